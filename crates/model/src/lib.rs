@@ -1,0 +1,1 @@
+//! Transept's model crate.
