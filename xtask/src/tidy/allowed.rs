@@ -1,0 +1,48 @@
+//! Findings that are right as they stand, each with its reason.
+//!
+//! Called by `tidy::judge` last. An entry that forgives nothing any more is itself a finding, so that the list only holds
+//! what is needed.
+
+use super::tree::Tree;
+use super::{Finding, Weight};
+
+/// One exception: a rule, in one file, for a reason.
+pub(crate) struct Allowed {
+    pub(crate) rule: &'static str,
+    pub(crate) path: &'static str,
+    /// Why the rule does not fit here; shown to nobody but the reader of this table.
+    pub(crate) reason: &'static str,
+}
+
+/// The exceptions of this repository.
+pub(crate) const ALLOWED: &[Allowed] = &[];
+
+/// Takes the allowed findings out and adds one for each entry that forgave nothing.
+pub(crate) fn forgive(findings: Vec<Finding>, allowed: &[Allowed], tree: &Tree) -> Vec<Finding> {
+    let mut used = vec![false; allowed.len()];
+    let mut kept: Vec<Finding> = findings
+        .into_iter()
+        .filter(|finding| {
+            let entry = allowed
+                .iter()
+                .position(|entry| entry.rule == finding.rule && entry.path == finding.path);
+            if let Some(entry) = entry {
+                used[entry] = true;
+            }
+            entry.is_none()
+        })
+        .collect();
+    for (entry, used) in allowed.iter().zip(used) {
+        if !used && tree.file(entry.path).is_some() {
+            let message = format!(
+                "the exception for `{}` ({}) is no longer needed",
+                entry.rule, entry.reason
+            );
+            kept.push(Finding {
+                weight: Weight::Fail,
+                ..Finding::fail(entry.path, 0, "allowed", message)
+            });
+        }
+    }
+    kept
+}
