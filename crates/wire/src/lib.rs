@@ -1,1 +1,12 @@
-//! Transept's wire crate.
+//! Bytes to messages and back: the part of Transept that speaks protocols.
+//!
+//! `head` is the message type that the rest of the house sees, `h1` the HTTP/1.1 codec (RFC 9112), `normalize` the
+//! one form of a path and of an authority on which every decision is taken and which is forwarded. Everything here
+//! is sans-IO: bytes come in as slices and go out into buffers that the caller owns.
+//!
+//! Deliberately absent: sockets, timers, TLS, and any knowledge that routes or policies exist.
+
+pub mod head;
+pub mod normalize;
+
+mod grammar;
