@@ -8,60 +8,38 @@ pub(crate) const TOKEN: u8 = 1;
 pub(crate) const UNDERSCORE: u8 = 2;
 /// The byte may stand in a request target that has passed no further check: visible ASCII except `#`.
 pub(crate) const TARGET: u8 = 4;
+/// The byte may stand in a path as it is: RFC 3986 `pchar` without `%`, and `/`.
+pub(crate) const PATH: u8 = 32;
 /// RFC 3986 `unreserved`.
 pub(crate) const UNRESERVED: u8 = 8;
-/// RFC 3986 `sub-delims`.
-pub(crate) const SUB_DELIM: u8 = 16;
 
 static CLASS: [u8; 256] = classes();
 
 const fn classes() -> [u8; 256] {
     let mut table = [0u8; 256];
-    let mut i = 0usize;
-    while i < 256 {
-        let byte = i as u8;
-        let mut class = 0;
+    let mut byte = 0u8;
+    while byte < 0x7f {
         if byte.is_ascii_alphanumeric() {
-            class |= TOKEN | UNRESERVED;
-        }
-        if matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        ) {
-            class |= TOKEN;
-        }
-        if byte == b'_' {
-            class |= UNDERSCORE;
-        }
-        if matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            class |= UNRESERVED;
-        }
-        if matches!(
-            byte,
-            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
-        ) {
-            class |= SUB_DELIM;
+            table[byte as usize] = TOKEN | UNRESERVED | PATH;
         }
         if byte.is_ascii_graphic() && byte != b'#' {
-            class |= TARGET;
+            table[byte as usize] |= TARGET;
         }
-        table[i] = class;
+        byte += 1;
+    }
+    mark(&mut table, b"!#$%&'*+-.^_`|~", TOKEN);
+    mark(&mut table, b"_", UNDERSCORE);
+    mark(&mut table, b"-._~", UNRESERVED | PATH);
+    mark(&mut table, b"!$&'()*+,;=:@/", PATH);
+    table
+}
+
+const fn mark(table: &mut [u8; 256], bytes: &[u8], class: u8) {
+    let mut i = 0;
+    while i < bytes.len() {
+        table[bytes[i] as usize] |= class;
         i += 1;
     }
-    table
 }
 
 /// The class bits of a byte.

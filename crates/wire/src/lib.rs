@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: sockets, timers, TLS, and any knowledge that routes or policies exist.
 
+pub mod h1;
 pub mod head;
 pub mod normalize;
 

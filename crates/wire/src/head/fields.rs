@@ -249,10 +249,12 @@ impl Fields {
     }
 
     fn append(&mut self, id: FieldId, name: &[u8], value: &[u8]) -> Result<(), BadValue> {
+        // Written as it is sent, so that `write_lines` can copy it.
         let name = Span::append(&mut self.text, name).ok_or(BadValue)?;
+        Span::append(&mut self.text, b": ").ok_or(BadValue)?;
         let value = Span::append(&mut self.text, value).ok_or(BadValue)?;
-        self.lines.push(Line { id, name, value });
-        self.present |= id.bit();
+        Span::append(&mut self.text, b"\r\n").ok_or(BadValue)?;
+        self.mark(id, name, value);
         Ok(())
     }
 
@@ -268,6 +270,80 @@ impl Fields {
     pub(crate) fn mark(&mut self, id: FieldId, name: Span, value: Span) {
         self.lines.push(Line { id, name, value });
         self.present |= id.bit();
+    }
+
+    /// Removes every line with one of the ids.
+    pub(crate) fn remove_ids(&mut self, ids: u128) {
+        if self.may_contain(ids) {
+            self.lines.retain(|line| ids & line.id.bit() == 0);
+            self.present &= !ids;
+        }
+    }
+
+    /// Removes every line that is not well-known and that a line with the given id names in its list.
+    pub(crate) fn remove_listed(&mut self, lister: FieldId) {
+        let text = &self.text;
+        let mut nth = 0;
+        // Only lines of the other kind go, so the count of listers stays.
+        while let Some(line) = self
+            .lines
+            .iter()
+            .filter(|line| line.id == lister)
+            .nth(nth)
+            .copied()
+        {
+            nth += 1;
+            for member in grammar::members(line.value.of(text))
+                .filter(|member| FieldId::from_bytes(member).is_other())
+            {
+                self.lines.retain(|line| {
+                    !line.id.is_other() || !line.name.of(text).eq_ignore_ascii_case(member)
+                });
+            }
+        }
+    }
+
+    /// Makes the value the only one of a well-known field that is present.
+    pub(crate) fn keep_only(&mut self, id: FieldId, value: &'static [u8]) {
+        // A literal without control bytes is never refused.
+        let _accepted = self.set(&FieldName::known(id), value);
+    }
+
+    /// Bytes that the lines take at least.
+    #[inline]
+    pub(crate) fn text_len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Appends the lines to a message, except those with one of the ids.
+    ///
+    /// Lines that stand in the buffer as `name: value CRLF` one after the other are copied in one go.
+    pub(crate) fn write_lines(&self, out: &mut Vec<u8>, except: u128) {
+        let text = self.text.as_slice();
+        let mut run = 0..0;
+        for line in &self.lines {
+            if except & line.id.bit() != 0 {
+                continue;
+            }
+            let name = line.name.start as usize..(line.name.start + line.name.length) as usize;
+            let value = line.value.start as usize..(line.value.start + line.value.length) as usize;
+            let tidy = text.get(name.end..value.start) == Some(b": ")
+                && text.get(value.end..value.end + 2) == Some(b"\r\n");
+            if tidy && run.end == name.start {
+                run.end = value.end + 2;
+                continue;
+            }
+            out.extend_from_slice(text.get(run).unwrap_or_default());
+            run = 0..0;
+            if tidy {
+                run = name.start..value.end + 2;
+                continue;
+            }
+            for part in [line.name.of(text), b": ", line.value.of(text), b"\r\n"] {
+                out.extend_from_slice(part);
+            }
+        }
+        out.extend_from_slice(text.get(run).unwrap_or_default());
     }
 
     /// Whether a well-known field may be present; false proves that it is not.

@@ -4,7 +4,7 @@
 //! is the writer's business.
 
 use super::fields::Span;
-use super::{Fields, Method, Version};
+use super::{FieldId, Fields, Method, Version};
 use crate::grammar;
 
 /// The head of a request, whatever protocol carried it.
@@ -260,6 +260,14 @@ impl Request {
     #[inline]
     pub(crate) fn take_authority(&mut self, authority: &[u8]) -> Result<(), BadTarget> {
         self.authority = self.keep(authority)?;
+        Ok(())
+    }
+
+    /// Makes the `Host` field, which a codec has checked, the authority.
+    #[inline]
+    pub(crate) fn take_host(&mut self) -> Result<(), BadTarget> {
+        let host = self.fields.first(FieldId::HOST).unwrap_or_default();
+        self.authority = Span::append(&mut self.text, host).ok_or(BadTarget::TooLong)?;
         Ok(())
     }
 

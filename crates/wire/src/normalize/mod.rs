@@ -5,5 +5,9 @@
 //! [`PathRules`], which a listener's settings supply.
 
 mod authority;
+mod path;
 
 pub use authority::{Authority, BadAuthority, authority, host_lower};
+pub use path::{
+    BadPath, Controls, Encoding, Form, MergeSlashes, Normal, PathRules, Slashes, path, query,
+};
