@@ -1,0 +1,346 @@
+//! Reads trees into types and writes down everything that is wrong on the way.
+//!
+//! Called by the code that the schema macros make and by the loader. A decoder never stops at the first error; it leaves to
+//! `place` how errors look.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use crate::place::{Invalid, ObjectName, Place, Spot};
+use crate::schema::{Rule, Schema};
+use crate::suggest;
+use crate::value::{Node, Value, quote};
+
+/// One step of the way into an object.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A field with a fixed name.
+    Field(&'static str),
+    /// An item of a list, from 0.
+    Index(usize),
+    /// An entry of a free mapping.
+    Key(Arc<str>),
+}
+
+impl From<&'static str> for Step {
+    fn from(name: &'static str) -> Self {
+        Step::Field(name)
+    }
+}
+
+impl From<usize> for Step {
+    fn from(index: usize) -> Self {
+        Step::Index(index)
+    }
+}
+
+/// What happens when a field is not written.
+pub enum Presence<T> {
+    /// The type decides: an option is none, a list is empty, everything else is missing.
+    ByType,
+    /// This value is taken.
+    Default(fn() -> T),
+}
+
+/// Collects the errors of one object while it is read.
+#[derive(Debug)]
+pub struct Decoder {
+    file: Arc<str>,
+    object: Option<ObjectName>,
+    path: Vec<Step>,
+    problems: Vec<Invalid>,
+}
+
+impl Decoder {
+    /// A decoder for (a part of) `file`.
+    pub fn new(file: Arc<str>) -> Self {
+        Self {
+            file,
+            object: None,
+            path: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Names the object that the following errors belong to.
+    pub fn about(&mut self, object: Option<ObjectName>) {
+        self.object = object;
+    }
+
+    /// Writes an error at `at`, in the field that is being read. A remedy can be added to what is returned.
+    pub fn refuse(&mut self, at: Spot, why: impl Into<String>) -> &mut Invalid {
+        let index = self.problems.len();
+        self.problems.push(Invalid {
+            at: Place::new(self.file.clone(), at),
+            object: self.object.clone(),
+            field: self.field_path(),
+            why: why.into(),
+            remedy: None,
+            line: None,
+        });
+        &mut self.problems[index]
+    }
+
+    /// Writes an error at the field `name` of `value`, or at `value` when it has no such field.
+    pub fn refuse_field(
+        &mut self,
+        value: &Value,
+        name: &'static str,
+        why: impl Into<String>,
+    ) -> &mut Invalid {
+        self.path.push(Step::Field(name));
+        let at = value.spot_of(name);
+        self.refuse(at, why);
+        self.path.pop();
+        let last = self.problems.len() - 1;
+        &mut self.problems[last]
+    }
+
+    /// Runs `work` one step further inside the object, so that its errors name the field.
+    pub fn within<R>(&mut self, step: impl Into<Step>, work: impl FnOnce(&mut Self) -> R) -> R {
+        self.path.push(step.into());
+        let result = work(self);
+        self.path.pop();
+        result
+    }
+
+    /// How many errors there are so far.
+    pub fn count(&self) -> usize {
+        self.problems.len()
+    }
+
+    /// Adds a remedy to the error that was written last.
+    pub fn amend(&mut self, remedy: impl Into<String>) {
+        if let Some(last) = self.problems.last_mut() {
+            last.remedy(remedy);
+        }
+    }
+
+    /// True when the last error stands at `at`.
+    pub(crate) fn has_refused(&self, at: Spot) -> bool {
+        self.problems
+            .last()
+            .is_some_and(|last| (last.at.line, last.at.column) == (at.line, at.column))
+    }
+
+    /// All errors, in the order they were found.
+    pub fn into_problems(self) -> Vec<Invalid> {
+        self.problems
+    }
+
+    /// Takes the errors found so far out of the decoder.
+    pub fn take_problems(&mut self) -> Vec<Invalid> {
+        std::mem::take(&mut self.problems)
+    }
+
+    /// The path of the field that is being read: `spec.rules[0].matches`.
+    pub fn field_path(&self) -> String {
+        let mut out = String::new();
+        for step in &self.path {
+            match step {
+                Step::Field(name) => {
+                    if !out.is_empty() {
+                        out.push('.');
+                    }
+                    out.push_str(name);
+                }
+                Step::Index(index) => {
+                    let _ = write!(out, "[{index}]");
+                }
+                Step::Key(key) => {
+                    let _ = write!(out, "[{key}]");
+                }
+            }
+        }
+        out
+    }
+
+    /// Writes that `what` was expected instead of `value`, with the usual remedies for numbers and quotes.
+    pub fn expected(&mut self, value: &Value, what: &str) {
+        let invalid = self.refuse(
+            value.at,
+            format!("expected {what}, found {}", value.describe()),
+        );
+        match &value.node {
+            Node::Integer(number) if what == "text" => {
+                invalid.remedy(format!("put it in quotes: \"{number}\""));
+            }
+            Node::Bool(flag) if what == "text" => {
+                invalid.remedy(format!("put it in quotes: \"{flag}\""));
+            }
+            Node::Text(text) if what.contains("number") && text.parse::<i64>().is_ok() => {
+                invalid.remedy(format!("write it without quotes: {text}"));
+            }
+            Node::Text(text) if what == "true or false" => {
+                let meant = match text.to_ascii_lowercase().as_str() {
+                    "yes" | "on" | "true" => Some("true"),
+                    "no" | "off" | "false" => Some("false"),
+                    _ => None,
+                };
+                if let Some(meant) = meant {
+                    invalid.remedy(format!("write `{meant}`"));
+                }
+            }
+            Node::Map(_) if what == "a list" => {
+                invalid.remedy("begin each item with `- `");
+            }
+            _ => {}
+        }
+    }
+
+    /// Sorts the entries of a mapping into the fields `names`, in that order. Keys that are neither there nor in
+    /// `ignored` are errors; an `ignored` of `["*"]` lets every other key pass. `null` counts as not written.
+    pub fn fields<'v, const N: usize>(
+        &mut self,
+        value: &'v Value,
+        names: &[&'static str; N],
+        ignored: &[&str],
+    ) -> Option<[Option<&'v Value>; N]> {
+        let mut found = [None; N];
+        let Node::Map(entries) = &value.node else {
+            self.expected(value, "a mapping");
+            return None;
+        };
+        for entry in entries {
+            if let Some(index) = names.iter().position(|name| **name == *entry.key) {
+                if !entry.value.is_null() {
+                    found[index] = Some(&entry.value);
+                }
+            } else if !ignored.contains(&&*entry.key) && !ignored.contains(&"*") {
+                self.unknown(&entry.key, entry.at, names);
+            }
+        }
+        Some(found)
+    }
+
+    /// Writes that there is no field `key` here.
+    pub fn unknown(&mut self, key: &str, at: Spot, names: &[&str]) {
+        let invalid = self.refuse(at, format!("unknown field {}", tick(key)));
+        invalid.remedy = suggest::remedy(key, names);
+    }
+
+    /// Reads one field of an object that begins at `owner`.
+    pub fn field<T: Schema>(
+        &mut self,
+        name: &'static str,
+        found: Option<&Value>,
+        owner: Spot,
+        presence: Presence<T>,
+        rules: &'static [Rule],
+    ) -> Option<T> {
+        self.path.push(Step::Field(name));
+        let result = match found {
+            Some(value) => {
+                for rule in rules {
+                    rule.check(value, self);
+                }
+                T::decode(value, self)
+            }
+            None => self.missing(owner, presence, rules),
+        };
+        self.path.pop();
+        result
+    }
+
+    /// Reads one word out of a closed list.
+    pub fn word(&mut self, value: &Value, words: &'static [&'static str]) -> Option<&'static str> {
+        let Some(text) = value.text() else {
+            let what = format!("one of {}", words.join(", "));
+            self.expected(value, &what);
+            return None;
+        };
+        let found = words.iter().find(|word| **word == text);
+        if found.is_none() {
+            let invalid = self.refuse(value.at, format!("{} is not allowed here", quote(text)));
+            invalid.remedy = match suggest::nearest(text, words.iter().copied()) {
+                Some(near) => Some(format!("did you mean `{near}`?")),
+                None => Some(format!("one of {}", words.join(", "))),
+            };
+        }
+        found.copied()
+    }
+
+    /// Reads the envelope of a tagged union: which word the tag field has, and the value of that variant's own field. The
+    /// fields of other variants must not be there. `words` and `fields` run in parallel.
+    pub fn variant<'v>(
+        &mut self,
+        value: &'v Value,
+        tag: &'static str,
+        words: &'static [&'static str],
+        fields: &[&'static str],
+    ) -> Option<(&'static str, &'v Value)> {
+        if !matches!(value.node, Node::Map(_)) {
+            self.expected(value, "a mapping");
+            return None;
+        }
+        let word = match value.field(tag) {
+            Some(found) => self.within(tag, |cx| cx.word(found, words)),
+            None => {
+                let invalid = self.refuse(value.at, format!("the field `{tag}` is missing"));
+                let set = fields.iter().position(|field| value.field(field).is_some());
+                if let Some(word) = set.and_then(|index| words.get(index)) {
+                    invalid.remedy(format!("add `{tag}: {word}`"));
+                }
+                None
+            }
+        };
+        let index = word.and_then(|word| words.iter().position(|known| *known == word));
+        let mut inner = None;
+        for entry in value.entries() {
+            let Some(position) = fields.iter().position(|field| **field == *entry.key) else {
+                if *entry.key != *tag {
+                    let mut known = vec![tag];
+                    known.extend(fields);
+                    self.unknown(&entry.key, entry.at, &known);
+                }
+                continue;
+            };
+            if Some(position) == index {
+                inner = Some(&entry.value).filter(|value| !value.is_null());
+            } else if let (Some(word), false) = (word, entry.value.is_null()) {
+                let why = format!("`{}` is set, but `{tag}` is {word}", entry.key);
+                let other = words.get(position).copied().unwrap_or_default();
+                self.refuse(entry.at, why)
+                    .remedy(format!("remove it, or set `{tag}: {other}`"));
+            }
+        }
+        let (word, index) = (word?, index?);
+        if inner.is_none() {
+            let field = fields.get(index).copied().unwrap_or_default();
+            self.refuse(
+                value.at,
+                format!("`{tag}` is {word}, but `{field}` is not set"),
+            )
+            .remedy(format!("add `{field}:`"));
+        }
+        inner.map(|inner| (word, inner))
+    }
+
+    fn missing<T: Schema>(
+        &mut self,
+        owner: Spot,
+        presence: Presence<T>,
+        rules: &'static [Rule],
+    ) -> Option<T> {
+        if let Presence::Default(default) = presence {
+            return Some(default());
+        }
+        let needed = rules.iter().any(Rule::needs_something);
+        match T::absent() {
+            Some(absent) if !needed => Some(absent),
+            _ => {
+                let name = match self.path.last() {
+                    Some(Step::Field(name)) => *name,
+                    _ => "",
+                };
+                self.refuse(owner, format!("the field `{name}` is missing"));
+                None
+            }
+        }
+    }
+}
+
+fn tick(key: &str) -> String {
+    let short: String = key.chars().take(60).filter(|c| !c.is_control()).collect();
+    format!("`{short}`")
+}
