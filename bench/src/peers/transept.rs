@@ -1,0 +1,121 @@
+//! Transept as a peer: one worker, its resources in two files, one of which is replaced when the backend is switched.
+//!
+//! Called by `peers`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use super::{Plan, Routes};
+
+/// Writes the resources and says how to start the gateway.
+pub(super) fn arguments(plan: &Plan<'_>, directory: &Path) -> anyhow::Result<Vec<String>> {
+    fs::write(directory.join("gateway.yaml"), gateway(plan)?)?;
+    write_routes(plan, directory)?;
+    let files =
+        ["gateway.yaml", "routes.yaml"].map(|name| directory.join(name).display().to_string());
+    let admin = format!("127.0.0.1:{}", plan.ports.admin);
+    let fixed = ["--admin", &admin, "--workers", "1", "--access-log", "off"].map(str::to_owned);
+    Ok(["run".to_owned()]
+        .into_iter()
+        .chain(files)
+        .chain(fixed)
+        .collect())
+}
+
+/// Writes the routes of the plain port and its backend.
+pub(super) fn write_routes(plan: &Plan<'_>, directory: &Path) -> anyhow::Result<()> {
+    let mut text = backend("plain", "h1", plan.backend);
+    match plan.routes {
+        Routes::Any => text.push_str(&route("plain", "http", None, &["/".to_owned()], "plain")),
+        Routes::Table { hosts, prefixes } => {
+            for (at, (host, paths)) in Routes::table(hosts, prefixes).enumerate() {
+                text.push_str(&route(
+                    &format!("plain-{at}"),
+                    "http",
+                    Some(&host),
+                    &paths,
+                    "plain",
+                ));
+            }
+        }
+    }
+    super::replace(&directory.join("routes.yaml"), &text)
+}
+
+fn gateway(plan: &Plan<'_>) -> anyhow::Result<String> {
+    let ports = plan.ports;
+    let mut text = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata:\n  name: bench\nspec:\n  gatewayClassName: transept\n  \
+                    addresses:\n  - type: IPAddress\n    value: 127.0.0.1\n  listeners:\n"
+        .to_owned();
+    for (name, port) in [
+        ("http", ports.http),
+        ("h2", ports.h2),
+        ("h2-to-h2", ports.h2_to_h2),
+    ] {
+        let _ = writeln!(
+            text,
+            "  - name: {name}\n    port: {port}\n    protocol: HTTP"
+        );
+    }
+    let _ = writeln!(
+        text,
+        "  - name: https\n    port: {}\n    protocol: HTTPS\n    tls:\n      certificateRefs:\n      - name: bench",
+        ports.https
+    );
+    let _ = writeln!(
+        text,
+        "---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: bench\ntype: kubernetes.io/tls\nstringData:"
+    );
+    for (key, path) in [
+        ("tls.crt", &plan.certificate.chain),
+        ("tls.key", &plan.certificate.key),
+    ] {
+        let _ = writeln!(text, "  {key}: |");
+        for line in fs::read_to_string(path)?.lines() {
+            let _ = writeln!(text, "    {line}");
+        }
+    }
+    text.push_str(&backend("h1", "h1", plan.backend));
+    text.push_str(&backend("h2", "h2c", plan.backend_h2));
+    for (name, listener, backend) in [
+        ("https", "https", "h1"),
+        ("h2", "h2", "h1"),
+        ("h2-to-h2", "h2-to-h2", "h2"),
+    ] {
+        text.push_str(&route(name, listener, None, &["/".to_owned()], backend));
+    }
+    Ok(text)
+}
+
+fn backend(name: &str, protocol: &str, port: u16) -> String {
+    format!(
+        "---\napiVersion: transept.dev/v1alpha1\nkind: Backend\nmetadata:\n  name: {name}\nspec:\n  protocol: {protocol}\n  addresses:\n  \
+         - address: 127.0.0.1\n    port: {port}\n"
+    )
+}
+
+fn route(
+    name: &str,
+    listener: &str,
+    host: Option<&str>,
+    paths: &[String],
+    backend: &str,
+) -> String {
+    let mut text = format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: {name}\nspec:\n  parentRefs:\n  - name: bench\n    \
+         sectionName: {listener}\n"
+    );
+    if let Some(host) = host {
+        let _ = writeln!(text, "  hostnames: [{host}]");
+    }
+    text.push_str("  rules:\n");
+    for path in paths {
+        let _ = writeln!(
+            text,
+            "  - matches:\n    - path:\n        type: PathPrefix\n        value: {path}\n    backendRefs:\n    - group: transept.dev\n      \
+             kind: Backend\n      name: {backend}"
+        );
+    }
+    text
+}
