@@ -25,7 +25,7 @@ pub(super) fn arguments(plan: &Plan<'_>, directory: &Path) -> anyhow::Result<Vec
 
 /// Writes the routes of the plain port and its backend.
 pub(super) fn write_routes(plan: &Plan<'_>, directory: &Path) -> anyhow::Result<()> {
-    let mut text = backend("plain", "h1", plan.backend);
+    let mut text = backend("plain", "HTTP11", plan.backend);
     match plan.routes {
         Routes::Any => text.push_str(&route("plain", "http", None, &["/".to_owned()], "plain")),
         Routes::Table { hosts, prefixes } => {
@@ -76,8 +76,8 @@ fn gateway(plan: &Plan<'_>) -> anyhow::Result<String> {
             let _ = writeln!(text, "    {line}");
         }
     }
-    text.push_str(&backend("h1", "h1", plan.backend));
-    text.push_str(&backend("h2", "h2c", plan.backend_h2));
+    text.push_str(&backend("h1", "HTTP11", plan.backend));
+    text.push_str(&backend("h2", "H2C", plan.backend_h2));
     for (name, listener, backend) in [
         ("https", "https", "h1"),
         ("h2", "h2", "h1"),
@@ -90,7 +90,7 @@ fn gateway(plan: &Plan<'_>) -> anyhow::Result<String> {
 
 fn backend(name: &str, protocol: &str, port: u16) -> String {
     format!(
-        "---\napiVersion: transept.dev/v1alpha1\nkind: Backend\nmetadata:\n  name: {name}\nspec:\n  protocol: {protocol}\n  addresses:\n  \
+        "---\napiVersion: transept.dev/v1alpha1\nkind: Backend\nmetadata:\n  name: {name}\nspec:\n  protocol: {protocol}\n  endpoints:\n  \
          - address: 127.0.0.1\n    port: {port}\n"
     )
 }
