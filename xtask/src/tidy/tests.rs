@@ -417,6 +417,20 @@ fn no_policy_is_forgotten() {
             complete[missing].0
         );
     }
+    let nameless = rust("impl Policy for SpeedPolicy {}\n");
+    let files = [
+        complete[0],
+        ("crates/engine/src/policies/speed.rs", nameless.as_str()),
+    ];
+    assert_eq!(rules_of(&files), ["policy"], "no kind");
+    let shared = rust("struct Chain;\n");
+    assert_eq!(
+        rules_of(&[
+            complete[0],
+            ("crates/engine/src/policies/chain.rs", shared.as_str())
+        ]),
+        [""; 0]
+    );
     let unlisted = rust("mod speed;\n");
     let files = [
         ("crates/engine/src/policies/mod.rs", unlisted.as_str()),
