@@ -1,1 +1,11 @@
-//! Transept's control crate.
+//! Transept's control crate: the configuration of one process, from its sources to a feed of compiled worlds.
+//!
+//! Called by the application. It reads files, follows them and runs every change through `model` and `engine`; it never speaks
+//! a protocol and never touches traffic. A configuration that is refused never takes the place of one that works.
+
+mod settle;
+mod sources;
+mod trace;
+mod watch;
+
+pub use sources::{Reading, Sources};

@@ -1,0 +1,228 @@
+//! Follows the sources: loads them again after every change and publishes what came of it.
+//!
+//! Started by the application after the first load. One thread of its own waits for file events, for [`Trigger::reload`] and,
+//! every [`POLL`], for nothing at all, because an event can get lost; it reads, loads and publishes, so no data thread ever
+//! waits for a parser. The feed always holds the last good configuration: a refused one is published beside it, never in its
+//! place. What to do with an update (apply it, tell of it) is up to the receiver.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use crate::load::{Loaded, Loader, Outcome, Refused};
+use crate::settle::Settle;
+use crate::sources::{Reading, Sources};
+use crate::trace::Interest;
+use crate::watch::{Watch, read_event};
+
+/// How often the sources are looked at although nothing was reported.
+const POLL: Duration = Duration::from_secs(30);
+/// The same, when the operating system cannot report.
+const POLL_UNWATCHED: Duration = Duration::from_secs(2);
+
+/// The state of the configuration after an attempt to load it.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// The configuration in force: the last one that was good.
+    pub loaded: Arc<Loaded>,
+    /// Why the latest attempt was refused; `None` when it succeeded.
+    pub refused: Option<Arc<Refused>>,
+    /// When the latest attempt ended.
+    pub at: SystemTime,
+    /// When the configuration in force was loaded.
+    pub loaded_at: SystemTime,
+    /// How long the latest attempt took, from reading to compiling.
+    pub took: Duration,
+    /// Attempts that succeeded since the start, the first included.
+    pub succeeded: u64,
+    /// Attempts that were refused since the start.
+    pub failed: u64,
+}
+
+/// A first load that was refused: there is nothing to run with.
+#[derive(Debug)]
+pub enum StartError {
+    /// The sources are wrong.
+    Refused(Arc<Refused>),
+    /// The thread cannot be started.
+    Thread(io::Error),
+}
+
+/// Asks the follower to load again, whether anything changed or not. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Trigger(mpsc::Sender<Nudge>);
+
+impl Trigger {
+    /// Loads again soon; the feed tells what came of it.
+    pub fn reload(&self) {
+        // The follower has ended: the process is about to end too.
+        let _ = self.0.send(Nudge::Reload);
+    }
+}
+
+/// Why the follower wakes up.
+#[derive(Debug)]
+enum Nudge {
+    Event(notify::Event),
+    Reload,
+}
+
+/// Loads the sources and follows them from then on. Dropping every receiver of the feed ends the follower.
+///
+/// # Errors
+/// The first load is refused, or no thread can be started.
+pub fn follow(
+    sources: Sources,
+    mut loader: Loader,
+) -> Result<(Trigger, watch::Receiver<Arc<Update>>), StartError> {
+    let started = Instant::now();
+    let reading = sources.read();
+    let digest = reading.digest;
+    let loaded = match loader.load(reading) {
+        Outcome::Loaded(loaded) => loaded,
+        Outcome::Refused(refused) => return Err(StartError::Refused(refused)),
+    };
+    let now = SystemTime::now();
+    let update = Update {
+        loaded,
+        refused: None,
+        at: now,
+        loaded_at: now,
+        took: started.elapsed(),
+        succeeded: 1,
+        failed: 0,
+    };
+    let (feed, receiver) = watch::channel(Arc::new(update));
+    let (nudge, nudges) = mpsc::channel();
+    let follower = Follower {
+        sources,
+        loader,
+        digest,
+        feed,
+        interest: Interest::default(),
+        watch: None,
+        settle: Settle::default(),
+    };
+    let sink = nudge.clone();
+    std::thread::Builder::new()
+        .name("config".to_owned())
+        .spawn(move || follower.run(&nudges, sink))
+        .map_err(StartError::Thread)?;
+    Ok((Trigger(nudge), receiver))
+}
+
+struct Follower {
+    sources: Sources,
+    loader: Loader,
+    digest: u64,
+    feed: watch::Sender<Arc<Update>>,
+    interest: Interest,
+    watch: Option<Watch>,
+    settle: Settle,
+}
+
+impl Follower {
+    fn run(mut self, nudges: &mpsc::Receiver<Nudge>, sink: mpsc::Sender<Nudge>) {
+        if !self.sources.are_fixed() {
+            self.watch = Watch::start(move |event| {
+                let _ = sink.send(Nudge::Event(event));
+            })
+            .inspect_err(|error| {
+                tracing::warn!(%error, "files cannot be watched; changes are found by polling");
+            })
+            .ok();
+            self.watch_sources();
+            // What changed between the first load and the first watch was reported to nobody.
+            self.load_if_changed();
+        }
+        while !self.feed.is_closed() {
+            let poll = match self.watch {
+                Some(_) => POLL,
+                None => POLL_UNWATCHED,
+            };
+            let wait = match self.settle.due() {
+                Some(due) => due.saturating_duration_since(Instant::now()),
+                None => poll,
+            };
+            match nudges.recv_timeout(wait) {
+                Ok(Nudge::Event(event)) => self.note(&event),
+                Ok(Nudge::Reload) => {
+                    let reading = self.sources.read();
+                    self.load(reading);
+                }
+                Err(RecvTimeoutError::Timeout) => self.load_if_changed(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Takes a file event into account.
+    fn note(&mut self, event: &notify::Event) {
+        if event.need_rescan() {
+            self.load_if_changed();
+            return;
+        }
+        let changes = read_event(event, &self.interest);
+        if changes.is_empty() {
+            return;
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.forget(event);
+        }
+        let now = Instant::now();
+        for change in changes {
+            self.settle.note(change, now);
+        }
+    }
+
+    fn load_if_changed(&mut self) {
+        self.settle.clear();
+        let reading = self.sources.read();
+        if reading.digest != self.digest || self.loader.surroundings_changed() {
+            self.load(reading);
+        } else {
+            self.watch_sources();
+        }
+    }
+
+    fn load(&mut self, reading: Reading) {
+        let started = Instant::now();
+        self.settle.clear();
+        self.digest = reading.digest;
+        let outcome = self.loader.load(reading);
+        self.watch_sources();
+        let now = SystemTime::now();
+        let mut update = Update::clone(&self.feed.borrow());
+        update.at = now;
+        update.took = started.elapsed();
+        match outcome {
+            Outcome::Loaded(loaded) => {
+                update.loaded = loaded;
+                update.loaded_at = now;
+                update.refused = None;
+                update.succeeded += 1;
+            }
+            Outcome::Refused(refused) => {
+                update.refused = Some(refused);
+                update.failed += 1;
+            }
+        }
+        self.feed.send_replace(Arc::new(update));
+    }
+
+    /// Watches what the sources are made of now.
+    fn watch_sources(&mut self) {
+        let Some(watch) = &mut self.watch else { return };
+        let mut interest = Interest::default();
+        self.sources.trace(&mut interest);
+        for file in self.loader.outside_files() {
+            interest.add_file(&PathBuf::from(file));
+        }
+        watch.follow(&interest);
+        self.interest = interest;
+    }
+}

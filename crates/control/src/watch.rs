@@ -1,0 +1,160 @@
+//! Watches the directories that hold the sources and turns the operating system's events into [`Change`]s.
+//!
+//! Called by `follow`. Directories are watched, never files: a file that is replaced takes its watch away with it. What may
+//! be watched at all is the job of `trace`; when a burst is over is the job of `settle`; a change that no event tells of (a
+//! network file system, an exhausted inotify budget) is found by the poll in `follow`.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+
+use crate::settle::Change;
+use crate::trace::Interest;
+
+/// The watches that are set now.
+pub(crate) struct Watch {
+    watcher: RecommendedWatcher,
+    directories: BTreeSet<PathBuf>,
+}
+
+impl Watch {
+    /// Starts a watcher that hands every event to `sink`; nothing is watched yet.
+    ///
+    /// # Errors
+    /// The operating system offers no watcher now, for example because the user's inotify instances are used up.
+    pub(crate) fn start(sink: impl Fn(notify::Event) + Send + 'static) -> notify::Result<Self> {
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            match event {
+                Ok(event) => sink(event),
+                Err(error) => tracing::debug!(%error, "the file watcher reports an error"),
+            }
+        })?;
+        Ok(Watch {
+            watcher,
+            directories: BTreeSet::new(),
+        })
+    }
+
+    /// Watches what `interest` asks for and nothing else.
+    pub(crate) fn follow(&mut self, interest: &Interest) {
+        for gone in self.directories.difference(&interest.watch) {
+            // A directory that was removed took its watch along; there is nothing to do about the error.
+            let _ = self.watcher.unwatch(gone);
+        }
+        let mut directories = BTreeSet::new();
+        for wanted in &interest.watch {
+            if self.directories.contains(wanted) {
+                directories.insert(wanted.clone());
+                continue;
+            }
+            match self.watcher.watch(wanted, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    directories.insert(wanted.clone());
+                }
+                Err(error) => {
+                    tracing::warn!(directory = %wanted.display(), %error, "cannot watch; changes are found by polling");
+                }
+            }
+        }
+        self.directories = directories;
+    }
+
+    /// Forgets directories that were removed, so that a new one of the same name is watched again.
+    pub(crate) fn forget(&mut self, event: &notify::Event) {
+        let lost = matches!(
+            event.kind,
+            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+        );
+        if lost {
+            for path in &event.paths {
+                if self.directories.remove(path) {
+                    let _ = self.watcher.unwatch(path);
+                }
+            }
+        }
+    }
+}
+
+/// What an event means for the files in `interest`; empty when it is none of our business.
+pub(crate) fn read_event(event: &notify::Event, interest: &Interest) -> Vec<Change> {
+    let change: fn(PathBuf) -> Change = match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Change::Complete,
+        EventKind::Access(_) => return Vec::new(),
+        EventKind::Create(CreateKind::File) | EventKind::Modify(ModifyKind::Data(_)) => {
+            begin_writing
+        }
+        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
+            Change::Vanished
+        }
+        // A rename as a whole (`Both`) names the old path too; `From` and `To` have told of each end already.
+        EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => return Vec::new(),
+        _ => Change::Complete,
+    };
+    event
+        .paths
+        .iter()
+        .filter(|path| interest.concerns(path))
+        .map(|path| change(path.clone()))
+        .collect()
+}
+
+/// A file that appears or changes is being written, unless it is a link, which is complete from its first moment.
+fn begin_writing(path: PathBuf) -> Change {
+    if path.is_symlink() {
+        Change::Complete(path)
+    } else {
+        Change::Writing(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use notify::event::DataChange;
+
+    use super::*;
+
+    fn event(kind: EventKind, path: &Path) -> notify::Event {
+        notify::Event::new(kind).add_path(path.to_path_buf())
+    }
+
+    #[test]
+    fn a_write_is_awaited_and_its_end_is_seen() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let file = directory
+            .path()
+            .canonicalize()
+            .expect("real path")
+            .join("shop.yaml");
+        std::fs::write(&file, "").expect("write");
+        let mut interest = Interest::default();
+        interest.add_file(&file);
+
+        let written = event(
+            EventKind::Modify(ModifyKind::Data(DataChange::Any)),
+            &file,
+        );
+        assert_eq!(
+            read_event(&written, &interest),
+            [Change::Writing(file.clone())]
+        );
+        let closed = event(
+            EventKind::Access(AccessKind::Close(AccessMode::Write)),
+            &file,
+        );
+        assert_eq!(
+            read_event(&closed, &interest),
+            [Change::Complete(file.clone())]
+        );
+        let opened = event(EventKind::Access(AccessKind::Open(AccessMode::Any)), &file);
+        assert_eq!(read_event(&opened, &interest), []);
+        let neighbour = event(
+            EventKind::Access(AccessKind::Close(AccessMode::Write)),
+            &file.with_file_name("notes.txt"),
+        );
+        assert_eq!(read_event(&neighbour, &interest), []);
+    }
+}
