@@ -1,1 +1,37 @@
-//! Transept's engine crate.
+//! Transept's engine: given a snapshot, a request head and a time, decide.
+//!
+//! A functional core. [`compile`] turns a world of resources into a [`snapshot::Snapshot`]; the verbs of the road then decide about
+//! one request at a time: [`admit`], [`route`], [`screen`], [`pick`], [`judge`], [`relay`], with [`forwarded`] and [`trace`] before
+//! them. Called by the proxy on the data path, by the control plane for `check` and status, and by `explain` and the cases offline:
+//! always the same code, because time and randomness are arguments and nothing here does IO.
+
+pub mod admit;
+pub mod balance;
+pub mod compile;
+pub mod exchange;
+pub mod explain;
+pub mod filters;
+pub mod forwarded;
+pub mod judge;
+pub mod pick;
+pub mod policies;
+pub mod reason;
+pub mod relay;
+pub mod reply;
+pub mod route;
+pub mod rule;
+pub mod screen;
+pub mod settings;
+pub mod snapshot;
+pub mod trace;
+pub mod verdict;
+
+pub use admit::admit;
+pub use exchange::{Connection, Exchange, Notes, Now};
+pub use judge::judge;
+pub use reason::Reason;
+pub use relay::relay;
+pub use route::{Routed, route};
+pub use screen::screen;
+pub use snapshot::Snapshot;
+pub use verdict::{Reply, Verdict};

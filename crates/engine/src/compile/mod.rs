@@ -1,0 +1,3 @@
+//! A world into a snapshot.
+
+pub(crate) mod filters;

@@ -1,0 +1,160 @@
+//! One request on its way: what policies and filters may look at and change.
+//!
+//! Built by the proxy for each request (and by `explain` and the cases from their own facts), passed by the verbs to every policy
+//! and filter. Time and randomness are fields, so that the same request decides the same way twice.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls_pki_types::CertificateDer;
+use transept_wire::head::Request;
+
+use crate::policies::PolicyName;
+
+/// The time of a decision, read once by the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Time since an arbitrary start; never goes back. For timers, windows and backoff.
+    pub monotonic: Duration,
+    /// Time since the Unix epoch. For identifiers and for what is written down.
+    pub unix: Duration,
+}
+
+/// What is known about the downstream connection. Made once per connection.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The other end of the socket (or what the PROXY protocol said it is).
+    pub peer: SocketAddr,
+    /// Our end of the socket.
+    pub local: SocketAddr,
+    /// Facts of the TLS session, or none on a plain connection.
+    pub tls: Option<TlsFacts>,
+    peer_text: Box<str>,
+}
+
+/// What the TLS handshake settled.
+#[derive(Clone, Debug, Default)]
+pub struct TlsFacts {
+    /// The server name that the client asked for, lower-case.
+    pub server_name: Option<Box<str>>,
+    /// The negotiated application protocol, such as `h2`.
+    pub alpn: Option<Box<[u8]>>,
+    /// The client's verified leaf certificate.
+    pub client_certificate: Option<CertificateDer<'static>>,
+}
+
+impl Connection {
+    /// Describes a connection. An IPv4-mapped IPv6 peer (RFC 4291 section 2.5.5.2) counts as IPv4.
+    pub fn new(peer: SocketAddr, local: SocketAddr, tls: Option<TlsFacts>) -> Connection {
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        Connection {
+            peer,
+            local,
+            tls,
+            peer_text: peer.ip().to_string().into_boxed_str(),
+        }
+    }
+
+    /// The peer's address as text, formatted once per connection.
+    pub fn peer_text(&self) -> &str {
+        &self.peer_text
+    }
+
+    /// `https` on a TLS connection, else `http`.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+}
+
+/// One request with everything that a decision about it may use.
+#[derive(Debug)]
+pub struct Exchange<'a> {
+    /// When the request is decided.
+    pub now: Now,
+    /// Fresh random bits for this request.
+    pub random: u64,
+    /// The downstream connection.
+    pub connection: &'a Connection,
+    /// The client's address as derived by [`crate::forwarded::derive`]; the only address policies use.
+    pub client: IpAddr,
+    /// The port of the listener that took the request.
+    pub listener_port: u16,
+    /// The request head, normalised, on its way to the backend.
+    pub request: &'a mut Request,
+    /// What the request side leaves for the response side. Kept by the caller between both.
+    pub notes: &'a mut Notes,
+}
+
+/// What the request side of an exchange leaves for its response side. Reused between requests: call [`Notes::clear`].
+#[derive(Debug, Default)]
+pub struct Notes {
+    pub(crate) cors: CorsNote,
+    /// How much of the current path stands for what the rule's match covered.
+    pub(crate) matched_prefix: usize,
+    /// The policy that answered the request instead of the backend, for logs and explanations.
+    pub answered_by: Option<Arc<PolicyName>>,
+}
+
+/// What the CORS filter found on the request side.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) enum CorsNote {
+    /// No CORS filter, no `Origin`, or an origin that is not allowed.
+    #[default]
+    Silent,
+    /// The origin is allowed: these bytes go into `Access-Control-Allow-Origin`.
+    Allowed(Vec<u8>),
+}
+
+impl Notes {
+    /// Notes of a request that has not begun.
+    pub fn new() -> Notes {
+        Notes::default()
+    }
+
+    /// Forgets the last request.
+    pub fn clear(&mut self) {
+        self.cors = CorsNote::Silent;
+        self.matched_prefix = 0;
+        self.answered_by = None;
+    }
+}
+
+/// Draws the `n`th of several independent numbers from one random number (splitmix64), so that one request may take several
+/// decisions by chance and still be replayed from one number.
+pub fn draw(random: u64, n: u64) -> u64 {
+    let mut z = random.wrapping_add(n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Maps random bits to `0..bound` without the bias of a remainder that matters here. Zero for a bound of zero.
+pub fn below(random: u64, bound: u64) -> u64 {
+    ((u128::from(random) * u128::from(bound)) >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draws_differ_and_repeat() {
+        assert_ne!(draw(7, 0), draw(7, 1));
+        assert_eq!(draw(7, 3), draw(7, 3));
+    }
+
+    #[test]
+    fn below_stays_below() {
+        assert_eq!(below(u64::MAX, 10), 9);
+        assert_eq!(below(0, 10), 0);
+        assert_eq!(below(u64::MAX, 0), 0);
+    }
+
+    #[test]
+    fn a_mapped_peer_is_ipv4() {
+        let peer = "[::ffff:192.0.2.1]:4000".parse().expect("an address");
+        let local = "[::]:80".parse().expect("an address");
+        assert_eq!(Connection::new(peer, local, None).peer_text(), "192.0.2.1");
+    }
+}

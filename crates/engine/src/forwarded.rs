@@ -1,0 +1,288 @@
+//! Who the client is, and what the backend is told about it.
+//!
+//! Called by the proxy between `normalize` and `admit`'s policies: [`derive`] gives the one client address that policies and logs
+//! use; [`announce`] rewrites the forwarding fields before the request goes upstream. No peer is believed until its network is named in
+//! a `ListenerPolicy`: what an untrusted peer says about the client is removed, aliases with underscores included, and replaced.
+
+use std::io::Write as _;
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+use transept_wire::head::{FieldId, FieldName, Fields, NameRef, Request};
+
+use crate::exchange::Connection;
+use crate::settings::{Emit, Settings};
+
+/// The client as the gateway sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Its address; IPv4-mapped addresses are IPv4.
+    pub address: IpAddr,
+    /// Whether the peer of the connection is a trusted proxy.
+    pub peer: Peer,
+}
+
+/// Whether the peer of the connection is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A trusted proxy.
+    Trusted,
+    /// Anybody.
+    Untrusted,
+}
+
+/// Hops of `X-Forwarded-For` that are looked at, from the right.
+const MOST_HOPS: usize = 64;
+
+/// Derives the client's address: the peer, or behind trusted proxies the first untrusted hop of `X-Forwarded-For` from the right. A hop
+/// that is no address ends the walk, and the last good one counts.
+pub fn derive(connection: &Connection, fields: &Fields, settings: &Settings) -> Client {
+    let peer = connection.peer.ip();
+    if settings.trusted_proxies.is_empty() || !settings.trusts(peer) {
+        return Client {
+            address: peer,
+            peer: Peer::Untrusted,
+        };
+    }
+    let mut hops: SmallVec<[&[u8]; 8]> = SmallVec::new();
+    for line in fields.all(FieldId::X_FORWARDED_FOR) {
+        hops.extend(line.split(|byte| *byte == b','));
+    }
+    let mut address = peer;
+    for hop in hops.iter().rev().take(MOST_HOPS) {
+        let Some(named) = parse_hop(hop.trim_ascii()) else {
+            break;
+        };
+        address = named;
+        if !settings.trusts(named) {
+            break;
+        }
+    }
+    Client {
+        address,
+        peer: Peer::Trusted,
+    }
+}
+
+/// An address, with a port or brackets perhaps, as proxies write it.
+fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(hop).ok()?;
+    let address = if let Some(rest) = text.strip_prefix('[') {
+        rest.split_once(']')?.0.parse().ok()?
+    } else if let Ok(address) = text.parse::<IpAddr>() {
+        address
+    } else {
+        text.rsplit_once(':')?
+            .0
+            .parse::<std::net::Ipv4Addr>()
+            .ok()?
+            .into()
+    };
+    Some(address.to_canonical())
+}
+
+/// What only a proxy may say; removed when the peer is not trusted.
+const CLAIMS: &[FieldId] = &[
+    FieldId::X_FORWARDED_FOR,
+    FieldId::X_FORWARDED_HOST,
+    FieldId::X_FORWARDED_PORT,
+    FieldId::X_FORWARDED_PROTO,
+    FieldId::X_FORWARDED_PREFIX,
+    FieldId::X_REAL_IP,
+    FieldId::FORWARDED,
+    FieldId::X_ORIGINAL_URL,
+    FieldId::X_REWRITE_URL,
+    FieldId::X_ENVOY_ORIGINAL_PATH,
+];
+
+static FORWARDED_FOR: FieldName = FieldName::known(FieldId::X_FORWARDED_FOR);
+static FORWARDED_PROTO: FieldName = FieldName::known(FieldId::X_FORWARDED_PROTO);
+static FORWARDED_HOST: FieldName = FieldName::known(FieldId::X_FORWARDED_HOST);
+static FORWARDED_PORT: FieldName = FieldName::known(FieldId::X_FORWARDED_PORT);
+static FORWARDED: FieldName = FieldName::known(FieldId::FORWARDED);
+
+/// Rewrites the forwarding fields of a request. Call it before filters run: a filter that sets one of them has the last word.
+/// `port` is the listener's.
+pub fn announce(
+    request: &mut Request,
+    connection: &Connection,
+    client: &Client,
+    settings: &Settings,
+    port: u16,
+) {
+    drop_aliases(&mut request.fields);
+    if client.peer == Peer::Untrusted {
+        for id in CLAIMS {
+            request.fields.remove_id(*id);
+        }
+    }
+    let mut text: SmallVec<[u8; 128]> = SmallVec::new();
+    for line in request.fields.all(FieldId::X_FORWARDED_FOR) {
+        text.extend_from_slice(line);
+        text.extend_from_slice(b", ");
+    }
+    text.extend_from_slice(connection.peer_text().as_bytes());
+    // Here and below: addresses, ports, schemes and what came out of a head are valid values, so nothing is refused.
+    let _ = request.fields.set(&FORWARDED_FOR, &text);
+    if !request.fields.contains(FieldId::X_FORWARDED_PROTO) {
+        let _ = request
+            .fields
+            .push(&FORWARDED_PROTO, connection.scheme().as_bytes());
+    }
+    if !request.fields.contains(FieldId::X_FORWARDED_HOST) {
+        text.clear();
+        text.extend_from_slice(request.authority());
+        let _ = request.fields.push(&FORWARDED_HOST, &text);
+    }
+    if !request.fields.contains(FieldId::X_FORWARDED_PORT) {
+        text.clear();
+        let _ = write!(text, "{port}");
+        let _ = request.fields.push(&FORWARDED_PORT, &text);
+    }
+    if settings.forwarded == Emit::Yes {
+        text.clear();
+        let v6 = connection.peer.is_ipv6();
+        let (open, close) = if v6 { ("\"[", "]\"") } else { ("", "") };
+        let _ = write!(text, "for={open}{}{close};host=\"", connection.peer_text());
+        text.extend_from_slice(request.authority());
+        let _ = write!(text, "\";proto={}", connection.scheme());
+        let _ = request.fields.push(&FORWARDED, &text);
+    }
+}
+
+/// Removes fields that a backend which turns `-` into `_` (CGI, WSGI) would take for a forwarding field.
+fn drop_aliases(fields: &mut Fields) {
+    let is_alias = |name: NameRef<'_>| {
+        name.id == FieldId::OTHER
+            && name.bytes.contains(&b'_')
+            && CLAIMS.iter().any(|id| {
+                let claim = id.as_str().as_bytes();
+                claim.len() == name.bytes.len()
+                    && claim
+                        .iter()
+                        .zip(name.bytes)
+                        .all(|(a, b)| *a == b.to_ascii_lowercase() || (*a == b'-' && *b == b'_'))
+            })
+    };
+    if fields.iter().any(|(name, _)| is_alias(name)) {
+        fields.retain(|name, _| !is_alias(name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection(peer: &str) -> Connection {
+        let peer = format!("{peer}:5000").parse().expect("an address");
+        Connection::new(peer, "127.0.0.1:80".parse().expect("an address"), None)
+    }
+
+    fn trusting(networks: &[&str]) -> Settings {
+        Settings {
+            trusted_proxies: networks
+                .iter()
+                .map(|network| network.parse().expect("a network"))
+                .collect(),
+            ..Settings::default()
+        }
+    }
+
+    fn request(fields: &[(&str, &str)]) -> Request {
+        let mut request = Request::build("GET", "http", "shop.test:8080", "/").expect("a request");
+        for (name, value) in fields {
+            request
+                .fields
+                .push_bytes(name.as_bytes(), value.as_bytes())
+                .expect("a field");
+        }
+        request
+    }
+
+    fn client(peer: &str, forwarded: &str, trusted: &[&str]) -> String {
+        let request = request(&[("x-forwarded-for", forwarded)]);
+        derive(&connection(peer), &request.fields, &trusting(trusted))
+            .address
+            .to_string()
+    }
+
+    #[test]
+    fn nobody_is_believed_by_default() {
+        assert_eq!(client("192.0.2.1", "203.0.113.9", &[]), "192.0.2.1");
+    }
+
+    #[test]
+    fn the_first_untrusted_hop_from_the_right() {
+        let trusted = &["10.0.0.0/8"];
+        assert_eq!(
+            client("10.0.0.1", "203.0.113.9, 198.51.100.4, 10.0.0.2", trusted),
+            "198.51.100.4"
+        );
+        assert_eq!(
+            client("10.0.0.1", "203.0.113.9:4711", trusted),
+            "203.0.113.9"
+        );
+        assert_eq!(
+            client("10.0.0.1", "[2001:db8::1]:80", trusted),
+            "2001:db8::1"
+        );
+        assert_eq!(client("10.0.0.1", "spoofed, 10.0.0.3", trusted), "10.0.0.3");
+        assert_eq!(client("10.0.0.1", "", trusted), "10.0.0.1");
+        assert_eq!(client("192.0.2.1", "203.0.113.9", trusted), "192.0.2.1");
+    }
+
+    fn announced(peer: &str, settings: &Settings, fields: &[(&str, &str)]) -> Vec<String> {
+        let (connection, mut request) = (connection(peer), request(fields));
+        let client = derive(&connection, &request.fields, settings);
+        announce(&mut request, &connection, &client, settings, 80);
+        request
+            .fields
+            .iter()
+            .map(|(name, value)| format!("{}={}", name.as_str(), value.escape_ascii()))
+            .collect()
+    }
+
+    #[test]
+    fn claims_of_strangers_are_replaced() {
+        let fields = [
+            ("X-Forwarded-For", "203.0.113.9"),
+            ("X-Forwarded-Proto", "https"),
+            ("X_Forwarded_For", "203.0.113.9"),
+            ("X-Original-URL", "/admin"),
+            ("Forwarded", "for=1.2.3.4"),
+            ("X_other", "stays"),
+        ];
+        assert_eq!(
+            announced("192.0.2.1", &Settings::default(), &fields),
+            [
+                "X_other=stays",
+                "x-forwarded-for=192.0.2.1",
+                "x-forwarded-proto=http",
+                "x-forwarded-host=shop.test:8080",
+                "x-forwarded-port=80",
+            ]
+        );
+    }
+
+    #[test]
+    fn trusted_proxies_are_continued() {
+        let settings = Settings {
+            forwarded: Emit::Yes,
+            ..trusting(&["10.0.0.0/8"])
+        };
+        let fields = [
+            ("X-Forwarded-For", "203.0.113.9"),
+            ("X-Forwarded-Proto", "https"),
+        ];
+        assert_eq!(
+            announced("10.0.0.1", &settings, &fields),
+            [
+                "X-Forwarded-For=203.0.113.9, 10.0.0.1",
+                "X-Forwarded-Proto=https",
+                "x-forwarded-host=shop.test:8080",
+                "x-forwarded-port=80",
+                "forwarded=for=10.0.0.1;host=\\\"shop.test:8080\\\";proto=http",
+            ]
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! The policies in force for a rule or a listener, in the order of their phases.
+//!
+//! Made by `compile/policies.rs`, run by `screen` and `relay`, shown by `explain`.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use transept_wire::head::Response;
+
+use super::{AnyPolicy, Phase};
+use crate::exchange::Exchange;
+use crate::reason::Reason;
+use crate::rule::Site;
+use crate::verdict::{Reply, Verdict};
+
+/// Policies in the order of their phases. Empty for most rules.
+#[derive(Clone, Debug, Default)]
+pub struct Chain {
+    steps: Arc<[Arc<Step>]>,
+}
+
+/// One policy on one target.
+#[derive(Debug)]
+pub struct Step {
+    /// Which policy it is.
+    pub name: Arc<PolicyName>,
+    /// When it acts.
+    pub phase: Phase,
+    /// Whether it works.
+    pub force: Force,
+    pub(crate) policy: Option<AnyPolicy>,
+}
+
+/// Whether a policy works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// It does.
+    Working,
+    /// Its spec is invalid: it answers every request with 500.
+    FailsClosed,
+}
+
+/// Which policy, and where it was attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyName {
+    /// The kind.
+    pub kind: &'static str,
+    /// Namespace of the policy.
+    pub namespace: Box<str>,
+    /// Name of the policy.
+    pub name: Box<str>,
+    /// What it is attached to, such as `Gateway shop/main` or `HTTPRoute shop/cart, rule checkout`.
+    pub target: Box<str>,
+    /// Where it is written.
+    pub place: Site,
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+impl Chain {
+    /// A chain of these policies. Within a phase the order of the table of kinds stays.
+    pub(crate) fn new(mut steps: Vec<Arc<Step>>) -> Chain {
+        steps.sort_by_key(|step| step.phase);
+        Chain {
+            steps: steps.into(),
+        }
+    }
+
+    /// Whether no policy is in force.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// The policies in order.
+    pub fn steps(&self) -> &[Arc<Step>] {
+        &self.steps
+    }
+
+    /// Runs the request side of the policies in some phases. Notes which policy answered.
+    pub(crate) fn screen(&self, x: &mut Exchange<'_>, phases: RangeInclusive<Phase>) -> Verdict {
+        for step in self
+            .steps
+            .iter()
+            .filter(|step| phases.contains(&step.phase))
+        {
+            let verdict = match &step.policy {
+                Some(policy) => policy.on_request(x),
+                None => Reply::new(Reason::PolicyInvalid).into(),
+            };
+            if verdict != Verdict::Continue {
+                x.notes.answered_by = Some(Arc::clone(&step.name));
+                return verdict;
+            }
+        }
+        Verdict::Continue
+    }
+
+    /// Runs the response side, last phase first.
+    pub(crate) fn relay(&self, x: &mut Exchange<'_>, response: &mut Response) {
+        for policy in self
+            .steps
+            .iter()
+            .rev()
+            .filter_map(|step| step.policy.as_ref())
+        {
+            policy.on_response(x, response);
+        }
+    }
+}

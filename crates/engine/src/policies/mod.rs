@@ -1,0 +1,189 @@
+//! The policies: everything that is attached by `targetRefs` and changes what happens to requests.
+//!
+//! A policy is one file here and one line in the table below. The file holds its spec (which is the YAML), how it compiles, what it
+//! says about requests and responses, and its tests; from the table follow the loader's list of kinds, the schema, the reference,
+//! `check`, `explain`, and labels. Nothing else in the house names a policy.
+//!
+//! **Inheritance (GEP-713).** All kinds are inherited policies with *atomic defaults*: for each request, of all policies of one kind on
+//! the Gateway, its listener, the route and its rule, the one on the most specific target applies, whole. Of two on the same target
+//! the older applies and the other is in conflict. The merge is done once, by `compile/policies.rs`.
+//!
+//! **Failing closed.** A policy whose spec does not compile is put in force all the same, as one that answers 500: a broken guard must
+//! not open its gate, and must not close anybody else's.
+//!
+//! Dispatch is static, by an enum that the table makes. Policies do no IO.
+
+mod chain;
+mod header;
+mod ip_access;
+mod listener;
+mod network;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use transept_model::schema::{Decoder, Schema, Shape};
+use transept_model::value::Value;
+use transept_wire::head::Response;
+
+pub use chain::{Chain, Force, PolicyName, Step};
+pub use network::Network;
+
+use crate::exchange::Exchange;
+use crate::settings::Settings;
+use crate::verdict::Verdict;
+
+/// When a policy acts. The order is the order of the road; the response side runs it backwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Before any request: settings of the listener.
+    Settle,
+    /// Address, size, method, threats; then CORS preflights are answered.
+    Guard,
+    /// Who is it?
+    Authenticate,
+    /// May he?
+    Authorize,
+    /// How often?
+    Limit,
+    /// Is it well-formed?
+    Validate,
+    /// Changes to the request on its way in, and to the response on its way out.
+    Transform,
+}
+
+impl Phase {
+    /// The first phase.
+    pub const FIRST: Phase = Phase::Settle;
+    /// The last phase before the route's filters.
+    pub const LAST: Phase = Phase::Transform;
+
+    /// The phase's name in explanations.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Phase::Settle => "settle",
+            Phase::Guard => "guard",
+            Phase::Authenticate => "authenticate",
+            Phase::Authorize => "authorize",
+            Phase::Limit => "limit",
+            Phase::Validate => "validate",
+            Phase::Transform => "transform",
+        }
+    }
+}
+
+/// What a policy may be attached to. Later ones are more specific.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// A Gateway.
+    Gateway,
+    /// A listener: a Gateway with a `sectionName`.
+    Listener,
+    /// An HTTPRoute or GRPCRoute.
+    Route,
+    /// A rule: a route with a `sectionName`.
+    Rule,
+}
+
+/// One kind of policy: implemented once per file.
+pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
+    /// The kind in resources.
+    const KIND: &'static str;
+    /// One sentence for the reference.
+    const ABOUT: &'static str;
+    /// When it acts.
+    const PHASE: Phase;
+    /// What it may be attached to.
+    const TARGETS: &'static [Target];
+    /// The spec as it is written, without `targetRefs`.
+    type Spec: Schema;
+
+    /// Makes the policy from its spec. What is wrong is written into `cx`; nothing is returned then.
+    fn compile(spec: &Self::Spec, cx: &mut Decoder) -> Option<Self>;
+
+    /// Changes the settings of the listeners under its target.
+    fn settle(&self, settings: &mut Settings) {
+        let _ = settings;
+    }
+
+    /// Looks at a request on its way in.
+    fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
+        let _ = x;
+        Verdict::Continue
+    }
+
+    /// Looks at a response on its way out, the backend's or our own.
+    fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
+        let _ = (x, response);
+    }
+}
+
+/// What is known about a kind without an object of it.
+#[derive(Clone, Copy, Debug)]
+pub struct KindFacts {
+    /// The kind in resources.
+    pub kind: &'static str,
+    /// One sentence for the reference.
+    pub about: &'static str,
+    /// When it acts.
+    pub phase: Phase,
+    /// What it may be attached to.
+    pub targets: &'static [Target],
+    /// The shape of its spec, for schema and reference.
+    pub shape: fn() -> Shape,
+}
+
+/// The table: one line per policy makes the enum, its dispatch and the list of kinds.
+macro_rules! policies {
+    ($( $variant:ident($type:ty); )*) => {
+        /// Any compiled policy.
+        #[derive(Debug)]
+        pub(crate) enum AnyPolicy { $( $variant($type), )* }
+
+        /// Every kind of policy.
+        pub const KINDS: &[KindFacts] = &[ $( KindFacts {
+            kind: <$type as Policy>::KIND,
+            about: <$type as Policy>::ABOUT,
+            phase: <$type as Policy>::PHASE,
+            targets: <$type as Policy>::TARGETS,
+            shape: <<$type as Policy>::Spec as Schema>::shape,
+        }, )* ];
+
+        impl AnyPolicy {
+            /// Reads and compiles a spec. None when `cx` now holds a reason, or when the kind is not in the table.
+            pub(crate) fn compile(kind: &str, spec: &Value, cx: &mut Decoder) -> Option<AnyPolicy> {
+                $( if kind == <$type as Policy>::KIND {
+                    let before = cx.count();
+                    let spec = <<$type as Policy>::Spec as Schema>::decode(spec, cx)?;
+                    let policy = <$type as Policy>::compile(&spec, cx)?;
+                    return (cx.count() == before).then_some(AnyPolicy::$variant(policy));
+                } )*
+                None
+            }
+
+            pub(crate) fn settle(&self, settings: &mut Settings) {
+                match self { $( AnyPolicy::$variant(policy) => policy.settle(settings), )* }
+            }
+
+            pub(crate) fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
+                match self { $( AnyPolicy::$variant(policy) => policy.on_request(x), )* }
+            }
+
+            pub(crate) fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
+                match self { $( AnyPolicy::$variant(policy) => policy.on_response(x, response), )* }
+            }
+        }
+    };
+}
+
+policies! {
+    Listener(listener::ListenerPolicy);
+    IpAccess(ip_access::IpAccessPolicy);
+    Header(header::HeaderPolicy);
+}
+
+/// The facts of a kind in the table.
+pub fn kind(name: &str) -> Option<&'static KindFacts> {
+    KINDS.iter().find(|facts| facts.kind == name)
+}

@@ -1,0 +1,198 @@
+//! The one closed table of reasons why the gateway answers by itself or gives up on a request.
+//!
+//! Every reply made by the gateway names a [`Reason`]; the table gives its status code, its stable slug, its title, the letters of
+//! the access log, the error type of `Proxy-Status` (RFC 9209 section 2.3) and the gRPC status code. Called by every verb of the
+//! road, by `reply` and by the proxy's log. It decides nothing: which reason applies is the business of the verb that stopped.
+
+/// Defines [`Reason`] and all its columns from one row per reason.
+macro_rules! reasons {
+    ($( $(#[$doc:meta])* $name:ident: $status:literal, $slug:literal, $flag:literal, $proxy:expr, $grpc:expr, $title:literal; )*) => {
+        /// Why the gateway itself answered, or gave up on, a request.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $( $(#[$doc])* $name, )* }
+
+        impl Reason {
+            /// Every reason, in the order of the table.
+            pub const ALL: &'static [Reason] = &[ $( Reason::$name, )* ];
+
+            /// The HTTP status code of a reply with this reason, unless the reply states another.
+            pub const fn status(self) -> u16 { match self { $( Reason::$name => $status, )* } }
+
+            /// The stable machine-readable code, `area.fault`: member `code` of the problem document, label in metrics and logs.
+            pub const fn slug(self) -> &'static str { match self { $( Reason::$name => $slug, )* } }
+
+            /// The letters in the access log. Envoy's where Envoy has them, `-` when nothing went wrong.
+            pub const fn flag(self) -> &'static str { match self { $( Reason::$name => $flag, )* } }
+
+            /// The `error` parameter of `Proxy-Status` (RFC 9209 section 2.3), or none when nothing went wrong.
+            pub const fn proxy_status(self) -> Option<&'static str> { match self { $( Reason::$name => $proxy, )* } }
+
+            /// The gRPC status code sent to gRPC callers.
+            pub const fn grpc(self) -> GrpcCode { match self { $( Reason::$name => $grpc, )* } }
+
+            /// The short human-readable title of the problem document (RFC 9457 section 3.1.3).
+            pub const fn title(self) -> &'static str { match self { $( Reason::$name => $title, )* } }
+        }
+    };
+}
+
+/// The gRPC status codes that replies of the gateway use (gRPC "Status codes and their use in gRPC").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum GrpcCode {
+    /// The caller went away.
+    Cancelled = 1,
+    /// The request itself is wrong.
+    InvalidArgument = 3,
+    /// A deadline passed.
+    DeadlineExceeded = 4,
+    /// The caller may not do this.
+    PermissionDenied = 7,
+    /// A limit was reached.
+    ResourceExhausted = 8,
+    /// No such service or method.
+    Unimplemented = 12,
+    /// The gateway or its configuration is broken.
+    Internal = 13,
+    /// The backend cannot be reached; a retry may help.
+    Unavailable = 14,
+}
+
+use GrpcCode::{
+    Cancelled, DeadlineExceeded, Internal, InvalidArgument, PermissionDenied, ResourceExhausted,
+    Unavailable, Unimplemented,
+};
+
+reasons! {
+    /// A `RequestRedirect` filter answered.
+    Redirected: 302, "redirect", "-", None, Unimplemented, "Redirect";
+    /// A CORS preflight was answered.
+    CorsPreflight: 204, "cors.preflight", "-", None, Unimplemented, "CORS preflight";
+    /// No listener of this address serves the host.
+    ListenerNotFound: 404, "listener.not_found", "NR", Some("destination_not_found"), Unimplemented, "No listener serves this host";
+    /// No rule of the listener matches; also for a wrong method.
+    RouteNotFound: 404, "route.not_found", "NR", Some("destination_not_found"), Unimplemented, "No route matches this request";
+    /// The TLS server name and the authority belong to different listeners (RFC 9110 section 15.5.20).
+    Misdirected: 421, "tls.misdirected", "NR", Some("http_request_error"), InvalidArgument, "This connection does not serve this host";
+
+    /// The message breaks the grammar or the framing rules of RFC 9110, 9112 or 9113.
+    RequestMalformed: 400, "request.malformed", "DPE", Some("http_request_error"), InvalidArgument, "Malformed request";
+    /// The path has a spelling that the listener refuses.
+    PathRefused: 400, "request.path_refused", "DPE", Some("http_request_error"), InvalidArgument, "The path is refused";
+    /// The authority is missing or not a valid host.
+    AuthorityInvalid: 400, "request.authority_invalid", "DPE", Some("http_request_error"), InvalidArgument, "Invalid host";
+    /// The request line is longer than the limit.
+    RequestLineTooLong: 414, "request.target_too_long", "DPE", Some("http_request_error"), ResourceExhausted, "Request target too long";
+    /// The header section is larger than the limit, or has too many fields.
+    HeadersTooLarge: 431, "request.headers_too_large", "DPE", Some("http_request_error"), ResourceExhausted, "Request header fields too large";
+    /// The content is larger than the limit.
+    BodyTooLarge: 413, "request.body_too_large", "DPE", Some("http_request_error"), ResourceExhausted, "Content too large";
+    /// An expectation other than `100-continue` (RFC 9110 section 10.1.1).
+    ExpectationFailed: 417, "request.expectation_failed", "DPE", Some("http_request_error"), InvalidArgument, "Expectation failed";
+    /// A method or transfer coding that the gateway does not implement.
+    NotImplemented: 501, "request.not_implemented", "DPE", Some("http_request_error"), Unimplemented, "Not implemented";
+    /// A protocol version that the gateway does not speak.
+    VersionUnsupported: 505, "request.version_unsupported", "DPE", Some("http_request_error"), Unimplemented, "HTTP version not supported";
+    /// The request head did not arrive in time.
+    HeadTimeout: 408, "request.head_timeout", "DT", Some("http_request_error"), DeadlineExceeded, "The request head took too long";
+    /// The request content stopped coming.
+    BodyTimeout: 408, "request.body_timeout", "SI", Some("http_request_error"), DeadlineExceeded, "The request content took too long";
+    /// The whole exchange exceeded the route's `timeouts.request`.
+    RequestTimeout: 504, "request.timeout", "UT", Some("http_response_timeout"), DeadlineExceeded, "The request took too long";
+
+    /// The client's address is not allowed.
+    AddressDenied: 403, "access.address_denied", "AD", Some("http_request_denied"), PermissionDenied, "This address is not allowed";
+    /// A preflight from an origin that the route does not allow.
+    CorsOriginDenied: 403, "cors.origin_denied", "AD", Some("http_request_denied"), PermissionDenied, "This origin is not allowed";
+    /// The connection limit of the listener or of the source address.
+    ConnectionLimit: 503, "gateway.connection_limit", "OM", Some("connection_limit_reached"), ResourceExhausted, "Too many connections";
+    /// The gateway sheds load.
+    Overloaded: 503, "gateway.overloaded", "OM", Some("proxy_internal_error"), Unavailable, "The gateway is overloaded";
+
+    /// The chosen backendRef is invalid: unknown, forbidden or of an unknown kind.
+    BackendInvalid: 500, "backend.invalid", "NC", Some("proxy_configuration_error"), Internal, "The route names an invalid backend";
+    /// The matching rule has no backendRefs and no filter that answers, or all weights are zero.
+    BackendMissing: 500, "backend.missing", "NC", Some("proxy_configuration_error"), Internal, "The route has no backend";
+    /// The TLS settings for the backend are invalid.
+    BackendTlsInvalid: 500, "backend.tls_invalid", "NC", Some("proxy_configuration_error"), Internal, "The backend's TLS settings are invalid";
+    /// A filter of the rule is invalid or not supported.
+    FilterInvalid: 500, "filter.invalid", "NC", Some("proxy_configuration_error"), Internal, "The route has an invalid filter";
+    /// A policy on this target is invalid, so its target fails closed.
+    PolicyInvalid: 500, "policy.invalid", "NC", Some("proxy_configuration_error"), Internal, "A policy on this route is invalid";
+    /// The backend has no ready endpoint.
+    NoEndpoints: 503, "backend.no_endpoints", "UH", Some("destination_unavailable"), Unavailable, "No endpoint is ready";
+
+    /// The name of the backend does not resolve.
+    UpstreamDns: 503, "upstream.dns_failed", "DF", Some("dns_error"), Unavailable, "The backend's name does not resolve";
+    /// The endpoint refused the connection.
+    UpstreamRefused: 503, "upstream.connection_refused", "UF", Some("connection_refused"), Unavailable, "The backend refused the connection";
+    /// The connection was not established in time.
+    UpstreamConnectTimeout: 503, "upstream.connect_timeout", "UF", Some("connection_timeout"), Unavailable, "Connecting to the backend took too long";
+    /// The connection ended before a response began.
+    UpstreamReset: 503, "upstream.reset", "UC", Some("connection_terminated"), Unavailable, "The backend closed the connection";
+    /// The TLS handshake with the backend failed.
+    UpstreamTls: 502, "upstream.tls_failed", "UF", Some("tls_protocol_error"), Unavailable, "TLS with the backend failed";
+    /// The backend's certificate was not accepted.
+    UpstreamCertificate: 502, "upstream.certificate_invalid", "UF", Some("tls_certificate_error"), Unavailable, "The backend's certificate is not trusted";
+    /// The response breaks HTTP.
+    UpstreamMalformed: 502, "upstream.malformed", "UPE", Some("http_protocol_error"), Internal, "The backend sent an invalid response";
+    /// The response head is larger than the limit.
+    UpstreamHeadTooLarge: 502, "upstream.head_too_large", "UPE", Some("http_response_header_section_size"), Internal, "The backend's response head is too large";
+    /// The response ended before its end. Only a log entry once the head was sent.
+    UpstreamIncomplete: 502, "upstream.incomplete", "UC", Some("http_response_incomplete"), Unavailable, "The backend's response is incomplete";
+    /// The backend agreed to another protocol than the one that was asked for.
+    UpstreamUpgrade: 502, "upstream.upgrade_failed", "UPE", Some("http_upgrade_failed"), Internal, "The protocol upgrade failed";
+    /// One try exceeded `timeouts.backendRequest`, or the listener's response timeout.
+    UpstreamTimeout: 504, "upstream.timeout", "UT", Some("http_response_timeout"), DeadlineExceeded, "The backend took too long";
+    /// Nothing moved on the stream for too long.
+    StreamIdle: 504, "stream.idle_timeout", "SI", Some("connection_read_timeout"), DeadlineExceeded, "The stream was idle for too long";
+
+    /// The client went away. Only in logs.
+    DownstreamClosed: 499, "downstream.closed", "DC", Some("connection_terminated"), Cancelled, "The client closed the request";
+    /// A broken invariant of the gateway.
+    Internal: 500, "gateway.internal", "-", Some("proxy_internal_error"), Internal, "Internal error";
+}
+
+impl Reason {
+    /// Whether this reason tells of a fault, unlike a redirect or a preflight that went as configured.
+    pub const fn is_fault(self) -> bool {
+        self.proxy_status().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn slugs_are_unique_and_of_one_form() {
+        let mut seen = HashSet::new();
+        for reason in Reason::ALL {
+            let slug = reason.slug();
+            assert!(seen.insert(slug), "{slug} twice");
+            assert!(
+                slug.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_'),
+                "{slug}"
+            );
+            assert!(
+                slug.contains('.') || *reason == Reason::Redirected,
+                "{slug}"
+            );
+        }
+    }
+
+    #[test]
+    fn faults_have_error_statuses() {
+        for reason in Reason::ALL {
+            assert_eq!(reason.is_fault(), reason.status() >= 400, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn refused_and_reset_are_503_because_the_standard_refuses_502_after_the_last_retry() {
+        assert_eq!(Reason::UpstreamRefused.status(), 503);
+        assert_eq!(Reason::UpstreamReset.status(), 503);
+    }
+}

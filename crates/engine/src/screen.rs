@@ -1,0 +1,45 @@
+//! The ninth verb of the road: policies by phase, then the rule's filters.
+//!
+//! Called by the proxy after `route`, also when no rule matched: the policies of the listener guard its 404s too. The CORS filter is
+//! looked at first and answers after the guards, so that even a refusal can be read by the page that caused it.
+
+use crate::exchange::Exchange;
+use crate::policies::Phase;
+use crate::reason::Reason;
+use crate::route::Routed;
+use crate::snapshot::Listener;
+use crate::verdict::{Reply, Verdict};
+
+/// Screens a request. With a rule: its policies, its filters. Without: the policies of the listener, then 404.
+pub fn screen(listener: &Listener, routed: Option<&Routed<'_>>, x: &mut Exchange<'_>) -> Verdict {
+    let Some(routed) = routed else {
+        return match listener.chain.screen(x, Phase::FIRST..=Phase::LAST) {
+            Verdict::Continue => Reply::new(Reason::RouteNotFound).into(),
+            refusal => refusal,
+        };
+    };
+    let rule = &**routed.rule;
+    x.notes.matched_prefix = routed.matched_prefix;
+    let preflight = rule.filters.cors.as_ref().and_then(|cors| cors.meet(x));
+    if !rule.chain.is_empty() {
+        if let refusal @ Verdict::Respond(_) = rule.chain.screen(x, Phase::FIRST..=Phase::Guard) {
+            return refusal;
+        }
+        if let Some(reply) = preflight {
+            return reply.into();
+        }
+        if let refusal @ Verdict::Respond(_) =
+            rule.chain.screen(x, Phase::Authenticate..=Phase::LAST)
+        {
+            return refusal;
+        }
+    } else if let Some(reply) = preflight {
+        return reply.into();
+    }
+    if !rule.filters.touches_request() {
+        return Verdict::Continue;
+    }
+    let (verdict, prefix) = rule.filters.apply_to_request(x, routed.matched_prefix);
+    x.notes.matched_prefix = prefix;
+    verdict
+}

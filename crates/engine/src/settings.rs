@@ -1,0 +1,134 @@
+//! The settings of a listener: limits, timeouts, trusted proxies, path rules.
+//!
+//! Compiled from the defaults below and from `ListenerPolicy` (`policies/listener.rs`); read by the proxy before and while it reads a
+//! request, and by `forwarded` and `trace`. Plain values only; no setting here is enforced here.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use transept_wire::normalize::PathRules;
+
+/// Everything about a listener that is not routing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// How large and how many.
+    pub limits: Limits,
+    /// How long.
+    pub timeouts: ListenerTimeouts,
+    /// Whose word is taken about the client's address.
+    pub trusted_proxies: Box<[IpNet]>,
+    /// Whether the RFC 7239 `Forwarded` field is sent upstream besides `X-Forwarded-*`.
+    pub forwarded: Emit,
+    /// What happens to a trace that a client brings.
+    pub trace: TraceEdge,
+    /// How paths are normalised.
+    pub path: PathRules,
+}
+
+/// Limits of a listener. A breach has its own [`crate::reason::Reason`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the request line. 8 KiB.
+    pub request_line: usize,
+    /// Bytes of the whole request head, and of a response head. 64 KiB.
+    pub head_bytes: usize,
+    /// Number of fields in a head. 100.
+    pub header_count: usize,
+    /// Bytes of a chunk-size line with its extensions. 4 KiB.
+    pub chunk_line: usize,
+    /// Bytes of a request body; none is no limit.
+    pub body_bytes: Option<u64>,
+    /// Open downstream connections on the address, over all workers. 65,536.
+    pub max_connections: usize,
+    /// Open downstream connections of one source address (IPv6: of one /64); none is no limit.
+    pub max_connections_per_address: Option<usize>,
+    /// Concurrent streams of one HTTP/2 connection. 128.
+    pub max_streams: u32,
+    /// Requests on one connection before it is closed politely; none is no limit.
+    pub max_requests_per_connection: Option<u64>,
+}
+
+/// Timeouts of a listener. None means never.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerTimeouts {
+    /// From the first byte of a request head (or from accept) to its last byte. 10 s.
+    pub head: Option<Duration>,
+    /// A downstream connection without a request. 60 s.
+    pub idle: Option<Duration>,
+    /// The TLS handshake. 10 s.
+    pub tls_handshake: Option<Duration>,
+    /// A stream, in either direction, on which no byte moves. 5 min.
+    pub stream_idle: Option<Duration>,
+    /// From the whole request sent to the response head, when the route sets no `timeouts.backendRequest`. 60 s.
+    pub response: Option<Duration>,
+}
+
+/// Whether something optional is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emit {
+    /// Send it.
+    Yes,
+    /// Leave it out.
+    No,
+}
+
+/// What happens to a `traceparent` and an `x-request-id` that a client brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceEdge {
+    /// Valid ones are kept.
+    Continue,
+    /// Those of untrusted peers are replaced by new ones.
+    Restart,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            limits: Limits::default(),
+            timeouts: ListenerTimeouts::default(),
+            trusted_proxies: Box::default(),
+            forwarded: Emit::No,
+            trace: TraceEdge::Continue,
+            path: PathRules::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            request_line: 8 * 1024,
+            head_bytes: 64 * 1024,
+            header_count: 100,
+            chunk_line: 4 * 1024,
+            body_bytes: None,
+            max_connections: 65_536,
+            max_connections_per_address: None,
+            max_streams: 128,
+            max_requests_per_connection: None,
+        }
+    }
+}
+
+impl Default for ListenerTimeouts {
+    fn default() -> ListenerTimeouts {
+        ListenerTimeouts {
+            head: Some(Duration::from_secs(10)),
+            idle: Some(Duration::from_secs(60)),
+            tls_handshake: Some(Duration::from_secs(10)),
+            stream_idle: Some(Duration::from_secs(300)),
+            response: Some(Duration::from_secs(60)),
+        }
+    }
+}
+
+impl Settings {
+    /// Whether `address` is a proxy whose forwarding fields are believed.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted_proxies
+            .iter()
+            .any(|network| network.contains(&address))
+    }
+}

@@ -1,0 +1,296 @@
+//! The compiled configuration: immutable, one per generation, read by every worker.
+//!
+//! Made by `compile`; loaded once per request by the proxy. Holds plain, ready-to-use values: no resource of the configuration is
+//! reachable from here except names and certificate material. What changes without a compile (endpoints) sits behind one atomic
+//! pointer; what counts or remembers (turns, ejections) is not here at all.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls_pki_types::CertificateDer;
+use transept_model::certificate::KeyPair;
+
+use crate::policies::Chain;
+use crate::route::RouteTable;
+use crate::route::hosts::Hosts;
+use crate::settings::Settings;
+
+/// One generation of the configuration.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Counts compiles; every log line can name the generation that decided it.
+    pub generation: u64,
+    /// The addresses to listen on, sorted.
+    pub binds: Vec<Arc<Bind>>,
+    /// Every backend that a rule or a mirror uses, in the order of their identities.
+    pub backends: Vec<Arc<Backend>>,
+}
+
+impl Snapshot {
+    /// The bind of an address that a worker listens on.
+    pub fn bind(&self, address: &SocketAddr) -> Option<&Arc<Bind>> {
+        self.binds
+            .binary_search_by(|bind| bind.address.cmp(address))
+            .ok()
+            .and_then(|index| self.binds.get(index))
+    }
+}
+
+/// One address and port with every listener that shares it.
+#[derive(Debug)]
+pub struct Bind {
+    /// What a worker binds its socket to.
+    pub address: SocketAddr,
+    /// Whether connections begin with TLS.
+    pub secure: Secure,
+    /// The listeners in the order of their Gateways; index order is the order of `hosts`.
+    pub listeners: Vec<Arc<Listener>>,
+    /// What holds before the listener is known. The listener's own settings when they all agree, else those of the Gateway.
+    pub settings: Arc<Settings>,
+    pub(crate) hosts: Hosts,
+}
+
+/// Whether a bind speaks TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secure {
+    /// Clear text: HTTP/1.1, or HTTP/2 with prior knowledge.
+    Plain,
+    /// TLS, terminated here.
+    Tls,
+}
+
+impl Bind {
+    /// The listener whose hostname fits the TLS server name best: exact, then the wildcard with most labels, then the one
+    /// without a hostname. `server_name` is lower-case.
+    pub fn listener_for_sni(&self, server_name: Option<&str>) -> Option<&Arc<Listener>> {
+        self.listener_for_host(server_name.unwrap_or(""))
+    }
+
+    /// The listener whose hostname fits `host` best. `host` is lower-case and has no port and no trailing dot.
+    pub fn listener_for_host(&self, host: &str) -> Option<&Arc<Listener>> {
+        let index = self.hosts.best(host)?;
+        self.listeners.get(index as usize)
+    }
+}
+
+/// One listener of one Gateway.
+#[derive(Debug)]
+pub struct Listener {
+    /// Which listener it is.
+    pub name: ListenerName,
+    /// `gateway/section` for metrics and logs, without the namespace's variety: namespace/gateway/section.
+    pub metric_label: Arc<str>,
+    /// The hostname, lower-case, possibly `*.suffix`; none is any.
+    pub hostname: Option<Box<str>>,
+    /// The port as configured; redirects name it.
+    pub port: u16,
+    /// Server certificates and client validation, on a TLS listener. The same pointer as long as the content is the same.
+    pub tls: Option<Arc<ServerTls>>,
+    /// The rules of all attached routes.
+    pub routes: RouteTable,
+    /// The policies of the Gateway and the listener, for requests that reach no rule.
+    pub chain: Chain,
+    /// Limits, timeouts, trust.
+    pub settings: Arc<Settings>,
+    /// The certificate shown to backends that ask for one (`spec.tls.backend.clientCertificateRef` of the Gateway).
+    pub client_identity: Option<Arc<KeyPair>>,
+}
+
+/// The name of a listener.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerName {
+    /// Namespace of the Gateway.
+    pub namespace: Box<str>,
+    /// Name of the Gateway.
+    pub gateway: Box<str>,
+    /// Name of the listener in the Gateway.
+    pub section: Box<str>,
+}
+
+impl fmt::Display for ListenerName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}/{}", self.namespace, self.gateway, self.section)
+    }
+}
+
+/// What a TLS listener shows and demands.
+#[derive(Debug)]
+pub struct ServerTls {
+    /// Certificates with their keys; the first is the default, the others serve other key types or names.
+    pub certificates: Vec<Arc<KeyPair>>,
+    /// Whether and how client certificates are checked.
+    pub client_validation: Option<ClientValidation>,
+}
+
+/// How client certificates are checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientValidation {
+    /// Trust anchors.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// What happens to clients without a valid certificate.
+    pub mode: ClientValidationMode,
+}
+
+/// What happens to clients without a valid certificate (Gateway API `FrontendValidationModeType`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientValidationMode {
+    /// The handshake fails.
+    AllowValidOnly,
+    /// The connection goes on; the certificate is asked for and not believed.
+    AllowInsecureFallback,
+}
+
+/// Where requests may go: one Service port or one `Backend`, as one kind of route sees it.
+#[derive(Debug)]
+pub struct Backend {
+    /// Which resource it is.
+    pub id: BackendId,
+    /// `namespace/name:port` for metrics and logs.
+    pub label: Arc<str>,
+    /// What is spoken to its endpoints.
+    pub protocol: UpstreamProtocol,
+    /// TLS towards its endpoints. The same pointer as long as the content is the same.
+    pub tls: Option<Arc<UpstreamTls>>,
+    /// The endpoints that are ready. Swapped without a compile when they change.
+    pub endpoints: ArcSwap<EndpointSet>,
+    /// Who fills `endpoints`.
+    pub source: EndpointSource,
+    /// How long a connection may take to be established.
+    pub connect_timeout: Duration,
+}
+
+/// The identity of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendId {
+    /// `Service` or `Backend`.
+    pub kind: Box<str>,
+    /// Namespace of the resource.
+    pub namespace: Box<str>,
+    /// Name of the resource.
+    pub name: Box<str>,
+    /// The port that the route names.
+    pub port: u16,
+}
+
+impl fmt::Display for BackendId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.namespace, self.name)?;
+        if self.port != 0 {
+            write!(out, ":{}", self.port)?;
+        }
+        Ok(())
+    }
+}
+
+/// What is spoken to the endpoints of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1; over TLS offered by ALPN.
+    Http1,
+    /// HTTP/2: prior knowledge in clear text, ALPN over TLS.
+    Http2,
+    /// HTTP/1.1 in clear text; over TLS what ALPN settles, `h2` preferred.
+    Auto,
+}
+
+/// How TLS towards a backend is spoken and verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// The server name sent, and verified unless `subject_alt_names` says otherwise. None: the name of the endpoint.
+    pub server_name: Option<Arc<str>>,
+    /// Who is trusted to sign.
+    pub roots: Roots,
+    /// When not empty, one of these must be in the certificate, and `server_name` is only sent (GEP-1897).
+    pub subject_alt_names: Vec<SubjectAltName>,
+}
+
+/// Who is trusted to sign a backend's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Roots {
+    /// The trust store of the operating system.
+    System,
+    /// These certificates.
+    Bundle(Vec<CertificateDer<'static>>),
+}
+
+/// A name that a backend's certificate may carry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubjectAltName {
+    /// A DNS name.
+    Hostname(Box<str>),
+    /// A URI, such as a SPIFFE ID; compared byte by byte.
+    Uri(Box<str>),
+}
+
+/// Who fills the endpoints of a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointSource {
+    /// The configuration itself.
+    Static,
+    /// DNS: the proxy resolves these names and swaps the endpoints.
+    Dns(Vec<DnsName>),
+}
+
+/// A name to resolve into endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsName {
+    /// The host name.
+    pub name: Arc<str>,
+    /// The port of every address found.
+    pub port: u16,
+    /// The weight of every address found.
+    pub weight: u32,
+}
+
+/// The ready endpoints of a backend at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointSet {
+    endpoints: Box<[Endpoint]>,
+    /// Running sums of the weights, for a draw by weight in logarithmic time.
+    sums: Box<[u64]>,
+}
+
+impl EndpointSet {
+    /// A set of endpoints. Weight zero takes no traffic.
+    pub fn new(endpoints: Vec<Endpoint>) -> EndpointSet {
+        let endpoints: Box<[Endpoint]> = endpoints
+            .into_iter()
+            .filter(|endpoint| endpoint.weight > 0)
+            .collect();
+        let sums = endpoints
+            .iter()
+            .scan(0u64, |sum, endpoint| {
+                *sum += u64::from(endpoint.weight);
+                Some(*sum)
+            })
+            .collect();
+        EndpointSet { endpoints, sums }
+    }
+
+    /// The endpoints that take traffic.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// Chooses an endpoint by weight from random bits.
+    pub(crate) fn by_weight(&self, random: u64) -> Option<&Endpoint> {
+        let total = *self.sums.last()?;
+        let point = crate::exchange::below(random, total);
+        self.endpoints
+            .get(self.sums.partition_point(|sum| *sum <= point))
+    }
+}
+
+/// One address that serves a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// Its share among the endpoints of the set.
+    pub weight: u32,
+    /// The host name behind the address, when it came from DNS.
+    pub host: Option<Arc<str>>,
+}

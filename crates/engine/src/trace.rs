@@ -1,0 +1,195 @@
+//! Correlation: `x-request-id` and W3C `traceparent`, kept or made.
+//!
+//! Called by the proxy once per request, before policies. Exporting spans is not done here; without spans of our own the parent of a
+//! trace that goes on is left as it came.
+
+use transept_wire::head::{FieldId, FieldName, Fields};
+
+use crate::exchange::{Now, draw};
+use crate::forwarded::Peer;
+use crate::settings::TraceEdge;
+
+static REQUEST_ID: FieldName = FieldName::known(FieldId::X_REQUEST_ID);
+static TRACEPARENT: FieldName = FieldName::known(FieldId::TRACEPARENT);
+
+/// The longest request id that is kept.
+const LONGEST_ID: usize = 128;
+
+/// Keeps the draws of identifiers apart from those that other parts take from the same random number.
+const FIRST_DRAW: u64 = 512;
+
+/// Makes sure that a request carries one `x-request-id` and one valid `traceparent`. Those that came are kept if they are valid and
+/// the edge lets them in; a trace that is not kept loses its `tracestate` too.
+pub fn correlate(fields: &mut Fields, peer: Peer, edge: TraceEdge, now: Now, random: u64) {
+    let believed = edge == TraceEdge::Continue || peer == Peer::Trusted;
+    if !(believed && only(fields, FieldId::X_REQUEST_ID).is_some_and(is_request_id)) {
+        // Hexadecimal digits and hyphens are a valid value.
+        let _ = fields.set(&REQUEST_ID, &request_id(now, random));
+    }
+    if !(believed && only(fields, FieldId::TRACEPARENT).is_some_and(is_traceparent)) {
+        fields.remove_id(FieldId::TRACESTATE);
+        let _ = fields.set(&TRACEPARENT, &traceparent(random));
+    }
+}
+
+/// The value of a field that stands in exactly one line.
+fn only(fields: &Fields, id: FieldId) -> Option<&[u8]> {
+    let mut values = fields.all(id);
+    let first = values.next()?;
+    values.next().is_none().then_some(first)
+}
+
+fn is_request_id(value: &[u8]) -> bool {
+    (1..=LONGEST_ID).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic)
+}
+
+/// Whether the value is a `traceparent` (W3C Trace Context level 2, section 3.2).
+pub fn is_traceparent(value: &[u8]) -> bool {
+    let hex = |range: std::ops::Range<usize>| {
+        value.get(range).is_some_and(|part| {
+            part.iter()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        })
+    };
+    let zero = |range: std::ops::Range<usize>| {
+        value
+            .get(range)
+            .is_some_and(|part| part.iter().all(|byte| *byte == b'0'))
+    };
+    let dash = |at: usize| value.get(at) == Some(&b'-');
+    let version = value.get(..2);
+    let end_fits = match version {
+        Some(b"00") => value.len() == 55,
+        _ => value.len() == 55 || dash(55),
+    };
+    hex(0..2)
+        && version != Some(b"ff")
+        && dash(2)
+        && hex(3..35)
+        && !zero(3..35)
+        && dash(35)
+        && hex(36..52)
+        && !zero(36..52)
+        && dash(52)
+        && hex(53..55)
+        && end_fits
+}
+
+/// A new identifier: UUID version 7 (RFC 9562 section 5.7) of the time and the random number.
+pub fn request_id(now: Now, random: u64) -> [u8; 36] {
+    let millis = now.unix.as_millis() as u64 & 0xffff_ffff_ffff;
+    let high = (millis << 16) | 0x7000 | (draw(random, FIRST_DRAW) & 0x0fff);
+    let low = (draw(random, FIRST_DRAW + 1) & 0x3fff_ffff_ffff_ffff) | 0x8000_0000_0000_0000;
+    let mut digits = [0; 32];
+    write_hex(&mut digits[..16], high);
+    write_hex(&mut digits[16..], low);
+    let mut out = [b'-'; 36];
+    out[..8].copy_from_slice(&digits[..8]);
+    out[9..13].copy_from_slice(&digits[8..12]);
+    out[14..18].copy_from_slice(&digits[12..16]);
+    out[19..23].copy_from_slice(&digits[16..20]);
+    out[24..].copy_from_slice(&digits[20..]);
+    out
+}
+
+/// A new trace, sampled, as backends without a decision of their own expect it from whoever begins one.
+fn traceparent(random: u64) -> [u8; 55] {
+    let mut out = *b"00-00000000000000000000000000000000-0000000000000000-01";
+    write_hex(&mut out[3..19], draw(random, FIRST_DRAW + 2));
+    // All-zero identifiers are invalid; one bit keeps them from being.
+    write_hex(&mut out[19..35], draw(random, FIRST_DRAW + 3) | 1);
+    write_hex(&mut out[36..52], draw(random, FIRST_DRAW + 4) | 1);
+    out
+}
+
+fn write_hex(out: &mut [u8], value: u64) {
+    for (index, digit) in out.iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(value >> (4 * index) & 0xf) as usize];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const NOW: Now = Now {
+        monotonic: Duration::ZERO,
+        unix: Duration::from_millis(0x0192_3456_789a),
+    };
+
+    #[test]
+    fn traceparents() {
+        let good = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert!(is_traceparent(good));
+        assert!(is_traceparent(
+            b"01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more"
+        ));
+        for bad in [
+            &b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more"[..],
+            b"ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            b"00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            b"00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            b"00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+            b"",
+        ] {
+            assert!(!is_traceparent(bad), "{}", bad.escape_ascii());
+        }
+        assert!(is_traceparent(&traceparent(0)) && is_traceparent(&traceparent(u64::MAX)));
+    }
+
+    #[test]
+    fn ids_are_uuid_version_7() {
+        let id = String::from_utf8(request_id(NOW, 42).to_vec()).expect("text");
+        assert!(id.starts_with("01923456-789a-7"), "{id}");
+        assert!(
+            matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'),
+            "{id}"
+        );
+        assert_ne!(request_id(NOW, 1), request_id(NOW, 2));
+    }
+
+    fn correlated(edge: TraceEdge, peer: Peer) -> Fields {
+        let mut fields = Fields::new();
+        for (name, value) in [
+            ("X-Request-Id", "mine"),
+            (
+                "traceparent",
+                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            ),
+            ("tracestate", "a=b"),
+        ] {
+            fields
+                .push_bytes(name.as_bytes(), value.as_bytes())
+                .expect("a field");
+        }
+        correlate(&mut fields, peer, edge, NOW, 7);
+        fields
+    }
+
+    #[test]
+    fn what_came_is_kept_or_replaced() {
+        let kept = correlated(TraceEdge::Continue, Peer::Untrusted);
+        assert_eq!(kept.first(FieldId::X_REQUEST_ID), Some(&b"mine"[..]));
+        assert!(kept.contains(FieldId::TRACESTATE));
+        assert!(correlated(TraceEdge::Restart, Peer::Trusted).contains(FieldId::TRACESTATE));
+        let fresh = correlated(TraceEdge::Restart, Peer::Untrusted);
+        assert_ne!(fresh.first(FieldId::X_REQUEST_ID), Some(&b"mine"[..]));
+        assert!(!fresh.contains(FieldId::TRACESTATE));
+        assert_eq!(fresh.len(), 2);
+    }
+
+    #[test]
+    fn two_lines_are_as_good_as_none() {
+        let mut fields = Fields::new();
+        fields.push(&REQUEST_ID, b"a").expect("a value");
+        fields.push(&REQUEST_ID, b"b").expect("a value");
+        correlate(&mut fields, Peer::Untrusted, TraceEdge::Continue, NOW, 7);
+        assert_eq!(fields.all(FieldId::X_REQUEST_ID).count(), 1);
+        assert_eq!(
+            fields.first(FieldId::X_REQUEST_ID).map(<[u8]>::len),
+            Some(36)
+        );
+    }
+}

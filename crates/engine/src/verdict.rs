@@ -1,0 +1,100 @@
+//! What a policy, a filter or a verb of the road may say about a request: go on, or answer now.
+//!
+//! Made by `screen`, `admit`, `pick` and the policies; performed by the proxy, rendered by `reply`. Nothing here knows the format of
+//! a response: a [`Reply`] is the meaning, `reply::render` the bytes.
+
+use std::borrow::Cow;
+
+use transept_wire::head::FieldName;
+
+use crate::reason::Reason;
+
+/// The outcome of one step of the road.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// Go on to the next step.
+    Continue,
+    /// Answer with this reply; later steps of the request side do not run, the response side does.
+    Respond(Box<Reply>),
+}
+
+/// A response that the gateway makes by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Why; a row of the closed table.
+    pub reason: Reason,
+    /// The status code. Usually that of the reason; redirects and parse errors choose their own.
+    pub status: u16,
+    /// One sentence for the caller. Holds no address, no name of a resource and no internals, because the caller may be anybody.
+    pub detail: Cow<'static, str>,
+    /// Fields in addition to those that rendering adds.
+    pub fields: Vec<(FieldName, Vec<u8>)>,
+    /// The content.
+    pub body: ReplyBody,
+}
+
+/// The content of a [`Reply`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplyBody {
+    /// A problem document (RFC 9457), or what the caller understands better.
+    Problem,
+    /// No content.
+    Empty,
+    /// Given bytes.
+    Bytes {
+        /// The value of `Content-Type`.
+        media_type: Cow<'static, str>,
+        /// The content.
+        bytes: Cow<'static, [u8]>,
+    },
+}
+
+impl Reply {
+    /// A problem reply with the reason's status code and its title as detail.
+    pub fn new(reason: Reason) -> Reply {
+        Reply {
+            reason,
+            status: reason.status(),
+            detail: Cow::Borrowed(""),
+            fields: Vec::new(),
+            body: ReplyBody::Problem,
+        }
+    }
+
+    /// The same reply with a sentence for the caller.
+    pub fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Reply {
+        self.detail = detail.into();
+        self
+    }
+
+    /// The same reply with another status code.
+    pub fn with_status(mut self, status: u16) -> Reply {
+        self.status = status;
+        self
+    }
+
+    /// The same reply with one more field.
+    pub fn with_field(mut self, name: FieldName, value: impl Into<Vec<u8>>) -> Reply {
+        self.fields.push((name, value.into()));
+        self
+    }
+
+    /// The same reply without content.
+    pub fn without_body(mut self) -> Reply {
+        self.body = ReplyBody::Empty;
+        self
+    }
+}
+
+impl From<Reason> for Reply {
+    fn from(reason: Reason) -> Reply {
+        Reply::new(reason)
+    }
+}
+
+impl From<Reply> for Verdict {
+    fn from(reply: Reply) -> Verdict {
+        Verdict::Respond(Box::new(reply))
+    }
+}
