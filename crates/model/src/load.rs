@@ -1,0 +1,101 @@
+//! Reads files into a `World`, and tells everything that is wrong with them at once.
+//!
+//! Called by `control` and the command line for every change. Files and environment variables are read by the caller; references
+//! between objects are not looked at: a reference that leads nowhere is status, not an error of the file.
+
+mod admit;
+mod draft;
+mod outside;
+mod recognise;
+mod standalone;
+
+use crate::place::{Invalid, Note, SourceText};
+use crate::policy::PolicyKind;
+use crate::value::{self, Budget};
+use crate::world::{World, complete};
+
+pub use outside::{FROM_ENV, FROM_FILE, Outside, ValueFrom, Wanted};
+pub use standalone::{DEFAULT_GATEWAY, DEFAULT_NAMESPACE, DEFAULT_PORT};
+
+/// What loading gives.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The objects that could be read. When `invalid` is not empty it is not complete and must not be used to serve traffic.
+    pub world: World,
+    /// What is not a valid object, in the order of the files.
+    pub invalid: Vec<Invalid>,
+    /// What there is to know beside that.
+    pub notes: Vec<Note>,
+}
+
+/// How to load.
+#[derive(Clone, Copy)]
+pub struct Loader<'a> {
+    kinds: &'a [PolicyKind],
+    outside: Option<&'a dyn Outside>,
+    previous: Option<&'a World>,
+    budget: Budget,
+}
+
+impl<'a> Loader<'a> {
+    /// A loader that knows these policies.
+    pub fn new(kinds: &'a [PolicyKind]) -> Self {
+        Self {
+            kinds,
+            outside: None,
+            previous: None,
+            budget: Budget::default(),
+        }
+    }
+
+    /// Where the values of Secrets come from that are not in the files.
+    pub fn outside(mut self, outside: &'a dyn Outside) -> Self {
+        self.outside = Some(outside);
+        self
+    }
+
+    /// The world before this change. An object keeps its generation when its contents are the same, and gets the next one
+    /// when they are not.
+    pub fn after(mut self, previous: &'a World) -> Self {
+        self.previous = Some(previous);
+        self
+    }
+
+    /// What reading one file may cost.
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// Reads `files`. Their order is the order of age of the objects that do not say when they were created.
+    pub fn load(&self, files: &[SourceText]) -> Loaded {
+        let mut draft = draft::Draft::new(self.kinds, self.outside);
+        for (file, source) in files.iter().enumerate() {
+            let (documents, mut invalid) = value::read(source, &self.budget);
+            draft.invalid.append(&mut invalid);
+            draft.read_file(file, source, documents);
+        }
+        standalone::complete(&mut draft);
+        let (mut world, mut invalid, notes) = draft.finish(self.previous);
+        for problem in &mut invalid {
+            complete(files, problem);
+        }
+        // Syntax errors are found before the errors of objects; people read a file from top to bottom.
+        let order = |file: &str| files.iter().position(|source| &*source.name == file);
+        invalid.sort_by_key(|one| (order(&one.at.file), one.at.line, one.at.column));
+        world.index(files.to_vec());
+        Loaded {
+            world,
+            invalid,
+            notes,
+        }
+    }
+}
+
+/// Reads `files`, without values from outside and without a world before.
+pub fn load(files: &[SourceText], kinds: &[PolicyKind]) -> Loaded {
+    Loader::new(kinds).load(files)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! A world while it is being read: plain lists of objects, with what was found wrong.
+//!
+//! Filled by the loader document by document, completed by `standalone`, then numbered and turned into a `World`.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::sync::Arc;
+
+use crate::kinds::{
+    BackendSpec, BackendTlsPolicySpec, ConfigMapBody, EndpointSliceBody, GatewayClassSpec,
+    GatewaySpec, GrpcRouteSpec, HttpRouteSpec, Metadata, NamespaceBody, Object, ReferenceGrantSpec,
+    SecretBody, ServiceSpec,
+};
+use crate::load::outside::Outside;
+use crate::place::{Invalid, Note, Place};
+use crate::policy::{Policy, PolicyKind};
+use crate::schema::Text;
+use crate::world::{Store, World};
+
+/// A world while it is being read.
+pub(super) struct Draft<'a> {
+    pub kinds: &'a [PolicyKind],
+    pub outside: Option<&'a dyn Outside>,
+    pub invalid: Vec<Invalid>,
+    pub notes: Vec<Note>,
+    pub namespaces: Vec<Object<NamespaceBody>>,
+    pub services: Vec<Object<ServiceSpec>>,
+    pub endpoint_slices: Vec<Object<EndpointSliceBody>>,
+    pub secrets: Vec<Object<SecretBody>>,
+    pub config_maps: Vec<Object<ConfigMapBody>>,
+    pub gateway_classes: Vec<Object<GatewayClassSpec>>,
+    pub gateways: Vec<Object<GatewaySpec>>,
+    pub http_routes: Vec<Object<HttpRouteSpec>>,
+    pub grpc_routes: Vec<Object<GrpcRouteSpec>>,
+    pub grants: Vec<Object<ReferenceGrantSpec>>,
+    pub backend_tls_policies: Vec<Object<BackendTlsPolicySpec>>,
+    pub backends: Vec<Object<BackendSpec>>,
+    pub policies: Vec<Policy>,
+    /// Which objects there are, and where in its list each one is.
+    known: HashMap<(&'static str, Text, Text), usize>,
+}
+
+/// The generation of an object that did not bring one; replaced when the draft is finished.
+pub(super) const UNNUMBERED: i64 = 0;
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(kinds: &'a [PolicyKind], outside: Option<&'a dyn Outside>) -> Self {
+        Self {
+            kinds,
+            outside,
+            invalid: Vec::new(),
+            notes: Vec::new(),
+            namespaces: Vec::new(),
+            services: Vec::new(),
+            endpoint_slices: Vec::new(),
+            secrets: Vec::new(),
+            config_maps: Vec::new(),
+            gateway_classes: Vec::new(),
+            gateways: Vec::new(),
+            http_routes: Vec::new(),
+            grpc_routes: Vec::new(),
+            grants: Vec::new(),
+            backend_tls_policies: Vec::new(),
+            backends: Vec::new(),
+            policies: Vec::new(),
+            known: HashMap::new(),
+        }
+    }
+
+    /// Adds an object to the list that `list` picks, unless there is one of that name already.
+    pub(super) fn add<S: PartialEq>(
+        &mut self,
+        object: Object<S>,
+        list: fn(&mut Self) -> &mut Vec<Object<S>>,
+    ) {
+        let next = list(self).len();
+        match self.claim(&object.meta, next) {
+            None => list(self).push(object),
+            Some(index) => {
+                let Some(first) = list(self).get(index) else {
+                    return;
+                };
+                let same = first.spec == object.spec && same_meta(&first.meta, &object.meta);
+                let first = first.meta.at.clone();
+                self.twice(&object.meta, &first, same);
+            }
+        }
+    }
+
+    /// Adds a policy, unless there is one of that kind and name already.
+    pub(super) fn add_policy(&mut self, policy: Policy) {
+        let next = self.policies.len();
+        match self.claim(&policy.meta, next) {
+            None => self.policies.push(policy),
+            Some(index) => {
+                let Some(first) = self.policies.get(index) else {
+                    return;
+                };
+                let same = first.spec == policy.spec
+                    && first.target_refs == policy.target_refs
+                    && same_meta(&first.meta, &policy.meta);
+                let first = first.meta.at.clone();
+                self.twice(&policy.meta, &first, same);
+            }
+        }
+    }
+
+    /// Takes a name for the object at `index` of its list, or says which object has it.
+    fn claim(&mut self, meta: &Metadata, index: usize) -> Option<usize> {
+        let key = (meta.kind, meta.namespace.clone(), meta.name.clone());
+        match self.known.entry(key) {
+            Slot::Occupied(taken) => Some(*taken.get()),
+            Slot::Vacant(free) => {
+                free.insert(index);
+                None
+            }
+        }
+    }
+
+    fn twice(&mut self, meta: &Metadata, first: &Place, same: bool) {
+        let object = Some(meta.object_name());
+        if same {
+            self.notes.push(Note {
+                at: meta.at.clone(),
+                object,
+                what: format!("stands word for word in {first} already"),
+            });
+            return;
+        }
+        let mut invalid = Invalid::new(
+            meta.at.clone(),
+            format!("there is another one in {first}, with other contents"),
+        );
+        invalid.object = object;
+        invalid.remedy("remove one, or give it another name");
+        self.invalid.push(invalid);
+    }
+
+    /// Numbers the generations and hands over what was read.
+    pub(super) fn finish(self, previous: Option<&World>) -> (World, Vec<Invalid>, Vec<Note>) {
+        macro_rules! store {
+            ($name:ident) => {
+                number(self.$name, previous.map(|world| &world.$name))
+            };
+        }
+        let mut policies = self.policies;
+        for policy in &mut policies {
+            let before = previous.and_then(|world| {
+                world.policies.iter().find(|before| {
+                    before.kind == policy.kind
+                        && before.meta.namespace == policy.meta.namespace
+                        && before.meta.name == policy.meta.name
+                })
+            });
+            let same = before.is_some_and(|before| {
+                before.spec == policy.spec && before.target_refs == policy.target_refs
+            });
+            renumber(&mut policy.meta, before.map(|one| &one.meta), same);
+        }
+        policies.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
+        let world = World {
+            namespaces: store!(namespaces),
+            services: store!(services),
+            endpoint_slices: store!(endpoint_slices),
+            secrets: store!(secrets),
+            config_maps: store!(config_maps),
+            gateway_classes: store!(gateway_classes),
+            gateways: store!(gateways),
+            http_routes: store!(http_routes),
+            grpc_routes: store!(grpc_routes),
+            grants: store!(grants),
+            backend_tls_policies: store!(backend_tls_policies),
+            backends: store!(backends),
+            policies: policies.into_iter().map(Arc::new).collect(),
+            ..World::default()
+        };
+        (world, self.invalid, self.notes)
+    }
+}
+
+fn same_meta(a: &Metadata, b: &Metadata) -> bool {
+    a.labels == b.labels && a.annotations == b.annotations
+}
+
+fn number<S: PartialEq>(mut objects: Vec<Object<S>>, previous: Option<&Store<S>>) -> Store<S> {
+    for object in &mut objects {
+        let meta = &object.meta;
+        let before = previous.and_then(|store| store.find(&meta.namespace, &meta.name));
+        let same = before.is_some_and(|before| before.spec == object.spec);
+        renumber(&mut object.meta, before.map(|one| &one.meta), same);
+    }
+    Store::new(objects)
+}
+
+fn renumber(meta: &mut Metadata, before: Option<&Metadata>, same: bool) {
+    if meta.generation != UNNUMBERED {
+        return;
+    }
+    meta.generation = match before {
+        Some(before) if same => before.generation,
+        Some(before) => before.generation.saturating_add(1),
+        None => 1,
+    };
+}

@@ -1,0 +1,189 @@
+//! The envelope of a policy: what kind it is, what it targets, and its spec as it was written.
+//!
+//! The table of policy kinds belongs to `engine` and is handed to the loader. What a spec means, how specs of several policies merge and
+//! whether a target exists is not decided here.
+
+use crate::kinds::backend_tls_policy::{PolicyTargetReference, check_targets};
+use crate::kinds::{GATEWAY_GROUP, Metadata, TRANSEPT_GROUP};
+use crate::place::{Invalid, Spot};
+use crate::schema::{Decoder, Presence, Rule, Schema, Shape};
+use crate::value::{Node, Value};
+
+/// What a policy can be attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    /// A Gateway, with all its listeners.
+    Gateway,
+    /// One listener of a Gateway (`sectionName`).
+    Listener,
+    /// An HTTPRoute or GRPCRoute, with all its rules.
+    Route,
+    /// One rule of a route (`sectionName`).
+    Rule,
+    /// A Service, or one of its ports (`sectionName`).
+    Service,
+    /// A Backend.
+    Backend,
+    /// A workload of the mesh.
+    Workload,
+}
+
+impl Target {
+    /// The target in words, for messages and documentation.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Target::Gateway => "Gateway",
+            Target::Listener => "listener of a Gateway",
+            Target::Route => "HTTPRoute or GRPCRoute",
+            Target::Rule => "rule of a route",
+            Target::Service => "Service",
+            Target::Backend => "Backend",
+            Target::Workload => "workload",
+        }
+    }
+
+    /// What a reference points at, by its group, kind and section; none when no policy can be attached to that kind.
+    pub fn of(reference: &PolicyTargetReference) -> Option<Target> {
+        let section = reference.section_name.is_some();
+        match (&*reference.group, &*reference.kind) {
+            (GATEWAY_GROUP, "Gateway") if section => Some(Target::Listener),
+            (GATEWAY_GROUP, "Gateway") => Some(Target::Gateway),
+            (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute") if section => Some(Target::Rule),
+            (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute") => Some(Target::Route),
+            ("", "Service") => Some(Target::Service),
+            (TRANSEPT_GROUP, "Backend") => Some(Target::Backend),
+            _ => None,
+        }
+    }
+}
+
+/// How policies on different levels, or several on one target, come together (GEP-713).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Merge {
+    /// One policy a target; the oldest wins, the others are in conflict.
+    None,
+    /// The more specific policy replaces the more general one.
+    AtomicDefaults,
+    /// The more general policy wins whole.
+    AtomicOverrides,
+    /// The more specific policy is laid over the more general one, field by field (RFC 7386).
+    PatchDefaults,
+    /// The more general policy is laid over the more specific one, field by field (RFC 7386).
+    PatchOverrides,
+}
+
+/// A kind of policy, as the table of `engine` declares it.
+#[derive(Clone, Copy, Debug)]
+pub struct PolicyKind {
+    /// Its name: `HeaderPolicy`. Its group and version are `transept.dev/v1alpha1`.
+    pub kind: &'static str,
+    /// What it is for, in a sentence or two.
+    pub about: &'static str,
+    /// What it can be attached to.
+    pub targets: &'static [Target],
+    /// How it merges.
+    pub merge: Merge,
+    /// What its spec looks like, without `targetRefs`.
+    pub shape: fn() -> Shape,
+    /// Reads a spec (without `targetRefs`) for its errors only.
+    pub check: fn(&Value, &mut Decoder),
+}
+
+impl PolicyKind {
+    /// A kind of policy whose spec is `S`.
+    pub const fn of<S: Schema>(
+        kind: &'static str,
+        about: &'static str,
+        targets: &'static [Target],
+        merge: Merge,
+    ) -> Self {
+        Self {
+            kind,
+            about,
+            targets,
+            merge,
+            shape: S::shape,
+            check: check_spec::<S>,
+        }
+    }
+}
+
+fn check_spec<S: Schema>(value: &Value, cx: &mut Decoder) {
+    S::decode(value, cx);
+}
+
+/// A policy: its envelope, and its spec as it was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its name, labels, age.
+    pub meta: Metadata,
+    /// What it targets, in its own namespace.
+    pub target_refs: Vec<PolicyTargetReference>,
+    /// Its spec without `targetRefs`.
+    pub spec: Value,
+}
+
+impl Policy {
+    /// Reads the spec. The loader has done so before, so that there are errors only when `S` is not the type of the table.
+    pub fn decode<S: Schema>(&self) -> Result<S, Vec<Invalid>> {
+        let mut cx = Decoder::new(self.meta.at.file.clone());
+        cx.about(Some(self.meta.object_name()));
+        let spec = cx.within("spec", |cx| S::decode(&self.spec, cx));
+        match (spec, cx.count()) {
+            (Some(spec), 0) => Ok(spec),
+            _ => Err(cx.into_problems()),
+        }
+    }
+}
+
+/// The rules of `spec.targetRefs`.
+pub(crate) const TARGET_RULES: &[Rule] = &[Rule::MinItems(1), Rule::MaxItems(16)];
+
+/// Reads the contents of a policy: `spec` without its `targetRefs`, and those.
+pub(crate) fn read(
+    kind: &PolicyKind,
+    spec: Value,
+    cx: &mut Decoder,
+) -> Option<(Vec<PolicyTargetReference>, Value)> {
+    let at = spec.at;
+    let Node::Map(entries) = spec.node else {
+        cx.expected(&spec, "a mapping");
+        return None;
+    };
+    let (targets, rest): (Vec<_>, Vec<_>) = entries
+        .into_iter()
+        .partition(|entry| &*entry.key == "targetRefs");
+    let rest = Value {
+        at,
+        node: Node::Map(rest),
+    };
+    let written = targets.first().map(|entry| &entry.value);
+    let target_refs: Option<Vec<PolicyTargetReference>> =
+        cx.field("targetRefs", written, at, Presence::ByType, TARGET_RULES);
+    if let Some(refs) = &target_refs {
+        cx.within("targetRefs", |cx| {
+            check_targets(refs, cx);
+            for (index, reference) in refs.iter().enumerate() {
+                cx.within(index, |cx| check_target(kind, reference, reference.at, cx));
+            }
+        });
+    }
+    (kind.check)(&rest, cx);
+    target_refs.map(|refs| (refs, rest))
+}
+
+fn check_target(kind: &PolicyKind, reference: &PolicyTargetReference, at: Spot, cx: &mut Decoder) {
+    let target = Target::of(reference);
+    if target.is_some_and(|target| kind.targets.contains(&target)) {
+        return;
+    }
+    let what = match target {
+        Some(target) => format!("a {}", target.as_str()),
+        None => format!("{} of group \"{}\"", reference.kind, reference.group),
+    };
+    let allowed: Vec<&str> = kind.targets.iter().map(|target| target.as_str()).collect();
+    cx.refuse(at, format!("a {} cannot be attached to {what}", kind.kind))
+        .remedy(format!("it attaches to: {}", allowed.join(", ")));
+}

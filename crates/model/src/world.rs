@@ -1,0 +1,242 @@
+//! All objects of one configuration, indexed.
+//!
+//! Made by the loader, read by `attach`, `engine` and `control`. It answers which objects there are; what they mean for each other is
+//! not decided here. Lists are sorted so that the object that wins a conflict comes first.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::kinds::cluster::{NAMESPACE_NAME_LABEL, SERVICE_NAME_LABEL};
+use crate::kinds::{
+    BackendSpec, BackendTlsPolicySpec, CONTROLLER_NAME, ConfigMapBody, EndpointSliceBody,
+    GatewayClassSpec, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, NamespaceBody, Object,
+    ReferenceGrantSpec, SecretBody, ServiceSpec,
+};
+use crate::place::{Invalid, SourceText};
+use crate::policy::Policy;
+use crate::schema::Labels;
+
+/// The objects of one kind: a list in order of precedence (oldest first), and an index by namespace and name.
+#[derive(Clone, Debug)]
+pub struct Store<S> {
+    objects: Vec<Arc<Object<S>>>,
+    by_name: HashMap<Box<str>, HashMap<Box<str>, usize>>,
+}
+
+impl<S> Default for Store<S> {
+    fn default() -> Self {
+        Self {
+            objects: Vec::new(),
+            by_name: HashMap::new(),
+        }
+    }
+}
+
+impl<S> Store<S> {
+    pub(crate) fn new(mut objects: Vec<Object<S>>) -> Self {
+        objects.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
+        let mut by_name: HashMap<Box<str>, HashMap<Box<str>, usize>> = HashMap::new();
+        for (index, object) in objects.iter().enumerate() {
+            let meta = &object.meta;
+            by_name
+                .entry(Box::from(&*meta.namespace))
+                .or_default()
+                .insert(Box::from(&*meta.name), index);
+        }
+        Self {
+            objects: objects.into_iter().map(Arc::new).collect(),
+            by_name,
+        }
+    }
+
+    fn all(&self) -> &[Arc<Object<S>>] {
+        &self.objects
+    }
+
+    pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<&Arc<Object<S>>> {
+        let index = self.by_name.get(namespace)?.get(name)?;
+        self.objects.get(*index)
+    }
+}
+
+/// All objects of one configuration.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    pub(crate) namespaces: Store<NamespaceBody>,
+    pub(crate) services: Store<ServiceSpec>,
+    pub(crate) endpoint_slices: Store<EndpointSliceBody>,
+    pub(crate) secrets: Store<SecretBody>,
+    pub(crate) config_maps: Store<ConfigMapBody>,
+    pub(crate) gateway_classes: Store<GatewayClassSpec>,
+    pub(crate) gateways: Store<GatewaySpec>,
+    pub(crate) http_routes: Store<HttpRouteSpec>,
+    pub(crate) grpc_routes: Store<GrpcRouteSpec>,
+    pub(crate) grants: Store<ReferenceGrantSpec>,
+    pub(crate) backend_tls_policies: Store<BackendTlsPolicySpec>,
+    pub(crate) backends: Store<BackendSpec>,
+    pub(crate) policies: Vec<Arc<Policy>>,
+    pub(crate) slices_of: HashMap<Box<str>, HashMap<Box<str>, Vec<Arc<Object<EndpointSliceBody>>>>>,
+    pub(crate) grants_in: HashMap<Box<str>, Vec<Arc<Object<ReferenceGrantSpec>>>>,
+    pub(crate) labels_of: HashMap<Box<str>, Arc<Labels>>,
+    pub(crate) sources: Vec<SourceText>,
+}
+
+macro_rules! lists {
+    ($($(#[doc = $doc:literal])+ $name:ident: $type:ty;)*) => {$(
+        $(#[doc = $doc])+
+        pub fn $name(&self) -> &[Arc<Object<$type>>] {
+            self.$name.all()
+        }
+    )*};
+}
+
+macro_rules! finders {
+    ($($(#[doc = $doc:literal])+ $name:ident in $store:ident: $type:ty;)*) => {$(
+        $(#[doc = $doc])+
+        pub fn $name(&self, namespace: &str, name: &str) -> Option<&Arc<Object<$type>>> {
+            self.$store.find(namespace, name)
+        }
+    )*};
+}
+
+impl World {
+    lists! {
+        /// All Services.
+        services: ServiceSpec;
+        /// All EndpointSlices.
+        endpoint_slices: EndpointSliceBody;
+        /// All Secrets.
+        secrets: SecretBody;
+        /// All ConfigMaps.
+        config_maps: ConfigMapBody;
+        /// All GatewayClasses.
+        gateway_classes: GatewayClassSpec;
+        /// All Gateways, ours and those of other controllers.
+        gateways: GatewaySpec;
+        /// All HTTPRoutes, the oldest first.
+        http_routes: HttpRouteSpec;
+        /// All GRPCRoutes, the oldest first.
+        grpc_routes: GrpcRouteSpec;
+        /// All ReferenceGrants.
+        grants: ReferenceGrantSpec;
+        /// All BackendTLSPolicies, the oldest first.
+        backend_tls_policies: BackendTlsPolicySpec;
+        /// All Backends.
+        backends: BackendSpec;
+        /// The Namespaces that are written down.
+        namespaces: NamespaceBody;
+    }
+
+    finders! {
+        /// A Service by namespace and name.
+        service in services: ServiceSpec;
+        /// A Secret by namespace and name.
+        secret in secrets: SecretBody;
+        /// A ConfigMap by namespace and name.
+        config_map in config_maps: ConfigMapBody;
+        /// A Gateway by namespace and name.
+        gateway in gateways: GatewaySpec;
+        /// An HTTPRoute by namespace and name.
+        http_route in http_routes: HttpRouteSpec;
+        /// A GRPCRoute by namespace and name.
+        grpc_route in grpc_routes: GrpcRouteSpec;
+        /// A Backend by namespace and name.
+        backend in backends: BackendSpec;
+    }
+
+    /// A GatewayClass by name.
+    pub fn gateway_class(&self, name: &str) -> Option<&Arc<Object<GatewayClassSpec>>> {
+        self.gateway_classes.find("", name)
+    }
+
+    /// All policies of our own kinds, the oldest first.
+    pub fn policies(&self) -> &[Arc<Policy>] {
+        &self.policies
+    }
+
+    /// The EndpointSlices that say they belong to a Service.
+    pub fn endpoint_slices_of(
+        &self,
+        namespace: &str,
+        service: &str,
+    ) -> &[Arc<Object<EndpointSliceBody>>] {
+        self.slices_of
+            .get(namespace)
+            .and_then(|slices| slices.get(service))
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// The ReferenceGrants of a namespace.
+    pub fn grants_in(&self, namespace: &str) -> &[Arc<Object<ReferenceGrantSpec>>] {
+        self.grants_in.get(namespace).map_or(&[], Vec::as_slice)
+    }
+
+    /// The labels of a namespace. Every namespace exists and has at least the label `kubernetes.io/metadata.name`.
+    pub fn namespace_labels(&self, namespace: &str) -> Arc<Labels> {
+        match self.labels_of.get(namespace) {
+            Some(labels) => labels.clone(),
+            None => Arc::new(implied_labels(namespace)),
+        }
+    }
+
+    /// True when a Gateway is ours: its class is left out, is not written down, or names our controller.
+    pub fn serves(&self, gateway: &GatewaySpec) -> bool {
+        let class = gateway.gateway_class_name.as_deref();
+        class
+            .and_then(|name| self.gateway_class(name))
+            .is_none_or(|class| class.spec.controller_name == CONTROLLER_NAME)
+    }
+
+    /// The files the objects were read from.
+    pub fn sources(&self) -> &[SourceText] {
+        &self.sources
+    }
+
+    /// Fills in the line of the file that a finding is about, for its snippet.
+    pub fn complete(&self, invalid: &mut Invalid) {
+        complete(&self.sources, invalid);
+    }
+
+    /// Builds everything that is looked up by something else than a name.
+    pub(crate) fn index(&mut self, sources: Vec<SourceText>) {
+        self.sources = sources;
+        for slice in self.endpoint_slices.all() {
+            let Some(service) = slice.meta.labels.get(SERVICE_NAME_LABEL) else {
+                continue;
+            };
+            self.slices_of
+                .entry(Box::from(&*slice.meta.namespace))
+                .or_default()
+                .entry(service.as_str().into())
+                .or_default()
+                .push(slice.clone());
+        }
+        for grant in self.grants.all() {
+            self.grants_in
+                .entry(Box::from(&*grant.meta.namespace))
+                .or_default()
+                .push(grant.clone());
+        }
+        for namespace in self.namespaces.all() {
+            let name = &namespace.meta.name;
+            let mut labels = implied_labels(name);
+            labels.extend(namespace.meta.labels.clone());
+            // The name is not the user's to change.
+            labels.insert(NAMESPACE_NAME_LABEL.to_owned(), name.to_string());
+            self.labels_of.insert(Box::from(&**name), Arc::new(labels));
+        }
+    }
+}
+
+fn implied_labels(namespace: &str) -> Labels {
+    let label = (NAMESPACE_NAME_LABEL.to_owned(), namespace.to_owned());
+    Labels::from([label])
+}
+
+/// Fills in the offending line from the sources.
+pub(crate) fn complete(sources: &[SourceText], invalid: &mut Invalid) {
+    let source = sources.iter().find(|source| source.name == invalid.at.file);
+    invalid.line = source
+        .and_then(|source| source.line(invalid.at.line))
+        .map(Into::into);
+}
