@@ -141,6 +141,43 @@ const fn slot_of(name: &[u8]) -> usize {
     (name.len() * 29 + first * 5 + middle * 67 + last * 13) % SLOTS
 }
 
+/// Whether the bytes are the known name, whatever their case. Setting bit 5 makes letters lower case and maps no
+/// other byte to one of a known name, except control bytes, which have neither bit 5 nor bit 6.
+#[inline]
+fn is_name(known: &[u8], name: &[u8]) -> bool {
+    if known.len() != name.len() {
+        return false;
+    }
+    if let (Some(known_end), Some(name_end)) = (known.last_chunk(), name.last_chunk()) {
+        let (known_words, _) = known.as_chunks();
+        let (name_words, _) = name.as_chunks();
+        return is_word(*known_end, *name_end)
+            && known_words
+                .iter()
+                .zip(name_words)
+                .all(|(known, name)| is_word(*known, *name));
+    }
+    if let (Some(known_end), Some(name_end)) = (known.last_chunk(), name.last_chunk())
+        && let (Some(known_start), Some(name_start)) = (known.first_chunk(), name.first_chunk())
+    {
+        return is_word(join(*known_start, *known_end), join(*name_start, *name_end));
+    }
+    known.eq_ignore_ascii_case(name)
+}
+
+#[inline]
+const fn join([a, b, c, d]: [u8; 4], [e, f, g, h]: [u8; 4]) -> [u8; 8] {
+    [a, b, c, d, e, f, g, h]
+}
+
+#[inline]
+const fn is_word(known: [u8; 8], name: [u8; 8]) -> bool {
+    const CASE: u64 = 0x2020_2020_2020_2020;
+    const BIT_6: u64 = CASE << 1;
+    let (known, name) = (u64::from_le_bytes(known), u64::from_le_bytes(name));
+    name | CASE == known && (name << 1 | name) & BIT_6 == BIT_6
+}
+
 impl FieldId {
     /// The id of a name, whatever its case; [`FieldId::OTHER`] when it is not well-known.
     #[inline]
@@ -151,7 +188,7 @@ impl FieldId {
         let mut slot = slot_of(name);
         loop {
             let number = TABLE[slot];
-            if number == 0 || NAMES[number as usize].as_bytes().eq_ignore_ascii_case(name) {
+            if number == 0 || is_name(NAMES[number as usize].as_bytes(), name) {
                 return FieldId(number);
             }
             slot = (slot + 1) % SLOTS;
@@ -204,7 +241,7 @@ mod tests {
                 name.bytes()
                     .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
             );
-            assert_eq!(FieldId::from_bytes(name[1..].as_bytes()), FieldId::OTHER);
+            assert_eq!(FieldId::from_bytes(&name.as_bytes()[1..]), FieldId::OTHER);
         }
     }
 
