@@ -12,8 +12,8 @@ use crate::policies::Chain;
 use crate::reason::Reason;
 use crate::snapshot::Backend;
 
-/// One rule of one route as one listener sees it.
-#[derive(Debug)]
+/// One rule of one route as one listener sees it. Copies differ in their chain only and share the rest.
+#[derive(Clone, Debug)]
 pub struct Rule {
     /// Which rule it is.
     pub name: Arc<RuleName>,
@@ -22,11 +22,11 @@ pub struct Rule {
     /// The kind of its route.
     pub kind: RouteKind,
     /// The rule's own filters.
-    pub filters: Filters,
+    pub filters: Arc<Filters>,
     /// Every policy in force, of the Gateway, the listener, the route and the rule, in the order of phases.
     pub chain: Chain,
     /// Where requests go.
-    pub backends: Vec<WeightedBackend>,
+    pub backends: Arc<[WeightedBackend]>,
     /// How long they may take.
     pub timeouts: Timeouts,
     /// The rule's own retry stanza.
@@ -184,9 +184,9 @@ impl Rule {
             }),
             metric_label: name.into(),
             kind: RouteKind::Http,
-            filters: Filters::default(),
+            filters: Arc::default(),
             chain: Chain::default(),
-            backends: Vec::new(),
+            backends: Arc::default(),
             timeouts: Timeouts::default(),
             retry: None,
             key: 0,

@@ -5,15 +5,16 @@
 //! pointer; what counts or remembers (turns, ejections) is not here at all.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls_pki_types::CertificateDer;
 use transept_model::certificate::KeyPair;
+pub use transept_model::references::BackendId;
 
-use crate::policies::Chain;
+use crate::policies::{Chain, Step};
 use crate::route::RouteTable;
 use crate::route::hosts::Hosts;
 use crate::settings::Settings;
@@ -81,7 +82,7 @@ impl Bind {
 pub struct Listener {
     /// Which listener it is.
     pub name: ListenerName,
-    /// `gateway/section` for metrics and logs, without the namespace's variety: namespace/gateway/section.
+    /// `namespace/gateway/section` for metrics and logs.
     pub metric_label: Arc<str>,
     /// The hostname, lower-case, possibly `*.suffix`; none is any.
     pub hostname: Option<Box<str>>,
@@ -95,6 +96,8 @@ pub struct Listener {
     pub chain: Chain,
     /// Limits, timeouts, trust.
     pub settings: Arc<Settings>,
+    /// The policies that made the settings, for explanations.
+    pub settled_by: Vec<Arc<Step>>,
     /// The certificate shown to backends that ask for one (`spec.tls.backend.clientCertificateRef` of the Gateway).
     pub client_identity: Option<Arc<KeyPair>>,
 }
@@ -117,7 +120,7 @@ impl fmt::Display for ListenerName {
 }
 
 /// What a TLS listener shows and demands.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct ServerTls {
     /// Certificates with their keys; the first is the default, the others serve other key types or names.
     pub certificates: Vec<Arc<KeyPair>>,
@@ -162,29 +165,6 @@ pub struct Backend {
     pub connect_timeout: Duration,
 }
 
-/// The identity of a backend.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BackendId {
-    /// `Service` or `Backend`.
-    pub kind: Box<str>,
-    /// Namespace of the resource.
-    pub namespace: Box<str>,
-    /// Name of the resource.
-    pub name: Box<str>,
-    /// The port that the route names.
-    pub port: u16,
-}
-
-impl fmt::Display for BackendId {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}/{}", self.namespace, self.name)?;
-        if self.port != 0 {
-            write!(out, ":{}", self.port)?;
-        }
-        Ok(())
-    }
-}
-
 /// What is spoken to the endpoints of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum UpstreamProtocol {
@@ -205,6 +185,8 @@ pub struct UpstreamTls {
     pub roots: Roots,
     /// When not empty, one of these must be in the certificate, and `server_name` is only sent (GEP-1897).
     pub subject_alt_names: Vec<SubjectAltName>,
+    /// What is presented to this backend instead of the listener's `client_identity`.
+    pub client_identity: Option<Arc<KeyPair>>,
 }
 
 /// Who is trusted to sign a backend's certificate.
@@ -230,8 +212,13 @@ pub enum SubjectAltName {
 pub enum EndpointSource {
     /// The configuration itself.
     Static,
-    /// DNS: the proxy resolves these names and swaps the endpoints.
-    Dns(Vec<DnsName>),
+    /// DNS: the proxy resolves the names and swaps the endpoints; see [`EndpointSource::assemble`].
+    Dns {
+        /// The names to resolve.
+        names: Vec<DnsName>,
+        /// Endpoints that are known besides.
+        fixed: Vec<Endpoint>,
+    },
 }
 
 /// A name to resolve into endpoints.
@@ -241,8 +228,34 @@ pub struct DnsName {
     pub name: Arc<str>,
     /// The port of every address found.
     pub port: u16,
-    /// The weight of every address found.
+    /// The weight that the addresses found share.
     pub weight: u32,
+}
+
+/// The weight of a name is divided among its addresses; this keeps fractions of it.
+const SHARES: u32 = 1000;
+
+impl EndpointSource {
+    /// The endpoints that follow from what the names resolved to, in the order of `names`.
+    pub fn assemble(&self, resolved: &[Vec<IpAddr>]) -> EndpointSet {
+        let EndpointSource::Dns { names, fixed } = self else {
+            return EndpointSet::default();
+        };
+        let mut endpoints: Vec<Endpoint> = fixed.clone();
+        for endpoint in &mut endpoints {
+            endpoint.weight = endpoint.weight.saturating_mul(SHARES);
+        }
+        for (name, addresses) in names.iter().zip(resolved) {
+            let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+            let share = name.weight.saturating_mul(SHARES) / count;
+            endpoints.extend(addresses.iter().map(|address| Endpoint {
+                address: SocketAddr::new(*address, name.port),
+                weight: if name.weight == 0 { 0 } else { share.max(1) },
+                host: Some(Arc::clone(&name.name)),
+            }));
+        }
+        EndpointSet::new(endpoints)
+    }
 }
 
 /// The ready endpoints of a backend at one moment.
@@ -293,4 +306,34 @@ pub struct Endpoint {
     pub weight: u32,
     /// The host name behind the address, when it came from DNS.
     pub host: Option<Arc<str>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_addresses_of_a_name_share_its_weight() {
+        let source = EndpointSource::Dns {
+            names: vec![DnsName {
+                name: "a.test".into(),
+                port: 80,
+                weight: 2,
+            }],
+            fixed: vec![Endpoint {
+                address: ([10, 0, 0, 1], 81).into(),
+                weight: 1,
+                host: None,
+            }],
+        };
+        let addresses = vec![IpAddr::from([10, 0, 0, 2]), IpAddr::from([10, 0, 0, 3])];
+        let set = source.assemble(&[addresses]);
+        let weights: Vec<_> = set
+            .endpoints()
+            .iter()
+            .map(|endpoint| (endpoint.address.port(), endpoint.weight))
+            .collect();
+        assert_eq!(weights, [(81, 1000), (80, 1000), (80, 1000)]);
+        assert_eq!(source.assemble(&[vec![]]).endpoints().len(), 1);
+    }
 }

@@ -1,10 +1,182 @@
 //! Filters as resources write them into filters as requests meet them.
+//!
+//! Called by `routes` for rules and backendRefs, and by `HeaderPolicy` for its changes. A filter that cannot be compiled, or that this
+//! version does not serve, makes its rule answer 500: the standard forbids to skip it.
 
-use transept_model::kinds::{HttpHeader, HttpHeaderFilter};
+use std::sync::Arc;
+
+use transept_model::kinds::filters::CorsMethod;
+use transept_model::kinds::{
+    CorsFilter, GrpcRouteFilter, HttpHeader, HttpHeaderFilter, HttpRouteFilter, PathModifier,
+    RequestMirrorFilter, RequestRedirectFilter, UrlRewriteFilter,
+};
+use transept_model::place::{Invalid, Place, Spot};
+use transept_model::references::{BackendTarget, Referrer};
 use transept_wire::head::FieldName;
 
-use crate::filters::HeaderChanges;
+use super::backends::Backends;
+use crate::filters::cors::{Cors, Credentials, List, Origin};
 use crate::filters::headers::is_reserved;
+use crate::filters::{
+    FilterSite, Filters, HeaderChanges, Mirror, PathChange, Redirect, RequestFilter, Rewrite,
+};
+use crate::reason::Reason;
+use crate::rule::{BrokenRef, Site};
+
+/// A filter of either kind of route.
+pub(super) enum AnyFilter<'w> {
+    Http(&'w HttpRouteFilter),
+    Grpc(&'w GrpcRouteFilter),
+}
+
+/// What compiling filters needs and finds.
+pub(super) struct FilterCompiler<'c, 'w> {
+    pub(super) backends: &'c mut Backends<'w>,
+    pub(super) from: Referrer<'w>,
+    pub(super) file: &'c Arc<str>,
+    pub(super) problems: &'c mut Vec<Invalid>,
+}
+
+/// Filters on their way.
+#[derive(Default)]
+struct Draft {
+    request: Vec<RequestFilter>,
+    response: Vec<HeaderChanges>,
+    mirrors: Vec<Mirror>,
+    cors: Option<Box<Cors>>,
+    broken: Option<BrokenRef>,
+    sites: Vec<FilterSite>,
+}
+
+impl<'w> FilterCompiler<'_, 'w> {
+    /// Compiles the filters of one rule or one backendRef.
+    pub(super) fn compile(&mut self, filters: impl Iterator<Item = AnyFilter<'w>>) -> Filters {
+        let mut draft = Draft::default();
+        for filter in filters {
+            match filter {
+                AnyFilter::Http(filter) => self.add_http(&mut draft, filter),
+                AnyFilter::Grpc(filter) => self.add_grpc(&mut draft, filter),
+            }
+        }
+        Filters {
+            cors: draft.cors,
+            request: draft.request.into(),
+            response: draft.response.into(),
+            mirrors: draft.mirrors.into(),
+            broken: draft.broken,
+            sites: draft.sites.into(),
+        }
+    }
+
+    fn add_http(&mut self, draft: &mut Draft, filter: &'w HttpRouteFilter) {
+        let word = filter.word();
+        match filter {
+            HttpRouteFilter::RequestHeaderModifier(changes) => {
+                self.add_request_headers(draft, changes)
+            }
+            HttpRouteFilter::ResponseHeaderModifier(changes) => {
+                self.add_response_headers(draft, changes)
+            }
+            HttpRouteFilter::RequestMirror(mirror) => self.add_mirror(draft, mirror),
+            HttpRouteFilter::RequestRedirect(redirect) => {
+                self.site(draft, word, redirect.at);
+                draft
+                    .request
+                    .push(RequestFilter::Redirect(compile_redirect(redirect)));
+            }
+            HttpRouteFilter::UrlRewrite(rewrite) => {
+                self.site(draft, word, rewrite.at);
+                draft
+                    .request
+                    .push(RequestFilter::Rewrite(compile_rewrite(rewrite)));
+            }
+            HttpRouteFilter::Cors(cors) => {
+                self.site(draft, word, cors.at);
+                draft.cors = Some(Box::new(compile_cors(cors)));
+            }
+            HttpRouteFilter::ExternalAuth(auth) => self.unsupported(draft, word, auth.at),
+            HttpRouteFilter::ExtensionRef(extension) => self.unsupported(draft, word, extension.at),
+        }
+    }
+
+    fn add_grpc(&mut self, draft: &mut Draft, filter: &'w GrpcRouteFilter) {
+        match filter {
+            GrpcRouteFilter::RequestHeaderModifier(changes) => {
+                self.add_request_headers(draft, changes)
+            }
+            GrpcRouteFilter::ResponseHeaderModifier(changes) => {
+                self.add_response_headers(draft, changes)
+            }
+            GrpcRouteFilter::RequestMirror(mirror) => self.add_mirror(draft, mirror),
+            GrpcRouteFilter::ExtensionRef(extension) => {
+                self.unsupported(draft, filter.word(), extension.at)
+            }
+        }
+    }
+
+    fn add_request_headers(&mut self, draft: &mut Draft, changes: &HttpHeaderFilter) {
+        self.site(draft, "RequestHeaderModifier", changes.at);
+        match compile_changes(changes) {
+            Ok(changes) => draft.request.push(RequestFilter::Headers(changes)),
+            Err(why) => self.fail(draft, changes.at, why),
+        }
+    }
+
+    fn add_response_headers(&mut self, draft: &mut Draft, changes: &HttpHeaderFilter) {
+        self.site(draft, "ResponseHeaderModifier", changes.at);
+        match compile_changes(changes) {
+            Ok(changes) => draft.response.push(changes),
+            Err(why) => self.fail(draft, changes.at, why),
+        }
+    }
+
+    fn add_mirror(&mut self, draft: &mut Draft, mirror: &'w RequestMirrorFilter) {
+        self.site(draft, "RequestMirror", mirror.at);
+        let (numerator, denominator) = match (mirror.percent, &mirror.fraction) {
+            (Some(percent), _) => (percent, 100),
+            (None, Some(fraction)) => (fraction.numerator, fraction.denominator.max(1)),
+            (None, None) => (1, 1),
+        };
+        let target = self
+            .backends
+            .find(&self.from, BackendTarget::from(&mirror.backend_ref));
+        draft.mirrors.push(Mirror {
+            target,
+            numerator,
+            denominator,
+        });
+    }
+
+    fn site(&mut self, draft: &mut Draft, name: &str, at: Spot) {
+        let place = Site {
+            file: Arc::clone(self.file),
+            line: at.line,
+        };
+        draft.sites.push(FilterSite {
+            name: name.into(),
+            place,
+        });
+    }
+
+    fn unsupported(&mut self, draft: &mut Draft, word: &str, at: Spot) {
+        self.site(draft, word, at);
+        self.fail(
+            draft,
+            at,
+            format!("the filter {word} is not served by this version"),
+        );
+    }
+
+    fn fail(&mut self, draft: &mut Draft, at: Spot, why: String) {
+        let mut problem = Invalid::new(Place::new(Arc::clone(self.file), at), why.clone());
+        problem.remedy("until it is mended, requests that match the rule are answered with 500");
+        self.problems.push(problem);
+        draft.broken.get_or_insert(BrokenRef {
+            reason: Reason::FilterInvalid,
+            why: why.into(),
+        });
+    }
+}
 
 /// Compiles a header modifier.
 ///
@@ -38,4 +210,69 @@ pub(crate) fn compile_changes(filter: &HttpHeaderFilter) -> Result<HeaderChanges
         set: lines(&filter.set)?,
         add: lines(&filter.add)?,
     })
+}
+
+fn compile_path(path: &PathModifier) -> PathChange {
+    match path {
+        PathModifier::ReplaceFullPath(full) => PathChange::Full(encoded(full)),
+        PathModifier::ReplacePrefixMatch(prefix) => PathChange::Prefix(encoded(prefix)),
+    }
+}
+
+/// A replacement as it can stand in a path: what cannot is percent-encoded, so that a space is not the end of the target.
+fn encoded(path: &str) -> Box<[u8]> {
+    let mut out = Vec::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'!'..=b'~'
+                if !matches!(
+                    byte,
+                    b'"' | b'#' | b'<' | b'>' | b'?' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}'
+                ) =>
+            {
+                out.push(byte);
+            }
+            _ => out.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+        }
+    }
+    out.into()
+}
+
+fn compile_redirect(redirect: &RequestRedirectFilter) -> Redirect {
+    Redirect {
+        scheme: redirect.scheme.map(|scheme| scheme.as_str().into()),
+        hostname: redirect.hostname.as_deref().map(Into::into),
+        port: redirect.port,
+        path: redirect.path.as_ref().map(compile_path),
+        status: redirect.status_code.code(),
+    }
+}
+
+fn compile_rewrite(rewrite: &UrlRewriteFilter) -> Rewrite {
+    Rewrite {
+        hostname: rewrite.hostname.as_deref().map(Into::into),
+        path: rewrite.path.as_ref().map(compile_path),
+    }
+}
+
+fn compile_cors(cors: &CorsFilter) -> Cors {
+    Cors {
+        origins: cors
+            .allow_origins
+            .iter()
+            .map(|origin| Origin::new(origin))
+            .collect(),
+        methods: List::new(
+            cors.allow_methods
+                .iter()
+                .map(|method: &CorsMethod| method.as_str()),
+        ),
+        headers: List::new(cors.allow_headers.iter().map(|name| &**name)),
+        expose: List::new(cors.expose_headers.iter().map(|name| &**name)),
+        credentials: match cors.allow_credentials {
+            Some(true) => Credentials::Allowed,
+            _ => Credentials::Forbidden,
+        },
+        max_age: cors.max_age,
+    }
 }

@@ -1,3 +1,449 @@
-//! A world into a snapshot.
+//! A world with everything attached, into a snapshot: pure, and the same for `check`, admission and the proxy.
+//!
+//! What has not changed keeps its pointer (backends, server TLS, settings), so that pools and TLS configurations that hang on it live on;
+//! endpoints that changed are handed out besides, because a backend in use is changed in place and only when the snapshot is really
+//! installed. What is wrong stays on its own target and is reported.
 
+mod backends;
 pub(crate) mod filters;
+mod policies;
+mod routes;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub use backends::EndpointChange;
+use transept_model::attach::{
+    Attached, AttachedGateway, AttachedListener, AttachedRoute, PolicyTarget, RouteRef,
+};
+use transept_model::hostname::Hostname;
+use transept_model::kinds::{FrontendValidationMode, Protocol};
+use transept_model::place::{Invalid, ObjectName};
+use transept_model::schema::Text;
+use transept_model::status::{Condition, Status, Truth};
+use transept_model::world::World;
+
+use self::backends::Backends;
+use self::policies::{Effective, Policies};
+use self::routes::{CompiledRoute, RouteCompiler};
+use crate::route::RouteTable;
+use crate::route::hosts::Hosts;
+use crate::route::table::Entry;
+use crate::rule::Rule;
+use crate::settings::Settings;
+use crate::snapshot::{
+    Bind, ClientValidation, ClientValidationMode, Listener, ListenerName, Secure, ServerTls,
+    Snapshot,
+};
+
+/// What a compile gives.
+#[derive(Debug)]
+pub struct Compiled {
+    snapshot: Arc<Snapshot>,
+    changes: Vec<EndpointChange>,
+    /// What is wrong, each with its place. Nothing here keeps the snapshot from being used.
+    pub problems: Vec<Invalid>,
+    conditions: Vec<(ObjectName, Condition)>,
+}
+
+impl Compiled {
+    /// The snapshot, to look at. Before it serves traffic, [`Compiled::install`] it.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Puts the new endpoints into the backends that go on, and gives the snapshot to be served.
+    pub fn install(self) -> Arc<Snapshot> {
+        for (backend, endpoints) in self.changes {
+            backend.endpoints.store(endpoints);
+        }
+        self.snapshot
+    }
+
+    /// Adds what only the compile can know to the status of routes and policies.
+    pub fn report(&self, status: &mut Status) {
+        for (name, condition) in &self.conditions {
+            if let Some(policy) = status.policy_mut(&name.kind, &name.namespace, &name.name) {
+                policy.set_everywhere(condition);
+            }
+        }
+        for problem in &self.problems {
+            let Some(name) = &problem.object else {
+                continue;
+            };
+            if let Some(route) = status.route_mut(&name.kind, &name.namespace, &name.name) {
+                for parent in &mut route.parents {
+                    parent.conditions.set(Condition::new(
+                        "PartiallyInvalid",
+                        Truth::True,
+                        "UnsupportedValue",
+                        problem.why.clone(),
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// Compiles a world. `previous` is the snapshot that is in use, `generation` the number of the new one.
+pub fn compile(
+    world: &World,
+    attached: &Attached,
+    previous: Option<&Snapshot>,
+    generation: u64,
+) -> Compiled {
+    let mut problems = Vec::new();
+    let mut backends = Backends::new(world, previous);
+    let routes = compile_routes(attached, &mut backends, &mut problems);
+    let policies = Policies::new(&attached.policies);
+    let mut listeners = Listeners::new(&routes, &policies, previous);
+    let mut drafts: BTreeMap<SocketAddr, BindDraft> = BTreeMap::new();
+    for gateway in &attached.gateways {
+        for listener in gateway.listeners.iter().filter(|listener| listener.serving) {
+            let Some(secure) = security(&listener.protocol) else {
+                continue;
+            };
+            let made = listeners.make(gateway, listener);
+            for address in &gateway.addresses {
+                let address = SocketAddr::new(*address, listener.port);
+                let draft = drafts
+                    .entry(address)
+                    .or_insert_with(|| BindDraft::new(secure, made.gateway_settings.clone()));
+                draft.add(secure, &made.listener);
+            }
+        }
+    }
+    let conditions = policies.conditions();
+    problems.extend(policies.problems);
+    let (backends, changes) = backends.finish();
+    let binds = drafts
+        .into_iter()
+        .map(|(address, draft)| Arc::new(draft.finish(address)))
+        .collect();
+    for problem in &mut problems {
+        world.complete(problem);
+    }
+    Compiled {
+        snapshot: Arc::new(Snapshot {
+            generation,
+            binds,
+            backends,
+        }),
+        changes,
+        problems,
+        conditions,
+    }
+}
+
+/// Each route once, whatever number of listeners it is attached to.
+fn compile_routes<'w>(
+    attached: &'w Attached,
+    backends: &mut Backends<'w>,
+    problems: &mut Vec<Invalid>,
+) -> HashMap<RouteKey<'w>, CompiledRoute> {
+    let mut compiler = RouteCompiler { backends, problems };
+    let mut routes = HashMap::new();
+    let listeners = attached
+        .gateways
+        .iter()
+        .flat_map(|gateway| &gateway.listeners);
+    for route in listeners.flat_map(|listener| &listener.routes) {
+        routes
+            .entry(key_of(&route.route))
+            .or_insert_with(|| compiler.compile(&route.route));
+    }
+    routes
+}
+
+type RouteKey<'w> = (&'static str, &'w str, &'w str);
+
+fn key_of(route: &RouteRef) -> RouteKey<'_> {
+    let meta = route.meta();
+    (route.kind(), &meta.namespace, &meta.name)
+}
+
+fn security(protocol: &Protocol) -> Option<Secure> {
+    match protocol {
+        Protocol::Http => Some(Secure::Plain),
+        Protocol::Https => Some(Secure::Tls),
+        _ => None,
+    }
+}
+
+/// Makes listeners.
+struct Listeners<'c, 'w> {
+    routes: &'c HashMap<RouteKey<'w>, CompiledRoute>,
+    policies: &'c Policies<'w>,
+    /// Rules that run no policy, shared by all listeners.
+    bare: HashMap<(RouteKey<'w>, usize), Arc<Rule>>,
+    settings: Vec<Arc<Settings>>,
+    server_tls: HashMap<&'c ListenerName, &'c Arc<ServerTls>>,
+}
+
+struct MadeListener {
+    listener: Arc<Listener>,
+    gateway_settings: Arc<Settings>,
+}
+
+impl<'c, 'w> Listeners<'c, 'w> {
+    fn new(
+        routes: &'c HashMap<RouteKey<'w>, CompiledRoute>,
+        policies: &'c Policies<'w>,
+        previous: Option<&'c Snapshot>,
+    ) -> Listeners<'c, 'w> {
+        let before = previous
+            .into_iter()
+            .flat_map(|snapshot| &snapshot.binds)
+            .flat_map(|bind| &bind.listeners);
+        let mut settings: Vec<Arc<Settings>> = Vec::new();
+        let mut server_tls = HashMap::new();
+        for listener in before {
+            if !settings.contains(&listener.settings) {
+                settings.push(Arc::clone(&listener.settings));
+            }
+            if let Some(tls) = &listener.tls {
+                server_tls.insert(&listener.name, tls);
+            }
+        }
+        Listeners {
+            routes,
+            policies,
+            bare: HashMap::new(),
+            settings,
+            server_tls,
+        }
+    }
+
+    fn make(&mut self, gateway: &AttachedGateway, attached: &'w AttachedListener) -> MadeListener {
+        let meta = &gateway.gateway.meta;
+        let of_gateway = self.policies.lay_over(
+            &Effective::default(),
+            &PolicyTarget::Gateway {
+                namespace: meta.namespace.clone(),
+                name: meta.name.clone(),
+            },
+        );
+        let of_listener = self.policies.lay_over(
+            &of_gateway,
+            &PolicyTarget::Listener {
+                namespace: meta.namespace.clone(),
+                gateway: meta.name.clone(),
+                name: Text::from(attached.name.as_str()),
+            },
+        );
+        let name = ListenerName {
+            namespace: (&*meta.namespace).into(),
+            gateway: (&*meta.name).into(),
+            section: attached.name.as_str().into(),
+        };
+        let (settings, settled_by) = self.policies.settle(&of_listener);
+        let (gateway_settings, _) = self.policies.settle(&of_gateway);
+        let listener = Arc::new(Listener {
+            metric_label: name.to_string().into(),
+            hostname: attached
+                .hostname
+                .as_ref()
+                .map(|hostname| hostname.as_str().into()),
+            port: attached.port,
+            tls: self.server_tls(&name, attached),
+            routes: self.table(attached, &of_listener),
+            chain: self.policies.chain(&of_listener),
+            settings: self.shared(settings),
+            settled_by,
+            client_identity: gateway.client_identity.clone(),
+            name,
+        });
+        MadeListener {
+            listener,
+            gateway_settings: self.shared(gateway_settings),
+        }
+    }
+
+    fn shared(&mut self, settings: Settings) -> Arc<Settings> {
+        if let Some(known) = self.settings.iter().find(|known| ***known == settings) {
+            return Arc::clone(known);
+        }
+        let settings = Arc::new(settings);
+        self.settings.push(Arc::clone(&settings));
+        settings
+    }
+
+    fn server_tls(
+        &self,
+        name: &ListenerName,
+        attached: &AttachedListener,
+    ) -> Option<Arc<ServerTls>> {
+        let tls = attached.tls.as_ref()?;
+        let new = ServerTls {
+            certificates: tls.certificates.clone(),
+            client_validation: tls
+                .client_validation
+                .as_ref()
+                .map(|validation| ClientValidation {
+                    roots: validation.roots.clone(),
+                    mode: match validation.mode {
+                        FrontendValidationMode::AllowValidOnly => {
+                            ClientValidationMode::AllowValidOnly
+                        }
+                        FrontendValidationMode::AllowInsecureFallback => {
+                            ClientValidationMode::AllowInsecureFallback
+                        }
+                    },
+                }),
+        };
+        Some(match self.server_tls.get(name) {
+            Some(old) if ***old == new => Arc::clone(old),
+            _ => Arc::new(new),
+        })
+    }
+
+    fn table(&mut self, attached: &'w AttachedListener, of_listener: &Effective) -> RouteTable {
+        let mut entries = Vec::new();
+        for route in &attached.routes {
+            let key = key_of(&route.route);
+            let Some(compiled) = self.routes.get(&key) else {
+                continue;
+            };
+            let hostnames = own_hostnames(route, attached.hostname.as_ref());
+            for (index, rule) in compiled.rules.iter().enumerate() {
+                let shared = self.rule_on(key, index, &rule.rule, of_listener);
+                for one in &rule.matches {
+                    for hostname in &hostnames {
+                        entries.push(Entry {
+                            hostname: Arc::clone(hostname),
+                            path: one.path.clone(),
+                            specificity: one.specificity,
+                            predicates: Arc::clone(&one.predicates),
+                            rule: Arc::clone(&shared),
+                            order: route.order,
+                            index: one.index,
+                        });
+                    }
+                }
+            }
+        }
+        RouteTable::new(entries)
+    }
+
+    /// A rule with the policies in force for it under a listener.
+    fn rule_on(
+        &mut self,
+        key: RouteKey<'w>,
+        index: usize,
+        rule: &Rule,
+        of_listener: &Effective,
+    ) -> Arc<Rule> {
+        if !self.policies.is_empty() {
+            let (kind, namespace, route) = (key.0, Text::from(key.1), Text::from(key.2));
+            let on_route = PolicyTarget::Route {
+                kind,
+                namespace: namespace.clone(),
+                name: route.clone(),
+            };
+            let mut effective = self.policies.lay_over(of_listener, &on_route);
+            if let Some(name) = &rule.name.name {
+                let name = Text::from(&**name);
+                let on_rule = PolicyTarget::Rule {
+                    kind,
+                    namespace,
+                    route,
+                    name,
+                };
+                if self.policies.touches(&on_rule) {
+                    effective = self.policies.lay_over(&effective, &on_rule);
+                }
+            }
+            let chain = self.policies.chain(&effective);
+            if !chain.is_empty() {
+                return Arc::new(Rule {
+                    chain,
+                    ..rule.clone()
+                });
+            }
+        }
+        Arc::clone(
+            self.bare
+                .entry((key, index))
+                .or_insert_with(|| Arc::new(rule.clone())),
+        )
+    }
+}
+
+/// The hostname patterns of a route that a listener can meet. The route's own, not what they have in common with the listener's: the
+/// standard ranks routes by what they say themselves, and the listener has taken the request by its host already.
+fn own_hostnames(route: &AttachedRoute, listener: Option<&Hostname>) -> Vec<Arc<str>> {
+    let written = match &route.route {
+        RouteRef::Http(route) => &route.spec.hostnames,
+        RouteRef::Grpc(route) => &route.spec.hostnames,
+    };
+    if written.is_empty() {
+        return vec!["".into()];
+    }
+    written
+        .iter()
+        .filter_map(|hostname| Hostname::parse(hostname).ok())
+        .filter(|hostname| {
+            listener.is_none_or(|listener| listener.intersection(hostname).is_some())
+        })
+        .map(|hostname| hostname.as_str().into())
+        .collect()
+}
+
+/// A bind on its way.
+struct BindDraft {
+    secure: Secure,
+    listeners: Vec<Arc<Listener>>,
+    hosts: Hosts,
+    gateway_settings: Arc<Settings>,
+}
+
+impl BindDraft {
+    fn new(secure: Secure, gateway_settings: Arc<Settings>) -> BindDraft {
+        BindDraft {
+            secure,
+            listeners: Vec::new(),
+            hosts: Hosts::default(),
+            gateway_settings,
+        }
+    }
+
+    /// Adds a listener; `attach` has seen to it that those of one port speak one protocol and differ in their hostnames.
+    fn add(&mut self, secure: Secure, listener: &Arc<Listener>) {
+        if secure != self.secure {
+            return;
+        }
+        let id = self.listeners.len() as u32;
+        if self
+            .hosts
+            .insert(listener.hostname.as_deref().unwrap_or(""), id)
+            == id
+        {
+            self.listeners.push(Arc::clone(listener));
+        }
+    }
+
+    fn finish(self, address: SocketAddr) -> Bind {
+        let settings = match self.listeners.first() {
+            Some(first)
+                if self
+                    .listeners
+                    .iter()
+                    .all(|other| other.settings == first.settings) =>
+            {
+                Arc::clone(&first.settings)
+            }
+            _ => self.gateway_settings,
+        };
+        Bind {
+            address,
+            secure: self.secure,
+            listeners: self.listeners,
+            settings,
+            hosts: self.hosts,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

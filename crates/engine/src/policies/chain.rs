@@ -29,7 +29,7 @@ pub struct Step {
     pub phase: Phase,
     /// Whether it works.
     pub force: Force,
-    pub(crate) policy: Option<AnyPolicy>,
+    pub(crate) policy: Option<Arc<AnyPolicy>>,
 }
 
 /// Whether a policy works.

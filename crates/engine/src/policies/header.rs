@@ -6,10 +6,11 @@
 
 use transept_model::kinds::HttpHeaderFilter;
 use transept_model::object;
+use transept_model::policy::Target;
 use transept_model::schema::Decoder;
 use transept_wire::head::Response;
 
-use super::{Phase, Policy, Target};
+use super::{Phase, Policy};
 use crate::compile::filters::compile_changes;
 use crate::exchange::Exchange;
 use crate::filters::HeaderChanges;
@@ -17,7 +18,7 @@ use crate::verdict::Verdict;
 
 object! {
     /// Changes the header fields of requests and responses.
-    pub struct HeaderPolicySpec ignoring &["targetRefs"]; {
+    pub struct HeaderPolicySpec {
         /// Changes to requests on their way to the backend.
         request: Option<HttpHeaderFilter>;
         /// Changes to responses on their way to the client, those of the gateway itself included.

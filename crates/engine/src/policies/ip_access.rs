@@ -5,16 +5,17 @@
 //! before anything else is decided about the request, on a Gateway or listener also where no route matches.
 
 use transept_model::object;
+use transept_model::policy::Target;
 use transept_model::schema::{Decoder, Rule};
 
-use super::{Network, Phase, Policy, Target};
+use super::{Network, Phase, Policy};
 use crate::exchange::Exchange;
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
 
 object! {
     /// Allows and denies clients by address.
-    pub struct IpAccessPolicySpec ignoring &["targetRefs"]; {
+    pub struct IpAccessPolicySpec {
         /// Networks whose clients may come in. When written, everybody else may not; an empty list allows nobody.
         allow: Option<Vec<Network>> => Rule::MaxItems(4096);
         /// Networks whose clients may not come in, whatever `allow` says.

@@ -6,16 +6,17 @@
 
 use std::time::Duration;
 
+use transept_model::policy::Target;
 use transept_model::schema::{Decoder, Rule};
 use transept_model::{choice, object};
 use transept_wire::normalize::{Controls, Encoding, Form, MergeSlashes, Slashes};
 
-use super::{Network, Phase, Policy, Target};
+use super::{Network, Phase, Policy};
 use crate::settings::{Emit, Settings, TraceEdge};
 
 object! {
     /// Limits, timeouts and trust of listeners.
-    pub struct ListenerPolicySpec ignoring &["targetRefs"]; {
+    pub struct ListenerPolicySpec {
         /// How large and how many.
         limits: Option<ListenerLimits>;
         /// How long. `0s` switches a timeout off.

@@ -23,7 +23,8 @@ mod tests;
 
 use std::fmt;
 
-use transept_model::schema::{Decoder, Schema, Shape};
+use transept_model::policy::{Merge, PolicyKind, Target};
+use transept_model::schema::{Decoder, Schema};
 use transept_model::value::Value;
 use transept_wire::head::Response;
 
@@ -73,19 +74,6 @@ impl Phase {
     }
 }
 
-/// What a policy may be attached to. Later ones are more specific.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Target {
-    /// A Gateway.
-    Gateway,
-    /// A listener: a Gateway with a `sectionName`.
-    Listener,
-    /// An HTTPRoute or GRPCRoute.
-    Route,
-    /// A rule: a route with a `sectionName`.
-    Rule,
-}
-
 /// One kind of policy: implemented once per file.
 pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
     /// The kind in resources.
@@ -124,14 +112,10 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
 pub struct KindFacts {
     /// The kind in resources.
     pub kind: &'static str,
-    /// One sentence for the reference.
-    pub about: &'static str,
     /// When it acts.
     pub phase: Phase,
-    /// What it may be attached to.
-    pub targets: &'static [Target],
-    /// The shape of its spec, for schema and reference.
-    pub shape: fn() -> Shape,
+    /// What the loader, the schema and the reference need to know.
+    pub model: PolicyKind,
 }
 
 /// The table: one line per policy makes the enum, its dispatch and the list of kinds.
@@ -144,10 +128,13 @@ macro_rules! policies {
         /// Every kind of policy.
         pub const KINDS: &[KindFacts] = &[ $( KindFacts {
             kind: <$type as Policy>::KIND,
-            about: <$type as Policy>::ABOUT,
             phase: <$type as Policy>::PHASE,
-            targets: <$type as Policy>::TARGETS,
-            shape: <<$type as Policy>::Spec as Schema>::shape,
+            model: PolicyKind::of::<<$type as Policy>::Spec>(
+                <$type as Policy>::KIND,
+                <$type as Policy>::ABOUT,
+                <$type as Policy>::TARGETS,
+                Merge::AtomicDefaults,
+            ),
         }, )* ];
 
         impl AnyPolicy {
@@ -186,4 +173,9 @@ policies! {
 /// The facts of a kind in the table.
 pub fn kind(name: &str) -> Option<&'static KindFacts> {
     KINDS.iter().find(|facts| facts.kind == name)
+}
+
+/// Every kind as the loader wants it.
+pub fn model_kinds() -> Vec<PolicyKind> {
+    KINDS.iter().map(|facts| facts.model).collect()
 }

@@ -28,7 +28,9 @@ fn parse(text: &str) -> Result<IpNet, &'static str> {
         Err(_) => match text.parse::<IpAddr>() {
             Ok(address) => IpNet::from(address),
             Err(_) => {
-                return Err("write an address or a network: 192.0.2.7, 192.0.2.0/24, 2001:db8::/32");
+                return Err(
+                    "write an address or a network: 192.0.2.7, 192.0.2.0/24, 2001:db8::/32",
+                );
             }
         },
     };

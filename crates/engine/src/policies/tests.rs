@@ -60,6 +60,6 @@ fn kinds_are_unique_and_end_alike() {
             "{} twice",
             facts.kind
         );
-        assert!(!facts.targets.is_empty());
+        assert!(!facts.model.targets.is_empty());
     }
 }

@@ -1,0 +1,210 @@
+//! References to backends: each backend once, and the one that traffic already uses when it has not changed.
+//!
+//! Called by `routes` and `filters`. A backend that stays the same but for its endpoints keeps its identity (its pools hang on it), and
+//! the new endpoints are handed to whoever installs the snapshot. A name that DNS resolves keeps what was resolved.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use transept_model::references::{
+    self, AppProtocol, BackendTarget, BackendTls, EndpointAddress, RefProblem, References,
+    Referrer, ResolvedBackend,
+};
+use transept_model::world::World;
+
+use crate::reason::Reason;
+use crate::rule::BrokenRef;
+use crate::snapshot::{
+    Backend, BackendId, DnsName, Endpoint, EndpointSet, EndpointSource, Roots, Snapshot,
+    SubjectAltName, UpstreamProtocol, UpstreamTls,
+};
+
+/// How long connecting may take when the backend does not say.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Endpoints that are to be installed in a backend that is in use.
+pub type EndpointChange = (Arc<Backend>, Arc<EndpointSet>);
+
+/// All backends of one compile.
+pub(super) struct Backends<'w> {
+    references: References<'w>,
+    known: HashMap<(&'w str, &'w str, BackendTarget<'w>), Result<Arc<Backend>, BrokenRef>>,
+    made: HashMap<(BackendId, UpstreamProtocol), Arc<Backend>>,
+    previous: HashMap<(&'w BackendId, UpstreamProtocol), &'w Arc<Backend>>,
+    tls: HashMap<*const BackendTls, Arc<UpstreamTls>>,
+    changes: Vec<EndpointChange>,
+}
+
+impl<'w> Backends<'w> {
+    pub(super) fn new(world: &'w World, previous: Option<&'w Snapshot>) -> Backends<'w> {
+        let previous = previous.map_or(&[][..], |snapshot| &snapshot.backends);
+        Backends {
+            references: References::new(world),
+            known: HashMap::new(),
+            made: HashMap::new(),
+            previous: previous
+                .iter()
+                .map(|backend| ((&backend.id, backend.protocol), backend))
+                .collect(),
+            tls: HashMap::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    /// The backend that a reference leads to, or what requests for it are answered with.
+    pub(super) fn find(
+        &mut self,
+        from: &Referrer<'w>,
+        target: BackendTarget<'w>,
+    ) -> Result<Arc<Backend>, BrokenRef> {
+        let key = (from.kind, from.namespace, target);
+        if let Some(found) = self.known.get(&key) {
+            return found.clone();
+        }
+        let found = match self.references.resolve_backend(from, &target) {
+            Ok(resolved) => self.make(resolved),
+            Err(problem) => Err(broken(Reason::BackendInvalid, &problem)),
+        };
+        self.known.insert(key, found.clone());
+        found
+    }
+
+    fn make(&mut self, resolved: ResolvedBackend) -> Result<Arc<Backend>, BrokenRef> {
+        let protocol = match resolved.protocol {
+            AppProtocol::Http => UpstreamProtocol::Auto,
+            AppProtocol::Http11 | AppProtocol::WebSocket => UpstreamProtocol::Http1,
+            AppProtocol::Http2 => UpstreamProtocol::Http2,
+        };
+        let key = (resolved.id, protocol);
+        if let Some(made) = self.made.get(&key) {
+            return Ok(Arc::clone(made));
+        }
+        let before = self.previous.get(&(&key.0, protocol)).copied();
+        let tls = match resolved.tls {
+            None => None,
+            Some(Ok(tls)) => Some(self.upstream_tls(&tls, before)),
+            Some(Err(problem)) => return Err(broken(Reason::BackendTlsInvalid, &problem)),
+        };
+        let (source, endpoints) = source_of(resolved.endpoints);
+        let connect_timeout = resolved.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
+        let backend = match before {
+            Some(before)
+                if before.source == source
+                    && before.tls == tls
+                    && before.connect_timeout == connect_timeout =>
+            {
+                if source == EndpointSource::Static && **before.endpoints.load() != endpoints {
+                    self.changes.push((Arc::clone(before), Arc::new(endpoints)));
+                }
+                Arc::clone(before)
+            }
+            _ => {
+                let resolved_before = before
+                    .filter(|before| {
+                        source != EndpointSource::Static && before.source != EndpointSource::Static
+                    })
+                    .map(|before| before.endpoints.load_full());
+                Arc::new(Backend {
+                    id: key.0.clone(),
+                    label: label(&key.0).into(),
+                    protocol,
+                    tls,
+                    endpoints: ArcSwap::new(resolved_before.unwrap_or_else(|| Arc::new(endpoints))),
+                    source,
+                    connect_timeout,
+                })
+            }
+        };
+        self.made.insert(key, Arc::clone(&backend));
+        Ok(backend)
+    }
+
+    /// TLS settings, the same pointer for the same content.
+    fn upstream_tls(
+        &mut self,
+        tls: &Arc<BackendTls>,
+        before: Option<&Arc<Backend>>,
+    ) -> Arc<UpstreamTls> {
+        if let Some(made) = self.tls.get(&Arc::as_ptr(tls)) {
+            return Arc::clone(made);
+        }
+        let new = UpstreamTls {
+            server_name: tls.server_name.clone(),
+            roots: match &tls.roots {
+                references::Roots::System => Roots::System,
+                references::Roots::Bundle(bundle) => Roots::Bundle(bundle.to_vec()),
+            },
+            subject_alt_names: tls
+                .sans
+                .iter()
+                .map(|san| match san {
+                    references::San::Dns(name) => SubjectAltName::Hostname((&**name).into()),
+                    references::San::Uri(uri) => SubjectAltName::Uri((&**uri).into()),
+                })
+                .collect(),
+            client_identity: tls.client_identity.clone(),
+        };
+        let made = match before.and_then(|before| before.tls.as_ref()) {
+            Some(old) if **old == new => Arc::clone(old),
+            _ => Arc::new(new),
+        };
+        self.tls.insert(Arc::as_ptr(tls), Arc::clone(&made));
+        made
+    }
+
+    /// Every backend that was asked for, in the order of identities, and the endpoints to install.
+    pub(super) fn finish(self) -> (Vec<Arc<Backend>>, Vec<EndpointChange>) {
+        let mut backends: Vec<_> = self.made.into_values().collect();
+        backends.sort_by(|a, b| (&a.id, a.protocol).cmp(&(&b.id, b.protocol)));
+        (backends, self.changes)
+    }
+}
+
+fn broken(reason: Reason, problem: &RefProblem) -> BrokenRef {
+    BrokenRef {
+        reason,
+        why: problem.to_string().into(),
+    }
+}
+
+/// `namespace/name:port`.
+fn label(id: &BackendId) -> String {
+    match id.port {
+        Some(port) => format!("{}/{}:{port}", id.namespace, id.name),
+        None => format!("{}/{}", id.namespace, id.name),
+    }
+}
+
+fn source_of(endpoints: references::EndpointSource) -> (EndpointSource, EndpointSet) {
+    let plain = |addresses: Vec<EndpointAddress>| -> Vec<Endpoint> {
+        addresses
+            .into_iter()
+            .map(|endpoint| Endpoint {
+                address: SocketAddr::new(endpoint.ip, endpoint.port),
+                weight: endpoint.weight,
+                host: endpoint.hostname,
+            })
+            .collect()
+    };
+    match endpoints {
+        references::EndpointSource::Static(addresses) => {
+            (EndpointSource::Static, EndpointSet::new(plain(addresses)))
+        }
+        references::EndpointSource::Dns { names, addresses } => {
+            let fixed = plain(addresses);
+            let names = names
+                .into_iter()
+                .map(|name| DnsName {
+                    name: name.name,
+                    port: name.port,
+                    weight: name.weight,
+                })
+                .collect();
+            let known = EndpointSet::new(fixed.clone());
+            (EndpointSource::Dns { names, fixed }, known)
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Policies into chains: each compiled once, then merged along Gateway > listener > route > rule.
+//!
+//! Called by `compile`. Which policy targets what, and whether the target exists, was decided by `attach`; here it is decided which
+//! policy is in force where, and what that means for its status (GEP-713): a spec that does not compile is `Invalid` and fails closed, a
+//! policy that others replace everywhere is `Overridden`.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use transept_model::attach::{PolicyAttachment, PolicyTarget};
+use transept_model::place::{Invalid, ObjectName};
+use transept_model::policy::Policy;
+use transept_model::schema::Decoder;
+use transept_model::status::{Condition, Truth};
+
+use crate::policies::{AnyPolicy, Chain, Force, KINDS, KindFacts, Phase, PolicyName, Step};
+use crate::rule::Site;
+use crate::settings::Settings;
+
+/// All policies of one compile.
+pub(super) struct Policies<'w> {
+    on: HashMap<&'w PolicyTarget, Vec<Placed>>,
+    verdicts: Vec<Verdicts>,
+    pub(super) problems: Vec<Invalid>,
+}
+
+/// One policy on one target.
+struct Placed {
+    kind: usize,
+    step: Arc<Step>,
+    /// Position in `verdicts`.
+    policy: usize,
+}
+
+/// What became of a policy.
+struct Verdicts {
+    name: ObjectName,
+    invalid: Option<String>,
+    in_force: Cell<bool>,
+    replaced: Cell<bool>,
+}
+
+/// The policies in force at one place, by kind.
+#[derive(Clone, Default)]
+pub(super) struct Effective {
+    by_kind: Vec<Option<(Arc<Step>, usize)>>,
+}
+
+impl<'w> Policies<'w> {
+    pub(super) fn new(attachments: &'w [PolicyAttachment]) -> Policies<'w> {
+        let mut policies = Policies {
+            on: HashMap::new(),
+            verdicts: Vec::new(),
+            problems: Vec::new(),
+        };
+        let mut compiled: HashMap<*const Policy, (usize, Option<Arc<AnyPolicy>>)> = HashMap::new();
+        for attachment in attachments {
+            let policy = &attachment.policy;
+            let Some((kind, facts)) = KINDS
+                .iter()
+                .enumerate()
+                .find(|(_, facts)| facts.kind == policy.kind)
+            else {
+                continue;
+            };
+            let (index, body) = compiled
+                .entry(Arc::as_ptr(policy))
+                .or_insert_with(|| policies.compile(policy))
+                .clone();
+            let step = Arc::new(make_step(facts, policy, &attachment.target, body));
+            let placed = policies.on.entry(&attachment.target).or_default();
+            // The oldest comes first; a younger one of the same kind on the same target is replaced by it.
+            if placed.iter().any(|other| other.kind == kind) {
+                if let Some(verdicts) = policies.verdicts.get(index) {
+                    verdicts.replaced.set(true);
+                }
+            } else {
+                placed.push(Placed {
+                    kind,
+                    step,
+                    policy: index,
+                });
+            }
+        }
+        policies
+    }
+
+    fn compile(&mut self, policy: &Policy) -> (usize, Option<Arc<AnyPolicy>>) {
+        let name = policy.meta.object_name();
+        let mut cx = Decoder::new(Arc::clone(&policy.meta.at.file));
+        cx.about(Some(name.clone()));
+        let compiled = cx.within("spec", |cx| {
+            AnyPolicy::compile(policy.kind, &policy.spec, cx)
+        });
+        let problems = cx.into_problems();
+        let invalid = compiled.is_none().then(|| {
+            let reasons: Vec<_> = problems
+                .iter()
+                .map(|problem| problem.why.as_str())
+                .collect();
+            reasons.join("; ")
+        });
+        self.problems.extend(problems);
+        self.verdicts.push(Verdicts {
+            name,
+            invalid,
+            in_force: Cell::new(false),
+            replaced: Cell::new(false),
+        });
+        (self.verdicts.len() - 1, compiled.map(Arc::new))
+    }
+
+    /// Whether there is no policy at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.on.is_empty()
+    }
+
+    /// Whether anything is attached to this target.
+    pub(super) fn touches(&self, target: &PolicyTarget) -> bool {
+        self.on.contains_key(target)
+    }
+
+    /// Lays the policies of a more specific target over those of a more general one.
+    pub(super) fn lay_over(&self, general: &Effective, target: &PolicyTarget) -> Effective {
+        let mut effective = general.clone();
+        effective.by_kind.resize_with(KINDS.len(), || None);
+        for placed in self.on.get(target).into_iter().flatten() {
+            if let Some(slot) = effective.by_kind.get_mut(placed.kind) {
+                let replaced = slot.replace((Arc::clone(&placed.step), placed.policy));
+                if let Some((_, policy)) = replaced
+                    && let Some(verdicts) = self.verdicts.get(policy)
+                {
+                    verdicts.replaced.set(true);
+                }
+            }
+        }
+        effective
+    }
+
+    /// The chain that runs where these policies are in force.
+    pub(super) fn chain(&self, effective: &Effective) -> Chain {
+        let mut steps = Vec::new();
+        for (step, policy) in effective.by_kind.iter().flatten() {
+            if let Some(verdicts) = self.verdicts.get(*policy) {
+                verdicts.in_force.set(true);
+            }
+            // Settings are made once; a policy that only settles has nothing to say to a request, unless it is broken.
+            if step.phase != Phase::Settle || step.force == Force::FailsClosed {
+                steps.push(Arc::clone(step));
+            }
+        }
+        Chain::new(steps)
+    }
+
+    /// The settings where these policies are in force, and the policies that made them.
+    pub(super) fn settle(&self, effective: &Effective) -> (Settings, Vec<Arc<Step>>) {
+        let mut settings = Settings::default();
+        let mut settled_by = Vec::new();
+        for (step, _) in effective.by_kind.iter().flatten() {
+            if step.phase == Phase::Settle
+                && let Some(policy) = &step.policy
+            {
+                policy.settle(&mut settings);
+                settled_by.push(Arc::clone(step));
+            }
+        }
+        (settings, settled_by)
+    }
+
+    /// The conditions that follow for the status of each policy.
+    pub(super) fn conditions(&self) -> Vec<(ObjectName, Condition)> {
+        self.verdicts
+            .iter()
+            .filter_map(|verdicts| {
+                let condition = match (&verdicts.invalid, verdicts.in_force.get(), verdicts.replaced.get()) {
+                    (Some(why), _, _) => Condition::new(
+                        "Accepted",
+                        Truth::False,
+                        "Invalid",
+                        format!("{why}. Until it is mended, requests to its targets are answered with 500."),
+                    ),
+                    (None, true, false) => {
+                        Condition::new("Programmed", Truth::True, "Programmed", "The policy is in force.")
+                    }
+                    (None, true, true) => Condition::new(
+                        "Programmed",
+                        Truth::True,
+                        "PartiallyProgrammed",
+                        "The policy is in force, except where one on a more specific target replaces it.",
+                    ),
+                    (None, false, true) => Condition::new(
+                        "Programmed",
+                        Truth::False,
+                        "Overridden",
+                        "Other policies of this kind, older ones or on more specific targets, replace it everywhere.",
+                    ),
+                    (None, false, false) => return None,
+                };
+                Some((verdicts.name.clone(), condition))
+            })
+            .collect()
+    }
+}
+
+fn make_step(
+    facts: &KindFacts,
+    policy: &Policy,
+    target: &PolicyTarget,
+    body: Option<Arc<AnyPolicy>>,
+) -> Step {
+    Step {
+        name: Arc::new(PolicyName {
+            kind: facts.kind,
+            namespace: (&*policy.meta.namespace).into(),
+            name: (&*policy.meta.name).into(),
+            target: describe(target).into(),
+            place: Site {
+                file: Arc::clone(&policy.meta.at.file),
+                line: policy.meta.at.line,
+            },
+        }),
+        phase: facts.phase,
+        force: if body.is_some() {
+            Force::Working
+        } else {
+            Force::FailsClosed
+        },
+        policy: body,
+    }
+}
+
+fn describe(target: &PolicyTarget) -> String {
+    match target {
+        PolicyTarget::Gateway { namespace, name } => {
+            format!("Gateway {}/{}", &**namespace, &**name)
+        }
+        PolicyTarget::Listener {
+            namespace,
+            gateway,
+            name,
+        } => {
+            format!(
+                "Gateway {}/{}, listener {}",
+                &**namespace, &**gateway, &**name
+            )
+        }
+        PolicyTarget::Route {
+            kind,
+            namespace,
+            name,
+        } => format!("{kind} {}/{}", &**namespace, &**name),
+        PolicyTarget::Rule {
+            kind,
+            namespace,
+            route,
+            name,
+        } => {
+            format!("{kind} {}/{}, rule {}", &**namespace, &**route, &**name)
+        }
+        PolicyTarget::Service {
+            namespace, name, ..
+        } => format!("Service {}/{}", &**namespace, &**name),
+        PolicyTarget::Backend { namespace, name } => {
+            format!("Backend {}/{}", &**namespace, &**name)
+        }
+    }
+}
