@@ -16,7 +16,7 @@ mod parents;
 mod policies;
 mod routes;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -162,7 +162,14 @@ pub fn attach(world: &World, surroundings: &Surroundings) -> Attached {
     let mut drafts = gateways::draft(world, &references, surroundings, &mut status, &mut findings);
     binds::keep_apart(&mut drafts, &mut findings);
     let uses = routes::attach_all(world, &references, &mut drafts, &mut status, &mut findings);
-    backend_tls::judge(&references, &drafts, &uses, &mut status, &mut findings);
+    backend_tls::judge(
+        world,
+        &references,
+        &drafts,
+        &uses,
+        &mut status,
+        &mut findings,
+    );
     let policies = policies::attach_all(world, &drafts, &uses, &mut status, &mut findings);
     let gateways = drafts
         .into_iter()
@@ -172,12 +179,9 @@ pub fn attach(world: &World, surroundings: &Surroundings) -> Attached {
         gateways,
         policies,
         status,
-        problems: findings.into_problems(),
+        problems: findings.into_problems(world),
     }
 }
-
-/// Gateways by namespace and name.
-type GatewayIndex<'a> = HashMap<(&'a str, &'a str), usize>;
 
 #[cfg(test)]
 mod tests;

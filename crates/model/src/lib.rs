@@ -3,6 +3,7 @@
 //! Everything above reads configuration through this crate. It does no IO, knows no wire format and no policy's inside: of a
 //! policy it reads the envelope, and keeps the rest as a [`Value`] until `engine` parses it.
 
+pub mod attach;
 pub mod catalogue;
 pub mod certificate;
 pub mod hostname;
@@ -10,6 +11,7 @@ pub mod kinds;
 pub mod load;
 pub mod place;
 pub mod policy;
+pub mod references;
 pub mod schema;
 pub mod status;
 pub mod suggest;

@@ -117,6 +117,8 @@ fn check_spec<S: Schema>(value: &Value, cx: &mut Decoder) {
 pub struct Policy {
     /// Its kind.
     pub kind: &'static str,
+    /// How policies of its kind merge.
+    pub merge: Merge,
     /// Its name, labels, age.
     pub meta: Metadata,
     /// What it targets, in its own namespace.

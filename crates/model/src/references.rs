@@ -13,17 +13,15 @@ mod tls_policies;
 use std::fmt;
 
 pub use backends::{
-    BackendId, BackendProtocol, BackendTarget, BackendTls, ResolvedBackend, Roots, San,
+    AppProtocol, BackendId, BackendTarget, BackendTls, ResolvedBackend, Roots, San,
 };
-pub use endpoints::{DnsEndpoint, EndpointAddress, EndpointSource};
-pub(crate) use tls_policies::TlsPolicy;
+pub(crate) use backends::{BackendKey, FoundBackend};
+pub use endpoints::{DnsEndpoint, EndpointAddress, EndpointSource, find_endpoints};
+pub(crate) use secrets::BundleRef;
+pub(crate) use tls_policies::{TlsPolicy, is_target};
 
+use crate::kinds::GATEWAY_GROUP;
 use crate::world::World;
-
-/// The API group of Gateway API.
-pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
-/// The API group of our own kinds.
-pub const OWN_GROUP: &str = "transept.dev";
 
 /// The object that refers to another one, as grants name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,6 +32,17 @@ pub struct Referrer<'a> {
     pub kind: &'a str,
     /// Its namespace.
     pub namespace: &'a str,
+}
+
+impl<'a> Referrer<'a> {
+    /// An object of Gateway API.
+    pub fn new(kind: &'a str, namespace: &'a str) -> Self {
+        Self {
+            group: GATEWAY_GROUP,
+            kind,
+            namespace,
+        }
+    }
 }
 
 /// The object that is referred to, as grants name it.
@@ -153,26 +162,35 @@ fn write_sentence(f: &mut fmt::Formatter<'_>, clause: &str) -> fmt::Result {
     Ok(())
 }
 
-/// A world with its grants and BackendTLSPolicies indexed: what resolves references.
+/// A world with its BackendTLSPolicies indexed: what resolves references.
 #[derive(Debug)]
 pub struct References<'w> {
     world: &'w World,
-    grants: grants::Grants<'w>,
     tls_policies: tls_policies::TlsPolicies<'w>,
 }
 
 impl<'w> References<'w> {
-    /// Indexes the grants and judges the BackendTLSPolicies of `world`.
+    /// Sorts the BackendTLSPolicies of `world` by target and judges their certificates.
     pub fn new(world: &'w World) -> Self {
-        Self {
+        let mut references = Self {
             world,
-            grants: grants::Grants::new(world),
             tls_policies: tls_policies::TlsPolicies::new(world),
-        }
+        };
+        references.judge_tls();
+        references
     }
 
+    /// The BackendTLSPolicies of the world, oldest first.
     pub(crate) fn tls_policies(&self) -> &[TlsPolicy<'w>] {
         self.tls_policies.all()
+    }
+
+    fn check_grant(&self, from: &Referrer<'_>, to: &Target<'_>) -> Result<(), RefProblem> {
+        if grants::permit(self.world, from, to) {
+            Ok(())
+        } else {
+            Err(RefProblem::not_permitted(from, to))
+        }
     }
 }
 

@@ -4,15 +4,15 @@
 //! binds sockets adds what became of them. Printed by `check`, served by the admin API and written back by sources that
 //! have a status. `lastTransitionTime` is left to them, since this crate has no clock.
 
+mod features;
 mod json;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::place::ObjectName;
+pub use features::SUPPORTED_FEATURES;
 
-/// The controller name of Transept's GatewayClass, and the one in the status of routes and policies.
-pub const CONTROLLER_NAME: &str = "transept.dev/gateway";
+use crate::place::ObjectName;
 
 /// The value of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

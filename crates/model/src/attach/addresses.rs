@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use super::Surroundings;
 use super::findings::{Findings, sentence};
-use crate::kinds::gateway::{AddressType, GatewaySpec};
 use crate::kinds::Object;
+use crate::kinds::gateway::{AddressType, GatewaySpec};
 use crate::status::StatusAddress;
 
 /// What became of `spec.addresses`.

@@ -2,8 +2,12 @@
 //!
 //! Filled by every part of `attach`. Conditions say the same things in the words of Gateway API; this is what `check` prints.
 
+use std::collections::HashMap;
+use std::fmt;
+
 use crate::kinds::Metadata;
 use crate::place::{Invalid, Place, Spot};
+use crate::world::World;
 
 /// Problems in the order they were found.
 #[derive(Debug, Default)]
@@ -36,14 +40,60 @@ impl Findings {
         self.problems.push(invalid);
     }
 
+    /// Adds what an objection says.
+    pub(super) fn object(
+        &mut self,
+        meta: &Metadata,
+        spot: Spot,
+        field: impl Into<String>,
+        objection: &Objection,
+    ) {
+        self.add(meta, spot, field, objection.why.as_str(), objection.remedy);
+    }
+
     /// The problems, each once, in the order of files and lines.
-    pub(super) fn into_problems(mut self) -> Vec<Invalid> {
-        self.problems.sort_by(|a, b| {
-            let key = |i: &Invalid| (i.at.file.clone(), i.at.line, i.at.column);
-            key(a).cmp(&key(b))
+    pub(super) fn into_problems(mut self, world: &World) -> Vec<Invalid> {
+        let sources = world.sources().iter();
+        let order: HashMap<&str, usize> = sources.zip(0..).map(|(s, n)| (&*s.name, n)).collect();
+        self.problems.sort_by_key(|one| {
+            (
+                order.get(&*one.at.file).copied(),
+                one.at.line,
+                one.at.column,
+            )
         });
         self.problems.dedup();
+        for problem in &mut self.problems {
+            world.complete(problem);
+        }
         self.problems
+    }
+}
+
+/// Why something is not accepted. Displays as it stands in a condition's message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Objection {
+    /// The reason of the condition.
+    pub(super) reason: &'static str,
+    /// What is wrong, as a clause.
+    pub(super) why: String,
+    /// What would make it right, as a clause.
+    pub(super) remedy: &'static str,
+}
+
+impl Objection {
+    pub(super) fn new(reason: &'static str, why: impl Into<String>, remedy: &'static str) -> Self {
+        Self {
+            reason,
+            why: why.into(),
+            remedy,
+        }
+    }
+}
+
+impl fmt::Display for Objection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&sentence(&self.why, self.remedy))
     }
 }
 

@@ -108,11 +108,14 @@ fn find_owner(world: &World, gateway: &Object<GatewaySpec>) -> Ownership {
     match world.gateway_class(name) {
         Some(class) if class.spec.controller_name == CONTROLLER_NAME => {
             Ownership::Ours(refuse_class(class).map(|(why, remedy)| {
-                sentence(&format!("the GatewayClass {name} is not accepted: {why}"), remedy)
+                sentence(
+                    &format!("the GatewayClass {name} is not accepted: {why}"),
+                    remedy,
+                )
             }))
         }
         Some(_) => Ownership::Foreign,
-        None if world.gateway_classes().next().is_none() => Ownership::Ours(None),
+        None if world.gateway_classes().is_empty() => Ownership::Ours(None),
         None => Ownership::Unknown(name.to_string()),
     }
 }
@@ -125,10 +128,8 @@ pub(super) fn draft(
     status: &mut Status,
     findings: &mut Findings,
 ) -> Vec<GatewayDraft> {
-    let mut gateways: Vec<_> = world.gateways().collect();
-    gateways.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
     let mut drafts = Vec::new();
-    for gateway in gateways {
+    for gateway in world.gateways() {
         match find_owner(world, gateway) {
             Ownership::Foreign => {}
             Ownership::Unknown(class) => leave_pending(gateway, &class, status, findings),
@@ -224,7 +225,7 @@ fn find_identity(
 ) -> Option<Result<Arc<KeyPair>, RefProblem>> {
     let backend = gateway.spec.tls.as_ref()?.backend.as_ref()?;
     let reference = backend.client_certificate_ref.as_ref()?;
-    let from = Referrer::gateway(&gateway.meta.namespace);
+    let from = Referrer::new("Gateway", &gateway.meta.namespace);
     let found = references.key_pair(&from, reference, RefReason::InvalidClientCertificateRef);
     if let Err(problem) = &found {
         findings.add(
@@ -264,9 +265,8 @@ impl GatewayDraft {
     }
 
     fn programmed(&self, accepted: &Condition) -> Condition {
-        let refuse = |reason, message: String| {
-            Condition::new("Programmed", Truth::False, reason, message)
-        };
+        let refuse =
+            |reason, message: String| Condition::new("Programmed", Truth::False, reason, message);
         if accepted.status != Truth::True {
             let message = "The Gateway is not accepted, so nothing is served.".to_owned();
             return refuse("Invalid", message);
@@ -275,7 +275,10 @@ impl GatewayDraft {
             return refuse("AddressNotUsable", self.addresses.unusable.join(" "));
         }
         let serving = self.listeners.iter().filter(|l| l.can_serve()).count();
-        let message = format!("{serving} of {} listeners are served.", self.listeners.len());
+        let message = format!(
+            "{serving} of {} listeners are served.",
+            self.listeners.len()
+        );
         Condition::new("Programmed", Truth::True, "Programmed", message)
     }
 

@@ -83,7 +83,14 @@ mod tests {
     #[test]
     fn it_agrees_with_comparing_each_pair() {
         let all = [
-            "a.com", "b.a.com", "c.b.a.com", "*.a.com", "*.b.a.com", "*.com", "x.org", "*.x.org",
+            "a.com",
+            "b.a.com",
+            "c.b.a.com",
+            "*.a.com",
+            "*.b.a.com",
+            "*.com",
+            "x.org",
+            "*.x.org",
         ];
         for one in all {
             let mut set = Names::default();

@@ -190,6 +190,7 @@ impl Draft<'_> {
         if let (Some(meta), Some((target_refs, spec))) = (meta, read) {
             self.add_policy(Policy {
                 kind: kind.kind,
+                merge: kind.merge,
                 meta,
                 target_refs,
                 spec,

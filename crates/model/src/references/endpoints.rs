@@ -1,4 +1,4 @@
-//! The endpoints of a backend: ready addresses out of EndpointSlices, or names to be asked in DNS.
+//! The endpoints of a backend: addresses out of EndpointSlices, or names to be asked in DNS.
 //!
 //! Called by `backends`, and by whoever replaces one backend's endpoints without compiling everything again. Balancing and
 //! resolving are left to the engine and the proxy.
@@ -7,7 +7,10 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::kinds::core::{EndpointSlice, ServicePort};
+use crate::kinds::cluster::AddressFamily;
+use crate::kinds::{
+    BackendSpec, Endpoint, EndpointSliceBody, Object, ServicePort, ServiceSpec, TargetPort,
+};
 use crate::world::World;
 
 /// Where a backend's endpoints come from.
@@ -15,8 +18,13 @@ use crate::world::World;
 pub enum EndpointSource {
     /// Addresses that are known. May be empty: then there is nobody to answer.
     Static(Vec<EndpointAddress>),
-    /// Names that have to be resolved, again and again as their TTL says.
-    Dns(Vec<DnsEndpoint>),
+    /// Names that have to be resolved, again and again as their TTL says, beside addresses that are known.
+    Dns {
+        /// The names.
+        names: Vec<DnsEndpoint>,
+        /// The addresses.
+        addresses: Vec<EndpointAddress>,
+    },
 }
 
 /// One address of a backend.
@@ -41,6 +49,138 @@ pub struct DnsEndpoint {
     pub name: Arc<str>,
     /// The port of whatever it resolves to.
     pub port: u16,
-    /// Its share among the names of the backend.
+    /// Its share among the endpoints of the backend; its addresses divide it.
     pub weight: u32,
+}
+
+/// The endpoints of one port of a Service, out of the EndpointSlices labelled with its name.
+///
+/// A slice's port belongs to the Service's port of the same name (both without one are the same name). Ready endpoints are
+/// used; when none is ready, those that are ending but still serve, as kube-proxy does (KEP-1669). An address in several
+/// slices counts once. A Service of type ExternalName is a DNS name.
+pub fn find_endpoints(
+    world: &World,
+    service: &Object<ServiceSpec>,
+    port: &ServicePort,
+) -> EndpointSource {
+    if service.spec.r#type == "ExternalName" {
+        let names = service.spec.external_name.as_ref().map(|name| DnsEndpoint {
+            name: name.shared(),
+            port: port.port,
+            weight: 1,
+        });
+        return EndpointSource::Dns {
+            names: names.into_iter().collect(),
+            addresses: Vec::new(),
+        };
+    }
+    let mut ready = Found::default();
+    let mut ending = Found::default();
+    for slice in world.endpoint_slices_of(&service.meta.namespace, &service.meta.name) {
+        let Some(number) = slice_port(&slice.spec, port) else {
+            continue;
+        };
+        for endpoint in &slice.spec.endpoints {
+            let conditions = &endpoint.conditions;
+            if conditions.is_ready() {
+                ready.add(&slice.spec, endpoint, number);
+            } else if conditions.serving == Some(true) && conditions.terminating == Some(true) {
+                ending.add(&slice.spec, endpoint, number);
+            }
+        }
+    }
+    if ready.is_empty() {
+        ending.finish()
+    } else {
+        ready.finish()
+    }
+}
+
+fn slice_port(slice: &EndpointSliceBody, wanted: &ServicePort) -> Option<u16> {
+    let name = |text: Option<&str>| text.unwrap_or_default().to_owned();
+    let wanted_name = name(wanted.name.as_deref());
+    let found = slice
+        .ports
+        .iter()
+        .find(|p| name(p.name.as_deref()) == wanted_name && p.protocol == wanted.protocol)?;
+    // A slice port without a number stands for every port: then the Service says which.
+    found.port.or(match &wanted.target_port {
+        Some(TargetPort::Number(number)) => Some(*number),
+        Some(TargetPort::Name(_)) => None,
+        None => Some(wanted.port),
+    })
+}
+
+/// Endpoints found so far, each once.
+#[derive(Default)]
+struct Found {
+    addresses: Vec<EndpointAddress>,
+    names: Vec<DnsEndpoint>,
+    seen: HashSet<(IpAddr, u16)>,
+}
+
+impl Found {
+    fn add(&mut self, slice: &EndpointSliceBody, endpoint: &Endpoint, port: u16) {
+        // The addresses of one endpoint are interchangeable; Kubernetes uses the first.
+        let Some(text) = endpoint.addresses.first() else {
+            return;
+        };
+        if slice.address_type == AddressFamily::Fqdn {
+            let name = text.shared();
+            if !self.names.iter().any(|n| n.name == name && n.port == port) {
+                self.names.push(DnsEndpoint {
+                    name,
+                    port,
+                    weight: 1,
+                });
+            }
+        } else if let Ok(ip) = text.parse()
+            && self.seen.insert((ip, port))
+        {
+            self.addresses.push(EndpointAddress {
+                ip,
+                port,
+                weight: 1,
+                hostname: endpoint.hostname.as_ref().map(|h| h.shared()),
+                zone: endpoint.zone.as_ref().map(|z| z.shared()),
+            });
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.names.is_empty()
+    }
+
+    fn finish(self) -> EndpointSource {
+        if self.names.is_empty() {
+            EndpointSource::Static(self.addresses)
+        } else {
+            EndpointSource::Dns {
+                names: self.names,
+                addresses: self.addresses,
+            }
+        }
+    }
+}
+
+/// The endpoints of a `Backend`.
+pub(super) fn backend_endpoints(backend: &BackendSpec) -> EndpointSource {
+    let mut found = Found::default();
+    for endpoint in &backend.endpoints {
+        match endpoint.ip() {
+            Some(ip) => found.addresses.push(EndpointAddress {
+                ip,
+                port: endpoint.port,
+                weight: endpoint.weight,
+                hostname: None,
+                zone: None,
+            }),
+            None => found.names.push(DnsEndpoint {
+                name: endpoint.address.shared(),
+                port: endpoint.port,
+                weight: endpoint.weight,
+            }),
+        }
+    }
+    found.finish()
 }

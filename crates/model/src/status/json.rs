@@ -6,9 +6,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    CONTROLLER_NAME, Conditions, GatewayStatus, ListenerStatus, ObjectStatus, Status, StatusBody,
-    StatusRef,
+    Conditions, GatewayStatus, ListenerStatus, ObjectStatus, Status, StatusBody, StatusRef,
 };
+use crate::kinds::CONTROLLER_NAME;
 use crate::place::ObjectName;
 
 impl Status {

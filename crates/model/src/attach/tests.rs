@@ -1,0 +1,1 @@
+//! Attachment by small worlds: one rule of Gateway API each.

@@ -1,0 +1,1 @@
+//! References by small worlds: what leads somewhere, and the reason when it does not.
