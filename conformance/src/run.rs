@@ -77,8 +77,7 @@ impl Run<'_> {
         let scene = Scene::set(self.suite, self.certificates, case, addresses, &directory)
             .await
             .context("the scene cannot be set")?;
-        let gateway = Launch::run([scene.world.directory()])?
-            .binary(&self.binary)
+        let gateway = Launch::run(&self.binary, [scene.world.directory()])
             .argument("--workers")
             .argument(self.workers.to_string())
             .start(START_LIMIT)

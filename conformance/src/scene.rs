@@ -53,6 +53,9 @@ impl Scene {
         mut addresses: Addresses,
         directory: &Path,
     ) -> Result<Scene> {
+        if directory.exists() {
+            std::fs::remove_dir_all(directory)?;
+        }
         let mut world = World::new(directory);
         world.add("00-class.yaml", [gateway_class()]);
         for (number, manifest) in case.manifests.iter().enumerate() {

@@ -26,7 +26,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// An empty world that will be written to this directory.
+    /// An empty world that will be written to this directory, which should hold nothing else.
     pub(crate) fn new(directory: &Path) -> World {
         World {
             directory: directory.to_owned(),

@@ -81,30 +81,15 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// `run` on these files or directories, with the admin endpoint on a free port.
-    ///
-    /// # Errors
-    /// The binary cannot be found.
-    pub fn run<P: AsRef<Path>>(sources: impl IntoIterator<Item = P>) -> io::Result<Launch> {
-        let mut launch = Launch {
-            binary: find_binary()?,
-            arguments: vec!["run".into()],
-        };
-        let sources = sources
-            .into_iter()
-            .map(|source| source.as_ref().as_os_str().to_owned());
-        launch.arguments.extend(sources);
-        launch
-            .arguments
-            .extend(["--admin".into(), "127.0.0.1:0".into()]);
-        Ok(launch)
-    }
-
-    /// With another binary.
-    #[must_use]
-    pub fn binary(mut self, binary: &Path) -> Launch {
-        self.binary = binary.to_owned();
-        self
+    /// `run` of this binary (see [`find_binary`]) on these files or directories, with the admin
+    /// endpoint on a free port.
+    pub fn run<P: AsRef<Path>>(binary: &Path, sources: impl IntoIterator<Item = P>) -> Launch {
+        let mut arguments: Vec<OsString> = vec!["run".into()];
+        let sources = sources.into_iter();
+        arguments.extend(sources.map(|source| source.as_ref().as_os_str().to_owned()));
+        arguments.extend(["--admin".into(), "127.0.0.1:0".into()]);
+        let binary = binary.to_owned();
+        Launch { binary, arguments }
     }
 
     /// With one more argument.
