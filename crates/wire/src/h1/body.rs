@@ -284,6 +284,11 @@ impl Decoder {
     }
 }
 
+/// Whether a field may be passed on in a trailer section, whichever protocol carried it.
+pub const fn may_trail(id: FieldId) -> bool {
+    ALLOWED_TRAILERS & id.bit() != 0
+}
+
 /// Trailers with names that we do not know are passed on. Of those that we know, these few; the others are framing,
 /// routing, authentication, or change how a message is read (RFC 9110 6.5.1).
 const ALLOWED_TRAILERS: u128 = FieldId::OTHER.bit()

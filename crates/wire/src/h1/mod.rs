@@ -21,7 +21,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use body::{Decoded, Decoder};
+pub use body::{Decoded, Decoder, may_trail};
 pub use hop::{Protocol, Stripped, strip_hop_by_hop};
 pub use malformed::Malformed;
 pub use request::{RequestMeta, TargetForm, parse_request};
