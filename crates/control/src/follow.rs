@@ -6,7 +6,6 @@
 //! place. What to do with an update (apply it, tell of it) is up to the receiver.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
@@ -220,7 +219,7 @@ impl Follower {
         let mut interest = Interest::default();
         self.sources.trace(&mut interest);
         for file in self.loader.outside_files() {
-            interest.add_file(&PathBuf::from(file));
+            interest.add_file(&file);
         }
         watch.follow(&interest);
         self.interest = interest;

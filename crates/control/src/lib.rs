@@ -3,9 +3,14 @@
 //! Called by the application. It reads files, follows them and runs every change through `model` and `engine`; it never speaks
 //! a protocol and never touches traffic. A configuration that is refused never takes the place of one that works.
 
+mod follow;
+mod load;
+mod outside;
 mod settle;
 mod sources;
 mod trace;
 mod watch;
 
+pub use follow::{StartError, Trigger, Update, follow};
+pub use load::{Loaded, Loader, Outcome, Refused};
 pub use sources::{Reading, Sources};

@@ -55,8 +55,8 @@ impl Sources {
             .metadata()
             .is_ok_and(|meta| !meta.is_file() && !meta.is_dir());
         if once {
-            let bytes = std::fs::read(&path)
-                .map_err(|error| Box::new(unreadable(&path, &error)))?;
+            let bytes =
+                std::fs::read(&path).map_err(|error| Box::new(unreadable(&path, &error)))?;
             let text = SourceText::from_bytes(path.to_string_lossy(), bytes)?;
             self.sources.push(Source::Text(text));
         } else {

@@ -25,12 +25,11 @@ impl Watch {
     /// # Errors
     /// The operating system offers no watcher now, for example because the user's inotify instances are used up.
     pub(crate) fn start(sink: impl Fn(notify::Event) + Send + 'static) -> notify::Result<Self> {
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            match event {
+        let watcher =
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| match event {
                 Ok(event) => sink(event),
                 Err(error) => tracing::debug!(%error, "the file watcher reports an error"),
-            }
-        })?;
+            })?;
         Ok(Watch {
             watcher,
             directories: BTreeSet::new(),
@@ -133,10 +132,7 @@ mod tests {
         let mut interest = Interest::default();
         interest.add_file(&file);
 
-        let written = event(
-            EventKind::Modify(ModifyKind::Data(DataChange::Any)),
-            &file,
-        );
+        let written = event(EventKind::Modify(ModifyKind::Data(DataChange::Any)), &file);
         assert_eq!(
             read_event(&written, &interest),
             [Change::Writing(file.clone())]

@@ -1,0 +1,192 @@
+//! One attempt: from what the sources hold to a compiled world, or to everything that is wrong with them.
+//!
+//! Called by `follow` for every change and by `check` once. All the work is `model`'s and `engine`'s; here it is put in order, the
+//! generation is counted, and the machine is asked which addresses it has, which neither of them can know.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use transept_engine::Snapshot;
+use transept_engine::compile::compile;
+use transept_engine::policies;
+use transept_model::attach::{Surroundings, attach};
+use transept_model::status::Status;
+use transept_model::{Invalid, Note, World};
+
+use crate::outside::Shelf;
+use crate::sources::Reading;
+
+/// A configuration that can be served.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Counts the configurations that were good, from 1.
+    pub generation: u64,
+    /// All objects.
+    pub world: World,
+    /// What to serve.
+    pub snapshot: Arc<Snapshot>,
+    /// The status of every object, as far as it does not depend on sockets.
+    pub status: Status,
+    /// What does not work, with its place; it fails closed on its own target.
+    pub problems: Vec<Invalid>,
+    /// What is worth knowing.
+    pub notes: Vec<Note>,
+}
+
+/// A configuration that is not served because it holds something that is not a valid object.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why it is refused; never empty.
+    pub invalid: Vec<Invalid>,
+    /// What else would not work, as far as it can be told; some of it may come from what is invalid.
+    pub problems: Vec<Invalid>,
+    /// What is worth knowing.
+    pub notes: Vec<Note>,
+    /// The status that the objects would get that could be read.
+    pub status: Status,
+}
+
+/// What came of an attempt.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It can be served.
+    Loaded(Arc<Loaded>),
+    /// It cannot.
+    Refused(Arc<Refused>),
+}
+
+/// Whether the addresses of this machine matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Serve,
+    Check,
+}
+
+/// Loads again and again, each time on the ground of what was good before.
+#[derive(Debug)]
+pub struct Loader {
+    purpose: Purpose,
+    previous: Option<Arc<Loaded>>,
+    shelf: Shelf,
+    unusable: BTreeMap<IpAddr, String>,
+}
+
+impl Loader {
+    /// For serving on this machine: addresses that it does not have are found out.
+    #[must_use]
+    pub fn for_serving() -> Self {
+        Loader::new(Purpose::Serve)
+    }
+
+    /// For checking, maybe for another machine: every address counts as usable.
+    #[must_use]
+    pub fn for_checking() -> Self {
+        Loader::new(Purpose::Check)
+    }
+
+    fn new(purpose: Purpose) -> Self {
+        Loader {
+            purpose,
+            previous: None,
+            shelf: Shelf::default(),
+            unusable: BTreeMap::new(),
+        }
+    }
+
+    /// Parses, attaches and compiles.
+    pub fn load(&mut self, reading: Reading) -> Outcome {
+        let shelf = Shelf::default();
+        let kinds = policies::model_kinds();
+        let mut loader = transept_model::Loader::new(&kinds).outside(&shelf);
+        if let Some(previous) = &self.previous {
+            loader = loader.after(&previous.world);
+        }
+        let transept_model::Loaded {
+            world,
+            invalid: mut unreadable,
+            notes,
+        } = loader.load(&reading.texts);
+        self.shelf = shelf;
+        self.unusable = self.find_unusable(&world);
+        let surroundings = Surroundings {
+            unusable: self.unusable.clone(),
+            ..Surroundings::default()
+        };
+        let attached = attach(&world, &surroundings);
+        let generation = self
+            .previous
+            .as_ref()
+            .map_or(1, |previous| previous.generation + 1);
+        let before = self.previous.as_ref().map(|previous| &*previous.snapshot);
+        let compiled = compile(&world, &attached, before, generation);
+        let mut status = attached.status;
+        compiled.report(&mut status);
+        let mut problems = attached.problems;
+        problems.extend(compiled.problems.iter().cloned());
+        for problem in &mut problems {
+            world.complete(problem);
+        }
+        problems.sort_by(|a, b| {
+            let place = |one: &Invalid| (one.at.file.clone(), one.at.line, one.at.column);
+            place(a).cmp(&place(b))
+        });
+        let mut invalid = reading.unreadable;
+        invalid.append(&mut unreadable);
+        if !invalid.is_empty() {
+            return Outcome::Refused(Arc::new(Refused {
+                invalid,
+                problems,
+                notes,
+                status,
+            }));
+        }
+        let loaded = Arc::new(Loaded {
+            generation,
+            world,
+            snapshot: compiled.install(),
+            status,
+            problems,
+            notes,
+        });
+        self.previous = Some(loaded.clone());
+        Outcome::Loaded(loaded)
+    }
+
+    /// The files outside the sources that the latest attempt read.
+    pub(crate) fn outside_files(&self) -> Vec<PathBuf> {
+        self.shelf.files()
+    }
+
+    /// Tells whether the same sources would now load differently: a file outside them has changed, or the machine has lost or
+    /// won an address.
+    pub(crate) fn surroundings_changed(&self) -> bool {
+        let moved = self
+            .previous
+            .as_ref()
+            .is_some_and(|loaded| self.find_unusable(&loaded.world) != self.unusable);
+        moved || self.shelf.has_changed()
+    }
+
+    /// The addresses that Gateways ask for and this machine does not have.
+    fn find_unusable(&self, world: &World) -> BTreeMap<IpAddr, String> {
+        if self.purpose == Purpose::Check {
+            return BTreeMap::new();
+        }
+        world
+            .gateways()
+            .iter()
+            .flat_map(|gateway| &gateway.spec.addresses)
+            .filter_map(|address| address.value.as_deref()?.parse::<IpAddr>().ok())
+            .filter(|ip| is_foreign(*ip))
+            .map(|ip| (ip, "this machine does not have it".to_owned()))
+            .collect()
+    }
+}
+
+/// Whether the system refuses to bind the address; a UDP socket on any port takes nothing away from anybody.
+fn is_foreign(ip: IpAddr) -> bool {
+    UdpSocket::bind((ip, 0)).is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+}
