@@ -1,7 +1,7 @@
 //! The formats of text that Gateway API and Kubernetes define: names, host names, header names, paths, durations.
 //!
-//! Used by field rules. Each format is a hand-written test plus the pattern the API publishes, which goes into JSON Schema;
-//! a unit test holds the two together. What a name refers to is not checked here.
+//! Used by field rules. Each format is a hand-written test plus the pattern that Gateway API publishes (with its forgotten
+//! anchors put right), which goes into JSON Schema; a unit test holds the two together. What a name refers to is not checked here.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -152,7 +152,7 @@ pub static ADDRESS_TYPE: Format = Format {
     what: "an address type",
     least: 1,
     most: 253,
-    pattern: r"^Hostname|IPAddress|NamedAddress|[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\/[A-Za-z0-9\/\-._~%!$&'()*+,;=:]+$",
+    pattern: r"^(Hostname|IPAddress|NamedAddress|[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\/[A-Za-z0-9\/\-._~%!$&'()*+,;=:]+)$",
     hint: "IPAddress, Hostname, or a domain and a path such as example.com/pool",
     accept: |text| matches!(text, "Hostname" | "IPAddress" | "NamedAddress") || domain_path(text),
 };
@@ -162,13 +162,17 @@ pub static PROTOCOL: Format = Format {
     what: "a protocol",
     least: 1,
     most: 255,
-    pattern: r"^[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?$|[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\/[A-Za-z0-9]+$",
+    pattern: r"^[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?$|^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\/[A-Za-z0-9]+$",
     hint: "HTTP or HTTPS",
     accept: |text| {
         let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
             && !text.starts_with('-')
             && !text.ends_with('-');
-        plain || domain_path(text)
+        let last = text.rsplit('/').next().unwrap_or_default();
+        plain
+            || (domain_path(text)
+                && text.matches('/').count() == 1
+                && last.bytes().all(|b| b.is_ascii_alphanumeric()))
     },
 };
 
@@ -401,6 +405,54 @@ pub fn write_duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tests_and_published_patterns_agree() {
+        let formats = [
+            &HOSTNAME,
+            &PRECISE_HOSTNAME,
+            &GROUP,
+            &KIND,
+            &NAMESPACE,
+            &SECTION_NAME,
+            &CONTROLLER,
+            &ANNOTATION_KEY,
+            &LABEL_VALUE,
+            &ADDRESS_TYPE,
+            &PROTOCOL,
+            &HEADER_NAME,
+            &HEADER_VALUE,
+            &PATH_CHARACTERS,
+            &CORS_ORIGIN,
+            &GRPC_SERVICE,
+            &GRPC_METHOD,
+        ];
+        let pieces = [
+            "", "a", "B", "9", "-", "_", ".", "/", "*", "*.", ":", ":80", " ", "  ", "\t", "%2F",
+            "%zz", "#", "?", "a-b", "a.b", "http://", "https://", "~", "é", "\u{7f}", "@", "^",
+            "=",
+        ];
+        for format in formats {
+            let pattern = regex::Regex::new(format.pattern).unwrap();
+            for first in pieces {
+                for second in pieces {
+                    for third in pieces {
+                        let text = format!("{first}{second}{third}");
+                        if text.chars().count() < format.least {
+                            continue;
+                        }
+                        let accepted = (format.accept)(&text);
+                        assert_eq!(
+                            accepted,
+                            pattern.is_match(&text),
+                            "{text:?} as {}",
+                            format.what
+                        );
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn host_names() {
