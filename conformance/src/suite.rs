@@ -91,6 +91,8 @@ fn read(path: &Path) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
     use crate::scope::{Decision, Selection, decide};
     use crate::world::to_yaml;
@@ -98,8 +100,15 @@ mod tests {
     /// The suite, where it is present; it is no part of this repository.
     fn suite() -> Option<Suite> {
         let root = Suite::usual_root();
-        let present = root.join("cases").is_dir();
-        present.then(|| Suite::load(&root).expect("the suite can be read"))
+        if root.join("cases").is_dir() {
+            return Some(Suite::load(&root).expect("the suite can be read"));
+        }
+        let _written = writeln!(
+            std::io::stderr(),
+            "skipped: there is no suite at {}",
+            root.display()
+        );
+        None
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl fmt::Display for LaunchError {
 
 impl std::error::Error for LaunchError {}
 
-/// How to start `transept run`.
+/// How to start the binary.
 #[derive(Clone, Debug)]
 pub struct Launch {
     binary: PathBuf,
@@ -84,12 +84,24 @@ impl Launch {
     /// `run` of this binary (see [`find_binary`]) on these files or directories, with the admin
     /// endpoint on a free port.
     pub fn run<P: AsRef<Path>>(binary: &Path, sources: impl IntoIterator<Item = P>) -> Launch {
-        let mut arguments: Vec<OsString> = vec!["run".into()];
         let sources = sources.into_iter();
-        arguments.extend(sources.map(|source| source.as_ref().as_os_str().to_owned()));
+        let sources = sources.map(|source| source.as_ref().as_os_str().to_owned());
+        let run = std::iter::once(OsString::from("run"));
+        Launch::subcommand(binary, run.chain(sources))
+    }
+
+    /// Any subcommand that serves traffic, such as `["proxy", "--to", URL]`, with the admin endpoint
+    /// on a free port.
+    pub fn subcommand<A: Into<OsString>>(
+        binary: &Path,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Launch {
+        let mut arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
         arguments.extend(["--admin".into(), "127.0.0.1:0".into()]);
-        let binary = binary.to_owned();
-        Launch { binary, arguments }
+        Launch {
+            binary: binary.to_owned(),
+            arguments,
+        }
     }
 
     /// With one more argument.

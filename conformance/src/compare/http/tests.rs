@@ -1,3 +1,5 @@
+//! The rules for HTTP answers, one test each; a rule that no test can break would be no rule.
+
 use serde_json::json;
 
 use super::*;

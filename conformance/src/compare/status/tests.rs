@@ -1,3 +1,5 @@
+//! The rules for status, one test each, on objects written out by hand.
+
 use serde_json::json;
 
 use super::*;
