@@ -1,1 +1,261 @@
-//! Transept's proxy crate.
+//! Transept's data plane: moves bytes as the engine decides.
+//!
+//! Start at [`path`](crate) (`path.rs`): the road of a request as one list of verbs. [`Proxy`] is the door for `app`: it
+//! starts the workers, puts snapshots in force, and drains. A worker is a thread with everything of its own (`worker.rs`);
+//! the only things that all share are the snapshot and the TLS configurations made from it.
+//!
+//! Deliberately absent: where configuration comes from, what it means, and every decision about a request.
+
+mod accept;
+mod access_log;
+mod answer;
+mod attempt;
+mod body;
+mod buffer;
+mod clock;
+mod deadline;
+mod edge;
+mod exposition;
+mod failure;
+mod io;
+mod limits;
+mod meter;
+mod mirror;
+mod normalize;
+mod path;
+mod record;
+mod relay;
+mod resolve;
+mod sockets;
+mod tls;
+mod trip;
+mod tunnel;
+mod upstream;
+mod worker;
+
+pub use access_log::{AccessLog, LogFormat, LogTarget};
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
+use std::io as stdio;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+use transept_engine::snapshot::Snapshot;
+
+use access_log::Sink;
+use limits::OpenConnections;
+use meter::Report;
+use resolve::Resolving;
+use tls::TlsConfigs;
+use worker::{Command, Shared};
+
+/// How a proxy runs, whatever its configuration says.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Number of worker threads; none is one per available core.
+    pub workers: Option<NonZeroUsize>,
+    /// Where requests are logged; none is nowhere.
+    pub access_log: Option<AccessLog>,
+}
+
+/// What became of one address of a configuration.
+#[derive(Debug)]
+pub struct BindOutcome {
+    /// The address and port that listeners of the configuration need.
+    pub address: SocketAddr,
+    /// The error of the operating system when it could not be listened on. Tried again with every configuration.
+    pub bound: Result<(), stdio::Error>,
+}
+
+/// A running data plane. Dropping it ends the workers at once; [`Proxy::drain`] ends them politely.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    workers: Vec<WorkerThread>,
+    bound: Mutex<BTreeSet<SocketAddr>>,
+    resolving: Mutex<Resolving>,
+    background: tokio::runtime::Runtime,
+}
+
+struct WorkerThread {
+    commands: mpsc::UnboundedSender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Starts the workers. They have nothing to do until a snapshot is applied.
+    ///
+    /// # Errors
+    /// When the access log cannot be opened or a thread cannot be started.
+    pub fn start(options: &Options) -> stdio::Result<Proxy> {
+        let log = options.access_log.as_ref().map(Sink::start).transpose()?;
+        let shared = Arc::new(Shared {
+            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            epoch: AtomicU64::new(0),
+            tls: TlsConfigs::new(),
+            log,
+            open: OpenConnections::default(),
+            origin: Instant::now(),
+        });
+        let count = options
+            .workers
+            .or_else(|| std::thread::available_parallelism().ok())
+            .map_or(1, NonZeroUsize::get);
+        let seeds = RandomState::new();
+        let workers = (0..count)
+            .map(|number| {
+                let (commands, inbox) = mpsc::unbounded_channel();
+                let (shared, seed) = (shared.clone(), seeds.hash_one(number));
+                let thread = std::thread::Builder::new()
+                    .name(format!("worker-{number}"))
+                    .spawn(move || worker::run(shared, seed, inbox))?;
+                Ok(WorkerThread {
+                    commands,
+                    thread: Some(thread),
+                })
+            })
+            .collect::<stdio::Result<Vec<_>>>()?;
+        let background = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("background")
+            .enable_all()
+            .build()?;
+        Ok(Proxy {
+            shared,
+            workers,
+            bound: Mutex::default(),
+            resolving: Mutex::default(),
+            background,
+        })
+    }
+
+    /// Puts a snapshot in force: the next request is decided by it. Opens the addresses it needs and closes those it does
+    /// not, without touching connections that are open.
+    pub fn apply(&self, snapshot: Arc<Snapshot>) -> Vec<BindOutcome> {
+        lock(&self.resolving).follow(&snapshot, self.background.handle());
+        let wanted: BTreeSet<SocketAddr> = snapshot.binds.iter().map(|bind| bind.address).collect();
+        self.shared.snapshot.store(snapshot);
+        self.shared.epoch.fetch_add(1, Ordering::Release);
+        self.tell(|| Command::Refresh);
+        let mut bound = lock(&self.bound);
+        for &address in bound.difference(&wanted) {
+            self.tell(|| Command::Close(address));
+        }
+        bound.retain(|address| wanted.contains(address));
+        let outcomes = wanted
+            .iter()
+            .map(|&address| {
+                let outcome = if bound.contains(&address) {
+                    Ok(())
+                } else {
+                    self.listen(address)
+                };
+                if outcome.is_ok() {
+                    bound.insert(address);
+                }
+                BindOutcome {
+                    address,
+                    bound: outcome,
+                }
+            })
+            .collect();
+        self.shared.tls.forget_unused();
+        outcomes
+    }
+
+    fn listen(&self, address: SocketAddr) -> stdio::Result<()> {
+        let listeners = sockets::listen(address, self.workers.len())?;
+        for (worker, listener) in self.workers.iter().zip(listeners) {
+            // A worker that is gone is found by `is_sound`.
+            let _ = worker.commands.send(Command::Listen(address, listener));
+        }
+        Ok(())
+    }
+
+    /// Whether every worker lives.
+    pub fn is_sound(&self) -> bool {
+        self.workers
+            .iter()
+            .all(|worker| !worker.commands.is_closed())
+    }
+
+    /// Writes the counts of all workers in the Prometheus text format.
+    pub async fn write_metrics(&self, out: &mut String) {
+        let mut sum = Report::default();
+        for worker in &self.workers {
+            let (reply, report) = oneshot::channel();
+            if worker.commands.send(Command::Report(reply)).is_ok()
+                && let Ok(report) = report.await
+            {
+                sum.add(&report);
+            }
+        }
+        let dropped = self.shared.log.as_ref().map_or(0, |log| log.dropped());
+        exposition::write(&sum, dropped, out);
+    }
+
+    /// Opens the access log again under its name, after it was moved away.
+    pub fn reopen_logs(&self) {
+        if let Some(log) = &self.shared.log {
+            log.reopen();
+        }
+    }
+
+    /// Stops accepting, ends idle connections, tells the others to leave after what they are doing, and returns when the
+    /// last one is gone or `limit` is over. True when all were gone.
+    pub async fn drain(&self, limit: Duration) -> bool {
+        let waiting: Vec<_> = self
+            .workers
+            .iter()
+            .filter_map(|worker| {
+                let (done, wait) = oneshot::channel();
+                worker
+                    .commands
+                    .send(Command::Drain(done))
+                    .ok()
+                    .map(|()| wait)
+            })
+            .collect();
+        let all = async {
+            for wait in waiting {
+                // A worker that ended has no connection left either.
+                let _ = wait.await;
+            }
+        };
+        let complete = tokio::time::timeout(limit, all).await.is_ok();
+        if let Some(log) = self.shared.log.clone() {
+            let _ = tokio::task::spawn_blocking(move || log.flush()).await;
+        }
+        complete
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        for worker in &self.workers {
+            let _ = worker.commands.send(command());
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        for worker in &mut self.workers {
+            let (gone, _) = mpsc::unbounded_channel();
+            // Without a sender the worker's loop ends, and its runtime drops what is still running.
+            worker.commands = gone;
+            if let Some(thread) = worker.thread.take() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// The values stay whole even if a thread panicked while it held the lock.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

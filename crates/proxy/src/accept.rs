@@ -1,0 +1,218 @@
+//! The verbs *accept*, *origin*, *secure* and *detect*: from a socket to a connection whose protocol is known.
+//!
+//! One task per listening socket, one per connection. What happens to requests is the business of the edges.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use transept_engine::exchange::{Connection, TlsFacts};
+use transept_engine::snapshot::{Bind, Secure};
+use transept_wire::h1::{Preface, is_h2_preface};
+
+use crate::buffer::Inbound;
+use crate::deadline::Watch;
+use crate::edge::{h1_server, h2_server};
+use crate::io::{Io, TlsSession, accept_hello};
+use crate::worker::Worker;
+
+/// How long a worker waits when the process has no descriptor left.
+const EXHAUSTED: Duration = Duration::from_millis(50);
+
+/// Accepts connections until told to stop. Open connections go on.
+pub(crate) async fn accept_all(
+    worker: Rc<Worker>,
+    bound: SocketAddr,
+    listener: std::net::TcpListener,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, %bound, "a listening socket could not be registered");
+            return;
+        }
+    };
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = &mut stopped => return,
+        };
+        match accepted {
+            Ok((tcp, peer)) => {
+                tokio::task::spawn_local(converse(worker.clone(), tcp, peer, bound));
+            }
+            Err(error) => {
+                // A connection that was reset while it waited is nobody's problem; without descriptors the loop would spin.
+                if error
+                    .raw_os_error()
+                    .is_some_and(|code| matches!(code, 23 | 24 | 12 | 105))
+                {
+                    tracing::warn!(%error, %bound, "no connection can be accepted for the moment");
+                    tokio::time::sleep(EXHAUSTED).await;
+                }
+            }
+        }
+    }
+}
+
+/// Counts a connection as open while it lives.
+struct Open(Rc<Worker>);
+
+impl Open {
+    fn new(worker: Rc<Worker>) -> Self {
+        worker.connections.set(worker.connections.get() + 1);
+        worker.meter.borrow_mut().plain().connections += 1;
+        Self(worker)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+    }
+}
+
+/// One connection from its first byte to its last.
+async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: SocketAddr) {
+    let _open = Open::new(worker.clone());
+    let snapshot = worker.snapshot();
+    let Some(bind) = snapshot.bind(&bound).cloned() else {
+        return;
+    };
+    drop(snapshot);
+    let Some(_place) = worker
+        .shared
+        .open
+        .enter(bound, peer.ip(), &bind.settings.limits)
+    else {
+        worker.meter.borrow_mut().plain().connections_refused += 1;
+        return;
+    };
+    if tcp.set_nodelay(true).is_err() {
+        return;
+    }
+    let local = local_address(&tcp, bound);
+    let watch = worker.watches.add();
+    match bind.secure {
+        Secure::Plain => {
+            let connection = Connection::new(peer, local, None);
+            detect(worker, Io::plain(tcp), connection, bind, watch).await;
+        }
+        Secure::Tls => {
+            watch.set(bind.settings.timeouts.tls_handshake);
+            let Some(session) = secure(&worker, &tcp, &bind, &watch).await else {
+                worker.meter.borrow_mut().plain().tls_failures += 1;
+                return;
+            };
+            worker.meter.borrow_mut().plain().tls_handshakes += 1;
+            let connection = Connection::new(peer, local, Some(facts_of(&session)));
+            detect(worker, Io::secured(tcp, session), connection, bind, watch).await;
+        }
+    }
+}
+
+/// Our end of the socket. Only an unspecified address has to be asked for.
+fn local_address(tcp: &TcpStream, bound: SocketAddr) -> SocketAddr {
+    if bound.ip().is_unspecified() {
+        tcp.local_addr().unwrap_or(bound)
+    } else {
+        bound
+    }
+}
+
+/// The TLS handshake with the configuration of the listener that the server name chooses.
+async fn secure(
+    worker: &Worker,
+    tcp: &TcpStream,
+    bind: &Bind,
+    watch: &Watch,
+) -> Option<TlsSession> {
+    let handshake = async {
+        let hello = accept_hello(tcp).await.map_err(|error| error.to_string())?;
+        let name = hello.server_name();
+        let listener = bind
+            .listener_for_sni(name.as_deref())
+            .ok_or_else(|| "no listener serves this name".to_owned())?;
+        let tls = listener
+            .tls
+            .as_ref()
+            .ok_or_else(|| "the listener has no certificate".to_owned())?;
+        let config = worker
+            .shared
+            .tls
+            .server(tls)
+            .map_err(|why| why.to_string())?;
+        hello
+            .proceed(tcp, config)
+            .await
+            .map_err(|error| error.to_string())
+    };
+    let mut handshake = std::pin::pin!(handshake);
+    match watch.wait(|cx| handshake.as_mut().poll(cx)).await {
+        Ok(Ok(session)) => Some(session),
+        Ok(Err(why)) => {
+            tracing::debug!(%why, address = %bind.address, "a TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(address = %bind.address, "a TLS handshake took too long");
+            None
+        }
+    }
+}
+
+fn facts_of(session: &TlsSession) -> TlsFacts {
+    session.with(|rustls| TlsFacts {
+        server_name: match rustls {
+            rustls::Connection::Server(server) => server
+                .server_name()
+                .map(|name| name.to_ascii_lowercase().into_boxed_str()),
+            rustls::Connection::Client(_) => None,
+        },
+        alpn: rustls.alpn_protocol().map(Into::into),
+        client_certificate: rustls
+            .peer_certificates()
+            .and_then(|chain| chain.first())
+            .map(|leaf| leaf.clone().into_owned()),
+    })
+}
+
+/// HTTP/2 by ALPN or by its preface (RFC 9113 section 3.3), else HTTP/1.1.
+async fn detect(worker: Rc<Worker>, io: Io, connection: Connection, bind: Arc<Bind>, watch: Watch) {
+    let mut inbound = Inbound::default();
+    let by_alpn = connection
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.alpn.as_deref())
+        .map(|alpn| alpn == b"h2");
+    let h2 = match by_alpn {
+        Some(h2) => h2,
+        None => {
+            watch.set_idle(bind.settings.timeouts.idle);
+            loop {
+                match watch.wait(|cx| io.poll_fill(cx, &mut inbound)).await {
+                    Ok(Ok(count)) if count > 0 => {}
+                    _ => return,
+                }
+                match is_h2_preface(inbound.data()) {
+                    Preface::Yes => break true,
+                    Preface::No => break false,
+                    // From here on the head's deadline counts: a client may not hold a part of a preface for ever.
+                    Preface::Partial => watch.set(bind.settings.timeouts.head),
+                }
+            }
+        }
+    };
+    let bound = bind.address;
+    drop(bind);
+    if h2 {
+        drop(watch);
+        h2_server::serve(worker, io, inbound, connection, bound).await;
+    } else {
+        h1_server::serve(worker, io, inbound, connection, bound, watch).await;
+    }
+}

@@ -1,0 +1,119 @@
+//! Replies of our own: what the configuration answers, and what is left to say after a failure.
+//!
+//! Called by `path.rs` when the road ended early, and by the HTTP/1.1 edge for requests that could not be read. What a
+//! reply looks like is [`transept_engine::reply`]; it passes the response side of the configuration like any other.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use transept_engine::reason::Reason;
+use transept_engine::reply::{Audience, render};
+use transept_engine::verdict::Reply;
+use transept_wire::h1::Body;
+use transept_wire::head::{FieldId, FieldName};
+
+use crate::body::{Source, carry};
+use crate::failure::Failure;
+use crate::path::Journey;
+use crate::relay::finish_head;
+use crate::trip::Trip;
+
+static DATE: FieldName = FieldName::known(FieldId::DATE);
+static REQUEST_ID: FieldName = FieldName::known(FieldId::X_REQUEST_ID);
+static RETRY_AFTER: FieldName = FieldName::known(FieldId::RETRY_AFTER);
+
+/// Sends a reply.
+pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
+    if reply.reason.is_fault() {
+        journey.trip.facts.error = Some(reply.reason);
+    }
+    let mut body = Vec::new();
+    write_head(reply, journey.trip, &mut body);
+    if let Some(listener) = journey.marks.listener {
+        finish_head(
+            listener,
+            journey.arrival.connection,
+            journey.marks,
+            journey.trip,
+        );
+    }
+    journey.trip.facts.status = journey.trip.response.status;
+    if !take_what_is_here(&mut journey.arrival.body) {
+        // The client may still be sending: what follows on the connection could not be told from a request.
+        journey.replier.forbid_keep_alive();
+    }
+    if let Err(failure) = send(&body, journey).await {
+        note(&failure, journey.trip);
+        journey.replier.abort();
+    }
+}
+
+/// Says what can still be said after a failure.
+pub(crate) async fn fail(failure: Failure, journey: &mut Journey<'_, '_, '_>) {
+    note(&failure, journey.trip);
+    if journey.replier.begun() {
+        journey.replier.abort();
+        return;
+    }
+    journey.replier.forbid_keep_alive();
+    if failure.reason == Reason::DownstreamClosed {
+        journey.trip.facts.status = failure.reason.status();
+        return;
+    }
+    let mut reply = Reply::new(failure.reason);
+    if reply.status == 503 {
+        reply = reply.with_field(RETRY_AFTER.clone(), *b"1");
+    }
+    answer(&reply, journey).await;
+    journey.trip.facts.detail = failure.detail;
+}
+
+/// Writes the head of a reply into the trip's response and its content into `body`.
+pub(crate) fn write_head(reply: &Reply, trip: &mut Trip, body: &mut Vec<u8>) {
+    let audience = Audience::of(&trip.request);
+    let id = Some(trip.facts.request_id.as_bytes()).filter(|id| !id.is_empty());
+    render(reply, audience, id, &mut trip.response, body);
+    let fields = &mut trip.response.fields;
+    // A date and an id that came through the grammar are valid values.
+    let _ = fields.set(&DATE, http_date(trip.started.unix).as_bytes());
+    if let Some(id) = id {
+        let _ = fields.set(&REQUEST_ID, id);
+    }
+}
+
+async fn send(body: &[u8], journey: &mut Journey<'_, '_, '_>) -> Result<(), Failure> {
+    let status = journey.trip.response.status;
+    let framing = if matches!(status, 204 | 304) {
+        Body::None
+    } else {
+        Body::Length(body.len() as u64)
+    };
+    let mut sink = journey.replier.begin(&journey.trip.response, framing)?;
+    carry(
+        &mut Source::Held(body),
+        &mut sink,
+        &mut journey.trip.facts.bytes_out,
+    )
+    .await
+}
+
+/// Drops the part of a request body that has arrived; false when more is to come.
+fn take_what_is_here(body: &mut Source<'_>) -> bool {
+    loop {
+        body.consume(body.data().len());
+        match body.advance() {
+            Ok(true) => {}
+            Ok(false) => return body.is_done(),
+            Err(_) => return false,
+        }
+    }
+}
+
+fn note(failure: &Failure, trip: &mut Trip) {
+    trip.facts.error = Some(failure.reason);
+    trip.facts.detail = failure.detail.clone();
+}
+
+/// An HTTP-date (RFC 9110 section 5.6.7).
+fn http_date(unix: Duration) -> String {
+    httpdate::fmt_http_date(UNIX_EPOCH + unix)
+}

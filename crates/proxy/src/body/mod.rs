@@ -1,0 +1,61 @@
+//! Message bodies on their way: where one comes from ([`Source`]), where it goes ([`Sink`]), and the loop between them.
+//!
+//! The same loop carries requests upstream and responses downstream, over every pairing of HTTP/1.1 and HTTP/2.
+//! Called by `forward.rs` and `relay.rs`; heads are not its business.
+
+mod sink;
+mod source;
+
+pub(crate) use sink::{H1Sink, H2Sink, Sink};
+pub(crate) use source::{H1Source, H2Source, Source};
+
+use std::task::Poll;
+
+use crate::failure::Failure;
+
+/// Moves a whole body, with its trailers. Returns the number of body bytes moved.
+///
+/// Nothing is held back: what has arrived is sent before the next wait, so events of a stream are never delayed, and
+/// the next piece is read only when the last one was taken, so a slow receiver slows the sender.
+///
+/// # Errors
+/// The failure of either side; which side it was is in the failure.
+pub(crate) async fn carry(
+    source: &mut Source<'_>,
+    sink: &mut Sink<'_>,
+    moved: &mut u64,
+) -> Result<(), Failure> {
+    loop {
+        if let Some(bytes) = source.take_shared() {
+            *moved += bytes.len() as u64;
+            sink.write_shared(bytes).await?;
+            continue;
+        }
+        let data = source.data();
+        if !data.is_empty() {
+            let length = data.len();
+            sink.write(data).await?;
+            source.consume(length);
+            *moved += length as u64;
+            continue;
+        }
+        if source.advance()? {
+            continue;
+        }
+        if source.is_done() {
+            return sink.finish(source.trailers()).await;
+        }
+        sink.flush().await?;
+        fill_unless_gone(source, sink).await?;
+    }
+}
+
+/// Waits for more of the body, and gives up when the receiver has gone meanwhile.
+async fn fill_unless_gone(source: &mut Source<'_>, sink: &mut Sink<'_>) -> Result<(), Failure> {
+    let mut filling = std::pin::pin!(source.fill());
+    std::future::poll_fn(|cx| match sink.poll_gone(cx) {
+        Poll::Ready(failure) => Poll::Ready(Err(failure)),
+        Poll::Pending => filling.as_mut().poll(cx),
+    })
+    .await
+}

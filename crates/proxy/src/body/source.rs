@@ -1,0 +1,255 @@
+//! Where a body comes from.
+//!
+//! Called by [`super::carry`] for the whole body, and by `forward.rs` when a small request body is held for a retry.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use transept_wire::h1::Decoder;
+use transept_wire::head::Fields;
+
+use crate::buffer::Inbound;
+use crate::deadline::Watch;
+use crate::edge::h2_head;
+use crate::failure::{Failure, Side};
+use crate::io::Io;
+
+/// A body that is still to be read.
+pub(crate) enum Source<'c> {
+    /// There is none, or it has been read.
+    Empty,
+    /// From an HTTP/1.1 connection.
+    H1(H1Source<'c>),
+    /// From an HTTP/2 stream.
+    H2(H2Source<'c>),
+    /// From memory that somebody else holds, to be sent again on a retry.
+    Held(&'c [u8]),
+    /// From memory that is shared with copies of the request; the second part is how much has been consumed.
+    Kept(Rc<[u8]>, usize),
+}
+
+/// A body framed by HTTP/1.1 (RFC 9112 section 6).
+pub(crate) struct H1Source<'c> {
+    io: &'c Io,
+    inbound: &'c mut Inbound,
+    watch: &'c Watch,
+    decoder: Decoder,
+    side: Side,
+    /// Decoded bytes, as a range of `inbound`.
+    start: usize,
+    end: usize,
+    /// Bytes of `inbound` that the decoder has dealt with; they go when the range is used up.
+    digested: usize,
+}
+
+/// A body framed by HTTP/2 DATA frames (RFC 9113 section 6.1).
+pub(crate) struct H2Source<'c> {
+    stream: h2::RecvStream,
+    watch: &'c Watch,
+    side: Side,
+    piece: Bytes,
+    trailers: Option<Fields>,
+    done: bool,
+}
+
+impl Source<'_> {
+    /// Bytes that are here.
+    pub(crate) fn data(&self) -> &[u8] {
+        match self {
+            Source::Empty => &[],
+            Source::H1(source) => &source.inbound.data()[source.start..source.end],
+            Source::H2(source) => &source.piece,
+            Source::Held(bytes) => bytes,
+            Source::Kept(bytes, consumed) => &bytes[*consumed..],
+        }
+    }
+
+    /// Drops the first `count` bytes of [`Source::data`].
+    pub(crate) fn consume(&mut self, count: usize) {
+        match self {
+            Source::Empty => {}
+            Source::H1(source) => source.start += count,
+            Source::H2(source) => {
+                let _ = source.piece.split_to(count);
+            }
+            Source::Held(bytes) => *bytes = &bytes[count..],
+            Source::Kept(_, consumed) => *consumed += count,
+        }
+    }
+
+    /// The bytes that are here, without a copy, when the source owns them as shared memory.
+    pub(crate) fn take_shared(&mut self) -> Option<Bytes> {
+        match self {
+            Source::H2(source) if !source.piece.is_empty() => {
+                Some(std::mem::take(&mut source.piece))
+            }
+            _ => None,
+        }
+    }
+
+    /// Decodes what has been received already; false when there is nothing more to decode.
+    pub(crate) fn advance(&mut self) -> Result<bool, Failure> {
+        match self {
+            Source::H1(source) => source.advance(),
+            Source::H2(_) | Source::Empty | Source::Held(_) | Source::Kept(..) => Ok(false),
+        }
+    }
+
+    /// Whether the last byte has been taken.
+    pub(crate) fn is_done(&self) -> bool {
+        match self {
+            Source::Empty => true,
+            Source::H1(source) => source.start == source.end && source.decoder.is_done(),
+            Source::H2(source) => source.done && source.piece.is_empty(),
+            Source::Held(bytes) => bytes.is_empty(),
+            Source::Kept(bytes, consumed) => *consumed == bytes.len(),
+        }
+    }
+
+    /// Waits for more from the network. Meant for when [`Source::data`] is empty and the body is not done.
+    pub(crate) async fn fill(&mut self) -> Result<(), Failure> {
+        match self {
+            Source::Empty | Source::Held(_) | Source::Kept(..) => Ok(()),
+            Source::H1(source) => source.fill().await,
+            Source::H2(source) => source.fill().await,
+        }
+    }
+
+    /// Reads to the end. The caller has made sure that the announced length is small.
+    pub(crate) async fn read_all(&mut self) -> Result<Vec<u8>, Failure> {
+        let mut bytes = Vec::new();
+        loop {
+            let data = self.data();
+            let count = data.len();
+            bytes.extend_from_slice(data);
+            self.consume(count);
+            if self.advance()? {
+                continue;
+            }
+            if self.is_done() {
+                return Ok(bytes);
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// The trailers, once the body is done.
+    pub(crate) fn trailers(&mut self) -> Option<&Fields> {
+        match self {
+            Source::Empty | Source::Held(_) | Source::Kept(..) => None,
+            Source::H1(source) => source.decoder.trailers().map(|trailers| &*trailers),
+            Source::H2(source) => source.trailers.as_ref(),
+        }
+    }
+}
+
+impl<'c> H1Source<'c> {
+    /// A body whose first bytes may be in `inbound` already.
+    pub(crate) fn new(
+        io: &'c Io,
+        inbound: &'c mut Inbound,
+        watch: &'c Watch,
+        decoder: Decoder,
+        side: Side,
+    ) -> Self {
+        Self {
+            io,
+            inbound,
+            watch,
+            decoder,
+            side,
+            start: 0,
+            end: 0,
+            digested: 0,
+        }
+    }
+
+    fn advance(&mut self) -> Result<bool, Failure> {
+        if self.start < self.end {
+            return Ok(true);
+        }
+        if self.digested > 0 {
+            self.inbound.consume(self.digested);
+            (self.start, self.end, self.digested) = (0, 0, 0);
+        }
+        if self.decoder.is_done() || self.inbound.is_empty() {
+            return Ok(false);
+        }
+        let decoded = self
+            .decoder
+            .decode(self.inbound.data())
+            .map_err(|malformed| Failure::malformed(self.side, &malformed))?;
+        (self.start, self.end, self.digested) =
+            (decoded.data.start, decoded.data.end, decoded.consumed);
+        if self.start == self.end && self.digested > 0 {
+            self.inbound.consume(self.digested);
+            (self.start, self.end, self.digested) = (0, 0, 0);
+            return Ok(!self.decoder.is_done());
+        }
+        Ok(self.start < self.end)
+    }
+
+    async fn fill(&mut self) -> Result<(), Failure> {
+        let count = self
+            .watch
+            .wait(|cx| self.io.poll_fill(cx, self.inbound))
+            .await
+            .map_err(|expired| Failure::stalled(self.side, expired))?
+            .map_err(|error| Failure::body_cut(self.side, &error))?;
+        if count == 0 {
+            return self
+                .decoder
+                .finish_eof()
+                .map_err(|malformed| Failure::malformed(self.side, &malformed));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for H1Source<'_> {
+    fn drop(&mut self) {
+        // The next message of the connection starts behind what the decoder has digested.
+        self.inbound.consume(self.digested);
+    }
+}
+
+impl<'c> H2Source<'c> {
+    pub(crate) fn new(stream: h2::RecvStream, watch: &'c Watch, side: Side) -> Self {
+        let done = stream.is_end_stream();
+        Self {
+            stream,
+            watch,
+            side,
+            piece: Bytes::new(),
+            trailers: None,
+            done,
+        }
+    }
+
+    async fn fill(&mut self) -> Result<(), Failure> {
+        let side = self.side;
+        let stalled = |expired| Failure::stalled(side, expired);
+        if let Some(piece) = self
+            .watch
+            .wait(|cx| self.stream.poll_data(cx))
+            .await
+            .map_err(stalled)?
+        {
+            let piece = piece.map_err(|error| Failure::h2_body(side, &error))?;
+            // The peer may send as much again; the pace is set by the sink, which is awaited before the next read.
+            let _ = self.stream.flow_control().release_capacity(piece.len());
+            self.piece = piece;
+            return Ok(());
+        }
+        let trailers = self
+            .watch
+            .wait(|cx| self.stream.poll_trailers(cx))
+            .await
+            .map_err(stalled)?;
+        if let Some(trailers) = trailers.map_err(|error| Failure::h2_body(side, &error))? {
+            self.trailers = Some(h2_head::trailers_in(&trailers));
+        }
+        self.done = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,282 @@
+//! The verb *read* for HTTP/1.1 and 1.0: one request after the other on a connection, until one side has enough.
+//!
+//! Called by `accept.rs` when the protocol is known. While it waits for a request it holds no buffer and no heads.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use transept_engine::exchange::Connection;
+use transept_engine::reason::Reason;
+use transept_engine::settings::Settings;
+use transept_engine::verdict::Reply;
+use transept_wire::h1::{self, Body, Decoder, Malformed, RequestMeta};
+use transept_wire::head::{Method, Version};
+
+use super::Replier;
+use super::replier::{H1Replier, linger};
+use crate::answer;
+use crate::body::{H1Source, Source};
+use crate::buffer::{Inbound, Outbound};
+use crate::deadline::Watch;
+use crate::failure::{Side, reason_of};
+use crate::io::Io;
+use crate::normalize::codec_limits;
+use crate::path::{Arrival, Marks, travel};
+use crate::record::record;
+use crate::trip::Trip;
+use crate::worker::Worker;
+
+/// Why a connection has no further request.
+enum NoRequest {
+    /// The client left, or was silent for too long, or the worker drains.
+    Gone,
+    /// The head did not come in time.
+    TooSlow,
+    /// What came is not HTTP.
+    Malformed(Malformed),
+}
+
+/// What becomes of a connection after an exchange.
+enum After {
+    /// It carries the next one.
+    NextRequest,
+    /// It ends, after the client had a chance to read everything.
+    Close,
+    /// It breaks, so that a part of a response is not taken for the whole.
+    Cut,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    io: Io,
+    mut inbound: Inbound,
+    connection: Connection,
+    bound: SocketAddr,
+    watch: Watch,
+) {
+    let mut served = 0;
+    loop {
+        let Some(settings) = settings_of(&worker, &bound) else {
+            return;
+        };
+        if wait_for_bytes(&io, &mut inbound, &watch, &settings)
+            .await
+            .is_err()
+        {
+            return;
+        }
+        served += 1;
+        let last = settings
+            .limits
+            .max_requests_per_connection
+            .is_some_and(|most| served >= most);
+        let mut trip = worker.take_trip();
+        let after = exchange(
+            &worker,
+            &io,
+            &mut inbound,
+            &connection,
+            bound,
+            &watch,
+            &settings,
+            &mut trip,
+            last,
+        )
+        .await;
+        worker.give_back(trip);
+        match after {
+            After::NextRequest => {}
+            After::Close => {
+                watch.set(settings.timeouts.head);
+                linger(&io, &mut inbound, &watch).await;
+                return;
+            }
+            After::Cut => {
+                io.abort_on_drop();
+                return;
+            }
+        }
+    }
+}
+
+fn settings_of(worker: &Worker, bound: &SocketAddr) -> Option<Arc<Settings>> {
+    worker
+        .snapshot()
+        .bind(bound)
+        .map(|bind| bind.settings.clone())
+}
+
+/// Waits between requests.
+async fn wait_for_bytes(
+    io: &Io,
+    inbound: &mut Inbound,
+    watch: &Watch,
+    settings: &Settings,
+) -> Result<(), NoRequest> {
+    if !inbound.is_empty() {
+        return Ok(());
+    }
+    inbound.release();
+    watch.set_idle(settings.timeouts.idle);
+    match watch.wait(|cx| io.poll_fill(cx, inbound)).await {
+        Ok(Ok(count)) if count > 0 => Ok(()),
+        _ => Err(NoRequest::Gone),
+    }
+}
+
+/// One request and its response.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of a connection, borrowed one by one so that they can be split"
+)]
+async fn exchange(
+    worker: &Rc<Worker>,
+    io: &Io,
+    inbound: &mut Inbound,
+    connection: &Connection,
+    bound: SocketAddr,
+    watch: &Watch,
+    settings: &Settings,
+    trip: &mut Trip,
+    last: bool,
+) -> After {
+    trip.started = worker.clock.now();
+    trip.random = worker.random();
+    let limits = codec_limits(settings);
+    let meta = match read_head(io, inbound, watch, settings, &limits, trip).await {
+        Ok(meta) => meta,
+        Err(NoRequest::Gone) => return After::Cut,
+        Err(NoRequest::TooSlow) => {
+            refuse(
+                worker,
+                io,
+                connection,
+                trip,
+                Reply::new(Reason::HeadTimeout),
+            )
+            .await;
+            return After::Close;
+        }
+        Err(NoRequest::Malformed(malformed)) => {
+            let reply = Reply::new(reason_of(&malformed)).with_status(malformed.status());
+            refuse(
+                worker,
+                io,
+                connection,
+                trip,
+                reply.with_detail(malformed.to_string()),
+            )
+            .await;
+            return After::Close;
+        }
+    };
+    trip.request.set_scheme(connection.scheme().as_bytes()).ok();
+    let tunnels = meta.upgrade;
+    let body = match meta.body {
+        Body::None if tunnels => source(io, inbound, watch, Body::UntilClose, &limits),
+        Body::None | Body::Length(0) => Source::Empty,
+        body => source(io, inbound, watch, body, &limits),
+    };
+    let mut replier = Replier::H1(H1Replier {
+        io,
+        watch,
+        version: trip.request.version,
+        method: trip.request.method,
+        keep_alive: meta.keep_alive && !last && !worker.is_draining(),
+        begun: false,
+        cut: false,
+    });
+    let arrival = Arrival {
+        connection,
+        bound,
+        watch,
+        body,
+        framing: meta.body,
+        expects_continue: meta.expect_continue,
+    };
+    travel(worker, arrival, trip, &mut replier).await;
+    match replier {
+        Replier::H1(replier) if replier.cut || !replier.begun => After::Cut,
+        Replier::H1(replier) if replier.keep_alive => After::NextRequest,
+        _ => After::Close,
+    }
+}
+
+fn source<'c>(
+    io: &'c Io,
+    inbound: &'c mut Inbound,
+    watch: &'c Watch,
+    body: Body,
+    limits: &h1::Limits,
+) -> Source<'c> {
+    Source::H1(H1Source::new(
+        io,
+        inbound,
+        watch,
+        Decoder::new(body, limits),
+        Side::Downstream,
+    ))
+}
+
+/// Reads until the head is complete.
+async fn read_head(
+    io: &Io,
+    inbound: &mut Inbound,
+    watch: &Watch,
+    settings: &Settings,
+    limits: &h1::Limits,
+    trip: &mut Trip,
+) -> Result<RequestMeta, NoRequest> {
+    let mut scan = h1::Scan::new();
+    let mut waiting = false;
+    loop {
+        if scan.is_worth_parsing(inbound.data(), limits) {
+            match h1::parse_request(inbound.data(), limits, &mut trip.request) {
+                Ok(Some(meta)) => {
+                    inbound.consume(meta.head_len);
+                    return Ok(meta);
+                }
+                Ok(None) => {}
+                Err(malformed) => return Err(NoRequest::Malformed(malformed)),
+            }
+        }
+        if !waiting {
+            // Counted from the first byte of the head, so that one byte now and then does not hold a connection.
+            watch.set(settings.timeouts.head);
+            waiting = true;
+        }
+        match watch.wait(|cx| io.poll_fill(cx, inbound)).await {
+            Ok(Ok(count)) if count > 0 => {}
+            Ok(_) => return Err(NoRequest::Gone),
+            Err(_) => return Err(NoRequest::TooSlow),
+        }
+    }
+}
+
+/// Answers what could not be read, and records it.
+async fn refuse(worker: &Worker, io: &Io, connection: &Connection, trip: &mut Trip, reply: Reply) {
+    // What was parsed of the request is not to be relied on: the reply is for a program that asked for nothing.
+    trip.request.clear();
+    trip.request.method = Method::Get;
+    trip.client = connection.peer.ip();
+    let mut body = Vec::new();
+    answer::write_head(&reply, trip, &mut body);
+    trip.facts.status = reply.status;
+    trip.facts.error = Some(reply.reason);
+    trip.facts.detail = reply.detail.clone();
+    trip.facts.bytes_out = body.len() as u64;
+    let mut out = Outbound::take();
+    let framing = Body::Length(body.len() as u64);
+    h1::write_response(
+        out.tail(),
+        &trip.response,
+        &framing,
+        h1::Connection::Close,
+        Version::Http11,
+    );
+    // A client that does not even read the refusal has chosen not to know.
+    let _ = io.send(&mut out, &body).await;
+    record(worker, trip, &Marks::default(), connection);
+}

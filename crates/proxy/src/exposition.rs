@@ -1,0 +1,226 @@
+//! Counts as text: the Prometheus exposition format, with the OpenTelemetry names for what HTTP has names for.
+//!
+//! Called at a scrape with the sum over all workers.
+
+use std::fmt::Write;
+
+use crate::meter::{BUCKETS, Histogram, Labels, Report};
+
+/// Writes every family that the data plane has.
+pub(crate) fn write(report: &Report, dropped_log_batches: u64, out: &mut String) {
+    write_requests(report, out);
+    write_upstream(report, out);
+    let plain: [(&str, &str, &str, u64); 8] = [
+        (
+            "transept_downstream_connections_total",
+            "counter",
+            "Connections accepted.",
+            report.connections,
+        ),
+        (
+            "transept_downstream_connections_refused_total",
+            "counter",
+            "Connections closed at once because of a connection limit.",
+            report.connections_refused,
+        ),
+        (
+            "transept_downstream_connections_active",
+            "gauge",
+            "Open downstream connections.",
+            report.connections_open,
+        ),
+        (
+            "transept_tls_handshakes_total",
+            "counter",
+            "Downstream TLS handshakes completed.",
+            report.tls_handshakes,
+        ),
+        (
+            "transept_tls_handshake_failures_total",
+            "counter",
+            "Downstream TLS handshakes failed.",
+            report.tls_failures,
+        ),
+        (
+            "http_server_active_requests",
+            "gauge",
+            "Requests on the road.",
+            report.requests_active,
+        ),
+        (
+            "transept_retries_total",
+            "counter",
+            "Requests sent again after a failed try.",
+            report.retries,
+        ),
+        (
+            "transept_access_log_dropped_batches_total",
+            "counter",
+            "Batches of access log lines lost because the target did not keep up.",
+            dropped_log_batches,
+        ),
+    ];
+    for (name, kind, help, value) in plain {
+        head(out, name, kind, help);
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{name} {value}");
+    }
+}
+
+fn write_requests(report: &Report, out: &mut String) {
+    const DURATION: &str = "http_server_request_duration_seconds";
+    head(
+        out,
+        DURATION,
+        "histogram",
+        "From the complete request head to the last byte of the response.",
+    );
+    for (labels, totals) in &report.requests {
+        histogram(out, DURATION, &request_labels(labels), &totals.duration);
+    }
+    const BYTES_IN: &str = "transept_request_body_bytes_total";
+    head(out, BYTES_IN, "counter", "Bytes of request bodies.");
+    for (labels, totals) in &report.requests {
+        let _ = writeln!(
+            out,
+            "{BYTES_IN}{{{}}} {}",
+            request_labels(labels),
+            totals.bytes_in
+        );
+    }
+    const BYTES_OUT: &str = "transept_response_body_bytes_total";
+    head(out, BYTES_OUT, "counter", "Bytes of response bodies.");
+    for (labels, totals) in &report.requests {
+        let _ = writeln!(
+            out,
+            "{BYTES_OUT}{{{}}} {}",
+            request_labels(labels),
+            totals.bytes_out
+        );
+    }
+}
+
+fn write_upstream(report: &Report, out: &mut String) {
+    const CONNECT: &str = "transept_upstream_connect_duration_seconds";
+    head(
+        out,
+        CONNECT,
+        "histogram",
+        "Time to establish a connection to an endpoint, TLS included.",
+    );
+    for (backend, dials) in &report.dials {
+        histogram(out, CONNECT, &label("backend", backend), &dials.duration);
+    }
+    const FAILURES: &str = "transept_upstream_connect_failures_total";
+    head(
+        out,
+        FAILURES,
+        "counter",
+        "Connections to endpoints that could not be established.",
+    );
+    for (backend, dials) in &report.dials {
+        for (reason, count) in &dials.failures {
+            let _ = writeln!(
+                out,
+                "{FAILURES}{{{},{}}} {count}",
+                label("backend", backend),
+                label("reason", reason)
+            );
+        }
+    }
+    const OPEN: &str = "http_client_open_connections";
+    head(
+        out,
+        OPEN,
+        "gauge",
+        "Upstream connections that wait for a request (HTTP/1.1) or that streams share (HTTP/2).",
+    );
+    let _ = writeln!(
+        out,
+        "{OPEN}{{http_connection_state=\"idle\",network_protocol_version=\"1.1\"}} {}",
+        report.upstream_idle
+    );
+    let _ = writeln!(
+        out,
+        "{OPEN}{{http_connection_state=\"shared\",network_protocol_version=\"2\"}} {}",
+        report.upstream_shared
+    );
+}
+
+fn request_labels(labels: &Labels) -> String {
+    let mut text = format!(
+        "{},{},{},http_request_method=\"{}\",http_response_status_code=\"{}\",network_protocol_version=\"{}\",url_scheme=\"{}\"",
+        label("listener", &labels.listener),
+        label("http_route", &labels.route),
+        label("backend", &labels.backend),
+        labels.method,
+        labels.status,
+        labels.version,
+        labels.scheme,
+    );
+    if !labels.error.is_empty() {
+        let _ = write!(text, ",error_type=\"{}\"", labels.error);
+    }
+    text
+}
+
+fn histogram(out: &mut String, name: &str, labels: &str, histogram: &Histogram) {
+    let mut count = 0;
+    for (bound, in_bucket) in BUCKETS.iter().zip(histogram.buckets) {
+        count += in_bucket;
+        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
+    }
+    let count = histogram.count();
+    let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
+    let _ = writeln!(
+        out,
+        "{name}_sum{{{labels}}} {}.{:06}",
+        histogram.micros / 1_000_000,
+        histogram.micros % 1_000_000
+    );
+    let _ = writeln!(out, "{name}_count{{{labels}}} {count}");
+}
+
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// A label with its value escaped as the format demands.
+fn label(name: &str, value: &str) -> String {
+    let escaped = value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n");
+    format!("{name}=\"{escaped}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn buckets_are_cumulative() {
+        let mut durations = Histogram::default();
+        durations.observe(Duration::from_millis(5));
+        durations.observe(Duration::from_millis(6));
+        durations.observe(Duration::from_secs(60));
+        let mut text = String::new();
+        histogram(&mut text, "x", "a=\"b\"", &durations);
+        for line in [
+            "x_bucket{a=\"b\",le=\"0.005\"} 1",
+            "le=\"0.01\"} 2",
+            "le=\"10\"} 2",
+            "le=\"+Inf\"} 3",
+            "x_sum{a=\"b\"} 60.011000",
+            "x_count{a=\"b\"} 3",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn label_values_are_escaped() {
+        assert_eq!(label("a", "q\"\\\n"), "a=\"q\\\"\\\\\\n\"");
+    }
+}

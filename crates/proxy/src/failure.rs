@@ -1,0 +1,193 @@
+//! What went wrong on the road: on whose side, for which reason of the closed table, and whether another try may help.
+//!
+//! Made where bytes are moved; read by `judge.rs`, which decides about a retry, and by `record.rs`. The reasons and
+//! their status codes are [`transept_engine::reason`].
+
+use std::borrow::Cow;
+use std::io;
+
+use transept_engine::reason::Reason;
+use transept_wire::h1::Malformed;
+
+use crate::deadline::Expired;
+
+/// Whose fault it was, or whose connection broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The client's.
+    Downstream,
+    /// The backend's.
+    Upstream,
+}
+
+/// Whether another try of the same request is allowed, seen from the failure alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// No byte of the request can have been processed.
+    Safe,
+    /// The request may have been processed: only a repeatable request may be sent again (RFC 9110 section 9.2.2).
+    IfIdempotent,
+    /// Another try would fail alike, or the client already has a part of the response.
+    Never,
+}
+
+/// A failure of one try or of the whole exchange.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub side: Side,
+    pub reason: Reason,
+    pub repeat: Repeat,
+    /// For the log only; never sent to a client.
+    pub detail: Cow<'static, str>,
+}
+
+impl Failure {
+    pub(crate) fn new(
+        side: Side,
+        reason: Reason,
+        repeat: Repeat,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            side,
+            reason,
+            repeat,
+            detail: detail.into(),
+        }
+    }
+
+    /// A message that breaks the grammar or the framing.
+    pub(crate) fn malformed(side: Side, malformed: &Malformed) -> Self {
+        let reason = match side {
+            Side::Downstream => reason_of(malformed),
+            Side::Upstream if malformed.status() == 431 => Reason::UpstreamHeadTooLarge,
+            Side::Upstream => Reason::UpstreamMalformed,
+        };
+        Self::new(side, reason, Repeat::Never, malformed.to_string())
+    }
+
+    /// A deadline of the connection passed while a body moved.
+    pub(crate) fn stalled(side: Side, expired: Expired) -> Self {
+        let reason = match (side, expired) {
+            (Side::Downstream, Expired::TimedOut) => Reason::BodyTimeout,
+            (Side::Upstream, Expired::TimedOut) => Reason::StreamIdle,
+            (_, Expired::Draining) => Reason::Overloaded,
+        };
+        Self::new(
+            side,
+            reason,
+            Repeat::Never,
+            "nothing moved before the deadline",
+        )
+    }
+
+    /// A connection ended inside a body that was being read.
+    pub(crate) fn body_cut(side: Side, error: &io::Error) -> Self {
+        let reason = match side {
+            Side::Downstream => Reason::DownstreamClosed,
+            Side::Upstream => Reason::UpstreamIncomplete,
+        };
+        Self::new(side, reason, Repeat::Never, error.to_string())
+    }
+
+    /// A connection refused bytes that were being sent.
+    pub(crate) fn send(side: Side, error: &io::Error) -> Self {
+        let (reason, repeat) = match side {
+            Side::Downstream => (Reason::DownstreamClosed, Repeat::Never),
+            Side::Upstream => (Reason::UpstreamReset, Repeat::IfIdempotent),
+        };
+        Self::new(side, reason, repeat, error.to_string())
+    }
+
+    /// A body is longer or shorter than its `Content-Length`.
+    pub(crate) fn body_length(sink: Side) -> Self {
+        // The sender of the body sits on the other side of the sink.
+        match sink {
+            Side::Downstream => Self::new(
+                Side::Upstream,
+                Reason::UpstreamIncomplete,
+                Repeat::Never,
+                "the body does not have the length that was announced",
+            ),
+            Side::Upstream => Self::new(
+                Side::Downstream,
+                Reason::RequestMalformed,
+                Repeat::Never,
+                "the body does not have the length that was announced",
+            ),
+        }
+    }
+
+    /// The HTTP/2 stream that a body is read from broke.
+    pub(crate) fn h2_body(side: Side, error: &h2::Error) -> Self {
+        match side {
+            Side::Downstream => Self::new(
+                side,
+                Reason::DownstreamClosed,
+                Repeat::Never,
+                error.to_string(),
+            ),
+            Side::Upstream => Self::new(
+                side,
+                Reason::UpstreamIncomplete,
+                Repeat::Never,
+                error.to_string(),
+            ),
+        }
+    }
+
+    /// The HTTP/2 stream that a message is sent on broke.
+    pub(crate) fn h2_send(side: Side, error: Option<&h2::Error>) -> Self {
+        let detail = error.map_or(Cow::Borrowed("the stream was closed"), |error| {
+            error.to_string().into()
+        });
+        match side {
+            Side::Downstream => Self::new(side, Reason::DownstreamClosed, Repeat::Never, detail),
+            Side::Upstream => Self::new(side, Reason::UpstreamReset, h2_repeat(error), detail),
+        }
+    }
+
+    /// The HTTP/2 stream ended before its response began.
+    pub(crate) fn h2_response(error: &h2::Error) -> Self {
+        Self::new(
+            Side::Upstream,
+            Reason::UpstreamReset,
+            h2_repeat(Some(error)),
+            error.to_string(),
+        )
+    }
+
+    /// The connection ended before a response began.
+    pub(crate) fn no_response(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(
+            Side::Upstream,
+            Reason::UpstreamReset,
+            Repeat::IfIdempotent,
+            detail,
+        )
+    }
+}
+
+/// REFUSED_STREAM, and streams above the last one that GOAWAY names, were not processed (RFC 9113 section 8.7).
+fn h2_repeat(error: Option<&h2::Error>) -> Repeat {
+    let untouched = error.is_some_and(|error| {
+        error.reason() == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away()
+    });
+    if untouched {
+        Repeat::Safe
+    } else {
+        Repeat::IfIdempotent
+    }
+}
+
+/// The reason behind what the codec refused in a request.
+pub(crate) fn reason_of(malformed: &Malformed) -> Reason {
+    match malformed.status() {
+        414 => Reason::RequestLineTooLong,
+        431 => Reason::HeadersTooLarge,
+        501 => Reason::NotImplemented,
+        505 => Reason::VersionUnsupported,
+        417 => Reason::ExpectationFailed,
+        _ => Reason::RequestMalformed,
+    }
+}

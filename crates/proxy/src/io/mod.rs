@@ -1,0 +1,206 @@
+//! One connected stream, plain or TLS, read and written without holding a buffer.
+//!
+//! Every method takes `&self`, so that one task can read a request body from a connection while it writes the response
+//! to it. Called by the HTTP/1.1 sides, the tunnel, and (through [`Adapter`]) by the `h2` crate. Timeouts are the
+//! callers' business.
+
+mod adapter;
+mod tls;
+
+pub(crate) use adapter::Adapter;
+pub(crate) use tls::{TlsSession, accept_hello};
+
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, Waker, ready};
+
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use crate::buffer::{Inbound, Outbound};
+
+/// A connection and, when it is secured, its TLS session.
+pub(crate) struct Io {
+    tcp: TcpStream,
+    tls: Option<Box<TlsSession>>,
+}
+
+impl Io {
+    /// A plain connection.
+    pub(crate) fn plain(tcp: TcpStream) -> Self {
+        Self { tcp, tls: None }
+    }
+
+    /// A connection whose handshake is complete.
+    pub(crate) fn secured(tcp: TcpStream, session: TlsSession) -> Self {
+        Self {
+            tcp,
+            tls: Some(Box::new(session)),
+        }
+    }
+
+    /// Ready when a read would not wait. Holds no buffer meanwhile.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.tls {
+            Some(tls) if tls.has_buffered() => Poll::Ready(Ok(())),
+            _ => self.tcp.poll_read_ready(cx),
+        }
+    }
+
+    /// Reads into `buffer`; 0 is the end of the stream.
+    pub(crate) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        match &self.tls {
+            None => read_some(&self.tcp, cx, buffer),
+            Some(tls) => tls.poll_read(&self.tcp, cx, buffer),
+        }
+    }
+
+    /// Reads once into `inbound`, borrowing a buffer only when the socket is ready; 0 is the end of the stream.
+    pub(crate) fn poll_fill(
+        &self,
+        cx: &mut Context<'_>,
+        inbound: &mut Inbound,
+    ) -> Poll<io::Result<usize>> {
+        if inbound.is_empty() {
+            match self.poll_readable(cx) {
+                Poll::Ready(outcome) => outcome?,
+                Poll::Pending => {
+                    inbound.release();
+                    return Poll::Pending;
+                }
+            }
+        }
+        match self.poll_read(cx, inbound.spare()) {
+            Poll::Ready(Ok(count)) => {
+                inbound.received(count);
+                Poll::Ready(Ok(count))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                inbound.release();
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Writes some of `slices`, in order, and returns how many bytes were taken.
+    pub(crate) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &self.tls {
+            None => write_some(&self.tcp, cx, slices),
+            Some(tls) => tls.poll_write(&self.tcp, cx, slices),
+        }
+    }
+
+    /// Ready when everything taken by [`Io::poll_write`] has been handed to the kernel.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.tls {
+            None => Poll::Ready(Ok(())),
+            Some(tls) => tls.poll_flush(&self.tcp, cx),
+        }
+    }
+
+    /// Sends all of `outbound`, then `more`, in as few system calls as possible.
+    pub(crate) async fn send(&self, outbound: &mut Outbound, mut more: &[u8]) -> io::Result<()> {
+        while !outbound.is_empty() || !more.is_empty() {
+            let slices = [IoSlice::new(outbound.pending()), IoSlice::new(more)];
+            let slices = match (outbound.is_empty(), more.is_empty()) {
+                (true, _) => &slices[1..],
+                (_, true) => &slices[..1],
+                _ => &slices[..],
+            };
+            let count = std::future::poll_fn(|cx| self.poll_write(cx, slices)).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            let of_outbound = count.min(outbound.pending().len());
+            outbound.advance(of_outbound);
+            more = &more[count - of_outbound..];
+        }
+        if self.tls.is_some() {
+            std::future::poll_fn(|cx| self.poll_flush(cx)).await?;
+        }
+        Ok(())
+    }
+
+    /// Announces that nothing more will be sent: `close_notify` under TLS, then FIN.
+    pub(crate) fn shut_down_writing(&self) {
+        if let Some(tls) = &self.tls {
+            tls.announce_close(&self.tcp);
+        }
+        // A failure means that the peer is gone already.
+        let _ = rustix::net::shutdown(&self.tcp, rustix::net::Shutdown::Write);
+    }
+
+    /// Makes the kernel send RST instead of FIN when the connection is dropped.
+    pub(crate) fn abort_on_drop(&self) {
+        let _ = socket2::SockRef::from(&self.tcp).set_linger(Some(std::time::Duration::ZERO));
+    }
+
+    /// Whether an idle connection has something to say: its end, an error, or bytes that nobody asked for. Such a
+    /// connection must not carry another request (RFC 9112 section 9.5).
+    pub(crate) fn is_stale(&self) -> bool {
+        if self.tls.as_ref().is_some_and(|tls| tls.has_buffered()) {
+            return true;
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        if self.tcp.poll_read_ready(&mut cx).is_pending() {
+            return false;
+        }
+        let mut byte = [0; 1];
+        let peeked = self.tcp.try_io(Interest::READABLE, || {
+            Ok(rustix::net::recv(&self.tcp, &mut byte, rustix::net::RecvFlags::PEEK)?.1)
+        });
+        !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+/// Reads once. A short read means that the socket is drained: its readiness is cleared at once, which saves the read
+/// that would only return EAGAIN.
+fn read_some(tcp: &TcpStream, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(tcp.poll_read_ready(cx))?;
+        let mut count = None;
+        let outcome = tcp.try_io(Interest::READABLE, || {
+            let (_, received) =
+                rustix::net::recv(tcp, &mut *buffer, rustix::net::RecvFlags::empty())?;
+            count = Some(received);
+            if received > 0 && received < buffer.len() {
+                Err(io::ErrorKind::WouldBlock.into())
+            } else {
+                Ok(())
+            }
+        });
+        match (outcome, count) {
+            (_, Some(count)) => return Poll::Ready(Ok(count)),
+            (Err(error), None) if error.kind() != io::ErrorKind::WouldBlock => {
+                return Poll::Ready(Err(error));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn write_some(
+    tcp: &TcpStream,
+    cx: &mut Context<'_>,
+    slices: &[IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(tcp.poll_write_ready(cx))?;
+        let outcome = match slices {
+            [one] => tcp.try_write(one),
+            several => tcp.try_write_vectored(several),
+        };
+        match outcome {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            outcome => return Poll::Ready(outcome),
+        }
+    }
+}

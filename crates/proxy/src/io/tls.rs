@@ -1,0 +1,261 @@
+//! A rustls session over a socket: records in, records out, nothing held while idle.
+//!
+//! Called by [`super::Io`] and by the handshakes in `secure.rs` and `connect.rs`. Which certificates and verifiers a
+//! session uses is decided in `tls/`.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice, Read, Write};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustls::Connection;
+use rustls::server::{Accepted, Acceptor};
+use tokio::net::TcpStream;
+
+use super::read_some;
+use crate::buffer::Inbound;
+
+/// One TLS session and the ciphertext that it has not yet digested.
+pub(crate) struct TlsSession {
+    inner: RefCell<Inner>,
+}
+
+struct Inner {
+    rustls: Connection,
+    ciphertext: Inbound,
+    has_plaintext: bool,
+    ended: bool,
+}
+
+impl TlsSession {
+    /// Wraps a session before its handshake.
+    pub(crate) fn new(rustls: Connection, ciphertext: Inbound) -> Self {
+        Self {
+            inner: RefCell::new(Inner {
+                rustls,
+                ciphertext,
+                has_plaintext: false,
+                ended: false,
+            }),
+        }
+    }
+
+    /// Drives the handshake to its end.
+    ///
+    /// # Errors
+    /// What rustls refuses is `InvalidData` with the [`rustls::Error`] inside; an alert is sent before it is returned.
+    pub(crate) async fn shake_hands(&self, tcp: &TcpStream) -> io::Result<()> {
+        std::future::poll_fn(|cx| {
+            let mut inner = self.inner.borrow_mut();
+            loop {
+                ready!(inner.poll_flush(tcp, cx))?;
+                if !inner.rustls.is_handshaking() {
+                    return Poll::Ready(Ok(()));
+                }
+                if ready!(inner.poll_receive(tcp, cx))? == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+            }
+        })
+        .await
+    }
+
+    /// Looks at the session, for ALPN, server name and certificates.
+    pub(crate) fn with<R>(&self, look: impl FnOnce(&Connection) -> R) -> R {
+        look(&self.inner.borrow().rustls)
+    }
+
+    pub(super) fn has_buffered(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.has_plaintext || !inner.ciphertext.is_empty()
+    }
+
+    pub(super) fn poll_read(
+        &self,
+        tcp: &TcpStream,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut inner = self.inner.borrow_mut();
+        loop {
+            match inner.rustls.reader().read(buffer) {
+                Ok(0) => return Poll::Ready(Ok(0)),
+                Ok(count) => {
+                    inner.has_plaintext = count == buffer.len();
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    inner.has_plaintext = false
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            if inner.ended {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            ready!(inner.poll_receive(tcp, cx))?;
+            if inner.rustls.wants_write() {
+                // Key updates and alerts go out as far as they can; reading does not wait for them.
+                let _ = inner.poll_flush(tcp, cx)?;
+            }
+        }
+    }
+
+    pub(super) fn poll_write(
+        &self,
+        tcp: &TcpStream,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut inner = self.inner.borrow_mut();
+        ready!(inner.poll_flush(tcp, cx))?;
+        let count = inner.rustls.writer().write_vectored(slices)?;
+        let _ = inner.poll_flush(tcp, cx)?;
+        Poll::Ready(Ok(count))
+    }
+
+    pub(super) fn poll_flush(&self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner.borrow_mut().poll_flush(tcp, cx)
+    }
+
+    pub(super) fn announce_close(&self, tcp: &TcpStream) {
+        let mut inner = self.inner.borrow_mut();
+        inner.rustls.send_close_notify();
+        // Best effort: a peer that does not read loses only the courtesy.
+        let _ = inner.rustls.write_tls(&mut Unbuffered(tcp));
+    }
+}
+
+impl Inner {
+    /// Feeds rustls from the socket once; 0 is the end of the stream.
+    fn poll_receive(&mut self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.ciphertext.is_empty() {
+            if tcp.poll_read_ready(cx)?.is_pending() {
+                self.ciphertext.release();
+                return Poll::Pending;
+            }
+            match read_some(tcp, cx, self.ciphertext.spare()) {
+                Poll::Ready(Ok(count)) => self.ciphertext.received(count),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.ciphertext.release();
+                    return Poll::Pending;
+                }
+            }
+        }
+        let mut source = self.ciphertext.data();
+        let at_end = source.is_empty();
+        let taken = self.rustls.read_tls(&mut source)?;
+        self.ciphertext.consume(taken);
+        self.ended |= at_end;
+        if let Err(error) = self.rustls.process_new_packets() {
+            // The alert tells the peer why; it is lost when the peer has gone.
+            let _ = self.rustls.write_tls(&mut Unbuffered(tcp));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(&mut self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.rustls.wants_write() {
+            match self.rustls.write_tls(&mut Unbuffered(tcp)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(tcp.poll_write_ready(cx))?
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The socket as rustls wants to write to it.
+struct Unbuffered<'a>(&'a TcpStream);
+
+impl Write for Unbuffered<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A client's hello, read before a configuration is chosen.
+pub(crate) struct Hello {
+    accepted: Accepted,
+    ciphertext: Inbound,
+}
+
+impl Hello {
+    /// The server name that the client asked for (RFC 6066 section 3), lower-case.
+    pub(crate) fn server_name(&self) -> Option<String> {
+        self.accepted
+            .client_hello()
+            .server_name()
+            .map(str::to_ascii_lowercase)
+    }
+
+    /// Goes on with the configuration that was chosen for this hello.
+    pub(crate) async fn proceed(
+        self,
+        tcp: &TcpStream,
+        config: Arc<rustls::ServerConfig>,
+    ) -> io::Result<TlsSession> {
+        match self.accepted.into_connection(config) {
+            Ok(connection) => {
+                let session = TlsSession::new(connection.into(), self.ciphertext);
+                session.shake_hands(tcp).await?;
+                Ok(session)
+            }
+            Err((error, mut alert)) => {
+                let _ = alert.write(&mut Unbuffered(tcp));
+                Err(io::Error::new(io::ErrorKind::InvalidData, error))
+            }
+        }
+    }
+}
+
+/// Reads a client's hello.
+///
+/// # Errors
+/// `InvalidData` when what came is not a hello that rustls accepts; `UnexpectedEof` when the client left.
+pub(crate) async fn accept_hello(tcp: &TcpStream) -> io::Result<Hello> {
+    let mut acceptor = Acceptor::default();
+    let mut ciphertext = Inbound::default();
+    loop {
+        if ciphertext.is_empty() {
+            let count = std::future::poll_fn(|cx| {
+                ready!(tcp.poll_read_ready(cx))?;
+                read_some(tcp, cx, ciphertext.spare())
+            })
+            .await?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            ciphertext.received(count);
+        }
+        let mut source = ciphertext.data();
+        let taken = acceptor.read_tls(&mut source)?;
+        ciphertext.consume(taken);
+        match acceptor.accept() {
+            Ok(Some(accepted)) => {
+                return Ok(Hello {
+                    accepted,
+                    ciphertext,
+                });
+            }
+            Ok(None) => {}
+            Err((error, mut alert)) => {
+                let _ = alert.write(&mut Unbuffered(tcp));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Copies of requests for other backends (Gateway API `RequestMirror`).
+//!
+//! Called by `path.rs` after the filters. A copy goes its own way on the same worker: the answer to the client never
+//! waits for it, and its own answer is read and dropped. A body that streams is not mirrored beyond what can be held.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use transept_engine::exchange::draw;
+use transept_engine::pick::pick_endpoint;
+use transept_engine::rule::{Rule, WeightedBackend};
+use transept_engine::snapshot::{Backend, Listener};
+use transept_model::certificate::KeyPair;
+use transept_wire::h1::{self, Body, Connection};
+use transept_wire::head::{Request, Response};
+
+use crate::body::{Source, carry};
+use crate::failure::Failure;
+use crate::normalize::codec_limits;
+use crate::path::{Journey, Stop};
+use crate::upstream::{Destination, Pooled, Received, connect};
+use crate::worker::Worker;
+
+/// Bodies up to this size are held to be copied; larger ones and those of unknown length go to the backend only.
+const COPIED: u64 = 64 * 1024;
+
+/// How long a copy may take before it is given up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Copies that one worker sends at the same time; further ones are left out, so that a slow mirror costs nobody memory.
+const MOST: usize = 1024;
+
+/// Keeps the choice of a backendRef's mirrors apart from that of the rule's.
+const BACKEND_DRAW: u64 = 1024;
+
+/// One copy.
+struct Copy {
+    backend: Arc<Backend>,
+    identity: Option<Arc<KeyPair>>,
+    limits: h1::Limits,
+    request: Request,
+    body: Rc<[u8]>,
+    random: u64,
+}
+
+/// Sends the copies that the filters of the rule and of the backendRef ask for.
+pub(crate) async fn send_copies(
+    rule: &Rule,
+    backend_ref: &WeightedBackend,
+    listener: &Listener,
+    journey: &mut Journey<'_, '_, '_>,
+) -> Result<(), Stop> {
+    let mirrors = rule
+        .filters
+        .mirrors
+        .iter()
+        .chain(&backend_ref.filters.mirrors);
+    if mirrors.clone().next().is_none() || journey.trip.upgrade.is_some() {
+        return Ok(());
+    }
+    let chosen: Vec<Arc<Backend>> = rule
+        .filters
+        .mirrors(journey.trip.random)
+        .chain(
+            backend_ref
+                .filters
+                .mirrors(draw(journey.trip.random, BACKEND_DRAW)),
+        )
+        .cloned()
+        .collect();
+    if chosen.is_empty() {
+        return Ok(());
+    }
+    let Some(body) = held_body(journey).await? else {
+        return Ok(());
+    };
+    for backend in chosen {
+        if journey.worker.copies.get() >= MOST {
+            break;
+        }
+        let mut request = Request::new();
+        request.copy_from(&journey.trip.request);
+        let copy = Copy {
+            backend,
+            identity: listener.client_identity.clone(),
+            limits: codec_limits(&listener.settings),
+            request,
+            body: body.clone(),
+            random: journey.worker.random(),
+        };
+        tokio::task::spawn_local(send(journey.worker.clone(), copy));
+    }
+    Ok(())
+}
+
+/// The body, read as a whole so that it can be sent more than once; it replaces the one that was to be read.
+async fn held_body(journey: &mut Journey<'_, '_, '_>) -> Result<Option<Rc<[u8]>>, Stop> {
+    match journey.arrival.framing {
+        Body::None | Body::Length(0) => Ok(Some(Rc::from([]))),
+        Body::Length(length) if length <= COPIED && !journey.arrival.expects_continue => {
+            let bytes: Rc<[u8]> = journey.arrival.body.read_all().await?.into();
+            journey.arrival.body = Source::Kept(bytes.clone(), 0);
+            Ok(Some(bytes))
+        }
+        _ => Ok(None),
+    }
+}
+
+async fn send(worker: Rc<Worker>, copy: Copy) {
+    worker.copies.set(worker.copies.get() + 1);
+    let outcome = tokio::time::timeout(PATIENCE, exchange(&worker, &copy)).await;
+    worker.copies.set(worker.copies.get() - 1);
+    match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => {
+            tracing::debug!(backend = %copy.backend.label, reason = failure.reason.slug(), detail = %failure.detail, "a mirrored request failed");
+        }
+        Err(_) => {
+            tracing::debug!(backend = %copy.backend.label, "a mirrored request took too long")
+        }
+    }
+}
+
+async fn exchange(worker: &Rc<Worker>, copy: &Copy) -> Result<(), Failure> {
+    let chosen = pick_endpoint(&copy.backend, &worker.turns.borrow(), copy.random, &[]);
+    let Ok(chosen) = chosen else { return Ok(()) };
+    let destination = Destination {
+        backend: &copy.backend,
+        endpoint: &chosen,
+        pooled: Pooled::Welcome,
+        protocol: copy.backend.protocol,
+        identity: copy.identity.as_ref(),
+    };
+    let mut upstream = connect(worker, &destination).await?;
+    let watch = worker.watches.add();
+    let framing = if copy.body.is_empty() {
+        Body::None
+    } else {
+        Body::Length(copy.body.len() as u64)
+    };
+    let mut response = Response::new(200);
+    let reusable = {
+        let (mut sink, mut inlet) =
+            upstream.begin(&copy.request, &framing, Connection::KeepAlive, &watch)?;
+        carry(&mut Source::Held(&copy.body), &mut sink, &mut 0).await?;
+        let rest = loop {
+            match inlet
+                .receive(&copy.request.method, &copy.limits, &watch, &mut response)
+                .await?
+            {
+                Received::Interim => {}
+                Received::Final { rest, .. } => break rest,
+            }
+        };
+        let keep_alive = rest.keeps_alive();
+        let mut source = inlet.into_source(rest, &copy.limits, &watch);
+        carry(&mut source, &mut crate::body::Sink::Nowhere, &mut 0).await?;
+        keep_alive && source.is_done()
+    };
+    if reusable {
+        upstream.release(&worker.pool, worker.clock.now().monotonic);
+    }
+    Ok(())
+}

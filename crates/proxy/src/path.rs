@@ -1,0 +1,219 @@
+//! The road of a request, as one list of verbs. This is the place to start reading.
+//!
+//! Before it, `accept.rs` has settled *accept*, *origin*, *secure* and *detect*, and an edge has settled *read*. Called
+//! by the edges once per request, of HTTP/1.1 and HTTP/2 alike. What each verb decides is in the engine; how bytes move is
+//! in the modules that the verbs call.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use transept_engine::admit::admit;
+use transept_engine::exchange::Connection;
+use transept_engine::pick;
+use transept_engine::reason::Reason;
+use transept_engine::route::{Routed, route};
+use transept_engine::rule::{Rule, WeightedBackend};
+use transept_engine::screen::screen;
+use transept_engine::snapshot::{Backend, Bind, Listener};
+use transept_engine::verdict::{Reply, Verdict};
+use transept_wire::h1::Body;
+
+use crate::attempt::{self, Crossing};
+use crate::body::Source;
+use crate::deadline::Watch;
+use crate::edge::Replier;
+use crate::failure::{Failure, Repeat, Side};
+use crate::trip::Trip;
+use crate::worker::Worker;
+use crate::{answer, mirror, normalize, record};
+
+/// A request whose head has been read.
+pub(crate) struct Arrival<'c> {
+    pub connection: &'c Connection,
+    /// The address that the worker listens on.
+    pub bound: SocketAddr,
+    pub watch: &'c Watch,
+    /// The body, unread.
+    pub body: Source<'c>,
+    /// How the body was announced.
+    pub framing: Body,
+    /// The client waits for 100 before it sends the body (RFC 9110 section 10.1.1).
+    pub expects_continue: bool,
+}
+
+/// What the road settled, for the verbs after and for the record.
+#[derive(Default)]
+pub(crate) struct Marks<'s> {
+    pub generation: u64,
+    pub listener: Option<&'s Arc<Listener>>,
+    pub rule: Option<&'s Arc<Rule>>,
+    pub backend_ref: Option<&'s WeightedBackend>,
+    pub backend: Option<&'s Arc<Backend>>,
+    pub endpoint: Option<SocketAddr>,
+}
+
+/// Why the road ended before the backend's response was delivered.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// The configuration answers.
+    Answer(Box<Reply>),
+    /// Something broke.
+    Failed(Failure),
+}
+
+impl From<Box<Reply>> for Stop {
+    fn from(reply: Box<Reply>) -> Self {
+        Stop::Answer(reply)
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Stop::Failed(failure)
+    }
+}
+
+impl From<Reason> for Stop {
+    fn from(reason: Reason) -> Self {
+        Stop::Answer(Box::new(Reply::new(reason)))
+    }
+}
+
+/// One request on the road: what the verbs read and change.
+pub(crate) struct Journey<'j, 'c, 's> {
+    pub worker: &'j Rc<Worker>,
+    pub arrival: &'j mut Arrival<'c>,
+    pub trip: &'j mut Trip,
+    pub marks: &'j mut Marks<'s>,
+    pub replier: &'j mut Replier<'c>,
+}
+
+/// Carries one request from its head to the end of its response, whatever happens, and records it.
+pub(crate) async fn travel<'c>(
+    worker: &Rc<Worker>,
+    mut arrival: Arrival<'c>,
+    trip: &mut Trip,
+    replier: &mut Replier<'c>,
+) {
+    let snapshot = worker.snapshot();
+    let mut marks = Marks {
+        generation: snapshot.generation,
+        ..Marks::default()
+    };
+    let _in_flight = InFlight::new(worker.clone());
+    let mut journey = Journey {
+        worker,
+        arrival: &mut arrival,
+        trip,
+        marks: &mut marks,
+        replier,
+    };
+    let outcome = match snapshot.bind(&journey.arrival.bound) {
+        Some(bind) => road(bind, &mut journey).await,
+        // A reload took the address away while the connection was open.
+        None => Err(Reason::ListenerNotFound.into()),
+    };
+    match outcome {
+        Ok(()) => {}
+        Err(Stop::Answer(reply)) => answer::answer(&reply, &mut journey).await,
+        Err(Stop::Failed(failure)) => answer::fail(failure, &mut journey).await,
+    }
+    if !journey.arrival.body.is_done() {
+        journey.replier.forbid_keep_alive();
+    }
+    record::record(worker, trip, &marks, arrival.connection);
+}
+
+/// The verbs from *normalize* on.
+async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(), Stop> {
+    let connection = journey.arrival.connection;
+    normalize::normalize(
+        connection,
+        &bind.settings,
+        journey.trip,
+        journey.worker.log.is_some(),
+    )?;
+    let listener = admit(bind, connection, &journey.trip.host)?;
+    journey.marks.listener = Some(listener);
+    let routed = route(listener, &journey.trip.request, &journey.trip.host);
+    journey.marks.rule = routed.as_ref().map(|routed| routed.rule);
+    screen_rule(listener, routed.as_ref(), connection, journey.trip)?;
+    let Some(rule) = journey.marks.rule else {
+        return Err(Reason::RouteNotFound.into());
+    };
+    let backend_ref = pick::pick_backend(rule, &mut journey.worker.turns.borrow_mut())?;
+    journey.marks.backend_ref = Some(backend_ref);
+    screen_backend(backend_ref, listener, connection, journey.trip)?;
+    let backend = pick::target(backend_ref)?;
+    journey.marks.backend = Some(backend);
+    mirror::send_copies(rule, backend_ref, listener, journey).await?;
+    let crossing = Crossing {
+        listener,
+        rule,
+        backend,
+    };
+    match attempt::within(
+        rule.timeouts.request.or(None),
+        attempt::cross(crossing, journey),
+    )
+    .await
+    {
+        Some(outcome) => outcome,
+        None => Err(Stop::Failed(timed_out())),
+    }
+}
+
+/// The verb *screen*: the policies in force and the rule's filters.
+fn screen_rule(
+    listener: &Listener,
+    routed: Option<&Routed<'_>>,
+    connection: &Connection,
+    trip: &mut Trip,
+) -> Result<(), Stop> {
+    let (mut exchange, _) = trip.exchange(connection, listener.port);
+    match screen(listener, routed, &mut exchange) {
+        Verdict::Continue => Ok(()),
+        Verdict::Respond(reply) => Err(Stop::Answer(reply)),
+    }
+}
+
+/// The verb *screen* again, with the filters of the chosen backendRef.
+fn screen_backend(
+    backend: &WeightedBackend,
+    listener: &Listener,
+    connection: &Connection,
+    trip: &mut Trip,
+) -> Result<(), Stop> {
+    let (mut exchange, _) = trip.exchange(connection, listener.port);
+    match pick::apply_backend_filters(backend, &mut exchange) {
+        Verdict::Continue => Ok(()),
+        Verdict::Respond(reply) => Err(Stop::Answer(reply)),
+    }
+}
+
+fn timed_out() -> Failure {
+    let detail = "the exchange exceeded the route's request timeout";
+    Failure::new(
+        Side::Upstream,
+        Reason::RequestTimeout,
+        Repeat::Never,
+        detail,
+    )
+}
+
+/// Counts an exchange as active while it is on the road.
+struct InFlight(Rc<Worker>);
+
+impl InFlight {
+    fn new(worker: Rc<Worker>) -> Self {
+        worker.exchanges.set(worker.exchanges.get() + 1);
+        Self(worker)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.exchanges.set(self.0.exchanges.get() - 1);
+    }
+}

@@ -1,0 +1,231 @@
+//! The verb *relay*: a response from its head to the end of its body.
+//!
+//! Called by `attempt.rs` with the backend's response. Filters and policies of the response side are the engine's;
+//! framing towards the client is the replier's.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use transept_engine::exchange::Connection;
+use transept_engine::reason::Reason;
+use transept_engine::relay as engine;
+use transept_engine::snapshot::Listener;
+use transept_wire::h1::{self, Body, strip_hop_by_hop};
+use transept_wire::head::{Method, Response};
+
+use crate::body::{Sink, Source, carry};
+use crate::deadline::Watch;
+use crate::edge::Replier;
+use crate::failure::{Failure, Repeat, Side};
+use crate::path::Marks;
+use crate::trip::Trip;
+use crate::upstream::{Inlet, Received};
+
+/// Interim responses that one exchange may have. An endless row of them would hold the client for ever.
+const MOST_INTERIM: usize = 16;
+
+/// How long a backend may take to ask for the body of a request that expects 100, before it gets it unasked (RFC 9110
+/// section 10.1.1 lets every hop go on).
+const UNASKED: Duration = Duration::from_secs(1);
+
+/// Holds the body of a request back until somebody wants it.
+pub(crate) struct Gate {
+    open: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Gate {
+    /// A gate that is closed when the client expects 100.
+    pub(crate) fn new(expects_continue: bool) -> Self {
+        Self {
+            open: Cell::new(!expects_continue),
+            waker: RefCell::new(None),
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
+    fn open(&self) {
+        self.open.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Waits until the body may flow.
+    pub(crate) async fn opened(&self) {
+        std::future::poll_fn(|cx| {
+            if self.open.get() {
+                return Poll::Ready(());
+            }
+            *self.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Waits for the final response head and passes interim ones on.
+pub(crate) async fn await_final(
+    inlet: &mut Inlet<'_>,
+    limits: &h1::Limits,
+    watch: &Watch,
+    trip: &mut Trip,
+    replier: &mut Replier<'_>,
+    gate: Option<&Gate>,
+) -> Result<Received, Failure> {
+    let method = trip.request.method;
+    for _ in 0..MOST_INTERIM {
+        let received = await_head(
+            inlet,
+            &method,
+            limits,
+            watch,
+            &mut trip.response,
+            replier,
+            gate,
+        )
+        .await?;
+        match received {
+            Received::Interim => pass_on(trip, replier, gate).await?,
+            last @ Received::Final { .. } => return Ok(last),
+        }
+    }
+    Err(Failure::new(
+        Side::Upstream,
+        Reason::UpstreamMalformed,
+        Repeat::Never,
+        "too many interim responses",
+    ))
+}
+
+/// Waits for one head. A backend that does not ask for a body that the client holds back gets it after a while all the
+/// same.
+async fn await_head(
+    inlet: &mut Inlet<'_>,
+    method: &Method,
+    limits: &h1::Limits,
+    watch: &Watch,
+    response: &mut Response,
+    replier: &mut Replier<'_>,
+    gate: Option<&Gate>,
+) -> Result<Received, Failure> {
+    let mut receiving = std::pin::pin!(inlet.receive(method, limits, watch, response));
+    if let Some(gate) = gate.filter(|gate| !gate.is_open()) {
+        if let Ok(received) = tokio::time::timeout(UNASKED, receiving.as_mut()).await {
+            return received;
+        }
+        replier.interim(&Response::new(100)).await?;
+        gate.open();
+    }
+    unless_gone(receiving, replier).await
+}
+
+/// Waits for the backend, and gives up when the client has gone meanwhile.
+async fn unless_gone(
+    mut receiving: Pin<&mut impl Future<Output = Result<Received, Failure>>>,
+    replier: &mut Replier<'_>,
+) -> Result<Received, Failure> {
+    std::future::poll_fn(|cx| match replier.poll_gone(cx) {
+        Poll::Ready(failure) => Poll::Ready(Err(failure)),
+        Poll::Pending => receiving.as_mut().poll(cx),
+    })
+    .await
+}
+
+async fn pass_on(
+    trip: &mut Trip,
+    replier: &mut Replier<'_>,
+    gate: Option<&Gate>,
+) -> Result<(), Failure> {
+    if trip.response.status == 100 {
+        // Only a client that waits for it is told; for everybody else we have gone on already.
+        let Some(gate) = gate.filter(|gate| !gate.is_open()) else {
+            return Ok(());
+        };
+        gate.open();
+    }
+    strip_hop_by_hop(&mut trip.response.fields);
+    replier.interim(&trip.response).await
+}
+
+/// Delivers the response whose head is in `trip`.
+pub(crate) async fn relay(
+    listener: &Listener,
+    connection: &Connection,
+    marks: &Marks<'_>,
+    trip: &mut Trip,
+    replier: &mut Replier<'_>,
+    source: &mut Source<'_>,
+    stated: Body,
+) -> Result<(), Failure> {
+    if trip.response.status == 101 {
+        let detail = "the backend switched protocols without being asked";
+        return Err(Failure::new(
+            Side::Upstream,
+            Reason::UpstreamMalformed,
+            Repeat::Never,
+            detail,
+        ));
+    }
+    finish_head(listener, connection, marks, trip);
+    trip.facts.status = trip.response.status;
+    let mut sink = replier.begin(&trip.response, stated)?;
+    let mut moved = 0;
+    let carried = carry(source, &mut sink, &mut moved).await;
+    trip.facts.bytes_out = moved;
+    carried
+}
+
+/// The response side of the configuration, after the fields of the upstream hop are gone.
+pub(crate) fn finish_head(
+    listener: &Listener,
+    connection: &Connection,
+    marks: &Marks<'_>,
+    trip: &mut Trip,
+) {
+    strip_hop_by_hop(&mut trip.response.fields);
+    let (mut exchange, response) = trip.exchange(connection, listener.port);
+    let rule = marks.rule.map(|rule| &**rule);
+    engine::relay(listener, rule, marks.backend_ref, &mut exchange, response);
+}
+
+/// As [`carry`], and refuses a request body of more than `most` bytes.
+pub(crate) async fn carry_limited(
+    source: &mut Source<'_>,
+    sink: &mut Sink<'_>,
+    moved: &mut u64,
+    most: Option<u64>,
+) -> Result<(), Failure> {
+    let Some(most) = most else {
+        return carry(source, sink, moved).await;
+    };
+    loop {
+        let data = source.data();
+        if !data.is_empty() {
+            let length = data.len();
+            *moved += length as u64;
+            if *moved > most {
+                let detail = "the body is larger than the listener's limit";
+                return Err(Failure::new(
+                    Side::Downstream,
+                    Reason::BodyTooLarge,
+                    Repeat::Never,
+                    detail,
+                ));
+            }
+            sink.write(data).await?;
+            source.consume(length);
+        } else if !source.advance()? {
+            if source.is_done() {
+                return sink.finish(source.trailers()).await;
+            }
+            sink.flush().await?;
+            source.fill().await?;
+        }
+    }
+}

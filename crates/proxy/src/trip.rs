@@ -1,0 +1,116 @@
+//! The memory of one exchange: its heads and the facts that the record needs. Reused from request to request, so that
+//! a request on the common path allocates nothing.
+//!
+//! Filled by the edges and the verbs; cleared by the worker when it is given back.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, Ipv4Addr};
+
+use transept_engine::exchange::{Connection, Exchange, Notes, Now};
+use transept_engine::reason::Reason;
+use transept_wire::h1::Protocol;
+use transept_wire::head::{Request, Response};
+
+use crate::clock::Moment;
+
+/// One exchange.
+pub(crate) struct Trip {
+    /// The request, as it arrived and then as it leaves.
+    pub request: Request,
+    /// The response, from the backend or our own.
+    pub response: Response,
+    /// What the request side of the configuration leaves for the response side.
+    pub notes: Notes,
+    /// The host that was asked for: lower-case, without port.
+    pub host: String,
+    /// Room for rewriting.
+    pub scratch: Vec<u8>,
+    /// The derived address of the client.
+    pub client: IpAddr,
+    /// The protocol that the client wants to switch to.
+    pub upgrade: Option<Protocol>,
+    pub started: Moment,
+    pub random: u64,
+    /// What the record tells.
+    pub facts: Facts,
+}
+
+/// What is known about an exchange when it ends.
+#[derive(Default)]
+pub(crate) struct Facts {
+    /// The status that the client got; 0 when it got none.
+    pub status: u16,
+    pub error: Option<Reason>,
+    pub detail: Cow<'static, str>,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub tries: u32,
+    /// The path as it arrived; kept because filters change the request. Empty when there is no access log.
+    pub target: Vec<u8>,
+    pub request_id: String,
+}
+
+impl Default for Trip {
+    fn default() -> Self {
+        let nowhen = Moment {
+            monotonic: std::time::Duration::ZERO,
+            unix: std::time::Duration::ZERO,
+        };
+        Self {
+            request: Request::new(),
+            response: Response::new(200),
+            notes: Notes::new(),
+            host: String::new(),
+            scratch: Vec::new(),
+            client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            upgrade: None,
+            started: nowhen,
+            random: 0,
+            facts: Facts::default(),
+        }
+    }
+}
+
+impl Trip {
+    /// Forgets the exchange and keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        self.request.clear();
+        self.response.clear();
+        self.notes.clear();
+        self.host.clear();
+        self.scratch.clear();
+        self.upgrade = None;
+        let mut target = std::mem::take(&mut self.facts.target);
+        let mut request_id = std::mem::take(&mut self.facts.request_id);
+        target.clear();
+        request_id.clear();
+        self.facts = Facts {
+            target,
+            request_id,
+            ..Facts::default()
+        };
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        self.started.into()
+    }
+
+    /// The exchange as the engine sees it, and the response beside it.
+    pub(crate) fn exchange<'x>(
+        &'x mut self,
+        connection: &'x Connection,
+        listener_port: u16,
+    ) -> (Exchange<'x>, &'x mut Response) {
+        let now = self.now();
+        let exchange = Exchange {
+            now,
+            random: self.random,
+            connection,
+            client: self.client,
+            listener_port,
+            request: &mut self.request,
+            notes: &mut self.notes,
+        };
+        (exchange, &mut self.response)
+    }
+}

@@ -1,0 +1,308 @@
+//! The backend's side of an exchange: a connection that takes one request and gives one response.
+//!
+//! Called by `attempt.rs`. Whether a try is repeated is not decided here.
+
+mod dial;
+mod pool;
+
+pub(crate) use dial::{Destination, Pooled, connect};
+pub(crate) use pool::{H2Lease, Pool};
+
+use std::task::Poll;
+use std::time::Duration;
+
+use transept_engine::reason::Reason;
+use transept_wire::h1::{self, Body, Connection, Decoder};
+use transept_wire::head::{Method, Request, Response};
+
+use crate::body::{H1Sink, H1Source, H2Sink, H2Source, Sink, Source};
+use crate::buffer::{Inbound, Outbound};
+use crate::deadline::Watch;
+use crate::edge::h2_head::{self, Refused};
+use crate::failure::{Failure, Repeat, Side};
+use crate::io::Io;
+use pool::PoolKey;
+
+/// Whether a connection had carried a request before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Age {
+    Fresh,
+    Reused,
+}
+
+/// A connection for one request.
+pub(crate) enum Upstream {
+    H1(H1Upstream),
+    H2(H2Lease),
+}
+
+/// An HTTP/1.1 connection, ours alone for the time of the exchange.
+pub(crate) struct H1Upstream {
+    io: Io,
+    inbound: Inbound,
+    age: Age,
+    key: PoolKey,
+}
+
+/// Where the response will come from, once the request is on its way.
+pub(crate) enum Inlet<'u> {
+    H1 {
+        io: &'u Io,
+        inbound: &'u mut Inbound,
+    },
+    H2(h2::client::ResponseFuture),
+}
+
+/// A head that came from the backend; its fields are in the response that was passed.
+pub(crate) enum Received {
+    /// 1xx, and another head follows.
+    Interim,
+    /// The response. `stated` is the framing that the fields state, which differs from that of the body for HEAD and 304.
+    Final { stated: Body, rest: Rest },
+}
+
+/// What follows a response head.
+pub(crate) enum Rest {
+    H1 { body: Body, keep_alive: bool },
+    H2(h2::RecvStream),
+}
+
+impl Upstream {
+    pub(crate) fn age(&self) -> Age {
+        match self {
+            Upstream::H1(upstream) => upstream.age,
+            Upstream::H2(lease) => lease.age(),
+        }
+    }
+
+    /// Writes a request head, and splits the connection into where the request's body goes and where the response comes
+    /// from. Over HTTP/1.1 the head leaves with the first bytes of the body.
+    ///
+    /// # Errors
+    /// When the head cannot be sent over HTTP/2, or the connection is gone.
+    pub(crate) fn begin<'u>(
+        &'u mut self,
+        request: &Request,
+        body: &Body,
+        connection: Connection,
+        watch: &'u Watch,
+    ) -> Result<(Sink<'u>, Inlet<'u>), Failure> {
+        match self {
+            Upstream::H1(H1Upstream { io, inbound, .. }) => {
+                let mut out = Outbound::take();
+                h1::write_request(out.tail(), request, body, connection);
+                let sink = Sink::H1(H1Sink::new(io, watch, Side::Upstream, *body, out));
+                Ok((sink, Inlet::H1 { io, inbound }))
+            }
+            Upstream::H2(lease) => {
+                let head = h2_head::request_out(request, body)
+                    .map_err(|refused| refused_request(&refused))?;
+                let at_end = body.is_empty();
+                let (response, stream) = lease
+                    .sender()
+                    .send_request(head, at_end)
+                    .map_err(|error| Failure::h2_response(&error))?;
+                let sink = if at_end {
+                    Sink::Nowhere
+                } else {
+                    Sink::H2(H2Sink::new(stream, watch, Side::Upstream))
+                };
+                Ok((sink, Inlet::H2(response)))
+            }
+        }
+    }
+
+    /// Gives the connection back after a complete exchange.
+    pub(crate) fn release(self, pool: &Pool, now: Duration) {
+        if let Upstream::H1(upstream) = self
+            && upstream.inbound.is_empty()
+        {
+            pool.put_back(upstream.key, upstream.io, now);
+        }
+    }
+}
+
+impl<'u> Inlet<'u> {
+    /// Waits for the next head.
+    pub(crate) async fn receive(
+        &mut self,
+        method: &Method,
+        limits: &h1::Limits,
+        watch: &Watch,
+        into: &mut Response,
+    ) -> Result<Received, Failure> {
+        match self {
+            Inlet::H1 { io, inbound } => receive_h1(io, inbound, method, limits, watch, into).await,
+            Inlet::H2(response) => receive_h2(response, method, limits, watch, into).await,
+        }
+    }
+
+    /// The body behind a final head.
+    pub(crate) fn into_source(
+        self,
+        rest: Rest,
+        limits: &h1::Limits,
+        watch: &'u Watch,
+    ) -> Source<'u> {
+        match (self, rest) {
+            (Inlet::H1 { io, inbound }, Rest::H1 { body, .. }) if body != Body::None => {
+                Source::H1(H1Source::new(
+                    io,
+                    inbound,
+                    watch,
+                    Decoder::new(body, limits),
+                    Side::Upstream,
+                ))
+            }
+            (_, Rest::H2(stream)) if !stream.is_end_stream() => {
+                Source::H2(H2Source::new(stream, watch, Side::Upstream))
+            }
+            _ => Source::Empty,
+        }
+    }
+}
+
+impl Rest {
+    /// Whether the connection can carry another request when this is read.
+    pub(crate) fn keeps_alive(&self) -> bool {
+        match self {
+            Rest::H1 { keep_alive, .. } => *keep_alive,
+            Rest::H2(_) => true,
+        }
+    }
+}
+
+async fn receive_h1(
+    io: &Io,
+    inbound: &mut Inbound,
+    method: &Method,
+    limits: &h1::Limits,
+    watch: &Watch,
+    into: &mut Response,
+) -> Result<Received, Failure> {
+    let mut scan = h1::Scan::new();
+    loop {
+        if !inbound.is_empty() && scan.is_worth_parsing(inbound.data(), limits) {
+            let parsed = h1::parse_response(inbound.data(), method, limits, into)
+                .map_err(|malformed| Failure::malformed(Side::Upstream, &malformed))?;
+            if let Some(meta) = parsed {
+                inbound.consume(meta.head_len);
+                if into.is_interim() && into.status != 101 {
+                    return Ok(Received::Interim);
+                }
+                let rest = Rest::H1 {
+                    body: meta.body,
+                    keep_alive: meta.keep_alive,
+                };
+                return Ok(Received::Final {
+                    stated: meta.announced,
+                    rest,
+                });
+            }
+        }
+        let count = watch
+            .wait(|cx| io.poll_fill(cx, inbound))
+            .await
+            .map_err(|_| response_timeout())?
+            .map_err(|error| Failure::no_response(error.to_string()))?;
+        if count == 0 {
+            return Err(ended_early(inbound.is_empty()));
+        }
+    }
+}
+
+async fn receive_h2(
+    response: &mut h2::client::ResponseFuture,
+    method: &Method,
+    limits: &h1::Limits,
+    watch: &Watch,
+    into: &mut Response,
+) -> Result<Received, Failure> {
+    let arrived = watch
+        .wait(|cx| match response.poll_informational(cx) {
+            Poll::Ready(Some(interim)) => Poll::Ready(interim.map(Arrived::Interim)),
+            Poll::Ready(None) | Poll::Pending => std::pin::Pin::new(&mut *response)
+                .poll(cx)
+                .map(|response| response.map(Arrived::Final)),
+        })
+        .await
+        .map_err(|_| response_timeout())?
+        .map_err(|error| Failure::h2_response(&error))?;
+    let refused = |refused| refused_response(&refused);
+    match arrived {
+        Arrived::Interim(interim) => {
+            h2_head::response_in(&interim.into_parts().0, limits.fields, into).map_err(refused)?;
+            Ok(Received::Interim)
+        }
+        Arrived::Final(response) => {
+            let (head, stream) = response.into_parts();
+            let length = h2_head::response_in(&head, limits.fields, into).map_err(refused)?;
+            let stated = match length {
+                Some(length) => Body::Length(length),
+                None if stream.is_end_stream() && *method != Method::Head => Body::Length(0),
+                None => Body::Chunked,
+            };
+            Ok(Received::Final {
+                stated,
+                rest: Rest::H2(stream),
+            })
+        }
+    }
+}
+
+enum Arrived {
+    Interim(http::Response<()>),
+    Final(http::Response<h2::RecvStream>),
+}
+
+fn ended_early(before_any_byte: bool) -> Failure {
+    if before_any_byte {
+        return Failure::no_response("the connection was closed before a response");
+    }
+    let detail = "the connection was closed inside a response head";
+    Failure::new(
+        Side::Upstream,
+        Reason::UpstreamIncomplete,
+        Repeat::IfIdempotent,
+        detail,
+    )
+}
+
+fn response_timeout() -> Failure {
+    Failure::new(
+        Side::Upstream,
+        Reason::UpstreamTimeout,
+        Repeat::IfIdempotent,
+        "no response came in time",
+    )
+}
+
+fn refused_request(refused: &Refused) -> Failure {
+    let why = match refused {
+        Refused::TooManyFields => "too many fields",
+        Refused::Malformed(why) => why,
+    };
+    Failure::new(
+        Side::Downstream,
+        Reason::RequestMalformed,
+        Repeat::Never,
+        why,
+    )
+}
+
+fn refused_response(refused: &Refused) -> Failure {
+    match refused {
+        Refused::TooManyFields => Failure::new(
+            Side::Upstream,
+            Reason::UpstreamHeadTooLarge,
+            Repeat::Never,
+            "too many fields",
+        ),
+        Refused::Malformed(why) => Failure::new(
+            Side::Upstream,
+            Reason::UpstreamMalformed,
+            Repeat::Never,
+            *why,
+        ),
+    }
+}

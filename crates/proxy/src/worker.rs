@@ -1,0 +1,245 @@
+//! One worker: a thread with a runtime of its own, its listening sockets, its pools and its counters.
+//!
+//! Started by [`crate::Proxy`], which talks to it by commands. Connections stay on the worker that accepted them, so
+//! nothing here is shared but what [`Shared`] holds, and that is read, not written, while traffic flows.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot, watch};
+use transept_engine::balance::Turns;
+use transept_engine::snapshot::Snapshot;
+
+use crate::accept;
+use crate::access_log::{LogBuffer, Sink};
+use crate::clock::Clock;
+use crate::deadline::{SWEEP, Watches};
+use crate::limits::OpenConnections;
+use crate::meter::{Meter, Report};
+use crate::tls::TlsConfigs;
+use crate::trip::Trip;
+use crate::upstream::Pool;
+
+/// Trips kept for reuse; a trip holds the heads of one exchange.
+const KEPT_TRIPS: usize = 256;
+
+/// What all workers read.
+pub(crate) struct Shared {
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Raised after `snapshot` is stored, so that a worker knows with one load that it holds the newest.
+    pub epoch: AtomicU64,
+    pub tls: TlsConfigs,
+    pub log: Option<Arc<Sink>>,
+    pub open: OpenConnections,
+    /// Where every worker's clock begins.
+    pub origin: Instant,
+}
+
+/// The snapshot as one worker holds it: counting its users costs no shared memory.
+pub(crate) struct Held(Arc<Snapshot>);
+
+impl std::ops::Deref for Held {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.0
+    }
+}
+
+/// What a worker is told.
+pub(crate) enum Command {
+    /// Accept connections here.
+    Listen(SocketAddr, TcpListener),
+    /// Stop accepting connections there. Open ones go on.
+    Close(SocketAddr),
+    /// A new snapshot is in force.
+    Refresh,
+    /// Tell the counts.
+    Report(oneshot::Sender<Report>),
+    /// Stop accepting, end idle connections, let the others finish, then say so.
+    Drain(oneshot::Sender<()>),
+}
+
+/// The state of one worker thread.
+pub(crate) struct Worker {
+    pub shared: Arc<Shared>,
+    pub clock: Clock,
+    pub pool: Pool,
+    pub meter: RefCell<Meter>,
+    pub log: Option<RefCell<LogBuffer>>,
+    pub watches: Rc<Watches>,
+    pub turns: RefCell<Turns>,
+    pub hasher: foldhash::fast::RandomState,
+    /// Flips to true when the worker drains; connections watch it.
+    pub draining: watch::Sender<bool>,
+    /// Open downstream connections.
+    pub connections: Cell<u64>,
+    /// Exchanges on the road.
+    pub exchanges: Cell<u64>,
+    /// Mirrored copies under way.
+    pub copies: Cell<usize>,
+    current: RefCell<(u64, Rc<Held>)>,
+    random: Cell<u64>,
+    #[expect(
+        clippy::vec_box,
+        reason = "trips move between tasks and this list, and are large"
+    )]
+    trips: RefCell<Vec<Box<Trip>>>,
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>, seed: u64) -> Rc<Self> {
+        let epoch = shared.epoch.load(Ordering::Acquire);
+        let snapshot = Rc::new(Held(shared.snapshot.load_full()));
+        Rc::new(Self {
+            clock: Clock::since(shared.origin),
+            log: shared
+                .log
+                .as_ref()
+                .map(|sink| RefCell::new(LogBuffer::new(sink.clone()))),
+            shared,
+            pool: Pool::default(),
+            meter: RefCell::default(),
+            watches: Rc::default(),
+            turns: RefCell::default(),
+            hasher: foldhash::fast::RandomState::default(),
+            draining: watch::Sender::new(false),
+            connections: Cell::new(0),
+            exchanges: Cell::new(0),
+            copies: Cell::new(0),
+            current: RefCell::new((epoch, snapshot)),
+            random: Cell::new(seed),
+            trips: RefCell::default(),
+        })
+    }
+
+    /// The snapshot in force. One exchange asks once and keeps what it got.
+    pub(crate) fn snapshot(&self) -> Rc<Held> {
+        let epoch = self.shared.epoch.load(Ordering::Acquire);
+        let mut current = self.current.borrow_mut();
+        if current.0 != epoch {
+            self.meter.borrow_mut().settle();
+            *current = (epoch, Rc::new(Held(self.shared.snapshot.load_full())));
+        }
+        current.1.clone()
+    }
+
+    /// Fresh random bits (splitmix64 of a seed that the operating system gave). For choices, not for secrets.
+    pub(crate) fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        transept_engine::exchange::draw(state, 0)
+    }
+
+    /// Room for the heads of one exchange.
+    pub(crate) fn take_trip(&self) -> Box<Trip> {
+        self.trips.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Returns a trip for the next exchange.
+    pub(crate) fn give_back(&self, mut trip: Box<Trip>) {
+        let mut trips = self.trips.borrow_mut();
+        if trips.len() < KEPT_TRIPS {
+            trip.clear();
+            trips.push(trip);
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    fn report(&self) -> Report {
+        let mut report = self.meter.borrow_mut().report();
+        report.connections_open = self.connections.get();
+        report.requests_active = self.exchanges.get();
+        let (idle, shared) = self.pool.open();
+        report.upstream_idle = idle as u64;
+        report.upstream_shared = shared as u64;
+        report
+    }
+}
+
+/// Runs a worker on the calling thread until its proxy is dropped.
+pub(crate) fn run(shared: Arc<Shared>, seed: u64, commands: mpsc::UnboundedReceiver<Command>) {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default());
+    match runtime {
+        Ok(runtime) => runtime.block_on(serve(Worker::new(shared, seed), commands)),
+        Err(error) => tracing::error!(%error, "a worker could not start its runtime"),
+    }
+}
+
+async fn serve(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
+    let mut listening: HashMap<SocketAddr, oneshot::Sender<()>> = HashMap::new();
+    let sweep = tokio::task::spawn_local(sweep(worker.clone()));
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Listen(address, listener) => {
+                let (stop, stopped) = oneshot::channel();
+                listening.insert(address, stop);
+                tokio::task::spawn_local(accept::accept_all(
+                    worker.clone(),
+                    address,
+                    listener,
+                    stopped,
+                ));
+            }
+            Command::Close(address) => {
+                listening.remove(&address);
+            }
+            Command::Refresh => {
+                let snapshot = worker.snapshot();
+                worker.turns.borrow_mut().prune(&snapshot);
+            }
+            Command::Report(reply) => {
+                // The asker may have given up.
+                let _ = reply.send(worker.report());
+            }
+            Command::Drain(done) => {
+                listening.clear();
+                worker.draining.send_replace(true);
+                worker.watches.drain();
+                tokio::task::spawn_local(finish(worker.clone(), done));
+            }
+        }
+    }
+    sweep.abort();
+}
+
+/// Waits until the last connection is gone.
+async fn finish(worker: Rc<Worker>, done: oneshot::Sender<()>) {
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    while worker.connections.get() > 0 {
+        tick.tick().await;
+    }
+    if let Some(log) = &worker.log {
+        log.borrow_mut().hand_over();
+    }
+    let _ = done.send(());
+}
+
+/// The worker's housekeeping, a few times a second.
+async fn sweep(worker: Rc<Worker>) {
+    let mut tick = tokio::time::interval(SWEEP);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let now = worker.clock.now().monotonic;
+        worker
+            .watches
+            .sweep(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+        worker.pool.expire(now);
+        if let Some(log) = &worker.log {
+            log.borrow_mut().hand_over();
+        }
+    }
+}
