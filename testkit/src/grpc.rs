@@ -172,7 +172,9 @@ impl Channel {
     /// TCP, TLS or the HTTP/2 preface failed.
     pub async fn connect(endpoint: &Endpoint) -> Result<Channel, Failure> {
         let stream = open(endpoint).await?;
-        let connection = Connection::start(stream).await.map_err(Failure::Exchange)?;
+        let connection = Connection::start(stream, endpoint.scheme())
+            .await
+            .map_err(Failure::Exchange)?;
         Ok(Channel { connection })
     }
 

@@ -14,11 +14,15 @@ use crate::h1::Stream;
 #[derive(Debug)]
 pub(crate) struct Connection {
     requests: SendRequest<Bytes>,
+    scheme: &'static str,
     driver: JoinHandle<()>,
 }
 
 impl Connection {
-    pub(crate) async fn start(stream: Box<dyn Stream>) -> io::Result<Connection> {
+    pub(crate) async fn start(
+        stream: Box<dyn Stream>,
+        scheme: &'static str,
+    ) -> io::Result<Connection> {
         let (requests, connection) = h2::client::handshake(stream)
             .await
             .map_err(io::Error::other)?;
@@ -26,7 +30,11 @@ impl Connection {
             // A broken connection also breaks the exchange on it, which reports it.
             let _broken = connection.await;
         });
-        Ok(Connection { requests, driver })
+        Ok(Connection {
+            requests,
+            scheme,
+            driver,
+        })
     }
 
     pub(crate) async fn exchange(&self, request: &Request) -> io::Result<Answer> {
@@ -36,7 +44,7 @@ impl Connection {
             .ready()
             .await
             .map_err(io::Error::other)?;
-        let head = request_head(request)?;
+        let head = request_head(request, self.scheme)?;
         let (response, mut body) = requests
             .send_request(head, request.body.is_empty())
             .map_err(io::Error::other)?;
@@ -84,9 +92,9 @@ pub(crate) fn fields_of(map: &HeaderMap) -> Vec<(String, String)> {
         .collect()
 }
 
-fn request_head(request: &Request) -> io::Result<http::Request<()>> {
+fn request_head(request: &Request, scheme: &str) -> io::Result<http::Request<()>> {
     let uri = http::Uri::builder()
-        .scheme("http")
+        .scheme(scheme)
         .authority(request.host.as_str())
         .path_and_query(request.target.as_str())
         .build()

@@ -48,6 +48,14 @@ impl Endpoint {
         }
     }
 
+    /// The scheme of its URLs.
+    pub(crate) fn scheme(&self) -> &'static str {
+        match self.tls {
+            Some(_) => "https",
+            None => "http",
+        }
+    }
+
     /// HTTP/2 by prior knowledge in clear text.
     pub fn h2c(address: SocketAddr) -> Endpoint {
         Endpoint {
@@ -159,7 +167,7 @@ pub async fn exchange(endpoint: &Endpoint, request: &Request) -> Exchange {
         Err(failure) => Err(failure),
         Ok(stream) => match endpoint.protocol {
             Protocol::Http1 => exchange_http1(stream, request).await,
-            Protocol::Http2 => exchange_http2(stream, request).await,
+            Protocol::Http2 => exchange_http2(stream, endpoint.scheme(), request).await,
         }
         .map_err(Failure::Exchange),
     };
@@ -242,9 +250,11 @@ async fn exchange_http1(stream: Box<dyn Stream>, request: &Request) -> io::Resul
     }
 }
 
-async fn exchange_http2(stream: Box<dyn Stream>, request: &Request) -> io::Result<Answer> {
-    http2::Connection::start(stream)
-        .await?
-        .exchange(request)
-        .await
+async fn exchange_http2(
+    stream: Box<dyn Stream>,
+    scheme: &'static str,
+    request: &Request,
+) -> io::Result<Answer> {
+    let connection = http2::Connection::start(stream, scheme).await?;
+    connection.exchange(request).await
 }
