@@ -114,8 +114,6 @@ pub struct KindFacts {
     pub kind: &'static str,
     /// When it acts.
     pub phase: Phase,
-    /// What the loader, the schema and the reference need to know.
-    pub model: PolicyKind,
 }
 
 /// The table: one line per policy makes the enum, its dispatch and the list of kinds.
@@ -129,13 +127,15 @@ macro_rules! policies {
         pub const KINDS: &[KindFacts] = &[ $( KindFacts {
             kind: <$type as Policy>::KIND,
             phase: <$type as Policy>::PHASE,
-            model: PolicyKind::of::<<$type as Policy>::Spec>(
-                <$type as Policy>::KIND,
-                <$type as Policy>::ABOUT,
-                <$type as Policy>::TARGETS,
-                Merge::AtomicDefaults,
-            ),
         }, )* ];
+
+        /// Every kind as the loader wants it.
+        pub const MODEL_KINDS: &[PolicyKind] = &[ $( PolicyKind::of::<<$type as Policy>::Spec>(
+            <$type as Policy>::KIND,
+            <$type as Policy>::ABOUT,
+            <$type as Policy>::TARGETS,
+            Merge::AtomicDefaults,
+        ), )* ];
 
         impl AnyPolicy {
             /// Reads and compiles a spec. None when `cx` now holds a reason, or when the kind is not in the table.
@@ -173,9 +173,4 @@ policies! {
 /// The facts of a kind in the table.
 pub fn kind(name: &str) -> Option<&'static KindFacts> {
     KINDS.iter().find(|facts| facts.kind == name)
-}
-
-/// Every kind as the loader wants it.
-pub fn model_kinds() -> Vec<PolicyKind> {
-    KINDS.iter().map(|facts| facts.model).collect()
 }

@@ -8,7 +8,7 @@ use transept_model::schema::{Decoder, Schema};
 use transept_model::value::{Budget, Value, read};
 use transept_wire::head::Request;
 
-use super::{KINDS, Policy};
+use super::{KINDS, MODEL_KINDS, Policy};
 use crate::exchange::{Connection, Exchange, Notes, Now};
 use crate::verdict::Verdict;
 
@@ -60,6 +60,7 @@ fn kinds_are_unique_and_end_alike() {
             "{} twice",
             facts.kind
         );
-        assert!(!facts.model.targets.is_empty());
+        assert_eq!(MODEL_KINDS[index].kind, facts.kind);
+        assert!(!MODEL_KINDS[index].targets.is_empty());
     }
 }

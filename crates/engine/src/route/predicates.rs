@@ -25,20 +25,26 @@ impl Pattern {
     /// # Errors
     /// A sentence that says what is wrong with it.
     pub fn new(source: &str) -> Result<Pattern, String> {
-        RegexBuilder::new(&format!(r"\A(?:{source})\z"))
-            .size_limit(PATTERN_SIZE)
-            .dfa_size_limit(PATTERN_SIZE)
-            .build()
-            .map(|regex| Pattern {
-                source: source.into(),
-                regex,
-            })
-            .map_err(|error| match error {
-                regex::Error::CompiledTooBig(limit) => {
-                    format!("the regular expression `{source}` compiles to more than {limit} bytes")
-                }
-                other => format!("`{source}` is not a regular expression: {other}"),
-            })
+        let compile = |expression: &str| {
+            RegexBuilder::new(expression)
+                .size_limit(PATTERN_SIZE)
+                .dfa_size_limit(PATTERN_SIZE)
+                .build()
+                .map_err(|error| match error {
+                    regex::Error::CompiledTooBig(limit) => {
+                        format!(
+                            "the regular expression `{source}` compiles to more than {limit} bytes"
+                        )
+                    }
+                    _ => format!("`{source}` is not a regular expression"),
+                })
+        };
+        // First by itself: `a)|(b` is no expression, but it is one between our parentheses.
+        compile(source)?;
+        Ok(Pattern {
+            source: source.into(),
+            regex: compile(&format!(r"\A(?:{source})\z"))?,
+        })
     }
 
     /// The expression as written.

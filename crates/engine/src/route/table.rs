@@ -336,71 +336,84 @@ impl RouteTable {
             .lost(request, candidate.preflights)
     }
 
-    /// Every match in the table with its host pattern and its path as it is compared; for explanations, not for traffic.
+    /// Every match in the table with what it asks; for explanations, not for traffic.
     pub(crate) fn survey(&self) -> Vec<Surveyed<'_>> {
+        let exact = self
+            .exact
+            .slots
+            .iter()
+            .map(|slot| (slot.host, AskedPath::Exact(&slot.path), &slot.candidates));
+        let prefix = self
+            .prefix
+            .slots
+            .iter()
+            .map(|slot| (slot.host, AskedPath::Prefix(&slot.path), &slot.candidates));
+        let patterns = self.per_host.iter().enumerate();
+        let patterns = patterns.map(|(id, host)| (id as u32, AskedPath::Pattern, &host.patterns));
         let mut found = Vec::with_capacity(self.candidates.len());
-        let mut add = |host: u32, path: SurveyedPath<'_>, range: &Range<u32>| {
-            let Some(host) = self.per_host.get(host as usize) else {
-                return;
-            };
+        for (host, path, range) in exact.chain(prefix).chain(patterns) {
             for at in range.clone() {
-                if let Some(candidate) = self.candidates.get(at as usize)
+                if let Some(host) = self.per_host.get(host as usize)
+                    && let Some(candidate) = self.candidates.get(at as usize)
                     && let Some(rule) = self.rules.get(candidate.rule as usize)
                 {
                     found.push(Surveyed {
                         rule,
                         index: candidate.index,
                         hostname: &host.pattern,
-                        path: path.to_string(),
+                        path,
                         predicates: self
                             .predicates
                             .get(candidate.predicates as usize)
-                            .map(|p| &**p),
+                            .map(|asked| &**asked),
+                        preflights: candidate.preflights,
                     });
                 }
             }
-        };
-        for slot in &self.exact.slots {
-            add(slot.host, SurveyedPath::Exact(&slot.path), &slot.candidates);
-        }
-        for slot in &self.prefix.slots {
-            add(
-                slot.host,
-                SurveyedPath::Prefix(&slot.path),
-                &slot.candidates,
-            );
-        }
-        for (id, host) in self.per_host.iter().enumerate() {
-            add(id as u32, SurveyedPath::Pattern, &host.patterns);
         }
         found
     }
 }
 
-/// One match of the table as an explanation shows it.
-#[derive(Debug)]
+/// One match of the table as an explanation looks at it.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Surveyed<'s> {
     pub(crate) rule: &'s Arc<Rule>,
     pub(crate) index: u16,
     pub(crate) hostname: &'s str,
-    /// `= /exact`, `/prefix` or `~` for a pattern.
-    pub(crate) path: String,
+    pub(crate) path: AskedPath<'s>,
     pub(crate) predicates: Option<&'s Predicates>,
+    pub(crate) preflights: Preflights,
 }
 
-enum SurveyedPath<'a> {
-    Exact(&'a [u8]),
-    Prefix(&'a [u8]),
+/// The path that a match asks for, as the index holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum AskedPath<'s> {
+    Exact(&'s [u8]),
     Pattern,
+    Prefix(&'s [u8]),
 }
 
-impl std::fmt::Display for SurveyedPath<'_> {
+impl AskedPath<'_> {
+    /// Whether a path fits; patterns are left to the predicates.
+    pub(crate) fn fits(&self, path: &[u8]) -> bool {
+        match self {
+            AskedPath::Exact(asked) => path == *asked,
+            AskedPath::Prefix(asked) => path
+                .strip_prefix(*asked)
+                .is_some_and(|rest| matches!(rest.first(), None | Some(b'/')) || asked.is_empty()),
+            AskedPath::Pattern => true,
+        }
+    }
+}
+
+impl std::fmt::Display for AskedPath<'_> {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            SurveyedPath::Exact(path) => write!(out, "path {}", path.escape_ascii()),
-            SurveyedPath::Prefix(b"") => out.write_str("any path"),
-            SurveyedPath::Prefix(path) => write!(out, "paths under {}", path.escape_ascii()),
-            SurveyedPath::Pattern => out.write_str("a path pattern"),
+            AskedPath::Exact(path) => write!(out, "the path {}", path.escape_ascii()),
+            AskedPath::Prefix(b"") => out.write_str("any path"),
+            AskedPath::Prefix(path) => write!(out, "paths under {}", path.escape_ascii()),
+            AskedPath::Pattern => out.write_str("a path pattern"),
         }
     }
 }

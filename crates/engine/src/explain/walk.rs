@@ -1,0 +1,303 @@
+//! The road, walked for one described request.
+//!
+//! Called by [`super::explain`]'s users only. Reads like the proxy's own path, with everything it does not know (sockets, TLS, the
+//! backend's answer) taken from the [`Ask`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use transept_wire::head::{FieldId, Request, Response};
+use transept_wire::normalize::{self, Normal};
+
+use super::considered::{Tried, consider};
+use super::{Ask, BackendShare, Explanation};
+use crate::balance::Turns;
+use crate::exchange::{Connection, Exchange, Notes, TlsFacts};
+use crate::filters::Filters;
+use crate::policies::Chain;
+use crate::reason::Reason;
+use crate::reply::{Audience, render};
+use crate::route::{Routed, route_traced};
+use crate::rule::WeightedBackend;
+use crate::snapshot::{Backend, Bind, EndpointSource, Listener, Secure, Snapshot};
+use crate::verdict::{Reply, Verdict};
+use crate::{admit, forwarded, pick, relay, screen, trace};
+
+/// Takes a described request down the road.
+pub fn explain(snapshot: &Snapshot, ask: &Ask) -> Explanation {
+    let mut found = Explanation {
+        generation: snapshot.generation,
+        asked: format!(
+            "{} {}://{}{}",
+            ask.method,
+            scheme(ask),
+            ask.authority,
+            ask.target
+        ),
+        ..Explanation::default()
+    };
+    match find_bind(snapshot, ask) {
+        Some(bind) => {
+            found.bind = Some(Arc::clone(bind));
+            walk(bind, ask, &mut found);
+        }
+        None => {
+            found.reply = Some(Box::new(Reply::new(Reason::ListenerNotFound).with_detail(
+                format!("Nothing listens on port {} for {}.", ask.port, scheme(ask)),
+            )));
+        }
+    }
+    found
+}
+
+fn scheme(ask: &Ask) -> &'static str {
+    if ask.tls { "https" } else { "http" }
+}
+
+fn find_bind<'s>(snapshot: &'s Snapshot, ask: &Ask) -> Option<&'s Arc<Bind>> {
+    let secure = if ask.tls { Secure::Tls } else { Secure::Plain };
+    snapshot.binds.iter().find(|bind| {
+        let address_fits = ask.address.is_none_or(|address| {
+            bind.address.ip() == address || bind.address.ip().is_unspecified()
+        });
+        bind.secure == secure && bind.address.port() == ask.port && address_fits
+    })
+}
+
+fn connection_of(bind: &Bind, ask: &Ask) -> Connection {
+    let tls = ask.tls.then(|| {
+        let host = normalize::authority(ask.authority.as_bytes())
+            .map(|parts| String::from_utf8_lossy(parts.host).to_ascii_lowercase())
+            .unwrap_or_default();
+        TlsFacts {
+            server_name: Some(ask.server_name.clone().unwrap_or(host).into()),
+            ..TlsFacts::default()
+        }
+    });
+    let local = SocketAddr::new(
+        ask.address.unwrap_or(bind.address.ip()),
+        bind.address.port(),
+    );
+    Connection::new(ask.peer_address(), local, tls)
+}
+
+/// The request head as the codec would give it, normalised.
+fn read(bind: &Bind, ask: &Ask, found: &mut Explanation) -> Result<(Request, String), Box<Reply>> {
+    let refuse = |reason, why: String| Box::new(Reply::new(reason).with_detail(why));
+    let mut request = Request::build(
+        ask.method.as_str(),
+        scheme(ask),
+        &ask.authority,
+        &ask.target,
+    )
+    .map_err(|why| refuse(Reason::RequestMalformed, why.to_string()))?;
+    request.version = ask.version;
+    request.fields.copy_from(&ask.fields);
+    let mut out = Vec::new();
+    let rules = &bind.settings.path;
+    let normal = normalize::path(request.path(), rules, &mut out)
+        .map_err(|why| refuse(Reason::PathRefused, why.to_string()))?;
+    if normal == Normal::Rewritten {
+        request
+            .set_path(&out)
+            .map_err(|why| refuse(Reason::PathRefused, why.to_string()))?;
+        found.normalized = Some(String::from_utf8_lossy(request.path()).into_owned());
+    }
+    let parts = normalize::authority(request.authority())
+        .map_err(|why| refuse(Reason::AuthorityInvalid, why.to_string()))?;
+    let mut lower = Vec::new();
+    let host = normalize::host_lower(parts.host, &mut lower).to_owned();
+    Ok((request, host))
+}
+
+fn walk(bind: &Bind, ask: &Ask, found: &mut Explanation) {
+    let connection = connection_of(bind, ask);
+    let (mut request, host) = match read(bind, ask, found) {
+        Ok(read) => read,
+        Err(reply) => {
+            found.reply = Some(reply);
+            return;
+        }
+    };
+    let listener = match admit(bind, &connection, &host) {
+        Ok(listener) => listener,
+        Err(reply) => {
+            found.other_listeners = listeners_but(bind, None, &host);
+            found.reply = Some(reply);
+            return;
+        }
+    };
+    found.listener = Some(Arc::clone(listener));
+    found.other_listeners = listeners_but(bind, Some(listener), &host);
+    let client = forwarded::derive(&connection, &request.fields, &listener.settings);
+    found.client = Some(client);
+    trace::correlate(
+        &mut request.fields,
+        client.peer,
+        listener.settings.trace,
+        ask.now,
+        ask.random,
+    );
+    forwarded::announce(
+        &mut request,
+        &connection,
+        &client,
+        &listener.settings,
+        listener.port,
+    );
+
+    let mut tried = Tried::default();
+    let routed = route_traced(listener, &request, &host, &mut tried);
+    (found.considered, found.under_other_hosts) =
+        consider(&listener.routes, &request, &host, routed.as_ref(), &tried);
+    found.rule = routed.as_ref().map(|routed| Arc::clone(routed.rule));
+    let chain = routed
+        .as_ref()
+        .map_or(&listener.chain, |routed| &routed.rule.chain);
+    note_policies(listener, chain, found);
+
+    let audience = Audience::of(&request);
+    let mut notes = Notes::new();
+    let mut x = Exchange {
+        now: ask.now,
+        random: ask.random,
+        connection: &connection,
+        client: client.address,
+        listener_port: listener.port,
+        request: &mut request,
+        notes: &mut notes,
+    };
+    let mut backend = None;
+    let reply = match screen(listener, routed.as_ref(), &mut x) {
+        Verdict::Respond(reply) => Some(reply),
+        Verdict::Continue => routed
+            .as_ref()
+            .and_then(|routed| forward(routed, &mut backend, &mut x, found)),
+    };
+    let mut response = Response::new(ask.assumed.status);
+    match &reply {
+        Some(reply) => {
+            let id = x
+                .request
+                .fields
+                .first(FieldId::X_REQUEST_ID)
+                .map(<[u8]>::to_vec);
+            render(
+                reply,
+                audience,
+                id.as_deref(),
+                &mut response,
+                &mut Vec::new(),
+            );
+        }
+        None => response.fields.copy_from(&ask.assumed.fields),
+    }
+    relay(
+        listener,
+        routed.as_ref().map(|routed| &**routed.rule),
+        backend,
+        &mut x,
+        &mut response,
+    );
+    if reply.is_none() {
+        found.forwarded = Some(x.request.clone());
+    }
+    found.answered_by = x.notes.answered_by.take();
+    found.reply = reply;
+    found.response = Some((response.status, response.fields));
+}
+
+/// Picks and notes where the request goes; gives the reply when it goes nowhere.
+fn forward<'s>(
+    routed: &Routed<'s>,
+    chosen: &mut Option<&'s WeightedBackend>,
+    x: &mut Exchange<'_>,
+    found: &mut Explanation,
+) -> Option<Box<Reply>> {
+    let rule = &**routed.rule;
+    note_filters("rule", &rule.filters, x.random, found);
+    found.backends = rule.backends.iter().map(BackendShare::from).collect();
+    let mut turns = Turns::new();
+    let backend = match pick::pick_backend(rule, &mut turns) {
+        Ok(backend) => backend,
+        Err(reply) => return Some(reply),
+    };
+    *chosen = Some(backend);
+    note_filters("backendRef", &backend.filters, x.random, found);
+    if let Verdict::Respond(reply) = pick::apply_backend_filters(backend, x) {
+        return Some(reply);
+    }
+    let target = match pick::target(backend) {
+        Ok(target) => target,
+        Err(reply) => return Some(reply),
+    };
+    found.backend = Some(target.label.to_string());
+    note_endpoints(target, found);
+    if target.source == EndpointSource::Static {
+        return pick::pick_endpoint(target, &turns, x.random, &[]).err();
+    }
+    None
+}
+
+fn note_endpoints(backend: &Backend, found: &mut Explanation) {
+    let set = backend.endpoints.load();
+    found.endpoints = set
+        .endpoints()
+        .iter()
+        .map(|one| (one.address.to_string(), one.weight))
+        .collect();
+    if let EndpointSource::Dns { names, .. } = &backend.source {
+        let waiting = names.iter().filter(|name| {
+            set.endpoints()
+                .iter()
+                .all(|one| one.host.as_ref() != Some(&name.name))
+        });
+        found
+            .endpoints
+            .extend(waiting.map(|name| (format!("{}:{} (by DNS)", name.name, name.port), 0)));
+    }
+}
+
+fn note_filters(of: &str, filters: &Filters, random: u64, found: &mut Explanation) {
+    found.filters.extend(
+        filters
+            .sites
+            .iter()
+            .map(|site| (format!("{} ({of})", site.name), site.place.clone())),
+    );
+    found.mirrors.extend(
+        filters
+            .mirrors(random)
+            .map(|backend| backend.label.to_string()),
+    );
+}
+
+fn note_policies(listener: &Listener, chain: &Chain, found: &mut Explanation) {
+    let settled = listener
+        .settled_by
+        .iter()
+        .filter(|step| chain.steps().iter().all(|other| !Arc::ptr_eq(other, step)));
+    found.policies = settled
+        .chain(chain.steps())
+        .map(|step| Arc::clone(&step.name))
+        .collect();
+}
+
+fn listeners_but(bind: &Bind, chosen: Option<&Arc<Listener>>, host: &str) -> Vec<(String, String)> {
+    bind.listeners
+        .iter()
+        .filter(|other| chosen.is_none_or(|chosen| !Arc::ptr_eq(chosen, other)))
+        .map(|other| {
+            let why = match &other.hostname {
+                Some(hostname) if chosen.is_some() => {
+                    format!("its hostname {hostname} fits {host} less well, or not")
+                }
+                Some(hostname) => format!(
+                    "its hostname {hostname} does not fit {host}, or not the TLS server name"
+                ),
+                None => "it has no hostname, and another listener has one that fits".to_owned(),
+            };
+            (other.name.to_string(), why)
+        })
+        .collect()
+}

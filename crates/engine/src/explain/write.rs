@@ -1,0 +1,219 @@
+//! An explanation as text for people and as JSON for programs.
+//!
+//! Called by the command line. Colours are its business.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+use transept_wire::head::Fields;
+
+use super::{BackendShare, Explanation};
+use crate::rule::Bound;
+
+impl Explanation {
+    /// The explanation as JSON.
+    pub fn to_json(&self) -> Value {
+        let rule = self.rule.as_ref().map(|rule| {
+            json!({
+                "kind": rule.kind.as_str(),
+                "name": rule.metric_label.as_ref(),
+                "place": rule.name.place.to_string(),
+                "timeouts": {"request": bound(rule.timeouts.request), "backendRequest": bound(rule.timeouts.backend_request)},
+                "retry": rule.retry.as_ref().map(|retry| json!({
+                    "codes": retry.codes, "attempts": retry.attempts, "backoffMilliseconds": retry.backoff.as_millis() as u64,
+                })),
+            })
+        });
+        json!({
+            "generation": self.generation,
+            "request": self.asked,
+            "normalizedPath": self.normalized,
+            "bind": self.bind.as_ref().map(|bind| bind.address.to_string()),
+            "client": self.client.map(|client| client.address.to_string()),
+            "listener": self.listener.as_ref().map(|listener| listener.name.to_string()),
+            "otherListeners": self.other_listeners.iter()
+                .map(|(name, why)| json!({"listener": name, "why": why})).collect::<Vec<_>>(),
+            "considered": self.considered.iter().map(|one| json!({
+                "rule": one.rule, "place": one.place.to_string(), "match": one.match_index, "asks": one.asks,
+                "lost": one.lost,
+            })).collect::<Vec<_>>(),
+            "underOtherHosts": self.under_other_hosts,
+            "rule": rule,
+            "policies": self.policies.iter().map(|policy| json!({
+                "kind": policy.kind, "name": format!("{}/{}", policy.namespace, policy.name),
+                "target": policy.target.as_ref(), "place": policy.place.to_string(),
+            })).collect::<Vec<_>>(),
+            "answeredBy": self.answered_by.as_ref().map(|policy| policy.to_string()),
+            "filters": self.filters.iter()
+                .map(|(name, place)| json!({"filter": name, "place": place.to_string()})).collect::<Vec<_>>(),
+            "backends": self.backends.iter().map(share).collect::<Vec<_>>(),
+            "backend": self.backend,
+            "endpoints": self.endpoints.iter()
+                .map(|(address, weight)| json!({"address": address, "weight": weight})).collect::<Vec<_>>(),
+            "mirrors": self.mirrors,
+            "forwarded": self.forwarded.as_ref().map(|request| json!({
+                "method": request.method.as_str(),
+                "authority": text(request.authority()),
+                "target": text(request.target()),
+                "headers": fields(&request.fields),
+            })),
+            "reply": self.reply.as_ref().map(|reply| json!({
+                "status": reply.status, "code": reply.reason.slug(), "title": reply.reason.title(),
+                "detail": reply.detail.as_ref(),
+            })),
+            "response": self.response.as_ref().map(|(status, of)| json!({"status": status, "headers": fields(of)})),
+        })
+    }
+
+    /// The explanation as text, a line or a few for each step of the road.
+    pub fn to_text(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write_text(&mut out);
+        out
+    }
+
+    fn write_text(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(out, "request    {}", self.asked)?;
+        if let Some(path) = &self.normalized {
+            writeln!(out, "normalize  the path becomes {path}")?;
+        }
+        if let Some(bind) = &self.bind {
+            writeln!(out, "accept     {}", bind.address)?;
+        }
+        if let Some(listener) = &self.listener {
+            let hostname = listener.hostname.as_deref().unwrap_or("any host");
+            writeln!(out, "admit      listener {} ({hostname})", listener.name)?;
+        }
+        for (name, why) in &self.other_listeners {
+            writeln!(out, "           not {name}: {why}")?;
+        }
+        if let Some(client) = &self.client {
+            writeln!(
+                out,
+                "client     {} ({:?} peer)",
+                client.address, client.peer
+            )?;
+        }
+        self.write_route(out)?;
+        for policy in &self.policies {
+            let answered = self.answered_by.as_ref() == Some(policy);
+            let verdict = if answered { ": it answers" } else { "" };
+            writeln!(
+                out,
+                "screen     {policy} on {} at {}{verdict}",
+                policy.target, policy.place
+            )?;
+        }
+        for (name, place) in &self.filters {
+            writeln!(out, "filter     {name} at {place}")?;
+        }
+        self.write_forward(out)
+    }
+
+    fn write_route(&self, out: &mut String) -> std::fmt::Result {
+        match &self.rule {
+            Some(rule) => {
+                writeln!(
+                    out,
+                    "route      {} {} at {}",
+                    rule.kind.as_str(),
+                    rule.metric_label,
+                    rule.name.place
+                )?;
+            }
+            None if self.listener.is_some() => writeln!(out, "route      no rule matches")?,
+            None => {}
+        }
+        for one in &self.considered {
+            let at = format!("{} match {} ({})", one.rule, one.match_index, one.place);
+            match &one.lost {
+                None => writeln!(out, "           won:  {at} asks for {}", one.asks)?,
+                Some(why) => writeln!(out, "           lost: {at} asks for {}: {why}", one.asks)?,
+            }
+        }
+        if self.under_other_hosts > 0 {
+            writeln!(
+                out,
+                "           and {} matches under other hosts",
+                self.under_other_hosts
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_forward(&self, out: &mut String) -> std::fmt::Result {
+        for one in &self.backends {
+            match &one.backend {
+                Ok(label) => writeln!(out, "pick       {label}, weight {}", one.weight)?,
+                Err(why) => writeln!(out, "pick       (invalid), weight {}: {why}", one.weight)?,
+            }
+        }
+        if let Some(backend) = &self.backend {
+            let endpoints: Vec<_> = self
+                .endpoints
+                .iter()
+                .map(|(address, _)| address.as_str())
+                .collect();
+            writeln!(out, "connect    {backend}: {}", endpoints.join(", "))?;
+        }
+        for mirror in &self.mirrors {
+            writeln!(out, "mirror     a copy to {mirror}")?;
+        }
+        if let Some(request) = &self.forwarded {
+            let (host, target) = (text(request.authority()), text(request.target()));
+            writeln!(out, "forward    {} {target} to host {host}", request.method)?;
+            write_fields(out, &request.fields)?;
+        }
+        if let Some(reply) = &self.reply {
+            writeln!(
+                out,
+                "reply      {} {} ({})",
+                reply.status,
+                reply.reason.title(),
+                reply.reason.slug()
+            )?;
+            if !reply.detail.is_empty() {
+                writeln!(out, "           {}", reply.detail)?;
+            }
+        }
+        if let Some((status, fields)) = &self.response {
+            writeln!(out, "relay      {status}")?;
+            write_fields(out, fields)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_fields(out: &mut String, fields: &Fields) -> std::fmt::Result {
+    for (name, value) in fields {
+        writeln!(out, "           {}: {}", name.as_str(), text(value))?;
+    }
+    Ok(())
+}
+
+fn text(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
+}
+
+fn share(one: &BackendShare) -> Value {
+    match &one.backend {
+        Ok(label) => json!({"backend": label, "weight": one.weight}),
+        Err(why) => json!({"invalid": why, "weight": one.weight}),
+    }
+}
+
+fn fields(fields: &Fields) -> Vec<Value> {
+    fields
+        .iter()
+        .map(|(name, value)| json!([name.as_str(), text(value)]))
+        .collect()
+}
+
+fn bound(bound: Bound) -> Value {
+    match bound {
+        Bound::Unset => Value::Null,
+        Bound::Off => "0s".into(),
+        Bound::After(time) => transept_model::schema::write_duration(time).into(),
+    }
+}
