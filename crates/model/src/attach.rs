@@ -11,6 +11,7 @@ mod binds;
 mod findings;
 mod gateways;
 mod listeners;
+mod outcomes;
 mod overlap;
 mod parents;
 mod policies;
@@ -63,6 +64,19 @@ pub struct Attached {
     pub status: Status,
     /// Everything the status complains about, with its place: what `check` prints.
     pub problems: Vec<Invalid>,
+}
+
+impl Attached {
+    /// The policies of one kind on one target, the established one (the oldest) first.
+    pub fn policies_on(&self, kind: &str, target: &PolicyTarget) -> &[PolicyAttachment] {
+        let wanted = (kind, target);
+        let before = |one: &PolicyAttachment| (one.policy.kind, &one.target) < wanted;
+        let start = self.policies.partition_point(before);
+        let rest = self.policies.get(start..).unwrap_or_default();
+        let same = |one: &PolicyAttachment| (one.policy.kind, &one.target) == wanted;
+        let length = rest.partition_point(same);
+        rest.get(..length).unwrap_or_default()
+    }
 }
 
 /// A Gateway with its listeners.

@@ -7,16 +7,18 @@
 mod backends;
 mod endpoints;
 mod grants;
+mod resolved;
 mod secrets;
 mod tls_policies;
 
 use std::fmt;
 
-pub use backends::{
+pub(crate) use backends::FoundBackend;
+pub use endpoints::{DnsEndpoint, EndpointAddress, EndpointSource, find_endpoints};
+pub(crate) use resolved::BackendKey;
+pub use resolved::{
     AppProtocol, BackendId, BackendTarget, BackendTls, ResolvedBackend, Roots, San,
 };
-pub(crate) use backends::{BackendKey, FoundBackend};
-pub use endpoints::{DnsEndpoint, EndpointAddress, EndpointSource, find_endpoints};
 pub(crate) use secrets::BundleRef;
 pub(crate) use tls_policies::{TlsPolicy, is_target};
 

@@ -67,7 +67,7 @@ fn run(folder: &Path, case: &Value, base: &[Value]) -> (usize, Vec<String>) {
 #[test]
 fn every_case_in_scope_gets_the_status_it_demands() {
     let Some(folder) = cases_folder() else {
-        eprintln_skip();
+        tell_skipped();
         return;
     };
     let base = {
@@ -103,6 +103,6 @@ fn every_case_in_scope_gets_the_status_it_demands() {
 }
 
 #[allow(clippy::print_stderr)]
-fn eprintln_skip() {
+fn tell_skipped() {
     eprintln!("skipped: ../shared/conformance is not there, so its status steps were not replayed");
 }

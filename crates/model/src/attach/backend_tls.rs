@@ -112,13 +112,13 @@ fn judge_one(
     findings: &mut Findings,
 ) -> [Condition; 2] {
     let meta = &policy.policy.meta;
-    for (index, spot, problem) in &policy.broken {
+    for broken in &policy.broken {
         findings.add(
             meta,
-            *spot,
-            format!("spec.validation.caCertificateRefs[{index}]"),
-            problem.why.as_str(),
-            problem.remedy.as_str(),
+            broken.at,
+            format!("spec.validation.caCertificateRefs[{}]", broken.index),
+            broken.problem.why.as_str(),
+            broken.problem.remedy.as_str(),
         );
     }
     let resolved = match policy.broken.first() {
@@ -128,11 +128,11 @@ fn judge_one(
             "ResolvedRefs",
             "Everything it refers to is there.",
         ),
-        Some((_, _, problem)) => Condition::new(
+        Some(broken) => Condition::new(
             "ResolvedRefs",
             Truth::False,
-            problem.reason.as_str(),
-            problem.to_string(),
+            broken.problem.reason.as_str(),
+            broken.problem.to_string(),
         ),
     };
     let mut refused = Vec::new();

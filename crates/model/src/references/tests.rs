@@ -1,1 +1,285 @@
 //! References by small worlds: what leads somewhere, and the reason when it does not.
+
+use super::*;
+use crate::load::load;
+use crate::place::SourceText;
+
+const WORLD: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: cart}
+spec:
+  ports:
+  - {name: web, port: 80, targetPort: 8080}
+  - {name: grpc, port: 90, appProtocol: kubernetes.io/h2c}
+  - {name: ws, port: 91, appProtocol: kubernetes.io/ws}
+  - {name: wss, port: 92, appProtocol: kubernetes.io/wss}
+  - {name: odd, port: 93, appProtocol: HTTPS}
+  - {name: dns, port: 53, protocol: UDP}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: cart-1, labels: {kubernetes.io/service-name: cart}}
+addressType: IPv4
+ports: [{name: web, port: 8080}, {name: other, port: 1}]
+endpoints:
+- {addresses: [10.0.0.1, 10.9.9.9], zone: a}
+- {addresses: [10.0.0.2], conditions: {ready: false, serving: true, terminating: true}}
+- {addresses: [10.0.0.3], conditions: {ready: false}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: cart-2, labels: {kubernetes.io/service-name: cart}}
+addressType: IPv6
+ports: [{name: web, port: 8080}]
+endpoints:
+- {addresses: ['fd00::1']}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: cart-3, labels: {kubernetes.io/service-name: cart}}
+addressType: IPv4
+ports: [{name: web, port: 8080}]
+endpoints:
+- {addresses: [10.0.0.1]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: ending}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: ending-1, labels: {kubernetes.io/service-name: ending}}
+addressType: IPv4
+ports: [{}]
+endpoints:
+- {addresses: [10.0.1.1], conditions: {ready: false, serving: true, terminating: true}}
+- {addresses: [10.0.1.2], conditions: {ready: false, serving: false, terminating: true}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: outside}
+spec: {type: ExternalName, externalName: api.example.com, ports: [{port: 443}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: far, namespace: elsewhere}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: open, namespace: elsewhere}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {name: open, namespace: elsewhere}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: default}]
+  to: [{group: '', kind: Service, name: open}]
+---
+apiVersion: transept.dev/v1alpha1
+kind: Backend
+metadata: {name: mixed}
+spec:
+  endpoints:
+  - {address: 127.0.0.1, port: 3000, weight: 3}
+  - {address: api.example.com, port: 443}
+  connectTimeout: 2s
+---
+apiVersion: transept.dev/v1alpha1
+kind: Backend
+metadata: {name: secure}
+spec:
+  endpoints: [{address: api.example.com, port: 443}]
+  protocol: HTTP11
+  tls: {}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: whole}
+spec:
+  targetRefs: [{group: '', kind: Service, name: cart}]
+  validation: {wellKnownCACertificates: System, hostname: whole.test}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: port}
+spec:
+  targetRefs: [{group: '', kind: Service, name: cart, sectionName: web}]
+  validation: {wellKnownCACertificates: System, hostname: port.test}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: broken}
+spec:
+  targetRefs: [{group: '', kind: Service, name: ending}]
+  validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: none}], hostname: a.test}
+";
+
+fn world() -> World {
+    let loaded = load(&[SourceText::new("world.yaml", WORLD)], &[]);
+    assert!(loaded.invalid.is_empty(), "{:#?}", loaded.invalid);
+    loaded.world
+}
+
+fn target<'a>(name: &'a str, port: u16) -> BackendTarget<'a> {
+    BackendTarget {
+        group: "",
+        kind: "Service",
+        namespace: None,
+        name,
+        port: Some(port),
+    }
+}
+
+fn addresses(source: &EndpointSource) -> Vec<String> {
+    let EndpointSource::Static(addresses) = source else {
+        panic!("{source:?} is not static");
+    };
+    let show = |a: &EndpointAddress| std::net::SocketAddr::new(a.ip, a.port).to_string();
+    addresses.iter().map(show).collect()
+}
+
+const HTTP: &str = "HTTPRoute";
+
+#[test]
+fn a_service_stands_for_its_ready_endpoints() {
+    let world = world();
+    let references = References::new(&world);
+    let from = Referrer::new(HTTP, "default");
+    let cart = references
+        .resolve_backend(&from, &target("cart", 80))
+        .unwrap();
+    assert_eq!(
+        addresses(&cart.endpoints),
+        ["10.0.0.1:8080", "[fd00::1]:8080"]
+    );
+    assert_eq!(cart.id.to_string(), "Service default/cart:80");
+    let ending = references
+        .resolve_backend(&from, &target("ending", 80))
+        .unwrap();
+    assert_eq!(addresses(&ending.endpoints), ["10.0.1.1:80"]);
+    let outside = references
+        .resolve_backend(&from, &target("outside", 443))
+        .unwrap();
+    let EndpointSource::Dns { names, .. } = outside.endpoints else {
+        panic!("{:?} is not DNS", outside.endpoints);
+    };
+    assert_eq!((&*names[0].name, names[0].port), ("api.example.com", 443));
+}
+
+#[test]
+fn the_protocol_comes_from_the_port() {
+    let world = world();
+    let references = References::new(&world);
+    for (kind, port, expected) in [
+        (HTTP, 80, Ok(AppProtocol::Http)),
+        (HTTP, 90, Ok(AppProtocol::Http2)),
+        (HTTP, 91, Ok(AppProtocol::WebSocket)),
+        (HTTP, 92, Ok(AppProtocol::WebSocket)),
+        (HTTP, 93, Ok(AppProtocol::Http)),
+        (HTTP, 53, Err(RefReason::UnsupportedProtocol)),
+        ("GRPCRoute", 80, Ok(AppProtocol::Http2)),
+        ("GRPCRoute", 91, Err(RefReason::UnsupportedProtocol)),
+    ] {
+        let from = Referrer::new(kind, "default");
+        let found = references.resolve_backend(&from, &target("cart", port));
+        let found = found.map(|b| b.protocol).map_err(|p| p.reason);
+        assert_eq!(found, expected, "{kind} to port {port}");
+    }
+}
+
+#[test]
+fn every_failure_has_its_reason() {
+    let world = world();
+    let references = References::new(&world);
+    let from = Referrer::new(HTTP, "default");
+    let elsewhere = |name| BackendTarget {
+        namespace: Some("elsewhere"),
+        ..target(name, 80)
+    };
+    let odd = BackendTarget {
+        kind: "NonExistent",
+        ..target("cart", 80)
+    };
+    for (wanted, expected) in [
+        (target("cart", 80), None),
+        (target("cart", 81), Some(RefReason::BackendNotFound)),
+        (target("none", 80), Some(RefReason::BackendNotFound)),
+        (elsewhere("open"), None),
+        (elsewhere("far"), Some(RefReason::RefNotPermitted)),
+        // Without a grant nothing is said about what exists.
+        (elsewhere("none"), Some(RefReason::RefNotPermitted)),
+        (odd, Some(RefReason::InvalidKind)),
+    ] {
+        let found = references.resolve_backend(&from, &wanted);
+        assert_eq!(found.err().map(|p| p.reason), expected, "{wanted:?}");
+    }
+    let grpc = Referrer::new("GRPCRoute", "default");
+    let found = references.resolve_backend(&grpc, &elsewhere("open"));
+    assert_eq!(found.unwrap_err().reason, RefReason::RefNotPermitted);
+    let problem = references
+        .resolve_backend(&from, &target("carp", 80))
+        .unwrap_err();
+    assert_eq!(
+        problem.to_string(),
+        "There is no Service default/carp. Add it, or correct the name (did you mean cart?)."
+    );
+}
+
+#[test]
+fn a_policy_for_the_port_beats_one_for_the_service() {
+    let world = world();
+    let references = References::new(&world);
+    let from = Referrer::new(HTTP, "default");
+    let server_name = |name, port| {
+        let backend = references
+            .resolve_backend(&from, &target(name, port))
+            .unwrap();
+        let tls = backend.tls?;
+        Some(tls.map(|tls| tls.server_name.clone().unwrap().to_string()))
+    };
+    assert_eq!(server_name("cart", 80), Some(Ok("port.test".to_owned())));
+    assert_eq!(server_name("cart", 90), Some(Ok("whole.test".to_owned())));
+    assert_eq!(server_name("outside", 443), None);
+    let broken = server_name("ending", 80).unwrap().unwrap_err();
+    assert_eq!(broken.reason, RefReason::NoValidCACertificate);
+}
+
+#[test]
+fn a_backend_names_addresses_and_dns_names() {
+    let world = world();
+    let references = References::new(&world);
+    let from = Referrer::new(HTTP, "default");
+    let backend = |name| BackendTarget {
+        group: "transept.dev",
+        kind: "Backend",
+        namespace: None,
+        name,
+        port: None,
+    };
+    let mixed = references
+        .resolve_backend(&from, &backend("mixed"))
+        .unwrap();
+    let EndpointSource::Dns { names, addresses } = &mixed.endpoints else {
+        panic!("{:?} has no names", mixed.endpoints);
+    };
+    assert_eq!((addresses[0].port, addresses[0].weight), (3000, 3));
+    assert_eq!(&*names[0].name, "api.example.com");
+    assert_eq!(
+        mixed.connect_timeout,
+        Some(std::time::Duration::from_secs(2))
+    );
+    assert!(mixed.tls.is_none());
+    let secure = references
+        .resolve_backend(&from, &backend("secure"))
+        .unwrap();
+    let tls = secure.tls.unwrap().unwrap();
+    assert_eq!(
+        (secure.protocol, &tls.roots),
+        (AppProtocol::Http11, &Roots::System)
+    );
+    assert_eq!(tls.server_name, None);
+}

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::backends::{BackendKey, BackendTls, Roots, San};
+use super::resolved::{BackendKey, BackendTls, Roots, San};
 use super::secrets::BundleRef;
 use super::{RefProblem, RefReason, References, Referrer};
 use crate::kinds::{
@@ -23,10 +23,27 @@ pub(crate) struct TlsPolicy<'w> {
     pub(crate) policy: &'w Arc<Object<BackendTlsPolicySpec>>,
     /// What to do with connections; the problem when there is no certificate left to trust.
     pub(crate) tls: Result<Arc<BackendTls>, RefProblem>,
-    /// Certificate references that lead nowhere: which, where, why.
-    pub(crate) broken: Vec<(usize, Spot, RefProblem)>,
+    /// Certificate references that lead nowhere.
+    pub(crate) broken: Vec<BrokenRef>,
     /// Per target reference: the older policy that has taken the same target, if there is one.
     pub(crate) lost_to: Vec<Option<usize>>,
+}
+
+/// One of several references to trusted certificates that leads nowhere.
+#[derive(Debug, Clone)]
+pub(crate) struct BrokenRef {
+    /// Its place in the list.
+    pub(crate) index: usize,
+    /// Where it stands.
+    pub(crate) at: Spot,
+    /// Why it leads nowhere.
+    pub(crate) problem: RefProblem,
+}
+
+/// What may be trusted, and the references to it that lead nowhere.
+pub(super) struct FoundRoots {
+    pub(super) roots: Result<Roots, RefProblem>,
+    pub(super) broken: Vec<BrokenRef>,
 }
 
 /// One section of one target, and the policy that rules it.
@@ -138,40 +155,32 @@ impl<'w> TlsPolicies<'w> {
 impl<'w> References<'w> {
     /// Looks at the certificates of every BackendTLSPolicy.
     pub(super) fn judge_tls(&mut self) {
-        let judged: Vec<_> = self
-            .tls_policies
-            .all()
-            .iter()
-            .map(|policy| self.judge_policy(policy.policy))
+        let policies = self.tls_policies.all().iter();
+        let found: Vec<_> = policies
+            .map(|policy| self.find_policy_roots(policy.policy))
             .collect();
-        for (policy, (tls, broken)) in self.tls_policies.all_mut().iter_mut().zip(judged) {
-            policy.tls = tls.map(Arc::new);
-            policy.broken = broken;
+        for (policy, found) in self.tls_policies.all_mut().iter_mut().zip(found) {
+            let validation = &policy.policy.spec.validation;
+            policy.tls = found.roots.map(|roots| {
+                Arc::new(BackendTls {
+                    server_name: Some(validation.hostname.shared()),
+                    roots,
+                    sans: read_sans(&validation.subject_alt_names),
+                    client_identity: None,
+                    source: policy.policy.meta.object_name(),
+                })
+            });
+            policy.broken = found.broken;
         }
     }
 
-    fn judge_policy(
-        &self,
-        policy: &Object<BackendTlsPolicySpec>,
-    ) -> (
-        Result<BackendTls, RefProblem>,
-        Vec<(usize, Spot, RefProblem)>,
-    ) {
+    fn find_policy_roots(&self, policy: &Object<BackendTlsPolicySpec>) -> FoundRoots {
         let validation = &policy.spec.validation;
-        let from = Referrer::new("BackendTLSPolicy", &policy.meta.namespace);
-        let (roots, broken) = self.find_roots(
-            &from,
+        self.find_roots(
+            &Referrer::new("BackendTLSPolicy", &policy.meta.namespace),
             &validation.ca_certificate_refs,
             validation.well_known_ca_certificates,
-        );
-        let tls = roots.map(|roots| BackendTls {
-            server_name: Some(validation.hostname.shared()),
-            roots,
-            sans: read_sans(&validation.subject_alt_names),
-            client_identity: None,
-            source: policy.meta.object_name(),
-        });
-        (tls, broken)
+        )
     }
 
     /// The certificates that a backend's certificate must lead to. Some broken references leave the others in force; when
@@ -181,9 +190,12 @@ impl<'w> References<'w> {
         from: &Referrer<'_>,
         refs: &[LocalObjectReference],
         well_known: Option<WellKnownCaCertificates>,
-    ) -> (Result<Roots, RefProblem>, Vec<(usize, Spot, RefProblem)>) {
+    ) -> FoundRoots {
         if refs.is_empty() || well_known == Some(WellKnownCaCertificates::System) {
-            return (Ok(Roots::System), Vec::new());
+            return FoundRoots {
+                roots: Ok(Roots::System),
+                broken: Vec::new(),
+            };
         }
         let mut bundle = Vec::new();
         let mut broken = Vec::new();
@@ -200,17 +212,26 @@ impl<'w> References<'w> {
             );
             match found {
                 Ok(certificates) => bundle.extend(certificates),
-                Err(problem) => broken.push((index, reference.at, problem)),
+                Err(problem) => broken.push(BrokenRef {
+                    index,
+                    at: reference.at,
+                    problem,
+                }),
             }
         }
-        if bundle.is_empty() {
-            let reasons: Vec<_> = broken.iter().map(|(_, _, p)| p.why.as_str()).collect();
+        let roots = if bundle.is_empty() {
+            let reasons: Vec<_> = broken.iter().map(|b| b.problem.why.as_str()).collect();
             let why = format!("no certificate is left to trust: {}", reasons.join("; "));
-            let remedy = broken.first().map_or("", |(_, _, p)| p.remedy.as_str());
-            let problem = RefProblem::new(RefReason::NoValidCACertificate, why, remedy);
-            return (Err(problem), broken);
-        }
-        (Ok(Roots::Bundle(bundle.into())), broken)
+            let remedy = broken.first().map_or("", |b| b.problem.remedy.as_str());
+            Err(RefProblem::new(
+                RefReason::NoValidCACertificate,
+                why,
+                remedy,
+            ))
+        } else {
+            Ok(Roots::Bundle(bundle.into()))
+        };
+        FoundRoots { roots, broken }
     }
 }
 

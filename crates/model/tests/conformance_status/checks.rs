@@ -5,10 +5,13 @@ use serde_json::Value;
 use crate::stage::{Settled, fill_address};
 use crate::strings;
 
+/// Compares one step with the world and writes down what does not hold.
+type Comparison = fn(&Value, &Settled, &mut Vec<String>);
+
 /// What does not hold; `checked` counts the steps that were looked at.
 pub(crate) fn check(step: &Value, world: &Settled, checked: &mut usize) -> Vec<String> {
     let mut problems = Vec::new();
-    let known: [(&str, fn(&Value, &Settled, &mut Vec<String>)); 7] = [
+    let known: [(&str, Comparison); 7] = [
         ("ready", ready),
         ("wait_address", wait_address),
         ("routes_accepted", routes_accepted),
