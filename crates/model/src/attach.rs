@@ -88,7 +88,8 @@ pub struct AttachedGateway {
     pub addresses: Vec<IpAddr>,
     /// Its listeners, in the order of the spec.
     pub listeners: Vec<AttachedListener>,
-    /// The certificate it presents to backends (`spec.tls.backend`).
+    /// The certificate it presents to backends (`spec.tls.backend`). None as well when it is broken: backends that insist on
+    /// one refuse the connection then.
     pub client_identity: Option<Arc<KeyPair>>,
 }
 
