@@ -104,7 +104,7 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
         }
         Secure::Tls => {
             watch.set(bind.settings.timeouts.tls_handshake);
-            let Some(session) = secure(&worker, &tcp, &bind, &watch).await else {
+            let Some(session) = Box::pin(secure(&worker, &tcp, &bind, &watch)).await else {
                 worker.meter.borrow_mut().plain().tls_failures += 1;
                 return;
             };
@@ -211,8 +211,24 @@ async fn detect(worker: Rc<Worker>, io: Io, connection: Connection, bind: Arc<Bi
     drop(bind);
     if h2 {
         drop(watch);
-        h2_server::serve(worker, io, inbound, connection, bound).await;
+        Box::pin(h2_server::serve(worker, io, inbound, connection, bound)).await;
     } else {
         h1_server::serve(worker, io, inbound, connection, bound, watch).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, D, F: Future>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// An idle connection keeps its whole future: what an exchange needs on top is memory that every idle client costs.
+    #[test]
+    fn a_connection_is_small() {
+        let size = size_of_future(converse);
+        assert!((2048..=6656).contains(&size), "{size} bytes");
     }
 }

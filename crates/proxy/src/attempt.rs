@@ -4,7 +4,7 @@
 //! has none, can be tried again; one whose body streams moves both ways at once and is tried once.
 
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use transept_engine::judge::{self, Attempt, Judgement, Outcome, Resend, judge};
 use transept_engine::pick::{Chosen, alternatives, pick_endpoint};
 use transept_engine::reason::Reason;
-use transept_engine::rule::Rule;
+use transept_engine::rule::{Bound, Rule};
 use transept_engine::snapshot::{Backend, Listener};
 use transept_wire::h1::{Body, Connection};
 
@@ -23,7 +23,7 @@ use crate::normalize::codec_limits;
 use crate::path::{Journey, Stop};
 use crate::relay::{self, Gate};
 use crate::tunnel;
-use crate::upstream::{Age, Destination, Pooled, Received, Upstream, connect};
+use crate::upstream::{Age, Destination, Pooled, Upstream, connect};
 use crate::worker::Worker;
 
 /// Bodies up to this size are read before the first try when the request may be tried again.
@@ -67,13 +67,25 @@ struct Tries {
     pooled: Pooled,
 }
 
-/// Runs `future`, for at most `limit`. None when the time is over.
-pub(crate) async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
-    let future = pin!(future);
+/// Runs `future`, for at most `limit`. None when the time is over. Takes a pinned reference, because an async function
+/// stores what it takes by value twice, and these futures are most of a connection's memory.
+pub(crate) async fn within<F: Future>(
+    limit: Option<Duration>,
+    future: Pin<&mut F>,
+) -> Option<F::Output> {
     match limit {
         None => Some(future.await),
         Some(limit) => tokio::time::timeout(limit, future).await.ok(),
     }
+}
+
+/// As [`within`], for one try of a rule with a `backendRequest` timeout.
+pub(crate) async fn within_try<T>(
+    rule: &Rule,
+    future: Pin<&mut impl Future<Output = Result<T, Failure>>>,
+) -> Result<T, Failure> {
+    let outcome = within(rule.timeouts.backend_request.or(None), future).await;
+    outcome.unwrap_or_else(|| Err(try_timeout()))
 }
 
 /// Tries until a response is delivered, or until another try would be wrong.
@@ -181,23 +193,25 @@ async fn try_once(
         protocol: crossing.backend.protocol,
         identity: crossing.listener.client_identity.as_ref(),
     };
-    let limit = crossing.rule.timeouts.backend_request.or(None);
-    let connecting = connect(journey.worker, &destination);
-    let unconnected = |failure| Failed { failure, age: None };
-    let mut upstream = match within(limit, connecting).await {
-        Some(outcome) => outcome.map_err(unconnected)?,
-        None => {
-            return Err(unconnected(Failure {
-                repeat: Repeat::Safe,
-                ..try_timeout()
-            }));
-        }
+    // Whatever happened, no byte of the request was sent.
+    let unconnected = |failure| Failed {
+        failure: Failure {
+            repeat: Repeat::Safe,
+            ..failure
+        },
+        age: None,
+    };
+    let mut upstream = {
+        let connecting = pin!(connect(journey.worker, &destination));
+        within_try(crossing.rule, connecting)
+            .await
+            .map_err(unconnected)?
     };
     let age = upstream.age();
     let outcome = match content {
-        _ if wants_tunnel => tunnel::open(crossing, &mut upstream, journey).await,
+        _ if wants_tunnel => Box::pin(tunnel::open(crossing, &mut upstream, journey)).await,
         Content::Held(bytes) => forward_held(crossing, tries, bytes, &mut upstream, journey).await,
-        Content::Streaming => forward_streaming(crossing, &mut upstream, journey).await,
+        Content::Streaming => Box::pin(forward_streaming(crossing, &mut upstream, journey)).await,
     };
     match outcome {
         Ok(Exchanged { tried, reusable }) => {
@@ -255,31 +269,26 @@ async fn forward_held(
     } else {
         Source::Held(bytes)
     };
-    let heading = async {
-        let mut sent = 0;
-        carry(&mut source, &mut sink, &mut sent).await?;
-        let timeouts = &crossing.listener.settings.timeouts;
-        if crossing.rule.timeouts.backend_request.or(None).is_none() {
-            watch.set(timeouts.response);
-        }
-        let received = relay::await_final(
-            &mut inlet,
-            &limits,
-            watch,
-            journey.trip,
-            journey.replier,
-            None,
-        )
-        .await;
-        watch.set_stall(timeouts.stream_idle);
-        received
-    };
-    let received = match within(crossing.rule.timeouts.backend_request.or(None), heading).await {
-        Some(outcome) => outcome?,
-        None => return Err(try_timeout()),
-    };
-    let Received::Final { stated, rest } = received else {
-        return Err(Failure::no_response("no final response"));
+    let (stated, rest) = {
+        let heading = pin!(async {
+            carry(&mut source, &mut sink, &mut 0).await?;
+            let timeouts = &crossing.listener.settings.timeouts;
+            if crossing.rule.timeouts.backend_request == Bound::Unset {
+                watch.set(timeouts.response);
+            }
+            let received = relay::await_final(
+                &mut inlet,
+                &limits,
+                watch,
+                journey.trip,
+                journey.replier,
+                None,
+            )
+            .await;
+            watch.set_stall(timeouts.stream_idle);
+            received
+        });
+        within_try(crossing.rule, heading).await?
     };
     let attempt = Attempt {
         tries: journey.trip.facts.tries,
@@ -333,56 +342,56 @@ async fn forward_streaming(
     let gate = Gate::new(arrival.expects_continue);
     let most = crossing.listener.settings.limits.body_bytes;
     let mut sent = 0;
-    let upload = async {
-        sink.flush().await?;
-        gate.opened().await;
-        relay::carry_limited(&mut arrival.body, &mut sink, &mut sent, most).await
-    };
     let connection = arrival.connection;
-    let download = async {
-        let received = match within(
-            crossing.rule.timeouts.backend_request.or(None),
-            relay::await_final(&mut inlet, &limits, watch, trip, replier, Some(&gate)),
-        )
-        .await
-        {
-            Some(outcome) => outcome?,
-            None => return Err(try_timeout()),
-        };
-        let Received::Final { stated, rest } = received else {
-            return Err(Failure::no_response("no final response"));
-        };
-        let keep_alive = rest.keeps_alive();
-        if !gate.is_open() {
-            // The client was never told to go on: what it does with its body now is anybody's guess.
-            replier.forbid_keep_alive();
-        }
-        let mut source = inlet.into_source(rest, &limits, watch);
-        relay::relay(
-            crossing.listener,
-            connection,
-            marks,
-            trip,
-            replier,
-            &mut source,
-            stated,
-        )
-        .await?;
-        Ok(keep_alive && source.is_done())
+    let outcome = {
+        let upload = pin!(async {
+            sink.flush().await?;
+            gate.opened().await;
+            relay::carry_limited(&mut arrival.body, &mut sink, &mut sent, most).await
+        });
+        let download = pin!(async {
+            let (stated, rest) = {
+                let heading = pin!(relay::await_final(
+                    &mut inlet,
+                    &limits,
+                    watch,
+                    trip,
+                    replier,
+                    Some(&gate)
+                ));
+                within_try(crossing.rule, heading).await?
+            };
+            let keep_alive = rest.keeps_alive();
+            if !gate.is_open() {
+                // The client was never told to go on: what it does with its body now is anybody's guess.
+                replier.forbid_keep_alive();
+            }
+            let mut source = inlet.into_source(rest, &limits, watch);
+            relay::relay(
+                crossing.listener,
+                connection,
+                marks,
+                trip,
+                replier,
+                &mut source,
+                stated,
+            )
+            .await?;
+            Ok(keep_alive && source.is_done())
+        });
+        both(upload, download).await
     };
-    let (uploaded, downloaded) = both(upload, download).await?;
-    journey.trip.facts.bytes_in = sent;
+    trip.facts.bytes_in = sent;
+    let (uploaded, downloaded) = outcome?;
     Ok(Exchanged::delivered(uploaded && downloaded?))
 }
 
 /// Runs both directions. The response ends the exchange; a request body that breaks on the client's side ends it too,
 /// while one that the backend does not want leaves the backend its say.
 async fn both(
-    upload: impl Future<Output = Result<(), Failure>>,
-    download: impl Future<Output = Result<bool, Failure>>,
+    mut upload: Pin<&mut impl Future<Output = Result<(), Failure>>>,
+    mut download: Pin<&mut impl Future<Output = Result<bool, Failure>>>,
 ) -> Result<(bool, Result<bool, Failure>), Failure> {
-    let mut upload = pin!(upload);
-    let mut download = pin!(download);
     let mut uploaded: Option<Result<(), Failure>> = None;
     std::future::poll_fn(|cx| {
         if uploaded.is_none()

@@ -44,6 +44,11 @@ struct Copy {
     random: u64,
 }
 
+/// Whether a rule or a backendRef has mirrors at all.
+pub(crate) fn is_wanted(rule: &Rule, backend_ref: &WeightedBackend) -> bool {
+    !rule.filters.mirrors.is_empty() || !backend_ref.filters.mirrors.is_empty()
+}
+
 /// Sends the copies that the filters of the rule and of the backendRef ask for.
 pub(crate) async fn send_copies(
     rule: &Rule,

@@ -5,6 +5,7 @@
 //! in the modules that the verbs call.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -116,8 +117,8 @@ pub(crate) async fn travel<'c>(
     };
     match outcome {
         Ok(()) => {}
-        Err(Stop::Answer(reply)) => answer::answer(&reply, &mut journey).await,
-        Err(Stop::Failed(failure)) => answer::fail(failure, &mut journey).await,
+        Err(Stop::Answer(reply)) => Box::pin(answer::answer(&reply, &mut journey)).await,
+        Err(Stop::Failed(failure)) => Box::pin(answer::fail(failure, &mut journey)).await,
     }
     if !journey.arrival.body.is_done() {
         journey.replier.forbid_keep_alive();
@@ -147,18 +148,16 @@ async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(
     screen_backend(backend_ref, listener, connection, journey.trip)?;
     let backend = pick::target(backend_ref)?;
     journey.marks.backend = Some(backend);
-    mirror::send_copies(rule, backend_ref, listener, journey).await?;
+    if mirror::is_wanted(rule, backend_ref) {
+        Box::pin(mirror::send_copies(rule, backend_ref, listener, journey)).await?;
+    }
     let crossing = Crossing {
         listener,
         rule,
         backend,
     };
-    match attempt::within(
-        rule.timeouts.request.or(None),
-        attempt::cross(crossing, journey),
-    )
-    .await
-    {
+    let crossed = pin!(attempt::cross(crossing, journey));
+    match attempt::within(rule.timeouts.request.or(None), crossed).await {
         Some(outcome) => outcome,
         None => Err(Stop::Failed(timed_out())),
     }

@@ -21,7 +21,7 @@ use crate::edge::Replier;
 use crate::failure::{Failure, Repeat, Side};
 use crate::path::Marks;
 use crate::trip::Trip;
-use crate::upstream::{Inlet, Received};
+use crate::upstream::{Inlet, Received, Rest};
 
 /// Interim responses that one exchange may have. An endless row of them would hold the client for ever.
 const MOST_INTERIM: usize = 16;
@@ -69,7 +69,8 @@ impl Gate {
     }
 }
 
-/// Waits for the final response head and passes interim ones on.
+/// Waits for the final response head and passes interim ones on. Gives the framing that its fields state and what
+/// follows it.
 pub(crate) async fn await_final(
     inlet: &mut Inlet<'_>,
     limits: &h1::Limits,
@@ -77,7 +78,7 @@ pub(crate) async fn await_final(
     trip: &mut Trip,
     replier: &mut Replier<'_>,
     gate: Option<&Gate>,
-) -> Result<Received, Failure> {
+) -> Result<(Body, Rest), Failure> {
     let method = trip.request.method;
     for _ in 0..MOST_INTERIM {
         let received = await_head(
@@ -92,7 +93,7 @@ pub(crate) async fn await_final(
         .await?;
         match received {
             Received::Interim => pass_on(trip, replier, gate).await?,
-            last @ Received::Final { .. } => return Ok(last),
+            Received::Final { stated, rest } => return Ok((stated, rest)),
         }
     }
     Err(Failure::new(

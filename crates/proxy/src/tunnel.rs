@@ -11,7 +11,7 @@ use transept_engine::reason::Reason;
 use transept_wire::h1::{Body, Connection, Decoder, Protocol, strip_hop_by_hop};
 use transept_wire::head::{FieldId, FieldName, Method, Response};
 
-use crate::attempt::{Crossing, Exchanged, within};
+use crate::attempt::{Crossing, Exchanged, within_try};
 use crate::body::{H1Sink, H1Source, Sink, Source, carry};
 use crate::buffer::Outbound;
 use crate::edge::Replier;
@@ -19,7 +19,7 @@ use crate::failure::{Failure, Repeat, Side};
 use crate::normalize::codec_limits;
 use crate::path::Journey;
 use crate::relay::{self, await_final};
-use crate::upstream::{Inlet, Received, Rest, Upstream};
+use crate::upstream::{Inlet, Upstream};
 
 /// Asks the backend to switch; tunnels when it does, and delivers its answer when it does not.
 pub(crate) async fn open(
@@ -47,24 +47,20 @@ pub(crate) async fn open(
         Connection::Upgrade(asked),
         watch,
     )?;
-    let heading = async {
-        sink.finish(None).await?;
-        await_final(
-            &mut inlet,
-            &limits,
-            watch,
-            journey.trip,
-            journey.replier,
-            None,
-        )
-        .await
-    };
-    let received = match within(crossing.rule.timeouts.backend_request.or(None), heading).await {
-        Some(outcome) => outcome?,
-        None => return Err(refused("the backend did not answer in time")),
-    };
-    let Received::Final { stated, rest } = received else {
-        return Err(refused("no final response"));
+    let (stated, rest) = {
+        let heading = pin!(async {
+            sink.finish(None).await?;
+            await_final(
+                &mut inlet,
+                &limits,
+                watch,
+                journey.trip,
+                journey.replier,
+                None,
+            )
+            .await
+        });
+        within_try(crossing.rule, heading).await?
     };
     if journey.trip.response.status != 101 {
         let mut source = inlet.into_source(rest, &limits, watch);
@@ -103,14 +99,13 @@ pub(crate) async fn open(
         journey.trip,
     );
     journey.trip.facts.status = journey.trip.response.status;
-    pump(inlet, rest, asked, journey).await?;
+    pump(inlet, asked, journey).await?;
     Ok(Exchanged::delivered(false))
 }
 
 /// Moves bytes both ways until both directions have ended or one breaks.
 async fn pump(
     inlet: Inlet<'_>,
-    _rest: Rest,
     asked: Protocol,
     journey: &mut Journey<'_, '_, '_>,
 ) -> Result<(), Failure> {

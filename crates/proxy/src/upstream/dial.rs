@@ -77,10 +77,10 @@ pub(crate) async fn connect(
         {
             return Ok(h1(io, key, Age::Reused));
         }
-        let (io, _) = dial(worker, destination, tls.as_ref()).await?;
+        let (io, _) = Box::pin(dial(worker, destination, tls.as_ref())).await?;
         return Ok(h1(io, key, Age::Fresh));
     }
-    share_or_dial(worker, destination, tls.as_ref(), key).await
+    Box::pin(share_or_dial(worker, destination, tls.as_ref(), key)).await
 }
 
 /// For protocols that may turn out to be HTTP/2: one connection serves many streams, so only one of those that wait
