@@ -1,2 +1,106 @@
-//! Entry point.
-fn main() {}
+//! The `transept` binary: parses the command line and hands over to the file of the subcommand.
+//!
+//! Nothing is decided here. Exit codes are the same for every subcommand: 0 fine, 1 findings or failure, 2 wrong usage,
+//! 3 nobody answers.
+
+mod access_log;
+mod admin;
+mod commands;
+mod console;
+mod duration;
+mod gateway;
+mod logging;
+mod report;
+mod signals;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// jemalloc returns memory to the operating system after load peaks and does not fragment under per-core workers.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+const EXAMPLES: &str = "\
+Examples:
+  transept demo                                 three services behind a gateway: look around
+  transept proxy --to http://127.0.0.1:3000     a gateway in front of one service, no file at all
+  transept run shop.yaml                        a gateway from Gateway API YAML, reloaded when the file changes
+  transept check shop.yaml                      every error at once, and the status each object would get
+  transept explain GET http://localhost:8080/cart -f shop.yaml
+                                                which route takes a request, and why
+
+Exit codes: 0 fine, 1 findings or failure, 2 wrong usage, 3 nobody answers.
+Every flag can be given as an environment variable: --drain is TRANSEPT_DRAIN. NO_COLOR is honoured.";
+
+/// An API gateway that speaks Kubernetes Gateway API, in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "transept", version, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(commands::run::Args),
+    Proxy(commands::proxy::Args),
+    Check(commands::check::Args),
+    Status(commands::status::Args),
+    Demo(commands::demo::Args),
+    Schema(commands::schema::Args),
+    Completion(commands::completion::Args),
+    Version(commands::version::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Run(args) => commands::run::run(args),
+        Command::Proxy(args) => commands::proxy::run(args),
+        Command::Check(args) => commands::check::run(args),
+        Command::Status(args) => commands::status::run(args),
+        Command::Demo(args) => commands::demo::run(args),
+        Command::Schema(args) => commands::schema::run(&args),
+        Command::Completion(args) => commands::completion::run(&args),
+        Command::Version(args) => commands::version::run(&args),
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(error) if console::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            console::fail(&format!("{error:#}"));
+            commands::Exit::Findings.into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_variable_of_its_name() {
+        for command in Cli::command().get_subcommands() {
+            for flag in command
+                .get_arguments()
+                .filter(|flag| flag.get_long().is_some())
+            {
+                let Some(variable) = flag.get_env() else {
+                    continue;
+                };
+                let long = flag.get_long().unwrap_or_default();
+                let expected = format!("TRANSEPT_{}", long.to_uppercase().replace('-', "_"));
+                assert_eq!(variable.to_str(), Some(expected.as_str()), "--{long}");
+            }
+        }
+    }
+}

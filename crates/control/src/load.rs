@@ -99,8 +99,7 @@ impl Loader {
     /// Parses, attaches and compiles.
     pub fn load(&mut self, reading: Reading) -> Outcome {
         let shelf = Shelf::default();
-        let kinds = policies::model_kinds();
-        let mut loader = transept_model::Loader::new(&kinds).outside(&shelf);
+        let mut loader = transept_model::Loader::new(policies::MODEL_KINDS).outside(&shelf);
         if let Some(previous) = &self.previous {
             loader = loader.after(&previous.world);
         }

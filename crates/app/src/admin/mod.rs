@@ -1,0 +1,230 @@
+//! The admin server: `/livez`, `/readyz`, `/metrics` and `/status` over HTTP/1.1, on a port of its own.
+//!
+//! Started by `gateway` on its own runtime, off the data threads. Who may ask is decided in `guard`; what is answered comes from
+//! [`Standing`]. It has no way to change anything.
+
+mod guard;
+mod process;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::console;
+use crate::gateway::{Readiness, Standing};
+
+pub(crate) use process::{Process, write_metric};
+
+/// How long a client may take to send its request head.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How many clients are served at a time; the others wait.
+const CONNECTIONS: usize = 128;
+
+const INDEX: &str = "\
+transept admin
+
+/livez     the process runs
+/readyz    it takes traffic (503 while starting or draining)
+/metrics   Prometheus metrics
+/status    configuration generation, last reload, listeners, status of every object (JSON)
+";
+
+/// Flags of the admin server.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct AdminArgs {
+    /// Address of the admin server (/livez, /readyz, /metrics, /status), or `off`; it has no authentication: keep it on loopback
+    #[arg(
+        long,
+        env = "TRANSEPT_ADMIN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:9908"
+    )]
+    pub(crate) admin: Address,
+
+    /// Host name under which the admin server may be asked, besides localhost and addresses; may be repeated
+    #[arg(
+        long,
+        env = "TRANSEPT_ADMIN_HOST",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub(crate) admin_host: Vec<String>,
+}
+
+/// Where the admin server listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// Nowhere.
+    Off,
+    /// On this address; port 0 is any free port.
+    At(SocketAddr),
+}
+
+impl std::str::FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Address::Off);
+        }
+        text.parse().map(Address::At).map_err(|_| {
+            format!("`{text}` is not an address and a port, such as 127.0.0.1:9908, nor `off`")
+        })
+    }
+}
+
+/// A bound admin server that does not answer yet.
+pub(crate) struct Admin {
+    listener: TcpListener,
+    address: SocketAddr,
+    names: Arc<[String]>,
+}
+
+impl Admin {
+    /// Binds the address, so that a conflict ends the start before any traffic is taken; `None` when it is off.
+    ///
+    /// # Errors
+    /// The address is taken or not allowed.
+    pub(crate) async fn bind(args: &AdminArgs) -> Result<Option<Admin>> {
+        let Address::At(address) = args.admin else {
+            return Ok(None);
+        };
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("the admin server cannot listen on {address} (choose another with --admin ADDR, or --admin off)")
+        })?;
+        let address = listener.local_addr()?;
+        console::tell(&format!("admin listening on http://{address}"));
+        if !address.ip().is_loopback() {
+            tracing::warn!(%address, "the admin server has no authentication and is reachable from other machines");
+        }
+        Ok(Some(Admin {
+            listener,
+            address,
+            names: args.admin_host.clone().into(),
+        }))
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until the runtime ends.
+    pub(crate) async fn serve(self, standing: Arc<Standing>) {
+        let free = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(place) = free.clone().acquire_owned().await else {
+                return;
+            };
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "the admin server cannot accept");
+                    // Out of file descriptors: the next attempt would fail at once and spin.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let standing = standing.clone();
+            let names = self.names.clone();
+            tokio::spawn(async move {
+                let answer = service_fn(|request| {
+                    let (standing, names) = (standing.clone(), names.clone());
+                    async move {
+                        let answer = respond(&request, &standing, &names).await;
+                        Ok::<_, std::convert::Infallible>(answer)
+                    }
+                });
+                // A client that breaks off is nothing to report.
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_TIME)
+                    .serve_connection(TokioIo::new(stream), answer)
+                    .await;
+                drop(place);
+            });
+        }
+    }
+}
+
+/// Answers one request.
+async fn respond(
+    request: &Request<Incoming>,
+    standing: &Standing,
+    names: &[String],
+) -> Response<Full<Bytes>> {
+    const TEXT: &str = "text/plain; charset=utf-8";
+    if let Err(refusal) = guard::admit(request.method(), request.headers(), names) {
+        let mut answer = page(refusal.status(), TEXT, refusal.why().to_owned());
+        if refusal == guard::Refusal::Method {
+            answer
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        return answer;
+    }
+    match request.uri().path() {
+        "/" => page(StatusCode::OK, TEXT, INDEX.to_owned()),
+        "/livez" => page(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        "/readyz" => {
+            let readiness = standing.readiness();
+            let status = match readiness {
+                Readiness::Ready => StatusCode::OK,
+                Readiness::Starting | Readiness::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            page(status, TEXT, format!("{readiness}\n"))
+        }
+        "/metrics" => page(
+            StatusCode::OK,
+            "text/plain; version=0.0.4; charset=utf-8",
+            standing.metrics().await,
+        ),
+        "/status" => page(
+            StatusCode::OK,
+            "application/json",
+            format!("{}\n", standing.status()),
+        ),
+        _ => page(StatusCode::NOT_FOUND, TEXT, INDEX.to_owned()),
+    }
+}
+
+fn page(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(
+        "x-content-type-options",
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_an_address_or_off() {
+        assert_eq!("off".parse(), Ok(Address::Off));
+        let at = "127.0.0.1:0".parse::<SocketAddr>().map(Address::At);
+        assert_eq!("127.0.0.1:0".parse::<Address>().ok(), at.ok());
+        assert!(
+            "9908"
+                .parse::<Address>()
+                .is_err_and(|why| why.contains("127.0.0.1:9908"))
+        );
+    }
+}

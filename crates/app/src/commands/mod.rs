@@ -1,0 +1,36 @@
+//! One file per subcommand: its arguments, their help, and one function `run` that `main` calls.
+
+pub(crate) mod check;
+pub(crate) mod completion;
+pub(crate) mod demo;
+pub(crate) mod proxy;
+pub(crate) mod run;
+pub(crate) mod schema;
+pub(crate) mod status;
+pub(crate) mod version;
+
+use std::process::ExitCode;
+
+/// How a subcommand ends; the same numbers for all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Everything is fine.
+    Fine,
+    /// The command worked and found something wrong, or it failed.
+    Findings,
+    /// The command line makes no sense.
+    Usage,
+    /// The other side does not answer.
+    Unreachable,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(match exit {
+            Exit::Fine => 0,
+            Exit::Findings => 1,
+            Exit::Usage => 2,
+            Exit::Unreachable => 3,
+        })
+    }
+}

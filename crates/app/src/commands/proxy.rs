@@ -1,0 +1,264 @@
+//! `transept proxy --to URL`: the smallest gateway, in front of one service.
+//!
+//! It writes the same YAML that a user would write and gives it to the same loader as `run`; there is no second way in.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use hyper::Uri;
+use transept_control::Sources;
+use transept_model::SourceText;
+
+use super::Exit;
+use crate::console;
+use crate::gateway::{self, ServeArgs};
+use crate::logging;
+
+const EXAMPLES: &str = "\
+Examples:
+  transept proxy --to http://127.0.0.1:3000
+  transept proxy --to https://www.example.com --listen 0.0.0.0:8080 --access-log stdout
+  transept proxy --to http://127.0.0.1:3000 --print > shop.yaml      to go on from here with `transept run shop.yaml`
+
+A path in the URL is put in front of every request path. When the URL names a host that is neither an address nor localhost,
+requests carry that host name; otherwise they keep the one the client sent.";
+
+/// Run a gateway in front of one service, without any file
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// URL of the service: http:// or https://, a host or an address, a port, a path
+    #[arg(long, env = "TRANSEPT_TO", value_name = "URL")]
+    to: Target,
+
+    /// Address and port to listen on; port 0 is any free port
+    #[arg(
+        long,
+        env = "TRANSEPT_LISTEN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8080",
+        value_parser = parse_listen
+    )]
+    listen: SocketAddr,
+
+    /// Print the configuration and exit
+    #[arg(long)]
+    print: bool,
+
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+/// Serves until a signal ends it.
+pub(crate) fn run(args: Args) -> Result<Exit> {
+    let mut listen = args.listen;
+    if listen.port() == 0 {
+        // A listener of Gateway API has a port of its own choice; the system's choice is made here.
+        let probe = TcpListener::bind(listen).with_context(|| listen.to_string())?;
+        listen = probe.local_addr()?;
+    }
+    let yaml = args.to.configure(listen);
+    if args.print {
+        console::print(&yaml)?;
+        return Ok(Exit::Fine);
+    }
+    logging::start(&args.serve.log)?;
+    let mut sources = Sources::new();
+    sources.add_text(SourceText::new("<proxy --to>", yaml));
+    gateway::serve(sources, &args.serve, |_| {})
+}
+
+/// Accepts `8080`, `:8080` and `127.0.0.1:8080`; a port alone means every address.
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix(':').unwrap_or(text);
+    if let Ok(port) = port.parse::<u16>() {
+        return Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
+    }
+    text.parse()
+        .map_err(|_| format!("`{text}` is not an address and a port, such as 127.0.0.1:8080"))
+}
+
+/// The service behind the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Target {
+    secure: bool,
+    host: String,
+    port: u16,
+    path: String,
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |why: &str| format!("`{text}` {why}; write for example http://127.0.0.1:3000");
+        let uri: Uri = text.parse().map_err(|_| wrong("is not a URL"))?;
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(wrong("is neither an http:// nor an https:// URL")),
+        };
+        if uri.query().is_some() {
+            return Err(wrong("has a query, which a service cannot have"));
+        }
+        if uri
+            .authority()
+            .is_some_and(|authority| authority.as_str().contains('@'))
+        {
+            return Err(wrong("holds a user name"));
+        }
+        let host = uri
+            .host()
+            .filter(|host| !host.is_empty())
+            .ok_or_else(|| wrong("names no host"))?;
+        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        if port == 0 {
+            return Err(wrong("has port 0"));
+        }
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if secure && host.parse::<IpAddr>().is_ok() {
+            return Err(format!(
+                "`{text}` names an address, but a certificate is checked against a name; write the name"
+            ));
+        }
+        Ok(Target {
+            secure,
+            host: host.to_owned(),
+            port,
+            path: uri.path().trim_end_matches('/').to_owned(),
+        })
+    }
+}
+
+impl Target {
+    /// The configuration of a gateway at `listen` in front of this service.
+    fn configure(&self, listen: SocketAddr) -> String {
+        let address = match listen.ip() {
+            ip if ip.is_unspecified() && ip.is_ipv4() => String::new(),
+            ip => format!("  addresses: [{{type: IPAddress, value: \"{ip}\"}}]\n"),
+        };
+        let port = listen.port();
+        let filters = self.filters();
+        let tls = if self.secure { "  tls: {}\n" } else { "" };
+        format!(
+            "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: proxy}}
+spec:
+  gatewayClassName: transept
+{address}  listeners: [{{name: http, protocol: HTTP, port: {port}}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: proxy}}
+spec:
+  rules:
+  - backendRefs: [{{group: transept.dev, kind: Backend, name: service}}]
+{filters}---
+apiVersion: transept.dev/v1alpha1
+kind: Backend
+metadata: {{name: service}}
+spec:
+  endpoints: [{{address: {host}, port: {service_port}}}]
+{tls}",
+            host = quote(&self.host),
+            service_port = self.port,
+        )
+    }
+
+    /// The rewrite that makes a request fit the service, as an entry of the rule; nothing when it fits as it is.
+    fn filters(&self) -> String {
+        let keeps_host =
+            self.host.parse::<IpAddr>().is_ok() || self.host.eq_ignore_ascii_case("localhost");
+        let mut rewrite = Vec::new();
+        if !keeps_host {
+            rewrite.push(format!("hostname: {}", quote(&self.host)));
+        }
+        if !self.path.is_empty() {
+            rewrite.push(format!(
+                "path: {{type: ReplacePrefixMatch, replacePrefixMatch: {}}}",
+                quote(&format!("{}/", self.path))
+            ));
+        }
+        if rewrite.is_empty() {
+            return String::new();
+        }
+        format!(
+            "    filters: [{{type: URLRewrite, urlRewrite: {{{}}}}}]\n",
+            rewrite.join(", ")
+        )
+    }
+}
+
+/// A string as YAML reads it without surprises: JSON's quoting is YAML's.
+fn quote(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(text: &str) -> Target {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn reads_urls() {
+        let plain = target("http://127.0.0.1:3000");
+        assert_eq!(
+            (plain.secure, plain.port, plain.path.as_str()),
+            (false, 3000, "")
+        );
+        let secure = target("https://www.example.com/api/");
+        assert_eq!(
+            (secure.secure, secure.port, secure.path.as_str()),
+            (true, 443, "/api")
+        );
+        assert_eq!(target("http://[::1]:8080").host, "::1");
+        for wrong in [
+            "127.0.0.1:3000",
+            "ftp://a",
+            "http://a/?q",
+            "http://u@a",
+            "/x",
+            "",
+            "https://10.0.0.1",
+        ] {
+            assert!(wrong.parse::<Target>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rewrites_only_what_does_not_fit() {
+        assert_eq!(target("http://localhost:3000").filters(), "");
+        let filters = target("https://www.example.com/api").filters();
+        assert!(
+            filters.contains("hostname: \"www.example.com\""),
+            "{filters}"
+        );
+        assert!(
+            filters.contains("replacePrefixMatch: \"/api/\""),
+            "{filters}"
+        );
+    }
+
+    #[test]
+    fn a_port_alone_means_every_address() {
+        assert_eq!(
+            parse_listen(":80"),
+            Ok(SocketAddr::from(([0, 0, 0, 0], 80)))
+        );
+        assert_eq!(
+            parse_listen("8080"),
+            Ok(SocketAddr::from(([0, 0, 0, 0], 8080)))
+        );
+        assert_eq!(
+            parse_listen("[::1]:80"),
+            Ok(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 80)))
+        );
+        assert!(parse_listen("here").is_err());
+    }
+}

@@ -1,0 +1,218 @@
+//! `transept status`: asks a running instance how it is and shows it on one screen.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::header::HOST;
+use hyper::{Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use super::Exit;
+use crate::console::{self, BOLD, FAINT, GREEN, PLAIN, RED, YELLOW};
+use crate::table;
+
+/// Longer answers are not ours.
+const LONGEST: usize = 256 * 1024 * 1024;
+/// How long the instance may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const EXAMPLES: &str = "\
+Examples:
+  transept status
+  transept status --admin http://127.0.0.1:9908 --json
+
+Exit codes: 0 fine, 1 the last reload failed or an object has a problem, 3 nobody answers.";
+
+/// Show how a running instance is
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// URL or address of the admin server
+    #[arg(
+        long,
+        env = "TRANSEPT_ADMIN",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:9908"
+    )]
+    admin: String,
+
+    /// Print the whole status as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Asks and prints.
+pub(crate) fn run(args: Args) -> Result<Exit> {
+    let url = if args.admin.contains("://") {
+        args.admin.clone()
+    } else {
+        format!("http://{}", args.admin)
+    };
+    let authority = match url.parse::<Uri>() {
+        Ok(uri) if uri.scheme_str() == Some("http") && uri.authority().is_some() => {
+            uri.authority().map(ToString::to_string).unwrap_or_default()
+        }
+        _ => {
+            console::fail(&format!(
+                "`{}` is not the URL of an admin server, such as http://127.0.0.1:9908",
+                args.admin
+            ));
+            return Ok(Exit::Usage);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let asked = runtime.block_on(async {
+        tokio::time::timeout(PATIENCE, fetch(&authority))
+            .await
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {PATIENCE:?}")))
+    });
+    let status = match asked {
+        Ok(status) => status,
+        Err(error) => {
+            console::fail(&format!("no instance answers at {url}: {error:#}"));
+            return Ok(Exit::Unreachable);
+        }
+    };
+    if args.json {
+        console::print_json(&status)?;
+    } else {
+        console::print(&render(&status))?;
+    }
+    Ok(judge(&status))
+}
+
+async fn fetch(authority: &str) -> Result<Value> {
+    let address = if authority
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    {
+        authority.to_owned()
+    } else {
+        format!("{authority}:80")
+    };
+    let stream = TcpStream::connect(&address).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::get("/status")
+        .header(HOST, authority)
+        .body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    if response.status() != StatusCode::OK {
+        bail!("it answers {}", response.status());
+    }
+    let body = Limited::new(response.into_body(), LONGEST)
+        .collect()
+        .await
+        .map_err(|error| anyhow::anyhow!("{error}"))?
+        .to_bytes();
+    serde_json::from_slice(&body).context("its answer is not JSON")
+}
+
+/// 1 when the running configuration is not the one on disk, or an object has a problem.
+fn judge(status: &Value) -> Exit {
+    let reload_failed = status["lastReload"]["ok"] == Value::Bool(false);
+    let problems = status["problems"]
+        .as_array()
+        .is_some_and(|all| !all.is_empty());
+    if reload_failed || problems {
+        Exit::Findings
+    } else {
+        Exit::Fine
+    }
+}
+
+fn render(status: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let mut out = format!(
+        "{BOLD}transept {}{PLAIN}  {}  configuration generation {}, loaded {}\n",
+        text(&status["version"]),
+        text(&status["readiness"]),
+        status["generation"],
+        text(&status["loadedAt"]),
+    );
+    let reload = &status["lastReload"];
+    if reload["ok"] == Value::Bool(false) {
+        out.push_str(&format!(
+            "{RED}the last reload, {}, was refused; the configuration before it stays:{PLAIN}\n{}\n",
+            text(&reload["at"]),
+            text(&reload["error"]),
+        ));
+    }
+    let empty = Vec::new();
+    let list = |value: &Value| value.as_array().unwrap_or(&empty).clone();
+
+    let binds: Vec<Vec<String>> = list(&status["listeners"])
+        .iter()
+        .map(|bind| {
+            vec![
+                text(&bind["address"]),
+                text(&bind["protocol"]),
+                match bind["error"].as_str() {
+                    Some(error) => error.to_owned(),
+                    None => "listening".to_owned(),
+                },
+            ]
+        })
+        .collect();
+    if !binds.is_empty() {
+        out.push('\n');
+        out.push_str(&table::lay_out(&["ADDRESS", "PROTOCOL", "STATE"], &binds));
+    }
+    out.push('\n');
+    out.push_str(&super::check::render_objects(&list(&status["objects"])));
+
+    let problems = list(&status["problems"]);
+    if problems.is_empty() {
+        out.push_str(&format!("\n{GREEN}no problem{PLAIN}\n"));
+    } else {
+        out.push_str(&format!("\n{YELLOW}problems{PLAIN}\n"));
+        for problem in &problems {
+            out.push_str(&format!(
+                "  {}:{}:{} {}{FAINT}{}{PLAIN}\n",
+                text(&problem["file"]),
+                problem["line"],
+                problem["column"],
+                text(&problem["why"]),
+                problem["remedy"]
+                    .as_str()
+                    .map(|remedy| format!("  {remedy}"))
+                    .unwrap_or_default(),
+            ));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_reload_is_a_finding_and_is_shown() {
+        let status = json!({
+            "version": "1", "readiness": "ready", "generation": 3, "loadedAt": "then",
+            "lastReload": {"ok": false, "at": "now", "error": "shop.yaml:1:1: bad"},
+            "listeners": [{"address": "127.0.0.1:8080", "protocol": "HTTP", "error": null}],
+            "objects": [], "problems": [],
+        });
+        assert_eq!(judge(&status), Exit::Findings);
+        let shown = render(&status);
+        assert!(shown.contains("shop.yaml:1:1: bad"));
+        assert!(shown.contains("127.0.0.1:8080  HTTP      listening"));
+    }
+
+    #[test]
+    fn a_healthy_instance_is_fine() {
+        let status = json!({"lastReload": {"ok": true}, "problems": []});
+        assert_eq!(judge(&status), Exit::Fine);
+    }
+}

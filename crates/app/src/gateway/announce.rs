@@ -1,0 +1,100 @@
+//! Tells what happens to the configuration and the listeners: on the console for people, in the log for machines.
+//!
+//! Called by `gateway` at start and after every update. With text output a finding is shown with its line and caret; with JSON
+//! output it is one record with file, line and column. Nothing is decided here.
+
+use transept_control::{Refused, Update};
+use transept_model::Invalid;
+use transept_proxy::BindOutcome;
+
+use crate::logging::Format;
+use crate::report::{self, Severity};
+use crate::{console, gateway::binds};
+
+/// Tells why there is nothing to start with.
+pub(super) fn refused_start(refused: &Refused, format: Format) {
+    findings(Severity::Error, &refused.invalid, format);
+    match format {
+        Format::Json => tracing::error!(
+            errors = refused.invalid.len(),
+            "the configuration is refused; nothing is started"
+        ),
+        _ => console::fail(&format!(
+            "the configuration is refused ({}); nothing is started",
+            report::count(refused.invalid.len(), "error")
+        )),
+    }
+}
+
+/// Tells that an update is refused and the configuration before it stays.
+pub(super) fn refused_reload(update: &Update, refused: &Refused, format: Format) {
+    findings(Severity::Error, &refused.invalid, format);
+    tracing::error!(
+        errors = refused.invalid.len(),
+        generation = update.loaded.generation,
+        "reload refused: the configuration of this generation stays in force"
+    );
+}
+
+/// Tells that a configuration is in force, and what in it does not work.
+pub(super) fn loaded(update: &Update, format: Format) {
+    let loaded = &update.loaded;
+    findings(Severity::Problem, &loaded.problems, format);
+    for note in &loaded.notes {
+        tracing::info!("{note}");
+    }
+    tracing::info!(
+        generation = loaded.generation,
+        problems = loaded.problems.len(),
+        milliseconds = update.took.as_secs_f64() * 1000.0,
+        "configuration loaded"
+    );
+}
+
+/// Tells which addresses are open and which are not, as far as that is news.
+pub(super) fn listeners(update: &Update, outcomes: &[BindOutcome], before: &[BindOutcome]) {
+    for outcome in outcomes {
+        let was = before.iter().find(|was| was.address == outcome.address);
+        let names = binds::names(&update.loaded.snapshot, outcome.address).join(", ");
+        match (&outcome.bound, was.map(|was| &was.bound)) {
+            (Ok(()), Some(Ok(()))) => {}
+            (Ok(()), _) => {
+                tracing::info!(address = %outcome.address, listeners = names, "listening");
+            }
+            (Err(error), _) => {
+                tracing::error!(
+                    address = %outcome.address,
+                    listeners = names,
+                    "cannot listen: {}",
+                    binds::explain(error)
+                );
+            }
+        }
+    }
+    for was in before.iter().filter(|was| was.bound.is_ok()) {
+        if outcomes.iter().all(|now| now.address != was.address) {
+            tracing::info!(address = %was.address, "no longer listening");
+        }
+    }
+}
+
+fn findings(severity: Severity, all: &[Invalid], format: Format) {
+    for invalid in all {
+        if format == Format::Text {
+            console::tell(report::show(severity, invalid).trim_end());
+            continue;
+        }
+        let object = invalid.object.as_ref().map(ToString::to_string);
+        tracing::warn!(
+            severity = severity.word(),
+            file = &*invalid.at.file,
+            line = invalid.at.line,
+            column = invalid.at.column,
+            object,
+            field = invalid.field,
+            remedy = invalid.remedy,
+            "{}",
+            invalid.why
+        );
+    }
+}

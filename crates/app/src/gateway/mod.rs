@@ -1,0 +1,191 @@
+//! A running gateway: the sources, the proxy and the admin server joined, from start to drain.
+//!
+//! Called by the subcommands that serve; they differ in their sources only. The order is: load, bind the admin server, start the
+//! proxy, tell; then, until a signal ends it, every update of the feed goes into the proxy. This file holds the order; what is
+//! known at any moment is in [`Standing`], how it is told is in `announce`.
+
+mod announce;
+mod binds;
+mod standing;
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::sync::watch;
+use transept_control::{Loader, Sources, StartError, Trigger, Update, follow};
+use transept_proxy::{BindOutcome, Options, Proxy};
+
+use crate::access_log::AccessLogArgs;
+use crate::admin::{Admin, AdminArgs};
+use crate::commands::Exit;
+use crate::duration;
+use crate::logging::{Format, LogArgs};
+use crate::signals::{Signals, Wish};
+
+pub(crate) use standing::{Readiness, Standing};
+
+/// Flags of every subcommand that serves.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+
+    /// Number of data threads [default: one per CPU that the process may use]
+    #[arg(long, env = "TRANSEPT_WORKERS", value_name = "N")]
+    pub(crate) workers: Option<NonZeroUsize>,
+
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+
+    #[command(flatten)]
+    pub(crate) access_log: AccessLogArgs,
+
+    /// How long requests may take to finish after SIGTERM, such as 30s or 1m
+    #[arg(
+        long,
+        env = "TRANSEPT_DRAIN",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = duration::parse
+    )]
+    pub(crate) drain: Duration,
+}
+
+impl ServeArgs {
+    fn options(&self) -> Options {
+        Options {
+            workers: self.workers,
+            access_log: self.access_log.settle(),
+        }
+    }
+}
+
+/// Serves `sources` until a signal ends it; `opened` is called once, when traffic is taken, with the address of the admin server.
+///
+/// # Errors
+/// The admin server or the proxy cannot start.
+pub(crate) fn serve(
+    sources: Sources,
+    args: &ServeArgs,
+    opened: impl FnOnce(Option<SocketAddr>),
+) -> Result<Exit> {
+    let (trigger, feed) = match follow(sources, Loader::for_serving()) {
+        Ok(running) => running,
+        Err(StartError::Refused(refused)) => {
+            announce::refused_start(&refused, args.log.log.settle());
+            return Ok(Exit::Findings);
+        }
+        Err(StartError::Thread(error)) => return Err(error).context("the configuration thread"),
+    };
+    let proxy = Arc::new(Proxy::start(&args.options()).context("the data plane cannot start")?);
+    // Two threads, so that a long answer of the admin server does not hold up a reload; no data thread does either.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("admin")
+        .enable_all()
+        .build()?;
+    let gateway = Gateway {
+        proxy: proxy.clone(),
+        feed,
+        trigger,
+        args,
+        format: args.log.log.settle(),
+    };
+    let exit = runtime.block_on(gateway.attend(opened));
+    // The proxy has a runtime of its own, which must not end inside another: it goes last, on this thread.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(proxy);
+    exit
+}
+
+/// Everything that is joined.
+struct Gateway<'a> {
+    proxy: Arc<Proxy>,
+    feed: watch::Receiver<Arc<Update>>,
+    trigger: Trigger,
+    args: &'a ServeArgs,
+    format: Format,
+}
+
+impl Gateway<'_> {
+    /// Everything after the first load.
+    async fn attend(mut self, opened: impl FnOnce(Option<SocketAddr>)) -> Result<Exit> {
+        let mut signals = Signals::listen()?;
+        let admin = Admin::bind(&self.args.admin).await?;
+        let admin_address = admin.as_ref().map(Admin::address);
+        let first = self.feed.borrow_and_update().clone();
+        let outcomes = self.apply(&first).await?;
+        announce::loaded(&first, self.format);
+        announce::listeners(&first, &outcomes, &[]);
+        if !outcomes.is_empty() && outcomes.iter().all(|outcome| outcome.bound.is_err()) {
+            anyhow::bail!("no listener could be opened");
+        }
+        let standing = Arc::new(Standing::new(self.proxy.clone(), first, outcomes));
+        if let Some(admin) = admin {
+            tokio::spawn(admin.serve(standing.clone()));
+        }
+        opened(admin_address);
+
+        loop {
+            tokio::select! {
+                changed = self.feed.changed() => {
+                    changed.context("the configuration thread has ended")?;
+                    self.take_update(&standing).await?;
+                }
+                wish = signals.next() => match wish {
+                    Wish::Reload => {
+                        tracing::info!("SIGHUP: loading the configuration again");
+                        self.trigger.reload();
+                    }
+                    Wish::Reopen => self.proxy.reopen_logs(),
+                    Wish::Stop => break,
+                }
+            }
+        }
+        self.drain(&standing, &mut signals).await;
+        Ok(Exit::Fine)
+    }
+
+    /// Puts the latest update into force, or tells why it was refused.
+    async fn take_update(&mut self, standing: &Standing) -> Result<()> {
+        let update = self.feed.borrow_and_update().clone();
+        if let Some(refused) = &update.refused {
+            standing.note_refusal(update.clone());
+            announce::refused_reload(&update, refused, self.format);
+            return Ok(());
+        }
+        let before = standing.outcomes();
+        let outcomes = self.apply(&update).await?;
+        standing.replace(update.clone(), outcomes.clone());
+        announce::loaded(&update, self.format);
+        announce::listeners(&update, &outcomes, &before);
+        Ok(())
+    }
+
+    async fn apply(&self, update: &Update) -> Result<Arc<[BindOutcome]>> {
+        let proxy = self.proxy.clone();
+        let snapshot = update.loaded.snapshot.clone();
+        // Opening sockets can block.
+        let outcomes = tokio::task::spawn_blocking(move || proxy.apply(snapshot)).await?;
+        Ok(outcomes.into())
+    }
+
+    /// Lets requests finish; a second signal ends it at once.
+    async fn drain(&self, standing: &Standing, signals: &mut Signals) {
+        standing.begin_draining();
+        tracing::info!(
+            seconds = self.args.drain.as_secs_f64(),
+            "draining; a second signal exits at once"
+        );
+        tokio::select! {
+            complete = self.proxy.drain(self.args.drain) => match complete {
+                true => tracing::info!("drained"),
+                false => tracing::warn!("the time to drain is over: open connections are cut"),
+            },
+            () = signals.stop() => tracing::warn!("a second signal: open connections are cut"),
+        }
+    }
+}

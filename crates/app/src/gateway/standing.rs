@@ -1,0 +1,258 @@
+//! What is known at this moment: configuration, listeners, readiness; as status, as metrics, as a word for probes.
+//!
+//! Written by `gateway` after every update, read by the admin server at any time.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use transept_control::Update;
+use transept_engine::snapshot::Secure;
+use transept_model::status::Status;
+use transept_proxy::{BindOutcome, Proxy};
+
+use super::binds;
+use crate::admin::{Process, write_metric};
+use crate::commands::version::VERSION;
+use crate::report::{self, Severity};
+
+/// Whether the process takes traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    /// Not yet.
+    Starting,
+    /// Yes.
+    Ready,
+    /// No longer: it ends when the requests under way have ended.
+    Draining,
+}
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Readiness::Starting => "starting",
+            Readiness::Ready => "ready",
+            Readiness::Draining => "draining",
+        })
+    }
+}
+
+/// The state of a running gateway, for whoever asks.
+pub(crate) struct Standing {
+    proxy: Arc<Proxy>,
+    process: Process,
+    draining: AtomicBool,
+    now: Mutex<Arc<Now>>,
+}
+
+/// What changes with every update, as a whole.
+struct Now {
+    update: Arc<Update>,
+    outcomes: Arc<[BindOutcome]>,
+    status: Status,
+}
+
+impl Now {
+    fn new(update: Arc<Update>, outcomes: Arc<[BindOutcome]>) -> Arc<Self> {
+        let mut status = update.loaded.status.clone();
+        binds::judge(&mut status, &update.loaded.snapshot, &outcomes);
+        Arc::new(Now {
+            update,
+            outcomes,
+            status,
+        })
+    }
+}
+
+impl Standing {
+    /// The state after the first load.
+    pub(super) fn new(
+        proxy: Arc<Proxy>,
+        update: Arc<Update>,
+        outcomes: Arc<[BindOutcome]>,
+    ) -> Self {
+        Standing {
+            proxy,
+            process: Process::begin(),
+            draining: AtomicBool::new(false),
+            now: Mutex::new(Now::new(update, outcomes)),
+        }
+    }
+
+    fn now(&self) -> Arc<Now> {
+        self.now
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, now: Arc<Now>) {
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// What became of the listeners.
+    pub(super) fn outcomes(&self) -> Arc<[BindOutcome]> {
+        self.now().outcomes.clone()
+    }
+
+    /// Notes that a new configuration is in force.
+    pub(super) fn replace(&self, update: Arc<Update>, outcomes: Arc<[BindOutcome]>) {
+        self.set(Now::new(update, outcomes));
+    }
+
+    /// Notes that the latest attempt was refused; the configuration and the listeners stay.
+    pub(super) fn note_refusal(&self, update: Arc<Update>) {
+        let outcomes = self.outcomes();
+        self.set(Now::new(update, outcomes));
+    }
+
+    /// From now on probes hear that no traffic should come.
+    pub(super) fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether traffic should come.
+    pub(crate) fn readiness(&self) -> Readiness {
+        if self.draining.load(Ordering::Relaxed) {
+            Readiness::Draining
+        } else if self.proxy.is_sound() {
+            Readiness::Ready
+        } else {
+            Readiness::Starting
+        }
+    }
+
+    /// The whole state as one JSON object; the objects are in Kubernetes' own shape.
+    pub(crate) fn status(&self) -> Value {
+        let now = self.now();
+        let update = &now.update;
+        let refused = update.refused.as_deref();
+        let errors: Vec<Value> = refused
+            .map(|refused| {
+                refused
+                    .invalid
+                    .iter()
+                    .map(|invalid| report::to_json(Severity::Error, invalid))
+                    .collect()
+            })
+            .unwrap_or_default();
+        let error = refused.map(|refused| {
+            let all: Vec<String> = refused.invalid.iter().map(ToString::to_string).collect();
+            all.join("\n")
+        });
+        json!({
+            "version": VERSION,
+            "readiness": self.readiness().to_string(),
+            "generation": update.loaded.generation,
+            "loadedAt": write_time(update.loaded_at),
+            "lastReload": {
+                "ok": refused.is_none(),
+                "at": write_time(update.at),
+                "error": error,
+                "errors": errors,
+            },
+            "listeners": listeners(&now),
+            "problems": update
+                .loaded
+                .problems
+                .iter()
+                .map(|problem| report::to_json(Severity::Problem, problem))
+                .collect::<Value>(),
+            "notes": update.loaded.notes.iter().map(ToString::to_string).collect::<Value>(),
+            "objects": now.status.to_json(),
+        })
+    }
+
+    /// Everything that is counted, in the Prometheus text format.
+    pub(crate) async fn metrics(&self) -> String {
+        let mut out = String::new();
+        self.proxy.write_metrics(&mut out).await;
+        let now = self.now();
+        write_config_metrics(&now, &mut out);
+        self.process.write_metrics(&mut out);
+        out
+    }
+}
+
+fn listeners(now: &Now) -> Value {
+    now.outcomes
+        .iter()
+        .map(|outcome| {
+            let snapshot = &now.update.loaded.snapshot;
+            let protocol = match snapshot.bind(&outcome.address).map(|bind| bind.secure) {
+                Some(Secure::Tls) => "HTTPS",
+                _ => "HTTP",
+            };
+            json!({
+                "address": outcome.address.to_string(),
+                "protocol": protocol,
+                "error": outcome.bound.as_ref().err().map(binds::explain),
+                "names": binds::names(snapshot, outcome.address),
+            })
+        })
+        .collect()
+}
+
+fn write_config_metrics(now: &Now, out: &mut String) {
+    let update = &now.update;
+    let seconds = |at: SystemTime| {
+        at.duration_since(UNIX_EPOCH)
+            .map_or(0.0, |since| since.as_secs_f64())
+    };
+    let plain = |value: f64| vec![(String::new(), value)];
+    let ok = if update.refused.is_none() { 1.0 } else { 0.0 };
+    let families: [(&str, &str, &str, Vec<(String, f64)>); 6] = [
+        (
+            "transept_config_last_reload_successful",
+            "gauge",
+            "Whether the latest attempt to load the configuration succeeded.",
+            plain(ok),
+        ),
+        (
+            "transept_config_last_reload_success_timestamp_seconds",
+            "gauge",
+            "When the configuration in force was loaded, in seconds since the epoch.",
+            plain(seconds(update.loaded_at)),
+        ),
+        (
+            "transept_config_last_reload_duration_seconds",
+            "gauge",
+            "How long the latest attempt took.",
+            plain(update.took.as_secs_f64()),
+        ),
+        (
+            "transept_config_reloads_total",
+            "counter",
+            "Attempts to load the configuration, the first included.",
+            vec![
+                ("{result=\"success\"}".to_owned(), update.succeeded as f64),
+                ("{result=\"failure\"}".to_owned(), update.failed as f64),
+            ],
+        ),
+        (
+            "transept_config_generation",
+            "gauge",
+            "Generation of the configuration in force.",
+            plain(update.loaded.generation as f64),
+        ),
+        (
+            "transept_config_problems",
+            "gauge",
+            "Problems in the configuration in force.",
+            plain(update.loaded.problems.len() as f64),
+        ),
+    ];
+    for (name, kind, help, samples) in families {
+        write_metric(out, name, kind, help, &samples);
+    }
+}
+
+/// RFC 3339 in UTC, to the millisecond.
+fn write_time(at: SystemTime) -> String {
+    jiff::Timestamp::try_from(at)
+        .map(|at| format!("{at:.3}"))
+        .unwrap_or_default()
+}

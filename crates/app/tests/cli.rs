@@ -1,0 +1,221 @@
+//! The command line of the real binary, as far as it needs no running gateway: exit codes, output forms, environment.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_transept"));
+    command.args(arguments).env_clear();
+    command
+}
+
+fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    read(&command(arguments).output().expect("the binary starts"))
+}
+
+fn read(output: &Output) -> (Option<i32>, String, String) {
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+/// Runs with a text on standard input.
+fn feed(arguments: &[&str], text: &str) -> (Option<i32>, String, String) {
+    let mut child = command(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(text.as_bytes())
+        .expect("written");
+    read(&child.wait_with_output().expect("it ends"))
+}
+
+const GOOD: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop}
+spec:
+  rules:
+  - backendRefs: [{group: transept.dev, kind: Backend, name: app}]
+---
+apiVersion: transept.dev/v1alpha1
+kind: Backend
+metadata: {name: app}
+spec: {endpoints: [{address: 127.0.0.1, port: 3000}]}
+";
+
+#[test]
+fn wrong_usage_is_2_and_help_is_0() {
+    for arguments in [
+        &["nonsense"][..],
+        &["run"],
+        &["check"],
+        &["proxy", "--to", "here"],
+        &["run", "x.yaml", "--drain", "30"],
+        &["status", "--admin", "https://x"],
+        &["explain", "GET", "no url", "-f", "x.yaml"],
+    ] {
+        let (code, out, err) = run(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {out}{err}");
+        assert!(!err.is_empty(), "{arguments:?}");
+    }
+    for name in [
+        "run",
+        "proxy",
+        "check",
+        "explain",
+        "status",
+        "demo",
+        "schema",
+        "completion",
+        "version",
+    ] {
+        let (code, out, _) = run(&[name, "--help"]);
+        assert_eq!(code, Some(0), "{name}");
+        assert!(out.contains("Usage: transept"), "{name}");
+    }
+}
+
+#[test]
+fn version_tells_what_it_is() {
+    let (code, out, _) = run(&["version", "--json"]);
+    assert_eq!(code, Some(0));
+    let version: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(version["gatewayApi"], "v1.6");
+}
+
+#[test]
+fn completion_knows_the_subcommands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, out, _) = run(&["completion", shell]);
+        assert_eq!(code, Some(0), "{shell}");
+        assert!(out.contains("explain"), "{shell}");
+    }
+}
+
+#[test]
+fn a_clean_file_is_0_and_shows_what_each_object_gets() {
+    let (code, out, err) = feed(&["check", "-"], GOOD);
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.contains("default/shop"), "{out}");
+    assert!(out.contains("1 route (HTTPRoute GRPCRoute)"), "{out}");
+    assert!(out.contains("ok: 0 errors, 0 problems"), "{out}");
+    assert!(!out.contains('\u{1b}'), "no colours in a pipe: {out:?}");
+}
+
+#[test]
+fn every_error_is_shown_at_once_with_line_and_remedy() {
+    let wrong = GOOD
+        .replace("rules:", "rulez:")
+        .replace("port: 3000", "port: many");
+    let (code, out, _) = feed(&["check", "-"], &wrong);
+    assert_eq!(code, Some(1), "{out}");
+    assert!(out.contains("<stdin>:5:3"), "{out}");
+    assert!(out.contains("did you mean `rules`"), "{out}");
+    assert!(out.contains("<stdin>:11:"), "{out}");
+    assert!(out.contains("^"), "{out}");
+    assert!(out.contains("2 errors"), "{out}");
+}
+
+#[test]
+fn a_dangling_reference_is_a_problem_with_its_place() {
+    let dangling = GOOD.replace("name: app}]", "name: gone}]");
+    let (code, out, _) = feed(&["check", "-", "-o", "json"], &dangling);
+    assert_eq!(code, Some(1), "{out}");
+    let report: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(report["errors"], Value::Array(Vec::new()));
+    assert_eq!(report["problems"][0]["line"], 6, "{out}");
+    let conditions = report["objects"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .find(|object| object["kind"] == "HTTPRoute")
+        .expect("the route")["status"]["parents"][0]["conditions"]
+        .clone();
+    let unresolved = conditions
+        .as_array()
+        .expect("a list")
+        .iter()
+        .find(|condition| condition["type"] == "ResolvedRefs")
+        .expect("the condition");
+    assert_eq!(unresolved["status"], "False");
+    assert_eq!(unresolved["reason"], "BackendNotFound");
+}
+
+#[test]
+fn json_and_yaml_say_the_same() {
+    let (_, json, _) = feed(&["check", "-", "-o", "json"], GOOD);
+    let (_, yaml, _) = feed(&["check", "-", "-o", "yaml"], GOOD);
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    let yaml: Value = serde_saphyr::from_str(&yaml).expect("YAML");
+    assert_eq!(json, yaml);
+}
+
+#[test]
+fn nobody_at_the_admin_address_is_3() {
+    // Bound and dropped: nobody listens there now.
+    let address = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port");
+    let (code, _, err) = run(&["status", "--admin", &address.to_string()]);
+    assert_eq!(code, Some(3), "{err}");
+    assert!(err.contains("no instance answers"), "{err}");
+}
+
+#[test]
+fn the_environment_mirrors_flags() {
+    let address = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port");
+    let output = command(&["status"])
+        .env("TRANSEPT_ADMIN", format!("http://{address}"))
+        .output()
+        .expect("the binary starts");
+    let (code, _, err) = read(&output);
+    assert_eq!(code, Some(3));
+    assert!(err.contains(&address.to_string()), "{err}");
+}
+
+#[test]
+fn proxy_prints_the_configuration_that_check_accepts() {
+    for to in ["http://127.0.0.1:3000", "https://www.example.com/api"] {
+        let (code, yaml, err) = run(&["proxy", "--to", to, "--listen", ":8080", "--print"]);
+        assert_eq!(code, Some(0), "{err}");
+        let (code, out, _) = feed(&["check", "-"], &yaml);
+        assert_eq!(code, Some(0), "{yaml}\n{out}");
+    }
+}
+
+#[test]
+fn schema_knows_every_kind() {
+    let (code, out, _) = run(&["schema"]);
+    assert_eq!(code, Some(0));
+    let all: Value = serde_json::from_str(&out).expect("JSON");
+    assert!(all["$schema"].is_string(), "{out}");
+    for kind in [
+        "Gateway",
+        "HTTPRoute",
+        "Backend",
+        "HeaderPolicy",
+        "IpAccessPolicy",
+    ] {
+        let (code, out, err) = run(&["schema", kind]);
+        assert_eq!(code, Some(0), "{kind}: {err}");
+        let schema: Value = serde_json::from_str(&out).expect("JSON");
+        assert_eq!(schema["properties"]["kind"]["const"], kind, "{out}");
+    }
+    let (code, _, err) = run(&["schema", "HTTPRout"]);
+    assert_eq!(code, Some(2));
+    assert!(err.contains("HTTPRoute"), "{err}");
+}
