@@ -178,3 +178,166 @@ pub fn json_schema(policies: &[PolicyKind]) -> Json {
         "$defs": definitions,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::ObjectShape;
+
+    /// Every object and union inside a shape, with the path that leads there.
+    fn walk(shape: &Shape, path: &str, seen: &mut Vec<(String, ObjectShape)>) {
+        match shape {
+            Shape::List(inner) | Shape::Map(inner) => walk(inner, &format!("{path}[]"), seen),
+            Shape::Object(object) => {
+                seen.push((path.to_owned(), object.clone()));
+                for field in &object.fields {
+                    walk(&field.shape, &format!("{path}.{}", field.name), seen);
+                }
+            }
+            Shape::Union(union) => {
+                for variant in &union.variants {
+                    walk(&variant.shape, &format!("{path}.{}", variant.field), seen);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn default_of(kind: &str, field: &str) -> Option<Json> {
+        let kinds = catalogue(&[]);
+        let kind = kinds.iter().find(|one| one.kind == kind)?;
+        let mut objects = Vec::new();
+        walk(&kind.shape, "", &mut objects);
+        objects.into_iter().find_map(|(path, object)| {
+            object
+                .fields
+                .into_iter()
+                .find(|one| format!("{path}.{}", one.name) == field)?
+                .default
+        })
+    }
+
+    #[test]
+    fn everything_is_documented() {
+        for kind in catalogue(&[]) {
+            assert!(kind.about.ends_with('.'), "{}", kind.kind);
+            let mut objects = Vec::new();
+            walk(&kind.shape, kind.kind, &mut objects);
+            for (path, object) in objects {
+                assert!(!object.doc.trim().is_empty(), "{path}");
+                for field in &object.fields {
+                    assert!(field.doc.trim().ends_with('.'), "{path}.{}", field.name);
+                    assert!(!field.name.contains('_'), "{path}.{}", field.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_crds() {
+        let expected = [
+            (
+                "HTTPRoute",
+                ".parentRefs[].group",
+                json!("gateway.networking.k8s.io"),
+            ),
+            ("HTTPRoute", ".parentRefs[].kind", json!("Gateway")),
+            (
+                "HTTPRoute",
+                ".rules[].matches[].path.type",
+                json!("PathPrefix"),
+            ),
+            ("HTTPRoute", ".rules[].matches[].path.value", json!("/")),
+            (
+                "HTTPRoute",
+                ".rules[].matches[].headers[].type",
+                json!("Exact"),
+            ),
+            (
+                "HTTPRoute",
+                ".rules[].matches[].queryParams[].type",
+                json!("Exact"),
+            ),
+            ("HTTPRoute", ".rules[].backendRefs[].group", json!("")),
+            ("HTTPRoute", ".rules[].backendRefs[].kind", json!("Service")),
+            ("HTTPRoute", ".rules[].backendRefs[].weight", json!(1)),
+            (
+                "HTTPRoute",
+                ".rules[].filters[].requestRedirect.statusCode",
+                json!(302),
+            ),
+            ("HTTPRoute", ".rules[].filters[].cors.maxAge", json!(5)),
+            (
+                "HTTPRoute",
+                ".rules[].filters[].requestMirror.fraction.denominator",
+                json!(100),
+            ),
+            (
+                "HTTPRoute",
+                ".rules[].sessionPersistence.type",
+                json!("Cookie"),
+            ),
+            (
+                "GRPCRoute",
+                ".rules[].matches[].method.type",
+                json!("Exact"),
+            ),
+            ("GRPCRoute", ".rules[].backendRefs[].weight", json!(1)),
+            ("Gateway", ".addresses[].type", json!("IPAddress")),
+            (
+                "Gateway",
+                ".allowedListeners.namespaces.from",
+                json!("None"),
+            ),
+            (
+                "Gateway",
+                ".listeners[].allowedRoutes.namespaces.from",
+                json!("Same"),
+            ),
+            (
+                "Gateway",
+                ".listeners[].allowedRoutes.kinds[].group",
+                json!("gateway.networking.k8s.io"),
+            ),
+            ("Gateway", ".listeners[].tls.mode", json!("Terminate")),
+            (
+                "Gateway",
+                ".listeners[].tls.certificateRefs[].kind",
+                json!("Secret"),
+            ),
+            (
+                "Gateway",
+                ".tls.frontend.default.validation.mode",
+                json!("AllowValidOnly"),
+            ),
+        ];
+        for (kind, field, default) in expected {
+            assert_eq!(default_of(kind, field), Some(default), "{kind} {field}");
+        }
+    }
+
+    #[test]
+    fn the_json_schema_names_every_kind_and_is_closed() {
+        let schema = json_schema(&[]);
+        let kinds = schema["$defs"].as_object().unwrap();
+        assert_eq!(kinds.len(), catalogue(&[]).len());
+        let route = &kinds["HTTPRoute"];
+        assert_eq!(route["additionalProperties"], json!(false));
+        let spec = &route["properties"]["spec"];
+        assert_eq!(spec["properties"]["hostnames"]["maxItems"], json!(16));
+        assert_eq!(
+            spec["properties"]["hostnames"]["items"]["maxLength"],
+            json!(253)
+        );
+        let filters = &spec["properties"]["rules"]["items"]["properties"]["filters"];
+        assert_eq!(filters["items"]["oneOf"].as_array().unwrap().len(), 8);
+        assert_eq!(
+            kinds["Backend"]["properties"]["spec"]["required"],
+            json!(["endpoints"])
+        );
+        assert_eq!(
+            kinds["EndpointSlice"]["properties"]["addressType"]["enum"][0],
+            json!("IPv4")
+        );
+    }
+}

@@ -77,9 +77,7 @@ impl<'a> Loader<'a> {
         }
         standalone::complete(&mut draft);
         let (mut world, mut invalid, notes) = draft.finish(self.previous);
-        for problem in &mut invalid {
-            complete(files, problem);
-        }
+        complete(files, &mut invalid);
         // Syntax errors are found before the errors of objects; people read a file from top to bottom.
         let order = |file: &str| files.iter().position(|source| &*source.name == file);
         invalid.sort_by_key(|one| (order(&one.at.file), one.at.line, one.at.column));

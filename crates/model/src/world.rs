@@ -59,6 +59,10 @@ impl<S> Store<S> {
     }
 }
 
+/// The EndpointSlices of one namespace by the Service they belong to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SlicesByService(HashMap<Box<str>, Vec<Arc<Object<EndpointSliceBody>>>>);
+
 /// All objects of one configuration.
 #[derive(Clone, Debug, Default)]
 pub struct World {
@@ -75,7 +79,7 @@ pub struct World {
     pub(crate) backend_tls_policies: Store<BackendTlsPolicySpec>,
     pub(crate) backends: Store<BackendSpec>,
     pub(crate) policies: Vec<Arc<Policy>>,
-    pub(crate) slices_of: HashMap<Box<str>, HashMap<Box<str>, Vec<Arc<Object<EndpointSliceBody>>>>>,
+    pub(crate) slices_of: HashMap<Box<str>, SlicesByService>,
     pub(crate) grants_in: HashMap<Box<str>, Vec<Arc<Object<ReferenceGrantSpec>>>>,
     pub(crate) labels_of: HashMap<Box<str>, Arc<Labels>>,
     pub(crate) sources: Vec<SourceText>,
@@ -162,7 +166,7 @@ impl World {
     ) -> &[Arc<Object<EndpointSliceBody>>] {
         self.slices_of
             .get(namespace)
-            .and_then(|slices| slices.get(service))
+            .and_then(|slices| slices.0.get(service))
             .map_or(&[], Vec::as_slice)
     }
 
@@ -194,7 +198,7 @@ impl World {
 
     /// Fills in the line of the file that a finding is about, for its snippet.
     pub fn complete(&self, invalid: &mut Invalid) {
-        complete(&self.sources, invalid);
+        complete(&self.sources, std::slice::from_mut(invalid));
     }
 
     /// Builds everything that is looked up by something else than a name.
@@ -207,6 +211,7 @@ impl World {
             self.slices_of
                 .entry(Box::from(&*slice.meta.namespace))
                 .or_default()
+                .0
                 .entry(service.as_str().into())
                 .or_default()
                 .push(slice.clone());
@@ -233,10 +238,21 @@ fn implied_labels(namespace: &str) -> Labels {
     Labels::from([label])
 }
 
-/// Fills in the offending line from the sources.
-pub(crate) fn complete(sources: &[SourceText], invalid: &mut Invalid) {
-    let source = sources.iter().find(|source| source.name == invalid.at.file);
-    invalid.line = source
-        .and_then(|source| source.line(invalid.at.line))
-        .map(Into::into);
+/// Fills in the offending lines from the sources.
+pub(crate) fn complete(sources: &[SourceText], invalid: &mut [Invalid]) {
+    for source in sources {
+        let mut mine = invalid
+            .iter_mut()
+            .filter(|one| one.at.file == source.name)
+            .peekable();
+        if mine.peek().is_none() {
+            continue;
+        }
+        let lines: Vec<&str> = source.text.lines().collect();
+        for one in mine {
+            let index = (one.at.line as usize).checked_sub(1);
+            let line = index.and_then(|index| lines.get(index));
+            one.line = line.map(|line| Arc::from(line.trim_end_matches('\r')));
+        }
+    }
 }

@@ -106,7 +106,8 @@ fn check_policy(policy: &BackendTlsPolicySpec, _: &Value, cx: &mut Decoder) {
 /// Holds the rule that targets are distinct: the same object twice only with different section names.
 pub(crate) fn check_targets(targets: &[PolicyTargetReference], cx: &mut Decoder) {
     let mut seen: HashMap<(&str, &str, &str), Vec<&PolicyTargetReference>> = HashMap::new();
-    for (index, target) in targets.iter().enumerate() {
+    // A list that is longer has been refused for its length.
+    for (index, target) in targets.iter().enumerate().take(64) {
         let same = seen
             .entry((&target.group, &target.kind, &target.name))
             .or_default();

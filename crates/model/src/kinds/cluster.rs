@@ -178,6 +178,10 @@ crate::object! {
     }
 }
 
+#[expect(
+    clippy::derivable_impls,
+    reason = "the macro that declares the struct takes no derives"
+)]
 impl Default for EndpointConditions {
     fn default() -> Self {
         Self {

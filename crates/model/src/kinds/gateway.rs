@@ -176,6 +176,10 @@ crate::object! {
     }
 }
 
+#[expect(
+    clippy::derivable_impls,
+    reason = "the macro that declares the struct takes no derives"
+)]
 impl Default for AllowedRoutes {
     fn default() -> Self {
         Self {

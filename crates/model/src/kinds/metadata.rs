@@ -124,7 +124,7 @@ crate::object! {
         "generateName", "deletionTimestamp", "deletionGracePeriodSeconds", "clusterName",
     ]; {
         /// The name, unique among objects of the kind in the namespace.
-        name: Text => Rule::Is(&crate::schema::SECTION_NAME);
+        name: Text => Rule::Is(&crate::schema::RESOURCE_NAME);
         /// The namespace. Without it the object is in `default`.
         namespace: Option<Text> => Rule::Is(&crate::schema::NAMESPACE);
         /// Labels: short words that selectors look for.

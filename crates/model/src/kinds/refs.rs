@@ -99,7 +99,7 @@ pub(crate) fn check_parents(parents: &[ParentReference], cx: &mut Decoder) {
     let same = |a: &ParentReference, b: &ParentReference| {
         a.group == b.group && a.kind == b.kind && a.name == b.name && a.namespace == b.namespace
     };
-    // At most 32 references: comparing each with each is cheap.
+    // A list that is longer has been refused for its length.
     for (index, parent) in parents.iter().enumerate().take(64) {
         for earlier in &parents[..index] {
             if !same(parent, earlier) {

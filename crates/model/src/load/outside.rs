@@ -71,9 +71,7 @@ pub(super) fn fetch(
 
 fn wishes(secret: &Object<SecretBody>) -> Vec<Wanted> {
     let mut wishes = Vec::new();
-    let sources: [(&str, fn(String) -> ValueFrom); 2] =
-        [(FROM_ENV, ValueFrom::Env), (FROM_FILE, ValueFrom::File)];
-    for (annotation, from) in sources {
+    for annotation in [FROM_ENV, FROM_FILE] {
         let Some(list) = secret.meta.annotations.get(annotation) else {
             continue;
         };
@@ -84,7 +82,10 @@ fn wishes(secret: &Object<SecretBody>) -> Vec<Wanted> {
                     at: secret.meta.at.clone(),
                     secret: secret.meta.object_name(),
                     key: key.trim().to_owned(),
-                    from: from(source.trim().to_owned()),
+                    from: match annotation {
+                        FROM_ENV => ValueFrom::Env(source.trim().to_owned()),
+                        _ => ValueFrom::File(source.trim().to_owned()),
+                    },
                 });
             }
         }

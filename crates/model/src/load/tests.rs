@@ -779,7 +779,7 @@ fn core_objects_take_the_fields_that_kubernetes_writes() {
         "apiVersion: v1\nkind: Service\nmetadata: {name: S}\nspec: {}\n",
         "3:18",
         "metadata.name",
-        "not a section name",
+        "not a name",
     );
     wrong(
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: s, namespace: x}\n",
@@ -1081,4 +1081,109 @@ fn errors_of_files_come_in_the_order_of_the_files() {
         places[0].starts_with("z.yaml") && places[2].starts_with("a.yaml:6"),
         "{places:?}"
     );
+}
+
+#[test]
+fn an_object_with_countless_errors_is_cut_short() {
+    let keys: String = (0..50_000).map(|n| format!("  k{n}: 1\n")).collect();
+    let loaded = load_text(&format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: a}}\nspec:\n{keys}"
+    ));
+    assert!(loaded.invalid.len() < 300, "{}", loaded.invalid.len());
+    assert!(
+        loaded
+            .invalid
+            .iter()
+            .any(|one| one.why.contains("more errors in this object"))
+    );
+}
+
+#[test]
+fn endless_lists_are_refused_in_time() {
+    let filters = "- {type: CORS, cors: {}}\n".repeat(20_000);
+    let loaded = load_text(&http_rule(&format!("filters:\n{filters}")));
+    assert!(
+        loaded
+            .invalid
+            .iter()
+            .any(|one| one.why.contains("at most 16 items"))
+    );
+    let parents = "- {name: a}\n".repeat(20_000);
+    let loaded = load_text(&http_route(&format!("parentRefs:\n{parents}")));
+    assert!(
+        loaded
+            .invalid
+            .iter()
+            .any(|one| one.why.contains("at most 32 items"))
+    );
+}
+
+#[test]
+fn trees_of_any_form_never_panic() {
+    let values = [
+        "null",
+        "true",
+        "0",
+        "-1",
+        "1.5",
+        "text",
+        "''",
+        "[]",
+        "{}",
+        "[[]]",
+        "[{}]",
+        "{type: x}",
+        "{type: CORS}",
+        "[null]",
+        "{name: a}",
+        "[{name: a}, {name: a}]",
+        "[1, a, {}]",
+        "99999999999",
+        "{type: [], path: 1}",
+        "é",
+    ];
+    let fields = [
+        "listeners",
+        "addresses",
+        "tls",
+        "rules",
+        "parentRefs",
+        "hostnames",
+        "targetRefs",
+        "validation",
+        "endpoints",
+        "protocol",
+        "ports",
+        "from",
+        "to",
+        "infrastructure",
+        "allowedListeners",
+    ];
+    for kind in [
+        "Gateway",
+        "HTTPRoute",
+        "GRPCRoute",
+        "ReferenceGrant",
+        "BackendTLSPolicy",
+    ] {
+        for field in fields {
+            for value in values {
+                load_text(&format!(
+                    "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{{field}: {value}}}\n"
+                ));
+            }
+        }
+    }
+    for value in values {
+        for top in ["apiVersion", "kind", "metadata", "spec", "data", "items"] {
+            load_text(&"apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n".replace(top, "other"));
+            load_text(&format!("apiVersion: v1\nkind: List\n{top}: {value}\n"));
+        }
+        load_text(&http_rule(&format!(
+            "matches: {value}\nfilters: {value}\nbackendRefs: {value}\ntimeouts: {value}\nretry: {value}"
+        )));
+        load_text(&http_rule(&format!(
+            "matches: [{{path: {value}, headers: {value}}}]\nfilters: [{{type: URLRewrite, urlRewrite: {value}}}]"
+        )));
+    }
 }

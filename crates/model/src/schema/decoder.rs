@@ -42,6 +42,9 @@ pub enum Presence<T> {
     Default(fn() -> T),
 }
 
+/// Most errors of one object that are written down. Nobody reads more, and a hostile file could have millions.
+const MOST_PROBLEMS: usize = 200;
+
 /// Collects the errors of one object while it is read.
 #[derive(Debug)]
 pub struct Decoder {
@@ -49,6 +52,8 @@ pub struct Decoder {
     object: Option<ObjectName>,
     path: Vec<Step>,
     problems: Vec<Invalid>,
+    /// How many errors were found when there was no more room.
+    further: usize,
 }
 
 impl Decoder {
@@ -59,6 +64,7 @@ impl Decoder {
             object: None,
             path: Vec::new(),
             problems: Vec::new(),
+            further: 0,
         }
     }
 
@@ -69,16 +75,24 @@ impl Decoder {
 
     /// Writes an error at `at`, in the field that is being read. A remedy can be added to what is returned.
     pub fn refuse(&mut self, at: Spot, why: impl Into<String>) -> &mut Invalid {
-        let index = self.problems.len();
-        self.problems.push(Invalid {
-            at: Place::new(self.file.clone(), at),
-            object: self.object.clone(),
-            field: self.field_path(),
-            why: why.into(),
-            remedy: None,
-            line: None,
-        });
-        &mut self.problems[index]
+        let mut invalid = Invalid::new(Place::new(self.file.clone(), at), why);
+        invalid.object = self.object.clone();
+        if self.problems.len() > MOST_PROBLEMS {
+            // The last one stands for all further ones.
+            self.further += 1;
+            invalid.why = format!("{} more errors in this object", self.further);
+            self.problems.pop();
+        } else {
+            invalid.field = self.field_path();
+        }
+        self.problems.push(invalid);
+        let last = self.problems.len() - 1;
+        &mut self.problems[last]
+    }
+
+    /// True when further errors are only counted.
+    fn is_full(&self) -> bool {
+        self.problems.len() > MOST_PROBLEMS
     }
 
     /// Writes an error at the field `name` of `value`, or at `value` when it has no such field.
@@ -215,8 +229,11 @@ impl Decoder {
 
     /// Writes that there is no field `key` here.
     pub fn unknown(&mut self, key: &str, at: Spot, names: &[&str]) {
+        let full = self.is_full();
         let invalid = self.refuse(at, format!("unknown field {}", tick(key)));
-        invalid.remedy = suggest::remedy(key, names);
+        if !full {
+            invalid.remedy = suggest::remedy(key, names);
+        }
     }
 
     /// Reads one field of an object that begins at `owner`.

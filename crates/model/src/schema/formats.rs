@@ -84,6 +84,16 @@ pub static KIND: Format = Format {
     },
 };
 
+/// The name of an object.
+pub static RESOURCE_NAME: Format = Format {
+    what: "a name",
+    least: 1,
+    most: 253,
+    pattern: r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+    hint: "lower-case letters, digits, `-` and `.`",
+    accept: subdomain,
+};
+
 /// The name of an object that is referred to.
 pub static OBJECT_NAME: Format = Format {
     what: "a name",
@@ -223,9 +233,7 @@ pub static ABSOLUTE_URI: Format = Format {
     pattern: r"^(([^:/?#]+):)(//([^/?#]*))([^?#]*)(\?([^#]*))?(#(.*))?",
     hint: "with its scheme, such as spiffe://cluster.local/ns/shop/sa/cart",
     accept: |text| match text.split_once("://") {
-        Some((scheme, _)) => {
-            !scheme.is_empty() && !scheme.contains(|c: char| matches!(c, ':' | '/' | '?' | '#'))
-        }
+        Some((scheme, _)) => !scheme.is_empty() && !scheme.contains([':', '/', '?', '#']),
         None => false,
     },
 };

@@ -15,8 +15,8 @@ pub use decoder::{Decoder, Presence, Step};
 pub use formats::{
     ABSOLUTE_URI, ADDRESS_TYPE, ANNOTATION_KEY, CONTROLLER, CORS_ORIGIN, Format, GROUP,
     GRPC_METHOD, GRPC_SERVICE, HEADER_NAME, HEADER_VALUE, HOSTNAME, KIND, LABEL_VALUE, NAMESPACE,
-    OBJECT_NAME, PATH_CHARACTERS, PRECISE_HOSTNAME, PROTOCOL, SECTION_NAME, parse_duration,
-    write_duration,
+    OBJECT_NAME, PATH_CHARACTERS, PRECISE_HOSTNAME, PROTOCOL, RESOURCE_NAME, SECTION_NAME,
+    parse_duration, write_duration,
 };
 pub use macros::{camel, camel_length};
 pub use primitives::{Labels, Text};

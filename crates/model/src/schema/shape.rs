@@ -132,14 +132,14 @@ impl Shape {
             Shape::Numbers(numbers) => json!({"type": "integer", "enum": numbers}),
             Shape::List(item) => {
                 let (own, inner): (Vec<Rule>, Vec<Rule>) =
-                    rules.iter().copied().partition(|rule| is_of_list(rule));
+                    rules.iter().copied().partition(is_of_list);
                 let mut schema = json!({"type": "array", "items": item.to_json_schema(&inner)});
                 apply(&own, &mut schema);
                 return schema;
             }
             Shape::Map(item) => {
                 let (own, inner): (Vec<Rule>, Vec<Rule>) =
-                    rules.iter().copied().partition(|rule| is_of_list(rule));
+                    rules.iter().copied().partition(is_of_list);
                 let mut schema =
                     json!({"type": "object", "additionalProperties": item.to_json_schema(&inner)});
                 apply(&own, &mut schema);

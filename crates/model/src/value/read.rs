@@ -20,7 +20,7 @@ pub struct Budget {
     pub depth: usize,
     /// Most nodes in all documents together.
     pub nodes: usize,
-    /// Most nodes that aliases and merge keys may add by repetition; long texts count as several.
+    /// Most nodes that anchors and aliases may copy; long texts count as several.
     pub repeated: usize,
     /// Most errors of the text that are reported before reading stops.
     pub errors: usize,
@@ -196,7 +196,9 @@ impl Reader<'_> {
                 _ => continue,
             };
             if anchor != 0 {
+                // Keeping it for its aliases is a copy like any other.
                 let weight = weigh(&value);
+                self.charge(weight, at)?;
                 self.anchors.insert(anchor, (value.clone(), weight));
             }
             match open.last_mut() {
@@ -265,13 +267,23 @@ impl Reader<'_> {
             self.refuse(at, "an alias inside the value it names has no end", None);
             return Err(Stop::Document);
         };
-        self.repeated = self.repeated.saturating_add(*weight);
-        if self.repeated > self.budget.repeated {
-            let why = format!("aliases repeat more than {} values", self.budget.repeated);
-            self.refuse(at, why, Some("write the values out, or split the file"));
-            return Err(Stop::Everything);
+        let (value, weight) = (value.clone(), *weight);
+        self.charge(weight, at)?;
+        Ok(value)
+    }
+
+    /// Takes a copy of `weight` nodes out of the budget.
+    fn charge(&mut self, weight: usize, at: Spot) -> Result<(), Stop> {
+        self.repeated = self.repeated.saturating_add(weight);
+        if self.repeated <= self.budget.repeated {
+            return Ok(());
         }
-        Ok(value.clone())
+        let why = format!(
+            "anchors and aliases repeat more than {} values",
+            self.budget.repeated
+        );
+        self.refuse(at, why, Some("write the values out, or split the file"));
+        Err(Stop::Everything)
     }
 
     fn place(&mut self, parent: &mut Open, value: Value) -> Result<(), Stop> {
@@ -322,7 +334,10 @@ impl Reader<'_> {
                             Some(&format!("the first one is on line {line}; keep one")),
                         );
                         // Not worth losing the document over: the rest of its errors are wanted too.
-                        return Ok(());
+                        return match self.invalid.len() < self.budget.errors {
+                            true => Ok(()),
+                            false => Err(Stop::Everything),
+                        };
                     }
                     entries.push(Entry {
                         key: name,
