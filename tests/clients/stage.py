@@ -279,6 +279,12 @@ spec:
     port: {gateway.https}
     protocol: HTTPS
     tls: {{certificateRefs: [{{name: gateway}}]}}
+  - {{name: grpc, port: {gateway.http}, protocol: HTTP, hostname: grpc.test}}
+  - name: grpc-tls
+    port: {gateway.https}
+    protocol: HTTPS
+    hostname: grpc.test
+    tls: {{certificateRefs: [{{name: gateway}}]}}
 ---
 apiVersion: v1
 kind: Secret
@@ -294,15 +300,14 @@ apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {{name: web}}
 spec:
-  parentRefs: [{{name: clients}}]
+  parentRefs: [{{name: clients, sectionName: http}}, {{name: clients, sectionName: https}}]
   rules:{rules}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: GRPCRoute
 metadata: {{name: grpc}}
 spec:
-  parentRefs: [{{name: clients}}]
-  hostnames: [grpc.test]
+  parentRefs: [{{name: clients, sectionName: grpc}}, {{name: clients, sectionName: grpc-tls}}]
   rules:
   - matches: [{{method: {{service: transept.test.Echo}}}}]
     backendRefs: [{{group: transept.dev, kind: Backend, name: grpc}}]

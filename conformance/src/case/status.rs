@@ -125,9 +125,12 @@ pub(crate) struct ParentConditions {
 pub(crate) struct PolicyStatus {
     pub policy: String,
     pub ancestor: String,
+    #[serde(default)]
     pub conditions: Vec<Condition>,
     #[serde(default)]
     pub immediate: bool,
+    #[serde(default)]
+    pub latest_generation: bool,
 }
 
 #[derive(Debug, Deserialize)]

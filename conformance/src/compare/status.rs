@@ -334,18 +334,15 @@ pub(crate) fn policy(object: &Value, ancestor: &str, wanted: &[Condition]) -> Ch
     some_entry(object, "/status/ancestors", "ancestorRef", ancestor, wanted)
 }
 
-/// All conditions of all parents of a route carry the newest generation.
+/// All conditions of all parents of a route, or of all ancestors of a policy, carry the newest
+/// generation. `entries` is the JSON pointer to either list.
 ///
 /// # Errors
 /// One does not.
-pub(crate) fn route_latest_generation(object: &Value) -> Check {
-    let parents = list(object, "/status/parents");
-    let all: Vec<Value> = parents
-        .iter()
-        .flat_map(|parent| list(parent, "/conditions"))
-        .cloned()
-        .collect();
-    latest_generation(object, &all)
+pub(crate) fn entries_latest_generation(object: &Value, entries: &str) -> Check {
+    let entries = list(object, entries);
+    let conditions = entries.iter().flat_map(|entry| list(entry, "/conditions"));
+    latest_generation(object, &conditions.cloned().collect::<Vec<_>>())
 }
 
 /// The parents of a route in status, each with its group and kind written out.

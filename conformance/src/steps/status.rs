@@ -97,7 +97,7 @@ impl Stage<'_> {
                 status::parents(route, parents, rule)?;
             }
             if step.latest_generation {
-                status::route_latest_generation(route)
+                status::entries_latest_generation(route, "/status/parents")
             } else {
                 Ok(())
             }
@@ -132,6 +132,9 @@ impl Stage<'_> {
     pub(super) async fn policy_status(&self, step: &PolicyStatus) -> Result<(), String> {
         let look = |objects: &super::objects::Objects| {
             let policy = objects.named("BackendTLSPolicy", &step.policy)?;
+            if step.latest_generation {
+                status::entries_latest_generation(policy, "/status/ancestors")?;
+            }
             status::policy(policy, &step.ancestor, &step.conditions)
         };
         if step.immediate {

@@ -87,3 +87,126 @@ fn explain(example: &str, arguments: &[&str]) -> Value {
         panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr))
     })
 }
+
+#[test]
+fn the_longest_prefix_wins_and_the_path_is_rewritten() {
+    let decision = explain(
+        "02-paths-and-rewrites.yaml",
+        &["GET", "http://localhost:8080/api/users?page=2"],
+    );
+    assert_eq!(decision["backend"], "default/api", "{decision:#}");
+    assert_eq!(decision["forwarded"]["target"], "/users?page=2");
+    let lost: Vec<&Value> = decision["considered"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|one| !one["lost"].is_null())
+        .collect();
+    assert_eq!(lost.len(), 1, "{decision:#}");
+}
+
+#[test]
+fn a_tester_goes_to_the_preview() {
+    let url = "http://localhost:8080/";
+    let tester = explain(
+        "03-headers-and-methods.yaml",
+        &["POST", url, "-H", "x-tester: yes"],
+    );
+    assert_eq!(tester["backend"], "default/preview", "{tester:#}");
+    let nobody = explain("03-headers-and-methods.yaml", &["POST", url]);
+    assert_eq!(nobody["reply"]["status"], 404, "{nobody:#}");
+    let reader = explain("03-headers-and-methods.yaml", &["GET", url]);
+    assert_eq!(reader["backend"], "default/stable", "{reader:#}");
+}
+
+#[test]
+fn a_canary_shows_its_weights_and_its_mirror() {
+    let decision = explain("04-canary.yaml", &["GET", "http://localhost:8080/"]);
+    assert_eq!(decision["backends"][0]["weight"], 9, "{decision:#}");
+    assert_eq!(decision["backends"][1]["weight"], 1, "{decision:#}");
+}
+
+#[test]
+fn a_redirect_needs_no_service() {
+    let decision = explain(
+        "05-redirects.yaml",
+        &["GET", "http://www.shop.test:8080/old/page"],
+    );
+    assert_eq!(decision["response"]["status"], 301, "{decision:#}");
+    let location = header(&decision["response"]["headers"], "location");
+    assert_eq!(
+        location.as_deref(),
+        Some("http://www.shop.test:8080/new/page")
+    );
+}
+
+#[test]
+fn a_preflight_is_answered_by_the_gateway() {
+    let decision = explain(
+        "06-cors.yaml",
+        &[
+            "OPTIONS",
+            "http://localhost:8080/",
+            "-H",
+            "origin: https://app.shop.test",
+            "-H",
+            "access-control-request-method: PUT",
+        ],
+    );
+    let allowed = header(
+        &decision["response"]["headers"],
+        "access-control-allow-origin",
+    );
+    assert_eq!(
+        allowed.as_deref(),
+        Some("https://app.shop.test"),
+        "{decision:#}"
+    );
+    assert!(decision["forwarded"].is_null(), "{decision:#}");
+}
+
+#[test]
+fn https_goes_to_the_shop_and_http_to_https() {
+    let secure = explain("09-https.yaml", &["GET", "https://www.shop.test:8443/"]);
+    assert_eq!(secure["backend"], "default/web", "{secure:#}");
+    let plain = explain("09-https.yaml", &["GET", "http://shop.test:8080/a"]);
+    let location = header(&plain["response"]["headers"], "location");
+    assert_eq!(location.as_deref(), Some("https://shop.test:8443/a"));
+}
+
+#[test]
+fn only_the_office_reaches_the_staff() {
+    let url = "http://localhost:8080/admin";
+    let stranger = explain("10-policies.yaml", &["GET", url, "--client", "203.0.113.9"]);
+    assert_eq!(stranger["reply"]["status"], 403, "{stranger:#}");
+    assert_eq!(stranger["answeredBy"], "IpAccessPolicy default/office-only");
+    let office = explain("10-policies.yaml", &["GET", url, "--client", "192.0.2.7"]);
+    assert_eq!(office["backend"], "default/web", "{office:#}");
+    let sniff = header(&office["response"]["headers"], "x-content-type-options");
+    assert_eq!(sniff.as_deref(), Some("nosniff"));
+}
+
+#[test]
+fn only_the_load_balancer_is_believed() {
+    let url = "http://localhost:8080/";
+    let forged = ["-H", "x-forwarded-for: 203.0.113.9"];
+    let behind = ["GET", url, "--client", "10.1.2.3", forged[0], forged[1]];
+    let decision = explain("12-behind-a-proxy.yaml", &behind);
+    assert_eq!(decision["client"], "203.0.113.9", "{decision:#}");
+    let direct = ["GET", url, "--client", "198.51.100.1", forged[0], forged[1]];
+    let decision = explain("12-behind-a-proxy.yaml", &direct);
+    assert_eq!(decision["client"], "198.51.100.1", "{decision:#}");
+}
+
+/// The value of a field in `[[name, value], ...]`.
+fn header(fields: &Value, name: &str) -> Option<String> {
+    fields
+        .as_array()?
+        .iter()
+        .find(|field| {
+            field[0]
+                .as_str()
+                .is_some_and(|it| it.eq_ignore_ascii_case(name))
+        })
+        .and_then(|field| field[1].as_str().map(str::to_owned))
+}

@@ -286,10 +286,9 @@ mod tests {
             shown.contains("listener http: 2 routes (HTTPRoute GRPCRoute)"),
             "{shown}"
         );
+        assert!(shown.contains("on Gateway web/https "), "{shown}");
         assert!(
-            shown.contains(
-                "on Gateway web/https  Accepted=False/NoMatchingParent (There is no such listener)"
-            ),
+            shown.contains("Accepted=False/NoMatchingParent (There is no such listener)\n"),
             "{shown}"
         );
     }

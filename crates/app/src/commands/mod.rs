@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod completion;
 pub(crate) mod demo;
+pub(crate) mod explain;
 pub(crate) mod proxy;
 pub(crate) mod run;
 pub(crate) mod schema;

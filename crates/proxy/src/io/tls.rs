@@ -50,6 +50,8 @@ impl TlsSession {
             loop {
                 ready!(inner.poll_flush(tcp, cx))?;
                 if !inner.rustls.is_handshaking() {
+                    // The peer's first data may have come with its last flight, and then no socket event tells of it.
+                    inner.has_plaintext = true;
                     return Poll::Ready(Ok(()));
                 }
                 if ready!(inner.poll_receive(tcp, cx))? == 0 {
