@@ -26,13 +26,12 @@ const EXAMPLES: &str = "\
 Examples:
   transept demo                                 three services behind a gateway: look around
   transept proxy --to http://127.0.0.1:3000     a gateway in front of one service, no file at all
-  transept run shop.yaml                        a gateway from Gateway API YAML, reloaded when the file changes
-  transept check shop.yaml                      every error at once, and the status each object would get
-  transept explain GET http://localhost:8080/cart -f shop.yaml
-                                                which route takes a request, and why
+  transept run shop.yaml                        a gateway from Gateway API YAML, reloaded when it changes
+  transept check shop.yaml                      every error at once, and the status of each object
+  transept explain GET http://localhost:8080/cart -f shop.yaml       which route takes it, and why
 
 Exit codes: 0 fine, 1 findings or failure, 2 wrong usage, 3 nobody answers.
-Every flag can be given as an environment variable: --drain is TRANSEPT_DRAIN. NO_COLOR is honoured.";
+Flags can be environment variables: --drain is TRANSEPT_DRAIN (see --help). NO_COLOR is honoured.";
 
 /// An API gateway that speaks Kubernetes Gateway API, in one binary.
 #[derive(Debug, Parser)]

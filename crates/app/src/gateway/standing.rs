@@ -204,7 +204,7 @@ fn write_config_metrics(now: &Now, out: &mut String) {
     };
     let plain = |value: f64| vec![(String::new(), value)];
     let ok = if update.refused.is_none() { 1.0 } else { 0.0 };
-    let families: [(&str, &str, &str, Vec<(String, f64)>); 6] = [
+    let families = [
         (
             "transept_config_last_reload_successful",
             "gauge",

@@ -142,24 +142,22 @@ fn write_union(out: &mut String, union: &UnionShape) {
 fn collect(shape: &Shape, types: &mut BTreeMap<&'static str, Section>) {
     match shape {
         Shape::List(inner) | Shape::Map(inner) => collect(inner, types),
-        Shape::Object(object) => {
+        Shape::Object(object)
             if types
                 .insert(object.name, Section::Object(object.clone()))
-                .is_none()
-            {
-                for field in &object.fields {
-                    collect(&field.shape, types);
-                }
+                .is_none() =>
+        {
+            for field in &object.fields {
+                collect(&field.shape, types);
             }
         }
-        Shape::Union(union) => {
+        Shape::Union(union)
             if types
                 .insert(union.name, Section::Union(union.clone()))
-                .is_none()
-            {
-                for variant in &union.variants {
-                    collect(&variant.shape, types);
-                }
+                .is_none() =>
+        {
+            for variant in &union.variants {
+                collect(&variant.shape, types);
             }
         }
         _ => {}

@@ -1,0 +1,139 @@
+//! `transept explain METHOD URL -f FILE...`: which route takes a request, and why, without sending it.
+//!
+//! The decision is the engine's own, by the very functions that decide about traffic; here the request is described and the
+//! answer is printed.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use transept_control::{Loader, Outcome};
+use transept_engine::explain::{Ask, explain};
+
+use super::Exit;
+use crate::console::{self, BOLD, FAINT, GREEN, PLAIN, YELLOW};
+use crate::report::{self, Severity};
+
+const EXAMPLES: &str = "\
+Examples:
+  transept explain GET http://localhost:8080/cart -f shop.yaml
+  transept explain POST https://api.shop.test/v1/orders -H 'x-user: 7' -f shop.yaml -f policies/
+  transept explain GET http://localhost:8080/admin --client 203.0.113.9 -f shop.yaml --json
+
+Nothing is sent: names are not resolved, backends are not asked. The backend is assumed to answer 200.";
+
+/// Explain which route takes a request, and why
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Method, such as GET
+    method: String,
+
+    /// URL as the client has it; the port says which listener is asked
+    url: String,
+
+    /// Configuration: files, directories of them, or `-` for standard input; may be repeated
+    #[arg(short, long = "file", value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+
+    /// Header field, as `name: value`; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "FIELD")]
+    headers: Vec<String>,
+
+    /// Address that the connection comes from
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    client: IpAddr,
+
+    /// TLS server name, when it is not the host of the URL
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
+
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Explains and prints.
+pub(crate) fn run(args: Args) -> Result<Exit> {
+    let ask = match describe(&args) {
+        Ok(ask) => ask,
+        Err(why) => {
+            console::fail(&why);
+            return Ok(Exit::Usage);
+        }
+    };
+    let Some(sources) = super::run::collect(&args.files)? else {
+        return Ok(Exit::Findings);
+    };
+    let loaded = match Loader::for_checking().load(sources.read()) {
+        Outcome::Loaded(loaded) => loaded,
+        Outcome::Refused(refused) => {
+            for invalid in &refused.invalid {
+                console::tell(report::show(Severity::Error, invalid).trim_end());
+            }
+            console::fail("the configuration is refused; there is nothing to explain");
+            return Ok(Exit::Findings);
+        }
+    };
+    let explanation = explain(&loaded.snapshot, &ask);
+    if args.json {
+        console::print_json(&explanation.to_json())?;
+    } else {
+        console::print(&paint(&explanation.to_text()))?;
+    }
+    Ok(Exit::Fine)
+}
+
+/// The request that the command line describes.
+fn describe(args: &Args) -> Result<Ask, String> {
+    let mut ask = Ask::new(&args.method, &args.url)?;
+    // A URL with an address says which socket is asked; a name may stand for any of them.
+    let host = ask.authority.trim_end_matches(|c: char| c.is_ascii_digit());
+    let host = host.strip_suffix(':').unwrap_or(&ask.authority);
+    ask.address = host.trim_matches(['[', ']']).parse().ok();
+    for header in &args.headers {
+        let (name, value) = header
+            .split_once(':')
+            .ok_or_else(|| format!("`{header}` is not a header; write `name: value`"))?;
+        ask.add_field(name.trim(), value.trim())?;
+    }
+    ask.peer = args.client;
+    ask.server_name.clone_from(&args.server_name);
+    ask.now.unix = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    Ok(ask)
+}
+
+/// Puts the verbs in bold and tells the winner from the losers by colour.
+fn paint(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() * 2);
+    for line in text.lines() {
+        let inner = line.trim_start();
+        match line.split_once(' ') {
+            _ if inner.starts_with("won:") => out.push_str(&format!("{GREEN}{line}{PLAIN}")),
+            _ if inner.starts_with("lost:") => out.push_str(&format!("{FAINT}{line}{PLAIN}")),
+            Some(("reply", rest)) => out.push_str(&format!("{YELLOW}reply{PLAIN} {rest}")),
+            Some((verb, rest)) if !verb.is_empty() => {
+                out.push_str(&format!("{BOLD}{verb}{PLAIN} {rest}"));
+            }
+            _ => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paint_changes_no_word() {
+        let text = "request    GET http://a/\nroute      r at f:1\n           won:  a\n           lost: b\nreply      404 x\n";
+        let painted = paint(text);
+        assert_eq!(anstream::adapter::strip_str(&painted).to_string(), text);
+        assert!(painted.contains(GREEN));
+    }
+}
