@@ -112,6 +112,17 @@ enum Parts {
     },
 }
 
+impl Parts {
+    fn empty_map() -> Self {
+        Parts::Map {
+            entries: Vec::new(),
+            seen: HashSet::new(),
+            key: None,
+            merge: Vec::new(),
+        }
+    }
+}
+
 struct Reader<'s> {
     source: &'s SourceText,
     budget: &'s Budget,
@@ -167,27 +178,22 @@ impl Reader<'_> {
                     continue;
                 }
                 Event::MappingStart(_, anchor, _) => {
-                    let parts = Parts::Map {
-                        entries: Vec::new(),
-                        seen: HashSet::new(),
-                        key: None,
-                        merge: Vec::new(),
-                    };
-                    self.open(&mut open, at, anchor, parts)?;
+                    self.open(&mut open, at, anchor, Parts::empty_map())?;
                     continue;
                 }
                 Event::SequenceEnd | Event::MappingEnd => {
                     let Some(closed) = open.pop() else { continue };
-                    self.close(closed)?
+                    close(closed)
                 }
                 Event::Scalar(text, style, anchor, tag) => {
                     self.count(at)?;
+                    // A tag that is not of the core schema is known to nobody here.
                     let tag = tag
                         .as_deref()
-                        .and_then(|tag| tag.core_suffix().or(Some("?")));
-                    let node = scalar(&text, style, tag);
-                    let Some(node) = node else {
-                        self.refuse(at, "this tag is not known here", Some("remove the tag"));
+                        .map(|tag| tag.core_suffix().unwrap_or("unknown"));
+                    let Some(node) = scalar(&text, style, tag) else {
+                        let remedy = Some("remove the tag");
+                        self.refuse(at, "this tag does not fit here", remedy);
                         return Err(Stop::Document);
                     };
                     (Value { at, node }, anchor)
@@ -234,31 +240,6 @@ impl Reader<'_> {
         }
         open.push(Open { at, anchor, parts });
         Ok(())
-    }
-
-    fn close(&mut self, closed: Open) -> Result<(Value, usize), Stop> {
-        let node = match closed.parts {
-            Parts::List(items) => Node::List(items),
-            Parts::Map {
-                mut entries, merge, ..
-            } => {
-                // What stands in the mapping itself wins over what is merged in, and the first merged one over the next.
-                let mut present: HashSet<Arc<str>> = match merge.is_empty() {
-                    true => HashSet::new(),
-                    false => entries.iter().map(|entry| entry.key.clone()).collect(),
-                };
-                for source in &merge {
-                    for entry in source.entries() {
-                        if present.insert(entry.key.clone()) {
-                            entries.push(entry.clone());
-                        }
-                    }
-                }
-                Node::Map(entries)
-            }
-        };
-        let at = closed.at;
-        Ok((Value { at, node }, closed.anchor))
     }
 
     /// The value that an alias stands for. It keeps the position where it was written, which is where a mistake is mended.
@@ -349,6 +330,32 @@ impl Reader<'_> {
         }
         Ok(())
     }
+}
+
+/// A list or mapping that has come to its end, with its anchor.
+fn close(closed: Open) -> (Value, usize) {
+    let node = match closed.parts {
+        Parts::List(items) => Node::List(items),
+        Parts::Map {
+            mut entries, merge, ..
+        } => {
+            // What stands in the mapping itself wins over what is merged in, and the first merged one over the next.
+            let mut present: HashSet<Arc<str>> = match merge.is_empty() {
+                true => HashSet::new(),
+                false => entries.iter().map(|entry| entry.key.clone()).collect(),
+            };
+            for source in &merge {
+                for entry in source.entries() {
+                    if present.insert(entry.key.clone()) {
+                        entries.push(entry.clone());
+                    }
+                }
+            }
+            Node::Map(entries)
+        }
+    };
+    let at = closed.at;
+    (Value { at, node }, closed.anchor)
 }
 
 fn spot(line: usize, column: usize) -> Spot {
