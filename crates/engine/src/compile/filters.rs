@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use transept_model::kinds::filters::CorsMethod;
 use transept_model::kinds::{
-    CorsFilter, GrpcRouteFilter, HttpHeader, HttpHeaderFilter, HttpRouteFilter, PathModifier,
-    RequestMirrorFilter, RequestRedirectFilter, UrlRewriteFilter,
+    CorsFilter, GrpcRouteFilter, HttpHeader, HttpHeaderFilter, HttpRouteFilter,
+    LocalObjectReference, Metadata, PathModifier, RequestMirrorFilter, RequestRedirectFilter,
+    UrlRewriteFilter,
 };
 use transept_model::place::{Invalid, Place, Spot};
 use transept_model::references::{BackendTarget, Referrer};
@@ -33,7 +34,7 @@ pub(super) enum AnyFilter<'w> {
 pub(super) struct FilterCompiler<'c, 'w> {
     pub(super) backends: &'c mut Backends<'w>,
     pub(super) from: Referrer<'w>,
-    pub(super) file: &'c Arc<str>,
+    pub(super) meta: &'w Metadata,
     pub(super) problems: &'c mut Vec<Invalid>,
 }
 
@@ -95,7 +96,7 @@ impl<'w> FilterCompiler<'_, 'w> {
                 draft.cors = Some(Box::new(compile_cors(cors)));
             }
             HttpRouteFilter::ExternalAuth(auth) => self.unsupported(draft, word, auth.at),
-            HttpRouteFilter::ExtensionRef(extension) => self.unsupported(draft, word, extension.at),
+            HttpRouteFilter::ExtensionRef(extension) => self.extension(draft, extension),
         }
     }
 
@@ -108,9 +109,7 @@ impl<'w> FilterCompiler<'_, 'w> {
                 self.add_response_headers(draft, changes)
             }
             GrpcRouteFilter::RequestMirror(mirror) => self.add_mirror(draft, mirror),
-            GrpcRouteFilter::ExtensionRef(extension) => {
-                self.unsupported(draft, filter.word(), extension.at)
-            }
+            GrpcRouteFilter::ExtensionRef(extension) => self.extension(draft, extension),
         }
     }
 
@@ -149,12 +148,22 @@ impl<'w> FilterCompiler<'_, 'w> {
 
     fn site(&mut self, draft: &mut Draft, name: &str, at: Spot) {
         let place = Site {
-            file: Arc::clone(self.file),
+            file: Arc::clone(&self.meta.at.file),
             line: at.line,
         };
         draft.sites.push(FilterSite {
             name: name.into(),
             place,
+        });
+    }
+
+    /// No kind of ours is a filter yet, so the reference leads nowhere; `attach` has reported that.
+    fn extension(&mut self, draft: &mut Draft, extension: &LocalObjectReference) {
+        self.site(draft, "ExtensionRef", extension.at);
+        let why = format!("there is no filter of kind {}", &*extension.kind);
+        draft.broken.get_or_insert(BrokenRef {
+            reason: Reason::FilterInvalid,
+            why: why.into(),
         });
     }
 
@@ -168,7 +177,8 @@ impl<'w> FilterCompiler<'_, 'w> {
     }
 
     fn fail(&mut self, draft: &mut Draft, at: Spot, why: String) {
-        let mut problem = Invalid::new(Place::new(Arc::clone(self.file), at), why.clone());
+        let mut problem = Invalid::new(Place::new(Arc::clone(&self.meta.at.file), at), why.clone());
+        problem.object = Some(self.meta.object_name());
         problem.remedy("until it is mended, requests that match the rule are answered with 500");
         self.problems.push(problem);
         draft.broken.get_or_insert(BrokenRef {

@@ -9,7 +9,7 @@ pub(crate) mod filters;
 mod policies;
 mod routes;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -45,6 +45,8 @@ pub struct Compiled {
     /// What is wrong, each with its place. Nothing here keeps the snapshot from being used.
     pub problems: Vec<Invalid>,
     conditions: Vec<(ObjectName, Condition)>,
+    /// Routes none of whose matches could be compiled.
+    nothing_left: HashSet<ObjectName>,
 }
 
 impl Compiled {
@@ -73,15 +75,20 @@ impl Compiled {
                 continue;
             };
             if let Some(route) = status.route_mut(&name.kind, &name.namespace, &name.name) {
+                let condition = self.condition_of(name, &problem.why);
                 for parent in &mut route.parents {
-                    parent.conditions.set(Condition::new(
-                        "PartiallyInvalid",
-                        Truth::True,
-                        "UnsupportedValue",
-                        problem.why.clone(),
-                    ));
+                    parent.conditions.set(condition.clone());
                 }
             }
+        }
+    }
+
+    /// What a problem means for its route: part of it is not served, or nothing is left (GEP-1364).
+    fn condition_of(&self, route: &ObjectName, why: &str) -> Condition {
+        if self.nothing_left.contains(route) {
+            Condition::new("Accepted", Truth::False, "UnsupportedValue", why)
+        } else {
+            Condition::new("PartiallyInvalid", Truth::True, "UnsupportedValue", why)
         }
     }
 }
@@ -96,6 +103,17 @@ pub fn compile(
     let mut problems = Vec::new();
     let mut backends = Backends::new(world, previous);
     let routes = compile_routes(attached, &mut backends, &mut problems);
+    let nothing_left = routes
+        .iter()
+        .filter(|(_, route)| {
+            !route.rules.is_empty() && route.rules.iter().all(|rule| rule.matches.is_empty())
+        })
+        .map(|((kind, namespace, name), _)| ObjectName {
+            kind: (*kind).to_owned(),
+            namespace: (*namespace).to_owned(),
+            name: (*name).to_owned(),
+        })
+        .collect();
     let policies = Policies::new(&attached.policies);
     let mut listeners = Listeners::new(&routes, &policies, previous);
     let mut drafts: BTreeMap<SocketAddr, BindDraft> = BTreeMap::new();
@@ -133,6 +151,7 @@ pub fn compile(
         changes,
         problems,
         conditions,
+        nothing_left,
     }
 }
 

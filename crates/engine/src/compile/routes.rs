@@ -84,6 +84,10 @@ impl<'w> RouteCompiler<'_, 'w> {
         spec: &'w HttpRouteRule,
     ) -> CompiledRule {
         let name = rule_name(RouteKind::Http, meta, index, spec.name.as_deref(), spec.at);
+        self.refuse_session(
+            meta,
+            spec.session_persistence.as_ref().map(|session| session.at),
+        );
         let mut filters = self.filters(meta, "HTTPRoute");
         let backends = spec
             .backend_refs
@@ -118,6 +122,10 @@ impl<'w> RouteCompiler<'_, 'w> {
         spec: &'w GrpcRouteRule,
     ) -> CompiledRule {
         let name = rule_name(RouteKind::Grpc, meta, index, spec.name.as_deref(), spec.at);
+        self.refuse_session(
+            meta,
+            spec.session_persistence.as_ref().map(|session| session.at),
+        );
         let mut filters = self.filters(meta, "GRPCRoute");
         let backends = spec
             .backend_refs
@@ -152,8 +160,19 @@ impl<'w> RouteCompiler<'_, 'w> {
         FilterCompiler {
             backends: self.backends,
             from: Referrer::new(kind, &meta.namespace),
-            file: &meta.at.file,
+            meta,
             problems: self.problems,
+        }
+    }
+
+    /// Session persistence is not served: the rule works without it, and says so.
+    fn refuse_session(&mut self, meta: &Metadata, at: Option<Spot>) {
+        if let Some(at) = at {
+            let why = "sessionPersistence is not served by this version: requests of one session go to any endpoint";
+            let mut problem = Invalid::new(Place::new(Arc::clone(&meta.at.file), at), why);
+            problem.object = Some(meta.object_name());
+            problem.remedy("remove it");
+            self.problems.push(problem);
         }
     }
 

@@ -1,1 +1,252 @@
+//! What survives a change of the world, and what the status says about policies.
 
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use transept_model::attach::{Surroundings, attach};
+use transept_model::load;
+use transept_model::place::SourceText;
+
+use super::{Compiled, compile};
+use crate::policies::MODEL_KINDS;
+use crate::snapshot::Snapshot;
+use transept_model::status::{Status, Truth};
+
+fn compiled(yaml: &str, previous: Option<&Snapshot>) -> (Compiled, Status) {
+    let loaded = load(&[SourceText::new("test.yaml", yaml)], MODEL_KINDS);
+    assert!(loaded.invalid.is_empty(), "{:?}", loaded.invalid);
+    let attached = attach(&loaded.world, &Surroundings::default());
+    let compiled = compile(&loaded.world, &attached, previous, 2);
+    let mut status = attached.status.clone();
+    compiled.report(&mut status);
+    (compiled, status)
+}
+
+fn site(endpoint: &str, protocol: &str, header: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: site}}
+spec:
+  rules:
+  - name: main
+    filters:
+    - {{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{{name: X-A, value: {header}}}]}}}}
+    backendRefs: [{{group: transept.dev, kind: Backend, name: app}}]
+---
+apiVersion: transept.dev/v1alpha1
+kind: Backend
+metadata: {{name: app}}
+spec: {{protocol: {protocol}, endpoints: [{{address: {endpoint}, port: 80}}]}}
+"
+    )
+}
+
+fn addresses(snapshot: &Snapshot) -> Vec<String> {
+    let backends = snapshot.backends.iter();
+    backends
+        .flat_map(|backend| backend.endpoints.load().endpoints().to_vec())
+        .map(|endpoint| endpoint.address.to_string())
+        .collect()
+}
+
+#[test]
+fn a_backend_survives_a_change_of_its_endpoints_which_waits_for_the_installation() {
+    let before = compiled(&site("10.0.0.1", "HTTP", "a"), None).0.install();
+    let (after, _) = compiled(&site("10.0.0.2", "HTTP", "b"), Some(&before));
+    assert!(Arc::ptr_eq(
+        &before.backends[0],
+        &after.snapshot().backends[0]
+    ));
+    assert_eq!(addresses(&before), ["10.0.0.1:80"]);
+    let after = after.install();
+    assert_eq!(addresses(&after), ["10.0.0.2:80"]);
+    assert!(Arc::ptr_eq(
+        &before.binds[0].settings,
+        &after.binds[0].settings
+    ));
+}
+
+#[test]
+fn a_backend_with_another_protocol_is_another_backend() {
+    let before = compiled(&site("10.0.0.1", "HTTP", "a"), None).0.install();
+    let after = compiled(&site("10.0.0.1", "H2C", "a"), Some(&before))
+        .0
+        .install();
+    assert!(!Arc::ptr_eq(&before.backends[0], &after.backends[0]));
+}
+
+#[test]
+fn what_dns_found_survives() {
+    let before = compiled(&site("app.test", "HTTP", "a"), None).0.install();
+    let source = &before.backends[0].source;
+    before.backends[0]
+        .endpoints
+        .store(Arc::new(source.assemble(&[vec![[10, 0, 0, 9].into()]])));
+    let after = compiled(&site("app.test", "HTTP", "b"), Some(&before))
+        .0
+        .install();
+    assert_eq!(addresses(&after), ["10.0.0.9:80"]);
+}
+
+#[test]
+fn the_key_of_a_rule_is_the_same_in_every_generation() {
+    let key = |snapshot: &Snapshot| {
+        snapshot.binds[0].listeners[0]
+            .routes
+            .rules()
+            .next()
+            .map(|rule| rule.key)
+            .expect("a rule")
+    };
+    let before = compiled(&site("10.0.0.1", "HTTP", "a"), None).0.install();
+    let after = compiled(&site("10.0.0.2", "HTTP", "b"), Some(&before))
+        .0
+        .install();
+    assert_eq!(key(&before), key(&after));
+}
+
+fn policy(kind: &str, name: &str, target: &str, spec: &str) -> String {
+    format!(
+        "---
+apiVersion: transept.dev/v1alpha1
+kind: {kind}
+metadata: {{name: {name}}}
+spec: {{targetRefs: [{{group: gateway.networking.k8s.io, {target}}}], {spec}}}
+"
+    )
+}
+
+/// The reason of a condition of a policy.
+fn reason(status: &mut Status, kind: &str, name: &str, condition: &str) -> Option<String> {
+    let policy = status
+        .policy_mut(kind, "default", name)
+        .expect("a policy with a status");
+    let condition = policy.ancestors[0].conditions.find(condition)?;
+    Some(format!(
+        "{}/{}",
+        condition.status.as_str(),
+        condition.reason
+    ))
+}
+
+#[test]
+fn policies_are_told_whether_they_are_in_force() {
+    let stamp = "request: {set: [{name: X-B, value: b}]}";
+    let mut yaml = site("10.0.0.1", "HTTP", "a");
+    yaml += &policy(
+        "HeaderPolicy",
+        "whole",
+        "kind: HTTPRoute, name: site",
+        stamp,
+    );
+    yaml += &policy(
+        "HeaderPolicy",
+        "rule",
+        "kind: HTTPRoute, name: site, sectionName: main",
+        stamp,
+    );
+    yaml += &policy(
+        "HeaderPolicy",
+        "late",
+        "kind: HTTPRoute, name: site, sectionName: main",
+        stamp,
+    );
+    yaml += &policy(
+        "HeaderPolicy",
+        "gateway",
+        "kind: Gateway, name: default",
+        stamp,
+    );
+    yaml += &policy(
+        "IpAccessPolicy",
+        "empty",
+        "kind: Gateway, name: default",
+        "deny: []",
+    );
+    let (compiled, mut status) = compiled(&yaml, None);
+    let mut told =
+        |kind, name, condition| reason(&mut status, kind, name, condition).unwrap_or_default();
+    assert_eq!(
+        told("HeaderPolicy", "rule", "Programmed"),
+        "True/Programmed"
+    );
+    assert_eq!(
+        told("HeaderPolicy", "whole", "Programmed"),
+        "False/Overridden"
+    );
+    assert_eq!(
+        told("HeaderPolicy", "late", "Programmed"),
+        "False/Overridden"
+    );
+    assert_eq!(
+        told("HeaderPolicy", "gateway", "Programmed"),
+        "True/PartiallyProgrammed"
+    );
+    assert_eq!(told("IpAccessPolicy", "empty", "Accepted"), "False/Invalid");
+    assert_eq!(told("IpAccessPolicy", "empty", "Programmed"), "");
+    assert_eq!(compiled.problems.len(), 1);
+    let problem = &compiled.problems[0];
+    assert!(
+        problem.line.is_some() && problem.object.is_some(),
+        "{problem:?}"
+    );
+}
+
+#[test]
+fn a_route_without_a_good_match_is_not_accepted() {
+    let broken = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: site}
+spec:
+  rules:
+  - matches: [{path: {type: RegularExpression, value: '/(x'}}]
+";
+    let told = |yaml: &str| {
+        let (_, status) = compiled(yaml, None);
+        let route = status
+            .route("HTTPRoute", "default", "site")
+            .expect("a route");
+        let conditions = &route.parents[0].conditions;
+        (
+            conditions
+                .find("Accepted")
+                .map(|condition| condition.status),
+            conditions
+                .find("PartiallyInvalid")
+                .map(|condition| condition.status),
+        )
+    };
+    assert_eq!(told(broken), (Some(Truth::False), None));
+    let half = format!("{broken}  - matches: [{{path: {{value: /y}}}}]\n");
+    assert_eq!(told(&half), (Some(Truth::True), Some(Truth::True)));
+}
+
+#[test]
+fn five_thousand_routes_compile_in_one_piece() {
+    let mut yaml = site("10.0.0.1", "HTTP", "a");
+    for n in 0..5_000 {
+        write!(
+            yaml,
+            "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: r{n}}}
+spec:
+  hostnames: [h{}.test]
+  rules:
+  - matches: [{{path: {{value: /p{}}}}}]
+    backendRefs: [{{group: transept.dev, kind: Backend, name: app}}]
+",
+            n / 10,
+            n % 10
+        )
+        .expect("a String takes all");
+    }
+    let loaded = load(&[SourceText::new("test.yaml", yaml.as_str())], MODEL_KINDS);
+    let attached = attach(&loaded.world, &Surroundings::default());
+    let compiled = compile(&loaded.world, &attached, None, 1);
+    let listener = &compiled.snapshot().binds[0].listeners[0];
+    assert_eq!(listener.routes.len(), 5_001);
+    assert_eq!(compiled.snapshot().backends.len(), 1);
+}

@@ -113,6 +113,3 @@ impl From<&WeightedBackend> for BackendShare {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

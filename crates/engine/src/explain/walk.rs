@@ -129,22 +129,17 @@ fn walk(bind: &Bind, ask: &Ask, found: &mut Explanation) {
     };
     found.listener = Some(Arc::clone(listener));
     found.other_listeners = listeners_but(bind, Some(listener), &host);
-    let client = forwarded::derive(&connection, &request.fields, &listener.settings);
+    let settings = &listener.settings;
+    let client = forwarded::derive(&connection, &request.fields, settings);
     found.client = Some(client);
     trace::correlate(
         &mut request.fields,
         client.peer,
-        listener.settings.trace,
+        settings.trace,
         ask.now,
         ask.random,
     );
-    forwarded::announce(
-        &mut request,
-        &connection,
-        &client,
-        &listener.settings,
-        listener.port,
-    );
+    forwarded::announce(&mut request, &connection, &client, settings, listener.port);
 
     let mut tried = Tried::default();
     let routed = route_traced(listener, &request, &host, &mut tried);
@@ -155,10 +150,8 @@ fn walk(bind: &Bind, ask: &Ask, found: &mut Explanation) {
         .as_ref()
         .map_or(&listener.chain, |routed| &routed.rule.chain);
     note_policies(listener, chain, found);
-
-    let audience = Audience::of(&request);
     let mut notes = Notes::new();
-    let mut x = Exchange {
+    let x = Exchange {
         now: ask.now,
         random: ask.random,
         connection: &connection,
@@ -167,12 +160,22 @@ fn walk(bind: &Bind, ask: &Ask, found: &mut Explanation) {
         request: &mut request,
         notes: &mut notes,
     };
+    decide(listener, routed.as_ref(), x, ask, found);
+}
+
+/// The verbs from *screen* on, with the assumed response in place of the backend's.
+fn decide<'s>(
+    listener: &Listener,
+    routed: Option<&Routed<'s>>,
+    mut x: Exchange<'_>,
+    ask: &Ask,
+    found: &mut Explanation,
+) {
+    let audience = Audience::of(x.request);
     let mut backend = None;
-    let reply = match screen(listener, routed.as_ref(), &mut x) {
+    let reply = match screen(listener, routed, &mut x) {
         Verdict::Respond(reply) => Some(reply),
-        Verdict::Continue => routed
-            .as_ref()
-            .and_then(|routed| forward(routed, &mut backend, &mut x, found)),
+        Verdict::Continue => routed.and_then(|routed| forward(routed, &mut backend, &mut x, found)),
     };
     let mut response = Response::new(ask.assumed.status);
     match &reply {
@@ -194,7 +197,7 @@ fn walk(bind: &Bind, ask: &Ask, found: &mut Explanation) {
     }
     relay(
         listener,
-        routed.as_ref().map(|routed| &**routed.rule),
+        routed.map(|routed| &**routed.rule),
         backend,
         &mut x,
         &mut response,
