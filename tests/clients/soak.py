@@ -7,6 +7,7 @@ must not grow with the number of reloads. Prints a table that can be pasted into
 """
 
 import argparse
+import contextlib
 import http.client
 import queue
 import statistics
@@ -46,7 +47,8 @@ class Streams:
         import grpc
         from websockets.sync.client import connect
 
-        self.socket = connect(f"ws://127.0.0.1:{gateway.http}/chat")
+        self.open = contextlib.ExitStack()
+        self.socket = self.open.enter_context(connect(f"ws://127.0.0.1:{gateway.http}/chat"))
         self.channel = grpc.insecure_channel(f"127.0.0.1:{gateway.http}", [("grpc.default_authority", "grpc.test")])
         self.sent = queue.SimpleQueue()
         self.answers = self.channel.stream_stream("/transept.test.Echo/Chat")(iter(self.sent.get, None))
@@ -61,7 +63,7 @@ class Streams:
         self.sent.put(None)
         expect(list(self.answers) == [], "the gRPC stream did not end")
         self.channel.close()
-        self.socket.close()
+        self.open.close()
 
 
 def generation(connection):
