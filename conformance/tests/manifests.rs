@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use transept_model::{SourceText, load};
 
-const MANIFESTS: &str = "../../../shared/conformance/manifests";
+const MANIFESTS: &str = "../../shared/conformance/manifests";
 
 #[test]
 #[allow(clippy::print_stderr)]
