@@ -96,14 +96,21 @@ pub struct Notes {
     pub answered_by: Option<Arc<PolicyName>>,
 }
 
-/// What the CORS filter found on the request side.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) enum CorsNote {
-    /// No CORS filter, no `Origin`, or an origin that is not allowed.
+/// What the CORS filter found on the request side. The buffer is kept between requests.
+#[derive(Debug, Default)]
+pub(crate) struct CorsNote {
+    /// Whether the origin may read the response. Not, without a CORS filter or an `Origin`.
+    pub(crate) origin_is: Origin,
+    /// What goes into `Access-Control-Allow-Origin`, when it may.
+    pub(crate) answer: Vec<u8>,
+}
+
+/// Whether the origin that asks is among those that may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Origin {
     #[default]
-    Silent,
-    /// The origin is allowed: these bytes go into `Access-Control-Allow-Origin`.
-    Allowed(Vec<u8>),
+    Refused,
+    Allowed,
 }
 
 impl Notes {
@@ -114,7 +121,7 @@ impl Notes {
 
     /// Forgets the last request.
     pub fn clear(&mut self) {
-        self.cors = CorsNote::Silent;
+        self.cors.origin_is = Origin::Refused;
         self.matched_prefix = 0;
         self.answered_by = None;
     }

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use transept_wire::head::{FieldName, Request};
+use transept_wire::head::Request;
 
 use crate::balance::Turns;
 use crate::exchange::{Now, below, draw};
@@ -85,7 +85,8 @@ impl Repeat {
 }
 
 fn has_idempotency_key(request: &Request) -> bool {
-    FieldName::new("idempotency-key").is_ok_and(|name| request.fields.first_named(&name).is_some())
+    let mut fields = request.fields.iter();
+    fields.any(|(name, _)| name.bytes.eq_ignore_ascii_case(b"idempotency-key"))
 }
 
 /// Tries on other endpoints, without a stanza, when no connection could be established.

@@ -91,3 +91,94 @@ pub fn alternatives(backend: &Backend, tried: &[SocketAddr]) -> usize {
         .filter(|endpoint| !tried.contains(&endpoint.address))
         .count()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filters::Filters;
+    use crate::rule::BrokenRef;
+    use crate::snapshot::{BackendId, Endpoint, EndpointSet, EndpointSource, UpstreamProtocol};
+    use arc_swap::ArcSwap;
+    use std::time::Duration;
+
+    fn backend(endpoints: &[u8]) -> Arc<Backend> {
+        let endpoints = endpoints.iter().map(|last| Endpoint {
+            address: ([10, 0, 0, *last], 80).into(),
+            weight: 1,
+            host: None,
+        });
+        Arc::new(Backend {
+            id: BackendId {
+                kind: "Service",
+                namespace: "default".into(),
+                name: "cart".into(),
+                port: Some(80),
+            },
+            label: "default/cart:80".into(),
+            protocol: UpstreamProtocol::Auto,
+            tls: None,
+            endpoints: ArcSwap::from_pointee(EndpointSet::new(endpoints.collect())),
+            source: EndpointSource::Static,
+            connect_timeout: Duration::from_secs(5),
+        })
+    }
+
+    fn share(weight: u32, target: Result<Arc<Backend>, BrokenRef>) -> WeightedBackend {
+        WeightedBackend {
+            weight,
+            filters: Filters::default(),
+            target,
+        }
+    }
+
+    fn broken() -> BrokenRef {
+        BrokenRef {
+            reason: Reason::BackendInvalid,
+            why: "there is no such Service".into(),
+        }
+    }
+
+    #[test]
+    fn exactly_the_share_of_an_invalid_backend_fails() {
+        let rule = Rule {
+            backends: [share(9, Ok(backend(&[1]))), share(1, Err(broken()))].into(),
+            ..Rule::for_tests("shop/cart/0")
+        };
+        let mut turns = Turns::new();
+        let failures: Vec<u16> = (0..100)
+            .filter_map(|_| target(pick_backend(&rule, &mut turns).expect("a backend")).err())
+            .map(|reply| reply.status)
+            .collect();
+        assert_eq!(failures, [500; 10]);
+    }
+
+    #[test]
+    fn no_weight_no_backend() {
+        let rule = Rule {
+            backends: [share(0, Ok(backend(&[1])))].into(),
+            ..Rule::for_tests("shop/cart/0")
+        };
+        let reply = pick_backend(&rule, &mut Turns::new()).expect_err("no backend");
+        assert_eq!(reply.reason, Reason::BackendMissing);
+    }
+
+    #[test]
+    fn a_retry_goes_elsewhere_while_there_is_an_elsewhere() {
+        let backend = backend(&[1, 2]);
+        let mut tried = Vec::new();
+        for left in [2, 1] {
+            assert_eq!(alternatives(&backend, &tried), left);
+            let chosen = pick_endpoint(&backend, &Turns::new(), 3, &tried).expect("an endpoint");
+            assert!(!tried.contains(&chosen.address));
+            tried.push(chosen.address);
+        }
+        assert_eq!(alternatives(&backend, &tried), 0);
+        assert!(pick_endpoint(&backend, &Turns::new(), 3, &tried).is_ok());
+    }
+
+    #[test]
+    fn nobody_ready_is_503() {
+        let reply = pick_endpoint(&backend(&[]), &Turns::new(), 3, &[]).expect_err("nobody");
+        assert_eq!(reply.status, 503);
+    }
+}

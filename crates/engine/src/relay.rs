@@ -3,7 +3,7 @@
 //! Called by the proxy once per final response, the backend's or our own, before its head is written. Moving the body is the
 //! proxy's. Replies of the gateway pass here too: a 401 without CORS fields is a network error to a browser.
 
-use crate::exchange::{CorsNote, Exchange};
+use crate::exchange::Exchange;
 use crate::rule::{Rule, WeightedBackend};
 use crate::snapshot::Listener;
 use transept_wire::head::Response;
@@ -31,7 +31,6 @@ pub fn relay(
         .and_then(|backend| backend.filters.cors.as_deref())
         .or_else(|| rule.and_then(|rule| rule.filters.cors.as_deref()));
     if let Some(cors) = cors {
-        let note = std::mem::replace(&mut x.notes.cors, CorsNote::Silent);
-        cors.mark(&note, response);
+        cors.mark(&x.notes.cors, response);
     }
 }

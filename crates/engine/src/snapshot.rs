@@ -309,6 +309,41 @@ pub struct Endpoint {
 }
 
 #[cfg(test)]
+impl Bind {
+    /// A bind with one bare listener per hostname; the section is the hostname.
+    pub(crate) fn for_tests(secure: Secure, hostnames: &[&str]) -> Bind {
+        let mut hosts = Hosts::default();
+        let mut listeners = Vec::new();
+        for (id, hostname) in hostnames.iter().enumerate() {
+            hosts.insert(hostname, id as u32);
+            listeners.push(Arc::new(Listener {
+                name: ListenerName {
+                    namespace: "default".into(),
+                    gateway: "front".into(),
+                    section: (*hostname).into(),
+                },
+                metric_label: "default/front".into(),
+                hostname: (!hostname.is_empty()).then(|| (*hostname).into()),
+                port: 443,
+                tls: None,
+                routes: RouteTable::default(),
+                chain: Chain::default(),
+                settings: Arc::default(),
+                settled_by: Vec::new(),
+                client_identity: None,
+            }));
+        }
+        Bind {
+            address: ([127, 0, 0, 1], 443).into(),
+            secure,
+            listeners,
+            settings: Arc::default(),
+            hosts,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -6,7 +6,7 @@
 
 use transept_wire::head::{FieldId, FieldName, Fields, Method, Response};
 
-use crate::exchange::{CorsNote, Exchange};
+use crate::exchange::{self, CorsNote, Exchange};
 use crate::reason::Reason;
 use crate::verdict::Reply;
 
@@ -124,7 +124,7 @@ static VARY: FieldName = FieldName::known(FieldId::VARY);
 impl Cors {
     /// Looks at a request: notes what its response needs, and answers it when it is a preflight.
     pub(crate) fn meet(&self, x: &mut Exchange<'_>) -> Option<Reply> {
-        x.notes.cors = CorsNote::Silent;
+        x.notes.cors.origin_is = exchange::Origin::Refused;
         let origin = x.request.fields.first(FieldId::ORIGIN)?;
         let allowed = self.origins.iter().any(|candidate| candidate.fits(origin));
         let is_preflight = x.request.method == Method::Options
@@ -133,7 +133,10 @@ impl Cors {
                 .contains(FieldId::ACCESS_CONTROL_REQUEST_METHOD);
         if allowed {
             let answer: &[u8] = if self.answers_any() { b"*" } else { origin };
-            x.notes.cors = CorsNote::Allowed(answer.to_vec());
+            let note = &mut x.notes.cors;
+            note.origin_is = exchange::Origin::Allowed;
+            note.answer.clear();
+            note.answer.extend_from_slice(answer);
         }
         match (is_preflight, allowed) {
             (false, _) => None,
@@ -194,11 +197,11 @@ impl Cors {
         if !self.answers_any() && !varies_by_origin(fields) {
             let _ = fields.push(&VARY, b"Origin");
         }
-        let CorsNote::Allowed(origin) = note else {
+        if note.origin_is == exchange::Origin::Refused {
             return;
-        };
+        }
         // The origin came out of a request head, so it is a valid field value.
-        let _ = fields.push(&ALLOW_ORIGIN, origin);
+        let _ = fields.push(&ALLOW_ORIGIN, &note.answer);
         if self.credentials == Credentials::Allowed {
             let _ = fields.push(&ALLOW_CREDENTIALS, b"true");
         }
@@ -288,12 +291,13 @@ mod tests {
             .fields
             .push(&VARY, b"Accept, origin")
             .expect("a value");
-        cors.mark(&CorsNote::Silent, &mut response);
+        cors.mark(&CorsNote::default(), &mut response);
         assert_eq!(response.fields.len(), 1);
-        cors.mark(
-            &CorsNote::Allowed(b"https://a.test".to_vec()),
-            &mut response,
-        );
+        let note = CorsNote {
+            origin_is: exchange::Origin::Allowed,
+            answer: b"https://a.test".to_vec(),
+        };
+        cors.mark(&note, &mut response);
         assert_eq!(
             response.fields.first(FieldId::ACCESS_CONTROL_ALLOW_ORIGIN),
             Some(&b"https://a.test"[..])
