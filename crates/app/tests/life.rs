@@ -11,7 +11,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use transept_testkit::client::{Answer, Endpoint, Request, exchange};
+use transept_testkit::certificates::{Identity, KeyKind, Usage};
+use transept_testkit::client::{Answer, Endpoint, Protocol, Request, Tls, Trust, exchange};
 use transept_testkit::echo::{Pod, Port, RequestLog, Serving, serve};
 use transept_testkit::launch::{Launch, Running, unused_address};
 use transept_testkit::peer::{Act, Gate, ScriptedServer};
@@ -347,6 +348,108 @@ async fn a_broken_file_is_no_start() {
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(log.contains("shop.yaml:1"), "{log}");
     assert!(log.contains("nothing is started"), "{log}");
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_without_a_restart() {
+    let one = backend("one").await;
+    let listen = unused_address().expect("an address");
+    let secure = shop(listen, one.address).replace(
+        "{name: http, protocol: HTTP,",
+        "{name: https, protocol: HTTPS, tls: {certificateRefs: [{name: shop}]},",
+    );
+    let secret = "\
+---
+apiVersion: v1
+kind: Secret
+type: kubernetes.io/tls
+metadata: {name: shop, annotations: {transept.dev/from-file: \"tls.crt=shop.pem, tls.key=shop.key\"}}
+";
+    let (directory, path) = file(&format!("{secure}{secret}"));
+    let renew = || {
+        let names = ["shop.test"];
+        let identity = Identity::self_signed(KeyKind::Ecdsa, Usage::Server, &names);
+        let identity = identity.expect("a certificate");
+        // Key and certificate change together, as a link to a directory of both would.
+        let key = directory.path().join("shop.key");
+        std::fs::write(&key, &identity.key_pem).expect("written");
+        let chain = directory.path().join("shop.pem");
+        std::fs::write(&chain, &identity.certificate_pem).expect("written");
+        identity.certificate().expect("DER")
+    };
+    let ask = async |certificate| {
+        let endpoint = Endpoint {
+            address: listen,
+            protocol: Protocol::Http1,
+            tls: Some(Tls {
+                server_name: "shop.test".to_owned(),
+                trust: Trust::Leaf(certificate),
+                identity: None,
+            }),
+        };
+        let request = Request::get("shop.test", "/");
+        soon(exchange(&endpoint, &request)).await.outcome
+    };
+    let first = renew();
+    let running = start(&path).await;
+    assert_eq!(ask(first.clone()).await.expect("an answer").status, 200);
+    let metrics = running.metrics().await.expect("metrics");
+    assert!(
+        metrics.contains("transept_certificate_expiration_timestamp_seconds{listener=\"default/shop/https\",name=\"shop.test\""),
+        "{metrics}"
+    );
+
+    let second = renew();
+    soon(async {
+        // Between the two files the pair does not fit; it counts when it does.
+        let mut number = 2;
+        loop {
+            generation(&running, number).await;
+            if ask(second.clone()).await.is_ok() {
+                break;
+            }
+            number += 1;
+        }
+    })
+    .await;
+    assert!(ask(first).await.is_err());
+}
+
+#[tokio::test]
+async fn the_access_log_follows_its_rotation() {
+    let one = backend("one").await;
+    let listen = unused_address().expect("an address");
+    let (directory, path) = file(&shop(listen, one.address));
+    let (log, rotated) = (
+        directory.path().join("access.log"),
+        directory.path().join("access.log.1"),
+    );
+    let running = Launch::run(binary(), [&path])
+        .argument("--access-log")
+        .argument(&log)
+        .start(PATIENCE)
+        .await
+        .unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!(get(listen, "/before").await.status, 200);
+    std::fs::rename(&log, &rotated).expect("renamed");
+    running.signal(Signal::USR1).expect("sent");
+    soon(running.log_line_with("log files are opened again")).await;
+    assert_eq!(get(listen, "/after").await.status, 200);
+    let ended = running.stop(PATIENCE).await.expect("it ends");
+    assert_eq!(ended.code(), Some(0));
+    let lines = |path: &Path| -> Vec<Value> {
+        let text = std::fs::read_to_string(path).expect("readable");
+        let line = |line| serde_json::from_str(line).expect("JSON");
+        text.lines().map(line).collect()
+    };
+    let all: Vec<Value> = [lines(&rotated), lines(&log)].concat();
+    assert_eq!(all.len(), 2, "{all:?}");
+    assert!(all[1].to_string().contains("/after"), "{all:?}");
+    assert!(
+        lines(&log)
+            .iter()
+            .any(|line| line.to_string().contains("/after"))
+    );
 }
 
 #[tokio::test]

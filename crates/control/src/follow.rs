@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use crate::load::{Loaded, Loader, Outcome, Refused};
-use crate::settle::Settle;
+use crate::settle::{PAIR, QUIET, Settle};
 use crate::sources::{Reading, Sources};
 use crate::trace::Interest;
 use crate::watch::{Watch, read_event};
@@ -103,6 +103,7 @@ pub fn follow(
         digest,
         feed,
         interest: Interest::default(),
+        beside: Interest::default(),
         watch: None,
         settle: Settle::default(),
     };
@@ -120,6 +121,8 @@ struct Follower {
     digest: u64,
     feed: watch::Sender<Arc<Update>>,
     interest: Interest,
+    /// The part of it that Secrets name.
+    beside: Interest,
     watch: Option<Watch>,
     settle: Settle,
 }
@@ -174,7 +177,12 @@ impl Follower {
         }
         let now = Instant::now();
         for change in changes {
-            self.settle.note(change, now);
+            let quiet = if self.beside.concerns(change.path()) {
+                PAIR
+            } else {
+                QUIET
+            };
+            self.settle.note(change, quiet, now);
         }
     }
 
@@ -216,12 +224,14 @@ impl Follower {
     /// Watches what the sources are made of now.
     fn watch_sources(&mut self) {
         let Some(watch) = &mut self.watch else { return };
-        let mut interest = Interest::default();
+        let (mut interest, mut beside) = (Interest::default(), Interest::default());
         self.sources.trace(&mut interest);
         for file in self.loader.outside_files() {
             interest.add_file(&file);
+            beside.add_file(&file);
         }
         watch.follow(&interest);
         self.interest = interest;
+        self.beside = beside;
     }
 }

@@ -5,11 +5,14 @@
 //! file is a valid configuration and would take every route away for a moment.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long nothing may happen before the sources are read, when every file is closed.
 pub(crate) const QUIET: Duration = Duration::from_millis(3);
+/// The same after a change of a file that a Secret names: a certificate and its key are two files, and between them the pair
+/// does not fit, which would close the listener.
+pub(crate) const PAIR: Duration = Duration::from_millis(250);
 /// How long to wait after a file has vanished: most editors put another in its place at once.
 pub(crate) const VANISHED: Duration = Duration::from_millis(50);
 /// How long to wait after a write to a file that its writer has not closed.
@@ -33,13 +36,24 @@ pub(crate) enum Change {
 pub(crate) struct Settle {
     writing: HashSet<PathBuf>,
     vanished: HashSet<PathBuf>,
+    quiet: Duration,
     first: Option<Instant>,
     due: Option<Instant>,
 }
 
+impl Change {
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Change::Writing(path) | Change::Complete(path) | Change::Vanished(path) => path,
+        }
+    }
+}
+
 impl Settle {
-    /// Takes a change into account.
-    pub(crate) fn note(&mut self, change: Change, now: Instant) {
+    /// Takes a change into account; `quiet` is [`QUIET`] or [`PAIR`].
+    pub(crate) fn note(&mut self, change: Change, quiet: Duration, now: Instant) {
+        self.quiet = self.quiet.max(quiet);
         match change {
             Change::Writing(path) => {
                 self.vanished.remove(&path);
@@ -55,11 +69,11 @@ impl Settle {
             }
         }
         let wait = if !self.writing.is_empty() {
-            WRITING
+            WRITING.max(self.quiet)
         } else if !self.vanished.is_empty() {
-            VANISHED
+            VANISHED.max(self.quiet)
         } else {
-            QUIET
+            self.quiet
         };
         let first = *self.first.get_or_insert(now);
         self.due = Some((now + wait).min(first + PATIENCE));
@@ -89,7 +103,7 @@ mod tests {
         let now = Instant::now();
         let mut settle = Settle::default();
         assert_eq!(settle.due(), None);
-        settle.note(Change::Complete(path()), now);
+        settle.note(Change::Complete(path()), QUIET, now);
         assert_eq!(settle.due(), Some(now + QUIET));
     }
 
@@ -97,10 +111,10 @@ mod tests {
     fn a_file_being_written_is_awaited_until_it_is_closed() {
         let now = Instant::now();
         let mut settle = Settle::default();
-        settle.note(Change::Writing(path()), now);
+        settle.note(Change::Writing(path()), QUIET, now);
         assert_eq!(settle.due(), Some(now + WRITING));
         let later = now + Duration::from_millis(20);
-        settle.note(Change::Complete(path()), later);
+        settle.note(Change::Complete(path()), QUIET, later);
         assert_eq!(settle.due(), Some(later + QUIET));
     }
 
@@ -108,10 +122,21 @@ mod tests {
     fn a_file_that_vanished_may_come_back() {
         let now = Instant::now();
         let mut settle = Settle::default();
-        settle.note(Change::Vanished(path()), now);
+        settle.note(Change::Vanished(path()), QUIET, now);
         assert_eq!(settle.due(), Some(now + VANISHED));
-        settle.note(Change::Complete(path()), now);
+        settle.note(Change::Complete(path()), QUIET, now);
         assert_eq!(settle.due(), Some(now + QUIET));
+    }
+
+    #[test]
+    fn a_key_waits_for_its_certificate() {
+        let now = Instant::now();
+        let mut settle = Settle::default();
+        settle.note(Change::Complete(path()), PAIR, now);
+        assert_eq!(settle.due(), Some(now + PAIR));
+        let later = now + Duration::from_millis(20);
+        settle.note(Change::Complete(path()), QUIET, later);
+        assert_eq!(settle.due(), Some(later + PAIR));
     }
 
     #[test]
@@ -121,6 +146,7 @@ mod tests {
         for step in 0..100 {
             settle.note(
                 Change::Writing(path()),
+                QUIET,
                 start + Duration::from_millis(20 * step),
             );
         }

@@ -165,6 +165,21 @@ fn render(status: &Value) -> String {
         out.push('\n');
         out.push_str(&table::lay_out(&["ADDRESS", "PROTOCOL", "STATE"], &binds));
     }
+    let certificates: Vec<Vec<String>> = list(&status["certificates"])
+        .iter()
+        .map(|one| {
+            vec![
+                text(&one["name"]),
+                text(&one["listener"]),
+                text(&one["notAfter"]),
+            ]
+        })
+        .collect();
+    if !certificates.is_empty() {
+        out.push('\n');
+        let heads = ["CERTIFICATE", "LISTENER", "UNTIL"];
+        out.push_str(&table::lay_out(&heads, &certificates));
+    }
     out.push('\n');
     out.push_str(&super::check::render_objects(&list(&status["objects"])));
 

@@ -6,6 +6,7 @@
 
 mod announce;
 mod binds;
+mod certificates;
 mod standing;
 
 use std::net::SocketAddr;
@@ -140,7 +141,10 @@ impl Gateway<'_> {
                         tracing::info!("SIGHUP: loading the configuration again");
                         self.trigger.reload();
                     }
-                    Wish::Reopen => self.proxy.reopen_logs(),
+                    Wish::Reopen => {
+                        self.proxy.reopen_logs();
+                        tracing::info!("SIGUSR1: log files are opened again");
+                    }
                     Wish::Stop => break,
                 }
             }

@@ -15,6 +15,7 @@ use transept_model::status::Status;
 use transept_proxy::{BindOutcome, Proxy};
 
 use super::binds;
+use super::certificates::{self, Ending};
 use crate::admin::{Process, write_metric};
 use crate::commands::version::VERSION;
 use crate::report::{self, Severity};
@@ -53,16 +54,19 @@ struct Now {
     update: Arc<Update>,
     outcomes: Arc<[BindOutcome]>,
     status: Status,
+    certificates: Vec<Ending>,
 }
 
 impl Now {
     fn new(update: Arc<Update>, outcomes: Arc<[BindOutcome]>) -> Arc<Self> {
         let mut status = update.loaded.status.clone();
         binds::judge(&mut status, &update.loaded.snapshot, &outcomes);
+        let certificates = certificates::find(&update.loaded.snapshot);
         Arc::new(Now {
             update,
             outcomes,
             status,
+            certificates,
         })
     }
 }
@@ -155,6 +159,7 @@ impl Standing {
                 "errors": errors,
             },
             "listeners": listeners(&now),
+            "certificates": now.certificates.iter().map(Ending::to_json).collect::<Value>(),
             "problems": update
                 .loaded
                 .problems
@@ -243,6 +248,12 @@ fn write_config_metrics(now: &Now, out: &mut String) {
             "gauge",
             "Problems in the configuration in force.",
             plain(update.loaded.problems.len() as f64),
+        ),
+        (
+            "transept_certificate_expiration_timestamp_seconds",
+            "gauge",
+            "When a certificate of a listener ends, in seconds since the epoch.",
+            now.certificates.iter().map(Ending::to_sample).collect(),
         ),
     ];
     for (name, kind, help, samples) in families {

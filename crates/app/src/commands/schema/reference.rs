@@ -80,13 +80,13 @@ fn write_kind(out: &mut String, kind: &KindDescription) {
         Body::Inline => ". Fields beside `metadata`:\n",
     });
     match &kind.shape {
-        Shape::Object(object)
-            if object.doc.trim() != kind.about.trim() && !object.doc.trim().is_empty() =>
-        {
-            out.push_str(&format!("\n{}\n", text(object.doc)));
+        Shape::Object(object) => {
+            // The first paragraph says again what the kind is for.
+            for paragraph in paragraphs(object.doc).skip(1) {
+                out.push_str(&format!("\n{paragraph}\n"));
+            }
             write_fields(out, &object.fields);
         }
-        Shape::Object(object) => write_fields(out, &object.fields),
         other => out.push_str(&format!("\n{}\n", name_of(other))),
     }
 }
@@ -218,6 +218,14 @@ fn describe(rule: &Rule) -> Option<String> {
         Rule::Unique => Some("Each once.".to_owned()),
         Rule::UniqueBy(field) => Some(format!("Each `{field}` once.")),
     }
+}
+
+/// Documentation by its paragraphs, each as one line.
+fn paragraphs(doc: &str) -> impl Iterator<Item = String> {
+    let lines: Vec<&str> = doc.lines().map(str::trim).collect();
+    let whole = lines.join("\n");
+    let paragraphs: Vec<String> = whole.trim().split("\n\n").map(text).collect();
+    paragraphs.into_iter()
 }
 
 /// Documentation as one line.
