@@ -1,6 +1,6 @@
 //! Who the client is, and what the backend is told about it.
 //!
-//! Called by the proxy between `normalize` and `admit`'s policies: [`derive`] gives the one client address that policies and logs
+//! Called by the proxy between `normalize` and `admit`'s policies: [`derive()`] gives the one client address that policies and logs
 //! use; [`announce`] rewrites the forwarding fields before the request goes upstream. No peer is believed until its network is named in
 //! a `ListenerPolicy`: what an untrusted peer says about the client is removed, aliases with underscores included, and replaced.
 

@@ -1,7 +1,7 @@
 //! Transept's engine: given a snapshot, a request head and a time, decide.
 //!
 //! A functional core. [`compile`] turns a world of resources into a [`snapshot::Snapshot`]; the verbs of the road then decide about
-//! one request at a time: [`admit`], [`route`], [`screen`], [`pick`], [`judge`], [`relay`], with [`forwarded`] and [`trace`] before
+//! one request at a time: [`admit()`], [`route()`], [`screen()`], [`pick`], [`judge()`], [`relay()`], with [`forwarded`] and [`trace`] before
 //! them. Called by the proxy on the data path, by the control plane for `check` and status, and by `explain` and the cases offline:
 //! always the same code, because time and randomness are arguments and nothing here does IO.
 
