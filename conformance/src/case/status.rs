@@ -124,7 +124,8 @@ pub(crate) struct ParentConditions {
 #[serde(deny_unknown_fields)]
 pub(crate) struct PolicyStatus {
     pub policy: String,
-    pub ancestor: String,
+    /// Absent when only the generation matters.
+    pub ancestor: Option<String>,
     #[serde(default)]
     pub conditions: Vec<Condition>,
     #[serde(default)]

@@ -135,7 +135,10 @@ impl Stage<'_> {
             if step.latest_generation {
                 status::entries_latest_generation(policy, "/status/ancestors")?;
             }
-            status::policy(policy, &step.ancestor, &step.conditions)
+            match &step.ancestor {
+                Some(ancestor) => status::policy(policy, ancestor, &step.conditions),
+                None => Ok(()),
+            }
         };
         if step.immediate {
             return look(&self.objects().await?).map_err(|complaint| match complaint {
