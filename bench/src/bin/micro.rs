@@ -60,25 +60,33 @@ fn main() -> anyhow::Result<()> {
 
 /// A gateway with so many routes, from text as a user would write it.
 fn snapshot(routes: usize) -> anyhow::Result<Arc<Snapshot>> {
-    let mut text = "apiVersion: transept.dev/v1alpha1\nkind: Backend\nmetadata: {name: b}\n\
-                    spec: {endpoints: [{address: 127.0.0.1, port: 1}]}\n"
-        .to_owned();
-    for host in 0..routes / PREFIXES {
-        let _ = write!(
-            text,
-            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r{host}}}\nspec:\n  hostnames: [h{host}.test]\n  rules:\n"
-        );
-        for prefix in 0..PREFIXES {
-            let _ = writeln!(
-                text,
-                "  - matches: [{{path: {{type: PathPrefix, value: /p{prefix}}}}}]\n    backendRefs: [{{group: transept.dev, kind: Backend, name: b}}]"
-            );
-        }
+    let backend = "apiVersion: transept.dev/v1alpha1\nkind: Backend\nmetadata: {name: b}\n\
+                   spec: {endpoints: [{address: 127.0.0.1, port: 1}]}\n";
+    let mut files = vec![SourceText::new("backend.yaml", backend)];
+    let hosts: Vec<usize> = (0..routes / PREFIXES).collect();
+    // The loader bounds what one file may hold.
+    for (at, some) in hosts.chunks(1_000).enumerate() {
+        let text: String = some.iter().map(|host| manifest(*host)).collect();
+        files.push(SourceText::new(format!("routes-{at}.yaml"), text));
     }
-    let loaded = load(&[SourceText::new("routes.yaml", text)], MODEL_KINDS);
+    let loaded = load(&files, MODEL_KINDS);
     ensure!(loaded.invalid.is_empty(), "{}", loaded.invalid[0]);
     let attached = attach(&loaded.world, &Surroundings::default());
     Ok(compile(&loaded.world, &attached, None, 1).install())
+}
+
+/// One route with a host of its own and a rule for each prefix.
+fn manifest(host: usize) -> String {
+    let mut text = format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r{host}}}\nspec:\n  hostnames: [h{host}.test]\n  rules:\n"
+    );
+    for prefix in 0..PREFIXES {
+        let _ = writeln!(
+            text,
+            "  - matches: [{{path: {{type: PathPrefix, value: /p{prefix}}}}}]\n    backendRefs: [{{group: transept.dev, kind: Backend, name: b}}]"
+        );
+    }
+    text
 }
 
 fn lookup(snapshot: &Snapshot, routes: usize) -> anyhow::Result<()> {
