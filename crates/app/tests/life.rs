@@ -313,7 +313,7 @@ async fn a_taken_port_beside_a_free_one_is_a_status() {
             .clone()
     };
     assert_eq!(programmed("taken")["status"], "False", "{gateway}");
-    assert_eq!(programmed("taken")["reason"], "PortUnavailable");
+    assert_eq!(programmed("taken")["reason"], "AddressNotUsable");
     assert_eq!(programmed("http")["status"], "True");
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use transept_engine::Snapshot;
 use transept_engine::compile::compile;
 use transept_engine::policies;
-use transept_model::attach::{Surroundings, attach};
+use transept_model::attach::{Attached, Surroundings, attach};
 use transept_model::status::Status;
 use transept_model::{Invalid, Note, World};
 
@@ -28,8 +28,9 @@ pub struct Loaded {
     pub world: World,
     /// What to serve.
     pub snapshot: Arc<Snapshot>,
-    /// The status of every object, as far as it does not depend on sockets.
-    pub status: Status,
+    /// What hangs together, with the status of every object as far as it does not depend on sockets; with those,
+    /// [`Attached::status_after`].
+    pub attached: Attached,
     /// What does not work, with its place; it fails closed on its own target.
     pub problems: Vec<Invalid>,
     /// What is worth knowing.
@@ -114,16 +115,15 @@ impl Loader {
             unusable: self.unusable.clone(),
             ..Surroundings::default()
         };
-        let attached = attach(&world, &surroundings);
+        let mut attached = attach(&world, &surroundings);
         let generation = self
             .previous
             .as_ref()
             .map_or(1, |previous| previous.generation + 1);
         let before = self.previous.as_ref().map(|previous| &*previous.snapshot);
         let compiled = compile(&world, &attached, before, generation);
-        let mut status = attached.status;
-        compiled.report(&mut status);
-        let mut problems = attached.problems;
+        compiled.report(&mut attached.status);
+        let mut problems = attached.problems.clone();
         problems.extend(compiled.problems.iter().cloned());
         for problem in &mut problems {
             world.complete(problem);
@@ -139,14 +139,14 @@ impl Loader {
                 invalid,
                 problems,
                 notes,
-                status,
+                status: attached.status,
             }));
         }
         let loaded = Arc::new(Loaded {
             generation,
             world,
             snapshot: compiled.install(),
-            status,
+            attached,
             problems,
             notes,
         });

@@ -1,15 +1,13 @@
-//! What became of the sockets, written into the status of the listeners that wanted them.
+//! What became of the sockets, in words.
 //!
-//! Called by `standing` after every update. A listener that shares its address with others shares its fate; a listener with
-//! several addresses stays programmed while one of them is open. An address that is not of this machine is known before
-//! (`control` asks the system), so what fails here is a port: taken, or not allowed.
+//! Called by `announce` and `standing` after every update. What a failure means for the status of listeners and Gateways is
+//! `model`'s business. An address that is not of this machine is known before (`control` asks the system), so what fails here
+//! is mostly a port: taken, or not allowed.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 
-use transept_engine::snapshot::{ListenerName, Snapshot};
-use transept_model::status::Status;
+use transept_engine::snapshot::Snapshot;
 use transept_proxy::BindOutcome;
 
 /// The names of the listeners on an address.
@@ -36,37 +34,11 @@ pub(super) fn explain(error: &io::Error) -> String {
     }
 }
 
-/// Marks every listener as not programmed that has no open address.
-pub(super) fn judge(status: &mut Status, snapshot: &Snapshot, outcomes: &[BindOutcome]) {
-    let mut fates: BTreeMap<&ListenerName, Vec<&BindOutcome>> = BTreeMap::new();
-    for outcome in outcomes {
-        let Some(bind) = snapshot.bind(&outcome.address) else {
-            continue;
-        };
-        for listener in &bind.listeners {
-            fates.entry(&listener.name).or_default().push(outcome);
-        }
-    }
-    for (name, fate) in fates {
-        if fate.iter().any(|outcome| outcome.bound.is_ok()) {
-            continue;
-        }
-        let mut reason = "PortUnavailable";
-        let mut why = Vec::new();
-        for outcome in fate {
-            let Err(error) = &outcome.bound else {
-                continue;
-            };
-            if error.kind() == io::ErrorKind::AddrNotAvailable {
-                reason = "AddressNotUsable";
-            }
-            why.push(format!("{}: {}", outcome.address, explain(error)));
-        }
-        status.refuse_listener(
-            (&name.namespace, &name.gateway),
-            &name.section,
-            reason,
-            &why.join("; "),
-        );
-    }
+/// The sockets that could not be opened, each with the reason.
+pub(super) fn failed(outcomes: &[BindOutcome]) -> Vec<(SocketAddr, String)> {
+    let failure = |outcome: &BindOutcome| {
+        let error = outcome.bound.as_ref().err()?;
+        Some((outcome.address, explain(error)))
+    };
+    outcomes.iter().filter_map(failure).collect()
 }

@@ -59,8 +59,10 @@ struct Now {
 
 impl Now {
     fn new(update: Arc<Update>, outcomes: Arc<[BindOutcome]>) -> Arc<Self> {
-        let mut status = update.loaded.status.clone();
-        binds::judge(&mut status, &update.loaded.snapshot, &outcomes);
+        let status = update
+            .loaded
+            .attached
+            .status_after(&binds::failed(&outcomes));
         let certificates = certificates::find(&update.loaded.snapshot);
         Arc::new(Now {
             update,

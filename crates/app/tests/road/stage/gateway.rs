@@ -1,0 +1,209 @@
+//! The gateway on the stage: the real binary on a configuration that a test words in a few lines.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use transept_testkit::certificates::Identity;
+use transept_testkit::launch::{Launch, Running, unused_address};
+
+use super::{Backend, PATIENCE, Up, soon};
+
+/// What the gateway shall be.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    endpoints: Vec<SocketAddr>,
+    up: Up,
+    rule: String,
+    policy: String,
+    documents: String,
+    identity: Option<(String, String)>,
+    listen: Vec<SocketAddr>,
+}
+
+impl Setup {
+    /// A gateway that sends everything to one backend.
+    pub(crate) fn before(backend: &Backend) -> Setup {
+        Setup::of(&[backend.address], backend.up)
+    }
+
+    /// A gateway in front of these endpoints of one backend.
+    pub(crate) fn of(endpoints: &[SocketAddr], up: Up) -> Setup {
+        Setup {
+            endpoints: endpoints.to_vec(),
+            up,
+            rule: String::new(),
+            policy: String::new(),
+            documents: String::new(),
+            identity: None,
+            listen: vec![unused_address().expect("an address")],
+        }
+    }
+
+    /// With a line more in the route's rule, such as `timeouts: {request: 1s}`.
+    pub(crate) fn rule(mut self, line: &str) -> Setup {
+        self.rule.push_str(&format!("    {line}\n"));
+        self
+    }
+
+    /// With a line more in the policy of the listeners, such as `limits: {headerCount: 9}`.
+    pub(crate) fn policy(mut self, line: &str) -> Setup {
+        self.policy.push_str(&format!("  {line}\n"));
+        self
+    }
+
+    /// With another object.
+    pub(crate) fn document(mut self, yaml: &str) -> Setup {
+        self.documents.push_str(&format!("---\n{yaml}\n"));
+        self
+    }
+
+    /// With TLS on the listener, and this certificate.
+    pub(crate) fn tls(mut self, identity: &Identity) -> Setup {
+        self.identity = Some((identity.certificate_pem.clone(), identity.key_pem.clone()));
+        self
+    }
+
+    /// With a listener more.
+    pub(crate) fn listener(mut self) -> Setup {
+        self.listen.push(unused_address().expect("an address"));
+        self
+    }
+
+    /// Without the listener that was added last.
+    pub(crate) fn without_last_listener(mut self) -> Setup {
+        self.listen.pop();
+        self
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for (number, listen) in self.listen.iter().enumerate() {
+            let (protocol, tls) = match self.identity {
+                Some(_) => ("HTTPS", ", tls: {certificateRefs: [{name: site}]}"),
+                None => ("HTTP", ""),
+            };
+            text.push_str(&format!(
+                "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: gate-{number}}}
+spec:
+  gatewayClassName: transept
+  addresses: [{{type: IPAddress, value: {}}}]
+  listeners: [{{name: web, protocol: {protocol}, port: {}{tls}}}]
+---
+",
+                listen.ip(),
+                listen.port()
+            ));
+        }
+        let gates = 0..self.listen.len();
+        let parents: Vec<String> = gates.map(|n| format!("{{name: gate-{n}}}")).collect();
+        let endpoint = |at: &SocketAddr| format!("{{address: {}, port: {}}}", at.ip(), at.port());
+        let endpoints: Vec<String> = self.endpoints.iter().map(endpoint).collect();
+        let protocol = match self.up {
+            Up::Http1 => "HTTP",
+            Up::H2c => "H2C",
+        };
+        text.push_str(&format!(
+            "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: all}}
+spec:
+  parentRefs: [{}]
+  rules:
+  - backendRefs: [{{group: transept.dev, kind: Backend, name: app}}]
+{}---
+apiVersion: transept.dev/v1alpha1
+kind: Backend
+metadata: {{name: app}}
+spec:
+  protocol: {protocol}
+  endpoints: [{}]
+",
+            parents.join(", "),
+            self.rule,
+            endpoints.join(", ")
+        ));
+        if !self.policy.is_empty() {
+            text.push_str(&format!(
+                "\
+---
+apiVersion: transept.dev/v1alpha1
+kind: ListenerPolicy
+metadata: {{name: edge}}
+spec:
+  targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: gate-0}}]
+{}",
+                self.policy
+            ));
+        }
+        if let Some((certificate, key)) = &self.identity {
+            let indented = |pem: &str| pem.trim_end().replace('\n', "\n    ");
+            text.push_str(&format!(
+                "\
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: site}}
+type: kubernetes.io/tls
+stringData:
+  tls.crt: |
+    {}
+  tls.key: |
+    {}
+",
+                indented(certificate),
+                indented(key)
+            ));
+        }
+        text + &self.documents
+    }
+
+    /// Starts the gateway, with one worker, so that its pools have no choice.
+    pub(crate) async fn start(&self) -> Gateway {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let file = directory.path().join("gateway.yaml");
+        std::fs::write(&file, self.text()).expect("written");
+        let running = Launch::run(Path::new(env!("CARGO_BIN_EXE_transept")), [&file])
+            .argument("--workers=1")
+            .start(PATIENCE)
+            .await
+            .unwrap_or_else(|failure| panic!("{failure}"));
+        Gateway {
+            address: self.listen[0],
+            others: self.listen[1..].to_vec(),
+            running,
+            file,
+            generation: 1,
+            _directory: directory,
+        }
+    }
+}
+
+/// A running gateway.
+pub(crate) struct Gateway {
+    pub(crate) address: SocketAddr,
+    pub(crate) others: Vec<SocketAddr>,
+    pub(crate) running: Running,
+    file: PathBuf,
+    generation: u64,
+    _directory: TempDir,
+}
+
+impl Gateway {
+    /// Changes the configuration and waits until it is in force.
+    pub(crate) async fn reload(&mut self, setup: &Setup) {
+        let beside = self.file.with_extension("new");
+        std::fs::write(&beside, setup.text()).expect("written");
+        std::fs::rename(&beside, &self.file).expect("renamed");
+        self.generation += 1;
+        let line = format!(
+            "\"message\":\"configuration loaded\",\"generation\":{},",
+            self.generation
+        );
+        soon(self.running.log_line_with(&line)).await;
+    }
+}
