@@ -4,11 +4,14 @@
 //! code: what a user runs lives in `crates/app`, what measures it lives in `bench`.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod errors;
 mod tidy;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask tidy [--quiet]   check the house rules over the whole tree; every finding at once";
+const USAGE: &str = "\
+usage: cargo xtask tidy [--quiet]   check the house rules over the whole tree; every finding at once
+       cargo xtask errors           print docs/errors.md from the engine's table of reasons";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -16,6 +19,10 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["tidy"] => tidy(Warnings::Show),
         ["tidy", "--quiet"] => tidy(Warnings::Hide),
+        ["errors"] => {
+            print!("{}", errors::page());
+            ExitCode::SUCCESS
+        }
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
