@@ -15,7 +15,8 @@ use transept_wire::h1::{Preface, is_h2_preface};
 
 use crate::buffer::Inbound;
 use crate::deadline::Watch;
-use crate::edge::{h1_server, h2_server};
+use crate::edge::h1_server::{self, H1Connection};
+use crate::edge::h2_server;
 use crate::io::{Io, TlsSession, accept_hello};
 use crate::worker::Worker;
 
@@ -47,10 +48,7 @@ pub(crate) async fn accept_all(
             }
             Err(error) => {
                 // A connection that was reset while it waited is nobody's problem; without descriptors the loop would spin.
-                if error
-                    .raw_os_error()
-                    .is_some_and(|code| matches!(code, 23 | 24 | 12 | 105))
-                {
+                if error.raw_os_error().is_some_and(|code| matches!(code, 23 | 24 | 12 | 105)) {
                     tracing::warn!(%error, %bound, "no connection can be accepted for the moment");
                     tokio::time::sleep(EXHAUSTED).await;
                 }
@@ -84,11 +82,7 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
         return;
     };
     drop(snapshot);
-    let Some(_place) = worker
-        .shared
-        .open
-        .enter(bound, peer.ip(), &bind.settings.limits)
-    else {
+    let Some(_place) = worker.shared.open.enter(bound, peer.ip(), &bind.settings.limits) else {
         worker.meter.borrow_mut().plain().connections_refused += 1;
         return;
     };
@@ -117,43 +111,23 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
 
 /// Our end of the socket. Only an unspecified address has to be asked for.
 fn local_address(tcp: &TcpStream, bound: SocketAddr) -> SocketAddr {
-    if bound.ip().is_unspecified() {
-        tcp.local_addr().unwrap_or(bound)
-    } else {
-        bound
-    }
+    if bound.ip().is_unspecified() { tcp.local_addr().unwrap_or(bound) } else { bound }
 }
 
 /// The TLS handshake with the configuration of the listener that the server name chooses.
-async fn secure(
-    worker: &Worker,
-    tcp: &TcpStream,
-    bind: &Bind,
-    watch: &Watch,
-) -> Option<TlsSession> {
+async fn secure(worker: &Worker, tcp: &TcpStream, bind: &Bind, watch: &Watch) -> Option<Box<TlsSession>> {
     let handshake = async {
         let hello = accept_hello(tcp).await.map_err(|error| error.to_string())?;
         let name = hello.server_name();
-        let listener = bind
-            .listener_for_sni(name.as_deref())
-            .ok_or_else(|| "no listener serves this name".to_owned())?;
-        let tls = listener
-            .tls
-            .as_ref()
-            .ok_or_else(|| "the listener has no certificate".to_owned())?;
-        let config = worker
-            .shared
-            .tls
-            .server(tls)
-            .map_err(|why| why.to_string())?;
-        hello
-            .proceed(tcp, config)
-            .await
-            .map_err(|error| error.to_string())
+        let listener =
+            bind.listener_for_sni(name.as_deref()).ok_or_else(|| "no listener serves this name".to_owned())?;
+        let tls = listener.tls.as_ref().ok_or_else(|| "the listener has no certificate".to_owned())?;
+        let config = worker.shared.tls.server(tls).map_err(|why| why.to_string())?;
+        hello.proceed(tcp, config).await.map_err(|error| error.to_string())
     };
     let mut handshake = std::pin::pin!(handshake);
     match watch.wait(|cx| handshake.as_mut().poll(cx)).await {
-        Ok(Ok(session)) => Some(session),
+        Ok(Ok(session)) => Some(Box::new(session)),
         Ok(Err(why)) => {
             tracing::debug!(%why, address = %bind.address, "a TLS handshake failed");
             None
@@ -168,9 +142,9 @@ async fn secure(
 fn facts_of(session: &TlsSession) -> TlsFacts {
     session.with(|rustls| TlsFacts {
         server_name: match rustls {
-            rustls::Connection::Server(server) => server
-                .server_name()
-                .map(|name| name.to_ascii_lowercase().into_boxed_str()),
+            rustls::Connection::Server(server) => {
+                server.server_name().map(|name| name.to_ascii_lowercase().into_boxed_str())
+            }
             rustls::Connection::Client(_) => None,
         },
         alpn: rustls.alpn_protocol().map(Into::into),
@@ -184,11 +158,7 @@ fn facts_of(session: &TlsSession) -> TlsFacts {
 /// HTTP/2 by ALPN or by its preface (RFC 9113 section 3.3), else HTTP/1.1.
 async fn detect(worker: Rc<Worker>, io: Io, connection: Connection, bind: Arc<Bind>, watch: Watch) {
     let mut inbound = Inbound::default();
-    let by_alpn = connection
-        .tls
-        .as_ref()
-        .and_then(|tls| tls.alpn.as_deref())
-        .map(|alpn| alpn == b"h2");
+    let by_alpn = connection.tls.as_ref().and_then(|tls| tls.alpn.as_deref()).map(|alpn| alpn == b"h2");
     let h2 = match by_alpn {
         Some(h2) => h2,
         None => {
@@ -213,7 +183,8 @@ async fn detect(worker: Rc<Worker>, io: Io, connection: Connection, bind: Arc<Bi
         drop(watch);
         Box::pin(h2_server::serve(worker, io, inbound, connection, bound)).await;
     } else {
-        h1_server::serve(worker, io, inbound, connection, bound, watch).await;
+        let it = H1Connection { io, inbound, connection, bound, watch, served: 0 };
+        h1_server::serve(worker, Box::new(it)).await;
     }
 }
 
@@ -229,6 +200,6 @@ mod tests {
     #[test]
     fn a_connection_is_small() {
         let size = size_of_future(converse);
-        assert!((2048..=6656).contains(&size), "{size} bytes");
+        assert!((256..=1536).contains(&size), "{size} bytes");
     }
 }

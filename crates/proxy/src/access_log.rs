@@ -68,14 +68,9 @@ impl Sink {
             LogTarget::Stdout => Output::Stdout,
             LogTarget::File(path) => Output::File(path.clone(), open(path)?),
         };
-        let _detached: JoinHandle<()> = std::thread::Builder::new()
-            .name("access-log".into())
-            .spawn(move || write_all(target, &inbox))?;
-        Ok(Arc::new(Sink {
-            format: log.format,
-            queue,
-            dropped: AtomicU64::new(0),
-        }))
+        let _detached: JoinHandle<()> =
+            std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(target, &inbox))?;
+        Ok(Arc::new(Sink { format: log.format, queue, dropped: AtomicU64::new(0) }))
     }
 
     /// Batches that were lost because the target did not keep up.
@@ -96,9 +91,7 @@ impl Sink {
     }
 
     fn hand_over(&self, lines: Vec<u8>) {
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.queue.try_send(Message::Lines(lines))
-        {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.queue.try_send(Message::Lines(lines)) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -112,10 +105,7 @@ pub(crate) struct LogBuffer {
 
 impl LogBuffer {
     pub(crate) fn new(sink: Arc<Sink>) -> Self {
-        Self {
-            sink,
-            lines: Vec::new(),
-        }
+        Self { sink, lines: Vec::new() }
     }
 
     pub(crate) fn format(&self) -> LogFormat {
@@ -188,10 +178,7 @@ mod tests {
     #[test]
     fn lines_reach_the_file_in_order() {
         let path = std::env::temp_dir().join(format!("transept-access-log-{}", std::process::id()));
-        let log = AccessLog {
-            target: LogTarget::File(path.clone()),
-            format: LogFormat::Json,
-        };
+        let log = AccessLog { target: LogTarget::File(path.clone()), format: LogFormat::Json };
         let sink = Sink::start(&log).unwrap();
         let mut buffer = LogBuffer::new(sink.clone());
         for line in ["one", "two"] {

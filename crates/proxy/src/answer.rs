@@ -29,12 +29,7 @@ pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
     let mut body = Vec::new();
     write_head(reply, journey.trip, &mut body);
     if let Some(listener) = journey.marks.listener {
-        finish_head(
-            listener,
-            journey.arrival.connection,
-            journey.marks,
-            journey.trip,
-        );
+        finish_head(listener, journey.arrival.connection, journey.marks, journey.trip);
     }
     journey.trip.facts.status = journey.trip.response.status;
     if !take_what_is_here(&mut journey.arrival.body) {
@@ -82,18 +77,9 @@ pub(crate) fn write_head(reply: &Reply, trip: &mut Trip, body: &mut Vec<u8>) {
 
 async fn send(body: &[u8], journey: &mut Journey<'_, '_, '_>) -> Result<(), Failure> {
     let status = journey.trip.response.status;
-    let framing = if matches!(status, 204 | 304) {
-        Body::None
-    } else {
-        Body::Length(body.len() as u64)
-    };
+    let framing = if matches!(status, 204 | 304) { Body::None } else { Body::Length(body.len() as u64) };
     let mut sink = journey.replier.begin(&journey.trip.response, framing)?;
-    carry(
-        &mut Source::Held(body),
-        &mut sink,
-        &mut journey.trip.facts.bytes_out,
-    )
-    .await
+    carry(&mut Source::Held(body), &mut sink, &mut journey.trip.facts.bytes_out).await
 }
 
 /// Drops the part of a request body that has arrived; false when more is to come.

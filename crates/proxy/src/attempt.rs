@@ -69,10 +69,7 @@ struct Tries {
 
 /// Runs `future`, for at most `limit`. None when the time is over. Takes a pinned reference, because an async function
 /// stores what it takes by value twice, and these futures are most of a connection's memory.
-pub(crate) async fn within<F: Future>(
-    limit: Option<Duration>,
-    future: Pin<&mut F>,
-) -> Option<F::Output> {
+pub(crate) async fn within<F: Future>(limit: Option<Duration>, future: Pin<&mut F>) -> Option<F::Output> {
     match limit {
         None => Some(future.await),
         Some(limit) => tokio::time::timeout(limit, future).await.ok(),
@@ -89,33 +86,16 @@ pub(crate) async fn within_try<T>(
 }
 
 /// Tries until a response is delivered, or until another try would be wrong.
-pub(crate) async fn cross(
-    crossing: Crossing<'_>,
-    journey: &mut Journey<'_, '_, '_>,
-) -> Result<(), Stop> {
+pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, '_>) -> Result<(), Stop> {
     let settings = &crossing.listener.settings;
-    journey
-        .arrival
-        .watch
-        .set_stall(settings.timeouts.stream_idle);
+    journey.arrival.watch.set_stall(settings.timeouts.stream_idle);
     let mut memory = Vec::new();
     let content = hold(crossing.rule, journey, &mut memory).await?;
-    judge::begin(
-        crossing.rule,
-        &mut journey.worker.turns.borrow_mut(),
-        journey.trip.now(),
-    );
-    let mut tries = Tries {
-        endpoints: SmallVec::new(),
-        pooled: Pooled::Welcome,
-    };
+    judge::begin(crossing.rule, &mut journey.worker.turns.borrow_mut(), journey.trip.now());
+    let mut tries = Tries { endpoints: SmallVec::new(), pooled: Pooled::Welcome };
     loop {
-        let chosen = pick_endpoint(
-            crossing.backend,
-            &journey.worker.turns.borrow(),
-            journey.trip.random,
-            &tries.endpoints,
-        )?;
+        let chosen =
+            pick_endpoint(crossing.backend, &journey.worker.turns.borrow(), journey.trip.random, &tries.endpoints)?;
         journey.marks.endpoint = Some(chosen.address);
         journey.trip.facts.tries += 1;
         let _outstanding = Outstanding::new(journey.worker.clone(), chosen.address);
@@ -185,27 +165,15 @@ async fn try_once(
     let destination = Destination {
         backend: crossing.backend,
         endpoint,
-        pooled: if wants_tunnel {
-            Pooled::Unwanted
-        } else {
-            tries.pooled
-        },
+        pooled: if wants_tunnel { Pooled::Unwanted } else { tries.pooled },
         protocol: crossing.backend.protocol,
         identity: crossing.listener.client_identity.as_ref(),
     };
     // Whatever happened, no byte of the request was sent.
-    let unconnected = |failure| Failed {
-        failure: Failure {
-            repeat: Repeat::Safe,
-            ..failure
-        },
-        age: None,
-    };
+    let unconnected = |failure| Failed { failure: Failure { repeat: Repeat::Safe, ..failure }, age: None };
     let mut upstream = {
         let connecting = pin!(connect(journey.worker, &destination));
-        within_try(crossing.rule, connecting)
-            .await
-            .map_err(unconnected)?
+        within_try(crossing.rule, connecting).await.map_err(unconnected)?
     };
     let age = upstream.age();
     let outcome = match content {
@@ -220,10 +188,7 @@ async fn try_once(
             }
             Ok(tried)
         }
-        Err(failure) => Err(Failed {
-            failure,
-            age: Some(age),
-        }),
+        Err(failure) => Err(Failed { failure, age: Some(age) }),
     }
 }
 
@@ -236,10 +201,7 @@ pub(crate) struct Exchanged {
 impl Exchanged {
     /// The response was delivered; `reusable` tells whether the connection is good for another request.
     pub(crate) fn delivered(reusable: bool) -> Self {
-        Self {
-            tried: Tried::Delivered,
-            reusable,
-        }
+        Self { tried: Tried::Delivered, reusable }
     }
 }
 
@@ -253,22 +215,9 @@ async fn forward_held(
 ) -> Result<Exchanged, Failure> {
     let watch = journey.arrival.watch;
     let limits = codec_limits(&crossing.listener.settings);
-    let framing = if bytes.is_empty() {
-        journey.arrival.framing
-    } else {
-        Body::Length(bytes.len() as u64)
-    };
-    let (mut sink, mut inlet) = upstream.begin(
-        &journey.trip.request,
-        &framing,
-        Connection::KeepAlive,
-        watch,
-    )?;
-    let mut source = if bytes.is_empty() {
-        Source::Empty
-    } else {
-        Source::Held(bytes)
-    };
+    let framing = if bytes.is_empty() { journey.arrival.framing } else { Body::Length(bytes.len() as u64) };
+    let (mut sink, mut inlet) = upstream.begin(&journey.trip.request, &framing, Connection::KeepAlive, watch)?;
+    let mut source = if bytes.is_empty() { Source::Empty } else { Source::Held(bytes) };
     let (stated, rest) = {
         let heading = pin!(async {
             carry(&mut source, &mut sink, &mut 0).await?;
@@ -276,15 +225,7 @@ async fn forward_held(
             if crossing.rule.timeouts.backend_request == Bound::Unset {
                 watch.set(timeouts.response);
             }
-            let received = relay::await_final(
-                &mut inlet,
-                &limits,
-                watch,
-                journey.trip,
-                journey.replier,
-                None,
-            )
-            .await;
+            let received = relay::await_final(&mut inlet, &limits, watch, journey.trip, journey.replier, None).await;
             watch.set_stall(timeouts.stream_idle);
             received
         });
@@ -298,10 +239,7 @@ async fn forward_held(
         alternatives: alternatives(crossing.backend, &tries.endpoints),
     };
     if let Judgement::Retry { after } = ask(crossing.rule, &attempt, journey) {
-        return Ok(Exchanged {
-            tried: Tried::Again(after),
-            reusable: false,
-        });
+        return Ok(Exchanged { tried: Tried::Again(after), reusable: false });
     }
     let keep_alive = rest.keeps_alive();
     let mut source = inlet.into_source(rest, &limits, watch);
@@ -324,21 +262,10 @@ async fn forward_streaming(
     upstream: &mut Upstream,
     journey: &mut Journey<'_, '_, '_>,
 ) -> Result<Exchanged, Failure> {
-    let Journey {
-        arrival,
-        trip,
-        marks,
-        replier,
-        ..
-    } = journey;
+    let Journey { arrival, trip, marks, replier, .. } = journey;
     let watch = arrival.watch;
     let limits = codec_limits(&crossing.listener.settings);
-    let (mut sink, mut inlet) = upstream.begin(
-        &trip.request,
-        &arrival.framing,
-        Connection::KeepAlive,
-        watch,
-    )?;
+    let (mut sink, mut inlet) = upstream.begin(&trip.request, &arrival.framing, Connection::KeepAlive, watch)?;
     let gate = Gate::new(arrival.expects_continue);
     let most = crossing.listener.settings.limits.body_bytes;
     let mut sent = 0;
@@ -351,14 +278,7 @@ async fn forward_streaming(
         });
         let download = pin!(async {
             let (stated, rest) = {
-                let heading = pin!(relay::await_final(
-                    &mut inlet,
-                    &limits,
-                    watch,
-                    trip,
-                    replier,
-                    Some(&gate)
-                ));
+                let heading = pin!(relay::await_final(&mut inlet, &limits, watch, trip, replier, Some(&gate)));
                 within_try(crossing.rule, heading).await?
             };
             let keep_alive = rest.keeps_alive();
@@ -367,16 +287,7 @@ async fn forward_streaming(
                 replier.forbid_keep_alive();
             }
             let mut source = inlet.into_source(rest, &limits, watch);
-            relay::relay(
-                crossing.listener,
-                connection,
-                marks,
-                trip,
-                replier,
-                &mut source,
-                stated,
-            )
-            .await?;
+            relay::relay(crossing.listener, connection, marks, trip, replier, &mut source, stated).await?;
             Ok(keep_alive && source.is_done())
         });
         both(upload, download).await
@@ -416,10 +327,7 @@ async fn both(
 fn may_be_stale(failure: &Failure, content: Content<'_>, journey: &Journey<'_, '_, '_>) -> bool {
     let resend = matches!(content, Content::Held(_));
     let harmless = judge::Repeat::of(&journey.trip.request) == judge::Repeat::Harmless;
-    let early = matches!(
-        failure.reason,
-        Reason::UpstreamReset | Reason::UpstreamIncomplete
-    );
+    let early = matches!(failure.reason, Reason::UpstreamReset | Reason::UpstreamIncomplete);
     match failure.repeat {
         Repeat::Safe => early && resend,
         Repeat::IfIdempotent => early && resend && harmless,
@@ -452,13 +360,7 @@ fn judge_failure(
 
 fn ask(rule: &Rule, attempt: &Attempt, journey: &Journey<'_, '_, '_>) -> Judgement {
     let now = journey.worker.clock.now().into();
-    judge(
-        rule,
-        attempt,
-        &mut journey.worker.turns.borrow_mut(),
-        now,
-        journey.trip.random,
-    )
+    judge(rule, attempt, &mut journey.worker.turns.borrow_mut(), now, journey.trip.random)
 }
 
 fn try_timeout() -> Failure {

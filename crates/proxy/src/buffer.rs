@@ -18,8 +18,7 @@ thread_local! {
 }
 
 fn take() -> Box<[u8]> {
-    FREE.with_borrow_mut(Vec::pop)
-        .unwrap_or_else(|| vec![0; SIZE].into_boxed_slice())
+    FREE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; SIZE].into_boxed_slice())
 }
 
 fn give_back(buffer: Box<[u8]>) {
@@ -117,9 +116,7 @@ pub(crate) struct Outbound {
 impl Outbound {
     /// Takes a buffer of this worker.
     pub(crate) fn take() -> Self {
-        let store = FREE_OUT
-            .with_borrow_mut(Vec::pop)
-            .unwrap_or_else(|| Vec::with_capacity(4096));
+        let store = FREE_OUT.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(4096));
         Self { store, sent: 0 }
     }
 

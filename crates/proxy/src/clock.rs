@@ -23,40 +23,28 @@ pub(crate) struct Moment {
 
 impl Clock {
     pub(crate) fn since(origin: Instant) -> Self {
-        let clock = Self {
-            origin,
-            origin_unix: Cell::default(),
-        };
+        let clock = Self { origin, origin_unix: Cell::default() };
         clock.resync();
         clock
     }
 
     pub(crate) fn now(&self) -> Moment {
         let monotonic = self.origin.elapsed();
-        Moment {
-            monotonic,
-            unix: self.origin_unix.get() + monotonic,
-        }
+        Moment { monotonic, unix: self.origin_unix.get() + monotonic }
     }
 
     /// Follows steps of the system clock; called by the worker's sweep.
     pub(crate) fn resync(&self) {
-        self.origin_unix
-            .set(wall().saturating_sub(self.origin.elapsed()));
+        self.origin_unix.set(wall().saturating_sub(self.origin.elapsed()));
     }
 }
 
 impl From<Moment> for transept_engine::exchange::Now {
     fn from(moment: Moment) -> Self {
-        Self {
-            monotonic: moment.monotonic,
-            unix: moment.unix,
-        }
+        Self { monotonic: moment.monotonic, unix: moment.unix }
     }
 }
 
 fn wall() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

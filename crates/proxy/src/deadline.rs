@@ -63,11 +63,7 @@ impl Watches {
             }
         };
         self.slots.borrow_mut()[slot] = Some(state.clone());
-        Watch {
-            state,
-            slot,
-            all: self.clone(),
-        }
+        Watch { state, slot, all: self.clone() }
     }
 
     /// Advances the clock to `now` (milliseconds) and wakes everything that is due.
@@ -104,9 +100,7 @@ impl Watch {
     pub(crate) fn set(&self, after: Option<Duration>) {
         self.clear();
         if let Some(after) = after {
-            self.state
-                .due
-                .set(self.all.now.get().saturating_add(millis(after)).max(1));
+            self.state.due.set(self.all.now.get().saturating_add(millis(after)).max(1));
         }
     }
 
@@ -134,15 +128,10 @@ impl Watch {
     }
 
     /// Waits for `poll`, or for the deadline.
-    pub(crate) async fn wait<T>(
-        &self,
-        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> Result<T, Expired> {
+    pub(crate) async fn wait<T>(&self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Result<T, Expired> {
         let period = self.state.period.get();
         if period != 0 {
-            self.state
-                .due
-                .set(self.all.now.get().saturating_add(period));
+            self.state.due.set(self.all.now.get().saturating_add(period));
         }
         std::future::poll_fn(|cx| {
             if let Poll::Ready(outcome) = poll(cx) {
@@ -152,10 +141,7 @@ impl Watch {
                 return Poll::Ready(Err(why));
             }
             let mut waker = self.state.waker.borrow_mut();
-            if !waker
-                .as_ref()
-                .is_some_and(|waker| waker.will_wake(cx.waker()))
-            {
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 *waker = Some(cx.waker().clone());
             }
             Poll::Pending
@@ -181,9 +167,7 @@ mod tests {
     use std::pin::pin;
 
     fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
-        pin!(future)
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()))
+        pin!(future).as_mut().poll(&mut Context::from_waker(Waker::noop()))
     }
 
     #[test]
@@ -195,10 +179,7 @@ mod tests {
         watches.sweep(1_400);
         assert!(poll_once(watch.wait(|_| Poll::<()>::Pending)).is_pending());
         watches.sweep(1_500);
-        assert_eq!(
-            poll_once(watch.wait(|_| Poll::<()>::Pending)),
-            Poll::Ready(Err(Expired::TimedOut))
-        );
+        assert_eq!(poll_once(watch.wait(|_| Poll::<()>::Pending)), Poll::Ready(Err(Expired::TimedOut)));
         watch.clear();
         assert!(poll_once(watch.wait(|_| Poll::<()>::Pending)).is_pending());
     }
@@ -211,15 +192,9 @@ mod tests {
         idle.set_idle(Some(Duration::from_secs(1)));
         watches.drain();
         assert!(poll_once(busy.wait(|_| Poll::<()>::Pending)).is_pending());
-        assert_eq!(
-            poll_once(idle.wait(|_| Poll::<()>::Pending)),
-            Poll::Ready(Err(Expired::Draining))
-        );
+        assert_eq!(poll_once(idle.wait(|_| Poll::<()>::Pending)), Poll::Ready(Err(Expired::Draining)));
         busy.set_idle(Some(Duration::from_secs(1)));
-        assert_eq!(
-            poll_once(busy.wait(|_| Poll::<()>::Pending)),
-            Poll::Ready(Err(Expired::Draining))
-        );
+        assert_eq!(poll_once(busy.wait(|_| Poll::<()>::Pending)), Poll::Ready(Err(Expired::Draining)));
     }
 
     #[test]
@@ -228,10 +203,7 @@ mod tests {
         let watch = watches.add();
         watch.set_stall(Some(Duration::from_millis(100)));
         watches.sweep(90);
-        assert_eq!(
-            poll_once(watch.wait(|_| Poll::Ready(()))),
-            Poll::Ready(Ok(()))
-        );
+        assert_eq!(poll_once(watch.wait(|_| Poll::Ready(()))), Poll::Ready(Ok(())));
         watches.sweep(150);
         assert!(poll_once(watch.wait(|_| Poll::<()>::Pending)).is_pending());
         watches.sweep(250);

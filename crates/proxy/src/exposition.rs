@@ -11,48 +11,18 @@ pub(crate) fn write(report: &Report, dropped_log_batches: u64, out: &mut String)
     write_requests(report, out);
     write_upstream(report, out);
     let plain: [(&str, &str, &str, u64); 8] = [
-        (
-            "transept_downstream_connections_total",
-            "counter",
-            "Connections accepted.",
-            report.connections,
-        ),
+        ("transept_downstream_connections_total", "counter", "Connections accepted.", report.connections),
         (
             "transept_downstream_connections_refused_total",
             "counter",
             "Connections closed at once because of a connection limit.",
             report.connections_refused,
         ),
-        (
-            "transept_downstream_connections_active",
-            "gauge",
-            "Open downstream connections.",
-            report.connections_open,
-        ),
-        (
-            "transept_tls_handshakes_total",
-            "counter",
-            "Downstream TLS handshakes completed.",
-            report.tls_handshakes,
-        ),
-        (
-            "transept_tls_handshake_failures_total",
-            "counter",
-            "Downstream TLS handshakes failed.",
-            report.tls_failures,
-        ),
-        (
-            "http_server_active_requests",
-            "gauge",
-            "Requests on the road.",
-            report.requests_active,
-        ),
-        (
-            "transept_retries_total",
-            "counter",
-            "Requests sent again after a failed try.",
-            report.retries,
-        ),
+        ("transept_downstream_connections_active", "gauge", "Open downstream connections.", report.connections_open),
+        ("transept_tls_handshakes_total", "counter", "Downstream TLS handshakes completed.", report.tls_handshakes),
+        ("transept_tls_handshake_failures_total", "counter", "Downstream TLS handshakes failed.", report.tls_failures),
+        ("http_server_active_requests", "gauge", "Requests on the road.", report.requests_active),
+        ("transept_retries_total", "counter", "Requests sent again after a failed try.", report.retries),
         (
             "transept_access_log_dropped_batches_total",
             "counter",
@@ -69,72 +39,37 @@ pub(crate) fn write(report: &Report, dropped_log_batches: u64, out: &mut String)
 
 fn write_requests(report: &Report, out: &mut String) {
     const DURATION: &str = "http_server_request_duration_seconds";
-    head(
-        out,
-        DURATION,
-        "histogram",
-        "From the complete request head to the last byte of the response.",
-    );
+    head(out, DURATION, "histogram", "From the complete request head to the last byte of the response.");
     for (labels, totals) in &report.requests {
         histogram(out, DURATION, &request_labels(labels), &totals.duration);
     }
     const BYTES_IN: &str = "transept_request_body_bytes_total";
     head(out, BYTES_IN, "counter", "Bytes of request bodies.");
     for (labels, totals) in &report.requests {
-        let _ = writeln!(
-            out,
-            "{BYTES_IN}{{{}}} {}",
-            request_labels(labels),
-            totals.bytes_in
-        );
+        let _ = writeln!(out, "{BYTES_IN}{{{}}} {}", request_labels(labels), totals.bytes_in);
     }
     const BYTES_OUT: &str = "transept_response_body_bytes_total";
     head(out, BYTES_OUT, "counter", "Bytes of response bodies.");
     for (labels, totals) in &report.requests {
-        let _ = writeln!(
-            out,
-            "{BYTES_OUT}{{{}}} {}",
-            request_labels(labels),
-            totals.bytes_out
-        );
+        let _ = writeln!(out, "{BYTES_OUT}{{{}}} {}", request_labels(labels), totals.bytes_out);
     }
 }
 
 fn write_upstream(report: &Report, out: &mut String) {
     const CONNECT: &str = "transept_upstream_connect_duration_seconds";
-    head(
-        out,
-        CONNECT,
-        "histogram",
-        "Time to establish a connection to an endpoint, TLS included.",
-    );
+    head(out, CONNECT, "histogram", "Time to establish a connection to an endpoint, TLS included.");
     for (backend, dials) in &report.dials {
         histogram(out, CONNECT, &label("backend", backend), &dials.duration);
     }
     const FAILURES: &str = "transept_upstream_connect_failures_total";
-    head(
-        out,
-        FAILURES,
-        "counter",
-        "Connections to endpoints that could not be established.",
-    );
+    head(out, FAILURES, "counter", "Connections to endpoints that could not be established.");
     for (backend, dials) in &report.dials {
         for (reason, count) in &dials.failures {
-            let _ = writeln!(
-                out,
-                "{FAILURES}{{{},{}}} {count}",
-                label("backend", backend),
-                label("reason", reason)
-            );
+            let _ = writeln!(out, "{FAILURES}{{{},{}}} {count}", label("backend", backend), label("reason", reason));
         }
     }
     const OPEN: &str = "http_client_open_connections";
-    head(
-        out,
-        OPEN,
-        "gauge",
-        "Upstream connections that wait for a request (HTTP/1.1) or that streams share (HTTP/2).",
-    );
+    head(out, OPEN, "gauge", "Upstream connections that wait for a request (HTTP/1.1) or that streams share (HTTP/2).");
     let _ = writeln!(
         out,
         "{OPEN}{{http_connection_state=\"idle\",network_protocol_version=\"1.1\"}} {}",
@@ -172,12 +107,8 @@ fn histogram(out: &mut String, name: &str, labels: &str, histogram: &Histogram) 
     }
     let count = histogram.count();
     let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
-    let _ = writeln!(
-        out,
-        "{name}_sum{{{labels}}} {}.{:06}",
-        histogram.micros / 1_000_000,
-        histogram.micros % 1_000_000
-    );
+    let _ =
+        writeln!(out, "{name}_sum{{{labels}}} {}.{:06}", histogram.micros / 1_000_000, histogram.micros % 1_000_000);
     let _ = writeln!(out, "{name}_count{{{labels}}} {count}");
 }
 
@@ -187,10 +118,7 @@ fn head(out: &mut String, name: &str, kind: &str, help: &str) {
 
 /// A label with its value escaped as the format demands.
 fn label(name: &str, value: &str) -> String {
-    let escaped = value
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n");
+    let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     format!("{name}=\"{escaped}\"")
 }
 

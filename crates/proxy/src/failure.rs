@@ -42,18 +42,8 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn new(
-        side: Side,
-        reason: Reason,
-        repeat: Repeat,
-        detail: impl Into<Cow<'static, str>>,
-    ) -> Self {
-        Self {
-            side,
-            reason,
-            repeat,
-            detail: detail.into(),
-        }
+    pub(crate) fn new(side: Side, reason: Reason, repeat: Repeat, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { side, reason, repeat, detail: detail.into() }
     }
 
     /// A message that breaks the grammar or the framing.
@@ -73,12 +63,7 @@ impl Failure {
             (Side::Upstream, Expired::TimedOut) => Reason::StreamIdle,
             (_, Expired::Draining) => Reason::Overloaded,
         };
-        Self::new(
-            side,
-            reason,
-            Repeat::Never,
-            "nothing moved before the deadline",
-        )
+        Self::new(side, reason, Repeat::Never, "nothing moved before the deadline")
     }
 
     /// A connection ended inside a body that was being read.
@@ -121,26 +106,14 @@ impl Failure {
     /// The HTTP/2 stream that a body is read from broke.
     pub(crate) fn h2_body(side: Side, error: &h2::Error) -> Self {
         match side {
-            Side::Downstream => Self::new(
-                side,
-                Reason::DownstreamClosed,
-                Repeat::Never,
-                error.to_string(),
-            ),
-            Side::Upstream => Self::new(
-                side,
-                Reason::UpstreamIncomplete,
-                Repeat::Never,
-                error.to_string(),
-            ),
+            Side::Downstream => Self::new(side, Reason::DownstreamClosed, Repeat::Never, error.to_string()),
+            Side::Upstream => Self::new(side, Reason::UpstreamIncomplete, Repeat::Never, error.to_string()),
         }
     }
 
     /// The HTTP/2 stream that a message is sent on broke.
     pub(crate) fn h2_send(side: Side, error: Option<&h2::Error>) -> Self {
-        let detail = error.map_or(Cow::Borrowed("the stream was closed"), |error| {
-            error.to_string().into()
-        });
+        let detail = error.map_or(Cow::Borrowed("the stream was closed"), |error| error.to_string().into());
         match side {
             Side::Downstream => Self::new(side, Reason::DownstreamClosed, Repeat::Never, detail),
             Side::Upstream => Self::new(side, Reason::UpstreamReset, h2_repeat(error), detail),
@@ -149,35 +122,19 @@ impl Failure {
 
     /// The HTTP/2 stream ended before its response began.
     pub(crate) fn h2_response(error: &h2::Error) -> Self {
-        Self::new(
-            Side::Upstream,
-            Reason::UpstreamReset,
-            h2_repeat(Some(error)),
-            error.to_string(),
-        )
+        Self::new(Side::Upstream, Reason::UpstreamReset, h2_repeat(Some(error)), error.to_string())
     }
 
     /// The connection ended before a response began.
     pub(crate) fn no_response(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(
-            Side::Upstream,
-            Reason::UpstreamReset,
-            Repeat::IfIdempotent,
-            detail,
-        )
+        Self::new(Side::Upstream, Reason::UpstreamReset, Repeat::IfIdempotent, detail)
     }
 }
 
 /// REFUSED_STREAM, and streams above the last one that GOAWAY names, were not processed (RFC 9113 section 8.7).
 fn h2_repeat(error: Option<&h2::Error>) -> Repeat {
-    let untouched = error.is_some_and(|error| {
-        error.reason() == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away()
-    });
-    if untouched {
-        Repeat::Safe
-    } else {
-        Repeat::IfIdempotent
-    }
+    let untouched = error.is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away());
+    if untouched { Repeat::Safe } else { Repeat::IfIdempotent }
 }
 
 /// The reason behind what the codec refused in a request.

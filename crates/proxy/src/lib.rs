@@ -103,10 +103,7 @@ impl Proxy {
             open: OpenConnections::default(),
             origin: Instant::now(),
         });
-        let count = options
-            .workers
-            .or_else(|| std::thread::available_parallelism().ok())
-            .map_or(1, NonZeroUsize::get);
+        let count = options.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
         let seeds = RandomState::new();
         let workers = (0..count)
             .map(|number| {
@@ -115,10 +112,7 @@ impl Proxy {
                 let thread = std::thread::Builder::new()
                     .name(format!("worker-{number}"))
                     .spawn(move || worker::run(shared, seed, inbox))?;
-                Ok(WorkerThread {
-                    commands,
-                    thread: Some(thread),
-                })
+                Ok(WorkerThread { commands, thread: Some(thread) })
             })
             .collect::<stdio::Result<Vec<_>>>()?;
         let background = tokio::runtime::Builder::new_multi_thread()
@@ -126,13 +120,7 @@ impl Proxy {
             .thread_name("background")
             .enable_all()
             .build()?;
-        Ok(Proxy {
-            shared,
-            workers,
-            bound: Mutex::default(),
-            resolving: Mutex::default(),
-            background,
-        })
+        Ok(Proxy { shared, workers, bound: Mutex::default(), resolving: Mutex::default(), background })
     }
 
     /// Puts a snapshot in force: the next request is decided by it. Opens the addresses it needs and closes those it does
@@ -151,18 +139,11 @@ impl Proxy {
         let outcomes = wanted
             .iter()
             .map(|&address| {
-                let outcome = if bound.contains(&address) {
-                    Ok(())
-                } else {
-                    self.listen(address)
-                };
+                let outcome = if bound.contains(&address) { Ok(()) } else { self.listen(address) };
                 if outcome.is_ok() {
                     bound.insert(address);
                 }
-                BindOutcome {
-                    address,
-                    bound: outcome,
-                }
+                BindOutcome { address, bound: outcome }
             })
             .collect();
         self.shared.tls.forget_unused();
@@ -180,9 +161,7 @@ impl Proxy {
 
     /// Whether every worker lives.
     pub fn is_sound(&self) -> bool {
-        self.workers
-            .iter()
-            .all(|worker| !worker.commands.is_closed())
+        self.workers.iter().all(|worker| !worker.commands.is_closed())
     }
 
     /// Writes the counts of all workers in the Prometheus text format.
@@ -215,11 +194,7 @@ impl Proxy {
             .iter()
             .filter_map(|worker| {
                 let (done, wait) = oneshot::channel();
-                worker
-                    .commands
-                    .send(Command::Drain(done))
-                    .ok()
-                    .map(|()| wait)
+                worker.commands.send(Command::Drain(done)).ok().map(|()| wait)
             })
             .collect();
         let all = async {

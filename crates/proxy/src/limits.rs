@@ -29,21 +29,14 @@ pub(crate) struct Place {
 
 impl OpenConnections {
     /// Counts a connection, or says no when a limit is reached.
-    pub(crate) fn enter(
-        &self,
-        address: SocketAddr,
-        source: IpAddr,
-        limits: &Limits,
-    ) -> Option<Place> {
+    pub(crate) fn enter(&self, address: SocketAddr, source: IpAddr, limits: &Limits) -> Option<Place> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = &mut *counts;
         let open = counts.addresses.entry(address).or_default();
         if *open >= limits.max_connections {
             return None;
         }
-        let source = limits
-            .max_connections_per_address
-            .map(|most| (most, network_of(source)));
+        let source = limits.max_connections_per_address.map(|most| (most, network_of(source)));
         if let Some((most, source)) = source {
             let of_source = counts.sources.entry((address, source)).or_default();
             if *of_source >= most {
@@ -52,21 +45,13 @@ impl OpenConnections {
             *of_source += 1;
         }
         *open += 1;
-        Some(Place {
-            all: self.clone(),
-            address,
-            source: source.map(|(_, source)| source),
-        })
+        Some(Place { all: self.clone(), address, source: source.map(|(_, source)| source) })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self
-            .all
-            .counts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.all.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = counts.addresses.get_mut(&self.address) {
             *open -= 1;
         }
@@ -97,11 +82,7 @@ mod tests {
     use super::*;
 
     fn limits(all: usize, each: Option<usize>) -> Limits {
-        Limits {
-            max_connections: all,
-            max_connections_per_address: each,
-            ..Limits::default()
-        }
+        Limits { max_connections: all, max_connections_per_address: each, ..Limits::default() }
     }
 
     #[test]
@@ -119,20 +100,8 @@ mod tests {
     fn a_slash_64_is_one_source() {
         let open = OpenConnections::default();
         let address = "[::1]:80".parse().unwrap();
-        let _one = open
-            .enter(address, "2001:db8::1".parse().unwrap(), &limits(9, Some(1)))
-            .unwrap();
-        assert!(
-            open.enter(address, "2001:db8::2".parse().unwrap(), &limits(9, Some(1)))
-                .is_none()
-        );
-        assert!(
-            open.enter(
-                address,
-                "2001:db8:0:1::2".parse().unwrap(),
-                &limits(9, Some(1))
-            )
-            .is_some()
-        );
+        let _one = open.enter(address, "2001:db8::1".parse().unwrap(), &limits(9, Some(1))).unwrap();
+        assert!(open.enter(address, "2001:db8::2".parse().unwrap(), &limits(9, Some(1))).is_none());
+        assert!(open.enter(address, "2001:db8:0:1::2".parse().unwrap(), &limits(9, Some(1))).is_some());
     }
 }

@@ -12,14 +12,12 @@ use transept_engine::reason::Reason;
 use transept_wire::head::{Method, Version};
 
 /// Upper bounds in seconds, those of the OpenTelemetry HTTP conventions.
-pub(crate) const BUCKETS: [f64; 14] = [
-    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-];
+pub(crate) const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// The same bounds in microseconds, for counting.
 const BUCKET_MICROS: [u64; 14] = [
-    5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000, 750_000, 1_000_000,
-    2_500_000, 5_000_000, 7_500_000, 10_000_000,
+    5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000, 750_000, 1_000_000, 2_500_000, 5_000_000,
+    7_500_000, 10_000_000,
 ];
 
 /// Label sets a worker keeps; the names come from the configuration, so this is far away unless it is huge. What comes
@@ -122,11 +120,7 @@ impl Meter {
     pub(crate) fn finished(&mut self, request: &Finished<'_>) {
         let address = |name: Option<&Arc<str>>| name.map_or(0, |name| name.as_ptr() as usize);
         let key = Key {
-            names: [
-                address(request.listener),
-                address(request.route),
-                address(request.backend),
-            ],
+            names: [address(request.listener), address(request.route), address(request.backend)],
             status: request.status,
             method: method_number(request.method),
             version: request.version,
@@ -174,18 +168,11 @@ impl Meter {
     pub(crate) fn settle(&mut self) {
         for (_, series) in self.live.drain() {
             let mut labels = series.labels;
-            if self.report.requests.len() >= MOST_SERIES
-                && !self.report.requests.contains_key(&labels)
-            {
+            if self.report.requests.len() >= MOST_SERIES && !self.report.requests.contains_key(&labels) {
                 let other: Arc<str> = Arc::from("other");
-                (labels.listener, labels.route, labels.backend) =
-                    (other.clone(), other.clone(), other);
+                (labels.listener, labels.route, labels.backend) = (other.clone(), other.clone(), other);
             }
-            self.report
-                .requests
-                .entry(labels)
-                .or_default()
-                .add(&series.totals);
+            self.report.requests.entry(labels).or_default().add(&series.totals);
         }
     }
 
@@ -232,10 +219,7 @@ impl Totals {
 impl Histogram {
     pub(crate) fn observe(&mut self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BUCKET_MICROS
-            .iter()
-            .position(|bound| micros <= *bound)
-            .unwrap_or(BUCKETS.len());
+        let bucket = BUCKET_MICROS.iter().position(|bound| micros <= *bound).unwrap_or(BUCKETS.len());
         self.buckets[bucket] += 1;
         self.micros = self.micros.saturating_add(micros);
     }
@@ -323,10 +307,7 @@ mod tests {
         let report = meter.report();
         assert_eq!(report.requests.len(), 1);
         let totals = report.requests.values().next().unwrap();
-        assert_eq!(
-            (totals.duration.count(), totals.bytes_in, totals.bytes_out),
-            (2, 2, 4)
-        );
+        assert_eq!((totals.duration.count(), totals.bytes_in, totals.bytes_out), (2, 2, 4));
         assert_eq!(totals.duration.buckets[1], 2);
     }
 

@@ -7,9 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use transept_engine::exchange::draw;
+use transept_engine::filters::Filters;
 use transept_engine::pick::pick_endpoint;
-use transept_engine::rule::{Rule, WeightedBackend};
 use transept_engine::snapshot::{Backend, Listener};
 use transept_model::certificate::KeyPair;
 use transept_wire::h1::{self, Body, Connection};
@@ -31,9 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Copies that one worker sends at the same time; further ones are left out, so that a slow mirror costs nobody memory.
 const MOST: usize = 1024;
 
-/// Keeps the choice of a backendRef's mirrors apart from that of the rule's.
-const BACKEND_DRAW: u64 = 1024;
-
 /// One copy.
 struct Copy {
     backend: Arc<Backend>,
@@ -44,36 +40,20 @@ struct Copy {
     random: u64,
 }
 
-/// Whether a rule or a backendRef has mirrors at all.
-pub(crate) fn is_wanted(rule: &Rule, backend_ref: &WeightedBackend) -> bool {
-    !rule.filters.mirrors.is_empty() || !backend_ref.filters.mirrors.is_empty()
-}
-
-/// Sends the copies that the filters of the rule and of the backendRef ask for.
+/// Sends the copies that the filters of the rule, or of the backendRef, ask for.
 pub(crate) async fn send_copies(
-    rule: &Rule,
-    backend_ref: &WeightedBackend,
+    filters: &Filters,
     listener: &Listener,
     journey: &mut Journey<'_, '_, '_>,
 ) -> Result<(), Stop> {
-    let mirrors = rule
-        .filters
-        .mirrors
-        .iter()
-        .chain(&backend_ref.filters.mirrors);
-    if mirrors.clone().next().is_none() || journey.trip.upgrade.is_some() {
+    if filters.mirrors.is_empty() || journey.trip.upgrade.is_some() {
         return Ok(());
     }
-    let chosen: Vec<Arc<Backend>> = rule
-        .filters
-        .mirrors(journey.trip.random)
-        .chain(
-            backend_ref
-                .filters
-                .mirrors(draw(journey.trip.random, BACKEND_DRAW)),
-        )
-        .cloned()
-        .collect();
+    Box::pin(copy_out(filters, listener, journey)).await
+}
+
+async fn copy_out(filters: &Filters, listener: &Listener, journey: &mut Journey<'_, '_, '_>) -> Result<(), Stop> {
+    let chosen: Vec<Arc<Backend>> = filters.mirrors(journey.worker.random()).cloned().collect();
     if chosen.is_empty() {
         return Ok(());
     }
@@ -139,21 +119,13 @@ async fn exchange(worker: &Rc<Worker>, copy: &Copy) -> Result<(), Failure> {
     };
     let mut upstream = connect(worker, &destination).await?;
     let watch = worker.watches.add();
-    let framing = if copy.body.is_empty() {
-        Body::None
-    } else {
-        Body::Length(copy.body.len() as u64)
-    };
+    let framing = if copy.body.is_empty() { Body::None } else { Body::Length(copy.body.len() as u64) };
     let mut response = Response::new(200);
     let reusable = {
-        let (mut sink, mut inlet) =
-            upstream.begin(&copy.request, &framing, Connection::KeepAlive, &watch)?;
+        let (mut sink, mut inlet) = upstream.begin(&copy.request, &framing, Connection::KeepAlive, &watch)?;
         carry(&mut Source::Held(&copy.body), &mut sink, &mut 0).await?;
         let rest = loop {
-            match inlet
-                .receive(&copy.request.method, &copy.limits, &watch, &mut response)
-                .await?
-            {
+            match inlet.receive(&copy.request.method, &copy.limits, &watch, &mut response).await? {
                 Received::Interim => {}
                 Received::Final { rest, .. } => break rest,
             }

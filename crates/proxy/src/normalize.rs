@@ -17,77 +17,54 @@ use transept_wire::normalize::{self as rules, Normal};
 use crate::path::Stop;
 use crate::trip::Trip;
 
-/// Brings a request into the form that every later verb relies on. With `keep_target` the target is kept for the log as
-/// it arrived.
-pub(crate) fn normalize(
-    connection: &Connection,
-    settings: &Settings,
-    trip: &mut Trip,
-    keep_target: bool,
-) -> Result<(), Stop> {
+/// Settles which host the request is for, which decides about its listener.
+pub(crate) fn settle_host(trip: &mut Trip) -> Result<(), Stop> {
+    let invalid = |why: String| Stop::from(Box::new(Reply::new(Reason::AuthorityInvalid).with_detail(why)));
+    let authority = rules::authority(trip.request.authority()).map_err(|why| invalid(why.to_string()))?;
+    trip.scratch.clear();
+    trip.host.push_str(authority.host_lower(&mut trip.scratch));
+    Ok(())
+}
+
+/// Settles who the client is and what the request is called, and takes away what ends at this hop. With `keep_target`
+/// the target is kept for the log as it arrived.
+pub(crate) fn introduce(connection: &Connection, settings: &Settings, trip: &mut Trip, keep_target: bool) {
     if keep_target {
         trip.facts.target.extend_from_slice(trip.request.target());
     }
     let client = derive(connection, &trip.request.fields, settings);
     trip.client = client.address;
     let now = trip.now();
-    correlate(
-        &mut trip.request.fields,
-        client.peer,
-        settings.trace,
-        now,
-        trip.random,
-    );
+    correlate(&mut trip.request.fields, client.peer, settings.trace, now, trip.random);
     if let Some(id) = trip.request.fields.first(FieldId::X_REQUEST_ID) {
         trip.facts.request_id.push_str(&String::from_utf8_lossy(id));
     }
-    settle_host(trip)?;
+    trip.upgrade = strip_hop_by_hop(&mut trip.request.fields).upgrade;
+    announce(&mut trip.request, connection, &client, settings, connection.local.port());
+}
+
+/// Brings the rest of a request into the form that every later verb relies on.
+pub(crate) fn normalize(settings: &Settings, trip: &mut Trip) -> Result<(), Stop> {
     settle_path(settings, trip)?;
-    let stripped = strip_hop_by_hop(&mut trip.request.fields);
-    trip.upgrade = match trip.request.protocol() {
-        Some(protocol) => Some(Protocol::new(protocol).ok_or(Reason::NotImplemented)?),
-        None => stripped.upgrade,
-    };
+    if let Some(protocol) = trip.request.protocol() {
+        trip.upgrade = Some(Protocol::new(protocol).ok_or(Reason::NotImplemented)?);
+    }
     if trip.request.method == Method::Connect && trip.upgrade.is_none() {
         let detail = "CONNECT is not offered: this is a gateway, not a forward proxy.";
         return Err(Box::new(Reply::new(Reason::NotImplemented).with_detail(detail)).into());
     }
-    announce(
-        &mut trip.request,
-        connection,
-        &client,
-        settings,
-        connection.local.port(),
-    );
-    Ok(())
-}
-
-fn settle_host(trip: &mut Trip) -> Result<(), Stop> {
-    let invalid = |why: String| {
-        Stop::from(Box::new(
-            Reply::new(Reason::AuthorityInvalid).with_detail(why),
-        ))
-    };
-    let authority =
-        rules::authority(trip.request.authority()).map_err(|why| invalid(why.to_string()))?;
-    trip.scratch.clear();
-    trip.host.push_str(authority.host_lower(&mut trip.scratch));
     Ok(())
 }
 
 fn settle_path(settings: &Settings, trip: &mut Trip) -> Result<(), Stop> {
-    let refused =
-        |why: String| Stop::from(Box::new(Reply::new(Reason::PathRefused).with_detail(why)));
+    let refused = |why: String| Stop::from(Box::new(Reply::new(Reason::PathRefused).with_detail(why)));
     if trip.request.path().is_empty() {
         return Ok(());
     }
     trip.scratch.clear();
     match rules::path(trip.request.path(), &settings.path, &mut trip.scratch) {
         Ok(Normal::Unchanged) => Ok(()),
-        Ok(Normal::Rewritten) => trip
-            .request
-            .set_path(&trip.scratch)
-            .map_err(|why| refused(why.to_string())),
+        Ok(Normal::Rewritten) => trip.request.set_path(&trip.scratch).map_err(|why| refused(why.to_string())),
         Err(why) => Err(refused(why.to_string())),
     }
 }

@@ -98,18 +98,9 @@ pub(crate) async fn travel<'c>(
     replier: &mut Replier<'c>,
 ) {
     let snapshot = worker.snapshot();
-    let mut marks = Marks {
-        generation: snapshot.generation,
-        ..Marks::default()
-    };
+    let mut marks = Marks { generation: snapshot.generation, ..Marks::default() };
     let _in_flight = InFlight::new(worker.clone());
-    let mut journey = Journey {
-        worker,
-        arrival: &mut arrival,
-        trip,
-        marks: &mut marks,
-        replier,
-    };
+    let mut journey = Journey { worker, arrival: &mut arrival, trip, marks: &mut marks, replier };
     let outcome = match snapshot.bind(&journey.arrival.bound) {
         Some(bind) => road(bind, &mut journey).await,
         // A reload took the address away while the connection was open.
@@ -129,33 +120,27 @@ pub(crate) async fn travel<'c>(
 /// The verbs from *normalize* on.
 async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(), Stop> {
     let connection = journey.arrival.connection;
-    normalize::normalize(
-        connection,
-        &bind.settings,
-        journey.trip,
-        journey.worker.log.is_some(),
-    )?;
-    let listener = admit(bind, connection, &journey.trip.host)?;
+    let admitted = normalize::settle_host(journey.trip).and_then(|()| Ok(admit(bind, connection, &journey.trip.host)?));
+    // A request that no listener takes has an id all the same.
+    let settings = admitted.as_ref().map_or(&bind.settings, |listener| &listener.settings);
+    normalize::introduce(connection, settings, journey.trip, journey.worker.log.is_some());
+    let listener = admitted?;
     journey.marks.listener = Some(listener);
+    normalize::normalize(&listener.settings, journey.trip)?;
     let routed = route(listener, &journey.trip.request, &journey.trip.host);
     journey.marks.rule = routed.as_ref().map(|routed| routed.rule);
     screen_rule(listener, routed.as_ref(), connection, journey.trip)?;
     let Some(rule) = journey.marks.rule else {
         return Err(Reason::RouteNotFound.into());
     };
+    mirror::send_copies(&rule.filters, listener, journey).await?;
     let backend_ref = pick::pick_backend(rule, &mut journey.worker.turns.borrow_mut())?;
     journey.marks.backend_ref = Some(backend_ref);
     screen_backend(backend_ref, listener, connection, journey.trip)?;
+    mirror::send_copies(&backend_ref.filters, listener, journey).await?;
     let backend = pick::target(backend_ref)?;
     journey.marks.backend = Some(backend);
-    if mirror::is_wanted(rule, backend_ref) {
-        Box::pin(mirror::send_copies(rule, backend_ref, listener, journey)).await?;
-    }
-    let crossing = Crossing {
-        listener,
-        rule,
-        backend,
-    };
+    let crossing = Crossing { listener, rule, backend };
     let crossed = pin!(attempt::cross(crossing, journey));
     match attempt::within(rule.timeouts.request.or(None), crossed).await {
         Some(outcome) => outcome,
@@ -193,12 +178,7 @@ fn screen_backend(
 
 fn timed_out() -> Failure {
     let detail = "the exchange exceeded the route's request timeout";
-    Failure::new(
-        Side::Upstream,
-        Reason::RequestTimeout,
-        Repeat::Never,
-        detail,
-    )
+    Failure::new(Side::Upstream, Reason::RequestTimeout, Repeat::Never, detail)
 }
 
 /// Counts an exchange as active while it is on the road.

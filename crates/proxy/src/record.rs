@@ -42,12 +42,7 @@ pub(crate) fn record(worker: &Worker, trip: &Trip, marks: &Marks<'_>, connection
     let Some(log) = &worker.log else { return };
     let mut log = log.borrow_mut();
     let format = log.format();
-    let line = Line {
-        trip,
-        marks,
-        connection,
-        took,
-    };
+    let line = Line { trip, marks, connection, took };
     match format {
         LogFormat::Json => line.write_json(log.line()),
         LogFormat::Text => line.write_text(log.line()),
@@ -65,12 +60,7 @@ struct Line<'l> {
 
 impl Line<'_> {
     fn write_json(&self, out: &mut Vec<u8>) {
-        let Line {
-            trip,
-            marks,
-            connection,
-            took,
-        } = self;
+        let Line { trip, marks, connection, took } = self;
         let facts = &trip.facts;
         out.extend_from_slice(b"{\"time\":\"");
         write_time(out, trip.started.unix);
@@ -82,27 +72,10 @@ impl Line<'_> {
         text(out, "scheme", connection.scheme().as_bytes());
         text(out, "host", trip.host.as_bytes());
         text(out, "path", &facts.target);
-        text(
-            out,
-            "protocol",
-            version_label(trip.request.version).as_bytes(),
-        );
-        let _ = write!(
-            out,
-            ",\"status\":{},\"duration_us\":{}",
-            facts.status,
-            took.as_micros()
-        );
-        let _ = write!(
-            out,
-            ",\"bytes_in\":{},\"bytes_out\":{}",
-            facts.bytes_in, facts.bytes_out
-        );
-        text(
-            out,
-            "flags",
-            facts.error.map_or("-", Reason::flag).as_bytes(),
-        );
+        text(out, "protocol", version_label(trip.request.version).as_bytes());
+        let _ = write!(out, ",\"status\":{},\"duration_us\":{}", facts.status, took.as_micros());
+        let _ = write!(out, ",\"bytes_in\":{},\"bytes_out\":{}", facts.bytes_in, facts.bytes_out);
+        text(out, "flags", facts.error.map_or("-", Reason::flag).as_bytes());
         if let Some(error) = facts.error {
             text(out, "error", error.slug().as_bytes());
         }
@@ -131,9 +104,7 @@ impl Line<'_> {
     }
 
     fn write_text(&self, out: &mut Vec<u8>) {
-        let Line {
-            trip, marks, took, ..
-        } = self;
+        let Line { trip, marks, took, .. } = self;
         let facts = &trip.facts;
         write_time(out, trip.started.unix);
         let _ = write!(out, " {} {} ", trip.client, facts.status);

@@ -39,10 +39,7 @@ pub(crate) struct Gate {
 impl Gate {
     /// A gate that is closed when the client expects 100.
     pub(crate) fn new(expects_continue: bool) -> Self {
-        Self {
-            open: Cell::new(!expects_continue),
-            waker: RefCell::new(None),
-        }
+        Self { open: Cell::new(!expects_continue), waker: RefCell::new(None) }
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -81,27 +78,13 @@ pub(crate) async fn await_final(
 ) -> Result<(Body, Rest), Failure> {
     let method = trip.request.method;
     for _ in 0..MOST_INTERIM {
-        let received = await_head(
-            inlet,
-            &method,
-            limits,
-            watch,
-            &mut trip.response,
-            replier,
-            gate,
-        )
-        .await?;
+        let received = await_head(inlet, &method, limits, watch, &mut trip.response, replier, gate).await?;
         match received {
             Received::Interim => pass_on(trip, replier, gate).await?,
             Received::Final { stated, rest } => return Ok((stated, rest)),
         }
     }
-    Err(Failure::new(
-        Side::Upstream,
-        Reason::UpstreamMalformed,
-        Repeat::Never,
-        "too many interim responses",
-    ))
+    Err(Failure::new(Side::Upstream, Reason::UpstreamMalformed, Repeat::Never, "too many interim responses"))
 }
 
 /// Waits for one head. A backend that does not ask for a body that the client holds back gets it after a while all the
@@ -138,11 +121,7 @@ async fn unless_gone(
     .await
 }
 
-async fn pass_on(
-    trip: &mut Trip,
-    replier: &mut Replier<'_>,
-    gate: Option<&Gate>,
-) -> Result<(), Failure> {
+async fn pass_on(trip: &mut Trip, replier: &mut Replier<'_>, gate: Option<&Gate>) -> Result<(), Failure> {
     if trip.response.status == 100 {
         // Only a client that waits for it is told; for everybody else we have gone on already.
         let Some(gate) = gate.filter(|gate| !gate.is_open()) else {
@@ -166,12 +145,7 @@ pub(crate) async fn relay(
 ) -> Result<(), Failure> {
     if trip.response.status == 101 {
         let detail = "the backend switched protocols without being asked";
-        return Err(Failure::new(
-            Side::Upstream,
-            Reason::UpstreamMalformed,
-            Repeat::Never,
-            detail,
-        ));
+        return Err(Failure::new(Side::Upstream, Reason::UpstreamMalformed, Repeat::Never, detail));
     }
     finish_head(listener, connection, marks, trip);
     trip.facts.status = trip.response.status;
@@ -183,12 +157,7 @@ pub(crate) async fn relay(
 }
 
 /// The response side of the configuration, after the fields of the upstream hop are gone.
-pub(crate) fn finish_head(
-    listener: &Listener,
-    connection: &Connection,
-    marks: &Marks<'_>,
-    trip: &mut Trip,
-) {
+pub(crate) fn finish_head(listener: &Listener, connection: &Connection, marks: &Marks<'_>, trip: &mut Trip) {
     strip_hop_by_hop(&mut trip.response.fields);
     let (mut exchange, response) = trip.exchange(connection, listener.port);
     let rule = marks.rule.map(|rule| &**rule);
@@ -212,12 +181,7 @@ pub(crate) async fn carry_limited(
             *moved += length as u64;
             if *moved > most {
                 let detail = "the body is larger than the listener's limit";
-                return Err(Failure::new(
-                    Side::Downstream,
-                    Reason::BodyTooLarge,
-                    Repeat::Never,
-                    detail,
-                ));
+                return Err(Failure::new(Side::Downstream, Reason::BodyTooLarge, Repeat::Never, detail));
             }
             sink.write(data).await?;
             source.consume(length);

@@ -93,21 +93,12 @@ async fn keep_resolved(resolver: Arc<TokioResolver>, backend: Arc<Backend>) {
 }
 
 /// The addresses of a name, sorted, and for how long they hold; none when the name does not resolve now.
-async fn resolve(
-    resolver: &TokioResolver,
-    backend: &Backend,
-    name: &DnsName,
-) -> (Vec<IpAddr>, Duration) {
+async fn resolve(resolver: &TokioResolver, backend: &Backend, name: &DnsName) -> (Vec<IpAddr>, Duration) {
     match resolver.lookup_ip(name.name.as_ref()).await {
         Ok(found) => {
             let mut addresses: Vec<IpAddr> = found.iter().take(MOST_ADDRESSES).collect();
             addresses.sort_unstable();
-            (
-                addresses,
-                found
-                    .valid_until()
-                    .saturating_duration_since(Instant::now()),
-            )
+            (addresses, found.valid_until().saturating_duration_since(Instant::now()))
         }
         Err(error) => {
             tracing::warn!(%error, name = %name.name, backend = %backend.label, "the name of a backend did not resolve; what was known stays in use");

@@ -34,11 +34,7 @@ enum Sharing {
 }
 
 fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -59,10 +55,7 @@ mod tests {
     fn a_taken_port_is_an_error() {
         let first = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
         let address = first[0].local_addr().unwrap();
-        assert_eq!(
-            listen(address, 2).unwrap_err().kind(),
-            io::ErrorKind::AddrInUse
-        );
+        assert_eq!(listen(address, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]

@@ -52,10 +52,7 @@ pub(crate) struct Facts {
 
 impl Default for Trip {
     fn default() -> Self {
-        let nowhen = Moment {
-            monotonic: std::time::Duration::ZERO,
-            unix: std::time::Duration::ZERO,
-        };
+        let nowhen = Moment { monotonic: std::time::Duration::ZERO, unix: std::time::Duration::ZERO };
         Self {
             request: Request::new(),
             response: Response::new(200),
@@ -84,11 +81,7 @@ impl Trip {
         let mut request_id = std::mem::take(&mut self.facts.request_id);
         target.clear();
         request_id.clear();
-        self.facts = Facts {
-            target,
-            request_id,
-            ..Facts::default()
-        };
+        self.facts = Facts { target, request_id, ..Facts::default() };
     }
 
     pub(crate) fn now(&self) -> Now {

@@ -31,9 +31,7 @@ pub(crate) async fn open(
         return Err(refused("no protocol was asked for"));
     };
     if matches!(upstream, Upstream::H2(_)) {
-        return Err(refused(
-            "the backend speaks HTTP/2, where a connection cannot be upgraded",
-        ));
+        return Err(refused("the backend speaks HTTP/2, where a connection cannot be upgraded"));
     }
     let watch = journey.arrival.watch;
     let limits = codec_limits(&crossing.listener.settings);
@@ -41,104 +39,51 @@ pub(crate) async fn open(
     if extended {
         as_handshake(journey)?;
     }
-    let (mut sink, mut inlet) = upstream.begin(
-        &journey.trip.request,
-        &Body::None,
-        Connection::Upgrade(asked),
-        watch,
-    )?;
+    let (mut sink, mut inlet) =
+        upstream.begin(&journey.trip.request, &Body::None, Connection::Upgrade(asked), watch)?;
     let (stated, rest) = {
         let heading = pin!(async {
             sink.finish(None).await?;
-            await_final(
-                &mut inlet,
-                &limits,
-                watch,
-                journey.trip,
-                journey.replier,
-                None,
-            )
-            .await
+            await_final(&mut inlet, &limits, watch, journey.trip, journey.replier, None).await
         });
         within_try(crossing.rule, heading).await?
     };
     if journey.trip.response.status != 101 {
         let mut source = inlet.into_source(rest, &limits, watch);
-        let Journey {
-            arrival,
-            marks,
-            trip,
-            replier,
-            ..
-        } = journey;
-        relay::relay(
-            crossing.listener,
-            arrival.connection,
-            marks,
-            trip,
-            replier,
-            &mut source,
-            stated,
-        )
-        .await?;
+        let Journey { arrival, marks, trip, replier, .. } = journey;
+        relay::relay(crossing.listener, arrival.connection, marks, trip, replier, &mut source, stated).await?;
         return Ok(Exchanged::delivered(false));
     }
     let agreed = strip_hop_by_hop(&mut journey.trip.response.fields).upgrade;
     if !agreed.is_some_and(|agreed| agreed.matches(&asked)) {
-        return Err(refused(
-            "the backend switched to a protocol that was not asked for",
-        ));
+        return Err(refused("the backend switched to a protocol that was not asked for"));
     }
     if extended {
         as_acceptance(&mut journey.trip.response);
     }
-    relay::finish_head(
-        crossing.listener,
-        journey.arrival.connection,
-        journey.marks,
-        journey.trip,
-    );
+    relay::finish_head(crossing.listener, journey.arrival.connection, journey.marks, journey.trip);
     journey.trip.facts.status = journey.trip.response.status;
     pump(inlet, asked, journey).await?;
     Ok(Exchanged::delivered(false))
 }
 
 /// Moves bytes both ways until both directions have ended or one breaks.
-async fn pump(
-    inlet: Inlet<'_>,
-    asked: Protocol,
-    journey: &mut Journey<'_, '_, '_>,
-) -> Result<(), Failure> {
+async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '_>) -> Result<(), Failure> {
     let Inlet::H1 { io, inbound } = inlet else {
         return Err(refused("a tunnel needs a connection of its own"));
     };
-    let Journey {
-        arrival,
-        trip,
-        replier,
-        ..
-    } = journey;
+    let Journey { arrival, trip, replier, .. } = journey;
     let watch = arrival.watch;
     let limits = transept_wire::h1::Limits::default();
     let switched = replier.switch(&trip.response, asked).await?;
     let mut down = match (switched, &**replier) {
         (Some(sink), _) => sink,
-        (None, Replier::H1(replier)) => Sink::H1(H1Sink::new(
-            replier.io,
-            watch,
-            Side::Downstream,
-            Body::UntilClose,
-            Outbound::take(),
-        )),
+        (None, Replier::H1(replier)) => {
+            Sink::H1(H1Sink::new(replier.io, watch, Side::Downstream, Body::UntilClose, Outbound::take()))
+        }
         (None, Replier::H2(_)) => return Err(refused("the stream did not open")),
     };
-    let mut up = Sink::H1(H1Sink::new(
-        io,
-        watch,
-        Side::Upstream,
-        Body::UntilClose,
-        Outbound::take(),
-    ));
+    let mut up = Sink::H1(H1Sink::new(io, watch, Side::Upstream, Body::UntilClose, Outbound::take()));
     let decoder = Decoder::new(Body::UntilClose, &limits);
     let mut from_backend = Source::H1(H1Source::new(io, inbound, watch, decoder, Side::Upstream));
     let (mut sent, mut received) = (0, 0);
@@ -176,11 +121,7 @@ async fn join(
             outcome?;
             second_done = true;
         }
-        if first_done && second_done {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
-        }
+        if first_done && second_done { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await
 }
@@ -195,18 +136,13 @@ fn as_handshake(journey: &mut Journey<'_, '_, '_>) -> Result<(), Failure> {
     let request = &mut journey.trip.request;
     request.method = Method::Get;
     let key_name = FieldName::new("sec-websocket-key").map_err(|_| refused("no field name"))?;
-    request
-        .fields
-        .set(&key_name, base64(&key).as_bytes())
-        .map_err(broken)
+    request.fields.set(&key_name, base64(&key).as_bytes()).map_err(broken)
 }
 
 /// A 101 becomes the 200 that accepts an extended CONNECT; the key's answer means nothing there.
 fn as_acceptance(response: &mut Response) {
     response.status = 200;
-    response
-        .fields
-        .retain(|name, _| !name.bytes.eq_ignore_ascii_case(b"sec-websocket-accept"));
+    response.fields.retain(|name, _| !name.bytes.eq_ignore_ascii_case(b"sec-websocket-accept"));
     response.fields.remove_id(FieldId::CONTENT_LENGTH);
 }
 
@@ -215,29 +151,17 @@ fn base64(bytes: &[u8; 16]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(24);
     for group in bytes.chunks(3) {
-        let word = group
-            .iter()
-            .fold(0_u32, |word, byte| word << 8 | u32::from(*byte))
-            << (8 * (3 - group.len()));
+        let word = group.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
         for place in 0..4 {
             let digit = DIGITS[(word >> (18 - 6 * place) & 63) as usize];
-            text.push(if place <= group.len() {
-                digit as char
-            } else {
-                '='
-            });
+            text.push(if place <= group.len() { digit as char } else { '=' });
         }
     }
     text
 }
 
 fn refused(detail: &'static str) -> Failure {
-    Failure::new(
-        Side::Upstream,
-        Reason::UpstreamUpgrade,
-        Repeat::Never,
-        detail,
-    )
+    Failure::new(Side::Upstream, Reason::UpstreamUpgrade, Repeat::Never, detail)
 }
 
 #[cfg(test)]

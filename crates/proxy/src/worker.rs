@@ -87,10 +87,7 @@ pub(crate) struct Worker {
     pub copies: Cell<usize>,
     current: RefCell<(u64, Rc<Held>)>,
     random: Cell<u64>,
-    #[expect(
-        clippy::vec_box,
-        reason = "trips move between tasks and this list, and are large"
-    )]
+    #[expect(clippy::vec_box, reason = "trips move between tasks and this list, and are large")]
     trips: RefCell<Vec<Box<Trip>>>,
 }
 
@@ -100,10 +97,7 @@ impl Worker {
         let snapshot = Rc::new(Held(shared.snapshot.load_full()));
         Rc::new(Self {
             clock: Clock::since(shared.origin),
-            log: shared
-                .log
-                .as_ref()
-                .map(|sink| RefCell::new(LogBuffer::new(sink.clone()))),
+            log: shared.log.as_ref().map(|sink| RefCell::new(LogBuffer::new(sink.clone()))),
             shared,
             pool: Pool::default(),
             meter: RefCell::default(),
@@ -169,9 +163,7 @@ impl Worker {
 
 /// Runs a worker on the calling thread until its proxy is dropped.
 pub(crate) fn run(shared: Arc<Shared>, seed: u64, commands: mpsc::UnboundedReceiver<Command>) {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build_local(LocalOptions::default());
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     match runtime {
         Ok(runtime) => runtime.block_on(serve(Worker::new(shared, seed), commands)),
         Err(error) => tracing::error!(%error, "a worker could not start its runtime"),
@@ -186,12 +178,7 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
             Command::Listen(address, listener) => {
                 let (stop, stopped) = oneshot::channel();
                 listening.insert(address, stop);
-                tokio::task::spawn_local(accept::accept_all(
-                    worker.clone(),
-                    address,
-                    listener,
-                    stopped,
-                ));
+                tokio::task::spawn_local(accept::accept_all(worker.clone(), address, listener, stopped));
             }
             Command::Close(address) => {
                 listening.remove(&address);
@@ -234,9 +221,7 @@ async fn sweep(worker: Rc<Worker>) {
     loop {
         tick.tick().await;
         let now = worker.clock.now().monotonic;
-        worker
-            .watches
-            .sweep(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+        worker.watches.sweep(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
         worker.pool.expire(now);
         if let Some(log) = &worker.log {
             log.borrow_mut().hand_over();

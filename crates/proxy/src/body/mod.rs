@@ -20,11 +20,7 @@ use crate::failure::Failure;
 ///
 /// # Errors
 /// The failure of either side; which side it was is in the failure.
-pub(crate) async fn carry(
-    source: &mut Source<'_>,
-    sink: &mut Sink<'_>,
-    moved: &mut u64,
-) -> Result<(), Failure> {
+pub(crate) async fn carry(source: &mut Source<'_>, sink: &mut Sink<'_>, moved: &mut u64) -> Result<(), Failure> {
     loop {
         if let Some(bytes) = source.take_shared() {
             *moved += bytes.len() as u64;

@@ -77,10 +77,7 @@ impl Sink<'_> {
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         match self {
             Sink::Nowhere | Sink::H1(_) => Poll::Pending,
-            Sink::H2(sink) => sink
-                .stream
-                .poll_reset(cx)
-                .map(|_| Failure::h2_send(sink.side, None)),
+            Sink::H2(sink) => sink.stream.poll_reset(cx).map(|_| Failure::h2_send(sink.side, None)),
         }
     }
 
@@ -96,26 +93,9 @@ impl Sink<'_> {
 
 impl<'c> H1Sink<'c> {
     /// `out` holds the head that precedes the body.
-    pub(crate) fn new(
-        io: &'c Io,
-        watch: &'c Watch,
-        side: Side,
-        framing: Body,
-        out: Outbound,
-    ) -> Self {
-        let left = if let Body::Length(length) = framing {
-            length
-        } else {
-            0
-        };
-        Self {
-            io,
-            watch,
-            side,
-            framing,
-            left,
-            out,
-        }
+    pub(crate) fn new(io: &'c Io, watch: &'c Watch, side: Side, framing: Body, out: Outbound) -> Self {
+        let left = if let Body::Length(length) = framing { length } else { 0 };
+        Self { io, watch, side, framing, left, out }
     }
 
     async fn write(&mut self, data: &[u8]) -> Result<(), Failure> {
@@ -166,11 +146,7 @@ impl<'c> H1Sink<'c> {
 
 impl<'c> H2Sink<'c> {
     pub(crate) fn new(stream: h2::SendStream<Bytes>, watch: &'c Watch, side: Side) -> Self {
-        Self {
-            stream,
-            watch,
-            side,
-        }
+        Self { stream, watch, side }
     }
 
     async fn write(&mut self, mut data: Bytes) -> Result<(), Failure> {
@@ -187,18 +163,14 @@ impl<'c> H2Sink<'c> {
                 .ok_or_else(|| Failure::h2_send(self.side, None))?
                 .map_err(|error| Failure::h2_send(self.side, Some(&error)))?;
             let piece = data.split_to(room.min(data.len()));
-            self.stream
-                .send_data(piece, false)
-                .map_err(|error| Failure::h2_send(self.side, Some(&error)))?;
+            self.stream.send_data(piece, false).map_err(|error| Failure::h2_send(self.side, Some(&error)))?;
         }
         Ok(())
     }
 
     fn finish(&mut self, trailers: Option<&Fields>) -> Result<(), Failure> {
         let ended = match trailers {
-            Some(trailers) if !trailers.is_empty() => {
-                self.stream.send_trailers(h2_head::fields_out(trailers))
-            }
+            Some(trailers) if !trailers.is_empty() => self.stream.send_trailers(h2_head::fields_out(trailers)),
             _ => self.stream.send_data(Bytes::new(), true),
         };
         ended.map_err(|error| Failure::h2_send(self.side, Some(&error)))

@@ -80,9 +80,7 @@ impl Source<'_> {
     /// The bytes that are here, without a copy, when the source owns them as shared memory.
     pub(crate) fn take_shared(&mut self) -> Option<Bytes> {
         match self {
-            Source::H2(source) if !source.piece.is_empty() => {
-                Some(std::mem::take(&mut source.piece))
-            }
+            Source::H2(source) if !source.piece.is_empty() => Some(std::mem::take(&mut source.piece)),
             _ => None,
         }
     }
@@ -145,23 +143,8 @@ impl Source<'_> {
 
 impl<'c> H1Source<'c> {
     /// A body whose first bytes may be in `inbound` already.
-    pub(crate) fn new(
-        io: &'c Io,
-        inbound: &'c mut Inbound,
-        watch: &'c Watch,
-        decoder: Decoder,
-        side: Side,
-    ) -> Self {
-        Self {
-            io,
-            inbound,
-            watch,
-            decoder,
-            side,
-            start: 0,
-            end: 0,
-            digested: 0,
-        }
+    pub(crate) fn new(io: &'c Io, inbound: &'c mut Inbound, watch: &'c Watch, decoder: Decoder, side: Side) -> Self {
+        Self { io, inbound, watch, decoder, side, start: 0, end: 0, digested: 0 }
     }
 
     fn advance(&mut self) -> Result<bool, Failure> {
@@ -175,12 +158,9 @@ impl<'c> H1Source<'c> {
         if self.decoder.is_done() || self.inbound.is_empty() {
             return Ok(false);
         }
-        let decoded = self
-            .decoder
-            .decode(self.inbound.data())
-            .map_err(|malformed| Failure::malformed(self.side, &malformed))?;
-        (self.start, self.end, self.digested) =
-            (decoded.data.start, decoded.data.end, decoded.consumed);
+        let decoded =
+            self.decoder.decode(self.inbound.data()).map_err(|malformed| Failure::malformed(self.side, &malformed))?;
+        (self.start, self.end, self.digested) = (decoded.data.start, decoded.data.end, decoded.consumed);
         if self.start == self.end && self.digested > 0 {
             self.inbound.consume(self.digested);
             (self.start, self.end, self.digested) = (0, 0, 0);
@@ -197,10 +177,7 @@ impl<'c> H1Source<'c> {
             .map_err(|expired| Failure::stalled(self.side, expired))?
             .map_err(|error| Failure::body_cut(self.side, &error))?;
         if count == 0 {
-            return self
-                .decoder
-                .finish_eof()
-                .map_err(|malformed| Failure::malformed(self.side, &malformed));
+            return self.decoder.finish_eof().map_err(|malformed| Failure::malformed(self.side, &malformed));
         }
         Ok(())
     }
@@ -216,36 +193,20 @@ impl Drop for H1Source<'_> {
 impl<'c> H2Source<'c> {
     pub(crate) fn new(stream: h2::RecvStream, watch: &'c Watch, side: Side) -> Self {
         let done = stream.is_end_stream();
-        Self {
-            stream,
-            watch,
-            side,
-            piece: Bytes::new(),
-            trailers: None,
-            done,
-        }
+        Self { stream, watch, side, piece: Bytes::new(), trailers: None, done }
     }
 
     async fn fill(&mut self) -> Result<(), Failure> {
         let side = self.side;
         let stalled = |expired| Failure::stalled(side, expired);
-        if let Some(piece) = self
-            .watch
-            .wait(|cx| self.stream.poll_data(cx))
-            .await
-            .map_err(stalled)?
-        {
+        if let Some(piece) = self.watch.wait(|cx| self.stream.poll_data(cx)).await.map_err(stalled)? {
             let piece = piece.map_err(|error| Failure::h2_body(side, &error))?;
             // The peer may send as much again; the pace is set by the sink, which is awaited before the next read.
             let _ = self.stream.flow_control().release_capacity(piece.len());
             self.piece = piece;
             return Ok(());
         }
-        let trailers = self
-            .watch
-            .wait(|cx| self.stream.poll_trailers(cx))
-            .await
-            .map_err(stalled)?;
+        let trailers = self.watch.wait(|cx| self.stream.poll_trailers(cx)).await.map_err(stalled)?;
         if let Some(trailers) = trailers.map_err(|error| Failure::h2_body(side, &error))? {
             self.trailers = Some(h2_head::trailers_in(&trailers));
         }

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
@@ -18,7 +19,7 @@ use super::replier::{H1Replier, linger};
 use crate::answer;
 use crate::body::{H1Source, Source};
 use crate::buffer::{Inbound, Outbound};
-use crate::deadline::Watch;
+use crate::deadline::{Expired, Watch};
 use crate::failure::{Side, reason_of};
 use crate::io::Io;
 use crate::normalize::codec_limits;
@@ -47,101 +48,97 @@ enum After {
     Cut,
 }
 
-/// Serves a connection to its end.
-pub(crate) async fn serve(
-    worker: Rc<Worker>,
-    io: Io,
-    mut inbound: Inbound,
-    connection: Connection,
-    bound: SocketAddr,
-    watch: Watch,
-) {
-    let mut served = 0;
+/// One connection with what it keeps between requests.
+pub(crate) struct H1Connection {
+    pub io: Io,
+    pub inbound: Inbound,
+    pub connection: Connection,
+    /// The address that the worker listens on.
+    pub bound: SocketAddr,
+    pub watch: Watch,
+    /// Requests so far.
+    pub served: u64,
+}
+
+/// How long a connection keeps the memory of its last exchange at hand. One that waits longer gives it back.
+const LULL: Duration = Duration::from_millis(500);
+
+/// Serves a connection to its end. What an exchange needs is allocated for a burst of requests: an idle connection is
+/// this small future and nothing else.
+pub(crate) async fn serve(worker: Rc<Worker>, mut it: Box<H1Connection>) {
     loop {
-        let Some(settings) = settings_of(&worker, &bound) else {
-            return;
-        };
-        if wait_for_bytes(&io, &mut inbound, &watch, &settings)
-            .await
-            .is_err()
-        {
+        let Some(settings) = settings_of(&worker, &it.bound) else { return };
+        if it.wait_for_bytes(settings.timeouts.idle).await.is_err() {
             return;
         }
-        served += 1;
-        let last = settings
-            .limits
-            .max_requests_per_connection
-            .is_some_and(|most| served >= most);
+        if let Burst::Ended = Box::pin(serve_burst(&worker, &mut it)).await {
+            return;
+        }
+    }
+}
+
+/// What follows a burst of requests.
+enum Burst {
+    /// Silence, for now.
+    Lull,
+    /// The end of the connection.
+    Ended,
+}
+
+/// Serves requests as long as one follows the other.
+async fn serve_burst(worker: &Rc<Worker>, it: &mut H1Connection) -> Burst {
+    loop {
+        let Some(settings) = settings_of(worker, &it.bound) else { return Burst::Ended };
+        it.served += 1;
         let mut trip = worker.take_trip();
-        let after = exchange(
-            &worker,
-            &io,
-            &mut inbound,
-            &connection,
-            bound,
-            &watch,
-            &settings,
-            &mut trip,
-            last,
-        )
-        .await;
+        let after = exchange(worker, it, &settings, &mut trip).await;
         worker.give_back(trip);
         match after {
             After::NextRequest => {}
             After::Close => {
-                watch.set(settings.timeouts.head);
-                linger(&io, &mut inbound, &watch).await;
-                return;
+                it.watch.set(settings.timeouts.head);
+                linger(&it.io, &mut it.inbound, &it.watch).await;
+                return Burst::Ended;
             }
             After::Cut => {
-                io.abort_on_drop();
-                return;
+                it.io.abort_on_drop();
+                return Burst::Ended;
             }
+        }
+        let patience = settings.timeouts.idle.map_or(LULL, |idle| idle.min(LULL));
+        match it.wait_for_bytes(Some(patience)).await {
+            Ok(()) => {}
+            Err(NoRequest::TooSlow) => return Burst::Lull,
+            Err(_) => return Burst::Ended,
         }
     }
 }
 
 fn settings_of(worker: &Worker, bound: &SocketAddr) -> Option<Arc<Settings>> {
-    worker
-        .snapshot()
-        .bind(bound)
-        .map(|bind| bind.settings.clone())
+    worker.snapshot().bind(bound).map(|bind| bind.settings.clone())
 }
 
-/// Waits between requests.
-async fn wait_for_bytes(
-    io: &Io,
-    inbound: &mut Inbound,
-    watch: &Watch,
-    settings: &Settings,
-) -> Result<(), NoRequest> {
-    if !inbound.is_empty() {
-        return Ok(());
-    }
-    inbound.release();
-    watch.set_idle(settings.timeouts.idle);
-    match watch.wait(|cx| io.poll_fill(cx, inbound)).await {
-        Ok(Ok(count)) if count > 0 => Ok(()),
-        _ => Err(NoRequest::Gone),
+impl H1Connection {
+    /// Waits between requests. `TooSlow` when nothing came in time.
+    async fn wait_for_bytes(&mut self, patience: Option<Duration>) -> Result<(), NoRequest> {
+        let Self { io, inbound, watch, .. } = self;
+        if !inbound.is_empty() {
+            return Ok(());
+        }
+        inbound.release();
+        watch.set_idle(patience);
+        match watch.wait(|cx| io.poll_fill(cx, inbound)).await {
+            Ok(Ok(count)) if count > 0 => Ok(()),
+            Err(Expired::TimedOut) => Err(NoRequest::TooSlow),
+            _ => Err(NoRequest::Gone),
+        }
     }
 }
 
 /// One request and its response.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the parts of a connection, borrowed one by one so that they can be split"
-)]
-async fn exchange(
-    worker: &Rc<Worker>,
-    io: &Io,
-    inbound: &mut Inbound,
-    connection: &Connection,
-    bound: SocketAddr,
-    watch: &Watch,
-    settings: &Settings,
-    trip: &mut Trip,
-    last: bool,
-) -> After {
+async fn exchange(worker: &Rc<Worker>, it: &mut H1Connection, settings: &Settings, trip: &mut Trip) -> After {
+    let H1Connection { io, inbound, connection, bound, watch, served } = it;
+    let last = settings.limits.max_requests_per_connection.is_some_and(|most| *served >= most);
     trip.started = worker.clock.now();
     trip.random = worker.random();
     let limits = codec_limits(settings);
@@ -149,26 +146,12 @@ async fn exchange(
         Ok(meta) => meta,
         Err(NoRequest::Gone) => return After::Cut,
         Err(NoRequest::TooSlow) => {
-            refuse(
-                worker,
-                io,
-                connection,
-                trip,
-                Reply::new(Reason::HeadTimeout),
-            )
-            .await;
+            refuse(worker, io, connection, trip, Reply::new(Reason::HeadTimeout)).await;
             return After::Close;
         }
         Err(NoRequest::Malformed(malformed)) => {
             let reply = Reply::new(reason_of(&malformed)).with_status(malformed.status());
-            refuse(
-                worker,
-                io,
-                connection,
-                trip,
-                reply.with_detail(malformed.to_string()),
-            )
-            .await;
+            refuse(worker, io, connection, trip, reply.with_detail(malformed.to_string())).await;
             return After::Close;
         }
     };
@@ -188,14 +171,8 @@ async fn exchange(
         begun: false,
         cut: false,
     });
-    let arrival = Arrival {
-        connection,
-        bound,
-        watch,
-        body,
-        framing: meta.body,
-        expects_continue: meta.expect_continue,
-    };
+    let arrival =
+        Arrival { connection, bound: *bound, watch, body, framing: meta.body, expects_continue: meta.expect_continue };
     travel(worker, arrival, trip, &mut replier).await;
     match replier {
         Replier::H1(replier) if replier.cut || !replier.begun => After::Cut,
@@ -204,20 +181,8 @@ async fn exchange(
     }
 }
 
-fn source<'c>(
-    io: &'c Io,
-    inbound: &'c mut Inbound,
-    watch: &'c Watch,
-    body: Body,
-    limits: &h1::Limits,
-) -> Source<'c> {
-    Source::H1(H1Source::new(
-        io,
-        inbound,
-        watch,
-        Decoder::new(body, limits),
-        Side::Downstream,
-    ))
+fn source<'c>(io: &'c Io, inbound: &'c mut Inbound, watch: &'c Watch, body: Body, limits: &h1::Limits) -> Source<'c> {
+    Source::H1(H1Source::new(io, inbound, watch, Decoder::new(body, limits), Side::Downstream))
 }
 
 /// Reads until the head is complete.
@@ -269,13 +234,7 @@ async fn refuse(worker: &Worker, io: &Io, connection: &Connection, trip: &mut Tr
     trip.facts.bytes_out = body.len() as u64;
     let mut out = Outbound::take();
     let framing = Body::Length(body.len() as u64);
-    h1::write_response(
-        out.tail(),
-        &trip.response,
-        &framing,
-        h1::Connection::Close,
-        Version::Http11,
-    );
+    h1::write_response(out.tail(), &trip.response, &framing, h1::Connection::Close, Version::Http11);
     // A client that does not even read the refusal has chosen not to know.
     let _ = io.send(&mut out, &body).await;
     record(worker, trip, &Marks::default(), connection);

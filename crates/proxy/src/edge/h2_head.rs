@@ -6,9 +6,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use transept_wire::h1::{self, Body};
-use transept_wire::head::{
-    FieldId, FieldName, Fields, Method, NameRef, Request, Response, Version,
-};
+use transept_wire::head::{FieldId, FieldName, Fields, Method, NameRef, Request, Response, Version};
 
 /// Why a head of HTTP/2 was not taken; the message is malformed (RFC 9113 section 8.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +26,7 @@ pub(crate) fn request_in(
     use Refused::Malformed;
     into.clear();
     into.version = Version::Http2;
-    into.method = Method::from_bytes(head.method.as_str().as_bytes())
-        .ok_or(Malformed("the method is not a token"))?;
+    into.method = Method::from_bytes(head.method.as_str().as_bytes()).ok_or(Malformed("the method is not a token"))?;
     if head.headers.len() > fields {
         return Err(Refused::TooManyFields);
     }
@@ -38,35 +35,25 @@ pub(crate) fn request_in(
         return Err(Malformed("CONNECT is not offered"));
     }
     if let Some(scheme) = head.uri.scheme_str() {
-        into.set_scheme(scheme.as_bytes())
-            .map_err(|_| Malformed("the scheme is not valid"))?;
+        into.set_scheme(scheme.as_bytes()).map_err(|_| Malformed("the scheme is not valid"))?;
     }
-    let authority = match (
-        head.uri.authority(),
-        only(&head.headers, &http::header::HOST)?,
-    ) {
-        (Some(authority), Some(host))
-            if !authority.as_str().as_bytes().eq_ignore_ascii_case(host) =>
-        {
+    let authority = match (head.uri.authority(), only(&head.headers, &http::header::HOST)?) {
+        (Some(authority), Some(host)) if !authority.as_str().as_bytes().eq_ignore_ascii_case(host) => {
             return Err(Malformed(":authority and Host differ"));
         }
         (Some(authority), _) => authority.as_str().as_bytes(),
         (None, Some(host)) => host,
         (None, None) => return Err(Malformed("there is neither :authority nor Host")),
     };
-    into.set_authority(authority)
-        .map_err(|_| Malformed("the authority is not valid"))?;
+    into.set_authority(authority).map_err(|_| Malformed("the authority is not valid"))?;
     let path = head.uri.path();
     if !(path.starts_with('/') || (path == "*" && into.method == Method::Options)) {
         return Err(Malformed(":path does not begin with a slash"));
     }
-    into.set_path(path.as_bytes())
-        .map_err(|_| Malformed("the path is not valid"))?;
-    into.set_query(head.uri.query().map(str::as_bytes))
-        .map_err(|_| Malformed("the query is not valid"))?;
+    into.set_path(path.as_bytes()).map_err(|_| Malformed("the path is not valid"))?;
+    into.set_query(head.uri.query().map(str::as_bytes)).map_err(|_| Malformed("the query is not valid"))?;
     if let Some(protocol) = extended {
-        into.set_protocol(Some(protocol.as_str().as_bytes()))
-            .map_err(|_| Malformed("the protocol is not valid"))?;
+        into.set_protocol(Some(protocol.as_str().as_bytes())).map_err(|_| Malformed("the protocol is not valid"))?;
     }
     let length = length_of(&head.headers)?;
     copy_in(&head.headers, &mut into.fields)?;
@@ -107,15 +94,10 @@ pub(crate) fn trailers_in(trailers: &HeaderMap) -> Fields {
 pub(crate) fn request_out(request: &Request, body: &Body) -> Result<http::Request<()>, Refused> {
     use Refused::Malformed;
     let mut out = http::Request::new(());
-    *out.method_mut() =
-        http::Method::from_bytes(request.method.as_bytes()).map_err(|_| Malformed("method"))?;
-    let mut uri = Uri::builder()
-        .authority(request.authority())
-        .scheme(request.scheme());
+    *out.method_mut() = http::Method::from_bytes(request.method.as_bytes()).map_err(|_| Malformed("method"))?;
+    let mut uri = Uri::builder().authority(request.authority()).scheme(request.scheme());
     uri = uri.path_and_query(request.target());
-    *out.uri_mut() = uri
-        .build()
-        .map_err(|_| Malformed("the target cannot be sent over HTTP/2"))?;
+    *out.uri_mut() = uri.build().map_err(|_| Malformed("the target cannot be sent over HTTP/2"))?;
     *out.version_mut() = http::Version::HTTP_2;
     *out.headers_mut() = fields_out(&request.fields);
     if !matches!(body, Body::Length(_)) {
@@ -127,8 +109,7 @@ pub(crate) fn request_out(request: &Request, body: &Body) -> Result<http::Reques
 /// Gives a response head.
 pub(crate) fn response_out(response: &Response) -> http::Response<()> {
     let mut out = http::Response::new(());
-    *out.status_mut() =
-        http::StatusCode::from_u16(response.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
+    *out.status_mut() = http::StatusCode::from_u16(response.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
     *out.version_mut() = http::Version::HTTP_2;
     *out.headers_mut() = fields_out(&response.fields);
     out
@@ -141,10 +122,7 @@ pub(crate) fn fields_out(fields: &Fields) -> HeaderMap {
         if is_connection_specific(name, value) {
             continue;
         }
-        if let (Ok(name), Ok(value)) = (
-            HeaderName::from_bytes(name.bytes),
-            HeaderValue::from_bytes(value),
-        ) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.bytes), HeaderValue::from_bytes(value)) {
             map.append(name, value);
         }
     }
@@ -172,9 +150,7 @@ fn copy_in(headers: &HeaderMap, fields: &mut Fields) -> Result<(), Refused> {
             continue;
         }
         if FieldId::from_bytes(name) != FieldId::COOKIE {
-            fields
-                .push_bytes(name, value.as_bytes())
-                .map_err(|_| Refused::Malformed("a field is not valid"))?;
+            fields.push_bytes(name, value.as_bytes()).map_err(|_| Refused::Malformed("a field is not valid"))?;
         }
     }
     join_cookies(headers, fields)
@@ -188,27 +164,21 @@ fn join_cookies(headers: &HeaderMap, fields: &mut Fields) -> Result<(), Refused>
     };
     let refused = |_| Refused::Malformed("a cookie is not valid");
     let Some(second) = crumbs.next() else {
-        return fields
-            .push(&FieldName::known(FieldId::COOKIE), first.as_bytes())
-            .map_err(refused);
+        return fields.push(&FieldName::known(FieldId::COOKIE), first.as_bytes()).map_err(refused);
     };
     let mut joined = first.as_bytes().to_vec();
     for crumb in std::iter::once(second).chain(crumbs) {
         joined.extend_from_slice(b"; ");
         joined.extend_from_slice(crumb.as_bytes());
     }
-    fields
-        .push(&FieldName::known(FieldId::COOKIE), &joined)
-        .map_err(refused)
+    fields.push(&FieldName::known(FieldId::COOKIE), &joined).map_err(refused)
 }
 
 fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h [u8]>, Refused> {
     let mut values = headers.get_all(name).iter();
     let first = values.next().map(HeaderValue::as_bytes);
     if values.next().is_some() {
-        return Err(Refused::Malformed(
-            "a field that may stand once stands twice",
-        ));
+        return Err(Refused::Malformed("a field that may stand once stands twice"));
     }
     Ok(first)
 }
@@ -217,61 +187,37 @@ fn length_of(headers: &HeaderMap) -> Result<Option<u64>, Refused> {
     let Some(value) = only(headers, &http::header::CONTENT_LENGTH)? else {
         return Ok(None);
     };
-    let digits = std::str::from_utf8(value)
-        .ok()
-        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    digits
-        .and_then(|text| text.parse().ok())
-        .map(Some)
-        .ok_or(Refused::Malformed("Content-Length is not a number"))
+    let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|text| text.parse().ok()).map(Some).ok_or(Refused::Malformed("Content-Length is not a number"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parts(
-        build: impl FnOnce(http::request::Builder) -> http::request::Builder,
-    ) -> http::request::Parts {
-        build(http::Request::builder())
-            .body(())
-            .unwrap()
-            .into_parts()
-            .0
+    fn parts(build: impl FnOnce(http::request::Builder) -> http::request::Builder) -> http::request::Parts {
+        build(http::Request::builder()).body(()).unwrap().into_parts().0
     }
 
     #[test]
     fn cookies_become_one_field() {
-        let head = parts(|b| {
-            b.uri("http://a/")
-                .header("cookie", "a=1")
-                .header("cookie", "b=2")
-        });
+        let head = parts(|b| b.uri("http://a/").header("cookie", "a=1").header("cookie", "b=2"));
         let mut request = Request::new();
         request_in(&head, 100, &mut request).unwrap();
-        assert_eq!(
-            request.fields.first(FieldId::COOKIE),
-            Some(&b"a=1; b=2"[..])
-        );
+        assert_eq!(request.fields.first(FieldId::COOKIE), Some(&b"a=1; b=2"[..]));
         assert_eq!(request.fields.len(), 1);
     }
 
     #[test]
     fn a_host_that_differs_is_malformed() {
         let head = parts(|b| b.uri("http://a/").header("host", "b"));
-        assert!(matches!(
-            request_in(&head, 100, &mut Request::new()),
-            Err(Refused::Malformed(_))
-        ));
+        assert!(matches!(request_in(&head, 100, &mut Request::new()), Err(Refused::Malformed(_))));
     }
 
     #[test]
     fn too_many_fields_are_refused() {
         let head = parts(|b| b.uri("http://a/").header("x", "1").header("x", "2"));
-        assert_eq!(
-            request_in(&head, 1, &mut Request::new()),
-            Err(Refused::TooManyFields)
-        );
+        assert_eq!(request_in(&head, 1, &mut Request::new()), Err(Refused::TooManyFields));
     }
 
     #[test]
@@ -284,10 +230,7 @@ mod tests {
     fn connection_fields_do_not_leave() {
         let mut response = Response::new(200);
         for (name, value) in [("Connection", "close"), ("TE", "gzip"), ("X-A", "1")] {
-            response
-                .fields
-                .push_bytes(name.as_bytes(), value.as_bytes())
-                .unwrap();
+            response.fields.push_bytes(name.as_bytes(), value.as_bytes()).unwrap();
         }
         let out = response_out(&response);
         assert_eq!(out.headers().len(), 1);

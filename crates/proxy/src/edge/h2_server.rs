@@ -35,13 +35,7 @@ const SEND_BUFFER: usize = 256 * 1024;
 const RESETS: usize = 100;
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(
-    worker: Rc<Worker>,
-    io: Io,
-    inbound: Inbound,
-    connection: Connection,
-    bound: SocketAddr,
-) {
+pub(crate) async fn serve(worker: Rc<Worker>, io: Io, inbound: Inbound, connection: Connection, bound: SocketAddr) {
     let snapshot = worker.snapshot();
     let Some(settings) = snapshot.bind(&bound).map(|bind| bind.settings.clone()) else {
         return;
@@ -60,11 +54,7 @@ pub(crate) async fn serve(
         h2.graceful_shutdown();
     }
     loop {
-        let idle = settings
-            .timeouts
-            .idle
-            .filter(|_| streams.open.get() == 0)
-            .unwrap_or(Duration::from_secs(86_400));
+        let idle = settings.timeouts.idle.filter(|_| streams.open.get() == 0).unwrap_or(Duration::from_secs(86_400));
         tokio::select! {
             accepted = h2.accept() => match accepted {
                 Some(Ok((request, respond))) => {
@@ -145,10 +135,7 @@ async fn exchange(
     trip.started = worker.clock.now();
     trip.random = worker.random();
     let (head, stream) = request.into_parts();
-    let fields = worker
-        .snapshot()
-        .bind(&bound)
-        .map_or(100, |bind| bind.settings.limits.header_count);
+    let fields = worker.snapshot().bind(&bound).map_or(100, |bind| bind.settings.limits.header_count);
     let length = match h2_head::request_in(&head, fields, &mut trip.request) {
         Ok(length) => length,
         Err(refused) => {
@@ -169,23 +156,9 @@ async fn exchange(
         Body::None => Source::Empty,
         _ => Source::H2(H2Source::new(stream, &watch, Side::Downstream)),
     };
-    let expects_continue = head
-        .headers
-        .get(http::header::EXPECT)
-        .is_some_and(|value| value == "100-continue");
-    let mut replier = Replier::H2(H2Replier {
-        respond,
-        watch: &watch,
-        begun: false,
-    });
-    let arrival = Arrival {
-        connection: &connection,
-        bound,
-        watch: &watch,
-        body,
-        framing,
-        expects_continue,
-    };
+    let expects_continue = head.headers.get(http::header::EXPECT).is_some_and(|value| value == "100-continue");
+    let mut replier = Replier::H2(H2Replier { respond, watch: &watch, begun: false });
+    let arrival = Arrival { connection: &connection, bound, watch: &watch, body, framing, expects_continue };
     {
         let travelling = travel(&worker, arrival, &mut trip, &mut replier);
         travelling.await;
@@ -202,8 +175,7 @@ fn refuse(refused: &Refused, respond: &mut h2::server::SendResponse<Bytes>) {
             Reason::RequestMalformed
         }
     };
-    let status =
-        http::StatusCode::from_u16(reason.status()).unwrap_or(http::StatusCode::BAD_REQUEST);
+    let status = http::StatusCode::from_u16(reason.status()).unwrap_or(http::StatusCode::BAD_REQUEST);
     let mut response = http::Response::new(());
     *response.status_mut() = status;
     // The stream may be gone already.

@@ -62,10 +62,7 @@ impl<'c> Replier<'c> {
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         match self {
             Replier::H1(_) => Poll::Pending,
-            Replier::H2(replier) => replier
-                .respond
-                .poll_reset(cx)
-                .map(|_| Failure::h2_send(Side::Downstream, None)),
+            Replier::H2(replier) => replier.respond.poll_reset(cx).map(|_| Failure::h2_send(Side::Downstream, None)),
         }
     }
 
@@ -75,18 +72,8 @@ impl<'c> Replier<'c> {
             Replier::H1(replier) if replier.version == Version::Http10 => Ok(()),
             Replier::H1(replier) => {
                 let mut out = Outbound::take();
-                h1::write_response(
-                    out.tail(),
-                    response,
-                    &Body::None,
-                    Connection::KeepAlive,
-                    Version::Http11,
-                );
-                replier
-                    .io
-                    .send(&mut out, &[])
-                    .await
-                    .map_err(|error| Failure::send(Side::Downstream, &error))
+                h1::write_response(out.tail(), response, &Body::None, Connection::KeepAlive, Version::Http11);
+                replier.io.send(&mut out, &[]).await.map_err(|error| Failure::send(Side::Downstream, &error))
             }
             Replier::H2(replier) => replier
                 .respond
@@ -114,18 +101,8 @@ impl<'c> Replier<'c> {
                 replier.begun = true;
                 replier.keep_alive = false;
                 let mut out = Outbound::take();
-                h1::write_response(
-                    out.tail(),
-                    response,
-                    &Body::None,
-                    Connection::Upgrade(protocol),
-                    Version::Http11,
-                );
-                replier
-                    .io
-                    .send(&mut out, &[])
-                    .await
-                    .map_err(|error| Failure::send(Side::Downstream, &error))?;
+                h1::write_response(out.tail(), response, &Body::None, Connection::Upgrade(protocol), Version::Http11);
+                replier.io.send(&mut out, &[]).await.map_err(|error| Failure::send(Side::Downstream, &error))?;
                 Ok(None)
             }
             Replier::H2(replier) => replier.begin(response, &Body::UntilClose).map(Some),
@@ -153,21 +130,11 @@ impl<'c> H1Replier<'c> {
             self.keep_alive = false;
         }
         self.begun = true;
-        let connection = if self.keep_alive {
-            Connection::KeepAlive
-        } else {
-            Connection::Close
-        };
+        let connection = if self.keep_alive { Connection::KeepAlive } else { Connection::Close };
         let mut out = Outbound::take();
         h1::write_response(out.tail(), response, &framing, connection, self.version);
         let framing = if bodiless { Body::None } else { framing };
-        Sink::H1(H1Sink::new(
-            self.io,
-            self.watch,
-            Side::Downstream,
-            framing,
-            out,
-        ))
+        Sink::H1(H1Sink::new(self.io, self.watch, Side::Downstream, framing, out))
     }
 }
 
@@ -179,11 +146,7 @@ impl<'c> H2Replier<'c> {
             .respond
             .send_response(h2_head::response_out(response), at_end)
             .map_err(|error| Failure::h2_send(Side::Downstream, Some(&error)))?;
-        Ok(if at_end {
-            Sink::Nowhere
-        } else {
-            Sink::H2(H2Sink::new(stream, self.watch, Side::Downstream))
-        })
+        Ok(if at_end { Sink::Nowhere } else { Sink::H2(H2Sink::new(stream, self.watch, Side::Downstream)) })
     }
 }
 

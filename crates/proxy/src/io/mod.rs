@@ -31,11 +31,8 @@ impl Io {
     }
 
     /// A connection whose handshake is complete.
-    pub(crate) fn secured(tcp: TcpStream, session: TlsSession) -> Self {
-        Self {
-            tcp,
-            tls: Some(Box::new(session)),
-        }
+    pub(crate) fn secured(tcp: TcpStream, session: Box<TlsSession>) -> Self {
+        Self { tcp, tls: Some(session) }
     }
 
     /// Ready when a read would not wait. Holds no buffer meanwhile.
@@ -47,11 +44,7 @@ impl Io {
     }
 
     /// Reads into `buffer`; 0 is the end of the stream.
-    pub(crate) fn poll_read(
-        &self,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         match &self.tls {
             None => read_some(&self.tcp, cx, buffer),
             Some(tls) => tls.poll_read(&self.tcp, cx, buffer),
@@ -59,11 +52,7 @@ impl Io {
     }
 
     /// Reads once into `inbound`, borrowing a buffer only when the socket is ready; 0 is the end of the stream.
-    pub(crate) fn poll_fill(
-        &self,
-        cx: &mut Context<'_>,
-        inbound: &mut Inbound,
-    ) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_fill(&self, cx: &mut Context<'_>, inbound: &mut Inbound) -> Poll<io::Result<usize>> {
         if inbound.is_empty() {
             match self.poll_readable(cx) {
                 Poll::Ready(outcome) => outcome?,
@@ -87,11 +76,7 @@ impl Io {
     }
 
     /// Writes some of `slices`, in order, and returns how many bytes were taken.
-    pub(crate) fn poll_write(
-        &self,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match &self.tls {
             None => write_some(&self.tcp, cx, slices),
             Some(tls) => tls.poll_write(&self.tcp, cx, slices),
@@ -146,10 +131,11 @@ impl Io {
     /// Whether an idle connection has something to say: its end, an error, or bytes that nobody asked for. Such a
     /// connection must not carry another request (RFC 9112 section 9.5).
     pub(crate) fn is_stale(&self) -> bool {
-        if self.tls.as_ref().is_some_and(|tls| tls.has_buffered()) {
-            return true;
-        }
         let mut cx = Context::from_waker(Waker::noop());
+        if let Some(tls) = &self.tls {
+            // What belongs to TLS itself, such as a session ticket, is digested on the way and says nothing.
+            return tls.poll_read(&self.tcp, &mut cx, &mut [0]).is_ready();
+        }
         if self.tcp.poll_read_ready(&mut cx).is_pending() {
             return false;
         }
@@ -168,14 +154,9 @@ fn read_some(tcp: &TcpStream, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<i
         ready!(tcp.poll_read_ready(cx))?;
         let mut count = None;
         let outcome = tcp.try_io(Interest::READABLE, || {
-            let (_, received) =
-                rustix::net::recv(tcp, &mut *buffer, rustix::net::RecvFlags::empty())?;
+            let (_, received) = rustix::net::recv(tcp, &mut *buffer, rustix::net::RecvFlags::empty())?;
             count = Some(received);
-            if received > 0 && received < buffer.len() {
-                Err(io::ErrorKind::WouldBlock.into())
-            } else {
-                Ok(())
-            }
+            if received > 0 && received < buffer.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
         match (outcome, count) {
             (_, Some(count)) => return Poll::Ready(Ok(count)),
@@ -187,11 +168,7 @@ fn read_some(tcp: &TcpStream, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<i
     }
 }
 
-fn write_some(
-    tcp: &TcpStream,
-    cx: &mut Context<'_>,
-    slices: &[IoSlice<'_>],
-) -> Poll<io::Result<usize>> {
+fn write_some(tcp: &TcpStream, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
     loop {
         ready!(tcp.poll_write_ready(cx))?;
         let outcome = match slices {

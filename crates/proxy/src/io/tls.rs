@@ -30,14 +30,7 @@ struct Inner {
 impl TlsSession {
     /// Wraps a session before its handshake.
     pub(crate) fn new(rustls: Connection, ciphertext: Inbound) -> Self {
-        Self {
-            inner: RefCell::new(Inner {
-                rustls,
-                ciphertext,
-                has_plaintext: false,
-                ended: false,
-            }),
-        }
+        Self { inner: RefCell::new(Inner { rustls, ciphertext, has_plaintext: false, ended: false }) }
     }
 
     /// Drives the handshake to its end.
@@ -86,9 +79,7 @@ impl TlsSession {
                     inner.has_plaintext = count == buffer.len();
                     return Poll::Ready(Ok(count));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    inner.has_plaintext = false
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => inner.has_plaintext = false,
                 Err(error) => return Poll::Ready(Err(error)),
             }
             if inner.ended {
@@ -162,9 +153,7 @@ impl Inner {
             match self.rustls.write_tls(&mut Unbuffered(tcp)) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(tcp.poll_write_ready(cx))?
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(tcp.poll_write_ready(cx))?,
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
@@ -198,18 +187,11 @@ pub(crate) struct Hello {
 impl Hello {
     /// The server name that the client asked for (RFC 6066 section 3), lower-case.
     pub(crate) fn server_name(&self) -> Option<String> {
-        self.accepted
-            .client_hello()
-            .server_name()
-            .map(str::to_ascii_lowercase)
+        self.accepted.client_hello().server_name().map(str::to_ascii_lowercase)
     }
 
     /// Goes on with the configuration that was chosen for this hello.
-    pub(crate) async fn proceed(
-        self,
-        tcp: &TcpStream,
-        config: Arc<rustls::ServerConfig>,
-    ) -> io::Result<TlsSession> {
+    pub(crate) async fn proceed(self, tcp: &TcpStream, config: Arc<rustls::ServerConfig>) -> io::Result<TlsSession> {
         match self.accepted.into_connection(config) {
             Ok(connection) => {
                 let session = TlsSession::new(connection.into(), self.ciphertext);
@@ -248,10 +230,7 @@ pub(crate) async fn accept_hello(tcp: &TcpStream) -> io::Result<Hello> {
         ciphertext.consume(taken);
         match acceptor.accept() {
             Ok(Some(accepted)) => {
-                return Ok(Hello {
-                    accepted,
-                    ciphertext,
-                });
+                return Ok(Hello { accepted, ciphertext });
             }
             Ok(None) => {}
             Err((error, mut alert)) => {

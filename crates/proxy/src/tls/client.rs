@@ -10,9 +10,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use transept_engine::snapshot::{Roots, SubjectAltName, UpstreamProtocol, UpstreamTls};
 use transept_model::certificate::KeyPair;
 
@@ -31,9 +29,7 @@ pub(super) fn build(
         Roots::Bundle(certificates) => {
             let mut roots = RootCertStore::empty();
             for certificate in certificates {
-                roots
-                    .add(certificate.clone())
-                    .map_err(|error| format!("a CA cannot be used: {error}"))?;
+                roots.add(certificate.clone()).map_err(|error| format!("a CA cannot be used: {error}"))?;
             }
             Arc::new(roots)
         }
@@ -44,12 +40,7 @@ pub(super) fn build(
     let verifier: Arc<dyn ServerCertVerifier> = if tls.subject_alt_names.is_empty() {
         webpki
     } else {
-        Arc::new(ByAltNames {
-            webpki,
-            roots,
-            names: tls.subject_alt_names.clone(),
-            provider: provider.clone(),
-        })
+        Arc::new(ByAltNames { webpki, roots, names: tls.subject_alt_names.clone(), provider: provider.clone() })
     };
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -115,9 +106,7 @@ impl ServerCertVerifier for ByAltNames {
         if super::names::carries_any(end_entity, &self.names) {
             Ok(ServerCertVerified::assertion())
         } else {
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName,
-            ))
+            Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForName))
         }
     }
 
@@ -127,8 +116,7 @@ impl ServerCertVerifier for ByAltNames {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.webpki
-            .verify_tls12_signature(message, certificate, signature)
+        self.webpki.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -137,8 +125,7 @@ impl ServerCertVerifier for ByAltNames {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.webpki
-            .verify_tls13_signature(message, certificate, signature)
+        self.webpki.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -73,16 +73,8 @@ impl TlsConfigs {
         if let Some(entry) = lock(&self.servers).get(&key) {
             return entry.config.clone();
         }
-        let config = server::build(tls, &self.provider)
-            .map(Arc::new)
-            .map_err(Arc::from);
-        lock(&self.servers).insert(
-            key,
-            ServerEntry {
-                tls: tls.clone(),
-                config: config.clone(),
-            },
-        );
+        let config = server::build(tls, &self.provider).map(Arc::new).map_err(Arc::from);
+        lock(&self.servers).insert(key, ServerEntry { tls: tls.clone(), config: config.clone() });
         config
     }
 
@@ -108,16 +100,9 @@ impl TlsConfigs {
         clients.issued += 1;
         let number = clients.issued;
         let client = client::build(tls, protocol, identity.map(Arc::as_ref), &self.provider)
-            .map(|config| UpstreamClient {
-                config: Arc::new(config),
-                number,
-            })
+            .map(|config| UpstreamClient { config: Arc::new(config), number })
             .map_err(Arc::from);
-        let entry = ClientEntry {
-            tls: tls.clone(),
-            identity: identity.cloned(),
-            client: client.clone(),
-        };
+        let entry = ClientEntry { tls: tls.clone(), identity: identity.cloned(), client: client.clone() };
         clients.known.insert(key, entry);
         client
     }
@@ -126,11 +111,7 @@ impl TlsConfigs {
     pub(crate) fn forget_unused(&self) {
         lock(&self.servers).retain(|_, entry| Arc::strong_count(&entry.tls) > 1);
         lock(&self.clients).known.retain(|_, entry| {
-            Arc::strong_count(&entry.tls) > 1
-                && entry
-                    .identity
-                    .as_ref()
-                    .is_none_or(|pair| Arc::strong_count(pair) > 1)
+            Arc::strong_count(&entry.tls) > 1 && entry.identity.as_ref().is_none_or(|pair| Arc::strong_count(pair) > 1)
         });
     }
 }

@@ -11,9 +11,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Whether the certificate of `key` is for `server_name` (RFC 6125, DNS names only).
 pub(super) fn covers(key: &CertifiedKey, server_name: &str) -> bool {
-    key.cert
-        .first()
-        .is_some_and(|certificate| is_for(certificate, server_name))
+    key.cert.first().is_some_and(|certificate| is_for(certificate, server_name))
 }
 
 /// Whether `certificate` carries at least one of `names` (GEP-1897: any of them is enough).
@@ -25,10 +23,7 @@ pub(super) fn carries_any(certificate: &CertificateDer<'_>, names: &[SubjectAltN
 }
 
 fn is_for(certificate: &CertificateDer<'_>, host: &str) -> bool {
-    let (Ok(certificate), Ok(name)) = (
-        EndEntityCert::try_from(certificate),
-        ServerName::try_from(host),
-    ) else {
+    let (Ok(certificate), Ok(name)) = (EndEntityCert::try_from(certificate), ServerName::try_from(host)) else {
         return false;
     };
     certificate.verify_is_valid_for_subject_name(&name).is_ok()
@@ -42,9 +37,5 @@ fn carries_uri(certificate: &CertificateDer<'_>, uri: &str) -> bool {
     let Ok(Some(names)) = certificate.subject_alternative_name() else {
         return false;
     };
-    names
-        .value
-        .general_names
-        .iter()
-        .any(|name| matches!(name, GeneralName::URI(found) if *found == uri))
+    names.value.general_names.iter().any(|name| matches!(name, GeneralName::URI(found) if *found == uri))
 }

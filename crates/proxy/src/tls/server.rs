@@ -11,38 +11,26 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
-};
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use transept_engine::snapshot::{ClientValidation, ClientValidationMode, ServerTls};
 
 /// Builds the configuration.
 ///
 /// # Errors
 /// A sentence that says what cannot be used: a client CA, or the provider itself.
-pub(super) fn build(
-    tls: &ServerTls,
-    provider: &Arc<CryptoProvider>,
-) -> Result<ServerConfig, String> {
-    let keys = tls
-        .certificates
-        .iter()
-        .map(|pair| pair.certified().clone())
-        .collect();
+pub(super) fn build(tls: &ServerTls, provider: &Arc<CryptoProvider>) -> Result<ServerConfig, String> {
+    let keys = tls.certificates.iter().map(|pair| pair.certified().clone()).collect();
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     let builder = match &tls.client_validation {
         None => builder.with_no_client_auth(),
-        Some(validation) => {
-            builder.with_client_cert_verifier(client_verifier(validation, provider)?)
-        }
+        Some(validation) => builder.with_client_cert_verifier(client_verifier(validation, provider)?),
     };
     let mut config = builder.with_cert_resolver(Arc::new(Certificates(keys)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // One ticket key per listener: a session that one listener's client validation admitted means nothing to another.
-    config.ticketer =
-        rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?;
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?;
     config.send_tls13_tickets = 2;
     Ok(config)
 }
@@ -55,9 +43,7 @@ fn client_verifier(
         ClientValidationMode::AllowValidOnly => {
             let mut roots = RootCertStore::empty();
             for root in &validation.roots {
-                roots
-                    .add(root.clone())
-                    .map_err(|error| format!("a client CA cannot be used: {error}"))?;
+                roots.add(root.clone()).map_err(|error| format!("a client CA cannot be used: {error}"))?;
             }
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
                 .build()
@@ -78,12 +64,9 @@ impl ResolvesServerCert for Certificates {
             Some(name) => super::names::covers(key, name),
             None => true,
         };
-        let signs =
-            |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let signs = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         let best = self.0.iter().find(|key| named(key) && signs(key));
-        best.or_else(|| self.0.iter().find(signs))
-            .or(self.0.first())
-            .cloned()
+        best.or_else(|| self.0.iter().find(signs)).or(self.0.first()).cloned()
     }
 }
 

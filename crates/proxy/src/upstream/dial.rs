@@ -54,19 +54,14 @@ pub(crate) struct Destination<'d> {
 ///
 /// # Errors
 /// A failure with `Repeat::Safe`: no byte of the request has been sent.
-pub(crate) async fn connect(
-    worker: &Rc<Worker>,
-    destination: &Destination<'_>,
-) -> Result<Upstream, Failure> {
+pub(crate) async fn connect(worker: &Rc<Worker>, destination: &Destination<'_>) -> Result<Upstream, Failure> {
     let tls = match &destination.backend.tls {
         None => None,
         Some(tls) => Some(choose_tls(worker, tls, destination)?),
     };
     let key = PoolKey {
         address: destination.endpoint.address,
-        tls: tls
-            .as_ref()
-            .map_or((0, 0), |tls| (tls.client.number, tls.name_hash)),
+        tls: tls.as_ref().map_or((0, 0), |tls| (tls.client.number, tls.name_hash)),
         h2: destination.protocol == UpstreamProtocol::Http2,
     };
     let settled = destination.protocol == UpstreamProtocol::Http1
@@ -127,10 +122,7 @@ async fn share_or_dial(
         }
     });
     drop(dialling);
-    lease
-        .ready()
-        .await
-        .map_err(|error| Failure::h2_response(&error))?;
+    lease.ready().await.map_err(|error| Failure::h2_response(&error))?;
     Ok(Upstream::H2(lease))
 }
 
@@ -147,12 +139,7 @@ impl Drop for Dialling<'_> {
 }
 
 fn h1(io: Io, key: PoolKey, age: Age) -> Upstream {
-    Upstream::H1(H1Upstream {
-        io,
-        inbound: Inbound::default(),
-        age,
-        key,
-    })
+    Upstream::H1(H1Upstream { io, inbound: Inbound::default(), age, key })
 }
 
 struct Tls {
@@ -161,35 +148,20 @@ struct Tls {
     name_hash: u64,
 }
 
-fn choose_tls(
-    worker: &Worker,
-    tls: &Arc<UpstreamTls>,
-    destination: &Destination<'_>,
-) -> Result<Tls, Failure> {
+fn choose_tls(worker: &Worker, tls: &Arc<UpstreamTls>, destination: &Destination<'_>) -> Result<Tls, Failure> {
     let client = worker
         .shared
         .tls
         .client(tls, destination.protocol, destination.identity)
         .map_err(|why| failed(Reason::BackendTlsInvalid, why.to_string()))?;
-    let host = tls
-        .server_name
-        .as_deref()
-        .or(destination.endpoint.host.as_deref());
+    let host = tls.server_name.as_deref().or(destination.endpoint.host.as_deref());
     let name = match host {
-        Some(host) => ServerName::try_from(host.to_owned()).map_err(|_| {
-            failed(
-                Reason::BackendTlsInvalid,
-                format!("{host} is not a server name"),
-            )
-        })?,
+        Some(host) => ServerName::try_from(host.to_owned())
+            .map_err(|_| failed(Reason::BackendTlsInvalid, format!("{host} is not a server name")))?,
         None => ServerName::IpAddress(destination.endpoint.address.ip().into()),
     };
     let name_hash = worker.hasher.hash_one(&name);
-    Ok(Tls {
-        client,
-        name,
-        name_hash,
-    })
+    Ok(Tls { client, name, name_hash })
 }
 
 /// Opens a connection and settles the protocol.
@@ -200,9 +172,7 @@ async fn dial(
 ) -> Result<(Io, UpstreamProtocol), Failure> {
     let began = worker.clock.now().monotonic;
     let dialling = async {
-        let tcp = open(destination.endpoint.address)
-            .await
-            .map_err(|error| refused(&error))?;
+        let tcp = open(destination.endpoint.address).await.map_err(|error| refused(&error))?;
         match tls {
             None => {
                 let agreed = match destination.protocol {
@@ -216,51 +186,35 @@ async fn dial(
     };
     let outcome = match tokio::time::timeout(destination.backend.connect_timeout, dialling).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(failed(
-            Reason::UpstreamConnectTimeout,
-            "the connection was not established in time",
-        )),
+        Err(_) => Err(failed(Reason::UpstreamConnectTimeout, "the connection was not established in time")),
     };
     let took = worker.clock.now().monotonic.saturating_sub(began);
-    worker.meter.borrow_mut().dialled(
-        &destination.backend.label,
-        took,
-        outcome.as_ref().err().map(|f| f.reason),
-    );
+    worker.meter.borrow_mut().dialled(&destination.backend.label, took, outcome.as_ref().err().map(|f| f.reason));
     outcome
 }
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE / 3);
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
     let socket = socket2::SockRef::from(&tcp);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(KEEPALIVE))?;
     Ok(tcp)
 }
 
-async fn secure(
-    tcp: TcpStream,
-    tls: &Tls,
-    protocol: UpstreamProtocol,
-) -> Result<(Io, UpstreamProtocol), Failure> {
+async fn secure(tcp: TcpStream, tls: &Tls, protocol: UpstreamProtocol) -> Result<(Io, UpstreamProtocol), Failure> {
     let connection = rustls::ClientConnection::new(tls.client.config.clone(), tls.name.clone())
         .map_err(|error| failed(Reason::UpstreamTls, error.to_string()))?;
     let session = TlsSession::new(connection.into(), Inbound::default());
-    session
-        .shake_hands(&tcp)
-        .await
-        .map_err(|error| handshake_failed(&error))?;
+    session.shake_hands(&tcp).await.map_err(|error| handshake_failed(&error))?;
     let h2 = session.with(|connection| connection.alpn_protocol() == Some(b"h2"));
     let agreed = match (protocol, h2) {
         // A server without ALPN that was configured for HTTP/2 is taken at its word (gRPC servers may lack ALPN).
         (UpstreamProtocol::Http2, _) | (UpstreamProtocol::Auto, true) => UpstreamProtocol::Http2,
         _ => UpstreamProtocol::Http1,
     };
-    Ok((Io::secured(tcp, session), agreed))
+    Ok((Io::secured(tcp, Box::new(session)), agreed))
 }
 
 fn handshake_failed(error: &io::Error) -> Failure {
@@ -268,11 +222,7 @@ fn handshake_failed(error: &io::Error) -> Failure {
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>())
         .is_some_and(|error| matches!(error, rustls::Error::InvalidCertificate(_)));
-    let reason = if certificate {
-        Reason::UpstreamCertificate
-    } else {
-        Reason::UpstreamTls
-    };
+    let reason = if certificate { Reason::UpstreamCertificate } else { Reason::UpstreamTls };
     failed(reason, error.to_string())
 }
 

@@ -46,10 +46,7 @@ pub(crate) struct H1Upstream {
 
 /// Where the response will come from, once the request is on its way.
 pub(crate) enum Inlet<'u> {
-    H1 {
-        io: &'u Io,
-        inbound: &'u mut Inbound,
-    },
+    H1 { io: &'u Io, inbound: &'u mut Inbound },
     H2(h2::client::ResponseFuture),
 }
 
@@ -95,18 +92,11 @@ impl Upstream {
                 Ok((sink, Inlet::H1 { io, inbound }))
             }
             Upstream::H2(lease) => {
-                let head = h2_head::request_out(request, body)
-                    .map_err(|refused| refused_request(&refused))?;
+                let head = h2_head::request_out(request, body).map_err(|refused| refused_request(&refused))?;
                 let at_end = body.is_empty();
-                let (response, stream) = lease
-                    .sender()
-                    .send_request(head, at_end)
-                    .map_err(|error| Failure::h2_response(&error))?;
-                let sink = if at_end {
-                    Sink::Nowhere
-                } else {
-                    Sink::H2(H2Sink::new(stream, watch, Side::Upstream))
-                };
+                let (response, stream) =
+                    lease.sender().send_request(head, at_end).map_err(|error| Failure::h2_response(&error))?;
+                let sink = if at_end { Sink::Nowhere } else { Sink::H2(H2Sink::new(stream, watch, Side::Upstream)) };
                 Ok((sink, Inlet::H2(response)))
             }
         }
@@ -138,21 +128,10 @@ impl<'u> Inlet<'u> {
     }
 
     /// The body behind a final head.
-    pub(crate) fn into_source(
-        self,
-        rest: Rest,
-        limits: &h1::Limits,
-        watch: &'u Watch,
-    ) -> Source<'u> {
+    pub(crate) fn into_source(self, rest: Rest, limits: &h1::Limits, watch: &'u Watch) -> Source<'u> {
         match (self, rest) {
             (Inlet::H1 { io, inbound }, Rest::H1 { body, .. }) if body != Body::None => {
-                Source::H1(H1Source::new(
-                    io,
-                    inbound,
-                    watch,
-                    Decoder::new(body, limits),
-                    Side::Upstream,
-                ))
+                Source::H1(H1Source::new(io, inbound, watch, Decoder::new(body, limits), Side::Upstream))
             }
             (_, Rest::H2(stream)) if !stream.is_end_stream() => {
                 Source::H2(H2Source::new(stream, watch, Side::Upstream))
@@ -190,14 +169,8 @@ async fn receive_h1(
                 if into.is_interim() && into.status != 101 {
                     return Ok(Received::Interim);
                 }
-                let rest = Rest::H1 {
-                    body: meta.body,
-                    keep_alive: meta.keep_alive,
-                };
-                return Ok(Received::Final {
-                    stated: meta.announced,
-                    rest,
-                });
+                let rest = Rest::H1 { body: meta.body, keep_alive: meta.keep_alive };
+                return Ok(Received::Final { stated: meta.announced, rest });
             }
         }
         let count = watch
@@ -221,9 +194,9 @@ async fn receive_h2(
     let arrived = watch
         .wait(|cx| match response.poll_informational(cx) {
             Poll::Ready(Some(interim)) => Poll::Ready(interim.map(Arrived::Interim)),
-            Poll::Ready(None) | Poll::Pending => std::pin::Pin::new(&mut *response)
-                .poll(cx)
-                .map(|response| response.map(Arrived::Final)),
+            Poll::Ready(None) | Poll::Pending => {
+                std::pin::Pin::new(&mut *response).poll(cx).map(|response| response.map(Arrived::Final))
+            }
         })
         .await
         .map_err(|_| response_timeout())?
@@ -242,10 +215,7 @@ async fn receive_h2(
                 None if stream.is_end_stream() && *method != Method::Head => Body::Length(0),
                 None => Body::Chunked,
             };
-            Ok(Received::Final {
-                stated,
-                rest: Rest::H2(stream),
-            })
+            Ok(Received::Final { stated, rest: Rest::H2(stream) })
         }
     }
 }
@@ -260,21 +230,11 @@ fn ended_early(before_any_byte: bool) -> Failure {
         return Failure::no_response("the connection was closed before a response");
     }
     let detail = "the connection was closed inside a response head";
-    Failure::new(
-        Side::Upstream,
-        Reason::UpstreamIncomplete,
-        Repeat::IfIdempotent,
-        detail,
-    )
+    Failure::new(Side::Upstream, Reason::UpstreamIncomplete, Repeat::IfIdempotent, detail)
 }
 
 fn response_timeout() -> Failure {
-    Failure::new(
-        Side::Upstream,
-        Reason::UpstreamTimeout,
-        Repeat::IfIdempotent,
-        "no response came in time",
-    )
+    Failure::new(Side::Upstream, Reason::UpstreamTimeout, Repeat::IfIdempotent, "no response came in time")
 }
 
 fn refused_request(refused: &Refused) -> Failure {
@@ -282,27 +242,14 @@ fn refused_request(refused: &Refused) -> Failure {
         Refused::TooManyFields => "too many fields",
         Refused::Malformed(why) => why,
     };
-    Failure::new(
-        Side::Downstream,
-        Reason::RequestMalformed,
-        Repeat::Never,
-        why,
-    )
+    Failure::new(Side::Downstream, Reason::RequestMalformed, Repeat::Never, why)
 }
 
 fn refused_response(refused: &Refused) -> Failure {
     match refused {
-        Refused::TooManyFields => Failure::new(
-            Side::Upstream,
-            Reason::UpstreamHeadTooLarge,
-            Repeat::Never,
-            "too many fields",
-        ),
-        Refused::Malformed(why) => Failure::new(
-            Side::Upstream,
-            Reason::UpstreamMalformed,
-            Repeat::Never,
-            *why,
-        ),
+        Refused::TooManyFields => {
+            Failure::new(Side::Upstream, Reason::UpstreamHeadTooLarge, Repeat::Never, "too many fields")
+        }
+        Refused::Malformed(why) => Failure::new(Side::Upstream, Reason::UpstreamMalformed, Repeat::Never, *why),
     }
 }

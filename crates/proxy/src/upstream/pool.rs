@@ -86,11 +86,7 @@ impl Pool {
     }
 
     /// Adds a connection and takes its first stream.
-    pub(crate) fn add(
-        &self,
-        key: PoolKey,
-        sender: h2::client::SendRequest<Bytes>,
-    ) -> (H2Lease, Closing) {
+    pub(crate) fn add(&self, key: PoolKey, sender: h2::client::SendRequest<Bytes>) -> (H2Lease, Closing) {
         let connection = Rc::new(Shared {
             sender: RefCell::new(sender),
             streams: Cell::new(0),
@@ -99,11 +95,7 @@ impl Pool {
             closed: Cell::new(false),
         });
         let lease = H2Lease::on(&connection, Age::Fresh);
-        self.shared
-            .borrow_mut()
-            .entry(key)
-            .or_default()
-            .push(connection.clone());
+        self.shared.borrow_mut().entry(key).or_default().push(connection.clone());
         (lease, Closing(connection))
     }
 
@@ -186,11 +178,7 @@ impl H2Lease {
         connection.streams.set(connection.streams.get() + 1);
         connection.served.set(connection.served.get() + 1);
         connection.idle_since.set(Duration::MAX);
-        Self {
-            connection: connection.clone(),
-            sender: connection.sender.borrow().clone(),
-            age,
-        }
+        Self { connection: connection.clone(), sender: connection.sender.borrow().clone(), age }
     }
 
     pub(crate) fn age(&self) -> Age {
@@ -209,8 +197,6 @@ impl H2Lease {
 
 impl Drop for H2Lease {
     fn drop(&mut self) {
-        self.connection
-            .streams
-            .set(self.connection.streams.get() - 1);
+        self.connection.streams.set(self.connection.streams.get() - 1);
     }
 }
