@@ -10,21 +10,11 @@ use transept_proxy::{AccessLog, LogFormat, LogTarget};
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct AccessLogArgs {
     /// Where access log lines go: `off`, `stdout` or a file that is appended to (SIGUSR1 opens it again after a rotation)
-    #[arg(
-        long,
-        env = "TRANSEPT_ACCESS_LOG",
-        value_name = "TARGET",
-        default_value = "off"
-    )]
+    #[arg(long, env = "TRANSEPT_ACCESS_LOG", value_name = "TARGET", default_value = "off")]
     pub(crate) access_log: Target,
 
     /// What an access log line looks like; `auto` is text on a terminal and JSON elsewhere
-    #[arg(
-        long,
-        env = "TRANSEPT_ACCESS_LOG_FORMAT",
-        value_enum,
-        default_value = "auto"
-    )]
+    #[arg(long, env = "TRANSEPT_ACCESS_LOG_FORMAT", value_enum, default_value = "auto")]
     pub(crate) access_log_format: Shape,
 }
 
@@ -88,10 +78,7 @@ mod tests {
 
     #[test]
     fn a_file_is_json_unless_asked_otherwise() {
-        let mut args = AccessLogArgs {
-            access_log: Target::File("/tmp/a.log".into()),
-            access_log_format: Shape::Auto,
-        };
+        let mut args = AccessLogArgs { access_log: Target::File("/tmp/a.log".into()), access_log_format: Shape::Auto };
         assert_eq!(args.settle().map(|log| log.format), Some(LogFormat::Json));
         args.access_log_format = Shape::Text;
         assert_eq!(args.settle().map(|log| log.format), Some(LogFormat::Text));

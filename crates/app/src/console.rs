@@ -51,9 +51,7 @@ pub(crate) fn print_yaml(value: &Value) -> Result<()> {
 /// Writes a message to standard error; a closed standard error is nobody's loss.
 pub(crate) fn tell(text: &str) {
     let mut out = anstream::stderr().lock();
-    let _ = out
-        .write_all(text.as_bytes())
-        .and_then(|()| out.write_all(b"\n"));
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n"));
 }
 
 /// Writes an error message to standard error.
@@ -63,7 +61,5 @@ pub(crate) fn fail(text: &str) {
 
 /// Tells whether a command ended because the reader of its output has gone, as in `transept schema | head`.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

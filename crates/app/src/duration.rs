@@ -8,9 +8,7 @@ use std::time::Duration;
 /// One sentence for the user when the text is not a duration, or a negative one.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration; write for example 30s, 1m30s or 500ms");
-    if text.starts_with(|first: char| first.is_ascii_digit())
-        && text.ends_with(|last: char| last.is_ascii_digit())
-    {
+    if text.starts_with(|first: char| first.is_ascii_digit()) && text.ends_with(|last: char| last.is_ascii_digit()) {
         return Err(format!("`{text}` has no unit; write for example {text}s"));
     }
     let duration: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;

@@ -47,28 +47,15 @@ pub(crate) struct LogArgs {
 /// The filter is not one.
 pub(crate) fn start(args: &LogArgs) -> anyhow::Result<()> {
     let filter = match &args.log_level {
-        Some(filter) => EnvFilter::try_new(filter)
-            .map_err(|error| anyhow::anyhow!("--log-level {filter}: {error}"))?,
+        Some(filter) => EnvFilter::try_new(filter).map_err(|error| anyhow::anyhow!("--log-level {filter}: {error}"))?,
         None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
     };
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match args.log.settle() {
-        Format::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .init(),
+        Format::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
         _ => {
-            let colours =
-                anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
-            builder
-                .with_ansi(colours)
-                .with_target(false)
-                .compact()
-                .init();
+            let colours = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+            builder.with_ansi(colours).with_target(false).compact().init();
         }
     }
     Ok(())

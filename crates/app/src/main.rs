@@ -91,10 +91,7 @@ mod tests {
     #[test]
     fn every_flag_has_an_environment_variable_of_its_name() {
         for command in Cli::command().get_subcommands() {
-            for flag in command
-                .get_arguments()
-                .filter(|flag| flag.get_long().is_some())
-            {
+            for flag in command.get_arguments().filter(|flag| flag.get_long().is_some()) {
                 let Some(variable) = flag.get_env() else {
                     continue;
                 };

@@ -39,11 +39,7 @@ pub(crate) fn show(severity: Severity, invalid: &Invalid) -> String {
     let snippet = invalid.snippet();
     let mut lines = snippet.lines();
     let head = lines.next().unwrap_or_default();
-    let mut out = format!(
-        "{}{}{PLAIN}{BOLD}: {head}{PLAIN}\n",
-        severity.colour(),
-        severity.word()
-    );
+    let mut out = format!("{}{}{PLAIN}{BOLD}: {head}{PLAIN}\n", severity.colour(), severity.word());
     for line in lines {
         let colour = match line.trim_start().split_once(' ') {
             Some(("|", rest)) if rest.trim_start().starts_with('^') => severity.colour(),
@@ -90,14 +86,7 @@ mod tests {
 
     #[test]
     fn a_finding_keeps_its_words_and_gains_colours() {
-        let mut invalid = Invalid::new(
-            Place {
-                file: "shop.yaml".into(),
-                line: 3,
-                column: 1,
-            },
-            "unknown field `pth`",
-        );
+        let mut invalid = Invalid::new(Place { file: "shop.yaml".into(), line: 3, column: 1 }, "unknown field `pth`");
         invalid.remedy("did you mean `path`?");
         invalid.line = Some("pth: /cart".into());
         let shown = show(Severity::Error, &invalid);

@@ -34,10 +34,7 @@ mod tests {
 
     #[test]
     fn columns_align_and_lines_have_no_tail() {
-        let rows = vec![
-            vec!["Gateway".into(), "shop".into(), "True".into()],
-            vec!["HTTPRoute".into(), "a".into()],
-        ];
+        let rows = vec![vec!["Gateway".into(), "shop".into(), "True".into()], vec!["HTTPRoute".into(), "a".into()]];
         assert_eq!(
             lay_out(&["KIND", "NAME", "ACCEPTED"], &rows),
             "KIND       NAME  ACCEPTED\nGateway    shop  True\nHTTPRoute  a\n"

@@ -31,12 +31,7 @@ fn feed(arguments: &[&str], text: &str) -> (Option<i32>, String, String) {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the binary starts");
-    child
-        .stdin
-        .take()
-        .expect("piped")
-        .write_all(text.as_bytes())
-        .expect("written");
+    child.stdin.take().expect("piped").write_all(text.as_bytes()).expect("written");
     read(&child.wait_with_output().expect("it ends"))
 }
 
@@ -69,17 +64,7 @@ fn wrong_usage_is_2_and_help_is_0() {
         assert_eq!(code, Some(2), "{arguments:?}: {out}{err}");
         assert!(!err.is_empty(), "{arguments:?}");
     }
-    for name in [
-        "run",
-        "proxy",
-        "check",
-        "explain",
-        "status",
-        "demo",
-        "schema",
-        "completion",
-        "version",
-    ] {
+    for name in ["run", "proxy", "check", "explain", "status", "demo", "schema", "completion", "version"] {
         let (code, out, _) = run(&[name, "--help"]);
         assert_eq!(code, Some(0), "{name}");
         assert!(out.contains("Usage: transept"), "{name}");
@@ -116,9 +101,7 @@ fn a_clean_file_is_0_and_shows_what_each_object_gets() {
 
 #[test]
 fn every_error_is_shown_at_once_with_line_and_remedy() {
-    let wrong = GOOD
-        .replace("rules:", "rulez:")
-        .replace("port: 3000", "port: many");
+    let wrong = GOOD.replace("rules:", "rulez:").replace("port: 3000", "port: many");
     let (code, out, _) = feed(&["check", "-"], &wrong);
     assert_eq!(code, Some(1), "{out}");
     assert!(out.contains("<stdin>:5:3"), "{out}");
@@ -165,9 +148,8 @@ fn json_and_yaml_say_the_same() {
 #[test]
 fn nobody_at_the_admin_address_is_3() {
     // Bound and dropped: nobody listens there now.
-    let address = std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port");
+    let address =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
     let (code, _, err) = run(&["status", "--admin", &address.to_string()]);
     assert_eq!(code, Some(3), "{err}");
     assert!(err.contains("no instance answers"), "{err}");
@@ -175,13 +157,10 @@ fn nobody_at_the_admin_address_is_3() {
 
 #[test]
 fn the_environment_mirrors_flags() {
-    let address = std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port");
-    let output = command(&["status"])
-        .env("TRANSEPT_ADMIN", format!("http://{address}"))
-        .output()
-        .expect("the binary starts");
+    let address =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let output =
+        command(&["status"]).env("TRANSEPT_ADMIN", format!("http://{address}")).output().expect("the binary starts");
     let (code, _, err) = read(&output);
     assert_eq!(code, Some(3));
     assert!(err.contains(&address.to_string()), "{err}");
@@ -203,13 +182,7 @@ fn schema_knows_every_kind() {
     assert_eq!(code, Some(0));
     let all: Value = serde_json::from_str(&out).expect("JSON");
     assert!(all["$schema"].is_string(), "{out}");
-    for kind in [
-        "Gateway",
-        "HTTPRoute",
-        "Backend",
-        "HeaderPolicy",
-        "IpAccessPolicy",
-    ] {
+    for kind in ["Gateway", "HTTPRoute", "Backend", "HeaderPolicy", "IpAccessPolicy"] {
         let (code, out, err) = run(&["schema", kind]);
         assert_eq!(code, Some(0), "{kind}: {err}");
         let schema: Value = serde_json::from_str(&out).expect("JSON");

@@ -7,11 +7,7 @@ use serde_json::Value;
 use transept_testkit::certificates::{Identity, KeyKind, Usage};
 
 fn transept(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_transept"))
-        .args(arguments)
-        .env_clear()
-        .output()
-        .expect("the binary starts")
+    Command::new(env!("CARGO_BIN_EXE_transept")).args(arguments).env_clear().output().expect("the binary starts")
 }
 
 fn examples() -> PathBuf {
@@ -23,10 +19,7 @@ fn files() -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(examples())
         .expect("examples/")
         .map(|entry| entry.expect("an entry").path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "yaml")
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
         .collect();
     files.sort();
     files
@@ -38,8 +31,7 @@ fn stage(file: &Path) -> (tempfile::TempDir, PathBuf) {
     let certs = directory.path().join("certs");
     std::fs::create_dir(&certs).expect("create");
     let identity =
-        Identity::self_signed(KeyKind::Ecdsa, Usage::Server, &["shop.test", "*.shop.test"])
-            .expect("a certificate");
+        Identity::self_signed(KeyKind::Ecdsa, Usage::Server, &["shop.test", "*.shop.test"]).expect("a certificate");
     std::fs::write(certs.join("shop.pem"), &identity.certificate_pem).expect("write");
     std::fs::write(certs.join("shop.key"), &identity.key_pem).expect("write");
     let copy = directory.path().join(file.file_name().expect("a name"));
@@ -57,12 +49,7 @@ fn every_example_is_clean() {
         let text = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(0), "{}: {text}", file.display());
         let report: Value = serde_json::from_str(&text).expect("JSON");
-        assert_ne!(
-            report["objects"],
-            Value::Array(Vec::new()),
-            "{}",
-            file.display()
-        );
+        assert_ne!(report["objects"], Value::Array(Vec::new()), "{}", file.display());
     }
 }
 
@@ -83,35 +70,24 @@ fn explain(example: &str, arguments: &[&str]) -> Value {
     all.extend_from_slice(&["-f", copy.to_str().expect("UTF-8"), "--json"]);
     let output = transept(&all);
     let text = String::from_utf8_lossy(&output.stdout);
-    serde_json::from_str(&text).unwrap_or_else(|error| {
-        panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr))
-    })
+    serde_json::from_str(&text)
+        .unwrap_or_else(|error| panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
 #[test]
 fn the_longest_prefix_wins_and_the_path_is_rewritten() {
-    let decision = explain(
-        "02-paths-and-rewrites.yaml",
-        &["GET", "http://localhost:8080/api/users?page=2"],
-    );
+    let decision = explain("02-paths-and-rewrites.yaml", &["GET", "http://localhost:8080/api/users?page=2"]);
     assert_eq!(decision["backend"], "default/api", "{decision:#}");
     assert_eq!(decision["forwarded"]["target"], "/users?page=2");
-    let lost: Vec<&Value> = decision["considered"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .filter(|one| !one["lost"].is_null())
-        .collect();
+    let lost: Vec<&Value> =
+        decision["considered"].as_array().expect("a list").iter().filter(|one| !one["lost"].is_null()).collect();
     assert_eq!(lost.len(), 1, "{decision:#}");
 }
 
 #[test]
 fn a_tester_goes_to_the_preview() {
     let url = "http://localhost:8080/";
-    let tester = explain(
-        "03-headers-and-methods.yaml",
-        &["POST", url, "-H", "x-tester: yes"],
-    );
+    let tester = explain("03-headers-and-methods.yaml", &["POST", url, "-H", "x-tester: yes"]);
     assert_eq!(tester["backend"], "default/preview", "{tester:#}");
     let nobody = explain("03-headers-and-methods.yaml", &["POST", url]);
     assert_eq!(nobody["reply"]["status"], 404, "{nobody:#}");
@@ -128,16 +104,10 @@ fn a_canary_shows_its_weights_and_its_mirror() {
 
 #[test]
 fn a_redirect_needs_no_service() {
-    let decision = explain(
-        "05-redirects.yaml",
-        &["GET", "http://www.shop.test:8080/old/page"],
-    );
+    let decision = explain("05-redirects.yaml", &["GET", "http://www.shop.test:8080/old/page"]);
     assert_eq!(decision["response"]["status"], 301, "{decision:#}");
     let location = header(&decision["response"]["headers"], "location");
-    assert_eq!(
-        location.as_deref(),
-        Some("http://www.shop.test:8080/new/page")
-    );
+    assert_eq!(location.as_deref(), Some("http://www.shop.test:8080/new/page"));
 }
 
 #[test]
@@ -153,15 +123,8 @@ fn a_preflight_is_answered_by_the_gateway() {
             "access-control-request-method: PUT",
         ],
     );
-    let allowed = header(
-        &decision["response"]["headers"],
-        "access-control-allow-origin",
-    );
-    assert_eq!(
-        allowed.as_deref(),
-        Some("https://app.shop.test"),
-        "{decision:#}"
-    );
+    let allowed = header(&decision["response"]["headers"], "access-control-allow-origin");
+    assert_eq!(allowed.as_deref(), Some("https://app.shop.test"), "{decision:#}");
     assert!(decision["forwarded"].is_null(), "{decision:#}");
 }
 
@@ -203,10 +166,6 @@ fn header(fields: &Value, name: &str) -> Option<String> {
     fields
         .as_array()?
         .iter()
-        .find(|field| {
-            field[0]
-                .as_str()
-                .is_some_and(|it| it.eq_ignore_ascii_case(name))
-        })
+        .find(|field| field[0].as_str().is_some_and(|it| it.eq_ignore_ascii_case(name)))
         .and_then(|field| field[1].as_str().map(str::to_owned))
 }

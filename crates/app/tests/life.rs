@@ -25,9 +25,7 @@ fn binary() -> &'static Path {
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what)
-        .await
-        .expect("it happens in time")
+    tokio::time::timeout(PATIENCE, what).await.expect("it happens in time")
 }
 
 /// A gateway on one address in front of one backend.
@@ -64,9 +62,7 @@ spec: {{endpoints: [{{address: {}, port: {}}}]}}
 /// A backend that says its name.
 async fn backend(name: &str) -> Serving {
     let pod = Pod::new(name, "default", RequestLog::default());
-    serve(([127, 0, 0, 1], 0).into(), Port::Http1, &pod)
-        .await
-        .expect("a backend")
+    serve(([127, 0, 0, 1], 0).into(), Port::Http1, &pod).await.expect("a backend")
 }
 
 /// A file of configuration in a directory of its own.
@@ -85,18 +81,12 @@ fn replace(path: &Path, text: &str) {
 }
 
 async fn start(path: &Path) -> Running {
-    Launch::run(binary(), [path])
-        .start(PATIENCE)
-        .await
-        .unwrap_or_else(|failure| panic!("{failure}"))
+    Launch::run(binary(), [path]).start(PATIENCE).await.unwrap_or_else(|failure| panic!("{failure}"))
 }
 
 async fn get(address: SocketAddr, path: &str) -> Answer {
     let request = Request::get(&address.to_string(), path);
-    soon(exchange(&Endpoint::http1(address), &request))
-        .await
-        .outcome
-        .expect("an answer")
+    soon(exchange(&Endpoint::http1(address), &request)).await.outcome.expect("an answer")
 }
 
 /// The name that the backend behind the gateway gives.
@@ -109,10 +99,7 @@ async fn who_answers(address: SocketAddr) -> String {
 
 /// Waits until the log tells of this generation.
 async fn generation(running: &Running, number: u64) {
-    soon(running.log_line_with(&format!(
-        "\"message\":\"configuration loaded\",\"generation\":{number},"
-    )))
-    .await;
+    soon(running.log_line_with(&format!("\"message\":\"configuration loaded\",\"generation\":{number},"))).await;
 }
 
 #[tokio::test]
@@ -150,10 +137,7 @@ async fn a_broken_file_keeps_the_running_configuration_and_says_so_everywhere() 
     assert_eq!(who_answers(listen).await, "one");
 
     let metrics = running.metrics().await.expect("metrics");
-    assert!(
-        metrics.contains("transept_config_last_reload_successful 0\n"),
-        "{metrics}"
-    );
+    assert!(metrics.contains("transept_config_last_reload_successful 0\n"), "{metrics}");
     assert!(metrics.contains("transept_config_reloads_total{result=\"failure\"} 1\n"));
     assert!(metrics.contains("transept_config_generation 1\n"));
     let status = running.status().await.expect("status");
@@ -179,10 +163,7 @@ fn transept_status(running: &Running) -> (Option<i32>, String) {
         .args(["status", "--admin", &running.admin().to_string()])
         .output()
         .expect("the binary starts");
-    (
-        output.status.code(),
-        String::from_utf8_lossy(&output.stdout).into_owned(),
-    )
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[tokio::test]
@@ -234,10 +215,7 @@ async fn sigterm_lets_the_request_under_way_finish() {
     let running = start(&path).await;
 
     let mut client = TcpStream::connect(listen).await.expect("connected");
-    client
-        .write_all(b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n")
-        .await
-        .expect("sent");
+    client.write_all(b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n").await.expect("sent");
     // The interim response tells that the request is under way.
     let mut interim = Vec::new();
     while !interim.ends_with(b"\r\n\r\n") {
@@ -252,9 +230,7 @@ async fn sigterm_lets_the_request_under_way_finish() {
 
     gate.open();
     let mut answer = Vec::new();
-    soon(client.read_to_end(&mut answer))
-        .await
-        .expect("an answer");
+    soon(client.read_to_end(&mut answer)).await.expect("an answer");
     let answer = String::from_utf8_lossy(&answer).to_lowercase();
     assert!(answer.starts_with("http/1.1 200"), "{answer}");
     assert!(answer.contains("connection: close"), "{answer}");
@@ -267,15 +243,9 @@ async fn a_taken_port_ends_the_start_when_it_is_the_only_one() {
     let one = backend("one").await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let (_keep, path) = file(&shop(taken.local_addr().expect("bound"), one.address));
-    let failure = Launch::run(binary(), [&path])
-        .start(PATIENCE)
-        .await
-        .expect_err("the port is taken");
+    let failure = Launch::run(binary(), [&path]).start(PATIENCE).await.expect_err("the port is taken");
     assert!(failure.log.contains("another process listens"), "{failure}");
-    assert!(
-        failure.log.contains("no listener could be opened"),
-        "{failure}"
-    );
+    assert!(failure.log.contains("no listener could be opened"), "{failure}");
 }
 
 #[tokio::test]
@@ -284,10 +254,8 @@ async fn a_taken_port_beside_a_free_one_is_a_status() {
     let listen = unused_address().expect("an address");
     let taken = std::net::TcpListener::bind((listen.ip(), 0)).expect("a port");
     let port = taken.local_addr().expect("bound").port();
-    let text = shop(listen, one.address).replace(
-        "listeners: [",
-        &format!("listeners: [{{name: taken, protocol: HTTP, port: {port}}}, "),
-    );
+    let text = shop(listen, one.address)
+        .replace("listeners: [", &format!("listeners: [{{name: taken, protocol: HTTP, port: {port}}}, "));
     let (_keep, path) = file(&text);
     let running = start(&path).await;
     assert_eq!(who_answers(listen).await, "one");
@@ -324,12 +292,8 @@ async fn a_taken_admin_port_ends_the_start() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("bound").to_string();
     let (_keep, path) = file(&shop(listen, one.address));
-    let output = Command::new(binary())
-        .arg("run")
-        .arg(&path)
-        .args(["--admin", &address])
-        .output()
-        .expect("the binary starts");
+    let output =
+        Command::new(binary()).arg("run").arg(&path).args(["--admin", &address]).output().expect("the binary starts");
     assert_eq!(output.status.code(), Some(1));
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(log.contains("the admin server cannot listen"), "{log}");
@@ -381,11 +345,7 @@ metadata: {name: shop, annotations: {transept.dev/from-file: \"tls.crt=shop.pem,
         let endpoint = Endpoint {
             address: listen,
             protocol: Protocol::Http1,
-            tls: Some(Tls {
-                server_name: "shop.test".to_owned(),
-                trust: Trust::Leaf(certificate),
-                identity: None,
-            }),
+            tls: Some(Tls { server_name: "shop.test".to_owned(), trust: Trust::Leaf(certificate), identity: None }),
         };
         let request = Request::get("shop.test", "/");
         soon(exchange(&endpoint, &request)).await.outcome
@@ -395,7 +355,9 @@ metadata: {name: shop, annotations: {transept.dev/from-file: \"tls.crt=shop.pem,
     assert_eq!(ask(first.clone()).await.expect("an answer").status, 200);
     let metrics = running.metrics().await.expect("metrics");
     assert!(
-        metrics.contains("transept_certificate_expiration_timestamp_seconds{listener=\"default/shop/https\",name=\"shop.test\""),
+        metrics.contains(
+            "transept_certificate_expiration_timestamp_seconds{listener=\"default/shop/https\",name=\"shop.test\""
+        ),
         "{metrics}"
     );
 
@@ -420,10 +382,7 @@ async fn the_access_log_follows_its_rotation() {
     let one = backend("one").await;
     let listen = unused_address().expect("an address");
     let (directory, path) = file(&shop(listen, one.address));
-    let (log, rotated) = (
-        directory.path().join("access.log"),
-        directory.path().join("access.log.1"),
-    );
+    let (log, rotated) = (directory.path().join("access.log"), directory.path().join("access.log.1"));
     let running = Launch::run(binary(), [&path])
         .argument("--access-log")
         .argument(&log)
@@ -445,11 +404,7 @@ async fn the_access_log_follows_its_rotation() {
     let all: Vec<Value> = [lines(&rotated), lines(&log)].concat();
     assert_eq!(all.len(), 2, "{all:?}");
     assert!(all[1].to_string().contains("/after"), "{all:?}");
-    assert!(
-        lines(&log)
-            .iter()
-            .any(|line| line.to_string().contains("/after"))
-    );
+    assert!(lines(&log).iter().any(|line| line.to_string().contains("/after")));
 }
 
 #[tokio::test]
@@ -489,13 +444,7 @@ async fn the_demo_answers_what_it_says() {
         .await
         .unwrap_or_else(|failure| panic!("{failure}"));
     let line = soon(running.log_line_with("The shop is open at http://")).await;
-    let address: SocketAddr = line
-        .rsplit("http://")
-        .next()
-        .expect("an address")
-        .trim()
-        .parse()
-        .expect("an address");
+    let address: SocketAddr = line.rsplit("http://").next().expect("an address").trim().parse().expect("an address");
     assert_eq!(get(address, "/").await.status, 200);
     assert_eq!(get(address, "/old").await.status, 301);
     assert_eq!(get(address, "/cart/nowhere").await.status, 404);
@@ -507,8 +456,7 @@ async fn the_demo_answers_what_it_says() {
     assert_eq!(body["request"]["x-shop"], "demo");
     let preview = Request::get(&address.to_string(), "/cart").with("x-preview", "yes");
     let preview = soon(exchange(&Endpoint::http1(address), &preview)).await;
-    let body: Value =
-        serde_json::from_slice(&preview.outcome.expect("an answer").body).expect("JSON");
+    let body: Value = serde_json::from_slice(&preview.outcome.expect("an answer").body).expect("JSON");
     assert_eq!(body["version"], 2);
     let ended = running.stop(PATIENCE).await.expect("it ends");
     assert_eq!(ended.code(), Some(0));

@@ -37,9 +37,7 @@ impl Refusal {
     pub(crate) fn why(self) -> &'static str {
         match self {
             Refusal::Method => "only GET and HEAD are answered here\n",
-            Refusal::Host => {
-                "this name is not allowed: use an address or localhost, or start with --admin-host NAME\n"
-            }
+            Refusal::Host => "this name is not allowed: use an address or localhost, or start with --admin-host NAME\n",
             Refusal::CrossSite => "requests from pages of other sites are refused\n",
         }
     }
@@ -58,19 +56,11 @@ pub(crate) fn admit(method: &Method, fields: &HeaderMap, names: &[String]) -> Re
     if host.is_some_and(|host| !is_allowed(name_of(host), names)) {
         return Err(Refusal::Host);
     }
-    let same_site = |origin: &str| {
-        host.is_some_and(|host| origin.strip_prefix("http://").is_some_and(|at| at == host))
-    };
-    if fields
-        .get(ORIGIN)
-        .is_some_and(|origin| !origin.to_str().is_ok_and(same_site))
-    {
+    let same_site = |origin: &str| host.is_some_and(|host| origin.strip_prefix("http://").is_some_and(|at| at == host));
+    if fields.get(ORIGIN).is_some_and(|origin| !origin.to_str().is_ok_and(same_site)) {
         return Err(Refusal::CrossSite);
     }
-    if fields
-        .get(SEC_FETCH_SITE)
-        .is_some_and(|site| site != "same-origin" && site != "none")
-    {
+    if fields.get(SEC_FETCH_SITE).is_some_and(|site| site != "same-origin" && site != "none") {
         return Err(Refusal::CrossSite);
     }
     Ok(())
@@ -87,9 +77,7 @@ fn name_of(host: &str) -> &str {
 fn is_allowed(name: &str, names: &[String]) -> bool {
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<IpAddr>().is_ok()
-        || names
-            .iter()
-            .any(|allowed| allowed.eq_ignore_ascii_case(name))
+        || names.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]
@@ -108,13 +96,7 @@ mod tests {
 
     #[test]
     fn addresses_localhost_and_named_hosts_pass() {
-        for host in [
-            "127.0.0.1:9908",
-            "[::1]:9908",
-            "localhost:9908",
-            "10.2.3.4",
-            "gw.shop.test:9908",
-        ] {
+        for host in ["127.0.0.1:9908", "[::1]:9908", "localhost:9908", "10.2.3.4", "gw.shop.test:9908"] {
             assert_eq!(decide(&[(HOST, host)]), Ok(()), "{host}");
         }
         assert_eq!(decide(&[]), Ok(()));
@@ -123,10 +105,7 @@ mod tests {
     #[test]
     fn a_rebound_name_is_refused() {
         assert_eq!(decide(&[(HOST, "evil.example:9908")]), Err(Refusal::Host));
-        assert_eq!(
-            decide(&[(HOST, "127.0.0.1.evil.example")]),
-            Err(Refusal::Host)
-        );
+        assert_eq!(decide(&[(HOST, "127.0.0.1.evil.example")]), Err(Refusal::Host));
     }
 
     #[test]
@@ -135,16 +114,9 @@ mod tests {
         let ours = (ORIGIN, "http://127.0.0.1:9908");
         assert_eq!(decide(&[host.clone(), ours]), Ok(()));
         for origin in ["http://evil.example", "null", "http://127.0.0.1:8080"] {
-            assert_eq!(
-                decide(&[host.clone(), (ORIGIN, origin)]),
-                Err(Refusal::CrossSite),
-                "{origin}"
-            );
+            assert_eq!(decide(&[host.clone(), (ORIGIN, origin)]), Err(Refusal::CrossSite), "{origin}");
         }
-        assert_eq!(
-            decide(&[host, (SEC_FETCH_SITE, "cross-site")]),
-            Err(Refusal::CrossSite)
-        );
+        assert_eq!(decide(&[host, (SEC_FETCH_SITE, "cross-site")]), Err(Refusal::CrossSite));
     }
 
     #[test]

@@ -31,11 +31,13 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How many clients are served at a time; the others wait.
 const CONNECTIONS: usize = 128;
 
+const TEXT: &str = "text/plain; charset=utf-8";
+
 const INDEX: &str = "\
 transept admin
 
 /livez     the process runs
-/readyz    it takes traffic (503 while starting or draining)
+/readyz    it takes traffic (503 while draining)
 /metrics   Prometheus metrics
 /status    configuration generation, last reload, listeners, status of every object (JSON)
 ";
@@ -44,21 +46,11 @@ transept admin
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct AdminArgs {
     /// Address of the admin server (/livez, /readyz, /metrics, /status), or `off`; it has no authentication: keep it on loopback
-    #[arg(
-        long,
-        env = "TRANSEPT_ADMIN",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:9908"
-    )]
+    #[arg(long, env = "TRANSEPT_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9908")]
     pub(crate) admin: Address,
 
     /// Host name under which the admin server may be asked, besides localhost and addresses; may be repeated
-    #[arg(
-        long,
-        env = "TRANSEPT_ADMIN_HOST",
-        value_name = "NAME",
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "TRANSEPT_ADMIN_HOST", value_name = "NAME", value_delimiter = ',')]
     pub(crate) admin_host: Vec<String>,
 }
 
@@ -78,9 +70,9 @@ impl std::str::FromStr for Address {
         if text == "off" {
             return Ok(Address::Off);
         }
-        text.parse().map(Address::At).map_err(|_| {
-            format!("`{text}` is not an address and a port, such as 127.0.0.1:9908, nor `off`")
-        })
+        text.parse()
+            .map(Address::At)
+            .map_err(|_| format!("`{text}` is not an address and a port, such as 127.0.0.1:9908, nor `off`"))
     }
 }
 
@@ -108,11 +100,7 @@ impl Admin {
         if !address.ip().is_loopback() {
             tracing::warn!(%address, "the admin server has no authentication and is reachable from other machines");
         }
-        Ok(Some(Admin {
-            listener,
-            address,
-            names: args.admin_host.clone().into(),
-        }))
+        Ok(Some(Admin { listener, address, names: args.admin_host.clone().into() }))
     }
 
     /// Where it listens.
@@ -158,43 +146,33 @@ impl Admin {
     }
 }
 
+/// Answers a probe.
+fn probe(readiness: Readiness, good: bool) -> Response<Full<Bytes>> {
+    let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    page(status, TEXT, format!("{readiness}\n"))
+}
+
 /// Answers one request.
-async fn respond(
-    request: &Request<Incoming>,
-    standing: &Standing,
-    names: &[String],
-) -> Response<Full<Bytes>> {
-    const TEXT: &str = "text/plain; charset=utf-8";
+async fn respond(request: &Request<Incoming>, standing: &Standing, names: &[String]) -> Response<Full<Bytes>> {
     if let Err(refusal) = guard::admit(request.method(), request.headers(), names) {
         let mut answer = page(refusal.status(), TEXT, refusal.why().to_owned());
         if refusal == guard::Refusal::Method {
-            answer
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         return answer;
     }
     match request.uri().path() {
         "/" => page(StatusCode::OK, TEXT, INDEX.to_owned()),
-        "/livez" => page(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        "/livez" => {
+            let readiness = standing.readiness();
+            probe(readiness, readiness != Readiness::Broken)
+        }
         "/readyz" => {
             let readiness = standing.readiness();
-            let status = match readiness {
-                Readiness::Ready => StatusCode::OK,
-                Readiness::Starting | Readiness::Draining => StatusCode::SERVICE_UNAVAILABLE,
-            };
-            page(status, TEXT, format!("{readiness}\n"))
+            probe(readiness, readiness == Readiness::Ready)
         }
-        "/metrics" => page(
-            StatusCode::OK,
-            "text/plain; version=0.0.4; charset=utf-8",
-            standing.metrics().await,
-        ),
-        "/status" => page(
-            StatusCode::OK,
-            "application/json",
-            format!("{}\n", standing.status()),
-        ),
+        "/metrics" => page(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", standing.metrics().await),
+        "/status" => page(StatusCode::OK, "application/json", format!("{}\n", standing.status())),
         _ => page(StatusCode::NOT_FOUND, TEXT, INDEX.to_owned()),
     }
 }
@@ -205,10 +183,7 @@ fn page(status: StatusCode, kind: &'static str, body: String) -> Response<Full<B
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    fields.insert(
-        "x-content-type-options",
-        HeaderValue::from_static("nosniff"),
-    );
+    fields.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     response
 }
 
@@ -221,10 +196,6 @@ mod tests {
         assert_eq!("off".parse(), Ok(Address::Off));
         let at = "127.0.0.1:0".parse::<SocketAddr>().map(Address::At);
         assert_eq!("127.0.0.1:0".parse::<Address>().ok(), at.ok());
-        assert!(
-            "9908"
-                .parse::<Address>()
-                .is_err_and(|why| why.contains("127.0.0.1:9908"))
-        );
+        assert!("9908".parse::<Address>().is_err_and(|why| why.contains("127.0.0.1:9908")));
     }
 }

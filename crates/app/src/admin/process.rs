@@ -19,9 +19,7 @@ pub(crate) struct Process {
 impl Process {
     /// Notes the start time.
     pub(crate) fn begin() -> Self {
-        Process {
-            started: SystemTime::now(),
-        }
+        Process { started: SystemTime::now() }
     }
 
     /// Appends the metrics.
@@ -31,52 +29,16 @@ impl Process {
             "transept_build_info",
             "gauge",
             "What runs: always 1.",
-            &[(
-                format!("{{version=\"{VERSION}\",revision=\"{REVISION}\"}}"),
-                1.0,
-            )],
+            &[(format!("{{version=\"{VERSION}\",revision=\"{REVISION}\"}}"), 1.0)],
         );
-        let started = self
-            .started
-            .duration_since(UNIX_EPOCH)
-            .map_or(0.0, |since| since.as_secs_f64());
+        let started = self.started.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let plain = [
-            (
-                "process_start_time_seconds",
-                "gauge",
-                "Start time, in seconds since the epoch.",
-                Some(started),
-            ),
-            (
-                "process_cpu_seconds_total",
-                "counter",
-                "CPU time in user and system mode.",
-                cpu_seconds(),
-            ),
-            (
-                "process_resident_memory_bytes",
-                "gauge",
-                "Memory in RAM.",
-                status_bytes("VmRSS:"),
-            ),
-            (
-                "process_virtual_memory_bytes",
-                "gauge",
-                "Address space in use.",
-                status_bytes("VmSize:"),
-            ),
-            (
-                "process_open_fds",
-                "gauge",
-                "Open file descriptors.",
-                open_files(),
-            ),
-            (
-                "process_max_fds",
-                "gauge",
-                "Most file descriptors that may be open.",
-                most_files(),
-            ),
+            ("process_start_time_seconds", "gauge", "Start time, in seconds since the epoch.", Some(started)),
+            ("process_cpu_seconds_total", "counter", "CPU time in user and system mode.", cpu_seconds()),
+            ("process_resident_memory_bytes", "gauge", "Memory in RAM.", status_bytes("VmRSS:")),
+            ("process_virtual_memory_bytes", "gauge", "Address space in use.", status_bytes("VmSize:")),
+            ("process_open_fds", "gauge", "Open file descriptors.", open_files()),
+            ("process_max_fds", "gauge", "Most file descriptors that may be open.", most_files()),
         ];
         for (name, kind, help, value) in plain {
             if let Some(value) = value {
@@ -87,13 +49,7 @@ impl Process {
 }
 
 /// Appends one metric family in the text exposition format; each sample is its label set in braces, or nothing, and its value.
-pub(crate) fn write_metric(
-    out: &mut String,
-    name: &str,
-    kind: &str,
-    help: &str,
-    samples: &[(String, f64)],
-) {
+pub(crate) fn write_metric(out: &mut String, name: &str, kind: &str, help: &str, samples: &[(String, f64)]) {
     // Writing to a String cannot fail.
     let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     for (labels, value) in samples {
@@ -130,9 +86,7 @@ fn open_files() -> Option<f64> {
 
 fn most_files() -> Option<f64> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
-    let line = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
@@ -150,13 +104,7 @@ mod tests {
     #[test]
     fn a_family_reads_as_prometheus_wants_it() {
         let mut out = String::new();
-        write_metric(
-            &mut out,
-            "transept_x_total",
-            "counter",
-            "Help.",
-            &[("{result=\"ok\"}".to_owned(), 2.0)],
-        );
+        write_metric(&mut out, "transept_x_total", "counter", "Help.", &[("{result=\"ok\"}".to_owned(), 2.0)]);
         assert_eq!(
             out,
             "# HELP transept_x_total Help.\n# TYPE transept_x_total counter\ntransept_x_total{result=\"ok\"} 2\n"

@@ -33,13 +33,7 @@ pub(crate) struct Args {
     files: Vec<PathBuf>,
 
     /// Form of the result
-    #[arg(
-        short,
-        long,
-        env = "TRANSEPT_OUTPUT",
-        value_enum,
-        default_value = "table"
-    )]
+    #[arg(short, long, env = "TRANSEPT_OUTPUT", value_enum, default_value = "table")]
     output: Output,
 }
 
@@ -86,19 +80,13 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         Output::Yaml => console::print_yaml(&findings.to_json())?,
         Output::Json => console::print_json(&findings.to_json())?,
     }
-    if findings.errors.is_empty() && findings.problems.is_empty() {
-        Ok(Exit::Fine)
-    } else {
-        Ok(Exit::Findings)
-    }
+    if findings.errors.is_empty() && findings.problems.is_empty() { Ok(Exit::Fine) } else { Ok(Exit::Findings) }
 }
 
 impl Findings {
     fn to_json(&self) -> Value {
         let list = |severity: Severity, all: &[Invalid]| -> Value {
-            all.iter()
-                .map(|invalid| report::to_json(severity, invalid))
-                .collect()
+            all.iter().map(|invalid| report::to_json(severity, invalid)).collect()
         };
         json!({
             "errors": list(Severity::Error, &self.errors),
@@ -110,10 +98,7 @@ impl Findings {
 
     fn render(&self) -> String {
         let mut out = String::new();
-        for (severity, all) in [
-            (Severity::Error, &self.errors),
-            (Severity::Problem, &self.problems),
-        ] {
+        for (severity, all) in [(Severity::Error, &self.errors), (Severity::Problem, &self.problems)] {
             for invalid in all {
                 out.push_str(&report::show(severity, invalid));
                 out.push('\n');
@@ -126,20 +111,17 @@ impl Findings {
             out.push_str(&render_objects(objects));
             out.push('\n');
         }
-        let counts = format!(
-            "{}, {}",
-            report::count(self.errors.len(), "error"),
-            report::count(self.problems.len(), "problem")
-        );
+        let counts =
+            format!("{}, {}", report::count(self.errors.len(), "error"), report::count(self.problems.len(), "problem"));
         let verdict = match (self.errors.is_empty(), self.problems.is_empty()) {
             (true, true) => format!("{GREEN}ok{PLAIN}: {counts}"),
-            (true, false) => format!(
-                "{YELLOW}{counts}{PLAIN}: it would run, and what the problems concern fails closed"
-            ),
+            (true, false) => {
+                format!("{YELLOW}{counts}{PLAIN}: it would run, and what the problems concern fails closed")
+            }
             (false, true) => format!("{RED}{counts}{PLAIN}: it would be refused"),
-            (false, false) => format!(
-                "{RED}{counts}{PLAIN}: it would be refused; some problems may come from the errors"
-            ),
+            (false, false) => {
+                format!("{RED}{counts}{PLAIN}: it would be refused; some problems may come from the errors")
+            }
         };
         out.push_str(&verdict);
         out.push('\n');
@@ -164,23 +146,14 @@ pub(super) fn render_objects(objects: &[Value]) -> String {
 
 /// One row per set of conditions of an object.
 fn rows_of(kind: &str, name: &str, status: &Value) -> Vec<Vec<String>> {
-    let row = |part: String, conditions: &Value| {
-        vec![
-            kind.to_owned(),
-            name.to_owned(),
-            part,
-            write_conditions(conditions),
-        ]
-    };
+    let row =
+        |part: String, conditions: &Value| vec![kind.to_owned(), name.to_owned(), part, write_conditions(conditions)];
     let mut rows = Vec::new();
     if status["conditions"].is_array() {
         rows.push(row(String::new(), &status["conditions"]));
     }
     for listener in items(&status["listeners"]) {
-        let kinds: Vec<&str> = items(&listener["supportedKinds"])
-            .iter()
-            .map(|kind| text(&kind["kind"]))
-            .collect();
+        let kinds: Vec<&str> = items(&listener["supportedKinds"]).iter().map(|kind| text(&kind["kind"])).collect();
         let routes = listener["attachedRoutes"].as_u64().unwrap_or(0);
         let part = format!(
             "listener {}: {} ({})",
@@ -282,14 +255,8 @@ mod tests {
         ]);
         let shown = render_objects(items(&objects));
         assert!(shown.contains("shop/web"), "{shown}");
-        assert!(
-            shown.contains("listener http: 2 routes (HTTPRoute GRPCRoute)"),
-            "{shown}"
-        );
+        assert!(shown.contains("listener http: 2 routes (HTTPRoute GRPCRoute)"), "{shown}");
         assert!(shown.contains("on Gateway web/https "), "{shown}");
-        assert!(
-            shown.contains("Accepted=False/NoMatchingParent (There is no such listener)\n"),
-            "{shown}"
-        );
+        assert!(shown.contains("Accepted=False/NoMatchingParent (There is no such listener)\n"), "{shown}");
     }
 }

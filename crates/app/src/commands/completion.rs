@@ -25,12 +25,7 @@ pub(crate) struct Args {
 /// Prints the script on standard output.
 pub(crate) fn run(args: &Args) -> Result<Exit> {
     let mut script = Vec::new();
-    clap_complete::generate(
-        args.shell,
-        &mut crate::Cli::command(),
-        "transept",
-        &mut script,
-    );
+    clap_complete::generate(args.shell, &mut crate::Cli::command(), "transept", &mut script);
     std::io::stdout().write_all(&script)?;
     Ok(Exit::Fine)
 }

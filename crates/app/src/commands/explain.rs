@@ -93,16 +93,13 @@ fn describe(args: &Args) -> Result<Ask, String> {
     let host = host.strip_suffix(':').unwrap_or(&ask.authority);
     ask.address = host.trim_matches(['[', ']']).parse().ok();
     for header in &args.headers {
-        let (name, value) = header
-            .split_once(':')
-            .ok_or_else(|| format!("`{header}` is not a header; write `name: value`"))?;
+        let (name, value) =
+            header.split_once(':').ok_or_else(|| format!("`{header}` is not a header; write `name: value`"))?;
         ask.add_field(name.trim(), value.trim())?;
     }
     ask.peer = args.client;
     ask.server_name.clone_from(&args.server_name);
-    ask.now.unix = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
+    ask.now.unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Ok(ask)
 }
 
@@ -131,7 +128,8 @@ mod tests {
 
     #[test]
     fn paint_changes_no_word() {
-        let text = "request    GET http://a/\nroute      r at f:1\n           won:  a\n           lost: b\nreply      404 x\n";
+        let text =
+            "request    GET http://a/\nroute      r at f:1\n           won:  a\n           lost: b\nreply      404 x\n";
         let painted = paint(text);
         assert_eq!(anstream::adapter::strip_str(&painted).to_string(), text);
         assert!(painted.contains(GREEN));

@@ -75,8 +75,7 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = port.parse::<u16>() {
         return Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
     }
-    text.parse()
-        .map_err(|_| format!("`{text}` is not an address and a port, such as 127.0.0.1:8080"))
+    text.parse().map_err(|_| format!("`{text}` is not an address and a port, such as 127.0.0.1:8080"))
 }
 
 /// The service behind the gateway.
@@ -102,16 +101,10 @@ impl FromStr for Target {
         if uri.query().is_some() {
             return Err(wrong("has a query, which a service cannot have"));
         }
-        if uri
-            .authority()
-            .is_some_and(|authority| authority.as_str().contains('@'))
-        {
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             return Err(wrong("holds a user name"));
         }
-        let host = uri
-            .host()
-            .filter(|host| !host.is_empty())
-            .ok_or_else(|| wrong("names no host"))?;
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("names no host"))?;
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
         if port == 0 {
             return Err(wrong("has port 0"));
@@ -122,12 +115,7 @@ impl FromStr for Target {
                 "`{text}` names an address, but a certificate is checked against a name; write the name"
             ));
         }
-        Ok(Target {
-            secure,
-            host: host.to_owned(),
-            port,
-            path: uri.path().trim_end_matches('/').to_owned(),
-        })
+        Ok(Target { secure, host: host.to_owned(), port, path: uri.path().trim_end_matches('/').to_owned() })
     }
 }
 
@@ -170,8 +158,7 @@ spec:
 
     /// The rewrite that makes a request fit the service, as an entry of the rule; nothing when it fits as it is.
     fn filters(&self) -> String {
-        let keeps_host =
-            self.host.parse::<IpAddr>().is_ok() || self.host.eq_ignore_ascii_case("localhost");
+        let keeps_host = self.host.parse::<IpAddr>().is_ok() || self.host.eq_ignore_ascii_case("localhost");
         let mut rewrite = Vec::new();
         if !keeps_host {
             rewrite.push(format!("hostname: {}", quote(&self.host)));
@@ -185,10 +172,7 @@ spec:
         if rewrite.is_empty() {
             return String::new();
         }
-        format!(
-            "    filters: [{{type: URLRewrite, urlRewrite: {{{}}}}}]\n",
-            rewrite.join(", ")
-        )
+        format!("    filters: [{{type: URLRewrite, urlRewrite: {{{}}}}}]\n", rewrite.join(", "))
     }
 }
 
@@ -208,25 +192,11 @@ mod tests {
     #[test]
     fn reads_urls() {
         let plain = target("http://127.0.0.1:3000");
-        assert_eq!(
-            (plain.secure, plain.port, plain.path.as_str()),
-            (false, 3000, "")
-        );
+        assert_eq!((plain.secure, plain.port, plain.path.as_str()), (false, 3000, ""));
         let secure = target("https://www.example.com/api/");
-        assert_eq!(
-            (secure.secure, secure.port, secure.path.as_str()),
-            (true, 443, "/api")
-        );
+        assert_eq!((secure.secure, secure.port, secure.path.as_str()), (true, 443, "/api"));
         assert_eq!(target("http://[::1]:8080").host, "::1");
-        for wrong in [
-            "127.0.0.1:3000",
-            "ftp://a",
-            "http://a/?q",
-            "http://u@a",
-            "/x",
-            "",
-            "https://10.0.0.1",
-        ] {
+        for wrong in ["127.0.0.1:3000", "ftp://a", "http://a/?q", "http://u@a", "/x", "", "https://10.0.0.1"] {
             assert!(wrong.parse::<Target>().is_err(), "{wrong}");
         }
     }
@@ -235,30 +205,15 @@ mod tests {
     fn rewrites_only_what_does_not_fit() {
         assert_eq!(target("http://localhost:3000").filters(), "");
         let filters = target("https://www.example.com/api").filters();
-        assert!(
-            filters.contains("hostname: \"www.example.com\""),
-            "{filters}"
-        );
-        assert!(
-            filters.contains("replacePrefixMatch: \"/api/\""),
-            "{filters}"
-        );
+        assert!(filters.contains("hostname: \"www.example.com\""), "{filters}");
+        assert!(filters.contains("replacePrefixMatch: \"/api/\""), "{filters}");
     }
 
     #[test]
     fn a_port_alone_means_every_address() {
-        assert_eq!(
-            parse_listen(":80"),
-            Ok(SocketAddr::from(([0, 0, 0, 0], 80)))
-        );
-        assert_eq!(
-            parse_listen("8080"),
-            Ok(SocketAddr::from(([0, 0, 0, 0], 8080)))
-        );
-        assert_eq!(
-            parse_listen("[::1]:80"),
-            Ok(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 80)))
-        );
+        assert_eq!(parse_listen(":80"), Ok(SocketAddr::from(([0, 0, 0, 0], 80))));
+        assert_eq!(parse_listen("8080"), Ok(SocketAddr::from(([0, 0, 0, 0], 8080))));
+        assert_eq!(parse_listen("[::1]:80"), Ok(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 80))));
         assert!(parse_listen("here").is_err());
     }
 }

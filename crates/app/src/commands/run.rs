@@ -49,9 +49,7 @@ pub(super) fn collect(files: &[PathBuf]) -> Result<Option<Sources>> {
     for file in files {
         if file.as_os_str() == "-" {
             let mut text = String::new();
-            std::io::stdin()
-                .read_to_string(&mut text)
-                .context("standard input")?;
+            std::io::stdin().read_to_string(&mut text).context("standard input")?;
             sources.add_text(SourceText::new("<stdin>", text));
         } else if let Err(invalid) = sources.add_path(file) {
             console::tell(report::show(Severity::Error, &invalid).trim_end());

@@ -32,12 +32,7 @@ Exit codes: 0 fine, 1 the last reload failed or an object has a problem, 3 nobod
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// URL or address of the admin server
-    #[arg(
-        long,
-        env = "TRANSEPT_ADMIN",
-        value_name = "URL",
-        default_value = "http://127.0.0.1:9908"
-    )]
+    #[arg(long, env = "TRANSEPT_ADMIN", value_name = "URL", default_value = "http://127.0.0.1:9908")]
     admin: String,
 
     /// Print the whole status as JSON
@@ -47,11 +42,7 @@ pub(crate) struct Args {
 
 /// Asks and prints.
 pub(crate) fn run(args: Args) -> Result<Exit> {
-    let url = if args.admin.contains("://") {
-        args.admin.clone()
-    } else {
-        format!("http://{}", args.admin)
-    };
+    let url = if args.admin.contains("://") { args.admin.clone() } else { format!("http://{}", args.admin) };
     let authority = match url.parse::<Uri>() {
         Ok(uri) if uri.scheme_str() == Some("http") && uri.authority().is_some() => {
             uri.authority().map(ToString::to_string).unwrap_or_default()
@@ -64,9 +55,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
             return Ok(Exit::Usage);
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let asked = runtime.block_on(async {
         tokio::time::timeout(PATIENCE, fetch(&authority))
             .await
@@ -88,21 +77,15 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
 }
 
 async fn fetch(authority: &str) -> Result<Value> {
-    let address = if authority
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
-    {
+    let address = if authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
         authority.to_owned()
     } else {
         format!("{authority}:80")
     };
     let stream = TcpStream::connect(&address).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::get("/status")
-        .header(HOST, authority)
-        .body(Empty::<Bytes>::new())?;
+    let request = Request::get("/status").header(HOST, authority).body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     if response.status() != StatusCode::OK {
         bail!("it answers {}", response.status());
@@ -118,14 +101,8 @@ async fn fetch(authority: &str) -> Result<Value> {
 /// 1 when the running configuration is not the one on disk, or an object has a problem.
 fn judge(status: &Value) -> Exit {
     let reload_failed = status["lastReload"]["ok"] == Value::Bool(false);
-    let problems = status["problems"]
-        .as_array()
-        .is_some_and(|all| !all.is_empty());
-    if reload_failed || problems {
-        Exit::Findings
-    } else {
-        Exit::Fine
-    }
+    let problems = status["problems"].as_array().is_some_and(|all| !all.is_empty());
+    if reload_failed || problems { Exit::Findings } else { Exit::Fine }
 }
 
 fn render(status: &Value) -> String {
@@ -167,13 +144,7 @@ fn render(status: &Value) -> String {
     }
     let certificates: Vec<Vec<String>> = list(&status["certificates"])
         .iter()
-        .map(|one| {
-            vec![
-                text(&one["name"]),
-                text(&one["listener"]),
-                text(&one["notAfter"]),
-            ]
-        })
+        .map(|one| vec![text(&one["name"]), text(&one["listener"]), text(&one["notAfter"])])
         .collect();
     if !certificates.is_empty() {
         out.push('\n');
@@ -195,10 +166,7 @@ fn render(status: &Value) -> String {
                 problem["line"],
                 problem["column"],
                 text(&problem["why"]),
-                problem["remedy"]
-                    .as_str()
-                    .map(|remedy| format!("  {remedy}"))
-                    .unwrap_or_default(),
+                problem["remedy"].as_str().map(|remedy| format!("  {remedy}")).unwrap_or_default(),
             ));
         }
     }

@@ -35,9 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<Exit> {
             "platform": platform,
         }))?;
     } else {
-        console::print(&format!(
-            "transept {VERSION} (revision {REVISION}, Gateway API {GATEWAY_API}, {platform})\n"
-        ))?;
+        console::print(&format!("transept {VERSION} (revision {REVISION}, Gateway API {GATEWAY_API}, {platform})\n"))?;
     }
     Ok(Exit::Fine)
 }

@@ -15,10 +15,9 @@ use crate::{console, gateway::binds};
 pub(super) fn refused_start(refused: &Refused, format: Format) {
     findings(Severity::Error, &refused.invalid, format);
     match format {
-        Format::Json => tracing::error!(
-            errors = refused.invalid.len(),
-            "the configuration is refused; nothing is started"
-        ),
+        Format::Json => {
+            tracing::error!(errors = refused.invalid.len(), "the configuration is refused; nothing is started")
+        }
         _ => console::fail(&format!(
             "the configuration is refused ({}); nothing is started",
             report::count(refused.invalid.len(), "error")

@@ -12,20 +12,15 @@ use transept_proxy::BindOutcome;
 
 /// The names of the listeners on an address.
 pub(super) fn names(snapshot: &Snapshot, address: SocketAddr) -> Vec<String> {
-    snapshot.bind(&address).map_or_else(Vec::new, |bind| {
-        bind.listeners
-            .iter()
-            .map(|listener| listener.name.to_string())
-            .collect()
-    })
+    snapshot
+        .bind(&address)
+        .map_or_else(Vec::new, |bind| bind.listeners.iter().map(|listener| listener.name.to_string()).collect())
 }
 
 /// A failed bind as a sentence with its remedy.
 pub(super) fn explain(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "another process listens on this port; stop it or choose another port".to_owned()
-        }
+        io::ErrorKind::AddrInUse => "another process listens on this port; stop it or choose another port".to_owned(),
         io::ErrorKind::PermissionDenied => {
             "this port needs a privilege (CAP_NET_BIND_SERVICE); choose one from 1024 up".to_owned()
         }

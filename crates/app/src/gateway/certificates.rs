@@ -39,14 +39,10 @@ fn read(listener: &str, der: &[u8]) -> Option<Ending> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let alternative = certificate.subject_alternative_name().ok().flatten();
     let name = alternative.and_then(|names| {
-        names
-            .value
-            .general_names
-            .iter()
-            .find_map(|name| match name {
-                GeneralName::DNSName(name) => Some((*name).to_owned()),
-                _ => None,
-            })
+        names.value.general_names.iter().find_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            _ => None,
+        })
     });
     Some(Ending {
         listener: listener.to_owned(),
@@ -81,10 +77,7 @@ impl Ending {
 
 /// A label value as the text format wants it.
 fn escape(value: &str) -> String {
-    value
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -96,8 +89,7 @@ mod tests {
     #[test]
     fn a_certificate_is_named_by_its_first_dns_name() {
         let identity =
-            Identity::self_signed(KeyKind::Ecdsa, Usage::Server, &["shop.test", "*.shop.test"])
-                .expect("a certificate");
+            Identity::self_signed(KeyKind::Ecdsa, Usage::Server, &["shop.test", "*.shop.test"]).expect("a certificate");
         let der = identity.certificate().expect("DER");
         let ending = read("default/web/https", &der).expect("readable");
         assert_eq!(ending.name, "shop.test");

@@ -57,10 +57,7 @@ pub(crate) struct ServeArgs {
 
 impl ServeArgs {
     fn options(&self) -> Options {
-        Options {
-            workers: self.workers,
-            access_log: self.access_log.settle(),
-        }
+        Options { workers: self.workers, access_log: self.access_log.settle() }
     }
 }
 
@@ -68,11 +65,7 @@ impl ServeArgs {
 ///
 /// # Errors
 /// The admin server or the proxy cannot start.
-pub(crate) fn serve(
-    sources: Sources,
-    args: &ServeArgs,
-    opened: impl FnOnce(Option<SocketAddr>),
-) -> Result<Exit> {
+pub(crate) fn serve(sources: Sources, args: &ServeArgs, opened: impl FnOnce(Option<SocketAddr>)) -> Result<Exit> {
     let (trigger, feed) = match follow(sources, Loader::for_serving()) {
         Ok(running) => running,
         Err(StartError::Refused(refused)) => {
@@ -83,18 +76,9 @@ pub(crate) fn serve(
     };
     let proxy = Arc::new(Proxy::start(&args.options()).context("the data plane cannot start")?);
     // Two threads, so that a long answer of the admin server does not hold up a reload; no data thread does either.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("admin")
-        .enable_all()
-        .build()?;
-    let gateway = Gateway {
-        proxy: proxy.clone(),
-        feed,
-        trigger,
-        args,
-        format: args.log.log.settle(),
-    };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("admin").enable_all().build()?;
+    let gateway = Gateway { proxy: proxy.clone(), feed, trigger, args, format: args.log.log.settle() };
     let exit = runtime.block_on(gateway.attend(opened));
     // The proxy has a runtime of its own, which must not end inside another: it goes last, on this thread.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -180,10 +164,7 @@ impl Gateway<'_> {
     /// Lets requests finish; a second signal ends it at once.
     async fn drain(&self, standing: &Standing, signals: &mut Signals) {
         standing.begin_draining();
-        tracing::info!(
-            seconds = self.args.drain.as_secs_f64(),
-            "draining; a second signal exits at once"
-        );
+        tracing::info!(seconds = self.args.drain.as_secs_f64(), "draining; a second signal exits at once");
         tokio::select! {
             complete = self.proxy.drain(self.args.drain) => match complete {
                 true => tracing::info!("drained"),

@@ -23,10 +23,10 @@ use crate::report::{self, Severity};
 /// Whether the process takes traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Readiness {
-    /// Not yet.
-    Starting,
     /// Yes.
     Ready,
+    /// A data thread has ended, which none should.
+    Broken,
     /// No longer: it ends when the requests under way have ended.
     Draining,
 }
@@ -34,8 +34,8 @@ pub(crate) enum Readiness {
 impl fmt::Display for Readiness {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
-            Readiness::Starting => "starting",
             Readiness::Ready => "ready",
+            Readiness::Broken => "broken: a worker has ended",
             Readiness::Draining => "draining",
         })
     }
@@ -59,27 +59,15 @@ struct Now {
 
 impl Now {
     fn new(update: Arc<Update>, outcomes: Arc<[BindOutcome]>) -> Arc<Self> {
-        let status = update
-            .loaded
-            .attached
-            .status_after(&binds::failed(&outcomes));
+        let status = update.loaded.attached.status_after(&binds::failed(&outcomes));
         let certificates = certificates::find(&update.loaded.snapshot);
-        Arc::new(Now {
-            update,
-            outcomes,
-            status,
-            certificates,
-        })
+        Arc::new(Now { update, outcomes, status, certificates })
     }
 }
 
 impl Standing {
     /// The state after the first load.
-    pub(super) fn new(
-        proxy: Arc<Proxy>,
-        update: Arc<Update>,
-        outcomes: Arc<[BindOutcome]>,
-    ) -> Self {
+    pub(super) fn new(proxy: Arc<Proxy>, update: Arc<Update>, outcomes: Arc<[BindOutcome]>) -> Self {
         Standing {
             proxy,
             process: Process::begin(),
@@ -89,10 +77,7 @@ impl Standing {
     }
 
     fn now(&self) -> Arc<Now> {
-        self.now
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn set(&self, now: Arc<Now>) {
@@ -122,12 +107,12 @@ impl Standing {
 
     /// Whether traffic should come.
     pub(crate) fn readiness(&self) -> Readiness {
-        if self.draining.load(Ordering::Relaxed) {
+        if !self.proxy.is_sound() {
+            Readiness::Broken
+        } else if self.draining.load(Ordering::Relaxed) {
             Readiness::Draining
-        } else if self.proxy.is_sound() {
-            Readiness::Ready
         } else {
-            Readiness::Starting
+            Readiness::Ready
         }
     }
 
@@ -137,13 +122,7 @@ impl Standing {
         let update = &now.update;
         let refused = update.refused.as_deref();
         let errors: Vec<Value> = refused
-            .map(|refused| {
-                refused
-                    .invalid
-                    .iter()
-                    .map(|invalid| report::to_json(Severity::Error, invalid))
-                    .collect()
-            })
+            .map(|refused| refused.invalid.iter().map(|invalid| report::to_json(Severity::Error, invalid)).collect())
             .unwrap_or_default();
         let error = refused.map(|refused| {
             let all: Vec<String> = refused.invalid.iter().map(ToString::to_string).collect();
@@ -205,10 +184,7 @@ fn listeners(now: &Now) -> Value {
 
 fn write_config_metrics(now: &Now, out: &mut String) {
     let update = &now.update;
-    let seconds = |at: SystemTime| {
-        at.duration_since(UNIX_EPOCH)
-            .map_or(0.0, |since| since.as_secs_f64())
-    };
+    let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let plain = |value: f64| vec![(String::new(), value)];
     let ok = if update.refused.is_none() { 1.0 } else { 0.0 };
     let families = [
@@ -265,7 +241,5 @@ fn write_config_metrics(now: &Now, out: &mut String) {
 
 /// RFC 3339 in UTC, to the millisecond.
 fn write_time(at: SystemTime) -> String {
-    jiff::Timestamp::try_from(at)
-        .map(|at| format!("{at:.3}"))
-        .unwrap_or_default()
+    jiff::Timestamp::try_from(at).map(|at| format!("{at:.3}")).unwrap_or_default()
 }

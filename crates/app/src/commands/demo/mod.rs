@@ -56,11 +56,8 @@ pub(crate) struct Args {
 /// Serves until a signal ends it.
 pub(crate) fn run(args: Args) -> Result<Exit> {
     logging::start(&args.serve.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("demo")
-        .enable_all()
-        .build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("demo").enable_all().build()?;
     let port = free_port(args.port)?;
     let shop = runtime.block_on(start_shop(port))?;
     let directory = Scratch::create()?;
@@ -83,12 +80,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
 /// Starts the services and fills their ports into the configuration.
 async fn start_shop(port: u16) -> Result<String> {
     let mut shop = SHOP.replace("@PORT@", &port.to_string());
-    for service in [
-        Service::Web,
-        Service::Catalog,
-        Service::Cart(1),
-        Service::Cart(2),
-    ] {
+    for service in [Service::Web, Service::Catalog, Service::Cart(1), Service::Cart(2)] {
         let address = service.start().await?;
         let mark = format!("@{}@", service.name().to_uppercase().replace('-', "_"));
         shop = shop.replace(&mark, &address.port().to_string());
@@ -120,27 +112,15 @@ fn introduce(gateway: SocketAddr, admin: Option<SocketAddr>, file: &Path) -> Str
         file.display()
     );
     if let Some(admin) = admin {
-        out.push_str(&format!(
-            "  transept status --admin http://{admin}\n  curl http://{admin}/metrics\n"
-        ));
+        out.push_str(&format!("  transept status --admin http://{admin}\n  curl http://{admin}/metrics\n"));
     }
-    out.push_str(&format!(
-        "\n  edit {} and it is reloaded\n{FAINT}  stop with Ctrl-C{PLAIN}\n",
-        file.display()
-    ));
+    out.push_str(&format!("\n  edit {} and it is reloaded\n{FAINT}  stop with Ctrl-C{PLAIN}\n", file.display()));
     out
 }
 
 /// A visitor who looks around for ever, so that metrics have something to show.
 async fn visit(gateway: SocketAddr) {
-    const WALK: [&str; 6] = [
-        "/",
-        "/catalog",
-        "/cart",
-        "/catalog",
-        "/old",
-        "/cart/nowhere",
-    ];
+    const WALK: [&str; 6] = ["/", "/catalog", "/cart", "/catalog", "/old", "/cart/nowhere"];
     let mut pace = tokio::time::interval(PACE);
     for path in WALK.iter().cycle() {
         pace.tick().await;
@@ -152,18 +132,10 @@ async fn visit(gateway: SocketAddr) {
 
 async fn ask(gateway: SocketAddr, path: &str) -> Result<()> {
     let stream = TcpStream::connect(gateway).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::get(path)
-        .header(HOST, gateway.to_string())
-        .body(Empty::<Bytes>::new())?;
-    sender
-        .send_request(request)
-        .await?
-        .into_body()
-        .collect()
-        .await?;
+    let request = Request::get(path).header(HOST, gateway.to_string()).body(Empty::<Bytes>::new())?;
+    sender.send_request(request).await?.into_body().collect().await?;
     Ok(())
 }
 
@@ -175,10 +147,7 @@ impl Scratch {
         use std::os::unix::fs::DirBuilderExt;
         let path = std::env::temp_dir().join(format!("transept-demo-{}", std::process::id()));
         // Refuses what is there already: in a shared /tmp it may be somebody else's trap.
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .with_context(|| path.display().to_string())?;
+        std::fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| path.display().to_string())?;
         Ok(Scratch(path))
     }
 }

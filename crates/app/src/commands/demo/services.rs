@@ -54,9 +54,8 @@ impl Service {
                         let answer = self.answer(&request, number);
                         async move { Ok::<_, Infallible>(answer) }
                     });
-                    let _ = auto::Builder::new(TokioExecutor::new())
-                        .serve_connection(TokioIo::new(stream), answer)
-                        .await;
+                    let _ =
+                        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
                 });
             }
         });
@@ -66,9 +65,7 @@ impl Service {
     fn answer(self, request: &Request<Incoming>, number: u64) -> Response<Full<Bytes>> {
         let path = request.uri().path();
         match (self, request.method(), path) {
-            (Service::Web, _, "/") => {
-                respond(StatusCode::OK, "text/html; charset=utf-8", PAGE.to_owned())
-            }
+            (Service::Web, _, "/") => respond(StatusCode::OK, "text/html; charset=utf-8", PAGE.to_owned()),
             (Service::Catalog, &Method::GET, "/") => respond_json(
                 StatusCode::OK,
                 &json!({
@@ -100,12 +97,7 @@ impl Service {
 
 /// What reached the service, so that one can see what the gateway changed.
 fn seen(request: &Request<Incoming>, number: u64) -> Value {
-    let field = |name: &str| {
-        request
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-    };
+    let field = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     json!({
         "number": number,
         "method": request.method().as_str(),
@@ -124,9 +116,7 @@ fn respond_json(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
 fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 

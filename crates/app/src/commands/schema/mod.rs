@@ -35,10 +35,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<Exit> {
     let mut kinds = catalogue(policies::MODEL_KINDS);
     if let Some(wanted) = &args.kind {
-        let Some(found) = kinds
-            .iter()
-            .position(|kind| kind.kind.eq_ignore_ascii_case(wanted))
-        else {
+        let Some(found) = kinds.iter().position(|kind| kind.kind.eq_ignore_ascii_case(wanted)) else {
             tell_unknown(wanted, &kinds);
             return Ok(Exit::Usage);
         };
@@ -61,7 +58,6 @@ pub(crate) fn run(args: &Args) -> Result<Exit> {
 
 fn tell_unknown(wanted: &str, kinds: &[KindDescription]) {
     let names: Vec<&str> = kinds.iter().map(|kind| kind.kind).collect();
-    let remedy = suggest::remedy(wanted, &names)
-        .unwrap_or_else(|| format!("there are: {}", names.join(", ")));
+    let remedy = suggest::remedy(wanted, &names).unwrap_or_else(|| format!("there are: {}", names.join(", ")));
     console::fail(&format!("there is no kind {wanted}; {remedy}"));
 }

@@ -56,23 +56,10 @@ A field in **bold** must be written.
 }
 
 fn write_kind(out: &mut String, kind: &KindDescription) {
-    let versions: Vec<String> = kind
-        .api_versions()
-        .iter()
-        .map(|version| format!("`{version}`"))
-        .collect();
-    out.push_str(&format!(
-        "\n## {}\n\n{}\n\n`apiVersion`: {}",
-        kind.kind,
-        text(&kind.about),
-        versions.join(" or ")
-    ));
+    let versions: Vec<String> = kind.api_versions().iter().map(|version| format!("`{version}`")).collect();
+    out.push_str(&format!("\n## {}\n\n{}\n\n`apiVersion`: {}", kind.kind, text(&kind.about), versions.join(" or ")));
     if !kind.targets.is_empty() {
-        let targets: Vec<&str> = kind
-            .targets
-            .iter()
-            .map(|target| Target::as_str(*target))
-            .collect();
+        let targets: Vec<&str> = kind.targets.iter().map(|target| Target::as_str(*target)).collect();
         out.push_str(&format!(". Attaches to: {}", targets.join(", ")));
     }
     out.push_str(match kind.body {
@@ -98,11 +85,7 @@ fn write_fields(out: &mut String, fields: &[FieldShape]) {
     }
     out.push_str("\n| field | type | default | meaning |\n|---|---|---|---|\n");
     for field in fields {
-        let name = if field.required {
-            format!("**`{}`**", field.name)
-        } else {
-            format!("`{}`", field.name)
-        };
+        let name = if field.required { format!("**`{}`**", field.name) } else { format!("`{}`", field.name) };
         let default = match &field.default {
             None | Some(Value::Null) => String::new(),
             Some(value) => format!("`{value}`"),
@@ -142,20 +125,12 @@ fn write_union(out: &mut String, union: &UnionShape) {
 fn collect(shape: &Shape, types: &mut BTreeMap<&'static str, Section>) {
     match shape {
         Shape::List(inner) | Shape::Map(inner) => collect(inner, types),
-        Shape::Object(object)
-            if types
-                .insert(object.name, Section::Object(object.clone()))
-                .is_none() =>
-        {
+        Shape::Object(object) if types.insert(object.name, Section::Object(object.clone())).is_none() => {
             for field in &object.fields {
                 collect(&field.shape, types);
             }
         }
-        Shape::Union(union)
-            if types
-                .insert(union.name, Section::Union(union.clone()))
-                .is_none() =>
-        {
+        Shape::Union(union) if types.insert(union.name, Section::Union(union.clone())).is_none() => {
             for variant in &union.variants {
                 collect(&variant.shape, types);
             }
@@ -253,11 +228,7 @@ mod tests {
     #[test]
     fn every_link_has_its_heading() {
         let page = write(&catalogue(policies::MODEL_KINDS));
-        let headings: Vec<String> = page
-            .lines()
-            .filter_map(|line| line.strip_prefix("## "))
-            .map(anchor)
-            .collect();
+        let headings: Vec<String> = page.lines().filter_map(|line| line.strip_prefix("## ")).map(anchor).collect();
         let mut links = 0;
         for rest in page.split("](#").skip(1) {
             let link = rest.split(')').next().unwrap_or_default();

@@ -50,13 +50,7 @@ impl Backend {
                 });
             }
         });
-        Backend {
-            address,
-            up,
-            requests,
-            connections,
-            serving,
-        }
+        Backend { address, up, requests, connections, serving }
     }
 
     /// The next request, once its head is here.
@@ -95,11 +89,7 @@ impl Backend {
                 });
             }
         });
-        Answering {
-            address,
-            targets,
-            answering,
-        }
+        Answering { address, targets, answering }
     }
 }
 
@@ -138,17 +128,8 @@ pub(crate) struct Served {
 }
 
 enum Side {
-    H1 {
-        reader: Reader<TcpStream>,
-        pieces: Pieces,
-        out: Framed,
-        back: oneshot::Sender<Reader<TcpStream>>,
-    },
-    H2 {
-        body: h2::RecvStream,
-        respond: h2::server::SendResponse<Bytes>,
-        stream: Option<h2::SendStream<Bytes>>,
-    },
+    H1 { reader: Reader<TcpStream>, pieces: Pieces, out: Framed, back: oneshot::Sender<Reader<TcpStream>> },
+    H2 { body: h2::RecvStream, respond: h2::server::SendResponse<Bytes>, stream: Option<h2::SendStream<Bytes>> },
 }
 
 async fn serve_http1(tcp: TcpStream, requests: mpsc::UnboundedSender<Served>) -> io::Result<()> {
@@ -166,12 +147,7 @@ async fn serve_http1(tcp: TcpStream, requests: mpsc::UnboundedSender<Served>) ->
             method: line.next().unwrap_or_default(),
             target: line.next().unwrap_or_default(),
             fields: head.fields,
-            side: Side::H1 {
-                reader,
-                pieces: Pieces::new(framing)?,
-                out: Framed::Not,
-                back,
-            },
+            side: Side::H1 { reader, pieces: Pieces::new(framing)?, out: Framed::Not, back },
         };
         let Ok(()) = requests.send(served) else { break };
         match returned.await {
@@ -196,11 +172,7 @@ async fn serve_http2(tcp: TcpStream, requests: mpsc::UnboundedSender<Served>) ->
             method: head.method.to_string(),
             target: target.unwrap_or_default(),
             fields,
-            side: Side::H2 {
-                body,
-                respond,
-                stream: None,
-            },
+            side: Side::H2 { body, respond, stream: None },
         };
         let Ok(()) = requests.send(served) else { break };
     }
@@ -269,9 +241,7 @@ impl Served {
                 let head = h1::head_bytes(&format!("HTTP/1.1 {status} x"), &fields);
                 reader.send(&head).await.expect("the head is sent");
             }
-            Side::H2 {
-                respond, stream, ..
-            } => {
+            Side::H2 { respond, stream, .. } => {
                 let mut head = http::Response::new(());
                 *head.status_mut() = http::StatusCode::from_u16(status).expect("a status");
                 *head.headers_mut() = map_of(&fields);
@@ -291,9 +261,7 @@ impl Served {
                 reader.send(&framed).await
             }
             Side::H1 { reader, .. } => reader.send(bytes).await,
-            Side::H2 { stream, .. } => {
-                send_paced(stream.as_mut().expect("the head was sent"), bytes).await
-            }
+            Side::H2 { stream, .. } => send_paced(stream.as_mut().expect("the head was sent"), bytes).await,
         }
     }
 
@@ -304,12 +272,7 @@ impl Served {
     /// Ends the response; the connection carries the next request, unless its end is the body's end.
     pub(crate) async fn end(self, trailers: &[(&str, &str)]) {
         match self.side {
-            Side::H1 {
-                mut reader,
-                out,
-                back,
-                ..
-            } => {
+            Side::H1 { mut reader, out, back, .. } => {
                 if out == Framed::Open {
                     let end = h1::head_bytes("0", &owned(trailers));
                     // A gateway that needs no more may have gone.
@@ -320,10 +283,7 @@ impl Served {
                 }
             }
             Side::H2 { stream: None, .. } => {}
-            Side::H2 {
-                stream: Some(mut stream),
-                ..
-            } => {
+            Side::H2 { stream: Some(mut stream), .. } => {
                 // Without a body the head was the end already, which the stream then says.
                 let _ended = match trailers {
                     [] => stream.send_data(Bytes::new(), true),
@@ -360,13 +320,9 @@ impl Served {
     pub(crate) async fn sees_the_end(&mut self) {
         match &mut self.side {
             Side::H1 { reader, .. } => {
-                while matches!(soon(reader.read_some(1 << 20)).await, Ok(more) if !more.is_empty())
-                {
-                }
+                while matches!(soon(reader.read_some(1 << 20)).await, Ok(more) if !more.is_empty()) {}
             }
-            Side::H2 {
-                respond, stream, ..
-            } => {
+            Side::H2 { respond, stream, .. } => {
                 let reset = std::future::poll_fn(|cx| match stream {
                     Some(stream) => stream.poll_reset(cx),
                     None => respond.poll_reset(cx),
@@ -382,11 +338,7 @@ impl Served {
             Side::H1 { mut reader, .. } => {
                 reader.stream().set_zero_linger().expect("an open socket");
             }
-            Side::H2 {
-                mut respond,
-                stream,
-                ..
-            } => match stream {
+            Side::H2 { mut respond, stream, .. } => match stream {
                 Some(mut stream) => stream.send_reset(h2::Reason::INTERNAL_ERROR),
                 None => respond.send_reset(h2::Reason::INTERNAL_ERROR),
             },

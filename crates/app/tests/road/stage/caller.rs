@@ -103,16 +103,12 @@ enum Link {
 
 impl Caller {
     pub(crate) async fn connect(down: &Down, address: SocketAddr) -> Caller {
-        let stream = soon(open(&down.endpoint(address)))
-            .await
-            .unwrap_or_else(|failure| panic!("{failure}"));
+        let stream = soon(open(&down.endpoint(address))).await.unwrap_or_else(|failure| panic!("{failure}"));
         let link = match down {
             Down::Http10 => Link::H1(Reader::new(stream), "HTTP/1.0"),
             Down::Http11 => Link::H1(Reader::new(stream), "HTTP/1.1"),
             Down::H2c | Down::H2Tls(_) => {
-                let (requests, connection) = soon(h2::client::handshake(stream))
-                    .await
-                    .expect("a connection");
+                let (requests, connection) = soon(h2::client::handshake(stream)).await.expect("a connection");
                 let driver = tokio::spawn(async move {
                     // A broken connection also breaks the call on it, which reports it.
                     let _broken = connection.await;
@@ -147,38 +143,20 @@ impl Caller {
                 }
                 fields.extend(ask.fields);
                 let line = format!("{} {} {version}", ask.method, ask.target);
-                reader
-                    .send(&h1::head_bytes(&line, &fields))
-                    .await
-                    .expect("the head is sent");
+                reader.send(&h1::head_bytes(&line, &fields)).await.expect("the head is sent");
                 let pieces = Pieces::new(Framing::Empty).expect("no body");
                 let chunked = ask.framed == Framed::Open;
-                Side::H1 {
-                    reader,
-                    pieces,
-                    chunked,
-                }
+                Side::H1 { reader, pieces, chunked }
             }
             Link::H2(requests, scheme, _) => {
                 let head = h2_head(&ask, scheme);
                 *requests = soon(requests.clone().ready()).await.expect("room");
-                let (response, stream) = requests
-                    .send_request(head, ask.framed == Framed::Not)
-                    .expect("the head is sent");
-                Side::H2 {
-                    response,
-                    stream,
-                    body: None,
-                }
+                let (response, stream) =
+                    requests.send_request(head, ask.framed == Framed::Not).expect("the head is sent");
+                Side::H2 { response, stream, body: None }
             }
         };
-        Call {
-            status: 0,
-            fields: Vec::new(),
-            interim: Vec::new(),
-            method,
-            side,
-        }
+        Call { status: 0, fields: Vec::new(), interim: Vec::new(), method, side }
     }
 
     /// A whole exchange without a request body.
@@ -211,18 +189,14 @@ impl Drop for Caller {
 fn h2_head(ask: &Ask, scheme: &str) -> http::Request<()> {
     let mut head = http::Request::new(());
     *head.method_mut() = ask.method.parse().expect("a method");
-    *head.uri_mut() = format!("{scheme}://site.test{}", ask.target)
-        .parse()
-        .expect("a target");
+    *head.uri_mut() = format!("{scheme}://site.test{}", ask.target).parse().expect("a target");
     *head.version_mut() = http::Version::HTTP_2;
     *head.headers_mut() = map_of(&ask.fields);
     if let Framed::Length(length) = ask.framed {
-        head.headers_mut()
-            .insert(http::header::CONTENT_LENGTH, length.into());
+        head.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
     }
     if let Some(protocol) = ask.protocol {
-        head.extensions_mut()
-            .insert(h2::ext::Protocol::from_static(protocol));
+        head.extensions_mut().insert(h2::ext::Protocol::from_static(protocol));
     }
     head
 }
@@ -239,25 +213,15 @@ pub(crate) struct Call<'c> {
 }
 
 enum Side<'c> {
-    H1 {
-        reader: &'c mut Reader<Box<dyn Stream>>,
-        pieces: Pieces,
-        chunked: bool,
-    },
-    H2 {
-        response: h2::client::ResponseFuture,
-        stream: h2::SendStream<Bytes>,
-        body: Option<h2::RecvStream>,
-    },
+    H1 { reader: &'c mut Reader<Box<dyn Stream>>, pieces: Pieces, chunked: bool },
+    H2 { response: h2::client::ResponseFuture, stream: h2::SendStream<Bytes>, body: Option<h2::RecvStream> },
 }
 
 impl Call<'_> {
     /// Sends a piece of the body.
     pub(crate) async fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.side {
-            Side::H1 {
-                reader, chunked, ..
-            } => {
+            Side::H1 { reader, chunked, .. } => {
                 if *chunked {
                     let mut framed = format!("{:x}\r\n", bytes.len()).into_bytes();
                     framed.extend_from_slice(bytes);
@@ -278,11 +242,7 @@ impl Call<'_> {
     /// Ends the body.
     pub(crate) async fn end(&mut self, trailers: &[(&str, &str)]) {
         match &mut self.side {
-            Side::H1 {
-                reader,
-                chunked: true,
-                ..
-            } => {
+            Side::H1 { reader, chunked: true, .. } => {
                 let end = h1::head_bytes("0", &owned(trailers));
                 reader.send(&end).await.expect("the body ends");
             }
@@ -290,9 +250,7 @@ impl Call<'_> {
             Side::H2 { stream, .. } if trailers.is_empty() => {
                 stream.send_data(Bytes::new(), true).expect("the body ends");
             }
-            Side::H2 { stream, .. } => stream
-                .send_trailers(map_of(&owned(trailers)))
-                .expect("the body ends"),
+            Side::H2 { stream, .. } => stream.send_trailers(map_of(&owned(trailers))).expect("the body ends"),
         }
     }
 
@@ -300,10 +258,7 @@ impl Call<'_> {
     pub(crate) async fn try_head(&mut self) -> io::Result<()> {
         match &mut self.side {
             Side::H1 { reader, pieces, .. } => loop {
-                let head = reader
-                    .read_head()
-                    .await?
-                    .ok_or(io::ErrorKind::UnexpectedEof)?;
+                let head = reader.read_head().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
                 let status = head.status().ok_or(io::ErrorKind::InvalidData)?;
                 if (100..200).contains(&status) && status != 101 {
                     self.interim.push((status, head.fields));
@@ -320,9 +275,7 @@ impl Call<'_> {
             Side::H2 { response, body, .. } => {
                 let interim = &mut self.interim;
                 let arrived = std::future::poll_fn(|cx| {
-                    while let std::task::Poll::Ready(Some(Ok(head))) =
-                        response.poll_informational(cx)
-                    {
+                    while let std::task::Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
                         interim.push((head.status().as_u16(), fields_of(head.headers())));
                     }
                     std::pin::Pin::new(&mut *response).poll(cx)
@@ -359,9 +312,7 @@ impl Call<'_> {
     pub(crate) async fn piece(&mut self) -> io::Result<Option<Vec<u8>>> {
         match &mut self.side {
             Side::H1 { reader, pieces, .. } => soon(pieces.next(reader)).await,
-            Side::H2 { body, .. } => {
-                soon(next_piece(body.as_mut().expect("the head was read"))).await
-            }
+            Side::H2 { body, .. } => soon(next_piece(body.as_mut().expect("the head was read"))).await,
         }
     }
 
@@ -373,9 +324,7 @@ impl Call<'_> {
         }
         whole.trailers = match &mut self.side {
             Side::H1 { pieces, .. } => pieces.trailers().to_vec(),
-            Side::H2 { body, .. } => {
-                soon(trailers_of(body.as_mut().expect("the head was read"))).await?
-            }
+            Side::H2 { body, .. } => soon(trailers_of(body.as_mut().expect("the head was read"))).await?,
         };
         Ok(whole)
     }
@@ -388,10 +337,7 @@ impl Call<'_> {
     pub(crate) async fn answer(&mut self) -> (u16, String) {
         self.head().await;
         let whole = self.whole().await;
-        (
-            self.status,
-            String::from_utf8_lossy(&whole.content).into_owned(),
-        )
+        (self.status, String::from_utf8_lossy(&whole.content).into_owned())
     }
 
     /// Cancels the call (RST_STREAM). Only over HTTP/2.

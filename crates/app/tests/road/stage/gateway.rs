@@ -200,10 +200,7 @@ impl Gateway {
         std::fs::write(&beside, setup.text()).expect("written");
         std::fs::rename(&beside, &self.file).expect("renamed");
         self.generation += 1;
-        let line = format!(
-            "\"message\":\"configuration loaded\",\"generation\":{},",
-            self.generation
-        );
+        let line = format!("\"message\":\"configuration loaded\",\"generation\":{},", self.generation);
         soon(self.running.log_line_with(&line)).await;
     }
 }

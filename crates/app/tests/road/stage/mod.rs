@@ -24,9 +24,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) fn soon<T>(what: impl Future<Output = T>) -> impl Future<Output = T> {
     let place = std::panic::Location::caller();
     async move {
-        tokio::time::timeout(PATIENCE, what)
-            .await
-            .unwrap_or_else(|_| panic!("it does not happen in time: {place}"))
+        tokio::time::timeout(PATIENCE, what).await.unwrap_or_else(|_| panic!("it does not happen in time: {place}"))
     }
 }
 
@@ -79,10 +77,7 @@ async fn next_piece(stream: &mut h2::RecvStream) -> io::Result<Option<Vec<u8>>> 
         return Ok(None);
     };
     let piece = piece.map_err(io::Error::other)?;
-    stream
-        .flow_control()
-        .release_capacity(piece.len())
-        .map_err(io::Error::other)?;
+    stream.flow_control().release_capacity(piece.len()).map_err(io::Error::other)?;
     Ok(Some(piece.to_vec()))
 }
 
@@ -95,9 +90,7 @@ async fn trailers_of(stream: &mut h2::RecvStream) -> io::Result<Vec<(String, Str
 /// The fields of a header map, in its order.
 fn fields_of(map: &http::HeaderMap) -> Vec<(String, String)> {
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    map.iter()
-        .map(|(name, value)| (name.as_str().to_owned(), text(value)))
-        .collect()
+    map.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
 }
 
 /// A header map of these fields.

@@ -20,8 +20,5 @@ pub(crate) async fn to_the_end(address: SocketAddr, bytes: impl AsRef<[u8]>) -> 
 /// The status codes of the responses in what came back.
 pub(crate) fn statuses(answer: &str) -> Vec<u16> {
     let lines = answer.split("\r\n");
-    lines
-        .filter_map(|line| line.strip_prefix("HTTP/1.1 "))
-        .filter_map(|line| line.get(..3)?.parse().ok())
-        .collect()
+    lines.filter_map(|line| line.strip_prefix("HTTP/1.1 ")).filter_map(|line| line.get(..3)?.parse().ok()).collect()
 }

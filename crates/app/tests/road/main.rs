@@ -1,0 +1,14 @@
+//! The road of requests, end to end: the real binary between clients and backends that each test plays itself.
+
+mod early;
+mod faults;
+mod forwarding;
+mod http2;
+mod limits;
+mod pairs;
+mod reload;
+mod replies;
+mod requests;
+mod responses;
+mod stage;
+mod tunnels;
