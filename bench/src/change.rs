@@ -27,17 +27,12 @@ pub(crate) fn run(options: &Options, stage: &Stage, results: &mut Results) -> an
         for peer in &options.peers {
             let directory = stage.directory(&format!("k{round}-{}", peer.kind.name()));
             let running = Running::start(peer, &plan(stage), &directory)?;
-            let change = once(&running, stage)
-                .with_context(|| format!("{} under change", running.name()))?;
+            let change = once(&running, stage).with_context(|| format!("{} under change", running.name()))?;
             eprintln!(
                 "  round {} {:<14} effective after {:.1?} ms, {} failed and {} closed of {}",
                 round + 1,
                 running.name(),
-                change
-                    .effective
-                    .iter()
-                    .map(|time| time.as_secs_f64() * 1e3)
-                    .collect::<Vec<_>>(),
+                change.effective.iter().map(|time| time.as_secs_f64() * 1e3).collect::<Vec<_>>(),
                 change.failed,
                 change.closed,
                 change.requests
@@ -49,10 +44,7 @@ pub(crate) fn run(options: &Options, stage: &Stage, results: &mut Results) -> an
 }
 
 fn plan(stage: &Stage) -> Plan<'_> {
-    Plan {
-        mode: Mode::Reloadable,
-        ..stage.plan(0, Routes::Any)
-    }
+    Plan { mode: Mode::Reloadable, ..stage.plan(0, Routes::Any) }
 }
 
 /// What one client saw.
@@ -78,10 +70,7 @@ fn once(running: &Running, stage: &Stage) -> anyhow::Result<Change> {
             .collect();
         let switches = switch(running, stage);
         stop.store(true, Ordering::Relaxed);
-        let logs: Vec<Log> = clients
-            .into_iter()
-            .filter_map(|client| client.join().ok())
-            .collect();
+        let logs: Vec<Log> = clients.into_iter().filter_map(|client| client.join().ok()).collect();
         Ok((logs, switches?))
     })?;
     ensure!(logs.len() == CLIENTS as usize, "a client ended early");
@@ -95,20 +84,14 @@ fn once(running: &Running, stage: &Stage) -> anyhow::Result<Change> {
             .min();
         effective.push(first.context("the switch never took effect")? - at);
     }
-    let mut latencies: Vec<Duration> = logs
-        .iter()
-        .flat_map(|log| log.answers.iter().map(|(.., late)| *late))
-        .collect();
+    let mut latencies: Vec<Duration> = logs.iter().flat_map(|log| log.answers.iter().map(|(.., late)| *late)).collect();
     latencies.sort();
     Ok(Change {
         effective,
         failed: logs.iter().map(|log| log.failed).sum(),
         closed: logs.iter().map(|log| log.closed).sum(),
         requests: latencies.len() as u64,
-        p99: latencies
-            .get(latencies.len() * 99 / 100)
-            .copied()
-            .unwrap_or_default(),
+        p99: latencies.get(latencies.len() * 99 / 100).copied().unwrap_or_default(),
         max: latencies.last().copied().unwrap_or_default(),
     })
 }
@@ -149,8 +132,7 @@ fn ask_on_time(address: SocketAddr, client: u32, stop: &AtomicBool) -> Log {
         };
         match answer {
             Ok((answer, open)) if answer.status == 200 && !answer.body.is_empty() => {
-                log.answers
-                    .push((Instant::now(), answer.body[0], due.elapsed()));
+                log.answers.push((Instant::now(), answer.body[0], due.elapsed()));
                 if answer.closes {
                     log.closed += 1;
                 } else {

@@ -37,10 +37,7 @@ impl Client {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self {
-            stream,
-            buffer: Vec::new(),
-        })
+        Ok(Self { stream, buffer: Vec::new() })
     }
 
     /// Sends one GET and reads the whole answer.
@@ -48,25 +45,16 @@ impl Client {
     /// # Errors
     /// When the connection breaks or the answer has no length.
     pub(crate) fn ask(&mut self, host: &str, path: &str) -> anyhow::Result<Answer> {
-        self.stream
-            .write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())?;
+        self.stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())?;
         self.buffer.clear();
         let head = loop {
-            if let Some(end) = self
-                .buffer
-                .windows(4)
-                .position(|window| window == b"\r\n\r\n")
-            {
+            if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
                 break end + 4;
             }
             self.fill()?;
         };
         let text = String::from_utf8_lossy(&self.buffer[..head]).to_ascii_lowercase();
-        let status = text
-            .split(' ')
-            .nth(1)
-            .and_then(|field| field.parse().ok())
-            .context("no status line")?;
+        let status = text.split(' ').nth(1).and_then(|field| field.parse().ok()).context("no status line")?;
         let length: usize = text
             .lines()
             .find_map(|line| line.strip_prefix("content-length:"))
@@ -75,14 +63,8 @@ impl Client {
         while self.buffer.len() < head + length {
             self.fill()?;
         }
-        let closes = text
-            .lines()
-            .any(|line| line.trim_end() == "connection: close");
-        Ok(Answer {
-            status,
-            body: self.buffer[head..head + length].to_vec(),
-            closes,
-        })
+        let closes = text.lines().any(|line| line.trim_end() == "connection: close");
+        Ok(Answer { status, body: self.buffer[head..head + length].to_vec(), closes })
     }
 
     fn fill(&mut self) -> anyhow::Result<()> {

@@ -14,10 +14,7 @@ use crate::process::LOAD_CORE;
 #[derive(Debug, Clone)]
 pub(crate) enum Load {
     /// wrk with this many connections and these extra header lines.
-    Wrk {
-        connections: usize,
-        headers: &'static [&'static str],
-    },
+    Wrk { connections: usize, headers: &'static [&'static str] },
     /// h2load with this many connections and streams on each.
     H2load { connections: usize, streams: usize },
 }
@@ -42,22 +39,14 @@ impl Load {
         let mut command = Command::new("taskset");
         command.args(["-c", &LOAD_CORE.to_string()]);
         match self {
-            Self::Wrk {
-                connections,
-                headers,
-            } => {
+            Self::Wrk { connections, headers } => {
                 let seconds = length.as_secs().max(1);
-                command
-                    .args(["wrk", "-t1", "--latency"])
-                    .args([format!("-c{connections}"), format!("-d{seconds}s")]);
+                command.args(["wrk", "-t1", "--latency"]).args([format!("-c{connections}"), format!("-d{seconds}s")]);
                 for header in *headers {
                     command.args(["-H", header]);
                 }
             }
-            Self::H2load {
-                connections,
-                streams,
-            } => {
+            Self::H2load { connections, streams } => {
                 let seconds = length.as_secs_f64();
                 command.args(["h2load", "-t1"]).args([
                     format!("-c{connections}"),
@@ -66,16 +55,9 @@ impl Load {
                 ]);
             }
         }
-        let output = command
-            .arg(url)
-            .output()
-            .context("cannot run the load generator")?;
+        let output = command.arg(url).output().context("cannot run the load generator")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(
-            output.status.success(),
-            "the load generator failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        ensure!(output.status.success(), "the load generator failed: {}", String::from_utf8_lossy(&output.stderr));
         let seen = match self {
             Self::Wrk { .. } => read_wrk(&text),
             Self::H2load { .. } => read_h2load(&text),
@@ -85,18 +67,13 @@ impl Load {
 }
 
 fn read_wrk(text: &str) -> anyhow::Result<Seen> {
-    ensure!(
-        !text.contains("Non-2xx") && !text.contains("Socket errors"),
-        "some requests failed"
-    );
+    ensure!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "some requests failed");
     let requests = text
         .lines()
         .find_map(|line| line.split_once(" requests in "))
         .and_then(|(count, _)| count.trim().parse().ok())
         .context("no request count")?;
-    let per_second = after(text, "Requests/sec:")
-        .and_then(|field| field.parse().ok())
-        .context("no rate")?;
+    let per_second = after(text, "Requests/sec:").and_then(|field| field.parse().ok()).context("no rate")?;
     Ok(Seen {
         requests,
         per_second,
@@ -106,63 +83,26 @@ fn read_wrk(text: &str) -> anyhow::Result<Seen> {
 }
 
 fn read_h2load(text: &str) -> anyhow::Result<Seen> {
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("requests:"))
-        .context("no request count")?;
+    let line = text.lines().find(|line| line.starts_with("requests:")).context("no request count")?;
     let count = |what: &str| -> anyhow::Result<u64> {
-        let fields: Vec<&str> = line
-            .split([' ', ','])
-            .filter(|field| !field.is_empty())
-            .collect();
-        let at = fields
-            .iter()
-            .position(|field| *field == what)
-            .with_context(|| format!("no `{what}`"))?;
-        fields
-            .get(at.wrapping_sub(1))
-            .and_then(|field| field.parse().ok())
-            .with_context(|| format!("no `{what}`"))
+        let fields: Vec<&str> = line.split([' ', ',']).filter(|field| !field.is_empty()).collect();
+        let at = fields.iter().position(|field| *field == what).with_context(|| format!("no `{what}`"))?;
+        fields.get(at.wrapping_sub(1)).and_then(|field| field.parse().ok()).with_context(|| format!("no `{what}`"))
     };
-    ensure!(
-        count("failed")? + count("errored")? + count("timeout")? == 0,
-        "some requests failed"
-    );
+    ensure!(count("failed")? + count("errored")? + count("timeout")? == 0, "some requests failed");
     let requests = count("succeeded")?;
-    let codes = text
-        .lines()
-        .find(|line| line.starts_with("status codes:"))
-        .context("no status codes")?;
-    ensure!(
-        codes.contains(" 0 3xx, 0 4xx, 0 5xx"),
-        "some answers were errors"
-    );
-    let finished = text
-        .lines()
-        .find(|line| line.starts_with("finished in"))
-        .context("no rate")?;
-    let per_second = finished
-        .split_whitespace()
-        .nth(3)
-        .and_then(|field| field.parse().ok())
-        .context("no rate")?;
-    let mean = text
-        .lines()
-        .find(|line| line.starts_with("time for request:"))
-        .and_then(|line| line.split_whitespace().nth(5));
-    Ok(Seen {
-        requests,
-        per_second,
-        middle: mean.and_then(microseconds),
-        p99: None,
-    })
+    let codes = text.lines().find(|line| line.starts_with("status codes:")).context("no status codes")?;
+    ensure!(codes.contains(" 0 3xx, 0 4xx, 0 5xx"), "some answers were errors");
+    let finished = text.lines().find(|line| line.starts_with("finished in")).context("no rate")?;
+    let per_second = finished.split_whitespace().nth(3).and_then(|field| field.parse().ok()).context("no rate")?;
+    let mean =
+        text.lines().find(|line| line.starts_with("time for request:")).and_then(|line| line.split_whitespace().nth(5));
+    Ok(Seen { requests, per_second, middle: mean.and_then(microseconds), p99: None })
 }
 
 /// The field that follows a label.
 fn after<'a>(text: &'a str, label: &str) -> Option<&'a str> {
-    let line = text
-        .lines()
-        .find(|line| line.trim_start().starts_with(label))?;
+    let line = text.lines().find(|line| line.trim_start().starts_with(label))?;
     line.trim_start()[label.len()..].split_whitespace().next()
 }
 
@@ -187,22 +127,9 @@ mod tests {
     #[test]
     fn reads_a_report_of_wrk() {
         let seen = read_wrk(WRK).expect("a good report");
-        assert_eq!(
-            seen,
-            Seen {
-                requests: 1500,
-                per_second: 750.25,
-                middle: Some(812.0),
-                p99: Some(1200.0)
-            }
-        );
+        assert_eq!(seen, Seen { requests: 1500, per_second: 750.25, middle: Some(812.0), p99: Some(1200.0) });
         assert!(read_wrk(&format!("{WRK}  Non-2xx or 3xx responses: 4\n")).is_err());
-        assert!(
-            read_wrk(&format!(
-                "{WRK}  Socket errors: connect 0, read 1, write 0, timeout 0\n"
-            ))
-            .is_err()
-        );
+        assert!(read_wrk(&format!("{WRK}  Socket errors: connect 0, read 1, write 0, timeout 0\n")).is_err());
     }
 
     #[test]
@@ -214,15 +141,7 @@ mod tests {
             )
         };
         let seen = read_h2load(&text(0, "0 3xx, 0 4xx, 0 5xx")).expect("a good report");
-        assert_eq!(
-            seen,
-            Seen {
-                requests: 10001,
-                per_second: 5000.5,
-                middle: Some(1500.0),
-                p99: None
-            }
-        );
+        assert_eq!(seen, Seen { requests: 10001, per_second: 5000.5, middle: Some(1500.0), p99: None });
         assert!(read_h2load(&text(1, "0 3xx, 0 4xx, 0 5xx")).is_err());
         assert!(read_h2load(&text(0, "0 3xx, 0 4xx, 9 5xx")).is_err());
     }

@@ -27,15 +27,10 @@ pub(crate) fn run(options: &Options, stage: &Stage, results: &mut Results) -> an
         let loaded = running.process.memory()?;
         for at in [0, clients.len() / 2, clients.len().saturating_sub(1)] {
             if let Some(client) = clients.get_mut(at) {
-                ask(client)
-                    .with_context(|| format!("{} closed an idle connection", running.name()))?;
+                ask(client).with_context(|| format!("{} closed an idle connection", running.name()))?;
             }
         }
-        let memory = Memory {
-            idle,
-            loaded,
-            connections: options.connections,
-        };
+        let memory = Memory { idle, loaded, connections: options.connections };
         eprintln!(
             "  {:<14} idle {:.1} MiB, {:.2} KiB per connection",
             running.name(),

@@ -56,9 +56,7 @@ impl Options {
     ///
     /// # Errors
     /// When an argument is unknown, a named peer or a load generator is not installed, or our own build fails.
-    pub(crate) fn from_arguments(
-        mut arguments: impl Iterator<Item = String>,
-    ) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn from_arguments(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Option<Self>> {
         let mut options = Self {
             scenarios: Vec::new(),
             rounds: 3,
@@ -71,35 +69,17 @@ impl Options {
         let mut transept = None;
         let mut envoy = PathBuf::from("envoy");
         while let Some(argument) = arguments.next() {
-            let mut value = || {
-                arguments
-                    .next()
-                    .with_context(|| format!("{argument} needs a value"))
-            };
+            let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
             match argument.as_str() {
                 "-h" | "--help" => return Ok(None),
-                "--rounds" => {
-                    options.rounds = value()?.parse().context("--rounds takes a number")?
-                }
+                "--rounds" => options.rounds = value()?.parse().context("--rounds takes a number")?,
                 "--seconds" => {
-                    options.length = Duration::from_secs_f64(
-                        value()?.parse().context("--seconds takes a number")?,
-                    )
+                    options.length = Duration::from_secs_f64(value()?.parse().context("--seconds takes a number")?)
                 }
-                "--peers" => {
-                    wanted = Some(
-                        value()?
-                            .split(',')
-                            .map(Kind::named)
-                            .collect::<anyhow::Result<_>>()?,
-                    )
-                }
+                "--peers" => wanted = Some(value()?.split(',').map(Kind::named).collect::<anyhow::Result<_>>()?),
                 "--transept" => transept = Some(PathBuf::from(value()?)),
                 "--envoy" => envoy = PathBuf::from(value()?),
-                "--connections" => {
-                    options.connections =
-                        value()?.parse().context("--connections takes a number")?
-                }
+                "--connections" => options.connections = value()?.parse().context("--connections takes a number")?,
                 "--json" => options.json = Some(PathBuf::from(value()?)),
                 name => options.scenarios.push(Scenario::named(name)?),
             }
@@ -111,15 +91,9 @@ impl Options {
         for tool in ["wrk", "h2load", "taskset", "curl"] {
             ensure!(find(Path::new(tool)).is_some(), "`{tool}` is not installed");
         }
-        ensure!(
-            find(Path::new("nginx")).is_some(),
-            "`nginx` is not installed: it is the backend of every scenario"
-        );
+        ensure!(find(Path::new("nginx")).is_some(), "`nginx` is not installed: it is the backend of every scenario");
         for kind in Kind::ALL {
-            if wanted
-                .as_ref()
-                .is_some_and(|wanted| !wanted.contains(&kind))
-            {
+            if wanted.as_ref().is_some_and(|wanted| !wanted.contains(&kind)) {
                 continue;
             }
             let program = match kind {
@@ -129,11 +103,7 @@ impl Options {
                 Kind::Transept => Some(transept.take().map_or_else(build, Ok)?),
             };
             match program {
-                Some(program) => options.peers.push(Peer {
-                    kind,
-                    version: version(kind, &program),
-                    program,
-                }),
+                Some(program) => options.peers.push(Peer { kind, version: version(kind, &program), program }),
                 None if wanted.is_some() => bail!("{} is not installed", kind.name()),
                 None => {}
             }
@@ -152,16 +122,9 @@ fn build() -> anyhow::Result<PathBuf> {
         .context("cannot run cargo; name a binary with --transept")?;
     ensure!(status.success(), "the release build failed");
     let here = std::env::current_exe()?;
-    let target = here
-        .parent()
-        .and_then(Path::parent)
-        .context("this program lies in no target directory")?;
+    let target = here.parent().and_then(Path::parent).context("this program lies in no target directory")?;
     let program = target.join("release").join("transept");
-    ensure!(
-        program.exists(),
-        "no binary at {}; name one with --transept",
-        program.display()
-    );
+    ensure!(program.exists(), "no binary at {}; name one with --transept", program.display());
     Ok(program)
 }
 
@@ -178,24 +141,13 @@ fn find(program: &Path) -> Option<PathBuf> {
 }
 
 fn version(kind: Kind, program: &Path) -> String {
-    let flag = if kind == Kind::Envoy || kind == Kind::Transept {
-        "--version"
-    } else {
-        "-v"
-    };
+    let flag = if kind == Kind::Envoy || kind == Kind::Transept { "--version" } else { "-v" };
     let Ok(output) = Command::new(program).arg(flag).output() else {
         return String::new();
     };
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
-    let line = text
-        .lines()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or_default();
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
     // Envoy says where it lies before it says what it is.
-    line.rsplit("version:")
-        .next()
-        .unwrap_or(line)
-        .trim()
-        .to_owned()
+    line.rsplit("version:").next().unwrap_or(line).trim().to_owned()
 }

@@ -47,10 +47,7 @@ impl Process {
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-        })
+        Ok(Self { name: name.to_owned(), child })
     }
 
     /// Whether the program still runs.
@@ -70,11 +67,8 @@ impl Process {
             };
             for thread in threads.flatten() {
                 let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
-                nanoseconds += text
-                    .split_whitespace()
-                    .next()
-                    .and_then(|field| field.parse::<u64>().ok())
-                    .unwrap_or_default();
+                nanoseconds +=
+                    text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
             }
         }
         ensure!(nanoseconds > 0, "{} has ended", self.name);
@@ -89,15 +83,8 @@ impl Process {
         let mut kibibytes = 0;
         for pid in self.tree() {
             let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-            let line = text
-                .lines()
-                .find_map(|line| line.strip_prefix("Pss:"))
-                .unwrap_or_default();
-            kibibytes += line
-                .split_whitespace()
-                .next()
-                .and_then(|field| field.parse::<u64>().ok())
-                .unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap_or_default();
+            kibibytes += line.split_whitespace().next().and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
         }
         ensure!(kibibytes > 0, "{} has ended", self.name);
         Ok(kibibytes)
@@ -122,13 +109,8 @@ impl Process {
                 continue;
             };
             for thread in threads.flatten() {
-                let children =
-                    fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-                found.extend(
-                    children
-                        .split_whitespace()
-                        .filter_map(|child| child.parse::<u32>().ok()),
-                );
+                let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+                found.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
             }
         }
         found
@@ -143,10 +125,7 @@ impl Drop for Process {
         while self.is_running() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
-        for pid in tree
-            .into_iter()
-            .filter_map(|pid| Pid::from_raw(pid.cast_signed()))
-        {
+        for pid in tree.into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
             let _ = kill_process(pid, Signal::KILL);
         }
         let _ = self.child.wait();
@@ -160,14 +139,8 @@ impl Drop for Process {
 pub(crate) fn core_busy(core: usize) -> anyhow::Result<Duration> {
     let text = fs::read_to_string("/proc/stat")?;
     let name = format!("cpu{core} ");
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(&name))
-        .with_context(|| format!("no core {core}"))?;
-    let fields: Vec<u64> = line
-        .split_whitespace()
-        .filter_map(|field| field.parse().ok())
-        .collect();
+    let line = text.lines().find_map(|line| line.strip_prefix(&name)).with_context(|| format!("no core {core}"))?;
+    let fields: Vec<u64> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
     let idle: u64 = fields.get(3..5).unwrap_or_default().iter().sum();
     // The first eight fields are disjoint; guest time is contained in user time.
     let ticks = fields.iter().take(8).sum::<u64>() - idle;
@@ -180,9 +153,6 @@ pub(crate) fn core_busy(core: usize) -> anyhow::Result<Duration> {
 /// When the limit cannot be set.
 pub(crate) fn raise_file_limit() -> anyhow::Result<()> {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     setrlimit(Resource::Nofile, raised).context("cannot raise the limit on open files")
 }

@@ -79,11 +79,7 @@ impl Results {
     pub(crate) fn new(options: &Options, _stage: &Stage) -> Self {
         Self {
             machine: machine(),
-            versions: options
-                .peers
-                .iter()
-                .map(|peer| (peer.kind.name().to_owned(), peer.version.clone()))
-                .collect(),
+            versions: options.peers.iter().map(|peer| (peer.kind.name().to_owned(), peer.version.clone())).collect(),
             samples: BTreeMap::new(),
             memory: Vec::new(),
             starts: Vec::new(),
@@ -147,9 +143,7 @@ impl Results {
         if self.starts.is_empty() {
             return;
         }
-        text.push_str(
-            "\nj) start\n\n| | ms to the first answer on the last route | MiB |\n|---|---|---|\n",
-        );
+        text.push_str("\nj) start\n\n| | ms to the first answer on the last route | MiB |\n|---|---|---|\n");
         for (label, start) in &self.starts {
             let _ = writeln!(
                 text,
@@ -170,23 +164,12 @@ impl Results {
             Scenario::Change.title()
         );
         for (label, changes) in &self.changes {
-            let mut times: Vec<f64> = changes
-                .iter()
-                .flat_map(|change| &change.effective)
-                .map(|time| time.as_secs_f64() * 1e3)
-                .collect();
+            let mut times: Vec<f64> =
+                changes.iter().flat_map(|change| &change.effective).map(|time| time.as_secs_f64() * 1e3).collect();
             times.sort_by(f64::total_cmp);
             let sum = |count: fn(&Change) -> u64| changes.iter().map(count).sum::<u64>();
-            let p99 = changes
-                .iter()
-                .map(|change| change.p99.as_micros())
-                .max()
-                .unwrap_or_default();
-            let max = changes
-                .iter()
-                .map(|change| change.max.as_micros())
-                .max()
-                .unwrap_or_default();
+            let p99 = changes.iter().map(|change| change.p99.as_micros()).max().unwrap_or_default();
+            let max = changes.iter().map(|change| change.max.as_micros()).max().unwrap_or_default();
             let _ = writeln!(
                 text,
                 "| {label} | {:.1} to {:.1} | {} | {} | {} | {p99} | {max} |",
@@ -207,9 +190,7 @@ impl Results {
             .map(|(scenario, peers)| {
                 let peers = peers
                     .iter()
-                    .map(|(label, samples)| {
-                        (label.as_str(), samples.iter().map(sample_json).collect())
-                    })
+                    .map(|(label, samples)| (label.as_str(), samples.iter().map(sample_json).collect()))
                     .collect();
                 (scenario.letter(), peers)
             })
@@ -227,15 +208,10 @@ impl Results {
         let changes: Vec<Value> = self
             .changes
             .iter()
-            .flat_map(|(label, changes)| {
-                changes.iter().map(move |change| change_json(label, change))
-            })
+            .flat_map(|(label, changes)| changes.iter().map(move |change| change_json(label, change)))
             .collect();
-        let versions: BTreeMap<&str, &str> = self
-            .versions
-            .iter()
-            .map(|(name, version)| (name.as_str(), version.as_str()))
-            .collect();
+        let versions: BTreeMap<&str, &str> =
+            self.versions.iter().map(|(name, version)| (name.as_str(), version.as_str())).collect();
         let all = json!({
             "machine": self.machine, "versions": versions, "samples": samples, "memory": memory, "starts": starts, "changes": changes,
         });
@@ -251,14 +227,10 @@ fn append<T>(to: &mut Vec<(String, Vec<T>)>, label: &str, item: T) {
 }
 
 fn closed_loop(peers: &[(String, Vec<Sample>)], text: &mut String) {
-    let cpu: Vec<(f64, f64)> = peers
-        .iter()
-        .map(|(_, samples)| spread(samples, |sample| Some(sample.cpu_per_request)))
-        .collect();
+    let cpu: Vec<(f64, f64)> =
+        peers.iter().map(|(_, samples)| spread(samples, |sample| Some(sample.cpu_per_request))).collect();
     text.push_str("| | CPU µs/request |");
-    let rivals: Vec<usize> = (0..peers.len())
-        .filter(|at| !peers[*at].0.starts_with("transept"))
-        .collect();
+    let rivals: Vec<usize> = (0..peers.len()).filter(|at| !peers[*at].0.starts_with("transept")).collect();
     for rival in &rivals {
         let _ = write!(text, " vs {} |", peers[*rival].0);
     }
@@ -266,21 +238,13 @@ fn closed_loop(peers: &[(String, Vec<Sample>)], text: &mut String) {
     text.push_str(&"---|".repeat(rivals.len() + 4));
     text.push('\n');
     for ((label, samples), (middle, half)) in peers.iter().zip(&cpu) {
-        let _ = write!(
-            text,
-            "| {label} | {middle:.2} ±{:.0} % |",
-            100.0 * half / middle
-        );
+        let _ = write!(text, "| {label} | {middle:.2} ±{:.0} % |", 100.0 * half / middle);
         for rival in &rivals {
             let _ = write!(text, " {:.2} |", middle / cpu[*rival].0);
         }
         let of = |value: fn(&Sample) -> Option<f64>| spread(samples, value).0;
         let p99 = of(|sample| sample.p99);
-        let p99 = if p99.is_nan() {
-            "-".to_owned()
-        } else {
-            format!("{p99:.0}")
-        };
+        let p99 = if p99.is_nan() { "-".to_owned() } else { format!("{p99:.0}") };
         let _ = writeln!(
             text,
             " {:.0} | {:.0} | {p99} | {:.0} % |",
@@ -300,11 +264,7 @@ fn spread(samples: &[Sample], value: fn(&Sample) -> Option<f64>) -> (f64, f64) {
     };
     let half = (last - first) / 2.0;
     let upper = values[values.len() / 2];
-    let middle = if values.len() % 2 == 1 {
-        upper
-    } else {
-        f64::midpoint(upper, values[values.len() / 2 - 1])
-    };
+    let middle = if values.len() % 2 == 1 { upper } else { f64::midpoint(upper, values[values.len() / 2 - 1]) };
     (middle, half)
 }
 
@@ -319,11 +279,7 @@ fn sample_json(sample: &Sample) -> Value {
 }
 
 fn change_json(label: &str, change: &Change) -> Value {
-    let effective: Vec<f64> = change
-        .effective
-        .iter()
-        .map(|time| time.as_secs_f64() * 1e3)
-        .collect();
+    let effective: Vec<f64> = change.effective.iter().map(|time| time.as_secs_f64() * 1e3).collect();
     json!({
         "peer": label, "effective_ms": effective, "failed": change.failed, "closed": change.closed, "requests": change.requests,
         "p99_us": change.p99.as_micros() as u64, "max_us": change.max.as_micros() as u64,
@@ -333,18 +289,10 @@ fn change_json(label: &str, change: &Change) -> Value {
 /// The processor, the number of cores and the kernel.
 fn machine() -> String {
     let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = processor
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .unwrap_or("unknown processor");
+    let model = processor.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown processor");
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!(
-        "{} x {}, Linux {}, loopback only",
-        cores,
-        model.trim_start_matches([' ', '\t', ':']),
-        kernel.trim()
-    )
+    format!("{} x {}, Linux {}, loopback only", cores, model.trim_start_matches([' ', '\t', ':']), kernel.trim())
 }
 
 #[cfg(test)]
@@ -352,42 +300,21 @@ mod tests {
     use super::*;
 
     fn sample(cpu_per_request: f64) -> Sample {
-        Sample {
-            cpu_per_request,
-            per_second: 1000.0,
-            middle: Some(90.0),
-            p99: None,
-            core: 0.5,
-        }
+        Sample { cpu_per_request, per_second: 1000.0, middle: Some(90.0), p99: None, core: 0.5 }
     }
 
     #[test]
     fn the_median_ignores_an_outlier() {
         let samples = [sample(10.0), sample(90.0), sample(12.0)];
-        assert_eq!(
-            spread(&samples, |sample| Some(sample.cpu_per_request)),
-            (12.0, 40.0)
-        );
-        assert_eq!(
-            spread(&samples[..2], |sample| Some(sample.cpu_per_request)).0,
-            50.0
-        );
+        assert_eq!(spread(&samples, |sample| Some(sample.cpu_per_request)), (12.0, 40.0));
+        assert_eq!(spread(&samples[..2], |sample| Some(sample.cpu_per_request)).0, 50.0);
     }
 
     #[test]
     fn every_row_has_its_ratio_to_every_rival() {
         let mut text = String::new();
-        closed_loop(
-            &[
-                ("nginx".to_owned(), vec![sample(10.0)]),
-                ("transept".to_owned(), vec![sample(9.0)]),
-            ],
-            &mut text,
-        );
+        closed_loop(&[("nginx".to_owned(), vec![sample(10.0)]), ("transept".to_owned(), vec![sample(9.0)])], &mut text);
         assert!(text.contains("| vs nginx |"), "{text}");
-        assert!(
-            text.contains("| transept | 9.00 ±0 % | 0.90 | 1000 | 90 | - | 50 % |"),
-            "{text}"
-        );
+        assert!(text.contains("| transept | 9.00 ±0 % | 0.90 | 1000 | 90 | - | 50 % |"), "{text}");
     }
 }

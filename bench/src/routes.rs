@@ -19,20 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(options: &Options, stage: &Stage, results: &mut Results) -> anyhow::Result<()> {
     let tables = [
-        (
-            "1",
-            Routes::Table {
-                hosts: 1,
-                prefixes: 1,
-            },
-        ),
-        (
-            "5000",
-            Routes::Table {
-                hosts: Routes::HOSTS,
-                prefixes: Routes::PREFIXES,
-            },
-        ),
+        ("1", Routes::Table { hosts: 1, prefixes: 1 }),
+        ("5000", Routes::Table { hosts: Routes::HOSTS, prefixes: Routes::PREFIXES }),
     ];
     let mut running = Vec::new();
     for peer in &options.peers {
@@ -43,10 +31,7 @@ pub(crate) fn run(options: &Options, stage: &Stage, results: &mut Results) -> an
             let begin = Instant::now();
             let one = Running::launch(peer, &plan, &stage.directory(&format!("j-{slot}")))?;
             until_answered(plan.ports, &label)?;
-            let start = Start {
-                ready: begin.elapsed(),
-                memory: one.process.memory()?,
-            };
+            let start = Start { ready: begin.elapsed(), memory: one.process.memory()? };
             eprintln!(
                 "  {label:<14} {:.0} ms to the first answer, {:.1} MiB",
                 start.ready.as_secs_f64() * 1e3,
@@ -61,15 +46,8 @@ pub(crate) fn run(options: &Options, stage: &Stage, results: &mut Results) -> an
         .map(|(label, running)| Job {
             running,
             label: label.clone(),
-            load: Load::Wrk {
-                connections: 64,
-                headers: &["Host: h499.test"],
-            },
-            url: format!(
-                "http://127.0.0.1:{}{}",
-                running.ports.http,
-                Routes::LAST_PATH
-            ),
+            load: Load::Wrk { connections: 64, headers: &["Host: h499.test"] },
+            url: format!("http://127.0.0.1:{}{}", running.ports.http, Routes::LAST_PATH),
         })
         .collect();
     measure(Scenario::Routes, &jobs, options, results)
@@ -85,10 +63,7 @@ fn until_answered(ports: Ports, label: &str) -> anyhow::Result<()> {
         {
             return Ok(());
         }
-        ensure!(
-            begin.elapsed() < PATIENCE,
-            "{label} does not answer on its last route"
-        );
+        ensure!(begin.elapsed() < PATIENCE, "{label} does not answer on its last route");
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -43,10 +43,7 @@ impl Scenario {
     /// # Errors
     /// When no scenario has the letter.
     pub(crate) fn named(letter: &str) -> anyhow::Result<Self> {
-        match Self::ALL
-            .into_iter()
-            .find(|scenario| scenario.letter() == letter)
-        {
+        match Self::ALL.into_iter().find(|scenario| scenario.letter() == letter) {
             Some(scenario) => Ok(scenario),
             None => bail!("`{letter}` is neither a scenario nor an option; see --help"),
         }
@@ -69,12 +66,8 @@ impl Scenario {
         match self {
             Self::KeepAlive => "HTTP/1.1 keep-alive, 64 connections, 1 KiB",
             Self::KeepAliveTls => "HTTP/1.1 keep-alive under TLS 1.3, 64 connections, 1 KiB",
-            Self::Handshakes => {
-                "a new connection with a full TLS handshake and one request, 32 at a time"
-            }
-            Self::H2ToH1 => {
-                "HTTP/2 without TLS, 8 connections of 32 streams, to an HTTP/1.1 backend"
-            }
+            Self::Handshakes => "a new connection with a full TLS handshake and one request, 32 at a time",
+            Self::H2ToH1 => "HTTP/2 without TLS, 8 connections of 32 streams, to an HTTP/1.1 backend",
             Self::H2ToH2 => "HTTP/2 without TLS, 8 connections of 32 streams, to an HTTP/2 backend",
             Self::Memory => "proportional set size, idle and with idle keep-alive connections",
             Self::Routes => "1 and 5,000 routes, requests on the last one",
@@ -84,23 +77,12 @@ impl Scenario {
 
     /// The load of a closed-loop scenario and the address it goes to.
     fn load(self, ports: Ports) -> Option<(Load, String)> {
-        let wrk = |connections, headers| Load::Wrk {
-            connections,
-            headers,
-        };
-        let h2load = || Load::H2load {
-            connections: 8,
-            streams: 32,
-        };
+        let wrk = |connections, headers| Load::Wrk { connections, headers };
+        let h2load = || Load::H2load { connections: 8, streams: 32 };
         match self {
             Self::KeepAlive => Some((wrk(64, &[]), format!("http://127.0.0.1:{}/", ports.http))),
-            Self::KeepAliveTls => {
-                Some((wrk(64, &[]), format!("https://127.0.0.1:{}/", ports.https)))
-            }
-            Self::Handshakes => Some((
-                wrk(32, &["Connection: close"]),
-                format!("https://127.0.0.1:{}/", ports.https),
-            )),
+            Self::KeepAliveTls => Some((wrk(64, &[]), format!("https://127.0.0.1:{}/", ports.https))),
+            Self::Handshakes => Some((wrk(32, &["Connection: close"]), format!("https://127.0.0.1:{}/", ports.https))),
             Self::H2ToH1 => Some((h2load(), format!("http://127.0.0.1:{}/", ports.h2))),
             Self::H2ToH2 => Some((h2load(), format!("http://127.0.0.1:{}/", ports.h2_to_h2))),
             Self::Memory | Self::Routes | Self::Change => None,
@@ -112,12 +94,7 @@ impl Scenario {
 ///
 /// # Errors
 /// When a peer does not start, or any answer is not the backend's.
-pub(crate) fn run(
-    scenario: Scenario,
-    options: &Options,
-    stage: &Stage,
-    results: &mut Results,
-) -> anyhow::Result<()> {
+pub(crate) fn run(scenario: Scenario, options: &Options, stage: &Stage, results: &mut Results) -> anyhow::Result<()> {
     match scenario {
         Scenario::Memory => memory::run(options, stage, results),
         Scenario::Routes => routes::run(options, stage, results),
@@ -126,31 +103,17 @@ pub(crate) fn run(
     }
 }
 
-fn closed_loop(
-    scenario: Scenario,
-    options: &Options,
-    stage: &Stage,
-    results: &mut Results,
-) -> anyhow::Result<()> {
+fn closed_loop(scenario: Scenario, options: &Options, stage: &Stage, results: &mut Results) -> anyhow::Result<()> {
     let mut running = Vec::new();
     for (slot, peer) in (0..).zip(&options.peers) {
         let directory = stage.directory(&format!("{}-{}", scenario.letter(), peer.kind.name()));
-        running.push(Running::start(
-            peer,
-            &stage.plan(slot, Routes::Any),
-            &directory,
-        )?);
+        running.push(Running::start(peer, &stage.plan(slot, Routes::Any), &directory)?);
     }
     let jobs: Vec<Job<'_>> = running
         .iter()
         .filter_map(|running| {
             let (load, url) = scenario.load(running.ports)?;
-            Some(Job {
-                running,
-                label: running.name().to_owned(),
-                load,
-                url,
-            })
+            Some(Job { running, label: running.name().to_owned(), load, url })
         })
         .collect();
     measure(scenario, &jobs, options, results)
@@ -176,10 +139,7 @@ pub(crate) fn measure(
 ) -> anyhow::Result<()> {
     for job in jobs {
         check(job)?;
-        job.load.run(
-            &job.url,
-            options.length.min(std::time::Duration::from_secs(1)),
-        )?;
+        job.load.run(&job.url, options.length.min(std::time::Duration::from_secs(1)))?;
     }
     for round in 0..options.rounds {
         let mut order: Vec<&Job<'_>> = jobs.iter().collect();
@@ -187,8 +147,8 @@ pub(crate) fn measure(
             order.reverse();
         }
         for job in order {
-            let sample = once(job, options)
-                .with_context(|| format!("{} in scenario {}", job.label, scenario.letter()))?;
+            let sample =
+                once(job, options).with_context(|| format!("{} in scenario {}", job.label, scenario.letter()))?;
             eprintln!(
                 "  round {} {:<14} {:8.2} µs/request {:9.0}/s",
                 round + 1,
@@ -203,17 +163,10 @@ pub(crate) fn measure(
 }
 
 fn once(job: &Job<'_>, options: &Options) -> anyhow::Result<Sample> {
-    let (cpu, busy, begin) = (
-        job.running.process.cpu()?,
-        core_busy(PROXY_CORE)?,
-        std::time::Instant::now(),
-    );
+    let (cpu, busy, begin) = (job.running.process.cpu()?, core_busy(PROXY_CORE)?, std::time::Instant::now());
     let seen = job.load.run(&job.url, options.length)?;
-    let (cpu, busy, length) = (
-        job.running.process.cpu()? - cpu,
-        core_busy(PROXY_CORE)?.saturating_sub(busy),
-        begin.elapsed(),
-    );
+    let (cpu, busy, length) =
+        (job.running.process.cpu()? - cpu, core_busy(PROXY_CORE)?.saturating_sub(busy), begin.elapsed());
     ensure!(seen.requests > 0, "no request was answered");
     Ok(Sample {
         cpu_per_request: cpu.as_secs_f64() * 1e6 / seen.requests as f64,
@@ -227,15 +180,7 @@ fn once(job: &Job<'_>, options: &Options) -> anyhow::Result<Sample> {
 /// Looks at one answer with curl: status and length must be the backend's.
 fn check(job: &Job<'_>) -> anyhow::Result<()> {
     let mut command = Command::new("curl");
-    command.args([
-        "--silent",
-        "--show-error",
-        "--insecure",
-        "--output",
-        "/dev/null",
-        "--max-time",
-        "5",
-    ]);
+    command.args(["--silent", "--show-error", "--insecure", "--output", "/dev/null", "--max-time", "5"]);
     command.args(["--write-out", "%{http_code} %{size_download}"]);
     match &job.load {
         Load::H2load { .. } => {

@@ -53,16 +53,10 @@ impl Stage {
     /// When a port is taken, a core is missing or the backend does not start.
     pub(crate) fn set(options: &Options) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism()?.get();
-        ensure!(
-            cores > 1,
-            "two cores are needed, one for the load and one for the proxy"
-        );
+        ensure!(cores > 1, "two cores are needed, one for the load and one for the proxy");
         ensure!(!options.peers.is_empty(), "no peer to measure");
         let peers = (0..SLOTS).flat_map(|slot| slot_ports(slot).all());
-        for port in [BACKEND, BACKEND_H2, BACKEND_SECOND]
-            .into_iter()
-            .chain(peers)
-        {
+        for port in [BACKEND, BACKEND_H2, BACKEND_SECOND].into_iter().chain(peers) {
             TcpListener::bind((Ipv4Addr::LOCALHOST, port))
                 .with_context(|| format!("port {port} is taken: end what listens there"))?;
         }
@@ -71,32 +65,13 @@ impl Stage {
         let at = directory.path().join("backend");
         fs::create_dir_all(&at)?;
         let file = at.join("nginx.conf");
-        fs::write(
-            &file,
-            backend_configuration(&at, BACKEND, BACKEND_H2, BACKEND_SECOND),
-        )?;
-        let arguments = [
-            "-c",
-            &file.display().to_string(),
-            "-p",
-            &at.display().to_string(),
-        ]
-        .map(str::to_owned);
-        let mut backend = Process::start(
-            "the backend",
-            LOAD_CORE,
-            Path::new("nginx"),
-            &arguments,
-            &at.join("log"),
-        )?;
+        fs::write(&file, backend_configuration(&at, BACKEND, BACKEND_H2, BACKEND_SECOND))?;
+        let arguments = ["-c", &file.display().to_string(), "-p", &at.display().to_string()].map(str::to_owned);
+        let mut backend = Process::start("the backend", LOAD_CORE, Path::new("nginx"), &arguments, &at.join("log"))?;
         for port in [BACKEND, BACKEND_H2, BACKEND_SECOND] {
             wait_until_open(port, &mut backend)?;
         }
-        Ok(Self {
-            _backend: backend,
-            certificate,
-            directory,
-        })
+        Ok(Self { _backend: backend, certificate, directory })
     }
 
     /// A directory for one peer of one scenario.
@@ -146,10 +121,7 @@ pub(crate) fn wait_until_open(port: u16, process: &mut Process) -> anyhow::Resul
     let deadline = Instant::now() + PATIENCE;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     while TcpStream::connect(address).is_err() {
-        ensure!(
-            process.is_running(),
-            "it ended before it listened on port {port}"
-        );
+        ensure!(process.is_running(), "it ended before it listened on port {port}");
         if Instant::now() > deadline {
             bail!("nothing listens on port {port}");
         }

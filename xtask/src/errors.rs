@@ -26,24 +26,10 @@ instead of a body.
 pub(crate) fn page() -> String {
     let mut page = OPENING.to_owned();
     for reason in Reason::ALL {
-        let error = reason
-            .proxy_status()
-            .map_or_else(|| "-".to_owned(), |error| format!("`{error}`"));
-        let grpc = if reason.is_fault() {
-            format!("{:?}", reason.grpc())
-        } else {
-            "-".to_owned()
-        };
-        let (slug, status, title, flag) = (
-            reason.slug(),
-            reason.status(),
-            reason.title(),
-            reason.flag(),
-        );
-        let _ = writeln!(
-            page,
-            "| `{slug}` | {status} | {title} | {flag} | {error} | {grpc} |"
-        );
+        let error = reason.proxy_status().map_or_else(|| "-".to_owned(), |error| format!("`{error}`"));
+        let grpc = if reason.is_fault() { format!("{:?}", reason.grpc()) } else { "-".to_owned() };
+        let (slug, status, title, flag) = (reason.slug(), reason.status(), reason.title(), reason.flag());
+        let _ = writeln!(page, "| `{slug}` | {status} | {title} | {flag} | {error} | {grpc} |");
     }
     page
 }
@@ -56,22 +42,14 @@ mod tests {
     fn the_page_in_the_tree_is_current() {
         let path = crate::tidy::root().join("docs/errors.md");
         let text = std::fs::read_to_string(&path).expect("docs/errors.md can be read");
-        assert!(
-            text == page(),
-            "docs/errors.md is out of date: cargo xtask errors > docs/errors.md"
-        );
+        assert!(text == page(), "docs/errors.md is out of date: cargo xtask errors > docs/errors.md");
     }
 
     #[test]
     fn every_reason_has_a_row() {
         let page = page();
         for reason in Reason::ALL {
-            assert_eq!(
-                page.matches(&format!("| `{}` |", reason.slug())).count(),
-                1,
-                "{}",
-                reason.slug()
-            );
+            assert_eq!(page.matches(&format!("| `{}` |", reason.slug())).count(), 1, "{}", reason.slug());
         }
     }
 }

@@ -53,15 +53,6 @@ fn tidy(warnings: Warnings) -> ExitCode {
     for finding in &report.failures {
         println!("error: {finding}");
     }
-    println!(
-        "tidy: {} files, {} errors, {} warnings",
-        report.files,
-        report.failures.len(),
-        report.warnings.len()
-    );
-    if report.failures.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    println!("tidy: {} files, {} errors, {} warnings", report.files, report.failures.len(), report.warnings.len());
+    if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -37,7 +37,8 @@ const SAMPLE: Duration = Duration::from_millis(20);
 const SAMPLES: usize = 25;
 
 /// A request as a browser sends it.
-const HEAD: &[u8] = b"GET /p7/cart/items?sort=price HTTP/1.1\r\nHost: h0.test\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n\
+const HEAD: &[u8] =
+    b"GET /p7/cart/items?sort=price HTTP/1.1\r\nHost: h0.test\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n\
 Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\nAccept-Language: en-US,en;q=0.5\r\n\
 Accept-Encoding: gzip, deflate, br\r\nConnection: keep-alive\r\nCookie: session=0123456789abcdef; theme=dark\r\n\
 Cache-Control: max-age=0\r\n\r\n";
@@ -47,10 +48,7 @@ fn main() -> anyhow::Result<()> {
     for routes in [10, 1_000, 100_000] {
         let begin = Instant::now();
         let snapshot = snapshot(routes)?;
-        eprintln!(
-            "{routes} routes loaded and compiled in {:.0} ms",
-            begin.elapsed().as_secs_f64() * 1e3
-        );
+        eprintln!("{routes} routes loaded and compiled in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
         lookup(&snapshot, routes)?;
     }
     let snapshot = snapshot(10)?;
@@ -97,26 +95,15 @@ fn lookup(snapshot: &Snapshot, routes: usize) -> anyhow::Result<()> {
         .map(|at| {
             // Spread over all hosts, in an order that no cache follows.
             let host = format!("h{}.test", at.wrapping_mul(7_919) % hosts);
-            let request = Request::build(
-                "GET",
-                "http",
-                &host,
-                &format!("/p{}/cart/items", at % PREFIXES),
-            )?;
+            let request = Request::build("GET", "http", &host, &format!("/p{}/cart/items", at % PREFIXES))?;
             Ok((host, request))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let find = |(host, request): &(String, Request)| -> bool {
-        admit(bind, &connection, host)
-            .is_ok_and(|listener| route(listener, request, host).is_some())
+        admit(bind, &connection, host).is_ok_and(|listener| route(listener, request, host).is_some())
     };
     for one in &asked {
-        ensure!(
-            find(one),
-            "no route for {}{}",
-            one.0,
-            String::from_utf8_lossy(one.1.path())
-        );
+        ensure!(find(one), "no route for {}{}", one.0, String::from_utf8_lossy(one.1.path()));
     }
     let mut at = 0;
     measure(&format!("listener and route, {routes} routes"), || {
@@ -137,20 +124,12 @@ fn head(bind: &Bind) -> anyhow::Result<()> {
         out.clear();
         let _ = black_box(parse_request(black_box(HEAD), &limits, &mut request));
         strip_hop_by_hop(&mut request.fields);
-        write_request(
-            &mut out,
-            &request,
-            &h1::Body::None,
-            h1::Connection::KeepAlive,
-        );
+        write_request(&mut out, &request, &h1::Body::None, h1::Connection::KeepAlive);
         black_box(&out);
     });
     let mut road = Road::new(bind)?;
     ensure!(road.travel(), "the request does not reach a backend");
-    ensure!(
-        String::from_utf8_lossy(&road.out).contains("x-forwarded-for: 127.0.0.1"),
-        "the head was not rewritten"
-    );
+    ensure!(String::from_utf8_lossy(&road.out).contains("x-forwarded-for: 127.0.0.1"), "the head was not rewritten");
     measure("the road from head to head", || {
         black_box(road.travel());
     });
@@ -189,31 +168,16 @@ impl<'b> Road<'b> {
 
     /// Reads, normalises, admits, routes, screens, picks and writes; whether the request reached a backend.
     fn travel(&mut self) -> bool {
-        self.random = self
-            .random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        let now = Now {
-            monotonic: Duration::from_secs(1),
-            unix: Duration::from_secs(1_700_000_000),
-        };
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let now = Now { monotonic: Duration::from_secs(1), unix: Duration::from_secs(1_700_000_000) };
         self.notes.clear();
         self.out.clear();
-        if !matches!(
-            parse_request(black_box(HEAD), &self.limits, &mut self.request),
-            Ok(Some(_))
-        ) {
+        if !matches!(parse_request(black_box(HEAD), &self.limits, &mut self.request), Ok(Some(_))) {
             return false;
         }
         let settings = &self.bind.settings;
         let client = derive(&self.connection, &self.request.fields, settings);
-        correlate(
-            &mut self.request.fields,
-            client.peer,
-            settings.trace,
-            now,
-            self.random,
-        );
+        correlate(&mut self.request.fields, client.peer, settings.trace, now, self.random);
         self.scratch.clear();
         self.host.clear();
         let Ok(authority) = normalize::authority(self.request.authority()) else {
@@ -225,13 +189,7 @@ impl<'b> Road<'b> {
             return false;
         }
         strip_hop_by_hop(&mut self.request.fields);
-        announce(
-            &mut self.request,
-            &self.connection,
-            &client,
-            settings,
-            self.connection.local.port(),
-        );
+        announce(&mut self.request, &self.connection, &client, settings, self.connection.local.port());
         let Ok(listener) = admit(self.bind, &self.connection, &self.host) else {
             return false;
         };
@@ -245,38 +203,23 @@ impl<'b> Road<'b> {
             request: &mut self.request,
             notes: &mut self.notes,
         };
-        if !matches!(
-            screen(listener, routed.as_ref(), &mut exchange),
-            Verdict::Continue
-        ) {
+        if !matches!(screen(listener, routed.as_ref(), &mut exchange), Verdict::Continue) {
             return false;
         }
         let Some(routed) = routed else { return false };
         let Ok(backend) = pick::pick_backend(routed.rule, &mut self.turns) else {
             return false;
         };
-        if !matches!(
-            pick::apply_backend_filters(backend, &mut exchange),
-            Verdict::Continue
-        ) {
+        if !matches!(pick::apply_backend_filters(backend, &mut exchange), Verdict::Continue) {
             return false;
         }
-        write_request(
-            &mut self.out,
-            &self.request,
-            &h1::Body::None,
-            h1::Connection::KeepAlive,
-        );
+        write_request(&mut self.out, &self.request, &h1::Body::None, h1::Connection::KeepAlive);
         pick::target(backend).is_ok()
     }
 }
 
 fn connection() -> anyhow::Result<Connection> {
-    Ok(Connection::new(
-        "127.0.0.1:40000".parse()?,
-        "127.0.0.1:8080".parse()?,
-        None,
-    ))
+    Ok(Connection::new("127.0.0.1:40000".parse()?, "127.0.0.1:8080".parse()?, None))
 }
 
 /// Repeats an action for many short samples and prints nanoseconds per action.
@@ -286,16 +229,10 @@ fn measure(name: &str, mut action: impl FnMut()) {
     while time(count, &mut action) < SAMPLE {
         count *= 2;
     }
-    let mut samples: Vec<f64> = (0..SAMPLES)
-        .map(|_| time(count, &mut action).as_secs_f64() * 1e9 / count as f64)
-        .collect();
+    let mut samples: Vec<f64> =
+        (0..SAMPLES).map(|_| time(count, &mut action).as_secs_f64() * 1e9 / count as f64).collect();
     samples.sort_by(f64::total_cmp);
-    println!(
-        "| {name} | {:.0} | {:.0} | {:.0} |",
-        samples[SAMPLES / 2],
-        samples[0],
-        samples[SAMPLES - 1]
-    );
+    println!("| {name} | {:.0} | {:.0} | {:.0} |", samples[SAMPLES / 2], samples[0], samples[SAMPLES - 1]);
 }
 
 fn time(count: u64, action: &mut impl FnMut()) -> Duration {

@@ -17,17 +17,7 @@ pub(super) fn arguments(plan: &Plan<'_>, directory: &Path) -> anyhow::Result<Vec
     let file = directory.join("envoy.json");
     fs::write(&file, bootstrap(plan, directory).to_string())?;
     let file = file.display().to_string();
-    Ok([
-        "-c",
-        &file,
-        "--concurrency",
-        "1",
-        "--disable-hot-restart",
-        "-l",
-        "error",
-    ]
-    .map(str::to_owned)
-    .to_vec())
+    Ok(["-c", &file, "--concurrency", "1", "--disable-hot-restart", "-l", "error"].map(str::to_owned).to_vec())
 }
 
 /// Writes the routes of the plain port: Envoy reloads them when the file is moved into place.
@@ -50,10 +40,7 @@ pub(super) fn write_routes(plan: &Plan<'_>, directory: &Path) -> anyhow::Result<
         "name": "plain",
         "virtual_hosts": hosts,
     });
-    super::replace(
-        &directory.join("routes.json"),
-        &json!({ "resources": [resource] }).to_string(),
-    )
+    super::replace(&directory.join("routes.json"), &json!({ "resources": [resource] }).to_string())
 }
 
 fn route(prefix: &str, cluster: &str) -> Value {
@@ -61,13 +48,7 @@ fn route(prefix: &str, cluster: &str) -> Value {
 }
 
 fn bootstrap(plan: &Plan<'_>, directory: &Path) -> Value {
-    let Plan {
-        ports,
-        backend,
-        backend_h2,
-        certificate,
-        ..
-    } = *plan;
+    let Plan { ports, backend, backend_h2, certificate, .. } = *plan;
     let watched = json!({
         "route_config_name": "plain",
         "config_source": { "resource_api_version": "V3", "path_config_source": { "path": directory.join("routes.json") } },

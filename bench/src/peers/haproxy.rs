@@ -23,11 +23,7 @@ pub(super) fn arguments(plan: &Plan<'_>, directory: &Path) -> anyhow::Result<Vec
     super::replace(&map, &table)?;
     let file = directory.join("haproxy.cfg");
     super::replace(&file, &configuration(plan, &choice))?;
-    let mut arguments = vec![
-        "-db".to_owned(),
-        "-f".to_owned(),
-        file.display().to_string(),
-    ];
+    let mut arguments = vec!["-db".to_owned(), "-f".to_owned(), file.display().to_string()];
     if plan.mode == Mode::Reloadable {
         arguments.push("-W".to_owned());
     }
@@ -35,13 +31,7 @@ pub(super) fn arguments(plan: &Plan<'_>, directory: &Path) -> anyhow::Result<Vec
 }
 
 fn configuration(plan: &Plan<'_>, choice: &str) -> String {
-    let Plan {
-        ports,
-        backend,
-        backend_h2,
-        certificate,
-        ..
-    } = *plan;
+    let Plan { ports, backend, backend_h2, certificate, .. } = *plan;
     let both = certificate.both.display();
     format!(
         "global\n  nbthread 1\n  no strict-limits\n  maxconn 11000\n  ssl-default-bind-options ssl-min-ver TLSv1.2\n\

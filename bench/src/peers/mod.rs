@@ -70,13 +70,7 @@ pub(crate) struct Ports {
 impl Ports {
     /// Five ports in a row.
     pub(crate) fn from(first: u16) -> Self {
-        Self {
-            http: first,
-            https: first + 1,
-            h2: first + 2,
-            h2_to_h2: first + 3,
-            admin: first + 4,
-        }
+        Self { http: first, https: first + 1, h2: first + 2, h2_to_h2: first + 3, admin: first + 4 }
     }
 
     pub(crate) fn all(self) -> [u16; 5] {
@@ -128,14 +122,9 @@ impl Routes {
     pub(crate) const LAST_PATH: &'static str = "/p9/x";
 
     /// The hosts and path prefixes of a table.
-    pub(crate) fn table(
-        hosts: usize,
-        prefixes: usize,
-    ) -> impl Iterator<Item = (String, Vec<String>)> {
+    pub(crate) fn table(hosts: usize, prefixes: usize) -> impl Iterator<Item = (String, Vec<String>)> {
         (Self::HOSTS - hosts..Self::HOSTS).map(move |host| {
-            let paths = (Self::PREFIXES - prefixes..Self::PREFIXES)
-                .map(|prefix| format!("/p{prefix}"))
-                .collect();
+            let paths = (Self::PREFIXES - prefixes..Self::PREFIXES).map(|prefix| format!("/p{prefix}")).collect();
             (format!("h{host}.test"), paths)
         })
     }
@@ -163,19 +152,8 @@ impl Running {
             Kind::Envoy => envoy::arguments(plan, directory)?,
             Kind::Transept => transept::arguments(plan, directory)?,
         };
-        let process = Process::start(
-            peer.kind.name(),
-            PROXY_CORE,
-            &peer.program,
-            &arguments,
-            &directory.join("log"),
-        )?;
-        Ok(Self {
-            peer: peer.clone(),
-            ports: plan.ports,
-            process,
-            directory: directory.to_path_buf(),
-        })
+        let process = Process::start(peer.kind.name(), PROXY_CORE, &peer.program, &arguments, &directory.join("log"))?;
+        Ok(Self { peer: peer.clone(), ports: plan.ports, process, directory: directory.to_path_buf() })
     }
 
     /// Like `launch`, and waits until the peer listens on all its ports.

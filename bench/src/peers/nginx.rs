@@ -13,16 +13,9 @@ const BODY: usize = 1024;
 /// The backend: `first` answers over HTTP/1.1, `h2` over HTTP/2 without TLS, `second` over HTTP/1.1 with another body.
 pub(crate) fn backend_configuration(directory: &Path, first: u16, h2: u16, second: u16) -> String {
     let mut servers = String::new();
-    for (listen, letter) in [
-        (format!("{first}"), 'a'),
-        (format!("{h2} http2"), 'a'),
-        (format!("{second}"), 'b'),
-    ] {
+    for (listen, letter) in [(format!("{first}"), 'a'), (format!("{h2} http2"), 'a'), (format!("{second}"), 'b')] {
         let body = letter.to_string().repeat(BODY);
-        let _ = writeln!(
-            servers,
-            "  server {{ listen 127.0.0.1:{listen}; location / {{ return 200 \"{body}\"; }} }}"
-        );
+        let _ = writeln!(servers, "  server {{ listen 127.0.0.1:{listen}; location / {{ return 200 \"{body}\"; }} }}");
     }
     wrap(directory, &servers)
 }
@@ -31,25 +24,15 @@ pub(crate) fn backend_configuration(directory: &Path, first: u16, h2: u16, secon
 pub(super) fn arguments(plan: &Plan<'_>, directory: &Path) -> anyhow::Result<Vec<String>> {
     let file = directory.join("nginx.conf");
     super::replace(&file, &wrap(directory, &servers(plan)))?;
-    Ok(vec![
-        "-c".to_owned(),
-        file.display().to_string(),
-        "-p".to_owned(),
-        directory.display().to_string(),
-    ])
+    Ok(vec!["-c".to_owned(), file.display().to_string(), "-p".to_owned(), directory.display().to_string()])
 }
 
 fn servers(plan: &Plan<'_>) -> String {
-    let Plan {
-        ports,
-        backend,
-        backend_h2,
-        certificate,
-        ..
-    } = *plan;
+    let Plan { ports, backend, backend_h2, certificate, .. } = *plan;
     let proxy = "proxy_pass http://h1; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $host; \
                  proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;";
-    let grpc = "grpc_pass grpc://h2; grpc_set_header Host $host; grpc_set_header X-Forwarded-For $proxy_add_x_forwarded_for;";
+    let grpc =
+        "grpc_pass grpc://h2; grpc_set_header Host $host; grpc_set_header X-Forwarded-For $proxy_add_x_forwarded_for;";
     let mut text = String::new();
     for (name, port) in [("h1", backend), ("h2", backend_h2)] {
         let _ = writeln!(
@@ -59,19 +42,11 @@ fn servers(plan: &Plan<'_>) -> String {
     }
     match plan.routes {
         Routes::Any => {
-            let _ = writeln!(
-                text,
-                "  server {{ listen 127.0.0.1:{}; location / {{ {proxy} }} }}",
-                ports.http
-            );
+            let _ = writeln!(text, "  server {{ listen 127.0.0.1:{}; location / {{ {proxy} }} }}", ports.http);
         }
         Routes::Table { hosts, prefixes } => {
             for (host, paths) in Routes::table(hosts, prefixes) {
-                let _ = write!(
-                    text,
-                    "  server {{ listen 127.0.0.1:{}; server_name {host}; ",
-                    ports.http
-                );
+                let _ = write!(text, "  server {{ listen 127.0.0.1:{}; server_name {host}; ", ports.http);
                 for path in paths {
                     let _ = write!(text, "location {path} {{ {proxy} }} ");
                 }
@@ -86,16 +61,8 @@ fn servers(plan: &Plan<'_>) -> String {
          location / {{ {proxy} }} }}",
         ports.https
     );
-    let _ = writeln!(
-        text,
-        "  server {{ listen 127.0.0.1:{} http2; location / {{ {proxy} }} }}",
-        ports.h2
-    );
-    let _ = writeln!(
-        text,
-        "  server {{ listen 127.0.0.1:{} http2; location / {{ {grpc} }} }}",
-        ports.h2_to_h2
-    );
+    let _ = writeln!(text, "  server {{ listen 127.0.0.1:{} http2; location / {{ {proxy} }} }}", ports.h2);
+    let _ = writeln!(text, "  server {{ listen 127.0.0.1:{} http2; location / {{ {grpc} }} }}", ports.h2_to_h2);
     text
 }
 

@@ -12,15 +12,10 @@ use super::{Plan, Routes};
 pub(super) fn arguments(plan: &Plan<'_>, directory: &Path) -> anyhow::Result<Vec<String>> {
     fs::write(directory.join("gateway.yaml"), gateway(plan)?)?;
     write_routes(plan, directory)?;
-    let files =
-        ["gateway.yaml", "routes.yaml"].map(|name| directory.join(name).display().to_string());
+    let files = ["gateway.yaml", "routes.yaml"].map(|name| directory.join(name).display().to_string());
     let admin = format!("127.0.0.1:{}", plan.ports.admin);
     let fixed = ["--admin", &admin, "--workers", "1", "--access-log", "off"].map(str::to_owned);
-    Ok(["run".to_owned()]
-        .into_iter()
-        .chain(files)
-        .chain(fixed)
-        .collect())
+    Ok(["run".to_owned()].into_iter().chain(files).chain(fixed).collect())
 }
 
 /// Writes the routes of the plain port and its backend.
@@ -30,13 +25,7 @@ pub(super) fn write_routes(plan: &Plan<'_>, directory: &Path) -> anyhow::Result<
         Routes::Any => text.push_str(&route("plain", "http", None, &["/".to_owned()], "plain")),
         Routes::Table { hosts, prefixes } => {
             for (at, (host, paths)) in Routes::table(hosts, prefixes).enumerate() {
-                text.push_str(&route(
-                    &format!("plain-{at}"),
-                    "http",
-                    Some(&host),
-                    &paths,
-                    "plain",
-                ));
+                text.push_str(&route(&format!("plain-{at}"), "http", Some(&host), &paths, "plain"));
             }
         }
     }
@@ -48,15 +37,8 @@ fn gateway(plan: &Plan<'_>) -> anyhow::Result<String> {
     let mut text = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata:\n  name: bench\nspec:\n  gatewayClassName: transept\n  \
                     addresses:\n  - type: IPAddress\n    value: 127.0.0.1\n  listeners:\n"
         .to_owned();
-    for (name, port) in [
-        ("http", ports.http),
-        ("h2", ports.h2),
-        ("h2-to-h2", ports.h2_to_h2),
-    ] {
-        let _ = writeln!(
-            text,
-            "  - name: {name}\n    port: {port}\n    protocol: HTTP"
-        );
+    for (name, port) in [("http", ports.http), ("h2", ports.h2), ("h2-to-h2", ports.h2_to_h2)] {
+        let _ = writeln!(text, "  - name: {name}\n    port: {port}\n    protocol: HTTP");
     }
     let _ = writeln!(
         text,
@@ -67,10 +49,7 @@ fn gateway(plan: &Plan<'_>) -> anyhow::Result<String> {
         text,
         "---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: bench\ntype: kubernetes.io/tls\nstringData:"
     );
-    for (key, path) in [
-        ("tls.crt", &plan.certificate.chain),
-        ("tls.key", &plan.certificate.key),
-    ] {
+    for (key, path) in [("tls.crt", &plan.certificate.chain), ("tls.key", &plan.certificate.key)] {
         let _ = writeln!(text, "  {key}: |");
         for line in fs::read_to_string(path)?.lines() {
             let _ = writeln!(text, "    {line}");
@@ -78,11 +57,7 @@ fn gateway(plan: &Plan<'_>) -> anyhow::Result<String> {
     }
     text.push_str(&backend("h1", "HTTP11", plan.backend));
     text.push_str(&backend("h2", "H2C", plan.backend_h2));
-    for (name, listener, backend) in [
-        ("https", "https", "h1"),
-        ("h2", "h2", "h1"),
-        ("h2-to-h2", "h2-to-h2", "h2"),
-    ] {
+    for (name, listener, backend) in [("https", "https", "h1"), ("h2", "h2", "h1"), ("h2-to-h2", "h2-to-h2", "h2")] {
         text.push_str(&route(name, listener, None, &["/".to_owned()], backend));
     }
     Ok(text)
@@ -95,13 +70,7 @@ fn backend(name: &str, protocol: &str, port: u16) -> String {
     )
 }
 
-fn route(
-    name: &str,
-    listener: &str,
-    host: Option<&str>,
-    paths: &[String],
-    backend: &str,
-) -> String {
+fn route(name: &str, listener: &str, host: Option<&str>, paths: &[String], backend: &str) -> String {
     let mut text = format!(
         "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: {name}\nspec:\n  parentRefs:\n  - name: bench\n    \
          sectionName: {listener}\n"

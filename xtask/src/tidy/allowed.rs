@@ -44,9 +44,7 @@ pub(crate) fn forgive(findings: Vec<Finding>, allowed: &[Allowed], tree: &Tree) 
     let mut kept: Vec<Finding> = findings
         .into_iter()
         .filter(|finding| {
-            let entry = allowed
-                .iter()
-                .position(|entry| entry.rule == finding.rule && entry.path == finding.path);
+            let entry = allowed.iter().position(|entry| entry.rule == finding.rule && entry.path == finding.path);
             if let Some(entry) = entry {
                 used[entry] = true;
             }
@@ -55,14 +53,8 @@ pub(crate) fn forgive(findings: Vec<Finding>, allowed: &[Allowed], tree: &Tree) 
         .collect();
     for (entry, used) in allowed.iter().zip(used) {
         if !used && tree.file(entry.path).is_some() {
-            let message = format!(
-                "the exception for `{}` ({}) is no longer needed",
-                entry.rule, entry.reason
-            );
-            kept.push(Finding {
-                weight: Weight::Fail,
-                ..Finding::fail(entry.path, 0, "allowed", message)
-            });
+            let message = format!("the exception for `{}` ({}) is no longer needed", entry.rule, entry.reason);
+            kept.push(Finding { weight: Weight::Fail, ..Finding::fail(entry.path, 0, "allowed", message) });
         }
     }
     kept

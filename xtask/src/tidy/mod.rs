@@ -43,44 +43,18 @@ pub(crate) enum Weight {
 }
 
 impl Finding {
-    pub(crate) fn fail(
-        path: &str,
-        line: usize,
-        rule: &'static str,
-        message: impl Into<String>,
-    ) -> Self {
-        Self {
-            path: path.to_owned(),
-            line,
-            rule,
-            message: message.into(),
-            weight: Weight::Fail,
-        }
+    pub(crate) fn fail(path: &str, line: usize, rule: &'static str, message: impl Into<String>) -> Self {
+        Self { path: path.to_owned(), line, rule, message: message.into(), weight: Weight::Fail }
     }
 
-    pub(crate) fn warn(
-        path: &str,
-        line: usize,
-        rule: &'static str,
-        message: impl Into<String>,
-    ) -> Self {
-        Self {
-            weight: Weight::Warn,
-            ..Self::fail(path, line, rule, message)
-        }
+    pub(crate) fn warn(path: &str, line: usize, rule: &'static str, message: impl Into<String>) -> Self {
+        Self { weight: Weight::Warn, ..Self::fail(path, line, rule, message) }
     }
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}: [{}] {}",
-            self.path,
-            self.line.max(1),
-            self.rule,
-            self.message
-        )
+        write!(f, "{}:{}: [{}] {}", self.path, self.line.max(1), self.rule, self.message)
     }
 }
 
@@ -97,9 +71,7 @@ pub(crate) struct Report {
 
 /// The root of the repository: the parent of this crate's directory.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .map_or_else(PathBuf::new, Path::to_path_buf)
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
 }
 
 /// Reads the tree under `root` and runs every rule.
@@ -120,12 +92,6 @@ pub(crate) fn judge(tree: &Tree) -> Report {
     let mut findings = allowed::forgive(findings, allowed::ALLOWED, tree);
     findings.sort();
     findings.dedup();
-    let (failures, warnings) = findings
-        .into_iter()
-        .partition(|finding| finding.weight == Weight::Fail);
-    Report {
-        files: tree.files.len(),
-        failures,
-        warnings,
-    }
+    let (failures, warnings) = findings.into_iter().partition(|finding| finding.weight == Weight::Fail);
+    Report { files: tree.files.len(), failures, warnings }
 }

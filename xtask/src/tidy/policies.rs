@@ -17,15 +17,14 @@ pub(crate) fn check(tree: &Tree, findings: &mut Vec<Finding>) {
     for file in tree.files.iter().filter(|file| is_policy(file)) {
         let stem = file.name().trim_end_matches(".rs");
         let Some(kind) = kind_of(file) else {
-            let message =
-                "implements `Policy` without a `const KIND: &'static str = \"...\"` on one line";
+            let message = "implements `Policy` without a `const KIND: &'static str = \"...\"` on one line";
             findings.push(Finding::fail(&file.path, 0, "policy", message));
             continue;
         };
         let in_table = table.rust.as_ref().is_some_and(|source| {
-            source.product().any(|(_, code)| {
-                code.contains(&format!("{stem}::")) && !code.trim_start().starts_with("use ")
-            })
+            source
+                .product()
+                .any(|(_, code)| code.contains(&format!("{stem}::")) && !code.trim_start().starts_with("use "))
         });
         if !in_table {
             findings.push(Finding::fail(
@@ -35,10 +34,7 @@ pub(crate) fn check(tree: &Tree, findings: &mut Vec<Finding>) {
                 format!("{kind} has no line in the table of {TABLE}"),
             ));
         }
-        if !tree
-            .file(REFERENCE)
-            .is_some_and(|page| super::rust::has_word(&page.text, &kind))
-        {
+        if !tree.file(REFERENCE).is_some_and(|page| super::rust::has_word(&page.text, &kind)) {
             findings.push(Finding::fail(
                 &file.path,
                 0,
@@ -47,16 +43,12 @@ pub(crate) fn check(tree: &Tree, findings: &mut Vec<Finding>) {
             ));
         }
         let line = format!("kind: {kind}");
-        let shown = tree.files.iter().any(|file| {
-            file.path.starts_with(EXAMPLES) && file.text.lines().any(|text| text.trim() == line)
-        });
+        let shown = tree
+            .files
+            .iter()
+            .any(|file| file.path.starts_with(EXAMPLES) && file.text.lines().any(|text| text.trim() == line));
         if !shown {
-            findings.push(Finding::fail(
-                &file.path,
-                0,
-                "policy",
-                format!("no file in {EXAMPLES} shows a {kind}"),
-            ));
+            findings.push(Finding::fail(&file.path, 0, "policy", format!("no file in {EXAMPLES} shows a {kind}")));
         }
     }
 }
@@ -72,9 +64,6 @@ fn is_policy(file: &File) -> bool {
 
 /// The value of the file's `KIND`.
 fn kind_of(file: &File) -> Option<String> {
-    let line = file
-        .text
-        .lines()
-        .find(|line| line.contains("const KIND:"))?;
+    let line = file.text.lines().find(|line| line.contains("const KIND:"))?;
     line.split('"').nth(1).map(str::to_owned)
 }

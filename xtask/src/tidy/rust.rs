@@ -37,11 +37,7 @@ impl Source {
         let masked = mask(text);
         let code: Vec<String> = masked.split('\n').map(str::to_owned).collect();
         let raw: Vec<String> = text.split('\n').map(str::to_owned).collect();
-        let test = if is_test_file(path) {
-            vec![true; code.len()]
-        } else {
-            test_lines(&masked, code.len())
-        };
+        let test = if is_test_file(path) { vec![true; code.len()] } else { test_lines(&masked, code.len()) };
         Self { raw, code, test }
     }
 
@@ -52,17 +48,12 @@ impl Source {
 
     /// All lines with their 1-based numbers, masked.
     pub(crate) fn numbered(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.code
-            .iter()
-            .enumerate()
-            .map(|(at, line)| (at + 1, line.as_str()))
+        self.code.iter().enumerate().map(|(at, line)| (at + 1, line.as_str()))
     }
 
     /// Number of code lines that are not test code.
     pub(crate) fn product_lines(&self) -> usize {
-        self.product()
-            .filter(|(_, line)| !line.trim().is_empty())
-            .count()
+        self.product().filter(|(_, line)| !line.trim().is_empty()).count()
     }
 
     /// Functions outside tests.
@@ -82,10 +73,7 @@ impl Source {
                 && text[end] == '}'
             {
                 let last = line_of(&text, end);
-                let lines = self.code[line - 1..last]
-                    .iter()
-                    .filter(|line| !line.trim().is_empty())
-                    .count();
+                let lines = self.code[line - 1..last].iter().filter(|line| !line.trim().is_empty()).count();
                 found.push(Function { name, line, lines });
             }
         }
@@ -121,13 +109,11 @@ pub(crate) fn has_word(line: &str, word: &str) -> bool {
 
 /// Byte offsets at which `word` stands in `line` with no identifier character on either side.
 pub(crate) fn positions<'a>(line: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
-    line.match_indices(word)
-        .map(|(at, _)| at)
-        .filter(move |at| {
-            let before = line[..*at].chars().next_back();
-            let after = line[at + word.len()..].chars().next();
-            !before.is_some_and(is_word) && !after.is_some_and(is_word)
-        })
+    line.match_indices(word).map(|(at, _)| at).filter(move |at| {
+        let before = line[..*at].chars().next_back();
+        let after = line[at + word.len()..].chars().next();
+        !before.is_some_and(is_word) && !after.is_some_and(is_word)
+    })
 }
 
 fn is_word(c: char) -> bool {
@@ -136,10 +122,7 @@ fn is_word(c: char) -> bool {
 
 fn is_test_file(path: &str) -> bool {
     let stem = path.rsplit('/').next().unwrap_or(path);
-    stem == "tests.rs"
-        || stem.ends_with("_tests.rs")
-        || path.contains("/tests/")
-        || path.contains("/benches/")
+    stem == "tests.rs" || stem.ends_with("_tests.rs") || path.contains("/tests/") || path.contains("/benches/")
 }
 
 fn line_of(text: &[char], at: usize) -> usize {
@@ -166,11 +149,7 @@ fn words(text: &[char]) -> Vec<(usize, String)> {
 
 /// The identifier that follows `at` after blanks, or nothing.
 fn name_after(text: &[char], at: usize) -> String {
-    text[at..]
-        .iter()
-        .skip_while(|c| c.is_whitespace())
-        .take_while(|c| is_word(**c))
-        .collect()
+    text[at..].iter().skip_while(|c| c.is_whitespace()).take_while(|c| is_word(**c)).collect()
 }
 
 /// The offset of the `;` or of the closing brace that ends the item beginning at `from`.
@@ -199,10 +178,9 @@ fn end_of_item(text: &[char], from: usize) -> Option<usize> {
 fn test_lines(masked: &str, lines: usize) -> Vec<bool> {
     let mut test = vec![false; lines];
     let text: Vec<char> = masked.chars().collect();
-    let markers = ["#[cfg(test)]", "#[cfg(any(test", "#[cfg(all(test"]
-        .map(|marker| marker.chars().collect::<Vec<char>>());
-    let starts =
-        (0..text.len()).filter(|at| markers.iter().any(|marker| text[*at..].starts_with(marker)));
+    let markers =
+        ["#[cfg(test)]", "#[cfg(any(test", "#[cfg(all(test"].map(|marker| marker.chars().collect::<Vec<char>>());
+    let starts = (0..text.len()).filter(|at| markers.iter().any(|marker| text[*at..].starts_with(marker)));
     for start in starts {
         let item = skip_attributes(&text, start);
         let end = end_of_item(&text, item).unwrap_or(text.len() - 1);
@@ -279,15 +257,13 @@ fn mask(text: &str) -> String {
             '/' if next == Some('/') => blank(&text, at, end_of_line(&text, at), ' ', &mut out),
             '/' if next == Some('*') => blank(&text, at, end_of_block(&text, at), ' ', &mut out),
             '"' => quoted(&text, at, end_of_string(&text, at), &mut out),
-            'r' | 'b' | 'c' if at == 0 || !is_word(text[at - 1]) => {
-                match end_of_prefixed(&text, at) {
-                    Some((open, end)) => {
-                        out.extend(&text[at..open]);
-                        quoted(&text, open, end, &mut out)
-                    }
-                    None => push(&text, at, &mut out),
+            'r' | 'b' | 'c' if at == 0 || !is_word(text[at - 1]) => match end_of_prefixed(&text, at) {
+                Some((open, end)) => {
+                    out.extend(&text[at..open]);
+                    quoted(&text, open, end, &mut out)
                 }
-            }
+                None => push(&text, at, &mut out),
+            },
             '\'' => match end_of_character(&text, at) {
                 Some(end) => quoted(&text, at, end, &mut out),
                 None => push(&text, at, &mut out),
@@ -304,11 +280,7 @@ fn push(text: &[char], at: usize, out: &mut String) -> usize {
 }
 
 fn blank(text: &[char], from: usize, to: usize, fill: char, out: &mut String) -> usize {
-    out.extend(
-        text[from..to]
-            .iter()
-            .map(|c| if *c == '\n' { '\n' } else { fill }),
-    );
+    out.extend(text[from..to].iter().map(|c| if *c == '\n' { '\n' } else { fill }));
     to
 }
 
@@ -322,10 +294,7 @@ fn quoted(text: &[char], from: usize, to: usize, out: &mut String) -> usize {
 }
 
 fn end_of_line(text: &[char], from: usize) -> usize {
-    text[from..]
-        .iter()
-        .position(|c| *c == '\n')
-        .map_or(text.len(), |length| from + length)
+    text[from..].iter().position(|c| *c == '\n').map_or(text.len(), |length| from + length)
 }
 
 fn end_of_block(text: &[char], from: usize) -> usize {
@@ -373,16 +342,11 @@ fn end_of_prefixed(text: &[char], from: usize) -> Option<(usize, usize)> {
     let hashes = text[at..].iter().take_while(|c| **c == '#').count();
     let open = at + hashes;
     match text.get(open) {
-        Some('\'') if !raw && hashes == 0 && text[from] == 'b' => {
-            end_of_character(text, open).map(|end| (open, end))
-        }
+        Some('\'') if !raw && hashes == 0 && text[from] == 'b' => end_of_character(text, open).map(|end| (open, end)),
         Some('"') if raw => {
-            let closing: Vec<char> = std::iter::once('"')
-                .chain(std::iter::repeat_n('#', hashes))
-                .collect();
+            let closing: Vec<char> = std::iter::once('"').chain(std::iter::repeat_n('#', hashes)).collect();
             let width = closing.len();
-            let end =
-                (open + 1..text.len()).find(|at| text.get(*at..*at + width) == Some(&closing[..]));
+            let end = (open + 1..text.len()).find(|at| text.get(*at..*at + width) == Some(&closing[..]));
             Some((open, end.map_or(text.len(), |end| end + width)))
         }
         Some('"') if hashes == 0 => Some((open, end_of_string(text, open))),
@@ -410,11 +374,7 @@ mod tests {
         );
         let lines: Vec<&str> = masked.split('\n').collect();
         assert_eq!(lines.len(), 3);
-        assert!(
-            !lines[0].contains("tail") && !lines[0].contains('x'),
-            "{}",
-            lines[0]
-        );
+        assert!(!lines[0].contains("tail") && !lines[0].contains('x'), "{}", lines[0]);
         assert_eq!(lines[1].matches('{').count(), 1, "{}", lines[1]);
         assert!(lines[1].contains("fn f<'a>() {}"), "{}", lines[1]);
         assert!(lines[2].ends_with(';'), "{}", lines[2]);
@@ -422,20 +382,11 @@ mod tests {
 
     #[test]
     fn finds_test_regions_to_their_closing_brace() {
-        let source = Source::new(
-            "a.rs",
-            "fn a() {}\n#[cfg(test)]\n#[allow(x)]\nmod tests {\n fn b() {}\n}\nfn c() {}\n",
-        );
-        assert_eq!(
-            source.test[..7],
-            [false, true, true, true, true, true, false]
-        );
+        let source =
+            Source::new("a.rs", "fn a() {}\n#[cfg(test)]\n#[allow(x)]\nmod tests {\n fn b() {}\n}\nfn c() {}\n");
+        assert_eq!(source.test[..7], [false, true, true, true, true, true, false]);
         assert_eq!(source.product_lines(), 2);
-        let names: Vec<String> = source
-            .functions()
-            .into_iter()
-            .map(|function| function.name)
-            .collect();
+        let names: Vec<String> = source.functions().into_iter().map(|function| function.name).collect();
         assert_eq!(names, ["a", "c"]);
     }
 
@@ -451,30 +402,14 @@ mod tests {
             "a.rs",
             "fn long(\n  a: u8,\n) -> [u8; 2] {\n  // why\n\n  [a, a]\n}\ntrait T { fn none(&self); }\n",
         );
-        assert_eq!(
-            source.functions(),
-            [Function {
-                name: "long".to_owned(),
-                line: 1,
-                lines: 5
-            }]
-        );
+        assert_eq!(source.functions(), [Function { name: "long".to_owned(), line: 1, lines: 5 }]);
     }
 
     #[test]
     fn flattens_imports() {
-        let source = Source::new(
-            "a.rs",
-            "use std::{fs, net::{TcpStream as S, IpAddr}};\nfn f() -> impl A + use<'_> {}\n",
-        );
-        let paths: Vec<String> = source
-            .imports()
-            .into_iter()
-            .map(|import| import.path)
-            .collect();
-        assert_eq!(
-            paths,
-            ["std::fs", "std::net::TcpStream", "std::net::IpAddr"]
-        );
+        let source =
+            Source::new("a.rs", "use std::{fs, net::{TcpStream as S, IpAddr}};\nfn f() -> impl A + use<'_> {}\n");
+        let paths: Vec<String> = source.imports().into_iter().map(|import| import.path).collect();
+        assert_eq!(paths, ["std::fs", "std::net::TcpStream", "std::net::IpAddr"]);
     }
 }

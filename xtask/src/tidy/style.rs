@@ -15,9 +15,8 @@ const HEADER_WORDS: usize = 5;
 const TEST_HEADER_WORDS: usize = 3;
 
 /// Words that name nothing, in module and type names.
-const EMPTY_WORDS: &[&str] = &[
-    "util", "utils", "helper", "helpers", "manager", "handler", "handlers", "common", "context",
-];
+const EMPTY_WORDS: &[&str] =
+    &["util", "utils", "helper", "helpers", "manager", "handler", "handlers", "common", "context"];
 
 pub(crate) fn check(tree: &Tree, findings: &mut Vec<Finding>) {
     for (file, source) in tree.rust() {
@@ -37,11 +36,7 @@ fn header(file: &File, source: &Source, findings: &mut Vec<Finding>) {
         .take_while(|line| line.starts_with("//!"))
         .flat_map(|line| line[3..].split_whitespace())
         .count();
-    let needed = if source.test.iter().all(|test| *test) {
-        TEST_HEADER_WORDS
-    } else {
-        HEADER_WORDS
-    };
+    let needed = if source.test.iter().all(|test| *test) { TEST_HEADER_WORDS } else { HEADER_WORDS };
     if words < needed {
         let message = "the file does not open with a `//!` header: its job, who calls it, what it leaves to others";
         findings.push(Finding::fail(&file.path, 1, "header", message));
@@ -102,20 +97,14 @@ fn names(file: &File, source: &Source, findings: &mut Vec<Finding>) {
                 continue;
             };
             if let Some(word) = empty_word(name) {
-                let message =
-                    format!("`{name}`: the word `{word}` says nothing; name what it does");
+                let message = format!("`{name}`: the word `{word}` says nothing; name what it does");
                 findings.push(Finding::fail(&file.path, line, "names", message));
             }
         }
         if let Some(name) = name_behind(code, "fn")
             && name.starts_with("get_")
         {
-            findings.push(Finding::fail(
-                &file.path,
-                line,
-                "names",
-                format!("`{name}`: no `get_` prefix"),
-            ));
+            findings.push(Finding::fail(&file.path, line, "names", format!("`{name}`: no `get_` prefix")));
         }
     }
 }
@@ -126,12 +115,9 @@ fn name_behind<'a>(code: &'a str, keyword: &str) -> Option<&'a str> {
     let before = code[..at].trim();
     let leads = before.is_empty()
         || before.ends_with(')')
-        || ["pub", "async", "const", "unsafe", "extern"]
-            .contains(&before.split_whitespace().last()?);
+        || ["pub", "async", "const", "unsafe", "extern"].contains(&before.split_whitespace().last()?);
     let rest = code[at + keyword.len()..].trim_start();
-    let end = rest
-        .find(|c: char| !(c.is_alphanumeric() || c == '_'))
-        .unwrap_or(rest.len());
+    let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
     (leads && end > 0).then(|| &rest[..end])
 }
 
@@ -147,13 +133,7 @@ fn empty_word(name: &str) -> Option<&'static str> {
         }
     }
     let is_type = name.starts_with(char::is_uppercase);
-    EMPTY_WORDS.iter().copied().find(|word| {
-        if is_type {
-            camel.iter().any(|part| part == word)
-        } else {
-            name == *word
-        }
-    })
+    EMPTY_WORDS.iter().copied().find(|word| if is_type { camel.iter().any(|part| part == word) } else { name == *word })
 }
 
 /// Nothing on main is half done.
@@ -162,12 +142,7 @@ fn unfinished(file: &File, source: &Source, findings: &mut Vec<Finding>) {
         for name in ["todo", "unimplemented"] {
             let call = format!("{name}!");
             if positions(code, name).any(|at| code[at..].starts_with(&call)) {
-                findings.push(Finding::fail(
-                    &file.path,
-                    line,
-                    "unfinished",
-                    format!("`{call}` on main"),
-                ));
+                findings.push(Finding::fail(&file.path, line, "unfinished", format!("`{call}` on main")));
             }
         }
     }
@@ -190,13 +165,11 @@ fn tests(file: &File, source: &Source, findings: &mut Vec<Finding>) {
         }
         let sleeps = ["sleep", "sleep_until"].iter().any(|name| {
             positions(code, name).any(|at| {
-                code[at + name.len()..].trim_start().starts_with('(')
-                    && !code[..at].trim_end().ends_with("fn")
+                code[at + name.len()..].trim_start().starts_with('(') && !code[..at].trim_end().ends_with("fn")
             })
         });
         if sleeps {
-            let message =
-                "a test does not sleep: wait for the event itself, with a time limit around it";
+            let message = "a test does not sleep: wait for the event itself, with a time limit around it";
             findings.push(Finding::fail(&file.path, line, "sleep", message));
         }
         if has_word(code, "bind") && fixed_port(&source.raw[line - 1]) {
@@ -213,12 +186,7 @@ fn tests(file: &File, source: &Source, findings: &mut Vec<Finding>) {
 /// Whether a line names an address with a port other than 0 in a string.
 fn fixed_port(raw: &str) -> bool {
     raw.match_indices(':').any(|(at, _)| {
-        let digits = raw[at + 1..]
-            .chars()
-            .take_while(char::is_ascii_digit)
-            .count();
-        digits > 0
-            && raw[at + 1..at + 1 + digits] != *"0"
-            && raw[at + 1 + digits..].starts_with('"')
+        let digits = raw[at + 1..].chars().take_while(char::is_ascii_digit).count();
+        digits > 0 && raw[at + 1..at + 1 + digits] != *"0" && raw[at + 1 + digits..].starts_with('"')
     })
 }

@@ -13,12 +13,8 @@ fn rules(path: &str, text: &str) -> Vec<&'static str> {
 
 fn rules_of(files: &[(&str, &str)]) -> Vec<&'static str> {
     let report = judge(&Tree::of(files));
-    let mut rules: Vec<&'static str> = report
-        .failures
-        .iter()
-        .chain(&report.warnings)
-        .map(|finding| finding.rule)
-        .collect();
+    let mut rules: Vec<&'static str> =
+        report.failures.iter().chain(&report.warnings).map(|finding| finding.rule).collect();
     rules.dedup();
     rules
 }
@@ -30,19 +26,9 @@ fn rust(code: &str) -> String {
 #[test]
 fn this_tree_is_tidy() {
     let report = check(&root()).expect("the tree can be read");
-    assert!(
-        report.files > 50,
-        "only {} files were found under {}",
-        report.files,
-        root().display()
-    );
+    assert!(report.files > 50, "only {} files were found under {}", report.files, root().display());
     let all: Vec<String> = report.failures.iter().map(ToString::to_string).collect();
-    assert!(
-        all.is_empty(),
-        "{} findings:\n{}",
-        all.len(),
-        all.join("\n")
-    );
+    assert!(all.is_empty(), "{} findings:\n{}", all.len(), all.join("\n"));
 }
 
 #[test]
@@ -60,19 +46,10 @@ fn clean_code_passes() {
 fn arrows_point_down() {
     let lints = "[lints]\nworkspace = true\n";
     let manifest = |name: &str, dependency: &str| {
-        rules(
-            &format!("crates/{name}/Cargo.toml"),
-            &format!("{lints}[dependencies]\n{dependency}\n"),
-        )
+        rules(&format!("crates/{name}/Cargo.toml"), &format!("{lints}[dependencies]\n{dependency}\n"))
     };
-    assert_eq!(
-        manifest("engine", "transept-model.workspace = true"),
-        [""; 0]
-    );
-    assert_eq!(
-        manifest("app", "transept-proxy = { path = \"../proxy\" }"),
-        [""; 0]
-    );
+    assert_eq!(manifest("engine", "transept-model.workspace = true"), [""; 0]);
+    assert_eq!(manifest("app", "transept-proxy = { path = \"../proxy\" }"), [""; 0]);
     for (name, dependency) in [
         ("control", "transept-wire.workspace = true"),
         ("control", "transept-proxy.workspace = true"),
@@ -81,62 +58,23 @@ fn arrows_point_down() {
         ("model", "transept-wire.workspace = true"),
         ("engine", "tokio.workspace = true"),
         ("proxy", "anyhow.workspace = true"),
-        (
-            "engine",
-            "\n[dependencies.transept-proxy]\nworkspace = true",
-        ),
-        (
-            "engine",
-            "\n[target.'cfg(unix)'.dependencies]\nsocket2 = \"1\"",
-        ),
+        ("engine", "\n[dependencies.transept-proxy]\nworkspace = true"),
+        ("engine", "\n[target.'cfg(unix)'.dependencies]\nsocket2 = \"1\""),
         ("proxy", "transept-testkit.workspace = true"),
     ] {
-        assert_eq!(
-            manifest(name, dependency),
-            ["walls"],
-            "{name}: {dependency}"
-        );
+        assert_eq!(manifest(name, dependency), ["walls"], "{name}: {dependency}");
     }
-    assert_eq!(
-        manifest(
-            "proxy",
-            "\n[dev-dependencies]\ntransept-testkit.workspace = true"
-        ),
-        [""; 0]
-    );
-    assert_eq!(
-        rules("crates/shop/Cargo.toml", lints),
-        ["walls"],
-        "an unknown crate"
-    );
-    assert_eq!(
-        rules("crates/wire/Cargo.toml", "[dependencies]\n"),
-        ["walls"],
-        "no lints"
-    );
+    assert_eq!(manifest("proxy", "\n[dev-dependencies]\ntransept-testkit.workspace = true"), [""; 0]);
+    assert_eq!(rules("crates/shop/Cargo.toml", lints), ["walls"], "an unknown crate");
+    assert_eq!(rules("crates/wire/Cargo.toml", "[dependencies]\n"), ["walls"], "no lints");
 }
 
 #[test]
 fn code_names_only_crates_it_may_know() {
+    assert_eq!(rules("crates/control/src/a.rs", &rust("use transept_wire::head::Request;\n")), ["walls"]);
+    assert_eq!(rules("crates/proxy/src/a.rs", &rust("fn f() { transept_control::watch(); }\n")), ["walls"]);
     assert_eq!(
-        rules(
-            "crates/control/src/a.rs",
-            &rust("use transept_wire::head::Request;\n")
-        ),
-        ["walls"]
-    );
-    assert_eq!(
-        rules(
-            "crates/proxy/src/a.rs",
-            &rust("fn f() { transept_control::watch(); }\n")
-        ),
-        ["walls"]
-    );
-    assert_eq!(
-        rules(
-            "crates/proxy/src/a.rs",
-            &rust("// transept_control does this\nuse transept_engine::Verdict;\n")
-        ),
+        rules("crates/proxy/src/a.rs", &rust("// transept_control does this\nuse transept_engine::Verdict;\n")),
         [""; 0]
     );
 }
@@ -154,23 +92,11 @@ fn the_engine_is_pure() {
         "fn f() { let _ = rand::random::<u8>(); }",
         "thread_local! { static A: u8 = 1; }",
     ] {
-        assert_eq!(
-            rules("crates/engine/src/a.rs", &rust(&format!("{code}\n"))),
-            ["walls"],
-            "{code}"
-        );
+        assert_eq!(rules("crates/engine/src/a.rs", &rust(&format!("{code}\n"))), ["walls"], "{code}");
     }
     let test = "#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n";
-    assert_eq!(
-        rules("crates/engine/src/a.rs", &rust(test)),
-        [""; 0],
-        "tests may read files"
-    );
-    assert_eq!(
-        rules("crates/proxy/src/a.rs", &rust("use std::fs;\n")),
-        [""; 0],
-        "a shell does IO"
-    );
+    assert_eq!(rules("crates/engine/src/a.rs", &rust(test)), [""; 0], "tests may read files");
+    assert_eq!(rules("crates/proxy/src/a.rs", &rust("use std::fs;\n")), [""; 0], "a shell does IO");
 }
 
 #[test]
@@ -178,68 +104,33 @@ fn unsafe_code_stands_in_one_named_module() {
     let code = "fn f() { unsafe { g() } }\n";
     assert_eq!(rules("crates/proxy/src/a.rs", &rust(code)), ["unsafe"]);
     let bare = rust(&format!("#![allow(unsafe_code)]\n{code}"));
-    assert_eq!(
-        judge(&Tree::of(&[("crates/proxy/src/a.rs", &bare)]))
-            .failures
-            .len(),
-        2,
-        "neither invariant nor test"
-    );
+    assert_eq!(judge(&Tree::of(&[("crates/proxy/src/a.rs", &bare)])).failures.len(), 2, "neither invariant nor test");
     let stated = format!(
         "{HEADER}//! Invariant: the pointer is never null.\n#![allow(unsafe_code)]\n{code}#[cfg(test)]\nmod tests {{}}\n"
     );
     assert_eq!(rules("crates/proxy/src/a.rs", &stated), [""; 0]);
-    assert_eq!(
-        rules_of(&[
-            ("crates/proxy/src/a.rs", &stated),
-            ("crates/proxy/src/b.rs", &stated)
-        ]),
-        ["unsafe"]
-    );
-    assert_eq!(
-        rules_of(&[
-            ("crates/proxy/src/a.rs", &stated),
-            ("crates/wire/src/b.rs", &stated)
-        ]),
-        [""; 0]
-    );
+    assert_eq!(rules_of(&[("crates/proxy/src/a.rs", &stated), ("crates/proxy/src/b.rs", &stated)]), ["unsafe"]);
+    assert_eq!(rules_of(&[("crates/proxy/src/a.rs", &stated), ("crates/wire/src/b.rs", &stated)]), [""; 0]);
 }
 
 #[test]
 fn files_have_a_header() {
     assert_eq!(rules("xtask/src/a.rs", "fn f() {}\n"), ["header"]);
-    assert_eq!(
-        rules("xtask/src/a.rs", "//! Entry point.\nfn f() {}\n"),
-        ["header"]
-    );
-    assert_eq!(
-        rules(
-            "xtask/src/a.rs",
-            "use a::b;\n//! A header that comes too late to be one.\n"
-        ),
-        ["header"]
-    );
+    assert_eq!(rules("xtask/src/a.rs", "//! Entry point.\nfn f() {}\n"), ["header"]);
+    assert_eq!(rules("xtask/src/a.rs", "use a::b;\n//! A header that comes too late to be one.\n"), ["header"]);
 }
 
 #[test]
 fn files_and_functions_stay_small() {
     let weights = |text: &str| -> Vec<(&'static str, Weight)> {
         let report = judge(&Tree::of(&[("xtask/src/a.rs", text)]));
-        report
-            .failures
-            .iter()
-            .chain(&report.warnings)
-            .map(|finding| (finding.rule, finding.weight))
-            .collect()
+        report.failures.iter().chain(&report.warnings).map(|finding| (finding.rule, finding.weight)).collect()
     };
     let statics = |count: usize| rust(&"static A: u8 = 1;\n".repeat(count));
     assert_eq!(weights(&statics(499)), []);
     assert_eq!(weights(&statics(500)), [("file-size", Weight::Warn)]);
     assert_eq!(weights(&statics(800)), [("file-size", Weight::Fail)]);
-    let tested = rust(&format!(
-        "#[cfg(test)]\nmod tests {{\n{}}}\n",
-        "static A: u8 = 1;\n".repeat(900)
-    ));
+    let tested = rust(&format!("#[cfg(test)]\nmod tests {{\n{}}}\n", "static A: u8 = 1;\n".repeat(900)));
     assert_eq!(weights(&tested), [], "tests do not count");
     let function = |count: usize| rust(&format!("fn f() {{\n{}}}\n", "    g();\n".repeat(count)));
     assert_eq!(weights(&function(68)), []);
@@ -258,17 +149,10 @@ fn empty_names_are_refused() {
         ("xtask/src/a.rs", "type Context = u8;"),
         ("xtask/src/a.rs", "pub fn get_name() {}"),
     ] {
-        assert_eq!(
-            rules(path, &rust(&format!("{code}\n"))),
-            ["names"],
-            "{path}: {code}"
-        );
+        assert_eq!(rules(path, &rust(&format!("{code}\n"))), ["names"], "{path}: {code}");
     }
     assert_eq!(
-        rules(
-            "xtask/src/a.rs",
-            &rust("use std::task::Context;\nstruct Utility;\nfn gets_it(mod_type: u8) {}\n")
-        ),
+        rules("xtask/src/a.rs", &rust("use std::task::Context;\nstruct Utility;\nfn gets_it(mod_type: u8) {}\n")),
         [""; 0]
     );
 }
@@ -276,122 +160,44 @@ fn empty_names_are_refused() {
 #[test]
 fn nothing_is_unfinished_or_switched_off() {
     let mark = concat!("TO", "DO");
-    assert_eq!(
-        rules("xtask/src/a.rs", &rust(&format!("// {mark}: later\n"))),
-        ["unfinished"]
-    );
-    assert_eq!(
-        rules("docs/a.md", &format!("{mark} write this\n")),
-        ["unfinished"]
-    );
-    assert_eq!(
-        rules("xtask/src/a.rs", &rust(concat!("fn f() { to", "do!() }\n"))),
-        ["unfinished"]
-    );
-    assert_eq!(
-        rules(
-            "xtask/src/a.rs",
-            &rust(concat!("fn f() { unimpl", "emented!(\"x\") }\n"))
-        ),
-        ["unfinished"]
-    );
-    assert_eq!(
-        rules(
-            "xtask/src/a.rs",
-            &rust(concat!("#[ig", "nore]\nfn f() {}\n"))
-        ),
-        ["ignored"]
-    );
+    assert_eq!(rules("xtask/src/a.rs", &rust(&format!("// {mark}: later\n"))), ["unfinished"]);
+    assert_eq!(rules("docs/a.md", &format!("{mark} write this\n")), ["unfinished"]);
+    assert_eq!(rules("xtask/src/a.rs", &rust(concat!("fn f() { to", "do!() }\n"))), ["unfinished"]);
+    assert_eq!(rules("xtask/src/a.rs", &rust(concat!("fn f() { unimpl", "emented!(\"x\") }\n"))), ["unfinished"]);
+    assert_eq!(rules("xtask/src/a.rs", &rust(concat!("#[ig", "nore]\nfn f() {}\n"))), ["ignored"]);
 }
 
 #[test]
 fn tests_neither_sleep_nor_take_fixed_ports() {
-    let test = |body: &str| {
-        rust(&format!(
-            "#[cfg(test)]\nmod tests {{\n    fn f() {{\n        {body}\n    }}\n}}\n"
-        ))
-    };
+    let test = |body: &str| rust(&format!("#[cfg(test)]\nmod tests {{\n    fn f() {{\n        {body}\n    }}\n}}\n"));
+    assert_eq!(rules("crates/proxy/src/a.rs", &test("std::thread::sleep(d);")), ["sleep"]);
+    assert_eq!(rules("crates/proxy/src/a.rs", &test("tokio::time::sleep(d).await;")), ["sleep"]);
+    assert_eq!(rules("testkit/src/a.rs", &rust("fn f() { sleep(d); }\n")), ["sleep"]);
     assert_eq!(
-        rules("crates/proxy/src/a.rs", &test("std::thread::sleep(d);")),
-        ["sleep"]
-    );
-    assert_eq!(
-        rules(
-            "crates/proxy/src/a.rs",
-            &test("tokio::time::sleep(d).await;")
-        ),
-        ["sleep"]
-    );
-    assert_eq!(
-        rules("testkit/src/a.rs", &rust("fn f() { sleep(d); }\n")),
-        ["sleep"]
-    );
-    assert_eq!(
-        rules(
-            "crates/proxy/src/a.rs",
-            &rust("fn f() { tokio::time::sleep(d); }\n")
-        ),
+        rules("crates/proxy/src/a.rs", &rust("fn f() { tokio::time::sleep(d); }\n")),
         [""; 0],
         "product code may wait"
     );
-    assert_eq!(
-        rules(
-            "crates/proxy/src/a.rs",
-            &test("TcpListener::bind(\"127.0.0.1:8080\");")
-        ),
-        ["fixed-port"]
-    );
-    assert_eq!(
-        rules(
-            "crates/proxy/src/a.rs",
-            &test("TcpListener::bind(\"127.0.0.1:0\");")
-        ),
-        [""; 0]
-    );
+    assert_eq!(rules("crates/proxy/src/a.rs", &test("TcpListener::bind(\"127.0.0.1:8080\");")), ["fixed-port"]);
+    assert_eq!(rules("crates/proxy/src/a.rs", &test("TcpListener::bind(\"127.0.0.1:0\");")), [""; 0]);
 }
 
 #[test]
 fn text_names_no_registry_machine_or_neighbour() {
-    assert_eq!(
-        rules("docs/a.md", concat!("See https://crates", ".io/x\n")),
-        ["registry"]
-    );
-    assert_eq!(
-        rules("a.toml", concat!("cache = \"/ro", "ot/.cargo\"\n")),
-        ["machine-path"]
-    );
+    assert_eq!(rules("docs/a.md", concat!("See https://crates", ".io/x\n")), ["registry"]);
+    assert_eq!(rules("a.toml", concat!("cache = \"/ro", "ot/.cargo\"\n")), ["machine-path"]);
     assert_eq!(rules("a.sh", "cd ~/work/x\n"), [""; 0]);
-    assert_eq!(
-        rules("docs/a.md", concat!("see ../sha", "red/x\n")),
-        ["beside"]
-    );
-    assert_eq!(
-        rules("conformance/a.toml", concat!("at = \"../sha", "red/x\"\n")),
-        [""; 0]
-    );
+    assert_eq!(rules("docs/a.md", concat!("see ../sha", "red/x\n")), ["beside"]);
+    assert_eq!(rules("conformance/a.toml", concat!("at = \"../sha", "red/x\"\n")), [""; 0]);
 }
 
 #[test]
 fn links_lead_somewhere() {
     let page = "# A page\n\nSee [b](b.md#the-second-part), [up](../README.md), [here](#a-page), [web](https://example.org).\n```\n[no](link.md)\n```\n";
-    let good = [
-        ("README.md", "# Top\n"),
-        ("docs/a.md", page),
-        ("docs/b.md", "## The second part\n"),
-    ];
+    let good = [("README.md", "# Top\n"), ("docs/a.md", page), ("docs/b.md", "## The second part\n")];
     assert_eq!(rules_of(&good), [""; 0]);
-    for bad in [
-        "[b](c.md)",
-        "[b](b.md#none)",
-        "[b](#none)",
-        "[b](../../README.md)",
-        "[b]: c.md",
-    ] {
-        let files = [
-            ("README.md", "# Top\n"),
-            ("docs/a.md", bad),
-            ("docs/b.md", "## Second\n"),
-        ];
+    for bad in ["[b](c.md)", "[b](b.md#none)", "[b](#none)", "[b](../../README.md)", "[b]: c.md"] {
+        let files = [("README.md", "# Top\n"), ("docs/a.md", bad), ("docs/b.md", "## Second\n")];
         assert_eq!(rules_of(&files), ["link"], "{bad}");
     }
 }
@@ -410,51 +216,25 @@ fn no_policy_is_forgotten() {
     for missing in [2, 3] {
         let mut files = complete.to_vec();
         files.remove(missing);
-        assert_eq!(
-            rules_of(&files),
-            ["policy"],
-            "without {}",
-            complete[missing].0
-        );
+        assert_eq!(rules_of(&files), ["policy"], "without {}", complete[missing].0);
     }
     let nameless = rust("impl Policy for SpeedPolicy {}\n");
-    let files = [
-        complete[0],
-        ("crates/engine/src/policies/speed.rs", nameless.as_str()),
-    ];
+    let files = [complete[0], ("crates/engine/src/policies/speed.rs", nameless.as_str())];
     assert_eq!(rules_of(&files), ["policy"], "no kind");
     let shared = rust("struct Chain;\n");
-    assert_eq!(
-        rules_of(&[
-            complete[0],
-            ("crates/engine/src/policies/chain.rs", shared.as_str())
-        ]),
-        [""; 0]
-    );
+    assert_eq!(rules_of(&[complete[0], ("crates/engine/src/policies/chain.rs", shared.as_str())]), [""; 0]);
     let unlisted = rust("mod speed;\n");
-    let files = [
-        ("crates/engine/src/policies/mod.rs", unlisted.as_str()),
-        complete[1],
-        complete[2],
-        complete[3],
-    ];
+    let files = [("crates/engine/src/policies/mod.rs", unlisted.as_str()), complete[1], complete[2], complete[3]];
     assert_eq!(rules_of(&files), ["policy"]);
 }
 
 #[test]
 fn exceptions_are_exact_and_needed() {
-    let allowed = [Allowed {
-        rule: "sleep",
-        path: "a.rs",
-        reason: "it measures a pause",
-    }];
+    let allowed = [Allowed { rule: "sleep", path: "a.rs", reason: "it measures a pause" }];
     let tree = Tree::of(&[("a.rs", HEADER)]);
     let sleep = Finding::fail("a.rs", 3, "sleep", "x");
     let other = Finding::fail("b.rs", 3, "sleep", "x");
-    assert_eq!(
-        forgive(vec![sleep, other.clone()], &allowed, &tree),
-        [other]
-    );
+    assert_eq!(forgive(vec![sleep, other.clone()], &allowed, &tree), [other]);
     let stale = forgive(Vec::new(), &allowed, &tree);
     assert_eq!(stale.len(), 1);
     assert_eq!(stale[0].rule, "allowed");
@@ -462,8 +242,5 @@ fn exceptions_are_exact_and_needed() {
 
 #[test]
 fn a_finding_names_its_place() {
-    assert_eq!(
-        Finding::fail("a.rs", 0, "names", "no").to_string(),
-        "a.rs:1: [names] no"
-    );
+    assert_eq!(Finding::fail("a.rs", 0, "names", "no").to_string(), "a.rs:1: [names] no");
 }

@@ -23,12 +23,8 @@ const REGISTRIES: &[&str] = &[
 ];
 
 /// Beginnings of absolute paths that exist on one machine only.
-const MACHINES: &[&str] = &[
-    concat!("/ro", "ot/"),
-    concat!("/ho", "me/"),
-    concat!("/Us", "ers/"),
-    concat!("/wo", "rk/"),
-];
+const MACHINES: &[&str] =
+    &[concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("/Us", "ers/"), concat!("/wo", "rk/")];
 
 /// The folder beside the repository: only the conformance runner knows it.
 const BESIDE: &str = concat!("../sha", "red");
@@ -50,31 +46,18 @@ pub(crate) fn check(tree: &Tree, findings: &mut Vec<Finding>) {
 fn words(file: &File, line: usize, text: &str, findings: &mut Vec<Finding>) {
     for mark in MARKS {
         if super::rust::has_word(text, mark) {
-            findings.push(Finding::fail(
-                &file.path,
-                line,
-                "unfinished",
-                format!("`{mark}` on main: do it or file it"),
-            ));
+            findings.push(Finding::fail(&file.path, line, "unfinished", format!("`{mark}` on main: do it or file it")));
         }
     }
     for host in REGISTRIES {
         if text.contains(host) {
-            findings.push(Finding::fail(
-                &file.path,
-                line,
-                "registry",
-                format!("names the package registry `{host}`"),
-            ));
+            findings.push(Finding::fail(&file.path, line, "registry", format!("names the package registry `{host}`")));
         }
     }
     for machine in MACHINES {
-        let alone = text.match_indices(machine).any(|(at, _)| {
-            !text[..at]
-                .chars()
-                .next_back()
-                .is_some_and(|c| c.is_alphanumeric() || "/.~}".contains(c))
-        });
+        let alone = text
+            .match_indices(machine)
+            .any(|(at, _)| !text[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || "/.~}".contains(c)));
         if alone {
             findings.push(Finding::fail(
                 &file.path,
@@ -101,19 +84,10 @@ fn links(tree: &Tree, file: &File, findings: &mut Vec<Finding>) {
             continue;
         }
         let (path, anchor) = target.split_once('#').unwrap_or((&target, ""));
-        let resolved = if path.is_empty() {
-            file.path.clone()
-        } else {
-            resolve(&file.path, path)
-        };
+        let resolved = if path.is_empty() { file.path.clone() } else { resolve(&file.path, path) };
         let exists = resolved.is_empty() || tree.paths.contains(&resolved);
         if !exists {
-            findings.push(Finding::fail(
-                &file.path,
-                line,
-                "link",
-                format!("`{target}` leads nowhere ({resolved})"),
-            ));
+            findings.push(Finding::fail(&file.path, line, "link", format!("`{target}` leads nowhere ({resolved})")));
         } else if !anchor.is_empty()
             && let Some(page) = tree.file(&resolved)
             && resolved.ends_with(".md")
@@ -143,10 +117,7 @@ fn targets(text: &str) -> Vec<(usize, String)> {
             .collect();
         for (at, _) in plain.match_indices("](") {
             if let Some(end) = plain[at + 2..].find(')') {
-                let target = plain[at + 2..at + 2 + end]
-                    .split_whitespace()
-                    .next()
-                    .unwrap_or_default();
+                let target = plain[at + 2..at + 2 + end].split_whitespace().next().unwrap_or_default();
                 found.push((number, target.trim_matches(['<', '>']).to_owned()));
             }
         }
@@ -173,10 +144,7 @@ fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
 fn anchors(text: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for (_, line) in prose(text) {
-        let Some(heading) = line
-            .starts_with('#')
-            .then(|| line.trim_start_matches('#').trim())
-        else {
+        let Some(heading) = line.starts_with('#').then(|| line.trim_start_matches('#').trim()) else {
             continue;
         };
         let slug: String = heading
@@ -189,11 +157,7 @@ fn anchors(text: &str) -> Vec<String> {
             })
             .collect();
         let again = found.iter().filter(|known| **known == slug).count();
-        found.push(if again == 0 {
-            slug
-        } else {
-            format!("{slug}-{again}")
-        });
+        found.push(if again == 0 { slug } else { format!("{slug}-{again}") });
     }
     found
 }

@@ -10,14 +10,7 @@ use anyhow::Context as _;
 use super::rust::Source;
 
 /// Directories that are never looked into.
-const SKIPPED_DIRECTORIES: &[&str] = &[
-    ".git",
-    "target",
-    "corpus",
-    "artifacts",
-    "node_modules",
-    "__pycache__",
-];
+const SKIPPED_DIRECTORIES: &[&str] = &[".git", "target", "corpus", "artifacts", "node_modules", "__pycache__"];
 
 /// One text file.
 #[derive(Debug)]
@@ -45,11 +38,7 @@ impl File {
     pub(crate) fn home(&self) -> &str {
         let mut slashes = self.path.match_indices('/').map(|(at, _)| at);
         let first = slashes.next();
-        let end = if self.path.starts_with("crates/") {
-            slashes.next()
-        } else {
-            first
-        };
+        let end = if self.path.starts_with("crates/") { slashes.next() } else { first };
         end.map_or("", |end| &self.path[..end])
     }
 }
@@ -81,8 +70,7 @@ impl Tree {
         let mut tree = Self::default();
         for (path, text) in files {
             tree.paths.push((*path).to_owned());
-            tree.files
-                .push(File::new((*path).to_owned(), (*text).to_owned()));
+            tree.files.push(File::new((*path).to_owned(), (*text).to_owned()));
         }
         tree.files.sort_by(|a, b| a.path.cmp(&b.path));
         tree
@@ -95,27 +83,18 @@ impl Tree {
 
     /// The Rust files with their source.
     pub(crate) fn rust(&self) -> impl Iterator<Item = (&File, &Source)> {
-        self.files
-            .iter()
-            .filter_map(|file| file.rust.as_ref().map(|source| (file, source)))
+        self.files.iter().filter_map(|file| file.rust.as_ref().map(|source| (file, source)))
     }
 
     fn walk(&mut self, directory: &Path, prefix: &str) -> anyhow::Result<()> {
-        let entries = std::fs::read_dir(directory)
-            .with_context(|| format!("cannot list {}", directory.display()))?;
+        let entries = std::fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
         for entry in entries {
             let entry = entry.with_context(|| format!("cannot list {}", directory.display()))?;
             let Ok(name) = entry.file_name().into_string() else {
                 continue;
             };
-            let path = if prefix.is_empty() {
-                name.clone()
-            } else {
-                format!("{prefix}/{name}")
-            };
-            let kind = entry
-                .file_type()
-                .with_context(|| format!("cannot look at {path}"))?;
+            let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}/{name}") };
+            let kind = entry.file_type().with_context(|| format!("cannot look at {path}"))?;
             if kind.is_dir() {
                 if !SKIPPED_DIRECTORIES.contains(&name.as_str()) {
                     self.paths.push(path.clone());

@@ -41,36 +41,12 @@ const IMPURE: &[&str] = &[
 const TYPED: &[&str] = &["anyhow", "eyre"];
 
 const ROOMS: &[Room] = &[
-    Room {
-        name: "model",
-        knows: &[],
-        never: IMPURE,
-    },
-    Room {
-        name: "wire",
-        knows: &[],
-        never: IMPURE,
-    },
-    Room {
-        name: "engine",
-        knows: &["model", "wire"],
-        never: IMPURE,
-    },
-    Room {
-        name: "proxy",
-        knows: &["model", "wire", "engine"],
-        never: TYPED,
-    },
-    Room {
-        name: "control",
-        knows: &["model", "engine"],
-        never: TYPED,
-    },
-    Room {
-        name: "app",
-        knows: &["model", "wire", "engine", "proxy", "control"],
-        never: &[],
-    },
+    Room { name: "model", knows: &[], never: IMPURE },
+    Room { name: "wire", knows: &[], never: IMPURE },
+    Room { name: "engine", knows: &["model", "wire"], never: IMPURE },
+    Room { name: "proxy", knows: &["model", "wire", "engine"], never: TYPED },
+    Room { name: "control", knows: &["model", "engine"], never: TYPED },
+    Room { name: "app", knows: &["model", "wire", "engine", "proxy", "control"], never: &[] },
 ];
 
 /// Paths that the pure crates must not name outside tests, with what to do instead.
@@ -80,22 +56,13 @@ const IMPURE_PATHS: &[(&str, &str)] = &[
     ("std::net::TcpStream", "no sockets: `proxy` owns them"),
     ("std::net::TcpListener", "no sockets: `proxy` owns them"),
     ("std::net::UdpSocket", "no sockets: `proxy` owns them"),
-    (
-        "std::net::ToSocketAddrs",
-        "no lookups: `proxy` resolves names",
-    ),
+    ("std::net::ToSocketAddrs", "no lookups: `proxy` resolves names"),
     ("std::os::unix::net", "no sockets: `proxy` owns them"),
     ("std::process", "no processes"),
     ("std::thread", "no threads"),
     ("std::env", "no environment: take the value as an argument"),
-    (
-        "std::time::SystemTime",
-        "no clock: time arrives as an argument",
-    ),
-    (
-        "std::time::Instant",
-        "no clock: time arrives as an argument",
-    ),
+    ("std::time::SystemTime", "no clock: time arrives as an argument"),
+    ("std::time::Instant", "no clock: time arrives as an argument"),
 ];
 
 /// Fragments of code that the pure crates must not hold outside tests, with what to do instead.
@@ -127,27 +94,16 @@ pub(crate) fn check(tree: &Tree, findings: &mut Vec<Finding>) {
 }
 
 fn room_of(file: &File) -> Option<&'static Room> {
-    ROOMS
-        .iter()
-        .find(|room| file.home().strip_prefix("crates/") == Some(room.name))
+    ROOMS.iter().find(|room| file.home().strip_prefix("crates/") == Some(room.name))
 }
 
 /// Arrows between crates, as the manifest draws them.
 fn manifest(file: &File, findings: &mut Vec<Finding>) {
-    let Some(directory) = file
-        .path
-        .strip_prefix("crates/")
-        .and_then(|path| path.strip_suffix("/Cargo.toml"))
-    else {
+    let Some(directory) = file.path.strip_prefix("crates/").and_then(|path| path.strip_suffix("/Cargo.toml")) else {
         return;
     };
     let Some(room) = ROOMS.iter().find(|room| room.name == directory) else {
-        findings.push(Finding::fail(
-            &file.path,
-            0,
-            "walls",
-            "a new crate needs its arrows in xtask/src/tidy/walls.rs",
-        ));
+        findings.push(Finding::fail(&file.path, 0, "walls", "a new crate needs its arrows in xtask/src/tidy/walls.rs"));
         return;
     };
     let mut section = String::new();
@@ -156,18 +112,8 @@ fn manifest(file: &File, findings: &mut Vec<Finding>) {
         let line = line.trim();
         if let Some(header) = line.strip_prefix('[') {
             section = header.trim_end_matches(']').to_owned();
-            if let Some(name) = section
-                .rsplit_once("dependencies.")
-                .map(|(_, name)| name.to_owned())
-            {
-                arrow(
-                    room,
-                    file,
-                    number + 1,
-                    &name,
-                    section.contains("dev-"),
-                    findings,
-                );
+            if let Some(name) = section.rsplit_once("dependencies.").map(|(_, name)| name.to_owned()) {
+                arrow(room, file, number + 1, &name, section.contains("dev-"), findings);
             }
             continue;
         }
@@ -177,14 +123,7 @@ fn manifest(file: &File, findings: &mut Vec<Finding>) {
             && !name.is_empty()
             && !name.starts_with('#')
         {
-            arrow(
-                room,
-                file,
-                number + 1,
-                name,
-                section.ends_with("dev-dependencies"),
-                findings,
-            );
+            arrow(room, file, number + 1, name, section.ends_with("dev-dependencies"), findings);
         }
     }
     if !inherits_lints {
@@ -197,14 +136,7 @@ fn manifest(file: &File, findings: &mut Vec<Finding>) {
     }
 }
 
-fn arrow(
-    room: &Room,
-    file: &File,
-    line: usize,
-    name: &str,
-    for_tests: bool,
-    findings: &mut Vec<Finding>,
-) {
+fn arrow(room: &Room, file: &File, line: usize, name: &str, for_tests: bool, findings: &mut Vec<Finding>) {
     let name = name.trim_matches('"');
     match name.strip_prefix("transept-") {
         Some("testkit") if for_tests => {}
@@ -213,11 +145,7 @@ fn arrow(
             &file.path,
             line,
             "walls",
-            format!(
-                "`{}` may not know `{other}`; it may know: {}",
-                room.name,
-                list(room.knows)
-            ),
+            format!("`{}` may not know `{other}`; it may know: {}", room.name, list(room.knows)),
         )),
         None if room.never.contains(&name) && !for_tests => findings.push(Finding::fail(
             &file.path,
@@ -230,27 +158,16 @@ fn arrow(
 }
 
 fn list(names: &[&str]) -> String {
-    if names.is_empty() {
-        "none of ours".to_owned()
-    } else {
-        names.join(", ")
-    }
+    if names.is_empty() { "none of ours".to_owned() } else { names.join(", ") }
 }
 
 /// Names of our crates in code that the crate may not know.
 fn strangers(room: &Room, file: &File, source: &Source, findings: &mut Vec<Finding>) {
-    for other in ROOMS
-        .iter()
-        .filter(|other| other.name != room.name && !room.knows.contains(&other.name))
-    {
+    for other in ROOMS.iter().filter(|other| other.name != room.name && !room.knows.contains(&other.name)) {
         let name = format!("transept_{}", other.name);
         for (line, code) in source.numbered() {
             if has_word(code, &name) {
-                let message = format!(
-                    "`{}` may not name `{name}`; it may know: {}",
-                    room.name,
-                    list(room.knows)
-                );
+                let message = format!("`{}` may not name `{name}`; it may know: {}", room.name, list(room.knows));
                 findings.push(Finding::fail(&file.path, line, "walls", message));
             }
         }
@@ -260,17 +177,10 @@ fn strangers(room: &Room, file: &File, source: &Source, findings: &mut Vec<Findi
 /// No runtime, socket, file, clock or dice in a pure crate; its tests may read files.
 fn purity(room: &Room, file: &File, source: &Source, findings: &mut Vec<Finding>) {
     let mut breach = |line: usize, what: &str, instead: &str| {
-        let message = format!(
-            "`{}` is pure and may not use `{what}`: {instead}",
-            room.name
-        );
+        let message = format!("`{}` is pure and may not use `{what}`: {instead}", room.name);
         findings.push(Finding::fail(&file.path, line, "walls", message));
     };
-    for import in source
-        .imports()
-        .iter()
-        .filter(|import| !source.test[import.line - 1])
-    {
+    for import in source.imports().iter().filter(|import| !source.test[import.line - 1]) {
         for (path, instead) in IMPURE_PATHS {
             if import.path == *path || import.path.starts_with(&format!("{path}::")) {
                 breach(import.line, path, instead);
@@ -287,12 +197,9 @@ fn purity(room: &Room, file: &File, source: &Source, findings: &mut Vec<Finding>
             }
         }
         for (fragment, instead) in IMPURE_FRAGMENTS {
-            let whole = code.match_indices(fragment).any(|(at, _)| {
-                !code[..at]
-                    .chars()
-                    .next_back()
-                    .is_some_and(|c| c.is_alphanumeric() || c == '_')
-            });
+            let whole = code
+                .match_indices(fragment)
+                .any(|(at, _)| !code[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_'));
             if whole {
                 breach(line, fragment, instead);
             }
@@ -306,40 +213,23 @@ fn danger(file: &File, source: &Source, findings: &mut Vec<Finding>) {
     if !declared {
         for (line, code) in source.numbered() {
             if has_word(code, "unsafe") && !code.contains("unsafe_code") {
-                let message =
-                    "`unsafe` outside the crate's one module for it (`#![allow(unsafe_code)]`)";
+                let message = "`unsafe` outside the crate's one module for it (`#![allow(unsafe_code)]`)";
                 findings.push(Finding::fail(&file.path, line, "unsafe", message));
             }
         }
         return;
     }
-    if !source
-        .raw
-        .iter()
-        .any(|line| line.starts_with("//!") && line.to_lowercase().contains("invariant"))
-    {
+    if !source.raw.iter().any(|line| line.starts_with("//!") && line.to_lowercase().contains("invariant")) {
         let message = "a module with `unsafe` states its invariant in its header (a `//!` line with the word)";
         findings.push(Finding::fail(&file.path, 0, "unsafe", message));
     }
-    if !source
-        .raw
-        .iter()
-        .any(|line| line.trim_start().starts_with("#[cfg(test)]"))
-    {
-        findings.push(Finding::fail(
-            &file.path,
-            0,
-            "unsafe",
-            "a module with `unsafe` has a test of its own",
-        ));
+    if !source.raw.iter().any(|line| line.trim_start().starts_with("#[cfg(test)]")) {
+        findings.push(Finding::fail(&file.path, 0, "unsafe", "a module with `unsafe` has a test of its own"));
     }
 }
 
 fn declares_danger(source: &Source) -> bool {
-    source
-        .code
-        .iter()
-        .any(|line| line.contains("allow(unsafe_code") || line.contains("expect(unsafe_code"))
+    source.code.iter().any(|line| line.contains("allow(unsafe_code") || line.contains("expect(unsafe_code"))
 }
 
 fn one_danger_a_crate(tree: &Tree, findings: &mut Vec<Finding>) {
