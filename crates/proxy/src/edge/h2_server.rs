@@ -157,7 +157,7 @@ async fn exchange(
         _ => Source::H2(H2Source::new(stream, &watch, Side::Downstream)),
     };
     let expects_continue = head.headers.get(http::header::EXPECT).is_some_and(|value| value == "100-continue");
-    let mut replier = Replier::H2(H2Replier { respond, watch: &watch, begun: false });
+    let mut replier = Replier::H2(H2Replier { respond, watch: &watch, method: trip.request.method, begun: false });
     let arrival = Arrival { connection: &connection, bound, watch: &watch, body, framing, expects_continue };
     {
         let travelling = travel(&worker, arrival, &mut trip, &mut replier);

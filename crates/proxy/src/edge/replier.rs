@@ -39,6 +39,7 @@ pub(crate) struct H1Replier<'c> {
 pub(crate) struct H2Replier<'c> {
     pub respond: h2::server::SendResponse<Bytes>,
     pub watch: &'c Watch,
+    pub method: Method,
     pub begun: bool,
 }
 
@@ -125,7 +126,7 @@ impl<'c> H1Replier<'c> {
             Body::UntilClose => Body::Chunked,
             body => body,
         };
-        let bodiless = self.method == Method::Head || matches!(response.status, 204 | 304);
+        let bodiless = has_no_body(self.method, response.status);
         if matches!(framing, Body::UntilClose) && !bodiless {
             self.keep_alive = false;
         }
@@ -141,13 +142,18 @@ impl<'c> H1Replier<'c> {
 impl<'c> H2Replier<'c> {
     fn begin(&mut self, response: &Response, body: &Body) -> Result<Sink<'c>, Failure> {
         self.begun = true;
-        let at_end = matches!(body, Body::None | Body::Length(0));
+        let at_end = matches!(body, Body::None | Body::Length(0)) || has_no_body(self.method, response.status);
         let stream = self
             .respond
             .send_response(h2_head::response_out(response), at_end)
             .map_err(|error| Failure::h2_send(Side::Downstream, Some(&error)))?;
         Ok(if at_end { Sink::Nowhere } else { Sink::H2(H2Sink::new(stream, self.watch, Side::Downstream)) })
     }
+}
+
+/// Whether a response ends with its head, whatever length its fields state (RFC 9110 section 6.4.1).
+fn has_no_body(method: Method, status: u16) -> bool {
+    method == Method::Head || matches!(status, 204 | 304)
 }
 
 /// Reads and drops what the client still sends, so that closing does not destroy the response on its way (RFC 9112
