@@ -1,7 +1,7 @@
 //! Message bodies on their way: where one comes from ([`Source`]), where it goes ([`Sink`]), and the loop between them.
 //!
 //! The same loop carries requests upstream and responses downstream, over every pairing of HTTP/1.1 and HTTP/2.
-//! Called by `forward.rs` and `relay.rs`; heads are not its business.
+//! Called by `attempt.rs` and `relay.rs`; heads are not its business.
 
 mod sink;
 mod source;

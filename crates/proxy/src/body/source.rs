@@ -1,6 +1,6 @@
 //! Where a body comes from.
 //!
-//! Called by [`super::carry`] for the whole body, and by `forward.rs` when a small request body is held for a retry.
+//! Called by [`super::carry`] for the whole body, and by `attempt.rs` when a small request body is held for a retry.
 
 use std::rc::Rc;
 

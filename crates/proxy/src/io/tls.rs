@@ -1,6 +1,6 @@
 //! A rustls session over a socket: records in, records out, nothing held while idle.
 //!
-//! Called by [`super::Io`] and by the handshakes in `secure.rs` and `connect.rs`. Which certificates and verifiers a
+//! Called by [`super::Io`] and by the handshakes in `accept.rs` and `upstream/dial.rs`. Which certificates and verifiers a
 //! session uses is decided in `tls/`.
 
 use std::cell::RefCell;
