@@ -203,6 +203,18 @@ fn links_lead_somewhere() {
 }
 
 #[test]
+fn files_that_are_named_exist() {
+    let code = |name: &str| rust(&format!("/// Called by `{name}`.\nstatic A: u8 = 1;\n"));
+    for name in ["b.rs", "src/b.rs", "xtask/src/b.rs"] {
+        assert_eq!(rules_of(&[("xtask/src/a.rs", &code(name)), ("xtask/src/b.rs", HEADER)]), [""; 0], "{name}");
+    }
+    for name in ["c.rs", "other/b.rs"] {
+        assert_eq!(rules_of(&[("xtask/src/a.rs", &code(name)), ("xtask/src/b.rs", HEADER)]), ["mention"], "{name}");
+    }
+    assert_eq!(rules("docs/a.md", "Read `gone.rs` first.\n"), ["mention"]);
+}
+
+#[test]
 fn no_policy_is_forgotten() {
     let table = rust("mod speed;\npolicies! {\n    speed::SpeedPolicy,\n}\n");
     let policy = rust("const KIND: &'static str = \"SpeedPolicy\";\n");

@@ -37,6 +37,7 @@ pub(crate) fn check(tree: &Tree, findings: &mut Vec<Finding>) {
         for (number, line) in file.text.lines().enumerate() {
             words(file, number + 1, line, findings);
         }
+        mentions(tree, file, findings);
         if file.name().ends_with(".md") {
             links(tree, file, findings);
         }
@@ -74,6 +75,23 @@ fn words(file: &File, line: usize, text: &str, findings: &mut Vec<Finding>) {
             "beside",
             format!("only `conformance` knows what lies in `{BESIDE}`"),
         ));
+    }
+}
+
+/// Source files that a comment or a page names in backticks exist; a file that moved takes its mentions along.
+fn mentions(tree: &Tree, file: &File, findings: &mut Vec<Finding>) {
+    let page = file.name().ends_with(".md");
+    for (number, line) in file.text.lines().enumerate() {
+        let comment = file.rust.is_some() && line.trim_start().starts_with("//");
+        if !page && !comment {
+            continue;
+        }
+        for name in line.split('`').skip(1).step_by(2).filter(|name| name.len() > 3 && name.ends_with(".rs")) {
+            let tail = format!("/{name}");
+            if !tree.paths.iter().any(|path| path == name || path.ends_with(&tail)) {
+                findings.push(Finding::fail(&file.path, number + 1, "mention", format!("there is no file `{name}`")));
+            }
+        }
     }
 }
 
