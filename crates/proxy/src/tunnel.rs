@@ -49,6 +49,8 @@ pub(crate) async fn open(
         within_try(crossing.rule, heading).await?
     };
     if journey.trip.response.status != 101 {
+        // What the client sends now is no tunnel but its next request.
+        journey.arrival.body = Source::Empty;
         let mut source = inlet.into_source(rest, &limits, watch);
         let Journey { arrival, marks, trip, replier, .. } = journey;
         relay::relay(crossing.listener, arrival.connection, marks, trip, replier, &mut source, stated).await?;
