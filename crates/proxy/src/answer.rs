@@ -9,7 +9,7 @@ use transept_engine::reason::Reason;
 use transept_engine::reply::{Audience, render};
 use transept_engine::verdict::Reply;
 use transept_wire::h1::Body;
-use transept_wire::head::{FieldId, FieldName};
+use transept_wire::head::{FieldId, FieldName, Method};
 
 use crate::body::{Source, carry};
 use crate::failure::Failure;
@@ -32,7 +32,7 @@ pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
         finish_head(listener, journey.arrival.connection, journey.marks, journey.trip);
     }
     journey.trip.facts.status = journey.trip.response.status;
-    if !take_what_is_here(&mut journey.arrival.body) {
+    if !take_what_is_here(&mut journey.arrival.body) || journey.trip.request.method == Method::Connect {
         // The client may still be sending: what follows on the connection could not be told from a request.
         journey.replier.forbid_keep_alive();
     }
