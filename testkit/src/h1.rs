@@ -206,6 +206,18 @@ impl<S: Stream> Reader<S> {
         }
     }
 
+    /// Reads what is there, or waits for more, up to `most` bytes; nothing when the stream has ended.
+    ///
+    /// # Errors
+    /// The stream failed.
+    pub async fn read_some(&mut self, most: usize) -> io::Result<Vec<u8>> {
+        if self.ahead.is_empty() {
+            self.fill().await?;
+        }
+        let rest = self.ahead.split_off(most.min(self.ahead.len()));
+        Ok(std::mem::replace(&mut self.ahead, rest))
+    }
+
     async fn read_line(&mut self) -> io::Result<String> {
         let mut searched = 0;
         loop {
@@ -234,6 +246,81 @@ impl<S: Stream> Reader<S> {
         let count = self.stream.read(&mut buffer).await?;
         self.ahead.extend_from_slice(&buffer[..count]);
         Ok(count)
+    }
+}
+
+/// A body that is read piece by piece, as it arrives.
+#[derive(Debug)]
+pub struct Pieces {
+    framing: Framing,
+    /// Bytes that are left of the body or, when it is chunked, of the chunk.
+    left: usize,
+    ended: bool,
+    trailers: Vec<(String, String)>,
+}
+
+impl Pieces {
+    /// The body that begins at the present place of a reader.
+    ///
+    /// # Errors
+    /// It is longer than any memory.
+    pub fn new(framing: Framing) -> io::Result<Pieces> {
+        let left = match framing {
+            Framing::Length(length) => usize::try_from(length).map_err(io::Error::other)?,
+            Framing::Empty | Framing::Chunked | Framing::UntilClose => 0,
+        };
+        let ended = matches!(framing, Framing::Empty | Framing::Length(0));
+        Ok(Pieces {
+            framing,
+            left,
+            ended,
+            trailers: Vec::new(),
+        })
+    }
+
+    /// The next piece; `None` at the end of the body.
+    ///
+    /// # Errors
+    /// The stream failed or ended early, or a chunk size is not a number.
+    pub async fn next<S: Stream>(
+        &mut self,
+        reader: &mut Reader<S>,
+    ) -> io::Result<Option<Vec<u8>>> {
+        if self.ended {
+            return Ok(None);
+        }
+        if self.framing == Framing::Chunked && self.left == 0 {
+            let line = reader.read_line().await?;
+            let size = line.split(';').next().unwrap_or_default().trim();
+            self.left = usize::from_str_radix(size, 16).map_err(io::Error::other)?;
+            if self.left == 0 {
+                self.trailers = reader.read_fields().await?;
+                self.ended = true;
+                return Ok(None);
+            }
+        }
+        if self.framing == Framing::UntilClose {
+            let piece = reader.read_some(usize::MAX).await?;
+            self.ended = piece.is_empty();
+            return Ok((!self.ended).then_some(piece));
+        }
+        let piece = reader.read_some(self.left).await?;
+        if piece.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left -= piece.len();
+        match self.framing {
+            Framing::Chunked if self.left == 0 => {
+                reader.read_line().await?;
+            }
+            _ => self.ended = self.left == 0 && self.framing != Framing::Chunked,
+        }
+        Ok(Some(piece))
+    }
+
+    /// The trailer fields, once the body has ended.
+    pub fn trailers(&self) -> &[(String, String)] {
+        &self.trailers
     }
 }
 
@@ -275,6 +362,23 @@ mod tests {
         let head = reader.read_head().await.expect("reads").expect("a head");
         assert_eq!(Framing::of_response(&head, "GET"), Framing::Empty);
         assert_eq!(reader.read_head().await.expect("reads"), None);
+    }
+
+    #[tokio::test]
+    async fn a_body_comes_in_pieces() {
+        let mut reader = reader_of(b"3\r\nabc\r\n2;e=1\r\nde\r\n0\r\nSum: 9\r\n\r\nfg").await;
+        let mut pieces = Pieces::new(Framing::Chunked).expect("a body");
+        let mut next = async || pieces.next(&mut reader).await.expect("reads");
+        assert_eq!(next().await.as_deref(), Some(&b"abc"[..]));
+        assert_eq!(next().await.as_deref(), Some(&b"de"[..]));
+        assert_eq!(next().await, None);
+        assert_eq!(pieces.trailers(), [("Sum".to_owned(), "9".to_owned())]);
+        let mut pieces = Pieces::new(Framing::Length(3)).expect("a body");
+        assert_eq!(
+            pieces.next(&mut reader).await.expect("reads").as_deref(),
+            Some(&b"fg"[..])
+        );
+        assert!(pieces.next(&mut reader).await.is_err());
     }
 
     #[tokio::test]
