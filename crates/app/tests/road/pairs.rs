@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use transept_testkit::certificates::{Identity, KeyKind, Usage};
 
-use crate::stage::{Ask, Backend, Call, Caller, Down, Framed, Gateway, Served, Setup, Up, owned, soon};
+use crate::stage::{Ask, Backend, Call, Caller, Down, Framed, Gateway, Served, Setup, Up, owned};
 
 /// The three of a scene, connected.
 struct Pair {
@@ -344,5 +344,4 @@ async fn stalled(sent: &AtomicUsize) {
         before = sent.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    soon(async {}).await;
 }

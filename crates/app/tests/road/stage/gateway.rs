@@ -14,6 +14,7 @@ use super::{Backend, PATIENCE, Up, soon};
 pub(crate) struct Setup {
     endpoints: Vec<SocketAddr>,
     up: Up,
+    backend_refs: &'static str,
     rule: String,
     policy: String,
     documents: String,
@@ -32,6 +33,7 @@ impl Setup {
         Setup {
             endpoints: endpoints.to_vec(),
             up,
+            backend_refs: "backendRefs: [{group: transept.dev, kind: Backend, name: app}]",
             rule: String::new(),
             policy: String::new(),
             documents: String::new(),
@@ -43,6 +45,12 @@ impl Setup {
     /// With a line more in the route's rule, such as `timeouts: {request: 1s}`.
     pub(crate) fn rule(mut self, line: &str) -> Setup {
         self.rule.push_str(&format!("    {line}\n"));
+        self
+    }
+
+    /// With a rule that needs no backend.
+    pub(crate) fn answers_itself(mut self) -> Setup {
+        self.backend_refs = "name: own";
         self
     }
 
@@ -114,7 +122,7 @@ metadata: {{name: all}}
 spec:
   parentRefs: [{}]
   rules:
-  - backendRefs: [{{group: transept.dev, kind: Backend, name: app}}]
+  - {}
 {}---
 apiVersion: transept.dev/v1alpha1
 kind: Backend
@@ -124,6 +132,7 @@ spec:
   endpoints: [{}]
 ",
             parents.join(", "),
+            self.backend_refs,
             self.rule,
             endpoints.join(", ")
         ));

@@ -17,8 +17,8 @@ pub(crate) async fn to_the_end(address: SocketAddr, bytes: impl AsRef<[u8]>) -> 
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// The status codes of the responses in what came back.
+/// The status codes of the responses in what came back, one directly behind the other.
 pub(crate) fn statuses(answer: &str) -> Vec<u16> {
-    let lines = answer.split("\r\n");
-    lines.filter_map(|line| line.strip_prefix("HTTP/1.1 ")).filter_map(|line| line.get(..3)?.parse().ok()).collect()
+    let behind = answer.split("HTTP/1.1 ").skip(1);
+    behind.filter_map(|rest| rest.get(..3)?.parse().ok()).collect()
 }
