@@ -2,21 +2,23 @@
 //!
 //! One task per listening socket, one per connection. What happens to requests is the business of the edges.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use transept_engine::exchange::{Connection, TlsFacts};
-use transept_engine::snapshot::{Bind, Secure};
+use transept_engine::snapshot::{Bind, ClientValidationMode, Secure, ServerTls};
 use transept_wire::h1::{Preface, is_h2_preface};
 
 use crate::buffer::Inbound;
 use crate::deadline::Watch;
 use crate::edge::h1_server::{self, H1Connection};
-use crate::edge::h2_server;
+use crate::edge::h2_server::{self, Facts};
 use crate::io::{Io, TlsSession, accept_hello};
 use crate::worker::Worker;
 
@@ -40,20 +42,29 @@ pub(crate) async fn accept_all(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = &mut stopped => return,
+            _ = &mut stopped => break,
         };
         match accepted {
             Ok((tcp, peer)) => {
                 tokio::task::spawn_local(converse(worker.clone(), tcp, peer, bound));
             }
             Err(error) => {
-                // A connection that was reset while it waited is nobody's problem; without descriptors the loop would spin.
-                if error.raw_os_error().is_some_and(|code| matches!(code, 23 | 24 | 12 | 105)) {
+                // A connection that was reset while it waited is nobody's problem. Whatever else it is, it may not be over
+                // at once, and the loop must not spin.
+                let harmless = matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted
+                );
+                if !harmless {
                     tracing::warn!(%error, %bound, "no connection can be accepted for the moment");
                     tokio::time::sleep(EXHAUSTED).await;
                 }
             }
         }
+    }
+    // Clients that the kernel has already accepted for us are served, not reset.
+    while let Some(Ok((tcp, peer))) = listener.accept().now_or_never() {
+        tokio::task::spawn_local(converse(worker.clone(), tcp, peer, bound));
     }
 }
 
@@ -94,17 +105,17 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
     match bind.secure {
         Secure::Plain => {
             let connection = Connection::new(peer, local, None);
-            detect(worker, Io::plain(tcp), connection, bind, watch).await;
+            detect(worker, Io::plain(tcp), connection, None, bind, watch).await;
         }
         Secure::Tls => {
             watch.set(bind.settings.timeouts.tls_handshake);
-            let Some(session) = Box::pin(secure(&worker, &tcp, &bind, &watch)).await else {
+            let Some((session, tls)) = Box::pin(secure(&worker, &tcp, &bind, &watch)).await else {
                 worker.meter.borrow_mut().plain().tls_failures += 1;
                 return;
             };
             worker.meter.borrow_mut().plain().tls_handshakes += 1;
-            let connection = Connection::new(peer, local, Some(facts_of(&session)));
-            detect(worker, Io::secured(tcp, session), connection, bind, watch).await;
+            let connection = Connection::new(peer, local, Some(facts_of(&session, &tls)));
+            detect(worker, Io::secured(tcp, session), connection, Some(tls), bind, watch).await;
         }
     }
 }
@@ -115,7 +126,12 @@ fn local_address(tcp: &TcpStream, bound: SocketAddr) -> SocketAddr {
 }
 
 /// The TLS handshake with the configuration of the listener that the server name chooses.
-async fn secure(worker: &Worker, tcp: &TcpStream, bind: &Bind, watch: &Watch) -> Option<Box<TlsSession>> {
+async fn secure(
+    worker: &Worker,
+    tcp: &TcpStream,
+    bind: &Bind,
+    watch: &Watch,
+) -> Option<(Box<TlsSession>, Arc<ServerTls>)> {
     let handshake = async {
         let hello = accept_hello(tcp).await.map_err(|error| error.to_string())?;
         let name = hello.server_name();
@@ -123,11 +139,12 @@ async fn secure(worker: &Worker, tcp: &TcpStream, bind: &Bind, watch: &Watch) ->
             bind.listener_for_sni(name.as_deref()).ok_or_else(|| "no listener serves this name".to_owned())?;
         let tls = listener.tls.as_ref().ok_or_else(|| "the listener has no certificate".to_owned())?;
         let config = worker.shared.tls.server(tls).map_err(|why| why.to_string())?;
-        hello.proceed(tcp, config).await.map_err(|error| error.to_string())
+        let session = hello.proceed(tcp, config).await.map_err(|error| error.to_string())?;
+        Ok::<_, String>((Box::new(session), tls.clone()))
     };
     let mut handshake = std::pin::pin!(handshake);
     match watch.wait(|cx| handshake.as_mut().poll(cx)).await {
-        Ok(Ok(session)) => Some(Box::new(session)),
+        Ok(Ok(secured)) => Some(secured),
         Ok(Err(why)) => {
             tracing::debug!(%why, address = %bind.address, "a TLS handshake failed");
             None
@@ -139,7 +156,12 @@ async fn secure(worker: &Worker, tcp: &TcpStream, bind: &Bind, watch: &Watch) ->
     }
 }
 
-fn facts_of(session: &TlsSession) -> TlsFacts {
+/// A certificate that was only asked for, and not verified, is no fact.
+fn facts_of(session: &TlsSession, tls: &ServerTls) -> TlsFacts {
+    let verified = tls
+        .client_validation
+        .as_ref()
+        .is_some_and(|validation| validation.mode == ClientValidationMode::AllowValidOnly);
     session.with(|rustls| TlsFacts {
         server_name: match rustls {
             rustls::Connection::Server(server) => {
@@ -151,18 +173,27 @@ fn facts_of(session: &TlsSession) -> TlsFacts {
         client_certificate: rustls
             .peer_certificates()
             .and_then(|chain| chain.first())
+            .filter(|_| verified)
             .map(|leaf| leaf.clone().into_owned()),
     })
 }
 
 /// HTTP/2 by ALPN or by its preface (RFC 9113 section 3.3), else HTTP/1.1.
-async fn detect(worker: Rc<Worker>, io: Io, connection: Connection, bind: Arc<Bind>, watch: Watch) {
+async fn detect(
+    worker: Rc<Worker>,
+    io: Io,
+    connection: Connection,
+    handshake: Option<Arc<ServerTls>>,
+    bind: Arc<Bind>,
+    watch: Watch,
+) {
     let mut inbound = Inbound::default();
     let by_alpn = connection.tls.as_ref().and_then(|tls| tls.alpn.as_deref()).map(|alpn| alpn == b"h2");
     let h2 = match by_alpn {
         Some(h2) => h2,
         None => {
             watch.set_idle(bind.settings.timeouts.idle);
+            let mut begun = false;
             loop {
                 match watch.wait(|cx| io.poll_fill(cx, &mut inbound)).await {
                     Ok(Ok(count)) if count > 0 => {}
@@ -172,7 +203,11 @@ async fn detect(worker: Rc<Worker>, io: Io, connection: Connection, bind: Arc<Bi
                     Preface::Yes => break true,
                     Preface::No => break false,
                     // From here on the head's deadline counts: a client may not hold a part of a preface for ever.
-                    Preface::Partial => watch.set(bind.settings.timeouts.head),
+                    Preface::Partial if !begun => {
+                        begun = true;
+                        watch.set(bind.settings.timeouts.head);
+                    }
+                    Preface::Partial => {}
                 }
             }
         }
@@ -181,9 +216,9 @@ async fn detect(worker: Rc<Worker>, io: Io, connection: Connection, bind: Arc<Bi
     drop(bind);
     if h2 {
         drop(watch);
-        Box::pin(h2_server::serve(worker, io, inbound, connection, bound)).await;
+        Box::pin(h2_server::serve(worker, io, inbound, Facts { connection, handshake, bound })).await;
     } else {
-        let it = H1Connection { io, inbound, connection, bound, watch, served: 0 };
+        let it = H1Connection { io, inbound, connection, handshake, bound, watch, served: 0 };
         h1_server::serve(worker, Box::new(it)).await;
     }
 }

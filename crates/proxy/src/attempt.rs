@@ -3,6 +3,7 @@
 //! Called by `path.rs` when the backend is known; delivery itself is `relay.rs`. A request whose body is here, or that
 //! has none, can be tried again; one whose body streams moves both ways at once and is tried once.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -13,8 +14,8 @@ use smallvec::SmallVec;
 use transept_engine::judge::{self, Attempt, Judgement, Outcome, Resend, judge};
 use transept_engine::pick::{Chosen, alternatives, pick_endpoint};
 use transept_engine::reason::Reason;
-use transept_engine::rule::{Bound, Rule};
-use transept_engine::snapshot::{Backend, Listener};
+use transept_engine::rule::Rule;
+use transept_engine::snapshot::{Backend, Listener, UpstreamProtocol};
 use transept_wire::h1::{Body, Connection};
 
 use crate::body::{Source, carry};
@@ -98,7 +99,7 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
             pick_endpoint(crossing.backend, &journey.worker.turns.borrow(), journey.trip.random, &tries.endpoints)?;
         journey.marks.endpoint = Some(chosen.address);
         journey.trip.facts.tries += 1;
-        let _outstanding = Outstanding::new(journey.worker.clone(), chosen.address);
+        let outstanding = Outstanding::new(journey.worker.clone(), chosen.address);
         let pause = match try_once(crossing, &chosen, &tries, content, journey).await {
             Ok(Tried::Delivered) => return Ok(()),
             Ok(Tried::Again(after)) => {
@@ -107,12 +108,13 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
             }
             Err(Failed { failure, .. }) if journey.replier.begun() => return Err(failure.into()),
             Err(Failed { failure, age }) => {
-                if age == Some(Age::Reused)
-                    && tries.pooled == Pooled::Welcome
-                    && may_be_stale(&failure, content, journey)
-                {
+                let had_stale = age == Some(Age::Reused) && tries.pooled == Pooled::Welcome;
+                if had_stale && may_be_stale(&failure, content, journey) {
                     tries.pooled = Pooled::Unwanted;
-                    continue;
+                    // A retry stanza counts every try of its own; without one this is the only second try there is.
+                    if crossing.rule.retry.is_none() {
+                        continue;
+                    }
                 }
                 tries.endpoints.push(chosen.address);
                 let resend = match content {
@@ -125,9 +127,14 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
                 }
             }
         };
+        drop(outstanding);
         journey.worker.meter.borrow_mut().plain().retries += 1;
         if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
+            let waiting = pin!(async {
+                tokio::time::sleep(pause).await;
+                Ok(())
+            });
+            relay::unless_gone(waiting, journey.replier).await?;
         }
     }
 }
@@ -139,6 +146,12 @@ async fn hold<'h>(
     memory: &'h mut Vec<u8>,
 ) -> Result<Content<'h>, Stop> {
     let arrival = &mut *journey.arrival;
+    if let Source::Kept(bytes, 0) = &arrival.body {
+        *memory = bytes.to_vec();
+        journey.trip.facts.bytes_in = bytes.len() as u64;
+        arrival.body = Source::Empty;
+        return Ok(Content::Held(memory));
+    }
     let length = match arrival.framing {
         Body::None | Body::Length(0) => return Ok(Content::Held(&[])),
         Body::Length(length) if length <= HELD => length,
@@ -166,13 +179,22 @@ async fn try_once(
         backend: crossing.backend,
         endpoint,
         pooled: if wants_tunnel { Pooled::Unwanted } else { tries.pooled },
-        protocol: crossing.backend.protocol,
+        // An upgrade needs a connection of its own.
+        protocol: match crossing.backend.protocol {
+            UpstreamProtocol::Auto if wants_tunnel => UpstreamProtocol::Http1,
+            protocol => protocol,
+        },
         identity: crossing.listener.client_identity.as_ref(),
     };
     // Whatever happened, no byte of the request was sent.
-    let unconnected = |failure| Failed { failure: Failure { repeat: Repeat::Safe, ..failure }, age: None };
+    let unconnected = |failure: Failure| {
+        let repeat = if failure.side == Side::Upstream { Repeat::Safe } else { Repeat::Never };
+        let repeat = if failure.reason == Reason::Overloaded { Repeat::Never } else { repeat };
+        Failed { failure: Failure { repeat, ..failure }, age: None }
+    };
     let mut upstream = {
         let connecting = pin!(connect(journey.worker, &destination));
+        let connecting = pin!(relay::unless_gone(connecting, journey.replier));
         within_try(crossing.rule, connecting).await.map_err(unconnected)?
     };
     let age = upstream.age();
@@ -218,30 +240,30 @@ async fn forward_held(
     let framing = if bytes.is_empty() { journey.arrival.framing } else { Body::Length(bytes.len() as u64) };
     let (mut sink, mut inlet) = upstream.begin(&journey.trip.request, &framing, Connection::KeepAlive, watch)?;
     let mut source = if bytes.is_empty() { Source::Empty } else { Source::Held(bytes) };
-    let (stated, rest) = {
+    let (stated, rest, taken) = {
         let heading = pin!(async {
-            carry(&mut source, &mut sink, &mut 0).await?;
-            let timeouts = &crossing.listener.settings.timeouts;
-            if crossing.rule.timeouts.backend_request == Bound::Unset {
-                watch.set(timeouts.response);
+            let sent = carry(&mut source, &mut sink, &mut 0).await;
+            if let Err(failure) = &sent
+                && failure.side == Side::Downstream
+            {
+                return Err(Failure::new(failure.side, failure.reason, failure.repeat, failure.detail.clone()));
             }
+            relay::expect_response(crossing.rule, &crossing.listener.settings, watch);
             let received = relay::await_final(&mut inlet, &limits, watch, journey.trip, journey.replier, None).await;
-            watch.set_stall(timeouts.stream_idle);
-            received
+            watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
+            match (sent, received) {
+                (Ok(()), received) => received.map(|(stated, rest)| (stated, rest, true)),
+                // A backend may answer before it has read everything, and close.
+                (Err(_), Ok((stated, rest))) => Ok((stated, rest, false)),
+                (Err(failure), Err(_)) => Err(failure),
+            }
         });
         within_try(crossing.rule, heading).await?
     };
-    let attempt = Attempt {
-        tries: journey.trip.facts.tries,
-        outcome: Outcome::Status(journey.trip.response.status),
-        repeat: judge::Repeat::of(&journey.trip.request),
-        resend: Resend::Possible,
-        alternatives: alternatives(crossing.backend, &tries.endpoints),
-    };
-    if let Judgement::Retry { after } = ask(crossing.rule, &attempt, journey) {
+    if let Some(after) = judge_status(crossing, tries, journey) {
         return Ok(Exchanged { tried: Tried::Again(after), reusable: false });
     }
-    let keep_alive = rest.keeps_alive();
+    let keep_alive = rest.keeps_alive() && taken;
     let mut source = inlet.into_source(rest, &limits, watch);
     relay::relay(
         crossing.listener,
@@ -269,18 +291,25 @@ async fn forward_streaming(
     let gate = Gate::new(arrival.expects_continue);
     let most = crossing.listener.settings.limits.body_bytes;
     let mut sent = 0;
+    let answered = Cell::new(false);
     let connection = arrival.connection;
     let outcome = {
         let upload = pin!(async {
             sink.flush().await?;
             gate.opened().await;
-            relay::carry_limited(&mut arrival.body, &mut sink, &mut sent, most).await
+            relay::carry_limited(&mut arrival.body, &mut sink, &mut sent, most).await?;
+            if !answered.get() {
+                relay::expect_response(crossing.rule, &crossing.listener.settings, watch);
+            }
+            Ok(())
         });
         let download = pin!(async {
             let (stated, rest) = {
                 let heading = pin!(relay::await_final(&mut inlet, &limits, watch, trip, replier, Some(&gate)));
                 within_try(crossing.rule, heading).await?
             };
+            answered.set(true);
+            watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
             let keep_alive = rest.keeps_alive();
             if !gate.is_open() {
                 // The client was never told to go on: what it does with its body now is anybody's guess.
@@ -332,6 +361,22 @@ fn may_be_stale(failure: &Failure, content: Content<'_>, journey: &Journey<'_, '
         Repeat::Safe => early && resend,
         Repeat::IfIdempotent => early && resend && harmless,
         Repeat::Never => false,
+    }
+}
+
+/// Only a retry stanza makes a status a reason for another try.
+fn judge_status(crossing: Crossing<'_>, tries: &Tries, journey: &Journey<'_, '_, '_>) -> Option<Duration> {
+    crossing.rule.retry.as_ref()?;
+    let attempt = Attempt {
+        tries: journey.trip.facts.tries,
+        outcome: Outcome::Status(journey.trip.response.status),
+        repeat: judge::Repeat::of(&journey.trip.request),
+        resend: Resend::Possible,
+        alternatives: alternatives(crossing.backend, &tries.endpoints),
+    };
+    match ask(crossing.rule, &attempt, journey) {
+        Judgement::Retry { after } => Some(after),
+        Judgement::Deliver => None,
     }
 }
 

@@ -129,10 +129,7 @@ impl Watch {
 
     /// Waits for `poll`, or for the deadline.
     pub(crate) async fn wait<T>(&self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Result<T, Expired> {
-        let period = self.state.period.get();
-        if period != 0 {
-            self.state.due.set(self.all.now.get().saturating_add(period));
-        }
+        self.renew();
         std::future::poll_fn(|cx| {
             if let Poll::Ready(outcome) = poll(cx) {
                 return Poll::Ready(Ok(outcome));
@@ -140,13 +137,46 @@ impl Watch {
             if let Some(why) = self.state.expired.get() {
                 return Poll::Ready(Err(why));
             }
-            let mut waker = self.state.waker.borrow_mut();
-            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                *waker = Some(cx.waker().clone());
-            }
+            self.register(cx);
             Poll::Pending
         })
         .await
+    }
+
+    /// For waits that are not futures: ready when nothing has [`Watch::moved`] for the period.
+    pub(crate) fn poll_stalled(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.state.due.get() == 0 {
+            self.renew();
+        }
+        if self.state.expired.get().is_some() {
+            return Poll::Ready(());
+        }
+        self.register(cx);
+        Poll::Pending
+    }
+
+    /// Nothing is waited for any more.
+    pub(crate) fn moved(&self) {
+        self.state.due.set(0);
+        self.state.expired.set(None);
+    }
+
+    /// With a period, counts it from now.
+    fn renew(&self) {
+        let period = self.state.period.get();
+        if period != 0 {
+            self.state.due.set(self.all.now.get().saturating_add(period));
+            if self.state.expired.get() == Some(Expired::TimedOut) {
+                self.state.expired.set(None);
+            }
+        }
+    }
+
+    fn register(&self, cx: &Context<'_>) {
+        let mut waker = self.state.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
     }
 }
 

@@ -133,7 +133,10 @@ impl Failure {
 
 /// REFUSED_STREAM, and streams above the last one that GOAWAY names, were not processed (RFC 9113 section 8.7).
 fn h2_repeat(error: Option<&h2::Error>) -> Repeat {
-    let untouched = error.is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away());
+    let untouched = error.is_some_and(|error| {
+        // Only the peer's word counts: when we break a connection off, its streams may have been processed.
+        error.is_remote() && (error.reason() == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away())
+    });
     if untouched { Repeat::Safe } else { Repeat::IfIdempotent }
 }
 

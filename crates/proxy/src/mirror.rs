@@ -74,7 +74,7 @@ async fn copy_out(filters: &Filters, listener: &Listener, journey: &mut Journey<
             body: body.clone(),
             random: journey.worker.random(),
         };
-        tokio::task::spawn_local(send(journey.worker.clone(), copy));
+        tokio::task::spawn_local(send(UnderWay::new(journey.worker.clone()), copy));
     }
     Ok(())
 }
@@ -92,10 +92,24 @@ async fn held_body(journey: &mut Journey<'_, '_, '_>) -> Result<Option<Rc<[u8]>>
     }
 }
 
-async fn send(worker: Rc<Worker>, copy: Copy) {
-    worker.copies.set(worker.copies.get() + 1);
-    let outcome = tokio::time::timeout(PATIENCE, exchange(&worker, &copy)).await;
-    worker.copies.set(worker.copies.get() - 1);
+/// Counts a copy while it is under way.
+struct UnderWay(Rc<Worker>);
+
+impl UnderWay {
+    fn new(worker: Rc<Worker>) -> Self {
+        worker.copies.set(worker.copies.get() + 1);
+        Self(worker)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.copies.set(self.0.copies.get() - 1);
+    }
+}
+
+async fn send(under_way: UnderWay, copy: Copy) {
+    let outcome = tokio::time::timeout(PATIENCE, exchange(&under_way.0, &copy)).await;
     match outcome {
         Ok(Ok(())) => {}
         Ok(Err(failure)) => {

@@ -11,7 +11,7 @@ use transept_engine::settings::Settings;
 use transept_engine::trace::correlate;
 use transept_engine::verdict::Reply;
 use transept_wire::h1::{self, Protocol, strip_hop_by_hop};
-use transept_wire::head::{FieldId, Method};
+use transept_wire::head::{FieldId, Method, Version};
 use transept_wire::normalize::{self as rules, Normal};
 
 use crate::path::Stop;
@@ -39,7 +39,9 @@ pub(crate) fn introduce(connection: &Connection, settings: &Settings, trip: &mut
     if let Some(id) = trip.request.fields.first(FieldId::X_REQUEST_ID) {
         trip.facts.request_id.push_str(&String::from_utf8_lossy(id));
     }
-    trip.upgrade = strip_hop_by_hop(&mut trip.request.fields).upgrade;
+    let stripped = strip_hop_by_hop(&mut trip.request.fields);
+    // HTTP/1.0 has no upgrades (RFC 9110 section 7.8).
+    trip.upgrade = stripped.upgrade.filter(|_| trip.request.version != Version::Http10);
     announce(&mut trip.request, connection, &client, settings, connection.local.port());
 }
 

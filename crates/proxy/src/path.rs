@@ -16,7 +16,7 @@ use transept_engine::reason::Reason;
 use transept_engine::route::{Routed, route};
 use transept_engine::rule::{Rule, WeightedBackend};
 use transept_engine::screen::screen;
-use transept_engine::snapshot::{Backend, Bind, Listener};
+use transept_engine::snapshot::{Backend, Bind, Listener, ServerTls};
 use transept_engine::verdict::{Reply, Verdict};
 use transept_wire::h1::Body;
 
@@ -32,6 +32,8 @@ use crate::{answer, mirror, normalize, record};
 /// A request whose head has been read.
 pub(crate) struct Arrival<'c> {
     pub connection: &'c Connection,
+    /// The TLS settings under which the connection was made.
+    pub handshake: Option<&'c Arc<ServerTls>>,
     /// The address that the worker listens on.
     pub bound: SocketAddr,
     pub watch: &'c Watch,
@@ -126,6 +128,7 @@ async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(
     normalize::introduce(connection, settings, journey.trip, journey.worker.log.is_some());
     let listener = admitted?;
     journey.marks.listener = Some(listener);
+    verify_handshake(listener, journey.arrival)?;
     normalize::normalize(&listener.settings, journey.trip)?;
     let routed = route(listener, &journey.trip.request, &journey.trip.host);
     journey.marks.rule = routed.as_ref().map(|routed| routed.rule);
@@ -133,6 +136,7 @@ async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(
     let Some(rule) = journey.marks.rule else {
         return Err(Reason::RouteNotFound.into());
     };
+    refuse_large_body(&journey.arrival.framing, listener)?;
     mirror::send_copies(&rule.filters, listener, journey).await?;
     let backend_ref = pick::pick_backend(rule, &mut journey.worker.turns.borrow_mut())?;
     journey.marks.backend_ref = Some(backend_ref);
@@ -145,6 +149,27 @@ async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(
     match attempt::within(rule.timeouts.request.or(None), crossed).await {
         Some(outcome) => outcome,
         None => Err(Stop::Failed(timed_out())),
+    }
+}
+
+/// A body that announces itself as too large is refused before it is read; one of unknown length is counted on its way.
+fn refuse_large_body(framing: &Body, listener: &Listener) -> Result<(), Stop> {
+    match (framing, listener.settings.limits.body_bytes) {
+        (Body::Length(length), Some(most)) if *length > most => Err(Reason::BodyTooLarge.into()),
+        _ => Ok(()),
+    }
+}
+
+/// A connection whose client was verified, or not, by settings that a reload has replaced is not good for a listener
+/// that asks for certificates: the client is told to come again (RFC 9110 section 15.5.20).
+fn verify_handshake(listener: &Listener, arrival: &Arrival<'_>) -> Result<(), Stop> {
+    let demands = listener.tls.as_ref().filter(|tls| tls.client_validation.is_some());
+    match (demands, arrival.handshake) {
+        (Some(now), Some(then)) if !Arc::ptr_eq(now, then) => {
+            let detail = "The TLS settings have changed. Open a new connection.";
+            Err(Box::new(Reply::new(Reason::Misdirected).with_detail(detail)).into())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -11,6 +11,8 @@ use std::time::Duration;
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
 use transept_engine::relay as engine;
+use transept_engine::rule::{Bound, Rule};
+use transept_engine::settings::Settings;
 use transept_engine::snapshot::Listener;
 use transept_wire::h1::{self, Body, strip_hop_by_hop};
 use transept_wire::head::{Method, Response};
@@ -66,6 +68,15 @@ impl Gate {
     }
 }
 
+/// Sets how long the response head may take once the request has been sent: what the rule says is timed exactly by the
+/// caller; the listener's `response` timeout holds when the rule says nothing.
+pub(crate) fn expect_response(rule: &Rule, settings: &Settings, watch: &Watch) {
+    match rule.timeouts.backend_request {
+        Bound::Unset => watch.set(settings.timeouts.response),
+        Bound::Off | Bound::After(_) => watch.clear(),
+    }
+}
+
 /// Waits for the final response head and passes interim ones on. Gives the framing that its fields state and what
 /// follows it.
 pub(crate) async fn await_final(
@@ -109,14 +120,14 @@ async fn await_head(
     unless_gone(receiving, replier).await
 }
 
-/// Waits for the backend, and gives up when the client has gone meanwhile.
-async fn unless_gone(
-    mut receiving: Pin<&mut impl Future<Output = Result<Received, Failure>>>,
+/// Waits for something of the backend's, and gives up when the client has gone meanwhile.
+pub(crate) async fn unless_gone<T>(
+    mut waiting: Pin<&mut impl Future<Output = Result<T, Failure>>>,
     replier: &mut Replier<'_>,
-) -> Result<Received, Failure> {
+) -> Result<T, Failure> {
     std::future::poll_fn(|cx| match replier.poll_gone(cx) {
         Poll::Ready(failure) => Poll::Ready(Err(failure)),
-        Poll::Pending => receiving.as_mut().poll(cx),
+        Poll::Pending => waiting.as_mut().poll(cx),
     })
     .await
 }
@@ -150,10 +161,7 @@ pub(crate) async fn relay(
     finish_head(listener, connection, marks, trip);
     trip.facts.status = trip.response.status;
     let mut sink = replier.begin(&trip.response, stated)?;
-    let mut moved = 0;
-    let carried = carry(source, &mut sink, &mut moved).await;
-    trip.facts.bytes_out = moved;
-    carried
+    carry(source, &mut sink, &mut trip.facts.bytes_out).await
 }
 
 /// The response side of the configuration, after the fields of the upstream hop are gone.

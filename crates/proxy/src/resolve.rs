@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
 use tokio::task::JoinHandle;
-use transept_engine::snapshot::{Backend, DnsName, EndpointSource, Snapshot};
+use transept_engine::snapshot::{Backend, DnsName, Endpoint, EndpointSource, Snapshot};
 
 /// Bounds on how long an answer is used, whatever its TTL says.
 const SOONEST: Duration = Duration::from_secs(1);
@@ -74,7 +74,7 @@ async fn keep_resolved(resolver: Arc<TokioResolver>, backend: Arc<Backend>) {
     let EndpointSource::Dns { names, .. } = &backend.source else {
         return;
     };
-    let mut last: Vec<Vec<IpAddr>> = vec![Vec::new(); names.len()];
+    let mut last: Vec<Vec<IpAddr>> = names.iter().map(|name| known_before(&backend, name)).collect();
     loop {
         let mut next = LATEST;
         for (name, known) in names.iter().zip(&mut last) {
@@ -85,11 +85,21 @@ async fn keep_resolved(resolver: Arc<TokioResolver>, backend: Arc<Backend>) {
             next = next.min(until);
         }
         let set = backend.source.assemble(&last);
-        if **backend.endpoints.load() != set {
+        let has_gaps = last.iter().any(Vec::is_empty);
+        // A name that has never resolved says nothing about the endpoints that were carried over from before a reload.
+        if **backend.endpoints.load() != set && !(has_gaps && set.endpoints().is_empty()) {
             backend.endpoints.store(Arc::new(set));
         }
         tokio::time::sleep(next.clamp(SOONEST, LATEST)).await;
     }
+}
+
+/// What a name resolved to under the configuration before, which the compile carried over.
+fn known_before(backend: &Backend, name: &DnsName) -> Vec<IpAddr> {
+    let set = backend.endpoints.load();
+    let of_name =
+        |endpoint: &&Endpoint| endpoint.host.as_ref() == Some(&name.name) && endpoint.address.port() == name.port;
+    set.endpoints().iter().filter(of_name).map(|endpoint| endpoint.address.ip()).collect()
 }
 
 /// The addresses of a name, sorted, and for how long they hold; none when the name does not resolve now.

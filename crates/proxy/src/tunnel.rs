@@ -44,10 +44,12 @@ pub(crate) async fn open(
     let (stated, rest) = {
         let heading = pin!(async {
             sink.finish(None).await?;
+            relay::expect_response(crossing.rule, &crossing.listener.settings, watch);
             await_final(&mut inlet, &limits, watch, journey.trip, journey.replier, None).await
         });
         within_try(crossing.rule, heading).await?
     };
+    watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
     if journey.trip.response.status != 101 {
         // What the client sends now is no tunnel but its next request.
         journey.arrival.body = Source::Empty;
@@ -88,24 +90,20 @@ async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '
     let mut up = Sink::H1(H1Sink::new(io, watch, Side::Upstream, Body::UntilClose, Outbound::take()));
     let decoder = Decoder::new(Body::UntilClose, &limits);
     let mut from_backend = Source::H1(H1Source::new(io, inbound, watch, decoder, Side::Upstream));
-    let (mut sent, mut received) = (0, 0);
-    let outcome = {
-        let upload = pin!(async {
-            let carried = carry(&mut arrival.body, &mut up, &mut sent).await;
-            io.shut_down_writing();
-            carried
-        });
-        let download = pin!(async {
-            let carried = carry(&mut from_backend, &mut down, &mut received).await;
-            if let Replier::H1(replier) = &**replier {
-                replier.io.shut_down_writing();
-            }
-            carried
-        });
-        join(upload, download).await
-    };
-    (trip.facts.bytes_in, trip.facts.bytes_out) = (sent, received);
-    outcome
+    let facts = &mut trip.facts;
+    let upload = pin!(async {
+        let carried = carry(&mut arrival.body, &mut up, &mut facts.bytes_in).await;
+        io.shut_down_writing();
+        carried
+    });
+    let download = pin!(async {
+        let carried = carry(&mut from_backend, &mut down, &mut facts.bytes_out).await;
+        if let Replier::H1(replier) = &**replier {
+            replier.io.shut_down_writing();
+        }
+        carried
+    });
+    join(upload, download).await
 }
 
 /// Both futures to their ends, or the first failure.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot};
 use transept_engine::balance::Turns;
 use transept_engine::snapshot::Snapshot;
 
@@ -25,7 +25,7 @@ use crate::limits::OpenConnections;
 use crate::meter::{Meter, Report};
 use crate::tls::TlsConfigs;
 use crate::trip::Trip;
-use crate::upstream::Pool;
+use crate::upstream::{Pool, TlsChoices};
 
 /// Trips kept for reuse; a trip holds the heads of one exchange.
 const KEPT_TRIPS: usize = 256;
@@ -72,13 +72,16 @@ pub(crate) struct Worker {
     pub shared: Arc<Shared>,
     pub clock: Clock,
     pub pool: Pool,
+    pub tls_choices: RefCell<TlsChoices>,
     pub meter: RefCell<Meter>,
     pub log: Option<RefCell<LogBuffer>>,
     pub watches: Rc<Watches>,
     pub turns: RefCell<Turns>,
     pub hasher: foldhash::fast::RandomState,
-    /// Flips to true when the worker drains; connections watch it.
-    pub draining: watch::Sender<bool>,
+    /// Whether the worker drains.
+    pub draining: Cell<bool>,
+    /// Told when it begins to drain; HTTP/2 connections wait for it.
+    pub drain: Notify,
     /// Open downstream connections.
     pub connections: Cell<u64>,
     /// Exchanges on the road.
@@ -100,11 +103,13 @@ impl Worker {
             log: shared.log.as_ref().map(|sink| RefCell::new(LogBuffer::new(sink.clone()))),
             shared,
             pool: Pool::default(),
+            tls_choices: RefCell::default(),
             meter: RefCell::default(),
             watches: Rc::default(),
             turns: RefCell::default(),
             hasher: foldhash::fast::RandomState::default(),
-            draining: watch::Sender::new(false),
+            draining: Cell::new(false),
+            drain: Notify::new(),
             connections: Cell::new(0),
             exchanges: Cell::new(0),
             copies: Cell::new(0),
@@ -120,6 +125,7 @@ impl Worker {
         let mut current = self.current.borrow_mut();
         if current.0 != epoch {
             self.meter.borrow_mut().settle();
+            self.tls_choices.borrow_mut().clear();
             *current = (epoch, Rc::new(Held(self.shared.snapshot.load_full())));
         }
         current.1.clone()
@@ -144,10 +150,6 @@ impl Worker {
             trip.clear();
             trips.push(trip);
         }
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
-        *self.draining.borrow()
     }
 
     fn report(&self) -> Report {
@@ -193,7 +195,8 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
             }
             Command::Drain(done) => {
                 listening.clear();
-                worker.draining.send_replace(true);
+                worker.draining.set(true);
+                worker.drain.notify_waiters();
                 worker.watches.drain();
                 tokio::task::spawn_local(finish(worker.clone(), done));
             }

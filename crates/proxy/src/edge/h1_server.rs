@@ -10,6 +10,7 @@ use std::time::Duration;
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
 use transept_engine::settings::Settings;
+use transept_engine::snapshot::ServerTls;
 use transept_engine::verdict::Reply;
 use transept_wire::h1::{self, Body, Decoder, Malformed, RequestMeta};
 use transept_wire::head::{Method, Version};
@@ -53,6 +54,7 @@ pub(crate) struct H1Connection {
     pub io: Io,
     pub inbound: Inbound,
     pub connection: Connection,
+    pub handshake: Option<Arc<ServerTls>>,
     /// The address that the worker listens on.
     pub bound: SocketAddr,
     pub watch: Watch,
@@ -67,14 +69,16 @@ const LULL: Duration = Duration::from_millis(500);
 /// this small future and nothing else.
 pub(crate) async fn serve(worker: Rc<Worker>, mut it: Box<H1Connection>) {
     loop {
-        let Some(settings) = settings_of(&worker, &it.bound) else { return };
-        if it.wait_for_bytes(settings.timeouts.idle).await.is_err() {
-            return;
+        let Some(idle) = worker.snapshot().bind(&it.bound).map(|bind| bind.settings.timeouts.idle) else { break };
+        if it.wait_for_bytes(idle).await.is_err() {
+            break;
         }
-        if let Burst::Ended = Box::pin(serve_burst(&worker, &mut it)).await {
-            return;
+        match Box::pin(serve_burst(&worker, &mut it)).await {
+            Burst::Lull => {}
+            Burst::Ended => return,
         }
     }
+    it.io.shut_down_writing();
 }
 
 /// What follows a burst of requests.
@@ -88,10 +92,11 @@ enum Burst {
 /// Serves requests as long as one follows the other.
 async fn serve_burst(worker: &Rc<Worker>, it: &mut H1Connection) -> Burst {
     loop {
-        let Some(settings) = settings_of(worker, &it.bound) else { return Burst::Ended };
+        let snapshot = worker.snapshot();
+        let Some(settings) = snapshot.bind(&it.bound).map(|bind| &*bind.settings) else { return Burst::Ended };
         it.served += 1;
         let mut trip = worker.take_trip();
-        let after = exchange(worker, it, &settings, &mut trip).await;
+        let after = exchange(worker, it, settings, &mut trip).await;
         worker.give_back(trip);
         match after {
             After::NextRequest => {}
@@ -109,13 +114,12 @@ async fn serve_burst(worker: &Rc<Worker>, it: &mut H1Connection) -> Burst {
         match it.wait_for_bytes(Some(patience)).await {
             Ok(()) => {}
             Err(NoRequest::TooSlow) => return Burst::Lull,
-            Err(_) => return Burst::Ended,
+            Err(_) => {
+                it.io.shut_down_writing();
+                return Burst::Ended;
+            }
         }
     }
-}
-
-fn settings_of(worker: &Worker, bound: &SocketAddr) -> Option<Arc<Settings>> {
-    worker.snapshot().bind(bound).map(|bind| bind.settings.clone())
 }
 
 impl H1Connection {
@@ -137,7 +141,7 @@ impl H1Connection {
 
 /// One request and its response.
 async fn exchange(worker: &Rc<Worker>, it: &mut H1Connection, settings: &Settings, trip: &mut Trip) -> After {
-    let H1Connection { io, inbound, connection, bound, watch, served } = it;
+    let H1Connection { io, inbound, connection, handshake, bound, watch, served } = it;
     let last = settings.limits.max_requests_per_connection.is_some_and(|most| *served >= most);
     trip.started = worker.clock.now();
     trip.random = worker.random();
@@ -155,6 +159,7 @@ async fn exchange(worker: &Rc<Worker>, it: &mut H1Connection, settings: &Setting
             return After::Close;
         }
     };
+    watch.set_stall(settings.timeouts.stream_idle);
     trip.request.set_scheme(connection.scheme().as_bytes()).ok();
     let tunnels = meta.upgrade;
     let body = match meta.body {
@@ -167,12 +172,20 @@ async fn exchange(worker: &Rc<Worker>, it: &mut H1Connection, settings: &Setting
         watch,
         version: trip.request.version,
         method: trip.request.method,
-        keep_alive: meta.keep_alive && !last && !worker.is_draining(),
+        keep_alive: meta.keep_alive && !last,
+        draining: &worker.draining,
         begun: false,
         cut: false,
     });
-    let arrival =
-        Arrival { connection, bound: *bound, watch, body, framing: meta.body, expects_continue: meta.expect_continue };
+    let arrival = Arrival {
+        connection,
+        handshake: handshake.as_ref(),
+        bound: *bound,
+        watch,
+        body,
+        framing: meta.body,
+        expects_continue: meta.expect_continue,
+    };
     travel(worker, arrival, trip, &mut replier).await;
     match replier {
         Replier::H1(replier) if replier.cut || !replier.begun => After::Cut,

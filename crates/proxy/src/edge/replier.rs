@@ -3,6 +3,7 @@
 //! Called by the verb *relay* and by replies of our own. Framing towards the client is decided here, from the framing
 //! of the body and the version that the client speaks.
 
+use std::cell::Cell;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -30,6 +31,8 @@ pub(crate) struct H1Replier<'c> {
     pub method: Method,
     /// Whether the connection may carry another request. Becomes false for good when anything speaks against it.
     pub keep_alive: bool,
+    /// Whether the worker drains by now.
+    pub draining: &'c Cell<bool>,
     pub begun: bool,
     /// The response was cut: the connection must not end as if it were complete.
     pub cut: bool,
@@ -74,7 +77,11 @@ impl<'c> Replier<'c> {
             Replier::H1(replier) => {
                 let mut out = Outbound::take();
                 h1::write_response(out.tail(), response, &Body::None, Connection::KeepAlive, Version::Http11);
-                replier.io.send(&mut out, &[]).await.map_err(|error| Failure::send(Side::Downstream, &error))
+                // Given up half-way, it must not be followed by another head.
+                replier.begun = true;
+                let sent = replier.io.send(&mut out, &[]).await;
+                replier.begun = false;
+                sent.map_err(|error| Failure::send(Side::Downstream, &error))
             }
             Replier::H2(replier) => replier
                 .respond
@@ -121,6 +128,7 @@ impl<'c> Replier<'c> {
 
 impl<'c> H1Replier<'c> {
     fn begin(&mut self, response: &Response, body: Body) -> Sink<'c> {
+        self.keep_alive &= !self.draining.get();
         let framing = match body {
             Body::Chunked | Body::UntilClose if self.version == Version::Http10 => Body::UntilClose,
             Body::UntilClose => Body::Chunked,

@@ -10,17 +10,35 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Io;
 use crate::buffer::Inbound;
+use crate::deadline::Watch;
 
 /// An owned [`Io`] with the bytes that were read before the protocol was known.
 pub(crate) struct Adapter {
     io: Io,
     early: Inbound,
+    /// Expires while a write waits for a peer that does not read.
+    stall: Option<Watch>,
 }
 
 impl Adapter {
-    /// `early` is delivered before anything is read from the connection.
-    pub(crate) fn new(io: Io, early: Inbound) -> Self {
-        Self { io, early }
+    /// `early` is delivered before anything is read from the connection. With `stall`, a write that waits longer than the
+    /// period of the watch ends the connection.
+    pub(crate) fn new(io: Io, early: Inbound, stall: Option<Watch>) -> Self {
+        Self { io, early, stall }
+    }
+
+    fn unless_stalled<T>(&self, cx: &Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match &self.stall {
+            Some(watch) if outcome.is_pending() => match watch.poll_stalled(cx) {
+                Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+                Poll::Pending => Poll::Pending,
+            },
+            Some(watch) => {
+                watch.moved();
+                outcome
+            }
+            None => outcome,
+        }
     }
 }
 
@@ -42,7 +60,8 @@ impl AsyncRead for Adapter {
 
 impl AsyncWrite for Adapter {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.io.poll_write(cx, &[IoSlice::new(bytes)])
+        let outcome = self.io.poll_write(cx, &[IoSlice::new(bytes)]);
+        self.unless_stalled(cx, outcome)
     }
 
     fn poll_write_vectored(
@@ -50,7 +69,8 @@ impl AsyncWrite for Adapter {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.io.poll_write(cx, slices)
+        let outcome = self.io.poll_write(cx, slices);
+        self.unless_stalled(cx, outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -58,7 +78,8 @@ impl AsyncWrite for Adapter {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.poll_flush(cx)
+        let outcome = self.io.poll_flush(cx);
+        self.unless_stalled(cx, outcome)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,174 +1,34 @@
-//! The verb *connect*: a pooled connection of this worker, or a new one in clear text or under TLS.
+//! Opening a connection to an endpoint, in clear text or under TLS.
 //!
-//! Called by the road for every try. Which endpoint is tried, and whether another one follows, is decided elsewhere.
+//! Called by `connect.rs` when no open connection serves. Bounded in time by the backend's connect timeout.
 
-use std::hash::BuildHasher;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use transept_engine::pick::Chosen;
 use transept_engine::reason::Reason;
-use transept_engine::snapshot::{Backend, UpstreamProtocol, UpstreamTls};
-use transept_model::certificate::KeyPair;
+use transept_engine::snapshot::UpstreamProtocol;
 
-use super::pool::PoolKey;
-use super::{Age, H1Upstream, Upstream};
+use super::connect::Destination;
+use super::secure::TlsChoice;
 use crate::buffer::Inbound;
 use crate::failure::{Failure, Repeat, Side};
-use crate::io::{Adapter, Io, TlsSession};
-use crate::tls::UpstreamClient;
+use crate::io::{Io, TlsSession};
 use crate::worker::Worker;
 
-/// What one stream may receive before we must have taken it, and what the whole connection may.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-
-/// Seconds of silence after which the kernel asks whether the peer is still there.
+/// Silence after which the kernel asks whether the peer is still there. There is no limit on unacknowledged data beside
+/// it: a backend may pause for as long as the listener's `streamIdle` allows.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// Whether a try may use a connection that is open already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pooled {
-    /// Any that is good.
-    Welcome,
-    /// A new one: an open one has just failed.
-    Unwanted,
-}
-
-/// Where a try goes and how.
-pub(crate) struct Destination<'d> {
-    pub backend: &'d Backend,
-    pub endpoint: &'d Chosen,
-    /// A connection that had carried a request may be used.
-    pub pooled: Pooled,
-    pub protocol: UpstreamProtocol,
-    pub identity: Option<&'d Arc<KeyPair>>,
-}
-
-/// Gets a connection to an endpoint.
-///
-/// # Errors
-/// A failure with `Repeat::Safe`: no byte of the request has been sent.
-pub(crate) async fn connect(worker: &Rc<Worker>, destination: &Destination<'_>) -> Result<Upstream, Failure> {
-    let tls = match &destination.backend.tls {
-        None => None,
-        Some(tls) => Some(choose_tls(worker, tls, destination)?),
-    };
-    let key = PoolKey {
-        address: destination.endpoint.address,
-        tls: tls.as_ref().map_or((0, 0), |tls| (tls.client.number, tls.name_hash)),
-        h2: destination.protocol == UpstreamProtocol::Http2,
-    };
-    let settled = destination.protocol == UpstreamProtocol::Http1
-        || (destination.protocol == UpstreamProtocol::Auto && tls.is_none());
-    if settled {
-        if destination.pooled == Pooled::Welcome
-            && let Some(io) = worker.pool.take(&key)
-        {
-            return Ok(h1(io, key, Age::Reused));
-        }
-        let (io, _) = Box::pin(dial(worker, destination, tls.as_ref())).await?;
-        return Ok(h1(io, key, Age::Fresh));
-    }
-    Box::pin(share_or_dial(worker, destination, tls.as_ref(), key)).await
-}
-
-/// For protocols that may turn out to be HTTP/2: one connection serves many streams, so only one of those that wait
-/// dials, unless HTTP/1.1 is what it finds.
-async fn share_or_dial(
-    worker: &Rc<Worker>,
-    destination: &Destination<'_>,
-    tls: Option<&Tls>,
-    key: PoolKey,
-) -> Result<Upstream, Failure> {
-    loop {
-        if let Some(mut lease) = worker.pool.share(&key) {
-            if lease.ready().await.is_ok() {
-                return Ok(Upstream::H2(lease));
-            }
-            continue;
-        }
-        if let Some(io) = worker.pool.take(&key) {
-            return Ok(h1(io, key, Age::Reused));
-        }
-        let Some(dialled) = worker.pool.begin_dialling(key) else {
-            break;
-        };
-        dialled.notified().await;
-    }
-    let dialling = Dialling { worker, key };
-    let (io, agreed) = dial(worker, destination, tls).await?;
-    if agreed != UpstreamProtocol::Http2 {
-        worker.pool.agreed_on_h1(key);
-        return Ok(h1(io, key, Age::Fresh));
-    }
-    let (sender, connection) = h2::client::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .enable_push(false)
-        .handshake(Adapter::new(io, Inbound::default()))
-        .await
-        .map_err(|error| failed(Reason::UpstreamReset, error.to_string()))?;
-    let (mut lease, closing) = worker.pool.add(key, sender);
-    tokio::task::spawn_local(async move {
-        let _closing = closing;
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "an upstream HTTP/2 connection ended");
-        }
-    });
-    drop(dialling);
-    lease.ready().await.map_err(|error| Failure::h2_response(&error))?;
-    Ok(Upstream::H2(lease))
-}
-
-/// Wakes those who wait for the same connection, whatever the outcome.
-struct Dialling<'w> {
-    worker: &'w Worker,
-    key: PoolKey,
-}
-
-impl Drop for Dialling<'_> {
-    fn drop(&mut self) {
-        self.worker.pool.dialled(&self.key);
-    }
-}
-
-fn h1(io: Io, key: PoolKey, age: Age) -> Upstream {
-    Upstream::H1(H1Upstream { io, inbound: Inbound::default(), age, key })
-}
-
-struct Tls {
-    client: UpstreamClient,
-    name: ServerName<'static>,
-    name_hash: u64,
-}
-
-fn choose_tls(worker: &Worker, tls: &Arc<UpstreamTls>, destination: &Destination<'_>) -> Result<Tls, Failure> {
-    let client = worker
-        .shared
-        .tls
-        .client(tls, destination.protocol, destination.identity)
-        .map_err(|why| failed(Reason::BackendTlsInvalid, why.to_string()))?;
-    let host = tls.server_name.as_deref().or(destination.endpoint.host.as_deref());
-    let name = match host {
-        Some(host) => ServerName::try_from(host.to_owned())
-            .map_err(|_| failed(Reason::BackendTlsInvalid, format!("{host} is not a server name")))?,
-        None => ServerName::IpAddress(destination.endpoint.address.ip().into()),
-    };
-    let name_hash = worker.hasher.hash_one(&name);
-    Ok(Tls { client, name, name_hash })
-}
+/// Errors of the operating system that tell of our own limits: ENFILE, EMFILE, ENOMEM, ENOBUFS, EADDRNOTAVAIL.
+const OUR_LIMITS: [i32; 5] = [23, 24, 12, 105, 99];
 
 /// Opens a connection and settles the protocol.
-async fn dial(
+pub(super) async fn dial(
     worker: &Worker,
     destination: &Destination<'_>,
-    tls: Option<&Tls>,
+    tls: Option<&TlsChoice>,
 ) -> Result<(Io, UpstreamProtocol), Failure> {
     let began = worker.clock.now().monotonic;
     let dialling = async {
@@ -199,11 +59,14 @@ async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
     let socket = socket2::SockRef::from(&tcp);
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(KEEPALIVE))?;
     Ok(tcp)
 }
 
-async fn secure(tcp: TcpStream, tls: &Tls, protocol: UpstreamProtocol) -> Result<(Io, UpstreamProtocol), Failure> {
+async fn secure(
+    tcp: TcpStream,
+    tls: &TlsChoice,
+    protocol: UpstreamProtocol,
+) -> Result<(Io, UpstreamProtocol), Failure> {
     let connection = rustls::ClientConnection::new(tls.client.config.clone(), tls.name.clone())
         .map_err(|error| failed(Reason::UpstreamTls, error.to_string()))?;
     let session = TlsSession::new(connection.into(), Inbound::default());
@@ -227,6 +90,10 @@ fn handshake_failed(error: &io::Error) -> Failure {
 }
 
 fn refused(error: &io::Error) -> Failure {
+    if error.raw_os_error().is_some_and(|code| OUR_LIMITS.contains(&code)) {
+        // Another endpoint would fail alike, and none of them is to blame.
+        return Failure::new(Side::Upstream, Reason::Overloaded, Repeat::Never, error.to_string());
+    }
     let reason = match error.kind() {
         io::ErrorKind::TimedOut => Reason::UpstreamConnectTimeout,
         _ => Reason::UpstreamRefused,

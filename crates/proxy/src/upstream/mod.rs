@@ -2,11 +2,14 @@
 //!
 //! Called by `attempt.rs`. Whether a try is repeated is not decided here.
 
+mod connect;
 mod dial;
 mod pool;
+mod secure;
 
-pub(crate) use dial::{Destination, Pooled, connect};
+pub(crate) use connect::{Destination, Pooled, connect};
 pub(crate) use pool::{H2Lease, Pool};
+pub(crate) use secure::TlsChoices;
 
 use std::task::Poll;
 use std::time::Duration;
@@ -212,6 +215,7 @@ async fn receive_h2(
             let length = h2_head::response_in(&head, limits.fields, into).map_err(refused)?;
             let stated = match length {
                 Some(length) => Body::Length(length),
+                None if into.status == 304 => Body::None,
                 None if stream.is_end_stream() && *method != Method::Head => Body::Length(0),
                 None => Body::Chunked,
             };

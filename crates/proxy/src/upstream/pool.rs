@@ -3,6 +3,7 @@
 //! Called by `dial.rs` before it dials and by the road when an exchange is complete. Nothing is shared between workers,
 //! so taking and returning a connection needs no lock.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -12,13 +13,16 @@ use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use tokio::sync::Notify;
 
+use transept_engine::reason::Reason;
+
 use super::Age;
+use crate::failure::{Failure, Repeat, Side};
 use crate::io::Io;
 
 /// Idle HTTP/1.1 connections kept for one key.
 const IDLE_PER_KEY: usize = 256;
 
-/// How long a connection may idle. Below the keep-alive timeouts that common servers have, so that it is we who close.
+/// How long a connection may idle. Servers that close sooner are found out by [`Io::is_stale`].
 const IDLE_TIME: Duration = Duration::from_secs(55);
 
 /// What makes two connections interchangeable: where they lead, and what was verified and shown on the way.
@@ -36,7 +40,7 @@ pub(crate) struct PoolKey {
 pub(crate) struct Pool {
     idle: RefCell<HashMap<PoolKey, Vec<Idle>>>,
     shared: RefCell<HashMap<PoolKey, Vec<Rc<Shared>>>>,
-    dialling: RefCell<HashMap<PoolKey, Rc<Notify>>>,
+    dialling: RefCell<HashMap<PoolKey, Rc<Dial>>>,
     /// Keys whose servers chose HTTP/1.1 by ALPN: there every request dials for itself.
     only_h1: RefCell<HashSet<PoolKey>>,
 }
@@ -46,11 +50,58 @@ struct Idle {
     since: Duration,
 }
 
+/// A connection attempt that others wait for.
+#[derive(Default)]
+struct Dial {
+    over: Notify,
+    failure: RefCell<Option<(Reason, Cow<'static, str>)>>,
+}
+
+/// A place in the row of those who wait for an attempt.
+pub(crate) struct Waiting(Rc<Dial>);
+
+impl Waiting {
+    /// Waits for the attempt; its failure is everybody's.
+    pub(crate) async fn outcome(&self) -> Result<(), Failure> {
+        self.0.over.notified().await;
+        match &*self.0.failure.borrow() {
+            None => Ok(()),
+            Some((reason, detail)) => Err(Failure::new(Side::Upstream, *reason, Repeat::Safe, detail.clone())),
+        }
+    }
+}
+
+/// An attempt of our own. When it is dropped, those who wait go on.
+pub(crate) struct Dialling<'p> {
+    pool: &'p Pool,
+    key: PoolKey,
+}
+
+impl<'p> Dialling<'p> {
+    pub(crate) fn new(pool: &'p Pool, key: PoolKey) -> Self {
+        Self { pool, key }
+    }
+
+    /// Ends the attempt with a failure that is everybody's.
+    pub(crate) fn failed(self, failure: &Failure) {
+        if let Some(dial) = self.pool.dialling.borrow().get(&self.key) {
+            *dial.failure.borrow_mut() = Some((failure.reason, failure.detail.clone()));
+        }
+    }
+}
+
+impl Drop for Dialling<'_> {
+    fn drop(&mut self) {
+        if let Some(dial) = self.pool.dialling.borrow_mut().remove(&self.key) {
+            dial.over.notify_waiters();
+        }
+    }
+}
+
 /// One HTTP/2 connection.
 struct Shared {
     sender: RefCell<h2::client::SendRequest<Bytes>>,
     streams: Cell<usize>,
-    served: Cell<u64>,
     idle_since: Cell<Duration>,
     closed: Cell<bool>,
 }
@@ -90,7 +141,6 @@ impl Pool {
         let connection = Rc::new(Shared {
             sender: RefCell::new(sender),
             streams: Cell::new(0),
-            served: Cell::new(0),
             idle_since: Cell::new(Duration::MAX),
             closed: Cell::new(false),
         });
@@ -99,29 +149,22 @@ impl Pool {
         (lease, Closing(connection))
     }
 
-    /// Whether somebody dials this key already: then the notification to wait for. Else the caller dials, and
-    /// [`Pool::dialled`] follows.
-    pub(crate) fn begin_dialling(&self, key: PoolKey) -> Option<Rc<Notify>> {
+    /// The connection attempt of somebody else, to wait for. None: the caller dials, under a [`Dialling`].
+    pub(crate) fn await_dialled(&self, key: PoolKey) -> Option<Waiting> {
         if self.only_h1.borrow().contains(&key) {
             return None;
         }
         let mut dialling = self.dialling.borrow_mut();
-        if let Some(notify) = dialling.get(&key) {
-            return Some(notify.clone());
+        if let Some(dial) = dialling.get(&key) {
+            return Some(Waiting(dial.clone()));
         }
-        dialling.insert(key, Rc::new(Notify::new()));
+        dialling.insert(key, Rc::default());
         None
     }
 
     /// Remembers that the server speaks HTTP/1.1 only.
     pub(crate) fn agreed_on_h1(&self, key: PoolKey) {
         self.only_h1.borrow_mut().insert(key);
-    }
-
-    pub(crate) fn dialled(&self, key: &PoolKey) {
-        if let Some(notify) = self.dialling.borrow_mut().remove(key) {
-            notify.notify_waiters();
-        }
     }
 
     /// Closes what has idled too long; called by the worker's sweep.
@@ -176,7 +219,6 @@ pub(crate) struct H2Lease {
 impl H2Lease {
     fn on(connection: &Rc<Shared>, age: Age) -> Self {
         connection.streams.set(connection.streams.get() + 1);
-        connection.served.set(connection.served.get() + 1);
         connection.idle_since.set(Duration::MAX);
         Self { connection: connection.clone(), sender: connection.sender.borrow().clone(), age }
     }
@@ -187,6 +229,11 @@ impl H2Lease {
 
     pub(crate) fn sender(&mut self) -> &mut h2::client::SendRequest<Bytes> {
         &mut self.sender
+    }
+
+    /// Takes the connection out of use for new streams; those it has go on.
+    pub(crate) fn retire(&self) {
+        self.connection.closed.set(true);
     }
 
     /// Waits until the peer allows one more stream.

@@ -1,0 +1,145 @@
+//! The verb *connect*: a pooled connection of this worker, or a new one.
+//!
+//! Called by `attempt.rs` for every try, and by `mirror.rs`. Which endpoint is tried, and whether another one follows, is
+//! decided elsewhere; opening a connection is `dial.rs`.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use transept_engine::pick::Chosen;
+use transept_engine::snapshot::{Backend, UpstreamProtocol};
+use transept_model::certificate::KeyPair;
+
+use super::dial::dial;
+use super::pool::{Dialling, PoolKey};
+use super::secure::{TlsChoice, choose_tls};
+use super::{Age, H1Upstream, Upstream};
+use crate::buffer::Inbound;
+use crate::failure::Failure;
+use crate::io::{Adapter, Io};
+use crate::worker::Worker;
+
+/// Bytes that a backend may send on one stream before we have taken them. It is the only limit: a connection is shared
+/// by many clients, and one that does not read must not take the window of the others.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// Whether a try may use a connection that is open already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pooled {
+    /// Any that is good.
+    Welcome,
+    /// A new one: an open one has just failed, or the connection will not come back.
+    Unwanted,
+}
+
+/// Where a try goes and how.
+pub(crate) struct Destination<'d> {
+    pub backend: &'d Backend,
+    pub endpoint: &'d Chosen,
+    pub pooled: Pooled,
+    pub protocol: UpstreamProtocol,
+    /// The certificate of the Gateway, for backends that bring none of their own.
+    pub identity: Option<&'d Arc<KeyPair>>,
+}
+
+/// Gets a connection to an endpoint.
+///
+/// # Errors
+/// A failure with `Repeat::Safe`: no byte of the request has been sent.
+pub(crate) async fn connect(worker: &Rc<Worker>, destination: &Destination<'_>) -> Result<Upstream, Failure> {
+    let tls = match &destination.backend.tls {
+        None => None,
+        Some(tls) => Some(choose_tls(worker, tls, destination)?),
+    };
+    let key = PoolKey {
+        address: destination.endpoint.address,
+        tls: tls.as_ref().map_or((0, 0), |tls| tls.key()),
+        h2: destination.protocol == UpstreamProtocol::Http2,
+    };
+    let settled = destination.protocol == UpstreamProtocol::Http1
+        || (destination.protocol == UpstreamProtocol::Auto && tls.is_none());
+    if !settled {
+        return Box::pin(share_or_dial(worker, destination, tls.as_deref(), key)).await;
+    }
+    if destination.pooled == Pooled::Welcome
+        && let Some(io) = worker.pool.take(&key)
+    {
+        return Ok(h1(io, key, Age::Reused));
+    }
+    let (io, _) = Box::pin(dial(worker, destination, tls.as_deref())).await?;
+    Ok(h1(io, key, Age::Fresh))
+}
+
+/// For protocols that may turn out to be HTTP/2: one connection serves many streams, so only one of those that wait
+/// dials, unless HTTP/1.1 is what it finds. What it learns, they learn: a backend that cannot be reached is not tried
+/// by each of them in turn.
+async fn share_or_dial(
+    worker: &Rc<Worker>,
+    destination: &Destination<'_>,
+    tls: Option<&TlsChoice>,
+    key: PoolKey,
+) -> Result<Upstream, Failure> {
+    // Without open connections in play, nobody else's attempt matters either.
+    let shares = destination.pooled == Pooled::Welcome;
+    loop {
+        if !shares {
+            break;
+        }
+        if let Some(mut lease) = worker.pool.share(&key) {
+            match lease.ready().await {
+                Ok(()) => return Ok(Upstream::H2(lease)),
+                // It takes no new streams (GOAWAY) but has not ended yet.
+                Err(_) => lease.retire(),
+            }
+            continue;
+        }
+        if let Some(io) = worker.pool.take(&key) {
+            return Ok(h1(io, key, Age::Reused));
+        }
+        match worker.pool.await_dialled(key) {
+            None => break,
+            Some(waiting) => waiting.outcome().await?,
+        }
+    }
+    // Given up half-way, this tells those who wait to try for themselves.
+    let attempt = shares.then(|| Dialling::new(&worker.pool, key));
+    let outcome = dial_shared(worker, destination, tls, key).await;
+    if let (Some(attempt), Err(failure)) = (attempt, &outcome) {
+        attempt.failed(failure);
+    }
+    outcome
+}
+
+async fn dial_shared(
+    worker: &Rc<Worker>,
+    destination: &Destination<'_>,
+    tls: Option<&TlsChoice>,
+    key: PoolKey,
+) -> Result<Upstream, Failure> {
+    let (io, agreed) = dial(worker, destination, tls).await?;
+    if agreed != UpstreamProtocol::Http2 {
+        worker.pool.agreed_on_h1(key);
+        return Ok(h1(io, key, Age::Fresh));
+    }
+    let (sender, connection) = h2::client::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .enable_push(false)
+        .handshake(Adapter::new(io, Inbound::default(), None))
+        .await
+        .map_err(|error| Failure::h2_response(&error))?;
+    let (mut lease, closing) = worker.pool.add(key, sender);
+    tokio::task::spawn_local(async move {
+        let _closing = closing;
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "an upstream HTTP/2 connection ended");
+        }
+    });
+    lease.ready().await.map_err(|error| Failure::h2_response(&error))?;
+    Ok(Upstream::H2(lease))
+}
+
+fn h1(io: Io, key: PoolKey, age: Age) -> Upstream {
+    Upstream::H1(H1Upstream { io, inbound: Inbound::default(), age, key })
+}
