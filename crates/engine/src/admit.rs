@@ -15,20 +15,17 @@ use crate::verdict::Reply;
 ///
 /// # Errors
 /// The reply, 404 or 421, when no listener takes it.
-pub fn admit<'s>(
-    bind: &'s Bind,
-    connection: &Connection,
-    host: &str,
-) -> Result<&'s Arc<Listener>, Box<Reply>> {
+pub fn admit<'s>(bind: &'s Bind, connection: &Connection, host: &str) -> Result<&'s Arc<Listener>, Box<Reply>> {
     let by_host = bind.listener_for_host(host);
     let Some(tls) = &connection.tls else {
         return by_host.ok_or_else(|| Box::new(Reply::new(Reason::ListenerNotFound)));
     };
     match (by_host, bind.listener_for_sni(tls.server_name.as_deref())) {
         (Some(wanted), Some(secured)) if Arc::ptr_eq(wanted, secured) => Ok(wanted),
-        _ => Err(Box::new(Reply::new(Reason::Misdirected).with_detail(
-            "The TLS handshake was for another host. Open a new connection for this one.",
-        ))),
+        _ => Err(Box::new(
+            Reply::new(Reason::Misdirected)
+                .with_detail("The TLS handshake was for another host. Open a new connection for this one."),
+        )),
     }
 }
 
@@ -40,10 +37,8 @@ mod tests {
 
     /// The section of the listener that takes the request, or the status of the refusal.
     fn admitted(bind: &Bind, server_name: Option<&str>, host: &str) -> Result<String, u16> {
-        let tls = (bind.secure == Secure::Tls).then(|| TlsFacts {
-            server_name: server_name.map(Into::into),
-            ..TlsFacts::default()
-        });
+        let tls = (bind.secure == Secure::Tls)
+            .then(|| TlsFacts { server_name: server_name.map(Into::into), ..TlsFacts::default() });
         let connection = Connection::new(([192, 0, 2, 1], 5000).into(), bind.address, tls);
         match admit(bind, &connection, host) {
             Ok(listener) => Ok(listener.name.section.to_string()),
@@ -55,31 +50,19 @@ mod tests {
     fn a_host_of_another_listener_than_the_server_name_is_misdirected() {
         let bind = Bind::for_tests(Secure::Tls, &["", "*.shop.test", "api.shop.test"]);
         let sni = Some("api.shop.test");
-        assert_eq!(
-            admitted(&bind, sni, "api.shop.test"),
-            Ok("api.shop.test".into())
-        );
+        assert_eq!(admitted(&bind, sni, "api.shop.test"), Ok("api.shop.test".into()));
         assert_eq!(admitted(&bind, sni, "www.shop.test"), Err(421));
         assert_eq!(admitted(&bind, sni, "other.test"), Err(421));
-        assert_eq!(
-            admitted(&bind, Some("a.shop.test"), "b.shop.test"),
-            Ok("*.shop.test".into())
-        );
+        assert_eq!(admitted(&bind, Some("a.shop.test"), "b.shop.test"), Ok("*.shop.test".into()));
         assert_eq!(admitted(&bind, None, "other.test"), Ok("".into()));
-        assert_eq!(
-            admitted(&bind, Some("unknown.test"), "other.test"),
-            Ok("".into())
-        );
+        assert_eq!(admitted(&bind, Some("unknown.test"), "other.test"), Ok("".into()));
         assert_eq!(admitted(&bind, None, "api.shop.test"), Err(421));
     }
 
     #[test]
     fn in_clear_text_the_host_alone_decides() {
         let bind = Bind::for_tests(Secure::Plain, &["*.shop.test"]);
-        assert_eq!(
-            admitted(&bind, None, "a.shop.test"),
-            Ok("*.shop.test".into())
-        );
+        assert_eq!(admitted(&bind, None, "a.shop.test"), Ok("*.shop.test".into()));
         assert_eq!(admitted(&bind, None, "shop.test"), Err(404));
     }
 }

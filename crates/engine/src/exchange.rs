@@ -48,12 +48,7 @@ impl Connection {
     /// Describes a connection. An IPv4-mapped IPv6 peer (RFC 4291 section 2.5.5.2) counts as IPv4.
     pub fn new(peer: SocketAddr, local: SocketAddr, tls: Option<TlsFacts>) -> Connection {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        Connection {
-            peer,
-            local,
-            tls,
-            peer_text: peer.ip().to_string().into_boxed_str(),
-        }
+        Connection { peer, local, tls, peer_text: peer.ip().to_string().into_boxed_str() }
     }
 
     /// The peer's address as text, formatted once per connection.

@@ -39,10 +39,7 @@ const MOST_HOPS: usize = 64;
 pub fn derive(connection: &Connection, fields: &Fields, settings: &Settings) -> Client {
     let peer = connection.peer.ip();
     if settings.trusted_proxies.is_empty() || !settings.trusts(peer) {
-        return Client {
-            address: peer,
-            peer: Peer::Untrusted,
-        };
+        return Client { address: peer, peer: Peer::Untrusted };
     }
     let mut hops: SmallVec<[&[u8]; 8]> = SmallVec::new();
     for line in fields.all(FieldId::X_FORWARDED_FOR) {
@@ -58,10 +55,7 @@ pub fn derive(connection: &Connection, fields: &Fields, settings: &Settings) -> 
             break;
         }
     }
-    Client {
-        address,
-        peer: Peer::Trusted,
-    }
+    Client { address, peer: Peer::Trusted }
 }
 
 /// An address, with a port or brackets perhaps, as proxies write it.
@@ -72,11 +66,7 @@ fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
     } else if let Ok(address) = text.parse::<IpAddr>() {
         address
     } else {
-        text.rsplit_once(':')?
-            .0
-            .parse::<std::net::Ipv4Addr>()
-            .ok()?
-            .into()
+        text.rsplit_once(':')?.0.parse::<std::net::Ipv4Addr>().ok()?.into()
     };
     Some(address.to_canonical())
 }
@@ -103,13 +93,7 @@ static FORWARDED: FieldName = FieldName::known(FieldId::FORWARDED);
 
 /// Rewrites the forwarding fields of a request. Call it before filters run: a filter that sets one of them has the last word.
 /// `port` is the listener's.
-pub fn announce(
-    request: &mut Request,
-    connection: &Connection,
-    client: &Client,
-    settings: &Settings,
-    port: u16,
-) {
+pub fn announce(request: &mut Request, connection: &Connection, client: &Client, settings: &Settings, port: u16) {
     drop_aliases(&mut request.fields);
     if client.peer == Peer::Untrusted {
         for id in CLAIMS {
@@ -125,9 +109,7 @@ pub fn announce(
     // Here and below: addresses, ports, schemes and what came out of a head are valid values, so nothing is refused.
     let _ = request.fields.set(&FORWARDED_FOR, &text);
     if !request.fields.contains(FieldId::X_FORWARDED_PROTO) {
-        let _ = request
-            .fields
-            .push(&FORWARDED_PROTO, connection.scheme().as_bytes());
+        let _ = request.fields.push(&FORWARDED_PROTO, connection.scheme().as_bytes());
     }
     if !request.fields.contains(FieldId::X_FORWARDED_HOST) {
         text.clear();
@@ -180,10 +162,7 @@ mod tests {
 
     fn trusting(networks: &[&str]) -> Settings {
         Settings {
-            trusted_proxies: networks
-                .iter()
-                .map(|network| network.parse().expect("a network"))
-                .collect(),
+            trusted_proxies: networks.iter().map(|network| network.parse().expect("a network")).collect(),
             ..Settings::default()
         }
     }
@@ -191,19 +170,14 @@ mod tests {
     fn request(fields: &[(&str, &str)]) -> Request {
         let mut request = Request::build("GET", "http", "shop.test:8080", "/").expect("a request");
         for (name, value) in fields {
-            request
-                .fields
-                .push_bytes(name.as_bytes(), value.as_bytes())
-                .expect("a field");
+            request.fields.push_bytes(name.as_bytes(), value.as_bytes()).expect("a field");
         }
         request
     }
 
     fn client(peer: &str, forwarded: &str, trusted: &[&str]) -> String {
         let request = request(&[("x-forwarded-for", forwarded)]);
-        derive(&connection(peer), &request.fields, &trusting(trusted))
-            .address
-            .to_string()
+        derive(&connection(peer), &request.fields, &trusting(trusted)).address.to_string()
     }
 
     #[test]
@@ -214,18 +188,9 @@ mod tests {
     #[test]
     fn the_first_untrusted_hop_from_the_right() {
         let trusted = &["10.0.0.0/8"];
-        assert_eq!(
-            client("10.0.0.1", "203.0.113.9, 198.51.100.4, 10.0.0.2", trusted),
-            "198.51.100.4"
-        );
-        assert_eq!(
-            client("10.0.0.1", "203.0.113.9:4711", trusted),
-            "203.0.113.9"
-        );
-        assert_eq!(
-            client("10.0.0.1", "[2001:db8::1]:80", trusted),
-            "2001:db8::1"
-        );
+        assert_eq!(client("10.0.0.1", "203.0.113.9, 198.51.100.4, 10.0.0.2", trusted), "198.51.100.4");
+        assert_eq!(client("10.0.0.1", "203.0.113.9:4711", trusted), "203.0.113.9");
+        assert_eq!(client("10.0.0.1", "[2001:db8::1]:80", trusted), "2001:db8::1");
         assert_eq!(client("10.0.0.1", "spoofed, 10.0.0.3", trusted), "10.0.0.3");
         assert_eq!(client("10.0.0.1", "", trusted), "10.0.0.1");
         assert_eq!(client("192.0.2.1", "203.0.113.9", trusted), "192.0.2.1");
@@ -235,11 +200,7 @@ mod tests {
         let (connection, mut request) = (connection(peer), request(fields));
         let client = derive(&connection, &request.fields, settings);
         announce(&mut request, &connection, &client, settings, 80);
-        request
-            .fields
-            .iter()
-            .map(|(name, value)| format!("{}={}", name.as_str(), value.escape_ascii()))
-            .collect()
+        request.fields.iter().map(|(name, value)| format!("{}={}", name.as_str(), value.escape_ascii())).collect()
     }
 
     #[test]
@@ -266,14 +227,8 @@ mod tests {
 
     #[test]
     fn trusted_proxies_are_continued() {
-        let settings = Settings {
-            forwarded: Emit::Yes,
-            ..trusting(&["10.0.0.0/8"])
-        };
-        let fields = [
-            ("X-Forwarded-For", "203.0.113.9"),
-            ("X-Forwarded-Proto", "https"),
-        ];
+        let settings = Settings { forwarded: Emit::Yes, ..trusting(&["10.0.0.0/8"]) };
+        let fields = [("X-Forwarded-For", "203.0.113.9"), ("X-Forwarded-Proto", "https")];
         assert_eq!(
             announced("10.0.0.1", &settings, &fields),
             [

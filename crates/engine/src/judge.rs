@@ -76,11 +76,7 @@ pub enum Judgement {
 impl Repeat {
     /// Looks at the method, and for an `Idempotency-Key`.
     pub fn of(request: &Request) -> Repeat {
-        if request.method.is_idempotent() || has_idempotency_key(request) {
-            Repeat::Harmless
-        } else {
-            Repeat::Harmful
-        }
+        if request.method.is_idempotent() || has_idempotency_key(request) { Repeat::Harmless } else { Repeat::Harmful }
     }
 }
 
@@ -106,27 +102,13 @@ pub fn begin(rule: &Rule, turns: &mut Turns, now: Now) {
 }
 
 /// Decides what follows a try.
-pub fn judge(
-    rule: &Rule,
-    attempt: &Attempt,
-    turns: &mut Turns,
-    now: Now,
-    random: u64,
-) -> Judgement {
+pub fn judge(rule: &Rule, attempt: &Attempt, turns: &mut Turns, now: Now, random: u64) -> Judgement {
     if attempt.resend == Resend::Impossible {
         return Judgement::Deliver;
     }
     let Some(retry) = &rule.retry else {
-        let elsewhere = attempt.outcome == Outcome::Unreachable
-            && attempt.alternatives > 0
-            && attempt.tries <= UNASKED;
-        return if elsewhere {
-            Judgement::Retry {
-                after: Duration::ZERO,
-            }
-        } else {
-            Judgement::Deliver
-        };
+        let elsewhere = attempt.outcome == Outcome::Unreachable && attempt.alternatives > 0 && attempt.tries <= UNASKED;
+        return if elsewhere { Judgement::Retry { after: Duration::ZERO } } else { Judgement::Deliver };
     };
     let wanted = match attempt.outcome {
         Outcome::Unreachable => true,
@@ -136,24 +118,16 @@ pub fn judge(
     if !wanted || attempt.tries > retry.attempts || !turns.take_retry(rule.key, now) {
         return Judgement::Deliver;
     }
-    Judgement::Retry {
-        after: backoff(retry.backoff, attempt.tries, random),
-    }
+    Judgement::Retry { after: backoff(retry.backoff, attempt.tries, random) }
 }
 
 /// The stated backoff is the least: it doubles with every try, and up to half of it is added by chance, so that clients that failed
 /// together do not come back together.
 fn backoff(base: Duration, tries: u32, random: u64) -> Duration {
-    let factor = 1u32
-        .checked_shl(tries.saturating_sub(1))
-        .unwrap_or(MOST_BACKOFF)
-        .clamp(1, MOST_BACKOFF);
+    let factor = 1u32.checked_shl(tries.saturating_sub(1)).unwrap_or(MOST_BACKOFF).clamp(1, MOST_BACKOFF);
     let least = base.saturating_mul(factor);
     let most_jitter = u64::try_from(least.as_micros() / 2).unwrap_or(u64::MAX);
-    let jitter = Duration::from_micros(below(
-        draw(random, FIRST_DRAW + u64::from(tries)),
-        most_jitter,
-    ));
+    let jitter = Duration::from_micros(below(draw(random, FIRST_DRAW + u64::from(tries)), most_jitter));
     least.saturating_add(jitter)
 }
 
@@ -162,34 +136,18 @@ mod tests {
     use super::*;
     use crate::rule::Retry;
 
-    const NOW: Now = Now {
-        monotonic: Duration::ZERO,
-        unix: Duration::ZERO,
-    };
+    const NOW: Now = Now { monotonic: Duration::ZERO, unix: Duration::ZERO };
 
     fn rule(retry: Option<Retry>) -> Rule {
-        Rule {
-            retry,
-            ..Rule::for_tests("shop/cart/0")
-        }
+        Rule { retry, ..Rule::for_tests("shop/cart/0") }
     }
 
     fn stanza(codes: &[u16], attempts: u32) -> Option<Retry> {
-        Some(Retry {
-            codes: codes.into(),
-            attempts,
-            backoff: Duration::from_millis(25),
-        })
+        Some(Retry { codes: codes.into(), attempts, backoff: Duration::from_millis(25) })
     }
 
     fn attempt(tries: u32, outcome: Outcome) -> Attempt {
-        Attempt {
-            tries,
-            outcome,
-            repeat: Repeat::Harmless,
-            resend: Resend::Possible,
-            alternatives: 0,
-        }
+        Attempt { tries, outcome, repeat: Repeat::Harmless, resend: Resend::Possible, alternatives: 0 }
     }
 
     fn retries(rule: &Rule, attempt: Attempt) -> bool {
@@ -215,17 +173,11 @@ mod tests {
     #[test]
     fn what_may_have_been_done_is_not_done_twice() {
         let rule = rule(stanza(&[500], 3));
-        let harmful = |outcome| Attempt {
-            repeat: Repeat::Harmful,
-            ..attempt(1, outcome)
-        };
+        let harmful = |outcome| Attempt { repeat: Repeat::Harmful, ..attempt(1, outcome) };
         assert!(!retries(&rule, harmful(Outcome::Status(500))));
         assert!(!retries(&rule, harmful(Outcome::Reset)));
         assert!(retries(&rule, harmful(Outcome::Unreachable)));
-        let gone = Attempt {
-            resend: Resend::Impossible,
-            ..attempt(1, Outcome::Unreachable)
-        };
+        let gone = Attempt { resend: Resend::Impossible, ..attempt(1, Outcome::Unreachable) };
         assert!(!retries(&rule, gone));
     }
 
@@ -233,20 +185,8 @@ mod tests {
     fn without_a_stanza_only_another_endpoint_is_tried() {
         let rule = rule(None);
         assert!(!retries(&rule, attempt(1, Outcome::Unreachable)));
-        assert!(retries(
-            &rule,
-            Attempt {
-                alternatives: 1,
-                ..attempt(1, Outcome::Unreachable)
-            }
-        ));
-        assert!(!retries(
-            &rule,
-            Attempt {
-                alternatives: 1,
-                ..attempt(1, Outcome::Status(503))
-            }
-        ));
+        assert!(retries(&rule, Attempt { alternatives: 1, ..attempt(1, Outcome::Unreachable) }));
+        assert!(!retries(&rule, Attempt { alternatives: 1, ..attempt(1, Outcome::Status(503)) }));
     }
 
     #[test]
@@ -265,10 +205,7 @@ mod tests {
     fn an_idempotency_key_makes_a_post_repeatable() {
         let mut request = Request::build("POST", "http", "a.test", "/").expect("a request");
         assert_eq!(Repeat::of(&request), Repeat::Harmful);
-        request
-            .fields
-            .push_bytes(b"Idempotency-Key", b"1")
-            .expect("a field");
+        request.fields.push_bytes(b"Idempotency-Key", b"1").expect("a field");
         assert_eq!(Repeat::of(&request), Repeat::Harmless);
     }
 }

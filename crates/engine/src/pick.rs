@@ -11,7 +11,7 @@ use crate::balance::{Turns, least_loaded};
 use crate::exchange::Exchange;
 use crate::reason::Reason;
 use crate::rule::{Rule, WeightedBackend};
-use crate::snapshot::Backend;
+use crate::snapshot::{Backend, EndpointSource};
 use crate::verdict::{Reply, Verdict};
 
 /// Where a request goes.
@@ -28,10 +28,7 @@ pub struct Chosen {
 /// # Errors
 /// A reply when the rule has no backendRef with a weight above zero. An invalid backendRef is chosen like any other and fails in
 /// [`target`], so that exactly its share of the requests is answered with an error.
-pub fn pick_backend<'s>(
-    rule: &'s Rule,
-    turns: &mut Turns,
-) -> Result<&'s WeightedBackend, Box<Reply>> {
+pub fn pick_backend<'s>(rule: &'s Rule, turns: &mut Turns) -> Result<&'s WeightedBackend, Box<Reply>> {
     turns
         .next_backend(rule.key, &rule.backends)
         .and_then(|index| rule.backends.get(index))
@@ -57,10 +54,7 @@ pub fn apply_backend_filters(backend: &WeightedBackend, x: &mut Exchange<'_>) ->
 /// # Errors
 /// The reply for a reference that leads nowhere.
 pub fn target(backend: &WeightedBackend) -> Result<&Arc<Backend>, Box<Reply>> {
-    backend
-        .target
-        .as_ref()
-        .map_err(|broken| Box::new(Reply::new(broken.reason)))
+    backend.target.as_ref().map_err(|broken| Box::new(Reply::new(broken.reason)))
 }
 
 /// Chooses an endpoint: of two drawn by weight the one with fewer requests outstanding, none of `tried` if possible.
@@ -75,21 +69,18 @@ pub fn pick_endpoint(
 ) -> Result<Chosen, Box<Reply>> {
     let set = backend.endpoints.load();
     match least_loaded(&set, turns, random, tried) {
-        Some(endpoint) => Ok(Chosen {
-            address: endpoint.address,
-            host: endpoint.host.clone(),
-        }),
-        None => Err(Box::new(Reply::new(Reason::NoEndpoints))),
+        Some(endpoint) => Ok(Chosen { address: endpoint.address, host: endpoint.host.clone() }),
+        None => {
+            let named = matches!(backend.source, EndpointSource::Dns { .. });
+            Err(Box::new(Reply::new(if named { Reason::UpstreamDns } else { Reason::NoEndpoints })))
+        }
     }
 }
 
 /// How many endpoints of a backend have not been tried.
 pub fn alternatives(backend: &Backend, tried: &[SocketAddr]) -> usize {
     let set = backend.endpoints.load();
-    set.endpoints()
-        .iter()
-        .filter(|endpoint| !tried.contains(&endpoint.address))
-        .count()
+    set.endpoints().iter().filter(|endpoint| !tried.contains(&endpoint.address)).count()
 }
 
 #[cfg(test)]
@@ -102,18 +93,10 @@ mod tests {
     use std::time::Duration;
 
     fn backend(endpoints: &[u8]) -> Arc<Backend> {
-        let endpoints = endpoints.iter().map(|last| Endpoint {
-            address: ([10, 0, 0, *last], 80).into(),
-            weight: 1,
-            host: None,
-        });
+        let endpoints =
+            endpoints.iter().map(|last| Endpoint { address: ([10, 0, 0, *last], 80).into(), weight: 1, host: None });
         Arc::new(Backend {
-            id: BackendId {
-                kind: "Service",
-                namespace: "default".into(),
-                name: "cart".into(),
-                port: Some(80),
-            },
+            id: BackendId { kind: "Service", namespace: "default".into(), name: "cart".into(), port: Some(80) },
             label: "default/cart:80".into(),
             protocol: UpstreamProtocol::Auto,
             tls: None,
@@ -124,18 +107,11 @@ mod tests {
     }
 
     fn share(weight: u32, target: Result<Arc<Backend>, BrokenRef>) -> WeightedBackend {
-        WeightedBackend {
-            weight,
-            filters: Filters::default(),
-            target,
-        }
+        WeightedBackend { weight, filters: Filters::default(), target }
     }
 
     fn broken() -> BrokenRef {
-        BrokenRef {
-            reason: Reason::BackendInvalid,
-            why: "there is no such Service".into(),
-        }
+        BrokenRef { reason: Reason::BackendInvalid, why: "there is no such Service".into() }
     }
 
     #[test]
@@ -154,10 +130,7 @@ mod tests {
 
     #[test]
     fn no_weight_no_backend() {
-        let rule = Rule {
-            backends: [share(0, Ok(backend(&[1])))].into(),
-            ..Rule::for_tests("shop/cart/0")
-        };
+        let rule = Rule { backends: [share(0, Ok(backend(&[1])))].into(), ..Rule::for_tests("shop/cart/0") };
         let reply = pick_backend(&rule, &mut Turns::new()).expect_err("no backend");
         assert_eq!(reply.reason, Reason::BackendMissing);
     }

@@ -59,8 +59,8 @@ pub enum GrpcCode {
 }
 
 use GrpcCode::{
-    Cancelled, DeadlineExceeded, Internal, InvalidArgument, PermissionDenied, ResourceExhausted,
-    Unavailable, Unimplemented,
+    Cancelled, DeadlineExceeded, Internal, InvalidArgument, PermissionDenied, ResourceExhausted, Unavailable,
+    Unimplemented,
 };
 
 reasons! {
@@ -149,8 +149,6 @@ reasons! {
 
     /// The client went away. Only in logs.
     DownstreamClosed: 499, "downstream.closed", "DC", Some("connection_terminated"), Cancelled, "The client closed the request";
-    /// A broken invariant of the gateway.
-    Internal: 500, "gateway.internal", "-", Some("proxy_internal_error"), Internal, "Internal error";
 }
 
 impl Reason {
@@ -171,15 +169,8 @@ mod tests {
         for reason in Reason::ALL {
             let slug = reason.slug();
             assert!(seen.insert(slug), "{slug} twice");
-            assert!(
-                slug.bytes()
-                    .all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_'),
-                "{slug}"
-            );
-            assert!(
-                slug.contains('.') || *reason == Reason::Redirected,
-                "{slug}"
-            );
+            assert!(slug.bytes().all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_'), "{slug}");
+            assert!(slug.contains('.') || *reason == Reason::Redirected, "{slug}");
         }
     }
 

@@ -27,27 +27,17 @@ impl Audience {
         let grpc = request
             .fields
             .first(FieldId::CONTENT_TYPE)
-            .is_some_and(|value| {
-                value.len() >= 16 && value[..16].eq_ignore_ascii_case(b"application/grpc")
-            });
+            .is_some_and(|value| value.len() >= 16 && value[..16].eq_ignore_ascii_case(b"application/grpc"));
         if grpc && request.version == Version::Http2 {
             return Audience::Grpc;
         }
         let html = request.fields.all(FieldId::ACCEPT).any(|value| {
             value.split(|byte| *byte == b',').any(|range| {
-                let media = range
-                    .split(|byte| *byte == b';')
-                    .next()
-                    .unwrap_or_default()
-                    .trim_ascii();
+                let media = range.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
                 media.eq_ignore_ascii_case(b"text/html")
             })
         });
-        if html {
-            Audience::Person
-        } else {
-            Audience::Program
-        }
+        if html { Audience::Person } else { Audience::Program }
     }
 }
 
@@ -139,11 +129,7 @@ fn render_problem(
 }
 
 fn sentence(reply: &Reply) -> &str {
-    if reply.detail.is_empty() {
-        reply.reason.title()
-    } else {
-        &reply.detail
-    }
+    if reply.detail.is_empty() { reply.reason.title() } else { &reply.detail }
 }
 
 /// gRPC's percent-encoding of `grpc-message` (PROTOCOL-HTTP2, "Responses").
@@ -166,9 +152,7 @@ fn page(reply: &Reply, request_id: Option<&str>) -> String {
     let title = escaped(reply.reason.title());
     let detail = escaped(&reply.detail);
     let code = reply.reason.slug();
-    let id = request_id
-        .map(|id| format!("<br>Request <code>{}</code>", escaped(id)))
-        .unwrap_or_default();
+    let id = request_id.map(|id| format!("<br>Request <code>{}</code>", escaped(id))).unwrap_or_default();
     format!(
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>{status} {phrase}</title>\
@@ -179,10 +163,7 @@ fn page(reply: &Reply, request_id: Option<&str>) -> String {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -194,10 +175,7 @@ mod tests {
         let mut request = Request::build("POST", "http", "a.test", "/").expect("a request");
         request.version = version;
         for (name, value) in fields {
-            request
-                .fields
-                .push_bytes(name.as_bytes(), value.as_bytes())
-                .expect("a field");
+            request.fields.push_bytes(name.as_bytes(), value.as_bytes()).expect("a field");
         }
         request
     }
@@ -206,42 +184,18 @@ mod tests {
     fn audiences() {
         let audience = |version, fields: &[_]| Audience::of(&request(version, fields));
         assert_eq!(audience(Version::Http11, &[]), Audience::Program);
-        assert_eq!(
-            audience(Version::Http11, &[("accept", "*/*")]),
-            Audience::Program
-        );
-        assert_eq!(
-            audience(
-                Version::Http11,
-                &[("accept", "application/xml, Text/HTML;q=0.9")]
-            ),
-            Audience::Person
-        );
-        assert_eq!(
-            audience(
-                Version::Http2,
-                &[("content-type", "application/grpc+proto")]
-            ),
-            Audience::Grpc
-        );
+        assert_eq!(audience(Version::Http11, &[("accept", "*/*")]), Audience::Program);
+        assert_eq!(audience(Version::Http11, &[("accept", "application/xml, Text/HTML;q=0.9")]), Audience::Person);
+        assert_eq!(audience(Version::Http2, &[("content-type", "application/grpc+proto")]), Audience::Grpc);
     }
 
     #[test]
     fn a_problem_document() {
         let (mut response, mut body) = (Response::new(0), Vec::new());
         let reply = Reply::new(Reason::RouteNotFound).with_detail("Nothing is here.");
-        render(
-            &reply,
-            Audience::Program,
-            Some(b"abc"),
-            &mut response,
-            &mut body,
-        );
+        render(&reply, Audience::Program, Some(b"abc"), &mut response, &mut body);
         assert_eq!(response.status, 404);
-        assert_eq!(
-            response.fields.first(FieldId::PROXY_STATUS),
-            Some(&b"transept; error=destination_not_found"[..])
-        );
+        assert_eq!(response.fields.first(FieldId::PROXY_STATUS), Some(&b"transept; error=destination_not_found"[..]));
         let problem: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
         assert_eq!(problem["code"], "route.not_found");
         assert_eq!(problem["request_id"], "abc");
@@ -255,27 +209,15 @@ mod tests {
         let reply = Reply::new(Reason::RouteNotFound).with_detail("100% ü");
         render(&reply, Audience::Grpc, None, &mut response, &mut body);
         assert_eq!(response.status, 200);
-        assert_eq!(
-            response.fields.first(FieldId::GRPC_STATUS),
-            Some(&b"12"[..])
-        );
-        assert_eq!(
-            response.fields.first(FieldId::GRPC_MESSAGE),
-            Some(&b"100%25 %C3%BC"[..])
-        );
+        assert_eq!(response.fields.first(FieldId::GRPC_STATUS), Some(&b"12"[..]));
+        assert_eq!(response.fields.first(FieldId::GRPC_MESSAGE), Some(&b"100%25 %C3%BC"[..]));
         assert!(body.is_empty());
     }
 
     #[test]
     fn pages_are_escaped() {
         let (mut response, mut body) = (Response::new(0), Vec::new());
-        render(
-            &Reply::new(Reason::PathRefused),
-            Audience::Person,
-            Some(b"<script>"),
-            &mut response,
-            &mut body,
-        );
+        render(&Reply::new(Reason::PathRefused), Audience::Person, Some(b"<script>"), &mut response, &mut body);
         let page = String::from_utf8(body).expect("text");
         assert!(page.contains("&lt;script&gt;") && !page.contains("<script>"));
     }
@@ -288,9 +230,6 @@ mod tests {
             .with_field(FieldName::known(FieldId::LOCATION), *b"/x")
             .without_body();
         render(&reply, Audience::Person, None, &mut response, &mut body);
-        assert_eq!(
-            (response.status, response.fields.len(), body.len()),
-            (308, 1, 0)
-        );
+        assert_eq!((response.status, response.fields.len(), body.len()), (308, 1, 0));
     }
 }

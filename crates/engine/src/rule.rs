@@ -165,11 +165,7 @@ impl Rule {
     pub(crate) fn for_tests(name: &str) -> Rule {
         let mut parts = name.split('/');
         let mut part = || parts.next().unwrap_or_default();
-        let (namespace, route, index) = (
-            part().into(),
-            part().into(),
-            part().parse().unwrap_or_default(),
-        );
+        let (namespace, route, index) = (part().into(), part().into(), part().parse().unwrap_or_default());
         Rule {
             name: Arc::new(RuleName {
                 kind: RouteKind::Http,
@@ -177,10 +173,7 @@ impl Rule {
                 route,
                 index,
                 name: None,
-                place: Site {
-                    file: "test.yaml".into(),
-                    line: 1,
-                },
+                place: Site { file: "test.yaml".into(), line: 1 },
             }),
             metric_label: name.into(),
             kind: RouteKind::Http,

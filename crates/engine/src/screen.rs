@@ -28,9 +28,7 @@ pub fn screen(listener: &Listener, routed: Option<&Routed<'_>>, x: &mut Exchange
         if let Some(reply) = preflight {
             return reply.into();
         }
-        if let refusal @ Verdict::Respond(_) =
-            rule.chain.screen(x, Phase::Authenticate..=Phase::LAST)
-        {
+        if let refusal @ Verdict::Respond(_) = rule.chain.screen(x, Phase::Authenticate..=Phase::LAST) {
             return refusal;
         }
     } else if let Some(reply) = preflight {

@@ -127,8 +127,6 @@ impl Settings {
     /// Whether `address` is a proxy whose forwarding fields are believed.
     pub fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.trusted_proxies
-            .iter()
-            .any(|network| network.contains(&address))
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
     }
 }

@@ -33,10 +33,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// The bind of an address that a worker listens on.
     pub fn bind(&self, address: &SocketAddr) -> Option<&Arc<Bind>> {
-        self.binds
-            .binary_search_by(|bind| bind.address.cmp(address))
-            .ok()
-            .and_then(|index| self.binds.get(index))
+        self.binds.binary_search_by(|bind| bind.address.cmp(address)).ok().and_then(|index| self.binds.get(index))
     }
 }
 
@@ -269,10 +266,7 @@ pub struct EndpointSet {
 impl EndpointSet {
     /// A set of endpoints. Weight zero takes no traffic.
     pub fn new(endpoints: Vec<Endpoint>) -> EndpointSet {
-        let endpoints: Box<[Endpoint]> = endpoints
-            .into_iter()
-            .filter(|endpoint| endpoint.weight > 0)
-            .collect();
+        let endpoints: Box<[Endpoint]> = endpoints.into_iter().filter(|endpoint| endpoint.weight > 0).collect();
         let sums = endpoints
             .iter()
             .scan(0u64, |sum, endpoint| {
@@ -292,8 +286,7 @@ impl EndpointSet {
     pub(crate) fn by_weight(&self, random: u64) -> Option<&Endpoint> {
         let total = *self.sums.last()?;
         let point = crate::exchange::below(random, total);
-        self.endpoints
-            .get(self.sums.partition_point(|sum| *sum <= point))
+        self.endpoints.get(self.sums.partition_point(|sum| *sum <= point))
     }
 }
 
@@ -333,13 +326,7 @@ impl Bind {
                 client_identity: None,
             }));
         }
-        Bind {
-            address: ([127, 0, 0, 1], 443).into(),
-            secure,
-            listeners,
-            settings: Arc::default(),
-            hosts,
-        }
+        Bind { address: ([127, 0, 0, 1], 443).into(), secure, listeners, settings: Arc::default(), hosts }
     }
 }
 
@@ -350,24 +337,13 @@ mod tests {
     #[test]
     fn the_addresses_of_a_name_share_its_weight() {
         let source = EndpointSource::Dns {
-            names: vec![DnsName {
-                name: "a.test".into(),
-                port: 80,
-                weight: 2,
-            }],
-            fixed: vec![Endpoint {
-                address: ([10, 0, 0, 1], 81).into(),
-                weight: 1,
-                host: None,
-            }],
+            names: vec![DnsName { name: "a.test".into(), port: 80, weight: 2 }],
+            fixed: vec![Endpoint { address: ([10, 0, 0, 1], 81).into(), weight: 1, host: None }],
         };
         let addresses = vec![IpAddr::from([10, 0, 0, 2]), IpAddr::from([10, 0, 0, 3])];
         let set = source.assemble(&[addresses]);
-        let weights: Vec<_> = set
-            .endpoints()
-            .iter()
-            .map(|endpoint| (endpoint.address.port(), endpoint.weight))
-            .collect();
+        let weights: Vec<_> =
+            set.endpoints().iter().map(|endpoint| (endpoint.address.port(), endpoint.weight)).collect();
         assert_eq!(weights, [(81, 1000), (80, 1000), (80, 1000)]);
         assert_eq!(source.assemble(&[vec![]]).endpoints().len(), 1);
     }

@@ -46,16 +46,10 @@ fn is_request_id(value: &[u8]) -> bool {
 /// Whether the value is a `traceparent` (W3C Trace Context level 2, section 3.2).
 pub fn is_traceparent(value: &[u8]) -> bool {
     let hex = |range: std::ops::Range<usize>| {
-        value.get(range).is_some_and(|part| {
-            part.iter()
-                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        })
+        value.get(range).is_some_and(|part| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
     };
-    let zero = |range: std::ops::Range<usize>| {
-        value
-            .get(range)
-            .is_some_and(|part| part.iter().all(|byte| *byte == b'0'))
-    };
+    let zero =
+        |range: std::ops::Range<usize>| value.get(range).is_some_and(|part| part.iter().all(|byte| *byte == b'0'));
     let dash = |at: usize| value.get(at) == Some(&b'-');
     let version = value.get(..2);
     let end_fits = match version {
@@ -113,18 +107,13 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    const NOW: Now = Now {
-        monotonic: Duration::ZERO,
-        unix: Duration::from_millis(0x0192_3456_789a),
-    };
+    const NOW: Now = Now { monotonic: Duration::ZERO, unix: Duration::from_millis(0x0192_3456_789a) };
 
     #[test]
     fn traceparents() {
         let good = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         assert!(is_traceparent(good));
-        assert!(is_traceparent(
-            b"01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more"
-        ));
+        assert!(is_traceparent(b"01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more"));
         for bad in [
             &b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more"[..],
             b"ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
@@ -143,10 +132,7 @@ mod tests {
     fn ids_are_uuid_version_7() {
         let id = String::from_utf8(request_id(NOW, 42).to_vec()).expect("text");
         assert!(id.starts_with("01923456-789a-7"), "{id}");
-        assert!(
-            matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'),
-            "{id}"
-        );
+        assert!(matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'), "{id}");
         assert_ne!(request_id(NOW, 1), request_id(NOW, 2));
     }
 
@@ -154,15 +140,10 @@ mod tests {
         let mut fields = Fields::new();
         for (name, value) in [
             ("X-Request-Id", "mine"),
-            (
-                "traceparent",
-                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            ),
+            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
             ("tracestate", "a=b"),
         ] {
-            fields
-                .push_bytes(name.as_bytes(), value.as_bytes())
-                .expect("a field");
+            fields.push_bytes(name.as_bytes(), value.as_bytes()).expect("a field");
         }
         correlate(&mut fields, peer, edge, NOW, 7);
         fields
@@ -187,9 +168,6 @@ mod tests {
         fields.push(&REQUEST_ID, b"b").expect("a value");
         correlate(&mut fields, Peer::Untrusted, TraceEdge::Continue, NOW, 7);
         assert_eq!(fields.all(FieldId::X_REQUEST_ID).count(), 1);
-        assert_eq!(
-            fields.first(FieldId::X_REQUEST_ID).map(<[u8]>::len),
-            Some(36)
-        );
+        assert_eq!(fields.first(FieldId::X_REQUEST_ID).map(<[u8]>::len), Some(36));
     }
 }

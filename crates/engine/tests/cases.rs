@@ -30,20 +30,13 @@ fn every_case_is_decided_as_written() {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder())
         .expect("the folder cases")
         .map(|entry| entry.expect("an entry").path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "yaml")
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
         .collect();
     files.sort();
     let mut failures = String::new();
     let mut count = 0;
     for file in &files {
-        let name = file
-            .file_name()
-            .and_then(|name| name.to_str())
-            .expect("a name")
-            .to_owned();
+        let name = file.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
         let text = std::fs::read_to_string(file).expect("a readable file");
         for case in parse(&name, &text, &mut failures) {
             count += 1;
@@ -74,41 +67,20 @@ fn report(file: &str, what: &str, problems: &[Invalid], failures: &mut String) {
 
 fn run(file: &str, case: &Case, failures: &mut String) {
     let at = format!("{file}: {}", case.name);
-    let loaded = load(
-        &[SourceText::new(
-            format!("{file}#{}", case.name),
-            case.resources.as_str(),
-        )],
-        MODEL_KINDS,
-    );
+    let loaded = load(&[SourceText::new(format!("{file}#{}", case.name), case.resources.as_str())], MODEL_KINDS);
     report(&at, "resources", &loaded.invalid, failures);
     let attached = attach(&loaded.world, &Surroundings::default());
     let compiled = compile(&loaded.world, &attached, None, 1);
-    let problems: Vec<String> = attached
-        .problems
-        .iter()
-        .chain(&compiled.problems)
-        .map(|problem| problem.to_string())
-        .collect();
+    let problems: Vec<String> =
+        attached.problems.iter().chain(&compiled.problems).map(|problem| problem.to_string()).collect();
     for wanted in &case.problems {
-        if !problems
-            .iter()
-            .any(|problem| problem.contains(wanted.as_str()))
-        {
-            writeln!(
-                failures,
-                "{at}: no problem says {wanted:?}; there are {problems:?}"
-            )
-            .expect("a String takes all");
+        if !problems.iter().any(|problem| problem.contains(wanted.as_str())) {
+            writeln!(failures, "{at}: no problem says {wanted:?}; there are {problems:?}").expect("a String takes all");
         }
     }
     if problems.len() != case.problems.len() {
-        writeln!(
-            failures,
-            "{at}: {} problems expected, there are {problems:?}",
-            case.problems.len()
-        )
-        .expect("a String takes all");
+        writeln!(failures, "{at}: {} problems expected, there are {problems:?}", case.problems.len())
+            .expect("a String takes all");
     }
     let snapshot = compiled.install();
     for (index, exchange) in case.requests.iter().enumerate() {
@@ -123,23 +95,15 @@ fn ask(send: &Send) -> Result<Ask, String> {
         ask.add_field(name, value)?;
     }
     for line in &send.lines {
-        let (name, value) = line
-            .split_once(':')
-            .ok_or_else(|| format!("{line:?} has no colon"))?;
+        let (name, value) = line.split_once(':').ok_or_else(|| format!("{line:?} has no colon"))?;
         ask.add_field(name, value.trim())?;
     }
-    ask.peer = send
-        .client
-        .parse()
-        .map_err(|_| format!("{:?} is no address", send.client))?;
+    ask.peer = send.client.parse().map_err(|_| format!("{:?} is no address", send.client))?;
     ask.server_name.clone_from(&send.server_name);
     if let Some(answer) = &send.answer {
         ask.assumed.status = answer.status;
         for (name, value) in &answer.headers {
-            ask.assumed
-                .fields
-                .push_bytes(name.as_bytes(), value.as_bytes())
-                .map_err(|why| why.to_string())?;
+            ask.assumed.fields.push_bytes(name.as_bytes(), value.as_bytes()).map_err(|why| why.to_string())?;
         }
     }
     Ok(ask)
@@ -159,13 +123,7 @@ fn check(at: &str, snapshot: &Arc<Snapshot>, exchange: &Exchange, failures: &mut
     let mut wrong = Vec::new();
     compare(&exchange.expect, &found, &mut wrong);
     if !wrong.is_empty() {
-        writeln!(
-            failures,
-            "{at}:\n  {}\n{}",
-            wrong.join("\n  "),
-            found.to_text()
-        )
-        .expect("a String takes all");
+        writeln!(failures, "{at}:\n  {}\n{}", wrong.join("\n  "), found.to_text()).expect("a String takes all");
     }
 }
 
@@ -179,63 +137,17 @@ fn compare(expect: &Expect, found: &Explanation, wrong: &mut Vec<String>) {
     };
     let forwarded = found.forwarded.as_ref();
     let rule = found.rule.as_ref();
-    same(
-        "code",
-        &expect.code,
-        found
-            .reply
-            .as_ref()
-            .map(|reply| reply.reason.slug().to_owned()),
-    );
-    same(
-        "rule",
-        &expect.rule,
-        rule.map(|rule| rule.metric_label.to_string()),
-    );
-    same(
-        "route",
-        &expect.route,
-        rule.map(|rule| format!("{}/{}", rule.name.namespace, rule.name.route)),
-    );
-    same(
-        "listener",
-        &expect.listener,
-        found
-            .listener
-            .as_ref()
-            .map(|listener| listener.name.to_string()),
-    );
+    same("code", &expect.code, found.reply.as_ref().map(|reply| reply.reason.slug().to_owned()));
+    same("rule", &expect.rule, rule.map(|rule| rule.metric_label.to_string()));
+    same("route", &expect.route, rule.map(|rule| format!("{}/{}", rule.name.namespace, rule.name.route)));
+    same("listener", &expect.listener, found.listener.as_ref().map(|listener| listener.name.to_string()));
     same("backend", &expect.backend, found.backend.clone());
-    same(
-        "path",
-        &expect.path,
-        forwarded.map(|request| lossy(request.path())),
-    );
-    same(
-        "target",
-        &expect.target,
-        forwarded.map(|request| lossy(request.target())),
-    );
-    same(
-        "host",
-        &expect.host,
-        forwarded.map(|request| lossy(request.authority())),
-    );
-    same(
-        "client",
-        &expect.client,
-        found.client.map(|client| client.address.to_string()),
-    );
-    same(
-        "answeredBy",
-        &expect.answered_by,
-        found.answered_by.as_ref().map(|policy| policy.to_string()),
-    );
-    let status = found
-        .response
-        .as_ref()
-        .map(|(status, _)| *status)
-        .or(found.reply.as_ref().map(|reply| reply.status));
+    same("path", &expect.path, forwarded.map(|request| lossy(request.path())));
+    same("target", &expect.target, forwarded.map(|request| lossy(request.target())));
+    same("host", &expect.host, forwarded.map(|request| lossy(request.authority())));
+    same("client", &expect.client, found.client.map(|client| client.address.to_string()));
+    same("answeredBy", &expect.answered_by, found.answered_by.as_ref().map(|policy| policy.to_string()));
+    let status = found.response.as_ref().map(|(status, _)| *status).or(found.reply.as_ref().map(|reply| reply.status));
     if let Some(wanted) = expect.status
         && status != Some(wanted)
     {
@@ -244,13 +156,7 @@ fn compare(expect: &Expect, found: &Explanation, wrong: &mut Vec<String>) {
     let empty = Fields::new();
     let request_fields = forwarded.map_or(&empty, |request| &request.fields);
     let response_fields = found.response.as_ref().map_or(&empty, |(_, fields)| fields);
-    compare_fields(
-        "header",
-        request_fields,
-        &expect.headers,
-        &expect.absent_headers,
-        wrong,
-    );
+    compare_fields("header", request_fields, &expect.headers, &expect.absent_headers, wrong);
     compare_fields(
         "response header",
         response_fields,
@@ -269,35 +175,13 @@ fn compare_lists(expect: &Expect, found: &Explanation, wrong: &mut Vec<String>) 
             wrong.push(format!("{what} should be {wanted:?} and are {got:?}"));
         }
     };
-    list(
-        "policies",
-        &expect.policies,
-        found
-            .policies
-            .iter()
-            .map(|policy| policy.to_string())
-            .collect(),
-    );
+    list("policies", &expect.policies, found.policies.iter().map(|policy| policy.to_string()).collect());
     list("mirrors", &expect.mirrors, found.mirrors.clone());
-    list(
-        "endpoints",
-        &expect.endpoints,
-        found
-            .endpoints
-            .iter()
-            .map(|(address, _)| address.clone())
-            .collect(),
-    );
+    list("endpoints", &expect.endpoints, found.endpoints.iter().map(|(address, _)| address.clone()).collect());
     for (label, weight) in &expect.backends {
-        let got = found
-            .backends
-            .iter()
-            .find(|share| share.backend.as_ref() == Ok(label))
-            .map(|share| share.weight);
+        let got = found.backends.iter().find(|share| share.backend.as_ref() == Ok(label)).map(|share| share.weight);
         if got.map(|weight| weight.to_string()).as_ref() != Some(weight) {
-            wrong.push(format!(
-                "the weight of {label} should be {weight} and is {got:?}"
-            ));
+            wrong.push(format!("the weight of {label} should be {weight} and is {got:?}"));
         }
     }
     for (rule, why) in &expect.lost {
@@ -308,20 +192,12 @@ fn compare_lists(expect: &Expect, found: &Explanation, wrong: &mut Vec<String>) 
             .map(|one| one.lost.clone().unwrap_or_else(|| "won".to_owned()))
             .collect();
         if !got.iter().any(|got| got.contains(why.as_str())) {
-            wrong.push(format!(
-                "{rule} should have lost because {why:?}; it is {got:?}"
-            ));
+            wrong.push(format!("{rule} should have lost because {why:?}; it is {got:?}"));
         }
     }
 }
 
-fn compare_fields(
-    what: &str,
-    fields: &Fields,
-    wanted: &Labels,
-    absent: &[String],
-    wrong: &mut Vec<String>,
-) {
+fn compare_fields(what: &str, fields: &Fields, wanted: &Labels, absent: &[String], wrong: &mut Vec<String>) {
     let joined = |name: &str| {
         let name = FieldName::new(name).expect("a field name");
         let values: Vec<_> = fields.all_named(&name).map(lossy).collect();

@@ -95,6 +95,9 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
     drop(snapshot);
     let Some(_place) = worker.shared.open.enter(bound, peer.ip(), &bind.settings.limits) else {
         worker.meter.borrow_mut().plain().connections_refused += 1;
+        if bind.secure == Secure::Plain {
+            h1_server::turn_away(&worker, &tcp, peer, local_address(&tcp, bound));
+        }
         return;
     };
     if tcp.set_nodelay(true).is_err() {

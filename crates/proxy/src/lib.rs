@@ -94,6 +94,8 @@ impl Proxy {
     /// # Errors
     /// When the access log cannot be opened or a thread cannot be started.
     pub fn start(options: &Options) -> stdio::Result<Proxy> {
+        let descriptors = sockets::raise_descriptor_limit();
+        tracing::debug!(descriptors, "descriptor limit");
         let log = options.access_log.as_ref().map(Sink::start).transpose()?;
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
+use rustix::process::Resource;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that the kernel keeps until a worker accepts them.
@@ -26,6 +27,16 @@ pub(crate) fn listen(address: SocketAddr, count: usize) -> io::Result<Vec<TcpLis
             Ok(socket.into())
         })
         .collect()
+}
+
+/// Lets the process have as many descriptors as the system allows it: two for every proxied connection. Returns that
+/// number.
+pub(crate) fn raise_descriptor_limit() -> Option<u64> {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // A refusal leaves what there was, and accepting pauses when that is used up.
+    let _ = rustix::process::setrlimit(Resource::Nofile, limit);
+    rustix::process::getrlimit(Resource::Nofile).current
 }
 
 enum Sharing {

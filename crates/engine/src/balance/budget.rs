@@ -73,12 +73,7 @@ mod tests {
     #[test]
     fn a_window_passes() {
         let mut budget = Budget::default();
-        assert_eq!(
-            (0..200)
-                .filter(|_| budget.take_retry(Duration::from_secs(100)))
-                .count(),
-            100
-        );
+        assert_eq!((0..200).filter(|_| budget.take_retry(Duration::from_secs(100))).count(), 100);
         assert!(!budget.take_retry(Duration::from_secs(105)));
         assert!(budget.take_retry(Duration::from_secs(110)));
         assert!(budget.take_retry(Duration::from_secs(500)));

@@ -39,11 +39,7 @@ pub(crate) fn least_loaded<'a>(
     let burden = |endpoint: &Endpoint, other: &Endpoint| {
         u64::from(turns.outstanding(&endpoint.address)) * u64::from(other.weight)
     };
-    Some(if burden(second, first) < burden(first, second) {
-        second
-    } else {
-        first
-    })
+    Some(if burden(second, first) < burden(first, second) { second } else { first })
 }
 
 #[cfg(test)]
@@ -55,11 +51,7 @@ mod tests {
             weights
                 .iter()
                 .enumerate()
-                .map(|(index, weight)| Endpoint {
-                    address: address(index),
-                    weight: *weight,
-                    host: None,
-                })
+                .map(|(index, weight)| Endpoint { address: address(index), weight: *weight, host: None })
                 .collect(),
         )
     }
@@ -75,9 +67,7 @@ mod tests {
         let mut counts = [0usize; 3];
         for random in 0..4000 {
             let endpoint = least_loaded(&set, &turns, draw(random, 0), &[]).expect("an endpoint");
-            counts[(0..3)
-                .find(|i| address(*i) == endpoint.address)
-                .expect("one of them")] += 1;
+            counts[(0..3).find(|i| address(*i) == endpoint.address).expect("one of them")] += 1;
         }
         assert!((2850..3150).contains(&counts[0]), "{counts:?}");
         assert_eq!(counts[2], 0);
@@ -92,10 +82,7 @@ mod tests {
         }
         let busy = (0..1000)
             .filter(|random| {
-                least_loaded(&set, &turns, draw(*random, 0), &[])
-                    .expect("an endpoint")
-                    .address
-                    == address(0)
+                least_loaded(&set, &turns, draw(*random, 0), &[]).expect("an endpoint").address == address(0)
             })
             .count();
         assert!(busy < 150, "{busy}");
@@ -106,8 +93,7 @@ mod tests {
         let set = set(&[1000, 1]);
         let turns = Turns::new();
         for random in 0..100 {
-            let chosen =
-                least_loaded(&set, &turns, draw(random, 0), &[address(0)]).expect("an endpoint");
+            let chosen = least_loaded(&set, &turns, draw(random, 0), &[address(0)]).expect("an endpoint");
             assert_eq!(chosen.address, address(1));
         }
         assert!(least_loaded(&set, &turns, 7, &[address(0), address(1)]).is_some());

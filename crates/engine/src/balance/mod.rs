@@ -66,33 +66,20 @@ impl Turns {
     }
 
     /// The next backendRef of a rule, by smooth weighted round robin; none when no weight is above zero.
-    pub(crate) fn next_backend(
-        &mut self,
-        rule: u64,
-        backends: &[WeightedBackend],
-    ) -> Option<usize> {
+    pub(crate) fn next_backend(&mut self, rule: u64, backends: &[WeightedBackend]) -> Option<usize> {
         if let [only] = backends {
             return (only.weight > 0).then_some(0);
         }
-        self.splits
-            .entry(rule)
-            .or_default()
-            .next(backends.iter().map(|backend| backend.weight))
+        self.splits.entry(rule).or_default().next(backends.iter().map(|backend| backend.weight))
     }
 
     /// Counts a request towards the retry budget of its rule.
     pub(crate) fn count_request(&mut self, rule: u64, now: Now) {
-        self.budgets
-            .entry(rule)
-            .or_default()
-            .count_request(now.monotonic);
+        self.budgets.entry(rule).or_default().count_request(now.monotonic);
     }
 
     /// Takes one retry out of the budget of a rule, if there is one left.
     pub(crate) fn take_retry(&mut self, rule: u64, now: Now) -> bool {
-        self.budgets
-            .entry(rule)
-            .or_default()
-            .take_retry(now.monotonic)
+        self.budgets.entry(rule).or_default().take_retry(now.monotonic)
     }
 }

@@ -13,10 +13,7 @@ pub(super) struct Split {
 
 impl Split {
     /// The position of the next backend. Other weights than last time start afresh.
-    pub(super) fn next(
-        &mut self,
-        weights: impl ExactSizeIterator<Item = u32> + Clone,
-    ) -> Option<usize> {
+    pub(super) fn next(&mut self, weights: impl ExactSizeIterator<Item = u32> + Clone) -> Option<usize> {
         if self.weights.len() != weights.len() || weights.clone().ne(self.weights.iter().copied()) {
             self.weights = weights.collect();
             self.purses = SmallVec::from_elem(0, self.weights.len());
@@ -55,19 +52,14 @@ mod tests {
 
     #[test]
     fn weights_are_kept_exactly_over_a_round() {
-        assert_eq!(
-            shares(&mut Split::default(), &[70, 30, 0], 500),
-            [350, 150, 0]
-        );
+        assert_eq!(shares(&mut Split::default(), &[70, 30, 0], 500), [350, 150, 0]);
         assert_eq!(shares(&mut Split::default(), &[1, 1, 1], 9), [3, 3, 3]);
     }
 
     #[test]
     fn turns_are_spread() {
         let mut split = Split::default();
-        let order: Vec<_> = (0..7)
-            .filter_map(|_| split.next([5, 1, 1].into_iter()))
-            .collect();
+        let order: Vec<_> = (0..7).filter_map(|_| split.next([5, 1, 1].into_iter())).collect();
         assert_eq!(order, [0, 0, 1, 0, 2, 0, 0]);
     }
 

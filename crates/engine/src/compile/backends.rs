@@ -10,16 +10,15 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use transept_model::references::{
-    self, AppProtocol, BackendTarget, BackendTls, EndpointAddress, RefProblem, References,
-    Referrer, ResolvedBackend,
+    self, AppProtocol, BackendTarget, BackendTls, EndpointAddress, RefProblem, References, Referrer, ResolvedBackend,
 };
 use transept_model::world::World;
 
 use crate::reason::Reason;
 use crate::rule::BrokenRef;
 use crate::snapshot::{
-    Backend, BackendId, DnsName, Endpoint, EndpointSet, EndpointSource, Roots, Snapshot,
-    SubjectAltName, UpstreamProtocol, UpstreamTls,
+    Backend, BackendId, DnsName, Endpoint, EndpointSet, EndpointSource, Roots, Snapshot, SubjectAltName,
+    UpstreamProtocol, UpstreamTls,
 };
 
 /// How long connecting may take when the backend does not say.
@@ -45,21 +44,14 @@ impl<'w> Backends<'w> {
             references: References::new(world),
             known: HashMap::new(),
             made: HashMap::new(),
-            previous: previous
-                .iter()
-                .map(|backend| ((&backend.id, backend.protocol), backend))
-                .collect(),
+            previous: previous.iter().map(|backend| ((&backend.id, backend.protocol), backend)).collect(),
             tls: HashMap::new(),
             changes: Vec::new(),
         }
     }
 
     /// The backend that a reference leads to, or what requests for it are answered with.
-    pub(super) fn find(
-        &mut self,
-        from: &Referrer<'w>,
-        target: BackendTarget<'w>,
-    ) -> Result<Arc<Backend>, BrokenRef> {
+    pub(super) fn find(&mut self, from: &Referrer<'w>, target: BackendTarget<'w>) -> Result<Arc<Backend>, BrokenRef> {
         let key = (from.kind, from.namespace, target);
         if let Some(found) = self.known.get(&key) {
             return found.clone();
@@ -92,9 +84,7 @@ impl<'w> Backends<'w> {
         let connect_timeout = resolved.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
         let backend = match before {
             Some(before)
-                if before.source == source
-                    && before.tls == tls
-                    && before.connect_timeout == connect_timeout =>
+                if before.source == source && before.tls == tls && before.connect_timeout == connect_timeout =>
             {
                 if source == EndpointSource::Static && **before.endpoints.load() != endpoints {
                     self.changes.push((Arc::clone(before), Arc::new(endpoints)));
@@ -103,9 +93,7 @@ impl<'w> Backends<'w> {
             }
             _ => {
                 let resolved_before = before
-                    .filter(|before| {
-                        source != EndpointSource::Static && before.source != EndpointSource::Static
-                    })
+                    .filter(|before| source != EndpointSource::Static && before.source != EndpointSource::Static)
                     .map(|before| before.endpoints.load_full());
                 Arc::new(Backend {
                     id: key.0.clone(),
@@ -123,11 +111,7 @@ impl<'w> Backends<'w> {
     }
 
     /// TLS settings, the same pointer for the same content.
-    fn upstream_tls(
-        &mut self,
-        tls: &Arc<BackendTls>,
-        before: Option<&Arc<Backend>>,
-    ) -> Arc<UpstreamTls> {
+    fn upstream_tls(&mut self, tls: &Arc<BackendTls>, before: Option<&Arc<Backend>>) -> Arc<UpstreamTls> {
         if let Some(made) = self.tls.get(&Arc::as_ptr(tls)) {
             return Arc::clone(made);
         }
@@ -164,10 +148,7 @@ impl<'w> Backends<'w> {
 }
 
 fn broken(reason: Reason, problem: &RefProblem) -> BrokenRef {
-    BrokenRef {
-        reason,
-        why: problem.to_string().into(),
-    }
+    BrokenRef { reason, why: problem.to_string().into() }
 }
 
 /// `namespace/name:port`.
@@ -190,18 +171,12 @@ fn source_of(endpoints: references::EndpointSource) -> (EndpointSource, Endpoint
             .collect()
     };
     match endpoints {
-        references::EndpointSource::Static(addresses) => {
-            (EndpointSource::Static, EndpointSet::new(plain(addresses)))
-        }
+        references::EndpointSource::Static(addresses) => (EndpointSource::Static, EndpointSet::new(plain(addresses))),
         references::EndpointSource::Dns { names, addresses } => {
             let fixed = plain(addresses);
             let names = names
                 .into_iter()
-                .map(|name| DnsName {
-                    name: name.name,
-                    port: name.port,
-                    weight: name.weight,
-                })
+                .map(|name| DnsName { name: name.name, port: name.port, weight: name.weight })
                 .collect();
             let known = EndpointSet::new(fixed.clone());
             (EndpointSource::Dns { names, fixed }, known)

@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use transept_model::kinds::filters::CorsMethod;
 use transept_model::kinds::{
-    CorsFilter, GrpcRouteFilter, HttpHeader, HttpHeaderFilter, HttpRouteFilter,
-    LocalObjectReference, Metadata, PathModifier, RequestMirrorFilter, RequestRedirectFilter,
-    UrlRewriteFilter,
+    CorsFilter, GrpcRouteFilter, HttpHeader, HttpHeaderFilter, HttpRouteFilter, LocalObjectReference, Metadata,
+    PathModifier, RequestMirrorFilter, RequestRedirectFilter, UrlRewriteFilter,
 };
 use transept_model::place::{Invalid, Place, Spot};
 use transept_model::references::{BackendTarget, Referrer};
@@ -18,9 +17,7 @@ use transept_wire::head::FieldName;
 use super::backends::Backends;
 use crate::filters::cors::{Cors, Credentials, List, Origin};
 use crate::filters::headers::is_reserved;
-use crate::filters::{
-    FilterSite, Filters, HeaderChanges, Mirror, PathChange, Redirect, RequestFilter, Rewrite,
-};
+use crate::filters::{FilterSite, Filters, HeaderChanges, Mirror, PathChange, Redirect, RequestFilter, Rewrite};
 use crate::reason::Reason;
 use crate::rule::{BrokenRef, Site};
 
@@ -72,24 +69,16 @@ impl<'w> FilterCompiler<'_, 'w> {
     fn add_http(&mut self, draft: &mut Draft, filter: &'w HttpRouteFilter) {
         let word = filter.word();
         match filter {
-            HttpRouteFilter::RequestHeaderModifier(changes) => {
-                self.add_request_headers(draft, changes)
-            }
-            HttpRouteFilter::ResponseHeaderModifier(changes) => {
-                self.add_response_headers(draft, changes)
-            }
+            HttpRouteFilter::RequestHeaderModifier(changes) => self.add_request_headers(draft, changes),
+            HttpRouteFilter::ResponseHeaderModifier(changes) => self.add_response_headers(draft, changes),
             HttpRouteFilter::RequestMirror(mirror) => self.add_mirror(draft, mirror),
             HttpRouteFilter::RequestRedirect(redirect) => {
                 self.site(draft, word, redirect.at);
-                draft
-                    .request
-                    .push(RequestFilter::Redirect(compile_redirect(redirect)));
+                draft.request.push(RequestFilter::Redirect(compile_redirect(redirect)));
             }
             HttpRouteFilter::UrlRewrite(rewrite) => {
                 self.site(draft, word, rewrite.at);
-                draft
-                    .request
-                    .push(RequestFilter::Rewrite(compile_rewrite(rewrite)));
+                draft.request.push(RequestFilter::Rewrite(compile_rewrite(rewrite)));
             }
             HttpRouteFilter::Cors(cors) => {
                 self.site(draft, word, cors.at);
@@ -102,12 +91,8 @@ impl<'w> FilterCompiler<'_, 'w> {
 
     fn add_grpc(&mut self, draft: &mut Draft, filter: &'w GrpcRouteFilter) {
         match filter {
-            GrpcRouteFilter::RequestHeaderModifier(changes) => {
-                self.add_request_headers(draft, changes)
-            }
-            GrpcRouteFilter::ResponseHeaderModifier(changes) => {
-                self.add_response_headers(draft, changes)
-            }
+            GrpcRouteFilter::RequestHeaderModifier(changes) => self.add_request_headers(draft, changes),
+            GrpcRouteFilter::ResponseHeaderModifier(changes) => self.add_response_headers(draft, changes),
             GrpcRouteFilter::RequestMirror(mirror) => self.add_mirror(draft, mirror),
             GrpcRouteFilter::ExtensionRef(extension) => self.extension(draft, extension),
         }
@@ -136,44 +121,25 @@ impl<'w> FilterCompiler<'_, 'w> {
             (None, Some(fraction)) => (fraction.numerator, fraction.denominator.max(1)),
             (None, None) => (1, 1),
         };
-        let target = self
-            .backends
-            .find(&self.from, BackendTarget::from(&mirror.backend_ref));
-        draft.mirrors.push(Mirror {
-            target,
-            numerator,
-            denominator,
-        });
+        let target = self.backends.find(&self.from, BackendTarget::from(&mirror.backend_ref));
+        draft.mirrors.push(Mirror { target, numerator, denominator });
     }
 
     fn site(&mut self, draft: &mut Draft, name: &str, at: Spot) {
-        let place = Site {
-            file: Arc::clone(&self.meta.at.file),
-            line: at.line,
-        };
-        draft.sites.push(FilterSite {
-            name: name.into(),
-            place,
-        });
+        let place = Site { file: Arc::clone(&self.meta.at.file), line: at.line };
+        draft.sites.push(FilterSite { name: name.into(), place });
     }
 
     /// No kind of ours is a filter yet, so the reference leads nowhere; `attach` has reported that.
     fn extension(&mut self, draft: &mut Draft, extension: &LocalObjectReference) {
         self.site(draft, "ExtensionRef", extension.at);
         let why = format!("there is no filter of kind {}", &*extension.kind);
-        draft.broken.get_or_insert(BrokenRef {
-            reason: Reason::FilterInvalid,
-            why: why.into(),
-        });
+        draft.broken.get_or_insert(BrokenRef { reason: Reason::FilterInvalid, why: why.into() });
     }
 
     fn unsupported(&mut self, draft: &mut Draft, word: &str, at: Spot) {
         self.site(draft, word, at);
-        self.fail(
-            draft,
-            at,
-            format!("the filter {word} is not served by this version"),
-        );
+        self.fail(draft, at, format!("the filter {word} is not served by this version"));
     }
 
     fn fail(&mut self, draft: &mut Draft, at: Spot, why: String) {
@@ -181,10 +147,7 @@ impl<'w> FilterCompiler<'_, 'w> {
         problem.object = Some(self.meta.object_name());
         problem.remedy("until it is mended, requests that match the rule are answered with 500");
         self.problems.push(problem);
-        draft.broken.get_or_insert(BrokenRef {
-            reason: Reason::FilterInvalid,
-            why: why.into(),
-        });
+        draft.broken.get_or_insert(BrokenRef { reason: Reason::FilterInvalid, why: why.into() });
     }
 }
 
@@ -203,20 +166,11 @@ pub(crate) fn compile_changes(filter: &HttpHeaderFilter) -> Result<HeaderChanges
     let lines = |headers: &[HttpHeader]| {
         headers
             .iter()
-            .map(|header| {
-                Ok((
-                    name(&header.name)?,
-                    Box::from(header.value.trim().as_bytes()),
-                ))
-            })
+            .map(|header| Ok((name(&header.name)?, Box::from(header.value.trim().as_bytes()))))
             .collect::<Result<Box<[_]>, String>>()
     };
     Ok(HeaderChanges {
-        remove: filter
-            .remove
-            .iter()
-            .map(|text| name(text))
-            .collect::<Result<_, _>>()?,
+        remove: filter.remove.iter().map(|text| name(text)).collect::<Result<_, _>>()?,
         set: lines(&filter.set)?,
         add: lines(&filter.add)?,
     })
@@ -235,10 +189,7 @@ fn encoded(path: &str) -> Box<[u8]> {
     for byte in path.bytes() {
         match byte {
             b'!'..=b'~'
-                if !matches!(
-                    byte,
-                    b'"' | b'#' | b'<' | b'>' | b'?' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}'
-                ) =>
+                if !matches!(byte, b'"' | b'#' | b'<' | b'>' | b'?' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}') =>
             {
                 out.push(byte);
             }
@@ -259,24 +210,13 @@ fn compile_redirect(redirect: &RequestRedirectFilter) -> Redirect {
 }
 
 fn compile_rewrite(rewrite: &UrlRewriteFilter) -> Rewrite {
-    Rewrite {
-        hostname: rewrite.hostname.as_deref().map(Into::into),
-        path: rewrite.path.as_ref().map(compile_path),
-    }
+    Rewrite { hostname: rewrite.hostname.as_deref().map(Into::into), path: rewrite.path.as_ref().map(compile_path) }
 }
 
 fn compile_cors(cors: &CorsFilter) -> Cors {
     Cors {
-        origins: cors
-            .allow_origins
-            .iter()
-            .map(|origin| Origin::new(origin))
-            .collect(),
-        methods: List::new(
-            cors.allow_methods
-                .iter()
-                .map(|method: &CorsMethod| method.as_str()),
-        ),
+        origins: cors.allow_origins.iter().map(|origin| Origin::new(origin)).collect(),
+        methods: List::new(cors.allow_methods.iter().map(|method: &CorsMethod| method.as_str())),
         headers: List::new(cors.allow_headers.iter().map(|name| &**name)),
         expose: List::new(cors.expose_headers.iter().map(|name| &**name)),
         credentials: match cors.allow_credentials {

@@ -14,9 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use backends::EndpointChange;
-use transept_model::attach::{
-    Attached, AttachedGateway, AttachedListener, AttachedRoute, PolicyTarget, RouteRef,
-};
+use transept_model::attach::{Attached, AttachedGateway, AttachedListener, AttachedRoute, PolicyTarget, RouteRef};
 use transept_model::hostname::Hostname;
 use transept_model::kinds::{FrontendValidationMode, Protocol};
 use transept_model::place::{Invalid, ObjectName};
@@ -33,8 +31,7 @@ use crate::route::table::Entry;
 use crate::rule::Rule;
 use crate::settings::Settings;
 use crate::snapshot::{
-    Bind, ClientValidation, ClientValidationMode, Listener, ListenerName, Secure, ServerTls,
-    Snapshot,
+    Bind, ClientValidation, ClientValidationMode, Listener, ListenerName, Secure, ServerTls, Snapshot,
 };
 
 /// What a compile gives.
@@ -94,20 +91,13 @@ impl Compiled {
 }
 
 /// Compiles a world. `previous` is the snapshot that is in use, `generation` the number of the new one.
-pub fn compile(
-    world: &World,
-    attached: &Attached,
-    previous: Option<&Snapshot>,
-    generation: u64,
-) -> Compiled {
+pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, generation: u64) -> Compiled {
     let mut problems = Vec::new();
     let mut backends = Backends::new(world, previous);
     let routes = compile_routes(attached, &mut backends, &mut problems);
     let nothing_left = routes
         .iter()
-        .filter(|(_, route)| {
-            !route.rules.is_empty() && route.rules.iter().all(|rule| rule.matches.is_empty())
-        })
+        .filter(|(_, route)| !route.rules.is_empty() && route.rules.iter().all(|rule| rule.matches.is_empty()))
         .map(|((kind, namespace, name), _)| ObjectName {
             kind: (*kind).to_owned(),
             namespace: (*namespace).to_owned(),
@@ -125,9 +115,8 @@ pub fn compile(
             let made = listeners.make(gateway, listener);
             for address in &gateway.addresses {
                 let address = SocketAddr::new(*address, listener.port);
-                let draft = drafts
-                    .entry(address)
-                    .or_insert_with(|| BindDraft::new(secure, made.gateway_settings.clone()));
+                let draft =
+                    drafts.entry(address).or_insert_with(|| BindDraft::new(secure, made.gateway_settings.clone()));
                 draft.add(secure, &made.listener);
             }
         }
@@ -135,19 +124,12 @@ pub fn compile(
     let conditions = policies.conditions();
     problems.extend(policies.problems);
     let (backends, changes) = backends.finish();
-    let binds = drafts
-        .into_iter()
-        .map(|(address, draft)| Arc::new(draft.finish(address)))
-        .collect();
+    let binds = drafts.into_iter().map(|(address, draft)| Arc::new(draft.finish(address))).collect();
     for problem in &mut problems {
         world.complete(problem);
     }
     Compiled {
-        snapshot: Arc::new(Snapshot {
-            generation,
-            binds,
-            backends,
-        }),
+        snapshot: Arc::new(Snapshot { generation, binds, backends }),
         changes,
         problems,
         conditions,
@@ -163,14 +145,9 @@ fn compile_routes<'w>(
 ) -> HashMap<RouteKey<'w>, CompiledRoute> {
     let mut compiler = RouteCompiler { backends, problems };
     let mut routes = HashMap::new();
-    let listeners = attached
-        .gateways
-        .iter()
-        .flat_map(|gateway| &gateway.listeners);
+    let listeners = attached.gateways.iter().flat_map(|gateway| &gateway.listeners);
     for route in listeners.flat_map(|listener| &listener.routes) {
-        routes
-            .entry(key_of(&route.route))
-            .or_insert_with(|| compiler.compile(&route.route));
+        routes.entry(key_of(&route.route)).or_insert_with(|| compiler.compile(&route.route));
     }
     routes
 }
@@ -211,10 +188,7 @@ impl<'c, 'w> Listeners<'c, 'w> {
         policies: &'c Policies<'w>,
         previous: Option<&'c Snapshot>,
     ) -> Listeners<'c, 'w> {
-        let before = previous
-            .into_iter()
-            .flat_map(|snapshot| &snapshot.binds)
-            .flat_map(|bind| &bind.listeners);
+        let before = previous.into_iter().flat_map(|snapshot| &snapshot.binds).flat_map(|bind| &bind.listeners);
         let mut settings: Vec<Arc<Settings>> = Vec::new();
         let mut server_tls = HashMap::new();
         for listener in before {
@@ -225,23 +199,14 @@ impl<'c, 'w> Listeners<'c, 'w> {
                 server_tls.insert(&listener.name, tls);
             }
         }
-        Listeners {
-            routes,
-            policies,
-            bare: HashMap::new(),
-            settings,
-            server_tls,
-        }
+        Listeners { routes, policies, bare: HashMap::new(), settings, server_tls }
     }
 
     fn make(&mut self, gateway: &AttachedGateway, attached: &'w AttachedListener) -> MadeListener {
         let meta = &gateway.gateway.meta;
         let of_gateway = self.policies.lay_over(
             &Effective::default(),
-            &PolicyTarget::Gateway {
-                namespace: meta.namespace.clone(),
-                name: meta.name.clone(),
-            },
+            &PolicyTarget::Gateway { namespace: meta.namespace.clone(), name: meta.name.clone() },
         );
         let of_listener = self.policies.lay_over(
             &of_gateway,
@@ -260,10 +225,7 @@ impl<'c, 'w> Listeners<'c, 'w> {
         let (gateway_settings, _) = self.policies.settle(&of_gateway);
         let listener = Arc::new(Listener {
             metric_label: name.to_string().into(),
-            hostname: attached
-                .hostname
-                .as_ref()
-                .map(|hostname| hostname.as_str().into()),
+            hostname: attached.hostname.as_ref().map(|hostname| hostname.as_str().into()),
             port: attached.port,
             tls: self.server_tls(&name, attached),
             routes: self.table(attached, &of_listener),
@@ -273,10 +235,7 @@ impl<'c, 'w> Listeners<'c, 'w> {
             client_identity: gateway.client_identity.clone(),
             name,
         });
-        MadeListener {
-            listener,
-            gateway_settings: self.shared(gateway_settings),
-        }
+        MadeListener { listener, gateway_settings: self.shared(gateway_settings) }
     }
 
     fn shared(&mut self, settings: Settings) -> Arc<Settings> {
@@ -288,28 +247,17 @@ impl<'c, 'w> Listeners<'c, 'w> {
         settings
     }
 
-    fn server_tls(
-        &self,
-        name: &ListenerName,
-        attached: &AttachedListener,
-    ) -> Option<Arc<ServerTls>> {
+    fn server_tls(&self, name: &ListenerName, attached: &AttachedListener) -> Option<Arc<ServerTls>> {
         let tls = attached.tls.as_ref()?;
         let new = ServerTls {
             certificates: tls.certificates.clone(),
-            client_validation: tls
-                .client_validation
-                .as_ref()
-                .map(|validation| ClientValidation {
-                    roots: validation.roots.clone(),
-                    mode: match validation.mode {
-                        FrontendValidationMode::AllowValidOnly => {
-                            ClientValidationMode::AllowValidOnly
-                        }
-                        FrontendValidationMode::AllowInsecureFallback => {
-                            ClientValidationMode::AllowInsecureFallback
-                        }
-                    },
-                }),
+            client_validation: tls.client_validation.as_ref().map(|validation| ClientValidation {
+                roots: validation.roots.clone(),
+                mode: match validation.mode {
+                    FrontendValidationMode::AllowValidOnly => ClientValidationMode::AllowValidOnly,
+                    FrontendValidationMode::AllowInsecureFallback => ClientValidationMode::AllowInsecureFallback,
+                },
+            }),
         };
         Some(match self.server_tls.get(name) {
             Some(old) if ***old == new => Arc::clone(old),
@@ -346,46 +294,24 @@ impl<'c, 'w> Listeners<'c, 'w> {
     }
 
     /// A rule with the policies in force for it under a listener.
-    fn rule_on(
-        &mut self,
-        key: RouteKey<'w>,
-        index: usize,
-        rule: &Rule,
-        of_listener: &Effective,
-    ) -> Arc<Rule> {
+    fn rule_on(&mut self, key: RouteKey<'w>, index: usize, rule: &Rule, of_listener: &Effective) -> Arc<Rule> {
         if !self.policies.is_empty() {
             let (kind, namespace, route) = (key.0, Text::from(key.1), Text::from(key.2));
-            let on_route = PolicyTarget::Route {
-                kind,
-                namespace: namespace.clone(),
-                name: route.clone(),
-            };
+            let on_route = PolicyTarget::Route { kind, namespace: namespace.clone(), name: route.clone() };
             let mut effective = self.policies.lay_over(of_listener, &on_route);
             if let Some(name) = &rule.name.name {
                 let name = Text::from(&**name);
-                let on_rule = PolicyTarget::Rule {
-                    kind,
-                    namespace,
-                    route,
-                    name,
-                };
+                let on_rule = PolicyTarget::Rule { kind, namespace, route, name };
                 if self.policies.touches(&on_rule) {
                     effective = self.policies.lay_over(&effective, &on_rule);
                 }
             }
             let chain = self.policies.chain(&effective);
             if !chain.is_empty() {
-                return Arc::new(Rule {
-                    chain,
-                    ..rule.clone()
-                });
+                return Arc::new(Rule { chain, ..rule.clone() });
             }
         }
-        Arc::clone(
-            self.bare
-                .entry((key, index))
-                .or_insert_with(|| Arc::new(rule.clone())),
-        )
+        Arc::clone(self.bare.entry((key, index)).or_insert_with(|| Arc::new(rule.clone())))
     }
 }
 
@@ -402,9 +328,7 @@ fn own_hostnames(route: &AttachedRoute, listener: Option<&Hostname>) -> Vec<Arc<
     written
         .iter()
         .filter_map(|hostname| Hostname::parse(hostname).ok())
-        .filter(|hostname| {
-            listener.is_none_or(|listener| listener.intersection(hostname).is_some())
-        })
+        .filter(|hostname| listener.is_none_or(|listener| listener.intersection(hostname).is_some()))
         .map(|hostname| hostname.as_str().into())
         .collect()
 }
@@ -419,12 +343,7 @@ struct BindDraft {
 
 impl BindDraft {
     fn new(secure: Secure, gateway_settings: Arc<Settings>) -> BindDraft {
-        BindDraft {
-            secure,
-            listeners: Vec::new(),
-            hosts: Hosts::default(),
-            gateway_settings,
-        }
+        BindDraft { secure, listeners: Vec::new(), hosts: Hosts::default(), gateway_settings }
     }
 
     /// Adds a listener; `attach` has seen to it that those of one port speak one protocol and differ in their hostnames.
@@ -433,34 +352,19 @@ impl BindDraft {
             return;
         }
         let id = self.listeners.len() as u32;
-        if self
-            .hosts
-            .insert(listener.hostname.as_deref().unwrap_or(""), id)
-            == id
-        {
+        if self.hosts.insert(listener.hostname.as_deref().unwrap_or(""), id) == id {
             self.listeners.push(Arc::clone(listener));
         }
     }
 
     fn finish(self, address: SocketAddr) -> Bind {
         let settings = match self.listeners.first() {
-            Some(first)
-                if self
-                    .listeners
-                    .iter()
-                    .all(|other| other.settings == first.settings) =>
-            {
+            Some(first) if self.listeners.iter().all(|other| other.settings == first.settings) => {
                 Arc::clone(&first.settings)
             }
             _ => self.gateway_settings,
         };
-        Bind {
-            address,
-            secure: self.secure,
-            listeners: self.listeners,
-            settings,
-            hosts: self.hosts,
-        }
+        Bind { address, secure: self.secure, listeners: self.listeners, settings, hosts: self.hosts }
     }
 }
 

@@ -49,25 +49,14 @@ pub(super) struct Effective {
 
 impl<'w> Policies<'w> {
     pub(super) fn new(attachments: &'w [PolicyAttachment]) -> Policies<'w> {
-        let mut policies = Policies {
-            on: HashMap::new(),
-            verdicts: Vec::new(),
-            problems: Vec::new(),
-        };
+        let mut policies = Policies { on: HashMap::new(), verdicts: Vec::new(), problems: Vec::new() };
         let mut compiled: HashMap<*const Policy, (usize, Option<Arc<AnyPolicy>>)> = HashMap::new();
         for attachment in attachments {
             let policy = &attachment.policy;
-            let Some((kind, facts)) = KINDS
-                .iter()
-                .enumerate()
-                .find(|(_, facts)| facts.kind == policy.kind)
-            else {
+            let Some((kind, facts)) = KINDS.iter().enumerate().find(|(_, facts)| facts.kind == policy.kind) else {
                 continue;
             };
-            let (index, body) = compiled
-                .entry(Arc::as_ptr(policy))
-                .or_insert_with(|| policies.compile(policy))
-                .clone();
+            let (index, body) = compiled.entry(Arc::as_ptr(policy)).or_insert_with(|| policies.compile(policy)).clone();
             let step = Arc::new(make_step(facts, policy, &attachment.target, body));
             let placed = policies.on.entry(&attachment.target).or_default();
             // The oldest comes first; a younger one of the same kind on the same target is replaced by it.
@@ -76,11 +65,7 @@ impl<'w> Policies<'w> {
                     verdicts.replaced.set(true);
                 }
             } else {
-                placed.push(Placed {
-                    kind,
-                    step,
-                    policy: index,
-                });
+                placed.push(Placed { kind, step, policy: index });
             }
         }
         policies
@@ -90,24 +75,14 @@ impl<'w> Policies<'w> {
         let name = policy.meta.object_name();
         let mut cx = Decoder::new(Arc::clone(&policy.meta.at.file));
         cx.about(Some(name.clone()));
-        let compiled = cx.within("spec", |cx| {
-            AnyPolicy::compile(policy.kind, &policy.spec, cx)
-        });
+        let compiled = cx.within("spec", |cx| AnyPolicy::compile(policy.kind, &policy.spec, cx));
         let problems = cx.into_problems();
         let invalid = compiled.is_none().then(|| {
-            let reasons: Vec<_> = problems
-                .iter()
-                .map(|problem| problem.why.as_str())
-                .collect();
+            let reasons: Vec<_> = problems.iter().map(|problem| problem.why.as_str()).collect();
             reasons.join("; ")
         });
         self.problems.extend(problems);
-        self.verdicts.push(Verdicts {
-            name,
-            invalid,
-            in_force: Cell::new(false),
-            replaced: Cell::new(false),
-        });
+        self.verdicts.push(Verdicts { name, invalid, in_force: Cell::new(false), replaced: Cell::new(false) });
         (self.verdicts.len() - 1, compiled.map(Arc::new))
     }
 
@@ -203,29 +178,17 @@ impl<'w> Policies<'w> {
     }
 }
 
-fn make_step(
-    facts: &KindFacts,
-    policy: &Policy,
-    target: &PolicyTarget,
-    body: Option<Arc<AnyPolicy>>,
-) -> Step {
+fn make_step(facts: &KindFacts, policy: &Policy, target: &PolicyTarget, body: Option<Arc<AnyPolicy>>) -> Step {
     Step {
         name: Arc::new(PolicyName {
             kind: facts.kind,
             namespace: (&*policy.meta.namespace).into(),
             name: (&*policy.meta.name).into(),
             target: describe(target).into(),
-            place: Site {
-                file: Arc::clone(&policy.meta.at.file),
-                line: policy.meta.at.line,
-            },
+            place: Site { file: Arc::clone(&policy.meta.at.file), line: policy.meta.at.line },
         }),
         phase: facts.phase,
-        force: if body.is_some() {
-            Force::Working
-        } else {
-            Force::FailsClosed
-        },
+        force: if body.is_some() { Force::Working } else { Force::FailsClosed },
         policy: body,
     }
 }
@@ -235,32 +198,14 @@ fn describe(target: &PolicyTarget) -> String {
         PolicyTarget::Gateway { namespace, name } => {
             format!("Gateway {}/{}", &**namespace, &**name)
         }
-        PolicyTarget::Listener {
-            namespace,
-            gateway,
-            name,
-        } => {
-            format!(
-                "Gateway {}/{}, listener {}",
-                &**namespace, &**gateway, &**name
-            )
+        PolicyTarget::Listener { namespace, gateway, name } => {
+            format!("Gateway {}/{}, listener {}", &**namespace, &**gateway, &**name)
         }
-        PolicyTarget::Route {
-            kind,
-            namespace,
-            name,
-        } => format!("{kind} {}/{}", &**namespace, &**name),
-        PolicyTarget::Rule {
-            kind,
-            namespace,
-            route,
-            name,
-        } => {
+        PolicyTarget::Route { kind, namespace, name } => format!("{kind} {}/{}", &**namespace, &**name),
+        PolicyTarget::Rule { kind, namespace, route, name } => {
             format!("{kind} {}/{}, rule {}", &**namespace, &**route, &**name)
         }
-        PolicyTarget::Service {
-            namespace, name, ..
-        } => format!("Service {}/{}", &**namespace, &**name),
+        PolicyTarget::Service { namespace, name, .. } => format!("Service {}/{}", &**namespace, &**name),
         PolicyTarget::Backend { namespace, name } => {
             format!("Backend {}/{}", &**namespace, &**name)
         }

@@ -9,9 +9,8 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 use transept_model::attach::RouteRef;
 use transept_model::kinds::{
-    GrpcBackendRef, GrpcMethodMatch, GrpcRouteRule, HttpBackendRef, HttpHeaderMatch,
-    HttpQueryParamMatch, HttpRetry, HttpRouteMatch, HttpRouteRule, HttpTimeouts, MatchType,
-    Metadata, PathMatchType,
+    GrpcBackendRef, GrpcMethodMatch, GrpcRouteRule, HttpBackendRef, HttpHeaderMatch, HttpQueryParamMatch, HttpRetry,
+    HttpRouteMatch, HttpRouteRule, HttpTimeouts, MatchType, Metadata, PathMatchType,
 };
 use transept_model::place::{Invalid, Place, Spot};
 use transept_model::references::{BackendTarget, Referrer};
@@ -63,46 +62,26 @@ impl<'w> RouteCompiler<'_, 'w> {
         let rules = match route {
             RouteRef::Http(route) => {
                 let rules = route.spec.rules.iter().enumerate();
-                rules
-                    .map(|(index, rule)| self.http_rule(&route.meta, index, rule))
-                    .collect()
+                rules.map(|(index, rule)| self.http_rule(&route.meta, index, rule)).collect()
             }
             RouteRef::Grpc(route) => {
                 let rules = route.spec.rules.iter().enumerate();
-                rules
-                    .map(|(index, rule)| self.grpc_rule(&route.meta, index, rule))
-                    .collect()
+                rules.map(|(index, rule)| self.grpc_rule(&route.meta, index, rule)).collect()
             }
         };
         CompiledRoute { rules }
     }
 
-    fn http_rule(
-        &mut self,
-        meta: &'w Metadata,
-        index: usize,
-        spec: &'w HttpRouteRule,
-    ) -> CompiledRule {
+    fn http_rule(&mut self, meta: &'w Metadata, index: usize, spec: &'w HttpRouteRule) -> CompiledRule {
         let name = rule_name(RouteKind::Http, meta, index, spec.name.as_deref(), spec.at);
-        self.refuse_session(
-            meta,
-            spec.session_persistence.as_ref().map(|session| session.at),
-        );
+        self.refuse_session(meta, spec.session_persistence.as_ref().map(|session| session.at));
         let mut filters = self.filters(meta, "HTTPRoute");
-        let backends = spec
-            .backend_refs
-            .iter()
-            .map(|backend| http_backend(&mut filters, backend))
-            .collect();
+        let backends = spec.backend_refs.iter().map(|backend| http_backend(&mut filters, backend)).collect();
         let own = filters.compile(spec.filters.iter().map(AnyFilter::Http));
         let rule = Rule {
             filters: Arc::new(own),
             backends,
-            timeouts: spec
-                .timeouts
-                .as_ref()
-                .map(compile_timeouts)
-                .unwrap_or_default(),
+            timeouts: spec.timeouts.as_ref().map(compile_timeouts).unwrap_or_default(),
             retry: spec.retry.as_ref().map(compile_retry),
             ..bare_rule(name)
         };
@@ -115,36 +94,16 @@ impl<'w> RouteCompiler<'_, 'w> {
         CompiledRule { rule, matches }
     }
 
-    fn grpc_rule(
-        &mut self,
-        meta: &'w Metadata,
-        index: usize,
-        spec: &'w GrpcRouteRule,
-    ) -> CompiledRule {
+    fn grpc_rule(&mut self, meta: &'w Metadata, index: usize, spec: &'w GrpcRouteRule) -> CompiledRule {
         let name = rule_name(RouteKind::Grpc, meta, index, spec.name.as_deref(), spec.at);
-        self.refuse_session(
-            meta,
-            spec.session_persistence.as_ref().map(|session| session.at),
-        );
+        self.refuse_session(meta, spec.session_persistence.as_ref().map(|session| session.at));
         let mut filters = self.filters(meta, "GRPCRoute");
-        let backends = spec
-            .backend_refs
-            .iter()
-            .map(|backend| grpc_backend(&mut filters, backend))
-            .collect();
+        let backends = spec.backend_refs.iter().map(|backend| grpc_backend(&mut filters, backend)).collect();
         let own = filters.compile(spec.filters.iter().map(AnyFilter::Grpc));
-        let rule = Rule {
-            filters: Arc::new(own),
-            backends,
-            ..bare_rule(name)
-        };
+        let rule = Rule { filters: Arc::new(own), backends, ..bare_rule(name) };
         let mut matches = Vec::with_capacity(spec.matches.len().max(1));
         for (index, one) in spec.matches.iter().enumerate() {
-            if let Some(one) = self.kept(
-                meta,
-                one.at,
-                compile_grpc_match(one.method.as_ref(), &one.headers, index),
-            ) {
+            if let Some(one) = self.kept(meta, one.at, compile_grpc_match(one.method.as_ref(), &one.headers, index)) {
                 matches.push(one);
             }
         }
@@ -177,12 +136,7 @@ impl<'w> RouteCompiler<'_, 'w> {
     }
 
     /// A match that compiled; the reason of the others is reported. A match that cannot be understood matches nothing.
-    fn kept(
-        &mut self,
-        meta: &Metadata,
-        at: Spot,
-        one: Result<CompiledMatch, String>,
-    ) -> Option<CompiledMatch> {
+    fn kept(&mut self, meta: &Metadata, at: Spot, one: Result<CompiledMatch, String>) -> Option<CompiledMatch> {
         match one {
             Ok(one) => Some(one),
             Err(why) => {
@@ -196,43 +150,19 @@ impl<'w> RouteCompiler<'_, 'w> {
     }
 }
 
-fn http_backend<'w>(
-    filters: &mut FilterCompiler<'_, 'w>,
-    spec: &'w HttpBackendRef,
-) -> WeightedBackend {
+fn http_backend<'w>(filters: &mut FilterCompiler<'_, 'w>, spec: &'w HttpBackendRef) -> WeightedBackend {
     let own = filters.compile(spec.filters.iter().map(AnyFilter::Http));
-    let target = filters
-        .backends
-        .find(&filters.from, BackendTarget::from(spec));
-    WeightedBackend {
-        weight: spec.weight,
-        filters: own,
-        target,
-    }
+    let target = filters.backends.find(&filters.from, BackendTarget::from(spec));
+    WeightedBackend { weight: spec.weight, filters: own, target }
 }
 
-fn grpc_backend<'w>(
-    filters: &mut FilterCompiler<'_, 'w>,
-    spec: &'w GrpcBackendRef,
-) -> WeightedBackend {
+fn grpc_backend<'w>(filters: &mut FilterCompiler<'_, 'w>, spec: &'w GrpcBackendRef) -> WeightedBackend {
     let own = filters.compile(spec.filters.iter().map(AnyFilter::Grpc));
-    let target = filters
-        .backends
-        .find(&filters.from, BackendTarget::from(spec));
-    WeightedBackend {
-        weight: spec.weight,
-        filters: own,
-        target,
-    }
+    let target = filters.backends.find(&filters.from, BackendTarget::from(spec));
+    WeightedBackend { weight: spec.weight, filters: own, target }
 }
 
-fn rule_name(
-    kind: RouteKind,
-    meta: &Metadata,
-    index: usize,
-    name: Option<&str>,
-    at: Spot,
-) -> RuleName {
+fn rule_name(kind: RouteKind, meta: &Metadata, index: usize, name: Option<&str>, at: Spot) -> RuleName {
     RuleName {
         kind,
         namespace: (&*meta.namespace).into(),
@@ -270,10 +200,7 @@ fn compile_timeouts(spec: &HttpTimeouts) -> Timeouts {
         Some(time) if time.is_zero() => Bound::Off,
         Some(time) => Bound::After(time),
     };
-    Timeouts {
-        request: bound(spec.request),
-        backend_request: bound(spec.backend_request),
-    }
+    Timeouts { request: bound(spec.request), backend_request: bound(spec.backend_request) }
 }
 
 fn compile_retry(spec: &HttpRetry) -> Retry {
@@ -288,18 +215,15 @@ fn compile_http_match(spec: &HttpRouteMatch, index: usize) -> Result<CompiledMat
     let (path, test) = match spec.path.r#type {
         PathMatchType::Exact => (PathKey::Exact(normal(&spec.path.value)), None),
         PathMatchType::PathPrefix => (PathKey::prefix(&normal(&spec.path.value)), None),
-        PathMatchType::RegularExpression => (
-            PathKey::Pattern,
-            Some(PathTest::Pattern(Pattern::new(&spec.path.value)?)),
-        ),
+        PathMatchType::RegularExpression => {
+            (PathKey::Pattern, Some(PathTest::Pattern(Pattern::new(&spec.path.value)?)))
+        }
     };
     Ok(CompiledMatch {
         path,
         specificity: (0, 0),
         predicates: Arc::new(Predicates {
-            method: spec
-                .method
-                .and_then(|method| Method::from_bytes(method.as_str().as_bytes())),
+            method: spec.method.and_then(|method| Method::from_bytes(method.as_str().as_bytes())),
             headers: compile_headers(&spec.headers)?,
             query: compile_query(&spec.query_params)?,
             path: test,
@@ -310,10 +234,7 @@ fn compile_http_match(spec: &HttpRouteMatch, index: usize) -> Result<CompiledMat
 
 /// A path as requests carry it, so that both are compared in the same form.
 fn normal(path: &str) -> Box<[u8]> {
-    let rules = PathRules {
-        encoded_slash: Slashes::Keep,
-        ..PathRules::default()
-    };
+    let rules = PathRules { encoded_slash: Slashes::Keep, ..PathRules::default() };
     let mut out = Vec::new();
     match normalize::path(path.as_bytes(), &rules, &mut out) {
         Ok(Normal::Rewritten) => out.into(),
@@ -332,13 +253,9 @@ fn text_test(kind: MatchType, value: &str) -> Result<TextTest, String> {
 fn compile_headers(specs: &[HttpHeaderMatch]) -> Result<Box<[HeaderTest]>, String> {
     let mut tests: Vec<HeaderTest> = Vec::with_capacity(specs.len());
     for spec in specs {
-        let name =
-            FieldName::new(&*spec.name).map_err(|why| format!("`{}`: {why}", &*spec.name))?;
+        let name = FieldName::new(&*spec.name).map_err(|why| format!("`{}`: {why}", &*spec.name))?;
         if tests.iter().all(|test| test.name != name) {
-            tests.push(HeaderTest {
-                name,
-                value: text_test(spec.r#type, &spec.value)?,
-            });
+            tests.push(HeaderTest { name, value: text_test(spec.r#type, &spec.value)? });
         }
     }
     Ok(tests.into())
@@ -349,10 +266,7 @@ fn compile_query(specs: &[HttpQueryParamMatch]) -> Result<Box<[QueryTest]>, Stri
     for spec in specs {
         let name = spec.name.as_bytes();
         if tests.iter().all(|test| *test.name != *name) {
-            tests.push(QueryTest {
-                name: name.into(),
-                value: text_test(spec.r#type, &spec.value)?,
-            });
+            tests.push(QueryTest { name: name.into(), value: text_test(spec.r#type, &spec.value)? });
         }
     }
     Ok(tests.into())
@@ -372,22 +286,13 @@ fn compile_grpc_match(
     let test = |text: Option<&String>| text.map(|text| text_test(kind, text)).transpose();
     let (path, path_test) = match (kind, &service, &name) {
         (_, None, None) => (PathKey::Prefix(Box::default()), None),
-        (MatchType::Exact, Some(service), Some(name)) => (
-            PathKey::Exact(format!("/{service}/{name}").into_bytes().into()),
-            None,
-        ),
-        (MatchType::Exact, Some(service), None) => {
-            (PathKey::prefix(format!("/{service}").as_bytes()), None)
+        (MatchType::Exact, Some(service), Some(name)) => {
+            (PathKey::Exact(format!("/{service}/{name}").into_bytes().into()), None)
         }
+        (MatchType::Exact, Some(service), None) => (PathKey::prefix(format!("/{service}").as_bytes()), None),
         (MatchType::Exact, None, Some(_)) => {
             let method = test(name.as_ref())?;
-            (
-                PathKey::Prefix(Box::default()),
-                Some(PathTest::Grpc {
-                    service: None,
-                    method,
-                }),
-            )
+            (PathKey::Prefix(Box::default()), Some(PathTest::Grpc { service: None, method }))
         }
         (MatchType::RegularExpression, service, name) => {
             let (service, method) = (test(service.as_ref())?, test(name.as_ref())?);

@@ -54,25 +54,17 @@ fn addresses(snapshot: &Snapshot) -> Vec<String> {
 fn a_backend_survives_a_change_of_its_endpoints_which_waits_for_the_installation() {
     let before = compiled(&site("10.0.0.1", "HTTP", "a"), None).0.install();
     let (after, _) = compiled(&site("10.0.0.2", "HTTP", "b"), Some(&before));
-    assert!(Arc::ptr_eq(
-        &before.backends[0],
-        &after.snapshot().backends[0]
-    ));
+    assert!(Arc::ptr_eq(&before.backends[0], &after.snapshot().backends[0]));
     assert_eq!(addresses(&before), ["10.0.0.1:80"]);
     let after = after.install();
     assert_eq!(addresses(&after), ["10.0.0.2:80"]);
-    assert!(Arc::ptr_eq(
-        &before.binds[0].settings,
-        &after.binds[0].settings
-    ));
+    assert!(Arc::ptr_eq(&before.binds[0].settings, &after.binds[0].settings));
 }
 
 #[test]
 fn a_backend_with_another_protocol_is_another_backend() {
     let before = compiled(&site("10.0.0.1", "HTTP", "a"), None).0.install();
-    let after = compiled(&site("10.0.0.1", "H2C", "a"), Some(&before))
-        .0
-        .install();
+    let after = compiled(&site("10.0.0.1", "H2C", "a"), Some(&before)).0.install();
     assert!(!Arc::ptr_eq(&before.backends[0], &after.backends[0]));
 }
 
@@ -80,29 +72,18 @@ fn a_backend_with_another_protocol_is_another_backend() {
 fn what_dns_found_survives() {
     let before = compiled(&site("app.test", "HTTP", "a"), None).0.install();
     let source = &before.backends[0].source;
-    before.backends[0]
-        .endpoints
-        .store(Arc::new(source.assemble(&[vec![[10, 0, 0, 9].into()]])));
-    let after = compiled(&site("app.test", "HTTP", "b"), Some(&before))
-        .0
-        .install();
+    before.backends[0].endpoints.store(Arc::new(source.assemble(&[vec![[10, 0, 0, 9].into()]])));
+    let after = compiled(&site("app.test", "HTTP", "b"), Some(&before)).0.install();
     assert_eq!(addresses(&after), ["10.0.0.9:80"]);
 }
 
 #[test]
 fn the_key_of_a_rule_is_the_same_in_every_generation() {
     let key = |snapshot: &Snapshot| {
-        snapshot.binds[0].listeners[0]
-            .routes
-            .rules()
-            .next()
-            .map(|rule| rule.key)
-            .expect("a rule")
+        snapshot.binds[0].listeners[0].routes.rules().next().map(|rule| rule.key).expect("a rule")
     };
     let before = compiled(&site("10.0.0.1", "HTTP", "a"), None).0.install();
-    let after = compiled(&site("10.0.0.2", "HTTP", "b"), Some(&before))
-        .0
-        .install();
+    let after = compiled(&site("10.0.0.2", "HTTP", "b"), Some(&before)).0.install();
     assert_eq!(key(&before), key(&after));
 }
 
@@ -119,78 +100,31 @@ spec: {{targetRefs: [{{group: gateway.networking.k8s.io, {target}}}], {spec}}}
 
 /// The reason of a condition of a policy.
 fn reason(status: &mut Status, kind: &str, name: &str, condition: &str) -> Option<String> {
-    let policy = status
-        .policy_mut(kind, "default", name)
-        .expect("a policy with a status");
+    let policy = status.policy_mut(kind, "default", name).expect("a policy with a status");
     let condition = policy.ancestors[0].conditions.find(condition)?;
-    Some(format!(
-        "{}/{}",
-        condition.status.as_str(),
-        condition.reason
-    ))
+    Some(format!("{}/{}", condition.status.as_str(), condition.reason))
 }
 
 #[test]
 fn policies_are_told_whether_they_are_in_force() {
     let stamp = "request: {set: [{name: X-B, value: b}]}";
     let mut yaml = site("10.0.0.1", "HTTP", "a");
-    yaml += &policy(
-        "HeaderPolicy",
-        "whole",
-        "kind: HTTPRoute, name: site",
-        stamp,
-    );
-    yaml += &policy(
-        "HeaderPolicy",
-        "rule",
-        "kind: HTTPRoute, name: site, sectionName: main",
-        stamp,
-    );
-    yaml += &policy(
-        "HeaderPolicy",
-        "late",
-        "kind: HTTPRoute, name: site, sectionName: main",
-        stamp,
-    );
-    yaml += &policy(
-        "HeaderPolicy",
-        "gateway",
-        "kind: Gateway, name: default",
-        stamp,
-    );
-    yaml += &policy(
-        "IpAccessPolicy",
-        "empty",
-        "kind: Gateway, name: default",
-        "deny: []",
-    );
+    yaml += &policy("HeaderPolicy", "whole", "kind: HTTPRoute, name: site", stamp);
+    yaml += &policy("HeaderPolicy", "rule", "kind: HTTPRoute, name: site, sectionName: main", stamp);
+    yaml += &policy("HeaderPolicy", "late", "kind: HTTPRoute, name: site, sectionName: main", stamp);
+    yaml += &policy("HeaderPolicy", "gateway", "kind: Gateway, name: default", stamp);
+    yaml += &policy("IpAccessPolicy", "empty", "kind: Gateway, name: default", "deny: []");
     let (compiled, mut status) = compiled(&yaml, None);
-    let mut told =
-        |kind, name, condition| reason(&mut status, kind, name, condition).unwrap_or_default();
-    assert_eq!(
-        told("HeaderPolicy", "rule", "Programmed"),
-        "True/Programmed"
-    );
-    assert_eq!(
-        told("HeaderPolicy", "whole", "Programmed"),
-        "False/Overridden"
-    );
-    assert_eq!(
-        told("HeaderPolicy", "late", "Programmed"),
-        "False/Overridden"
-    );
-    assert_eq!(
-        told("HeaderPolicy", "gateway", "Programmed"),
-        "True/PartiallyProgrammed"
-    );
+    let mut told = |kind, name, condition| reason(&mut status, kind, name, condition).unwrap_or_default();
+    assert_eq!(told("HeaderPolicy", "rule", "Programmed"), "True/Programmed");
+    assert_eq!(told("HeaderPolicy", "whole", "Programmed"), "False/Overridden");
+    assert_eq!(told("HeaderPolicy", "late", "Programmed"), "False/Overridden");
+    assert_eq!(told("HeaderPolicy", "gateway", "Programmed"), "True/PartiallyProgrammed");
     assert_eq!(told("IpAccessPolicy", "empty", "Accepted"), "False/Invalid");
     assert_eq!(told("IpAccessPolicy", "empty", "Programmed"), "");
     assert_eq!(compiled.problems.len(), 1);
     let problem = &compiled.problems[0];
-    assert!(
-        problem.line.is_some() && problem.object.is_some(),
-        "{problem:?}"
-    );
+    assert!(problem.line.is_some() && problem.object.is_some(), "{problem:?}");
 }
 
 #[test]
@@ -204,17 +138,11 @@ spec:
 ";
     let told = |yaml: &str| {
         let (_, status) = compiled(yaml, None);
-        let route = status
-            .route("HTTPRoute", "default", "site")
-            .expect("a route");
+        let route = status.route("HTTPRoute", "default", "site").expect("a route");
         let conditions = &route.parents[0].conditions;
         (
-            conditions
-                .find("Accepted")
-                .map(|condition| condition.status),
-            conditions
-                .find("PartiallyInvalid")
-                .map(|condition| condition.status),
+            conditions.find("Accepted").map(|condition| condition.status),
+            conditions.find("PartiallyInvalid").map(|condition| condition.status),
         )
     };
     assert_eq!(told(broken), (Some(Truth::False), None));

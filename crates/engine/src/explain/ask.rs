@@ -55,8 +55,7 @@ impl Ask {
     /// # Errors
     /// A sentence about what is wrong with the method or the URL.
     pub fn new(method: &str, url: &str) -> Result<Ask, String> {
-        let method = Method::from_bytes(method.as_bytes())
-            .ok_or_else(|| format!("`{method}` is not a method"))?;
+        let method = Method::from_bytes(method.as_bytes()).ok_or_else(|| format!("`{method}` is not a method"))?;
         let (tls, rest) = match url.split_once("://") {
             Some(("http", rest)) => (false, rest),
             Some(("https", rest)) => (true, rest),
@@ -85,15 +84,9 @@ impl Ask {
             peer: Ipv4Addr::LOCALHOST.into(),
             server_name: None,
             address: None,
-            now: Now {
-                monotonic: Duration::ZERO,
-                unix: Duration::ZERO,
-            },
+            now: Now { monotonic: Duration::ZERO, unix: Duration::ZERO },
             random: 0,
-            assumed: Assumed {
-                status: 200,
-                fields: Fields::new(),
-            },
+            assumed: Assumed { status: 200, fields: Fields::new() },
         })
     }
 
@@ -106,9 +99,7 @@ impl Ask {
             value.clone_into(&mut self.authority);
             return Ok(());
         }
-        self.fields
-            .push_bytes(name.as_bytes(), value.as_bytes())
-            .map_err(|why| format!("`{name}`: {why}"))
+        self.fields.push_bytes(name.as_bytes(), value.as_bytes()).map_err(|why| format!("`{name}`: {why}"))
     }
 
     /// The peer's socket address, with a port that means nothing.

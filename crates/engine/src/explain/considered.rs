@@ -37,15 +37,8 @@ pub(super) struct Tried {
 impl Trace for Tried {
     const ON: bool = true;
 
-    fn candidate(
-        &mut self,
-        rule: &Arc<Rule>,
-        match_index: u16,
-        hostname: &str,
-        _: Option<Lost<'_>>,
-    ) {
-        self.matches
-            .push((Arc::clone(rule), match_index, hostname.to_owned()));
+    fn candidate(&mut self, rule: &Arc<Rule>, match_index: u16, hostname: &str, _: Option<Lost<'_>>) {
+        self.matches.push((Arc::clone(rule), match_index, hostname.to_owned()));
     }
 }
 
@@ -70,24 +63,12 @@ pub(super) fn consider(
 ) -> (Vec<Considered>, usize) {
     let all = table.survey();
     let total = all.len();
-    let mut here: Vec<_> = all
-        .into_iter()
-        .filter(|one| host_fits(one.hostname, host))
-        .collect();
-    here.sort_by_key(|one| {
-        (
-            tried.position(one),
-            one.path,
-            one.rule.metric_label.clone(),
-            one.index,
-        )
-    });
+    let mut here: Vec<_> = all.into_iter().filter(|one| host_fits(one.hostname, host)).collect();
+    here.sort_by_key(|one| (tried.position(one), one.path, one.rule.metric_label.clone(), one.index));
     let others = total - here.len();
     let is_winner = |one: &Surveyed<'_>| {
         won.is_some_and(|won| {
-            Arc::ptr_eq(won.rule, one.rule)
-                && won.match_index == one.index
-                && won.hostname == one.hostname
+            Arc::ptr_eq(won.rule, one.rule) && won.match_index == one.index && won.hostname == one.hostname
         })
     };
     let winner = here.iter().find(|one| is_winner(one)).copied();
@@ -98,11 +79,7 @@ pub(super) fn consider(
             place: one.rule.name.place.clone(),
             match_index: one.index,
             asks: asks(one),
-            lost: if is_winner(one) {
-                None
-            } else {
-                Some(why_lost(one, request, winner.as_ref()))
-            },
+            lost: if is_winner(one) { None } else { Some(why_lost(one, request, winner.as_ref())) },
         })
         .collect();
     (considered, others)
@@ -110,10 +87,9 @@ pub(super) fn consider(
 
 fn host_fits(pattern: &str, host: &str) -> bool {
     match pattern.strip_prefix("*.") {
-        Some(suffix) => host
-            .strip_suffix(suffix)
-            .and_then(|front| front.strip_suffix('.'))
-            .is_some_and(|front| !front.is_empty()),
+        Some(suffix) => {
+            host.strip_suffix(suffix).and_then(|front| front.strip_suffix('.')).is_some_and(|front| !front.is_empty())
+        }
         None => pattern.is_empty() || pattern == host,
     }
 }
@@ -122,16 +98,10 @@ fn why_lost(one: &Surveyed<'_>, request: &Request, winner: Option<&Surveyed<'_>>
     if !one.path.fits(request.path()) {
         return format!("the path {} does not fit", request.path().escape_ascii());
     }
-    if let Some(lost) = one
-        .predicates
-        .and_then(|asked| asked.lost(request, one.preflights))
-    {
+    if let Some(lost) = one.predicates.and_then(|asked| asked.lost(request, one.preflights)) {
         return match lost {
             Lost::Method(method) => format!("the method is {}, not {method}", request.method),
-            Lost::Path(_) => format!(
-                "the path {} does not fit its pattern",
-                request.path().escape_ascii()
-            ),
+            Lost::Path(_) => format!("the path {} does not fit its pattern", request.path().escape_ascii()),
             Lost::Header(test) => match request.fields.first_named(&test.name) {
                 None => format!("there is no header {}", test.name),
                 Some(_) => format!("the header {} is not {}", test.name, test.value.source()),
@@ -151,13 +121,7 @@ fn why_lost(one: &Surveyed<'_>, request: &Request, winner: Option<&Surveyed<'_>>
 /// The first point of the precedence on which the winner is ahead.
 fn why_later(one: &Surveyed<'_>, winner: &Surveyed<'_>) -> &'static str {
     let counts = |asked: Option<&Predicates>| {
-        asked.map_or((false, 0, 0), |asked| {
-            (
-                asked.method.is_some(),
-                asked.headers.len(),
-                asked.query.len(),
-            )
-        })
+        asked.map_or((false, 0, 0), |asked| (asked.method.is_some(), asked.headers.len(), asked.query.len()))
     };
     let (ours, theirs) = (counts(one.predicates), counts(winner.predicates));
     if one.hostname != winner.hostname {
@@ -184,19 +148,13 @@ fn asks(one: &Surveyed<'_>) -> String {
         if let Some(method) = &asked.method {
             words.push(format!("with method {method}"));
         }
+        words.extend(asked.headers.iter().map(|test| format!("with header {}: {}", test.name, test.value.source())));
         words.extend(
             asked
-                .headers
+                .query
                 .iter()
-                .map(|test| format!("with header {}: {}", test.name, test.value.source())),
+                .map(|test| format!("with query {}={}", String::from_utf8_lossy(&test.name), test.value.source())),
         );
-        words.extend(asked.query.iter().map(|test| {
-            format!(
-                "with query {}={}",
-                String::from_utf8_lossy(&test.name),
-                test.value.source()
-            )
-        }));
     }
     words.join(", ")
 }

@@ -29,13 +29,7 @@ pub trait Trace {
     const ON: bool;
 
     /// A match was tried, and won when nothing was lost.
-    fn candidate(
-        &mut self,
-        rule: &Arc<Rule>,
-        match_index: u16,
-        hostname: &str,
-        lost: Option<Lost<'_>>,
-    );
+    fn candidate(&mut self, rule: &Arc<Rule>, match_index: u16, hostname: &str, lost: Option<Lost<'_>>);
 }
 
 /// Watches nothing.

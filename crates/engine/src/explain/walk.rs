@@ -27,13 +27,7 @@ use crate::{admit, forwarded, pick, relay, screen, trace};
 pub fn explain(snapshot: &Snapshot, ask: &Ask) -> Explanation {
     let mut found = Explanation {
         generation: snapshot.generation,
-        asked: format!(
-            "{} {}://{}{}",
-            ask.method,
-            scheme(ask),
-            ask.authority,
-            ask.target
-        ),
+        asked: format!("{} {}://{}{}", ask.method, scheme(ask), ask.authority, ask.target),
         ..Explanation::default()
     };
     match find_bind(snapshot, ask) {
@@ -42,9 +36,11 @@ pub fn explain(snapshot: &Snapshot, ask: &Ask) -> Explanation {
             walk(bind, ask, &mut found);
         }
         None => {
-            found.reply = Some(Box::new(Reply::new(Reason::ListenerNotFound).with_detail(
-                format!("Nothing listens on port {} for {}.", ask.port, scheme(ask)),
-            )));
+            found.reply = Some(Box::new(Reply::new(Reason::ListenerNotFound).with_detail(format!(
+                "Nothing listens on port {} for {}.",
+                ask.port,
+                scheme(ask)
+            ))));
         }
     }
     found
@@ -57,9 +53,8 @@ fn scheme(ask: &Ask) -> &'static str {
 fn find_bind<'s>(snapshot: &'s Snapshot, ask: &Ask) -> Option<&'s Arc<Bind>> {
     let secure = if ask.tls { Secure::Tls } else { Secure::Plain };
     snapshot.binds.iter().find(|bind| {
-        let address_fits = ask.address.is_none_or(|address| {
-            bind.address.ip() == address || bind.address.ip().is_unspecified()
-        });
+        let address_fits =
+            ask.address.is_none_or(|address| bind.address.ip() == address || bind.address.ip().is_unspecified());
         bind.secure == secure && bind.address.port() == ask.port && address_fits
     })
 }
@@ -69,42 +64,29 @@ fn connection_of(bind: &Bind, ask: &Ask) -> Connection {
         let host = normalize::authority(ask.authority.as_bytes())
             .map(|parts| String::from_utf8_lossy(parts.host).to_ascii_lowercase())
             .unwrap_or_default();
-        TlsFacts {
-            server_name: Some(ask.server_name.clone().unwrap_or(host).into()),
-            ..TlsFacts::default()
-        }
+        TlsFacts { server_name: Some(ask.server_name.clone().unwrap_or(host).into()), ..TlsFacts::default() }
     });
-    let local = SocketAddr::new(
-        ask.address.unwrap_or(bind.address.ip()),
-        bind.address.port(),
-    );
+    let local = SocketAddr::new(ask.address.unwrap_or(bind.address.ip()), bind.address.port());
     Connection::new(ask.peer_address(), local, tls)
 }
 
 /// The request head as the codec would give it, normalised.
 fn read(bind: &Bind, ask: &Ask, found: &mut Explanation) -> Result<(Request, String), Box<Reply>> {
     let refuse = |reason, why: String| Box::new(Reply::new(reason).with_detail(why));
-    let mut request = Request::build(
-        ask.method.as_str(),
-        scheme(ask),
-        &ask.authority,
-        &ask.target,
-    )
-    .map_err(|why| refuse(Reason::RequestMalformed, why.to_string()))?;
+    let mut request = Request::build(ask.method.as_str(), scheme(ask), &ask.authority, &ask.target)
+        .map_err(|why| refuse(Reason::RequestMalformed, why.to_string()))?;
     request.version = ask.version;
     request.fields.copy_from(&ask.fields);
     let mut out = Vec::new();
     let rules = &bind.settings.path;
-    let normal = normalize::path(request.path(), rules, &mut out)
-        .map_err(|why| refuse(Reason::PathRefused, why.to_string()))?;
+    let normal =
+        normalize::path(request.path(), rules, &mut out).map_err(|why| refuse(Reason::PathRefused, why.to_string()))?;
     if normal == Normal::Rewritten {
-        request
-            .set_path(&out)
-            .map_err(|why| refuse(Reason::PathRefused, why.to_string()))?;
+        request.set_path(&out).map_err(|why| refuse(Reason::PathRefused, why.to_string()))?;
         found.normalized = Some(String::from_utf8_lossy(request.path()).into_owned());
     }
-    let parts = normalize::authority(request.authority())
-        .map_err(|why| refuse(Reason::AuthorityInvalid, why.to_string()))?;
+    let parts =
+        normalize::authority(request.authority()).map_err(|why| refuse(Reason::AuthorityInvalid, why.to_string()))?;
     let mut lower = Vec::new();
     let host = normalize::host_lower(parts.host, &mut lower).to_owned();
     Ok((request, host))
@@ -132,23 +114,14 @@ fn walk(bind: &Bind, ask: &Ask, found: &mut Explanation) {
     let settings = &listener.settings;
     let client = forwarded::derive(&connection, &request.fields, settings);
     found.client = Some(client);
-    trace::correlate(
-        &mut request.fields,
-        client.peer,
-        settings.trace,
-        ask.now,
-        ask.random,
-    );
+    trace::correlate(&mut request.fields, client.peer, settings.trace, ask.now, ask.random);
     forwarded::announce(&mut request, &connection, &client, settings, listener.port);
 
     let mut tried = Tried::default();
     let routed = route_traced(listener, &request, &host, &mut tried);
-    (found.considered, found.under_other_hosts) =
-        consider(&listener.routes, &request, &host, routed.as_ref(), &tried);
+    (found.considered, found.under_other_hosts) = consider(&listener.routes, &request, &host, routed.as_ref(), &tried);
     found.rule = routed.as_ref().map(|routed| Arc::clone(routed.rule));
-    let chain = routed
-        .as_ref()
-        .map_or(&listener.chain, |routed| &routed.rule.chain);
+    let chain = routed.as_ref().map_or(&listener.chain, |routed| &routed.rule.chain);
     note_policies(listener, chain, found);
     let mut notes = Notes::new();
     let x = Exchange {
@@ -180,28 +153,12 @@ fn decide<'s>(
     let mut response = Response::new(ask.assumed.status);
     match &reply {
         Some(reply) => {
-            let id = x
-                .request
-                .fields
-                .first(FieldId::X_REQUEST_ID)
-                .map(<[u8]>::to_vec);
-            render(
-                reply,
-                audience,
-                id.as_deref(),
-                &mut response,
-                &mut Vec::new(),
-            );
+            let id = x.request.fields.first(FieldId::X_REQUEST_ID).map(<[u8]>::to_vec);
+            render(reply, audience, id.as_deref(), &mut response, &mut Vec::new());
         }
         None => response.fields.copy_from(&ask.assumed.fields),
     }
-    relay(
-        listener,
-        routed.map(|routed| &**routed.rule),
-        backend,
-        &mut x,
-        &mut response,
-    );
+    relay(listener, routed.map(|routed| &**routed.rule), backend, &mut x, &mut response);
     if reply.is_none() {
         found.forwarded = Some(x.request.clone());
     }
@@ -244,46 +201,22 @@ fn forward<'s>(
 
 fn note_endpoints(backend: &Backend, found: &mut Explanation) {
     let set = backend.endpoints.load();
-    found.endpoints = set
-        .endpoints()
-        .iter()
-        .map(|one| (one.address.to_string(), one.weight))
-        .collect();
+    found.endpoints = set.endpoints().iter().map(|one| (one.address.to_string(), one.weight)).collect();
     if let EndpointSource::Dns { names, .. } = &backend.source {
-        let waiting = names.iter().filter(|name| {
-            set.endpoints()
-                .iter()
-                .all(|one| one.host.as_ref() != Some(&name.name))
-        });
-        found
-            .endpoints
-            .extend(waiting.map(|name| (format!("{}:{} (by DNS)", name.name, name.port), 0)));
+        let waiting =
+            names.iter().filter(|name| set.endpoints().iter().all(|one| one.host.as_ref() != Some(&name.name)));
+        found.endpoints.extend(waiting.map(|name| (format!("{}:{} (by DNS)", name.name, name.port), 0)));
     }
 }
 
 fn note_filters(of: &str, filters: &Filters, random: u64, found: &mut Explanation) {
-    found.filters.extend(
-        filters
-            .sites
-            .iter()
-            .map(|site| (format!("{} ({of})", site.name), site.place.clone())),
-    );
-    found.mirrors.extend(
-        filters
-            .mirrors(random)
-            .map(|backend| backend.label.to_string()),
-    );
+    found.filters.extend(filters.sites.iter().map(|site| (format!("{} ({of})", site.name), site.place.clone())));
+    found.mirrors.extend(filters.mirrors(random).map(|backend| backend.label.to_string()));
 }
 
 fn note_policies(listener: &Listener, chain: &Chain, found: &mut Explanation) {
-    let settled = listener
-        .settled_by
-        .iter()
-        .filter(|step| chain.steps().iter().all(|other| !Arc::ptr_eq(other, step)));
-    found.policies = settled
-        .chain(chain.steps())
-        .map(|step| Arc::clone(&step.name))
-        .collect();
+    let settled = listener.settled_by.iter().filter(|step| chain.steps().iter().all(|other| !Arc::ptr_eq(other, step)));
+    found.policies = settled.chain(chain.steps()).map(|step| Arc::clone(&step.name)).collect();
 }
 
 fn listeners_but(bind: &Bind, chosen: Option<&Arc<Listener>>, host: &str) -> Vec<(String, String)> {
@@ -295,9 +228,7 @@ fn listeners_but(bind: &Bind, chosen: Option<&Arc<Listener>>, host: &str) -> Vec
                 Some(hostname) if chosen.is_some() => {
                     format!("its hostname {hostname} fits {host} less well, or not")
                 }
-                Some(hostname) => format!(
-                    "its hostname {hostname} does not fit {host}, or not the TLS server name"
-                ),
+                Some(hostname) => format!("its hostname {hostname} does not fit {host}, or not the TLS server name"),
                 None => "it has no hostname, and another listener has one that fits".to_owned(),
             };
             (other.name.to_string(), why)

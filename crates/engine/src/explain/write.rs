@@ -89,21 +89,13 @@ impl Explanation {
             writeln!(out, "           not {name}: {why}")?;
         }
         if let Some(client) = &self.client {
-            writeln!(
-                out,
-                "client     {} ({:?} peer)",
-                client.address, client.peer
-            )?;
+            writeln!(out, "client     {} ({:?} peer)", client.address, client.peer)?;
         }
         self.write_route(out)?;
         for policy in &self.policies {
             let answered = self.answered_by.as_ref() == Some(policy);
             let verdict = if answered { ": it answers" } else { "" };
-            writeln!(
-                out,
-                "screen     {policy} on {} at {}{verdict}",
-                policy.target, policy.place
-            )?;
+            writeln!(out, "screen     {policy} on {} at {}{verdict}", policy.target, policy.place)?;
         }
         for (name, place) in &self.filters {
             writeln!(out, "filter     {name} at {place}")?;
@@ -114,13 +106,7 @@ impl Explanation {
     fn write_route(&self, out: &mut String) -> std::fmt::Result {
         match &self.rule {
             Some(rule) => {
-                writeln!(
-                    out,
-                    "route      {} {} at {}",
-                    rule.kind.as_str(),
-                    rule.metric_label,
-                    rule.name.place
-                )?;
+                writeln!(out, "route      {} {} at {}", rule.kind.as_str(), rule.metric_label, rule.name.place)?;
             }
             None if self.listener.is_some() => writeln!(out, "route      no rule matches")?,
             None => {}
@@ -133,11 +119,7 @@ impl Explanation {
             }
         }
         if self.under_other_hosts > 0 {
-            writeln!(
-                out,
-                "           and {} matches under other hosts",
-                self.under_other_hosts
-            )?;
+            writeln!(out, "           and {} matches under other hosts", self.under_other_hosts)?;
         }
         Ok(())
     }
@@ -150,11 +132,7 @@ impl Explanation {
             }
         }
         if let Some(backend) = &self.backend {
-            let endpoints: Vec<_> = self
-                .endpoints
-                .iter()
-                .map(|(address, _)| address.as_str())
-                .collect();
+            let endpoints: Vec<_> = self.endpoints.iter().map(|(address, _)| address.as_str()).collect();
             writeln!(out, "connect    {backend}: {}", endpoints.join(", "))?;
         }
         for mirror in &self.mirrors {
@@ -166,13 +144,7 @@ impl Explanation {
             write_fields(out, &request.fields)?;
         }
         if let Some(reply) = &self.reply {
-            writeln!(
-                out,
-                "reply      {} {} ({})",
-                reply.status,
-                reply.reason.title(),
-                reply.reason.slug()
-            )?;
+            writeln!(out, "reply      {} {} ({})", reply.status, reply.reason.title(), reply.reason.slug())?;
             if !reply.detail.is_empty() {
                 writeln!(out, "           {}", reply.detail)?;
             }
@@ -204,10 +176,7 @@ fn share(one: &BackendShare) -> Value {
 }
 
 fn fields(fields: &Fields) -> Vec<Value> {
-    fields
-        .iter()
-        .map(|(name, value)| json!([name.as_str(), text(value)]))
-        .collect()
+    fields.iter().map(|(name, value)| json!([name.as_str(), text(value)])).collect()
 }
 
 fn bound(bound: Bound) -> Value {

@@ -84,10 +84,7 @@ impl Origin {
     pub fn new(written: &str) -> Origin {
         match written.split_once('*') {
             Some(("", "")) => Origin::Any,
-            Some((front, back)) => Origin::Wildcard {
-                front: front.into(),
-                back: back.into(),
-            },
+            Some((front, back)) => Origin::Wildcard { front: front.into(), back: back.into() },
             None => Origin::Exact(written.into()),
         }
     }
@@ -105,9 +102,7 @@ impl Origin {
                 !star.is_empty()
                     && head.eq_ignore_ascii_case(front.as_bytes())
                     && tail.eq_ignore_ascii_case(back.as_bytes())
-                    && star.iter().all(|byte| {
-                        byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')
-                    })
+                    && star.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
             }
         }
     }
@@ -127,10 +122,8 @@ impl Cors {
         x.notes.cors.origin_is = exchange::Origin::Refused;
         let origin = x.request.fields.first(FieldId::ORIGIN)?;
         let allowed = self.origins.iter().any(|candidate| candidate.fits(origin));
-        let is_preflight = x.request.method == Method::Options
-            && x.request
-                .fields
-                .contains(FieldId::ACCESS_CONTROL_REQUEST_METHOD);
+        let is_preflight =
+            x.request.method == Method::Options && x.request.fields.contains(FieldId::ACCESS_CONTROL_REQUEST_METHOD);
         if allowed {
             let answer: &[u8] = if self.answers_any() { b"*" } else { origin };
             let note = &mut x.notes.cors;
@@ -141,10 +134,9 @@ impl Cors {
         match (is_preflight, allowed) {
             (false, _) => None,
             (true, true) => Some(self.preflight(&x.request.fields)),
-            (true, false) => Some(
-                Reply::new(Reason::CorsOriginDenied)
-                    .with_detail("The origin of this page may not use this resource. Add it to allowOrigins of the route's CORS filter."),
-            ),
+            (true, false) => Some(Reply::new(Reason::CorsOriginDenied).with_detail(
+                "The origin of this page may not use this resource. Add it to allowOrigins of the route's CORS filter.",
+            )),
         }
     }
 
@@ -168,19 +160,9 @@ impl Cors {
                 reply.fields.push((name.clone(), value.to_vec()));
             }
         };
-        add(
-            &ALLOW_METHODS,
-            &self.methods,
-            FieldId::ACCESS_CONTROL_REQUEST_METHOD,
-        );
-        add(
-            &ALLOW_HEADERS,
-            &self.headers,
-            FieldId::ACCESS_CONTROL_REQUEST_HEADERS,
-        );
-        reply
-            .fields
-            .push((MAX_AGE.clone(), self.max_age.to_string().into_bytes()));
+        add(&ALLOW_METHODS, &self.methods, FieldId::ACCESS_CONTROL_REQUEST_METHOD);
+        add(&ALLOW_HEADERS, &self.headers, FieldId::ACCESS_CONTROL_REQUEST_HEADERS);
+        reply.fields.push((MAX_AGE.clone(), self.max_age.to_string().into_bytes()));
         reply
     }
 
@@ -261,46 +243,22 @@ mod tests {
         };
         assert!(!cors.answers_any());
         let mut asked = Fields::new();
-        asked
-            .push_bytes(b"access-control-request-method", b"PUT")
-            .expect("a field");
+        asked.push_bytes(b"access-control-request-method", b"PUT").expect("a field");
         let reply = cors.preflight(&asked);
-        let values: Vec<_> = reply
-            .fields
-            .iter()
-            .map(|(name, value)| (name.as_str(), &value[..]))
-            .collect();
-        assert_eq!(
-            values,
-            [
-                ("access-control-allow-methods", &b"PUT"[..]),
-                ("access-control-max-age", b"0")
-            ]
-        );
+        let values: Vec<_> = reply.fields.iter().map(|(name, value)| (name.as_str(), &value[..])).collect();
+        assert_eq!(values, [("access-control-allow-methods", &b"PUT"[..]), ("access-control-max-age", b"0")]);
     }
 
     #[test]
     fn what_the_backend_says_about_origins_is_replaced() {
-        let cors = Cors {
-            origins: [Origin::new("https://a.test")].into(),
-            ..Cors::default()
-        };
+        let cors = Cors { origins: [Origin::new("https://a.test")].into(), ..Cors::default() };
         let mut response = Response::new(200);
         response.fields.push(&ALLOW_ORIGIN, b"*").expect("a value");
-        response
-            .fields
-            .push(&VARY, b"Accept, origin")
-            .expect("a value");
+        response.fields.push(&VARY, b"Accept, origin").expect("a value");
         cors.mark(&CorsNote::default(), &mut response);
         assert_eq!(response.fields.len(), 1);
-        let note = CorsNote {
-            origin_is: exchange::Origin::Allowed,
-            answer: b"https://a.test".to_vec(),
-        };
+        let note = CorsNote { origin_is: exchange::Origin::Allowed, answer: b"https://a.test".to_vec() };
         cors.mark(&note, &mut response);
-        assert_eq!(
-            response.fields.first(FieldId::ACCESS_CONTROL_ALLOW_ORIGIN),
-            Some(&b"https://a.test"[..])
-        );
+        assert_eq!(response.fields.first(FieldId::ACCESS_CONTROL_ALLOW_ORIGIN), Some(&b"https://a.test"[..]));
     }
 }

@@ -69,10 +69,7 @@ mod tests {
     use super::*;
 
     fn pair(name: &str, value: &str) -> (FieldName, Box<[u8]>) {
-        (
-            FieldName::new(name).expect("a token"),
-            value.as_bytes().into(),
-        )
+        (FieldName::new(name).expect("a token"), value.as_bytes().into())
     }
 
     fn changes() -> HeaderChanges {
@@ -86,25 +83,13 @@ mod tests {
     #[test]
     fn set_overwrites_add_appends_remove_removes() {
         let mut request = Request::build("GET", "http", "a.test", "/").expect("a request");
-        for (name, value) in [
-            ("x-set", "old"),
-            ("x-SET", "older"),
-            ("x-add", "some"),
-            ("x-gone", "1"),
-        ] {
-            request
-                .fields
-                .push_bytes(name.as_bytes(), value.as_bytes())
-                .expect("a field");
+        for (name, value) in [("x-set", "old"), ("x-SET", "older"), ("x-add", "some"), ("x-gone", "1")] {
+            request.fields.push_bytes(name.as_bytes(), value.as_bytes()).expect("a field");
         }
         changes().apply_to_request(&mut request);
         let all = |name: &str| {
             let name = FieldName::new(name).expect("a token");
-            request
-                .fields
-                .all_named(&name)
-                .map(<[u8]>::to_vec)
-                .collect::<Vec<_>>()
+            request.fields.all_named(&name).map(<[u8]>::to_vec).collect::<Vec<_>>()
         };
         assert_eq!(all("X-Set"), [b"new".to_vec()]);
         assert_eq!(all("X-Add"), [b"some".to_vec(), b"more".to_vec()]);
@@ -114,22 +99,15 @@ mod tests {
     #[test]
     fn host_is_the_authority() {
         let mut request = Request::build("GET", "http", "a.test", "/").expect("a request");
-        HeaderChanges {
-            set: [pair("Host", "b.test:81")].into(),
-            ..HeaderChanges::default()
-        }
-        .apply_to_request(&mut request);
+        HeaderChanges { set: [pair("Host", "b.test:81")].into(), ..HeaderChanges::default() }
+            .apply_to_request(&mut request);
         assert_eq!(request.authority(), b"b.test:81");
         assert!(!request.fields.contains(FieldId::HOST));
     }
 
     #[test]
     fn framing_is_reserved() {
-        assert!(is_reserved(
-            &FieldName::new("transfer-Encoding").expect("a token")
-        ));
-        assert!(!is_reserved(
-            &FieldName::new("X-Anything").expect("a token")
-        ));
+        assert!(is_reserved(&FieldName::new("transfer-Encoding").expect("a token")));
+        assert!(!is_reserved(&FieldName::new("X-Anything").expect("a token")));
     }
 }

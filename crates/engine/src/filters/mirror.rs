@@ -26,20 +26,11 @@ const FIRST_DRAW: u64 = 64;
 impl Filters {
     /// The backends that get a copy of this request, each drawn by itself.
     pub fn mirrors(&self, random: u64) -> impl Iterator<Item = &Arc<Backend>> {
-        self.mirrors
-            .iter()
-            .enumerate()
-            .filter_map(move |(index, mirror)| {
-                let chosen = mirror.numerator >= mirror.denominator
-                    || below(
-                        draw(random, FIRST_DRAW + index as u64),
-                        u64::from(mirror.denominator),
-                    ) < u64::from(mirror.numerator);
-                if chosen {
-                    mirror.target.as_ref().ok()
-                } else {
-                    None
-                }
-            })
+        self.mirrors.iter().enumerate().filter_map(move |(index, mirror)| {
+            let chosen = mirror.numerator >= mirror.denominator
+                || below(draw(random, FIRST_DRAW + index as u64), u64::from(mirror.denominator))
+                    < u64::from(mirror.numerator);
+            if chosen { mirror.target.as_ref().ok() } else { None }
+        })
     }
 }

@@ -90,15 +90,11 @@ mod tests {
     use transept_wire::head::Request;
 
     fn location(redirect: &Redirect, port: u16, tls: bool, target: &str) -> String {
-        let mut request =
-            Request::build("GET", "http", "example.org:9999", target).expect("a request");
+        let mut request = Request::build("GET", "http", "example.org:9999", target).expect("a request");
         let address = format!("127.0.0.1:{port}").parse().expect("an address");
         let connection = Connection::new(address, address, tls.then(TlsFacts::default));
         let x = Exchange {
-            now: Now {
-                monotonic: Duration::ZERO,
-                unix: Duration::ZERO,
-            },
+            now: Now { monotonic: Duration::ZERO, unix: Duration::ZERO },
             random: 0,
             connection: &connection,
             client: address.ip(),
@@ -111,48 +107,26 @@ mod tests {
     }
 
     fn plain() -> Redirect {
-        Redirect {
-            scheme: None,
-            hostname: None,
-            port: None,
-            path: None,
-            status: 302,
-        }
+        Redirect { scheme: None, hostname: None, port: None, path: None, status: 302 }
     }
 
     #[test]
     fn scheme_and_port() {
-        let to = |scheme: Option<&str>, port| Redirect {
-            scheme: scheme.map(Into::into),
-            port,
-            ..plain()
-        };
+        let to = |scheme: Option<&str>, port| Redirect { scheme: scheme.map(Into::into), port, ..plain() };
         for (listener, tls, scheme, port, expected) in [
             (80, false, None, None, "http://example.org/p"),
             (80, false, None, Some(80), "http://example.org/p"),
             (80, false, None, Some(8080), "http://example.org:8080/p"),
             (80, false, Some("https"), None, "https://example.org/p"),
             (80, false, Some("https"), Some(443), "https://example.org/p"),
-            (
-                80,
-                false,
-                Some("https"),
-                Some(8443),
-                "https://example.org:8443/p",
-            ),
+            (80, false, Some("https"), Some(8443), "https://example.org:8443/p"),
             (8080, false, None, None, "http://example.org:8080/p"),
             (8080, false, None, Some(80), "http://example.org/p"),
             (8080, false, Some("https"), None, "https://example.org/p"),
             (443, true, None, None, "https://example.org/p"),
             (443, true, None, Some(8443), "https://example.org:8443/p"),
             (443, true, Some("http"), None, "http://example.org/p"),
-            (
-                443,
-                true,
-                Some("http"),
-                Some(8080),
-                "http://example.org:8080/p",
-            ),
+            (443, true, Some("http"), Some(8080), "http://example.org:8080/p"),
         ] {
             assert_eq!(location(&to(scheme, port), listener, tls, "/p"), expected);
         }
@@ -165,9 +139,6 @@ mod tests {
             path: Some(PathChange::Prefix(b"/new".as_slice().into())),
             ..plain()
         };
-        assert_eq!(
-            location(&redirect, 80, false, "/old/lemon?x=1&y"),
-            "http://new.example/new/lemon?x=1&y"
-        );
+        assert_eq!(location(&redirect, 80, false, "/old/lemon?x=1&y"), "http://new.example/new/lemon?x=1&y");
     }
 }

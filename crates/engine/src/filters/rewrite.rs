@@ -62,9 +62,7 @@ impl PathChange {
 
 /// The length without trailing slashes.
 fn trimmed(path: &[u8]) -> usize {
-    path.iter()
-        .rposition(|byte| *byte != b'/')
-        .map_or(0, |last| last + 1)
+    path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1)
 }
 
 impl Rewrite {
@@ -113,22 +111,15 @@ mod tests {
             ("/anything", "/", "/v1", "/v1/anything"),
             ("/", "/", "/v1", "/v1/"),
         ] {
-            assert_eq!(
-                prefix(path, matched, replacement),
-                expected,
-                "{path} {matched} {replacement}"
-            );
+            assert_eq!(prefix(path, matched, replacement), expected, "{path} {matched} {replacement}");
         }
     }
 
     #[test]
     fn query_and_port() {
-        let mut request =
-            Request::build("GET", "http", "a.test:81", "/old/x?q=1").expect("a request");
-        let rewrite = Rewrite {
-            hostname: Some("b.test".into()),
-            path: Some(PathChange::Full(b"/new".as_slice().into())),
-        };
+        let mut request = Request::build("GET", "http", "a.test:81", "/old/x?q=1").expect("a request");
+        let rewrite =
+            Rewrite { hostname: Some("b.test".into()), path: Some(PathChange::Full(b"/new".as_slice().into())) };
         assert_eq!(rewrite.apply(&mut request, 4), 4);
         assert_eq!(request.target(), b"/new?q=1");
         assert_eq!(request.authority(), b"b.test");

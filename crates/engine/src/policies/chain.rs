@@ -66,9 +66,7 @@ impl Chain {
     /// A chain of these policies. Within a phase the order of the table of kinds stays.
     pub(crate) fn new(mut steps: Vec<Arc<Step>>) -> Chain {
         steps.sort_by_key(|step| step.phase);
-        Chain {
-            steps: steps.into(),
-        }
+        Chain { steps: steps.into() }
     }
 
     /// Whether no policy is in force.
@@ -83,11 +81,7 @@ impl Chain {
 
     /// Runs the request side of the policies in some phases. Notes which policy answered.
     pub(crate) fn screen(&self, x: &mut Exchange<'_>, phases: RangeInclusive<Phase>) -> Verdict {
-        for step in self
-            .steps
-            .iter()
-            .filter(|step| phases.contains(&step.phase))
-        {
+        for step in self.steps.iter().filter(|step| phases.contains(&step.phase)) {
             let verdict = match &step.policy {
                 Some(policy) => policy.on_request(x),
                 None => Reply::new(Reason::PolicyInvalid).into(),
@@ -102,12 +96,7 @@ impl Chain {
 
     /// Runs the response side, last phase first.
     pub(crate) fn relay(&self, x: &mut Exchange<'_>, response: &mut Response) {
-        for policy in self
-            .steps
-            .iter()
-            .rev()
-            .filter_map(|step| step.policy.as_ref())
-        {
+        for policy in self.steps.iter().rev().filter_map(|step| step.policy.as_ref()) {
             policy.on_response(x, response);
         }
     }

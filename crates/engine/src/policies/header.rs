@@ -37,12 +37,7 @@ impl Policy for HeaderPolicy {
     const KIND: &'static str = "HeaderPolicy";
     const ABOUT: &'static str = "Sets, adds and removes header fields of requests and responses.";
     const PHASE: Phase = Phase::Transform;
-    const TARGETS: &'static [Target] = &[
-        Target::Gateway,
-        Target::Listener,
-        Target::Route,
-        Target::Rule,
-    ];
+    const TARGETS: &'static [Target] = &[Target::Gateway, Target::Listener, Target::Route, Target::Rule];
     type Spec = HeaderPolicySpec;
 
     fn compile(spec: &HeaderPolicySpec, cx: &mut Decoder) -> Option<Self> {
@@ -60,10 +55,7 @@ impl Policy for HeaderPolicy {
         };
         let request = compile("request", &spec.request);
         let response = compile("response", &spec.response);
-        Some(HeaderPolicy {
-            request: request?,
-            response: response?,
-        })
+        Some(HeaderPolicy { request: request?, response: response? })
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
@@ -83,8 +75,7 @@ mod tests {
 
     #[test]
     fn framing_fields_are_refused_with_their_place() {
-        let problems =
-            refusals::<HeaderPolicy>("request:\n  set:\n  - {name: Content-Length, value: '0'}\n");
+        let problems = refusals::<HeaderPolicy>("request:\n  set:\n  - {name: Content-Length, value: '0'}\n");
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(problems[0].why.contains("Content-Length"), "{problems:?}");
     }
@@ -96,14 +87,10 @@ mod tests {
 
     #[test]
     fn both_sides_are_changed() {
-        let policy = compile::<HeaderPolicy>(
-            "request: {set: [{name: X-A, value: '1'}]}\nresponse: {remove: [Server]}\n",
-        );
+        let policy =
+            compile::<HeaderPolicy>("request: {set: [{name: X-A, value: '1'}]}\nresponse: {remove: [Server]}\n");
         let mut response = Response::new(200);
-        response
-            .fields
-            .push_bytes(b"Server", b"secret/1.0")
-            .expect("a field");
+        response.fields.push_bytes(b"Server", b"secret/1.0").expect("a field");
         policy.response.apply(&mut response.fields);
         assert!(response.fields.is_empty());
         assert_eq!(policy.request.set.len(), 1);

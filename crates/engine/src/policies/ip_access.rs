@@ -34,24 +34,15 @@ impl Policy for IpAccessPolicy {
     const KIND: &'static str = "IpAccessPolicy";
     const ABOUT: &'static str = "Allows and denies clients by address.";
     const PHASE: Phase = Phase::Guard;
-    const TARGETS: &'static [Target] = &[
-        Target::Gateway,
-        Target::Listener,
-        Target::Route,
-        Target::Rule,
-    ];
+    const TARGETS: &'static [Target] = &[Target::Gateway, Target::Listener, Target::Route, Target::Rule];
     type Spec = IpAccessPolicySpec;
 
     fn compile(spec: &IpAccessPolicySpec, cx: &mut Decoder) -> Option<Self> {
         if spec.allow.is_none() && spec.deny.is_empty() {
-            cx.refuse(spec.at, "the policy says nothing")
-                .remedy("write `allow`, `deny` or both");
+            cx.refuse(spec.at, "the policy says nothing").remedy("write `allow`, `deny` or both");
             return None;
         }
-        Some(IpAccessPolicy {
-            allow: spec.allow.clone(),
-            deny: spec.deny.clone(),
-        })
+        Some(IpAccessPolicy { allow: spec.allow.clone(), deny: spec.deny.clone() })
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
@@ -96,18 +87,12 @@ mod tests {
 
     #[test]
     fn an_empty_allow_list_allows_nobody() {
-        assert!(!passes(
-            &compile::<IpAccessPolicy>("allow: []\n"),
-            "192.0.2.8"
-        ));
+        assert!(!passes(&compile::<IpAccessPolicy>("allow: []\n"), "192.0.2.8"));
     }
 
     #[test]
     fn a_policy_that_says_nothing_is_refused() {
         assert_eq!(refusals::<IpAccessPolicy>("{}\n").len(), 1);
-        assert_eq!(
-            refusals::<IpAccessPolicy>("deny: [192.0.2.7/24]\n").len(),
-            1
-        );
+        assert_eq!(refusals::<IpAccessPolicy>("deny: [192.0.2.7/24]\n").len(), 1);
     }
 }

@@ -212,18 +212,10 @@ impl Policy for ListenerPolicy {
             put_time(&mut settings.response, times.response);
         }
         if let Some(address) = &self.spec.client_address {
-            settings.trusted_proxies = address
-                .trusted_proxies
-                .iter()
-                .map(|network| network.0)
-                .collect();
+            settings.trusted_proxies = address.trusted_proxies.iter().map(|network| network.0).collect();
         }
         if let Some(forwarding) = &self.spec.forwarding {
-            settings.forwarded = if forwarding.forwarded {
-                Emit::Yes
-            } else {
-                Emit::No
-            };
+            settings.forwarded = if forwarding.forwarded { Emit::Yes } else { Emit::No };
         }
         if let Some(tracing) = &self.spec.tracing {
             settings.trace = match tracing.incoming {
@@ -239,34 +231,14 @@ impl Policy for ListenerPolicy {
 
 fn settle_limits(limits: &ListenerLimits, settings: &mut Settings) {
     let into = &mut settings.limits;
-    put(
-        &mut into.request_line,
-        limits.request_line_bytes.map(|bytes| bytes as usize),
-    );
-    put(
-        &mut into.head_bytes,
-        limits.header_bytes.map(|bytes| bytes as usize),
-    );
-    put(
-        &mut into.header_count,
-        limits.header_count.map(|count| count as usize),
-    );
+    put(&mut into.request_line, limits.request_line_bytes.map(|bytes| bytes as usize));
+    put(&mut into.head_bytes, limits.header_bytes.map(|bytes| bytes as usize));
+    put(&mut into.header_count, limits.header_count.map(|count| count as usize));
     put(&mut into.body_bytes, limits.body_bytes.map(Some));
-    put(
-        &mut into.max_connections,
-        limits.max_connections.map(|count| count as usize),
-    );
-    put(
-        &mut into.max_connections_per_address,
-        limits
-            .max_connections_per_address
-            .map(|count| Some(count as usize)),
-    );
+    put(&mut into.max_connections, limits.max_connections.map(|count| count as usize));
+    put(&mut into.max_connections_per_address, limits.max_connections_per_address.map(|count| Some(count as usize)));
     put(&mut into.max_streams, limits.max_concurrent_streams);
-    put(
-        &mut into.max_requests_per_connection,
-        limits.max_requests_per_connection.map(Some),
-    );
+    put(&mut into.max_requests_per_connection, limits.max_requests_per_connection.map(Some));
 }
 
 fn settle_path(path: &PathSpec, settings: &mut Settings) {
@@ -313,16 +285,12 @@ mod tests {
     #[test]
     fn what_is_not_written_keeps_its_default() {
         let mut settings = Settings::default();
-        compile::<ListenerPolicy>("limits: {headerCount: 7}\ntimeouts: {idle: 0s, head: 3s}\n")
-            .settle(&mut settings);
+        compile::<ListenerPolicy>("limits: {headerCount: 7}\ntimeouts: {idle: 0s, head: 3s}\n").settle(&mut settings);
         assert_eq!(settings.limits.header_count, 7);
         assert_eq!(settings.limits.head_bytes, 65_536);
         assert_eq!(settings.timeouts.idle, None);
         assert_eq!(settings.timeouts.head, Some(Duration::from_secs(3)));
-        assert_eq!(
-            settings.timeouts.tls_handshake,
-            Some(Duration::from_secs(10))
-        );
+        assert_eq!(settings.timeouts.tls_handshake, Some(Duration::from_secs(10)));
     }
 
     #[test]
@@ -330,16 +298,12 @@ mod tests {
         let mut settings = Settings::default();
         let address = "10.1.2.3".parse().expect("an address");
         assert!(!settings.trusts(address));
-        compile::<ListenerPolicy>("clientAddress: {trustedProxies: [10.0.0.0/8]}\n")
-            .settle(&mut settings);
+        compile::<ListenerPolicy>("clientAddress: {trustedProxies: [10.0.0.0/8]}\n").settle(&mut settings);
         assert!(settings.trusts(address));
     }
 
     #[test]
     fn a_head_smaller_than_its_first_line_is_refused() {
-        assert_eq!(
-            refusals::<ListenerPolicy>("limits: {headerBytes: 600}\n").len(),
-            1
-        );
+        assert_eq!(refusals::<ListenerPolicy>("limits: {headerBytes: 600}\n").len(), 1);
     }
 }

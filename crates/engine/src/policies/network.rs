@@ -28,9 +28,7 @@ fn parse(text: &str) -> Result<IpNet, &'static str> {
         Err(_) => match text.parse::<IpAddr>() {
             Ok(address) => IpNet::from(address),
             Err(_) => {
-                return Err(
-                    "write an address or a network: 192.0.2.7, 192.0.2.0/24, 2001:db8::/32",
-                );
+                return Err("write an address or a network: 192.0.2.7, 192.0.2.0/24, 2001:db8::/32");
             }
         },
     };
@@ -52,8 +50,7 @@ impl Schema for Network {
         match parse(text) {
             Ok(network) => Some(Network(network)),
             Err(remedy) => {
-                cx.refuse(value.at, format!("{} is not a network", quote(text)))
-                    .remedy(remedy);
+                cx.refuse(value.at, format!("{} is not a network", quote(text))).remedy(remedy);
                 None
             }
         }
@@ -74,18 +71,9 @@ mod tests {
 
     #[test]
     fn addresses_and_networks() {
-        assert_eq!(
-            parse("192.0.2.7").map(|network| network.to_string()),
-            Ok("192.0.2.7/32".to_owned())
-        );
+        assert_eq!(parse("192.0.2.7").map(|network| network.to_string()), Ok("192.0.2.7/32".to_owned()));
         assert!(parse("2001:db8::/32").is_ok());
-        for wrong in [
-            "192.0.2.7/24",
-            "::ffff:192.0.2.0/120",
-            "192.0.2",
-            "example.com",
-            "10.0.0.0/33",
-        ] {
+        for wrong in ["192.0.2.7/24", "::ffff:192.0.2.0/120", "192.0.2", "example.com", "10.0.0.0/33"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

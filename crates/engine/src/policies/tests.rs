@@ -38,10 +38,7 @@ pub(super) fn on_request_from<P: Policy>(policy: &P, client: &str) -> Verdict {
     let mut request = Request::build("GET", "http", "a.test", "/").expect("a request");
     let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
     policy.on_request(&mut Exchange {
-        now: Now {
-            monotonic: Duration::ZERO,
-            unix: Duration::ZERO,
-        },
+        now: Now { monotonic: Duration::ZERO, unix: Duration::ZERO },
         random: 0,
         connection: &Connection::new(address, address, None),
         client: client.parse().expect("an address"),
@@ -55,11 +52,7 @@ pub(super) fn on_request_from<P: Policy>(policy: &P, client: &str) -> Verdict {
 fn kinds_are_unique_and_end_alike() {
     for (index, facts) in KINDS.iter().enumerate() {
         assert!(facts.kind.ends_with("Policy"), "{}", facts.kind);
-        assert!(
-            KINDS[..index].iter().all(|other| other.kind != facts.kind),
-            "{} twice",
-            facts.kind
-        );
+        assert!(KINDS[..index].iter().all(|other| other.kind != facts.kind), "{} twice", facts.kind);
         assert_eq!(MODEL_KINDS[index].kind, facts.kind);
         assert!(!MODEL_KINDS[index].targets.is_empty());
     }

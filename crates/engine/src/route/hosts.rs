@@ -39,11 +39,7 @@ impl Hosts {
     /// The numbers of all patterns that fit `host`, most specific first.
     pub fn find<'a>(&'a self, host: &'a str) -> Fitting<'a> {
         let rest = if host.len() > LONGEST { "" } else { host };
-        Fitting {
-            hosts: self,
-            rest,
-            stage: Stage::Exact,
-        }
+        Fitting { hosts: self, rest, stage: Stage::Exact }
     }
 }
 
@@ -106,10 +102,7 @@ mod tests {
     #[test]
     fn most_specific_first_then_every_wider_one() {
         let hosts = hosts(&["", "*.com", "*.example.com", "a.example.com"]);
-        assert_eq!(
-            hosts.find("a.example.com").collect::<Vec<_>>(),
-            [3, 2, 1, 0]
-        );
+        assert_eq!(hosts.find("a.example.com").collect::<Vec<_>>(), [3, 2, 1, 0]);
         assert_eq!(hosts.find("x.y.example.com").collect::<Vec<_>>(), [2, 1, 0]);
         assert_eq!(hosts.find("example.com").collect::<Vec<_>>(), [1, 0]);
         assert_eq!(hosts.find("example.net").collect::<Vec<_>>(), [0]);

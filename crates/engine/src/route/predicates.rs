@@ -26,25 +26,18 @@ impl Pattern {
     /// A sentence that says what is wrong with it.
     pub fn new(source: &str) -> Result<Pattern, String> {
         let compile = |expression: &str| {
-            RegexBuilder::new(expression)
-                .size_limit(PATTERN_SIZE)
-                .dfa_size_limit(PATTERN_SIZE)
-                .build()
-                .map_err(|error| match error {
+            RegexBuilder::new(expression).size_limit(PATTERN_SIZE).dfa_size_limit(PATTERN_SIZE).build().map_err(
+                |error| match error {
                     regex::Error::CompiledTooBig(limit) => {
-                        format!(
-                            "the regular expression `{source}` compiles to more than {limit} bytes"
-                        )
+                        format!("the regular expression `{source}` compiles to more than {limit} bytes")
                     }
                     _ => format!("`{source}` is not a regular expression"),
-                })
+                },
+            )
         };
         // First by itself: `a)|(b` is no expression, but it is one between our parentheses.
         compile(source)?;
-        Ok(Pattern {
-            source: source.into(),
-            regex: compile(&format!(r"\A(?:{source})\z"))?,
-        })
+        Ok(Pattern { source: source.into(), regex: compile(&format!(r"\A(?:{source})\z"))? })
     }
 
     /// The expression as written.
@@ -177,10 +170,7 @@ pub(crate) enum Preflights {
 impl Predicates {
     /// Whether there is no condition.
     pub fn is_empty(&self) -> bool {
-        self.method.is_none()
-            && self.headers.is_empty()
-            && self.query.is_empty()
-            && self.path.is_none()
+        self.method.is_none() && self.headers.is_empty() && self.query.is_empty() && self.path.is_none()
     }
 
     /// The first condition that the request does not meet.
@@ -196,18 +186,11 @@ impl Predicates {
         {
             return Some(Lost::Path(path));
         }
-        if let Some(test) = self
-            .headers
-            .iter()
-            .find(|test| !header_fits(&request.fields, test))
-        {
+        if let Some(test) = self.headers.iter().find(|test| !header_fits(&request.fields, test)) {
             return Some(Lost::Header(test));
         }
         let query = request.query().unwrap_or_default();
-        self.query
-            .iter()
-            .find(|test| !query_fits(query, test))
-            .map(Lost::Query)
+        self.query.iter().find(|test| !query_fits(query, test)).map(Lost::Query)
     }
 }
 
@@ -282,35 +265,17 @@ mod tests {
     }
 
     fn query(name: &str, value: TextTest) -> QueryTest {
-        QueryTest {
-            name: name.as_bytes().into(),
-            value,
-        }
+        QueryTest { name: name.as_bytes().into(), value }
     }
 
     #[test]
     fn the_first_value_of_a_parameter_counts_and_is_decoded() {
-        assert!(query_fits(
-            b"animal=whale&animal=dog",
-            &query("animal", exact("whale"))
-        ));
-        assert!(!query_fits(
-            b"animal=whale&animal=dog",
-            &query("animal", exact("dog"))
-        ));
-        assert!(query_fits(
-            b"a%6eimal=blue%20whale",
-            &query("animal", exact("blue whale"))
-        ));
-        assert!(query_fits(
-            b"animal=blue+whale",
-            &query("animal", exact("blue whale"))
-        ));
+        assert!(query_fits(b"animal=whale&animal=dog", &query("animal", exact("whale"))));
+        assert!(!query_fits(b"animal=whale&animal=dog", &query("animal", exact("dog"))));
+        assert!(query_fits(b"a%6eimal=blue%20whale", &query("animal", exact("blue whale"))));
+        assert!(query_fits(b"animal=blue+whale", &query("animal", exact("blue whale"))));
         assert!(query_fits(b"x=%zz", &query("x", exact("%zz"))));
-        assert!(!query_fits(
-            b"Animal=whale",
-            &query("animal", exact("whale"))
-        ));
+        assert!(!query_fits(b"Animal=whale", &query("animal", exact("whale"))));
         assert!(query_fits(b"flag", &query("flag", exact(""))));
     }
 
@@ -319,18 +284,12 @@ mod tests {
         let mut fields = Fields::new();
         let name = FieldName::new("X-Tags").expect("a token");
         fields.push(&name, b"a").expect("a value");
-        let test = |value| HeaderTest {
-            name: FieldName::new("x-tags").expect("a token"),
-            value,
-        };
+        let test = |value| HeaderTest { name: FieldName::new("x-tags").expect("a token"), value };
         assert!(header_fits(&fields, &test(exact("a"))));
         fields.push(&name, b"b").expect("a value");
         assert!(!header_fits(&fields, &test(exact("a"))));
         assert!(header_fits(&fields, &test(exact("a,b"))));
-        assert!(header_fits(
-            &fields,
-            &test(TextTest::Pattern(Pattern::new("a,.").expect("a pattern")))
-        ));
+        assert!(header_fits(&fields, &test(TextTest::Pattern(Pattern::new("a,.").expect("a pattern")))));
     }
 
     #[test]

@@ -118,24 +118,14 @@ impl Index {
             return None;
         }
         self.slots
-            .find(self.hash(host, path), |slot| {
-                slot.host == host && *slot.path == *path
-            })
+            .find(self.hash(host, path), |slot| slot.host == host && *slot.path == *path)
             .map(|slot| slot.candidates.clone())
     }
 
     fn insert(&mut self, host: u32, path: Box<[u8]>, candidates: Range<u32>) {
         let hash = self.hash(host, &path);
         let Index { slots, hasher } = self;
-        slots.insert_unique(
-            hash,
-            Slot {
-                host,
-                path,
-                candidates,
-            },
-            |slot| hasher.hash_one((slot.host, &*slot.path)),
-        );
+        slots.insert_unique(hash, Slot { host, path, candidates }, |slot| hasher.hash_one((slot.host, &*slot.path)));
     }
 }
 
@@ -143,23 +133,17 @@ impl RouteTable {
     /// Builds the table. The order of the entries does not matter.
     pub fn new(entries: Vec<Entry>) -> RouteTable {
         let mut table = RouteTable::default();
-        let mut placed: Vec<(u32, Entry)> = entries
-            .into_iter()
-            .map(|entry| (table.host(&entry.hostname), entry))
-            .collect();
+        let mut placed: Vec<(u32, Entry)> =
+            entries.into_iter().map(|entry| (table.host(&entry.hostname), entry)).collect();
         placed.sort_by(|(host, a), (other, b)| {
-            host.cmp(other)
-                .then_with(|| a.path.cmp(&b.path))
-                .then_with(|| precedence(a).cmp(&precedence(b)))
+            host.cmp(other).then_with(|| a.path.cmp(&b.path)).then_with(|| precedence(a).cmp(&precedence(b)))
         });
         let mut rest = placed.into_iter().peekable();
         while let Some((host, first)) = rest.next() {
             let start = table.candidates.len() as u32;
             let path = first.path.clone();
             table.push(first);
-            while let Some((_, next)) =
-                rest.next_if(|(other, next)| *other == host && next.path == path)
-            {
+            while let Some((_, next)) = rest.next_if(|(other, next)| *other == host && next.path == path) {
                 table.push(next);
             }
             table.place(host, path, start..table.candidates.len() as u32);
@@ -178,11 +162,7 @@ impl RouteTable {
         let next = self.per_host.len() as u32;
         let id = self.hosts.insert(pattern, next);
         if id == next {
-            self.per_host.push(PerHost {
-                pattern: Arc::clone(pattern),
-                lengths: Box::default(),
-                patterns: 0..0,
-            });
+            self.per_host.push(PerHost { pattern: Arc::clone(pattern), lengths: Box::default(), patterns: 0..0 });
         }
         id
     }
@@ -205,12 +185,7 @@ impl RouteTable {
             self.predicates.push(entry.predicates);
             self.predicates.len() as u32 - 1
         };
-        self.candidates.push(Candidate {
-            rule,
-            predicates,
-            index: entry.index,
-            preflights,
-        });
+        self.candidates.push(Candidate { rule, predicates, index: entry.index, preflights });
     }
 
     fn place(&mut self, host: u32, path: PathKey, candidates: Range<u32>) {
@@ -251,23 +226,11 @@ impl RouteTable {
     }
 
     /// Finds the rule for a request. `host` is lower-case, without port and trailing dot.
-    pub(crate) fn find<'s, T: Trace>(
-        &'s self,
-        request: &Request,
-        host: &str,
-        trace: &mut T,
-    ) -> Option<Routed<'s>> {
-        self.hosts
-            .find(host)
-            .find_map(|id| self.find_under(id, request, trace))
+    pub(crate) fn find<'s, T: Trace>(&'s self, request: &Request, host: &str, trace: &mut T) -> Option<Routed<'s>> {
+        self.hosts.find(host).find_map(|id| self.find_under(id, request, trace))
     }
 
-    fn find_under<'s, T: Trace>(
-        &'s self,
-        id: u32,
-        request: &Request,
-        trace: &mut T,
-    ) -> Option<Routed<'s>> {
+    fn find_under<'s, T: Trace>(&'s self, id: u32, request: &Request, trace: &mut T) -> Option<Routed<'s>> {
         let host = self.per_host.get(id as usize)?;
         let path = request.path();
         if let Some(range) = self.exact.find(id, path)
@@ -276,8 +239,7 @@ impl RouteTable {
             return Some(routed);
         }
         if !host.patterns.is_empty()
-            && let Some(routed) =
-                self.first(host.patterns.clone(), request, path.len(), host, trace)
+            && let Some(routed) = self.first(host.patterns.clone(), request, path.len(), host, trace)
         {
             return Some(routed);
         }
@@ -306,9 +268,7 @@ impl RouteTable {
         host: &'s PerHost,
         trace: &mut T,
     ) -> Option<Routed<'s>> {
-        let candidates = self
-            .candidates
-            .get(range.start as usize..range.end as usize)?;
+        let candidates = self.candidates.get(range.start as usize..range.end as usize)?;
         for candidate in candidates {
             let rule = self.rules.get(candidate.rule as usize)?;
             let lost = self.lost(candidate, request);
@@ -331,23 +291,13 @@ impl RouteTable {
         if candidate.predicates == NONE {
             return None;
         }
-        self.predicates
-            .get(candidate.predicates as usize)?
-            .lost(request, candidate.preflights)
+        self.predicates.get(candidate.predicates as usize)?.lost(request, candidate.preflights)
     }
 
     /// Every match in the table with what it asks; for explanations, not for traffic.
     pub(crate) fn survey(&self) -> Vec<Surveyed<'_>> {
-        let exact = self
-            .exact
-            .slots
-            .iter()
-            .map(|slot| (slot.host, AskedPath::Exact(&slot.path), &slot.candidates));
-        let prefix = self
-            .prefix
-            .slots
-            .iter()
-            .map(|slot| (slot.host, AskedPath::Prefix(&slot.path), &slot.candidates));
+        let exact = self.exact.slots.iter().map(|slot| (slot.host, AskedPath::Exact(&slot.path), &slot.candidates));
+        let prefix = self.prefix.slots.iter().map(|slot| (slot.host, AskedPath::Prefix(&slot.path), &slot.candidates));
         let patterns = self.per_host.iter().enumerate();
         let patterns = patterns.map(|(id, host)| (id as u32, AskedPath::Pattern, &host.patterns));
         let mut found = Vec::with_capacity(self.candidates.len());
@@ -362,10 +312,7 @@ impl RouteTable {
                         index: candidate.index,
                         hostname: &host.pattern,
                         path,
-                        predicates: self
-                            .predicates
-                            .get(candidate.predicates as usize)
-                            .map(|asked| &**asked),
+                        predicates: self.predicates.get(candidate.predicates as usize).map(|asked| &**asked),
                         preflights: candidate.preflights,
                     });
                 }

@@ -31,10 +31,7 @@ const PATHS: &[&str] = &["/", "/x", "/x/y", "/x/y/z", "/xy", "/X", "/x/"];
 const VALUES: &[&str] = &["1", "2"];
 
 fn header(name: &str, value: &str) -> HeaderTest {
-    HeaderTest {
-        name: FieldName::new(name).expect("a token"),
-        value: TextTest::Exact(value.as_bytes().into()),
-    }
+    HeaderTest { name: FieldName::new(name).expect("a token"), value: TextTest::Exact(value.as_bytes().into()) }
 }
 
 fn random_entry(dice: &mut Dice, order: u32) -> Entry {
@@ -47,19 +44,12 @@ fn random_entry(dice: &mut Dice, order: u32) -> Entry {
         }
         if dice.roll(4) == 0 {
             let value = TextTest::Exact(dice.pick(VALUES).as_bytes().into());
-            query.push(QueryTest {
-                name: name.as_bytes().into(),
-                value,
-            });
+            query.push(QueryTest { name: name.as_bytes().into(), value });
         }
     }
     Entry {
         hostname: dice.pick(HOSTS).into(),
-        path: if dice.roll(2) == 0 {
-            PathKey::Exact(path.as_bytes().into())
-        } else {
-            PathKey::prefix(path.as_bytes())
-        },
+        path: if dice.roll(2) == 0 { PathKey::Exact(path.as_bytes().into()) } else { PathKey::prefix(path.as_bytes()) },
         specificity: (0, 0),
         predicates: Arc::new(Predicates {
             method: [None, None, Some(Method::Put)][dice.roll(3)],
@@ -76,19 +66,14 @@ fn random_entry(dice: &mut Dice, order: u32) -> Entry {
 fn random_request(dice: &mut Dice) -> (Request, &'static str) {
     let method = dice.pick(&["GET", "PUT"]);
     let host = dice.pick(&["a.test", "b.a.test", "c.a.test", "c.test", "test", "other"]);
-    let mut target = dice
-        .pick(&["/", "/x", "/x/", "/x/y", "/x/y/z/w", "/xy", "/x/yz", "/X"])
-        .to_owned();
+    let mut target = dice.pick(&["/", "/x", "/x/", "/x/y", "/x/y/z/w", "/xy", "/x/yz", "/X"]).to_owned();
     if dice.roll(2) == 0 {
         target = format!("{target}?h={}&i={}", dice.pick(VALUES), dice.pick(VALUES));
     }
     let mut request = Request::build(method, "http", host, &target).expect("a request");
     for name in ["h", "i"] {
         if dice.roll(2) == 0 {
-            request
-                .fields
-                .push_bytes(name.as_bytes(), dice.pick(VALUES).as_bytes())
-                .expect("a field");
+            request.fields.push_bytes(name.as_bytes(), dice.pick(VALUES).as_bytes()).expect("a field");
         }
     }
     (request, host)
@@ -112,10 +97,7 @@ fn plainly<'a>(entries: &'a [Entry], request: &Request, host: &str) -> Option<&'
     let fits = |entry: &&Entry| {
         host_fits(&entry.hostname)
             && path_fits(&entry.path)
-            && entry
-                .predicates
-                .lost(request, super::predicates::Preflights::Ordinary)
-                .is_none()
+            && entry.predicates.lost(request, super::predicates::Preflights::Ordinary).is_none()
     };
     entries.iter().filter(fits).min_by_key(|entry| {
         let (exact, length) = match &entry.path {
@@ -142,26 +124,16 @@ fn the_index_decides_like_a_plain_reading_of_the_standard() {
     let mut dice = Dice(7);
     let mut found_some = 0;
     for round in 0..300 {
-        let entries: Vec<Entry> = (0..1 + dice.roll(40))
-            .map(|order| random_entry(&mut dice, order as u32))
-            .collect();
+        let entries: Vec<Entry> = (0..1 + dice.roll(40)).map(|order| random_entry(&mut dice, order as u32)).collect();
         let mut shuffled = entries.clone();
         shuffled.sort_by_key(|entry| draw(u64::from(entry.order), round));
         let table = RouteTable::new(shuffled);
         for _ in 0..60 {
             let (request, host) = random_request(&mut dice);
-            let expected =
-                plainly(&entries, &request, host).map(|entry| entry.rule.metric_label.clone());
-            let found = table
-                .find(&request, host, &mut Silent)
-                .map(|routed| routed.rule.metric_label.clone());
+            let expected = plainly(&entries, &request, host).map(|entry| entry.rule.metric_label.clone());
+            let found = table.find(&request, host, &mut Silent).map(|routed| routed.rule.metric_label.clone());
             found_some += usize::from(found.is_some());
-            assert_eq!(
-                found,
-                expected,
-                "{host} {:?} {entries:#?}",
-                request.target().escape_ascii().to_string()
-            );
+            assert_eq!(found, expected, "{host} {:?} {entries:#?}", request.target().escape_ascii().to_string());
         }
     }
     assert!(found_some > 5_000, "{found_some}");
@@ -181,15 +153,10 @@ fn plain_entry(hostname: &str, path: &str, order: u32) -> Entry {
 
 #[test]
 fn the_covered_prefix_is_known() {
-    let table = RouteTable::new(vec![
-        plain_entry("", "/", 0),
-        plain_entry("", "/shop/cart/", 1),
-    ]);
+    let table = RouteTable::new(vec![plain_entry("", "/", 0), plain_entry("", "/shop/cart/", 1)]);
     let covered = |path: &str| {
         let request = Request::build("GET", "http", "t.test", path).expect("a request");
-        table
-            .find(&request, "t.test", &mut Silent)
-            .map(|routed| routed.matched_prefix)
+        table.find(&request, "t.test", &mut Silent).map(|routed| routed.matched_prefix)
     };
     assert_eq!(covered("/shop/cart/7"), Some("/shop/cart".len()));
     assert_eq!(covered("/shop/cart"), Some("/shop/cart".len()));
@@ -201,30 +168,16 @@ fn a_lookup_among_many_tries_only_what_can_match() {
     struct Count(usize);
     impl crate::explain::Trace for Count {
         const ON: bool = true;
-        fn candidate(
-            &mut self,
-            _: &Arc<Rule>,
-            _: u16,
-            _: &str,
-            _: Option<super::predicates::Lost<'_>>,
-        ) {
+        fn candidate(&mut self, _: &Arc<Rule>, _: u16, _: &str, _: Option<super::predicates::Lost<'_>>) {
             self.0 += 1;
         }
     }
-    let entries = (0..20_000).map(|n| {
-        plain_entry(
-            &format!("h{}.test", n % 500),
-            &format!("/p{}/x", n / 500),
-            n,
-        )
-    });
+    let entries = (0..20_000).map(|n| plain_entry(&format!("h{}.test", n % 500), &format!("/p{}/x", n / 500), n));
     let table = RouteTable::new(entries.collect());
     assert_eq!(table.len(), 20_000);
     let request = Request::build("GET", "http", "h499.test", "/p39/x/y/z").expect("a request");
     let mut count = Count(0);
-    let routed = table
-        .find(&request, "h499.test", &mut count)
-        .expect("a rule");
+    let routed = table.find(&request, "h499.test", &mut count).expect("a rule");
     assert_eq!(&*routed.rule.metric_label, "n/route-19999/0");
     assert_eq!(count.0, 1);
 }
@@ -234,10 +187,7 @@ fn odd_targets_only_fit_any_path() {
     let table = RouteTable::new(vec![plain_entry("", "/", 0)]);
     for target in ["*", ""] {
         let request = Request::build("OPTIONS", "http", "t.test", target).expect("a request");
-        assert!(
-            table.find(&request, "t.test", &mut Silent).is_some(),
-            "{target:?}"
-        );
+        assert!(table.find(&request, "t.test", &mut Silent).is_some(), "{target:?}");
     }
     let table = RouteTable::new(vec![plain_entry("", "/x", 0)]);
     let request = Request::build("OPTIONS", "http", "t.test", "*").expect("a request");

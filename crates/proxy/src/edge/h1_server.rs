@@ -7,13 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
 use transept_engine::settings::Settings;
 use transept_engine::snapshot::ServerTls;
 use transept_engine::verdict::Reply;
 use transept_wire::h1::{self, Body, Decoder, Malformed, RequestMeta};
-use transept_wire::head::{Method, Version};
+use transept_wire::head::Version;
 
 use super::Replier;
 use super::replier::{H1Replier, linger};
@@ -233,22 +234,39 @@ async fn read_head(
     }
 }
 
+/// Tells a client that there is no room for its connection, and records it. Nothing is waited for: a reply that does not
+/// fit into the socket at once is left out.
+pub(crate) fn turn_away(worker: &Worker, tcp: &TcpStream, peer: SocketAddr, local: SocketAddr) {
+    let connection = Connection::new(peer, local, None);
+    let mut trip = worker.take_trip();
+    trip.started = worker.clock.now();
+    let mut out = Outbound::take();
+    write_refusal(&connection, &mut trip, &Reply::new(Reason::ConnectionLimit), &mut out);
+    let _ = tcp.try_write(out.pending());
+    record(worker, &trip, &Marks::default(), &connection);
+    worker.give_back(trip);
+}
+
 /// Answers what could not be read, and records it.
 async fn refuse(worker: &Worker, io: &Io, connection: &Connection, trip: &mut Trip, reply: Reply) {
+    let mut out = Outbound::take();
+    write_refusal(connection, trip, &reply, &mut out);
+    // A client that does not even read the refusal has chosen not to know.
+    let _ = io.send(&mut out, &[]).await;
+    record(worker, trip, &Marks::default(), connection);
+}
+
+fn write_refusal(connection: &Connection, trip: &mut Trip, reply: &Reply, out: &mut Outbound) {
     // What was parsed of the request is not to be relied on: the reply is for a program that asked for nothing.
     trip.request.clear();
-    trip.request.method = Method::Get;
     trip.client = connection.peer.ip();
     let mut body = Vec::new();
-    answer::write_head(&reply, trip, &mut body);
+    answer::write_head(reply, trip, &mut body);
     trip.facts.status = reply.status;
     trip.facts.error = Some(reply.reason);
     trip.facts.detail = reply.detail.clone();
     trip.facts.bytes_out = body.len() as u64;
-    let mut out = Outbound::take();
     let framing = Body::Length(body.len() as u64);
     h1::write_response(out.tail(), &trip.response, &framing, h1::Connection::Close, Version::Http11);
-    // A client that does not even read the refusal has chosen not to know.
-    let _ = io.send(&mut out, &body).await;
-    record(worker, trip, &Marks::default(), connection);
+    out.tail().extend_from_slice(&body);
 }
