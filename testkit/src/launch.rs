@@ -242,6 +242,14 @@ impl Running {
         Ok(kill_process(pid, signal)?)
     }
 
+    /// Waits until it has ended by itself, or by a signal that was sent. Without a limit: wrap it in a timeout.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub async fn ended(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait().await
+    }
+
     /// Asks it to end (SIGTERM) and waits; kills it when it takes longer than `patience`.
     ///
     /// # Errors
