@@ -71,6 +71,11 @@ impl Ask {
         Ask::new("POST", target).framed(framed)
     }
 
+    /// Whether a body is announced.
+    pub(crate) fn is_framed(&self) -> bool {
+        self.framed != Framed::Not
+    }
+
     /// With a body that is announced so.
     pub(crate) fn framed(mut self, framed: Framed) -> Ask {
         self.framed = framed;

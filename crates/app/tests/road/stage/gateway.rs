@@ -15,6 +15,7 @@ pub(crate) struct Setup {
     endpoints: Vec<SocketAddr>,
     up: Up,
     backend_refs: &'static str,
+    backend: String,
     rule: String,
     policy: String,
     documents: String,
@@ -34,6 +35,7 @@ impl Setup {
             endpoints: endpoints.to_vec(),
             up,
             backend_refs: "backendRefs: [{group: transept.dev, kind: Backend, name: app}]",
+            backend: String::new(),
             rule: String::new(),
             policy: String::new(),
             documents: String::new(),
@@ -42,9 +44,21 @@ impl Setup {
         }
     }
 
+    /// The same before another backend.
+    pub(crate) fn to(mut self, backend: &Backend) -> Setup {
+        (self.endpoints, self.up) = (vec![backend.address], backend.up);
+        self
+    }
+
     /// With a line more in the route's rule, such as `timeouts: {request: 1s}`.
     pub(crate) fn rule(mut self, line: &str) -> Setup {
         self.rule.push_str(&format!("    {line}\n"));
+        self
+    }
+
+    /// With a line more in the backend's spec, such as `connectTimeout: 300ms`.
+    pub(crate) fn backend(mut self, line: &str) -> Setup {
+        self.backend.push_str(&format!("  {line}\n"));
         self
     }
 
@@ -130,11 +144,12 @@ metadata: {{name: app}}
 spec:
   protocol: {protocol}
   endpoints: [{}]
-",
+{}",
             parents.join(", "),
             self.backend_refs,
             self.rule,
-            endpoints.join(", ")
+            endpoints.join(", "),
+            self.backend
         ));
         if !self.policy.is_empty() {
             text.push_str(&format!(

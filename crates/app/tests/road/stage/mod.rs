@@ -5,6 +5,7 @@
 
 mod backend;
 mod caller;
+pub(crate) mod frames;
 mod gateway;
 pub(crate) mod raw;
 
