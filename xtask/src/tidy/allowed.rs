@@ -36,11 +36,6 @@ pub(crate) const ALLOWED: &[Allowed] = &[
         path: "crates/model/tests/conformance_status.rs",
         reason: "it replays the status steps of the same cases as the conformance runner",
     },
-    Allowed {
-        rule: "beside",
-        path: "crates/model/tests/manifests.rs",
-        reason: "it loads the manifests that the conformance runner serves",
-    },
 ];
 
 /// Takes the allowed findings out and adds one for each entry that forgave nothing.
