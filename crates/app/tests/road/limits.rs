@@ -210,3 +210,18 @@ async fn streams_are_bounded() {
     assert_eq!(soon(first).await.expect("an answer").status(), 200);
     assert_eq!(requests.current_max_send_streams(), 2);
 }
+
+/// A client that asks and does not read: neither memory nor the backend waits for it for ever.
+#[tokio::test]
+async fn a_reader_that_stops_is_left() {
+    for down in [Down::Http11, Down::H2c] {
+        let (gateway, mut backend) = stage("timeouts: {streamIdle: 400ms}").await;
+        let mut caller = Caller::connect(&down, gateway.address).await;
+        let mut call = caller.ask(Ask::get("/")).await;
+        let mut served = backend.next().await;
+        served.begin(200, Framed::Open, &[]).await;
+        call.head().await;
+        let flooding = async { while served.try_send(&[7; 65_536]).await.is_ok() {} };
+        soon(flooding).await;
+    }
+}

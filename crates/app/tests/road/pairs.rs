@@ -19,7 +19,7 @@ struct Pair {
 async fn pair(down: Down, up: Up) -> Pair {
     let backend = Backend::start(up).await;
     let setup = match &down {
-        Down::H2Tls(identity) => Setup::before(&backend).tls(identity),
+        Down::Http11Tls(identity) | Down::H2Tls(identity) => Setup::before(&backend).tls(identity),
         _ => Setup::before(&backend),
     };
     let gateway = setup.start().await;
@@ -27,9 +27,9 @@ async fn pair(down: Down, up: Up) -> Pair {
     Pair { gateway, down, caller, backend }
 }
 
-fn h2_over_tls() -> Down {
+fn over_tls(down: impl Fn(Arc<Identity>) -> Down) -> Down {
     let identity = Identity::self_signed(KeyKind::Ecdsa, Usage::Server, &["site.test"]);
-    Down::H2Tls(Arc::new(identity.expect("a certificate")))
+    down(Arc::new(identity.expect("a certificate")))
 }
 
 macro_rules! over {
@@ -50,10 +50,12 @@ macro_rules! over_every_pair {
         http10_to_h2c Down::Http10, H2c;
         http11_to_http1 Down::Http11, Http1;
         http11_to_h2c Down::Http11, H2c;
+        http11_tls_to_http1 over_tls(Down::Http11Tls), Http1;
+        http11_tls_to_h2c over_tls(Down::Http11Tls), H2c;
         h2c_to_http1 Down::H2c, Http1;
         h2c_to_h2c Down::H2c, H2c;
-        h2_to_http1 h2_over_tls(), Http1;
-        h2_to_h2c h2_over_tls(), H2c;
+        h2_to_http1 over_tls(Down::H2Tls), Http1;
+        h2_to_h2c over_tls(Down::H2Tls), H2c;
     })* };
 }
 
@@ -62,10 +64,12 @@ macro_rules! over_modern_pairs {
     ($($scene:ident)*) => { $(over! { $scene:
         http11_to_http1 Down::Http11, Http1;
         http11_to_h2c Down::Http11, H2c;
+        http11_tls_to_http1 over_tls(Down::Http11Tls), Http1;
+        http11_tls_to_h2c over_tls(Down::Http11Tls), H2c;
         h2c_to_http1 Down::H2c, Http1;
         h2c_to_h2c Down::H2c, H2c;
-        h2_to_http1 h2_over_tls(), Http1;
-        h2_to_h2c h2_over_tls(), H2c;
+        h2_to_http1 over_tls(Down::H2Tls), Http1;
+        h2_to_h2c over_tls(Down::H2Tls), H2c;
     })* };
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use transept_testkit::h1::{self, Framing, Pieces, Reader};
 
@@ -26,31 +26,39 @@ pub(crate) struct Backend {
     pub(crate) up: Up,
     requests: mpsc::UnboundedReceiver<Served>,
     connections: Arc<AtomicUsize>,
+    farewell: Arc<Notify>,
     serving: JoinHandle<()>,
 }
 
 impl Backend {
     pub(crate) async fn start(up: Up) -> Backend {
+        Backend::with_streams(up, 100).await
+    }
+
+    /// One that allows so many concurrent streams on an HTTP/2 connection.
+    pub(crate) async fn with_streams(up: Up, streams: u32) -> Backend {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("binds");
         let address = listener.local_addr().expect("bound");
         let (sender, requests) = mpsc::unbounded_channel();
         let connections = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connections);
+        let farewell = Arc::new(Notify::new());
+        let leaving = Arc::clone(&farewell);
         let serving = tokio::spawn(async move {
             let mut open = JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
-                let sender = sender.clone();
+                let (sender, leaving) = (sender.clone(), Arc::clone(&leaving));
                 open.spawn(async move {
                     // How a connection ends is told to the test by its requests.
                     let _ended = match up {
                         Up::Http1 => serve_http1(tcp, sender).await,
-                        Up::H2c => serve_http2(tcp, sender).await,
+                        Up::H2c => serve_http2(tcp, sender, streams, &leaving).await,
                     };
                 });
             }
         });
-        Backend { address, up, requests, connections, serving }
+        Backend { address, up, requests, connections, farewell, serving }
     }
 
     /// The next request, once its head is here.
@@ -70,11 +78,15 @@ impl Backend {
         self.connections.load(Ordering::SeqCst)
     }
 
+    /// Says GOAWAY on every HTTP/2 connection that is open, and finishes what is under way.
+    pub(crate) fn say_goodbye(&self) {
+        self.farewell.notify_waiters();
+    }
+
     /// Answers everything from now on with 200 and the target.
     pub(crate) fn answer_all(mut self) -> Answering {
         let targets = Arc::new(std::sync::Mutex::new(Vec::new()));
         let heard = Arc::clone(&targets);
-        let address = self.address;
         let answering = tokio::spawn(async move {
             while let Some(mut served) = self.requests.recv().await {
                 let line = format!("{} {}", served.method, served.target);
@@ -89,7 +101,7 @@ impl Backend {
                 });
             }
         });
-        Answering { address, targets, answering }
+        Answering { targets, answering }
     }
 }
 
@@ -101,7 +113,6 @@ impl Drop for Backend {
 
 /// A backend that answers by itself.
 pub(crate) struct Answering {
-    pub(crate) address: SocketAddr,
     targets: Arc<std::sync::Mutex<Vec<String>>>,
     answering: JoinHandle<()>,
 }
@@ -158,11 +169,25 @@ async fn serve_http1(tcp: TcpStream, requests: mpsc::UnboundedSender<Served>) ->
     Ok(())
 }
 
-async fn serve_http2(tcp: TcpStream, requests: mpsc::UnboundedSender<Served>) -> io::Result<()> {
+async fn serve_http2(
+    tcp: TcpStream,
+    requests: mpsc::UnboundedSender<Served>,
+    streams: u32,
+    farewell: &Notify,
+) -> io::Result<()> {
     tcp.set_nodelay(true)?;
-    let handshake = h2::server::handshake(tcp);
+    let mut builder = h2::server::Builder::new();
+    let handshake = builder.max_concurrent_streams(streams).handshake(tcp);
     let mut connection = handshake.await.map_err(io::Error::other)?;
-    while let Some(accepted) = connection.accept().await {
+    loop {
+        let accepted = tokio::select! {
+            accepted = connection.accept() => accepted,
+            () = farewell.notified() => {
+                connection.graceful_shutdown();
+                continue;
+            }
+        };
+        let Some(accepted) = accepted else { break };
         let (request, respond) = accepted.map_err(io::Error::other)?;
         let (head, body) = request.into_parts();
         let target = head.uri.path_and_query().map(|target| target.to_string());
@@ -330,6 +355,14 @@ impl Served {
                 let _reason = soon(reset).await;
             }
         }
+    }
+
+    /// Says that the request was not processed (RFC 9113 section 8.7). Only over HTTP/2.
+    pub(crate) fn refuse(self) {
+        let Side::H2 { mut respond, .. } = self.side else {
+            panic!("only over HTTP/2");
+        };
+        respond.send_reset(h2::Reason::REFUSED_STREAM);
     }
 
     /// Breaks off: a reset of the connection, or RST_STREAM.

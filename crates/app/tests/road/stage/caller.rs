@@ -17,6 +17,8 @@ use super::{Framed, Whole, fields_of, map_of, next_piece, owned, send_paced, soo
 pub(crate) enum Down {
     Http10,
     Http11,
+    /// HTTP/1.1 over TLS without ALPN, believing just this certificate.
+    Http11Tls(Arc<Identity>),
     /// HTTP/2 with prior knowledge.
     H2c,
     /// HTTP/2 by ALPN, believing just this certificate.
@@ -28,17 +30,16 @@ impl Down {
         match self {
             Down::Http10 | Down::Http11 => Endpoint::http1(address),
             Down::H2c => Endpoint::h2c(address),
-            Down::H2Tls(identity) => Endpoint {
-                address,
-                protocol: Protocol::Http2,
-                tls: Some(Tls {
-                    server_name: "site.test".to_owned(),
-                    trust: Trust::Leaf(identity.certificate().expect("a certificate")),
-                    identity: None,
-                }),
-            },
+            Down::Http11Tls(identity) => secured(address, Protocol::Http1, identity),
+            Down::H2Tls(identity) => secured(address, Protocol::Http2, identity),
         }
     }
+}
+
+fn secured(address: SocketAddr, protocol: Protocol, identity: &Identity) -> Endpoint {
+    let trust = Trust::Leaf(identity.certificate().expect("a certificate"));
+    let tls = Tls { server_name: "site.test".to_owned(), trust, identity: None };
+    Endpoint { address, protocol, tls: Some(tls) }
 }
 
 /// The head of a request.
@@ -111,7 +112,7 @@ impl Caller {
         let stream = soon(open(&down.endpoint(address))).await.unwrap_or_else(|failure| panic!("{failure}"));
         let link = match down {
             Down::Http10 => Link::H1(Reader::new(stream), "HTTP/1.0"),
-            Down::Http11 => Link::H1(Reader::new(stream), "HTTP/1.1"),
+            Down::Http11 | Down::Http11Tls(_) => Link::H1(Reader::new(stream), "HTTP/1.1"),
             Down::H2c | Down::H2Tls(_) => {
                 let (requests, connection) = soon(h2::client::handshake(stream)).await.expect("a connection");
                 let driver = tokio::spawn(async move {

@@ -21,6 +21,7 @@ pub(crate) struct Setup {
     documents: String,
     identity: Option<(String, String)>,
     listen: Vec<SocketAddr>,
+    arguments: Vec<&'static str>,
 }
 
 impl Setup {
@@ -41,6 +42,7 @@ impl Setup {
             documents: String::new(),
             identity: None,
             listen: vec![unused_address().expect("an address")],
+            arguments: vec!["--workers=1"],
         }
     }
 
@@ -77,6 +79,12 @@ impl Setup {
     /// With another object.
     pub(crate) fn document(mut self, yaml: &str) -> Setup {
         self.documents.push_str(&format!("---\n{yaml}\n"));
+        self
+    }
+
+    /// With an argument more on the command line.
+    pub(crate) fn argument(mut self, argument: &'static str) -> Setup {
+        self.arguments.push(argument);
         self
     }
 
@@ -186,16 +194,16 @@ stringData:
         text + &self.documents
     }
 
-    /// Starts the gateway, with one worker, so that its pools have no choice.
+    /// Starts the gateway; with one worker, so that its pools have no choice.
     pub(crate) async fn start(&self) -> Gateway {
         let directory = tempfile::tempdir().expect("temporary directory");
         let file = directory.path().join("gateway.yaml");
         std::fs::write(&file, self.text()).expect("written");
-        let running = Launch::run(Path::new(env!("CARGO_BIN_EXE_transept")), [&file])
-            .argument("--workers=1")
-            .start(PATIENCE)
-            .await
-            .unwrap_or_else(|failure| panic!("{failure}"));
+        let mut launch = Launch::run(Path::new(env!("CARGO_BIN_EXE_transept")), [&file]);
+        for argument in &self.arguments {
+            launch = launch.argument(argument);
+        }
+        let running = launch.start(PATIENCE).await.unwrap_or_else(|failure| panic!("{failure}"));
         Gateway {
             address: self.listen[0],
             others: self.listen[1..].to_vec(),
