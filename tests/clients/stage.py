@@ -195,6 +195,7 @@ class Gateway:
             stdout=self.log,
             stderr=self.log,
         )
+        self.log.close()
         wait_for(self.is_ready, "the gateway to be ready")
 
     def make_certificate(self):
