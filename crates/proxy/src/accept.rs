@@ -20,6 +20,7 @@ use crate::deadline::Watch;
 use crate::edge::h1_server::{self, H1Connection};
 use crate::edge::h2_server::{self, Facts};
 use crate::io::{Io, TlsSession, accept_hello};
+use crate::limits::Place;
 use crate::worker::Worker;
 
 /// How long a worker waits when the process has no descriptor left.
@@ -68,7 +69,13 @@ pub(crate) async fn accept_all(
     }
 }
 
-/// Counts a connection as open while it lives.
+/// A connection's place among all that are open; it is counted while this lives.
+pub(crate) struct Guest {
+    _open: Open,
+    _place: Place,
+}
+
+/// Counts a connection as open on its worker.
 struct Open(Rc<Worker>);
 
 impl Open {
@@ -85,15 +92,16 @@ impl Drop for Open {
     }
 }
 
-/// One connection from its first byte to its last.
+/// A connection until its protocol is known. What it needs from then on is a task of its own, because this one's memory
+/// is not for the life of a connection.
 async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: SocketAddr) {
-    let _open = Open::new(worker.clone());
+    let open = Open::new(worker.clone());
     let snapshot = worker.snapshot();
     let Some(bind) = snapshot.bind(&bound).cloned() else {
         return;
     };
     drop(snapshot);
-    let Some(_place) = worker.shared.open.enter(bound, peer.ip(), &bind.settings.limits) else {
+    let Some(place) = worker.shared.open.enter(bound, peer.ip(), &bind.settings.limits) else {
         worker.meter.borrow_mut().plain().connections_refused += 1;
         if bind.secure == Secure::Plain {
             h1_server::turn_away(&worker, &tcp, peer, local_address(&tcp, bound));
@@ -103,12 +111,13 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
     if tcp.set_nodelay(true).is_err() {
         return;
     }
+    let guest = Guest { _open: open, _place: place };
     let local = local_address(&tcp, bound);
     let watch = worker.watches.add();
     match bind.secure {
         Secure::Plain => {
             let connection = Connection::new(peer, local, None);
-            detect(worker, Io::plain(tcp), connection, None, bind, watch).await;
+            detect(worker, Io::plain(tcp), connection, None, bind, watch, guest).await;
         }
         Secure::Tls => {
             watch.set(bind.settings.timeouts.tls_handshake);
@@ -118,7 +127,7 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
             };
             worker.meter.borrow_mut().plain().tls_handshakes += 1;
             let connection = Connection::new(peer, local, Some(facts_of(&session, &tls)));
-            detect(worker, Io::secured(tcp, session), connection, Some(tls), bind, watch).await;
+            detect(worker, Io::secured(tcp, session), connection, Some(tls), bind, watch, guest).await;
         }
     }
 }
@@ -189,6 +198,7 @@ async fn detect(
     handshake: Option<Arc<ServerTls>>,
     bind: Arc<Bind>,
     watch: Watch,
+    guest: Guest,
 ) {
     let mut inbound = Inbound::default();
     let by_alpn = connection.tls.as_ref().and_then(|tls| tls.alpn.as_deref()).map(|alpn| alpn == b"h2");
@@ -219,10 +229,11 @@ async fn detect(
     drop(bind);
     if h2 {
         drop(watch);
-        Box::pin(h2_server::serve(worker, io, inbound, Facts { connection, handshake, bound })).await;
+        let facts = Facts { connection, handshake, bound, _guest: guest };
+        tokio::task::spawn_local(h2_server::serve(worker, io, inbound, facts));
     } else {
-        let it = H1Connection { io, inbound, connection, handshake, bound, watch, served: 0 };
-        h1_server::serve(worker, Box::new(it)).await;
+        let it = H1Connection { io, inbound, connection, handshake, bound, watch, served: 0, _guest: guest };
+        tokio::task::spawn_local(h1_server::serve(worker, Box::new(it)));
     }
 }
 
@@ -230,14 +241,17 @@ async fn detect(
 mod tests {
     use super::*;
 
-    fn size_of_future<A, B, C, D, F: Future>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
+    fn size_of_future<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
         size_of::<F>()
     }
 
-    /// An idle connection keeps its whole future: what an exchange needs on top is memory that every idle client costs.
+    /// Every idle client costs the future of its connection and what the connection keeps; an exchange's memory is not
+    /// among it.
     #[test]
-    fn a_connection_is_small() {
-        let size = size_of_future(converse);
-        assert!((256..=1536).contains(&size), "{size} bytes");
+    fn an_idle_connection_is_small() {
+        let future = size_of_future(h1_server::serve);
+        assert!((64..=256).contains(&future), "{future} bytes");
+        let kept = size_of::<H1Connection>();
+        assert!((256..=512).contains(&kept), "{kept} bytes");
     }
 }

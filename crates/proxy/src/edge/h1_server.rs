@@ -18,6 +18,7 @@ use transept_wire::head::Version;
 
 use super::Replier;
 use super::replier::{H1Replier, linger};
+use crate::accept::Guest;
 use crate::answer;
 use crate::body::{H1Source, Source};
 use crate::buffer::{Inbound, Outbound};
@@ -61,6 +62,7 @@ pub(crate) struct H1Connection {
     pub watch: Watch,
     /// Requests so far.
     pub served: u64,
+    pub _guest: Guest,
 }
 
 /// How long a connection keeps the memory of its last exchange at hand. One that waits longer gives it back.
@@ -142,7 +144,7 @@ impl H1Connection {
 
 /// One request and its response.
 async fn exchange(worker: &Rc<Worker>, it: &mut H1Connection, settings: &Settings, trip: &mut Trip) -> After {
-    let H1Connection { io, inbound, connection, handshake, bound, watch, served } = it;
+    let H1Connection { io, inbound, connection, handshake, bound, watch, served, .. } = it;
     let last = settings.limits.max_requests_per_connection.is_some_and(|most| *served >= most);
     trip.started = worker.clock.now();
     trip.random = worker.random();

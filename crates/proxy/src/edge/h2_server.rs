@@ -21,6 +21,7 @@ use transept_wire::head::Version;
 use super::Replier;
 use super::h2_head::{self, Refused};
 use super::replier::H2Replier;
+use crate::accept::Guest;
 use crate::answer;
 use crate::body::{H2Source, Source};
 use crate::buffer::Inbound;
@@ -54,6 +55,7 @@ pub(crate) struct Facts {
     pub handshake: Option<Arc<ServerTls>>,
     /// The address that the worker listens on.
     pub bound: SocketAddr,
+    pub _guest: Guest,
 }
 
 /// Serves a connection to its end.
@@ -185,7 +187,7 @@ async fn exchange(
     mut respond: h2::server::SendResponse<Bytes>,
     counted: Stream,
 ) {
-    let Facts { connection, handshake, bound } = &*facts;
+    let Facts { connection, handshake, bound, .. } = &*facts;
     let mut trip = worker.take_trip();
     trip.started = worker.clock.now();
     trip.random = worker.random();
