@@ -17,11 +17,7 @@ pub(crate) struct Addresses {
 impl Addresses {
     /// The addresses of the case with this number.
     pub(crate) fn of_case(case: u8) -> Addresses {
-        Addresses {
-            case,
-            gateways: 0,
-            pods: 0,
-        }
+        Addresses { case, gateways: 0, pods: 0 }
     }
 
     /// The next address for a Gateway. No world has more than 250.

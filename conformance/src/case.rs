@@ -115,9 +115,7 @@ impl Case {
     /// A sentence: a kind of step that this runner does not have, or a field of a step that it does not know.
     pub(crate) fn steps(&self) -> Result<Vec<NumberedStep>, String> {
         let read = |(at, value): (usize, &Value)| {
-            let object = value
-                .as_object()
-                .ok_or_else(|| format!("step {} is not a map", at + 1))?;
+            let object = value.as_object().ok_or_else(|| format!("step {} is not a map", at + 1))?;
             read_step(at + 1, object.clone())
         };
         self.steps.iter().enumerate().map(read).collect()
@@ -158,12 +156,7 @@ fn read_step(number: usize, mut object: Map<String, Value>) -> Result<NumberedSt
         other => return Err(format!("this runner has no step `{other}`")),
     };
     let step = step.map_err(|why| format!("step {number} ({kind}): {why}"))?;
-    Ok(NumberedStep {
-        number,
-        kind,
-        only_apiserver,
-        step,
-    })
+    Ok(NumberedStep { number, kind, only_apiserver, step })
 }
 
 mod changes;
@@ -188,11 +181,9 @@ mod tests {
     fn what_is_not_known_is_said_and_never_passed_over() {
         let unknown_kind = read(json!({"tcp": {}})).expect_err("no such step");
         assert_eq!(unknown_kind, "this runner has no step `tcp`");
-        let unknown_field =
-            read(json!({"ready": {"namespaces": [], "also": 1}})).expect_err("no such field");
+        let unknown_field = read(json!({"ready": {"namespaces": [], "also": 1}})).expect_err("no such field");
         assert!(unknown_field.contains("also"), "{unknown_field}");
-        let known =
-            read(json!({"ready": {"namespaces": ["a"]}, "only": "apiserver"})).expect("known");
+        let known = read(json!({"ready": {"namespaces": ["a"]}, "only": "apiserver"})).expect("known");
         assert!(known.only_apiserver);
     }
 }

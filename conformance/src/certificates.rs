@@ -27,27 +27,17 @@ impl CertificateStore {
     pub(crate) fn make(wanted: &Certificates) -> Result<CertificateStore> {
         let mut store = CertificateStore::default();
         let mut authorities = HashMap::new();
-        for object in wanted
-            .objects
-            .iter()
-            .filter(|object| object.object == "ConfigMap")
-        {
+        for object in wanted.objects.iter().filter(|object| object.object == "ConfigMap") {
             let authority = Authority::new(KeyKind::Rsa)?;
             let pem = authority.certificate_pem();
             store.objects.push(config_map(&object.reference, &pem)?);
             store.authorities.insert(object.reference.clone(), pem);
             authorities.insert(object.reference.as_str(), authority);
         }
-        for object in wanted
-            .objects
-            .iter()
-            .filter(|object| object.object != "ConfigMap")
-        {
+        for object in wanted.objects.iter().filter(|object| object.object != "ConfigMap") {
             let identity = issue(object, &authorities).with_context(|| object.reference.clone())?;
             store.objects.push(secret(&object.reference, &identity)?);
-            store
-                .identities
-                .insert(object.reference.clone(), Arc::new(identity));
+            store.identities.insert(object.reference.clone(), Arc::new(identity));
         }
         Ok(store)
     }
@@ -62,9 +52,7 @@ impl CertificateStore {
     /// # Errors
     /// There is no such Secret.
     pub(crate) fn identity(&self, reference: &str) -> Result<&Arc<Identity>> {
-        let found = reference
-            .strip_prefix("secret:")
-            .and_then(|name| self.identities.get(name));
+        let found = reference.strip_prefix("secret:").and_then(|name| self.identities.get(name));
         found.with_context(|| format!("no certificate for {reference}"))
     }
 
@@ -73,12 +61,8 @@ impl CertificateStore {
     /// # Errors
     /// There is no such ConfigMap.
     pub(crate) fn authority(&self, reference: &str) -> Result<&str> {
-        let found = reference
-            .strip_prefix("configmap:")
-            .and_then(|name| self.authorities.get(name));
-        found
-            .map(String::as_str)
-            .with_context(|| format!("no authority for {reference}"))
+        let found = reference.strip_prefix("configmap:").and_then(|name| self.authorities.get(name));
+        found.map(String::as_str).with_context(|| format!("no authority for {reference}"))
     }
 }
 
@@ -88,18 +72,11 @@ fn issue(object: &CertificateObject, authorities: &HashMap<&str, Authority>) -> 
         Some("client auth") => Usage::Client,
         other => bail!("unknown usage {other:?}"),
     };
-    let names: Vec<&str> = object
-        .dns_names
-        .iter()
-        .chain(&object.uri_names)
-        .map(String::as_str)
-        .collect();
+    let names: Vec<&str> = object.dns_names.iter().chain(&object.uri_names).map(String::as_str).collect();
     match object.signed_by.as_deref() {
         Some("itself") => Ok(Identity::self_signed(KeyKind::Rsa, usage, &names)?),
         Some(authority) => {
-            let authority = authorities
-                .get(authority)
-                .with_context(|| format!("no authority {authority}"))?;
+            let authority = authorities.get(authority).with_context(|| format!("no authority {authority}"))?;
             Ok(authority.issue(usage, &names)?)
         }
         None => bail!("nobody signs it"),
@@ -135,7 +112,5 @@ fn secret(reference: &str, identity: &Identity) -> Result<Value> {
 /// # Errors
 /// There is no slash.
 pub(crate) fn split(reference: &str) -> Result<(&str, &str)> {
-    reference
-        .split_once('/')
-        .with_context(|| format!("not namespace/name: {reference}"))
+    reference.split_once('/').with_context(|| format!("not namespace/name: {reference}"))
 }

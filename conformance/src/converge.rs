@@ -25,11 +25,7 @@ pub(crate) enum Attempt {
 impl Attempt {
     /// A pass when there is nothing to complain about.
     pub(crate) fn from_complaints(complaints: Vec<String>) -> Attempt {
-        if complaints.is_empty() {
-            Attempt::Pass
-        } else {
-            Attempt::Retry(complaints.join("; "))
-        }
+        if complaints.is_empty() { Attempt::Pass } else { Attempt::Retry(complaints.join("; ")) }
     }
 }
 
@@ -38,10 +34,7 @@ impl Attempt {
 ///
 /// # Errors
 /// What the last failing attempt complained about.
-pub(crate) async fn converge(
-    patience: Duration,
-    mut attempt: impl AsyncFnMut() -> Attempt,
-) -> Result<(), String> {
+pub(crate) async fn converge(patience: Duration, mut attempt: impl AsyncFnMut() -> Attempt) -> Result<(), String> {
     let start = Instant::now();
     let mut passed = 0;
     let mut last = "it passed, but too slowly".to_owned();
@@ -92,9 +85,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn patience_ends_with_the_last_complaint() {
-        let outcome = converge(Duration::from_secs(5), async || {
-            Attempt::Retry("status 404".to_owned())
-        });
+        let outcome = converge(Duration::from_secs(5), async || Attempt::Retry("status 404".to_owned()));
         assert_eq!(outcome.await, Err("status 404".to_owned()));
     }
 

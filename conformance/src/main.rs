@@ -51,19 +51,10 @@ fn start(options: &Options) -> Result<ExitCode> {
     let mut out = std::io::stdout();
     let root = options.suite.clone().unwrap_or_else(Suite::usual_root);
     if !root.join("cases").is_dir() {
-        let required = options.require
-            && std::env::var_os("TRANSEPT_REQUIRE_ALL").is_some_and(|value| value == "1");
+        let required = options.require && std::env::var_os("TRANSEPT_REQUIRE_ALL").is_some_and(|value| value == "1");
         let word = if required { "missing" } else { "skipped" };
-        writeln!(
-            out,
-            "conformance {word}: there is no suite at {}",
-            root.display()
-        )?;
-        return Ok(if required {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
-        });
+        writeln!(out, "conformance {word}: there is no suite at {}", root.display())?;
+        return Ok(if required { ExitCode::FAILURE } else { ExitCode::SUCCESS });
     }
     let suite = Suite::load(&root)?;
     if options.list {
@@ -80,11 +71,7 @@ fn start(options: &Options) -> Result<ExitCode> {
         let json = serde_json::to_string_pretty(&report)?;
         std::fs::write(path, json).with_context(|| path.display().to_string())?;
     }
-    Ok(if report.total.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if report.total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The selected cases with their numbers; a number depends on the suite alone, never on the selection.
@@ -101,9 +88,7 @@ fn selected<'a>(
 fn list(suite: &Suite, selection: &Selection, out: &mut impl std::io::Write) -> Result<()> {
     for (_, case, decision) in selected(suite, selection) {
         match decision {
-            Decision::Replay(steps) => {
-                writeln!(out, "replay  {} ({} steps)", case.name, steps.len())?
-            }
+            Decision::Replay(steps) => writeln!(out, "replay  {} ({} steps)", case.name, steps.len())?,
             Decision::NothingToDo(why) => writeln!(out, "nothing {} ({why})", case.name)?,
             Decision::NotInScope(why) => writeln!(out, "out     {} ({why})", case.name)?,
         }
@@ -132,15 +117,10 @@ async fn run(suite: &Suite, options: &Options) -> Result<Report> {
         Some(jobs) => jobs.max(1),
         None => std::thread::available_parallelism()?.get(),
     };
-    let times = if options.times {
-        StepTimes::Shown
-    } else {
-        StepTimes::Hidden
-    };
+    let times = if options.times { StepTimes::Shown } else { StepTimes::Hidden };
     let selection = options.selection();
     let mut reports = Vec::new();
-    let cases = selected(suite, &selection)
-        .map(|(number, case, decision)| run.case(number, case, decision));
+    let cases = selected(suite, &selection).map(|(number, case, decision)| run.case(number, case, decision));
     let mut ended = futures_util::stream::iter(cases).buffer_unordered(jobs);
     while let Some(report) = ended.next().await {
         print_case(&report, times, &mut std::io::stdout())?;

@@ -19,18 +19,11 @@ pub(crate) fn enter() -> Result<()> {
     if std::env::var_os(INSIDE).is_some() {
         return bring_up_loopback().context("the loopback interface cannot be brought up");
     }
-    let possible = Command::new("unshare")
-        .args(["-Urn", "true"])
-        .output()
-        .is_ok_and(|tried| tried.status.success());
+    let possible = Command::new("unshare").args(["-Urn", "true"]).output().is_ok_and(|tried| tried.status.success());
     if possible {
         let own = std::env::current_exe()?;
-        let failure = Command::new("unshare")
-            .arg("-Urn")
-            .arg(own)
-            .args(std::env::args_os().skip(1))
-            .env(INSIDE, "1")
-            .exec();
+        let failure =
+            Command::new("unshare").arg("-Urn").arg(own).args(std::env::args_os().skip(1)).env(INSIDE, "1").exec();
         return Err(failure).context("`unshare` cannot start this program again");
     }
     if rustix::process::getuid().is_root() {
@@ -60,21 +53,12 @@ fn bring_up_loopback() -> std::io::Result<()> {
     message.extend_from_slice(&LOOPBACK.to_ne_bytes());
     message.extend_from_slice(&IFF_UP.to_ne_bytes());
     message.extend_from_slice(&IFF_UP.to_ne_bytes());
-    let socket = Socket::new(
-        Domain::from(AF_NETLINK),
-        Type::RAW,
-        Some(Protocol::from(NETLINK_ROUTE)),
-    )?;
+    let socket = Socket::new(Domain::from(AF_NETLINK), Type::RAW, Some(Protocol::from(NETLINK_ROUTE)))?;
     socket.send(&message)?;
     let mut answer = [0; 256];
     let count = std::io::Read::read(&mut &socket, &mut answer)?;
     // The acknowledgement holds the error number after its own header of 16 bytes.
-    match answer
-        .get(16..20)
-        .filter(|_| count >= 20)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(i32::from_ne_bytes)
-    {
+    match answer.get(16..20).filter(|_| count >= 20).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes) {
         Some(0) => Ok(()),
         Some(error) => Err(std::io::Error::from_raw_os_error(-error)),
         None => Err(std::io::ErrorKind::InvalidData.into()),

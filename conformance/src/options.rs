@@ -61,11 +61,7 @@ pub(crate) struct Options {
 impl Options {
     /// What the command line selects.
     pub(crate) fn selection(&self) -> Selection {
-        Selection {
-            names: self.cases.clone(),
-            profiles: self.profiles.clone(),
-            features: self.features.clone(),
-        }
+        Selection { names: self.cases.clone(), profiles: self.profiles.clone(), features: self.features.clone() }
     }
 
     /// How long something may take to become right.

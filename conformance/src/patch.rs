@@ -9,9 +9,7 @@ use crate::case::Operation;
 /// # Errors
 /// A sentence: a path leads nowhere, or a `test` operation found something else.
 pub(crate) fn patch(document: &mut Value, operations: &[Operation]) -> Result<(), String> {
-    operations
-        .iter()
-        .try_for_each(|operation| apply(document, operation))
+    operations.iter().try_for_each(|operation| apply(document, operation))
 }
 
 fn apply(document: &mut Value, operation: &Operation) -> Result<(), String> {
@@ -92,10 +90,7 @@ mod tests {
             {"op": "replace", "path": "/spec/listeners/0/name", "value": "first"},
         ]));
         patch(&mut document, &operations).expect("applies");
-        assert_eq!(
-            document,
-            json!({"spec": {"listeners": [{"name": "first"}, {"name": "new"}]}})
-        );
+        assert_eq!(document, json!({"spec": {"listeners": [{"name": "first"}, {"name": "new"}]}}));
     }
 
     #[test]

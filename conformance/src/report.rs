@@ -116,21 +116,10 @@ impl Report {
         for case in &cases {
             total.add(case.outcome);
             for (profile, level) in &case.profiles {
-                profiles
-                    .entry(profile.clone())
-                    .or_default()
-                    .entry(*level)
-                    .or_default()
-                    .add(case.outcome);
+                profiles.entry(profile.clone()).or_default().entry(*level).or_default().add(case.outcome);
             }
         }
-        Report {
-            binary,
-            seconds,
-            profiles,
-            total,
-            cases,
-        }
+        Report { binary, seconds, profiles, total, cases }
     }
 
     /// Prints the failures and the table.
@@ -138,18 +127,10 @@ impl Report {
     /// # Errors
     /// Nothing can be written.
     pub(crate) fn print(&self, out: &mut impl Write) -> io::Result<()> {
-        for case in self
-            .cases
-            .iter()
-            .filter(|case| case.outcome == Outcome::Failed)
-        {
+        for case in self.cases.iter().filter(|case| case.outcome == Outcome::Failed) {
             print_failure(case, out)?;
         }
-        writeln!(
-            out,
-            "\n{:<16}{:<10}{:>7}{:>7}{:>14}",
-            "profile", "level", "passed", "failed", "not in scope"
-        )?;
+        writeln!(out, "\n{:<16}{:<10}{:>7}{:>7}{:>14}", "profile", "level", "passed", "failed", "not in scope")?;
         for (profile, levels) in &self.profiles {
             for (level, counts) in levels {
                 let level = match level {
@@ -165,15 +146,8 @@ impl Report {
 }
 
 fn print_row(profile: &str, level: &str, counts: Counts, out: &mut impl Write) -> io::Result<()> {
-    let Counts {
-        passed,
-        failed,
-        not_in_scope,
-    } = counts;
-    writeln!(
-        out,
-        "{profile:<16}{level:<10}{passed:>7}{failed:>7}{not_in_scope:>14}"
-    )
+    let Counts { passed, failed, not_in_scope } = counts;
+    writeln!(out, "{profile:<16}{level:<10}{passed:>7}{failed:>7}{not_in_scope:>14}")
 }
 
 fn print_failure(case: &CaseReport, out: &mut impl Write) -> io::Result<()> {
@@ -181,11 +155,7 @@ fn print_failure(case: &CaseReport, out: &mut impl Write) -> io::Result<()> {
     if let Some(reason) = &case.reason {
         writeln!(out, "  {}", reason.trim_end().replace('\n', "\n  "))?;
     }
-    for step in case
-        .steps
-        .iter()
-        .filter(|step| step.outcome == Outcome::Failed)
-    {
+    for step in case.steps.iter().filter(|step| step.outcome == Outcome::Failed) {
         for complaint in &step.complaints {
             writeln!(out, "  step {} ({}): {complaint}", step.number, step.kind)?;
         }
@@ -200,11 +170,7 @@ fn print_failure(case: &CaseReport, out: &mut impl Write) -> io::Result<()> {
 ///
 /// # Errors
 /// Nothing can be written.
-pub(crate) fn print_case(
-    case: &CaseReport,
-    times: StepTimes,
-    out: &mut impl Write,
-) -> io::Result<()> {
+pub(crate) fn print_case(case: &CaseReport, times: StepTimes, out: &mut impl Write) -> io::Result<()> {
     let word = match case.outcome {
         Outcome::Passed => "ok",
         Outcome::Failed => "FAILED",
@@ -214,23 +180,11 @@ pub(crate) fn print_case(
         (Some(reason), Outcome::Passed | Outcome::NotInScope) => format!("  ({reason})"),
         _ => String::new(),
     };
-    writeln!(
-        out,
-        "{word:<7}{:>7.2} s  {}{reason}",
-        case.seconds, case.name
-    )?;
+    writeln!(out, "{word:<7}{:>7.2} s  {}{reason}", case.seconds, case.name)?;
     if times == StepTimes::Shown {
         for step in &case.steps {
-            let left_out = if step.outcome == Outcome::NotInScope {
-                "  (left out)"
-            } else {
-                ""
-            };
-            writeln!(
-                out,
-                "       {:>7.2} s    {:>2} {}{left_out}",
-                step.seconds, step.number, step.kind
-            )?;
+            let left_out = if step.outcome == Outcome::NotInScope { "  (left out)" } else { "" };
+            writeln!(out, "       {:>7.2} s    {:>2} {}{left_out}", step.seconds, step.number, step.kind)?;
         }
     }
     Ok(())
@@ -253,11 +207,7 @@ mod tests {
     fn a_case_counts_once_for_each_of_its_profiles() {
         let case = |name: &str, outcome| CaseReport {
             name: name.to_owned(),
-            profiles: [
-                ("A".to_owned(), Level::Core),
-                ("B".to_owned(), Level::Extended),
-            ]
-            .into(),
+            profiles: [("A".to_owned(), Level::Core), ("B".to_owned(), Level::Extended)].into(),
             provisional: false,
             outcome,
             reason: None,
@@ -267,11 +217,7 @@ mod tests {
         };
         let cases = vec![case("b", Outcome::Failed), case("a", Outcome::Passed)];
         let report = Report::new("transept".to_owned(), 1.0, cases);
-        let both = Counts {
-            passed: 1,
-            failed: 1,
-            not_in_scope: 0,
-        };
+        let both = Counts { passed: 1, failed: 1, not_in_scope: 0 };
         assert_eq!(report.total, both);
         assert_eq!(report.profiles["B"][&Level::Extended], both);
         let mut printed = Vec::new();

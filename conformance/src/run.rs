@@ -48,12 +48,8 @@ impl Run<'_> {
         let start = Instant::now();
         let mut report = CaseReport::new(case);
         match decision {
-            Decision::NotInScope(why) => {
-                (report.outcome, report.reason) = (Outcome::NotInScope, Some(why))
-            }
-            Decision::NothingToDo(why) => {
-                (report.outcome, report.reason) = (Outcome::Passed, Some(why))
-            }
+            Decision::NotInScope(why) => (report.outcome, report.reason) = (Outcome::NotInScope, Some(why)),
+            Decision::NothingToDo(why) => (report.outcome, report.reason) = (Outcome::Passed, Some(why)),
             Decision::Replay(steps) => {
                 if let Err(why) = self.replay(number, case, steps, &mut report).await {
                     report.outcome = Outcome::Failed;
@@ -65,13 +61,7 @@ impl Run<'_> {
         report
     }
 
-    async fn replay(
-        &self,
-        number: u8,
-        case: &Case,
-        steps: Vec<NumberedStep>,
-        report: &mut CaseReport,
-    ) -> Result<()> {
+    async fn replay(&self, number: u8, case: &Case, steps: Vec<NumberedStep>, report: &mut CaseReport) -> Result<()> {
         let directory = self.directory.join(&case.name);
         let addresses = Addresses::of_case(number);
         let scene = Scene::set(self.suite, self.certificates, case, addresses, &directory)
@@ -136,8 +126,5 @@ impl Run<'_> {
 fn last_lines(log: &str) -> Vec<String> {
     let lines: Vec<&str> = log.lines().collect();
     let start = lines.len().saturating_sub(LOG_LINES);
-    lines[start..]
-        .iter()
-        .map(|line| (*line).to_owned())
-        .collect()
+    lines[start..].iter().map(|line| (*line).to_owned()).collect()
 }

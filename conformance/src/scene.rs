@@ -60,44 +60,23 @@ impl Scene {
         world.add("00-class.yaml", [gateway_class()]);
         for (number, manifest) in case.manifests.iter().enumerate() {
             let name = manifest.replace('/', "-");
-            world.add(
-                &format!("{}0-{name}", number + 1),
-                suite.manifest(manifest)?,
-            );
+            world.add(&format!("{}0-{name}", number + 1), suite.manifest(manifest)?);
         }
-        world.add(
-            "70-certificates.yaml",
-            certificates.objects().iter().cloned(),
-        );
+        world.add("70-certificates.yaml", certificates.objects().iter().cloned());
         let usable_address = addresses.gateway();
         place_gateways(&mut world, suite, &mut addresses, usable_address);
         let mut pods = Pods::default();
         let is_here = |manifest: &String| case.manifests.contains(manifest);
-        for workload in suite
-            .topology
-            .workloads
-            .iter()
-            .filter(|workload| is_here(&workload.manifest))
-        {
+        for workload in suite.topology.workloads.iter().filter(|workload| is_here(&workload.manifest)) {
             pods.start(workload, certificates, &mut addresses)
                 .await
                 .with_context(|| format!("pods of {}/{}", workload.namespace, workload.name))?;
         }
-        let services = suite
-            .topology
-            .services
-            .iter()
-            .filter(|service| is_here(&service.manifest));
-        let slices: Vec<Value> = services
-            .filter_map(|service| pods.endpoint_slice(service))
-            .collect();
+        let services = suite.topology.services.iter().filter(|service| is_here(&service.manifest));
+        let slices: Vec<Value> = services.filter_map(|service| pods.endpoint_slice(service)).collect();
         world.add("80-endpoints.yaml", slices);
         world.write()?;
-        Ok(Scene {
-            world,
-            usable_address,
-            pods,
-        })
+        Ok(Scene { world, usable_address, pods })
     }
 
     /// The log of the pods of `namespace/workload`.
@@ -106,11 +85,7 @@ impl Scene {
     /// There are no such pods.
     pub(crate) fn log(&self, namespace: &str, workload: &str) -> Result<&RequestLog> {
         let name = format!("{namespace}/{workload}");
-        let group = self
-            .pods
-            .groups
-            .get(&name)
-            .with_context(|| format!("no pods of {name}"))?;
+        let group = self.pods.groups.get(&name).with_context(|| format!("no pods of {name}"))?;
         Ok(&group.log)
     }
 
@@ -119,11 +94,7 @@ impl Scene {
     /// # Errors
     /// There are no such pods.
     pub(crate) fn endpoints(&self, workload: &str, address_type: &str) -> Result<Vec<Value>> {
-        let group = self
-            .pods
-            .groups
-            .get(workload)
-            .with_context(|| format!("no pods of {workload}"))?;
+        let group = self.pods.groups.get(workload).with_context(|| format!("no pods of {workload}"))?;
         let namespace = workload.split('/').next().unwrap_or_default();
         match address_type {
             "IPv4" => Ok(group.endpoints(namespace)),
@@ -152,16 +123,13 @@ fn place_gateways(world: &mut World, suite: &Suite, addresses: &mut Addresses, u
         if keeps_own {
             fill_placeholders(gateway, usable);
         } else if gateway.pointer("/spec/addresses").is_none() {
-            gateway["spec"]["addresses"] =
-                json!([{"type": "IPAddress", "value": addresses.gateway()}]);
+            gateway["spec"]["addresses"] = json!([{"type": "IPAddress", "value": addresses.gateway()}]);
         }
     });
 }
 
 fn fill_placeholders(gateway: &mut Value, usable: Ipv4Addr) {
-    let entries = gateway
-        .pointer_mut("/spec/addresses")
-        .and_then(Value::as_array_mut);
+    let entries = gateway.pointer_mut("/spec/addresses").and_then(Value::as_array_mut);
     for entry in entries.into_iter().flatten() {
         let address = match text(entry, "/value") {
             "PLACEHOLDER_UNUSABLE_ADDRS" => UNUSABLE,
@@ -193,27 +161,20 @@ impl Pods {
             }
             group.members.push((name, address));
         }
-        self.groups
-            .insert(format!("{}/{}", workload.namespace, workload.name), group);
+        self.groups.insert(format!("{}/{}", workload.namespace, workload.name), group);
         Ok(())
     }
 
     /// The slice of a Service with a selector; `None` when its slices come with the manifest.
     fn endpoint_slice(&self, service: &Service) -> Option<Value> {
         let workloads = service.endpoints.as_array()?;
-        let groups = workloads
-            .iter()
-            .filter_map(Value::as_str)
-            .filter_map(|name| {
-                let namespace = name.split('/').next()?;
-                Some((namespace, self.groups.get(name)?))
-            });
-        let endpoints: Vec<Value> = groups
-            .flat_map(|(namespace, group)| group.endpoints(namespace))
-            .collect();
+        let groups = workloads.iter().filter_map(Value::as_str).filter_map(|name| {
+            let namespace = name.split('/').next()?;
+            Some((namespace, self.groups.get(name)?))
+        });
+        let endpoints: Vec<Value> = groups.flat_map(|(namespace, group)| group.endpoints(namespace)).collect();
         let ports = service.ports.iter().map(|port| {
-            let mut entry =
-                json!({"name": port.name, "port": port.target_port, "protocol": port.protocol});
+            let mut entry = json!({"name": port.name, "port": port.target_port, "protocol": port.protocol});
             if let Some(protocol) = &port.app_protocol {
                 entry["appProtocol"] = json!(protocol);
             }
@@ -250,10 +211,7 @@ impl Group {
 /// What a port of a workload speaks; `None` for workloads that no case in scope calls.
 fn port(workload: &Workload, number: u16, certificates: &CertificateStore) -> Result<Option<Port>> {
     let tls = |alpn: &[&str]| {
-        let options = workload
-            .tls
-            .as_ref()
-            .context("a TLS port without a certificate")?;
+        let options = workload.tls.as_ref().context("a TLS port without a certificate")?;
         let identity = certificates.identity(&options.certificate)?;
         let authority = match &options.client_ca {
             Some(reference) => Some(certificate_from_pem(certificates.authority(reference)?)?),

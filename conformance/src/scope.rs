@@ -34,18 +34,10 @@ pub(crate) fn decide(case: &Case, named: bool) -> Decision {
         let reason = case.reason.as_deref().unwrap_or("it needs an API server");
         return Decision::NotInScope(reason.to_owned());
     }
-    if let Some(feature) = case
-        .skip_if_feature
-        .as_deref()
-        .filter(|feature| serves(feature))
-    {
+    if let Some(feature) = case.skip_if_feature.as_deref().filter(|feature| serves(feature)) {
         return Decision::NothingToDo(format!("{feature} is served"));
     }
-    if let Some(feature) = case
-        .skip_unless_feature
-        .as_deref()
-        .filter(|feature| !serves(feature))
-    {
+    if let Some(feature) = case.skip_unless_feature.as_deref().filter(|feature| !serves(feature)) {
         return Decision::NothingToDo(format!("{feature} is not served"));
     }
     match case.steps() {
@@ -68,16 +60,10 @@ pub(crate) struct Selection {
 impl Selection {
     /// Whether the case is selected.
     pub(crate) fn takes(&self, case: &Case) -> bool {
-        let any = |wanted: &[String], has: &dyn Fn(&str) -> bool| {
-            wanted.is_empty() || wanted.iter().any(|w| has(w))
-        };
+        let any = |wanted: &[String], has: &dyn Fn(&str) -> bool| wanted.is_empty() || wanted.iter().any(|w| has(w));
         any(&self.names, &|name| matches(name, &case.name))
-            && any(&self.profiles, &|profile| {
-                case.profiles.contains_key(profile)
-            })
-            && any(&self.features, &|feature| {
-                case.features.iter().any(|own| own == feature)
-            })
+            && any(&self.profiles, &|profile| case.profiles.contains_key(profile))
+            && any(&self.features, &|feature| case.features.iter().any(|own| own == feature))
     }
 
     /// Whether the case is selected by its full name.

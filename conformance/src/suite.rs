@@ -37,22 +37,15 @@ impl Suite {
     pub(crate) fn load(root: &Path) -> Result<Suite> {
         let topology = from_value(one_document(&read(&root.join("topology.yaml"))?)?)
             .context("topology.yaml is not as expected")?;
-        let mut paths = std::fs::read_dir(root.join("cases"))?
-            .map(|entry| Ok(entry?.path()))
-            .collect::<Result<Vec<_>>>()?;
+        let mut paths =
+            std::fs::read_dir(root.join("cases"))?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
         paths.retain(|path| path.extension().is_some_and(|ending| ending == "yaml"));
         paths.sort();
         let cases = paths
             .iter()
-            .map(|path| {
-                from_value(one_document(&read(path)?)?).with_context(|| path.display().to_string())
-            })
+            .map(|path| from_value(one_document(&read(path)?)?).with_context(|| path.display().to_string()))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Suite {
-            root: root.to_owned(),
-            cases,
-            topology,
-        })
+        Ok(Suite { root: root.to_owned(), cases, topology })
     }
 
     /// The objects of a manifest, with the placeholders of the suite filled in.
@@ -103,11 +96,7 @@ mod tests {
         if root.join("cases").is_dir() {
             return Some(Suite::load(&root).expect("the suite can be read"));
         }
-        let _written = writeln!(
-            std::io::stderr(),
-            "skipped: there is no suite at {}",
-            root.display()
-        );
+        let _written = writeln!(std::io::stderr(), "skipped: there is no suite at {}", root.display());
         None
     }
 
@@ -118,18 +107,11 @@ mod tests {
         let standalone = suite.cases.iter().filter(|case| {
             everything.takes(case)
                 && case.runs == crate::case::Runs::Standalone
-                && case
-                    .features
-                    .iter()
-                    .all(|feature| crate::scope::serves(feature))
+                && case.features.iter().all(|feature| crate::scope::serves(feature))
         });
         for case in standalone {
             let decision = decide(case, false);
-            assert!(
-                matches!(decision, Decision::Replay(_)),
-                "{}: {decision:?}",
-                case.name
-            );
+            assert!(matches!(decision, Decision::Replay(_)), "{}: {decision:?}", case.name);
         }
     }
 

@@ -28,12 +28,7 @@ pub(crate) struct World {
 impl World {
     /// An empty world that will be written to this directory, which should hold nothing else.
     pub(crate) fn new(directory: &Path) -> World {
-        World {
-            directory: directory.to_owned(),
-            files: Vec::new(),
-            changed: BTreeSet::new(),
-            created: 0,
-        }
+        World { directory: directory.to_owned(), files: Vec::new(), changed: BTreeSet::new(), created: 0 }
     }
 
     /// Where the files are.
@@ -71,8 +66,7 @@ impl World {
         let seconds = self.created;
         self.created += 1;
         let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-        object["metadata"]["creationTimestamp"] =
-            json!(format!("2026-01-01T{hours:02}:{minutes:02}:{seconds:02}Z"));
+        object["metadata"]["creationTimestamp"] = json!(format!("2026-01-01T{hours:02}:{minutes:02}:{seconds:02}Z"));
         if text(object, "/kind") == "Namespace" {
             let name = object["metadata"]["name"].clone();
             object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
@@ -81,18 +75,13 @@ impl World {
 
     /// All objects of a kind.
     pub(crate) fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> + 'a {
-        self.files
-            .iter()
-            .flat_map(|(_, objects)| objects)
-            .filter(move |object| text(object, "/kind") == kind)
+        self.files.iter().flat_map(|(_, objects)| objects).filter(move |object| text(object, "/kind") == kind)
     }
 
     /// Changes all objects of a kind in place, before anything is written.
     pub(crate) fn each_of_kind(&mut self, kind: &str, mut change: impl FnMut(&mut Value)) {
         let objects = self.files.iter_mut().flat_map(|(_, objects)| objects);
-        objects
-            .filter(|object| text(object, "/kind") == kind)
-            .for_each(&mut change);
+        objects.filter(|object| text(object, "/kind") == kind).for_each(&mut change);
     }
 
     /// Applies a JSON Patch to an object.
@@ -131,8 +120,7 @@ impl World {
 
     fn place(&self, kind: &str, namespace: &str, name: &str) -> Result<(usize, usize)> {
         for (file, (_, objects)) in self.files.iter().enumerate() {
-            let matches =
-                |object: &Value| text(object, "/kind") == kind && is(object, namespace, name);
+            let matches = |object: &Value| text(object, "/kind") == kind && is(object, namespace, name);
             if let Some(at) = objects.iter().position(matches) {
                 return Ok((file, at));
             }
@@ -175,10 +163,7 @@ fn is(object: &Value, namespace: &str, name: &str) -> bool {
 
 /// The text at a JSON pointer; empty when there is none.
 pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value
-        .pointer(pointer)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -197,20 +182,10 @@ mod tests {
         world.add("10-a.yaml", [service("a"), deployment, service("b")]);
         world.apply(&[service("c")]);
         let ages = ["a", "b", "c"].map(|name| {
-            let found = world
-                .of_kind("Service")
-                .find(|object| is(object, "n", name))
-                .expect("present");
+            let found = world.of_kind("Service").find(|object| is(object, "n", name)).expect("present");
             text(found, "/metadata/creationTimestamp").to_owned()
         });
-        assert_eq!(
-            ages,
-            [
-                "2026-01-01T00:00:00Z",
-                "2026-01-01T00:00:01Z",
-                "2026-01-01T00:00:02Z"
-            ]
-        );
+        assert_eq!(ages, ["2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z", "2026-01-01T00:00:02Z"]);
         assert_eq!(world.of_kind("Deployment").count(), 0);
     }
 

@@ -12,10 +12,7 @@ const MANIFESTS: &str = "../../shared/conformance/manifests";
 fn every_manifest_of_the_official_suite_loads() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(MANIFESTS);
     if !root.is_dir() {
-        eprintln!(
-            "skipped: the manifests of the official suite are not at {}",
-            root.display()
-        );
+        eprintln!("skipped: the manifests of the official suite are not at {}", root.display());
         return;
     }
     let files = yaml_files(&root);
@@ -43,10 +40,7 @@ fn yaml_files(root: &Path) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             files.extend(yaml_files(&path));
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == "yaml")
-        {
+        } else if path.extension().is_some_and(|extension| extension == "yaml") {
             files.push(path);
         }
     }

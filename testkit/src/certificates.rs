@@ -9,9 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use data_encoding::BASE64;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    PKCS_RSA_SHA256, RsaKeySize, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RsaKeySize, SanType, SerialNumber,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -68,13 +67,8 @@ impl Identity {
     /// A name has characters that no certificate can hold, or the key cannot be made.
     pub fn self_signed(kind: KeyKind, usage: Usage, names: &[&str]) -> io::Result<Identity> {
         let key = new_key(kind)?;
-        let certificate = leaf(usage, names)?
-            .self_signed(&key)
-            .map_err(io::Error::other)?;
-        Ok(Identity {
-            certificate_pem: certificate.pem(),
-            key_pem: key_pem(kind, &key)?,
-        })
+        let certificate = leaf(usage, names)?.self_signed(&key).map_err(io::Error::other)?;
+        Ok(Identity { certificate_pem: certificate.pem(), key_pem: key_pem(kind, &key)? })
     }
 }
 
@@ -99,17 +93,10 @@ impl Authority {
         ]);
         params.serial_number = Some(SerialNumber::from(2024_u64));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyCertSign,
-        ];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ClientAuth,
-            ExtendedKeyUsagePurpose::ServerAuth,
-        ];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         limit_validity(&mut params)?;
-        let issuer =
-            CertifiedIssuer::self_signed(params, new_key(kind)?).map_err(io::Error::other)?;
+        let issuer = CertifiedIssuer::self_signed(params, new_key(kind)?).map_err(io::Error::other)?;
         Ok(Authority { issuer, kind })
     }
 
@@ -129,13 +116,8 @@ impl Authority {
     /// A name has characters that no certificate can hold, or the key cannot be made.
     pub fn issue(&self, usage: Usage, names: &[&str]) -> io::Result<Identity> {
         let key = new_key(self.kind)?;
-        let certificate = leaf(usage, names)?
-            .signed_by(&key, &self.issuer)
-            .map_err(io::Error::other)?;
-        Ok(Identity {
-            certificate_pem: certificate.pem(),
-            key_pem: key_pem(self.kind, &key)?,
-        })
+        let certificate = leaf(usage, names)?.signed_by(&key, &self.issuer).map_err(io::Error::other)?;
+        Ok(Identity { certificate_pem: certificate.pem(), key_pem: key_pem(self.kind, &key)? })
     }
 }
 
@@ -161,19 +143,10 @@ pub fn pem_block(label: &str, der: &[u8]) -> String {
 
 fn leaf(usage: Usage, names: &[&str]) -> io::Result<CertificateParams> {
     let mut params = CertificateParams::default();
-    params.distinguished_name = subject(&[
-        (DnType::OrganizationName, "Acme Co"),
-        (DnType::CommonName, "default"),
-    ]);
-    params.subject_alt_names = names
-        .iter()
-        .map(|name| subject_alt_name(name))
-        .collect::<io::Result<_>>()?;
+    params.distinguished_name = subject(&[(DnType::OrganizationName, "Acme Co"), (DnType::CommonName, "default")]);
+    params.subject_alt_names = names.iter().map(|name| subject_alt_name(name)).collect::<io::Result<_>>()?;
     params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![
-        KeyUsagePurpose::DigitalSignature,
-        KeyUsagePurpose::KeyEncipherment,
-    ];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
     params.extended_key_usages = vec![match usage {
         Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
         Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
@@ -188,21 +161,11 @@ fn subject_alt_name(name: &str) -> io::Result<SanType> {
         return Ok(SanType::IpAddress(address));
     }
     let is_label = |label: &str| {
-        let plain = label
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let plain = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         plain && !label.is_empty() && !label.starts_with('-') && !label.ends_with('-')
     };
-    if name
-        .strip_prefix("*.")
-        .unwrap_or(name)
-        .split('.')
-        .all(is_label)
-    {
-        return name
-            .try_into()
-            .map(SanType::DnsName)
-            .map_err(io::Error::other);
+    if name.strip_prefix("*.").unwrap_or(name).split('.').all(is_label) {
+        return name.try_into().map(SanType::DnsName).map_err(io::Error::other);
     }
     name.try_into().map(SanType::URI).map_err(io::Error::other)
 }
@@ -216,12 +179,9 @@ fn subject(parts: &[(DnType, &str)]) -> DistinguishedName {
 }
 
 fn limit_validity(params: &mut CertificateParams) -> io::Result<()> {
-    let since_epoch = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_err(io::Error::other)?;
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
     // The validity is in whole seconds, and a peer's clock may be read a moment earlier than ours.
-    let now = rcgen::date_time_ymd(1970, 1, 1)
-        + Duration::from_secs(since_epoch.as_secs().saturating_sub(60));
+    let now = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(since_epoch.as_secs().saturating_sub(60));
     params.not_before = now;
     params.not_after = now + YEAR;
     Ok(())
@@ -257,9 +217,7 @@ fn der_content(der: &[u8]) -> Option<(&[u8], &[u8])> {
         short @ 0..0x80 => (usize::from(short), 2),
         long => {
             let digits = der.get(2..2 + usize::from(long & 0x7f))?;
-            let length = digits
-                .iter()
-                .fold(0, |sum, digit| sum << 8 | usize::from(*digit));
+            let length = digits.iter().fold(0, |sum, digit| sum << 8 | usize::from(*digit));
             (length, 2 + digits.len())
         }
     };
@@ -273,20 +231,12 @@ mod tests {
     #[test]
     fn an_rsa_identity_is_pkcs1_and_signs() {
         let authority = Authority::new(KeyKind::Rsa).expect("makes an authority");
-        let leaf = authority
-            .issue(Usage::Server, &["abc.example.com", "*"])
-            .expect("issues");
-        assert!(
-            leaf.key_pem
-                .starts_with("-----BEGIN RSA PRIVATE KEY-----\n")
-        );
+        let leaf = authority.issue(Usage::Server, &["abc.example.com", "*"]).expect("issues");
+        assert!(leaf.key_pem.starts_with("-----BEGIN RSA PRIVATE KEY-----\n"));
         let key = leaf.key().expect("a key");
         assert!(matches!(key, PrivateKeyDer::Pkcs1(_)));
         let provider = rustls::crypto::aws_lc_rs::default_provider();
-        provider
-            .key_provider
-            .load_private_key(key)
-            .expect("rustls takes the key");
+        provider.key_provider.load_private_key(key).expect("rustls takes the key");
     }
 
     #[test]
@@ -295,9 +245,6 @@ mod tests {
         assert!(matches!(kind("10.0.0.1"), SanType::IpAddress(_)));
         assert!(matches!(kind("*.wildcard.org"), SanType::DnsName(_)));
         assert!(matches!(kind("*"), SanType::URI(_)));
-        assert!(matches!(
-            kind("spiffe://abc.example.com/x"),
-            SanType::URI(_)
-        ));
+        assert!(matches!(kind("spiffe://abc.example.com/x"), SanType::URI(_)));
     }
 }

@@ -139,11 +139,7 @@ fn string(fields: &[(u32, &[u8])], number: u32) -> String {
 /// A message with its gRPC prefix: not compressed, four bytes of length.
 fn frame(message: &[u8]) -> Vec<u8> {
     let mut framed = vec![0];
-    framed.extend_from_slice(
-        &u32::try_from(message.len())
-            .unwrap_or(u32::MAX)
-            .to_be_bytes(),
-    );
+    framed.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
     framed.extend_from_slice(message);
     framed
 }
@@ -172,9 +168,7 @@ impl Channel {
     /// TCP, TLS or the HTTP/2 preface failed.
     pub async fn connect(endpoint: &Endpoint) -> Result<Channel, Failure> {
         let stream = open(endpoint).await?;
-        let connection = Connection::start(stream, endpoint.scheme())
-            .await
-            .map_err(Failure::Exchange)?;
+        let connection = Connection::start(stream, endpoint.scheme()).await.map_err(Failure::Exchange)?;
         Ok(Channel { connection })
     }
 
@@ -182,23 +176,14 @@ impl Channel {
     ///
     /// # Errors
     /// The connection or the stream broke before an HTTP answer was complete.
-    pub async fn echo(
-        &self,
-        method: &str,
-        authority: &str,
-        metadata: &[(String, String)],
-    ) -> Result<Reply, Failure> {
+    pub async fn echo(&self, method: &str, authority: &str, metadata: &[(String, String)]) -> Result<Reply, Failure> {
         let mut request = Request::get(authority, &format!("/{ECHO_SERVICE}/{method}"))
             .with("content-type", "application/grpc")
             .with("te", "trailers");
         request.method = "POST".to_owned();
         request.fields.extend(metadata.iter().cloned());
         request.body = frame(&[]);
-        let answer = self
-            .connection
-            .exchange(&request)
-            .await
-            .map_err(Failure::Exchange)?;
+        let answer = self.connection.exchange(&request).await.map_err(Failure::Exchange)?;
         Ok(reply_of(&answer))
     }
 }
@@ -206,8 +191,7 @@ impl Channel {
 /// Reads the gRPC status of an HTTP answer (gRPC over HTTP/2, and its mapping of HTTP status codes).
 fn reply_of(answer: &Answer) -> Reply {
     let status = h1::first(&answer.trailers, "grpc-status").or_else(|| answer.field("grpc-status"));
-    let message =
-        h1::first(&answer.trailers, "grpc-message").or_else(|| answer.field("grpc-message"));
+    let message = h1::first(&answer.trailers, "grpc-message").or_else(|| answer.field("grpc-message"));
     let code = match (answer.status, status) {
         (200, Some(status)) => status.parse().unwrap_or(UNKNOWN),
         (status, _) => code_of_http_status(status),
@@ -217,21 +201,9 @@ fn reply_of(answer: &Answer) -> Reply {
         None => format!("HTTP status {}", answer.status),
     };
     match (code == OK).then(|| Assertions::decode(&answer.body)) {
-        Some(Some(seen)) => Reply {
-            code,
-            message,
-            seen: Some(seen),
-        },
-        Some(None) => Reply {
-            code: INTERNAL,
-            message: "the message is cut off".to_owned(),
-            seen: None,
-        },
-        None => Reply {
-            code,
-            message,
-            seen: None,
-        },
+        Some(Some(seen)) => Reply { code, message, seen: Some(seen) },
+        Some(None) => Reply { code: INTERNAL, message: "the message is cut off".to_owned(), seen: None },
+        None => Reply { code, message, seen: None },
     }
 }
 
@@ -266,27 +238,18 @@ mod tests {
     fn assertions_come_back_as_they_were_sent() {
         let sent = Assertions {
             full_method: format!("/{ECHO_SERVICE}/Echo"),
-            metadata: vec![
-                (":authority".to_owned(), "a:80".to_owned()),
-                ("x".to_owned(), String::new()),
-            ],
+            metadata: vec![(":authority".to_owned(), "a:80".to_owned()), ("x".to_owned(), String::new())],
             authority: "a:80".to_owned(),
             namespace: "n".to_owned(),
             pod: "p".to_owned(),
-            tls: Some(TlsAssertions {
-                version: "TLSv1.3".to_owned(),
-                ..TlsAssertions::default()
-            }),
+            tls: Some(TlsAssertions { version: "TLSv1.3".to_owned(), ..TlsAssertions::default() }),
         };
         assert_eq!(Assertions::decode(&sent.encode()), Some(sent));
     }
 
     #[test]
     fn a_plain_404_reads_as_unimplemented() {
-        let answer = Answer {
-            status: 404,
-            ..Answer::default()
-        };
+        let answer = Answer { status: 404, ..Answer::default() };
         assert_eq!(reply_of(&answer).code, UNIMPLEMENTED);
     }
 }

@@ -43,11 +43,8 @@ pub fn first<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> 
 
 /// All values of `name` joined with a bare comma, as the conformance suite compares them; `None` when there is no such field.
 pub fn joined(fields: &[(String, String)], name: &str) -> Option<String> {
-    let values: Vec<&str> = fields
-        .iter()
-        .filter(|(n, _)| n.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value.as_str())
-        .collect();
+    let values: Vec<&str> =
+        fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect();
     (!values.is_empty()).then(|| values.join(","))
 }
 
@@ -81,15 +78,9 @@ impl Framing {
 
     fn declared(head: &Head) -> Option<Framing> {
         if let Some(coding) = head.field("transfer-encoding") {
-            return coding
-                .to_ascii_lowercase()
-                .contains("chunked")
-                .then_some(Framing::Chunked);
+            return coding.to_ascii_lowercase().contains("chunked").then_some(Framing::Chunked);
         }
-        head.field("content-length")?
-            .parse()
-            .ok()
-            .map(Framing::Length)
+        head.field("content-length")?.parse().ok().map(Framing::Length)
     }
 }
 
@@ -112,10 +103,7 @@ pub struct Reader<S> {
 impl<S: Stream> Reader<S> {
     /// Starts reading at the present place of the stream.
     pub fn new(stream: S) -> Reader<S> {
-        Reader {
-            stream,
-            ahead: Vec::new(),
-        }
+        Reader { stream, ahead: Vec::new() }
     }
 
     /// The stream itself, for writing.
@@ -221,15 +209,10 @@ impl<S: Stream> Reader<S> {
     async fn read_line(&mut self) -> io::Result<String> {
         let mut searched = 0;
         loop {
-            if let Some(at) = self.ahead[searched..]
-                .iter()
-                .position(|byte| *byte == b'\n')
-            {
+            if let Some(at) = self.ahead[searched..].iter().position(|byte| *byte == b'\n') {
                 let rest = self.ahead.split_off(searched + at + 1);
                 let line = std::mem::replace(&mut self.ahead, rest);
-                return Ok(String::from_utf8_lossy(&line)
-                    .trim_end_matches(['\r', '\n'])
-                    .to_owned());
+                return Ok(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned());
             }
             searched = self.ahead.len();
             if searched > HEAD_LIMIT {
@@ -270,22 +253,14 @@ impl Pieces {
             Framing::Empty | Framing::Chunked | Framing::UntilClose => 0,
         };
         let ended = matches!(framing, Framing::Empty | Framing::Length(0));
-        Ok(Pieces {
-            framing,
-            left,
-            ended,
-            trailers: Vec::new(),
-        })
+        Ok(Pieces { framing, left, ended, trailers: Vec::new() })
     }
 
     /// The next piece; `None` at the end of the body.
     ///
     /// # Errors
     /// The stream failed or ended early, or a chunk size is not a number.
-    pub async fn next<S: Stream>(
-        &mut self,
-        reader: &mut Reader<S>,
-    ) -> io::Result<Option<Vec<u8>>> {
+    pub async fn next<S: Stream>(&mut self, reader: &mut Reader<S>) -> io::Result<Option<Vec<u8>>> {
         if self.ended {
             return Ok(None);
         }
@@ -353,10 +328,7 @@ mod tests {
         let head = reader.read_head().await.expect("reads").expect("a head");
         assert_eq!(head.status(), Some(200));
         assert_eq!(joined(&head.fields, "X-a").as_deref(), Some("1,2"));
-        let body = reader
-            .read_body(Framing::of_response(&head, "GET"))
-            .await
-            .expect("reads");
+        let body = reader.read_body(Framing::of_response(&head, "GET")).await.expect("reads");
         assert_eq!(body.content, b"abc");
         assert_eq!(body.trailers, [("Sum".to_owned(), "9".to_owned())]);
         let head = reader.read_head().await.expect("reads").expect("a head");
@@ -374,10 +346,7 @@ mod tests {
         assert_eq!(next().await, None);
         assert_eq!(pieces.trailers(), [("Sum".to_owned(), "9".to_owned())]);
         let mut pieces = Pieces::new(Framing::Length(3)).expect("a body");
-        assert_eq!(
-            pieces.next(&mut reader).await.expect("reads").as_deref(),
-            Some(&b"fg"[..])
-        );
+        assert_eq!(pieces.next(&mut reader).await.expect("reads").as_deref(), Some(&b"fg"[..]));
         assert!(pieces.next(&mut reader).await.is_err());
     }
 
@@ -386,9 +355,6 @@ mod tests {
         let mut reader = reader_of(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab").await;
         let head = reader.read_head().await.expect("reads").expect("a head");
         let failure = reader.read_body(Framing::of_response(&head, "GET")).await;
-        assert_eq!(
-            failure.expect_err("too short").kind(),
-            io::ErrorKind::UnexpectedEof
-        );
+        assert_eq!(failure.expect_err("too short").kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -33,11 +33,7 @@ pub fn find_binary() -> io::Result<PathBuf> {
         return Ok(PathBuf::from(named));
     }
     let own = std::env::current_exe()?;
-    let found = own
-        .ancestors()
-        .skip(1)
-        .map(|dir| dir.join("transept"))
-        .find(|path| path.is_file());
+    let found = own.ancestors().skip(1).map(|dir| dir.join("transept")).find(|path| path.is_file());
     found.ok_or_else(|| {
         let hint = "no binary `transept` beside this executable; build it with `cargo build -p transept-app`, or set TRANSEPT_BIN";
         io::Error::new(io::ErrorKind::NotFound, hint)
@@ -92,16 +88,10 @@ impl Launch {
 
     /// Any subcommand that serves traffic, such as `["proxy", "--to", URL]`, with the admin endpoint
     /// on a free port.
-    pub fn subcommand<A: Into<OsString>>(
-        binary: &Path,
-        arguments: impl IntoIterator<Item = A>,
-    ) -> Launch {
+    pub fn subcommand<A: Into<OsString>>(binary: &Path, arguments: impl IntoIterator<Item = A>) -> Launch {
         let mut arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
         arguments.extend(["--admin".into(), "127.0.0.1:0".into()]);
-        Launch {
-            binary: binary.to_owned(),
-            arguments,
-        }
+        Launch { binary: binary.to_owned(), arguments }
     }
 
     /// With one more argument.
@@ -135,10 +125,7 @@ impl Launch {
         if let Some(stderr) = child.stderr.take() {
             tokio::spawn(log.clone().collect(stderr));
         }
-        let failed = |why: String| LaunchError {
-            why,
-            log: log.text(),
-        };
+        let failed = |why: String| LaunchError { why, log: log.text() };
         let admin = tokio::select! {
             line = log.line_with(ADMIN_LINE) => line,
             ended = child.wait() => {
@@ -148,24 +135,15 @@ impl Launch {
             }
             () = tokio::time::sleep_until(deadline) => return Err(failed("it does not name its admin address".to_owned())),
         };
-        let admin = admin
-            .split(ADMIN_LINE)
-            .nth(1)
-            .and_then(|rest| rest.trim().trim_end_matches('/').parse().ok());
+        let admin = admin.split(ADMIN_LINE).nth(1).and_then(|rest| rest.trim().trim_end_matches('/').parse().ok());
         let Some(admin) = admin else {
             return Err(failed("its admin line has no address".to_owned()));
         };
         let mut running = Running { child, admin, log };
         match timeout_at(deadline, running.become_ready()).await {
             Ok(Ok(())) => Ok(running),
-            Ok(Err(why)) => Err(LaunchError {
-                why,
-                log: running.log(),
-            }),
-            Err(_) => Err(LaunchError {
-                why: "it does not become ready".to_owned(),
-                log: running.log(),
-            }),
+            Ok(Err(why)) => Err(LaunchError { why, log: running.log() }),
+            Err(_) => Err(LaunchError { why: "it does not become ready".to_owned(), log: running.log() }),
         }
     }
 }
@@ -200,10 +178,7 @@ impl Running {
     /// It does not answer.
     pub async fn ask(&self, path: &str) -> io::Result<Answer> {
         let request = Request::get(&self.admin.to_string(), path);
-        exchange(&Endpoint::http1(self.admin), &request)
-            .await
-            .outcome
-            .map_err(io::Error::other)
+        exchange(&Endpoint::http1(self.admin), &request).await.outcome.map_err(io::Error::other)
     }
 
     /// The status of all objects, as JSON.
@@ -213,10 +188,7 @@ impl Running {
     pub async fn status(&self) -> io::Result<serde_json::Value> {
         let answer = self.ask("/status").await?;
         if answer.status != 200 {
-            return Err(io::Error::other(format!(
-                "/status answers {}",
-                answer.status
-            )));
+            return Err(io::Error::other(format!("/status answers {}", answer.status)));
         }
         serde_json::from_slice(&answer.body).map_err(io::Error::other)
     }
@@ -236,9 +208,7 @@ impl Running {
     /// It has ended.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         let raw = self.child.id().and_then(|id| i32::try_from(id).ok());
-        let pid = raw
-            .and_then(Pid::from_raw)
-            .ok_or_else(|| io::Error::other("it has ended"))?;
+        let pid = raw.and_then(Pid::from_raw).ok_or_else(|| io::Error::other("it has ended"))?;
         Ok(kill_process(pid, signal)?)
     }
 
@@ -260,10 +230,7 @@ impl Running {
             Ok(ended) => ended,
             Err(_) => {
                 self.child.kill().await?;
-                Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "it did not end after SIGTERM",
-                ))
+                Err(io::Error::new(io::ErrorKind::TimedOut, "it did not end after SIGTERM"))
             }
         }
     }
@@ -294,10 +261,7 @@ impl Log {
     async fn collect(self, from: impl AsyncRead + Unpin) {
         let mut lines = BufReader::new(from).lines();
         while let Ok(Some(line)) = lines.next_line().await {
-            self.lines
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(line);
+            self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
             self.grown.notify_waiters();
         }
     }
@@ -331,14 +295,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_ends_early_is_reported_with_what_it_printed() {
-        let launch = Launch {
-            binary: PathBuf::from("/bin/sh"),
-            arguments: vec!["-c".into(), "echo broken >&2; exit 3".into()],
-        };
-        let failure = launch
-            .start(Duration::from_secs(10))
-            .await
-            .expect_err("it ends");
+        let launch =
+            Launch { binary: PathBuf::from("/bin/sh"), arguments: vec!["-c".into(), "echo broken >&2; exit 3".into()] };
+        let failure = launch.start(Duration::from_secs(10)).await.expect_err("it ends");
         assert!(failure.why.contains("ended"), "{failure}");
         assert!(failure.log.contains("broken"), "{failure}");
     }

@@ -105,24 +105,15 @@ impl ScriptedServer {
             for script in scripts {
                 let (tcp, _) = listener.accept().await?;
                 let seen = Transcript::default();
-                transcripts
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(Arc::clone(&seen));
-                conversations.push(tokio::spawn(
-                    async move { follow(tcp, &script, &seen).await },
-                ));
+                transcripts.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&seen));
+                conversations.push(tokio::spawn(async move { follow(tcp, &script, &seen).await }));
             }
             for conversation in conversations {
                 conversation.await.map_err(io::Error::other)??;
             }
             Ok(())
         });
-        Ok(ScriptedServer {
-            address,
-            received,
-            serving: Some(serving),
-        })
+        Ok(ScriptedServer { address, received, serving: Some(serving) })
     }
 
     /// Where it listens.
@@ -159,11 +150,7 @@ impl Drop for ScriptedServer {
 
 async fn follow(mut tcp: TcpStream, script: &[Act], seen: &Mutex<Vec<u8>>) -> io::Result<()> {
     tcp.set_nodelay(true)?;
-    let note = |bytes: &[u8]| {
-        seen.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend_from_slice(bytes)
-    };
+    let note = |bytes: &[u8]| seen.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
     for act in script {
         match act {
             Act::Expect(expected) => {
@@ -171,13 +158,8 @@ async fn follow(mut tcp: TcpStream, script: &[Act], seen: &Mutex<Vec<u8>>) -> io
                 tcp.read_exact(&mut got).await?;
                 note(&got);
                 if got != *expected {
-                    let (expected, got) = (
-                        String::from_utf8_lossy(expected),
-                        String::from_utf8_lossy(&got),
-                    );
-                    return Err(io::Error::other(format!(
-                        "expected {expected:?}, got {got:?}"
-                    )));
+                    let (expected, got) = (String::from_utf8_lossy(expected), String::from_utf8_lossy(&got));
+                    return Err(io::Error::other(format!("expected {expected:?}, got {got:?}")));
                 }
             }
             Act::Read(count) => {
@@ -220,11 +202,7 @@ mod tests {
         let gate = Gate::closed();
         let script = vec![Act::ReadHead, Act::Wait(gate.clone()), Act::send("late")];
         let server = ScriptedServer::start(vec![script]).await.expect("binds");
-        let client = [
-            Act::send("GET / HTTP/1.1\r\n\r\n"),
-            Act::Wait(gate.clone()),
-            Act::expect("late"),
-        ];
+        let client = [Act::send("GET / HTTP/1.1\r\n\r\n"), Act::Wait(gate.clone()), Act::expect("late")];
         let talking = talk(server.address(), &client);
         let opening = async { gate.open() };
         let (read, ()) = tokio::join!(talking, opening);
@@ -235,24 +213,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_reset_is_no_end_of_file() {
-        let server = ScriptedServer::start(vec![vec![Act::Read(1), Act::Reset]])
-            .await
-            .expect("binds");
+        let server = ScriptedServer::start(vec![vec![Act::Read(1), Act::Reset]]).await.expect("binds");
         let failure = talk(server.address(), &[Act::send("x"), Act::ReadToEnd]).await;
-        assert_eq!(
-            failure.expect_err("reset").kind(),
-            io::ErrorKind::ConnectionReset
-        );
+        assert_eq!(failure.expect_err("reset").kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test]
     async fn something_unexpected_fails_the_script() {
-        let server = ScriptedServer::start(vec![vec![Act::expect("ping")]])
-            .await
-            .expect("binds");
-        talk(server.address(), &[Act::send("pong")])
-            .await
-            .expect("sends");
+        let server = ScriptedServer::start(vec![vec![Act::expect("ping")]]).await.expect("binds");
+        talk(server.address(), &[Act::send("pong")]).await.expect("sends");
         assert!(server.finish().await.is_err());
     }
 }

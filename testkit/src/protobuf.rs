@@ -64,10 +64,7 @@ mod tests {
         let mut bytes = vec![0x08, 0x96, 0x01];
         put(&mut bytes, 1, &long);
         put(&mut bytes, 20, b"");
-        assert_eq!(
-            fields(&bytes),
-            Some(vec![(1, long.as_slice()), (20, b"".as_slice())])
-        );
+        assert_eq!(fields(&bytes), Some(vec![(1, long.as_slice()), (20, b"".as_slice())]));
         assert_eq!(fields(&bytes[..bytes.len() - 4]), None);
     }
 }

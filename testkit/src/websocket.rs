@@ -35,10 +35,7 @@ impl Frame {
     pub(crate) fn echoed(self) -> Option<Frame> {
         match self.opcode {
             PONG => None,
-            PING => Some(Frame {
-                opcode: PONG,
-                ..self
-            }),
+            PING => Some(Frame { opcode: PONG, ..self }),
             _ => Some(self),
         }
     }
@@ -64,28 +61,17 @@ pub(crate) async fn read_frame<S: Stream>(reader: &mut Reader<S>) -> io::Result<
     if length > PAYLOAD_LIMIT {
         return Err(io::Error::other("WebSocket frame is too long"));
     }
-    let mask: [u8; 4] = if start[1] & 0x80 != 0 {
-        number(reader).await?
-    } else {
-        [0; 4]
-    };
-    let mut payload = reader
-        .read_exact(usize::try_from(length).map_err(io::Error::other)?)
-        .await?;
+    let mask: [u8; 4] = if start[1] & 0x80 != 0 { number(reader).await? } else { [0; 4] };
+    let mut payload = reader.read_exact(usize::try_from(length).map_err(io::Error::other)?).await?;
     for (byte, key) in payload.iter_mut().zip(mask.iter().cycle()) {
         *byte ^= key;
     }
-    Ok(Some(Frame {
-        opcode: start[0] & 0x0f,
-        payload,
-    }))
+    Ok(Some(Frame { opcode: start[0] & 0x0f, payload }))
 }
 
 async fn number<const N: usize, S: Stream>(reader: &mut Reader<S>) -> io::Result<[u8; N]> {
     let bytes = reader.read_exact(N).await?;
-    bytes
-        .try_into()
-        .map_err(|_| io::ErrorKind::InvalidData.into())
+    bytes.try_into().map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// The bytes of a final frame; clients must mask (RFC 6455, section 5.3).
@@ -105,13 +91,7 @@ pub(crate) fn frame_bytes(frame: &Frame, mask: Option<[u8; 4]>) -> Vec<u8> {
     }
     let key = mask.unwrap_or_default();
     out.extend(mask.iter().flatten());
-    out.extend(
-        frame
-            .payload
-            .iter()
-            .zip(key.iter().cycle())
-            .map(|(byte, key)| byte ^ key),
-    );
+    out.extend(frame.payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
     out
 }
 
@@ -125,24 +105,12 @@ impl WebSocket {
     ///
     /// # Errors
     /// No connection, another status than 101, or a wrong accept key.
-    pub async fn connect(
-        endpoint: &Endpoint,
-        host: &str,
-        target: &str,
-        origin: &str,
-    ) -> Result<WebSocket, Failure> {
+    pub async fn connect(endpoint: &Endpoint, host: &str, target: &str, origin: &str) -> Result<WebSocket, Failure> {
         let stream = open(endpoint).await?;
-        WebSocket::shake_hands(stream, host, target, origin)
-            .await
-            .map_err(Failure::Exchange)
+        WebSocket::shake_hands(stream, host, target, origin).await.map_err(Failure::Exchange)
     }
 
-    async fn shake_hands(
-        stream: Box<dyn Stream>,
-        host: &str,
-        target: &str,
-        origin: &str,
-    ) -> io::Result<WebSocket> {
+    async fn shake_hands(stream: Box<dyn Stream>, host: &str, target: &str, origin: &str) -> io::Result<WebSocket> {
         let key = BASE64.encode(b"transept-testkit");
         let fields = [
             ("Host", host),
@@ -154,13 +122,8 @@ impl WebSocket {
         ];
         let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let mut reader = Reader::new(stream);
-        reader
-            .send(&h1::head_bytes(&format!("GET {target} HTTP/1.1"), &fields))
-            .await?;
-        let head = reader
-            .read_head()
-            .await?
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        reader.send(&h1::head_bytes(&format!("GET {target} HTTP/1.1"), &fields)).await?;
+        let head = reader.read_head().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
         if head.status() != Some(101) {
             return Err(io::Error::other(format!("no upgrade: {}", head.start_line)));
         }
@@ -176,9 +139,7 @@ impl WebSocket {
     /// The connection broke.
     pub async fn send(&mut self, frame: &Frame) -> io::Result<()> {
         // A fixed mask: hiding from broken intermediaries is no concern of a test.
-        self.reader
-            .send(&frame_bytes(frame, Some([0x5a, 0x11, 0xc3, 0x07])))
-            .await
+        self.reader.send(&frame_bytes(frame, Some([0x5a, 0x11, 0xc3, 0x07]))).await
     }
 
     /// Receives a frame; `None` at the end of the connection.
@@ -196,24 +157,15 @@ mod tests {
 
     #[test]
     fn the_key_of_the_rfc_gives_the_answer_of_the_rfc() {
-        assert_eq!(
-            accept_key("dGhlIHNhbXBsZSBub25jZQ=="),
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
+        assert_eq!(accept_key("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[tokio::test]
     async fn frames_of_every_length_form_come_back() {
         for length in [0, 125, 126, 65_535, 65_536] {
             let (near, far) = tokio::io::duplex(1 << 20);
-            let frame = Frame {
-                opcode: BINARY,
-                payload: vec![7; length],
-            };
-            Reader::new(near)
-                .send(&frame_bytes(&frame, Some([1, 2, 3, 4])))
-                .await
-                .expect("fits");
+            let frame = Frame { opcode: BINARY, payload: vec![7; length] };
+            Reader::new(near).send(&frame_bytes(&frame, Some([1, 2, 3, 4]))).await.expect("fits");
             let got = read_frame(&mut Reader::new(far)).await.expect("reads");
             assert_eq!(got, Some(frame));
         }

@@ -218,14 +218,8 @@ pub(crate) struct Websocket {
 #[derive(Debug, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub(crate) enum Frames {
-    Text {
-        send_text: String,
-        expect_text: String,
-    },
-    Bytes {
-        send_bytes: Vec<u8>,
-        expect_bytes: Vec<u8>,
-    },
+    Text { send_text: String, expect_text: String },
+    Bytes { send_bytes: Vec<u8>, expect_bytes: Vec<u8> },
 }
 
 #[derive(Debug, Deserialize)]

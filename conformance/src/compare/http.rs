@@ -21,24 +21,14 @@ pub(crate) struct Sent {
 }
 
 /// Compares an answer with the expectation. `client_cert` is the PEM behind `seen.client_cert`.
-pub(crate) fn compare(
-    expect: &Expect,
-    sent: &Sent,
-    answer: &Answer,
-    client_cert: Option<&str>,
-) -> Vec<String> {
+pub(crate) fn compare(expect: &Expect, sent: &Sent, answer: &Answer, client_cert: Option<&str>) -> Vec<String> {
     let is_timeout = |status: &u16| matches!(status, 408 | 504);
     if is_timeout(&answer.status) && expect.status.iter().any(is_timeout) {
         return Vec::new();
     }
     if !expect.status.contains(&answer.status) {
         let body = String::from_utf8_lossy(&answer.body[..answer.body.len().min(200)]);
-        return vec![format!(
-            "status {} instead of {:?} ({})",
-            answer.status,
-            expect.status,
-            body.trim()
-        )];
+        return vec![format!("status {} instead of {:?} ({})", answer.status, expect.status, body.trim())];
     }
     if !matches!(answer.status, 200 | 204) {
         return match &expect.redirect {
@@ -65,29 +55,13 @@ fn compare_absence(echo: &Echo) -> Vec<String> {
     vec![format!("answered by {} instead of the gateway", echo.pod)]
 }
 
-fn compare_echo(
-    expect: &Expect,
-    sent: &Sent,
-    echo: &Echo,
-    client_cert: Option<&str>,
-) -> Vec<String> {
+fn compare_echo(expect: &Expect, sent: &Sent, echo: &Echo, client_cert: Option<&str>) -> Vec<String> {
     let mut complaints = Vec::new();
-    if let Some(backend) = expect
-        .backend
-        .as_deref()
-        .filter(|backend| !echo.pod.starts_with(backend))
-    {
+    if let Some(backend) = expect.backend.as_deref().filter(|backend| !echo.pod.starts_with(backend)) {
         complaints.push(format!("pod {:?} instead of {backend}", echo.pod));
     }
-    if let Some(namespace) = expect
-        .namespace
-        .as_deref()
-        .filter(|namespace| echo.namespace != **namespace)
-    {
-        complaints.push(format!(
-            "namespace {:?} instead of {namespace}",
-            echo.namespace
-        ));
+    if let Some(namespace) = expect.namespace.as_deref().filter(|namespace| echo.namespace != **namespace) {
+        complaints.push(format!("namespace {:?} instead of {namespace}", echo.namespace));
     }
     let seen = match &expect.seen {
         Some(seen) => seen.clone(),
@@ -116,18 +90,10 @@ fn compare_seen(seen: &Seen, echo: &Echo, client_cert: Option<&str>) -> Vec<Stri
         equal("host", &echo.host, host);
     }
     if let Some(sni) = &seen.sni {
-        equal(
-            "SNI",
-            echo.tls.as_ref().map_or("", |tls| &tls.server_name),
-            sni,
-        );
+        equal("SNI", echo.tls.as_ref().map_or("", |tls| &tls.server_name), sni);
     }
     for (name, value) in &seen.headers {
-        equal(
-            name,
-            &echo.header(name).unwrap_or_else(|| "nothing".to_owned()),
-            value,
-        );
+        equal(name, &echo.header(name).unwrap_or_else(|| "nothing".to_owned()), value);
     }
     for name in &seen.absent_headers {
         if let Some(value) = echo.header(name) {
@@ -146,35 +112,21 @@ fn shows(echo: &Echo, wanted: Option<&str>) -> bool {
         return false;
     };
     let shown = echo.tls.iter().flat_map(|tls| &tls.peer_certificates);
-    shown
-        .filter_map(|pem| certificate_from_pem(pem).ok())
-        .any(|certificate| certificate == wanted)
+    shown.filter_map(|pem| certificate_from_pem(pem).ok()).any(|certificate| certificate == wanted)
 }
 
 fn compare_response_headers(expect: &Expect, fields: &[(String, String)]) -> Vec<String> {
     let mut complaints = Vec::new();
     let reduce = |text: &str| {
-        if expect.ignore_whitespace {
-            text.replace(' ', "")
-        } else {
-            text.to_owned()
-        }
+        if expect.ignore_whitespace { text.replace(' ', "") } else { text.to_owned() }
     };
-    let exact = expect
-        .response_headers
-        .iter()
-        .map(|(name, value)| (name, std::slice::from_ref(value)));
-    let one_of = expect
-        .response_headers_one_of
-        .iter()
-        .map(|(name, values)| (name, values.as_slice()));
+    let exact = expect.response_headers.iter().map(|(name, value)| (name, std::slice::from_ref(value)));
+    let one_of = expect.response_headers_one_of.iter().map(|(name, values)| (name, values.as_slice()));
     for (name, values) in exact.chain(one_of) {
         match h1::joined(fields, name) {
             None => complaints.push(format!("no response header {name}")),
             Some(got) if values.iter().any(|value| reduce(value) == reduce(&got)) => {}
-            Some(got) => complaints.push(format!(
-                "response header {name}: {got:?} instead of {values:?}"
-            )),
+            Some(got) => complaints.push(format!("response header {name}: {got:?} instead of {values:?}")),
         }
     }
     for name in &expect.response_absent_headers {
@@ -194,16 +146,10 @@ fn compare_redirect(wanted: &Redirect, sent: &Sent, answer: &Answer) -> Vec<Stri
     };
     let mut complaints = Vec::new();
     if got.scheme != wanted.scheme {
-        complaints.push(format!(
-            "scheme of Location {location} is not {}",
-            wanted.scheme
-        ));
+        complaints.push(format!("scheme of Location {location} is not {}", wanted.scheme));
     }
     if got.path != wanted.path {
-        complaints.push(format!(
-            "path of Location {location} is not {}",
-            wanted.path
-        ));
+        complaints.push(format!("path of Location {location} is not {}", wanted.path));
     }
     if let Some(host) = wanted.host.as_deref().filter(|host| got.host != **host) {
         complaints.push(format!("host of Location {location} is not {host}"));
@@ -218,9 +164,7 @@ fn compare_redirect(wanted: &Redirect, sent: &Sent, answer: &Answer) -> Vec<Stri
         None => got.port.is_none() || got.port == usual,
     };
     if !port_is_right {
-        let wanted = wanted
-            .port
-            .map_or("absent".to_owned(), |port| port.to_string());
+        let wanted = wanted.port.map_or("absent".to_owned(), |port| port.to_string());
         complaints.push(format!("port of Location {location} is not {wanted}"));
     }
     complaints
@@ -251,12 +195,7 @@ impl Location {
             Some((host, port)) => (host, Some(port.parse().ok()?)),
             None => (authority, None),
         };
-        Some(Location {
-            scheme: scheme.to_owned(),
-            host: host.to_owned(),
-            port,
-            path: path.to_owned(),
-        })
+        Some(Location { scheme: scheme.to_owned(), host: host.to_owned(), port, path: path.to_owned() })
     }
 }
 

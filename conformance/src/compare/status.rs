@@ -24,16 +24,11 @@ fn not_yet<T>(why: impl Into<String>) -> Result<T, Complaint> {
 }
 
 fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
-    value
-        .pointer(pointer)
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 fn generation(object: &Value) -> Option<i64> {
-    object
-        .pointer("/metadata/generation")
-        .and_then(Value::as_i64)
+    object.pointer("/metadata/generation").and_then(Value::as_i64)
 }
 
 /// Whether a condition was computed for an older generation than the object has now; unknown counts as new.
@@ -48,10 +43,7 @@ fn is_stale(condition: &Value, generation: Option<i64>) -> bool {
 /// The first one that is not.
 pub(crate) fn conditions(holder: &str, present: &[Value], wanted: &[Condition]) -> Check {
     for want in wanted {
-        let Some(found) = present
-            .iter()
-            .find(|condition| text(condition, "/type") == want.kind)
-        else {
+        let Some(found) = present.iter().find(|condition| text(condition, "/type") == want.kind) else {
             return not_yet(format!("{holder} has no condition {}", want.kind));
         };
         let (status, reason) = (text(found, "/status"), text(found, "/reason"));
@@ -83,24 +75,14 @@ pub(crate) fn latest_generation(object: &Value, conditions: &[Value]) -> Check {
 
 fn fresh(object: &Value, conditions: &[Value]) -> Check {
     let generation = generation(object);
-    match conditions
-        .iter()
-        .find(|condition| is_stale(condition, generation))
-    {
-        Some(stale) => not_yet(format!(
-            "condition {} is of an older generation",
-            text(stale, "/type")
-        )),
+    match conditions.iter().find(|condition| is_stale(condition, generation)) {
+        Some(stale) => not_yet(format!("condition {} is of an older generation", text(stale, "/type"))),
         None => Ok(()),
     }
 }
 
 fn is_true(kind: &str) -> Condition {
-    Condition {
-        kind: kind.to_owned(),
-        status: "True".to_owned(),
-        reason: None,
-    }
+    Condition { kind: kind.to_owned(), status: "True".to_owned(), reason: None }
 }
 
 /// A Gateway is Accepted and Programmed at its newest generation.
@@ -111,11 +93,7 @@ pub(crate) fn gateway_ready(gateway: &Value) -> Check {
     let present = list(gateway, "/status/conditions");
     fresh(gateway, present)?;
     let holder = format!("Gateway {}", text(gateway, "/metadata/name"));
-    conditions(
-        &holder,
-        present,
-        &[is_true("Accepted"), is_true("Programmed")],
-    )
+    conditions(&holder, present, &[is_true("Accepted"), is_true("Programmed")])
 }
 
 /// The first address in the status of a Gateway.
@@ -123,15 +101,9 @@ pub(crate) fn gateway_ready(gateway: &Value) -> Check {
 /// # Errors
 /// There is none.
 pub(crate) fn first_address(gateway: &Value) -> Result<&str, Complaint> {
-    match list(gateway, "/status/addresses")
-        .first()
-        .map(|address| text(address, "/value"))
-    {
+    match list(gateway, "/status/addresses").first().map(|address| text(address, "/value")) {
         Some(value) if !value.is_empty() => Ok(value),
-        _ => not_yet(format!(
-            "Gateway {} has no address",
-            text(gateway, "/metadata/name")
-        )),
+        _ => not_yet(format!("Gateway {} has no address", text(gateway, "/metadata/name"))),
     }
 }
 
@@ -142,11 +114,7 @@ pub(crate) fn first_address(gateway: &Value) -> Result<&str, Complaint> {
 pub(crate) fn listeners_ready(gateway: &Value) -> Check {
     for listener in list(gateway, "/status/listeners") {
         let holder = format!("listener {}", text(listener, "/name"));
-        let wanted = [
-            is_true("ResolvedRefs"),
-            is_true("Accepted"),
-            is_true("Programmed"),
-        ];
+        let wanted = [is_true("ResolvedRefs"), is_true("Accepted"), is_true("Programmed")];
         conditions(&holder, list(listener, "/conditions"), &wanted)?;
     }
     Ok(())
@@ -173,32 +141,20 @@ pub(crate) fn gateway(step: &GatewayStatus, object: &Value) -> Check {
     }
     for group in &step.listener_conditions {
         for name in &group.listeners {
-            let Some(listener) = actual
-                .iter()
-                .find(|listener| text(listener, "/name") == name)
-            else {
+            let Some(listener) = actual.iter().find(|listener| text(listener, "/name") == name) else {
                 return not_yet(format!("no listener {name} in status"));
             };
-            conditions(
-                &format!("listener {name}"),
-                list(listener, "/conditions"),
-                &group.conditions,
-            )?;
+            conditions(&format!("listener {name}"), list(listener, "/conditions"), &group.conditions)?;
         }
     }
     if step.zero_routes {
         let attached: Vec<i64> = actual.iter().map(attached_routes).collect();
         if !matches!(attached.as_slice(), [] | [0]) {
-            return not_yet(format!(
-                "attached routes of the listeners are {attached:?} instead of one 0"
-            ));
+            return not_yet(format!("attached routes of the listeners are {attached:?} instead of one 0"));
         }
     }
     if let Some(wanted) = step.attached_listener_sets {
-        let got = object
-            .pointer("/status/attachedListenerSets")
-            .and_then(Value::as_u64)
-            .unwrap_or(0);
+        let got = object.pointer("/status/attachedListenerSets").and_then(Value::as_u64).unwrap_or(0);
         if got != wanted {
             return not_yet(format!("{got} attached ListenerSets instead of {wanted}"));
         }
@@ -210,44 +166,28 @@ pub(crate) fn gateway(step: &GatewayStatus, object: &Value) -> Check {
 }
 
 fn attached_routes(listener: &Value) -> i64 {
-    listener
-        .get("attachedRoutes")
-        .and_then(Value::as_i64)
-        .unwrap_or(0)
+    listener.get("attachedRoutes").and_then(Value::as_i64).unwrap_or(0)
 }
 
 fn listeners(wanted: &[Listener], actual: &[Value]) -> Check {
     if wanted.len() != actual.len() {
-        return not_yet(format!(
-            "{} listeners in status instead of {}",
-            actual.len(),
-            wanted.len()
-        ));
+        return not_yet(format!("{} listeners in status instead of {}", actual.len(), wanted.len()));
     }
     for want in wanted {
         let holder = format!("listener {}", want.name);
-        let Some(listener) = actual
-            .iter()
-            .find(|listener| text(listener, "/name") == want.name)
-        else {
+        let Some(listener) = actual.iter().find(|listener| text(listener, "/name") == want.name) else {
             return not_yet(format!("no {holder} in status"));
         };
         let attached = attached_routes(listener);
         if u64::try_from(attached) != Ok(want.attached_routes) {
-            return not_yet(format!(
-                "{holder} has {attached} attached routes instead of {}",
-                want.attached_routes
-            ));
+            return not_yet(format!("{holder} has {attached} attached routes instead of {}", want.attached_routes));
         }
         let kinds: Vec<&str> = list(listener, "/supportedKinds")
             .iter()
             .filter(|kind| text(kind, "/group") == "gateway.networking.k8s.io")
             .map(|kind| text(kind, "/kind"))
             .collect();
-        let missing = want
-            .supported_kinds
-            .iter()
-            .find(|kind| !kinds.contains(&kind.as_str()));
+        let missing = want.supported_kinds.iter().find(|kind| !kinds.contains(&kind.as_str()));
         if let Some(kind) = missing {
             return not_yet(format!("{holder} does not support {kind}, only {kinds:?}"));
         }
@@ -260,19 +200,9 @@ fn listeners(wanted: &[Listener], actual: &[Value]) -> Check {
 }
 
 fn addresses(wanted: &[Address], actual: &[Value]) -> Check {
-    let got: Vec<(&str, &str)> = actual
-        .iter()
-        .map(|a| (text(a, "/type"), text(a, "/value")))
-        .collect();
-    let want: Vec<(&str, &str)> = wanted
-        .iter()
-        .map(|a| (a.kind.as_str(), a.value.as_str()))
-        .collect();
-    if got == want {
-        Ok(())
-    } else {
-        not_yet(format!("addresses are {got:?} instead of {want:?}"))
-    }
+    let got: Vec<(&str, &str)> = actual.iter().map(|a| (text(a, "/type"), text(a, "/value"))).collect();
+    let want: Vec<(&str, &str)> = wanted.iter().map(|a| (a.kind.as_str(), a.value.as_str())).collect();
+    if got == want { Ok(()) } else { not_yet(format!("addresses are {got:?} instead of {want:?}")) }
 }
 
 /// Whether a reference has the name and the namespace, or no namespace at all.
@@ -285,31 +215,15 @@ fn names(reference: &Value, wanted: &str) -> bool {
 }
 
 /// Some entry of `list` refers to `holder` and has the conditions; all entries are of the newest generation.
-fn some_entry(
-    object: &Value,
-    pointer: &str,
-    reference: &str,
-    holder: &str,
-    wanted: &[Condition],
-) -> Check {
+fn some_entry(object: &Value, pointer: &str, reference: &str, holder: &str, wanted: &[Condition]) -> Check {
     let entries = list(object, pointer);
     for entry in entries {
         fresh(object, list(entry, "/conditions"))?;
     }
-    let mut complaint = format!(
-        "{} has no status for {holder}",
-        text(object, "/metadata/name")
-    );
+    let mut complaint = format!("{} has no status for {holder}", text(object, "/metadata/name"));
     for entry in entries {
-        if entry
-            .get(reference)
-            .is_some_and(|reference| names(reference, holder))
-        {
-            match conditions(
-                text(object, "/metadata/name"),
-                list(entry, "/conditions"),
-                wanted,
-            ) {
+        if entry.get(reference).is_some_and(|reference| names(reference, holder)) {
+            match conditions(text(object, "/metadata/name"), list(entry, "/conditions"), wanted) {
                 Ok(()) => return Ok(()),
                 Err(Complaint::NotYet(why) | Complaint::Never(why)) => complaint = why,
             }
@@ -349,17 +263,10 @@ pub(crate) fn entries_latest_generation(object: &Value, entries: &str) -> Check 
 ///
 /// # Errors
 /// One is missing or has other conditions.
-pub(crate) fn parents(
-    object: &Value,
-    wanted: &[ParentConditions],
-    namespace: NamespaceRule,
-) -> Check {
+pub(crate) fn parents(object: &Value, wanted: &[ParentConditions], namespace: NamespaceRule) -> Check {
     for want in wanted {
         let Ok((parent_namespace, parent_name)) = split(&want.reference) else {
-            return Err(Complaint::Never(format!(
-                "not namespace/name: {}",
-                want.reference
-            )));
+            return Err(Complaint::Never(format!("not namespace/name: {}", want.reference)));
         };
         let same_namespace = text(object, "/metadata/namespace") == parent_namespace;
         let required = match namespace {
@@ -377,10 +284,7 @@ pub(crate) fn parents(
         });
         let Some(entry) = entry else {
             let name = text(object, "/metadata/name");
-            return not_yet(format!(
-                "{name} has no entry for {} {} in status.parents",
-                want.kind, want.reference
-            ));
+            return not_yet(format!("{name} has no entry for {} {} in status.parents", want.kind, want.reference));
         };
         let present = list(entry, "/conditions");
         fresh(object, present)?;
@@ -406,17 +310,8 @@ pub(crate) fn no_accepted_parents(object: &Value) -> Result<bool, Complaint> {
     match list(object, "/status/parents") {
         [] => Ok(false),
         [parent] => {
-            let refused = Condition {
-                kind: "Accepted".to_owned(),
-                status: "False".to_owned(),
-                reason: None,
-            };
-            conditions(
-                text(object, "/metadata/name"),
-                list(parent, "/conditions"),
-                &[refused],
-            )
-            .map(|()| true)
+            let refused = Condition { kind: "Accepted".to_owned(), status: "False".to_owned(), reason: None };
+            conditions(text(object, "/metadata/name"), list(parent, "/conditions"), &[refused]).map(|()| true)
         }
         several => not_yet(format!("{} parents in status", several.len())),
     }

@@ -18,11 +18,7 @@ impl Stage<'_> {
         let address = self.dial(&step.gateway, step.port).await?;
         let mut last = "no try at all".to_owned();
         for _ in 0..step.max_tries {
-            match self
-                .spread(address, step)
-                .await
-                .and_then(|counts| compare(step, &counts))
-            {
+            match self.spread(address, step).await.and_then(|counts| compare(step, &counts)) {
                 Ok(()) => return Ok(()),
                 Err(why) => last = why,
             }
@@ -31,11 +27,7 @@ impl Stage<'_> {
     }
 
     /// Sends all requests and counts the answers by backend.
-    async fn spread(
-        &self,
-        address: SocketAddr,
-        step: &Distribution,
-    ) -> Result<BTreeMap<String, usize>, String> {
+    async fn spread(&self, address: SocketAddr, step: &Distribution) -> Result<BTreeMap<String, usize>, String> {
         let PerRequest::PerRequest = step.connection;
         let pods: Vec<String> = futures_util::stream::iter(0..step.requests)
             .map(|number| async move {
@@ -56,28 +48,15 @@ impl Stage<'_> {
 /// One request on a connection of its own; returns the name of the pod that answered.
 async fn ask(address: SocketAddr, step: &Distribution, number: usize) -> Result<String, String> {
     // About half of the requests carry the jitter, so that nothing can be balanced by equal bytes.
-    let name = step
-        .jitter
-        .as_deref()
-        .and_then(|jitter| jitter.split(' ').nth(1))
-        .filter(|_| number.is_multiple_of(2));
-    let jitter: Vec<(String, String)> = name
-        .map(|name| (name.to_owned(), random_number()))
-        .into_iter()
-        .collect();
+    let name = step.jitter.as_deref().and_then(|jitter| jitter.split(' ').nth(1)).filter(|_| number.is_multiple_of(2));
+    let jitter: Vec<(String, String)> = name.map(|name| (name.to_owned(), random_number())).into_iter().collect();
     let (pod, namespace) = match step.via {
         Via::Http => {
-            let host = if address.port() == 80 {
-                address.ip().to_string()
-            } else {
-                address.to_string()
-            };
+            let host = if address.port() == 80 { address.ip().to_string() } else { address.to_string() };
             let mut request = Request::get(&host, &step.request.path);
             request.method.clone_from(&step.request.method);
             request.fields = jitter;
-            let answer = client::exchange(&Endpoint::http1(address), &request)
-                .await
-                .outcome;
+            let answer = client::exchange(&Endpoint::http1(address), &request).await.outcome;
             let answer = answer.map_err(|why| why.to_string())?;
             if !step.expect.status.is_empty() && !step.expect.status.contains(&answer.status) {
                 return Err(format!("status {}", answer.status));
@@ -86,23 +65,15 @@ async fn ask(address: SocketAddr, step: &Distribution, number: usize) -> Result<
             (echo.pod, echo.namespace)
         }
         Via::Grpc => {
-            let channel = Channel::connect(&Endpoint::h2c(address))
-                .await
-                .map_err(|why| why.to_string())?;
-            let called = channel
-                .echo(&step.request.method, &address.to_string(), &jitter)
-                .await;
+            let channel = Channel::connect(&Endpoint::h2c(address)).await.map_err(|why| why.to_string())?;
+            let called = channel.echo(&step.request.method, &address.to_string(), &jitter).await;
             let reply = called.map_err(|why| why.to_string())?;
-            let seen = reply
-                .seen
-                .ok_or_else(|| format!("code {} ({})", reply.code, reply.message))?;
+            let seen = reply.seen.ok_or_else(|| format!("code {} ({})", reply.code, reply.message))?;
             (seen.pod, seen.namespace)
         }
     };
     match step.expect.namespace.as_deref() {
-        Some(wanted) if wanted != namespace => {
-            Err(format!("namespace {namespace:?} instead of {wanted}"))
-        }
+        Some(wanted) if wanted != namespace => Err(format!("namespace {namespace:?} instead of {wanted}")),
         _ => Ok(pod),
     }
 }
@@ -125,16 +96,11 @@ fn compare(step: &Distribution, counts: &BTreeMap<String, usize>) -> Result<(), 
         let share = count as f64 / step.requests as f64;
         (*weight > 0.0) == (count > 0) && (share - weight).abs() <= step.tolerance
     };
-    let only_known = counts
-        .keys()
-        .all(|backend| step.weights.contains_key(backend));
+    let only_known = counts.keys().all(|backend| step.weights.contains_key(backend));
     if only_known && step.weights.iter().all(right) {
         return Ok(());
     }
-    Err(format!(
-        "{} requests went to {counts:?}, weights are {:?}",
-        step.requests, step.weights
-    ))
+    Err(format!("{} requests went to {counts:?}, weights are {:?}", step.requests, step.weights))
 }
 
 #[cfg(test)]
@@ -151,10 +117,7 @@ mod tests {
         }))
         .expect("a step");
         let check = |counts: &[(&str, usize)]| {
-            let counts = counts
-                .iter()
-                .map(|(name, count)| ((*name).to_owned(), *count))
-                .collect();
+            let counts = counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
             compare(&step, &counts).is_ok()
         };
         assert!(check(&[("a-v1", 74), ("b", 26)]));
@@ -165,9 +128,6 @@ mod tests {
 
     #[test]
     fn a_backend_is_its_pod_without_hash_and_suffix() {
-        assert_eq!(
-            backend_of("infra-backend-v1-6d5f7c9b8-p1"),
-            "infra-backend-v1"
-        );
+        assert_eq!(backend_of("infra-backend-v1-6d5f7c9b8-p1"), "infra-backend-v1");
     }
 }

@@ -13,29 +13,18 @@ use crate::converge::{Attempt, converge};
 
 impl Stage<'_> {
     pub(super) async fn grpc(&self, step: &Grpc) -> Result<(), Vec<String>> {
-        let address = self
-            .dial(&step.gateway, step.port)
-            .await
-            .map_err(|why| vec![why])?;
+        let address = self.dial(&step.gateway, step.port).await.map_err(|why| vec![why])?;
         let mut complaints = Vec::new();
         for case in &step.cases {
             if let Err(why) = self.grpc_case(address, case).await {
                 complaints.push(format!("{}: {why}", case.name));
             }
         }
-        if complaints.is_empty() {
-            Ok(())
-        } else {
-            Err(complaints)
-        }
+        if complaints.is_empty() { Ok(()) } else { Err(complaints) }
     }
 
     async fn grpc_case(&self, address: SocketAddr, case: &GrpcCase) -> Result<(), String> {
-        let authority = case
-            .request
-            .authority
-            .clone()
-            .unwrap_or_else(|| address.to_string());
+        let authority = case.request.authority.clone().unwrap_or_else(|| address.to_string());
         let metadata = pairs(&case.request.metadata);
         let mut channel = None;
         converge(self.patience, async || {
@@ -61,10 +50,7 @@ impl Stage<'_> {
 }
 
 pub(super) fn pairs(metadata: &BTreeMap<String, String>) -> Vec<(String, String)> {
-    metadata
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect()
+    metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 fn judge(method: &str, expect: &GrpcExpect, intended: &Intended, reply: &Reply) -> Attempt {
@@ -79,10 +65,7 @@ fn judge(method: &str, expect: &GrpcExpect, intended: &Intended, reply: &Reply) 
         other => return Attempt::Final(format!("the case names no code that is known: {other:?}")),
     };
     if reply.code != wanted {
-        return Attempt::Retry(format!(
-            "code {} ({}) instead of {wanted}",
-            reply.code, reply.message
-        ));
+        return Attempt::Retry(format!("code {} ({}) instead of {wanted}", reply.code, reply.message));
     }
     let Some(seen) = &reply.seen else {
         return Attempt::Pass;
@@ -90,27 +73,13 @@ fn judge(method: &str, expect: &GrpcExpect, intended: &Intended, reply: &Reply) 
     let mut complaints = Vec::new();
     let full_method = format!("/{ECHO_SERVICE}/{method}");
     if seen.full_method != full_method {
-        complaints.push(format!(
-            "backend saw method {} instead of {full_method}",
-            seen.full_method
-        ));
+        complaints.push(format!("backend saw method {} instead of {full_method}", seen.full_method));
     }
-    if let Some(backend) = expect
-        .backend
-        .as_deref()
-        .filter(|backend| !seen.pod.starts_with(backend))
-    {
+    if let Some(backend) = expect.backend.as_deref().filter(|backend| !seen.pod.starts_with(backend)) {
         complaints.push(format!("pod {:?} instead of {backend}", seen.pod));
     }
-    if let Some(namespace) = expect
-        .namespace
-        .as_deref()
-        .filter(|namespace| seen.namespace != **namespace)
-    {
-        complaints.push(format!(
-            "namespace {:?} instead of {namespace}",
-            seen.namespace
-        ));
+    if let Some(namespace) = expect.namespace.as_deref().filter(|namespace| seen.namespace != **namespace) {
+        complaints.push(format!("namespace {:?} instead of {namespace}", seen.namespace));
     }
     for (name, wanted) in &intended.metadata_seen {
         let got = h1::joined(&seen.metadata, name);
@@ -136,19 +105,12 @@ mod tests {
     fn reply(code: u32, pod: &str) -> Reply {
         let seen = Assertions {
             full_method: format!("/{ECHO_SERVICE}/Echo"),
-            metadata: vec![
-                ("x-a".to_owned(), "1".to_owned()),
-                ("x-a".to_owned(), "2".to_owned()),
-            ],
+            metadata: vec![("x-a".to_owned(), "1".to_owned()), ("x-a".to_owned(), "2".to_owned())],
             namespace: "infra".to_owned(),
             pod: pod.to_owned(),
             ..Assertions::default()
         };
-        Reply {
-            code,
-            message: String::new(),
-            seen: (code == grpc::OK).then_some(seen),
-        }
+        Reply { code, message: String::new(), seen: (code == grpc::OK).then_some(seen) }
     }
 
     fn judged(expect: serde_json::Value, intended: serde_json::Value, reply: &Reply) -> Attempt {
@@ -161,37 +123,21 @@ mod tests {
     fn code_method_pod_and_namespace_are_compared_and_what_is_intended_too() {
         let wanted = json!({"code": "OK", "backend": "grpc-v1", "namespace": "infra"});
         let right = reply(grpc::OK, "grpc-v1-h-s");
-        assert_eq!(
-            judged(
-                wanted.clone(),
-                json!({"metadata_seen": {"X-A": "1,2"}}),
-                &right
-            ),
-            Attempt::Pass
-        );
+        assert_eq!(judged(wanted.clone(), json!({"metadata_seen": {"X-A": "1,2"}}), &right), Attempt::Pass);
         for (intended, reply) in [
             (json!({}), reply(grpc::OK, "grpc-v2-h-s")),
             (json!({}), reply(grpc::UNIMPLEMENTED, "")),
             (json!({"metadata_seen": {"x-a": "1, 2"}}), right.clone()),
             (json!({"absent_metadata": ["x-a"]}), right.clone()),
         ] {
-            assert!(matches!(
-                judged(wanted.clone(), intended, &reply),
-                Attempt::Retry(_)
-            ));
+            assert!(matches!(judged(wanted.clone(), intended, &reply), Attempt::Retry(_)));
         }
     }
 
     #[test]
     fn any_error_will_do_but_a_success_is_final() {
         let wanted = json!({"any_error": true});
-        assert_eq!(
-            judged(wanted.clone(), json!({}), &reply(14, "")),
-            Attempt::Pass
-        );
-        assert!(matches!(
-            judged(wanted, json!({}), &reply(grpc::OK, "p")),
-            Attempt::Final(_)
-        ));
+        assert_eq!(judged(wanted.clone(), json!({}), &reply(14, "")), Attempt::Pass);
+        assert!(matches!(judged(wanted, json!({}), &reply(grpc::OK, "p")), Attempt::Final(_)));
     }
 }

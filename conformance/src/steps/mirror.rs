@@ -12,15 +12,9 @@ use crate::case::{MirrorDistribution, Scheme};
 use crate::converge::{Attempt, REQUEST_LIMIT};
 
 impl Stage<'_> {
-    pub(super) async fn mirror_distribution(
-        &self,
-        step: &MirrorDistribution,
-    ) -> Result<(), String> {
+    pub(super) async fn mirror_distribution(&self, step: &MirrorDistribution) -> Result<(), String> {
         let endpoint = Endpoint::http1(self.dial(&step.gateway, step.port).await?);
-        let log = self
-            .scene
-            .log(&step.mirror.namespace, &step.mirror.backend)
-            .map_err(|why| format!("{why:#}"))?;
+        let log = self.scene.log(&step.mirror.namespace, &step.mirror.backend).map_err(|why| format!("{why:#}"))?;
         let mut last = "no try at all".to_owned();
         for number in 0..step.max_tries {
             if number > 0 {
@@ -34,10 +28,7 @@ impl Stage<'_> {
             if (step.min_count..=step.max_count).contains(&copies) {
                 return Ok(());
             }
-            last = format!(
-                "{copies} copies instead of {} to {}",
-                step.min_count, step.max_count
-            );
+            last = format!("{copies} copies instead of {} to {}", step.min_count, step.max_count);
         }
         Err(last)
     }
@@ -55,8 +46,7 @@ impl Stage<'_> {
                 let mut last = String::new();
                 let repeating = async {
                     loop {
-                        let (request, sent) =
-                            prepare(endpoint.address, Scheme::Http, &step.request, target);
+                        let (request, sent) = prepare(endpoint.address, Scheme::Http, &step.request, target);
                         let exchange = client::exchange(endpoint, &request).await;
                         match judge(expect, &sent, &exchange, None) {
                             Attempt::Pass => return,

@@ -86,9 +86,7 @@ impl Stage<'_> {
             Ok(())
         })
         .await?;
-        address
-            .parse()
-            .map_err(|_| format!("{gateway}: {address:?} is not an IP address"))
+        address.parse().map_err(|_| format!("{gateway}: {address:?} is not an IP address"))
     }
 }
 

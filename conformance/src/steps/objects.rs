@@ -30,8 +30,7 @@ impl Objects {
     /// # Errors
     /// It has no status (yet).
     pub(crate) fn named(&self, kind: &str, reference: &str) -> Result<&Value, Complaint> {
-        let (namespace, name) =
-            split(reference).map_err(|why| Complaint::Never(why.to_string()))?;
+        let (namespace, name) = split(reference).map_err(|why| Complaint::Never(why.to_string()))?;
         let found = self.find(kind, namespace, name);
         found.ok_or_else(|| Complaint::NotYet(format!("{kind} {reference} has no status")))
     }
@@ -45,18 +44,11 @@ impl Objects {
 impl Stage<'_> {
     /// The status of all objects now.
     pub(super) async fn objects(&self) -> Result<Objects, String> {
-        self.gateway
-            .status()
-            .await
-            .map(Objects)
-            .map_err(|why| format!("the admin endpoint fails: {why}"))
+        self.gateway.status().await.map(Objects).map_err(|why| format!("the admin endpoint fails: {why}"))
     }
 
     /// Looks until the check holds.
-    pub(super) async fn wait_for(
-        &self,
-        mut check: impl AsyncFnMut(&Objects) -> Check,
-    ) -> Result<(), String> {
+    pub(super) async fn wait_for(&self, mut check: impl AsyncFnMut(&Objects) -> Check) -> Result<(), String> {
         let deadline = Instant::now() + self.patience;
         loop {
             match check(&self.objects().await?).await {

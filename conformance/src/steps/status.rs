@@ -4,8 +4,8 @@ use tokio::time::{Duration, sleep};
 
 use super::Stage;
 use crate::case::{
-    Condition, GatewayStatus, GatewayclassStatus, Generation, ParentConditions, PolicyStatus,
-    Ready, RouteStatus, RoutesAccepted,
+    Condition, GatewayStatus, GatewayclassStatus, Generation, ParentConditions, PolicyStatus, Ready, RouteStatus,
+    RoutesAccepted,
 };
 use crate::compare::status::{self, Complaint, NamespaceRule};
 use crate::world::text;
@@ -18,24 +18,12 @@ impl Stage<'_> {
             .scene
             .world
             .of_kind("Gateway")
-            .filter(|gateway| {
-                step.namespaces
-                    .iter()
-                    .any(|name| name == text(gateway, "/metadata/namespace"))
-            })
+            .filter(|gateway| step.namespaces.iter().any(|name| name == text(gateway, "/metadata/namespace")))
             .filter(|gateway| text(gateway, SKIP_READINESS) != "true")
-            .map(|gateway| {
-                format!(
-                    "{}/{}",
-                    text(gateway, "/metadata/namespace"),
-                    text(gateway, "/metadata/name")
-                )
-            })
+            .map(|gateway| format!("{}/{}", text(gateway, "/metadata/namespace"), text(gateway, "/metadata/name")))
             .collect();
         self.wait_for(async |objects| {
-            gateways
-                .iter()
-                .try_for_each(|gateway| status::gateway_ready(objects.named("Gateway", gateway)?))
+            gateways.iter().try_for_each(|gateway| status::gateway_ready(objects.named("Gateway", gateway)?))
         })
         .await
     }
@@ -59,11 +47,7 @@ impl Stage<'_> {
                 let route = objects.named(&step.kind, route)?;
                 status::parents(route, &wanted, NamespaceRule::WhenItDiffers)?;
             }
-            if step.parent_listeners_ready {
-                status::listeners_ready(parent)
-            } else {
-                Ok(())
-            }
+            if step.parent_listeners_ready { status::listeners_ready(parent) } else { Ok(()) }
         })
         .await
     }
@@ -74,10 +58,7 @@ impl Stage<'_> {
             address.value = self.fill(&address.value)?;
             address.kind = self.fill(&address.kind)?;
         }
-        self.wait_for(async |objects| {
-            status::gateway(&step, objects.named("Gateway", &step.gateway)?)
-        })
-        .await
+        self.wait_for(async |objects| status::gateway(&step, objects.named("Gateway", &step.gateway)?)).await
     }
 
     pub(super) async fn route_status(&self, step: &RouteStatus) -> Result<(), String> {
@@ -96,11 +77,7 @@ impl Stage<'_> {
             if let Some(parents) = &step.parents {
                 status::parents(route, parents, rule)?;
             }
-            if step.latest_generation {
-                status::entries_latest_generation(route, "/status/parents")
-            } else {
-                Ok(())
-            }
+            if step.latest_generation { status::entries_latest_generation(route, "/status/parents") } else { Ok(()) }
         })
         .await
     }
@@ -148,35 +125,21 @@ impl Stage<'_> {
         self.wait_for(async |objects| look(objects)).await
     }
 
-    pub(super) async fn gatewayclass_status(
-        &self,
-        step: &GatewayclassStatus,
-    ) -> Result<(), String> {
+    pub(super) async fn gatewayclass_status(&self, step: &GatewayclassStatus) -> Result<(), String> {
         self.wait_for(async |objects| {
             let found = objects.find("GatewayClass", "", &step.name);
-            let class = found.ok_or_else(|| {
-                Complaint::NotYet(format!("GatewayClass {} has no status", step.name))
-            })?;
-            let present = class
-                .pointer("/status/conditions")
-                .and_then(serde_json::Value::as_array);
+            let class = found.ok_or_else(|| Complaint::NotYet(format!("GatewayClass {} has no status", step.name)))?;
+            let present = class.pointer("/status/conditions").and_then(serde_json::Value::as_array);
             let present = present.map_or(&[][..], Vec::as_slice);
             status::conditions(&step.name, present, &step.conditions)?;
-            if step.latest_generation {
-                status::latest_generation(class, present)
-            } else {
-                Ok(())
-            }
+            if step.latest_generation { status::latest_generation(class, present) } else { Ok(()) }
         })
         .await
     }
 
     pub(super) async fn generation(&mut self, step: &Generation) -> Result<(), String> {
         let objects = self.objects().await?;
-        let (namespace, name) = step
-            .reference
-            .split_once('/')
-            .unwrap_or(("", &step.reference));
+        let (namespace, name) = step.reference.split_once('/').unwrap_or(("", &step.reference));
         let object = objects.find(&step.kind, namespace, name);
         let generation = object
             .and_then(|object| object.pointer("/metadata/generation")?.as_i64())

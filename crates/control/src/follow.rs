@@ -74,10 +74,7 @@ enum Nudge {
 ///
 /// # Errors
 /// The first load is refused, or no thread can be started.
-pub fn follow(
-    sources: Sources,
-    mut loader: Loader,
-) -> Result<(Trigger, watch::Receiver<Arc<Update>>), StartError> {
+pub fn follow(sources: Sources, mut loader: Loader) -> Result<(Trigger, watch::Receiver<Arc<Update>>), StartError> {
     let started = Instant::now();
     let reading = sources.read();
     let digest = reading.digest;
@@ -86,15 +83,8 @@ pub fn follow(
         Outcome::Refused(refused) => return Err(StartError::Refused(refused)),
     };
     let now = SystemTime::now();
-    let update = Update {
-        loaded,
-        refused: None,
-        at: now,
-        loaded_at: now,
-        took: started.elapsed(),
-        succeeded: 1,
-        failed: 0,
-    };
+    let update =
+        Update { loaded, refused: None, at: now, loaded_at: now, took: started.elapsed(), succeeded: 1, failed: 0 };
     let (feed, receiver) = watch::channel(Arc::new(update));
     let (nudge, nudges) = mpsc::channel();
     let follower = Follower {
@@ -177,11 +167,7 @@ impl Follower {
         }
         let now = Instant::now();
         for change in changes {
-            let quiet = if self.beside.concerns(change.path()) {
-                PAIR
-            } else {
-                QUIET
-            };
+            let quiet = if self.beside.concerns(change.path()) { PAIR } else { QUIET };
             self.settle.note(change, quiet, now);
         }
     }

@@ -89,12 +89,7 @@ impl Loader {
     }
 
     fn new(purpose: Purpose) -> Self {
-        Loader {
-            purpose,
-            previous: None,
-            shelf: Shelf::default(),
-            unusable: BTreeMap::new(),
-        }
+        Loader { purpose, previous: None, shelf: Shelf::default(), unusable: BTreeMap::new() }
     }
 
     /// Parses, attaches and compiles.
@@ -104,22 +99,12 @@ impl Loader {
         if let Some(previous) = &self.previous {
             loader = loader.after(&previous.world);
         }
-        let transept_model::Loaded {
-            world,
-            invalid: mut unreadable,
-            notes,
-        } = loader.load(&reading.texts);
+        let transept_model::Loaded { world, invalid: mut unreadable, notes } = loader.load(&reading.texts);
         self.shelf = shelf;
         self.unusable = self.find_unusable(&world);
-        let surroundings = Surroundings {
-            unusable: self.unusable.clone(),
-            ..Surroundings::default()
-        };
+        let surroundings = Surroundings { unusable: self.unusable.clone(), ..Surroundings::default() };
         let mut attached = attach(&world, &surroundings);
-        let generation = self
-            .previous
-            .as_ref()
-            .map_or(1, |previous| previous.generation + 1);
+        let generation = self.previous.as_ref().map_or(1, |previous| previous.generation + 1);
         let before = self.previous.as_ref().map(|previous| &*previous.snapshot);
         let compiled = compile(&world, &attached, before, generation);
         compiled.report(&mut attached.status);
@@ -135,21 +120,9 @@ impl Loader {
         let mut invalid = reading.unreadable;
         invalid.append(&mut unreadable);
         if !invalid.is_empty() {
-            return Outcome::Refused(Arc::new(Refused {
-                invalid,
-                problems,
-                notes,
-                status: attached.status,
-            }));
+            return Outcome::Refused(Arc::new(Refused { invalid, problems, notes, status: attached.status }));
         }
-        let loaded = Arc::new(Loaded {
-            generation,
-            world,
-            snapshot: compiled.install(),
-            attached,
-            problems,
-            notes,
-        });
+        let loaded = Arc::new(Loaded { generation, world, snapshot: compiled.install(), attached, problems, notes });
         self.previous = Some(loaded.clone());
         Outcome::Loaded(loaded)
     }
@@ -162,10 +135,7 @@ impl Loader {
     /// Tells whether the same sources would now load differently: a file outside them has changed, or the machine has lost or
     /// won an address.
     pub(crate) fn surroundings_changed(&self) -> bool {
-        let moved = self
-            .previous
-            .as_ref()
-            .is_some_and(|loaded| self.find_unusable(&loaded.world) != self.unusable);
+        let moved = self.previous.as_ref().is_some_and(|loaded| self.find_unusable(&loaded.world) != self.unusable);
         moved || self.shelf.has_changed()
     }
 

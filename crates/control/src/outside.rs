@@ -29,10 +29,7 @@ impl Shelf {
 
     /// Tells whether a file now holds something else than when it was asked for.
     pub(crate) fn has_changed(&self) -> bool {
-        self.files
-            .borrow()
-            .iter()
-            .any(|(path, before)| hash(&read_file(path)) != *before)
+        self.files.borrow().iter().any(|(path, before)| hash(&read_file(path)) != *before)
     }
 }
 
@@ -84,16 +81,8 @@ mod tests {
 
     fn wanted(file: &Path, from: ValueFrom) -> Wanted {
         Wanted {
-            at: Place {
-                file: file.to_string_lossy().into(),
-                line: 1,
-                column: 1,
-            },
-            secret: ObjectName {
-                kind: "Secret".to_owned(),
-                namespace: "default".to_owned(),
-                name: "shop".to_owned(),
-            },
+            at: Place { file: file.to_string_lossy().into(), line: 1, column: 1 },
+            secret: ObjectName { kind: "Secret".to_owned(), namespace: "default".to_owned(), name: "shop".to_owned() },
             key: "tls.key".to_owned(),
             from,
         }
@@ -117,14 +106,7 @@ mod tests {
 
     #[test]
     fn a_variable_that_is_not_set_is_named() {
-        let want = wanted(
-            Path::new("shop.yaml"),
-            ValueFrom::Env("TRANSEPT_TEST_NOT_SET".to_owned()),
-        );
-        assert!(
-            Shelf::default()
-                .read(&want)
-                .is_err_and(|why| why.contains("not set"))
-        );
+        let want = wanted(Path::new("shop.yaml"), ValueFrom::Env("TRANSEPT_TEST_NOT_SET".to_owned()));
+        assert!(Shelf::default().read(&want).is_err_and(|why| why.contains("not set")));
     }
 }

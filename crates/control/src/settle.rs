@@ -144,11 +144,7 @@ mod tests {
         let start = Instant::now();
         let mut settle = Settle::default();
         for step in 0..100 {
-            settle.note(
-                Change::Writing(path()),
-                QUIET,
-                start + Duration::from_millis(20 * step),
-            );
+            settle.note(Change::Writing(path()), QUIET, start + Duration::from_millis(20 * step));
         }
         assert_eq!(settle.due(), Some(start + PATIENCE));
         settle.clear();

@@ -51,12 +51,9 @@ impl Sources {
     /// A pipe breaks or holds no UTF-8. Files and directories that cannot be read are reported by [`Sources::read`].
     pub fn add_path(&mut self, path: impl Into<PathBuf>) -> Result<(), Box<Invalid>> {
         let path = path.into();
-        let once = path
-            .metadata()
-            .is_ok_and(|meta| !meta.is_file() && !meta.is_dir());
+        let once = path.metadata().is_ok_and(|meta| !meta.is_file() && !meta.is_dir());
         if once {
-            let bytes =
-                std::fs::read(&path).map_err(|error| Box::new(unreadable(&path, &error)))?;
+            let bytes = std::fs::read(&path).map_err(|error| Box::new(unreadable(&path, &error)))?;
             let text = SourceText::from_bytes(path.to_string_lossy(), bytes)?;
             self.sources.push(Source::Text(text));
         } else {
@@ -97,11 +94,7 @@ impl Sources {
             }
         }
         let digest = digest(&texts, &unreadable_files);
-        Reading {
-            texts,
-            unreadable: unreadable_files,
-            digest,
-        }
+        Reading { texts, unreadable: unreadable_files, digest }
     }
 
     /// Adds what has to be watched to notice a change.
@@ -121,17 +114,13 @@ impl Sources {
 
     /// Tells whether nothing can change: there is no file among the sources.
     pub(crate) fn are_fixed(&self) -> bool {
-        self.sources
-            .iter()
-            .all(|source| matches!(source, Source::Text(_)))
+        self.sources.iter().all(|source| matches!(source, Source::Text(_)))
     }
 }
 
 /// Tells whether a file of this name inside a directory is configuration.
 pub(crate) fn is_source_name(path: &Path) -> bool {
-    let hidden = path
-        .file_name()
-        .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     let extension = path.extension().and_then(|extension| extension.to_str());
     !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
 }
@@ -154,10 +143,7 @@ fn expand(path: &Path) -> Result<Vec<PathBuf>, Box<Invalid>> {
     };
     let files = list().map_err(|error| Box::new(unreadable(path, &error)))?;
     if files.is_empty() {
-        let mut invalid = Invalid::new(
-            place(path),
-            "the directory holds no *.yaml, *.yml or *.json file",
-        );
+        let mut invalid = Invalid::new(place(path), "the directory holds no *.yaml, *.yml or *.json file");
         invalid.remedy("directories inside it are not searched: name them too");
         return Err(Box::new(invalid));
     }
@@ -180,11 +166,7 @@ fn unreadable(path: &Path, error: &io::Error) -> Invalid {
 
 /// A file as a whole.
 fn place(path: &Path) -> Place {
-    Place {
-        file: path.to_string_lossy().into(),
-        line: 0,
-        column: 0,
-    }
+    Place { file: path.to_string_lossy().into(), line: 0, column: 0 }
 }
 
 fn digest(texts: &[SourceText], unreadable: &[Invalid]) -> u64 {
@@ -236,23 +218,11 @@ mod tests {
     fn what_cannot_be_read_is_reported_all_at_once() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let mut sources = Sources::new();
-        sources
-            .add_path(directory.path().join("no.yaml"))
-            .expect("named");
+        sources.add_path(directory.path().join("no.yaml")).expect("named");
         sources.add_path(directory.path()).expect("named");
         let reading = sources.read();
-        let why: Vec<&str> = reading
-            .unreadable
-            .iter()
-            .map(|invalid| invalid.why.as_str())
-            .collect();
-        assert_eq!(
-            why,
-            [
-                "there is no such file",
-                "the directory holds no *.yaml, *.yml or *.json file"
-            ]
-        );
+        let why: Vec<&str> = reading.unreadable.iter().map(|invalid| invalid.why.as_str()).collect();
+        assert_eq!(why, ["there is no such file", "the directory holds no *.yaml, *.yml or *.json file"]);
     }
 
     #[test]

@@ -42,10 +42,7 @@ impl Interest {
     pub(crate) fn concerns(&self, path: &Path) -> bool {
         self.entries.contains(path)
             || self.watch.contains(path)
-            || (is_source_name(path)
-                && path
-                    .parent()
-                    .is_some_and(|parent| self.directories.contains(parent)))
+            || (is_source_name(path) && path.parent().is_some_and(|parent| self.directories.contains(parent)))
     }
 
     /// Resolves `path` link by link, noting each link and the last entry; `None` when the way ends before the path does.

@@ -25,15 +25,11 @@ impl Watch {
     /// # Errors
     /// The operating system offers no watcher now, for example because the user's inotify instances are used up.
     pub(crate) fn start(sink: impl Fn(notify::Event) + Send + 'static) -> notify::Result<Self> {
-        let watcher =
-            notify::recommended_watcher(move |event: notify::Result<notify::Event>| match event {
-                Ok(event) => sink(event),
-                Err(error) => tracing::debug!(%error, "the file watcher reports an error"),
-            })?;
-        Ok(Watch {
-            watcher,
-            directories: BTreeSet::new(),
-        })
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| match event {
+            Ok(event) => sink(event),
+            Err(error) => tracing::debug!(%error, "the file watcher reports an error"),
+        })?;
+        Ok(Watch { watcher, directories: BTreeSet::new() })
     }
 
     /// Watches what `interest` asks for and nothing else.
@@ -62,10 +58,7 @@ impl Watch {
 
     /// Forgets directories that were removed, so that a new one of the same name is watched again.
     pub(crate) fn forget(&mut self, event: &notify::Event) {
-        let lost = matches!(
-            event.kind,
-            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
-        );
+        let lost = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
         if lost {
             for path in &event.paths {
                 if self.directories.remove(path) {
@@ -81,31 +74,18 @@ pub(crate) fn read_event(event: &notify::Event, interest: &Interest) -> Vec<Chan
     let change: fn(PathBuf) -> Change = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => Change::Complete,
         EventKind::Access(_) => return Vec::new(),
-        EventKind::Create(CreateKind::File) | EventKind::Modify(ModifyKind::Data(_)) => {
-            begin_writing
-        }
-        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
-            Change::Vanished
-        }
+        EventKind::Create(CreateKind::File) | EventKind::Modify(ModifyKind::Data(_)) => begin_writing,
+        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => Change::Vanished,
         // A rename as a whole (`Both`) names the old path too; `From` and `To` have told of each end already.
         EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => return Vec::new(),
         _ => Change::Complete,
     };
-    event
-        .paths
-        .iter()
-        .filter(|path| interest.concerns(path))
-        .map(|path| change(path.clone()))
-        .collect()
+    event.paths.iter().filter(|path| interest.concerns(path)).map(|path| change(path.clone())).collect()
 }
 
 /// A file that appears or changes is being written, unless it is a link, which is complete from its first moment.
 fn begin_writing(path: PathBuf) -> Change {
-    if path.is_symlink() {
-        Change::Complete(path)
-    } else {
-        Change::Writing(path)
-    }
+    if path.is_symlink() { Change::Complete(path) } else { Change::Writing(path) }
 }
 
 #[cfg(test)]
@@ -123,34 +103,19 @@ mod tests {
     #[test]
     fn a_write_is_awaited_and_its_end_is_seen() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let file = directory
-            .path()
-            .canonicalize()
-            .expect("real path")
-            .join("shop.yaml");
+        let file = directory.path().canonicalize().expect("real path").join("shop.yaml");
         std::fs::write(&file, "").expect("write");
         let mut interest = Interest::default();
         interest.add_file(&file);
 
         let written = event(EventKind::Modify(ModifyKind::Data(DataChange::Any)), &file);
-        assert_eq!(
-            read_event(&written, &interest),
-            [Change::Writing(file.clone())]
-        );
-        let closed = event(
-            EventKind::Access(AccessKind::Close(AccessMode::Write)),
-            &file,
-        );
-        assert_eq!(
-            read_event(&closed, &interest),
-            [Change::Complete(file.clone())]
-        );
+        assert_eq!(read_event(&written, &interest), [Change::Writing(file.clone())]);
+        let closed = event(EventKind::Access(AccessKind::Close(AccessMode::Write)), &file);
+        assert_eq!(read_event(&closed, &interest), [Change::Complete(file.clone())]);
         let opened = event(EventKind::Access(AccessKind::Open(AccessMode::Any)), &file);
         assert_eq!(read_event(&opened, &interest), []);
-        let neighbour = event(
-            EventKind::Access(AccessKind::Close(AccessMode::Write)),
-            &file.with_file_name("notes.txt"),
-        );
+        let neighbour =
+            event(EventKind::Access(AccessKind::Close(AccessMode::Write)), &file.with_file_name("notes.txt"));
         assert_eq!(read_event(&neighbour, &interest), []);
     }
 }

@@ -38,10 +38,7 @@ fn stage(text: &str) -> (tempfile::TempDir, PathBuf) {
 }
 
 async fn next(feed: &mut Receiver<Arc<Update>>) -> Arc<Update> {
-    tokio::time::timeout(PATIENCE, feed.changed())
-        .await
-        .expect("in time")
-        .expect("the follower lives");
+    tokio::time::timeout(PATIENCE, feed.changed()).await.expect("in time").expect("the follower lives");
     feed.borrow_and_update().clone()
 }
 
@@ -58,23 +55,13 @@ async fn a_change_is_published_and_a_mistake_beside_what_works() {
     std::fs::write(&file, ROUTE.replace("rules:", "rulez:")).expect("written");
     let update = next(&mut feed).await;
     let refused = update.refused.as_ref().expect("refused");
-    assert!(
-        refused.invalid[0].to_string().contains("shop.yaml:5:3"),
-        "{:?}",
-        refused.invalid
-    );
-    assert_eq!(
-        (update.loaded.generation, update.succeeded, update.failed),
-        (1, 1, 1)
-    );
+    assert!(refused.invalid[0].to_string().contains("shop.yaml:5:3"), "{:?}", refused.invalid);
+    assert_eq!((update.loaded.generation, update.succeeded, update.failed), (1, 1, 1));
 
     std::fs::write(&file, ROUTE.replace("3000", "3001")).expect("written");
     let update = next(&mut feed).await;
     assert!(update.refused.is_none());
-    assert_eq!(
-        (update.loaded.generation, update.succeeded, update.failed),
-        (2, 2, 1)
-    );
+    assert_eq!((update.loaded.generation, update.succeeded, update.failed), (2, 2, 1));
 }
 
 #[tokio::test]
@@ -82,11 +69,7 @@ async fn a_new_file_in_a_directory_is_found() {
     let (directory, _) = stage(ROUTE);
     let (_trigger, mut feed) = start(directory.path());
     let before = feed.borrow_and_update().loaded.world.http_routes().len();
-    let more = ROUTE
-        .split("---")
-        .next()
-        .expect("the route")
-        .replace("name: shop}", "name: more}");
+    let more = ROUTE.split("---").next().expect("the route").replace("name: shop}", "name: more}");
     std::fs::write(directory.path().join("more.yaml"), more).expect("written");
     let update = next(&mut feed).await;
     assert_eq!(update.loaded.world.http_routes().len(), before + 1);
@@ -113,11 +96,7 @@ metadata: {name: key, annotations: {transept.dev/from-file: \"token=token.txt\"}
     std::fs::write(&token, "one").expect("written");
     let (_trigger, mut feed) = start(&file);
     let read = |update: &Update| -> Vec<u8> {
-        let secret = update
-            .loaded
-            .world
-            .secret("default", "key")
-            .expect("the Secret");
+        let secret = update.loaded.world.secret("default", "key").expect("the Secret");
         secret.spec.entry("token").expect("the entry").to_vec()
     };
     assert_eq!(read(&feed.borrow_and_update()), b"one");

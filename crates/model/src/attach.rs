@@ -26,9 +26,7 @@ use rustls_pki_types::CertificateDer;
 
 use crate::certificate::KeyPair;
 use crate::hostname::Hostname;
-use crate::kinds::{
-    FrontendValidationMode, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, Metadata, Object, Protocol,
-};
+use crate::kinds::{FrontendValidationMode, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, Metadata, Object, Protocol};
 use crate::place::Invalid;
 use crate::references::References;
 use crate::status::Status;
@@ -46,10 +44,7 @@ pub struct Surroundings {
 impl Default for Surroundings {
     /// Every address is usable; a Gateway that asks for none listens on all IPv4 addresses of the machine.
     fn default() -> Self {
-        Self {
-            unusable: BTreeMap::new(),
-            default_address: Ipv4Addr::UNSPECIFIED.into(),
-        }
+        Self { unusable: BTreeMap::new(), default_address: Ipv4Addr::UNSPECIFIED.into() }
     }
 }
 
@@ -177,25 +172,10 @@ pub fn attach(world: &World, surroundings: &Surroundings) -> Attached {
     let mut drafts = gateways::draft(world, &references, surroundings, &mut status, &mut findings);
     binds::keep_apart(&mut drafts, &mut findings);
     let uses = routes::attach_all(world, &references, &mut drafts, &mut status, &mut findings);
-    backend_tls::judge(
-        world,
-        &references,
-        &drafts,
-        &uses,
-        &mut status,
-        &mut findings,
-    );
+    backend_tls::judge(world, &references, &drafts, &uses, &mut status, &mut findings);
     let policies = policies::attach_all(world, &drafts, &uses, &mut status, &mut findings);
-    let gateways = drafts
-        .into_iter()
-        .map(|draft| draft.finish(&mut status))
-        .collect();
-    Attached {
-        gateways,
-        policies,
-        status,
-        problems: findings.into_problems(world),
-    }
+    let gateways = drafts.into_iter().map(|draft| draft.finish(&mut status)).collect();
+    Attached { gateways, policies, status, problems: findings.into_problems(world) }
 }
 
 #[cfg(test)]

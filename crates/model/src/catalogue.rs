@@ -6,9 +6,9 @@ use serde_json::{Value as Json, json};
 
 use crate::kinds::backend_tls_policy::PolicyTargetReference;
 use crate::kinds::{
-    BackendSpec, BackendTlsPolicySpec, Body, ConfigMapBody, EndpointSliceBody, GatewayClassSpec,
-    GatewaySpec, GrpcRouteSpec, HttpRouteSpec, Kind, NamespaceBody, ReferenceGrantSpec, Scope,
-    SecretBody, ServiceSpec, TRANSEPT_GROUP,
+    BackendSpec, BackendTlsPolicySpec, Body, ConfigMapBody, EndpointSliceBody, GatewayClassSpec, GatewaySpec,
+    GrpcRouteSpec, HttpRouteSpec, Kind, NamespaceBody, ReferenceGrantSpec, Scope, SecretBody, ServiceSpec,
+    TRANSEPT_GROUP,
 };
 use crate::policy::{PolicyKind, TARGET_RULES, Target};
 use crate::schema::{FieldShape, Schema, Shape};
@@ -164,10 +164,8 @@ pub fn json_schema(policies: &[PolicyKind]) -> Json {
             })
         })
         .collect();
-    let definitions: serde_json::Map<String, Json> = kinds
-        .iter()
-        .map(|kind| (kind.kind.to_owned(), kind.json_schema()))
-        .collect();
+    let definitions: serde_json::Map<String, Json> =
+        kinds.iter().map(|kind| (kind.kind.to_owned(), kind.json_schema())).collect();
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Transept configuration",
@@ -209,11 +207,7 @@ mod tests {
         let mut objects = Vec::new();
         walk(&kind.shape, "", &mut objects);
         objects.into_iter().find_map(|(path, object)| {
-            object
-                .fields
-                .into_iter()
-                .find(|one| format!("{path}.{}", one.name) == field)?
-                .default
+            object.fields.into_iter().find(|one| format!("{path}.{}", one.name) == field)?.default
         })
     }
 
@@ -236,80 +230,28 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_crds() {
         let expected = [
-            (
-                "HTTPRoute",
-                ".parentRefs[].group",
-                json!("gateway.networking.k8s.io"),
-            ),
+            ("HTTPRoute", ".parentRefs[].group", json!("gateway.networking.k8s.io")),
             ("HTTPRoute", ".parentRefs[].kind", json!("Gateway")),
-            (
-                "HTTPRoute",
-                ".rules[].matches[].path.type",
-                json!("PathPrefix"),
-            ),
+            ("HTTPRoute", ".rules[].matches[].path.type", json!("PathPrefix")),
             ("HTTPRoute", ".rules[].matches[].path.value", json!("/")),
-            (
-                "HTTPRoute",
-                ".rules[].matches[].headers[].type",
-                json!("Exact"),
-            ),
-            (
-                "HTTPRoute",
-                ".rules[].matches[].queryParams[].type",
-                json!("Exact"),
-            ),
+            ("HTTPRoute", ".rules[].matches[].headers[].type", json!("Exact")),
+            ("HTTPRoute", ".rules[].matches[].queryParams[].type", json!("Exact")),
             ("HTTPRoute", ".rules[].backendRefs[].group", json!("")),
             ("HTTPRoute", ".rules[].backendRefs[].kind", json!("Service")),
             ("HTTPRoute", ".rules[].backendRefs[].weight", json!(1)),
-            (
-                "HTTPRoute",
-                ".rules[].filters[].requestRedirect.statusCode",
-                json!(302),
-            ),
+            ("HTTPRoute", ".rules[].filters[].requestRedirect.statusCode", json!(302)),
             ("HTTPRoute", ".rules[].filters[].cors.maxAge", json!(5)),
-            (
-                "HTTPRoute",
-                ".rules[].filters[].requestMirror.fraction.denominator",
-                json!(100),
-            ),
-            (
-                "HTTPRoute",
-                ".rules[].sessionPersistence.type",
-                json!("Cookie"),
-            ),
-            (
-                "GRPCRoute",
-                ".rules[].matches[].method.type",
-                json!("Exact"),
-            ),
+            ("HTTPRoute", ".rules[].filters[].requestMirror.fraction.denominator", json!(100)),
+            ("HTTPRoute", ".rules[].sessionPersistence.type", json!("Cookie")),
+            ("GRPCRoute", ".rules[].matches[].method.type", json!("Exact")),
             ("GRPCRoute", ".rules[].backendRefs[].weight", json!(1)),
             ("Gateway", ".addresses[].type", json!("IPAddress")),
-            (
-                "Gateway",
-                ".allowedListeners.namespaces.from",
-                json!("None"),
-            ),
-            (
-                "Gateway",
-                ".listeners[].allowedRoutes.namespaces.from",
-                json!("Same"),
-            ),
-            (
-                "Gateway",
-                ".listeners[].allowedRoutes.kinds[].group",
-                json!("gateway.networking.k8s.io"),
-            ),
+            ("Gateway", ".allowedListeners.namespaces.from", json!("None")),
+            ("Gateway", ".listeners[].allowedRoutes.namespaces.from", json!("Same")),
+            ("Gateway", ".listeners[].allowedRoutes.kinds[].group", json!("gateway.networking.k8s.io")),
             ("Gateway", ".listeners[].tls.mode", json!("Terminate")),
-            (
-                "Gateway",
-                ".listeners[].tls.certificateRefs[].kind",
-                json!("Secret"),
-            ),
-            (
-                "Gateway",
-                ".tls.frontend.default.validation.mode",
-                json!("AllowValidOnly"),
-            ),
+            ("Gateway", ".listeners[].tls.certificateRefs[].kind", json!("Secret")),
+            ("Gateway", ".tls.frontend.default.validation.mode", json!("AllowValidOnly")),
         ];
         for (kind, field, default) in expected {
             assert_eq!(default_of(kind, field), Some(default), "{kind} {field}");
@@ -325,19 +267,10 @@ mod tests {
         assert_eq!(route["additionalProperties"], json!(false));
         let spec = &route["properties"]["spec"];
         assert_eq!(spec["properties"]["hostnames"]["maxItems"], json!(16));
-        assert_eq!(
-            spec["properties"]["hostnames"]["items"]["maxLength"],
-            json!(253)
-        );
+        assert_eq!(spec["properties"]["hostnames"]["items"]["maxLength"], json!(253));
         let filters = &spec["properties"]["rules"]["items"]["properties"]["filters"];
         assert_eq!(filters["items"]["oneOf"].as_array().unwrap().len(), 8);
-        assert_eq!(
-            kinds["Backend"]["properties"]["spec"]["required"],
-            json!(["endpoints"])
-        );
-        assert_eq!(
-            kinds["EndpointSlice"]["properties"]["addressType"]["enum"][0],
-            json!("IPv4")
-        );
+        assert_eq!(kinds["Backend"]["properties"]["spec"]["required"], json!(["endpoints"]));
+        assert_eq!(kinds["EndpointSlice"]["properties"]["addressType"]["enum"][0], json!("IPv4"));
     }
 }

@@ -117,14 +117,7 @@ impl KeyPair {
             Err(Error::InconsistentKeys(_)) => return Err(CertificateProblem::KeyMismatch),
             Err(e) => return Err(CertificateProblem::BadCertificate(1, e.to_string())),
         }
-        Ok(Self {
-            chain,
-            key,
-            not_after,
-            dns_names,
-            algorithm,
-            certified: Arc::new(certified),
-        })
+        Ok(Self { chain, key, not_after, dns_names, algorithm, certified: Arc::new(certified) })
     }
 
     /// The pair in the form that rustls signs with.
@@ -162,9 +155,7 @@ pub fn read_bundle(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Certifica
     let certificates = read_certificates(pem)?;
     let mut roots = RootCertStore::empty();
     for (index, certificate) in certificates.iter().enumerate() {
-        roots
-            .add(certificate.clone())
-            .map_err(|e| CertificateProblem::BadCertificate(index + 1, e.to_string()))?;
+        roots.add(certificate.clone()).map_err(|e| CertificateProblem::BadCertificate(index + 1, e.to_string()))?;
     }
     Ok(certificates)
 }
@@ -198,8 +189,8 @@ fn read_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, CertificateProblem> {
 fn read_leaf(chain: &[CertificateDer<'static>]) -> Result<(i64, Vec<String>), CertificateProblem> {
     let mut leaf = None;
     for (index, der) in chain.iter().enumerate() {
-        let (_, certificate) = X509Certificate::from_der(der)
-            .map_err(|e| CertificateProblem::BadCertificate(index + 1, e.to_string()))?;
+        let (_, certificate) =
+            X509Certificate::from_der(der).map_err(|e| CertificateProblem::BadCertificate(index + 1, e.to_string()))?;
         if index == 0 {
             leaf = Some(certificate);
         }

@@ -57,10 +57,7 @@ impl Hostname {
             if bytes.first() == Some(&b'-') || bytes.last() == Some(&b'-') {
                 return refuse("a label must not start or end with a hyphen");
             }
-            if !bytes
-                .iter()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
-            {
+            if !bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-') {
                 return refuse("only letters, digits, hyphens and dots may stand in it");
             }
         }
@@ -114,22 +111,14 @@ impl Hostname {
     /// Orders patterns for matching: exact names first, then wildcards with more labels, then by text, so that the order
     /// is total.
     pub fn cmp_specificity(&self, other: &Hostname) -> Ordering {
-        let rank = |name: &Hostname| {
-            (
-                name.is_wildcard(),
-                std::cmp::Reverse(name.0.bytes().filter(|b| *b == b'.').count()),
-            )
-        };
-        rank(self)
-            .cmp(&rank(other))
-            .then_with(|| self.0.cmp(&other.0))
+        let rank =
+            |name: &Hostname| (name.is_wildcard(), std::cmp::Reverse(name.0.bytes().filter(|b| *b == b'.').count()));
+        rank(self).cmp(&rank(other)).then_with(|| self.0.cmp(&other.0))
     }
 }
 
 fn lies_below(host: &str, domain: &str) -> bool {
-    host.strip_suffix(domain)
-        .and_then(|front| front.strip_suffix('.'))
-        .is_some_and(|labels| !labels.is_empty())
+    host.strip_suffix(domain).and_then(|front| front.strip_suffix('.')).is_some_and(|labels| !labels.is_empty())
 }
 
 impl fmt::Display for Hostname {
@@ -167,16 +156,8 @@ mod tests {
     #[test]
     fn the_intersection_is_the_more_specific_name() {
         for (one, other, both) in [
-            (
-                "very.specific.com",
-                "very.specific.com",
-                Some("very.specific.com"),
-            ),
-            (
-                "*.specific.com",
-                "very.specific.com",
-                Some("very.specific.com"),
-            ),
+            ("very.specific.com", "very.specific.com", Some("very.specific.com")),
+            ("*.specific.com", "very.specific.com", Some("very.specific.com")),
             ("*.com", "*.a.com", Some("*.a.com")),
             ("*.a.com", "*.a.com", Some("*.a.com")),
             ("*.a.com", "a.com", None),
@@ -185,50 +166,25 @@ mod tests {
             ("*.a.com", "*.ba.com", None),
         ] {
             let expected = both.map(name);
-            assert_eq!(
-                name(one).intersection(&name(other)),
-                expected,
-                "{one} and {other}"
-            );
-            assert_eq!(
-                name(other).intersection(&name(one)),
-                expected,
-                "{other} and {one}"
-            );
+            assert_eq!(name(one).intersection(&name(other)), expected, "{one} and {other}");
+            assert_eq!(name(other).intersection(&name(one)), expected, "{other} and {one}");
         }
     }
 
     #[test]
     fn specific_names_come_first() {
-        let mut names: Vec<_> = [
-            "*.com",
-            "*.foo.example.com",
-            "b.com",
-            "*.example.com",
-            "a.b.c.com",
-        ]
-        .into_iter()
-        .map(name)
-        .collect();
+        let mut names: Vec<_> =
+            ["*.com", "*.foo.example.com", "b.com", "*.example.com", "a.b.c.com"].into_iter().map(name).collect();
         names.sort_by(Hostname::cmp_specificity);
         let names: Vec<_> = names.iter().map(Hostname::as_str).collect();
-        assert_eq!(
-            names,
-            [
-                "a.b.c.com",
-                "b.com",
-                "*.foo.example.com",
-                "*.example.com",
-                "*.com"
-            ]
-        );
+        assert_eq!(names, ["a.b.c.com", "b.com", "*.foo.example.com", "*.example.com", "*.com"]);
     }
 
     #[test]
     fn what_is_not_a_name_is_refused() {
         for text in [
-            "", "*", "*.", "a..b", ".a", "a.", "10.0.0.1", "::1", "a:80", "a_b.com", "-a.com",
-            "a-.com", "a.*.com", "*a.com", "ä.com",
+            "", "*", "*.", "a..b", ".a", "a.", "10.0.0.1", "::1", "a:80", "a_b.com", "-a.com", "a-.com", "a.*.com",
+            "*a.com", "ä.com",
         ] {
             assert!(Hostname::parse(text).is_err(), "{text}");
         }

@@ -40,12 +40,7 @@ pub struct Loader<'a> {
 impl<'a> Loader<'a> {
     /// A loader that knows these policies.
     pub fn new(kinds: &'a [PolicyKind]) -> Self {
-        Self {
-            kinds,
-            outside: None,
-            previous: None,
-            budget: Budget::default(),
-        }
+        Self { kinds, outside: None, previous: None, budget: Budget::default() }
     }
 
     /// Where the values of Secrets come from that are not in the files.
@@ -82,11 +77,7 @@ impl<'a> Loader<'a> {
         let order = |file: &str| files.iter().position(|source| &*source.name == file);
         invalid.sort_by_key(|one| (order(&one.at.file), one.at.line, one.at.column));
         world.index(files.to_vec());
-        Loaded {
-            world,
-            invalid,
-            notes,
-        }
+        Loaded { world, invalid, notes }
     }
 }
 

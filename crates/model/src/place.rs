@@ -45,19 +45,12 @@ pub struct Place {
 impl Place {
     /// The place of `spot` in `file`.
     pub fn new(file: Arc<str>, spot: Spot) -> Self {
-        Self {
-            file,
-            line: spot.line,
-            column: spot.column,
-        }
+        Self { file, line: spot.line, column: spot.column }
     }
 
     /// The position without the file.
     pub fn spot(&self) -> Spot {
-        Spot {
-            line: self.line,
-            column: self.column,
-        }
+        Spot { line: self.line, column: self.column }
     }
 }
 
@@ -82,32 +75,19 @@ pub struct SourceText {
 impl SourceText {
     /// A source from text that is already known to be UTF-8.
     pub fn new(name: impl Into<Arc<str>>, text: impl Into<Arc<str>>) -> Self {
-        Self {
-            name: name.into(),
-            text: text.into(),
-        }
+        Self { name: name.into(), text: text.into() }
     }
 
     /// A source from the bytes of a file. Text that is not UTF-8 is refused at its first wrong byte.
-    pub fn from_bytes(
-        name: impl Into<Arc<str>>,
-        bytes: Vec<u8>,
-    ) -> Result<SourceText, Box<Invalid>> {
+    pub fn from_bytes(name: impl Into<Arc<str>>, bytes: Vec<u8>) -> Result<SourceText, Box<Invalid>> {
         let name = name.into();
         match String::from_utf8(bytes) {
-            Ok(text) => Ok(Self {
-                name,
-                text: text.into(),
-            }),
+            Ok(text) => Ok(Self { name, text: text.into() }),
             Err(error) => {
                 let good = error.utf8_error().valid_up_to();
                 let before = String::from_utf8_lossy(&error.as_bytes()[..good]).into_owned();
                 let line = before.matches('\n').count() + 1;
-                let column = before
-                    .rsplit('\n')
-                    .next()
-                    .map_or(0, |tail| tail.chars().count())
-                    + 1;
+                let column = before.rsplit('\n').next().map_or(0, |tail| tail.chars().count()) + 1;
                 Err(Box::new(Invalid {
                     at: Place {
                         file: name,
@@ -126,10 +106,7 @@ impl SourceText {
 
     /// The text of line `number` (from 1), if there is such a line.
     pub fn line(&self, number: u32) -> Option<&str> {
-        self.text
-            .lines()
-            .nth((number as usize).checked_sub(1)?)
-            .map(|line| line.trim_end_matches('\r'))
+        self.text.lines().nth((number as usize).checked_sub(1)?).map(|line| line.trim_end_matches('\r'))
     }
 }
 
@@ -173,14 +150,7 @@ pub struct Invalid {
 impl Invalid {
     /// A finding without object, field or remedy; those are public fields.
     pub fn new(at: Place, why: impl Into<String>) -> Self {
-        Self {
-            at,
-            object: None,
-            field: String::new(),
-            why: why.into(),
-            remedy: None,
-            line: None,
-        }
+        Self { at, object: None, field: String::new(), why: why.into(), remedy: None, line: None }
     }
 
     /// Adds what would make it right.
@@ -243,17 +213,9 @@ const SNIPPET_WIDTH: usize = 120;
 /// the caret is. Tabs and control characters become single spaces, so that the caret stays under its place.
 fn window(line: &str, column: usize) -> (String, usize, usize) {
     let start = column.saturating_sub(1);
-    let skip = if start > SNIPPET_WIDTH * 2 / 3 {
-        start - SNIPPET_WIDTH / 3
-    } else {
-        0
-    };
-    let mut shown: String = line
-        .chars()
-        .skip(skip)
-        .take(SNIPPET_WIDTH)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let skip = if start > SNIPPET_WIDTH * 2 / 3 { start - SNIPPET_WIDTH / 3 } else { 0 };
+    let mut shown: String =
+        line.chars().skip(skip).take(SNIPPET_WIDTH).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let mut before = start - skip;
     let width = token_width(&shown, before);
     if skip > 0 {
@@ -320,14 +282,7 @@ mod tests {
     use super::*;
 
     fn invalid(line: &str, column: u32) -> Invalid {
-        let mut invalid = Invalid::new(
-            Place {
-                file: "shop.yaml".into(),
-                line: 12,
-                column,
-            },
-            "unknown field `pth`",
-        );
+        let mut invalid = Invalid::new(Place { file: "shop.yaml".into(), line: 12, column }, "unknown field `pth`");
         invalid.remedy("did you mean `path`?");
         invalid.line = Some(line.into());
         invalid

@@ -97,14 +97,7 @@ impl PolicyKind {
         targets: &'static [Target],
         merge: Merge,
     ) -> Self {
-        Self {
-            kind,
-            about,
-            targets,
-            merge,
-            shape: S::shape,
-            check: check_spec::<S>,
-        }
+        Self { kind, about, targets, merge, shape: S::shape, check: check_spec::<S> }
     }
 }
 
@@ -144,23 +137,14 @@ impl Policy {
 pub(crate) const TARGET_RULES: &[Rule] = &[Rule::MinItems(1), Rule::MaxItems(16)];
 
 /// Reads the contents of a policy: `spec` without its `targetRefs`, and those.
-pub(crate) fn read(
-    kind: &PolicyKind,
-    spec: Value,
-    cx: &mut Decoder,
-) -> Option<(Vec<PolicyTargetReference>, Value)> {
+pub(crate) fn read(kind: &PolicyKind, spec: Value, cx: &mut Decoder) -> Option<(Vec<PolicyTargetReference>, Value)> {
     let at = spec.at;
     let Node::Map(entries) = spec.node else {
         cx.expected(&spec, "a mapping");
         return None;
     };
-    let (targets, rest): (Vec<_>, Vec<_>) = entries
-        .into_iter()
-        .partition(|entry| &*entry.key == "targetRefs");
-    let rest = Value {
-        at,
-        node: Node::Map(rest),
-    };
+    let (targets, rest): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| &*entry.key == "targetRefs");
+    let rest = Value { at, node: Node::Map(rest) };
     let written = targets.first().map(|entry| &entry.value);
     let target_refs: Option<Vec<PolicyTargetReference>> =
         cx.field("targetRefs", written, at, Presence::ByType, TARGET_RULES);

@@ -16,9 +16,7 @@ use std::fmt;
 pub(crate) use backends::FoundBackend;
 pub use endpoints::{DnsEndpoint, EndpointAddress, EndpointSource, find_endpoints};
 pub(crate) use resolved::BackendKey;
-pub use resolved::{
-    AppProtocol, BackendId, BackendTarget, BackendTls, ResolvedBackend, Roots, San,
-};
+pub use resolved::{AppProtocol, BackendId, BackendTarget, BackendTls, ResolvedBackend, Roots, San};
 pub(crate) use secrets::BundleRef;
 pub(crate) use tls_policies::{TlsPolicy, is_target};
 
@@ -39,11 +37,7 @@ pub struct Referrer<'a> {
 impl<'a> Referrer<'a> {
     /// An object of Gateway API.
     pub fn new(kind: &'a str, namespace: &'a str) -> Self {
-        Self {
-            group: GATEWAY_GROUP,
-            kind,
-            namespace,
-        }
+        Self { group: GATEWAY_GROUP, kind, namespace }
     }
 }
 
@@ -111,33 +105,17 @@ pub struct RefProblem {
 }
 
 impl RefProblem {
-    pub(crate) fn new(
-        reason: RefReason,
-        why: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
-        Self {
-            reason,
-            why: why.into(),
-            remedy: remedy.into(),
-        }
+    pub(crate) fn new(reason: RefReason, why: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { reason, why: why.into(), remedy: remedy.into() }
     }
 
     /// No grant: said in the same words whether the object exists or not.
     fn not_permitted(from: &Referrer<'_>, to: &Target<'_>) -> Self {
-        let Referrer {
-            kind, namespace, ..
-        } = from;
+        let Referrer { kind, namespace, .. } = from;
         Self::new(
             RefReason::RefNotPermitted,
-            format!(
-                "the {kind} in namespace {namespace} may not refer to {} {}/{}",
-                to.kind, to.namespace, to.name
-            ),
-            format!(
-                "add a ReferenceGrant in namespace {} from {kind} in {namespace} to {}",
-                to.namespace, to.kind
-            ),
+            format!("the {kind} in namespace {namespace} may not refer to {} {}/{}", to.kind, to.namespace, to.name),
+            format!("add a ReferenceGrant in namespace {} from {kind} in {namespace} to {}", to.namespace, to.kind),
         )
     }
 }
@@ -174,10 +152,7 @@ pub struct References<'w> {
 impl<'w> References<'w> {
     /// Sorts the BackendTLSPolicies of `world` by target and judges their certificates.
     pub fn new(world: &'w World) -> Self {
-        let mut references = Self {
-            world,
-            tls_policies: tls_policies::TlsPolicies::new(world),
-        };
+        let mut references = Self { world, tls_policies: tls_policies::TlsPolicies::new(world) };
         references.judge_tls();
         references
     }
@@ -188,11 +163,7 @@ impl<'w> References<'w> {
     }
 
     fn check_grant(&self, from: &Referrer<'_>, to: &Target<'_>) -> Result<(), RefProblem> {
-        if grants::permit(self.world, from, to) {
-            Ok(())
-        } else {
-            Err(RefProblem::not_permitted(from, to))
-        }
+        if grants::permit(self.world, from, to) { Ok(()) } else { Err(RefProblem::not_permitted(from, to)) }
     }
 }
 

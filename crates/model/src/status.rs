@@ -59,22 +59,14 @@ impl Condition {
         reason: impl Into<Cow<'static, str>>,
         message: impl Into<String>,
     ) -> Self {
-        Self {
-            kind: kind.into(),
-            status,
-            reason: reason.into(),
-            message: message.into(),
-            observed_generation: 0,
-        }
+        Self { kind: kind.into(), status, reason: reason.into(), message: message.into(), observed_generation: 0 }
     }
 
     /// Whether it tells of trouble. `Conflicted`, `PartiallyInvalid` and `InsecureFrontendValidationMode` are bad when
     /// true, `Overridden` policies are not trouble, and everything else is bad unless true.
     pub fn is_trouble(&self) -> bool {
         match &*self.kind {
-            "Conflicted" | "PartiallyInvalid" | "OverlappingTLSConfig" => {
-                self.status == Truth::True
-            }
+            "Conflicted" | "PartiallyInvalid" | "OverlappingTLSConfig" => self.status == Truth::True,
             "InsecureFrontendValidationMode" => false,
             "Programmed" if self.reason == "Overridden" => false,
             _ => self.status != Truth::True,
@@ -92,10 +84,7 @@ pub struct Conditions {
 impl Conditions {
     /// No conditions yet, for an object of this generation.
     pub fn new(generation: i64) -> Self {
-        Self {
-            generation,
-            list: Vec::new(),
-        }
+        Self { generation, list: Vec::new() }
     }
 
     /// Adds a condition, or replaces the one of the same type, and stamps it with the object's generation.
@@ -316,12 +305,7 @@ impl Status {
     }
 
     /// The same, to change it.
-    pub fn route_mut(
-        &mut self,
-        kind: &str,
-        namespace: &str,
-        name: &str,
-    ) -> Option<&mut RouteStatus> {
+    pub fn route_mut(&mut self, kind: &str, namespace: &str, name: &str) -> Option<&mut RouteStatus> {
         match &mut self.objects.get_mut(&named(kind, namespace, name))?.body {
             StatusBody::Route(status) => Some(status),
             _ => None,
@@ -337,12 +321,7 @@ impl Status {
     }
 
     /// The same, to change it.
-    pub fn policy_mut(
-        &mut self,
-        kind: &str,
-        namespace: &str,
-        name: &str,
-    ) -> Option<&mut PolicyStatus> {
+    pub fn policy_mut(&mut self, kind: &str, namespace: &str, name: &str) -> Option<&mut PolicyStatus> {
         match &mut self.objects.get_mut(&named(kind, namespace, name))?.body {
             StatusBody::Policy(status) => Some(status),
             _ => None,
@@ -366,10 +345,7 @@ impl Status {
         };
         let condition = Condition::new("Programmed", Truth::False, reason, message);
         found.conditions.set(condition.clone());
-        let all_refused = !status
-            .listeners
-            .iter()
-            .any(|l| l.conditions.holds("Programmed"));
+        let all_refused = !status.listeners.iter().any(|l| l.conditions.holds("Programmed"));
         if all_refused && status.conditions.holds("Programmed") {
             status.conditions.set(condition);
         }
@@ -377,11 +353,7 @@ impl Status {
 }
 
 fn named(kind: &str, namespace: &str, name: &str) -> ObjectName {
-    ObjectName {
-        kind: kind.to_owned(),
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-    }
+    ObjectName { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() }
 }
 
 #[cfg(test)]
@@ -390,50 +362,23 @@ mod tests {
 
     fn listener(name: &str) -> ListenerStatus {
         let mut conditions = Conditions::new(3);
-        conditions.set(Condition::new(
-            "Programmed",
-            Truth::True,
-            "Programmed",
-            "It is served.",
-        ));
-        ListenerStatus {
-            name: name.to_owned(),
-            supported_kinds: vec!["HTTPRoute"],
-            attached_routes: 1,
-            conditions,
-        }
+        conditions.set(Condition::new("Programmed", Truth::True, "Programmed", "It is served."));
+        ListenerStatus { name: name.to_owned(), supported_kinds: vec!["HTTPRoute"], attached_routes: 1, conditions }
     }
 
     fn status() -> Status {
         let mut conditions = Conditions::new(3);
-        conditions.set(Condition::new(
-            "Accepted",
-            Truth::True,
-            "Accepted",
-            "It is accepted.",
-        ));
-        conditions.set(Condition::new(
-            "Programmed",
-            Truth::True,
-            "Programmed",
-            "It is served.",
-        ));
+        conditions.set(Condition::new("Accepted", Truth::True, "Accepted", "It is accepted."));
+        conditions.set(Condition::new("Programmed", Truth::True, "Programmed", "It is served."));
         let body = StatusBody::Gateway(GatewayStatus {
-            addresses: vec![StatusAddress {
-                kind: "IPAddress",
-                value: "127.0.0.1".to_owned(),
-            }],
+            addresses: vec![StatusAddress { kind: "IPAddress", value: "127.0.0.1".to_owned() }],
             conditions,
             listeners: vec![listener("a"), listener("b")],
         });
         let mut status = Status::default();
         status.insert(
             named("Gateway", "shop", "web"),
-            ObjectStatus {
-                api_version: "gateway.networking.k8s.io/v1".into(),
-                generation: 3,
-                body,
-            },
+            ObjectStatus { api_version: "gateway.networking.k8s.io/v1".into(), generation: 3, body },
         );
         status
     }
@@ -441,27 +386,11 @@ mod tests {
     #[test]
     fn a_gateway_stays_programmed_while_one_listener_is() {
         let mut status = status();
-        status.refuse_listener(
-            ("shop", "web"),
-            "a",
-            "PortUnavailable",
-            "The port is taken.",
-        );
+        status.refuse_listener(("shop", "web"), "a", "PortUnavailable", "The port is taken.");
         let gateway = status.gateway("shop", "web").unwrap();
-        assert!(
-            !gateway
-                .listener("a")
-                .unwrap()
-                .conditions
-                .holds("Programmed")
-        );
+        assert!(!gateway.listener("a").unwrap().conditions.holds("Programmed"));
         assert!(gateway.conditions.holds("Programmed"));
-        status.refuse_listener(
-            ("shop", "web"),
-            "b",
-            "PortUnavailable",
-            "The port is taken.",
-        );
+        status.refuse_listener(("shop", "web"), "b", "PortUnavailable", "The port is taken.");
         let gateway = status.gateway("shop", "web").unwrap();
         let programmed = gateway.conditions.find("Programmed").unwrap();
         assert_eq!(programmed.reason, "PortUnavailable");

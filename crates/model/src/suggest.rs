@@ -32,11 +32,7 @@ pub fn remedy(word: &str, candidates: &[&str]) -> Option<String> {
 
 fn flatten(word: &str) -> String {
     // A hostile file may hold a key of megabytes; nothing that long is near a real word.
-    word.chars()
-        .take(64)
-        .filter(|c| *c != '-' && *c != '_')
-        .flat_map(char::to_lowercase)
-        .collect()
+    word.chars().take(64).filter(|c| *c != '-' && *c != '_').flat_map(char::to_lowercase).collect()
 }
 
 /// Optimal string alignment distance (insert, delete, replace, swap neighbours), or none when it is more than `limit`.
@@ -79,10 +75,7 @@ mod tests {
 
     #[test]
     fn without_a_near_word_the_list_is_shown() {
-        assert_eq!(
-            remedy("zzzzzz", &["a", "b"]),
-            Some("known here: a, b".to_owned())
-        );
+        assert_eq!(remedy("zzzzzz", &["a", "b"]), Some("known here: a, b".to_owned()));
         assert_eq!(remedy("zzz", &[]), None);
     }
 }

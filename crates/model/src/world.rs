@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use crate::kinds::cluster::{NAMESPACE_NAME_LABEL, SERVICE_NAME_LABEL};
 use crate::kinds::{
-    BackendSpec, BackendTlsPolicySpec, CONTROLLER_NAME, ConfigMapBody, EndpointSliceBody,
-    GatewayClassSpec, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, NamespaceBody, Object,
-    ReferenceGrantSpec, SecretBody, ServiceSpec,
+    BackendSpec, BackendTlsPolicySpec, CONTROLLER_NAME, ConfigMapBody, EndpointSliceBody, GatewayClassSpec,
+    GatewaySpec, GrpcRouteSpec, HttpRouteSpec, NamespaceBody, Object, ReferenceGrantSpec, SecretBody, ServiceSpec,
 };
 use crate::place::{Invalid, SourceText};
 use crate::policy::Policy;
@@ -25,10 +24,7 @@ pub struct Store<S> {
 
 impl<S> Default for Store<S> {
     fn default() -> Self {
-        Self {
-            objects: Vec::new(),
-            by_name: HashMap::new(),
-        }
+        Self { objects: Vec::new(), by_name: HashMap::new() }
     }
 }
 
@@ -38,15 +34,9 @@ impl<S> Store<S> {
         let mut by_name: HashMap<Box<str>, HashMap<Box<str>, usize>> = HashMap::new();
         for (index, object) in objects.iter().enumerate() {
             let meta = &object.meta;
-            by_name
-                .entry(Box::from(&*meta.namespace))
-                .or_default()
-                .insert(Box::from(&*meta.name), index);
+            by_name.entry(Box::from(&*meta.namespace)).or_default().insert(Box::from(&*meta.name), index);
         }
-        Self {
-            objects: objects.into_iter().map(Arc::new).collect(),
-            by_name,
-        }
+        Self { objects: objects.into_iter().map(Arc::new).collect(), by_name }
     }
 
     fn all(&self) -> &[Arc<Object<S>>] {
@@ -159,15 +149,8 @@ impl World {
     }
 
     /// The EndpointSlices that say they belong to a Service.
-    pub fn endpoint_slices_of(
-        &self,
-        namespace: &str,
-        service: &str,
-    ) -> &[Arc<Object<EndpointSliceBody>>] {
-        self.slices_of
-            .get(namespace)
-            .and_then(|slices| slices.0.get(service))
-            .map_or(&[], Vec::as_slice)
+    pub fn endpoint_slices_of(&self, namespace: &str, service: &str) -> &[Arc<Object<EndpointSliceBody>>] {
+        self.slices_of.get(namespace).and_then(|slices| slices.0.get(service)).map_or(&[], Vec::as_slice)
     }
 
     /// The ReferenceGrants of a namespace.
@@ -217,10 +200,7 @@ impl World {
                 .push(slice.clone());
         }
         for grant in self.grants.all() {
-            self.grants_in
-                .entry(Box::from(&*grant.meta.namespace))
-                .or_default()
-                .push(grant.clone());
+            self.grants_in.entry(Box::from(&*grant.meta.namespace)).or_default().push(grant.clone());
         }
         for namespace in self.namespaces.all() {
             let name = &namespace.meta.name;
@@ -241,10 +221,7 @@ fn implied_labels(namespace: &str) -> Labels {
 /// Fills in the offending lines from the sources.
 pub(crate) fn complete(sources: &[SourceText], invalid: &mut [Invalid]) {
     for source in sources {
-        let mut mine = invalid
-            .iter_mut()
-            .filter(|one| one.at.file == source.name)
-            .peekable();
+        let mut mine = invalid.iter_mut().filter(|one| one.at.file == source.name).peekable();
         if mine.peek().is_none() {
             continue;
         }

@@ -24,24 +24,18 @@ fn cases_folder() -> Option<PathBuf> {
 }
 
 fn in_scope(case: &Value) -> bool {
-    strings(&case["features"])
-        .iter()
-        .all(|feature| !OUT_OF_SCOPE.contains(feature) && !feature.starts_with("Mesh"))
+    strings(&case["features"]).iter().all(|feature| !OUT_OF_SCOPE.contains(feature) && !feature.starts_with("Mesh"))
 }
 
 pub(crate) fn strings(list: &Value) -> Vec<&str> {
-    list.as_array()
-        .map(|items| items.iter().filter_map(Value::as_str).collect())
-        .unwrap_or_default()
+    list.as_array().map(|items| items.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
 }
 
 /// Runs the status steps of a case; returns how many there were and what did not hold.
 fn run(folder: &Path, case: &Value, base: &[Value]) -> (usize, Vec<String>) {
     let mut stage = Stage::new(base.to_vec());
     for manifest in strings(&case["manifests"]).into_iter().skip(1) {
-        stage.add(stage::read_documents(
-            &folder.join("manifests").join(manifest),
-        ));
+        stage.add(stage::read_documents(&folder.join("manifests").join(manifest)));
     }
     stage.give_addresses();
     let mut checked = 0;
@@ -75,10 +69,8 @@ fn every_case_in_scope_gets_the_status_it_demands() {
         base.extend(certificates::objects());
         base
     };
-    let mut files: Vec<_> = std::fs::read_dir(folder.join("cases"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder.join("cases")).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let mut report = String::new();
     let (mut cases, mut steps) = (0, 0);
@@ -91,10 +83,7 @@ fn every_case_in_scope_gets_the_status_it_demands() {
         cases += 1;
         steps += checked;
         for failure in failures {
-            report.push_str(&format!(
-                "{}: {failure}\n",
-                case["name"].as_str().unwrap_or("?")
-            ));
+            report.push_str(&format!("{}: {failure}\n", case["name"].as_str().unwrap_or("?")));
         }
     }
     assert!(cases >= 90, "only {cases} cases found");

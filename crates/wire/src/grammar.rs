@@ -79,10 +79,7 @@ pub(crate) fn find_control(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let Some(rest) = bytes.get(at..) {
         let Some(chunk) = rest.first_chunk::<8>() else {
-            return rest
-                .iter()
-                .position(|&byte| is_control(byte))
-                .map(|found| at + found);
+            return rest.iter().position(|&byte| is_control(byte)).map(|found| at + found);
         };
         let marks = controls(u64::from_le_bytes(*chunk));
         if marks == 0 {
@@ -119,10 +116,7 @@ pub(crate) fn trim(mut bytes: &[u8]) -> &[u8] {
 /// The members of a comma-separated list (RFC 9110 5.6.1), trimmed, without empty ones. Knows no quoted strings: it
 /// is for lists of tokens.
 pub(crate) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value
-        .split(|&byte| byte == b',')
-        .map(trim)
-        .filter(|member| !member.is_empty())
+    value.split(|&byte| byte == b',').map(trim).filter(|member| !member.is_empty())
 }
 
 #[cfg(test)]
@@ -142,11 +136,7 @@ mod tests {
                     if at > 0 {
                         bytes[at - 1] = if byte % 2 == 0 { b'\t' } else { 0xff };
                     }
-                    assert_eq!(
-                        find_control(&bytes),
-                        is_control(byte).then_some(at),
-                        "{byte:#x} at {at} of {length}"
-                    );
+                    assert_eq!(find_control(&bytes), is_control(byte).then_some(at), "{byte:#x} at {at} of {length}");
                 }
             }
         }

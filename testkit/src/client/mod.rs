@@ -41,11 +41,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// HTTP/1.1 in clear text.
     pub fn http1(address: SocketAddr) -> Endpoint {
-        Endpoint {
-            address,
-            protocol: Protocol::Http1,
-            tls: None,
-        }
+        Endpoint { address, protocol: Protocol::Http1, tls: None }
     }
 
     /// The scheme of its URLs.
@@ -58,11 +54,7 @@ impl Endpoint {
 
     /// HTTP/2 by prior knowledge in clear text.
     pub fn h2c(address: SocketAddr) -> Endpoint {
-        Endpoint {
-            address,
-            protocol: Protocol::Http2,
-            tls: None,
-        }
+        Endpoint { address, protocol: Protocol::Http2, tls: None }
     }
 }
 
@@ -171,10 +163,7 @@ pub async fn exchange(endpoint: &Endpoint, request: &Request) -> Exchange {
         }
         .map_err(Failure::Exchange),
     };
-    Exchange {
-        outcome,
-        certificate_requested: requested.load(Ordering::SeqCst),
-    }
+    Exchange { outcome, certificate_requested: requested.load(Ordering::SeqCst) }
 }
 
 /// Opens a connection to the endpoint, with TLS if it says so.
@@ -185,21 +174,14 @@ pub async fn open(endpoint: &Endpoint) -> Result<Box<dyn Stream>, Failure> {
     connect(endpoint, &Arc::new(AtomicBool::new(false))).await
 }
 
-async fn connect(
-    endpoint: &Endpoint,
-    requested: &Arc<AtomicBool>,
-) -> Result<Box<dyn Stream>, Failure> {
-    let tcp = TcpStream::connect(endpoint.address)
-        .await
-        .map_err(Failure::Connect)?;
+async fn connect(endpoint: &Endpoint, requested: &Arc<AtomicBool>) -> Result<Box<dyn Stream>, Failure> {
+    let tcp = TcpStream::connect(endpoint.address).await.map_err(Failure::Connect)?;
     tcp.set_nodelay(true).map_err(Failure::Connect)?;
     match &endpoint.tls {
         None => Ok(Box::new(tcp)),
         Some(options) => {
             let secured = tls::secure(tcp, options, endpoint.protocol, requested).await;
-            secured
-                .map(|stream| Box::new(stream) as Box<dyn Stream>)
-                .map_err(Failure::Secure)
+            secured.map(|stream| Box::new(stream) as Box<dyn Stream>).map_err(Failure::Secure)
         }
     }
 }
@@ -211,10 +193,7 @@ async fn exchange_http1(stream: Box<dyn Stream>, request: &Request) -> io::Resul
         fields.push(("Content-Length".to_owned(), request.body.len().to_string()));
     }
     fields.push(("Connection".to_owned(), "close".to_owned()));
-    let mut bytes = h1::head_bytes(
-        &format!("{} {} HTTP/1.1", request.method, request.target),
-        &fields,
-    );
+    let mut bytes = h1::head_bytes(&format!("{} {} HTTP/1.1", request.method, request.target), &fields);
     bytes.extend_from_slice(&request.body);
     let mut reader = Reader::new(stream);
     // A server may answer and close before it has read everything: then the answer counts, not the broken pipe.
@@ -224,37 +203,22 @@ async fn exchange_http1(stream: Box<dyn Stream>, request: &Request) -> io::Resul
         let head = match reader.read_head().await {
             Ok(Some(head)) => head,
             Ok(None) => {
-                return Err(sent
-                    .err()
-                    .unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()));
+                return Err(sent.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()));
             }
             Err(failure) => return Err(sent.err().unwrap_or(failure)),
         };
-        let status = head
-            .status()
-            .ok_or_else(|| io::Error::other(format!("not a status line: {:?}", head.start_line)))?;
+        let status =
+            head.status().ok_or_else(|| io::Error::other(format!("not a status line: {:?}", head.start_line)))?;
         if (100..200).contains(&status) && status != 101 {
             interim.push(status);
             continue;
         }
-        let body = reader
-            .read_body(Framing::of_response(&head, &request.method))
-            .await?;
-        return Ok(Answer {
-            status,
-            interim,
-            fields: head.fields,
-            body: body.content,
-            trailers: body.trailers,
-        });
+        let body = reader.read_body(Framing::of_response(&head, &request.method)).await?;
+        return Ok(Answer { status, interim, fields: head.fields, body: body.content, trailers: body.trailers });
     }
 }
 
-async fn exchange_http2(
-    stream: Box<dyn Stream>,
-    scheme: &'static str,
-    request: &Request,
-) -> io::Result<Answer> {
+async fn exchange_http2(stream: Box<dyn Stream>, scheme: &'static str, request: &Request) -> io::Result<Answer> {
     let connection = http2::Connection::start(stream, scheme).await?;
     connection.exchange(request).await
 }

@@ -9,9 +9,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -53,14 +51,8 @@ pub(super) async fn secure(
     let key = match &options.identity {
         None => None,
         Some(identity) => {
-            let signer = provider
-                .key_provider
-                .load_private_key(identity.key()?)
-                .map_err(io::Error::other)?;
-            Some(Arc::new(CertifiedKey::new(
-                vec![identity.certificate()?],
-                signer,
-            )))
+            let signer = provider.key_provider.load_private_key(identity.key()?).map_err(io::Error::other)?;
+            Some(Arc::new(CertifiedKey::new(vec![identity.certificate()?], signer)))
         }
     };
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -68,41 +60,26 @@ pub(super) async fn secure(
         .map_err(io::Error::other)?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
-        .with_client_cert_resolver(Arc::new(Noting {
-            key,
-            requested: Arc::clone(requested),
-        }));
+        .with_client_cert_resolver(Arc::new(Noting { key, requested: Arc::clone(requested) }));
     if protocol == Protocol::Http2 {
         config.alpn_protocols = vec![b"h2".to_vec()];
     }
     let name = ServerName::try_from(options.server_name.clone()).map_err(io::Error::other)?;
-    let stream = TlsConnector::from(Arc::new(config))
-        .connect(name, tcp)
-        .await?;
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
     if protocol == Protocol::Http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
         return Err(io::Error::other("the server did not choose h2"));
     }
     Ok(stream)
 }
 
-fn verifier(
-    trust: &Trust,
-    provider: &Arc<CryptoProvider>,
-) -> io::Result<Arc<dyn ServerCertVerifier>> {
+fn verifier(trust: &Trust, provider: &Arc<CryptoProvider>) -> io::Result<Arc<dyn ServerCertVerifier>> {
     match trust {
-        Trust::Leaf(leaf) => Ok(Arc::new(ExactLeaf {
-            leaf: leaf.clone(),
-            provider: Arc::clone(provider),
-        })),
+        Trust::Leaf(leaf) => Ok(Arc::new(ExactLeaf { leaf: leaf.clone(), provider: Arc::clone(provider) })),
         Trust::Authority(authority) => {
             let mut roots = RootCertStore::empty();
             roots.add(authority.clone()).map_err(io::Error::other)?;
-            let built =
-                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-                    .build();
-            built
-                .map(|verifier| verifier as Arc<dyn ServerCertVerifier>)
-                .map_err(io::Error::other)
+            let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
+            built.map(|verifier| verifier as Arc<dyn ServerCertVerifier>).map_err(io::Error::other)
         }
     }
 }
@@ -145,8 +122,7 @@ impl ServerCertVerifier for ExactLeaf {
         if end_entity.as_ref() != self.leaf.as_ref() {
             return Err(CertificateError::UnknownIssuer.into());
         }
-        let (_, parsed) =
-            parse_x509_certificate(end_entity).map_err(|_| CertificateError::BadEncoding)?;
+        let (_, parsed) = parse_x509_certificate(end_entity).map_err(|_| CertificateError::BadEncoding)?;
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let validity = parsed.validity();
         if validity.not_after.timestamp() < seconds || validity.not_before.timestamp() > seconds {
@@ -179,9 +155,7 @@ impl ServerCertVerifier for ExactLeaf {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -201,9 +175,9 @@ pub fn certificate_names_host(certificate: &CertificateDer<'_>, host: &str) -> b
 
 fn name_covers(pattern: &str, host: &str) -> bool {
     match pattern.strip_prefix("*.") {
-        Some(parent) => host
-            .split_once('.')
-            .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent)),
+        Some(parent) => {
+            host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent))
+        }
         None => pattern.eq_ignore_ascii_case(host),
     }
 }

@@ -54,32 +54,18 @@ pub(super) struct Response {
 
 impl Response {
     pub(super) fn plain(status: u16, text: &str) -> Response {
-        let kind = (
-            "Content-Type".to_owned(),
-            "text/plain; charset=utf-8".to_owned(),
-        );
-        Response {
-            status,
-            fields: vec![kind],
-            body: text.as_bytes().to_vec(),
-        }
+        let kind = ("Content-Type".to_owned(), "text/plain; charset=utf-8".to_owned());
+        Response { status, fields: vec![kind], body: text.as_bytes().to_vec() }
     }
 
     fn empty(status: u16) -> Response {
-        Response {
-            status,
-            fields: Vec::new(),
-            body: Vec::new(),
-        }
+        Response { status, fields: Vec::new(), body: Vec::new() }
     }
 }
 
 /// Decides on one request, after the delays that it asks for.
 pub(super) async fn answer(pod: &Pod, incoming: &Incoming) -> Outcome {
-    let (path, query) = incoming
-        .target
-        .split_once('?')
-        .unwrap_or((&incoming.target, ""));
+    let (path, query) = incoming.target.split_once('?').unwrap_or((&incoming.target, ""));
     let query = Query(query);
     if path == "/health" {
         return Outcome::Respond(Response::plain(200, "OK"));
@@ -111,10 +97,7 @@ async fn attempt(pod: &Pod, incoming: &Incoming, query: &Query<'_>) -> Outcome {
     let Some(uuid) = query.value("uuid").filter(|uuid| !uuid.is_empty()) else {
         return refuse("uuid is missing");
     };
-    let Some(succeed_after) = query
-        .value("succeedAfter")
-        .and_then(|count| count.parse::<u64>().ok())
-    else {
+    let Some(succeed_after) = query.value("succeedAfter").and_then(|count| count.parse::<u64>().ok()) else {
         return refuse("succeedAfter is missing");
     };
     let mut attempts = pod.attempts.lock().await;
@@ -142,10 +125,7 @@ fn echo(pod: &Pod, incoming: &Incoming) -> Response {
         ("Content-Type".to_owned(), "application/json".to_owned()),
         ("X-Content-Type-Options".to_owned(), "nosniff".to_owned()),
     ];
-    let wished = incoming
-        .fields
-        .iter()
-        .filter(|(name, _)| name.eq_ignore_ascii_case("x-echo-set-header"));
+    let wished = incoming.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("x-echo-set-header"));
     for (name, value) in wished.flat_map(|(_, wishes)| wished_fields(wishes)) {
         match fields.iter_mut().find(|(n, _)| *n == name) {
             Some((_, present)) => *present = format!("{present},{value}"),
@@ -154,11 +134,7 @@ fn echo(pod: &Pod, incoming: &Incoming) -> Response {
     }
     let mut body = Echo::of(pod, incoming).to_json().to_string().into_bytes();
     body.push(b'\n');
-    Response {
-        status: 200,
-        fields,
-        body,
-    }
+    Response { status: 200, fields, body }
 }
 
 /// `name:value,name:value`, cut at commas, each cut at its first colon.
@@ -194,10 +170,7 @@ impl Echo {
     fn of(pod: &Pod, incoming: &Incoming) -> Echo {
         let mut headers = BTreeMap::<String, Vec<String>>::new();
         for (name, value) in &incoming.fields {
-            headers
-                .entry(canonical(name))
-                .or_default()
-                .push(value.clone());
+            headers.entry(canonical(name)).or_default().push(value.clone());
         }
         Echo {
             path: incoming.target.clone(),
@@ -213,10 +186,7 @@ impl Echo {
 
     /// All values of a header joined with a bare comma; the name is compared without case.
     pub fn header(&self, name: &str) -> Option<String> {
-        let found = self
-            .headers
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name));
+        let found = self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
         found.map(|(_, values)| values.join(","))
     }
 
@@ -259,36 +229,22 @@ impl Echo {
             host: text(&value, "host"),
             method: text(&value, "method"),
             proto: text(&value, "proto"),
-            headers: headers
-                .into_iter()
-                .flatten()
-                .map(|(name, values)| (name.clone(), texts(values)))
-                .collect(),
+            headers: headers.into_iter().flatten().map(|(name, values)| (name.clone(), texts(values))).collect(),
             namespace: text(&value, "namespace"),
             pod: text(&value, "pod"),
-            tls: object
-                .get("tls")
-                .filter(|tls| tls.is_object())
-                .map(|tls| EchoTls {
-                    version: text(tls, "version"),
-                    server_name: text(tls, "serverName"),
-                    negotiated_protocol: tls
-                        .get("negotiatedProtocol")
-                        .and_then(Value::as_str)
-                        .map(str::to_owned),
-                    cipher_suite: text(tls, "cipherSuite"),
-                    peer_certificates: tls.get("peerCertificates").map(texts).unwrap_or_default(),
-                }),
+            tls: object.get("tls").filter(|tls| tls.is_object()).map(|tls| EchoTls {
+                version: text(tls, "version"),
+                server_name: text(tls, "serverName"),
+                negotiated_protocol: tls.get("negotiatedProtocol").and_then(Value::as_str).map(str::to_owned),
+                cipher_suite: text(tls, "cipherSuite"),
+                peer_certificates: tls.get("peerCertificates").map(texts).unwrap_or_default(),
+            }),
         })
     }
 }
 
 fn text(value: &Value, key: &str) -> String {
-    value
-        .get(key)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_owned()
+    value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
 fn texts(value: &Value) -> Vec<String> {
@@ -301,11 +257,7 @@ fn canonical(name: &str) -> String {
     let mut start = true;
     name.chars()
         .map(|c| {
-            let written = if start {
-                c.to_ascii_uppercase()
-            } else {
-                c.to_ascii_lowercase()
-            };
+            let written = if start { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
             start = c == '-';
             written
         })
@@ -317,10 +269,7 @@ struct Query<'a>(&'a str);
 
 impl<'a> Query<'a> {
     fn value(&self, name: &str) -> Option<&'a str> {
-        let mut pairs = self
-            .0
-            .split('&')
-            .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let mut pairs = self.0.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         pairs.find(|(n, _)| *n == name).map(|(_, value)| value)
     }
 }

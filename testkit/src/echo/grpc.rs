@@ -8,18 +8,11 @@ use super::answer::Incoming;
 use super::http2::grpc_trailers;
 use crate::grpc::{Assertions, ECHO_SERVICE, OK, TlsAssertions, UNIMPLEMENTED};
 
-pub(super) fn answer(
-    pod: &Pod,
-    incoming: &Incoming,
-    mut respond: SendResponse<Bytes>,
-) -> Result<(), h2::Error> {
+pub(super) fn answer(pod: &Pod, incoming: &Incoming, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
     let mut head = http::Response::new(());
     let kind = http::HeaderValue::from_static("application/grpc");
     head.headers_mut().insert(http::header::CONTENT_TYPE, kind);
-    let method = incoming
-        .target
-        .strip_prefix('/')
-        .and_then(|path| path.split_once('/'));
+    let method = incoming.target.strip_prefix('/').and_then(|path| path.split_once('/'));
     if !matches!(method, Some((ECHO_SERVICE, "Echo" | "EchoTwo"))) {
         head.headers_mut().extend(grpc_trailers(UNIMPLEMENTED));
         respond.send_response(head, true)?;

@@ -28,29 +28,18 @@ impl Resettable for TlsStream<TcpStream> {
     }
 }
 
-pub(super) async fn serve<S: Resettable>(
-    stream: S,
-    pod: Arc<Pod>,
-    tls: Option<Arc<EchoTls>>,
-) -> io::Result<()> {
+pub(super) async fn serve<S: Resettable>(stream: S, pod: Arc<Pod>, tls: Option<Arc<EchoTls>>) -> io::Result<()> {
     let mut reader = Reader::new(stream);
     while let Some(head) = reader.read_head().await? {
-        if head
-            .field("expect")
-            .is_some_and(|what| what.eq_ignore_ascii_case("100-continue"))
-        {
+        if head.field("expect").is_some_and(|what| what.eq_ignore_ascii_case("100-continue")) {
             reader.send(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
         reader.read_body(Framing::of_request(&head)).await?;
         let incoming = incoming_of(&head, tls.clone())?;
         match answer(&pod, &incoming).await {
             Outcome::Respond(response) => {
-                let last = head
-                    .field("connection")
-                    .is_some_and(|what| what.eq_ignore_ascii_case("close"));
-                reader
-                    .send(&response_bytes(&response, &incoming.method, last))
-                    .await?;
+                let last = head.field("connection").is_some_and(|what| what.eq_ignore_ascii_case("close"));
+                reader.send(&response_bytes(&response, &incoming.method, last)).await?;
                 if last {
                     return Ok(());
                 }
@@ -68,21 +57,15 @@ pub(super) async fn serve<S: Resettable>(
 /// Answers 400 to whoever did not speak HTTP/2 on a port for it.
 pub(super) async fn refuse<S: Stream>(stream: S) -> io::Result<()> {
     let response = Response::plain(400, "this port speaks HTTP/2 with prior knowledge");
-    Reader::new(stream)
-        .send(&response_bytes(&response, "GET", true))
-        .await
+    Reader::new(stream).send(&response_bytes(&response, "GET", true)).await
 }
 
 fn incoming_of(head: &Head, tls: Option<Arc<EchoTls>>) -> io::Result<Incoming> {
     let mut parts = head.start_line.split(' ');
-    let (Some(method), Some(target), Some(_version)) = (parts.next(), parts.next(), parts.next())
-    else {
+    let (Some(method), Some(target), Some(_version)) = (parts.next(), parts.next(), parts.next()) else {
         return Err(io::Error::other("not a request line"));
     };
-    let others = head
-        .fields
-        .iter()
-        .filter(|(name, _)| !name.eq_ignore_ascii_case("host"));
+    let others = head.fields.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host"));
     Ok(Incoming {
         method: method.to_owned(),
         target: target.to_owned(),
@@ -119,9 +102,7 @@ async fn serve_websocket<S: Stream>(mut reader: Reader<S>, head: &Head) -> io::R
         ("Connection".to_owned(), "Upgrade".to_owned()),
         ("Sec-WebSocket-Accept".to_owned(), accept_key(key)),
     ];
-    reader
-        .send(&head_bytes("HTTP/1.1 101 Switching Protocols", &fields))
-        .await?;
+    reader.send(&head_bytes("HTTP/1.1 101 Switching Protocols", &fields)).await?;
     while let Some(frame) = read_frame(&mut reader).await? {
         let last = frame.opcode == CLOSE;
         if let Some(echo) = frame.echoed() {

@@ -26,8 +26,7 @@ pub(super) enum Service {
     Grpc,
 }
 
-type Replayed =
-    Join<tokio::io::Chain<io::Cursor<Vec<u8>>, ReadHalf<TcpStream>>, WriteHalf<TcpStream>>;
+type Replayed = Join<tokio::io::Chain<io::Cursor<Vec<u8>>, ReadHalf<TcpStream>>, WriteHalf<TcpStream>>;
 
 /// A connection by its first bytes, which can be read again.
 pub(super) enum Detected {
@@ -53,11 +52,7 @@ pub(super) async fn detect(mut tcp: TcpStream) -> io::Result<Detected> {
     };
     let (read, write) = tokio::io::split(tcp);
     let replayed = tokio::io::join(io::Cursor::new(seen).chain(read), write);
-    Ok(if preface {
-        Detected::Http2(replayed)
-    } else {
-        Detected::Other(replayed)
-    })
+    Ok(if preface { Detected::Http2(replayed) } else { Detected::Other(replayed) })
 }
 
 pub(super) async fn serve<S: Stream>(
@@ -66,9 +61,7 @@ pub(super) async fn serve<S: Stream>(
     service: Service,
     tls: Option<Arc<EchoTls>>,
 ) -> io::Result<()> {
-    let mut connection = h2::server::handshake(stream)
-        .await
-        .map_err(io::Error::other)?;
+    let mut connection = h2::server::handshake(stream).await.map_err(io::Error::other)?;
     let mut streams = JoinSet::new();
     while let Some(accepted) = connection.accept().await {
         let (request, respond) = accepted.map_err(io::Error::other)?;
@@ -93,18 +86,11 @@ async fn serve_stream(
     while let Some(piece) = body.data().await {
         body.flow_control().release_capacity(piece?.len())?;
     }
-    let target = head
-        .uri
-        .path_and_query()
-        .map_or("*", |target| target.as_str());
+    let target = head.uri.path_and_query().map_or("*", |target| target.as_str());
     let incoming = Incoming {
         method: head.method.as_str().to_owned(),
         target: target.to_owned(),
-        host: head
-            .uri
-            .authority()
-            .map_or("", |authority| authority.as_str())
-            .to_owned(),
+        host: head.uri.authority().map_or("", |authority| authority.as_str()).to_owned(),
         proto: "HTTP/2.0",
         fields: fields_of(&head.headers),
         tls,
@@ -121,11 +107,7 @@ async fn serve_stream(
     }
 }
 
-fn send(
-    response: &Response,
-    method: &str,
-    mut respond: SendResponse<Bytes>,
-) -> Result<(), h2::Error> {
+fn send(response: &Response, method: &str, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
     let mut head = http::Response::builder().status(response.status);
     for (name, value) in &response.fields {
         head = head.header(name.to_ascii_lowercase(), value.as_str());

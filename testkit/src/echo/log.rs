@@ -23,11 +23,7 @@ impl RequestLog {
     }
 
     pub(crate) fn note(&self, target: &str) {
-        let mut targets = self
-            .shared
-            .targets
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut targets = self.shared.targets.lock().unwrap_or_else(PoisonError::into_inner);
         targets.push(target.to_owned());
         drop(targets);
         self.shared.grown.notify_waiters();
@@ -35,11 +31,7 @@ impl RequestLog {
 
     /// How many requests had exactly this target so far.
     pub fn count(&self, target: &str) -> usize {
-        let targets = self
-            .shared
-            .targets
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let targets = self.shared.targets.lock().unwrap_or_else(PoisonError::into_inner);
         targets.iter().filter(|logged| *logged == target).count()
     }
 

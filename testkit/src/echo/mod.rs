@@ -95,9 +95,8 @@ pub fn server_tls(
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder
-        .with_single_cert(vec![identity.certificate()?], identity.key()?)
-        .map_err(io::Error::other)?;
+    let mut config =
+        builder.with_single_cert(vec![identity.certificate()?], identity.key()?).map_err(io::Error::other)?;
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
 }
@@ -144,9 +143,7 @@ async fn serve_connection(tcp: TcpStream, port: Port, pod: Arc<Pod>) -> io::Resu
     match port {
         Port::Http1 => http1::serve(tcp, pod, None).await,
         Port::H2c => match http2::detect(tcp).await? {
-            http2::Detected::Http2(stream) => {
-                http2::serve(stream, pod, http2::Service::Http, None).await
-            }
+            http2::Detected::Http2(stream) => http2::serve(stream, pod, http2::Service::Http, None).await,
             http2::Detected::Other(stream) => http1::refuse(stream).await,
         },
         Port::Grpc => http2::serve(tcp, pod, http2::Service::Grpc, None).await,

@@ -18,16 +18,8 @@ pub(super) fn seen(stream: &TlsStream<TcpStream>) -> EchoTls {
     EchoTls {
         version: version.to_owned(),
         server_name: connection.server_name().unwrap_or_default().to_owned(),
-        negotiated_protocol: connection
-            .alpn_protocol()
-            .map(|name| String::from_utf8_lossy(name).into_owned()),
-        cipher_suite: suite
-            .and_then(|suite| suite.suite().as_str())
-            .unwrap_or_default()
-            .to_owned(),
-        peer_certificates: certificates
-            .iter()
-            .map(|der| pem_block("CERTIFICATE", der))
-            .collect(),
+        negotiated_protocol: connection.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
+        cipher_suite: suite.and_then(|suite| suite.suite().as_str()).unwrap_or_default().to_owned(),
+        peer_certificates: certificates.iter().map(|der| pem_block("CERTIFICATE", der)).collect(),
     }
 }

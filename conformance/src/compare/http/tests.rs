@@ -34,11 +34,7 @@ fn echoed(change: impl FnOnce(&mut serde_json::Value)) -> Answer {
 
 fn redirected(status: u16, location: &str) -> Answer {
     let fields = vec![("location".to_owned(), location.to_owned())];
-    Answer {
-        status,
-        fields,
-        ..Answer::default()
-    }
+    Answer { status, fields, ..Answer::default() }
 }
 
 fn complaints(wanted: serde_json::Value, answer: &Answer) -> Vec<String> {
@@ -48,8 +44,7 @@ fn complaints(wanted: serde_json::Value, answer: &Answer) -> Vec<String> {
 #[test]
 fn an_unchanged_request_is_what_the_backend_must_have_seen() {
     let wanted = json!({"status": [200], "backend": "infra-backend-v1", "namespace": "infra"});
-    let check =
-        |change: fn(&mut serde_json::Value)| complaints(wanted.clone(), &echoed(change)).len();
+    let check = |change: fn(&mut serde_json::Value)| complaints(wanted.clone(), &echoed(change)).len();
     assert_eq!(check(|_| {}), 0);
     assert_eq!(check(|body| body["host"] = json!("example.com")), 1);
     assert_eq!(check(|body| body["path"] = json!("/a")), 1);
@@ -78,31 +73,16 @@ fn a_body_of_another_type_counts_for_nothing() {
     let mut answer = echoed(|_| {});
     answer.fields[0].1 = "application/json; charset=utf-8".to_owned();
     assert!(!complaints(json!({"status": [200], "namespace": "infra"}), &answer).is_empty());
-    assert_eq!(
-        complaints(json!({"status": [200], "answered_by": "gateway"}), &answer),
-        Vec::<String>::new()
-    );
-    let from_backend = complaints(
-        json!({"status": [200], "answered_by": "gateway"}),
-        &echoed(|_| {}),
-    );
+    assert_eq!(complaints(json!({"status": [200], "answered_by": "gateway"}), &answer), Vec::<String>::new());
+    let from_backend = complaints(json!({"status": [200], "answered_by": "gateway"}), &echoed(|_| {}));
     assert_eq!(from_backend.len(), 1);
 }
 
 #[test]
 fn timeouts_are_interchangeable_and_other_statuses_are_not() {
-    let status = |status| Answer {
-        status,
-        ..Answer::default()
-    };
-    assert_eq!(
-        complaints(json!({"status": [504]}), &status(408)),
-        Vec::<String>::new()
-    );
-    assert_eq!(
-        complaints(json!({"status": [408, 200]}), &status(504)),
-        Vec::<String>::new()
-    );
+    let status = |status| Answer { status, ..Answer::default() };
+    assert_eq!(complaints(json!({"status": [504]}), &status(408)), Vec::<String>::new());
+    assert_eq!(complaints(json!({"status": [408, 200]}), &status(504)), Vec::<String>::new());
     assert_eq!(complaints(json!({"status": [503]}), &status(504)).len(), 1);
 }
 
@@ -111,15 +91,10 @@ fn response_headers_are_joined_and_may_differ_in_spaces_when_told() {
     let mut answer = echoed(|_| {});
     answer.fields.push(("X-B".to_owned(), "1".to_owned()));
     answer.fields.push(("x-b".to_owned(), "2".to_owned()));
-    let exact = |value: &str| {
-        complaints(
-            json!({"status": [200], "response_headers": {"X-B": value}}),
-            &answer,
-        )
-        .len()
-    };
+    let exact = |value: &str| complaints(json!({"status": [200], "response_headers": {"X-B": value}}), &answer).len();
     assert_eq!((exact("1,2"), exact("1, 2")), (0, 1));
-    let spaced = json!({"status": [200], "ignore_whitespace": true, "response_headers_one_of": {"X-B": ["2, 1", "1, 2"]}});
+    let spaced =
+        json!({"status": [200], "ignore_whitespace": true, "response_headers_one_of": {"X-B": ["2, 1", "1, 2"]}});
     assert_eq!(complaints(spaced, &answer), Vec::<String>::new());
     let absent = json!({"status": [200], "response_absent_headers": ["x-B"]});
     assert_eq!(complaints(absent, &answer).len(), 1);
@@ -127,29 +102,24 @@ fn response_headers_are_joined_and_may_differ_in_spaces_when_told() {
 
 #[test]
 fn the_port_of_a_redirect_is_compared_by_its_own_rule() {
-    let unported =
-        json!({"status": [302], "redirect": {"scheme": "http", "host": "h", "path": "/p"}});
-    let check = |wanted: &serde_json::Value, location: &str| {
-        complaints(wanted.clone(), &redirected(302, location)).len()
-    };
+    let unported = json!({"status": [302], "redirect": {"scheme": "http", "host": "h", "path": "/p"}});
+    let check =
+        |wanted: &serde_json::Value, location: &str| complaints(wanted.clone(), &redirected(302, location)).len();
     assert_eq!(check(&unported, "http://h/p"), 0);
     assert_eq!(check(&unported, "http://h:80/p?q=1"), 0);
     assert_eq!(check(&unported, "http://h:443/p"), 1);
     assert_eq!(check(&unported, "https://h:443/p"), 1);
     assert_eq!(check(&unported, "http://other/p"), 1);
-    let ported =
-        json!({"status": [302], "redirect": {"scheme": "http", "port": 8080, "path": "/p"}});
+    let ported = json!({"status": [302], "redirect": {"scheme": "http", "port": 8080, "path": "/p"}});
     assert_eq!(check(&ported, "http://any:8080/p"), 0);
     assert_eq!(check(&ported, "http://any/p"), 1);
 }
 
 #[test]
 fn a_relative_location_takes_the_rest_from_the_request() {
-    let wanted = json!({"status": [302], "redirect": {"scheme": "http", "host": "example.com", "port": 8080, "path": "/p"}});
-    assert_eq!(
-        complaints(wanted.clone(), &redirected(302, "/p")),
-        Vec::<String>::new()
-    );
+    let wanted =
+        json!({"status": [302], "redirect": {"scheme": "http", "host": "example.com", "port": 8080, "path": "/p"}});
+    assert_eq!(complaints(wanted.clone(), &redirected(302, "/p")), Vec::<String>::new());
     assert_eq!(complaints(wanted.clone(), &redirected(302, "/q")).len(), 1);
     assert_eq!(complaints(wanted, &redirected(301, "/p")).len(), 1);
 }

@@ -45,10 +45,7 @@ fn listener(kinds: Value, routes: u64) -> GatewayStatus {
 
 #[test]
 fn supported_kinds_are_a_subset_but_nothing_means_nothing() {
-    assert_eq!(
-        gateway(&listener(json!(["HTTPRoute"]), 1), &a_gateway()),
-        Ok(())
-    );
+    assert_eq!(gateway(&listener(json!(["HTTPRoute"]), 1), &a_gateway()), Ok(()));
     assert!(gateway(&listener(json!(["TLSRoute"]), 1), &a_gateway()).is_err());
     assert!(gateway(&listener(json!([]), 1), &a_gateway()).is_err());
     assert!(gateway(&listener(json!(["HTTPRoute"]), 0), &a_gateway()).is_err());
@@ -64,15 +61,9 @@ fn a_stale_condition_fails_a_gateway_for_good() {
     let mut object = a_gateway();
     object["metadata"]["generation"] = json!(3);
     let conditions = step(json!({"conditions": [{"type": "Accepted", "status": "True"}]}));
-    assert!(matches!(
-        gateway(&conditions, &object),
-        Err(Complaint::Never(_))
-    ));
+    assert!(matches!(gateway(&conditions, &object), Err(Complaint::Never(_))));
     let latest = step(json!({"latest_generation": true}));
-    assert!(matches!(
-        gateway(&latest, &object),
-        Err(Complaint::NotYet(_))
-    ));
+    assert!(matches!(gateway(&latest, &object), Err(Complaint::NotYet(_))));
     assert!(gateway_ready(&object).is_err());
     assert_eq!(gateway_ready(&a_gateway()), Ok(()));
 }
@@ -80,8 +71,7 @@ fn a_stale_condition_fails_a_gateway_for_good() {
 #[test]
 fn any_status_and_any_reason_are_right_when_told() {
     let check = |status: &str, reason: Option<&str>| {
-        let wanted =
-            step(json!({"conditions": [{"type": "Accepted", "status": status, "reason": reason}]}));
+        let wanted = step(json!({"conditions": [{"type": "Accepted", "status": status, "reason": reason}]}));
         gateway(&wanted, &a_gateway()).is_ok()
     };
     assert!(check("any", None));
@@ -121,9 +111,8 @@ fn parent(reference: &str) -> Vec<ParentConditions> {
 #[test]
 fn a_parent_writes_group_and_kind_out_and_its_namespace_when_it_differs() {
     let full = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "g"});
-    let check = |reference: &Value, wanted: &str, rule| {
-        parents(&a_route(reference.clone(), "True"), &parent(wanted), rule)
-    };
+    let check =
+        |reference: &Value, wanted: &str, rule| parents(&a_route(reference.clone(), "True"), &parent(wanted), rule);
     assert_eq!(check(&full, "n/g", NamespaceRule::WhenItDiffers), Ok(()));
     assert!(check(&full, "n/g", NamespaceRule::Always).is_err());
     assert!(check(&full, "other/g", NamespaceRule::WhenItDiffers).is_err());
@@ -133,11 +122,7 @@ fn a_parent_writes_group_and_kind_out_and_its_namespace_when_it_differs() {
 
 #[test]
 fn a_route_condition_needs_the_name_of_its_parent_only() {
-    let wanted = [Condition {
-        kind: "Accepted".to_owned(),
-        status: "True".to_owned(),
-        reason: None,
-    }];
+    let wanted = [Condition { kind: "Accepted".to_owned(), status: "True".to_owned(), reason: None }];
     let object = a_route(json!({"name": "g", "namespace": "m"}), "True");
     assert_eq!(route(&object, "m/g", &wanted), Ok(()));
     assert!(route(&object, "n/g", &wanted).is_err());
@@ -147,10 +132,7 @@ fn a_route_condition_needs_the_name_of_its_parent_only() {
 #[test]
 fn a_refused_route_has_no_parents_or_one_that_refuses() {
     let reference = json!({"name": "g"});
-    assert_eq!(
-        no_accepted_parents(&a_route(reference.clone(), "False")),
-        Ok(true)
-    );
+    assert_eq!(no_accepted_parents(&a_route(reference.clone(), "False")), Ok(true));
     assert!(no_accepted_parents(&a_route(reference, "True")).is_err());
     let mut object = a_route(json!({"name": "g"}), "False");
     object["status"]["parents"] = json!([]);

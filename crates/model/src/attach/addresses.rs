@@ -26,11 +26,7 @@ pub(super) struct Addresses {
 
 impl Addresses {
     /// Judges the addresses of `gateway`.
-    pub(super) fn choose(
-        gateway: &Object<GatewaySpec>,
-        surroundings: &Surroundings,
-        findings: &mut Findings,
-    ) -> Self {
+    pub(super) fn choose(gateway: &Object<GatewaySpec>, surroundings: &Surroundings, findings: &mut Findings) -> Self {
         let mut chosen = Self::default();
         for (index, address) in gateway.spec.addresses.iter().enumerate() {
             let value = address.value.as_deref().unwrap_or_default();
@@ -45,10 +41,9 @@ impl Addresses {
                         findings.add(&gateway.meta, address.at, field, why, remedy);
                     }
                 }
-                AddressType::Hostname if !value.is_empty() => chosen.shown.push(StatusAddress {
-                    kind: "Hostname",
-                    value: value.to_owned(),
-                }),
+                AddressType::Hostname if !value.is_empty() => {
+                    chosen.shown.push(StatusAddress { kind: "Hostname", value: value.to_owned() })
+                }
                 other => {
                     let why = format!("an address of type {} cannot be provided", other.as_str());
                     let remedy = "use type IPAddress with an address of this machine";
@@ -64,16 +59,9 @@ impl Addresses {
         chosen
     }
 
-    fn take_ip(
-        &mut self,
-        value: &str,
-        surroundings: &Surroundings,
-    ) -> Result<(), (String, &'static str)> {
+    fn take_ip(&mut self, value: &str, surroundings: &Surroundings) -> Result<(), (String, &'static str)> {
         let Ok(ip) = value.parse::<IpAddr>() else {
-            return Err((
-                format!("{value} is not an IP address"),
-                "write an IPv4 or IPv6 address",
-            ));
+            return Err((format!("{value} is not an IP address"), "write an IPv4 or IPv6 address"));
         };
         if let Some(why) = surroundings.unusable.get(&ip) {
             return Err((
@@ -90,9 +78,6 @@ impl Addresses {
             return;
         }
         self.listen.push(ip);
-        self.shown.push(StatusAddress {
-            kind: "IPAddress",
-            value: ip.to_string(),
-        });
+        self.shown.push(StatusAddress { kind: "IPAddress", value: ip.to_string() });
     }
 }

@@ -9,8 +9,7 @@ use super::routes::Uses;
 use crate::kinds::{GATEWAY_GROUP, PolicyTargetReference};
 use crate::references::{References, TlsPolicy, is_target};
 use crate::status::{
-    AncestorStatus, Condition, Conditions, ObjectStatus, PolicyStatus, Status, StatusBody,
-    StatusRef, Truth,
+    AncestorStatus, Condition, Conditions, ObjectStatus, PolicyStatus, Status, StatusBody, StatusRef, Truth,
 };
 use crate::world::World;
 
@@ -35,10 +34,7 @@ pub(super) fn judge(
     for (policy, users) in references.tls_policies().iter().zip(gateways) {
         let verdict = judge_one(world, references, policy, findings);
         let meta = &policy.policy.meta;
-        let mut ancestors: Vec<StatusRef> = users
-            .iter()
-            .map(|&user| gateway_ref(&drafts[user]))
-            .collect();
+        let mut ancestors: Vec<StatusRef> = users.iter().map(|&user| gateway_ref(&drafts[user])).collect();
         if ancestors.is_empty() {
             let targets = policy.policy.spec.target_refs.iter();
             ancestors = targets.map(target_ref).collect();
@@ -49,32 +45,21 @@ pub(super) fn judge(
             for condition in &verdict {
                 conditions.set(condition.clone());
             }
-            AncestorStatus {
-                ancestor_ref,
-                conditions,
-            }
+            AncestorStatus { ancestor_ref, conditions }
         });
         status.insert(
             meta.object_name(),
             ObjectStatus {
                 api_version: "gateway.networking.k8s.io/v1".into(),
                 generation: meta.generation,
-                body: StatusBody::Policy(PolicyStatus {
-                    ancestors: entries.collect(),
-                }),
+                body: StatusBody::Policy(PolicyStatus { ancestors: entries.collect() }),
             },
         );
     }
     for backend in world.backends() {
         if let Some(Err(problem)) = references.own_tls(backend) {
             let spot = backend.spec.tls.as_ref().map(|tls| tls.at);
-            findings.add(
-                &backend.meta,
-                spot.unwrap_or_default(),
-                "spec.tls",
-                problem.why,
-                problem.remedy,
-            );
+            findings.add(&backend.meta, spot.unwrap_or_default(), "spec.tls", problem.why, problem.remedy);
         }
     }
 }
@@ -122,18 +107,10 @@ fn judge_one(
         );
     }
     let resolved = match policy.broken.first() {
-        None => Condition::new(
-            "ResolvedRefs",
-            Truth::True,
-            "ResolvedRefs",
-            "Everything it refers to is there.",
-        ),
-        Some(broken) => Condition::new(
-            "ResolvedRefs",
-            Truth::False,
-            broken.problem.reason.as_str(),
-            broken.problem.to_string(),
-        ),
+        None => Condition::new("ResolvedRefs", Truth::True, "ResolvedRefs", "Everything it refers to is there."),
+        Some(broken) => {
+            Condition::new("ResolvedRefs", Truth::False, broken.problem.reason.as_str(), broken.problem.to_string())
+        }
     };
     let mut refused = Vec::new();
     let targets = &policy.policy.spec.target_refs;
@@ -153,12 +130,7 @@ fn judge_one(
             let messages: Vec<_> = refused.iter().map(Objection::to_string).collect();
             Condition::new("Accepted", Truth::False, first.reason, messages.join(" "))
         }
-        (Err(problem), _) => Condition::new(
-            "Accepted",
-            Truth::False,
-            "NoValidCACertificate",
-            problem.to_string(),
-        ),
+        (Err(problem), _) => Condition::new("Accepted", Truth::False, "NoValidCACertificate", problem.to_string()),
         (Ok(_), Some(first)) => {
             let message = format!("The policy holds for some of its targets. {first}");
             Condition::new("Accepted", Truth::True, "Accepted", message)
@@ -181,11 +153,7 @@ fn refuse_target(
     let (kind, name) = (&target.kind, &target.name);
     if !is_target(&target.group, kind) {
         let why = format!("a BackendTLSPolicy cannot target a {kind}");
-        return Some(Objection::new(
-            "Invalid",
-            why,
-            "target a Service or a Backend",
-        ));
+        return Some(Objection::new("Invalid", why, "target a Service or a Backend"));
     }
     if let Some(winner) = winner {
         let older = &winner.policy.meta.name;
@@ -211,9 +179,5 @@ fn refuse_target(
         }
         None => format!("there is no {kind} {namespace}/{name}"),
     };
-    Some(Objection::new(
-        "TargetNotFound",
-        why,
-        "add it, or correct the name",
-    ))
+    Some(Objection::new("TargetNotFound", why, "add it, or correct the name"))
 }

@@ -53,10 +53,7 @@ pub(super) fn keep_apart(drafts: &mut [GatewayDraft], findings: &mut Findings) {
                 if owner == number {
                     continue;
                 }
-                let why = format!(
-                    "{socket} is used by the older Gateway {} already",
-                    labels[owner]
-                );
+                let why = format!("{socket} is used by the older Gateway {} already", labels[owner]);
                 let remedy = "give this Gateway an address of its own, or the listener another port or hostname";
                 listener.refuse(meta, "PortUnavailable", "port", &why, remedy, findings);
             }

@@ -25,11 +25,7 @@ impl Findings {
         why: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        let at = if spot.line == 0 {
-            meta.at.clone()
-        } else {
-            Place::new(meta.at.file.clone(), spot)
-        };
+        let at = if spot.line == 0 { meta.at.clone() } else { Place::new(meta.at.file.clone(), spot) };
         let mut invalid = Invalid::new(at, why);
         invalid.object = Some(meta.object_name());
         invalid.field = field.into();
@@ -41,13 +37,7 @@ impl Findings {
     }
 
     /// Adds what an objection says.
-    pub(super) fn object(
-        &mut self,
-        meta: &Metadata,
-        spot: Spot,
-        field: impl Into<String>,
-        objection: &Objection,
-    ) {
+    pub(super) fn object(&mut self, meta: &Metadata, spot: Spot, field: impl Into<String>, objection: &Objection) {
         self.add(meta, spot, field, objection.why.as_str(), objection.remedy);
     }
 
@@ -55,13 +45,7 @@ impl Findings {
     pub(super) fn into_problems(mut self, world: &World) -> Vec<Invalid> {
         let sources = world.sources().iter();
         let order: HashMap<&str, usize> = sources.zip(0..).map(|(s, n)| (&*s.name, n)).collect();
-        self.problems.sort_by_key(|one| {
-            (
-                order.get(&*one.at.file).copied(),
-                one.at.line,
-                one.at.column,
-            )
-        });
+        self.problems.sort_by_key(|one| (order.get(&*one.at.file).copied(), one.at.line, one.at.column));
         self.problems.dedup();
         for problem in &mut self.problems {
             world.complete(problem);
@@ -83,11 +67,7 @@ pub(super) struct Objection {
 
 impl Objection {
     pub(super) fn new(reason: &'static str, why: impl Into<String>, remedy: &'static str) -> Self {
-        Self {
-            reason,
-            why: why.into(),
-            remedy,
-        }
+        Self { reason, why: why.into(), remedy }
     }
 }
 

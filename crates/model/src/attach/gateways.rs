@@ -10,13 +10,11 @@ use super::findings::{Findings, sentence};
 use super::listeners::{self, ListenerDraft};
 use super::{AttachedGateway, Surroundings};
 use crate::certificate::KeyPair;
-use crate::kinds::{
-    CONTROLLER_NAME, FrontendValidationMode, GatewayClassSpec, GatewaySpec, Object,
-};
+use crate::kinds::{CONTROLLER_NAME, FrontendValidationMode, GatewayClassSpec, GatewaySpec, Object};
 use crate::references::{RefProblem, RefReason, References, Referrer};
 use crate::status::{
-    ClassStatus, Condition, Conditions, GatewayStatus, ObjectStatus, SUPPORTED_FEATURES, Status,
-    StatusAddress, StatusBody, Truth,
+    ClassStatus, Condition, Conditions, GatewayStatus, ObjectStatus, SUPPORTED_FEATURES, Status, StatusAddress,
+    StatusBody, Truth,
 };
 use crate::world::World;
 
@@ -42,22 +40,11 @@ pub(super) fn judge_classes(world: &World, status: &mut Status, findings: &mut F
         }
         let mut conditions = Conditions::new(class.meta.generation);
         conditions.set(match refuse_class(class) {
-            None => Condition::new(
-                "Accepted",
-                Truth::True,
-                "Accepted",
-                "Gateways of this class are served.",
-            ),
+            None => Condition::new("Accepted", Truth::True, "Accepted", "Gateways of this class are served."),
             Some((why, remedy)) => {
                 let spot = class.spec.parameters_ref.as_ref().map(|p| p.at);
                 let message = sentence(&why, remedy);
-                findings.add(
-                    &class.meta,
-                    spot.unwrap_or_default(),
-                    "spec.parametersRef",
-                    why,
-                    remedy,
-                );
+                findings.add(&class.meta, spot.unwrap_or_default(), "spec.parametersRef", why, remedy);
                 Condition::new("Accepted", Truth::False, "InvalidParameters", message)
             }
         });
@@ -72,10 +59,7 @@ pub(super) fn judge_classes(world: &World, status: &mut Status, findings: &mut F
             ObjectStatus {
                 api_version: API_VERSION.into(),
                 generation: class.meta.generation,
-                body: StatusBody::Class(ClassStatus {
-                    conditions,
-                    supported_features: SUPPORTED_FEATURES,
-                }),
+                body: StatusBody::Class(ClassStatus { conditions, supported_features: SUPPORTED_FEATURES }),
             },
         );
     }
@@ -84,10 +68,7 @@ pub(super) fn judge_classes(world: &World, status: &mut Status, findings: &mut F
 fn refuse_class(class: &Object<GatewayClassSpec>) -> Option<(String, &'static str)> {
     let parameters = class.spec.parameters_ref.as_ref()?;
     Some((
-        format!(
-            "parametersRef names a {} and no kind of parameters is known",
-            parameters.kind
-        ),
+        format!("parametersRef names a {} and no kind of parameters is known", parameters.kind),
         "remove `parametersRef`",
     ))
 }
@@ -106,14 +87,10 @@ fn find_owner(world: &World, gateway: &Object<GatewaySpec>) -> Ownership {
         return Ownership::Ours(None);
     };
     match world.gateway_class(name) {
-        Some(class) if class.spec.controller_name == CONTROLLER_NAME => {
-            Ownership::Ours(refuse_class(class).map(|(why, remedy)| {
-                sentence(
-                    &format!("the GatewayClass {name} is not accepted: {why}"),
-                    remedy,
-                )
-            }))
-        }
+        Some(class) if class.spec.controller_name == CONTROLLER_NAME => Ownership::Ours(
+            refuse_class(class)
+                .map(|(why, remedy)| sentence(&format!("the GatewayClass {name} is not accepted: {why}"), remedy)),
+        ),
         Some(_) => Ownership::Foreign,
         None if world.gateway_classes().is_empty() => Ownership::Ours(None),
         None => Ownership::Unknown(name.to_string()),
@@ -133,45 +110,25 @@ pub(super) fn draft(
         match find_owner(world, gateway) {
             Ownership::Foreign => {}
             Ownership::Unknown(class) => leave_pending(gateway, &class, status, findings),
-            Ownership::Ours(class_refused) => drafts.push(draft_one(
-                gateway,
-                class_refused,
-                references,
-                surroundings,
-                findings,
-            )),
+            Ownership::Ours(class_refused) => {
+                drafts.push(draft_one(gateway, class_refused, references, surroundings, findings))
+            }
         }
     }
     drafts
 }
 
-fn leave_pending(
-    gateway: &Object<GatewaySpec>,
-    class: &str,
-    status: &mut Status,
-    findings: &mut Findings,
-) {
+fn leave_pending(gateway: &Object<GatewaySpec>, class: &str, status: &mut Status, findings: &mut Findings) {
     let why = format!("there is no GatewayClass {class}");
-    let remedy = format!(
-        "add a GatewayClass {class} with `controllerName: {CONTROLLER_NAME}`, or correct `gatewayClassName`"
-    );
+    let remedy =
+        format!("add a GatewayClass {class} with `controllerName: {CONTROLLER_NAME}`, or correct `gatewayClassName`");
     let mut conditions = Conditions::new(gateway.meta.generation);
     for kind in ["Accepted", "Programmed"] {
         let message = sentence(&why, &remedy);
         conditions.set(Condition::new(kind, Truth::Unknown, "Pending", message));
     }
-    findings.add(
-        &gateway.meta,
-        gateway.spec.at,
-        "spec.gatewayClassName",
-        why,
-        remedy,
-    );
-    let body = GatewayStatus {
-        addresses: Vec::new(),
-        conditions,
-        listeners: Vec::new(),
-    };
+    findings.add(&gateway.meta, gateway.spec.at, "spec.gatewayClassName", why, remedy);
+    let body = GatewayStatus { addresses: Vec::new(), conditions, listeners: Vec::new() };
     insert(gateway, body, status);
 }
 
@@ -197,10 +154,7 @@ fn draft_one(
     let mut refused = class_refused.map(|message| ("InvalidParameters", message));
     let infrastructure = gateway.spec.infrastructure.as_ref();
     if let Some(parameters) = infrastructure.and_then(|i| i.parameters_ref.as_ref()) {
-        let why = format!(
-            "parametersRef names a {} and no kind of parameters is known",
-            parameters.kind
-        );
+        let why = format!("parametersRef names a {} and no kind of parameters is known", parameters.kind);
         let remedy = "remove `infrastructure.parametersRef`";
         refused.get_or_insert(("InvalidParameters", sentence(&why, remedy)));
         let field = "spec.infrastructure.parametersRef";
@@ -265,8 +219,7 @@ impl GatewayDraft {
     }
 
     fn programmed(&self, accepted: &Condition) -> Condition {
-        let refuse =
-            |reason, message: String| Condition::new("Programmed", Truth::False, reason, message);
+        let refuse = |reason, message: String| Condition::new("Programmed", Truth::False, reason, message);
         if accepted.status != Truth::True {
             let message = "The Gateway is not accepted, so nothing is served.".to_owned();
             return refuse("Invalid", message);
@@ -275,10 +228,7 @@ impl GatewayDraft {
             return refuse("AddressNotUsable", self.addresses.unusable.join(" "));
         }
         let serving = self.listeners.iter().filter(|l| l.can_serve()).count();
-        let message = format!(
-            "{serving} of {} listeners are served.",
-            self.listeners.len()
-        );
+        let message = format!("{serving} of {} listeners are served.", self.listeners.len());
         Condition::new("Programmed", Truth::True, "Programmed", message)
     }
 
@@ -301,18 +251,8 @@ impl GatewayDraft {
 
     fn resolved(&self) -> Option<Condition> {
         Some(match self.client_identity.as_ref()? {
-            Ok(_) => Condition::new(
-                "ResolvedRefs",
-                Truth::True,
-                "ResolvedRefs",
-                "The client certificate is there.",
-            ),
-            Err(problem) => Condition::new(
-                "ResolvedRefs",
-                Truth::False,
-                problem.reason.as_str(),
-                problem.to_string(),
-            ),
+            Ok(_) => Condition::new("ResolvedRefs", Truth::True, "ResolvedRefs", "The client certificate is there."),
+            Err(problem) => Condition::new("ResolvedRefs", Truth::False, problem.reason.as_str(), problem.to_string()),
         })
     }
 
@@ -337,19 +277,11 @@ impl GatewayDraft {
             (Vec::<StatusAddress>::new(), Vec::new())
         };
         let listeners = self.listeners.iter().map(|l| l.status(generation, open));
-        let body = GatewayStatus {
-            addresses: shown,
-            conditions,
-            listeners: listeners.collect(),
-        };
+        let body = GatewayStatus { addresses: shown, conditions, listeners: listeners.collect() };
         insert(&self.gateway, body, status);
         AttachedGateway {
             addresses: listen,
-            listeners: self
-                .listeners
-                .into_iter()
-                .map(|listener| listener.finish(open))
-                .collect(),
+            listeners: self.listeners.into_iter().map(|listener| listener.finish(open)).collect(),
             client_identity: self.client_identity.and_then(Result::ok),
             gateway: self.gateway,
         }

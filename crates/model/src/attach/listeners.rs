@@ -88,14 +88,7 @@ fn draft_one(
     };
     if !matches!(listener.protocol, Protocol::Http | Protocol::Https) {
         let why = format!("protocol {} is not supported", listener.protocol);
-        draft.refuse(
-            &gateway.meta,
-            "UnsupportedProtocol",
-            "protocol",
-            &why,
-            "use HTTP or HTTPS",
-            findings,
-        );
+        draft.refuse(&gateway.meta, "UnsupportedProtocol", "protocol", &why, "use HTTP or HTTPS", findings);
         return draft;
     }
     if let Some(name) = &listener.hostname {
@@ -139,10 +132,7 @@ fn find_conflicts(meta: &Metadata, drafts: &mut [ListenerDraft], findings: &mut 
             continue;
         };
         // Inside one Gateway nobody wins: all listeners that cannot be told apart are refused.
-        if indexes
-            .iter()
-            .any(|i| drafts[*i].protocol != drafts[first].protocol)
-        {
+        if indexes.iter().any(|i| drafts[*i].protocol != drafts[first].protocol) {
             for &index in &indexes {
                 let why = format!("port {port} is used with both HTTP and HTTPS");
                 let remedy = "give the listeners of one protocol another port";
@@ -160,14 +150,7 @@ fn find_conflicts(meta: &Metadata, drafts: &mut [ListenerDraft], findings: &mut 
             for index in same {
                 let why = format!("{} have the same port and hostname", names.join(" and "));
                 let remedy = "give each of them a hostname or port of its own";
-                drafts[index].conflict(
-                    meta,
-                    "HostnameConflict",
-                    "hostname",
-                    &why,
-                    remedy,
-                    findings,
-                );
+                drafts[index].conflict(meta, "HostnameConflict", "hostname", &why, remedy, findings);
             }
         }
     }
@@ -253,23 +236,11 @@ impl ListenerDraft {
     pub(super) fn status(&self, generation: i64, open: bool) -> ListenerStatus {
         let mut conditions = Conditions::new(generation);
         conditions.set(match &self.refused {
-            None => Condition::new(
-                "Accepted",
-                Truth::True,
-                "Accepted",
-                "The listener is valid.",
-            ),
-            Some((reason, message)) => {
-                Condition::new("Accepted", Truth::False, *reason, message.as_str())
-            }
+            None => Condition::new("Accepted", Truth::True, "Accepted", "The listener is valid."),
+            Some((reason, message)) => Condition::new("Accepted", Truth::False, *reason, message.as_str()),
         });
         conditions.set(match self.unresolved.first() {
-            None => Condition::new(
-                "ResolvedRefs",
-                Truth::True,
-                "ResolvedRefs",
-                "Everything it refers to is there.",
-            ),
+            None => Condition::new("ResolvedRefs", Truth::True, "ResolvedRefs", "Everything it refers to is there."),
             Some((reason, _)) => {
                 let messages: Vec<_> = self.unresolved.iter().map(|(_, m)| m.as_str()).collect();
                 Condition::new("ResolvedRefs", Truth::False, *reason, messages.join(" "))
@@ -289,12 +260,7 @@ impl ListenerDraft {
             Some((reason, message)) if self.conflicted => {
                 Condition::new("Conflicted", Truth::True, *reason, message.as_str())
             }
-            _ => Condition::new(
-                "Conflicted",
-                Truth::False,
-                "NoConflicts",
-                "No other listener is in the way.",
-            ),
+            _ => Condition::new("Conflicted", Truth::False, "NoConflicts", "No other listener is in the way."),
         });
         ListenerStatus {
             name: self.name.clone(),

@@ -15,8 +15,7 @@ impl Attached {
     /// leaves its `status.addresses`, and the Gateway is not programmed (`AddressNotUsable`), though it serves on the
     /// others.
     pub fn status_after(&self, failed: &[(SocketAddr, String)]) -> Status {
-        let failed: HashMap<SocketAddr, &str> =
-            failed.iter().map(|(at, why)| (*at, why.as_str())).collect();
+        let failed: HashMap<SocketAddr, &str> = failed.iter().map(|(at, why)| (*at, why.as_str())).collect();
         let mut status = self.status.clone();
         if !failed.is_empty() {
             for gateway in &self.gateways {
@@ -39,47 +38,28 @@ fn tell(gateway: &AttachedGateway, failed: &HashMap<SocketAddr, &str>, status: &
             continue;
         };
         let message = format!("The listener could not be opened ({}).", reasons.join("; "));
-        status.refuse_listener(
-            (namespace, name),
-            &listener.name,
-            "AddressNotUsable",
-            &message,
-        );
+        status.refuse_listener((namespace, name), &listener.name, "AddressNotUsable", &message);
     }
-    let unusable: Vec<(IpAddr, String)> = gateway
-        .addresses
-        .iter()
-        .filter_map(|ip| Some((*ip, why_unusable(gateway, *ip, failed)?)))
-        .collect();
+    let unusable: Vec<(IpAddr, String)> =
+        gateway.addresses.iter().filter_map(|ip| Some((*ip, why_unusable(gateway, *ip, failed)?))).collect();
     let Some(shown) = status.gateway_mut(namespace, name) else {
         return;
     };
     if unusable.is_empty() {
         return;
     }
-    shown.addresses.retain(|address| {
-        !unusable
-            .iter()
-            .any(|(ip, _)| ip.to_string() == address.value)
-    });
+    shown.addresses.retain(|address| !unusable.iter().any(|(ip, _)| ip.to_string() == address.value));
     let messages: Vec<_> = unusable.iter().map(|(_, why)| why.as_str()).collect();
     shown.conditions.set(Condition::new(
         "Programmed",
         Truth::False,
         "AddressNotUsable",
-        format!(
-            "{} Use an address of this machine and ports that are free.",
-            messages.join(" ")
-        ),
+        format!("{} Use an address of this machine and ports that are free.", messages.join(" ")),
     ));
 }
 
 /// A sentence, when nothing of the Gateway is open on this address.
-fn why_unusable(
-    gateway: &AttachedGateway,
-    ip: IpAddr,
-    failed: &HashMap<SocketAddr, &str>,
-) -> Option<String> {
+fn why_unusable(gateway: &AttachedGateway, ip: IpAddr, failed: &HashMap<SocketAddr, &str>) -> Option<String> {
     let mut ports = gateway.listeners.iter().filter(|l| l.serving);
     let first = failed.get(&SocketAddr::new(ip, ports.next()?.port))?;
     ports

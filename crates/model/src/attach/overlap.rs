@@ -54,9 +54,7 @@ impl Names {
         match name.wildcard_domain() {
             None => self.exact.contains(name) || self.below_a_wildcard(name.as_str()),
             Some(domain) => {
-                self.wildcards.contains(domain)
-                    || self.parents.contains(domain)
-                    || self.below_a_wildcard(domain)
+                self.wildcards.contains(domain) || self.parents.contains(domain) || self.below_a_wildcard(domain)
             }
         }
     }
@@ -68,8 +66,7 @@ impl Names {
 
 /// `b.c` and `c` for `a.b.c`.
 fn parents_of(name: &str) -> impl Iterator<Item = &str> {
-    std::iter::successors(name.split_once('.'), |(_, rest)| rest.split_once('.'))
-        .map(|(_, rest)| rest)
+    std::iter::successors(name.split_once('.'), |(_, rest)| rest.split_once('.')).map(|(_, rest)| rest)
 }
 
 #[cfg(test)]
@@ -82,16 +79,7 @@ mod tests {
 
     #[test]
     fn it_agrees_with_comparing_each_pair() {
-        let all = [
-            "a.com",
-            "b.a.com",
-            "c.b.a.com",
-            "*.a.com",
-            "*.b.a.com",
-            "*.com",
-            "x.org",
-            "*.x.org",
-        ];
+        let all = ["a.com", "b.a.com", "c.b.a.com", "*.a.com", "*.b.a.com", "*.com", "x.org", "*.x.org"];
         for one in all {
             let mut set = Names::default();
             set.add(&names(&[one]));

@@ -34,18 +34,8 @@ pub(super) enum About {
 }
 
 impl Refusal {
-    pub(super) fn new(
-        reason: &'static str,
-        about: About,
-        why: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
-        Self {
-            reason,
-            why: why.into(),
-            remedy: remedy.into(),
-            about,
-        }
+    pub(super) fn new(reason: &'static str, about: About, why: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { reason, why: why.into(), remedy: remedy.into(), about }
     }
 }
 
@@ -77,10 +67,7 @@ pub(super) fn attach_to(
     let meeting: Vec<(usize, Vec<Hostname>)> = allowed
         .iter()
         .filter_map(|&index| {
-            let names = intersect(
-                draft.listeners[index].hostname.as_ref(),
-                candidate.hostnames,
-            )?;
+            let names = intersect(draft.listeners[index].hostname.as_ref(), candidate.hostnames)?;
             Some((index, names))
         })
         .collect();
@@ -95,18 +82,12 @@ pub(super) fn attach_to(
         }
     }
     if attached.is_empty() {
-        let other = if kind == "HTTPRoute" {
-            "GRPCRoute"
-        } else {
-            "HTTPRoute"
-        };
+        let other = if kind == "HTTPRoute" { "GRPCRoute" } else { "HTTPRoute" };
         return Err(Refusal::new(
             "HostnameConflict",
             About::Hostnames,
             format!("an older {other} has the same host names on the same listener"),
-            format!(
-                "give the {kind} host names of its own: one name cannot be served by both kinds"
-            ),
+            format!("give the {kind} host names of its own: one name cannot be served by both kinds"),
         ));
     }
     Ok(attached)
@@ -115,12 +96,9 @@ pub(super) fn attach_to(
 fn find_listeners(draft: &GatewayDraft, parent: &ParentReference) -> Vec<usize> {
     let fits = |listener: &ListenerDraft| {
         let section = parent.section_name.as_deref();
-        section.is_none_or(|section| section == listener.name)
-            && parent.port.is_none_or(|port| port == listener.port)
+        section.is_none_or(|section| section == listener.name) && parent.port.is_none_or(|port| port == listener.port)
     };
-    (0..draft.listeners.len())
-        .filter(|&index| fits(&draft.listeners[index]))
-        .collect()
+    (0..draft.listeners.len()).filter(|&index| fits(&draft.listeners[index])).collect()
 }
 
 /// The route on one listener, unless a route of the other kind was there before with the same names.
@@ -137,11 +115,7 @@ fn hang_on(listener: &mut ListenerDraft, candidate: &Candidate<'_>, names: Vec<H
         return false;
     }
     own.add(&names);
-    listener.routes.push(AttachedRoute {
-        route: candidate.route.clone(),
-        hostnames: names,
-        order: candidate.order,
-    });
+    listener.routes.push(AttachedRoute { route: candidate.route.clone(), hostnames: names, order: candidate.order });
     true
 }
 
@@ -176,12 +150,7 @@ fn no_listener(draft: &GatewayDraft, parent: &ParentReference) -> Refusal {
         (None, Some(port)) => format!("on port {port}"),
         (None, None) => "at all".to_owned(),
     };
-    let known: Vec<_> = draft
-        .listeners
-        .iter()
-        .take(8)
-        .map(|l| format!("{} ({})", l.name, l.port))
-        .collect();
+    let known: Vec<_> = draft.listeners.iter().take(8).map(|l| format!("{} ({})", l.name, l.port)).collect();
     Refusal::new(
         "NoMatchingParent",
         About::Parent,
@@ -196,18 +165,12 @@ fn not_allowed(draft: &GatewayDraft, meant: &[usize], candidate: &Candidate<'_>)
     let (why, remedy) = if takes_kind {
         let namespace = &candidate.route.meta().namespace;
         (
-            format!(
-                "the Gateway {} takes no routes from namespace {namespace} there",
-                label(draft)
-            ),
+            format!("the Gateway {} takes no routes from namespace {namespace} there", label(draft)),
             "open its listener with `allowedRoutes.namespaces`, or move the route".to_owned(),
         )
     } else {
         (
-            format!(
-                "the Gateway {} takes no routes of kind {kind} there",
-                label(draft)
-            ),
+            format!("the Gateway {} takes no routes of kind {kind} there", label(draft)),
             format!("attach to a listener of protocol HTTP or HTTPS that allows {kind}"),
         )
     };
@@ -215,26 +178,13 @@ fn not_allowed(draft: &GatewayDraft, meant: &[usize], candidate: &Candidate<'_>)
 }
 
 fn no_hostname(draft: &GatewayDraft, allowed: &[usize], candidate: &Candidate<'_>) -> Refusal {
-    let listeners: Vec<_> = allowed
-        .iter()
-        .filter_map(|&i| draft.listeners[i].hostname.as_ref())
-        .take(8)
-        .map(Hostname::as_str)
-        .collect();
-    let route: Vec<_> = candidate
-        .hostnames
-        .iter()
-        .take(8)
-        .map(Hostname::as_str)
-        .collect();
+    let listeners: Vec<_> =
+        allowed.iter().filter_map(|&i| draft.listeners[i].hostname.as_ref()).take(8).map(Hostname::as_str).collect();
+    let route: Vec<_> = candidate.hostnames.iter().take(8).map(Hostname::as_str).collect();
     Refusal::new(
         "NoMatchingListenerHostname",
         About::Hostnames,
-        format!(
-            "no listener of the Gateway {} serves {}",
-            label(draft),
-            route.join(", ")
-        ),
+        format!("no listener of the Gateway {} serves {}", label(draft), route.join(", ")),
         format!("its listeners serve {}", listeners.join(", ")),
     )
 }
@@ -250,26 +200,13 @@ mod tests {
     #[test]
     fn a_route_keeps_what_it_shares_with_the_listener() {
         let listener = &names(&["*.example.com"])[0];
-        let route = names(&[
-            "a.example.com",
-            "*.b.example.com",
-            "example.com",
-            "*.com",
-            "x.org",
-        ]);
+        let route = names(&["a.example.com", "*.b.example.com", "example.com", "*.com", "x.org"]);
         assert_eq!(
             intersect(Some(listener), &route),
-            Some(names(&[
-                "a.example.com",
-                "*.b.example.com",
-                "*.example.com"
-            ]))
+            Some(names(&["a.example.com", "*.b.example.com", "*.example.com"]))
         );
         assert_eq!(intersect(Some(listener), &names(&["x.org"])), None);
-        assert_eq!(
-            intersect(Some(listener), &[]),
-            Some(names(&["*.example.com"]))
-        );
+        assert_eq!(intersect(Some(listener), &[]), Some(names(&["*.example.com"])));
         assert_eq!(intersect(None, &[]), Some(Vec::new()));
         assert_eq!(intersect(None, &names(&["x.org"])), Some(names(&["x.org"])));
     }

@@ -15,8 +15,7 @@ use crate::policy::{Merge, Policy, Target};
 use crate::references::BackendKey;
 use crate::schema::Text;
 use crate::status::{
-    AncestorStatus, Condition, Conditions, ObjectStatus, PolicyStatus, Status, StatusBody,
-    StatusRef, Truth,
+    AncestorStatus, Condition, Conditions, ObjectStatus, PolicyStatus, Status, StatusBody, StatusRef, Truth,
 };
 use crate::world::World;
 
@@ -107,10 +106,7 @@ pub(super) fn attach_all(
                     let lost = policy.merge == Merge::None && !std::ptr::eq(owner, &**policy);
                     ancestors.extend(find_ancestors(drafts, uses, policy, reference));
                     if !lost {
-                        attachments.push(PolicyAttachment {
-                            policy: policy.clone(),
-                            target,
-                        });
+                        attachments.push(PolicyAttachment { policy: policy.clone(), target });
                     }
                     lost.then(|| lost_to(owner, reference))
                 }
@@ -135,12 +131,7 @@ fn accept(policy: &Policy, refused: &[Objection]) -> Condition {
     let messages: Vec<_> = refused.iter().map(Objection::to_string).collect();
     let messages = messages.join(" ");
     match refused.first() {
-        None => Condition::new(
-            "Accepted",
-            Truth::True,
-            "Accepted",
-            "The policy is attached.",
-        ),
+        None => Condition::new("Accepted", Truth::True, "Accepted", "The policy is attached."),
         Some(first) if refused.len() == policy.target_refs.len() => {
             Condition::new("Accepted", Truth::False, first.reason, messages)
         }
@@ -151,12 +142,7 @@ fn accept(policy: &Policy, refused: &[Objection]) -> Condition {
     }
 }
 
-fn write_status(
-    policy: &Policy,
-    mut ancestors: Vec<StatusRef>,
-    accepted: Condition,
-    status: &mut Status,
-) {
+fn write_status(policy: &Policy, mut ancestors: Vec<StatusRef>, accepted: Condition, status: &mut Status) {
     let mut seen: Vec<StatusRef> = Vec::new();
     ancestors.retain(|ancestor| {
         let new = !seen.contains(ancestor);
@@ -170,19 +156,14 @@ fn write_status(
     let entries = ancestors.into_iter().map(|ancestor_ref| {
         let mut conditions = Conditions::new(generation);
         conditions.set(accepted.clone());
-        AncestorStatus {
-            ancestor_ref,
-            conditions,
-        }
+        AncestorStatus { ancestor_ref, conditions }
     });
     status.insert(
         policy.meta.object_name(),
         ObjectStatus {
             api_version: "transept.dev/v1alpha1".into(),
             generation,
-            body: StatusBody::Policy(PolicyStatus {
-                ancestors: entries.collect(),
-            }),
+            body: StatusBody::Policy(PolicyStatus { ancestors: entries.collect() }),
         },
     );
 }
@@ -192,18 +173,10 @@ fn lost_to(owner: &Policy, reference: &PolicyTargetReference) -> Objection {
         "the {} {} comes first and targets the same {} {}",
         owner.kind, owner.meta.name, reference.kind, reference.name
     );
-    Objection::new(
-        "Conflicted",
-        why,
-        "remove one of them: the kind allows one policy a target",
-    )
+    Objection::new("Conflicted", why, "remove one of them: the kind allows one policy a target")
 }
 
-fn find_target(
-    world: &World,
-    policy: &Policy,
-    reference: &PolicyTargetReference,
-) -> Result<PolicyTarget, Objection> {
+fn find_target(world: &World, policy: &Policy, reference: &PolicyTargetReference) -> Result<PolicyTarget, Objection> {
     let namespace = policy.meta.namespace.clone();
     let name = reference.name.clone();
     let (kind, section) = (reference.kind.as_str(), reference.section_name.clone());
@@ -219,52 +192,34 @@ fn find_target(
     };
     let found = match Target::of(reference) {
         Some(Target::Gateway | Target::Listener) => {
-            world
-                .gateway(&namespace, &name)
-                .and_then(|gateway| match section {
-                    None => Some(PolicyTarget::Gateway {
+            world.gateway(&namespace, &name).and_then(|gateway| match section {
+                None => Some(PolicyTarget::Gateway { namespace: namespace.clone(), name: name.clone() }),
+                Some(section) => {
+                    let listeners = &gateway.spec.listeners;
+                    let there = listeners.iter().any(|l| l.name == *section);
+                    there.then(|| PolicyTarget::Listener {
                         namespace: namespace.clone(),
-                        name: name.clone(),
-                    }),
-                    Some(section) => {
-                        let listeners = &gateway.spec.listeners;
-                        let there = listeners.iter().any(|l| l.name == *section);
-                        there.then(|| PolicyTarget::Listener {
-                            namespace: namespace.clone(),
-                            gateway: name.clone(),
-                            name: section,
-                        })
-                    }
-                })
+                        gateway: name.clone(),
+                        name: section,
+                    })
+                }
+            })
         }
         Some(Target::Route | Target::Rule) => find_route(world, &namespace, reference),
         Some(Target::Service) => world.service(&namespace, &name).and_then(|service| {
             let ports = &service.spec.ports;
-            let there = section
-                .as_ref()
-                .is_none_or(|s| ports.iter().any(|p| p.name.as_ref() == Some(s)));
-            there.then(|| PolicyTarget::Service {
-                namespace: namespace.clone(),
-                name: name.clone(),
-                port: section,
-            })
+            let there = section.as_ref().is_none_or(|s| ports.iter().any(|p| p.name.as_ref() == Some(s)));
+            there.then(|| PolicyTarget::Service { namespace: namespace.clone(), name: name.clone(), port: section })
         }),
         Some(Target::Backend) => world
             .backend(&namespace, &name)
-            .map(|_| PolicyTarget::Backend {
-                namespace: namespace.clone(),
-                name: name.clone(),
-            }),
+            .map(|_| PolicyTarget::Backend { namespace: namespace.clone(), name: name.clone() }),
         Some(Target::Workload) | None => None,
     };
     found.ok_or_else(missing)
 }
 
-fn find_route(
-    world: &World,
-    namespace: &Text,
-    reference: &PolicyTargetReference,
-) -> Option<PolicyTarget> {
+fn find_route(world: &World, namespace: &Text, reference: &PolicyTargetReference) -> Option<PolicyTarget> {
     let name = &reference.name;
     let (kind, rules): (_, Vec<Option<&Text>>) = if reference.kind == "GRPCRoute" {
         let route = world.grpc_route(namespace, name)?;
@@ -276,11 +231,7 @@ fn find_route(
         ("HTTPRoute", names.collect())
     };
     match &reference.section_name {
-        None => Some(PolicyTarget::Route {
-            kind,
-            namespace: namespace.clone(),
-            name: name.clone(),
-        }),
+        None => Some(PolicyTarget::Route { kind, namespace: namespace.clone(), name: name.clone() }),
         Some(section) => rules.contains(&Some(section)).then(|| PolicyTarget::Rule {
             kind,
             namespace: namespace.clone(),
@@ -307,21 +258,12 @@ fn find_ancestors(
             return drafts.iter().filter(is_it).map(gateway_ref).collect();
         }
         Some(Target::Route | Target::Rule) => {
-            let kind = if reference.kind == "GRPCRoute" {
-                "GRPCRoute"
-            } else {
-                "HTTPRoute"
-            };
+            let kind = if reference.kind == "GRPCRoute" { "GRPCRoute" } else { "HTTPRoute" };
             let key = (kind, namespace.clone(), reference.name.clone());
             uses.routes.get(&key)
         }
-        _ => BackendKey::new(
-            &reference.group,
-            &reference.kind,
-            namespace,
-            &reference.name,
-        )
-        .and_then(|key| uses.backends.get(&key)),
+        _ => BackendKey::new(&reference.group, &reference.kind, namespace, &reference.name)
+            .and_then(|key| uses.backends.get(&key)),
     };
     let users = users.into_iter().flatten();
     users.map(|&user| gateway_ref(&drafts[user])).collect()

@@ -20,8 +20,7 @@ use crate::place::Spot;
 use crate::references::{BackendKey, References};
 use crate::schema::Text;
 use crate::status::{
-    Condition, Conditions, ObjectStatus, ParentStatus, RouteStatus, Status, StatusBody, StatusRef,
-    Truth,
+    Condition, Conditions, ObjectStatus, ParentStatus, RouteStatus, Status, StatusBody, StatusRef, Truth,
 };
 use crate::world::World;
 
@@ -77,23 +76,11 @@ pub(super) fn attach_all<'w>(
             ((meta.namespace.as_str(), meta.name.as_str()), number)
         })
         .collect();
-    let http = world
-        .http_routes()
-        .iter()
-        .map(|route| RouteRef::Http(route.clone()));
-    let grpc = world
-        .grpc_routes()
-        .iter()
-        .map(|route| RouteRef::Grpc(route.clone()));
+    let http = world.http_routes().iter().map(|route| RouteRef::Http(route.clone()));
+    let grpc = world.grpc_routes().iter().map(|route| RouteRef::Grpc(route.clone()));
     let mut routes: Vec<RouteRef> = http.chain(grpc).collect();
     routes.sort_by(|a, b| a.meta().precedence().cmp(&b.meta().precedence()));
-    let mut run = Run {
-        world,
-        index,
-        drafts,
-        findings,
-        uses: Uses::default(),
-    };
+    let mut run = Run { world, index, drafts, findings, uses: Uses::default() };
     for (order, route) in routes.iter().enumerate() {
         let judged = judge_refs(references, route, run.findings);
         let order = u32::try_from(order).unwrap_or(u32::MAX);
@@ -142,11 +129,7 @@ impl<'w> Run<'_, 'w> {
         for (position, parent) in parents.iter().enumerate() {
             let outcome = match &hostnames {
                 Ok(hostnames) => {
-                    let candidate = Candidate {
-                        route,
-                        hostnames,
-                        order,
-                    };
+                    let candidate = Candidate { route, hostnames, order };
                     self.attach_to_parent(parent, &candidate)
                 }
                 Err(problem) => Outcome::Refused(Refusal::new(
@@ -172,10 +155,7 @@ impl<'w> Run<'_, 'w> {
             let mut conditions = Conditions::new(route.meta().generation);
             conditions.set(accepted);
             conditions.set(judged.condition());
-            statuses.push(ParentStatus {
-                parent_ref: status_ref(parent),
-                conditions,
-            });
+            statuses.push(ParentStatus { parent_ref: status_ref(parent), conditions });
         }
         statuses
     }
@@ -197,8 +177,7 @@ impl<'w> Run<'_, 'w> {
             }
         };
         if route.wants_default_gateways() {
-            let default =
-                |d: &&GatewayDraft| d.gateway.spec.default_scope == Some(DefaultScope::All);
+            let default = |d: &&GatewayDraft| d.gateway.spec.default_scope == Some(DefaultScope::All);
             for parent in self.drafts.iter().filter(default).map(implied) {
                 if !parents.contains(&parent) {
                     parents.push(parent);
@@ -232,51 +211,23 @@ impl<'w> Run<'_, 'w> {
     }
 
     fn no_gateway(&self, namespace: &str, name: &str) -> Refusal {
-        let known = self
-            .index
-            .keys()
-            .filter(|(ns, _)| *ns == namespace)
-            .map(|(_, name)| *name)
-            .take(200);
+        let known = self.index.keys().filter(|(ns, _)| *ns == namespace).map(|(_, name)| *name).take(200);
         let remedy = match crate::suggest::nearest(name, known) {
             Some(near) => format!("did you mean {near}?"),
             None => "add the Gateway, or correct the name or namespace of the parentRef".to_owned(),
         };
-        Refusal::new(
-            "NoMatchingParent",
-            About::Parent,
-            format!("there is no Gateway {namespace}/{name}"),
-            remedy,
-        )
+        Refusal::new("NoMatchingParent", About::Parent, format!("there is no Gateway {namespace}/{name}"), remedy)
     }
 
-    fn report(
-        &mut self,
-        route: &RouteRef,
-        parent: &ParentReference,
-        position: usize,
-        refusal: &Refusal,
-    ) {
+    fn report(&mut self, route: &RouteRef, parent: &ParentReference, position: usize, refusal: &Refusal) {
         let field = match refusal.about {
             About::Parent => format!("spec.parentRefs[{position}]"),
             About::Hostnames => "spec.hostnames".to_owned(),
         };
-        self.findings.add(
-            route.meta(),
-            parent.at,
-            field,
-            refusal.why.as_str(),
-            refusal.remedy.as_str(),
-        );
+        self.findings.add(route.meta(), parent.at, field, refusal.why.as_str(), refusal.remedy.as_str());
     }
 
-    fn note_uses(
-        &mut self,
-        gateway: usize,
-        route: &RouteRef,
-        references: &References<'w>,
-        judged: &JudgedRefs<'w>,
-    ) {
+    fn note_uses(&mut self, gateway: usize, route: &RouteRef, references: &References<'w>, judged: &JudgedRefs<'w>) {
         let meta = route.meta();
         let key = (route.kind(), meta.namespace.clone(), meta.name.clone());
         self.uses.routes.entry(key).or_default().insert(gateway);
@@ -292,9 +243,7 @@ impl<'w> Run<'_, 'w> {
 
 fn read_hostnames(route: &RouteRef) -> Result<Vec<Hostname>, String> {
     let names = route.hostnames().iter();
-    names
-        .map(|name| Hostname::parse(name).map_err(|problem| problem.to_string()))
-        .collect()
+    names.map(|name| Hostname::parse(name).map_err(|problem| problem.to_string())).collect()
 }
 
 fn status_ref(parent: &ParentReference) -> StatusRef {

@@ -19,12 +19,7 @@ crate::object! {
     }
 }
 
-const TARGETS: &[Target] = &[
-    Target::Gateway,
-    Target::Listener,
-    Target::Route,
-    Target::Rule,
-];
+const TARGETS: &[Target] = &[Target::Gateway, Target::Listener, Target::Route, Target::Rule];
 
 const KINDS: &[PolicyKind] = &[
     PolicyKind::of::<TestSpec>("DirectPolicy", "One a target.", TARGETS, Merge::None),
@@ -88,24 +83,15 @@ spec:
 
 #[test]
 fn a_route_without_names_gets_those_of_the_listener() {
-    let world = GATEWAY.replace(
-        "protocol: HTTP}",
-        "protocol: HTTP, hostname: '*.shop.test'}",
-    );
-    let world = format!(
-        "{world}{SERVICE}{}",
-        route("HTTPRoute", "cart", "  parentRefs: [{name: web}]")
-    );
+    let world = GATEWAY.replace("protocol: HTTP}", "protocol: HTTP, hostname: '*.shop.test'}");
+    let world = format!("{world}{SERVICE}{}", route("HTTPRoute", "cart", "  parentRefs: [{name: web}]"));
     let attached = attached(&world);
     let listener = &attached.gateways[0].listeners[0];
     assert!(listener.serving);
     assert_eq!(listener.routes.len(), 1);
     assert_eq!(listener.routes[0].hostnames[0].as_str(), "*.shop.test");
     assert!(attached.problems.is_empty(), "{:#?}", attached.problems);
-    assert_eq!(
-        attached.gateways[0].addresses,
-        [IpAddr::V4(Ipv4Addr::UNSPECIFIED)]
-    );
+    assert_eq!(attached.gateways[0].addresses, [IpAddr::V4(Ipv4Addr::UNSPECIFIED)]);
 }
 
 #[test]
@@ -113,18 +99,9 @@ fn a_route_with_two_parents_on_one_listener_counts_once() {
     let parents = "  parentRefs: [{name: web, port: 8080}, {name: web, port: 8081}]";
     let world = format!("{GATEWAY}{SERVICE}{}", route("HTTPRoute", "cart", parents));
     let attached = attached(&world);
-    let status = attached
-        .status
-        .route("HTTPRoute", "default", "cart")
-        .unwrap();
-    assert_eq!(
-        reason(&status.parents[0].conditions, "Accepted"),
-        ("True", "Accepted")
-    );
-    assert_eq!(
-        reason(&status.parents[1].conditions, "Accepted"),
-        ("False", "NoMatchingParent")
-    );
+    let status = attached.status.route("HTTPRoute", "default", "cart").unwrap();
+    assert_eq!(reason(&status.parents[0].conditions, "Accepted"), ("True", "Accepted"));
+    assert_eq!(reason(&status.parents[1].conditions, "Accepted"), ("False", "NoMatchingParent"));
     let gateway = attached.status.gateway("default", "web").unwrap();
     assert_eq!(gateway.listeners[0].attached_routes, 1);
     assert_eq!(attached.problems.len(), 1);
@@ -134,19 +111,10 @@ fn a_route_with_two_parents_on_one_listener_counts_once() {
 
 #[test]
 fn a_dangling_parent_is_reported_and_named() {
-    let world = format!(
-        "{GATEWAY}{SERVICE}{}",
-        route("HTTPRoute", "cart", "  parentRefs: [{name: wep}]")
-    );
+    let world = format!("{GATEWAY}{SERVICE}{}", route("HTTPRoute", "cart", "  parentRefs: [{name: wep}]"));
     let attached = attached(&world);
-    assert_eq!(
-        route_reason(&attached, "HTTPRoute", "cart"),
-        ("False", "NoMatchingParent")
-    );
-    assert_eq!(
-        attached.problems[0].remedy.as_deref(),
-        Some("did you mean web?")
-    );
+    assert_eq!(route_reason(&attached, "HTTPRoute", "cart"), ("False", "NoMatchingParent"));
+    assert_eq!(attached.problems[0].remedy.as_deref(), Some("did you mean web?"));
 }
 
 #[test]
@@ -161,18 +129,9 @@ fn one_name_is_not_served_by_both_kinds_of_routes() {
         route("GRPCRoute", "apart", other),
     );
     let attached = attached(&world);
-    assert_eq!(
-        route_reason(&attached, "HTTPRoute", "old"),
-        ("True", "Accepted")
-    );
-    assert_eq!(
-        route_reason(&attached, "GRPCRoute", "young"),
-        ("False", "HostnameConflict")
-    );
-    assert_eq!(
-        route_reason(&attached, "GRPCRoute", "apart"),
-        ("True", "Accepted")
-    );
+    assert_eq!(route_reason(&attached, "HTTPRoute", "old"), ("True", "Accepted"));
+    assert_eq!(route_reason(&attached, "GRPCRoute", "young"), ("False", "HostnameConflict"));
+    assert_eq!(route_reason(&attached, "GRPCRoute", "apart"), ("True", "Accepted"));
 }
 
 #[test]
@@ -191,50 +150,25 @@ spec:
     let attached = attached(world);
     for name in ["plain", "secure"] {
         let conditions = listener(&attached, "web", name);
-        assert_eq!(
-            reason(conditions, "Accepted"),
-            ("False", "ProtocolConflict")
-        );
-        assert_eq!(
-            reason(conditions, "Conflicted"),
-            ("True", "ProtocolConflict")
-        );
+        assert_eq!(reason(conditions, "Accepted"), ("False", "ProtocolConflict"));
+        assert_eq!(reason(conditions, "Conflicted"), ("True", "ProtocolConflict"));
         assert_eq!(reason(conditions, "Programmed"), ("False", "Invalid"));
     }
-    assert_eq!(
-        reason(listener(&attached, "web", "other"), "Programmed"),
-        ("True", "Programmed")
-    );
-    assert_eq!(
-        reason(listener(&attached, "web", "tcp"), "Accepted"),
-        ("False", "UnsupportedProtocol")
-    );
+    assert_eq!(reason(listener(&attached, "web", "other"), "Programmed"), ("True", "Programmed"));
+    assert_eq!(reason(listener(&attached, "web", "tcp"), "Accepted"), ("False", "UnsupportedProtocol"));
     let gateway = attached.status.gateway("default", "web").unwrap();
-    assert_eq!(
-        reason(&gateway.conditions, "Accepted"),
-        ("True", "ListenersNotValid")
-    );
+    assert_eq!(reason(&gateway.conditions, "Accepted"), ("True", "ListenersNotValid"));
 }
 
 #[test]
 fn the_older_gateway_keeps_the_port() {
     let second = GATEWAY.replace("name: web", "name: late");
-    let third = second
-        .replace("name: late", "name: apart")
-        .replace("protocol: HTTP}", "protocol: HTTP, hostname: a.test}");
+    let third =
+        second.replace("name: late", "name: apart").replace("protocol: HTTP}", "protocol: HTTP, hostname: a.test}");
     let attached = attached(&format!("{GATEWAY}---{second}---{third}"));
-    assert_eq!(
-        reason(listener(&attached, "web", "http"), "Accepted"),
-        ("True", "Accepted")
-    );
-    assert_eq!(
-        reason(listener(&attached, "late", "http"), "Accepted"),
-        ("False", "PortUnavailable")
-    );
-    assert_eq!(
-        reason(listener(&attached, "apart", "http"), "Accepted"),
-        ("True", "Accepted")
-    );
+    assert_eq!(reason(listener(&attached, "web", "http"), "Accepted"), ("True", "Accepted"));
+    assert_eq!(reason(listener(&attached, "late", "http"), "Accepted"), ("False", "PortUnavailable"));
+    assert_eq!(reason(listener(&attached, "apart", "http"), "Accepted"), ("True", "Accepted"));
 }
 
 #[test]
@@ -246,22 +180,15 @@ metadata: {name: theirs}
 spec: {controllerName: example.com/gateway}
 ---";
     let theirs = GATEWAY.replace("spec:\n", "spec:\n  gatewayClassName: theirs\n");
-    let lost = GATEWAY
-        .replace("name: web", "name: lost")
-        .replace("spec:\n", "spec:\n  gatewayClassName: nobodys\n");
-    let world = format!(
-        "{class}{theirs}---{lost}{SERVICE}{}",
-        route("HTTPRoute", "cart", "  parentRefs: [{name: web}]")
-    );
+    let lost = GATEWAY.replace("name: web", "name: lost").replace("spec:\n", "spec:\n  gatewayClassName: nobodys\n");
+    let world =
+        format!("{class}{theirs}---{lost}{SERVICE}{}", route("HTTPRoute", "cart", "  parentRefs: [{name: web}]"));
     let attached = attached(&world);
     assert!(attached.gateways.is_empty());
     assert!(attached.status.gateway("default", "web").is_none());
     let lost = attached.status.gateway("default", "lost").unwrap();
     assert_eq!(reason(&lost.conditions, "Accepted"), ("Unknown", "Pending"));
-    let route = attached
-        .status
-        .route("HTTPRoute", "default", "cart")
-        .unwrap();
+    let route = attached.status.route("HTTPRoute", "default", "cart").unwrap();
     assert!(route.parents.is_empty());
 }
 
@@ -270,22 +197,14 @@ fn a_route_that_asks_for_default_gateways_gets_them() {
     let gateway = GATEWAY.replace("spec:\n", "spec:\n  defaultScope: All\n");
     let world = format!(
         "{gateway}---{}{SERVICE}{}",
-        GATEWAY
-            .replace("name: web", "name: other")
-            .replace("8080", "8081"),
+        GATEWAY.replace("name: web", "name: other").replace("8080", "8081"),
         route("HTTPRoute", "cart", "  useDefaultGateways: All")
     );
     let attached = attached(&world);
-    let status = attached
-        .status
-        .route("HTTPRoute", "default", "cart")
-        .unwrap();
+    let status = attached.status.route("HTTPRoute", "default", "cart").unwrap();
     assert_eq!(status.parents.len(), 1);
     assert_eq!(status.parents[0].parent_ref.name, "web");
-    assert_eq!(
-        reason(&status.parents[0].conditions, "Accepted"),
-        ("True", "Accepted")
-    );
+    assert_eq!(reason(&status.parents[0].conditions, "Accepted"), ("True", "Accepted"));
 }
 
 #[test]
@@ -296,69 +215,38 @@ fn addresses_that_cannot_be_used_are_left_out() {
     );
     let mut surroundings = Surroundings::default();
     let away = "192.0.2.1".parse().unwrap();
-    surroundings
-        .unusable
-        .insert(away, "it is not of this machine".to_owned());
+    surroundings.unusable.insert(away, "it is not of this machine".to_owned());
     let attached = attached_in(&world, &surroundings);
-    assert_eq!(
-        attached.gateways[0].addresses,
-        [IpAddr::V4(Ipv4Addr::LOCALHOST)]
-    );
+    assert_eq!(attached.gateways[0].addresses, [IpAddr::V4(Ipv4Addr::LOCALHOST)]);
     let status = attached.status.gateway("default", "web").unwrap();
-    assert_eq!(
-        reason(&status.conditions, "Programmed"),
-        ("False", "AddressNotUsable")
-    );
+    assert_eq!(reason(&status.conditions, "Programmed"), ("False", "AddressNotUsable"));
     let shown: Vec<_> = status.addresses.iter().map(|a| a.value.as_str()).collect();
     assert_eq!(shown, ["127.0.0.1", "shop.test"]);
 }
 
 #[test]
 fn sockets_that_do_not_open_are_told() {
-    let world = GATEWAY.replace(
-        "spec:\n",
-        "spec:\n  addresses: [{value: 127.0.0.1}, {value: 127.0.0.2}]\n",
-    ) + "  - {name: more, port: 8081, protocol: HTTP}\n";
+    let world = GATEWAY.replace("spec:\n", "spec:\n  addresses: [{value: 127.0.0.1}, {value: 127.0.0.2}]\n")
+        + "  - {name: more, port: 8081, protocol: HTTP}\n";
     let attached = attached(&world);
     let socket = |text: &str| (text.parse().unwrap(), "it is taken".to_owned());
 
     let one = attached.status_after(&[socket("127.0.0.1:8080")]);
     let gateway = one.gateway("default", "web").unwrap();
     assert!(gateway.conditions.holds("Programmed"));
-    assert!(
-        gateway
-            .listener("http")
-            .unwrap()
-            .conditions
-            .holds("Programmed")
-    );
+    assert!(gateway.listener("http").unwrap().conditions.holds("Programmed"));
 
     let both = attached.status_after(&[socket("127.0.0.1:8080"), socket("127.0.0.2:8080")]);
     let gateway = both.gateway("default", "web").unwrap();
     assert!(gateway.conditions.holds("Programmed"));
-    assert!(
-        !gateway
-            .listener("http")
-            .unwrap()
-            .conditions
-            .holds("Programmed")
-    );
+    assert!(!gateway.listener("http").unwrap().conditions.holds("Programmed"));
     assert_eq!(gateway.addresses.len(), 2);
 
     let address = attached.status_after(&[socket("127.0.0.1:8080"), socket("127.0.0.1:8081")]);
     let gateway = address.gateway("default", "web").unwrap();
-    assert_eq!(
-        reason(&gateway.conditions, "Programmed"),
-        ("False", "AddressNotUsable")
-    );
+    assert_eq!(reason(&gateway.conditions, "Programmed"), ("False", "AddressNotUsable"));
     assert_eq!(gateway.addresses.len(), 1);
-    assert!(
-        gateway
-            .listener("http")
-            .unwrap()
-            .conditions
-            .holds("Programmed")
-    );
+    assert!(gateway.listener("http").unwrap().conditions.holds("Programmed"));
 }
 
 #[test]
@@ -380,22 +268,10 @@ spec:
         route("HTTPRoute", "cart", "  parentRefs: [{name: web}]"),
         policy("DirectPolicy", "b-first", "kind: Gateway, name: web"),
         policy("DirectPolicy", "a-second", "kind: Gateway, name: web"),
-        policy(
-            "LayeredPolicy",
-            "one",
-            "kind: Gateway, name: web, sectionName: http"
-        ),
-        policy(
-            "LayeredPolicy",
-            "two",
-            "kind: Gateway, name: web, sectionName: http"
-        ),
+        policy("LayeredPolicy", "one", "kind: Gateway, name: web, sectionName: http"),
+        policy("LayeredPolicy", "two", "kind: Gateway, name: web, sectionName: http"),
         policy("LayeredPolicy", "of-route", "kind: HTTPRoute, name: cart"),
-        policy(
-            "LayeredPolicy",
-            "lost",
-            "kind: HTTPRoute, name: cart, sectionName: none"
-        ),
+        policy("LayeredPolicy", "lost", "kind: HTTPRoute, name: cart, sectionName: none"),
     );
     let attached = attached(&world);
     let accepted = |kind: &str, name: &str| {
@@ -410,21 +286,10 @@ spec:
     assert_eq!(accepted("LayeredPolicy", "one"), gateway("Accepted"));
     assert_eq!(accepted("LayeredPolicy", "two"), gateway("Accepted"));
     assert_eq!(accepted("LayeredPolicy", "of-route"), gateway("Accepted"));
-    assert_eq!(
-        accepted("LayeredPolicy", "lost"),
-        ("cart".to_owned(), "TargetNotFound".to_owned())
-    );
-    let names: Vec<_> = attached
-        .policies
-        .iter()
-        .map(|attachment| attachment.policy.meta.name.as_str())
-        .collect();
+    assert_eq!(accepted("LayeredPolicy", "lost"), ("cart".to_owned(), "TargetNotFound".to_owned()));
+    let names: Vec<_> = attached.policies.iter().map(|attachment| attachment.policy.meta.name.as_str()).collect();
     assert_eq!(names, ["b-first", "one", "two", "of-route"]);
-    let listener = PolicyTarget::Listener {
-        namespace: "default".into(),
-        gateway: "web".into(),
-        name: "http".into(),
-    };
+    let listener = PolicyTarget::Listener { namespace: "default".into(), gateway: "web".into(), name: "http".into() };
     let on = |kind| attached.policies_on(kind, &listener).len();
     assert_eq!((on("LayeredPolicy"), on("DirectPolicy")), (2, 0));
 }
@@ -438,15 +303,8 @@ fn many_routes_attach_in_time() {
     }
     world += SERVICE;
     for number in 0..1_000 {
-        let rest = format!(
-            "  parentRefs: [{{name: web-{}}}]\n  hostnames: [r{number}.shop.test]",
-            number % 10
-        );
-        let kind = if number % 2 == 0 {
-            "HTTPRoute"
-        } else {
-            "GRPCRoute"
-        };
+        let rest = format!("  parentRefs: [{{name: web-{}}}]\n  hostnames: [r{number}.shop.test]", number % 10);
+        let kind = if number % 2 == 0 { "HTTPRoute" } else { "GRPCRoute" };
         world += &route(kind, &format!("r{number}"), &rest);
     }
     let loaded = load(&[SourceText::new("world.yaml", world)], KINDS);
@@ -454,16 +312,8 @@ fn many_routes_attach_in_time() {
     let start = Instant::now();
     let attached = attach(&loaded.world, &Surroundings::default());
     // Far above what it takes even without optimisation; comparing routes with each other would take longer.
-    assert!(
-        start.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        start.elapsed()
-    );
-    let routes: usize = attached
-        .gateways
-        .iter()
-        .flat_map(|gateway| &gateway.listeners)
-        .map(|listener| listener.routes.len())
-        .sum();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let routes: usize =
+        attached.gateways.iter().flat_map(|gateway| &gateway.listeners).map(|listener| listener.routes.len()).sum();
     assert_eq!(routes, 1_000);
 }

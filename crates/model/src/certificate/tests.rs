@@ -1,19 +1,13 @@
 //! Certificates of every kind that must load, and every kind of damage that must be named.
 
-use rcgen::{
-    CertificateParams, KeyPair as Generated, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256,
-    SanType,
-};
+use rcgen::{CertificateParams, KeyPair as Generated, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, SanType};
 
 use super::*;
 
 fn self_signed(key: &Generated, names: &[&str], uris: &[&str]) -> String {
-    let mut params =
-        CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).unwrap();
+    let mut params = CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).unwrap();
     for uri in uris {
-        params
-            .subject_alt_names
-            .push(SanType::URI((*uri).try_into().unwrap()));
+        params.subject_alt_names.push(SanType::URI((*uri).try_into().unwrap()));
     }
     params.self_signed(key).unwrap().pem()
 }
@@ -45,9 +39,7 @@ fn read_element(der: &[u8]) -> (&[u8], &[u8]) {
         (first, 2)
     } else {
         let count = first & 0x7f;
-        let length = der[2..2 + count]
-            .iter()
-            .fold(0, |sum, b| sum << 8 | usize::from(*b));
+        let length = der[2..2 + count].iter().fold(0, |sum, b| sum << 8 | usize::from(*b));
         (length, 2 + count)
     };
     (&der[header + length..], &der[header..header + length])
@@ -60,17 +52,9 @@ fn every_key_form_loads() {
     let ed = Generated::generate_for(&PKCS_ED25519).unwrap();
     for (key, pem, algorithm) in [
         (&rsa, rsa.serialize_pem(), KeyAlgorithm::Rsa),
-        (
-            &rsa,
-            unwrap_pkcs8(rsa.serialized_der(), "RSA PRIVATE KEY"),
-            KeyAlgorithm::Rsa,
-        ),
+        (&rsa, unwrap_pkcs8(rsa.serialized_der(), "RSA PRIVATE KEY"), KeyAlgorithm::Rsa),
         (&ec, ec.serialize_pem(), KeyAlgorithm::Ecdsa),
-        (
-            &ec,
-            unwrap_pkcs8(ec.serialized_der(), "EC PRIVATE KEY"),
-            KeyAlgorithm::Ecdsa,
-        ),
+        (&ec, unwrap_pkcs8(ec.serialized_der(), "EC PRIVATE KEY"), KeyAlgorithm::Ecdsa),
         (&ed, ed.serialize_pem(), KeyAlgorithm::Ed25519),
     ] {
         let certificate = self_signed(key, &["*.Shop.test", "shop.test"], &[]);
@@ -100,48 +84,26 @@ fn damage_is_named() {
     };
     assert_eq!(load("", &pem), CertificateProblem::NoCertificate);
     assert_eq!(load(&certificate, ""), CertificateProblem::NoKey);
-    assert_eq!(
-        load(&certificate, &ecdsa().serialize_pem()),
-        CertificateProblem::KeyMismatch
-    );
-    let encrypted =
-        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n";
-    assert_eq!(
-        load(&certificate, encrypted),
-        CertificateProblem::EncryptedKey
-    );
+    assert_eq!(load(&certificate, &ecdsa().serialize_pem()), CertificateProblem::KeyMismatch);
+    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    assert_eq!(load(&certificate, encrypted), CertificateProblem::EncryptedKey);
     let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    assert!(matches!(
-        load(garbage, &pem),
-        CertificateProblem::BadCertificate(1, _)
-    ));
+    assert!(matches!(load(garbage, &pem), CertificateProblem::BadCertificate(1, _)));
     let both = format!("{certificate}{garbage}");
-    assert!(matches!(
-        load(&both, &pem),
-        CertificateProblem::BadCertificate(2, _)
-    ));
+    assert!(matches!(load(&both, &pem), CertificateProblem::BadCertificate(2, _)));
     let torn = "-----BEGIN CERTIFICATE-----\n????\n-----END CERTIFICATE-----\n";
     assert!(matches!(load(torn, &pem), CertificateProblem::BadPem(_)));
     let bad_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
-    assert!(matches!(
-        load(&certificate, bad_key),
-        CertificateProblem::BadKey(_)
-    ));
+    assert!(matches!(load(&certificate, bad_key), CertificateProblem::BadKey(_)));
     assert_eq!(read_bundle(b""), Err(CertificateProblem::NoCertificate));
-    assert!(matches!(
-        read_bundle(garbage.as_bytes()),
-        Err(CertificateProblem::BadCertificate(1, _))
-    ));
+    assert!(matches!(read_bundle(garbage.as_bytes()), Err(CertificateProblem::BadCertificate(1, _))));
 }
 
 #[test]
 fn the_key_never_shows_in_debug() {
     let key = ecdsa();
-    let pair = KeyPair::from_pem(
-        self_signed(&key, &["a.test"], &[]).as_bytes(),
-        key.serialize_pem().as_bytes(),
-    )
-    .unwrap();
+    let pair =
+        KeyPair::from_pem(self_signed(&key, &["a.test"], &[]).as_bytes(), key.serialize_pem().as_bytes()).unwrap();
     let shown = format!("{pair:?}");
     let first_bytes = format!("{:?}", &key.serialized_der()[..8]);
     assert!(!shown.contains(first_bytes.trim_matches(['[', ']'])));

@@ -34,8 +34,7 @@ impl Kind for BackendSpec {
     const VERSIONS: &'static [&'static str] = &["v1alpha1"];
     const BODY: Body = Body::Spec;
     const SCOPE: Scope = Scope::Namespaced;
-    const ABOUT: &'static str =
-        "Plain addresses and DNS names as a place where routes can send requests.";
+    const ABOUT: &'static str = "Plain addresses and DNS names as a place where routes can send requests.";
 }
 
 crate::object! {
@@ -95,24 +94,14 @@ crate::object! {
 
 fn check_backend(backend: &BackendSpec, value: &Value, cx: &mut Decoder) {
     if backend.protocol == BackendProtocol::H2c && backend.tls.is_some() {
-        cx.refuse_field(
-            value,
-            "protocol",
-            "H2C is HTTP/2 without TLS, but `tls` is set",
-        )
-        .remedy("write `protocol: HTTP2`, or remove `tls`");
+        cx.refuse_field(value, "protocol", "H2C is HTTP/2 without TLS, but `tls` is set")
+            .remedy("write `protocol: HTTP2`, or remove `tls`");
     }
-    let named = backend
-        .tls
-        .as_ref()
-        .is_some_and(|tls| tls.hostname.is_none() && tls.subject_alt_names.is_empty());
+    let named = backend.tls.as_ref().is_some_and(|tls| tls.hostname.is_none() && tls.subject_alt_names.is_empty());
     if named && let Some(endpoint) = backend.endpoints.iter().find(|one| one.ip().is_some()) {
-        let why = format!(
-            "the endpoint on line {} is an address: for which name is its certificate?",
-            endpoint.at.line
-        );
-        cx.refuse_field(value, "tls", why)
-            .remedy("add `tls.hostname:` with the name in the certificate");
+        let why =
+            format!("the endpoint on line {} is an address: for which name is its certificate?", endpoint.at.line);
+        cx.refuse_field(value, "tls", why).remedy("add `tls.hostname:` with the name in the certificate");
     }
     cx.within("endpoints", |cx| {
         let mut seen: HashMap<(&str, u16), u32> = HashMap::new();
@@ -121,8 +110,7 @@ fn check_backend(backend: &BackendSpec, value: &Value, cx: &mut Decoder) {
             if let Some(line) = seen.insert(key, endpoint.at.line) {
                 let why = format!("the endpoint on line {line} has the same address and port");
                 cx.within(index, |cx| {
-                    cx.refuse(endpoint.at, why)
-                        .remedy("give one of them a higher weight instead");
+                    cx.refuse(endpoint.at, why).remedy("give one of them a higher weight instead");
                 });
             }
         }
@@ -138,10 +126,7 @@ fn check_endpoint(endpoint: &BackendEndpoint, value: &Value, cx: &mut Decoder) {
     let numeric = name.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     // Names in real DNS zones may hold underscores and upper case; only what cannot be a name at all is refused.
     let good = name.split('.').all(|label| {
-        (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     });
     if good && !numeric {
         return;

@@ -8,8 +8,8 @@ use crate::kinds::GATEWAY_GROUP;
 use crate::kinds::metadata::{Body, Kind, Scope};
 use crate::kinds::refs::LocalObjectReference;
 use crate::schema::{
-    ABSOLUTE_URI, ANNOTATION_KEY, Decoder, GROUP, HOSTNAME, KIND, Labels, OBJECT_NAME,
-    PRECISE_HOSTNAME, Rule, SECTION_NAME, Text,
+    ABSOLUTE_URI, ANNOTATION_KEY, Decoder, GROUP, HOSTNAME, KIND, Labels, OBJECT_NAME, PRECISE_HOSTNAME, Rule,
+    SECTION_NAME, Text,
 };
 use crate::value::Value;
 
@@ -108,21 +108,12 @@ pub(crate) fn check_targets(targets: &[PolicyTargetReference], cx: &mut Decoder)
     let mut seen: HashMap<(&str, &str, &str), Vec<&PolicyTargetReference>> = HashMap::new();
     // A list that is longer has been refused for its length.
     for (index, target) in targets.iter().enumerate().take(64) {
-        let same = seen
-            .entry((&target.group, &target.kind, &target.name))
-            .or_default();
+        let same = seen.entry((&target.group, &target.kind, &target.name)).or_default();
         let section = &target.section_name;
-        if let Some(other) = same
-            .iter()
-            .find(|other| other.section_name.is_some() != section.is_some())
-        {
-            let why = format!(
-                "line {} has the same target, but not with the same fields",
-                other.at.line
-            );
+        if let Some(other) = same.iter().find(|other| other.section_name.is_some() != section.is_some()) {
+            let why = format!("line {} has the same target, but not with the same fields", other.at.line);
             cx.within(index, |cx| {
-                cx.refuse(target.at, why)
-                    .remedy("set `sectionName` on both or on none");
+                cx.refuse(target.at, why).remedy("set `sectionName` on both or on none");
             });
         } else if let Some(other) = same.iter().find(|other| other.section_name == *section) {
             let why = format!("line {} has the same target", other.at.line);

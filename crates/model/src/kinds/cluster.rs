@@ -30,8 +30,7 @@ impl Kind for NamespaceBody {
     const VERSIONS: &'static [&'static str] = &["v1"];
     const BODY: Body = Body::Inline;
     const SCOPE: Scope = Scope::Cluster;
-    const ABOUT: &'static str =
-        "Gives labels to a namespace. Namespaces exist without being written down.";
+    const ABOUT: &'static str = "Gives labels to a namespace. Namespaces exist without being written down.";
 }
 
 crate::object! {
@@ -64,8 +63,7 @@ impl Kind for ServiceSpec {
     const VERSIONS: &'static [&'static str] = &["v1"];
     const BODY: Body = Body::Spec;
     const SCOPE: Scope = Scope::Namespaced;
-    const ABOUT: &'static str =
-        "A name and ports to which routes send requests; the endpoints are in EndpointSlices.";
+    const ABOUT: &'static str = "A name and ports to which routes send requests; the endpoints are in EndpointSlices.";
 }
 
 crate::object! {
@@ -178,18 +176,10 @@ crate::object! {
     }
 }
 
-#[expect(
-    clippy::derivable_impls,
-    reason = "the macro that declares the struct takes no derives"
-)]
+#[expect(clippy::derivable_impls, reason = "the macro that declares the struct takes no derives")]
 impl Default for EndpointConditions {
     fn default() -> Self {
-        Self {
-            at: Default::default(),
-            ready: None,
-            serving: None,
-            terminating: None,
-        }
+        Self { at: Default::default(), ready: None, serving: None, terminating: None }
     }
 }
 
@@ -289,10 +279,7 @@ fn decode_base64(value: &Value, cx: &mut Decoder, secrecy: Secrecy) -> Option<Ve
         return None;
     };
     // Go's decoder, and so Kubernetes, skips line ends.
-    let compact: Vec<u8> = text
-        .bytes()
-        .filter(|b| !matches!(b, b'\r' | b'\n'))
-        .collect();
+    let compact: Vec<u8> = text.bytes().filter(|b| !matches!(b, b'\r' | b'\n')).collect();
     let bytes = BASE64.decode(&compact).ok();
     if bytes.is_none() {
         let remedy = match secrecy {
@@ -319,8 +306,7 @@ impl Schema for SecretText {
         match value.text() {
             Some(text) => Some(Self(text.to_owned())),
             None => {
-                cx.refuse(value.at, "expected text")
-                    .remedy("put it in quotes");
+                cx.refuse(value.at, "expected text").remedy("put it in quotes");
                 None
             }
         }
@@ -409,11 +395,7 @@ fn check_service(service: &ServiceSpec, value: &Value, cx: &mut Decoder) {
         if port.name.as_deref().is_none_or(str::is_empty) {
             cx.within("ports", |cx| {
                 cx.within(index, |cx| {
-                    cx.refuse(
-                        value.at,
-                        "needs a name, because the Service has several ports",
-                    )
-                    .remedy("add `name:`");
+                    cx.refuse(value.at, "needs a name, because the Service has several ports").remedy("add `name:`");
                 });
             });
         }

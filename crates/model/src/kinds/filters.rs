@@ -9,8 +9,7 @@ use serde_json::Value as Json;
 use crate::kinds::refs::{BackendObjectReference, LocalObjectReference};
 use crate::kinds::route_rules as rules;
 use crate::schema::{
-    CORS_ORIGIN, Decoder, HEADER_NAME, HEADER_VALUE, PATH_CHARACTERS, PRECISE_HOSTNAME, Rule,
-    Schema, Shape, Text,
+    CORS_ORIGIN, Decoder, HEADER_NAME, HEADER_VALUE, PATH_CHARACTERS, PRECISE_HOSTNAME, Rule, Schema, Shape, Text,
 };
 use crate::value::{Node, Value};
 
@@ -120,8 +119,7 @@ impl Schema for RedirectCode {
             return None;
         };
         if !Self::CODES.contains(&number) {
-            cx.refuse(value.at, format!("{number} is not a redirect"))
-                .remedy("one of 301, 302, 303, 307, 308");
+            cx.refuse(value.at, format!("{number} is not a redirect")).remedy("one of 301, 302, 303, 307, 308");
             return None;
         }
         u16::try_from(number).ok().map(Self)

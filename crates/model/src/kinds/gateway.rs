@@ -12,8 +12,8 @@ use crate::kinds::refs::{ObjectReference, SecretObjectReference};
 use crate::kinds::selector::LabelSelector;
 use crate::kinds::{GATEWAY_GROUP, gateway_rules as rules};
 use crate::schema::{
-    ADDRESS_TYPE, ANNOTATION_KEY, CONTROLLER, Decoder, GROUP, HOSTNAME, KIND, LABEL_VALUE, Labels,
-    NAMESPACE, OBJECT_NAME, PROTOCOL, Rule, SECTION_NAME, Schema, Shape, Text,
+    ADDRESS_TYPE, ANNOTATION_KEY, CONTROLLER, Decoder, GROUP, HOSTNAME, KIND, LABEL_VALUE, Labels, NAMESPACE,
+    OBJECT_NAME, PROTOCOL, Rule, SECTION_NAME, Schema, Shape, Text,
 };
 use crate::value::Value;
 
@@ -44,8 +44,7 @@ impl Kind for GatewaySpec {
     const VERSIONS: &'static [&'static str] = &["v1", "v1beta1"];
     const BODY: Body = Body::Spec;
     const SCOPE: Scope = Scope::Namespaced;
-    const ABOUT: &'static str =
-        "Where traffic comes in: addresses, ports, protocols and certificates.";
+    const ABOUT: &'static str = "Where traffic comes in: addresses, ports, protocols and certificates.";
 }
 
 crate::choice! {
@@ -117,16 +116,8 @@ impl Schema for Protocol {
     fn decode(value: &Value, cx: &mut Decoder) -> Option<Self> {
         let text = Text::decode(value, cx)?;
         PROTOCOL.check(&text, value.at, cx);
-        let known = [
-            Protocol::Http,
-            Protocol::Https,
-            Protocol::Tls,
-            Protocol::Tcp,
-            Protocol::Udp,
-        ];
-        let found = known
-            .into_iter()
-            .find(|one| one.as_str().eq_ignore_ascii_case(&text));
+        let known = [Protocol::Http, Protocol::Https, Protocol::Tls, Protocol::Tcp, Protocol::Udp];
+        let found = known.into_iter().find(|one| one.as_str().eq_ignore_ascii_case(&text));
         Some(found.unwrap_or(Protocol::Other(text)))
     }
 
@@ -176,17 +167,10 @@ crate::object! {
     }
 }
 
-#[expect(
-    clippy::derivable_impls,
-    reason = "the macro that declares the struct takes no derives"
-)]
+#[expect(clippy::derivable_impls, reason = "the macro that declares the struct takes no derives")]
 impl Default for AllowedRoutes {
     fn default() -> Self {
-        Self {
-            at: Default::default(),
-            namespaces: RouteNamespaces::default(),
-            kinds: Vec::new(),
-        }
+        Self { at: Default::default(), namespaces: RouteNamespaces::default(), kinds: Vec::new() }
     }
 }
 
@@ -217,11 +201,7 @@ crate::object! {
 
 impl Default for RouteNamespaces {
     fn default() -> Self {
-        Self {
-            at: Default::default(),
-            from: NamespacesFrom::Same,
-            selector: None,
-        }
+        Self { at: Default::default(), from: NamespacesFrom::Same, selector: None }
     }
 }
 
@@ -273,10 +253,7 @@ impl Schema for AddressType {
     }
 
     fn shape() -> Shape {
-        Shape::Open(vec![
-            ("IPAddress", "An IPv4 or IPv6 address of this machine."),
-            ("Hostname", "A DNS name."),
-        ])
+        Shape::Open(vec![("IPAddress", "An IPv4 or IPv6 address of this machine."), ("Hostname", "A DNS name.")])
     }
 
     fn encode(&self) -> Json {
@@ -328,11 +305,7 @@ crate::object! {
 
 impl Default for ListenerNamespaces {
     fn default() -> Self {
-        Self {
-            at: Default::default(),
-            from: NamespacesFrom::None,
-            selector: None,
-        }
+        Self { at: Default::default(), from: NamespacesFrom::None, selector: None }
     }
 }
 

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use crate::kinds::gateway::{
-    AddressType, FrontendTlsConfig, GatewayAddress, GatewaySpec, ListenerNamespaces,
-    ListenerTlsConfig, NamespacesFrom, Protocol, RouteNamespaces, TlsMode,
+    AddressType, FrontendTlsConfig, GatewayAddress, GatewaySpec, ListenerNamespaces, ListenerTlsConfig, NamespacesFrom,
+    Protocol, RouteNamespaces, TlsMode,
 };
 use crate::kinds::selector::LabelSelector;
 use crate::schema::{Decoder, HOSTNAME};
@@ -45,12 +45,8 @@ fn check_listeners(gateway: &GatewaySpec, value: &Value, cx: &mut Decoder) {
         cx.within(index, |cx| {
             match (protocol, &listener.tls) {
                 (Protocol::Http | Protocol::Tcp | Protocol::Udp, Some(_)) => {
-                    cx.refuse_field(
-                        value,
-                        "tls",
-                        format!("a listener of protocol {protocol} has no TLS"),
-                    )
-                    .remedy("remove `tls`, or set `protocol: HTTPS`");
+                    cx.refuse_field(value, "tls", format!("a listener of protocol {protocol} has no TLS"))
+                        .remedy("remove `tls`, or set `protocol: HTTPS`");
                 }
                 (Protocol::Https, Some(tls)) if tls.mode != TlsMode::Terminate => {
                     cx.refuse_field(value, "tls", "an HTTPS listener must end TLS itself")
@@ -60,12 +56,7 @@ fn check_listeners(gateway: &GatewaySpec, value: &Value, cx: &mut Decoder) {
                     cx.refuse(value.at, "a TLS listener needs `tls` with a mode")
                         .remedy("add `tls: {mode: Passthrough}`, or Terminate and certificates");
                 }
-                (Protocol::Tls, Some(_))
-                    if value
-                        .field("tls")
-                        .and_then(|tls| tls.field("mode"))
-                        .is_none() =>
-                {
+                (Protocol::Tls, Some(_)) if value.field("tls").and_then(|tls| tls.field("mode")).is_none() => {
                     cx.refuse_field(value, "tls", "a TLS listener must say its mode")
                         .remedy("add `mode: Terminate` or `mode: Passthrough`");
                 }
@@ -73,16 +64,13 @@ fn check_listeners(gateway: &GatewaySpec, value: &Value, cx: &mut Decoder) {
             }
             if matches!(protocol, Protocol::Tcp | Protocol::Udp) && listener.hostname.is_some() {
                 let why = format!("a listener of protocol {protocol} cannot tell host names apart");
-                cx.refuse_field(value, "hostname", why)
-                    .remedy("remove `hostname`");
+                cx.refuse_field(value, "hostname", why).remedy("remove `hostname`");
             }
             let hostname = listener.hostname.as_deref();
             let key = (listener.port, protocol.as_str(), hostname);
             if let Some(line) = seen.insert(key, listener.at.line) {
-                let why =
-                    format!("the listener on line {line} has the same port, protocol and hostname");
-                cx.refuse(listener.at, why)
-                    .remedy("give one of them another hostname or port");
+                let why = format!("the listener on line {line} has the same port, protocol and hostname");
+                cx.refuse(listener.at, why).remedy("give one of them another hostname or port");
             }
         });
     }
@@ -97,26 +85,16 @@ pub(super) fn check_listener_tls(tls: &ListenerTlsConfig, value: &Value, cx: &mu
 
 pub(super) fn check_route_namespaces(spaces: &RouteNamespaces, value: &Value, cx: &mut Decoder) {
     if spaces.from == NamespacesFrom::None {
-        cx.refuse_field(value, "from", "`None` is not allowed for routes")
-            .remedy("one of All, Selector, Same");
+        cx.refuse_field(value, "from", "`None` is not allowed for routes").remedy("one of All, Selector, Same");
     }
     needs_selector(spaces.from, spaces.selector.as_ref(), value, cx);
 }
 
-pub(super) fn check_listener_namespaces(
-    spaces: &ListenerNamespaces,
-    value: &Value,
-    cx: &mut Decoder,
-) {
+pub(super) fn check_listener_namespaces(spaces: &ListenerNamespaces, value: &Value, cx: &mut Decoder) {
     needs_selector(spaces.from, spaces.selector.as_ref(), value, cx);
 }
 
-fn needs_selector(
-    from: NamespacesFrom,
-    selector: Option<&LabelSelector>,
-    value: &Value,
-    cx: &mut Decoder,
-) {
+fn needs_selector(from: NamespacesFrom, selector: Option<&LabelSelector>, value: &Value, cx: &mut Decoder) {
     if from == NamespacesFrom::Selector && selector.is_none() {
         cx.refuse_field(value, "from", "`from: Selector` needs a selector")
             .remedy("add `selector: {matchLabels: {...}}`");

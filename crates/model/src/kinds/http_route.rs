@@ -11,8 +11,7 @@ use crate::kinds::refs::ParentReference;
 use crate::kinds::route_rules as rules;
 use crate::kinds::session::SessionPersistence;
 use crate::schema::{
-    GROUP, HEADER_NAME, HEADER_VALUE, HOSTNAME, KIND, NAMESPACE, OBJECT_NAME, Rule, SECTION_NAME,
-    Text,
+    GROUP, HEADER_NAME, HEADER_VALUE, HOSTNAME, KIND, NAMESPACE, OBJECT_NAME, Rule, SECTION_NAME, Text,
 };
 
 crate::object! {
@@ -37,8 +36,7 @@ impl Kind for HttpRouteSpec {
     const VERSIONS: &'static [&'static str] = &["v1", "v1beta1"];
     const BODY: Body = Body::Spec;
     const SCOPE: Scope = Scope::Namespaced;
-    const ABOUT: &'static str =
-        "Which HTTP requests go where, and what happens to them on the way.";
+    const ABOUT: &'static str = "Which HTTP requests go where, and what happens to them on the way.";
 }
 
 crate::object! {
@@ -131,11 +129,7 @@ crate::object! {
 impl Default for HttpPathMatch {
     /// The prefix `/`.
     fn default() -> Self {
-        Self {
-            at: Default::default(),
-            r#type: PathMatchType::PathPrefix,
-            value: "/".into(),
-        }
+        Self { at: Default::default(), r#type: PathMatchType::PathPrefix, value: "/".into() }
     }
 }
 

@@ -21,36 +21,28 @@ pub mod session;
 
 pub use backend::{BackendEndpoint, BackendProtocol, BackendSpec, BackendTls};
 pub use backend_tls_policy::{
-    BackendTlsPolicySpec, BackendTlsValidation, PolicyTargetReference, SubjectAltName,
-    WellKnownCaCertificates,
+    BackendTlsPolicySpec, BackendTlsValidation, PolicyTargetReference, SubjectAltName, WellKnownCaCertificates,
 };
 pub use cluster::{
-    ConfigMapBody, Endpoint, EndpointConditions, EndpointPort, EndpointSliceBody, NamespaceBody,
-    SecretBody, SecretBytes, ServicePort, ServiceSpec, TargetPort,
+    ConfigMapBody, Endpoint, EndpointConditions, EndpointPort, EndpointSliceBody, NamespaceBody, SecretBody,
+    SecretBytes, ServicePort, ServiceSpec, TargetPort,
 };
 pub use filters::{
-    CorsFilter, ExternalAuthFilter, Fraction, GrpcRouteFilter, HttpHeader, HttpHeaderFilter,
-    HttpRouteFilter, PathModifier, RedirectScheme, RequestMirrorFilter, RequestRedirectFilter,
-    UrlRewriteFilter,
+    CorsFilter, ExternalAuthFilter, Fraction, GrpcRouteFilter, HttpHeader, HttpHeaderFilter, HttpRouteFilter,
+    PathModifier, RedirectScheme, RequestMirrorFilter, RequestRedirectFilter, UrlRewriteFilter,
 };
 pub use gateway::{
-    AddressType, AllowedListeners, AllowedRoutes, FrontendValidation, FrontendValidationMode,
-    GatewayAddress, GatewayClassSpec, GatewaySpec, Listener, ListenerTlsConfig, NamespacesFrom,
-    Protocol, RouteGroupKind, TlsMode,
+    AddressType, AllowedListeners, AllowedRoutes, FrontendValidation, FrontendValidationMode, GatewayAddress,
+    GatewayClassSpec, GatewaySpec, Listener, ListenerTlsConfig, NamespacesFrom, Protocol, RouteGroupKind, TlsMode,
 };
-pub use grpc_route::{
-    GrpcBackendRef, GrpcMethodMatch, GrpcRouteMatch, GrpcRouteRule, GrpcRouteSpec,
-};
+pub use grpc_route::{GrpcBackendRef, GrpcMethodMatch, GrpcRouteMatch, GrpcRouteRule, GrpcRouteSpec};
 pub use http_route::{
-    HttpBackendRef, HttpHeaderMatch, HttpMethod, HttpPathMatch, HttpQueryParamMatch, HttpRetry,
-    HttpRouteMatch, HttpRouteRule, HttpRouteSpec, HttpTimeouts, MatchType, PathMatchType,
+    HttpBackendRef, HttpHeaderMatch, HttpMethod, HttpPathMatch, HttpQueryParamMatch, HttpRetry, HttpRouteMatch,
+    HttpRouteRule, HttpRouteSpec, HttpTimeouts, MatchType, PathMatchType,
 };
 pub use metadata::{Age, Body, Kind, Metadata, Object, Scope};
 pub use reference_grant::{ReferenceGrantFrom, ReferenceGrantSpec, ReferenceGrantTo};
-pub use refs::{
-    BackendObjectReference, LocalObjectReference, ObjectReference, ParentReference,
-    SecretObjectReference,
-};
+pub use refs::{BackendObjectReference, LocalObjectReference, ObjectReference, ParentReference, SecretObjectReference};
 pub use selector::{LabelSelector, SelectorOperator, SelectorRequirement};
 pub use session::{CookieConfig, CookieLifetime, SessionPersistence, SessionPersistenceType};
 

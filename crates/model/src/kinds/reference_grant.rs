@@ -22,8 +22,7 @@ impl Kind for ReferenceGrantSpec {
     const VERSIONS: &'static [&'static str] = &["v1", "v1beta1"];
     const BODY: Body = Body::Spec;
     const SCOPE: Scope = Scope::Namespaced;
-    const ABOUT: &'static str =
-        "Allows objects of other namespaces to refer to objects of this one.";
+    const ABOUT: &'static str = "Allows objects of other namespaces to refer to objects of this one.";
 }
 
 crate::object! {

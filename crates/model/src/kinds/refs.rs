@@ -89,8 +89,7 @@ fn check_backend_object(backend: &BackendObjectReference, value: &Value, cx: &mu
 /// A reference to a Service must say which port (a rule of the CRDs).
 pub(crate) fn needs_port(group: &str, kind: &str, port: Option<u16>, at: Spot, cx: &mut Decoder) {
     if group.is_empty() && kind == "Service" && port.is_none() {
-        cx.refuse(at, "a reference to a Service needs a port")
-            .remedy("add `port:` with a port of the Service");
+        cx.refuse(at, "a reference to a Service needs a port").remedy("add `port:` with a port of the Service");
     }
 }
 
@@ -111,9 +110,7 @@ pub(crate) fn check_parents(parents: &[ParentReference], cx: &mut Decoder) {
                 cx.within(index, |cx| {
                     cx.refuse(
                         parent.at,
-                        format!(
-                            "refers to the same parent as line {line}, but not with the same fields"
-                        ),
+                        format!("refers to the same parent as line {line}, but not with the same fields"),
                     )
                     .remedy("set `sectionName` (or `port`) on both, or keep only the one without");
                 });
@@ -121,11 +118,8 @@ pub(crate) fn check_parents(parents: &[ParentReference], cx: &mut Decoder) {
             }
             if parent.section_name == earlier.section_name && parent.port == earlier.port {
                 cx.within(index, |cx| {
-                    cx.refuse(
-                        parent.at,
-                        format!("refers to the same parent as line {line}"),
-                    )
-                    .remedy("remove one of them");
+                    cx.refuse(parent.at, format!("refers to the same parent as line {line}"))
+                        .remedy("remove one of them");
                 });
                 break;
             }

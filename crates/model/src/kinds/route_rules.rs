@@ -5,13 +5,12 @@
 use std::collections::HashMap;
 
 use crate::kinds::filters::{
-    CorsFilter, CorsMethod, ExternalAuthFilter, ExternalAuthProtocol, Fraction, GrpcRouteFilter,
-    HttpRouteFilter, PathModifier, RequestMirrorFilter,
+    CorsFilter, CorsMethod, ExternalAuthFilter, ExternalAuthProtocol, Fraction, GrpcRouteFilter, HttpRouteFilter,
+    PathModifier, RequestMirrorFilter,
 };
 use crate::kinds::grpc_route::{GrpcBackendRef, GrpcMethodMatch, GrpcRouteRule, GrpcRouteSpec};
 use crate::kinds::http_route::{
-    HttpBackendRef, HttpPathMatch, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, HttpTimeouts,
-    MatchType, PathMatchType,
+    HttpBackendRef, HttpPathMatch, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, HttpTimeouts, MatchType, PathMatchType,
 };
 use crate::kinds::refs::{check_parents, needs_port};
 use crate::place::Spot;
@@ -43,8 +42,7 @@ fn check_rules<'r>(
 ) {
     if matches > MATCHES {
         let why = format!("the rules have {matches} matches together, more than {MATCHES}");
-        cx.refuse(value.spot_of("rules"), why)
-            .remedy("split the route into several");
+        cx.refuse(value.spot_of("rules"), why).remedy("split the route into several");
     }
     let mut seen: HashMap<&str, u32> = HashMap::new();
     for (index, (name, at)) in names.enumerate() {
@@ -60,18 +58,12 @@ fn check_rules<'r>(
 
 pub(super) fn check_http_rule(rule: &HttpRouteRule, value: &Value, cx: &mut Decoder) {
     check_http_filters(&rule.filters, value, cx);
-    let redirect = rule
-        .filters
-        .iter()
-        .position(|filter| matches!(filter, HttpRouteFilter::RequestRedirect(_)));
+    let redirect = rule.filters.iter().position(|filter| matches!(filter, HttpRouteFilter::RequestRedirect(_)));
     if let (Some(index), false) = (redirect, rule.backend_refs.is_empty()) {
         let at = item_spot(value, "filters", index);
         cx.within("filters", |cx| {
-            cx.refuse(
-                at,
-                "a redirect answers the request itself, so the rule cannot have backendRefs",
-            )
-            .remedy("remove `backendRefs` or the redirect");
+            cx.refuse(at, "a redirect answers the request itself, so the rule cannot have backendRefs")
+                .remedy("remove `backendRefs` or the redirect");
         });
     }
     check_prefix(&rule.filters, &rule.matches, value, cx);
@@ -79,21 +71,14 @@ pub(super) fn check_http_rule(rule: &HttpRouteRule, value: &Value, cx: &mut Deco
     for (index, (backend, value)) in rule.backend_refs.iter().zip(backends).enumerate() {
         if !backend.filters.is_empty() {
             cx.within("backendRefs", |cx| {
-                cx.within(index, |cx| {
-                    check_prefix(&backend.filters, &rule.matches, value, cx)
-                });
+                cx.within(index, |cx| check_prefix(&backend.filters, &rule.matches, value, cx));
             });
         }
     }
 }
 
 /// Replacing the matched prefix needs one match, by prefix: otherwise nobody could say what is replaced.
-fn check_prefix(
-    filters: &[HttpRouteFilter],
-    matches: &[HttpRouteMatch],
-    value: &Value,
-    cx: &mut Decoder,
-) {
+fn check_prefix(filters: &[HttpRouteFilter], matches: &[HttpRouteMatch], value: &Value, cx: &mut Decoder) {
     let one_prefix = match matches {
         [one] => one.path.r#type == PathMatchType::PathPrefix,
         _ => false,
@@ -161,8 +146,7 @@ fn check_repeated(words: &[&'static str], many: &[&str], value: &Value, cx: &mut
             let at = item_spot(value, "filters", index);
             cx.within("filters", |cx| {
                 cx.within(index, |cx| {
-                    cx.refuse(at, format!("a second {word} filter"))
-                        .remedy("put both into one filter");
+                    cx.refuse(at, format!("a second {word} filter")).remedy("put both into one filter");
                 });
             });
         }
@@ -213,53 +197,29 @@ pub(super) fn check_timeouts(timeouts: &HttpTimeouts, value: &Value, cx: &mut De
         return;
     };
     if !request.is_zero() && backend > request {
-        cx.refuse_field(
-            value,
-            "backendRequest",
-            "one try may not take longer than the whole request",
-        )
-        .remedy("make `backendRequest` shorter or `request` longer");
+        cx.refuse_field(value, "backendRequest", "one try may not take longer than the whole request")
+            .remedy("make `backendRequest` shorter or `request` longer");
     }
 }
 
 pub(super) fn check_fraction(fraction: &Fraction, value: &Value, cx: &mut Decoder) {
     if fraction.numerator > fraction.denominator {
-        let why = format!(
-            "{} of {} is more than all",
-            fraction.numerator, fraction.denominator
-        );
+        let why = format!("{} of {} is more than all", fraction.numerator, fraction.denominator);
         cx.refuse_field(value, "numerator", why);
     }
 }
 
 pub(super) fn check_mirror(mirror: &RequestMirrorFilter, value: &Value, cx: &mut Decoder) {
     if mirror.percent.is_some() && mirror.fraction.is_some() {
-        cx.refuse_field(
-            value,
-            "fraction",
-            "`percent` and `fraction` cannot both be set",
-        )
-        .remedy("keep one of them");
+        cx.refuse_field(value, "fraction", "`percent` and `fraction` cannot both be set").remedy("keep one of them");
     }
 }
 
 pub(super) fn check_cors(cors: &CorsFilter, value: &Value, cx: &mut Decoder) {
     let lists = [
-        (
-            "allowOrigins",
-            has_star(&cors.allow_origins),
-            cors.allow_origins.len(),
-        ),
-        (
-            "allowMethods",
-            cors.allow_methods.contains(&CorsMethod::Any),
-            cors.allow_methods.len(),
-        ),
-        (
-            "allowHeaders",
-            has_star(&cors.allow_headers),
-            cors.allow_headers.len(),
-        ),
+        ("allowOrigins", has_star(&cors.allow_origins), cors.allow_origins.len()),
+        ("allowMethods", cors.allow_methods.contains(&CorsMethod::Any), cors.allow_methods.len()),
+        ("allowHeaders", has_star(&cors.allow_headers), cors.allow_headers.len()),
     ];
     for (field, star, items) in lists {
         if star && items > 1 {
@@ -276,26 +236,15 @@ fn has_star(items: &[Text]) -> bool {
 pub(super) fn check_external_auth(auth: &ExternalAuthFilter, value: &Value, cx: &mut Decoder) {
     let protocol = auth.protocol;
     let (mine, other) = match protocol {
-        ExternalAuthProtocol::Grpc => {
-            (("grpc", auth.grpc.is_some()), ("http", auth.http.is_some()))
-        }
-        ExternalAuthProtocol::Http => {
-            (("http", auth.http.is_some()), ("grpc", auth.grpc.is_some()))
-        }
+        ExternalAuthProtocol::Grpc => (("grpc", auth.grpc.is_some()), ("http", auth.http.is_some())),
+        ExternalAuthProtocol::Http => (("http", auth.http.is_some()), ("grpc", auth.grpc.is_some())),
     };
     if !mine.1 {
-        cx.refuse(
-            value.at,
-            format!("`protocol` is {protocol}, but `{}` is not set", mine.0),
-        )
-        .remedy(format!("add `{}: {{}}`", mine.0));
+        cx.refuse(value.at, format!("`protocol` is {protocol}, but `{}` is not set", mine.0))
+            .remedy(format!("add `{}: {{}}`", mine.0));
     }
     if other.1 {
-        cx.refuse_field(
-            value,
-            other.0,
-            format!("is set, but `protocol` is {protocol}"),
-        );
+        cx.refuse_field(value, other.0, format!("is set, but `protocol` is {protocol}"));
     }
 }
 
@@ -303,20 +252,15 @@ pub(super) fn check_grpc_method(method: &GrpcMethodMatch, value: &Value, cx: &mu
     let service = method.service.as_deref().filter(|text| !text.is_empty());
     let name = method.method.as_deref().filter(|text| !text.is_empty());
     if service.is_none() && name.is_none() {
-        cx.refuse(value.at, "a method match needs a service or a method")
-            .remedy("add `service:` or `method:`");
+        cx.refuse(value.at, "a method match needs a service or a method").remedy("add `service:` or `method:`");
     }
     if method.r#type == MatchType::RegularExpression {
         return;
     }
     if let Some(service) = service {
-        cx.within("service", |cx| {
-            GRPC_SERVICE.check(service, value.spot_of("service"), cx)
-        });
+        cx.within("service", |cx| GRPC_SERVICE.check(service, value.spot_of("service"), cx));
     }
     if let Some(name) = name {
-        cx.within("method", |cx| {
-            GRPC_METHOD.check(name, value.spot_of("method"), cx)
-        });
+        cx.within("method", |cx| GRPC_METHOD.check(name, value.spot_of("method"), cx));
     }
 }

@@ -45,10 +45,7 @@ crate::object! {
 impl LabelSelector {
     /// True when `labels` meet every requirement.
     pub fn matches(&self, labels: &Labels) -> bool {
-        let exact = self
-            .match_labels
-            .iter()
-            .all(|(key, value)| labels.get(key) == Some(value));
+        let exact = self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value));
         exact && self.match_expressions.iter().all(|one| one.matches(labels))
     }
 }
@@ -66,17 +63,10 @@ impl SelectorRequirement {
 }
 
 fn check_requirement(requirement: &SelectorRequirement, value: &Value, cx: &mut Decoder) {
-    let compares = matches!(
-        requirement.operator,
-        SelectorOperator::In | SelectorOperator::NotIn
-    );
+    let compares = matches!(requirement.operator, SelectorOperator::In | SelectorOperator::NotIn);
     if compares == requirement.values.is_empty() {
         let operator = requirement.operator;
-        let why = if compares {
-            format!("`{operator}` needs values")
-        } else {
-            format!("`{operator}` takes no values")
-        };
+        let why = if compares { format!("`{operator}` needs values") } else { format!("`{operator}` takes no values") };
         cx.refuse_field(value, "values", why);
     }
 }

@@ -53,12 +53,9 @@ crate::object! {
 }
 
 fn check_session(session: &SessionPersistence, value: &Value, cx: &mut Decoder) {
-    let permanent = session
-        .cookie_config
-        .as_ref()
-        .is_some_and(|cookie| cookie.lifetime_type == CookieLifetime::Permanent);
+    let permanent =
+        session.cookie_config.as_ref().is_some_and(|cookie| cookie.lifetime_type == CookieLifetime::Permanent);
     if permanent && session.absolute_timeout.is_none() {
-        cx.refuse(value.at, "a permanent cookie needs an end")
-            .remedy("add `absoluteTimeout:`");
+        cx.refuse(value.at, "a permanent cookie needs an end").remedy("add `absoluteTimeout:`");
     }
 }

@@ -31,10 +31,7 @@ impl Draft<'_> {
         let mut number = 0;
         for document in documents {
             for document in flatten(document) {
-                let age = Age::Written {
-                    file: u32::try_from(file).unwrap_or(u32::MAX),
-                    document: number,
-                };
+                let age = Age::Written { file: u32::try_from(file).unwrap_or(u32::MAX), document: number };
                 number = number.saturating_add(1);
                 self.read_document(source, age, document);
             }
@@ -49,14 +46,7 @@ impl Draft<'_> {
             self.invalid.push(wrong(at, "", why, Some(remedy)));
             return;
         };
-        let mut envelope = Envelope {
-            at,
-            age,
-            api_version: None,
-            kind: None,
-            metadata: None,
-            rest: Vec::new(),
-        };
+        let mut envelope = Envelope { at, age, api_version: None, kind: None, metadata: None, rest: Vec::new() };
         for entry in entries {
             match &*entry.key {
                 "apiVersion" => envelope.api_version = Some(entry.value),
@@ -81,8 +71,7 @@ impl Draft<'_> {
                 };
                 let remedy = (field == "apiVersion")
                     .then(|| "for example `apiVersion: gateway.networking.k8s.io/v1`".to_owned());
-                self.invalid
-                    .push(wrong(Place::new(file.clone(), at), field, why, remedy));
+                self.invalid.push(wrong(Place::new(file.clone(), at), field, why, remedy));
             }
             text.map(str::to_owned)
         };
@@ -158,10 +147,7 @@ impl Draft<'_> {
         let at = envelope.at.spot();
         let spec = match S::BODY {
             Body::Inline => {
-                let contents = Value {
-                    at,
-                    node: Node::Map(envelope.rest),
-                };
+                let contents = Value { at, node: Node::Map(envelope.rest) };
                 S::decode(&contents, &mut cx)
             }
             Body::Spec => {
@@ -170,31 +156,18 @@ impl Draft<'_> {
             }
         };
         self.invalid.append(&mut cx.into_problems());
-        Some(Object {
-            meta: meta?,
-            spec: spec?,
-        })
+        Some(Object { meta: meta?, spec: spec? })
     }
 
     fn admit_policy(&mut self, kind: &PolicyKind, envelope: Envelope) {
         let mut cx = Decoder::new(envelope.at.file.clone());
-        cx.about(loose_name(
-            kind.kind,
-            Scope::Namespaced,
-            envelope.metadata.as_ref(),
-        ));
+        cx.about(loose_name(kind.kind, Scope::Namespaced, envelope.metadata.as_ref()));
         let meta = read_metadata(&envelope, kind.kind, Scope::Namespaced, &mut cx);
         let spec = take_spec(envelope.rest, envelope.at.spot(), &mut cx);
         let read = spec.and_then(|spec| cx.within("spec", |cx| policy::read(kind, spec, cx)));
         self.invalid.append(&mut cx.into_problems());
         if let (Some(meta), Some((target_refs, spec))) = (meta, read) {
-            self.add_policy(Policy {
-                kind: kind.kind,
-                merge: kind.merge,
-                meta,
-                target_refs,
-                spec,
-            });
+            self.add_policy(Policy { kind: kind.kind, merge: kind.merge, meta, target_refs, spec });
         }
     }
 }
@@ -202,9 +175,7 @@ impl Draft<'_> {
 /// A `List`, as `kubectl get -o yaml` writes it, is its items.
 fn flatten(document: Value) -> Vec<Value> {
     let is_list = document.field("kind").and_then(Value::text) == Some("List")
-        && document
-            .field("items")
-            .is_some_and(|items| matches!(items.node, Node::List(_)));
+        && document.field("items").is_some_and(|items| matches!(items.node, Node::List(_)));
     if !is_list {
         return vec![document];
     }
@@ -225,11 +196,7 @@ fn take_spec(rest: Vec<Entry>, at: Spot, cx: &mut Decoder) -> Option<Value> {
         if &*entry.key == "spec" {
             spec = Some(entry.value);
         } else {
-            cx.unknown(
-                &entry.key,
-                entry.at,
-                &["apiVersion", "kind", "metadata", "spec"],
-            );
+            cx.unknown(&entry.key, entry.at, &["apiVersion", "kind", "metadata", "spec"]);
         }
     }
     if spec.is_none() {
@@ -238,22 +205,15 @@ fn take_spec(rest: Vec<Entry>, at: Spot, cx: &mut Decoder) -> Option<Value> {
     spec
 }
 
-fn read_metadata(
-    envelope: &Envelope,
-    kind: &'static str,
-    scope: Scope,
-    cx: &mut Decoder,
-) -> Option<Metadata> {
+fn read_metadata(envelope: &Envelope, kind: &'static str, scope: Scope, cx: &mut Decoder) -> Option<Metadata> {
     let Some(value) = envelope.metadata.as_ref().filter(|value| !value.is_null()) else {
-        cx.refuse(envelope.at.spot(), "the field `metadata` is missing")
-            .remedy("add `metadata: {name: ...}`");
+        cx.refuse(envelope.at.spot(), "the field `metadata` is missing").remedy("add `metadata: {name: ...}`");
         return None;
     };
     let fields = cx.within("metadata", |cx| {
         let fields = MetadataFields::decode(value, cx)?;
         if scope == Scope::Cluster && fields.namespace.is_some() {
-            cx.refuse_field(value, "namespace", format!("a {kind} has no namespace"))
-                .remedy("remove `namespace`");
+            cx.refuse_field(value, "namespace", format!("a {kind} has no namespace")).remedy("remove `namespace`");
         }
         check_wishes(kind, &fields, value, cx);
         Some(fields)
@@ -296,13 +256,10 @@ fn check_wishes(kind: &str, fields: &MetadataFields, value: &Value, cx: &mut Dec
             continue;
         };
         let good = list.split(',').all(|item| {
-            item.split_once('=')
-                .is_some_and(|(key, source)| !key.trim().is_empty() && !source.trim().is_empty())
+            item.split_once('=').is_some_and(|(key, source)| !key.trim().is_empty() && !source.trim().is_empty())
         });
         if !good {
-            let at = value
-                .field("annotations")
-                .map_or(value.at, |annotations| annotations.spot_of(annotation));
+            let at = value.field("annotations").map_or(value.at, |annotations| annotations.spot_of(annotation));
             cx.within("annotations", |cx| {
                 cx.within(annotation, |cx| {
                     cx.refuse(at, "expected `key=source`, separated by commas")

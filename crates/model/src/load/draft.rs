@@ -7,9 +7,8 @@ use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
 
 use crate::kinds::{
-    BackendSpec, BackendTlsPolicySpec, ConfigMapBody, EndpointSliceBody, GatewayClassSpec,
-    GatewaySpec, GrpcRouteSpec, HttpRouteSpec, Metadata, NamespaceBody, Object, ReferenceGrantSpec,
-    SecretBody, ServiceSpec,
+    BackendSpec, BackendTlsPolicySpec, ConfigMapBody, EndpointSliceBody, GatewayClassSpec, GatewaySpec, GrpcRouteSpec,
+    HttpRouteSpec, Metadata, NamespaceBody, Object, ReferenceGrantSpec, SecretBody, ServiceSpec,
 };
 use crate::load::outside::Outside;
 use crate::place::{Invalid, Note, Place};
@@ -68,11 +67,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Adds an object to the list that `list` picks, unless there is one of that name already.
-    pub(super) fn add<S: PartialEq>(
-        &mut self,
-        object: Object<S>,
-        list: fn(&mut Self) -> &mut Vec<Object<S>>,
-    ) {
+    pub(super) fn add<S: PartialEq>(&mut self, object: Object<S>, list: fn(&mut Self) -> &mut Vec<Object<S>>) {
         let next = list(self).len();
         match self.claim(&object.meta, next) {
             None => list(self).push(object),
@@ -127,10 +122,8 @@ impl<'a> Draft<'a> {
             });
             return;
         }
-        let mut invalid = Invalid::new(
-            meta.at.clone(),
-            format!("there is another one in {first}, with other contents"),
-        );
+        let mut invalid =
+            Invalid::new(meta.at.clone(), format!("there is another one in {first}, with other contents"));
         invalid.object = object;
         invalid.remedy("remove one, or give it another name");
         self.invalid.push(invalid);
@@ -152,9 +145,8 @@ impl<'a> Draft<'a> {
                         && before.meta.name == policy.meta.name
                 })
             });
-            let same = before.is_some_and(|before| {
-                before.spec == policy.spec && before.target_refs == policy.target_refs
-            });
+            let same =
+                before.is_some_and(|before| before.spec == policy.spec && before.target_refs == policy.target_refs);
             renumber(&mut policy.meta, before.map(|one| &one.meta), same);
         }
         policies.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));

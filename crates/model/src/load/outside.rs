@@ -40,11 +40,7 @@ pub trait Outside {
 }
 
 /// Fetches what the annotations of `secret` ask for.
-pub(super) fn fetch(
-    secret: &mut Object<SecretBody>,
-    outside: Option<&dyn Outside>,
-    notes: &mut Vec<Note>,
-) {
+pub(super) fn fetch(secret: &mut Object<SecretBody>, outside: Option<&dyn Outside>, notes: &mut Vec<Note>) {
     for wanted in wishes(secret) {
         let read = match outside {
             Some(outside) => outside.read(&wanted),

@@ -63,11 +63,7 @@ pub(super) const SERVED: &[(&str, &str, &[&str])] = &{
 /// The version of every policy.
 pub(super) const POLICY_VERSION: &str = "v1alpha1";
 
-pub(super) fn recognise<'k>(
-    api_version: &str,
-    kind: &str,
-    policies: &'k [PolicyKind],
-) -> Recognised<'k> {
+pub(super) fn recognise<'k>(api_version: &str, kind: &str, policies: &'k [PolicyKind]) -> Recognised<'k> {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
     let ours = group == GATEWAY_GROUP || group == TRANSEPT_GROUP || group == "discovery.k8s.io";
     if let Some((name, home, versions)) = SERVED.iter().find(|(name, ..)| *name == kind) {
@@ -108,11 +104,7 @@ pub(super) fn recognise<'k>(
 }
 
 fn unknown<'k>(group: &str, kind: &str, policies: &[PolicyKind]) -> Recognised<'k> {
-    let mut known: Vec<&str> = SERVED
-        .iter()
-        .filter(|(_, home, _)| *home == group)
-        .map(|(name, ..)| *name)
-        .collect();
+    let mut known: Vec<&str> = SERVED.iter().filter(|(_, home, _)| *home == group).map(|(name, ..)| *name).collect();
     if group == TRANSEPT_GROUP {
         known.extend(policies.iter().map(|policy| policy.kind));
     }
@@ -120,11 +112,7 @@ fn unknown<'k>(group: &str, kind: &str, policies: &[PolicyKind]) -> Recognised<'
         known.extend(NOT_SERVED);
     }
     let shown: String = kind.chars().take(60).filter(|c| !c.is_control()).collect();
-    Recognised::Wrong(
-        "kind",
-        format!("there is no kind `{shown}` here"),
-        suggest::remedy(kind, &known),
-    )
+    Recognised::Wrong("kind", format!("there is no kind `{shown}` here"), suggest::remedy(kind, &known))
 }
 
 fn wrong_version<'k>(kind: &str, group: &str, version: &str, versions: &[&str]) -> Recognised<'k> {

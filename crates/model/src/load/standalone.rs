@@ -4,12 +4,10 @@
 
 use std::sync::Arc;
 
-use crate::kinds::gateway::{
-    AllowedRoutes, GatewaySpec, Listener, NamespacesFrom, Protocol, RouteNamespaces,
-};
+use crate::kinds::gateway::{AllowedRoutes, GatewaySpec, Listener, NamespacesFrom, Protocol, RouteNamespaces};
 use crate::kinds::{
-    Age, CONTROLLER_NAME, GATEWAY_GROUP, GatewayClassSpec, GrpcRouteSpec, HttpRouteSpec, Kind,
-    Metadata, Object, ParentReference,
+    Age, CONTROLLER_NAME, GATEWAY_GROUP, GatewayClassSpec, GrpcRouteSpec, HttpRouteSpec, Kind, Metadata, Object,
+    ParentReference,
 };
 use crate::load::draft::{Draft, UNNUMBERED};
 use crate::place::{Note, Place, Spot};
@@ -51,18 +49,12 @@ attaches!(HttpRouteSpec GrpcRouteSpec);
 
 /// Adds the Gateway and the parents that the files left out.
 pub(super) fn complete(draft: &mut Draft<'_>) {
-    if draft.gateways.is_empty()
-        && (wants_gateway(&draft.http_routes) || wants_gateway(&draft.grpc_routes))
-    {
+    if draft.gateways.is_empty() && (wants_gateway(&draft.http_routes) || wants_gateway(&draft.grpc_routes)) {
         draft.gateways.push(default_gateway());
     }
     let classes = &draft.gateway_classes;
-    let ours: Vec<&Metadata> = draft
-        .gateways
-        .iter()
-        .filter(|gateway| is_ours(gateway, classes))
-        .map(|gateway| &gateway.meta)
-        .collect();
+    let ours: Vec<&Metadata> =
+        draft.gateways.iter().filter(|gateway| is_ours(gateway, classes)).map(|gateway| &gateway.meta).collect();
     let only = match ours.as_slice() {
         [only] => Ok((*only).clone()),
         many => Err(many.len()),
@@ -94,11 +86,7 @@ fn is_ours(gateway: &Object<GatewaySpec>, classes: &[Object<GatewayClassSpec>]) 
     class.is_none_or(|class| class.spec.controller_name == CONTROLLER_NAME)
 }
 
-fn adopt<S: Attaches>(
-    routes: &mut [Object<S>],
-    only: &Result<Metadata, usize>,
-    notes: &mut Vec<Note>,
-) {
+fn adopt<S: Attaches>(routes: &mut [Object<S>], only: &Result<Metadata, usize>, notes: &mut Vec<Note>) {
     for route in routes {
         if !route.spec.parents().is_empty() || route.spec.asks_for_defaults() {
             continue;
@@ -108,8 +96,7 @@ fn adopt<S: Attaches>(
                 at: route.meta.at.spot(),
                 group: GATEWAY_GROUP.into(),
                 kind: GatewaySpec::KIND.into(),
-                namespace: Some(gateway.namespace.clone())
-                    .filter(|namespace| *namespace != route.meta.namespace),
+                namespace: Some(gateway.namespace.clone()).filter(|namespace| *namespace != route.meta.namespace),
                 name: gateway.name.clone(),
                 section_name: None,
                 port: None,
@@ -135,10 +122,7 @@ fn default_gateway() -> Object<GatewaySpec> {
         protocol: Protocol::Http,
         tls: None,
         allowed_routes: AllowedRoutes {
-            namespaces: RouteNamespaces {
-                from: NamespacesFrom::All,
-                ..RouteNamespaces::default()
-            },
+            namespaces: RouteNamespaces { from: NamespacesFrom::All, ..RouteNamespaces::default() },
             ..AllowedRoutes::default()
         },
     };
@@ -150,15 +134,8 @@ fn default_gateway() -> Object<GatewaySpec> {
             labels: Labels::new(),
             annotations: Labels::new(),
             generation: UNNUMBERED,
-            age: Age::Written {
-                file: 0,
-                document: 0,
-            },
-            at: Place {
-                file: Arc::from("(default)"),
-                line: 0,
-                column: 0,
-            },
+            age: Age::Written { file: 0, document: 0 },
+            at: Place { file: Arc::from("(default)"), line: 0, column: 0 },
         },
         spec: GatewaySpec {
             at,

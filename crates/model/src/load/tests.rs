@@ -24,12 +24,8 @@ mod spec {
 
 use spec::TestSpec;
 
-const KINDS: &[PolicyKind] = &[PolicyKind::of::<TestSpec>(
-    "TestPolicy",
-    "For tests.",
-    &[Target::Gateway, Target::Rule],
-    Merge::None,
-)];
+const KINDS: &[PolicyKind] =
+    &[PolicyKind::of::<TestSpec>("TestPolicy", "For tests.", &[Target::Gateway, Target::Rule], Merge::None)];
 
 fn load_text(text: &str) -> Loaded {
     load(&[SourceText::new("a.yaml", text)], KINDS)
@@ -49,11 +45,7 @@ fn wrong(text: &str, place: &str, field: &str, why: &str) -> Invalid {
     assert_eq!(loaded.invalid.len(), 1, "{}", shown.join("\n"));
     let one = loaded.invalid.remove(0);
     let shown = one.snippet();
-    assert_eq!(
-        format!("{}:{}", one.at.line, one.at.column),
-        place,
-        "{shown}"
-    );
+    assert_eq!(format!("{}:{}", one.at.line, one.at.column), place, "{shown}");
     assert_eq!(one.field, field, "{shown}");
     assert!(one.why.contains(why), "{shown}");
     assert!(one.line.is_some(), "{shown}");
@@ -62,9 +54,7 @@ fn wrong(text: &str, place: &str, field: &str, why: &str) -> Invalid {
 
 fn http_route(spec: &str) -> String {
     let spec: String = spec.lines().map(|line| format!("  {line}\n")).collect();
-    format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: web}}\nspec:\n{spec}"
-    )
+    format!("apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: web}}\nspec:\n{spec}")
 }
 
 fn http_rule(rule: &str) -> String {
@@ -74,21 +64,15 @@ fn http_rule(rule: &str) -> String {
 
 fn gateway(spec: &str) -> String {
     let spec: String = spec.lines().map(|line| format!("  {line}\n")).collect();
-    format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: web}}\nspec:\n{spec}"
-    )
+    format!("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: web}}\nspec:\n{spec}")
 }
 
 const LISTENER: &str = "- {name: http, port: 80, protocol: HTTP}";
 
 #[test]
 fn an_unknown_field_is_refused_with_a_suggestion() {
-    let one = wrong(
-        &http_rule("matches:\n- pth: {value: /a}"),
-        "8:7",
-        "spec.rules[0].matches[0]",
-        "unknown field `pth`",
-    );
+    let one =
+        wrong(&http_rule("matches:\n- pth: {value: /a}"), "8:7", "spec.rules[0].matches[0]", "unknown field `pth`");
     assert_eq!(one.remedy.as_deref(), Some("did you mean `path`?"));
     assert_eq!(one.object.unwrap().to_string(), "HTTPRoute default/web");
     assert!(one.line.unwrap().contains("pth"));
@@ -116,18 +100,8 @@ fn a_wrong_type_is_refused_with_a_remedy() {
         "expected text",
     );
     assert_eq!(one.remedy.as_deref(), Some("put it in quotes: \"2\""));
-    wrong(
-        &http_route("hostnames: a.com"),
-        "5:14",
-        "spec.hostnames",
-        "expected a list",
-    );
-    wrong(
-        &http_route("rules: [1]"),
-        "5:11",
-        "spec.rules[0]",
-        "expected a mapping",
-    );
+    wrong(&http_route("hostnames: a.com"), "5:14", "spec.hostnames", "expected a list");
+    wrong(&http_route("rules: [1]"), "5:11", "spec.rules[0]", "expected a mapping");
 }
 
 #[test]
@@ -144,30 +118,10 @@ fn everything_that_is_wrong_is_told_at_once() {
 
 #[test]
 fn a_missing_field_is_named() {
-    wrong(
-        &gateway("gatewayClassName: x"),
-        "5:3",
-        "spec.listeners",
-        "`listeners` is missing",
-    );
-    wrong(
-        &gateway("listeners:\n- {name: http, protocol: HTTP}"),
-        "6:5",
-        "spec.listeners[0].port",
-        "`port` is missing",
-    );
-    wrong(
-        "apiVersion: v1\nkind: Service\nspec: {}\n",
-        "1:1",
-        "",
-        "`metadata` is missing",
-    );
-    wrong(
-        "kind: Service\nmetadata: {name: a}\n",
-        "1:1",
-        "apiVersion",
-        "missing",
-    );
+    wrong(&gateway("gatewayClassName: x"), "5:3", "spec.listeners", "`listeners` is missing");
+    wrong(&gateway("listeners:\n- {name: http, protocol: HTTP}"), "6:5", "spec.listeners[0].port", "`port` is missing");
+    wrong("apiVersion: v1\nkind: Service\nspec: {}\n", "1:1", "", "`metadata` is missing");
+    wrong("kind: Service\nmetadata: {name: a}\n", "1:1", "apiVersion", "missing");
     wrong(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: a}\n",
         "1:1",
@@ -198,18 +152,8 @@ fn kinds_are_recognised_or_explained() {
         "apiVersion",
         "no HTTPRoute of version `v7`",
     );
-    wrong(
-        "apiVersion: v1\nkind: Sevice\nmetadata: {name: a}\n",
-        "2:7",
-        "kind",
-        "no kind",
-    );
-    wrong(
-        "apiVersion: transept.dev/v1alpha1\nkind: Bakend\n",
-        "2:7",
-        "kind",
-        "no kind",
-    );
+    wrong("apiVersion: v1\nkind: Sevice\nmetadata: {name: a}\n", "2:7", "kind", "no kind");
+    wrong("apiVersion: transept.dev/v1alpha1\nkind: Bakend\n", "2:7", "kind", "no kind");
     wrong("just text\n", "1:1", "", "expected an object");
     for skipped in [
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n",
@@ -238,50 +182,31 @@ fn defaults_of_the_api_are_filled_in() {
     let gateway = &loaded.world.gateways()[0].spec;
     let listener = &gateway.listeners[0];
     assert_eq!(listener.protocol, Protocol::Https);
-    assert_eq!(
-        listener.tls.as_ref().unwrap().certificate_refs[0].kind,
-        "Secret"
-    );
+    assert_eq!(listener.tls.as_ref().unwrap().certificate_refs[0].kind, "Secret");
     let encoded = gateway.encode();
     assert_eq!(encoded["listeners"][0]["tls"]["mode"], "Terminate");
-    assert_eq!(
-        encoded["listeners"][0]["allowedRoutes"]["namespaces"]["from"],
-        "Same"
-    );
+    assert_eq!(encoded["listeners"][0]["allowedRoutes"]["namespaces"]["from"], "Same");
     assert_eq!(encoded["addresses"][0]["type"], "IPAddress");
     let route = &loaded.world.http_routes()[0].spec;
     let encoded = route.encode();
     assert_eq!(encoded["parentRefs"][0]["kind"], "Gateway");
     let one = &encoded["rules"][0]["matches"][0];
-    assert_eq!(
-        one["path"],
-        serde_json::json!({"type": "PathPrefix", "value": "/"})
-    );
+    assert_eq!(one["path"], serde_json::json!({"type": "PathPrefix", "value": "/"}));
     assert_eq!(one["headers"][0]["type"], "Exact");
     assert_eq!(one["queryParams"][0]["type"], "Exact");
-    assert_eq!(
-        encoded["rules"][0]["filters"][0]["requestRedirect"]["statusCode"],
-        302
-    );
+    assert_eq!(encoded["rules"][0]["filters"][0]["requestRedirect"]["statusCode"], 302);
     assert_eq!(encoded["rules"][0]["filters"][1]["cors"]["maxAge"], 5);
     let bare = good(&http_route("parentRefs: [{name: x}]"));
     let encoded = bare.world.http_routes()[0].spec.encode();
     assert_eq!(encoded["rules"][0]["matches"][0]["path"]["value"], "/");
     let weighted = good(&http_rule("backendRefs: [{name: a, port: 80}]"));
     let backend = &weighted.world.http_routes()[0].spec.rules[0].backend_refs[0];
-    assert_eq!(
-        (backend.weight, &*backend.kind, &*backend.group),
-        (1, "Service", "")
-    );
+    assert_eq!((backend.weight, &*backend.kind, &*backend.group), (1, "Service", ""));
 }
 
 #[test]
 fn path_matches_obey_the_rules_of_the_api() {
-    let at = |value: &str| {
-        http_rule(&format!(
-            "matches: [{{path: {{type: Exact, value: '{value}'}}}}]"
-        ))
-    };
+    let at = |value: &str| http_rule(&format!("matches: [{{path: {{type: Exact, value: '{value}'}}}}]"));
     let field = "spec.rules[0].matches[0].path.value";
     for (value, why) in [
         ("a", "begins with `/`"),
@@ -299,9 +224,7 @@ fn path_matches_obey_the_rules_of_the_api() {
     ] {
         wrong(&at(value), "7:43", field, why);
     }
-    good(&http_rule(
-        "matches: [{path: {type: RegularExpression, value: 'a//b'}}]",
-    ));
+    good(&http_rule("matches: [{path: {type: RegularExpression, value: 'a//b'}}]"));
     good(&http_rule("matches: [{path: {value: '/a/%20;v=1/'}}]"));
 }
 
@@ -320,18 +243,8 @@ fn filters_obey_the_rules_of_the_api() {
         "spec.rules[0].filters[0]",
         "`urlRewrite` is set, but `type` is CORS",
     );
-    wrong(
-        &rule("- {type: CORS}"),
-        "8:7",
-        "spec.rules[0].filters[0]",
-        "`cors` is not set",
-    );
-    let one = wrong(
-        &rule("- {cors: {}}"),
-        "8:7",
-        "spec.rules[0].filters[0]",
-        "`type` is missing",
-    );
+    wrong(&rule("- {type: CORS}"), "8:7", "spec.rules[0].filters[0]", "`cors` is not set");
+    let one = wrong(&rule("- {cors: {}}"), "8:7", "spec.rules[0].filters[0]", "`type` is missing");
     assert_eq!(one.remedy.as_deref(), Some("add `type: CORS`"));
     wrong(
         &rule("- {type: CORS, cors: {}}\n- {type: CORS, cors: {}}"),
@@ -340,26 +253,20 @@ fn filters_obey_the_rules_of_the_api() {
         "a second CORS filter",
     );
     wrong(
-        &rule(
-            "- {type: URLRewrite, urlRewrite: {}}\n- {type: RequestRedirect, requestRedirect: {}}",
-        ),
+        &rule("- {type: URLRewrite, urlRewrite: {}}\n- {type: RequestRedirect, requestRedirect: {}}"),
         "8:7",
         "spec.rules[0].filters",
         "cannot stand together",
     );
     wrong(
-        &http_rule(
-            "filters: [{type: RequestRedirect, requestRedirect: {}}]\nbackendRefs: [{name: a, port: 1}]",
-        ),
+        &http_rule("filters: [{type: RequestRedirect, requestRedirect: {}}]\nbackendRefs: [{name: a, port: 1}]"),
         "7:15",
         "spec.rules[0].filters",
         "cannot have backendRefs",
     );
     let prefix = "{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /x}}}";
     wrong(
-        &http_rule(&format!(
-            "matches: [{{path: {{value: /a}}}}, {{path: {{value: /b}}}}]\nfilters: [{prefix}]"
-        )),
+        &http_rule(&format!("matches: [{{path: {{value: /a}}}}, {{path: {{value: /b}}}}]\nfilters: [{prefix}]")),
         "8:15",
         "spec.rules[0].filters[0]",
         "exactly one match",
@@ -381,9 +288,7 @@ fn filters_obey_the_rules_of_the_api() {
     );
     let mirror = "- {type: RequestMirror, requestMirror: {backendRef: {name: a, port: 1}";
     wrong(
-        &rule(&format!(
-            "{mirror}, percent: 5, fraction: {{numerator: 1}}}}}}"
-        )),
+        &rule(&format!("{mirror}, percent: 5, fraction: {{numerator: 1}}}}}}")),
         "8:99",
         "spec.rules[0].filters[0].requestMirror.fraction",
         "cannot both be set",
@@ -395,9 +300,7 @@ fn filters_obey_the_rules_of_the_api() {
         "between 0 and 100",
     );
     wrong(
-        &rule(&format!(
-            "{mirror}, fraction: {{numerator: 3, denominator: 2}}}}}}"
-        )),
+        &rule(&format!("{mirror}, fraction: {{numerator: 3, denominator: 2}}}}}}")),
         "8:99",
         "spec.rules[0].filters[0].requestMirror.fraction.numerator",
         "more than all",
@@ -415,9 +318,7 @@ fn filters_obey_the_rules_of_the_api() {
         "is not an origin",
     );
     wrong(
-        &rule(
-            "- {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: 'a b', value: c}]}}",
-        ),
+        &rule("- {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: 'a b', value: c}]}}"),
         "8:74",
         "spec.rules[0].filters[0].requestHeaderModifier.set[0].name",
         "is not a header name",
@@ -430,24 +331,15 @@ fn filters_obey_the_rules_of_the_api() {
         "spec.rules[0].filters[0].externalAuth.http",
         "`protocol` is GRPC",
     );
-    let read = good(&rule(
-        "- {type: ExtensionRef, extensionRef: {group: a.b, kind: C, name: d}}",
-    ));
+    let read = good(&rule("- {type: ExtensionRef, extensionRef: {group: a.b, kind: C, name: d}}"));
     let filters = &read.world.http_routes()[0].spec.rules[0].filters;
     assert!(matches!(&filters[0], HttpRouteFilter::ExtensionRef(one) if one.name == "d"));
 }
 
 #[test]
 fn routes_obey_the_rules_of_the_api() {
-    wrong(
-        &http_rule("backendRefs: [{name: a}]"),
-        "7:19",
-        "spec.rules[0].backendRefs[0]",
-        "needs a port",
-    );
-    good(&http_rule(
-        "backendRefs: [{group: transept.dev, kind: Backend, name: a}]",
-    ));
+    wrong(&http_rule("backendRefs: [{name: a}]"), "7:19", "spec.rules[0].backendRefs[0]", "needs a port");
+    good(&http_rule("backendRefs: [{group: transept.dev, kind: Backend, name: a}]"));
     wrong(
         &http_rule("timeouts: {request: 1s, backendRequest: 2s}"),
         "7:45",
@@ -455,79 +347,33 @@ fn routes_obey_the_rules_of_the_api() {
         "longer",
     );
     good(&http_rule("timeouts: {request: 0s, backendRequest: 2s}"));
-    let one = wrong(
-        &http_rule("timeouts: {request: 10}"),
-        "7:25",
-        "spec.rules[0].timeouts.request",
-        "expected a duration",
-    );
+    let one =
+        wrong(&http_rule("timeouts: {request: 10}"), "7:25", "spec.rules[0].timeouts.request", "expected a duration");
     assert_eq!(one.remedy.as_deref(), Some("write the unit: 10s or 10ms"));
-    wrong(
-        &http_rule("timeouts: {request: 1.5s}"),
-        "7:25",
-        "spec.rules[0].timeouts.request",
-        "is not a duration",
-    );
-    wrong(
-        &http_route("rules:\n- {name: a}\n- {name: a}"),
-        "7:5",
-        "spec.rules[1]",
-        "called `a` as well",
-    );
-    wrong(
-        &http_route("hostnames: [127.0.0.1, '*']"),
-        "5:26",
-        "spec.hostnames[1]",
-        "not a host name",
-    );
+    wrong(&http_rule("timeouts: {request: 1.5s}"), "7:25", "spec.rules[0].timeouts.request", "is not a duration");
+    wrong(&http_route("rules:\n- {name: a}\n- {name: a}"), "7:5", "spec.rules[1]", "called `a` as well");
+    wrong(&http_route("hostnames: [127.0.0.1, '*']"), "5:26", "spec.hostnames[1]", "not a host name");
     wrong(
         &http_rule("matches: [{headers: [{name: a, value: b}, {name: a, value: c}]}]"),
         "7:54",
         "spec.rules[0].matches[0].headers",
         "in this list already",
     );
-    wrong(
-        &http_rule("matches: [{method: get}]"),
-        "7:24",
-        "spec.rules[0].matches[0].method",
-        "not allowed",
-    );
-    wrong(
-        &http_route("parentRefs:\n- {name: a}\n- {name: a}"),
-        "7:5",
-        "spec.parentRefs[1]",
-        "same parent as line 6",
-    );
+    wrong(&http_rule("matches: [{method: get}]"), "7:24", "spec.rules[0].matches[0].method", "not allowed");
+    wrong(&http_route("parentRefs:\n- {name: a}\n- {name: a}"), "7:5", "spec.parentRefs[1]", "same parent as line 6");
     wrong(
         &http_route("parentRefs:\n- {name: a}\n- {name: a, sectionName: b}"),
         "7:5",
         "spec.parentRefs[1]",
         "not with the same fields",
     );
-    good(&http_route(
-        "parentRefs:\n- {name: a, port: 1}\n- {name: a, port: 2}",
-    ));
-    wrong(
-        &http_rule("retry: {codes: [200]}"),
-        "7:21",
-        "spec.rules[0].retry.codes[0]",
-        "between 400 and 599",
-    );
+    good(&http_route("parentRefs:\n- {name: a, port: 1}\n- {name: a, port: 2}"));
+    wrong(&http_rule("retry: {codes: [200]}"), "7:21", "spec.rules[0].retry.codes[0]", "between 400 and 599");
     let rules = vec!["- {}"; 17].join("\n");
-    wrong(
-        &http_route(&format!("rules:\n{rules}")),
-        "22:5",
-        "spec.rules",
-        "at most 16 items",
-    );
+    wrong(&http_route(&format!("rules:\n{rules}")), "22:5", "spec.rules", "at most 16 items");
     let matches = vec!["{}"; 64].join(", ");
     let rules = vec![format!("- {{matches: [{matches}]}}"); 3].join("\n");
-    wrong(
-        &http_route(&format!("rules:\n{rules}")),
-        "6:5",
-        "spec.rules",
-        "192 matches",
-    );
+    wrong(&http_route(&format!("rules:\n{rules}")), "6:5", "spec.rules", "192 matches");
     wrong(
         &http_rule("sessionPersistence: {cookieConfig: {lifetimeType: Permanent}}"),
         "7:25",
@@ -539,33 +385,16 @@ fn routes_obey_the_rules_of_the_api() {
 #[test]
 fn grpc_routes_obey_the_rules_of_the_api() {
     let rule = |rule: &str| http_rule(rule).replace("kind: HTTPRoute", "kind: GRPCRoute");
-    good(&rule(
-        "matches: [{method: {service: a.b.C, method: D}}]\nbackendRefs: [{name: a, port: 1}]",
-    ));
-    wrong(
-        &rule("matches: [{method: {}}]"),
-        "7:24",
-        "spec.rules[0].matches[0].method",
-        "needs a service or a method",
-    );
+    good(&rule("matches: [{method: {service: a.b.C, method: D}}]\nbackendRefs: [{name: a, port: 1}]"));
+    wrong(&rule("matches: [{method: {}}]"), "7:24", "spec.rules[0].matches[0].method", "needs a service or a method");
     wrong(
         &rule("matches: [{method: {service: a/b}}]"),
         "7:34",
         "spec.rules[0].matches[0].method.service",
         "not a gRPC service",
     );
-    wrong(
-        &rule("timeouts: {}"),
-        "7:5",
-        "spec.rules[0]",
-        "unknown field `timeouts`",
-    );
-    wrong(
-        &rule("backendRefs: [{name: a}]"),
-        "7:19",
-        "spec.rules[0].backendRefs[0]",
-        "needs a port",
-    );
+    wrong(&rule("timeouts: {}"), "7:5", "spec.rules[0]", "unknown field `timeouts`");
+    wrong(&rule("backendRefs: [{name: a}]"), "7:19", "spec.rules[0].backendRefs[0]", "needs a port");
 }
 
 #[test]
@@ -589,12 +418,7 @@ fn gateways_obey_the_rules_of_the_api() {
         "spec.listeners[0].tls.certificateRefs",
         "needs a certificate",
     );
-    wrong(
-        &listeners("- {name: a, port: 80, protocol: TLS}"),
-        "6:5",
-        "spec.listeners[0]",
-        "with a mode",
-    );
+    wrong(&listeners("- {name: a, port: 80, protocol: TLS}"), "6:5", "spec.listeners[0]", "with a mode");
     wrong(
         &listeners("- {name: a, port: 80, protocol: TCP, hostname: a.b}"),
         "6:50",
@@ -613,16 +437,9 @@ fn gateways_obey_the_rules_of_the_api() {
         "spec.listeners[1]",
         "same port, protocol and hostname",
     );
-    good(&listeners(
-        "- {name: a, port: 80, protocol: HTTP}\n- {name: b, port: 80, protocol: HTTP, hostname: a.b}",
-    ));
+    good(&listeners("- {name: a, port: 80, protocol: HTTP}\n- {name: b, port: 80, protocol: HTTP, hostname: a.b}"));
     good(&listeners("- {name: a, port: 1111, protocol: INVALID}"));
-    wrong(
-        &listeners("- {name: a, port: 0, protocol: HTTP}"),
-        "6:21",
-        "spec.listeners[0].port",
-        "between 1 and 65535",
-    );
+    wrong(&listeners("- {name: a, port: 0, protocol: HTTP}"), "6:21", "spec.listeners[0].port", "between 1 and 65535");
     wrong(
         &listeners("- {name: a, port: 65536, protocol: HTTP}"),
         "6:21",
@@ -630,17 +447,13 @@ fn gateways_obey_the_rules_of_the_api() {
         "between 1 and 65535",
     );
     wrong(
-        &listeners(
-            "- {name: a, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector}}}",
-        ),
+        &listeners("- {name: a, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector}}}"),
         "6:76",
         "spec.listeners[0].allowedRoutes.namespaces.from",
         "needs a selector",
     );
     wrong(
-        &gateway(&format!(
-            "listeners:\n{LISTENER}\naddresses: [{{value: 1.1.1.1}}, {{value: 1.1.1.1}}]"
-        )),
+        &gateway(&format!("listeners:\n{LISTENER}\naddresses: [{{value: 1.1.1.1}}, {{value: 1.1.1.1}}]")),
         "7:33",
         "spec.addresses[1]",
         "already",
@@ -659,42 +472,21 @@ fn gateways_obey_the_rules_of_the_api() {
 fn backends_and_their_tls_obey_their_rules() {
     let backend = |spec: &str| {
         let spec: String = spec.lines().map(|line| format!("  {line}\n")).collect();
-        format!(
-            "apiVersion: transept.dev/v1alpha1\nkind: Backend\nmetadata: {{name: b}}\nspec:\n{spec}"
-        )
+        format!("apiVersion: transept.dev/v1alpha1\nkind: Backend\nmetadata: {{name: b}}\nspec:\n{spec}")
     };
-    let loaded = good(&backend(
-        "endpoints: [{address: '::1', port: 1}, {address: a_b.Local, port: 2, weight: 0}]",
-    ));
+    let loaded = good(&backend("endpoints: [{address: '::1', port: 1}, {address: a_b.Local, port: 2, weight: 0}]"));
     let spec = &loaded.world.backend("default", "b").unwrap().spec;
     assert_eq!(spec.connect_timeout, Duration::from_secs(5));
     assert!(spec.endpoints[0].ip().is_some() && spec.endpoints[1].ip().is_none());
-    for (address, remedy) in [
-        ("http://a", "only the name"),
-        ("a:80", "goes into `port`"),
-        ("[::1]:80", "goes into `port`"),
-    ] {
+    for (address, remedy) in
+        [("http://a", "only the name"), ("a:80", "goes into `port`"), ("[::1]:80", "goes into `port`")]
+    {
         let text = backend(&format!("endpoints: [{{address: '{address}', port: 1}}]"));
-        let one = wrong(
-            &text,
-            "5:25",
-            "spec.endpoints[0].address",
-            "neither an IP address",
-        );
+        let one = wrong(&text, "5:25", "spec.endpoints[0].address", "neither an IP address");
         assert!(one.remedy.unwrap().contains(remedy));
     }
-    wrong(
-        &backend("endpoints: [{address: 1.2.3.400, port: 1}]"),
-        "5:25",
-        "spec.endpoints[0].address",
-        "neither",
-    );
-    wrong(
-        &backend("endpoints: []"),
-        "5:14",
-        "spec.endpoints",
-        "at least 1 item",
-    );
+    wrong(&backend("endpoints: [{address: 1.2.3.400, port: 1}]"), "5:25", "spec.endpoints[0].address", "neither");
+    wrong(&backend("endpoints: []"), "5:14", "spec.endpoints", "at least 1 item");
     wrong(
         &backend("endpoints: [{address: a, port: 1}, {address: a, port: 1}]"),
         "5:38",
@@ -707,12 +499,7 @@ fn backends_and_their_tls_obey_their_rules() {
         "spec.protocol",
         "without TLS",
     );
-    wrong(
-        &backend("endpoints: [{address: 1.2.3.4, port: 1}]\ntls: {}"),
-        "6:8",
-        "spec.tls",
-        "for which name",
-    );
+    wrong(&backend("endpoints: [{address: 1.2.3.4, port: 1}]\ntls: {}"), "6:8", "spec.tls", "for which name");
     let policy = |validation: &str| {
         format!(
             "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {{name: p}}\nspec:\n  targetRefs: [{{group: '', kind: Service, name: s}}]\n  validation: {{hostname: a.b, {validation}}}\n"
@@ -720,20 +507,13 @@ fn backends_and_their_tls_obey_their_rules() {
     };
     wrong(&policy(""), "6:15", "spec.validation", "which authorities");
     wrong(
-        &policy(
-            "wellKnownCACertificates: System, caCertificateRefs: [{group: '', kind: ConfigMap, name: c}]",
-        ),
+        &policy("wellKnownCACertificates: System, caCertificateRefs: [{group: '', kind: ConfigMap, name: c}]"),
         "6:56",
         "spec.validation.wellKnownCACertificates",
         "cannot both be set",
     );
-    let loaded = good(&policy(
-        "wellKnownCACertificates: System, subjectAltNames: [{type: URI, uri: 'spiffe://a/b'}]",
-    ));
-    let names = &loaded.world.backend_tls_policies()[0]
-        .spec
-        .validation
-        .subject_alt_names;
+    let loaded = good(&policy("wellKnownCACertificates: System, subjectAltNames: [{type: URI, uri: 'spiffe://a/b'}]"));
+    let names = &loaded.world.backend_tls_policies()[0].spec.validation.subject_alt_names;
     assert!(matches!(&names[0], SubjectAltName::Uri(uri) if *uri == "spiffe://a/b"));
 }
 
@@ -756,12 +536,7 @@ fn core_objects_take_the_fields_that_kubernetes_writes() {
     assert_eq!(world.endpoint_slices_of("n", "t").len(), 0);
     let labels = world.namespace_labels("n");
     assert_eq!(labels.get("team").map(String::as_str), Some("shop"));
-    assert_eq!(
-        labels
-            .get("kubernetes.io/metadata.name")
-            .map(String::as_str),
-        Some("n")
-    );
+    assert_eq!(labels.get("kubernetes.io/metadata.name").map(String::as_str), Some("n"));
     assert_eq!(world.namespace_labels("other").len(), 1);
     wrong(
         "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 1}, {port: 2, name: b}]}\n",
@@ -769,18 +544,8 @@ fn core_objects_take_the_fields_that_kubernetes_writes() {
         "spec.ports[0]",
         "needs a name",
     );
-    wrong(
-        "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {selektor: {}}\n",
-        "4:8",
-        "spec",
-        "unknown field",
-    );
-    wrong(
-        "apiVersion: v1\nkind: Service\nmetadata: {name: S}\nspec: {}\n",
-        "3:18",
-        "metadata.name",
-        "not a name",
-    );
+    wrong("apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {selektor: {}}\n", "4:8", "spec", "unknown field");
+    wrong("apiVersion: v1\nkind: Service\nmetadata: {name: S}\nspec: {}\n", "3:18", "metadata.name", "not a name");
     wrong(
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: s, namespace: x}\n",
         "3:32",
@@ -799,10 +564,7 @@ fn secrets_are_read_and_never_shown() {
     assert_eq!(secret.spec.entry("b"), Some(&b"plain"[..]));
     assert_eq!(secret.spec.entry("c"), None);
     let shown = format!("{secret:?}{}", secret.spec.encode());
-    assert!(
-        !shown.contains("hello") && !shown.contains("plain") && !shown.contains("aGVs"),
-        "{shown}"
-    );
+    assert!(!shown.contains("hello") && !shown.contains("plain") && !shown.contains("aGVs"), "{shown}");
     let one = wrong(
         "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {a: 'pass word'}\n",
         "4:11",
@@ -842,26 +604,15 @@ fn values_of_secrets_come_from_outside() {
     assert_eq!(secret.spec.entry("a"), Some(&b"value"[..]));
     assert_eq!(secret.spec.entry("b"), None);
     assert_eq!(loaded.notes.len(), 2);
-    assert!(
-        loaded.notes[0].what.contains("BAD: not there"),
-        "{}",
-        loaded.notes[0]
-    );
+    assert!(loaded.notes[0].what.contains("BAD: not there"), "{}", loaded.notes[0]);
     assert_eq!(outside.0.borrow()[2], ValueFrom::File("d/e.pem".to_owned()));
-    wrong(
-        &text.replace("a=GOOD", "GOOD"),
-        "6:28",
-        "metadata.annotations.transept.dev/from-env",
-        "key=source",
-    );
+    wrong(&text.replace("a=GOOD", "GOOD"), "6:28", "metadata.annotations.transept.dev/from-env", "key=source");
 }
 
 #[test]
 fn without_a_gateway_there_is_the_default_one() {
-    let loaded = good(
-        &http_rule("backendRefs: [{name: a, port: 80}]")
-            .replace("name: web", "name: web, namespace: shop"),
-    );
+    let loaded =
+        good(&http_rule("backendRefs: [{name: a, port: 80}]").replace("name: web", "name: web, namespace: shop"));
     let gateway = loaded.world.gateway("default", "default").unwrap();
     let listener = &gateway.spec.listeners[0];
     assert_eq!((listener.port, &listener.protocol), (8080, &Protocol::Http));
@@ -880,37 +631,21 @@ fn without_a_gateway_there_is_the_default_one() {
 fn a_route_without_parents_attaches_to_the_only_gateway() {
     let gateway_text = gateway(&format!("listeners:\n{LISTENER}"));
     let loaded = good(&format!("{gateway_text}---\n{}", http_route("rules: [{}]")));
-    assert_eq!(
-        loaded.world.http_routes()[0].spec.parent_refs[0].name,
-        "web"
-    );
+    assert_eq!(loaded.world.http_routes()[0].spec.parent_refs[0].name, "web");
     assert_eq!(loaded.world.gateways().len(), 1);
     let second = gateway_text.replace("name: web", "name: two");
-    let loaded = good(&format!(
-        "{gateway_text}---\n{second}---\n{}",
-        http_route("rules: [{}]")
-    ));
+    let loaded = good(&format!("{gateway_text}---\n{second}---\n{}", http_route("rules: [{}]")));
     assert!(loaded.world.http_routes()[0].spec.parent_refs.is_empty());
     assert!(loaded.notes[0].what.contains("2 Gateways"));
     // A Gateway of another controller is not counted.
     let class = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: theirs}\nspec: {controllerName: example.com/x}\n";
-    let theirs = gateway(&format!("gatewayClassName: theirs\nlisteners:\n{LISTENER}"))
-        .replace("name: web", "name: two");
-    let loaded = good(&format!(
-        "{class}---\n{gateway_text}---\n{theirs}---\n{}",
-        http_route("rules: [{}]")
-    ));
-    assert_eq!(
-        loaded.world.http_routes()[0].spec.parent_refs[0].name,
-        "web"
-    );
+    let theirs =
+        gateway(&format!("gatewayClassName: theirs\nlisteners:\n{LISTENER}")).replace("name: web", "name: two");
+    let loaded = good(&format!("{class}---\n{gateway_text}---\n{theirs}---\n{}", http_route("rules: [{}]")));
+    assert_eq!(loaded.world.http_routes()[0].spec.parent_refs[0].name, "web");
     let served: Vec<bool> = ["web", "two"]
         .iter()
-        .map(|name| {
-            loaded
-                .world
-                .serves(&loaded.world.gateway("default", name).unwrap().spec)
-        })
+        .map(|name| loaded.world.serves(&loaded.world.gateway("default", name).unwrap().spec))
         .collect();
     assert_eq!(served, [true, false]);
 }
@@ -920,30 +655,17 @@ fn the_same_object_twice_is_a_note_and_another_one_of_its_name_an_error() {
     let text = http_route("hostnames: [a.b]");
     let loaded = good(&format!("{text}---\n\n\n{text}"));
     assert_eq!(loaded.world.http_routes().len(), 1);
-    assert!(
-        loaded.notes[0].what.contains("a.yaml:1:1"),
-        "{}",
-        loaded.notes[0]
-    );
+    assert!(loaded.notes[0].what.contains("a.yaml:1:1"), "{}", loaded.notes[0]);
     let other = text.replace("a.b", "c.d");
-    wrong(
-        &format!("{text}---\n{other}"),
-        "7:1",
-        "",
-        "another one in a.yaml:1:1",
-    );
+    wrong(&format!("{text}---\n{other}"), "7:1", "", "another one in a.yaml:1:1");
 }
 
 #[test]
 fn age_is_the_creation_time_or_the_order_of_the_files() {
-    let named = |name: &str, time: &str| {
-        http_route("hostnames: [a.b]").replace("name: web", &format!("name: {name}{time}"))
-    };
+    let named =
+        |name: &str, time: &str| http_route("hostnames: [a.b]").replace("name: web", &format!("name: {name}{time}"));
     let files = [
-        SourceText::new(
-            "b.yaml",
-            format!("{}---\n{}", named("z", ""), named("y", "")),
-        ),
+        SourceText::new("b.yaml", format!("{}---\n{}", named("z", ""), named("y", ""))),
         SourceText::new(
             "a.yaml",
             format!(
@@ -956,26 +678,10 @@ fn age_is_the_creation_time_or_the_order_of_the_files() {
     ];
     let loaded = load(&files, &[]);
     assert!(loaded.invalid.is_empty());
-    let names: Vec<&str> = loaded
-        .world
-        .http_routes()
-        .iter()
-        .map(|route| &*route.meta.name)
-        .collect();
+    let names: Vec<&str> = loaded.world.http_routes().iter().map(|route| &*route.meta.name).collect();
     assert_eq!(names, ["v", "w", "x", "z", "y"]);
-    assert_eq!(
-        loaded.world.http_routes()[3].meta.age,
-        Age::Written {
-            file: 0,
-            document: 0
-        }
-    );
-    wrong(
-        &named("x", ", creationTimestamp: yesterday"),
-        "3:40",
-        "metadata.creationTimestamp",
-        "not a time",
-    );
+    assert_eq!(loaded.world.http_routes()[3].meta.age, Age::Written { file: 0, document: 0 });
+    wrong(&named("x", ", creationTimestamp: yesterday"), "3:40", "metadata.creationTimestamp", "not a time");
 }
 
 #[test]
@@ -991,8 +697,8 @@ fn a_generation_rises_only_when_the_contents_change() {
     let first = load_after(&http_route("hostnames: [a.b]"), None);
     assert_eq!(first.http_routes()[0].meta.generation, 1);
     // Moved down the file, labelled, written in another way: the same contents.
-    let moved = format!("# a remark\n\n{}", http_route("hostnames:\n- a.b"))
-        .replace("name: web", "name: web, labels: {a: b}");
+    let moved =
+        format!("# a remark\n\n{}", http_route("hostnames:\n- a.b")).replace("name: web", "name: web, labels: {a: b}");
     let same = load_after(&moved, Some(&first));
     assert_eq!(same.http_routes()[0].meta.generation, 1);
     let changed = load_after(&http_route("hostnames: [a.c]"), Some(&same));
@@ -1000,18 +706,11 @@ fn a_generation_rises_only_when_the_contents_change() {
     let again = load_after(&http_route("hostnames: [a.c]"), Some(&changed));
     assert_eq!(again.http_routes()[0].meta.generation, 2);
     let given = http_route("hostnames: [a.d]").replace("name: web", "name: web, generation: 7");
-    assert_eq!(
-        load_after(&given, Some(&again)).http_routes()[0]
-            .meta
-            .generation,
-        7
-    );
+    assert_eq!(load_after(&given, Some(&again)).http_routes()[0].meta.generation, 7);
 }
 
 fn test_policy(spec: &str) -> String {
-    format!(
-        "apiVersion: transept.dev/v1alpha1\nkind: TestPolicy\nmetadata: {{name: p}}\nspec: {spec}\n"
-    )
+    format!("apiVersion: transept.dev/v1alpha1\nkind: TestPolicy\nmetadata: {{name: p}}\nspec: {spec}\n")
 }
 
 #[test]
@@ -1023,24 +722,9 @@ fn of_a_policy_the_envelope_is_read_and_the_spec_is_checked() {
     assert_eq!(policy.target_refs[0].name, "web");
     assert!(policy.spec.field("targetRefs").is_none());
     assert_eq!(policy.decode::<TestSpec>().unwrap().count, 3);
-    wrong(
-        &test_policy("{count: 3}"),
-        "4:7",
-        "spec.targetRefs",
-        "missing",
-    );
-    wrong(
-        &test_policy(&format!("{{{target}, cont: 3}}")),
-        "4:84",
-        "spec",
-        "unknown field `cont`",
-    );
-    wrong(
-        &test_policy(&format!("{{{target}, count: 11}}")),
-        "4:91",
-        "spec.count",
-        "between 1 and 10",
-    );
+    wrong(&test_policy("{count: 3}"), "4:7", "spec.targetRefs", "missing");
+    wrong(&test_policy(&format!("{{{target}, cont: 3}}")), "4:84", "spec", "unknown field `cont`");
+    wrong(&test_policy(&format!("{{{target}, count: 11}}")), "4:91", "spec.count", "between 1 and 10");
     let rule = target.replace("kind: Gateway, name: web", "kind: HTTPRoute, name: web");
     let one = wrong(
         &test_policy(&format!("{{{rule}}}")),
@@ -1048,10 +732,7 @@ fn of_a_policy_the_envelope_is_read_and_the_spec_is_checked() {
         "spec.targetRefs[0]",
         "cannot be attached to a HTTPRoute or GRPCRoute",
     );
-    assert_eq!(
-        one.remedy.as_deref(),
-        Some("it attaches to: Gateway, rule of a route")
-    );
+    assert_eq!(one.remedy.as_deref(), Some("it attaches to: Gateway, rule of a route"));
     let ruled = rule.replace("name: web", "name: web, sectionName: one");
     good(&test_policy(&format!("{{{ruled}}}")));
 }
@@ -1066,21 +747,11 @@ fn a_list_is_its_items() {
 
 #[test]
 fn errors_of_files_come_in_the_order_of_the_files() {
-    let files = [
-        SourceText::new("z.yaml", "a: [\n"),
-        SourceText::new("a.yaml", http_route("hostnames: [A]\nx: 1")),
-    ];
+    let files = [SourceText::new("z.yaml", "a: [\n"), SourceText::new("a.yaml", http_route("hostnames: [A]\nx: 1"))];
     let loaded = load(&files, &[]);
-    let places: Vec<String> = loaded
-        .invalid
-        .iter()
-        .map(|one| one.at.to_string())
-        .collect();
+    let places: Vec<String> = loaded.invalid.iter().map(|one| one.at.to_string()).collect();
     assert_eq!(places.len(), 3, "{places:?}");
-    assert!(
-        places[0].starts_with("z.yaml") && places[2].starts_with("a.yaml:6"),
-        "{places:?}"
-    );
+    assert!(places[0].starts_with("z.yaml") && places[2].starts_with("a.yaml:6"), "{places:?}");
 }
 
 #[test]
@@ -1090,32 +761,17 @@ fn an_object_with_countless_errors_is_cut_short() {
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: a}}\nspec:\n{keys}"
     ));
     assert!(loaded.invalid.len() < 300, "{}", loaded.invalid.len());
-    assert!(
-        loaded
-            .invalid
-            .iter()
-            .any(|one| one.why.contains("more errors in this object"))
-    );
+    assert!(loaded.invalid.iter().any(|one| one.why.contains("more errors in this object")));
 }
 
 #[test]
 fn endless_lists_are_refused_in_time() {
     let filters = "- {type: CORS, cors: {}}\n".repeat(20_000);
     let loaded = load_text(&http_rule(&format!("filters:\n{filters}")));
-    assert!(
-        loaded
-            .invalid
-            .iter()
-            .any(|one| one.why.contains("at most 16 items"))
-    );
+    assert!(loaded.invalid.iter().any(|one| one.why.contains("at most 16 items")));
     let parents = "- {name: a}\n".repeat(20_000);
     let loaded = load_text(&http_route(&format!("parentRefs:\n{parents}")));
-    assert!(
-        loaded
-            .invalid
-            .iter()
-            .any(|one| one.why.contains("at most 32 items"))
-    );
+    assert!(loaded.invalid.iter().any(|one| one.why.contains("at most 32 items")));
 }
 
 #[test]
@@ -1159,13 +815,7 @@ fn trees_of_any_form_never_panic() {
         "infrastructure",
         "allowedListeners",
     ];
-    for kind in [
-        "Gateway",
-        "HTTPRoute",
-        "GRPCRoute",
-        "ReferenceGrant",
-        "BackendTLSPolicy",
-    ] {
+    for kind in ["Gateway", "HTTPRoute", "GRPCRoute", "ReferenceGrant", "BackendTLSPolicy"] {
         for field in fields {
             for value in values {
                 load_text(&format!(

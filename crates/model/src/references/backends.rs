@@ -6,14 +6,10 @@
 use std::sync::Arc;
 
 use super::endpoints::{backend_endpoints, find_endpoints};
-use super::resolved::{
-    AppProtocol, BackendId, BackendKey, BackendTarget, BackendTls, ResolvedBackend,
-};
+use super::resolved::{AppProtocol, BackendId, BackendKey, BackendTarget, BackendTls, ResolvedBackend};
 use super::tls_policies::read_sans;
 use super::{RefProblem, RefReason, References, Referrer, Target};
-use crate::kinds::{
-    BackendProtocol, BackendSpec, Object, ServicePort, ServiceSpec, TRANSEPT_GROUP,
-};
+use crate::kinds::{BackendProtocol, BackendSpec, Object, ServicePort, ServiceSpec, TRANSEPT_GROUP};
 
 /// A reference that leads to an existing backend.
 pub(crate) enum FoundBackend<'w> {
@@ -27,11 +23,7 @@ impl<'w> FoundBackend<'w> {
             Self::Service(service, _) => ("Service", &service.meta),
             Self::Backend(backend) => ("Backend", &backend.meta),
         };
-        BackendKey {
-            kind,
-            namespace: &meta.namespace,
-            name: &meta.name,
-        }
+        BackendKey { kind, namespace: &meta.namespace, name: &meta.name }
     }
 
     pub(crate) fn port_name(&self) -> Option<&'w str> {
@@ -60,12 +52,7 @@ impl<'w> References<'w> {
             FoundBackend::Service(_, port) => Some(port.port),
             FoundBackend::Backend(_) => None,
         };
-        let id = BackendId {
-            kind: key.kind,
-            namespace: key.namespace.into(),
-            name: key.name.into(),
-            port,
-        };
+        let id = BackendId { kind: key.kind, namespace: key.namespace.into(), name: key.name.into(), port };
         let policy = self.tls_policies.select(&key, found.port_name());
         let tls = policy.map(|policy| policy.tls.clone());
         Ok(match &found {
@@ -98,41 +85,22 @@ impl<'w> References<'w> {
     }
 
     /// The BackendTLSPolicies that concern a backend that was found.
-    pub(crate) fn policies_concerning(
-        &self,
-        found: &FoundBackend<'w>,
-    ) -> impl Iterator<Item = usize> + use<'_, 'w> {
-        self.tls_policies
-            .concerning(&found.key(), found.port_name())
+    pub(crate) fn policies_concerning(&self, found: &FoundBackend<'w>) -> impl Iterator<Item = usize> + use<'_, 'w> {
+        self.tls_policies.concerning(&found.key(), found.port_name())
     }
 
-    fn find_backend(
-        &self,
-        from: &Referrer<'_>,
-        target: &BackendTarget<'_>,
-    ) -> Result<FoundBackend<'w>, RefProblem> {
-        let BackendTarget {
-            group, kind, name, ..
-        } = *target;
+    fn find_backend(&self, from: &Referrer<'_>, target: &BackendTarget<'_>) -> Result<FoundBackend<'w>, RefProblem> {
+        let BackendTarget { group, kind, name, .. } = *target;
         let namespace = target.namespace.unwrap_or(from.namespace);
         let Some(key) = BackendKey::new(group, kind, namespace, name) else {
-            let group = if group.is_empty() {
-                "the core group"
-            } else {
-                group
-            };
+            let group = if group.is_empty() { "the core group" } else { group };
             return Err(RefProblem::new(
                 RefReason::InvalidKind,
                 format!("a {kind} of {group} cannot be a backend"),
                 "refer to a Service (group \"\") or a Backend (group transept.dev)",
             ));
         };
-        let wanted = Target {
-            group,
-            kind,
-            namespace,
-            name,
-        };
+        let wanted = Target { group, kind, namespace, name };
         self.check_grant(from, &wanted)?;
         let missing = || {
             RefProblem::new(
@@ -170,11 +138,7 @@ impl<'w> References<'w> {
         }
     }
 
-    fn find_protocol(
-        &self,
-        from: &Referrer<'_>,
-        found: &FoundBackend<'w>,
-    ) -> Result<AppProtocol, RefProblem> {
+    fn find_protocol(&self, from: &Referrer<'_>, found: &FoundBackend<'w>) -> Result<AppProtocol, RefProblem> {
         let spoken = match found {
             FoundBackend::Service(service, port) => {
                 let tls = self.tls_policies.select(&found.key(), found.port_name());
@@ -183,9 +147,7 @@ impl<'w> References<'w> {
             FoundBackend::Backend(backend) => match backend.spec.protocol {
                 BackendProtocol::Http => AppProtocol::Http,
                 BackendProtocol::Http11 => AppProtocol::Http11,
-                BackendProtocol::Http2 | BackendProtocol::H2c | BackendProtocol::Grpc => {
-                    AppProtocol::Http2
-                }
+                BackendProtocol::Http2 | BackendProtocol::H2c | BackendProtocol::Grpc => AppProtocol::Http2,
             },
         };
         match (from.kind, spoken) {
@@ -194,10 +156,7 @@ impl<'w> References<'w> {
                 let key = found.key();
                 Err(RefProblem::new(
                     RefReason::UnsupportedProtocol,
-                    format!(
-                        "the {} {}/{} speaks HTTP/1.1, but gRPC needs HTTP/2",
-                        key.kind, key.namespace, key.name
-                    ),
+                    format!("the {} {}/{} speaks HTTP/1.1, but gRPC needs HTTP/2", key.kind, key.namespace, key.name),
                     "set appProtocol kubernetes.io/h2c (Service) or protocol GRPC (Backend)",
                 ))
             }
@@ -206,25 +165,15 @@ impl<'w> References<'w> {
     }
 
     /// TLS as a `Backend` itself asks for it.
-    pub(crate) fn own_tls(
-        &self,
-        backend: &Object<BackendSpec>,
-    ) -> Option<Result<Arc<BackendTls>, RefProblem>> {
+    pub(crate) fn own_tls(&self, backend: &Object<BackendSpec>) -> Option<Result<Arc<BackendTls>, RefProblem>> {
         let tls = backend.spec.tls.as_ref()?;
-        let from = Referrer {
-            group: TRANSEPT_GROUP,
-            kind: "Backend",
-            namespace: &backend.meta.namespace,
-        };
+        let from = Referrer { group: TRANSEPT_GROUP, kind: "Backend", namespace: &backend.meta.namespace };
         let resolve = || {
-            let found = self.find_roots(
-                &from,
-                &tls.ca_certificate_refs,
-                tls.well_known_ca_certificates,
-            );
-            let identity = tls.client_certificate_ref.as_ref().map(|reference| {
-                self.key_pair(&from, reference, RefReason::InvalidClientCertificateRef)
-            });
+            let found = self.find_roots(&from, &tls.ca_certificate_refs, tls.well_known_ca_certificates);
+            let identity = tls
+                .client_certificate_ref
+                .as_ref()
+                .map(|reference| self.key_pair(&from, reference, RefReason::InvalidClientCertificateRef));
             Ok(Arc::new(BackendTls {
                 server_name: tls.hostname.as_ref().map(|name| name.shared()),
                 roots: found.roots?,
@@ -241,19 +190,12 @@ fn find_port(service: &Object<ServiceSpec>, wanted: Option<u16>) -> Option<&Serv
     let wanted = wanted?;
     let ports = || service.spec.ports.iter().filter(|p| p.port == wanted);
     // The same number may be there for TCP and UDP.
-    ports()
-        .find(|p| p.protocol == "TCP")
-        .or_else(|| ports().next())
+    ports().find(|p| p.protocol == "TCP").or_else(|| ports().next())
 }
 
 fn no_port(service: &Object<ServiceSpec>, wanted: Option<u16>) -> RefProblem {
     let name = format!("{}/{}", service.meta.namespace, service.meta.name);
-    let ports: Vec<_> = service
-        .spec
-        .ports
-        .iter()
-        .map(|p| p.port.to_string())
-        .collect();
+    let ports: Vec<_> = service.spec.ports.iter().map(|p| p.port.to_string()).collect();
     let remedy = if ports.is_empty() {
         "add the port to the Service".to_owned()
     } else {
@@ -276,10 +218,7 @@ fn service_protocol(
     if port.protocol != "TCP" {
         return Err(RefProblem::new(
             RefReason::UnsupportedProtocol,
-            format!(
-                "port {} of the Service {name} is {}",
-                port.port, port.protocol
-            ),
+            format!("port {} of the Service {name} is {}", port.port, port.protocol),
             "refer to a TCP port",
         ));
     }

@@ -8,9 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::kinds::cluster::AddressFamily;
-use crate::kinds::{
-    BackendSpec, Endpoint, EndpointSliceBody, Object, ServicePort, ServiceSpec, TargetPort,
-};
+use crate::kinds::{BackendSpec, Endpoint, EndpointSliceBody, Object, ServicePort, ServiceSpec, TargetPort};
 use crate::world::World;
 
 /// Where a backend's endpoints come from.
@@ -58,21 +56,14 @@ pub struct DnsEndpoint {
 /// A slice's port belongs to the Service's port of the same name (both without one are the same name). Ready endpoints are
 /// used; when none is ready, those that are ending but still serve, as kube-proxy does (KEP-1669). An address in several
 /// slices counts once. A Service of type ExternalName is a DNS name.
-pub fn find_endpoints(
-    world: &World,
-    service: &Object<ServiceSpec>,
-    port: &ServicePort,
-) -> EndpointSource {
+pub fn find_endpoints(world: &World, service: &Object<ServiceSpec>, port: &ServicePort) -> EndpointSource {
     if service.spec.r#type == "ExternalName" {
         let names = service.spec.external_name.as_ref().map(|name| DnsEndpoint {
             name: name.shared(),
             port: port.port,
             weight: 1,
         });
-        return EndpointSource::Dns {
-            names: names.into_iter().collect(),
-            addresses: Vec::new(),
-        };
+        return EndpointSource::Dns { names: names.into_iter().collect(), addresses: Vec::new() };
     }
     let mut ready = Found::default();
     let mut ending = Found::default();
@@ -89,20 +80,13 @@ pub fn find_endpoints(
             }
         }
     }
-    if ready.is_empty() {
-        ending.finish()
-    } else {
-        ready.finish()
-    }
+    if ready.is_empty() { ending.finish() } else { ready.finish() }
 }
 
 fn slice_port(slice: &EndpointSliceBody, wanted: &ServicePort) -> Option<u16> {
     let name = |text: Option<&str>| text.unwrap_or_default().to_owned();
     let wanted_name = name(wanted.name.as_deref());
-    let found = slice
-        .ports
-        .iter()
-        .find(|p| name(p.name.as_deref()) == wanted_name && p.protocol == wanted.protocol)?;
+    let found = slice.ports.iter().find(|p| name(p.name.as_deref()) == wanted_name && p.protocol == wanted.protocol)?;
     // A slice port without a number stands for every port: then the Service says which.
     found.port.or(match &wanted.target_port {
         Some(TargetPort::Number(number)) => Some(*number),
@@ -128,11 +112,7 @@ impl Found {
         if slice.address_type == AddressFamily::Fqdn {
             let name = text.shared();
             if !self.names.iter().any(|n| n.name == name && n.port == port) {
-                self.names.push(DnsEndpoint {
-                    name,
-                    port,
-                    weight: 1,
-                });
+                self.names.push(DnsEndpoint { name, port, weight: 1 });
             }
         } else if let Ok(ip) = text.parse()
             && self.seen.insert((ip, port))
@@ -155,10 +135,7 @@ impl Found {
         if self.names.is_empty() {
             EndpointSource::Static(self.addresses)
         } else {
-            EndpointSource::Dns {
-                names: self.names,
-                addresses: self.addresses,
-            }
+            EndpointSource::Dns { names: self.names, addresses: self.addresses }
         }
     }
 }

@@ -12,13 +12,13 @@ pub(super) fn permit(world: &World, from: &Referrer<'_>, to: &Target<'_>) -> boo
         return true;
     }
     world.grants_in(to.namespace).iter().any(|grant| {
-        let from_matches = grant.spec.from.iter().any(|f| {
-            f.group == *from.group && f.kind == *from.kind && f.namespace == *from.namespace
-        });
+        let from_matches = grant
+            .spec
+            .from
+            .iter()
+            .any(|f| f.group == *from.group && f.kind == *from.kind && f.namespace == *from.namespace);
         let to_matches = grant.spec.to.iter().any(|t| {
-            t.group == *to.group
-                && t.kind == *to.kind
-                && t.name.as_ref().is_none_or(|name| *name == *to.name)
+            t.group == *to.group && t.kind == *to.kind && t.name.as_ref().is_none_or(|name| *name == *to.name)
         });
         from_matches && to_matches
     })

@@ -80,22 +80,13 @@ pub(crate) struct BackendKey<'a> {
 
 impl<'a> BackendKey<'a> {
     /// Nothing for a kind that cannot be a backend.
-    pub(crate) fn new(
-        group: &str,
-        kind: &str,
-        namespace: &'a str,
-        name: &'a str,
-    ) -> Option<BackendKey<'a>> {
+    pub(crate) fn new(group: &str, kind: &str, namespace: &'a str, name: &'a str) -> Option<BackendKey<'a>> {
         let kind = match (group, kind) {
             ("", "Service") => "Service",
             (TRANSEPT_GROUP, "Backend") => "Backend",
             _ => return None,
         };
-        Some(Self {
-            kind,
-            namespace,
-            name,
-        })
+        Some(Self { kind, namespace, name })
     }
 }
 

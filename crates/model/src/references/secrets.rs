@@ -40,20 +40,12 @@ impl References<'_> {
         if (group, kind) != ("", "Secret") {
             return Err(RefProblem::new(
                 reason,
-                format!(
-                    "a certificate cannot be taken from {}",
-                    show_kind(group, kind)
-                ),
+                format!("a certificate cannot be taken from {}", show_kind(group, kind)),
                 "put it into a Secret (group \"\") with the entries tls.crt and tls.key",
             ));
         }
         let namespace = reference.namespace.as_deref().unwrap_or(from.namespace);
-        let target = Target {
-            group,
-            kind,
-            namespace,
-            name: &reference.name,
-        };
+        let target = Target { group, kind, namespace, name: &reference.name };
         self.check_grant(from, &target)?;
         let name = &reference.name;
         let Some(secret) = self.world.secret(namespace, name) else {
@@ -72,12 +64,10 @@ impl References<'_> {
                 )
             })
         };
-        KeyPair::from_pem(entry("tls.crt")?, entry("tls.key")?)
-            .map(Arc::new)
-            .map_err(|problem| {
-                let why = format!("the Secret {namespace}/{name} cannot be used: {problem}");
-                RefProblem::new(reason, why, "")
-            })
+        KeyPair::from_pem(entry("tls.crt")?, entry("tls.key")?).map(Arc::new).map_err(|problem| {
+            let why = format!("the Secret {namespace}/{name} cannot be used: {problem}");
+            RefProblem::new(reason, why, "")
+        })
     }
 
     /// The trusted certificates in the ConfigMap or Secret that `reference` names, under `ca.crt`.
@@ -89,39 +79,20 @@ impl References<'_> {
         from: &Referrer<'_>,
         reference: &BundleRef<'_>,
     ) -> Result<Vec<CertificateDer<'static>>, RefProblem> {
-        let BundleRef {
-            group,
-            kind,
-            namespace,
-            name,
-            unknown_kind,
-        } = *reference;
+        let BundleRef { group, kind, namespace, name, unknown_kind } = *reference;
         if !matches!((group, kind), ("", "ConfigMap" | "Secret")) {
             return Err(RefProblem::new(
                 unknown_kind,
-                format!(
-                    "trusted certificates cannot be taken from {}",
-                    show_kind(group, kind)
-                ),
+                format!("trusted certificates cannot be taken from {}", show_kind(group, kind)),
                 "put them into a ConfigMap (group \"\") with the entry ca.crt",
             ));
         }
-        let target = Target {
-            group,
-            kind,
-            namespace,
-            name,
-        };
+        let target = Target { group, kind, namespace, name };
         self.check_grant(from, &target)?;
-        let refuse = |why: String, remedy: &str| {
-            RefProblem::new(RefReason::InvalidCACertificateRef, why, remedy)
-        };
+        let refuse = |why: String, remedy: &str| RefProblem::new(RefReason::InvalidCACertificateRef, why, remedy);
         let (found, entry) = if kind == "Secret" {
             let secret = self.world.secret(namespace, name);
-            (
-                secret.is_some(),
-                secret.and_then(|s| s.spec.entry(CA_ENTRY)),
-            )
+            (secret.is_some(), secret.and_then(|s| s.spec.entry(CA_ENTRY)))
         } else {
             let map = self.world.config_map(namespace, name);
             (map.is_some(), map.and_then(|m| m.spec.entry(CA_ENTRY)))
@@ -138,19 +109,11 @@ impl References<'_> {
                 "put the certificates of the authorities there, as PEM",
             ));
         };
-        read_bundle(pem).map_err(|problem| {
-            refuse(
-                format!("the {kind} {namespace}/{name} cannot be used: {problem}"),
-                "",
-            )
-        })
+        read_bundle(pem)
+            .map_err(|problem| refuse(format!("the {kind} {namespace}/{name} cannot be used: {problem}"), ""))
     }
 }
 
 fn show_kind(group: &str, kind: &str) -> String {
-    if group.is_empty() {
-        format!("a {kind}")
-    } else {
-        format!("a {kind} of group {group}")
-    }
+    if group.is_empty() { format!("a {kind}") } else { format!("a {kind} of group {group}") }
 }

@@ -125,13 +125,7 @@ fn world() -> World {
 }
 
 fn target<'a>(name: &'a str, port: u16) -> BackendTarget<'a> {
-    BackendTarget {
-        group: "",
-        kind: "Service",
-        namespace: None,
-        name,
-        port: Some(port),
-    }
+    BackendTarget { group: "", kind: "Service", namespace: None, name, port: Some(port) }
 }
 
 fn addresses(source: &EndpointSource) -> Vec<String> {
@@ -149,21 +143,12 @@ fn a_service_stands_for_its_ready_endpoints() {
     let world = world();
     let references = References::new(&world);
     let from = Referrer::new(HTTP, "default");
-    let cart = references
-        .resolve_backend(&from, &target("cart", 80))
-        .unwrap();
-    assert_eq!(
-        addresses(&cart.endpoints),
-        ["10.0.0.1:8080", "[fd00::1]:8080"]
-    );
+    let cart = references.resolve_backend(&from, &target("cart", 80)).unwrap();
+    assert_eq!(addresses(&cart.endpoints), ["10.0.0.1:8080", "[fd00::1]:8080"]);
     assert_eq!(cart.id.to_string(), "Service default/cart:80");
-    let ending = references
-        .resolve_backend(&from, &target("ending", 80))
-        .unwrap();
+    let ending = references.resolve_backend(&from, &target("ending", 80)).unwrap();
     assert_eq!(addresses(&ending.endpoints), ["10.0.1.1:80"]);
-    let outside = references
-        .resolve_backend(&from, &target("outside", 443))
-        .unwrap();
+    let outside = references.resolve_backend(&from, &target("outside", 443)).unwrap();
     let EndpointSource::Dns { names, .. } = outside.endpoints else {
         panic!("{:?} is not DNS", outside.endpoints);
     };
@@ -196,14 +181,8 @@ fn every_failure_has_its_reason() {
     let world = world();
     let references = References::new(&world);
     let from = Referrer::new(HTTP, "default");
-    let elsewhere = |name| BackendTarget {
-        namespace: Some("elsewhere"),
-        ..target(name, 80)
-    };
-    let odd = BackendTarget {
-        kind: "NonExistent",
-        ..target("cart", 80)
-    };
+    let elsewhere = |name| BackendTarget { namespace: Some("elsewhere"), ..target(name, 80) };
+    let odd = BackendTarget { kind: "NonExistent", ..target("cart", 80) };
     for (wanted, expected) in [
         (target("cart", 80), None),
         (target("cart", 81), Some(RefReason::BackendNotFound)),
@@ -220,9 +199,7 @@ fn every_failure_has_its_reason() {
     let grpc = Referrer::new("GRPCRoute", "default");
     let found = references.resolve_backend(&grpc, &elsewhere("open"));
     assert_eq!(found.unwrap_err().reason, RefReason::RefNotPermitted);
-    let problem = references
-        .resolve_backend(&from, &target("carp", 80))
-        .unwrap_err();
+    let problem = references.resolve_backend(&from, &target("carp", 80)).unwrap_err();
     assert_eq!(
         problem.to_string(),
         "There is no Service default/carp. Add it, or correct the name (did you mean cart?)."
@@ -235,9 +212,7 @@ fn a_policy_for_the_port_beats_one_for_the_service() {
     let references = References::new(&world);
     let from = Referrer::new(HTTP, "default");
     let server_name = |name, port| {
-        let backend = references
-            .resolve_backend(&from, &target(name, port))
-            .unwrap();
+        let backend = references.resolve_backend(&from, &target(name, port)).unwrap();
         let tls = backend.tls?;
         Some(tls.map(|tls| tls.server_name.clone().unwrap().to_string()))
     };
@@ -253,33 +228,17 @@ fn a_backend_names_addresses_and_dns_names() {
     let world = world();
     let references = References::new(&world);
     let from = Referrer::new(HTTP, "default");
-    let backend = |name| BackendTarget {
-        group: "transept.dev",
-        kind: "Backend",
-        namespace: None,
-        name,
-        port: None,
-    };
-    let mixed = references
-        .resolve_backend(&from, &backend("mixed"))
-        .unwrap();
+    let backend = |name| BackendTarget { group: "transept.dev", kind: "Backend", namespace: None, name, port: None };
+    let mixed = references.resolve_backend(&from, &backend("mixed")).unwrap();
     let EndpointSource::Dns { names, addresses } = &mixed.endpoints else {
         panic!("{:?} has no names", mixed.endpoints);
     };
     assert_eq!((addresses[0].port, addresses[0].weight), (3000, 3));
     assert_eq!(&*names[0].name, "api.example.com");
-    assert_eq!(
-        mixed.connect_timeout,
-        Some(std::time::Duration::from_secs(2))
-    );
+    assert_eq!(mixed.connect_timeout, Some(std::time::Duration::from_secs(2)));
     assert!(mixed.tls.is_none());
-    let secure = references
-        .resolve_backend(&from, &backend("secure"))
-        .unwrap();
+    let secure = references.resolve_backend(&from, &backend("secure")).unwrap();
     let tls = secure.tls.unwrap().unwrap();
-    assert_eq!(
-        (secure.protocol, &tls.roots),
-        (AppProtocol::Http11, &Roots::System)
-    );
+    assert_eq!((secure.protocol, &tls.roots), (AppProtocol::Http11, &Roots::System));
     assert_eq!(tls.server_name, None);
 }

@@ -11,8 +11,7 @@ use super::resolved::{BackendKey, BackendTls, Roots, San};
 use super::secrets::BundleRef;
 use super::{RefProblem, RefReason, References, Referrer};
 use crate::kinds::{
-    BackendTlsPolicySpec, LocalObjectReference, Object, SubjectAltName, TRANSEPT_GROUP,
-    WellKnownCaCertificates,
+    BackendTlsPolicySpec, LocalObjectReference, Object, SubjectAltName, TRANSEPT_GROUP, WellKnownCaCertificates,
 };
 use crate::place::Spot;
 use crate::world::World;
@@ -77,8 +76,7 @@ impl<'w> TlsPolicies<'w> {
         let namespace = policy.meta.namespace.as_str();
         let mut lost_to = Vec::new();
         for target in &policy.spec.target_refs {
-            let Some(key) = BackendKey::new(&target.group, &target.kind, namespace, &target.name)
-            else {
+            let Some(key) = BackendKey::new(&target.group, &target.kind, namespace, &target.name) else {
                 lost_to.push(None);
                 continue;
             };
@@ -91,21 +89,13 @@ impl<'w> TlsPolicies<'w> {
                 }
                 None => {
                     lost_to.push(None);
-                    ruled.push(Ruled {
-                        section,
-                        policy: index,
-                        all: vec![index],
-                    });
+                    ruled.push(Ruled { section, policy: index, all: vec![index] });
                 }
             }
         }
         self.policies.push(TlsPolicy {
             policy,
-            tls: Err(RefProblem::new(
-                RefReason::NoValidCACertificate,
-                "its certificates have not been looked at",
-                "",
-            )),
+            tls: Err(RefProblem::new(RefReason::NoValidCACertificate, "its certificates have not been looked at", "")),
             broken: Vec::new(),
             lost_to,
         });
@@ -121,18 +111,12 @@ impl<'w> TlsPolicies<'w> {
 
     fn ruling(&self, backend: &BackendKey<'w>, port_name: Option<&str>) -> Option<&Ruled<'w>> {
         let ruled = self.by_target.get(backend)?;
-        let exact = ruled
-            .iter()
-            .find(|r| r.section.is_some() && r.section == port_name);
+        let exact = ruled.iter().find(|r| r.section.is_some() && r.section == port_name);
         exact.or_else(|| ruled.iter().find(|r| r.section.is_none()))
     }
 
     /// The policy for a port of a backend.
-    pub(super) fn select(
-        &self,
-        backend: &BackendKey<'w>,
-        port_name: Option<&str>,
-    ) -> Option<&TlsPolicy<'w>> {
+    pub(super) fn select(&self, backend: &BackendKey<'w>, port_name: Option<&str>) -> Option<&TlsPolicy<'w>> {
         let ruled = self.ruling(backend, port_name)?;
         self.policies.get(ruled.policy)
     }
@@ -145,10 +129,7 @@ impl<'w> TlsPolicies<'w> {
         port_name: Option<&'w str>,
     ) -> impl Iterator<Item = usize> + use<'_, 'w> {
         let ruled = self.by_target.get(backend).map_or(&[][..], Vec::as_slice);
-        ruled
-            .iter()
-            .filter(move |r| r.section.is_none() || r.section == port_name)
-            .flat_map(|r| r.all.iter().copied())
+        ruled.iter().filter(move |r| r.section.is_none() || r.section == port_name).flat_map(|r| r.all.iter().copied())
     }
 }
 
@@ -156,9 +137,7 @@ impl<'w> References<'w> {
     /// Looks at the certificates of every BackendTLSPolicy.
     pub(super) fn judge_tls(&mut self) {
         let policies = self.tls_policies.all().iter();
-        let found: Vec<_> = policies
-            .map(|policy| self.find_policy_roots(policy.policy))
-            .collect();
+        let found: Vec<_> = policies.map(|policy| self.find_policy_roots(policy.policy)).collect();
         for (policy, found) in self.tls_policies.all_mut().iter_mut().zip(found) {
             let validation = &policy.policy.spec.validation;
             policy.tls = found.roots.map(|roots| {
@@ -192,10 +171,7 @@ impl<'w> References<'w> {
         well_known: Option<WellKnownCaCertificates>,
     ) -> FoundRoots {
         if refs.is_empty() || well_known == Some(WellKnownCaCertificates::System) {
-            return FoundRoots {
-                roots: Ok(Roots::System),
-                broken: Vec::new(),
-            };
+            return FoundRoots { roots: Ok(Roots::System), broken: Vec::new() };
         }
         let mut bundle = Vec::new();
         let mut broken = Vec::new();
@@ -212,22 +188,14 @@ impl<'w> References<'w> {
             );
             match found {
                 Ok(certificates) => bundle.extend(certificates),
-                Err(problem) => broken.push(BrokenRef {
-                    index,
-                    at: reference.at,
-                    problem,
-                }),
+                Err(problem) => broken.push(BrokenRef { index, at: reference.at, problem }),
             }
         }
         let roots = if bundle.is_empty() {
             let reasons: Vec<_> = broken.iter().map(|b| b.problem.why.as_str()).collect();
             let why = format!("no certificate is left to trust: {}", reasons.join("; "));
             let remedy = broken.first().map_or("", |b| b.problem.remedy.as_str());
-            Err(RefProblem::new(
-                RefReason::NoValidCACertificate,
-                why,
-                remedy,
-            ))
+            Err(RefProblem::new(RefReason::NoValidCACertificate, why, remedy))
         } else {
             Ok(Roots::Bundle(bundle.into()))
         };

@@ -59,13 +59,7 @@ pub struct Decoder {
 impl Decoder {
     /// A decoder for (a part of) `file`.
     pub fn new(file: Arc<str>) -> Self {
-        Self {
-            file,
-            object: None,
-            path: Vec::new(),
-            problems: Vec::new(),
-            further: 0,
-        }
+        Self { file, object: None, path: Vec::new(), problems: Vec::new(), further: 0 }
     }
 
     /// Names the object that the following errors belong to.
@@ -96,12 +90,7 @@ impl Decoder {
     }
 
     /// Writes an error at the field `name` of `value`, or at `value` when it has no such field.
-    pub fn refuse_field(
-        &mut self,
-        value: &Value,
-        name: &'static str,
-        why: impl Into<String>,
-    ) -> &mut Invalid {
+    pub fn refuse_field(&mut self, value: &Value, name: &'static str, why: impl Into<String>) -> &mut Invalid {
         self.path.push(Step::Field(name));
         let at = value.spot_of(name);
         self.refuse(at, why);
@@ -132,9 +121,7 @@ impl Decoder {
 
     /// True when the last error stands at `at`.
     pub(crate) fn has_refused(&self, at: Spot) -> bool {
-        self.problems
-            .last()
-            .is_some_and(|last| (last.at.line, last.at.column) == (at.line, at.column))
+        self.problems.last().is_some_and(|last| (last.at.line, last.at.column) == (at.line, at.column))
     }
 
     /// All errors, in the order they were found.
@@ -171,10 +158,7 @@ impl Decoder {
 
     /// Writes that `what` was expected instead of `value`, with the usual remedies for numbers and quotes.
     pub fn expected(&mut self, value: &Value, what: &str) {
-        let invalid = self.refuse(
-            value.at,
-            format!("expected {what}, found {}", value.describe()),
-        );
+        let invalid = self.refuse(value.at, format!("expected {what}, found {}", value.describe()));
         match &value.node {
             Node::Integer(number) if what == "text" => {
                 invalid.remedy(format!("put it in quotes: \"{number}\""));
@@ -317,28 +301,19 @@ impl Decoder {
             } else if let (Some(word), false) = (word, entry.value.is_null()) {
                 let why = format!("`{}` is set, but `{tag}` is {word}", entry.key);
                 let other = words.get(position).copied().unwrap_or_default();
-                self.refuse(entry.at, why)
-                    .remedy(format!("remove it, or set `{tag}: {other}`"));
+                self.refuse(entry.at, why).remedy(format!("remove it, or set `{tag}: {other}`"));
             }
         }
         let (word, index) = (word?, index?);
         if inner.is_none() {
             let field = fields.get(index).copied().unwrap_or_default();
-            self.refuse(
-                value.at,
-                format!("`{tag}` is {word}, but `{field}` is not set"),
-            )
-            .remedy(format!("add `{field}:`"));
+            self.refuse(value.at, format!("`{tag}` is {word}, but `{field}` is not set"))
+                .remedy(format!("add `{field}:`"));
         }
         inner.map(|inner| (word, inner))
     }
 
-    fn missing<T: Schema>(
-        &mut self,
-        owner: Spot,
-        presence: Presence<T>,
-        rules: &'static [Rule],
-    ) -> Option<T> {
+    fn missing<T: Schema>(&mut self, owner: Spot, presence: Presence<T>, rules: &'static [Rule]) -> Option<T> {
         if let Presence::Default(default) = presence {
             return Some(default());
         }

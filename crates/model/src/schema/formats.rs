@@ -95,14 +95,8 @@ pub static RESOURCE_NAME: Format = Format {
 };
 
 /// The name of an object that is referred to.
-pub static OBJECT_NAME: Format = Format {
-    what: "a name",
-    least: 1,
-    most: 253,
-    pattern: "",
-    hint: "",
-    accept: |_| true,
-};
+pub static OBJECT_NAME: Format =
+    Format { what: "a name", least: 1, most: 253, pattern: "", hint: "", accept: |_| true };
 
 /// A namespace.
 pub static NAMESPACE: Format = Format {
@@ -180,9 +174,7 @@ pub static PROTOCOL: Format = Format {
             && !text.ends_with('-');
         let last = text.rsplit('/').next().unwrap_or_default();
         plain
-            || (domain_path(text)
-                && text.matches('/').count() == 1
-                && last.bytes().all(|b| b.is_ascii_alphanumeric()))
+            || (domain_path(text) && text.matches('/').count() == 1 && last.bytes().all(|b| b.is_ascii_alphanumeric()))
     },
 };
 
@@ -209,9 +201,7 @@ pub static HEADER_VALUE: Format = Format {
         bytes.iter().all(|b| (b'!'..=b'~').contains(b) || blank(*b))
             && !bytes.first().copied().is_some_and(blank)
             && !bytes.last().copied().is_some_and(blank)
-            && !bytes
-                .windows(2)
-                .any(|pair| blank(pair[0]) && blank(pair[1]))
+            && !bytes.windows(2).any(|pair| blank(pair[0]) && blank(pair[1]))
     },
 };
 
@@ -255,12 +245,7 @@ pub static GRPC_SERVICE: Format = Format {
     most: 1024,
     pattern: r"^(?i)\.?[a-z_][a-z_0-9]*(\.[a-z_][a-z_0-9]*)*$",
     hint: "with its package, without `/`: shop.v1.CartService",
-    accept: |text| {
-        text.strip_prefix('.')
-            .unwrap_or(text)
-            .split('.')
-            .all(identifier)
-    },
+    accept: |text| text.strip_prefix('.').unwrap_or(text).split('.').all(identifier),
 };
 
 /// The name of a gRPC method.
@@ -275,9 +260,7 @@ pub static GRPC_METHOD: Format = Format {
 
 fn label(text: &str) -> bool {
     !text.is_empty()
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !text.starts_with('-')
         && !text.ends_with('-')
 }
@@ -291,9 +274,7 @@ fn qualified(text: &str) -> bool {
     text.len() <= 63
         && text.starts_with(edge)
         && text.ends_with(edge)
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 fn domain_path(text: &str) -> bool {
@@ -302,9 +283,7 @@ fn domain_path(text: &str) -> bool {
     };
     subdomain(domain)
         && !path.is_empty()
-        && path
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b))
+        && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b))
 }
 
 fn identifier(text: &str) -> bool {
@@ -338,26 +317,17 @@ fn is_origin(text: &str) -> bool {
     if text == "*" {
         return true;
     }
-    let Some(rest) = text
-        .strip_prefix("http://")
-        .or_else(|| text.strip_prefix("https://"))
-    else {
+    let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) else {
         return false;
     };
     let (host, port) = match rest.split_once(':') {
         Some((host, port)) => (host, Some(port)),
         None => (rest, None),
     };
-    let port_good = port.is_none_or(|port| {
-        !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()
-    });
+    let port_good = port
+        .is_none_or(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok());
     let name = |host: &str| {
-        host.split('.').all(|label| {
-            !label.is_empty()
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        })
+        host.split('.').all(|label| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
     };
     port_good && (host == "*" || name(host.strip_prefix("*.").unwrap_or(host)))
 }
@@ -436,9 +406,8 @@ mod tests {
             &GRPC_METHOD,
         ];
         let pieces = [
-            "", "a", "B", "9", "-", "_", ".", "/", "*", "*.", ":", ":80", " ", "  ", "\t", "%2F",
-            "%zz", "#", "?", "a-b", "a.b", "http://", "https://", "~", "é", "\u{7f}", "@", "^",
-            "=",
+            "", "a", "B", "9", "-", "_", ".", "/", "*", "*.", ":", ":80", " ", "  ", "\t", "%2F", "%zz", "#", "?",
+            "a-b", "a.b", "http://", "https://", "~", "é", "\u{7f}", "@", "^", "=",
         ];
         for format in formats {
             let pattern = regex::Regex::new(format.pattern).unwrap();
@@ -450,12 +419,7 @@ mod tests {
                             continue;
                         }
                         let accepted = (format.accept)(&text);
-                        assert_eq!(
-                            accepted,
-                            pattern.is_match(&text),
-                            "{text:?} as {}",
-                            format.what
-                        );
+                        assert_eq!(accepted, pattern.is_match(&text), "{text:?} as {}", format.what);
                     }
                 }
             }
@@ -467,9 +431,7 @@ mod tests {
         for good in ["a", "a.b-c.d9", "*.example.com", "127.0.0.1"] {
             assert!((HOSTNAME.accept)(good), "{good}");
         }
-        for bad in [
-            "", "*", "*.", "a..b", "-a", "A.b", "a.b:80", "http://a", "a.*.b",
-        ] {
+        for bad in ["", "*", "*.", "a..b", "-a", "A.b", "a.b:80", "http://a", "a.*.b"] {
             assert!(!(HOSTNAME.accept)(bad), "{bad}");
         }
         assert!(!(PRECISE_HOSTNAME.accept)("*.a"));
@@ -477,29 +439,14 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, milliseconds) in [
-            ("0s", 0),
-            ("500ms", 500),
-            ("1h30m", 5_400_000),
-            ("1s500ms", 1_500),
-            ("99999h", 99_999 * 3_600_000),
-        ] {
+        for (text, milliseconds) in
+            [("0s", 0), ("500ms", 500), ("1h30m", 5_400_000), ("1s500ms", 1_500), ("99999h", 99_999 * 3_600_000)]
+        {
             let read = parse_duration(text).unwrap();
             assert_eq!(read, Duration::from_millis(milliseconds), "{text}");
             assert_eq!(parse_duration(&write_duration(read)).unwrap_or(read), read);
         }
-        for bad in [
-            "",
-            "1",
-            "s",
-            "1.5s",
-            "-1s",
-            "1 s",
-            "100000s",
-            "1h1h1h1h1h",
-            "1us",
-            "1d",
-        ] {
+        for bad in ["", "1", "s", "1.5s", "-1s", "1 s", "100000s", "1h1h1h1h1h", "1us", "1d"] {
             assert!(parse_duration(bad).is_none(), "{bad}");
         }
     }
@@ -510,22 +457,10 @@ mod tests {
         for bad in ["/a b", "/ä", "/%2", "/%zz", "/a?b"] {
             assert!(!(PATH_CHARACTERS.accept)(bad), "{bad}");
         }
-        for good in [
-            "*",
-            "https://a.com",
-            "http://*.a.com:8080",
-            "https://*",
-            "https://*:12345",
-        ] {
+        for good in ["*", "https://a.com", "http://*.a.com:8080", "https://*", "https://*:12345"] {
             assert!((CORS_ORIGIN.accept)(good), "{good}");
         }
-        for bad in [
-            "a.com",
-            "ftp://a.com",
-            "https://a.com/",
-            "https://a.*.com",
-            "https://a:99999",
-        ] {
+        for bad in ["a.com", "ftp://a.com", "https://a.com/", "https://a.*.com", "https://a:99999"] {
             assert!(!(CORS_ORIGIN.accept)(bad), "{bad}");
         }
     }

@@ -28,11 +28,7 @@ pub const fn camel<const N: usize>(snake: &str) -> [u8; N] {
         if bytes[index] == b'_' {
             raise = true;
         } else {
-            out[length] = if raise {
-                bytes[index].to_ascii_uppercase()
-            } else {
-                bytes[index]
-            };
+            out[length] = if raise { bytes[index].to_ascii_uppercase() } else { bytes[index] };
             raise = false;
             length += 1;
         }
@@ -42,11 +38,7 @@ pub const fn camel<const N: usize>(snake: &str) -> [u8; N] {
 }
 
 const fn raw_prefix(bytes: &[u8]) -> usize {
-    if bytes.len() > 2 && bytes[0] == b'r' && bytes[1] == b'#' {
-        2
-    } else {
-        0
-    }
+    if bytes.len() > 2 && bytes[0] == b'r' && bytes[1] == b'#' { 2 } else { 0 }
 }
 
 /// The wire name of a field: its own in camel case, or the one given with `as`.
@@ -86,8 +78,8 @@ macro_rules! shown_default {
     };
     ($type:ty, $default:expr) => {{
         let default: $type = $default;
-        let shown = Some($crate::schema::Schema::encode(&default))
-            .filter(|_| !$crate::schema::Schema::is_absent(&default));
+        let shown =
+            Some($crate::schema::Schema::encode(&default)).filter(|_| !$crate::schema::Schema::is_absent(&default));
         (false, shown)
     }};
 }

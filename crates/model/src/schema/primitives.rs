@@ -70,10 +70,7 @@ macro_rules! integers {
 integers!(u8 u16 u32 u64 i32 i64);
 
 fn bounds<T: TryInto<i64> + Bounded>() -> (i64, i64) {
-    (
-        T::LEAST.try_into().unwrap_or(i64::MIN),
-        T::MOST.try_into().unwrap_or(i64::MAX),
-    )
+    (T::LEAST.try_into().unwrap_or(i64::MIN), T::MOST.try_into().unwrap_or(i64::MAX))
 }
 
 trait Bounded: Sized {
@@ -203,11 +200,8 @@ impl Schema for Duration {
         };
         let duration = parse_duration(text);
         if duration.is_none() {
-            cx.refuse(
-                value.at,
-                format!("{} is not a duration", crate::value::quote(text)),
-            )
-            .remedy("whole numbers with h, m, s or ms: 1m30s, 500ms");
+            cx.refuse(value.at, format!("{} is not a duration", crate::value::quote(text)))
+                .remedy("whole numbers with h, m, s or ms: 1m30s, 500ms");
         }
         duration
     }
@@ -316,10 +310,7 @@ impl<T: Schema> Schema for BTreeMap<String, T> {
     }
 
     fn encode(&self) -> Json {
-        self.iter()
-            .map(|(key, value)| (key.clone(), value.encode()))
-            .collect::<serde_json::Map<_, _>>()
-            .into()
+        self.iter().map(|(key, value)| (key.clone(), value.encode())).collect::<serde_json::Map<_, _>>().into()
     }
 
     fn absent() -> Option<Self> {

@@ -53,10 +53,7 @@ impl Rule {
             }
             (Rule::MaxEntries(most), Node::Map(entries)) if entries.len() > *most => {
                 let at = entries.get(*most).map_or(value.at, |entry| entry.at);
-                cx.refuse(
-                    at,
-                    format!("may have at most {most} entries, has {}", entries.len()),
-                );
+                cx.refuse(at, format!("may have at most {most} entries, has {}", entries.len()));
             }
             (Rule::Unique, Node::List(items)) => {
                 unique(items.iter().map(|item| (item.text(), item.at)), cx);
@@ -93,9 +90,7 @@ impl Rule {
             (Rule::Length(least, most), Node::Text(text)) => {
                 length(text, *least, *most, value.at, cx);
             }
-            (Rule::Range(least, most), Node::Integer(number))
-                if number < least || number > most =>
-            {
+            (Rule::Range(least, most), Node::Integer(number)) if number < least || number > most => {
                 let why = if *most == i64::MAX {
                     format!("must be at least {least}, is {number}")
                 } else {

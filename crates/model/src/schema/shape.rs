@@ -131,17 +131,14 @@ impl Shape {
             }
             Shape::Numbers(numbers) => json!({"type": "integer", "enum": numbers}),
             Shape::List(item) => {
-                let (own, inner): (Vec<Rule>, Vec<Rule>) =
-                    rules.iter().copied().partition(is_of_list);
+                let (own, inner): (Vec<Rule>, Vec<Rule>) = rules.iter().copied().partition(is_of_list);
                 let mut schema = json!({"type": "array", "items": item.to_json_schema(&inner)});
                 apply(&own, &mut schema);
                 return schema;
             }
             Shape::Map(item) => {
-                let (own, inner): (Vec<Rule>, Vec<Rule>) =
-                    rules.iter().copied().partition(is_of_list);
-                let mut schema =
-                    json!({"type": "object", "additionalProperties": item.to_json_schema(&inner)});
+                let (own, inner): (Vec<Rule>, Vec<Rule>) = rules.iter().copied().partition(is_of_list);
+                let mut schema = json!({"type": "object", "additionalProperties": item.to_json_schema(&inner)});
                 apply(&own, &mut schema);
                 return schema;
             }
@@ -213,12 +210,7 @@ impl UnionShape {
 fn is_of_list(rule: &Rule) -> bool {
     matches!(
         rule,
-        Rule::MinItems(_)
-            | Rule::MaxItems(_)
-            | Rule::MaxEntries(_)
-            | Rule::Unique
-            | Rule::UniqueBy(_)
-            | Rule::Keys(_)
+        Rule::MinItems(_) | Rule::MaxItems(_) | Rule::MaxEntries(_) | Rule::Unique | Rule::UniqueBy(_) | Rule::Keys(_)
     )
 }
 

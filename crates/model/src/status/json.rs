@@ -5,9 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    Conditions, GatewayStatus, ListenerStatus, ObjectStatus, Status, StatusBody, StatusRef,
-};
+use super::{Conditions, GatewayStatus, ListenerStatus, ObjectStatus, Status, StatusBody, StatusRef};
 use crate::kinds::CONTROLLER_NAME;
 use crate::place::ObjectName;
 
@@ -15,9 +13,7 @@ impl Status {
     /// A list of `{apiVersion, kind, metadata: {name, namespace, generation}, status}`, in the order of kind, namespace and
     /// name.
     pub fn to_json(&self) -> Value {
-        self.iter()
-            .map(|(name, object)| object.to_json(name))
-            .collect()
+        self.iter().map(|(name, object)| object.to_json(name)).collect()
     }
 }
 
@@ -78,10 +74,7 @@ impl StatusBody {
 
 impl GatewayStatus {
     fn to_json(&self) -> Value {
-        let addresses = self
-            .addresses
-            .iter()
-            .map(|address| json!({ "type": address.kind, "value": address.value }));
+        let addresses = self.addresses.iter().map(|address| json!({ "type": address.kind, "value": address.value }));
         json!({
             "addresses": addresses.collect::<Value>(),
             "conditions": self.conditions.to_json(),
@@ -92,10 +85,8 @@ impl GatewayStatus {
 
 impl ListenerStatus {
     fn to_json(&self) -> Value {
-        let kinds = self
-            .supported_kinds
-            .iter()
-            .map(|kind| json!({ "group": "gateway.networking.k8s.io", "kind": kind }));
+        let kinds =
+            self.supported_kinds.iter().map(|kind| json!({ "group": "gateway.networking.k8s.io", "kind": kind }));
         json!({
             "name": self.name,
             "supportedKinds": kinds.collect::<Value>(),

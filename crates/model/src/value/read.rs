@@ -29,33 +29,16 @@ pub struct Budget {
 impl Default for Budget {
     /// 32 MiB, 64 levels, 2 million nodes, 200 thousand of them by repetition, 20 errors.
     fn default() -> Self {
-        Self {
-            bytes: 32 << 20,
-            depth: 64,
-            nodes: 2_000_000,
-            repeated: 200_000,
-            errors: 20,
-        }
+        Self { bytes: 32 << 20, depth: 64, nodes: 2_000_000, repeated: 200_000, errors: 20 }
     }
 }
 
 /// Reads all documents of `source`. Empty documents are left out. Documents that could not be read are reported and left
 /// out; the ones after them are still read.
 pub fn read(source: &SourceText, budget: &Budget) -> (Vec<Value>, Vec<Invalid>) {
-    let mut reader = Reader {
-        source,
-        budget,
-        nodes: 0,
-        repeated: 0,
-        anchors: HashMap::new(),
-        invalid: Vec::new(),
-    };
+    let mut reader = Reader { source, budget, nodes: 0, repeated: 0, anchors: HashMap::new(), invalid: Vec::new() };
     if source.text.len() > budget.bytes {
-        let why = format!(
-            "the file has {} bytes, more than the limit of {}",
-            source.text.len(),
-            budget.bytes
-        );
+        let why = format!("the file has {} bytes, more than the limit of {}", source.text.len(), budget.bytes);
         reader.refuse(Spot { line: 1, column: 1 }, why, None);
         return (Vec::new(), reader.invalid);
     }
@@ -114,12 +97,7 @@ enum Parts {
 
 impl Parts {
     fn empty_map() -> Self {
-        Parts::Map {
-            entries: Vec::new(),
-            seen: HashSet::new(),
-            key: None,
-            merge: Vec::new(),
-        }
+        Parts::Map { entries: Vec::new(), seen: HashSet::new(), key: None, merge: Vec::new() }
     }
 }
 
@@ -145,11 +123,7 @@ impl Reader<'_> {
         self.invalid.push(invalid);
     }
 
-    fn documents(
-        &mut self,
-        parser: &mut Events<'_>,
-        documents: &mut Vec<Value>,
-    ) -> Result<(), Stop> {
+    fn documents(&mut self, parser: &mut Events<'_>, documents: &mut Vec<Value>) -> Result<(), Stop> {
         let mut open: Vec<Open> = Vec::new();
         let mut root: Option<Value> = None;
         while let Some(event) = parser.next_event() {
@@ -188,9 +162,7 @@ impl Reader<'_> {
                 Event::Scalar(text, style, anchor, tag) => {
                     self.count(at)?;
                     // A tag that is not of the core schema is known to nobody here.
-                    let tag = tag
-                        .as_deref()
-                        .map(|tag| tag.core_suffix().unwrap_or("unknown"));
+                    let tag = tag.as_deref().map(|tag| tag.core_suffix().unwrap_or("unknown"));
                     let Some(node) = scalar(&text, style, tag) else {
                         let remedy = Some("remove the tag");
                         self.refuse(at, "this tag does not fit here", remedy);
@@ -225,13 +197,7 @@ impl Reader<'_> {
         Err(Stop::Everything)
     }
 
-    fn open(
-        &mut self,
-        open: &mut Vec<Open>,
-        at: Spot,
-        anchor: usize,
-        parts: Parts,
-    ) -> Result<(), Stop> {
+    fn open(&mut self, open: &mut Vec<Open>, at: Spot, anchor: usize, parts: Parts) -> Result<(), Stop> {
         self.count(at)?;
         if open.len() >= self.budget.depth {
             let why = format!("nested more than {} levels deep", self.budget.depth);
@@ -259,10 +225,7 @@ impl Reader<'_> {
         if self.repeated <= self.budget.repeated {
             return Ok(());
         }
-        let why = format!(
-            "anchors and aliases repeat more than {} values",
-            self.budget.repeated
-        );
+        let why = format!("anchors and aliases repeat more than {} values", self.budget.repeated);
         self.refuse(at, why, Some("write the values out, or split the file"));
         Err(Stop::Everything)
     }
@@ -270,12 +233,7 @@ impl Reader<'_> {
     fn place(&mut self, parent: &mut Open, value: Value) -> Result<(), Stop> {
         match &mut parent.parts {
             Parts::List(items) => items.push(value),
-            Parts::Map {
-                entries,
-                seen,
-                key,
-                merge,
-            } => match key.take() {
+            Parts::Map { entries, seen, key, merge } => match key.take() {
                 None => {
                     let Some(text) = key_text(&value) else {
                         let why = format!("a key must be text, not {}", value.describe());
@@ -286,9 +244,7 @@ impl Reader<'_> {
                 }
                 Some((name, at)) if &*name == MERGE => match &value.node {
                     Node::Map(_) => merge.push(value),
-                    Node::List(items)
-                        if items.iter().all(|item| matches!(item.node, Node::Map(_))) =>
-                    {
+                    Node::List(items) if items.iter().all(|item| matches!(item.node, Node::Map(_))) => {
                         merge.extend(items.iter().cloned());
                     }
                     _ => {
@@ -309,22 +265,14 @@ impl Reader<'_> {
                         let first = entries.iter().find(|entry| entry.key == name);
                         let line = first.map_or(0, |entry| entry.at.line);
                         let why = format!("the key {} stands twice here", quote(&name));
-                        self.refuse(
-                            at,
-                            why,
-                            Some(&format!("the first one is on line {line}; keep one")),
-                        );
+                        self.refuse(at, why, Some(&format!("the first one is on line {line}; keep one")));
                         // Not worth losing the document over: the rest of its errors are wanted too.
                         return match self.invalid.len() < self.budget.errors {
                             true => Ok(()),
                             false => Err(Stop::Everything),
                         };
                     }
-                    entries.push(Entry {
-                        key: name,
-                        at,
-                        value,
-                    });
+                    entries.push(Entry { key: name, at, value });
                 }
             },
         }
@@ -336,9 +284,7 @@ impl Reader<'_> {
 fn close(closed: Open) -> (Value, usize) {
     let node = match closed.parts {
         Parts::List(items) => Node::List(items),
-        Parts::Map {
-            mut entries, merge, ..
-        } => {
+        Parts::Map { mut entries, merge, .. } => {
             // What stands in the mapping itself wins over what is merged in, and the first merged one over the next.
             let mut present: HashSet<Arc<str>> = match merge.is_empty() {
                 true => HashSet::new(),
@@ -403,9 +349,7 @@ fn hint(source: &SourceText, at: Spot) -> Option<&'static str> {
         return Some("a quote is opened and not closed");
     }
     if line.contains("{{") {
-        return Some(
-            "this looks like a template that has not been rendered; quote it or render it first",
-        );
+        return Some("this looks like a template that has not been rendered; quote it or render it first");
     }
     if line.contains(" *.") || line.contains("[*.") || line.contains(",*.") {
         return Some("a host name that begins with `*` must be in quotes");

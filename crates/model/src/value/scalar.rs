@@ -35,22 +35,16 @@ fn plain(text: &str) -> Node {
         return Node::Text(text.into());
     }
     let number = if let Some(digits) = text.strip_prefix("0x") {
-        all(digits, |b| b.is_ascii_hexdigit())
-            .then(|| i64::from_str_radix(digits, 16).ok())
-            .flatten()
+        all(digits, |b| b.is_ascii_hexdigit()).then(|| i64::from_str_radix(digits, 16).ok()).flatten()
     } else if let Some(digits) = text.strip_prefix("0o") {
-        all(digits, |b| b.is_ascii_digit())
-            .then(|| i64::from_str_radix(digits, 8).ok())
-            .flatten()
+        all(digits, |b| b.is_ascii_digit()).then(|| i64::from_str_radix(digits, 8).ok()).flatten()
     } else {
         text.parse::<i64>().ok()
     };
     if let Some(number) = number {
         return Node::Integer(number);
     }
-    let numeric = all(text, |b| {
-        b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.' | b'e' | b'E')
-    });
+    let numeric = all(text, |b| b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.' | b'e' | b'E'));
     match text.parse::<f64>() {
         Ok(number) if numeric => Node::Float(number),
         _ => Node::Text(text.into()),

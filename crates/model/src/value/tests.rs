@@ -60,16 +60,12 @@ fn scalars_follow_the_core_schema() {
 #[test]
 fn json_is_yaml() {
     let value = one(r#"{"a": [1, "x", null, {"b": false}], "c": "\u00e9"}"#);
-    assert_eq!(
-        value.to_json(),
-        serde_json::json!({"a": [1, "x", null, {"b": false}], "c": "é"})
-    );
+    assert_eq!(value.to_json(), serde_json::json!({"a": [1, "x", null, {"b": false}], "c": "é"}));
 }
 
 #[test]
 fn a_file_has_many_documents_and_empty_ones_do_not_count() {
-    let (documents, invalid) =
-        read_text("# nothing\n---\na: 1\n---\n---\n# nothing\n---\nb: 2\n...\n");
+    let (documents, invalid) = read_text("# nothing\n---\na: 1\n---\n---\n# nothing\n---\nb: 2\n...\n");
     assert!(invalid.is_empty(), "{invalid:?}");
     assert_eq!(documents.len(), 2);
     assert_eq!(read_text("").0.len(), 0);
@@ -130,11 +126,7 @@ fn an_alias_inside_what_it_names_is_refused() {
 
 #[test]
 fn nesting_has_a_limit() {
-    for text in [
-        "[".repeat(100_000),
-        "{a: ".repeat(100_000),
-        "- ".repeat(100_000),
-    ] {
+    for text in ["[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(100_000)] {
         let (documents, invalid) = read_text(&text);
         assert!(documents.is_empty());
         assert_eq!(invalid.len(), 1);
@@ -145,30 +137,18 @@ fn nesting_has_a_limit() {
 
 #[test]
 fn size_and_number_of_values_have_limits() {
-    let budget = Budget {
-        bytes: 1_000,
-        nodes: 50,
-        ..Budget::default()
-    };
+    let budget = Budget { bytes: 1_000, nodes: 50, ..Budget::default() };
     let long = SourceText::new("a.yaml", "#".repeat(1_001));
     assert!(read(&long, &budget).1[0].why.contains("1001 bytes"));
     let many = SourceText::new("a.yaml", format!("[{}]", "1,".repeat(200)));
-    assert!(
-        read(&many, &budget).1[0]
-            .why
-            .contains("more than 50 values")
-    );
+    assert!(read(&many, &budget).1[0].why.contains("more than 50 values"));
 }
 
 #[test]
 fn tabs_and_open_quotes_are_explained() {
     let tab = refused("a:\n\tb: 1\n");
     assert!(tab.remedy.unwrap().contains("tab"), "{}", tab.why);
-    for text in [
-        "hostnames:\n- *.a.com\n",
-        "hostname: *.a.com\n",
-        "hostnames: [*.a.com]\n",
-    ] {
+    for text in ["hostnames:\n- *.a.com\n", "hostname: *.a.com\n", "hostnames: [*.a.com]\n"] {
         let star = refused(text);
         assert!(star.remedy.unwrap().contains("in quotes"), "{}", star.why);
     }
@@ -243,9 +223,5 @@ fn hostile_text_never_panics() {
 fn errors_of_one_file_are_limited() {
     let text = "a: [\n---\n".repeat(1_000);
     let (_, invalid) = read_text(&text);
-    assert!(
-        invalid.len() <= Budget::default().errors,
-        "{}",
-        invalid.len()
-    );
+    assert!(invalid.len() <= Budget::default().errors, "{}", invalid.len());
 }

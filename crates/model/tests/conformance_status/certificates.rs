@@ -3,52 +3,25 @@
 //! Status does not depend on who signed what, so one RSA leaf (PKCS#1, as the official suite writes it) and one CA stand for all.
 
 use data_encoding::BASE64;
-use rcgen::{
-    BasicConstraints, CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
-    SanType,
-};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SanType};
 use serde_json::{Value, json};
 
 const SECRETS: &[(&str, &str)] = &[
     ("gateway-conformance-web-backend", "certificate"),
-    (
-        "gateway-conformance-infra",
-        "tls-validity-checks-certificate",
-    ),
-    (
-        "gateway-conformance-infra",
-        "tls-validity-checks-client-certificate",
-    ),
-    (
-        "gateway-conformance-infra",
-        "tls-validity-checks-per-port-client-certificate",
-    ),
+    ("gateway-conformance-infra", "tls-validity-checks-certificate"),
+    ("gateway-conformance-infra", "tls-validity-checks-client-certificate"),
+    ("gateway-conformance-infra", "tls-validity-checks-per-port-client-certificate"),
     ("gateway-conformance-infra", "tls-checks-certificate"),
     ("gateway-conformance-infra", "tls-checks-client-certificate"),
-    (
-        "gateway-conformance-infra",
-        "tls-passthrough-checks-certificate",
-    ),
-    (
-        "gateway-conformance-app-backend",
-        "tls-passthrough-checks-certificate",
-    ),
-    (
-        "gateway-conformance-infra",
-        "tls-terminate-checks-certificate",
-    ),
+    ("gateway-conformance-infra", "tls-passthrough-checks-certificate"),
+    ("gateway-conformance-app-backend", "tls-passthrough-checks-certificate"),
+    ("gateway-conformance-infra", "tls-terminate-checks-certificate"),
 ];
 
 const CONFIG_MAPS: &[(&str, &str)] = &[
     ("gateway-conformance-web-backend", "web-backend-cm"),
-    (
-        "gateway-conformance-infra",
-        "tls-validity-checks-ca-certificate",
-    ),
-    (
-        "gateway-conformance-infra",
-        "tls-validity-checks-per-port-ca-certificate",
-    ),
+    ("gateway-conformance-infra", "tls-validity-checks-ca-certificate"),
+    ("gateway-conformance-infra", "tls-validity-checks-per-port-ca-certificate"),
     ("gateway-conformance-infra", "tls-checks-ca-certificate"),
     ("gateway-conformance-infra", "mismatch-ca-certificate"),
 ];
@@ -82,9 +55,7 @@ pub(crate) fn objects() -> Vec<Value> {
 fn leaf() -> (String, String) {
     let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
     let mut params = CertificateParams::new(vec!["*.org".to_owned()]).unwrap();
-    params
-        .subject_alt_names
-        .push(SanType::URI("*".try_into().unwrap()));
+    params.subject_alt_names.push(SanType::URI("*".try_into().unwrap()));
     let certificate = params.self_signed(&key).unwrap().pem();
     (certificate, pkcs1(key.serialized_der()))
 }
@@ -103,15 +74,8 @@ fn pkcs1(pkcs8: &[u8]) -> String {
     let (rest, _algorithm) = element(rest);
     let (_, inner) = element(rest);
     let body = BASE64.encode(inner);
-    let lines: Vec<_> = body
-        .as_bytes()
-        .chunks(64)
-        .map(|line| std::str::from_utf8(line).unwrap())
-        .collect();
-    format!(
-        "-----BEGIN RSA PRIVATE KEY-----\n{}\n-----END RSA PRIVATE KEY-----\n",
-        lines.join("\n")
-    )
+    let lines: Vec<_> = body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN RSA PRIVATE KEY-----\n{}\n-----END RSA PRIVATE KEY-----\n", lines.join("\n"))
 }
 
 /// Splits one DER element: (what follows it, its content).
@@ -121,9 +85,7 @@ fn element(der: &[u8]) -> (&[u8], &[u8]) {
         (first, 2)
     } else {
         let count = first & 0x7f;
-        let length = der[2..2 + count]
-            .iter()
-            .fold(0, |sum, b| sum << 8 | usize::from(*b));
+        let length = der[2..2 + count].iter().fold(0, |sum, b| sum << 8 | usize::from(*b));
         (length, 2 + count)
     };
     (&der[header + length..], &der[header..header + length])

@@ -50,18 +50,13 @@ fn list(value: &Value) -> &[Value] {
 /// Each wanted condition is among `conditions`.
 fn compare_conditions(what: &str, wanted: &Value, conditions: &Value, out: &mut Vec<String>) {
     for wanted in list(wanted) {
-        let found = list(conditions)
-            .iter()
-            .find(|c| c["type"] == wanted["type"]);
+        let found = list(conditions).iter().find(|c| c["type"] == wanted["type"]);
         let right = found.is_some_and(|found| {
             (wanted["status"] == "any" || wanted["status"] == found["status"])
                 && (wanted["reason"].is_null() || wanted["reason"] == found["reason"])
         });
         if !right {
-            out.push(format!(
-                "{what} wants {wanted}, has {}",
-                found.unwrap_or(&Value::Null)
-            ));
+            out.push(format!("{what} wants {wanted}, has {}", found.unwrap_or(&Value::Null)));
         }
     }
 }
@@ -73,17 +68,13 @@ fn latest_generation(what: &str, object: &Value, conditions: &Value, out: &mut V
     }
     for condition in list(conditions) {
         if condition["observedGeneration"] != *generation {
-            out.push(format!(
-                "{what} has a stale condition: {condition}, generation {generation}"
-            ));
+            out.push(format!("{what} has a stale condition: {condition}, generation {generation}"));
         }
     }
 }
 
 fn is_true(conditions: &Value, kind: &str) -> bool {
-    list(conditions)
-        .iter()
-        .any(|c| c["type"] == kind && c["status"] == "True")
+    list(conditions).iter().any(|c| c["type"] == kind && c["status"] == "True")
 }
 
 fn ready(step: &Value, world: &Settled, out: &mut Vec<String>) {
@@ -130,9 +121,9 @@ fn routes_accepted(step: &Value, world: &Settled, out: &mut Vec<String>) {
             reference["kind"] == parent["kind"]
                 && reference["group"] == "gateway.networking.k8s.io"
                 && entry["controllerName"] == "transept.dev/gateway"
-                && list(&entry["conditions"]).iter().any(|c| {
-                    c["type"] == "Accepted" && c["status"] == "True" && c["reason"] == "Accepted"
-                })
+                && list(&entry["conditions"])
+                    .iter()
+                    .any(|c| c["type"] == "Accepted" && c["status"] == "True" && c["reason"] == "Accepted")
         });
         if !accepted {
             out.push(format!("{route} is not accepted: {entries:?}"));
@@ -156,8 +147,7 @@ fn parents_named<'a>(object: &'a Value, reference: &Value) -> Vec<&'a Value> {
         .iter()
         .filter(|entry| {
             let parent = &entry["parentRef"];
-            parent["name"] == name
-                && (parent["namespace"].is_null() || parent["namespace"] == namespace)
+            parent["name"] == name && (parent["namespace"].is_null() || parent["namespace"] == namespace)
         })
         .collect()
 }
@@ -173,9 +163,7 @@ fn gateway_status(step: &Value, world: &Settled, out: &mut Vec<String>) {
     }
     for group in list(&step["listener_conditions"]) {
         for wanted in strings(&group["listeners"]) {
-            let found = list(&body["listeners"])
-                .iter()
-                .find(|l| l["name"] == wanted);
+            let found = list(&body["listeners"]).iter().find(|l| l["name"] == wanted);
             let conditions = found.map_or(&Value::Null, |l| &l["conditions"]);
             compare_conditions(wanted, &group["conditions"], conditions, out);
         }
@@ -188,18 +176,12 @@ fn gateway_status(step: &Value, world: &Settled, out: &mut Vec<String>) {
         }
     }
     if step["addresses"].is_array() {
-        let wanted: Vec<_> = list(&step["addresses"])
-            .iter()
-            .map(|address| (fill(&address["type"]), fill(&address["value"])))
-            .collect();
-        let found: Vec<_> = list(&body["addresses"])
-            .iter()
-            .map(|address| (fill(&address["type"]), fill(&address["value"])))
-            .collect();
+        let wanted: Vec<_> =
+            list(&step["addresses"]).iter().map(|address| (fill(&address["type"]), fill(&address["value"]))).collect();
+        let found: Vec<_> =
+            list(&body["addresses"]).iter().map(|address| (fill(&address["type"]), fill(&address["value"]))).collect();
         if wanted != found {
-            out.push(format!(
-                "{name} wants the addresses {wanted:?}, has {found:?}"
-            ));
+            out.push(format!("{name} wants the addresses {wanted:?}, has {found:?}"));
         }
     }
 }
@@ -207,19 +189,12 @@ fn gateway_status(step: &Value, world: &Settled, out: &mut Vec<String>) {
 fn fill(text: &Value) -> String {
     let text = text.as_str().unwrap_or_default();
     let placeholder = text.strip_prefix("${").and_then(|t| t.strip_suffix('}'));
-    placeholder
-        .and_then(fill_address)
-        .unwrap_or(text)
-        .to_owned()
+    placeholder.and_then(fill_address).unwrap_or(text).to_owned()
 }
 
 fn compare_listeners(wanted: &[Value], found: &[Value], out: &mut Vec<String>) {
     if wanted.len() != found.len() {
-        out.push(format!(
-            "wants {} listeners, has {}",
-            wanted.len(),
-            found.len()
-        ));
+        out.push(format!("wants {} listeners, has {}", wanted.len(), found.len()));
     }
     for wanted in wanted {
         let name = wanted["name"].as_str().unwrap();
@@ -245,9 +220,7 @@ fn compare_listeners(wanted: &[Value], found: &[Value], out: &mut Vec<String>) {
             wanted_kinds.iter().all(|kind| kinds.contains(kind))
         };
         if !right {
-            out.push(format!(
-                "listener {name} wants kinds {wanted_kinds:?}, has {kinds:?}"
-            ));
+            out.push(format!("listener {name} wants kinds {wanted_kinds:?}, has {kinds:?}"));
         }
         compare_conditions(name, &wanted["conditions"], &found["conditions"], out);
     }
@@ -299,8 +272,7 @@ fn policy_status(step: &Value, world: &Settled, out: &mut Vec<String>) {
     let (namespace, gateway) = split(&step["ancestor"]);
     let entry = ancestors.iter().find(|entry| {
         let reference = &entry["ancestorRef"];
-        reference["name"] == gateway
-            && (reference["namespace"].is_null() || reference["namespace"] == namespace)
+        reference["name"] == gateway && (reference["namespace"].is_null() || reference["namespace"] == namespace)
     });
     match entry {
         Some(entry) => compare_conditions(name, &step["conditions"], &entry["conditions"], out),

@@ -35,11 +35,7 @@ pub(crate) struct Stage {
 
 pub(crate) fn key(document: &Value) -> Key {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    (
-        text(&document["kind"]),
-        text(&document["metadata"]["namespace"]),
-        text(&document["metadata"]["name"]),
-    )
+    (text(&document["kind"]), text(&document["metadata"]["namespace"]), text(&document["metadata"]["name"]))
 }
 
 pub(crate) fn read_documents(path: &Path) -> Vec<Value> {
@@ -50,18 +46,12 @@ pub(crate) fn read_documents(path: &Path) -> Vec<Value> {
     let source = SourceText::new(path.display().to_string(), text);
     let (documents, invalid) = read(&source, &Budget::default());
     assert!(invalid.is_empty(), "{invalid:?}");
-    documents
-        .iter()
-        .map(|document| document.to_json())
-        .collect()
+    documents.iter().map(|document| document.to_json()).collect()
 }
 
 impl Stage {
     pub(crate) fn new(base: Vec<Value>) -> Self {
-        let mut stage = Self {
-            documents: Vec::new(),
-            clock: 0,
-        };
+        let mut stage = Self { documents: Vec::new(), clock: 0 };
         stage.add(vec![json!({
             "apiVersion": "gateway.networking.k8s.io/v1",
             "kind": "GatewayClass",
@@ -76,12 +66,8 @@ impl Stage {
         for mut document in documents {
             self.clock += 1;
             document["metadata"]["generation"] = 1.into();
-            document["metadata"]["creationTimestamp"] = format!(
-                "2026-01-01T{:02}:{:02}:00Z",
-                self.clock / 60,
-                self.clock % 60
-            )
-            .into();
+            document["metadata"]["creationTimestamp"] =
+                format!("2026-01-01T{:02}:{:02}:00Z", self.clock / 60, self.clock % 60).into();
             self.documents.push(document);
         }
     }
@@ -169,11 +155,7 @@ impl Stage {
         let reference = placeholder.strip_prefix("configmap:").unwrap();
         let (object, entry) = reference.rsplit_once(':').unwrap();
         let (namespace, name) = object.split_once('/').unwrap();
-        let wanted = (
-            "ConfigMap".to_owned(),
-            namespace.to_owned(),
-            name.to_owned(),
-        );
+        let wanted = ("ConfigMap".to_owned(), namespace.to_owned(), name.to_owned());
         let document = self.documents.iter().find(|d| key(d) == wanted).unwrap();
         document["data"][entry].clone()
     }
@@ -184,17 +166,12 @@ impl Stage {
             .documents
             .iter()
             .enumerate()
-            .map(|(number, document)| {
-                SourceText::new(format!("{number}.json"), document.to_string())
-            })
+            .map(|(number, document)| SourceText::new(format!("{number}.json"), document.to_string()))
             .collect();
         let loaded = load(&files, &[]);
         assert!(loaded.invalid.is_empty(), "{:#?}", loaded.invalid);
         let mut surroundings = Surroundings::default();
-        surroundings.unusable.insert(
-            UNUSABLE.parse().unwrap(),
-            "it is not an address of this machine".to_owned(),
-        );
+        surroundings.unusable.insert(UNUSABLE.parse().unwrap(), "it is not an address of this machine".to_owned());
         let attached = attach(&loaded.world, &surroundings);
         let status = attached.status.to_json();
         let status = status.as_array().unwrap().iter();

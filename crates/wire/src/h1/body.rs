@@ -108,26 +108,16 @@ impl Decoder {
                 State::Done => break,
                 State::UntilClose => return Ok(self.piece(at..input.len())),
                 State::Length { left } => {
-                    let length =
-                        usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
+                    let length = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
                     let left = left - length as u64;
-                    self.state = if left == 0 {
-                        State::Done
-                    } else {
-                        State::Length { left }
-                    };
+                    self.state = if left == 0 { State::Done } else { State::Length { left } };
                     return Ok(self.piece(at..at + length));
                 }
                 State::ChunkData { left } => {
-                    let length =
-                        usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
+                    let length = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
                     let left = left - length as u64;
                     self.extension_debt = self.extension_debt.saturating_sub(length as u64);
-                    self.state = if left == 0 {
-                        State::ChunkDataCr
-                    } else {
-                        State::ChunkData { left }
-                    };
+                    self.state = if left == 0 { State::ChunkDataCr } else { State::ChunkData { left } };
                     return Ok(self.piece(at..at + length));
                 }
                 _ => at += self.step(rest)?,
@@ -137,11 +127,7 @@ impl Decoder {
     }
 
     fn piece(&self, data: Range<usize>) -> Decoded {
-        Decoded {
-            consumed: data.end,
-            data,
-            done: self.is_done(),
-        }
+        Decoded { consumed: data.end, data, done: self.is_done() }
     }
 
     /// Takes framing of a chunked body; how many bytes, of which there is at least one in the input.
@@ -169,29 +155,18 @@ impl Decoder {
             if digits == MOST_DIGITS {
                 return Err(Malformed::ChunkSize);
             }
-            return Ok(State::ChunkSize {
-                size: size << 4 | u64::from(value),
-                digits: digits + 1,
-            });
+            return Ok(State::ChunkSize { size: size << 4 | u64::from(value), digits: digits + 1 });
         }
         match byte {
             _ if digits == 0 => Err(Malformed::ChunkSize),
             b'\r' => Ok(State::ChunkSizeLf { size }),
-            b';' => Ok(State::ChunkExtension {
-                size,
-                length: usize::from(digits) + 1,
-            }),
+            b';' => Ok(State::ChunkExtension { size, length: usize::from(digits) + 1 }),
             b'\n' => Err(Malformed::BareLf),
             _ => Err(Malformed::ChunkSize),
         }
     }
 
-    fn chunk_extension(
-        &mut self,
-        rest: &[u8],
-        size: u64,
-        length: usize,
-    ) -> Result<usize, Malformed> {
+    fn chunk_extension(&mut self, rest: &[u8], size: u64, length: usize) -> Result<usize, Malformed> {
         let end = grammar::find_control(rest);
         let taken = end.unwrap_or(rest.len());
         let length = length.saturating_add(taken);
@@ -222,9 +197,7 @@ impl Decoder {
             return Ok(2);
         }
         let line_end = memchr::memchr(b'\n', rest);
-        let piece = rest
-            .get(..line_end.map_or(rest.len(), |end| end + 1))
-            .unwrap_or(rest);
+        let piece = rest.get(..line_end.map_or(rest.len(), |end| end + 1)).unwrap_or(rest);
         if self.trailer_text.len() + piece.len() > self.limits.trailer_bytes {
             return Err(Malformed::TrailersTooLarge);
         }

@@ -37,14 +37,9 @@ fn transfer_encoding(fields: &Fields) -> Result<Body, Malformed> {
     // Well-formed and unknown is 501 (RFC 9112 6.1); anything that only resembles `chunked` is an attack.
     let mut members = value.split(|&byte| byte == b',').map(grammar::trim);
     let honest = members.next_back().is_some_and(grammar::is_token)
-        && members
-            .all(|member| grammar::is_token(member) && !member.eq_ignore_ascii_case(b"chunked"))
+        && members.all(|member| grammar::is_token(member) && !member.eq_ignore_ascii_case(b"chunked"))
         && !value.eq_ignore_ascii_case(b"identity");
-    Err(if honest {
-        Malformed::UnknownTransferCoding
-    } else {
-        Malformed::TransferEncoding
-    })
+    Err(if honest { Malformed::UnknownTransferCoding } else { Malformed::TransferEncoding })
 }
 
 fn content_length(fields: &Fields) -> Result<Body, Malformed> {

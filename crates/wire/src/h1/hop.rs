@@ -28,11 +28,7 @@ impl Protocol {
     pub fn new(name: &[u8]) -> Option<Protocol> {
         let mut parts = name.splitn(2, |&byte| byte == b'/');
         let valid = parts.all(grammar::is_token) && !name.eq_ignore_ascii_case(b"h2c");
-        if valid {
-            SmallText::new(name).map(Protocol)
-        } else {
-            None
-        }
+        if valid { SmallText::new(name).map(Protocol) } else { None }
     }
 
     /// The name as written.
@@ -47,10 +43,7 @@ impl Protocol {
 
     /// The first protocol in `Upgrade` that is one.
     pub(super) fn wanted(fields: &Fields) -> Option<Protocol> {
-        fields
-            .all(FieldId::UPGRADE)
-            .flat_map(grammar::members)
-            .find_map(Protocol::new)
+        fields.all(FieldId::UPGRADE).flat_map(grammar::members).find_map(Protocol::new)
     }
 }
 
@@ -74,15 +67,8 @@ pub fn strip_hop_by_hop(fields: &mut Fields) -> Stripped {
     }
     // A head that did not come from `h1` may name more than its limit: that is no reason to keep the fields.
     let options = framing::options(fields).unwrap_or_default();
-    let te_trailers = fields
-        .all(FieldId::TE)
-        .flat_map(grammar::members)
-        .any(|m| m.eq_ignore_ascii_case(b"trailers"));
-    let upgrade = if options.upgrade {
-        Protocol::wanted(fields)
-    } else {
-        None
-    };
+    let te_trailers = fields.all(FieldId::TE).flat_map(grammar::members).any(|m| m.eq_ignore_ascii_case(b"trailers"));
+    let upgrade = if options.upgrade { Protocol::wanted(fields) } else { None };
     if fields.contains(FieldId::CONNECTION) {
         fields.remove_listed(FieldId::CONNECTION);
     }
@@ -92,9 +78,5 @@ pub fn strip_hop_by_hop(fields: &mut Fields) -> Stripped {
     } else {
         fields.remove_id(FieldId::TE);
     }
-    Stripped {
-        upgrade,
-        te_trailers,
-        close: options.close,
-    }
+    Stripped { upgrade, te_trailers, close: options.close }
 }

@@ -119,14 +119,10 @@ mod tests {
 
     #[test]
     fn codes_are_unique_and_statuses_are_errors() {
-        let slugs: std::collections::HashSet<_> =
-            Malformed::ALL.iter().map(|fault| fault.slug()).collect();
+        let slugs: std::collections::HashSet<_> = Malformed::ALL.iter().map(|fault| fault.slug()).collect();
         assert_eq!(slugs.len(), Malformed::ALL.len());
         for fault in Malformed::ALL {
-            assert!(
-                matches!(fault.status(), 400 | 414 | 417 | 431 | 501 | 505),
-                "{fault:?}"
-            );
+            assert!(matches!(fault.status(), 400 | 414 | 417 | 431 | 501 | 505), "{fault:?}");
             assert!(!fault.to_string().ends_with('.'));
         }
     }

@@ -27,9 +27,7 @@ pub use malformed::Malformed;
 pub use request::{RequestMeta, TargetForm, parse_request};
 pub use response::{ResponseMeta, parse_response};
 pub use scan::{Preface, Scan, is_h2_preface};
-pub use write::{
-    Connection, write_chunk_end, write_chunk_start, write_last_chunk, write_request, write_response,
-};
+pub use write::{Connection, write_chunk_end, write_chunk_start, write_last_chunk, write_request, write_response};
 
 use crate::head::Version;
 

@@ -49,11 +49,7 @@ pub enum TargetForm {
 ///
 /// # Errors
 /// [`Malformed`]: answer with its status and close the connection.
-pub fn parse_request(
-    bytes: &[u8],
-    limits: &Limits,
-    into: &mut Request,
-) -> Result<Option<RequestMeta>, Malformed> {
+pub fn parse_request(bytes: &[u8], limits: &Limits, into: &mut Request) -> Result<Option<RequestMeta>, Malformed> {
     into.clear();
     match parse(bytes, limits, into) {
         Ok(meta) => Ok(Some(meta)),
@@ -74,19 +70,13 @@ fn parse(bytes: &[u8], limits: &Limits, into: &mut Request) -> Result<RequestMet
     let line_limit = start + limits.request_line.saturating_add(2);
     let head = window(bytes, limits.head_bytes.min(u32::MAX as usize));
     let line = window(head, line_limit);
-    let too_long = if line_limit <= limits.head_bytes {
-        Malformed::RequestLineTooLong
-    } else {
-        Malformed::HeadTooLarge
-    };
+    let too_long =
+        if line_limit <= limits.head_bytes { Malformed::RequestLineTooLong } else { Malformed::HeadTooLarge };
     let parsed = parse_line(line, start, into)
         .map_err(|halt| halt.at_limit(line, line_limit.min(limits.head_bytes), too_long))?;
 
-    let rules = section::Rules {
-        fields: limits.fields,
-        too_many: Malformed::TooManyFields,
-        underscore: limits.underscore,
-    };
+    let rules =
+        section::Rules { fields: limits.fields, too_many: Malformed::TooManyFields, underscore: limits.underscore };
     let head_len = section::parse(head, parsed.end, &rules, &mut into.fields)
         .map_err(|halt| halt.at_limit(head, limits.head_bytes, Malformed::HeadTooLarge))?;
 
@@ -130,10 +120,8 @@ fn parse_line<'a>(bytes: &'a [u8], start: usize, into: &mut Request) -> Result<L
     let rest = bytes.get(start..).unwrap_or_default();
     let (method, rest) = take_method(rest)?;
     into.method = method;
-    let target_length = rest
-        .iter()
-        .position(|&byte| grammar::class(byte) & grammar::TARGET == 0)
-        .ok_or(Halt::Incomplete)?;
+    let target_length =
+        rest.iter().position(|&byte| grammar::class(byte) & grammar::TARGET == 0).ok_or(Halt::Incomplete)?;
     let (target, rest) = rest.split_at(target_length);
     match rest {
         [b' ', ..] if target.is_empty() => return Err(Malformed::RequestLine.into()),
@@ -145,11 +133,7 @@ fn parse_line<'a>(bytes: &'a [u8], start: usize, into: &mut Request) -> Result<L
     let rest = rest.get(1..).unwrap_or_default();
     into.version = take_version(rest)?;
     let end = bytes.len() - rest.len() + b"HTTP/1.1\r\n".len();
-    Ok(Line {
-        form,
-        authority,
-        end,
-    })
+    Ok(Line { form, authority, end })
 }
 
 fn take_method(rest: &[u8]) -> Result<(Method, &[u8]), Halt> {
@@ -162,19 +146,13 @@ fn take_method(rest: &[u8]) -> Result<(Method, &[u8]), Halt> {
             return Ok((method, rest));
         }
     }
-    let length = rest
-        .iter()
-        .take_while(|&&byte| grammar::class(byte) & grammar::TOKEN != 0)
-        .count();
+    let length = rest.iter().take_while(|&&byte| grammar::class(byte) & grammar::TOKEN != 0).count();
     if length > SmallText::CAPACITY {
         return Err(Malformed::MethodTooLong.into());
     }
     let (method, rest) = rest.split_at(length);
     match rest {
-        [b' ', rest @ ..] => Ok((
-            Method::from_bytes(method).ok_or(Malformed::RequestLine)?,
-            rest,
-        )),
+        [b' ', rest @ ..] => Ok((Method::from_bytes(method).ok_or(Malformed::RequestLine)?, rest)),
         [] => Err(Halt::Incomplete),
         [b'\n', ..] => Err(Malformed::BareLf.into()),
         [0, ..] => Err(Malformed::Nul.into()),
@@ -198,52 +176,18 @@ fn bad_target(byte: u8, tail: &[u8], target: &[u8]) -> Halt {
 
 fn take_version(rest: &[u8]) -> Result<Version, Halt> {
     match rest {
-        [
-            b'H',
-            b'T',
-            b'T',
-            b'P',
-            b'/',
-            b'1',
-            b'.',
-            b'1',
-            b'\r',
-            b'\n',
-            ..,
-        ] => return Ok(Version::Http11),
-        [
-            b'H',
-            b'T',
-            b'T',
-            b'P',
-            b'/',
-            b'1',
-            b'.',
-            b'0',
-            b'\r',
-            b'\n',
-            ..,
-        ] => return Ok(Version::Http10),
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1', b'\r', b'\n', ..] => return Ok(Version::Http11),
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0', b'\r', b'\n', ..] => return Ok(Version::Http10),
         _ => {}
     }
     let version = window(rest, b"HTTP/1.1\r\n".len());
     let complete = version.len() == b"HTTP/1.1\r\n".len();
     Err(match (version, memchr::memchr(b'\n', version)) {
-        (
-            [
-                b'H',
-                b'T',
-                b'T',
-                b'P',
-                b'/',
-                major,
-                b'.',
-                minor,
-                b'\r',
-                b'\n',
-            ],
-            _,
-        ) if major.is_ascii_digit() && minor.is_ascii_digit() => Malformed::Version.into(),
+        ([b'H', b'T', b'T', b'P', b'/', major, b'.', minor, b'\r', b'\n'], _)
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            Malformed::Version.into()
+        }
         (_, Some(at)) if !version[..at].ends_with(b"\r") => Malformed::BareLf.into(),
         (_, None) if !complete => Halt::Incomplete,
         _ => Malformed::RequestLine.into(),
@@ -269,10 +213,7 @@ fn take_target<'a>(
         b"*" => return Err(Malformed::AsteriskTarget),
         _ => {
             let (scheme, rest) = take_scheme(target).ok_or(Malformed::Target)?;
-            let end = rest
-                .iter()
-                .position(|byte| matches!(byte, b'/' | b'?'))
-                .unwrap_or(rest.len());
+            let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
             let (authority, rest) = rest.split_at(end);
             normalize::authority(authority).map_err(|_| Malformed::HostInvalid)?;
             (TargetForm::Absolute, Some((authority, scheme)), rest)
@@ -282,9 +223,7 @@ fn take_target<'a>(
         // An absolute target without path (RFC 9112 3.2.4 and 3.2.1).
         [] if method == Method::Options => into.take_target(b"*", 1),
         [] => into.take_target(b"/", 1),
-        [b'?', ..] => into
-            .set_path(b"/")
-            .and_then(|()| into.set_query(rest.get(1..))),
+        [b'?', ..] => into.set_path(b"/").and_then(|()| into.set_query(rest.get(1..))),
         _ => into.take_target(rest, memchr::memchr(b'?', rest).unwrap_or(rest.len())),
     };
     taken.map_err(|_| Malformed::Target)?;
@@ -337,14 +276,8 @@ fn means_the_same(host: &Authority<'_>, target: &Authority<'_>, scheme: Scheme) 
             Scheme::Unknown => target.port,
         })
     };
-    let name = |authority: &Authority<'_>| {
-        authority
-            .host
-            .strip_suffix(b".")
-            .map_or(authority.host.len(), <[u8]>::len)
-    };
-    port(host) == port(target)
-        && host.host[..name(host)].eq_ignore_ascii_case(&target.host[..name(target)])
+    let name = |authority: &Authority<'_>| authority.host.strip_suffix(b".").map_or(authority.host.len(), <[u8]>::len);
+    port(host) == port(target) && host.host[..name(host)].eq_ignore_ascii_case(&target.host[..name(target)])
 }
 
 /// `Expect: 100-continue` is the only expectation (RFC 9110 10.1.1), and HTTP/1.0 has none.

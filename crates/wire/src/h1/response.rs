@@ -46,27 +46,16 @@ pub fn parse_response(
     }
 }
 
-fn parse(
-    bytes: &[u8],
-    method: &Method,
-    limits: &Limits,
-    into: &mut Response,
-) -> Result<ResponseMeta, Halt> {
+fn parse(bytes: &[u8], method: &Method, limits: &Limits, into: &mut Response) -> Result<ResponseMeta, Halt> {
     let line_limit = limits.request_line.saturating_add(2);
     let head = window(bytes, limits.head_bytes.min(u32::MAX as usize));
     let line = window(head, line_limit);
-    let too_long = if line_limit <= limits.head_bytes {
-        Malformed::RequestLineTooLong
-    } else {
-        Malformed::HeadTooLarge
-    };
-    let fields_start = parse_line(line, into)
-        .map_err(|halt| halt.at_limit(line, line_limit.min(limits.head_bytes), too_long))?;
-    let rules = section::Rules {
-        fields: limits.fields,
-        too_many: Malformed::TooManyFields,
-        underscore: Underscore::Keep,
-    };
+    let too_long =
+        if line_limit <= limits.head_bytes { Malformed::RequestLineTooLong } else { Malformed::HeadTooLarge };
+    let fields_start =
+        parse_line(line, into).map_err(|halt| halt.at_limit(line, line_limit.min(limits.head_bytes), too_long))?;
+    let rules =
+        section::Rules { fields: limits.fields, too_many: Malformed::TooManyFields, underscore: Underscore::Keep };
     let head_len = section::parse(head, fields_start, &rules, &mut into.fields)
         .map_err(|halt| halt.at_limit(head, limits.head_bytes, Malformed::HeadTooLarge))?;
 
@@ -81,28 +70,15 @@ fn parse(
         _ if tunnel => no_body(head_len, Body::None, false),
         304 => no_body(head_len, announced, persists),
         _ if *method == Method::Head => no_body(head_len, announced, persists),
-        _ if announced == Body::None => ResponseMeta {
-            head_len,
-            body: Body::UntilClose,
-            announced: Body::UntilClose,
-            keep_alive: false,
-        },
-        _ => ResponseMeta {
-            head_len,
-            body: announced,
-            announced,
-            keep_alive: persists,
-        },
+        _ if announced == Body::None => {
+            ResponseMeta { head_len, body: Body::UntilClose, announced: Body::UntilClose, keep_alive: false }
+        }
+        _ => ResponseMeta { head_len, body: announced, announced, keep_alive: persists },
     })
 }
 
 fn no_body(head_len: usize, announced: Body, keep_alive: bool) -> ResponseMeta {
-    ResponseMeta {
-        head_len,
-        body: Body::None,
-        announced,
-        keep_alive,
-    }
+    ResponseMeta { head_len, body: Body::None, announced, keep_alive }
 }
 
 /// Parses the status line into the response; the offset after it.
@@ -128,9 +104,7 @@ fn parse_line(bytes: &[u8], into: &mut Response) -> Result<usize, Halt> {
     if !matches!(line[9], b'1'..=b'9') {
         return Err(Malformed::StatusLine.into());
     }
-    into.status = line[9..]
-        .iter()
-        .fold(0, |status, digit| status * 10 + u16::from(digit - b'0'));
+    into.status = line[9..].iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'));
     let reason = match rest {
         [b' ', reason @ ..] => reason,
         [b'\r' | b'\n', ..] => rest,

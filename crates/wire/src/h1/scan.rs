@@ -19,10 +19,7 @@ pub struct Scan {
 impl Scan {
     /// For the next head, of which nothing has been seen.
     pub const fn new() -> Scan {
-        Scan {
-            seen: 0,
-            first_line: false,
-        }
+        Scan { seen: 0, first_line: false }
     }
 
     /// Whether parsing the bytes could end with anything but "incomplete". Call it with all bytes of the head so far,
@@ -81,10 +78,7 @@ mod tests {
             assert_eq!(is_h2_preface(&H2_PREFACE[..length]), Preface::Partial);
         }
         assert_eq!(is_h2_preface(H2_PREFACE), Preface::Yes);
-        assert_eq!(
-            is_h2_preface(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nrest"),
-            Preface::Yes
-        );
+        assert_eq!(is_h2_preface(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nrest"), Preface::Yes);
         assert_eq!(is_h2_preface(b"PRI * HTTP/1.1"), Preface::No);
         assert_eq!(is_h2_preface(b"GET"), Preface::No);
     }
@@ -94,17 +88,13 @@ mod tests {
         let limits = Limits::default();
         let head = b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n";
         let mut scan = Scan::new();
-        let worth: Vec<usize> = (1..=head.len())
-            .filter(|&length| scan.is_worth_parsing(&head[..length], &limits))
-            .collect();
+        let worth: Vec<usize> =
+            (1..=head.len()).filter(|&length| scan.is_worth_parsing(&head[..length], &limits)).collect();
         assert_eq!(worth, [1, 16, head.len()]);
 
         let mut scan = Scan::new();
         assert!(scan.is_worth_parsing(b"GET / HTTP/1.1\r\nHo", &limits));
         assert!(!scan.is_worth_parsing(b"GET / HTTP/1.1\r\nHost: a\r\n", &limits));
-        assert!(
-            scan.is_worth_parsing(b"GET / HTTP/1.1\r\nHost: a\r\nX: y\n", &limits),
-            "a bare LF is an error now"
-        );
+        assert!(scan.is_worth_parsing(b"GET / HTTP/1.1\r\nHost: a\r\nX: y\n", &limits), "a bare LF is an error now");
     }
 }

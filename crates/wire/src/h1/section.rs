@@ -17,12 +17,7 @@ pub(super) struct Rules {
 /// Parses the lines from `start` on, up to and with the empty line, into `fields`, which must be empty. Gives the
 /// offset after the empty line. On an error the fields are in no useful state.
 #[inline]
-pub(super) fn parse(
-    bytes: &[u8],
-    start: usize,
-    rules: &Rules,
-    fields: &mut Fields,
-) -> Result<usize, Halt> {
+pub(super) fn parse(bytes: &[u8], start: usize, rules: &Rules, fields: &mut Fields) -> Result<usize, Halt> {
     let mut at = start;
     let mut lines = 0;
     loop {
@@ -69,15 +64,9 @@ fn parse_line(
         None => return Err(Halt::Incomplete),
     }
     let after_colon = rest.get(1..).unwrap_or_default();
-    let padding = after_colon
-        .iter()
-        .take_while(|&&byte| byte == b' ' || byte == b'\t')
-        .count();
+    let padding = after_colon.iter().take_while(|&&byte| byte == b' ' || byte == b'\t').count();
     let value_start = at + name_length + 1 + padding;
-    let value_length = after_colon
-        .get(padding..)
-        .and_then(grammar::find_control)
-        .ok_or(Halt::Incomplete)?;
+    let value_length = after_colon.get(padding..).and_then(grammar::find_control).ok_or(Halt::Incomplete)?;
     let next = after_crlf(bytes, value_start + value_length)?;
     if classes & UNDERSCORE != 0 {
         match underscore {
@@ -86,24 +75,11 @@ fn parse_line(
             Underscore::Refuse => return Err(Malformed::UnderscoreInName.into()),
         }
     }
-    let value = bytes
-        .get(value_start..value_start + value_length)
-        .unwrap_or_default();
-    let trimmed = value.len()
-        - value
-            .iter()
-            .rev()
-            .take_while(|&&byte| byte == b' ' || byte == b'\t')
-            .count();
+    let value = bytes.get(value_start..value_start + value_length).unwrap_or_default();
+    let trimmed = value.len() - value.iter().rev().take_while(|&&byte| byte == b' ' || byte == b'\t').count();
     // The block is appended to an empty buffer, so offsets in it are offsets from the start of the section.
-    let name_span = Span {
-        start: (at - start) as u32,
-        length: name_length as u32,
-    };
-    let value_span = Span {
-        start: (value_start - start) as u32,
-        length: trimmed as u32,
-    };
+    let name_span = Span { start: (at - start) as u32, length: name_length as u32 };
+    let value_span = Span { start: (value_start - start) as u32, length: trimmed as u32 };
     fields.mark(FieldId::from_bytes(name), name_span, value_span);
     Ok(next)
 }

@@ -53,9 +53,7 @@ pub fn write_request(out: &mut Vec<u8>, head: &Request, body: &Body, connection:
     head.fields.write_lines(out, NEVER_COPIED);
     let usually_has_content = matches!(head.method, Method::Post | Method::Put | Method::Patch);
     match body {
-        Body::None if usually_has_content && !matches!(connection, Connection::Upgrade(_)) => {
-            write_length(out, 0)
-        }
+        Body::None if usually_has_content && !matches!(connection, Connection::Upgrade(_)) => write_length(out, 0),
         Body::None => {}
         Body::Length(length) => write_length(out, *length),
         Body::Chunked | Body::UntilClose => write_chunked(out),
@@ -82,13 +80,7 @@ pub fn write_request(out: &mut Vec<u8>, head: &Request, body: &Body, connection:
 /// A response that merely has none is `Body::Length(0)`. To HEAD and in 304 a framing is written as a statement about
 /// the body that is not sent. 1xx and 204 carry no framing whatever the argument says (RFC 9110 8.6). Towards HTTP/1.0
 /// use [`Body::toward`]; chunks are then replaced here too. A body that ends with the connection says that it closes.
-pub fn write_response(
-    out: &mut Vec<u8>,
-    head: &Response,
-    body: &Body,
-    connection: Connection,
-    version: Version,
-) {
+pub fn write_response(out: &mut Vec<u8>, head: &Response, body: &Body, connection: Connection, version: Version) {
     out.reserve(head.fields.text_len() + head.reason().len() + 160);
     out.extend_from_slice(b"HTTP/1.1 ");
     let mut digits = itoa::Buffer::new();
@@ -112,12 +104,8 @@ pub fn write_response(
     match (connection, body, version) {
         (Connection::Upgrade(protocol), ..) => write_upgrade(out, protocol, b"upgrade"),
         _ if (100..200).contains(&head.status) => {}
-        (Connection::Close, ..) | (_, Body::UntilClose, _) => {
-            out.extend_from_slice(b"connection: close\r\n")
-        }
-        (Connection::KeepAlive, _, Version::Http10) => {
-            out.extend_from_slice(b"connection: keep-alive\r\n")
-        }
+        (Connection::Close, ..) | (_, Body::UntilClose, _) => out.extend_from_slice(b"connection: close\r\n"),
+        (Connection::KeepAlive, _, Version::Http10) => out.extend_from_slice(b"connection: keep-alive\r\n"),
         (Connection::KeepAlive, ..) => {}
     }
     out.extend_from_slice(b"\r\n");
@@ -135,13 +123,7 @@ fn write_chunked(out: &mut Vec<u8>) {
 }
 
 fn write_upgrade(out: &mut Vec<u8>, protocol: Protocol, options: &[u8]) {
-    for part in [
-        b"connection: ",
-        options,
-        b"\r\nupgrade: ",
-        protocol.as_bytes(),
-        b"\r\n",
-    ] {
+    for part in [b"connection: ", options, b"\r\nupgrade: ", protocol.as_bytes(), b"\r\n"] {
         out.extend_from_slice(part);
     }
 }

@@ -35,8 +35,7 @@ impl Span {
     #[inline]
     pub(crate) fn of(self, text: &[u8]) -> &[u8] {
         let start = self.start as usize;
-        text.get(start..start + self.length as usize)
-            .unwrap_or_default()
+        text.get(start..start + self.length as usize).unwrap_or_default()
     }
 
     /// Appends the bytes and says where they are; `None` when the buffer would pass 4 GiB.
@@ -79,10 +78,7 @@ impl Fields {
     /// Every field line in order.
     #[inline]
     pub fn iter(&self) -> Iter<'_> {
-        Iter {
-            text: &self.text,
-            lines: self.lines.iter(),
-        }
+        Iter { text: &self.text, lines: self.lines.iter() }
     }
 
     /// Whether a well-known field is present.
@@ -97,51 +93,31 @@ impl Fields {
         if self.present & id.bit() == 0 {
             return None;
         }
-        self.lines
-            .iter()
-            .find(|line| line.id == id)
-            .map(|line| line.value.of(&self.text))
+        self.lines.iter().find(|line| line.id == id).map(|line| line.value.of(&self.text))
     }
 
     /// The values of all lines with this id, in order.
     #[inline]
     pub fn all(&self, id: FieldId) -> All<'_> {
-        All {
-            text: &self.text,
-            lines: self.candidates(id),
-            wanted: Wanted::Id(id),
-        }
+        All { text: &self.text, lines: self.candidates(id), wanted: Wanted::Id(id) }
     }
 
     /// The value of the first line with this name.
     #[inline]
     pub fn first_named(&self, name: &FieldName) -> Option<&[u8]> {
-        self.position(name, 0)
-            .map(|index| self.lines[index].value.of(&self.text))
+        self.position(name, 0).map(|index| self.lines[index].value.of(&self.text))
     }
 
     /// The values of all lines with this name, in order. The iterator borrows the name too.
     #[inline]
     pub fn all_named<'a>(&'a self, name: &'a FieldName) -> All<'a> {
         let id = name.id();
-        let wanted = if id.is_other() {
-            Wanted::Name(name.as_bytes())
-        } else {
-            Wanted::Id(id)
-        };
-        All {
-            text: &self.text,
-            lines: self.candidates(id),
-            wanted,
-        }
+        let wanted = if id.is_other() { Wanted::Name(name.as_bytes()) } else { Wanted::Id(id) };
+        All { text: &self.text, lines: self.candidates(id), wanted }
     }
 
     fn candidates(&self, id: FieldId) -> std::slice::Iter<'_, Line> {
-        if self.present & id.bit() == 0 {
-            [].iter()
-        } else {
-            self.lines.iter()
-        }
+        if self.present & id.bit() == 0 { [].iter() } else { self.lines.iter() }
     }
 
     /// Adds a line at the end. Spaces and tabs at either end of the value are not part of it.
@@ -243,9 +219,7 @@ impl Fields {
             return None;
         }
         let rest = self.lines.get(from..)?;
-        rest.iter()
-            .position(|line| line.name_ref(&self.text).is(name))
-            .map(|found| from + found)
+        rest.iter().position(|line| line.name_ref(&self.text).is(name)).map(|found| from + found)
     }
 
     fn append(&mut self, id: FieldId, name: &[u8], value: &[u8]) -> Result<(), BadValue> {
@@ -285,20 +259,11 @@ impl Fields {
         let text = &self.text;
         let mut nth = 0;
         // Only lines of the other kind go, so the count of listers stays.
-        while let Some(line) = self
-            .lines
-            .iter()
-            .filter(|line| line.id == lister)
-            .nth(nth)
-            .copied()
-        {
+        while let Some(line) = self.lines.iter().filter(|line| line.id == lister).nth(nth).copied() {
             nth += 1;
-            for member in grammar::members(line.value.of(text))
-                .filter(|member| FieldId::from_bytes(member).is_other())
+            for member in grammar::members(line.value.of(text)).filter(|member| FieldId::from_bytes(member).is_other())
             {
-                self.lines.retain(|line| {
-                    !line.id.is_other() || !line.name.of(text).eq_ignore_ascii_case(member)
-                });
+                self.lines.retain(|line| !line.id.is_other() || !line.name.of(text).eq_ignore_ascii_case(member));
             }
         }
     }
@@ -327,8 +292,8 @@ impl Fields {
             }
             let name = line.name.start as usize..(line.name.start + line.name.length) as usize;
             let value = line.value.start as usize..(line.value.start + line.value.length) as usize;
-            let tidy = text.get(name.end..value.start) == Some(b": ")
-                && text.get(value.end..value.end + 2) == Some(b"\r\n");
+            let tidy =
+                text.get(name.end..value.start) == Some(b": ") && text.get(value.end..value.end + 2) == Some(b"\r\n");
             if tidy && run.end == name.start {
                 run.end = value.end + 2;
                 continue;
@@ -364,10 +329,7 @@ fn checked(value: &[u8]) -> Result<&[u8], BadValue> {
 impl Line {
     #[inline]
     fn name_ref(self, text: &[u8]) -> NameRef<'_> {
-        NameRef {
-            id: self.id,
-            bytes: self.name.of(text),
-        }
+        NameRef { id: self.id, bytes: self.name.of(text) }
     }
 }
 
@@ -384,12 +346,9 @@ impl<'a> IntoIterator for &'a Fields {
 impl PartialEq for Fields {
     fn eq(&self, other: &Fields) -> bool {
         self.len() == other.len()
-            && self
-                .iter()
-                .zip(other)
-                .all(|((name, value), (other_name, other_value))| {
-                    name.bytes.eq_ignore_ascii_case(other_name.bytes) && value == other_value
-                })
+            && self.iter().zip(other).all(|((name, value), (other_name, other_value))| {
+                name.bytes.eq_ignore_ascii_case(other_name.bytes) && value == other_value
+            })
     }
 }
 
@@ -401,10 +360,9 @@ impl std::fmt::Debug for Fields {
         let mut list = f.debug_list();
         for (name, value) in self {
             match name.id {
-                FieldId::AUTHORIZATION
-                | FieldId::PROXY_AUTHORIZATION
-                | FieldId::COOKIE
-                | FieldId::SET_COOKIE => list.entry(&format_args!("{}: (hidden)", name.as_str())),
+                FieldId::AUTHORIZATION | FieldId::PROXY_AUTHORIZATION | FieldId::COOKIE | FieldId::SET_COOKIE => {
+                    list.entry(&format_args!("{}: (hidden)", name.as_str()))
+                }
                 _ => list.entry(&format_args!("{}: {}", name.as_str(), value.escape_ascii())),
             };
         }
@@ -458,9 +416,7 @@ impl<'a> Iterator for All<'a> {
         let wanted = self.wanted;
         let line = self.lines.find(|line| match wanted {
             Wanted::Id(id) => line.id == id,
-            Wanted::Name(name) => {
-                line.id.is_other() && line.name.of(text).eq_ignore_ascii_case(name)
-            }
+            Wanted::Name(name) => line.id.is_other() && line.name.of(text).eq_ignore_ascii_case(name),
         })?;
         Some(line.value.of(text))
     }
@@ -476,25 +432,14 @@ mod tests {
 
     fn sample() -> Fields {
         let mut fields = Fields::new();
-        for (field, value) in [
-            ("X-A", "1"),
-            ("Accept", "text/html"),
-            ("x-a", "2"),
-            ("X-B", ""),
-            ("ACCEPT", "*/*"),
-        ] {
-            fields
-                .push_bytes(field.as_bytes(), value.as_bytes())
-                .expect("a field");
+        for (field, value) in [("X-A", "1"), ("Accept", "text/html"), ("x-a", "2"), ("X-B", ""), ("ACCEPT", "*/*")] {
+            fields.push_bytes(field.as_bytes(), value.as_bytes()).expect("a field");
         }
         fields
     }
 
     fn shown(fields: &Fields) -> Vec<String> {
-        fields
-            .iter()
-            .map(|(name, value)| format!("{}={}", name.as_str(), value.escape_ascii()))
-            .collect()
+        fields.iter().map(|(name, value)| format!("{}={}", name.as_str(), value.escape_ascii())).collect()
     }
 
     #[test]
@@ -502,14 +447,8 @@ mod tests {
         let fields = sample();
         assert_eq!(fields.len(), 5);
         assert_eq!(fields.first(FieldId::ACCEPT), Some(&b"text/html"[..]));
-        assert_eq!(
-            fields.all(FieldId::ACCEPT).collect::<Vec<_>>(),
-            [&b"text/html"[..], b"*/*"]
-        );
-        assert_eq!(
-            fields.all_named(&name("X-a")).collect::<Vec<_>>(),
-            [b"1", b"2"]
-        );
+        assert_eq!(fields.all(FieldId::ACCEPT).collect::<Vec<_>>(), [&b"text/html"[..], b"*/*"]);
+        assert_eq!(fields.all_named(&name("X-a")).collect::<Vec<_>>(), [b"1", b"2"]);
         assert_eq!(fields.first_named(&name("x-b")), Some(&b""[..]));
         assert_eq!(fields.first_named(&name("x-c")), None);
         assert_eq!(fields.first(FieldId::HOST), None);
@@ -518,17 +457,10 @@ mod tests {
     #[test]
     fn set_replaces_in_place_and_drops_the_rest() {
         let mut fields = sample();
-        fields
-            .set(&name("X-A"), b"longer than before")
-            .expect("a value");
-        fields
-            .set(&FieldName::known(FieldId::ACCEPT), b"x")
-            .expect("a value");
+        fields.set(&name("X-A"), b"longer than before").expect("a value");
+        fields.set(&FieldName::known(FieldId::ACCEPT), b"x").expect("a value");
         fields.set(&name("X-New"), b"n").expect("a value");
-        assert_eq!(
-            shown(&fields),
-            ["X-A=longer than before", "Accept=x", "X-B=", "X-New=n"]
-        );
+        assert_eq!(shown(&fields), ["X-A=longer than before", "Accept=x", "X-B=", "X-New=n"]);
     }
 
     #[test]
@@ -552,10 +484,7 @@ mod tests {
         for bad in [&b"a\rb"[..], b"a\nb", b"a\0b", b"\x7f", b"a\r\nEvil: 1"] {
             assert_eq!(fields.push(&name("x-a"), bad), Err(BadValue));
             assert_eq!(fields.set(&name("x-a"), bad), Err(BadValue));
-            assert_eq!(
-                fields.push_bytes(b"x-a", bad),
-                Err(BadField::Value(BadValue))
-            );
+            assert_eq!(fields.push_bytes(b"x-a", bad), Err(BadField::Value(BadValue)));
         }
         assert_eq!(fields.push_bytes(b"x a", b""), Err(BadField::Name(BadName)));
         assert_eq!(fields, before);
@@ -566,9 +495,7 @@ mod tests {
     #[test]
     fn copies_are_independent_and_credentials_are_hidden() {
         let mut fields = sample();
-        fields
-            .push_bytes(b"Authorization", b"Bearer abc")
-            .expect("a field");
+        fields.push_bytes(b"Authorization", b"Bearer abc").expect("a field");
         let mut copy = Fields::new();
         copy.copy_from(&fields);
         assert_eq!(copy, fields);

@@ -152,10 +152,7 @@ fn is_name(known: &[u8], name: &[u8]) -> bool {
         let (known_words, _) = known.as_chunks();
         let (name_words, _) = name.as_chunks();
         return is_word(*known_end, *name_end)
-            && known_words
-                .iter()
-                .zip(name_words)
-                .all(|(known, name)| is_word(*known, *name));
+            && known_words.iter().zip(name_words).all(|(known, name)| is_word(*known, *name));
     }
     if let (Some(known_end), Some(name_end)) = (known.last_chunk(), name.last_chunk())
         && let (Some(known_start), Some(name_start)) = (known.first_chunk(), name.first_chunk())
@@ -216,11 +213,7 @@ impl FieldId {
 
 impl std::fmt::Debug for FieldId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.is_other() {
-            "(other)"
-        } else {
-            self.as_str()
-        })
+        f.write_str(if self.is_other() { "(other)" } else { self.as_str() })
     }
 }
 
@@ -233,30 +226,15 @@ mod tests {
         for (number, name) in NAMES.iter().enumerate().skip(1) {
             let id = FieldId::from_bytes(name.as_bytes());
             assert_eq!((id.0 as usize, id.as_str()), (number, *name));
-            assert_eq!(
-                FieldId::from_bytes(name.to_ascii_uppercase().as_bytes()),
-                id
-            );
-            assert!(
-                name.bytes()
-                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-            );
+            assert_eq!(FieldId::from_bytes(name.to_ascii_uppercase().as_bytes()), id);
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'));
             assert_eq!(FieldId::from_bytes(&name.as_bytes()[1..]), FieldId::OTHER);
         }
     }
 
     #[test]
     fn near_misses_are_other() {
-        for name in [
-            "",
-            "h",
-            "hos",
-            "hostt",
-            "content_length",
-            "content\rlength",
-            "x-user",
-            "TRANSFER-ENCODINg ",
-        ] {
+        for name in ["", "h", "hos", "hostt", "content_length", "content\rlength", "x-user", "TRANSFER-ENCODINg "] {
             assert!(FieldId::from_bytes(name.as_bytes()).is_other(), "{name:?}");
         }
     }

@@ -76,10 +76,7 @@ impl Method {
     /// Essentially read-only (RFC 9110 9.2.1).
     #[inline]
     pub fn is_safe(&self) -> bool {
-        matches!(
-            self,
-            Method::Get | Method::Head | Method::Options | Method::Trace
-        )
+        matches!(self, Method::Get | Method::Head | Method::Options | Method::Trace)
     }
 
     /// Twice means the same as once (RFC 9110 9.2.2). False for methods we do not know.
@@ -116,18 +113,13 @@ impl SmallText {
     pub fn new(text: &[u8]) -> Option<SmallText> {
         let mut bytes = [0; SmallText::CAPACITY];
         bytes.get_mut(..text.len())?.copy_from_slice(text);
-        Some(SmallText {
-            length: text.len() as u8,
-            bytes,
-        })
+        Some(SmallText { length: text.len() as u8, bytes })
     }
 
     /// The bytes.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
-        self.bytes
-            .get(..usize::from(self.length))
-            .unwrap_or_default()
+        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
     }
 }
 
@@ -166,20 +158,13 @@ mod tests {
 
     #[test]
     fn methods_are_case_sensitive_tokens() {
-        for name in [
-            "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
-        ] {
+        for name in ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"] {
             let method = Method::from_bytes(name.as_bytes()).expect(name);
             assert_eq!(method.as_str(), name);
             assert!(!matches!(method, Method::Other(_)));
         }
         assert!(matches!(Method::from_bytes(b"get"), Some(Method::Other(_))));
-        assert_eq!(
-            Method::from_bytes(b"BASELINE-CONTROL")
-                .map(|m| m.to_string())
-                .as_deref(),
-            Some("BASELINE-CONTROL")
-        );
+        assert_eq!(Method::from_bytes(b"BASELINE-CONTROL").map(|m| m.to_string()).as_deref(), Some("BASELINE-CONTROL"));
         assert_eq!(Method::from_bytes(b""), None);
         assert_eq!(Method::from_bytes(b"G(T"), None);
         assert_eq!(Method::from_bytes(&[b'A'; 32]), None);
@@ -189,10 +174,6 @@ mod tests {
     #[test]
     fn safety_follows_rfc_9110() {
         assert!(Method::Get.is_safe() && Method::Put.is_idempotent());
-        assert!(
-            !Method::Put.is_safe()
-                && !Method::Post.is_idempotent()
-                && !Method::Patch.is_idempotent()
-        );
+        assert!(!Method::Put.is_safe() && !Method::Post.is_idempotent() && !Method::Patch.is_idempotent());
     }
 }

@@ -50,10 +50,7 @@ impl FieldName {
         if !id.is_other() && id.as_str().as_bytes() == name {
             return Ok(FieldName(Text::Known(id)));
         }
-        Ok(FieldName(Text::Written {
-            id,
-            bytes: name.into(),
-        }))
+        Ok(FieldName(Text::Written { id, bytes: name.into() }))
     }
 
     /// The name of a well-known field, for constants.
@@ -98,8 +95,7 @@ impl From<FieldId> for FieldName {
 
 impl PartialEq for FieldName {
     fn eq(&self, other: &FieldName) -> bool {
-        self.id() == other.id()
-            && (!self.id().is_other() || self.as_bytes().eq_ignore_ascii_case(other.as_bytes()))
+        self.id() == other.id() && (!self.id().is_other() || self.as_bytes().eq_ignore_ascii_case(other.as_bytes()))
     }
 }
 
@@ -139,8 +135,7 @@ impl<'a> NameRef<'a> {
     /// Whether this is the given name, whatever the case.
     #[inline]
     pub fn is(&self, name: &FieldName) -> bool {
-        self.id == name.id()
-            && (!self.id.is_other() || self.bytes.eq_ignore_ascii_case(name.as_bytes()))
+        self.id == name.id() && (!self.id.is_other() || self.bytes.eq_ignore_ascii_case(name.as_bytes()))
     }
 
     /// The name as text (a token is ASCII).
@@ -165,20 +160,13 @@ mod tests {
         for bad in ["", " ", "a b", "a:", "a\r\n", "é", "a\0", "(a)"] {
             assert_eq!(FieldName::new(bad), Err(BadName), "{bad:?}");
         }
-        assert_eq!(
-            FieldName::new("X-User")
-                .map(|name| name.to_string())
-                .as_deref(),
-            Ok("X-User")
-        );
+        assert_eq!(FieldName::new("X-User").map(|name| name.to_string()).as_deref(), Ok("X-User"));
     }
 
     #[test]
     fn equality_and_hash_ignore_case() {
-        let set: std::collections::HashSet<FieldName> = ["Host", "host", "HOST", "x-A", "X-a"]
-            .into_iter()
-            .filter_map(|name| FieldName::new(name).ok())
-            .collect();
+        let set: std::collections::HashSet<FieldName> =
+            ["Host", "host", "HOST", "x-A", "X-a"].into_iter().filter_map(|name| FieldName::new(name).ok()).collect();
         assert_eq!(set.len(), 2);
         const HOST: FieldName = FieldName::known(FieldId::HOST);
         assert!(set.contains(&HOST));

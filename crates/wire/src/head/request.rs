@@ -66,12 +66,7 @@ impl Request {
     ///
     /// # Errors
     /// [`BadTarget`] names the part that is wrong.
-    pub fn build(
-        method: &str,
-        scheme: &str,
-        authority: &str,
-        target: &str,
-    ) -> Result<Request, BadTarget> {
+    pub fn build(method: &str, scheme: &str, authority: &str, target: &str) -> Result<Request, BadTarget> {
         let mut request = Request::new();
         request.method = Method::from_bytes(method.as_bytes()).ok_or(BadTarget::Method)?;
         request.set_scheme(scheme.as_bytes())?;
@@ -128,11 +123,7 @@ impl Request {
     /// The path, without the query.
     #[inline]
     pub fn path(&self) -> &[u8] {
-        Span {
-            length: self.path_length,
-            ..self.target
-        }
-        .of(&self.text)
+        Span { length: self.path_length, ..self.target }.of(&self.text)
     }
 
     /// What follows the first `?`; `Some` of nothing for a lone `?`.
@@ -160,9 +151,7 @@ impl Request {
     /// [`BadTarget::Scheme`] when it is no scheme.
     pub fn set_scheme(&mut self, scheme: &[u8]) -> Result<(), BadTarget> {
         let valid = scheme.first().is_some_and(u8::is_ascii_alphabetic)
-            && scheme
-                .iter()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
+            && scheme.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
         if !valid {
             return Err(BadTarget::Scheme);
         }
@@ -192,17 +181,11 @@ impl Request {
         if !rooted || !grammar::all(path, grammar::TARGET) || path.contains(&b'?') {
             return Err(BadTarget::Path);
         }
-        let mark = Span {
-            start: self.target.start + self.path_length,
-            length: self.target.length - self.path_length,
-        };
+        let mark = Span { start: self.target.start + self.path_length, length: self.target.length - self.path_length };
         let start = self.keep(path)?.start;
         let rest = mark.start as usize..(mark.start + mark.length) as usize;
         self.text.extend_from_within(rest);
-        self.target = Span {
-            start,
-            length: path.len() as u32 + mark.length,
-        };
+        self.target = Span { start, length: path.len() as u32 + mark.length };
         self.path_length = path.len() as u32;
         Ok(())
     }
@@ -224,10 +207,7 @@ impl Request {
         self.text.extend_from_within(path);
         self.text.push(b'?');
         self.keep(query)?;
-        self.target = Span {
-            start,
-            length: self.path_length + 1 + query.len() as u32,
-        };
+        self.target = Span { start, length: self.path_length + 1 + query.len() as u32 };
         Ok(())
     }
 
@@ -246,11 +226,7 @@ impl Request {
 
     /// Sets path and query in one go, for a codec that has checked both. The query follows the first `?`.
     #[inline]
-    pub(crate) fn take_target(
-        &mut self,
-        target: &[u8],
-        path_length: usize,
-    ) -> Result<(), BadTarget> {
+    pub(crate) fn take_target(&mut self, target: &[u8], path_length: usize) -> Result<(), BadTarget> {
         self.target = self.keep(target)?;
         self.path_length = path_length as u32;
         Ok(())
@@ -297,10 +273,7 @@ impl std::fmt::Debug for Request {
             .field("method", &self.method)
             .field("version", &self.version)
             .field("scheme", &format_args!("{}", self.scheme().escape_ascii()))
-            .field(
-                "authority",
-                &format_args!("{}", self.authority().escape_ascii()),
-            )
+            .field("authority", &format_args!("{}", self.authority().escape_ascii()))
             .field("target", &format_args!("{}", self.target().escape_ascii()))
             .field("fields", &self.fields)
             .finish()
@@ -313,29 +286,17 @@ mod tests {
 
     #[test]
     fn parts_change_one_by_one() {
-        let mut request =
-            Request::build("GET", "http", "example.com:8080", "/a/b?x=1").expect("a request");
-        assert_eq!(
-            (request.path(), request.query()),
-            (&b"/a/b"[..], Some(&b"x=1"[..]))
-        );
+        let mut request = Request::build("GET", "http", "example.com:8080", "/a/b?x=1").expect("a request");
+        assert_eq!((request.path(), request.query()), (&b"/a/b"[..], Some(&b"x=1"[..])));
         request.set_path(b"/longer/path").expect("a path");
         assert_eq!(request.target(), b"/longer/path?x=1");
         request.set_query(Some(b"")).expect("a query");
-        assert_eq!(
-            (request.target(), request.query()),
-            (&b"/longer/path?"[..], Some(&b""[..]))
-        );
+        assert_eq!((request.target(), request.query()), (&b"/longer/path?"[..], Some(&b""[..])));
         request.set_query(None).expect("no query");
-        assert_eq!(
-            (request.target(), request.query()),
-            (&b"/longer/path"[..], None)
-        );
+        assert_eq!((request.target(), request.query()), (&b"/longer/path"[..], None));
         request.set_authority(b"[::1]:443").expect("an authority");
         request.set_scheme(b"https").expect("a scheme");
-        request
-            .set_protocol(Some(b"websocket"))
-            .expect("a protocol");
+        request.set_protocol(Some(b"websocket")).expect("a protocol");
         assert_eq!(request.authority(), b"[::1]:443");
         assert_eq!(request.scheme(), b"https");
         assert_eq!(request.protocol(), Some(&b"websocket"[..]));
@@ -350,39 +311,14 @@ mod tests {
     #[test]
     fn parts_that_could_not_be_sent_are_refused() {
         let mut request = Request::build("OPTIONS", "http", "example.com", "*").expect("a request");
-        for bad in [
-            &b"a"[..],
-            b"/a b",
-            b"/a?b",
-            b"/a#b",
-            b"/\r\n",
-            b"/\xc3\xa9",
-            b"**",
-        ] {
-            assert_eq!(
-                request.set_path(bad),
-                Err(BadTarget::Path),
-                "{}",
-                bad.escape_ascii()
-            );
+        for bad in [&b"a"[..], b"/a b", b"/a?b", b"/a#b", b"/\r\n", b"/\xc3\xa9", b"**"] {
+            assert_eq!(request.set_path(bad), Err(BadTarget::Path), "{}", bad.escape_ascii());
         }
         for bad in [&b"a b"[..], b"#", b"\n", b"\xff"] {
             assert_eq!(request.set_query(Some(bad)), Err(BadTarget::Query));
         }
-        for bad in [
-            &b"a b"[..],
-            b"user@host",
-            b"host:99999",
-            b"a/b",
-            b"a\r\nb",
-            b":80",
-        ] {
-            assert_eq!(
-                request.set_authority(bad),
-                Err(BadTarget::Authority),
-                "{}",
-                bad.escape_ascii()
-            );
+        for bad in [&b"a b"[..], b"user@host", b"host:99999", b"a/b", b"a\r\nb", b":80"] {
+            assert_eq!(request.set_authority(bad), Err(BadTarget::Authority), "{}", bad.escape_ascii());
         }
         assert_eq!(request.set_scheme(b"1x"), Err(BadTarget::Scheme));
         assert_eq!(request.set_protocol(Some(b"")), Err(BadTarget::Protocol));

@@ -20,10 +20,7 @@ pub struct Response {
 impl Response {
     /// A response without fields.
     pub fn new(status: u16) -> Response {
-        Response {
-            status,
-            ..Response::default()
-        }
+        Response { status, ..Response::default() }
     }
 
     /// The reason phrase its sender chose; empty when there was none. [`standard_reason`] has the usual ones.

@@ -33,9 +33,7 @@ pub enum BadAuthority {
     #[error("not an IPv4 address in dotted-decimal form")]
     Ipv4,
     /// Longer than 255 bytes, or with an empty label or one longer than 63 bytes.
-    #[error(
-        "not a domain name: a label is empty or longer than 63 characters, or the name longer than 255"
-    )]
+    #[error("not a domain name: a label is empty or longer than 63 characters, or the name longer than 255")]
     Label,
     /// Not a number of 0 to 65535.
     #[error("the port is not a number of 0 to 65535")]
@@ -81,24 +79,14 @@ fn split(raw: &[u8]) -> Result<(&[u8], Option<&[u8]>), BadAuthority> {
         Some(colon) => (&raw[..colon], Some(&raw[colon + 1..])),
         None => (raw, None),
     };
-    check_name(host).map_err(|why| {
-        if raw.contains(&b'@') {
-            BadAuthority::UserInfo
-        } else {
-            why
-        }
-    })?;
+    check_name(host).map_err(|why| if raw.contains(&b'@') { BadAuthority::UserInfo } else { why })?;
     Ok((host, port))
 }
 
 fn check_name(host: &[u8]) -> Result<(), BadAuthority> {
     let name = host.strip_suffix(b".").unwrap_or(host);
     if name.is_empty() {
-        return Err(if host.is_empty() {
-            BadAuthority::Empty
-        } else {
-            BadAuthority::Label
-        });
+        return Err(if host.is_empty() { BadAuthority::Empty } else { BadAuthority::Label });
     }
     let mut label = 0usize;
     let mut digits_only = true;
@@ -184,14 +172,7 @@ mod tests {
             ("localhost:0", "localhost", Some(0)),
         ];
         for (raw, host, port) in cases {
-            assert_eq!(
-                authority(raw.as_bytes()),
-                Ok(Authority {
-                    host: host.as_bytes(),
-                    port
-                }),
-                "{raw}"
-            );
+            assert_eq!(authority(raw.as_bytes()), Ok(Authority { host: host.as_bytes(), port }), "{raw}");
         }
     }
 

@@ -8,6 +8,4 @@ mod authority;
 mod path;
 
 pub use authority::{Authority, BadAuthority, authority, host_lower};
-pub use path::{
-    BadPath, Controls, Encoding, Form, MergeSlashes, Normal, PathRules, Slashes, path, query,
-};
+pub use path::{BadPath, Controls, Encoding, Form, MergeSlashes, Normal, PathRules, Slashes, path, query};

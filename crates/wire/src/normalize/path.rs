@@ -113,9 +113,7 @@ pub enum BadPath {
     #[error("the path holds an encoded control character, which this listener does not allow")]
     EncodedControl,
     /// Percent-encoded bytes that are not UTF-8.
-    #[error(
-        "the path holds percent-encoded bytes that are not UTF-8, which this listener does not allow"
-    )]
+    #[error("the path holds percent-encoded bytes that are not UTF-8, which this listener does not allow")]
     NotUtf8,
     /// Not in normal form, where only that is allowed.
     #[error("the path is not in normal form, which this listener requires")]
@@ -154,20 +152,14 @@ pub fn path(raw: &[u8], rules: &PathRules, out: &mut Vec<u8>) -> Result<Normal, 
 /// # Errors
 /// [`BadPath::Character`] when it holds something else.
 pub fn query(raw: &[u8]) -> Result<(), BadPath> {
-    if grammar::all(raw, grammar::TARGET) {
-        Ok(())
-    } else {
-        Err(BadPath::Character)
-    }
+    if grammar::all(raw, grammar::TARGET) { Ok(()) } else { Err(BadPath::Character) }
 }
 
 /// Proves a path normal when nothing in it needs a second look.
 fn looks_normal(raw: &[u8]) -> bool {
     let mut previous = 0u8;
     for &byte in raw {
-        if grammar::class(byte) & grammar::PATH == 0
-            || (previous == b'/' && matches!(byte, b'/' | b'.'))
-        {
+        if grammar::class(byte) & grammar::PATH == 0 || (previous == b'/' && matches!(byte, b'/' | b'.')) {
             return false;
         }
         previous = byte;
@@ -188,8 +180,7 @@ fn rewrite(raw: &[u8], rules: &PathRules, out: &mut Vec<u8>) -> Result<(), BadPa
             b'\\' => return Err(BadPath::Backslash),
             b'%' => {
                 let ([high, low], tail) = tail.split_first_chunk().ok_or(BadPath::Percent)?;
-                let byte =
-                    hex(*high).ok_or(BadPath::Percent)? << 4 | hex(*low).ok_or(BadPath::Percent)?;
+                let byte = hex(*high).ok_or(BadPath::Percent)? << 4 | hex(*low).ok_or(BadPath::Percent)?;
                 rest = tail;
                 letters.next(byte, rules)?;
                 put_encoded(byte, rules, out)?;
@@ -275,11 +266,7 @@ fn put_encoded(byte: u8, rules: &PathRules, out: &mut Vec<u8>) -> Result<(), Bad
 
 fn percent(byte: u8, out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    out.extend_from_slice(&[
-        b'%',
-        DIGITS[usize::from(byte >> 4)],
-        DIGITS[usize::from(byte & 15)],
-    ]);
+    out.extend_from_slice(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -310,11 +297,7 @@ impl Letters {
     }
 
     fn end(&self, rules: &PathRules) -> Result<(), BadPath> {
-        if rules.encoding == Encoding::Utf8 && self.length != 0 {
-            Err(BadPath::NotUtf8)
-        } else {
-            Ok(())
-        }
+        if rules.encoding == Encoding::Utf8 && self.length != 0 { Err(BadPath::NotUtf8) } else { Ok(()) }
     }
 }
 

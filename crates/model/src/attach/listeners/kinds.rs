@@ -14,19 +14,13 @@ pub(in crate::attach) struct RouteKinds {
 
 impl RouteKinds {
     pub(in crate::attach) fn none() -> Self {
-        Self {
-            http: false,
-            grpc: false,
-        }
+        Self { http: false, grpc: false }
     }
 
     /// The kinds that a listener names (all of them when it names none), and those that cannot attach, with their positions.
     pub(super) fn read(named: &[RouteGroupKind]) -> (Self, Vec<(usize, Spot, String)>) {
         if named.is_empty() {
-            let all = Self {
-                http: true,
-                grpc: true,
-            };
+            let all = Self { http: true, grpc: true };
             return (all, Vec::new());
         }
         let mut kinds = Self::none();

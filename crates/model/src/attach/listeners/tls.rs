@@ -21,22 +21,16 @@ pub(super) fn draft_tls(
     findings: &mut Findings,
 ) {
     let from = Referrer::new("Gateway", &gateway.meta.namespace);
-    let certificates =
-        find_certificates(draft, &gateway.meta, listener, &from, references, findings);
+    let certificates = find_certificates(draft, &gateway.meta, listener, &from, references, findings);
     let validation = find_validation(gateway, listener.port);
     let client_validation = match validation {
         None => None,
-        Some((validation, field)) => {
-            match verify_clients(draft, gateway, validation, &field, references, findings) {
-                Some(found) => Some(found),
-                None => return,
-            }
-        }
+        Some((validation, field)) => match verify_clients(draft, gateway, validation, &field, references, findings) {
+            Some(found) => Some(found),
+            None => return,
+        },
     };
-    draft.tls = Some(ListenerTls {
-        certificates,
-        client_validation,
-    });
+    draft.tls = Some(ListenerTls { certificates, client_validation });
 }
 
 fn find_certificates(
@@ -47,10 +41,7 @@ fn find_certificates(
     references: &References<'_>,
     findings: &mut Findings,
 ) -> Vec<Arc<KeyPair>> {
-    let refs = listener
-        .tls
-        .as_ref()
-        .map_or(&[][..], |tls| tls.certificate_refs.as_slice());
+    let refs = listener.tls.as_ref().map_or(&[][..], |tls| tls.certificate_refs.as_slice());
     if refs.is_empty() {
         let problem = RefProblem::new(
             RefReason::InvalidCertificateRef,
@@ -73,16 +64,9 @@ fn find_certificates(
 }
 
 /// The settings for clients of a port, with their path in the Gateway: those of the port, else the default.
-fn find_validation(
-    gateway: &Object<GatewaySpec>,
-    port: u16,
-) -> Option<(&FrontendValidation, String)> {
+fn find_validation(gateway: &Object<GatewaySpec>, port: u16) -> Option<(&FrontendValidation, String)> {
     let frontend = gateway.spec.tls.as_ref()?.frontend.as_ref()?;
-    let own = frontend
-        .per_port
-        .iter()
-        .enumerate()
-        .find(|(_, p)| p.port == port);
+    let own = frontend.per_port.iter().enumerate().find(|(_, p)| p.port == port);
     let (config, field) = match own {
         Some((index, own)) => (&own.tls, format!("spec.tls.frontend.perPort[{index}].tls")),
         None => (&frontend.default, "spec.tls.frontend.default".to_owned()),
@@ -128,13 +112,8 @@ fn verify_clients(
     }
     if roots.is_empty() {
         let message = "No authority for client certificates is left, so the listener is closed.";
-        draft
-            .refused
-            .get_or_insert(("NoValidCACertificate", message.to_owned()));
+        draft.refused.get_or_insert(("NoValidCACertificate", message.to_owned()));
         return None;
     }
-    Some(ClientValidation {
-        roots,
-        mode: validation.mode,
-    })
+    Some(ClientValidation { roots, mode: validation.mode })
 }

@@ -38,27 +38,18 @@ impl JudgedRefs<'_> {
 }
 
 /// Judges every reference of `route`.
-pub(super) fn judge_refs<'w>(
-    references: &References<'w>,
-    route: &RouteRef,
-    findings: &mut Findings,
-) -> JudgedRefs<'w> {
+pub(super) fn judge_refs<'w>(references: &References<'w>, route: &RouteRef, findings: &mut Findings) -> JudgedRefs<'w> {
     let mut judge = Judge {
         references,
         route,
         from: Referrer::new(route.kind(), &route.meta().namespace),
         findings,
-        judged: JudgedRefs {
-            backends: Vec::new(),
-            broken: Vec::new(),
-        },
+        judged: JudgedRefs { backends: Vec::new(), broken: Vec::new() },
     };
     match route {
         RouteRef::Http(http) => {
             for (r, rule) in http.spec.rules.iter().enumerate() {
-                judge.filters(rule.filters.iter().map(http_filter), || {
-                    format!("spec.rules[{r}]")
-                });
+                judge.filters(rule.filters.iter().map(http_filter), || format!("spec.rules[{r}]"));
                 for (b, backend) in rule.backend_refs.iter().enumerate() {
                     let field = || format!("spec.rules[{r}].backendRefs[{b}]");
                     judge.backend(backend.into(), backend.at, field);
@@ -68,9 +59,7 @@ pub(super) fn judge_refs<'w>(
         }
         RouteRef::Grpc(grpc) => {
             for (r, rule) in grpc.spec.rules.iter().enumerate() {
-                judge.filters(rule.filters.iter().map(grpc_filter), || {
-                    format!("spec.rules[{r}]")
-                });
+                judge.filters(rule.filters.iter().map(grpc_filter), || format!("spec.rules[{r}]"));
                 for (b, backend) in rule.backend_refs.iter().enumerate() {
                     let field = || format!("spec.rules[{r}].backendRefs[{b}]");
                     judge.backend(backend.into(), backend.at, field);
@@ -131,17 +120,12 @@ impl Judge<'_, '_> {
                 let reason = problem.reason.as_str();
                 self.judged.broken.push((reason, problem.to_string()));
                 let meta = self.route.meta();
-                self.findings
-                    .add(meta, spot, field(), problem.why, problem.remedy);
+                self.findings.add(meta, spot, field(), problem.why, problem.remedy);
             }
         }
     }
 
-    fn filters<'f>(
-        &mut self,
-        filters: impl Iterator<Item = FilterRef<'f>>,
-        parent: impl Fn() -> String,
-    ) {
+    fn filters<'f>(&mut self, filters: impl Iterator<Item = FilterRef<'f>>, parent: impl Fn() -> String) {
         for (position, filter) in filters.enumerate() {
             match filter {
                 FilterRef::Nothing => {}
@@ -150,10 +134,7 @@ impl Judge<'_, '_> {
                     self.backend(target, spot, field);
                 }
                 FilterRef::Extension(reference) => {
-                    let why = format!(
-                        "no filter of kind {} in group {} is known",
-                        reference.kind, reference.group
-                    );
+                    let why = format!("no filter of kind {} in group {} is known", reference.kind, reference.group);
                     let remedy = "use one of the filters of Gateway API, or a policy";
                     let message = sentence(&why, remedy);
                     self.judged.broken.push(("InvalidKind", message));

@@ -17,33 +17,17 @@ fn read_request_within(bytes: &[u8], limits: &Limits) -> Answer<(Request, Reques
         parse_request(bytes, limits, &mut request).map(|meta| meta.map(|meta| (request, meta)))
     };
     let whole = parse(bytes);
-    let first = (0..=bytes.len())
-        .map(|length| parse(&bytes[..length]))
-        .find(|answer| *answer != Ok(None));
-    assert_eq!(
-        first.unwrap_or(Ok(None)),
-        whole,
-        "split: {}",
-        bytes.escape_ascii()
-    );
+    let first = (0..=bytes.len()).map(|length| parse(&bytes[..length])).find(|answer| *answer != Ok(None));
+    assert_eq!(first.unwrap_or(Ok(None)), whole, "split: {}", bytes.escape_ascii());
     let mut scan = Scan::new();
     let scanned = (1..=bytes.len())
         .filter(|&length| scan.is_worth_parsing(&bytes[..length], limits))
         .map(|length| parse(&bytes[..length]))
         .find(|answer| *answer != Ok(None));
     if let Ok(Some(_)) = whole {
-        assert_eq!(
-            scanned,
-            Some(whole.clone()),
-            "scan: {}",
-            bytes.escape_ascii()
-        );
+        assert_eq!(scanned, Some(whole.clone()), "scan: {}", bytes.escape_ascii());
     } else {
-        assert!(
-            scanned.is_none_or(|scanned| scanned == whole),
-            "scan: {}",
-            bytes.escape_ascii()
-        );
+        assert!(scanned.is_none_or(|scanned| scanned == whole), "scan: {}", bytes.escape_ascii());
     }
     whole
 }
@@ -66,19 +50,11 @@ fn read_response(bytes: impl AsRef<[u8]>, method: Method) -> Answer<(Response, R
     let bytes = bytes.as_ref();
     let parse = |bytes: &[u8]| {
         let mut response = Response::default();
-        parse_response(bytes, &method, &Limits::default(), &mut response)
-            .map(|meta| meta.map(|meta| (response, meta)))
+        parse_response(bytes, &method, &Limits::default(), &mut response).map(|meta| meta.map(|meta| (response, meta)))
     };
     let whole = parse(bytes);
-    let first = (0..=bytes.len())
-        .map(|length| parse(&bytes[..length]))
-        .find(|answer| *answer != Ok(None));
-    assert_eq!(
-        first.unwrap_or(Ok(None)),
-        whole,
-        "split: {}",
-        bytes.escape_ascii()
-    );
+    let first = (0..=bytes.len()).map(|length| parse(&bytes[..length])).find(|answer| *answer != Ok(None));
+    assert_eq!(first.unwrap_or(Ok(None)), whole, "split: {}", bytes.escape_ascii());
     whole
 }
 
@@ -92,12 +68,7 @@ struct Content {
 }
 
 /// Reads a body whose input arrives in pieces of the given sizes, the last size being repeated.
-fn read_body_in(
-    framing: Body,
-    input: &[u8],
-    sizes: &[usize],
-    limits: &Limits,
-) -> Result<Content, Malformed> {
+fn read_body_in(framing: Body, input: &[u8], sizes: &[usize], limits: &Limits) -> Result<Content, Malformed> {
     let mut decoder = Decoder::new(framing, limits);
     let mut content = Content::default();
     let mut sizes = sizes.iter().copied();

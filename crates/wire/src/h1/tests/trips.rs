@@ -19,31 +19,19 @@ fn fields() -> impl Strategy<Value = Vec<(String, String)>> {
 }
 
 fn body() -> impl Strategy<Value = Body> {
-    prop_oneof![
-        Just(Body::None),
-        any::<u64>().prop_map(Body::Length),
-        Just(Body::Chunked)
-    ]
+    prop_oneof![Just(Body::None), any::<u64>().prop_map(Body::Length), Just(Body::Chunked)]
 }
 
 fn filled(fields: &[(String, String)], into: &mut Fields) {
     for (name, value) in fields {
-        into.push_bytes(name.as_bytes(), value.as_bytes())
-            .expect("a field");
+        into.push_bytes(name.as_bytes(), value.as_bytes()).expect("a field");
     }
 }
 
 /// The fields that a writer copies.
 fn copied(fields: &Fields) -> Fields {
     let mut copied = fields.clone();
-    for name in [
-        "content-length",
-        "transfer-encoding",
-        "connection",
-        "host",
-        "keep-alive",
-        "proxy-connection",
-    ] {
+    for name in ["content-length", "transfer-encoding", "connection", "host", "keep-alive", "proxy-connection"] {
         copied.remove(&named(name));
     }
     for name in ["upgrade", "http2-settings", "te"] {

@@ -12,11 +12,7 @@ fn normal(raw: &str, rules: &PathRules) -> Result<String, BadPath> {
 }
 
 fn keep() -> PathRules {
-    PathRules {
-        encoded_slash: Slashes::Keep,
-        encoded_controls: Controls::Keep,
-        ..PathRules::default()
-    }
+    PathRules { encoded_slash: Slashes::Keep, encoded_controls: Controls::Keep, ..PathRules::default() }
 }
 
 #[test]
@@ -56,11 +52,7 @@ fn rewrites_to_the_normal_form() {
         ("/a;x=1/..;/b", "/a;x=1/..;/b"),
         ("/a:b@c!$&'()*+,;=", "/a:b@c!$&'()*+,;="),
     ] {
-        assert_eq!(
-            normal(raw, &PathRules::default()).as_deref(),
-            Ok(expected),
-            "{raw}"
-        );
+        assert_eq!(normal(raw, &PathRules::default()).as_deref(), Ok(expected), "{raw}");
     }
 }
 
@@ -108,69 +100,35 @@ fn kept_encodings_stay_encoded() {
         ("/a%2f.%5Cb/x", Err(BadPath::HiddenDots)),
         ("/a%2f...%5Cb/..x", Ok("/a%2F...%5Cb/..x")),
     ] {
-        assert_eq!(
-            normal(raw, &keep()).as_deref().map_err(|why| *why),
-            expected,
-            "{raw}"
-        );
+        assert_eq!(normal(raw, &keep()).as_deref().map_err(|why| *why), expected, "{raw}");
     }
 }
 
 #[test]
 fn slashes_can_be_kept() {
-    let rules = PathRules {
-        merge_slashes: MergeSlashes::Keep,
-        ..PathRules::default()
-    };
-    for (raw, expected) in [
-        ("//a//b", "//a//b"),
-        ("/a//../b", "/a/b"),
-        ("/a/.//b", "/a//b"),
-        ("/a/..//b", "//b"),
-        ("/./a/./", "/a/"),
-    ] {
+    let rules = PathRules { merge_slashes: MergeSlashes::Keep, ..PathRules::default() };
+    for (raw, expected) in
+        [("//a//b", "//a//b"), ("/a//../b", "/a/b"), ("/a/.//b", "/a//b"), ("/a/..//b", "//b"), ("/./a/./", "/a/")]
+    {
         assert_eq!(normal(raw, &rules).as_deref(), Ok(expected), "{raw}");
     }
 }
 
 #[test]
 fn other_forms_refuse_or_leave_alone() {
-    let refuse = PathRules {
-        form: Form::Refuse,
-        ..PathRules::default()
-    };
+    let refuse = PathRules { form: Form::Refuse, ..PathRules::default() };
     assert_eq!(normal("/a/../b", &refuse), Err(BadPath::NotNormal));
-    assert_eq!(
-        normal("/.well-known/a", &refuse).as_deref(),
-        Ok("/.well-known/a")
-    );
-    let raw = PathRules {
-        form: Form::Raw,
-        ..PathRules::default()
-    };
+    assert_eq!(normal("/.well-known/a", &refuse).as_deref(), Ok("/.well-known/a"));
+    let raw = PathRules { form: Form::Raw, ..PathRules::default() };
     assert_eq!(normal("/a/..//%7e", &raw).as_deref(), Ok("/a/..//%7e"));
     assert_eq!(normal("/a%2fb", &raw), Err(BadPath::EncodedSlash));
 }
 
 #[test]
 fn encoded_text_can_be_required_to_be_utf8() {
-    let rules = PathRules {
-        encoding: Encoding::Utf8,
-        ..PathRules::default()
-    };
-    assert_eq!(
-        normal("/%e2%82%ac/%C3%A9x", &rules).as_deref(),
-        Ok("/%E2%82%AC/%C3%A9x")
-    );
-    for bad in [
-        "/%c0%af",
-        "/%e2%82",
-        "/%e2%82x%ac",
-        "/%ff",
-        "/%e2%82/%ac",
-        "/%f0%80%80%af%80",
-        "/%e2%2e%82",
-    ] {
+    let rules = PathRules { encoding: Encoding::Utf8, ..PathRules::default() };
+    assert_eq!(normal("/%e2%82%ac/%C3%A9x", &rules).as_deref(), Ok("/%E2%82%AC/%C3%A9x"));
+    for bad in ["/%c0%af", "/%e2%82", "/%e2%82x%ac", "/%ff", "/%e2%82/%ac", "/%f0%80%80%af%80", "/%e2%2e%82"] {
         assert_eq!(normal(bad, &rules), Err(BadPath::NotUtf8), "{bad}");
     }
 }
@@ -188,21 +146,9 @@ fn queries_are_checked_and_never_changed() {
 fn rules() -> impl Strategy<Value = PathRules> {
     (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(slash, merge, controls)| PathRules {
         form: Form::Normalize,
-        encoded_slash: if slash {
-            Slashes::Keep
-        } else {
-            Slashes::Refuse
-        },
-        merge_slashes: if merge {
-            MergeSlashes::Keep
-        } else {
-            MergeSlashes::Merge
-        },
-        encoded_controls: if controls {
-            Controls::Keep
-        } else {
-            Controls::Refuse
-        },
+        encoded_slash: if slash { Slashes::Keep } else { Slashes::Refuse },
+        merge_slashes: if merge { MergeSlashes::Keep } else { MergeSlashes::Merge },
+        encoded_controls: if controls { Controls::Keep } else { Controls::Refuse },
         encoding: Encoding::Any,
     })
 }
