@@ -14,20 +14,9 @@ fuzz_target!(|input: &[u8]| {
         2 => Body::UntilClose,
         _ => Body::Chunked,
     };
-    let limits = Limits {
-        chunk_line: 64,
-        trailer_bytes: 256,
-        trailer_fields: 4,
-        ..Limits::default()
-    };
+    let limits = Limits { chunk_line: 64, trailer_bytes: 256, trailer_fields: 4, ..Limits::default() };
     let whole = read(framing, bytes, bytes.len(), usize::MAX, &limits);
-    let pieces = read(
-        framing,
-        bytes,
-        usize::from(*offset),
-        usize::from(*step).max(1),
-        &limits,
-    );
+    let pieces = read(framing, bytes, usize::from(*offset), usize::from(*step).max(1), &limits);
     assert_eq!(whole, pieces);
 
     let Ok(read) = whole else { return };
@@ -40,8 +29,7 @@ fuzz_target!(|input: &[u8]| {
         Body::UntilClose => assert_eq!(read.data, bytes),
         // Those that are accepted are understood alike; those that only one refuses are over its limits.
         Body::Chunked if read.done => {
-            let (data, consumed) =
-                read_chunks_simply(bytes).expect("what was accepted is well-formed");
+            let (data, consumed) = read_chunks_simply(bytes).expect("what was accepted is well-formed");
             assert_eq!((data, consumed), (read.data, read.consumed));
         }
         Body::Chunked => assert_eq!(read_chunks_simply(bytes), None),
@@ -56,20 +44,9 @@ struct Read {
     trailers: String,
 }
 
-fn read(
-    framing: Body,
-    bytes: &[u8],
-    first: usize,
-    step: usize,
-    limits: &Limits,
-) -> Result<Read, Malformed> {
+fn read(framing: Body, bytes: &[u8], first: usize, step: usize, limits: &Limits) -> Result<Read, Malformed> {
     let mut decoder = Decoder::new(framing, limits);
-    let mut read = Read {
-        data: Vec::new(),
-        consumed: 0,
-        done: decoder.is_done(),
-        trailers: String::new(),
-    };
+    let mut read = Read { data: Vec::new(), consumed: 0, done: decoder.is_done(), trailers: String::new() };
     let mut arrived = first.min(bytes.len());
     loop {
         while read.consumed < arrived && !read.done {
@@ -89,10 +66,7 @@ fn read(
         assert!(trailers.len() <= limits.trailer_fields);
         read.trailers = format!("{trailers:?}");
     }
-    assert_eq!(
-        decoder.finish_eof().is_ok(),
-        read.done || framing == Body::UntilClose
-    );
+    assert_eq!(decoder.finish_eof().is_ok(), read.done || framing == Body::UntilClose);
     Ok(read)
 }
 

@@ -2,9 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use transept_wire::h1::{
-    Body, Connection, Limits, RequestMeta, Underscore, parse_request, write_request,
-};
+use transept_wire::h1::{Body, Connection, Limits, RequestMeta, Underscore, parse_request, write_request};
 use transept_wire::head::{FieldId, Method, Request};
 
 fuzz_target!(|input: &[u8]| {
@@ -31,22 +29,9 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn limits(choice: u8) -> Limits {
-    let underscore =
-        [Underscore::Drop, Underscore::Keep, Underscore::Refuse][usize::from(choice % 3)];
-    let small = Limits {
-        request_line: 64,
-        head_bytes: 256,
-        fields: 4,
-        ..Limits::default()
-    };
-    Limits {
-        underscore,
-        ..if choice % 7 == 0 {
-            small
-        } else {
-            Limits::default()
-        }
-    }
+    let underscore = [Underscore::Drop, Underscore::Keep, Underscore::Refuse][usize::from(choice % 3)];
+    let small = Limits { request_line: 64, head_bytes: 256, fields: 4, ..Limits::default() };
+    Limits { underscore, ..if choice % 7 == 0 { small } else { Limits::default() } }
 }
 
 /// What must hold of every head that is accepted.
@@ -60,14 +45,10 @@ fn check_head(bytes: &[u8], request: &Request, meta: &RequestMeta) {
             _ => {}
         }
     }
-    assert!(
-        !bytes
-            .windows(3)
-            .any(|window| matches!(window, b"\n \n" | b"\n\t\n"))
-    );
+    assert!(!bytes.windows(3).any(|window| matches!(window, b"\n \n" | b"\n\t\n")));
     assert!(!request.fields.contains(FieldId::HOST));
-    let framings = request.fields.all(FieldId::CONTENT_LENGTH).count()
-        + request.fields.all(FieldId::TRANSFER_ENCODING).count();
+    let framings =
+        request.fields.all(FieldId::CONTENT_LENGTH).count() + request.fields.all(FieldId::TRANSFER_ENCODING).count();
     assert_eq!(framings, usize::from(meta.body != Body::None));
     assert!(!meta.upgrade || meta.body.is_empty());
     let target = request.target();
@@ -86,23 +67,13 @@ fn check_rewritten(request: &Request, meta: &RequestMeta, limits: &Limits) {
     let mut out = Vec::new();
     write_request(&mut out, &sent, &meta.body, Connection::KeepAlive);
     let mut read = Request::new();
-    let roomy = Limits {
-        request_line: 1 << 20,
-        head_bytes: 1 << 20,
-        fields: 1000,
-        ..*limits
-    };
-    let again = parse_request(&out, &roomy, &mut read)
-        .expect("well-formed")
-        .expect("complete");
+    let roomy = Limits { request_line: 1 << 20, head_bytes: 1 << 20, fields: 1000, ..*limits };
+    let again = parse_request(&out, &roomy, &mut read).expect("well-formed").expect("complete");
     assert_eq!(again.head_len, out.len());
     assert_eq!(again.body.is_empty(), meta.body.is_empty());
     assert!(again.body.is_empty() || again.body == meta.body);
     assert!(again.keep_alive && !again.upgrade);
-    assert_eq!(
-        (read.method, read.target(), read.authority()),
-        (sent.method, sent.target(), sent.authority())
-    );
+    assert_eq!((read.method, read.target(), read.authority()), (sent.method, sent.target(), sent.authority()));
 
     let mut second = Vec::new();
     write_request(&mut second, &read, &again.body, Connection::KeepAlive);

@@ -27,31 +27,18 @@ fuzz_target!(|input: &[u8]| {
     assert!(bytes[..meta.head_len].ends_with(b"\r\n\r\n"));
     assert!((100..=999).contains(&response.status));
     assert!(!(meta.keep_alive && meta.body == Body::UntilClose));
-    let framings = response.fields.all(FieldId::CONTENT_LENGTH).count()
-        + response.fields.all(FieldId::TRANSFER_ENCODING).count();
+    let framings =
+        response.fields.all(FieldId::CONTENT_LENGTH).count() + response.fields.all(FieldId::TRANSFER_ENCODING).count();
     assert!(framings <= 1);
     check_rewritten(&response, &meta, &method);
 });
 
 fn check_rewritten(response: &Response, meta: &ResponseMeta, method: &Method) {
     let mut out = Vec::new();
-    write_response(
-        &mut out,
-        response,
-        &meta.announced,
-        Connection::KeepAlive,
-        Version::Http11,
-    );
-    let roomy = Limits {
-        request_line: 1 << 20,
-        head_bytes: 1 << 20,
-        fields: 1000,
-        ..Limits::default()
-    };
+    write_response(&mut out, response, &meta.announced, Connection::KeepAlive, Version::Http11);
+    let roomy = Limits { request_line: 1 << 20, head_bytes: 1 << 20, fields: 1000, ..Limits::default() };
     let mut read = Response::default();
-    let again = parse_response(&out, method, &roomy, &mut read)
-        .expect("well-formed")
-        .expect("complete");
+    let again = parse_response(&out, method, &roomy, &mut read).expect("well-formed").expect("complete");
     assert_eq!(again.head_len, out.len());
     assert_eq!(read.status, response.status);
     assert_eq!(again.body, meta.body);

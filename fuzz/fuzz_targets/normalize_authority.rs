@@ -8,19 +8,13 @@ use transept_wire::normalize::{Authority, authority, host_lower};
 fuzz_target!(|raw: &[u8]| {
     let parsed = authority(raw);
     let mut request = Request::new();
-    assert_eq!(
-        request.set_authority(raw).is_ok(),
-        raw.is_empty() || parsed.is_ok()
-    );
+    assert_eq!(request.set_authority(raw).is_ok(), raw.is_empty() || parsed.is_ok());
     let Ok(Authority { host, port }) = parsed else {
         return;
     };
     assert_eq!(request.authority(), raw);
     assert!(raw.starts_with(host) && !host.is_empty() && raw.is_ascii());
-    assert!(
-        raw.iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte))
-    );
+    assert!(raw.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte)));
 
     let again = match port {
         Some(port) => [host, b":", port.to_string().as_bytes()].concat(),
@@ -34,8 +28,5 @@ fuzz_target!(|raw: &[u8]| {
     assert_eq!(host_lower(lower.as_bytes(), &mut second), lower);
     assert!(!lower.ends_with('.'));
     // The url of such a host names the same host.
-    assert_eq!(
-        authority(lower.as_bytes()).map(|parts| parts.port),
-        Ok(None)
-    );
+    assert_eq!(authority(lower.as_bytes()).map(|parts| parts.port), Ok(None));
 });

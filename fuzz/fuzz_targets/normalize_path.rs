@@ -2,9 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use transept_wire::normalize::{
-    Controls, Encoding, Form, MergeSlashes, Normal, PathRules, Slashes, path,
-};
+use transept_wire::normalize::{Controls, Encoding, Form, MergeSlashes, Normal, PathRules, Slashes, path};
 
 fuzz_target!(|input: &[u8]| {
     let Some((&choice, raw)) = input.split_first() else {
@@ -12,48 +10,22 @@ fuzz_target!(|input: &[u8]| {
     };
     let rules = PathRules {
         form: Form::Normalize,
-        encoded_slash: if choice & 1 == 0 {
-            Slashes::Refuse
-        } else {
-            Slashes::Keep
-        },
-        merge_slashes: if choice & 2 == 0 {
-            MergeSlashes::Merge
-        } else {
-            MergeSlashes::Keep
-        },
-        encoded_controls: if choice & 4 == 0 {
-            Controls::Refuse
-        } else {
-            Controls::Keep
-        },
-        encoding: if choice & 8 == 0 {
-            Encoding::Any
-        } else {
-            Encoding::Utf8
-        },
+        encoded_slash: if choice & 1 == 0 { Slashes::Refuse } else { Slashes::Keep },
+        merge_slashes: if choice & 2 == 0 { MergeSlashes::Merge } else { MergeSlashes::Keep },
+        encoded_controls: if choice & 4 == 0 { Controls::Refuse } else { Controls::Keep },
+        encoding: if choice & 8 == 0 { Encoding::Any } else { Encoding::Utf8 },
     };
     let Ok(normal) = normalize(raw, &rules) else {
         return;
     };
-    assert_eq!(
-        normalize(&normal, &rules).as_deref(),
-        Ok(normal.as_slice()),
-        "not idempotent"
-    );
+    assert_eq!(normalize(&normal, &rules).as_deref(), Ok(normal.as_slice()), "not idempotent");
     if normal == b"*" {
         return;
     }
     assert_eq!(normal.first(), Some(&b'/'));
     let text = std::str::from_utf8(&normal).expect("ASCII");
-    assert!(
-        text.bytes()
-            .all(|byte| byte.is_ascii_graphic() && !b"\\#?\"<>[]^`{|}".contains(&byte))
-    );
-    assert!(
-        text.split('/')
-            .all(|segment| segment != "." && segment != "..")
-    );
+    assert!(text.bytes().all(|byte| byte.is_ascii_graphic() && !b"\\#?\"<>[]^`{|}".contains(&byte)));
+    assert!(text.split('/').all(|segment| segment != "." && segment != ".."));
     if rules.merge_slashes == MergeSlashes::Merge {
         assert!(!text.contains("//"));
     }
@@ -72,28 +44,8 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(decoded(&normal), spelled);
     }
     // The other forms agree with this one.
-    assert_eq!(
-        normalize(
-            raw,
-            &PathRules {
-                form: Form::Refuse,
-                ..rules
-            }
-        )
-        .is_ok(),
-        normal == raw
-    );
-    assert_eq!(
-        normalize(
-            raw,
-            &PathRules {
-                form: Form::Raw,
-                ..rules
-            }
-        )
-        .as_deref(),
-        Ok(raw)
-    );
+    assert_eq!(normalize(raw, &PathRules { form: Form::Refuse, ..rules }).is_ok(), normal == raw);
+    assert_eq!(normalize(raw, &PathRules { form: Form::Raw, ..rules }).as_deref(), Ok(raw));
 });
 
 fn normalize(raw: &[u8], rules: &PathRules) -> Result<Vec<u8>, String> {
@@ -115,9 +67,7 @@ fn decoded(path: &[u8]) -> Vec<u8> {
         rest = tail;
         if *byte == b'%' {
             let (digits, tail) = tail.split_at(2);
-            out.push(
-                u8::from_str_radix(std::str::from_utf8(digits).expect("hex"), 16).expect("hex"),
-            );
+            out.push(u8::from_str_radix(std::str::from_utf8(digits).expect("hex"), 16).expect("hex"));
             rest = tail;
         } else {
             out.push(*byte);
