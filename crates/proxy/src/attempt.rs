@@ -323,7 +323,9 @@ async fn forward_streaming(
     };
     trip.facts.bytes_in = sent;
     let (uploaded, downloaded) = outcome?;
-    Ok(Exchanged::delivered(uploaded && downloaded?))
+    // Asked first: a response that failed is a failure, whatever became of the request's body.
+    let reusable = downloaded?;
+    Ok(Exchanged::delivered(uploaded && reusable))
 }
 
 /// Runs both directions. The response ends the exchange; a request body that breaks on the client's side ends it too,
