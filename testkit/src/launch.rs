@@ -202,6 +202,18 @@ impl Running {
         Ok(String::from_utf8_lossy(&answer.body).into_owned())
     }
 
+    /// Bytes of memory that it has in use, as the system counts them.
+    ///
+    /// # Errors
+    /// It has ended, or the system does not tell.
+    pub fn resident(&self) -> io::Result<usize> {
+        let pid = self.child.id().ok_or_else(|| io::Error::other("it has ended"))?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<usize>().ok());
+        kibibytes.map(|count| count * 1024).ok_or_else(|| io::Error::other("no VmRSS"))
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors
