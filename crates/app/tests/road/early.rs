@@ -120,11 +120,78 @@ async fn endless_hints_are_a_bad_gateway() {
         let mut caller = Caller::http11(gateway.address).await;
         let mut call = caller.ask(Ask::get("/")).await;
         let mut served = backend.next().await;
+        // Far more than anybody needs, or until the gateway has had enough.
         for _ in 0..50 {
-            served.interim(103, &[]).await;
+            if served.try_interim(103, &[]).await.is_err() {
+                break;
+            }
         }
         call.head().await;
         assert_eq!(call.status, 502, "{up:?}");
         served.sees_the_end().await;
+    }
+}
+
+/// Over HTTP/2 nobody has to wait, but whoever asks is told.
+#[tokio::test]
+async fn a_stream_is_told_to_go_on() {
+    for up in [Up::Http1, Up::H2c] {
+        let (gateway, mut backend) = stage(up).await;
+        let mut caller = Caller::connect(&Down::H2c, gateway.address).await;
+        let mut call = caller.ask(expecting()).await;
+        let mut served = backend.next().await;
+        served.interim(100, &[]).await;
+        call.send(b"hello").await;
+        call.end(&[]).await;
+        assert_eq!(served.whole().await.content, b"hello");
+        served.answer(200, "heard").await;
+        assert_eq!(call.answer().await, (200, "heard".to_owned()));
+        assert_eq!(call.interim, [(100, Vec::new())], "{up:?}");
+    }
+}
+
+/// An expectation without a body is met at once.
+#[tokio::test]
+async fn nothing_to_wait_for_is_not_waited_for() {
+    for down in [Down::Http11, Down::H2c] {
+        let (gateway, mut backend) = stage(Up::Http1).await;
+        let mut caller = Caller::connect(&down, gateway.address).await;
+        let mut call = caller.ask(Ask::get("/").with("expect", "100-continue")).await;
+        backend.next().await.answer(200, "fine").await;
+        assert_eq!(call.answer().await, (200, "fine".to_owned()), "{down:?}");
+        drop(call);
+        assert_eq!(
+            tokio::join!(caller.get("/next"), async { backend.next().await.answer(200, "next").await }).0.0,
+            200
+        );
+    }
+}
+
+/// HTTP/1.0 does not know the expectation: the body is on its way, whatever the field says.
+#[tokio::test]
+async fn expectations_of_http10_are_ignored() {
+    let (gateway, mut backend) = stage(Up::Http1).await;
+    let mut caller = Caller::connect(&Down::Http10, gateway.address).await;
+    let mut call = caller.ask(expecting()).await;
+    call.send(b"hello").await;
+    let mut served = backend.next().await;
+    assert_eq!(served.whole().await.content, b"hello");
+    served.answer(200, "heard").await;
+    assert_eq!(call.answer().await, (200, "heard".to_owned()));
+    assert_eq!(call.interim, []);
+}
+
+/// A backend that says 100 to nobody is not quoted.
+#[tokio::test]
+async fn an_unasked_100_is_not_passed_on() {
+    for down in [Down::Http11, Down::H2c] {
+        let (gateway, mut backend) = stage(Up::Http1).await;
+        let mut caller = Caller::connect(&down, gateway.address).await;
+        let mut call = caller.ask(Ask::get("/")).await;
+        let mut served = backend.next().await;
+        served.interim(100, &[]).await;
+        served.answer(200, "fine").await;
+        assert_eq!(call.answer().await, (200, "fine".to_owned()));
+        assert_eq!(call.interim, [], "{down:?}");
     }
 }

@@ -1,12 +1,11 @@
 //! What breaks on the way, and what the client, the backend and the next request see of it.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::stage::{Ask, Backend, Caller, Down, Framed, Gateway, Setup, Up, soon};
+use crate::stage::{Ask, Backend, Caller, Down, Framed, Gateway, Nobody, Setup, Up, soon};
 
 const UPS: [Up; 2] = [Up::Http1, Up::H2c];
 const MODERN: [Down; 2] = [Down::Http11, Down::H2c];
@@ -16,19 +15,11 @@ async fn stage(up: Up) -> (Gateway, Backend) {
     (Setup::before(&backend).start().await, backend)
 }
 
-/// An address on which nobody listens, and nobody will while the socket is held.
-fn closed_port() -> (socket2::Socket, SocketAddr) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bound");
-    let address = socket.local_addr().expect("bound").as_socket().expect("an address");
-    (socket, address)
-}
-
 #[tokio::test]
 async fn a_refused_connection_is_told_at_once() {
-    let (_held, address) = closed_port();
+    let nobody = Nobody::here();
     for up in UPS {
-        let gateway = Setup::of(&[address], up).start().await;
+        let gateway = Setup::of(&[nobody.address], up).start().await;
         let began = Instant::now();
         let mut caller = Caller::http11(gateway.address).await;
         let mut call = caller.ask(Ask::get("/")).await;
@@ -41,10 +32,10 @@ async fn a_refused_connection_is_told_at_once() {
 
 #[tokio::test]
 async fn the_next_endpoint_is_tried() {
-    let (_held, refused) = closed_port();
+    let nobody = Nobody::here();
     for up in UPS {
         let backend = Backend::start(up).await;
-        let gateway = Setup::of(&[refused, backend.address], up).start().await;
+        let gateway = Setup::of(&[nobody.address, backend.address], up).start().await;
         let mut backend = backend;
         for number in 0..6 {
             let mut caller = Caller::http11(gateway.address).await;
@@ -67,7 +58,7 @@ async fn the_next_endpoint_is_tried() {
 #[tokio::test]
 async fn a_backend_that_never_accepts_times_out() {
     // A queue for accepted connections that is full: the kernel drops what comes.
-    let (socket, address) = closed_port();
+    let Nobody { socket, address } = Nobody::here();
     socket.listen(0).expect("listens");
     let mut fillers = Vec::new();
     loop {
@@ -399,4 +390,111 @@ async fn one_stuck_exchange_holds_up_nobody() {
         assert_eq!(call.answer().await, (200, "fine".to_owned()));
     }
     drop(stuck);
+}
+
+/// The same over HTTP/2, where the announced length and the end of the stream disagree.
+#[tokio::test]
+async fn a_stream_that_is_too_short_is_cut_off() {
+    let (gateway, mut backend) = stage(Up::H2c).await;
+    for down in [Down::Http10, Down::Http11, Down::H2c] {
+        let mut caller = Caller::connect(&down, gateway.address).await;
+        let mut call = caller.ask(Ask::get("/")).await;
+        let mut served = backend.next().await;
+        served.begin(200, Framed::Length(100), &[]).await;
+        served.send(b"a part").await;
+        served.end(&[]).await;
+        if soon(call.try_head()).await.is_ok() {
+            let whole = call.try_whole().await;
+            assert!(whole.is_err(), "{down:?}: {whole:?}");
+        }
+    }
+}
+
+/// The route's time is over while the body comes: what is missing is missed.
+#[tokio::test]
+async fn a_response_that_takes_too_long_is_cut_off() {
+    for up in UPS {
+        let mut backend = Backend::start(up).await;
+        let gateway = Setup::before(&backend).rule("timeouts: {request: 500ms}").start().await;
+        for down in [Down::Http10, Down::Http11, Down::H2c] {
+            let mut caller = Caller::connect(&down, gateway.address).await;
+            let mut call = caller.ask(Ask::get("/")).await;
+            let mut served = backend.next().await;
+            served.begin(200, Framed::Open, &[]).await;
+            served.send(b"a part").await;
+            call.head().await;
+            let whole = call.try_whole().await;
+            assert!(whole.is_err(), "{down:?} {up:?}: {whole:?}");
+            served.sees_the_end().await;
+        }
+    }
+}
+
+/// The time of a try ends with the head of the response, and a long download is not cut by it.
+#[tokio::test]
+async fn the_time_of_a_try_does_not_cut_its_body() {
+    let mut backend = Backend::start(Up::Http1).await;
+    let gateway = Setup::before(&backend).rule("timeouts: {backendRequest: 300ms}").start().await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(Ask::get("/")).await;
+    let mut served = backend.next().await;
+    served.begin(200, Framed::Open, &[]).await;
+    call.head().await;
+    let began = Instant::now();
+    let mut pace = tokio::time::interval(Duration::from_millis(50));
+    while began.elapsed() < Duration::from_millis(600) {
+        pace.tick().await;
+        served.send(b"more").await;
+        assert_eq!(call.piece().await.expect("reads").expect("a piece"), b"more");
+    }
+    served.end(&[]).await;
+    assert_eq!(call.whole().await.content, b"");
+}
+
+/// A backend that refuses a large upload and hangs up is still quoted to the client.
+#[tokio::test]
+async fn a_refusal_of_a_large_upload_arrives() {
+    for up in UPS {
+        let (gateway, mut backend) = stage(up).await;
+        for down in MODERN {
+            let mut caller = Caller::connect(&down, gateway.address).await;
+            let mut call = caller.ask(Ask::post("/", Framed::Length(8 << 20))).await;
+            let refusing = async {
+                let mut served = backend.next().await;
+                served.begin(413, Framed::Length(4), &[]).await;
+                served.send(b"much").await;
+                // What comes now is no request, so the backend hangs up.
+                served.end(&[]).await;
+            };
+            let asking = async {
+                let piece = vec![7; 64 << 10];
+                for _ in 0..128 {
+                    // Whoever refuses may also stop listening, but says so.
+                    if soon(call.try_send(&piece)).await.is_err() {
+                        break;
+                    }
+                }
+            };
+            tokio::join!(refusing, asking);
+            assert_eq!(call.answer().await, (413, "much".to_owned()), "{down:?} {up:?}");
+        }
+    }
+}
+
+/// A backend that hangs up in the middle of an upload, without a word.
+#[tokio::test]
+async fn an_upload_to_nobody_is_a_503() {
+    for up in UPS {
+        let (gateway, mut backend) = stage(up).await;
+        for down in MODERN {
+            let mut caller = Caller::connect(&down, gateway.address).await;
+            let mut call = caller.ask(Ask::post("/", Framed::Length(1 << 20))).await;
+            call.send(b"a part").await;
+            let mut served = backend.next().await;
+            assert_eq!(served.piece().await.expect("reads").expect("a piece"), b"a part");
+            served.reset();
+            call.head().await;
+            assert_eq!(call.status, 503, "{down:?} {up:?}");
+        }
+    }
 }

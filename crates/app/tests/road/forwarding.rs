@@ -215,3 +215,69 @@ async fn other_fields_pass_as_they_are() {
         assert!(got.contains(&field), "{field:?} in {got:?}");
     }
 }
+
+/// A target in normal form is not touched.
+#[tokio::test]
+async fn targets_pass_as_they_are() {
+    for up in UPS {
+        let mut backend = Backend::start(up).await;
+        let gateway = Setup::before(&backend).start().await;
+        for down in DOWNS {
+            let mut caller = Caller::connect(&down, gateway.address).await;
+            for target in [
+                "/a?b?c",
+                "/a?",
+                "/a;p=1/b?x=%2F..%2f&y=%00",
+                "/%E4",
+                "/a%20b",
+                "/~a-b_c.d",
+                "/a+b:c@d!$&'()*,=",
+                "/?",
+                "/a?//b/../c",
+                "/a/",
+                "/a?x=[1]|2",
+                "/.well-known/x",
+                "/...",
+            ] {
+                let mut call = caller.ask(Ask::get(target)).await;
+                let served = backend.next().await;
+                // An empty query is as good as none.
+                let (got, wanted) = (served.target.trim_end_matches('?'), target.trim_end_matches('?'));
+                assert_eq!(got, wanted, "{down:?} {up:?}");
+                served.answer(200, "").await;
+                assert_eq!(call.answer().await.0, 200, "{down:?} {up:?} {target}");
+            }
+        }
+    }
+}
+
+/// Several cookies stay several lines, and bytes beyond ASCII stay what they are.
+#[tokio::test]
+async fn fields_of_responses_pass_as_they_are() {
+    let mut backend = Backend::start(Up::Http1).await;
+    let gateway = Setup::before(&backend).start().await;
+    for down in DOWNS {
+        let mut caller = Caller::connect(&down, gateway.address).await;
+        let mut call = caller.ask(Ask::get("/")).await;
+        let mut served = backend.next().await;
+        let head = b"HTTP/1.1 200 Fine\r\nSet-Cookie: a=1\r\nset-cookie: b=2; Path=/\r\nX-Text: \xc3\xa4\r\ncontent-length: 0\r\n\r\n";
+        served.send_raw(head).await;
+        served.end(&[]).await;
+        assert_eq!(call.answer().await.0, 200);
+        let cookies = call.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
+        assert_eq!(cookies.map(|(_, value)| value.as_str()).collect::<Vec<_>>(), ["a=1", "b=2; Path=/"], "{down:?}");
+        assert_eq!(call.field("x-text"), Some("\u{e4}"), "{down:?}");
+    }
+}
+
+/// Two names for one thing would be two things to somebody (RFC 9110 section 7.6.2).
+#[tokio::test]
+async fn options_for_the_whole_server_are_forwarded_or_refused() {
+    let backend = Backend::start(Up::Http1).await;
+    let gateway = Setup::before(&backend).start().await;
+    let backend = backend.answer_all();
+    let request = "OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let answer = crate::stage::raw::to_the_end(gateway.address, request).await;
+    assert!(matches!(*crate::stage::raw::statuses(&answer), [200] | [404]), "{answer}");
+    assert!(backend.heard().iter().all(|line| line == "OPTIONS *"), "{:?}", backend.heard());
+}

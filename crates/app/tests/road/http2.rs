@@ -2,7 +2,7 @@
 
 use crate::stage::frames::{
     CANCEL, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frames, PROTOCOL_ERROR, Verdict, block, continuation, data,
-    get, headers, indexed_literal, literal, reset,
+    frame, get, headers, indexed_literal, literal, reset,
 };
 use crate::stage::{Ask, Backend, Caller, Down, Framed, Gateway, Setup, Up};
 
@@ -236,7 +236,7 @@ async fn resets_that_are_provoked_end_the_connection() {
         let stream = 2 * number + 1;
         burst.extend(headers(stream, END_HEADERS | END_STREAM, &get("/", &[])));
         // Nothing may follow the end of a stream; a window beyond 2^31 is an error of the stream.
-        burst.extend(crate::stage::frames::frame(8, 0, stream, &0_u32.to_be_bytes()));
+        burst.extend(frame(8, 0, stream, &0_u32.to_be_bytes()));
     }
     client.send(&burst).await;
     assert!(matches!(client.verdict(u32::MAX).await, Verdict::GoAway(PROTOCOL_ERROR | ENHANCE_YOUR_CALM)));
@@ -320,5 +320,46 @@ async fn a_cancelled_upload_is_cut_off_at_the_backend() {
             call.cancel();
             assert!(served.try_whole().await.is_err(), "{up:?} {framed:?}");
         }
+    }
+}
+
+/// Half a head, and silence.
+#[tokio::test]
+async fn half_a_head_times_out() {
+    let backend = Backend::start(Up::Http1).await;
+    let gateway = Setup::before(&backend).policy("timeouts: {head: 400ms, idle: 400ms}").start().await;
+    let mut client = Frames::connect(gateway.address).await;
+    client.send(&headers(1, END_STREAM, &get("/", &[]))).await;
+    assert!(matches!(client.verdict(1).await, Verdict::GoAway(_) | Verdict::Closed));
+}
+
+/// Half a frame, and silence.
+#[tokio::test]
+async fn half_a_frame_times_out() {
+    let backend = Backend::start(Up::Http1).await;
+    let gateway = Setup::before(&backend).policy("timeouts: {head: 400ms, idle: 400ms}").start().await;
+    let mut client = Frames::connect(gateway.address).await;
+    client.send(&headers(1, END_STREAM | END_HEADERS, &get("/", &[]))[..20]).await;
+    assert!(matches!(client.verdict(1).await, Verdict::GoAway(_) | Verdict::Closed));
+}
+
+/// Frames that ask for an answer, from a client that reads none: the gateway stops listening, it does not collect.
+#[tokio::test]
+async fn floods_of_control_frames_take_no_memory() {
+    let kinds = [
+        ("PING", frame(6, 0, 0, &[0; 8])),
+        ("SETTINGS", frame(4, 0, 0, &[])),
+        ("resets", [headers(1, END_HEADERS | END_STREAM, &get("/", &[])), reset(1, CANCEL)].concat()),
+    ];
+    for (what, one) in kinds {
+        let (gateway, backend) = stage().await;
+        let _answering = backend.answer_all();
+        let mut client = Frames::connect(gateway.address).await;
+        let before = gateway.running.resident().expect("a process");
+        client.flood(&one, 32 << 20).await;
+        let after = gateway.running.resident().expect("a process");
+        assert!(after < before + (24 << 20), "{what}: {before} bytes have become {after}");
+        // Everybody else is served.
+        assert_eq!(Caller::http11(gateway.address).await.get("/").await.0, 200, "{what}");
     }
 }

@@ -11,6 +11,7 @@ mod reload;
 mod replies;
 mod requests;
 mod responses;
+mod retries;
 mod secure;
 mod stage;
 mod tunnels;

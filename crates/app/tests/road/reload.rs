@@ -1,5 +1,6 @@
 //! Traffic while the configuration changes under it, and while the gateway is asked to end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -151,12 +152,17 @@ async fn listeners_come_and_go() {
     served.send(b"rest").await;
     served.end(&[]).await;
     assert_eq!(call.whole().await.content, b"rest");
-    assert!(TcpStream::connect(second).await.is_err());
+    soon(nobody_listens(second)).await;
     gateway.reload(&two).await;
     let mut caller = Caller::http11(second).await;
     let mut call = caller.ask(Ask::get("/")).await;
     backend.next().await.answer(200, "back").await;
     assert_eq!(call.answer().await, (200, "back".to_owned()));
+}
+
+/// Waits until no worker listens there any more.
+async fn nobody_listens(address: SocketAddr) {
+    while TcpStream::connect(address).await.is_ok() {}
 }
 
 #[tokio::test]
@@ -210,7 +216,7 @@ async fn sigterm_ends_idle_connections_and_finishes_the_others() {
     for caller in &mut idle {
         assert!(caller.sees_the_end().await);
     }
-    assert!(TcpStream::connect(gateway.address).await.is_err());
+    soon(nobody_listens(gateway.address)).await;
     for (number, (mut call, served)) in under_way.into_iter().enumerate() {
         served.answer(200, "finished").await;
         assert_eq!(call.answer().await, (200, "finished".to_owned()));
@@ -222,4 +228,37 @@ async fn sigterm_ends_idle_connections_and_finishes_the_others() {
     }
     let ended = soon(gateway.running.ended()).await.expect("it ends");
     assert_eq!(ended.code(), Some(0));
+}
+
+/// What does not end by itself is ended when the time for it is over.
+#[tokio::test]
+async fn a_drain_has_an_end() {
+    let mut backend = Backend::start(Up::Http1).await;
+    let mut gateway = Setup::before(&backend).argument("--drain=1s").start().await;
+    let mut callers = [Caller::http11(gateway.address).await, Caller::connect(&Down::H2c, gateway.address).await];
+    let mut streams = Vec::new();
+    for caller in &mut callers {
+        let mut call = caller.ask(Ask::get("/events")).await;
+        let mut served = backend.next().await;
+        served.begin(200, Framed::Open, &[]).await;
+        call.head().await;
+        streams.push((call, served));
+    }
+    let mut tunnel_caller = Caller::http11(gateway.address).await;
+    let mut tunnel = tunnel_caller.ask(websocket()).await;
+    let mut served = backend.next().await;
+    served.send_raw(b"HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    tunnel.head().await;
+    gateway.running.signal(Signal::TERM).expect("sent");
+    soon(gateway.running.log_line_with("draining")).await;
+    // Until then they go on.
+    for (call, served) in &mut streams {
+        served.send(b"more").await;
+        assert_eq!(call.piece().await.expect("reads").expect("a piece"), b"more");
+    }
+    let ended = soon(gateway.running.ended()).await.expect("it ends");
+    assert_eq!(ended.code(), Some(0));
+    for (mut call, _) in streams {
+        assert!(call.try_whole().await.is_err());
+    }
 }

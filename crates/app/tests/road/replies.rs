@@ -2,16 +2,15 @@
 
 use serde_json::Value;
 
-use crate::stage::{Ask, Backend, Call, Caller, Down, Framed, Gateway, Setup, Up};
+use crate::stage::{Ask, Backend, Call, Caller, Down, Framed, Gateway, Nobody, Setup, Up};
 
 const DOWNS: [Down; 2] = [Down::Http11, Down::H2c];
 
 /// A gateway whose one route knows `/known`, before a backend that is gone.
-async fn stage() -> Gateway {
-    let backend = Backend::start(Up::Http1).await;
-    let gone = backend.address;
-    drop(backend);
-    Setup::of(&[gone], Up::Http1).rule("matches: [{path: {value: /known}}]").start().await
+async fn stage() -> (Gateway, Nobody) {
+    let nobody = Nobody::here();
+    let gateway = Setup::of(&[nobody.address], Up::Http1).rule("matches: [{path: {value: /known}}]").start().await;
+    (gateway, nobody)
 }
 
 async fn problem(call: &mut Call<'_>) -> Value {
@@ -22,7 +21,7 @@ async fn problem(call: &mut Call<'_>) -> Value {
 
 #[tokio::test]
 async fn programs_get_a_problem_document() {
-    let gateway = stage().await;
+    let (gateway, _nobody) = stage().await;
     for down in DOWNS {
         let mut caller = Caller::connect(&down, gateway.address).await;
         let mut call = caller.ask(Ask::get("/unknown").with("x-request-id", "mine-1")).await;
@@ -47,7 +46,7 @@ async fn programs_get_a_problem_document() {
 /// Nobody outside learns where a backend is.
 #[tokio::test]
 async fn problems_name_no_address() {
-    let gateway = stage().await;
+    let (gateway, _nobody) = stage().await;
     for down in DOWNS {
         let mut caller = Caller::connect(&down, gateway.address).await;
         let mut call = caller.ask(Ask::get("/known")).await;
@@ -62,7 +61,7 @@ async fn problems_name_no_address() {
 
 #[tokio::test]
 async fn people_get_a_page() {
-    let gateway = stage().await;
+    let (gateway, _nobody) = stage().await;
     for down in DOWNS {
         let mut caller = Caller::connect(&down, gateway.address).await;
         let accept = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
@@ -77,7 +76,7 @@ async fn people_get_a_page() {
 
 #[tokio::test]
 async fn grpc_callers_get_a_status() {
-    let gateway = stage().await;
+    let (gateway, _nobody) = stage().await;
     let mut caller = Caller::connect(&Down::H2c, gateway.address).await;
     for (target, code) in [("/shop.Cart/Add", "12"), ("/known/Cart", "14")] {
         let ask = Ask::post(target, Framed::Open).with("content-type", "application/grpc+proto").with("te", "trailers");
@@ -92,7 +91,7 @@ async fn grpc_callers_get_a_status() {
 
 #[tokio::test]
 async fn head_gets_the_head_alone() {
-    let gateway = stage().await;
+    let (gateway, _nobody) = stage().await;
     for down in DOWNS {
         let mut caller = Caller::connect(&down, gateway.address).await;
         for target in ["/unknown", "/known"] {
@@ -114,12 +113,10 @@ async fn head_gets_the_head_alone() {
 /// A page on another origin can read why it failed.
 #[tokio::test]
 async fn cors_covers_replies_of_the_gateway() {
-    let backend = Backend::start(Up::Http1).await;
-    let gone = backend.address;
-    drop(backend);
+    let nobody = Nobody::here();
     let cors =
         "filters: [{type: CORS, cors: {allowOrigins: ['https://app.test'], allowMethods: [GET, PUT], maxAge: 60}}]";
-    let gateway = Setup::of(&[gone], Up::Http1).rule(cors).start().await;
+    let gateway = Setup::of(&[nobody.address], Up::Http1).rule(cors).start().await;
     for down in DOWNS {
         let mut caller = Caller::connect(&down, gateway.address).await;
         let mut call = caller.ask(Ask::get("/").with("origin", "https://app.test")).await;

@@ -111,6 +111,21 @@ impl Drop for Backend {
     }
 }
 
+/// An address on which nobody listens, and nobody will while this is held.
+pub(crate) struct Nobody {
+    pub(crate) address: SocketAddr,
+    pub(crate) socket: socket2::Socket,
+}
+
+impl Nobody {
+    pub(crate) fn here() -> Nobody {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bound");
+        let address = socket.local_addr().expect("bound").as_socket().expect("an address");
+        Nobody { address, socket }
+    }
+}
+
 /// A backend that answers by itself.
 pub(crate) struct Answering {
     targets: Arc<std::sync::Mutex<Vec<String>>>,
@@ -236,19 +251,23 @@ impl Served {
     }
 
     /// Sends an interim response.
-    pub(crate) async fn interim(&mut self, status: u16, fields: &[(&str, &str)]) {
+    pub(crate) async fn try_interim(&mut self, status: u16, fields: &[(&str, &str)]) -> io::Result<()> {
         match &mut self.side {
             Side::H1 { reader, .. } => {
                 let head = h1::head_bytes(&format!("HTTP/1.1 {status} x"), &owned(fields));
-                reader.send(&head).await.expect("the head is sent");
+                reader.send(&head).await
             }
             Side::H2 { respond, .. } => {
                 let mut head = http::Response::new(());
                 *head.status_mut() = http::StatusCode::from_u16(status).expect("a status");
                 *head.headers_mut() = map_of(&owned(fields));
-                respond.send_informational(head).expect("the head is sent");
+                respond.send_informational(head).map_err(io::Error::other)
             }
         }
+    }
+
+    pub(crate) async fn interim(&mut self, status: u16, fields: &[(&str, &str)]) {
+        soon(self.try_interim(status, fields)).await.expect("the head is sent");
     }
 
     /// Sends the head of the response.

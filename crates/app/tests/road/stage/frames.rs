@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -119,6 +120,18 @@ impl Frames {
     /// Sends bytes; a gateway that has seen enough may have gone.
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         let _gone = soon(self.tcp.write_all(bytes)).await;
+    }
+
+    /// Sends a frame over and over, so many bytes in all, or until the gateway takes no more.
+    pub(crate) async fn flood(&mut self, frame: &[u8], bytes: usize) {
+        let burst = frame.repeat(65_536 / frame.len());
+        for _ in 0..bytes / burst.len() {
+            let sending = self.tcp.write_all(&burst);
+            match tokio::time::timeout(Duration::from_millis(500), sending).await {
+                Ok(Ok(())) => {}
+                _ => return,
+            }
+        }
     }
 
     /// What becomes of a stream, or of all of them.

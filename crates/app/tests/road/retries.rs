@@ -1,0 +1,162 @@
+//! Requests that are sent more than once: again after a failure, and besides, to a mirror.
+
+use std::time::Duration;
+
+use crate::stage::{Ask, Backend, Caller, Down, Framed, Gateway, Nobody, Setup, Up, soon};
+
+async fn stage(rule: &str) -> (Gateway, Backend) {
+    let backend = Backend::start(Up::Http1).await;
+    (Setup::before(&backend).rule(rule).start().await, backend)
+}
+
+#[tokio::test]
+async fn a_status_that_is_named_is_tried_again() {
+    let (gateway, mut backend) = stage("retry: {codes: [503], attempts: 2, backoff: 1ms}").await;
+    for down in [Down::Http11, Down::H2c] {
+        let mut caller = Caller::connect(&down, gateway.address).await;
+        let mut call = caller.ask(Ask::new("PUT", "/").framed(Framed::Length(5))).await;
+        call.send(b"hello").await;
+        call.end(&[]).await;
+        for status in [503, 503, 200] {
+            let mut served = backend.next().await;
+            assert_eq!(served.whole().await.content, b"hello");
+            served.answer(status, "done").await;
+        }
+        assert_eq!(call.answer().await, (200, "done".to_owned()), "{down:?}");
+    }
+}
+
+/// When all tries are spent the last answer is the answer, of the backend's own words.
+#[tokio::test]
+async fn the_last_answer_is_delivered() {
+    let (gateway, mut backend) = stage("retry: {codes: [500], attempts: 1, backoff: 1ms}").await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(Ask::get("/")).await;
+    backend.next().await.answer(500, "first").await;
+    backend.next().await.answer(500, "second").await;
+    assert_eq!(call.answer().await, (500, "second".to_owned()));
+    assert_eq!(call.field("proxy-status"), None);
+}
+
+#[tokio::test]
+async fn what_cannot_be_repeated_is_not() {
+    let (gateway, mut backend) = stage("retry: {codes: [503], attempts: 2, backoff: 1ms}").await;
+    let mut caller = Caller::http11(gateway.address).await;
+    // A method that is not idempotent.
+    let mut call = caller.ask(Ask::post("/", Framed::Length(2))).await;
+    call.send(b"me").await;
+    let mut served = backend.next().await;
+    served.whole().await;
+    served.answer(503, "no").await;
+    assert_eq!(call.answer().await, (503, "no".to_owned()));
+    drop(call);
+    // A body that is too large to be held.
+    let mut call = caller.ask(Ask::new("PUT", "/").framed(Framed::Length(1 << 20))).await;
+    call.send(&vec![7; 1 << 20]).await;
+    let mut served = backend.next().await;
+    served.whole().await;
+    served.answer(503, "no").await;
+    assert_eq!(call.answer().await, (503, "no".to_owned()));
+    drop(call);
+    assert!(backend.unheard().is_none());
+    // A key makes any method idempotent.
+    let ask = Ask::post("/", Framed::Length(2)).with("idempotency-key", "\"1\"");
+    let mut call = caller.ask(ask).await;
+    call.send(b"me").await;
+    for status in [503, 200] {
+        let mut served = backend.next().await;
+        assert_eq!(served.whole().await.content, b"me");
+        served.answer(status, "done").await;
+    }
+    assert_eq!(call.answer().await, (200, "done".to_owned()));
+}
+
+#[tokio::test]
+async fn a_try_that_takes_too_long_is_followed_by_another() {
+    let backend = Backend::start(Up::Http1).await;
+    let setup = Setup::before(&backend).rule("retry: {attempts: 1, backoff: 1ms}");
+    let gateway = setup.rule("timeouts: {request: 15s, backendRequest: 300ms}").start().await;
+    let mut backend = backend;
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(Ask::get("/")).await;
+    let mut silent = backend.next().await;
+    backend.next().await.answer(200, "second").await;
+    assert_eq!(call.answer().await, (200, "second".to_owned()));
+    silent.sees_the_end().await;
+}
+
+/// A gateway whose rule mirrors to another backend.
+async fn mirrored(main: &Backend, mirror: std::net::SocketAddr) -> Gateway {
+    let filter = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: copy, port: 80}}}]";
+    let documents = format!(
+        "\
+apiVersion: v1
+kind: Service
+metadata: {{name: copy}}
+spec: {{ports: [{{name: web, port: 80}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: copy-1, labels: {{kubernetes.io/service-name: copy}}}}
+addressType: IPv4
+ports: [{{name: web, port: {}}}]
+endpoints: [{{addresses: [{}]}}]",
+        mirror.port(),
+        mirror.ip()
+    );
+    Setup::before(main).rule(filter).document(&documents).start().await
+}
+
+#[tokio::test]
+async fn a_mirror_hears_the_same() {
+    for down in [Down::Http11, Down::H2c] {
+        let (mut main, mut mirror) = (Backend::start(Up::Http1).await, Backend::start(Up::Http1).await);
+        let gateway = mirrored(&main, mirror.address).await;
+        let mut caller = Caller::connect(&down, gateway.address).await;
+        let mut call = caller.ask(Ask::post("/x?q=1", Framed::Length(5)).with("x-a", "1")).await;
+        call.send(b"hello").await;
+        call.end(&[]).await;
+        let (mut served, mut copy) = (main.next().await, mirror.next().await);
+        assert_eq!(served.whole().await.content, b"hello");
+        assert_eq!(copy.whole().await.content, b"hello");
+        assert_eq!((&*copy.method, &*copy.target, copy.field("x-a")), ("POST", "/x?q=1", Some("1")));
+        copy.answer(500, "nobody hears this").await;
+        served.answer(200, "fine").await;
+        assert_eq!(call.answer().await, (200, "fine".to_owned()));
+    }
+}
+
+/// Whatever becomes of a copy, the exchange goes its way.
+#[tokio::test]
+async fn a_mirror_disturbs_nobody() {
+    let mut main = Backend::start(Up::Http1).await;
+    // One that is gone, and one that says nothing.
+    let nobody = Nobody::here();
+    let mut silent = Backend::start(Up::Http1).await;
+    for mirror in [nobody.address, silent.address] {
+        let gateway = mirrored(&main, mirror).await;
+        let mut caller = Caller::http11(gateway.address).await;
+        for _ in 0..20 {
+            let mut call = caller.ask(Ask::get("/")).await;
+            main.next().await.answer(200, "fine").await;
+            assert_eq!(call.answer().await, (200, "fine".to_owned()));
+        }
+    }
+    assert!(silent.unheard().is_some());
+}
+
+/// A refused connection is tried elsewhere at once; the client does not wait for a backoff that nobody asked for.
+#[tokio::test]
+async fn another_endpoint_is_tried_without_delay() {
+    let nobody = Nobody::here();
+    let mut backend = Backend::start(Up::Http1).await;
+    let gateway = Setup::of(&[nobody.address, backend.address], Up::Http1).start().await;
+    let began = std::time::Instant::now();
+    for _ in 0..4 {
+        let mut caller = Caller::http11(gateway.address).await;
+        let mut call = caller.ask(Ask::get("/")).await;
+        backend.next().await.answer(200, "").await;
+        assert_eq!(soon(call.answer()).await.0, 200);
+    }
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+}
