@@ -244,7 +244,8 @@ pub(crate) fn turn_away(worker: &Worker, tcp: &TcpStream, peer: SocketAddr, loca
     trip.started = worker.clock.now();
     let mut out = Outbound::take();
     write_refusal(&connection, &mut trip, &Reply::new(Reason::ConnectionLimit), &mut out);
-    let _ = tcp.try_write(out.pending());
+    // Not through the runtime, which does not know yet that a new socket takes bytes.
+    let _ = socket2::SockRef::from(tcp).send(out.pending());
     record(worker, &trip, &Marks::default(), &connection);
     worker.give_back(trip);
 }

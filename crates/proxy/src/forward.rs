@@ -1,0 +1,146 @@
+//! The verb *forward*: one request over one connection, and its response back.
+//!
+//! Called by `attempt.rs` for every try. What is sent has been decided; whether a failure is followed by another try is
+//! `judge.rs`, delivery of the response `relay.rs`.
+
+use std::cell::Cell;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+
+use transept_wire::h1::{Body, Connection};
+
+use crate::attempt::{Crossing, Exchanged, Tries, within_try};
+use crate::body::{Source, carry};
+use crate::failure::{Failure, Side};
+use crate::judge::judge_status;
+use crate::normalize::codec_limits;
+use crate::path::Journey;
+use crate::relay::{self, Gate};
+use crate::upstream::Upstream;
+
+/// Sends a request whose body is here, waits for the response head, and delivers it unless it is to be tried again.
+pub(crate) async fn forward_held(
+    crossing: Crossing<'_>,
+    tries: &Tries,
+    bytes: &[u8],
+    upstream: &mut Upstream,
+    journey: &mut Journey<'_, '_, '_>,
+) -> Result<Exchanged, Failure> {
+    let watch = journey.arrival.watch;
+    let limits = codec_limits(&crossing.listener.settings);
+    let framing = if bytes.is_empty() { journey.arrival.framing } else { Body::Length(bytes.len() as u64) };
+    let (mut sink, mut inlet) = upstream.begin(&journey.trip.request, &framing, Connection::KeepAlive, watch)?;
+    let mut source = if bytes.is_empty() { Source::Empty } else { Source::Held(bytes) };
+    let (stated, rest, taken) = {
+        let heading = pin!(async {
+            let sent = carry(&mut source, &mut sink, &mut 0).await;
+            if let Err(failure) = &sent
+                && failure.side == Side::Downstream
+            {
+                return Err(Failure::new(failure.side, failure.reason, failure.repeat, failure.detail.clone()));
+            }
+            relay::expect_response(crossing.rule, &crossing.listener.settings, watch);
+            let received = relay::await_final(&mut inlet, &limits, watch, journey.trip, journey.replier, None).await;
+            watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
+            match (sent, received) {
+                (Ok(()), received) => received.map(|(stated, rest)| (stated, rest, true)),
+                // A backend may answer before it has read everything, and close.
+                (Err(_), Ok((stated, rest))) => Ok((stated, rest, false)),
+                (Err(failure), Err(_)) => Err(failure),
+            }
+        });
+        within_try(crossing.rule, heading).await?
+    };
+    if let Some(after) = judge_status(crossing, tries, journey) {
+        return Ok(Exchanged::again(after));
+    }
+    let keep_alive = rest.keeps_alive() && taken;
+    let mut source = inlet.into_source(rest, &limits, watch);
+    relay::relay(
+        crossing.listener,
+        journey.arrival.connection,
+        journey.marks,
+        journey.trip,
+        journey.replier,
+        &mut source,
+        stated,
+    )
+    .await?;
+    Ok(Exchanged::delivered(keep_alive && source.is_done()))
+}
+
+/// Sends a request while its body arrives, and delivers the response as it comes, possibly before the body has ended.
+pub(crate) async fn forward_streaming(
+    crossing: Crossing<'_>,
+    upstream: &mut Upstream,
+    journey: &mut Journey<'_, '_, '_>,
+) -> Result<Exchanged, Failure> {
+    let Journey { arrival, trip, marks, replier, .. } = journey;
+    let watch = arrival.watch;
+    let limits = codec_limits(&crossing.listener.settings);
+    let (mut sink, mut inlet) = upstream.begin(&trip.request, &arrival.framing, Connection::KeepAlive, watch)?;
+    let gate = Gate::new(arrival.expects_continue);
+    let most = crossing.listener.settings.limits.body_bytes;
+    let mut sent = 0;
+    let answered = Cell::new(false);
+    let connection = arrival.connection;
+    let outcome = {
+        let upload = pin!(async {
+            sink.flush().await?;
+            gate.opened().await;
+            relay::carry_limited(&mut arrival.body, &mut sink, &mut sent, most).await?;
+            if !answered.get() {
+                relay::expect_response(crossing.rule, &crossing.listener.settings, watch);
+            }
+            Ok(())
+        });
+        let download = pin!(async {
+            let (stated, rest) = {
+                let heading = pin!(relay::await_final(&mut inlet, &limits, watch, trip, replier, Some(&gate)));
+                within_try(crossing.rule, heading).await?
+            };
+            answered.set(true);
+            watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
+            let keep_alive = rest.keeps_alive();
+            if !gate.is_open() {
+                // The client was never told to go on: what it does with its body now is anybody's guess.
+                replier.forbid_keep_alive();
+            }
+            let mut source = inlet.into_source(rest, &limits, watch);
+            relay::relay(crossing.listener, connection, marks, trip, replier, &mut source, stated).await?;
+            Ok(keep_alive && source.is_done())
+        });
+        both(upload, download).await
+    };
+    trip.facts.bytes_in = sent;
+    let (uploaded, downloaded) = outcome?;
+    // Asked first: a response that failed is a failure, whatever became of the request's body.
+    let reusable = downloaded?;
+    Ok(Exchanged::delivered(uploaded && reusable))
+}
+
+/// Runs both directions. The response ends the exchange; a request body that breaks on the client's side ends it too,
+/// while one that the backend does not want leaves the backend its say.
+async fn both(
+    mut upload: Pin<&mut impl Future<Output = Result<(), Failure>>>,
+    mut download: Pin<&mut impl Future<Output = Result<bool, Failure>>>,
+) -> Result<(bool, Result<bool, Failure>), Failure> {
+    let mut uploaded: Option<Result<(), Failure>> = None;
+    std::future::poll_fn(|cx| {
+        if uploaded.is_none()
+            && let Poll::Ready(outcome) = upload.as_mut().poll(cx)
+        {
+            match outcome {
+                Err(failure) if failure.side == Side::Downstream => {
+                    return Poll::Ready(Err(failure));
+                }
+                outcome => uploaded = Some(outcome),
+            }
+        }
+        match download.as_mut().poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(Ok((matches!(uploaded, Some(Ok(()))), outcome))),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}

@@ -1,0 +1,67 @@
+//! The verb *secure*: the TLS handshake of a client, and what it settles about the peer.
+//!
+//! Called by `accept.rs` for connections of a TLS listener. Records are `io/tls.rs`, configurations and verification
+//! `tls/`.
+
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use transept_engine::exchange::TlsFacts;
+use transept_engine::snapshot::{Bind, ClientValidationMode, ServerTls};
+
+use crate::deadline::Watch;
+use crate::io::{TlsSession, accept_hello};
+use crate::worker::Worker;
+
+/// The TLS handshake with the configuration of the listener that the server name chooses.
+pub(crate) async fn secure(
+    worker: &Worker,
+    tcp: &TcpStream,
+    bind: &Bind,
+    watch: &Watch,
+) -> Option<(Box<TlsSession>, Arc<ServerTls>)> {
+    let handshake = async {
+        let hello = accept_hello(tcp).await.map_err(|error| error.to_string())?;
+        let name = hello.server_name();
+        let listener =
+            bind.listener_for_sni(name.as_deref()).ok_or_else(|| "no listener serves this name".to_owned())?;
+        let tls = listener.tls.as_ref().ok_or_else(|| "the listener has no certificate".to_owned())?;
+        let config = worker.shared.tls.server(tls).map_err(|why| why.to_string())?;
+        let session = hello.proceed(tcp, config).await.map_err(|error| error.to_string())?;
+        Ok::<_, String>((Box::new(session), tls.clone()))
+    };
+    let mut handshake = std::pin::pin!(handshake);
+    match watch.wait(|cx| handshake.as_mut().poll(cx)).await {
+        Ok(Ok(secured)) => Some(secured),
+        Ok(Err(why)) => {
+            tracing::debug!(%why, address = %bind.address, "a TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(address = %bind.address, "a TLS handshake took too long");
+            None
+        }
+    }
+}
+
+/// A certificate that was only asked for, and not verified, is no fact.
+pub(crate) fn facts_of(session: &TlsSession, tls: &ServerTls) -> TlsFacts {
+    let verified = tls
+        .client_validation
+        .as_ref()
+        .is_some_and(|validation| validation.mode == ClientValidationMode::AllowValidOnly);
+    session.with(|rustls| TlsFacts {
+        server_name: match rustls {
+            rustls::Connection::Server(server) => {
+                server.server_name().map(|name| name.to_ascii_lowercase().into_boxed_str())
+            }
+            rustls::Connection::Client(_) => None,
+        },
+        alpn: rustls.alpn_protocol().map(Into::into),
+        client_certificate: rustls
+            .peer_certificates()
+            .and_then(|chain| chain.first())
+            .filter(|_| verified)
+            .map(|leaf| leaf.clone().into_owned()),
+    })
+}
