@@ -112,6 +112,10 @@ pub(crate) fn response_out(response: &Response) -> http::Response<()> {
     *out.status_mut() = http::StatusCode::from_u16(response.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
     *out.version_mut() = http::Version::HTTP_2;
     *out.headers_mut() = fields_out(&response.fields);
+    if response.status < 200 || response.status == 204 {
+        // RFC 9110 section 8.6.
+        out.headers_mut().remove(http::header::CONTENT_LENGTH);
+    }
     out
 }
 
