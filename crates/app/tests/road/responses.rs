@@ -93,10 +93,13 @@ async fn extra_bytes_do_not_answer_the_next_request() {
     let (gateway, mut backend) = stage().await;
     let evil = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil";
     let mut caller = Caller::http11(gateway.address).await;
-    let good: [&[u8]; 3] = [
+    let good: [&[u8]; 6] = [
         b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ngood",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\ngood\r\n0\r\n\r\n",
         b"HTTP/1.1 204 No Content\r\n\r\n",
+        b"HTTP/1.1 204 No Content\r\ncontent-length: 40\r\n\r\n",
+        b"HTTP/1.1 304 Not Modified\r\ncontent-length: 40\r\n\r\n",
+        b"HTTP/1.1 304 Not Modified\r\ntransfer-encoding: chunked\r\n\r\n",
     ];
     for (number, head) in good.iter().enumerate() {
         let mut call = caller.ask(Ask::get("/asked")).await;
@@ -176,5 +179,37 @@ async fn fields_of_the_hop_are_not_passed_on() {
         assert_eq!(call.field("x-stays"), Some("1"));
         assert_ne!(call.field("connection"), Some("close, x-hop"));
         served.sees_the_end().await;
+    }
+}
+
+/// An interim response has no body, whatever it says (RFC 9112 section 6.3).
+#[tokio::test]
+async fn an_interim_response_has_no_body() {
+    let (gateway, mut backend) = stage().await;
+    for down in [Down::Http11, Down::H2c] {
+        let mut caller = Caller::connect(&down, gateway.address).await;
+        let mut call = caller.ask(Ask::get("/")).await;
+        let mut served = backend.next().await;
+        let hint =
+            "HTTP/1.1 103 Early Hints\r\ncontent-length: 4\r\nconnection: x-hop\r\nx-hop: 1\r\nlink: </a>\r\n\r\n";
+        served.send_raw(hint.as_bytes()).await;
+        served.answer(200, "good").await;
+        assert_eq!(call.answer().await, (200, "good".to_owned()), "{down:?}");
+        assert_eq!(call.interim, [(103, crate::stage::owned(&[("link", "</a>")]))], "{down:?}");
+    }
+}
+
+/// A response without content states no length (RFC 9110 section 8.6).
+#[tokio::test]
+async fn no_content_has_no_length() {
+    let (gateway, mut backend) = stage().await;
+    for down in [Down::Http11, Down::H2c] {
+        let mut caller = Caller::connect(&down, gateway.address).await;
+        let mut call = caller.ask(Ask::get("/")).await;
+        let mut served = backend.next().await;
+        served.begin(204, Framed::Not, &[("content-length", "5")]).await;
+        served.end(&[]).await;
+        assert_eq!(call.answer().await, (204, String::new()), "{down:?}");
+        assert_eq!(call.field("content-length"), None, "{down:?}");
     }
 }

@@ -199,3 +199,30 @@ async fn an_h2c_backend_is_no_tunnel() {
     assert_eq!(call.status, 502);
     assert!(backend.unheard().is_none());
 }
+
+/// Either side may break a tunnel off, and the other learns of it.
+#[tokio::test]
+async fn a_tunnel_that_breaks_is_broken_for_both() {
+    let (gateway, mut backend) = stage().await;
+    let mut caller = Caller::connect(&Down::H2c, gateway.address).await;
+    assert_eq!(tokio::join!(caller.get("/"), async { backend.next().await.answer(200, "").await }).0.0, 200);
+    let mut call = caller.ask(Ask::get("/ws").extended("websocket")).await;
+    let mut served = backend.next().await;
+    served.send_raw(AGREED).await;
+    call.head().await;
+    call.cancel();
+    served.sees_the_end().await;
+    for down in [Down::Http11, Down::H2c] {
+        let mut caller = Caller::connect(&down, gateway.address).await;
+        assert_eq!(tokio::join!(caller.get("/"), async { backend.next().await.answer(200, "").await }).0.0, 200);
+        let ask = if let Down::H2c = down { Ask::get("/ws").extended("websocket") } else { websocket() };
+        let mut call = caller.ask(ask).await;
+        let mut served = backend.next().await;
+        served.send_raw(AGREED).await;
+        call.head().await;
+        served.reset();
+        // The end of a tunnel has no form of its own over HTTP/1.1: a cut and an end are alike.
+        let rest = call.try_whole().await;
+        assert!(rest.is_err() || matches!(down, Down::Http11), "{down:?}: {rest:?}");
+    }
+}
