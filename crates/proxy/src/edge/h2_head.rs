@@ -11,7 +11,7 @@ use transept_wire::head::{FieldId, FieldName, Fields, Method, NameRef, Request, 
 /// Why a head of HTTP/2 was not taken; the message is malformed (RFC 9113 section 8.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// More fields than the limit.
+    /// More fields than the limit, or larger ones.
     TooManyFields,
     /// A sentence about what is wrong.
     Malformed(&'static str),
@@ -63,18 +63,23 @@ pub(crate) fn request_in(
 /// Takes a response head, with the length that it announces for its body.
 pub(crate) fn response_in(
     head: &http::response::Parts,
-    fields: usize,
+    limits: &h1::Limits,
     into: &mut Response,
 ) -> Result<Option<u64>, Refused> {
     into.clear();
     into.version = Version::Http2;
     into.status = head.status.as_u16();
-    if head.headers.len() > fields {
+    if head.headers.len() > limits.fields || size_of(&head.headers) > limits.head_bytes {
         return Err(Refused::TooManyFields);
     }
     let length = length_of(&head.headers)?;
     copy_in(&head.headers, &mut into.fields)?;
     Ok(length)
+}
+
+/// The size of a field section as RFC 9113 section 6.5.2 counts it.
+fn size_of(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
 /// Takes trailers; those that a trailer section may not have (RFC 9110 section 6.5.1) are left out.

@@ -24,6 +24,10 @@ use crate::worker::Worker;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
+/// What a response head may take before it is looked at: as much as any listener can be configured to let pass. The limit
+/// of the listener comes after.
+const LARGEST_HEAD: u32 = 1024 * 1024;
+
 /// Whether a try may use a connection that is open already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pooled {
@@ -126,6 +130,7 @@ async fn dial_shared(
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .enable_push(false)
+        .max_header_list_size(LARGEST_HEAD)
         .handshake(Adapter::new(io, Inbound::default(), None))
         .await
         .map_err(|error| Failure::h2_response(&error))?;

@@ -207,12 +207,12 @@ async fn receive_h2(
     let refused = |refused| refused_response(&refused);
     match arrived {
         Arrived::Interim(interim) => {
-            h2_head::response_in(&interim.into_parts().0, limits.fields, into).map_err(refused)?;
+            h2_head::response_in(&interim.into_parts().0, limits, into).map_err(refused)?;
             Ok(Received::Interim)
         }
         Arrived::Final(response) => {
             let (head, stream) = response.into_parts();
-            let length = h2_head::response_in(&head, limits.fields, into).map_err(refused)?;
+            let length = h2_head::response_in(&head, limits, into).map_err(refused)?;
             let stated = match length {
                 Some(length) => Body::Length(length),
                 None if into.status == 304 => Body::None,
