@@ -77,7 +77,7 @@ over_every_pair! {
     a_get a_post_with_a_length an_answer_to_head no_content not_modified
     large_bodies_both_ways events_come_one_by_one a_body_of_unknown_length
     an_upload_is_heard_as_it_comes an_answer_before_the_upload_ends
-    a_slow_reader_slows_the_backend
+    a_slow_reader_slows_the_backend large_heads_both_ways
 }
 
 over_modern_pairs! {
@@ -165,6 +165,17 @@ async fn large_bodies_both_ways(mut pair: Pair) {
         served.end(&[]).await;
     };
     tokio::join!(client, backend);
+}
+
+async fn large_heads_both_ways(mut pair: Pair) {
+    let (up, down) = ("u".repeat(40_000), "d".repeat(40_000));
+    let mut call = pair.caller.ask(Ask::get("/").with("x-large", &up)).await;
+    let mut served = pair.backend.next().await;
+    assert!(served.field("x-large") == Some(&up));
+    served.begin(200, Framed::Length(0), &[("x-large", &down)]).await;
+    served.end(&[]).await;
+    call.head().await;
+    assert!(call.field("x-large") == Some(&down));
 }
 
 async fn events_come_one_by_one(mut pair: Pair) {

@@ -105,7 +105,7 @@ async fn a_request_under_way_is_not_disturbed() {
 #[tokio::test]
 async fn no_request_fails_while_the_configuration_changes() {
     let backends = [Backend::start(Up::Http1).await, Backend::start(Up::Http1).await];
-    let first = Setup::before(&backends[0]);
+    let first = Setup::before(&backends[0]).workers(3);
     let setups = [first.clone(), first.to(&backends[1])];
     let mut gateway = setups[0].start().await;
     let _answering = backends.map(Backend::answer_all);
@@ -138,7 +138,7 @@ async fn no_request_fails_while_the_configuration_changes() {
 #[tokio::test]
 async fn listeners_come_and_go() {
     let mut backend = Backend::start(Up::Http1).await;
-    let one = Setup::before(&backend);
+    let one = Setup::before(&backend).workers(3);
     let two = one.clone().listener();
     let mut gateway = two.start().await;
     let second = gateway.others[0];

@@ -213,3 +213,45 @@ async fn no_content_has_no_length() {
         assert_eq!(call.field("content-length"), None, "{down:?}");
     }
 }
+
+/// The same limits hold for heads that come over HTTP/2.
+#[tokio::test]
+async fn a_large_head_over_http2_is_a_bad_gateway() {
+    let mut backend = Backend::start(Up::H2c).await;
+    let gateway = Setup::before(&backend).start().await;
+    let large = "e".repeat(70_000);
+    let many: Vec<_> = (0..150).map(|_| ("x-evil", "e")).collect();
+    for fields in [&[("x-evil", large.as_str())][..], &many] {
+        let mut caller = Caller::http11(gateway.address).await;
+        let mut call = caller.ask(Ask::get("/")).await;
+        let mut served = backend.next().await;
+        served.begin(200, Framed::Open, fields).await;
+        call.head().await;
+        assert_eq!(call.status, 502, "{} fields", fields.len());
+        served.sees_the_end().await;
+    }
+}
+
+/// Trailers are no second head (RFC 9110 section 6.5.1).
+#[tokio::test]
+async fn trailers_do_not_change_a_response() {
+    for up in [Up::Http1, Up::H2c] {
+        let mut backend = Backend::start(up).await;
+        let gateway = Setup::before(&backend).start().await;
+        for down in [Down::Http11, Down::H2c] {
+            let mut caller = Caller::connect(&down, gateway.address).await;
+            let mut call = caller.ask(Ask::get("/").with("te", "trailers")).await;
+            let mut served = backend.next().await;
+            served.begin(200, Framed::Open, &[]).await;
+            served.send(b"good").await;
+            let trailers =
+                [("content-length", "9"), ("set-cookie", "evil=1"), ("content-type", "text/evil"), ("x-sum", "1")];
+            served.end(&trailers).await;
+            call.head().await;
+            let whole = call.whole().await;
+            let names: Vec<_> = whole.trailers.iter().map(|(name, _)| name.as_str()).collect();
+            assert!(names.contains(&"x-sum") && !names.contains(&"content-length"), "{down:?} {up:?}: {names:?}");
+            assert!(!names.contains(&"content-type") && !names.contains(&"set-cookie"), "{down:?} {up:?}: {names:?}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use transept_testkit::certificates::{Authority, Identity, KeyKind, Usage};
+use transept_testkit::client::open;
 use transept_testkit::echo::server_tls;
 use transept_testkit::h1::Reader;
 
@@ -190,4 +191,19 @@ async fn garbage_after_the_handshake_ends_the_connection_only() {
     let mut call = caller.ask(Ask::get("/")).await;
     backend.next().await.answer(200, "fine").await;
     assert_eq!(call.answer().await, (200, "fine".to_owned()));
+}
+
+/// A client that has said everything may end its half of TLS and still gets its answer.
+#[tokio::test]
+async fn a_client_that_only_listens_gets_its_answer() {
+    let (gateway, mut backend, identity) = secured().await;
+    let endpoint = Down::Http11Tls(identity).endpoint(gateway.address);
+    let mut stream = soon(open(&endpoint)).await.unwrap_or_else(|failure| panic!("{failure}"));
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: site.test\r\n\r\n").await.expect("sent");
+    stream.shutdown().await.expect("ended");
+    let served = backend.next().await;
+    served.answer(200, "late news").await;
+    let mut answer = String::new();
+    soon(stream.read_to_string(&mut answer)).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("late news"), "{answer}");
 }

@@ -26,7 +26,7 @@ pub(crate) enum Down {
 }
 
 impl Down {
-    fn endpoint(&self, address: SocketAddr) -> Endpoint {
+    pub(crate) fn endpoint(&self, address: SocketAddr) -> Endpoint {
         match self {
             Down::Http10 | Down::Http11 => Endpoint::http1(address),
             Down::H2c => Endpoint::h2c(address),

@@ -21,6 +21,7 @@ pub(crate) struct Setup {
     documents: String,
     identity: Option<(String, String)>,
     listen: Vec<SocketAddr>,
+    workers: usize,
     arguments: Vec<&'static str>,
 }
 
@@ -42,7 +43,8 @@ impl Setup {
             documents: String::new(),
             identity: None,
             listen: vec![unused_address().expect("an address")],
-            arguments: vec!["--workers=1"],
+            workers: 1,
+            arguments: Vec::new(),
         }
     }
 
@@ -79,6 +81,12 @@ impl Setup {
     /// With another object.
     pub(crate) fn document(mut self, yaml: &str) -> Setup {
         self.documents.push_str(&format!("---\n{yaml}\n"));
+        self
+    }
+
+    /// With so many workers. One is the default, so that pools have no choice.
+    pub(crate) fn workers(mut self, workers: usize) -> Setup {
+        self.workers = workers;
         self
     }
 
@@ -194,12 +202,13 @@ stringData:
         text + &self.documents
     }
 
-    /// Starts the gateway; with one worker, so that its pools have no choice.
+    /// Starts the gateway.
     pub(crate) async fn start(&self) -> Gateway {
         let directory = tempfile::tempdir().expect("temporary directory");
         let file = directory.path().join("gateway.yaml");
         std::fs::write(&file, self.text()).expect("written");
-        let mut launch = Launch::run(Path::new(env!("CARGO_BIN_EXE_transept")), [&file]);
+        let mut launch = Launch::run(Path::new(env!("CARGO_BIN_EXE_transept")), [&file])
+            .argument(format!("--workers={}", self.workers));
         for argument in &self.arguments {
             launch = launch.argument(argument);
         }
