@@ -65,7 +65,7 @@ pub(crate) async fn fail(failure: Failure, journey: &mut Journey<'_, '_, '_>) {
 /// Writes the head of a reply into the trip's response and its content into `body`.
 pub(crate) fn write_head(reply: &Reply, trip: &mut Trip, body: &mut Vec<u8>) {
     let audience = Audience::of(&trip.request);
-    let id = Some(trip.facts.request_id.as_bytes()).filter(|id| !id.is_empty());
+    let id = Some(trip.facts.request_id.as_slice()).filter(|id| !id.is_empty());
     render(reply, audience, id, &mut trip.response, body);
     let fields = &mut trip.response.fields;
     // A date and an id that came through the grammar are valid values.

@@ -206,7 +206,7 @@ async fn try_once(
     match outcome {
         Ok(Exchanged { tried, reusable }) => {
             if reusable {
-                upstream.release(&journey.worker.pool, journey.worker.clock.now().monotonic);
+                upstream.release(&journey.worker.pool, journey.worker.watches.last_sweep());
             }
             Ok(tried)
         }

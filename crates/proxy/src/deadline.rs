@@ -66,6 +66,11 @@ impl Watches {
         Watch { state, slot, all: self.clone() }
     }
 
+    /// The time of the last sweep: good enough for what is counted in seconds, and free.
+    pub(crate) fn last_sweep(&self) -> Duration {
+        Duration::from_millis(self.now.get())
+    }
+
     /// Advances the clock to `now` (milliseconds) and wakes everything that is due.
     pub(crate) fn sweep(&self, now: u64) {
         self.now.set(now);

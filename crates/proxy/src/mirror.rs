@@ -150,7 +150,7 @@ async fn exchange(worker: &Rc<Worker>, copy: &Copy) -> Result<(), Failure> {
         keep_alive && source.is_done()
     };
     if reusable {
-        upstream.release(&worker.pool, worker.clock.now().monotonic);
+        upstream.release(&worker.pool, worker.watches.last_sweep());
     }
     Ok(())
 }

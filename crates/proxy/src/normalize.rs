@@ -37,7 +37,7 @@ pub(crate) fn introduce(connection: &Connection, settings: &Settings, trip: &mut
     let now = trip.now();
     correlate(&mut trip.request.fields, client.peer, settings.trace, now, trip.random);
     if let Some(id) = trip.request.fields.first(FieldId::X_REQUEST_ID) {
-        trip.facts.request_id.push_str(&String::from_utf8_lossy(id));
+        trip.facts.request_id.extend_from_slice(id);
     }
     let stripped = strip_hop_by_hop(&mut trip.request.fields);
     // HTTP/1.0 has no upgrades (RFC 9110 section 7.8).

@@ -65,7 +65,7 @@ impl Line<'_> {
         out.extend_from_slice(b"{\"time\":\"");
         write_time(out, trip.started.unix);
         out.push(b'"');
-        text(out, "request_id", facts.request_id.as_bytes());
+        text(out, "request_id", &facts.request_id);
         // Numbers cannot fail to be written to memory, here and below.
         let _ = write!(out, ",\"client\":\"{}\"", trip.client);
         text(out, "method", trip.request.method.as_bytes());
@@ -131,7 +131,7 @@ impl Line<'_> {
             }
         }
         out.push(b' ');
-        escape(out, facts.request_id.as_bytes());
+        escape(out, &facts.request_id);
     }
 }
 

@@ -12,6 +12,7 @@ use transept_wire::h1::Protocol;
 use transept_wire::head::{Request, Response};
 
 use crate::clock::Moment;
+use crate::deadline::Watch;
 
 /// One exchange.
 pub(crate) struct Trip {
@@ -29,6 +30,8 @@ pub(crate) struct Trip {
     pub client: IpAddr,
     /// The protocol that the client wants to switch to.
     pub upgrade: Option<Protocol>,
+    /// The deadline of an HTTP/2 stream, which is no connection with one of its own.
+    pub watch: Option<Watch>,
     pub started: Moment,
     pub random: u64,
     /// What the record tells.
@@ -47,7 +50,7 @@ pub(crate) struct Facts {
     pub tries: u32,
     /// The path as it arrived; kept because filters change the request. Empty when there is no access log.
     pub target: Vec<u8>,
-    pub request_id: String,
+    pub request_id: Vec<u8>,
 }
 
 impl Default for Trip {
@@ -61,6 +64,7 @@ impl Default for Trip {
             scratch: Vec::new(),
             client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             upgrade: None,
+            watch: None,
             started: nowhen,
             random: 0,
             facts: Facts::default(),
@@ -77,6 +81,9 @@ impl Trip {
         self.host.clear();
         self.scratch.clear();
         self.upgrade = None;
+        if let Some(watch) = &self.watch {
+            watch.clear();
+        }
         let mut target = std::mem::take(&mut self.facts.target);
         let mut request_id = std::mem::take(&mut self.facts.request_id);
         target.clear();

@@ -18,6 +18,10 @@ use crate::io::Io;
 /// Pieces up to this size are copied behind what is waiting; larger ones are written from where they lie.
 const COPIED: usize = 8 * 1024;
 
+/// A last piece up to this size is handed over without waiting for the receiver's window. The exchange is over then, and
+/// what waits is bounded by the number of streams.
+const UNRESERVED: usize = 16 * 1024;
+
 /// The receiving end of a body.
 pub(crate) enum Sink<'c> {
     /// Takes and forgets: the answer to HEAD, or a body that the message may not have.
@@ -43,6 +47,7 @@ pub(crate) struct H2Sink<'c> {
     stream: h2::SendStream<Bytes>,
     watch: &'c Watch,
     side: Side,
+    held: Bytes,
 }
 
 impl Sink<'_> {
@@ -51,7 +56,7 @@ impl Sink<'_> {
         match self {
             Sink::Nowhere => Ok(()),
             Sink::H1(sink) => sink.write(data).await,
-            Sink::H2(sink) => sink.write(Bytes::copy_from_slice(data)).await,
+            Sink::H2(sink) => sink.hold(Bytes::copy_from_slice(data)).await,
         }
     }
 
@@ -60,7 +65,7 @@ impl Sink<'_> {
         match self {
             Sink::Nowhere => Ok(()),
             Sink::H1(sink) => sink.write(&data).await,
-            Sink::H2(sink) => sink.write(data).await,
+            Sink::H2(sink) => sink.hold(data).await,
         }
     }
 
@@ -68,7 +73,8 @@ impl Sink<'_> {
     pub(crate) async fn flush(&mut self) -> Result<(), Failure> {
         match self {
             Sink::H1(sink) => sink.flush(&[]).await,
-            Sink::Nowhere | Sink::H2(_) => Ok(()),
+            Sink::H2(sink) => sink.send_held(End::Open).await,
+            Sink::Nowhere => Ok(()),
         }
     }
 
@@ -86,7 +92,7 @@ impl Sink<'_> {
         match self {
             Sink::Nowhere => Ok(()),
             Sink::H1(sink) => sink.finish(trailers).await,
-            Sink::H2(sink) => sink.finish(trailers),
+            Sink::H2(sink) => sink.finish(trailers).await,
         }
     }
 }
@@ -146,10 +152,21 @@ impl<'c> H1Sink<'c> {
 
 impl<'c> H2Sink<'c> {
     pub(crate) fn new(stream: h2::SendStream<Bytes>, watch: &'c Watch, side: Side) -> Self {
-        Self { stream, watch, side }
+        Self { stream, watch, side, held: Bytes::new() }
     }
 
-    async fn write(&mut self, mut data: Bytes) -> Result<(), Failure> {
+    /// Keeps `data` until it is known whether it is the last piece, which then ends the stream without a frame of its own.
+    async fn hold(&mut self, data: Bytes) -> Result<(), Failure> {
+        self.send_held(End::Open).await?;
+        self.held = data;
+        Ok(())
+    }
+
+    async fn send_held(&mut self, end: End) -> Result<(), Failure> {
+        let mut data = std::mem::take(&mut self.held);
+        if end == End::Stream && data.len() <= UNRESERVED {
+            return self.send_data(data, true);
+        }
         while !data.is_empty() {
             self.stream.reserve_capacity(data.len());
             let room = self
@@ -163,16 +180,30 @@ impl<'c> H2Sink<'c> {
                 .ok_or_else(|| Failure::h2_send(self.side, None))?
                 .map_err(|error| Failure::h2_send(self.side, Some(&error)))?;
             let piece = data.split_to(room.min(data.len()));
-            self.stream.send_data(piece, false).map_err(|error| Failure::h2_send(self.side, Some(&error)))?;
+            self.send_data(piece, end == End::Stream && data.is_empty())?;
         }
         Ok(())
     }
 
-    fn finish(&mut self, trailers: Option<&Fields>) -> Result<(), Failure> {
-        let ended = match trailers {
-            Some(trailers) if !trailers.is_empty() => self.stream.send_trailers(h2_head::fields_out(trailers)),
-            _ => self.stream.send_data(Bytes::new(), true),
-        };
-        ended.map_err(|error| Failure::h2_send(self.side, Some(&error)))
+    fn send_data(&mut self, piece: Bytes, last: bool) -> Result<(), Failure> {
+        self.stream.send_data(piece, last).map_err(|error| Failure::h2_send(self.side, Some(&error)))
     }
+
+    async fn finish(&mut self, trailers: Option<&Fields>) -> Result<(), Failure> {
+        match trailers {
+            Some(trailers) if !trailers.is_empty() => {
+                self.send_held(End::Open).await?;
+                let sent = self.stream.send_trailers(h2_head::fields_out(trailers));
+                sent.map_err(|error| Failure::h2_send(self.side, Some(&error)))
+            }
+            _ => self.send_held(End::Stream).await,
+        }
+    }
+}
+
+/// Whether a piece ends its stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    Stream,
 }

@@ -4,6 +4,7 @@
 //! Called by both HTTP/2 sides and by nothing else: behind this module no one sees the `http` crate. The rules are those
 //! of RFC 9113 section 8.
 
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use transept_wire::h1::{self, Body};
 use transept_wire::head::{FieldId, FieldName, Fields, Method, NameRef, Request, Response, Version};
@@ -126,12 +127,15 @@ pub(crate) fn response_out(response: &Response) -> http::Response<()> {
 
 /// Gives fields, without those that HTTP/2 does not know (RFC 9113 section 8.2.2).
 pub(crate) fn fields_out(fields: &Fields) -> HeaderMap {
+    let kept = || fields.iter().filter(|(name, value)| !is_connection_specific(*name, value));
+    // All values share one allocation.
+    let mut values = BytesMut::with_capacity(kept().map(|(_, value)| value.len()).sum());
+    kept().for_each(|(_, value)| values.extend_from_slice(value));
+    let mut values = values.freeze();
     let mut map = HeaderMap::with_capacity(fields.len());
-    for (name, value) in fields.iter() {
-        if is_connection_specific(name, value) {
-            continue;
-        }
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.bytes), HeaderValue::from_bytes(value)) {
+    for (name, value) in kept() {
+        let value = HeaderValue::from_maybe_shared(values.split_to(value.len()));
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.bytes), value) {
             map.append(name, value);
         }
     }

@@ -204,7 +204,7 @@ async fn exchange(
     };
     // Whatever the client calls it: the scheme is that of the connection.
     trip.request.set_scheme(connection.scheme().as_bytes()).ok();
-    let watch = worker.watches.add();
+    let watch = trip.watch.take().unwrap_or_else(|| worker.watches.add());
     let framing = match length {
         _ if stream.is_end_stream() => Body::None,
         Some(length) => Body::Length(length),
@@ -230,6 +230,8 @@ async fn exchange(
     };
     travel(&worker, arrival, &mut trip, &mut replier).await;
     counted.ended(trip.facts.error);
+    drop(replier);
+    trip.watch = Some(watch);
     worker.give_back(trip);
 }
 
