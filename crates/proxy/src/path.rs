@@ -145,8 +145,10 @@ async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(
     let backend = pick::target(backend_ref)?;
     journey.marks.backend = Some(backend);
     let crossing = Crossing { listener, rule, backend };
+    // A tunnel may stay open for as long as it likes; `tunnel.rs` times the way to it.
+    let limit = if journey.trip.upgrade.is_some() { None } else { rule.timeouts.request.or(None) };
     let crossed = pin!(attempt::cross(crossing, journey));
-    match attempt::within(rule.timeouts.request.or(None), crossed).await {
+    match attempt::within(limit, crossed).await {
         Some(outcome) => outcome,
         None => Err(Stop::Failed(timed_out())),
     }
@@ -201,7 +203,8 @@ fn screen_backend(
     }
 }
 
-fn timed_out() -> Failure {
+/// The route's time for the whole exchange is over.
+pub(crate) fn timed_out() -> Failure {
     let detail = "the exchange exceeded the route's request timeout";
     Failure::new(Side::Upstream, Reason::RequestTimeout, Repeat::Never, detail)
 }

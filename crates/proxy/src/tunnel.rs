@@ -11,13 +11,13 @@ use transept_engine::reason::Reason;
 use transept_wire::h1::{Body, Connection, Decoder, Protocol, strip_hop_by_hop};
 use transept_wire::head::{FieldId, FieldName, Method, Response};
 
-use crate::attempt::{Crossing, Exchanged, within_try};
+use crate::attempt::{Crossing, Exchanged, within, within_try};
 use crate::body::{H1Sink, H1Source, Sink, Source, carry};
 use crate::buffer::Outbound;
 use crate::edge::Replier;
 use crate::failure::{Failure, Repeat, Side};
 use crate::normalize::codec_limits;
-use crate::path::Journey;
+use crate::path::{Journey, timed_out};
 use crate::relay::{self, await_final};
 use crate::upstream::{Inlet, Upstream};
 
@@ -47,7 +47,8 @@ pub(crate) async fn open(
             relay::expect_response(crossing.rule, &crossing.listener.settings, watch);
             await_final(&mut inlet, &limits, watch, journey.trip, journey.replier, None).await
         });
-        within_try(crossing.rule, heading).await?
+        let heading = pin!(within_try(crossing.rule, heading));
+        within(crossing.rule.timeouts.request.or(None), heading).await.ok_or_else(timed_out)??
     };
     watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
     if journey.trip.response.status != 101 {
