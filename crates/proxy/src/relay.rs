@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
@@ -15,7 +15,7 @@ use transept_engine::rule::{Bound, Rule};
 use transept_engine::settings::Settings;
 use transept_engine::snapshot::Listener;
 use transept_wire::h1::{self, Body, strip_hop_by_hop};
-use transept_wire::head::{Method, Response};
+use transept_wire::head::{FieldId, FieldName, Method, Response};
 
 use crate::body::{Sink, Source, carry};
 use crate::deadline::Watch;
@@ -24,6 +24,8 @@ use crate::failure::{Failure, Repeat, Side};
 use crate::path::Marks;
 use crate::trip::Trip;
 use crate::upstream::{Inlet, Received, Rest};
+
+static DATE: FieldName = FieldName::known(FieldId::DATE);
 
 /// Interim responses that one exchange may have. An endless row of them would hold the client for ever.
 const MOST_INTERIM: usize = 16;
@@ -170,6 +172,16 @@ pub(crate) fn finish_head(listener: &Listener, connection: &Connection, marks: &
     let (mut exchange, response) = trip.exchange(connection, listener.port);
     let rule = marks.rule.map(|rule| &**rule);
     engine::relay(listener, rule, marks.backend_ref, &mut exchange, response);
+    put_date(trip);
+}
+
+/// A response that has no date gets one (RFC 9110 section 6.6.1).
+fn put_date(trip: &mut Trip) {
+    if trip.response.status >= 200 && !trip.response.fields.contains(FieldId::DATE) {
+        let now = httpdate::fmt_http_date(UNIX_EPOCH + trip.started.unix);
+        // A date is a valid value.
+        let _ = trip.response.fields.set(&DATE, now.as_bytes());
+    }
 }
 
 /// As [`carry`], and refuses a request body of more than `most` bytes.
