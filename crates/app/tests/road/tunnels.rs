@@ -226,3 +226,28 @@ async fn a_tunnel_that_breaks_is_broken_for_both() {
         assert!(rest.is_err() || matches!(down, Down::Http11), "{down:?}: {rest:?}");
     }
 }
+
+/// The time of a request is over when the tunnel opens; how long that stays open is nobody's business.
+#[tokio::test]
+async fn the_time_of_a_request_does_not_end_its_tunnel() {
+    let mut backend = Backend::start(Up::Http1).await;
+    let gateway = Setup::before(&backend).rule("timeouts: {request: 400ms, backendRequest: 400ms}").start().await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(websocket()).await;
+    let mut served = backend.next().await;
+    served.send_raw(AGREED).await;
+    call.head().await;
+    let mut pace = tokio::time::interval(std::time::Duration::from_millis(100));
+    for _ in 0..8 {
+        pace.tick().await;
+        call.send(b"ping").await;
+        assert_eq!(served.read_raw(4).await.expect("heard"), b"ping");
+    }
+    // A backend that does not answer is timed all the same.
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(websocket()).await;
+    let mut served = backend.next().await;
+    call.head().await;
+    assert_eq!(call.status, 504);
+    served.sees_the_end().await;
+}

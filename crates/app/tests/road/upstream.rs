@@ -168,3 +168,42 @@ async fn answers_are_not_mixed_up() {
         }
     }
 }
+
+/// A backend that does not speak what the configuration says.
+#[tokio::test]
+async fn a_misunderstanding_is_told() {
+    for (configured, speaks) in [(Up::H2c, Up::Http1), (Up::Http1, Up::H2c)] {
+        let backend = Backend::start(speaks).await;
+        let gateway = Setup::of(&[backend.address], configured).policy("timeouts: {response: 2s}").start().await;
+        for down in [Down::Http11, Down::H2c] {
+            let mut caller = Caller::connect(&down, gateway.address).await;
+            let mut call = caller.ask(Ask::get("/")).await;
+            call.head().await;
+            assert!((502..=504).contains(&call.status), "{configured:?}: {}", call.status);
+        }
+    }
+}
+
+/// A response without a date gets one (RFC 9110 section 6.6.1); one that has it keeps it.
+#[tokio::test]
+async fn responses_have_a_date() {
+    for up in [Up::Http1, Up::H2c] {
+        let (gateway, mut backend) = stage(up).await;
+        for down in [Down::Http11, Down::H2c] {
+            let mut caller = Caller::connect(&down, gateway.address).await;
+            let mut call = caller.ask(Ask::get("/")).await;
+            backend.next().await.answer(200, "").await;
+            assert_eq!(call.answer().await.0, 200);
+            assert!(call.field("date").is_some_and(|date| date.ends_with(" GMT")), "{down:?} {up:?}");
+            drop(call);
+            let mut call = caller.ask(Ask::get("/")).await;
+            let mut served = backend.next().await;
+            served.begin(200, Framed::Length(0), &[("date", "Tue, 15 Nov 1994 08:12:31 GMT")]).await;
+            served.end(&[]).await;
+            assert_eq!(call.answer().await.0, 200);
+            let dates: Vec<_> = call.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("date")).collect();
+            assert_eq!(dates.len(), 1);
+            assert_eq!(dates[0].1, "Tue, 15 Nov 1994 08:12:31 GMT");
+        }
+    }
+}
