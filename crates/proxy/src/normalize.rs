@@ -11,11 +11,13 @@ use transept_engine::settings::Settings;
 use transept_engine::trace::correlate;
 use transept_engine::verdict::Reply;
 use transept_wire::h1::{self, Protocol, strip_hop_by_hop};
-use transept_wire::head::{FieldId, Method, Version};
+use transept_wire::head::{FieldId, FieldName, Method, Version};
 use transept_wire::normalize::{self as rules, Normal};
 
 use crate::path::Stop;
 use crate::trip::Trip;
+
+static MAX_FORWARDS: FieldName = FieldName::known(FieldId::MAX_FORWARDS);
 
 /// Settles which host the request is for, which decides about its listener.
 pub(crate) fn settle_host(trip: &mut Trip) -> Result<(), Stop> {
@@ -55,6 +57,26 @@ pub(crate) fn normalize(settings: &Settings, trip: &mut Trip) -> Result<(), Stop
         let detail = "CONNECT is not offered: this is a gateway, not a forward proxy.";
         return Err(Box::new(Reply::new(Reason::NotImplemented).with_detail(detail)).into());
     }
+    if matches!(trip.request.method, Method::Options | Method::Trace) {
+        count_hop(trip)?;
+    }
+    Ok(())
+}
+
+/// Takes one from `Max-Forwards`; a request that has none left goes no further (RFC 9110 section 7.6.2).
+fn count_hop(trip: &mut Trip) -> Result<(), Stop> {
+    let fields = &mut trip.request.fields;
+    let text = fields.first(FieldId::MAX_FORWARDS).and_then(|value| std::str::from_utf8(value).ok());
+    // What is no number counts nothing.
+    let Some(left) = text.and_then(|text| text.parse::<u32>().ok()) else {
+        return Ok(());
+    };
+    let Some(left) = left.checked_sub(1) else {
+        let detail = "Max-Forwards ends this request at the gateway, which has nothing to say about itself.";
+        return Err(Box::new(Reply::new(Reason::NotImplemented).with_detail(detail)).into());
+    };
+    // A number is a valid value.
+    let _ = fields.set(&MAX_FORWARDS, left.to_string().as_bytes());
     Ok(())
 }
 
