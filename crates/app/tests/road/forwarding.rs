@@ -270,7 +270,6 @@ async fn fields_of_responses_pass_as_they_are() {
     }
 }
 
-/// Two names for one thing would be two things to somebody (RFC 9110 section 7.6.2).
 #[tokio::test]
 async fn options_for_the_whole_server_are_forwarded_or_refused() {
     let backend = Backend::start(Up::Http1).await;
@@ -280,4 +279,24 @@ async fn options_for_the_whole_server_are_forwarded_or_refused() {
     let answer = crate::stage::raw::to_the_end(gateway.address, request).await;
     assert!(matches!(*crate::stage::raw::statuses(&answer), [200] | [404]), "{answer}");
     assert!(backend.heard().iter().all(|line| line == "OPTIONS *"), "{:?}", backend.heard());
+}
+
+/// A request that counts its hops stops when it has none left (RFC 9110 section 7.6.2).
+#[tokio::test]
+async fn hops_are_counted() {
+    let mut backend = Backend::start(Up::Http1).await;
+    let gateway = Setup::before(&backend).start().await;
+    for down in DOWNS {
+        for method in ["OPTIONS", "TRACE"] {
+            let ask = Ask::new(method, "/").with("max-forwards", "5");
+            let served = heard(&gateway, &mut backend, &down, ask).await;
+            assert_eq!(all(&served, "max-forwards"), ["4"], "{down:?} {method}");
+            let mut caller = Caller::connect(&down, gateway.address).await;
+            let mut call = caller.ask(Ask::new(method, "/").with("max-forwards", "0")).await;
+            call.head().await;
+            assert!(backend.unheard().is_none(), "{down:?} {method}");
+        }
+        let served = heard(&gateway, &mut backend, &down, Ask::get("/").with("max-forwards", "5")).await;
+        assert_eq!(all(&served, "max-forwards"), ["5"]);
+    }
 }
