@@ -21,6 +21,7 @@ use crate::accept;
 use crate::access_log::{LogBuffer, Sink};
 use crate::clock::Clock;
 use crate::deadline::{SWEEP, Watches};
+use crate::edge::StreamTasks;
 use crate::limits::OpenConnections;
 use crate::meter::{Meter, Report};
 use crate::tls::TlsConfigs;
@@ -72,6 +73,7 @@ pub(crate) struct Worker {
     pub shared: Arc<Shared>,
     pub clock: Clock,
     pub pool: Pool,
+    pub stream_tasks: StreamTasks,
     pub tls_choices: RefCell<TlsChoices>,
     pub meter: RefCell<Meter>,
     pub log: Option<RefCell<LogBuffer>>,
@@ -103,6 +105,7 @@ impl Worker {
             log: shared.log.as_ref().map(|sink| RefCell::new(LogBuffer::new(sink.clone()))),
             shared,
             pool: Pool::default(),
+            stream_tasks: StreamTasks::default(),
             tls_choices: RefCell::default(),
             meter: RefCell::default(),
             watches: Rc::default(),

@@ -21,6 +21,7 @@ use transept_wire::head::Version;
 use super::Replier;
 use super::h2_head::{self, Refused};
 use super::replier::H2Replier;
+use super::stream_tasks;
 use crate::accept::Guest;
 use crate::answer;
 use crate::body::{H2Source, Source};
@@ -58,6 +59,14 @@ pub(crate) struct Facts {
     pub _guest: Guest,
 }
 
+/// A stream that has just begun.
+pub(super) struct Job {
+    facts: Rc<Facts>,
+    request: http::Request<h2::RecvStream>,
+    respond: h2::server::SendResponse<Bytes>,
+    stream: Stream,
+}
+
 /// Serves a connection to its end.
 pub(crate) async fn serve(worker: Rc<Worker>, io: Io, inbound: Inbound, facts: Facts) {
     let Facts { bound, .. } = facts;
@@ -92,8 +101,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, io: Io, inbound: Inbound, facts: F
             accepted = h2.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     let stream = Stream::new(streams.clone());
-                    let exchange = exchange(worker.clone(), facts.clone(), request, respond, stream);
-                    tokio::task::spawn_local(exchange);
+                    stream_tasks::run(&worker, Job { facts: facts.clone(), request, respond, stream });
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "an HTTP/2 connection ended");
@@ -180,13 +188,8 @@ impl Drop for Stream {
 }
 
 /// One request and its response.
-async fn exchange(
-    worker: Rc<Worker>,
-    facts: Rc<Facts>,
-    request: http::Request<h2::RecvStream>,
-    mut respond: h2::server::SendResponse<Bytes>,
-    counted: Stream,
-) {
+pub(super) async fn exchange(worker: &Rc<Worker>, job: Job) {
+    let Job { facts, request, mut respond, stream: counted } = job;
     let Facts { connection, handshake, bound, .. } = &*facts;
     let mut trip = worker.take_trip();
     trip.started = worker.clock.now();
@@ -196,7 +199,7 @@ async fn exchange(
     let length = match h2_head::request_in(&head, fields, &mut trip.request) {
         Ok(length) => length,
         Err(refused) => {
-            refuse(&worker, &refused, &mut respond, &mut trip, connection);
+            refuse(worker, &refused, &mut respond, &mut trip, connection);
             counted.ended(None);
             worker.give_back(trip);
             return;
@@ -228,7 +231,7 @@ async fn exchange(
         framing,
         expects_continue,
     };
-    travel(&worker, arrival, &mut trip, &mut replier).await;
+    travel(worker, arrival, &mut trip, &mut replier).await;
     counted.ended(trip.facts.error);
     drop(replier);
     trip.watch = Some(watch);

@@ -7,5 +7,7 @@ pub(crate) mod h1_server;
 pub(crate) mod h2_head;
 pub(crate) mod h2_server;
 mod replier;
+mod stream_tasks;
 
 pub(crate) use replier::Replier;
+pub(crate) use stream_tasks::StreamTasks;
