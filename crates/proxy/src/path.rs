@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use transept_engine::admit::admit;
 use transept_engine::exchange::Connection;
@@ -113,10 +114,34 @@ pub(crate) async fn travel<'c>(
         Err(Stop::Answer(reply)) => Box::pin(answer::answer(&reply, &mut journey)).await,
         Err(Stop::Failed(failure)) => Box::pin(answer::fail(failure, &mut journey)).await,
     }
-    if !journey.arrival.body.is_done() {
-        journey.replier.forbid_keep_alive();
-    }
     record::record(worker, trip, &marks, arrival.connection);
+    if !arrival.body.is_done() {
+        Box::pin(drop_rest(&mut arrival, replier)).await;
+    }
+}
+
+/// Reads what is left of a request body behind a response that came early, so that the connection can carry the next
+/// request as the response has promised. A client that has much left to say, or is slow to say it, is left instead.
+async fn drop_rest(arrival: &mut Arrival<'_>, replier: &mut Replier<'_>) {
+    const MOST: usize = 256 * 1024;
+    const PATIENCE: Duration = Duration::from_secs(5);
+    arrival.watch.set(Some(PATIENCE));
+    let mut dropped = 0;
+    while replier.keeps_alive() && dropped <= MOST {
+        let count = arrival.body.data().len();
+        arrival.body.consume(count);
+        dropped += count;
+        match arrival.body.advance() {
+            Ok(true) => continue,
+            Ok(false) if arrival.body.is_done() => return,
+            Ok(false) => {}
+            Err(_) => break,
+        }
+        if arrival.body.fill().await.is_err() {
+            break;
+        }
+    }
+    replier.forbid_keep_alive();
 }
 
 /// The verbs from *normalize* on.

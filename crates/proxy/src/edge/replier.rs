@@ -55,6 +55,14 @@ impl<'c> Replier<'c> {
         }
     }
 
+    /// Whether the connection is to carry another request. Over HTTP/2 it does not depend on one exchange.
+    pub(crate) fn keeps_alive(&self) -> bool {
+        match self {
+            Replier::H1(replier) => replier.keep_alive && replier.begun && !replier.cut,
+            Replier::H2(_) => false,
+        }
+    }
+
     /// The connection closes after this response.
     pub(crate) fn forbid_keep_alive(&mut self) {
         if let Replier::H1(replier) = self {
