@@ -498,3 +498,27 @@ async fn an_upload_to_nobody_is_a_503() {
         }
     }
 }
+
+/// A client that says the rest of its body though it has its answer can go on with the next request, as it was told.
+#[tokio::test]
+async fn an_early_answer_does_not_cost_the_connection() {
+    for up in UPS {
+        let (gateway, mut backend) = stage(up).await;
+        let mut caller = Caller::http11(gateway.address).await;
+        for framed in [Framed::Length(15), Framed::Open] {
+            let mut call = caller.ask(Ask::post("/", framed)).await;
+            call.send(b"a part").await;
+            backend.next().await.answer(200, "enough").await;
+            assert_eq!(call.answer().await, (200, "enough".to_owned()));
+            assert_ne!(call.field("connection"), Some("close"));
+            call.send(b" and more").await;
+            call.end(&[]).await;
+            drop(call);
+            let mut call = caller.ask(Ask::get("/next")).await;
+            let served = backend.next().await;
+            assert_eq!(served.target, "/next");
+            served.answer(200, "next").await;
+            assert_eq!(call.answer().await, (200, "next".to_owned()), "{up:?} {framed:?}");
+        }
+    }
+}

@@ -84,21 +84,29 @@ impl Backend {
     }
 
     /// Answers everything from now on with 200 and the target.
-    pub(crate) fn answer_all(mut self) -> Answering {
+    pub(crate) fn answer_all(self) -> Answering {
+        self.answer_with(|mut served| async move {
+            let line = format!("{} {}", served.method, served.target);
+            if served.try_whole().await.is_ok() {
+                served.begin(200, Framed::Length(line.len()), &[]).await;
+                served.send(line.as_bytes()).await;
+                served.end(&[]).await;
+            }
+        })
+    }
+
+    /// Lets this answer everything from now on.
+    pub(crate) fn answer_with<F>(mut self, answer: impl Fn(Served) -> F + Send + 'static) -> Answering
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let targets = Arc::new(std::sync::Mutex::new(Vec::new()));
         let heard = Arc::clone(&targets);
         let answering = tokio::spawn(async move {
-            while let Some(mut served) = self.requests.recv().await {
+            while let Some(served) = self.requests.recv().await {
                 let line = format!("{} {}", served.method, served.target);
-                heard.lock().expect("not poisoned").push(line.clone());
-                tokio::spawn(async move {
-                    if served.try_whole().await.is_ok() {
-                        let framed = Framed::Length(line.len());
-                        served.begin(200, framed, &[]).await;
-                        served.send(line.as_bytes()).await;
-                        served.end(&[]).await;
-                    }
-                });
+                heard.lock().expect("not poisoned").push(line);
+                tokio::spawn(answer(served));
             }
         });
         Answering { targets, answering }
@@ -271,7 +279,7 @@ impl Served {
     }
 
     /// Sends the head of the response.
-    pub(crate) async fn begin(&mut self, status: u16, framed: Framed, fields: &[(&str, &str)]) {
+    pub(crate) async fn try_begin(&mut self, status: u16, framed: Framed, fields: &[(&str, &str)]) -> io::Result<()> {
         let mut fields = owned(fields);
         if let Framed::Length(length) = framed {
             fields.extend(owned(&[("content-length", &length.to_string())]));
@@ -282,17 +290,21 @@ impl Served {
                     fields.extend(owned(&[("transfer-encoding", "chunked")]));
                 }
                 *out = framed;
-                let head = h1::head_bytes(&format!("HTTP/1.1 {status} x"), &fields);
-                reader.send(&head).await.expect("the head is sent");
+                reader.send(&h1::head_bytes(&format!("HTTP/1.1 {status} x"), &fields)).await
             }
             Side::H2 { respond, stream, .. } => {
                 let mut head = http::Response::new(());
                 *head.status_mut() = http::StatusCode::from_u16(status).expect("a status");
                 *head.headers_mut() = map_of(&fields);
                 let ends = framed == Framed::Not;
-                *stream = Some(respond.send_response(head, ends).expect("the head is sent"));
+                *stream = Some(respond.send_response(head, ends).map_err(io::Error::other)?);
+                Ok(())
             }
         }
+    }
+
+    pub(crate) async fn begin(&mut self, status: u16, framed: Framed, fields: &[(&str, &str)]) {
+        soon(self.try_begin(status, framed, fields)).await.expect("the head is sent");
     }
 
     /// Sends a piece of the response's body.

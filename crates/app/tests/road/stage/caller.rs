@@ -246,18 +246,23 @@ impl Call<'_> {
     }
 
     /// Ends the body.
-    pub(crate) async fn end(&mut self, trailers: &[(&str, &str)]) {
+    async fn try_end_with(&mut self, trailers: &[(&str, &str)]) -> io::Result<()> {
         match &mut self.side {
-            Side::H1 { reader, chunked: true, .. } => {
-                let end = h1::head_bytes("0", &owned(trailers));
-                reader.send(&end).await.expect("the body ends");
-            }
-            Side::H1 { .. } => {}
+            Side::H1 { reader, chunked: true, .. } => reader.send(&h1::head_bytes("0", &owned(trailers))).await,
+            Side::H1 { .. } => Ok(()),
             Side::H2 { stream, .. } if trailers.is_empty() => {
-                stream.send_data(Bytes::new(), true).expect("the body ends");
+                stream.send_data(Bytes::new(), true).map_err(io::Error::other)
             }
-            Side::H2 { stream, .. } => stream.send_trailers(map_of(&owned(trailers))).expect("the body ends"),
+            Side::H2 { stream, .. } => stream.send_trailers(map_of(&owned(trailers))).map_err(io::Error::other),
         }
+    }
+
+    pub(crate) async fn try_end(&mut self) -> io::Result<()> {
+        soon(self.try_end_with(&[])).await
+    }
+
+    pub(crate) async fn end(&mut self, trailers: &[(&str, &str)]) {
+        soon(self.try_end_with(trailers)).await.expect("the body ends");
     }
 
     /// Reads the head of the final response. Gives the error when the gateway cuts the call off instead.
