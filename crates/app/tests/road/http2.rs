@@ -1,8 +1,8 @@
 //! HTTP/2 as no library would speak it: malformed requests do not reach a backend, floods end the connection (RFC 9113).
 
 use crate::stage::frames::{
-    CANCEL, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frames, PROTOCOL_ERROR, Verdict, block, continuation, data,
-    frame, get, headers, indexed_literal, literal, reset,
+    CANCEL, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frames, PREFACE, PROTOCOL_ERROR, Verdict, block, continuation,
+    data, frame, get, headers, indexed_literal, literal, reset,
 };
 use crate::stage::{Ask, Backend, Caller, Down, Framed, Gateway, Setup, Up};
 
@@ -362,4 +362,20 @@ async fn floods_of_control_frames_take_no_memory() {
         // Everybody else is served.
         assert_eq!(Caller::http11(gateway.address).await.get("/").await.0, 200, "{what}");
     }
+}
+
+/// However the preface and the frames are cut, the same requests come out.
+#[tokio::test]
+async fn pauses_change_nothing() {
+    let (gateway, mut backend) = stage().await;
+    let mut client = Frames::silent(gateway.address).await;
+    let request = headers(1, END_HEADERS | END_STREAM, &get("/slow", &[]));
+    for byte in [PREFACE, &request].concat() {
+        client.send(&[byte]).await;
+        tokio::task::yield_now().await;
+    }
+    let served = backend.next().await;
+    assert_eq!(served.target, "/slow");
+    served.answer(200, "").await;
+    assert!(matches!(client.verdict(1).await, Verdict::Response(_)));
 }

@@ -160,3 +160,32 @@ async fn another_endpoint_is_tried_without_delay() {
     }
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 }
+
+/// A body that is too large to be kept reaches the backend whole, whatever the mirror gets of it: all or nothing.
+#[tokio::test]
+async fn a_mirror_gets_a_large_body_whole_or_not() {
+    for framed in [Framed::Length(1 << 20), Framed::Open] {
+        let (mut main, mut mirror) = (Backend::start(Up::Http1).await, Backend::start(Up::Http1).await);
+        let gateway = mirrored(&main, mirror.address).await;
+        let mut caller = Caller::http11(gateway.address).await;
+        let mut call = caller.ask(Ask::post("/", framed)).await;
+        let body: Vec<u8> = (0..1_u32 << 20).map(|n| (n % 253) as u8).collect();
+        let client = async {
+            call.send(&body).await;
+            call.end(&[]).await;
+            call.answer().await
+        };
+        let backend = async {
+            let mut served = main.next().await;
+            assert!(served.whole().await.content == body, "{framed:?}");
+            served.answer(200, "fine").await;
+        };
+        let (answer, ()) = tokio::join!(client, backend);
+        assert_eq!(answer, (200, "fine".to_owned()));
+        if let Some(mut copy) = mirror.unheard()
+            && let Ok(whole) = copy.try_whole().await
+        {
+            assert!(whole.content == body, "{framed:?}: a part passes for the whole");
+        }
+    }
+}

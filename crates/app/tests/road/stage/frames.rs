@@ -17,6 +17,9 @@ pub(crate) const PROTOCOL_ERROR: u32 = 0x1;
 pub(crate) const CANCEL: u32 = 0x8;
 pub(crate) const ENHANCE_YOUR_CALM: u32 = 0xb;
 
+/// The preface of a client, with empty settings.
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
 /// How the gateway ended a stream, or the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -108,13 +111,18 @@ pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 impl Frames {
+    /// Connects and says nothing.
+    pub(crate) async fn silent(address: SocketAddr) -> Frames {
+        let tcp = soon(TcpStream::connect(address)).await.expect("connected");
+        tcp.set_nodelay(true).expect("set");
+        Frames { tcp, ahead: BytesMut::new() }
+    }
+
     /// Connects and says the preface and empty settings.
     pub(crate) async fn connect(address: SocketAddr) -> Frames {
-        let mut tcp = soon(TcpStream::connect(address)).await.expect("connected");
-        tcp.set_nodelay(true).expect("set");
-        let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat();
-        tcp.write_all(&preface).await.expect("sent");
-        Frames { tcp, ahead: BytesMut::new() }
+        let mut client = Frames::silent(address).await;
+        client.send(PREFACE).await;
+        client
     }
 
     /// Sends bytes; a gateway that has seen enough may have gone.
