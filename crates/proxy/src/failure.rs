@@ -48,10 +48,12 @@ impl Failure {
 
     /// A message that breaks the grammar or the framing.
     pub(crate) fn malformed(side: Side, malformed: &Malformed) -> Self {
-        let reason = match side {
-            Side::Downstream => reason_of(malformed),
-            Side::Upstream if malformed.status() == 431 => Reason::UpstreamHeadTooLarge,
-            Side::Upstream => Reason::UpstreamMalformed,
+        let reason = match (side, malformed) {
+            (Side::Downstream, Malformed::Truncated) => Reason::DownstreamClosed,
+            (Side::Downstream, _) => reason_of(malformed),
+            (Side::Upstream, Malformed::Truncated) => Reason::UpstreamIncomplete,
+            (Side::Upstream, _) if malformed.status() == 431 => Reason::UpstreamHeadTooLarge,
+            (Side::Upstream, _) => Reason::UpstreamMalformed,
         };
         Self::new(side, reason, Repeat::Never, malformed.to_string())
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use transept_wire::head::Fields;
 
 use super::{BackendShare, Explanation};
+use crate::forwarded::Peer;
 use crate::rule::Bound;
 
 impl Explanation {
@@ -89,7 +90,11 @@ impl Explanation {
             writeln!(out, "           not {name}: {why}")?;
         }
         if let Some(client) = &self.client {
-            writeln!(out, "client     {} ({:?} peer)", client.address, client.peer)?;
+            let peer = match client.peer {
+                Peer::Trusted => "behind a trusted proxy",
+                Peer::Untrusted => "the peer itself",
+            };
+            writeln!(out, "client     {} ({peer})", client.address)?;
         }
         self.write_route(out)?;
         for policy in &self.policies {
