@@ -1,0 +1,1 @@
+//! Field compression of HTTP/2 (RFC 7541).
