@@ -34,6 +34,26 @@ fn give_back(buffer: Box<[u8]>) {
     });
 }
 
+/// Takes an empty vector of this worker, to collect bytes in.
+pub(crate) fn take_vec() -> Vec<u8> {
+    FREE_OUT.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(4096))
+}
+
+/// Returns a vector for the next use.
+pub(crate) fn give_back_vec(mut store: Vec<u8>) {
+    if store.capacity() == 0 || store.capacity() > SIZE {
+        return;
+    }
+    store.clear();
+    // The list is gone while the thread winds down; then the vector is simply freed.
+    let _ = FREE_OUT.try_with(|free| {
+        let mut free = free.borrow_mut();
+        if free.len() < KEPT {
+            free.push(store);
+        }
+    });
+}
+
 /// Bytes received and not yet consumed. Owns no memory while empty.
 #[derive(Default)]
 pub(crate) struct Inbound {
@@ -116,8 +136,7 @@ pub(crate) struct Outbound {
 impl Outbound {
     /// Takes a buffer of this worker.
     pub(crate) fn take() -> Self {
-        let store = FREE_OUT.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(4096));
-        Self { store, sent: 0 }
+        Self { store: take_vec(), sent: 0 }
     }
 
     /// Where writers append.
@@ -146,17 +165,7 @@ impl Outbound {
 
 impl Drop for Outbound {
     fn drop(&mut self) {
-        let mut store = std::mem::take(&mut self.store);
-        if store.capacity() == 0 || store.capacity() > SIZE {
-            return;
-        }
-        store.clear();
-        let _ = FREE_OUT.try_with(|free| {
-            let mut free = free.borrow_mut();
-            if free.len() < KEPT {
-                free.push(store);
-            }
-        });
+        give_back_vec(std::mem::take(&mut self.store));
     }
 }
 

@@ -88,6 +88,9 @@ impl Watches {
         for state in self.slots.borrow().iter().flatten() {
             if state.idle.get() && state.expired.get().is_none() {
                 state.expire(Expired::Draining);
+            } else if let Some(waker) = state.waker.borrow_mut().take() {
+                // Not over, but whoever carries several exchanges on one connection wants to say goodbye early.
+                waker.wake();
             }
         }
     }
@@ -148,22 +151,18 @@ impl Watch {
         .await
     }
 
-    /// For waits that are not futures: ready when nothing has [`Watch::moved`] for the period.
-    pub(crate) fn poll_stalled(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.state.due.get() == 0 {
-            self.renew();
-        }
-        if self.state.expired.get().is_some() {
-            return Poll::Ready(());
+    /// For waits that are not futures: ready when the deadline has passed, or a drain ended an idle wait.
+    pub(crate) fn poll_expired(&self, cx: &Context<'_>) -> Poll<Expired> {
+        if let Some(why) = self.state.expired.get() {
+            return Poll::Ready(why);
         }
         self.register(cx);
         Poll::Pending
     }
 
-    /// Nothing is waited for any more.
-    pub(crate) fn moved(&self) {
-        self.state.due.set(0);
-        self.state.expired.set(None);
+    /// The time of the last sweep.
+    pub(crate) fn last_sweep(&self) -> Duration {
+        self.all.last_sweep()
     }
 
     /// With a period, counts it from now.

@@ -8,8 +8,11 @@ use std::io;
 
 use transept_engine::reason::Reason;
 use transept_wire::h1::Malformed;
+use transept_wire::h2::Breach;
+use transept_wire::h2::head::Refused;
 
 use crate::deadline::Expired;
+use crate::h2::Cut;
 
 /// Whose fault it was, or whose connection broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,25 +109,34 @@ impl Failure {
     }
 
     /// The HTTP/2 stream that a body is read from broke.
-    pub(crate) fn h2_body(side: Side, error: &h2::Error) -> Self {
-        match side {
-            Side::Downstream => Self::new(side, Reason::DownstreamClosed, Repeat::Never, error.to_string()),
-            Side::Upstream => Self::new(side, Reason::UpstreamIncomplete, Repeat::Never, error.to_string()),
-        }
+    pub(crate) fn h2_body(side: Side, cut: &Cut) -> Self {
+        let reason = match (side, cut) {
+            (Side::Downstream, Cut::Breach(Breach::Head(why))) => reason_of_refused(why),
+            (Side::Downstream, Cut::Breach(Breach::Rule(_))) => Reason::RequestMalformed,
+            (Side::Downstream, _) => Reason::DownstreamClosed,
+            (Side::Upstream, Cut::Breach(why)) => refused_response(why),
+            (Side::Upstream, _) => Reason::UpstreamIncomplete,
+        };
+        Self::new(side, reason, Repeat::Never, cut.to_string())
     }
 
     /// The HTTP/2 stream that a message is sent on broke.
-    pub(crate) fn h2_send(side: Side, error: Option<&h2::Error>) -> Self {
-        let detail = error.map_or(Cow::Borrowed("the stream was closed"), |error| error.to_string().into());
+    pub(crate) fn h2_send(side: Side, cut: &Cut) -> Self {
         match side {
-            Side::Downstream => Self::new(side, Reason::DownstreamClosed, Repeat::Never, detail),
-            Side::Upstream => Self::new(side, Reason::UpstreamReset, h2_repeat(error), detail),
+            Side::Downstream => Self::h2_body(side, cut),
+            Side::Upstream => Self::h2_response(cut),
         }
     }
 
     /// The HTTP/2 stream ended before its response began.
-    pub(crate) fn h2_response(error: &h2::Error) -> Self {
-        Self::new(Side::Upstream, Reason::UpstreamReset, h2_repeat(Some(error)), error.to_string())
+    pub(crate) fn h2_response(cut: &Cut) -> Self {
+        let (reason, repeat) = match cut {
+            Cut::Breach(why) => (refused_response(why), Repeat::Never),
+            // Refused streams, and those above the last one that GOAWAY names (RFC 9113 section 8.7).
+            Cut::Unprocessed => (Reason::UpstreamReset, Repeat::Safe),
+            Cut::Reset(_) | Cut::Lost(_) => (Reason::UpstreamReset, Repeat::IfIdempotent),
+        };
+        Self::new(Side::Upstream, reason, repeat, cut.to_string())
     }
 
     /// The connection ended before a response began.
@@ -133,13 +145,20 @@ impl Failure {
     }
 }
 
-/// REFUSED_STREAM, and streams above the last one that GOAWAY names, were not processed (RFC 9113 section 8.7).
-fn h2_repeat(error: Option<&h2::Error>) -> Repeat {
-    let untouched = error.is_some_and(|error| {
-        // Only the peer's word counts: when we break a connection off, its streams may have been processed.
-        error.is_remote() && (error.reason() == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away())
-    });
-    if untouched { Repeat::Safe } else { Repeat::IfIdempotent }
+fn refused_response(why: &Breach) -> Reason {
+    match why {
+        Breach::Head(Refused::TooLarge | Refused::TooManyFields) => Reason::UpstreamHeadTooLarge,
+        _ => Reason::UpstreamMalformed,
+    }
+}
+
+/// The reason behind a request head that the HTTP/2 codec refused.
+pub(crate) fn reason_of_refused(why: &Refused) -> Reason {
+    match why {
+        Refused::TooLarge | Refused::TooManyFields => Reason::HeadersTooLarge,
+        Refused::Malformed(malformed) if malformed.status() == 417 => Reason::ExpectationFailed,
+        Refused::Malformed(_) => Reason::RequestMalformed,
+    }
 }
 
 /// The reason behind what the codec refused in a request.

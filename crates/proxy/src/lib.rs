@@ -19,6 +19,7 @@ mod edge;
 mod exposition;
 mod failure;
 mod forward;
+mod h2;
 mod io;
 mod judge;
 mod limits;

@@ -22,11 +22,6 @@ use crate::failure::Failure;
 /// The failure of either side; which side it was is in the failure.
 pub(crate) async fn carry(source: &mut Source<'_>, sink: &mut Sink<'_>, moved: &mut u64) -> Result<(), Failure> {
     loop {
-        if let Some(bytes) = source.take_shared() {
-            *moved += bytes.len() as u64;
-            sink.write_shared(bytes).await?;
-            continue;
-        }
         let data = source.data();
         if !data.is_empty() {
             let length = data.len();

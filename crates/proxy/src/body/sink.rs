@@ -5,22 +5,17 @@
 
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use transept_wire::h1::{self, Body};
 use transept_wire::head::Fields;
 
 use crate::buffer::Outbound;
 use crate::deadline::Watch;
-use crate::edge::h2_head;
 use crate::failure::{Failure, Side};
+use crate::h2::Stream;
 use crate::io::Io;
 
 /// Pieces up to this size are copied behind what is waiting; larger ones are written from where they lie.
 const COPIED: usize = 8 * 1024;
-
-/// A last piece up to this size is handed over without waiting for the receiver's window. The exchange is over then, and
-/// what waits is bounded by the number of streams.
-const UNRESERVED: usize = 16 * 1024;
 
 /// The receiving end of a body.
 pub(crate) enum Sink<'c> {
@@ -44,10 +39,9 @@ pub(crate) struct H1Sink<'c> {
 
 /// A body framed by HTTP/2 DATA frames.
 pub(crate) struct H2Sink<'c> {
-    stream: h2::SendStream<Bytes>,
+    stream: &'c Stream,
     watch: &'c Watch,
     side: Side,
-    held: Bytes,
 }
 
 impl Sink<'_> {
@@ -56,16 +50,7 @@ impl Sink<'_> {
         match self {
             Sink::Nowhere => Ok(()),
             Sink::H1(sink) => sink.write(data).await,
-            Sink::H2(sink) => sink.hold(Bytes::copy_from_slice(data)).await,
-        }
-    }
-
-    /// As [`Sink::write`], for memory that can be kept without a copy.
-    pub(crate) async fn write_shared(&mut self, data: Bytes) -> Result<(), Failure> {
-        match self {
-            Sink::Nowhere => Ok(()),
-            Sink::H1(sink) => sink.write(&data).await,
-            Sink::H2(sink) => sink.hold(data).await,
+            Sink::H2(sink) => sink.write(data).await,
         }
     }
 
@@ -73,8 +58,8 @@ impl Sink<'_> {
     pub(crate) async fn flush(&mut self) -> Result<(), Failure> {
         match self {
             Sink::H1(sink) => sink.flush(&[]).await,
-            Sink::H2(sink) => sink.send_held(End::Open).await,
-            Sink::Nowhere => Ok(()),
+            // The connection's driver does it when it has its turn.
+            Sink::H2(_) | Sink::Nowhere => Ok(()),
         }
     }
 
@@ -83,7 +68,7 @@ impl Sink<'_> {
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         match self {
             Sink::Nowhere | Sink::H1(_) => Poll::Pending,
-            Sink::H2(sink) => sink.stream.poll_reset(cx).map(|_| Failure::h2_send(sink.side, None)),
+            Sink::H2(sink) => sink.stream.poll_cut(cx).map(|cut| Failure::h2_send(sink.side, &cut)),
         }
     }
 
@@ -92,7 +77,7 @@ impl Sink<'_> {
         match self {
             Sink::Nowhere => Ok(()),
             Sink::H1(sink) => sink.finish(trailers).await,
-            Sink::H2(sink) => sink.finish(trailers).await,
+            Sink::H2(sink) => sink.finish(trailers),
         }
     }
 }
@@ -151,59 +136,24 @@ impl<'c> H1Sink<'c> {
 }
 
 impl<'c> H2Sink<'c> {
-    pub(crate) fn new(stream: h2::SendStream<Bytes>, watch: &'c Watch, side: Side) -> Self {
-        Self { stream, watch, side, held: Bytes::new() }
+    pub(crate) fn new(stream: &'c Stream, watch: &'c Watch, side: Side) -> Self {
+        Self { stream, watch, side }
     }
 
-    /// Keeps `data` until it is known whether it is the last piece, which then ends the stream without a frame of its own.
-    async fn hold(&mut self, data: Bytes) -> Result<(), Failure> {
-        self.send_held(End::Open).await?;
-        self.held = data;
-        Ok(())
-    }
-
-    async fn send_held(&mut self, end: End) -> Result<(), Failure> {
-        let mut data = std::mem::take(&mut self.held);
-        if end == End::Stream && data.len() <= UNRESERVED {
-            return self.send_data(data, true);
-        }
+    async fn write(&mut self, mut data: &[u8]) -> Result<(), Failure> {
         while !data.is_empty() {
-            self.stream.reserve_capacity(data.len());
-            let room = self
+            let sent = self
                 .watch
-                .wait(|cx| match self.stream.capacity() {
-                    0 => self.stream.poll_capacity(cx),
-                    room => Poll::Ready(Some(Ok(room))),
-                })
+                .wait(|cx| self.stream.poll_send(cx, data))
                 .await
                 .map_err(|expired| Failure::stalled(self.side, expired))?
-                .ok_or_else(|| Failure::h2_send(self.side, None))?
-                .map_err(|error| Failure::h2_send(self.side, Some(&error)))?;
-            let piece = data.split_to(room.min(data.len()));
-            self.send_data(piece, end == End::Stream && data.is_empty())?;
+                .map_err(|cut| Failure::h2_send(self.side, &cut))?;
+            data = &data[sent..];
         }
         Ok(())
     }
 
-    fn send_data(&mut self, piece: Bytes, last: bool) -> Result<(), Failure> {
-        self.stream.send_data(piece, last).map_err(|error| Failure::h2_send(self.side, Some(&error)))
+    fn finish(&mut self, trailers: Option<&Fields>) -> Result<(), Failure> {
+        self.stream.end(trailers).map_err(|cut| Failure::h2_send(self.side, &cut))
     }
-
-    async fn finish(&mut self, trailers: Option<&Fields>) -> Result<(), Failure> {
-        match trailers {
-            Some(trailers) if !trailers.is_empty() => {
-                self.send_held(End::Open).await?;
-                let sent = self.stream.send_trailers(h2_head::fields_out(trailers));
-                sent.map_err(|error| Failure::h2_send(self.side, Some(&error)))
-            }
-            _ => self.send_held(End::Stream).await,
-        }
-    }
-}
-
-/// Whether a piece ends its stream.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    Open,
-    Stream,
 }

@@ -4,14 +4,13 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
 use transept_wire::h1::Decoder;
 use transept_wire::head::Fields;
 
-use crate::buffer::Inbound;
+use crate::buffer::{self, Inbound};
 use crate::deadline::Watch;
-use crate::edge::h2_head;
 use crate::failure::{Failure, Side};
+use crate::h2::{More, Stream};
 use crate::io::Io;
 
 /// A body that is still to be read.
@@ -44,10 +43,12 @@ pub(crate) struct H1Source<'c> {
 
 /// A body framed by HTTP/2 DATA frames (RFC 9113 section 6.1).
 pub(crate) struct H2Source<'c> {
-    stream: h2::RecvStream,
+    stream: &'c Stream,
     watch: &'c Watch,
     side: Side,
-    piece: Bytes,
+    /// What has come, and how much of it has been used.
+    piece: Vec<u8>,
+    used: usize,
     trailers: Option<Fields>,
     done: bool,
 }
@@ -58,7 +59,7 @@ impl Source<'_> {
         match self {
             Source::Empty => &[],
             Source::H1(source) => &source.inbound.data()[source.start..source.end],
-            Source::H2(source) => &source.piece,
+            Source::H2(source) => &source.piece[source.used..],
             Source::Held(bytes) => bytes,
             Source::Kept(bytes, consumed) => &bytes[*consumed..],
         }
@@ -69,19 +70,9 @@ impl Source<'_> {
         match self {
             Source::Empty => {}
             Source::H1(source) => source.start += count,
-            Source::H2(source) => {
-                let _ = source.piece.split_to(count);
-            }
+            Source::H2(source) => source.used += count,
             Source::Held(bytes) => *bytes = &bytes[count..],
             Source::Kept(_, consumed) => *consumed += count,
-        }
-    }
-
-    /// The bytes that are here, without a copy, when the source owns them as shared memory.
-    pub(crate) fn take_shared(&mut self) -> Option<Bytes> {
-        match self {
-            Source::H2(source) if !source.piece.is_empty() => Some(std::mem::take(&mut source.piece)),
-            _ => None,
         }
     }
 
@@ -98,7 +89,7 @@ impl Source<'_> {
         match self {
             Source::Empty => true,
             Source::H1(source) => source.start == source.end && source.decoder.is_done(),
-            Source::H2(source) => source.done && source.piece.is_empty(),
+            Source::H2(source) => source.done && source.used == source.piece.len(),
             Source::Held(bytes) => bytes.is_empty(),
             Source::Kept(bytes, consumed) => *consumed == bytes.len(),
         }
@@ -191,26 +182,30 @@ impl Drop for H1Source<'_> {
 }
 
 impl<'c> H2Source<'c> {
-    pub(crate) fn new(stream: h2::RecvStream, watch: &'c Watch, side: Side) -> Self {
-        let done = stream.is_end_stream();
-        Self { stream, watch, side, piece: Bytes::new(), trailers: None, done }
+    pub(crate) fn new(stream: &'c Stream, watch: &'c Watch, side: Side) -> Self {
+        Self { stream, watch, side, piece: Vec::new(), used: 0, trailers: None, done: false }
     }
 
     async fn fill(&mut self) -> Result<(), Failure> {
-        let side = self.side;
-        let stalled = |expired| Failure::stalled(side, expired);
-        if let Some(piece) = self.watch.wait(|cx| self.stream.poll_data(cx)).await.map_err(stalled)? {
-            let piece = piece.map_err(|error| Failure::h2_body(side, &error))?;
-            // The peer may send as much again; the pace is set by the sink, which is awaited before the next read.
-            let _ = self.stream.flow_control().release_capacity(piece.len());
-            self.piece = piece;
-            return Ok(());
+        let Self { stream, watch, side, piece, .. } = self;
+        let more = watch
+            .wait(|cx| stream.poll_body(cx, piece))
+            .await
+            .map_err(|expired| Failure::stalled(*side, expired))?
+            .map_err(|cut| Failure::h2_body(*side, &cut))?;
+        match more {
+            More::Data => self.used = 0,
+            More::End => {
+                self.trailers = self.stream.take_trailers();
+                self.done = true;
+            }
         }
-        let trailers = self.watch.wait(|cx| self.stream.poll_trailers(cx)).await.map_err(stalled)?;
-        if let Some(trailers) = trailers.map_err(|error| Failure::h2_body(side, &error))? {
-            self.trailers = Some(h2_head::trailers_in(&trailers));
-        }
-        self.done = true;
         Ok(())
+    }
+}
+
+impl Drop for H2Source<'_> {
+    fn drop(&mut self) {
+        buffer::give_back_vec(std::mem::take(&mut self.piece));
     }
 }

@@ -4,10 +4,9 @@
 //! between is the same for both protocols.
 
 pub(crate) mod h1_server;
-pub(crate) mod h2_head;
 pub(crate) mod h2_server;
 mod replier;
 mod stream_tasks;
 
-pub(crate) use replier::Replier;
+pub(crate) use replier::{Replier, linger};
 pub(crate) use stream_tasks::StreamTasks;

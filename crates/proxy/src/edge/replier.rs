@@ -6,15 +6,15 @@
 use std::cell::Cell;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use transept_wire::h1::{self, Body, Connection, Protocol};
+use transept_wire::h2::Code;
 use transept_wire::head::{Method, Response, Version};
 
-use super::h2_head;
 use crate::body::{H1Sink, H2Sink, Sink};
 use crate::buffer::{Inbound, Outbound};
 use crate::deadline::Watch;
 use crate::failure::{Failure, Side};
+use crate::h2::Stream;
 use crate::io::Io;
 
 /// One exchange's way back to its client.
@@ -40,7 +40,7 @@ pub(crate) struct H1Replier<'c> {
 
 /// Over an HTTP/2 stream.
 pub(crate) struct H2Replier<'c> {
-    pub respond: h2::server::SendResponse<Bytes>,
+    pub stream: &'c Stream,
     pub watch: &'c Watch,
     pub method: Method,
     pub begun: bool,
@@ -74,7 +74,7 @@ impl<'c> Replier<'c> {
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         match self {
             Replier::H1(_) => Poll::Pending,
-            Replier::H2(replier) => replier.respond.poll_reset(cx).map(|_| Failure::h2_send(Side::Downstream, None)),
+            Replier::H2(replier) => replier.stream.poll_cut(cx).map(|cut| Failure::h2_send(Side::Downstream, &cut)),
         }
     }
 
@@ -91,10 +91,9 @@ impl<'c> Replier<'c> {
                 replier.begun = false;
                 sent.map_err(|error| Failure::send(Side::Downstream, &error))
             }
-            Replier::H2(replier) => replier
-                .respond
-                .send_informational(h2_head::response_out(response))
-                .map_err(|error| Failure::h2_send(Side::Downstream, Some(&error))),
+            Replier::H2(replier) => {
+                replier.stream.send_head(response, false).map_err(|cut| Failure::h2_send(Side::Downstream, &cut))
+            }
         }
     }
 
@@ -129,7 +128,7 @@ impl<'c> Replier<'c> {
     pub(crate) fn abort(&mut self) {
         match self {
             Replier::H1(replier) => replier.cut = true,
-            Replier::H2(replier) => replier.respond.send_reset(h2::Reason::INTERNAL_ERROR),
+            Replier::H2(replier) => replier.stream.abort(Code::INTERNAL_ERROR),
         }
     }
 }
@@ -159,11 +158,8 @@ impl<'c> H2Replier<'c> {
     fn begin(&mut self, response: &Response, body: &Body) -> Result<Sink<'c>, Failure> {
         self.begun = true;
         let at_end = matches!(body, Body::None | Body::Length(0)) || has_no_body(self.method, response.status);
-        let stream = self
-            .respond
-            .send_response(h2_head::response_out(response), at_end)
-            .map_err(|error| Failure::h2_send(Side::Downstream, Some(&error)))?;
-        Ok(if at_end { Sink::Nowhere } else { Sink::H2(H2Sink::new(stream, self.watch, Side::Downstream)) })
+        self.stream.send_head(response, at_end).map_err(|cut| Failure::h2_send(Side::Downstream, &cut))?;
+        Ok(if at_end { Sink::Nowhere } else { Sink::H2(H2Sink::new(self.stream, self.watch, Side::Downstream)) })
     }
 }
 

@@ -1,13 +1,11 @@
 //! One connected stream, plain or TLS, read and written without holding a buffer.
 //!
 //! Every method takes `&self`, so that one task can read a request body from a connection while it writes the response
-//! to it. Called by the HTTP/1.1 sides, the tunnel, and (through [`Adapter`]) by the `h2` crate. Timeouts are the
-//! callers' business.
+//! to it. Called by the HTTP/1.1 sides, the tunnel, and the drivers of HTTP/2 connections. Timeouts are the callers'
+//! business.
 
-mod adapter;
 mod tls;
 
-pub(crate) use adapter::Adapter;
 pub(crate) use tls::{TlsSession, accept_hello};
 
 use std::io::{self, IoSlice};

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use transept_engine::pick::Chosen;
 use transept_engine::snapshot::{Backend, UpstreamProtocol};
 use transept_model::certificate::KeyPair;
+use transept_wire::h2::head::HeadLimits;
+use transept_wire::h2::{self, Config};
 
 use super::dial::dial;
 use super::pool::{Dialling, PoolKey};
@@ -16,7 +18,8 @@ use super::secure::{TlsChoice, choose_tls};
 use super::{Age, H1Upstream, Upstream};
 use crate::buffer::Inbound;
 use crate::failure::Failure;
-use crate::io::{Adapter, Io};
+use crate::h2::{Driver, Link, Patience};
+use crate::io::Io;
 use crate::worker::Worker;
 
 /// Bytes that a backend may send on one stream before we have taken them. It is the only limit: a connection is shared
@@ -26,7 +29,7 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// What a response head may take before it is looked at: as much as any listener can be configured to let pass. The limit
 /// of the listener comes after.
-const LARGEST_HEAD: u32 = 1024 * 1024;
+const LARGEST_HEAD: HeadLimits = HeadLimits { bytes: 1024 * 1024, fields: 10_000 };
 
 /// Whether a try may use a connection that is open already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,13 +93,8 @@ async fn share_or_dial(
         if !shares {
             break;
         }
-        if let Some(mut lease) = worker.pool.share(&key) {
-            match lease.ready().await {
-                Ok(()) => return Ok(Upstream::H2(lease)),
-                // It takes no new streams (GOAWAY) but has not ended yet.
-                Err(_) => lease.retire(),
-            }
-            continue;
+        if let Some(lease) = worker.pool.share(&key) {
+            return Ok(Upstream::H2(lease));
         }
         if let Some(io) = worker.pool.take(&key) {
             return Ok(h1(io, key, Age::Reused));
@@ -126,22 +124,22 @@ async fn dial_shared(
         worker.pool.agreed_on_h1(key);
         return Ok(h1(io, key, Age::Fresh));
     }
-    let (sender, connection) = h2::client::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .enable_push(false)
-        .max_header_list_size(LARGEST_HEAD)
-        .handshake(Adapter::new(io, Inbound::default(), None))
-        .await
-        .map_err(|error| Failure::h2_response(&error))?;
-    let (mut lease, closing) = worker.pool.add(key, sender);
+    let config = Config {
+        stream_window: STREAM_WINDOW,
+        connection_window: CONNECTION_WINDOW,
+        max_streams: 0,
+        heads: LARGEST_HEAD,
+    };
+    let link = Link::new(h2::Connection::client(config));
+    let patience = Patience { head: None, stall: None, idle: None };
+    let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);
+    let lease = worker.pool.add(key, link);
     tokio::task::spawn_local(async move {
-        let _closing = closing;
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "an upstream HTTP/2 connection ended");
-        }
+        // A backend opens no streams.
+        let over = std::future::poll_fn(|cx| driver.poll_turn(cx, &mut |_| {})).await;
+        tracing::debug!(why = %over.0, "an upstream HTTP/2 connection ended");
+        driver.close(over).await;
     });
-    lease.ready().await.map_err(|error| Failure::h2_response(&error))?;
     Ok(Upstream::H2(lease))
 }
 

@@ -11,7 +11,6 @@ pub(crate) use connect::{Destination, Pooled, connect};
 pub(crate) use pool::{H2Lease, Pool};
 pub(crate) use secure::TlsChoices;
 
-use std::task::Poll;
 use std::time::Duration;
 
 use transept_engine::reason::Reason;
@@ -21,8 +20,8 @@ use transept_wire::head::{Method, Request, Response};
 use crate::body::{H1Sink, H1Source, H2Sink, H2Source, Sink, Source};
 use crate::buffer::{Inbound, Outbound};
 use crate::deadline::Watch;
-use crate::edge::h2_head::{self, Refused};
 use crate::failure::{Failure, Repeat, Side};
+use crate::h2::Stream;
 use crate::io::Io;
 use pool::PoolKey;
 
@@ -50,7 +49,7 @@ pub(crate) struct H1Upstream {
 /// Where the response will come from, once the request is on its way.
 pub(crate) enum Inlet<'u> {
     H1 { io: &'u Io, inbound: &'u mut Inbound },
-    H2(h2::client::ResponseFuture),
+    H2(&'u Stream),
 }
 
 /// A head that came from the backend; its fields are in the response that was passed.
@@ -64,7 +63,7 @@ pub(crate) enum Received {
 /// What follows a response head.
 pub(crate) enum Rest {
     H1 { body: Body, keep_alive: bool },
-    H2(h2::RecvStream),
+    H2 { end: bool },
 }
 
 impl Upstream {
@@ -95,12 +94,10 @@ impl Upstream {
                 Ok((sink, Inlet::H1 { io, inbound }))
             }
             Upstream::H2(lease) => {
-                let head = h2_head::request_out(request, body).map_err(|refused| refused_request(&refused))?;
+                let stream = lease.open(request, body).map_err(|cut| Failure::h2_response(&cut))?;
                 let at_end = body.is_empty();
-                let (response, stream) =
-                    lease.sender().send_request(head, at_end).map_err(|error| Failure::h2_response(&error))?;
                 let sink = if at_end { Sink::Nowhere } else { Sink::H2(H2Sink::new(stream, watch, Side::Upstream)) };
-                Ok((sink, Inlet::H2(response)))
+                Ok((sink, Inlet::H2(stream)))
             }
         }
     }
@@ -126,7 +123,7 @@ impl<'u> Inlet<'u> {
     ) -> Result<Received, Failure> {
         match self {
             Inlet::H1 { io, inbound } => receive_h1(io, inbound, method, limits, watch, into).await,
-            Inlet::H2(response) => receive_h2(response, method, limits, watch, into).await,
+            Inlet::H2(stream) => receive_h2(stream, method, limits, watch, into).await,
         }
     }
 
@@ -136,9 +133,7 @@ impl<'u> Inlet<'u> {
             (Inlet::H1 { io, inbound }, Rest::H1 { body, .. }) if body != Body::None => {
                 Source::H1(H1Source::new(io, inbound, watch, Decoder::new(body, limits), Side::Upstream))
             }
-            (_, Rest::H2(stream)) if !stream.is_end_stream() => {
-                Source::H2(H2Source::new(stream, watch, Side::Upstream))
-            }
+            (Inlet::H2(stream), Rest::H2 { end: false }) => Source::H2(H2Source::new(stream, watch, Side::Upstream)),
             _ => Source::Empty,
         }
     }
@@ -149,7 +144,7 @@ impl Rest {
     pub(crate) fn keeps_alive(&self) -> bool {
         match self {
             Rest::H1 { keep_alive, .. } => *keep_alive,
-            Rest::H2(_) => true,
+            Rest::H2 { .. } => true,
         }
     }
 }
@@ -188,45 +183,37 @@ async fn receive_h1(
 }
 
 async fn receive_h2(
-    response: &mut h2::client::ResponseFuture,
+    stream: &Stream,
     method: &Method,
     limits: &h1::Limits,
     watch: &Watch,
     into: &mut Response,
 ) -> Result<Received, Failure> {
-    let arrived = watch
-        .wait(|cx| match response.poll_informational(cx) {
-            Poll::Ready(Some(interim)) => Poll::Ready(interim.map(Arrived::Interim)),
-            Poll::Ready(None) | Poll::Pending => {
-                std::pin::Pin::new(&mut *response).poll(cx).map(|response| response.map(Arrived::Final))
-            }
-        })
+    let head = watch
+        .wait(|cx| stream.poll_head(cx, into))
         .await
         .map_err(|_| response_timeout())?
-        .map_err(|error| Failure::h2_response(&error))?;
-    let refused = |refused| refused_response(&refused);
-    match arrived {
-        Arrived::Interim(interim) => {
-            h2_head::response_in(&interim.into_parts().0, limits, into).map_err(refused)?;
-            Ok(Received::Interim)
-        }
-        Arrived::Final(response) => {
-            let (head, stream) = response.into_parts();
-            let length = h2_head::response_in(&head, limits, into).map_err(refused)?;
-            let stated = match length {
-                Some(length) => Body::Length(length),
-                None if into.status == 304 => Body::None,
-                None if stream.is_end_stream() && *method != Method::Head => Body::Length(0),
-                None => Body::Chunked,
-            };
-            Ok(Received::Final { stated, rest: Rest::H2(stream) })
-        }
+        .map_err(|cut| Failure::h2_response(&cut))?;
+    // The connection is shared by listeners, so their limits come after its own.
+    if into.fields.len() > limits.fields || size_of_fields(into) > limits.head_bytes {
+        let detail = "the response head is larger than the listener's limits";
+        return Err(Failure::new(Side::Upstream, Reason::UpstreamHeadTooLarge, Repeat::Never, detail));
     }
+    if into.is_interim() {
+        return Ok(Received::Interim);
+    }
+    let stated = match head.length {
+        Some(length) => Body::Length(length),
+        None if into.status == 304 => Body::None,
+        None if head.end && *method != Method::Head => Body::Length(0),
+        None => Body::Chunked,
+    };
+    Ok(Received::Final { stated, rest: Rest::H2 { end: head.end } })
 }
 
-enum Arrived {
-    Interim(http::Response<()>),
-    Final(http::Response<h2::RecvStream>),
+/// The size of a field section as RFC 9113 section 6.5.2 counts it.
+fn size_of_fields(response: &Response) -> usize {
+    response.fields.iter().map(|(name, value)| name.bytes.len() + value.len() + 32).sum()
 }
 
 fn ended_early(before_any_byte: bool) -> Failure {
@@ -239,21 +226,4 @@ fn ended_early(before_any_byte: bool) -> Failure {
 
 fn response_timeout() -> Failure {
     Failure::new(Side::Upstream, Reason::UpstreamTimeout, Repeat::IfIdempotent, "no response came in time")
-}
-
-fn refused_request(refused: &Refused) -> Failure {
-    let why = match refused {
-        Refused::TooManyFields => "too many fields",
-        Refused::Malformed(why) => why,
-    };
-    Failure::new(Side::Downstream, Reason::RequestMalformed, Repeat::Never, why)
-}
-
-fn refused_response(refused: &Refused) -> Failure {
-    match refused {
-        Refused::TooManyFields => {
-            Failure::new(Side::Upstream, Reason::UpstreamHeadTooLarge, Repeat::Never, "too many fields")
-        }
-        Refused::Malformed(why) => Failure::new(Side::Upstream, Reason::UpstreamMalformed, Repeat::Never, *why),
-    }
 }

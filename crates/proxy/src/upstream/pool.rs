@@ -9,14 +9,16 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use tokio::sync::Notify;
 
 use transept_engine::reason::Reason;
+use transept_wire::h1::Body;
+use transept_wire::head::Request;
 
 use super::Age;
 use crate::failure::{Failure, Repeat, Side};
+use crate::h2::{Cut, Link, Stream};
 use crate::io::Io;
 
 /// Idle HTTP/1.1 connections kept for one key.
@@ -100,10 +102,9 @@ impl Drop for Dialling<'_> {
 
 /// One HTTP/2 connection.
 struct Shared {
-    sender: RefCell<h2::client::SendRequest<Bytes>>,
+    link: Rc<Link>,
     streams: Cell<usize>,
     idle_since: Cell<Duration>,
-    closed: Cell<bool>,
 }
 
 impl Pool {
@@ -131,22 +132,17 @@ impl Pool {
     pub(crate) fn share(&self, key: &PoolKey) -> Option<H2Lease> {
         let mut shared = self.shared.borrow_mut();
         let list = shared.get_mut(key)?;
-        list.retain(|connection| !connection.closed.get());
+        list.retain(|connection| !connection.link.is_closed());
         let connection = list.iter().find(|connection| connection.has_room())?;
         Some(H2Lease::on(connection, Age::Reused))
     }
 
     /// Adds a connection and takes its first stream.
-    pub(crate) fn add(&self, key: PoolKey, sender: h2::client::SendRequest<Bytes>) -> (H2Lease, Closing) {
-        let connection = Rc::new(Shared {
-            sender: RefCell::new(sender),
-            streams: Cell::new(0),
-            idle_since: Cell::new(Duration::MAX),
-            closed: Cell::new(false),
-        });
+    pub(crate) fn add(&self, key: PoolKey, link: Rc<Link>) -> H2Lease {
+        let connection = Rc::new(Shared { link, streams: Cell::new(0), idle_since: Cell::new(Duration::MAX) });
         let lease = H2Lease::on(&connection, Age::Fresh);
-        self.shared.borrow_mut().entry(key).or_default().push(connection.clone());
-        (lease, Closing(connection))
+        self.shared.borrow_mut().entry(key).or_default().push(connection);
+        lease
     }
 
     /// The connection attempt of somebody else, to wait for. None: the caller dials, under a [`Dialling`].
@@ -180,7 +176,7 @@ impl Pool {
                     connection.idle_since.set(now);
                 }
                 let idle = connection.streams.get() == 0 && too_long(connection.idle_since.get());
-                !connection.closed.get() && !idle
+                !connection.link.is_closed() && !idle
             });
             !list.is_empty()
         });
@@ -196,23 +192,21 @@ impl Pool {
 
 impl Shared {
     fn has_room(&self) -> bool {
-        self.streams.get() < self.sender.borrow().current_max_send_streams()
+        self.link.has_room(self.streams.get())
     }
 }
 
-/// Tells the pool that a connection has ended; dropped by the task that drives the connection.
-pub(crate) struct Closing(Rc<Shared>);
-
-impl Drop for Closing {
+impl Drop for Shared {
     fn drop(&mut self) {
-        self.0.closed.set(true);
+        self.link.retire();
     }
 }
 
 /// One stream's place on a shared connection.
 pub(crate) struct H2Lease {
+    // Dropped before the connection may be.
+    stream: Option<Stream>,
     connection: Rc<Shared>,
-    sender: h2::client::SendRequest<Bytes>,
     age: Age,
 }
 
@@ -220,25 +214,20 @@ impl H2Lease {
     fn on(connection: &Rc<Shared>, age: Age) -> Self {
         connection.streams.set(connection.streams.get() + 1);
         connection.idle_since.set(Duration::MAX);
-        Self { connection: connection.clone(), sender: connection.sender.borrow().clone(), age }
+        Self { stream: None, connection: connection.clone(), age }
     }
 
     pub(crate) fn age(&self) -> Age {
         self.age
     }
 
-    pub(crate) fn sender(&mut self) -> &mut h2::client::SendRequest<Bytes> {
-        &mut self.sender
-    }
-
-    /// Takes the connection out of use for new streams; those it has go on.
-    pub(crate) fn retire(&self) {
-        self.connection.closed.set(true);
-    }
-
-    /// Waits until the peer allows one more stream.
-    pub(crate) async fn ready(&mut self) -> Result<(), h2::Error> {
-        std::future::poll_fn(|cx| self.sender.poll_ready(cx)).await
+    /// Opens the stream with a request.
+    ///
+    /// # Errors
+    /// When the connection takes no more streams.
+    pub(crate) fn open(&mut self, request: &Request, body: &Body) -> Result<&Stream, Cut> {
+        let stream = Stream::open(&self.connection.link, request, body)?;
+        Ok(self.stream.insert(stream))
     }
 }
 

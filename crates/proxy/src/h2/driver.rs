@@ -1,0 +1,309 @@
+//! The task of a connection: reads the socket, sends what the streams have written, and watches the clock.
+//!
+//! Polled by `edge/h2_server.rs` for clients and by `upstream/` for backends.
+
+use std::io::IoSlice;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use transept_wire::h2::head::{Refused, RequestHead};
+use transept_wire::h2::{Code, Role};
+
+use super::link::{Cut, Link, Opened};
+use super::stream::Stream;
+use crate::buffer::{Inbound, Outbound};
+use crate::deadline::{Expired, Watch};
+use crate::edge::linger;
+use crate::io::Io;
+
+/// Reads in one turn before other tasks have theirs.
+const READS: usize = 4;
+
+/// How long a connection keeps its memory at hand after its last stream.
+const LULL: Duration = Duration::from_millis(500);
+
+/// For how long a client may keep a connection that has been told to end and carries nothing.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long a backend may be silent under open streams before it is asked for a sign of life, and how long it may take to
+/// give one.
+const SILENCE: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// The limits of a connection's own.
+#[derive(Clone, Copy)]
+pub(crate) struct Patience {
+    /// For the preface, SETTINGS and a header block.
+    pub head: Option<Duration>,
+    /// For a peer that takes nothing.
+    pub stall: Option<Duration>,
+    /// Without streams.
+    pub idle: Option<Duration>,
+}
+
+/// A stream that the peer has opened.
+pub(crate) enum Arrival {
+    /// With a request; [`Link::swap_request`] has its head.
+    Request { stream: Stream, head: RequestHead, end: bool },
+    /// With a head that is refused.
+    Refused { stream: Stream, why: Refused },
+}
+
+/// The connection is over; the sentence tells why.
+pub(crate) struct Over(pub Rc<str>);
+
+/// What the watch of the connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaiting {
+    Nothing,
+    /// The rest of something that was begun.
+    Rest,
+    /// The peer takes nothing.
+    Write,
+    /// There are no streams: first for a moment, then for longer.
+    Lull,
+    Idle,
+    Farewell,
+    /// A backend is silent, and then has been asked.
+    Sound,
+    Answer,
+}
+
+/// The owner of the socket.
+pub(crate) struct Driver {
+    link: Rc<Link>,
+    io: Io,
+    inbound: Inbound,
+    out: Outbound,
+    watch: Watch,
+    awaiting: Awaiting,
+    patience: Patience,
+    role: Role,
+    /// The sweep at which the peer was last forgiven what it cost.
+    forgiven: Duration,
+    leaving: bool,
+}
+
+impl Driver {
+    /// `inbound` holds what was read before the protocol was known.
+    pub(crate) fn new(link: Rc<Link>, io: Io, inbound: Inbound, watch: Watch, patience: Patience) -> Driver {
+        let role = link.inner.borrow().wire.role();
+        Driver {
+            link,
+            io,
+            inbound,
+            out: Outbound::default(),
+            watch,
+            awaiting: Awaiting::Nothing,
+            patience,
+            role,
+            forgiven: Duration::ZERO,
+            leaving: false,
+        }
+    }
+
+    /// Begins a graceful end.
+    pub(crate) fn shut_down(&mut self) {
+        self.leaving = true;
+        self.link.inner.borrow_mut().wire.shut_down();
+    }
+
+    /// Ends the connection with a code, as far as the peer still listens.
+    pub(crate) fn give_up(&mut self, code: Code, why: &'static str) -> Over {
+        let fault = self.link.inner.borrow_mut().wire.give_up(code, why);
+        Over(fault.to_string().into())
+    }
+
+    /// Does what can be done now. `arrive` gets every stream that the peer has opened.
+    pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>, arrive: &mut dyn FnMut(Arrival)) -> Poll<Over> {
+        self.link.meet_driver(cx);
+        let heard = match self.read(cx, arrive) {
+            Ok(heard) => heard,
+            Err(over) => return Poll::Ready(over),
+        };
+        if heard {
+            self.forgive();
+        }
+        if heard && self.link.inner.borrow().wire.pending() > 0 {
+            // The streams that have just been woken write first; then all of it leaves at once.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if let Err(over) = self.flush(cx) {
+            return Poll::Ready(over);
+        }
+        {
+            let inner = &mut *self.link.inner.borrow_mut();
+            inner.serve_line();
+            let unused = self.link.is_retired() && inner.wire.unreleased() == 0;
+            if unused {
+                inner.wire.shut_down();
+            }
+            if unused || (inner.wire.is_finished() && inner.wire.pending() == 0 && self.out.is_empty()) {
+                return Poll::Ready(Over("the connection has come to its end".into()));
+            }
+        }
+        self.attend(heard);
+        self.poll_clock(cx)
+    }
+
+    /// Reads what is there; whether it was anything.
+    fn read(&mut self, cx: &mut Context<'_>, arrive: &mut dyn FnMut(Arrival)) -> Result<bool, Over> {
+        // What was read while the protocol was found out.
+        self.digest(arrive)?;
+        for turn in 0..READS {
+            match self.io.poll_fill(cx, &mut self.inbound) {
+                Poll::Pending => return Ok(turn > 0),
+                Poll::Ready(Ok(0)) => return Err(Over("the peer closed the connection".into())),
+                Poll::Ready(Ok(_)) => self.digest(arrive)?,
+                Poll::Ready(Err(error)) => return Err(Over(error.to_string().into())),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(true)
+    }
+
+    /// What the peer's frames cost is counted by the second.
+    fn forgive(&mut self) {
+        let now = self.watch.last_sweep();
+        if now.saturating_sub(self.forgiven) >= Duration::from_secs(1) {
+            self.forgiven = now;
+            self.link.inner.borrow_mut().wire.forgive();
+        }
+    }
+
+    /// Deals with what has been read.
+    fn digest(&mut self, arrive: &mut dyn FnMut(Arrival)) -> Result<(), Over> {
+        loop {
+            let opened = {
+                let inner = &mut *self.link.inner.borrow_mut();
+                loop {
+                    let (consumed, opened) =
+                        inner.step(self.inbound.data()).map_err(|fault| Over(fault.to_string().into()))?;
+                    self.inbound.consume(consumed);
+                    match opened {
+                        Some(opened) => break opened,
+                        None if consumed == 0 => return Ok(()),
+                        None => {}
+                    }
+                }
+            };
+            // Outside the borrow, because a stream that nobody takes is dropped at once.
+            arrive(match opened {
+                Opened::Request { stream, head, end } => {
+                    Arrival::Request { stream: Stream::accepted(self.link.clone(), stream), head, end }
+                }
+                Opened::Refused { stream, why } => {
+                    Arrival::Refused { stream: Stream::accepted(self.link.clone(), stream), why }
+                }
+            });
+        }
+    }
+
+    /// Sends what waits to be sent, as far as the socket takes it.
+    fn flush(&mut self, cx: &mut Context<'_>) -> Result<(), Over> {
+        loop {
+            if self.out.is_empty() {
+                self.link.take_pending(&mut self.out);
+                if self.out.is_empty() {
+                    break;
+                }
+            }
+            match self.io.poll_write(cx, &[IoSlice::new(self.out.pending())]) {
+                Poll::Ready(Ok(0)) => return Err(Over("the connection takes no more bytes".into())),
+                Poll::Ready(Ok(count)) => {
+                    self.out.advance(count);
+                    self.progressed();
+                }
+                Poll::Ready(Err(error)) => return Err(Over(error.to_string().into())),
+                Poll::Pending => return Ok(()),
+            }
+        }
+        match self.io.poll_flush(cx) {
+            Poll::Ready(Err(error)) => Err(Over(error.to_string().into())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Something was sent: a peer that takes nothing is given its time anew.
+    fn progressed(&mut self) {
+        if self.awaiting == Awaiting::Write {
+            self.awaiting = Awaiting::Nothing;
+        }
+    }
+
+    /// Sets the watch for what is awaited now.
+    fn attend(&mut self, heard: bool) {
+        let inner = self.link.inner.borrow();
+        let idle = inner.wire.unreleased() == 0;
+        let wanted = match self.role {
+            _ if !self.out.is_empty() => Awaiting::Write,
+            Role::Server if inner.wire.is_awaiting() => Awaiting::Rest,
+            Role::Server if idle && self.leaving => Awaiting::Farewell,
+            Role::Server if idle && self.awaiting == Awaiting::Idle && !heard => Awaiting::Idle,
+            Role::Server if idle => Awaiting::Lull,
+            Role::Client if !idle && inner.wire.answered() => Awaiting::Sound,
+            Role::Client if !idle => Awaiting::Answer,
+            _ => Awaiting::Nothing,
+        };
+        drop(inner);
+        let anew = heard && matches!(wanted, Awaiting::Sound | Awaiting::Answer | Awaiting::Lull);
+        if wanted == self.awaiting && !anew {
+            return;
+        }
+        self.awaiting = wanted;
+        match wanted {
+            Awaiting::Nothing => self.watch.clear(),
+            Awaiting::Rest => self.watch.set(self.patience.head),
+            Awaiting::Write => self.watch.set(self.patience.stall),
+            Awaiting::Lull => self.watch.set_idle(Some(self.patience.idle.map_or(LULL, |idle| idle.min(LULL)))),
+            Awaiting::Idle => self.watch.set_idle(self.patience.idle.map(|idle| idle.saturating_sub(LULL))),
+            Awaiting::Farewell => self.watch.set(Some(FAREWELL)),
+            Awaiting::Sound => self.watch.set(Some(SILENCE)),
+            Awaiting::Answer => self.watch.set(Some(ANSWER)),
+        }
+    }
+
+    /// Waits for the watch, and does what it asks for.
+    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
+        let Poll::Ready(expired) = self.watch.poll_expired(cx) else { return Poll::Pending };
+        if expired == Expired::Draining {
+            // The caller sees that the worker drains.
+            self.watch.clear();
+            self.awaiting = Awaiting::Nothing;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        match self.awaiting {
+            Awaiting::Lull => {
+                self.link.inner.borrow_mut().rest();
+                self.out = Outbound::default();
+                self.awaiting = Awaiting::Idle;
+                self.watch.set_idle(self.patience.idle.map(|idle| idle.saturating_sub(LULL)));
+            }
+            Awaiting::Idle => self.shut_down(),
+            Awaiting::Sound => self.link.inner.borrow_mut().wire.ping(),
+            Awaiting::Rest => return Poll::Ready(Over("the peer did not finish what it began in time".into())),
+            Awaiting::Write => return Poll::Ready(Over("the peer took nothing for too long".into())),
+            Awaiting::Answer => return Poll::Ready(Over("the peer gave no sign of life".into())),
+            Awaiting::Farewell => return Poll::Ready(Over("the peer kept a connection that was to end".into())),
+            Awaiting::Nothing => {}
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Says the last words to the peer and to the streams.
+    pub(crate) async fn close(mut self, over: Over) {
+        self.link.end(Cut::Lost(over.0));
+        self.watch.set(Some(FAREWELL));
+        self.link.take_pending(&mut self.out);
+        let Driver { io, inbound, out, watch, .. } = &mut self;
+        let mut sending = std::pin::pin!(io.send(out, &[]));
+        // A peer that does not take the last words has chosen not to know.
+        if let Ok(Ok(())) = watch.wait(|cx| sending.as_mut().poll(cx)).await {
+            linger(io, inbound, watch).await;
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! What the driver of a connection and the tasks of its streams share.
+//!
+//! One worker owns all of it, so a borrow never waits. Nothing that runs under a borrow calls out: wakers are the only
+//! thing that leaves, and they only put tasks into a queue.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use transept_wire::h2::head::{Refused, RequestHead};
+use transept_wire::h2::{Breach, Code, Connection, Event, Fault, Gone, Key, Role};
+use transept_wire::head::{Fields, Request, Response};
+
+use crate::buffer::{self, Outbound};
+
+/// Response heads of one stream that wait to be taken: more interim ones than anybody sends.
+const MOST_HEADS: usize = 32;
+
+/// Writers that are told at once that there is room; each takes about a frame and stands in line again.
+const AT_ONCE: usize = 16;
+
+/// Why a stream ended before its time.
+#[derive(Clone, Debug)]
+pub(crate) enum Cut {
+    /// The peer broke it off.
+    Reset(Code),
+    /// The peer says that it did not process any of it.
+    Unprocessed,
+    /// The peer sent what is not allowed, and we broke it off.
+    Breach(Breach),
+    /// The connection ended or broke; the sentence tells how.
+    Lost(Rc<str>),
+}
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Cut::Reset(code) => write!(f, "the stream was reset ({code})"),
+            Cut::Unprocessed => f.write_str("the stream was not processed"),
+            Cut::Breach(why) => write!(f, "{why}"),
+            Cut::Lost(how) => f.write_str(how),
+        }
+    }
+}
+
+/// A request head that has just been read.
+pub(super) enum Opened {
+    Request { stream: Key, head: RequestHead, end: bool },
+    Refused { stream: Key, why: Refused },
+}
+
+/// A response head that waits to be taken.
+pub(super) struct WaitingHead {
+    pub response: Box<Response>,
+    pub length: Option<u64>,
+    pub end: bool,
+}
+
+/// What is kept for one stream.
+#[derive(Default)]
+pub(super) struct Seat {
+    /// Body bytes that have come and have not been taken.
+    pub inbox: Vec<u8>,
+    pub heads: VecDeque<WaitingHead>,
+    pub trailers: Option<Fields>,
+    /// The peer's half is complete.
+    pub ended: bool,
+    pub cut: Option<Cut>,
+    waker: Option<Waker>,
+    wants_room: bool,
+    in_line: bool,
+    key: Option<Key>,
+}
+
+impl Seat {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Wakes this task when something happens to the stream.
+    pub(super) fn meet(&mut self, cx: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
+    }
+}
+
+/// The shared part of a connection.
+pub(crate) struct Link {
+    pub(super) inner: RefCell<Inner>,
+    driver: RefCell<Option<Waker>>,
+    /// Nobody will open a stream any more.
+    retired: Cell<bool>,
+}
+
+pub(super) struct Inner {
+    pub wire: Connection,
+    pub seats: Vec<Seat>,
+    /// Streams that wait for the connection's window or for room in the buffer, in the order in which they came.
+    line: VecDeque<Key>,
+    over: Option<Cut>,
+    #[expect(clippy::vec_box, reason = "responses move between seats and this list, and are large")]
+    spare: Vec<Box<Response>>,
+}
+
+impl Link {
+    pub(crate) fn new(wire: Connection) -> Rc<Link> {
+        let inner = Inner { wire, seats: Vec::new(), line: VecDeque::new(), over: None, spare: Vec::new() };
+        Rc::new(Link { inner: RefCell::new(inner), driver: RefCell::default(), retired: Cell::new(false) })
+    }
+
+    /// Puts the request that came last into `request`, and takes what was there to be used again.
+    pub(crate) fn swap_request(&self, request: &mut Request) {
+        std::mem::swap(&mut self.inner.borrow_mut().wire.request, request);
+    }
+
+    /// Whether one more stream can be opened beside `open` others.
+    pub(crate) fn has_room(&self, open: usize) -> bool {
+        let inner = self.inner.borrow();
+        inner.over.is_none() && inner.wire.takes_streams() && open < inner.wire.most_streams()
+    }
+
+    /// Whether the connection is of no more use for new streams.
+    pub(crate) fn is_closed(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.over.is_some() || !inner.wire.takes_streams()
+    }
+
+    /// Lets the connection end when its last stream does.
+    pub(crate) fn retire(&self) {
+        self.retired.set(true);
+        self.kick();
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.get()
+    }
+
+    /// Has the driver look after the connection.
+    pub(crate) fn kick(&self) {
+        if let Some(waker) = self.driver.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn meet_driver(&self, cx: &Context<'_>) {
+        let mut driver = self.driver.borrow_mut();
+        if !driver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *driver = Some(cx.waker().clone());
+        }
+    }
+
+    /// Takes what waits to be sent.
+    pub(super) fn take_pending(&self, out: &mut Outbound) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.wire.pending() > 0 {
+            inner.wire.take_pending(out.tail());
+        }
+    }
+
+    /// The connection is over: every stream learns why.
+    pub(super) fn end(&self, cut: Cut) {
+        let mut inner = self.inner.borrow_mut();
+        for seat in &mut inner.seats {
+            if seat.key.is_some() {
+                seat.cut.get_or_insert_with(|| cut.clone());
+                seat.wake();
+            }
+        }
+        inner.over = Some(cut);
+    }
+}
+
+impl Inner {
+    /// Prepares the place of a new stream.
+    pub(super) fn seat_for(&mut self, key: Key) {
+        if self.seats.len() <= key.slot() {
+            self.seats.resize_with(key.slot() + 1, Seat::default);
+        }
+        self.seats[key.slot()].key = Some(key);
+    }
+
+    pub(super) fn seat(&mut self, key: Key) -> Option<&mut Seat> {
+        self.seats.get_mut(key.slot()).filter(|seat| seat.key == Some(key))
+    }
+
+    /// Why nothing more can be sent on a stream.
+    pub(super) fn cut_of(&mut self, key: Key, _: Gone) -> Cut {
+        let over = self.over.clone();
+        let cut = self.seat(key).and_then(|seat| seat.cut.clone());
+        cut.or(over).unwrap_or_else(|| Cut::Lost("the stream has ended".into()))
+    }
+
+    /// Gives memory back while there are no streams.
+    pub(super) fn rest(&mut self) {
+        self.wire.rest();
+        self.seats = Vec::new();
+        self.spare = Vec::new();
+        self.line = VecDeque::new();
+    }
+
+    pub(super) fn lost(&self) -> Cut {
+        self.over.clone().unwrap_or(Cut::Unprocessed)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over.is_some()
+    }
+
+    /// Frees the place of a stream.
+    pub(super) fn leave(&mut self, key: Key) {
+        self.wire.release(key);
+        let Some(seat) = self.seat(key) else { return };
+        let mut left = std::mem::take(seat);
+        buffer::give_back_vec(std::mem::take(&mut left.inbox));
+        while let Some(head) = left.heads.pop_front() {
+            self.keep(head.response);
+        }
+    }
+
+    /// Keeps a response for the next head.
+    pub(super) fn keep(&mut self, response: Box<Response>) {
+        if self.spare.len() < 4 {
+            self.spare.push(response);
+        }
+    }
+
+    /// Puts a stream that wants to send into the line.
+    pub(super) fn line_up(&mut self, key: Key) {
+        if let Some(seat) = self.seat(key)
+            && !seat.in_line
+        {
+            seat.in_line = true;
+            self.line.push_back(key);
+        }
+    }
+
+    /// A stream waits until its receiver has taken something.
+    pub(super) fn await_room(&mut self, key: Key) {
+        if let Some(seat) = self.seat(key) {
+            seat.wants_room = true;
+        }
+    }
+
+    pub(super) fn has_line(&self) -> bool {
+        !self.line.is_empty()
+    }
+
+    /// Tells the first in the line that there is room, if there is.
+    pub(super) fn serve_line(&mut self) {
+        for _ in 0..AT_ONCE {
+            if self.line.is_empty() || !self.wire.has_room() {
+                return;
+            }
+            let Some(key) = self.line.pop_front() else { return };
+            if let Some(seat) = self.seat(key) {
+                seat.in_line = false;
+                seat.wake();
+            }
+        }
+    }
+
+    /// Deals with the next part of `input`. What happened to open streams is noted; a new one is given to the caller.
+    pub(super) fn step(&mut self, input: &[u8]) -> Result<(usize, Option<Opened>), Fault> {
+        let step = self.wire.receive(input)?;
+        let opened = match step.event {
+            Some(Event::Request { stream, head, end }) => {
+                self.seat_for(stream);
+                self.seats[stream.slot()].ended = end;
+                Some(Opened::Request { stream, head, end })
+            }
+            Some(Event::Refused { stream, why }) => {
+                self.seat_for(stream);
+                Some(Opened::Refused { stream, why })
+            }
+            Some(event) => {
+                self.note(event, input);
+                None
+            }
+            None => None,
+        };
+        Ok((step.consumed, opened))
+    }
+
+    fn note(&mut self, event: Event, input: &[u8]) {
+        match event {
+            Event::Request { .. } | Event::Refused { .. } => {}
+            Event::Data { stream, range, end } => {
+                if let Some(seat) = self.seat(stream) {
+                    if seat.inbox.capacity() == 0 && !range.is_empty() {
+                        seat.inbox = buffer::take_vec();
+                    }
+                    seat.inbox.extend_from_slice(&input[range]);
+                    seat.ended = end;
+                    seat.wake();
+                }
+            }
+            Event::Trailers { stream } => {
+                let trailers = std::mem::take(&mut self.wire.trailers);
+                if let Some(seat) = self.seat(stream) {
+                    seat.trailers = Some(trailers);
+                    seat.ended = true;
+                    seat.wake();
+                }
+            }
+            Event::Response { stream, length, end } => self.note_response(stream, length, end),
+            Event::Reset { stream, code } => {
+                let untouched = code == Code::REFUSED_STREAM && self.wire.role() == Role::Client;
+                self.cut(stream, if untouched { Cut::Unprocessed } else { Cut::Reset(code) });
+            }
+            Event::Broken { stream, why } => self.cut(stream, Cut::Breach(why)),
+            Event::Room { stream: Some(key) } => {
+                if let Some(seat) = self.seat(key)
+                    && seat.wants_room
+                {
+                    seat.wants_room = false;
+                    seat.wake();
+                }
+            }
+            Event::Room { stream: None } => self.open_windows(),
+            Event::GoAway { last, code } => {
+                tracing::debug!(last, %code, "the peer takes no more streams");
+                if self.wire.role() == Role::Client {
+                    for seat in &mut self.seats {
+                        if seat.key.is_some_and(|key| key.id() > last) {
+                            seat.cut.get_or_insert(Cut::Unprocessed);
+                            seat.wake();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// New SETTINGS may have opened the window of every stream.
+    fn open_windows(&mut self) {
+        for seat in &mut self.seats {
+            if std::mem::take(&mut seat.wants_room) {
+                seat.wake();
+            }
+        }
+    }
+
+    fn note_response(&mut self, stream: Key, length: Option<u64>, end: bool) {
+        let mut response = self.spare.pop().unwrap_or_else(|| Box::new(Response::new(200)));
+        std::mem::swap(&mut *response, &mut self.wire.response);
+        match self.seat(stream) {
+            Some(seat) if seat.heads.len() < MOST_HEADS => {
+                seat.heads.push_back(WaitingHead { response, length, end });
+                seat.ended = end;
+                seat.wake();
+            }
+            Some(_) => {
+                self.wire.reset(stream, Code::ENHANCE_YOUR_CALM);
+                self.cut(stream, Cut::Breach(Breach::Rule("there are too many interim responses")));
+            }
+            None => self.keep(response),
+        }
+    }
+
+    fn cut(&mut self, stream: Key, cut: Cut) {
+        if let Some(seat) = self.seat(stream) {
+            seat.cut.get_or_insert(cut);
+            seat.wake();
+        }
+    }
+}

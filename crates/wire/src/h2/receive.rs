@@ -1,0 +1,674 @@
+//! What the peer sends: frames are checked against the state of the connection and of their stream, and become events.
+//!
+//! Called by the proxy with the bytes that it received. A fault of a stream resets the stream, a fault of the connection
+//! ends it (RFC 9113 section 5.4); in both cases the frame that says so has been written.
+
+use std::ops::Range;
+
+use super::connection::{ALIVE, Connection, FAREWELL, Leaving, Role, Stage};
+use super::frame::{self, FIRST_WINDOW, FrameHead, HEAD, LARGEST, LARGEST_WINDOW, flag, kind, number_at, setting};
+use super::head::{self, Malformed, Refused, RequestHead, Unreadable};
+use super::stream::{Key, Receiving, Stream};
+use super::{Code, Fault};
+
+/// What a client says first (RFC 9113 section 3.4).
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// CONTINUATION frames behind one HEADERS (CVE-2024-27316 and its kin).
+const MOST_CONTINUATIONS: u32 = 64;
+
+/// A compressed block may be so many times the size of the largest head before it is not even decoded. A head that is
+/// too large is answered, a block that is absurd ends the connection.
+const ABSURD: usize = 4;
+
+/// What happened.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A request; its head is in [`Connection::request`].
+    Request {
+        /// Its stream.
+        stream: Key,
+        /// What the head says about the body.
+        head: RequestHead,
+        /// There is no body.
+        end: bool,
+    },
+    /// A request whose head is refused. The stream is open for an answer (RFC 9113 section 8.1.1).
+    Refused {
+        /// Its stream.
+        stream: Key,
+        /// What is wrong.
+        why: Refused,
+    },
+    /// A response head; it is in [`Connection::response`].
+    Response {
+        /// Its stream.
+        stream: Key,
+        /// The `Content-Length`.
+        length: Option<u64>,
+        /// There is no body.
+        end: bool,
+    },
+    /// A piece of a body.
+    Data {
+        /// Its stream.
+        stream: Key,
+        /// Where it lies in the bytes that were passed.
+        range: Range<usize>,
+        /// It is the last one.
+        end: bool,
+    },
+    /// The end of a body, with trailers; they are in [`Connection::trailers`].
+    Trailers {
+        /// Their stream.
+        stream: Key,
+    },
+    /// The peer broke the stream off.
+    Reset {
+        /// The stream.
+        stream: Key,
+        /// The peer's reason.
+        code: Code,
+    },
+    /// We broke the stream off, because of what the peer sent on it.
+    Broken {
+        /// The stream.
+        stream: Key,
+        /// What is wrong.
+        why: Breach,
+    },
+    /// There is room to send.
+    Room {
+        /// On this stream; None: on the connection, and perhaps on all streams.
+        stream: Option<Key>,
+    },
+    /// The peer takes no new streams; those above `last` were not processed (RFC 9113 section 6.8).
+    GoAway {
+        /// The last stream that was, or may have been, processed.
+        last: u32,
+        /// The peer's reason.
+        code: Code,
+    },
+}
+
+/// What became of the bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Step {
+    /// So many of them are dealt with. With 0 and no event, more bytes are needed.
+    pub consumed: usize,
+    /// What happened, if it concerns the user.
+    pub event: Option<Event>,
+}
+
+impl Step {
+    fn silent(consumed: usize) -> Step {
+        Step { consumed, event: None }
+    }
+}
+
+/// A header block of which more is to come.
+#[derive(Debug)]
+pub(super) struct Block {
+    stream: u32,
+    end: bool,
+    bytes: Vec<u8>,
+    continuations: u32,
+}
+
+/// A DATA frame of which more is to come.
+#[derive(Debug)]
+pub(super) struct InData {
+    /// None: nobody wants it.
+    stream: Option<Key>,
+    left: usize,
+    padding: usize,
+    end: bool,
+}
+
+/// What a peer did on a stream that it must not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Breach {
+    /// It sent a head, or trailers, that are refused.
+    #[error(transparent)]
+    Head(#[from] Refused),
+    /// It broke a rule of RFC 9113 beyond heads; the sentence tells which.
+    #[error("{0}")]
+    Rule(&'static str),
+}
+
+/// A frame breaks a rule of its stream; the stream is reset with the code.
+struct StreamFault(Code, Breach);
+
+impl Connection {
+    /// Deals with the next part of what was received: at most one event. To be called again with what follows until
+    /// nothing is consumed.
+    ///
+    /// # Errors
+    /// [`Fault`] when the connection cannot go on.
+    pub fn receive(&mut self, input: &[u8]) -> Result<Step, Fault> {
+        if self.stage == Stage::Preface {
+            return self.receive_preface(input);
+        }
+        if let Some(data) = self.data.take() {
+            return Ok(self.receive_data_rest(data, input, 0));
+        }
+        let Some(head) = FrameHead::read(input) else { return Ok(Step::silent(0)) };
+        if head.length > LARGEST {
+            return Err(self.give_up(Code::FRAME_SIZE_ERROR, "a frame is larger than we allow"));
+        }
+        if self.stage == Stage::Settings && (head.kind != kind::SETTINGS || head.has(flag::ACK)) {
+            return Err(self.give_up(Code::PROTOCOL_ERROR, "the connection does not begin with SETTINGS"));
+        }
+        let follows = head.kind == kind::CONTINUATION;
+        if self.block.as_ref().map(|block| block.stream) != follows.then_some(head.stream) {
+            return Err(self.give_up(Code::PROTOCOL_ERROR, "a header block is interrupted or was never begun"));
+        }
+        if head.kind == kind::DATA {
+            return self.receive_data(head, input);
+        }
+        let Some(payload) = input.get(HEAD..HEAD + head.length) else { return Ok(Step::silent(0)) };
+        let event = match head.kind {
+            kind::HEADERS => self.receive_headers(head, payload)?,
+            kind::CONTINUATION => self.receive_continuation(head, payload)?,
+            kind::RST_STREAM => self.receive_reset(head, payload)?,
+            kind::SETTINGS => self.receive_settings(head, payload)?,
+            kind::PING => self.receive_ping(head, payload)?,
+            kind::GOAWAY => self.receive_goaway(head, payload)?,
+            kind::WINDOW_UPDATE => self.receive_window_update(head, payload)?,
+            kind::PRIORITY => self.receive_priority(head)?,
+            kind::PUSH_PROMISE => return Err(self.give_up(Code::PROTOCOL_ERROR, "PUSH_PROMISE is not allowed")),
+            // Frames of unknown type are ignored (RFC 9113 section 5.5).
+            _ => {
+                self.count_useless()?;
+                None
+            }
+        };
+        Ok(Step { consumed: HEAD + head.length, event })
+    }
+
+    fn receive_preface(&mut self, input: &[u8]) -> Result<Step, Fault> {
+        let seen = input.len().min(PREFACE.len());
+        if input[..seen] != PREFACE[..seen] {
+            return Err(self.give_up(Code::PROTOCOL_ERROR, "the preface is not that of HTTP/2"));
+        }
+        if seen < PREFACE.len() {
+            return Ok(Step::silent(0));
+        }
+        self.stage = Stage::Settings;
+        Ok(Step::silent(seen))
+    }
+
+    /// Whether a stream was never opened.
+    fn is_idle(&self, id: u32) -> bool {
+        match self.role {
+            Role::Server => id % 2 == 0 || id > self.last_stream,
+            Role::Client => id % 2 == 0 || id >= self.next_stream,
+        }
+    }
+
+    /// A frame for a stream that has no place any more.
+    fn meet_stranger(&mut self, id: u32) -> Result<(), Fault> {
+        if self.is_idle(id) {
+            return Err(self.give_up(Code::PROTOCOL_ERROR, "a frame belongs to a stream that was never opened"));
+        }
+        if !self.was_reset_lately(id) {
+            return Err(self.give_up(Code::STREAM_CLOSED, "a frame belongs to a stream that has ended"));
+        }
+        self.count_useless()
+    }
+
+    /// Resets a stream for what the peer sent on it.
+    fn break_stream(&mut self, stream: Key, StreamFault(code, why): StreamFault) -> Event {
+        self.reset(stream, code);
+        Event::Broken { stream, why }
+    }
+
+    fn receive_data(&mut self, head: FrameHead, input: &[u8]) -> Result<Step, Fault> {
+        let padded = usize::from(head.has(flag::PADDED));
+        let Some(before) = input.get(..HEAD + padded) else { return Ok(Step::silent(0)) };
+        let padding = if padded == 1 { usize::from(before[HEAD]) } else { 0 };
+        if padded + padding > head.length {
+            return Err(self.give_up(Code::PROTOCOL_ERROR, "the padding is longer than its frame"));
+        }
+        if head.stream == 0 {
+            return Err(self.give_up(Code::PROTOCOL_ERROR, "DATA belongs to no stream"));
+        }
+        self.credit -= head.length as i64;
+        if self.credit < 0 {
+            return Err(self.give_up(Code::FLOW_CONTROL_ERROR, "more DATA than the connection's window"));
+        }
+        self.replenish(head.length);
+        let left = head.length - padded - padding;
+        let end = head.has(flag::END_STREAM);
+        if left == 0 && !end {
+            self.count_useless()?;
+        } else {
+            self.useless = 0;
+        }
+        let mut broken = None;
+        let stream = match self.streams.key_of(head.stream) {
+            None => {
+                self.meet_stranger(head.stream)?;
+                None
+            }
+            Some(key) => match self.accept_data(key, head.length, left, end) {
+                Ok(()) => Some(key),
+                Err(fault) => {
+                    broken = Some(self.break_stream(key, fault));
+                    None
+                }
+            },
+        };
+        let data = InData { stream, left, padding, end };
+        if broken.is_some() {
+            if left + padding > 0 {
+                self.data = Some(data);
+            }
+            return Ok(Step { consumed: HEAD + padded, event: broken });
+        }
+        Ok(self.receive_data_rest(data, input, HEAD + padded))
+    }
+
+    /// Gives bytes of the connection's window back.
+    fn replenish(&mut self, count: usize) {
+        self.owed += count as u32;
+        if i64::from(self.owed) >= (i64::from(self.config.connection_window).max(FIRST_WINDOW)) / 2 {
+            frame::write_window_update(&mut self.out, 0, self.owed);
+            self.credit += i64::from(self.owed);
+            self.owed = 0;
+        }
+    }
+
+    /// The rules for DATA of `whole` bytes, of which `length` are content.
+    fn accept_data(&mut self, key: Key, whole: usize, length: usize, end: bool) -> Result<(), StreamFault> {
+        let malformed = |why| StreamFault(Code::PROTOCOL_ERROR, Breach::Rule(why));
+        let Some(stream) = self.streams.find_mut(key) else { return Ok(()) };
+        match stream.receiving {
+            Receiving::Body => {}
+            Receiving::Head => return Err(malformed("there is DATA before the response")),
+            Receiving::Done if self.reset_lately.contains(&key.id()) => return Ok(()),
+            Receiving::Done => {
+                return Err(StreamFault(Code::STREAM_CLOSED, Breach::Rule("there is DATA after the end")));
+            }
+        }
+        stream.credit -= whole as i64;
+        if stream.credit < 0 {
+            let why = Breach::Rule("there is more DATA than the window allows");
+            return Err(StreamFault(Code::FLOW_CONTROL_ERROR, why));
+        }
+        // Padding is taken as soon as it comes.
+        stream.owed += (whole - length) as u32;
+        if let Some(left) = &mut stream.left {
+            *left = left.checked_sub(length as u64).ok_or(malformed("the body is longer than its Content-Length"))?;
+            if end && *left > 0 {
+                return Err(malformed("the body is shorter than its Content-Length"));
+            }
+        }
+        if end {
+            self.change(key, |stream| stream.receiving = Receiving::Done);
+        }
+        Ok(())
+    }
+
+    /// Hands over what is here of a DATA frame; its content begins at `start` of the input.
+    fn receive_data_rest(&mut self, mut data: InData, input: &[u8], start: usize) -> Step {
+        let here = data.left.min(input.len() - start);
+        let range = start..start + here;
+        data.left -= here;
+        let skipped = if data.left == 0 { data.padding.min(input.len() - range.end) } else { 0 };
+        data.padding -= skipped;
+        let consumed = range.end + skipped;
+        let complete = data.left == 0;
+        let wanted = data.stream.filter(|key| self.streams.find(*key).is_some());
+        let end = complete && data.end;
+        if !complete || data.padding > 0 {
+            // The end is told once.
+            let end = data.end && !complete;
+            self.data = Some(InData { end, ..data });
+        }
+        let event = match wanted {
+            Some(stream) if here > 0 || end => Some(Event::Data { stream, range, end }),
+            _ => None,
+        };
+        Step { consumed, event }
+    }
+
+    fn receive_headers(&mut self, head: FrameHead, payload: &[u8]) -> Result<Option<Event>, Fault> {
+        if head.stream == 0 {
+            return Err(self.give_up(Code::PROTOCOL_ERROR, "HEADERS belong to no stream"));
+        }
+        let mut fragment = payload;
+        let mut padding = 0;
+        if head.has(flag::PADDED) {
+            match fragment.split_first() {
+                Some((count, rest)) => (padding, fragment) = (usize::from(*count), rest),
+                None => return Err(self.give_up(Code::FRAME_SIZE_ERROR, "HEADERS are too short")),
+            }
+        }
+        if head.has(flag::PRIORITY) {
+            match fragment.get(5..) {
+                // Priorities of this kind are ignored (RFC 9113 section 5.3.2).
+                Some(rest) => fragment = rest,
+                None => return Err(self.give_up(Code::FRAME_SIZE_ERROR, "HEADERS are too short")),
+            }
+        }
+        let Some(fragment) = fragment.len().checked_sub(padding).and_then(|length| fragment.get(..length)) else {
+            return Err(self.give_up(Code::PROTOCOL_ERROR, "the padding is longer than its frame"));
+        };
+        let end = head.has(flag::END_STREAM);
+        if head.has(flag::END_HEADERS) {
+            return self.receive_block(head.stream, end, fragment);
+        }
+        let bytes = fragment.to_vec();
+        self.block = Some(Block { stream: head.stream, end, bytes, continuations: 0 });
+        Ok(None)
+    }
+
+    fn receive_continuation(&mut self, head: FrameHead, payload: &[u8]) -> Result<Option<Event>, Fault> {
+        let Some(mut block) = self.block.take() else { return Ok(None) };
+        block.continuations += 1;
+        let most = self.config.heads.bytes.max(LARGEST).saturating_mul(ABSURD);
+        if block.continuations > MOST_CONTINUATIONS || block.bytes.len() + payload.len() > most {
+            return Err(self.give_up(Code::ENHANCE_YOUR_CALM, "a header block is absurdly large"));
+        }
+        block.bytes.extend_from_slice(payload);
+        if head.has(flag::END_HEADERS) {
+            return self.receive_block(block.stream, block.end, &block.bytes);
+        }
+        self.block = Some(block);
+        Ok(None)
+    }
+
+    /// A complete header block. Whatever becomes of it, it is decoded, because the next one depends on it.
+    fn receive_block(&mut self, id: u32, end: bool, block: &[u8]) -> Result<Option<Event>, Fault> {
+        if let Some(key) = self.streams.key_of(id) {
+            return match self.streams.find(key).map(|stream| stream.receiving) {
+                Some(Receiving::Head) => self.receive_response(key, end, block),
+                Some(Receiving::Body) => self.receive_trailers(key, end, block),
+                _ => {
+                    self.discard(block)?;
+                    if self.was_reset_lately(id) {
+                        return Ok(None);
+                    }
+                    let why = Breach::Rule("there are HEADERS after the end");
+                    Ok(Some(self.break_stream(key, StreamFault(Code::STREAM_CLOSED, why))))
+                }
+            };
+        }
+        if self.role == Role::Server && id % 2 == 1 && id > self.last_stream {
+            return self.receive_request(id, end, block);
+        }
+        self.meet_stranger(id)?;
+        self.discard(block)?;
+        Ok(None)
+    }
+
+    fn discard(&mut self, block: &[u8]) -> Result<(), Fault> {
+        match head::discard(&mut self.decoder, block) {
+            Ok(()) | Err(Unreadable::Refused(_)) => Ok(()),
+            Err(Unreadable::Compression) => Err(self.lose_compression()),
+        }
+    }
+
+    fn lose_compression(&mut self) -> Fault {
+        self.give_up(Code::COMPRESSION_ERROR, "a header block cannot be decompressed")
+    }
+
+    fn receive_request(&mut self, id: u32, end: bool, block: &[u8]) -> Result<Option<Event>, Fault> {
+        if self.leaving == Leaving::Settled {
+            // The client will learn from GOAWAY that the stream was not processed.
+            self.discard(block)?;
+            return Ok(None);
+        }
+        self.last_stream = id;
+        self.useless = 0;
+        // Streams that the client has cancelled count while our work for them goes on (CVE-2023-44487).
+        let crowded = self.streams.len() as u64 >= u64::from(self.config.max_streams) * 2;
+        if self.open >= self.config.max_streams || crowded {
+            self.discard(block)?;
+            self.remember_reset(id);
+            frame::write_reset(&mut self.out, id, Code::REFUSED_STREAM);
+            self.count_useless()?;
+            return Ok(None);
+        }
+        let outcome = head::read_request(&mut self.decoder, block, &self.config.heads, &mut self.request);
+        let (outcome, left) = match outcome {
+            Ok(head) if end && head.length.is_some_and(|length| length > 0) => {
+                (Err(Refused::Malformed(Malformed::BodyMissing)), None)
+            }
+            Ok(head) => {
+                let length = head.length;
+                (Ok(head), length)
+            }
+            Err(Unreadable::Refused(why)) => (Err(why), None),
+            Err(Unreadable::Compression) => return Err(self.lose_compression()),
+        };
+        self.open += 1;
+        let stream = self.streams.insert(Stream {
+            id,
+            receiving: if end { Receiving::Done } else { Receiving::Body },
+            sending: true,
+            send_window: self.peer.window,
+            credit: i64::from(self.config.stream_window),
+            owed: 0,
+            left,
+            to_head: false,
+            last_data: None,
+        });
+        Ok(Some(match outcome {
+            Ok(head) => Event::Request { stream, head, end },
+            Err(why) => Event::Refused { stream, why },
+        }))
+    }
+
+    fn receive_response(&mut self, key: Key, end: bool, block: &[u8]) -> Result<Option<Event>, Fault> {
+        let read = head::read_response(&mut self.decoder, block, &self.config.heads, &mut self.response);
+        let malformed = |why| StreamFault(Code::PROTOCOL_ERROR, Breach::Rule(why));
+        let length = match read {
+            Ok(length) => length,
+            Err(Unreadable::Refused(why)) => {
+                return Ok(Some(self.break_stream(key, StreamFault(Code::PROTOCOL_ERROR, why.into()))));
+            }
+            Err(Unreadable::Compression) => return Err(self.lose_compression()),
+        };
+        let status = self.response.status;
+        if status < 200 {
+            return Ok(Some(match end {
+                true => self.break_stream(key, malformed("an interim response ends the stream")),
+                false => Event::Response { stream: key, length: None, end: false },
+            }));
+        }
+        let to_head = self.streams.find(key).is_some_and(|stream| stream.to_head);
+        let left = if to_head || matches!(status, 204 | 304) { Some(0) } else { length };
+        if end && left.is_some_and(|left| left > 0) {
+            return Ok(Some(self.break_stream(key, malformed("there is a Content-Length and no body"))));
+        }
+        self.change(key, |stream| {
+            stream.left = left;
+            stream.receiving = if end { Receiving::Done } else { Receiving::Body };
+        });
+        Ok(Some(Event::Response { stream: key, length, end }))
+    }
+
+    fn receive_trailers(&mut self, key: Key, end: bool, block: &[u8]) -> Result<Option<Event>, Fault> {
+        let left = self.streams.find(key).and_then(|stream| stream.left);
+        let why = match head::read_trailers(&mut self.decoder, block, &self.config.heads, &mut self.trailers) {
+            Err(Unreadable::Compression) => return Err(self.lose_compression()),
+            Err(Unreadable::Refused(why)) => Breach::Head(why),
+            Ok(()) if !end => Breach::Rule("trailers do not end the stream"),
+            Ok(()) if left.is_some_and(|left| left > 0) => {
+                Breach::Rule("the body is shorter than its Content-Length")
+            }
+            Ok(()) => {
+                self.change(key, |stream| stream.receiving = Receiving::Done);
+                return Ok(Some(Event::Trailers { stream: key }));
+            }
+        };
+        Ok(Some(self.break_stream(key, StreamFault(Code::PROTOCOL_ERROR, why))))
+    }
+
+    fn receive_reset(&mut self, head: FrameHead, payload: &[u8]) -> Result<Option<Event>, Fault> {
+        if payload.len() != 4 {
+            return Err(self.give_up(Code::FRAME_SIZE_ERROR, "RST_STREAM does not have four bytes"));
+        }
+        if self.is_idle(head.stream) {
+            return Err(self.give_up(Code::PROTOCOL_ERROR, "RST_STREAM belongs to a stream that was never opened"));
+        }
+        let Some(key) = self.streams.key_of(head.stream) else {
+            self.count_useless()?;
+            return Ok(None);
+        };
+        if self.streams.find(key).is_none_or(Stream::is_closed) {
+            return Ok(None);
+        }
+        self.change(key, |stream| {
+            stream.receiving = Receiving::Done;
+            stream.sending = false;
+        });
+        // What follows it is no error of the connection: the two ends may have reset at the same time.
+        self.remember_reset(head.stream);
+        Ok(Some(Event::Reset { stream: key, code: Code(number_at(payload, 0)) }))
+    }
+
+    fn receive_settings(&mut self, head: FrameHead, payload: &[u8]) -> Result<Option<Event>, Fault> {
+        if head.stream != 0 {
+            return Err(self.give_up(Code::PROTOCOL_ERROR, "SETTINGS belong to a stream"));
+        }
+        if head.has(flag::ACK) {
+            if !payload.is_empty() {
+                return Err(self.give_up(Code::FRAME_SIZE_ERROR, "an acknowledgement of SETTINGS has a payload"));
+            }
+            return Ok(None);
+        }
+        if payload.len() % 6 != 0 {
+            return Err(self.give_up(Code::FRAME_SIZE_ERROR, "SETTINGS are cut"));
+        }
+        if self.stage == Stage::Running {
+            self.count_useless()?;
+        }
+        let first = self.stage == Stage::Settings;
+        self.stage = Stage::Running;
+        let mut limited = false;
+        for entry in payload.chunks_exact(6) {
+            let number = u16::from_be_bytes([entry[0], entry[1]]);
+            limited |= number == setting::MAX_CONCURRENT_STREAMS;
+            self.apply_setting(number, number_at(entry, 2))?;
+        }
+        if first && !limited {
+            // No limit was announced (RFC 9113 section 6.5.2).
+            self.peer.max_streams = u32::MAX;
+        }
+        self.count_ack()?;
+        frame::write_settings_ack(&mut self.out);
+        Ok(Some(Event::Room { stream: None }))
+    }
+
+    fn apply_setting(&mut self, number: u16, value: u32) -> Result<(), Fault> {
+        match number {
+            setting::HEADER_TABLE_SIZE => self.encoder.set_peer_table_size(value as usize),
+            setting::ENABLE_PUSH if value > 1 || (value == 1 && self.role == Role::Client) => {
+                return Err(self.give_up(Code::PROTOCOL_ERROR, "ENABLE_PUSH has a value that is not allowed"));
+            }
+            setting::MAX_CONCURRENT_STREAMS => self.peer.max_streams = value,
+            setting::INITIAL_WINDOW_SIZE => {
+                let window = i64::from(value);
+                let change = window - self.peer.window;
+                if window > LARGEST_WINDOW {
+                    return Err(self.give_up(Code::FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE is too large"));
+                }
+                self.peer.window = window;
+                let mut overflow = false;
+                for stream in self.streams.iter_mut() {
+                    stream.send_window += change;
+                    overflow |= stream.send_window > LARGEST_WINDOW;
+                }
+                if overflow {
+                    return Err(self.give_up(Code::FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE makes a window too large"));
+                }
+            }
+            setting::MAX_FRAME_SIZE if !(16_384..=16_777_215).contains(&value) => {
+                return Err(self.give_up(Code::PROTOCOL_ERROR, "MAX_FRAME_SIZE has a value that is not allowed"));
+            }
+            setting::ENABLE_CONNECT_PROTOCOL if value > 1 => {
+                return Err(self.give_up(Code::PROTOCOL_ERROR, "ENABLE_CONNECT_PROTOCOL has a value that is not allowed"));
+            }
+            // Larger frames than the default are never sent, and unknown settings are ignored.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn receive_ping(&mut self, head: FrameHead, payload: &[u8]) -> Result<Option<Event>, Fault> {
+        if head.stream != 0 {
+            return Err(self.give_up(Code::PROTOCOL_ERROR, "PING belongs to a stream"));
+        }
+        let Ok(payload) = <[u8; 8]>::try_from(payload) else {
+            return Err(self.give_up(Code::FRAME_SIZE_ERROR, "PING does not have eight bytes"));
+        };
+        if !head.has(flag::ACK) {
+            self.count_useless()?;
+            self.count_ack()?;
+            frame::write_ping(&mut self.out, flag::ACK, payload);
+        } else if payload == FAREWELL && self.leaving == Leaving::Announced {
+            self.settle();
+        } else if payload == ALIVE {
+            self.pinged = false;
+        }
+        Ok(None)
+    }
+
+    fn receive_goaway(&mut self, head: FrameHead, payload: &[u8]) -> Result<Option<Event>, Fault> {
+        if head.stream != 0 {
+            return Err(self.give_up(Code::PROTOCOL_ERROR, "GOAWAY belongs to a stream"));
+        }
+        if payload.len() < 8 {
+            return Err(self.give_up(Code::FRAME_SIZE_ERROR, "GOAWAY is too short"));
+        }
+        let last = number_at(payload, 0) & 0x7fff_ffff;
+        // It may be lowered, never raised (RFC 9113 section 6.8).
+        let last = self.goaway.map_or(last, |before| before.min(last));
+        self.goaway = Some(last);
+        Ok(Some(Event::GoAway { last, code: Code(number_at(payload, 4)) }))
+    }
+
+    fn receive_window_update(&mut self, head: FrameHead, payload: &[u8]) -> Result<Option<Event>, Fault> {
+        if payload.len() != 4 {
+            return Err(self.give_up(Code::FRAME_SIZE_ERROR, "WINDOW_UPDATE does not have four bytes"));
+        }
+        let more = i64::from(number_at(payload, 0) & 0x7fff_ffff);
+        if head.stream == 0 {
+            self.send_window += more;
+            if more == 0 || self.send_window > LARGEST_WINDOW {
+                let code = if more == 0 { Code::PROTOCOL_ERROR } else { Code::FLOW_CONTROL_ERROR };
+                return Err(self.give_up(code, "WINDOW_UPDATE adds nothing, or too much"));
+            }
+            return Ok(Some(Event::Room { stream: None }));
+        }
+        let Some(key) = self.streams.key_of(head.stream) else {
+            if self.is_idle(head.stream) {
+                return Err(self.give_up(Code::PROTOCOL_ERROR, "WINDOW_UPDATE belongs to a stream that was never opened"));
+            }
+            // A stream that has ended on our side may still be updated (RFC 9113 section 5.1).
+            return Ok(None);
+        };
+        let Some(stream) = self.streams.find_mut(key) else { return Ok(None) };
+        stream.send_window += more;
+        if more == 0 || stream.send_window > LARGEST_WINDOW {
+            let code = if more == 0 { Code::PROTOCOL_ERROR } else { Code::FLOW_CONTROL_ERROR };
+            let why = Breach::Rule("WINDOW_UPDATE adds nothing, or too much");
+            return Ok(Some(self.break_stream(key, StreamFault(code, why))));
+        }
+        Ok(Some(Event::Room { stream: Some(key) }))
+    }
+
+    fn receive_priority(&mut self, head: FrameHead) -> Result<Option<Event>, Fault> {
+        if head.stream == 0 {
+            return Err(self.give_up(Code::PROTOCOL_ERROR, "PRIORITY belongs to no stream"));
+        }
+        if head.length != 5 {
+            return Err(self.give_up(Code::FRAME_SIZE_ERROR, "PRIORITY does not have five bytes"));
+        }
+        self.count_useless()?;
+        Ok(None)
+    }
+}
