@@ -17,7 +17,7 @@ mod name;
 mod request;
 mod response;
 
-pub(crate) use fields::Span;
+pub(crate) use fields::{Indexing, Span};
 pub use fields::{All, Fields, Iter};
 pub use id::FieldId;
 pub use method::{Method, SmallText, Version};
