@@ -44,6 +44,7 @@ const ROOMS: &[Room] = &[
     Room { name: "model", knows: &[], never: IMPURE },
     Room { name: "wire", knows: &[], never: IMPURE },
     Room { name: "engine", knows: &["model", "wire"], never: IMPURE },
+    Room { name: "xds", knows: &["model"], never: IMPURE },
     Room { name: "proxy", knows: &["model", "wire", "engine"], never: TYPED },
     Room { name: "control", knows: &["model", "engine"], never: TYPED },
     Room { name: "app", knows: &["model", "wire", "engine", "proxy", "control"], never: &[] },
