@@ -5,7 +5,7 @@
 
 /// The symbols by the length of their code in bits. The one code that is left, thirty ones, ends a string; no string may
 /// hold it.
-pub(super) const SYMBOLS: [(u32, &[u8]); 21] = [
+pub(crate) const SYMBOLS: [(u32, &[u8]); 21] = [
     (5, b"012aceiost"),
     (6, b" %-./3456789=A_bdfghlmnpru"),
     (7, b":BCDEFGHIJKLMNOPQRSTUVWYjkqvwxyz"),
