@@ -44,9 +44,11 @@ const ROOMS: &[Room] = &[
     Room { name: "model", knows: &[], never: IMPURE },
     Room { name: "wire", knows: &[], never: IMPURE },
     Room { name: "engine", knows: &["model", "wire"], never: IMPURE },
-    Room { name: "proxy", knows: &["model", "wire", "engine"], never: TYPED },
-    Room { name: "control", knows: &["model", "engine"], never: TYPED },
-    Room { name: "app", knows: &["model", "wire", "engine", "proxy", "control"], never: &[] },
+    Room { name: "identity", knows: &["model"], never: IMPURE },
+    Room { name: "xds", knows: &["model"], never: IMPURE },
+    Room { name: "proxy", knows: &["model", "wire", "engine", "identity", "xds"], never: TYPED },
+    Room { name: "control", knows: &["model", "engine", "identity", "xds"], never: TYPED },
+    Room { name: "app", knows: &["model", "wire", "engine", "identity", "xds", "proxy", "control"], never: &[] },
 ];
 
 /// Paths that the pure crates must not name outside tests, with what to do instead.

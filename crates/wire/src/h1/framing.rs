@@ -47,20 +47,7 @@ fn content_length(fields: &Fields) -> Result<Body, Malformed> {
     let (Some(value), None) = (lines.next(), lines.next()) else {
         return Err(Malformed::ContentLengthRepeated);
     };
-    if value.is_empty() {
-        return Err(Malformed::ContentLength);
-    }
-    let mut length = 0u64;
-    for &digit in value {
-        if !digit.is_ascii_digit() {
-            return Err(Malformed::ContentLength);
-        }
-        length = length
-            .checked_mul(10)
-            .and_then(|length| length.checked_add(u64::from(digit - b'0')))
-            .ok_or(Malformed::ContentLength)?;
-    }
-    Ok(Body::Length(length))
+    grammar::decimal(value).map(Body::Length).ok_or(Malformed::ContentLength)
 }
 
 /// What the `Connection` field asks for.

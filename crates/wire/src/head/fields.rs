@@ -20,8 +20,17 @@ pub struct Fields {
 #[derive(Clone, Copy)]
 struct Line {
     id: FieldId,
+    indexing: Indexing,
     name: Span,
     value: Span,
+}
+
+/// Whether a table of HTTP/2 may hold a line. Who passes on a line that none may hold has to say so again (RFC 7541
+/// section 6.2.3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Indexing {
+    Allowed,
+    Never,
 }
 
 /// A range of bytes of a buffer that stays below 4 GiB.
@@ -242,8 +251,36 @@ impl Fields {
     /// Adds a line whose name and value have been checked and lie in a block that [`Fields::take_block`] took.
     #[inline]
     pub(crate) fn mark(&mut self, id: FieldId, name: Span, value: Span) {
-        self.lines.push(Line { id, name, value });
+        self.lines.push(Line { id, indexing: Indexing::Allowed, name, value });
         self.present |= id.bit();
+    }
+
+    /// Adds a line that has been checked and is there as `name: value CRLF`. `None` when the buffer would pass 4 GiB.
+    #[inline]
+    pub(crate) fn take_whole(&mut self, id: FieldId, whole: &[u8], name_length: usize) -> Option<()> {
+        let value_length = whole.len().checked_sub(name_length + 4)?;
+        let start = self.take_block(whole)?;
+        let name = Span { start, length: name_length as u32 };
+        let value = Span { start: start + name.length + 2, length: value_length as u32 };
+        self.mark(id, name, value);
+        Some(())
+    }
+
+    /// Adds a line that has been checked. `None` when the buffer would pass 4 GiB.
+    #[inline]
+    pub(crate) fn take_line(&mut self, id: FieldId, name: &[u8], value: &[u8], indexing: Indexing) -> Option<()> {
+        self.text.reserve(name.len() + value.len() + 4);
+        self.append(id, name, value).ok()?;
+        if let Some(line) = self.lines.last_mut() {
+            line.indexing = indexing;
+        }
+        Some(())
+    }
+
+    /// Every line in order: id, name, value, and what a table may do with it.
+    #[inline]
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (FieldId, &[u8], &[u8], Indexing)> {
+        self.lines.iter().map(|line| (line.id, line.name.of(&self.text), line.value.of(&self.text), line.indexing))
     }
 
     /// Removes every line with one of the ids.

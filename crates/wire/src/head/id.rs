@@ -204,6 +204,12 @@ impl FieldId {
         self.0 == 0
     }
 
+    /// The position of this id in a table of all of them, of which there are at most 128.
+    #[inline]
+    pub(crate) const fn number(self) -> usize {
+        self.0 as usize
+    }
+
     /// The bit of this id in a set of ids.
     #[inline]
     pub(crate) const fn bit(self) -> u128 {

@@ -17,8 +17,8 @@ mod name;
 mod request;
 mod response;
 
-pub(crate) use fields::Span;
 pub use fields::{All, Fields, Iter};
+pub(crate) use fields::{Indexing, Span};
 pub use id::FieldId;
 pub use method::{Method, SmallText, Version};
 pub use name::{BadField, BadName, BadValue, FieldName, NameRef};

@@ -1,0 +1,213 @@
+//! When to renew a leaf: at half its life, with jitter, and with growing pauses after failures.
+//!
+//! Called by whoever holds a leaf. A pure function of the moment and of random bits; waiting, asking and keeping the old
+//! certificate in use until it ends are left to the caller.
+
+use std::time::Duration;
+
+use rustls_pki_types::UnixTime;
+
+/// The first pause after a failure is at most this long.
+pub const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// No pause after a failure is longer.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(150);
+/// How far from half its life a leaf is renewed at most, in parts of its life: one per cent.
+const JITTER: u64 = 100;
+/// A holder that finds itself late, as after a restart, waits at most this long, so that not all of them ask at once.
+const LATE_SPREAD: Duration = Duration::from_secs(5);
+
+/// How much of a certificate's life is left; people are warned long before the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Remaining {
+    /// More than half.
+    Plenty,
+    /// At most half.
+    Half,
+    /// At most a quarter.
+    Quarter,
+    /// At most a tenth.
+    Tenth,
+    /// Nothing: it has ended.
+    Ended,
+}
+
+impl Remaining {
+    /// How much is left at `now` of a life from `not_before` to `not_after`.
+    pub fn at(now: UnixTime, not_before: UnixTime, not_after: UnixTime) -> Self {
+        let left = not_after.as_secs().saturating_sub(now.as_secs());
+        let life = not_after.as_secs().saturating_sub(not_before.as_secs());
+        let at_most = |part: u64| left.saturating_mul(part) <= life;
+        match () {
+            () if now.as_secs() > not_after.as_secs() => Self::Ended,
+            () if at_most(10) => Self::Tenth,
+            () if at_most(4) => Self::Quarter,
+            () if at_most(2) => Self::Half,
+            () => Self::Plenty,
+        }
+    }
+
+    /// A stable short name for logs and metrics.
+    pub fn slug(self) -> &'static str {
+        match self {
+            Self::Plenty => "plenty",
+            Self::Half => "half",
+            Self::Quarter => "quarter",
+            Self::Tenth => "tenth",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// The renewal of one leaf. Made anew for every leaf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewal {
+    not_before: UnixTime,
+    not_after: UnixTime,
+    failures: u32,
+}
+
+impl Renewal {
+    /// For a leaf that is valid between these moments.
+    pub fn new(not_before: UnixTime, not_after: UnixTime) -> Self {
+        Self { not_before, not_after, failures: 0 }
+    }
+
+    /// How long to wait before asking for the first time: until half the life is over, give or take one per cent of it.
+    /// `random` is any 64 random bits.
+    pub fn first_wait(&self, now: UnixTime, random: u64) -> Duration {
+        let life = self.life_in_millis();
+        let spread = life / JITTER;
+        let due = (self.not_before.as_secs() * 1000)
+            .saturating_add(life / 2)
+            .saturating_sub(spread)
+            .saturating_add(scale(random, spread * 2));
+        match due.checked_sub(now.as_secs() * 1000) {
+            Some(wait) if wait > 0 => Duration::from_millis(wait),
+            _ => Duration::from_millis(scale(random, millis(LATE_SPREAD).min(self.left_in_millis(now) / 4))),
+        }
+    }
+
+    /// How long to wait after another failure: anything up to a bound that doubles from [`FIRST_PAUSE`] to
+    /// [`LONGEST_PAUSE`], and never more than a quarter of what is left of the leaf. `random` is any 64 random bits.
+    pub fn wait_after_failure(&mut self, now: UnixTime, random: u64) -> Duration {
+        let doubled = millis(FIRST_PAUSE) << self.failures.min(20);
+        self.failures = self.failures.saturating_add(1);
+        let bound = doubled.min(millis(LONGEST_PAUSE));
+        // A leaf that has ended has nothing left to save, and its holder keeps asking at the usual pace.
+        let bound = match self.left_in_millis(now) / 4 {
+            0 => bound,
+            quarter => bound.min(quarter.max(millis(FIRST_PAUSE))),
+        };
+        Duration::from_millis(scale(random, bound))
+    }
+
+    /// Failures since the leaf was issued.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Whether the leaf may still be shown. It is, until its end, however often renewal failed; never after.
+    pub fn may_show(&self, now: UnixTime) -> bool {
+        now.as_secs() <= self.not_after.as_secs()
+    }
+
+    /// How much of its life is left.
+    pub fn remaining(&self, now: UnixTime) -> Remaining {
+        Remaining::at(now, self.not_before, self.not_after)
+    }
+
+    fn life_in_millis(&self) -> u64 {
+        self.not_after.as_secs().saturating_sub(self.not_before.as_secs()).saturating_mul(1000)
+    }
+
+    fn left_in_millis(&self, now: UnixTime) -> u64 {
+        self.not_after.as_secs().saturating_sub(now.as_secs()).saturating_mul(1000)
+    }
+}
+
+/// A number between 0 and `bound`, both included, as `random` falls.
+fn scale(random: u64, bound: u64) -> u64 {
+    let scaled = (u128::from(random) * (u128::from(bound) + 1)) >> 64;
+    // The product is below 2^64 times the bound plus one, so what is left is at most the bound.
+    u64::try_from(scaled).unwrap_or(bound)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::svid::moment;
+
+    const DAY: u64 = 86_400;
+
+    #[test]
+    fn renews_at_half_life_give_or_take_one_per_cent() {
+        let renewal = Renewal::new(moment(1000), moment(1000 + DAY));
+        let (early, late) = (renewal.first_wait(moment(1000), 0), renewal.first_wait(moment(1000), u64::MAX));
+        assert_eq!(early, Duration::from_secs(DAY / 2 - DAY / 100));
+        assert_eq!(late, Duration::from_secs(DAY / 2 + DAY / 100));
+    }
+
+    #[test]
+    fn a_late_holder_asks_soon_but_not_in_step_with_all_others() {
+        let renewal = Renewal::new(moment(0), moment(DAY));
+        assert_eq!(renewal.first_wait(moment(DAY - 3600), 0), Duration::ZERO);
+        assert_eq!(renewal.first_wait(moment(DAY - 3600), u64::MAX), LATE_SPREAD);
+        assert_eq!(renewal.first_wait(moment(DAY - 4), u64::MAX), Duration::from_secs(1));
+        assert_eq!(renewal.first_wait(moment(DAY + 4), u64::MAX), Duration::ZERO);
+    }
+
+    #[test]
+    fn pauses_double_from_half_a_second_to_two_and_a_half_minutes() {
+        let mut renewal = Renewal::new(moment(0), moment(DAY));
+        let bounds: Vec<_> =
+            (0..11).map(|_| renewal.wait_after_failure(moment(DAY / 2), u64::MAX).as_millis()).collect();
+        assert_eq!(bounds, [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, 150_000, 150_000]);
+        assert_eq!(renewal.failures(), 11);
+        assert_eq!(renewal.wait_after_failure(moment(DAY / 2), 0), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_old_leaf_is_kept_to_its_end_and_no_longer() {
+        let renewal = Renewal::new(moment(0), moment(100));
+        assert!(renewal.may_show(moment(100)) && !renewal.may_show(moment(101)));
+    }
+
+    #[test]
+    fn warns_at_half_a_quarter_and_a_tenth() {
+        for (now, remaining) in [
+            (0, Remaining::Plenty),
+            (499, Remaining::Plenty),
+            (500, Remaining::Half),
+            (749, Remaining::Half),
+            (750, Remaining::Quarter),
+            (899, Remaining::Quarter),
+            (900, Remaining::Tenth),
+            (1000, Remaining::Tenth),
+            (1001, Remaining::Ended),
+        ] {
+            assert_eq!(Remaining::at(moment(now), moment(0), moment(1000)), remaining, "{now}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn there_is_always_another_try_before_the_end(
+            life in 8..100 * DAY, failures in 0..40_u32, random: u64, part in 0..1000_u64,
+        ) {
+            let mut renewal = Renewal { failures, ..Renewal::new(moment(0), moment(life)) };
+            let now = moment(life * part / 1000);
+            let left = life - now.as_secs();
+            let first = renewal.first_wait(now, random);
+            prop_assert!(first <= Duration::from_secs(left.max(1)), "{first:?} of {left}");
+            let wait = renewal.wait_after_failure(now, random);
+            prop_assert!(wait <= LONGEST_PAUSE);
+            prop_assert!(left < 2 || wait <= Duration::from_secs(left) / 4 + FIRST_PAUSE, "{wait:?} of {left}");
+        }
+    }
+}

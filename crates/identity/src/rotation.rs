@@ -1,0 +1,290 @@
+//! Root rotation in acknowledged stages, so that at no moment two workloads cannot verify each other.
+//!
+//! Held by `control`, which stores it before it acts on it. Announce: the new root joins the bundle, the old one signs. Sign:
+//! every proxy is known to hold the new bundle, so the new root signs. Retire: every leaf of the old root is known to be
+//! replaced or has ended, so the old root leaves the bundle. A stage is left when what is known allows it, and never
+//! because time has passed; there is no way to skip one. Keys and bundles themselves are left to `authority` and `bundle`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use rustls_pki_types::UnixTime;
+use serde::{Deserialize, Serialize};
+
+use crate::fingerprint::Fingerprint;
+use crate::svid::moment;
+
+/// How long after its end a leaf still counts as in use: a proxy's clock may be behind.
+pub const CLOCK_SLACK: Duration = Duration::from_secs(300);
+
+/// Where a rotation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "stage")]
+pub enum Stage {
+    /// One root is trusted and signs.
+    Steady {
+        /// It.
+        root: Fingerprint,
+    },
+    /// Both roots are trusted, the old one signs, and the proxies are learning the new one.
+    Announced {
+        /// The root that signs.
+        old: Fingerprint,
+        /// The root that is to follow.
+        new: Fingerprint,
+        /// Seconds since the Unix epoch.
+        since: u64,
+    },
+    /// Both roots are trusted, the new one signs, and the leaves of the old one are being replaced.
+    Signing {
+        /// The root that is to go.
+        old: Fingerprint,
+        /// The root that signs.
+        new: Fingerprint,
+        /// Seconds since the Unix epoch.
+        since: u64,
+    },
+}
+
+impl Stage {
+    /// A stable short name for logs, metrics and people.
+    pub fn slug(&self) -> &'static str {
+        match self {
+            Self::Steady { .. } => "steady",
+            Self::Announced { .. } => "announced",
+            Self::Signing { .. } => "signing",
+        }
+    }
+}
+
+/// What is known about one proxy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Member {
+    /// The sequence of the bundle that it last said it holds.
+    holds: u64,
+    /// Under which roots it may have a leaf, and until when in seconds since the Unix epoch.
+    leaves: BTreeMap<Fingerprint, u64>,
+}
+
+/// What a stage still waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// The proxy.
+    pub proxy: String,
+    /// What it lacks.
+    pub lacks: Lacks,
+}
+
+/// What one proxy lacks before the next stage. It stops to count when its leaf has ended, or when it is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lacks {
+    /// It has not said that it holds the bundle with the new root.
+    Bundle {
+        /// The sequence of that bundle.
+        sequence: u64,
+        /// When its last leaf ends.
+        until: UnixTime,
+    },
+    /// It may still show a leaf of the old root.
+    Leaf {
+        /// When that leaf ends.
+        until: UnixTime,
+    },
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.lacks {
+            Lacks::Bundle { sequence, .. } => {
+                write!(f, "`{}` has not confirmed bundle {sequence}", self.proxy)
+            }
+            Lacks::Leaf { .. } => write!(f, "`{}` may still show a leaf of the old root", self.proxy),
+        }
+    }
+}
+
+/// What [`Rotation::advance`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Advance {
+    /// No rotation is under way.
+    Idle,
+    /// The stage stays: these proxies are not there yet.
+    Waits(Vec<Waiting>),
+    /// The new root signs from now on.
+    Signs(Fingerprint),
+    /// The old root, given here, is no longer trusted; its key can be destroyed.
+    Retired(Fingerprint),
+}
+
+/// Why a rotation is not begun or not given up. Displays as a sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotNow {
+    /// One rotation at a time.
+    #[error("a rotation is under way already")]
+    UnderWay,
+    /// The root is the one that is trusted already.
+    #[error("the root is trusted already")]
+    SameRoot,
+    /// There is none, or the new root has signed, so that the way back is a rotation too.
+    #[error("there is no rotation that could be given up: the new root has signed, or there is none")]
+    TooLate,
+}
+
+/// The roots of one trust domain, and what is known about every proxy that lives under them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotation {
+    #[serde(flatten)]
+    stage: Stage,
+    /// The sequence of the bundle in force (`spiffe_sequence`).
+    sequence: u64,
+    proxies: BTreeMap<String, Member>,
+}
+
+impl Rotation {
+    /// Begins with one root, and with bundle number 1.
+    pub fn new(root: Fingerprint) -> Self {
+        Self { stage: Stage::Steady { root }, sequence: 1, proxies: BTreeMap::new() }
+    }
+
+    /// Where it stands.
+    pub fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// The sequence of the bundle in force: it grows with every change of [`Rotation::trusted`].
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The roots of the bundle in force, the signing one first.
+    pub fn trusted(&self) -> Vec<Fingerprint> {
+        match self.stage {
+            Stage::Steady { root } => vec![root],
+            Stage::Announced { old, new, .. } => vec![old, new],
+            Stage::Signing { old, new, .. } => vec![new, old],
+        }
+    }
+
+    /// The root that signs.
+    pub fn signer(&self) -> Fingerprint {
+        match self.stage {
+            Stage::Steady { root } => root,
+            Stage::Announced { old, .. } => old,
+            Stage::Signing { new, .. } => new,
+        }
+    }
+
+    /// Notes a leaf that is about to be handed to a proxy: store this before the answer leaves. It may never arrive, so
+    /// earlier leaves of the proxy still count.
+    pub fn note_issued(&mut self, proxy: &str, root: Fingerprint, not_after: UnixTime) {
+        let leaves = &mut self.proxies.entry(proxy.to_owned()).or_default().leaves;
+        let until = leaves.entry(root).or_default();
+        *until = (*until).max(not_after.as_secs());
+    }
+
+    /// Notes what a proxy reports about itself: the sequence of the bundle that it holds, and the leaf that it shows. A
+    /// proxy reports what it has stored, so that a restart does not take it back; reports of one proxy come in order.
+    pub fn note_report(&mut self, proxy: &str, sequence: u64, root: Fingerprint, not_after: UnixTime) {
+        let signer = self.signer();
+        let member = self.proxies.entry(proxy.to_owned()).or_default();
+        member.holds = sequence;
+        if root == signer {
+            member.leaves.retain(|other, _| *other == signer);
+        }
+        let until = member.leaves.entry(root).or_default();
+        *until = (*until).max(not_after.as_secs());
+    }
+
+    /// Forgets a proxy whose process is known to have ended. One that was only lost from sight may still be serving and
+    /// counts until its leaf ends, so do not call this for it.
+    pub fn note_ended(&mut self, proxy: &str) {
+        self.proxies.remove(proxy);
+    }
+
+    /// Begins a rotation: the new root joins the bundle.
+    ///
+    /// # Errors
+    /// When one is under way, or the root is the one in force.
+    pub fn announce(&mut self, new: Fingerprint, now: UnixTime) -> Result<(), NotNow> {
+        let Stage::Steady { root: old } = self.stage else {
+            return Err(NotNow::UnderWay);
+        };
+        if old == new {
+            return Err(NotNow::SameRoot);
+        }
+        self.stage = Stage::Announced { old, new, since: now.as_secs() };
+        self.sequence += 1;
+        Ok(())
+    }
+
+    /// Gives a rotation up before the new root has signed anything: it leaves the bundle again.
+    ///
+    /// # Errors
+    /// When there is none at that stage.
+    pub fn give_up(&mut self) -> Result<(), NotNow> {
+        let Stage::Announced { old, .. } = self.stage else {
+            return Err(NotNow::TooLate);
+        };
+        self.stage = Stage::Steady { root: old };
+        self.sequence += 1;
+        Ok(())
+    }
+
+    /// Goes one stage further if what is known allows it. Store the result before acting on it.
+    pub fn advance(&mut self, now: UnixTime) -> Advance {
+        self.forget_ended_leaves(now);
+        let waiting = self.waiting();
+        match self.stage {
+            Stage::Steady { .. } => Advance::Idle,
+            _ if !waiting.is_empty() => Advance::Waits(waiting),
+            Stage::Announced { old, new, .. } => {
+                self.stage = Stage::Signing { old, new, since: now.as_secs() };
+                Advance::Signs(new)
+            }
+            Stage::Signing { old, new, .. } => {
+                self.stage = Stage::Steady { root: new };
+                self.sequence += 1;
+                Advance::Retired(old)
+            }
+        }
+    }
+
+    /// What the stage waits for, by proxy; empty when it can be left, or when there is no rotation.
+    pub fn waiting(&self) -> Vec<Waiting> {
+        let lacks = |member: &Member| match self.stage {
+            Stage::Steady { .. } => None,
+            Stage::Announced { .. } | Stage::Signing { .. } if member.holds < self.sequence => {
+                let until = moment(member.leaves.values().copied().max().unwrap_or(0));
+                Some(Lacks::Bundle { sequence: self.sequence, until })
+            }
+            Stage::Announced { .. } => None,
+            Stage::Signing { old, .. } => member.leaves.get(&old).map(|until| Lacks::Leaf { until: moment(*until) }),
+        };
+        let waits = |(proxy, member): (&String, &Member)| Some(Waiting { proxy: proxy.clone(), lacks: lacks(member)? });
+        self.proxies.iter().filter_map(waits).collect()
+    }
+
+    /// How many proxies may hold a leaf that has not ended.
+    pub fn proxies(&self) -> usize {
+        self.proxies.len()
+    }
+
+    /// Leaves that have ended convince nobody, and a proxy without one has to come back for another.
+    fn forget_ended_leaves(&mut self, now: UnixTime) {
+        let now = now.as_secs();
+        self.proxies.retain(|_, member| {
+            member.leaves.retain(|_, until| until.saturating_add(CLOCK_SLACK.as_secs()) >= now);
+            !member.leaves.is_empty()
+        });
+    }
+}
+
+/// Whether it is time for a new root: the last fifth of the old one's life has begun.
+pub fn is_due(not_before: UnixTime, not_after: UnixTime, now: UnixTime) -> bool {
+    let life = not_after.as_secs().saturating_sub(not_before.as_secs());
+    now.as_secs() >= not_after.as_secs().saturating_sub(life / 5)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,0 @@
-//! Message heads of HTTP/2 (RFC 9113 section 8).

@@ -1,0 +1,409 @@
+//! One proxy's stream, seen from the control plane: what it asked for, what it holds, what it is to be sent next.
+//!
+//! The owner of the stream hands every request to [`Session::receive`] and sends what [`Session::poll`] returns, after each request,
+//! after each change of the store and at [`Session::wake_at`]. Of each type one response is on its way at a time; what changes
+//! meanwhile waits, and only its latest state is sent. Who the proxy is was proved by the transport before a session exists.
+
+mod ledger;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::messages::{ANNOUNCES, ControlPlane, DeltaDiscoveryRequest, Node, SharedResponse};
+use crate::refusal::Refusal;
+use crate::resource::{Key, TypeUrl, Version};
+use crate::source::{Scope, Store};
+use ledger::{Draft, Ledger, Recheck, View};
+
+/// What all sessions of a control plane have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The name of this control plane.
+    pub identifier: String,
+    /// The types in the order in which they are added: what is pointed at before what points at it. Removals go the other way. Types
+    /// that are not listed come last.
+    pub order: Vec<TypeUrl>,
+    /// Bytes of resources in one response. A larger resource travels alone.
+    pub response_bytes: usize,
+    /// Types that one proxy may ask for.
+    pub types: usize,
+    /// Names that one proxy may ask for, over all types.
+    pub names: usize,
+    /// Resources that one proxy may say it holds, over all types.
+    pub held: usize,
+    /// Bytes of a name or of a type.
+    pub name_bytes: usize,
+}
+
+impl Default for Settings {
+    /// One mebibyte, 64 types, 10,000 names, 200,000 held, 512 bytes.
+    fn default() -> Self {
+        Self {
+            identifier: String::new(),
+            order: Vec::new(),
+            response_bytes: 1 << 20,
+            types: 64,
+            names: 10_000,
+            held: 200_000,
+            name_bytes: 512,
+        }
+    }
+}
+
+/// What a proxy may not do. The stream ends with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breach {
+    /// It asks for more types than it may.
+    TooManyTypes,
+    /// It asks for more names than it may.
+    TooManyNames,
+    /// It says that it holds more than it may.
+    TooManyHeld,
+    /// A name or type is longer than it may be.
+    LongName,
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooManyTypes => "more types asked for than one proxy may",
+            Self::TooManyNames => "more names asked for than one proxy may",
+            Self::TooManyHeld => "more resources held than one proxy may",
+            Self::LongName => "a name longer than names may be",
+        })
+    }
+}
+
+impl std::error::Error for Breach {}
+
+/// What was learned about a resource at this proxy, for the status of the object behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// The proxy holds it in this version.
+    Accepted {
+        /// Which resource.
+        key: Key,
+        /// In which version.
+        version: Version,
+    },
+    /// The proxy refused this version and goes on with the one before, if there was one.
+    Refused {
+        /// Which resource.
+        key: Key,
+        /// In which version.
+        version: Version,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The proxy holds it no more.
+    Removed {
+        /// Which resource.
+        key: Key,
+    },
+}
+
+/// The state of one stream. `V` is who stands at its other end.
+#[derive(Debug)]
+pub struct Session<V> {
+    viewer: V,
+    settings: Arc<Settings>,
+    node: Option<Node>,
+    /// By the order of types.
+    ledgers: Vec<Ledger>,
+    /// Names that were asked for one by one.
+    asked: Asked,
+    /// Types of which the proxy said that a first request will follow.
+    expected: BTreeSet<TypeUrl>,
+    nonces: u64,
+    /// Whether the latest response said that more follows.
+    incomplete: bool,
+}
+
+/// Names by type.
+pub(crate) type Asked = BTreeMap<TypeUrl, BTreeSet<Arc<str>>>;
+
+fn is_asked(asked: &Asked, key: &Key) -> bool {
+    asked.get(&key.type_url).is_some_and(|names| names.contains(&key.name))
+}
+
+impl<V> Session<V> {
+    /// A session with `viewer`, of whom nothing was heard yet.
+    pub fn new(viewer: V, settings: Arc<Settings>) -> Self {
+        Self {
+            viewer,
+            settings,
+            node: None,
+            ledgers: Vec::new(),
+            asked: Asked::new(),
+            expected: BTreeSet::new(),
+            nonces: 0,
+            incomplete: false,
+        }
+    }
+
+    /// Who stands at the other end, as the transport proved it.
+    pub fn viewer(&self) -> &V {
+        &self.viewer
+    }
+
+    /// What the proxy says of itself.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    /// Takes in a request at `now` and says what it tells about resources.
+    ///
+    /// # Errors
+    /// When the proxy goes beyond a limit; the stream is to be closed.
+    pub fn receive(
+        &mut self,
+        now: Duration,
+        request: DeltaDiscoveryRequest,
+        store: &Store,
+    ) -> Result<Vec<Fact>, Breach> {
+        self.check(&request)?;
+        if self.node.is_none() {
+            self.greet(request.node.unwrap_or_default());
+        }
+        let type_url = TypeUrl::from(request.type_url.as_str());
+        let (at, first) = self.open_ledger(&type_url, store)?;
+        let ledger = &mut self.ledgers[at];
+        let mut facts = Vec::new();
+        if !first && !request.response_nonce.is_empty() {
+            facts = ledger.answered(now, &request.response_nonce, request.error_detail.as_ref());
+        }
+        let names_none = request.resource_names_subscribe.is_empty() && request.resource_names_unsubscribe.is_empty();
+        if first && names_none && request.response_nonce.is_empty() {
+            ledger.cover(store);
+        }
+        let had_all = ledger.has_all();
+        // All asked for and given up in one breath is how to ask for nothing at all.
+        let lists = |names: &[String]| names.iter().any(|name| name == "*");
+        let nothing =
+            !had_all && lists(&request.resource_names_subscribe) && lists(&request.resource_names_unsubscribe);
+        let mut moved = Vec::new();
+        for name in &request.resource_names_subscribe {
+            if name == "*" {
+                if !nothing {
+                    ledger.cover(store);
+                }
+                continue;
+            }
+            let key = intern(store, &type_url, name);
+            self.asked.entry(type_url.clone()).or_default().insert(key.name.clone());
+            let known = first && request.initial_resource_versions.contains_key(name);
+            ledger.ask(&key.name, !known);
+            moved.push(key);
+        }
+        for name in &request.resource_names_unsubscribe {
+            if name == "*" {
+                if had_all {
+                    ledger.uncover(store, self.asked.get(&type_url));
+                }
+                continue;
+            }
+            let key = intern(store, &type_url, name);
+            let was_asked = self.asked.get_mut(&type_url).is_some_and(|names| names.remove(&key.name));
+            ledger.leave(&key.name, was_asked);
+            moved.push(key);
+        }
+        if first {
+            for (name, version) in &request.initial_resource_versions {
+                ledger.announce(&intern(store, &type_url, name).name, Version::parse(version));
+            }
+            self.expected.remove(&type_url);
+            // A proxy may begin with the type that comes along: only now is it known what came along with what was asked.
+            if self.expected.is_empty() {
+                moved = self.asked_keys().collect();
+            }
+        }
+        self.recheck(moved, store);
+        Ok(facts)
+    }
+
+    /// What is to be sent now, in this order.
+    pub fn poll<S: Scope<Viewer = V>>(&mut self, now: Duration, store: &Store, scope: &S) -> Vec<SharedResponse> {
+        let mut out = Vec::new();
+        if !self.expected.is_empty() {
+            return out;
+        }
+        for ledger in &mut self.ledgers {
+            ledger.absorb(store, self.asked.get(ledger.type_url()));
+        }
+        let view = View { store, scope, viewer: &self.viewer, asked: &self.asked, limit: self.settings.response_bytes };
+        // Additions: what is pointed at before what points at it.
+        let mut drafts = Vec::new();
+        let mut blocked = false;
+        for at in 0..self.ledgers.len() {
+            let ledger = &mut self.ledgers[at];
+            if !blocked && let Some(draft) = ledger.draft_additions(now, &view) {
+                let sent_to = self.ledgers.iter().map(|ledger| ledger.sent_to()).min().unwrap_or(0);
+                drafts.push((at, draft, sent_to));
+            }
+            blocked |= self.ledgers[at].has_unsent();
+        }
+        // Removals: the other way round, and only after every proxy's additions up to then are in force.
+        let settled = self.ledgers.iter().map(|ledger| ledger.settled_to()).min().unwrap_or(0);
+        let sent_to = self.ledgers.iter().map(|ledger| ledger.sent_to()).min().unwrap_or(0);
+        let mut before = u64::MAX;
+        for at in (0..self.ledgers.len()).rev() {
+            let ledger = &mut self.ledgers[at];
+            if let Some(draft) = ledger.draft_removals(settled, before, &view) {
+                drafts.push((at, draft, sent_to));
+            }
+            before = before.min(ledger.first_removal());
+        }
+        // What was left open before turned out to be nothing: the proxy still waits to hear that it has everything.
+        if drafts.is_empty() && self.incomplete && sent_to == store.revision() {
+            let free = self.ledgers.iter().enumerate().find_map(|(at, ledger)| Some((at, ledger.draft_nothing()?)));
+            drafts.extend(free.map(|(at, draft)| (at, draft, sent_to)));
+        }
+        for (at, draft, sent_to) in drafts {
+            out.push(self.send(at, draft, now, store.revision(), sent_to));
+        }
+        out
+    }
+
+    /// When to poll again although nothing changed and nothing was received.
+    pub fn wake_at(&self) -> Option<Duration> {
+        // Behind a type that waits for its answer nothing can be sent before that answer.
+        self.ledgers.iter().take_while(|ledger| !ledger.has_unsent()).filter_map(Ledger::wake_at).min()
+    }
+
+    /// The rules of what this viewer sees changed: everything is compared again at the next poll.
+    pub fn reconsider(&mut self, store: &Store) {
+        for ledger in &mut self.ledgers {
+            ledger.reconsider(store, self.asked.get(ledger.type_url()));
+        }
+    }
+
+    /// Since when the oldest response without an answer is on its way.
+    pub fn unanswered_since(&self) -> Option<Duration> {
+        self.ledgers.iter().filter_map(Ledger::in_flight_since).min()
+    }
+
+    /// What the proxy holds, as far as it said so. `None` for a version that is not one of ours.
+    pub fn holdings(&self) -> impl Iterator<Item = (Key, Option<Version>)> {
+        self.ledgers.iter().flat_map(Ledger::holdings)
+    }
+
+    /// What the proxy refused and was not sent in another version since.
+    pub fn refused(&self) -> impl Iterator<Item = (Key, Version)> {
+        self.ledgers.iter().flat_map(Ledger::refused)
+    }
+
+    /// The types that the proxy asked for, by the order of types. What it did not ask for it is never sent.
+    pub fn types(&self) -> impl Iterator<Item = &TypeUrl> {
+        self.ledgers.iter().map(Ledger::type_url)
+    }
+
+    fn check(&self, request: &DeltaDiscoveryRequest) -> Result<(), Breach> {
+        let settings = &self.settings;
+        let names = request.resource_names_subscribe.iter().chain(&request.resource_names_unsubscribe);
+        let mut all = names.chain(request.initial_resource_versions.keys()).chain([&request.type_url]);
+        if all.any(|name| name.len() > settings.name_bytes) {
+            return Err(Breach::LongName);
+        }
+        let asked: usize = self.asked.values().map(BTreeSet::len).sum();
+        let known = self.asked.get(request.type_url.as_str());
+        let is_new = |name: &&String| known.is_none_or(|names| !names.contains(name.as_str()));
+        if asked + request.resource_names_subscribe.iter().filter(is_new).count() > settings.names {
+            return Err(Breach::TooManyNames);
+        }
+        let held: usize = self.ledgers.iter().map(Ledger::announced).sum();
+        if held + request.initial_resource_versions.len() > settings.held {
+            return Err(Breach::TooManyHeld);
+        }
+        Ok(())
+    }
+
+    fn greet(&mut self, mut node: Node) {
+        node.client_features.truncate(4 * self.settings.types);
+        let announced = node.client_features.iter().filter_map(|feature| feature.strip_prefix(ANNOUNCES));
+        self.expected = announced.take(self.settings.types).map(TypeUrl::from).collect();
+        self.node = Some(node);
+    }
+
+    /// The place of the ledger of a type, and whether it was opened only now.
+    fn open_ledger(&mut self, type_url: &TypeUrl, store: &Store) -> Result<(usize, bool), Breach> {
+        if let Some(at) = self.ledgers.iter().position(|ledger| ledger.type_url() == type_url) {
+            return Ok((at, false));
+        }
+        if self.ledgers.len() >= self.settings.types {
+            return Err(Breach::TooManyTypes);
+        }
+        let rank =
+            |type_url: &TypeUrl| self.settings.order.iter().position(|other| other == type_url).unwrap_or(usize::MAX);
+        let own = (rank(type_url), type_url);
+        let at = self.ledgers.partition_point(|ledger| (rank(ledger.type_url()), ledger.type_url()) < own);
+        self.ledgers.insert(at, Ledger::new(type_url.clone(), store));
+        Ok((at, true))
+    }
+
+    fn asked_keys(&self) -> impl Iterator<Item = Key> {
+        let pairs = self.asked.iter().flat_map(|(type_url, names)| names.iter().map(move |name| (type_url, name)));
+        pairs.map(|(type_url, name)| Key { type_url: type_url.clone(), name: name.clone() })
+    }
+
+    /// Has everything that comes along with `keys` looked at again.
+    fn recheck(&mut self, keys: Vec<Key>, store: &Store) {
+        for key in store.bundles().follow(keys) {
+            if let Some(ledger) = self.ledgers.iter_mut().find(|ledger| *ledger.type_url() == key.type_url) {
+                ledger.mark(&key.name, Recheck::Company);
+            }
+        }
+    }
+
+    fn send(&mut self, at: usize, draft: Draft, now: Duration, revision: u64, sent_to: u64) -> SharedResponse {
+        self.nonces += 1;
+        let nonce = format!("{:x}", self.nonces);
+        let ledger = &mut self.ledgers[at];
+        let type_url = ledger.type_url().as_str().to_owned();
+        let (resources, removed_resources) = ledger.dispatch(draft, nonce.clone(), now);
+        self.incomplete = sent_to < revision;
+        let system_version_info = Progress { revision, sent_to }.to_string();
+        let identifier = self.settings.identifier.clone();
+        let control_plane = Some(ControlPlane { identifier });
+        SharedResponse { system_version_info, resources, type_url, nonce, removed_resources, control_plane }
+    }
+}
+
+/// How far a response goes: what `system_version_info` says, `revision` or `revision+sent_to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// The revision of the store that the response shows.
+    pub(crate) revision: u64,
+    /// The revision up to which, with this response, everything of every type has been sent.
+    pub(crate) sent_to: u64,
+}
+
+impl Progress {
+    /// Reads what another control plane may have written quite differently.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (revision, sent_to) = text.split_once('+').unwrap_or((text, text));
+        Some(Self { revision: revision.parse().ok()?, sent_to: sent_to.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.sent_to >= self.revision {
+            write!(f, "{}", self.revision)
+        } else {
+            write!(f, "{}+{}", self.revision, self.sent_to)
+        }
+    }
+}
+
+/// The key of `name`, with the store's own copy of the name when it has one.
+fn intern(store: &Store, type_url: &TypeUrl, name: &str) -> Key {
+    match store.resource(type_url, name) {
+        Some(resource) => resource.key().clone(),
+        None => Key::new(type_url, name),
+    }
+}
+
+#[cfg(test)]
+mod tests;

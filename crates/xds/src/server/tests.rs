@@ -1,0 +1,1 @@
+//! Sessions, request by request.
