@@ -101,7 +101,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, io: Io, inbound: Inbound, facts: F
 fn config(settings: &Settings) -> Config {
     Config {
         stream_window: STREAM_WINDOW,
-        connection_window: settings.limits.max_streams.saturating_mul(STREAM_WINDOW).clamp(STREAM_WINDOW, (1 << 31) - 1),
+        connection_window: settings
+            .limits
+            .max_streams
+            .saturating_mul(STREAM_WINDOW)
+            .clamp(STREAM_WINDOW, (1 << 31) - 1),
         max_streams: settings.limits.max_streams,
         heads: HeadLimits { bytes: settings.limits.head_bytes, fields: settings.limits.header_count },
     }
@@ -133,9 +137,9 @@ impl Streams {
         Self { link, finished: Cell::new(0), cancelled: Cell::new(0) }
     }
 
-    /// Whether the client cancels more than a client would.
+    /// Whether the client cancels more than a client would, or makes us do it.
     fn is_abusive(&self) -> bool {
-        self.cancelled.get() > CANCELLED + self.finished.get() / 10
+        self.cancelled.get() + self.link.broken() > CANCELLED + self.finished.get() / 10
     }
 }
 

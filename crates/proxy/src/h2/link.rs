@@ -129,6 +129,11 @@ impl Link {
         inner.over.is_some() || !inner.wire.takes_streams()
     }
 
+    /// Streams that we had to break off because of what the peer sent on them.
+    pub(crate) fn broken(&self) -> u64 {
+        self.inner.borrow().wire.broken()
+    }
+
     /// Lets the connection end when its last stream does.
     pub(crate) fn retire(&self) {
         self.retired.set(true);

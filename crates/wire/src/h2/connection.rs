@@ -100,6 +100,7 @@ pub struct Connection {
     /// Whether more streams were reset than are remembered.
     pub(super) forgot: bool,
     pub(super) useless: u32,
+    pub(super) broken: u64,
     pub(super) acks: u32,
     pub(super) pinged: bool,
     pub(super) out: Vec<u8>,
@@ -179,6 +180,7 @@ impl Connection {
             reset_lately: VecDeque::new(),
             forgot: false,
             useless: 0,
+            broken: 0,
             acks: 0,
             pinged: false,
             out: Vec::new(),
@@ -222,6 +224,11 @@ impl Connection {
     /// Whether a graceful end is complete: the peer knows which streams were taken, and all of them are released.
     pub fn is_finished(&self) -> bool {
         self.leaving == Leaving::Settled && self.streams.len() == 0
+    }
+
+    /// Streams that we had to break off because of what the peer sent on them.
+    pub fn broken(&self) -> u64 {
+        self.broken
     }
 
     /// What waits to be sent.

@@ -220,6 +220,7 @@ impl Connection {
     /// Resets a stream for what the peer sent on it.
     fn break_stream(&mut self, stream: Key, StreamFault(code, why): StreamFault) -> Event {
         self.reset(stream, code);
+        self.broken += 1;
         Event::Broken { stream, why }
     }
 
@@ -421,7 +422,6 @@ impl Connection {
             return Ok(None);
         }
         self.last_stream = id;
-        self.useless = 0;
         // Streams that the client has cancelled count while our work for them goes on (CVE-2023-44487).
         let crowded = self.streams.len() as u64 >= u64::from(self.config.max_streams) * 2;
         if self.open >= self.config.max_streams || crowded {
@@ -431,6 +431,7 @@ impl Connection {
             self.count_useless()?;
             return Ok(None);
         }
+        self.useless = 0;
         let outcome = head::read_request(&mut self.decoder, block, &self.config.heads, &mut self.request);
         let (outcome, left) = match outcome {
             Ok(head) if end && head.length.is_some_and(|length| length > 0) => {
@@ -496,9 +497,7 @@ impl Connection {
             Err(Unreadable::Compression) => return Err(self.lose_compression()),
             Err(Unreadable::Refused(why)) => Breach::Head(why),
             Ok(()) if !end => Breach::Rule("trailers do not end the stream"),
-            Ok(()) if left.is_some_and(|left| left > 0) => {
-                Breach::Rule("the body is shorter than its Content-Length")
-            }
+            Ok(()) if left.is_some_and(|left| left > 0) => Breach::Rule("the body is shorter than its Content-Length"),
             Ok(()) => {
                 self.change(key, |stream| stream.receiving = Receiving::Done);
                 return Ok(Some(Event::Trailers { stream: key }));
@@ -590,7 +589,9 @@ impl Connection {
                 return Err(self.give_up(Code::PROTOCOL_ERROR, "MAX_FRAME_SIZE has a value that is not allowed"));
             }
             setting::ENABLE_CONNECT_PROTOCOL if value > 1 => {
-                return Err(self.give_up(Code::PROTOCOL_ERROR, "ENABLE_CONNECT_PROTOCOL has a value that is not allowed"));
+                return Err(
+                    self.give_up(Code::PROTOCOL_ERROR, "ENABLE_CONNECT_PROTOCOL has a value that is not allowed")
+                );
             }
             // Larger frames than the default are never sent, and unknown settings are ignored.
             _ => {}
@@ -646,7 +647,9 @@ impl Connection {
         }
         let Some(key) = self.streams.key_of(head.stream) else {
             if self.is_idle(head.stream) {
-                return Err(self.give_up(Code::PROTOCOL_ERROR, "WINDOW_UPDATE belongs to a stream that was never opened"));
+                return Err(
+                    self.give_up(Code::PROTOCOL_ERROR, "WINDOW_UPDATE belongs to a stream that was never opened")
+                );
             }
             // A stream that has ended on our side may still be updated (RFC 9113 section 5.1).
             return Ok(None);

@@ -184,5 +184,4 @@ impl Connection {
             self.out.extend_from_slice(piece);
         }
     }
-
 }
