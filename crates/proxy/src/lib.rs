@@ -32,6 +32,7 @@ mod resolve;
 mod secure;
 mod sockets;
 mod tls;
+mod trial;
 mod trip;
 mod tunnel;
 mod upstream;
