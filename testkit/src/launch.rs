@@ -109,6 +109,8 @@ impl Launch {
         let deadline = Instant::now() + patience;
         let mut child = Command::new(&self.binary)
             .args(&self.arguments)
+            // Tests that run in a pod see what users outside of one see.
+            .env_remove("KUBERNETES_SERVICE_HOST")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

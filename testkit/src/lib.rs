@@ -6,12 +6,14 @@
 //!
 //! - [`echo`]: servers that answer with what they saw;
 //! - [`client`]: one request on one new connection, with exact control over the bytes, the names and the trust;
+//! - [`dns`]: a name server that says what the test tells it to;
 //! - [`peer`]: raw TCP peers that follow a script, for faults;
 //! - [`launch`]: the real binary as a child process;
 //! - [`certificates`]: authorities and leaves, made in memory.
 
 pub mod certificates;
 pub mod client;
+pub mod dns;
 pub mod echo;
 pub mod grpc;
 pub mod h1;

@@ -9,9 +9,10 @@ use transept_proxy::{AccessLog, LogFormat, LogTarget};
 /// Flags of the access log.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct AccessLogArgs {
-    /// Where access log lines go: `off`, `stdout` or a file that is appended to (SIGUSR1 opens it again after a rotation)
-    #[arg(long, env = "TRANSEPT_ACCESS_LOG", value_name = "TARGET", default_value = "off")]
-    pub(crate) access_log: Target,
+    /// Where access log lines go: `stdout`, `off` or a file that is appended to (SIGUSR1 opens it again after a rotation)
+    /// [default: stdout; demo: off]
+    #[arg(long, env = "TRANSEPT_ACCESS_LOG", value_name = "TARGET")]
+    pub(crate) access_log: Option<Target>,
 
     /// What an access log line looks like; `auto` is text on a terminal and JSON elsewhere
     #[arg(long, env = "TRANSEPT_ACCESS_LOG_FORMAT", value_enum, default_value = "auto")]
@@ -57,9 +58,9 @@ impl AccessLogArgs {
     /// What to ask of the proxy; `None` is no access log.
     pub(crate) fn settle(&self) -> Option<AccessLog> {
         let target = match &self.access_log {
-            Target::Off => return None,
-            Target::Stdout => LogTarget::Stdout,
-            Target::File(file) => LogTarget::File(file.clone()),
+            Some(Target::Off) => return None,
+            None | Some(Target::Stdout) => LogTarget::Stdout,
+            Some(Target::File(file)) => LogTarget::File(file.clone()),
         };
         let on_terminal = target == LogTarget::Stdout && std::io::stdout().is_terminal();
         let format = match self.access_log_format {
@@ -78,11 +79,14 @@ mod tests {
 
     #[test]
     fn a_file_is_json_unless_asked_otherwise() {
-        let mut args = AccessLogArgs { access_log: Target::File("/tmp/a.log".into()), access_log_format: Shape::Auto };
+        let mut args =
+            AccessLogArgs { access_log: Some(Target::File("/tmp/a.log".into())), access_log_format: Shape::Auto };
         assert_eq!(args.settle().map(|log| log.format), Some(LogFormat::Json));
         args.access_log_format = Shape::Text;
         assert_eq!(args.settle().map(|log| log.format), Some(LogFormat::Text));
-        args.access_log = Target::Off;
+        args.access_log = Some(Target::Off);
         assert_eq!(args.settle(), None);
+        args.access_log = None;
+        assert_eq!(args.settle().map(|log| log.target), Some(LogTarget::Stdout));
     }
 }

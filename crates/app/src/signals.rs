@@ -1,7 +1,7 @@
 //! Turns the process signals into one stream of requests.
 //!
 //! SIGTERM and SIGINT ask to stop (a second one: now), SIGHUP asks to reload, SIGUSR1 to open log
-//! files again. Called by `gateway`, which decides what to do.
+//! files again. Called by `gateway`, which decides what to do, and how a stop by the system differs from one by a person.
 
 use std::io;
 
@@ -10,8 +10,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// What the operating system, or the person behind it, asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wish {
-    /// Finish what is going on and exit.
-    Stop,
+    /// Finish what is going on and exit: the system ends the process.
+    Terminate,
+    /// The same, from a person at a terminal.
+    Interrupt,
     /// Read the configuration again.
     Reload,
     /// Open log files again: they were rotated.
@@ -43,8 +45,8 @@ impl Signals {
     /// Waits for the next signal.
     pub(crate) async fn next(&mut self) -> Wish {
         tokio::select! {
-            _ = self.terminate.recv() => Wish::Stop,
-            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.terminate.recv() => Wish::Terminate,
+            _ = self.interrupt.recv() => Wish::Interrupt,
             _ = self.hangup.recv() => Wish::Reload,
             _ = self.user.recv() => Wish::Reopen,
         }
@@ -52,6 +54,6 @@ impl Signals {
 
     /// Waits for the next wish to stop.
     pub(crate) async fn stop(&mut self) {
-        while self.next().await != Wish::Stop {}
+        while !matches!(self.next().await, Wish::Terminate | Wish::Interrupt) {}
     }
 }

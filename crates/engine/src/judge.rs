@@ -3,17 +3,20 @@
 //! Called by the proxy after every try that failed or whose response head has arrived, before anything reaches the client. Pure: the
 //! waiting, the deadline of the whole request and the retry on a stale pooled connection are the proxy's.
 //!
-//! A rule's `retry` stanza (GEP-1731) replaces the defaults: its codes are retried, connection errors and timeouts of one try always
-//! are. What the backend may have acted on is only sent twice when that is harmless (RFC 9110 section 9.2.2): an idempotent method,
-//! or an `Idempotency-Key`. Without a stanza only a connection that was never established is tried again, on another endpoint.
+//! A rule's `retry` stanza (GEP-1731), or else the `retries` of the backend's `TrafficPolicy`, replace the defaults: their codes are
+//! retried, connection errors and timeouts of one try always are. What the backend may have acted on is only sent twice when that is
+//! harmless (RFC 9110 section 9.2.2): an idempotent method, or an `Idempotency-Key`. Without either only a connection that was never
+//! established, or a stream that was refused, is tried again, on another endpoint.
 
 use std::time::Duration;
 
-use transept_wire::head::Request;
+use transept_wire::head::{FieldId, Request, Response};
 
 use crate::balance::Turns;
 use crate::exchange::{Now, below, draw};
-use crate::rule::Rule;
+use crate::rule::{Retry, Rule};
+use crate::snapshot::Backend;
+use crate::traffic::{Allowance, Repeatable, Retries};
 
 /// What became of one try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,31 +97,116 @@ const MOST_BACKOFF: u32 = 10;
 /// Keeps the draw of the jitter apart from those that other parts take from the same random number.
 const FIRST_DRAW: u64 = 256;
 
-/// Counts a request towards the retry budget. Call it once per request whose rule has a retry stanza.
-pub fn begin(rule: &Rule, turns: &mut Turns, now: Now) {
-    if rule.retry.is_some() {
-        turns.count_request(rule.key, now);
+/// What holds for the retries of a request: the rule's own stanza, else the backend's policy, else nothing but another endpoint.
+#[derive(Clone, Copy, Debug)]
+pub enum Terms<'t> {
+    /// The rule's `retry` stanza, counted by rule.
+    Stanza(u64, &'t Retry),
+    /// The `retries` of the backend's policy, counted by backend.
+    Policy(u64, &'t Retries),
+    /// Neither.
+    Unasked,
+}
+
+impl<'t> Terms<'t> {
+    /// The terms for a request of a rule that goes to a backend.
+    pub fn of(rule: &'t Rule, backend: &'t Backend) -> Terms<'t> {
+        match (&rule.retry, backend.traffic.as_ref().and_then(|traffic| traffic.retries.as_ref())) {
+            (Some(stanza), _) => Terms::Stanza(rule.key, stanza),
+            (None, Some(policy)) => Terms::Policy(backend.key, policy),
+            (None, None) => Terms::Unasked,
+        }
+    }
+
+    /// Whether somebody asked for retries, so that it pays to keep what is needed for one.
+    pub fn asks(&self) -> bool {
+        match self {
+            Terms::Stanza(..) => true,
+            Terms::Policy(_, policy) => policy.attempts > 0,
+            Terms::Unasked => false,
+        }
+    }
+
+    /// Whether the backend may see this request twice.
+    pub fn repeat(&self, request: &Request) -> Repeat {
+        match self {
+            Terms::Policy(_, policy) if policy.repeatable == Repeatable::Always => Repeat::Harmless,
+            _ => Repeat::of(request),
+        }
+    }
+
+    fn attempts(&self) -> u32 {
+        match self {
+            Terms::Stanza(_, stanza) => stanza.attempts,
+            Terms::Policy(_, policy) => policy.attempts,
+            Terms::Unasked => UNASKED,
+        }
+    }
+
+    fn codes(&self) -> &'t [u16] {
+        match self {
+            Terms::Stanza(_, stanza) => &stanza.codes,
+            Terms::Policy(_, policy) => &policy.codes,
+            Terms::Unasked => &[],
+        }
+    }
+}
+
+/// How long one try may take: what the rule says, else what the backend's policy says.
+pub fn try_timeout(rule: &Rule, backend: &Backend) -> Option<Duration> {
+    let policy = backend.traffic.as_ref().and_then(|traffic| traffic.retries.as_ref());
+    rule.timeouts.backend_request.or(policy.and_then(|policy| policy.per_try))
+}
+
+/// Counts a request towards the retry budget. Call it once per request.
+pub fn begin(terms: Terms<'_>, turns: &mut Turns, now: Now) {
+    match terms {
+        Terms::Stanza(key, _) | Terms::Policy(key, _) => turns.count_request(key, now),
+        Terms::Unasked => {}
     }
 }
 
 /// Decides what follows a try.
-pub fn judge(rule: &Rule, attempt: &Attempt, turns: &mut Turns, now: Now, random: u64) -> Judgement {
-    if attempt.resend == Resend::Impossible {
+pub fn judge(terms: Terms<'_>, attempt: &Attempt, turns: &mut Turns, now: Now, random: u64) -> Judgement {
+    if attempt.resend == Resend::Impossible || attempt.tries > terms.attempts() {
         return Judgement::Deliver;
     }
-    let Some(retry) = &rule.retry else {
-        let elsewhere = attempt.outcome == Outcome::Unreachable && attempt.alternatives > 0 && attempt.tries <= UNASKED;
-        return if elsewhere { Judgement::Retry { after: Duration::ZERO } } else { Judgement::Deliver };
+    let wanted = match (terms, attempt.outcome) {
+        (Terms::Unasked, outcome) => outcome == Outcome::Unreachable && attempt.alternatives > 0,
+        (_, Outcome::Unreachable) => true,
+        (_, Outcome::Reset | Outcome::TimedOut) => attempt.repeat == Repeat::Harmless,
+        (_, Outcome::Status(code)) => attempt.repeat == Repeat::Harmless && terms.codes().contains(&code),
     };
-    let wanted = match attempt.outcome {
-        Outcome::Unreachable => true,
-        Outcome::Reset | Outcome::TimedOut => attempt.repeat == Repeat::Harmless,
-        Outcome::Status(code) => attempt.repeat == Repeat::Harmless && retry.codes.contains(&code),
+    // Without terms a retry goes where the request has not been, in place of a try that nobody saw: it adds no load.
+    let (allowed, after) = match terms {
+        _ if !wanted => (false, Duration::ZERO),
+        Terms::Unasked => (true, Duration::ZERO),
+        Terms::Stanza(key, stanza) => {
+            (turns.take_retry(key, Allowance::default(), now), backoff(stanza.backoff, attempt.tries, random))
+        }
+        Terms::Policy(key, policy) => {
+            let wait = jittered(policy.backoff, attempt.tries, random);
+            (turns.take_retry(key, policy.budget, now), wait)
+        }
     };
-    if !wanted || attempt.tries > retry.attempts || !turns.take_retry(rule.key, now) {
-        return Judgement::Deliver;
+    if allowed { Judgement::Retry { after } } else { Judgement::Deliver }
+}
+
+/// The status code that a response stands for: of a gRPC response that is an error and nothing else, the one that HTTP has for it.
+pub fn effective_status(response: &Response) -> u16 {
+    match response.fields.first(FieldId::GRPC_STATUS) {
+        // UNAVAILABLE; then UNKNOWN, INTERNAL and DATA_LOSS.
+        Some(b"14") => 503,
+        Some(b"2" | b"13" | b"15") => 500,
+        _ => response.status,
     }
-    Judgement::Retry { after: backoff(retry.backoff, attempt.tries, random) }
+}
+
+/// A random wait up to a bound that doubles with every try.
+fn jittered((base, most): (Duration, Duration), tries: u32, random: u64) -> Duration {
+    let factor = 1u32.checked_shl(tries).unwrap_or(u32::MAX).saturating_sub(1);
+    let bound = u64::try_from(base.saturating_mul(factor).min(most).as_micros()).unwrap_or(u64::MAX);
+    Duration::from_micros(below(draw(random, FIRST_DRAW + u64::from(tries)), bound))
 }
 
 /// The stated backoff is the least: it doubles with every try, and up to half of it is added by chance, so that clients that failed
@@ -134,7 +222,8 @@ fn backoff(base: Duration, tries: u32, random: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rule::Retry;
+    use crate::snapshot::EndpointSet;
+    use crate::traffic::Traffic;
 
     const NOW: Now = Now { monotonic: Duration::ZERO, unix: Duration::ZERO };
 
@@ -151,7 +240,23 @@ mod tests {
     }
 
     fn retries(rule: &Rule, attempt: Attempt) -> bool {
-        judge(rule, &attempt, &mut Turns::new(), NOW, 1) != Judgement::Deliver
+        let backend = Backend::for_tests(EndpointSet::default(), None);
+        judge(Terms::of(rule, &backend), &attempt, &mut Turns::new(), NOW, 1) != Judgement::Deliver
+    }
+
+    fn policy() -> Retries {
+        Retries {
+            attempts: 2,
+            codes: [503].into(),
+            per_try: Some(Duration::from_secs(1)),
+            backoff: (Duration::from_millis(25), Duration::from_millis(250)),
+            repeatable: Repeatable::ByMethod,
+            budget: Allowance::default(),
+        }
+    }
+
+    fn with(retries: Retries) -> Backend {
+        Backend::for_tests(EndpointSet::default(), Some(Traffic { retries: Some(retries), ..Traffic::default() }))
     }
 
     #[test]
@@ -207,5 +312,64 @@ mod tests {
         assert_eq!(Repeat::of(&request), Repeat::Harmful);
         request.fields.push_bytes(b"Idempotency-Key", b"1").expect("a field");
         assert_eq!(Repeat::of(&request), Repeat::Harmless);
+    }
+
+    #[test]
+    fn a_policy_of_the_backend_holds_where_the_rule_is_silent() {
+        let backend = with(policy());
+        let silent = rule(None);
+        let terms = Terms::of(&silent, &backend);
+        let mut turns = Turns::new();
+        let mut judged = |attempt| judge(terms, &attempt, &mut turns, NOW, 1);
+        assert_ne!(judged(attempt(2, Outcome::Status(503))), Judgement::Deliver);
+        assert_eq!(judged(attempt(3, Outcome::Status(503))), Judgement::Deliver);
+        assert_eq!(judged(attempt(1, Outcome::Status(500))), Judgement::Deliver);
+        let harmful = Attempt { repeat: Repeat::Harmful, ..attempt(1, Outcome::Status(503)) };
+        assert_eq!(judged(harmful), Judgement::Deliver);
+        let own = rule(stanza(&[500], 1));
+        assert!(matches!(Terms::of(&own, &backend), Terms::Stanza(..)));
+        assert_eq!(try_timeout(&own, &backend), Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_policy_may_call_every_request_repeatable() {
+        let request = Request::build("POST", "http", "a.test", "/").expect("a request");
+        let (careful, bold) = (with(policy()), with(Retries { repeatable: Repeatable::Always, ..policy() }));
+        let silent = rule(None);
+        assert_eq!(Terms::of(&silent, &careful).repeat(&request), Repeat::Harmful);
+        assert_eq!(Terms::of(&silent, &bold).repeat(&request), Repeat::Harmless);
+        assert_eq!(Terms::of(&rule(stanza(&[], 1)), &bold).repeat(&request), Repeat::Harmful);
+    }
+
+    #[test]
+    fn the_budget_of_a_policy_is_its_own() {
+        let backend = with(Retries { budget: Allowance { percent: 0, per_second: 1 }, ..policy() });
+        let silent = rule(None);
+        let terms = Terms::of(&silent, &backend);
+        let mut turns = Turns::new();
+        let mut granted = 0;
+        for _ in 0..100 {
+            begin(terms, &mut turns, NOW);
+            granted += usize::from(judge(terms, &attempt(1, Outcome::Reset), &mut turns, NOW, 1) != Judgement::Deliver);
+        }
+        assert_eq!(granted, 10);
+    }
+
+    #[test]
+    fn a_wait_is_anything_up_to_a_bound_that_doubles() {
+        let bounds = (Duration::from_millis(25), Duration::from_millis(250));
+        let longest = |tries| (0..500).map(|random| jittered(bounds, tries, random)).max().expect("some");
+        for (tries, bound) in [(1, 25), (2, 75), (3, 175), (4, 250), (40, 250)] {
+            let longest = longest(tries);
+            assert!(longest <= Duration::from_millis(bound) && longest > Duration::from_millis(bound * 9 / 10));
+        }
+    }
+
+    #[test]
+    fn a_grpc_error_without_content_stands_for_its_status() {
+        let mut response = Response::new(200);
+        assert_eq!(effective_status(&response), 200);
+        response.fields.push_bytes(b"grpc-status", b"14").expect("a field");
+        assert_eq!(effective_status(&response), 503);
     }
 }

@@ -12,6 +12,7 @@ pub mod exchange;
 pub mod explain;
 pub mod filters;
 pub mod forwarded;
+pub mod health;
 pub mod judge;
 pub mod pick;
 pub mod policies;
@@ -24,6 +25,7 @@ pub mod screen;
 pub mod settings;
 pub mod snapshot;
 pub mod trace;
+pub mod traffic;
 pub mod verdict;
 
 pub use admit::admit;

@@ -4,11 +4,13 @@
 //! that a split by weight means the same with and without failures. Between the two steps the backendRef's own filters run, because a
 //! redirect needs no endpoint. Connecting is the proxy's.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::balance::{Turns, least_loaded};
-use crate::exchange::Exchange;
+use transept_wire::head::Request;
+
+use crate::balance::{Turns, hash_request};
+use crate::exchange::{Exchange, Now};
 use crate::reason::Reason;
 use crate::rule::{Rule, WeightedBackend};
 use crate::snapshot::{Backend, EndpointSource};
@@ -21,6 +23,36 @@ pub struct Chosen {
     pub address: SocketAddr,
     /// The host name behind the address, when it came from DNS.
     pub host: Option<Arc<str>>,
+    /// Whether the request finds out if an ejected endpoint is well again.
+    pub probe: Probe,
+}
+
+/// Whether a request finds out if an ejected endpoint is well again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// It is like any other.
+    No,
+    /// It does. Its outcome must be noted, or the probe given up: until then the endpoint gets no other request.
+    Yes,
+}
+
+/// What the choice of an endpoint depends on besides the backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'c> {
+    /// When it is made.
+    pub now: Now,
+    /// Fresh random bits.
+    pub random: u64,
+    /// What [`hash`] made of the request.
+    pub hash: Option<u64>,
+    /// Endpoints that were tried already.
+    pub tried: &'c [SocketAddr],
+}
+
+/// The hash by which a backend's balancer finds the endpoint of a request; none when it does not go by a hash, or the request has
+/// nothing of what it hashes.
+pub fn hash(backend: &Backend, request: &Request, client: IpAddr) -> Option<u64> {
+    hash_request(backend.traffic.as_ref()?.hash_keys(), request, client)
 }
 
 /// Chooses the backendRef of a request by weight.
@@ -57,24 +89,17 @@ pub fn target(backend: &WeightedBackend) -> Result<&Arc<Backend>, Box<Reply>> {
     backend.target.as_ref().map_err(|broken| Box::new(Reply::new(broken.reason)))
 }
 
-/// Chooses an endpoint: of two drawn by weight the one with fewer requests outstanding, none of `tried` if possible.
+/// Chooses an endpoint as the backend's balancer does, by default of two drawn by weight the one with fewer requests outstanding.
+/// None of those that were tried, if possible, and none that is ejected or unwell.
 ///
 /// # Errors
-/// A reply when no endpoint is ready.
-pub fn pick_endpoint(
-    backend: &Backend,
-    turns: &Turns,
-    random: u64,
-    tried: &[SocketAddr],
-) -> Result<Chosen, Box<Reply>> {
-    let set = backend.endpoints.load();
-    match least_loaded(&set, turns, random, tried) {
-        Some(endpoint) => Ok(Chosen { address: endpoint.address, host: endpoint.host.clone() }),
-        None => {
-            let named = matches!(backend.source, EndpointSource::Dns { .. });
-            Err(Box::new(Reply::new(if named { Reason::UpstreamDns } else { Reason::NoEndpoints })))
-        }
-    }
+/// A reply when no endpoint can be used.
+pub fn pick_endpoint(backend: &Backend, turns: &mut Turns, call: &Call<'_>) -> Result<Chosen, Box<Reply>> {
+    turns.next_endpoint(backend, call).ok_or_else(|| {
+        let unresolved =
+            matches!(backend.source, EndpointSource::Dns { .. }) && backend.endpoints.load().endpoints().is_empty();
+        Box::new(Reply::new(if unresolved { Reason::UpstreamDns } else { Reason::NoEndpoints }))
+    })
 }
 
 /// How many endpoints of a backend have not been tried.
@@ -88,22 +113,15 @@ mod tests {
     use super::*;
     use crate::filters::Filters;
     use crate::rule::BrokenRef;
-    use crate::snapshot::{BackendId, Endpoint, EndpointSet, EndpointSource, UpstreamProtocol};
-    use arc_swap::ArcSwap;
+    use crate::snapshot::{Endpoint, EndpointSet};
     use std::time::Duration;
 
+    const CALL: Call<'_> =
+        Call { now: Now { monotonic: Duration::ZERO, unix: Duration::ZERO }, random: 3, hash: None, tried: &[] };
+
     fn backend(endpoints: &[u8]) -> Arc<Backend> {
-        let endpoints =
-            endpoints.iter().map(|last| Endpoint { address: ([10, 0, 0, *last], 80).into(), weight: 1, host: None });
-        Arc::new(Backend {
-            id: BackendId { kind: "Service", namespace: "default".into(), name: "cart".into(), port: Some(80) },
-            label: "default/cart:80".into(),
-            protocol: UpstreamProtocol::Auto,
-            tls: None,
-            endpoints: ArcSwap::from_pointee(EndpointSet::new(endpoints.collect())),
-            source: EndpointSource::Static,
-            connect_timeout: Duration::from_secs(5),
-        })
+        let endpoints = endpoints.iter().map(|last| Endpoint::at(([10, 0, 0, *last], 80).into()));
+        Arc::new(Backend::for_tests(EndpointSet::new(endpoints.collect()), None))
     }
 
     fn share(weight: u32, target: Result<Arc<Backend>, BrokenRef>) -> WeightedBackend {
@@ -141,17 +159,18 @@ mod tests {
         let mut tried = Vec::new();
         for left in [2, 1] {
             assert_eq!(alternatives(&backend, &tried), left);
-            let chosen = pick_endpoint(&backend, &Turns::new(), 3, &tried).expect("an endpoint");
+            let chosen =
+                pick_endpoint(&backend, &mut Turns::new(), &Call { tried: &tried, ..CALL }).expect("an endpoint");
             assert!(!tried.contains(&chosen.address));
             tried.push(chosen.address);
         }
         assert_eq!(alternatives(&backend, &tried), 0);
-        assert!(pick_endpoint(&backend, &Turns::new(), 3, &tried).is_ok());
+        assert!(pick_endpoint(&backend, &mut Turns::new(), &Call { tried: &tried, ..CALL }).is_ok());
     }
 
     #[test]
     fn nobody_ready_is_503() {
-        let reply = pick_endpoint(&backend(&[]), &Turns::new(), 3, &[]).expect_err("nobody");
+        let reply = pick_endpoint(&backend(&[]), &mut Turns::new(), &CALL).expect_err("nobody");
         assert_eq!(reply.status, 503);
     }
 }

@@ -122,6 +122,9 @@ reasons! {
     /// The backend has no ready endpoint.
     NoEndpoints: 503, "backend.no_endpoints", "UH", Some("destination_unavailable"), Unavailable, "No endpoint is ready";
 
+    /// A limit of the backend's `TrafficPolicy` is reached: requests under way, or waiting for a connection.
+    BackendOverflow: 503, "backend.overflow", "UO", Some("connection_limit_reached"), Unavailable, "The backend has no room for more";
+
     /// The name of the backend does not resolve.
     UpstreamDns: 503, "upstream.dns_failed", "DF", Some("dns_error"), Unavailable, "The backend's name does not resolve";
     /// The endpoint refused the connection.

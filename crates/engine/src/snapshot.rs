@@ -14,10 +14,12 @@ use rustls_pki_types::CertificateDer;
 use transept_model::certificate::KeyPair;
 pub use transept_model::references::BackendId;
 
+use crate::balance::Table;
 use crate::policies::{Chain, Step};
 use crate::route::RouteTable;
 use crate::route::hosts::Hosts;
 use crate::settings::Settings;
+use crate::traffic::{Common, Traffic};
 
 /// One generation of the configuration.
 #[derive(Debug, Default)]
@@ -160,6 +162,19 @@ pub struct Backend {
     pub source: EndpointSource,
     /// How long a connection may take to be established.
     pub connect_timeout: Duration,
+    /// How its endpoints are used, when a `TrafficPolicy` says so.
+    pub traffic: Option<Arc<Traffic>>,
+    /// What all workers know together about it; the same pointer as long as the backend is in the configuration.
+    pub common: Arc<Common>,
+    /// Identifies the backend in worker-local memory, across generations.
+    pub key: u64,
+}
+
+impl Backend {
+    /// A set of endpoints with the table that the balancer of this backend needs.
+    pub fn equip(&self, set: EndpointSet) -> EndpointSet {
+        set.with_table(self.traffic.as_deref())
+    }
 }
 
 /// What is spoken to the endpoints of a backend.
@@ -246,9 +261,9 @@ impl EndpointSource {
             let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
             let share = name.weight.saturating_mul(SHARES) / count;
             endpoints.extend(addresses.iter().map(|address| Endpoint {
-                address: SocketAddr::new(*address, name.port),
                 weight: if name.weight == 0 { 0 } else { share.max(1) },
                 host: Some(Arc::clone(&name.name)),
+                ..Endpoint::at(SocketAddr::new(*address, name.port))
             }));
         }
         EndpointSet::new(endpoints)
@@ -256,12 +271,24 @@ impl EndpointSource {
 }
 
 /// The ready endpoints of a backend at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct EndpointSet {
     endpoints: Box<[Endpoint]>,
     /// Running sums of the weights, for a draw by weight in logarithmic time.
     sums: Box<[u64]>,
+    /// Whether all weigh the same.
+    even: bool,
+    /// Follows from the endpoints and the balancer.
+    table: Option<Table>,
 }
+
+impl PartialEq for EndpointSet {
+    fn eq(&self, other: &EndpointSet) -> bool {
+        self.endpoints == other.endpoints
+    }
+}
+
+impl Eq for EndpointSet {}
 
 impl EndpointSet {
     /// A set of endpoints. Weight zero takes no traffic.
@@ -274,7 +301,24 @@ impl EndpointSet {
                 Some(*sum)
             })
             .collect();
-        EndpointSet { endpoints, sums }
+        let even = endpoints.windows(2).all(|pair| matches!(pair, [one, other] if one.weight == other.weight));
+        EndpointSet { endpoints, sums, even, table: None }
+    }
+
+    /// The same set with the table that these rules for its traffic need.
+    pub fn with_table(mut self, traffic: Option<&Traffic>) -> EndpointSet {
+        self.table = traffic.and_then(|traffic| Table::build(&traffic.balancer, &self.endpoints));
+        self
+    }
+
+    /// The table, when the balancer needs one.
+    pub(crate) fn table(&self) -> Option<&Table> {
+        self.table.as_ref()
+    }
+
+    /// Whether all endpoints weigh the same.
+    pub(crate) fn is_even(&self) -> bool {
+        self.even
     }
 
     /// The endpoints that take traffic.
@@ -282,11 +326,12 @@ impl EndpointSet {
         &self.endpoints
     }
 
-    /// Chooses an endpoint by weight from random bits.
-    pub(crate) fn by_weight(&self, random: u64) -> Option<&Endpoint> {
+    /// Chooses an endpoint by weight from random bits, and tells its position.
+    pub(crate) fn by_weight(&self, random: u64) -> Option<(usize, &Endpoint)> {
         let total = *self.sums.last()?;
         let point = crate::exchange::below(random, total);
-        self.endpoints.get(self.sums.partition_point(|sum| *sum <= point))
+        let position = self.sums.partition_point(|sum| *sum <= point);
+        self.endpoints.get(position).map(|endpoint| (position, endpoint))
     }
 }
 
@@ -299,6 +344,36 @@ pub struct Endpoint {
     pub weight: u32,
     /// The host name behind the address, when it came from DNS.
     pub host: Option<Arc<str>>,
+    /// The zone it is in, if that is known.
+    pub zone: Option<Arc<str>>,
+}
+
+impl Endpoint {
+    /// An endpoint of which nothing is known but its address; its weight is 1.
+    pub fn at(address: SocketAddr) -> Endpoint {
+        Endpoint { address, weight: 1, host: None, zone: None }
+    }
+}
+
+#[cfg(test)]
+impl Backend {
+    /// The Service `default/cart:80` with these endpoints.
+    pub(crate) fn for_tests(endpoints: EndpointSet, traffic: Option<Traffic>) -> Backend {
+        let backend = Backend {
+            id: BackendId { kind: "Service", namespace: "default".into(), name: "cart".into(), port: Some(80) },
+            label: "default/cart:80".into(),
+            protocol: UpstreamProtocol::Auto,
+            tls: None,
+            endpoints: ArcSwap::default(),
+            source: EndpointSource::Static,
+            connect_timeout: Duration::from_secs(5),
+            traffic: traffic.map(Arc::new),
+            common: Arc::default(),
+            key: 7,
+        };
+        backend.endpoints.store(Arc::new(backend.equip(endpoints)));
+        backend
+    }
 }
 
 #[cfg(test)]
@@ -338,7 +413,7 @@ mod tests {
     fn the_addresses_of_a_name_share_its_weight() {
         let source = EndpointSource::Dns {
             names: vec![DnsName { name: "a.test".into(), port: 80, weight: 2 }],
-            fixed: vec![Endpoint { address: ([10, 0, 0, 1], 81).into(), weight: 1, host: None }],
+            fixed: vec![Endpoint::at(([10, 0, 0, 1], 81).into())],
         };
         let addresses = vec![IpAddr::from([10, 0, 0, 2]), IpAddr::from([10, 0, 0, 3])];
         let set = source.assemble(&[addresses]);

@@ -39,12 +39,14 @@ pub struct Surroundings {
     pub unusable: BTreeMap<IpAddr, String>,
     /// The address of a Gateway that asks for none.
     pub default_address: IpAddr,
+    /// The zone of the machine, if it is known.
+    pub zone: Option<Arc<str>>,
 }
 
 impl Default for Surroundings {
     /// Every address is usable; a Gateway that asks for none listens on all IPv4 addresses of the machine.
     fn default() -> Self {
-        Self { unusable: BTreeMap::new(), default_address: Ipv4Addr::UNSPECIFIED.into() }
+        Self { unusable: BTreeMap::new(), default_address: Ipv4Addr::UNSPECIFIED.into(), zone: None }
     }
 }
 
@@ -59,6 +61,8 @@ pub struct Attached {
     pub status: Status,
     /// Everything the status complains about, with its place: what `check` prints.
     pub problems: Vec<Invalid>,
+    /// The zone of the machine, if it is known.
+    pub zone: Option<Arc<str>>,
 }
 
 impl Attached {
@@ -175,7 +179,7 @@ pub fn attach(world: &World, surroundings: &Surroundings) -> Attached {
     backend_tls::judge(world, &references, &drafts, &uses, &mut status, &mut findings);
     let policies = policies::attach_all(world, &drafts, &uses, &mut status, &mut findings);
     let gateways = drafts.into_iter().map(|draft| draft.finish(&mut status)).collect();
-    Attached { gateways, policies, status, problems: findings.into_problems(world) }
+    Attached { gateways, policies, status, problems: findings.into_problems(world), zone: surroundings.zone.clone() }
 }
 
 #[cfg(test)]

@@ -6,16 +6,16 @@
 
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use transept_engine::judge::{self, Judgement, Resend};
-use transept_engine::pick::{Chosen, pick_endpoint};
+use transept_engine::judge::{self, Judgement, Outcome, Resend, Terms};
+use transept_engine::pick::{self, Call, Chosen, pick_endpoint};
 use transept_engine::reason::Reason;
 use transept_engine::rule::Rule;
 use transept_engine::snapshot::{Backend, Listener, UpstreamProtocol};
 use transept_wire::h1::Body;
+use transept_wire::head::Response;
 
 use crate::body::Source;
 use crate::failure::{Failure, Repeat, Side};
@@ -23,9 +23,9 @@ use crate::forward::{forward_held, forward_streaming};
 use crate::judge::{judge_failure, may_be_stale};
 use crate::path::{Journey, Stop};
 use crate::relay::unless_gone;
+use crate::trial::{self, Trial};
 use crate::tunnel;
 use crate::upstream::{Age, Destination, Pooled, connect};
-use crate::worker::Worker;
 
 /// Bodies up to this size are read before the first try when the request may be tried again.
 const HELD: u64 = 64 * 1024;
@@ -36,6 +36,22 @@ pub(crate) struct Crossing<'s> {
     pub listener: &'s Listener,
     pub rule: &'s Rule,
     pub backend: &'s Backend,
+    /// The try under way.
+    pub trial: Option<&'s Trial<'s>>,
+}
+
+impl Crossing<'_> {
+    /// How long one try may take.
+    pub(crate) fn try_timeout(&self) -> Option<Duration> {
+        judge::try_timeout(self.rule, self.backend)
+    }
+
+    /// A response head has come.
+    pub(crate) fn heard(&self, response: &Response) {
+        if let Some(trial) = self.trial {
+            trial.note(Outcome::Status(judge::effective_status(response)));
+        }
+    }
 }
 
 /// What a try can be repeated with.
@@ -77,44 +93,56 @@ pub(crate) async fn within<F: Future>(limit: Option<Duration>, future: Pin<&mut 
     }
 }
 
-/// As [`within`], for one try of a rule with a `backendRequest` timeout.
+/// As [`within`], for one try of a rule with a `backendRequest` timeout, or to a backend with one of its own.
 pub(crate) async fn within_try<T>(
-    rule: &Rule,
+    crossing: Crossing<'_>,
     future: Pin<&mut impl Future<Output = Result<T, Failure>>>,
 ) -> Result<T, Failure> {
-    let outcome = within(rule.timeouts.backend_request.or(None), future).await;
+    let outcome = within(crossing.try_timeout(), future).await;
     outcome.unwrap_or_else(|| Err(try_timeout()))
 }
 
 /// Tries until a response is delivered, or until another try would be wrong.
 pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, '_>) -> Result<(), Stop> {
     let settings = &crossing.listener.settings;
+    let terms = Terms::of(crossing.rule, crossing.backend);
+    let _permit = trial::admit(crossing.backend)?;
     journey.arrival.watch.set_stall(settings.timeouts.stream_idle);
     let mut memory = Vec::new();
-    let content = hold(crossing.rule, journey, &mut memory).await?;
-    judge::begin(crossing.rule, &mut journey.worker.turns.borrow_mut(), journey.trip.now());
+    let content = hold(terms, journey, &mut memory).await?;
+    judge::begin(terms, &mut journey.worker.turns.borrow_mut(), journey.trip.now());
+    let hash = pick::hash(crossing.backend, &journey.trip.request, journey.trip.client);
     let mut tries = Tries { endpoints: SmallVec::new(), pooled: Pooled::Welcome };
     loop {
-        let chosen =
-            pick_endpoint(crossing.backend, &journey.worker.turns.borrow(), journey.trip.random, &tries.endpoints)?;
+        let chosen = {
+            let now = journey.worker.clock.now().into();
+            let call = Call { now, random: journey.trip.random, hash, tried: &tries.endpoints };
+            pick_endpoint(crossing.backend, &mut journey.worker.turns.borrow_mut(), &call)?
+        };
         journey.marks.endpoint = Some(chosen.address);
         journey.trip.facts.tries += 1;
-        let outstanding = Outstanding::new(journey.worker.clone(), chosen.address);
+        let trial = Trial::new(journey.worker.clone(), crossing, &chosen, journey.trip);
+        let crossing = Crossing { trial: Some(&trial), ..crossing };
         let pause = match try_once(crossing, &chosen, &tries, content, journey).await {
             Ok(Tried::Delivered) => return Ok(()),
             Ok(Tried::Again(after)) => {
                 tries.endpoints.push(chosen.address);
                 after
             }
-            Err(Failed { failure, .. }) if journey.replier.begun() => return Err(failure.into()),
+            Err(Failed { failure, .. }) if journey.replier.begun() => {
+                trial.failed(&failure);
+                return Err(failure.into());
+            }
             Err(Failed { failure, age }) => {
                 let had_stale = age == Some(Age::Reused) && tries.pooled == Pooled::Welcome;
                 if had_stale && may_be_stale(&failure, content, journey) {
                     tries.pooled = Pooled::Unwanted;
                     // A retry stanza counts every try of its own; without one this is the only second try there is.
-                    if crossing.rule.retry.is_none() {
+                    if !terms.asks() {
                         continue;
                     }
+                } else {
+                    trial.failed(&failure);
                 }
                 tries.endpoints.push(chosen.address);
                 let resend = match content {
@@ -127,7 +155,7 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
                 }
             }
         };
-        drop(outstanding);
+        drop(trial);
         journey.worker.meter.borrow_mut().plain().retries += 1;
         if !pause.is_zero() {
             let waiting = pin!(async {
@@ -141,7 +169,7 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
 
 /// Reads a small body before the first try, when there may be a second one.
 async fn hold<'h>(
-    rule: &Rule,
+    terms: Terms<'_>,
     journey: &mut Journey<'_, '_, '_>,
     memory: &'h mut Vec<u8>,
 ) -> Result<Content<'h>, Stop> {
@@ -157,7 +185,7 @@ async fn hold<'h>(
         Body::Length(length) if length <= HELD => length,
         _ => return Ok(Content::Streaming),
     };
-    let repeatable = rule.retry.is_some() || journey.trip.request.method.is_idempotent();
+    let repeatable = terms.asks() || journey.trip.request.method.is_idempotent();
     if !repeatable || arrival.expects_continue {
         return Ok(Content::Streaming);
     }
@@ -189,13 +217,15 @@ async fn try_once(
     // Whatever happened, no byte of the request was sent.
     let unconnected = |failure: Failure| {
         let repeat = if failure.side == Side::Upstream { Repeat::Safe } else { Repeat::Never };
-        let repeat = if failure.reason == Reason::Overloaded { Repeat::Never } else { repeat };
+        let ours = matches!(failure.reason, Reason::Overloaded | Reason::BackendOverflow);
+        let repeat = if ours { Repeat::Never } else { repeat };
         Failed { failure: Failure { repeat, ..failure }, age: None }
     };
     let mut upstream = {
         let connecting = pin!(connect(journey.worker, &destination));
+        let connecting = pin!(trial::within_pending(crossing.backend, connecting));
         let connecting = pin!(unless_gone(connecting, journey.replier));
-        within_try(crossing.rule, connecting).await.map_err(unconnected)?
+        within_try(crossing, connecting).await.map_err(unconnected)?
     };
     let age = upstream.age();
     let outcome = match content {
@@ -239,23 +269,4 @@ fn try_timeout() -> Failure {
         Repeat::IfIdempotent,
         "the try exceeded the route's backendRequest timeout",
     )
-}
-
-/// Counts a request as outstanding at its endpoint while it is tried.
-struct Outstanding {
-    worker: Rc<Worker>,
-    endpoint: SocketAddr,
-}
-
-impl Outstanding {
-    fn new(worker: Rc<Worker>, endpoint: SocketAddr) -> Self {
-        worker.turns.borrow_mut().begin(endpoint);
-        Self { worker, endpoint }
-    }
-}
-
-impl Drop for Outstanding {
-    fn drop(&mut self) {
-        self.worker.turns.borrow_mut().end(self.endpoint);
-    }
 }

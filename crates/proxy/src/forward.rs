@@ -39,7 +39,7 @@ pub(crate) async fn forward_held(
             {
                 return Err(Failure::new(failure.side, failure.reason, failure.repeat, failure.detail.clone()));
             }
-            relay::expect_response(crossing.rule, &crossing.listener.settings, watch);
+            relay::expect_response(crossing, watch);
             let received = relay::await_final(&mut inlet, &limits, watch, journey.trip, journey.replier, None).await;
             watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
             match (sent, received) {
@@ -49,8 +49,9 @@ pub(crate) async fn forward_held(
                 (Err(failure), Err(_)) => Err(failure),
             }
         });
-        within_try(crossing.rule, heading).await?
+        within_try(crossing, heading).await?
     };
+    crossing.heard(&journey.trip.response);
     if let Some(after) = judge_status(crossing, tries, journey) {
         return Ok(Exchanged::again(after));
     }
@@ -90,15 +91,16 @@ pub(crate) async fn forward_streaming(
             gate.opened().await;
             relay::carry_limited(&mut arrival.body, &mut sink, &mut sent, most).await?;
             if !answered.get() {
-                relay::expect_response(crossing.rule, &crossing.listener.settings, watch);
+                relay::expect_response(crossing, watch);
             }
             Ok(())
         });
         let download = pin!(async {
             let (stated, rest) = {
                 let heading = pin!(relay::await_final(&mut inlet, &limits, watch, trip, replier, Some(&gate)));
-                within_try(crossing.rule, heading).await?
+                within_try(crossing, heading).await?
             };
+            crossing.heard(&trip.response);
             answered.set(true);
             watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
             let keep_alive = rest.keeps_alive();

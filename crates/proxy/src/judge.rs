@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
-use transept_engine::judge::{self as engine, Attempt, Judgement, Outcome, Resend};
+use transept_engine::judge::{self as engine, Attempt, Judgement, Outcome, Resend, Terms};
 use transept_engine::pick::alternatives;
 use transept_engine::reason::Reason;
-use transept_engine::rule::Rule;
 
 use crate::attempt::{Content, Crossing, Tries};
 use crate::failure::{Failure, Repeat};
@@ -26,17 +25,20 @@ pub(crate) fn may_be_stale(failure: &Failure, content: Content<'_>, journey: &Jo
     }
 }
 
-/// Only a retry stanza makes a status a reason for another try.
+/// Only a retry stanza, or a policy of the backend, makes a status a reason for another try.
 pub(crate) fn judge_status(crossing: Crossing<'_>, tries: &Tries, journey: &Journey<'_, '_, '_>) -> Option<Duration> {
-    crossing.rule.retry.as_ref()?;
+    let terms = Terms::of(crossing.rule, crossing.backend);
+    if !terms.asks() {
+        return None;
+    }
     let attempt = Attempt {
         tries: journey.trip.facts.tries,
-        outcome: Outcome::Status(journey.trip.response.status),
-        repeat: engine::Repeat::of(&journey.trip.request),
+        outcome: Outcome::Status(engine::effective_status(&journey.trip.response)),
+        repeat: terms.repeat(&journey.trip.request),
         resend: Resend::Possible,
         alternatives: alternatives(crossing.backend, &tries.endpoints),
     };
-    match ask(crossing.rule, &attempt, journey) {
+    match ask(terms, &attempt, journey) {
         Judgement::Retry { after } => Some(after),
         Judgement::Deliver => None,
     }
@@ -56,17 +58,18 @@ pub(crate) fn judge_failure(
         (Repeat::IfIdempotent, Reason::UpstreamTimeout) => Outcome::TimedOut,
         (Repeat::IfIdempotent, _) => Outcome::Reset,
     };
+    let terms = Terms::of(crossing.rule, crossing.backend);
     let attempt = Attempt {
         tries: journey.trip.facts.tries,
         outcome,
-        repeat: engine::Repeat::of(&journey.trip.request),
+        repeat: terms.repeat(&journey.trip.request),
         resend,
         alternatives: alternatives(crossing.backend, &tries.endpoints),
     };
-    ask(crossing.rule, &attempt, journey)
+    ask(terms, &attempt, journey)
 }
 
-fn ask(rule: &Rule, attempt: &Attempt, journey: &Journey<'_, '_, '_>) -> Judgement {
+fn ask(terms: Terms<'_>, attempt: &Attempt, journey: &Journey<'_, '_, '_>) -> Judgement {
     let now = journey.worker.clock.now().into();
-    engine::judge(rule, attempt, &mut journey.worker.turns.borrow_mut(), now, journey.trip.random)
+    engine::judge(terms, attempt, &mut journey.worker.turns.borrow_mut(), now, journey.trip.random)
 }

@@ -33,12 +33,14 @@ mod resolve;
 mod secure;
 mod sockets;
 mod tls;
+mod trial;
 mod trip;
 mod tunnel;
 mod upstream;
 mod worker;
 
 pub use access_log::{AccessLog, LogFormat, LogTarget};
+pub use resolve::ResolvedName;
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
@@ -68,6 +70,8 @@ pub struct Options {
     pub workers: Option<NonZeroUsize>,
     /// Where requests are logged; none is nowhere.
     pub access_log: Option<AccessLog>,
+    /// The name servers that are asked for the names of backends; none are those of `/etc/resolv.conf`.
+    pub name_servers: Vec<SocketAddr>,
 }
 
 /// What became of one address of a configuration.
@@ -75,7 +79,8 @@ pub struct Options {
 pub struct BindOutcome {
     /// The address and port that listeners of the configuration need.
     pub address: SocketAddr,
-    /// The error of the operating system when it could not be listened on. Tried again with every configuration.
+    /// The error of the operating system when it could not be listened on. Tried again with every configuration, and by
+    /// [`Proxy::retry`].
     pub bound: Result<(), stdio::Error>,
 }
 
@@ -127,7 +132,8 @@ impl Proxy {
             .thread_name("background")
             .enable_all()
             .build()?;
-        Ok(Proxy { shared, workers, bound: Mutex::default(), resolving: Mutex::default(), background })
+        let resolving = Mutex::new(Resolving::new(options.name_servers.clone()));
+        Ok(Proxy { shared, workers, bound: Mutex::default(), resolving, background })
     }
 
     /// Puts a snapshot in force: the next request is decided by it. Opens the addresses it needs and closes those it does
@@ -135,26 +141,37 @@ impl Proxy {
     pub fn apply(&self, snapshot: Arc<Snapshot>) -> Vec<BindOutcome> {
         lock(&self.resolving).follow(&snapshot, self.background.handle());
         let wanted: BTreeSet<SocketAddr> = snapshot.binds.iter().map(|bind| bind.address).collect();
+        let mut bound = lock(&self.bound);
         self.shared.snapshot.store(snapshot);
         self.shared.epoch.fetch_add(1, Ordering::Release);
         self.tell(|| Command::Refresh);
-        let mut bound = lock(&self.bound);
         for &address in bound.difference(&wanted) {
             self.tell(|| Command::Close(address));
         }
         bound.retain(|address| wanted.contains(address));
-        let outcomes = wanted
-            .iter()
-            .map(|&address| {
-                let outcome = if bound.contains(&address) { Ok(()) } else { self.listen(address) };
-                if outcome.is_ok() {
-                    bound.insert(address);
-                }
-                BindOutcome { address, bound: outcome }
-            })
-            .collect();
+        let outcomes = self.open(&wanted, &mut bound);
         self.shared.tls.forget_unused();
         outcomes
+    }
+
+    /// Tries again to open the addresses of the snapshot in force that are not open, and tells of all of them.
+    pub fn retry(&self) -> Vec<BindOutcome> {
+        // The lock comes first: the snapshot of a change that is being applied must not be overtaken.
+        let mut bound = lock(&self.bound);
+        let wanted = self.shared.snapshot.load().binds.iter().map(|bind| bind.address).collect();
+        self.open(&wanted, &mut bound)
+    }
+
+    /// Opens what is wanted and not yet open.
+    fn open(&self, wanted: &BTreeSet<SocketAddr>, bound: &mut BTreeSet<SocketAddr>) -> Vec<BindOutcome> {
+        let open_one = |&address: &SocketAddr| {
+            let outcome = if bound.contains(&address) { Ok(()) } else { self.listen(address) };
+            if outcome.is_ok() {
+                bound.insert(address);
+            }
+            BindOutcome { address, bound: outcome }
+        };
+        wanted.iter().map(open_one).collect()
     }
 
     fn listen(&self, address: SocketAddr) -> stdio::Result<()> {
@@ -184,6 +201,16 @@ impl Proxy {
         }
         let dropped = self.shared.log.as_ref().map_or(0, |log| log.dropped());
         exposition::write(&sum, dropped, out);
+        let (names, lookups) = {
+            let resolving = lock(&self.resolving);
+            (resolving.names(), resolving.lookups.read())
+        };
+        resolve::write_metrics(&names, lookups, out);
+    }
+
+    /// What the names of backends resolve to now.
+    pub fn names(&self) -> Vec<ResolvedName> {
+        lock(&self.resolving).names()
     }
 
     /// Opens the access log again under its name, after it was moved away.

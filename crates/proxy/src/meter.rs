@@ -38,6 +38,8 @@ pub(crate) struct Report {
     pub upstream_idle: u64,
     pub upstream_shared: u64,
     pub retries: u64,
+    /// Ejections of endpoints, by backend.
+    pub ejections: BTreeMap<Arc<str>, u64>,
 }
 
 /// What a request is counted under.
@@ -159,6 +161,11 @@ impl Meter {
         }
     }
 
+    /// Counts an endpoint that is left alone because it fails.
+    pub(crate) fn ejected(&mut self, backend: &Arc<str>) {
+        *self.report.ejections.entry(backend.clone()).or_default() += 1;
+    }
+
     /// The counts that have no labels, to be added to.
     pub(crate) fn plain(&mut self) -> &mut Report {
         &mut self.report
@@ -205,6 +212,9 @@ impl Report {
         self.upstream_idle += other.upstream_idle;
         self.upstream_shared += other.upstream_shared;
         self.retries += other.retries;
+        for (backend, count) in &other.ejections {
+            *self.ejections.entry(backend.clone()).or_default() += count;
+        }
     }
 }
 

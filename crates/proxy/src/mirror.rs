@@ -3,13 +3,15 @@
 //! Called by `path.rs` after the filters. A copy goes its own way on the same worker: the answer to the client never
 //! waits for it, and its own answer is read and dropped. A body that streams is not mirrored beyond what can be held.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use transept_engine::filters::Filters;
-use transept_engine::pick::pick_endpoint;
+use transept_engine::pick::{self, Call, Probe, pick_endpoint};
 use transept_engine::snapshot::{Backend, Listener};
+use transept_engine::traffic::Resource;
 use transept_model::certificate::KeyPair;
 use transept_wire::h1::{self, Body, Connection};
 use transept_wire::head::{Request, Response};
@@ -37,6 +39,7 @@ struct Copy {
     limits: h1::Limits,
     request: Request,
     body: Rc<[u8]>,
+    client: IpAddr,
     random: u64,
 }
 
@@ -72,6 +75,7 @@ async fn copy_out(filters: &Filters, listener: &Listener, journey: &mut Journey<
             limits: codec_limits(&listener.settings),
             request,
             body: body.clone(),
+            client: journey.trip.client,
             random: journey.worker.random(),
         };
         tokio::task::spawn_local(send(UnderWay::new(journey.worker.clone()), copy));
@@ -122,8 +126,21 @@ async fn send(under_way: UnderWay, copy: Copy) {
 }
 
 async fn exchange(worker: &Rc<Worker>, copy: &Copy) -> Result<(), Failure> {
-    let chosen = pick_endpoint(&copy.backend, &worker.turns.borrow(), copy.random, &[]);
+    let limits = copy.backend.traffic.as_ref().map(|traffic| traffic.limits).unwrap_or_default();
+    // A copy is the first to give way.
+    let Ok(_permit) = copy.backend.common.take(&limits, Resource::Request) else { return Ok(()) };
+    let call = Call {
+        now: worker.clock.now().into(),
+        random: copy.random,
+        hash: pick::hash(&copy.backend, &copy.request, copy.client),
+        tried: &[],
+    };
+    let chosen = pick_endpoint(&copy.backend, &mut worker.turns.borrow_mut(), &call);
     let Ok(chosen) = chosen else { return Ok(()) };
+    // What becomes of a copy is nobody's fault.
+    if chosen.probe == Probe::Yes {
+        worker.turns.borrow_mut().give_up_probe(&copy.backend, chosen.address, call.now);
+    }
     let destination = Destination {
         backend: &copy.backend,
         endpoint: &chosen,

@@ -169,7 +169,7 @@ async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(
     mirror::send_copies(&backend_ref.filters, listener, journey).await?;
     let backend = pick::target(backend_ref)?;
     journey.marks.backend = Some(backend);
-    let crossing = Crossing { listener, rule, backend };
+    let crossing = Crossing { listener, rule, backend, trial: None };
     // A tunnel may stay open for as long as it likes; `tunnel.rs` times the way to it.
     let limit = if journey.trip.upgrade.is_some() { None } else { rule.timeouts.request.or(None) };
     let crossed = pin!(attempt::cross(crossing, journey));

@@ -11,12 +11,12 @@ use std::time::{Duration, UNIX_EPOCH};
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
 use transept_engine::relay as engine;
-use transept_engine::rule::{Bound, Rule};
-use transept_engine::settings::Settings;
+use transept_engine::rule::Bound;
 use transept_engine::snapshot::Listener;
 use transept_wire::h1::{self, Body, strip_hop_by_hop};
 use transept_wire::head::{FieldId, FieldName, Method, Response};
 
+use crate::attempt::Crossing;
 use crate::body::{Sink, Source, carry};
 use crate::deadline::Watch;
 use crate::edge::Replier;
@@ -72,10 +72,10 @@ impl Gate {
 
 /// Sets how long the response head may take once the request has been sent: what the rule says is timed exactly by the
 /// caller; the listener's `response` timeout holds when the rule says nothing.
-pub(crate) fn expect_response(rule: &Rule, settings: &Settings, watch: &Watch) {
-    match rule.timeouts.backend_request {
-        Bound::Unset => watch.set(settings.timeouts.response),
-        Bound::Off | Bound::After(_) => watch.clear(),
+pub(crate) fn expect_response(crossing: Crossing<'_>, watch: &Watch) {
+    match (crossing.rule.timeouts.backend_request, crossing.try_timeout()) {
+        (Bound::Unset, None) => watch.set(crossing.listener.settings.timeouts.response),
+        _ => watch.clear(),
     }
 }
 

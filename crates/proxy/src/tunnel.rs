@@ -44,12 +44,13 @@ pub(crate) async fn open(
     let (stated, rest) = {
         let heading = pin!(async {
             sink.finish(None).await?;
-            relay::expect_response(crossing.rule, &crossing.listener.settings, watch);
+            relay::expect_response(crossing, watch);
             await_final(&mut inlet, &limits, watch, journey.trip, journey.replier, None).await
         });
-        let heading = pin!(within_try(crossing.rule, heading));
+        let heading = pin!(within_try(crossing, heading));
         within(crossing.rule.timeouts.request.or(None), heading).await.ok_or_else(timed_out)??
     };
+    crossing.heard(&journey.trip.response);
     watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
     if journey.trip.response.status != 101 {
         // What the client sends now is no tunnel but its next request.

@@ -18,7 +18,7 @@ use crate::logging;
 const EXAMPLES: &str = "\
 Examples:
   transept proxy --to http://127.0.0.1:3000
-  transept proxy --to https://www.example.com --listen 0.0.0.0:8080 --access-log stdout
+  transept proxy --to https://www.example.com --listen 0.0.0.0:8080 --access-log off
   transept proxy --to http://127.0.0.1:3000 --print > shop.yaml      to go on from here with `transept run shop.yaml`
 
 A path in the URL is put in front of every request path. When the URL names a host that is neither an address nor localhost,

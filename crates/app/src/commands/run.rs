@@ -15,11 +15,13 @@ use crate::{console, logging};
 const EXAMPLES: &str = "\
 Examples:
   transept run shop.yaml
-  transept run /etc/transept --log json --access-log stdout
+  transept run /etc/transept --log json --access-log /var/log/transept/access.log
+  transept run shop.yaml --resolver 10.0.0.2 --resolver 10.0.0.3
   generate | transept run - --admin off
 
 Files are watched and reloaded when they change, and on SIGHUP; a wrong file keeps the running configuration.
 SIGTERM and SIGINT drain and exit 0; a second one exits at once. SIGUSR1 opens log files again.
+Requests are logged to standard output: text on a terminal, JSON elsewhere; `--access-log off` saves the cost.
 Without a Gateway in the files there is one named `default` with an HTTP listener on port 8080.";
 
 /// Run the gateway from configuration files

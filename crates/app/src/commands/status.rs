@@ -20,12 +20,15 @@ const LONGEST: usize = 256 * 1024 * 1024;
 /// How long the instance may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Addresses of a name that are shown; JSON has all of them.
+const SHOWN_ADDRESSES: usize = 4;
+
 const EXAMPLES: &str = "\
 Examples:
   transept status
   transept status --admin http://127.0.0.1:9908 --json
 
-Exit codes: 0 fine, 1 the last reload failed or an object has a problem, 3 nobody answers.";
+Exit codes: 0 fine, 1 the last reload failed, an object has a problem or a listener is not open, 3 nobody answers.";
 
 /// Show how a running instance is
 #[derive(Debug, clap::Args)]
@@ -98,11 +101,28 @@ async fn fetch(authority: &str) -> Result<Value> {
     serde_json::from_slice(&body).context("its answer is not JSON")
 }
 
-/// 1 when the running configuration is not the one on disk, or an object has a problem.
+/// 1 when the running configuration is not the one on disk, an object has a problem, or a listener is not open.
 fn judge(status: &Value) -> Exit {
     let reload_failed = status["lastReload"]["ok"] == Value::Bool(false);
     let problems = status["problems"].as_array().is_some_and(|all| !all.is_empty());
-    if reload_failed || problems { Exit::Findings } else { Exit::Fine }
+    let open = |listener: &Value| listener["error"].is_null();
+    let closed = status["listeners"].as_array().is_some_and(|all| !all.iter().all(open));
+    if reload_failed || problems || closed { Exit::Findings } else { Exit::Fine }
+}
+
+/// A row for a name of a backend: a few of its addresses, and why there are no newer ones.
+fn render_name(name: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let addresses: Vec<String> = name["addresses"].as_array().into_iter().flatten().map(text).collect();
+    let mut shown = addresses.iter().take(SHOWN_ADDRESSES).cloned().collect::<Vec<_>>().join(", ");
+    if addresses.len() > SHOWN_ADDRESSES {
+        shown.push_str(&format!(" and {} more", addresses.len() - SHOWN_ADDRESSES));
+    }
+    if let Some(error) = name["error"].as_str() {
+        let before = if shown.is_empty() { String::new() } else { format!("{shown}, from before: ") };
+        shown = format!("{before}it does not resolve ({error})");
+    }
+    vec![text(&name["name"]), text(&name["backend"]), shown]
 }
 
 fn render(status: &Value) -> String {
@@ -131,9 +151,10 @@ fn render(status: &Value) -> String {
             vec![
                 text(&bind["address"]),
                 text(&bind["protocol"]),
-                match bind["error"].as_str() {
-                    Some(error) => error.to_owned(),
-                    None => "listening".to_owned(),
+                match (bind["error"].as_str(), bind["nextAttempt"].as_str()) {
+                    (Some(error), Some(next)) => format!("{error}; the next attempt is at {next}"),
+                    (Some(error), None) => error.to_owned(),
+                    (None, _) => "listening".to_owned(),
                 },
             ]
         })
@@ -141,6 +162,11 @@ fn render(status: &Value) -> String {
     if !binds.is_empty() {
         out.push('\n');
         out.push_str(&table::lay_out(&["ADDRESS", "PROTOCOL", "STATE"], &binds));
+    }
+    let names: Vec<Vec<String>> = list(&status["names"]).iter().map(render_name).collect();
+    if !names.is_empty() {
+        out.push('\n');
+        out.push_str(&table::lay_out(&["NAME", "BACKEND", "ADDRESSES"], &names));
     }
     let certificates: Vec<Vec<String>> = list(&status["certificates"])
         .iter()
@@ -185,17 +211,32 @@ mod tests {
             "version": "1", "readiness": "ready", "generation": 3, "loadedAt": "then",
             "lastReload": {"ok": false, "at": "now", "error": "shop.yaml:1:1: bad"},
             "listeners": [{"address": "127.0.0.1:8080", "protocol": "HTTP", "error": null}],
+            "names": [
+                {"name": "a.test", "backend": "default/a", "addresses": ["10.0.0.1", "10.0.0.2"], "error": null},
+                {"name": "b.test", "backend": "default/b", "addresses": ["10.0.0.3"], "error": "there is no such name"},
+            ],
             "objects": [], "problems": [],
         });
         assert_eq!(judge(&status), Exit::Findings);
         let shown = render(&status);
         assert!(shown.contains("shop.yaml:1:1: bad"));
         assert!(shown.contains("127.0.0.1:8080  HTTP      listening"));
+        assert!(shown.contains("a.test  default/a  10.0.0.1, 10.0.0.2\n"), "{shown}");
+        assert!(shown.contains("10.0.0.3, from before: it does not resolve (there is no such name)"), "{shown}");
     }
 
     #[test]
     fn a_healthy_instance_is_fine() {
         let status = json!({"lastReload": {"ok": true}, "problems": []});
         assert_eq!(judge(&status), Exit::Fine);
+    }
+
+    #[test]
+    fn a_listener_that_is_not_open_is_a_finding() {
+        let listener = json!({"address": "127.0.0.1:80", "protocol": "HTTP", "error": "taken", "nextAttempt": "soon"});
+        let status = json!({"lastReload": {"ok": true}, "problems": [], "listeners": [listener]});
+        assert_eq!(judge(&status), Exit::Findings);
+        let shown = render(&status);
+        assert!(shown.contains("taken; the next attempt is at soon"), "{shown}");
     }
 }

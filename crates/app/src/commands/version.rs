@@ -8,11 +8,8 @@ use crate::console;
 
 /// The released version.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The source revision, when the build was told (`TRANSEPT_REVISION` at compile time).
-pub(crate) const REVISION: &str = match option_env!("TRANSEPT_REVISION") {
-    Some(revision) => revision,
-    None => "unknown",
-};
+/// The source revision, as `build.rs` found it out; `unknown` when it could not.
+pub(crate) const REVISION: &str = env!("TRANSEPT_REVISION");
 /// The Gateway API release whose kinds are read.
 pub(crate) const GATEWAY_API: &str = "v1.6";
 

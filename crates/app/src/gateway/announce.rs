@@ -57,14 +57,12 @@ pub(super) fn listeners(update: &Update, outcomes: &[BindOutcome], before: &[Bin
         let names = binds::names(&update.loaded.snapshot, outcome.address).join(", ");
         match (&outcome.bound, was.map(|was| &was.bound)) {
             (Ok(()), Some(Ok(()))) => {}
-            (Ok(()), _) => {
-                tracing::info!(address = %outcome.address, listeners = names, "listening");
-            }
+            (Ok(()), _) => opened_one(outcome, &names),
             (Err(error), _) => {
                 tracing::error!(
                     address = %outcome.address,
                     listeners = names,
-                    "cannot listen: {}",
+                    "cannot listen, and will try again: {}",
                     binds::explain(error)
                 );
             }
@@ -75,6 +73,20 @@ pub(super) fn listeners(update: &Update, outcomes: &[BindOutcome], before: &[Bin
             tracing::info!(address = %was.address, "no longer listening");
         }
     }
+}
+
+/// Tells which addresses are open now that were not before; a further attempt in vain is no news.
+pub(super) fn opened(update: &Update, outcomes: &[BindOutcome], before: &[BindOutcome]) {
+    for outcome in outcomes.iter().filter(|outcome| outcome.bound.is_ok()) {
+        let was_open = before.iter().any(|was| was.address == outcome.address && was.bound.is_ok());
+        if !was_open {
+            opened_one(outcome, &binds::names(&update.loaded.snapshot, outcome.address).join(", "));
+        }
+    }
+}
+
+fn opened_one(outcome: &BindOutcome, names: &str) {
+    tracing::info!(address = %outcome.address, listeners = names, "listening");
 }
 
 fn findings(severity: Severity, all: &[Invalid], format: Format) {

@@ -5,61 +5,29 @@
 //! known at any moment is in [`Standing`], how it is told is in `announce`.
 
 mod announce;
+mod args;
 mod binds;
 mod certificates;
+mod retry;
 mod standing;
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::sync::watch;
 use transept_control::{Loader, Sources, StartError, Trigger, Update, follow};
-use transept_proxy::{BindOutcome, Options, Proxy};
+use transept_proxy::{BindOutcome, Proxy};
 
-use crate::access_log::AccessLogArgs;
-use crate::admin::{Admin, AdminArgs};
+use self::retry::Retry;
+use crate::admin::Admin;
 use crate::commands::Exit;
-use crate::duration;
-use crate::logging::{Format, LogArgs};
+use crate::logging::Format;
 use crate::signals::{Signals, Wish};
 
+pub(crate) use args::ServeArgs;
 pub(crate) use standing::{Readiness, Standing};
-
-/// Flags of every subcommand that serves.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct ServeArgs {
-    #[command(flatten)]
-    pub(crate) admin: AdminArgs,
-
-    /// Number of data threads [default: one per CPU that the process may use]
-    #[arg(long, env = "TRANSEPT_WORKERS", value_name = "N")]
-    pub(crate) workers: Option<NonZeroUsize>,
-
-    #[command(flatten)]
-    pub(crate) log: LogArgs,
-
-    #[command(flatten)]
-    pub(crate) access_log: AccessLogArgs,
-
-    /// How long requests may take to finish after SIGTERM, such as 30s or 1m
-    #[arg(
-        long,
-        env = "TRANSEPT_DRAIN",
-        value_name = "DURATION",
-        default_value = "30s",
-        value_parser = duration::parse
-    )]
-    pub(crate) drain: Duration,
-}
-
-impl ServeArgs {
-    fn options(&self) -> Options {
-        Options { workers: self.workers, access_log: self.access_log.settle() }
-    }
-}
 
 /// Serves `sources` until a signal ends it; `opened` is called once, when traffic is taken, with the address of the admin server.
 ///
@@ -108,18 +76,20 @@ impl Gateway<'_> {
         if !outcomes.is_empty() && outcomes.iter().all(|outcome| outcome.bound.is_err()) {
             anyhow::bail!("no listener could be opened");
         }
-        let standing = Arc::new(Standing::new(self.proxy.clone(), first, outcomes));
+        let mut retry = Retry::begin(&outcomes, Instant::now());
+        let standing = Arc::new(Standing::new(self.proxy.clone(), first, outcomes, retry.pause()));
         if let Some(admin) = admin {
             tokio::spawn(admin.serve(standing.clone()));
         }
         opened(admin_address);
 
-        loop {
+        let delay = loop {
             tokio::select! {
                 changed = self.feed.changed() => {
                     changed.context("the configuration thread has ended")?;
-                    self.take_update(&standing).await?;
+                    self.take_update(&standing, &mut retry).await?;
                 }
+                () = retry.due() => self.retry(&standing, &mut retry).await?,
                 wish = signals.next() => match wish {
                     Wish::Reload => {
                         tracing::info!("SIGHUP: loading the configuration again");
@@ -129,16 +99,18 @@ impl Gateway<'_> {
                         self.proxy.reopen_logs();
                         tracing::info!("SIGUSR1: log files are opened again");
                     }
-                    Wish::Stop => break,
+                    Wish::Terminate => break self.args.drain_delay(),
+                    // Whoever sits at the terminal wants it to end.
+                    Wish::Interrupt => break Duration::ZERO,
                 }
             }
-        }
-        self.drain(&standing, &mut signals).await;
+        };
+        self.drain(delay, &standing, &mut signals).await;
         Ok(Exit::Fine)
     }
 
     /// Puts the latest update into force, or tells why it was refused.
-    async fn take_update(&mut self, standing: &Standing) -> Result<()> {
+    async fn take_update(&mut self, standing: &Standing, retry: &mut Retry) -> Result<()> {
         let update = self.feed.borrow_and_update().clone();
         if let Some(refused) = &update.refused {
             standing.note_refusal(update.clone());
@@ -147,7 +119,8 @@ impl Gateway<'_> {
         }
         let before = standing.outcomes();
         let outcomes = self.apply(&update).await?;
-        standing.replace(update.clone(), outcomes.clone());
+        *retry = Retry::begin(&outcomes, Instant::now());
+        standing.replace(update.clone(), outcomes.clone(), retry.pause());
         announce::loaded(&update, self.format);
         announce::listeners(&update, &outcomes, &before);
         Ok(())
@@ -161,12 +134,31 @@ impl Gateway<'_> {
         Ok(outcomes.into())
     }
 
-    /// Lets requests finish; a second signal ends it at once.
-    async fn drain(&self, standing: &Standing, signals: &mut Signals) {
+    /// Tries again to open what could not be opened.
+    async fn retry(&self, standing: &Standing, retry: &mut Retry) -> Result<()> {
+        let proxy = self.proxy.clone();
+        let outcomes: Arc<[BindOutcome]> = tokio::task::spawn_blocking(move || proxy.retry()).await?.into();
+        retry.note(&outcomes, Instant::now());
+        let before = standing.outcomes();
+        let update = standing.note_attempt(outcomes.clone(), retry.pause());
+        announce::opened(&update, &outcomes, &before);
+        Ok(())
+    }
+
+    /// Accepts for a while longer, then lets requests finish; a second signal ends it at once.
+    async fn drain(&self, delay: Duration, standing: &Standing, signals: &mut Signals) {
         standing.begin_draining();
-        tracing::info!(seconds = self.args.drain.as_secs_f64(), "draining; a second signal exits at once");
+        tracing::info!(
+            seconds = self.args.drain.as_secs_f64(),
+            delay = delay.as_secs_f64(),
+            "draining; a second signal exits at once"
+        );
+        let drain = async {
+            tokio::time::sleep(delay).await;
+            self.proxy.drain(self.args.drain.saturating_sub(delay)).await
+        };
         tokio::select! {
-            complete = self.proxy.drain(self.args.drain) => match complete {
+            complete = drain => match complete {
                 true => tracing::info!("drained"),
                 false => tracing::warn!("the time to drain is over: open connections are cut"),
             },

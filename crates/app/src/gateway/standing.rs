@@ -6,13 +6,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use transept_control::Update;
 use transept_engine::snapshot::Secure;
 use transept_model::status::Status;
-use transept_proxy::{BindOutcome, Proxy};
+use transept_proxy::{BindOutcome, Proxy, ResolvedName};
 
 use super::binds;
 use super::certificates::{self, Ending};
@@ -53,26 +53,33 @@ pub(crate) struct Standing {
 struct Now {
     update: Arc<Update>,
     outcomes: Arc<[BindOutcome]>,
+    /// When listeners that could not be opened are tried again.
+    next_attempt: Option<SystemTime>,
     status: Status,
     certificates: Vec<Ending>,
 }
 
 impl Now {
-    fn new(update: Arc<Update>, outcomes: Arc<[BindOutcome]>) -> Arc<Self> {
+    fn new(update: Arc<Update>, outcomes: Arc<[BindOutcome]>, next_attempt: Option<SystemTime>) -> Arc<Self> {
         let status = update.loaded.attached.status_after(&binds::failed(&outcomes));
         let certificates = certificates::find(&update.loaded.snapshot);
-        Arc::new(Now { update, outcomes, status, certificates })
+        Arc::new(Now { update, outcomes, next_attempt, status, certificates })
     }
 }
 
 impl Standing {
-    /// The state after the first load.
-    pub(super) fn new(proxy: Arc<Proxy>, update: Arc<Update>, outcomes: Arc<[BindOutcome]>) -> Self {
+    /// The state after the first load; listeners that are not open are tried again after `pause`.
+    pub(super) fn new(
+        proxy: Arc<Proxy>,
+        update: Arc<Update>,
+        outcomes: Arc<[BindOutcome]>,
+        pause: Option<Duration>,
+    ) -> Self {
         Standing {
             proxy,
             process: Process::begin(),
             draining: AtomicBool::new(false),
-            now: Mutex::new(Now::new(update, outcomes)),
+            now: Mutex::new(Now::new(update, outcomes, after(pause))),
         }
     }
 
@@ -90,14 +97,21 @@ impl Standing {
     }
 
     /// Notes that a new configuration is in force.
-    pub(super) fn replace(&self, update: Arc<Update>, outcomes: Arc<[BindOutcome]>) {
-        self.set(Now::new(update, outcomes));
+    pub(super) fn replace(&self, update: Arc<Update>, outcomes: Arc<[BindOutcome]>, pause: Option<Duration>) {
+        self.set(Now::new(update, outcomes, after(pause)));
+    }
+
+    /// Notes what came of another attempt to open listeners; the configuration, which is returned, stays.
+    pub(super) fn note_attempt(&self, outcomes: Arc<[BindOutcome]>, pause: Option<Duration>) -> Arc<Update> {
+        let update = self.now().update.clone();
+        self.set(Now::new(update.clone(), outcomes, after(pause)));
+        update
     }
 
     /// Notes that the latest attempt was refused; the configuration and the listeners stay.
     pub(super) fn note_refusal(&self, update: Arc<Update>) {
-        let outcomes = self.outcomes();
-        self.set(Now::new(update, outcomes));
+        let now = self.now();
+        self.set(Now::new(update, now.outcomes.clone(), now.next_attempt));
     }
 
     /// From now on probes hear that no traffic should come.
@@ -140,6 +154,7 @@ impl Standing {
                 "errors": errors,
             },
             "listeners": listeners(&now),
+            "names": self.proxy.names().iter().map(name_to_json).collect::<Value>(),
             "certificates": now.certificates.iter().map(Ending::to_json).collect::<Value>(),
             "problems": update
                 .loaded
@@ -176,10 +191,26 @@ fn listeners(now: &Now) -> Value {
                 "address": outcome.address.to_string(),
                 "protocol": protocol,
                 "error": outcome.bound.as_ref().err().map(binds::explain),
+                "nextAttempt": outcome.bound.as_ref().err().and(now.next_attempt).map(write_time),
                 "names": binds::names(snapshot, outcome.address),
             })
         })
         .collect()
+}
+
+/// A name of a backend: what it resolves to, and why not.
+fn name_to_json(name: &ResolvedName) -> Value {
+    json!({
+        "name": &*name.name,
+        "backend": &*name.backend,
+        "addresses": name.addresses.iter().map(ToString::to_string).collect::<Value>(),
+        "error": name.error,
+    })
+}
+
+/// The time that a pause from now leads to.
+fn after(pause: Option<Duration>) -> Option<SystemTime> {
+    Some(SystemTime::now() + pause?)
 }
 
 fn write_config_metrics(now: &Now, out: &mut String) {
@@ -226,6 +257,12 @@ fn write_config_metrics(now: &Now, out: &mut String) {
             "gauge",
             "Problems in the configuration in force.",
             plain(update.loaded.problems.len() as f64),
+        ),
+        (
+            "transept_listeners_closed",
+            "gauge",
+            "Addresses that should be listened on and could not be opened; they are tried again.",
+            plain(now.outcomes.iter().filter(|outcome| outcome.bound.is_err()).count() as f64),
         ),
         (
             "transept_certificate_expiration_timestamp_seconds",

@@ -1,11 +1,14 @@
 //! The road of requests, end to end: the real binary between clients and backends that each test plays itself.
 
 mod disorder;
+mod drain;
 mod early;
 mod faults;
 mod forwarding;
 mod http2;
 mod limits;
+mod listeners;
+mod names;
 mod pairs;
 mod records;
 mod reload;

@@ -1,18 +1,14 @@
-//! The retry budget: retries may add a fifth to the requests of a rule, and ten a second in any case.
+//! The retry budget: retries may add a fifth to the requests, and three a second in any case, unless a policy says otherwise.
 //!
-//! Called by `Turns`. Without it a failing backend gets the more requests the worse it does. A retry is counted when it is decided,
+//! Called by `Turns`, for each rule with a retry stanza and each backend with a policy about retries. Without it a failing backend gets the more requests the worse it does. A retry is counted when it is decided,
 //! before its backoff, so that a herd of waiting retries is seen.
 
 use std::time::Duration;
 
+use crate::traffic::Allowance;
+
 /// The span over which requests and retries are compared.
 const WINDOW: Duration = Duration::from_secs(10);
-
-/// Retries per window that are always allowed to one worker.
-const FLOOR: u32 = 100;
-
-/// One retry for so many requests.
-const REQUESTS_PER_RETRY: u32 = 5;
 
 /// Requests and retries of one rule in the current and the last half window.
 #[derive(Debug, Default)]
@@ -43,11 +39,12 @@ impl Budget {
         self.requests[slot] = self.requests[slot].saturating_add(1);
     }
 
-    pub(super) fn take_retry(&mut self, now: Duration) -> bool {
+    pub(super) fn take_retry(&mut self, allowance: Allowance, now: Duration) -> bool {
         let slot = self.turn(now);
         let requests = self.requests[0].saturating_add(self.requests[1]);
         let retries = self.retries[0].saturating_add(self.retries[1]);
-        let allowed = retries < FLOOR.max(requests / REQUESTS_PER_RETRY);
+        let floor = u64::from(allowance.per_second) * WINDOW.as_secs();
+        let allowed = u64::from(retries) < floor.max(u64::from(requests) * u64::from(allowance.percent) / 100);
         if allowed {
             self.retries[slot] += 1;
         }
@@ -59,23 +56,33 @@ impl Budget {
 mod tests {
     use super::*;
 
+    fn takes(budget: &mut Budget, tries: usize, seconds: u64) -> usize {
+        let now = Duration::from_secs(seconds);
+        (0..tries).filter(|_| budget.take_retry(Allowance::default(), now)).count()
+    }
+
     #[test]
     fn the_floor_then_a_fifth() {
         let mut budget = Budget::default();
-        let now = Duration::from_secs(100);
-        assert_eq!((0..200).filter(|_| budget.take_retry(now)).count(), 100);
+        assert_eq!(takes(&mut budget, 200, 100), 30);
         for _ in 0..1000 {
-            budget.count_request(now);
+            budget.count_request(Duration::from_secs(100));
         }
-        assert_eq!((0..200).filter(|_| budget.take_retry(now)).count(), 100);
+        assert_eq!(takes(&mut budget, 500, 100), 170);
     }
 
     #[test]
     fn a_window_passes() {
         let mut budget = Budget::default();
-        assert_eq!((0..200).filter(|_| budget.take_retry(Duration::from_secs(100))).count(), 100);
-        assert!(!budget.take_retry(Duration::from_secs(105)));
-        assert!(budget.take_retry(Duration::from_secs(110)));
-        assert!(budget.take_retry(Duration::from_secs(500)));
+        assert_eq!(takes(&mut budget, 200, 100), 30);
+        assert_eq!(takes(&mut budget, 1, 105), 0);
+        assert_eq!(takes(&mut budget, 1, 110), 1);
+        assert_eq!(takes(&mut budget, 1, 500), 1);
+    }
+
+    #[test]
+    fn a_policy_may_allow_none() {
+        let none = Allowance { percent: 0, per_second: 0 };
+        assert!(!Budget::default().take_retry(none, Duration::from_secs(1)));
     }
 }

@@ -12,6 +12,11 @@ pub(super) struct Split {
 }
 
 impl Split {
+    /// Whether nobody has had a turn yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.weights.is_empty()
+    }
+
     /// The position of the next backend. Other weights than last time start afresh.
     pub(super) fn next(&mut self, weights: impl ExactSizeIterator<Item = u32> + Clone) -> Option<usize> {
         if self.weights.len() != weights.len() || weights.clone().ne(self.weights.iter().copied()) {

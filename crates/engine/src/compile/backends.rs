@@ -4,22 +4,28 @@
 //! the new endpoints are handed to whoever installs the snapshot. A name that DNS resolves keeps what was resolved.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use foldhash::fast::FixedState;
+use transept_model::attach::PolicyTarget;
 use transept_model::references::{
     self, AppProtocol, BackendTarget, BackendTls, EndpointAddress, RefProblem, References, Referrer, ResolvedBackend,
 };
+use transept_model::schema::Text;
 use transept_model::world::World;
 
+use super::policies::{Effective, Policies};
 use crate::reason::Reason;
 use crate::rule::BrokenRef;
 use crate::snapshot::{
     Backend, BackendId, DnsName, Endpoint, EndpointSet, EndpointSource, Roots, Snapshot, SubjectAltName,
     UpstreamProtocol, UpstreamTls,
 };
+use crate::traffic::{Common, Traffic};
 
 /// How long connecting may take when the backend does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,10 +41,20 @@ pub(super) struct Backends<'w> {
     previous: HashMap<(&'w BackendId, UpstreamProtocol), &'w Arc<Backend>>,
     tls: HashMap<*const BackendTls, Arc<UpstreamTls>>,
     changes: Vec<EndpointChange>,
+    world: &'w World,
+    policies: &'w Policies<'w>,
+    zone: Option<&'w Arc<str>>,
+    /// What workers know together, kept for as long as the backend is there.
+    common: HashMap<BackendId, Arc<Common>>,
 }
 
 impl<'w> Backends<'w> {
-    pub(super) fn new(world: &'w World, previous: Option<&'w Snapshot>) -> Backends<'w> {
+    pub(super) fn new(
+        world: &'w World,
+        previous: Option<&'w Snapshot>,
+        policies: &'w Policies<'w>,
+        zone: Option<&'w Arc<str>>,
+    ) -> Backends<'w> {
         let previous = previous.map_or(&[][..], |snapshot| &snapshot.backends);
         Backends {
             references: References::new(world),
@@ -47,6 +63,10 @@ impl<'w> Backends<'w> {
             previous: previous.iter().map(|backend| ((&backend.id, backend.protocol), backend)).collect(),
             tls: HashMap::new(),
             changes: Vec::new(),
+            world,
+            policies,
+            zone,
+            common: previous.iter().map(|backend| (backend.id.clone(), Arc::clone(&backend.common))).collect(),
         }
     }
 
@@ -80,34 +100,78 @@ impl<'w> Backends<'w> {
             Some(Ok(tls)) => Some(self.upstream_tls(&tls, before)),
             Some(Err(problem)) => return Err(broken(Reason::BackendTlsInvalid, &problem)),
         };
+        let traffic = self.traffic(&key.0, before)?;
         let (source, endpoints) = source_of(resolved.endpoints);
-        let connect_timeout = resolved.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
+        let stated = traffic.as_ref().and_then(|traffic| traffic.connect_timeout);
+        let connect_timeout = stated.or(resolved.connect_timeout).unwrap_or(CONNECT_TIMEOUT);
         let backend = match before {
             Some(before)
-                if before.source == source && before.tls == tls && before.connect_timeout == connect_timeout =>
+                if before.source == source
+                    && before.tls == tls
+                    && before.connect_timeout == connect_timeout
+                    && before.traffic == traffic =>
             {
                 if source == EndpointSource::Static && **before.endpoints.load() != endpoints {
-                    self.changes.push((Arc::clone(before), Arc::new(endpoints)));
+                    self.changes.push((Arc::clone(before), Arc::new(before.equip(endpoints))));
                 }
                 Arc::clone(before)
             }
             _ => {
                 let resolved_before = before
                     .filter(|before| source != EndpointSource::Static && before.source != EndpointSource::Static)
-                    .map(|before| before.endpoints.load_full());
+                    .map(|before| EndpointSet::clone(&before.endpoints.load()));
+                let endpoints = resolved_before.unwrap_or(endpoints).with_table(traffic.as_deref());
                 Arc::new(Backend {
                     id: key.0.clone(),
                     label: label(&key.0).into(),
                     protocol,
                     tls,
-                    endpoints: ArcSwap::new(resolved_before.unwrap_or_else(|| Arc::new(endpoints))),
+                    endpoints: ArcSwap::from_pointee(endpoints),
                     source,
                     connect_timeout,
+                    traffic,
+                    common: Arc::clone(self.common.entry(key.0.clone()).or_default()),
+                    // Fixed, so that the key of a backend is the same in every generation.
+                    key: FixedState::default().hash_one((&key.0, protocol)),
                 })
             }
         };
         self.made.insert(key, Arc::clone(&backend));
         Ok(backend)
+    }
+
+    /// What the policies in force say about the traffic of a backend, the same pointer for the same content.
+    fn traffic(&self, id: &BackendId, before: Option<&Arc<Backend>>) -> Result<Option<Arc<Traffic>>, BrokenRef> {
+        if self.policies.is_empty() {
+            return Ok(None);
+        }
+        let (namespace, name) = (Text::from(&*id.namespace), Text::from(&*id.name));
+        let mut effective = Effective::default();
+        if id.kind == "Backend" {
+            effective = self.policies.lay_over(&effective, &PolicyTarget::Backend { namespace, name });
+        } else {
+            let ports = self.world.service(&namespace, &name).map(|service| &service.spec.ports);
+            let port = ports.and_then(|ports| ports.iter().find(|port| Some(port.port) == id.port)?.name.clone());
+            let whole = PolicyTarget::Service { namespace: namespace.clone(), name: name.clone(), port: None };
+            effective = self.policies.lay_over(&effective, &whole);
+            if port.is_some() {
+                effective = self.policies.lay_over(&effective, &PolicyTarget::Service { namespace, name, port });
+            }
+        }
+        let found = self.policies.traffic(&effective).map_err(|policy| BrokenRef {
+            reason: Reason::PolicyInvalid,
+            why: format!("{policy} is invalid").into(),
+        })?;
+        let Some(mut traffic) = found else {
+            return Ok(None);
+        };
+        if let Some(locality) = &mut traffic.locality {
+            locality.here = self.zone.cloned();
+        }
+        Ok(Some(match before.and_then(|before| before.traffic.as_ref()) {
+            Some(old) if **old == traffic => Arc::clone(old),
+            _ => Arc::new(traffic),
+        }))
     }
 
     /// TLS settings, the same pointer for the same content.
@@ -167,6 +231,7 @@ fn source_of(endpoints: references::EndpointSource) -> (EndpointSource, Endpoint
                 address: SocketAddr::new(endpoint.ip, endpoint.port),
                 weight: endpoint.weight,
                 host: endpoint.hostname,
+                zone: endpoint.zone,
             })
             .collect()
     };

@@ -93,7 +93,8 @@ impl Compiled {
 /// Compiles a world. `previous` is the snapshot that is in use, `generation` the number of the new one.
 pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, generation: u64) -> Compiled {
     let mut problems = Vec::new();
-    let mut backends = Backends::new(world, previous);
+    let policies = Policies::new(&attached.policies);
+    let mut backends = Backends::new(world, previous, &policies, attached.zone.as_ref());
     let routes = compile_routes(attached, &mut backends, &mut problems);
     let nothing_left = routes
         .iter()
@@ -104,7 +105,7 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
             name: (*name).to_owned(),
         })
         .collect();
-    let policies = Policies::new(&attached.policies);
+    let (backends, changes) = backends.finish();
     let mut listeners = Listeners::new(&routes, &policies, previous);
     let mut drafts: BTreeMap<SocketAddr, BindDraft> = BTreeMap::new();
     for gateway in &attached.gateways {
@@ -123,7 +124,6 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
     }
     let conditions = policies.conditions();
     problems.extend(policies.problems);
-    let (backends, changes) = backends.finish();
     let binds = drafts.into_iter().map(|(address, draft)| Arc::new(draft.finish(address))).collect();
     for problem in &mut problems {
         world.complete(problem);

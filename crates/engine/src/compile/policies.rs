@@ -17,6 +17,7 @@ use transept_model::status::{Condition, Truth};
 use crate::policies::{AnyPolicy, Chain, Force, KINDS, KindFacts, Phase, PolicyName, Step};
 use crate::rule::Site;
 use crate::settings::Settings;
+use crate::traffic::Traffic;
 
 /// All policies of one compile.
 pub(super) struct Policies<'w> {
@@ -141,6 +142,27 @@ impl<'w> Policies<'w> {
             }
         }
         (settings, settled_by)
+    }
+
+    /// How a backend is used, and by which policy, where these policies are in force. None without a policy about it.
+    ///
+    /// # Errors
+    /// The name of a policy that is broken.
+    pub(super) fn traffic(&self, effective: &Effective) -> Result<Option<Traffic>, String> {
+        let mut found = None;
+        for (step, policy) in effective.by_kind.iter().flatten().filter(|(step, _)| step.phase == Phase::Pick) {
+            if let Some(verdicts) = self.verdicts.get(*policy) {
+                verdicts.in_force.set(true);
+            }
+            match &step.policy {
+                None => return Err(step.name.to_string()),
+                Some(policy) => {
+                    let named = |traffic: &Traffic| Traffic { policy: step.name.to_string().into(), ..traffic.clone() };
+                    found = policy.traffic().map(named);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// The conditions that follow for the status of each policy.

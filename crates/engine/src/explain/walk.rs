@@ -194,7 +194,16 @@ fn forward<'s>(
     found.backend = Some(target.label.to_string());
     note_endpoints(target, found);
     if target.source == EndpointSource::Static {
-        return pick::pick_endpoint(target, &turns, x.random, &[]).err();
+        let call =
+            pick::Call { now: x.now, random: x.random, hash: pick::hash(target, x.request, x.client), tried: &[] };
+        return match pick::pick_endpoint(target, &mut turns, &call) {
+            Ok(chosen) => {
+                // Without a hash it depends on the moment.
+                found.endpoint = call.hash.map(|_| chosen.address.to_string());
+                None
+            }
+            Err(reply) => Some(reply),
+        };
     }
     None
 }

@@ -20,6 +20,7 @@ mod listener;
 mod network;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::fmt;
 
@@ -33,6 +34,7 @@ pub use network::Network;
 
 use crate::exchange::Exchange;
 use crate::settings::Settings;
+use crate::traffic::Traffic;
 use crate::verdict::Verdict;
 
 /// When a policy acts. The order is the order of the road; the response side runs it backwards.
@@ -52,6 +54,8 @@ pub enum Phase {
     Validate,
     /// Changes to the request on its way in, and to the response on its way out.
     Transform,
+    /// When an endpoint is chosen, and after each try.
+    Pick,
 }
 
 impl Phase {
@@ -70,6 +74,7 @@ impl Phase {
             Phase::Limit => "limit",
             Phase::Validate => "validate",
             Phase::Transform => "transform",
+            Phase::Pick => "pick",
         }
     }
 }
@@ -93,6 +98,11 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
     /// Changes the settings of the listeners under its target.
     fn settle(&self, settings: &mut Settings) {
         let _ = settings;
+    }
+
+    /// How the backends under its target are used.
+    fn traffic(&self) -> Option<&Traffic> {
+        None
     }
 
     /// Looks at a request on its way in.
@@ -153,6 +163,10 @@ macro_rules! policies {
                 match self { $( AnyPolicy::$variant(policy) => policy.settle(settings), )* }
             }
 
+            pub(crate) fn traffic(&self) -> Option<&Traffic> {
+                match self { $( AnyPolicy::$variant(policy) => policy.traffic(), )* }
+            }
+
             pub(crate) fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
                 match self { $( AnyPolicy::$variant(policy) => policy.on_request(x), )* }
             }
@@ -168,9 +182,17 @@ policies! {
     Listener(listener::ListenerPolicy);
     IpAccess(ip_access::IpAccessPolicy);
     Header(header::HeaderPolicy);
+    Traffic(traffic::TrafficPolicy);
 }
 
 /// The facts of a kind in the table.
 pub fn kind(name: &str) -> Option<&'static KindFacts> {
     KINDS.iter().find(|facts| facts.kind == name)
+}
+
+/// A health check as a policy with nothing but `healthCheck: {}` compiles it.
+#[cfg(test)]
+pub(crate) fn check_for_tests() -> std::sync::Arc<crate::health::Check> {
+    let policy = tests::compile::<traffic::TrafficPolicy>("healthCheck: {}\n");
+    policy.traffic().and_then(|traffic| traffic.check.clone()).expect("a check")
 }

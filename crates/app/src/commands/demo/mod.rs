@@ -20,6 +20,7 @@ use transept_control::Sources;
 
 use self::services::Service;
 use super::Exit;
+use crate::access_log::Target;
 use crate::console::{self, BOLD, FAINT, PLAIN};
 use crate::gateway::{self, ServeArgs};
 use crate::logging;
@@ -33,7 +34,7 @@ const PACE: Duration = Duration::from_millis(500);
 const EXAMPLES: &str = "\
 Examples:
   transept demo
-  transept demo --port 9000 --quiet
+  transept demo --port 9000 --quiet --access-log stdout
 
 Stop it with Ctrl-C.";
 
@@ -54,7 +55,9 @@ pub(crate) struct Args {
 }
 
 /// Serves until a signal ends it.
-pub(crate) fn run(args: Args) -> Result<Exit> {
+pub(crate) fn run(mut args: Args) -> Result<Exit> {
+    // Lines about the demo's own traffic would push away what there is to try.
+    args.serve.access_log.access_log.get_or_insert(Target::Off);
     logging::start(&args.serve.log)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("demo").enable_all().build()?;

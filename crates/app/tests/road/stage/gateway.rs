@@ -2,9 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 use transept_testkit::certificates::Identity;
+use transept_testkit::dns::NameServer;
 use transept_testkit::launch::{Launch, Running, unused_address};
 
 use super::{Backend, PATIENCE, Up, soon};
@@ -13,6 +16,7 @@ use super::{Backend, PATIENCE, Up, soon};
 #[derive(Clone)]
 pub(crate) struct Setup {
     endpoints: Vec<SocketAddr>,
+    names: Vec<String>,
     up: Up,
     backend_refs: &'static str,
     backend: String,
@@ -22,7 +26,7 @@ pub(crate) struct Setup {
     identity: Option<(String, String)>,
     listen: Vec<SocketAddr>,
     workers: usize,
-    arguments: Vec<&'static str>,
+    arguments: Vec<String>,
 }
 
 impl Setup {
@@ -35,6 +39,7 @@ impl Setup {
     pub(crate) fn of(endpoints: &[SocketAddr], up: Up) -> Setup {
         Setup {
             endpoints: endpoints.to_vec(),
+            names: Vec::new(),
             up,
             backend_refs: "backendRefs: [{group: transept.dev, kind: Backend, name: app}]",
             backend: String::new(),
@@ -46,6 +51,23 @@ impl Setup {
             workers: 1,
             arguments: Vec::new(),
         }
+    }
+
+    /// A gateway in front of a backend whose endpoints have names, which this name server knows.
+    pub(crate) fn named(server: &NameServer) -> Setup {
+        Setup::of(&[], Up::Http1).argument(format!("--resolver={}", server.address()))
+    }
+
+    /// With another endpoint that has a name.
+    pub(crate) fn name(mut self, name: &str, port: u16, weight: u32) -> Setup {
+        self.names.push(format!("{{address: {name}, port: {port}, weight: {weight}}}"));
+        self
+    }
+
+    /// Without the names.
+    pub(crate) fn nameless(mut self) -> Setup {
+        self.names.clear();
+        self
     }
 
     /// The same before another backend.
@@ -91,8 +113,8 @@ impl Setup {
     }
 
     /// With an argument more on the command line.
-    pub(crate) fn argument(mut self, argument: &'static str) -> Setup {
-        self.arguments.push(argument);
+    pub(crate) fn argument(mut self, argument: impl Into<String>) -> Setup {
+        self.arguments.push(argument.into());
         self
     }
 
@@ -106,6 +128,11 @@ impl Setup {
     pub(crate) fn listener(mut self) -> Setup {
         self.listen.push(unused_address().expect("an address"));
         self
+    }
+
+    /// The address of the listener that was added last.
+    pub(crate) fn last_address(&self) -> SocketAddr {
+        self.listen[self.listen.len() - 1]
     }
 
     /// Without the listener that was added last.
@@ -139,7 +166,7 @@ spec:
         let gates = 0..self.listen.len();
         let parents: Vec<String> = gates.map(|n| format!("{{name: gate-{n}}}")).collect();
         let endpoint = |at: &SocketAddr| format!("{{address: {}, port: {}}}", at.ip(), at.port());
-        let endpoints: Vec<String> = self.endpoints.iter().map(endpoint).collect();
+        let endpoints: Vec<String> = self.endpoints.iter().map(endpoint).chain(self.names.clone()).collect();
         let protocol = match self.up {
             Up::Http1 => "HTTP",
             Up::H2c => "H2C",
@@ -243,5 +270,28 @@ impl Gateway {
         self.generation += 1;
         let line = format!("\"message\":\"configuration loaded\",\"generation\":{},", self.generation);
         soon(self.running.log_line_with(&line)).await;
+    }
+
+    /// Waits until the status is as wanted, and gives it.
+    pub(crate) async fn status_when(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut pace = tokio::time::interval(Duration::from_millis(20));
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            pace.tick().await;
+            let status = self.running.status().await.expect("status");
+            if wanted(&status) {
+                return status;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "it does not come to this in time: {status:#}");
+        }
+    }
+
+    /// The condition of a listener of the first Gateway, in a status.
+    pub(crate) fn listener_condition(status: &Value, kind: &str) -> Value {
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let objects = list(&status["objects"]);
+        let gateway = objects.iter().find(|object| object["kind"] == "Gateway").expect("a Gateway");
+        let conditions = list(&gateway["status"]["listeners"][0]["conditions"]);
+        conditions.into_iter().find(|condition| condition["type"] == kind).expect("the condition")
     }
 }

@@ -71,51 +71,64 @@ pub(super) fn decode(source: &[u8], buffer: &mut Vec<u8>) -> Result<usize, BadCo
         buffer.resize(most, 0);
     }
     let out = buffer.as_mut_slice();
-    let total = source.len() * 8;
-    let (mut at, mut length) = (0, 0);
-    while at < total {
-        let window = window(source, at);
-        let mut left = total - at;
-        let mut used = 0;
-        // Four steps never need more bits than a window has.
-        for _ in 0..4 {
-            let step = STEPS[(window << used >> (u64::BITS - PEEK)) as usize];
-            let bits = usize::from(step.both);
-            if bits == 0 || bits > left {
-                break;
-            }
-            let pair = out.get_mut(length..length + 2).ok_or(BadCode)?;
-            pair.copy_from_slice(&step.symbols);
-            length += 1 + usize::from(step.both != step.first);
-            left -= bits;
-            used += u32::from(step.both);
+    let mut length = 0;
+    let mut bits = Bits { rest: source, window: 0, count: 0 };
+    loop {
+        if bits.count < LONGEST {
+            bits.refill();
         }
-        at += used as usize;
-        if used > 0 {
+        let step = STEPS[(bits.window >> (u64::BITS - PEEK)) as usize];
+        let both = u32::from(step.both);
+        if both != 0 && both <= bits.count {
+            out.get_mut(length..length + 2).ok_or(BadCode)?.copy_from_slice(&step.symbols);
+            length += 1 + usize::from(step.both != step.first);
+            bits.drop(both);
             continue;
         }
         // A long code, or the end is near.
-        let Some((symbol, bits)) = first_symbol(window).filter(|(_, bits)| *bits as usize <= left) else {
-            let padding = left as u32;
-            return if padding < 8 && window.leading_ones() >= padding { Ok(length) } else { Err(BadCode) };
+        let window = bits.window | u64::MAX >> bits.count;
+        let Some((symbol, width)) = first_symbol(window).filter(|(_, width)| *width <= bits.count) else {
+            return if bits.count < 8 && window == u64::MAX { Ok(length) } else { Err(BadCode) };
         };
         *out.get_mut(length).ok_or(BadCode)? = symbol;
         length += 1;
-        at += bits as usize;
+        bits.drop(width);
     }
-    Ok(length)
 }
 
-/// The bits from an offset on, at least 57 of them; ones follow the end.
-#[inline]
-fn window(source: &[u8], at: usize) -> u64 {
-    let rest = source.get(at / 8..).unwrap_or_default();
-    let word = match rest.first_chunk() {
-        Some(chunk) => u64::from_be_bytes(*chunk),
-        None => rest.iter().rev().fold(u64::MAX, |word, &byte| u64::from(byte) << 56 | word >> 8),
-    };
-    let shift = (at % 8) as u32;
-    word << shift | !(u64::MAX << shift)
+/// The bits of a string that have not been decoded.
+struct Bits<'a> {
+    rest: &'a [u8],
+    /// The next bits, from the highest one on. Those beyond the count are right, but there may be more of them.
+    window: u64,
+    count: u32,
+}
+
+impl Bits<'_> {
+    /// Makes at least 56 bits of the window count, or all that there are.
+    #[inline]
+    fn refill(&mut self) {
+        if let Some(chunk) = self.rest.first_chunk() {
+            self.window |= u64::from_be_bytes(*chunk) >> self.count;
+            let whole = (63 - self.count) / 8;
+            self.rest = self.rest.get(whole as usize..).unwrap_or_default();
+            self.count += whole * 8;
+            return;
+        }
+        while let [byte, rest @ ..] = self.rest
+            && self.count < 56
+        {
+            self.window |= u64::from(*byte) << (56 - self.count);
+            self.count += 8;
+            self.rest = rest;
+        }
+    }
+
+    #[inline]
+    fn drop(&mut self, width: u32) {
+        self.window <<= width;
+        self.count -= width;
+    }
 }
 
 /// The first symbol and the length of its code; `None` for the code that ends a string.
@@ -237,6 +250,17 @@ pub(super) mod tests {
         assert_eq!(decoded(&[0xff]), None, "nothing but padding");
         assert_eq!(decoded(&[0xff, 0xff, 0xff, 0xff]), None, "the end of a string");
         assert_eq!(decoded(&[0xff, 0xff, 0xff, 0xfc]), None, "the end of a string, badly padded");
+    }
+
+    #[test]
+    fn ones_are_never_text() {
+        for length in 0..24 {
+            for before in 0..24 {
+                let mut source = vec![0u8; before];
+                source.extend(std::iter::repeat_n(0xff, length));
+                assert_eq!(decoded(&source), decode_simply(&source), "{length} after {before}");
+            }
+        }
     }
 
     proptest! {

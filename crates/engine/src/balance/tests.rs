@@ -1,0 +1,295 @@
+//! Balancing with a policy: turns, hashes, ejections, probes, zones, health.
+
+use std::collections::{BTreeMap, HashMap as Map};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::exchange::draw;
+use crate::pick::pick_endpoint;
+use crate::snapshot::{Endpoint, EndpointSet};
+use crate::traffic::{Balancer, Locality, Outliers, Traffic, Verdicts, Wellness};
+
+const BAD: Outcome = Outcome::Status(500);
+const GOOD: Outcome = Outcome::Status(200);
+
+fn address(last: u8) -> SocketAddr {
+    ([10, 0, 0, last], 80).into()
+}
+
+fn set(weights: &[u32]) -> EndpointSet {
+    let all = weights.iter().enumerate();
+    EndpointSet::new(all.map(|(n, weight)| Endpoint { weight: *weight, ..Endpoint::at(address(n as u8)) }).collect())
+}
+
+fn backend(weights: &[u32], traffic: Traffic) -> Backend {
+    Backend::for_tests(set(weights), Some(Traffic { panic_threshold: 10, ..traffic }))
+}
+
+fn watched() -> Traffic {
+    Traffic { outliers: Some(Outliers::default()), ..Traffic::default() }
+}
+
+/// A worker that sends requests by a clock of its own.
+struct Stage {
+    backend: Backend,
+    turns: Turns,
+    seconds: u64,
+    requests: u64,
+}
+
+impl Stage {
+    fn new(backend: Backend) -> Stage {
+        Stage { backend, turns: Turns::new(), seconds: 1000, requests: 0 }
+    }
+
+    fn now(&self) -> Now {
+        let now = Duration::from_secs(self.seconds);
+        Now { monotonic: now, unix: now }
+    }
+
+    fn pick(&mut self, hash: Option<u64>, tried: &[SocketAddr]) -> Chosen {
+        self.requests += 1;
+        let call = Call { now: self.now(), random: draw(11, self.requests), hash, tried };
+        pick_endpoint(&self.backend, &mut self.turns, &call).expect("an endpoint")
+    }
+
+    fn note(&mut self, chosen: &Chosen, outcome: Outcome) -> Option<Event> {
+        let now = self.now();
+        self.turns.note(&self.backend, chosen, outcome, now)
+    }
+
+    /// Requests to an endpoint that all end so.
+    fn send_to(&mut self, last: u8, outcome: Outcome, count: usize) -> Vec<Event> {
+        let chosen = Chosen { address: address(last), host: None, probe: Probe::No };
+        (0..count).filter_map(|_| self.note(&chosen, outcome)).collect()
+    }
+
+    /// Where so many requests go.
+    fn spread(&mut self, count: usize) -> BTreeMap<SocketAddr, usize> {
+        let mut counts = BTreeMap::new();
+        for _ in 0..count {
+            *counts.entry(self.pick(None, &[]).address).or_insert(0) += 1;
+        }
+        counts
+    }
+}
+
+#[test]
+fn turns_are_even_and_weights_are_kept() {
+    let mut even = Stage::new(backend(&[1, 1, 1], Traffic { balancer: Balancer::RoundRobin, ..Traffic::default() }));
+    assert_eq!(even.spread(30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
+    let mut weighted = Stage::new(backend(&[3, 1], Traffic { balancer: Balancer::RoundRobin, ..Traffic::default() }));
+    weighted.spread(3);
+    assert_eq!(weighted.spread(40).into_values().collect::<Vec<_>>(), [30, 10]);
+}
+
+#[test]
+fn turns_begin_anywhere() {
+    let starts: std::collections::BTreeSet<SocketAddr> = (0..50)
+        .map(|seed| {
+            let traffic = Traffic { balancer: Balancer::RoundRobin, ..Traffic::default() };
+            let mut stage = Stage::new(backend(&[1, 1, 1], traffic));
+            stage.requests = seed * 1000;
+            stage.pick(None, &[]).address
+        })
+        .collect();
+    assert_eq!(starts.len(), 3);
+}
+
+#[test]
+fn a_draw_keeps_weights_and_a_retry_goes_elsewhere() {
+    for balancer in [Balancer::Random, Balancer::RoundRobin, Balancer::LeastRequest] {
+        let mut stage = Stage::new(backend(&[3, 1], Traffic { balancer: balancer.clone(), ..Traffic::default() }));
+        let counts = stage.spread(4000);
+        assert!((2800..3200).contains(&counts[&address(0)]), "{balancer:?}: {counts:?}");
+        for _ in 0..50 {
+            assert_eq!(stage.pick(None, &[address(0)]).address, address(1), "{balancer:?}");
+        }
+        stage.pick(None, &[address(0), address(1)]);
+    }
+}
+
+fn hashing() -> [Traffic; 2] {
+    let ring = Balancer::RingHash { keys: Vec::new(), points: 1024, bound: 0 };
+    let maglev = Balancer::Maglev { keys: Vec::new(), bound: 0 };
+    [ring, maglev].map(|balancer| Traffic { balancer, ..watched() })
+}
+
+#[test]
+fn the_same_hash_finds_the_same_endpoint_and_an_ejection_moves_only_its_own() {
+    for traffic in hashing() {
+        let mut stage = Stage::new(backend(&[1; 4], traffic));
+        let keys: Vec<u64> = (0..200).map(|n| draw(5, n)).collect();
+        let before: Vec<SocketAddr> = keys.iter().map(|key| stage.pick(Some(*key), &[]).address).collect();
+        let again: Vec<SocketAddr> = keys.iter().map(|key| stage.pick(Some(*key), &[]).address).collect();
+        assert_eq!(before, again);
+        assert_eq!(stage.send_to(2, BAD, 5).len(), 1);
+        for (key, place) in keys.iter().zip(&before) {
+            let now = stage.pick(Some(*key), &[]).address;
+            assert!(now != address(2) && (now == *place || *place == address(2)));
+        }
+        // The probe is a request that belongs there; its success brings the others back.
+        stage.seconds += 31;
+        let own = keys.iter().zip(&before).find(|(_, place)| **place == address(2)).map(|(key, _)| *key);
+        let probe = stage.pick(own, &[]);
+        assert_eq!((probe.address, probe.probe), (address(2), Probe::Yes));
+        assert_ne!(stage.pick(own, &[]).address, address(2));
+        assert_eq!(stage.note(&probe, GOOD), Some(Event::Recovered));
+        let after: Vec<SocketAddr> = keys.iter().map(|key| stage.pick(Some(*key), &[]).address).collect();
+        assert_eq!(before, after);
+    }
+}
+
+#[test]
+fn a_bound_on_the_load_moves_what_is_too_much() {
+    let balancer = Balancer::RingHash { keys: Vec::new(), points: 1024, bound: 125 };
+    let mut stage = Stage::new(backend(&[1; 4], Traffic { balancer, ..Traffic::default() }));
+    let mut counts: Map<SocketAddr, u32> = Map::new();
+    // One key for everything.
+    for _ in 0..80 {
+        let chosen = stage.pick(Some(42), &[]);
+        stage.turns.begin(chosen.address);
+        *counts.entry(chosen.address).or_default() += 1;
+    }
+    assert!(counts.values().all(|count| *count <= 25), "{counts:?}");
+    assert_eq!(counts.len(), 4);
+}
+
+#[test]
+fn five_failures_eject_and_one_probe_decides() {
+    let mut stage = Stage::new(backend(&[1, 1], watched()));
+    stage.spread(1);
+    assert_eq!(stage.send_to(0, BAD, 5), [Event::Ejected(Duration::from_secs(30))]);
+    assert_eq!(stage.turns.ejected(&stage.backend), [address(0)]);
+    assert_eq!(stage.spread(50).into_keys().collect::<Vec<_>>(), [address(1)]);
+    // Time is over: one request tries, and only one.
+    stage.seconds += 30;
+    let probe = stage.pick(None, &[]);
+    assert_eq!((probe.address, probe.probe), (address(0), Probe::Yes));
+    assert_eq!(stage.spread(50).into_keys().collect::<Vec<_>>(), [address(1)]);
+    assert_eq!(stage.note(&probe, Outcome::Unreachable), Some(Event::Ejected(Duration::from_secs(60))));
+    stage.seconds += 59;
+    assert_eq!(stage.spread(50).into_keys().collect::<Vec<_>>(), [address(1)]);
+    stage.seconds += 1;
+    let probe = stage.pick(None, &[]);
+    assert_eq!(stage.note(&probe, GOOD), Some(Event::Recovered));
+    assert_eq!(stage.spread(50).len(), 2);
+    assert!(stage.turns.ejected(&stage.backend).is_empty());
+}
+
+#[test]
+fn a_probe_without_an_outcome_is_followed_by_another_and_a_retry_is_none() {
+    let mut stage = Stage::new(backend(&[1, 1, 1], watched()));
+    stage.spread(1);
+    stage.send_to(0, BAD, 5);
+    stage.seconds += 30;
+    assert_eq!(stage.pick(None, &[address(1)]).address, address(2));
+    let probe = stage.pick(None, &[]);
+    assert_eq!(probe.probe, Probe::Yes);
+    let now = stage.now();
+    stage.turns.give_up_probe(&stage.backend, probe.address, now);
+    assert_eq!(stage.pick(None, &[]).probe, Probe::Yes);
+}
+
+#[test]
+fn small_sets_lose_one_and_never_the_last() {
+    for (endpoints, share, most) in [(1, 50, 0), (2, 50, 1), (3, 50, 1), (4, 50, 2), (3, 10, 1), (2, 100, 1), (4, 0, 0)]
+    {
+        let outliers = Outliers { share, ..Outliers::default() };
+        let mut stage =
+            Stage::new(backend(&vec![1; endpoints], Traffic { outliers: Some(outliers), ..Traffic::default() }));
+        stage.spread(1);
+        let ejected: usize = (0..endpoints).map(|last| stage.send_to(last as u8, BAD, 5).len()).sum();
+        assert_eq!(ejected, most, "{endpoints} endpoints, {share} percent");
+    }
+}
+
+#[test]
+fn an_ejection_survives_another_set_and_is_forgotten_with_its_endpoint() {
+    let mut stage = Stage::new(backend(&[1, 1], watched()));
+    stage.spread(1);
+    stage.send_to(0, BAD, 5);
+    stage.backend.endpoints.store(Arc::new(set(&[1, 1, 1])));
+    let left = stage.spread(50);
+    assert_eq!(left.into_keys().collect::<Vec<_>>(), [address(1), address(2)]);
+    stage.backend.endpoints.store(Arc::new(EndpointSet::new(vec![Endpoint::at(address(1))])));
+    stage.spread(1);
+    assert!(stage.turns.ejected(&stage.backend).is_empty());
+}
+
+#[test]
+fn what_the_checks_found_unwell_gets_nothing_until_nobody_is_well() {
+    let check = crate::policies::check_for_tests();
+    let mut stage = Stage::new(backend(&[1, 1], Traffic { check: Some(check), ..Traffic::default() }));
+    assert_eq!(stage.spread(50).len(), 2);
+    let say = |stage: &Stage, words: [Wellness; 2]| {
+        let by_address = words.into_iter().enumerate().map(|(n, word)| (address(n as u8), word)).collect();
+        stage.backend.common.health.store(Some(Arc::new(Verdicts { by_address })));
+    };
+    let unwell = || Wellness::Unwell("it answers 500".into());
+    say(&stage, [unwell(), Wellness::Well]);
+    assert_eq!(stage.spread(50).into_keys().collect::<Vec<_>>(), [address(1)]);
+    // The last that is well is not ejected.
+    assert!(stage.send_to(1, BAD, 20).is_empty());
+    say(&stage, [unwell(), unwell()]);
+    assert_eq!(stage.spread(50).len(), 2);
+    say(&stage, [Wellness::Well, unwell()]);
+    assert_eq!(stage.spread(50).into_keys().collect::<Vec<_>>(), [address(0)]);
+}
+
+#[test]
+fn without_panic_nobody_well_is_nobody() {
+    let check = crate::policies::check_for_tests();
+    let traffic = Traffic { check: Some(check), panic_threshold: 0, ..Traffic::default() };
+    let backend = Backend::for_tests(set(&[1, 1]), Some(traffic));
+    backend.common.health.store(Some(Arc::default()));
+    let now = Now { monotonic: Duration::ZERO, unix: Duration::ZERO };
+    let call = Call { now, random: 1, hash: None, tried: &[] };
+    let reply = pick_endpoint(&backend, &mut Turns::new(), &call).expect_err("nobody");
+    assert_eq!(reply.status, 503);
+}
+
+#[test]
+fn who_is_near_gets_everything_until_half_of_it_fails() {
+    let zones = ["a", "a", "b", "b"];
+    let endpoint =
+        |(n, zone): (usize, &&str)| Endpoint { zone: Some((*zone).into()), ..Endpoint::at(address(n as u8)) };
+    let set = EndpointSet::new(zones.iter().enumerate().map(endpoint).collect());
+    let locality = Locality { here: Some("a".into()), failover: Vec::new(), overprovisioning: 140 };
+    let mut stage = Stage::new(Backend::for_tests(set, Some(Traffic { locality: Some(locality), ..watched() })));
+    assert_eq!(stage.spread(100).into_keys().collect::<Vec<_>>(), [address(0), address(1)]);
+    // A retry leaves the zone when there is nobody else in it.
+    assert!([address(2), address(3)].contains(&stage.pick(None, &[address(0), address(1)]).address));
+    stage.send_to(0, BAD, 5);
+    let counts = stage.spread(4000);
+    assert!((2650..2950).contains(&counts[&address(1)]), "{counts:?}");
+    assert!(!counts.contains_key(&address(0)));
+}
+
+#[test]
+fn a_new_endpoint_starts_slowly() {
+    let traffic = Traffic { balancer: Balancer::Random, slow_start: Duration::from_secs(100), ..Traffic::default() };
+    let mut stage = Stage::new(backend(&[1], traffic));
+    stage.spread(1);
+    stage.backend.endpoints.store(Arc::new(set(&[1, 1])));
+    let share = |stage: &mut Stage| stage.spread(2000).get(&address(1)).copied().unwrap_or_default();
+    let first = share(&mut stage);
+    assert!((100..280).contains(&first), "{first}");
+    stage.seconds += 50;
+    let half = share(&mut stage);
+    assert!((560..780).contains(&half), "{half}");
+    stage.seconds += 60;
+    let whole = share(&mut stage);
+    assert!((900..1100).contains(&whole), "{whole}");
+}
+
+#[test]
+fn memory_goes_with_the_backend() {
+    let mut stage = Stage::new(backend(&[1, 1], watched()));
+    stage.spread(1);
+    stage.send_to(0, BAD, 5);
+    stage.turns.prune(&Snapshot::default());
+    assert!(stage.turns.ejected(&stage.backend).is_empty());
+}

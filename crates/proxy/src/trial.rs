@@ -1,0 +1,142 @@
+//! One try as its endpoint's record sees it: counted while it lasts, and its outcome noted once.
+//!
+//! Made by `attempt.rs` for every try. What an outcome means for the endpoint is the engine's business; here it is settled which
+//! failures are the endpoint's at all. Our own limits, clients that went away and pooled connections that had gone stale are not.
+//! Also asks for room where a policy limits a backend.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use transept_engine::balance::Event;
+use transept_engine::judge::Outcome;
+use transept_engine::pick::{Chosen, Probe};
+use transept_engine::reason::Reason;
+use transept_engine::snapshot::Backend;
+use transept_engine::traffic::{Permit, Resource};
+
+use crate::attempt::Crossing;
+use crate::failure::{self, Failure, Side};
+use crate::path::Stop;
+use crate::trip::Trip;
+use crate::worker::Worker;
+
+/// A try under way.
+pub(crate) struct Trial<'t> {
+    worker: Rc<Worker>,
+    backend: &'t Backend,
+    chosen: &'t Chosen,
+    /// When the time of the whole exchange is over: a try that is dropped then has failed.
+    due: Option<Duration>,
+    noted: Cell<bool>,
+}
+
+impl<'t> Trial<'t> {
+    pub(crate) fn new(worker: Rc<Worker>, crossing: Crossing<'t>, chosen: &'t Chosen, trip: &Trip) -> Self {
+        worker.turns.borrow_mut().begin(chosen.address);
+        let limit = if trip.upgrade.is_some() { None } else { crossing.rule.timeouts.request.or(None) };
+        let due = limit.map(|limit| trip.started.monotonic.saturating_add(limit));
+        Self { worker, backend: crossing.backend, chosen, due, noted: Cell::new(false) }
+    }
+
+    /// What became of the try, as far as its endpoint is concerned. A response that breaks off later is told besides.
+    pub(crate) fn note(&self, outcome: Outcome) {
+        if self.backend.traffic.is_none() {
+            return;
+        }
+        self.noted.set(true);
+        let now = self.worker.clock.now().into();
+        let event = self.worker.turns.borrow_mut().note(self.backend, self.chosen, outcome, now);
+        let (backend, endpoint) = (&self.backend.label, self.chosen.address);
+        match event {
+            None => {}
+            Some(Event::Ejected(time)) => {
+                self.worker.meter.borrow_mut().ejected(backend);
+                tracing::warn!(%backend, %endpoint, seconds = time.as_secs(), "an endpoint fails and is left alone");
+            }
+            Some(Event::Recovered) => tracing::info!(%backend, %endpoint, "an endpoint has recovered"),
+        }
+    }
+
+    /// The try failed.
+    pub(crate) fn failed(&self, failure: &Failure) {
+        if let Some(outcome) = outcome_of(failure) {
+            self.note(outcome);
+        }
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        self.worker.turns.borrow_mut().end(self.chosen.address);
+        if self.noted.get() || self.backend.traffic.is_none() {
+            return;
+        }
+        let now = self.worker.clock.now();
+        if self.due.is_some_and(|due| due <= now.monotonic) {
+            self.note(Outcome::TimedOut);
+        } else if self.chosen.probe == Probe::Yes {
+            self.worker.turns.borrow_mut().give_up_probe(self.backend, self.chosen.address, now.into());
+        }
+    }
+}
+
+/// What a failure says about the endpoint; none when it is not to blame.
+fn outcome_of(failure: &Failure) -> Option<Outcome> {
+    if failure.side == Side::Downstream {
+        return None;
+    }
+    match failure.reason {
+        Reason::UpstreamRefused
+        | Reason::UpstreamConnectTimeout
+        | Reason::UpstreamTls
+        | Reason::UpstreamCertificate => Some(Outcome::Unreachable),
+        // The server says that it has not looked at the request: it closes politely, or is busy.
+        Reason::UpstreamReset if failure.repeat == failure::Repeat::Safe => None,
+        Reason::UpstreamReset
+        | Reason::UpstreamMalformed
+        | Reason::UpstreamHeadTooLarge
+        | Reason::UpstreamIncomplete => Some(Outcome::Reset),
+        Reason::UpstreamTimeout => Some(Outcome::TimedOut),
+        _ => None,
+    }
+}
+
+/// Asks for room for one request, where a policy limits the backend.
+pub(crate) fn admit(backend: &Backend) -> Result<Option<Permit>, Stop> {
+    match &backend.traffic {
+        None => Ok(None),
+        Some(traffic) => Ok(backend.common.take(&traffic.limits, Resource::Request)?),
+    }
+}
+
+/// Counts a request as pending while it waits for a connection, where a policy limits the backend. One that gets its connection at
+/// once was never waiting.
+pub(crate) async fn within_pending<T>(
+    backend: &Backend,
+    mut connecting: Pin<&mut impl Future<Output = Result<T, Failure>>>,
+) -> Result<T, Failure> {
+    let Some(traffic) = backend.traffic.as_ref().filter(|traffic| traffic.limits.pending.is_some()) else {
+        return connecting.await;
+    };
+    let mut permit = None;
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(outcome) = connecting.as_mut().poll(cx) {
+            return Poll::Ready(outcome);
+        }
+        if permit.is_none() {
+            match backend.common.take(&traffic.limits, Resource::Pending) {
+                Ok(taken) => permit = taken,
+                Err(reply) => return Poll::Ready(Err(full(reply.reason))),
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+fn full(reason: Reason) -> Failure {
+    Failure::new(Side::Upstream, reason, failure::Repeat::Never, "too many requests wait for a connection")
+}
