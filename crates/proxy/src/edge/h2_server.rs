@@ -204,7 +204,6 @@ pub(super) async fn exchange(worker: &Rc<Worker>, job: Job) {
     };
     travel(worker, arrival, &mut trip, &mut replier).await;
     counted.ended(trip.facts.error);
-    drop(replier);
     trip.watch = Some(watch);
     worker.give_back(trip);
 }

@@ -9,6 +9,7 @@ mod frame;
 pub mod head;
 pub mod hpack;
 mod receive;
+mod receive_control;
 mod send;
 mod stream;
 
