@@ -29,9 +29,9 @@ fn bundles(root: &Authority) -> Bundles {
 fn is_proven(issued: &Issued, bundles: &Bundles, at: UnixTime) -> bool {
     let provider = aws_lc_rs::default_provider();
     let algorithms = provider.signature_verification_algorithms.all;
-    [Purpose::Client, Purpose::Server].into_iter().all(|purpose| {
-        verify(&issued.chain, bundles, purpose, &Accept::only(id(CART)), algorithms, at).is_ok()
-    })
+    [Purpose::Client, Purpose::Server]
+        .into_iter()
+        .all(|purpose| verify(&issued.chain, bundles, purpose, &Accept::only(id(CART)), algorithms, at).is_ok())
 }
 
 #[test]

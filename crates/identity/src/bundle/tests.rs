@@ -86,7 +86,8 @@ fn refuses_documents_that_are_none() {
 #[test]
 fn only_a_signing_certificate_of_the_domain_is_a_root() {
     let root = Ca::root("shop.test", "root");
-    let refuse = |der: &CertificateDer<'static>| Bundle::new(shop(), [root.certificate.clone(), der.clone()]).unwrap_err();
+    let refuse =
+        |der: &CertificateDer<'static>| Bundle::new(shop(), [root.certificate.clone(), der.clone()]).unwrap_err();
     assert_eq!(refuse(&root.leaf("spiffe://shop.test/cart").certificate), BadBundle::NotCa(2));
 
     let mut params = ca_params("shop.test", "no sign");

@@ -170,10 +170,7 @@ fn a_client_without_certificate_is_refused() {
         .with_custom_certificate_verifier(Arc::new(verifier(known(), only(BANK))))
         .with_no_client_auth();
     let bank = server(root.leaf(BANK).svid(&[]), verifier(known(), in_shop()));
-    assert!(matches!(
-        shake(Arc::new(anonymous), bank).unwrap_err(),
-        Broken::Server(Error::NoCertificatesPresented)
-    ));
+    assert!(matches!(shake(Arc::new(anonymous), bank).unwrap_err(), Broken::Server(Error::NoCertificatesPresented)));
 }
 
 #[test]

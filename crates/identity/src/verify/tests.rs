@@ -9,7 +9,12 @@ use crate::forge::{Ca, Forged, HOUR, NOW, bundles, ca_params, domain, id, leaf_p
 
 const CART: &str = "spiffe://shop.test/ns/default/sa/cart";
 
-fn check_at(chain: &[&CertificateDer<'static>], bundles: &Bundles, accept: &Accept, now: UnixTime) -> Result<Peer, Refusal> {
+fn check_at(
+    chain: &[&CertificateDer<'static>],
+    bundles: &Bundles,
+    accept: &Accept,
+    now: UnixTime,
+) -> Result<Peer, Refusal> {
     let provider = aws_lc_rs::default_provider();
     let algorithms = provider.signature_verification_algorithms.all;
     let chain: Vec<_> = chain.iter().map(|der| (*der).clone()).collect();
@@ -74,7 +79,10 @@ fn foreign_chains_are_refused_however_they_are_made() {
     let vault = theirs.leaf("spiffe://bank.test/vault").certificate;
     assert_eq!(slug(&[&vault], &only_ours), "identity.unknown_trust_domain");
     assert_eq!(slug(&[&vault], &both), "identity.wrong_trust_domain");
-    assert_eq!(slug(&[&ours.leaf(CART).certificate], &bundles([("bank.test", &theirs)])), "identity.unknown_trust_domain");
+    assert_eq!(
+        slug(&[&ours.leaf(CART).certificate], &bundles([("bank.test", &theirs)])),
+        "identity.unknown_trust_domain"
+    );
 }
 
 #[test]
@@ -102,9 +110,7 @@ fn a_path_length_is_kept() {
 
 #[test]
 fn nothing_is_valid_outside_its_time() {
-    let timed = |begin: u64, end: u64| {
-        move |params: &mut CertificateParams| set_validity(params, begin, end)
-    };
+    let timed = |begin: u64, end: u64| move |params: &mut CertificateParams| set_validity(params, begin, end);
     let root = Ca::root("shop.test", "root");
     let known = bundles([("shop.test", &root)]);
     let ended = root.changed(CART, timed(NOW - HOUR, NOW - 1)).certificate;
