@@ -58,3 +58,45 @@ impl Cache {
         proven.proofs.insert((proof.leaf.fingerprint, purpose), proof);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forge::{NOW, id, now};
+    use crate::svid::moment;
+
+    fn proof(number: usize) -> Proof {
+        let leaf = Leaf {
+            id: id("spiffe://shop.test/cart"),
+            not_before: moment(0),
+            not_after: moment(NOW + 10),
+            fingerprint: Fingerprint::of(&number.to_be_bytes()),
+            subject: String::new(),
+            dns_names: Vec::new(),
+        };
+        Proof { leaf: Arc::new(leaf), from: now(), until: moment(NOW + 10) }
+    }
+
+    #[test]
+    fn it_never_grows_beyond_its_capacity() {
+        let (cache, bundles) = (Cache::default(), Arc::new(Bundles::default()));
+        for number in 0..CAPACITY + 10 {
+            cache.remember(Purpose::Client, &bundles, proof(number));
+            assert!(cache.0.lock().unwrap().proofs.len() <= CAPACITY);
+            assert!(cache.find(proof(number).leaf.fingerprint, Purpose::Client, &bundles, now()).is_some());
+        }
+    }
+
+    #[test]
+    fn it_forgets_with_the_bundles_and_with_time() {
+        let (cache, bundles) = (Cache::default(), Arc::new(Bundles::default()));
+        cache.remember(Purpose::Client, &bundles, proof(1));
+        let found = |bundles, now| cache.find(proof(1).leaf.fingerprint, Purpose::Client, bundles, now).is_some();
+        assert!(found(&bundles, now()) && found(&bundles, moment(NOW + 10)));
+        assert!(!found(&bundles, moment(NOW + 11)) && !found(&bundles, moment(NOW - 1)));
+        let others = Arc::new(Bundles::default());
+        assert!(!found(&others, now()), "equal, but another set");
+        cache.remember(Purpose::Client, &others, proof(2));
+        assert!(!found(&bundles, now()), "what was proven under the old set is gone");
+    }
+}

@@ -10,6 +10,8 @@ pub mod authority;
 pub mod bundle;
 mod cache;
 pub mod fingerprint;
+#[cfg(test)]
+mod forge;
 pub mod handshake;
 pub mod key;
 mod pem;

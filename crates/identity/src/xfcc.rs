@@ -51,7 +51,7 @@ pub fn is_identity_field(name: &[u8]) -> bool {
     let is = |known: &&str| name.len() == known.len() && name.iter().map(byte).eq(known.bytes());
     let begins =
         |prefix: &&str| name.get(..prefix.len()).is_some_and(|start| start.iter().map(byte).eq(prefix.bytes()));
-    IDENTITY_FIELDS.iter().any(|known| is(known)) || IDENTITY_PREFIXES.iter().any(|prefix| begins(prefix))
+    IDENTITY_FIELDS.iter().any(is) || IDENTITY_PREFIXES.iter().any(begins)
 }
 
 /// Writes one element: `By` (us), `Hash` (SHA-256 of the peer's leaf), `Subject`, `URI` (the peer's id) and a `DNS` for each

@@ -137,8 +137,6 @@ pub struct Batch {
     nonce: String,
     stream: u64,
     sequence: u64,
-    /// The revision that the answers in it show.
-    revision: u64,
 }
 
 impl Batch {
@@ -181,11 +179,13 @@ pub struct Client {
     /// Counts streams, so that what belongs to an earlier one is known.
     stream: u64,
     outbox: VecDeque<DeltaDiscoveryRequest>,
+    /// Counts the requests of this stream, as they enter the outbox.
+    requests: u64,
     /// Counts the responses of this stream.
     sequence: u64,
     unsettled: BTreeSet<u64>,
-    /// For each response that is not behind an unsettled one: how far everything was sent with it.
-    marks: VecDeque<(u64, u64)>,
+    /// How far the responses went that are unsettled, or came after one that is.
+    marks: VecDeque<(u64, Progress)>,
 }
 
 impl Client {
@@ -200,6 +200,7 @@ impl Client {
             server: 0,
             stream: 0,
             outbox: VecDeque::new(),
+            requests: 0,
             sequence: 0,
             unsettled: BTreeSet::new(),
             marks: VecDeque::new(),
@@ -268,7 +269,8 @@ impl Client {
         self.forget_stream();
         let mut node = Some(self.settings.node.clone());
         for interest in &mut self.interests {
-            self.outbox.push_back(DeltaDiscoveryRequest { node: node.take(), ..interest.announce() });
+            self.requests += 1;
+            self.outbox.push_back(DeltaDiscoveryRequest { node: node.take(), ..interest.announce(self.requests) });
         }
     }
 
@@ -292,7 +294,18 @@ impl Client {
         if !self.is_connected() {
             return None;
         }
-        self.outbox.pop_front().or_else(|| self.interests.iter_mut().find_map(Interest::changes))
+        if self.outbox.is_empty()
+            && let Some(interest) = self.interests.iter_mut().find(|interest| interest.has_changes())
+        {
+            self.requests += 1;
+            return Some(interest.changes(self.requests));
+        }
+        self.outbox.pop_front()
+    }
+
+    /// Whether [`Client::next_request`] has something to send.
+    pub fn has_requests(&self) -> bool {
+        self.is_connected() && (!self.outbox.is_empty() || self.interests.iter().any(Interest::has_changes))
     }
 
     /// Whether a stream is open.
@@ -325,8 +338,8 @@ impl Client {
         if interest.unsettled {
             return Err(Breach::Overrun);
         }
-        let progress =
-            Progress::parse(&response.system_version_info).unwrap_or(Progress { revision: 0, sent_to: u64::MAX });
+        let all = Progress { revision: 0, sent_to: u64::MAX, heard: u64::MAX };
+        let progress = Progress::parse(&response.system_version_info).unwrap_or(all);
         self.sequence += 1;
         let mut batch = Batch {
             type_url: interest.type_url.clone(),
@@ -336,12 +349,11 @@ impl Client {
             nonce: response.nonce,
             stream: self.stream,
             sequence: self.sequence,
-            revision: progress.revision,
         };
         interest.screen(response.resources, response.removed_resources, room, &mut batch);
         interest.unsettled = true;
         self.unsettled.insert(self.sequence);
-        self.marks.push_back((self.sequence, progress.sent_to));
+        self.marks.push_back((self.sequence, progress));
         Ok(Some(batch))
     }
 
@@ -359,9 +371,7 @@ impl Client {
         let refused: BTreeSet<&str> = refusals.iter().map(|refusal| refusal.name.as_str()).collect();
         for change in batch.changes {
             if !refused.contains(change.name().as_ref()) {
-                interest.apply(now, change, batch.revision);
-            } else {
-                interest.answered(change.name(), batch.revision);
+                interest.apply(now, change);
             }
         }
         for (name, ttl) in batch.beats {
@@ -369,9 +379,12 @@ impl Client {
         }
         interest.unsettled = false;
         if live {
-            interest.first_answer(batch.revision);
             // What was asked for before must be heard before the answer, or the other side thinks that the answer came later.
-            self.outbox.extend(interest.changes());
+            if interest.has_changes() {
+                self.requests += 1;
+                self.outbox.push_back(interest.changes(self.requests));
+            }
+            self.requests += 1;
             self.outbox.push_back(DeltaDiscoveryRequest {
                 type_url: batch.type_url.as_str().to_owned(),
                 response_nonce: batch.nonce,
@@ -448,6 +461,7 @@ impl Client {
             Refusal::new(&resource.name, &resource.version, Reason::UnknownType, message)
         };
         let refusals = response.resources.iter().map(refuse).collect();
+        self.requests += 1;
         self.outbox.push_back(DeltaDiscoveryRequest {
             type_url: response.type_url,
             response_nonce: response.nonce,
@@ -458,6 +472,7 @@ impl Client {
 
     fn forget_stream(&mut self) {
         self.outbox.clear();
+        self.requests = 0;
         self.sequence = 0;
         self.unsettled.clear();
         self.marks.clear();
@@ -469,9 +484,9 @@ impl Client {
     /// Tells the interests how far everything has come, as of the last response before the first unsettled one.
     fn advance(&mut self) {
         let open = self.unsettled.first().copied().unwrap_or(u64::MAX);
-        while let Some((_, sent_to)) = self.marks.pop_front_if(|(sequence, _)| *sequence < open) {
+        while let Some((_, progress)) = self.marks.pop_front_if(|(sequence, _)| *sequence < open) {
             for interest in &mut self.interests {
-                interest.complete(sent_to);
+                interest.advance(progress);
             }
         }
     }

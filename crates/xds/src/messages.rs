@@ -37,7 +37,9 @@ pub struct DeltaDiscoveryRequest {
 /// `envoy.service.discovery.v3.DeltaDiscoveryResponse`: what changed, as a proxy reads it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DeltaDiscoveryResponse {
-    /// The revision of the control plane's store, for people. Ends with `+` when more of the same follows.
+    /// For people, by the public definition. Transept's control plane writes `revision@heard` into it, or `revision+sent_to@heard`:
+    /// the revision of its store, the one up to which everything of every type was sent (left out when it is the same), and the
+    /// number of requests taken into account. So a proxy knows when it was told everything that it asked for.
     #[prost(string, tag = "1")]
     pub system_version_info: String,
     /// What was added or changed.

@@ -117,6 +117,8 @@ pub struct Session<V> {
     /// Types of which the proxy said that a first request will follow.
     expected: BTreeSet<TypeUrl>,
     nonces: u64,
+    /// How many requests were heard.
+    heard: u64,
     /// Whether the latest response said that more follows.
     incomplete: bool,
 }
@@ -139,6 +141,7 @@ impl<V> Session<V> {
             asked: Asked::new(),
             expected: BTreeSet::new(),
             nonces: 0,
+            heard: 0,
             incomplete: false,
         }
     }
@@ -164,6 +167,7 @@ impl<V> Session<V> {
         store: &Store,
     ) -> Result<Vec<Fact>, Breach> {
         self.check(&request)?;
+        self.heard += 1;
         if self.node.is_none() {
             self.greet(request.node.unwrap_or_default());
         }
@@ -225,45 +229,42 @@ impl<V> Session<V> {
 
     /// What is to be sent now, in this order.
     pub fn poll<S: Scope<Viewer = V>>(&mut self, now: Duration, store: &Store, scope: &S) -> Vec<SharedResponse> {
-        let mut out = Vec::new();
         if !self.expected.is_empty() {
-            return out;
+            return Vec::new();
         }
         for ledger in &mut self.ledgers {
             ledger.absorb(store, self.asked.get(ledger.type_url()));
         }
         let view = View { store, scope, viewer: &self.viewer, asked: &self.asked, limit: self.settings.response_bytes };
+        let (settings, heard, revision) = (&*self.settings, self.heard, store.revision());
+        let incomplete = self.incomplete;
+        let mut post = Post { settings, heard, revision, now, nonces: &mut self.nonces, incomplete, out: Vec::new() };
         // Additions: what is pointed at before what points at it.
-        let mut drafts = Vec::new();
         let mut blocked = false;
         for at in 0..self.ledgers.len() {
-            let ledger = &mut self.ledgers[at];
-            if !blocked && let Some(draft) = ledger.draft_additions(now, &view) {
-                let sent_to = self.ledgers.iter().map(|ledger| ledger.sent_to()).min().unwrap_or(0);
-                drafts.push((at, draft, sent_to));
+            if !blocked && let Some(draft) = self.ledgers[at].draft_additions(now, &view) {
+                post.send(&mut self.ledgers, at, draft);
             }
             blocked |= self.ledgers[at].has_unsent();
         }
-        // Removals: the other way round, and only after every proxy's additions up to then are in force.
+        // Removals: the other way round, and only once all additions up to then are in force.
         let settled = self.ledgers.iter().map(|ledger| ledger.settled_to()).min().unwrap_or(0);
-        let sent_to = self.ledgers.iter().map(|ledger| ledger.sent_to()).min().unwrap_or(0);
         let mut before = u64::MAX;
         for at in (0..self.ledgers.len()).rev() {
-            let ledger = &mut self.ledgers[at];
-            if let Some(draft) = ledger.draft_removals(settled, before, &view) {
-                drafts.push((at, draft, sent_to));
+            if let Some(draft) = self.ledgers[at].draft_removals(settled, before, &view) {
+                post.send(&mut self.ledgers, at, draft);
             }
-            before = before.min(ledger.first_removal());
+            before = before.min(self.ledgers[at].first_removal());
         }
         // What was left open before turned out to be nothing: the proxy still waits to hear that it has everything.
-        if drafts.is_empty() && self.incomplete && sent_to == store.revision() {
+        if post.out.is_empty() && post.incomplete && sent_to(&self.ledgers) == revision {
             let free = self.ledgers.iter().enumerate().find_map(|(at, ledger)| Some((at, ledger.draft_nothing()?)));
-            drafts.extend(free.map(|(at, draft)| (at, draft, sent_to)));
+            if let Some((at, draft)) = free {
+                post.send(&mut self.ledgers, at, draft);
+            }
         }
-        for (at, draft, sent_to) in drafts {
-            out.push(self.send(at, draft, now, store.revision(), sent_to));
-        }
-        out
+        self.incomplete = post.incomplete;
+        post.out
     }
 
     /// When to poll again although nothing changed and nothing was received.
@@ -287,6 +288,12 @@ impl<V> Session<V> {
     /// What the proxy holds, as far as it said so. `None` for a version that is not one of ours.
     pub fn holdings(&self) -> impl Iterator<Item = (Key, Option<Version>)> {
         self.ledgers.iter().flat_map(Ledger::holdings)
+    }
+
+    /// Whether the proxy asked for this resource by name or for all of its type. What comes along with others is not asked for.
+    pub fn is_asked(&self, key: &Key) -> bool {
+        let all = self.ledgers.iter().any(|ledger| *ledger.type_url() == key.type_url && ledger.has_all());
+        all || is_asked(&self.asked, key)
     }
 
     /// What the proxy refused and was not sent in another version since.
@@ -355,44 +362,75 @@ impl<V> Session<V> {
             }
         }
     }
+}
 
-    fn send(&mut self, at: usize, draft: Draft, now: Duration, revision: u64, sent_to: u64) -> SharedResponse {
-        self.nonces += 1;
+/// Where the responses of one poll are addressed.
+struct Post<'a> {
+    settings: &'a Settings,
+    heard: u64,
+    revision: u64,
+    now: Duration,
+    nonces: &'a mut u64,
+    /// Whether the latest response said that more follows.
+    incomplete: bool,
+    out: Vec<SharedResponse>,
+}
+
+impl Post<'_> {
+    /// Puts a draft of the ledger at `at` on its way.
+    fn send(&mut self, ledgers: &mut [Ledger], at: usize, draft: Draft) {
+        *self.nonces += 1;
         let nonce = format!("{:x}", self.nonces);
-        let ledger = &mut self.ledgers[at];
-        let type_url = ledger.type_url().as_str().to_owned();
-        let (resources, removed_resources) = ledger.dispatch(draft, nonce.clone(), now);
-        self.incomplete = sent_to < revision;
-        let system_version_info = Progress { revision, sent_to }.to_string();
-        let identifier = self.settings.identifier.clone();
-        let control_plane = Some(ControlPlane { identifier });
-        SharedResponse { system_version_info, resources, type_url, nonce, removed_resources, control_plane }
+        let progress = Progress { revision: self.revision, sent_to: sent_to(ledgers), heard: self.heard };
+        self.incomplete = !progress.is_whole();
+        let (resources, removed_resources) = ledgers[at].dispatch(draft, nonce.clone(), self.now);
+        self.out.push(SharedResponse {
+            system_version_info: progress.to_string(),
+            resources,
+            type_url: ledgers[at].type_url().as_str().to_owned(),
+            nonce,
+            removed_resources,
+            control_plane: Some(ControlPlane { identifier: self.settings.identifier.clone() }),
+        });
     }
 }
 
-/// How far a response goes: what `system_version_info` says, `revision` or `revision+sent_to`.
+/// The revision up to which everything of every type was sent.
+fn sent_to(ledgers: &[Ledger]) -> u64 {
+    ledgers.iter().map(Ledger::sent_to).min().unwrap_or(0)
+}
+
+/// How far a response goes, as `system_version_info` says it: `revision@heard`, or `revision+sent_to@heard` when more follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
     /// The revision of the store that the response shows.
     pub(crate) revision: u64,
     /// The revision up to which, with this response, everything of every type has been sent.
     pub(crate) sent_to: u64,
+    /// How many requests of the stream it takes into account.
+    pub(crate) heard: u64,
 }
 
 impl Progress {
     /// Reads what another control plane may have written quite differently.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let (revision, sent_to) = text.split_once('+').unwrap_or((text, text));
-        Some(Self { revision: revision.parse().ok()?, sent_to: sent_to.parse().ok()? })
+        let (revisions, heard) = text.split_once('@')?;
+        let (revision, sent_to) = revisions.split_once('+').unwrap_or((revisions, revisions));
+        Some(Self { revision: revision.parse().ok()?, sent_to: sent_to.parse().ok()?, heard: heard.parse().ok()? })
+    }
+
+    /// Whether nothing follows.
+    pub(crate) fn is_whole(self) -> bool {
+        self.sent_to >= self.revision
     }
 }
 
 impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.sent_to >= self.revision {
-            write!(f, "{}", self.revision)
+        if self.is_whole() {
+            write!(f, "{}@{}", self.revision, self.heard)
         } else {
-            write!(f, "{}+{}", self.revision, self.sent_to)
+            write!(f, "{}+{}@{}", self.revision, self.sent_to, self.heard)
         }
     }
 }

@@ -12,6 +12,7 @@ use super::{Batch, Change};
 use crate::messages::{self, DeltaDiscoveryRequest, ProtoDuration};
 use crate::refusal::{Reason, Refusal};
 use crate::resource::TypeUrl;
+use crate::server::Progress;
 
 /// A resource that a proxy holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,9 +35,11 @@ pub(super) struct Room {
 /// How far an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
-    /// Nothing was heard yet.
-    Unheard,
-    /// The answer is there; what comes along with it is, once everything up to this revision was sent.
+    /// The control plane was not asked yet.
+    Untold,
+    /// It was, with this request of the stream.
+    Told(u64),
+    /// It has heard; the answer and what comes along with it are here once everything up to this revision was sent.
     Until(u64),
 }
 
@@ -50,8 +53,6 @@ pub(super) struct Interest {
     pub(super) bytes: usize,
     /// Whether a batch of this type is not settled.
     pub(super) unsettled: bool,
-    /// Names that this stream was told are held, and of which it may therefore say nothing; `*` is all. Empty after its first answer.
-    promised: BTreeSet<Arc<str>>,
     /// Names without a whole answer.
     waiting: BTreeMap<Arc<str>, Wait>,
     /// The same for all of them.
@@ -70,7 +71,6 @@ impl Interest {
             held: BTreeMap::new(),
             bytes: 0,
             unsettled: false,
-            promised: BTreeSet::new(),
             waiting: BTreeMap::new(),
             waiting_all: None,
             subscribe: BTreeSet::new(),
@@ -84,7 +84,7 @@ impl Interest {
 
     pub(super) fn subscribe(&mut self, name: &Arc<str>) {
         if self.names.insert(name.clone()) {
-            self.waiting.insert(name.clone(), Wait::Unheard);
+            self.waiting.insert(name.clone(), Wait::Untold);
             self.tell(name, true);
         }
     }
@@ -94,7 +94,6 @@ impl Interest {
             return false;
         }
         self.waiting.remove(name);
-        self.promised.remove(name);
         self.tell(name, false);
         !self.all && self.drop_held(name)
     }
@@ -102,7 +101,7 @@ impl Interest {
     pub(super) fn subscribe_all(&mut self) {
         if !self.all {
             self.all = true;
-            self.waiting_all = Some(Wait::Unheard);
+            self.waiting_all = Some(Wait::Untold);
             self.tell(&"*".into(), true);
         }
     }
@@ -113,7 +112,6 @@ impl Interest {
         }
         self.all = false;
         self.waiting_all = None;
-        self.promised.remove("*");
         self.tell(&"*".into(), false);
         let dropped: Vec<_> = self.held.keys().filter(|name| !self.names.contains(*name)).cloned().collect();
         for name in &dropped {
@@ -122,13 +120,12 @@ impl Interest {
         dropped
     }
 
-    /// The first request of a stream.
-    pub(super) fn announce(&mut self) -> DeltaDiscoveryRequest {
+    /// The first request of a stream, which is its `number`th.
+    pub(super) fn announce(&mut self, number: u64) -> DeltaDiscoveryRequest {
+        self.told(number);
         let mut subscribe: Vec<String> = self.names.iter().map(|name| name.as_ref().to_owned()).collect();
         let mut unsubscribe = Vec::new();
-        self.promised = self.names.iter().filter(|name| self.held.contains_key(*name)).cloned().collect();
         if self.all {
-            self.promised.insert("*".into());
             subscribe.push("*".to_owned());
         } else if subscribe.is_empty() {
             // No name at all would mean all of them.
@@ -146,20 +143,22 @@ impl Interest {
         }
     }
 
-    /// The request that tells what changed since the last one.
-    pub(super) fn changes(&mut self) -> Option<DeltaDiscoveryRequest> {
-        if self.subscribe.is_empty() && self.unsubscribe.is_empty() {
-            return None;
-        }
+    pub(super) fn has_changes(&self) -> bool {
+        !self.subscribe.is_empty() || !self.unsubscribe.is_empty()
+    }
+
+    /// The request that tells what changed since the last one, the `number`th of the stream.
+    pub(super) fn changes(&mut self, number: u64) -> DeltaDiscoveryRequest {
+        self.told(number);
         let take = |names: &mut BTreeSet<Arc<str>>| {
             std::mem::take(names).iter().map(|name| name.as_ref().to_owned()).collect()
         };
-        Some(DeltaDiscoveryRequest {
+        DeltaDiscoveryRequest {
             type_url: self.type_url.as_str().to_owned(),
             resource_names_subscribe: take(&mut self.subscribe),
             resource_names_unsubscribe: take(&mut self.unsubscribe),
             ..DeltaDiscoveryRequest::default()
-        })
+        }
     }
 
     /// Sorts a response into what can be offered and what cannot be accepted whatever it means.
@@ -219,8 +218,7 @@ impl Interest {
     }
 
     /// Holds or drops what a settled batch said.
-    pub(super) fn apply(&mut self, now: Duration, change: Change, revision: u64) {
-        self.answered(&change.name().clone(), revision);
+    pub(super) fn apply(&mut self, now: Duration, change: Change) {
         match change {
             Change::Put { name, version, payload, ttl } => {
                 let ends = ttl.map(|ttl| now.saturating_add(ttl));
@@ -232,30 +230,14 @@ impl Interest {
         }
     }
 
-    /// A name was answered, if only by something that was refused.
-    pub(super) fn answered(&mut self, name: &Arc<str>, revision: u64) {
-        if let Some(wait) = self.waiting.get_mut(name)
-            && *wait == Wait::Unheard
-        {
-            *wait = Wait::Until(revision);
-        }
-    }
-
-    /// The first response of a stream also answers for what was announced as held: it is not sent again.
-    pub(super) fn first_answer(&mut self, revision: u64) {
-        for name in std::mem::take(&mut self.promised) {
-            let wait = if &*name == "*" { self.waiting_all.as_mut() } else { self.waiting.get_mut(&name) };
-            if let Some(wait) = wait
-                && *wait == Wait::Unheard
-            {
-                *wait = Wait::Until(revision);
+    /// A response that went this far was settled, and so were all before it.
+    pub(super) fn advance(&mut self, progress: Progress) {
+        for wait in self.waits() {
+            if matches!(*wait, Wait::Told(number) if number <= progress.heard) {
+                *wait = Wait::Until(progress.revision);
             }
         }
-    }
-
-    /// Everything up to `revision` was sent and settled.
-    pub(super) fn complete(&mut self, revision: u64) {
-        let done = |wait: &Wait| matches!(wait, Wait::Until(needed) if *needed <= revision);
+        let done = |wait: &Wait| matches!(wait, Wait::Until(needed) if *needed <= progress.sent_to);
         self.waiting.retain(|_, wait| !done(wait));
         self.waiting_all = self.waiting_all.filter(|wait| !done(wait));
     }
@@ -293,10 +275,20 @@ impl Interest {
         self.subscribe.clear();
         self.unsubscribe.clear();
         self.unsettled = false;
-        self.promised.clear();
-        for wait in self.waiting.values_mut().chain(&mut self.waiting_all) {
-            *wait = Wait::Unheard;
+        for wait in self.waits() {
+            *wait = Wait::Untold;
         }
+    }
+
+    /// A request is on its way that tells everything.
+    fn told(&mut self, number: u64) {
+        for wait in self.waits().filter(|wait| **wait == Wait::Untold) {
+            *wait = Wait::Told(number);
+        }
+    }
+
+    fn waits(&mut self) -> impl Iterator<Item = &mut Wait> {
+        self.waiting.values_mut().chain(&mut self.waiting_all)
     }
 
     fn tell(&mut self, name: &Arc<str>, wanted: bool) {
