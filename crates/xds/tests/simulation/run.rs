@@ -374,9 +374,17 @@ impl Run {
                 let spent = self.messages - before;
                 return if spent <= most { Ok(()) } else { Err(format!("{spent} messages to come together")) };
             }
-            self.advance(Duration::from_millis(200));
+            self.advance(self.until_something());
         }
         self.converged().map_err(|why| format!("not together after {PATIENCE:?}: {why}"))
+    }
+
+    /// The time until somebody wants to do something by itself.
+    fn until_something(&self) -> Duration {
+        let proxies = self.proxies.iter().filter_map(|proxy| Some(proxy.client.wake_at()?.saturating_sub(proxy.clock)));
+        let sessions = self.planes.iter().flat_map(|plane| plane.sessions.values());
+        let sessions = sessions.filter_map(|session| Some(session.wake_at()?.saturating_sub(self.now)));
+        proxies.chain(sessions).min().unwrap_or(PATIENCE).max(Duration::from_millis(1))
     }
 
     /// Delivers and settles until nothing moves.
@@ -461,7 +469,7 @@ impl Run {
         }
         self.settle_down()?;
         while self.converged().is_err() && waits < 200 {
-            self.advance(Duration::from_millis(200));
+            self.advance(self.until_something());
             self.settle_down()?;
             waits += 1;
         }
