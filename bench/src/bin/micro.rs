@@ -25,7 +25,9 @@ use transept_model::attach::{Surroundings, attach};
 use transept_model::load;
 use transept_model::place::SourceText;
 use transept_wire::h1::{self, Limits, parse_request, strip_hop_by_hop, write_request};
-use transept_wire::head::Request;
+use transept_wire::h2::head::{HeadLimits, read_request, write_response};
+use transept_wire::h2::hpack::{Decoder, Encoder};
+use transept_wire::head::{Request, Response};
 use transept_wire::normalize;
 
 /// Path prefixes under each host.
@@ -53,7 +55,74 @@ fn main() -> anyhow::Result<()> {
     }
     let snapshot = snapshot(10)?;
     let bind = snapshot.binds.first().context("no address to listen on")?;
-    head(bind)
+    head(bind)?;
+    h2_head()
+}
+
+/// What the same browser sends over HTTP/2, and what it is answered.
+const LINES: [(&str, &str); 8] = [
+    (":authority", "h0.test"),
+    ("user-agent", "Mozilla/5.0 (X11; Linux x86_64)"),
+    ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+    ("accept-language", "en-US,en;q=0.5"),
+    ("accept-encoding", "gzip, deflate, br"),
+    ("cookie", "session=0123456789abcdef; theme=dark"),
+    ("cache-control", "max-age=0"),
+    (":path", "/p7/cart/items?sort=price"),
+];
+const ANSWER: [(&str, &str); 6] = [
+    ("server", "shop"),
+    ("date", "Mon, 21 Oct 2013 20:13:21 GMT"),
+    ("content-type", "text/html; charset=utf-8"),
+    ("content-length", "1024"),
+    ("cache-control", "private, max-age=0"),
+    ("x-request-id", "0123456789abcdef0123456789abcdef"),
+];
+
+/// Heads of HTTP/2: the first request of a connection, whose lines the table takes, and the next ones, which name them.
+fn h2_head() -> anyhow::Result<()> {
+    let limits = HeadLimits { bytes: 64 * 1024, fields: 100 };
+    let mut decoder = Decoder::new(4096);
+    let mut request = Request::new();
+    // GET and https by number; the path changes from request to request, so no table takes it.
+    let mut first = vec![0x82, 0x87];
+    let (path, kept) = LINES.split_last().context("no lines")?;
+    write_literal(&mut first, 0x00, path);
+    for line in kept {
+        write_literal(&mut first, 0x40, line);
+    }
+    let mut next = vec![0x82, 0x87];
+    write_literal(&mut next, 0x00, path);
+    next.extend((0..kept.len()).rev().map(|place| 0x80 | (62 + place) as u8));
+    ensure!(read_request(&mut decoder, &first, &limits, &mut request).is_ok(), "the first request is refused");
+    ensure!(read_request(&mut decoder, &next, &limits, &mut request).is_ok(), "the next request is refused");
+    measure("read an HTTP/2 request head, indexed", || {
+        let _ = black_box(read_request(&mut decoder, black_box(&next), &limits, &mut request));
+    });
+    measure("read an HTTP/2 request head, put into the table", || {
+        let _ = black_box(read_request(&mut decoder, black_box(&first), &limits, &mut request));
+    });
+    let mut response = Response::new(200);
+    for (name, value) in ANSWER {
+        response.fields.push_bytes(name.as_bytes(), value.as_bytes())?;
+    }
+    let mut encoder = Encoder::new();
+    let mut out = Vec::with_capacity(4096);
+    measure("write an HTTP/2 response head", || {
+        out.clear();
+        write_response(&mut encoder, black_box(&response), &mut out);
+        black_box(&out);
+    });
+    Ok(())
+}
+
+/// A field whose strings are shorter than 127 bytes, with its name in full (RFC 7541 section 6.2).
+fn write_literal(out: &mut Vec<u8>, kind: u8, (name, value): &(&str, &str)) {
+    out.push(kind);
+    for string in [name, value] {
+        out.push(string.len() as u8);
+        out.extend_from_slice(string.as_bytes());
+    }
 }
 
 /// A gateway with so many routes, from text as a user would write it.
