@@ -68,6 +68,7 @@ impl Run<'_> {
             .await
             .context("the scene cannot be set")?;
         let gateway = Launch::run(&self.binary, [scene.world.directory()])
+            .argument("--access-log=off")
             .argument("--workers")
             .argument(self.workers.to_string())
             .start(START_LIMIT)

@@ -5,6 +5,7 @@
 
 mod admit;
 mod draft;
+mod kept;
 mod outside;
 mod recognise;
 mod standalone;
@@ -50,7 +51,7 @@ impl<'a> Loader<'a> {
     }
 
     /// The world before this change. An object keeps its generation when its contents are the same, and gets the next one
-    /// when they are not.
+    /// when they are not. A Secret whose key pair fits no longer keeps the one it had ([`World::kept_pair`]).
     pub fn after(mut self, previous: &'a World) -> Self {
         self.previous = Some(previous);
         self
@@ -77,6 +78,9 @@ impl<'a> Loader<'a> {
         let order = |file: &str| files.iter().position(|source| &*source.name == file);
         invalid.sort_by_key(|one| (order(&one.at.file), one.at.line, one.at.column));
         world.index(files.to_vec());
+        if let Some(previous) = self.previous {
+            kept::keep_pairs(&mut world, previous);
+        }
         Loaded { world, invalid, notes }
     }
 }

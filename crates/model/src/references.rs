@@ -17,7 +17,8 @@ pub(crate) use backends::FoundBackend;
 pub use endpoints::{DnsEndpoint, EndpointAddress, EndpointSource, find_endpoints};
 pub(crate) use resolved::BackendKey;
 pub use resolved::{AppProtocol, BackendId, BackendTarget, BackendTls, ResolvedBackend, Roots, San};
-pub(crate) use secrets::BundleRef;
+pub use secrets::FoundPair;
+pub(crate) use secrets::{BundleRef, read_pair};
 pub(crate) use tls_policies::{TlsPolicy, is_target};
 
 use crate::kinds::GATEWAY_GROUP;

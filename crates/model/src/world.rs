@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::certificate::KeyPair;
 use crate::kinds::cluster::{NAMESPACE_NAME_LABEL, SERVICE_NAME_LABEL};
 use crate::kinds::{
     BackendSpec, BackendTlsPolicySpec, CONTROLLER_NAME, ConfigMapBody, EndpointSliceBody, GatewayClassSpec,
@@ -72,6 +73,8 @@ pub struct World {
     pub(crate) slices_of: HashMap<Box<str>, SlicesByService>,
     pub(crate) grants_in: HashMap<Box<str>, Vec<Arc<Object<ReferenceGrantSpec>>>>,
     pub(crate) labels_of: HashMap<Box<str>, Arc<Labels>>,
+    /// Key pairs by namespace and name of their Secret; see [`World::kept_pair`].
+    pub(crate) kept_pairs: HashMap<(String, String), Arc<KeyPair>>,
     pub(crate) sources: Vec<SourceText>,
 }
 
@@ -172,6 +175,16 @@ impl World {
         class
             .and_then(|name| self.gateway_class(name))
             .is_none_or(|class| class.spec.controller_name == CONTROLLER_NAME)
+    }
+
+    /// The key pair that a Secret held before a change that left it without a good one. It stays in use until the Secret holds
+    /// a good pair again, or is gone.
+    pub fn kept_pair(&self, namespace: &str, secret: &str) -> Option<&Arc<KeyPair>> {
+        // Almost always there is none, and then nothing is worth a key.
+        if self.kept_pairs.is_empty() {
+            return None;
+        }
+        self.kept_pairs.get(&(namespace.to_owned(), secret.to_owned()))
     }
 
     /// The files the objects were read from.

@@ -1,5 +1,6 @@
 //! The road of requests, end to end: the real binary between clients and backends that each test plays itself.
 
+mod certificates;
 mod disorder;
 mod drain;
 mod early;
@@ -18,5 +19,6 @@ mod responses;
 mod retries;
 mod secure;
 mod stage;
+mod traffic;
 mod tunnels;
 mod upstream;

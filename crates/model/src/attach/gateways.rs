@@ -9,9 +9,8 @@ use super::addresses::Addresses;
 use super::findings::{Findings, sentence};
 use super::listeners::{self, ListenerDraft};
 use super::{AttachedGateway, Surroundings};
-use crate::certificate::KeyPair;
 use crate::kinds::{CONTROLLER_NAME, FrontendValidationMode, GatewayClassSpec, GatewaySpec, Object};
-use crate::references::{RefProblem, RefReason, References, Referrer};
+use crate::references::{FoundPair, RefProblem, RefReason, References, Referrer};
 use crate::status::{
     ClassStatus, Condition, Conditions, GatewayStatus, ObjectStatus, SUPPORTED_FEATURES, Status, StatusAddress,
     StatusBody, Truth,
@@ -29,7 +28,7 @@ pub(super) struct GatewayDraft {
     /// Why the Gateway as a whole is not accepted: reason and sentence.
     pub(super) refused: Option<(&'static str, String)>,
     /// What became of the client certificate, when the spec names one.
-    client_identity: Option<Result<Arc<KeyPair>, RefProblem>>,
+    client_identity: Option<Result<FoundPair, RefProblem>>,
 }
 
 /// Writes the status of every GatewayClass of ours.
@@ -105,6 +104,7 @@ pub(super) fn draft(
     status: &mut Status,
     findings: &mut Findings,
 ) -> Vec<GatewayDraft> {
+    listeners::report_kept(world, findings);
     let mut drafts = Vec::new();
     for gateway in world.gateways() {
         match find_owner(world, gateway) {
@@ -176,7 +176,7 @@ fn find_identity(
     gateway: &Object<GatewaySpec>,
     references: &References<'_>,
     findings: &mut Findings,
-) -> Option<Result<Arc<KeyPair>, RefProblem>> {
+) -> Option<Result<FoundPair, RefProblem>> {
     let backend = gateway.spec.tls.as_ref()?.backend.as_ref()?;
     let reference = backend.client_certificate_ref.as_ref()?;
     let from = Referrer::new("Gateway", &gateway.meta.namespace);
@@ -251,8 +251,12 @@ impl GatewayDraft {
 
     fn resolved(&self) -> Option<Condition> {
         Some(match self.client_identity.as_ref()? {
-            Ok(_) => Condition::new("ResolvedRefs", Truth::True, "ResolvedRefs", "The client certificate is there."),
-            Err(problem) => Condition::new("ResolvedRefs", Truth::False, problem.reason.as_str(), problem.to_string()),
+            Ok(FoundPair { outdated: None, .. }) => {
+                Condition::new("ResolvedRefs", Truth::True, "ResolvedRefs", "The client certificate is there.")
+            }
+            Ok(FoundPair { outdated: Some(problem), .. }) | Err(problem) => {
+                Condition::new("ResolvedRefs", Truth::False, problem.reason.as_str(), problem.to_string())
+            }
         })
     }
 
@@ -282,7 +286,7 @@ impl GatewayDraft {
         AttachedGateway {
             addresses: listen,
             listeners: self.listeners.into_iter().map(|listener| listener.finish(open)).collect(),
-            client_identity: self.client_identity.and_then(Result::ok),
+            client_identity: self.client_identity.and_then(Result::ok).map(|found| found.pair),
             gateway: self.gateway,
         }
     }

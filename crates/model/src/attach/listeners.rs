@@ -10,6 +10,7 @@ use std::collections::HashMap;
 
 pub(super) use kinds::RouteKinds;
 use tls::draft_tls;
+pub(super) use tls::report_kept;
 
 use super::findings::{Findings, sentence};
 use super::overlap::Names;

@@ -178,7 +178,7 @@ impl<'w> References<'w> {
                 server_name: tls.hostname.as_ref().map(|name| name.shared()),
                 roots: found.roots?,
                 sans: read_sans(&tls.subject_alt_names),
-                client_identity: identity.transpose()?,
+                client_identity: identity.transpose()?.map(|found| found.pair),
                 source: backend.meta.object_name(),
             }))
         };

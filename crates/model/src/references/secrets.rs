@@ -9,7 +9,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::{RefProblem, RefReason, References, Referrer, Target};
 use crate::certificate::{KeyPair, read_bundle};
-use crate::kinds::SecretObjectReference;
+use crate::kinds::{Object, SecretBody, SecretObjectReference};
 
 /// The entry of a ConfigMap or Secret that holds trusted certificates.
 const CA_ENTRY: &str = "ca.crt";
@@ -25,17 +25,27 @@ pub(crate) struct BundleRef<'a> {
     pub(crate) unknown_kind: RefReason,
 }
 
+/// A key pair that can be used.
+#[derive(Debug, Clone)]
+pub struct FoundPair {
+    /// The pair.
+    pub pair: Arc<KeyPair>,
+    /// Why it is the one that the Secret held before, and not the one it holds now.
+    pub outdated: Option<RefProblem>,
+}
+
 impl References<'_> {
-    /// The key pair in the Secret that `reference` names; `reason` stands for everything but a missing grant.
+    /// The key pair in the Secret that `reference` names, or the one it held last; `reason` stands for everything but a missing
+    /// grant.
     ///
     /// # Errors
-    /// Another kind than Secret, no grant, no such Secret, or certificates that cannot be used.
+    /// Another kind than Secret, no grant, no such Secret, or certificates that cannot be used and no pair from before.
     pub fn key_pair(
         &self,
         from: &Referrer<'_>,
         reference: &SecretObjectReference,
         reason: RefReason,
-    ) -> Result<Arc<KeyPair>, RefProblem> {
+    ) -> Result<FoundPair, RefProblem> {
         let (group, kind) = (reference.group.as_str(), reference.kind.as_str());
         if (group, kind) != ("", "Secret") {
             return Err(RefProblem::new(
@@ -55,19 +65,17 @@ impl References<'_> {
                 "add it, with the entries tls.crt and tls.key",
             ));
         };
-        let entry = |key: &str| {
-            secret.spec.entry(key).ok_or_else(|| {
-                RefProblem::new(
-                    reason,
-                    format!("the Secret {namespace}/{name} has no entry {key}"),
-                    "add tls.crt (certificates, leaf first) and tls.key (the private key), both as PEM",
-                )
-            })
+        let problem = match read_pair(secret, reason) {
+            Ok(pair) => return Ok(FoundPair { pair: Arc::new(pair), outdated: None }),
+            Err(problem) => problem,
         };
-        KeyPair::from_pem(entry("tls.crt")?, entry("tls.key")?).map(Arc::new).map_err(|problem| {
-            let why = format!("the Secret {namespace}/{name} cannot be used: {problem}");
-            RefProblem::new(reason, why, "")
-        })
+        match self.world.kept_pair(namespace, name) {
+            None => Err(problem),
+            Some(pair) => {
+                let why = format!("{}; the certificate it held before stays in use", problem.why);
+                Ok(FoundPair { pair: pair.clone(), outdated: Some(RefProblem { why, ..problem }) })
+            }
+        }
     }
 
     /// The trusted certificates in the ConfigMap or Secret that `reference` names, under `ca.crt`.
@@ -116,4 +124,20 @@ impl References<'_> {
 
 fn show_kind(group: &str, kind: &str) -> String {
     if group.is_empty() { format!("a {kind}") } else { format!("a {kind} of group {group}") }
+}
+
+/// The key pair in a Secret.
+pub(crate) fn read_pair(secret: &Object<SecretBody>, reason: RefReason) -> Result<KeyPair, RefProblem> {
+    let shown = format!("{}/{}", secret.meta.namespace, secret.meta.name);
+    let entry = |key: &str| {
+        secret.spec.entry(key).ok_or_else(|| {
+            RefProblem::new(
+                reason,
+                format!("the Secret {shown} has no entry {key}"),
+                "add tls.crt (certificates, leaf first) and tls.key (the private key), both as PEM",
+            )
+        })
+    };
+    KeyPair::from_pem(entry("tls.crt")?, entry("tls.key")?)
+        .map_err(|problem| RefProblem::new(reason, format!("the Secret {shown} cannot be used: {problem}"), ""))
 }

@@ -24,6 +24,8 @@ pub(crate) struct Setup {
     policy: String,
     documents: String,
     identity: Option<(String, String)>,
+    identity_files: Option<PathBuf>,
+    secret_gone: bool,
     listen: Vec<SocketAddr>,
     workers: usize,
     arguments: Vec<String>,
@@ -47,6 +49,8 @@ impl Setup {
             policy: String::new(),
             documents: String::new(),
             identity: None,
+            identity_files: None,
+            secret_gone: false,
             listen: vec![unused_address().expect("an address")],
             workers: 1,
             arguments: Vec::new(),
@@ -124,6 +128,19 @@ impl Setup {
         self
     }
 
+    /// With TLS on the listener, and the certificate in `site.pem` and `site.key` of this directory.
+    pub(crate) fn tls_from(mut self, directory: &Path) -> Setup {
+        self.identity_files = Some(directory.to_owned());
+        self
+    }
+
+    /// Without the Secret that holds its certificate, which the listener goes on to name.
+    pub(crate) fn without_secret(mut self) -> Setup {
+        self.identity = None;
+        self.secret_gone = true;
+        self
+    }
+
     /// With a listener more.
     pub(crate) fn listener(mut self) -> Setup {
         self.listen.push(unused_address().expect("an address"));
@@ -144,9 +161,9 @@ impl Setup {
     fn text(&self) -> String {
         let mut text = String::new();
         for (number, listen) in self.listen.iter().enumerate() {
-            let (protocol, tls) = match self.identity {
-                Some(_) => ("HTTPS", ", tls: {certificateRefs: [{name: site}]}"),
-                None => ("HTTP", ""),
+            let (protocol, tls) = match self.identity.is_some() || self.identity_files.is_some() || self.secret_gone {
+                true => ("HTTPS", ", tls: {certificateRefs: [{name: site}]}"),
+                false => ("HTTP", ""),
             };
             text.push_str(&format!(
                 "\
@@ -226,6 +243,18 @@ stringData:
                 indented(key)
             ));
         }
+        if let Some(files) = &self.identity_files {
+            let files = files.display();
+            text.push_str(&format!(
+                "\
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: site, annotations: {{transept.dev/from-file: \"tls.crt={files}/site.pem, tls.key={files}/site.key\"}}}}
+type: kubernetes.io/tls
+"
+            ));
+        }
         text + &self.documents
     }
 
@@ -262,6 +291,12 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
+    /// The same after other changes, of files besides, have led to this status.
+    pub(crate) async fn reload_after(&mut self, status: &Value, setup: &Setup) {
+        self.generation = status["generation"].as_u64().expect("a number");
+        self.reload(setup).await;
+    }
+
     /// Changes the configuration and waits until it is in force.
     pub(crate) async fn reload(&mut self, setup: &Setup) {
         let beside = self.file.with_extension("new");

@@ -1,6 +1,7 @@
 //! TLS of an HTTPS listener: its certificates, and how its clients are verified.
 //!
-//! Called by the drafting of listeners. A broken certificate leaves the others in force; when none is left the listener is not
+//! Called by the drafting of listeners. A certificate that breaks while it is in use stays in use as it was. Otherwise, a broken
+//! certificate leaves the others in force; when none is left the listener is not
 //! served. When clients must be verified and no authority is left, the listener is not even accepted: it fails closed.
 
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use crate::attach::findings::Findings;
 use crate::attach::{ClientValidation, ListenerTls};
 use crate::certificate::KeyPair;
 use crate::kinds::{FrontendValidation, GatewaySpec, Listener, Metadata, Object};
-use crate::references::{BundleRef, RefProblem, RefReason, References, Referrer};
+use crate::references::{BundleRef, RefProblem, RefReason, References, Referrer, read_pair};
+use crate::world::World;
 
 /// Finds what TLS needs, and notes in `draft` what is not there.
 pub(super) fn draft_tls(
@@ -33,6 +35,20 @@ pub(super) fn draft_tls(
     draft.tls = Some(ListenerTls { certificates, client_validation });
 }
 
+/// Tells of every Secret that holds no good key pair now and has one from before in use.
+pub(in crate::attach) fn report_kept(world: &World, findings: &mut Findings) {
+    for secret in world.secrets() {
+        if world.kept_pair(&secret.meta.namespace, &secret.meta.name).is_none() {
+            continue;
+        }
+        let Err(problem) = read_pair(secret, RefReason::InvalidCertificateRef) else {
+            continue;
+        };
+        let why = format!("{}; the certificate it held before stays in use", problem.why);
+        findings.add(&secret.meta, secret.meta.at.spot(), "", why, problem.remedy);
+    }
+}
+
 fn find_certificates(
     draft: &mut ListenerDraft,
     meta: &Metadata,
@@ -53,7 +69,13 @@ fn find_certificates(
     let mut certificates = Vec::new();
     for (position, reference) in refs.iter().enumerate() {
         match references.key_pair(from, reference, RefReason::InvalidCertificateRef) {
-            Ok(pair) => certificates.push(pair),
+            Ok(found) => {
+                certificates.push(found.pair);
+                // That the Secret is out of order is told once, and not for every listener that uses it.
+                if let Some(problem) = found.outdated {
+                    draft.unresolved(problem.reason.as_str(), problem.to_string());
+                }
+            }
             Err(problem) => {
                 let field = format!("tls.certificateRefs[{position}]");
                 draft.unresolved_reference(meta, reference.at, &field, &problem, findings);
