@@ -67,7 +67,7 @@ fn lines_that_no_message_may_have() {
     ];
     for &(name, value, fault) in cases {
         let case = format!("{name:?}: {value:?}");
-        refused(read_request_of(&get_with(&[(name, value)])), fault, &case);
+        refused(read_request_of(&usual_with(&[(name, value)])), fault, &case);
         refused(read_response_of(&[(":status", "200"), (name, value)]), fault, &case);
         refused(read_trailers_of(&[(name, value)]), fault, &case);
     }
@@ -75,8 +75,8 @@ fn lines_that_no_message_may_have() {
 
 #[test]
 fn requests_that_are_none() {
-    let path = |value| (get_but(":path", value), M::Path);
-    let authority = |value| (get_but(":authority", value), M::HostInvalid);
+    let path = |value| (usual_but(":path", value), M::Path);
+    let authority = |value| (usual_but(":authority", value), M::HostInvalid);
     let without = |name: &str| GET.into_iter().filter(|(known, _)| *known != name).collect::<Vec<_>>();
     let twice = |line| [&GET[..], &[line]].concat();
     let cases: Vec<(Vec<(&str, &str)>, Malformed)> = vec![
@@ -93,16 +93,16 @@ fn requests_that_are_none() {
         (vec![("x-a", "1"), (":method", "GET")], M::PseudoLate),
         (vec![GET[0], GET[1], GET[2], ("x_a", "1"), GET[3]], M::PseudoLate),
         (vec![GET[0], GET[1], GET[3], ("host", "a.test"), GET[2]], M::PseudoLate),
-        (get_but(":method", ""), M::Method),
-        (get_but(":method", "G T"), M::Method),
-        (get_but(":method", "GET / HTTP/1.1\r\nx: y"), M::Method),
-        (get_but(":method", "ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEF"), M::Method),
-        (get_but(":scheme", ""), M::Scheme),
-        (get_but(":scheme", "ftp"), M::Scheme),
-        (get_but(":scheme", "https://a.test/?"), M::Scheme),
-        (get_but(":scheme", "http "), M::Scheme),
-        (get_but(":path", "/x#y"), M::Fragment),
-        (get_but(":path", "#"), M::Fragment),
+        (usual_but(":method", ""), M::Method),
+        (usual_but(":method", "G T"), M::Method),
+        (usual_but(":method", "GET / HTTP/1.1\r\nx: y"), M::Method),
+        (usual_but(":method", "ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEF"), M::Method),
+        (usual_but(":scheme", ""), M::Scheme),
+        (usual_but(":scheme", "ftp"), M::Scheme),
+        (usual_but(":scheme", "https://a.test/?"), M::Scheme),
+        (usual_but(":scheme", "http "), M::Scheme),
+        (usual_but(":path", "/x#y"), M::Fragment),
+        (usual_but(":path", "#"), M::Fragment),
         path(""),
         path("x"),
         path("?x"),
@@ -117,7 +117,7 @@ fn requests_that_are_none() {
         path("/x?é"),
         path("*?x"),
         path("*x"),
-        (get_but(":path", "*"), M::AsteriskPath),
+        (usual_but(":path", "*"), M::AsteriskPath),
         authority(""),
         authority("user@a.test"),
         authority("user:secret@a.test:80"),
@@ -126,17 +126,17 @@ fn requests_that_are_none() {
         authority("a test"),
         authority("a.test, b.test"),
         authority("a\r\nb"),
-        (get_with(&[("host", "b.test")]), M::HostMismatch),
-        (get_with(&[("host", "a.test:443")]), M::HostMismatch),
-        (get_with(&[("host", "")]), M::HostMismatch),
-        (get_with(&[("host", "a.test"), ("host", "a.test")]), M::HostRepeated),
+        (usual_with(&[("host", "b.test")]), M::HostMismatch),
+        (usual_with(&[("host", "a.test:443")]), M::HostMismatch),
+        (usual_with(&[("host", "")]), M::HostMismatch),
+        (usual_with(&[("host", "a.test"), ("host", "a.test")]), M::HostRepeated),
         ([&without(":authority")[..], &[("host", "a.test"), ("host", "a.test")]].concat(), M::HostRepeated),
         ([&without(":authority")[..], &[("host", "")]].concat(), M::HostInvalid),
         ([&without(":authority")[..], &[("host", "x@a.test")]].concat(), M::HostInvalid),
-        (get_with(&[("content-length", "1"), ("content-length", "1")]), M::ContentLengthRepeated),
-        (get_with(&[("expect", "something")]), M::Expectation),
-        (get_with(&[("expect", "")]), M::Expectation),
-        (get_with(&[("expect", "100-continue"), ("expect", "100-continue")]), M::Expectation),
+        (usual_with(&[("content-length", "1"), ("content-length", "1")]), M::ContentLengthRepeated),
+        (usual_with(&[("expect", "something")]), M::Expectation),
+        (usual_with(&[("expect", "")]), M::Expectation),
+        (usual_with(&[("expect", "100-continue"), ("expect", "100-continue")]), M::Expectation),
     ];
     for (lines, fault) in cases {
         refused(read_request_of(&lines), fault, &format!("{lines:?}"));
@@ -229,11 +229,11 @@ fn limits_count_every_line() {
     };
     let too_many = Err(Unreadable::Refused(Refused::TooManyFields));
     let too_large = Err(Unreadable::Refused(Refused::TooLarge));
-    let crumbs = get_with(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")]);
+    let crumbs = usual_with(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")]);
     assert_eq!(read(&crumbs, limits(4096, 3)), Ok(()));
     assert_eq!(read(&crumbs, limits(4096, 2)), too_many);
     // What is left out counts too.
-    let dropped = get_with(&[("x_a", "1"), ("host", "a.test")]);
+    let dropped = usual_with(&[("x_a", "1"), ("host", "a.test")]);
     assert_eq!(read(&dropped, limits(4096, 2)), Ok(()));
     assert_eq!(read(&dropped, limits(4096, 1)), too_many);
     let size: usize = GET.iter().map(|(name, value)| name.len() + value.len() + 32).sum();

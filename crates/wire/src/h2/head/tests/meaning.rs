@@ -5,7 +5,7 @@ use crate::h1::Body;
 
 #[test]
 fn a_request_becomes_its_parts() {
-    let lines = get_with(&[
+    let lines = usual_with(&[
         ("accept", "*/*"),
         ("content-length", "12"),
         ("te", "trailers"),
@@ -40,7 +40,7 @@ fn targets_that_are_fine() {
         ("OPTIONS", "/"),
         ("GET", "/?"),
     ] {
-        let mut lines = get_but(":path", path);
+        let mut lines = usual_but(":path", path);
         lines[0].1 = method;
         let (request, _) = read_request_of(&lines).expect(path);
         assert_eq!(request.target(), path.as_bytes());
@@ -49,7 +49,7 @@ fn targets_that_are_fine() {
 
 #[test]
 fn host_stands_in_for_the_authority() {
-    let (request, _) = read_request_of(&get_with(&[("host", "A.test")])).expect("the same host");
+    let (request, _) = read_request_of(&usual_with(&[("host", "A.test")])).expect("the same host");
     assert_eq!(request.authority(), b"a.test");
     assert!(request.fields.is_empty());
     let lines = [GET[0], GET[1], GET[3], ("host", "b.test:8080")];
@@ -88,7 +88,7 @@ fn cookies_become_one_field_where_the_first_stood() {
         (&["", ""], ""),
         (&[""], ""),
     ] {
-        let mut lines = get_with(&[("x-a", "1")]);
+        let mut lines = usual_with(&[("x-a", "1")]);
         for crumb in crumbs {
             lines.extend([("cookie", *crumb), ("x-between", "1")]);
         }
@@ -102,7 +102,7 @@ fn cookies_become_one_field_where_the_first_stood() {
 
 #[test]
 fn names_with_underscores_are_left_out_of_requests_only() {
-    let (request, _) = read_request_of(&get_with(&[("x_user", "root"), ("x-user", "1")])).expect("a request");
+    let (request, _) = read_request_of(&usual_with(&[("x_user", "root"), ("x-user", "1")])).expect("a request");
     assert_eq!(shown(&request.fields), ["x-user: 1"]);
     let (response, _) = read_response_of(&[(":status", "200"), ("x_user", "1")]).expect("a response");
     assert_eq!(shown(&response.fields), ["x_user: 1"]);

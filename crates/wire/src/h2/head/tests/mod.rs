@@ -55,14 +55,14 @@ const GET: [(&str, &str); 4] =
     [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/x?y=z")];
 
 /// A request with further lines.
-fn get_with<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+fn usual_with<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let mut lines: Vec<(&str, &str)> = GET.to_vec();
     lines.extend_from_slice(more);
     lines
 }
 
 /// A request in which the value of one pseudo-field is another.
-fn get_but<'a>(name: &str, value: &'a str) -> Vec<(&'a str, &'a str)> {
+fn usual_but<'a>(name: &str, value: &'a str) -> Vec<(&'a str, &'a str)> {
     GET.iter().map(|&(known, usual)| (known, if known == name { value } else { usual })).collect()
 }
 
