@@ -162,7 +162,8 @@ impl Run {
     fn deliver_some(&mut self) -> Result<(), String> {
         let ids: Vec<u64> = self.links.keys().copied().collect();
         let Some(id) = self.dice.pick(&ids) else { return Ok(()) };
-        let count = if self.dice.chance(50) { 1 + self.dice.below(40) } else { 1 << 20 };
+        let most = [40, 400, 1 << 20][self.dice.below(3)];
+        let count = 1 + self.dice.below(most);
         let upward = self.dice.chance(50);
         self.deliver(id, upward, count)
     }
@@ -203,8 +204,12 @@ impl Run {
     fn change_interest(&mut self) {
         let proxy = self.dice.below(self.proxies.len());
         let type_url = self.dice.pick(&types()).expect("types");
-        let name = key(&type_url, self.dice.below(NAMES));
-        let leave = self.mode == Mode::Wild && self.dice.chance(45);
+        let mut name = key(&type_url, self.dice.below(NAMES));
+        let leave = self.mode == Mode::Wild && self.dice.chance(40);
+        if leave {
+            let names: Vec<_> = self.proxies[proxy].names.iter().cloned().collect();
+            name = self.dice.pick(&names).unwrap_or(name);
+        }
         let all = self.mode == Mode::Wild && self.dice.chance(10);
         self.note(format!("proxy {proxy}: {name}, leave {leave}, all {all}"));
         let proxy = &mut self.proxies[proxy];
@@ -293,7 +298,7 @@ impl Run {
                     self.trace.push(format!("proxy {index} reaches plane {plane} by link {}", self.next_link));
                 }
             }
-            let lazy = self.troubled && self.dice.chance(30);
+            let lazy = self.troubled && self.dice.chance(40);
             if let Some(link) = proxy.link.filter(|_| !lazy).and_then(|id| self.links.get_mut(&id)) {
                 while let Some(request) = proxy.client.next_request() {
                     if !link.cut {

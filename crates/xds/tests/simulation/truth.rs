@@ -8,7 +8,7 @@ use transept_xds::{Key, Resource, TypeUrl};
 
 use crate::dice::Dice;
 
-pub(crate) const NAMES: usize = 6;
+pub(crate) const NAMES: usize = 4;
 
 pub(crate) fn service() -> TypeUrl {
     TypeUrl::of("", "v1", "Service")
