@@ -12,7 +12,8 @@ use std::sync::Arc;
 use transept_engine::Snapshot;
 use transept_engine::compile::compile;
 use transept_engine::policies;
-use transept_model::attach::{Attached, Surroundings, attach};
+use transept_model::attach::{Settled, Surroundings, attach};
+use transept_model::load::Past;
 use transept_model::status::Status;
 use transept_model::{Invalid, Note, World};
 
@@ -24,13 +25,13 @@ use crate::sources::Reading;
 pub struct Loaded {
     /// Counts the configurations that were good, from 1.
     pub generation: u64,
-    /// All objects.
-    pub world: World,
     /// What to serve.
     pub snapshot: Arc<Snapshot>,
-    /// What hangs together, with the status of every object as far as it does not depend on sockets; with those,
-    /// [`Attached::status_after`].
-    pub attached: Attached,
+    /// The status of every object as far as it does not depend on sockets; with those, [`Settled::status_after`].
+    pub settled: Settled,
+    /// What the next change needs to know of this one. The objects themselves are not kept: what of them is in force is in the
+    /// snapshot.
+    pub past: Past,
     /// What does not work, with its place; it fails closed on its own target.
     pub problems: Vec<Invalid>,
     /// What is worth knowing.
@@ -72,6 +73,8 @@ pub struct Loader {
     purpose: Purpose,
     previous: Option<Arc<Loaded>>,
     shelf: Shelf,
+    /// The addresses that Gateways ask for, and those of them that this machine does not have.
+    wished: Vec<IpAddr>,
     unusable: BTreeMap<IpAddr, String>,
 }
 
@@ -89,7 +92,7 @@ impl Loader {
     }
 
     fn new(purpose: Purpose) -> Self {
-        Loader { purpose, previous: None, shelf: Shelf::default(), unusable: BTreeMap::new() }
+        Loader { purpose, previous: None, shelf: Shelf::default(), wished: Vec::new(), unusable: BTreeMap::new() }
     }
 
     /// Parses, attaches and compiles.
@@ -97,18 +100,19 @@ impl Loader {
         let shelf = Shelf::default();
         let mut loader = transept_model::Loader::new(policies::MODEL_KINDS).outside(&shelf);
         if let Some(previous) = &self.previous {
-            loader = loader.after(&previous.world);
+            loader = loader.after(&previous.past);
         }
         let transept_model::Loaded { world, invalid: mut unreadable, notes } = loader.load(&reading.texts);
         self.shelf = shelf;
-        self.unusable = self.find_unusable(&world);
+        self.wished = wished(&world);
+        self.unusable = self.find_unusable();
         let surroundings = Surroundings { unusable: self.unusable.clone(), ..Surroundings::default() };
         let mut attached = attach(&world, &surroundings);
         let generation = self.previous.as_ref().map_or(1, |previous| previous.generation + 1);
         let before = self.previous.as_ref().map(|previous| &*previous.snapshot);
         let compiled = compile(&world, &attached, before, generation);
         compiled.report(&mut attached.status);
-        let mut problems = attached.problems.clone();
+        let mut problems = std::mem::take(&mut attached.problems);
         problems.extend(compiled.problems.iter().cloned());
         for problem in &mut problems {
             world.complete(problem);
@@ -122,7 +126,8 @@ impl Loader {
         if !invalid.is_empty() {
             return Outcome::Refused(Arc::new(Refused { invalid, problems, notes, status: attached.status }));
         }
-        let loaded = Arc::new(Loaded { generation, world, snapshot: compiled.install(), attached, problems, notes });
+        let (past, settled) = (world.past(), attached.into());
+        let loaded = Arc::new(Loaded { generation, snapshot: compiled.install(), settled, past, problems, notes });
         self.previous = Some(loaded.clone());
         Outcome::Loaded(loaded)
     }
@@ -135,24 +140,23 @@ impl Loader {
     /// Tells whether the same sources would now load differently: a file outside them has changed, or the machine has lost or
     /// won an address.
     pub(crate) fn surroundings_changed(&self) -> bool {
-        let moved = self.previous.as_ref().is_some_and(|loaded| self.find_unusable(&loaded.world) != self.unusable);
-        moved || self.shelf.has_changed()
+        self.find_unusable() != self.unusable || self.shelf.has_changed()
     }
 
     /// The addresses that Gateways ask for and this machine does not have.
-    fn find_unusable(&self, world: &World) -> BTreeMap<IpAddr, String> {
+    fn find_unusable(&self) -> BTreeMap<IpAddr, String> {
         if self.purpose == Purpose::Check {
             return BTreeMap::new();
         }
-        world
-            .gateways()
-            .iter()
-            .flat_map(|gateway| &gateway.spec.addresses)
-            .filter_map(|address| address.value.as_deref()?.parse::<IpAddr>().ok())
-            .filter(|ip| is_foreign(*ip))
-            .map(|ip| (ip, "this machine does not have it".to_owned()))
-            .collect()
+        let foreign = self.wished.iter().filter(|ip| is_foreign(**ip));
+        foreign.map(|ip| (*ip, "this machine does not have it".to_owned())).collect()
     }
+}
+
+/// The addresses that Gateways ask for.
+fn wished(world: &World) -> Vec<IpAddr> {
+    let addresses = world.gateways().iter().flat_map(|gateway| &gateway.spec.addresses);
+    addresses.filter_map(|address| address.value.as_deref()?.parse().ok()).collect()
 }
 
 /// Whether the system refuses to bind the address; a UDP socket on any port takes nothing away from anybody.

@@ -68,11 +68,12 @@ async fn a_change_is_published_and_a_mistake_beside_what_works() {
 async fn a_new_file_in_a_directory_is_found() {
     let (directory, _) = stage(ROUTE);
     let (_trigger, mut feed) = start(directory.path());
-    let before = feed.borrow_and_update().loaded.world.http_routes().len();
+    let more_is_there = |update: &Update| update.loaded.settled.status.route("HTTPRoute", "default", "more").is_some();
+    assert!(!more_is_there(&feed.borrow_and_update()));
     let more = ROUTE.split("---").next().expect("the route").replace("name: shop}", "name: more}");
     std::fs::write(directory.path().join("more.yaml"), more).expect("written");
     let update = next(&mut feed).await;
-    assert_eq!(update.loaded.world.http_routes().len(), before + 1);
+    assert!(more_is_there(&update));
 }
 
 #[tokio::test]
@@ -96,7 +97,7 @@ metadata: {name: key, annotations: {transept.dev/from-file: \"token=token.txt\"}
     std::fs::write(&token, "one").expect("written");
     let (_trigger, mut feed) = start(&file);
     let read = |update: &Update| -> Vec<u8> {
-        let secret = update.loaded.world.secret("default", "key").expect("the Secret");
+        let secret = update.loaded.past.secret("default", "key").expect("the Secret");
         secret.spec.entry("token").expect("the entry").to_vec()
     };
     assert_eq!(read(&feed.borrow_and_update()), b"one");

@@ -228,7 +228,7 @@ mod tests {
     const NOW: Now = Now { monotonic: Duration::ZERO, unix: Duration::ZERO };
 
     fn rule(retry: Option<Retry>) -> Rule {
-        Rule { retry, ..Rule::for_tests("shop/cart/0") }
+        Rule { retry: retry.map(Box::new), ..Rule::for_tests("shop/cart/0") }
     }
 
     fn stanza(codes: &[u16], attempts: u32) -> Option<Retry> {

@@ -125,7 +125,7 @@ mod tests {
     }
 
     fn share(weight: u32, target: Result<Arc<Backend>, BrokenRef>) -> WeightedBackend {
-        WeightedBackend { weight, filters: Filters::default(), target }
+        WeightedBackend { weight, filters: Filters::none(), target }
     }
 
     fn broken() -> BrokenRef {

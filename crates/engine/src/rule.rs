@@ -17,10 +17,8 @@ use crate::snapshot::Backend;
 pub struct Rule {
     /// Which rule it is.
     pub name: Arc<RuleName>,
-    /// `namespace/route/rule`, the same for every listener: the label in metrics and logs.
+    /// `namespace/route/rule`, the same for every listener: the label in metrics and logs. Shared with the name.
     pub metric_label: Arc<str>,
-    /// The kind of its route.
-    pub kind: RouteKind,
     /// The rule's own filters.
     pub filters: Arc<Filters>,
     /// Every policy in force, of the Gateway, the listener, the route and the rule, in the order of phases.
@@ -30,7 +28,7 @@ pub struct Rule {
     /// How long they may take.
     pub timeouts: Timeouts,
     /// The rule's own retry stanza.
-    pub retry: Option<Retry>,
+    pub retry: Option<Box<Retry>>,
     /// Identifies the rule in worker-local memory, across generations.
     pub key: u64,
 }
@@ -40,25 +38,54 @@ pub struct Rule {
 pub struct RuleName {
     /// The kind of the route.
     pub kind: RouteKind,
-    /// Namespace of the route.
-    pub namespace: Box<str>,
-    /// Name of the route.
-    pub route: Box<str>,
     /// Position in the route, from zero.
-    pub index: usize,
-    /// `rules[].name`, if given.
-    pub name: Option<Box<str>>,
+    pub index: u32,
     /// Where it is written.
     pub place: Site,
+    /// `namespace/route/rule`; none of the parts can hold a slash.
+    label: Arc<str>,
+    /// Whether the last part of the label is `rules[].name` rather than the position.
+    named: bool,
+}
+
+impl RuleName {
+    /// The name of the rule at `index` of a route; `name` is its `rules[].name`, if given.
+    pub fn new(kind: RouteKind, namespace: &str, route: &str, index: u32, name: Option<&str>, place: Site) -> RuleName {
+        let label = match name {
+            Some(name) => format!("{namespace}/{route}/{name}"),
+            None => format!("{namespace}/{route}/{index}"),
+        };
+        RuleName { kind, index, place, label: label.into(), named: name.is_some() }
+    }
+
+    /// Namespace of the route.
+    pub fn namespace(&self) -> &str {
+        self.part(0)
+    }
+
+    /// Name of the route.
+    pub fn route(&self) -> &str {
+        self.part(1)
+    }
+
+    /// `rules[].name`, if given.
+    pub fn name(&self) -> Option<&str> {
+        self.named.then(|| self.part(2))
+    }
+
+    /// `namespace/route/rule`, with the position of the rule when it has no name.
+    pub fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    fn part(&self, at: usize) -> &str {
+        self.label.splitn(3, '/').nth(at).unwrap_or_default()
+    }
 }
 
 impl fmt::Display for RuleName {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}/{}/", self.namespace, self.route)?;
-        match &self.name {
-            Some(name) => out.write_str(name),
-            None => write!(out, "{}", self.index),
-        }
+        out.write_str(&self.label)
     }
 }
 
@@ -102,7 +129,7 @@ pub struct WeightedBackend {
     /// Its share of the rule's requests; zero takes none.
     pub weight: u32,
     /// Filters for requests that go here, after the rule's own.
-    pub filters: Filters,
+    pub filters: Arc<Filters>,
     /// The backend, or why requests that fall to it are answered with an error.
     pub target: Result<Arc<Backend>, BrokenRef>,
 }
@@ -165,18 +192,12 @@ impl Rule {
     pub(crate) fn for_tests(name: &str) -> Rule {
         let mut parts = name.split('/');
         let mut part = || parts.next().unwrap_or_default();
-        let (namespace, route, index) = (part().into(), part().into(), part().parse().unwrap_or_default());
+        let (namespace, route, index) = (part(), part(), part().parse().unwrap_or_default());
+        let place = Site { file: "test.yaml".into(), line: 1 };
+        let name = Arc::new(RuleName::new(RouteKind::Http, namespace, route, index, None, place));
         Rule {
-            name: Arc::new(RuleName {
-                kind: RouteKind::Http,
-                namespace,
-                route,
-                index,
-                name: None,
-                place: Site { file: "test.yaml".into(), line: 1 },
-            }),
-            metric_label: name.into(),
-            kind: RouteKind::Http,
+            metric_label: Arc::clone(name.label()),
+            name,
             filters: Arc::default(),
             chain: Chain::default(),
             backends: Arc::default(),

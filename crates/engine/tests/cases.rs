@@ -139,7 +139,7 @@ fn compare(expect: &Expect, found: &Explanation, wrong: &mut Vec<String>) {
     let rule = found.rule.as_ref();
     same("code", &expect.code, found.reply.as_ref().map(|reply| reply.reason.slug().to_owned()));
     same("rule", &expect.rule, rule.map(|rule| rule.metric_label.to_string()));
-    same("route", &expect.route, rule.map(|rule| format!("{}/{}", rule.name.namespace, rule.name.route)));
+    same("route", &expect.route, rule.map(|rule| format!("{}/{}", rule.name.namespace(), rule.name.route())));
     same("listener", &expect.listener, found.listener.as_ref().map(|listener| listener.name.to_string()));
     same("backend", &expect.backend, found.backend.clone());
     same("path", &expect.path, forwarded.map(|request| lossy(request.path())));

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+pub use outcomes::Settled;
 pub use policies::{PolicyAttachment, PolicyTarget};
 use rustls_pki_types::CertificateDer;
 

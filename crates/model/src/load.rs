@@ -7,15 +7,17 @@ mod admit;
 mod draft;
 mod kept;
 mod outside;
+mod past;
 mod recognise;
 mod standalone;
 
 use crate::place::{Invalid, Note, SourceText};
 use crate::policy::PolicyKind;
-use crate::value::{self, Budget};
+use crate::value::{Budget, Words};
 use crate::world::{World, complete};
 
 pub use outside::{FROM_ENV, FROM_FILE, Outside, ValueFrom, Wanted};
+pub use past::Past;
 pub use standalone::{DEFAULT_GATEWAY, DEFAULT_NAMESPACE, DEFAULT_PORT};
 
 /// What loading gives.
@@ -34,7 +36,7 @@ pub struct Loaded {
 pub struct Loader<'a> {
     kinds: &'a [PolicyKind],
     outside: Option<&'a dyn Outside>,
-    previous: Option<&'a World>,
+    previous: Option<&'a Past>,
     budget: Budget,
 }
 
@@ -50,9 +52,9 @@ impl<'a> Loader<'a> {
         self
     }
 
-    /// The world before this change. An object keeps its generation when its contents are the same, and gets the next one
+    /// The configuration before this change. An object keeps its generation when its contents are the same, and gets the next one
     /// when they are not. A Secret whose key pair fits no longer keeps the one it had ([`World::kept_pair`]).
-    pub fn after(mut self, previous: &'a World) -> Self {
+    pub fn after(mut self, previous: &'a Past) -> Self {
         self.previous = Some(previous);
         self
     }
@@ -66,11 +68,11 @@ impl<'a> Loader<'a> {
     /// Reads `files`. Their order is the order of age of the objects that do not say when they were created.
     pub fn load(&self, files: &[SourceText]) -> Loaded {
         let mut draft = draft::Draft::new(self.kinds, self.outside);
+        let mut words = Words::default();
         for (file, source) in files.iter().enumerate() {
-            let (documents, mut invalid) = value::read(source, &self.budget);
-            draft.invalid.append(&mut invalid);
-            draft.read_file(file, source, documents);
+            draft.read_file(file, source, &self.budget, &mut words);
         }
+        drop(words);
         standalone::complete(&mut draft);
         let (mut world, mut invalid, notes) = draft.finish(self.previous);
         complete(files, &mut invalid);

@@ -6,15 +6,19 @@
 
 mod read;
 mod scalar;
+mod words;
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::place::Spot;
 
+pub(crate) use read::read_each;
 pub use read::{Budget, read};
+pub(crate) use words::Words;
 
 /// A node of a document with its position.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Value {
     /// Where the node begins.
     pub at: Spot,
@@ -42,7 +46,7 @@ pub enum Node {
 }
 
 /// One `key: value` of a mapping.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Entry {
     /// The key.
     pub key: Arc<str>,
@@ -50,6 +54,22 @@ pub struct Entry {
     pub at: Spot,
     /// Its value.
     pub value: Value,
+}
+
+impl Hash for Node {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::mem::discriminant(self).hash(state);
+        match self {
+            Node::Null => {}
+            Node::Bool(value) => value.hash(state),
+            Node::Integer(value) => value.hash(state),
+            // Both zeros are equal, so they must hash alike.
+            Node::Float(value) => (if *value == 0.0 { 0.0 } else { *value }).to_bits().hash(state),
+            Node::Text(text) => text.hash(state),
+            Node::List(items) => items.hash(state),
+            Node::Map(entries) => entries.hash(state),
+        }
+    }
 }
 
 impl Value {

@@ -12,15 +12,16 @@ use crate::kinds::{
     BackendSpec, BackendTlsPolicySpec, CONTROLLER_NAME, ConfigMapBody, EndpointSliceBody, GatewayClassSpec,
     GatewaySpec, GrpcRouteSpec, HttpRouteSpec, NamespaceBody, Object, ReferenceGrantSpec, SecretBody, ServiceSpec,
 };
+use crate::load::Past;
 use crate::place::{Invalid, SourceText};
 use crate::policy::Policy;
-use crate::schema::Labels;
+use crate::schema::{Labels, Text};
 
 /// The objects of one kind: a list in order of precedence (oldest first), and an index by namespace and name.
 #[derive(Clone, Debug)]
 pub struct Store<S> {
     objects: Vec<Arc<Object<S>>>,
-    by_name: HashMap<Box<str>, HashMap<Box<str>, usize>>,
+    by_name: HashMap<Text, HashMap<Text, u32>>,
 }
 
 impl<S> Default for Store<S> {
@@ -32,21 +33,21 @@ impl<S> Default for Store<S> {
 impl<S> Store<S> {
     pub(crate) fn new(mut objects: Vec<Object<S>>) -> Self {
         objects.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
-        let mut by_name: HashMap<Box<str>, HashMap<Box<str>, usize>> = HashMap::new();
-        for (index, object) in objects.iter().enumerate() {
+        let mut by_name: HashMap<Text, HashMap<Text, u32>> = HashMap::new();
+        for (index, object) in (0..).zip(&objects) {
             let meta = &object.meta;
-            by_name.entry(Box::from(&*meta.namespace)).or_default().insert(Box::from(&*meta.name), index);
+            by_name.entry(meta.namespace.clone()).or_default().insert(meta.name.clone(), index);
         }
         Self { objects: objects.into_iter().map(Arc::new).collect(), by_name }
     }
 
-    fn all(&self) -> &[Arc<Object<S>>] {
+    pub(crate) fn all(&self) -> &[Arc<Object<S>>] {
         &self.objects
     }
 
     pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<&Arc<Object<S>>> {
-        let index = self.by_name.get(namespace)?.get(name)?;
-        self.objects.get(*index)
+        let index = *self.by_name.get(namespace)?.get(name)?;
+        self.objects.get(index as usize)
     }
 }
 
@@ -185,6 +186,11 @@ impl World {
             return None;
         }
         self.kept_pairs.get(&(namespace.to_owned(), secret.to_owned()))
+    }
+
+    /// What the next change needs to know of this world ([`crate::Loader::after`]); the world itself need not stay.
+    pub fn past(&self) -> Past {
+        Past::of(self)
     }
 
     /// The files the objects were read from.

@@ -66,7 +66,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
             errors: Vec::new(),
             problems: loaded.problems.clone(),
             notes: loaded.notes.clone(),
-            objects: loaded.attached.status.to_json(),
+            objects: loaded.settled.status.to_json(),
         },
         Outcome::Refused(refused) => Findings {
             errors: refused.invalid.clone(),

@@ -11,7 +11,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use transept_control::Update;
 use transept_engine::snapshot::Secure;
-use transept_model::status::Status;
 use transept_proxy::{BindOutcome, Proxy, ResolvedName};
 
 use super::binds;
@@ -55,15 +54,13 @@ struct Now {
     outcomes: Arc<[BindOutcome]>,
     /// When listeners that could not be opened are tried again.
     next_attempt: Option<SystemTime>,
-    status: Status,
     certificates: Vec<Ending>,
 }
 
 impl Now {
     fn new(update: Arc<Update>, outcomes: Arc<[BindOutcome]>, next_attempt: Option<SystemTime>) -> Arc<Self> {
-        let status = update.loaded.attached.status_after(&binds::failed(&outcomes));
         let certificates = certificates::find(&update.loaded.snapshot);
-        Arc::new(Now { update, outcomes, next_attempt, status, certificates })
+        Arc::new(Now { update, outcomes, next_attempt, certificates })
     }
 }
 
@@ -163,7 +160,7 @@ impl Standing {
                 .map(|problem| report::to_json(Severity::Problem, problem))
                 .collect::<Value>(),
             "notes": update.loaded.notes.iter().map(ToString::to_string).collect::<Value>(),
-            "objects": now.status.to_json(),
+            "objects": update.loaded.settled.status_after(&binds::failed(&now.outcomes)).to_json(),
         })
     }
 

@@ -48,7 +48,11 @@ struct Draft {
 
 impl<'w> FilterCompiler<'_, 'w> {
     /// Compiles the filters of one rule or one backendRef.
-    pub(super) fn compile(&mut self, filters: impl Iterator<Item = AnyFilter<'w>>) -> Filters {
+    pub(super) fn compile(&mut self, filters: impl Iterator<Item = AnyFilter<'w>>) -> Arc<Filters> {
+        let mut filters = filters.peekable();
+        if filters.peek().is_none() {
+            return Filters::none();
+        }
         let mut draft = Draft::default();
         for filter in filters {
             match filter {
@@ -56,14 +60,14 @@ impl<'w> FilterCompiler<'_, 'w> {
                 AnyFilter::Grpc(filter) => self.add_grpc(&mut draft, filter),
             }
         }
-        Filters {
+        Arc::new(Filters {
             cors: draft.cors,
             request: draft.request.into(),
             response: draft.response.into(),
             mirrors: draft.mirrors.into(),
             broken: draft.broken,
             sites: draft.sites.into(),
-        }
+        })
     }
 
     fn add_http(&mut self, draft: &mut Draft, filter: &'w HttpRouteFilter) {

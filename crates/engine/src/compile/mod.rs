@@ -143,7 +143,7 @@ fn compile_routes<'w>(
     backends: &mut Backends<'w>,
     problems: &mut Vec<Invalid>,
 ) -> HashMap<RouteKey<'w>, CompiledRoute> {
-    let mut compiler = RouteCompiler { backends, problems };
+    let mut compiler = RouteCompiler { backends, problems, single: HashMap::new() };
     let mut routes = HashMap::new();
     let listeners = attached.gateways.iter().flat_map(|gateway| &gateway.listeners);
     for route in listeners.flat_map(|listener| &listener.routes) {
@@ -171,8 +171,6 @@ fn security(protocol: &Protocol) -> Option<Secure> {
 struct Listeners<'c, 'w> {
     routes: &'c HashMap<RouteKey<'w>, CompiledRoute>,
     policies: &'c Policies<'w>,
-    /// Rules that run no policy, shared by all listeners.
-    bare: HashMap<(RouteKey<'w>, usize), Arc<Rule>>,
     settings: Vec<Arc<Settings>>,
     server_tls: HashMap<&'c ListenerName, &'c Arc<ServerTls>>,
 }
@@ -199,7 +197,7 @@ impl<'c, 'w> Listeners<'c, 'w> {
                 server_tls.insert(&listener.name, tls);
             }
         }
-        Listeners { routes, policies, bare: HashMap::new(), settings, server_tls }
+        Listeners { routes, policies, settings, server_tls }
     }
 
     fn make(&mut self, gateway: &AttachedGateway, attached: &'w AttachedListener) -> MadeListener {
@@ -265,16 +263,22 @@ impl<'c, 'w> Listeners<'c, 'w> {
         })
     }
 
-    fn table(&mut self, attached: &'w AttachedListener, of_listener: &Effective) -> RouteTable {
-        let mut entries = Vec::new();
+    /// About how many entries the table of a listener has; exact when every route has one hostname.
+    fn count(&self, attached: &AttachedListener) -> usize {
+        let compiled = attached.routes.iter().filter_map(|route| self.routes.get(&key_of(&route.route)));
+        compiled.flat_map(|route| &route.rules).map(|rule| rule.matches.len()).sum()
+    }
+
+    fn table(&self, attached: &'w AttachedListener, of_listener: &Effective) -> RouteTable {
+        let mut entries = Vec::with_capacity(self.count(attached));
         for route in &attached.routes {
             let key = key_of(&route.route);
             let Some(compiled) = self.routes.get(&key) else {
                 continue;
             };
             let hostnames = own_hostnames(route, attached.hostname.as_ref());
-            for (index, rule) in compiled.rules.iter().enumerate() {
-                let shared = self.rule_on(key, index, &rule.rule, of_listener);
+            for rule in &compiled.rules {
+                let shared = self.rule_on(key, &rule.rule, of_listener);
                 for one in &rule.matches {
                     for hostname in &hostnames {
                         entries.push(Entry {
@@ -294,13 +298,13 @@ impl<'c, 'w> Listeners<'c, 'w> {
     }
 
     /// A rule with the policies in force for it under a listener.
-    fn rule_on(&mut self, key: RouteKey<'w>, index: usize, rule: &Rule, of_listener: &Effective) -> Arc<Rule> {
+    fn rule_on(&self, key: RouteKey<'w>, rule: &Arc<Rule>, of_listener: &Effective) -> Arc<Rule> {
         if !self.policies.is_empty() {
             let (kind, namespace, route) = (key.0, Text::from(key.1), Text::from(key.2));
             let on_route = PolicyTarget::Route { kind, namespace: namespace.clone(), name: route.clone() };
             let mut effective = self.policies.lay_over(of_listener, &on_route);
-            if let Some(name) = &rule.name.name {
-                let name = Text::from(&**name);
+            if let Some(name) = rule.name.name() {
+                let name = Text::from(name);
                 let on_rule = PolicyTarget::Rule { kind, namespace, route, name };
                 if self.policies.touches(&on_rule) {
                     effective = self.policies.lay_over(&effective, &on_rule);
@@ -308,10 +312,10 @@ impl<'c, 'w> Listeners<'c, 'w> {
             }
             let chain = self.policies.chain(&effective);
             if !chain.is_empty() {
-                return Arc::new(Rule { chain, ..rule.clone() });
+                return Arc::new(Rule { chain, ..Rule::clone(rule) });
             }
         }
-        Arc::clone(self.bare.entry((key, index)).or_insert_with(|| Arc::new(rule.clone())))
+        Arc::clone(rule)
     }
 }
 

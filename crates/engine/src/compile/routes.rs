@@ -2,6 +2,7 @@
 //!
 //! Called by `compile` once per route; the rules are shared by all listeners that the route is attached to, except for their policies.
 
+use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +20,12 @@ use transept_wire::normalize::{self, Normal, PathRules, Slashes};
 
 use super::backends::Backends;
 use super::filters::{AnyFilter, FilterCompiler};
+use crate::filters::Filters;
 use crate::policies::Chain;
 use crate::route::predicates::{HeaderTest, PathTest, Pattern, Predicates, QueryTest, TextTest};
 use crate::route::table::PathKey;
 use crate::rule::{Bound, Retry, RouteKind, Rule, RuleName, Site, Timeouts, WeightedBackend};
+use crate::snapshot::Backend;
 
 /// Retries when a stanza does not say how many.
 const ATTEMPTS: u32 = 1;
@@ -38,7 +41,7 @@ pub(super) struct CompiledRoute {
 
 /// A rule with its matches.
 pub(super) struct CompiledRule {
-    pub(super) rule: Rule,
+    pub(super) rule: Arc<Rule>,
     pub(super) matches: Vec<CompiledMatch>,
 }
 
@@ -54,6 +57,8 @@ pub(super) struct CompiledMatch {
 pub(super) struct RouteCompiler<'c, 'w> {
     pub(super) backends: &'c mut Backends<'w>,
     pub(super) problems: &'c mut Vec<Invalid>,
+    /// The backends of rules that have just one, without filters: hundreds of rules lead to the same place.
+    pub(super) single: HashMap<(*const Backend, u32), Arc<[WeightedBackend]>>,
 }
 
 impl<'w> RouteCompiler<'_, 'w> {
@@ -76,15 +81,15 @@ impl<'w> RouteCompiler<'_, 'w> {
         let name = rule_name(RouteKind::Http, meta, index, spec.name.as_deref(), spec.at);
         self.refuse_session(meta, spec.session_persistence.as_ref().map(|session| session.at));
         let mut filters = self.filters(meta, "HTTPRoute");
-        let backends = spec.backend_refs.iter().map(|backend| http_backend(&mut filters, backend)).collect();
+        let backends = spec.backend_refs.iter().map(|backend| http_backend(&mut filters, backend)).collect::<Vec<_>>();
         let own = filters.compile(spec.filters.iter().map(AnyFilter::Http));
-        let rule = Rule {
-            filters: Arc::new(own),
-            backends,
-            timeouts: spec.timeouts.as_ref().map(compile_timeouts).unwrap_or_default(),
-            retry: spec.retry.as_ref().map(compile_retry),
+        let rule = Arc::new(Rule {
+            filters: own,
+            backends: self.share(backends),
+            timeouts: spec.timeouts.as_deref().map(compile_timeouts).unwrap_or_default(),
+            retry: spec.retry.as_deref().map(|retry| Box::new(compile_retry(retry))),
             ..bare_rule(name)
-        };
+        });
         let mut matches = Vec::with_capacity(spec.matches.len());
         for (index, one) in spec.matches.iter().enumerate() {
             if let Some(one) = self.kept(meta, one.at, compile_http_match(one, index)) {
@@ -98,9 +103,9 @@ impl<'w> RouteCompiler<'_, 'w> {
         let name = rule_name(RouteKind::Grpc, meta, index, spec.name.as_deref(), spec.at);
         self.refuse_session(meta, spec.session_persistence.as_ref().map(|session| session.at));
         let mut filters = self.filters(meta, "GRPCRoute");
-        let backends = spec.backend_refs.iter().map(|backend| grpc_backend(&mut filters, backend)).collect();
+        let backends = spec.backend_refs.iter().map(|backend| grpc_backend(&mut filters, backend)).collect::<Vec<_>>();
         let own = filters.compile(spec.filters.iter().map(AnyFilter::Grpc));
-        let rule = Rule { filters: Arc::new(own), backends, ..bare_rule(name) };
+        let rule = Arc::new(Rule { filters: own, backends: self.share(backends), ..bare_rule(name) });
         let mut matches = Vec::with_capacity(spec.matches.len().max(1));
         for (index, one) in spec.matches.iter().enumerate() {
             if let Some(one) = self.kept(meta, one.at, compile_grpc_match(one.method.as_ref(), &one.headers, index)) {
@@ -113,6 +118,18 @@ impl<'w> RouteCompiler<'_, 'w> {
             matches.push(all);
         }
         CompiledRule { rule, matches }
+    }
+
+    /// The backends of a rule, in memory shared with the rules that have the same.
+    fn share(&mut self, backends: Vec<WeightedBackend>) -> Arc<[WeightedBackend]> {
+        let [WeightedBackend { weight, filters, target: Ok(backend) }] = backends.as_slice() else {
+            return backends.into();
+        };
+        if !Arc::ptr_eq(filters, &Filters::none()) {
+            return backends.into();
+        }
+        let key = (Arc::as_ptr(backend), *weight);
+        Arc::clone(self.single.entry(key).or_insert_with(|| backends.into()))
     }
 
     fn filters<'a>(&'a mut self, meta: &'w Metadata, kind: &'static str) -> FilterCompiler<'a, 'w> {
@@ -163,29 +180,22 @@ fn grpc_backend<'w>(filters: &mut FilterCompiler<'_, 'w>, spec: &'w GrpcBackendR
 }
 
 fn rule_name(kind: RouteKind, meta: &Metadata, index: usize, name: Option<&str>, at: Spot) -> RuleName {
-    RuleName {
-        kind,
-        namespace: (&*meta.namespace).into(),
-        route: (&*meta.name).into(),
-        index,
-        name: name.map(Into::into),
-        place: Site {
-            file: Arc::clone(&meta.at.file),
-            // A rule that nobody wrote (a default) is where its route is.
-            line: if at.line == 0 { meta.at.line } else { at.line },
-        },
-    }
+    let place = Site {
+        file: Arc::clone(&meta.at.file),
+        // A rule that nobody wrote (a default) is where its route is.
+        line: if at.line == 0 { meta.at.line } else { at.line },
+    };
+    RuleName::new(kind, &meta.namespace, &meta.name, u32::try_from(index).unwrap_or(u32::MAX), name, place)
 }
 
 fn bare_rule(name: RuleName) -> Rule {
-    let metric_label: Arc<str> = name.to_string().into();
+    let metric_label = Arc::clone(name.label());
     // Fixed, so that the key of a rule is the same in every generation.
     let key = FixedState::default().hash_one((name.kind, &*metric_label));
     Rule {
-        kind: name.kind,
         name: Arc::new(name),
         metric_label,
-        filters: Arc::default(),
+        filters: Filters::none(),
         chain: Chain::default(),
         backends: Arc::default(),
         timeouts: Timeouts::default(),
@@ -222,7 +232,7 @@ fn compile_http_match(spec: &HttpRouteMatch, index: usize) -> Result<CompiledMat
     Ok(CompiledMatch {
         path,
         specificity: (0, 0),
-        predicates: Arc::new(Predicates {
+        predicates: Predicates::shared(Predicates {
             method: spec.method.and_then(|method| Method::from_bytes(method.as_str().as_bytes())),
             headers: compile_headers(&spec.headers)?,
             query: compile_query(&spec.query_params)?,
@@ -302,7 +312,7 @@ fn compile_grpc_match(
     Ok(CompiledMatch {
         path,
         specificity,
-        predicates: Arc::new(Predicates {
+        predicates: Predicates::shared(Predicates {
             headers: compile_headers(headers)?,
             path: path_test,
             ..Predicates::default()

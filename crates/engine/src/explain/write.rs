@@ -16,7 +16,7 @@ impl Explanation {
     pub fn to_json(&self) -> Value {
         let rule = self.rule.as_ref().map(|rule| {
             json!({
-                "kind": rule.kind.as_str(),
+                "kind": rule.name.kind.as_str(),
                 "name": rule.metric_label.as_ref(),
                 "place": rule.name.place.to_string(),
                 "timeouts": {"request": bound(rule.timeouts.request), "backendRequest": bound(rule.timeouts.backend_request)},
@@ -111,7 +111,7 @@ impl Explanation {
     fn write_route(&self, out: &mut String) -> std::fmt::Result {
         match &self.rule {
             Some(rule) => {
-                writeln!(out, "route      {} {} at {}", rule.kind.as_str(), rule.metric_label, rule.name.place)?;
+                writeln!(out, "route      {} {} at {}", rule.name.kind.as_str(), rule.metric_label, rule.name.place)?;
             }
             None if self.listener.is_some() => writeln!(out, "route      no rule matches")?,
             None => {}

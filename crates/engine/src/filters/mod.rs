@@ -9,6 +9,8 @@ pub mod mirror;
 pub mod redirect;
 pub mod rewrite;
 
+use std::sync::{Arc, LazyLock};
+
 use transept_wire::head::Response;
 
 pub use cors::Cors;
@@ -58,7 +60,15 @@ pub struct FilterSite {
     pub place: Site,
 }
 
+/// What most rules have.
+static NONE: LazyLock<Arc<Filters>> = LazyLock::new(Arc::default);
+
 impl Filters {
+    /// No filters, in memory that all rules without any share.
+    pub(crate) fn none() -> Arc<Filters> {
+        Arc::clone(&NONE)
+    }
+
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.cors.is_none()

@@ -11,7 +11,7 @@ use transept_model::schema::{Decoder, Schema, Shape};
 use transept_model::value::{Value, quote};
 
 /// A network: `192.0.2.0/24`, `2001:db8::/32`, or one address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Network(pub IpNet);
 
 impl Network {

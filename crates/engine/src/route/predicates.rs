@@ -4,6 +4,7 @@
 //! failed, because `explain` wants to know; the answer borrows and costs nothing.
 
 use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
 
 use regex::bytes::{Regex, RegexBuilder};
 use smallvec::SmallVec;
@@ -167,7 +168,15 @@ pub(crate) enum Preflights {
     Ordinary,
 }
 
+/// What most matches ask besides the path.
+static NONE: LazyLock<Arc<Predicates>> = LazyLock::new(Arc::default);
+
 impl Predicates {
+    /// The same in shared memory, which is the same memory for all that ask nothing.
+    pub(crate) fn shared(self) -> Arc<Predicates> {
+        if self.is_empty() { Arc::clone(&NONE) } else { Arc::new(self) }
+    }
+
     /// Whether there is no condition.
     pub fn is_empty(&self) -> bool {
         self.method.is_none() && self.headers.is_empty() && self.query.is_empty() && self.path.is_none()

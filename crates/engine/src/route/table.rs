@@ -9,6 +9,7 @@
 //!
 //! Built by `compile/routes.rs`, asked by `route`. No allocation per lookup.
 
+use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::ops::Range;
 use std::sync::Arc;
@@ -71,6 +72,8 @@ pub struct RouteTable {
     per_host: Vec<PerHost>,
     exact: Index,
     prefix: Index,
+    /// All paths of `exact` and `prefix`, each once.
+    paths: Vec<u8>,
     candidates: Vec<Candidate>,
     rules: Vec<Arc<Rule>>,
     predicates: Vec<Arc<Predicates>>,
@@ -93,8 +96,22 @@ struct Index {
 #[derive(Debug)]
 struct Slot {
     host: u32,
-    path: Box<[u8]>,
+    path: Piece,
     candidates: Range<u32>,
+}
+
+/// A piece of [`RouteTable::paths`].
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    start: u32,
+    length: u32,
+}
+
+impl Piece {
+    fn of(self, paths: &[u8]) -> &[u8] {
+        let start = self.start as usize;
+        paths.get(start..start + self.length as usize).unwrap_or_default()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -113,19 +130,19 @@ impl Index {
         self.hasher.hash_one((host, path))
     }
 
-    fn find(&self, host: u32, path: &[u8]) -> Option<Range<u32>> {
+    fn find(&self, host: u32, path: &[u8], paths: &[u8]) -> Option<Range<u32>> {
         if self.slots.is_empty() {
             return None;
         }
         self.slots
-            .find(self.hash(host, path), |slot| slot.host == host && *slot.path == *path)
+            .find(self.hash(host, path), |slot| slot.host == host && slot.path.of(paths) == path)
             .map(|slot| slot.candidates.clone())
     }
 
-    fn insert(&mut self, host: u32, path: Box<[u8]>, candidates: Range<u32>) {
-        let hash = self.hash(host, &path);
+    fn insert(&mut self, slot: Slot, paths: &[u8]) {
+        let hash = self.hash(slot.host, slot.path.of(paths));
         let Index { slots, hasher } = self;
-        slots.insert_unique(hash, Slot { host, path, candidates }, |slot| hasher.hash_one((slot.host, &*slot.path)));
+        slots.insert_unique(hash, slot, |slot| hasher.hash_one((slot.host, slot.path.of(paths))));
     }
 }
 
@@ -133,20 +150,22 @@ impl RouteTable {
     /// Builds the table. The order of the entries does not matter.
     pub fn new(entries: Vec<Entry>) -> RouteTable {
         let mut table = RouteTable::default();
-        let mut placed: Vec<(u32, Entry)> =
-            entries.into_iter().map(|entry| (table.host(&entry.hostname), entry)).collect();
-        placed.sort_by(|(host, a), (other, b)| {
+        let hosts: Vec<u32> = entries.iter().map(|entry| table.host(&entry.hostname)).collect();
+        let mut placed: Vec<(u32, &Entry)> = hosts.into_iter().zip(&entries).collect();
+        // What is still equal then stands for the same.
+        placed.sort_unstable_by(|(host, a), (other, b)| {
             host.cmp(other).then_with(|| a.path.cmp(&b.path)).then_with(|| precedence(a).cmp(&precedence(b)))
         });
-        let mut rest = placed.into_iter().peekable();
-        while let Some((host, first)) = rest.next() {
+        table.reserve(&placed);
+        let mut pieces = HashMap::new();
+        for same in placed.chunk_by(|(host, a), (other, b)| host == other && a.path == b.path) {
             let start = table.candidates.len() as u32;
-            let path = first.path.clone();
-            table.push(first);
-            while let Some((_, next)) = rest.next_if(|(other, next)| *other == host && next.path == path) {
-                table.push(next);
+            for (_, entry) in same {
+                table.push(entry);
             }
-            table.place(host, path, start..table.candidates.len() as u32);
+            if let Some((host, entry)) = same.first() {
+                table.place(*host, &entry.path, start..table.candidates.len() as u32, &mut pieces);
+            }
         }
         for host in &mut table.per_host {
             // Sorting is by bytes; the lookup wants lengths, longest first.
@@ -155,7 +174,21 @@ impl RouteTable {
             lengths.dedup();
             host.lengths = lengths.into_boxed_slice();
         }
+        table.per_host.shrink_to_fit();
+        table.paths.shrink_to_fit();
+        table.rules.shrink_to_fit();
+        table.predicates.shrink_to_fit();
         table
+    }
+
+    /// Makes room for what is coming, so that nothing is moved and nothing is left over.
+    fn reserve(&mut self, placed: &[(u32, &Entry)]) {
+        let paths = || placed.chunk_by(|(host, a), (other, b)| host == other && a.path == b.path);
+        let exact = paths().filter(|same| matches!(same.first(), Some((_, Entry { path: PathKey::Exact(_), .. }))));
+        let prefix = paths().filter(|same| matches!(same.first(), Some((_, Entry { path: PathKey::Prefix(_), .. }))));
+        self.exact.slots = HashTable::with_capacity(exact.count());
+        self.prefix.slots = HashTable::with_capacity(prefix.count());
+        self.candidates.reserve_exact(placed.len());
     }
 
     fn host(&mut self, pattern: &Arc<str>) -> u32 {
@@ -167,45 +200,62 @@ impl RouteTable {
         id
     }
 
-    fn push(&mut self, entry: Entry) {
+    fn push(&mut self, entry: &Entry) {
         let rule = match self.rules.last() {
             Some(last) if Arc::ptr_eq(last, &entry.rule) => self.rules.len() - 1,
             _ => {
-                self.rules.push(entry.rule);
+                self.rules.push(Arc::clone(&entry.rule));
                 self.rules.len() - 1
             }
         } as u32;
-        let preflights = match self.rules.get(rule as usize) {
-            Some(rule) if rule.filters.answers_preflights() => Preflights::Answered,
-            _ => Preflights::Ordinary,
-        };
+        let preflights =
+            if entry.rule.filters.answers_preflights() { Preflights::Answered } else { Preflights::Ordinary };
         let predicates = if entry.predicates.is_empty() {
             NONE
         } else {
-            self.predicates.push(entry.predicates);
+            self.predicates.push(Arc::clone(&entry.predicates));
             self.predicates.len() as u32 - 1
         };
         self.candidates.push(Candidate { rule, predicates, index: entry.index, preflights });
     }
 
-    fn place(&mut self, host: u32, path: PathKey, candidates: Range<u32>) {
+    /// Enters the candidates for one path of one host; `pieces` are the paths that are in `paths` already.
+    fn place<'e>(
+        &mut self,
+        host: u32,
+        path: &'e PathKey,
+        candidates: Range<u32>,
+        pieces: &mut HashMap<&'e [u8], Piece>,
+    ) {
+        let mut piece = |path: &'e [u8]| {
+            let paths = &mut self.paths;
+            *pieces.entry(path).or_insert_with(|| {
+                let start = paths.len() as u32;
+                paths.extend_from_slice(path);
+                Piece { start, length: path.len() as u32 }
+            })
+        };
         match path {
-            PathKey::Exact(path) => self.exact.insert(host, path, candidates),
+            PathKey::Exact(path) => {
+                let path = piece(path);
+                self.exact.insert(Slot { host, path, candidates }, &self.paths);
+            }
             PathKey::Pattern => {
                 if let Some(host) = self.per_host.get_mut(host as usize) {
                     host.patterns = candidates;
                 }
             }
             PathKey::Prefix(path) => {
+                let length = u16::try_from(path.len()).unwrap_or(u16::MAX);
+                let path = piece(path);
+                self.prefix.insert(Slot { host, path, candidates }, &self.paths);
                 if let Some(host) = self.per_host.get_mut(host as usize) {
                     let mut lengths = std::mem::take(&mut host.lengths).into_vec();
-                    let length = u16::try_from(path.len()).unwrap_or(u16::MAX);
                     if lengths.last() != Some(&length) {
                         lengths.push(length);
                     }
                     host.lengths = lengths.into_boxed_slice();
                 }
-                self.prefix.insert(host, path, candidates);
             }
         }
     }
@@ -233,7 +283,7 @@ impl RouteTable {
     fn find_under<'s, T: Trace>(&'s self, id: u32, request: &Request, trace: &mut T) -> Option<Routed<'s>> {
         let host = self.per_host.get(id as usize)?;
         let path = request.path();
-        if let Some(range) = self.exact.find(id, path)
+        if let Some(range) = self.exact.find(id, path, &self.paths)
             && let Some(routed) = self.first(range, request, path.len(), host, trace)
         {
             return Some(routed);
@@ -251,7 +301,7 @@ impl RouteTable {
             };
             if whole_segments
                 && let Some(prefix) = path.get(..length)
-                && let Some(range) = self.prefix.find(id, prefix)
+                && let Some(range) = self.prefix.find(id, prefix, &self.paths)
                 && let Some(routed) = self.first(range, request, length, host, trace)
             {
                 return Some(routed);
@@ -296,8 +346,16 @@ impl RouteTable {
 
     /// Every match in the table with what it asks; for explanations, not for traffic.
     pub(crate) fn survey(&self) -> Vec<Surveyed<'_>> {
-        let exact = self.exact.slots.iter().map(|slot| (slot.host, AskedPath::Exact(&slot.path), &slot.candidates));
-        let prefix = self.prefix.slots.iter().map(|slot| (slot.host, AskedPath::Prefix(&slot.path), &slot.candidates));
+        let exact = self
+            .exact
+            .slots
+            .iter()
+            .map(|slot| (slot.host, AskedPath::Exact(slot.path.of(&self.paths)), &slot.candidates));
+        let prefix = self
+            .prefix
+            .slots
+            .iter()
+            .map(|slot| (slot.host, AskedPath::Prefix(slot.path.of(&self.paths)), &slot.candidates));
         let patterns = self.per_host.iter().enumerate();
         let patterns = patterns.map(|(id, host)| (id as u32, AskedPath::Pattern, &host.patterns));
         let mut found = Vec::with_capacity(self.candidates.len());

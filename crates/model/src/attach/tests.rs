@@ -231,6 +231,7 @@ fn sockets_that_do_not_open_are_told() {
     let attached = attached(&world);
     let socket = |text: &str| (text.parse().unwrap(), "it is taken".to_owned());
 
+    let attached = Settled::from(attached);
     let one = attached.status_after(&[socket("127.0.0.1:8080")]);
     let gateway = one.gateway("default", "web").unwrap();
     assert!(gateway.conditions.holds("Programmed"));

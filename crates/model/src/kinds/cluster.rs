@@ -85,7 +85,7 @@ crate::object! {
 }
 
 /// A port by number or by name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TargetPort {
     /// By number.
     Number(u16),
@@ -205,7 +205,7 @@ crate::object! {
 }
 
 /// The bytes of one entry of a Secret. They never show in debug output.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SecretBytes(Vec<u8>);
 
 impl SecretBytes {
@@ -243,7 +243,7 @@ impl Schema for SecretBytes {
 }
 
 /// The bytes of one binary entry of a ConfigMap.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BinaryData(Vec<u8>);
 
 impl BinaryData {
@@ -292,7 +292,7 @@ fn decode_base64(value: &Value, cx: &mut Decoder, secrecy: Secrecy) -> Option<Ve
 }
 
 /// Text of a Secret as it is written under `stringData`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SecretText(String);
 
 impl fmt::Debug for SecretText {

@@ -92,7 +92,7 @@ crate::choice! {
 }
 
 /// The status code of a redirect: 301, 302, 303, 307 or 308.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RedirectCode(u16);
 
 impl RedirectCode {

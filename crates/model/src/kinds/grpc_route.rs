@@ -48,7 +48,7 @@ crate::object! {
         /// Where the calls go, by weight.
         backend_refs: Vec<GrpcBackendRef> => Rule::MaxItems(16);
         /// Keeps the calls of a session at the same endpoint (experimental).
-        session_persistence: Option<SessionPersistence>;
+        session_persistence: Option<Box<SessionPersistence>>;
     }
     check rules::check_grpc_rule;
 }

@@ -51,11 +51,11 @@ crate::object! {
         /// Where the requests go, by weight.
         backend_refs: Vec<HttpBackendRef> => Rule::MaxItems(16);
         /// How long a request may take.
-        timeouts: Option<HttpTimeouts>;
+        timeouts: Option<Box<HttpTimeouts>>;
         /// When a request is tried again (experimental).
-        retry: Option<HttpRetry>;
+        retry: Option<Box<HttpRetry>>;
         /// Keeps the requests of a session at the same endpoint (experimental).
-        session_persistence: Option<SessionPersistence>;
+        session_persistence: Option<Box<SessionPersistence>>;
     }
     check rules::check_http_rule;
 }

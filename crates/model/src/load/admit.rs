@@ -12,7 +12,7 @@ use crate::load::standalone::DEFAULT_NAMESPACE;
 use crate::place::{Note, ObjectName, Place, SourceText, Spot};
 use crate::policy::{self, Policy, PolicyKind};
 use crate::schema::{Decoder, Schema};
-use crate::value::{Entry, Node, Value};
+use crate::value::{self, Budget, Entry, Node, Value, Words};
 
 /// A document taken apart.
 struct Envelope {
@@ -26,16 +26,19 @@ struct Envelope {
 }
 
 impl Draft<'_> {
-    /// Reads the documents of one file.
-    pub(super) fn read_file(&mut self, file: usize, source: &SourceText, documents: Vec<Value>) {
+    /// Reads one file, document by document: no tree outlives its object.
+    pub(super) fn read_file(&mut self, file: usize, source: &SourceText, budget: &Budget, words: &mut Words) {
+        let file = u32::try_from(file).unwrap_or(u32::MAX);
+        let before = self.invalid.len();
         let mut number = 0;
-        for document in documents {
+        let broken = value::read_each(source, budget, words, |document| {
             for document in flatten(document) {
-                let age = Age::Written { file: u32::try_from(file).unwrap_or(u32::MAX), document: number };
+                let age = Age::Written { file, document: number };
                 number = number.saturating_add(1);
                 self.read_document(source, age, document);
             }
-        }
+        });
+        self.invalid.splice(before..before, broken);
     }
 
     fn read_document(&mut self, source: &SourceText, age: Age, document: Value) {

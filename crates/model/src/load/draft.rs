@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::kinds::{
@@ -11,6 +12,7 @@ use crate::kinds::{
     HttpRouteSpec, Metadata, NamespaceBody, Object, ReferenceGrantSpec, SecretBody, ServiceSpec,
 };
 use crate::load::outside::Outside;
+use crate::load::past::{Past, contents, policy_contents};
 use crate::place::{Invalid, Note, Place};
 use crate::policy::{Policy, PolicyKind};
 use crate::schema::Text;
@@ -130,24 +132,18 @@ impl<'a> Draft<'a> {
     }
 
     /// Numbers the generations and hands over what was read.
-    pub(super) fn finish(self, previous: Option<&World>) -> (World, Vec<Invalid>, Vec<Note>) {
+    pub(super) fn finish(self, previous: Option<&Past>) -> (World, Vec<Invalid>, Vec<Note>) {
         macro_rules! store {
             ($name:ident) => {
-                number(self.$name, previous.map(|world| &world.$name))
+                number(self.$name, previous)
             };
         }
         let mut policies = self.policies;
         for policy in &mut policies {
-            let before = previous.and_then(|world| {
-                world.policies.iter().find(|before| {
-                    before.kind == policy.kind
-                        && before.meta.namespace == policy.meta.namespace
-                        && before.meta.name == policy.meta.name
-                })
-            });
-            let same =
-                before.is_some_and(|before| before.spec == policy.spec && before.target_refs == policy.target_refs);
-            renumber(&mut policy.meta, before.map(|one| &one.meta), same);
+            if policy.meta.generation == UNNUMBERED {
+                policy.meta.generation =
+                    previous.map_or(1, |past| past.generation_after(&policy.meta, policy_contents(policy)));
+            }
         }
         policies.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
         let world = World {
@@ -174,23 +170,11 @@ fn same_meta(a: &Metadata, b: &Metadata) -> bool {
     a.labels == b.labels && a.annotations == b.annotations
 }
 
-fn number<S: PartialEq>(mut objects: Vec<Object<S>>, previous: Option<&Store<S>>) -> Store<S> {
+fn number<S: Hash>(mut objects: Vec<Object<S>>, previous: Option<&Past>) -> Store<S> {
     for object in &mut objects {
-        let meta = &object.meta;
-        let before = previous.and_then(|store| store.find(&meta.namespace, &meta.name));
-        let same = before.is_some_and(|before| before.spec == object.spec);
-        renumber(&mut object.meta, before.map(|one| &one.meta), same);
+        if object.meta.generation == UNNUMBERED {
+            object.meta.generation = previous.map_or(1, |past| past.generation_after(&object.meta, contents(object)));
+        }
     }
     Store::new(objects)
-}
-
-fn renumber(meta: &mut Metadata, before: Option<&Metadata>, same: bool) {
-    if meta.generation != UNNUMBERED {
-        return;
-    }
-    meta.generation = match before {
-        Some(before) if same => before.generation,
-        Some(before) => before.generation.saturating_add(1),
-        None => 1,
-    };
 }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use crate::certificate::KeyPair;
 use crate::kinds::SecretBody;
+use crate::load::past::Past;
 use crate::world::World;
 
 /// Finds the pairs of `previous` whose Secrets do not hold a good one in `world`, and lets `world` keep them.
-pub(super) fn keep_pairs(world: &mut World, previous: &World) {
+pub(super) fn keep_pairs(world: &mut World, previous: &Past) {
     let mut kept = Vec::new();
     for secret in world.secrets() {
         let (namespace, name) = (&*secret.meta.namespace, &*secret.meta.name);
@@ -26,15 +27,10 @@ pub(super) fn keep_pairs(world: &mut World, previous: &World) {
         if read_pair(&secret.spec).is_some() {
             continue;
         }
-        let good = kept_before
-            .cloned()
-            .or_else(|| read_pair(&before.spec).map(Arc::new));
+        let good = kept_before.cloned().or_else(|| read_pair(&before.spec).map(Arc::new));
         kept.extend(good.map(|pair| (secret.meta.object_name(), pair)));
     }
-    world.kept_pairs = kept
-        .into_iter()
-        .map(|(name, pair)| ((name.namespace, name.name), pair))
-        .collect();
+    world.kept_pairs = kept.into_iter().map(|(name, pair)| ((name.namespace, name.name), pair)).collect();
 }
 
 fn read_pair(secret: &SecretBody) -> Option<KeyPair> {
@@ -58,10 +54,7 @@ mod tests {
     }
 
     fn load(text: String, previous: &World) -> World {
-        Loader::new(&[])
-            .after(previous)
-            .load(&[SourceText::new("site.yaml", text)])
-            .world
+        Loader::new(&[]).after(&previous.past()).load(&[SourceText::new("site.yaml", text)]).world
     }
 
     fn kept(world: &World) -> bool {
@@ -72,8 +65,7 @@ mod tests {
     fn a_pair_is_kept_until_there_is_a_good_one_or_no_secret() {
         let make = || rcgen::generate_simple_self_signed(["site.test".to_owned()]).unwrap();
         let (one, two) = (make(), make());
-        let text = |certificate: &rcgen::CertifiedKey<rcgen::KeyPair>,
-                    key: &rcgen::CertifiedKey<rcgen::KeyPair>| {
+        let text = |certificate: &rcgen::CertifiedKey<rcgen::KeyPair>, key: &rcgen::CertifiedKey<rcgen::KeyPair>| {
             secret(&certificate.cert.pem(), &key.signing_key.serialize_pem())
         };
         let broken_at_first = load(text(&two, &one), &World::default());

@@ -690,7 +690,7 @@ fn a_generation_rises_only_when_the_contents_change() {
         let files = [SourceText::new("a.yaml", text)];
         let loader = Loader::new(KINDS);
         match before {
-            Some(before) => loader.after(before).load(&files).world,
+            Some(before) => loader.after(&before.past()).load(&files).world,
             None => loader.load(&files).world,
         }
     };

@@ -131,7 +131,7 @@ macro_rules! object {
         $(check $check:path;)?
     ) => {
         $(#[doc = $doc])+
-        #[derive(Clone, Debug, PartialEq)]
+        #[derive(Clone, Debug, PartialEq, Hash)]
         pub struct $name {
             /// Where it was written. Never part of equality.
             pub at: $crate::place::Spot,
@@ -301,7 +301,7 @@ macro_rules! union {
         }
     ) => {
         $(#[doc = $doc])+
-        #[derive(Clone, Debug, PartialEq)]
+        #[derive(Clone, Debug, PartialEq, Hash)]
         pub enum $name {
             $( $(#[doc = $variant_doc])+ $variant($type), )+
         }

@@ -2,14 +2,16 @@
 //!
 //! Called through the `Schema` trait only. Rules on top of them (lengths, formats) are in `rules`.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use serde_json::Value as Json;
 
+use crate::kinds::GATEWAY_GROUP;
 use crate::schema::{Decoder, Schema, Shape, Step, parse_duration, write_duration};
 use crate::value::{Node, Value};
 
@@ -145,9 +147,19 @@ impl fmt::Display for Text {
     }
 }
 
+/// What stands in most objects without being written, as a default of their fields.
+static USUAL: LazyLock<[Text; 7]> =
+    LazyLock::new(|| ["", "/", "default", "Service", "Gateway", "Secret", GATEWAY_GROUP].map(|text| Text(text.into())));
+
 impl From<&str> for Text {
     fn from(text: &str) -> Self {
-        Self(text.into())
+        USUAL.iter().find(|usual| *usual == text).cloned().unwrap_or_else(|| Self(text.into()))
+    }
+}
+
+impl Borrow<str> for Text {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

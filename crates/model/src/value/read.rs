@@ -9,7 +9,7 @@ use granit_parser::{Event, Options, Parser, Span, StrInput};
 
 use crate::place::{Invalid, Place, SourceText, Spot};
 use crate::value::scalar::scalar;
-use crate::value::{Entry, Node, Value, quote};
+use crate::value::{Entry, Node, Value, Words, quote};
 
 /// What reading one file may cost.
 #[derive(Clone, Copy, Debug)]
@@ -36,20 +36,32 @@ impl Default for Budget {
 /// Reads all documents of `source`. Empty documents are left out. Documents that could not be read are reported and left
 /// out; the ones after them are still read.
 pub fn read(source: &SourceText, budget: &Budget) -> (Vec<Value>, Vec<Invalid>) {
-    let mut reader = Reader { source, budget, nodes: 0, repeated: 0, anchors: HashMap::new(), invalid: Vec::new() };
+    let mut documents = Vec::new();
+    let invalid = read_each(source, budget, &mut Words::default(), |document| documents.push(document));
+    (documents, invalid)
+}
+
+/// The same, one document after the other, so that there is never more than one tree in memory. Gives the errors.
+pub(crate) fn read_each(
+    source: &SourceText,
+    budget: &Budget,
+    words: &mut Words,
+    mut take: impl FnMut(Value),
+) -> Vec<Invalid> {
+    let mut reader =
+        Reader { source, budget, words, nodes: 0, repeated: 0, anchors: HashMap::new(), invalid: Vec::new() };
     if source.text.len() > budget.bytes {
         let why = format!("the file has {} bytes, more than the limit of {}", source.text.len(), budget.bytes);
         reader.refuse(Spot { line: 1, column: 1 }, why, None);
-        return (Vec::new(), reader.invalid);
+        return reader.invalid;
     }
     let mut options = Options::default();
     options.set_emit_comments(false);
     options.flow_nesting_limit = budget.depth.min(200);
     options.block_nesting_limit = budget.depth.min(200);
     let mut parser = Parser::new_from_str_with_options(&source.text, options);
-    let mut documents = Vec::new();
     loop {
-        match reader.documents(&mut parser, &mut documents) {
+        match reader.documents(&mut parser, &mut take) {
             Ok(()) => break,
             Err(Stop::Everything) => break,
             Err(Stop::Document) => {
@@ -63,7 +75,7 @@ pub fn read(source: &SourceText, budget: &Budget) -> (Vec<Value>, Vec<Invalid>) 
             }
         }
     }
-    (documents, reader.invalid)
+    reader.invalid
 }
 
 /// Why reading stopped early; what is wrong has been written down already.
@@ -104,6 +116,7 @@ impl Parts {
 struct Reader<'s> {
     source: &'s SourceText,
     budget: &'s Budget,
+    words: &'s mut Words,
     nodes: usize,
     repeated: usize,
     anchors: HashMap<usize, (Value, usize)>,
@@ -123,7 +136,7 @@ impl Reader<'_> {
         self.invalid.push(invalid);
     }
 
-    fn documents(&mut self, parser: &mut Events<'_>, documents: &mut Vec<Value>) -> Result<(), Stop> {
+    fn documents(&mut self, parser: &mut Events<'_>, take: &mut impl FnMut(Value)) -> Result<(), Stop> {
         let mut open: Vec<Open> = Vec::new();
         let mut root: Option<Value> = None;
         while let Some(event) = parser.next_event() {
@@ -144,7 +157,9 @@ impl Reader<'_> {
                     continue;
                 }
                 Event::DocumentEnd => {
-                    documents.extend(root.take().filter(|value| !value.is_null()));
+                    if let Some(document) = root.take().filter(|value| !value.is_null()) {
+                        take(document);
+                    }
                     continue;
                 }
                 Event::SequenceStart(_, anchor, _) => {
@@ -163,7 +178,7 @@ impl Reader<'_> {
                     self.count(at)?;
                     // A tag that is not of the core schema is known to nobody here.
                     let tag = tag.as_deref().map(|tag| tag.core_suffix().unwrap_or("unknown"));
-                    let Some(node) = scalar(&text, style, tag) else {
+                    let Some(node) = scalar(&text, style, tag, self.words) else {
                         let remedy = Some("remove the tag");
                         self.refuse(at, "this tag does not fit here", remedy);
                         return Err(Stop::Document);

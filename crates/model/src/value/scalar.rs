@@ -4,14 +4,14 @@
 
 use granit_parser::ScalarStyle;
 
-use crate::value::Node;
+use crate::value::{Node, Words};
 
-pub(super) fn scalar(text: &str, style: ScalarStyle, tag: Option<&str>) -> Option<Node> {
+pub(super) fn scalar(text: &str, style: ScalarStyle, tag: Option<&str>, words: &mut Words) -> Option<Node> {
     match tag {
-        None if style == ScalarStyle::Plain => Some(plain(text)),
-        None | Some("str") => Some(Node::Text(text.into())),
+        None if style == ScalarStyle::Plain => Some(plain(text, words)),
+        None | Some("str") => Some(Node::Text(words.share(text))),
         Some("null") => Some(Node::Null),
-        Some("bool" | "int" | "float") => match (tag, plain(text)) {
+        Some("bool" | "int" | "float") => match (tag, plain(text, words)) {
             (Some("bool"), node @ Node::Bool(_)) => Some(node),
             (Some("int"), node @ Node::Integer(_)) => Some(node),
             (Some("float"), Node::Integer(number)) => Some(Node::Float(number as f64)),
@@ -23,7 +23,7 @@ pub(super) fn scalar(text: &str, style: ScalarStyle, tag: Option<&str>) -> Optio
 }
 
 /// A plain scalar by the YAML 1.2 core schema (section 10.3.2).
-fn plain(text: &str) -> Node {
+fn plain(text: &str, words: &mut Words) -> Node {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Node::Null,
         "true" | "True" | "TRUE" => return Node::Bool(true),
@@ -32,7 +32,7 @@ fn plain(text: &str) -> Node {
     }
     let first = text.as_bytes().first().copied().unwrap_or(b'x');
     if !(first.is_ascii_digit() || matches!(first, b'-' | b'+' | b'.')) {
-        return Node::Text(text.into());
+        return Node::Text(words.share(text));
     }
     let number = if let Some(digits) = text.strip_prefix("0x") {
         all(digits, |b| b.is_ascii_hexdigit()).then(|| i64::from_str_radix(digits, 16).ok()).flatten()
@@ -47,7 +47,7 @@ fn plain(text: &str) -> Node {
     let numeric = all(text, |b| b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.' | b'e' | b'E'));
     match text.parse::<f64>() {
         Ok(number) if numeric => Node::Float(number),
-        _ => Node::Text(text.into()),
+        _ => Node::Text(words.share(text)),
     }
 }
 
