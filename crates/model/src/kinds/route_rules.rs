@@ -249,18 +249,116 @@ pub(super) fn check_external_auth(auth: &ExternalAuthFilter, value: &Value, cx: 
 }
 
 pub(super) fn check_grpc_method(method: &GrpcMethodMatch, value: &Value, cx: &mut Decoder) {
-    let service = method.service.as_deref().filter(|text| !text.is_empty());
-    let name = method.method.as_deref().filter(|text| !text.is_empty());
-    if service.is_none() && name.is_none() {
+    let says_nothing = |text: &Option<Text>| text.as_deref().is_none_or(str::is_empty);
+    if says_nothing(&method.service) && says_nothing(&method.method) {
         cx.refuse(value.at, "a method match needs a service or a method").remedy("add `service:` or `method:`");
+        return;
     }
     if method.r#type == MatchType::RegularExpression {
         return;
     }
-    if let Some(service) = service {
+    // An empty text is no name: to match every service, or every method, the field is left out.
+    if let Some(service) = &method.service {
         cx.within("service", |cx| GRPC_SERVICE.check(service, value.spot_of("service"), cx));
     }
-    if let Some(name) = name {
+    if let Some(name) = &method.method {
         cx.within("method", |cx| GRPC_METHOD.check(name, value.spot_of("method"), cx));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::load::load;
+    use crate::place::SourceText;
+
+    /// What is wrong with an object, by field and reason.
+    fn findings(yaml: &str) -> Vec<String> {
+        let loaded = load(&[SourceText::new("a.yaml", yaml)], &[]);
+        loaded.invalid.iter().map(|invalid| format!("{}: {}", invalid.field, invalid.why)).collect()
+    }
+
+    fn grpc_rule(rule: &str) -> Vec<String> {
+        let route =
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: calls}\nspec:\n  rules:\n";
+        findings(&format!("{route}  - {rule}\n"))
+    }
+
+    /// The CEL rules of GRPCMethodMatch.
+    #[test]
+    fn a_grpc_method_is_matched_by_names_or_by_expressions() {
+        let method = |text: &str| grpc_rule(&format!("matches: [{{method: {text}}}]"));
+        for good in [
+            "{service: shop.v1.Cart}",
+            "{method: Add}",
+            "{service: .shop.Cart, method: _Add2}",
+            "{type: RegularExpression, service: '.*', method: ''}",
+        ] {
+            assert_eq!(method(good), Vec::<String>::new(), "{good}");
+        }
+        for nothing in ["{}", "{type: Exact}", "{service: ''}", "{service: '', method: ''}"] {
+            let found = method(nothing);
+            assert_eq!(found.len(), 1, "{nothing}: {found:?}");
+            assert!(found[0].contains("needs a service or a method"), "{found:?}");
+        }
+        for (bad, field) in [
+            ("{service: shop/Cart}", "service"),
+            ("{service: '', method: Add}", "service"),
+            ("{service: Cart, method: ''}", "method"),
+            ("{service: Cart, method: 2}", "method"),
+            ("{method: a.b}", "method"),
+        ] {
+            let found = method(bad);
+            assert_eq!(found.len(), 1, "{bad}: {found:?}");
+            assert!(found[0].starts_with(&format!("spec.rules[0].matches[0].method.{field}: ")), "{bad}: {found:?}");
+        }
+    }
+
+    /// The bounds of GRPCRoute: 16 rules, 64 matches a rule, 128 together, 16 filters and headers.
+    #[test]
+    fn a_grpc_route_has_bounds() {
+        let matches = |count: usize| format!("matches: [{}]", vec!["{method: {method: A}}"; count].join(", "));
+        assert_eq!(grpc_rule(&matches(64)), Vec::<String>::new());
+        assert_eq!(grpc_rule(&matches(65)).len(), 1);
+        assert_eq!(grpc_rule(&format!("{0}\n  - {0}", matches(64))), Vec::<String>::new());
+        let found = grpc_rule(&format!("{0}\n  - {0}\n  - {1}", matches(64), matches(1)));
+        assert!(found.len() == 1 && found[0].contains("129 matches"), "{found:?}");
+        assert_eq!(grpc_rule(&vec!["name: a"; 2].join("\n  - ")).len(), 1);
+        let header = "{name: a, value: b}";
+        assert_eq!(grpc_rule(&format!("matches: [{{headers: [{header}, {header}]}}]")).len(), 1);
+        let mirror = "{type: RequestMirror, requestMirror: {backendRef: {name: b, port: 80}}}";
+        assert_eq!(grpc_rule(&format!("filters: [{mirror}, {mirror}]")), Vec::<String>::new());
+        let modify = "{type: RequestHeaderModifier, requestHeaderModifier: {remove: [a]}}";
+        assert_eq!(grpc_rule(&format!("filters: [{modify}, {modify}]")).len(), 1);
+        assert_eq!(grpc_rule("filters: [{type: RequestMirror}]").len(), 1);
+        assert!(!grpc_rule("filters: [{type: URLRewrite, urlRewrite: {}}]").is_empty());
+    }
+
+    /// The rules of GatewayClass: a controller, a short description, whole references.
+    #[test]
+    fn a_gateway_class_names_its_controller() {
+        let class = |spec: &str| {
+            findings(&format!(
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {{name: c}}\nspec: {spec}\n"
+            ))
+        };
+        for good in [
+            "{controllerName: transept.dev/gateway}",
+            "{controllerName: a.test/b/c, parametersRef: {group: '', kind: ConfigMap, name: Any_Name, namespace: n}}",
+            &format!("{{controllerName: a.test/b, description: {}}}", "x".repeat(64)),
+        ] {
+            assert_eq!(class(good), Vec::<String>::new(), "{good}");
+        }
+        for bad in [
+            "{}",
+            "{controllerName: transept}",
+            "{controllerName: a.test/}",
+            "{controllerName: A.test/b}",
+            "{controllerName: a.test/b, parametersRef: {kind: ConfigMap, name: c}}",
+            "{controllerName: a.test/b, parametersRef: {group: '', kind: ConfigMap, name: ''}}",
+            "{controllerName: a.test/b, parametersRef: {group: '', kind: ConfigMap, name: c, namespace: N}}",
+            &format!("{{controllerName: a.test/b, description: {}}}", "x".repeat(65)),
+        ] {
+            assert_eq!(class(bad).len(), 1, "{bad}: {:?}", class(bad));
+        }
     }
 }
