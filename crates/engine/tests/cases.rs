@@ -142,6 +142,8 @@ fn compare(expect: &Expect, found: &Explanation, wrong: &mut Vec<String>) {
     same("route", &expect.route, rule.map(|rule| format!("{}/{}", rule.name.namespace(), rule.name.route())));
     same("listener", &expect.listener, found.listener.as_ref().map(|listener| listener.name.to_string()));
     same("backend", &expect.backend, found.backend.clone());
+    same("endpoint", &expect.endpoint, found.endpoint.clone());
+    same("traffic", &expect.traffic, found.traffic.as_ref().map(|(policy, _)| policy.clone()));
     same("path", &expect.path, forwarded.map(|request| lossy(request.path())));
     same("target", &expect.target, forwarded.map(|request| lossy(request.target())));
     same("host", &expect.host, forwarded.map(|request| lossy(request.authority())));
@@ -168,6 +170,10 @@ fn compare(expect: &Expect, found: &Explanation, wrong: &mut Vec<String>) {
 }
 
 fn compare_lists(expect: &Expect, found: &Explanation, wrong: &mut Vec<String>) {
+    let says = found.traffic.as_ref().map(|(_, says)| says.join("\n")).unwrap_or_default();
+    for part in expect.traffic_says.iter().filter(|part| !says.contains(part.as_str())) {
+        wrong.push(format!("the traffic policy should say {part:?} and says {says:?}"));
+    }
     let mut list = |what: &str, wanted: &Option<Vec<String>>, got: Vec<String>| {
         if let Some(wanted) = wanted
             && *wanted != got

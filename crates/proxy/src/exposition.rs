@@ -2,8 +2,11 @@
 //!
 //! Called at a scrape with the sum over all workers.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
+use crate::condition::BackendState;
 use crate::meter::{BUCKETS, Histogram, Labels, Report};
 
 /// Writes every family that the data plane has.
@@ -34,6 +37,32 @@ pub(crate) fn write(report: &Report, dropped_log_batches: u64, out: &mut String)
         head(out, name, kind, help);
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{name} {value}");
+    }
+}
+
+/// Writes what is known about backends with a `TrafficPolicy`.
+pub(crate) fn write_backends(backends: &[BackendState], ejections: &BTreeMap<Arc<str>, u64>, out: &mut String) {
+    const EJECTIONS: &str = "transept_endpoint_ejections_total";
+    head(out, EJECTIONS, "counter", "Endpoints left alone because they failed, counted by each worker.");
+    for (backend, count) in ejections {
+        let _ = writeln!(out, "{EJECTIONS}{{{}}} {count}", label("backend", backend));
+    }
+    const ENDPOINTS: &str = "transept_endpoints";
+    head(out, ENDPOINTS, "gauge", "Endpoints of backends with a TrafficPolicy, by how they are.");
+    for backend in backends {
+        for state in ["serving", "ejected", "unwell"] {
+            let count = backend.endpoints.values().filter(|endpoint| endpoint.as_str() == state).count();
+            let _ = writeln!(out, "{ENDPOINTS}{{{},state=\"{state}\"}} {count}", label("backend", &backend.label));
+        }
+    }
+    const REMAINING: &str = "transept_backend_limit_remaining";
+    head(out, REMAINING, "gauge", "What is left of the limits of backends.");
+    for backend in backends {
+        for reading in &backend.limits {
+            let left = reading.limit.saturating_sub(reading.taken);
+            let labels = label("backend", &backend.label);
+            let _ = writeln!(out, "{REMAINING}{{{labels},resource=\"{}\"}} {left}", reading.resource);
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod attempt;
 mod body;
 mod buffer;
 mod clock;
+mod condition;
 mod deadline;
 mod detect;
 mod edge;
@@ -20,6 +21,7 @@ mod exposition;
 mod failure;
 mod forward;
 mod h2;
+mod health;
 mod io;
 mod judge;
 mod limits;
@@ -40,6 +42,7 @@ mod upstream;
 mod worker;
 
 pub use access_log::{AccessLog, LogFormat, LogTarget};
+pub use condition::{BackendState, EndpointState, Reading};
 pub use resolve::ResolvedName;
 
 use std::collections::BTreeSet;
@@ -57,6 +60,7 @@ use tokio::sync::{mpsc, oneshot};
 use transept_engine::snapshot::Snapshot;
 
 use access_log::Sink;
+use health::Watching;
 use limits::OpenConnections;
 use meter::Report;
 use resolve::Resolving;
@@ -90,6 +94,7 @@ pub struct Proxy {
     workers: Vec<WorkerThread>,
     bound: Mutex<BTreeSet<SocketAddr>>,
     resolving: Mutex<Resolving>,
+    watching: Mutex<Watching>,
     background: tokio::runtime::Runtime,
 }
 
@@ -133,13 +138,14 @@ impl Proxy {
             .enable_all()
             .build()?;
         let resolving = Mutex::new(Resolving::new(options.name_servers.clone()));
-        Ok(Proxy { shared, workers, bound: Mutex::default(), resolving, background })
+        Ok(Proxy { shared, workers, bound: Mutex::default(), resolving, watching: Mutex::default(), background })
     }
 
     /// Puts a snapshot in force: the next request is decided by it. Opens the addresses it needs and closes those it does
     /// not, without touching connections that are open.
     pub fn apply(&self, snapshot: Arc<Snapshot>) -> Vec<BindOutcome> {
         lock(&self.resolving).follow(&snapshot, self.background.handle());
+        lock(&self.watching).follow(&snapshot, &self.shared, self.background.handle());
         let wanted: BTreeSet<SocketAddr> = snapshot.binds.iter().map(|bind| bind.address).collect();
         let mut bound = lock(&self.bound);
         self.shared.snapshot.store(snapshot);
@@ -188,8 +194,8 @@ impl Proxy {
         self.workers.iter().all(|worker| !worker.commands.is_closed())
     }
 
-    /// Writes the counts of all workers in the Prometheus text format.
-    pub async fn write_metrics(&self, out: &mut String) {
+    /// The counts of all workers together.
+    async fn report(&self) -> Report {
         let mut sum = Report::default();
         for worker in &self.workers {
             let (reply, report) = oneshot::channel();
@@ -199,13 +205,31 @@ impl Proxy {
                 sum.add(&report);
             }
         }
+        sum
+    }
+
+    /// Writes the counts of all workers in the Prometheus text format.
+    pub async fn write_metrics(&self, out: &mut String) {
+        let sum = self.report().await;
         let dropped = self.shared.log.as_ref().map_or(0, |log| log.dropped());
         exposition::write(&sum, dropped, out);
+        exposition::write_backends(&self.backends_of(&sum), &sum.ejections, out);
         let (names, lookups) = {
             let resolving = lock(&self.resolving);
             (resolving.names(), resolving.lookups.read())
         };
         resolve::write_metrics(&names, lookups, out);
+    }
+
+    /// The endpoints of every backend with a `TrafficPolicy`, and how they are.
+    pub async fn backends(&self) -> Vec<BackendState> {
+        let sum = self.report().await;
+        self.backends_of(&sum)
+    }
+
+    fn backends_of(&self, report: &Report) -> Vec<BackendState> {
+        let snapshot = self.shared.snapshot.load();
+        condition::describe(&snapshot, &report.ejected)
     }
 
     /// What the names of backends resolve to now.

@@ -162,6 +162,13 @@ impl Worker {
         let (idle, shared) = self.pool.open();
         report.upstream_idle = idle as u64;
         report.upstream_shared = shared as u64;
+        let turns = self.turns.borrow();
+        for backend in &self.snapshot().0.backends {
+            let ejected = turns.ejected(backend);
+            if !ejected.is_empty() {
+                report.ejected.entry(backend.label.clone()).or_default().extend(ejected);
+            }
+        }
         report
     }
 }

@@ -6,6 +6,7 @@
 
 mod ask;
 mod considered;
+mod traffic;
 mod walk;
 mod write;
 
@@ -77,11 +78,11 @@ pub struct Explanation {
     pub backend: Option<String>,
     /// The addresses of that backend, each with its weight. Names that DNS has still to resolve come with weight zero.
     pub endpoints: Vec<(String, u32)>,
-    /// How one of them is chosen, when a policy says so, and by which policy.
-    pub balancer: Option<(String, String)>,
+    /// The policy that says how one of them is chosen and how they are watched, and what it says.
+    pub traffic: Option<(String, Vec<String>)>,
     /// The address that a hash of the request finds, as long as all are well.
     pub endpoint: Option<String>,
-    /// Addresses that are not used because health checks found them unwell, with the reason.
+    /// Addresses that health checks found unwell, with the reason.
     pub unwell: Vec<(String, String)>,
     /// Where copies of the request go.
     pub mirrors: Vec<String>,

@@ -10,6 +10,7 @@ use transept_wire::head::{FieldId, Request, Response};
 use transept_wire::normalize::{self, Normal};
 
 use super::considered::{Tried, consider};
+use super::traffic::describe;
 use super::{Ask, BackendShare, Explanation};
 use crate::balance::Turns;
 use crate::exchange::{Connection, Exchange, Notes, TlsFacts};
@@ -20,6 +21,7 @@ use crate::reply::{Audience, render};
 use crate::route::{Routed, route_traced};
 use crate::rule::WeightedBackend;
 use crate::snapshot::{Backend, Bind, EndpointSource, Listener, Secure, Snapshot};
+use crate::traffic::Wellness;
 use crate::verdict::{Reply, Verdict};
 use crate::{admit, forwarded, pick, relay, screen, trace};
 
@@ -211,6 +213,17 @@ fn forward<'s>(
 fn note_endpoints(backend: &Backend, found: &mut Explanation) {
     let set = backend.endpoints.load();
     found.endpoints = set.endpoints().iter().map(|one| (one.address.to_string(), one.weight)).collect();
+    if let Some(traffic) = &backend.traffic {
+        found.traffic = Some((traffic.policy.to_string(), describe(traffic)));
+        let health = traffic.check.as_ref().and_then(|_| backend.common.health.load_full());
+        let verdicts = health.iter().flat_map(|health| &health.by_address);
+        found.unwell = verdicts
+            .filter_map(|(address, wellness)| match wellness {
+                Wellness::Well => None,
+                Wellness::Unwell(why) => Some((address.to_string(), why.to_string())),
+            })
+            .collect();
+    }
     if let EndpointSource::Dns { names, .. } = &backend.source {
         let waiting =
             names.iter().filter(|name| set.endpoints().iter().all(|one| one.host.as_ref() != Some(&name.name)));

@@ -51,6 +51,10 @@ impl Explanation {
             "backend": self.backend,
             "endpoints": self.endpoints.iter()
                 .map(|(address, weight)| json!({"address": address, "weight": weight})).collect::<Vec<_>>(),
+            "traffic": self.traffic.as_ref().map(|(policy, says)| json!({"policy": policy, "says": says})),
+            "endpoint": self.endpoint,
+            "unwell": self.unwell.iter()
+                .map(|(address, why)| json!({"address": address, "why": why})).collect::<Vec<_>>(),
             "mirrors": self.mirrors,
             "forwarded": self.forwarded.as_ref().map(|request| json!({
                 "method": request.method.as_str(),
@@ -140,6 +144,7 @@ impl Explanation {
             let endpoints: Vec<_> = self.endpoints.iter().map(|(address, _)| address.as_str()).collect();
             writeln!(out, "connect    {backend}: {}", endpoints.join(", "))?;
         }
+        self.write_traffic(out)?;
         for mirror in &self.mirrors {
             writeln!(out, "mirror     a copy to {mirror}")?;
         }
@@ -157,6 +162,24 @@ impl Explanation {
         if let Some((status, fields)) = &self.response {
             writeln!(out, "relay      {status}")?;
             write_fields(out, fields)?;
+        }
+        Ok(())
+    }
+}
+
+impl Explanation {
+    fn write_traffic(&self, out: &mut String) -> std::fmt::Result {
+        if let Some((policy, says)) = &self.traffic {
+            writeln!(out, "balance    {policy}")?;
+            for line in says {
+                writeln!(out, "           {line}")?;
+            }
+        }
+        if let Some(endpoint) = &self.endpoint {
+            writeln!(out, "           this request belongs to {endpoint}")?;
+        }
+        for (address, why) in &self.unwell {
+            writeln!(out, "           not {address}: {why}")?;
         }
         Ok(())
     }

@@ -76,6 +76,12 @@ object! {
         backends: Labels;
         /// The addresses of the backend.
         endpoints: Option<Vec<String>>;
+        /// The address that a hash of the request finds.
+        endpoint: Option<String>;
+        /// The policy that says how an endpoint is chosen: `Kind namespace/name`.
+        traffic: Option<String>;
+        /// Parts of what it says.
+        traffic_says: Vec<String>;
         /// The path that is forwarded.
         path: Option<String>;
         /// Path and query that are forwarded.

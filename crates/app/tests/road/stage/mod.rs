@@ -13,7 +13,7 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-pub(crate) use backend::{Backend, Nobody, Served, Up};
+pub(crate) use backend::{Answering, Backend, Nobody, Served, Up};
 pub(crate) use caller::{Ask, Call, Caller, Down};
 pub(crate) use gateway::{Gateway, Setup};
 

@@ -1,0 +1,142 @@
+//! How a backend's policy spreads, limits and watches its requests, in words.
+//!
+//! Called by `walk` for the backend of a request. What is said here is what `pick` and `judge` do.
+
+use std::fmt::Write as _;
+
+use transept_model::schema::write_duration;
+
+use crate::health::{Check, Probe};
+use crate::traffic::{Balancer, HashKey, Limits, Locality, Outliers, Retries, Traffic};
+
+/// One line for each thing that the policy says.
+pub(super) fn describe(traffic: &Traffic) -> Vec<String> {
+    let mut lines = vec![describe_balancer(&traffic.balancer)];
+    if !traffic.slow_start.is_zero() {
+        lines.push(format!("new endpoints get their full share after {}", write_duration(traffic.slow_start)));
+    }
+    lines.extend(traffic.locality.as_ref().map(describe_locality));
+    lines.extend(traffic.outliers.as_ref().map(describe_outliers));
+    lines.extend(traffic.check.as_deref().map(describe_check));
+    lines.extend(describe_limits(&traffic.limits));
+    lines.extend(traffic.retries.as_ref().map(describe_retries));
+    lines
+}
+
+fn describe_balancer(balancer: &Balancer) -> String {
+    let hashed = |name: &str, keys: &[HashKey], bound: u32| {
+        let keys: Vec<String> = keys.iter().map(describe_key).collect();
+        let bound = if bound == 0 { String::new() } else { format!(", up to {bound} percent of a share") };
+        format!("{name} by {}{bound}", keys.join(", else "))
+    };
+    match balancer {
+        Balancer::LeastRequest => "LeastRequest: of two drawn by weight the one with fewer requests".to_owned(),
+        Balancer::RoundRobin => "RoundRobin: in turn, by weight".to_owned(),
+        Balancer::Random => "Random: drawn by weight".to_owned(),
+        Balancer::RingHash { keys, bound, .. } => hashed("RingHash", keys, *bound),
+        Balancer::Maglev { keys, bound } => hashed("Maglev", keys, *bound),
+    }
+}
+
+fn describe_key(key: &HashKey) -> String {
+    match key {
+        HashKey::Header(name) => format!("header {}", name.as_str()),
+        HashKey::Cookie(name) => format!("cookie {name}"),
+        HashKey::Query(name) => format!("query {name}"),
+        HashKey::Path => "the path".to_owned(),
+        HashKey::Address => "the client's address".to_owned(),
+    }
+}
+
+fn describe_locality(locality: &Locality) -> String {
+    match &locality.here {
+        None => "zones do not matter: the zone of this proxy is not known".to_owned(),
+        Some(here) => {
+            let mut order = vec![&**here];
+            order.extend(locality.failover.iter().map(|zone| &**zone));
+            format!("zones in order: {}, then all others", order.join(", "))
+        }
+    }
+}
+
+fn describe_outliers(outliers: &Outliers) -> String {
+    let mut causes = Vec::new();
+    if outliers.consecutive_errors > 0 {
+        causes.push(format!("{} failures in a row", outliers.consecutive_errors));
+    }
+    if outliers.consecutive_gateway_errors > 0 {
+        causes.push(format!("{} gateway failures in a row", outliers.consecutive_gateway_errors));
+    }
+    if let Some(success) = &outliers.success {
+        causes.push(format!("less than {} percent successes of {} requests", success.least, success.requests));
+    }
+    format!(
+        "an endpoint is left alone after {}, for {} and up to {}, then tried with one request",
+        causes.join(" or "),
+        write_duration(outliers.base),
+        write_duration(outliers.most),
+    )
+}
+
+fn describe_check(check: &Check) -> String {
+    let what = match &check.probe {
+        Probe::Http { path, .. } => format!("GET {path}"),
+        Probe::Tcp => "a connection".to_owned(),
+        Probe::Grpc { service } if service.is_empty() => "gRPC health".to_owned(),
+        Probe::Grpc { service } => format!("gRPC health of {service}"),
+    };
+    format!("health is checked every {} with {what}", write_duration(check.interval))
+}
+
+fn describe_limits(limits: &Limits) -> Option<String> {
+    let mut text = String::new();
+    for (count, what) in [(limits.requests, "requests"), (limits.pending, "waiting for a connection")] {
+        if let Some(count) = count {
+            let comma = if text.is_empty() { "" } else { ", " };
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{comma}{count} {what}");
+        }
+    }
+    (!text.is_empty()).then(|| format!("at most {text}"))
+}
+
+fn describe_retries(retries: &Retries) -> String {
+    let codes: Vec<String> = retries.codes.iter().map(u16::to_string).collect();
+    let codes = if codes.is_empty() { String::new() } else { format!(", also for {}", codes.join(", ")) };
+    let limit = retries.per_try.map_or_else(String::new, |limit| format!(", {} each", write_duration(limit)));
+    format!("up to {} retries{limit}{codes}", retries.attempts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_says_little_is_described_shortly() {
+        let lines = describe(&Traffic::default());
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].starts_with("LeastRequest"));
+    }
+
+    #[test]
+    fn every_part_has_its_line() {
+        let traffic = Traffic {
+            balancer: Balancer::Maglev { keys: vec![HashKey::Cookie("sid".into()), HashKey::Address], bound: 125 },
+            outliers: Some(Outliers::default()),
+            limits: Limits { requests: Some(7), pending: Some(3) },
+            locality: Some(Locality { here: Some("a".into()), failover: vec!["b".into()], overprovisioning: 140 }),
+            check: Some(crate::policies::check_for_tests()),
+            ..Traffic::default()
+        };
+        assert_eq!(
+            describe(&traffic),
+            [
+                "Maglev by cookie sid, else the client's address, up to 125 percent of a share",
+                "zones in order: a, b, then all others",
+                "an endpoint is left alone after 5 failures in a row, for 30s and up to 5m, then tried with one request",
+                "health is checked every 10s with GET /",
+                "at most 7 requests, 3 waiting for a connection",
+            ]
+        );
+    }
+}

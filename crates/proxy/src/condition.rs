@@ -1,0 +1,105 @@
+//! How the endpoints of backends are, for people and metrics: what the health checks found, what workers have ejected, and how much
+//! room is left under the limits.
+//!
+//! Called by [`crate::Proxy`] for `/status` and for a scrape. Backends without a `TrafficPolicy` have nothing to tell.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use transept_engine::snapshot::{Backend, Snapshot};
+use transept_engine::traffic::{Resource, Wellness};
+
+/// One backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendState {
+    /// `namespace/name:port`.
+    pub label: Arc<str>,
+    /// The policy that says how it is used.
+    pub policy: Arc<str>,
+    /// Its endpoints, by address.
+    pub endpoints: BTreeMap<SocketAddr, EndpointState>,
+    /// Each limit with what is taken of it.
+    pub limits: Vec<Reading>,
+}
+
+/// What is limited, how much of it is taken, and how much there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// `requests` or `pending`.
+    pub resource: &'static str,
+    /// So much is taken.
+    pub taken: u32,
+    /// So much there is.
+    pub limit: u32,
+}
+
+/// How an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EndpointState {
+    /// It takes requests.
+    Serving,
+    /// At least one worker leaves it alone, because it failed.
+    Ejected,
+    /// The health checks find it unwell, for this reason.
+    Unwell(Arc<str>),
+}
+
+impl EndpointState {
+    /// The word for status and metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            EndpointState::Serving => "serving",
+            EndpointState::Ejected => "ejected",
+            EndpointState::Unwell(_) => "unwell",
+        }
+    }
+}
+
+/// Ejected endpoints, by backend.
+pub(crate) type Ejected = BTreeMap<Arc<str>, BTreeSet<SocketAddr>>;
+
+/// Every backend with a policy, by label. A Service port that several kinds of routes use is one.
+pub(crate) fn describe(snapshot: &Snapshot, ejected: &Ejected) -> Vec<BackendState> {
+    let mut all: BTreeMap<&str, BackendState> = BTreeMap::new();
+    for backend in &snapshot.backends {
+        let Some(traffic) = &backend.traffic else { continue };
+        let state = all.entry(&backend.label).or_insert_with(|| BackendState {
+            label: backend.label.clone(),
+            policy: traffic.policy.clone(),
+            endpoints: BTreeMap::new(),
+            limits: Vec::new(),
+        });
+        if state.limits.is_empty() {
+            state.limits = readings(backend);
+        }
+        let health = traffic.check.as_ref().and_then(|_| backend.common.health.load_full());
+        for endpoint in backend.endpoints.load().endpoints() {
+            let address = endpoint.address;
+            let unwell = health.as_ref().and_then(|health| match health.by_address.get(&address) {
+                Some(Wellness::Well) => None,
+                Some(Wellness::Unwell(why)) => Some(why.clone()),
+                None => Some("not checked yet".into()),
+            });
+            let is_ejected = ejected.get(&backend.label).is_some_and(|ejected| ejected.contains(&address));
+            let now = match unwell {
+                Some(why) => EndpointState::Unwell(why),
+                None if is_ejected => EndpointState::Ejected,
+                None => EndpointState::Serving,
+            };
+            // Of two views of one endpoint the worse one counts.
+            let known = state.endpoints.entry(address).or_insert(EndpointState::Serving);
+            *known = now.max(known.clone());
+        }
+    }
+    all.into_values().collect()
+}
+
+fn readings(backend: &Backend) -> Vec<Reading> {
+    let limits = backend.traffic.as_ref().map(|traffic| traffic.limits).unwrap_or_default();
+    let reading = |resource: Resource| {
+        let limit = limits.of(resource)?;
+        Some(Reading { resource: resource.as_str(), taken: backend.common.taken(resource), limit })
+    };
+    Resource::ALL.into_iter().filter_map(reading).collect()
+}
