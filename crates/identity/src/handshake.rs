@@ -71,6 +71,16 @@ impl ResolvesClientCert for LiveSvid {
     }
 }
 
+/// Whether a server insists on a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// Every client proves who it is: the rule between workloads.
+    Required,
+    /// A client may come without a certificate, as a workload does that is about to join; one that shows a certificate is
+    /// verified all the same. Who came without one must be refused everything but joining.
+    Optional,
+}
+
 /// Verifies peers in handshakes, as client and as server. Cloning it copies pointers.
 #[derive(Clone)]
 pub struct PeerVerifier {
@@ -78,12 +88,13 @@ pub struct PeerVerifier {
     accept: Arc<Accept>,
     provider: Arc<CryptoProvider>,
     cache: Arc<Cache>,
+    client_auth: ClientAuth,
 }
 
 impl PeerVerifier {
     /// Verifies with these bundles and lets in whom `accept` names.
     pub fn new(bundles: LiveBundles, accept: Accept, provider: Arc<CryptoProvider>) -> Self {
-        Self { bundles, accept: Arc::new(accept), provider, cache: Arc::default() }
+        Self { bundles, accept: Arc::new(accept), provider, cache: Arc::default(), client_auth: ClientAuth::Required }
     }
 
     /// The same with another set of accepted identities; bundles and proofs are shared.
@@ -156,6 +167,10 @@ impl fmt::Debug for PeerVerifier {
 }
 
 impl ClientCertVerifier for PeerVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.client_auth == ClientAuth::Required
+    }
+
     /// No hints: the roots may change before the answer comes, and there is only one certificate to choose.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
@@ -228,16 +243,18 @@ impl ServerCertVerifier for PeerVerifier {
     }
 }
 
-/// The server side: shows `svid`, demands a certificate and verifies it with `peers`.
+/// The server side: shows `svid`, asks for a certificate and verifies it with `peers`.
 ///
 /// # Errors
 /// When the crypto provider of `peers` knows no TLS 1.3.
 pub fn server_config(
     svid: Arc<LiveSvid>,
     peers: PeerVerifier,
+    client_auth: ClientAuth,
     alpn: &[&[u8]],
     clock: Arc<dyn TimeProvider>,
 ) -> Result<ServerConfig, Error> {
+    let peers = PeerVerifier { client_auth, ..peers };
     let mut config = ServerConfig::builder_with_details(peers.provider.clone(), clock)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(peers))
@@ -248,21 +265,25 @@ pub fn server_config(
     Ok(config)
 }
 
-/// The client side: shows `svid` and verifies the server with `peers`, whatever name is dialled.
+/// The client side: shows `svid` and verifies the server with `peers`, whatever name is dialled. A workload that is about
+/// to join has none to show yet; it verifies the server all the same.
 ///
 /// # Errors
 /// When the crypto provider of `peers` knows no TLS 1.3.
 pub fn client_config(
-    svid: Arc<LiveSvid>,
+    svid: Option<Arc<LiveSvid>>,
     peers: PeerVerifier,
     alpn: &[&[u8]],
     clock: Arc<dyn TimeProvider>,
 ) -> Result<ClientConfig, Error> {
-    let mut config = ClientConfig::builder_with_details(peers.provider.clone(), clock)
+    let builder = ClientConfig::builder_with_details(peers.provider.clone(), clock)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(peers))
-        .with_client_cert_resolver(svid);
+        .with_custom_certificate_verifier(Arc::new(peers));
+    let mut config = match svid {
+        Some(svid) => builder.with_client_cert_resolver(svid),
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = alpn.iter().map(|id| id.to_vec()).collect();
     config.enable_sni = false;
     config.resumption = Resumption::disabled();

@@ -34,11 +34,11 @@ fn only(text: &str) -> Accept {
 }
 
 fn client(svid: Svid, peers: PeerVerifier) -> Arc<ClientConfig> {
-    Arc::new(client_config(Arc::new(LiveSvid::new(svid)), peers, &[b"h2"], clock()).unwrap())
+    Arc::new(client_config(Some(Arc::new(LiveSvid::new(svid))), peers, &[b"h2"], clock()).unwrap())
 }
 
 fn server(svid: Svid, peers: PeerVerifier) -> Arc<ServerConfig> {
-    Arc::new(server_config(Arc::new(LiveSvid::new(svid)), peers, &[b"h2"], clock()).unwrap())
+    Arc::new(server_config(Arc::new(LiveSvid::new(svid)), peers, ClientAuth::Required, &[b"h2"], clock()).unwrap())
 }
 
 /// Both ends of a finished handshake.
@@ -158,19 +158,35 @@ fn the_server_refuses_the_wrong_client() {
     }
 }
 
+/// A workload that is about to join: it has no certificate and knows whom it wants to talk to.
+fn joining(peers: PeerVerifier) -> Arc<ClientConfig> {
+    Arc::new(client_config(None, peers, &[b"h2"], clock()).unwrap())
+}
+
 #[test]
 fn a_client_without_certificate_is_refused() {
     let root = Ca::root("shop.test", "root");
-    let known = || bundles([("shop.test", &root)]);
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let anonymous = ClientConfig::builder_with_details(provider, clock())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier(known(), only(BANK))))
-        .with_no_client_auth();
-    let bank = server(root.leaf(BANK).svid(&[]), verifier(known(), in_shop()));
-    assert!(matches!(shake(Arc::new(anonymous), bank).unwrap_err(), Broken::Server(Error::NoCertificatesPresented)));
+    let peers = verifier(bundles([("shop.test", &root)]), in_shop());
+    let bank = server(root.leaf(BANK).svid(&[]), peers.clone());
+    let broken = shake(joining(peers), bank).unwrap_err();
+    assert!(matches!(broken, Broken::Server(Error::NoCertificatesPresented)), "{broken:?}");
+}
+
+#[test]
+fn where_joining_is_possible_a_wrong_certificate_is_still_refused() {
+    let (root, other) = (Ca::root("shop.test", "root"), Ca::root("shop.test", "root"));
+    let peers = verifier(bundles([("shop.test", &root)]), in_shop());
+    let svid = Arc::new(LiveSvid::new(root.leaf(BANK).svid(&[])));
+    let config = server_config(svid, peers.clone(), ClientAuth::Optional, &[b"h2"], clock()).unwrap();
+    let bank = Arc::new(config);
+    let joined = shake(joining(peers.accepting(only(BANK))), bank.clone()).unwrap();
+    assert!(joined.server.peer_certificates().is_none());
+    assert_eq!(shake(client(root.leaf(CART).svid(&[]), peers.clone()), bank.clone()).unwrap().ids().0, id(CART));
+    let broken = shake(client(other.leaf(CART).svid(&[]), peers.clone()), bank.clone()).unwrap_err();
+    assert_eq!(broken.slug(), ("server", "identity.untrusted"));
+    // The one that joins verifies the server like everyone else.
+    let broken = shake(joining(peers.accepting(only(CART))), bank).unwrap_err();
+    assert_eq!(broken.slug(), ("client", "identity.unexpected"));
 }
 
 #[test]
@@ -220,7 +236,7 @@ fn a_renewed_svid_is_shown_in_the_next_handshake() {
     let root = Ca::root("shop.test", "root");
     let peers = verifier(bundles([("shop.test", &root)]), in_shop());
     let live = Arc::new(LiveSvid::new(root.leaf(CART).svid(&[])));
-    let cart = Arc::new(client_config(live.clone(), peers.clone(), &[b"h2"], clock()).unwrap());
+    let cart = Arc::new(client_config(Some(live.clone()), peers.clone(), &[b"h2"], clock()).unwrap());
     let bank = server(root.leaf(BANK).svid(&[]), peers);
     let shown = |joined: &Joined| joined.server.peer_certificates().unwrap()[0].clone();
     let before = shown(&shake(cart.clone(), bank.clone()).unwrap());
