@@ -10,7 +10,7 @@ use crate::kinds::{
     GrpcRouteSpec, HttpRouteSpec, Kind, NamespaceBody, ReferenceGrantSpec, Scope, SecretBody, ServiceSpec,
     TRANSEPT_GROUP,
 };
-use crate::policy::{PolicyKind, TARGET_RULES, Target};
+use crate::policy::{Merge, PolicyKind, TARGET_RULES, Target};
 use crate::schema::{FieldShape, Schema, Shape};
 
 /// A kind, described.
@@ -30,6 +30,8 @@ pub struct KindDescription {
     pub scope: Scope,
     /// What it can be attached to, when it is a policy.
     pub targets: &'static [Target],
+    /// How it merges, when it is a policy.
+    pub merge: Option<Merge>,
     /// Its contents.
     pub shape: Shape,
 }
@@ -44,6 +46,7 @@ impl KindDescription {
             body: K::BODY,
             scope: K::SCOPE,
             targets: &[],
+            merge: None,
             shape: K::shape(),
         }
     }
@@ -69,6 +72,7 @@ impl KindDescription {
             body: Body::Spec,
             scope: Scope::Namespaced,
             targets: policy.targets,
+            merge: Some(policy.merge),
             shape,
         }
     }

@@ -10,6 +10,7 @@ mod macros;
 mod primitives;
 mod rules;
 mod shape;
+mod structural;
 
 pub use decoder::{Decoder, Presence, Step};
 pub use formats::{

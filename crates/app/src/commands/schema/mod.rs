@@ -1,11 +1,12 @@
-//! `transept schema [KIND]`: JSON Schema of the configuration, and the reference page, both from the types themselves.
+//! `transept schema [KIND]`: JSON Schema of the configuration, the reference page, and CustomResourceDefinitions of our own
+//! kinds, all from the types themselves.
 
 mod reference;
 
 use anyhow::Result;
 use transept_engine::policies;
 use transept_model::catalogue::{KindDescription, catalogue, json_schema};
-use transept_model::suggest;
+use transept_model::{crd, suggest};
 
 use super::Exit;
 use crate::console;
@@ -15,6 +16,7 @@ Examples:
   transept schema > transept.schema.json
   transept schema HTTPRoute
   transept schema --reference > reference.md
+  transept schema --crds | kubectl apply --server-side -f -
 
 For completion in an editor, begin a file with
   # yaml-language-server: $schema=transept.schema.json";
@@ -27,8 +29,12 @@ pub(crate) struct Args {
     kind: Option<String>,
 
     /// Print the reference page in Markdown instead
-    #[arg(long)]
+    #[arg(long, conflicts_with = "crds")]
     reference: bool,
+
+    /// Print CustomResourceDefinitions of the kinds of group transept.dev instead, for a Kubernetes cluster
+    #[arg(long)]
+    crds: bool,
 }
 
 /// Prints the schema or the reference.
@@ -41,6 +47,9 @@ pub(crate) fn run(args: &Args) -> Result<Exit> {
         };
         kinds = vec![kinds.swap_remove(found)];
     }
+    if args.crds {
+        return print_definitions(&kinds);
+    }
     if args.reference {
         console::print(&reference::write(&kinds))?;
         return Ok(Exit::Fine);
@@ -52,6 +61,20 @@ pub(crate) fn run(args: &Args) -> Result<Exit> {
             console::print_json(&schema)?;
         }
         _ => console::print_json(&json_schema(policies::MODEL_KINDS))?,
+    }
+    Ok(Exit::Fine)
+}
+
+/// Prints the definitions of those kinds that are ours, as one YAML stream.
+fn print_definitions(kinds: &[KindDescription]) -> Result<Exit> {
+    let mut definitions = kinds.iter().filter_map(crd::definition).peekable();
+    if definitions.peek().is_none() {
+        console::fail("the kind is not one of ours; its definition comes with Kubernetes or with Gateway API");
+        return Ok(Exit::Usage);
+    }
+    for definition in definitions {
+        console::print("---\n")?;
+        console::print_yaml(&definition)?;
     }
     Ok(Exit::Fine)
 }
