@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(grpc_rule(&format!("{0}\n  - {0}", matches(64))), Vec::<String>::new());
         let found = grpc_rule(&format!("{0}\n  - {0}\n  - {1}", matches(64), matches(1)));
         assert!(found.len() == 1 && found[0].contains("129 matches"), "{found:?}");
-        assert_eq!(grpc_rule(&vec!["name: a"; 2].join("\n  - ")).len(), 1);
+        assert_eq!(grpc_rule(&["name: a"; 2].join("\n  - ")).len(), 1);
         let header = "{name: a, value: b}";
         assert_eq!(grpc_rule(&format!("matches: [{{headers: [{header}, {header}]}}]")).len(), 1);
         let mirror = "{type: RequestMirror, requestMirror: {backendRef: {name: b, port: 80}}}";

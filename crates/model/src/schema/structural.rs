@@ -194,14 +194,16 @@ fn apply(rules: &[Rule], schema: &mut Json) {
     }
 }
 
+// The macro makes what it declares public.
 #[cfg(test)]
+#[allow(unreachable_pub)]
 mod tests {
     use super::*;
     use crate::schema::Schema;
 
     crate::object! {
         /// A stall.
-        pub(super) struct Stall {
+        pub struct Stall {
             /// Its name.
             name: String => Rule::Length(1, 9);
             /// Its size.
@@ -213,7 +215,7 @@ mod tests {
 
     crate::object! {
         /// A market.
-        pub(super) struct Market {
+        pub struct Market {
             /// Its stalls.
             stalls: Vec<Stall> => Rule::UniqueBy("name");
             /// Whether it is open.
