@@ -154,7 +154,7 @@ struct Record {
     uses: Uses,
     created: u64,
     ends: u64,
-    /// Instances that have used it.
+    /// Uses, retries of a single one not counted.
     used: u64,
     /// The first use of a token that is good once.
     redeemed: Option<Redeemed>,
@@ -180,7 +180,7 @@ pub struct TokenInfo {
     pub created: UnixTime,
     /// When it ends.
     pub ends: UnixTime,
-    /// How often it was used.
+    /// How often it was used, retries of a single use not counted.
     pub used: u64,
 }
 
