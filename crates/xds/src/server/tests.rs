@@ -249,6 +249,28 @@ fn a_removal_waits_for_the_removal_of_what_points_at_it() {
 }
 
 #[test]
+fn changes_without_end_do_not_hold_a_removal_up() {
+    let mut store = store(&[("backend", "a", "1"), ("route", "r", "1")]);
+    let mut session = session();
+    for kind in ["route", "backend"] {
+        let sent = ask(&mut session, request(kind, &["*"], &[]), &store);
+        accept_all(&mut session, sent, &store);
+    }
+    store.put(resource("route", "r", "2"));
+    let mut on_its_way = poll(&mut session, NOW, &store).remove(0);
+    store.remove(&Key::new(&kind("backend"), "a"));
+    let mut removed = Vec::new();
+    for contents in ["3", "4", "5"] {
+        // The next change is there before the last one is answered.
+        store.put(resource("route", "r", contents));
+        let mut sent = ask(&mut session, answer(&on_its_way, None), &store);
+        on_its_way = sent.remove(0);
+        removed.extend(sent.into_iter().flat_map(|sent| sent.removed));
+    }
+    assert_eq!(removed, ["a"]);
+}
+
+#[test]
 fn what_points_waits_while_what_is_pointed_at_is_on_its_way() {
     let mut store = store(&[("backend", "a", "1")]);
     let mut session = session();

@@ -49,7 +49,7 @@ pub(crate) struct Spec {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
-    Put(Spec),
+    Put(Box<Spec>),
     Remove(Key),
     Hide(usize, Key),
     Show(usize, Key),
@@ -72,7 +72,7 @@ impl Truth {
             Op::Put(spec) => {
                 let version = Some(spec.version.clone());
                 self.history.entry(spec.key.clone()).or_default().push((at, version));
-                self.live.insert(spec.key.clone(), spec);
+                self.live.insert(spec.key.clone(), *spec);
             }
             Op::Remove(key) => {
                 self.live.remove(&key);
@@ -97,7 +97,7 @@ impl Truth {
             3 => Op::Show(dice.below(viewers), key),
             _ => {
                 let bad = dice.chance(12);
-                Op::Put(self.spec(dice, key, bad))
+                Op::Put(Box::new(self.spec(dice, key, bad)))
             }
         };
         self.push(op);
@@ -116,7 +116,7 @@ impl Truth {
         }
         let spec = self.spec(dice, key, false);
         if spec.brings.iter().all(|key| self.live.contains_key(key)) {
-            self.push(Op::Put(spec));
+            self.push(Op::Put(Box::new(spec)));
         }
     }
 
