@@ -223,7 +223,9 @@ impl Tokens {
         if life < Duration::from_secs(1) || life > MAX_LIFE {
             return Err(NotMade::Life);
         }
-        self.forget_ended(now);
+        if self.tokens.len() >= MAX_TOKENS {
+            self.forget_ended(now);
+        }
         if self.tokens.len() >= MAX_TOKENS {
             return Err(NotMade::TooMany);
         }
