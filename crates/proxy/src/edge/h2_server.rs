@@ -15,7 +15,7 @@ use transept_engine::settings::Settings;
 use transept_engine::snapshot::ServerTls;
 use transept_engine::verdict::Reply;
 use transept_wire::h1::Body;
-use transept_wire::h2::head::{HeadLimits, Refused, RequestHead};
+use transept_wire::h2::head::{Connect, HeadLimits, Refused, RequestHead};
 use transept_wire::h2::{self, Code, Config};
 use transept_wire::head::Version;
 
@@ -107,7 +107,7 @@ fn config(settings: &Settings) -> Config {
             .saturating_mul(STREAM_WINDOW)
             .clamp(STREAM_WINDOW, (1 << 31) - 1),
         max_streams: settings.limits.max_streams,
-        heads: HeadLimits { bytes: settings.limits.head_bytes, fields: settings.limits.header_count },
+        heads: HeadLimits { bytes: settings.limits.head_bytes, fields: settings.limits.header_count, connect: Connect::Refused },
     }
 }
 

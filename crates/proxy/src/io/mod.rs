@@ -1,12 +1,14 @@
-//! One connected stream, plain or TLS, read and written without holding a buffer.
+//! One connected stream, plain, under TLS or in a tunnel, read and written without holding a buffer.
 //!
 //! Every method takes `&self`, so that one task can read a request body from a connection while it writes the response
 //! to it. Called by the HTTP/1.1 sides, the tunnel, and the drivers of HTTP/2 connections. Timeouts are the callers'
 //! business.
 
 mod tls;
+mod tunnel;
 
 pub(crate) use tls::{TlsSession, accept_hello};
+pub(crate) use tunnel::Tunnel;
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, Waker, ready};
@@ -16,36 +18,38 @@ use tokio::net::TcpStream;
 
 use crate::buffer::{Inbound, Outbound};
 
-/// A connection and, when it is secured, its TLS session.
-pub(crate) struct Io {
-    tcp: TcpStream,
-    tls: Option<Box<TlsSession>>,
+/// A connection: a socket, with its TLS session when it is secured, or a tunnel in somebody else's connection.
+pub(crate) enum Io {
+    Socket { tcp: TcpStream, tls: Option<Box<TlsSession>> },
+    Tunnel(Box<Tunnel>),
 }
 
 impl Io {
     /// A plain connection.
     pub(crate) fn plain(tcp: TcpStream) -> Self {
-        Self { tcp, tls: None }
+        Io::Socket { tcp, tls: None }
     }
 
     /// A connection whose handshake is complete.
     pub(crate) fn secured(tcp: TcpStream, session: Box<TlsSession>) -> Self {
-        Self { tcp, tls: Some(session) }
+        Io::Socket { tcp, tls: Some(session) }
     }
 
     /// Ready when a read would not wait. Holds no buffer meanwhile.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.tls {
-            Some(tls) if tls.has_buffered() => Poll::Ready(Ok(())),
-            _ => self.tcp.poll_read_ready(cx),
+        match self {
+            Io::Socket { tls: Some(tls), .. } if tls.has_buffered() => Poll::Ready(Ok(())),
+            Io::Socket { tcp, .. } => tcp.poll_read_ready(cx),
+            Io::Tunnel(tunnel) => tunnel.poll_readable(cx),
         }
     }
 
     /// Reads into `buffer`; 0 is the end of the stream.
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        match &self.tls {
-            None => read_some(&self.tcp, cx, buffer),
-            Some(tls) => tls.poll_read(&self.tcp, cx, buffer),
+        match self {
+            Io::Socket { tcp, tls: None } => read_some(tcp, cx, buffer),
+            Io::Socket { tcp, tls: Some(tls) } => tls.poll_read(tcp, cx, buffer),
+            Io::Tunnel(tunnel) => tunnel.poll_read(cx, buffer),
         }
     }
 
@@ -75,17 +79,19 @@ impl Io {
 
     /// Writes some of `slices`, in order, and returns how many bytes were taken.
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match &self.tls {
-            None => write_some(&self.tcp, cx, slices),
-            Some(tls) => tls.poll_write(&self.tcp, cx, slices),
+        match self {
+            Io::Socket { tcp, tls: None } => write_some(tcp, cx, slices),
+            Io::Socket { tcp, tls: Some(tls) } => tls.poll_write(tcp, cx, slices),
+            Io::Tunnel(tunnel) => tunnel.poll_write(cx, slices),
         }
     }
 
-    /// Ready when everything taken by [`Io::poll_write`] has been handed to the kernel.
+    /// Ready when everything taken by [`Io::poll_write`] has been handed to the kernel, or to the connection around a
+    /// tunnel.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.tls {
-            None => Poll::Ready(Ok(())),
-            Some(tls) => tls.poll_flush(&self.tcp, cx),
+        match self {
+            Io::Socket { tcp, tls: Some(tls) } => tls.poll_flush(tcp, cx),
+            Io::Socket { tls: None, .. } | Io::Tunnel(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -106,7 +112,7 @@ impl Io {
             outbound.advance(of_outbound);
             more = &more[count - of_outbound..];
         }
-        if self.tls.is_some() {
+        if let Io::Socket { tls: Some(_), .. } = self {
             std::future::poll_fn(|cx| self.poll_flush(cx)).await?;
         }
         Ok(())
@@ -114,32 +120,44 @@ impl Io {
 
     /// Announces that nothing more will be sent: `close_notify` under TLS, then FIN.
     pub(crate) fn shut_down_writing(&self) {
-        if let Some(tls) = &self.tls {
-            tls.announce_close(&self.tcp);
+        match self {
+            Io::Socket { tcp, tls } => {
+                if let Some(tls) = tls {
+                    tls.announce_close(tcp);
+                }
+                // A failure means that the peer is gone already.
+                let _ = rustix::net::shutdown(tcp, rustix::net::Shutdown::Write);
+            }
+            Io::Tunnel(tunnel) => tunnel.shut_down_writing(),
         }
-        // A failure means that the peer is gone already.
-        let _ = rustix::net::shutdown(&self.tcp, rustix::net::Shutdown::Write);
     }
 
     /// Makes the kernel send RST instead of FIN when the connection is dropped.
     pub(crate) fn abort_on_drop(&self) {
-        let _ = socket2::SockRef::from(&self.tcp).set_linger(Some(std::time::Duration::ZERO));
+        match self {
+            Io::Socket { tcp, .. } => {
+                let _ = socket2::SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO));
+            }
+            Io::Tunnel(tunnel) => tunnel.abort(),
+        }
     }
 
     /// Whether an idle connection has something to say: its end, an error, or bytes that nobody asked for. Such a
     /// connection must not carry another request (RFC 9112 section 9.5).
     pub(crate) fn is_stale(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        if let Some(tls) = &self.tls {
+        let tcp = match self {
             // What belongs to TLS itself, such as a session ticket, is digested on the way and says nothing.
-            return tls.poll_read(&self.tcp, &mut cx, &mut [0]).is_ready();
-        }
-        if self.tcp.poll_read_ready(&mut cx).is_pending() {
+            Io::Socket { tcp, tls: Some(tls) } => return tls.poll_read(tcp, &mut cx, &mut [0]).is_ready(),
+            Io::Tunnel(tunnel) => return tunnel.poll_readable(&mut cx).is_ready(),
+            Io::Socket { tcp, tls: None } => tcp,
+        };
+        if tcp.poll_read_ready(&mut cx).is_pending() {
             return false;
         }
         let mut byte = [0; 1];
-        let peeked = self.tcp.try_io(Interest::READABLE, || {
-            Ok(rustix::net::recv(&self.tcp, &mut byte, rustix::net::RecvFlags::PEEK)?.1)
+        let peeked = tcp.try_io(Interest::READABLE, || {
+            Ok(rustix::net::recv(tcp, &mut byte, rustix::net::RecvFlags::PEEK)?.1)
         });
         !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use transept_engine::pick::Chosen;
 use transept_engine::snapshot::{Backend, UpstreamProtocol};
 use transept_model::certificate::KeyPair;
-use transept_wire::h2::head::HeadLimits;
+use transept_wire::h2::head::{Connect, HeadLimits};
 use transept_wire::h2::{self, Config};
 
 use super::dial::dial;
@@ -29,7 +29,7 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// What a response head may take before it is looked at: as much as any listener can be configured to let pass. The limit
 /// of the listener comes after.
-const LARGEST_HEAD: HeadLimits = HeadLimits { bytes: 1024 * 1024, fields: 10_000 };
+const LARGEST_HEAD: HeadLimits = HeadLimits { bytes: 1024 * 1024, fields: 10_000, connect: Connect::Refused };
 
 /// Whether a try may use a connection that is open already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -229,6 +229,11 @@ impl H2Lease {
         let stream = Stream::open(&self.connection.link, request, body)?;
         Ok(self.stream.insert(stream))
     }
+
+    /// Takes the stream out of the lease, for a use that outlives one exchange. The lease keeps its place.
+    pub(crate) fn take_stream(&mut self) -> Option<Stream> {
+        self.stream.take()
+    }
 }
 
 impl Drop for H2Lease {

@@ -76,6 +76,8 @@ malformed! {
     AsteriskPath = 400, "asterisk_path", "the :path * belongs to OPTIONS";
     /// CONNECT to a host (RFC 9113 8.5).
     ConnectNotOffered = 400, "connect_not_offered", "CONNECT is not offered";
+    /// CONNECT to a host with a scheme or a path (RFC 9113 8.5).
+    ConnectTarget = 400, "connect_target", "the target of CONNECT is not a host and a port";
     /// `:protocol` with a method other than CONNECT (RFC 8441 4).
     ProtocolWithoutConnect = 400, "protocol_without_connect", "the :protocol belongs to CONNECT";
     /// `:protocol` is no token.

@@ -29,6 +29,17 @@ pub struct HeadLimits {
     pub bytes: usize,
     /// Field lines, without pseudo-fields. Each part of a split `Cookie` is one.
     pub fields: usize,
+    /// Whether tunnels are offered.
+    pub connect: Connect,
+}
+
+/// What becomes of a CONNECT to a host (RFC 9113 section 8.5). The extended one (RFC 8441) is always taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connect {
+    /// It is malformed.
+    Refused,
+    /// It is a request with an authority, and without scheme and path.
+    Taken,
 }
 
 /// Why a block did not become a head.

@@ -3,7 +3,7 @@
 //! Called by the connection. The lines come judged one by one from the decoder; here is decided which may stand together and
 //! what they mean. The first fault is the one that is told, and nothing is stored after it.
 
-use super::{HeadLimits, Malformed, Refused, Unreadable};
+use super::{Connect, HeadLimits, Malformed, Refused, Unreadable};
 use crate::grammar;
 use crate::h1;
 use crate::h2::hpack::{Decoder, Kind, Line, Pseudo};
@@ -38,6 +38,7 @@ pub fn read_request(
     let mut crumbs = std::mem::take(&mut decoder.crumbs);
     let mut reading = RequestReading {
         tally: Tally::new(limits),
+        connect: limits.connect,
         into,
         crumbs: &mut crumbs,
         cookies: Cookies::None,
@@ -189,6 +190,7 @@ fn store(fields: &mut Fields, id: FieldId, line: &Line<'_>) -> Result<(), Refuse
 /// The request that a block makes.
 struct RequestReading<'a> {
     tally: Tally<'a>,
+    connect: Connect,
     into: &'a mut Request,
     crumbs: &'a mut Vec<u8>,
     cookies: Cookies,
@@ -221,7 +223,7 @@ const COOKIE: FieldName = FieldName::known(FieldId::COOKIE);
 
 impl<'a> RequestReading<'a> {
     fn take(&mut self, line: &Line<'_>) {
-        let RequestReading { tally, into, crumbs, cookies, seen, host, head } = self;
+        let RequestReading { tally, into, crumbs, cookies, seen, host, head, connect: _ } = self;
         tally.take(line, |tally| match line.kind() {
             Kind::Pseudo(_) if tally.lines > 0 => Err(Malformed::PseudoLate.into()),
             Kind::Pseudo(pseudo) => take_pseudo(pseudo, line.value(), seen, into),
@@ -249,7 +251,15 @@ impl<'a> RequestReading<'a> {
         let fault = if !has(Pseudo::Method) {
             Malformed::MethodMissing
         } else if connect && !has(Pseudo::Protocol) {
-            Malformed::ConnectNotOffered
+            if self.connect == Connect::Refused {
+                Malformed::ConnectNotOffered
+            } else if has(Pseudo::Scheme) || has(Pseudo::Path) {
+                Malformed::ConnectTarget
+            } else if !has(Pseudo::Authority) {
+                Malformed::HostMissing
+            } else {
+                return Ok(self.head);
+            }
         } else if !connect && has(Pseudo::Protocol) {
             Malformed::ProtocolWithoutConnect
         } else if !has(Pseudo::Scheme) {

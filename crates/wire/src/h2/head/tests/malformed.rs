@@ -223,7 +223,7 @@ fn every_fault_is_one_that_something_has() {
 
 #[test]
 fn limits_count_every_line() {
-    let limits = |bytes, fields| HeadLimits { bytes, fields };
+    let limits = |bytes, fields| HeadLimits { bytes, fields, connect: Connect::Refused };
     let read = |lines: &[(&str, &str)], limits| {
         read_request(&mut Decoder::new(4096), &block(lines), &limits, &mut Request::new()).map(|_| ())
     };
@@ -260,7 +260,7 @@ fn a_bomb_is_refused_and_takes_no_memory() {
     let mut bomb = literals(0x40, [(&b"x-a"[..], value.as_bytes())]);
     bomb.extend(std::iter::repeat_n(0xbe, 16_000));
     let mut request = Request::new();
-    let limits = HeadLimits { bytes: 16 * 1024, fields: 100 };
+    let limits = HeadLimits { bytes: 16 * 1024, fields: 100, connect: Connect::Refused };
     let read = read_request(&mut decoder, &bomb, &limits, &mut request);
     assert_eq!(read, Err(Unreadable::Refused(Refused::TooLarge)));
     assert!(request.fields.text_len() <= limits.bytes, "{}", request.fields.text_len());
@@ -283,4 +283,21 @@ fn a_refused_message_leaves_the_table_in_step() {
     third.push(0x80);
     assert_eq!(read_request(&mut decoder, &third, &ROOMY, &mut request), Err(Unreadable::Compression));
     assert_eq!(discard(&mut Decoder::new(0), &[0x80]), Err(Unreadable::Compression));
+}
+
+/// CONNECT to a host has an authority and nothing else (RFC 9113 section 8.5).
+#[test]
+fn a_tunnel_is_taken_where_it_is_offered() {
+    let limits = HeadLimits { connect: Connect::Taken, ..ROOMY };
+    let read = |lines: &[(&str, &str)]| {
+        let mut request = Request::new();
+        read_request(&mut Decoder::new(4096), &block(lines), &limits, &mut request).map(|_| request)
+    };
+    let request = read(&[(":method", "CONNECT"), (":authority", "10.0.0.1:80")]).expect("a request");
+    assert_eq!((request.method, request.authority()), (Method::Connect, &b"10.0.0.1:80"[..]));
+    let bare: &[(&str, &str)] = &[(":method", "CONNECT")];
+    refused(read(bare), M::HostMissing, "no authority");
+    for extra in [(":scheme", "http"), (":path", "/")] {
+        refused(read(&[(":method", "CONNECT"), (":authority", "a:1"), extra]), M::ConnectTarget, extra.0);
+    }
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::h2::hpack::{Decoder, Encoder};
 use crate::head::{FieldId, Fields, Method, Request, Response, Version};
 
-const ROOMY: HeadLimits = HeadLimits { bytes: 64 * 1024, fields: 100 };
+const ROOMY: HeadLimits = HeadLimits { bytes: 64 * 1024, fields: 100, connect: Connect::Refused };
 
 /// A block of literals that no table keeps.
 fn block(lines: &[(&str, &str)]) -> Vec<u8> {

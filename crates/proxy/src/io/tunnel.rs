@@ -1,0 +1,89 @@
+//! A connection inside a stream of an HTTP/2 connection (RFC 9113 section 8.5): DATA frames are its bytes.
+//!
+//! Called by [`super::Io`]; made where a CONNECT was answered, on either side of the mesh.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, ready};
+
+use transept_wire::h2::Code;
+
+use crate::buffer;
+use crate::h2::{Cut, More, Stream};
+use crate::upstream::H2Lease;
+
+/// A tunnel.
+pub(crate) struct Tunnel {
+    stream: Stream,
+    /// Bytes that have come and were not read, and how many of them were.
+    piece: RefCell<Vec<u8>>,
+    read: Cell<usize>,
+    ended: Cell<bool>,
+    /// The place on the connection around it, where we opened the stream. Dropped after the stream.
+    _lease: Option<H2Lease>,
+}
+
+impl Tunnel {
+    /// A tunnel that a client has opened.
+    pub(crate) fn accepted(stream: Stream) -> Tunnel {
+        Tunnel::new(stream, None)
+    }
+
+    /// A tunnel that we have opened.
+    pub(crate) fn opened(stream: Stream, lease: H2Lease) -> Tunnel {
+        Tunnel::new(stream, Some(lease))
+    }
+
+    fn new(stream: Stream, lease: Option<H2Lease>) -> Tunnel {
+        let (piece, read) = (RefCell::default(), Cell::new(0));
+        Tunnel { stream, piece, read, ended: Cell::new(false), _lease: lease }
+    }
+
+    /// Ready when there is something to read, or the end.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut piece = self.piece.borrow_mut();
+        if self.read.get() < piece.len() || self.ended.get() {
+            return Poll::Ready(Ok(()));
+        }
+        match ready!(self.stream.poll_body(cx, &mut piece)) {
+            Ok(More::Data) => self.read.set(0),
+            Ok(More::End) => self.ended.set(true),
+            Err(cut) => return Poll::Ready(Err(broken(&cut))),
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    pub(super) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_readable(cx))?;
+        let mut piece = self.piece.borrow_mut();
+        let left = &piece[self.read.get().min(piece.len())..];
+        let count = left.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&left[..count]);
+        self.read.set(self.read.get() + count);
+        if self.read.get() == piece.len() {
+            // No memory while it waits.
+            buffer::give_back_vec(std::mem::take(&mut piece));
+            self.read.set(0);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let Some(bytes) = slices.iter().find(|slice| !slice.is_empty()) else { return Poll::Ready(Ok(0)) };
+        self.stream.poll_send(cx, bytes).map(|sent| sent.map_err(|cut| broken(&cut)))
+    }
+
+    pub(super) fn shut_down_writing(&self) {
+        // A failure means that the peer is gone already.
+        let _ = self.stream.end(None);
+    }
+
+    /// Breaks the tunnel off, so that its end is not taken for a regular one.
+    pub(super) fn abort(&self) {
+        self.stream.abort(Code::CANCEL);
+    }
+}
+
+fn broken(cut: &Cut) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, cut.to_string())
+}
