@@ -15,10 +15,10 @@ use transept_engine::exchange::Connection;
 use transept_engine::snapshot::Secure;
 
 use crate::detect::detect;
-use crate::edge::h1_server;
+use crate::edge::{h1_server, hbone};
 use crate::io::Io;
 use crate::limits::Place;
-use crate::secure::{facts_of, secure};
+use crate::secure::{facts_of, secure, secure_member};
 use crate::worker::Worker;
 
 /// How long a worker waits when the process has no descriptor left.
@@ -70,7 +70,7 @@ pub(crate) async fn accept_all(
 /// A connection's place among all that are open; it is counted while this lives.
 pub(crate) struct Guest {
     _open: Open,
-    _place: Place,
+    _place: Option<Place>,
 }
 
 /// Counts a connection as open on its worker.
@@ -81,6 +81,13 @@ impl Open {
         worker.connections.set(worker.connections.get() + 1);
         worker.meter.borrow_mut().plain().connections += 1;
         Self(worker)
+    }
+}
+
+impl Guest {
+    /// A connection inside a tunnel, which takes no place of its own at the door.
+    pub(crate) fn inside(worker: &Rc<Worker>) -> Guest {
+        Guest { _open: Open::new(worker.clone()), _place: None }
     }
 }
 
@@ -109,7 +116,7 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
     if tcp.set_nodelay(true).is_err() {
         return;
     }
-    let guest = Guest { _open: open, _place: place };
+    let guest = Guest { _open: open, _place: Some(place) };
     let local = local_address(&tcp, bound);
     let watch = worker.watches.add();
     match bind.secure {
@@ -126,6 +133,18 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
             worker.meter.borrow_mut().plain().tls_handshakes += 1;
             let connection = Connection::new(peer, local, Some(facts_of(&session, &tls)));
             detect(worker, Io::secured(tcp, session), connection, Some(tls), bind, watch, guest).await;
+        }
+        Secure::Mesh => {
+            watch.set(bind.settings.timeouts.tls_handshake);
+            let Some((session, member)) = Box::pin(secure_member(&worker, &tcp, &bind, &watch)).await else {
+                worker.meter.borrow_mut().plain().tls_failures += 1;
+                return;
+            };
+            worker.meter.borrow_mut().plain().tls_handshakes += 1;
+            let mut connection = Connection::new(peer, local, None).with_identity(member.identity);
+            connection.client_certificate = Some(member.forwarded);
+            let io = Io::secured(tcp, session);
+            tokio::task::spawn_local(hbone::serve(worker, io, connection, bound, guest));
         }
     }
 }

@@ -213,6 +213,7 @@ async fn try_once(
             protocol => protocol,
         },
         identity: crossing.listener.client_identity.as_ref(),
+        client: None,
     };
     // Whatever happened, no byte of the request was sent.
     let unconnected = |failure: Failure| {

@@ -25,6 +25,7 @@ mod health;
 mod io;
 mod judge;
 mod limits;
+mod mesh;
 mod meter;
 mod mirror;
 mod normalize;
@@ -34,6 +35,7 @@ mod relay;
 mod resolve;
 mod secure;
 mod sockets;
+mod splice;
 mod tls;
 mod trial;
 mod trip;
@@ -43,6 +45,7 @@ mod worker;
 
 pub use access_log::{AccessLog, LogFormat, LogTarget};
 pub use condition::{BackendState, EndpointState, Reading};
+pub use mesh::Mesh;
 pub use resolve::ResolvedName;
 
 use std::collections::BTreeSet;
@@ -62,6 +65,7 @@ use transept_engine::snapshot::Snapshot;
 use access_log::Sink;
 use health::Watching;
 use limits::OpenConnections;
+use mesh::Membership;
 use meter::Report;
 use resolve::Resolving;
 use tls::TlsConfigs;
@@ -76,6 +80,9 @@ pub struct Options {
     pub access_log: Option<AccessLog>,
     /// The name servers that are asked for the names of backends; none are those of `/etc/resolv.conf`.
     pub name_servers: Vec<SocketAddr>,
+    /// What makes the proxy a member of the mesh; without it binds of the mesh take nobody in, and endpoints in the mesh cannot be
+    /// reached.
+    pub mesh: Option<Mesh>,
 }
 
 /// What became of one address of a configuration.
@@ -112,10 +119,12 @@ impl Proxy {
         let descriptors = sockets::raise_descriptor_limit();
         tracing::debug!(descriptors, "descriptor limit");
         let log = options.access_log.as_ref().map(Sink::start).transpose()?;
+        let mesh = options.mesh.as_ref().map(Membership::new).transpose().map_err(stdio::Error::other)?;
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             epoch: AtomicU64::new(0),
             tls: TlsConfigs::new(),
+            mesh,
             log,
             open: OpenConnections::default(),
             origin: Instant::now(),

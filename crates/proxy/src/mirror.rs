@@ -147,6 +147,7 @@ async fn exchange(worker: &Rc<Worker>, copy: &Copy) -> Result<(), Failure> {
         pooled: Pooled::Welcome,
         protocol: copy.backend.protocol,
         identity: copy.identity.as_ref(),
+        client: None,
     };
     let mut upstream = connect(worker, &destination).await?;
     let watch = worker.watches.add();

@@ -11,6 +11,7 @@ use transept_engine::snapshot::{Bind, ClientValidationMode, ServerTls};
 
 use crate::deadline::Watch;
 use crate::io::{TlsSession, accept_hello};
+use crate::mesh::Member;
 use crate::worker::Worker;
 
 /// The TLS handshake with the configuration of the listener that the server name chooses.
@@ -42,6 +43,32 @@ pub(crate) async fn secure(
             None
         }
     }
+}
+
+/// The TLS handshake of the mesh, and who the peer is.
+pub(crate) async fn secure_member(
+    worker: &Worker,
+    tcp: &TcpStream,
+    bind: &Bind,
+    watch: &Watch,
+) -> Option<(Box<TlsSession>, Member)> {
+    let handshake = async {
+        let membership = worker.shared.mesh.as_ref().ok_or_else(|| "this proxy is not in the mesh".to_owned())?;
+        let hello = accept_hello(tcp).await.map_err(|error| error.to_string())?;
+        let session = hello.proceed(tcp, membership.server()).await.map_err(|error| error.to_string())?;
+        let now = worker.clock.now().unix;
+        let member = session.with(|rustls| membership.member(rustls, now));
+        let member = member.ok_or_else(|| "the peer has shown no identity that is accepted".to_owned())?;
+        Ok::<_, String>((Box::new(session), member))
+    };
+    let mut handshake = std::pin::pin!(handshake);
+    let why = match watch.wait(|cx| handshake.as_mut().poll(cx)).await {
+        Ok(Ok(secured)) => return Some(secured),
+        Ok(Err(why)) => why,
+        Err(_) => "it took too long".to_owned(),
+    };
+    tracing::debug!(%why, address = %bind.address, "a handshake of the mesh failed");
+    None
 }
 
 /// A certificate that was only asked for, and not verified, is no fact.

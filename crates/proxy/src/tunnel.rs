@@ -109,7 +109,7 @@ async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '
 }
 
 /// Both futures to their ends, or the first failure.
-async fn join(
+pub(crate) async fn join(
     mut first: std::pin::Pin<&mut impl Future<Output = Result<(), Failure>>>,
     mut second: std::pin::Pin<&mut impl Future<Output = Result<(), Failure>>>,
 ) -> Result<(), Failure> {

@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::deadline::{SWEEP, Watches};
 use crate::edge::StreamTasks;
 use crate::limits::OpenConnections;
+use crate::mesh::Membership;
 use crate::meter::{Meter, Report};
 use crate::tls::TlsConfigs;
 use crate::trip::Trip;
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     /// Raised after `snapshot` is stored, so that a worker knows with one load that it holds the newest.
     pub epoch: AtomicU64,
     pub tls: TlsConfigs,
+    /// What makes us a member of the mesh, if we are one.
+    pub mesh: Option<Membership>,
     pub log: Option<Arc<Sink>>,
     pub open: OpenConnections,
     /// Where every worker's clock begins.

@@ -5,6 +5,7 @@
 
 pub(crate) mod h1_server;
 pub(crate) mod h2_server;
+pub(crate) mod hbone;
 mod replier;
 mod stream_tasks;
 

@@ -3,6 +3,7 @@
 //! Called by `attempt.rs` for every try, and by `mirror.rs`. Which endpoint is tried, and whether another one follows, is
 //! decided elsewhere; opening a connection is `dial.rs`.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use transept_wire::h2::head::{Connect, HeadLimits};
 use transept_wire::h2::{self, Config};
 
 use super::dial::dial;
+use super::hbone;
 use super::pool::{Dialling, PoolKey};
 use super::secure::{TlsChoice, choose_tls};
 use super::{Age, H1Upstream, Upstream};
@@ -48,6 +50,20 @@ pub(crate) struct Destination<'d> {
     pub protocol: UpstreamProtocol,
     /// The certificate of the Gateway, for backends that bring none of their own.
     pub identity: Option<&'d Arc<KeyPair>>,
+    /// For a tunnel that carries one client's connection: whose.
+    pub client: Option<IpAddr>,
+}
+
+/// A connection of its own to an endpoint, for bytes that are not looked at.
+///
+/// # Errors
+/// A failure with `Repeat::Safe`: no byte has been sent.
+pub(crate) async fn connect_stream(worker: &Rc<Worker>, destination: &Destination<'_>) -> Result<Io, Failure> {
+    let tls = match &destination.backend.tls {
+        Some(tls) if destination.endpoint.tunnel.is_none() => Some(choose_tls(worker, tls, destination)?),
+        _ => None,
+    };
+    Ok(dial(worker, destination, tls.as_deref()).await?.0)
 }
 
 /// Gets a connection to an endpoint.
@@ -56,12 +72,14 @@ pub(crate) struct Destination<'d> {
 /// A failure with `Repeat::Safe`: no byte of the request has been sent.
 pub(crate) async fn connect(worker: &Rc<Worker>, destination: &Destination<'_>) -> Result<Upstream, Failure> {
     let tls = match &destination.backend.tls {
-        None => None,
-        Some(tls) => Some(choose_tls(worker, tls, destination)?),
+        // What goes through a tunnel is protected by it.
+        Some(tls) if destination.endpoint.tunnel.is_none() => Some(choose_tls(worker, tls, destination)?),
+        _ => None,
     };
+    let passage = destination.endpoint.tunnel.as_ref().map_or((0, 0), |passage| hbone::key_of(worker, passage));
     let key = PoolKey {
         address: destination.endpoint.address,
-        tls: tls.as_ref().map_or((0, 0), |tls| tls.key()),
+        tls: tls.as_ref().map_or(passage, |tls| tls.key()),
         h2: destination.protocol == UpstreamProtocol::Http2,
     };
     let settled = destination.protocol == UpstreamProtocol::Http1

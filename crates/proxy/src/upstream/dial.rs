@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -11,6 +12,7 @@ use transept_engine::reason::Reason;
 use transept_engine::snapshot::UpstreamProtocol;
 
 use super::connect::Destination;
+use super::hbone::open_tunnel;
 use super::secure::TlsChoice;
 use crate::buffer::Inbound;
 use crate::failure::{Failure, Repeat, Side};
@@ -26,21 +28,23 @@ const OUR_LIMITS: [i32; 5] = [23, 24, 12, 105, 99];
 
 /// Opens a connection and settles the protocol.
 pub(super) async fn dial(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     destination: &Destination<'_>,
     tls: Option<&TlsChoice>,
 ) -> Result<(Io, UpstreamProtocol), Failure> {
     let began = worker.clock.now().monotonic;
     let dialling = async {
+        let in_the_clear = match destination.protocol {
+            UpstreamProtocol::Auto => UpstreamProtocol::Http1,
+            settled => settled,
+        };
+        if let Some(passage) = &destination.endpoint.tunnel {
+            let io = open_tunnel(worker, passage, destination.endpoint.address, destination.client).await?;
+            return Ok((io, in_the_clear));
+        }
         let tcp = open(destination.endpoint.address).await.map_err(|error| refused(&error))?;
         match tls {
-            None => {
-                let agreed = match destination.protocol {
-                    UpstreamProtocol::Auto => UpstreamProtocol::Http1,
-                    settled => settled,
-                };
-                Ok((Io::plain(tcp), agreed))
-            }
+            None => Ok((Io::plain(tcp), in_the_clear)),
             Some(tls) => secure(tcp, tls, destination.protocol).await,
         }
     };
@@ -53,7 +57,7 @@ pub(super) async fn dial(
     outcome
 }
 
-async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+pub(super) async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
@@ -80,7 +84,7 @@ async fn secure(
     Ok((Io::secured(tcp, Box::new(session)), agreed))
 }
 
-fn handshake_failed(error: &io::Error) -> Failure {
+pub(super) fn handshake_failed(error: &io::Error) -> Failure {
     let certificate = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>())
@@ -89,7 +93,7 @@ fn handshake_failed(error: &io::Error) -> Failure {
     failed(reason, error.to_string())
 }
 
-fn refused(error: &io::Error) -> Failure {
+pub(super) fn refused(error: &io::Error) -> Failure {
     if error.raw_os_error().is_some_and(|code| OUR_LIMITS.contains(&code)) {
         // Another endpoint would fail alike, and none of them is to blame.
         return Failure::new(Side::Upstream, Reason::Overloaded, Repeat::Never, error.to_string());
@@ -101,6 +105,6 @@ fn refused(error: &io::Error) -> Failure {
     failed(reason, error.to_string())
 }
 
-fn failed(reason: Reason, detail: impl Into<std::borrow::Cow<'static, str>>) -> Failure {
+pub(super) fn failed(reason: Reason, detail: impl Into<std::borrow::Cow<'static, str>>) -> Failure {
     Failure::new(Side::Upstream, reason, Repeat::Safe, detail)
 }

@@ -4,11 +4,12 @@
 
 mod connect;
 mod dial;
+mod hbone;
 mod pool;
 mod secure;
 
-pub(crate) use connect::{Destination, Pooled, connect};
-pub(crate) use pool::{H2Lease, Pool};
+pub(crate) use connect::{Destination, Pooled, connect, connect_stream};
+pub(crate) use pool::{H2Lease, Pool, PoolKey};
 pub(crate) use secure::TlsChoices;
 
 use std::time::Duration;
@@ -23,7 +24,6 @@ use crate::deadline::Watch;
 use crate::failure::{Failure, Repeat, Side};
 use crate::h2::Stream;
 use crate::io::Io;
-use pool::PoolKey;
 
 /// Whether a connection had carried a request before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,279 @@
+//! The way into a workload: tunnels of the mesh (HBONE), and what is inside them.
+//!
+//! Called by `accept.rs` for binds of the mesh when the handshake has proven who the peer is. A tunnel is a request whose body is
+//! a connection: it is let in or not, it is connected, and what comes out of it goes the road again from *detect* on.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use transept_engine::exchange::Connection;
+use transept_engine::reason::Reason;
+use transept_engine::snapshot::{Listener, Speaks};
+use transept_wire::h1::{Preface, is_h2_preface};
+use transept_wire::h2::head::{Connect, HeadLimits, Refused};
+use transept_wire::h2::{self, Code, Config};
+use transept_wire::head::{FieldId, Method, Request, Response};
+
+use super::h1_server::{self, H1Connection};
+use super::h2_server::{self, Facts};
+use crate::accept::Guest;
+use crate::buffer::Inbound;
+use crate::deadline::Watch;
+use crate::h2::{Arrival, Driver, Link, Patience, Stream};
+use crate::io::{Io, Tunnel};
+use crate::path::Stop;
+use crate::splice::{self, Landing, Passenger};
+use crate::upstream::PoolKey;
+use crate::worker::Worker;
+
+/// What the other end may send in one tunnel before we have taken it, and in all together.
+const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// Tunnels that one peer may have open on a connection.
+const MOST_TUNNELS: u32 = 200;
+
+/// What a CONNECT may take.
+const HEADS: HeadLimits = HeadLimits { bytes: 16 * 1024, fields: 64, connect: Connect::Taken };
+
+/// How long a program that speaks first is waited for when the client says nothing either. After it, bytes are bytes.
+const UNDECIDED: Duration = Duration::from_secs(10);
+
+/// What all tunnels of a connection share.
+struct Peer {
+    connection: Connection,
+    /// The address that the worker listens on.
+    bound: SocketAddr,
+    _guest: Guest,
+}
+
+/// Serves a connection of a proxy of the mesh to its end.
+pub(crate) async fn serve(worker: Rc<Worker>, io: Io, connection: Connection, bound: SocketAddr, guest: Guest) {
+    let snapshot = worker.snapshot();
+    let Some(timeouts) = snapshot.bind(&bound).map(|bind| bind.settings.timeouts.clone()) else { return };
+    drop(snapshot);
+    let config = Config {
+        stream_window: STREAM_WINDOW,
+        connection_window: CONNECTION_WINDOW,
+        max_streams: MOST_TUNNELS,
+        heads: HEADS,
+    };
+    let link = Link::new(h2::Connection::server(config));
+    let patience = Patience { head: timeouts.head, stall: timeouts.stream_idle, idle: timeouts.idle };
+    let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);
+    let peer = Rc::new(Peer { connection, bound, _guest: guest });
+    let mut leaving = false;
+    let over = std::future::poll_fn(|cx| {
+        if worker.draining.get() && !leaving {
+            leaving = true;
+            driver.shut_down();
+        }
+        driver.poll_turn(cx, &mut |arrival| match arrival {
+            Arrival::Request { stream, .. } => {
+                let mut request = Request::new();
+                link.swap_request(&mut request);
+                tokio::task::spawn_local(pass(worker.clone(), peer.clone(), stream, request));
+            }
+            Arrival::Refused { stream, why } => refuse_head(&stream, &why),
+        })
+    })
+    .await;
+    tracing::debug!(peer = %peer.connection.peer, why = %over.0, "a connection of the mesh ended");
+    driver.close(over).await;
+}
+
+fn refuse_head(stream: &Stream, why: &Refused) {
+    tracing::debug!(%why, "a tunnel was asked for in a way that is not understood");
+    // The peer may be gone already, and then there is nobody to tell.
+    let _ = stream.send_head(&Response::new(400), true);
+}
+
+/// One tunnel, from its CONNECT to its last byte.
+async fn pass(worker: Rc<Worker>, peer: Rc<Peer>, stream: Stream, request: Request) {
+    let Some(target) = target_of(&request, &peer.connection) else {
+        let _ = stream.send_head(&Response::new(400), true);
+        return;
+    };
+    let snapshot = worker.snapshot();
+    let found = snapshot.bind(&peer.bound).and_then(|bind| bind.listener_for_port(target.port())).cloned();
+    let generation = snapshot.generation;
+    drop(snapshot);
+    let rule = found.as_ref().and_then(|listener| listener.stream.clone());
+    let (Some(listener), Some(rule)) = (found, rule) else {
+        let _ = stream.send_head(&Response::new(503), true);
+        return;
+    };
+    let connection = inner(&peer.connection, &request, target);
+    let passenger = Passenger { connection: &connection, listener: &listener, rule: &rule, generation };
+    let mut trip = worker.take_trip();
+    splice::board(&worker, &connection, &mut trip);
+    let landing = match splice::land(&worker, &passenger, &mut trip).await {
+        Ok(landing) => landing,
+        Err(stop) => {
+            splice::note(&stop, &mut trip);
+            let _ = stream.send_head(&Response::new(status_of(&stop)), true);
+            splice::finish(&worker, &passenger, &trip, None);
+            worker.give_back(trip);
+            return;
+        }
+    };
+    worker.give_back(trip);
+    if stream.send_head(&Response::new(200), false).is_err() {
+        return;
+    }
+    let io = Io::Tunnel(Box::new(Tunnel::accepted(stream)));
+    let watch = worker.watches.add();
+    let mut inbound = Inbound::default();
+    let spoken = match listener.speaks {
+        Speaks::Opaque => Spoken::Bytes,
+        Speaks::Http | Speaks::Detect => listen(&io, &mut inbound, &landing, &watch).await,
+    };
+    match (spoken, listener.speaks) {
+        (Spoken::Gone, _) => {}
+        (Spoken::Bytes, Speaks::Http) => {
+            tracing::debug!(port = target.port(), "what came through a tunnel is not HTTP");
+            io.abort_on_drop();
+        }
+        (Spoken::Bytes, _) => {
+            splice::travel(&worker, &passenger, &io, &mut inbound, Some(landing), &watch).await;
+        }
+        (spoken, _) => speak(worker, &peer, spoken, io, inbound, connection, landing, watch).await,
+    }
+}
+
+/// What the two ends of a tunnel speak.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    Http1,
+    Http2,
+    Bytes,
+    Gone,
+}
+
+/// Listens to both ends: whoever speaks first decides. A program that speaks first does not speak HTTP.
+async fn listen(io: &Io, inbound: &mut Inbound, landing: &Landing, watch: &Watch) -> Spoken {
+    watch.set(Some(UNDECIDED));
+    loop {
+        let heard = watch
+            .wait(|cx| {
+                if let Poll::Ready(read) = io.poll_fill(cx, inbound) {
+                    return Poll::Ready(Some(read));
+                }
+                landing.io.poll_readable(cx).map(|_| None)
+            })
+            .await;
+        match heard {
+            Ok(Some(Ok(0))) | Ok(Some(Err(_))) if inbound.is_empty() => return Spoken::Gone,
+            Ok(Some(Ok(count))) if count > 0 => {}
+            _ => return Spoken::Bytes,
+        }
+        match is_h2_preface(inbound.data()) {
+            Preface::Yes => return Spoken::Http2,
+            Preface::Partial => continue,
+            Preface::No => {}
+        }
+        match begins_like_http1(inbound.data()) {
+            Some(true) => return Spoken::Http1,
+            Some(false) => return Spoken::Bytes,
+            None => {}
+        }
+    }
+}
+
+/// Whether bytes begin with a method and a space (RFC 9112 section 3); none when there are too few to tell.
+fn begins_like_http1(bytes: &[u8]) -> Option<bool> {
+    const LONGEST_METHOD: usize = 24;
+    for (index, byte) in bytes.iter().enumerate().take(LONGEST_METHOD + 1) {
+        match byte {
+            b' ' => return Some(index > 0 && bytes.get(index + 1).is_none_or(|next| next.is_ascii_graphic())),
+            b'A'..=b'Z' | b'-' | b'_' => {}
+            _ => return Some(false),
+        }
+    }
+    if bytes.len() > LONGEST_METHOD { Some(false) } else { None }
+}
+
+/// HTTP inside a tunnel: its requests go the road like any others, to the program.
+#[expect(clippy::too_many_arguments, reason = "the parts of a connection that is handed over whole")]
+async fn speak(
+    worker: Rc<Worker>,
+    peer: &Rc<Peer>,
+    spoken: Spoken,
+    io: Io,
+    inbound: Inbound,
+    connection: Connection,
+    landing: Landing,
+    watch: Watch,
+) {
+    let guest = Guest::inside(&worker);
+    if spoken == Spoken::Http2 {
+        drop(landing);
+        let facts = Facts { connection, handshake: None, bound: peer.bound, _guest: guest };
+        return h2_server::serve(worker, io, inbound, facts).await;
+    }
+    // The connection that proved that the program is there carries the first request.
+    let key = PoolKey { address: landing.endpoint, tls: (0, 0), h2: false };
+    worker.pool.put_back(key, landing.io, worker.clock.now().monotonic);
+    let it =
+        H1Connection { io, inbound, connection, handshake: None, bound: peer.bound, watch, served: 0, _guest: guest };
+    h1_server::serve(worker, Box::new(it)).await;
+}
+
+/// Where a tunnel leads: an address that is ours, and a port. None when the request is not such a CONNECT.
+fn target_of(request: &Request, connection: &Connection) -> Option<SocketAddr> {
+    let target: SocketAddr = std::str::from_utf8(request.authority()).ok()?.parse().ok()?;
+    let ours = target.ip().to_canonical() == connection.local.ip().to_canonical();
+    (request.method == Method::Connect && request.protocol().is_none() && ours).then_some(target)
+}
+
+/// The connection inside a tunnel, as policies see it: from the client that the peer names, with the identity of the peer.
+fn inner(outer: &Connection, request: &Request, target: SocketAddr) -> Connection {
+    let client = request.fields.first(FieldId::FORWARDED).and_then(client_of);
+    let peer = client.map_or(outer.peer, |client| SocketAddr::new(client, 0));
+    let mut connection = Connection::new(peer, outer.local, None).with_destination(target);
+    connection.identity = outer.identity.clone();
+    connection.client_certificate = outer.client_certificate.clone();
+    connection
+}
+
+/// The address in `for=` (RFC 7239 section 4).
+fn client_of(forwarded: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(forwarded).ok()?;
+    let value = text.split([';', ',']).map(str::trim).find_map(|pair| pair.strip_prefix("for="))?;
+    value.trim_matches('"').trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+fn status_of(stop: &Stop) -> u16 {
+    match stop {
+        Stop::Answer(reply) if reply.status == 403 => 401,
+        Stop::Failed(failure) if failure.reason == Reason::MeshDenied => 401,
+        _ => 503,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_told_from_other_bytes() {
+        assert_eq!(begins_like_http1(b"GET / HTTP/1.1\r\n"), Some(true));
+        assert_eq!(begins_like_http1(b"M-SEARCH * HTTP"), Some(true));
+        assert_eq!(begins_like_http1(b"GE"), None);
+        assert_eq!(begins_like_http1(b""), None);
+        for bytes in [&b" GET /"[..], b"\x16\x03\x01", b"*1\r\n$4\r\nPING", b"GET  /", b"SSH-2.0-x\r\n", b"get / "] {
+            assert_eq!(begins_like_http1(bytes), Some(false), "{}", bytes.escape_ascii());
+        }
+        assert_eq!(begins_like_http1(&[b'A'; 40]), Some(false));
+    }
+
+    #[test]
+    fn the_client_of_a_tunnel_is_in_forwarded() {
+        assert_eq!(client_of(b"for=10.0.0.7"), Some([10, 0, 0, 7].into()));
+        assert_eq!(client_of(b"by=x;for=\"[2001:db8::1]\""), "2001:db8::1".parse().ok());
+        assert_eq!(client_of(b"for=unknown"), None);
+    }
+}

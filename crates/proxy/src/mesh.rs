@@ -1,0 +1,103 @@
+//! The proxy as a member of the mesh: the identity that it shows, whom it believes, and the TLS configurations made of both.
+//!
+//! Given by `app` in [`crate::Options`]; read by `secure.rs` for tunnels that come in and by `upstream/hbone.rs` for those that go
+//! out. Identities and roots are live: a renewed certificate and a new root apply to the next handshake. Where they come from
+//! is the caller's business.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::UnixTime;
+use rustls::{ClientConfig, ServerConfig};
+use transept_identity::bundle::LiveBundles;
+use transept_identity::handshake::{ClientAuth, LiveSvid, PeerVerifier, client_config, server_config};
+use transept_identity::spiffe::SpiffeId;
+use transept_identity::svid::Leaf;
+use transept_identity::verify::{Accept, Purpose};
+use transept_identity::xfcc;
+
+/// The protocol inside the TLS of a tunnel.
+const ALPN: &[&[u8]] = &[b"h2"];
+
+/// What makes a process a member of the mesh.
+#[derive(Clone, Debug)]
+pub struct Mesh {
+    /// The SVID that we show, on both sides.
+    pub svid: Arc<LiveSvid>,
+    /// The roots by trust domain.
+    pub bundles: LiveBundles,
+}
+
+/// The TLS side of a membership, shared by all workers.
+pub(crate) struct Membership {
+    svid: Arc<LiveSvid>,
+    peers: PeerVerifier,
+    server: Arc<ServerConfig>,
+    clients: Mutex<HashMap<Box<str>, Arc<ClientConfig>>>,
+}
+
+/// Who is at the other end of a tunnel.
+pub(crate) struct Member {
+    /// Its SPIFFE id.
+    pub identity: Arc<str>,
+    /// What `X-Forwarded-Client-Cert` says about it.
+    pub forwarded: Arc<str>,
+}
+
+impl Membership {
+    /// # Errors
+    /// When the crypto provider lacks what TLS 1.3 needs.
+    pub(crate) fn new(mesh: &Mesh) -> Result<Membership, rustls::Error> {
+        let provider: Arc<CryptoProvider> = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        // A trust domain that we do not know has no roots, so accepting all that we know means: accepting our own
+        // and those that we were told of.
+        let own = mesh.svid.load().id().trust_domain();
+        let peers = PeerVerifier::new(mesh.bundles.clone(), Accept::TrustDomain(own), provider);
+        let clock = Arc::new(rustls::time_provider::DefaultTimeProvider);
+        let server = server_config(mesh.svid.clone(), peers.clone(), ClientAuth::Required, ALPN, clock)?;
+        Ok(Membership { svid: mesh.svid.clone(), peers, server: Arc::new(server), clients: Mutex::default() })
+    }
+
+    /// For tunnels that come in.
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
+        self.server.clone()
+    }
+
+    /// For tunnels to a proxy that must be `identity`.
+    ///
+    /// # Errors
+    /// A sentence when the identity is not one, or TLS cannot be set up.
+    pub(crate) fn client(&self, identity: &str) -> Result<Arc<ClientConfig>, String> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = clients.get(identity) {
+            return Ok(config.clone());
+        }
+        let id = SpiffeId::parse(identity).map_err(|error| error.to_string())?;
+        let peers = self.peers.accepting(Accept::only(id));
+        let clock = Arc::new(rustls::time_provider::DefaultTimeProvider);
+        let config = client_config(Some(self.svid.clone()), peers, ALPN, clock).map_err(|error| error.to_string())?;
+        let config = Arc::new(config);
+        clients.insert(identity.into(), config.clone());
+        Ok(config)
+    }
+
+    /// The peer of a handshake that has succeeded.
+    pub(crate) fn member(&self, rustls: &rustls::Connection, unix: Duration) -> Option<Member> {
+        let chain = rustls.peer_certificates()?;
+        let peer = self.peers.peer(chain, Purpose::Client, UnixTime::since_unix_epoch(unix)).ok()?;
+        Some(Member { identity: peer.id().as_str().into(), forwarded: self.describe(&peer.leaf) })
+    }
+
+    /// Whether a peer that was let in would be let in still.
+    pub(crate) fn still_accepts(&self, rustls: &rustls::Connection, unix: Duration) -> bool {
+        self.member(rustls, unix).is_some()
+    }
+
+    fn describe(&self, leaf: &Leaf) -> Arc<str> {
+        let mut out = String::new();
+        xfcc::write(&mut out, self.svid.load().id(), leaf);
+        out.into()
+    }
+}

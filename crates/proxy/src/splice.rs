@@ -1,0 +1,188 @@
+//! The road of a connection that is not HTTP: one decision, one connection to an endpoint, bytes both ways.
+//!
+//! Called by `edge/hbone.rs` for what comes out of tunnels and by `detect.rs` on the way out of a workload. The verbs are those of a
+//! request, without heads: admit, pick, connect, splice, record. The bytes are not looked at.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use transept_engine::admit::admit_connection;
+use transept_engine::exchange::Connection;
+use transept_engine::pick::{self, Call, pick_endpoint};
+use transept_engine::reason::Reason;
+use transept_engine::rule::Rule;
+use transept_engine::snapshot::Listener;
+use transept_wire::h1::{Body, Decoder, Limits};
+use transept_wire::head::{Method, Version};
+
+use crate::body::{H1Sink, H1Source, Sink, Source, carry};
+use crate::buffer::{Inbound, Outbound};
+use crate::deadline::Watch;
+use crate::failure::{Failure, Side};
+use crate::io::Io;
+use crate::path::{Marks, Stop};
+use crate::record::record;
+use crate::trip::Trip;
+use crate::tunnel::join;
+use crate::upstream::{Destination, Pooled, connect_stream};
+use crate::worker::Worker;
+
+/// Endpoints that are tried before a connection is given up.
+const TRIES: usize = 3;
+
+/// A connection of one client with what is known about it.
+pub(crate) struct Passenger<'p> {
+    pub connection: &'p Connection,
+    pub listener: &'p Arc<Listener>,
+    pub rule: &'p Arc<Rule>,
+    pub generation: u64,
+}
+
+/// A connection to an endpoint, and which one it is.
+pub(crate) struct Landing {
+    pub io: Io,
+    pub endpoint: SocketAddr,
+}
+
+/// Lets a connection in, or not, and connects it to an endpoint.
+///
+/// # Errors
+/// The reply of a policy, or the failure of the last try.
+pub(crate) async fn land(worker: &Rc<Worker>, passenger: &Passenger<'_>, trip: &mut Trip) -> Result<Landing, Stop> {
+    admit_connection(passenger.listener, passenger.connection, trip.now())?;
+    let backend_ref = pick::pick_backend(passenger.rule, &mut worker.turns.borrow_mut())?;
+    let backend = pick::target(backend_ref)?;
+    let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
+    loop {
+        let chosen = {
+            let now = worker.clock.now().into();
+            let call = Call { now, random: trip.random, hash: None, tried: &tried };
+            pick_endpoint(backend, &mut worker.turns.borrow_mut(), &call)?
+        };
+        trip.facts.tries += 1;
+        let destination = Destination {
+            backend,
+            endpoint: &chosen,
+            pooled: Pooled::Unwanted,
+            protocol: backend.protocol,
+            identity: passenger.listener.client_identity.as_ref(),
+            client: Some(passenger.connection.peer.ip()),
+        };
+        match connect_stream(worker, &destination).await {
+            Ok(io) => return Ok(Landing { io, endpoint: chosen.address }),
+            Err(failure) => {
+                tried.push(chosen.address);
+                let others = pick::alternatives(backend, &tried);
+                if others == 0 || tried.len() >= TRIES || failure.reason == Reason::MeshDenied {
+                    return Err(failure.into());
+                }
+            }
+        }
+    }
+}
+
+/// Moves bytes both ways until both directions have ended or one breaks.
+pub(crate) async fn splice(
+    down: (&Io, &mut Inbound),
+    up: (&Io, &mut Inbound),
+    watch: &Watch,
+    trip: &mut Trip,
+) -> Result<(), Failure> {
+    let limits = Limits::default();
+    let to = |io, side| Sink::H1(H1Sink::new(io, watch, side, Body::UntilClose, Outbound::take()));
+    let (mut up_sink, mut down_sink) = (to(up.0, Side::Upstream), to(down.0, Side::Downstream));
+    let decoder = || Decoder::new(Body::UntilClose, &limits);
+    let (up_io, down_io) = (up.0, down.0);
+    let mut from_client = Source::H1(H1Source::new(down.0, down.1, watch, decoder(), Side::Downstream));
+    let mut from_server = Source::H1(H1Source::new(up.0, up.1, watch, decoder(), Side::Upstream));
+    let facts = &mut trip.facts;
+    let upload = pin!(async {
+        let carried = carry(&mut from_client, &mut up_sink, &mut facts.bytes_in).await;
+        up_io.shut_down_writing();
+        carried
+    });
+    let download = pin!(async {
+        let carried = carry(&mut from_server, &mut down_sink, &mut facts.bytes_out).await;
+        down_io.shut_down_writing();
+        carried
+    });
+    join(upload, download).await
+}
+
+/// Carries a connection from its first byte to its last, and records it.
+pub(crate) async fn travel(
+    worker: &Rc<Worker>,
+    passenger: &Passenger<'_>,
+    io: &Io,
+    inbound: &mut Inbound,
+    landing: Option<Landing>,
+    watch: &Watch,
+) {
+    let mut trip = worker.take_trip();
+    board(worker, passenger.connection, &mut trip);
+    let landed = match landing {
+        Some(landing) => Ok(landing),
+        None => land(worker, passenger, &mut trip).await,
+    };
+    let mut endpoint = None;
+    let outcome = match landed {
+        Ok(landing) => {
+            endpoint = Some(landing.endpoint);
+            watch.set_stall(passenger.listener.settings.timeouts.stream_idle);
+            let spliced = splice((io, inbound), (&landing.io, &mut Inbound::default()), watch, &mut trip).await;
+            if spliced.is_err() {
+                landing.io.abort_on_drop();
+            }
+            spliced.map_err(Stop::Failed)
+        }
+        Err(stop) => Err(stop),
+    };
+    if let Err(stop) = outcome {
+        // A client must not take the part that it got for the whole.
+        io.abort_on_drop();
+        note(&stop, &mut trip);
+    }
+    finish(worker, passenger, &trip, endpoint);
+    worker.give_back(trip);
+}
+
+/// Begins the record of a connection.
+pub(crate) fn board(worker: &Worker, connection: &Connection, trip: &mut Trip) {
+    trip.started = worker.clock.now();
+    trip.random = worker.random();
+    trip.client = connection.peer.ip();
+    trip.request.clear();
+    trip.request.version = Version::Http11;
+    // There is no method; the log says that a connection was made.
+    trip.request.method = Method::Connect;
+    trip.facts.status = 200;
+    if let Some(destination) = connection.destination {
+        trip.host = destination.to_string();
+    }
+}
+
+/// Notes why a connection did not come to its regular end.
+pub(crate) fn note(stop: &Stop, trip: &mut Trip) {
+    let (reason, status, detail) = match stop {
+        Stop::Answer(reply) => (reply.reason, reply.status, reply.detail.clone()),
+        Stop::Failed(failure) => (failure.reason, failure.reason.status(), failure.detail.clone()),
+    };
+    trip.facts.error = Some(reason);
+    trip.facts.status = status;
+    trip.facts.detail = detail;
+}
+
+/// Ends the record of a connection.
+pub(crate) fn finish(worker: &Worker, passenger: &Passenger<'_>, trip: &Trip, endpoint: Option<SocketAddr>) {
+    let marks = Marks {
+        generation: passenger.generation,
+        listener: Some(passenger.listener),
+        rule: Some(passenger.rule),
+        endpoint,
+        ..Marks::default()
+    };
+    record(worker, trip, &marks, passenger.connection);
+}

@@ -1,0 +1,153 @@
+//! Connections to members of the mesh: CONNECT over mutual TLS to the proxy beside the endpoint (HBONE).
+//!
+//! Called by `dial.rs` for endpoints that have a tunnel. Many tunnels share one connection between two identities; what goes
+//! through a tunnel is the caller's.
+
+use std::hash::BuildHasher;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use transept_engine::reason::Reason;
+use transept_engine::snapshot::Tunnel as Passage;
+use transept_wire::h1::Body;
+use transept_wire::h2::head::{Connect, HeadLimits};
+use transept_wire::h2::{self, Config};
+use transept_wire::head::{FieldId, FieldName, Method, Request, Response};
+
+use super::dial::{failed, handshake_failed, open, refused};
+use super::pool::{Dialling, H2Lease, PoolKey};
+use crate::buffer::Inbound;
+use crate::failure::{Failure, Repeat, Side};
+use crate::h2::{Driver, Link, Patience};
+use crate::io::{Io, TlsSession, Tunnel};
+use crate::worker::Worker;
+
+/// Bytes that the other end may send in one tunnel before we have taken them, and in all together.
+const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// The part of a pool's key that says "a tunnel of the mesh"; configurations of TLS are numbered from 1.
+const MESH: u64 = u64::MAX;
+
+/// What an answer to CONNECT may take.
+const HEADS: HeadLimits = HeadLimits { bytes: 16 * 1024, fields: 64, connect: Connect::Refused };
+
+static FORWARDED: FieldName = FieldName::known(FieldId::FORWARDED);
+
+/// What makes two tunnels to an endpoint interchangeable.
+pub(super) fn key_of(worker: &Worker, passage: &Passage) -> (u64, u64) {
+    (MESH, worker.hasher.hash_one((&passage.identity, passage.address)))
+}
+
+/// Opens a tunnel to `target`. `client` is who asked for it.
+///
+/// # Errors
+/// A failure with `Repeat::Safe`: nothing has reached the endpoint.
+pub(super) async fn open_tunnel(
+    worker: &Rc<Worker>,
+    passage: &Passage,
+    target: SocketAddr,
+    client: Option<IpAddr>,
+) -> Result<Io, Failure> {
+    let mut lease = lease(worker, passage).await?;
+    let request = ask_for(target, client);
+    lease.open(&request, &Body::UntilClose).map_err(|cut| Failure::h2_response(&cut))?;
+    let Some(stream) = lease.take_stream() else {
+        return Err(failed(Reason::UpstreamReset, "the tunnel was not opened"));
+    };
+    let mut response = Response::new(0);
+    std::future::poll_fn(|cx| stream.poll_head(cx, &mut response))
+        .await
+        .map_err(|cut| Failure { repeat: Repeat::Safe, ..Failure::h2_response(&cut) })?;
+    match response.status {
+        200 => Ok(Io::Tunnel(Box::new(Tunnel::opened(stream, lease)))),
+        401 | 403 => {
+            let detail = format!("the proxy of {target} ({}) denies us", passage.identity);
+            Err(Failure::new(Side::Upstream, Reason::MeshDenied, Repeat::Never, detail))
+        }
+        status => {
+            let detail = format!("the proxy of {target} answers {status} to CONNECT");
+            Err(failed(Reason::UpstreamRefused, detail))
+        }
+    }
+}
+
+fn ask_for(target: SocketAddr, client: Option<IpAddr>) -> Request {
+    let mut request = Request::new();
+    request.method = Method::Connect;
+    // An address and a port are a valid authority, and a valid value.
+    let _ = request.set_authority(target.to_string().as_bytes());
+    if let Some(client) = client {
+        let value = match client {
+            IpAddr::V4(address) => format!("for={address}"),
+            IpAddr::V6(address) => format!("for=\"[{address}]\""),
+        };
+        let _ = request.fields.set(&FORWARDED, value.as_bytes());
+    }
+    request
+}
+
+/// A place on the connection to the proxy of an endpoint. Only one of those who wait dials.
+async fn lease(worker: &Rc<Worker>, passage: &Passage) -> Result<H2Lease, Failure> {
+    let key = PoolKey { address: passage.address, tls: key_of(worker, passage), h2: true };
+    loop {
+        if let Some(lease) = worker.pool.share(&key) {
+            return Ok(lease);
+        }
+        match worker.pool.await_dialled(key) {
+            None => break,
+            Some(waiting) => waiting.outcome().await?,
+        }
+    }
+    // Given up half-way, this tells those who wait to try for themselves.
+    let attempt = Dialling::new(&worker.pool, key);
+    match dial(worker, passage).await {
+        Ok(io) => Ok(add(worker, key, io)),
+        Err(failure) => {
+            attempt.failed(&failure);
+            Err(failure)
+        }
+    }
+}
+
+async fn dial(worker: &Rc<Worker>, passage: &Passage) -> Result<Io, Failure> {
+    let Some(membership) = worker.shared.mesh.as_ref() else {
+        let detail = "the endpoint is in the mesh, and this proxy is not a member";
+        return Err(Failure::new(Side::Upstream, Reason::UpstreamTls, Repeat::Never, detail));
+    };
+    let config = membership.client(&passage.identity).map_err(|why| failed(Reason::UpstreamTls, why))?;
+    let tcp: TcpStream = open(passage.address).await.map_err(|error| refused(&error))?;
+    // The name is never sent: the identity is what counts.
+    let name = ServerName::IpAddress(passage.address.ip().into());
+    let connection =
+        rustls::ClientConnection::new(config, name).map_err(|error| failed(Reason::UpstreamTls, error.to_string()))?;
+    let session = TlsSession::new(connection.into(), Inbound::default());
+    session.shake_hands(&tcp).await.map_err(|error| handshake_failed(&error))?;
+    if session.with(|connection| connection.alpn_protocol() != Some(b"h2")) {
+        return Err(failed(Reason::UpstreamTls, "the proxy of the endpoint does not offer tunnels"));
+    }
+    Ok(Io::secured(tcp, Box::new(session)))
+}
+
+/// Puts a connection into the pool, drives it from then on, and takes its first place.
+fn add(worker: &Rc<Worker>, key: PoolKey, io: Io) -> H2Lease {
+    let config = Config {
+        stream_window: STREAM_WINDOW,
+        connection_window: CONNECTION_WINDOW,
+        max_streams: 0,
+        heads: HEADS,
+    };
+    let link = Link::new(h2::Connection::client(config));
+    let patience = Patience { head: None, stall: Some(Duration::from_secs(60)), idle: None };
+    let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);
+    let lease = worker.pool.add(key, link);
+    tokio::task::spawn_local(async move {
+        let over = std::future::poll_fn(|cx| driver.poll_turn(cx, &mut |_| {})).await;
+        tracing::debug!(why = %over.0, "a connection of the mesh ended");
+        driver.close(over).await;
+    });
+    lease
+}
