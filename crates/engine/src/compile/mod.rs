@@ -100,9 +100,9 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
         .iter()
         .filter(|(_, route)| !route.rules.is_empty() && route.rules.iter().all(|rule| rule.matches.is_empty()))
         .map(|((kind, namespace, name), _)| ObjectName {
-            kind: (*kind).to_owned(),
-            namespace: (*namespace).to_owned(),
-            name: (*name).to_owned(),
+            kind: (*kind).into(),
+            namespace: (*namespace).into(),
+            name: (*name).into(),
         })
         .collect();
     let (backends, changes) = backends.finish();
