@@ -242,6 +242,8 @@ pub struct DnsName {
     pub port: u16,
     /// The weight that the addresses found share.
     pub weight: u32,
+    /// The zone that they are in, if it is known.
+    pub zone: Option<Arc<str>>,
 }
 
 /// The weight of a name is divided among its addresses; this keeps fractions of it.
@@ -263,6 +265,7 @@ impl EndpointSource {
             endpoints.extend(addresses.iter().map(|address| Endpoint {
                 weight: if name.weight == 0 { 0 } else { share.max(1) },
                 host: Some(Arc::clone(&name.name)),
+                zone: name.zone.clone(),
                 ..Endpoint::at(SocketAddr::new(*address, name.port))
             }));
         }
@@ -412,7 +415,7 @@ mod tests {
     #[test]
     fn the_addresses_of_a_name_share_its_weight() {
         let source = EndpointSource::Dns {
-            names: vec![DnsName { name: "a.test".into(), port: 80, weight: 2 }],
+            names: vec![DnsName { name: "a.test".into(), port: 80, weight: 2, zone: None }],
             fixed: vec![Endpoint::at(([10, 0, 0, 1], 81).into())],
         };
         let addresses = vec![IpAddr::from([10, 0, 0, 2]), IpAddr::from([10, 0, 0, 3])];
