@@ -127,6 +127,8 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
             let connection = Connection::new(peer, local, Some(facts_of(&session, &tls)));
             detect(worker, Io::secured(tcp, session), connection, Some(tls), bind, watch, guest).await;
         }
+        // No identity, no tunnel.
+        Secure::Mesh => {}
     }
 }
 

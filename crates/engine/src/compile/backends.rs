@@ -229,6 +229,7 @@ fn source_of(endpoints: references::EndpointSource) -> (EndpointSource, Endpoint
                 weight: endpoint.weight,
                 host: endpoint.hostname,
                 zone: endpoint.zone,
+                tunnel: None,
             })
             .collect()
     };
