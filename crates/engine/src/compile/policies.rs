@@ -85,7 +85,13 @@ impl<'w> Policies<'w> {
             reasons.join("; ")
         });
         self.problems.extend(problems);
-        self.verdicts.push(Verdicts { name, invalid, in_force: Cell::new(false), replaced: Cell::new(false), without: Cell::new("") });
+        self.verdicts.push(Verdicts {
+            name,
+            invalid,
+            in_force: Cell::new(false),
+            replaced: Cell::new(false),
+            without: Cell::new(""),
+        });
         (self.verdicts.len() - 1, compiled.map(Arc::new))
     }
 
