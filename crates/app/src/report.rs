@@ -62,9 +62,9 @@ pub(crate) fn to_json(severity: Severity, invalid: &Invalid) -> Value {
         "line": invalid.at.line,
         "column": invalid.at.column,
         "object": invalid.object.as_ref().map(|object| json!({
-            "kind": object.kind,
-            "namespace": object.namespace,
-            "name": object.name,
+            "kind": object.kind.as_str(),
+            "namespace": object.namespace.as_str(),
+            "name": object.name.as_str(),
         })),
         "field": invalid.field,
         "why": invalid.why,

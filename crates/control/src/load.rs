@@ -76,6 +76,7 @@ pub struct Loader {
     /// The addresses that Gateways ask for, and those of them that this machine does not have.
     wished: Vec<IpAddr>,
     unusable: BTreeMap<IpAddr, String>,
+    zone: Option<Arc<str>>,
 }
 
 impl Loader {
@@ -92,7 +93,15 @@ impl Loader {
     }
 
     fn new(purpose: Purpose) -> Self {
-        Loader { purpose, previous: None, shelf: Shelf::default(), wished: Vec::new(), unusable: BTreeMap::new() }
+        let (wished, unusable) = (Vec::new(), BTreeMap::new());
+        Loader { purpose, previous: None, shelf: Shelf::default(), wished, unusable, zone: None }
+    }
+
+    /// The same for a machine in this zone.
+    #[must_use]
+    pub fn in_zone(mut self, zone: Option<&str>) -> Self {
+        self.zone = zone.map(Arc::from);
+        self
     }
 
     /// Parses, attaches and compiles.
@@ -106,7 +115,8 @@ impl Loader {
         self.shelf = shelf;
         self.wished = wished(&world);
         self.unusable = self.find_unusable();
-        let surroundings = Surroundings { unusable: self.unusable.clone(), ..Surroundings::default() };
+        let surroundings =
+            Surroundings { unusable: self.unusable.clone(), zone: self.zone.clone(), ..Surroundings::default() };
         let mut attached = attach(&world, &surroundings);
         let generation = self.previous.as_ref().map_or(1, |previous| previous.generation + 1);
         let before = self.previous.as_ref().map(|previous| &*previous.snapshot);

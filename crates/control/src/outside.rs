@@ -82,7 +82,7 @@ mod tests {
     fn wanted(file: &Path, from: ValueFrom) -> Wanted {
         Wanted {
             at: Place { file: file.to_string_lossy().into(), line: 1, column: 1 },
-            secret: ObjectName { kind: "Secret".to_owned(), namespace: "default".to_owned(), name: "shop".to_owned() },
+            secret: ObjectName { kind: "Secret".into(), namespace: "default".into(), name: "shop".into() },
             key: "tls.key".to_owned(),
             from,
         }

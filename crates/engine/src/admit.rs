@@ -1,24 +1,52 @@
-//! The seventh verb of the road: the listener that takes a request.
+//! The seventh verb of the road: the listener that takes a request, and whether a connection may be made at all.
 //!
 //! Called by the proxy once per request, after normalisation. A Gateway isolates its listeners by hostname: a request is served by
 //! the one listener that fits its host best and by no other. On TLS the server name chose a listener before; when the host now
 //! chooses another, the client has reused a connection that was not meant for this host and is told so (RFC 9110 section 15.5.20).
+//! In the mesh a listener stands for a port of a program (inbound) or of a Service (outbound), and where the client wants to go decides.
 
 use std::sync::Arc;
 
 use crate::exchange::Connection;
+use crate::policies::{Arrival, Carried};
 use crate::reason::Reason;
-use crate::snapshot::{Bind, Listener};
-use crate::verdict::Reply;
+use crate::role::Role;
+use crate::snapshot::{Bind, Listener, Speaks};
+use crate::verdict::{Reply, Verdict};
 
 /// Finds the listener for a request. `host` is lower-case, without port and trailing dot.
 ///
 /// # Errors
 /// The reply, 404 or 421, when no listener takes it.
 pub fn admit<'s>(bind: &'s Bind, connection: &Connection, host: &str) -> Result<&'s Arc<Listener>, Box<Reply>> {
+    admit_to(bind, connection, host, None)
+}
+
+/// The same for a request whose authority names a port. The port counts only where listeners are found by it: on the outbound bind
+/// of clients that were told of a proxy.
+///
+/// # Errors
+/// The reply, 404 or 421, when no listener takes it.
+pub fn admit_to<'s>(
+    bind: &'s Bind,
+    connection: &Connection,
+    host: &str,
+    port: Option<u16>,
+) -> Result<&'s Arc<Listener>, Box<Reply>> {
+    let not_found = || Box::new(Reply::new(Reason::ListenerNotFound));
+    match bind.role {
+        Role::Inbound => {
+            let wanted = connection.destination.unwrap_or(connection.local).port();
+            return bind.listener_for_port(wanted).ok_or_else(not_found);
+        }
+        Role::Outbound if bind.is_found_by_authority() => {
+            return bind.listener_for_authority(host, port).ok_or_else(not_found);
+        }
+        Role::Outbound | Role::Gateway => {}
+    }
     let by_host = bind.listener_for_host(host);
     let Some(tls) = &connection.tls else {
-        return by_host.ok_or_else(|| Box::new(Reply::new(Reason::ListenerNotFound)));
+        return by_host.ok_or_else(not_found);
     };
     match (by_host, bind.listener_for_sni(tls.server_name.as_deref())) {
         (Some(wanted), Some(secured)) if Arc::ptr_eq(wanted, secured) => Ok(wanted),
@@ -26,6 +54,35 @@ pub fn admit<'s>(bind: &'s Bind, connection: &Connection, host: &str) -> Result<
             Reply::new(Reason::Misdirected)
                 .with_detail("The TLS handshake was for another host. Open a new connection for this one."),
         )),
+    }
+}
+
+/// Whether a connection to a listener may be made, before anything is known of what it carries: asked when a tunnel is opened. Where
+/// HTTP may come, only what no request could change refuses; the rest is said to each request.
+///
+/// # Errors
+/// The refusal; its `cause` names the policy and the rule.
+pub fn admit_connection(listener: &Listener, connection: &Connection) -> Result<(), Box<Reply>> {
+    let carried = match listener.speaks {
+        Speaks::Http | Speaks::Detect => Carried::Unknown,
+        Speaks::Opaque => Carried::Opaque,
+    };
+    arrive(listener, connection, carried)
+}
+
+/// The same for a connection that turned out to carry something else than HTTP, so that there will be no requests to judge.
+///
+/// # Errors
+/// The refusal; its `cause` names the policy and the rule.
+pub fn admit_stream(listener: &Listener, connection: &Connection) -> Result<(), Box<Reply>> {
+    arrive(listener, connection, Carried::Opaque)
+}
+
+fn arrive(listener: &Listener, connection: &Connection, carried: Carried) -> Result<(), Box<Reply>> {
+    let arrival = Arrival { connection, port: listener.port, carried };
+    match listener.chain.meet(&arrival) {
+        Verdict::Continue => Ok(()),
+        Verdict::Respond(reply) => Err(reply),
     }
 }
 

@@ -30,6 +30,12 @@ pub struct Connection {
     pub local: SocketAddr,
     /// Facts of the TLS session, or none on a plain connection.
     pub tls: Option<TlsFacts>,
+    /// The verified SPIFFE id of the peer, from its certificate; on a stream inside a tunnel, that of the tunnel's peer.
+    pub identity: Option<Arc<str>>,
+    /// Where the client wanted to go, when that is not our end: the target of a tunnel, or the original destination.
+    pub destination: Option<SocketAddr>,
+    /// What `X-Forwarded-Client-Cert` says about the peer, ready to be sent; none is not sent.
+    pub client_certificate: Option<Arc<str>>,
     peer_text: Box<str>,
 }
 
@@ -48,7 +54,27 @@ impl Connection {
     /// Describes a connection. An IPv4-mapped IPv6 peer (RFC 4291 section 2.5.5.2) counts as IPv4.
     pub fn new(peer: SocketAddr, local: SocketAddr, tls: Option<TlsFacts>) -> Connection {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        Connection { peer, local, tls, peer_text: peer.ip().to_string().into_boxed_str() }
+        Connection {
+            peer,
+            local,
+            tls,
+            identity: None,
+            destination: None,
+            client_certificate: None,
+            peer_text: peer.ip().to_string().into_boxed_str(),
+        }
+    }
+
+    /// The same connection with the verified SPIFFE id of its peer.
+    pub fn with_identity(mut self, identity: impl Into<Arc<str>>) -> Connection {
+        self.identity = Some(identity.into());
+        self
+    }
+
+    /// The same connection with the place its client wanted to go to.
+    pub fn with_destination(mut self, destination: SocketAddr) -> Connection {
+        self.destination = Some(destination);
+        self
     }
 
     /// The peer's address as text, formatted once per connection.

@@ -19,6 +19,7 @@ pub mod policies;
 pub mod reason;
 pub mod relay;
 pub mod reply;
+pub mod role;
 pub mod route;
 pub mod rule;
 pub mod screen;
@@ -28,7 +29,7 @@ pub mod trace;
 pub mod traffic;
 pub mod verdict;
 
-pub use admit::admit;
+pub use admit::{admit, admit_connection, admit_stream, admit_to};
 pub use exchange::{Connection, Exchange, Notes, Now};
 pub use judge::judge;
 pub use reason::Reason;

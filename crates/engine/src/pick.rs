@@ -12,6 +12,7 @@ use transept_wire::head::Request;
 use crate::balance::{Turns, hash_request};
 use crate::exchange::{Exchange, Now};
 use crate::reason::Reason;
+use crate::role::Tunnel;
 use crate::rule::{Rule, WeightedBackend};
 use crate::snapshot::{Backend, EndpointSource};
 use crate::verdict::{Reply, Verdict};
@@ -23,6 +24,8 @@ pub struct Chosen {
     pub address: SocketAddr,
     /// The host name behind the address, when it came from DNS.
     pub host: Option<Arc<str>>,
+    /// The tunnel that leads there, for a member of the mesh.
+    pub tunnel: Option<Arc<Tunnel>>,
     /// Whether the request finds out if an ejected endpoint is well again.
     pub probe: Probe,
 }

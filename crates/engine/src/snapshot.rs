@@ -16,8 +16,11 @@ pub use transept_model::references::BackendId;
 
 use crate::balance::Table;
 use crate::policies::{Chain, Step};
+use crate::role::Destinations;
+pub use crate::role::{Role, Speaks, Tunnel};
 use crate::route::RouteTable;
 use crate::route::hosts::Hosts;
+use crate::rule::Rule;
 use crate::settings::Settings;
 use crate::traffic::{Common, Traffic};
 
@@ -44,6 +47,8 @@ impl Snapshot {
 pub struct Bind {
     /// What a worker binds its socket to.
     pub address: SocketAddr,
+    /// What it is for.
+    pub role: Role,
     /// Whether connections begin with TLS.
     pub secure: Secure,
     /// The listeners in the order of their Gateways; index order is the order of `hosts`.
@@ -51,6 +56,7 @@ pub struct Bind {
     /// What holds before the listener is known. The listener's own settings when they all agree, else those of the Gateway.
     pub settings: Arc<Settings>,
     pub(crate) hosts: Hosts,
+    pub(crate) destinations: Destinations,
 }
 
 /// Whether a bind speaks TLS.
@@ -60,6 +66,8 @@ pub enum Secure {
     Plain,
     /// TLS, terminated here.
     Tls,
+    /// HBONE: mutual TLS with the identities of the mesh, and in it tunnels made by HTTP/2 CONNECT.
+    Mesh,
 }
 
 impl Bind {
@@ -73,6 +81,24 @@ impl Bind {
     pub fn listener_for_host(&self, host: &str) -> Option<&Arc<Listener>> {
         let index = self.hosts.best(host)?;
         self.listeners.get(index as usize)
+    }
+
+    /// The listener of a port of the program behind an inbound bind.
+    pub fn listener_for_port(&self, port: u16) -> Option<&Arc<Listener>> {
+        let index = self.destinations.by_port(port)?;
+        self.listeners.get(index as usize)
+    }
+
+    /// The listener that stands for a Service on an outbound bind that serves them all, by the name and port that a client says.
+    /// `host` is lower-case and has no port and no trailing dot; without a port, that of HTTP is meant.
+    pub fn listener_for_authority(&self, host: &str, port: Option<u16>) -> Option<&Arc<Listener>> {
+        let index = self.destinations.by_name(host, port)?;
+        self.listeners.get(index as usize)
+    }
+
+    /// Whether listeners are found by the host name and the port of a request, as on the bind for clients that were told of a proxy.
+    pub fn is_found_by_authority(&self) -> bool {
+        self.destinations.has_names()
     }
 }
 
@@ -89,6 +115,10 @@ pub struct Listener {
     pub port: u16,
     /// Server certificates and client validation, on a TLS listener. The same pointer as long as the content is the same.
     pub tls: Option<Arc<ServerTls>>,
+    /// What its clients speak.
+    pub speaks: Speaks,
+    /// Where a connection goes that is not HTTP; none is nowhere.
+    pub stream: Option<Arc<Rule>>,
     /// The rules of all attached routes.
     pub routes: RouteTable,
     /// The policies of the Gateway and the listener, for requests that reach no rule.
@@ -242,6 +272,8 @@ pub struct DnsName {
     pub port: u16,
     /// The weight that the addresses found share.
     pub weight: u32,
+    /// The zone that they are in, if it is known.
+    pub zone: Option<Arc<str>>,
 }
 
 /// The weight of a name is divided among its addresses; this keeps fractions of it.
@@ -263,6 +295,7 @@ impl EndpointSource {
             endpoints.extend(addresses.iter().map(|address| Endpoint {
                 weight: if name.weight == 0 { 0 } else { share.max(1) },
                 host: Some(Arc::clone(&name.name)),
+                zone: name.zone.clone(),
                 ..Endpoint::at(SocketAddr::new(*address, name.port))
             }));
         }
@@ -346,12 +379,14 @@ pub struct Endpoint {
     pub host: Option<Arc<str>>,
     /// The zone it is in, if that is known.
     pub zone: Option<Arc<str>>,
+    /// The tunnel that leads there, for a member of the mesh. Inside it, TLS of the backend is not spoken.
+    pub tunnel: Option<Arc<Tunnel>>,
 }
 
 impl Endpoint {
     /// An endpoint of which nothing is known but its address; its weight is 1.
     pub fn at(address: SocketAddr) -> Endpoint {
-        Endpoint { address, weight: 1, host: None, zone: None }
+        Endpoint { address, weight: 1, host: None, zone: None, tunnel: None }
     }
 }
 
@@ -394,6 +429,8 @@ impl Bind {
                 hostname: (!hostname.is_empty()).then(|| (*hostname).into()),
                 port: 443,
                 tls: None,
+                speaks: Speaks::Http,
+                stream: None,
                 routes: RouteTable::default(),
                 chain: Chain::default(),
                 settings: Arc::default(),
@@ -401,7 +438,15 @@ impl Bind {
                 client_identity: None,
             }));
         }
-        Bind { address: ([127, 0, 0, 1], 443).into(), secure, listeners, settings: Arc::default(), hosts }
+        Bind {
+            address: ([127, 0, 0, 1], 443).into(),
+            role: Role::Gateway,
+            secure,
+            listeners,
+            settings: Arc::default(),
+            hosts,
+            destinations: Destinations::default(),
+        }
     }
 }
 
@@ -412,7 +457,7 @@ mod tests {
     #[test]
     fn the_addresses_of_a_name_share_its_weight() {
         let source = EndpointSource::Dns {
-            names: vec![DnsName { name: "a.test".into(), port: 80, weight: 2 }],
+            names: vec![DnsName { name: "a.test".into(), port: 80, weight: 2, zone: None }],
             fixed: vec![Endpoint::at(([10, 0, 0, 1], 81).into())],
         };
         let addresses = vec![IpAddr::from([10, 0, 0, 2]), IpAddr::from([10, 0, 0, 3])];

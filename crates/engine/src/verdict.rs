@@ -32,6 +32,8 @@ pub struct Reply {
     pub fields: Vec<(FieldName, Vec<u8>)>,
     /// The content.
     pub body: ReplyBody,
+    /// Who refused and by which rule, for logs and explanations. Never sent.
+    pub cause: Option<Box<str>>,
 }
 
 /// The content of a [`Reply`].
@@ -59,12 +61,19 @@ impl Reply {
             detail: Cow::Borrowed(""),
             fields: Vec::new(),
             body: ReplyBody::Problem,
+            cause: None,
         }
     }
 
     /// The same reply with a sentence for the caller.
     pub fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Reply {
         self.detail = detail.into();
+        self
+    }
+
+    /// The same reply with a word for logs on who refused and by which rule.
+    pub fn because(mut self, cause: impl Into<Box<str>>) -> Reply {
+        self.cause = Some(cause.into());
         self
     }
 

@@ -7,6 +7,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use crate::schema::Text;
+
 /// A position inside one text: line and column, both counted from 1, columns in characters.
 ///
 /// A position is not part of a value: two spots always compare equal, so that two objects which differ only in where they
@@ -114,11 +116,11 @@ impl SourceText {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectName {
     /// The kind, for example `HTTPRoute`.
-    pub kind: String,
+    pub kind: Text,
     /// The namespace; empty for a kind without namespaces (GatewayClass, Namespace).
-    pub namespace: String,
+    pub namespace: Text,
     /// The object's own name.
-    pub name: String,
+    pub name: Text,
 }
 
 impl fmt::Display for ObjectName {

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 pub use features::SUPPORTED_FEATURES;
 
 use crate::place::ObjectName;
+use crate::schema::Text;
 
 /// The value of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub struct Condition {
     /// The reason in one CamelCase word, from Gateway API where it has one.
     pub reason: Cow<'static, str>,
     /// A sentence: what is the case and, when that is bad, the remedy.
-    pub message: String,
+    pub message: Text,
     /// The `metadata.generation` of the object that was judged.
     pub observed_generation: i64,
 }
@@ -57,7 +58,7 @@ impl Condition {
         kind: impl Into<Cow<'static, str>>,
         status: Truth,
         reason: impl Into<Cow<'static, str>>,
-        message: impl Into<String>,
+        message: impl Into<Text>,
     ) -> Self {
         Self { kind: kind.into(), status, reason: reason.into(), message: message.into(), observed_generation: 0 }
     }
@@ -92,7 +93,11 @@ impl Conditions {
         condition.observed_generation = self.generation;
         match self.list.iter_mut().find(|c| c.kind == condition.kind) {
             Some(old) => *old = condition,
-            None => self.list.push(condition),
+            None => {
+                // There are thousands of these lists, and they hardly grow.
+                self.list.reserve_exact(1);
+                self.list.push(condition);
+            }
         }
     }
 
@@ -125,15 +130,15 @@ impl<'a> IntoIterator for &'a Conditions {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct StatusRef {
     /// The API group; empty for core kinds.
-    pub group: String,
+    pub group: Text,
     /// The kind.
-    pub kind: String,
+    pub kind: Text,
     /// The namespace, if it was written or is not that of the object with this status.
-    pub namespace: Option<String>,
+    pub namespace: Option<Text>,
     /// The name.
-    pub name: String,
+    pub name: Text,
     /// The section, if it was written.
-    pub section_name: Option<String>,
+    pub section_name: Option<Text>,
     /// The port, if it was written.
     pub port: Option<u16>,
 }
@@ -353,7 +358,7 @@ impl Status {
 }
 
 fn named(kind: &str, namespace: &str, name: &str) -> ObjectName {
-    ObjectName { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() }
+    ObjectName { kind: kind.into(), namespace: namespace.into(), name: name.into() }
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ pub struct World {
     pub(crate) grants_in: HashMap<Box<str>, Vec<Arc<Object<ReferenceGrantSpec>>>>,
     pub(crate) labels_of: HashMap<Box<str>, Arc<Labels>>,
     /// Key pairs by namespace and name of their Secret; see [`World::kept_pair`].
-    pub(crate) kept_pairs: HashMap<(String, String), Arc<KeyPair>>,
+    pub(crate) kept_pairs: HashMap<(Text, Text), Arc<KeyPair>>,
     pub(crate) sources: Vec<SourceText>,
 }
 
@@ -185,7 +185,7 @@ impl World {
         if self.kept_pairs.is_empty() {
             return None;
         }
-        self.kept_pairs.get(&(namespace.to_owned(), secret.to_owned()))
+        self.kept_pairs.get(&(namespace.into(), secret.into()))
     }
 
     /// What the next change needs to know of this world ([`crate::Loader::after`]); the world itself need not stay.

@@ -18,6 +18,7 @@ use crate::detect::detect;
 use crate::edge::{h1_server, hbone};
 use crate::io::Io;
 use crate::limits::Place;
+use crate::recheck::Ground;
 use crate::secure::{facts_of, secure, secure_member};
 use crate::worker::Worker;
 
@@ -144,7 +145,8 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
             let mut connection = Connection::new(peer, local, None).with_identity(member.identity);
             connection.client_certificate = Some(member.forwarded);
             let io = Io::secured(tcp, session);
-            tokio::task::spawn_local(hbone::serve(worker, io, connection, bound, guest));
+            let standing = worker.standings.add(Ground::Certificates(member.chain));
+            tokio::task::spawn_local(hbone::serve(worker, io, connection, bound, standing, guest));
         }
     }
 }

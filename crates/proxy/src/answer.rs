@@ -26,6 +26,9 @@ pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
     if reply.reason.is_fault() {
         journey.trip.facts.error = Some(reply.reason);
     }
+    if let Some(cause) = &reply.cause {
+        journey.trip.facts.detail = cause.to_string().into();
+    }
     let mut body = Vec::new();
     write_head(reply, journey.trip, &mut body);
     if let Some(listener) = journey.marks.listener {

@@ -30,6 +30,7 @@ mod meter;
 mod mirror;
 mod normalize;
 mod path;
+mod recheck;
 mod record;
 mod relay;
 mod resolve;

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{ClientConfig, ServerConfig};
 use transept_identity::bundle::LiveBundles;
 use transept_identity::handshake::{ClientAuth, LiveSvid, PeerVerifier, client_config, server_config};
 use transept_identity::spiffe::SpiffeId;
 use transept_identity::svid::Leaf;
-use transept_identity::verify::{Accept, Purpose};
+use transept_identity::verify::{Accept, Purpose, Refusal};
 use transept_identity::xfcc;
 
 /// The protocol inside the TLS of a tunnel.
@@ -33,6 +33,7 @@ pub struct Mesh {
 /// The TLS side of a membership, shared by all workers.
 pub(crate) struct Membership {
     svid: Arc<LiveSvid>,
+    bundles: LiveBundles,
     peers: PeerVerifier,
     server: Arc<ServerConfig>,
     clients: Mutex<HashMap<Box<str>, Arc<ClientConfig>>>,
@@ -44,6 +45,8 @@ pub(crate) struct Member {
     pub identity: Arc<str>,
     /// What `X-Forwarded-Client-Cert` says about it.
     pub forwarded: Arc<str>,
+    /// Its certificates, leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
 }
 
 impl Membership {
@@ -57,7 +60,7 @@ impl Membership {
         let peers = PeerVerifier::new(mesh.bundles.clone(), Accept::TrustDomain(own), provider);
         let clock = Arc::new(rustls::time_provider::DefaultTimeProvider);
         let server = server_config(mesh.svid.clone(), peers.clone(), ClientAuth::Required, ALPN, clock)?;
-        Ok(Membership { svid: mesh.svid.clone(), peers, server: Arc::new(server), clients: Mutex::default() })
+        Ok(Membership { svid: mesh.svid.clone(), bundles: mesh.bundles.clone(), peers, server: Arc::new(server), clients: Mutex::default() })
     }
 
     /// For tunnels that come in.
@@ -87,12 +90,26 @@ impl Membership {
     pub(crate) fn member(&self, rustls: &rustls::Connection, unix: Duration) -> Option<Member> {
         let chain = rustls.peer_certificates()?;
         let peer = self.peers.peer(chain, Purpose::Client, UnixTime::since_unix_epoch(unix)).ok()?;
-        Some(Member { identity: peer.id().as_str().into(), forwarded: self.describe(&peer.leaf) })
+        Some(Member {
+            identity: peer.id().as_str().into(),
+            forwarded: self.describe(&peer.leaf),
+            chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
+        })
     }
 
-    /// Whether a peer that was let in would be let in still.
-    pub(crate) fn still_accepts(&self, rustls: &rustls::Connection, unix: Duration) -> bool {
-        self.member(rustls, unix).is_some()
+    /// Whether a peer that was let in with these certificates is vouched for by today's roots. That a certificate has ended
+    /// meanwhile does not end a connection: it was valid when the connection was made, and another follows.
+    pub(crate) fn accepts(&self, chain: &[CertificateDer<'_>], unix: Duration) -> bool {
+        let now = UnixTime::since_unix_epoch(unix);
+        match self.peers.peer(chain, Purpose::Client, now) {
+            Ok(_) | Err(Refusal::Expired { .. }) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// Tells one set of roots from another.
+    pub(crate) fn roots(&self) -> usize {
+        Arc::as_ptr(&self.bundles.load()) as usize
     }
 
     fn describe(&self, leaf: &Leaf) -> Arc<str> {

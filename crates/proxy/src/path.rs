@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use transept_engine::admit::admit;
+use transept_engine::admit::{admit, admit_to};
 use transept_engine::exchange::Connection;
 use transept_engine::pick;
 use transept_engine::reason::Reason;
@@ -20,6 +20,7 @@ use transept_engine::screen::screen;
 use transept_engine::snapshot::{Backend, Bind, Listener, ServerTls};
 use transept_engine::verdict::{Reply, Verdict};
 use transept_wire::h1::Body;
+use transept_wire::normalize::authority;
 
 use crate::attempt::{self, Crossing};
 use crate::body::Source;
@@ -147,7 +148,7 @@ async fn drop_rest(arrival: &mut Arrival<'_>, replier: &mut Replier<'_>) {
 /// The verbs from *normalize* on.
 async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(), Stop> {
     let connection = journey.arrival.connection;
-    let admitted = normalize::settle_host(journey.trip).and_then(|()| Ok(admit(bind, connection, &journey.trip.host)?));
+    let admitted = normalize::settle_host(journey.trip).and_then(|()| Ok(admit_here(bind, connection, journey.trip)?));
     // A request that no listener takes has an id all the same.
     let settings = admitted.as_ref().map_or(&bind.settings, |listener| &listener.settings);
     normalize::introduce(connection, settings, journey.trip, journey.worker.log.is_some());
@@ -177,6 +178,15 @@ async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(
         Some(outcome) => outcome,
         None => Err(Stop::Failed(timed_out())),
     }
+}
+
+/// The verb *admit*. Where one bind stands for all Services, the port of the authority counts too.
+fn admit_here<'s>(bind: &'s Bind, connection: &Connection, trip: &Trip) -> Result<&'s Arc<Listener>, Box<Reply>> {
+    if !bind.is_found_by_authority() {
+        return admit(bind, connection, &trip.host);
+    }
+    let port = authority(trip.request.authority()).ok().and_then(|authority| authority.port);
+    admit_to(bind, connection, &trip.host, port)
 }
 
 /// A body that announces itself as too large is refused before it is read; one of unknown length is counted on its way.

@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use smallvec::SmallVec;
-use transept_engine::admit::admit_connection;
+use transept_engine::admit::admit_stream;
 use transept_engine::exchange::Connection;
 use transept_engine::pick::{self, Call, pick_endpoint};
 use transept_engine::reason::Reason;
@@ -21,9 +22,10 @@ use transept_wire::head::{Method, Version};
 use crate::body::{H1Sink, H1Source, Sink, Source, carry};
 use crate::buffer::{Inbound, Outbound};
 use crate::deadline::Watch;
-use crate::failure::{Failure, Side};
+use crate::failure::{Failure, Repeat, Side};
 use crate::io::Io;
 use crate::path::{Marks, Stop};
+use crate::recheck::Standing;
 use crate::record::record;
 use crate::trip::Trip;
 use crate::tunnel::join;
@@ -47,12 +49,11 @@ pub(crate) struct Landing {
     pub endpoint: SocketAddr,
 }
 
-/// Lets a connection in, or not, and connects it to an endpoint.
+/// Connects a client that has been let in to an endpoint.
 ///
 /// # Errors
-/// The reply of a policy, or the failure of the last try.
+/// The reply of the configuration, or the failure of the last try.
 pub(crate) async fn land(worker: &Rc<Worker>, passenger: &Passenger<'_>, trip: &mut Trip) -> Result<Landing, Stop> {
-    admit_connection(passenger.listener, passenger.connection, trip.now())?;
     let backend_ref = pick::pick_backend(passenger.rule, &mut worker.turns.borrow_mut())?;
     let backend = pick::target(backend_ref)?;
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
@@ -120,19 +121,29 @@ pub(crate) async fn travel(
     inbound: &mut Inbound,
     landing: Option<Landing>,
     watch: &Watch,
+    standing: Option<&Standing>,
 ) {
     let mut trip = worker.take_trip();
     board(worker, passenger.connection, &mut trip);
     let landed = match landing {
         Some(landing) => Ok(landing),
-        None => land(worker, passenger, &mut trip).await,
+        None => match admit_stream(passenger.listener, passenger.connection) {
+            Ok(()) => land(worker, passenger, &mut trip).await,
+            Err(reply) => Err(Stop::Answer(reply)),
+        },
     };
     let mut endpoint = None;
     let outcome = match landed {
         Ok(landing) => {
             endpoint = Some(landing.endpoint);
             watch.set_stall(passenger.listener.settings.timeouts.stream_idle);
-            let spliced = splice((io, inbound), (&landing.io, &mut Inbound::default()), watch, &mut trip).await;
+            let mut rest = Inbound::default();
+            let mut carried = pin!(splice((io, inbound), (&landing.io, &mut rest), watch, &mut trip));
+            let spliced = std::future::poll_fn(|cx| match standing.map(|standing| standing.poll_ended(cx)) {
+                Some(Poll::Ready(())) => Poll::Ready(Err(denied())),
+                _ => carried.as_mut().poll(cx),
+            })
+            .await;
             if spliced.is_err() {
                 landing.io.abort_on_drop();
             }
@@ -147,6 +158,11 @@ pub(crate) async fn travel(
     }
     finish(worker, passenger, &trip, endpoint);
     worker.give_back(trip);
+}
+
+fn denied() -> Failure {
+    let detail = "the connection is not allowed any more";
+    Failure::new(Side::Downstream, Reason::MeshDenied, Repeat::Never, detail)
 }
 
 /// Begins the record of a connection.
@@ -167,7 +183,10 @@ pub(crate) fn board(worker: &Worker, connection: &Connection, trip: &mut Trip) {
 /// Notes why a connection did not come to its regular end.
 pub(crate) fn note(stop: &Stop, trip: &mut Trip) {
     let (reason, status, detail) = match stop {
-        Stop::Answer(reply) => (reply.reason, reply.status, reply.detail.clone()),
+        Stop::Answer(reply) => {
+            let cause = reply.cause.as_ref().map(|cause| cause.to_string().into());
+            (reply.reason, reply.status, cause.unwrap_or_else(|| reply.detail.clone()))
+        }
         Stop::Failed(failure) => (failure.reason, failure.reason.status(), failure.detail.clone()),
     };
     trip.facts.error = Some(reason);

@@ -25,6 +25,7 @@ use crate::edge::StreamTasks;
 use crate::limits::OpenConnections;
 use crate::mesh::Membership;
 use crate::meter::{Meter, Report};
+use crate::recheck::{Standings, recheck, recheck_roots};
 use crate::tls::TlsConfigs;
 use crate::trip::Trip;
 use crate::upstream::{Pool, TlsChoices};
@@ -77,6 +78,7 @@ pub(crate) struct Worker {
     pub clock: Clock,
     pub pool: Pool,
     pub stream_tasks: StreamTasks,
+    pub standings: Standings,
     pub tls_choices: RefCell<TlsChoices>,
     pub meter: RefCell<Meter>,
     pub log: Option<RefCell<LogBuffer>>,
@@ -109,6 +111,7 @@ impl Worker {
             shared,
             pool: Pool::default(),
             stream_tasks: StreamTasks::default(),
+            standings: Standings::default(),
             tls_choices: RefCell::default(),
             meter: RefCell::default(),
             watches: Rc::default(),
@@ -201,6 +204,7 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
             Command::Refresh => {
                 let snapshot = worker.snapshot();
                 worker.turns.borrow_mut().prune(&snapshot);
+                recheck(&worker);
             }
             Command::Report(reply) => {
                 // The asker may have given up.
@@ -239,6 +243,7 @@ async fn sweep(worker: Rc<Worker>) {
         let now = worker.clock.now().monotonic;
         worker.watches.sweep(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
         worker.pool.expire(now);
+        recheck_roots(&worker);
         if let Some(log) = &worker.log {
             log.borrow_mut().hand_over();
         }

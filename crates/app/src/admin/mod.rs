@@ -172,7 +172,7 @@ async fn respond(request: &Request<Incoming>, standing: &Standing, names: &[Stri
             probe(readiness, readiness == Readiness::Ready)
         }
         "/metrics" => page(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", standing.metrics().await),
-        "/status" => page(StatusCode::OK, "application/json", format!("{}\n", standing.status())),
+        "/status" => page(StatusCode::OK, "application/json", format!("{}\n", standing.status().await)),
         _ => page(StatusCode::NOT_FOUND, TEXT, INDEX.to_owned()),
     }
 }

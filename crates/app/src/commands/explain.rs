@@ -49,6 +49,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     server_name: Option<String>,
 
+    /// Zone that the proxy is in, for policies about zones
+    #[arg(long, env = "TRANSEPT_ZONE", value_name = "ZONE")]
+    zone: Option<String>,
+
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
@@ -66,7 +70,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     let Some(sources) = super::run::collect(&args.files)? else {
         return Ok(Exit::Findings);
     };
-    let loaded = match Loader::for_checking().load(sources.read()) {
+    let loaded = match Loader::for_checking().in_zone(args.zone.as_deref()).load(sources.read()) {
         Outcome::Loaded(loaded) => loaded,
         Outcome::Refused(refused) => {
             for invalid in &refused.invalid {

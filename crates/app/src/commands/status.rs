@@ -110,6 +110,17 @@ fn judge(status: &Value) -> Exit {
     if reload_failed || problems || closed { Exit::Findings } else { Exit::Fine }
 }
 
+/// A row for an address that is listened on, or should be.
+fn render_listener(listener: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let state = match (listener["error"].as_str(), listener["nextAttempt"].as_str()) {
+        (Some(error), Some(next)) => format!("{error}; the next attempt is at {next}"),
+        (Some(error), None) => error.to_owned(),
+        (None, _) => "listening".to_owned(),
+    };
+    vec![text(&listener["address"]), text(&listener["protocol"]), state]
+}
+
 /// A row for a name of a backend: a few of its addresses, and why there are no newer ones.
 fn render_name(name: &Value) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
@@ -123,6 +134,23 @@ fn render_name(name: &Value) -> Vec<String> {
         shown = format!("{before}it does not resolve ({error})");
     }
     vec![text(&name["name"]), text(&name["backend"]), shown]
+}
+
+/// A row for a backend with a policy: how many endpoints serve, which do not, and why.
+fn render_backend(backend: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let empty = Vec::new();
+    let endpoints = backend["endpoints"].as_array().unwrap_or(&empty);
+    let (serving, others): (Vec<&Value>, Vec<&Value>) = endpoints.iter().partition(|one| one["state"] == "serving");
+    let others: Vec<String> = others
+        .iter()
+        .map(|one| match one["why"].as_str() {
+            Some(why) => format!("{} {} ({why})", text(&one["address"]), text(&one["state"])),
+            None => format!("{} {}", text(&one["address"]), text(&one["state"])),
+        })
+        .collect();
+    let others = if others.is_empty() { "-".to_owned() } else { others.join(", ") };
+    vec![text(&backend["name"]), format!("{} of {}", serving.len(), endpoints.len()), others]
 }
 
 fn render(status: &Value) -> String {
@@ -145,20 +173,7 @@ fn render(status: &Value) -> String {
     let empty = Vec::new();
     let list = |value: &Value| value.as_array().unwrap_or(&empty).clone();
 
-    let binds: Vec<Vec<String>> = list(&status["listeners"])
-        .iter()
-        .map(|bind| {
-            vec![
-                text(&bind["address"]),
-                text(&bind["protocol"]),
-                match (bind["error"].as_str(), bind["nextAttempt"].as_str()) {
-                    (Some(error), Some(next)) => format!("{error}; the next attempt is at {next}"),
-                    (Some(error), None) => error.to_owned(),
-                    (None, _) => "listening".to_owned(),
-                },
-            ]
-        })
-        .collect();
+    let binds: Vec<Vec<String>> = list(&status["listeners"]).iter().map(render_listener).collect();
     if !binds.is_empty() {
         out.push('\n');
         out.push_str(&table::lay_out(&["ADDRESS", "PROTOCOL", "STATE"], &binds));
@@ -167,6 +182,11 @@ fn render(status: &Value) -> String {
     if !names.is_empty() {
         out.push('\n');
         out.push_str(&table::lay_out(&["NAME", "BACKEND", "ADDRESSES"], &names));
+    }
+    let backends: Vec<Vec<String>> = list(&status["backends"]).iter().map(render_backend).collect();
+    if !backends.is_empty() {
+        out.push('\n');
+        out.push_str(&table::lay_out(&["BACKEND", "SERVING", "NOT SERVING"], &backends));
     }
     let certificates: Vec<Vec<String>> = list(&status["certificates"])
         .iter()
@@ -238,5 +258,18 @@ mod tests {
         assert_eq!(judge(&status), Exit::Findings);
         let shown = render(&status);
         assert!(shown.contains("taken; the next attempt is at soon"), "{shown}");
+    }
+
+    #[test]
+    fn a_backend_tells_who_does_not_serve_and_why() {
+        let row = render_backend(&json!({
+            "name": "shop/cart:80", "policy": "TrafficPolicy shop/cart",
+            "endpoints": [
+                {"address": "10.0.0.1:80", "state": "serving", "why": null},
+                {"address": "10.0.0.2:80", "state": "unwell", "why": "it answers 500"},
+                {"address": "10.0.0.3:80", "state": "ejected", "why": null},
+            ],
+        }));
+        assert_eq!(row, ["shop/cart:80", "1 of 3", "10.0.0.2:80 unwell (it answers 500), 10.0.0.3:80 ejected"]);
     }
 }

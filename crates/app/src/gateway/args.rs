@@ -36,6 +36,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "TRANSEPT_RESOLVER", value_name = "ADDR", value_delimiter = ',', value_parser = parse_name_server)]
     resolver: Vec<SocketAddr>,
 
+    /// Zone that this machine is in, as EndpointSlices and Backends name zones: for TrafficPolicies with `locality`
+    #[arg(long, env = "TRANSEPT_ZONE", value_name = "ZONE")]
+    zone: Option<String>,
+
     #[command(flatten)]
     pub(crate) log: LogArgs,
 
@@ -62,6 +66,11 @@ impl ServeArgs {
     /// What the proxy is to be.
     pub(super) fn options(&self) -> Options {
         Options { workers: self.workers, access_log: self.access_log.settle(), name_servers: self.resolver.clone() }
+    }
+
+    /// The zone of this machine.
+    pub(super) fn zone(&self) -> Option<&str> {
+        self.zone.as_deref().filter(|zone| !zone.is_empty())
     }
 
     /// How long connections are still accepted after SIGTERM.

@@ -34,7 +34,7 @@ pub(crate) use standing::{Readiness, Standing};
 /// # Errors
 /// The admin server or the proxy cannot start.
 pub(crate) fn serve(sources: Sources, args: &ServeArgs, opened: impl FnOnce(Option<SocketAddr>)) -> Result<Exit> {
-    let (trigger, feed) = match follow(sources, Loader::for_serving()) {
+    let (trigger, feed) = match follow(sources, Loader::for_serving().in_zone(args.zone())) {
         Ok(running) => running,
         Err(StartError::Refused(refused)) => {
             announce::refused_start(&refused, args.log.log.settle());

@@ -3,6 +3,7 @@
 //! Written by `gateway` after every update, read by the admin server at any time.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use transept_control::Update;
 use transept_engine::snapshot::Secure;
-use transept_proxy::{BindOutcome, Proxy, ResolvedName};
+use transept_proxy::{BackendState, BindOutcome, EndpointState, Proxy, Reading, ResolvedName};
 
 use super::binds;
 use super::certificates::{self, Ending};
@@ -128,7 +129,8 @@ impl Standing {
     }
 
     /// The whole state as one JSON object; the objects are in Kubernetes' own shape.
-    pub(crate) fn status(&self) -> Value {
+    pub(crate) async fn status(&self) -> Value {
+        let backends = self.proxy.backends().await;
         let now = self.now();
         let update = &now.update;
         let refused = update.refused.as_deref();
@@ -152,6 +154,7 @@ impl Standing {
             },
             "listeners": listeners(&now),
             "names": self.proxy.names().iter().map(name_to_json).collect::<Value>(),
+            "backends": backends.iter().map(backend_to_json).collect::<Value>(),
             "certificates": now.certificates.iter().map(Ending::to_json).collect::<Value>(),
             "problems": update
                 .loaded
@@ -202,6 +205,24 @@ fn name_to_json(name: &ResolvedName) -> Value {
         "backend": &*name.backend,
         "addresses": name.addresses.iter().map(ToString::to_string).collect::<Value>(),
         "error": name.error,
+    })
+}
+
+/// A backend with a policy: its endpoints and how they are, and what is taken of its limits.
+fn backend_to_json(backend: &BackendState) -> Value {
+    let endpoint = |(address, state): (&SocketAddr, &EndpointState)| {
+        let why = match state {
+            EndpointState::Unwell(why) => Some(why.to_string()),
+            EndpointState::Serving | EndpointState::Ejected => None,
+        };
+        json!({"address": address.to_string(), "state": state.as_str(), "why": why})
+    };
+    let limit = |one: &Reading| json!({"resource": one.resource, "taken": one.taken, "limit": one.limit});
+    json!({
+        "name": &*backend.label,
+        "policy": &*backend.policy,
+        "endpoints": backend.endpoints.iter().map(endpoint).collect::<Value>(),
+        "limits": backend.limits.iter().map(limit).collect::<Value>(),
     })
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use crate::stage::{Answering, Ask, Backend, Caller, Framed, Gateway, Nobody, Served, Setup, Up, soon};
+use crate::stage::{Answering, Ask, Backend, Caller, Down, Framed, Gateway, Nobody, Served, Setup, Up, soon};
 
 /// A TrafficPolicy for the backend, with these lines in its spec.
 fn policy(lines: &[&str]) -> String {
@@ -138,13 +138,12 @@ async fn what_others_did_is_no_failure() {
     let setup = Setup::of(&[one.address, other.address], Up::Http1);
     let gateway = setup.document(&policy(&[outliers, IN_TURN, "limits: {requests: 1}"])).start().await;
     for _ in 0..4 {
-        let mut caller = Caller::http11(gateway.address).await;
-        let mut impatient = Caller::http11(gateway.address).await;
+        let mut caller = Caller::connect(&Down::H2c, gateway.address).await;
+        let mut second = Caller::http11(gateway.address).await;
         let call = caller.ask(Ask::get("/")).await;
         let mut served: Served = tokio::select! { served = one.next() => served, served = other.next() => served };
-        assert_eq!(impatient.get("/").await.0, 503);
-        drop(call);
-        drop(caller);
+        assert_eq!(second.get("/").await.0, 503);
+        call.cancel();
         served.sees_the_end().await;
     }
     let metrics = gateway.running.metrics().await.expect("metrics");

@@ -116,7 +116,7 @@ impl Turns {
             }
         };
         let endpoint = set.endpoints().get(position)?;
-        Some(Chosen { address: endpoint.address, host: endpoint.host.clone(), probe })
+        Some(Chosen { address: endpoint.address, host: endpoint.host.clone(), tunnel: endpoint.tunnel.clone(), probe })
     }
 
     /// Counts a request towards the retry budget of a rule or backend.

@@ -62,7 +62,7 @@ impl Stage {
 
     /// Requests to an endpoint that all end so.
     fn send_to(&mut self, last: u8, outcome: Outcome, count: usize) -> Vec<Event> {
-        let chosen = Chosen { address: address(last), host: None, probe: Probe::No };
+        let chosen = Chosen { address: address(last), host: None, tunnel: None, probe: Probe::No };
         (0..count).filter_map(|_| self.note(&chosen, outcome)).collect()
     }
 

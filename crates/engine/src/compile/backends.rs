@@ -158,16 +158,13 @@ impl<'w> Backends<'w> {
                 effective = self.policies.lay_over(&effective, &PolicyTarget::Service { namespace, name, port });
             }
         }
-        let found = self.policies.traffic(&effective).map_err(|policy| BrokenRef {
+        let found = self.policies.traffic(&effective, self.zone).map_err(|policy| BrokenRef {
             reason: Reason::PolicyInvalid,
             why: format!("{policy} is invalid").into(),
         })?;
-        let Some(mut traffic) = found else {
+        let Some(traffic) = found else {
             return Ok(None);
         };
-        if let Some(locality) = &mut traffic.locality {
-            locality.here = self.zone.cloned();
-        }
         Ok(Some(match before.and_then(|before| before.traffic.as_ref()) {
             Some(old) if **old == traffic => Arc::clone(old),
             _ => Arc::new(traffic),
@@ -232,6 +229,7 @@ fn source_of(endpoints: references::EndpointSource) -> (EndpointSource, Endpoint
                 weight: endpoint.weight,
                 host: endpoint.hostname,
                 zone: endpoint.zone,
+                tunnel: None,
             })
             .collect()
     };
@@ -241,7 +239,7 @@ fn source_of(endpoints: references::EndpointSource) -> (EndpointSource, Endpoint
             let fixed = plain(addresses);
             let names = names
                 .into_iter()
-                .map(|name| DnsName { name: name.name, port: name.port, weight: name.weight })
+                .map(|name| DnsName { name: name.name, port: name.port, weight: name.weight, zone: name.zone })
                 .collect();
             let known = EndpointSet::new(fixed.clone());
             (EndpointSource::Dns { names, fixed }, known)

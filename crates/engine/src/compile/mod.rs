@@ -25,13 +25,14 @@ use transept_model::world::World;
 use self::backends::Backends;
 use self::policies::{Effective, Policies};
 use self::routes::{CompiledRoute, RouteCompiler};
+use crate::role::Destinations;
 use crate::route::RouteTable;
 use crate::route::hosts::Hosts;
 use crate::route::table::Entry;
 use crate::rule::Rule;
 use crate::settings::Settings;
 use crate::snapshot::{
-    Bind, ClientValidation, ClientValidationMode, Listener, ListenerName, Secure, ServerTls, Snapshot,
+    Bind, ClientValidation, ClientValidationMode, Listener, ListenerName, Role, Secure, ServerTls, Snapshot, Speaks,
 };
 
 /// What a compile gives.
@@ -100,9 +101,9 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
         .iter()
         .filter(|(_, route)| !route.rules.is_empty() && route.rules.iter().all(|rule| rule.matches.is_empty()))
         .map(|((kind, namespace, name), _)| ObjectName {
-            kind: (*kind).to_owned(),
-            namespace: (*namespace).to_owned(),
-            name: (*name).to_owned(),
+            kind: (*kind).into(),
+            namespace: (*namespace).into(),
+            name: (*name).into(),
         })
         .collect();
     let (backends, changes) = backends.finish();
@@ -226,6 +227,8 @@ impl<'c, 'w> Listeners<'c, 'w> {
             hostname: attached.hostname.as_ref().map(|hostname| hostname.as_str().into()),
             port: attached.port,
             tls: self.server_tls(&name, attached),
+            speaks: Speaks::Http,
+            stream: None,
             routes: self.table(attached, &of_listener),
             chain: self.policies.chain(&of_listener),
             settings: self.shared(settings),
@@ -339,15 +342,24 @@ fn own_hostnames(route: &AttachedRoute, listener: Option<&Hostname>) -> Vec<Arc<
 
 /// A bind on its way.
 struct BindDraft {
+    role: Role,
     secure: Secure,
     listeners: Vec<Arc<Listener>>,
     hosts: Hosts,
+    destinations: Destinations,
     gateway_settings: Arc<Settings>,
 }
 
 impl BindDraft {
     fn new(secure: Secure, gateway_settings: Arc<Settings>) -> BindDraft {
-        BindDraft { secure, listeners: Vec::new(), hosts: Hosts::default(), gateway_settings }
+        BindDraft {
+            role: Role::Gateway,
+            secure,
+            listeners: Vec::new(),
+            hosts: Hosts::default(),
+            destinations: Destinations::default(),
+            gateway_settings,
+        }
     }
 
     /// Adds a listener; `attach` has seen to it that those of one port speak one protocol and differ in their hostnames.
@@ -368,7 +380,15 @@ impl BindDraft {
             }
             _ => self.gateway_settings,
         };
-        Bind { address, secure: self.secure, listeners: self.listeners, settings, hosts: self.hosts }
+        Bind {
+            address,
+            role: self.role,
+            secure: self.secure,
+            listeners: self.listeners,
+            settings,
+            hosts: self.hosts,
+            destinations: self.destinations,
+        }
     }
 }
 

@@ -40,6 +40,8 @@ struct Verdicts {
     invalid: Option<String>,
     in_force: Cell<bool>,
     replaced: Cell<bool>,
+    /// What the policy cannot do here, though it is in force.
+    without: Cell<&'static str>,
 }
 
 /// The policies in force at one place, by kind.
@@ -83,7 +85,13 @@ impl<'w> Policies<'w> {
             reasons.join("; ")
         });
         self.problems.extend(problems);
-        self.verdicts.push(Verdicts { name, invalid, in_force: Cell::new(false), replaced: Cell::new(false) });
+        self.verdicts.push(Verdicts {
+            name,
+            invalid,
+            in_force: Cell::new(false),
+            replaced: Cell::new(false),
+            without: Cell::new(""),
+        });
         (self.verdicts.len() - 1, compiled.map(Arc::new))
     }
 
@@ -148,17 +156,26 @@ impl<'w> Policies<'w> {
     ///
     /// # Errors
     /// The name of a policy that is broken.
-    pub(super) fn traffic(&self, effective: &Effective) -> Result<Option<Traffic>, String> {
+    pub(super) fn traffic(&self, effective: &Effective, zone: Option<&Arc<str>>) -> Result<Option<Traffic>, String> {
         let mut found = None;
-        for (step, policy) in effective.by_kind.iter().flatten().filter(|(step, _)| step.phase == Phase::Pick) {
-            if let Some(verdicts) = self.verdicts.get(*policy) {
+        let steps = effective.by_kind.iter().flatten();
+        for (step, policy_index) in steps.filter(|(step, _)| step.phase == Phase::Pick) {
+            if let Some(verdicts) = self.verdicts.get(*policy_index) {
                 verdicts.in_force.set(true);
             }
             match &step.policy {
                 None => return Err(step.name.to_string()),
                 Some(policy) => {
-                    let named = |traffic: &Traffic| Traffic { policy: step.name.to_string().into(), ..traffic.clone() };
-                    found = policy.traffic().map(named);
+                    found = policy.traffic().cloned();
+                    let Some(traffic) = &mut found else { continue };
+                    traffic.policy = step.name.to_string().into();
+                    if let Some(locality) = &mut traffic.locality {
+                        locality.here = zone.cloned();
+                    }
+                    let unplaced = traffic.locality.is_some() && zone.is_none();
+                    if let (true, Some(verdicts)) = (unplaced, self.verdicts.get(*policy_index)) {
+                        verdicts.without.set(NO_ZONE);
+                    }
                 }
             }
         }
@@ -178,7 +195,8 @@ impl<'w> Policies<'w> {
                         format!("{why}. Until it is mended, requests to its targets are answered with 500."),
                     ),
                     (None, true, false) => {
-                        Condition::new("Programmed", Truth::True, "Programmed", "The policy is in force.")
+                        let message = format!("The policy is in force.{}", verdicts.without.get());
+                        Condition::new("Programmed", Truth::True, "Programmed", message)
                     }
                     (None, true, true) => Condition::new(
                         "Programmed",
@@ -199,6 +217,9 @@ impl<'w> Policies<'w> {
             .collect()
     }
 }
+
+/// Added to the status of a policy about zones.
+const NO_ZONE: &str = " Its zones do not matter, because the zone of this proxy is not known: start it with `--zone`.";
 
 fn make_step(facts: &KindFacts, policy: &Policy, target: &PolicyTarget, body: Option<Arc<AnyPolicy>>) -> Step {
     Step {

@@ -13,9 +13,13 @@ use crate::snapshot::Snapshot;
 use transept_model::status::{Status, Truth};
 
 fn compiled(yaml: &str, previous: Option<&Snapshot>) -> (Compiled, Status) {
+    compiled_in(yaml, previous, &Surroundings::default())
+}
+
+fn compiled_in(yaml: &str, previous: Option<&Snapshot>, surroundings: &Surroundings) -> (Compiled, Status) {
     let loaded = load(&[SourceText::new("test.yaml", yaml)], MODEL_KINDS);
     assert!(loaded.invalid.is_empty(), "{:?}", loaded.invalid);
-    let attached = attach(&loaded.world, &Surroundings::default());
+    let attached = attach(&loaded.world, surroundings);
     let compiled = compile(&loaded.world, &attached, previous, 2);
     let mut status = attached.status.clone();
     compiled.report(&mut status);
@@ -177,4 +181,69 @@ spec:
     let listener = &compiled.snapshot().binds[0].listeners[0];
     assert_eq!(listener.routes.len(), 5_001);
     assert_eq!(compiled.snapshot().backends.len(), 1);
+}
+
+/// The site with a policy for the traffic of its backend.
+fn steered(endpoint: &str, spec: &str) -> String {
+    let site = site(endpoint, "HTTP", "a");
+    format!(
+        "{site}---
+apiVersion: transept.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {{name: app}}
+spec:
+  targetRefs: [{{group: transept.dev, kind: Backend, name: app}}]
+  {spec}
+"
+    )
+}
+
+fn programmed(status: &Status) -> (String, String) {
+    let policy = status.policy("TrafficPolicy", "default", "app").expect("a policy");
+    let conditions = &policy.ancestors.first().expect("an ancestor").conditions;
+    let condition = conditions.find("Programmed").expect("a condition");
+    (condition.reason.to_string(), condition.message.to_string())
+}
+
+#[test]
+fn what_workers_know_together_survives_a_change_of_the_policy() {
+    let before = compiled(&steered("10.0.0.1", "limits: {requests: 7}"), None).0.install();
+    let (after, status) = compiled(&steered("10.0.0.1", "limits: {requests: 8}"), Some(&before));
+    let after = after.install();
+    assert!(!Arc::ptr_eq(&before.backends[0], &after.backends[0]));
+    assert!(Arc::ptr_eq(&before.backends[0].common, &after.backends[0].common));
+    assert_eq!(before.backends[0].key, after.backends[0].key);
+    assert_eq!(programmed(&status).0, "Programmed");
+    let same = compiled(&steered("10.0.0.2", "limits: {requests: 8}"), Some(&after)).0.install();
+    assert!(Arc::ptr_eq(&same.backends[0], &after.backends[0]));
+}
+
+#[test]
+fn a_table_goes_with_the_endpoints() {
+    let hashed = "balancer: {algorithm: Maglev}";
+    let before = compiled(&steered("10.0.0.1", hashed), None).0.install();
+    assert!(before.backends[0].endpoints.load().table().is_some());
+    let after = compiled(&steered("10.0.0.2", hashed), Some(&before)).0.install();
+    assert!(Arc::ptr_eq(&before.backends[0], &after.backends[0]));
+    assert!(after.backends[0].endpoints.load().table().is_some());
+    let plain = compiled(&site("10.0.0.2", "HTTP", "a"), Some(&after)).0.install();
+    assert!(plain.backends[0].endpoints.load().table().is_none());
+}
+
+#[test]
+fn zones_need_to_know_where_they_are_seen_from() {
+    let yaml = steered("10.0.0.1", "locality: {failover: [b]}").replace("port: 80}", "port: 80, zone: b}");
+    let (unplaced, status) = compiled(&yaml, None);
+    assert!(programmed(&status).1.contains("--zone"), "{:?}", programmed(&status));
+    let here = |compiled: Compiled| {
+        let snapshot = compiled.install();
+        let traffic = snapshot.backends[0].traffic.clone().expect("a policy");
+        assert_eq!(snapshot.backends[0].endpoints.load().endpoints()[0].zone.as_deref(), Some("b"));
+        traffic.locality.clone().and_then(|locality| locality.here)
+    };
+    assert_eq!(here(unplaced), None);
+    let surroundings = Surroundings { zone: Some("a".into()), ..Surroundings::default() };
+    let (placed, status) = compiled_in(&yaml, None, &surroundings);
+    assert_eq!(programmed(&status).1, "The policy is in force.");
+    assert_eq!(here(placed).as_deref(), Some("a"));
 }

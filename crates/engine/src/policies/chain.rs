@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use transept_wire::head::Response;
 
-use super::{AnyPolicy, Phase};
+use super::{AnyPolicy, Arrival, Phase};
 use crate::exchange::Exchange;
 use crate::reason::Reason;
 use crate::rule::Site;
@@ -77,6 +77,20 @@ impl Chain {
     /// The policies in order.
     pub fn steps(&self) -> &[Arc<Step>] {
         &self.steps
+    }
+
+    /// Shows a connection to every policy.
+    pub(crate) fn meet(&self, x: &Arrival<'_>) -> Verdict {
+        for step in self.steps.iter() {
+            let verdict = match &step.policy {
+                Some(policy) => policy.on_connect(x),
+                None => Reply::new(Reason::PolicyInvalid).because(step.name.to_string()).into(),
+            };
+            if verdict != Verdict::Continue {
+                return verdict;
+            }
+        }
+        Verdict::Continue
     }
 
     /// Runs the request side of the policies in some phases. Notes which policy answered.

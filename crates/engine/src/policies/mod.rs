@@ -32,7 +32,7 @@ use transept_wire::head::Response;
 pub use chain::{Chain, Force, PolicyName, Step};
 pub use network::Network;
 
-use crate::exchange::Exchange;
+use crate::exchange::{Connection, Exchange};
 use crate::settings::Settings;
 use crate::traffic::Traffic;
 use crate::verdict::Verdict;
@@ -105,6 +105,12 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
         None
     }
 
+    /// Looks at a connection before it is let through.
+    fn on_connect(&self, x: &Arrival<'_>) -> Verdict {
+        let _ = x;
+        Verdict::Continue
+    }
+
     /// Looks at a request on its way in.
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
         let _ = x;
@@ -115,6 +121,26 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
     fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
         let _ = (x, response);
     }
+}
+
+/// A connection that wants to a port of a program in the mesh.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// The connection.
+    pub connection: &'a Connection,
+    /// The port that it wants to.
+    pub port: u16,
+    /// What it carries.
+    pub carried: Carried,
+}
+
+/// What a connection carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carried {
+    /// Perhaps HTTP, whose requests will be judged one by one.
+    Unknown,
+    /// Something that is not looked at.
+    Opaque,
 }
 
 /// What is known about a kind without an object of it.
@@ -165,6 +191,10 @@ macro_rules! policies {
 
             pub(crate) fn traffic(&self) -> Option<&Traffic> {
                 match self { $( AnyPolicy::$variant(policy) => policy.traffic(), )* }
+            }
+
+            pub(crate) fn on_connect(&self, x: &Arrival<'_>) -> Verdict {
+                match self { $( AnyPolicy::$variant(policy) => policy.on_connect(x), )* }
             }
 
             pub(crate) fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {

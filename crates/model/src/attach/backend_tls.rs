@@ -68,10 +68,10 @@ pub(super) fn judge(
 pub(super) fn gateway_ref(draft: &GatewayDraft) -> StatusRef {
     let meta = &draft.gateway.meta;
     StatusRef {
-        group: GATEWAY_GROUP.to_owned(),
-        kind: "Gateway".to_owned(),
-        namespace: Some(meta.namespace.to_string()),
-        name: meta.name.to_string(),
+        group: GATEWAY_GROUP.into(),
+        kind: "Gateway".into(),
+        namespace: Some(meta.namespace.clone()),
+        name: meta.name.clone(),
         section_name: None,
         port: None,
     }
@@ -80,11 +80,11 @@ pub(super) fn gateway_ref(draft: &GatewayDraft) -> StatusRef {
 /// A target as the ancestor of a policy that reaches no Gateway.
 pub(super) fn target_ref(target: &PolicyTargetReference) -> StatusRef {
     StatusRef {
-        group: target.group.to_string(),
-        kind: target.kind.to_string(),
+        group: target.group.clone(),
+        kind: target.kind.clone(),
         namespace: None,
-        name: target.name.to_string(),
-        section_name: target.section_name.as_ref().map(ToString::to_string),
+        name: target.name.clone(),
+        section_name: target.section_name.clone(),
         port: None,
     }
 }

@@ -22,6 +22,7 @@ use crate::schema::Text;
 use crate::status::{
     Condition, Conditions, ObjectStatus, ParentStatus, RouteStatus, Status, StatusBody, StatusRef, Truth,
 };
+use crate::value::Words;
 use crate::world::World;
 
 /// Which Gateways use what: the ancestors of policies. Gateways are numbers of drafts.
@@ -80,7 +81,7 @@ pub(super) fn attach_all<'w>(
     let grpc = world.grpc_routes().iter().map(|route| RouteRef::Grpc(route.clone()));
     let mut routes: Vec<RouteRef> = http.chain(grpc).collect();
     routes.sort_by(|a, b| a.meta().precedence().cmp(&b.meta().precedence()));
-    let mut run = Run { world, index, drafts, findings, uses: Uses::default() };
+    let mut run = Run { world, index, drafts, findings, uses: Uses::default(), words: Words::default() };
     for (order, route) in routes.iter().enumerate() {
         let judged = judge_refs(references, route, run.findings);
         let order = u32::try_from(order).unwrap_or(u32::MAX);
@@ -104,6 +105,7 @@ struct Run<'a, 'w> {
     drafts: &'a mut [GatewayDraft],
     findings: &'a mut Findings,
     uses: Uses<'w>,
+    words: Words,
 }
 
 /// What became of one parentRef.
@@ -125,7 +127,7 @@ impl<'w> Run<'_, 'w> {
     ) -> Vec<ParentStatus> {
         let hostnames = read_hostnames(route);
         let parents = self.parents_of(route);
-        let mut statuses = Vec::new();
+        let mut statuses = Vec::with_capacity(parents.len());
         for (position, parent) in parents.iter().enumerate() {
             let outcome = match &hostnames {
                 Ok(hostnames) => {
@@ -153,8 +155,11 @@ impl<'w> Run<'_, 'w> {
                 }
             };
             let mut conditions = Conditions::new(route.meta().generation);
-            conditions.set(accepted);
-            conditions.set(judged.condition());
+            for mut condition in [accepted, judged.condition()] {
+                // Most routes are told the same.
+                condition.message = self.words.share(&condition.message).into();
+                conditions.set(condition);
+            }
             statuses.push(ParentStatus { parent_ref: status_ref(parent), conditions });
         }
         statuses
@@ -248,11 +253,11 @@ fn read_hostnames(route: &RouteRef) -> Result<Vec<Hostname>, String> {
 
 fn status_ref(parent: &ParentReference) -> StatusRef {
     StatusRef {
-        group: parent.group.to_string(),
-        kind: parent.kind.to_string(),
-        namespace: parent.namespace.as_ref().map(ToString::to_string),
-        name: parent.name.to_string(),
-        section_name: parent.section_name.as_ref().map(ToString::to_string),
+        group: parent.group.clone(),
+        kind: parent.kind.clone(),
+        namespace: parent.namespace.clone(),
+        name: parent.name.clone(),
+        section_name: parent.section_name.clone(),
         port: parent.port,
     }
 }

@@ -279,7 +279,7 @@ spec:
         let status = attached.status.policy(kind, "default", name).unwrap();
         let ancestor = &status.ancestors[0];
         let (_, reason) = reason(&ancestor.conditions, "Accepted");
-        (ancestor.ancestor_ref.name.clone(), reason.to_owned())
+        (ancestor.ancestor_ref.name.to_string(), reason.to_owned())
     };
     let gateway = |reason: &str| ("web".to_owned(), reason.to_owned());
     assert_eq!(accepted("DirectPolicy", "b-first"), gateway("Accepted"));

@@ -46,6 +46,8 @@ crate::object! {
         port: u16 => Rule::Range(1, 65535);
         /// The share of requests, in proportion to the other weights. 0 takes no new requests.
         weight: u32 = 1 => Rule::Range(0, 1_000_000);
+        /// The zone it is in, for TrafficPolicies with `locality`.
+        zone: Option<Text> => Rule::Length(1, 63);
     }
     check check_endpoint;
 }

@@ -95,7 +95,7 @@ pub struct Metadata {
 impl Metadata {
     /// The object's full name.
     pub fn object_name(&self) -> ObjectName {
-        ObjectName { kind: self.kind.to_owned(), namespace: self.namespace.to_string(), name: self.name.to_string() }
+        ObjectName { kind: self.kind.into(), namespace: self.namespace.clone(), name: self.name.clone() }
     }
 
     /// The key to sort by when the oldest wins: age, then namespace, then name.

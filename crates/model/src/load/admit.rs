@@ -282,8 +282,8 @@ fn loose_name(kind: &str, scope: Scope, metadata: Option<&Value>) -> Option<Obje
         Scope::Cluster => "",
     };
     Some(ObjectName {
-        kind: kind.to_owned(),
-        namespace: text("namespace").unwrap_or(implied).to_owned(),
-        name: name.to_owned(),
+        kind: kind.into(),
+        namespace: text("namespace").unwrap_or(implied).into(),
+        name: name.into(),
     })
 }

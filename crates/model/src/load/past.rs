@@ -20,7 +20,7 @@ pub struct Past {
     /// Sorted by kind, namespace and name.
     objects: Box<[Remembered]>,
     secrets: Store<SecretBody>,
-    kept_pairs: HashMap<(String, String), Arc<KeyPair>>,
+    kept_pairs: HashMap<(Text, Text), Arc<KeyPair>>,
 }
 
 /// One object of the configuration in force.
@@ -85,7 +85,7 @@ impl Past {
 
     /// The key pair that a Secret went on with already ([`World::kept_pair`]).
     pub(super) fn kept_pair(&self, namespace: &str, secret: &str) -> Option<&Arc<KeyPair>> {
-        self.kept_pairs.get(&(namespace.to_owned(), secret.to_owned()))
+        self.kept_pairs.get(&(namespace.into(), secret.into()))
     }
 }
 

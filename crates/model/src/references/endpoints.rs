@@ -49,6 +49,8 @@ pub struct DnsEndpoint {
     pub port: u16,
     /// Its share among the endpoints of the backend; its addresses divide it.
     pub weight: u32,
+    /// The zone it is in, if that is known.
+    pub zone: Option<Arc<str>>,
 }
 
 /// The endpoints of one port of a Service, out of the EndpointSlices labelled with its name.
@@ -62,6 +64,7 @@ pub fn find_endpoints(world: &World, service: &Object<ServiceSpec>, port: &Servi
             name: name.shared(),
             port: port.port,
             weight: 1,
+            zone: None,
         });
         return EndpointSource::Dns { names: names.into_iter().collect(), addresses: Vec::new() };
     }
@@ -112,7 +115,8 @@ impl Found {
         if slice.address_type == AddressFamily::Fqdn {
             let name = text.shared();
             if !self.names.iter().any(|n| n.name == name && n.port == port) {
-                self.names.push(DnsEndpoint { name, port, weight: 1 });
+                let zone = endpoint.zone.as_ref().map(|z| z.shared());
+                self.names.push(DnsEndpoint { name, port, weight: 1, zone });
             }
         } else if let Ok(ip) = text.parse()
             && self.seen.insert((ip, port))
@@ -150,12 +154,13 @@ pub(super) fn backend_endpoints(backend: &BackendSpec) -> EndpointSource {
                 port: endpoint.port,
                 weight: endpoint.weight,
                 hostname: None,
-                zone: None,
+                zone: endpoint.zone.as_ref().map(|z| z.shared()),
             }),
             None => found.names.push(DnsEndpoint {
                 name: endpoint.address.shared(),
                 port: endpoint.port,
                 weight: endpoint.weight,
+                zone: endpoint.zone.as_ref().map(|z| z.shared()),
             }),
         }
     }

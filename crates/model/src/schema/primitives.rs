@@ -148,12 +148,18 @@ impl fmt::Display for Text {
 }
 
 /// What stands in most objects without being written, as a default of their fields.
-static USUAL: LazyLock<[Text; 7]> =
-    LazyLock::new(|| ["", "/", "default", "Service", "Gateway", "Secret", GATEWAY_GROUP].map(|text| Text(text.into())));
+static USUAL: LazyLock<[Text; 9]> =
+    LazyLock::new(|| ["", "/", "default", "Service", "Gateway", "HTTPRoute", "GRPCRoute", "Secret", GATEWAY_GROUP].map(|text| Text(text.into())));
 
 impl From<&str> for Text {
     fn from(text: &str) -> Self {
         USUAL.iter().find(|usual| *usual == text).cloned().unwrap_or_else(|| Self(text.into()))
+    }
+}
+
+impl From<Arc<str>> for Text {
+    fn from(text: Arc<str>) -> Self {
+        Self(text)
     }
 }
 

@@ -28,7 +28,7 @@ impl ObjectStatus {
         metadata.insert("generation".to_owned(), self.generation.into());
         json!({
             "apiVersion": self.api_version,
-            "kind": name.kind,
+            "kind": name.kind.as_str(),
             "metadata": metadata,
             "status": self.body.to_json(),
         })
@@ -123,7 +123,7 @@ impl Conditions {
                     "type": condition.kind,
                     "status": condition.status.as_str(),
                     "reason": condition.reason,
-                    "message": condition.message,
+                    "message": condition.message.as_str(),
                     "observedGeneration": condition.observed_generation,
                 })
             })

@@ -5,14 +5,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
+use transept_engine::admit::{admit_connection, admit_stream};
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
-use transept_engine::snapshot::{Listener, Speaks};
-use transept_wire::h1::{Preface, is_h2_preface};
+use transept_engine::snapshot::Speaks;
 use transept_wire::h2::head::{Connect, HeadLimits, Refused};
 use transept_wire::h2::{self, Code, Config};
 use transept_wire::head::{FieldId, Method, Request, Response};
@@ -22,9 +20,11 @@ use super::h2_server::{self, Facts};
 use crate::accept::Guest;
 use crate::buffer::Inbound;
 use crate::deadline::Watch;
+use crate::detect::{Spoken, listen};
 use crate::h2::{Arrival, Driver, Link, Patience, Stream};
 use crate::io::{Io, Tunnel};
 use crate::path::Stop;
+use crate::recheck::{Ground, Standing};
 use crate::splice::{self, Landing, Passenger};
 use crate::upstream::PoolKey;
 use crate::worker::Worker;
@@ -39,9 +39,6 @@ const MOST_TUNNELS: u32 = 200;
 /// What a CONNECT may take.
 const HEADS: HeadLimits = HeadLimits { bytes: 16 * 1024, fields: 64, connect: Connect::Taken };
 
-/// How long a program that speaks first is waited for when the client says nothing either. After it, bytes are bytes.
-const UNDECIDED: Duration = Duration::from_secs(10);
-
 /// What all tunnels of a connection share.
 struct Peer {
     connection: Connection,
@@ -51,7 +48,14 @@ struct Peer {
 }
 
 /// Serves a connection of a proxy of the mesh to its end.
-pub(crate) async fn serve(worker: Rc<Worker>, io: Io, connection: Connection, bound: SocketAddr, guest: Guest) {
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    io: Io,
+    connection: Connection,
+    bound: SocketAddr,
+    standing: Rc<Standing>,
+    guest: Guest,
+) {
     let snapshot = worker.snapshot();
     let Some(timeouts) = snapshot.bind(&bound).map(|bind| bind.settings.timeouts.clone()) else { return };
     drop(snapshot);
@@ -70,6 +74,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, io: Io, connection: Connection, bo
         if worker.draining.get() && !leaving {
             leaving = true;
             driver.shut_down();
+        }
+        if standing.poll_ended(cx).is_ready() {
+            return Poll::Ready(driver.give_up(Code::NO_ERROR, "the peer is not trusted any more"));
         }
         driver.poll_turn(cx, &mut |arrival| match arrival {
             Arrival::Request { stream, .. } => {
@@ -110,7 +117,11 @@ async fn pass(worker: Rc<Worker>, peer: Rc<Peer>, stream: Stream, request: Reque
     let passenger = Passenger { connection: &connection, listener: &listener, rule: &rule, generation };
     let mut trip = worker.take_trip();
     splice::board(&worker, &connection, &mut trip);
-    let landing = match splice::land(&worker, &passenger, &mut trip).await {
+    let landed = match admit_connection(&listener, &connection) {
+        Ok(()) => splice::land(&worker, &passenger, &mut trip).await,
+        Err(reply) => Err(Stop::Answer(reply)),
+    };
+    let landing = match landed {
         Ok(landing) => landing,
         Err(stop) => {
             splice::note(&stop, &mut trip);
@@ -129,7 +140,7 @@ async fn pass(worker: Rc<Worker>, peer: Rc<Peer>, stream: Stream, request: Reque
     let mut inbound = Inbound::default();
     let spoken = match listener.speaks {
         Speaks::Opaque => Spoken::Bytes,
-        Speaks::Http | Speaks::Detect => listen(&io, &mut inbound, &landing, &watch).await,
+        Speaks::Http | Speaks::Detect => listen(&io, &mut inbound, Some(&landing.io), &watch).await,
     };
     match (spoken, listener.speaks) {
         (Spoken::Gone, _) => {}
@@ -138,62 +149,15 @@ async fn pass(worker: Rc<Worker>, peer: Rc<Peer>, stream: Stream, request: Reque
             io.abort_on_drop();
         }
         (Spoken::Bytes, _) => {
-            splice::travel(&worker, &passenger, &io, &mut inbound, Some(landing), &watch).await;
+            // What is said to each request has to be said to the connection when there are none.
+            let landing = admit_stream(&listener, &connection).is_ok().then_some(landing);
+            let ground =
+                Ground::Admission { connection: Box::new(connection.clone()), bound: peer.bound, port: target.port() };
+            let standing = worker.standings.add(ground);
+            splice::travel(&worker, &passenger, &io, &mut inbound, landing, &watch, Some(&standing)).await;
         }
         (spoken, _) => speak(worker, &peer, spoken, io, inbound, connection, landing, watch).await,
     }
-}
-
-/// What the two ends of a tunnel speak.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Spoken {
-    Http1,
-    Http2,
-    Bytes,
-    Gone,
-}
-
-/// Listens to both ends: whoever speaks first decides. A program that speaks first does not speak HTTP.
-async fn listen(io: &Io, inbound: &mut Inbound, landing: &Landing, watch: &Watch) -> Spoken {
-    watch.set(Some(UNDECIDED));
-    loop {
-        let heard = watch
-            .wait(|cx| {
-                if let Poll::Ready(read) = io.poll_fill(cx, inbound) {
-                    return Poll::Ready(Some(read));
-                }
-                landing.io.poll_readable(cx).map(|_| None)
-            })
-            .await;
-        match heard {
-            Ok(Some(Ok(0))) | Ok(Some(Err(_))) if inbound.is_empty() => return Spoken::Gone,
-            Ok(Some(Ok(count))) if count > 0 => {}
-            _ => return Spoken::Bytes,
-        }
-        match is_h2_preface(inbound.data()) {
-            Preface::Yes => return Spoken::Http2,
-            Preface::Partial => continue,
-            Preface::No => {}
-        }
-        match begins_like_http1(inbound.data()) {
-            Some(true) => return Spoken::Http1,
-            Some(false) => return Spoken::Bytes,
-            None => {}
-        }
-    }
-}
-
-/// Whether bytes begin with a method and a space (RFC 9112 section 3); none when there are too few to tell.
-fn begins_like_http1(bytes: &[u8]) -> Option<bool> {
-    const LONGEST_METHOD: usize = 24;
-    for (index, byte) in bytes.iter().enumerate().take(LONGEST_METHOD + 1) {
-        match byte {
-            b' ' => return Some(index > 0 && bytes.get(index + 1).is_none_or(|next| next.is_ascii_graphic())),
-            b'A'..=b'Z' | b'-' | b'_' => {}
-            _ => return Some(false),
-        }
-    }
-    if bytes.len() > LONGEST_METHOD { Some(false) } else { None }
 }
 
 /// HTTP inside a tunnel: its requests go the road like any others, to the program.
@@ -257,18 +221,6 @@ fn status_of(stop: &Stop) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn methods_are_told_from_other_bytes() {
-        assert_eq!(begins_like_http1(b"GET / HTTP/1.1\r\n"), Some(true));
-        assert_eq!(begins_like_http1(b"M-SEARCH * HTTP"), Some(true));
-        assert_eq!(begins_like_http1(b"GE"), None);
-        assert_eq!(begins_like_http1(b""), None);
-        for bytes in [&b" GET /"[..], b"\x16\x03\x01", b"*1\r\n$4\r\nPING", b"GET  /", b"SSH-2.0-x\r\n", b"get / "] {
-            assert_eq!(begins_like_http1(bytes), Some(false), "{}", bytes.escape_ascii());
-        }
-        assert_eq!(begins_like_http1(&[b'A'; 40]), Some(false));
-    }
 
     #[test]
     fn the_client_of_a_tunnel_is_in_forwarded() {

@@ -378,7 +378,8 @@ impl Ledger {
     /// What to do about a name, given what the proxy holds and what there is.
     fn judge<S: Scope>(&mut self, name: &Arc<str>, recheck: Recheck, now: Duration, view: &View<'_, S>) -> Step {
         let key = self.key(name);
-        if recheck == Recheck::Company {
+        // While all is wanted, company does not matter; once it is not, every name is looked at again.
+        if recheck == Recheck::Company && !self.all {
             if view.store.bundles().is_brought(&key, |other| is_asked(view.asked, other)) {
                 self.brought.insert(name.clone());
             } else {

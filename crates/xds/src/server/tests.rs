@@ -233,19 +233,20 @@ fn types_are_added_in_order_and_removed_the_other_way_round() {
 #[test]
 fn a_removal_waits_for_the_removal_of_what_points_at_it() {
     let mut store = store(&[("backend", "a", "1"), ("route", "first", "1"), ("route", "second", "1")]);
-    let mut session = session();
+    // One name fills a response.
+    let mut session = session_with(Settings { response_bytes: 1, ..Settings::default() });
     for kind in ["route", "backend"] {
         let sent = ask(&mut session, request(kind, &["*"], &[]), &store);
         accept_all(&mut session, sent, &store);
     }
-    store.remove(&Key::new(&kind("route"), "first"));
+    for (kind, name) in [("route", "first"), ("route", "second"), ("backend", "a")] {
+        store.remove(&Key::new(&TypeUrl::from(kind), name));
+    }
+    let removed = |sent: &[Sent]| sent.iter().map(|sent| sent.removed.join(" ")).collect::<Vec<_>>();
     let first = poll(&mut session, NOW, &store);
-    store.remove(&Key::new(&kind("route"), "second"));
-    store.remove(&Key::new(&kind("backend"), "a"));
-    assert_eq!(poll(&mut session, NOW, &store), []);
+    assert_eq!(removed(&first), ["first"]);
     let rest = ask(&mut session, answer(&first[0], None), &store);
-    let removed: Vec<_> = rest.iter().map(|sent| sent.removed.join(" ")).collect();
-    assert_eq!(removed, ["second", "a"]);
+    assert_eq!(removed(&rest), ["second", "a"]);
 }
 
 #[test]
@@ -263,6 +264,7 @@ fn changes_without_end_do_not_hold_a_removal_up() {
     for contents in ["3", "4", "5"] {
         // The next change is there before the last one is answered.
         store.put(resource("route", "r", contents));
+        assert_eq!(poll(&mut session, NOW, &store), []);
         let mut sent = ask(&mut session, answer(&on_its_way, None), &store);
         on_its_way = sent.remove(0);
         removed.extend(sent.into_iter().flat_map(|sent| sent.removed));

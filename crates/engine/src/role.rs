@@ -1,0 +1,125 @@
+//! What a bind is for: the gateway's door, or one of the two sides of a workload in the mesh.
+//!
+//! The road is the same for all; a role changes only how a connection is secured, how its listener is found, and how endpoints are
+//! reached. Made by `compile`, read by `admit` and by the proxy.
+
+use std::net::SocketAddr;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+/// What a bind is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// A Gateway's: clients from anywhere, listeners by host name.
+    #[default]
+    Gateway,
+    /// The way out of a workload: clients are the workload itself, listeners stand for Services.
+    Outbound,
+    /// The way into a workload: clients are members of the mesh, listeners stand for the ports of the program.
+    Inbound,
+}
+
+impl Role {
+    /// The role's name in explanations and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Gateway => "gateway",
+            Role::Outbound => "outbound",
+            Role::Inbound => "inbound",
+        }
+    }
+}
+
+/// What the clients of a listener speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Speaks {
+    /// HTTP; anything else is refused.
+    #[default]
+    Http,
+    /// HTTP or something else: the first bytes tell.
+    Detect,
+    /// Something that is not looked at.
+    Opaque,
+}
+
+/// The tunnel that leads to an endpoint: HTTP/2 CONNECT over mutual TLS (HBONE).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tunnel {
+    /// Where the proxy of the endpoint listens for tunnels.
+    pub address: SocketAddr,
+    /// The SPIFFE id that its certificate must have.
+    pub identity: Box<str>,
+}
+
+/// The port of an authority that names none, in `http` (RFC 9110 section 4.2.1).
+const HTTP_PORT: u16 = 80;
+
+/// Finds listeners by where a connection wants to go. Empty on the binds of Gateways.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Destinations {
+    /// Numbers of listeners by port, sorted.
+    ports: Vec<(u16, u32)>,
+    /// Ports, each with the number of a listener, by host name.
+    names: HashMap<Box<str>, Vec<(u16, u32)>, RandomState>,
+}
+
+impl Destinations {
+    /// Gives a port to a listener, unless it has one.
+    pub(crate) fn add_port(&mut self, port: u16, id: u32) {
+        if let Err(at) = self.ports.binary_search_by_key(&port, |(port, _)| *port) {
+            self.ports.insert(at, (port, id));
+        }
+    }
+
+    /// Gives one port of a host name, lower-case, to a listener, unless it has one.
+    pub(crate) fn add_name(&mut self, name: &str, port: u16, id: u32) {
+        let ports = self.names.entry(name.into()).or_default();
+        if ports.iter().all(|(known, _)| *known != port) {
+            ports.push((port, id));
+        }
+    }
+
+    /// Whether listeners are found by host name and port.
+    pub(crate) fn has_names(&self) -> bool {
+        !self.names.is_empty()
+    }
+
+    pub(crate) fn by_port(&self, port: u16) -> Option<u32> {
+        let at = self.ports.binary_search_by_key(&port, |(port, _)| *port).ok()?;
+        self.ports.get(at).map(|(_, id)| *id)
+    }
+
+    /// Without a port, that of HTTP; a name with one port means that one.
+    pub(crate) fn by_name(&self, name: &str, port: Option<u16>) -> Option<u32> {
+        let ports = self.names.get(name)?;
+        let wanted = port.unwrap_or(HTTP_PORT);
+        let found = ports.iter().find(|(known, _)| *known == wanted);
+        match (found, ports.as_slice()) {
+            (Some((_, id)), _) => Some(*id),
+            (None, [(_, id)]) if port.is_none() => Some(*id),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_or_a_name_leads_to_a_listener() {
+        let mut places = Destinations::default();
+        places.add_port(8080, 0);
+        places.add_port(80, 1);
+        places.add_port(80, 2);
+        assert_eq!([80, 8080, 81].map(|port| places.by_port(port)), [Some(1), Some(0), None]);
+        places.add_name("cart", 9000, 3);
+        assert_eq!(places.by_name("cart", None), Some(3));
+        assert_eq!(places.by_name("cart", Some(80)), None);
+        places.add_name("cart", 80, 4);
+        assert_eq!(places.by_name("cart", None), Some(4));
+        assert_eq!(places.by_name("cart", Some(9000)), Some(3));
+        assert_eq!(places.by_name("cake", None), None);
+    }
+}

@@ -1,0 +1,106 @@
+//! Connections that live for long are judged again: when a configuration comes into force, and when the roots of the mesh change.
+//!
+//! What was let in under other rules must not outlive them. Called by the worker when something has changed; the connections that
+//! carry no requests, and those between two proxies, stand in a list here. Requests are judged one by one and need none of this.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+
+use rustls::pki_types::CertificateDer;
+use transept_engine::admit::admit_stream;
+use transept_engine::exchange::Connection;
+
+use crate::worker::Worker;
+
+/// What a connection was let in for.
+pub(crate) enum Ground {
+    /// The certificates of a member of the mesh, leaf first.
+    Certificates(Vec<CertificateDer<'static>>),
+    /// The policies of the listener of a port behind a bind of the mesh.
+    Admission { connection: Box<Connection>, bound: SocketAddr, port: u16 },
+}
+
+/// One connection in the list; it leaves it when this is dropped.
+pub(crate) struct Standing {
+    ground: Ground,
+    ended: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Standing {
+    /// Ready when the connection must end.
+    pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.ended.get() {
+            return Poll::Ready(());
+        }
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn end(&self) {
+        self.ended.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// The connections of one worker that are judged again.
+#[derive(Default)]
+pub(crate) struct Standings {
+    all: RefCell<Vec<Weak<Standing>>>,
+    /// The roots that the list was last judged by, by their address.
+    roots: Cell<usize>,
+}
+
+impl Standings {
+    /// Adds a connection.
+    pub(crate) fn add(&self, ground: Ground) -> Rc<Standing> {
+        let standing = Rc::new(Standing { ground, ended: Cell::new(false), waker: RefCell::default() });
+        let mut all = self.all.borrow_mut();
+        if all.len() == all.capacity() {
+            all.retain(|standing| standing.strong_count() > 0);
+        }
+        all.push(Rc::downgrade(&standing));
+        standing
+    }
+}
+
+/// Judges the connections again if the roots have changed since the last time.
+pub(crate) fn recheck_roots(worker: &Worker) {
+    let Some(membership) = &worker.shared.mesh else { return };
+    let roots = membership.roots();
+    if worker.standings.roots.replace(roots) != roots {
+        recheck(worker);
+    }
+}
+
+/// Judges every connection in the list by what is in force now.
+pub(crate) fn recheck(worker: &Worker) {
+    let standings: Vec<Rc<Standing>> = {
+        let mut all = worker.standings.all.borrow_mut();
+        all.retain(|standing| standing.strong_count() > 0);
+        all.iter().filter_map(Weak::upgrade).collect()
+    };
+    let snapshot = worker.snapshot();
+    let now = worker.clock.now().unix;
+    for standing in standings {
+        let stands = match &standing.ground {
+            Ground::Certificates(chain) => {
+                worker.shared.mesh.as_ref().is_some_and(|membership| membership.accepts(chain, now))
+            }
+            Ground::Admission { connection, bound, port } => snapshot
+                .bind(bound)
+                .and_then(|bind| bind.listener_for_port(*port))
+                .is_some_and(|listener| admit_stream(listener, connection).is_ok()),
+        };
+        if !stands {
+            standing.end();
+        }
+    }
+}
