@@ -161,6 +161,20 @@ fn only_the_load_balancer_is_believed() {
     assert_eq!(decision["client"], "198.51.100.1", "{decision:#}");
 }
 
+#[test]
+fn every_user_has_one_endpoint() {
+    let endpoint = |user: &str, client: &str| {
+        let header = format!("x-user: {user}");
+        let decision =
+            explain("13-traffic.yaml", &["GET", "http://localhost:8080/", "-H", &header, "--client", client]);
+        assert_eq!(decision["traffic"]["policy"], "TrafficPolicy default/cart", "{decision:#}");
+        decision["endpoint"].as_str().expect("an endpoint").to_owned()
+    };
+    assert_eq!(endpoint("7", "203.0.113.9"), endpoint("7", "198.51.100.1"));
+    let all: std::collections::BTreeSet<String> = (0..20).map(|n| endpoint(&n.to_string(), "203.0.113.9")).collect();
+    assert_eq!(all.len(), 3, "{all:?}");
+}
+
 /// The value of a field in `[[name, value], ...]`.
 fn header(fields: &Value, name: &str) -> Option<String> {
     fields

@@ -8,7 +8,7 @@ use crate::kinds::backend_tls_policy::PolicyTargetReference;
 use crate::kinds::{
     BackendSpec, BackendTlsPolicySpec, Body, ConfigMapBody, EndpointSliceBody, GatewayClassSpec, GatewaySpec,
     GrpcRouteSpec, HttpRouteSpec, Kind, NamespaceBody, ReferenceGrantSpec, Scope, SecretBody, ServiceSpec,
-    TRANSEPT_GROUP,
+    TRANSEPT_GROUP, WorkloadSpec,
 };
 use crate::policy::{Merge, PolicyKind, TARGET_RULES, Target};
 use crate::schema::{FieldShape, Schema, Shape};
@@ -138,6 +138,7 @@ pub fn catalogue(policies: &[PolicyKind]) -> Vec<KindDescription> {
         KindDescription::of::<HttpRouteSpec>(),
         KindDescription::of::<GrpcRouteSpec>(),
         KindDescription::of::<BackendSpec>(),
+        KindDescription::of::<WorkloadSpec>(),
         KindDescription::of::<BackendTlsPolicySpec>(),
         KindDescription::of::<ReferenceGrantSpec>(),
         KindDescription::of::<GatewayClassSpec>(),

@@ -207,7 +207,7 @@ mod tests {
             .filter_map(definition)
             .map(|one| one["metadata"]["name"].as_str().unwrap_or_default().to_owned())
             .collect();
-        assert_eq!(names, ["backends.transept.dev"]);
+        assert_eq!(names, ["backends.transept.dev", "workloads.transept.dev"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod tls_policies;
 use std::fmt;
 
 pub(crate) use backends::FoundBackend;
-pub use endpoints::{DnsEndpoint, EndpointAddress, EndpointSource, find_endpoints};
+pub use endpoints::{DnsEndpoint, EndpointAddress, EndpointSource, EndpointTunnel, find_endpoints};
 pub(crate) use resolved::BackendKey;
 pub use resolved::{AppProtocol, BackendId, BackendTarget, BackendTls, ResolvedBackend, Roots, San};
 pub use secrets::FoundPair;

@@ -11,6 +11,7 @@ use crate::kinds::cluster::{NAMESPACE_NAME_LABEL, SERVICE_NAME_LABEL};
 use crate::kinds::{
     BackendSpec, BackendTlsPolicySpec, CONTROLLER_NAME, ConfigMapBody, EndpointSliceBody, GatewayClassSpec,
     GatewaySpec, GrpcRouteSpec, HttpRouteSpec, NamespaceBody, Object, ReferenceGrantSpec, SecretBody, ServiceSpec,
+    WorkloadSpec,
 };
 use crate::load::Past;
 use crate::place::{Invalid, SourceText};
@@ -55,6 +56,10 @@ impl<S> Store<S> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SlicesByService(HashMap<Box<str>, Vec<Arc<Object<EndpointSliceBody>>>>);
 
+/// The Workloads of one namespace by the Services they belong to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WorkloadsByService(HashMap<Box<str>, Vec<Arc<Object<WorkloadSpec>>>>);
+
 /// All objects of one configuration.
 #[derive(Clone, Debug, Default)]
 pub struct World {
@@ -70,8 +75,10 @@ pub struct World {
     pub(crate) grants: Store<ReferenceGrantSpec>,
     pub(crate) backend_tls_policies: Store<BackendTlsPolicySpec>,
     pub(crate) backends: Store<BackendSpec>,
+    pub(crate) workloads: Store<WorkloadSpec>,
     pub(crate) policies: Vec<Arc<Policy>>,
     pub(crate) slices_of: HashMap<Box<str>, SlicesByService>,
+    pub(crate) workloads_of: HashMap<Box<str>, WorkloadsByService>,
     pub(crate) grants_in: HashMap<Box<str>, Vec<Arc<Object<ReferenceGrantSpec>>>>,
     pub(crate) labels_of: HashMap<Box<str>, Arc<Labels>>,
     /// Key pairs by namespace and name of their Secret; see [`World::kept_pair`].
@@ -121,6 +128,8 @@ impl World {
         backend_tls_policies: BackendTlsPolicySpec;
         /// All Backends.
         backends: BackendSpec;
+        /// All Workloads.
+        workloads: WorkloadSpec;
         /// The Namespaces that are written down.
         namespaces: NamespaceBody;
     }
@@ -140,6 +149,8 @@ impl World {
         grpc_route in grpc_routes: GrpcRouteSpec;
         /// A Backend by namespace and name.
         backend in backends: BackendSpec;
+        /// A Workload by namespace and name.
+        workload in workloads: WorkloadSpec;
     }
 
     /// A GatewayClass by name.
@@ -155,6 +166,11 @@ impl World {
     /// The EndpointSlices that say they belong to a Service.
     pub fn endpoint_slices_of(&self, namespace: &str, service: &str) -> &[Arc<Object<EndpointSliceBody>>] {
         self.slices_of.get(namespace).and_then(|slices| slices.0.get(service)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The Workloads that say they belong to a Service, whatever their health.
+    pub fn workloads_of(&self, namespace: &str, service: &str) -> &[Arc<Object<WorkloadSpec>>] {
+        self.workloads_of.get(namespace).and_then(|workloads| workloads.0.get(service)).map_or(&[], Vec::as_slice)
     }
 
     /// The ReferenceGrants of a namespace.
@@ -217,6 +233,12 @@ impl World {
                 .entry(service.as_str().into())
                 .or_default()
                 .push(slice.clone());
+        }
+        for workload in self.workloads.all() {
+            let by_service = self.workloads_of.entry(Box::from(&*workload.meta.namespace)).or_default();
+            for service in &workload.spec.services {
+                by_service.0.entry(Box::from(&**service)).or_default().push(workload.clone());
+            }
         }
         for grant in self.grants.all() {
             self.grants_in.entry(Box::from(&*grant.meta.namespace)).or_default().push(grant.clone());

@@ -180,15 +180,14 @@ impl Keeper {
         let change = known.state.note(check, outcome);
         known.due = Instant::now() + known.state.wait(check, change, random);
         if let Change::Flipped(verdict) = change {
-            known.why = why.into();
+            let why: Arc<str> = why.into();
+            known.why = why.clone();
+            self.publish();
             let backend = &self.backend.label;
             match verdict {
                 Verdict::Healthy => tracing::info!(%backend, endpoint = %address, "an endpoint is well"),
-                Verdict::Unhealthy => {
-                    tracing::warn!(%backend, endpoint = %address, why = %known.why, "an endpoint is unwell");
-                }
+                Verdict::Unhealthy => tracing::warn!(%backend, endpoint = %address, %why, "an endpoint is unwell"),
             }
-            self.publish();
         }
     }
 

@@ -217,13 +217,19 @@ async fn the_backend_says_what_is_tried_again() {
     assert_eq!(call.answer().await, (503, "once".to_owned()));
 }
 
+/// Waits until both endpoints have been asked.
+async fn one_is_well_and_one_is_not(gateway: &Gateway) {
+    soon(gateway.running.log_line_with("an endpoint is well")).await;
+    soon(gateway.running.log_line_with("an endpoint is unwell")).await;
+}
+
 #[tokio::test]
 async fn an_endpoint_that_says_it_is_unwell_gets_nothing() {
     let (good, bad) = (Actor::start().await, Actor::start().await);
     bad.says(500);
     let check = "healthCheck: {path: /health, interval: 100ms, healthyThreshold: 1}";
     let gateway = before(&[&good, &bad], &[check, IN_TURN]).start().await;
-    soon(gateway.running.log_line_with("an endpoint is unwell")).await;
+    one_is_well_and_one_is_not(&gateway).await;
     assert_eq!(statuses(&gateway, 10).await, [200; 10]);
     assert_eq!((good.heard(), bad.heard()), (10, 0));
     let metrics = gateway.running.metrics().await.expect("metrics");
@@ -239,7 +245,7 @@ async fn an_endpoint_that_cannot_be_reached_is_not_tried() {
     let (good, nobody) = (Actor::start().await, Nobody::here());
     let setup = Setup::of(&[good.address, nobody.address], Up::Http1);
     let gateway = setup.document(&policy(&["healthCheck: {type: TCP, interval: 100ms}", IN_TURN])).start().await;
-    soon(gateway.running.log_line_with("an endpoint is unwell")).await;
+    one_is_well_and_one_is_not(&gateway).await;
     assert_eq!(statuses(&gateway, 10).await, [200; 10]);
     let metrics = gateway.running.metrics().await.expect("metrics");
     assert!(!metrics.contains("transept_upstream_connect_failures_total{"), "{metrics}");
@@ -271,7 +277,7 @@ async fn grpc_servers_are_asked_in_their_own_words() {
     });
     let check = "healthCheck: {type: GRPC, service: cart, interval: 100ms}";
     let gateway = Setup::of(&addresses, Up::H2c).document(&policy(&[check, IN_TURN])).start().await;
-    soon(gateway.running.log_line_with("an endpoint is unwell")).await;
+    one_is_well_and_one_is_not(&gateway).await;
     let mut caller = Caller::http11(gateway.address).await;
     for _ in 0..6 {
         assert_eq!(get(&mut caller, "ada").await, (200, addresses[0].to_string()));

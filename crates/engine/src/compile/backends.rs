@@ -22,7 +22,7 @@ use super::policies::{Effective, Policies};
 use crate::reason::Reason;
 use crate::rule::BrokenRef;
 use crate::snapshot::{
-    Backend, BackendId, DnsName, Endpoint, EndpointSet, EndpointSource, Roots, Snapshot, SubjectAltName,
+    Backend, BackendId, DnsName, Endpoint, EndpointSet, EndpointSource, Roots, Snapshot, SubjectAltName, Tunnel,
     UpstreamProtocol, UpstreamTls,
 };
 use crate::traffic::{Common, Traffic};
@@ -229,7 +229,9 @@ fn source_of(endpoints: references::EndpointSource) -> (EndpointSource, Endpoint
                 weight: endpoint.weight,
                 host: endpoint.hostname,
                 zone: endpoint.zone,
-                tunnel: None,
+                tunnel: endpoint.tunnel.map(|tunnel| {
+                    Arc::new(Tunnel { address: tunnel.address, identity: tunnel.identity.into() })
+                }),
             })
             .collect()
     };

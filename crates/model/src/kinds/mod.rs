@@ -18,6 +18,7 @@ pub mod refs;
 mod route_rules;
 pub mod selector;
 pub mod session;
+pub mod workload;
 
 pub use backend::{BackendEndpoint, BackendProtocol, BackendSpec, BackendTls};
 pub use backend_tls_policy::{
@@ -45,6 +46,9 @@ pub use reference_grant::{ReferenceGrantFrom, ReferenceGrantSpec, ReferenceGrant
 pub use refs::{BackendObjectReference, LocalObjectReference, ObjectReference, ParentReference, SecretObjectReference};
 pub use selector::{LabelSelector, SelectorOperator, SelectorRequirement};
 pub use session::{CookieConfig, CookieLifetime, SessionPersistence, SessionPersistenceType};
+pub use workload::{
+    DEFAULT_TRUST_DOMAIN, HBONE_PORT, TunnelProtocol, WorkloadHealth, WorkloadPort, WorkloadSpec, WorkloadTunnel,
+};
 
 /// The API group of Gateway API.
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";

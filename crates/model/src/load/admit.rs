@@ -124,6 +124,7 @@ impl Draft<'_> {
                 self.admit(envelope, |draft| &mut draft.backend_tls_policies);
             }
             k::BackendSpec::KIND => self.admit(envelope, |draft| &mut draft.backends),
+            k::WorkloadSpec::KIND => self.admit(envelope, |draft| &mut draft.workloads),
             _ => {}
         }
     }
@@ -281,9 +282,5 @@ fn loose_name(kind: &str, scope: Scope, metadata: Option<&Value>) -> Option<Obje
         Scope::Namespaced => DEFAULT_NAMESPACE,
         Scope::Cluster => "",
     };
-    Some(ObjectName {
-        kind: kind.into(),
-        namespace: text("namespace").unwrap_or(implied).into(),
-        name: name.into(),
-    })
+    Some(ObjectName { kind: kind.into(), namespace: text("namespace").unwrap_or(implied).into(), name: name.into() })
 }

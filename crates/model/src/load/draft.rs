@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::kinds::{
     BackendSpec, BackendTlsPolicySpec, ConfigMapBody, EndpointSliceBody, GatewayClassSpec, GatewaySpec, GrpcRouteSpec,
-    HttpRouteSpec, Metadata, NamespaceBody, Object, ReferenceGrantSpec, SecretBody, ServiceSpec,
+    HttpRouteSpec, Metadata, NamespaceBody, Object, ReferenceGrantSpec, SecretBody, ServiceSpec, WorkloadSpec,
 };
 use crate::load::outside::Outside;
 use crate::load::past::{Past, contents, policy_contents};
@@ -36,6 +36,7 @@ pub(super) struct Draft<'a> {
     pub grants: Vec<Object<ReferenceGrantSpec>>,
     pub backend_tls_policies: Vec<Object<BackendTlsPolicySpec>>,
     pub backends: Vec<Object<BackendSpec>>,
+    pub workloads: Vec<Object<WorkloadSpec>>,
     pub policies: Vec<Policy>,
     /// Which objects there are, and where in its list each one is.
     known: HashMap<(&'static str, Text, Text), usize>,
@@ -63,6 +64,7 @@ impl<'a> Draft<'a> {
             grants: Vec::new(),
             backend_tls_policies: Vec::new(),
             backends: Vec::new(),
+            workloads: Vec::new(),
             policies: Vec::new(),
             known: HashMap::new(),
         }
@@ -159,6 +161,7 @@ impl<'a> Draft<'a> {
             grants: store!(grants),
             backend_tls_policies: store!(backend_tls_policies),
             backends: store!(backends),
+            workloads: store!(workloads),
             policies: policies.into_iter().map(Arc::new).collect(),
             ..World::default()
         };

@@ -57,6 +57,7 @@ pub(super) const SERVED: &[(&str, &str, &[&str])] = &{
         row::<k::ReferenceGrantSpec>(),
         row::<k::BackendTlsPolicySpec>(),
         row::<k::BackendSpec>(),
+        row::<k::WorkloadSpec>(),
     ]
 };
 

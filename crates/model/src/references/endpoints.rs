@@ -1,14 +1,17 @@
-//! The endpoints of a backend: addresses out of EndpointSlices, or names to be asked in DNS.
+//! The endpoints of a backend: addresses out of EndpointSlices and Workloads, or names to be asked in DNS.
 //!
 //! Called by `backends`, and by whoever replaces one backend's endpoints without compiling everything again. Balancing and
 //! resolving are left to the engine and the proxy.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::kinds::cluster::AddressFamily;
-use crate::kinds::{BackendSpec, Endpoint, EndpointSliceBody, Object, ServicePort, ServiceSpec, TargetPort};
+use crate::kinds::{
+    BackendSpec, Endpoint, EndpointSliceBody, Object, ServicePort, ServiceSpec, TargetPort, WorkloadHealth,
+    WorkloadSpec,
+};
 use crate::world::World;
 
 /// Where a backend's endpoints come from.
@@ -38,6 +41,17 @@ pub struct EndpointAddress {
     pub hostname: Option<Arc<str>>,
     /// The zone it lives in, if that is known.
     pub zone: Option<Arc<str>>,
+    /// The tunnel that leads there, for a member of the mesh.
+    pub tunnel: Option<EndpointTunnel>,
+}
+
+/// The tunnel to an endpoint that is a member of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointTunnel {
+    /// Where the proxy of the endpoint listens for tunnels.
+    pub address: SocketAddr,
+    /// The SPIFFE id that its certificate must have.
+    pub identity: String,
 }
 
 /// One name of a backend.
@@ -53,11 +67,12 @@ pub struct DnsEndpoint {
     pub zone: Option<Arc<str>>,
 }
 
-/// The endpoints of one port of a Service, out of the EndpointSlices labelled with its name.
+/// The endpoints of one port of a Service, out of the EndpointSlices labelled with its name and the Workloads that name it.
 ///
 /// A slice's port belongs to the Service's port of the same name (both without one are the same name). Ready endpoints are
 /// used; when none is ready, those that are ending but still serve, as kube-proxy does (KEP-1669). An address in several
-/// slices counts once. A Service of type ExternalName is a DNS name.
+/// slices counts once, and a Workload at the same address counts instead, because it tells more. A Service of type
+/// ExternalName is a DNS name.
 pub fn find_endpoints(world: &World, service: &Object<ServiceSpec>, port: &ServicePort) -> EndpointSource {
     if service.spec.r#type == "ExternalName" {
         let names = service.spec.external_name.as_ref().map(|name| DnsEndpoint {
@@ -70,6 +85,9 @@ pub fn find_endpoints(world: &World, service: &Object<ServiceSpec>, port: &Servi
     }
     let mut ready = Found::default();
     let mut ending = Found::default();
+    for workload in world.workloads_of(&service.meta.namespace, &service.meta.name) {
+        ready.add_workload(workload, port);
+    }
     for slice in world.endpoint_slices_of(&service.meta.namespace, &service.meta.name) {
         let Some(number) = slice_port(&slice.spec, port) else {
             continue;
@@ -127,6 +145,28 @@ impl Found {
                 weight: 1,
                 hostname: endpoint.hostname.as_ref().map(|h| h.shared()),
                 zone: endpoint.zone.as_ref().map(|z| z.shared()),
+                tunnel: None,
+            });
+        }
+    }
+
+    fn add_workload(&mut self, workload: &Object<WorkloadSpec>, port: &ServicePort) {
+        let spec = &workload.spec;
+        let (Some(ip), Some(number)) = (spec.ip(), spec.port_for(port).map(|port| port.target())) else {
+            return;
+        };
+        // One that takes no requests takes none through a slice either.
+        if self.seen.insert((ip, number)) && spec.health == WorkloadHealth::Healthy {
+            self.addresses.push(EndpointAddress {
+                ip,
+                port: number,
+                weight: spec.weight,
+                hostname: None,
+                zone: spec.zone.as_ref().map(|zone| zone.shared()),
+                tunnel: spec.tunnel.as_ref().map(|tunnel| EndpointTunnel {
+                    address: SocketAddr::new(ip, tunnel.port),
+                    identity: spec.identity(&workload.meta),
+                }),
             });
         }
     }
@@ -155,6 +195,7 @@ pub(super) fn backend_endpoints(backend: &BackendSpec) -> EndpointSource {
                 weight: endpoint.weight,
                 hostname: None,
                 zone: endpoint.zone.as_ref().map(|z| z.shared()),
+                tunnel: None,
             }),
             None => found.names.push(DnsEndpoint {
                 name: endpoint.address.shared(),

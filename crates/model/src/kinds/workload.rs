@@ -1,0 +1,167 @@
+//! Workload (transept.dev/v1alpha1): a running instance of a program with an identity in the mesh.
+//!
+//! Usually made by the control plane when an instance registers, and written by hand for a mesh without registrations. The endpoints
+//! of a Service are those of its EndpointSlices and the healthy Workloads that name it.
+
+use std::net::IpAddr;
+
+use crate::kinds::TRANSEPT_GROUP;
+use crate::kinds::cluster::ServicePort;
+use crate::kinds::metadata::{Body, Kind, Metadata, Scope};
+use crate::schema::{Decoder, NAMESPACE, PRECISE_HOSTNAME, Rule, Text};
+use crate::value::{Value, quote};
+
+/// The trust domain of a mesh that was not given another name.
+pub const DEFAULT_TRUST_DOMAIN: &str = "transept.local";
+/// Where HBONE listens unless told otherwise.
+pub const HBONE_PORT: u16 = 15008;
+
+crate::object! {
+    /// A Workload: one running instance, the Services it belongs to, where it is and who it is.
+    pub struct WorkloadSpec {
+        /// The Services of its namespace that it serves.
+        services: Vec<Text> => Rule::MinItems(1), Rule::MaxItems(16), Rule::Unique, Rule::Is(&NAMESPACE);
+        /// The last part of its identity, `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT`. Without it, the first of its
+        /// Services.
+        service_account: Option<Text> => Rule::Is(&NAMESPACE);
+        /// The trust domain of its identity.
+        trust_domain: Text = DEFAULT_TRUST_DOMAIN.into() => Rule::Is(&PRECISE_HOSTNAME);
+        /// Its address, IPv4 or IPv6.
+        address: Text => Rule::Length(1, 45);
+        /// Its ports.
+        ports: Vec<WorkloadPort> => Rule::MinItems(1), Rule::MaxItems(64);
+        /// How members of the mesh reach it. Without it, they reach it as everybody does: in clear text.
+        tunnel: Option<WorkloadTunnel>;
+        /// The zone it is in.
+        zone: Option<Text> => Rule::Length(1, 63);
+        /// The region it is in.
+        region: Option<Text> => Rule::Length(1, 63);
+        /// Its share of requests, in proportion to the other endpoints of a Service. 0 takes none.
+        weight: u32 = 1 => Rule::Range(0, 1_000_000);
+        /// Whether it takes requests.
+        health: WorkloadHealth = WorkloadHealth::Healthy;
+    }
+    check check_workload;
+}
+
+impl Kind for WorkloadSpec {
+    const KIND: &'static str = "Workload";
+    const GROUP: &'static str = TRANSEPT_GROUP;
+    const VERSIONS: &'static [&'static str] = &["v1alpha1"];
+    const BODY: Body = Body::Spec;
+    const SCOPE: Scope = Scope::Namespaced;
+    const ABOUT: &'static str =
+        "A running instance of a program: the Services it belongs to, its address and its identity.";
+}
+
+crate::object! {
+    /// A port of a Workload.
+    pub struct WorkloadPort {
+        /// The name of the port of the Service, when it has one.
+        name: Option<Text> => Rule::Length(1, 63);
+        /// The port of the Service.
+        port: u16 => Rule::Range(1, 65535);
+        /// The port of the instance. Without it, the same as `port`.
+        target_port: Option<u16> => Rule::Range(1, 65535);
+        /// The protocol spoken: `http`, `kubernetes.io/h2c`, `tcp`, or another. Without it, the first bytes tell.
+        app_protocol: Option<Text> => Rule::Length(1, 63);
+    }
+}
+
+impl WorkloadPort {
+    /// The port to connect to.
+    pub fn target(&self) -> u16 {
+        self.target_port.unwrap_or(self.port)
+    }
+}
+
+crate::object! {
+    /// The tunnel to a Workload.
+    pub struct WorkloadTunnel {
+        /// How the tunnel works.
+        protocol: TunnelProtocol = TunnelProtocol::Hbone;
+        /// The port where the proxy of the Workload listens for tunnels, at its address.
+        port: u16 = HBONE_PORT => Rule::Range(1, 65535);
+    }
+}
+
+crate::choice! {
+    /// How a tunnel works.
+    pub enum TunnelProtocol {
+        /// HTTP/2 CONNECT over mutual TLS with the identities of the mesh.
+        Hbone = "HBONE",
+    }
+}
+
+crate::choice! {
+    /// Whether a Workload takes requests.
+    pub enum WorkloadHealth {
+        /// It takes requests.
+        Healthy = "Healthy",
+        /// It takes none until it is well again.
+        Unhealthy = "Unhealthy",
+        /// It takes no new ones, because it is about to end.
+        Draining = "Draining",
+    }
+}
+
+impl WorkloadSpec {
+    /// Its address.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.address.parse().ok()
+    }
+
+    /// Its SPIFFE id. `meta` is that of the same object.
+    pub fn identity(&self, meta: &Metadata) -> String {
+        let account = self.service_account.as_ref().or(self.services.first()).map_or("default", |name| name.as_str());
+        format!("spiffe://{}/ns/{}/sa/{account}", self.trust_domain, meta.namespace)
+    }
+
+    /// The port that serves a port of one of its Services: the one of that name, else of that number.
+    pub fn port_for(&self, wanted: &ServicePort) -> Option<&WorkloadPort> {
+        let name = wanted.name.as_deref().filter(|name| !name.is_empty());
+        let named = name.and_then(|name| self.ports.iter().find(|port| port.name.as_deref() == Some(name)));
+        named.or_else(|| self.ports.iter().find(|port| port.port == wanted.port))
+    }
+}
+
+fn check_workload(workload: &WorkloadSpec, value: &Value, cx: &mut Decoder) {
+    if workload.ip().is_none() {
+        let why = format!("{} is not an IP address", quote(&workload.address));
+        cx.refuse_field(value, "address", why).remedy("write the address that other members of the mesh reach");
+    }
+    cx.within("ports", |cx| {
+        for (index, port) in workload.ports.iter().enumerate() {
+            let twice = workload.ports.iter().take(index).find(|other| other.port == port.port);
+            if let Some(other) = twice {
+                let why = format!("the port on line {} has the same number", other.at.line);
+                cx.within(index, |cx| {
+                    cx.refuse(port.at, why).remedy("keep one of them");
+                });
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{SourceText, load};
+
+    fn problems(spec: &str) -> Vec<String> {
+        let text = format!(
+            "apiVersion: transept.dev/v1alpha1\nkind: Workload\nmetadata: {{name: cart-1, namespace: shop}}\nspec: {spec}\n"
+        );
+        let loaded = load(&[SourceText { name: "w.yaml".into(), text: text.into() }], &[]);
+        loaded.invalid.into_iter().map(|problem| problem.why).collect()
+    }
+
+    #[test]
+    fn a_workload_needs_an_address_and_ports_of_its_own() {
+        assert!(problems("{services: [cart], address: 10.0.0.7, ports: [{port: 80, targetPort: 8080}]}").is_empty());
+        assert_eq!(
+            problems("{services: [cart], address: cart, ports: [{port: 80}, {port: 80}]}"),
+            ["\"cart\" is not an IP address", "the port on line 4 has the same number"]
+        );
+        assert_eq!(problems("{services: [cart], address: 10.0.0.7, ports: [{port: 80}], trustDomain: a b}").len(), 1);
+    }
+}
