@@ -65,7 +65,12 @@ pub(crate) struct ServeArgs {
 impl ServeArgs {
     /// What the proxy is to be.
     pub(super) fn options(&self) -> Options {
-        Options { workers: self.workers, access_log: self.access_log.settle(), name_servers: self.resolver.clone() }
+        Options {
+            workers: self.workers,
+            access_log: self.access_log.settle(),
+            name_servers: self.resolver.clone(),
+            mesh: None,
+        }
     }
 
     /// The zone of this machine.
