@@ -386,6 +386,8 @@ async fn the_access_log_follows_its_rotation() {
     let running = Launch::run(binary(), [&path])
         .argument("--access-log")
         .argument(&log)
+        // The lines of one worker keep their order.
+        .argument("--workers=1")
         .start(PATIENCE)
         .await
         .unwrap_or_else(|failure| panic!("{failure}"));

@@ -16,6 +16,7 @@ mod overlap;
 mod parents;
 mod policies;
 mod routes;
+mod services;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,6 +25,7 @@ use std::sync::Arc;
 pub use outcomes::Settled;
 pub use policies::{PolicyAttachment, PolicyTarget};
 use rustls_pki_types::CertificateDer;
+pub use services::{AttachedService, ServiceRoute};
 
 use crate::certificate::KeyPair;
 use crate::hostname::Hostname;
@@ -56,6 +58,8 @@ impl Default for Surroundings {
 pub struct Attached {
     /// Our Gateways, oldest first, also those that are not accepted (their listeners do not serve).
     pub gateways: Vec<AttachedGateway>,
+    /// The Services with routes of their own in the mesh, in the order of namespaces and names.
+    pub services: Vec<AttachedService>,
     /// Our own policies with the targets they reach, those of one target together, the established one first.
     pub policies: Vec<PolicyAttachment>,
     /// The status of every object.
@@ -67,6 +71,12 @@ pub struct Attached {
 }
 
 impl Attached {
+    /// The routes of a Service, when it has any.
+    pub fn service(&self, namespace: &str, name: &str) -> Option<&AttachedService> {
+        let key = |one: &AttachedService| (one.namespace.as_str(), one.name.as_str()).cmp(&(namespace, name));
+        self.services.binary_search_by(key).ok().and_then(|index| self.services.get(index))
+    }
+
     /// The policies of one kind on one target, the established one (the oldest) first.
     pub fn policies_on(&self, kind: &str, target: &PolicyTarget) -> &[PolicyAttachment] {
         let wanted = (kind, target);
@@ -176,11 +186,18 @@ pub fn attach(world: &World, surroundings: &Surroundings) -> Attached {
     gateways::judge_classes(world, &mut status, &mut findings);
     let mut drafts = gateways::draft(world, &references, surroundings, &mut status, &mut findings);
     binds::keep_apart(&mut drafts, &mut findings);
-    let uses = routes::attach_all(world, &references, &mut drafts, &mut status, &mut findings);
+    let (uses, services) = routes::attach_all(world, &references, &mut drafts, &mut status, &mut findings);
     backend_tls::judge(world, &references, &drafts, &uses, &mut status, &mut findings);
     let policies = policies::attach_all(world, &drafts, &uses, &mut status, &mut findings);
     let gateways = drafts.into_iter().map(|draft| draft.finish(&mut status)).collect();
-    Attached { gateways, policies, status, problems: findings.into_problems(world), zone: surroundings.zone.clone() }
+    Attached {
+        gateways,
+        services,
+        policies,
+        status,
+        problems: findings.into_problems(world),
+        zone: surroundings.zone.clone(),
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::fmt;
 pub(crate) use backends::FoundBackend;
 pub use endpoints::{DnsEndpoint, EndpointAddress, EndpointSource, EndpointTunnel, find_endpoints};
 pub(crate) use resolved::BackendKey;
-pub use resolved::{AppProtocol, BackendId, BackendTarget, BackendTls, ResolvedBackend, Roots, San};
+pub use resolved::{AppProtocol, BackendId, BackendTarget, BackendTls, Grant, ResolvedBackend, Roots, San};
 pub use secrets::FoundPair;
 pub(crate) use secrets::{BundleRef, read_pair};
 pub(crate) use tls_policies::{TlsPolicy, is_target};

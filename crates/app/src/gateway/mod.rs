@@ -154,7 +154,10 @@ impl Gateway<'_> {
             "draining; a second signal exits at once"
         );
         let drain = async {
-            tokio::time::sleep(delay).await;
+            // Even a pause of nothing would take until the next tick of the clock.
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
             self.proxy.drain(self.args.drain.saturating_sub(delay)).await
         };
         tokio::select! {

@@ -1,4 +1,4 @@
-//! Routes and their parents: every HTTPRoute and GRPCRoute hung on the listeners that take it, and its status.
+//! Routes and their parents: every HTTPRoute and GRPCRoute hung on the listeners and Services that take it, and its status.
 //!
 //! Called after all Gateways are drafted. Routes come oldest first, because the oldest wins. What a route refers to is judged
 //! once, whatever its parents say; a dangling reference does not keep a route from attaching.
@@ -13,6 +13,7 @@ use super::RouteRef;
 use super::findings::{Findings, sentence};
 use super::gateways::GatewayDraft;
 use super::parents::{About, Candidate, Refusal, attach_to};
+use super::services::{AttachedService, ServiceDrafts};
 use crate::hostname::Hostname;
 use crate::kinds::gateway::DefaultScope;
 use crate::kinds::{GATEWAY_GROUP, ParentReference};
@@ -37,7 +38,7 @@ pub(super) struct Uses<'w> {
 }
 
 impl RouteRef {
-    fn parent_refs(&self) -> &[ParentReference] {
+    pub(super) fn parent_refs(&self) -> &[ParentReference] {
         match self {
             Self::Http(route) => &route.spec.parent_refs,
             Self::Grpc(route) => &route.spec.parent_refs,
@@ -67,7 +68,7 @@ pub(super) fn attach_all<'w>(
     drafts: &mut [GatewayDraft],
     status: &mut Status,
     findings: &mut Findings,
-) -> Uses<'w> {
+) -> (Uses<'w>, Vec<AttachedService>) {
     let gateways: Vec<_> = drafts.iter().map(|draft| draft.gateway.clone()).collect();
     let index: HashMap<(&str, &str), usize> = gateways
         .iter()
@@ -81,7 +82,15 @@ pub(super) fn attach_all<'w>(
     let grpc = world.grpc_routes().iter().map(|route| RouteRef::Grpc(route.clone()));
     let mut routes: Vec<RouteRef> = http.chain(grpc).collect();
     routes.sort_by(|a, b| a.meta().precedence().cmp(&b.meta().precedence()));
-    let mut run = Run { world, index, drafts, findings, uses: Uses::default(), words: Words::default() };
+    let mut run = Run {
+        world,
+        index,
+        drafts,
+        findings,
+        uses: Uses::default(),
+        services: ServiceDrafts::default(),
+        words: Words::default(),
+    };
     for (order, route) in routes.iter().enumerate() {
         let judged = judge_refs(references, route, run.findings);
         let order = u32::try_from(order).unwrap_or(u32::MAX);
@@ -96,7 +105,7 @@ pub(super) fn attach_all<'w>(
             },
         );
     }
-    run.uses
+    (run.uses, run.services.finish())
 }
 
 struct Run<'a, 'w> {
@@ -105,6 +114,7 @@ struct Run<'a, 'w> {
     drafts: &'a mut [GatewayDraft],
     findings: &'a mut Findings,
     uses: Uses<'w>,
+    services: ServiceDrafts,
     words: Words,
 }
 
@@ -112,6 +122,8 @@ struct Run<'a, 'w> {
 enum Outcome {
     /// Attached to these listeners of this Gateway.
     Attached(usize, Vec<String>),
+    /// Attached to a Service, which is described.
+    OnService(String),
     Refused(Refusal),
     /// The parent belongs to another controller.
     Foreign,
@@ -146,6 +158,10 @@ impl<'w> Run<'_, 'w> {
                 Outcome::Attached(gateway, listeners) => {
                     self.note_uses(gateway, route, references, judged);
                     let message = format!("The route is attached to {}.", listeners.join(", "));
+                    Condition::new("Accepted", Truth::True, "Accepted", message)
+                }
+                Outcome::OnService(what) => {
+                    let message = format!("The route is attached to {what}.");
                     Condition::new("Accepted", Truth::True, "Accepted", message)
                 }
                 Outcome::Refused(refusal) => {
@@ -193,12 +209,16 @@ impl<'w> Run<'_, 'w> {
     }
 
     fn attach_to_parent(&mut self, parent: &ParentReference, candidate: &Candidate<'_>) -> Outcome {
+        if (parent.group.as_str(), parent.kind.as_str()) == ("", "Service") {
+            let attached = self.services.attach(self.world, parent, candidate.route, candidate.order);
+            return attached.map_or_else(Outcome::Refused, Outcome::OnService);
+        }
         if (parent.group.as_str(), parent.kind.as_str()) != (GATEWAY_GROUP, "Gateway") {
             return Outcome::Refused(Refusal::new(
                 "NoMatchingParent",
                 About::Parent,
                 format!("a route cannot attach to a {}", parent.kind),
-                "name a Gateway",
+                "name a Gateway, or a Service with `group: \"\"`",
             ));
         }
         let own = &candidate.route.meta().namespace;

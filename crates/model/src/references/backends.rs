@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::endpoints::{backend_endpoints, find_endpoints};
-use super::resolved::{AppProtocol, BackendId, BackendKey, BackendTarget, BackendTls, ResolvedBackend};
+use super::resolved::{AppProtocol, BackendId, BackendKey, BackendTarget, BackendTls, Grant, ResolvedBackend};
 use super::tls_policies::read_sans;
 use super::{RefProblem, RefReason, References, Referrer, Target};
 use crate::kinds::{BackendProtocol, BackendSpec, Object, ServicePort, ServiceSpec, TRANSEPT_GROUP};
@@ -101,7 +101,9 @@ impl<'w> References<'w> {
             ));
         };
         let wanted = Target { group, kind, namespace, name };
-        self.check_grant(from, &wanted)?;
+        if target.grant == Grant::Needed {
+            self.check_grant(from, &wanted)?;
+        }
         let missing = || {
             RefProblem::new(
                 RefReason::BackendNotFound,

@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 use super::RefProblem;
 use super::endpoints::EndpointSource;
 use crate::certificate::KeyPair;
-use crate::kinds::{BackendObjectReference, GrpcBackendRef, HttpBackendRef, TRANSEPT_GROUP};
+use crate::kinds::{BackendObjectReference, GrpcBackendRef, HttpBackendRef, ParentReference, TRANSEPT_GROUP};
 use crate::place::ObjectName;
 
 /// A backend as a reference names it.
@@ -27,6 +27,37 @@ pub struct BackendTarget<'a> {
     pub name: &'a str,
     /// The port, if it is written.
     pub port: Option<u16>,
+    /// Who allows a reference into another namespace.
+    pub grant: Grant,
+}
+
+/// Who allows a reference into another namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Grant {
+    /// A ReferenceGrant there.
+    Needed,
+    /// Nobody has to: the route does no more than pass on what its clients send to this very Service.
+    Implied,
+}
+
+impl BackendTarget<'_> {
+    /// The same target as a route in namespace `own` with these parents names it. A consumer's route in the mesh may lead to the
+    /// Service that it is about (GEP-1426), unless it is on a Gateway too: that would let others in.
+    pub fn of_route(mut self, parents: &[ParentReference], own: &str) -> Self {
+        let namespace = self.namespace.unwrap_or(own);
+        let is_service = |parent: &ParentReference| parent.group.is_empty() && &*parent.kind == "Service";
+        let is_it = |parent: &ParentReference| {
+            &*parent.name == self.name && parent.namespace.as_deref().unwrap_or(own) == namespace
+        };
+        if self.group.is_empty()
+            && self.kind == "Service"
+            && parents.iter().all(is_service)
+            && parents.iter().any(is_it)
+        {
+            self.grant = Grant::Implied;
+        }
+        self
+    }
 }
 
 macro_rules! target_from {
@@ -39,6 +70,7 @@ macro_rules! target_from {
                     namespace: reference.namespace.as_deref(),
                     name: &reference.name,
                     port: reference.port,
+                    grant: Grant::Needed,
                 }
             }
         }

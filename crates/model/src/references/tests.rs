@@ -125,7 +125,7 @@ fn world() -> World {
 }
 
 fn target<'a>(name: &'a str, port: u16) -> BackendTarget<'a> {
-    BackendTarget { group: "", kind: "Service", namespace: None, name, port: Some(port) }
+    BackendTarget { group: "", kind: "Service", namespace: None, name, port: Some(port), grant: Grant::Needed }
 }
 
 fn addresses(source: &EndpointSource) -> Vec<String> {
@@ -228,7 +228,14 @@ fn a_backend_names_addresses_and_dns_names() {
     let world = world();
     let references = References::new(&world);
     let from = Referrer::new(HTTP, "default");
-    let backend = |name| BackendTarget { group: "transept.dev", kind: "Backend", namespace: None, name, port: None };
+    let backend = |name| BackendTarget {
+        group: "transept.dev",
+        kind: "Backend",
+        namespace: None,
+        name,
+        port: None,
+        grant: Grant::Needed,
+    };
     let mixed = references.resolve_backend(&from, &backend("mixed")).unwrap();
     let EndpointSource::Dns { names, addresses } = &mixed.endpoints else {
         panic!("{:?} has no names", mixed.endpoints);

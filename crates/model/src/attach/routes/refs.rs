@@ -52,7 +52,8 @@ pub(super) fn judge_refs<'w>(references: &References<'w>, route: &RouteRef, find
                 judge.filters(rule.filters.iter().map(http_filter), || format!("spec.rules[{r}]"));
                 for (b, backend) in rule.backend_refs.iter().enumerate() {
                     let field = || format!("spec.rules[{r}].backendRefs[{b}]");
-                    judge.backend(backend.into(), backend.at, field);
+                    let target = BackendTarget::from(backend).of_route(route.parent_refs(), &route.meta().namespace);
+                    judge.backend(target, backend.at, field);
                     judge.filters(backend.filters.iter().map(http_filter), field);
                 }
             }
@@ -62,7 +63,8 @@ pub(super) fn judge_refs<'w>(references: &References<'w>, route: &RouteRef, find
                 judge.filters(rule.filters.iter().map(grpc_filter), || format!("spec.rules[{r}]"));
                 for (b, backend) in rule.backend_refs.iter().enumerate() {
                     let field = || format!("spec.rules[{r}].backendRefs[{b}]");
-                    judge.backend(backend.into(), backend.at, field);
+                    let target = BackendTarget::from(backend).of_route(route.parent_refs(), &route.meta().namespace);
+                    judge.backend(target, backend.at, field);
                     judge.filters(backend.filters.iter().map(grpc_filter), field);
                 }
             }
