@@ -104,6 +104,8 @@ reasons! {
     AddressDenied: 403, "access.address_denied", "AD", Some("http_request_denied"), PermissionDenied, "This address is not allowed";
     /// The proxy beside the endpoint does not let this workload in.
     MeshDenied: 403, "mesh.denied", "AD", Some("http_request_denied"), PermissionDenied, "This workload is not let in";
+    /// An `AuthorizationPolicy` does not allow it.
+    NotAuthorized: 403, "access.not_authorized", "AD", Some("http_request_denied"), PermissionDenied, "This is not allowed";
     /// A preflight from an origin that the route does not allow.
     CorsOriginDenied: 403, "cors.origin_denied", "AD", Some("http_request_denied"), PermissionDenied, "This origin is not allowed";
     /// The connection limit of the listener or of the source address.

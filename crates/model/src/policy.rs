@@ -62,6 +62,8 @@ impl Target {
 pub enum Merge {
     /// One policy a target; the oldest wins, the others are in conflict.
     None,
+    /// All apply, on every level: what they say is put together.
+    Together,
     /// The more specific policy replaces the more general one.
     AtomicDefaults,
     /// The more general policy wins whole.

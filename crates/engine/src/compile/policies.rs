@@ -8,9 +8,10 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use transept_model::attach::{PolicyAttachment, PolicyTarget};
 use transept_model::place::{Invalid, ObjectName};
-use transept_model::policy::Policy;
+use transept_model::policy::{Merge, Policy};
 use transept_model::schema::Decoder;
 use transept_model::status::{Condition, Truth};
 
@@ -44,10 +45,16 @@ struct Verdicts {
     without: Cell<&'static str>,
 }
 
-/// The policies in force at one place, by kind.
+/// The policies in force at one place, by kind. More than one of a kind only where they come together.
 #[derive(Clone, Default)]
 pub(super) struct Effective {
-    by_kind: Vec<Option<(Arc<Step>, usize)>>,
+    by_kind: Vec<SmallVec<[(Arc<Step>, usize); 1]>>,
+}
+
+impl Effective {
+    fn all(&self) -> impl Iterator<Item = &(Arc<Step>, usize)> {
+        self.by_kind.iter().flatten()
+    }
 }
 
 impl<'w> Policies<'w> {
@@ -63,7 +70,7 @@ impl<'w> Policies<'w> {
             let step = Arc::new(make_step(facts, policy, &attachment.target, body));
             let placed = policies.on.entry(&attachment.target).or_default();
             // The oldest comes first; a younger one of the same kind on the same target is replaced by it.
-            if placed.iter().any(|other| other.kind == kind) {
+            if facts.merge != Merge::Together && placed.iter().any(|other| other.kind == kind) {
                 if let Some(verdicts) = policies.verdicts.get(index) {
                     verdicts.replaced.set(true);
                 }
@@ -108,16 +115,25 @@ impl<'w> Policies<'w> {
     /// Lays the policies of a more specific target over those of a more general one.
     pub(super) fn lay_over(&self, general: &Effective, target: &PolicyTarget) -> Effective {
         let mut effective = general.clone();
-        effective.by_kind.resize_with(KINDS.len(), || None);
+        effective.by_kind.resize_with(KINDS.len(), SmallVec::new);
         for placed in self.on.get(target).into_iter().flatten() {
-            if let Some(slot) = effective.by_kind.get_mut(placed.kind) {
-                let replaced = slot.replace((Arc::clone(&placed.step), placed.policy));
-                if let Some((_, policy)) = replaced
-                    && let Some(verdicts) = self.verdicts.get(policy)
-                {
+            let together = KINDS.get(placed.kind).is_some_and(|facts| facts.merge == Merge::Together);
+            let Some(slot) = effective.by_kind.get_mut(placed.kind) else {
+                continue;
+            };
+            if together {
+                // One policy may have several targets above one place.
+                if slot.iter().all(|(_, policy)| *policy != placed.policy) {
+                    slot.push((Arc::clone(&placed.step), placed.policy));
+                }
+                continue;
+            }
+            for (_, policy) in slot.drain(..) {
+                if let Some(verdicts) = self.verdicts.get(policy) {
                     verdicts.replaced.set(true);
                 }
             }
+            slot.push((Arc::clone(&placed.step), placed.policy));
         }
         effective
     }
@@ -125,13 +141,17 @@ impl<'w> Policies<'w> {
     /// The chain that runs where these policies are in force.
     pub(super) fn chain(&self, effective: &Effective) -> Chain {
         let mut steps = Vec::new();
-        for (step, policy) in effective.by_kind.iter().flatten() {
-            if let Some(verdicts) = self.verdicts.get(*policy) {
-                verdicts.in_force.set(true);
+        for (slot, facts) in effective.by_kind.iter().zip(KINDS) {
+            for (_, policy) in slot {
+                if let Some(verdicts) = self.verdicts.get(*policy) {
+                    verdicts.in_force.set(true);
+                }
             }
             // Settings are made once; a policy that only settles has nothing to say to a request, unless it is broken.
-            if step.phase != Phase::Settle || step.force == Force::FailsClosed {
-                steps.push(Arc::clone(step));
+            let speaks = |step: &Step| step.phase != Phase::Settle || step.force == Force::FailsClosed;
+            match facts.merge {
+                Merge::Together => steps.extend(join(slot)),
+                _ => steps.extend(slot.iter().map(|(step, _)| Arc::clone(step)).filter(|step| speaks(step))),
             }
         }
         Chain::new(steps)
@@ -141,7 +161,7 @@ impl<'w> Policies<'w> {
     pub(super) fn settle(&self, effective: &Effective) -> (Settings, Vec<Arc<Step>>) {
         let mut settings = Settings::default();
         let mut settled_by = Vec::new();
-        for (step, _) in effective.by_kind.iter().flatten() {
+        for (step, _) in effective.all() {
             if step.phase == Phase::Settle
                 && let Some(policy) = &step.policy
             {
@@ -158,7 +178,7 @@ impl<'w> Policies<'w> {
     /// The name of a policy that is broken.
     pub(super) fn traffic(&self, effective: &Effective, zone: Option<&Arc<str>>) -> Result<Option<Traffic>, String> {
         let mut found = None;
-        let steps = effective.by_kind.iter().flatten();
+        let steps = effective.all();
         for (step, policy_index) in steps.filter(|(step, _)| step.phase == Phase::Pick) {
             if let Some(verdicts) = self.verdicts.get(*policy_index) {
                 verdicts.in_force.set(true);
@@ -221,6 +241,23 @@ impl<'w> Policies<'w> {
 /// Added to the status of a policy about zones.
 const NO_ZONE: &str = " Its zones do not matter, because the zone of this proxy is not known: start it with `--zone`.";
 
+/// Several policies of one kind as one step. When one of them is broken, that one answers for all: nothing is let through.
+fn join(slot: &[(Arc<Step>, usize)]) -> Option<Arc<Step>> {
+    if let Some((broken, _)) = slot.iter().find(|(step, _)| step.force == Force::FailsClosed) {
+        return Some(Arc::clone(broken));
+    }
+    let (first, _) = slot.first()?;
+    let all: Vec<(&Arc<PolicyName>, &AnyPolicy)> =
+        slot.iter().filter_map(|(step, _)| Some((&step.name, step.policy.as_deref()?))).collect();
+    Some(Arc::new(Step {
+        name: Arc::clone(&first.name),
+        also: slot.iter().skip(1).map(|(step, _)| Arc::clone(&step.name)).collect(),
+        phase: first.phase,
+        force: Force::Working,
+        policy: AnyPolicy::join(&all).map(Arc::new),
+    }))
+}
+
 fn make_step(facts: &KindFacts, policy: &Policy, target: &PolicyTarget, body: Option<Arc<AnyPolicy>>) -> Step {
     Step {
         name: Arc::new(PolicyName {
@@ -230,6 +267,7 @@ fn make_step(facts: &KindFacts, policy: &Policy, target: &PolicyTarget, body: Op
             target: describe(target).into(),
             place: Site { file: Arc::clone(&policy.meta.at.file), line: policy.meta.at.line },
         }),
+        also: Vec::new(),
         phase: facts.phase,
         force: if body.is_some() { Force::Working } else { Force::FailsClosed },
         policy: body,

@@ -238,7 +238,7 @@ fn note_filters(of: &str, filters: &Filters, random: u64, found: &mut Explanatio
 
 fn note_policies(listener: &Listener, chain: &Chain, found: &mut Explanation) {
     let settled = listener.settled_by.iter().filter(|step| chain.steps().iter().all(|other| !Arc::ptr_eq(other, step)));
-    found.policies = settled.chain(chain.steps()).map(|step| Arc::clone(&step.name)).collect();
+    found.policies = settled.map(|step| &step.name).chain(chain.names()).map(Arc::clone).collect();
 }
 
 fn listeners_but(bind: &Bind, chosen: Option<&Arc<Listener>>, host: &str) -> Vec<(String, String)> {

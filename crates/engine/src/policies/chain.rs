@@ -23,8 +23,10 @@ pub struct Chain {
 /// One policy on one target.
 #[derive(Debug)]
 pub struct Step {
-    /// Which policy it is.
+    /// Which policy it is; of several that act as one, the one on the most general target.
     pub name: Arc<PolicyName>,
+    /// The other policies that act as one with it.
+    pub also: Vec<Arc<PolicyName>>,
     /// When it acts.
     pub phase: Phase,
     /// Whether it works.
@@ -74,6 +76,11 @@ impl Chain {
         self.steps.is_empty()
     }
 
+    /// The names of all policies in force, in order.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<PolicyName>> {
+        self.steps.iter().flat_map(|step| std::iter::once(&step.name).chain(&step.also))
+    }
+
     /// The policies in order.
     pub fn steps(&self) -> &[Arc<Step>] {
         &self.steps
@@ -101,7 +108,8 @@ impl Chain {
                 None => Reply::new(Reason::PolicyInvalid).into(),
             };
             if verdict != Verdict::Continue {
-                x.notes.answered_by = Some(Arc::clone(&step.name));
+                // One of several that act as one has said already which it is.
+                x.notes.answered_by.get_or_insert_with(|| Arc::clone(&step.name));
                 return verdict;
             }
         }

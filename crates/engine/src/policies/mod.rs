@@ -4,25 +4,29 @@
 //! says about requests and responses, and its tests; from the table follow the loader's list of kinds, the schema, the reference,
 //! `check`, `explain`, and labels. Nothing else in the house names a policy.
 //!
-//! **Inheritance (GEP-713).** All kinds are inherited policies with *atomic defaults*: for each request, of all policies of one kind on
+//! **Inheritance (GEP-713).** Most kinds are inherited policies with *atomic defaults*: for each request, of all policies of one kind on
 //! the Gateway, its listener, the route and its rule, the one on the most specific target applies, whole. Of two on the same target
-//! the older applies and the other is in conflict. The merge is done once, by `compile/policies.rs`.
+//! the older applies and the other is in conflict. Where a policy that is replaced would open a gate, all apply instead
+//! ([`Merge::Together`]). The merge is done once, by `compile/policies.rs`.
 //!
 //! **Failing closed.** A policy whose spec does not compile is put in force all the same, as one that answers 500: a broken guard must
 //! not open its gate, and must not close anybody else's.
 //!
 //! Dispatch is static, by an enum that the table makes. Policies do no IO.
 
+mod authorization;
 mod chain;
 mod header;
 mod ip_access;
 mod listener;
 mod network;
+mod patterns;
 #[cfg(test)]
 mod tests;
 mod traffic;
 
 use std::fmt;
+use std::sync::Arc;
 
 use transept_model::policy::{Merge, PolicyKind, Target};
 use transept_model::schema::{Decoder, Schema};
@@ -31,6 +35,7 @@ use transept_wire::head::Response;
 
 pub use chain::{Chain, Force, PolicyName, Step};
 pub use network::Network;
+pub use patterns::{HostPattern, IdentityPattern, PathPattern};
 
 use crate::exchange::{Connection, Exchange};
 use crate::settings::Settings;
@@ -87,6 +92,8 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
     const ABOUT: &'static str;
     /// When it acts.
     const PHASE: Phase;
+    /// How several of the kind come together at one place.
+    const MERGE: Merge = Merge::AtomicDefaults;
     /// What it may be attached to.
     const TARGETS: &'static [Target];
     /// The spec as it is written, without `targetRefs`.
@@ -94,6 +101,12 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
 
     /// Makes the policy from its spec. What is wrong is written into `cx`; nothing is returned then.
     fn compile(spec: &Self::Spec, cx: &mut Decoder) -> Option<Self>;
+
+    /// All policies of the kind in force at one place as one, when they come together. None leaves each to itself.
+    fn join(all: &[(&Arc<PolicyName>, &Self)]) -> Option<Self> {
+        let _ = all;
+        None
+    }
 
     /// Changes the settings of the listeners under its target.
     fn settle(&self, settings: &mut Settings) {
@@ -150,6 +163,8 @@ pub struct KindFacts {
     pub kind: &'static str,
     /// When it acts.
     pub phase: Phase,
+    /// How several come together.
+    pub merge: Merge,
 }
 
 /// The table: one line per policy makes the enum, its dispatch and the list of kinds.
@@ -163,6 +178,7 @@ macro_rules! policies {
         pub const KINDS: &[KindFacts] = &[ $( KindFacts {
             kind: <$type as Policy>::KIND,
             phase: <$type as Policy>::PHASE,
+            merge: <$type as Policy>::MERGE,
         }, )* ];
 
         /// Every kind as the loader wants it.
@@ -170,7 +186,7 @@ macro_rules! policies {
             <$type as Policy>::KIND,
             <$type as Policy>::ABOUT,
             <$type as Policy>::TARGETS,
-            Merge::AtomicDefaults,
+            <$type as Policy>::MERGE,
         ), )* ];
 
         impl AnyPolicy {
@@ -181,6 +197,23 @@ macro_rules! policies {
                     let spec = <<$type as Policy>::Spec as Schema>::decode(spec, cx)?;
                     let policy = <$type as Policy>::compile(&spec, cx)?;
                     return (cx.count() == before).then_some(AnyPolicy::$variant(policy));
+                } )*
+                None
+            }
+
+            /// Several policies of one kind as one, if the kind does that.
+            pub(crate) fn join(all: &[(&Arc<PolicyName>, &AnyPolicy)]) -> Option<AnyPolicy> {
+                $( {
+                    let same: Vec<(&Arc<PolicyName>, &$type)> = all
+                        .iter()
+                        .filter_map(|(name, policy)| match policy {
+                            AnyPolicy::$variant(policy) => Some((*name, policy)),
+                            _ => None,
+                        })
+                        .collect();
+                    if !same.is_empty() {
+                        return <$type as Policy>::join(&same).map(AnyPolicy::$variant);
+                    }
                 } )*
                 None
             }
@@ -211,6 +244,7 @@ macro_rules! policies {
 policies! {
     Listener(listener::ListenerPolicy);
     IpAccess(ip_access::IpAccessPolicy);
+    Authorization(authorization::AuthorizationPolicy);
     Header(header::HeaderPolicy);
     Traffic(traffic::TrafficPolicy);
 }

@@ -1,0 +1,212 @@
+//! What policies write for many identities, paths or hosts at once: exact, or with one `*` at the end that is a whole segment.
+//!
+//! Called by the specs of policies. Anything else is refused when it is read, so that a pattern never means less than it seems to.
+
+use serde_json::Value as Json;
+use transept_model::schema::{Decoder, Schema, Shape};
+use transept_model::value::{Value, quote};
+use transept_wire::normalize::{self, Normal, PathRules, Slashes};
+
+/// Identities: a SPIFFE id or `namespace/account`, with `*` at the end perhaps.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IdentityPattern {
+    text: Box<str>,
+    /// Without the trust domain: `/ns/shop/sa/cart`; none for a pattern that names it.
+    path: Option<Box<str>>,
+}
+
+/// Paths: exact, or `/cart/*`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PathPattern(Box<str>);
+
+/// Hosts: exact, or `*.shop.test`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostPattern(Box<str>);
+
+/// Whether `text` is `pattern`, whose last character may stand for anything.
+fn fits(pattern: &str, text: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => text.starts_with(prefix),
+        None => text == pattern,
+    }
+}
+
+impl IdentityPattern {
+    fn parse(text: &str) -> Result<IdentityPattern, &'static str> {
+        let bare = text.strip_suffix('*').unwrap_or(text);
+        if bare.contains('*') {
+            return Err("a `*` stands at the end only");
+        }
+        if text == "*" || text.starts_with("spiffe://") {
+            return Ok(IdentityPattern { text: text.into(), path: None });
+        }
+        match text.split_once('/') {
+            Some((namespace, account))
+                if !namespace.is_empty()
+                    && !account.is_empty()
+                    && !namespace.contains('*')
+                    && !account.contains('/') =>
+            {
+                let path = format!("/ns/{namespace}/sa/{account}");
+                Ok(IdentityPattern { text: text.into(), path: Some(path.into()) })
+            }
+            _ => Err(
+                "write `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT`, `NAMESPACE/ACCOUNT`, or one of them with `*` at the end",
+            ),
+        }
+    }
+
+    /// Whether a verified identity fits.
+    pub(super) fn matches(&self, identity: &str) -> bool {
+        match &self.path {
+            None => fits(&self.text, identity),
+            Some(wanted) => {
+                let rest = identity.strip_prefix("spiffe://").unwrap_or_default();
+                rest.find('/').and_then(|at| rest.get(at..)).is_some_and(|path| fits(wanted, path))
+            }
+        }
+    }
+}
+
+impl PathPattern {
+    fn parse(text: &str) -> Result<PathPattern, &'static str> {
+        let bare = text.strip_suffix("/*").unwrap_or(text);
+        if bare.contains('*') {
+            return Err("a `*` stands at the end only, as a whole segment: `/cart/*`");
+        }
+        if !text.starts_with('/') {
+            return Err("a path begins with `/`");
+        }
+        // Requests are compared in this form, so anything else would match nothing.
+        let rules = PathRules { encoded_slash: Slashes::Keep, ..PathRules::default() };
+        let whole = if bare.is_empty() { "/" } else { bare };
+        match normalize::path(whole.as_bytes(), &rules, &mut Vec::new()) {
+            Ok(Normal::Unchanged) => Ok(PathPattern(text.into())),
+            Ok(Normal::Rewritten) | Err(_) => {
+                Err("write the path as it is after normalisation: no `//`, no `..`, no needless `%`")
+            }
+        }
+    }
+
+    /// Whether a normalised path fits. `/cart/*` is `/cart` and everything below it.
+    pub(super) fn matches(&self, path: &[u8]) -> bool {
+        match self.0.strip_suffix("/*") {
+            None => path == self.0.as_bytes(),
+            Some(above) => {
+                path.strip_prefix(above.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+            }
+        }
+    }
+}
+
+impl HostPattern {
+    fn parse(text: &str) -> Result<HostPattern, &'static str> {
+        let bare = text.strip_prefix("*.").unwrap_or(text);
+        if bare.is_empty() || bare.contains(['*', '/', ':']) && bare.parse::<std::net::IpAddr>().is_err() {
+            return Err("write a host without a port: `shop.test`, or `*.shop.test` for every name below it");
+        }
+        Ok(HostPattern(text.to_ascii_lowercase().into()))
+    }
+
+    /// Whether a host, lower-case and without port, fits.
+    pub(super) fn matches(&self, host: &str) -> bool {
+        match self.0.strip_prefix('*') {
+            None => host == &*self.0,
+            Some(below) => host.len() > below.len() && host.ends_with(below),
+        }
+    }
+}
+
+macro_rules! text_schema {
+    ($($type:ident, $what:literal, $field:tt;)*) => {$(
+        impl Schema for $type {
+            fn decode(value: &Value, cx: &mut Decoder) -> Option<Self> {
+                let Some(text) = value.text() else {
+                    cx.expected(value, $what);
+                    return None;
+                };
+                match $type::parse(text) {
+                    Ok(pattern) => Some(pattern),
+                    Err(remedy) => {
+                        cx.refuse(value.at, format!("{} is not {}", quote(text), $what)).remedy(remedy);
+                        None
+                    }
+                }
+            }
+
+            fn shape() -> Shape {
+                Shape::Text
+            }
+
+            fn encode(&self) -> Json {
+                self.$field.as_ref().into()
+            }
+        }
+    )*};
+}
+
+text_schema! {
+    IdentityPattern, "an identity", text;
+    PathPattern, "a path", 0;
+    HostPattern, "a host", 0;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_in_full_and_in_short() {
+        let cart = "spiffe://transept.local/ns/shop/sa/cart";
+        let fits = |pattern: &str| IdentityPattern::parse(pattern).expect("a pattern").matches(cart);
+        for good in [
+            cart,
+            "shop/cart",
+            "shop/*",
+            "shop/ca*",
+            "*",
+            "spiffe://transept.local/*",
+            "spiffe://transept.local/ns/shop/sa/*",
+        ] {
+            assert!(fits(good), "{good}");
+        }
+        for wrong in [
+            "shop/car",
+            "shop/cart2",
+            "sho/*",
+            "desk/cart",
+            "spiffe://other.local/*",
+            "spiffe://transept.local/ns/shop/sa/car",
+        ] {
+            assert!(!fits(wrong), "{wrong}");
+        }
+        for odd in ["cart", "*/cart", "shop/", "/cart", "a/b/c", "sh*op/cart", ""] {
+            assert!(IdentityPattern::parse(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_path_with_everything_below() {
+        let fits = |pattern: &str, path: &str| PathPattern::parse(pattern).expect("a pattern").matches(path.as_bytes());
+        assert!(fits("/admin", "/admin") && !fits("/admin", "/admin/") && !fits("/admin", "/admin/x"));
+        assert!(fits("/admin/*", "/admin") && fits("/admin/*", "/admin/") && fits("/admin/*", "/admin/x/y"));
+        assert!(!fits("/admin/*", "/administrator") && fits("/*", "/") && fits("/*", "/x"));
+        for odd in ["admin", "/a*", "/a/*/b", "/a//b", "/a/../b", "/%61", "*"] {
+            assert!(PathPattern::parse(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_host_or_every_name_below_it() {
+        let fits = |pattern: &str, host: &str| HostPattern::parse(pattern).expect("a pattern").matches(host);
+        assert!(fits("Shop.test", "shop.test") && !fits("shop.test", "a.shop.test"));
+        assert!(
+            fits("*.shop.test", "a.shop.test")
+                && !fits("*.shop.test", "shop.test")
+                && !fits("*.shop.test", ".shop.test")
+        );
+        for odd in ["shop.test:80", "a*.test", "", "*.", "a/b"] {
+            assert!(HostPattern::parse(odd).is_err(), "{odd}");
+        }
+    }
+}
