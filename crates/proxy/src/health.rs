@@ -7,7 +7,7 @@
 mod ask;
 mod stream;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use transept_engine::health::{Change, Check, Outcome, State, Verdict};
-use transept_engine::snapshot::{Backend, Endpoint, Snapshot};
+use transept_engine::snapshot::{Backend, Endpoint, EndpointSet, Snapshot};
 use transept_engine::traffic::{Verdicts, Wellness};
 
 use crate::worker::Shared;
@@ -109,9 +109,13 @@ impl Keeper {
             return;
         };
         let mut asking = FuturesUnordered::new();
+        let mut set = Arc::default();
         loop {
-            self.follow_endpoints(&check);
-            let set = backend.endpoints.load_full();
+            let newest = backend.endpoints.load_full();
+            if !Arc::ptr_eq(&newest, &set) {
+                set = newest;
+                self.follow_endpoints(&check, &set);
+            }
             let now = Instant::now();
             for endpoint in set.endpoints() {
                 let Some(known) = self.known.get_mut(&endpoint.address) else { continue };
@@ -130,18 +134,14 @@ impl Keeper {
     }
 
     /// Begins with endpoints that are new, and forgets those that are gone.
-    fn follow_endpoints(&mut self, check: &Check) {
-        let set = self.backend.endpoints.load_full();
-        let here = |address: &SocketAddr| set.endpoints().iter().any(|endpoint| endpoint.address == *address);
-        let before = self.known.len();
-        self.known.retain(|address, _| here(address));
-        let mut changed = self.known.len() != before;
+    fn follow_endpoints(&mut self, check: &Check, set: &EndpointSet) {
+        let here: HashSet<SocketAddr> = set.endpoints().iter().map(|endpoint| endpoint.address).collect();
+        self.known.retain(|address, _| here.contains(address));
         let said = self.backend.common.health.load_full();
         for endpoint in set.endpoints() {
             if self.known.contains_key(&endpoint.address) {
                 continue;
             }
-            changed = true;
             let before = said.as_ref().and_then(|said| said.by_address.get(&endpoint.address));
             let (state, why, wait) = match before {
                 None => (State::default(), Arc::from(""), Duration::ZERO),
@@ -156,9 +156,7 @@ impl Keeper {
             };
             self.known.insert(endpoint.address, Known { state, why, due: Instant::now() + wait, asking: false });
         }
-        if changed {
-            self.publish();
-        }
+        self.publish();
     }
 
     fn take(&mut self, check: &Check, address: SocketAddr, result: Result<(), Trouble>) {
@@ -194,7 +192,8 @@ impl Keeper {
     /// Publishes the verdicts. Before every endpoint was asked once there is none to publish, unless there was one before.
     fn publish(&self) {
         let health = &self.backend.common.health;
-        if health.load().is_none() && self.known.values().any(|known| known.state.verdict().is_none()) {
+        let complete = !self.known.is_empty() && self.known.values().all(|known| known.state.verdict().is_some());
+        if !complete && health.load().is_none() {
             return;
         }
         let verdicts = self.known.iter().filter_map(|(address, known)| {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::gate::{Finding, Gate, State};
 use super::least::{Field, Outstanding, least_loaded};
@@ -186,8 +186,8 @@ impl Memory {
 
     /// Brings the view up to date.
     fn follow(&mut self, traffic: &Traffic, common: &Common, set: &Arc<EndpointSet>, now: Now) {
-        let health = common.health.load();
-        let health = if traffic.check.is_some() { health.as_ref() } else { None };
+        let health = traffic.check.as_ref().map(|_| common.health.load());
+        let health = health.as_ref().and_then(|health| health.as_ref());
         let same = match (&self.health, health) {
             (None, None) => true,
             (Some(known), Some(now)) => Arc::ptr_eq(known, now),
@@ -203,9 +203,10 @@ impl Memory {
         if traffic.outliers.is_none() {
             self.gates.clear();
         }
-        self.gates.retain(|address, gate| {
-            !gate.is_blank() && set.endpoints().iter().any(|endpoint| endpoint.address == *address)
-        });
+        if !self.gates.is_empty() {
+            let here = addresses(set);
+            self.gates.retain(|address, gate| !gate.is_blank() && here.contains(address));
+        }
         self.changed();
         self.rebuild(traffic, now);
     }
@@ -222,9 +223,9 @@ impl Memory {
         if self.set.endpoints().is_empty() {
             return;
         }
+        let before = (!Arc::ptr_eq(&self.set, set)).then(|| addresses(&self.set));
         for endpoint in set.endpoints() {
-            let known = Arc::ptr_eq(&self.set, set)
-                || self.set.endpoints().iter().any(|before| before.address == endpoint.address);
+            let known = before.as_ref().is_none_or(|before| before.contains(&endpoint.address));
             let well = health.is_none_or(|health| health.is_well(&endpoint.address));
             if well && !(known && self.is_well(endpoint)) {
                 self.young.insert(endpoint.address, now.monotonic);
@@ -318,6 +319,10 @@ impl Memory {
             }
         }
     }
+}
+
+fn addresses(set: &EndpointSet) -> HashSet<SocketAddr, RandomState> {
+    set.endpoints().iter().map(|endpoint| endpoint.address).collect()
 }
 
 /// Whether one more request keeps an endpoint within so many percent of its share of what is under way.
