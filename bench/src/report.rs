@@ -45,8 +45,10 @@ impl Memory {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Start {
     pub(crate) ready: Duration,
-    /// In KiB.
+    /// At the first answer, in KiB.
     pub(crate) memory: u64,
+    /// A few seconds later, in KiB.
+    pub(crate) at_rest: u64,
 }
 
 /// One peer under a change of configuration.
@@ -143,13 +145,14 @@ impl Results {
         if self.starts.is_empty() {
             return;
         }
-        text.push_str("\nj) start\n\n| | ms to the first answer on the last route | MiB |\n|---|---|---|\n");
+        text.push_str("\nj) start\n\n| | ms to the first answer on the last route | MiB then | MiB at rest |\n|---|---|---|---|\n");
         for (label, start) in &self.starts {
             let _ = writeln!(
                 text,
-                "| {label} | {:.0} | {:.1} |",
+                "| {label} | {:.0} | {:.1} | {:.1} |",
                 start.ready.as_secs_f64() * 1e3,
-                start.memory as f64 / 1024.0
+                start.memory as f64 / 1024.0,
+                start.at_rest as f64 / 1024.0
             );
         }
     }
@@ -203,7 +206,7 @@ impl Results {
         let starts: Vec<Value> = self
             .starts
             .iter()
-            .map(|(label, start)| json!({ "peer": label, "ready_ms": start.ready.as_secs_f64() * 1e3, "memory_kib": start.memory }))
+            .map(|(label, start)| json!({ "peer": label, "ready_ms": start.ready.as_secs_f64() * 1e3, "memory_kib": start.memory, "at_rest_kib": start.at_rest }))
             .collect();
         let changes: Vec<Value> = self
             .changes
