@@ -207,3 +207,25 @@ impl Rule {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_its_label_in_parts() {
+        let place = Site { file: "a.yaml".into(), line: 3 };
+        let name = |rule| RuleName::new(RouteKind::Http, "shop", "cart", 2, rule, place.clone());
+        assert_eq!((name(None).namespace(), name(None).route(), name(None).name()), ("shop", "cart", None));
+        assert_eq!(name(None).to_string(), "shop/cart/2");
+        assert_eq!(name(Some("pay")).name(), Some("pay"));
+        assert_eq!(&**name(Some("pay")).label(), "shop/cart/pay");
+    }
+
+    #[test]
+    fn thousands_of_rules_stay_small() {
+        // With the two counters of an `Arc` the first is 128 bytes, a size class of the allocator, and the second 64.
+        assert!(size_of::<Rule>() <= 112, "{}", size_of::<Rule>());
+        assert!(size_of::<RuleName>() <= 48, "{}", size_of::<RuleName>());
+    }
+}

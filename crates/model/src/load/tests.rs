@@ -714,6 +714,19 @@ fn test_policy(spec: &str) -> String {
 }
 
 #[test]
+fn a_policy_has_a_generation_like_any_object() {
+    let policy = |count: u32| {
+        let target = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: web}]";
+        [SourceText::new("a.yaml", test_policy(&format!("{{{target}, count: {count}}}")))]
+    };
+    let first = Loader::new(KINDS).load(&policy(3)).world;
+    let past = first.past();
+    let generation = |count| Loader::new(KINDS).after(&past).load(&policy(count)).world.policies()[0].meta.generation;
+    assert_eq!(generation(3), 1);
+    assert_eq!(generation(4), 2);
+}
+
+#[test]
 fn of_a_policy_the_envelope_is_read_and_the_spec_is_checked() {
     let target = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: web}]";
     let loaded = good(&test_policy(&format!("{{{target}, count: 3}}")));
