@@ -29,6 +29,8 @@ struct State {
     /// Milliseconds after which a wait expires, counted anew from every wait; 0 is a deadline that stands.
     period: Cell<u64>,
     idle: Cell<bool>,
+    /// Which drains it belongs to: those of this kind and wider ones.
+    whose: Cell<Whose>,
     expired: Cell<Option<Expired>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -46,7 +48,8 @@ impl State {
 #[derive(Default)]
 pub(crate) struct Watches {
     now: Cell<u64>,
-    draining: Cell<bool>,
+    /// Which connections drain by now.
+    drained: Cell<Option<Whose>>,
     slots: RefCell<Vec<Option<Rc<State>>>>,
     free: RefCell<Vec<usize>>,
 }
@@ -82,10 +85,10 @@ impl Watches {
         }
     }
 
-    /// Ends every idle wait, now and from now on.
-    pub(crate) fn drain(&self) {
-        self.draining.set(true);
-        for state in self.slots.borrow().iter().flatten() {
+    /// Ends every idle wait, now and from now on: of all connections, or of those on the way into a workload.
+    pub(crate) fn drain(&self, whose: Whose) {
+        self.drained.set(Some(self.drained.get().map_or(whose, |before| before.max(whose))));
+        for state in self.slots.borrow().iter().flatten().filter(|state| state.whose.get() <= whose) {
             if state.idle.get() && state.expired.get().is_none() {
                 state.expire(Expired::Draining);
             } else if let Some(waker) = state.waker.borrow_mut().take() {
@@ -94,6 +97,15 @@ impl Watches {
             }
         }
     }
+}
+
+/// Which connections a drain is about. One that is about all is also about those of the way in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Whose {
+    /// Those on the way into a workload.
+    WayIn,
+    #[default]
+    All,
 }
 
 /// The one deadline of a connection.
@@ -122,9 +134,14 @@ impl Watch {
     pub(crate) fn set_idle(&self, after: Option<Duration>) {
         self.set(after);
         self.state.idle.set(true);
-        if self.all.draining.get() {
+        if self.all.drained.get().is_some_and(|whose| self.state.whose.get() <= whose) {
             self.state.expired.set(Some(Expired::Draining));
         }
+    }
+
+    /// The connection is one on the way into a workload.
+    pub(crate) fn belong_to_the_way_in(&self) {
+        self.state.whose.set(Whose::WayIn);
     }
 
     /// Takes the deadline away.
@@ -224,7 +241,7 @@ mod tests {
         let (busy, idle) = (watches.add(), watches.add());
         busy.set(Some(Duration::from_secs(1)));
         idle.set_idle(Some(Duration::from_secs(1)));
-        watches.drain();
+        watches.drain(Whose::All);
         assert!(poll_once(busy.wait(|_| Poll::<()>::Pending)).is_pending());
         assert_eq!(poll_once(idle.wait(|_| Poll::<()>::Pending)), Poll::Ready(Err(Expired::Draining)));
         busy.set_idle(Some(Duration::from_secs(1)));

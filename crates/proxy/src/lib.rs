@@ -254,15 +254,30 @@ impl Proxy {
         }
     }
 
+    /// As [`Proxy::drain`], for the connections of other members of the mesh into this workload. What the workload itself asks for
+    /// goes on.
+    pub async fn drain_inbound(&self, limit: Duration) -> bool {
+        self.await_all(Command::DrainWayIn, limit).await
+    }
+
     /// Stops accepting, ends idle connections, tells the others to leave after what they are doing, and returns when the
     /// last one is gone or `limit` is over. True when all were gone.
     pub async fn drain(&self, limit: Duration) -> bool {
+        let complete = self.await_all(Command::Drain, limit).await;
+        if let Some(log) = self.shared.log.clone() {
+            let _ = tokio::task::spawn_blocking(move || log.flush()).await;
+        }
+        complete
+    }
+
+    /// Gives every worker a command, and waits until all of them have done it, or `limit` is over.
+    async fn await_all(&self, command: impl Fn(oneshot::Sender<()>) -> Command, limit: Duration) -> bool {
         let waiting: Vec<_> = self
             .workers
             .iter()
             .filter_map(|worker| {
                 let (done, wait) = oneshot::channel();
-                worker.commands.send(Command::Drain(done)).ok().map(|()| wait)
+                worker.commands.send(command(done)).ok().map(|()| wait)
             })
             .collect();
         let all = async {
@@ -271,11 +286,7 @@ impl Proxy {
                 let _ = wait.await;
             }
         };
-        let complete = tokio::time::timeout(limit, all).await.is_ok();
-        if let Some(log) = self.shared.log.clone() {
-            let _ = tokio::task::spawn_blocking(move || log.flush()).await;
-        }
-        complete
+        tokio::time::timeout(limit, all).await.is_ok()
     }
 
     fn tell(&self, command: impl Fn() -> Command) {

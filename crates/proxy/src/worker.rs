@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use transept_engine::balance::Turns;
-use transept_engine::snapshot::Snapshot;
+use transept_engine::snapshot::{Role, Snapshot};
 
 use crate::accept;
 use crate::access_log::{LogBuffer, Sink};
 use crate::clock::Clock;
-use crate::deadline::{SWEEP, Watches};
+use crate::deadline::{SWEEP, Watches, Whose};
 use crate::edge::StreamTasks;
 use crate::limits::OpenConnections;
 use crate::mesh::Membership;
@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Report(oneshot::Sender<Report>),
     /// Stop accepting, end idle connections, let the others finish, then say so.
     Drain(oneshot::Sender<()>),
+    /// The same for the way into the workload only.
+    DrainWayIn(oneshot::Sender<()>),
 }
 
 /// The state of one worker thread.
@@ -87,8 +89,10 @@ pub(crate) struct Worker {
     pub hasher: foldhash::fast::RandomState,
     /// Whether the worker drains.
     pub draining: Cell<bool>,
-    /// Told when it begins to drain; HTTP/2 connections wait for it.
-    pub drain: Notify,
+    /// Whether the way into the workload drains; it does when the worker does.
+    pub way_in_drains: Cell<bool>,
+    /// Open connections of other members of the mesh.
+    pub members: Cell<u64>,
     /// Open downstream connections.
     pub connections: Cell<u64>,
     /// Exchanges on the road.
@@ -118,7 +122,8 @@ impl Worker {
             turns: RefCell::default(),
             hasher: foldhash::fast::RandomState::default(),
             draining: Cell::new(false),
-            drain: Notify::new(),
+            way_in_drains: Cell::new(false),
+            members: Cell::new(0),
             connections: Cell::new(0),
             exchanges: Cell::new(0),
             copies: Cell::new(0),
@@ -210,11 +215,19 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                 // The asker may have given up.
                 let _ = reply.send(worker.report());
             }
+            Command::DrainWayIn(done) => {
+                let snapshot = worker.snapshot();
+                let is_way_in = |address: &SocketAddr| snapshot.bind(address).is_some_and(|bind| bind.role == Role::Inbound);
+                listening.retain(|address, _| !is_way_in(address));
+                worker.way_in_drains.set(true);
+                worker.watches.drain(Whose::WayIn);
+                tokio::task::spawn_local(finish_way_in(worker.clone(), done));
+            }
             Command::Drain(done) => {
                 listening.clear();
                 worker.draining.set(true);
-                worker.drain.notify_waiters();
-                worker.watches.drain();
+                worker.way_in_drains.set(true);
+                worker.watches.drain(Whose::All);
                 tokio::task::spawn_local(finish(worker.clone(), done));
             }
         }
@@ -230,6 +243,15 @@ async fn finish(worker: Rc<Worker>, done: oneshot::Sender<()>) {
     }
     if let Some(log) = &worker.log {
         log.borrow_mut().hand_over();
+    }
+    let _ = done.send(());
+}
+
+/// Waits until the last connection of another member of the mesh is gone.
+async fn finish_way_in(worker: Rc<Worker>, done: oneshot::Sender<()>) {
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    while worker.members.get() > 0 {
+        tick.tick().await;
     }
     let _ = done.send(());
 }

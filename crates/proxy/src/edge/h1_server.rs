@@ -176,7 +176,7 @@ async fn exchange(worker: &Rc<Worker>, it: &mut H1Connection, settings: &Setting
         version: trip.request.version,
         method: trip.request.method,
         keep_alive: meta.keep_alive && !last,
-        draining: &worker.draining,
+        draining: if connection.destination.is_some() { &worker.way_in_drains } else { &worker.draining },
         begun: false,
         cut: false,
     });

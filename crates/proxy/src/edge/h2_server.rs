@@ -78,12 +78,19 @@ pub(crate) async fn serve(worker: Rc<Worker>, io: Io, inbound: Inbound, facts: F
     let link = Link::new(h2::Connection::server(config(&settings)));
     let timeouts = &settings.timeouts;
     let patience = Patience { head: timeouts.head, stall: timeouts.stream_idle, idle: timeouts.idle };
-    let mut driver = Driver::new(link.clone(), io, inbound, worker.watches.add(), patience);
+    let watch = worker.watches.add();
+    let drains = if facts.connection.destination.is_some() {
+        watch.belong_to_the_way_in();
+        &worker.way_in_drains
+    } else {
+        &worker.draining
+    };
+    let mut driver = Driver::new(link.clone(), io, inbound, watch, patience);
     let facts = Rc::new(facts);
     let streams = Rc::new(Streams::new(link.clone()));
     let mut leaving = false;
     let over = std::future::poll_fn(|cx| {
-        if worker.draining.get() && !leaving {
+        if drains.get() && !leaving {
             leaving = true;
             driver.shut_down();
         }

@@ -67,11 +67,14 @@ pub(crate) async fn serve(
     };
     let link = Link::new(h2::Connection::server(config));
     let patience = Patience { head: timeouts.head, stall: timeouts.stream_idle, idle: timeouts.idle };
-    let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);
+    let watch = worker.watches.add();
+    watch.belong_to_the_way_in();
+    let _member = Member::new(worker.clone());
+    let mut driver = Driver::new(link.clone(), io, Inbound::default(), watch, patience);
     let peer = Rc::new(Peer { connection, bound, _guest: guest });
     let mut leaving = false;
     let over = std::future::poll_fn(|cx| {
-        if worker.draining.get() && !leaving {
+        if worker.way_in_drains.get() && !leaving {
             leaving = true;
             driver.shut_down();
         }
@@ -90,6 +93,22 @@ pub(crate) async fn serve(
     .await;
     tracing::debug!(peer = %peer.connection.peer, why = %over.0, "a connection of the mesh ended");
     driver.close(over).await;
+}
+
+/// Counts a connection of another member of the mesh while it is open.
+struct Member(Rc<Worker>);
+
+impl Member {
+    fn new(worker: Rc<Worker>) -> Self {
+        worker.members.set(worker.members.get() + 1);
+        Self(worker)
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.0.members.set(self.0.members.get() - 1);
+    }
 }
 
 fn refuse_head(stream: &Stream, why: &Refused) {
@@ -137,6 +156,7 @@ async fn pass(worker: Rc<Worker>, peer: Rc<Peer>, stream: Stream, request: Reque
     }
     let io = Io::Tunnel(Box::new(Tunnel::accepted(stream)));
     let watch = worker.watches.add();
+    watch.belong_to_the_way_in();
     let mut inbound = Inbound::default();
     let spoken = match listener.speaks {
         Speaks::Opaque => Spoken::Bytes,

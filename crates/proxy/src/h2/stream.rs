@@ -183,6 +183,11 @@ impl Stream {
         outcome
     }
 
+    /// Whether the connection takes no new streams any more.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.link.is_closed()
+    }
+
     /// Ready when the stream has been cut.
     pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Poll<Cut> {
         let mut inner = self.link.inner.borrow_mut();

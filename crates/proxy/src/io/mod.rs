@@ -149,7 +149,7 @@ impl Io {
         let tcp = match self {
             // What belongs to TLS itself, such as a session ticket, is digested on the way and says nothing.
             Io::Socket { tcp, tls: Some(tls) } => return tls.poll_read(tcp, &mut cx, &mut [0]).is_ready(),
-            Io::Tunnel(tunnel) => return tunnel.poll_readable(&mut cx).is_ready(),
+            Io::Tunnel(tunnel) => return tunnel.is_leaving() || tunnel.poll_readable(&mut cx).is_ready(),
             Io::Socket { tcp, tls: None } => tcp,
         };
         if tcp.poll_read_ready(&mut cx).is_pending() {

@@ -53,6 +53,11 @@ impl Tunnel {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether the connection around it takes nothing new: what uses the tunnel should not begin anything either.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.stream.is_leaving()
+    }
+
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_readable(cx))?;
         let mut piece = self.piece.borrow_mut();
