@@ -254,6 +254,12 @@ impl Proxy {
         }
     }
 
+    /// Begins what [`Proxy::drain`] completes, and returns when every worker has begun: from then on no response promises
+    /// that its connection goes on.
+    pub async fn begin_drain(&self) {
+        self.await_all(Command::Leave, Duration::from_secs(10)).await;
+    }
+
     /// As [`Proxy::drain`], for the connections of other members of the mesh into this workload. What the workload itself asks for
     /// goes on.
     pub async fn drain_inbound(&self, limit: Duration) -> bool {

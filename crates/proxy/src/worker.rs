@@ -68,7 +68,9 @@ pub(crate) enum Command {
     Refresh,
     /// Tell the counts.
     Report(oneshot::Sender<Report>),
-    /// Stop accepting, end idle connections, let the others finish, then say so.
+    /// Stop accepting, end idle connections, and say so when the others know.
+    Leave(oneshot::Sender<()>),
+    /// The same, and say so when the others have finished.
     Drain(oneshot::Sender<()>),
     /// The same for the way into the workload only.
     DrainWayIn(oneshot::Sender<()>),
@@ -166,6 +168,14 @@ impl Worker {
         }
     }
 
+    /// Begins to drain. To do it again changes nothing.
+    fn leave(&self, listening: &mut HashMap<SocketAddr, oneshot::Sender<()>>) {
+        listening.clear();
+        self.draining.set(true);
+        self.way_in_drains.set(true);
+        self.watches.drain(Whose::All);
+    }
+
     fn report(&self) -> Report {
         let mut report = self.meter.borrow_mut().report();
         report.connections_open = self.connections.get();
@@ -223,11 +233,12 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                 worker.watches.drain(Whose::WayIn);
                 tokio::task::spawn_local(finish_way_in(worker.clone(), done));
             }
+            Command::Leave(done) => {
+                worker.leave(&mut listening);
+                let _ = done.send(());
+            }
             Command::Drain(done) => {
-                listening.clear();
-                worker.draining.set(true);
-                worker.way_in_drains.set(true);
-                worker.watches.drain(Whose::All);
+                worker.leave(&mut listening);
                 tokio::task::spawn_local(finish(worker.clone(), done));
             }
         }

@@ -148,6 +148,9 @@ impl Gateway<'_> {
     /// Accepts for a while longer, then lets requests finish; a second signal ends it at once.
     async fn drain(&self, delay: Duration, standing: &Standing, signals: &mut Signals) {
         standing.begin_draining();
+        if delay.is_zero() {
+            self.proxy.begin_drain().await;
+        }
         tracing::info!(
             seconds = self.args.drain.as_secs_f64(),
             delay = delay.as_secs_f64(),

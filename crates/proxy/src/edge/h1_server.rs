@@ -17,7 +17,7 @@ use transept_wire::h1::{self, Body, Decoder, Malformed, RequestMeta};
 use transept_wire::head::Version;
 
 use super::Replier;
-use super::replier::{H1Replier, linger};
+use super::replier::{H1Replier, LINGER, linger};
 use crate::accept::Guest;
 use crate::answer;
 use crate::body::{H1Source, Source};
@@ -104,7 +104,7 @@ async fn serve_burst(worker: &Rc<Worker>, it: &mut H1Connection) -> Burst {
         match after {
             After::NextRequest => {}
             After::Close => {
-                it.watch.set(settings.timeouts.head);
+                it.watch.set(Some(LINGER));
                 linger(&it.io, &mut it.inbound, &it.watch).await;
                 return Burst::Ended;
             }

@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use transept_wire::h1::{self, Body, Connection, Protocol};
 use transept_wire::h2::Code;
@@ -167,6 +168,9 @@ impl<'c> H2Replier<'c> {
 fn has_no_body(method: Method, status: u16) -> bool {
     method == Method::Head || matches!(status, 204 | 304)
 }
+
+/// How long a client may take to close a connection that we have closed.
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
 /// Reads and drops what the client still sends, so that closing does not destroy the response on its way (RFC 9112
 /// section 9.6). Bounded in bytes here and in time by `watch`.
