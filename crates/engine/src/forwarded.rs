@@ -2,7 +2,8 @@
 //!
 //! Called by the proxy between `normalize` and `admit`'s policies: [`derive()`] gives the one client address that policies and logs
 //! use; [`announce`] rewrites the forwarding fields before the request goes upstream. No peer is believed until its network is named in
-//! a `ListenerPolicy`: what an untrusted peer says about the client is removed, aliases with underscores included, and replaced.
+//! a `ListenerPolicy`: what an untrusted peer says about the client is removed, aliases with underscores included, and replaced. In the
+//! mesh the gateway in front has settled all that, and only the certificates of clients are told here.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use smallvec::SmallVec;
 use transept_wire::head::{FieldId, FieldName, Fields, NameRef, Request};
 
 use crate::exchange::Connection;
+use crate::role::Role;
 use crate::settings::{Emit, Settings};
 
 /// The client as the gateway sees it.
@@ -73,6 +75,7 @@ fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
 
 /// What only a proxy may say; removed when the peer is not trusted.
 const CLAIMS: &[FieldId] = &[
+    FieldId::X_FORWARDED_CLIENT_CERT,
     FieldId::X_FORWARDED_FOR,
     FieldId::X_FORWARDED_HOST,
     FieldId::X_FORWARDED_PORT,
@@ -90,16 +93,22 @@ static FORWARDED_PROTO: FieldName = FieldName::known(FieldId::X_FORWARDED_PROTO)
 static FORWARDED_HOST: FieldName = FieldName::known(FieldId::X_FORWARDED_HOST);
 static FORWARDED_PORT: FieldName = FieldName::known(FieldId::X_FORWARDED_PORT);
 static FORWARDED: FieldName = FieldName::known(FieldId::FORWARDED);
+static FORWARDED_CLIENT_CERT: FieldName = FieldName::known(FieldId::X_FORWARDED_CLIENT_CERT);
 
 /// Rewrites the forwarding fields of a request. Call it before filters run: a filter that sets one of them has the last word.
 /// `port` is the listener's.
 pub fn announce(request: &mut Request, connection: &Connection, client: &Client, settings: &Settings, port: u16) {
     drop_aliases(&mut request.fields);
+    if settings.role != Role::Gateway {
+        announce_certificate(&mut request.fields, connection, settings.role);
+        return;
+    }
     if client.peer == Peer::Untrusted {
         for id in CLAIMS {
             request.fields.remove_id(*id);
         }
     }
+    announce_certificate(&mut request.fields, connection, settings.role);
     let mut text: SmallVec<[u8; 128]> = SmallVec::new();
     for line in request.fields.all(FieldId::X_FORWARDED_FOR) {
         text.extend_from_slice(line);
@@ -129,6 +138,34 @@ pub fn announce(request: &mut Request, connection: &Connection, client: &Client,
         text.extend_from_slice(request.authority());
         let _ = write!(text, "\";proto={}", connection.scheme());
         let _ = request.fields.push(&FORWARDED, &text);
+    }
+}
+
+/// Tells whose certificates the connections on the way had: adds that of this one to what a trusted proxy or a member of the mesh has
+/// written. What a program says about certificates is no proof of anything and goes no further.
+fn announce_certificate(fields: &mut Fields, connection: &Connection, role: Role) {
+    let believed = match role {
+        // Strangers' claims are gone already.
+        Role::Gateway => true,
+        Role::Inbound => connection.identity.is_some(),
+        Role::Outbound => false,
+    };
+    if !believed {
+        fields.remove_id(FieldId::X_FORWARDED_CLIENT_CERT);
+    }
+    let own = connection.client_certificate.as_ref().filter(|_| role != Role::Outbound);
+    let Some(own) = own else {
+        return;
+    };
+    let mut text: SmallVec<[u8; 256]> = SmallVec::new();
+    for line in fields.all(FieldId::X_FORWARDED_CLIENT_CERT) {
+        text.extend_from_slice(line);
+        text.push(b',');
+    }
+    text.extend_from_slice(own.as_bytes());
+    // A value that is no field value is not sent rather than sent in parts.
+    if fields.set(&FORWARDED_CLIENT_CERT, &text).is_err() {
+        fields.remove_id(FieldId::X_FORWARDED_CLIENT_CERT);
     }
 }
 
@@ -239,5 +276,33 @@ mod tests {
                 "forwarded=for=10.0.0.1;host=\\\"shop.test:8080\\\";proto=http",
             ]
         );
+    }
+
+    /// What becomes of a certificate field that says `By=x`, on a connection whose certificate says `By=us`.
+    fn certificates(role: Role, identity: Option<&str>) -> Vec<String> {
+        let mut connection = connection("192.0.2.1");
+        connection.identity = identity.map(Into::into);
+        connection.client_certificate = identity.map(|_| "By=us".into());
+        let settings = Settings { role, ..Settings::default() };
+        let mut request = request(&[("X-Forwarded-Client-Cert", "By=x"), ("X-Forwarded-For", "203.0.113.9")]);
+        let client = derive(&connection, &request.fields, &settings);
+        announce(&mut request, &connection, &client, &settings, 80);
+        request.fields.iter().map(|(name, value)| format!("{}={}", name.as_str(), value.escape_ascii())).collect()
+    }
+
+    #[test]
+    fn certificates_are_told_by_those_who_saw_them() {
+        let member = Some("spiffe://transept.local/ns/shop/sa/cart");
+        assert_eq!(
+            certificates(Role::Inbound, member),
+            ["X-Forwarded-Client-Cert=By=x,By=us", "X-Forwarded-For=203.0.113.9"]
+        );
+        assert_eq!(certificates(Role::Inbound, None), ["X-Forwarded-For=203.0.113.9"]);
+        assert_eq!(certificates(Role::Outbound, member), ["X-Forwarded-For=203.0.113.9"]);
+        assert_eq!(
+            certificates(Role::Gateway, member).first().map(String::as_str),
+            Some("x-forwarded-client-cert=By=us")
+        );
+        assert!(!certificates(Role::Gateway, None).iter().any(|field| field.contains("By=")));
     }
 }

@@ -111,6 +111,8 @@ pub enum RouteKind {
     Http,
     /// GRPCRoute.
     Grpc,
+    /// No route: a Service as it is called in the mesh, or a port of a program behind its proxy.
+    Service,
 }
 
 impl RouteKind {
@@ -119,6 +121,7 @@ impl RouteKind {
         match self {
             RouteKind::Http => "HTTPRoute",
             RouteKind::Grpc => "GRPCRoute",
+            RouteKind::Service => "Service",
         }
     }
 }

@@ -9,9 +9,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 use transept_wire::normalize::PathRules;
 
+use crate::role::Role;
+
 /// Everything about a listener that is not routing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
+    /// What the bind is for. In the mesh, what a request says about the client stays as it is: the gateway in front has settled it.
+    pub role: Role,
     /// How large and how many.
     pub limits: Limits,
     /// How long.
@@ -82,9 +86,14 @@ pub enum TraceEdge {
     Restart,
 }
 
+/// How long a connection between members, or with a program, waits for its next request. Longer than pools keep one, so that the
+/// client is the one who closes.
+const MEMBER_IDLE: Duration = Duration::from_secs(3600);
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
+            role: Role::Gateway,
             limits: Limits::default(),
             timeouts: ListenerTimeouts::default(),
             trusted_proxies: Box::default(),
@@ -124,6 +133,14 @@ impl Default for ListenerTimeouts {
 }
 
 impl Settings {
+    /// The settings of a side of a workload in the mesh: limits like a Gateway's, and no time of its own, because programs and
+    /// routes have theirs.
+    pub fn of_member(role: Role) -> Settings {
+        let timeouts =
+            ListenerTimeouts { idle: Some(MEMBER_IDLE), stream_idle: None, response: None, ..Default::default() };
+        Settings { role, timeouts, ..Settings::default() }
+    }
+
     /// Whether `address` is a proxy whose forwarding fields are believed.
     pub fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

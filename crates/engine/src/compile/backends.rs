@@ -140,6 +140,37 @@ impl<'w> Backends<'w> {
         Ok(backend)
     }
 
+    /// A backend that is one address, with nothing said about its traffic: a port of the program behind its own proxy.
+    pub(super) fn fixed(&mut self, id: BackendId, protocol: UpstreamProtocol, address: SocketAddr) -> Arc<Backend> {
+        let key = (id, protocol);
+        if let Some(made) = self.made.get(&key) {
+            return Arc::clone(made);
+        }
+        let endpoints = EndpointSet::new(vec![Endpoint::at(address)]);
+        let backend = match self.previous.get(&(&key.0, protocol)).copied() {
+            Some(before) => {
+                if **before.endpoints.load() != endpoints {
+                    self.changes.push((Arc::clone(before), Arc::new(endpoints)));
+                }
+                Arc::clone(before)
+            }
+            None => Arc::new(Backend {
+                id: key.0.clone(),
+                label: label(&key.0).into(),
+                protocol,
+                tls: None,
+                endpoints: ArcSwap::from_pointee(endpoints),
+                source: EndpointSource::Static,
+                connect_timeout: CONNECT_TIMEOUT,
+                traffic: None,
+                common: Arc::clone(self.common.entry(key.0.clone()).or_default()),
+                key: FixedState::default().hash_one((&key.0, protocol)),
+            }),
+        };
+        self.made.insert(key, Arc::clone(&backend));
+        backend
+    }
+
     /// What the policies in force say about the traffic of a backend, the same pointer for the same content.
     fn traffic(&self, id: &BackendId, before: Option<&Arc<Backend>>) -> Result<Option<Arc<Traffic>>, BrokenRef> {
         if self.policies.is_empty() {
@@ -229,9 +260,9 @@ fn source_of(endpoints: references::EndpointSource) -> (EndpointSource, Endpoint
                 weight: endpoint.weight,
                 host: endpoint.hostname,
                 zone: endpoint.zone,
-                tunnel: endpoint.tunnel.map(|tunnel| {
-                    Arc::new(Tunnel { address: tunnel.address, identity: tunnel.identity.into() })
-                }),
+                tunnel: endpoint
+                    .tunnel
+                    .map(|tunnel| Arc::new(Tunnel { address: tunnel.address, identity: tunnel.identity.into() })),
             })
             .collect()
     };

@@ -6,6 +6,7 @@
 
 mod backends;
 pub(crate) mod filters;
+pub mod mesh;
 mod policies;
 mod routes;
 
@@ -97,15 +98,7 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
     let policies = Policies::new(&attached.policies);
     let mut backends = Backends::new(world, previous, &policies, attached.zone.as_ref());
     let routes = compile_routes(attached, &mut backends, &mut problems);
-    let nothing_left = routes
-        .iter()
-        .filter(|(_, route)| !route.rules.is_empty() && route.rules.iter().all(|rule| rule.matches.is_empty()))
-        .map(|((kind, namespace, name), _)| ObjectName {
-            kind: (*kind).into(),
-            namespace: (*namespace).into(),
-            name: (*name).into(),
-        })
-        .collect();
+    let nothing_left = find_nothing_left(&routes);
     let (backends, changes) = backends.finish();
     let mut listeners = Listeners::new(&routes, &policies, previous);
     let mut drafts: BTreeMap<SocketAddr, BindDraft> = BTreeMap::new();
@@ -136,6 +129,19 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
         conditions,
         nothing_left,
     }
+}
+
+/// The routes none of whose matches could be compiled.
+fn find_nothing_left(routes: &HashMap<RouteKey<'_>, CompiledRoute>) -> HashSet<ObjectName> {
+    routes
+        .iter()
+        .filter(|(_, route)| !route.rules.is_empty() && route.rules.iter().all(|rule| rule.matches.is_empty()))
+        .map(|((kind, namespace, name), _)| ObjectName {
+            kind: (*kind).into(),
+            namespace: (*namespace).into(),
+            name: (*name).into(),
+        })
+        .collect()
 }
 
 /// Each route once, whatever number of listeners it is attached to.
@@ -281,7 +287,7 @@ impl<'c, 'w> Listeners<'c, 'w> {
             };
             let hostnames = own_hostnames(route, attached.hostname.as_ref());
             for rule in &compiled.rules {
-                let shared = self.rule_on(key, &rule.rule, of_listener);
+                let shared = rule_on(self.policies, key, &rule.rule, of_listener);
                 for one in &rule.matches {
                     for hostname in &hostnames {
                         entries.push(Entry {
@@ -299,27 +305,27 @@ impl<'c, 'w> Listeners<'c, 'w> {
         }
         RouteTable::new(entries)
     }
+}
 
-    /// A rule with the policies in force for it under a listener.
-    fn rule_on(&self, key: RouteKey<'w>, rule: &Arc<Rule>, of_listener: &Effective) -> Arc<Rule> {
-        if !self.policies.is_empty() {
-            let (kind, namespace, route) = (key.0, Text::from(key.1), Text::from(key.2));
-            let on_route = PolicyTarget::Route { kind, namespace: namespace.clone(), name: route.clone() };
-            let mut effective = self.policies.lay_over(of_listener, &on_route);
-            if let Some(name) = rule.name.name() {
-                let name = Text::from(name);
-                let on_rule = PolicyTarget::Rule { kind, namespace, route, name };
-                if self.policies.touches(&on_rule) {
-                    effective = self.policies.lay_over(&effective, &on_rule);
-                }
-            }
-            let chain = self.policies.chain(&effective);
-            if !chain.is_empty() {
-                return Arc::new(Rule { chain, ..Rule::clone(rule) });
+/// A rule with the policies in force for it under a listener.
+fn rule_on<'w>(policies: &Policies<'w>, key: RouteKey<'w>, rule: &Arc<Rule>, of_listener: &Effective) -> Arc<Rule> {
+    if !policies.is_empty() {
+        let (kind, namespace, route) = (key.0, Text::from(key.1), Text::from(key.2));
+        let on_route = PolicyTarget::Route { kind, namespace: namespace.clone(), name: route.clone() };
+        let mut effective = policies.lay_over(of_listener, &on_route);
+        if let Some(name) = rule.name.name() {
+            let name = Text::from(name);
+            let on_rule = PolicyTarget::Rule { kind, namespace, route, name };
+            if policies.touches(&on_rule) {
+                effective = policies.lay_over(&effective, &on_rule);
             }
         }
-        Arc::clone(rule)
+        let chain = policies.chain(&effective);
+        if !chain.is_empty() {
+            return Arc::new(Rule { chain, ..Rule::clone(rule) });
+        }
     }
+    Arc::clone(rule)
 }
 
 /// The hostname patterns of a route that a listener can meet. The route's own, not what they have in common with the listener's: the
@@ -342,24 +348,15 @@ fn own_hostnames(route: &AttachedRoute, listener: Option<&Hostname>) -> Vec<Arc<
 
 /// A bind on its way.
 struct BindDraft {
-    role: Role,
     secure: Secure,
     listeners: Vec<Arc<Listener>>,
     hosts: Hosts,
-    destinations: Destinations,
     gateway_settings: Arc<Settings>,
 }
 
 impl BindDraft {
     fn new(secure: Secure, gateway_settings: Arc<Settings>) -> BindDraft {
-        BindDraft {
-            role: Role::Gateway,
-            secure,
-            listeners: Vec::new(),
-            hosts: Hosts::default(),
-            destinations: Destinations::default(),
-            gateway_settings,
-        }
+        BindDraft { secure, listeners: Vec::new(), hosts: Hosts::default(), gateway_settings }
     }
 
     /// Adds a listener; `attach` has seen to it that those of one port speak one protocol and differ in their hostnames.
@@ -382,12 +379,12 @@ impl BindDraft {
         };
         Bind {
             address,
-            role: self.role,
+            role: Role::Gateway,
             secure: self.secure,
             listeners: self.listeners,
             settings,
             hosts: self.hosts,
-            destinations: self.destinations,
+            destinations: Destinations::default(),
         }
     }
 }

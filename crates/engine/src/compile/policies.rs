@@ -157,6 +157,18 @@ impl<'w> Policies<'w> {
         Chain::new(steps)
     }
 
+    /// The chain that stands before a program: without what concerns its callers, which is theirs to do.
+    pub(super) fn guard(&self, effective: &Effective) -> Chain {
+        let guards = |slot: &SmallVec<[(Arc<Step>, usize); 1]>| slot.iter().all(|(step, _)| step.phase != Phase::Pick);
+        let mut effective = effective.clone();
+        for slot in &mut effective.by_kind {
+            if !guards(slot) {
+                slot.clear();
+            }
+        }
+        self.chain(&effective)
+    }
+
     /// The settings where these policies are in force, and the policies that made them.
     pub(super) fn settle(&self, effective: &Effective) -> (Settings, Vec<Arc<Step>>) {
         let mut settings = Settings::default();

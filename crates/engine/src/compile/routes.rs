@@ -11,7 +11,7 @@ use foldhash::fast::FixedState;
 use transept_model::attach::RouteRef;
 use transept_model::kinds::{
     GrpcBackendRef, GrpcMethodMatch, GrpcRouteRule, HttpBackendRef, HttpHeaderMatch, HttpQueryParamMatch, HttpRetry,
-    HttpRouteMatch, HttpRouteRule, HttpTimeouts, MatchType, Metadata, PathMatchType,
+    HttpRouteMatch, HttpRouteRule, HttpTimeouts, MatchType, Metadata, ParentReference, PathMatchType,
 };
 use transept_model::place::{Invalid, Place, Spot};
 use transept_model::references::{BackendTarget, Referrer};
@@ -67,21 +67,27 @@ impl<'w> RouteCompiler<'_, 'w> {
         let rules = match route {
             RouteRef::Http(route) => {
                 let rules = route.spec.rules.iter().enumerate();
-                rules.map(|(index, rule)| self.http_rule(&route.meta, index, rule)).collect()
+                rules.map(|(index, rule)| self.http_rule(&route.meta, &route.spec.parent_refs, index, rule)).collect()
             }
             RouteRef::Grpc(route) => {
                 let rules = route.spec.rules.iter().enumerate();
-                rules.map(|(index, rule)| self.grpc_rule(&route.meta, index, rule)).collect()
+                rules.map(|(index, rule)| self.grpc_rule(&route.meta, &route.spec.parent_refs, index, rule)).collect()
             }
         };
         CompiledRoute { rules }
     }
 
-    fn http_rule(&mut self, meta: &'w Metadata, index: usize, spec: &'w HttpRouteRule) -> CompiledRule {
+    fn http_rule(
+        &mut self,
+        meta: &'w Metadata,
+        parents: &'w [ParentReference],
+        index: usize,
+        spec: &'w HttpRouteRule,
+    ) -> CompiledRule {
         let name = rule_name(RouteKind::Http, meta, index, spec.name.as_deref(), spec.at);
         self.refuse_session(meta, spec.session_persistence.as_ref().map(|session| session.at));
         let mut filters = self.filters(meta, "HTTPRoute");
-        let backends = spec.backend_refs.iter().map(|backend| http_backend(&mut filters, backend)).collect::<Vec<_>>();
+        let backends = spec.backend_refs.iter().map(|backend| http_backend(&mut filters, parents, backend)).collect();
         let own = filters.compile(spec.filters.iter().map(AnyFilter::Http));
         let rule = Arc::new(Rule {
             filters: own,
@@ -99,11 +105,17 @@ impl<'w> RouteCompiler<'_, 'w> {
         CompiledRule { rule, matches }
     }
 
-    fn grpc_rule(&mut self, meta: &'w Metadata, index: usize, spec: &'w GrpcRouteRule) -> CompiledRule {
+    fn grpc_rule(
+        &mut self,
+        meta: &'w Metadata,
+        parents: &'w [ParentReference],
+        index: usize,
+        spec: &'w GrpcRouteRule,
+    ) -> CompiledRule {
         let name = rule_name(RouteKind::Grpc, meta, index, spec.name.as_deref(), spec.at);
         self.refuse_session(meta, spec.session_persistence.as_ref().map(|session| session.at));
         let mut filters = self.filters(meta, "GRPCRoute");
-        let backends = spec.backend_refs.iter().map(|backend| grpc_backend(&mut filters, backend)).collect::<Vec<_>>();
+        let backends = spec.backend_refs.iter().map(|backend| grpc_backend(&mut filters, parents, backend)).collect();
         let own = filters.compile(spec.filters.iter().map(AnyFilter::Grpc));
         let rule = Arc::new(Rule { filters: own, backends: self.share(backends), ..bare_rule(name) });
         let mut matches = Vec::with_capacity(spec.matches.len().max(1));
@@ -167,15 +179,25 @@ impl<'w> RouteCompiler<'_, 'w> {
     }
 }
 
-fn http_backend<'w>(filters: &mut FilterCompiler<'_, 'w>, spec: &'w HttpBackendRef) -> WeightedBackend {
+fn http_backend<'w>(
+    filters: &mut FilterCompiler<'_, 'w>,
+    parents: &[ParentReference],
+    spec: &'w HttpBackendRef,
+) -> WeightedBackend {
     let own = filters.compile(spec.filters.iter().map(AnyFilter::Http));
-    let target = filters.backends.find(&filters.from, BackendTarget::from(spec));
+    let target = BackendTarget::from(spec).of_route(parents, filters.from.namespace);
+    let target = filters.backends.find(&filters.from, target);
     WeightedBackend { weight: spec.weight, filters: own, target }
 }
 
-fn grpc_backend<'w>(filters: &mut FilterCompiler<'_, 'w>, spec: &'w GrpcBackendRef) -> WeightedBackend {
+fn grpc_backend<'w>(
+    filters: &mut FilterCompiler<'_, 'w>,
+    parents: &[ParentReference],
+    spec: &'w GrpcBackendRef,
+) -> WeightedBackend {
     let own = filters.compile(spec.filters.iter().map(AnyFilter::Grpc));
-    let target = filters.backends.find(&filters.from, BackendTarget::from(spec));
+    let target = BackendTarget::from(spec).of_route(parents, filters.from.namespace);
+    let target = filters.backends.find(&filters.from, target);
     WeightedBackend { weight: spec.weight, filters: own, target }
 }
 
@@ -188,7 +210,7 @@ fn rule_name(kind: RouteKind, meta: &Metadata, index: usize, name: Option<&str>,
     RuleName::new(kind, &meta.namespace, &meta.name, u32::try_from(index).unwrap_or(u32::MAX), name, place)
 }
 
-fn bare_rule(name: RuleName) -> Rule {
+pub(super) fn bare_rule(name: RuleName) -> Rule {
     let metric_label = Arc::clone(name.label());
     // Fixed, so that the key of a rule is the same in every generation.
     let key = FixedState::default().hash_one((name.kind, &*metric_label));

@@ -82,6 +82,10 @@ pub(crate) struct Driver {
     role: Role,
     /// The sweep at which the peer was last forgiven what it cost.
     forgiven: Duration,
+    /// The highest stream when there was last one.
+    newest: u32,
+    /// Sending was put off in the last turn, for the streams to write first.
+    put_off: bool,
     leaving: bool,
 }
 
@@ -99,6 +103,8 @@ impl Driver {
             patience,
             role,
             forgiven: Duration::ZERO,
+            newest: 0,
+            put_off: false,
             leaving: false,
         }
     }
@@ -118,24 +124,36 @@ impl Driver {
     /// Does what can be done now. `arrive` gets every stream that the peer has opened.
     pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>, arrive: &mut dyn FnMut(Arrival)) -> Poll<Over> {
         self.link.meet_driver(cx);
-        let heard = match self.read(cx, arrive) {
-            Ok(heard) => heard,
-            Err(over) => return Poll::Ready(over),
+        let deaf = self.is_deaf();
+        let heard = match deaf {
+            true => false,
+            false => match self.read(cx, arrive) {
+                Ok(heard) => heard,
+                Err(over) => return Poll::Ready(over),
+            },
         };
         if heard {
             self.forgive();
         }
-        if heard && self.link.inner.borrow().wire.pending() > 0 {
-            // The streams that have just been woken write first; then all of it leaves at once.
+        if heard && !self.put_off && self.link.inner.borrow().wire.pending() > 0 {
+            // The streams that have just been woken write first; then all of it leaves at once. A peer that never pauses
+            // does not put it off again.
+            self.put_off = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        self.put_off = false;
         if let Err(over) = self.flush(cx) {
             return Poll::Ready(over);
         }
+        if deaf && !self.is_deaf() {
+            cx.waker().wake_by_ref();
+        }
         {
             let inner = &mut *self.link.inner.borrow_mut();
-            inner.serve_line();
+            if inner.serve_line() {
+                cx.waker().wake_by_ref();
+            }
             let unused = self.link.is_retired() && inner.wire.unreleased() == 0;
             if unused {
                 inner.wire.shut_down();
@@ -146,6 +164,12 @@ impl Driver {
         }
         self.attend(heard);
         self.poll_clock(cx)
+    }
+
+    /// Whether the client is not listened to, because it does not listen: its requests would be answered into memory. A
+    /// backend is always heard, since it may be waiting for that; it gets no new requests instead.
+    fn is_deaf(&self) -> bool {
+        self.role == Role::Server && !self.out.is_empty() && self.link.inner.borrow().is_clogged()
     }
 
     /// Reads what is there; whether it was anything.
@@ -237,18 +261,28 @@ impl Driver {
     fn attend(&mut self, heard: bool) {
         let inner = self.link.inner.borrow();
         let idle = inner.wire.unreleased() == 0;
+        // A stream may have come and gone within one turn. Frames without a stream do not prolong anything.
+        let newest = inner.wire.newest_stream();
+        let renewed = newest != self.newest;
+        self.newest = newest;
         let wanted = match self.role {
             _ if !self.out.is_empty() => Awaiting::Write,
             Role::Server if inner.wire.is_awaiting() => Awaiting::Rest,
             Role::Server if idle && self.leaving => Awaiting::Farewell,
-            Role::Server if idle && self.awaiting == Awaiting::Idle && !heard => Awaiting::Idle,
-            Role::Server if idle => Awaiting::Lull,
+            // A part of a frame, and nothing else under way.
+            Role::Server if idle && !self.inbound.is_empty() => Awaiting::Rest,
             Role::Client if !idle && inner.wire.answered() => Awaiting::Sound,
             Role::Client if !idle => Awaiting::Answer,
-            _ => Awaiting::Nothing,
+            _ if !idle => Awaiting::Nothing,
+            _ if self.awaiting == Awaiting::Idle && !renewed => Awaiting::Idle,
+            _ => Awaiting::Lull,
         };
         drop(inner);
-        let anew = heard && matches!(wanted, Awaiting::Sound | Awaiting::Answer | Awaiting::Lull);
+        let anew = match wanted {
+            Awaiting::Sound | Awaiting::Answer => heard,
+            Awaiting::Lull => renewed,
+            _ => false,
+        };
         if wanted == self.awaiting && !anew {
             return;
         }
@@ -257,11 +291,20 @@ impl Driver {
             Awaiting::Nothing => self.watch.clear(),
             Awaiting::Rest => self.watch.set(self.patience.head),
             Awaiting::Write => self.watch.set(self.patience.stall),
-            Awaiting::Lull => self.watch.set_idle(Some(self.patience.idle.map_or(LULL, |idle| idle.min(LULL)))),
-            Awaiting::Idle => self.watch.set_idle(self.patience.idle.map(|idle| idle.saturating_sub(LULL))),
+            Awaiting::Lull => self.idle_for(Some(self.patience.idle.map_or(LULL, |idle| idle.min(LULL)))),
+            Awaiting::Idle => self.idle_for(self.patience.idle.map(|idle| idle.saturating_sub(LULL))),
             Awaiting::Farewell => self.watch.set(Some(FAREWELL)),
             Awaiting::Sound => self.watch.set(Some(SILENCE)),
             Awaiting::Answer => self.watch.set(Some(ANSWER)),
+        }
+    }
+
+    /// Sets the watch of a connection without streams. A drain wakes up those of clients; those to backends end when nobody
+    /// needs them any more.
+    fn idle_for(&self, time: Option<Duration>) {
+        match self.role {
+            Role::Server => self.watch.set_idle(time),
+            Role::Client => self.watch.set(time),
         }
     }
 
@@ -280,7 +323,7 @@ impl Driver {
                 self.link.inner.borrow_mut().rest();
                 self.out = Outbound::default();
                 self.awaiting = Awaiting::Idle;
-                self.watch.set_idle(self.patience.idle.map(|idle| idle.saturating_sub(LULL)));
+                self.idle_for(self.patience.idle.map(|idle| idle.saturating_sub(LULL)));
             }
             Awaiting::Idle => self.shut_down(),
             Awaiting::Sound => self.link.inner.borrow_mut().wire.ping(),

@@ -17,6 +17,10 @@ use crate::buffer::{self, Outbound};
 /// Response heads of one stream that wait to be taken: more interim ones than anybody sends.
 const MOST_HEADS: usize = 32;
 
+/// Bytes in line behind those that the socket does not take, from which on a connection is not given more to do: heads are
+/// bounded by no window.
+const CLOGGED: usize = 256 * 1024;
+
 /// Writers that are told at once that there is room; each takes about a frame and stands in line again.
 const AT_ONCE: usize = 16;
 
@@ -120,7 +124,7 @@ impl Link {
     /// Whether one more stream can be opened beside `open` others.
     pub(crate) fn has_room(&self, open: usize) -> bool {
         let inner = self.inner.borrow();
-        inner.over.is_none() && inner.wire.takes_streams() && open < inner.wire.most_streams()
+        inner.over.is_none() && inner.wire.takes_streams() && open < inner.wire.most_streams() && !inner.is_clogged()
     }
 
     /// Whether the connection is of no more use for new streams.
@@ -158,11 +162,18 @@ impl Link {
         }
     }
 
-    /// Takes what waits to be sent.
+    /// Takes what waits to be sent; it goes behind what `out` holds.
     pub(super) fn take_pending(&self, out: &mut Outbound) {
         let mut inner = self.inner.borrow_mut();
-        if inner.wire.pending() > 0 {
+        if inner.wire.pending() == 0 {
+            return;
+        }
+        if out.is_empty() {
             inner.wire.take_pending(out.tail());
+        } else {
+            let mut more = Vec::new();
+            inner.wire.take_pending(&mut more);
+            out.tail().extend_from_slice(&more);
         }
     }
 
@@ -220,6 +231,9 @@ impl Inner {
         self.wire.release(key);
         let Some(seat) = self.seat(key) else { return };
         let mut left = std::mem::take(seat);
+        if left.in_line {
+            self.line.retain(|waiting| *waiting != key);
+        }
         buffer::give_back_vec(std::mem::take(&mut left.inbox));
         while let Some(head) = left.heads.pop_front() {
             self.keep(head.response);
@@ -254,18 +268,25 @@ impl Inner {
         !self.line.is_empty()
     }
 
-    /// Tells the first in the line that there is room, if there is.
-    pub(super) fn serve_line(&mut self) {
+    /// Whether the peer takes so little that nothing more should be begun.
+    pub(super) fn is_clogged(&self) -> bool {
+        self.wire.pending() > CLOGGED
+    }
+
+    /// Tells the first in the line that there is room, if there is. Whether others should be told after them: those who are
+    /// told may have changed their minds, and nobody else would tell.
+    pub(super) fn serve_line(&mut self) -> bool {
         for _ in 0..AT_ONCE {
-            if self.line.is_empty() || !self.wire.has_room() {
-                return;
+            if !self.wire.has_room() {
+                return false;
             }
-            let Some(key) = self.line.pop_front() else { return };
+            let Some(key) = self.line.pop_front() else { return false };
             if let Some(seat) = self.seat(key) {
                 seat.in_line = false;
                 seat.wake();
             }
         }
+        self.has_line()
     }
 
     /// Deals with the next part of `input`. What happened to open streams is noted; a new one is given to the caller.

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use transept_engine::pick::Chosen;
 use transept_engine::snapshot::{Backend, UpstreamProtocol};
@@ -28,6 +29,10 @@ use crate::worker::Worker;
 /// by many clients, and one that does not read must not take the window of the others.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// How long a backend may take nothing that is sent to it. The windows see to it that a backend which is only slow can always
+/// take a frame.
+const STALL: Duration = Duration::from_secs(15);
 
 /// What a response head may take before it is looked at: as much as any listener can be configured to let pass. The limit
 /// of the listener comes after.
@@ -149,7 +154,7 @@ async fn dial_shared(
         heads: LARGEST_HEAD,
     };
     let link = Link::new(h2::Connection::client(config));
-    let patience = Patience { head: None, stall: None, idle: None };
+    let patience = Patience { head: None, stall: Some(STALL), idle: None };
     let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);
     let lease = worker.pool.add(key, link);
     tokio::task::spawn_local(async move {

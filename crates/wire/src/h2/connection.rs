@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use super::frame::{self, FIRST_WINDOW, LARGEST_WINDOW, setting};
 use super::head::HeadLimits;
 use super::hpack::{Decoder, Encoder};
-use super::receive::{Block, InData};
+use super::receive::Block;
+use super::receive_data::InData;
 use super::stream::{Key, Stream, Streams};
 use super::{Code, Fault};
 use crate::head::{Fields, Request, Response};
@@ -24,7 +25,8 @@ pub enum Role {
 /// What we announce to the peer and hold it to.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Bytes that the peer may send on a stream before they are taken.
+    /// Bytes that the peer may send on a stream before they are taken. A window of less than 65,535 holds from the moment
+    /// at which the peer has acknowledged it.
     pub stream_window: u32,
     /// Bytes that the peer may send on all streams together. They are given back as they arrive: what is held is bounded by the
     /// windows of the streams.
@@ -91,14 +93,18 @@ pub struct Connection {
     /// Received bytes of the connection's window that the peer has not been told about.
     pub(super) owed: u32,
     pub(super) stage: Stage,
+    /// Whether the peer has acknowledged our SETTINGS.
+    pub(super) acknowledged: bool,
     pub(super) block: Option<Block>,
     pub(super) data: Option<InData>,
     pub(super) leaving: Leaving,
     /// The last stream that the peer will process, once it has said so.
     pub(super) goaway: Option<u32>,
+    /// Which of the 64 numbers up to `last_stream` were opened, the lowest bit for the highest number.
+    pub(super) opened: u64,
+    /// Streams that we have reset lately, and the highest number of those that are not remembered any more.
     pub(super) reset_lately: VecDeque<u32>,
-    /// Whether more streams were reset than are remembered.
-    pub(super) forgot: bool,
+    pub(super) forgotten: u32,
     pub(super) useless: u32,
     pub(super) broken: u64,
     pub(super) acks: u32,
@@ -173,12 +179,14 @@ impl Connection {
             credit: FIRST_WINDOW,
             owed: 0,
             stage: if role == Role::Server { Stage::Preface } else { Stage::Settings },
+            acknowledged: false,
             block: None,
             data: None,
             leaving: Leaving::No,
             goaway: None,
+            opened: 0,
             reset_lately: VecDeque::new(),
-            forgot: false,
+            forgotten: 0,
             useless: 0,
             broken: 0,
             acks: 0,
@@ -249,6 +257,9 @@ impl Connection {
         if self.out.is_empty() {
             self.out = Vec::new();
         }
+        self.request = Request::new();
+        self.response = Response::new(200);
+        self.trailers = Fields::new();
         self.streams.shrink();
         self.reset_lately.shrink_to_fit();
     }
@@ -327,15 +338,39 @@ impl Connection {
     }
 
     pub(super) fn remember_reset(&mut self, id: u32) {
-        if self.reset_lately.len() >= REMEMBERED {
-            self.reset_lately.pop_front();
-            self.forgot = true;
+        if self.reset_lately.len() >= REMEMBERED
+            && let Some(oldest) = self.reset_lately.pop_front()
+        {
+            self.forgotten = self.forgotten.max(oldest);
         }
         self.reset_lately.push_back(id);
     }
 
     /// Whether late frames of a stream without a place in the table are no error.
     pub(super) fn was_reset_lately(&self, id: u32) -> bool {
-        self.forgot || self.reset_lately.contains(&id)
+        id <= self.forgotten || self.reset_lately.contains(&id)
+    }
+
+    /// What the peer may send on a new stream. What we announced holds for the peer only once it knows of it (RFC 9113
+    /// section 6.5.3).
+    pub(super) fn first_credit(&self) -> i64 {
+        let announced = i64::from(self.config.stream_window);
+        if self.acknowledged { announced } else { announced.max(FIRST_WINDOW) }
+    }
+
+    /// The highest number of a stream that the peer has opened. It rises with every one.
+    pub fn newest_stream(&self) -> u32 {
+        self.last_stream
+    }
+
+    /// Notes that the peer has opened a stream, whose number is higher than all before.
+    pub(super) fn note_opened(&mut self, id: u32) {
+        self.opened = self.opened.checked_shl((id - self.last_stream) / 2).unwrap_or(0) | 1;
+        self.last_stream = id;
+    }
+
+    /// Whether the client has used this number, which is not higher than its last one, as far as that is remembered.
+    pub(super) fn was_opened(&self, id: u32) -> bool {
+        self.opened.checked_shr(self.last_stream.saturating_sub(id) / 2).is_none_or(|bits| bits & 1 == 1)
     }
 }

@@ -10,6 +10,7 @@ pub mod head;
 pub mod hpack;
 mod receive;
 mod receive_control;
+mod receive_data;
 mod send;
 mod stream;
 
@@ -81,3 +82,6 @@ pub struct Fault {
     /// A sentence about what the peer did.
     pub why: &'static str,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,15 @@
 //! What the peer sends: frames are checked against the state of the connection and of their stream, and become events.
 //!
-//! Called by the proxy with the bytes that it received. A fault of a stream resets the stream, a fault of the connection
+//! Called by the proxy with the bytes that it received. DATA is dealt with in `receive_data.rs`, what concerns the
+//! connection as a whole in `receive_control.rs`. A fault of a stream resets the stream, a fault of the connection
 //! ends it (RFC 9113 section 5.4); in both cases the frame that says so has been written.
 
 use std::ops::Range;
 
 use super::connection::{Connection, Leaving, Role, Stage};
-use super::frame::{self, FIRST_WINDOW, FrameHead, HEAD, LARGEST, flag, kind, number_at};
+use super::frame::{self, FrameHead, HEAD, LARGEST, flag, kind, number_at};
 use super::head::{self, Malformed, Refused, RequestHead, Unreadable};
-use super::stream::{Key, Receiving, Stream};
+use super::stream::{Asked, Key, Receiving, Stream};
 use super::{Code, Fault};
 
 /// What a client says first (RFC 9113 section 3.4).
@@ -101,7 +102,7 @@ pub struct Step {
 }
 
 impl Step {
-    fn silent(consumed: usize) -> Step {
+    pub(super) fn silent(consumed: usize) -> Step {
         Step { consumed, event: None }
     }
 }
@@ -113,16 +114,6 @@ pub(super) struct Block {
     end: bool,
     bytes: Vec<u8>,
     continuations: u32,
-}
-
-/// A DATA frame of which more is to come.
-#[derive(Debug)]
-pub(super) struct InData {
-    /// None: nobody wants it.
-    stream: Option<Key>,
-    left: usize,
-    padding: usize,
-    end: bool,
 }
 
 /// What a peer did on a stream that it must not do.
@@ -201,20 +192,27 @@ impl Connection {
     /// Whether a stream was never opened.
     pub(super) fn is_idle(&self, id: u32) -> bool {
         match self.role {
-            Role::Server => id.is_multiple_of(2) || id > self.last_stream,
+            // At the end of a connection there may be streams that the client has opened and that we do not look at.
+            Role::Server => id.is_multiple_of(2) || (id > self.last_stream && self.leaving != Leaving::Settled),
             Role::Client => id.is_multiple_of(2) || id >= self.next_stream,
         }
     }
 
     /// A frame for a stream that has no place any more.
-    fn meet_stranger(&mut self, id: u32) -> Result<(), Fault> {
+    pub(super) fn meet_stranger(&mut self, id: u32) -> Result<(), Fault> {
         if self.is_idle(id) {
             return Err(self.give_up(Code::PROTOCOL_ERROR, "a frame belongs to a stream that was never opened"));
         }
-        if !self.was_reset_lately(id) {
-            return Err(self.give_up(Code::STREAM_CLOSED, "a frame belongs to a stream that has ended"));
+        let unserved = self.role == Role::Server && id > self.last_stream;
+        if !unserved && !self.was_reset_lately(id) {
+            return Err(self.meet_closed());
         }
         self.count_useless()
+    }
+
+    /// A frame for a stream of which the peer has said, in whatever way, that nothing follows.
+    pub(super) fn meet_closed(&mut self) -> Fault {
+        self.give_up(Code::STREAM_CLOSED, "a frame belongs to a stream that has ended")
     }
 
     /// Resets a stream for what the peer sent on it.
@@ -222,116 +220,6 @@ impl Connection {
         self.reset(stream, code);
         self.broken += 1;
         Event::Broken { stream, why }
-    }
-
-    fn receive_data(&mut self, head: FrameHead, input: &[u8]) -> Result<Step, Fault> {
-        let padded = usize::from(head.has(flag::PADDED));
-        let Some(before) = input.get(..HEAD + padded) else { return Ok(Step::silent(0)) };
-        let padding = if padded == 1 { usize::from(before[HEAD]) } else { 0 };
-        if padded + padding > head.length {
-            return Err(self.give_up(Code::PROTOCOL_ERROR, "the padding is longer than its frame"));
-        }
-        if head.stream == 0 {
-            return Err(self.give_up(Code::PROTOCOL_ERROR, "DATA belongs to no stream"));
-        }
-        self.credit -= head.length as i64;
-        if self.credit < 0 {
-            return Err(self.give_up(Code::FLOW_CONTROL_ERROR, "more DATA than the connection's window"));
-        }
-        self.replenish(head.length);
-        let left = head.length - padded - padding;
-        let end = head.has(flag::END_STREAM);
-        if left == 0 && !end {
-            self.count_useless()?;
-        } else {
-            self.useless = 0;
-        }
-        let mut broken = None;
-        let stream = match self.streams.key_of(head.stream) {
-            None => {
-                self.meet_stranger(head.stream)?;
-                None
-            }
-            Some(key) => match self.accept_data(key, head.length, left, end) {
-                Ok(()) => Some(key),
-                Err(fault) => {
-                    broken = Some(self.break_stream(key, fault));
-                    None
-                }
-            },
-        };
-        let data = InData { stream, left, padding, end };
-        if broken.is_some() {
-            if left + padding > 0 {
-                self.data = Some(data);
-            }
-            return Ok(Step { consumed: HEAD + padded, event: broken });
-        }
-        Ok(self.receive_data_rest(data, input, HEAD + padded))
-    }
-
-    /// Gives bytes of the connection's window back.
-    fn replenish(&mut self, count: usize) {
-        self.owed += count as u32;
-        if i64::from(self.owed) >= (i64::from(self.config.connection_window).max(FIRST_WINDOW)) / 2 {
-            frame::write_window_update(&mut self.out, 0, self.owed);
-            self.credit += i64::from(self.owed);
-            self.owed = 0;
-        }
-    }
-
-    /// The rules for DATA of `whole` bytes, of which `length` are content.
-    fn accept_data(&mut self, key: Key, whole: usize, length: usize, end: bool) -> Result<(), StreamFault> {
-        let malformed = |why| StreamFault(Code::PROTOCOL_ERROR, Breach::Rule(why));
-        let Some(stream) = self.streams.find_mut(key) else { return Ok(()) };
-        match stream.receiving {
-            Receiving::Body => {}
-            Receiving::Head => return Err(malformed("there is DATA before the response")),
-            Receiving::Done if self.reset_lately.contains(&key.id()) => return Ok(()),
-            Receiving::Done => {
-                return Err(StreamFault(Code::STREAM_CLOSED, Breach::Rule("there is DATA after the end")));
-            }
-        }
-        stream.credit -= whole as i64;
-        if stream.credit < 0 {
-            let why = Breach::Rule("there is more DATA than the window allows");
-            return Err(StreamFault(Code::FLOW_CONTROL_ERROR, why));
-        }
-        // Padding is taken as soon as it comes.
-        stream.owed += (whole - length) as u32;
-        if let Some(left) = &mut stream.left {
-            *left = left.checked_sub(length as u64).ok_or(malformed("the body is longer than its Content-Length"))?;
-            if end && *left > 0 {
-                return Err(malformed("the body is shorter than its Content-Length"));
-            }
-        }
-        if end {
-            self.change(key, |stream| stream.receiving = Receiving::Done);
-        }
-        Ok(())
-    }
-
-    /// Hands over what is here of a DATA frame; its content begins at `start` of the input.
-    fn receive_data_rest(&mut self, mut data: InData, input: &[u8], start: usize) -> Step {
-        let here = data.left.min(input.len() - start);
-        let range = start..start + here;
-        data.left -= here;
-        let skipped = if data.left == 0 { data.padding.min(input.len() - range.end) } else { 0 };
-        data.padding -= skipped;
-        let consumed = range.end + skipped;
-        let complete = data.left == 0;
-        let wanted = data.stream.filter(|key| self.streams.find(*key).is_some());
-        let end = complete && data.end;
-        if !complete || data.padding > 0 {
-            // The end is told once.
-            let end = data.end && !complete;
-            self.data = Some(InData { end, ..data });
-        }
-        let event = match wanted {
-            Some(stream) if here > 0 || end => Some(Event::Data { stream, range, end }),
-            _ => None,
-        };
-        Step { consumed, event }
     }
 
     fn receive_headers(&mut self, head: FrameHead, payload: &[u8]) -> Result<Option<Event>, Fault> {
@@ -383,21 +271,27 @@ impl Connection {
     /// A complete header block. Whatever becomes of it, it is decoded, because the next one depends on it.
     fn receive_block(&mut self, id: u32, end: bool, block: &[u8]) -> Result<Option<Event>, Fault> {
         if let Some(key) = self.streams.key_of(id) {
-            return match self.streams.find(key).map(|stream| stream.receiving) {
-                Some(Receiving::Head) => self.receive_response(key, end, block),
-                Some(Receiving::Body) => self.receive_trailers(key, end, block),
-                _ => {
+            return match self.streams.find(key).map(|stream| (stream.receiving, stream.sending)) {
+                Some((Receiving::Head, _)) => self.receive_response(key, end, block),
+                Some((Receiving::Body, _)) => self.receive_trailers(key, end, block),
+                Some((Receiving::Done, true)) => {
                     self.discard(block)?;
-                    if self.was_reset_lately(id) {
-                        return Ok(None);
-                    }
                     let why = Breach::Rule("there are HEADERS after the end");
                     Ok(Some(self.break_stream(key, StreamFault(Code::STREAM_CLOSED, why))))
                 }
+                Some((Receiving::Unwanted, _)) => {
+                    self.count_useless()?;
+                    self.discard(block)?;
+                    Ok(None)
+                }
+                _ => Err(self.meet_closed()),
             };
         }
         if self.role == Role::Server && id % 2 == 1 && id > self.last_stream {
             return self.receive_request(id, end, block);
+        }
+        if self.role == Role::Server && !self.is_idle(id) && !self.was_opened(id) {
+            return Err(self.give_up(Code::PROTOCOL_ERROR, "the numbers of streams do not rise"));
         }
         self.meet_stranger(id)?;
         self.discard(block)?;
@@ -418,10 +312,11 @@ impl Connection {
     fn receive_request(&mut self, id: u32, end: bool, block: &[u8]) -> Result<Option<Event>, Fault> {
         if self.leaving == Leaving::Settled {
             // The client will learn from GOAWAY that the stream was not processed.
+            self.count_useless()?;
             self.discard(block)?;
             return Ok(None);
         }
-        self.last_stream = id;
+        self.note_opened(id);
         // Streams that the client has cancelled count while our work for them goes on (CVE-2023-44487).
         let crowded = self.streams.len() as u64 >= u64::from(self.config.max_streams) * 2;
         if self.open >= self.config.max_streams || crowded {
@@ -450,10 +345,10 @@ impl Connection {
             receiving: if end { Receiving::Done } else { Receiving::Body },
             sending: true,
             send_window: self.peer.window,
-            credit: i64::from(self.config.stream_window),
+            credit: self.first_credit(),
             owed: 0,
             left,
-            to_head: false,
+            asked: Asked::Usual,
             last_data: None,
         });
         Ok(Some(match outcome {
@@ -479,8 +374,9 @@ impl Connection {
                 false => Event::Response { stream: key, length: None, end: false },
             }));
         }
-        let to_head = self.streams.find(key).is_some_and(|stream| stream.to_head);
-        let left = if to_head || matches!(status, 204 | 304) { Some(0) } else { length };
+        let asked = self.streams.find(key).map_or(Asked::Usual, |stream| stream.asked);
+        let length = if asked == Asked::Tunnel && status < 300 { None } else { length };
+        let left = if asked == Asked::Head || matches!(status, 204 | 304) { Some(0) } else { length };
         if end && left.is_some_and(|left| left > 0) {
             return Ok(Some(self.break_stream(key, malformed("there is a Content-Length and no body"))));
         }
@@ -518,14 +414,10 @@ impl Connection {
             return Ok(None);
         };
         if self.streams.find(key).is_none_or(Stream::is_closed) {
+            self.count_useless()?;
             return Ok(None);
         }
-        self.change(key, |stream| {
-            stream.receiving = Receiving::Done;
-            stream.sending = false;
-        });
-        // What follows it is no error of the connection: the two ends may have reset at the same time.
-        self.remember_reset(head.stream);
+        self.change(key, |stream| stream.cut(Receiving::Reset));
         Ok(Some(Event::Reset { stream: key, code: Code(number_at(payload, 0)) }))
     }
 }

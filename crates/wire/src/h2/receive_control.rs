@@ -5,6 +5,7 @@
 use super::connection::{ALIVE, Connection, FAREWELL, Leaving, Role, Stage};
 use super::frame::{self, FrameHead, LARGEST_WINDOW, flag, number_at, setting};
 use super::receive::{Breach, Event, StreamFault};
+use super::stream::Receiving;
 use super::{Code, Fault};
 
 impl Connection {
@@ -16,6 +17,7 @@ impl Connection {
             if !payload.is_empty() {
                 return Err(self.give_up(Code::FRAME_SIZE_ERROR, "an acknowledgement of SETTINGS has a payload"));
             }
+            self.learn_of_acknowledgement();
             return Ok(None);
         }
         if !payload.len().is_multiple_of(6) {
@@ -27,11 +29,13 @@ impl Connection {
         let first = self.stage == Stage::Settings;
         self.stage = Stage::Running;
         let mut limited = false;
+        let window = self.peer.window;
         for entry in payload.chunks_exact(6) {
             let number = u16::from_be_bytes([entry[0], entry[1]]);
             limited |= number == setting::MAX_CONCURRENT_STREAMS;
             self.apply_setting(number, number_at(entry, 2))?;
         }
+        self.resize_windows(self.peer.window - window)?;
         if first && !limited {
             // No limit was announced (RFC 9113 section 6.5.2).
             self.peer.max_streams = u32::MAX;
@@ -49,20 +53,10 @@ impl Connection {
             }
             setting::MAX_CONCURRENT_STREAMS => self.peer.max_streams = value,
             setting::INITIAL_WINDOW_SIZE => {
-                let window = i64::from(value);
-                let change = window - self.peer.window;
-                if window > LARGEST_WINDOW {
+                if i64::from(value) > LARGEST_WINDOW {
                     return Err(self.give_up(Code::FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE is too large"));
                 }
-                self.peer.window = window;
-                let mut overflow = false;
-                for stream in self.streams.iter_mut() {
-                    stream.send_window += change;
-                    overflow |= stream.send_window > LARGEST_WINDOW;
-                }
-                if overflow {
-                    return Err(self.give_up(Code::FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE makes a window too large"));
-                }
+                self.peer.window = i64::from(value);
             }
             setting::MAX_FRAME_SIZE if !(16_384..=16_777_215).contains(&value) => {
                 return Err(self.give_up(Code::PROTOCOL_ERROR, "MAX_FRAME_SIZE has a value that is not allowed"));
@@ -74,6 +68,36 @@ impl Connection {
             }
             // Larger frames than the default are never sent, and unknown settings are ignored.
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// From now on the peer goes by what we have announced.
+    fn learn_of_acknowledgement(&mut self) {
+        if self.acknowledged {
+            return;
+        }
+        let before = self.first_credit();
+        self.acknowledged = true;
+        let less = before - self.first_credit();
+        for stream in self.streams.iter_mut() {
+            stream.credit -= less;
+        }
+        self.decoder.settings_acknowledged();
+    }
+
+    /// Changes the windows of all streams. Once for all the settings of a frame, because a frame can have thousands.
+    fn resize_windows(&mut self, change: i64) -> Result<(), Fault> {
+        if change == 0 {
+            return Ok(());
+        }
+        let mut overflow = false;
+        for stream in self.streams.iter_mut() {
+            stream.send_window += change;
+            overflow |= stream.send_window > LARGEST_WINDOW;
+        }
+        if overflow {
+            return Err(self.give_up(Code::FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE makes a window too large"));
         }
         Ok(())
     }
@@ -104,11 +128,30 @@ impl Connection {
         if payload.len() < 8 {
             return Err(self.give_up(Code::FRAME_SIZE_ERROR, "GOAWAY is too short"));
         }
+        if self.goaway.is_some() {
+            self.count_useless()?;
+        }
         let last = number_at(payload, 0) & 0x7fff_ffff;
         // It may be lowered, never raised (RFC 9113 section 6.8).
         let last = self.goaway.map_or(last, |before| before.min(last));
         self.goaway = Some(last);
+        if self.role == Role::Client {
+            self.forget_above(last);
+        }
         Ok(Some(Event::GoAway { last, code: Code(number_at(payload, 4)) }))
+    }
+
+    /// Streams that the server does not know of are not to be named to it again.
+    fn forget_above(&mut self, last: u32) {
+        let mut cut = Vec::new();
+        for stream in self.streams.iter_mut().filter(|stream| stream.id > last && !stream.is_closed()) {
+            stream.cut(Receiving::Unwanted);
+            cut.push(stream.id);
+        }
+        for id in cut {
+            self.open = self.open.saturating_sub(1);
+            self.remember_reset(id);
+        }
     }
 
     pub(super) fn receive_window_update(&mut self, head: FrameHead, payload: &[u8]) -> Result<Option<Event>, Fault> {

@@ -6,7 +6,7 @@
 use super::connection::{Connection, Role};
 use super::frame::{self, HEAD, LARGEST, flag, kind};
 use super::head;
-use super::stream::{Key, Receiving, Stream};
+use super::stream::{Asked, Key, Receiving, Stream};
 use super::{Code, frame::LARGEST_WINDOW};
 use crate::h1::Body;
 use crate::head::{Fields, Method, Request, Response};
@@ -47,10 +47,14 @@ impl Connection {
             receiving: Receiving::Head,
             sending: !end,
             send_window: self.peer.window,
-            credit: i64::from(self.config.stream_window),
+            credit: self.first_credit(),
             owed: 0,
             left: None,
-            to_head: request.method == Method::Head,
+            asked: match request.method {
+                Method::Head => Asked::Head,
+                Method::Connect => Asked::Tunnel,
+                _ => Asked::Usual,
+            },
             last_data: None,
         }))
     }
@@ -144,10 +148,7 @@ impl Connection {
         if self.streams.find(key).is_some_and(|stream| !stream.is_closed()) {
             frame::write_reset(&mut self.out, key.id(), code);
             self.remember_reset(key.id());
-            self.change(key, |stream| {
-                stream.receiving = Receiving::Done;
-                stream.sending = false;
-            });
+            self.change(key, |stream| stream.cut(Receiving::Unwanted));
         }
     }
 

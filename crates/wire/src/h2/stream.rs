@@ -32,8 +32,23 @@ pub(super) enum Receiving {
     Head,
     /// DATA, and trailers at the end.
     Body,
-    /// Nothing.
+    /// Nothing: it has said that this was all.
     Done,
+    /// Nothing: it has reset the stream.
+    Reset,
+    /// Whatever is on its way. We have reset the stream, and nobody looks at it.
+    Unwanted,
+}
+
+/// What kind of answer a request of ours gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// One that says itself how long it is.
+    Usual,
+    /// To HEAD: one without a body, whatever its fields say.
+    Head,
+    /// To CONNECT: with 2xx a tunnel, whose length no field states (RFC 9110 section 9.3.6).
+    Tunnel,
 }
 
 /// One stream (RFC 9113 section 5).
@@ -51,15 +66,25 @@ pub(super) struct Stream {
     pub owed: u32,
     /// Bytes that `Content-Length` promises and that have not come.
     pub left: Option<u64>,
-    /// A response to HEAD, which has no body whatever its fields say.
-    pub to_head: bool,
+    pub asked: Asked,
     /// Where the head of our last DATA frame stands, while it has not been handed over.
     pub last_data: Option<(u64, usize)>,
 }
 
 impl Stream {
     pub(super) fn is_closed(&self) -> bool {
-        self.receiving == Receiving::Done && !self.sending
+        !self.sending && !self.is_receiving()
+    }
+
+    /// Whether something that is wanted may still come.
+    pub(super) fn is_receiving(&self) -> bool {
+        matches!(self.receiving, Receiving::Head | Receiving::Body)
+    }
+
+    /// The stream ends here, without a word more of either side.
+    pub(super) fn cut(&mut self, receiving: Receiving) {
+        self.receiving = receiving;
+        self.sending = false;
     }
 }
 
@@ -156,7 +181,7 @@ mod tests {
             credit: 0,
             owed: 0,
             left: None,
-            to_head: false,
+            asked: Asked::Usual,
             last_data: None,
         }
     }

@@ -102,6 +102,7 @@ field_ids! {
     VIA = "via",
     WWW_AUTHENTICATE = "www-authenticate",
     X_ENVOY_ORIGINAL_PATH = "x-envoy-original-path",
+    X_FORWARDED_CLIENT_CERT = "x-forwarded-client-cert",
     X_FORWARDED_FOR = "x-forwarded-for",
     X_FORWARDED_HOST = "x-forwarded-host",
     X_FORWARDED_PORT = "x-forwarded-port",

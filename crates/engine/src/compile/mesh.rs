@@ -1,0 +1,424 @@
+//! The two sides of a workload in the mesh: the way into its program, and its way to the Services it calls.
+//!
+//! Called by a proxy that stands beside a program instead of before a network. Inbound, one listener stands for each port of the program,
+//! guarded by the policies on the Services it belongs to. Outbound, one listener stands for each port of a Service, with the routes that
+//! name this Service as their parent (GAMMA), or straight to its endpoints. Everything else is what `compile` does for Gateways.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use transept_model::attach::{Attached, PolicyTarget, ServiceRoute};
+use transept_model::kinds::{ServicePort, TargetPort};
+use transept_model::references::{BackendTarget, Grant, Referrer};
+use transept_model::schema::Text;
+use transept_model::world::World;
+
+use super::backends::Backends;
+use super::policies::{Effective, Policies};
+use super::routes::{CompiledRoute, RouteCompiler, bare_rule};
+use super::{Compiled, RouteKey, find_nothing_left, key_of, rule_on};
+use crate::filters::Filters;
+use crate::policies::Chain;
+use crate::role::Destinations;
+use crate::route::RouteTable;
+use crate::route::hosts::Hosts;
+use crate::route::predicates::Predicates;
+use crate::route::table::{Entry, PathKey};
+use crate::rule::{BrokenRef, RouteKind, Rule, RuleName, Site, WeightedBackend};
+use crate::settings::Settings;
+use crate::snapshot::{
+    Backend, BackendId, Bind, Listener, ListenerName, Role, Secure, Snapshot, Speaks, UpstreamProtocol,
+};
+
+/// A proxy's place beside one instance of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Station {
+    /// The namespace of the workload.
+    pub namespace: String,
+    /// The name of the instance.
+    pub workload: String,
+    /// The Services that it serves, the first of which names it in metrics.
+    pub services: Vec<String>,
+    /// Its own SPIFFE id.
+    pub identity: String,
+    /// Where it listens for tunnels.
+    pub inbound: Vec<Inbound>,
+    /// The ports of the program.
+    pub app: Vec<AppPort>,
+    /// Local ports that stand for Services.
+    pub outbound: Vec<Outbound>,
+    /// Where it listens for programs that were told of an HTTP proxy: the host name of a request says the Service.
+    pub http_proxy: Option<SocketAddr>,
+}
+
+/// One address for tunnels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// What to listen on.
+    pub listen: SocketAddr,
+}
+
+/// One port of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppPort {
+    /// The port of the Service. The program's own is always known besides.
+    pub port: u16,
+    /// Where the program listens.
+    pub to: SocketAddr,
+    /// What it speaks.
+    pub protocol: AppProtocol,
+}
+
+/// What a port speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppProtocol {
+    /// Nobody said: the first bytes tell.
+    #[default]
+    Unknown,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge, gRPC among it.
+    Http2,
+    /// Something that is not looked at.
+    Opaque,
+}
+
+impl AppProtocol {
+    /// What an `appProtocol` says. A word that is not known says nothing.
+    pub fn of(word: Option<&str>) -> AppProtocol {
+        match word.unwrap_or_default() {
+            "http" | "HTTP" | "kubernetes.io/ws" => AppProtocol::Http1,
+            "http2" | "grpc" | "h2c" | "kubernetes.io/h2c" => AppProtocol::Http2,
+            "tcp" | "TCP" | "tls" | "https" | "mysql" | "postgres" | "redis" | "mongo" | "amqp" => AppProtocol::Opaque,
+            _ => AppProtocol::Unknown,
+        }
+    }
+
+    fn speaks(self) -> Speaks {
+        match self {
+            AppProtocol::Unknown => Speaks::Detect,
+            AppProtocol::Http1 | AppProtocol::Http2 => Speaks::Http,
+            AppProtocol::Opaque => Speaks::Opaque,
+        }
+    }
+
+    fn upstream(self) -> UpstreamProtocol {
+        match self {
+            AppProtocol::Http1 => UpstreamProtocol::Http1,
+            AppProtocol::Http2 => UpstreamProtocol::Http2,
+            AppProtocol::Unknown | AppProtocol::Opaque => UpstreamProtocol::Auto,
+        }
+    }
+}
+
+/// One local port that stands for a port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outbound {
+    /// What to listen on.
+    pub listen: SocketAddr,
+    /// The name of the Service.
+    pub service: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Compiles the binds of a station. `previous` is the snapshot that is in use, `generation` the number of the new one.
+pub fn compile_station(
+    world: &World,
+    attached: &Attached,
+    station: &Station,
+    previous: Option<&Snapshot>,
+    generation: u64,
+) -> Compiled {
+    let mut problems = Vec::new();
+    let policies = Policies::new(&attached.policies);
+    let mut backends = Backends::new(world, previous, &policies, attached.zone.as_ref());
+    let mut compiler = RouteCompiler { backends: &mut backends, problems: &mut problems, single: HashMap::new() };
+    let mut routes = HashMap::new();
+    for route in attached.services.iter().flat_map(|service| &service.routes) {
+        routes.entry(key_of(&route.route)).or_insert_with(|| compiler.compile(&route.route));
+    }
+    let mut sides = Sides {
+        world,
+        attached,
+        station,
+        policies: &policies,
+        backends: &mut backends,
+        routes: &routes,
+        outbound: settings_of(Role::Outbound, previous),
+        inbound: settings_of(Role::Inbound, previous),
+    };
+    let mut binds = BTreeMap::new();
+    sides.add_inbound(&mut binds);
+    sides.add_outbound(&mut binds);
+    let nothing_left = find_nothing_left(&routes);
+    let (backends, changes) = backends.finish();
+    let conditions = policies.conditions();
+    problems.extend(policies.problems);
+    for problem in &mut problems {
+        world.complete(problem);
+    }
+    let binds = binds.into_values().map(Arc::new).collect();
+    Compiled {
+        snapshot: Arc::new(Snapshot { generation, binds, backends }),
+        changes,
+        problems,
+        conditions,
+        nothing_left,
+    }
+}
+
+/// The settings of a side, the same pointer as long as they do not change.
+fn settings_of(role: Role, previous: Option<&Snapshot>) -> Arc<Settings> {
+    let settings = Settings::of_member(role);
+    let known = previous.into_iter().flat_map(|snapshot| &snapshot.binds).map(|bind| &bind.settings);
+    known.into_iter().find(|known| ***known == settings).map_or_else(|| Arc::new(settings.clone()), Arc::clone)
+}
+
+/// Makes the listeners of both sides.
+struct Sides<'c, 'w> {
+    world: &'w World,
+    attached: &'w Attached,
+    station: &'w Station,
+    policies: &'c Policies<'w>,
+    backends: &'c mut Backends<'w>,
+    routes: &'c HashMap<RouteKey<'w>, CompiledRoute>,
+    outbound: Arc<Settings>,
+    inbound: Arc<Settings>,
+}
+
+/// A port of a Service that the program may call.
+#[derive(Clone, Copy)]
+struct Callee<'w> {
+    namespace: &'w str,
+    name: &'w str,
+    port: u16,
+}
+
+impl<'w> Sides<'_, 'w> {
+    fn add_inbound(&mut self, binds: &mut BTreeMap<SocketAddr, Bind>) {
+        let mut listeners = Vec::with_capacity(self.station.app.len());
+        let mut destinations = Destinations::default();
+        for (id, app) in (0..).zip(&self.station.app) {
+            listeners.push(self.inbound_listener(app));
+            // Tunnels name the port of the program; who names that of the Service means the same.
+            destinations.add_port(app.to.port(), id);
+        }
+        for (id, app) in (0..).zip(&self.station.app) {
+            destinations.add_port(app.port, id);
+        }
+        for Inbound { listen } in &self.station.inbound {
+            let bind = Bind {
+                address: *listen,
+                role: Role::Inbound,
+                secure: Secure::Mesh,
+                listeners: listeners.clone(),
+                settings: Arc::clone(&self.inbound),
+                hosts: Hosts::default(),
+                destinations: destinations.clone(),
+            };
+            binds.entry(*listen).or_insert(bind);
+        }
+    }
+
+    fn inbound_listener(&mut self, app: &AppPort) -> Arc<Listener> {
+        let station = self.station;
+        let service = station.services.first().unwrap_or(&station.workload);
+        let id = BackendId {
+            kind: "Workload",
+            namespace: station.namespace.as_str().into(),
+            name: station.workload.as_str().into(),
+            port: Some(app.to.port()),
+        };
+        let backend = self.backends.fixed(id, app.protocol.upstream(), app.to);
+        let chain = self.guard(app);
+        let rule =
+            whole_rule(&station.namespace, service, app.port, self.site(&station.namespace, service), Ok(backend));
+        let rule = Arc::new(Rule { chain: chain.clone(), ..rule });
+        Arc::new(Listener {
+            speaks: app.protocol.speaks(),
+            chain,
+            ..self.listener(&station.namespace, service, app.port, rule, None, Role::Inbound)
+        })
+    }
+
+    /// The policies on the Services that a port of the program serves.
+    fn guard(&self, app: &AppPort) -> Chain {
+        let mut effective = Effective::default();
+        for service in &self.station.services {
+            let (namespace, name) = (Text::from(self.station.namespace.as_str()), Text::from(service.as_str()));
+            let ports = self.world.service(&namespace, &name).map_or(&[][..], |service| &service.spec.ports);
+            let port = ports.iter().find(|port| serves(port, app)).and_then(|port| port.name.clone());
+            let whole = PolicyTarget::Service { namespace: namespace.clone(), name: name.clone(), port: None };
+            effective = self.policies.lay_over(&effective, &whole);
+            if port.is_some() {
+                effective = self.policies.lay_over(&effective, &PolicyTarget::Service { namespace, name, port });
+            }
+        }
+        self.policies.guard(&effective)
+    }
+
+    fn add_outbound(&mut self, binds: &mut BTreeMap<SocketAddr, Bind>) {
+        for outbound in &self.station.outbound {
+            let callee = Callee { namespace: &outbound.namespace, name: &outbound.service, port: outbound.port };
+            let mut hosts = Hosts::default();
+            hosts.insert("", 0);
+            let listeners = vec![self.outbound_listener(callee)];
+            let bind = self.outbound_bind(outbound.listen, listeners, hosts);
+            binds.entry(outbound.listen).or_insert(bind);
+        }
+        let Some(address) = self.station.http_proxy else {
+            return;
+        };
+        let mut listeners = Vec::new();
+        let mut destinations = Destinations::default();
+        for service in self.world.services() {
+            let (namespace, name) = (service.meta.namespace.as_str(), service.meta.name.as_str());
+            for port in service.spec.ports.iter().filter(|port| port.protocol == "TCP") {
+                let id = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
+                listeners.push(self.outbound_listener(Callee { namespace, name, port: port.port }));
+                for host in names_of(namespace, name, &self.station.namespace) {
+                    destinations.add_name(&host, port.port, id);
+                }
+            }
+        }
+        let bind = self.outbound_bind(address, listeners, Hosts::default());
+        binds.entry(address).or_insert(Bind { destinations, ..bind });
+    }
+
+    fn outbound_bind(&self, address: SocketAddr, listeners: Vec<Arc<Listener>>, hosts: Hosts) -> Bind {
+        Bind {
+            address,
+            role: Role::Outbound,
+            secure: Secure::Plain,
+            listeners,
+            settings: Arc::clone(&self.outbound),
+            hosts,
+            destinations: Destinations::default(),
+        }
+    }
+
+    fn outbound_listener(&mut self, callee: Callee<'w>) -> Arc<Listener> {
+        let Callee { namespace, name, port } = callee;
+        let target = BackendTarget {
+            group: "",
+            kind: "Service",
+            namespace: Some(namespace),
+            name,
+            port: Some(port),
+            grant: Grant::Implied,
+        };
+        let backend = self.backends.find(&Referrer::new("HTTPRoute", namespace), target);
+        let rule = Arc::new(whole_rule(namespace, name, port, self.site(namespace, name), backend));
+        let routes = self.attached.service(namespace, name);
+        let routes = routes.map(|service| service.routes_for(port, &self.station.namespace)).unwrap_or_default();
+        let table = (!routes.is_empty()).then(|| self.table(&routes));
+        let service = self.world.service(namespace, name);
+        let written = service.and_then(|service| service.spec.ports.iter().find(|one| one.port == port));
+        let protocol = AppProtocol::of(written.and_then(|port| port.app_protocol.as_deref()));
+        Arc::new(Listener {
+            speaks: protocol.speaks(),
+            ..self.listener(namespace, name, port, rule, table, Role::Outbound)
+        })
+    }
+
+    /// The rules of routes that name a Service. Their host names play no part: the call belongs to the Service already.
+    fn table(&self, routes: &[&'w ServiceRoute]) -> RouteTable {
+        let hostname: Arc<str> = "".into();
+        let mut entries = Vec::new();
+        for route in routes {
+            let key = key_of(&route.route);
+            for rule in self.routes.get(&key).into_iter().flat_map(|route| &route.rules) {
+                let shared = rule_on(self.policies, key, &rule.rule, &Effective::default());
+                entries.extend(rule.matches.iter().map(|one| Entry {
+                    hostname: Arc::clone(&hostname),
+                    path: one.path.clone(),
+                    specificity: one.specificity,
+                    predicates: Arc::clone(&one.predicates),
+                    rule: Arc::clone(&shared),
+                    order: route.order,
+                    index: one.index,
+                }));
+            }
+        }
+        RouteTable::new(entries)
+    }
+
+    /// A listener that stands for a port of a Service. Without a table, everything goes by the one rule.
+    fn listener(
+        &self,
+        namespace: &str,
+        service: &str,
+        port: u16,
+        rule: Arc<Rule>,
+        table: Option<RouteTable>,
+        role: Role,
+    ) -> Listener {
+        let name = ListenerName {
+            namespace: namespace.into(),
+            gateway: service.into(),
+            section: format!("{}-{port}", role.as_str()).into(),
+        };
+        let settings = if role == Role::Inbound { &self.inbound } else { &self.outbound };
+        Listener {
+            metric_label: name.to_string().into(),
+            name,
+            hostname: None,
+            port,
+            tls: None,
+            speaks: Speaks::Detect,
+            routes: table.unwrap_or_else(|| everything(&rule)),
+            stream: Some(rule),
+            chain: Chain::default(),
+            settings: Arc::clone(settings),
+            settled_by: Vec::new(),
+            client_identity: None,
+        }
+    }
+
+    /// Where a Service is written.
+    fn site(&self, namespace: &str, service: &str) -> Site {
+        match self.world.service(namespace, service) {
+            Some(service) => Site { file: Arc::clone(&service.meta.at.file), line: service.meta.at.line },
+            None => Site { file: "".into(), line: 0 },
+        }
+    }
+}
+
+/// Whether a port of a Service is the one that a port of the program serves.
+fn serves(port: &ServicePort, app: &AppPort) -> bool {
+    port.port == app.port || matches!(port.target_port, Some(TargetPort::Number(number)) if number == app.to.port())
+}
+
+/// The rule for everything that goes to a port of a Service.
+fn whole_rule(namespace: &str, service: &str, port: u16, site: Site, target: Result<Arc<Backend>, BrokenRef>) -> Rule {
+    let name = RuleName::new(RouteKind::Service, namespace, service, 0, Some(&port.to_string()), site);
+    Rule { backends: [WeightedBackend { weight: 1, filters: Filters::none(), target }].into(), ..bare_rule(name) }
+}
+
+/// A table in which everything goes by one rule.
+fn everything(rule: &Arc<Rule>) -> RouteTable {
+    RouteTable::new(vec![Entry {
+        hostname: "".into(),
+        path: PathKey::prefix(b"/"),
+        specificity: (0, 0),
+        predicates: Predicates::shared(Predicates::default()),
+        rule: Arc::clone(rule),
+        order: 0,
+        index: 0,
+    }])
+}
+
+/// The host names by which a client in `from` may call a Service.
+fn names_of(namespace: &str, name: &str, from: &str) -> Vec<String> {
+    let full = format!("{name}.{namespace}");
+    let mut names: Vec<String> =
+        ["", ".svc", ".svc.cluster.local", ".mesh"].iter().map(|suffix| format!("{full}{suffix}")).collect();
+    if namespace == from {
+        names.extend([name.to_owned(), format!("{name}.mesh")]);
+    }
+    names
+}
