@@ -127,9 +127,10 @@ pub(crate) async fn unless_gone<T>(
     mut waiting: Pin<&mut impl Future<Output = Result<T, Failure>>>,
     replier: &mut Replier<'_>,
 ) -> Result<T, Failure> {
-    std::future::poll_fn(|cx| match replier.poll_gone(cx) {
-        Poll::Ready(failure) => Poll::Ready(Err(failure)),
-        Poll::Pending => waiting.as_mut().poll(cx),
+    // What is there is taken first: asking for the client is only worth its price while there is something to wait for.
+    std::future::poll_fn(|cx| match waiting.as_mut().poll(cx) {
+        Poll::Ready(outcome) => Poll::Ready(outcome),
+        Poll::Pending => replier.poll_gone(cx).map(Err),
     })
     .await
 }

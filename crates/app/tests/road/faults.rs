@@ -337,6 +337,20 @@ async fn a_client_that_left_is_noticed_when_something_is_sent() {
     }
 }
 
+/// A client that breaks its connection off while the backend thinks does not leave the backend thinking.
+#[tokio::test]
+async fn a_client_that_breaks_off_cancels_its_request() {
+    for up in UPS {
+        let (gateway, mut backend) = stage(up).await;
+        let mut tcp = TcpStream::connect(gateway.address).await.expect("connected");
+        tcp.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("sent");
+        let mut served = backend.next().await;
+        socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO)).expect("a socket");
+        drop(tcp);
+        served.sees_the_end().await;
+    }
+}
+
 #[tokio::test]
 async fn an_upload_that_breaks_off_is_cut_off_at_the_backend() {
     for up in UPS {

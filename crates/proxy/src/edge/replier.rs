@@ -71,10 +71,13 @@ impl<'c> Replier<'c> {
         }
     }
 
-    /// Ready when the client has cancelled the request before its response began.
+    /// Ready when the client has cancelled the request before its response began. Over HTTP/1.1 that is to break the connection
+    /// off; to close its half is not.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         match self {
-            Replier::H1(_) => Poll::Pending,
+            Replier::H1(replier) => {
+                replier.io.poll_broken(cx).map(|error| Failure::send(Side::Downstream, &error))
+            }
             Replier::H2(replier) => replier.stream.poll_cut(cx).map(|cut| Failure::h2_send(Side::Downstream, &cut)),
         }
     }

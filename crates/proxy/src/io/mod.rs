@@ -142,6 +142,25 @@ impl Io {
         }
     }
 
+    /// Ready when the peer has broken the connection off. That it has closed its half says nothing: it may go on reading.
+    pub(crate) fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let Io::Socket { tcp, .. } = self else { return Poll::Pending };
+        loop {
+            if tcp.poll_read_ready(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let mut byte = [0; 1];
+            let peeked = tcp.try_io(Interest::READABLE, || {
+                Ok(rustix::net::recv(tcp, &mut byte, rustix::net::RecvFlags::PEEK)?.1)
+            });
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(error),
+                Ok(_) => return Poll::Pending,
+            }
+        }
+    }
+
     /// Whether an idle connection has something to say: its end, an error, or bytes that nobody asked for. Such a
     /// connection must not carry another request (RFC 9112 section 9.5).
     pub(crate) fn is_stale(&self) -> bool {
