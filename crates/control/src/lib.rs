@@ -1,11 +1,13 @@
 //! Transept's control crate: the configuration of one process, from its sources to a feed of compiled worlds.
 //!
-//! Called by the application. It reads files, follows them and runs every change through `model` and `engine`; it never speaks
-//! a protocol and never touches traffic. A configuration that is refused never takes the place of one that works.
+//! Called by the application. It reads files, follows them and runs every change through `model` and `engine`; it never touches
+//! traffic, and speaks only to proxies that ask for their configuration (`plane`). A configuration that is refused never takes
+//! the place of one that works.
 
 mod follow;
 mod load;
 mod outside;
+pub mod plane;
 mod settle;
 mod sources;
 mod trace;

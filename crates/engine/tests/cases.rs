@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use transept_engine::compile::compile;
+use transept_engine::compile::mesh::{AppPort, AppProtocol, Inbound, Station, compile_station};
 use transept_engine::explain::{Ask, Explanation, explain};
 use transept_engine::policies::MODEL_KINDS;
 use transept_engine::snapshot::Snapshot;
@@ -70,7 +71,10 @@ fn run(file: &str, case: &Case, failures: &mut String) {
     let loaded = load(&[SourceText::new(format!("{file}#{}", case.name), case.resources.as_str())], MODEL_KINDS);
     report(&at, "resources", &loaded.invalid, failures);
     let attached = attach(&loaded.world, &Surroundings::default());
-    let compiled = compile(&loaded.world, &attached, None, 1);
+    let compiled = match &case.station {
+        Some(place) => compile_station(&loaded.world, &attached, &station(place), None, 1),
+        None => compile(&loaded.world, &attached, None, 1),
+    };
     let problems: Vec<String> =
         attached.problems.iter().chain(&compiled.problems).map(|problem| problem.to_string()).collect();
     for wanted in &case.problems {
@@ -89,6 +93,30 @@ fn run(file: &str, case: &Case, failures: &mut String) {
     }
 }
 
+/// A proxy beside a program that is told of an HTTP proxy.
+fn station(place: &format::Place) -> Station {
+    let local = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let service = place.services.first().cloned().unwrap_or_default();
+    Station {
+        namespace: place.namespace.clone(),
+        workload: format!("{service}-1"),
+        services: place.services.clone(),
+        identity: format!("spiffe://transept.local/ns/{}/sa/{service}", place.namespace),
+        inbound: vec![Inbound { listen: local(15008) }],
+        app: place
+            .ports
+            .iter()
+            .map(|port| AppPort {
+                port: port.port,
+                to: local(port.target_port),
+                protocol: AppProtocol::of(port.app_protocol.as_deref()),
+            })
+            .collect(),
+        outbound: Vec::new(),
+        http_proxy: Some(local(3128)),
+    }
+}
+
 fn ask(send: &Send) -> Result<Ask, String> {
     let mut ask = Ask::new(&send.method, &send.url)?;
     for (name, value) in &send.headers {
@@ -100,6 +128,7 @@ fn ask(send: &Send) -> Result<Ask, String> {
     }
     ask.peer = send.client.parse().map_err(|_| format!("{:?} is no address", send.client))?;
     ask.server_name.clone_from(&send.server_name);
+    ask.identity.clone_from(&send.identity);
     if let Some(answer) = &send.answer {
         ask.assumed.status = answer.status;
         for (name, value) in &answer.headers {
@@ -148,6 +177,7 @@ fn compare(expect: &Expect, found: &Explanation, wrong: &mut Vec<String>) {
     same("target", &expect.target, forwarded.map(|request| lossy(request.target())));
     same("host", &expect.host, forwarded.map(|request| lossy(request.authority())));
     same("client", &expect.client, found.client.map(|client| client.address.to_string()));
+    same("cause", &expect.cause, found.reply.as_ref().and_then(|reply| reply.cause.as_deref().map(str::to_owned)));
     same("answeredBy", &expect.answered_by, found.answered_by.as_ref().map(|policy| policy.to_string()));
     let status = found.response.as_ref().map(|(status, _)| *status).or(found.reply.as_ref().map(|reply| reply.status));
     if let Some(wanted) = expect.status
@@ -182,6 +212,8 @@ fn compare_lists(expect: &Expect, found: &Explanation, wrong: &mut Vec<String>) 
         }
     };
     list("policies", &expect.policies, found.policies.iter().map(|policy| policy.to_string()).collect());
+    let tunnels = found.tunnels.iter().map(|(address, identity)| format!("{address} {identity}"));
+    list("tunnels", &expect.tunnels, tunnels.collect());
     list("mirrors", &expect.mirrors, found.mirrors.clone());
     list("endpoints", &expect.endpoints, found.endpoints.iter().map(|(address, _)| address.clone()).collect());
     for (label, weight) in &expect.backends {

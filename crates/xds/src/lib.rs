@@ -8,6 +8,8 @@
 pub mod backoff;
 pub mod bundle;
 pub mod client;
+pub mod grpc;
+pub mod mesh;
 pub mod messages;
 pub mod refusal;
 pub mod report;

@@ -28,6 +28,9 @@ pub struct Ask {
     pub fields: Fields,
     /// The other end of the connection.
     pub peer: IpAddr,
+    /// The verified SPIFFE id of the client, if it has one. With one, a request to a port of a program in the mesh is asked about at
+    /// the proxy of that program.
+    pub identity: Option<String>,
     /// The TLS server name; none is the host of the URL.
     pub server_name: Option<String>,
     /// Our end of the connection; none is any address with the port.
@@ -82,6 +85,7 @@ impl Ask {
             target,
             fields: Fields::new(),
             peer: Ipv4Addr::LOCALHOST.into(),
+            identity: None,
             server_name: None,
             address: None,
             now: Now { monotonic: Duration::ZERO, unix: Duration::ZERO },

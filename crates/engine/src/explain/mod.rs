@@ -78,6 +78,8 @@ pub struct Explanation {
     pub backend: Option<String>,
     /// The addresses of that backend, each with its weight. Names that DNS has still to resolve come with weight zero.
     pub endpoints: Vec<(String, u32)>,
+    /// The addresses of that backend that are members of the mesh: where their tunnels lead, and who must be there.
+    pub tunnels: Vec<(String, String)>,
     /// The policy that says how one of them is chosen and how they are watched, and what it says.
     pub traffic: Option<(String, Vec<String>)>,
     /// The address that a hash of the request finds, as long as all are well.

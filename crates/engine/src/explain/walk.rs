@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use transept_wire::head::{FieldId, Request, Response};
+use transept_wire::head::{FieldId, Fields, Request, Response};
 use transept_wire::normalize::{self, Normal};
 
 use super::considered::{Tried, consider};
@@ -20,10 +20,10 @@ use crate::reason::Reason;
 use crate::reply::{Audience, render};
 use crate::route::{Routed, route_traced};
 use crate::rule::WeightedBackend;
-use crate::snapshot::{Backend, Bind, EndpointSource, Listener, Secure, Snapshot};
+use crate::snapshot::{Backend, Bind, EndpointSource, Listener, Role, Secure, Snapshot};
 use crate::traffic::Wellness;
 use crate::verdict::{Reply, Verdict};
-use crate::{admit, forwarded, pick, relay, screen, trace};
+use crate::{admit_connection, admit_to, forwarded, pick, relay, screen, trace};
 
 /// Takes a described request down the road.
 pub fn explain(snapshot: &Snapshot, ask: &Ask) -> Explanation {
@@ -53,23 +53,42 @@ fn scheme(ask: &Ask) -> &'static str {
 }
 
 fn find_bind<'s>(snapshot: &'s Snapshot, ask: &Ask) -> Option<&'s Arc<Bind>> {
+    let mut binds = snapshot.binds.iter();
+    if ask.identity.is_some()
+        && let Some(inbound) = binds.clone().find(|bind| bind.listener_for_port(ask.port).is_some())
+    {
+        return Some(inbound);
+    }
     let secure = if ask.tls { Secure::Tls } else { Secure::Plain };
-    snapshot.binds.iter().find(|bind| {
+    let listening = binds.clone().find(|bind| {
         let address_fits =
             ask.address.is_none_or(|address| bind.address.ip() == address || bind.address.ip().is_unspecified());
         bind.secure == secure && bind.address.port() == ask.port && address_fits
+    });
+    listening.or_else(|| {
+        let host = host_of(ask);
+        binds.find(|bind| bind.listener_for_authority(&host, Some(ask.port)).is_some())
     })
+}
+
+fn host_of(ask: &Ask) -> String {
+    normalize::authority(ask.authority.as_bytes())
+        .map(|parts| String::from_utf8_lossy(parts.host).to_ascii_lowercase())
+        .unwrap_or_default()
 }
 
 fn connection_of(bind: &Bind, ask: &Ask) -> Connection {
     let tls = ask.tls.then(|| {
-        let host = normalize::authority(ask.authority.as_bytes())
-            .map(|parts| String::from_utf8_lossy(parts.host).to_ascii_lowercase())
-            .unwrap_or_default();
-        TlsFacts { server_name: Some(ask.server_name.clone().unwrap_or(host).into()), ..TlsFacts::default() }
+        let name = ask.server_name.clone().unwrap_or_else(|| host_of(ask));
+        TlsFacts { server_name: Some(name.into()), ..TlsFacts::default() }
     });
     let local = SocketAddr::new(ask.address.unwrap_or(bind.address.ip()), bind.address.port());
-    Connection::new(ask.peer_address(), local, tls)
+    let mut connection = Connection::new(ask.peer_address(), local, tls);
+    connection.identity = ask.identity.as_deref().map(Into::into);
+    if bind.role == Role::Inbound {
+        connection.destination = Some(SocketAddr::new(local.ip(), ask.port));
+    }
+    connection
 }
 
 /// The request head as the codec would give it, normalised.
@@ -103,7 +122,7 @@ fn walk(bind: &Bind, ask: &Ask, found: &mut Explanation) {
             return;
         }
     };
-    let listener = match admit(bind, &connection, &host) {
+    let listener = match admit_to(bind, &connection, &host, Some(ask.port)) {
         Ok(listener) => listener,
         Err(reply) => {
             found.other_listeners = listeners_but(bind, None, &host);
@@ -113,6 +132,14 @@ fn walk(bind: &Bind, ask: &Ask, found: &mut Explanation) {
     };
     found.listener = Some(Arc::clone(listener));
     found.other_listeners = listeners_but(bind, Some(listener), &host);
+    if bind.role == Role::Inbound
+        && let Err(reply) = admit_connection(listener, &connection)
+    {
+        note_policies(listener, &listener.chain, found);
+        found.response = Some((reply.status, Fields::new()));
+        found.reply = Some(reply);
+        return;
+    }
     let settings = &listener.settings;
     let client = forwarded::derive(&connection, &request.fields, settings);
     found.client = Some(client);
@@ -213,6 +240,8 @@ fn forward<'s>(
 fn note_endpoints(backend: &Backend, found: &mut Explanation) {
     let set = backend.endpoints.load();
     found.endpoints = set.endpoints().iter().map(|one| (one.address.to_string(), one.weight)).collect();
+    let tunnels = set.endpoints().iter().filter_map(|one| one.tunnel.as_ref());
+    found.tunnels = tunnels.map(|tunnel| (tunnel.address.to_string(), tunnel.identity.to_string())).collect();
     if let Some(traffic) = &backend.traffic {
         found.traffic = Some((traffic.policy.to_string(), describe(traffic)));
         let health = traffic.check.as_ref().and_then(|_| backend.common.health.load_full());
@@ -242,6 +271,10 @@ fn note_policies(listener: &Listener, chain: &Chain, found: &mut Explanation) {
 }
 
 fn listeners_but(bind: &Bind, chosen: Option<&Arc<Listener>>, host: &str) -> Vec<(String, String)> {
+    if bind.role != Role::Gateway {
+        // They are other Services or ports, which nobody would have expected.
+        return Vec::new();
+    }
     bind.listeners
         .iter()
         .filter(|other| chosen.is_none_or(|chosen| !Arc::ptr_eq(chosen, other)))

@@ -9,6 +9,7 @@ use transept_wire::head::Fields;
 
 use super::{BackendShare, Explanation};
 use crate::forwarded::Peer;
+use crate::role::Role;
 use crate::rule::Bound;
 
 impl Explanation {
@@ -51,6 +52,8 @@ impl Explanation {
             "backend": self.backend,
             "endpoints": self.endpoints.iter()
                 .map(|(address, weight)| json!({"address": address, "weight": weight})).collect::<Vec<_>>(),
+            "tunnels": self.tunnels.iter()
+                .map(|(address, identity)| json!({"address": address, "identity": identity})).collect::<Vec<_>>(),
             "traffic": self.traffic.as_ref().map(|(policy, says)| json!({"policy": policy, "says": says})),
             "endpoint": self.endpoint,
             "unwell": self.unwell.iter()
@@ -64,7 +67,7 @@ impl Explanation {
             })),
             "reply": self.reply.as_ref().map(|reply| json!({
                 "status": reply.status, "code": reply.reason.slug(), "title": reply.reason.title(),
-                "detail": reply.detail.as_ref(),
+                "detail": reply.detail.as_ref(), "cause": reply.cause,
             })),
             "response": self.response.as_ref().map(|(status, of)| json!({"status": status, "headers": fields(of)})),
         })
@@ -84,7 +87,10 @@ impl Explanation {
             writeln!(out, "normalize  the path becomes {path}")?;
         }
         if let Some(bind) = &self.bind {
-            writeln!(out, "accept     {}", bind.address)?;
+            match bind.role {
+                Role::Gateway => writeln!(out, "accept     {}", bind.address)?,
+                role => writeln!(out, "accept     {} ({})", bind.address, role.as_str())?,
+            }
         }
         if let Some(listener) = &self.listener {
             let hostname = listener.hostname.as_deref().unwrap_or("any host");
@@ -144,6 +150,9 @@ impl Explanation {
             let endpoints: Vec<_> = self.endpoints.iter().map(|(address, _)| address.as_str()).collect();
             writeln!(out, "connect    {backend}: {}", endpoints.join(", "))?;
         }
+        for (address, identity) in &self.tunnels {
+            writeln!(out, "           through a tunnel to {address}, where {identity} must be")?;
+        }
         self.write_traffic(out)?;
         for mirror in &self.mirrors {
             writeln!(out, "mirror     a copy to {mirror}")?;
@@ -157,6 +166,9 @@ impl Explanation {
             writeln!(out, "reply      {} {} ({})", reply.status, reply.reason.title(), reply.reason.slug())?;
             if !reply.detail.is_empty() {
                 writeln!(out, "           {}", reply.detail)?;
+            }
+            if let Some(cause) = &reply.cause {
+                writeln!(out, "           because of {cause}")?;
             }
         }
         if let Some((status, fields)) = &self.response {

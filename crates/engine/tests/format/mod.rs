@@ -10,10 +10,36 @@ object! {
         name: String;
         /// The configuration, as in a file.
         resources: String;
+        /// The workload in whose place requests are asked about; without it, those of the Gateways.
+        station: Option<Place>;
         /// Parts of the sentences about what is wrong with the resources; every problem must be named.
         problems: Vec<String>;
         /// The requests.
         requests: Vec<Exchange>;
+    }
+}
+
+object! {
+    /// A workload: its way in and its way to other Services.
+    pub struct Place {
+        /// Its namespace.
+        namespace: String = "default".to_owned();
+        /// The Services that it serves.
+        services: Vec<String>;
+        /// The ports of its program.
+        ports: Vec<Port>;
+    }
+}
+
+object! {
+    /// A port of a program.
+    pub struct Port {
+        /// The port of the Service.
+        port: u16;
+        /// The port that the program listens on.
+        target_port: u16;
+        /// What it speaks.
+        app_protocol: Option<String>;
     }
 }
 
@@ -40,6 +66,8 @@ object! {
         lines: Vec<String>;
         /// The address the connection comes from.
         client: String = "192.0.2.1".to_owned();
+        /// The verified SPIFFE id of the client.
+        identity: Option<String>;
         /// The TLS server name, when it is not the host of the URL.
         server_name: Option<String>;
         /// What the backend is assumed to answer; without it 200 without fields.
@@ -102,6 +130,10 @@ object! {
         policies: Option<Vec<String>>;
         /// The policy that answered: `Kind namespace/name`.
         answered_by: Option<String>;
+        /// What the log says about who refused.
+        cause: Option<String>;
+        /// Where the tunnels to the endpoints lead: `address identity`.
+        tunnels: Option<Vec<String>>;
         /// Where copies go.
         mirrors: Option<Vec<String>>;
         /// Rules that lost, with a part of the reason.

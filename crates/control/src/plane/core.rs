@@ -1,0 +1,623 @@
+//! What the control plane knows and may change, behind one lock: registry, tokens, rotation, and the resources that follow.
+//!
+//! Called by `serve` for proxies and by `admin` for people, always off the threads that wait for sockets: nothing is confirmed
+//! before it is on the disk. What changed is put into the store of resources soon after, many changes at once, and never while
+//! a proxy waits for its answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustls_pki_types::UnixTime;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
+use transept_identity::authority::Issued;
+use transept_identity::renew::Remaining;
+use transept_identity::svid::Leaf;
+use transept_identity::token::{BadToken, SECRET, TokenId, Uses};
+use transept_identity::{
+    Bundle, Bundles, LiveBundles, LiveSvid, Rotation, SpiffeId, Ticket, Tokens, TrustDomain, WorkloadName,
+};
+use transept_model::SourceText;
+use transept_xds::mesh::{Answer, Beat};
+use transept_xds::server::Fact;
+use transept_xds::source::Scope;
+use transept_xds::{Key, Resource};
+
+use super::ca::{Ca, CaError, NotSigned, make_directory, random};
+use super::registry::{HEARTBEAT, Name, Registry, name_of};
+use super::source::{self, Kinds};
+use super::store::{Store, StoreError, Write};
+use crate::outside::Shelf;
+
+/// The file of the store.
+const STATE: &str = "state.redb";
+/// Proxies whose last word is longer ago are forgotten in lists.
+const FORGET: Duration = Duration::from_secs(24 * 3600);
+
+/// How the control plane is set up.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Whose authority it is.
+    pub trust_domain: TrustDomain,
+    /// How long certificates of workloads live.
+    pub leaf_life: Duration,
+}
+
+/// Why the control plane does not start. Displays as a sentence.
+#[derive(Debug)]
+pub enum StartError {
+    /// The directory cannot be made.
+    Directory(String),
+    /// The store.
+    Store(StoreError),
+    /// The authority.
+    Ca(CaError),
+    /// Its own certificate.
+    Own(String),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Store(error) => error.fmt(f),
+            Self::Ca(error) => error.fmt(f),
+            Self::Directory(why) | Self::Own(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Why something asked for was not done. Displays as a sentence that is safe to send back.
+#[derive(Debug)]
+pub enum NotDone {
+    /// The token is not good.
+    Token(BadToken),
+    /// The certificate is not signed.
+    Sign(NotSigned),
+    /// What people asked for makes no sense.
+    Wrong(String),
+    /// It cannot be stored now; the details are in the log.
+    Store,
+}
+
+impl std::fmt::Display for NotDone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Token(why) => why.fmt(f),
+            Self::Sign(why) => why.fmt(f),
+            Self::Wrong(why) => f.write_str(why),
+            Self::Store => f.write_str("the control plane cannot store anything now"),
+        }
+    }
+}
+
+impl std::error::Error for NotDone {}
+
+/// The state behind the lock.
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    /// Registrations that changed since they were stored last.
+    unsaved: BTreeSet<Name>,
+    tokens: Tokens,
+    rotation: Rotation,
+    /// What the files hold.
+    files: Vec<Value>,
+    /// The keys of everything that is published.
+    published: BTreeSet<Key>,
+    members: BTreeMap<String, Member>,
+    refused: BTreeMap<Key, BTreeMap<String, String>>,
+}
+
+/// What is known of a proxy.
+#[derive(Debug, Clone)]
+struct Member {
+    identity: String,
+    address: SocketAddr,
+    leaf: Arc<Leaf>,
+    streams: usize,
+    seen: Instant,
+}
+
+/// What proxies may see: the resources, and who is a gateway.
+#[derive(Debug, Default)]
+pub(super) struct Shelves {
+    pub(super) resources: transept_xds::Store,
+    pub(super) visible: Visible,
+    /// Counts the changes of what is visible to whom.
+    pub(super) rules: u64,
+}
+
+/// Secrets are for the gateways that use them; everything else is for every member.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Visible {
+    gateways: BTreeMap<Name, BTreeSet<Name>>,
+}
+
+impl Scope for Visible {
+    type Viewer = SpiffeId;
+
+    fn sees(&self, viewer: &SpiffeId, resource: &Resource) -> bool {
+        if resource.key().type_url.as_str() != "core/v1/Secret" {
+            return true;
+        }
+        let Some(own) = viewer.workload() else { return false };
+        let own = (own.namespace().to_owned(), own.service_account().to_owned());
+        let Some(named) = self.gateways.get(&own) else { return false };
+        let Some((namespace, name)) = resource.key().name.split_once('/') else { return false };
+        namespace == own.0 || named.contains(&(namespace.to_owned(), name.to_owned()))
+    }
+}
+
+/// A running control plane, shared by everyone who serves it.
+#[derive(Debug)]
+pub struct Plane {
+    setup: Setup,
+    pub(super) kinds: Kinds,
+    store: Store,
+    ca: Ca,
+    pub(super) own: Arc<LiveSvid>,
+    pub(super) bundles: LiveBundles,
+    inner: Mutex<Inner>,
+    pub(super) shelves: RwLock<Shelves>,
+    /// Moves with every change of the shelves.
+    pub(super) changed: watch::Sender<u64>,
+    stale: Notify,
+    began: Instant,
+}
+
+impl Plane {
+    /// Opens the state in `directory`, which is made when it is not there.
+    ///
+    /// # Errors
+    /// What is there cannot be used.
+    pub fn open(directory: &Path, setup: Setup) -> Result<Arc<Self>, StartError> {
+        make_directory(directory).map_err(|e| StartError::Directory(format!("{}: {e}", directory.display())))?;
+        let store = Store::open(&directory.join(STATE)).map_err(StartError::Store)?;
+        let state = store.load().map_err(StartError::Store)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let now = now();
+        let ca = Ca::open(directory, &setup.trust_domain, setup.leaf_life, provider, now).map_err(StartError::Ca)?;
+        let root = ca.root().ok_or_else(|| StartError::Own("the chain in ca.pem does not end with a root".into()))?;
+        let rotation = match state.rotation {
+            Some(rotation) if rotation.trusted().contains(&root) => rotation,
+            _ => Rotation::new(root),
+        };
+        let own = ca.own_svid(now).map_err(StartError::Own)?;
+        let bundle = ca.bundle(rotation.sequence()).map_err(StartError::Own)?;
+        let inner = Inner {
+            registry: Registry::restore(state.entries, Duration::ZERO),
+            unsaved: BTreeSet::new(),
+            tokens: state.tokens,
+            rotation,
+            files: Vec::new(),
+            published: BTreeSet::new(),
+            members: BTreeMap::new(),
+            refused: BTreeMap::new(),
+        };
+        let bundles: Bundles = [bundle].into_iter().collect();
+        let plane = Self {
+            setup,
+            kinds: Kinds::default(),
+            store,
+            ca,
+            own: Arc::new(LiveSvid::new(own)),
+            bundles: LiveBundles::new(bundles),
+            inner: Mutex::new(inner),
+            shelves: RwLock::default(),
+            changed: watch::Sender::new(0),
+            stale: Notify::new(),
+            began: Instant::now(),
+        };
+        plane.publish();
+        Ok(Arc::new(plane))
+    }
+
+    /// Whose control plane it is.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.setup.trust_domain
+    }
+
+    /// The authority.
+    pub fn ca(&self) -> &Ca {
+        &self.ca
+    }
+
+    /// Takes in what the files hold now. They have been loaded before and were good.
+    pub fn set_files(&self, texts: &[SourceText]) {
+        let objects = source::objects(texts, &Shelf::default());
+        self.lock().files = objects;
+        self.stale.notify_one();
+    }
+
+    /// Puts changes into the store of resources whenever there are some, looks after leases, and renews the own certificate;
+    /// never ends.
+    pub async fn attend(self: Arc<Self>) {
+        let mut beat = tokio::time::interval(Duration::from_secs(1));
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let swept = tokio::select! {
+                _ = beat.tick() => true,
+                () = self.stale.notified() => false,
+            };
+            let plane = self.clone();
+            let work = tokio::task::spawn_blocking(move || {
+                if swept {
+                    plane.sweep();
+                    plane.renew_own();
+                } else {
+                    plane.publish();
+                }
+            });
+            if let Err(error) = work.await {
+                tracing::error!(%error, "the control plane's own work failed");
+            }
+        }
+    }
+
+    /// Redeems a token for a certificate.
+    pub(super) fn join(&self, token: &str, nonce: &[u8], request: &[u8]) -> Result<(Issued, SpiffeId), NotDone> {
+        let now = now();
+        let mut inner = self.lock();
+        let mut tokens = inner.tokens.clone();
+        let grant = tokens.redeem(token, nonce, now).map_err(NotDone::Token)?;
+        let id = grant.workload.id(self.trust_domain()).map_err(|error| NotDone::Wrong(error.to_string()))?;
+        // A request that cannot be granted leaves the token as it is.
+        let issued = self.ca.sign(request, &id, now).map_err(NotDone::Sign)?;
+        let rotation = self.note_issued(&inner, &id, &issued);
+        self.store(&[Write::Tokens(&tokens), Write::Rotation(&rotation)])?;
+        inner.tokens = tokens;
+        inner.rotation = rotation;
+        tracing::info!(%id, token = %grant.token, first = grant.first, "a workload has joined");
+        Ok((issued, id))
+    }
+
+    /// Another certificate for an identity that is proven by one.
+    pub(super) fn renew(&self, id: &SpiffeId, request: &[u8]) -> Result<Issued, NotDone> {
+        let mut inner = self.lock();
+        let issued = self.ca.sign(request, id, now()).map_err(NotDone::Sign)?;
+        let rotation = self.note_issued(&inner, id, &issued);
+        self.store(&[Write::Rotation(&rotation)])?;
+        inner.rotation = rotation;
+        tracing::debug!(%id, "a certificate was renewed");
+        Ok(issued)
+    }
+
+    fn note_issued(&self, inner: &Inner, id: &SpiffeId, issued: &Issued) -> Rotation {
+        let mut rotation = inner.rotation.clone();
+        if let Some(root) = issued.root {
+            rotation.note_issued(id.as_str(), root, issued.leaf.not_after);
+        }
+        rotation
+    }
+
+    /// The bundle as a document, with its sequence.
+    pub(super) fn bundle_document(&self) -> (u64, String) {
+        let bundles = self.bundles.load();
+        let bundle: Option<&Arc<Bundle>> = bundles.of(self.trust_domain().as_str());
+        bundle.map_or((0, String::new()), |bundle| (bundle.sequence.unwrap_or(0), bundle.to_jwks()))
+    }
+
+    /// Takes in a sign of life. `registered` is the workload of the stream, with its nonce, as far as there is one.
+    pub(super) fn beat(
+        &self,
+        beat: &mut Beat,
+        who: &SpiffeId,
+        from: SocketAddr,
+        registered: &mut Option<(Name, Vec<u8>)>,
+    ) -> Result<Answer, NotDone> {
+        let now = self.began.elapsed();
+        let mut inner = self.lock();
+        let mut refused = String::new();
+        if let Some(mut workload) = beat.workload.take() {
+            if workload.address.is_empty() {
+                workload.address = from.ip().to_canonical().to_string();
+            }
+            let name = name_of(&workload);
+            match inner.registry.register(workload, who, &beat.nonce, now) {
+                Ok(changed) => {
+                    if changed {
+                        inner.unsaved.insert(name.clone());
+                    }
+                    *registered = Some((name, beat.nonce.to_vec()));
+                }
+                Err(why) => refused = why.to_string(),
+            }
+        } else if let Some((name, nonce)) = registered {
+            match inner.registry.beat(name, nonce, now) {
+                Some(true) => {
+                    inner.unsaved.insert(name.clone());
+                }
+                Some(false) => {}
+                None => refused = "the registration has ended; register again".to_owned(),
+            }
+        }
+        if let (true, Some((name, nonce))) = (beat.leaves, &*registered)
+            && inner.registry.leave(name, nonce)
+        {
+            inner.unsaved.insert(name.clone());
+        }
+        self.save(&mut inner)?;
+        let (sequence, document) = self.bundle_document();
+        let bundle = if beat.bundle_sequence < sequence { document } else { String::new() };
+        let interval_ms = u32::try_from(HEARTBEAT.as_millis()).unwrap_or(u32::MAX);
+        Ok(Answer { interval_ms, refused, bundle })
+    }
+
+    /// Notes that a stream of a proxy begins.
+    pub(super) fn arrive(&self, proxy: &str, who: &SpiffeId, from: SocketAddr, leaf: &Arc<Leaf>) {
+        let mut inner = self.lock();
+        let member = inner.members.entry(proxy.to_owned()).or_insert_with(|| Member {
+            identity: who.as_str().to_owned(),
+            address: from,
+            leaf: leaf.clone(),
+            streams: 0,
+            seen: Instant::now(),
+        });
+        member.leaf = leaf.clone();
+        member.address = from;
+        member.streams += 1;
+        member.seen = Instant::now();
+    }
+
+    /// Notes that one ends.
+    pub(super) fn depart(&self, proxy: &str) {
+        let mut inner = self.lock();
+        if let Some(member) = inner.members.get_mut(proxy) {
+            member.streams = member.streams.saturating_sub(1);
+            member.seen = Instant::now();
+        }
+        inner.members.retain(|_, member| member.streams > 0 || member.seen.elapsed() < FORGET);
+    }
+
+    /// Notes what a proxy made of resources.
+    pub(super) fn note_facts(&self, proxy: &str, facts: Vec<Fact>) {
+        let mut inner = self.lock();
+        for fact in facts {
+            match fact {
+                Fact::Refused { key, refusal, .. } => {
+                    tracing::warn!(proxy, resource = %key, why = %refusal.message, "a proxy refuses a resource");
+                    inner.refused.entry(key).or_default().insert(proxy.to_owned(), refusal.message);
+                }
+                Fact::Accepted { key, .. } | Fact::Removed { key } => {
+                    if let Some(proxies) = inner.refused.get_mut(&key) {
+                        proxies.remove(proxy);
+                        if proxies.is_empty() {
+                            inner.refused.remove(&key);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes a token for a workload; the text is shown once.
+    pub(super) fn create_token(
+        &self,
+        namespace: &str,
+        service: &str,
+        uses: Uses,
+        life: Duration,
+    ) -> Result<Value, NotDone> {
+        let wrong = |why: String| NotDone::Wrong(why);
+        let workload = WorkloadName::new(namespace, service).map_err(|error| wrong(error.to_string()))?;
+        let id = workload.id(self.trust_domain()).map_err(|error| wrong(error.to_string()))?;
+        let root = self.ca.root().ok_or_else(|| wrong("the authority has no root".into()))?;
+        let secret = random::<SECRET>(self.ca.provider()).ok_or_else(|| wrong("there is no randomness".into()))?;
+        let mut inner = self.lock();
+        let mut tokens = inner.tokens.clone();
+        let (name, token) =
+            tokens.create(workload, uses, life, now(), secret.into()).map_err(|error| wrong(error.to_string()))?;
+        self.store(&[Write::Tokens(&tokens)])?;
+        inner.tokens = tokens;
+        let text = Ticket::new(token.as_str(), root, id.clone()).write();
+        Ok(json!({"id": name.as_str(), "workload": id.as_str(), "token": text.as_str()}))
+    }
+
+    /// All tokens, without what they are.
+    pub(super) fn list_tokens(&self) -> Value {
+        let inner = self.lock();
+        let tokens = inner.tokens.iter().map(|token| {
+            json!({
+                "id": token.id.as_str(),
+                "namespace": token.workload.namespace(),
+                "service": token.workload.service_account(),
+                "uses": token.uses,
+                "used": token.used,
+                "created": token.created.as_secs(),
+                "ends": token.ends.as_secs(),
+            })
+        });
+        tokens.collect()
+    }
+
+    /// Takes a token back.
+    pub(super) fn revoke_token(&self, id: &str) -> Result<Value, NotDone> {
+        let mut inner = self.lock();
+        let mut tokens = inner.tokens.clone();
+        if !tokens.revoke(&TokenId::from(id)) {
+            return Err(NotDone::Wrong(format!("there is no token `{id}`; `transept token list` shows all")));
+        }
+        self.store(&[Write::Tokens(&tokens)])?;
+        inner.tokens = tokens;
+        Ok(json!({"revoked": id}))
+    }
+
+    /// Every certificate that is known, its holder, and how much of its life is left.
+    pub(super) fn certificates(&self) -> Value {
+        let authority = self.ca.authority();
+        let mut all = Vec::new();
+        if let Some(root) = authority.root() {
+            let (from, until) = (authority.not_before(), authority.not_after());
+            all.push(certificate("root", "control plane", self.trust_domain().id().as_str(), from, until));
+            all[0]["fingerprint"] = transept_identity::Fingerprint::of(root).to_string().into();
+        }
+        let own = self.own.load();
+        let leaf = own.leaf();
+        all.push(certificate("leaf", "control plane", leaf.id.as_str(), leaf.not_before, leaf.not_after));
+        let inner = self.lock();
+        for (proxy, member) in &inner.members {
+            let leaf = &member.leaf;
+            let mut shown = certificate("leaf", proxy, leaf.id.as_str(), leaf.not_before, leaf.not_after);
+            shown["connected"] = (member.streams > 0).into();
+            all.push(shown);
+        }
+        json!({"trustDomain": self.trust_domain().as_str(), "stage": inner.rotation.stage().slug(), "certificates": all})
+    }
+
+    /// Who is connected, what is registered, and which resources are refused by whom.
+    pub(super) fn status(&self) -> Value {
+        let (revision, resources) = {
+            let shelves = self.shelves.read().unwrap_or_else(PoisonError::into_inner);
+            (shelves.resources.revision(), shelves.resources.len())
+        };
+        let inner = self.lock();
+        let members: Vec<Value> = inner
+            .members
+            .iter()
+            .map(|(proxy, member)| {
+                json!({
+                    "proxy": proxy,
+                    "identity": member.identity,
+                    "address": member.address.to_string(),
+                    "connected": member.streams > 0,
+                })
+            })
+            .collect();
+        let workloads: Vec<Value> = inner
+            .registry
+            .iter()
+            .map(|((namespace, name), entry)| {
+                json!({
+                    "namespace": namespace, "name": name, "services": entry.workload.services,
+                    "address": entry.workload.address, "lapsed": entry.lapsed,
+                })
+            })
+            .collect();
+        let refused: Vec<Value> = inner
+            .refused
+            .iter()
+            .map(|(key, proxies)| json!({"type": key.type_url.as_str(), "name": &*key.name, "proxies": proxies}))
+            .collect();
+        json!({
+            "trustDomain": self.trust_domain().as_str(),
+            "revision": revision,
+            "resources": resources,
+            "frozen": inner.registry.is_frozen(),
+            "members": members,
+            "workloads": workloads,
+            "refused": refused,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // What a panic left half done was not confirmed to anybody.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn store(&self, writes: &[Write<'_>]) -> Result<u64, NotDone> {
+        self.store.commit(writes).map_err(|error| {
+            tracing::error!(%error, "the state cannot be stored");
+            NotDone::Store
+        })
+    }
+
+    /// Stores the registrations that changed; they stay marked when that fails.
+    fn save(&self, inner: &mut Inner) -> Result<(), NotDone> {
+        if inner.unsaved.is_empty() {
+            return Ok(());
+        }
+        let changed: Vec<_> =
+            inner.unsaved.iter().map(|name| Write::Workload(name, inner.registry.entry(name))).collect();
+        self.store(&changed)?;
+        inner.unsaved.clear();
+        self.stale.notify_one();
+        Ok(())
+    }
+
+    fn sweep(&self) {
+        let mut inner = self.lock();
+        let was_frozen = inner.registry.is_frozen();
+        let changed = inner.registry.sweep(self.began.elapsed());
+        if inner.registry.is_frozen() && !was_frozen {
+            tracing::warn!("most workloads fell silent at once: nobody is taken out until they return");
+        }
+        for name in changed {
+            let state = if inner.registry.entry(&name).is_some() { "unhealthy" } else { "removed" };
+            tracing::warn!(workload = format!("{}/{}", name.0, name.1), "silent for too long: {state}");
+            inner.unsaved.insert(name);
+        }
+        // A failure is in the log, and the next sweep tries again.
+        let _ = self.save(&mut inner);
+    }
+
+    fn renew_own(&self) {
+        let leaf = self.own.load().leaf().clone();
+        if Remaining::at(now(), leaf.not_before, leaf.not_after) < Remaining::Half {
+            return;
+        }
+        match self.ca.own_svid(now()) {
+            Ok(svid) => self.own.store(svid),
+            Err(error) => tracing::error!(%error, "the control plane's own certificate cannot be renewed"),
+        }
+    }
+
+    /// Puts what is known into the store of resources.
+    fn publish(&self) {
+        let mut inner = self.lock();
+        let mut objects = inner.files.clone();
+        let from_files = source::services(&objects);
+        let visible = Visible { gateways: source::gateways(&objects) };
+        objects.extend(inner.registry.objects(&from_files));
+        let resources: BTreeMap<Key, Resource> = objects
+            .iter()
+            .rev()
+            .filter_map(|object| self.kinds.resource(object))
+            .map(|r| (r.key().clone(), r))
+            .collect();
+        let gone: Vec<Key> = inner.published.iter().filter(|key| !resources.contains_key(*key)).cloned().collect();
+        inner.published = resources.keys().cloned().collect();
+        let mut shelves = self.shelves.write().unwrap_or_else(PoisonError::into_inner);
+        let before = shelves.resources.revision();
+        for resource in resources.into_values() {
+            shelves.resources.put(resource);
+        }
+        for key in &gone {
+            shelves.resources.remove(key);
+            inner.refused.remove(key);
+        }
+        let moved = shelves.resources.revision() != before || shelves.visible != visible;
+        if shelves.visible != visible {
+            shelves.visible = visible;
+            shelves.rules += 1;
+        }
+        drop(shelves);
+        if moved {
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+}
+
+fn certificate(kind: &str, holder: &str, id: &str, from: UnixTime, until: UnixTime) -> Value {
+    let now = now();
+    json!({
+        "kind": kind,
+        "holder": holder,
+        "id": id,
+        "notBefore": from.as_secs(),
+        "notAfter": until.as_secs(),
+        "daysLeft": until.as_secs().saturating_sub(now.as_secs()) / 86_400,
+        "secondsLeft": until.as_secs().saturating_sub(now.as_secs()),
+        "remaining": Remaining::at(now, from, until).slug(),
+    })
+}
+
+/// The wall clock, for certificates and tokens.
+pub(super) fn now() -> UnixTime {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UnixTime::since_unix_epoch(since)
+}

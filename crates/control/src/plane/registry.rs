@@ -1,0 +1,332 @@
+//! The service registry: which instances of services have registered, and which of them still give a sign of life.
+//!
+//! Held by `plane`, which stores what changes before it confirms it. Pure: time arrives as an argument, counted from any moment,
+//! and starts anew with the process, so that a clock that jumps ends no lease. An instance that is silent for [`LEASE`] is
+//! unhealthy, and after [`GRACE`] more it is removed. When most instances fall silent at once, it is the control plane or the
+//! network that failed and not all of them, so nothing ends until they return or [`PATIENCE`] is over. Who may register what is
+//! decided here as well; that the identity is proven is the transport's work.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use transept_engine::policies::MODEL_KINDS;
+use transept_identity::SpiffeId;
+use transept_model::SourceText;
+use transept_xds::mesh::{Condition, Port, Workload};
+
+/// How long an instance counts as alive after a sign of life.
+pub const LEASE: Duration = Duration::from_secs(30);
+/// How often an instance gives one.
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
+/// How long an instance that lost its lease is kept as unhealthy.
+pub const GRACE: Duration = Duration::from_secs(60);
+/// How long expiries stay frozen at most, counted from the last sign of life of an instance.
+pub const PATIENCE: Duration = Duration::from_secs(3600);
+/// Silent for this long is missing two beats: with the first lease that ends, all that were cut off together are seen.
+const SILENCE: Duration = Duration::from_secs(20);
+/// Fewer silent instances than this are no mass lapse.
+const MASS: usize = 3;
+/// The most ports and services that a workload may have.
+const MOST: usize = 64;
+
+/// `namespace/name` of an instance.
+pub type Name = (String, String);
+
+/// Why a workload is not registered. Displays as a sentence that is safe to send back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// Another instance of that name is alive.
+    Taken,
+    /// The identity is not the one that may say this.
+    NotAllowed(String),
+    /// A field makes no sense.
+    Wrong(String),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Taken => f.write_str("another instance of this name is registered and alive; choose another name, or wait until its lease ends"),
+            Self::NotAllowed(why) | Self::Wrong(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// What is stored about an instance.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Entry {
+    /// What it registered.
+    #[prost(message, required, tag = "1")]
+    pub workload: Workload,
+    /// The identity that did.
+    #[prost(string, tag = "2")]
+    pub identity: String,
+    /// What tells this instance from another one of the same name.
+    #[prost(bytes = "vec", tag = "3")]
+    pub nonce: Vec<u8>,
+    /// Whether its lease has ended.
+    #[prost(bool, tag = "4")]
+    pub lapsed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Held {
+    entry: Entry,
+    seen: Duration,
+}
+
+/// All registered instances.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Registry {
+    held: BTreeMap<Name, Held>,
+    frozen: bool,
+}
+
+impl Registry {
+    /// Takes in what was stored. Nobody could give a sign of life meanwhile, so every lease begins anew.
+    pub fn restore(entries: impl IntoIterator<Item = Entry>, now: Duration) -> Self {
+        let held = entries.into_iter().map(|entry| (name_of(&entry.workload), Held { entry, seen: now }));
+        Self { held: held.collect(), frozen: false }
+    }
+
+    /// Registers an instance, or changes what it registered. The answer says whether there is something to store. An instance
+    /// with another nonce takes the place of the first one only when that has lost its lease.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn register(
+        &mut self,
+        workload: Workload,
+        identity: &SpiffeId,
+        nonce: &[u8],
+        now: Duration,
+    ) -> Result<bool, Refused> {
+        check(&workload, identity)?;
+        if nonce.is_empty() || nonce.len() > 128 {
+            return Err(Refused::Wrong("the nonce of the instance has between 1 and 128 bytes".into()));
+        }
+        let name = name_of(&workload);
+        if let Some(held) = self.held.get(&name)
+            && !held.entry.lapsed
+            && (held.entry.nonce != nonce || held.entry.identity != identity.as_str())
+        {
+            return Err(Refused::Taken);
+        }
+        let entry = Entry { workload, identity: identity.as_str().to_owned(), nonce: nonce.to_vec(), lapsed: false };
+        check_object(&entry)?;
+        let changed = self.held.get(&name).is_none_or(|held| held.entry != entry);
+        self.held.insert(name, Held { entry, seen: now });
+        Ok(changed)
+    }
+
+    /// Notes a sign of life of the instance with this nonce. `None` when it is not registered; else whether its lease had ended,
+    /// so that there is something to store.
+    pub fn beat(&mut self, name: &Name, nonce: &[u8], now: Duration) -> Option<bool> {
+        let held = self.held.get_mut(name).filter(|held| held.entry.nonce == nonce)?;
+        held.seen = now;
+        Some(std::mem::take(&mut held.entry.lapsed))
+    }
+
+    /// Takes an instance out that says that it ends. False when it is not registered.
+    pub fn leave(&mut self, name: &Name, nonce: &[u8]) -> bool {
+        if self.held.get(name).is_some_and(|held| held.entry.nonce == nonce) {
+            self.held.remove(name);
+            return true;
+        }
+        false
+    }
+
+    /// Looks who has fallen silent, and names whose lease has ended or who is removed.
+    pub fn sweep(&mut self, now: Duration) -> Vec<Name> {
+        let silence = |held: &Held| now.saturating_sub(held.seen);
+        let silent = self.held.values().filter(|held| silence(held) > SILENCE).count();
+        self.frozen = silent >= MASS && silent * 2 > self.held.len();
+        let frozen = self.frozen;
+        let mut changed = Vec::new();
+        self.held.retain(|name, held| {
+            let silence = now.saturating_sub(held.seen);
+            if frozen && silence <= PATIENCE {
+                return true;
+            }
+            if silence > LEASE && !held.entry.lapsed {
+                held.entry.lapsed = true;
+                changed.push(name.clone());
+            } else if silence > LEASE + GRACE {
+                changed.push(name.clone());
+                return false;
+            }
+            true
+        });
+        changed
+    }
+
+    /// Whether expiries are frozen, because most instances fell silent at once.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// What is stored about an instance.
+    pub fn entry(&self, name: &Name) -> Option<&Entry> {
+        self.held.get(name).map(|held| &held.entry)
+    }
+
+    /// All instances, ordered by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Entry)> {
+        self.held.iter().map(|(name, held)| (name, &held.entry))
+    }
+
+    /// The objects that stand for the registrations: a `Workload` for each, and a `Service` for every service that none of
+    /// `known` is.
+    pub fn objects(&self, known: &BTreeSet<Name>) -> Vec<Value> {
+        let mut services: BTreeMap<Name, BTreeMap<u32, &Port>> = BTreeMap::new();
+        let mut objects = Vec::new();
+        for held in self.held.values() {
+            let workload = &held.entry.workload;
+            for service in &workload.services {
+                let name = (workload.namespace.clone(), service.clone());
+                if !known.contains(&name) {
+                    let ports = services.entry(name).or_default();
+                    workload.ports.iter().for_each(|port| {
+                        ports.entry(port.port).or_insert(port);
+                    });
+                }
+            }
+            objects.push(workload_object(&held.entry));
+        }
+        objects.extend(services.iter().map(|((namespace, name), ports)| service_object(namespace, name, ports)));
+        objects
+    }
+}
+
+/// The name under which a workload is registered.
+pub fn name_of(workload: &Workload) -> Name {
+    (workload.namespace.clone(), workload.name.clone())
+}
+
+/// What `identity` may register: itself, as an instance of the service that its service account is named after.
+fn check(workload: &Workload, identity: &SpiffeId) -> Result<(), Refused> {
+    let wrong = |why: String| Err(Refused::Wrong(why));
+    let Some(own) = identity.workload() else {
+        return Err(Refused::NotAllowed(format!("`{identity}` is not the identity of a workload")));
+    };
+    let (namespace, account) = (own.namespace(), own.service_account());
+    if workload.namespace != namespace || workload.service_account != account {
+        let asked = format!("{}/{}", workload.namespace, workload.service_account);
+        return Err(Refused::NotAllowed(format!("`{identity}` may register {namespace}/{account} and not {asked}")));
+    }
+    if let Some(foreign) = workload.services.iter().find(|service| *service != account) {
+        return Err(Refused::NotAllowed(format!(
+            "`{identity}` may register instances of the service `{account}` and not of `{foreign}`"
+        )));
+    }
+    if !is_label(&workload.name) || workload.name.len() > 253 {
+        return wrong(format!("`{}` is no name of an instance: lower-case letters, digits and `-`", workload.name));
+    }
+    if workload.services.is_empty() || workload.services.len() > MOST || workload.ports.len() > MOST {
+        return wrong(format!("a workload has at least one service and at most {MOST} services and ports"));
+    }
+    if workload.address.parse::<IpAddr>().map_or(true, |ip| ip.is_unspecified() || ip.is_multicast()) {
+        return wrong(format!("`{}` is no IP address to reach a workload at", workload.address));
+    }
+    let is_port = |port: u32| u16::try_from(port).is_ok();
+    let bad = |port: &&Port| port.port == 0 || !is_port(port.port) || !is_port(port.target_port);
+    if workload.ports.iter().find(bad).is_some() || !is_port(workload.tunnel_port) {
+        return wrong("a port is between 1 and 65535".into());
+    }
+    if let Some(port) = workload.ports.iter().find(|port| !port.name.is_empty() && !is_label(&port.name)) {
+        return wrong(format!("`{}` is no name of a port: lower-case letters, digits and `-`", port.name));
+    }
+    Ok(())
+}
+
+/// Whether the object that stands for it is one that every proxy accepts.
+fn check_object(entry: &Entry) -> Result<(), Refused> {
+    let text = SourceText::new("registration", workload_object(entry).to_string());
+    let loaded = transept_model::Loader::new(MODEL_KINDS).load(&[text]);
+    match loaded.invalid.first() {
+        Some(invalid) => Err(Refused::Wrong(format!("{}: {}", invalid.field, invalid.why))),
+        None => Ok(()),
+    }
+}
+
+/// A DNS label (RFC 1123, section 2.1), as names of objects are.
+fn is_label(name: &str) -> bool {
+    let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+    !name.is_empty() && name.bytes().all(inside) && !name.starts_with(['-', '.']) && !name.ends_with(['-', '.'])
+}
+
+fn workload_object(entry: &Entry) -> Value {
+    let workload = &entry.workload;
+    let health = match workload.condition() {
+        _ if entry.lapsed => Condition::Unhealthy,
+        said => said,
+    };
+    let mut spec = json!({
+        "services": workload.services,
+        "serviceAccount": workload.service_account,
+        "trustDomain": entry.identity.trim_start_matches("spiffe://").split('/').next().unwrap_or_default(),
+        "address": workload.address,
+        "ports": workload.ports.iter().map(|port| port_object(port, PortOf::Workload)).collect::<Vec<_>>(),
+        "weight": workload.weight.max(1),
+        "health": health.as_str(),
+    });
+    if workload.tunnel_port != 0 {
+        spec["tunnel"] = json!({"protocol": "HBONE", "port": workload.tunnel_port});
+    }
+    for (field, value) in [("zone", &workload.zone), ("region", &workload.region)] {
+        if !value.is_empty() {
+            spec[field] = value.as_str().into();
+        }
+    }
+    json!({
+        "apiVersion": "transept.dev/v1alpha1",
+        "kind": "Workload",
+        "metadata": {"name": workload.name, "namespace": workload.namespace},
+        "spec": spec,
+    })
+}
+
+fn service_object(namespace: &str, name: &str, ports: &BTreeMap<u32, &Port>) -> Value {
+    let several = ports.len() > 1;
+    let ports = ports.values().map(|port| {
+        let mut object = port_object(port, PortOf::Service);
+        // Kubernetes wants a name as soon as there are two.
+        if several && port.name.is_empty() {
+            object["name"] = format!("port-{}", port.port).into();
+        }
+        object
+    });
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"ports": ports.collect::<Vec<_>>()},
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PortOf {
+    Workload,
+    Service,
+}
+
+fn port_object(port: &Port, of: PortOf) -> Value {
+    let mut object = json!({"port": port.port});
+    if port.target_port != 0 && of == PortOf::Workload {
+        object["targetPort"] = port.target_port.into();
+    }
+    for (field, value) in [("name", &port.name), ("appProtocol", &port.app_protocol)] {
+        if !value.is_empty() {
+            object[field] = value.as_str().into();
+        }
+    }
+    object
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! Leases, lapses and replacements, moment by moment.
+
+use super::*;
+
+const CART: &str = "spiffe://transept.local/ns/default/sa/cart";
+
+fn cart() -> SpiffeId {
+    SpiffeId::parse(CART).expect("an id")
+}
+
+fn workload(name: &str) -> Workload {
+    Workload {
+        namespace: "default".into(),
+        name: name.into(),
+        services: vec!["cart".into()],
+        service_account: "cart".into(),
+        address: "10.0.0.7".into(),
+        ports: vec![Port { port: 80, target_port: 8080, app_protocol: "http".into(), ..Port::default() }],
+        tunnel_port: 15008,
+        ..Workload::default()
+    }
+}
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn name(name: &str) -> Name {
+    ("default".into(), name.into())
+}
+
+/// A registry with `count` instances `a`, `b`, ... that all were heard at zero.
+fn registry(count: u8) -> Registry {
+    let mut registry = Registry::default();
+    for letter in (b'a'..).take(count.into()) {
+        let workload = workload(&char::from(letter).to_string());
+        assert_eq!(registry.register(workload, &cart(), &[letter], at(0)), Ok(true));
+    }
+    registry
+}
+
+#[test]
+fn one_missed_lease_is_unhealthy_then_comes_the_grace_and_then_the_end() {
+    let mut registry = registry(1);
+    assert!(registry.sweep(at(30)).is_empty());
+    assert_eq!(registry.sweep(at(31)), [name("a")]);
+    assert!(registry.entry(&name("a")).is_some_and(|entry| entry.lapsed));
+    assert!(registry.sweep(at(90)).is_empty());
+    assert_eq!(registry.sweep(at(91)), [name("a")]);
+    assert!(registry.entry(&name("a")).is_none());
+}
+
+#[test]
+fn a_sign_of_life_makes_it_healthy_again() {
+    let mut registry = registry(1);
+    assert_eq!(registry.beat(&name("a"), b"a", at(20)), Some(false));
+    assert!(registry.sweep(at(50)).is_empty());
+    registry.sweep(at(51));
+    assert_eq!(registry.beat(&name("a"), b"a", at(60)), Some(true));
+    assert!(registry.sweep(at(90)).is_empty());
+    assert_eq!(registry.beat(&name("a"), b"other", at(60)), None);
+    assert_eq!(registry.beat(&name("b"), b"b", at(60)), None);
+}
+
+#[test]
+fn a_mass_lapse_empties_no_service() {
+    let mut registry = registry(4);
+    // One still lives, three were cut off within a heartbeat of each other.
+    registry.beat(&name("b"), b"b", at(4));
+    registry.beat(&name("c"), b"c", at(9));
+    for second in 0..3600 {
+        registry.beat(&name("d"), b"d", at(second));
+        assert!(registry.sweep(at(second)).is_empty(), "{second}");
+    }
+    assert!(registry.is_frozen());
+    // Two return: the one that does not is on its own again.
+    registry.beat(&name("b"), b"b", at(3600));
+    registry.beat(&name("c"), b"c", at(3600));
+    assert_eq!(registry.sweep(at(3600)), [name("a")]);
+    assert!(!registry.is_frozen());
+}
+
+#[test]
+fn a_mass_lapse_does_not_last_for_ever() {
+    let mut registry = registry(3);
+    assert!(registry.sweep(PATIENCE).is_empty());
+    let late = PATIENCE + at(1);
+    assert_eq!(registry.sweep(late).len(), 3);
+    assert_eq!(registry.sweep(late).len(), 3);
+    assert_eq!(registry.iter().count(), 0);
+}
+
+#[test]
+fn a_few_that_end_of_many_are_no_mass_lapse() {
+    let mut registry = registry(8);
+    for letter in b'a'..=b'd' {
+        registry.beat(&name(&char::from(letter).to_string()), &[letter], at(25));
+    }
+    assert_eq!(registry.sweep(at(31)).len(), 4);
+}
+
+#[test]
+fn the_name_of_a_live_instance_is_not_taken_over() {
+    let mut registry = registry(1);
+    assert_eq!(registry.register(workload("a"), &cart(), b"z", at(1)), Err(Refused::Taken));
+    // The instance itself may say something else, and says the same without a change.
+    assert_eq!(registry.register(workload("a"), &cart(), b"a", at(1)), Ok(false));
+    let changed = Workload { condition: Condition::Draining.into(), ..workload("a") };
+    assert_eq!(registry.register(changed, &cart(), b"a", at(1)), Ok(true));
+    registry.sweep(at(40));
+    assert_eq!(registry.register(workload("a"), &cart(), b"z", at(41)), Ok(true));
+    assert!(!registry.leave(&name("a"), b"a"));
+    assert!(registry.leave(&name("a"), b"z"));
+    assert!(!registry.leave(&name("a"), b"z"));
+}
+
+#[test]
+fn who_one_is_decides_what_one_may_register() {
+    let mut registry = Registry::default();
+    let mut refused = |change: fn(&mut Workload)| {
+        let mut workload = workload("a");
+        change(&mut workload);
+        registry.register(workload, &cart(), b"a", at(0)).expect_err("refused").to_string()
+    };
+    assert!(refused(|w| w.namespace = "bank".into()).contains("bank/cart"));
+    assert!(refused(|w| w.service_account = "bank".into()).contains("default/bank"));
+    assert!(refused(|w| w.services.push("bank".into())).contains("`bank`"));
+    assert!(refused(|w| w.services.clear()).contains("at least one service"));
+    assert!(refused(|w| w.address = "0.0.0.0".into()).contains("0.0.0.0"));
+    assert!(refused(|w| w.address.clear()).contains("IP address"));
+    assert!(refused(|w| w.name = "A_b".into()).contains("A_b"));
+    assert!(refused(|w| w.zone = "z".repeat(64)).contains("spec.zone"));
+    assert!(refused(|w| w.ports.clear()).contains("spec.ports"));
+    assert!(refused(|w| w.ports[0].port = 70_000).contains("65535"));
+    let control = SpiffeId::parse("spiffe://transept.local/transept/control").expect("an id");
+    assert!(registry.register(workload("a"), &control, b"a", at(0)).is_err());
+    assert!(registry.register(workload("a"), &cart(), b"", at(0)).is_err());
+}
+
+#[test]
+fn objects_stand_for_instances_and_for_services_that_no_file_has() {
+    let mut registry = registry(2);
+    registry.beat(&name("b"), b"b", at(30));
+    registry.sweep(at(31));
+    let objects = registry.objects(&BTreeSet::new());
+    let shown: Vec<String> = objects
+        .iter()
+        .map(|o| format!("{} {} {}", o["kind"], o["metadata"]["name"], o["spec"]["health"]).replace('"', ""))
+        .collect();
+    assert_eq!(shown, ["Workload a Unhealthy", "Workload b Healthy", "Service cart null"]);
+    assert_eq!(
+        objects[0]["spec"],
+        json!({
+            "services": ["cart"], "serviceAccount": "cart", "trustDomain": "transept.local", "address": "10.0.0.7", "weight": 1, "health": "Unhealthy",
+            "ports": [{"port": 80, "targetPort": 8080, "appProtocol": "http"}],
+            "tunnel": {"protocol": "HBONE", "port": 15008},
+        })
+    );
+    assert_eq!(objects[2]["spec"], json!({"ports": [{"port": 80, "appProtocol": "http"}]}));
+    let known = BTreeSet::from([("default".to_owned(), "cart".to_owned())]);
+    assert_eq!(registry.objects(&known).len(), 2);
+}
+
+#[test]
+fn a_restart_begins_every_lease_anew() {
+    let before = registry(2);
+    let entries: Vec<Entry> = before.iter().map(|(_, entry)| entry.clone()).collect();
+    let mut after = Registry::restore(entries, at(1000));
+    assert!(after.sweep(at(1030)).is_empty());
+    assert_eq!(after.register(workload("a"), &cart(), b"a", at(1001)), Ok(false));
+}

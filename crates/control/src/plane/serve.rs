@@ -1,0 +1,329 @@
+//! Speaks to proxies: one port, mutual TLS, HTTP/2, and the gRPC methods of the control connection.
+//!
+//! Started by the application with a bound listener. Who calls is what the certificate says and nothing else. A connection
+//! without one may join and do nothing more; a connection ends when the certificate does that it began with. What is asked for is
+//! done by `core`, on threads that may wait for the disk.
+
+mod call;
+
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{Method, Request};
+use rustls::time_provider::DefaultTimeProvider;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use transept_identity::authority;
+use transept_identity::handshake::{ClientAuth, server_config};
+use transept_identity::svid::Leaf;
+use transept_identity::{Accept, PeerVerifier, Purpose, SpiffeId};
+use transept_xds::grpc::{Code, Failed};
+use transept_xds::mesh::{Answer, Beat, Issued, JOIN, JoinRequest, LONGEST, REGISTER, RENEW, RenewRequest};
+use transept_xds::messages::DeltaDiscoveryRequest;
+use transept_xds::server::{Session, Settings};
+
+use self::call::{Call, Reply, accept, refuse};
+use super::core::{NotDone, Plane, now};
+
+/// How many proxies are served at a time; the others wait.
+const CONNECTIONS: usize = 16_384;
+/// How long a handshake may take, and a connection without a certificate may stay.
+const GREETING: Duration = Duration::from_secs(15);
+/// How long the other side may be silent before it is asked for a sign of life, and how long it has to give one.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long to pause when no connection can be accepted, because file descriptors are used up, for example.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Streams of one proxy at a time.
+const STREAMS: u32 = 16;
+/// The longest request of discovery in bytes: a proxy names everything that it holds.
+const LONGEST_DISCOVERY: usize = 32 << 20;
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+struct Peer {
+    address: SocketAddr,
+    leaf: Option<Arc<Leaf>>,
+}
+
+impl Peer {
+    fn prove(&self) -> Result<(&SpiffeId, &Arc<Leaf>), Failed> {
+        let leaf = self.leaf.as_ref().ok_or_else(|| {
+            Failed::new(
+                Code::Unauthenticated,
+                "a certificate of this trust domain is needed for everything but joining",
+            )
+        })?;
+        Ok((&leaf.id, leaf))
+    }
+}
+
+/// Serves every connection of `listener`; never ends.
+///
+/// # Errors
+/// TLS cannot be set up.
+pub async fn serve(plane: Arc<Plane>, listener: TcpListener) -> io::Result<()> {
+    let accepted = Accept::TrustDomain(plane.trust_domain().clone());
+    let peers = PeerVerifier::new(plane.bundles.clone(), accepted, plane.ca().provider().clone());
+    let clock = Arc::new(DefaultTimeProvider);
+    let config = server_config(plane.own.clone(), peers.clone(), ClientAuth::Optional, &[b"h2"], clock)
+        .map_err(io::Error::other)?;
+    let tls = TlsAcceptor::from(Arc::new(config));
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let settings = Settings { identifier: "transept".to_owned(), order: plane.kinds.order(), ..Settings::default() };
+    let server = Server { plane, peers, tls, settings: Arc::new(settings) };
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return Ok(()) };
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                let server = server.clone();
+                tokio::spawn(async move {
+                    server.attend(stream, address).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no connection of a proxy can be accepted");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Server {
+    plane: Arc<Plane>,
+    peers: PeerVerifier,
+    tls: TlsAcceptor,
+    settings: Arc<Settings>,
+}
+
+impl Server {
+    async fn attend(self, stream: TcpStream, address: SocketAddr) {
+        // Small messages in both directions: waiting to fill packets only adds delay.
+        let _ = stream.set_nodelay(true);
+        let tls = match tokio::time::timeout(GREETING, self.tls.accept(stream)).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => {
+                let why = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+                let refusal = why.and_then(transept_identity::handshake::refusal);
+                match refusal {
+                    Some(refusal) => tracing::warn!(%address, why = %refusal, "the certificate of a proxy is refused"),
+                    None => tracing::debug!(%address, %error, "the handshake with a proxy failed"),
+                }
+                return;
+            }
+            Err(_) => return,
+        };
+        let leaf = match tls.get_ref().1.peer_certificates() {
+            None => None,
+            Some(chain) => match self.peers.peer(chain, Purpose::Client, now()) {
+                Ok(peer) => Some(peer.leaf),
+                Err(_) => return,
+            },
+        };
+        let stay = match &leaf {
+            Some(leaf) => Duration::from_secs(leaf.not_after.as_secs().saturating_sub(now().as_secs()) + 1),
+            None => GREETING,
+        };
+        let peer = Peer { address, leaf };
+        let served = self.exchange(tls, peer);
+        match tokio::time::timeout(stay, served).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%address, %error, "the connection of a proxy broke"),
+            Err(_) => {
+                tracing::debug!(%address, "the certificate of a connection has ended, and so does the connection")
+            }
+        }
+    }
+
+    /// Takes the calls of one connection.
+    async fn exchange(&self, tls: tokio_rustls::server::TlsStream<TcpStream>, peer: Peer) -> Result<(), h2::Error> {
+        let mut builder = h2::server::Builder::new();
+        builder.max_concurrent_streams(STREAMS).initial_window_size(1 << 20).initial_connection_window_size(4 << 20);
+        builder.max_header_list_size(16 << 10);
+        let mut connection = builder.handshake::<_, Bytes>(tls).await?;
+        let mut pings = connection.ping_pong();
+        let alive = async move {
+            let Some(pings) = &mut pings else { return pending().await };
+            loop {
+                tokio::time::sleep(SILENCE).await;
+                match tokio::time::timeout(SILENCE, pings.ping(h2::Ping::opaque())).await {
+                    Ok(Ok(_)) => {}
+                    _ => return,
+                }
+            }
+        };
+        tokio::pin!(alive);
+        let mut calls = tokio::task::JoinSet::new();
+        loop {
+            tokio::select! {
+                () = &mut alive => return Ok(()),
+                // What has ended is not kept.
+                Some(_) = calls.join_next() => {}
+                next = connection.accept() => match next {
+                    Some(next) => {
+                        let (request, respond) = next?;
+                        calls.spawn(self.clone().answer(request, respond, peer.clone()));
+                    }
+                    // Dropping the set ends calls that are still open: their connection is gone.
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    async fn answer(self, request: Request<RecvStream>, respond: SendResponse<Bytes>, peer: Peer) {
+        let path = request.uri().path().to_owned();
+        if request.method() != Method::POST {
+            return refuse(respond, &Failed::new(Code::Unimplemented, "calls are POST requests"));
+        }
+        let longest = if path == transept_xds::METHOD { LONGEST_DISCOVERY } else { LONGEST };
+        let mut call = Call::new(request.into_body(), longest);
+        let Some(mut reply) = accept(respond) else { return };
+        let outcome = match path.as_str() {
+            JOIN => self.join(&mut call, &mut reply).await,
+            RENEW => self.renew(&mut call, &mut reply, &peer).await,
+            REGISTER => self.register(&mut call, &mut reply, &peer).await,
+            transept_xds::METHOD => self.discover(&mut call, &mut reply, &peer).await,
+            _ => Err(Failed::new(Code::Unimplemented, format!("there is no method {path}"))),
+        };
+        if let Err(failed) = &outcome {
+            tracing::debug!(address = %peer.address, %path, why = %failed, "a call of a proxy failed");
+        }
+        reply.finish(outcome);
+    }
+
+    async fn join(&self, call: &mut Call, reply: &mut Reply) -> Result<(), Failed> {
+        let asked: JoinRequest = call.only().await?;
+        let (issued, _) = self.run(move |plane| plane.join(&asked.token, &asked.nonce, &asked.request)).await?;
+        reply.send(&self.issued(&issued))
+    }
+
+    async fn renew(&self, call: &mut Call, reply: &mut Reply, peer: &Peer) -> Result<(), Failed> {
+        let id = peer.prove()?.0.clone();
+        let asked: RenewRequest = call.only().await?;
+        let issued = self.run(move |plane| plane.renew(&id, &asked.request)).await?;
+        reply.send(&self.issued(&issued))
+    }
+
+    fn issued(&self, issued: &authority::Issued) -> Issued {
+        let chain = issued.chain.iter().map(|der| Bytes::copy_from_slice(der)).collect();
+        Issued { chain, bundle: self.plane.bundle_document().1 }
+    }
+
+    async fn register(&self, call: &mut Call, reply: &mut Reply, peer: &Peer) -> Result<(), Failed> {
+        let id = peer.prove()?.0.clone();
+        let address = peer.address;
+        let mut registered = None;
+        while let Some(mut beat) = call.next::<Beat>().await? {
+            let id = id.clone();
+            let (answer, kept): (Answer, _) = self
+                .run(move |plane| {
+                    let answer = plane.beat(&mut beat, &id, address, &mut registered)?;
+                    Ok((answer, registered))
+                })
+                .await?;
+            registered = kept;
+            reply.send(&answer)?;
+        }
+        Ok(())
+    }
+
+    async fn discover(&self, call: &mut Call, reply: &mut Reply, peer: &Peer) -> Result<(), Failed> {
+        let (id, leaf) = peer.prove()?;
+        let began = Instant::now();
+        let mut session = Session::new(id.clone(), self.settings.clone());
+        let mut changed = self.plane.changed.subscribe();
+        let mut rules = 0;
+        let mut member: Option<Presence> = None;
+        loop {
+            let responses = {
+                let shelves = self.plane.shelves.read().unwrap_or_else(PoisonError::into_inner);
+                if rules != shelves.rules {
+                    rules = shelves.rules;
+                    session.reconsider(&shelves.resources);
+                }
+                session.poll(began.elapsed(), &shelves.resources, &shelves.visible)
+            };
+            for response in &responses {
+                reply.send(response)?;
+            }
+            let wake = session.wake_at();
+            let wait = async {
+                match wake {
+                    Some(at) => tokio::time::sleep(at.saturating_sub(began.elapsed())).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = wait => {}
+                // The sender lives as long as the plane.
+                _ = changed.changed() => {}
+                request = call.next::<DeltaDiscoveryRequest>() => {
+                    let Some(request) = request? else { return Ok(()) };
+                    let facts = {
+                        let shelves = self.plane.shelves.read().unwrap_or_else(PoisonError::into_inner);
+                        session.receive(began.elapsed(), request, &shelves.resources)
+                    };
+                    let facts = facts.map_err(|breach| Failed::new(Code::ResourceExhausted, breach.to_string()))?;
+                    let presence = member.get_or_insert_with(|| {
+                        let node = session.node().map(|node| node.id.as_str()).unwrap_or_default();
+                        Presence::begin(&self.plane, id, node, peer.address, leaf)
+                    });
+                    self.plane.note_facts(&presence.name, facts);
+                }
+            }
+        }
+    }
+
+    /// Runs what may wait for the disk, off the threads that wait for sockets.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Plane) -> Result<T, NotDone> + Send + 'static,
+    ) -> Result<T, Failed> {
+        let plane = self.plane.clone();
+        let done = tokio::task::spawn_blocking(move || work(&plane)).await;
+        let done = done.map_err(|_| Failed::new(Code::Internal, "the control plane failed"))?;
+        done.map_err(|error| {
+            let code = match &error {
+                NotDone::Token(_) => Code::Unauthenticated,
+                NotDone::Sign(_) => Code::PermissionDenied,
+                NotDone::Wrong(_) => Code::InvalidArgument,
+                NotDone::Store => Code::Unavailable,
+            };
+            Failed::new(code, error.to_string())
+        })
+    }
+}
+
+/// A proxy that is connected; dropping it tells that it is not.
+struct Presence {
+    plane: Arc<Plane>,
+    name: String,
+}
+
+impl Presence {
+    fn begin(plane: &Arc<Plane>, id: &SpiffeId, node: &str, address: SocketAddr, leaf: &Arc<Leaf>) -> Self {
+        // What a proxy calls itself stands behind what it has proven, so that it cannot speak for another one.
+        let proven = match id.workload() {
+            Some(workload) => format!("{}/{}", workload.namespace(), workload.service_account()),
+            None => id.path().to_owned(),
+        };
+        let name = format!("{proven}/{node}");
+        plane.arrive(&name, id, address, leaf);
+        Self { plane: plane.clone(), name }
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.plane.depart(&self.name);
+    }
+}

@@ -1,0 +1,350 @@
+//! From configuration to resources: each object as JSON under its key, and what comes along with what.
+//!
+//! Called by `core` after every change of the files or of the registrations. It reads trees, not meanings: whether the objects
+//! are right was decided by the loader before. Values that Secrets take from outside are filled in here, because no proxy has
+//! the environment and the files of the control plane.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+use transept_engine::policies::MODEL_KINDS;
+use transept_model::catalogue::{KindDescription, catalogue};
+use transept_model::kinds::Scope;
+use transept_model::load::{DEFAULT_NAMESPACE, FROM_ENV, FROM_FILE, Outside, ValueFrom, Wanted};
+use transept_model::value::Budget;
+use transept_model::{ObjectName, Place, SourceText};
+use transept_xds::{Key, Resource, TypeUrl};
+
+use super::registry::Name;
+
+/// The label with which an EndpointSlice names its Service.
+const SLICE_LABEL: &str = "kubernetes.io/service-name";
+
+/// The kinds that travel.
+#[derive(Debug)]
+pub struct Kinds {
+    kinds: Vec<KindDescription>,
+}
+
+impl Default for Kinds {
+    fn default() -> Self {
+        Self { kinds: catalogue(MODEL_KINDS) }
+    }
+}
+
+impl Kinds {
+    /// The types in the order in which they are added: what is pointed at before what points at it.
+    pub fn order(&self) -> Vec<TypeUrl> {
+        let rank = |kind: &str| match kind {
+            "Namespace" | "GatewayClass" | "ReferenceGrant" => 0,
+            "Secret" | "ConfigMap" => 1,
+            "Service" | "Backend" => 2,
+            "EndpointSlice" | "Workload" => 3,
+            "Gateway" => 5,
+            kind if kind.ends_with("Route") => 6,
+            _ => 4,
+        };
+        let mut kinds: Vec<&KindDescription> = self.kinds.iter().collect();
+        kinds.sort_by_key(|kind| (rank(kind.kind), kind.kind));
+        kinds.into_iter().map(type_url).collect()
+    }
+
+    /// The type of a kind by group and name, as references give them.
+    pub fn type_of(&self, group: &str, kind: &str) -> Option<TypeUrl> {
+        self.kinds.iter().find(|one| one.kind == kind && one.group == group).map(type_url)
+    }
+
+    /// The key of an object; `None` for a kind that does not travel.
+    pub fn key(&self, object: &Value) -> Option<Key> {
+        let api_version = object["apiVersion"].as_str()?;
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        let kind = object["kind"].as_str()?;
+        let kind = self.kinds.iter().find(|one| one.kind == kind && one.group == group)?;
+        let name = object["metadata"]["name"].as_str()?;
+        let name = match kind.scope {
+            Scope::Namespaced => format!("{}/{name}", namespace_of(object)),
+            Scope::Cluster => name.to_owned(),
+        };
+        Some(Key::new(&type_url(kind), &name))
+    }
+
+    /// The resource of an object, with its company.
+    pub fn resource(&self, object: &Value) -> Option<Resource> {
+        let key = self.key(object)?;
+        let (joins, brings) = (self.joins(object), self.brings(object));
+        Some(Resource::from_json(key, object).joining(joins).bringing(brings))
+    }
+
+    /// Whom an object comes along with: the Services that it is an endpoint of, a route's parents, a policy's targets.
+    fn joins(&self, object: &Value) -> Vec<Key> {
+        let namespace = namespace_of(object);
+        let own = |group: &str, kind: &str, name: &Value| self.reference(group, kind, namespace, name);
+        let mut keys = Vec::new();
+        match object["kind"].as_str() {
+            Some("EndpointSlice") => keys.extend(own("", "Service", &object["metadata"]["labels"][SLICE_LABEL])),
+            Some("Workload") => {
+                keys.extend(list(&object["spec"]["services"]).iter().filter_map(|name| own("", "Service", name)));
+            }
+            _ => {}
+        }
+        for parent in list(&object["spec"]["parentRefs"]) {
+            let group = parent["group"].as_str().unwrap_or("gateway.networking.k8s.io");
+            let kind = parent["kind"].as_str().unwrap_or("Gateway");
+            let namespace = parent["namespace"].as_str().unwrap_or(namespace);
+            keys.extend(self.reference(group, kind, namespace, &parent["name"]));
+        }
+        for target in list(&object["spec"]["targetRefs"]) {
+            let (group, kind) = (target["group"].as_str().unwrap_or(""), target["kind"].as_str().unwrap_or(""));
+            keys.extend(own(group, kind, &target["name"]));
+        }
+        keys
+    }
+
+    /// What comes along with an object: what its references lead to, wherever in it they stand.
+    fn brings(&self, object: &Value) -> Vec<Key> {
+        let mut keys = BTreeSet::new();
+        let mut waiting = vec![&object["spec"]];
+        while let Some(value) = waiting.pop() {
+            match value {
+                Value::Array(items) => waiting.extend(items),
+                Value::Object(fields) => {
+                    for (field, inner) in fields {
+                        let is_reference = matches!(field.as_str(), "backendRef" | "backendRefs" | "caCertificateRefs");
+                        if is_reference {
+                            let one = std::slice::from_ref(inner);
+                            let references = inner.as_array().map_or(one, Vec::as_slice);
+                            keys.extend(references.iter().filter_map(|to| self.backend(to, namespace_of(object))));
+                        }
+                        waiting.push(inner);
+                    }
+                }
+                _ => {}
+            }
+        }
+        keys.into_iter().collect()
+    }
+
+    fn backend(&self, reference: &Value, namespace: &str) -> Option<Key> {
+        let (group, kind) =
+            (reference["group"].as_str().unwrap_or(""), reference["kind"].as_str().unwrap_or("Service"));
+        let namespace = reference["namespace"].as_str().unwrap_or(namespace);
+        self.reference(group, kind, namespace, &reference["name"])
+    }
+
+    fn reference(&self, group: &str, kind: &str, namespace: &str, name: &Value) -> Option<Key> {
+        let name = name.as_str().filter(|name| !name.is_empty())?;
+        Some(Key::new(&self.type_of(group, kind)?, &format!("{namespace}/{name}")))
+    }
+}
+
+fn type_url(kind: &KindDescription) -> TypeUrl {
+    TypeUrl::of(kind.group, kind.versions.first().copied().unwrap_or("v1"), kind.kind)
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn namespace_of(object: &Value) -> &str {
+    object["metadata"]["namespace"].as_str().unwrap_or(DEFAULT_NAMESPACE)
+}
+
+/// The objects in the texts, as JSON: lists taken apart, namespaces written out, status left out, values from outside filled in.
+/// The texts have been loaded before; what cannot be read is passed over.
+pub fn objects(texts: &[SourceText], outside: &dyn Outside) -> Vec<Value> {
+    let kinds = Kinds::default();
+    let mut objects = Vec::new();
+    for text in texts {
+        let (documents, _) = transept_model::value::read(text, &Budget::default());
+        let mut waiting: Vec<Value> = documents.iter().map(transept_model::Value::to_json).collect();
+        waiting.reverse();
+        while let Some(mut object) = waiting.pop() {
+            let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+            if let (true, Some(items)) = (kind.ends_with("List"), object["items"].as_array_mut()) {
+                waiting.extend(items.drain(..).rev());
+                continue;
+            }
+            if kinds.key(&object).is_none() {
+                continue;
+            }
+            if let Some(fields) = object.as_object_mut() {
+                fields.remove("status");
+            }
+            let namespaced = kinds.key(&object).is_some_and(|key| key.name.contains('/'));
+            if namespaced && object["metadata"]["namespace"].is_null() {
+                object["metadata"]["namespace"] = DEFAULT_NAMESPACE.into();
+            }
+            if kind == "Secret" {
+                fill_in(&mut object, text, outside);
+            }
+            objects.push(object);
+        }
+    }
+    objects
+}
+
+/// Reads the values that a Secret takes from outside and writes them into it; what cannot be read stays away.
+fn fill_in(secret: &mut Value, text: &SourceText, outside: &dyn Outside) {
+    let name = ObjectName {
+        kind: "Secret".into(),
+        namespace: namespace_of(secret).into(),
+        name: secret["metadata"]["name"].as_str().unwrap_or_default().into(),
+    };
+    let Some(annotations) = secret["metadata"]["annotations"].as_object_mut() else {
+        return;
+    };
+    let wishes = [
+        (annotations.remove(FROM_ENV), ValueFrom::Env as fn(String) -> ValueFrom),
+        (annotations.remove(FROM_FILE), ValueFrom::File as fn(String) -> ValueFrom),
+    ];
+    let mut data = Map::new();
+    for (wish, from) in wishes {
+        let wish = wish.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
+        for (key, place) in wish.split(',').filter_map(|pair| pair.split_once('=')) {
+            let key = key.trim().to_owned();
+            let wanted = Wanted {
+                at: Place { file: text.name.clone(), line: 0, column: 0 },
+                secret: name.clone(),
+                key: key.clone(),
+                from: from(place.trim().to_owned()),
+            };
+            if let Ok(bytes) = outside.read(&wanted) {
+                data.insert(key, data_encoding::BASE64.encode(&bytes).into());
+            }
+        }
+    }
+    if !data.is_empty() {
+        if secret["data"].is_null() {
+            secret["data"] = json!({});
+        }
+        if let Some(fields) = secret["data"].as_object_mut() {
+            fields.extend(data);
+        }
+    }
+}
+
+/// The Services among objects.
+pub fn services(objects: &[Value]) -> BTreeSet<Name> {
+    named(objects, "Service").map(|(name, _)| name).collect()
+}
+
+/// The Gateways among objects, each with the Secrets of other namespaces that its listeners name.
+pub fn gateways(objects: &[Value]) -> BTreeMap<Name, BTreeSet<Name>> {
+    let secrets = |name: &Name, gateway: &Value| {
+        let listeners = list(&gateway["spec"]["listeners"]);
+        let references = listeners.iter().flat_map(|listener| list(&listener["tls"]["certificateRefs"]));
+        let named = references.filter_map(|to| {
+            Some((to["namespace"].as_str().unwrap_or(&name.0).to_owned(), to["name"].as_str()?.to_owned()))
+        });
+        named.collect::<BTreeSet<Name>>()
+    };
+    named(objects, "Gateway").map(|(name, gateway)| (name.clone(), secrets(&name, gateway))).collect()
+}
+
+fn named<'o>(objects: &'o [Value], kind: &'o str) -> impl Iterator<Item = (Name, &'o Value)> {
+    let of_kind = objects.iter().filter(move |object| object["kind"] == kind);
+    of_kind.filter_map(|object| {
+        let name = object["metadata"]["name"].as_str()?;
+        Some(((namespace_of(object).to_owned(), name.to_owned()), object))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nothing;
+
+    impl Outside for Nothing {
+        fn read(&self, wanted: &Wanted) -> Result<Vec<u8>, String> {
+            match &wanted.from {
+                ValueFrom::Env(name) => Ok(name.clone().into_bytes()),
+                ValueFrom::File(_) => Err("there is no such file".into()),
+            }
+        }
+    }
+
+    const SHOP: &str = "\
+kind: List
+apiVersion: v1
+items:
+- {apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {ports: [{port: 80}]}, status: {x: 1}}
+- apiVersion: discovery.k8s.io/v1
+  kind: EndpointSlice
+  metadata: {name: cart-1, labels: {kubernetes.io/service-name: cart}}
+  addressType: IPv4
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop, namespace: shop}
+spec:
+  parentRefs: [{name: cart, kind: Service, group: '', namespace: default}, {name: web}]
+  rules:
+  - backendRefs: [{name: bank}]
+    filters: [{type: RequestMirror, requestMirror: {backendRef: {group: transept.dev, kind: Backend, name: copy}}}]
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: key, annotations: {transept.dev/from-env: 'a = ONE, b=TWO', transept.dev/from-file: c=none}}
+---
+apiVersion: example.com/v1
+kind: Unknown
+metadata: {name: x}
+";
+
+    fn shop() -> Vec<Value> {
+        objects(&[SourceText::new("shop.yaml", SHOP)], &Nothing)
+    }
+
+    #[test]
+    fn objects_are_written_out_and_keep_only_what_proxies_need() {
+        let objects = shop();
+        let kinds = Kinds::default();
+        let keys: Vec<String> = objects.iter().filter_map(|o| Some(kinds.key(o)?.to_string())).collect();
+        assert_eq!(
+            keys,
+            [
+                "core/v1/Service default/cart",
+                "discovery.k8s.io/v1/EndpointSlice default/cart-1",
+                "gateway.networking.k8s.io/v1/HTTPRoute shop/shop",
+                "core/v1/Secret default/key",
+            ]
+        );
+        assert!(objects[0].get("status").is_none());
+        assert_eq!(objects[3]["data"], json!({"a": "T05F", "b": "VFdP"}));
+        assert_eq!(objects[3]["metadata"]["annotations"], json!({}));
+        assert_eq!(services(&objects).into_iter().collect::<Vec<_>>(), [("default".to_owned(), "cart".to_owned())]);
+    }
+
+    #[test]
+    fn what_belongs_together_travels_together() {
+        let (objects, kinds) = (shop(), Kinds::default());
+        let company = |at: usize| {
+            let resource = kinds.resource(&objects[at]).expect("a resource");
+            let names = |keys: &[Key]| keys.iter().map(ToString::to_string).collect::<Vec<_>>();
+            (names(resource.joins()), names(resource.brings()))
+        };
+        assert_eq!(company(1).0, ["core/v1/Service default/cart"]);
+        let (joins, brings) = company(2);
+        assert_eq!(joins, ["core/v1/Service default/cart", "gateway.networking.k8s.io/v1/Gateway shop/web"]);
+        assert_eq!(brings, ["core/v1/Service shop/bank", "transept.dev/v1alpha1/Backend shop/copy"]);
+    }
+
+    #[test]
+    fn what_is_pointed_at_comes_first() {
+        let order: Vec<String> = Kinds::default().order().iter().map(ToString::to_string).collect();
+        let at = |kind: &str| order.iter().position(|one| one.ends_with(kind)).expect(kind);
+        assert!(at("/Secret") < at("/Gateway") && at("/Service") < at("/EndpointSlice"));
+        assert!(at("/Gateway") < at("/HTTPRoute") && at("/Workload") < at("/HTTPRoute"));
+    }
+
+    #[test]
+    fn a_gateway_names_its_secrets() {
+        let text = "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: web}, spec: {listeners: \
+                    [{tls: {certificateRefs: [{name: a}, {name: b, namespace: certs}]}}]}}";
+        let objects = objects(&[SourceText::new("web.yaml", text)], &Nothing);
+        let name = |namespace: &str, name: &str| (namespace.to_owned(), name.to_owned());
+        let secrets = BTreeSet::from([name("default", "a"), name("certs", "b")]);
+        assert_eq!(gateways(&objects), BTreeMap::from([(name("default", "web"), secrets)]));
+    }
+}

@@ -1,0 +1,274 @@
+//! What the control plane must not forget: tokens, registrations and the state of root rotation, in one file.
+//!
+//! Used by `plane`, which confirms nothing before [`Store::commit`] has returned: a commit is on the disk, so that the end of the
+//! process or of the machine at any moment loses nothing that was confirmed. The key of the authority is not in it, see `ca`.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
+use transept_identity::{Rotation, Tokens};
+
+use super::registry::{Entry, Name};
+
+/// Single things, as JSON.
+const THINGS: TableDefinition<&str, &[u8]> = TableDefinition::new("things");
+/// Registrations by `namespace/name`, as protobuf.
+const WORKLOADS: TableDefinition<&str, &[u8]> = TableDefinition::new("workloads");
+/// Numbers; the revision counts the commits.
+const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
+const TOKENS: &str = "tokens";
+const ROTATION: &str = "rotation";
+const REVISION: &str = "revision";
+/// Memory for pages of the file.
+const CACHE: usize = 16 << 20;
+
+/// Why the store does not work. Displays as a sentence that names the file.
+#[derive(Debug)]
+pub enum StoreError {
+    /// Another process has it open.
+    Locked(PathBuf),
+    /// It is no store, or is damaged.
+    Damaged(PathBuf, String),
+    /// Others than its owner may read or write it.
+    Open(PathBuf),
+    /// The operating system refuses.
+    Io(PathBuf, String),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Locked(path) => write!(f, "{} is in use: another control plane runs with this state", path.display()),
+            Self::Damaged(path, why) => write!(
+                f,
+                "{} is damaged or no state of a control plane ({why}); restore it from a backup, or move it away to begin \
+                 with no tokens and no registrations",
+                path.display()
+            ),
+            Self::Open(path) => write!(
+                f,
+                "{} can be read or written by others than its owner; `chmod 600` it, and think about who may have read it",
+                path.display()
+            ),
+            Self::Io(path, why) => write!(f, "{}: {why}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+/// What was stored.
+#[derive(Debug, Default)]
+pub struct State {
+    /// The join tokens.
+    pub tokens: Tokens,
+    /// The stage of root rotation; `None` before the first start.
+    pub rotation: Option<Rotation>,
+    /// The registrations.
+    pub entries: Vec<Entry>,
+    /// The number of commits so far.
+    pub revision: u64,
+}
+
+/// One change of what is stored.
+#[derive(Debug, Clone, Copy)]
+pub enum Write<'a> {
+    /// The table of tokens.
+    Tokens(&'a Tokens),
+    /// The stage of root rotation.
+    Rotation(&'a Rotation),
+    /// A registration; `None` when it is gone.
+    Workload(&'a Name, Option<&'a Entry>),
+}
+
+/// The open file.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    database: Database,
+}
+
+impl Store {
+    /// Opens the file, or makes it so that only its owner can read it.
+    ///
+    /// # Errors
+    /// It is in use, damaged, or open to others.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let file = open_private(path)?;
+        let database = redb::Builder::new().set_cache_size(CACHE).create_file(file).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => StoreError::Locked(path.to_owned()),
+            DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
+                StoreError::Io(path.to_owned(), error.to_string())
+            }
+            other => StoreError::Damaged(path.to_owned(), other.to_string()),
+        })?;
+        Ok(Self { path: path.to_owned(), database })
+    }
+
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds what cannot be understood.
+    pub fn load(&self) -> Result<State, StoreError> {
+        // A table that does not exist yet is made here, so that the rest need not ask.
+        self.commit(&[])?;
+        let damaged = |why: String| StoreError::Damaged(self.path.clone(), why);
+        let read = || -> Result<State, redb::Error> {
+            let mut state = State::default();
+            let read = self.database.begin_read()?;
+            let things = read.open_table(THINGS)?;
+            if let Some(bytes) = things.get(TOKENS)? {
+                state.tokens = parse(bytes.value())?;
+            }
+            if let Some(bytes) = things.get(ROTATION)? {
+                state.rotation = Some(parse(bytes.value())?);
+            }
+            for row in read.open_table(WORKLOADS)?.iter()? {
+                let (name, bytes) = row?;
+                let entry = Entry::decode(bytes.value())
+                    .map_err(|error| redb::Error::Corrupted(format!("registration `{}`: {error}", name.value())))?;
+                state.entries.push(entry);
+            }
+            state.revision = read.open_table(NUMBERS)?.get(REVISION)?.map_or(0, |number| number.value());
+            Ok(state)
+        };
+        read().map_err(|error| damaged(error.to_string()))
+    }
+
+    /// Makes changes, all or none, and returns when they are on the disk: with the number of commits so far.
+    ///
+    /// # Errors
+    /// Nothing was changed: the disk is full, for example.
+    pub fn commit(&self, writes: &[Write<'_>]) -> Result<u64, StoreError> {
+        let write = || -> Result<u64, redb::Error> {
+            let transaction = self.database.begin_write()?;
+            let revision;
+            {
+                let mut things = transaction.open_table(THINGS)?;
+                let mut workloads = transaction.open_table(WORKLOADS)?;
+                for write in writes {
+                    match write {
+                        Write::Tokens(tokens) => {
+                            things.insert(TOKENS, write_json(tokens)?.as_slice())?;
+                        }
+                        Write::Rotation(rotation) => {
+                            things.insert(ROTATION, write_json(rotation)?.as_slice())?;
+                        }
+                        Write::Workload(name, Some(entry)) => {
+                            workloads.insert(key(name).as_str(), entry.encode_to_vec().as_slice())?;
+                        }
+                        Write::Workload(name, None) => {
+                            workloads.remove(key(name).as_str())?;
+                        }
+                    }
+                }
+                let mut numbers = transaction.open_table(NUMBERS)?;
+                let before = numbers.get(REVISION)?.map_or(0, |number| number.value());
+                revision = before + u64::from(!writes.is_empty());
+                numbers.insert(REVISION, revision)?;
+            }
+            transaction.commit()?;
+            Ok(revision)
+        };
+        write().map_err(|error| StoreError::Io(self.path.clone(), format!("cannot be written: {error}")))
+    }
+}
+
+fn key(name: &Name) -> String {
+    format!("{}/{}", name.0, name.1)
+}
+
+fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, redb::Error> {
+    serde_json::from_slice(bytes).map_err(|error| redb::Error::Corrupted(error.to_string()))
+}
+
+fn write_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, redb::Error> {
+    serde_json::to_vec(value).map_err(|error| redb::Error::Corrupted(error.to_string()))
+}
+
+/// Opens or makes a file that only its owner reads.
+fn open_private(path: &Path) -> Result<File, StoreError> {
+    let failed = |error: io::Error| StoreError::Io(path.to_owned(), error.to_string());
+    let made = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+    let file = match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            OpenOptions::new().read(true).write(true).open(path).map_err(failed)?
+        }
+        other => other.map_err(failed)?,
+    };
+    if file.metadata().map_err(failed)?.permissions().mode() & 0o077 != 0 {
+        return Err(StoreError::Open(path.to_owned()));
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use transept_identity::token::{SECRET, Uses};
+    use transept_identity::{Fingerprint, WorkloadName};
+    use transept_xds::mesh::Workload;
+
+    use super::*;
+
+    fn entry(name: &str) -> Entry {
+        let workload = Workload { namespace: "default".into(), name: name.into(), ..Workload::default() };
+        Entry { workload, identity: "spiffe://a/b".into(), nonce: vec![1], lapsed: false }
+    }
+
+    #[test]
+    fn what_was_committed_is_there_after_opening_again() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("state.redb");
+        let now = rustls_pki_types::UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000));
+        let mut tokens = Tokens::new();
+        let workload = WorkloadName::new("default", "cart").expect("a name");
+        let secret: [u8; SECRET] = std::array::from_fn(|index| u8::try_from(index).unwrap_or(0));
+        tokens.create(workload, Uses::Once, Duration::from_secs(60), now, secret.into()).expect("a token");
+        let rotation = Rotation::new(Fingerprint::of(b"root"));
+        let (a, b) = (("default".to_owned(), "a".to_owned()), ("default".to_owned(), "b".to_owned()));
+        {
+            let store = Store::open(&path).expect("a new store");
+            assert_eq!(store.load().expect("empty").revision, 0);
+            let (first, second) = (entry("a"), entry("b"));
+            let writes = [
+                Write::Tokens(&tokens),
+                Write::Rotation(&rotation),
+                Write::Workload(&a, Some(&first)),
+                Write::Workload(&b, Some(&second)),
+            ];
+            assert_eq!(store.commit(&writes).expect("committed"), 1);
+            assert_eq!(store.commit(&[Write::Workload(&a, None)]).expect("committed"), 2);
+        }
+        assert_eq!(path.metadata().expect("a file").permissions().mode() & 0o777, 0o600);
+        let state = Store::open(&path).expect("an old store").load().expect("readable");
+        assert_eq!((state.tokens, state.rotation, state.revision), (tokens, Some(rotation), 2));
+        assert_eq!(state.entries, [entry("b")]);
+    }
+
+    #[test]
+    fn a_store_in_use_damaged_or_open_to_others_is_named() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("state.redb");
+        let store = Store::open(&path).expect("a new store");
+        let again = Store::open(&path).expect_err("in use");
+        assert!(matches!(again, StoreError::Locked(_)) && again.to_string().contains("in use"), "{again}");
+        drop(store);
+
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("chmod");
+        assert!(matches!(Store::open(&path), Err(StoreError::Open(_))));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+
+        std::fs::write(&path, "this is not a database, and long enough to look like one".repeat(1000))
+            .expect("written");
+        let damaged = Store::open(&path).and_then(|store| store.load()).expect_err("damaged");
+        assert!(matches!(damaged, StoreError::Damaged(..)), "{damaged:?}");
+        assert!(damaged.to_string().contains("state.redb is damaged"), "{damaged}");
+    }
+}
