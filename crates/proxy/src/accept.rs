@@ -12,12 +12,13 @@ use futures_util::FutureExt;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use transept_engine::exchange::Connection;
-use transept_engine::snapshot::Secure;
+use transept_engine::snapshot::{Role, Secure};
 
 use crate::detect::detect;
 use crate::edge::{h1_server, hbone};
 use crate::io::Io;
 use crate::limits::Place;
+use crate::mesh::{Membership, identity_in};
 use crate::recheck::Ground;
 use crate::secure::{facts_of, secure, secure_member};
 use crate::worker::Worker;
@@ -122,7 +123,11 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
     let watch = worker.watches.add();
     match bind.secure {
         Secure::Plain => {
-            let connection = Connection::new(peer, local, None);
+            let mut connection = Connection::new(peer, local, None);
+            if bind.role == Role::Outbound {
+                // Whoever reaches this bind is the workload itself.
+                connection.identity = worker.shared.mesh.as_ref().map(Membership::own_identity);
+            }
             detect(worker, Io::plain(tcp), connection, None, bind, watch, guest).await;
         }
         Secure::Tls => {
@@ -132,7 +137,10 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
                 return;
             };
             worker.meter.borrow_mut().plain().tls_handshakes += 1;
-            let connection = Connection::new(peer, local, Some(facts_of(&session, &tls)));
+            let facts = facts_of(&session, &tls);
+            let identity = facts.client_certificate.as_ref().and_then(|leaf| identity_in(leaf));
+            let mut connection = Connection::new(peer, local, Some(facts));
+            connection.identity = identity;
             detect(worker, Io::secured(tcp, session), connection, Some(tls), bind, watch, guest).await;
         }
         Secure::Mesh => {

@@ -13,9 +13,9 @@ use transept_engine::judge::{self, Judgement, Outcome, Resend, Terms};
 use transept_engine::pick::{self, Call, Chosen, pick_endpoint};
 use transept_engine::reason::Reason;
 use transept_engine::rule::Rule;
-use transept_engine::snapshot::{Backend, Listener, UpstreamProtocol};
+use transept_engine::snapshot::{Backend, Listener, Role, UpstreamProtocol};
 use transept_wire::h1::Body;
-use transept_wire::head::Response;
+use transept_wire::head::{Response, Version};
 
 use crate::body::Source;
 use crate::failure::{Failure, Repeat, Side};
@@ -210,6 +210,13 @@ async fn try_once(
         // An upgrade needs a connection of its own.
         protocol: match crossing.backend.protocol {
             UpstreamProtocol::Auto if wants_tunnel => UpstreamProtocol::Http1,
+            // Between workloads nobody says what a port speaks: what the client speaks to it.
+            UpstreamProtocol::Auto
+                if crossing.listener.settings.role != Role::Gateway
+                    && journey.trip.request.version == Version::Http2 =>
+            {
+                UpstreamProtocol::Http2
+            }
             protocol => protocol,
         },
         identity: crossing.listener.client_identity.as_ref(),

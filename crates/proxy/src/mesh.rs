@@ -63,6 +63,11 @@ impl Membership {
         Ok(Membership { svid: mesh.svid.clone(), bundles: mesh.bundles.clone(), peers, server: Arc::new(server), clients: Mutex::default() })
     }
 
+    /// Who we are.
+    pub(crate) fn own_identity(&self) -> Arc<str> {
+        self.svid.load().id().as_str().into()
+    }
+
     /// For tunnels that come in.
     pub(crate) fn server(&self) -> Arc<ServerConfig> {
         self.server.clone()
@@ -117,4 +122,9 @@ impl Membership {
         xfcc::write(&mut out, self.svid.load().id(), leaf);
         out.into()
     }
+}
+
+/// The SPIFFE id in a certificate that has been verified, if it is that of a workload.
+pub(crate) fn identity_in(leaf: &CertificateDer<'_>) -> Option<Arc<str>> {
+    Leaf::parse(leaf).ok().map(|leaf| leaf.id.as_str().into())
 }
