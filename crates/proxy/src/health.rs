@@ -5,6 +5,7 @@
 //! check is due is the engine's [`transept_engine::health`]; how an endpoint is asked is in `ask`.
 
 mod ask;
+mod h2;
 mod stream;
 
 use std::collections::{HashMap, HashSet};

@@ -45,10 +45,13 @@ struct Verdicts {
     without: Cell<&'static str>,
 }
 
+/// The policies of one kind in force at one place, each with its position in `verdicts`.
+type Slot = SmallVec<[(Arc<Step>, usize); 1]>;
+
 /// The policies in force at one place, by kind. More than one of a kind only where they come together.
 #[derive(Clone, Default)]
 pub(super) struct Effective {
-    by_kind: Vec<SmallVec<[(Arc<Step>, usize); 1]>>,
+    by_kind: Vec<Slot>,
 }
 
 impl Effective {
@@ -159,7 +162,7 @@ impl<'w> Policies<'w> {
 
     /// The chain that stands before a program: without what concerns its callers, which is theirs to do.
     pub(super) fn guard(&self, effective: &Effective) -> Chain {
-        let guards = |slot: &SmallVec<[(Arc<Step>, usize); 1]>| slot.iter().all(|(step, _)| step.phase != Phase::Pick);
+        let guards = |slot: &Slot| slot.iter().all(|(step, _)| step.phase != Phase::Pick);
         let mut effective = effective.clone();
         for slot in &mut effective.by_kind {
             if !guards(slot) {

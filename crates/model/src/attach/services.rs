@@ -121,7 +121,6 @@ fn find_port(service: &Object<ServiceSpec>, parent: &ParentReference) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::attach::{Attached, Surroundings, attach};
     use crate::{SourceText, load};
 

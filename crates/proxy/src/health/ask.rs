@@ -5,13 +5,13 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
 
-use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use transept_engine::health::{Check, Probe};
 use transept_engine::snapshot::{Backend, Endpoint, UpstreamProtocol};
 use transept_wire::h1::{self, Limits};
-use transept_wire::head::{Method, Response};
+use transept_wire::head::{FieldId, Method, Request, Response};
 
+use super::h2::exchange;
 use super::stream::{Stream, connect, secure};
 use crate::worker::Shared;
 
@@ -55,10 +55,7 @@ pub(super) async fn ask(shared: &Shared, backend: &Backend, check: &Check, endpo
             let host = stated.as_ref().map_or_else(host, ToString::to_string);
             let stream = secure(shared, backend, endpoint, protocol, tcp).await?;
             let status = match protocol {
-                UpstreamProtocol::Http2 => {
-                    let request = request("GET", backend, &host, path)?;
-                    request.send(stream, None).await?.status().as_u16()
-                }
+                UpstreamProtocol::Http2 => exchange(stream, &request("GET", backend, &host, path)?, &[]).await?.status,
                 _ => get(stream, &host, path).await?,
             };
             if check.expects(status) { Ok(()) } else { Err(Trouble::Wrong(format!("it answers {status}"))) }
@@ -79,7 +76,7 @@ async fn get(mut stream: Stream, host: &str, path: &str) -> Result<u16, Trouble>
     stream.flush().await.map_err(|error| Trouble::silent(&error))?;
     let limits = Limits::default();
     let mut response = Response::new(200);
-    let mut bytes = BytesMut::with_capacity(4096);
+    let mut bytes = Vec::with_capacity(4096);
     loop {
         while let Some(meta) = h1::parse_response(&bytes, &Method::Get, &limits, &mut response)
             .map_err(|malformed| Trouble::silent(&malformed))?
@@ -87,7 +84,7 @@ async fn get(mut stream: Stream, host: &str, path: &str) -> Result<u16, Trouble>
             if !response.is_interim() {
                 return Ok(response.status);
             }
-            let _interim = bytes.split_to(meta.head_len.min(bytes.len()));
+            bytes.drain(..meta.head_len.min(bytes.len()));
         }
         if bytes.len() > MOST_HEAD {
             return Err(Trouble::Silent("the answer has no end".to_owned()));
@@ -99,90 +96,42 @@ async fn get(mut stream: Stream, host: &str, path: &str) -> Result<u16, Trouble>
     }
 }
 
-/// A request over HTTP/2.
-struct H2Request(http::Request<()>);
-
-fn request(method: &str, backend: &Backend, host: &str, path: &str) -> Result<H2Request, Trouble> {
+/// The head of a request over HTTP/2.
+fn request(method: &str, backend: &Backend, host: &str, path: &str) -> Result<Request, Trouble> {
     let scheme = if backend.tls.is_some() { "https" } else { "http" };
-    let built = http::Request::builder().method(method).uri(format!("{scheme}://{host}{path}"));
-    let built = built.header("user-agent", "transept-health").body(());
-    built.map(H2Request).map_err(|error| Trouble::Ours(error.to_string()))
+    let mut request = Request::build(method, scheme, host, path).map_err(|why| Trouble::Ours(why.to_string()))?;
+    add(&mut request, "user-agent", "transept-health")?;
+    Ok(request)
 }
 
-impl H2Request {
-    /// Sends it with a body over a connection of its own, and waits for the head of the response.
-    async fn send(self, stream: Stream, body: Option<Bytes>) -> Result<http::Response<h2::RecvStream>, Trouble> {
-        let silent = |error: h2::Error| Trouble::silent(&error);
-        let (mut sender, connection) = h2::client::handshake(stream).await.map_err(silent)?;
-        let driving = tokio::spawn(connection);
-        // However this ends, also early, the connection goes with it.
-        let _driving = Abort(driving.abort_handle());
-        futures_util::future::poll_fn(|cx| sender.poll_ready(cx)).await.map_err(silent)?;
-        let (response, mut sending) = sender.send_request(self.0, body.is_none()).map_err(silent)?;
-        if let Some(body) = body {
-            sending.send_data(body, true).map_err(silent)?;
-        }
-        let response = response.await.map_err(silent)?;
-        let (head, mut content) = response.into_parts();
-        // Read here, while the connection is driven.
-        let mut read = BytesMut::new();
-        while let Some(piece) = content.data().await {
-            let piece = piece.map_err(silent)?;
-            let _more = content.flow_control().release_capacity(piece.len());
-            if read.len() + piece.len() > MOST_HEAD {
-                break;
-            }
-            read.extend_from_slice(&piece);
-        }
-        let trailers = content.trailers().await.ok().flatten();
-        let mut response = http::Response::from_parts(head, content);
-        response.extensions_mut().insert(Content { bytes: read.freeze(), trailers });
-        Ok(response)
-    }
-}
-
-#[derive(Clone)]
-struct Content {
-    bytes: Bytes,
-    trailers: Option<http::HeaderMap>,
-}
-
-struct Abort(tokio::task::AbortHandle);
-
-impl Drop for Abort {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+fn add(request: &mut Request, name: &str, value: &str) -> Result<(), Trouble> {
+    let added = request.fields.push_bytes(name.as_bytes(), value.as_bytes());
+    added.map_err(|why| Trouble::Ours(why.to_string()))
 }
 
 /// `Health/Check` (grpc.health.v1).
-async fn call(stream: Stream, request: H2Request, service: &str) -> Result<(), Trouble> {
-    let H2Request(mut head) = request;
-    let fields = head.headers_mut();
-    fields.insert("content-type", http::HeaderValue::from_static("application/grpc"));
-    fields.insert("te", http::HeaderValue::from_static("trailers"));
-    let response = H2Request(head).send(stream, Some(question(service))).await?;
-    if response.status() != http::StatusCode::OK {
-        return Err(Trouble::Wrong(format!("it answers {}", response.status().as_u16())));
+async fn call(stream: Stream, mut request: Request, service: &str) -> Result<(), Trouble> {
+    add(&mut request, "content-type", "application/grpc")?;
+    add(&mut request, "te", "trailers")?;
+    let answer = exchange(stream, &request, &question(service)).await?;
+    if answer.status != 200 {
+        return Err(Trouble::Wrong(format!("it answers {}", answer.status)));
     }
-    let content = response.extensions().get::<Content>();
-    let trailers = content.and_then(|content| content.trailers.as_ref());
-    let status =
-        trailers.and_then(|trailers| trailers.get("grpc-status")).or_else(|| response.headers().get("grpc-status"));
-    match status.map(http::HeaderValue::as_bytes) {
+    let status = answer.trailers.first(FieldId::GRPC_STATUS).or_else(|| answer.fields.first(FieldId::GRPC_STATUS));
+    match status {
         Some(b"0") => {}
         Some(code) => return Err(Trouble::Wrong(format!("gRPC status {}", code.escape_ascii()))),
         None => return Err(Trouble::Silent("the answer has no gRPC status".to_owned())),
     }
-    match content.map(|content| serving_status(&content.bytes)) {
-        Some(Some(SERVING)) => Ok(()),
-        Some(Some(status)) => Err(Trouble::Wrong(format!("it is not serving (status {status})"))),
-        _ => Err(Trouble::Silent("the answer is no HealthCheckResponse".to_owned())),
+    match serving_status(&answer.content) {
+        Some(SERVING) => Ok(()),
+        Some(status) => Err(Trouble::Wrong(format!("it is not serving (status {status})"))),
+        None => Err(Trouble::Silent("the answer is no HealthCheckResponse".to_owned())),
     }
 }
 
 /// A `HealthCheckRequest`, framed: field 1 is the service, and absent when empty. Names are shorter than 257 bytes.
-fn question(service: &str) -> Bytes {
+fn question(service: &str) -> Vec<u8> {
     let mut message = Vec::new();
     if !service.is_empty() {
         message.push(0x0a);
@@ -197,7 +146,7 @@ fn question(service: &str) -> Bytes {
     let mut framed = vec![0];
     framed.extend_from_slice(&(message.len() as u32).to_be_bytes());
     framed.extend_from_slice(&message);
-    framed.into()
+    framed
 }
 
 /// The status in a framed `HealthCheckResponse`: field 1, a small number; 0 (UNKNOWN) when absent. None for anything else.

@@ -11,8 +11,8 @@ use super::{Code, Fault};
 /// A DATA frame of which more is to come.
 #[derive(Debug)]
 pub(super) struct InData {
-    /// None: nobody wants it.
-    stream: Option<Key>,
+    /// None: nobody wants it, or not any more.
+    pub stream: Option<Key>,
     left: usize,
     padding: usize,
     end: bool,
@@ -122,17 +122,13 @@ impl Connection {
         data.padding -= skipped;
         let consumed = range.end + skipped;
         let complete = data.left == 0;
-        // The user may have reset or released the stream since the frame began.
-        let is_wanted =
-            |key: &Key| self.streams.find(*key).is_some_and(|stream| stream.receiving != Receiving::Unwanted);
-        let wanted = data.stream.filter(is_wanted);
         let end = complete && data.end;
         if !complete || data.padding > 0 {
             // The end is told once.
             let end = data.end && !complete;
             self.data = Some(InData { end, ..data });
         }
-        let event = match wanted {
+        let event = match data.stream {
             Some(stream) if here > 0 || end => Some(Event::Data { stream, range, end }),
             _ => None,
         };

@@ -145,6 +145,10 @@ impl Connection {
 
     /// Breaks the stream off.
     pub fn reset(&mut self, key: Key, code: Code) {
+        // Also the rest of a frame that has begun is not wanted.
+        if let Some(data) = self.data.as_mut().filter(|data| data.stream == Some(key)) {
+            data.stream = None;
+        }
         if self.streams.find(key).is_some_and(|stream| !stream.is_closed()) {
             frame::write_reset(&mut self.out, key.id(), code);
             self.remember_reset(key.id());

@@ -4,6 +4,7 @@ mod ending;
 mod flow;
 mod pieces;
 mod rules;
+mod simulation;
 
 use super::frame::{FrameHead, HEAD, flag, kind, write_head};
 use super::head::{Connect, HeadLimits};
