@@ -60,7 +60,13 @@ impl Membership {
         let peers = PeerVerifier::new(mesh.bundles.clone(), Accept::TrustDomain(own), provider);
         let clock = Arc::new(rustls::time_provider::DefaultTimeProvider);
         let server = server_config(mesh.svid.clone(), peers.clone(), ClientAuth::Required, ALPN, clock)?;
-        Ok(Membership { svid: mesh.svid.clone(), bundles: mesh.bundles.clone(), peers, server: Arc::new(server), clients: Mutex::default() })
+        Ok(Membership {
+            svid: mesh.svid.clone(),
+            bundles: mesh.bundles.clone(),
+            peers,
+            server: Arc::new(server),
+            clients: Mutex::default(),
+        })
     }
 
     /// Who we are.

@@ -227,7 +227,8 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
             }
             Command::DrainWayIn(done) => {
                 let snapshot = worker.snapshot();
-                let is_way_in = |address: &SocketAddr| snapshot.bind(address).is_some_and(|bind| bind.role == Role::Inbound);
+                let is_way_in =
+                    |address: &SocketAddr| snapshot.bind(address).is_some_and(|bind| bind.role == Role::Inbound);
                 listening.retain(|address, _| !is_way_in(address));
                 worker.way_in_drains.set(true);
                 worker.watches.drain(Whose::WayIn);

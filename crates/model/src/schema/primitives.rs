@@ -148,8 +148,10 @@ impl fmt::Display for Text {
 }
 
 /// What stands in most objects without being written, as a default of their fields.
-static USUAL: LazyLock<[Text; 9]> =
-    LazyLock::new(|| ["", "/", "default", "Service", "Gateway", "HTTPRoute", "GRPCRoute", "Secret", GATEWAY_GROUP].map(|text| Text(text.into())));
+static USUAL: LazyLock<[Text; 9]> = LazyLock::new(|| {
+    ["", "/", "default", "Service", "Gateway", "HTTPRoute", "GRPCRoute", "Secret", GATEWAY_GROUP]
+        .map(|text| Text(text.into()))
+});
 
 impl From<&str> for Text {
     fn from(text: &str) -> Self {

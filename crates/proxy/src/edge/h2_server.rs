@@ -114,7 +114,11 @@ fn config(settings: &Settings) -> Config {
             .saturating_mul(STREAM_WINDOW)
             .clamp(STREAM_WINDOW, (1 << 31) - 1),
         max_streams: settings.limits.max_streams,
-        heads: HeadLimits { bytes: settings.limits.head_bytes, fields: settings.limits.header_count, connect: Connect::Refused },
+        heads: HeadLimits {
+            bytes: settings.limits.head_bytes,
+            fields: settings.limits.header_count,
+            connect: Connect::Refused,
+        },
     }
 }
 

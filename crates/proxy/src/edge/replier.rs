@@ -75,9 +75,7 @@ impl<'c> Replier<'c> {
     /// off; to close its half is not.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         match self {
-            Replier::H1(replier) => {
-                replier.io.poll_broken(cx).map(|error| Failure::send(Side::Downstream, &error))
-            }
+            Replier::H1(replier) => replier.io.poll_broken(cx).map(|error| Failure::send(Side::Downstream, &error)),
             Replier::H2(replier) => replier.stream.poll_cut(cx).map(|cut| Failure::h2_send(Side::Downstream, &cut)),
         }
     }

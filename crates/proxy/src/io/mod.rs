@@ -150,9 +150,8 @@ impl Io {
                 return Poll::Pending;
             }
             let mut byte = [0; 1];
-            let peeked = tcp.try_io(Interest::READABLE, || {
-                Ok(rustix::net::recv(tcp, &mut byte, rustix::net::RecvFlags::PEEK)?.1)
-            });
+            let peeked = tcp
+                .try_io(Interest::READABLE, || Ok(rustix::net::recv(tcp, &mut byte, rustix::net::RecvFlags::PEEK)?.1));
             match peeked {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(error),
@@ -175,9 +174,8 @@ impl Io {
             return false;
         }
         let mut byte = [0; 1];
-        let peeked = tcp.try_io(Interest::READABLE, || {
-            Ok(rustix::net::recv(tcp, &mut byte, rustix::net::RecvFlags::PEEK)?.1)
-        });
+        let peeked =
+            tcp.try_io(Interest::READABLE, || Ok(rustix::net::recv(tcp, &mut byte, rustix::net::RecvFlags::PEEK)?.1));
         !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }

@@ -134,12 +134,8 @@ async fn dial(worker: &Rc<Worker>, passage: &Passage) -> Result<Io, Failure> {
 
 /// Puts a connection into the pool, drives it from then on, and takes its first place.
 fn add(worker: &Rc<Worker>, key: PoolKey, io: Io) -> H2Lease {
-    let config = Config {
-        stream_window: STREAM_WINDOW,
-        connection_window: CONNECTION_WINDOW,
-        max_streams: 0,
-        heads: HEADS,
-    };
+    let config =
+        Config { stream_window: STREAM_WINDOW, connection_window: CONNECTION_WINDOW, max_streams: 0, heads: HEADS };
     let link = Link::new(h2::Connection::client(config));
     let patience = Patience { head: None, stall: Some(Duration::from_secs(60)), idle: None };
     let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);

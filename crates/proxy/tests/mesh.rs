@@ -1,0 +1,366 @@
+//! Two members of a mesh, each with a data plane of its own, and a program behind one of them: what goes through the tunnel
+//! between them, and what does not.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::UnixTime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use transept_engine::compile::mesh::{AppPort, AppProtocol, Inbound, Outbound, Station, compile_station};
+use transept_engine::policies::MODEL_KINDS;
+use transept_identity::authority::{Authority, LEAF_LIFE};
+use transept_identity::{
+    Bundle, Bundles, LiveBundles, LiveSvid, PrivateKey, Request, Svid, TrustDomain, WorkloadName, request,
+};
+use transept_model::attach::{Surroundings, attach};
+use transept_model::load::load;
+use transept_model::place::SourceText;
+use transept_proxy::{Mesh, Options, Proxy};
+
+const DOMAIN: &str = "transept.local";
+
+/// Waits for what happens soon, or fails.
+async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it happens in time")
+}
+
+/// A CA in memory.
+struct Trust {
+    provider: Arc<CryptoProvider>,
+    authority: Authority,
+}
+
+impl Trust {
+    fn new() -> Trust {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let domain = TrustDomain::new(DOMAIN).expect("a trust domain");
+        let serial = random(&provider);
+        Trust { authority: Authority::create_root(&domain, now(), serial).expect("a root"), provider }
+    }
+
+    fn bundles(&self) -> Bundles {
+        let root = self.authority.root().expect("a root").clone();
+        [Bundle::new(self.authority.trust_domain().clone(), [root]).expect("a bundle")].into_iter().collect()
+    }
+
+    fn svid(&self, name: &str) -> Svid {
+        let workload = WorkloadName::new("default", name).expect("a name");
+        let id = workload.id(self.authority.trust_domain()).expect("an id");
+        let key = PrivateKey::generate().expect("a key");
+        let asked = request::create(&key, &id).expect("a request");
+        let request = Request::read(&asked, &id).expect("a request");
+        let issued = self.authority.issue(&request, LEAF_LIFE, now(), random(&self.provider)).expect("a certificate");
+        Svid::new(issued.chain, key, &self.provider).expect("an SVID")
+    }
+
+    fn member(&self, name: &str) -> Mesh {
+        Mesh { svid: Arc::new(LiveSvid::new(self.svid(name))), bundles: LiveBundles::new(self.bundles()) }
+    }
+}
+
+fn random<const N: usize>(provider: &CryptoProvider) -> [u8; N] {
+    let mut bytes = [0; N];
+    provider.secure_random.fill(&mut bytes).expect("random bytes");
+    bytes
+}
+
+fn now() -> UnixTime {
+    UnixTime::since_unix_epoch(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970"))
+}
+
+/// An address that nobody listens on at the moment.
+fn unused() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+    listener.local_addr().expect("an address")
+}
+
+/// What a program does with a connection.
+#[derive(Clone, Copy)]
+enum Program {
+    /// Answers one request after the other with what it got.
+    Http,
+    /// Says `hello` first, then sends back what comes.
+    Greeter,
+    /// Sends back what comes.
+    Echo,
+}
+
+async fn start(program: Program) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            tokio::spawn(converse(program, tcp));
+        }
+    });
+    address
+}
+
+async fn converse(program: Program, mut tcp: TcpStream) -> std::io::Result<()> {
+    if let Program::Http = program {
+        let mut got = Vec::new();
+        loop {
+            while !got.ends_with(b"\r\n\r\n") {
+                if tcp.read_buf(&mut got).await? == 0 {
+                    return Ok(());
+                }
+            }
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", got.len());
+            tcp.write_all(&[head.as_bytes(), &got].concat()).await?;
+            got.clear();
+        }
+    }
+    if let Program::Greeter = program {
+        tcp.write_all(b"hello\n").await?;
+    }
+    let (mut from, mut to) = tcp.split();
+    tokio::io::copy(&mut from, &mut to).await?;
+    to.shutdown().await
+}
+
+/// A data plane that may be dropped where tasks run: its runtime ends on a thread of its own.
+struct OffDuty(Option<Proxy>);
+
+impl std::ops::Deref for OffDuty {
+    type Target = Proxy;
+
+    fn deref(&self) -> &Proxy {
+        self.0.as_ref().expect("it runs until it is dropped")
+    }
+}
+
+impl Drop for OffDuty {
+    fn drop(&mut self) {
+        let proxy = self.0.take();
+        std::thread::spawn(move || drop(proxy)).join().expect("it ends");
+    }
+}
+
+/// `front` on one side, `cart` with its program on the other.
+struct Stage {
+    front: OffDuty,
+    cart: OffDuty,
+    trust: Trust,
+    cart_mesh: Mesh,
+    program: SocketAddr,
+    /// Where `front` finds `cart`.
+    local: SocketAddr,
+    /// Where `cart` takes tunnels.
+    tunnels: SocketAddr,
+}
+
+impl Stage {
+    async fn new(program: Program) -> Stage {
+        let trust = Trust::new();
+        let front = trust.member("front");
+        Stage::with(program, trust, front, "").await
+    }
+
+    async fn with(program: Program, trust: Trust, front: Mesh, policies: &str) -> Stage {
+        let program = start(program).await;
+        let cart_mesh = trust.member("cart");
+        let start = |mesh: &Mesh| {
+            let options = Options { workers: NonZeroUsize::new(1), mesh: Some(mesh.clone()), ..Options::default() };
+            OffDuty(Some(Proxy::start(&options).expect("a proxy")))
+        };
+        let (front, cart) = (start(&front), start(&cart_mesh));
+        let stage = Stage { front, cart, trust, cart_mesh, program, local: unused(), tunnels: unused() };
+        stage.apply(policies, "cart");
+        stage
+    }
+
+    /// Puts the configuration in force on both sides. `account` is who the workload is said to be.
+    fn apply(&self, policies: &str, account: &str) {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: cart}}\nspec: {{ports: [{{port: 80}}]}}\n---\n\
+             apiVersion: transept.dev/v1alpha1\nkind: Workload\nmetadata: {{name: cart-1}}\n\
+             spec: {{services: [cart], serviceAccount: {account}, address: 127.0.0.1, ports: [{{port: 80, targetPort: {}}}], \
+             tunnel: {{protocol: HBONE, port: {}}}}}\n{policies}",
+            self.program.port(),
+            self.tunnels.port(),
+        );
+        let loaded = load(&[SourceText::new("mesh.yaml", text.as_str())], MODEL_KINDS);
+        assert!(loaded.invalid.is_empty(), "{:?}", loaded.invalid);
+        let attached = attach(&loaded.world, &Surroundings::default());
+        let station = |name: &str| Station {
+            namespace: "default".into(),
+            workload: format!("{name}-1"),
+            services: vec![name.into()],
+            identity: format!("spiffe://{DOMAIN}/ns/default/sa/{name}"),
+            inbound: Vec::new(),
+            app: Vec::new(),
+            outbound: Vec::new(),
+            http_proxy: None,
+        };
+        let outbound = Outbound { listen: self.local, service: "cart".into(), namespace: "default".into(), port: 80 };
+        let app = AppPort { port: 80, to: self.program, protocol: AppProtocol::Unknown };
+        let front = Station { outbound: vec![outbound], ..station("front") };
+        let cart = Station { inbound: vec![Inbound { listen: self.tunnels }], app: vec![app], ..station("cart") };
+        for (proxy, station) in [(&self.front, &front), (&self.cart, &cart)] {
+            let compiled = compile_station(&loaded.world, &attached, station, None, 1);
+            assert!(compiled.problems.is_empty(), "{:?}", compiled.problems);
+            for outcome in proxy.apply(compiled.install()) {
+                outcome.bound.expect("listening");
+            }
+        }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.local).await.expect("connected")
+    }
+
+    async fn get(&self) -> String {
+        ask(&mut self.connect().await).await
+    }
+}
+
+/// One request over a connection; the whole answer, which has a length.
+async fn ask(tcp: &mut TcpStream) -> String {
+    tcp.write_all(b"GET /a HTTP/1.1\r\nhost: cart\r\nx-forwarded-client-cert: forged\r\n\r\n").await.expect("sent");
+    let mut answer = Vec::new();
+    soon(async {
+        loop {
+            let text = String::from_utf8_lossy(&answer).to_lowercase();
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+                if length.and_then(|length| length.parse::<usize>().ok()).is_some_and(|length| body.len() >= length) {
+                    return text;
+                }
+            }
+            assert_ne!(tcp.read_buf(&mut answer).await.expect("an answer"), 0, "{text}");
+        }
+    })
+    .await
+}
+
+const DENY: &str = "---\napiVersion: transept.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: closed}\n\
+    spec: {targetRefs: [{group: '', kind: Service, name: cart}], deny: [{name: no-front, from: [{identities: [default/front]}]}]}\n";
+
+#[tokio::test]
+async fn requests_arrive_with_the_identity_of_their_sender() {
+    let stage = Stage::new(Program::Http).await;
+    let mut tcp = stage.connect().await;
+    for _ in 0..3 {
+        let answer = ask(&mut tcp).await;
+        assert!(answer.starts_with("http/1.1 200"), "{answer}");
+        assert!(answer.contains("uri=spiffe://transept.local/ns/default/sa/front"), "{answer}");
+        assert!(!answer.contains("forged"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn bytes_go_both_ways_and_end_one_by_one() {
+    let stage = Stage::new(Program::Echo).await;
+    let mut tcp = stage.connect().await;
+    let sent: Vec<u8> = (0..1_000_000_u32).map(|index| (index % 251) as u8 | 0x80).collect();
+    let (mut from, mut to) = tcp.split();
+    let sending = async {
+        to.write_all(&sent).await.expect("sent");
+        to.shutdown().await.expect("ended");
+    };
+    let mut back = Vec::new();
+    let (_, read) = soon(async { tokio::join!(sending, from.read_to_end(&mut back)) }).await;
+    read.expect("everything");
+    assert!(back == sent, "{} of {} bytes", back.len(), sent.len());
+}
+
+#[tokio::test]
+async fn a_program_may_speak_first() {
+    let stage = Stage::new(Program::Greeter).await;
+    let mut tcp = stage.connect().await;
+    let mut greeting = [0; 6];
+    soon(tcp.read_exact(&mut greeting)).await.expect("a greeting");
+    assert_eq!(&greeting, b"hello\n");
+    tcp.write_all(b"you").await.expect("sent");
+    soon(tcp.read_exact(&mut greeting[..3])).await.expect("an echo");
+    assert_eq!(&greeting[..3], b"you");
+}
+
+#[tokio::test]
+async fn a_workload_that_is_somebody_else_is_not_spoken_to() {
+    let stage = Stage::new(Program::Http).await;
+    stage.apply("", "somebody-else");
+    let answer = stage.get().await;
+    assert!(answer.starts_with("http/1.1 502"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_foreign_certificate_opens_no_tunnel() {
+    let foreign = Trust::new();
+    let trust = Trust::new();
+    // It trusts the mesh, and the mesh does not trust it.
+    let mesh = Mesh { svid: foreign.member("front").svid, bundles: LiveBundles::new(trust.bundles()) };
+    let stage = Stage::with(Program::Http, trust, mesh, "").await;
+    let answer = stage.get().await;
+    assert!(answer.starts_with("http/1.1 502") || answer.starts_with("http/1.1 503"), "{answer}");
+}
+
+#[tokio::test]
+async fn nothing_is_said_to_a_client_without_a_certificate() {
+    let stage = Stage::new(Program::Http).await;
+    let mut tcp = TcpStream::connect(stage.tunnels).await.expect("connected");
+    tcp.write_all(b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n").await.expect("sent");
+    let mut answer = Vec::new();
+    // An alert at most, and then the end.
+    let _ = soon(tcp.read_to_end(&mut answer)).await;
+    assert!(!String::from_utf8_lossy(&answer).contains("HTTP"), "{}", answer.escape_ascii());
+}
+
+#[tokio::test]
+async fn a_policy_keeps_a_workload_out() {
+    let trust = Trust::new();
+    let front = trust.member("front");
+    let stage = Stage::with(Program::Http, trust, front, DENY).await;
+    let answer = stage.get().await;
+    assert!(answer.starts_with("http/1.1 403"), "{answer}");
+    assert!(!answer.contains("no-front") && !answer.contains("closed"), "{answer}");
+    stage.apply("", "cart");
+    assert!(stage.get().await.starts_with("http/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_new_policy_ends_what_is_under_way() {
+    let stage = Stage::new(Program::Echo).await;
+    let mut tcp = stage.connect().await;
+    let mut byte = [0];
+    tcp.write_all(b"\x80").await.expect("sent");
+    soon(tcp.read_exact(&mut byte)).await.expect("an echo");
+    stage.apply(DENY, "cart");
+    let ended = soon(tcp.read(&mut byte)).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+}
+
+#[tokio::test]
+async fn new_roots_end_what_is_under_way() {
+    let stage = Stage::new(Program::Echo).await;
+    let mut tcp = stage.connect().await;
+    let mut byte = [0];
+    tcp.write_all(b"\x80").await.expect("sent");
+    soon(tcp.read_exact(&mut byte)).await.expect("an echo");
+    stage.cart_mesh.bundles.store(Trust::new().bundles());
+    let ended = soon(tcp.read(&mut byte)).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_from_then_on() {
+    let stage = Stage::new(Program::Http).await;
+    assert!(stage.get().await.starts_with("http/1.1 200"));
+    for _ in 0..5 {
+        stage.cart_mesh.svid.store(stage.trust.svid("cart"));
+        assert!(stage.get().await.starts_with("http/1.1 200"));
+    }
+}
+
+#[tokio::test]
+async fn the_way_in_drains_by_itself() {
+    let stage = Stage::new(Program::Http).await;
+    assert!(stage.get().await.starts_with("http/1.1 200"));
+    assert!(soon(stage.cart.drain_inbound(Duration::from_secs(10))).await);
+    let answer = stage.get().await;
+    assert!(answer.starts_with("http/1.1 503"), "{answer}");
+}
