@@ -211,7 +211,7 @@ fn what_workers_know_together_survives_a_change_of_the_policy() {
     let (after, status) = compiled(&steered("10.0.0.1", "limits: {requests: 8}"), Some(&before));
     let after = after.install();
     assert!(!Arc::ptr_eq(&before.backends[0], &after.backends[0]));
-    assert!(Arc::ptr_eq(&before.backends[0].common, &after.backends[0].common));
+    assert!(Arc::ptr_eq(&before.backends[0].ledger, &after.backends[0].ledger));
     assert_eq!(before.backends[0].key, after.backends[0].key);
     assert_eq!(programmed(&status).0, "Programmed");
     let same = compiled(&steered("10.0.0.2", "limits: {requests: 8}"), Some(&after)).0.install();
