@@ -247,3 +247,27 @@ fn zones_need_to_know_where_they_are_seen_from() {
     assert_eq!(programmed(&status).1, "The policy is in force.");
     assert_eq!(here(placed).as_deref(), Some("a"));
 }
+
+#[test]
+fn what_is_wrong_with_a_route_of_the_mesh_is_known_to_its_status() {
+    let (compiled, status) = compiled(
+        "apiVersion: v1
+kind: Service
+metadata: {name: cart}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: cart}
+spec:
+  parentRefs: [{group: '', kind: Service, name: cart}]
+  rules: [{matches: [{path: {type: RegularExpression, value: '/('}}], backendRefs: [{name: cart, port: 80}]}]
+",
+        None,
+    );
+    assert_eq!(compiled.problems.len(), 1, "{:?}", compiled.problems);
+    assert!(compiled.snapshot().backends.is_empty());
+    let route = status.route("HTTPRoute", "default", "cart").expect("a status");
+    let accepted = route.parents[0].conditions.find("Accepted").expect("a condition");
+    assert_eq!((accepted.status, &*accepted.reason), (Truth::False, "UnsupportedValue"));
+}
