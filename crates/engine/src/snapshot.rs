@@ -22,7 +22,7 @@ use crate::route::RouteTable;
 use crate::route::hosts::Hosts;
 use crate::rule::Rule;
 use crate::settings::Settings;
-use crate::traffic::{Common, Traffic};
+use crate::traffic::{Ledger, Traffic};
 
 /// One generation of the configuration.
 #[derive(Debug, Default)]
@@ -195,7 +195,7 @@ pub struct Backend {
     /// How its endpoints are used, when a `TrafficPolicy` says so.
     pub traffic: Option<Arc<Traffic>>,
     /// What all workers know together about it; the same pointer as long as the backend is in the configuration.
-    pub common: Arc<Common>,
+    pub ledger: Arc<Ledger>,
     /// Identifies the backend in worker-local memory, across generations.
     pub key: u64,
 }
@@ -403,7 +403,7 @@ impl Backend {
             source: EndpointSource::Static,
             connect_timeout: Duration::from_secs(5),
             traffic: traffic.map(Arc::new),
-            common: Arc::default(),
+            ledger: Arc::default(),
             key: 7,
         };
         backend.endpoints.store(Arc::new(backend.equip(endpoints)));

@@ -1,7 +1,7 @@
 //! How one backend is used: the compiled form of a `TrafficPolicy`, and what all workers know together about a backend.
 //!
 //! Made by `policies/traffic.rs` and `compile/backends.rs`, read by `pick`, `judge`, `balance` and the health checks. Plain values
-//! here are immutable; [`Common`] is the one place of the engine with shared counters. It is keyed by the backend's identity, outlives
+//! here are immutable; [`Ledger`] is the one place of the engine with shared counters. It is keyed by the backend's identity, outlives
 //! every snapshot, and is only touched where a limit or a health check asks for it.
 
 use std::net::SocketAddr;
@@ -201,7 +201,7 @@ impl Traffic {
 
 /// What all workers know together about one backend.
 #[derive(Debug, Default)]
-pub struct Common {
+pub struct Ledger {
     requests: AtomicU32,
     pending: AtomicU32,
     /// What the health checks found; none while nobody checks.
@@ -263,7 +263,7 @@ impl Limits {
     }
 }
 
-impl Common {
+impl Ledger {
     fn counter(&self, resource: Resource) -> &AtomicU32 {
         match resource {
             Resource::Request => &self.requests,
@@ -288,7 +288,7 @@ impl Common {
         let taken =
             counter.try_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < most).then_some(taken + 1));
         match taken {
-            Ok(_) => Ok(Some(Permit { common: Arc::clone(self), resource })),
+            Ok(_) => Ok(Some(Permit { ledger: Arc::clone(self), resource })),
             Err(_) => Err(Box::new(Reply::new(Reason::BackendOverflow))),
         }
     }
@@ -298,13 +298,13 @@ impl Common {
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
-    common: Arc<Common>,
+    ledger: Arc<Ledger>,
     resource: Resource,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.common.counter(self.resource).fetch_sub(1, Ordering::Relaxed);
+        self.ledger.counter(self.resource).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -314,27 +314,27 @@ mod tests {
 
     #[test]
     fn a_limit_is_exact_and_given_back() {
-        let common = Arc::new(Common::default());
+        let ledger = Arc::new(Ledger::default());
         let limits = Limits { requests: Some(2), ..Limits::default() };
-        let held: Vec<_> = (0..2).map(|_| common.take(&limits, Resource::Request).expect("room")).collect();
-        let refused = common.take(&limits, Resource::Request).expect_err("full");
+        let held: Vec<_> = (0..2).map(|_| ledger.take(&limits, Resource::Request).expect("room")).collect();
+        let refused = ledger.take(&limits, Resource::Request).expect_err("full");
         assert_eq!((refused.status, refused.reason), (503, Reason::BackendOverflow));
-        assert_eq!(common.taken(Resource::Request), 2);
+        assert_eq!(ledger.taken(Resource::Request), 2);
         drop(held);
-        assert_eq!(common.taken(Resource::Request), 0);
-        assert!(common.take(&limits, Resource::Request).is_ok());
+        assert_eq!(ledger.taken(Resource::Request), 0);
+        assert!(ledger.take(&limits, Resource::Request).is_ok());
     }
 
     #[test]
     fn a_limit_is_exact_across_threads() {
-        let common = Arc::new(Common::default());
+        let ledger = Arc::new(Ledger::default());
         let limits = Limits { requests: Some(7), ..Limits::default() };
         let taken: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
                 .map(|_| {
                     scope.spawn(|| {
                         let permits: Vec<_> =
-                            (0..100).filter_map(|_| common.take(&limits, Resource::Request).ok()).collect();
+                            (0..100).filter_map(|_| ledger.take(&limits, Resource::Request).ok()).collect();
                         let count = permits.len();
                         // Kept, so that nobody takes what another gave back.
                         permits.into_iter().for_each(std::mem::forget);
@@ -349,10 +349,10 @@ mod tests {
 
     #[test]
     fn without_a_limit_nothing_is_counted() {
-        let common = Arc::new(Common::default());
-        let permit = common.take(&Limits::default(), Resource::Request).expect("no limit");
+        let ledger = Arc::new(Ledger::default());
+        let permit = ledger.take(&Limits::default(), Resource::Request).expect("no limit");
         assert!(permit.is_none());
-        assert_eq!(common.taken(Resource::Request), 0);
+        assert_eq!(ledger.taken(Resource::Request), 0);
     }
 
     #[test]

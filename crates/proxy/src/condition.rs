@@ -73,7 +73,7 @@ pub(crate) fn describe(snapshot: &Snapshot, ejected: &Ejected) -> Vec<BackendSta
         if state.limits.is_empty() {
             state.limits = readings(backend);
         }
-        let health = traffic.check.as_ref().and_then(|_| backend.common.health.load_full());
+        let health = traffic.check.as_ref().and_then(|_| backend.ledger.health.load_full());
         for endpoint in backend.endpoints.load().endpoints() {
             let address = endpoint.address;
             let unwell = health.as_ref().and_then(|health| match health.by_address.get(&address) {
@@ -99,7 +99,7 @@ fn readings(backend: &Backend) -> Vec<Reading> {
     let limits = backend.traffic.as_ref().map(|traffic| traffic.limits).unwrap_or_default();
     let reading = |resource: Resource| {
         let limit = limits.of(resource)?;
-        Some(Reading { resource: resource.as_str(), taken: backend.common.taken(resource), limit })
+        Some(Reading { resource: resource.as_str(), taken: backend.ledger.taken(resource), limit })
     };
     Resource::ALL.into_iter().filter_map(reading).collect()
 }

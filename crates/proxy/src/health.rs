@@ -1,7 +1,7 @@
 //! Asks endpoints whether they are well, for backends whose policy wants it.
 //!
 //! Runs on the background runtime, one task per backend, started and stopped by [`crate::Proxy::apply`]; what it finds is published
-//! in the backend's `common.health`, where `pick` reads it. No request ever waits for it. What a result means and when the next
+//! in the backend's `ledger.health`, where `pick` reads it. No request ever waits for it. What a result means and when the next
 //! check is due is the engine's [`transept_engine::health`]; how an endpoint is asked is in `ask`.
 
 mod ask;
@@ -58,7 +58,7 @@ impl Watching {
                 // Nobody vouches for it any more; a successor that is checked begins with what is known.
                 if !snapshot.backends.iter().any(|other| other.id == following.backend.id && check_of(other).is_some())
                 {
-                    following.backend.common.health.store(None);
+                    following.backend.ledger.health.store(None);
                 }
             }
             keep
@@ -138,7 +138,7 @@ impl Keeper {
     fn follow_endpoints(&mut self, check: &Check, set: &EndpointSet) {
         let here: HashSet<SocketAddr> = set.endpoints().iter().map(|endpoint| endpoint.address).collect();
         self.known.retain(|address, _| here.contains(address));
-        let said = self.backend.common.health.load_full();
+        let said = self.backend.ledger.health.load_full();
         for endpoint in set.endpoints() {
             if self.known.contains_key(&endpoint.address) {
                 continue;
@@ -192,7 +192,7 @@ impl Keeper {
 
     /// Publishes the verdicts. Before every endpoint was asked once there is none to publish, unless there was one before.
     fn publish(&self) {
-        let health = &self.backend.common.health;
+        let health = &self.backend.ledger.health;
         let complete = !self.known.is_empty() && self.known.values().all(|known| known.state.verdict().is_some());
         if !complete && health.load().is_none() {
             return;

@@ -128,7 +128,7 @@ async fn send(under_way: UnderWay, copy: Copy) {
 async fn exchange(worker: &Rc<Worker>, copy: &Copy) -> Result<(), Failure> {
     let limits = copy.backend.traffic.as_ref().map(|traffic| traffic.limits).unwrap_or_default();
     // A copy is the first to give way.
-    let Ok(_permit) = copy.backend.common.take(&limits, Resource::Request) else { return Ok(()) };
+    let Ok(_permit) = copy.backend.ledger.take(&limits, Resource::Request) else { return Ok(()) };
     let call = Call {
         now: worker.clock.now().into(),
         random: copy.random,

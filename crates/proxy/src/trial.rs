@@ -108,7 +108,7 @@ fn outcome_of(failure: &Failure) -> Option<Outcome> {
 pub(crate) fn admit(backend: &Backend) -> Result<Option<Permit>, Stop> {
     match &backend.traffic {
         None => Ok(None),
-        Some(traffic) => Ok(backend.common.take(&traffic.limits, Resource::Request)?),
+        Some(traffic) => Ok(backend.ledger.take(&traffic.limits, Resource::Request)?),
     }
 }
 
@@ -127,7 +127,7 @@ pub(crate) async fn within_pending<T>(
             return Poll::Ready(outcome);
         }
         if permit.is_none() {
-            match backend.common.take(&traffic.limits, Resource::Pending) {
+            match backend.ledger.take(&traffic.limits, Resource::Pending) {
                 Ok(taken) => permit = taken,
                 Err(reply) => return Poll::Ready(Err(full(reply.reason))),
             }

@@ -18,7 +18,7 @@ use crate::exchange::{Now, below, draw};
 use crate::judge::Outcome;
 use crate::pick::{Call, Probe};
 use crate::snapshot::{Endpoint, EndpointSet};
-use crate::traffic::{Balancer, Common, Outliers, Traffic, Verdicts};
+use crate::traffic::{Balancer, Ledger, Outliers, Traffic, Verdicts};
 
 /// Keep the draws here apart from those that other parts take from the same random number.
 const RANK_DRAW: u64 = 512;
@@ -82,12 +82,12 @@ impl Memory {
     pub(super) fn choose(
         &mut self,
         traffic: &Traffic,
-        common: &Common,
+        ledger: &Ledger,
         set: &Arc<EndpointSet>,
         outstanding: &Outstanding,
         call: &Call<'_>,
     ) -> Option<(usize, Probe)> {
-        self.follow(traffic, common, set, call.now);
+        self.follow(traffic, ledger, set, call.now);
         let hashed = set.table().is_some();
         // A probe of its own, unless the hash decides: there it is the request that belongs to the endpoint.
         if !hashed
@@ -185,8 +185,8 @@ impl Memory {
     }
 
     /// Brings the view up to date.
-    fn follow(&mut self, traffic: &Traffic, common: &Common, set: &Arc<EndpointSet>, now: Now) {
-        let health = traffic.check.as_ref().map(|_| common.health.load());
+    fn follow(&mut self, traffic: &Traffic, ledger: &Ledger, set: &Arc<EndpointSet>, now: Now) {
+        let health = traffic.check.as_ref().map(|_| ledger.health.load());
         let health = health.as_ref().and_then(|health| health.as_ref());
         let same = match (&self.health, health) {
             (None, None) => true,

@@ -112,7 +112,7 @@ impl Turns {
             None => (least_loaded(&Field::Whole(&set), &self.outstanding, call.random, call.tried)?, Probe::No),
             Some(traffic) => {
                 let memory = self.backends.entry(backend.key).or_insert_with(|| Memory::new(set.clone()));
-                memory.choose(traffic, &backend.common, &set, &self.outstanding, call)?
+                memory.choose(traffic, &backend.ledger, &set, &self.outstanding, call)?
             }
         };
         let endpoint = set.endpoints().get(position)?;

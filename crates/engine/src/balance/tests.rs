@@ -226,7 +226,7 @@ fn what_the_checks_found_unwell_gets_nothing_until_nobody_is_well() {
     assert_eq!(stage.spread(50).len(), 2);
     let say = |stage: &Stage, words: [Wellness; 2]| {
         let by_address = words.into_iter().enumerate().map(|(n, word)| (address(n as u8), word)).collect();
-        stage.backend.common.health.store(Some(Arc::new(Verdicts { by_address })));
+        stage.backend.ledger.health.store(Some(Arc::new(Verdicts { by_address })));
     };
     let unwell = || Wellness::Unwell("it answers 500".into());
     say(&stage, [unwell(), Wellness::Well]);
@@ -244,7 +244,7 @@ fn without_panic_nobody_well_is_nobody() {
     let check = crate::policies::check_for_tests();
     let traffic = Traffic { check: Some(check), panic_threshold: 0, ..Traffic::default() };
     let backend = Backend::for_tests(set(&[1, 1]), Some(traffic));
-    backend.common.health.store(Some(Arc::default()));
+    backend.ledger.health.store(Some(Arc::default()));
     let now = Now { monotonic: Duration::ZERO, unix: Duration::ZERO };
     let call = Call { now, random: 1, hash: None, tried: &[] };
     let reply = pick_endpoint(&backend, &mut Turns::new(), &call).expect_err("nobody");

@@ -25,7 +25,7 @@ use crate::snapshot::{
     Backend, BackendId, DnsName, Endpoint, EndpointSet, EndpointSource, Roots, Snapshot, SubjectAltName, Tunnel,
     UpstreamProtocol, UpstreamTls,
 };
-use crate::traffic::{Common, Traffic};
+use crate::traffic::{Ledger, Traffic};
 
 /// How long connecting may take when the backend does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ pub(super) struct Backends<'w> {
     policies: &'w Policies<'w>,
     zone: Option<&'w Arc<str>>,
     /// What workers know together, kept for as long as the backend is there.
-    common: HashMap<BackendId, Arc<Common>>,
+    ledger: HashMap<BackendId, Arc<Ledger>>,
 }
 
 impl<'w> Backends<'w> {
@@ -66,7 +66,7 @@ impl<'w> Backends<'w> {
             world,
             policies,
             zone,
-            common: previous.iter().map(|backend| (backend.id.clone(), Arc::clone(&backend.common))).collect(),
+            ledger: previous.iter().map(|backend| (backend.id.clone(), Arc::clone(&backend.ledger))).collect(),
         }
     }
 
@@ -130,7 +130,7 @@ impl<'w> Backends<'w> {
                     source,
                     connect_timeout,
                     traffic,
-                    common: Arc::clone(self.common.entry(key.0.clone()).or_default()),
+                    ledger: Arc::clone(self.ledger.entry(key.0.clone()).or_default()),
                     // Fixed, so that the key of a backend is the same in every generation.
                     key: FixedState::default().hash_one((&key.0, protocol)),
                 })
@@ -163,7 +163,7 @@ impl<'w> Backends<'w> {
                 source: EndpointSource::Static,
                 connect_timeout: CONNECT_TIMEOUT,
                 traffic: None,
-                common: Arc::clone(self.common.entry(key.0.clone()).or_default()),
+                ledger: Arc::clone(self.ledger.entry(key.0.clone()).or_default()),
                 key: FixedState::default().hash_one((&key.0, protocol)),
             }),
         };

@@ -5,11 +5,11 @@
 //! name this Service as their parent (GAMMA), or straight to its endpoints. Everything else is what `compile` does for Gateways.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use transept_model::attach::{Attached, PolicyTarget, ServiceRoute};
-use transept_model::kinds::{ServicePort, TargetPort};
+use transept_model::kinds::{DEFAULT_TRUST_DOMAIN, HBONE_PORT, ServicePort, TargetPort};
 use transept_model::references::{BackendTarget, Grant, Referrer};
 use transept_model::schema::Text;
 use transept_model::world::World;
@@ -50,6 +50,37 @@ pub struct Station {
     pub outbound: Vec<Outbound>,
     /// Where it listens for programs that were told of an HTTP proxy: the host name of a request says the Service.
     pub http_proxy: Option<SocketAddr>,
+}
+
+impl Station {
+    /// The place beside an instance of a Service, for explanations: its way in is asked on the ports of the Service, its way out by
+    /// host names. None when there is no such Service.
+    pub fn beside(world: &World, namespace: &str, service: &str) -> Option<Station> {
+        let local = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let found = world.service(namespace, service)?;
+        let workload = world.workloads_of(namespace, service).first();
+        let app = found.spec.ports.iter().filter(|port| port.protocol == "TCP").map(|port| {
+            let target = match (workload.and_then(|workload| workload.spec.port_for(port)), &port.target_port) {
+                (Some(known), _) => known.target(),
+                (None, Some(TargetPort::Number(number))) => *number,
+                (None, _) => port.port,
+            };
+            AppPort { port: port.port, to: local(target), protocol: AppProtocol::of(port.app_protocol.as_deref()) }
+        });
+        Some(Station {
+            namespace: namespace.to_owned(),
+            workload: workload.map_or(service, |workload| &workload.meta.name).to_owned(),
+            services: vec![service.to_owned()],
+            identity: match workload {
+                Some(workload) => workload.spec.identity(&workload.meta),
+                None => format!("spiffe://{DEFAULT_TRUST_DOMAIN}/ns/{namespace}/sa/{service}"),
+            },
+            inbound: vec![Inbound { listen: local(HBONE_PORT) }],
+            app: app.collect(),
+            outbound: Vec::new(),
+            http_proxy: Some(local(0)),
+        })
+    }
 }
 
 /// One address for tunnels.
@@ -422,3 +453,6 @@ fn names_of(namespace: &str, name: &str, from: &str) -> Vec<String> {
     }
     names
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,7 +98,8 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
     let policies = Policies::new(&attached.policies);
     let mut backends = Backends::new(world, previous, &policies, attached.zone.as_ref());
     let routes = compile_routes(attached, &mut backends, &mut problems);
-    let nothing_left = find_nothing_left(&routes);
+    let mut nothing_left = find_nothing_left(&routes);
+    nothing_left.extend(judge_mesh_routes(world, attached, &policies, &routes, &mut problems));
     let (backends, changes) = backends.finish();
     let mut listeners = Listeners::new(&routes, &policies, previous);
     let mut drafts: BTreeMap<SocketAddr, BindDraft> = BTreeMap::new();
@@ -129,6 +130,28 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
         conditions,
         nothing_left,
     }
+}
+
+/// What is wrong with routes that only Services take. They are compiled where they are used, at the clients; `check` and the status
+/// know it from here.
+fn judge_mesh_routes(
+    world: &World,
+    attached: &Attached,
+    policies: &Policies<'_>,
+    known: &HashMap<RouteKey<'_>, CompiledRoute>,
+    problems: &mut Vec<Invalid>,
+) -> HashSet<ObjectName> {
+    let mut here = attached.services.iter().flat_map(|service| &service.routes).peekable();
+    if here.peek().is_none() {
+        return HashSet::new();
+    }
+    let mut backends = Backends::new(world, None, policies, attached.zone.as_ref());
+    let mut compiler = RouteCompiler { backends: &mut backends, problems, single: HashMap::new() };
+    let mut routes = HashMap::new();
+    for route in here.filter(|route| !known.contains_key(&key_of(&route.route))) {
+        routes.entry(key_of(&route.route)).or_insert_with(|| compiler.compile(&route.route));
+    }
+    find_nothing_left(&routes)
 }
 
 /// The routes none of whose matches could be compiled.

@@ -211,7 +211,7 @@ fn what_workers_know_together_survives_a_change_of_the_policy() {
     let (after, status) = compiled(&steered("10.0.0.1", "limits: {requests: 8}"), Some(&before));
     let after = after.install();
     assert!(!Arc::ptr_eq(&before.backends[0], &after.backends[0]));
-    assert!(Arc::ptr_eq(&before.backends[0].common, &after.backends[0].common));
+    assert!(Arc::ptr_eq(&before.backends[0].ledger, &after.backends[0].ledger));
     assert_eq!(before.backends[0].key, after.backends[0].key);
     assert_eq!(programmed(&status).0, "Programmed");
     let same = compiled(&steered("10.0.0.2", "limits: {requests: 8}"), Some(&after)).0.install();
@@ -246,4 +246,28 @@ fn zones_need_to_know_where_they_are_seen_from() {
     let (placed, status) = compiled_in(&yaml, None, &surroundings);
     assert_eq!(programmed(&status).1, "The policy is in force.");
     assert_eq!(here(placed).as_deref(), Some("a"));
+}
+
+#[test]
+fn what_is_wrong_with_a_route_of_the_mesh_is_known_to_its_status() {
+    let (compiled, status) = compiled(
+        "apiVersion: v1
+kind: Service
+metadata: {name: cart}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: cart}
+spec:
+  parentRefs: [{group: '', kind: Service, name: cart}]
+  rules: [{matches: [{path: {type: RegularExpression, value: '/('}}], backendRefs: [{name: cart, port: 80}]}]
+",
+        None,
+    );
+    assert_eq!(compiled.problems.len(), 1, "{:?}", compiled.problems);
+    assert!(compiled.snapshot().backends.is_empty());
+    let route = status.route("HTTPRoute", "default", "cart").expect("a status");
+    let accepted = route.parents[0].conditions.find("Accepted").expect("a condition");
+    assert_eq!((accepted.status, &*accepted.reason), (Truth::False, "UnsupportedValue"));
 }

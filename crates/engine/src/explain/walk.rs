@@ -244,7 +244,7 @@ fn note_endpoints(backend: &Backend, found: &mut Explanation) {
     found.tunnels = tunnels.map(|tunnel| (tunnel.address.to_string(), tunnel.identity.to_string())).collect();
     if let Some(traffic) = &backend.traffic {
         found.traffic = Some((traffic.policy.to_string(), describe(traffic)));
-        let health = traffic.check.as_ref().and_then(|_| backend.common.health.load_full());
+        let health = traffic.check.as_ref().and_then(|_| backend.ledger.health.load_full());
         let verdicts = health.iter().flat_map(|health| &health.by_address);
         found.unwell = verdicts
             .filter_map(|(address, wellness)| match wellness {

@@ -1,0 +1,164 @@
+//! What a station listens on, and what survives a change of the world.
+
+use std::sync::Arc;
+
+use transept_model::attach::{Surroundings, attach};
+use transept_model::load;
+use transept_model::place::SourceText;
+use transept_model::world::World;
+
+use super::*;
+use crate::exchange::Connection;
+use crate::policies::MODEL_KINDS;
+use crate::reason::Reason;
+use crate::{admit_connection, admit_stream, admit_to};
+
+const WORLD: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {ports: [{name: http, port: 80, targetPort: 8080}, {name: db, port: 5432, appProtocol: postgres}]}
+---
+apiVersion: transept.dev/v1alpha1
+kind: Workload
+metadata: {name: cart-1, namespace: shop}
+spec: {services: [cart], address: 10.0.0.7, ports: [{port: 80, targetPort: 8080}], tunnel: {}}
+---
+apiVersion: transept.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: cart, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: cart, sectionName: http}]
+  allow: [{from: [{namespaces: [till]}], to: [{methods: [GET]}]}]
+---
+apiVersion: transept.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: cart, namespace: shop}
+spec: {targetRefs: [{group: '', kind: Service, name: cart}], limits: {requests: 5}}
+";
+
+fn local(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
+
+fn world(yaml: &str) -> World {
+    let loaded = load(&[SourceText::new("test.yaml", yaml)], MODEL_KINDS);
+    assert!(loaded.invalid.is_empty(), "{:?}", loaded.invalid);
+    loaded.world
+}
+
+fn station() -> Station {
+    let outbound = |listen: u16, service: &str| Outbound {
+        listen: local(listen),
+        service: service.into(),
+        namespace: "shop".into(),
+        port: 80,
+    };
+    Station {
+        namespace: "shop".into(),
+        workload: "cart-1".into(),
+        services: vec!["cart".into()],
+        identity: "spiffe://transept.local/ns/shop/sa/cart".into(),
+        inbound: vec![Inbound { listen: local(15008) }],
+        app: vec![AppPort { port: 80, to: local(8080), protocol: AppProtocol::Unknown }],
+        outbound: vec![outbound(9001, "cart"), outbound(9002, "nobody")],
+        http_proxy: Some(local(3128)),
+    }
+}
+
+fn compiled(yaml: &str, station: &Station, previous: Option<&Snapshot>) -> Compiled {
+    let world = world(yaml);
+    let attached = attach(&world, &Surroundings::default());
+    let compiled = compile_station(&world, &attached, station, previous, 1);
+    assert!(compiled.problems.is_empty(), "{:?}", compiled.problems);
+    compiled
+}
+
+fn bind(snapshot: &Snapshot, port: u16) -> &Arc<Bind> {
+    snapshot.bind(&local(port)).expect("a bind")
+}
+
+#[test]
+fn a_station_listens_on_both_sides() {
+    let snapshot = compiled(WORLD, &station(), None).install();
+    let roles: Vec<_> = snapshot.binds.iter().map(|bind| (bind.address.port(), bind.role, bind.secure)).collect();
+    assert_eq!(
+        roles,
+        [
+            (3128, Role::Outbound, Secure::Plain),
+            (9001, Role::Outbound, Secure::Plain),
+            (9002, Role::Outbound, Secure::Plain),
+            (15008, Role::Inbound, Secure::Mesh),
+        ]
+    );
+    let inbound = bind(&snapshot, 15008);
+    assert!(Arc::ptr_eq(inbound.listener_for_port(80).expect("80"), inbound.listener_for_port(8080).expect("8080")));
+    assert!(inbound.listener_for_port(81).is_none());
+    let http_proxy = bind(&snapshot, 3128);
+    let speaks = |port| http_proxy.listener_for_authority("cart.shop", Some(port)).map(|listener| listener.speaks);
+    assert_eq!((speaks(80), speaks(5432), speaks(81)), (Some(Speaks::Detect), Some(Speaks::Opaque), None));
+}
+
+#[test]
+fn a_service_that_is_not_there_answers_so_until_it_is() {
+    let snapshot = compiled(WORLD, &station(), None).install();
+    let listener = &bind(&snapshot, 9002).listeners[0];
+    let rule = listener.stream.as_ref().expect("a rule");
+    let broken = rule.backends[0].target.as_ref().expect_err("no such Service");
+    assert_eq!(broken.reason, Reason::BackendInvalid);
+}
+
+#[test]
+fn the_program_and_the_services_keep_their_backends() {
+    let before = compiled(WORLD, &station(), None).install();
+    let changed = WORLD.replace("10.0.0.7", "10.0.0.8");
+    let moved = Station { app: vec![AppPort { to: local(8081), ..station().app[0] }], ..station() };
+    let same = compiled(&changed, &station(), Some(&before));
+    let cart = |snapshot: &Snapshot| {
+        let found =
+            snapshot.backends.iter().find(|backend| backend.id.kind == "Service" && backend.id.port == Some(80));
+        Arc::clone(found.expect("a backend"))
+    };
+    assert!(Arc::ptr_eq(&cart(same.snapshot()), &cart(&before)));
+    assert!(Arc::ptr_eq(&bind(same.snapshot(), 3128).settings, &bind(&before, 3128).settings));
+    let at = |backend: &Backend| backend.endpoints.load().endpoints()[0].address;
+    assert_eq!(at(&cart(&before)), ([10, 0, 0, 7], 8080).into());
+    let same = same.install();
+    assert_eq!(at(&cart(&same)), ([10, 0, 0, 8], 8080).into());
+    let program = |snapshot: &Snapshot| {
+        let found = snapshot.backends.iter().find(|backend| backend.id.kind == "Workload");
+        Arc::clone(found.expect("a backend"))
+    };
+    assert!(Arc::ptr_eq(&program(&same), &program(&before)));
+    assert!(program(&same).traffic.is_none() && cart(&same).traffic.is_some());
+    let moved = compiled(&changed, &moved, Some(&same)).install();
+    assert_eq!(at(&program(&moved)), local(8081));
+}
+
+#[test]
+fn a_connection_is_judged_when_it_comes_and_when_it_turns_out_not_to_be_http() {
+    let snapshot = compiled(WORLD, &station(), None).install();
+    let inbound = bind(&snapshot, 15008);
+    let from = |identity: &str| {
+        Connection::new(local(5000), local(15008), None).with_identity(identity).with_destination(local(8080))
+    };
+    let till = from("spiffe://transept.local/ns/till/sa/till");
+    let listener = admit_to(inbound, &till, "", None).expect("a listener");
+    assert_eq!(listener.name.to_string(), "shop/cart/inbound-80");
+    assert_eq!(admit_connection(listener, &till), Ok(()));
+    let refusal = admit_stream(listener, &till).expect_err("a rule that asks for a method allows no stream");
+    assert_eq!(refusal.cause.as_deref(), Some("AuthorizationPolicy shop/cart, no rule allows it"));
+    assert!(admit_connection(listener, &from("spiffe://transept.local/ns/desk/sa/desk")).is_err());
+    let kinds: Vec<_> = listener.chain.names().map(|name| name.kind).collect();
+    assert_eq!(kinds, ["AuthorizationPolicy"]);
+}
+
+#[test]
+fn the_station_of_a_service_is_known_from_the_world() {
+    let world = world(WORLD);
+    let station = Station::beside(&world, "shop", "cart").expect("a Service");
+    let ports: Vec<_> = station.app.iter().map(|app| (app.port, app.to.port(), app.protocol)).collect();
+    assert_eq!(ports, [(80, 8080, AppProtocol::Unknown), (5432, 5432, AppProtocol::Opaque)]);
+    assert_eq!(station.identity, "spiffe://transept.local/ns/shop/sa/cart");
+    assert!(Station::beside(&world, "shop", "card").is_none());
+}
