@@ -26,7 +26,7 @@ use ipnet::Ipv4Net;
 
 pub use origin::{LoopGuard, Unusable};
 pub use owner::{Liveness, Owner};
-pub use rules::{Chain, InboundPlan, Match, OutboundPlan, Plan, Rule, Transport, Verdict};
+pub use rules::{Chain, DnsPlan, InboundPlan, Match, OutboundPlan, Plan, Rule, Transport, Verdict};
 
 /// The packet mark of connections that the proxy itself opens, which no rule captures.
 pub const MARK: u32 = 0x539;

@@ -184,8 +184,7 @@ fn read_comment(mut bytes: &[u8]) -> Option<&str> {
 }
 
 fn name_of(workload: &str) -> String {
-    // The kernel takes names of up to 255 bytes; a workload's is a DNS name.
-    PREFIX.chars().chain(workload.chars().take(240)).collect()
+    format!("{PREFIX}{workload}")
 }
 
 fn chain_name(chain: Chain) -> &'static str {

@@ -7,6 +7,9 @@ use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+/// As much of a workload's name as is told: all of it, if it is the DNS name that it should be.
+const LONGEST: usize = 160;
+
 /// The process that wrote rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -35,7 +38,10 @@ impl Owner {
     /// This process.
     pub fn this(workload: &str) -> Owner {
         let pid = std::process::id();
-        Owner { workload: workload.to_owned(), pid, started: start_of(pid).unwrap_or_default(), space: space() }
+        // It becomes part of names and of texts for other programs.
+        let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '.') { c } else { '-' };
+        let workload = workload.chars().take(LONGEST).map(plain).collect();
+        Owner { workload, pid, started: start_of(pid).unwrap_or_default(), space: space() }
     }
 
     /// One of whom only the workload is known.
@@ -107,6 +113,7 @@ mod tests {
     #[test]
     fn an_owner_is_read_as_it_was_written() {
         let owner = Owner::this("cart-1");
+        assert_eq!(Owner::this("a b\"\n").workload, "a-b--");
         assert!(owner.started > 0 && owner.space > 0);
         assert_eq!(Owner::parse(&owner.to_string()), Some(owner));
         for text in ["", "transept", "transept cart pid=x", "other cart pid=1 started=2 pidns=3"] {

@@ -1,5 +1,7 @@
 //! What is captured, as typed rules: the one place that knows their order. `nftables` and `iptables` only write them down.
 
+use std::net::IpAddr;
+
 use ipnet::{IpNet, Ipv4Net};
 
 /// What a sidecar wants captured in its network namespace.
@@ -17,10 +19,20 @@ pub struct Plan {
     pub outbound: Option<OutboundPlan>,
     /// Connections that come from elsewhere; none leaves them alone.
     pub inbound: Option<InboundPlan>,
-    /// The local port that answers DNS, on 127.0.0.1 and ::1; none leaves questions alone.
-    pub dns_port: Option<u16>,
+    /// Questions for names; none leaves them alone.
+    pub dns: Option<DnsPlan>,
     /// The addresses that stand for services. What goes there is captured whatever is excluded: nothing else is there.
     pub virtual_range: Ipv4Net,
+}
+
+/// Questions for names that programs of this namespace ask.
+#[derive(Clone, Debug, Default)]
+pub struct DnsPlan {
+    /// The port on 127.0.0.1 and ::1 that answers them, by UDP and TCP.
+    pub port: u16,
+    /// The name servers whose questions are captured, as `resolv.conf` tells programs of them; none are all. On a machine
+    /// with a name server of its own name it here: what it asks others would else come back to it for ever.
+    pub servers: Vec<IpAddr>,
 }
 
 /// Connections that programs of this namespace open.
@@ -110,7 +122,7 @@ impl Plan {
     /// The rules of this plan, in their order.
     pub fn rules(&self) -> Vec<Rule> {
         let mut rules = Vec::new();
-        if self.outbound.is_some() || self.dns_port.is_some() {
+        if self.outbound.is_some() || self.dns.is_some() {
             self.write_output(&mut rules);
         }
         if let Some(inbound) = &self.inbound {
@@ -132,9 +144,15 @@ impl Plan {
             rule(&[Match::OtherUser(user)], Verdict::Return);
         }
         // Before loopback is left alone: the resolver that a program is told of is often a local one.
-        if let Some(port) = self.dns_port {
-            for transport in [Transport::Udp, Transport::Tcp] {
-                rule(&[Match::Transport(transport), Match::Port(53)], Verdict::Redirect(port));
+        if let Some(dns) = &self.dns {
+            for transport in [Transport::Udp, Transport::Tcp].map(Match::Transport) {
+                let port = Match::Port(53);
+                if dns.servers.is_empty() {
+                    rule(&[transport, port], Verdict::Redirect(dns.port));
+                }
+                for &server in &dns.servers {
+                    rule(&[Match::Destination(server.into()), transport, port], Verdict::Redirect(dns.port));
+                }
             }
         }
         let Some(outbound) = &self.outbound else {
@@ -202,7 +220,7 @@ pub(super) mod tests {
                 only_ports: vec![8080],
                 exclude_ports: vec![22],
             }),
-            dns_port: Some(15053),
+            dns: Some(DnsPlan { port: 15053, servers: vec!["127.0.0.53".parse().unwrap()] }),
             virtual_range: "240.0.0.0/4".parse().unwrap(),
         }
     }
@@ -237,8 +255,16 @@ pub(super) mod tests {
         plan.outbound = None;
         plan.inbound = None;
         assert!(plan.rules().iter().all(|rule| rule.verdict != Verdict::Redirect(15001)));
-        plan.dns_port = None;
+        plan.dns = None;
         assert_eq!(plan.rules(), []);
+    }
+
+    #[test]
+    fn without_named_servers_all_questions_are_captured() {
+        let mut plan = full();
+        plan.dns.as_mut().unwrap().servers.clear();
+        let question = [Match::Transport(Transport::Udp), Match::Port(53)];
+        assert!(plan.rules().iter().any(|rule| rule.matches == question && rule.verdict == Verdict::Redirect(15053)));
     }
 
     #[test]

@@ -92,10 +92,7 @@ impl NameServer {
     pub fn start(options: &Options, table: Table) -> io::Result<NameServer> {
         let sockets = bind(&options.listen)?;
         let addresses = sockets.iter().map(|(udp, _)| udp.local_addr()).collect::<io::Result<Vec<_>>>()?;
-        let system = match &options.resolvers {
-            Resolvers::File(path) => System::parse(&std::fs::read_to_string(path)?, &addresses),
-            Resolvers::These { servers, search } => System::new(servers.clone(), search.clone(), &addresses),
-        };
+        let system = options.resolvers.read(&addresses)?;
         let shared = Arc::new(Shared {
             table: ArcSwap::from_pointee(table),
             system: ArcSwap::from_pointee(system),

@@ -1,5 +1,6 @@
 //! The name servers of the system and its search list, as `resolv.conf` tells of them.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -23,6 +24,23 @@ pub enum Resolvers {
         /// The domains that programs try after a short name.
         search: Vec<String>,
     },
+}
+
+impl Resolvers {
+    /// The name servers as they are now: those that programs ask, if nothing captures their questions.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn servers(&self) -> io::Result<Vec<SocketAddr>> {
+        self.read(&[]).map(|system| system.servers)
+    }
+
+    pub(super) fn read(&self, own: &[SocketAddr]) -> io::Result<System> {
+        Ok(match self {
+            Resolvers::File(path) => System::parse(&std::fs::read_to_string(path)?, own),
+            Resolvers::These { servers, search } => System::new(servers.clone(), search.clone(), own),
+        })
+    }
 }
 
 /// What the system says about name servers.

@@ -225,8 +225,8 @@ int main(void)
 	rule("output"); meta32(NFT_META_MARK, NFT_CMP_EQ, 0x539); ret();
 	rule("output"); meta32(NFT_META_SKUID, NFT_CMP_EQ, 1337); ret();
 	rule("output"); meta32(NFT_META_SKUID, NFT_CMP_NEQ, 1000); ret();
-	rule("output"); meta8(NFT_META_L4PROTO, IPPROTO_UDP); port(53); redirect(15053);
-	rule("output"); tcp(); port(53); redirect(15053);
+	rule("output"); dest(AF_INET, "127.0.0.53", "255.255.255.255"); meta8(NFT_META_L4PROTO, IPPROTO_UDP); port(53); redirect(15053);
+	rule("output"); dest(AF_INET, "127.0.0.53", "255.255.255.255"); tcp(); port(53); redirect(15053);
 	rule("output"); tcp(); dest(AF_INET, "240.0.0.0", "240.0.0.0"); redirect(15001);
 	rule("output"); dest(AF_INET, "127.0.0.0", "255.0.0.0"); ret();
 	rule("output"); dest(AF_INET6, "::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"); ret();

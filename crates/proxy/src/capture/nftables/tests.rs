@@ -1,3 +1,5 @@
+//! The bytes of rules against those that the kernel's headers give, and what the kernel tells of tables.
+
 use std::io;
 
 use super::super::rules::tests::full;

@@ -1,3 +1,5 @@
+//! Questions by their bytes: names of ours, of others, and what is no question at all.
+
 use std::net::Ipv4Addr;
 
 use hickory_resolver::proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};

@@ -1,3 +1,5 @@
+//! A name server on port 0, asked by UDP and TCP, with name servers of others behind it.
+
 use std::net::SocketAddr;
 
 use hickory_resolver::proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
