@@ -3,7 +3,7 @@
 //! Each test starts itself again in a fresh namespace. Where that is not permitted it says so and passes, unless
 //! `TRANSEPT_REQUIRE_ALL=1`, which makes it a failure.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::print_stdout)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -40,8 +40,7 @@ fn alone(test: &str, body: impl FnOnce()) {
     if !possible.is_ok_and(|status| status.success()) {
         let why = "no network namespace can be made here (unshare --net, ip)";
         assert!(std::env::var("TRANSEPT_REQUIRE_ALL").as_deref() != Ok("1"), "{test}: {why}");
-        eprintln!("skipped: {test}: {why}");
-        return;
+        return skip(test, why);
     }
     let status = Command::new("unshare")
         .args(unshare)
@@ -51,6 +50,11 @@ fn alone(test: &str, body: impl FnOnce()) {
         .status()
         .unwrap();
     assert!(status.success(), "{test} failed in its namespace");
+}
+
+/// Not by `eprintln`, which the test runner keeps to itself.
+fn skip(test: &str, why: &str) {
+    writeln!(std::io::stderr(), "skipped: {test}: {why}").unwrap();
 }
 
 /// A machine elsewhere: another namespace, and a link to it.
@@ -280,8 +284,7 @@ fn iptables_captures_the_same() {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let mut directories = std::env::split_paths(&paths).chain(["/usr/sbin".into(), "/sbin".into()]);
     if !directories.any(|directory| directory.join("iptables-restore").is_file()) {
-        eprintln!("skipped: iptables_captures_the_same: iptables-restore is not installed");
-        return;
+        return skip("iptables_captures_the_same", "iptables-restore is not installed");
     }
     alone("iptables_captures_the_same", || {
         let elsewhere = Elsewhere::new();
