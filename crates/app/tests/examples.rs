@@ -175,6 +175,37 @@ fn every_user_has_one_endpoint() {
     assert_eq!(all.len(), 3, "{all:?}");
 }
 
+#[test]
+fn the_office_writes_and_everybody_reads() {
+    let reply = |method: &str, path: &str, client: &str| {
+        let url = format!("http://localhost:8080{path}");
+        explain("14-authorization.yaml", &[method, &url, "--client", client])["reply"].clone()
+    };
+    assert!(reply("GET", "/orders", "203.0.113.9").is_null());
+    assert!(reply("POST", "/orders/7", "192.0.2.7").is_null());
+    let stranger = reply("POST", "/orders", "203.0.113.9");
+    assert_eq!(stranger["status"], 403, "{stranger:#}");
+    assert_eq!(stranger["cause"], "AuthorizationPolicy default/front, no rule allows it");
+    assert_eq!(stranger["detail"], "");
+    let admin = reply("GET", "/admin/x", "192.0.2.7");
+    assert_eq!(admin["cause"], "AuthorizationPolicy default/front, rule no-admin");
+}
+
+#[test]
+fn a_workload_is_asked_on_both_sides() {
+    let out = explain("15-mesh.yaml", &["GET", "http://cart/items", "--at", "shop/desk"]);
+    assert_eq!(out["rule"]["name"], "shop/cart/0", "{out:#}");
+    assert_eq!(out["backends"][1]["backend"], "shop/cart-next:80");
+    assert_eq!(out["tunnels"][0]["identity"], "spiffe://transept.local/ns/shop/sa/cart");
+    let at_cart = |method: &str, identity: &str| {
+        let identity = format!("spiffe://transept.local/ns/shop/sa/{identity}");
+        explain("15-mesh.yaml", &[method, "http://cart/items", "--at", "shop/cart", "--identity", &identity])
+    };
+    assert_eq!(at_cart("GET", "desk")["backend"], "shop/cart-7f3a:8080");
+    assert_eq!(at_cart("DELETE", "desk")["reply"]["cause"], "AuthorizationPolicy shop/cart, rule nobody-deletes");
+    assert_eq!(at_cart("GET", "till")["reply"]["cause"], "AuthorizationPolicy shop/cart, no rule allows it");
+}
+
 /// The value of a field in `[[name, value], ...]`.
 fn header(fields: &Value, name: &str) -> Option<String> {
     fields

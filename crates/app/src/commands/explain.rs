@@ -5,11 +5,17 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use transept_control::{Loader, Outcome};
+use transept_engine::Snapshot;
+use transept_engine::compile::mesh::{Station, compile_station};
 use transept_engine::explain::{Ask, explain};
+use transept_engine::policies::MODEL_KINDS;
+use transept_model::SourceText;
+use transept_model::attach::{Surroundings, attach};
 
 use super::Exit;
 use crate::console::{self, BOLD, FAINT, GREEN, PLAIN, YELLOW};
@@ -20,6 +26,8 @@ Examples:
   transept explain GET http://localhost:8080/cart -f shop.yaml
   transept explain POST https://api.shop.test/v1/orders -H 'x-user: 7' -f shop.yaml -f policies/
   transept explain GET http://localhost:8080/admin --client 203.0.113.9 -f shop.yaml --json
+  transept explain GET http://cart/items --at shop/desk -f shop.yaml
+  transept explain GET http://cart/items --at shop/cart --identity spiffe://transept.local/ns/shop/sa/desk -f shop.yaml
 
 Nothing is sent: names are not resolved, backends are not asked. The backend is assumed to answer 200.";
 
@@ -48,6 +56,14 @@ pub(crate) struct Args {
     /// TLS server name, when it is not the host of the URL
     #[arg(long, value_name = "NAME")]
     server_name: Option<String>,
+
+    /// Verified identity of the client, a SPIFFE id
+    #[arg(long, value_name = "SPIFFE-ID")]
+    identity: Option<String>,
+
+    /// Ask a workload of this Service instead of a gateway: its way out, or with `--identity` its way in
+    #[arg(long, value_name = "[NAMESPACE/]SERVICE")]
+    at: Option<String>,
 
     /// Zone that the proxy is in, for policies about zones
     #[arg(long, env = "TRANSEPT_ZONE", value_name = "ZONE")]
@@ -80,13 +96,33 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
             return Ok(Exit::Findings);
         }
     };
-    let explanation = explain(&loaded.snapshot, &ask);
+    let snapshot = match &args.at {
+        None => Arc::clone(&loaded.snapshot),
+        Some(service) => match beside(service, &sources.read().texts, args.zone.as_deref()) {
+            Some(snapshot) => snapshot,
+            None => {
+                console::fail(&format!("there is no Service {service}"));
+                return Ok(Exit::Findings);
+            }
+        },
+    };
+    let explanation = explain(&snapshot, &ask);
     if args.json {
         console::print_json(&explanation.to_json())?;
     } else {
         console::print(&paint(&explanation.to_text()))?;
     }
     Ok(Exit::Fine)
+}
+
+/// What the proxy beside a workload of a Service serves.
+fn beside(service: &str, texts: &[SourceText], zone: Option<&str>) -> Option<Arc<Snapshot>> {
+    let (namespace, name) = service.split_once('/').unwrap_or(("default", service));
+    // What is wrong with the objects has been said already.
+    let world = transept_model::Loader::new(MODEL_KINDS).load(texts).world;
+    let attached = attach(&world, &Surroundings { zone: zone.map(Into::into), ..Surroundings::default() });
+    let station = Station::beside(&world, namespace, name)?;
+    Some(compile_station(&world, &attached, &station, None, 1).install())
 }
 
 /// The request that the command line describes.
@@ -103,6 +139,7 @@ fn describe(args: &Args) -> Result<Ask, String> {
     }
     ask.peer = args.client;
     ask.server_name.clone_from(&args.server_name);
+    ask.identity.clone_from(&args.identity);
     ask.now.unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Ok(ask)
 }
