@@ -5,7 +5,8 @@
 //! sockets need, is measured by scenario j of the other program of this package.
 //!
 //! Invariant: the counting allocator passes every call on to the system's with the same layout, and only adds up sizes.
-#![allow(clippy::print_stdout, unsafe_code)]
+#![allow(unsafe_code)]
+#![allow(clippy::print_stdout)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt::Write as _;
