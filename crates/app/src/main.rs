@@ -11,6 +11,7 @@ mod duration;
 mod gateway;
 mod logging;
 mod report;
+mod sidecar;
 mod signals;
 mod table;
 
@@ -50,6 +51,11 @@ enum Command {
     Status(commands::status::Args),
     Demo(commands::demo::Args),
     Schema(commands::schema::Args),
+    Control(commands::control::Args),
+    Token(commands::token::Args),
+    Certs(commands::certs::Args),
+    Mesh(commands::mesh::Args),
+    Sidecar(Box<commands::sidecar::Args>),
     Completion(commands::completion::Args),
     Version(commands::version::Args),
 }
@@ -64,6 +70,11 @@ fn main() -> ExitCode {
         Command::Status(args) => commands::status::run(args),
         Command::Demo(args) => commands::demo::run(args),
         Command::Schema(args) => commands::schema::run(&args),
+        Command::Control(args) => commands::control::run(args),
+        Command::Token(args) => commands::token::run(args),
+        Command::Certs(args) => commands::certs::run(args),
+        Command::Mesh(args) => commands::mesh::run(args),
+        Command::Sidecar(args) => commands::sidecar::run(*args),
         Command::Completion(args) => commands::completion::run(&args),
         Command::Version(args) => commands::version::run(&args),
     };

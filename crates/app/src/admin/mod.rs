@@ -1,6 +1,6 @@
 //! The admin server: `/livez`, `/readyz`, `/metrics` and `/status` over HTTP/1.1, on a port of its own.
 //!
-//! Started by `gateway` on its own runtime, off the data threads. Who may ask is decided in `guard`; what is answered comes from
+//! Started by `gateway` and `sidecar` on a runtime of theirs, off the data threads. Who may ask is decided in `guard`; what is answered comes from
 //! [`Standing`]. It has no way to change anything.
 
 mod guard;
@@ -52,6 +52,17 @@ pub(crate) struct AdminArgs {
     /// Host name under which the admin server may be asked, besides localhost and addresses; may be repeated
     #[arg(long, env = "TRANSEPT_ADMIN_HOST", value_name = "NAME", value_delimiter = ',')]
     pub(crate) admin_host: Vec<String>,
+}
+
+impl AdminArgs {
+    /// Takes any free port when the wanted one is taken: of sidecars there are many on one machine.
+    pub(crate) fn give_way(&mut self) {
+        if let Address::At(address) = self.admin
+            && std::net::TcpListener::bind(address).is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+        {
+            self.admin = Address::At(SocketAddr::new(address.ip(), 0));
+        }
+    }
 }
 
 /// Where the admin server listens.

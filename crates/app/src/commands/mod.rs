@@ -1,13 +1,18 @@
 //! One file per subcommand: its arguments, their help, and one function `run` that `main` calls.
 
+pub(crate) mod certs;
 pub(crate) mod check;
 pub(crate) mod completion;
+pub(crate) mod control;
 pub(crate) mod demo;
 pub(crate) mod explain;
+pub(crate) mod mesh;
 pub(crate) mod proxy;
 pub(crate) mod run;
 pub(crate) mod schema;
+pub(crate) mod sidecar;
 pub(crate) mod status;
+pub(crate) mod token;
 pub(crate) mod version;
 
 use std::process::ExitCode;
@@ -23,6 +28,8 @@ pub(crate) enum Exit {
     Usage,
     /// The other side does not answer.
     Unreachable,
+    /// As the program did that ran inside.
+    Program(u8),
 }
 
 impl From<Exit> for ExitCode {
@@ -32,6 +39,7 @@ impl From<Exit> for ExitCode {
             Exit::Findings => 1,
             Exit::Usage => 2,
             Exit::Unreachable => 3,
+            Exit::Program(code) => code,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Tells what happens to the configuration and the listeners: on the console for people, in the log for machines.
 //!
-//! Called by `gateway` at start and after every update. With text output a finding is shown with its line and caret; with JSON
+//! Called by `gateway` and `sidecar` at start and after every update. With text output a finding is shown with its line and caret; with JSON
 //! output it is one record with file, line and column. Nothing is decided here.
 
 use transept_control::{Refused, Update};
@@ -12,7 +12,7 @@ use crate::report::{self, Severity};
 use crate::{console, gateway::binds};
 
 /// Tells why there is nothing to start with.
-pub(super) fn refused_start(refused: &Refused, format: Format) {
+pub(crate) fn refused_start(refused: &Refused, format: Format) {
     findings(Severity::Error, &refused.invalid, format);
     match format {
         Format::Json => {
@@ -26,7 +26,7 @@ pub(super) fn refused_start(refused: &Refused, format: Format) {
 }
 
 /// Tells that an update is refused and the configuration before it stays.
-pub(super) fn refused_reload(update: &Update, refused: &Refused, format: Format) {
+pub(crate) fn refused_reload(update: &Update, refused: &Refused, format: Format) {
     findings(Severity::Error, &refused.invalid, format);
     tracing::error!(
         errors = refused.invalid.len(),
@@ -36,7 +36,7 @@ pub(super) fn refused_reload(update: &Update, refused: &Refused, format: Format)
 }
 
 /// Tells that a configuration is in force, and what in it does not work.
-pub(super) fn loaded(update: &Update, format: Format) {
+pub(crate) fn loaded(update: &Update, format: Format) {
     let loaded = &update.loaded;
     findings(Severity::Problem, &loaded.problems, format);
     for note in &loaded.notes {
@@ -51,7 +51,7 @@ pub(super) fn loaded(update: &Update, format: Format) {
 }
 
 /// Tells which addresses are open and which are not, as far as that is news.
-pub(super) fn listeners(update: &Update, outcomes: &[BindOutcome], before: &[BindOutcome]) {
+pub(crate) fn listeners(update: &Update, outcomes: &[BindOutcome], before: &[BindOutcome]) {
     for outcome in outcomes {
         let was = before.iter().find(|was| was.address == outcome.address);
         let names = binds::names(&update.loaded.snapshot, outcome.address).join(", ");
@@ -76,7 +76,7 @@ pub(super) fn listeners(update: &Update, outcomes: &[BindOutcome], before: &[Bin
 }
 
 /// Tells which addresses are open now that were not before; a further attempt in vain is no news.
-pub(super) fn opened(update: &Update, outcomes: &[BindOutcome], before: &[BindOutcome]) {
+pub(crate) fn opened(update: &Update, outcomes: &[BindOutcome], before: &[BindOutcome]) {
     for outcome in outcomes.iter().filter(|outcome| outcome.bound.is_ok()) {
         let was_open = before.iter().any(|was| was.address == outcome.address && was.bound.is_ok());
         if !was_open {

@@ -64,7 +64,7 @@ pub(crate) struct ServeArgs {
 
 impl ServeArgs {
     /// What the proxy is to be.
-    pub(super) fn options(&self) -> Options {
+    pub(crate) fn options(&self) -> Options {
         Options {
             workers: self.workers,
             access_log: self.access_log.settle(),
@@ -74,12 +74,12 @@ impl ServeArgs {
     }
 
     /// The zone of this machine.
-    pub(super) fn zone(&self) -> Option<&str> {
+    pub(crate) fn zone(&self) -> Option<&str> {
         self.zone.as_deref().filter(|zone| !zone.is_empty())
     }
 
     /// How long connections are still accepted after SIGTERM.
-    pub(super) fn drain_delay(&self) -> Duration {
+    pub(crate) fn drain_delay(&self) -> Duration {
         let usual = || match std::env::var_os(POD_VARIABLE) {
             Some(_) => DELAY_IN_POD,
             None => Duration::ZERO,

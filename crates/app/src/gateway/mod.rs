@@ -4,7 +4,7 @@
 //! proxy, tell; then, until a signal ends it, every update of the feed goes into the proxy. This file holds the order; what is
 //! known at any moment is in [`Standing`], how it is told is in `announce`.
 
-mod announce;
+pub(crate) mod announce;
 mod args;
 mod binds;
 mod certificates;
@@ -20,13 +20,13 @@ use tokio::sync::watch;
 use transept_control::{Loader, Sources, StartError, Trigger, Update, follow};
 use transept_proxy::{BindOutcome, Proxy};
 
-use self::retry::Retry;
 use crate::admin::Admin;
 use crate::commands::Exit;
 use crate::logging::Format;
 use crate::signals::{Signals, Wish};
 
 pub(crate) use args::ServeArgs;
+pub(crate) use retry::Retry;
 pub(crate) use standing::{Readiness, Standing};
 
 /// Serves `sources` until a signal ends it; `opened` is called once, when traffic is taken, with the address of the admin server.

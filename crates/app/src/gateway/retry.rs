@@ -1,6 +1,6 @@
 //! When to try again to open listeners that could not be opened.
 //!
-//! Kept by `gateway`, which opens them. A port is taken mostly because the process before has not ended yet: the first
+//! Kept by `gateway` and `sidecar`, which open them. A port is taken mostly because the process before has not ended yet: the first
 //! attempts follow quickly, later ones rarely.
 
 use std::time::{Duration, Instant};
@@ -14,21 +14,21 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// The next attempt, if one is needed.
 #[derive(Debug, Default)]
-pub(super) struct Retry {
+pub(crate) struct Retry {
     pause: Duration,
     due: Option<Instant>,
 }
 
 impl Retry {
     /// Begins anew after a change of the configuration.
-    pub(super) fn begin(outcomes: &[BindOutcome], now: Instant) -> Self {
+    pub(crate) fn begin(outcomes: &[BindOutcome], now: Instant) -> Self {
         let mut retry = Retry::default();
         retry.note(outcomes, now);
         retry
     }
 
     /// Takes into account what came of an attempt.
-    pub(super) fn note(&mut self, outcomes: &[BindOutcome], now: Instant) {
+    pub(crate) fn note(&mut self, outcomes: &[BindOutcome], now: Instant) {
         if outcomes.iter().all(|outcome| outcome.bound.is_ok()) {
             *self = Retry::default();
             return;
@@ -38,12 +38,12 @@ impl Retry {
     }
 
     /// How long until the next attempt; none is needed when everything is open.
-    pub(super) fn pause(&self) -> Option<Duration> {
+    pub(crate) fn pause(&self) -> Option<Duration> {
         self.due.map(|_| self.pause)
     }
 
     /// Waits until it is time for the next attempt; for ever when none is needed.
-    pub(super) async fn due(&self) {
+    pub(crate) async fn due(&self) {
         match self.due {
             Some(due) => tokio::time::sleep_until(due.into()).await,
             None => std::future::pending().await,

@@ -1,6 +1,6 @@
 //! What is known at this moment: configuration, listeners, readiness; as status, as metrics, as a word for probes.
 //!
-//! Written by `gateway` after every update, read by the admin server at any time.
+//! Written by `gateway` and `sidecar` after every update, read by the admin server at any time.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -41,9 +41,13 @@ impl fmt::Display for Readiness {
     }
 }
 
-/// The state of a running gateway, for whoever asks.
+/// Says how the membership in the mesh stands, as a part of the status.
+type Member = Box<dyn Fn() -> Value + Send + Sync>;
+
+/// The state of a running gateway or sidecar, for whoever asks.
 pub(crate) struct Standing {
     proxy: Arc<Proxy>,
+    member: Option<Member>,
     process: Process,
     draining: AtomicBool,
     now: Mutex<Arc<Now>>,
@@ -67,7 +71,7 @@ impl Now {
 
 impl Standing {
     /// The state after the first load; listeners that are not open are tried again after `pause`.
-    pub(super) fn new(
+    pub(crate) fn new(
         proxy: Arc<Proxy>,
         update: Arc<Update>,
         outcomes: Arc<[BindOutcome]>,
@@ -75,10 +79,18 @@ impl Standing {
     ) -> Self {
         Standing {
             proxy,
+            member: None,
             process: Process::begin(),
             draining: AtomicBool::new(false),
             now: Mutex::new(Now::new(update, outcomes, after(pause))),
         }
+    }
+
+    /// The same for a member of the mesh.
+    #[must_use]
+    pub(crate) fn with_member(mut self, describe: impl Fn() -> Value + Send + Sync + 'static) -> Self {
+        self.member = Some(Box::new(describe));
+        self
     }
 
     fn now(&self) -> Arc<Now> {
@@ -90,30 +102,30 @@ impl Standing {
     }
 
     /// What became of the listeners.
-    pub(super) fn outcomes(&self) -> Arc<[BindOutcome]> {
+    pub(crate) fn outcomes(&self) -> Arc<[BindOutcome]> {
         self.now().outcomes.clone()
     }
 
     /// Notes that a new configuration is in force.
-    pub(super) fn replace(&self, update: Arc<Update>, outcomes: Arc<[BindOutcome]>, pause: Option<Duration>) {
+    pub(crate) fn replace(&self, update: Arc<Update>, outcomes: Arc<[BindOutcome]>, pause: Option<Duration>) {
         self.set(Now::new(update, outcomes, after(pause)));
     }
 
     /// Notes what came of another attempt to open listeners; the configuration, which is returned, stays.
-    pub(super) fn note_attempt(&self, outcomes: Arc<[BindOutcome]>, pause: Option<Duration>) -> Arc<Update> {
+    pub(crate) fn note_attempt(&self, outcomes: Arc<[BindOutcome]>, pause: Option<Duration>) -> Arc<Update> {
         let update = self.now().update.clone();
         self.set(Now::new(update.clone(), outcomes, after(pause)));
         update
     }
 
     /// Notes that the latest attempt was refused; the configuration and the listeners stay.
-    pub(super) fn note_refusal(&self, update: Arc<Update>) {
+    pub(crate) fn note_refusal(&self, update: Arc<Update>) {
         let now = self.now();
         self.set(Now::new(update, now.outcomes.clone(), now.next_attempt));
     }
 
     /// From now on probes hear that no traffic should come.
-    pub(super) fn begin_draining(&self) {
+    pub(crate) fn begin_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
@@ -144,6 +156,7 @@ impl Standing {
         json!({
             "version": VERSION,
             "readiness": self.readiness().to_string(),
+            "mesh": self.member.as_ref().map(|describe| describe()),
             "generation": update.loaded.generation,
             "loadedAt": write_time(update.loaded_at),
             "lastReload": {
@@ -185,6 +198,7 @@ fn listeners(now: &Now) -> Value {
             let snapshot = &now.update.loaded.snapshot;
             let protocol = match snapshot.bind(&outcome.address).map(|bind| bind.secure) {
                 Some(Secure::Tls) => "HTTPS",
+                Some(Secure::Mesh) => "HBONE",
                 _ => "HTTP",
             };
             json!({

@@ -1,0 +1,128 @@
+//! `transept certs`: every certificate of a mesh, its holder, and how much of its life is left.
+//!
+//! Asks the running control plane through its socket and judges what is late.
+
+use std::io::ErrorKind;
+
+use anyhow::Result;
+use serde_json::Value;
+use transept_control::plane::{Question, ask};
+
+use super::Exit;
+use super::control::StateArgs;
+use crate::console::{self, GREEN, PLAIN, YELLOW};
+use crate::table;
+
+const EXAMPLES: &str = "\
+Examples:
+  transept certs
+  transept certs --state /var/lib/transept/control --json
+
+Leaves are renewed at half of their life: one that has less than a quarter left is not being renewed. A root is announced long
+before it ends.
+
+Exit codes: 0 fine, 1 a certificate has less than a quarter of its life left, 3 no control plane answers.";
+
+/// Show the certificates of a mesh
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+/// Asks and prints.
+pub(crate) fn run(args: Args) -> Result<Exit> {
+    let Some(shown) = question(&args.state, &Question::Certificates)? else {
+        return Ok(Exit::Unreachable);
+    };
+    if args.json {
+        console::print_json(&shown)?;
+    } else {
+        console::print(&render(&shown))?;
+    }
+    Ok(if late(&shown).is_empty() { Exit::Fine } else { Exit::Findings })
+}
+
+/// Asks the control plane that runs; `None` when there is none, which is told.
+pub(super) fn question(state: &StateArgs, question: &Question) -> Result<Option<Value>> {
+    let directory = state.directory();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(ask(&directory, question)) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            console::fail(&format!("no control plane runs with the state in {}", directory.display()));
+            Ok(None)
+        }
+        other => Ok(Some(other?)),
+    }
+}
+
+fn late(shown: &Value) -> Vec<&Value> {
+    let all = shown["certificates"].as_array().into_iter().flatten();
+    all.filter(|one| matches!(one["remaining"].as_str(), Some("quarter" | "tenth" | "ended"))).collect()
+}
+
+fn render(shown: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let rows: Vec<Vec<String>> = shown["certificates"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|one| {
+            let until = jiff::Timestamp::from_second(one["notAfter"].as_i64().unwrap_or_default());
+            let seconds = one["secondsLeft"].as_u64().unwrap_or_default();
+            let left = match seconds {
+                0 => "ended".to_owned(),
+                seconds if seconds < 3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+                seconds if seconds < 2 * 86_400 => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
+                seconds => format!("{} days", seconds / 86_400),
+            };
+            vec![
+                text(&one["kind"]),
+                text(&one["holder"]),
+                text(&one["id"]),
+                until.map(|at| at.to_string()).unwrap_or_default(),
+                left,
+            ]
+        })
+        .collect();
+    let mut out = table::lay_out(&["KIND", "HOLDER", "IDENTITY", "UNTIL", "LEFT"], &rows);
+    let late = late(shown);
+    if late.is_empty() {
+        out.push_str(&format!("\n{GREEN}all of them are renewed in time{PLAIN}\n"));
+    }
+    for one in late {
+        let warning = match (one["kind"].as_str(), one["remaining"].as_str()) {
+            (Some("root"), _) => "the root has little of its life left; a new one is needed before it ends",
+            (_, Some("ended")) => "has ended; its holder has to join again with a new token",
+            _ => "is not being renewed: can its holder reach the control plane?",
+        };
+        out.push_str(&format!("\n{YELLOW}{}{PLAIN} {}: {warning}\n", text(&one["holder"]), text(&one["id"])));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_is_not_renewed_is_a_finding() {
+        let certificate = |remaining: &str| {
+            json!({"kind": "leaf", "holder": "default/cart/a", "id": "spiffe://a/b", "notAfter": 0,
+                "secondsLeft": 90, "remaining": remaining})
+        };
+        let shown = json!({"certificates": [certificate("half"), certificate("tenth")]});
+        assert_eq!(late(&shown).len(), 1);
+        let text = render(&shown);
+        assert!(text.contains("default/cart/a  spiffe://a/b  1970-01-01T00:00:00Z  1m 30s"), "{text}");
+        assert!(text.contains("is not being renewed"), "{text}");
+        assert!(render(&json!({"certificates": [certificate("half")]})).contains("renewed in time"));
+    }
+}

@@ -1,0 +1,214 @@
+//! `transept control FILE...`: the control plane of a mesh as a process of its own.
+//!
+//! It joins the follower of files, the plane and its two faces (proxies, people). Everything that it decides is decided in
+//! `transept_control`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use transept_control::plane::{Admin, Plane, Setup, serve};
+use transept_control::{Loader, Sources, StartError, Trigger, Update, follow};
+use transept_identity::TrustDomain;
+use transept_identity::authority::{LEAF_LIFE, MAX_LEAF_LIFE};
+
+use super::Exit;
+use crate::logging::LogArgs;
+use crate::report::{self, Severity};
+use crate::signals::{Signals, Wish};
+use crate::{console, duration, logging};
+
+const EXAMPLES: &str = "\
+Examples:
+  transept control shop.yaml                                     for proxies on this machine
+  transept control /etc/transept --listen 0.0.0.0:9909 --state /var/lib/transept
+  transept token create --service cart                           a token with which an instance of `cart` may join
+  transept certs                                                 every certificate, its holder and how long it lives
+
+The first start makes a certificate authority in the directory of the state: ca.key and ca.pem, readable by their owner alone. Back
+that directory up. Tokens and registrations are in state.redb beside them.
+Files are watched and reloaded when they change, and on SIGHUP; a wrong file keeps the running configuration.
+Proxies go on without the control plane, so it may be stopped and started at any time.";
+
+/// Run the control plane of a mesh
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// YAML or JSON files, directories of them (their *.yaml, *.yml and *.json), or `-` for standard input; none is fine too
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// Address and port for proxies; everything on it is TLS, and needs a certificate or a join token
+    #[arg(long, env = "TRANSEPT_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:9909")]
+    listen: SocketAddr,
+
+    #[command(flatten)]
+    state: StateArgs,
+
+    /// How long certificates of workloads live; they are renewed at half of that
+    #[arg(long, env = "TRANSEPT_LEAF_LIFE", value_name = "DURATION", default_value = "24h", value_parser = parse_life)]
+    leaf_life: Duration,
+
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Where a control plane keeps its state, and whose it is.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct StateArgs {
+    /// Directory of the state: certificate authority, tokens, registrations [default: /var/lib/transept/control for root, else
+    /// ~/.local/state/transept/control]
+    #[arg(long, env = "TRANSEPT_STATE", value_name = "DIR")]
+    state: Option<PathBuf>,
+
+    /// Trust domain of the mesh: the first part of every identity
+    #[arg(
+        long,
+        env = "TRANSEPT_TRUST_DOMAIN",
+        value_name = "NAME",
+        default_value = "transept.local",
+        value_parser = parse_trust_domain
+    )]
+    trust_domain: TrustDomain,
+}
+
+impl StateArgs {
+    /// The directory.
+    pub(super) fn directory(&self) -> PathBuf {
+        self.state.clone().unwrap_or_else(|| default_state("control"))
+    }
+
+    /// The set-up of a plane, with certificates that live for `leaf_life`.
+    pub(super) fn setup(&self, leaf_life: Duration) -> Setup {
+        Setup { trust_domain: self.trust_domain.clone(), leaf_life }
+    }
+}
+
+/// The usual directory for the state of one role.
+pub(crate) fn default_state(role: &str) -> PathBuf {
+    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state"));
+    let own = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or(home);
+    let base = match own {
+        Some(own) if !rustix::process::geteuid().is_root() => own,
+        _ => PathBuf::from("/var/lib"),
+    };
+    base.join("transept").join(role)
+}
+
+fn parse_trust_domain(text: &str) -> Result<TrustDomain, String> {
+    TrustDomain::new(text).map_err(|error| error.to_string())
+}
+
+fn parse_life(text: &str) -> Result<Duration, String> {
+    let life = duration::parse(text)?;
+    if life < Duration::from_secs(1) || life > MAX_LEAF_LIFE {
+        return Err(format!(
+            "certificates live between 1s and {}h; {}h is usual",
+            hours(MAX_LEAF_LIFE),
+            hours(LEAF_LIFE)
+        ));
+    }
+    Ok(life)
+}
+
+fn hours(life: Duration) -> u64 {
+    life.as_secs() / 3600
+}
+
+/// Serves until a signal ends it.
+pub(crate) fn run(args: Args) -> Result<Exit> {
+    logging::start(&args.log)?;
+    let Some(sources) = super::run::collect(&args.files)? else {
+        return Ok(Exit::Findings);
+    };
+    let (trigger, feed) = match follow(sources.clone(), Loader::for_checking()) {
+        Ok(running) => running,
+        Err(StartError::Refused(refused)) => {
+            for invalid in &refused.invalid {
+                console::tell(report::show(Severity::Error, invalid).trim_end());
+            }
+            console::fail("the configuration is refused; nothing is started");
+            return Ok(Exit::Findings);
+        }
+        Err(StartError::Thread(error)) => return Err(error).context("the configuration thread"),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("control").enable_all().build()?;
+    let exit = runtime.block_on(attend(&args, &sources, &trigger, feed));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    exit
+}
+
+async fn attend(
+    args: &Args,
+    sources: &Sources,
+    trigger: &Trigger,
+    mut feed: watch::Receiver<Arc<Update>>,
+) -> Result<Exit> {
+    let mut signals = Signals::listen()?;
+    let directory = args.state.directory();
+    let plane = Plane::open(&directory, args.state.setup(args.leaf_life))?;
+    feed.borrow_and_update();
+    plane.set_files(sources.read());
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("cannot listen for proxies on {} (choose another with --listen ADDR)", args.listen))?;
+    let address = listener.local_addr()?;
+    let admin = Admin::bind(&directory).with_context(|| format!("the admin socket in {}", directory.display()))?;
+    tokio::spawn(plane.clone().attend());
+    tokio::spawn(admin.serve(plane.clone()));
+    let mut serving = tokio::spawn(serve(plane.clone(), listener));
+    console::tell(&format!("control plane listening on {address}"));
+    tracing::info!(
+        %address,
+        trust_domain = plane.trust_domain().as_str(),
+        state = %directory.display(),
+        root = plane.ca().root().map(|root| root.to_string()),
+        "control plane ready"
+    );
+    loop {
+        tokio::select! {
+            changed = feed.changed() => {
+                changed.context("the configuration thread has ended")?;
+                let update = feed.borrow_and_update().clone();
+                match &update.refused {
+                    Some(refused) => {
+                        for invalid in &refused.invalid {
+                            tracing::error!(at = %invalid.at, why = %invalid.why, "reload refused: the configuration before stays in force");
+                        }
+                    }
+                    None => {
+                        let (plane, sources) = (plane.clone(), sources.clone());
+                        tokio::task::spawn_blocking(move || plane.set_files(sources.read())).await?;
+                        tracing::info!(generation = update.loaded.generation, "configuration loaded");
+                    }
+                }
+            }
+            ended = &mut serving => {
+                ended.context("the task that serves proxies")?.context("proxies cannot be served")?;
+                anyhow::bail!("the task that serves proxies has ended");
+            }
+            wish = signals.next() => match wish {
+                Wish::Reload => trigger.reload(),
+                Wish::Reopen => {}
+                Wish::Terminate | Wish::Interrupt => return Ok(Exit::Fine),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_out_of_bounds_is_refused_with_the_bounds() {
+        assert_eq!(parse_life("1h"), Ok(Duration::from_secs(3600)));
+        assert!(parse_life("0s").is_err_and(|why| why.contains("2160h")));
+        assert!(parse_life("3000h").is_err());
+        assert!(parse_trust_domain("Shop").is_err());
+    }
+}

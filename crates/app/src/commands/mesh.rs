@@ -1,0 +1,128 @@
+//! `transept mesh status`: who is connected to the control plane, what is registered, and what proxies refuse.
+//!
+//! Asks the running control plane through its socket.
+
+use anyhow::Result;
+use serde_json::Value;
+use transept_control::plane::Question;
+
+use super::Exit;
+use super::certs::question;
+use super::control::StateArgs;
+use crate::console::{self, GREEN, PLAIN, YELLOW};
+use crate::table;
+
+const EXAMPLES: &str = "\
+Examples:
+  transept mesh status
+  transept mesh status --state /var/lib/transept/control --json
+
+Exit codes: 0 fine, 1 a proxy refuses a resource or expiries are frozen, 3 no control plane answers.";
+
+/// Look at a mesh
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Show proxies, registered workloads, and resources that proxies refuse
+    Status(Status),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+struct Status {
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+/// Asks and prints.
+pub(crate) fn run(args: Args) -> Result<Exit> {
+    let Action::Status(args) = args.action;
+    let Some(shown) = question(&args.state, &Question::Status)? else {
+        return Ok(Exit::Unreachable);
+    };
+    if args.json {
+        console::print_json(&shown)?;
+    } else {
+        console::print(&render(&shown))?;
+    }
+    let refused = shown["refused"].as_array().is_some_and(|all| !all.is_empty());
+    Ok(if refused || shown["frozen"] == Value::Bool(true) { Exit::Findings } else { Exit::Fine })
+}
+
+fn render(shown: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let list = |name: &str| shown[name].as_array().cloned().unwrap_or_default();
+    let mut out = String::new();
+    let members: Vec<Vec<String>> = list("members")
+        .iter()
+        .map(|one| {
+            let state = if one["connected"] == Value::Bool(true) { "connected" } else { "away" };
+            vec![text(&one["proxy"]), text(&one["identity"]), text(&one["address"]), state.to_owned()]
+        })
+        .collect();
+    out.push_str(&table::lay_out(&["PROXY", "IDENTITY", "ADDRESS", "STATE"], &members));
+    let workloads: Vec<Vec<String>> = list("workloads")
+        .iter()
+        .map(|one| {
+            let services: Vec<String> = one["services"].as_array().into_iter().flatten().map(text).collect();
+            let state = if one["lapsed"] == Value::Bool(true) { "silent" } else { "registered" };
+            let name = format!("{}/{}", text(&one["namespace"]), text(&one["name"]));
+            vec![name, services.join(", "), text(&one["address"]), state.to_owned()]
+        })
+        .collect();
+    if !workloads.is_empty() {
+        out.push('\n');
+        out.push_str(&table::lay_out(&["WORKLOAD", "SERVICES", "ADDRESS", "STATE"], &workloads));
+    }
+    if shown["frozen"] == Value::Bool(true) {
+        out.push_str(&format!(
+            "\n{YELLOW}most workloads fell silent at once: nobody is taken out until they return{PLAIN}\n"
+        ));
+    }
+    let refused = list("refused");
+    if refused.is_empty() {
+        out.push_str(&format!("\n{GREEN}no proxy refuses anything{PLAIN}\n"));
+    }
+    for one in &refused {
+        for (proxy, why) in one["proxies"].as_object().into_iter().flatten() {
+            let what = format!("{} {}", text(&one["type"]), text(&one["name"]));
+            out.push_str(&format!("\n{YELLOW}{what}{PLAIN} is refused by {proxy}: {}\n", text(why)));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_shown_with_its_proxy_and_its_reason() {
+        let shown = json!({
+            "members": [{"proxy": "default/cart/a", "identity": "spiffe://a/b", "address": "127.0.0.1:1", "connected": true}],
+            "workloads": [{"namespace": "default", "name": "a", "services": ["cart"], "address": "10.0.0.1", "lapsed": true}],
+            "refused": [{"type": "core/v1/Service", "name": "default/cart", "proxies": {"default/cart/a": "no port"}}],
+            "frozen": true,
+        });
+        let text = render(&shown);
+        for part in [
+            "default/cart/a  spiffe://a/b  127.0.0.1:1  connected",
+            "default/a  cart      10.0.0.1  silent",
+            "fell silent at once",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        assert!(text.contains("is refused by default/cart/a: no port"), "{text}");
+    }
+}

@@ -1,0 +1,169 @@
+//! `transept token create|list|revoke`: the join tokens of a mesh.
+//!
+//! Asks the running control plane through its socket. When none runs, the state is opened directly, so that tokens can be made before
+//! the first start.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use serde_json::Value;
+use transept_control::plane::{Plane, Question, ask};
+use transept_identity::authority::LEAF_LIFE;
+use transept_identity::token::Uses;
+
+use super::Exit;
+use super::control::StateArgs;
+use crate::{console, duration, table};
+
+const EXAMPLES: &str = "\
+Examples:
+  transept token create --service cart                       good once, for a day
+  transept token create --service cart --reusable --ttl 720h for every instance of an image, for a month
+  transept token create --service cart > cart.token
+  transept token list
+  transept token revoke 3f9a0c1b2d4e
+
+A token lets one workload join as one service, and nothing else. The text holds the token, the fingerprint of the mesh's root and the
+identity; it is shown once and stored only as a hash. Revoking a token does not touch who has joined with it.";
+
+/// Make, list and revoke the tokens with which workloads join a mesh
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Make a token and print it
+    Create(Create),
+    /// Show all tokens, without their secrets
+    List(List),
+    /// Take a token back
+    Revoke(Revoke),
+}
+
+#[derive(Debug, clap::Args)]
+struct Create {
+    /// Service that the workload is an instance of
+    #[arg(long, value_name = "NAME")]
+    service: String,
+
+    /// Namespace of the service
+    #[arg(long, env = "TRANSEPT_NAMESPACE", value_name = "NAME", default_value = "default")]
+    namespace: String,
+
+    /// How long the token is good, such as 1h or 720h
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration::parse)]
+    ttl: Duration,
+
+    /// Good for any number of instances until it ends, instead of for one
+    #[arg(long)]
+    reusable: bool,
+
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct Revoke {
+    /// Name of the token, as `token list` shows it
+    id: String,
+
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+/// Does what is asked for.
+pub(crate) fn run(args: Args) -> Result<Exit> {
+    match args.action {
+        Action::Create(create) => {
+            let uses = if create.reusable { Uses::Many } else { Uses::Once };
+            let question = Question::CreateToken {
+                namespace: create.namespace,
+                service: create.service,
+                uses,
+                seconds: create.ttl.as_secs(),
+            };
+            let made = put(&create.state, &question)?;
+            let text = |field: &str| made[field].as_str().unwrap_or_default().to_owned();
+            console::tell(&format!("token {} for {}", text("id"), text("workload")));
+            console::print(&format!("{}\n", text("token")))?;
+        }
+        Action::List(list) => {
+            let tokens = put(&list.state, &Question::ListTokens)?;
+            if list.json {
+                console::print_json(&tokens)?;
+            } else {
+                console::print(&render(&tokens))?;
+            }
+        }
+        Action::Revoke(revoke) => {
+            put(&revoke.state, &Question::RevokeToken { id: revoke.id.clone() })?;
+            console::tell(&format!("token {} is revoked", revoke.id));
+        }
+    }
+    Ok(Exit::Fine)
+}
+
+/// Asks the control plane that runs, or answers from its state when none does.
+fn put(state: &StateArgs, question: &Question) -> Result<Value> {
+    let directory = state.directory();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(ask(&directory, question)) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            let plane = Plane::open(&directory, state.setup(LEAF_LIFE))?;
+            plane.answer(question).map_err(|error| anyhow!("{error}"))
+        }
+        other => Ok(other?),
+    }
+}
+
+fn render(tokens: &Value) -> String {
+    let moment = |value: &Value| {
+        let seconds = value.as_i64().unwrap_or_default();
+        jiff::Timestamp::from_second(seconds).map(|at| at.to_string()).unwrap_or_default()
+    };
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let rows: Vec<Vec<String>> = tokens
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|token| {
+            vec![
+                text(&token["id"]),
+                format!("{}/{}", text(&token["namespace"]), text(&token["service"])),
+                text(&token["uses"]),
+                token["used"].to_string(),
+                moment(&token["ends"]),
+            ]
+        })
+        .collect();
+    table::lay_out(&["ID", "WORKLOAD", "USES", "USED", "ENDS"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_list_names_tokens_and_not_their_secrets() {
+        let token = json!({"id": "3f9a", "namespace": "shop", "service": "cart", "uses": "once", "used": 1, "ends": 0});
+        let shown = render(&json!([token]));
+        assert_eq!(shown, "ID    WORKLOAD   USES  USED  ENDS\n3f9a  shop/cart  once  1     1970-01-01T00:00:00Z\n");
+    }
+}

@@ -1,0 +1,451 @@
+//! A program in the mesh: the proxy beside it, its registration, and the order in which all of it starts and stops.
+//!
+//! Called by the subcommand. Starting: join, hold a configuration, listen, register, and then the program. Stopping: the registration
+//! says so, inbound drains, the program is told, outbound works until it has ended. This file holds the order; the program is in
+//! `program`, its health in `probe`, what is compiled in `station`, flags and environment in `places`.
+
+mod places;
+mod probe;
+mod program;
+mod station;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use transept_control::Update;
+use transept_engine::health::Verdict;
+use transept_identity::Ticket;
+use transept_proxy::feed::{self, Feed, FeedOptions, Interest, Received};
+use transept_proxy::{BindOutcome, Proxy};
+use transept_xds::mesh::{Condition, Port, Workload};
+
+use self::program::{End, Mail, Program, Terminal, code_of};
+use self::station::Stationing;
+use crate::admin::Admin;
+use crate::commands::Exit;
+use crate::gateway::{Retry, ServeArgs, Standing, announce};
+use crate::logging::Format;
+
+pub(crate) use places::{AppPort, Upstream, is_label, own_address, parse_local, settle};
+pub(crate) use probe::Question;
+pub(crate) use program::TOKEN;
+pub(crate) use station::Place;
+
+/// How long the control plane may take to hear that we leave.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// What is left for connections of a program that has ended.
+const AFTERMATH: Duration = Duration::from_secs(1);
+
+/// Everything that the command line says.
+pub(crate) struct Plan {
+    /// The control plane, `host:port`.
+    pub(crate) control: String,
+    /// The join token, if there is one.
+    pub(crate) ticket: Option<Ticket>,
+    /// The directory of what is kept.
+    pub(crate) state: PathBuf,
+    /// Where others reach this instance.
+    pub(crate) address: IpAddr,
+    /// The place in the mesh.
+    pub(crate) place: Place,
+    /// How the program is asked whether it is well; none when it has no port.
+    pub(crate) question: Option<Question>,
+    /// The program with its arguments; empty when it is there already.
+    pub(crate) program: Vec<OsString>,
+    /// What all that serve have in common.
+    pub(crate) serve: ServeArgs,
+}
+
+/// Runs until the program or a signal ends it.
+///
+/// # Errors
+/// The mesh cannot be joined, or the proxy cannot start.
+pub(crate) fn serve(plan: Plan) -> Result<Exit> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("sidecar").enable_all().build()?;
+    let joined = runtime.block_on(join(&plan))?;
+    let Some((mail, feed)) = joined else { return Ok(Exit::Fine) };
+    let mut options = plan.serve.options();
+    options.mesh = Some(feed.mesh());
+    let proxy = Arc::new(Proxy::start(&options).context("the data plane cannot start")?);
+    let sidecar = Sidecar { plan, feed, proxy: proxy.clone(), mail, verdict: Condition::Unhealthy };
+    let exit = runtime.block_on(sidecar.attend());
+    // The proxy has a runtime of its own, which must not end inside another: it goes last, on this thread.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(proxy);
+    exit
+}
+
+/// Joins the mesh and waits for the first configuration; `None` when a signal ends the wait.
+async fn join(plan: &Plan) -> Result<Option<(Mail, Feed)>> {
+    let mut mail = Mail::open()?;
+    let joining = async {
+        tracing::info!(control = plan.control, "joining the mesh");
+        let feed = Feed::start(plan.feed_options()).await?;
+        let (mut received, mut standing) = (feed.received(), feed.standing());
+        // What was kept on the disk is enough to begin with.
+        tokio::select! {
+            kept = received.wait_for(|received| received.kept) => kept.map(drop),
+            synced = standing.wait_for(|standing| standing.synced) => synced.map(drop),
+        }
+        .context("the feed has ended")?;
+        anyhow::Ok(feed)
+    };
+    tokio::pin!(joining);
+    loop {
+        tokio::select! {
+            joined = &mut joining => return joined.map(|feed| Some((mail, feed))),
+            signal = mail.next() => if matches!(signal, Signal::TERM | Signal::INT) {
+                return Ok(None);
+            },
+        }
+    }
+}
+
+impl Plan {
+    fn feed_options(&self) -> FeedOptions {
+        FeedOptions {
+            control: vec![self.control.clone()],
+            state: self.state.clone(),
+            ticket: self.ticket.clone(),
+            node: self.place.workload.clone(),
+            interest: self.interest(),
+            workload: None,
+        }
+    }
+
+    /// What is called, and the own service, whose policies count here. Who calls by HTTP proxy may call anything.
+    fn interest(&self) -> Interest {
+        if self.place.http_proxy.is_some() {
+            return Interest::Everything;
+        }
+        let own = (self.place.namespace.clone(), self.place.service.clone());
+        let called = self.place.upstreams.iter().map(|upstream| {
+            let namespace = upstream.namespace.as_ref().unwrap_or(&self.place.namespace);
+            (namespace.clone(), upstream.service.clone())
+        });
+        Interest::Services(called.chain([own]).collect::<BTreeSet<_>>())
+    }
+
+    /// The registration; none when nobody can call the program.
+    fn workload(&self, condition: Condition) -> Option<Workload> {
+        let inbound = self.place.inbound?;
+        let port = |port: &AppPort| Port {
+            name: String::new(),
+            port: port.service.into(),
+            target_port: port.target.into(),
+            app_protocol: port.protocol.clone().unwrap_or_default(),
+        };
+        Some(Workload {
+            namespace: self.place.namespace.clone(),
+            name: self.place.workload.clone(),
+            services: vec![self.place.service.clone()],
+            service_account: self.place.service.clone(),
+            address: self.address.to_string(),
+            ports: self.place.ports.iter().map(port).collect(),
+            tunnel_port: inbound.port().into(),
+            zone: self.place.zone.as_deref().unwrap_or_default().to_owned(),
+            region: String::new(),
+            weight: 1,
+            condition: condition.into(),
+        })
+    }
+}
+
+/// Everything that is joined.
+struct Sidecar {
+    plan: Plan,
+    feed: Feed,
+    proxy: Arc<Proxy>,
+    mail: Mail,
+    verdict: Condition,
+}
+
+/// Why the sidecar stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// The program has ended by itself.
+    Ended(End),
+    /// A signal: the system's, or that of a person.
+    Told(Signal),
+}
+
+/// What is in force, and who tells of it.
+struct InForce {
+    stationing: Stationing,
+    standing: Arc<Standing>,
+    retry: Retry,
+    format: Format,
+}
+
+impl Sidecar {
+    /// Everything after joining.
+    async fn attend(mut self) -> Result<Exit> {
+        let mut received = self.feed.received();
+        let mut in_force = self.begin(&mut received).await?;
+        self.register();
+        let mut program = match self.start_program() {
+            Ok(program) => program,
+            Err(exit) => {
+                self.say_goodbye().await;
+                return Ok(exit);
+            }
+        };
+        let (tell, mut verdicts) = watch::channel(Condition::Unhealthy);
+        if let Some(question) = self.plan.question.clone() {
+            tokio::spawn(async move { question.ask(|verdict, why| note(&tell, verdict, why)).await });
+        }
+        let cause = loop {
+            tokio::select! {
+                changed = received.changed() => {
+                    changed.context("the feed has ended")?;
+                    let latest = received.borrow_and_update().clone();
+                    self.take(&latest, &mut in_force).await?;
+                }
+                () = in_force.retry.due() => self.retry(&mut in_force).await?,
+                Ok(()) = verdicts.changed() => {
+                    self.verdict = *verdicts.borrow_and_update();
+                    self.register();
+                }
+                end = ended(&mut program) => break Cause::Ended(end),
+                signal = self.mail.next() => match signal {
+                    Signal::TERM | Signal::INT => break Cause::Told(signal),
+                    signal => self.hand_on(signal, &mut program),
+                },
+            }
+        };
+        in_force.standing.begin_draining();
+        let code = match cause {
+            Cause::Ended(end) => self.follow_program(end).await,
+            Cause::Told(signal) => self.stop(signal, &mut program).await,
+        };
+        Ok(code.map_or(Exit::Fine, Exit::Program))
+    }
+
+    /// Puts the first configuration in force and opens the doors.
+    async fn begin(&self, received: &mut watch::Receiver<Arc<Received>>) -> Result<InForce> {
+        let admin = Admin::bind(&self.plan.serve.admin).await?;
+        let identity = self.feed.svid().load().id().to_string();
+        let format = self.plan.serve.log.log.settle();
+        let mut stationing = Stationing::new(self.plan.place.clone(), identity.clone());
+        let first = received.borrow_and_update().clone();
+        let update = stationing.take(&first.world);
+        let outcomes = self.apply(&update).await?;
+        announce::loaded(&update, format);
+        announce::listeners(&update, &outcomes, &[]);
+        // The others would call us in vain, or the program would call somebody else.
+        if outcomes.iter().any(|outcome| outcome.bound.is_err()) {
+            anyhow::bail!("not every listener could be opened");
+        }
+        let retry = Retry::begin(&outcomes, Instant::now());
+        let standing = Standing::new(self.proxy.clone(), update, outcomes, retry.pause());
+        let standing = Arc::new(standing.with_member(describe(&self.plan.place, identity.clone(), &self.feed)));
+        if let Some(admin) = admin {
+            tokio::spawn(admin.serve(standing.clone()));
+        }
+        tracing::info!(identity, from_disk = first.kept, "in the mesh");
+        Ok(InForce { stationing, standing, retry, format })
+    }
+
+    /// Starts the program, if there is one to start; tells when it cannot be.
+    fn start_program(&self) -> Result<Option<Program>, Exit> {
+        if self.plan.program.is_empty() {
+            return Ok(None);
+        }
+        let terminal = if std::io::stdin().is_terminal() { Terminal::Shared } else { Terminal::None };
+        let place = &self.plan.place;
+        let identity = self.feed.svid().load().id().to_string();
+        let environment = places::environment(&identity, &place.upstreams, place.http_proxy);
+        match Program::start(&self.plan.program, &environment, terminal) {
+            Ok(program) => {
+                tracing::info!(pid = program.pid(), "the program is started");
+                Ok(Some(program))
+            }
+            Err(error) => {
+                let name = self.plan.program.first().cloned().unwrap_or_default();
+                tracing::error!(program = %name.to_string_lossy(), "the program cannot be started: {error}");
+                Err(Exit::Program(code_of(&error)))
+            }
+        }
+    }
+
+    /// Says what is to be known about this instance, now.
+    fn register(&self) {
+        if let Some(workload) = self.plan.workload(self.verdict) {
+            self.feed.register(workload);
+        }
+    }
+
+    /// Puts a new configuration in force.
+    async fn take(&self, received: &Received, in_force: &mut InForce) -> Result<()> {
+        let update = in_force.stationing.take(&received.world);
+        let before = in_force.standing.outcomes();
+        let outcomes = self.apply(&update).await?;
+        in_force.retry = Retry::begin(&outcomes, Instant::now());
+        in_force.standing.replace(update.clone(), outcomes.clone(), in_force.retry.pause());
+        announce::loaded(&update, in_force.format);
+        announce::listeners(&update, &outcomes, &before);
+        Ok(())
+    }
+
+    async fn apply(&self, update: &Update) -> Result<Arc<[BindOutcome]>> {
+        let (proxy, snapshot) = (self.proxy.clone(), update.loaded.snapshot.clone());
+        // Opening sockets can block.
+        let outcomes = tokio::task::spawn_blocking(move || proxy.apply(snapshot)).await?;
+        Ok(outcomes.into())
+    }
+
+    /// Tries again to open what could not be opened.
+    async fn retry(&self, in_force: &mut InForce) -> Result<()> {
+        let proxy = self.proxy.clone();
+        let outcomes: Arc<[BindOutcome]> = tokio::task::spawn_blocking(move || proxy.retry()).await?.into();
+        in_force.retry.note(&outcomes, Instant::now());
+        let before = in_force.standing.outcomes();
+        let update = in_force.standing.note_attempt(outcomes.clone(), in_force.retry.pause());
+        announce::opened(&update, &outcomes, &before);
+        Ok(())
+    }
+
+    /// A signal that ends nothing: it is the program's. That log files were moved away means ours as well.
+    fn hand_on(&self, signal: Signal, program: &mut Option<Program>) {
+        if signal == Signal::USR1 {
+            self.proxy.reopen_logs();
+        }
+        if let Some(program) = program {
+            program.signal(signal);
+        }
+    }
+
+    /// The program has ended by itself: nobody is left to be called, and nobody to call.
+    async fn follow_program(&self, end: End) -> Option<u8> {
+        match end {
+            End::Code(0) => tracing::info!("the program has ended"),
+            end => tracing::warn!(%end, "the program has ended"),
+        }
+        self.say_goodbye().await;
+        self.proxy.drain(AFTERMATH).await;
+        Some(end.exit_code())
+    }
+
+    /// Stops in order; a second signal skips what is waited for, a third one ends the program at once.
+    async fn stop(&mut self, signal: Signal, program: &mut Option<Program>) -> Option<u8> {
+        let limit = self.plan.serve.drain;
+        let over = tokio::time::Instant::now() + limit;
+        tracing::info!(seconds = limit.as_secs_f64(), "draining inbound; a second signal goes to the program at once");
+        self.verdict = Condition::Draining;
+        self.register();
+        let delay = if signal == Signal::TERM { self.plan.serve.drain_delay() } else { Duration::ZERO };
+        let drain = async {
+            // Even a pause of nothing would take until the next tick of the clock.
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            self.proxy.drain_inbound(limit.saturating_sub(delay)).await
+        };
+        let mut early = None;
+        tokio::select! {
+            complete = drain => tracing::info!(complete, "inbound is drained"),
+            end = ended(program) => early = Some(end),
+            signal = until_stop(&mut self.mail) => tracing::warn!(?signal, "inbound is not waited for"),
+        }
+        let end = match (early, program) {
+            (Some(end), _) => Some(end),
+            (None, None) => None,
+            (None, Some(program)) => Some(end_program(program, signal, over, &mut self.mail).await),
+        };
+        self.say_goodbye().await;
+        self.proxy.drain(AFTERMATH.min(over.saturating_duration_since(tokio::time::Instant::now()))).await;
+        tracing::info!("stopped");
+        end.map(End::exit_code)
+    }
+
+    /// Takes the registration out of the mesh; who cannot be told finds out by the lease.
+    async fn say_goodbye(&self) {
+        if tokio::time::timeout(FAREWELL, self.feed.leave()).await.is_err() {
+            tracing::debug!("the control plane did not hear that we leave");
+        }
+    }
+}
+
+/// Waits for the end of the program; for ever when there is none.
+async fn ended(program: &mut Option<Program>) -> End {
+    match program {
+        Some(program) => program.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a signal that means stopping.
+async fn until_stop(mail: &mut Mail) -> Signal {
+    loop {
+        let signal = mail.next().await;
+        if matches!(signal, Signal::TERM | Signal::INT) {
+            return signal;
+        }
+    }
+}
+
+/// Tells the program to end and waits for it, but not beyond `over`.
+async fn end_program(program: &mut Program, signal: Signal, over: tokio::time::Instant, mail: &mut Mail) -> End {
+    match signal {
+        Signal::INT => program.interrupt(),
+        signal => program.signal(signal),
+    }
+    tokio::select! {
+        end = program.ended() => return end,
+        signal = until_stop(mail) => tracing::warn!(?signal, "the program is ended at once"),
+        () = tokio::time::sleep_until(over) => tracing::warn!("the time to drain is over: the program is ended at once"),
+    }
+    program.signal(Signal::KILL);
+    program.ended().await
+}
+
+/// Tells of a verdict on the program, in the log and for the registration.
+fn note(tell: &watch::Sender<Condition>, verdict: Verdict, why: Option<String>) {
+    let condition = match verdict {
+        Verdict::Healthy => {
+            tracing::info!("the program is well");
+            Condition::Healthy
+        }
+        Verdict::Unhealthy => {
+            tracing::warn!(why, "the program is not well");
+            Condition::Unhealthy
+        }
+    };
+    // The first verdict of a program that has just been started is what everybody believes already.
+    tell.send_if_modified(|known| std::mem::replace(known, condition) != condition);
+}
+
+/// What `/status` says about the membership.
+fn describe(place: &Place, identity: String, feed: &Feed) -> impl Fn() -> Value + Send + Sync + use<> {
+    let (standing, svid) = (feed.standing(), feed.svid().clone());
+    let (namespace, service, name) = (place.namespace.clone(), place.service.clone(), place.workload.clone());
+    let inbound: Option<SocketAddr> = place.inbound;
+    move || {
+        let feed::Standing { connected, synced, registered, refused, failure, .. } = standing.borrow().clone();
+        let leaf = svid.load();
+        let ends = i64::try_from(leaf.leaf().not_after.as_secs()).unwrap_or(i64::MAX);
+        json!({
+            "identity": identity,
+            "namespace": namespace,
+            "service": service,
+            "instance": name,
+            "tunnels": inbound.map(|inbound| inbound.to_string()),
+            "connected": connected,
+            "synced": synced,
+            "registered": registered,
+            "refused": refused,
+            "failure": failure,
+            "certificateEnds": jiff::Timestamp::from_second(ends).ok().map(|at| at.to_string()),
+        })
+    }
+}

@@ -1,0 +1,218 @@
+//! Where the program is, where it finds others, and how it is told: ports, named local ports, and the environment.
+//!
+//! Parsed from the command line of `sidecar`, read when the station is made and when the program is started.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::str::FromStr;
+
+/// What may be left out of an address: loopback.
+const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A port of the program, from `[SERVICE_PORT:]PORT[/PROTOCOL]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AppPort {
+    /// The port that others call the service on.
+    pub(crate) service: u16,
+    /// The port that the program listens on.
+    pub(crate) target: u16,
+    /// What it speaks, as `appProtocol` names it; none is found out.
+    pub(crate) protocol: Option<String>,
+}
+
+impl FromStr for AppPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a port, such as 8080, 80:8080 or 80:8080/tcp");
+        let (ports, protocol) = match text.split_once('/') {
+            Some((ports, protocol)) if !protocol.is_empty() => (ports, Some(protocol)),
+            Some(_) => return Err(wrong()),
+            None => (text, None),
+        };
+        let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(wrong);
+        let (service, target) = match ports.split_once(':') {
+            Some((service, target)) => (port(service)?, port(target)?),
+            None => (port(ports)?, port(ports)?),
+        };
+        let protocol = match protocol {
+            None => None,
+            Some("tcp") => Some("tcp"),
+            Some("http") => Some("http"),
+            Some("h2c" | "grpc" | "kubernetes.io/h2c") => Some("kubernetes.io/h2c"),
+            Some("ws" | "kubernetes.io/ws") => Some("kubernetes.io/ws"),
+            Some(other) => {
+                return Err(format!("`{other}` is not a protocol; there are http, h2c, grpc, ws and tcp"));
+            }
+        };
+        Ok(AppPort { service, target, protocol: protocol.map(str::to_owned) })
+    }
+}
+
+/// A local port that stands for a service, from `NAME[.NAMESPACE][:PORT]=ADDRESS`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Upstream {
+    /// The service.
+    pub(crate) service: String,
+    /// Its namespace; none is that of the sidecar.
+    pub(crate) namespace: Option<String>,
+    /// Its port; none is its only one, or 80.
+    pub(crate) port: Option<u16>,
+    /// Where the program reaches it.
+    pub(crate) local: SocketAddr,
+}
+
+impl FromStr for Upstream {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "`{text}` is not a service and a local address, such as catalog=127.0.0.1:9001 or db.shop:5432=5432"
+            )
+        };
+        let (target, local) = text.split_once('=').ok_or_else(wrong)?;
+        let (name, port) = match target.split_once(':') {
+            Some((name, port)) => (name, Some(port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?)),
+            None => (target, None),
+        };
+        let (service, namespace) = match name.split_once('.') {
+            Some((service, namespace)) => (service, Some(namespace)),
+            None => (name, None),
+        };
+        if !is_label(service) || namespace.is_some_and(|namespace| !is_label(namespace)) {
+            return Err(wrong());
+        }
+        Ok(Upstream {
+            service: service.to_owned(),
+            namespace: namespace.map(str::to_owned),
+            port,
+            local: parse_local(local).map_err(|_| wrong())?,
+        })
+    }
+}
+
+impl Upstream {
+    /// The variable that tells the program where the service is.
+    fn variable(&self) -> String {
+        let mut name = format!("TRANSEPT_UPSTREAM_{}", self.service);
+        for part in [self.namespace.clone(), self.port.map(|port| port.to_string())].into_iter().flatten() {
+            name.push('_');
+            name.push_str(&part);
+        }
+        name.to_ascii_uppercase().replace(|byte: char| !byte.is_ascii_alphanumeric(), "_")
+    }
+}
+
+/// A name of an object (DNS label, RFC 1123 section 2.1).
+pub(crate) fn is_label(name: &str) -> bool {
+    let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len()) && name.bytes().all(inside) && !name.starts_with('-') && !name.ends_with('-')
+}
+
+/// Accepts `9001`, `:9001` and `127.0.0.1:9001`; a port alone is on loopback, and port 0 is any free one.
+pub(crate) fn parse_local(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix(':').unwrap_or(text);
+    if let Ok(port) = port.parse::<u16>() {
+        return Ok(SocketAddr::new(HOME, port));
+    }
+    text.parse().map_err(|_| format!("`{text}` is not an address and a port, such as 127.0.0.1:9001"))
+}
+
+/// The same with a port instead of port 0: one that is free now.
+///
+/// # Errors
+/// Nothing can be bound.
+pub(crate) fn settle(address: SocketAddr) -> io::Result<SocketAddr> {
+    if address.port() != 0 {
+        return Ok(address);
+    }
+    TcpListener::bind(address)?.local_addr()
+}
+
+/// The address of this machine that packets to `control` come from: the one that others in the mesh will reach.
+///
+/// # Errors
+/// The name does not resolve, or there is no way there.
+#[expect(clippy::disallowed_methods, reason = "asked once, before there is a proxy")]
+pub(crate) fn own_address(control: &str) -> io::Result<IpAddr> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for there in control.to_socket_addrs()? {
+        let here = SocketAddr::new(
+            if there.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() },
+            0,
+        );
+        // Connecting a datagram socket sends nothing; it only asks for the route.
+        match UdpSocket::bind(here).and_then(|socket| socket.connect(there).and_then(|()| socket.local_addr())) {
+            Ok(own) => return Ok(own.ip()),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// What the program's environment has besides ours.
+pub(crate) fn environment(
+    identity: &str,
+    upstreams: &[Upstream],
+    http_proxy: Option<SocketAddr>,
+) -> Vec<(String, String)> {
+    let mut all = vec![("TRANSEPT_IDENTITY".to_owned(), identity.to_owned())];
+    all.extend(upstreams.iter().map(|upstream| (upstream.variable(), upstream.local.to_string())));
+    if let Some(proxy) = http_proxy {
+        for name in ["HTTP_PROXY", "http_proxy"] {
+            all.push((name.to_owned(), format!("http://{proxy}")));
+        }
+        for name in ["NO_PROXY", "no_proxy"] {
+            all.push((name.to_owned(), "localhost,127.0.0.1,::1".to_owned()));
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_of_the_program_may_have_another_one_for_others_and_a_protocol() {
+        let port = |text: &str| text.parse::<AppPort>().expect(text);
+        assert_eq!(port("8080"), AppPort { service: 8080, target: 8080, protocol: None });
+        assert_eq!((port("80:8080").service, port("80:8080").target), (80, 8080));
+        assert_eq!(port("50051/grpc").protocol.as_deref(), Some("kubernetes.io/h2c"));
+        for wrong in ["", "0", "80:", "x", "80/", "80/smtp", "1:2:3", "70000"] {
+            assert!(wrong.parse::<AppPort>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_upstream_is_a_name_and_a_local_address() {
+        let one: Upstream = "catalog=9001".parse().expect("a port alone");
+        assert_eq!((&*one.service, one.namespace.clone(), one.port), ("catalog", None, None));
+        assert_eq!(one.local, SocketAddr::from(([127, 0, 0, 1], 9001)));
+        assert_eq!(one.variable(), "TRANSEPT_UPSTREAM_CATALOG");
+        let far: Upstream = "my-db.shop:5432=127.0.0.2:15432".parse().expect("everything");
+        assert_eq!((far.namespace.as_deref(), far.port), (Some("shop"), Some(5432)));
+        assert_eq!(far.variable(), "TRANSEPT_UPSTREAM_MY_DB_SHOP_5432");
+        for wrong in ["catalog", "=9001", "Catalog=9001", "catalog:0=9001", "catalog.=1", "catalog=here"] {
+            assert!(wrong.parse::<Upstream>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_program_is_told_where_others_are_and_of_a_proxy_only_when_there_is_one() {
+        let upstreams = ["catalog=9001".parse().expect("an upstream")];
+        let names = |all: Vec<(String, String)>| all.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        let plain = environment("spiffe://transept.local/ns/default/sa/cart", &upstreams, None);
+        assert_eq!(names(plain), ["TRANSEPT_IDENTITY", "TRANSEPT_UPSTREAM_CATALOG"]);
+        let all = environment("x", &[], Some(SocketAddr::from(([127, 0, 0, 1], 3128))));
+        assert!(all.contains(&("http_proxy".to_owned(), "http://127.0.0.1:3128".to_owned())));
+        assert!(names(all).contains(&"NO_PROXY".to_owned()));
+    }
+
+    #[test]
+    fn the_own_address_is_the_one_on_the_way() {
+        assert_eq!(own_address("127.0.0.1:9").ok(), Some(HOME));
+        assert!(own_address("nothing").is_err());
+    }
+}

@@ -1,0 +1,243 @@
+//! The program beside which the sidecar stands: started, told of signals, waited for.
+//!
+//! Called by `sidecar`, which knows when each of this happens. When the sidecar is the first process of a container it is also
+//! the parent of every orphan in it, and buries those too.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, waitpid};
+use tokio::signal::unix::{self, SignalKind};
+
+/// What shells answer for a program that was ended by a signal, besides the number of the signal.
+const BY_SIGNAL: i32 = 128;
+/// What shells answer for a program that they do not find.
+const NOT_FOUND: u8 = 127;
+/// What shells answer for a program that they cannot start for another reason.
+const NOT_STARTED: u8 = 126;
+
+/// The variable that may hold the join token. It is not handed on: who has it can join the mesh.
+pub(crate) const TOKEN: &str = "TRANSEPT_TOKEN";
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// By itself, with this code.
+    Code(i32),
+    /// By a signal of this number.
+    Signal(i32),
+}
+
+impl End {
+    /// The exit code of the sidecar, which is the one that a shell would give.
+    pub(crate) fn exit_code(self) -> u8 {
+        let code = match self {
+            End::Code(code) => code,
+            End::Signal(number) => BY_SIGNAL + number,
+        };
+        // The system itself keeps the lowest eight bits.
+        u8::try_from(code & 0xff).unwrap_or(u8::MAX)
+    }
+
+    fn of(status: WaitStatus) -> Option<End> {
+        let signal = || status.terminating_signal().map(End::Signal);
+        status.exit_status().map(End::Code).or_else(signal)
+    }
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            End::Code(code) => write!(out, "exit code {code}"),
+            End::Signal(number) => write!(out, "signal {number}"),
+        }
+    }
+}
+
+/// The exit code for a program that could not be started.
+pub(crate) fn code_of(error: &io::Error) -> u8 {
+    match error.kind() {
+        io::ErrorKind::NotFound => NOT_FOUND,
+        _ => NOT_STARTED,
+    }
+}
+
+/// Whether a signal of the terminal reaches the program without us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Terminal {
+    /// The program shares our terminal, whose Ctrl-C goes to both.
+    Shared,
+    /// There is none.
+    None,
+}
+
+/// A program that was started.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pid: Pid,
+    terminal: Terminal,
+    children: unix::Signal,
+    end: Option<End>,
+}
+
+impl Program {
+    /// Starts a program: its name, its arguments, and what its environment has besides ours.
+    ///
+    /// # Errors
+    /// It cannot be started; see [`code_of`].
+    pub(crate) fn start(
+        words: &[OsString],
+        environment: &[(String, String)],
+        terminal: Terminal,
+    ) -> io::Result<Program> {
+        // Before the start, so that no end is missed.
+        let children = unix::signal(SignalKind::child())?;
+        let (name, arguments) = words.split_first().ok_or(io::ErrorKind::NotFound)?;
+        let mut command = Command::new(name);
+        command.args(arguments).env_remove(TOKEN);
+        command.envs(environment.iter().map(|(key, value)| (OsStr::new(key), OsStr::new(value))));
+        if terminal == Terminal::None {
+            // Then whoever signals our group means us, and the order of stopping is ours.
+            command.process_group(0);
+        }
+        let child = command.spawn()?;
+        Ok(Program { pid: Pid::from_child(&child), terminal, children, end: None })
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Waits for its end; may be asked again.
+    pub(crate) async fn ended(&mut self) -> End {
+        loop {
+            if let Some(end) = self.look() {
+                return end;
+            }
+            self.children.recv().await;
+        }
+    }
+
+    /// Hands a signal on. A program that has ended does not hear it.
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        // Once it is buried its number may be somebody else's.
+        if self.look().is_some() {
+            return;
+        }
+        if let Err(error) = kill_process(self.pid, signal) {
+            tracing::debug!(%error, ?signal, "the program cannot be signalled");
+        }
+    }
+
+    /// Hands on what a person at the terminal, or whoever plays one, wants.
+    pub(crate) fn interrupt(&mut self) {
+        if self.terminal == Terminal::None {
+            self.signal(Signal::INT);
+        }
+    }
+
+    /// Buries what has ended.
+    fn look(&mut self) -> Option<End> {
+        if self.end.is_some() {
+            return self.end;
+        }
+        // Only the first process inherits orphans; children of other origin are their starters' to wait for.
+        let wanted = if getpid() == Pid::INIT { None } else { Some(self.pid) };
+        while self.end.is_none() {
+            match waitpid(wanted, WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.pid => self.end = End::of(status),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(rustix::io::Errno::INTR) => break,
+                Err(error) => {
+                    tracing::error!(%error, "the program cannot be waited for");
+                    self.end = Some(End::Code(1));
+                }
+            }
+        }
+        self.end
+    }
+}
+
+/// The signals that a sidecar listens to, in the order of their meaning.
+#[derive(Debug)]
+pub(crate) struct Mail {
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    hangup: unix::Signal,
+    user1: unix::Signal,
+    user2: unix::Signal,
+}
+
+impl Mail {
+    /// Takes the signals over from their default action, which would end the process.
+    ///
+    /// # Errors
+    /// The operating system refuses.
+    pub(crate) fn open() -> io::Result<Mail> {
+        Ok(Mail {
+            terminate: unix::signal(SignalKind::terminate())?,
+            interrupt: unix::signal(SignalKind::interrupt())?,
+            hangup: unix::signal(SignalKind::hangup())?,
+            user1: unix::signal(SignalKind::user_defined1())?,
+            user2: unix::signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// The next signal.
+    pub(crate) async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.hangup.recv() => Signal::HUP,
+            _ = self.user1.recv() => Signal::USR1,
+            _ = self.user2.recv() => Signal::USR2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str, environment: &[(String, String)]) -> Program {
+        let words = ["/bin/sh", "-c", script].map(OsString::from);
+        Program::start(&words, environment, Terminal::None).expect("it starts")
+    }
+
+    #[tokio::test]
+    async fn the_code_of_the_program_is_told_and_told_again() {
+        let mut program = sh("exit 7", &[]);
+        assert_eq!(program.ended().await, End::Code(7));
+        assert_eq!(program.ended().await.exit_code(), 7);
+        // Its number may belong to somebody else now.
+        program.signal(Signal::KILL);
+    }
+
+    #[tokio::test]
+    async fn signals_reach_the_program_and_one_that_ends_it_is_128_more() {
+        let mut program = sh("kill -STOP $$; exit 0", &[]);
+        program.signal(Signal::TERM);
+        program.signal(Signal::CONT);
+        let end = program.ended().await;
+        assert_eq!(end, End::Signal(15));
+        assert_eq!(end.exit_code(), 143);
+    }
+
+    #[tokio::test]
+    async fn the_environment_has_what_was_added() {
+        let added = [("TRANSEPT_SERVICE".to_owned(), "cart".to_owned())];
+        let mut program = sh("test \"$TRANSEPT_SERVICE\" = cart && test -n \"$PATH\"", &added);
+        assert_eq!(program.ended().await, End::Code(0));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_start_answers_as_a_shell_does() {
+        for (name, code) in [("/nowhere/at/all", 127), ("/", 126)] {
+            let error = Program::start(&[name.into()], &[], Terminal::None).expect_err("no program");
+            assert_eq!(code_of(&error), code, "{error}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What the sidecar makes of the resources that it was sent: a world, compiled for its place, as an update like that of files.
+//!
+//! Called by `sidecar` at every change of the feed. Pure but for the clock that tells how long it took. What is wrong with a
+//! resource was refused by the feed; what does not fit the others is reported, and fails closed on its own target.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use transept_control::{Loaded, Update};
+use transept_engine::compile::mesh::{self, AppProtocol, Inbound, Outbound, Station, compile_station};
+use transept_model::World;
+use transept_model::attach::{Surroundings, attach};
+
+use super::places::{AppPort, Upstream};
+
+/// The port that a service is called on when nobody says another.
+const USUAL: u16 = 80;
+
+/// The place of a sidecar, as its command line says it.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// The namespace of the workload.
+    pub(crate) namespace: String,
+    /// The name of the instance.
+    pub(crate) workload: String,
+    /// The service.
+    pub(crate) service: String,
+    /// Where tunnels come in; none when the program has no port.
+    pub(crate) inbound: Option<SocketAddr>,
+    /// The ports of the program.
+    pub(crate) ports: Vec<AppPort>,
+    /// Local ports that stand for services, port 0 settled.
+    pub(crate) upstreams: Vec<Upstream>,
+    /// Where programs with an HTTP proxy come, port 0 settled.
+    pub(crate) http_proxy: Option<SocketAddr>,
+    /// The zone of this machine.
+    pub(crate) zone: Option<Arc<str>>,
+}
+
+impl Place {
+    /// The station in a world, which says what the ports of services are.
+    fn station(&self, world: &World, identity: &str) -> Station {
+        let app = self.ports.iter().map(|port| mesh::AppPort {
+            port: port.service,
+            to: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port.target),
+            protocol: AppProtocol::of(port.protocol.as_deref()),
+        });
+        let outbound = self.upstreams.iter().map(|upstream| {
+            let namespace = upstream.namespace.as_deref().unwrap_or(&self.namespace);
+            Outbound {
+                listen: upstream.local,
+                service: upstream.service.clone(),
+                namespace: namespace.to_owned(),
+                port: upstream.port.unwrap_or_else(|| usual_port(world, namespace, &upstream.service)),
+            }
+        });
+        Station {
+            namespace: self.namespace.clone(),
+            workload: self.workload.clone(),
+            services: vec![self.service.clone()],
+            identity: identity.to_owned(),
+            inbound: self.inbound.map(|listen| Inbound { listen }).into_iter().collect(),
+            app: app.collect(),
+            outbound: outbound.collect(),
+            http_proxy: self.http_proxy,
+        }
+    }
+}
+
+/// The port of a service that has one, else that of HTTP.
+fn usual_port(world: &World, namespace: &str, name: &str) -> u16 {
+    let ports = world.service(namespace, name).map_or(&[][..], |service| &service.spec.ports);
+    match ports {
+        [only] => only.port,
+        _ => USUAL,
+    }
+}
+
+/// Makes one update after the other, each on the ground of the one before.
+#[derive(Debug)]
+pub(crate) struct Stationing {
+    place: Place,
+    identity: String,
+    previous: Option<Arc<Loaded>>,
+}
+
+impl Stationing {
+    /// For this place and this SPIFFE id; nothing is in force yet.
+    pub(crate) fn new(place: Place, identity: String) -> Stationing {
+        Stationing { place, identity, previous: None }
+    }
+
+    /// The update that this world leads to.
+    pub(crate) fn take(&mut self, world: &World) -> Arc<Update> {
+        let started = Instant::now();
+        let surroundings = Surroundings { zone: self.place.zone.clone(), ..Surroundings::default() };
+        let mut attached = attach(world, &surroundings);
+        let generation = self.previous.as_ref().map_or(1, |previous| previous.generation + 1);
+        let before = self.previous.as_ref().map(|previous| &*previous.snapshot);
+        let station = self.place.station(world, &self.identity);
+        let compiled = compile_station(world, &attached, &station, before, generation);
+        compiled.report(&mut attached.status);
+        let mut problems = std::mem::take(&mut attached.problems);
+        problems.extend(compiled.problems.iter().cloned());
+        for problem in &mut problems {
+            world.complete(problem);
+        }
+        let (past, settled) = (world.past(), attached.into());
+        let snapshot = compiled.install();
+        let loaded = Arc::new(Loaded { generation, snapshot, settled, past, problems, notes: Vec::new() });
+        self.previous = Some(loaded.clone());
+        let now = SystemTime::now();
+        Arc::new(Update {
+            loaded,
+            refused: None,
+            at: now,
+            loaded_at: now,
+            took: started.elapsed(),
+            succeeded: generation,
+            failed: 0,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use transept_engine::policies::MODEL_KINDS;
+    use transept_engine::snapshot::Role;
+    use transept_model::{Loader, SourceText};
+
+    use super::*;
+
+    const WORLD: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: catalog, namespace: shop}
+spec: {ports: [{port: 9000}]}
+---
+apiVersion: transept.dev/v1alpha1
+kind: Workload
+metadata: {name: catalog-1, namespace: shop}
+spec: {services: [catalog], address: 10.0.0.9, ports: [{port: 9000, targetPort: 8080}], tunnel: {}}
+";
+
+    fn place() -> Place {
+        Place {
+            namespace: "shop".to_owned(),
+            workload: "cart-1".to_owned(),
+            service: "cart".to_owned(),
+            inbound: Some(SocketAddr::from(([10, 0, 0, 8], 15008))),
+            ports: vec!["80:8080".parse().expect("a port")],
+            upstreams: vec!["catalog=9001".parse().expect("an upstream")],
+            http_proxy: None,
+            zone: None,
+        }
+    }
+
+    fn world(text: &str) -> World {
+        let loaded = Loader::new(MODEL_KINDS).load(&[SourceText::new("world", text)]);
+        assert!(loaded.invalid.is_empty(), "{:?}", loaded.invalid);
+        loaded.world
+    }
+
+    #[test]
+    fn a_service_with_one_port_is_called_on_it_and_through_its_tunnel() {
+        let mut stationing = Stationing::new(place(), "spiffe://transept.local/ns/shop/sa/cart".to_owned());
+        let empty = stationing.take(&world(""));
+        assert_eq!(empty.loaded.generation, 1);
+        let update = stationing.take(&world(WORLD));
+        let loaded = &update.loaded;
+        assert_eq!((loaded.generation, loaded.problems.len()), (2, 0), "{:?}", loaded.problems);
+        let roles: Vec<Role> = loaded.snapshot.binds.iter().map(|bind| bind.role).collect();
+        assert_eq!(roles.len(), 2);
+        assert!(roles.contains(&Role::Inbound) && roles.contains(&Role::Outbound));
+        let endpoints: Vec<_> =
+            loaded.snapshot.backends.iter().flat_map(|backend| backend.endpoints.load().endpoints().to_vec()).collect();
+        let tunnel = endpoints.iter().find_map(|endpoint| endpoint.tunnel.clone()).expect("an endpoint in the mesh");
+        assert_eq!(tunnel.address, SocketAddr::from(([10, 0, 0, 9], 15008)));
+        assert_eq!(&*tunnel.identity, "spiffe://transept.local/ns/shop/sa/catalog");
+    }
+}
