@@ -42,6 +42,10 @@ pub fn admit_to<'s>(
         Role::Outbound if bind.is_found_by_authority() => {
             return bind.listener_for_authority(host, port).ok_or_else(not_found);
         }
+        Role::Outbound if bind.is_captured() => {
+            let wanted = connection.destination.and_then(|destination| bind.listener_for_destination(destination));
+            return wanted.ok_or_else(not_found);
+        }
         Role::Outbound | Role::Gateway => {}
     }
     let by_host = bind.listener_for_host(host);

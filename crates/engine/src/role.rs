@@ -62,6 +62,10 @@ pub(crate) struct Destinations {
     ports: Vec<(u16, u32)>,
     /// Ports, each with the number of a listener, by host name.
     names: HashMap<Box<str>, Vec<(u16, u32)>, RandomState>,
+    /// Numbers of listeners by where captured connections were going.
+    addresses: HashMap<SocketAddr, u32, RandomState>,
+    /// Whether the connections of the bind are captured, and may have been going anywhere.
+    pub(crate) captured: bool,
 }
 
 impl Destinations {
@@ -78,6 +82,15 @@ impl Destinations {
         if ports.iter().all(|(known, _)| *known != port) {
             ports.push((port, id));
         }
+    }
+
+    /// Gives a destination to a listener, unless it has one.
+    pub(crate) fn add_address(&mut self, address: SocketAddr, id: u32) {
+        self.addresses.entry(address).or_insert(id);
+    }
+
+    pub(crate) fn by_address(&self, address: &SocketAddr) -> Option<u32> {
+        self.addresses.get(address).copied()
     }
 
     /// Whether listeners are found by host name and port.
@@ -121,5 +134,10 @@ mod tests {
         assert_eq!(places.by_name("cart", None), Some(4));
         assert_eq!(places.by_name("cart", Some(9000)), Some(3));
         assert_eq!(places.by_name("cake", None), None);
+        let captured = SocketAddr::from(([240, 0, 0, 1], 80));
+        places.add_address(captured, 5);
+        places.add_address(captured, 6);
+        assert_eq!(places.by_address(&captured), Some(5));
+        assert_eq!(places.by_address(&([240, 0, 0, 2], 80).into()), None);
     }
 }

@@ -96,6 +96,17 @@ impl Bind {
         self.listeners.get(index as usize)
     }
 
+    /// The listener that stands for the Service that a captured connection was going to; none when it was going elsewhere.
+    pub fn listener_for_destination(&self, destination: SocketAddr) -> Option<&Arc<Listener>> {
+        let index = self.destinations.by_address(&destination)?;
+        self.listeners.get(index as usize)
+    }
+
+    /// Whether the connections of this bind were on their way to somewhere else when they were led here.
+    pub fn is_captured(&self) -> bool {
+        self.destinations.captured
+    }
+
     /// Whether listeners are found by the host name and the port of a request, as on the bind for clients that were told of a proxy.
     pub fn is_found_by_authority(&self) -> bool {
         self.destinations.has_names()

@@ -114,6 +114,8 @@ fn station(place: &format::Place) -> Station {
             .collect(),
         outbound: Vec::new(),
         http_proxy: Some(local(3128)),
+
+        captured: None,
     }
 }
 

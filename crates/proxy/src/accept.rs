@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use transept_engine::exchange::Connection;
 use transept_engine::snapshot::{Role, Secure};
 
+use crate::capture::origin::LoopGuard;
 use crate::detect::detect;
 use crate::edge::{h1_server, hbone};
 use crate::io::Io;
@@ -124,6 +125,16 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
     match bind.secure {
         Secure::Plain => {
             let mut connection = Connection::new(peer, local, None);
+            if bind.is_captured() {
+                let guard = LoopGuard::new(worker.snapshot().binds.iter().map(|bind| bind.address.port()));
+                match guard.destination(&tcp) {
+                    Ok(destination) => connection.destination = Some(destination),
+                    Err(why) => {
+                        tracing::debug!(%why, %peer, "a captured connection is closed");
+                        return;
+                    }
+                }
+            }
             if bind.role == Role::Outbound {
                 // Whoever reaches this bind is the workload itself.
                 connection.identity = worker.shared.mesh.as_ref().map(Membership::own_identity);

@@ -3,6 +3,7 @@
 //! Called by `accept.rs` when a connection is secured, or when it need not be. Starts the edge that serves it from then
 //! on, as a task of its own.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -27,10 +28,31 @@ const UNDECIDED: Duration = Duration::from_secs(10);
 /// How long a client may be silent before the program is connected, in case it speaks first.
 const MOMENT: Duration = Duration::from_millis(20);
 
-/// The listener of a bind that stands for one Service and takes more than HTTP.
-fn taker(bind: &Bind) -> Option<Arc<Listener>> {
-    let listener = bind.listeners.first().filter(|_| bind.role == Role::Outbound && !bind.is_found_by_authority())?;
-    (listener.speaks != Speaks::Http).then(|| listener.clone())
+/// Who takes a connection before anything is known of what it carries.
+enum Taker {
+    /// Nobody: it carries requests, and each of them finds its listener.
+    Requests,
+    /// A Service whose clients may speak something else than HTTP.
+    Service(Arc<Listener>),
+    /// Nobody in the mesh: it goes on to where it was going.
+    Stranger(SocketAddr),
+}
+
+fn taker(bind: &Bind, connection: &Connection) -> Taker {
+    if bind.role != Role::Outbound || bind.is_found_by_authority() {
+        return Taker::Requests;
+    }
+    let listener = match connection.destination.filter(|_| bind.is_captured()) {
+        None => bind.listeners.first(),
+        Some(destination) => match bind.listener_for_destination(destination) {
+            None => return Taker::Stranger(destination),
+            found => found,
+        },
+    };
+    match listener {
+        Some(listener) if listener.speaks != Speaks::Http => Taker::Service(listener.clone()),
+        _ => Taker::Requests,
+    }
 }
 
 /// HTTP/2 by ALPN or by its preface (RFC 9113 section 3.3), else HTTP/1.1.
@@ -43,9 +65,20 @@ pub(crate) async fn detect(
     watch: Watch,
     guest: Guest,
 ) {
-    if let Some(listener) = taker(&bind) {
-        tokio::task::spawn_local(leave(worker, io, connection, bind, listener, watch, guest));
-        return;
+    match taker(&bind, &connection) {
+        Taker::Requests => {}
+        Taker::Service(listener) => {
+            tokio::task::spawn_local(leave(worker, io, connection, bind, listener, watch, guest));
+            return;
+        }
+        Taker::Stranger(destination) => {
+            tokio::task::spawn_local(async move {
+                watch.set_stall(bind.settings.timeouts.stream_idle);
+                splice::pass_through(&worker, &connection, destination, &io, &watch).await;
+                drop(guest);
+            });
+            return;
+        }
     }
     let mut inbound = Inbound::default();
     let by_alpn = connection.tls.as_ref().and_then(|tls| tls.alpn.as_deref()).map(|alpn| alpn == b"h2");

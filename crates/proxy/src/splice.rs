@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use transept_engine::admit::admit_stream;
@@ -29,8 +30,11 @@ use crate::recheck::Standing;
 use crate::record::record;
 use crate::trip::Trip;
 use crate::tunnel::join;
-use crate::upstream::{Destination, Pooled, connect_stream};
+use crate::upstream::{Destination, Pooled, connect_stream, open};
 use crate::worker::Worker;
+
+/// How long a connection to somebody outside the mesh may take to be established.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// Endpoints that are tried before a connection is given up.
 const TRIES: usize = 3;
@@ -157,6 +161,43 @@ pub(crate) async fn travel(
         note(&stop, &mut trip);
     }
     finish(worker, passenger, &trip, endpoint);
+    worker.give_back(trip);
+}
+
+/// Carries a captured connection to where it was going: to somebody outside the mesh.
+pub(crate) async fn pass_through(
+    worker: &Rc<Worker>,
+    connection: &Connection,
+    destination: SocketAddr,
+    io: &Io,
+    watch: &Watch,
+) {
+    let mut trip = worker.take_trip();
+    board(worker, connection, &mut trip);
+    let dialled = tokio::time::timeout(CONNECT, open(destination, worker.shared.mark)).await;
+    let outcome = match dialled {
+        Ok(Ok(tcp)) => {
+            let up = Io::plain(tcp);
+            let spliced =
+                splice((io, &mut Inbound::default()), (&up, &mut Inbound::default()), watch, &mut trip).await;
+            if spliced.is_err() {
+                up.abort_on_drop();
+            }
+            spliced
+        }
+        Ok(Err(error)) => {
+            Err(Failure::new(Side::Upstream, Reason::UpstreamRefused, Repeat::Never, error.to_string()))
+        }
+        Err(_) => {
+            let detail = "the connection was not established in time";
+            Err(Failure::new(Side::Upstream, Reason::UpstreamConnectTimeout, Repeat::Never, detail))
+        }
+    };
+    if let Err(failure) = outcome {
+        io.abort_on_drop();
+        note(&Stop::Failed(failure), &mut trip);
+    }
+    record(worker, &trip, &Marks { endpoint: Some(destination), ..Marks::default() }, connection);
     worker.give_back(trip);
 }
 

@@ -195,6 +195,8 @@ impl Stage {
             app: Vec::new(),
             outbound: Vec::new(),
             http_proxy: None,
+
+            captured: None,
         };
         let outbound = Outbound { listen: self.local, service: "cart".into(), namespace: "default".into(), port: 80 };
         let app = AppPort { port: 80, to: self.program, protocol: AppProtocol::Unknown };

@@ -64,6 +64,8 @@ impl Place {
             app: app.collect(),
             outbound: outbound.collect(),
             http_proxy: self.http_proxy,
+
+            captured: None,
         }
     }
 }

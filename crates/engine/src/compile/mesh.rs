@@ -5,7 +5,7 @@
 //! name this Service as their parent (GAMMA), or straight to its endpoints. Everything else is what `compile` does for Gateways.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use transept_model::attach::{Attached, PolicyTarget, ServiceRoute};
@@ -50,6 +50,28 @@ pub struct Station {
     pub outbound: Vec<Outbound>,
     /// Where it listens for programs that were told of an HTTP proxy: the host name of a request says the Service.
     pub http_proxy: Option<SocketAddr>,
+    /// Where it listens for connections that the program opened to somewhere else.
+    pub captured: Option<Captured>,
+}
+
+/// Connections that are led to us, whatever they were going to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Captured {
+    /// What to listen on.
+    pub listen: SocketAddr,
+    /// The virtual addresses of Services.
+    pub services: Vec<VirtualService>,
+}
+
+/// The address that stands for a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualService {
+    /// The address.
+    pub address: IpAddr,
+    /// The namespace of the Service.
+    pub namespace: String,
+    /// Its name.
+    pub service: String,
 }
 
 impl Station {
@@ -79,6 +101,8 @@ impl Station {
             app: app.collect(),
             outbound: Vec::new(),
             http_proxy: Some(local(0)),
+
+            captured: None,
         })
     }
 }
@@ -301,6 +325,7 @@ impl<'w> Sides<'_, 'w> {
             let bind = self.outbound_bind(outbound.listen, listeners, hosts);
             binds.entry(outbound.listen).or_insert(bind);
         }
+        self.add_captured(binds);
         let Some(address) = self.station.http_proxy else {
             return;
         };
@@ -318,6 +343,25 @@ impl<'w> Sides<'_, 'w> {
         }
         let bind = self.outbound_bind(address, listeners, Hosts::default());
         binds.entry(address).or_insert(Bind { destinations, ..bind });
+    }
+
+    fn add_captured(&mut self, binds: &mut BTreeMap<SocketAddr, Bind>) {
+        let Some(captured) = &self.station.captured else {
+            return;
+        };
+        let mut listeners = Vec::new();
+        let mut destinations = Destinations::default();
+        destinations.captured = true;
+        for VirtualService { address, namespace, service } in &captured.services {
+            let ports = self.world.service(namespace, service).map_or(&[][..], |service| &service.spec.ports);
+            for port in ports.iter().filter(|port| port.protocol == "TCP") {
+                let id = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
+                listeners.push(self.outbound_listener(Callee { namespace, name: service, port: port.port }));
+                destinations.add_address(SocketAddr::new(*address, port.port), id);
+            }
+        }
+        let bind = self.outbound_bind(captured.listen, listeners, Hosts::default());
+        binds.entry(captured.listen).or_insert(Bind { destinations, ..bind });
     }
 
     fn outbound_bind(&self, address: SocketAddr, listeners: Vec<Arc<Listener>>, hosts: Hosts) -> Bind {

@@ -9,6 +9,7 @@ mod pool;
 mod secure;
 
 pub(crate) use connect::{Destination, Pooled, connect, connect_stream};
+pub(crate) use dial::open;
 pub(crate) use pool::{H2Lease, Pool, PoolKey};
 pub(crate) use secure::TlsChoices;
 

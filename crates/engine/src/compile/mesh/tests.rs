@@ -63,6 +63,8 @@ fn station() -> Station {
         app: vec![AppPort { port: 80, to: local(8080), protocol: AppProtocol::Unknown }],
         outbound: vec![outbound(9001, "cart"), outbound(9002, "nobody")],
         http_proxy: Some(local(3128)),
+
+        captured: None,
     }
 }
 
