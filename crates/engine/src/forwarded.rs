@@ -99,6 +99,15 @@ static FORWARDED_CLIENT_CERT: FieldName = FieldName::known(FieldId::X_FORWARDED_
 /// `port` is the listener's.
 pub fn announce(request: &mut Request, connection: &Connection, client: &Client, settings: &Settings, port: u16) {
     drop_aliases(&mut request.fields);
+    let believed = match settings.role {
+        Role::Gateway => client.peer == Peer::Trusted,
+        Role::Inbound => connection.identity.is_some(),
+        // What a program passes on, such as who its own client is, is between it and the next one.
+        Role::Outbound => true,
+    };
+    if !believed {
+        drop_identities(&mut request.fields);
+    }
     if settings.role != Role::Gateway {
         announce_certificate(&mut request.fields, connection, settings.role);
         return;
@@ -167,6 +176,65 @@ fn announce_certificate(fields: &mut Fields, connection: &Connection, role: Role
     if fields.set(&FORWARDED_CLIENT_CERT, &text).is_err() {
         fields.remove_id(FieldId::X_FORWARDED_CLIENT_CERT);
     }
+}
+
+/// The longest name of a field in which an identity may be claimed.
+const LONGEST_IDENTITY: usize = 32;
+
+/// Removes fields in which strangers may claim to be somebody.
+fn drop_identities(fields: &mut Fields) {
+    let claims = |name: NameRef<'_>| name.id == FieldId::OTHER && claims_identity(name.bytes);
+    if fields.iter().any(|(name, _)| claims(name)) {
+        fields.retain(|name, _| !claims(name));
+    }
+}
+
+/// Whether a field claims who the client is: names by which proxies tell programs about certificates. Case does not count, and `_`
+/// counts as `-`, since many programs see no difference.
+pub fn claims_identity(name: &[u8]) -> bool {
+    if !matches!(name.first(), Some(b'c' | b'C' | b'l' | b'L' | b's' | b'S' | b'x' | b'X')) {
+        return false;
+    }
+    let mut lower = [0; LONGEST_IDENTITY];
+    let length = name.len().min(LONGEST_IDENTITY);
+    for (to, from) in lower.iter_mut().zip(name) {
+        *to = if *from == b'_' { b'-' } else { from.to_ascii_lowercase() };
+    }
+    let lower = lower.get(..length).unwrap_or_default();
+    if lower.starts_with(b"x-amzn-mtls-") || lower.starts_with(b"x-transept-") {
+        return true;
+    }
+    let known = matches!(
+        lower,
+        b"x-forwarded-client-cert"
+            | b"x-forwarded-spiffe-id"
+            | b"x-forwarded-tls-client-cert"
+            | b"x-forwarded-tls-client-cert-info"
+            | b"client-cert"
+            | b"client-cert-chain"
+            | b"l5d-client-id"
+            | b"l5d-remote-ip"
+            | b"ssl-client-cert"
+            | b"ssl-client-verify"
+            | b"ssl-client-subject-dn"
+            | b"ssl-client-issuer-dn"
+            | b"ssl-client-s-dn"
+            | b"ssl-client-i-dn"
+            | b"x-arr-clientcert"
+            | b"x-client-cert"
+            | b"x-client-certificate"
+            | b"x-client-dn"
+            | b"x-client-verify"
+            | b"x-envoy-peer-metadata"
+            | b"x-envoy-peer-metadata-id"
+            | b"x-spiffe-id"
+            | b"x-ssl-cert"
+            | b"x-ssl-client-cert"
+            | b"x-ssl-client-dn"
+            | b"x-ssl-client-s-dn"
+            | b"x-ssl-client-verify"
+    );
+    known && name.len() == length
 }
 
 /// Removes fields that a backend which turns `-` into `_` (CGI, WSGI) would take for a forwarding field.
@@ -247,12 +315,17 @@ mod tests {
             ("X-Forwarded-Proto", "https"),
             ("X_Forwarded_For", "203.0.113.9"),
             ("X-Original-URL", "/admin"),
+            ("X_SSL_Client_Dn", "CN=root"),
+            ("Client-Cert", ":AA==:"),
+            ("X-Transept-Anything", "1"),
+            ("X-Client-Certificates", "stays"),
             ("Forwarded", "for=1.2.3.4"),
             ("X_other", "stays"),
         ];
         assert_eq!(
             announced("192.0.2.1", &Settings::default(), &fields),
             [
+                "X-Client-Certificates=stays",
                 "X_other=stays",
                 "x-forwarded-for=192.0.2.1",
                 "x-forwarded-proto=http",

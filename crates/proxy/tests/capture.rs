@@ -6,19 +6,21 @@
 #![allow(clippy::print_stdout)]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use transept_proxy::capture::{
-    CaptureError, DnsPlan, InboundPlan, Liveness, LoopGuard, MARK, Means, OutboundPlan, Plan, Unusable, capture,
-    capture_by, mark, owners,
+    CaptureError, DnsPlan, InboundPlan, Liveness, LoopGuard, MARK, Means, OutboundPlan, Plan, ServicePort, Unusable,
+    capture, capture_by, mark, owners,
 };
 use transept_proxy::names::{Assigned, Meaning, MeshService, NameServer, Options, Realm, Resolvers, Table, Target};
 
 const INSIDE: &str = "TRANSEPT_CAPTURE_TEST_INSIDE";
+/// Set for the process that a test kills.
+const HOLD: &str = "TRANSEPT_CAPTURE_TEST_HOLD";
 const PATIENCE: Duration = Duration::from_secs(10);
 const HERE: &str = "10.9.0.1";
 const THERE: &str = "10.9.0.2";
@@ -135,8 +137,8 @@ struct Listeners {
 impl Listeners {
     fn new() -> Listeners {
         let v4 = TcpListener::bind("127.0.0.1:0").unwrap();
-        let same_port = v4.local_addr().unwrap().port();
-        let v6 = TcpListener::bind(SocketAddr::new("::1".parse().unwrap(), same_port)).unwrap();
+        let port = v4.local_addr().unwrap().port();
+        let v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).unwrap();
         Listeners { v4, v6 }
     }
 
@@ -179,6 +181,7 @@ fn plan() -> Plan {
         proxy_user: None,
         program_user: None,
         outbound: None,
+        services: Vec::new(),
         inbound: None,
         dns: None,
         virtual_range: "240.0.0.0/4".parse().unwrap(),
@@ -232,6 +235,28 @@ fn check_outbound(means: Means, elsewhere: &Elsewhere) {
     assert!(TcpStream::connect_timeout(&virtual_address, PATIENCE).is_err(), "nor the route");
 }
 
+/// What a plan for services with listeners of their own must do, by whatever means.
+fn check_services(means: Means, elsewhere: &Elsewhere) {
+    let (first, second) = (Listeners::new(), Listeners::new());
+    let address = |last| Ipv4Addr::new(240, 1, 2, last);
+    // Many, as in a large mesh: they must fit in one message to the kernel.
+    let mut services: Vec<_> = (1..=500).map(|port| ServicePort { address: address(9), port, listener: 1 }).collect();
+    services.push(ServicePort { address: address(1), port: 80, listener: first.port() });
+    services.push(ServicePort { address: address(2), port: 80, listener: second.port() });
+    let captured = capture_by(means, &Plan { services, ..plan() }).unwrap();
+    let guard = LoopGuard::default();
+    for (last, listener) in [(1, &first), (2, &second)] {
+        let at = SocketAddr::new(address(last).into(), 80);
+        let _client = connect(at);
+        assert_eq!(taken(&listener.v4, &guard).unwrap(), at);
+    }
+    let nobody = SocketAddr::new(address(1).into(), 81);
+    let refused = TcpStream::connect_timeout(&nobody, PATIENCE).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "at once, not after a wait");
+    assert_eq!(heard(connect(elsewhere.serve(THERE))), "there", "all else is left alone");
+    captured.release().unwrap();
+}
+
 /// What a plan for inbound connections must do, by whatever means.
 fn check_inbound(means: Means, elsewhere: &Elsewhere) {
     let any = || TcpListener::bind("[::]:0").unwrap();
@@ -274,6 +299,11 @@ fn outbound_connections_are_captured() {
 }
 
 #[test]
+fn services_have_listeners_of_their_own() {
+    alone("services_have_listeners_of_their_own", || check_services(Means::Nftables, &Elsewhere::new()));
+}
+
+#[test]
 fn inbound_connections_are_captured() {
     alone("inbound_connections_are_captured", || check_inbound(Means::Nftables, &Elsewhere::new()));
 }
@@ -290,6 +320,7 @@ fn iptables_captures_the_same() {
         let elsewhere = Elsewhere::new();
         check_outbound(Means::Iptables, &elsewhere);
         check_inbound(Means::Iptables, &elsewhere);
+        check_services(Means::Iptables, &elsewhere);
     });
 }
 
@@ -353,13 +384,16 @@ fn a_name_leads_to_the_proxy() {
         let _client = connect(SocketAddr::new(address.into(), 80));
         let destination = taken(&proxy.v4, &guard).unwrap();
         assert_eq!(names.table().target(destination), Target::Service(&cart, 80));
+        let server = elsewhere.serve(THERE);
+        let own = runtime.block_on(transept_proxy::capture::connect(server)).unwrap().into_std().unwrap();
+        own.set_nonblocking(false).unwrap();
+        own.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(heard(own), "there", "what the proxy opens itself is left alone");
     });
 }
 
-/// Stands for a sidecar that will be killed.
-#[test]
-#[ignore = "started by another test"]
-fn hold_rules_until_killed() {
+/// Stands for a sidecar that will be killed: captures, says so, and waits.
+fn hold_rules() {
     let _captured = capture(&outbound(1)).unwrap();
     println!("\nholding");
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
@@ -367,11 +401,16 @@ fn hold_rules_until_killed() {
 
 #[test]
 fn rules_of_a_killed_process_are_removed_at_the_next_start() {
-    alone("rules_of_a_killed_process_are_removed_at_the_next_start", || {
+    const TEST: &str = "rules_of_a_killed_process_are_removed_at_the_next_start";
+    if std::env::var_os(HOLD).is_some() {
+        return hold_rules();
+    }
+    alone(TEST, || {
         let elsewhere = Elsewhere::new();
         let server = elsewhere.serve(THERE);
         let mut holder = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "hold_rules_until_killed", "--ignored", "--nocapture"])
+            .args(["--exact", TEST, "--nocapture"])
+            .env(HOLD, "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

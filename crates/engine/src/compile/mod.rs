@@ -117,7 +117,8 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
             }
         }
     }
-    let conditions = policies.conditions();
+    let mut conditions = policies::tell_where_they_stand(world, &attached.policies);
+    conditions.extend(policies.conditions());
     problems.extend(policies.problems);
     let binds = drafts.into_iter().map(|(address, draft)| Arc::new(draft.finish(address))).collect();
     for problem in &mut problems {

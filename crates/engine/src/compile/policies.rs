@@ -14,8 +14,9 @@ use transept_model::place::{Invalid, ObjectName};
 use transept_model::policy::{Merge, Policy};
 use transept_model::schema::Decoder;
 use transept_model::status::{Condition, Truth};
+use transept_model::world::World;
 
-use crate::policies::{AnyPolicy, Chain, Force, KINDS, KindFacts, Phase, PolicyName, Step};
+use crate::policies::{AnyPolicy, Chain, Force, KINDS, KindFacts, Phase, PolicyName, Step, kind};
 use crate::rule::Site;
 use crate::settings::Settings;
 use crate::traffic::Traffic;
@@ -251,6 +252,29 @@ impl<'w> Policies<'w> {
             })
             .collect()
     }
+}
+
+/// What the status says of policies that stand at the workloads of Services: how many of those are in the mesh. Where there is none,
+/// nobody asks the policy, and its owner should know.
+pub(super) fn tell_where_they_stand(world: &World, attachments: &[PolicyAttachment]) -> Vec<(ObjectName, Condition)> {
+    let mut told = Vec::new();
+    for attachment in attachments {
+        let PolicyTarget::Service { namespace, name, .. } = &attachment.target else {
+            continue;
+        };
+        let policy = &attachment.policy;
+        let asked_there = kind(policy.kind).is_some_and(|facts| facts.phase == Phase::Authorize);
+        // With several targets the message would be about one of them.
+        if !asked_there || policy.target_refs.len() != 1 {
+            continue;
+        }
+        let members = world.workloads_of(namespace, name).iter().filter(|one| one.spec.tunnel.is_some()).count();
+        let message = format!(
+            "The policy is attached. It stands at those workloads of the Service that are members of the mesh (known: {members})."
+        );
+        told.push((policy.meta.object_name(), Condition::new("Accepted", Truth::True, "Accepted", message)));
+    }
+    told
 }
 
 /// Added to the status of a policy about zones.

@@ -271,3 +271,34 @@ spec:
     let accepted = route.parents[0].conditions.find("Accepted").expect("a condition");
     assert_eq!((accepted.status, &*accepted.reason), (Truth::False, "UnsupportedValue"));
 }
+
+#[test]
+fn a_policy_at_workloads_says_how_many_there_are() {
+    let (_, status) = compiled(
+        "apiVersion: v1
+kind: Service
+metadata: {name: cart}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: transept.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: good}
+spec: {targetRefs: [{group: '', kind: Service, name: cart}], allow: []}
+---
+apiVersion: transept.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: broken}
+spec: {targetRefs: [{group: '', kind: Service, name: cart}], deny: [{to: [{methods: [G T]}]}]}
+",
+        None,
+    );
+    let accepted = |name: &str| {
+        let policy = status.policy("AuthorizationPolicy", "default", name).expect("a status");
+        let accepted = policy.ancestors[0].conditions.find("Accepted").expect("a condition");
+        (accepted.status, accepted.message.to_string())
+    };
+    let (truth, message) = accepted("good");
+    assert_eq!(truth, Truth::True);
+    assert!(message.ends_with("members of the mesh (known: 0)."), "{message}");
+    assert_eq!(accepted("broken").0, Truth::False);
+}

@@ -296,6 +296,7 @@ mod tests {
 -A TRANSEPT_O_{tag} -m owner ! --uid-owner 1000 -j RETURN
 -A TRANSEPT_O_{tag} -d 127.0.0.53/32 -p udp -m udp --dport 53 -j REDIRECT --to-ports 15053
 -A TRANSEPT_O_{tag} -d 127.0.0.53/32 -p tcp -m tcp --dport 53 -j REDIRECT --to-ports 15053
+-A TRANSEPT_O_{tag} -d 240.7.8.9/32 -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 20001
 -A TRANSEPT_O_{tag} -p tcp -d 240.0.0.0/4 -j REDIRECT --to-ports 15001
 -A TRANSEPT_O_{tag} -d 127.0.0.0/8 -j RETURN
 -A TRANSEPT_O_{tag} -d 10.0.0.0/9 -j RETURN

@@ -4,7 +4,7 @@
 //! The sidecar calls [`capture`] once with a [`Plan`]; what it holds then takes the rules away when it is dropped. Rules
 //! are written by nf_tables netlink messages of our own (`nftables`), or by `iptables-restore` where the kernel has no
 //! nf_tables (`iptables`). They hold for the network namespace of the calling thread. Accepted connections ask [`origin`]
-//! where they were going.
+//! where they were going, and the proxy opens its own by [`connect`], which the rules leave alone.
 //!
 //! A process that is killed leaves its rules behind on purpose: a program whose sidecar has died is cut off, not exposed.
 //! The next start finds them by the mark of their owner (`owner`) and takes them away.
@@ -15,6 +15,7 @@ mod iptables;
 mod netlink;
 mod nftables;
 pub mod origin;
+mod own;
 mod owner;
 mod route;
 mod rules;
@@ -25,8 +26,9 @@ use std::io;
 use ipnet::Ipv4Net;
 
 pub use origin::{LoopGuard, Unusable};
+pub use own::connect;
 pub use owner::{Liveness, Owner};
-pub use rules::{Chain, DnsPlan, InboundPlan, Match, OutboundPlan, Plan, Rule, Transport, Verdict};
+pub use rules::{Chain, DnsPlan, InboundPlan, Match, OutboundPlan, Plan, Rule, ServicePort, Transport, Verdict};
 
 /// The packet mark of connections that the proxy itself opens, which no rule captures.
 pub const MARK: u32 = 0x539;
@@ -146,7 +148,12 @@ pub fn capture(plan: &Plan) -> Result<Captured, CaptureError> {
 pub fn capture_by(means: Means, plan: &Plan) -> Result<Captured, CaptureError> {
     let owner = Owner::this(&plan.workload);
     let mut captured = Captured { owner, means, virtual_range: plan.virtual_range, released: true };
-    captured.replace(plan)?;
+    // Before the rules, so that no connection of ours is led back to us.
+    let before = own::set(plan.mark);
+    if let Err(error) = captured.replace(plan) {
+        own::set(before);
+        return Err(error);
+    }
     Ok(captured)
 }
 
@@ -156,7 +163,8 @@ impl Captured {
         self.means
     }
 
-    /// Puts the rules of another plan in the place of these, in one step. The workload stays the same, whatever the plan says.
+    /// Puts the rules of another plan in the place of these, in one step. The workload and the mark stay the same, whatever
+    /// the plan says.
     ///
     /// # Errors
     /// See [`CaptureError`]; the rules from before still hold then.
@@ -167,7 +175,7 @@ impl Captured {
         }
         self.released = false;
         self.virtual_range = plan.virtual_range;
-        if plan.outbound.is_some() { route::ensure(plan.virtual_range) } else { Ok(()) }
+        if plan.uses_virtual_addresses() { route::ensure(plan.virtual_range) } else { Ok(()) }
     }
 
     /// Removes the rules, as dropping does, and tells of an error.
@@ -180,6 +188,7 @@ impl Captured {
 
     fn remove(&mut self) -> Result<(), CaptureError> {
         self.released = true;
+        // The mark stays: it does no harm, and another capture of this process may need it.
         match self.means {
             Means::Nftables => nftables::remove(&self.owner)?,
             Means::Iptables => iptables::remove(&self.owner)?,

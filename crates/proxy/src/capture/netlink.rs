@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
 const HEADER: usize = 16;
 const ATTRIBUTE: usize = 4;
@@ -36,6 +36,8 @@ const LONGEST: usize = 64 * 1024;
 pub(super) struct Messages {
     bytes: Vec<u8>,
     count: u32,
+    /// Where the last one starts.
+    last: usize,
 }
 
 impl Messages {
@@ -43,6 +45,7 @@ impl Messages {
     pub(super) fn push(&mut self, kind: u16, flags: u16, head: &[u8], fill: impl FnOnce(&mut Attributes<'_>)) -> u32 {
         let (start, number) = (self.bytes.len(), self.count);
         self.count += 1;
+        self.last = start;
         self.bytes.extend([0; 4]);
         self.bytes.extend(kind.to_ne_bytes());
         self.bytes.extend(flags.to_ne_bytes());
@@ -56,6 +59,14 @@ impl Messages {
             place.copy_from_slice(&length.to_ne_bytes());
         }
         number
+    }
+
+    /// Asks for an answer to the last message even if it succeeds.
+    pub(super) fn acknowledge_last(&mut self) {
+        if let Some([low, high]) = self.bytes.get_mut(self.last + 6..self.last + 8) {
+            let flags = u16::from_ne_bytes([*low, *high]) | NLM_F_ACK;
+            [*low, *high] = flags.to_ne_bytes();
+        }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -156,11 +167,17 @@ impl Link {
     pub(super) fn open(subsystem: Option<Protocol>) -> io::Result<Link> {
         let socket =
             rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, subsystem)?;
-        rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(PATIENCE))?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
         Ok(Link(socket))
     }
 
     pub(super) fn send(&self, messages: &Messages) -> io::Result<()> {
+        // The kernel takes only what fits in the socket's buffer, its own needs counted. More than the system allows to all
+        // is for those with CAP_NET_ADMIN outside any user namespace; what is too long for the others is told by `sendto`.
+        let size = messages.bytes().len().saturating_mul(2);
+        if sockopt::set_socket_send_buffer_size_force(&self.0, size).is_err() {
+            sockopt::set_socket_send_buffer_size(&self.0, size)?;
+        }
         let kernel = SocketAddrNetlink::new(0, 0);
         rustix::net::sendto(&self.0, messages.bytes(), SendFlags::empty(), &kernel)?;
         Ok(())

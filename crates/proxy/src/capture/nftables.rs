@@ -9,8 +9,7 @@ use ipnet::IpNet;
 use rustix::io::Errno;
 
 use super::netlink::{
-    self, Attributes, Link, Messages, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE,
-    NLMSG_ERROR,
+    self, Attributes, Link, Messages, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
 };
 use super::rules::{Chain, Match, Plan, Rule, Transport, Verdict};
 use super::{CaptureError, Owner};
@@ -241,7 +240,7 @@ impl Batch {
     }
 
     fn push(&mut self, doing: String, message: u16, flags: u16, fill: impl FnOnce(&mut Attributes<'_>)) {
-        self.messages.push(kind(message), NLM_F_REQUEST | NLM_F_ACK | flags, &head(NFPROTO_INET), fill);
+        self.messages.push(kind(message), NLM_F_REQUEST | flags, &head(NFPROTO_INET), fill);
         self.doing.push(doing);
     }
 
@@ -302,7 +301,9 @@ impl Batch {
 
     /// Sends the changes and waits for what became of them.
     fn commit(mut self) -> Result<(), CaptureError> {
+        // One answer is enough, and that many fit in the socket: those about failures come unasked.
         let last = self.doing.len().saturating_sub(1);
+        self.messages.acknowledge_last();
         self.frame(NFNL_MSG_BATCH_END);
         let link = open()?;
         link.send(&self.messages).map_err(|error| decode("changing the tables", error))?;

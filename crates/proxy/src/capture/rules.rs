@@ -1,8 +1,12 @@
 //! What is captured, as typed rules: the one place that knows their order. `nftables` and `iptables` only write them down.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
+
+/// Nothing listens there (it was given to TCPMUX, RFC 1078): a program that connects to a virtual address which stands for
+/// nothing is refused at once, and does not wait for an answer that cannot come.
+const NOBODY: u16 = 1;
 
 /// What a sidecar wants captured in its network namespace.
 #[derive(Clone, Debug)]
@@ -15,14 +19,27 @@ pub struct Plan {
     pub proxy_user: Option<u32>,
     /// Only what this user's programs send is captured; none is everyone's.
     pub program_user: Option<u32>,
-    /// Connections that programs here open; none leaves them alone.
+    /// Connections that programs here open; none leaves them alone, but for those to `services`.
     pub outbound: Option<OutboundPlan>,
+    /// Ports of services that have a listener of their own.
+    pub services: Vec<ServicePort>,
     /// Connections that come from elsewhere; none leaves them alone.
     pub inbound: Option<InboundPlan>,
     /// Questions for names; none leaves them alone.
     pub dns: Option<DnsPlan>,
     /// The addresses that stand for services. What goes there is captured whatever is excluded: nothing else is there.
     pub virtual_range: Ipv4Net,
+}
+
+/// A port of a service, and the listener that stands for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The service's virtual address.
+    pub address: Ipv4Addr,
+    /// The port that programs connect to.
+    pub port: u16,
+    /// The port of the listener, on 127.0.0.1.
+    pub listener: u16,
 }
 
 /// Questions for names that programs of this namespace ask.
@@ -122,13 +139,18 @@ impl Plan {
     /// The rules of this plan, in their order.
     pub fn rules(&self) -> Vec<Rule> {
         let mut rules = Vec::new();
-        if self.outbound.is_some() || self.dns.is_some() {
+        if self.outbound.is_some() || self.dns.is_some() || !self.services.is_empty() {
             self.write_output(&mut rules);
         }
         if let Some(inbound) = &self.inbound {
             inbound.write(&mut rules);
         }
         rules
+    }
+
+    /// Whether programs connect to virtual addresses under this plan.
+    pub(super) fn uses_virtual_addresses(&self) -> bool {
+        self.outbound.is_some() || !self.services.is_empty()
     }
 
     fn write_output(&self, rules: &mut Vec<Rule>) {
@@ -155,10 +177,17 @@ impl Plan {
                 }
             }
         }
+        for service in &self.services {
+            let address = Match::Destination(IpAddr::V4(service.address).into());
+            rule(&[address, tcp, Match::Port(service.port)], Verdict::Redirect(service.listener));
+        }
+        if self.uses_virtual_addresses() {
+            let port = self.outbound.as_ref().map_or(NOBODY, |outbound| outbound.port);
+            rule(&[tcp, Match::Destination(self.virtual_range.into())], Verdict::Redirect(port));
+        }
         let Some(outbound) = &self.outbound else {
             return;
         };
-        rule(&[tcp, Match::Destination(self.virtual_range.into())], Verdict::Redirect(outbound.port));
         for net in loopback().into_iter().chain(outbound.exclude.iter().copied()) {
             rule(&[Match::Destination(net)], Verdict::Return);
         }
@@ -214,6 +243,7 @@ pub(super) mod tests {
                 exclude_ports: vec![5432],
                 exclude: vec!["10.0.0.0/9".parse().unwrap(), "fd00::/8".parse().unwrap()],
             }),
+            services: vec![ServicePort { address: Ipv4Addr::new(240, 7, 8, 9), port: 80, listener: 20001 }],
             inbound: Some(InboundPlan {
                 port: 15006,
                 tunnel_port: 15008,
@@ -255,6 +285,9 @@ pub(super) mod tests {
         plan.outbound = None;
         plan.inbound = None;
         assert!(plan.rules().iter().all(|rule| rule.verdict != Verdict::Redirect(15001)));
+        assert_eq!(plan.rules().last().unwrap().verdict, Verdict::Redirect(NOBODY));
+        plan.services.clear();
+        assert!(plan.rules().iter().all(|rule| rule.verdict != Verdict::Redirect(NOBODY)));
         plan.dns = None;
         assert_eq!(plan.rules(), []);
     }

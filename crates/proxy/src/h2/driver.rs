@@ -84,7 +84,7 @@ pub(crate) struct Driver {
     forgiven: Duration,
     /// The highest stream when there was last one.
     newest: u32,
-    /// Sending was put off in the last turn, for the streams to write first.
+    /// Sending was put off in the last turn, for the streams to write first. Then something had been heard.
     put_off: bool,
     leaving: bool,
 }
@@ -142,7 +142,7 @@ impl Driver {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.put_off = false;
+        let heard = heard || std::mem::take(&mut self.put_off);
         if let Err(over) = self.flush(cx) {
             return Poll::Ready(over);
         }

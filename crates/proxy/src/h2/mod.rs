@@ -11,3 +11,6 @@ mod stream;
 pub(crate) use driver::{Arrival, Driver, Patience};
 pub(crate) use link::{Cut, Link};
 pub(crate) use stream::{More, Stream};
+
+#[cfg(test)]
+mod tests;

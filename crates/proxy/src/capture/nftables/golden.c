@@ -70,7 +70,7 @@ static void close_msg(void)
 	printf("\n");
 }
 
-static void nft(int type, int flags) { open_msg(NFNL_SUBSYS_NFTABLES << 8 | type, NLM_F_ACK | flags, NFPROTO_INET, 0); }
+static void nft(int type, int flags) { open_msg(NFNL_SUBSYS_NFTABLES << 8 | type, flags, NFPROTO_INET, 0); }
 
 static size_t e_data, e_elem, r_exprs;
 static void expr(const char *name) { e_elem = nest(NFTA_LIST_ELEM); str(NFTA_EXPR_NAME, name); e_data = nest(NFTA_EXPR_DATA); }
@@ -227,6 +227,7 @@ int main(void)
 	rule("output"); meta32(NFT_META_SKUID, NFT_CMP_NEQ, 1000); ret();
 	rule("output"); dest(AF_INET, "127.0.0.53", "255.255.255.255"); meta8(NFT_META_L4PROTO, IPPROTO_UDP); port(53); redirect(15053);
 	rule("output"); dest(AF_INET, "127.0.0.53", "255.255.255.255"); tcp(); port(53); redirect(15053);
+	rule("output"); dest(AF_INET, "240.7.8.9", "255.255.255.255"); tcp(); port(80); redirect(20001);
 	rule("output"); tcp(); dest(AF_INET, "240.0.0.0", "240.0.0.0"); redirect(15001);
 	rule("output"); dest(AF_INET, "127.0.0.0", "255.0.0.0"); ret();
 	rule("output"); dest(AF_INET6, "::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"); ret();
@@ -240,7 +241,9 @@ int main(void)
 	rule("prerouting"); tcp(); port(15008); ret();
 	rule("prerouting"); tcp(); port(15006); ret();
 	rule("prerouting"); tcp(); port(22); ret();
-	rule("prerouting"); tcp(); local(); port(8080); redirect(15006);
+	rule("prerouting");
+	((struct nlmsghdr *)buf)->nlmsg_flags |= NLM_F_ACK;
+	tcp(); local(); port(8080); redirect(15006);
 
 	open_msg(NFNL_MSG_BATCH_END, 0, AF_UNSPEC, NFNL_SUBSYS_NFTABLES);
 	close_msg();

@@ -21,6 +21,7 @@ fn a_plan_is_written_as_the_headers_of_the_kernel_say() {
     batch.remove_table("transept_cart-1");
     batch.add_table("transept_cart-1", &owner());
     batch.add_rules("transept_cart-1", &full().rules());
+    batch.messages.acknowledge_last();
     batch.frame(NFNL_MSG_BATCH_END);
     let mut rest = batch.messages.bytes();
     let golden: Vec<&str> = include_str!("golden.hex").lines().collect();

@@ -137,6 +137,19 @@ fn hostile_bytes_are_taken_without_a_panic() {
             let _ = is_answer(&changed, &whole, usize::from(value) * 7, [0x12, 0x34]);
         }
     }
+    // And many bytes changed at once, the same in every run.
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..20_000 {
+        let mut changed = whole.clone();
+        for _ in 0..4 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let place = usize::try_from(random >> 32).unwrap() % changed.len();
+            changed[place] = random.to_ne_bytes()[0];
+        }
+        let _ = decide(&changed, &table, &system);
+    }
     // A name that points at itself.
     let mut looped = whole[..12].to_vec();
     looped.extend([0xc0, 12, 0, 1, 0, 1]);
