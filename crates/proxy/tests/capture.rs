@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use transept_proxy::capture::{
-    CaptureError, DnsPlan, InboundPlan, Liveness, LoopGuard, MARK, Means, OutboundPlan, Plan, ServicePort, Unusable,
-    capture, capture_by, mark, owners,
+    CaptureError, DnsPlan, InboundPlan, Liveness, LoopGuard, MARK, Means, NOBODY, OutboundPlan, Plan, ServicePort,
+    Unusable, capture, capture_by, mark, owners,
 };
 use transept_proxy::names::{Assigned, Meaning, MeshService, NameServer, Options, Realm, Resolvers, Table, Target};
 
@@ -56,7 +56,7 @@ fn alone(test: &str, body: impl FnOnce()) {
 
 /// Not by `eprintln`, which the test runner keeps to itself.
 fn skip(test: &str, why: &str) {
-    writeln!(std::io::stderr(), "skipped: {test}: {why}").unwrap();
+    std::io::stderr().write_all(format!("skipped: {test}: {why}\n").as_bytes()).unwrap();
 }
 
 /// A machine elsewhere: another namespace, and a link to it.
@@ -288,6 +288,10 @@ fn check_inbound(means: Means, elsewhere: &Elsewhere) {
     assert!(matches!(taken(&other, &guard), Err(Unusable::NotRedirected)), "only named ports are captured");
     let _client = elsewhere.run(|| connect(here(&program)));
     assert_eq!(taken(&proxy, &guard).unwrap(), here(&program));
+    wanted.inbound.as_mut().unwrap().port = NOBODY;
+    captured.replace(&wanted).unwrap();
+    let shut = elsewhere.run(|| TcpStream::connect_timeout(&here(&program), PATIENCE).unwrap_err());
+    assert_eq!(shut.kind(), std::io::ErrorKind::ConnectionRefused);
     captured.release().unwrap();
     let _client = elsewhere.run(|| connect(here(&program)));
     assert!(matches!(taken(&program, &guard), Err(Unusable::NotRedirected)));

@@ -28,7 +28,9 @@ use ipnet::Ipv4Net;
 pub use origin::{LoopGuard, Unusable};
 pub use own::connect;
 pub use owner::{Liveness, Owner};
-pub use rules::{Chain, DnsPlan, InboundPlan, Match, OutboundPlan, Plan, Rule, ServicePort, Transport, Verdict};
+pub use rules::{
+    Chain, DnsPlan, InboundPlan, Match, NOBODY, OutboundPlan, Plan, Rule, ServicePort, Transport, Verdict,
+};
 
 /// The packet mark of connections that the proxy itself opens, which no rule captures.
 pub const MARK: u32 = 0x539;

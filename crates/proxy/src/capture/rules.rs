@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// Nothing listens there (it was given to TCPMUX, RFC 1078): a program that connects to a virtual address which stands for
-/// nothing is refused at once, and does not wait for an answer that cannot come.
-const NOBODY: u16 = 1;
+/// Nothing listens there: it was given to TCPMUX (RFC 1078). What is led there is refused at once, and does not wait for an
+/// answer that cannot come. As [`InboundPlan::port`] it shuts a program off from everyone but the tunnel.
+pub const NOBODY: u16 = 1;
 
 /// What a sidecar wants captured in its network namespace.
 #[derive(Clone, Debug)]
