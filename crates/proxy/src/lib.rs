@@ -87,8 +87,6 @@ pub struct Options {
     /// What makes the proxy a member of the mesh; without it binds of the mesh take nobody in, and endpoints in the mesh cannot be
     /// reached.
     pub mesh: Option<Mesh>,
-    /// The mark of our own connections, by which the rules of [`capture`] tell them from those of the program. Needs CAP_NET_ADMIN.
-    pub mark: Option<u32>,
 }
 
 /// What became of one address of a configuration.
@@ -131,7 +129,6 @@ impl Proxy {
             epoch: AtomicU64::new(0),
             tls: TlsConfigs::new(),
             mesh,
-            mark: options.mark,
             log,
             open: OpenConnections::default(),
             origin: Instant::now(),

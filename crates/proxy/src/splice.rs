@@ -174,20 +174,17 @@ pub(crate) async fn pass_through(
 ) {
     let mut trip = worker.take_trip();
     board(worker, connection, &mut trip);
-    let dialled = tokio::time::timeout(CONNECT, open(destination, worker.shared.mark)).await;
+    let dialled = tokio::time::timeout(CONNECT, open(destination)).await;
     let outcome = match dialled {
         Ok(Ok(tcp)) => {
             let up = Io::plain(tcp);
-            let spliced =
-                splice((io, &mut Inbound::default()), (&up, &mut Inbound::default()), watch, &mut trip).await;
+            let spliced = splice((io, &mut Inbound::default()), (&up, &mut Inbound::default()), watch, &mut trip).await;
             if spliced.is_err() {
                 up.abort_on_drop();
             }
             spliced
         }
-        Ok(Err(error)) => {
-            Err(Failure::new(Side::Upstream, Reason::UpstreamRefused, Repeat::Never, error.to_string()))
-        }
+        Ok(Err(error)) => Err(Failure::new(Side::Upstream, Reason::UpstreamRefused, Repeat::Never, error.to_string())),
         Err(_) => {
             let detail = "the connection was not established in time";
             Err(Failure::new(Side::Upstream, Reason::UpstreamConnectTimeout, Repeat::Never, detail))

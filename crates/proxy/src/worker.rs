@@ -41,8 +41,6 @@ pub(crate) struct Shared {
     pub tls: TlsConfigs,
     /// What makes us a member of the mesh, if we are one.
     pub mesh: Option<Membership>,
-    /// The mark of our own connections.
-    pub mark: Option<u32>,
     pub log: Option<Arc<Sink>>,
     pub open: OpenConnections,
     /// Where every worker's clock begins.

@@ -70,7 +70,6 @@ impl ServeArgs {
             access_log: self.access_log.settle(),
             name_servers: self.resolver.clone(),
             mesh: None,
-            mark: None,
         }
     }
 

@@ -15,6 +15,7 @@ use tokio_rustls::client::TlsStream;
 use transept_engine::snapshot::{Backend, Endpoint, UpstreamProtocol};
 
 use super::ask::Trouble;
+use crate::capture;
 use crate::worker::Shared;
 
 /// Errors of the operating system that tell of our own limits: ENFILE, EMFILE, ENOMEM, ENOBUFS, EADDRNOTAVAIL.
@@ -28,7 +29,7 @@ pub(super) enum Stream {
 
 /// Opens a connection in clear text.
 pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, Trouble> {
-    let tcp = TcpStream::connect(address).await.map_err(|error| {
+    let tcp = capture::connect(address).await.map_err(|error| {
         if error.raw_os_error().is_some_and(|code| OUR_LIMITS.contains(&code)) {
             return Trouble::Ours(error.to_string());
         }

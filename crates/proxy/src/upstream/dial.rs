@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use transept_engine::reason::Reason;
 use transept_engine::snapshot::UpstreamProtocol;
 
@@ -43,7 +43,7 @@ pub(super) async fn dial(
             let io = open_tunnel(worker, passage, destination.endpoint.address, destination.client).await?;
             return Ok((io, in_the_clear));
         }
-        let tcp = open(destination.endpoint.address, worker.shared.mark).await.map_err(|error| refused(&error))?;
+        let tcp = open(destination.endpoint.address).await.map_err(|error| refused(&error))?;
         match tls {
             None => Ok((Io::plain(tcp), in_the_clear)),
             Some(tls) => secure(tcp, tls, destination.protocol).await,
@@ -58,16 +58,9 @@ pub(super) async fn dial(
     outcome
 }
 
-/// Opens a plain connection. `mark` sets it apart from those of programs whose connections are captured.
-pub(crate) async fn open(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
-    let tcp = match mark {
-        None => TcpStream::connect(address).await?,
-        Some(mark) => {
-            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-            capture::mark(&socket, mark)?;
-            socket.connect(address).await?
-        }
-    };
+/// Opens a plain connection.
+pub(crate) async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let tcp = capture::connect(address).await?;
     tcp.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
     let socket = socket2::SockRef::from(&tcp);

@@ -119,7 +119,7 @@ async fn dial(worker: &Rc<Worker>, passage: &Passage) -> Result<Io, Failure> {
         return Err(Failure::new(Side::Upstream, Reason::UpstreamTls, Repeat::Never, detail));
     };
     let config = membership.client(&passage.identity).map_err(|why| failed(Reason::UpstreamTls, why))?;
-    let tcp: TcpStream = open(passage.address, worker.shared.mark).await.map_err(|error| refused(&error))?;
+    let tcp: TcpStream = open(passage.address).await.map_err(|error| refused(&error))?;
     // The name is never sent: the identity is what counts.
     let name = ServerName::IpAddress(passage.address.ip().into());
     let connection =
