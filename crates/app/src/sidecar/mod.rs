@@ -431,7 +431,7 @@ fn describe(place: &Place, identity: String, feed: &Feed) -> impl Fn() -> Value 
     let (namespace, service, name) = (place.namespace.clone(), place.service.clone(), place.workload.clone());
     let inbound: Option<SocketAddr> = place.inbound;
     move || {
-        let feed::Standing { connected, synced, registered, refused, failure, .. } = standing.borrow().clone();
+        let feed::Standing { connected, synced, registered, refused, failure, renewed, .. } = standing.borrow().clone();
         let leaf = svid.load();
         let ends = i64::try_from(leaf.leaf().not_after.as_secs()).unwrap_or(i64::MAX);
         json!({
@@ -445,6 +445,7 @@ fn describe(place: &Place, identity: String, feed: &Feed) -> impl Fn() -> Value 
             "registered": registered,
             "refused": refused,
             "failure": failure,
+            "renewed": renewed,
             "certificateEnds": jiff::Timestamp::from_second(ends).ok().map(|at| at.to_string()),
         })
     }

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,11 +69,10 @@ impl Plane {
     }
 }
 
-/// The bound socket; it is removed when this is dropped.
+/// The bound socket. Its file is left behind: the next process replaces it, and nobody answers on it until then.
 #[derive(Debug)]
 pub struct Admin {
     listener: UnixListener,
-    path: PathBuf,
     owner: u32,
 }
 
@@ -91,7 +90,7 @@ impl Admin {
         }
         let listener = UnixListener::bind(&path)?;
         let owner = path.metadata()?.uid();
-        Ok(Self { listener, path, owner })
+        Ok(Self { listener, owner })
     }
 
     /// Answers questions; never ends.
@@ -110,12 +109,6 @@ impl Admin {
                 }
             });
         }
-    }
-}
-
-impl Drop for Admin {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
+use transept_engine::policies::MODEL_KINDS;
 use transept_identity::authority::Issued;
 use transept_identity::renew::Remaining;
 use transept_identity::svid::Leaf;
@@ -20,7 +21,6 @@ use transept_identity::token::{BadToken, SECRET, TokenId, Uses};
 use transept_identity::{
     Bundle, Bundles, LiveBundles, LiveSvid, Rotation, SpiffeId, Ticket, Tokens, TrustDomain, WorkloadName,
 };
-use transept_model::SourceText;
 use transept_xds::mesh::{Answer, Beat};
 use transept_xds::server::Fact;
 use transept_xds::source::Scope;
@@ -31,6 +31,7 @@ use super::registry::{HEARTBEAT, Name, Registry, name_of};
 use super::source::{self, Kinds};
 use super::store::{Store, StoreError, Write};
 use crate::outside::Shelf;
+use crate::sources::Reading;
 
 /// The file of the store.
 const STATE: &str = "state.redb";
@@ -227,11 +228,19 @@ impl Plane {
         &self.ca
     }
 
-    /// Takes in what the files hold now. They have been loaded before and were good.
-    pub fn set_files(&self, texts: &[SourceText]) {
-        let objects = source::objects(texts, &Shelf::default());
+    /// Takes in what the files hold now, and has it sent. Call it before proxies are served. False when it is not what can be served: it has changed since it was found good, and the
+    /// next change will tell.
+    pub fn set_files(&self, reading: Reading) -> bool {
+        let shelf = Shelf::default();
+        let loaded = transept_model::Loader::new(MODEL_KINDS).outside(&shelf).load(&reading.texts);
+        if !reading.unreadable.is_empty() || !loaded.invalid.is_empty() {
+            return false;
+        }
+        let objects = source::objects(&reading.texts, &shelf);
         self.lock().files = objects;
-        self.stale.notify_one();
+        // At once: a proxy that connects before would be told that nothing of it exists.
+        self.publish();
+        true
     }
 
     /// Puts changes into the store of resources whenever there are some, looks after leases, and renews the own certificate;

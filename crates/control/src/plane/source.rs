@@ -160,7 +160,8 @@ pub fn objects(texts: &[SourceText], outside: &dyn Outside) -> Vec<Value> {
         waiting.reverse();
         while let Some(mut object) = waiting.pop() {
             let kind = object["kind"].as_str().unwrap_or_default().to_owned();
-            if let (true, Some(items)) = (kind.ends_with("List"), object["items"].as_array_mut()) {
+            if let (true, Some(items)) = (kind.ends_with("List"), object.get_mut("items").and_then(Value::as_array_mut))
+            {
                 waiting.extend(items.drain(..).rev());
                 continue;
             }

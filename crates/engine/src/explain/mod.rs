@@ -54,6 +54,8 @@ pub struct Explanation {
     pub bind: Option<Arc<Bind>>,
     /// The path as it is matched and forwarded, when it differs from what was asked.
     pub normalized: Option<String>,
+    /// The verified identity of the client.
+    pub identity: Option<Arc<str>>,
     /// The client, and whether its peer is trusted.
     pub client: Option<Client>,
     /// The listener that takes it.

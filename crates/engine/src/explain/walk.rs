@@ -115,6 +115,7 @@ fn read(bind: &Bind, ask: &Ask, found: &mut Explanation) -> Result<(Request, Str
 
 fn walk(bind: &Bind, ask: &Ask, found: &mut Explanation) {
     let connection = connection_of(bind, ask);
+    found.identity.clone_from(&connection.identity);
     let (mut request, host) = match read(bind, ask, found) {
         Ok(read) => read,
         Err(reply) => {

@@ -31,6 +31,7 @@ impl Explanation {
             "request": self.asked,
             "normalizedPath": self.normalized,
             "bind": self.bind.as_ref().map(|bind| bind.address.to_string()),
+            "identity": self.identity.as_deref(),
             "client": self.client.map(|client| client.address.to_string()),
             "listener": self.listener.as_ref().map(|listener| listener.name.to_string()),
             "otherListeners": self.other_listeners.iter()
@@ -89,6 +90,8 @@ impl Explanation {
         if let Some(bind) = &self.bind {
             match bind.role {
                 Role::Gateway => writeln!(out, "accept     {}", bind.address)?,
+                // A station that was made for the explanation listens nowhere.
+                role if bind.address.port() == 0 => writeln!(out, "accept     {}", role.as_str())?,
                 role => writeln!(out, "accept     {} ({})", bind.address, role.as_str())?,
             }
         }
@@ -105,6 +108,9 @@ impl Explanation {
                 Peer::Untrusted => "the peer itself",
             };
             writeln!(out, "client     {} ({peer})", client.address)?;
+        }
+        if let Some(identity) = &self.identity {
+            writeln!(out, "           with the identity {identity}")?;
         }
         self.write_route(out)?;
         for policy in &self.policies {

@@ -1,0 +1,367 @@
+//! The control plane as a process of its own, with real proxies' feeds against it: joining, renewal, configuration, registration, and
+//! what is left of all that when one of them is killed.
+
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use transept_identity::Ticket;
+use transept_proxy::feed::{Feed, FeedError, FeedOptions, Interest, Received, Standing};
+use transept_xds::mesh::{Port, Workload};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_transept");
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const SHOP: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: bank}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: other}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: hidden}
+stringData: {password: geheim}
+";
+
+/// A mesh in a temporary directory.
+struct Mesh {
+    directory: TempDir,
+    address: SocketAddr,
+}
+
+/// A control plane that is killed with its handle, as by `kill -9`.
+struct Control(Child);
+
+impl Mesh {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        std::fs::write(directory.path().join("shop.yaml"), SHOP).expect("written");
+        // Later starts need the address of the first one, so it is chosen here.
+        let address = TcpListener::bind("127.0.0.1:0").and_then(|probe| probe.local_addr()).expect("a free port");
+        Self { directory, address }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Starts the control plane and waits until it takes proxies.
+    async fn control(&self, more: &[&str]) -> Control {
+        let mut child = Command::new(BINARY)
+            .arg("control")
+            .arg(self.path("shop.yaml"))
+            .args(["--listen", &self.address.to_string(), "--log", "text"])
+            .arg("--state")
+            .arg(self.path("control"))
+            .args(more)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("started");
+        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        let ready = async {
+            let mut seen = Vec::new();
+            while let Some(line) = lines.next_line().await.expect("readable") {
+                if line.contains("control plane listening on") {
+                    return;
+                }
+                seen.push(line);
+            }
+            panic!("it ended before it was ready:\n{}", seen.join("\n"));
+        };
+        timeout(PATIENCE, ready).await.expect("ready in time");
+        // The pipe is read to its end, so that the process never waits for us.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Control(child)
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Output {
+        let command = Command::new(BINARY).args(arguments).arg("--state").arg(self.path("control")).output();
+        timeout(PATIENCE, command).await.expect("in time").expect("started")
+    }
+
+    async fn ticket(&self, service: &str, more: &[&str]) -> Ticket {
+        let made = self.run(&[&["token", "create", "--service", service], more].concat()).await;
+        assert!(made.status.success(), "{made:?}");
+        Ticket::read(&String::from_utf8(made.stdout).expect("text")).expect("a ticket")
+    }
+
+    async fn ask(&self, arguments: &[&str]) -> Value {
+        let shown = self.run(&[arguments, &["--json"]].concat()).await;
+        serde_json::from_slice(&shown.stdout).unwrap_or_else(|error| panic!("{error}: {shown:?}"))
+    }
+
+    fn options(&self, node: &str, ticket: Option<Ticket>) -> FeedOptions {
+        FeedOptions {
+            control: vec![self.address.to_string()],
+            state: self.path(node),
+            ticket,
+            node: node.to_owned(),
+            interest: Interest::Services(BTreeSet::from([name("bank")])),
+            workload: None,
+        }
+    }
+}
+
+impl Control {
+    /// Kills it, without a chance to tidy up.
+    async fn kill(mut self) {
+        self.0.kill().await.expect("killed");
+    }
+}
+
+fn name(service: &str) -> (String, String) {
+    ("default".to_owned(), service.to_owned())
+}
+
+fn cart(instance: &str) -> Workload {
+    Workload {
+        namespace: "default".into(),
+        name: instance.into(),
+        services: vec!["cart".into()],
+        service_account: "cart".into(),
+        ports: vec![Port { port: 80, target_port: 8080, ..Port::default() }],
+        tunnel_port: 15008,
+        ..Workload::default()
+    }
+}
+
+async fn start(options: FeedOptions) -> Feed {
+    timeout(PATIENCE, Feed::start(options)).await.expect("in time").expect("a feed")
+}
+
+async fn until(feed: &Feed, ready: impl Fn(&Standing) -> bool) -> Standing {
+    let mut standing = feed.standing();
+    let found = timeout(PATIENCE, standing.wait_for(&ready)).await.map(|found| found.expect("a feed").clone());
+    found.unwrap_or_else(|_| panic!("not in time: {:?}", feed.standing().borrow()))
+}
+
+async fn world(feed: &Feed, ready: impl Fn(&Received) -> bool) {
+    let mut received: watch::Receiver<_> = feed.received();
+    let found = timeout(PATIENCE, received.wait_for(|latest| ready(latest))).await.map(drop);
+    found.expect("the configuration in time");
+}
+
+fn has_service(received: &Received, service: &str) -> bool {
+    received.world.service("default", service).is_some()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_joins_gets_what_it_asks_for_and_hears_of_changes() {
+    let mesh = Mesh::new();
+    // A token can be made before the first start.
+    let ticket = mesh.ticket("cart", &[]).await;
+    assert_eq!(ticket.id.as_str(), "spiffe://transept.local/ns/default/sa/cart");
+    let _control = mesh.control(&[]).await;
+    let feed = start(mesh.options("proxy", Some(ticket))).await;
+    assert_eq!(feed.svid().load().id().as_str(), "spiffe://transept.local/ns/default/sa/cart");
+    until(&feed, |standing| standing.synced).await;
+    eprintln!(
+        "{:?} {:?}",
+        feed.standing().borrow().clone(),
+        std::fs::read_to_string(mesh.path("proxy").join("configuration"))
+    );
+    world(&feed, |received| has_service(received, "bank")).await;
+    {
+        let latest = feed.received().borrow().clone();
+        assert!(!has_service(&latest, "other"), "only what was asked for");
+        assert!(latest.world.secret("default", "hidden").is_none(), "a sidecar sees no secret");
+        assert!(!latest.kept);
+    }
+
+    // Another service is asked for when it is needed, and a change of the files arrives by itself.
+    feed.ask_for(BTreeSet::from([name("bank"), name("new")]));
+    std::fs::write(mesh.path("shop.yaml"), SHOP.replace("other", "new")).expect("written");
+    world(&feed, |received| has_service(received, "new")).await;
+
+    let certs = mesh.ask(&["certs"]).await;
+    let holders: Vec<&str> =
+        certs["certificates"].as_array().expect("a list").iter().filter_map(|one| one["holder"].as_str()).collect();
+    assert_eq!(holders, ["control plane", "control plane", "default/cart/proxy"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_renewed_and_nothing_is_sent_again() {
+    let mesh = Mesh::new();
+    let _control = mesh.control(&["--leaf-life", "4s"]).await;
+    let feed = start(mesh.options("proxy", Some(mesh.ticket("cart", &[]).await))).await;
+    let first = feed.svid().load().leaf().fingerprint;
+    let standing = until(&feed, |standing| standing.synced).await;
+    until(&feed, |standing| standing.renewed >= 3 && standing.synced).await;
+    assert_ne!(feed.svid().load().leaf().fingerprint, first);
+    // Each renewal began another connection; what was held was not sent again.
+    assert_eq!(feed.standing().borrow().received, standing.received);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_control_plane_has_lost_nothing_that_it_confirmed() {
+    let mesh = Mesh::new();
+    let control = mesh.control(&[]).await;
+    let ticket = mesh.ticket("cart", &[]).await;
+    let options = FeedOptions { workload: Some(cart("cart-1")), ..mesh.options("proxy", Some(ticket.clone())) };
+    let feed = start(options).await;
+    let before = until(&feed, |standing| standing.registered && standing.synced && standing.stored > 0).await;
+    let root = mesh.ask(&["certs"]).await["certificates"][0]["fingerprint"].clone();
+
+    control.kill().await;
+    until(&feed, |standing| !standing.connected).await;
+    let control = mesh.control(&[]).await;
+    let after = until(&feed, |standing| standing.registered && standing.synced).await;
+    assert_eq!(after.received, before.received, "what is held is not sent again");
+    assert_eq!(mesh.ask(&["certs"]).await["certificates"][0]["fingerprint"], root);
+
+    // Without the proxy only the disk can know of the registration and of the token's use.
+    drop(feed);
+    control.kill().await;
+    let _control = mesh.control(&[]).await;
+    let status = mesh.ask(&["mesh", "status"]).await;
+    assert_eq!(status["workloads"][0]["name"], "cart-1", "{status}");
+    let again = timeout(PATIENCE, Feed::start(mesh.options("another", Some(ticket)))).await.expect("in time");
+    assert!(matches!(&again, Err(FeedError::NotJoined(why)) if why.contains("has been used")), "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_starts_from_its_disk_while_the_control_plane_is_away() {
+    let mesh = Mesh::new();
+    let control = mesh.control(&[]).await;
+    let feed = start(mesh.options("proxy", Some(mesh.ticket("cart", &[]).await))).await;
+    until(&feed, |standing| standing.synced && standing.stored > 0).await;
+    let fingerprint = feed.svid().load().leaf().fingerprint;
+    drop(feed);
+    control.kill().await;
+
+    let feed = start(mesh.options("proxy", None)).await;
+    assert_eq!(feed.svid().load().leaf().fingerprint, fingerprint);
+    {
+        let latest = feed.received().borrow().clone();
+        assert!(has_service(&latest, "bank") && latest.kept);
+    }
+    until(&feed, |standing| standing.failure.is_some()).await;
+
+    // When it is back, what was kept is confirmed and nothing is sent.
+    let _control = mesh.control(&[]).await;
+    let standing = until(&feed, |standing| standing.synced).await;
+    assert_eq!(standing.received, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_no_right_stays_outside() {
+    let mesh = Mesh::new();
+    let _control = mesh.control(&[]).await;
+    let refused = async |node: &str, ticket: Option<Ticket>| {
+        let started = timeout(PATIENCE, Feed::start(mesh.options(node, ticket))).await.expect("in time");
+        started.expect_err("refused").to_string()
+    };
+    assert!(refused("nothing", None).await.contains("transept token create"));
+
+    // A token that was never made here, under the right root.
+    let good = mesh.ticket("cart", &[]).await;
+    let other = Mesh::new();
+    let foreign = other.ticket("cart", &[]).await;
+    let mixed = Ticket::new(foreign.token(), good.root, good.id.clone());
+    assert!(refused("unknown", Some(mixed)).await.contains("not known"));
+
+    // The right token for somebody else's control plane: the token is not even sent.
+    let wrong_root = Ticket::new(good.token(), foreign.root, good.id.clone());
+    assert!(refused("root", Some(wrong_root)).await.contains("fingerprint"));
+    let joined = start(mesh.options("good", Some(good))).await;
+    until(&joined, |standing| standing.synced).await;
+
+    // A token that has ended, and one that was taken back.
+    let short = mesh.ticket("cart", &["--ttl", "1s"]).await;
+    let ends = mesh.ask(&["token", "list"]).await;
+    let ends = ends.as_array().expect("a list").iter().filter_map(|one| one["ends"].as_u64()).min().expect("a token");
+    while SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs() < ends {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(refused("ended", Some(short)).await.contains("has ended"));
+    let revoked = mesh.ticket("bank", &[]).await;
+    let list = mesh.ask(&["token", "list"]).await;
+    let of_bank = list.as_array().expect("a list").iter().find(|one| one["service"] == "bank").expect("bank's token");
+    assert!(mesh.run(&["token", "revoke", of_bank["id"].as_str().expect("an id")]).await.status.success());
+    assert!(refused("revoked", Some(revoked)).await.contains("not known"));
+
+    // A certificate of another authority for the same trust domain: the control plane does not let it in, nor it the control plane.
+    let _other_control = other.control(&[]).await;
+    let ticket = other.ticket("cart", &[]).await;
+    drop(start(other.options("stranger", Some(ticket))).await);
+    let stranger = FeedOptions { control: vec![mesh.address.to_string()], ..other.options("stranger", None) };
+    let stranger = start(stranger).await;
+    let standing = until(&stranger, |standing| standing.failure.is_some()).await;
+    assert!(!standing.connected, "{standing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registration_becomes_a_service_for_others_and_ends_with_its_instance() {
+    let mesh = Mesh::new();
+    let _control = mesh.control(&[]).await;
+    let seller = start(FeedOptions {
+        workload: Some(cart("cart-1")),
+        ..mesh.options("cart-1", Some(mesh.ticket("cart", &[]).await))
+    })
+    .await;
+    until(&seller, |standing| standing.registered).await;
+    let buyer = start(FeedOptions {
+        interest: Interest::Services(BTreeSet::from([name("cart")])),
+        ..mesh.options("buyer", Some(mesh.ticket("buyer", &[]).await))
+    })
+    .await;
+    let instances = |received: &Received| received.world.workloads_of("default", "cart").len();
+    world(&buyer, |received| has_service(received, "cart") && instances(received) == 1).await;
+
+    // A second instance cannot take the name, and gets in under its own.
+    let ticket = mesh.ticket("cart", &["--reusable"]).await;
+    let thief = start(FeedOptions { workload: Some(cart("cart-1")), ..mesh.options("thief", Some(ticket)) }).await;
+    let refused = until(&thief, |standing| standing.refused.is_some()).await.refused;
+    assert!(refused.is_some_and(|why| why.contains("another instance")));
+    let greedy = Workload { services: vec!["bank".into()], ..cart("cart-2") };
+    thief.register(greedy);
+    until(&thief, |standing| standing.refused.as_ref().is_some_and(|why| why.contains("`bank`"))).await;
+    thief.register(cart("cart-2"));
+    world(&buyer, |received| instances(received) == 2).await;
+
+    timeout(PATIENCE, seller.leave()).await.expect("confirmed in time");
+    world(&buyer, |received| instances(received) == 1).await;
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_used_ends_the_start_with_the_reason() {
+    let mesh = Mesh::new();
+    let _control = mesh.control(&[]).await;
+    let second = |state: &Path| {
+        let arguments = ["control", "--listen", "127.0.0.1:0", "--log", "text", "--state"];
+        Command::new(BINARY).args(arguments).arg(state).kill_on_drop(true).output()
+    };
+    let output = timeout(PATIENCE, second(&mesh.path("control"))).await.expect("in time").expect("started");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && told.contains("another control plane runs"), "{told}");
+
+    let damaged = mesh.path("damaged");
+    std::fs::create_dir(&damaged).expect("made");
+    let open = mesh.run(&["certs"]).await;
+    assert!(open.status.success(), "{open:?}");
+    std::fs::write(damaged.join("state.redb"), "no database").expect("written");
+    std::fs::set_permissions(
+        damaged.join("state.redb"),
+        <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o600),
+    )
+    .expect("chmod");
+    let output = timeout(PATIENCE, second(&damaged)).await.expect("in time").expect("started");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && told.contains("damaged"), "{told}");
+}

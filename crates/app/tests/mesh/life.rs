@@ -1,0 +1,114 @@
+//! The life of a program under a sidecar: its start, its environment, its signals and its end.
+
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout};
+use transept_testkit::echo::Port;
+
+use crate::stage::{Mesh, answered, program, soon, until};
+
+fn signal(child: &Child, signal: Signal) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).expect("it runs");
+    kill_process(pid, signal).expect("sent");
+}
+
+fn lines(child: &mut Child) -> Lines<BufReader<ChildStdout>> {
+    BufReader::new(child.stdout.take().expect("a pipe")).lines()
+}
+
+/// The next line that the program prints; the access log, which shares the pipe, is JSON.
+async fn line(lines: &mut Lines<BufReader<ChildStdout>>) -> String {
+    loop {
+        let line = soon(lines.next_line()).await.expect("text").expect("a line");
+        if !line.starts_with('{') {
+            return line;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_starts_when_its_calls_work_and_its_code_is_ours() {
+    let mesh = Mesh::start("").await;
+    let cart_program = program("cart-1", Port::Http1).await;
+    let cart = mesh.sidecar("cart").await.port(80, cart_program.address, "");
+    let _cart = cart.start().await;
+    let web = mesh.sidecar("web").await.upstream("cart").argument("--http-proxy=127.0.0.1:0");
+    let script = "\
+test -z \"$TRANSEPT_TOKEN\" || exit 3
+test \"$TRANSEPT_IDENTITY\" = spiffe://transept.local/ns/default/sa/web || exit 4
+echo \"upstream $TRANSEPT_UPSTREAM_CART\"
+echo \"proxy $HTTP_PROXY $http_proxy $NO_PROXY\"
+exit 7";
+    let mut child = web.command(&["/bin/sh", "-c", script]).env("TRANSEPT_TOKEN", "geheim").spawn().expect("it starts");
+    let mut said = lines(&mut child);
+    assert_eq!(line(&mut said).await, format!("upstream {}", web.local[0]));
+    let proxy = line(&mut said).await;
+    assert!(proxy.starts_with("proxy http://127.0.0.1:"), "{proxy}");
+    assert!(proxy.ends_with("localhost,127.0.0.1,::1"), "{proxy}");
+    assert_eq!(soon(child.wait()).await.expect("it ends").code(), Some(7));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signals_go_to_the_program_and_its_calls_work_until_it_has_ended() {
+    let mesh = Mesh::start("").await;
+    let (cart_program, web_program) = (program("cart-1", Port::Http1).await, program("web-1", Port::Http1).await);
+    let cart = mesh.sidecar("cart").await.port(80, cart_program.address, "");
+    let web = mesh.sidecar("web").await.upstream("cart").port(80, web_program.address, "");
+    let _cart = cart.start().await;
+    // The program waits in `read`, which a trap interrupts at once.
+    let script = "\
+trap 'echo usr1' USR1; trap 'echo usr2' USR2; trap 'echo hup' HUP
+trap 'echo term; read answer < \"$PIPE\"; echo last words; exit 9' TERM
+echo ready
+while :; do sleep 0.05; done";
+    let pipe = mesh.path("pipe");
+    let made = tokio::process::Command::new("mkfifo").arg(&pipe).status().await.expect("mkfifo");
+    assert!(made.success());
+    let mut child = web.command(&["/bin/sh", "-c", script]).env("PIPE", &pipe).spawn().expect("it starts");
+    let mut said = lines(&mut child);
+    assert_eq!(line(&mut said).await, "ready");
+    answered(web.local[0], 200).await;
+    for (number, word) in [(Signal::USR1, "usr1"), (Signal::USR2, "usr2"), (Signal::HUP, "hup")] {
+        signal(&child, number);
+        assert_eq!(line(&mut said).await, word);
+    }
+
+    signal(&child, Signal::TERM);
+    assert_eq!(line(&mut said).await, "term");
+    // Nobody can come in any more, but the program, which has not ended, can still call others.
+    assert!(tokio::net::TcpStream::connect(web.tunnels).await.is_err());
+    answered(web.local[0], 200).await;
+    tokio::fs::write(&pipe, "now\n").await.expect("written");
+    assert_eq!(line(&mut said).await, "last words");
+    assert_eq!(soon(child.wait()).await.expect("it ends").code(), Some(9));
+    until(|| mesh.status(), |status| status["workloads"].as_array().is_some_and(|all| all.len() == 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_a_signal_ends_or_that_is_not_there_is_told_as_by_a_shell() {
+    let mesh = Mesh::start("").await;
+    let web = mesh.sidecar("web").await;
+    let mut child = web.command(&["/bin/sh", "-c", "kill -KILL $$"]).spawn().expect("it starts");
+    assert_eq!(soon(child.wait()).await.expect("it ends").code(), Some(137));
+
+    let mut child = web.command(&["/nowhere/at/all"]).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut said = String::new();
+    let mut stderr = child.stderr.take().expect("a pipe");
+    soon(stderr.read_to_string(&mut said)).await.expect("text");
+    assert_eq!(soon(child.wait()).await.expect("it ends").code(), Some(127));
+    assert!(said.contains("the program cannot be started"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_token_it_is_said_what_is_missing() {
+    let mesh = Mesh::start("").await;
+    let mut command = tokio::process::Command::new(crate::stage::binary());
+    command.args(["sidecar", "--service=cart", "--admin=off"]).arg(format!("--control={}", mesh.address));
+    command.arg("--state").arg(mesh.path("nobody")).env_remove("TRANSEPT_TOKEN");
+    let output = soon(command.output()).await.expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("transept token create"), "{said}");
+}

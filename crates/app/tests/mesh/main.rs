@@ -1,0 +1,8 @@
+//! A mesh of real processes on loopback: a control plane, sidecars beside programs that the test plays, and what happens when parts
+//! of it change, end or lie.
+
+mod access;
+mod life;
+mod outages;
+mod stage;
+mod talk;

@@ -1,0 +1,340 @@
+//! The control plane against proxies that say on the wire exactly what the test wants: TLS, HTTP/2 and gRPC are real, what a proxy makes
+//! of its configuration is not.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use http::Request;
+use prost::Message;
+use rustls::crypto::CryptoProvider;
+use rustls::time_provider::DefaultTimeProvider;
+use rustls_pki_types::{CertificateDer, ServerName};
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+use transept_control::Sources;
+use transept_control::plane::source::Kinds;
+use transept_control::plane::{Plane, Question, Setup, serve};
+use transept_identity::handshake::client_config;
+use transept_identity::token::Uses;
+use transept_identity::{
+    Accept, Bundle, LiveBundles, LiveSvid, PeerVerifier, PrivateKey, SpiffeId, Svid, Ticket, TrustDomain, request,
+};
+use transept_model::SourceText;
+use transept_xds::client::{Client, Settings};
+use transept_xds::grpc::{Frames, frame};
+use transept_xds::mesh::{Issued, JOIN, JoinRequest, RENEW, RenewRequest};
+use transept_xds::messages::{DeltaDiscoveryResponse, Node};
+use transept_xds::refusal::{Reason, Refusal};
+use transept_xds::{Key, TypeUrl};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A control plane in this process.
+struct Control {
+    plane: Arc<Plane>,
+    address: SocketAddr,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Control {
+    async fn start(state: &Path) -> Self {
+        let setup = Setup {
+            trust_domain: TrustDomain::new("shop.test").expect("a name"),
+            leaf_life: Duration::from_secs(3600),
+        };
+        let plane = Plane::open(state, setup).expect("a plane");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(plane.clone().attend());
+        tokio::spawn(serve(plane.clone(), listener));
+        Self { plane, address, provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()) }
+    }
+
+    fn set_files(&self, text: &str) {
+        let mut sources = Sources::new();
+        sources.add_text(SourceText::new("test.yaml", text));
+        assert!(self.plane.set_files(sources.read()), "the text is good");
+    }
+
+    fn bundles(&self) -> LiveBundles {
+        let root = self.plane.ca().authority().root().expect("a root").clone();
+        let bundle = Bundle::new(self.plane.trust_domain().clone(), [root]).expect("a bundle");
+        LiveBundles::new([bundle].into_iter().collect())
+    }
+
+    async fn connect(&self, svid: Option<Svid>) -> Wire {
+        let control = SpiffeId::parse("spiffe://shop.test/transept/control").expect("an id");
+        let peers = PeerVerifier::new(self.bundles(), Accept::only(control), self.provider.clone());
+        let svid = svid.map(|svid| Arc::new(LiveSvid::new(svid)));
+        let config = client_config(svid, peers, &[b"h2"], Arc::new(DefaultTimeProvider)).expect("TLS");
+        let stream = TcpStream::connect(self.address).await.expect("connected");
+        let name = ServerName::IpAddress(std::net::IpAddr::from([0, 0, 0, 0]).into());
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("a handshake");
+        let (calls, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        Wire(calls)
+    }
+
+    /// Makes a token for a service and joins with it.
+    async fn join(&self, service: &str) -> Svid {
+        let question = Question::CreateToken {
+            namespace: "default".into(),
+            service: service.into(),
+            uses: Uses::Once,
+            seconds: 60,
+        };
+        let made = self.plane.answer(&question).expect("a token");
+        let ticket = Ticket::read(made["token"].as_str().expect("text")).expect("a ticket");
+        let key = PrivateKey::generate().expect("a key");
+        let message = JoinRequest {
+            token: ticket.token().to_owned(),
+            nonce: Bytes::from_static(b"nonce"),
+            request: request::create(&key, &ticket.id).expect("a request").to_vec().into(),
+        };
+        let issued: Issued = self.connect(None).await.ask(JOIN, &message).await.expect("joined");
+        self.read(issued, key)
+    }
+
+    fn read(&self, issued: Issued, key: PrivateKey) -> Svid {
+        let chain = issued.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+        Svid::new(chain, key, &self.provider).expect("an SVID")
+    }
+
+    fn refused(&self) -> Value {
+        self.plane.answer(&Question::Status).expect("a status")["refused"].clone()
+    }
+}
+
+/// An open connection.
+struct Wire(SendRequest<Bytes>);
+
+/// An open call.
+struct Call {
+    send: SendStream<Bytes>,
+    response: Option<ResponseFuture>,
+    body: Option<RecvStream>,
+    frames: Frames,
+}
+
+impl Wire {
+    async fn call(&self, path: &str) -> Call {
+        let request = Request::post(format!("https://control{path}")).body(()).expect("a request");
+        let mut calls = self.0.clone().ready().await.expect("ready");
+        let (response, send) = calls.send_request(request, false).expect("sent");
+        Call { send, response: Some(response), body: None, frames: Frames::new(1 << 24) }
+    }
+
+    async fn ask<M: Message + Default>(&self, path: &str, message: &impl Message) -> Result<M, (String, String)> {
+        let mut call = self.call(path).await;
+        call.send.send_data(frame(message), true).expect("sent");
+        call.next().await.map(|answer| answer.expect("an answer"))
+    }
+}
+
+impl Call {
+    /// The next message; at a bad end the code and the sentence.
+    async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, (String, String)> {
+        let next = async {
+            if let Some(response) = self.response.take() {
+                self.body = Some(response.await.expect("a response").into_body());
+            }
+            let body = self.body.as_mut().expect("a body");
+            loop {
+                if let Some(message) = self.frames.next().expect("frames") {
+                    return Ok(Some(message));
+                }
+                let Some(data) = body.data().await else { break };
+                let data = data.expect("data");
+                self.frames.push(&data);
+                body.flow_control().release_capacity(data.len()).expect("released");
+            }
+            let trailers = body.trailers().await.expect("trailers").unwrap_or_default();
+            let text = |name: &str| trailers[name].to_str().expect("text").to_owned();
+            if text("grpc-status") == "0" { Ok(None) } else { Err((text("grpc-status"), text("grpc-message"))) }
+        };
+        tokio::time::timeout(PATIENCE, next).await.expect("in time")
+    }
+}
+
+/// A proxy of which the test decides what it refuses.
+struct Proxy {
+    client: Client,
+    call: Call,
+    began: Instant,
+}
+
+impl Proxy {
+    async fn begin(control: &Control, svid: Svid, wants: &[(&str, &str)]) -> Self {
+        let wire = control.connect(Some(svid)).await;
+        let call = wire.call(transept_xds::METHOD).await;
+        let mut client = Client::new(Settings {
+            node: Node { id: "proxy".into(), ..Node::default() },
+            types: Kinds::default().order(),
+            ..Settings::default()
+        });
+        for (type_url, name) in wants {
+            let type_url = TypeUrl::from(*type_url);
+            match *name {
+                "*" => client.subscribe_all(&type_url),
+                name => client.subscribe(&Key::new(&type_url, name)),
+            }
+            .expect("a known type");
+        }
+        let mut proxy = Self { client, call, began: Instant::now() };
+        assert_eq!(proxy.client.dial(Duration::ZERO), Some(0));
+        proxy.client.connected(Duration::ZERO);
+        proxy.flush();
+        proxy
+    }
+
+    fn flush(&mut self) {
+        while let Some(request) = self.client.next_request() {
+            self.call.send.send_data(frame(&request), false).expect("sent");
+        }
+    }
+
+    /// Takes responses in until `done`; refuses what `refuse` says.
+    async fn until(&mut self, refuse: &[&str], done: impl Fn(&Client) -> bool) {
+        while !done(&self.client) {
+            let response: DeltaDiscoveryResponse = self.call.next().await.expect("a stream").expect("a response");
+            let Some(batch) = self.client.receive(response).expect("allowed") else { continue };
+            let refusals = batch.changes().iter().map(|change| change.name().to_string());
+            let refusals = refusals.filter(|name| refuse.contains(&name.as_str()));
+            let refusals = refusals.map(|name| Refusal::new(&name, "", Reason::Invalid, "I do not like it")).collect();
+            self.client.settle(self.began.elapsed(), batch, refusals);
+            self.flush();
+        }
+    }
+}
+
+fn service(name: &str, port: u16) -> String {
+    format!("{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{ports: [{{port: {port}}}]}}}}\n---\n")
+}
+
+const SERVICE: &str = "core/v1/Service";
+const SECRET: &str = "core/v1/Secret";
+
+fn holds(type_url: &str, name: &str) -> impl Fn(&Client) -> bool {
+    let key = Key::new(&TypeUrl::from(type_url), name);
+    move |client| client.held(&key).is_some()
+}
+
+/// Waits until the control plane has heard what the proxy said.
+async fn eventually(what: impl Fn() -> bool) {
+    let heard = async {
+        while !what() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, heard).await.expect("heard in time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_known_until_the_resource_is_right() {
+    let state = tempfile::tempdir().expect("temporary directory");
+    let control = Control::start(state.path()).await;
+    control.set_files(&(service("cart", 80) + &service("bank", 80)));
+    let svid = control.join("cart").await;
+    let mut proxy = Proxy::begin(&control, svid, &[(SERVICE, "*")]).await;
+    proxy.until(&["default/cart"], |client| client.is_synced()).await;
+    assert!(!holds(SERVICE, "default/cart")(&proxy.client) && holds(SERVICE, "default/bank")(&proxy.client));
+    eventually(|| control.refused() != Value::Array(Vec::new())).await;
+    let refused = control.refused();
+    assert_eq!(refused[0]["name"], "default/cart");
+    assert_eq!(refused[0]["proxies"]["default/cart/proxy"], "I do not like it");
+
+    control.set_files(&(service("cart", 81) + &service("bank", 80)));
+    proxy.until(&[], holds(SERVICE, "default/cart")).await;
+    eventually(|| control.refused() == Value::Array(Vec::new())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_made_while_a_proxy_connects_reaches_it() {
+    let state = tempfile::tempdir().expect("temporary directory");
+    let control = Control::start(state.path()).await;
+    let svid = control.join("cart").await;
+    for round in 0..50 {
+        let name = format!("s{round}");
+        let wanted = format!("default/{name}");
+        let begun = Proxy::begin(&control, svid.clone(), &[(SERVICE, &wanted), ("core/v1/Namespace", "*")]);
+        let files = async {
+            for _ in 0..round {
+                tokio::task::yield_now().await;
+            }
+            control.set_files(&service(&name, 80));
+        };
+        let (mut proxy, ()) = tokio::join!(begun, files);
+        proxy.until(&[], holds(SERVICE, &wanted)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_are_for_the_gateway_that_uses_them() {
+    let state = tempfile::tempdir().expect("temporary directory");
+    let control = Control::start(state.path()).await;
+    control.set_files(
+        "{apiVersion: v1, kind: Secret, metadata: {name: key}, stringData: {a: b}}\n---\n\
+         {apiVersion: v1, kind: Secret, metadata: {name: key, namespace: other}, stringData: {a: b}}\n---\n\
+         {apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: web}, spec: {gatewayClassName: transept, \
+         listeners: [{name: http, protocol: HTTP, port: 80}]}}\n",
+    );
+    let all = [(SECRET, "*"), ("gateway.networking.k8s.io/v1/Gateway", "*")];
+    let mut web = Proxy::begin(&control, control.join("web").await, &all).await;
+    web.until(&[], |client| client.is_synced()).await;
+    assert!(holds(SECRET, "default/key")(&web.client) && !holds(SECRET, "other/key")(&web.client));
+    let mut cart = Proxy::begin(&control, control.join("cart").await, &all).await;
+    cart.until(&[], |client| client.is_synced()).await;
+    assert!(!holds(SECRET, "default/key")(&cart.client));
+    assert!(holds("gateway.networking.k8s.io/v1/Gateway", "default/web")(&cart.client));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_certificate_one_may_join_and_nothing_else() {
+    let state = tempfile::tempdir().expect("temporary directory");
+    let control = Control::start(state.path()).await;
+    let nobody = control.connect(None).await;
+    for path in [transept_xds::METHOD, transept_xds::mesh::REGISTER, RENEW] {
+        let refused = nobody.ask::<Issued>(path, &RenewRequest::default()).await.expect_err("refused");
+        assert_eq!(refused.0, "16", "{path}: {}", refused.1);
+    }
+    let unknown = nobody.ask::<Issued>("/transept.v1.Mesh/Other", &RenewRequest::default()).await.expect_err("refused");
+    assert_eq!(unknown.0, "12");
+
+    // The identity of the connection is renewed, and no other one.
+    let svid = control.join("cart").await;
+    let cart = control.connect(Some(svid.clone())).await;
+    let key = PrivateKey::generate().expect("a key");
+    let own = request::create(&key, svid.id()).expect("a request").to_vec();
+    let issued: Issued = cart.ask(RENEW, &RenewRequest { request: own.into() }).await.expect("renewed");
+    assert_eq!(control.read(issued, key.clone()).id(), svid.id());
+    let bank = SpiffeId::parse("spiffe://shop.test/ns/default/sa/bank").expect("an id");
+    let other = request::create(&key, &bank).expect("a request").to_vec();
+    let refused = cart.ask::<Issued>(RENEW, &RenewRequest { request: other.into() }).await.expect_err("refused");
+    assert_eq!(refused.0, "7", "{}", refused.1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_can_be_asked_for_again_and_a_bad_request_costs_no_token() {
+    let state = tempfile::tempdir().expect("temporary directory");
+    let control = Control::start(state.path()).await;
+    let question =
+        Question::CreateToken { namespace: "default".into(), service: "cart".into(), uses: Uses::Once, seconds: 60 };
+    let made = control.plane.answer(&question).expect("a token");
+    let ticket = Ticket::read(made["token"].as_str().expect("text")).expect("a ticket");
+    let join = async |nonce: &'static [u8], request: Vec<u8>| {
+        let message = JoinRequest { token: ticket.token().to_owned(), nonce: nonce.into(), request: request.into() };
+        control.connect(None).await.ask::<Issued>(JOIN, &message).await
+    };
+    let key = PrivateKey::generate().expect("a key");
+    let good = request::create(&key, &ticket.id).expect("a request").to_vec();
+    assert_eq!(join(b"one", b"junk".to_vec()).await.expect_err("no request").0, "7");
+    assert!(join(b"one", good.clone()).await.is_ok());
+    assert!(join(b"one", good.clone()).await.is_ok(), "the same instance may ask again");
+    assert_eq!(join(b"two", good).await.expect_err("another instance").0, "16");
+}
