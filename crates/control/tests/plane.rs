@@ -262,7 +262,8 @@ async fn what_is_made_while_a_proxy_connects_reaches_it() {
     for round in 0..50 {
         let name = format!("s{round}");
         let wanted = format!("default/{name}");
-        let begun = Proxy::begin(&control, svid.clone(), &[(SERVICE, &wanted), ("core/v1/Namespace", "*")]);
+        let wants = [(SERVICE, wanted.as_str()), ("core/v1/Namespace", "*")];
+        let begun = Proxy::begin(&control, svid.clone(), &wants);
         let files = async {
             for _ in 0..round {
                 tokio::task::yield_now().await;
