@@ -14,7 +14,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 use transept_proxy::capture::{
     CaptureError, DnsPlan, InboundPlan, Liveness, LoopGuard, MARK, Means, NOBODY, OutboundPlan, Plan, ServicePort,
-    Unusable, capture, capture_by, mark, owners,
+    Unusable, capture, capture_by, mark, owners, remove_leftovers,
 };
 use transept_proxy::names::{Assigned, Meaning, MeshService, NameServer, Options, Realm, Resolvers, Table, Target};
 
@@ -403,6 +403,20 @@ fn hold_rules() {
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
 
+/// Starts that process, and waits until it captures.
+fn start_holder(test: &str) -> Child {
+    let mut holder = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(HOLD, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(holder.stdout.take().unwrap()).lines();
+    assert!(lines.map(Result::unwrap).any(|line| line == "holding"));
+    holder
+}
+
 #[test]
 fn rules_of_a_killed_process_are_removed_at_the_next_start() {
     const TEST: &str = "rules_of_a_killed_process_are_removed_at_the_next_start";
@@ -412,18 +426,11 @@ fn rules_of_a_killed_process_are_removed_at_the_next_start() {
     alone(TEST, || {
         let elsewhere = Elsewhere::new();
         let server = elsewhere.serve(THERE);
-        let mut holder = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", TEST, "--nocapture"])
-            .env(HOLD, "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(holder.stdout.take().unwrap()).lines();
-        assert!(lines.map(Result::unwrap).any(|line| line == "holding"));
+        let mut holder = start_holder(TEST);
         assert_eq!(owners().unwrap()[0].liveness(), Liveness::Lives);
         let taken = capture(&outbound(1));
         assert!(matches!(taken, Err(CaptureError::Taken(owner)) if owner.pid == holder.id()));
+        assert!(matches!(remove_leftovers("cart-1"), Err(CaptureError::Taken(_))));
 
         holder.kill().unwrap();
         holder.wait().unwrap();
@@ -435,6 +442,14 @@ fn rules_of_a_killed_process_are_removed_at_the_next_start() {
         assert_eq!(heard(connect(server)), "there");
         captured.release().unwrap();
         assert_eq!(owners().unwrap(), []);
+
+        // The same by those who need the network before they capture.
+        let mut holder = start_holder(TEST);
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert_eq!(remove_leftovers("shop-1").unwrap()[0].workload, "cart-1");
+        assert_eq!(heard(connect(server)), "there");
+        assert_eq!(remove_leftovers("shop-1").unwrap(), []);
     });
 }
 

@@ -209,6 +209,26 @@ impl Drop for Captured {
     }
 }
 
+/// Removes the rules that processes which are gone left behind, and those of this workload if their owner cannot be seen.
+/// Returns whose they were. A process that needs the network or names before it captures calls this first: rules that lead
+/// to a dead process hold it up too. Not for a process that captures: its own rules would go.
+///
+/// # Errors
+/// See [`CaptureError`].
+pub fn remove_leftovers(workload: &str) -> Result<Vec<Owner>, CaptureError> {
+    let next = Owner::this(workload);
+    let before = owners()?;
+    match nftables::remove_leftovers(&next) {
+        Err(CaptureError::Unsupported(_)) | Ok(()) => {}
+        Err(error) => return Err(error),
+    }
+    if iptables::is_present() {
+        iptables::remove(&next)?;
+    }
+    let after = owners()?;
+    Ok(before.into_iter().filter(|owner| !after.contains(owner)).collect())
+}
+
 /// Who captures traffic in the network namespace of the calling thread, dead owners among them.
 ///
 /// # Errors

@@ -127,6 +127,17 @@ pub(super) fn install(plan: &Plan, owner: &Owner) -> Result<(), CaptureError> {
     batch.commit()
 }
 
+/// Removes the tables that yield to `next`.
+pub(super) fn remove_leftovers(next: &Owner) -> Result<(), CaptureError> {
+    let mut batch = Batch::begin();
+    for table in tables()? {
+        if table.owner.yields_to(next)? {
+            batch.remove_table(&table.name);
+        }
+    }
+    batch.commit()
+}
+
 /// Removes the table of an owner.
 pub(super) fn remove(owner: &Owner) -> Result<(), CaptureError> {
     let mut batch = Batch::begin();
@@ -301,6 +312,10 @@ impl Batch {
 
     /// Sends the changes and waits for what became of them.
     fn commit(mut self) -> Result<(), CaptureError> {
+        // A batch with nothing in it has no answer.
+        if self.doing.len() == 1 {
+            return Ok(());
+        }
         // One answer is enough, and that many fit in the socket: those about failures come unasked.
         let last = self.doing.len().saturating_sub(1);
         self.messages.acknowledge_last();
