@@ -29,7 +29,7 @@ async fn every_protocol_passes_two_sidecars() {
     let caller = (80..=85).fold(mesh.sidecar("web").await, |caller, port| caller.upstream(&format!("cart:{port}")));
     let proxy = unused_address().expect("an address");
     let caller = caller.argument(format!("--http-proxy={proxy}"));
-    let (_cart, _caller) = (cart.start().await, caller.start().await);
+    let (behind, before) = (cart.start().await, caller.start().await);
     let at = caller.local;
 
     // HTTP/1.1, with the identity of the caller and nothing that it claims of itself.
@@ -54,7 +54,8 @@ async fn every_protocol_passes_two_sidecars() {
     assert_eq!(Echo::parse(&answer.body).expect("an echo").proto, "HTTP/2.0");
     let channel = soon(Channel::connect(&Endpoint::h2c(at[2]))).await.expect("a channel");
     let reply = soon(channel.echo("Echo", "cart", &[])).await.expect("a reply");
-    let seen = reply.seen.unwrap_or_else(|| panic!("{} {}", reply.code, reply.message));
+    let seen =
+        reply.seen.unwrap_or_else(|| panic!("{} {}\n{}\n{}", reply.code, reply.message, before.log(), behind.log()));
     assert_eq!((reply.code, seen.pod.as_str()), (0, "grpc"));
 
     // WebSocket.

@@ -160,7 +160,9 @@ async fn pass(worker: Rc<Worker>, peer: Rc<Peer>, stream: Stream, request: Reque
     let mut inbound = Inbound::default();
     let spoken = match listener.speaks {
         Speaks::Opaque => Spoken::Bytes,
-        Speaks::Http | Speaks::Detect => listen(&io, &mut inbound, Some(&landing.io), &watch).await,
+        // A server of HTTP/2 may speak first, with its SETTINGS, and that is no other protocol.
+        Speaks::Http => listen(&io, &mut inbound, None, &watch).await,
+        Speaks::Detect => listen(&io, &mut inbound, Some(&landing.io), &watch).await,
     };
     match (spoken, listener.speaks) {
         (Spoken::Gone, _) => {}
