@@ -86,6 +86,8 @@ pub(crate) struct Driver {
     newest: u32,
     /// Sending was put off in the last turn, for the streams to write first. Then something had been heard.
     put_off: bool,
+    /// The peer's first SETTINGS have come.
+    greeted: bool,
     leaving: bool,
 }
 
@@ -105,6 +107,7 @@ impl Driver {
             forgiven: Duration::ZERO,
             newest: 0,
             put_off: false,
+            greeted: false,
             leaving: false,
         }
     }
@@ -134,6 +137,9 @@ impl Driver {
         };
         if heard {
             self.forgive();
+            if !self.greeted {
+                self.greeted = self.link.note_greeting();
+            }
         }
         if heard && !self.put_off && self.link.inner.borrow().wire.pending() > 0 {
             // The streams that have just been woken write first; then all of it leaves at once. A peer that never pauses
@@ -271,6 +277,7 @@ impl Driver {
             Role::Server if idle && self.leaving => Awaiting::Farewell,
             // A part of a frame, and nothing else under way.
             Role::Server if idle && !self.inbound.is_empty() => Awaiting::Rest,
+            Role::Client if !self.greeted && self.patience.head.is_some() => Awaiting::Rest,
             Role::Client if !idle && inner.wire.answered() => Awaiting::Sound,
             Role::Client if !idle => Awaiting::Answer,
             _ if !idle => Awaiting::Nothing,

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
+use tokio::sync::Notify;
 use transept_wire::h2::head::{Refused, RequestHead};
 use transept_wire::h2::{Breach, Code, Connection, Event, Fault, Gone, Key, Role};
 use transept_wire::head::{Fields, Request, Response};
@@ -98,6 +99,7 @@ pub(crate) struct Link {
     driver: RefCell<Option<Waker>>,
     /// Nobody will open a stream any more.
     retired: Cell<bool>,
+    greeted: Notify,
 }
 
 pub(super) struct Inner {
@@ -113,7 +115,12 @@ pub(super) struct Inner {
 impl Link {
     pub(crate) fn new(wire: Connection) -> Rc<Link> {
         let inner = Inner { wire, seats: Vec::new(), line: VecDeque::new(), over: None, spare: Vec::new() };
-        Rc::new(Link { inner: RefCell::new(inner), driver: RefCell::default(), retired: Cell::new(false) })
+        Rc::new(Link {
+            inner: RefCell::new(inner),
+            driver: RefCell::default(),
+            retired: Cell::new(false),
+            greeted: Notify::new(),
+        })
     }
 
     /// Puts the request that came last into `request`, and takes what was there to be used again.
@@ -121,10 +128,33 @@ impl Link {
         std::mem::swap(&mut self.inner.borrow_mut().wire.request, request);
     }
 
-    /// Whether one more stream can be opened beside `open` others.
+    /// Whether one more stream can be opened beside `open` others. Before the peer has said how many it takes there is only
+    /// one: what it refuses then could perhaps not be sent again.
     pub(crate) fn has_room(&self, open: usize) -> bool {
         let inner = self.inner.borrow();
-        inner.over.is_none() && inner.wire.takes_streams() && open < inner.wire.most_streams() && !inner.is_clogged()
+        let most = if inner.wire.is_greeted() { inner.wire.most_streams() } else { 1 };
+        inner.over.is_none() && inner.wire.takes_streams() && open < most && !inner.is_clogged()
+    }
+
+    /// Whether the peer has not said yet how many streams it takes, and may still do so.
+    pub(crate) fn is_new(&self) -> bool {
+        !self.is_closed() && !self.inner.borrow().wire.is_greeted()
+    }
+
+    /// Waits until the peer has said how many streams it takes, or the connection is over.
+    pub(crate) async fn greeting(&self) {
+        if self.is_new() {
+            self.greeted.notified().await;
+        }
+    }
+
+    /// Tells those who wait for it that the peer's SETTINGS are here, if they are.
+    pub(super) fn note_greeting(&self) -> bool {
+        let is_here = self.inner.borrow().wire.is_greeted();
+        if is_here {
+            self.greeted.notify_waiters();
+        }
+        is_here
     }
 
     /// Whether the connection is of no more use for new streams.
@@ -187,6 +217,7 @@ impl Link {
             }
         }
         inner.over = Some(cut);
+        self.greeted.notify_waiters();
     }
 }
 

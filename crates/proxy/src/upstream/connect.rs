@@ -154,7 +154,7 @@ async fn dial_shared(
         heads: LARGEST_HEAD,
     };
     let link = Link::new(h2::Connection::client(config));
-    let patience = Patience { head: None, stall: Some(STALL), idle: None };
+    let patience = Patience { head: Some(destination.backend.connect_timeout), stall: Some(STALL), idle: None };
     let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);
     let lease = worker.pool.add(key, link);
     tokio::task::spawn_local(async move {

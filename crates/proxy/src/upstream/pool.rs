@@ -54,19 +54,31 @@ struct Idle {
 
 /// A connection attempt that others wait for.
 #[derive(Default)]
-struct Dial {
+pub(crate) struct Dial {
     over: Notify,
     failure: RefCell<Option<(Reason, Cow<'static, str>)>>,
 }
 
-/// A place in the row of those who wait for an attempt.
-pub(crate) struct Waiting(Rc<Dial>);
+/// A place in the row of those who wait for a connection.
+pub(crate) enum Waiting {
+    /// For it to be made.
+    Dial(Rc<Dial>),
+    /// For the backend to say how many streams it takes.
+    Greeting(Rc<Link>),
+}
 
 impl Waiting {
     /// Waits for the attempt; its failure is everybody's.
     pub(crate) async fn outcome(&self) -> Result<(), Failure> {
-        self.0.over.notified().await;
-        match &*self.0.failure.borrow() {
+        let dial = match self {
+            Waiting::Dial(dial) => dial,
+            Waiting::Greeting(link) => {
+                link.greeting().await;
+                return Ok(());
+            }
+        };
+        dial.over.notified().await;
+        match &*dial.failure.borrow() {
             None => Ok(()),
             Some((reason, detail)) => Err(Failure::new(Side::Upstream, *reason, Repeat::Safe, detail.clone())),
         }
@@ -152,7 +164,10 @@ impl Pool {
         }
         let mut dialling = self.dialling.borrow_mut();
         if let Some(dial) = dialling.get(&key) {
-            return Some(Waiting(dial.clone()));
+            return Some(Waiting::Dial(dial.clone()));
+        }
+        if let Some(new) = self.shared.borrow().get(&key).and_then(|list| list.iter().find(|one| one.link.is_new())) {
+            return Some(Waiting::Greeting(new.link.clone()));
         }
         dialling.insert(key, Rc::default());
         None

@@ -224,6 +224,11 @@ impl Connection {
         self.goaway.is_none() && self.leaving == Leaving::No && self.next_stream < 1 << 31
     }
 
+    /// Whether the peer's first SETTINGS have come, which say how many streams it takes.
+    pub fn is_greeted(&self) -> bool {
+        self.stage == Stage::Running
+    }
+
     /// Whether the peer has begun something that it has to finish soon: the preface, its SETTINGS, or a header block.
     pub fn is_awaiting(&self) -> bool {
         self.stage != Stage::Running || self.block.is_some()
