@@ -18,7 +18,8 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     let small = HeadLimits { bytes: 512, fields: 4, connect: Connect::Refused };
-    let limits = if choice % 4 == 0 { small } else { HeadLimits { bytes: 64 * 1024, fields: 100, connect: Connect::Refused } };
+    let limits =
+        if choice % 4 == 0 { small } else { HeadLimits { bytes: 64 * 1024, fields: 100, connect: Connect::Refused } };
     let mut decoder = Decoder::new(4096);
     // Reads the same blocks without looking at them: what is refused must not matter to the table.
     let mut blind = Decoder::new(4096);
