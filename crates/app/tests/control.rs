@@ -284,11 +284,13 @@ async fn who_has_no_right_stays_outside() {
 
     // A token that has ended, and one that was taken back.
     let short = mesh.ticket("cart", &["--ttl", "1s"]).await;
-    let ends = mesh.ask(&["token", "list"]).await;
-    let ends = ends.as_array().expect("a list").iter().filter_map(|one| one["ends"].as_u64()).min().expect("a token");
-    while SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs() < ends {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let ended = async || {
+        let tokens = mesh.ask(&["token", "list"]).await;
+        let ends = tokens.as_array().expect("a list").iter().filter_map(|one| one["ends"].as_u64()).min();
+        SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs() >= ends.expect("a token")
+    };
+    let wait = async { while !ended().await {} };
+    timeout(PATIENCE, wait).await.expect("it ends");
     assert!(refused("ended", Some(short)).await.contains("has ended"));
     let revoked = mesh.ticket("bank", &[]).await;
     let list = mesh.ask(&["token", "list"]).await;

@@ -146,7 +146,7 @@ impl Call {
             }
             let body = self.body.as_mut().expect("a body");
             loop {
-                if let Some(message) = self.frames.next().expect("frames") {
+                if let Some(message) = self.frames.take().expect("frames") {
                     return Ok(Some(message));
                 }
                 let Some(data) = body.data().await else { break };

@@ -131,7 +131,7 @@ impl Frames {
     ///
     /// # Errors
     /// The frame or the message in it is not allowed.
-    pub fn next<M: Message + Default>(&mut self) -> Result<Option<M>, BadFrame> {
+    pub fn take<M: Message + Default>(&mut self) -> Result<Option<M>, BadFrame> {
         let Some(prefix) = self.buffer.first_chunk::<PREFIX>() else {
             return Ok(None);
         };
@@ -196,7 +196,7 @@ mod tests {
             let mut read = Vec::new();
             for piece in bytes.chunks(size) {
                 frames.push(piece);
-                while let Some(message) = frames.next::<ProtoDuration>().expect("good frames") {
+                while let Some(message) = frames.take::<ProtoDuration>().expect("good frames") {
                     read.push(message);
                 }
             }
@@ -214,7 +214,7 @@ mod tests {
         ] {
             let mut frames = Frames::new(10);
             frames.push(bytes);
-            assert_eq!(frames.next::<ProtoDuration>(), Err(bad));
+            assert_eq!(frames.take::<ProtoDuration>(), Err(bad));
         }
     }
 

@@ -4,6 +4,8 @@
 //! before it is on the disk. What changed is put into the store of resources soon after, many changes at once, and never while
 //! a proxy waits for its answer.
 
+mod show;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -427,23 +429,6 @@ impl Plane {
         Ok(json!({"id": name.as_str(), "workload": id.as_str(), "token": text.as_str()}))
     }
 
-    /// All tokens, without what they are.
-    pub(super) fn list_tokens(&self) -> Value {
-        let inner = self.lock();
-        let tokens = inner.tokens.iter().map(|token| {
-            json!({
-                "id": token.id.as_str(),
-                "namespace": token.workload.namespace(),
-                "service": token.workload.service_account(),
-                "uses": token.uses,
-                "used": token.used,
-                "created": token.created.as_secs(),
-                "ends": token.ends.as_secs(),
-            })
-        });
-        tokens.collect()
-    }
-
     /// Takes a token back.
     pub(super) fn revoke_token(&self, id: &str) -> Result<Value, NotDone> {
         let mut inner = self.lock();
@@ -454,73 +439,6 @@ impl Plane {
         self.store(&[Write::Tokens(&tokens)])?;
         inner.tokens = tokens;
         Ok(json!({"revoked": id}))
-    }
-
-    /// Every certificate that is known, its holder, and how much of its life is left.
-    pub(super) fn certificates(&self) -> Value {
-        let authority = self.ca.authority();
-        let mut all = Vec::new();
-        if let Some(root) = authority.root() {
-            let (from, until) = (authority.not_before(), authority.not_after());
-            all.push(certificate("root", "control plane", self.trust_domain().id().as_str(), from, until));
-            all[0]["fingerprint"] = transept_identity::Fingerprint::of(root).to_string().into();
-        }
-        let own = self.own.load();
-        let leaf = own.leaf();
-        all.push(certificate("leaf", "control plane", leaf.id.as_str(), leaf.not_before, leaf.not_after));
-        let inner = self.lock();
-        for (proxy, member) in &inner.members {
-            let leaf = &member.leaf;
-            let mut shown = certificate("leaf", proxy, leaf.id.as_str(), leaf.not_before, leaf.not_after);
-            shown["connected"] = (member.streams > 0).into();
-            all.push(shown);
-        }
-        json!({"trustDomain": self.trust_domain().as_str(), "stage": inner.rotation.stage().slug(), "certificates": all})
-    }
-
-    /// Who is connected, what is registered, and which resources are refused by whom.
-    pub(super) fn status(&self) -> Value {
-        let (revision, resources) = {
-            let shelves = self.shelves.read().unwrap_or_else(PoisonError::into_inner);
-            (shelves.resources.revision(), shelves.resources.len())
-        };
-        let inner = self.lock();
-        let members: Vec<Value> = inner
-            .members
-            .iter()
-            .map(|(proxy, member)| {
-                json!({
-                    "proxy": proxy,
-                    "identity": member.identity,
-                    "address": member.address.to_string(),
-                    "connected": member.streams > 0,
-                })
-            })
-            .collect();
-        let workloads: Vec<Value> = inner
-            .registry
-            .iter()
-            .map(|((namespace, name), entry)| {
-                json!({
-                    "namespace": namespace, "name": name, "services": entry.workload.services,
-                    "address": entry.workload.address, "lapsed": entry.lapsed,
-                })
-            })
-            .collect();
-        let refused: Vec<Value> = inner
-            .refused
-            .iter()
-            .map(|(key, proxies)| json!({"type": key.type_url.as_str(), "name": &*key.name, "proxies": proxies}))
-            .collect();
-        json!({
-            "trustDomain": self.trust_domain().as_str(),
-            "revision": revision,
-            "resources": resources,
-            "frozen": inner.registry.is_frozen(),
-            "members": members,
-            "workloads": workloads,
-            "refused": refused,
-        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -609,20 +527,6 @@ impl Plane {
             self.changed.send_modify(|count| *count += 1);
         }
     }
-}
-
-fn certificate(kind: &str, holder: &str, id: &str, from: UnixTime, until: UnixTime) -> Value {
-    let now = now();
-    json!({
-        "kind": kind,
-        "holder": holder,
-        "id": id,
-        "notBefore": from.as_secs(),
-        "notAfter": until.as_secs(),
-        "daysLeft": until.as_secs().saturating_sub(now.as_secs()) / 86_400,
-        "secondsLeft": until.as_secs().saturating_sub(now.as_secs()),
-        "remaining": Remaining::at(now, from, until).slug(),
-    })
 }
 
 /// The wall clock, for certificates and tokens.

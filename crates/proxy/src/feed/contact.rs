@@ -278,7 +278,7 @@ impl Messages {
     /// The next message; `None` at a good end.
     pub(super) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Unreached> {
         loop {
-            let message = self.frames.next();
+            let message = self.frames.take();
             if let Some(message) = message.map_err(|bad| Unreached::Away(bad.to_string()))? {
                 return Ok(Some(message));
             }

@@ -4,6 +4,7 @@
 //! reading and keeping are tasks that report by [`Event`]s, so that one slow thing holds up no other. When to dial and what to say is decided by `transept_xds::Client`, when to
 //! renew by `transept_identity::renew`.
 
+mod enrol;
 mod link;
 
 use std::collections::BTreeSet;
@@ -12,27 +13,26 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::UnixTime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_rustls::TlsConnector;
 use transept_identity::renew::Renewal;
-use transept_identity::{Bundle, LiveBundles, LiveSvid, PrivateKey, SpiffeId, Svid, Ticket, request};
+use transept_identity::{Bundle, LiveBundles, LiveSvid, SpiffeId, Svid};
 use transept_model::load::Past;
 use transept_xds::client::{Client, Settings, Settled};
-use transept_xds::mesh::{Answer, Beat, Issued, JOIN, JoinRequest, RENEW, RenewRequest, Workload};
+use transept_xds::mesh::{Answer, Beat, Workload};
 use transept_xds::messages::{DeltaDiscoveryResponse, Node};
 use transept_xds::{Key, TypeUrl};
 
+use self::enrol::{find_identity, join, renew};
 use self::link::Link;
-use super::contact::{Connection, Unreached, first_tls, member_tls};
+use super::contact::{Connection, Unreached, member_tls};
 use super::disk::{Disk, Kept};
 use super::objects::{self, Travelling};
 use super::{FeedError, FeedOptions, Interest, Received, ServiceName, Standing};
 
 /// How long to wait between beats until the control plane says how long.
 const BEAT: Duration = Duration::from_secs(10);
-/// The longest pause between two attempts to join.
-const JOIN_PAUSE: Duration = Duration::from_secs(10);
 /// Events that may wait; who reports more waits for room.
 const EVENTS: usize = 64;
 
@@ -537,101 +537,6 @@ impl Member {
     fn draw(&self) -> u64 {
         u64::from_ne_bytes(random(&self.provider))
     }
-}
-
-/// The identity on the disk, when it has not ended and is the one that the ticket is for, if there is one.
-fn find_identity(
-    options: &FeedOptions,
-    disk: &Disk,
-    provider: &CryptoProvider,
-) -> Result<Option<(Svid, Bundle)>, FeedError> {
-    let found = disk.read_identity(provider).map_err(FeedError::State)?;
-    let is_right = |svid: &Svid| {
-        let wanted = options.ticket.as_ref().is_none_or(|ticket| ticket.id == *svid.id());
-        wanted && now().as_secs() < svid.leaf().not_after.as_secs()
-    };
-    Ok(found.filter(|(svid, _)| is_right(svid)))
-}
-
-/// Joins with the token, again and again until somebody answers.
-async fn join(
-    options: &FeedOptions,
-    disk: &Disk,
-    provider: &Arc<CryptoProvider>,
-    nonce: &[u8],
-    standing: &watch::Sender<Standing>,
-) -> Result<(Svid, Bundle), FeedError> {
-    let Some(ticket) = &options.ticket else {
-        return Err(FeedError::NoTicket(options.state.clone()));
-    };
-    let tls = first_tls(ticket, provider.clone()).map_err(FeedError::Crypto)?;
-    let mut pause = Duration::from_millis(250);
-    loop {
-        for address in &options.control {
-            let joined = match Connection::open(address, &tls).await {
-                Ok(connection) => join_once(&connection, ticket, nonce, provider).await,
-                Err(why) => Err(why),
-            };
-            match joined {
-                Ok((svid, bundle)) => {
-                    let kept = disk.write_bundle(&bundle).and_then(|()| disk.write_identity(&svid));
-                    kept.map_err(|error| FeedError::State(format!("{}: {error}", options.state.display())))?;
-                    tracing::info!(id = %svid.id(), "joined the mesh");
-                    return Ok((svid, bundle));
-                }
-                Err(Unreached::Away(why)) => {
-                    tracing::warn!(%why, "not joined yet");
-                    standing.send_modify(|standing| standing.failure = Some(why));
-                }
-                Err(why) => return Err(FeedError::NotJoined(why.to_string())),
-            }
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(JOIN_PAUSE);
-    }
-}
-
-async fn join_once(
-    connection: &Connection,
-    ticket: &Ticket,
-    nonce: &[u8],
-    provider: &CryptoProvider,
-) -> Result<(Svid, Bundle), Unreached> {
-    let (key, asked) = ask_for_certificate(&ticket.id)?;
-    let message =
-        JoinRequest { token: ticket.token().to_owned(), nonce: Bytes::copy_from_slice(nonce), request: asked };
-    let issued: Issued = connection.ask(JOIN, &message).await?;
-    read_issued(issued, key, &ticket.id, provider)
-}
-
-async fn renew(connection: &Connection, id: &SpiffeId, provider: &CryptoProvider) -> Result<(Svid, Bundle), Unreached> {
-    let (key, asked) = ask_for_certificate(id)?;
-    let issued: Issued = connection.ask(RENEW, &RenewRequest { request: asked }).await?;
-    read_issued(issued, key, id, provider)
-}
-
-/// A fresh key, which never leaves this process but for its file, and a request for it.
-fn ask_for_certificate(id: &SpiffeId) -> Result<(PrivateKey, Bytes), Unreached> {
-    let failed = |error: &dyn std::fmt::Display| Unreached::Away(error.to_string());
-    let key = PrivateKey::generate().map_err(|error| failed(&error))?;
-    let asked = request::create(&key, id).map_err(|error| failed(&error))?;
-    Ok((key, Bytes::copy_from_slice(&asked)))
-}
-
-fn read_issued(
-    issued: Issued,
-    key: PrivateKey,
-    id: &SpiffeId,
-    provider: &CryptoProvider,
-) -> Result<(Svid, Bundle), Unreached> {
-    let strange = |why: String| Unreached::Stranger(format!("the control plane's answer cannot be used: {why}"));
-    let chain = issued.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-    let svid = Svid::new(chain, key, provider).map_err(|error| strange(error.to_string()))?;
-    if svid.id() != id {
-        return Err(strange(format!("the certificate is for `{}` and not for `{id}`", svid.id())));
-    }
-    let bundle = Bundle::from_jwks(id.trust_domain(), &issued.bundle).map_err(|error| strange(error.to_string()))?;
-    Ok((svid, bundle))
 }
 
 /// The sequence of the bundle of our own trust domain.

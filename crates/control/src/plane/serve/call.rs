@@ -24,7 +24,7 @@ impl Call {
     /// The next message; `None` at the end. May be given up while it waits: nothing is lost.
     pub(super) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Failed> {
         loop {
-            let message = self.frames.next();
+            let message = self.frames.take();
             if let Some(message) = message.map_err(|bad| Failed::new(Code::InvalidArgument, bad.to_string()))? {
                 return Ok(Some(message));
             }

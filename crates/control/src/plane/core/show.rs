@@ -1,0 +1,111 @@
+//! What people are shown of a control plane: tokens, certificates, members, registrations and refusals, as JSON.
+//!
+//! Asked by `admin`. Nothing is changed here.
+
+use std::sync::PoisonError;
+
+use rustls_pki_types::UnixTime;
+use serde_json::{Value, json};
+use transept_identity::renew::Remaining;
+
+use super::{Plane, now};
+
+impl Plane {
+    /// All tokens, without what they are.
+    pub(in crate::plane) fn list_tokens(&self) -> Value {
+        let inner = self.lock();
+        let tokens = inner.tokens.iter().map(|token| {
+            json!({
+                "id": token.id.as_str(),
+                "namespace": token.workload.namespace(),
+                "service": token.workload.service_account(),
+                "uses": token.uses,
+                "used": token.used,
+                "created": token.created.as_secs(),
+                "ends": token.ends.as_secs(),
+            })
+        });
+        tokens.collect()
+    }
+
+    /// Every certificate that is known, its holder, and how much of its life is left.
+    pub(in crate::plane) fn certificates(&self) -> Value {
+        let authority = self.ca.authority();
+        let mut all = Vec::new();
+        if let Some(root) = authority.root() {
+            let (from, until) = (authority.not_before(), authority.not_after());
+            all.push(certificate("root", "control plane", self.trust_domain().id().as_str(), from, until));
+            all[0]["fingerprint"] = transept_identity::Fingerprint::of(root).to_string().into();
+        }
+        let own = self.own.load();
+        let leaf = own.leaf();
+        all.push(certificate("leaf", "control plane", leaf.id.as_str(), leaf.not_before, leaf.not_after));
+        let inner = self.lock();
+        for (proxy, member) in &inner.members {
+            let leaf = &member.leaf;
+            let mut shown = certificate("leaf", proxy, leaf.id.as_str(), leaf.not_before, leaf.not_after);
+            shown["connected"] = (member.streams > 0).into();
+            all.push(shown);
+        }
+        json!({"trustDomain": self.trust_domain().as_str(), "stage": inner.rotation.stage().slug(), "certificates": all})
+    }
+
+    /// Who is connected, what is registered, and which resources are refused by whom.
+    pub(in crate::plane) fn status(&self) -> Value {
+        let (revision, resources) = {
+            let shelves = self.shelves.read().unwrap_or_else(PoisonError::into_inner);
+            (shelves.resources.revision(), shelves.resources.len())
+        };
+        let inner = self.lock();
+        let members: Vec<Value> = inner
+            .members
+            .iter()
+            .map(|(proxy, member)| {
+                json!({
+                    "proxy": proxy,
+                    "identity": member.identity,
+                    "address": member.address.to_string(),
+                    "connected": member.streams > 0,
+                })
+            })
+            .collect();
+        let workloads: Vec<Value> = inner
+            .registry
+            .iter()
+            .map(|((namespace, name), entry)| {
+                json!({
+                    "namespace": namespace, "name": name, "services": entry.workload.services,
+                    "address": entry.workload.address, "lapsed": entry.lapsed,
+                })
+            })
+            .collect();
+        let refused: Vec<Value> = inner
+            .refused
+            .iter()
+            .map(|(key, proxies)| json!({"type": key.type_url.as_str(), "name": &*key.name, "proxies": proxies}))
+            .collect();
+        json!({
+            "trustDomain": self.trust_domain().as_str(),
+            "revision": revision,
+            "resources": resources,
+            "frozen": inner.registry.is_frozen(),
+            "members": members,
+            "workloads": workloads,
+            "refused": refused,
+        })
+    }
+}
+
+fn certificate(kind: &str, holder: &str, id: &str, from: UnixTime, until: UnixTime) -> Value {
+    let now = now();
+    json!({
+        "kind": kind,
+        "holder": holder,
+        "id": id,
+        "notBefore": from.as_secs(),
+        "notAfter": until.as_secs(),
+        "daysLeft": until.as_secs().saturating_sub(now.as_secs()) / 86_400,
+        "secondsLeft": until.as_secs().saturating_sub(now.as_secs()),
+        "remaining": Remaining::at(now, from, until).slug(),
+    })
+}
