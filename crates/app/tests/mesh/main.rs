@@ -2,6 +2,7 @@
 //! of it change, end or lie.
 
 mod access;
+mod examples;
 mod life;
 mod outages;
 mod stage;
