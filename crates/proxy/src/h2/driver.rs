@@ -141,14 +141,15 @@ impl Driver {
                 self.greeted = self.link.note_greeting();
             }
         }
-        if heard && !self.put_off && self.link.inner.borrow().wire.pending() > 0 {
+        let put_off = std::mem::take(&mut self.put_off);
+        if heard && !put_off && self.link.inner.borrow().wire.pending() > 0 {
             // The streams that have just been woken write first; then all of it leaves at once. A peer that never pauses
             // does not put it off again.
             self.put_off = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let heard = heard || std::mem::take(&mut self.put_off);
+        let heard = heard || put_off;
         if let Err(over) = self.flush(cx) {
             return Poll::Ready(over);
         }

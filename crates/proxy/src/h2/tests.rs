@@ -334,13 +334,13 @@ fn in_line(count: usize) -> (Rc<Link>, Vec<Stream>) {
     link.inner.borrow_mut().step(&settings).expect("fine");
     let open = |_| Stream::open(&link, &request(), &Body::Chunked).expect("room");
     let streams: Vec<Stream> = (0..count).map(open).collect();
-    let mut cx = noop();
+    let cx = noop();
     while streams[0].poll_send(&cx, &[0; 65_535]).is_ready() {}
     for stream in &streams {
         assert!(stream.poll_send(&cx, b"x").is_pending());
     }
     link.take_pending(&mut Outbound::default());
-    link.meet_driver(&mut cx);
+    link.meet_driver(&cx);
     (link, streams)
 }
 
