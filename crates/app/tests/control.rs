@@ -15,6 +15,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use transept_identity::Ticket;
 use transept_proxy::feed::{Feed, FeedError, FeedOptions, Interest, Received, Standing};
+use transept_testkit::client::{Endpoint, Request, exchange};
+use transept_testkit::launch::{Launch, unused_address};
 use transept_xds::mesh::{Port, Workload};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_transept");
@@ -339,6 +341,79 @@ async fn a_registration_becomes_a_service_for_others_and_ends_with_its_instance(
 
     timeout(PATIENCE, seller.leave()).await.expect("confirmed in time");
     world(&buyer, |received| instances(received) == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_is_a_member_and_calls_a_workload_through_its_tunnel() {
+    let mesh = Mesh::new();
+    let listen = unused_address().expect("an address");
+    let gateway = format!(
+        "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: web}}, spec: {{gatewayClassName: transept, \
+         addresses: [{{type: IPAddress, value: {}}}], listeners: [{{name: http, protocol: HTTP, port: {}}}]}}}}\n---\n\
+         {{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: web}}, spec: {{rules: \
+         [{{backendRefs: [{{name: cart, port: 80}}]}}]}}}}\n",
+        listen.ip(),
+        listen.port(),
+    );
+    std::fs::write(mesh.path("shop.yaml"), gateway).expect("written");
+    let _control = mesh.control(&[]).await;
+
+    // A program that shows whom its sidecar saw, and beside it a sidecar.
+    let program = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let port = program.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for stream in program.incoming() {
+            answer_with_caller(&stream.expect("a connection"));
+        }
+    });
+    let token = mesh.ticket("cart", &[]).await.write();
+    let mut sidecar = Command::new(BINARY);
+    sidecar.args(["sidecar", "--service", "cart", "--address", "127.0.0.1", "--listen", "127.0.0.1:0"]);
+    sidecar.args([
+        "--admin",
+        "127.0.0.1:0",
+        "--port",
+        &format!("80:{port}/http"),
+        "--control",
+        &mesh.address.to_string(),
+    ]);
+    sidecar.arg("--state").arg(mesh.path("sidecar")).env("TRANSEPT_TOKEN", token.as_str());
+    sidecar.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let _sidecar = sidecar.kill_on_drop(true).spawn().expect("started");
+
+    let token = mesh.path("web.token");
+    std::fs::write(&token, mesh.ticket("web", &[]).await.write().as_bytes()).expect("written");
+    let arguments = ["proxy", "--control", &mesh.address.to_string(), "--access-log", "off"];
+    let running = Launch::subcommand(Path::new(BINARY), arguments)
+        .argument("--token-file")
+        .argument(&token)
+        .argument("--state")
+        .argument(mesh.path("web"))
+        .start(PATIENCE)
+        .await
+        .expect("ready");
+    let served = async {
+        loop {
+            let request = Request::get("shop.test", "/");
+            let answer = exchange(&Endpoint::http1(listen), &request).await.outcome.expect("an answer");
+            // Until the sidecar has registered there is nobody to call.
+            if answer.status == 200 {
+                return String::from_utf8_lossy(&answer.body).into_owned();
+            }
+        }
+    };
+    let caller = timeout(PATIENCE, served).await.unwrap_or_else(|_| panic!("not served:\n{}", running.log()));
+    assert!(caller.contains("URI=spiffe://transept.local/ns/default/sa/web"), "{caller}");
+}
+
+/// Answers one request with what it says of its caller's certificate.
+fn answer_with_caller(mut stream: &std::net::TcpStream) {
+    use std::io::{BufRead, Write};
+    let lines = std::io::BufReader::new(stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+    let shown: Vec<String> = lines.filter(|line| line.starts_with("x-forwarded-client-cert")).collect();
+    let body = shown.join("");
+    let length = body.len();
+    let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
 }
 
 #[tokio::test]

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use transept_engine::Snapshot;
-use transept_engine::compile::compile;
+use transept_engine::compile::{Compiled, compile};
 use transept_engine::policies;
-use transept_model::attach::{Settled, Surroundings, attach};
+use transept_model::attach::{Attached, Settled, Surroundings, attach};
 use transept_model::load::Past;
 use transept_model::status::Status;
 use transept_model::{Invalid, Note, World};
@@ -67,6 +67,14 @@ enum Purpose {
     Check,
 }
 
+/// A world with everything that was found out about it.
+struct Weighed {
+    attached: Attached,
+    compiled: Compiled,
+    problems: Vec<Invalid>,
+    generation: u64,
+}
+
 /// Loads again and again, each time on the ground of what was good before.
 #[derive(Debug)]
 pub struct Loader {
@@ -113,14 +121,37 @@ impl Loader {
         }
         let transept_model::Loaded { world, invalid: mut unreadable, notes } = loader.load(&reading.texts);
         self.shelf = shelf;
-        self.wished = wished(&world);
+        let Weighed { attached, compiled, problems, generation } = self.weigh(&world);
+        let mut invalid = reading.unreadable;
+        invalid.append(&mut unreadable);
+        if !invalid.is_empty() {
+            return Outcome::Refused(Arc::new(Refused { invalid, problems, notes, status: attached.status }));
+        }
+        let (past, settled) = (world.past(), attached.into());
+        let loaded = Arc::new(Loaded { generation, snapshot: compiled.install(), settled, past, problems, notes });
+        self.previous = Some(loaded.clone());
+        Outcome::Loaded(loaded)
+    }
+
+    /// Attaches and compiles a world that was put together elsewhere and is whole: what a control plane sent.
+    pub fn take(&mut self, world: &World) -> Arc<Loaded> {
+        let Weighed { attached, compiled, problems, generation } = self.weigh(world);
+        let (past, settled, snapshot) = (world.past(), attached.into(), compiled.install());
+        let loaded = Arc::new(Loaded { generation, snapshot, settled, past, problems, notes: Vec::new() });
+        self.previous = Some(loaded.clone());
+        loaded
+    }
+
+    /// Attaches and compiles; nothing is in force yet.
+    fn weigh(&mut self, world: &World) -> Weighed {
+        self.wished = wished(world);
         self.unusable = self.find_unusable();
         let surroundings =
             Surroundings { unusable: self.unusable.clone(), zone: self.zone.clone(), ..Surroundings::default() };
-        let mut attached = attach(&world, &surroundings);
+        let mut attached = attach(world, &surroundings);
         let generation = self.previous.as_ref().map_or(1, |previous| previous.generation + 1);
         let before = self.previous.as_ref().map(|previous| &*previous.snapshot);
-        let compiled = compile(&world, &attached, before, generation);
+        let compiled = compile(world, &attached, before, generation);
         compiled.report(&mut attached.status);
         let mut problems = std::mem::take(&mut attached.problems);
         problems.extend(compiled.problems.iter().cloned());
@@ -131,15 +162,7 @@ impl Loader {
             let place = |one: &Invalid| (one.at.file.clone(), one.at.line, one.at.column);
             place(a).cmp(&place(b))
         });
-        let mut invalid = reading.unreadable;
-        invalid.append(&mut unreadable);
-        if !invalid.is_empty() {
-            return Outcome::Refused(Arc::new(Refused { invalid, problems, notes, status: attached.status }));
-        }
-        let (past, settled) = (world.past(), attached.into());
-        let loaded = Arc::new(Loaded { generation, snapshot: compiled.install(), settled, past, problems, notes });
-        self.previous = Some(loaded.clone());
-        Outcome::Loaded(loaded)
+        Weighed { attached, compiled, problems, generation }
     }
 
     /// The files outside the sources that the latest attempt read.

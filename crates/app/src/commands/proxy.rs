@@ -1,16 +1,21 @@
-//! `transept proxy --to URL`: the smallest gateway, in front of one service.
+//! `transept proxy`: a gateway without files, in front of one service (`--to`) or with what a control plane says (`--control`).
 //!
-//! It writes the same YAML that a user would write and gives it to the same loader as `run`; there is no second way in.
+//! For one service it writes the same YAML that a user would write and gives it to the same loader as `run`; there is no second
+//! way in.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use hyper::Uri;
 use transept_control::Sources;
 use transept_model::SourceText;
+use transept_proxy::feed::{FeedOptions, Interest};
 
 use super::Exit;
+use super::control::default_state;
+use super::sidecar::read_ticket;
 use crate::console;
 use crate::gateway::{self, ServeArgs};
 use crate::logging;
@@ -20,17 +25,38 @@ Examples:
   transept proxy --to http://127.0.0.1:3000
   transept proxy --to https://www.example.com --listen 0.0.0.0:8080 --access-log off
   transept proxy --to http://127.0.0.1:3000 --print > shop.yaml      to go on from here with `transept run shop.yaml`
+  transept proxy --control 10.0.0.1:9909 --token-file gateway.token   a gateway of the mesh, with the configuration of its control plane
 
 A path in the URL is put in front of every request path. When the URL names a host that is neither an address nor localhost,
 requests carry that host name; otherwise they keep the one the client sent.";
 
-/// Run a gateway in front of one service, without any file
+/// Run a gateway without any file: in front of one service, or as a member of a mesh
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// URL of the service: http:// or https://, a host or an address, a port, a path
-    #[arg(long, env = "TRANSEPT_TO", value_name = "URL")]
-    to: Target,
+    #[arg(
+        long,
+        env = "TRANSEPT_TO",
+        value_name = "URL",
+        required_unless_present = "control",
+        conflicts_with = "control"
+    )]
+    to: Option<Target>,
+
+    /// Control plane that the configuration comes from; the gateway is then a member of its mesh
+    #[arg(long, env = "TRANSEPT_CONTROL", value_name = "HOST:PORT")]
+    control: Option<String>,
+
+    /// File with the join token for `--control`, as `transept token create --service NAME-OF-GATEWAY` prints it; needed for the
+    /// first start only
+    #[arg(long, env = "TRANSEPT_TOKEN_FILE", value_name = "FILE", requires = "control")]
+    token_file: Option<PathBuf>,
+
+    /// Directory of what is kept with `--control`: certificate, roots, the last good configuration [default:
+    /// /var/lib/transept/gateway for root, else ~/.local/state/transept/gateway]
+    #[arg(long, env = "TRANSEPT_STATE", value_name = "DIR", requires = "control")]
+    state: Option<PathBuf>,
 
     /// Address and port to listen on; port 0 is any free port
     #[arg(
@@ -52,13 +78,37 @@ pub(crate) struct Args {
 
 /// Serves until a signal ends it.
 pub(crate) fn run(args: Args) -> Result<Exit> {
+    match (args.to.clone(), args.control.clone()) {
+        (Some(to), _) => run_to(&to, args),
+        (None, Some(control)) => run_member(control, args),
+        (None, None) => Ok(Exit::Usage),
+    }
+}
+
+/// A gateway with the configuration of a control plane.
+fn run_member(control: String, args: Args) -> Result<Exit> {
+    logging::start(&args.serve.log)?;
+    let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let options = FeedOptions {
+        control: vec![control],
+        state: args.state.unwrap_or_else(|| default_state("gateway")),
+        ticket: read_ticket(args.token_file.as_deref())?,
+        node,
+        interest: Interest::Everything,
+        workload: None,
+    };
+    gateway::serve_member(options, &args.serve)
+}
+
+/// A gateway in front of one service.
+fn run_to(to: &Target, args: Args) -> Result<Exit> {
     let mut listen = args.listen;
     if listen.port() == 0 {
         // A listener of Gateway API has a port of its own choice; the system's choice is made here.
         let probe = TcpListener::bind(listen).with_context(|| listen.to_string())?;
         listen = probe.local_addr()?;
     }
-    let yaml = args.to.configure(listen);
+    let yaml = to.configure(listen);
     if args.print {
         console::print(&yaml)?;
         return Ok(Exit::Fine);

@@ -179,7 +179,7 @@ fn parse_listen(text: &str) -> Result<Listen, String> {
 }
 
 /// The join token: from the file, else from the environment; none when there is neither, because a member needs it only once.
-fn read_ticket(file: Option<&Path>) -> Result<Option<Ticket>> {
+pub(super) fn read_ticket(file: Option<&Path>) -> Result<Option<Ticket>> {
     let text = match file {
         Some(file) => std::fs::read_to_string(file).with_context(|| file.display().to_string())?,
         None => std::env::var(TOKEN).unwrap_or_default(),

@@ -8,6 +8,7 @@ pub(crate) mod announce;
 mod args;
 mod binds;
 mod certificates;
+mod member;
 mod retry;
 mod standing;
 
@@ -26,6 +27,7 @@ use crate::logging::Format;
 use crate::signals::{Signals, Wish};
 
 pub(crate) use args::ServeArgs;
+pub(crate) use member::serve_member;
 pub(crate) use retry::Retry;
 pub(crate) use standing::{Readiness, Standing};
 
@@ -46,7 +48,7 @@ pub(crate) fn serve(sources: Sources, args: &ServeArgs, opened: impl FnOnce(Opti
     // Two threads, so that a long answer of the admin server does not hold up a reload; no data thread does either.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("admin").enable_all().build()?;
-    let gateway = Gateway { proxy: proxy.clone(), feed, trigger, args, format: args.log.log.settle() };
+    let gateway = Gateway { proxy: proxy.clone(), feed, trigger: Some(trigger), args, format: args.log.log.settle() };
     let exit = runtime.block_on(gateway.attend(opened));
     // The proxy has a runtime of its own, which must not end inside another: it goes last, on this thread.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -58,7 +60,8 @@ pub(crate) fn serve(sources: Sources, args: &ServeArgs, opened: impl FnOnce(Opti
 struct Gateway<'a> {
     proxy: Arc<Proxy>,
     feed: watch::Receiver<Arc<Update>>,
-    trigger: Trigger,
+    /// Loads again what comes from files.
+    trigger: Option<Trigger>,
     args: &'a ServeArgs,
     format: Format,
 }
@@ -91,10 +94,13 @@ impl Gateway<'_> {
                 }
                 () = retry.due() => self.retry(&standing, &mut retry).await?,
                 wish = signals.next() => match wish {
-                    Wish::Reload => {
-                        tracing::info!("SIGHUP: loading the configuration again");
-                        self.trigger.reload();
-                    }
+                    Wish::Reload => match &self.trigger {
+                        Some(trigger) => {
+                            tracing::info!("SIGHUP: loading the configuration again");
+                            trigger.reload();
+                        }
+                        None => tracing::info!("SIGHUP: the configuration comes from the control plane, by itself"),
+                    },
                     Wish::Reopen => {
                         self.proxy.reopen_logs();
                         tracing::info!("SIGUSR1: log files are opened again");

@@ -7,7 +7,7 @@
 mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -29,7 +29,7 @@ use transept_xds::source::Scope;
 use transept_xds::{Key, Resource};
 
 use super::ca::{Ca, CaError, NotSigned, make_directory, random};
-use super::registry::{HEARTBEAT, Name, Registry, name_of};
+use super::registry::{HEARTBEAT, Name, Refused, Registry, name_of};
 use super::source::{self, Kinds};
 use super::store::{Store, StoreError, Write};
 use crate::outside::Shelf;
@@ -39,6 +39,8 @@ use crate::sources::Reading;
 const STATE: &str = "state.redb";
 /// Proxies whose last word is longer ago are forgotten in lists.
 const FORGET: Duration = Duration::from_secs(24 * 3600);
+/// With more proxies than this, those that are not connected are forgotten at once: what they call themselves is their choice.
+const MOST_MEMBERS: usize = 20_000;
 
 /// How the control plane is set up.
 #[derive(Debug, Clone)]
@@ -135,7 +137,7 @@ pub(super) struct Shelves {
     pub(super) rules: u64,
 }
 
-/// Secrets are for the gateways that use them; everything else is for every member.
+/// Secrets are for the gateways that use them, and a gateway sees no other Gateway than itself; everything else is for every member.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Visible {
     gateways: BTreeMap<Name, BTreeSet<Name>>,
@@ -145,13 +147,17 @@ impl Scope for Visible {
     type Viewer = SpiffeId;
 
     fn sees(&self, viewer: &SpiffeId, resource: &Resource) -> bool {
-        if resource.key().type_url.as_str() != "core/v1/Secret" {
+        let kind = resource.key().type_url.as_str();
+        let is_gateway = kind.starts_with("gateway.networking.k8s.io/") && kind.ends_with("/Gateway");
+        if !is_gateway && kind != "core/v1/Secret" {
             return true;
         }
-        let Some(own) = viewer.workload() else { return false };
-        let own = (own.namespace().to_owned(), own.service_account().to_owned());
-        let Some(named) = self.gateways.get(&own) else { return false };
+        let own = viewer.workload().map(|own| (own.namespace().to_owned(), own.service_account().to_owned()));
+        let Some((own, named)) = own.and_then(|own| self.gateways.get_key_value(&own)) else { return is_gateway };
         let Some((namespace, name)) = resource.key().name.split_once('/') else { return false };
+        if is_gateway {
+            return namespace == own.0 && name == own.1;
+        }
         namespace == own.0 || named.contains(&(namespace.to_owned(), name.to_owned()))
     }
 }
@@ -274,6 +280,7 @@ impl Plane {
     pub(super) fn join(&self, token: &str, nonce: &[u8], request: &[u8]) -> Result<(Issued, SpiffeId), NotDone> {
         let now = now();
         let mut inner = self.lock();
+        inner.tokens.recognize(token).map_err(NotDone::Token)?;
         let mut tokens = inner.tokens.clone();
         let grant = tokens.redeem(token, nonce, now).map_err(NotDone::Token)?;
         let id = grant.workload.id(self.trust_domain()).map_err(|error| NotDone::Wrong(error.to_string()))?;
@@ -329,7 +336,14 @@ impl Plane {
                 workload.address = from.ip().to_canonical().to_string();
             }
             let name = name_of(&workload);
-            match inner.registry.register(workload, who, &beat.nonce, now) {
+            let is_local = |ip: IpAddr| ip.to_canonical().is_loopback();
+            let done = if workload.address.parse().is_ok_and(is_local) && !is_local(from.ip()) {
+                let why = format!("`{}` means another machine to everybody else", workload.address);
+                Err(Refused::Wrong(why))
+            } else {
+                inner.registry.register(workload, who, &beat.nonce, now)
+            };
+            match done {
                 Ok(changed) => {
                     if changed {
                         inner.unsaved.insert(name.clone());
@@ -382,7 +396,15 @@ impl Plane {
             member.streams = member.streams.saturating_sub(1);
             member.seen = Instant::now();
         }
-        inner.members.retain(|_, member| member.streams > 0 || member.seen.elapsed() < FORGET);
+        if inner.members.get(proxy).is_none_or(|member| member.streams == 0) {
+            // It tells again what it refuses when it returns.
+            inner.refused.retain(|_, proxies| {
+                proxies.remove(proxy);
+                !proxies.is_empty()
+            });
+        }
+        let room = inner.members.len() <= MOST_MEMBERS;
+        inner.members.retain(|_, member| member.streams > 0 || (room && member.seen.elapsed() < FORGET));
     }
 
     /// Notes what a proxy made of resources.
