@@ -11,11 +11,11 @@ use std::time::Duration;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{ClientConfig, ServerConfig};
-use transept_identity::bundle::LiveBundles;
+use transept_identity::bundle::{Bundles, LiveBundles};
 use transept_identity::handshake::{ClientAuth, LiveSvid, PeerVerifier, client_config, server_config};
 use transept_identity::spiffe::SpiffeId;
 use transept_identity::svid::Leaf;
-use transept_identity::verify::{Accept, Purpose, Refusal};
+use transept_identity::verify::{Accept, Purpose};
 use transept_identity::xfcc;
 
 /// The protocol inside the TLS of a tunnel.
@@ -111,16 +111,17 @@ impl Membership {
     /// Whether a peer that was let in with these certificates is vouched for by today's roots. That a certificate has ended
     /// meanwhile does not end a connection: it was valid when the connection was made, and another follows.
     pub(crate) fn accepts(&self, chain: &[CertificateDer<'_>], unix: Duration) -> bool {
-        let now = UnixTime::since_unix_epoch(unix);
-        match self.peers.peer(chain, Purpose::Client, now) {
-            Ok(_) | Err(Refusal::Expired { .. }) => true,
-            Err(_) => false,
-        }
+        let Some(leaf) = chain.first().and_then(|leaf| Leaf::parse(leaf).ok()) else {
+            return false;
+        };
+        // That a certificate has ended is said before anybody asks who vouches for it, so the question is about its last moment.
+        let last = Duration::from_secs(leaf.not_after.as_secs());
+        self.peers.peer(chain, Purpose::Client, UnixTime::since_unix_epoch(unix.min(last))).is_ok()
     }
 
-    /// Tells one set of roots from another.
-    pub(crate) fn roots(&self) -> usize {
-        Arc::as_ptr(&self.bundles.load()) as usize
+    /// The roots that are in force.
+    pub(crate) fn roots(&self) -> Arc<Bundles> {
+        self.bundles.load()
     }
 
     fn describe(&self, leaf: &Leaf) -> Arc<str> {
@@ -133,4 +134,46 @@ impl Membership {
 /// The SPIFFE id in a certificate that has been verified, if it is that of a workload.
 pub(crate) fn identity_in(leaf: &CertificateDer<'_>) -> Option<Arc<str>> {
     Leaf::parse(leaf).ok().map(|leaf| leaf.id.as_str().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use transept_identity::authority::{Authority, LEAF_LIFE};
+    use transept_identity::{Bundle, PrivateKey, Request, Svid, TrustDomain, request};
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn root(serial: u8) -> Authority {
+        let domain = TrustDomain::new("transept.local").expect("a trust domain");
+        let serial = std::array::from_fn(|index| serial.wrapping_add(u8::try_from(index).unwrap_or(0)));
+        Authority::create_root(&domain, UnixTime::since_unix_epoch(Duration::from_secs(NOW)), serial).expect("a root")
+    }
+
+    fn bundles(authority: &Authority) -> Bundles {
+        let root = authority.root().expect("a root").clone();
+        [Bundle::new(authority.trust_domain().clone(), [root]).expect("a bundle")].into_iter().collect()
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_hides_no_change_of_roots() {
+        let (ours, others) = (root(1), root(2));
+        let id = SpiffeId::parse("spiffe://transept.local/ns/default/sa/cart").expect("an id");
+        let key = PrivateKey::generate().expect("a key");
+        let asked = request::create(&key, &id).expect("a request");
+        let asked = Request::read(&asked, &id).expect("a request");
+        let serial = std::array::from_fn(|index| u8::try_from(index + 3).unwrap_or(0));
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(NOW));
+        let issued = ours.issue(&asked, LEAF_LIFE, now, serial).expect("a certificate");
+        let chain = issued.chain.clone();
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let svid = Svid::new(issued.chain, key, &provider).expect("an SVID");
+        let mesh = Mesh { svid: Arc::new(LiveSvid::new(svid)), bundles: LiveBundles::new(bundles(&ours)) };
+        let membership = Membership::new(&mesh).expect("a membership");
+        let (during, after) = (Duration::from_secs(NOW + 1), Duration::from_secs(NOW) + LEAF_LIFE * 2);
+        assert!(membership.accepts(&chain, during) && membership.accepts(&chain, after));
+        mesh.bundles.store(bundles(&others));
+        assert!(!membership.accepts(&chain, during) && !membership.accepts(&chain, after));
+    }
 }

@@ -6,11 +6,13 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use rustls::pki_types::CertificateDer;
 use transept_engine::admit::admit_stream;
 use transept_engine::exchange::Connection;
+use transept_identity::Bundles;
 
 use crate::worker::Worker;
 
@@ -54,8 +56,8 @@ impl Standing {
 #[derive(Default)]
 pub(crate) struct Standings {
     all: RefCell<Vec<Weak<Standing>>>,
-    /// The roots that the list was last judged by, by their address.
-    roots: Cell<usize>,
+    /// The roots that the list was last judged by. Held, so that no later ones can be at the same address.
+    roots: RefCell<Option<Arc<Bundles>>>,
 }
 
 impl Standings {
@@ -75,7 +77,8 @@ impl Standings {
 pub(crate) fn recheck_roots(worker: &Worker) {
     let Some(membership) = &worker.shared.mesh else { return };
     let roots = membership.roots();
-    if worker.standings.roots.replace(roots) != roots {
+    let judged_by = worker.standings.roots.replace(Some(roots.clone()));
+    if !judged_by.is_some_and(|before| Arc::ptr_eq(&before, &roots)) {
         recheck(worker);
     }
 }

@@ -161,7 +161,11 @@ impl Stage {
     }
 
     async fn with(program: Program, trust: Trust, front: Mesh, policies: &str) -> Stage {
-        let program = start(program).await;
+        Stage::before(start(program).await, trust, front, policies)
+    }
+
+    /// With a program of the test's own.
+    fn before(program: SocketAddr, trust: Trust, front: Mesh, policies: &str) -> Stage {
         let cart_mesh = trust.member("cart");
         let start = |mesh: &Mesh| {
             let options = Options { workers: NonZeroUsize::new(1), mesh: Some(mesh.clone()), ..Options::default() };
@@ -334,6 +338,21 @@ async fn a_new_policy_ends_what_is_under_way() {
     stage.apply(DENY, "cart");
     let ended = soon(tcp.read(&mut byte)).await;
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_new_policy_counts_for_a_tunnel_that_has_said_nothing_yet() {
+    let program = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+    let trust = Trust::new();
+    let front = trust.member("front");
+    let stage = Stage::before(program.local_addr().expect("an address"), trust, front, "");
+    let mut tcp = stage.connect().await;
+    let (mut landed, _) = soon(program.accept()).await.expect("a connection");
+    stage.apply(DENY, "cart");
+    tcp.write_all(b"\x80").await.expect("sent");
+    let mut byte = [0];
+    let got = soon(landed.read(&mut byte)).await;
+    assert!(matches!(got, Ok(0) | Err(_)), "{got:?}");
 }
 
 #[tokio::test]

@@ -5,12 +5,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use transept_engine::admit::{admit_connection, admit_stream};
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
-use transept_engine::snapshot::Speaks;
+use transept_engine::rule::Rule;
+use transept_engine::snapshot::{Listener, Speaks};
 use transept_wire::h2::head::{Connect, HeadLimits, Refused};
 use transept_wire::h2::{self, Code, Config};
 use transept_wire::head::{FieldId, Method, Request, Response};
@@ -123,12 +125,7 @@ async fn pass(worker: Rc<Worker>, peer: Rc<Peer>, stream: Stream, request: Reque
         let _ = stream.send_head(&Response::new(400), true);
         return;
     };
-    let snapshot = worker.snapshot();
-    let found = snapshot.bind(&peer.bound).and_then(|bind| bind.listener_for_port(target.port())).cloned();
-    let generation = snapshot.generation;
-    drop(snapshot);
-    let rule = found.as_ref().and_then(|listener| listener.stream.clone());
-    let (Some(listener), Some(rule)) = (found, rule) else {
+    let Some((listener, rule, generation)) = find_listener(&worker, peer.bound, target.port()) else {
         let _ = stream.send_head(&Response::new(503), true);
         return;
     };
@@ -171,6 +168,11 @@ async fn pass(worker: Rc<Worker>, peer: Rc<Peer>, stream: Stream, request: Reque
             io.abort_on_drop();
         }
         (Spoken::Bytes, _) => {
+            // Since the tunnel was let in, other policies may have come into force.
+            let Some((listener, rule, generation)) = find_listener(&worker, peer.bound, target.port()) else {
+                return io.abort_on_drop();
+            };
+            let passenger = Passenger { connection: &connection, listener: &listener, rule: &rule, generation };
             // What is said to each request has to be said to the connection when there are none.
             let landing = admit_stream(&listener, &connection).is_ok().then_some(landing);
             let ground =
@@ -180,6 +182,14 @@ async fn pass(worker: Rc<Worker>, peer: Rc<Peer>, stream: Stream, request: Reque
         }
         (spoken, _) => speak(worker, &peer, spoken, io, inbound, connection, landing, watch).await,
     }
+}
+
+/// What is in force now for a port behind a bind: its listener, the rule for connections, and since which generation.
+fn find_listener(worker: &Worker, bound: SocketAddr, port: u16) -> Option<(Arc<Listener>, Arc<Rule>, u64)> {
+    let snapshot = worker.snapshot();
+    let listener = snapshot.bind(&bound)?.listener_for_port(port)?.clone();
+    let rule = listener.stream.clone()?;
+    Some((listener, rule, snapshot.generation))
 }
 
 /// HTTP inside a tunnel: its requests go the road like any others, to the program.
@@ -218,6 +228,8 @@ fn target_of(request: &Request, connection: &Connection) -> Option<SocketAddr> {
 /// The connection inside a tunnel, as policies see it: from the client that the peer names, with the identity of the peer.
 fn inner(outer: &Connection, request: &Request, target: SocketAddr) -> Connection {
     let client = request.fields.first(FieldId::FORWARDED).and_then(client_of);
+    // A program on the peer's own machine has no address that means anything here.
+    let client = client.filter(|client| !client.to_canonical().is_loopback());
     let peer = client.map_or(outer.peer, |client| SocketAddr::new(client, 0));
     let mut connection = Connection::new(peer, outer.local, None).with_destination(target);
     connection.identity = outer.identity.clone();
