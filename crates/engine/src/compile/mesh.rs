@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use transept_model::attach::{Attached, PolicyTarget, ServiceRoute};
+use transept_model::attach::{Attached, PolicyAttachment, PolicyTarget, ServiceRoute};
 use transept_model::kinds::{DEFAULT_TRUST_DOMAIN, HBONE_PORT, ServicePort, TargetPort};
+use transept_model::policy::{Merge, Target};
 use transept_model::references::{BackendTarget, Grant, Referrer};
 use transept_model::schema::Text;
 use transept_model::world::World;
@@ -189,7 +190,8 @@ pub fn compile_station(
     generation: u64,
 ) -> Compiled {
     let mut problems = Vec::new();
-    let policies = Policies::new(&attached.policies);
+    let attachments = find_attachments(world, attached, station);
+    let policies = Policies::new(&attachments);
     let mut backends = Backends::new(world, previous, &policies, attached.zone.as_ref());
     let mut compiler = RouteCompiler { backends: &mut backends, problems: &mut problems, single: HashMap::new() };
     let mut routes = HashMap::new();
@@ -224,6 +226,27 @@ pub fn compile_station(
         conditions,
         nothing_left,
     }
+}
+
+/// The policies with their targets, among them those on own Services that are not there: a Service that only registrations mention
+/// begins and ends with them, and what guards the program must not.
+fn find_attachments(world: &World, attached: &Attached, station: &Station) -> Vec<PolicyAttachment> {
+    let mut attachments = attached.policies.clone();
+    for policy in world.policies() {
+        let namespace = &policy.meta.namespace;
+        if policy.merge != Merge::Together || **namespace != *station.namespace {
+            continue;
+        }
+        for reference in policy.target_refs.iter().filter(|one| Target::of(one) == Some(Target::Service)) {
+            let is_own = station.services.iter().any(|service| **service == *reference.name);
+            if is_own && world.service(namespace, &reference.name).is_none() {
+                let (namespace, name) = (namespace.clone(), reference.name.clone());
+                let target = PolicyTarget::Service { namespace, name, port: reference.section_name.clone() };
+                attachments.push(PolicyAttachment { policy: policy.clone(), target });
+            }
+        }
+    }
+    attachments
 }
 
 /// The settings of a side, the same pointer as long as they do not change.
@@ -305,12 +328,21 @@ impl<'w> Sides<'_, 'w> {
         let mut effective = Effective::default();
         for service in &self.station.services {
             let (namespace, name) = (Text::from(self.station.namespace.as_str()), Text::from(service.as_str()));
-            let ports = self.world.service(&namespace, &name).map_or(&[][..], |service| &service.spec.ports);
-            let port = ports.iter().find(|port| serves(port, app)).and_then(|port| port.name.clone());
+            let ports: Vec<Text> = match self.world.service(&namespace, &name) {
+                Some(service) => {
+                    let ports = service.spec.ports.iter().filter(|port| serves(port, app));
+                    ports.filter_map(|port| port.name.clone()).collect()
+                }
+                // Which port is meant cannot be told; it may be this one.
+                None => self.policies.ports_of(&namespace, &name),
+            };
             let whole = PolicyTarget::Service { namespace: namespace.clone(), name: name.clone(), port: None };
             effective = self.policies.lay_over(&effective, &whole);
-            if port.is_some() {
-                effective = self.policies.lay_over(&effective, &PolicyTarget::Service { namespace, name, port });
+            // Several ports may lead to one of the program, where nobody can tell any more which one was called.
+            for port in ports {
+                let target =
+                    PolicyTarget::Service { namespace: namespace.clone(), name: name.clone(), port: Some(port) };
+                effective = self.policies.lay_over(&effective, &target);
             }
         }
         self.policies.guard(&effective)

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use transept_model::attach::{PolicyAttachment, PolicyTarget};
 use transept_model::place::{Invalid, ObjectName};
 use transept_model::policy::{Merge, Policy};
-use transept_model::schema::Decoder;
+use transept_model::schema::{Decoder, Text};
 use transept_model::status::{Condition, Truth};
 use transept_model::world::World;
 
@@ -114,6 +114,17 @@ impl<'w> Policies<'w> {
     /// Whether anything is attached to this target.
     pub(super) fn touches(&self, target: &PolicyTarget) -> bool {
         self.on.contains_key(target)
+    }
+
+    /// The ports of a Service that something is attached to, in order.
+    pub(super) fn ports_of(&self, of: &Text, service: &Text) -> Vec<Text> {
+        let ports = self.on.keys().filter_map(|target| match target {
+            PolicyTarget::Service { namespace, name, port } if namespace == of && name == service => port.clone(),
+            _ => None,
+        });
+        let mut ports: Vec<Text> = ports.collect();
+        ports.sort();
+        ports
     }
 
     /// Lays the policies of a more specific target over those of a more general one.

@@ -164,3 +164,35 @@ fn the_station_of_a_service_is_known_from_the_world() {
     assert_eq!(station.identity, "spiffe://transept.local/ns/shop/sa/cart");
     assert!(Station::beside(&world, "shop", "card").is_none());
 }
+
+#[test]
+fn ports_that_lead_to_one_of_the_program_are_guarded_together() {
+    let both =
+        WORLD.replace("{name: db, port: 5432, appProtocol: postgres}", "{name: desk, port: 81, targetPort: 8080}");
+    let guarded = |section: &str| {
+        let world = both.replace("sectionName: http", &format!("sectionName: {section}"));
+        let snapshot = compiled(&world, &station(), None).install();
+        let listener = bind(&snapshot, 15008).listener_for_port(8080).expect("a listener").clone();
+        let connection = Connection::new(([10, 0, 0, 1], 1).into(), local(15008), None);
+        admit_connection(&listener, &connection).is_err()
+    };
+    assert!(guarded("http") && guarded("desk"));
+}
+
+#[test]
+fn the_program_is_guarded_when_its_service_is_not_there() {
+    let (_, rest) = WORLD.split_once("---\n").expect("more than the Service");
+    for world in [rest.to_owned(), rest.replace(", sectionName: http", "")] {
+        let world = world.as_str();
+        let snapshot = compiled_with_problems(world, &station()).install();
+        let listener = bind(&snapshot, 15008).listener_for_port(8080).expect("a listener").clone();
+        let connection = Connection::new(([10, 0, 0, 1], 1).into(), local(15008), None);
+        assert!(admit_connection(&listener, &connection).is_err());
+    }
+}
+
+fn compiled_with_problems(yaml: &str, station: &Station) -> Compiled {
+    let world = world(yaml);
+    let attached = attach(&world, &Surroundings::default());
+    compile_station(&world, &attached, station, None, 1)
+}
