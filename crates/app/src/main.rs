@@ -28,13 +28,15 @@ Examples:
   transept demo                                 three services behind a gateway: look around
   transept proxy --to http://127.0.0.1:3000     a gateway in front of one service, no file at all
   transept run shop.yaml                        a gateway from Gateway API YAML, reloaded when it changes
+  transept control shop.yaml                    the control plane of a mesh: who may join, who is there, what they may do
+  transept sidecar --service cart -- ./cart     a program in the mesh: identity, mutual TLS, access control, health
   transept check shop.yaml                      every error at once, and the status of each object
   transept explain GET http://localhost:8080/cart -f shop.yaml       which route takes it, and why
 
 Exit codes: 0 fine, 1 findings or failure, 2 wrong usage, 3 nobody answers.
 Flags can be environment variables: --drain is TRANSEPT_DRAIN (see --help). NO_COLOR is honoured.";
 
-/// An API gateway that speaks Kubernetes Gateway API, in one binary.
+/// An API gateway and a service mesh that speak Kubernetes Gateway API, in one binary.
 #[derive(Debug, Parser)]
 #[command(name = "transept", version, after_help = EXAMPLES, arg_required_else_help = true)]
 struct Cli {

@@ -59,12 +59,18 @@ fn wrong_usage_is_2_and_help_is_0() {
         &["run", "x.yaml", "--drain", "30"],
         &["status", "--admin", "https://x"],
         &["explain", "GET", "no url", "-f", "x.yaml"],
+        &["sidecar"],
+        &["sidecar", "--service", "Cart"],
+        &["sidecar", "--service", "cart", "--port", "80/smtp"],
+        &["sidecar", "--service", "cart", "--upstream", "catalog"],
     ] {
         let (code, out, err) = run(arguments);
         assert_eq!(code, Some(2), "{arguments:?}: {out}{err}");
         assert!(!err.is_empty(), "{arguments:?}");
     }
-    for name in ["run", "proxy", "check", "explain", "status", "demo", "schema", "completion", "version"] {
+    let mesh = ["control", "token", "certs", "mesh", "sidecar"];
+    let gateway = ["run", "proxy", "check", "explain", "status", "demo", "schema", "completion", "version"];
+    for name in gateway.into_iter().chain(mesh) {
         let (code, out, _) = run(&[name, "--help"]);
         assert_eq!(code, Some(0), "{name}");
         assert!(out.contains("Usage: transept"), "{name}");

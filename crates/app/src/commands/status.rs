@@ -153,6 +153,25 @@ fn render_backend(backend: &Value) -> Vec<String> {
     vec![text(&backend["name"]), format!("{} of {}", serving.len(), endpoints.len()), others]
 }
 
+/// A few lines about the membership in the mesh; nothing when there is none.
+fn render_member(member: &Value) -> String {
+    let Some(identity) = member["identity"].as_str() else { return String::new() };
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let control = match (member["connected"].as_bool(), member["failure"].as_str()) {
+        (Some(true), _) => format!("{GREEN}connected{PLAIN}"),
+        (_, Some(why)) => format!("{YELLOW}away{PLAIN} ({why}); what it said last is in force"),
+        (_, None) => format!("{YELLOW}away{PLAIN}; what it said last is in force"),
+    };
+    let registered = match (member["tunnels"].as_str(), member["registered"].as_bool(), member["refused"].as_str()) {
+        (None, _, _) => "not registered, because nobody can call it".to_owned(),
+        (Some(at), Some(true), _) => format!("registered as {}, tunnels come in on {at}", text(&member["instance"])),
+        (Some(_), _, Some(why)) => format!("{RED}not registered{PLAIN}: {why}"),
+        (Some(_), _, None) => "not registered yet".to_owned(),
+    };
+    let ends = text(&member["certificateEnds"]);
+    format!("{identity}, certificate until {ends}\ncontrol plane {control}\n{registered}\n")
+}
+
 fn render(status: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let mut out = format!(
@@ -162,6 +181,7 @@ fn render(status: &Value) -> String {
         status["generation"],
         text(&status["loadedAt"]),
     );
+    out.push_str(&render_member(&status["mesh"]));
     let reload = &status["lastReload"];
     if reload["ok"] == Value::Bool(false) {
         out.push_str(&format!(
@@ -224,6 +244,24 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_member_of_the_mesh_says_who_it_is_and_what_holds_without_a_control_plane() {
+        assert_eq!(render_member(&Value::Null), "");
+        let member = serde_json::json!({
+            "identity": "spiffe://transept.local/ns/default/sa/cart",
+            "instance": "cart-1",
+            "tunnels": "10.0.0.7:15008",
+            "connected": false,
+            "registered": true,
+            "failure": "10.0.0.1:9909: refused",
+            "certificateEnds": "2026-11-22T00:00:00Z",
+        });
+        let shown = render_member(&member);
+        for part in ["sa/cart, certificate until 2026-11-22", "(10.0.0.1:9909: refused)", "registered as cart-1"] {
+            assert!(shown.contains(part), "{shown}");
+        }
+    }
 
     #[test]
     fn a_refused_reload_is_a_finding_and_is_shown() {
