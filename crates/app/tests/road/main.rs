@@ -7,6 +7,7 @@ mod early;
 mod faults;
 mod forwarding;
 mod http2;
+mod http2_flow;
 mod limits;
 mod listeners;
 mod names;

@@ -102,6 +102,7 @@ impl Backend {
     {
         let targets = Arc::new(std::sync::Mutex::new(Vec::new()));
         let heard = Arc::clone(&targets);
+        let farewell = Arc::clone(&self.farewell);
         let answering = tokio::spawn(async move {
             while let Some(served) = self.requests.recv().await {
                 let line = format!("{} {}", served.method, served.target);
@@ -109,7 +110,7 @@ impl Backend {
                 tokio::spawn(answer(served));
             }
         });
-        Answering { targets, answering }
+        Answering { targets, farewell, answering }
     }
 }
 
@@ -137,10 +138,16 @@ impl Nobody {
 /// A backend that answers by itself.
 pub(crate) struct Answering {
     targets: Arc<std::sync::Mutex<Vec<String>>>,
+    farewell: Arc<Notify>,
     answering: JoinHandle<()>,
 }
 
 impl Answering {
+    /// As [`Backend::say_goodbye`].
+    pub(crate) fn say_goodbye(&self) {
+        self.farewell.notify_waiters();
+    }
+
     /// Method and target of every request so far.
     pub(crate) fn heard(&self) -> Vec<String> {
         self.targets.lock().expect("not poisoned").clone()

@@ -134,6 +134,15 @@ impl Caller {
         Caller::connect(&Down::Http11, address).await
     }
 
+    /// Another user of the same connection. Only over HTTP/2.
+    pub(crate) fn beside(&self) -> Caller {
+        let Link::H2(requests, scheme, _) = &self.link else {
+            panic!("only over HTTP/2");
+        };
+        // The connection is driven by the first one, who has to stay.
+        Caller { link: Link::H2(requests.clone(), scheme, tokio::spawn(async {})) }
+    }
+
     /// Sends a head.
     pub(crate) async fn ask(&mut self, ask: Ask) -> Call<'_> {
         let method = ask.method.clone();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::soon;
 
@@ -145,7 +145,7 @@ impl Frames {
     /// What becomes of a stream, or of all of them.
     pub(crate) async fn verdict(&mut self, stream: u32) -> Verdict {
         loop {
-            let Ok((kind, of, payload)) = soon(self.read_frame()).await else {
+            let Ok((kind, _, of, payload)) = soon(self.read_frame()).await else {
                 return Verdict::Closed;
             };
             let code = |at: usize| {
@@ -161,14 +161,39 @@ impl Frames {
         }
     }
 
-    async fn read_frame(&mut self) -> io::Result<(u8, u32, Vec<u8>)> {
+    /// Takes the next connection of the gateway, as a backend, and reads its preface. Says empty settings.
+    pub(crate) async fn accept(listener: &TcpListener) -> Frames {
+        let (tcp, _) = soon(listener.accept()).await.expect("a connection");
+        tcp.set_nodelay(true).expect("set");
+        let mut backend = Frames { tcp, ahead: BytesMut::new() };
+        soon(backend.tcp.read_exact(&mut [0; 24])).await.expect("the preface");
+        backend.send(&frame(4, 0, 0, &[])).await;
+        backend
+    }
+
+    /// The next frame of this type: its flags, stream and payload.
+    pub(crate) async fn next(&mut self, wanted: u8) -> (u8, u32, Vec<u8>) {
+        loop {
+            let (kind, flags, stream, payload) = soon(self.read_frame()).await.expect("not the end");
+            if kind == wanted {
+                return (flags, stream, payload);
+            }
+        }
+    }
+
+    /// Whether nothing comes any more but the end; what comes before it is dropped.
+    pub(crate) async fn sees_the_end(&mut self) {
+        while soon(self.read_frame()).await.is_ok() {}
+    }
+
+    async fn read_frame(&mut self) -> io::Result<(u8, u8, u32, Vec<u8>)> {
         loop {
             if let Some(head) = self.ahead.first_chunk::<9>() {
                 let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
                 let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-                let (kind, end) = (head[3], 9 + usize::try_from(length).map_err(io::Error::other)?);
+                let (kind, flags, end) = (head[3], head[4], 9 + usize::try_from(length).map_err(io::Error::other)?);
                 if self.ahead.len() >= end {
-                    return Ok((kind, stream, self.ahead.split_to(end)[9..].to_vec()));
+                    return Ok((kind, flags, stream, self.ahead.split_to(end)[9..].to_vec()));
                 }
             }
             if self.tcp.read_buf(&mut self.ahead).await? == 0 {
