@@ -240,6 +240,17 @@ impl Tokens {
         Ok((id, write(&secret)))
     }
 
+    /// Whether there is such a token, whatever it is good for. Ask before a table is copied to redeem it: who guesses costs no
+    /// more than this.
+    ///
+    /// # Errors
+    /// It is none, or not one of these.
+    pub fn recognize(&self, token: &str) -> Result<(), BadToken> {
+        let hash = hash_secret(&*read(token).ok_or(BadToken::Malformed)?);
+        let record = self.tokens.get(&name(&hash)).ok_or(BadToken::Unknown)?;
+        verify_slices_are_equal(&record.hash.0, &hash.0).map_err(|_| BadToken::Unknown)
+    }
+
     /// Redeems a token for the instance that has chosen `nonce`. The same instance may ask again within [`RETRY`], since
     /// the answer to its first try may have been lost; another instance may not, if the token is good once. Store the
     /// table before answering.

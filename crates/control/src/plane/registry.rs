@@ -31,6 +31,8 @@ const SILENCE: Duration = Duration::from_secs(20);
 const MASS: usize = 3;
 /// The most ports and services that a workload may have.
 const MOST: usize = 64;
+/// The most instances that one identity may register: a workload that runs wild must not fill everybody's memory.
+pub const MOST_INSTANCES: usize = 4096;
 
 /// `namespace/name` of an instance.
 pub type Name = (String, String);
@@ -116,6 +118,10 @@ impl Registry {
             && (held.entry.nonce != nonce || held.entry.identity != identity.as_str())
         {
             return Err(Refused::Taken);
+        }
+        let own = || self.held.values().filter(|held| held.entry.identity == identity.as_str());
+        if !self.held.contains_key(&name) && own().count() >= MOST_INSTANCES {
+            return Err(Refused::NotAllowed(format!("`{identity}` has registered {MOST_INSTANCES} instances already")));
         }
         let entry = Entry { workload, identity: identity.as_str().to_owned(), nonce: nonce.to_vec(), lapsed: false };
         check_object(&entry)?;
@@ -230,7 +236,7 @@ fn check(workload: &Workload, identity: &SpiffeId) -> Result<(), Refused> {
     if workload.services.is_empty() || workload.services.len() > MOST || workload.ports.len() > MOST {
         return wrong(format!("a workload has at least one service and at most {MOST} services and ports"));
     }
-    if workload.address.parse::<IpAddr>().map_or(true, |ip| ip.is_unspecified() || ip.is_multicast()) {
+    if !workload.address.parse::<IpAddr>().is_ok_and(is_reachable) {
         return wrong(format!("`{}` is no IP address to reach a workload at", workload.address));
     }
     let is_port = |port: u32| u16::try_from(port).is_ok();
@@ -242,6 +248,14 @@ fn check(workload: &Workload, identity: &SpiffeId) -> Result<(), Refused> {
         return wrong(format!("`{}` is no name of a port: lower-case letters, digits and `-`", port.name));
     }
     Ok(())
+}
+
+/// Whether an address means the same machine to everybody: those of a link, where clouds keep credentials, do not.
+fn is_reachable(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(ip) => !(ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.is_link_local()),
+        IpAddr::V6(ip) => !(ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local()),
+    }
 }
 
 /// Whether the object that stands for it is one that every proxy accepts.

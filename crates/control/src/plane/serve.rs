@@ -42,6 +42,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Streams of one proxy at a time.
 const STREAMS: u32 = 16;
+/// Characters that are kept of what a proxy calls itself.
+const LONGEST_NODE: usize = 253;
 /// The longest request of discovery in bytes: a proxy names everything that it holds.
 const LONGEST_DISCOVERY: usize = 32 << 20;
 
@@ -316,6 +318,7 @@ impl Presence {
             Some(workload) => format!("{}/{}", workload.namespace(), workload.service_account()),
             None => id.path().to_owned(),
         };
+        let node: String = node.chars().take(LONGEST_NODE).collect();
         let name = format!("{proven}/{node}");
         plane.arrive(&name, id, address, leaf);
         Self { plane: plane.clone(), name }

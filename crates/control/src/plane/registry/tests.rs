@@ -169,3 +169,24 @@ fn a_restart_begins_every_lease_anew() {
     assert!(after.sweep(at(1030)).is_empty());
     assert_eq!(after.register(workload("a"), &cart(), b"a", at(1001)), Ok(false));
 }
+
+#[test]
+fn one_identity_does_not_fill_the_registry() {
+    let mut registry = Registry::default();
+    for index in 0..MOST_INSTANCES {
+        assert_eq!(registry.register(workload(&format!("a{index}")), &cart(), b"n", at(0)), Ok(true));
+    }
+    assert!(matches!(registry.register(workload("more"), &cart(), b"n", at(0)), Err(Refused::NotAllowed(_))));
+    assert_eq!(registry.register(workload("a0"), &cart(), b"n", at(1)), Ok(false));
+}
+
+#[test]
+fn an_address_leads_to_a_machine() {
+    for address in
+        ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "0.0.0.0", "::ffff:0.0.0.0", "224.0.0.1", "cart"]
+    {
+        let workload = Workload { address: address.into(), ..workload("a") };
+        let refused = Registry::default().register(workload, &cart(), b"n", at(0));
+        assert!(matches!(refused, Err(Refused::Wrong(_))), "{address}");
+    }
+}
