@@ -81,6 +81,8 @@ pub(super) struct Member {
     /// Whether the next beat carries the workload.
     introduce: bool,
     leaving: Option<oneshot::Sender<()>>,
+    /// Beats on this connection that were not answered yet.
+    unanswered: usize,
     /// The number of the configuration that is being written.
     storing: Option<u64>,
     reports: mpsc::Sender<Event>,
@@ -136,6 +138,7 @@ impl Member {
             interval: BEAT,
             introduce: options.workload.is_some(),
             leaving: None,
+            unanswered: 0,
             storing: None,
             reports,
             events,
@@ -270,6 +273,7 @@ impl Member {
         }
         self.link = None;
         self.links += 1;
+        self.unanswered = 0;
         self.beat_at = None;
         self.introduce = self.options.workload.is_some();
         let random = self.draw();
@@ -388,6 +392,7 @@ impl Member {
         };
         let sent = link.beats.send(&beat);
         self.introduce = false;
+        self.unanswered += 1;
         self.beat_at = Some(self.began.elapsed() + self.interval);
         if let Err(why) = sent {
             self.close(Some(why));
@@ -398,7 +403,11 @@ impl Member {
         if answer.interval_ms > 0 {
             self.interval = Duration::from_millis(answer.interval_ms.into());
         }
-        if let Some(done) = self.leaving.take() {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        // The last beat is the one that says it; an answer to one before confirms nothing.
+        if self.unanswered == 0
+            && let Some(done) = self.leaving.take()
+        {
             self.options.workload = None;
             let _ = done.send(());
         }
