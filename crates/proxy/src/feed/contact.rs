@@ -237,7 +237,8 @@ impl Connection {
     pub(super) async fn ask<M: Message + Default>(&self, path: &str, message: &impl Message) -> Result<M, Unreached> {
         let exchange = async {
             let (mut send, mut messages) = self.call(path).await?;
-            send.send(message)?;
+            // A call that is refused at once is over before it has said anything; the answer tells why.
+            let _ = send.send(message);
             send.end();
             let answer = messages.next().await?;
             answer.ok_or_else(|| Unreached::Away("the control plane answers nothing".to_owned()))
