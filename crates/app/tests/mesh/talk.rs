@@ -51,7 +51,8 @@ async fn every_protocol_passes_two_sidecars() {
 
     // HTTP/2 and gRPC.
     let answer = soon(exchange(&Endpoint::h2c(at[1]), &Request::get("cart", "/two"))).await.outcome.expect("an answer");
-    assert_eq!(Echo::parse(&answer.body).expect("an echo").proto, "HTTP/2.0");
+    let seen = Echo::parse(&answer.body).unwrap_or_else(|| panic!("{answer:?}\n{}\n{}", before.log(), behind.log()));
+    assert_eq!(seen.proto, "HTTP/2.0");
     let channel = soon(Channel::connect(&Endpoint::h2c(at[2]))).await.expect("a channel");
     let reply = soon(channel.echo("Echo", "cart", &[])).await.expect("a reply");
     let seen =
