@@ -7,7 +7,7 @@
 mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -29,7 +29,7 @@ use transept_xds::source::Scope;
 use transept_xds::{Key, Resource};
 
 use super::ca::{Ca, CaError, NotSigned, make_directory, random};
-use super::registry::{HEARTBEAT, Name, Refused, Registry, name_of};
+use super::registry::{self, HEARTBEAT, Name, Registry, name_of};
 use super::source::{self, Kinds};
 use super::store::{Store, StoreError, Write};
 use crate::outside::Shelf;
@@ -336,14 +336,8 @@ impl Plane {
                 workload.address = from.ip().to_canonical().to_string();
             }
             let name = name_of(&workload);
-            let is_local = |ip: IpAddr| ip.to_canonical().is_loopback();
-            let done = if workload.address.parse().is_ok_and(is_local) && !is_local(from.ip()) {
-                let why = format!("`{}` means another machine to everybody else", workload.address);
-                Err(Refused::Wrong(why))
-            } else {
-                inner.registry.register(workload, who, &beat.nonce, now)
-            };
-            match done {
+            let done = registry::check_place(&workload, from.ip());
+            match done.and_then(|()| inner.registry.register(workload, who, &beat.nonce, now)) {
                 Ok(changed) => {
                     if changed {
                         inner.unsaved.insert(name.clone());

@@ -214,6 +214,24 @@ pub fn name_of(workload: &Workload) -> Name {
     (workload.namespace.clone(), workload.name.clone())
 }
 
+/// Whether a workload may be at the address that it names when it calls from `from`. With a tunnel it may be anywhere, since
+/// whoever answers must prove who it is; without one it would lead the callers of its service to whomever it likes.
+///
+/// # Errors
+/// Why not. An address that is none is left to the registration.
+pub fn check_place(workload: &Workload, from: IpAddr) -> Result<(), Refused> {
+    let (Ok(address), from) = (workload.address.parse::<IpAddr>(), from.to_canonical()) else { return Ok(()) };
+    let address = address.to_canonical();
+    if address.is_loopback() && !from.is_loopback() {
+        return Err(Refused::Wrong(format!("`{address}` means another machine to everybody else")));
+    }
+    if workload.tunnel_port == 0 && address != from {
+        let why = format!("a workload without a tunnel is registered at its own address, {from}, and not at {address}");
+        return Err(Refused::NotAllowed(why));
+    }
+    Ok(())
+}
+
 /// What `identity` may register: itself, as an instance of the service that its service account is named after.
 fn check(workload: &Workload, identity: &SpiffeId) -> Result<(), Refused> {
     let wrong = |why: String| Err(Refused::Wrong(why));

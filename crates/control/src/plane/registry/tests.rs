@@ -190,3 +190,15 @@ fn an_address_leads_to_a_machine() {
         assert!(matches!(refused, Err(Refused::Wrong(_))), "{address}");
     }
 }
+
+#[test]
+fn only_a_tunnel_is_registered_at_another_address() {
+    let from = |text: &str| text.parse().expect("an address");
+    let plain = Workload { tunnel_port: 0, ..workload("a") };
+    assert_eq!(check_place(&plain, from("::ffff:10.0.0.7")), Ok(()));
+    assert!(matches!(check_place(&plain, from("10.0.0.8")), Err(Refused::NotAllowed(_))));
+    assert_eq!(check_place(&workload("a"), from("10.0.0.8")), Ok(()));
+    let local = Workload { address: "127.0.0.1".into(), ..workload("a") };
+    assert!(matches!(check_place(&local, from("10.0.0.8")), Err(Refused::Wrong(_))));
+    assert_eq!(check_place(&local, from("127.0.0.2")), Ok(()));
+}
