@@ -306,9 +306,14 @@ impl Traffic {
 
     /// Ends, and gives how many were sent. Fails when one of them did.
     pub(crate) async fn end(self) -> usize {
+        self.end_but_for(0).await
+    }
+
+    /// The same when so many may fail.
+    pub(crate) async fn end_but_for(self, lost: usize) -> usize {
         self.stop.notify_one();
         let (sent, failed) = soon(self.counted).await.expect("it ends");
-        assert!(failed.is_empty(), "{} of {sent} failed: {:?}", failed.len(), &failed[..failed.len().min(5)]);
+        assert!(failed.len() <= lost, "{} of {sent} failed: {:?}", failed.len(), &failed[..failed.len().min(5)]);
         sent
     }
 }
