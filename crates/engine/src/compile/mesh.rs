@@ -319,6 +319,8 @@ impl<'w> Sides<'_, 'w> {
         Arc::new(Listener {
             speaks: app.protocol.speaks(),
             chain,
+            // Policies name the port of the program; which one of the Service was called, a tunnel does not say.
+            port: app.to.port(),
             ..self.listener(&station.namespace, service, app.port, rule, None, Role::Inbound)
         })
     }

@@ -196,3 +196,19 @@ fn compiled_with_problems(yaml: &str, station: &Station) -> Compiled {
     let attached = attach(&world, &Surroundings::default());
     compile_station(&world, &attached, station, None, 1)
 }
+
+#[test]
+fn policies_name_the_port_of_the_program() {
+    let refused = |port: u16| {
+        let rules = format!("deny: [{{to: [{{ports: [{port}]}}]}}]");
+        let world = WORLD.replace("allow: [{from: [{namespaces: [till]}], to: [{methods: [GET]}]}]", &rules);
+        assert!(world.contains(&rules));
+        let snapshot = compiled(&world, &station(), None).install();
+        let connection = Connection::new(([10, 0, 0, 1], 1).into(), local(15008), None);
+        [80, 8080].map(|called| {
+            let listener = bind(&snapshot, 15008).listener_for_port(called).expect("a listener").clone();
+            admit_connection(&listener, &connection).is_err()
+        })
+    };
+    assert_eq!((refused(8080), refused(80)), ([true, true], [false, false]));
+}
