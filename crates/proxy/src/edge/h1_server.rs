@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
 use transept_engine::settings::Settings;
-use transept_engine::snapshot::ServerTls;
+use transept_engine::snapshot::{Role, ServerTls};
 use transept_engine::verdict::Reply;
 use transept_wire::h1::{self, Body, Decoder, Malformed, RequestMeta};
 use transept_wire::head::Version;
@@ -176,7 +176,7 @@ async fn exchange(worker: &Rc<Worker>, it: &mut H1Connection, settings: &Setting
         version: trip.request.version,
         method: trip.request.method,
         keep_alive: meta.keep_alive && !last,
-        draining: if connection.destination.is_some() { &worker.way_in_drains } else { &worker.draining },
+        draining: if settings.role == Role::Inbound { &worker.way_in_drains } else { &worker.draining },
         begun: false,
         cut: false,
     });

@@ -12,7 +12,7 @@ use std::task::Poll;
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
 use transept_engine::settings::Settings;
-use transept_engine::snapshot::ServerTls;
+use transept_engine::snapshot::{Role, ServerTls};
 use transept_engine::verdict::Reply;
 use transept_wire::h1::Body;
 use transept_wire::h2::head::{Connect, HeadLimits, Refused, RequestHead};
@@ -79,7 +79,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, io: Io, inbound: Inbound, facts: F
     let timeouts = &settings.timeouts;
     let patience = Patience { head: timeouts.head, stall: timeouts.stream_idle, idle: timeouts.idle };
     let watch = worker.watches.add();
-    let drains = if facts.connection.destination.is_some() {
+    let drains = if settings.role == Role::Inbound {
         watch.belong_to_the_way_in();
         &worker.way_in_drains
     } else {
