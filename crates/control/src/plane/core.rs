@@ -110,12 +110,19 @@ struct Inner {
     unsaved: BTreeSet<Name>,
     tokens: Tokens,
     rotation: Rotation,
-    /// What the files hold.
-    files: Vec<Value>,
+    files: Files,
     /// The keys of everything that is published.
     published: BTreeSet<Key>,
     members: BTreeMap<String, Member>,
     refused: BTreeMap<Key, BTreeMap<String, String>>,
+}
+
+/// What the files hold.
+#[derive(Debug, Default)]
+struct Files {
+    resources: Vec<Resource>,
+    services: BTreeSet<Name>,
+    visible: Visible,
 }
 
 /// What is known of a proxy.
@@ -138,7 +145,7 @@ pub(super) struct Shelves {
 }
 
 /// Secrets are for the gateways that use them, and a gateway sees no other Gateway than itself; everything else is for every member.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Visible {
     gateways: BTreeMap<Name, BTreeSet<Name>>,
 }
@@ -203,7 +210,7 @@ impl Plane {
             unsaved: BTreeSet::new(),
             tokens: state.tokens,
             rotation,
-            files: Vec::new(),
+            files: Files::default(),
             published: BTreeSet::new(),
             members: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -245,7 +252,13 @@ impl Plane {
             return false;
         }
         let objects = source::objects(&reading.texts, &shelf);
-        self.lock().files = objects;
+        let files = Files {
+            // Of two objects of one name the first counts.
+            resources: objects.iter().rev().filter_map(|object| self.kinds.resource(object)).collect(),
+            services: source::services(&objects),
+            visible: Visible { gateways: source::gateways(&objects) },
+        };
+        self.lock().files = files;
         // At once: a proxy that connects before would be told that nothing of it exists.
         self.publish();
         true
@@ -509,19 +522,17 @@ impl Plane {
         }
     }
 
-    /// Puts what is known into the store of resources.
+    /// Puts what is known into the store of resources. What the files hold was made ready when it was read, so that a
+    /// registration costs no more than the registrations.
     fn publish(&self) {
         let mut inner = self.lock();
-        let mut objects = inner.files.clone();
-        let from_files = source::services(&objects);
-        let visible = Visible { gateways: source::gateways(&objects) };
-        objects.extend(inner.registry.objects(&from_files));
-        let resources: BTreeMap<Key, Resource> = objects
-            .iter()
-            .rev()
-            .filter_map(|object| self.kinds.resource(object))
-            .map(|r| (r.key().clone(), r))
-            .collect();
+        let objects = inner.registry.objects(&inner.files.services);
+        let registered = objects.iter().filter_map(|object| self.kinds.resource(object));
+        // What a file says comes before what was registered under the same name.
+        let files = inner.files.resources.iter().cloned();
+        let resources: BTreeMap<Key, Resource> =
+            registered.chain(files).map(|resource| (resource.key().clone(), resource)).collect();
+        let visible = inner.files.visible.clone();
         let gone: Vec<Key> = inner.published.iter().filter(|key| !resources.contains_key(*key)).cloned().collect();
         inner.published = resources.keys().cloned().collect();
         let mut shelves = self.shelves.write().unwrap_or_else(PoisonError::into_inner);
