@@ -54,17 +54,6 @@ pub(crate) struct AdminArgs {
     pub(crate) admin_host: Vec<String>,
 }
 
-impl AdminArgs {
-    /// Takes any free port when the wanted one is taken: of sidecars there are many on one machine.
-    pub(crate) fn give_way(&mut self) {
-        if let Address::At(address) = self.admin
-            && std::net::TcpListener::bind(address).is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
-        {
-            self.admin = Address::At(SocketAddr::new(address.ip(), 0));
-        }
-    }
-}
-
 /// Where the admin server listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Address {
@@ -112,6 +101,23 @@ impl Admin {
             tracing::warn!(%address, "the admin server has no authentication and is reachable from other machines");
         }
         Ok(Some(Admin { listener, address, names: args.admin_host.clone().into() }))
+    }
+
+    /// The same, on any free port when the wanted one is taken: of sidecars there are many on one machine.
+    ///
+    /// # Errors
+    /// The address is not allowed.
+    pub(crate) async fn bind_beside_others(args: &AdminArgs) -> Result<Option<Admin>> {
+        let taken = |error: &anyhow::Error| {
+            error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+        };
+        match (Admin::bind(args).await, args.admin) {
+            (Err(error), Address::At(address)) if taken(&error) => {
+                let elsewhere = Address::At(SocketAddr::new(address.ip(), 0));
+                Admin::bind(&AdminArgs { admin: elsewhere, ..args.clone() }).await
+            }
+            (bound, _) => bound,
+        }
     }
 
     /// Where it listens.
@@ -201,6 +207,17 @@ fn page(status: StatusCode, kind: &'static str, body: String) -> Response<Full<B
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn many_sidecars_have_an_admin_server_on_one_machine() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = taken.local_addr().expect("bound");
+        let args = AdminArgs { admin: Address::At(address), admin_host: Vec::new() };
+        let refused = Admin::bind(&args).await.err().expect("it is taken");
+        assert!(refused.to_string().contains("--admin off"), "{refused:#}");
+        let beside = Admin::bind_beside_others(&args).await.expect("another port").expect("a server");
+        assert!(beside.address() != address && beside.address().ip() == address.ip());
+    }
 
     #[test]
     fn reads_an_address_or_off() {

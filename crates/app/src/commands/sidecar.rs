@@ -129,7 +129,6 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
         None => instance_name(&args.service, &machine_name(), inbound.map(|inbound| inbound.port())),
     };
     let state = args.state.unwrap_or_else(|| default_state("sidecar").join(&args.namespace).join(&name));
-    args.serve.admin.give_way();
     let question = args.port.first().map(|port| {
         Question::new((Ipv4Addr::LOCALHOST, port.target).into(), args.health_path.as_deref(), args.health_interval)
     });

@@ -233,7 +233,7 @@ impl Sidecar {
 
     /// Puts the first configuration in force and opens the doors.
     async fn begin(&self, received: &mut watch::Receiver<Arc<Received>>) -> Result<InForce> {
-        let admin = Admin::bind(&self.plan.serve.admin).await?;
+        let admin = Admin::bind_beside_others(&self.plan.serve.admin).await?;
         let identity = self.feed.svid().load().id().to_string();
         let format = self.plan.serve.log.log.settle();
         let mut stationing = Stationing::new(self.plan.place.clone(), identity.clone());
