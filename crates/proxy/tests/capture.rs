@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use transept_proxy::capture::{
-    CaptureError, DnsPlan, InboundPlan, Liveness, LoopGuard, MARK, Means, NOBODY, OutboundPlan, Plan, ServicePort,
-    Unusable, capture, capture_by, mark, owners, remove_leftovers,
+    CaptureError, DnsPlan, InboundPlan, Liveness, LoopGuard, MARK, Means, NOBODY, OutboundPlan, Plan, Scope,
+    ServicePort, Unusable, capture, capture_by, mark, owners, remove_leftovers,
 };
 use transept_proxy::names::{Assigned, Meaning, MeshService, NameServer, Options, Realm, Resolvers, Table, Target};
 
@@ -228,6 +228,12 @@ fn check_outbound(means: Means, elsewhere: &Elsewhere) {
     assert_eq!(heard(connect(excluded_address)), "there", "the other plan is in force");
     let _client = connect(server_v6);
     assert_eq!(taken(&proxy.v6, &guard).unwrap(), server_v6, "and what it does not exclude is captured");
+
+    wanted.outbound.as_mut().unwrap().scope = Scope::Services;
+    captured.replace(&wanted).unwrap();
+    let _client = connect(virtual_address);
+    assert_eq!(taken(&proxy.v4, &guard).unwrap(), virtual_address);
+    assert_eq!(heard(connect(server)), "there", "all but services is left alone");
 
     drop(captured);
     assert_eq!(owners().unwrap(), []);

@@ -29,7 +29,7 @@ pub use origin::{LoopGuard, Unusable};
 pub use own::connect;
 pub use owner::{Liveness, Owner};
 pub use rules::{
-    Chain, DnsPlan, InboundPlan, Match, NOBODY, OutboundPlan, Plan, Rule, ServicePort, Transport, Verdict,
+    Chain, DnsPlan, InboundPlan, Match, NOBODY, OutboundPlan, Plan, Rule, Scope, ServicePort, Transport, Verdict,
 };
 
 /// The packet mark of connections that the proxy itself opens, which no rule captures.

@@ -52,11 +52,23 @@ pub struct DnsPlan {
     pub servers: Vec<IpAddr>,
 }
 
+/// Which connections of programs are captured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// All that nothing excludes.
+    #[default]
+    Everything,
+    /// Those to virtual addresses alone.
+    Services,
+}
+
 /// Connections that programs of this namespace open.
 #[derive(Clone, Debug, Default)]
 pub struct OutboundPlan {
     /// The port on 127.0.0.1 and ::1 that they are led to.
     pub port: u16,
+    /// Which of them.
+    pub scope: Scope,
     /// Destination ports that are left alone.
     pub exclude_ports: Vec<u16>,
     /// Destinations that are left alone. Loopback addresses always are.
@@ -185,7 +197,7 @@ impl Plan {
             let port = self.outbound.as_ref().map_or(NOBODY, |outbound| outbound.port);
             rule(&[tcp, Match::Destination(self.virtual_range.into())], Verdict::Redirect(port));
         }
-        let Some(outbound) = &self.outbound else {
+        let Some(outbound) = self.outbound.as_ref().filter(|outbound| outbound.scope == Scope::Everything) else {
             return;
         };
         for net in loopback().into_iter().chain(outbound.exclude.iter().copied()) {
@@ -240,6 +252,7 @@ pub(super) mod tests {
             program_user: Some(1000),
             outbound: Some(OutboundPlan {
                 port: 15001,
+                scope: Scope::Everything,
                 exclude_ports: vec![5432],
                 exclude: vec!["10.0.0.0/9".parse().unwrap(), "fd00::/8".parse().unwrap()],
             }),
