@@ -14,7 +14,7 @@ use super::Exit;
 use super::control::default_state;
 use crate::gateway::ServeArgs;
 use crate::sidecar::{
-    self, AppPort, Place, Plan, Question, TOKEN, Upstream, is_label, own_address, parse_local, settle,
+    self, AppPort, Place, Plan, Question, TOKEN, Transparent, Upstream, is_label, own_address, parse_local, settle,
 };
 use crate::{duration, logging};
 
@@ -22,6 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   transept sidecar --service cart --port 8080 --control 10.0.0.1:9909 --token-file cart.token -- ./cart
   transept sidecar --service cart --port 80:8080/http --upstream catalog=9001 --control 10.0.0.1:9909 -- ./cart
+  transept sidecar --service web --transparent --control 10.0.0.1:9909 -- ./web        calls http://catalog:9000 by its name
   transept sidecar --service jobs --http-proxy 127.0.0.1:0 --control 10.0.0.1:9909 -- python3 jobs.py
   transept sidecar --service cart --port 8080 --control 10.0.0.1:9909        beside a program that is there already
 
@@ -83,6 +84,11 @@ pub(crate) struct Args {
     #[arg(long, env = "TRANSEPT_HTTP_PROXY", value_name = "ADDR", value_parser = parse_local)]
     http_proxy: Option<SocketAddr>,
 
+    /// Capture the program's calls of services by name, such as http://catalog or catalog.shop:5432: the program needs no setting.
+    /// Linux; needs CAP_NET_ADMIN
+    #[arg(long, env = "TRANSEPT_TRANSPARENT")]
+    transparent: bool,
+
     /// Path that answers 2xx or 3xx when the program is well [default: an open port is enough]
     #[arg(long, env = "TRANSEPT_HEALTH_PATH", value_name = "PATH")]
     health_path: Option<String>,
@@ -105,6 +111,11 @@ const TUNNEL_PORT: u16 = 15008;
 /// Runs until the program or a signal ends it.
 pub(crate) fn run(mut args: Args) -> Result<Exit> {
     logging::start(&args.serve.log)?;
+    if args.transparent {
+        let port = args.listen.map_or(TUNNEL_PORT, |listen| listen.port);
+        let named = || instance_name(&args.service, &machine_name(), (!args.port.is_empty()).then_some(port));
+        Transparent::clear(&args.name.clone().unwrap_or_else(named))?;
+    }
     let ticket = read_ticket(args.token_file.as_deref())?;
     let address = match (args.address, args.listen.and_then(|listen| listen.ip)) {
         (Some(address), _) => address,
@@ -147,6 +158,7 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
             http_proxy: args.http_proxy.map(settle).transpose().context("--http-proxy")?,
             zone: args.serve.zone().map(Into::into),
         },
+        transparent: args.transparent,
         question,
         program: args.program,
         serve: args.serve,

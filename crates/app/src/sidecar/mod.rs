@@ -8,6 +8,7 @@ mod places;
 mod probe;
 mod program;
 mod station;
+mod transparent;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -39,6 +40,7 @@ pub(crate) use places::{AppPort, Upstream, is_label, own_address, parse_local, s
 pub(crate) use probe::Question;
 pub(crate) use program::TOKEN;
 pub(crate) use station::Place;
+pub(crate) use transparent::Transparent;
 
 /// How long the control plane may take to hear that we leave.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -57,6 +59,8 @@ pub(crate) struct Plan {
     pub(crate) address: IpAddr,
     /// The place in the mesh.
     pub(crate) place: Place,
+    /// Whether the program's calls of services are captured.
+    pub(crate) transparent: bool,
     /// How the program is asked whether it is well; none when it has no port.
     pub(crate) question: Option<Question>,
     /// The program with its arguments; empty when it is there already.
@@ -74,10 +78,12 @@ pub(crate) fn serve(plan: Plan) -> Result<Exit> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("sidecar").enable_all().build()?;
     let joined = runtime.block_on(join(&plan))?;
     let Some((mail, feed)) = joined else { return Ok(Exit::Fine) };
+    let prepare = async { Transparent::prepare(&plan.place.namespace, &plan.place.workload, &plan.state) };
+    let transparent = if plan.transparent { Some(runtime.block_on(prepare)?) } else { None };
     let mut options = plan.serve.options();
     options.mesh = Some(feed.mesh());
     let proxy = Arc::new(Proxy::start(&options).context("the data plane cannot start")?);
-    let sidecar = Sidecar { plan, feed, proxy: proxy.clone(), mail, verdict: Condition::Unhealthy };
+    let sidecar = Sidecar { plan, feed, proxy: proxy.clone(), transparent, mail, verdict: Condition::Unhealthy };
     let exit = runtime.block_on(sidecar.attend());
     // The proxy has a runtime of its own, which must not end inside another: it goes last, on this thread.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -123,9 +129,9 @@ impl Plan {
         }
     }
 
-    /// What is called, and the own service, whose policies count here. Who calls by HTTP proxy may call anything.
+    /// What is called, and the own service, whose policies count here. Who calls by HTTP proxy or by name may call anything.
     fn interest(&self) -> Interest {
-        if self.place.http_proxy.is_some() {
+        if self.place.http_proxy.is_some() || self.transparent {
             return Interest::Everything;
         }
         let own = (self.place.namespace.clone(), self.place.service.clone());
@@ -166,6 +172,8 @@ struct Sidecar {
     plan: Plan,
     feed: Feed,
     proxy: Arc<Proxy>,
+    /// Gone after the program, whose calls it captures.
+    transparent: Option<Transparent>,
     mail: Mail,
     verdict: Condition,
 }
@@ -232,12 +240,13 @@ impl Sidecar {
     }
 
     /// Puts the first configuration in force and opens the doors.
-    async fn begin(&self, received: &mut watch::Receiver<Arc<Received>>) -> Result<InForce> {
+    async fn begin(&mut self, received: &mut watch::Receiver<Arc<Received>>) -> Result<InForce> {
         let admin = Admin::bind_beside_others(&self.plan.serve.admin).await?;
         let identity = self.feed.svid().load().id().to_string();
         let format = self.plan.serve.log.log.settle();
         let mut stationing = Stationing::new(self.plan.place.clone(), identity.clone());
         let first = received.borrow_and_update().clone();
+        stationing.take_captured(self.transparent.as_mut().map(|transparent| transparent.follow(&first.world)));
         let update = stationing.take(&first.world);
         let outcomes = self.apply(&update).await?;
         announce::loaded(&update, format);
@@ -245,6 +254,9 @@ impl Sidecar {
         // The others would call us in vain, or the program would call somebody else.
         if outcomes.iter().any(|outcome| outcome.bound.is_err()) {
             anyhow::bail!("not every listener could be opened");
+        }
+        if let Some(transparent) = &mut self.transparent {
+            transparent.begin()?;
         }
         let retry = Retry::begin(&outcomes, Instant::now());
         let standing = Standing::new(self.proxy.clone(), update, outcomes, retry.pause());
@@ -286,7 +298,9 @@ impl Sidecar {
     }
 
     /// Puts a new configuration in force.
-    async fn take(&self, received: &Received, in_force: &mut InForce) -> Result<()> {
+    async fn take(&mut self, received: &Received, in_force: &mut InForce) -> Result<()> {
+        let captured = self.transparent.as_mut().map(|transparent| transparent.follow(&received.world));
+        in_force.stationing.take_captured(captured);
         let update = in_force.stationing.take(&received.world);
         let before = in_force.standing.outcomes();
         let outcomes = self.apply(&update).await?;

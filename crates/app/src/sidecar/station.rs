@@ -84,13 +84,19 @@ fn usual_port(world: &World, namespace: &str, name: &str) -> u16 {
 pub(crate) struct Stationing {
     place: Place,
     identity: String,
+    captured: Option<mesh::Captured>,
     previous: Option<Arc<Loaded>>,
 }
 
 impl Stationing {
     /// For this place and this SPIFFE id; nothing is in force yet.
     pub(crate) fn new(place: Place, identity: String) -> Stationing {
-        Stationing { place, identity, previous: None }
+        Stationing { place, identity, captured: None, previous: None }
+    }
+
+    /// Takes captured connections in the next update.
+    pub(crate) fn take_captured(&mut self, captured: Option<mesh::Captured>) {
+        self.captured = captured;
     }
 
     /// The update that this world leads to.
@@ -100,7 +106,7 @@ impl Stationing {
         let mut attached = attach(world, &surroundings);
         let generation = self.previous.as_ref().map_or(1, |previous| previous.generation + 1);
         let before = self.previous.as_ref().map(|previous| &*previous.snapshot);
-        let station = self.place.station(world, &self.identity);
+        let station = Station { captured: self.captured.clone(), ..self.place.station(world, &self.identity) };
         let compiled = compile_station(world, &attached, &station, before, generation);
         compiled.report(&mut attached.status);
         let mut problems = std::mem::take(&mut attached.problems);

@@ -7,3 +7,4 @@ mod life;
 mod outages;
 mod stage;
 mod talk;
+mod transparent;

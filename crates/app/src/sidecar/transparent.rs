@@ -1,0 +1,194 @@
+//! Transparent: the program calls services by their names, and knows nothing of the mesh.
+//!
+//! Called by `sidecar`. Its questions for names are led to a name server of ours, which gives every service a virtual address;
+//! connections to those are led to the proxy. Everything else the program does is left alone. The addresses are kept in the state
+//! directory, because a program may hold on to one for longer than we live.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use transept_engine::compile::mesh::{Captured, VirtualService};
+use transept_model::World;
+use transept_proxy::capture::{self, DnsPlan, ServicePort};
+use transept_proxy::names::{self, Assigned, Meaning, MeshService, NameServer, Realm, Resolvers, Table};
+
+use super::places::settle;
+
+/// Where the system says which name servers there are.
+const SYSTEM: &str = "/etc/resolv.conf";
+/// The file with the addresses, in the state directory.
+const KEPT: &str = "addresses.json";
+
+/// Names, addresses and rules of one program.
+#[derive(Debug)]
+pub(crate) struct Transparent {
+    names: NameServer,
+    kept: PathBuf,
+    /// Where the proxy takes what is captured.
+    listen: SocketAddr,
+    plan: capture::Plan,
+    /// Dropping them captures no longer.
+    rules: Option<capture::Captured>,
+}
+
+impl Transparent {
+    /// Removes the rules of a sidecar that was killed. To be called before anything else: they would hold us up too.
+    ///
+    /// # Errors
+    /// The privilege is missing, or the workload has a sidecar here that lives.
+    pub(crate) fn clear(workload: &str) -> Result<()> {
+        for owner in capture::remove_leftovers(workload)? {
+            tracing::warn!(
+                workload = owner.workload,
+                pid = owner.pid,
+                "removed the rules of a sidecar that was killed"
+            );
+        }
+        Ok(())
+    }
+
+    /// Starts the name server on the runtime of the caller. Nothing is captured yet.
+    ///
+    /// # Errors
+    /// Nothing can be listened on.
+    pub(crate) fn prepare(namespace: &str, workload: &str, state: &Path) -> Result<Transparent> {
+        let realm = Realm::new(namespace);
+        let range = realm.range;
+        let kept = state.join(KEPT);
+        let table = Table::build(realm, &read(&kept), []);
+        let resolvers = match fs::exists(SYSTEM) {
+            Ok(true) => Resolvers::File(SYSTEM.into()),
+            _ => Resolvers::These { servers: Vec::new(), search: Vec::new() },
+        };
+        let servers = resolvers.servers().context(SYSTEM)?.iter().map(SocketAddr::ip).collect();
+        let listen = [(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()].to_vec();
+        let names = NameServer::start(&names::Options { listen, resolvers, mark: Some(capture::MARK) }, table)
+            .context("no names can be answered")?;
+        let port = names.addresses().first().map_or(0, SocketAddr::port);
+        let listen = settle((Ipv4Addr::LOCALHOST, 0).into())?;
+        let plan = capture::Plan {
+            workload: workload.to_owned(),
+            mark: capture::MARK,
+            proxy_user: None,
+            program_user: None,
+            services: Vec::new(),
+            inbound: None,
+            outbound: None,
+            dns: Some(DnsPlan { port, servers }),
+            virtual_range: range,
+        };
+        Ok(Transparent { names, kept, listen, plan, rules: None })
+    }
+
+    /// Gives the services of a world their addresses, and answers for them from now on. What is returned belongs into the station
+    /// that is compiled for the same world.
+    pub(crate) fn follow(&mut self, world: &World) -> Captured {
+        let before = self.names.table();
+        let services = world.services().iter().filter_map(|service| {
+            let tcp = service.spec.ports.iter().filter(|port| port.protocol == "TCP");
+            let ports: Vec<u16> = tcp.map(|port| port.port).collect();
+            let (namespace, name) = (service.meta.namespace.to_string(), service.meta.name.to_string());
+            (!ports.is_empty()).then_some(MeshService { namespace, name, ports })
+        });
+        let table = Table::build(before.realm().clone(), before.assigned(), services);
+        // Before anybody can be told of them.
+        if table.assigned() != before.assigned()
+            && let Err(error) = keep(&self.kept, table.assigned())
+        {
+            tracing::warn!(%error, path = %self.kept.display(), "virtual addresses cannot be kept for the next start");
+        }
+        let services = table.services().iter().filter_map(|service| match table.resolve(&table.full_name(service)) {
+            Meaning::Service(address) => Some(VirtualService {
+                address: address.into(),
+                namespace: service.namespace.clone(),
+                service: service.name.clone(),
+            }),
+            _ => None,
+        });
+        let captured = Captured { listen: self.listen, services: services.collect() };
+        let ports = captured.services.iter().zip(table.services()).flat_map(|(at, service)| {
+            let IpAddr::V4(address) = at.address else { return Vec::new() };
+            let led = |&port: &u16| ServicePort { address, port, listener: self.listen.port() };
+            service.ports.iter().map(led).collect()
+        });
+        self.lead(ports.collect());
+        self.names.update(table);
+        captured
+    }
+
+    /// Leads these ports to the proxy; others of virtual addresses are refused.
+    fn lead(&mut self, services: Vec<ServicePort>) {
+        if self.plan.services == services {
+            return;
+        }
+        self.plan.services = services;
+        if let Some(Err(error)) = self.rules.as_mut().map(|rules| rules.replace(&self.plan)) {
+            tracing::error!(%error, "calls of new services are not captured");
+        }
+    }
+
+    /// Captures from now on; the proxy listens.
+    ///
+    /// # Errors
+    /// The privilege is missing, or the kernel lacks something.
+    pub(crate) fn begin(&mut self) -> Result<()> {
+        let rules = capture::capture(&self.plan)?;
+        tracing::info!(means = %rules.means(), range = %self.plan.virtual_range, "calls of services by name are captured");
+        self.rules = Some(rules);
+        Ok(())
+    }
+}
+
+/// What was kept; nothing, when it is not there or no longer what it was.
+fn read(path: &Path) -> Assigned {
+    let Ok(text) = fs::read(path) else {
+        return Assigned::new();
+    };
+    serde_json::from_slice(&text).unwrap_or_else(|error| {
+        tracing::warn!(%error, path = %path.display(), "virtual addresses from before are not readable; services get new ones");
+        Assigned::new()
+    })
+}
+
+/// Whole or not at all.
+fn keep(path: &Path, addresses: &Assigned) -> std::io::Result<()> {
+    let beside = path.with_extension("new");
+    fs::write(&beside, serde_json::to_vec_pretty(addresses)?)?;
+    fs::rename(beside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use transept_engine::policies::MODEL_KINDS;
+    use transept_model::{Loader, SourceText};
+
+    use super::*;
+
+    fn world(names: &[&str]) -> World {
+        let service = |name: &&str| {
+            format!(
+                "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: 80}}]}}\n"
+            )
+        };
+        let text: String = names.iter().map(service).collect();
+        Loader::new(MODEL_KINDS).load(&[SourceText::new("world", &text)]).world
+    }
+
+    #[tokio::test]
+    async fn services_have_addresses_that_last() {
+        let state = tempfile::tempdir().expect("a directory");
+        let mut transparent = Transparent::prepare("shop", "web-1", state.path()).expect("prepared");
+        let first = transparent.follow(&world(&["cart", "catalog"]));
+        assert_eq!(first.services.len(), 2);
+        assert!(first.services.iter().all(|service| transparent.names.table().is_virtual(service.address)));
+        assert_eq!(transparent.plan.services.len(), 2);
+        assert_eq!(transparent.follow(&world(&["catalog"])).services, first.services[1..]);
+        drop(transparent);
+        let mut again = Transparent::prepare("shop", "web-1", state.path()).expect("prepared");
+        assert_eq!(again.follow(&world(&["cart", "catalog"])).services, first.services);
+        fs::write(state.path().join(KEPT), "{").expect("written");
+        assert_eq!(read(&state.path().join(KEPT)), Assigned::new());
+    }
+}

@@ -1,0 +1,115 @@
+//! A sidecar that captures, in a network namespace of the test's own: a program knows nothing but names.
+//!
+//! Where no namespace can be made the test says so and passes, unless `TRANSEPT_REQUIRE_ALL=1`.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use transept_proxy::capture;
+use transept_proxy::names::Resolvers;
+use transept_testkit::client::Request;
+use transept_testkit::echo::{Echo, Port};
+
+use crate::stage::{Mesh, PATIENCE, answered, program, send, until};
+
+const TEST: &str = "transparent::a_program_calls_a_service_by_its_name";
+const INSIDE: &str = "TRANSEPT_TRANSPARENT_TEST_INSIDE";
+
+/// Runs this test again, alone in a namespace with a link that leads nowhere.
+fn run_alone() {
+    let mut unshare = vec!["--net"];
+    if !rustix::process::geteuid().is_root() {
+        unshare.push("--map-root-user");
+    }
+    let prepare = "ip link set lo up && ip link add here type veth peer name there && ip addr add 10.9.0.1/24 dev here \
+                   && ip link set here up && ip link set there up && ip route add default dev here && exec \"$@\"";
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(&unshare).args(["sh", "-c", prepare, "sh"]).args(arguments).env(INSIDE, "1");
+        command
+    };
+    let possible = run(&["true"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    if !possible {
+        let why = format!("{TEST}: no network namespace can be made here (unshare --net, ip)");
+        assert!(std::env::var("TRANSEPT_REQUIRE_ALL").as_deref() != Ok("1"), "{why}");
+        // Not by `eprintln`, which the test runner keeps to itself.
+        std::io::stderr().write_all(format!("skipped: {why}\n").as_bytes()).expect("written");
+        return;
+    }
+    let this = std::env::current_exe().expect("this program");
+    let status = run(&[this.to_str().expect("a path"), "--exact", TEST, "--nocapture"]).status().expect("it starts");
+    assert!(status.success(), "{TEST} failed in its namespace");
+}
+
+/// The address of a name, as the name server of the system tells it; none when it has none.
+async fn resolve(name: &'static str) -> Option<Ipv4Addr> {
+    let asking = tokio::task::spawn_blocking(move || {
+        let servers = Resolvers::File("/etc/resolv.conf".into()).servers().ok()?;
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+        socket.connect(servers.iter().find(|server| server.is_ipv4())?).expect("connected");
+        let mut question = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in name.split('.') {
+            question.push(u8::try_from(label.len()).expect("a label"));
+            question.extend(label.bytes());
+        }
+        question.extend([0, 0, 1, 0, 1]);
+        socket.send(&question).expect("sent");
+        let mut buffer = [0; 512];
+        let length = socket.recv(&mut buffer).ok()?;
+        // One answer, and nothing after its address.
+        let answers = u16::from_be_bytes([buffer[6], buffer[7]]);
+        let address: [u8; 4] = *buffer[..length].last_chunk()?;
+        (answers == 1).then_some(address.into())
+    });
+    asking.await.expect("it ends")
+}
+
+#[test]
+fn a_program_calls_a_service_by_its_name() {
+    if std::env::var_os(INSIDE).is_none() {
+        return run_alone();
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(call_by_name());
+}
+
+async fn call_by_name() {
+    let mesh = Mesh::start("").await;
+    let cart_program = program("cart-1", Port::Http1).await;
+    let _cart = mesh.sidecar("cart").await.port(80, cart_program.address, "").start().await;
+    let setup = mesh.sidecar("web").await.argument("--transparent");
+    let web = setup.start().await;
+    let owner = &capture::owners().expect("owners")[0];
+    assert_eq!(owner.workload, "web");
+
+    let address = until(|| resolve("cart.mesh"), Option::is_some).await.expect("an address");
+    assert_eq!(resolve("cart").await, Some(address));
+    assert_eq!(resolve("cart.default.svc.cluster.local").await, Some(address));
+    let cart = SocketAddr::new(address.into(), 80);
+    answered(cart, 200).await;
+    let seen = Echo::parse(&send(cart, &Request::get("cart", "/x")).await.expect("an answer").body).expect("an echo");
+    assert_eq!((seen.path.as_str(), seen.pod.as_str()), ("/x", "cart-1"));
+    let said = seen.header("x-forwarded-client-cert").expect("an identity");
+    assert!(said.contains("URI=spiffe://transept.local/ns/default/sa/web"), "{said}");
+    let direct = send(cart_program.address, &Request::get("cart", "/")).await.expect("an answer");
+    assert!(Echo::parse(&direct.body).expect("an echo").header("x-forwarded-client-cert").is_none(), "left alone");
+    let other_port = tokio::net::TcpStream::connect((address, 81)).await.expect_err("the service does not have it");
+    assert_eq!(other_port.kind(), std::io::ErrorKind::ConnectionRefused);
+
+    // One that is killed leaves its rules; the next start removes them, and gives the same addresses.
+    web.signal(rustix::process::Signal::KILL).expect("sent");
+    until(
+        || async { capture::owners().expect("owners").iter().map(capture::Owner::liveness).collect::<Vec<_>>() },
+        |all| *all == [capture::Liveness::Gone],
+    )
+    .await;
+    let web = setup.start().await;
+    assert_eq!(until(|| resolve("cart.mesh"), Option::is_some).await, Some(address));
+    answered(cart, 200).await;
+    assert!(web.stop(PATIENCE).await.expect("it ends").success());
+    assert_eq!(capture::owners().expect("owners"), []);
+}
