@@ -3,6 +3,7 @@
 
 mod access;
 mod examples;
+mod gateway;
 mod life;
 mod outages;
 mod stage;

@@ -1,0 +1,64 @@
+//! A gateway that is a member of the mesh: who calls from outside reaches programs through their tunnels.
+
+use transept_testkit::client::Request;
+use transept_testkit::echo::{Echo, Port};
+use transept_testkit::launch::{Launch, unused_address};
+
+use crate::stage::{Mesh, PATIENCE, answered, binary, program, send, soon};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_calls_programs_by_its_own_identity() {
+    let at = unused_address().expect("an address");
+    let mesh = Mesh::start(&format!(
+        "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: edge}}
+spec:
+  gatewayClassName: transept
+  addresses: [{{type: IPAddress, value: {}}}]
+  listeners: [{{name: http, protocol: HTTP, port: {}}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: shop}}
+spec:
+  parentRefs: [{{name: edge}}]
+  rules: [{{backendRefs: [{{name: cart, port: 80}}]}}]
+---
+apiVersion: transept.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {{name: guard}}
+spec:
+  targetRefs: [{{group: \"\", kind: Service, name: cart}}]
+  allow: [{{name: readers, from: [{{identities: [default/edge]}}], to: [{{methods: [GET]}}]}}]
+",
+        at.ip(),
+        at.port()
+    ))
+    .await;
+    let echo = program("cart-1", Port::Http1).await;
+    let cart = mesh.sidecar("cart").await.port(80, echo.address, "").start().await;
+    let token = mesh.token("edge").await;
+    let arguments = [
+        "proxy".to_owned(),
+        format!("--control={}", mesh.address),
+        format!("--token-file={}", token.display()),
+        format!("--state={}", mesh.path("edge.state").display()),
+    ];
+    let _gateway =
+        Launch::subcommand(binary(), arguments).start(PATIENCE).await.unwrap_or_else(|failure| panic!("{failure}"));
+    answered(at, 200).await;
+    let claim = Request::get("shop.test", "/")
+        .with("x-forwarded-client-cert", "URI=spiffe://transept.local/ns/default/sa/bank");
+    let seen = Echo::parse(&send(at, &claim).await.expect("an answer").body).expect("an echo");
+    let said = seen.header("x-forwarded-client-cert").expect("an identity");
+    assert!(said.contains("URI=spiffe://transept.local/ns/default/sa/edge"), "{said}");
+    assert!(!said.contains("sa/bank"), "{said}");
+
+    let mut delete = Request::get("shop.test", "/items/1");
+    delete.method = "DELETE".to_owned();
+    assert_eq!(send(at, &delete).await.expect("an answer").status, 403);
+    let line = soon(cart.log_line_with("\"status\":403")).await;
+    assert!(line.contains("AuthorizationPolicy default/guard"), "{line}");
+}
