@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use transept_engine::exchange::Connection;
 use transept_engine::snapshot::{Role, Secure};
+use transept_identity::Purpose;
 
 use crate::capture::origin::LoopGuard;
 use crate::detect::detect;
@@ -164,7 +165,7 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
             let mut connection = Connection::new(peer, local, None).with_identity(member.identity);
             connection.client_certificate = Some(member.forwarded);
             let io = Io::secured(tcp, session);
-            let standing = worker.standings.add(Ground::Certificates(member.chain));
+            let standing = worker.standings.add(Ground::Certificates(member.chain, Purpose::Client));
             tokio::task::spawn_local(hbone::serve(worker, io, connection, bound, standing, guest));
         }
     }

@@ -108,15 +108,21 @@ impl Membership {
         })
     }
 
-    /// Whether a peer that was let in with these certificates is vouched for by today's roots. That a certificate has ended
+    /// Whether a peer that was believed with these certificates is vouched for by today's roots. That a certificate has ended
     /// meanwhile does not end a connection: it was valid when the connection was made, and another follows.
-    pub(crate) fn accepts(&self, chain: &[CertificateDer<'_>], unix: Duration) -> bool {
+    pub(crate) fn accepts(&self, chain: &[CertificateDer<'_>], end: Purpose, unix: Duration) -> bool {
         let Some(leaf) = chain.first().and_then(|leaf| Leaf::parse(leaf).ok()) else {
             return false;
         };
         // That a certificate has ended is said before anybody asks who vouches for it, so the question is about its last moment.
         let last = Duration::from_secs(leaf.not_after.as_secs());
-        self.peers.peer(chain, Purpose::Client, UnixTime::since_unix_epoch(unix.min(last))).is_ok()
+        let at = UnixTime::since_unix_epoch(unix.min(last));
+        let peers = match end {
+            Purpose::Client => self.peers.clone(),
+            // That it is the one who was called was proven when the connection was made.
+            Purpose::Server => self.peers.accepting(Accept::only(leaf.id)),
+        };
+        peers.peer(chain, end, at).is_ok()
     }
 
     /// The roots that are in force.
@@ -172,8 +178,12 @@ mod tests {
         let mesh = Mesh { svid: Arc::new(LiveSvid::new(svid)), bundles: LiveBundles::new(bundles(&ours)) };
         let membership = Membership::new(&mesh).expect("a membership");
         let (during, after) = (Duration::from_secs(NOW + 1), Duration::from_secs(NOW) + LEAF_LIFE * 2);
-        assert!(membership.accepts(&chain, during) && membership.accepts(&chain, after));
+        let accepted = || {
+            let ends = [Purpose::Client, Purpose::Server];
+            ends.map(|end| (membership.accepts(&chain, end, during), membership.accepts(&chain, end, after)))
+        };
+        assert_eq!(accepted(), [(true, true); 2]);
         mesh.bundles.store(bundles(&others));
-        assert!(!membership.accepts(&chain, during) && !membership.accepts(&chain, after));
+        assert_eq!(accepted(), [(false, false); 2]);
     }
 }

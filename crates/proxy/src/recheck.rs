@@ -12,14 +12,14 @@ use std::task::{Context, Poll, Waker};
 use rustls::pki_types::CertificateDer;
 use transept_engine::admit::admit_stream;
 use transept_engine::exchange::Connection;
-use transept_identity::Bundles;
+use transept_identity::{Bundles, Purpose};
 
 use crate::worker::Worker;
 
 /// What a connection was let in for.
 pub(crate) enum Ground {
-    /// The certificates of a member of the mesh, leaf first.
-    Certificates(Vec<CertificateDer<'static>>),
+    /// The certificates of a member of the mesh, leaf first, and which end of the connection it is.
+    Certificates(Vec<CertificateDer<'static>>, Purpose),
     /// The policies of the listener of a port behind a bind of the mesh.
     Admission { connection: Box<Connection>, bound: SocketAddr, port: u16 },
 }
@@ -94,8 +94,8 @@ pub(crate) fn recheck(worker: &Worker) {
     let now = worker.clock.now().unix;
     for standing in standings {
         let stands = match &standing.ground {
-            Ground::Certificates(chain) => {
-                worker.shared.mesh.as_ref().is_some_and(|membership| membership.accepts(chain, now))
+            Ground::Certificates(chain, end) => {
+                worker.shared.mesh.as_ref().is_some_and(|membership| membership.accepts(chain, *end, now))
             }
             Ground::Admission { connection, bound, port } => snapshot
                 .bind(bound)

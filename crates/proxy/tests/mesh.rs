@@ -368,6 +368,20 @@ async fn new_roots_end_what_is_under_way() {
 }
 
 #[tokio::test]
+async fn new_roots_end_what_was_opened_to_others() {
+    let trust = Trust::new();
+    let front = trust.member("front");
+    let stage = Stage::with(Program::Echo, trust, front.clone(), "").await;
+    let mut tcp = stage.connect().await;
+    let mut byte = [0];
+    tcp.write_all(b"\x80").await.expect("sent");
+    soon(tcp.read_exact(&mut byte)).await.expect("an echo");
+    front.bundles.store(Trust::new().bundles());
+    let ended = soon(tcp.read(&mut byte)).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_renewed_certificate_is_shown_from_then_on() {
     let stage = Stage::new(Program::Http).await;
     assert!(stage.get().await.starts_with("http/1.1 200"));

@@ -6,15 +6,17 @@
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use transept_engine::reason::Reason;
 use transept_engine::snapshot::Tunnel as Passage;
+use transept_identity::Purpose;
 use transept_wire::h1::Body;
 use transept_wire::h2::head::{Connect, HeadLimits};
-use transept_wire::h2::{self, Config};
+use transept_wire::h2::{self, Code, Config};
 use transept_wire::head::{FieldId, FieldName, Method, Request, Response};
 
 use super::dial::{failed, handshake_failed, open, refused};
@@ -23,6 +25,7 @@ use crate::buffer::Inbound;
 use crate::failure::{Failure, Repeat, Side};
 use crate::h2::{Driver, Link, Patience};
 use crate::io::{Io, TlsSession, Tunnel};
+use crate::recheck::Ground;
 use crate::worker::Worker;
 
 /// Bytes that the other end may send in one tunnel before we have taken them, and in all together.
@@ -105,7 +108,7 @@ async fn lease(worker: &Rc<Worker>, passage: &Passage) -> Result<H2Lease, Failur
     // Given up half-way, this tells those who wait to try for themselves.
     let attempt = Dialling::new(&worker.pool, key);
     match dial(worker, passage).await {
-        Ok(io) => Ok(add(worker, key, io)),
+        Ok((io, chain)) => Ok(add(worker, key, io, chain)),
         Err(failure) => {
             attempt.failed(&failure);
             Err(failure)
@@ -113,7 +116,7 @@ async fn lease(worker: &Rc<Worker>, passage: &Passage) -> Result<H2Lease, Failur
     }
 }
 
-async fn dial(worker: &Rc<Worker>, passage: &Passage) -> Result<Io, Failure> {
+async fn dial(worker: &Rc<Worker>, passage: &Passage) -> Result<(Io, Vec<CertificateDer<'static>>), Failure> {
     let Some(membership) = worker.shared.mesh.as_ref() else {
         let detail = "the endpoint is in the mesh, and this proxy is not a member";
         return Err(Failure::new(Side::Upstream, Reason::UpstreamTls, Repeat::Never, detail));
@@ -129,19 +132,30 @@ async fn dial(worker: &Rc<Worker>, passage: &Passage) -> Result<Io, Failure> {
     if session.with(|connection| connection.alpn_protocol() != Some(b"h2")) {
         return Err(failed(Reason::UpstreamTls, "the proxy of the endpoint does not offer tunnels"));
     }
-    Ok(Io::secured(tcp, Box::new(session)))
+    let chain = session.with(|connection| {
+        let chain = connection.peer_certificates().unwrap_or_default();
+        chain.iter().map(|certificate| certificate.clone().into_owned()).collect()
+    });
+    Ok((Io::secured(tcp, Box::new(session)), chain))
 }
 
 /// Puts a connection into the pool, drives it from then on, and takes its first place.
-fn add(worker: &Rc<Worker>, key: PoolKey, io: Io) -> H2Lease {
+fn add(worker: &Rc<Worker>, key: PoolKey, io: Io, chain: Vec<CertificateDer<'static>>) -> H2Lease {
     let config =
         Config { stream_window: STREAM_WINDOW, connection_window: CONNECTION_WINDOW, max_streams: 0, heads: HEADS };
     let link = Link::new(h2::Connection::client(config));
     let patience = Patience { head: None, stall: Some(Duration::from_secs(60)), idle: None };
     let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);
     let lease = worker.pool.add(key, link);
+    let standing = worker.standings.add(Ground::Certificates(chain, Purpose::Server));
     tokio::task::spawn_local(async move {
-        let over = std::future::poll_fn(|cx| driver.poll_turn(cx, &mut |_| {})).await;
+        let over = std::future::poll_fn(|cx| {
+            if standing.poll_ended(cx).is_ready() {
+                return Poll::Ready(driver.give_up(Code::NO_ERROR, "the peer is not trusted any more"));
+            }
+            driver.poll_turn(cx, &mut |_| {})
+        })
+        .await;
         tracing::debug!(why = %over.0, "a connection of the mesh ended");
         driver.close(over).await;
     });
