@@ -6,6 +6,7 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -150,7 +151,9 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
             };
             worker.meter.borrow_mut().plain().tls_handshakes += 1;
             let facts = facts_of(&session, &tls);
-            let identity = facts.client_certificate.as_ref().and_then(|leaf| identity_in(leaf));
+            // The CA of a listener vouches for its clients, not for members of the mesh.
+            let foreign = |id: &Arc<str>| worker.shared.mesh.as_ref().is_none_or(|membership| !membership.owns(id));
+            let identity = facts.client_certificate.as_ref().and_then(|leaf| identity_in(leaf)).filter(foreign);
             let mut connection = Connection::new(peer, local, Some(facts));
             connection.identity = identity;
             detect(worker, Io::secured(tcp, session), connection, Some(tls), bind, watch, guest).await;

@@ -125,6 +125,11 @@ impl Membership {
         peers.peer(chain, end, at).is_ok()
     }
 
+    /// Whether an id is one that only the roots of our own mesh may vouch for.
+    pub(crate) fn owns(&self, id: &str) -> bool {
+        SpiffeId::parse(id).is_ok_and(|id| id.trust_domain_name() == self.svid.load().id().trust_domain_name())
+    }
+
     /// The roots that are in force.
     pub(crate) fn roots(&self) -> Arc<Bundles> {
         self.bundles.load()
