@@ -173,7 +173,7 @@ mod tests {
             )
         };
         let text: String = names.iter().map(service).collect();
-        Loader::new(MODEL_KINDS).load(&[SourceText::new("world", &text)]).world
+        Loader::new(MODEL_KINDS).load(&[SourceText::new("world", &*text)]).world
     }
 
     #[tokio::test]
