@@ -94,7 +94,8 @@ impl Connection {
             }
         }
         stream.credit -= whole as i64;
-        if stream.credit < 0 {
+        // An empty frame may come whatever the window is, which is negative after it was made smaller (RFC 9113 section 6.9).
+        if stream.credit < 0 && whole > 0 {
             let why = Breach::Rule("there is more DATA than the window allows");
             return Err(StreamFault(Code::FLOW_CONTROL_ERROR, why));
         }

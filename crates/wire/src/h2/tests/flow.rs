@@ -171,7 +171,8 @@ fn a_small_window_holds_once_it_is_acknowledged() {
     feed(&mut end, &[PREFACE, &settings(&[]), &headers(1, flag::END_HEADERS, &post(&[]))].concat());
     assert_eq!(feed(&mut end, &data(1, 0, &[0; 5000])).len(), 1);
     feed(&mut end, &frame(kind::SETTINGS, flag::ACK, 0, &[]));
-    // From now on the window is -4,000.
+    // From now on the window is -4,000, and an empty frame needs none.
+    assert_eq!(feed(&mut end, &data(1, 0, &[])), []);
     let key = key_of(&end, 1);
     end.took(key, 5000);
     sent(&mut end);
@@ -225,6 +226,18 @@ fn the_end_finds_its_own_frame() {
         frames.iter().map(|frame| (frame.kind, frame.flags)).collect::<Vec<_>>(),
         [(kind::PING, 1), (kind::DATA, 1)]
     );
+}
+
+/// What stands in the place of a frame that has been handed over is something else.
+#[test]
+fn the_end_does_not_go_onto_what_is_not_its_own() {
+    let (mut end, key) = answering(1000);
+    end.send_data(key, b"first in its buffer").expect("sent");
+    sent(&mut end);
+    feed(&mut end, &frame(kind::PING, 0, 0, &[0; 8]));
+    end.end(key).expect("an end");
+    let frames = sent(&mut end);
+    assert_eq!(frames.iter().map(|one| (one.kind, one.flags)).collect::<Vec<_>>(), [(kind::PING, 1), (kind::DATA, 1)]);
 }
 
 #[test]

@@ -371,7 +371,8 @@ fn send(side: &mut Side, at: usize, amount: usize, client: bool, bytes: &[u8]) -
         Err(Gone) => out.done = true,
     }
     let moved = !left.is_empty() && end.pending() > 0;
-    if out.done || out.sent < out.size {
+    // The end comes at once, or later.
+    if out.done || out.sent < out.size || (moved && amount % 2 == 1) {
         return moved;
     }
     out.done = true;
