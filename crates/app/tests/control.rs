@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
@@ -13,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use transept_identity::Ticket;
+use transept_identity::{Accept, PeerVerifier, Purpose, Ticket};
 use transept_proxy::feed::{Feed, FeedError, FeedOptions, Interest, Received, Standing};
 use transept_testkit::client::{Endpoint, Request, exchange};
 use transept_testkit::launch::{Launch, unused_address};
@@ -341,6 +342,68 @@ async fn a_registration_becomes_a_service_for_others_and_ends_with_its_instance(
 
     timeout(PATIENCE, seller.leave()).await.expect("confirmed in time");
     world(&buyer, |received| instances(received) == 1).await;
+}
+
+/// Whether each of two would let the other in at this moment.
+fn believe_each_other(one: &Feed, other: &Feed) {
+    let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
+    for (shows, judges) in [(one, other), (other, one)] {
+        let svid = shows.svid().load();
+        let accept = Accept::TrustDomain(svid.id().trust_domain());
+        let peers = PeerVerifier::new(judges.mesh().bundles, accept, provider.clone());
+        let now = tokio_rustls::rustls::pki_types::UnixTime::since_unix_epoch(since);
+        let judged = peers.peer(svid.chain(), Purpose::Client, now);
+        assert!(judged.is_ok(), "{} is refused: {judged:?}", svid.id());
+    }
+}
+
+fn roots(feed: &Feed) -> Vec<String> {
+    let bundles = feed.mesh().bundles.load();
+    let bundle = bundles.of("transept.local").expect("a bundle");
+    bundle.roots().iter().map(|root| root.fingerprint.to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_root_is_replaced_while_everybody_believes_everybody() {
+    let mesh = Mesh::new();
+    let control = mesh.control(&[]).await;
+    let options =
+        FeedOptions { workload: Some(cart("cart-1")), ..mesh.options("cart", Some(mesh.ticket("cart", &[]).await)) };
+    let one = start(options).await;
+    let other = start(mesh.options("bank", Some(mesh.ticket("bank", &[]).await))).await;
+    until(&one, |standing| standing.registered && standing.synced).await;
+    until(&other, |standing| standing.synced).await;
+    let before = roots(&one);
+    assert_eq!(before.len(), 1);
+
+    let begun = mesh.run(&["certs", "--rotate"]).await;
+    assert!(begun.status.success(), "{begun:?}");
+    // Another one at the same time is refused, and an end in the middle stops nothing.
+    assert_eq!(mesh.run(&["certs", "--rotate"]).await.status.code(), Some(1));
+    control.kill().await;
+    let _control = mesh.control(&[]).await;
+    let turned = async {
+        loop {
+            believe_each_other(&one, &other);
+            let after = [roots(&one), roots(&other)];
+            if after.iter().all(|roots| roots.len() == 1 && *roots != before) {
+                return after;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let after = timeout(PATIENCE, turned).await.unwrap_or_else(|_| panic!("{:?} {:?}", roots(&one), roots(&other)));
+    assert_eq!(after[0], after[1]);
+    until(&one, |standing| standing.registered && standing.synced).await;
+    let certs = mesh.ask(&["certs"]).await;
+    assert_eq!(certs["stage"], "steady", "{certs}");
+    assert_eq!(certs["certificates"][0]["fingerprint"], after[0][0].as_str());
+    assert_eq!(certs["certificates"].as_array().expect("a list").iter().filter(|one| one["kind"] == "root").count(), 1);
+
+    // Who joins now joins under the new root.
+    let third = start(mesh.options("third", Some(mesh.ticket("third", &[]).await))).await;
+    believe_each_other(&one, &third);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

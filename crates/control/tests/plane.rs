@@ -317,11 +317,17 @@ async fn without_a_certificate_one_may_join_and_nothing_else() {
     let cart = control.connect(Some(svid.clone())).await;
     let key = PrivateKey::generate().expect("a key");
     let own = request::create(&key, svid.id()).expect("a request").to_vec();
-    let issued: Issued = cart.ask(RENEW, &RenewRequest { request: own.into() }).await.expect("renewed");
+    let issued: Issued = cart
+        .ask(RENEW, &RenewRequest { request: own.into(), nonce: Bytes::from_static(b"nonce") })
+        .await
+        .expect("renewed");
     assert_eq!(control.read(issued, key.clone()).id(), svid.id());
     let bank = SpiffeId::parse("spiffe://shop.test/ns/default/sa/bank").expect("an id");
     let other = request::create(&key, &bank).expect("a request").to_vec();
-    let refused = cart.ask::<Issued>(RENEW, &RenewRequest { request: other.into() }).await.expect_err("refused");
+    let refused = cart
+        .ask::<Issued>(RENEW, &RenewRequest { request: other.into(), nonce: Bytes::from_static(b"nonce") })
+        .await
+        .expect_err("refused");
     assert_eq!(refused.0, "7", "{}", refused.1);
 }
 

@@ -39,6 +39,9 @@ pub struct RenewRequest {
     /// A certificate signing request (PKCS#10) in DER.
     #[prost(bytes = "bytes", tag = "1")]
     pub request: Bytes,
+    /// The nonce of the instance: of several with one identity, each is waited for while a root is replaced.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub nonce: Bytes,
 }
 
 /// A certificate, and whom to trust.
@@ -59,7 +62,7 @@ pub struct Beat {
     /// gateway, leaves it out.
     #[prost(message, optional, tag = "1")]
     pub workload: Option<Workload>,
-    /// The nonce of the instance, with the workload.
+    /// The nonce of the instance.
     #[prost(bytes = "bytes", tag = "2")]
     pub nonce: Bytes,
     /// The instance ends: its workload is taken out at once.
@@ -85,6 +88,12 @@ pub struct Answer {
     /// The bundle, when the member has an older one.
     #[prost(string, tag = "3")]
     pub bundle: String,
+    /// The certificate is of a root that is to go: it is to be renewed now.
+    #[prost(bool, tag = "4")]
+    pub renew: bool,
+    /// It answers no beat; it says only that roots change.
+    #[prost(bool, tag = "5")]
+    pub unasked: bool,
 }
 
 /// A running instance of services: what becomes an object of the kind `Workload`.

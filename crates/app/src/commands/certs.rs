@@ -17,6 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   transept certs
   transept certs --state /var/lib/transept/control --json
+  transept certs --rotate
 
 Leaves are renewed at half of their life: one that has less than a quarter left is not being renewed. A root is announced long
 before it ends.
@@ -31,12 +32,20 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
 
+    /// Begin to replace the root: a new one is announced, signs once every proxy knows it, and the old one goes once every
+    /// certificate is of the new one
+    #[arg(long)]
+    rotate: bool,
+
     #[command(flatten)]
     state: StateArgs,
 }
 
 /// Asks and prints.
 pub(crate) fn run(args: Args) -> Result<Exit> {
+    if args.rotate && question(&args.state, &Question::Rotate)?.is_none() {
+        return Ok(Exit::Unreachable);
+    }
     let Some(shown) = question(&args.state, &Question::Certificates)? else {
         return Ok(Exit::Unreachable);
     };
@@ -91,6 +100,16 @@ fn render(shown: &Value) -> String {
         })
         .collect();
     let mut out = table::lay_out(&["KIND", "HOLDER", "IDENTITY", "UNTIL", "LEFT"], &rows);
+    match shown["stage"].as_str() {
+        Some("announced") => out.push_str("\na new root is announced; it signs once every proxy knows it\n"),
+        Some("signing") => {
+            out.push_str("\nthe new root signs; the old one goes once every certificate is of the new one\n")
+        }
+        _ => {}
+    }
+    for one in shown["waiting"].as_array().into_iter().flatten() {
+        out.push_str(&format!("  waits: {}\n", text(one)));
+    }
     let late = late(shown);
     if late.is_empty() {
         out.push_str(&format!("\n{GREEN}all of them are renewed in time{PLAIN}\n"));

@@ -166,7 +166,7 @@ async fn attend(
         %address,
         trust_domain = plane.trust_domain().as_str(),
         state = %directory.display(),
-        root = plane.ca().root().map(|root| root.to_string()),
+        root = %plane.ca().root(),
         "control plane ready"
     );
     loop {

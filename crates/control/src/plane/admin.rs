@@ -47,6 +47,8 @@ pub enum Question {
     },
     /// Show all certificates.
     Certificates,
+    /// Begin to replace the root.
+    Rotate,
     /// Show proxies, registrations and what was refused.
     Status,
 }
@@ -64,6 +66,7 @@ impl Plane {
             Question::ListTokens => Ok(self.list_tokens()),
             Question::RevokeToken { id } => self.revoke_token(id),
             Question::Certificates => Ok(self.certificates()),
+            Question::Rotate => self.rotate(),
             Question::Status => Ok(self.status()),
         }
     }

@@ -1,14 +1,16 @@
 //! The certificate authority of the control plane: its key in a file of its own, and what it signs.
 //!
 //! Used by `plane`. It signs for an identity that was proven elsewhere, by a token or by a certificate. The key never leaves
-//! its file (`ca.key`, readable by its owner alone) but for this process; the certificate is beside it (`ca.pem`).
+//! its file (`ca.key`, readable by its owner alone) but for this process; the certificate is beside it (`ca.pem`). While roots change
+//! there is a second pair; which of them signs is said by the state of the rotation.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
@@ -18,8 +20,8 @@ use transept_identity::request::BadRequest;
 use transept_identity::{Authority, Bundle, Fingerprint, PrivateKey, Request, SpiffeId, Svid, TrustDomain};
 use transept_xds::mesh::CONTROL_PATH;
 
-const KEY: &str = "ca.key";
-const CHAIN: &str = "ca.pem";
+/// The name of the first authority's files; those of later ones begin with it.
+const FIRST: &str = "ca";
 /// What is being written has this behind its name.
 const UNFINISHED: &str = ".new";
 
@@ -81,17 +83,26 @@ impl fmt::Display for NotSigned {
 
 impl std::error::Error for NotSigned {}
 
-/// The authority with what it signs by default.
+/// The authorities of a trust domain: one that signs, and while roots change another one.
 #[derive(Debug)]
 pub struct Ca {
-    authority: Authority,
+    directory: PathBuf,
+    trust_domain: TrustDomain,
     provider: Arc<CryptoProvider>,
     leaf_life: Duration,
+    roots: RwLock<Roots>,
+}
+
+#[derive(Debug)]
+struct Roots {
+    /// By root, with the beginning of the names of their files.
+    known: BTreeMap<Fingerprint, (String, Arc<Authority>)>,
+    signer: Fingerprint,
 }
 
 impl Ca {
-    /// Reads the authority from its files in `directory`, or makes a new root when there is none. `leaf_life` is how long what
-    /// it signs lives.
+    /// Reads the authorities from their files in `directory`, or makes a new root when there is none. The latest one signs until
+    /// [`Ca::settle`] says another. `leaf_life` is how long what it signs lives.
     ///
     /// # Errors
     /// The files do not fit, are open to others, or cannot be read or written.
@@ -102,19 +113,66 @@ impl Ca {
         provider: Arc<CryptoProvider>,
         now: UnixTime,
     ) -> Result<Self, CaError> {
-        let (key, chain) = (directory.join(KEY), directory.join(CHAIN));
-        let unfinished = directory.join(format!("{CHAIN}{UNFINISHED}"));
-        // The key was in place before the process ended; its certificate was whole already.
-        if key.exists() && !chain.exists() && unfinished.exists() {
-            std::fs::rename(&unfinished, &chain).map_err(|error| CaError::Io(chain.clone(), error.to_string()))?;
+        let mut known = BTreeMap::new();
+        for name in pairs(directory)? {
+            let (key, chain) = files(directory, &name);
+            let authority = match (key.exists(), chain.exists()) {
+                (true, true) => read(trust_domain, &key, &chain)?,
+                (true, false) => return Err(CaError::Half(chain)),
+                (false, _) => return Err(CaError::Half(key)),
+            };
+            let root = root_of(&authority).ok_or_else(|| no_root(&chain))?;
+            known.insert(root, (name, Arc::new(authority)));
         }
-        let authority = match (key.exists(), chain.exists()) {
-            (true, true) => read(trust_domain, &key, &chain)?,
-            (false, false) => make(directory, trust_domain, &provider, now)?,
-            (true, false) => return Err(CaError::Half(chain)),
-            (false, true) => return Err(CaError::Half(key)),
-        };
-        Ok(Self { authority, provider, leaf_life })
+        if known.is_empty() {
+            let authority = make(directory, FIRST, trust_domain, &provider, now)?;
+            let root = root_of(&authority).ok_or_else(|| no_root(directory))?;
+            known.insert(root, (FIRST.to_owned(), Arc::new(authority)));
+        }
+        let latest = known.iter().max_by_key(|(_, (_, authority))| authority.not_before().as_secs());
+        let signer = *latest.ok_or_else(|| no_root(directory))?.0;
+        let roots = RwLock::new(Roots { known, signer });
+        Ok(Self { directory: directory.to_owned(), trust_domain: trust_domain.clone(), provider, leaf_life, roots })
+    }
+
+    /// Lets `signer` sign, and forgets and deletes every authority but those of `trusted`.
+    ///
+    /// # Errors
+    /// One of them is not there.
+    pub fn settle(&self, signer: Fingerprint, trusted: &[Fingerprint]) -> Result<(), CaError> {
+        let mut roots = self.roots.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(missing) = trusted.iter().chain([&signer]).find(|root| !roots.known.contains_key(root)) {
+            let why = format!("the authority with the root {missing} is missing; put its files back from a backup");
+            return Err(CaError::Bad(self.directory.clone(), why));
+        }
+        roots.signer = signer;
+        roots.known.retain(|root, (name, _)| {
+            let stays = trusted.contains(root);
+            if !stays {
+                let (key, chain) = files(&self.directory, name);
+                for path in [key, chain] {
+                    if let Err(error) = std::fs::remove_file(&path) {
+                        tracing::error!(path = %path.display(), %error, "a retired authority cannot be deleted");
+                    }
+                }
+            }
+            stays
+        });
+        Ok(())
+    }
+
+    /// Makes another root, on the disk before it is known. It signs nothing yet.
+    ///
+    /// # Errors
+    /// It cannot be made or stored.
+    pub fn add_root(&self, now: UnixTime) -> Result<Fingerprint, CaError> {
+        let mark: [u8; 4] = random(&self.provider).ok_or_else(|| no_root(&self.directory))?;
+        let name = format!("{FIRST}-{}", data_encoding::HEXLOWER.encode(&mark));
+        let authority = make(&self.directory, &name, &self.trust_domain, &self.provider, now)?;
+        let root = root_of(&authority).ok_or_else(|| no_root(&self.directory))?;
+        let mut roots = self.roots.write().unwrap_or_else(PoisonError::into_inner);
+        roots.known.insert(root, (name, Arc::new(authority)));
+        Ok(root)
     }
 
     /// Signs a certificate for a request (PKCS#10 in DER) whose sender has proven to be `id`.
@@ -124,7 +182,7 @@ impl Ca {
     pub fn sign(&self, request: &[u8], id: &SpiffeId, now: UnixTime) -> Result<Issued, NotSigned> {
         let request = Request::read(request, id).map_err(NotSigned::Request)?;
         let serial = random(&self.provider).ok_or(NotSigned::Random)?;
-        self.authority.issue(&request, self.leaf_life, now, serial).map_err(NotSigned::Authority)
+        self.authority().issue(&request, self.leaf_life, now, serial).map_err(NotSigned::Authority)
     }
 
     /// A fresh certificate for the control plane itself. The root is part of its chain, so that who joins can compare it with
@@ -133,35 +191,45 @@ impl Ca {
     /// # Errors
     /// Nothing can be signed now.
     pub fn own_svid(&self, now: UnixTime) -> Result<Svid, String> {
-        let id = SpiffeId::parse(&format!("{}{CONTROL_PATH}", self.authority.trust_domain().id()))
-            .map_err(|error| error.to_string())?;
+        let id =
+            SpiffeId::parse(&format!("{}{CONTROL_PATH}", self.trust_domain.id())).map_err(|error| error.to_string())?;
         let key = PrivateKey::generate().map_err(|error| error.to_string())?;
         let request = transept_identity::request::create(&key, &id).map_err(|error| error.to_string())?;
         let issued = self.sign(&request, &id, now).map_err(|error| error.to_string())?;
-        let chain = issued.chain.into_iter().chain(self.authority.root().cloned()).collect();
+        let chain = issued.chain.into_iter().chain(self.authority().root().cloned()).collect();
         Svid::new(chain, key, &self.provider).map_err(|error| error.to_string())
     }
 
-    /// The bundle of the trust domain, with this sequence.
+    /// The bundle of these roots, with this sequence.
     ///
     /// # Errors
-    /// The authority has no root of its own.
-    pub fn bundle(&self, sequence: u64) -> Result<Bundle, String> {
-        let root = self.authority.root().cloned().ok_or("the chain in ca.pem does not end with a root")?;
-        let mut bundle =
-            Bundle::new(self.authority.trust_domain().clone(), [root]).map_err(|error| error.to_string())?;
+    /// One of them is not known.
+    pub fn bundle(&self, trusted: &[Fingerprint], sequence: u64) -> Result<Bundle, String> {
+        let roots = self.roots.read().unwrap_or_else(PoisonError::into_inner);
+        let root = |root: &Fingerprint| roots.known.get(root).and_then(|(_, authority)| authority.root().cloned());
+        let ders: Option<Vec<_>> = trusted.iter().map(root).collect();
+        let ders = ders.ok_or("a root of the bundle is not known")?;
+        let mut bundle = Bundle::new(self.trust_domain.clone(), ders).map_err(|error| error.to_string())?;
         bundle.sequence = Some(sequence);
         Ok(bundle)
     }
 
-    /// The fingerprint of the root.
-    pub fn root(&self) -> Option<Fingerprint> {
-        self.authority.root().map(|root| Fingerprint::of(root))
+    /// The fingerprint of the root that signs.
+    pub fn root(&self) -> Fingerprint {
+        self.roots.read().unwrap_or_else(PoisonError::into_inner).signer
+    }
+
+    /// Every authority that is known.
+    pub fn authorities(&self) -> Vec<Arc<Authority>> {
+        let roots = self.roots.read().unwrap_or_else(PoisonError::into_inner);
+        roots.known.values().map(|(_, authority)| authority.clone()).collect()
     }
 
     /// Who signs, with its chain.
-    pub fn authority(&self) -> &Authority {
-        &self.authority
+    pub fn authority(&self) -> Arc<Authority> {
+        let roots = self.roots.read().unwrap_or_else(PoisonError::into_inner);
+        // The signer is always one of the known ones: both change together.
+        roots.known[&roots.signer].1.clone()
     }
 
     /// The crypto library that signs.
@@ -204,25 +272,61 @@ fn read(trust_domain: &TrustDomain, key: &Path, chain: &Path) -> Result<Authorit
         .map_err(|error| CaError::Bad(chain.to_owned(), error.to_string()))
 }
 
+/// The names of the authorities in a directory: what stands before `.key` and `.pem`.
+fn pairs(directory: &Path) -> Result<BTreeSet<String>, CaError> {
+    let failed = |error: io::Error| CaError::Io(directory.to_owned(), error.to_string());
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let kind = path.extension().and_then(|extension| extension.to_str());
+        let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        if matches!(kind, Some("key" | "pem")) && (name == FIRST || name.starts_with("ca-")) {
+            names.insert(name.to_owned());
+        }
+    }
+    // The key was in place before the process ended; its certificate was whole already.
+    for name in &names {
+        let (key, chain) = files(directory, name);
+        let unfinished = chain.with_extension(format!("pem{UNFINISHED}"));
+        if key.exists() && !chain.exists() && unfinished.exists() {
+            std::fs::rename(&unfinished, &chain).map_err(failed)?;
+        }
+    }
+    Ok(names)
+}
+
+/// The key and the chain of an authority.
+fn files(directory: &Path, name: &str) -> (PathBuf, PathBuf) {
+    (directory.join(format!("{name}.key")), directory.join(format!("{name}.pem")))
+}
+
+fn root_of(authority: &Authority) -> Option<Fingerprint> {
+    authority.root().map(|root| Fingerprint::of(root))
+}
+
+fn no_root(path: &Path) -> CaError {
+    CaError::Bad(path.to_owned(), "there is no root at the end of the chain".to_owned())
+}
+
 fn make(
     directory: &Path,
+    name: &str,
     trust_domain: &TrustDomain,
     provider: &CryptoProvider,
     now: UnixTime,
 ) -> Result<Authority, CaError> {
-    let bad = |why: String| CaError::Bad(directory.join(KEY), why);
+    let (key, chain) = files(directory, name);
+    let bad = |why: String| CaError::Bad(key.clone(), why);
     let serial = random(provider).ok_or_else(|| bad("the crypto library has no randomness".into()))?;
     let authority = Authority::create_root(trust_domain, now, serial).map_err(|error| bad(error.to_string()))?;
-    let texts = [(KEY, authority.key_pem()), (CHAIN, authority.chain_pem().into())];
+    let texts = [(&key, authority.key_pem()), (&chain, authority.chain_pem().into())];
+    let beside = |path: &Path| PathBuf::from(format!("{}{UNFINISHED}", path.display()));
     // Both are whole on the disk before one of them counts, and the key counts first.
-    for (name, text) in &texts {
-        let path = directory.join(format!("{name}{UNFINISHED}"));
-        write_new(&path, text.as_bytes()).map_err(|error| CaError::Io(path, error.to_string()))?;
+    for (path, text) in &texts {
+        write_new(&beside(path), text.as_bytes()).map_err(|error| CaError::Io(beside(path), error.to_string()))?;
     }
-    for (name, _) in &texts {
-        let path = directory.join(name);
-        std::fs::rename(directory.join(format!("{name}{UNFINISHED}")), &path)
-            .map_err(|error| CaError::Io(path, error.to_string()))?;
+    for (path, _) in &texts {
+        std::fs::rename(beside(path), path).map_err(|error| CaError::Io(path.to_path_buf(), error.to_string()))?;
     }
     std::fs::File::open(directory)
         .and_then(|directory| directory.sync_all())
@@ -262,7 +366,7 @@ mod tests {
         let first = open(directory.path(), "shop.test").expect("made");
         let second = open(directory.path(), "shop.test").expect("read");
         assert_eq!(first.root(), second.root());
-        for name in [KEY, CHAIN] {
+        for name in ["ca.key", "ca.pem"] {
             let mode = directory.path().join(name).metadata().expect("a file").permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
@@ -271,7 +375,7 @@ mod tests {
 
         let svid = second.own_svid(now()).expect("signed");
         assert_eq!(svid.id().as_str(), "spiffe://shop.test/transept/control");
-        assert_eq!(svid.chain().last().map(|root| Fingerprint::of(root)), second.root());
+        assert_eq!(svid.chain().last().map(|root| Fingerprint::of(root)), Some(second.root()));
         assert_eq!(svid.leaf().not_after.as_secs(), now().as_secs() + LIFE.as_secs());
     }
 
@@ -279,7 +383,7 @@ mod tests {
     fn a_key_that_others_can_read_or_that_is_missing_ends_the_start() {
         let directory = tempfile::tempdir().expect("temporary directory");
         open(directory.path(), "shop.test").expect("made");
-        let (key, chain) = (directory.path().join(KEY), directory.path().join(CHAIN));
+        let (key, chain) = (directory.path().join("ca.key"), directory.path().join("ca.pem"));
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o604)).expect("chmod");
         assert!(matches!(open(directory.path(), "shop.test"), Err(CaError::Open(_))));
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("chmod");
@@ -289,6 +393,25 @@ mod tests {
         open(directory.path(), "shop.test").expect("finished");
         std::fs::remove_file(&chain).expect("removed");
         assert!(matches!(open(directory.path(), "shop.test"), Err(CaError::Half(path)) if path == chain));
+    }
+
+    #[test]
+    fn another_root_signs_when_it_is_told_to_and_the_first_one_goes_with_its_files() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let ca = open(directory.path(), "shop.test").expect("made");
+        let first = ca.root();
+        let second = ca.add_root(now()).expect("another one");
+        assert_eq!((ca.root(), ca.authorities().len()), (first, 2));
+        assert_eq!(ca.bundle(&[first, second], 2).expect("both").roots().len(), 2);
+        ca.settle(second, &[second, first]).expect("known");
+        let again = open(directory.path(), "shop.test").expect("read");
+        again.settle(second, &[second, first]).expect("known");
+        ca.settle(second, &[second]).expect("known");
+        assert!(!directory.path().join("ca.key").exists() && !directory.path().join("ca.pem").exists());
+        let again = open(directory.path(), "shop.test").expect("read");
+        assert_eq!((again.root(), again.authorities().len()), (second, 1));
+        assert!(matches!(again.settle(first, &[first]), Err(CaError::Bad(..))));
+        assert_eq!(again.root(), second);
     }
 
     #[test]

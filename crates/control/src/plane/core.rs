@@ -4,6 +4,7 @@
 //! before it is on the disk. What changed is put into the store of resources soon after, many changes at once, and never while
 //! a proxy waits for its answer.
 
+mod roots;
 mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use transept_engine::policies::MODEL_KINDS;
@@ -21,7 +22,7 @@ use transept_identity::renew::Remaining;
 use transept_identity::svid::Leaf;
 use transept_identity::token::{BadToken, SECRET, TokenId, Uses};
 use transept_identity::{
-    Bundle, Bundles, LiveBundles, LiveSvid, Rotation, SpiffeId, Ticket, Tokens, TrustDomain, WorkloadName,
+    Bundles, LiveBundles, LiveSvid, Rotation, SpiffeId, Ticket, Tokens, TrustDomain, WorkloadName,
 };
 use transept_xds::mesh::{Answer, Beat};
 use transept_xds::server::Fact;
@@ -29,7 +30,7 @@ use transept_xds::source::Scope;
 use transept_xds::{Key, Resource};
 
 use super::ca::{Ca, CaError, NotSigned, make_directory, random};
-use super::registry::{self, HEARTBEAT, Name, Registry, name_of};
+use super::registry::{self, Name, Registry, name_of};
 use super::source::{self, Kinds};
 use super::store::{Store, StoreError, Write};
 use crate::outside::Shelf;
@@ -182,6 +183,8 @@ pub struct Plane {
     pub(super) shelves: RwLock<Shelves>,
     /// Moves with every change of the shelves.
     pub(super) changed: watch::Sender<u64>,
+    /// Moves with every stage of a change of roots.
+    pub(super) turned: watch::Sender<u64>,
     stale: Notify,
     began: Instant,
 }
@@ -198,13 +201,22 @@ impl Plane {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let now = now();
         let ca = Ca::open(directory, &setup.trust_domain, setup.leaf_life, provider, now).map_err(StartError::Ca)?;
-        let root = ca.root().ok_or_else(|| StartError::Own("the chain in ca.pem does not end with a root".into()))?;
         let rotation = match state.rotation {
-            Some(rotation) if rotation.trusted().contains(&root) => rotation,
-            _ => Rotation::new(root),
+            Some(rotation) => rotation,
+            None if ca.authorities().len() > 1 => {
+                let why =
+                    "there are several authorities in the directory, and the state that says which one signs is lost";
+                return Err(StartError::Own(format!("{why}; put state.redb back from a backup")));
+            }
+            None => {
+                let rotation = Rotation::new(ca.root());
+                store.commit(&[Write::Rotation(&rotation)]).map_err(StartError::Store)?;
+                rotation
+            }
         };
+        ca.settle(rotation.signer(), &rotation.trusted()).map_err(StartError::Ca)?;
         let own = ca.own_svid(now).map_err(StartError::Own)?;
-        let bundle = ca.bundle(rotation.sequence()).map_err(StartError::Own)?;
+        let bundle = ca.bundle(&rotation.trusted(), rotation.sequence()).map_err(StartError::Own)?;
         let inner = Inner {
             registry: Registry::restore(state.entries, Duration::ZERO),
             unsaved: BTreeSet::new(),
@@ -226,6 +238,7 @@ impl Plane {
             inner: Mutex::new(inner),
             shelves: RwLock::default(),
             changed: watch::Sender::new(0),
+            turned: watch::Sender::new(0),
             stale: Notify::new(),
             began: Instant::now(),
         };
@@ -243,8 +256,8 @@ impl Plane {
         &self.ca
     }
 
-    /// Takes in what the files hold now, and has it sent. Call it before proxies are served. False when it is not what can be served: it has changed since it was found good, and the
-    /// next change will tell.
+    /// Takes in what the files hold now, and has it sent. Call it before proxies are served. False when it is not what can be
+    /// served: it has changed since it was found good, and the next change will tell.
     pub fn set_files(&self, reading: Reading) -> bool {
         let shelf = Shelf::default();
         let loaded = transept_model::Loader::new(MODEL_KINDS).outside(&shelf).load(&reading.texts);
@@ -299,7 +312,7 @@ impl Plane {
         let id = grant.workload.id(self.trust_domain()).map_err(|error| NotDone::Wrong(error.to_string()))?;
         // A request that cannot be granted leaves the token as it is.
         let issued = self.ca.sign(request, &id, now).map_err(NotDone::Sign)?;
-        let rotation = self.note_issued(&inner, &id, &issued);
+        let rotation = self.note_issued(&inner, &id, nonce, &issued);
         self.store(&[Write::Tokens(&tokens), Write::Rotation(&rotation)])?;
         inner.tokens = tokens;
         inner.rotation = rotation;
@@ -308,36 +321,22 @@ impl Plane {
     }
 
     /// Another certificate for an identity that is proven by one.
-    pub(super) fn renew(&self, id: &SpiffeId, request: &[u8]) -> Result<Issued, NotDone> {
+    pub(super) fn renew(&self, id: &SpiffeId, nonce: &[u8], request: &[u8]) -> Result<Issued, NotDone> {
         let mut inner = self.lock();
         let issued = self.ca.sign(request, id, now()).map_err(NotDone::Sign)?;
-        let rotation = self.note_issued(&inner, id, &issued);
+        let rotation = self.note_issued(&inner, id, nonce, &issued);
         self.store(&[Write::Rotation(&rotation)])?;
         inner.rotation = rotation;
         tracing::debug!(%id, "a certificate was renewed");
         Ok(issued)
     }
 
-    fn note_issued(&self, inner: &Inner, id: &SpiffeId, issued: &Issued) -> Rotation {
-        let mut rotation = inner.rotation.clone();
-        if let Some(root) = issued.root {
-            rotation.note_issued(id.as_str(), root, issued.leaf.not_after);
-        }
-        rotation
-    }
-
-    /// The bundle as a document, with its sequence.
-    pub(super) fn bundle_document(&self) -> (u64, String) {
-        let bundles = self.bundles.load();
-        let bundle: Option<&Arc<Bundle>> = bundles.of(self.trust_domain().as_str());
-        bundle.map_or((0, String::new()), |bundle| (bundle.sequence.unwrap_or(0), bundle.to_jwks()))
-    }
-
-    /// Takes in a sign of life. `registered` is the workload of the stream, with its nonce, as far as there is one.
+    /// Takes in a sign of life. `registered` is the workload of the stream, with its nonce, as far as there is one; `chain` is what
+    /// the proxy shows.
     pub(super) fn beat(
         &self,
         beat: &mut Beat,
-        who: &SpiffeId,
+        (who, chain): (&SpiffeId, &[CertificateDer<'static>]),
         from: SocketAddr,
         registered: &mut Option<(Name, Vec<u8>)>,
     ) -> Result<Answer, NotDone> {
@@ -374,10 +373,9 @@ impl Plane {
             inner.unsaved.insert(name.clone());
         }
         self.save(&mut inner)?;
-        let (sequence, document) = self.bundle_document();
-        let bundle = if beat.bundle_sequence < sequence { document } else { String::new() };
-        let interval_ms = u32::try_from(HEARTBEAT.as_millis()).unwrap_or(u32::MAX);
-        Ok(Answer { interval_ms, refused, bundle })
+        self.note_report(&mut inner, who, beat, chain)?;
+        drop(inner);
+        Ok(Answer { refused, ..self.news(beat.bundle_sequence, chain) })
     }
 
     /// Notes that a stream of a proxy begins.
@@ -446,7 +444,7 @@ impl Plane {
         let wrong = |why: String| NotDone::Wrong(why);
         let workload = WorkloadName::new(namespace, service).map_err(|error| wrong(error.to_string()))?;
         let id = workload.id(self.trust_domain()).map_err(|error| wrong(error.to_string()))?;
-        let root = self.ca.root().ok_or_else(|| wrong("the authority has no root".into()))?;
+        let root = self.ca.root();
         let secret = random::<SECRET>(self.ca.provider()).ok_or_else(|| wrong("there is no randomness".into()))?;
         let mut inner = self.lock();
         let mut tokens = inner.tokens.clone();
@@ -508,14 +506,17 @@ impl Plane {
             inner.unsaved.insert(name);
         }
         // A failure is in the log, and the next sweep tries again.
-        let _ = self.save(&mut inner);
+        let _ = self.save(&mut inner).and_then(|()| self.turn(&mut inner));
     }
 
     fn renew_own(&self) {
         let leaf = self.own.load().leaf().clone();
-        if Remaining::at(now(), leaf.not_before, leaf.not_after) < Remaining::Half {
-            return;
+        if Remaining::at(now(), leaf.not_before, leaf.not_after) >= Remaining::Half {
+            self.replace_own();
         }
+    }
+
+    fn replace_own(&self) {
         match self.ca.own_svid(now()) {
             Ok(svid) => self.own.store(svid),
             Err(error) => tracing::error!(%error, "the control plane's own certificate cannot be renewed"),

@@ -17,6 +17,7 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Method, Request};
 use rustls::time_provider::DefaultTimeProvider;
+use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -52,6 +53,8 @@ const LONGEST_DISCOVERY: usize = 32 << 20;
 struct Peer {
     address: SocketAddr,
     leaf: Option<Arc<Leaf>>,
+    /// What it shows, leaf first.
+    chain: Arc<[CertificateDer<'static>]>,
 }
 
 impl Peer {
@@ -123,9 +126,10 @@ impl Server {
             }
             Err(_) => return,
         };
-        let leaf = match tls.get_ref().1.peer_certificates() {
-            None => None,
-            Some(chain) => match self.peers.peer(chain, Purpose::Client, now()) {
+        let chain: Arc<[CertificateDer<'static>]> = tls.get_ref().1.peer_certificates().unwrap_or_default().into();
+        let leaf = match &*chain {
+            [] => None,
+            chain => match self.peers.peer(chain, Purpose::Client, now()) {
                 Ok(peer) => Some(peer.leaf),
                 Err(_) => return,
             },
@@ -134,7 +138,7 @@ impl Server {
             Some(leaf) => Duration::from_secs(leaf.not_after.as_secs().saturating_sub(now().as_secs()) + 1),
             None => GREETING,
         };
-        let peer = Peer { address, leaf };
+        let peer = Peer { address, leaf, chain };
         let served = self.exchange(tls, peer);
         match tokio::time::timeout(stay, served).await {
             Ok(Ok(())) => {}
@@ -211,7 +215,7 @@ impl Server {
     async fn renew(&self, call: &mut Call, reply: &mut Reply, peer: &Peer) -> Result<(), Failed> {
         let id = peer.prove()?.0.clone();
         let asked: RenewRequest = call.only().await?;
-        let issued = self.run(move |plane| plane.renew(&id, &asked.request)).await?;
+        let issued = self.run(move |plane| plane.renew(&id, &asked.nonce, &asked.request)).await?;
         reply.send(&self.issued(&issued))
     }
 
@@ -224,18 +228,33 @@ impl Server {
         let id = peer.prove()?.0.clone();
         let address = peer.address;
         let mut registered = None;
-        while let Some(mut beat) = call.next::<Beat>().await? {
-            let id = id.clone();
+        let mut turned = self.plane.turned.subscribe();
+        let mut sequence = 0;
+        loop {
+            let next = tokio::select! {
+                next = call.next::<Beat>() => next?,
+                // A change of roots does not wait for the next sign of life.
+                _ = turned.changed() => {
+                    let chain = peer.chain.clone();
+                    let news = self.run(move |plane| Ok(plane.news(sequence, &chain))).await?;
+                    if !news.bundle.is_empty() || news.renew {
+                        reply.send(&Answer { unasked: true, ..news })?;
+                    }
+                    continue;
+                }
+            };
+            let Some(mut beat) = next else { return Ok(()) };
+            sequence = beat.bundle_sequence;
+            let (id, chain) = (id.clone(), peer.chain.clone());
             let (answer, kept): (Answer, _) = self
                 .run(move |plane| {
-                    let answer = plane.beat(&mut beat, &id, address, &mut registered)?;
+                    let answer = plane.beat(&mut beat, (&id, &chain), address, &mut registered)?;
                     Ok((answer, registered))
                 })
                 .await?;
             registered = kept;
             reply.send(&answer)?;
         }
-        Ok(())
     }
 
     async fn discover(&self, call: &mut Call, reply: &mut Reply, peer: &Peer) -> Result<(), Failed> {

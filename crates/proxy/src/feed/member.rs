@@ -399,7 +399,8 @@ impl Member {
         }
     }
 
-    fn take_answer(&mut self, answer: Answer) {
+    /// What the answer to a beat says of it.
+    fn take_confirmation(&mut self, answer: &Answer) {
         if answer.interval_ms > 0 {
             self.interval = Duration::from_millis(answer.interval_ms.into());
         }
@@ -411,7 +412,7 @@ impl Member {
             self.options.workload = None;
             let _ = done.send(());
         }
-        let refused = Some(answer.refused).filter(|why| !why.is_empty());
+        let refused = Some(answer.refused.clone()).filter(|why| !why.is_empty());
         if let Some(why) = &refused {
             tracing::warn!(%why, "the workload is not registered");
             self.introduce = true;
@@ -421,6 +422,16 @@ impl Member {
             standing.registered = registered;
             standing.refused = refused;
         });
+    }
+
+    fn take_answer(&mut self, answer: Answer) {
+        if !answer.unasked {
+            self.take_confirmation(&answer);
+        }
+        // Nothing planned is a renewal that is under way.
+        if answer.renew && self.renew_at.is_some() {
+            self.renew_at = Some(self.began.elapsed());
+        }
         if !answer.bundle.is_empty() {
             match Bundle::from_jwks(self.svid.load().id().trust_domain(), &answer.bundle) {
                 Ok(bundle) => self.hold_bundle(&bundle),
@@ -445,7 +456,7 @@ impl Member {
         let id = self.svid.load().id().clone();
         let (tls, provider, reports) = (self.tls.clone(), self.provider.clone(), self.reports.clone());
         let open = self.link.as_ref().map(|link| link.connection.clone());
-        let addresses = self.options.control.clone();
+        let (addresses, nonce) = (self.options.control.clone(), self.nonce.clone());
         tokio::spawn(async move {
             let mut outcome = Err(Unreached::Away("there is no control plane to ask".to_owned()));
             for address in &addresses {
@@ -454,7 +465,7 @@ impl Member {
                     None => Connection::open(address, &tls).await,
                 };
                 outcome = match connection {
-                    Ok(connection) => renew(&connection, &id, &provider).await.map(Box::new),
+                    Ok(connection) => renew(&connection, &id, nonce.clone(), &provider).await.map(Box::new),
                     Err(why) => Err(why),
                 };
                 if outcome.is_ok() || open.is_some() {

@@ -6,9 +6,13 @@ use std::sync::PoisonError;
 
 use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
+use transept_identity::Fingerprint;
 use transept_identity::renew::Remaining;
 
 use super::{Plane, now};
+
+/// Instances that are named when a rotation waits for them.
+const SHOWN: usize = 20;
 
 impl Plane {
     /// All tokens, without what they are.
@@ -30,12 +34,14 @@ impl Plane {
 
     /// Every certificate that is known, its holder, and how much of its life is left.
     pub(in crate::plane) fn certificates(&self) -> Value {
-        let authority = self.ca.authority();
         let mut all = Vec::new();
-        if let Some(root) = authority.root() {
+        for authority in self.ca.authorities() {
+            let Some(root) = authority.root() else { continue };
             let (from, until) = (authority.not_before(), authority.not_after());
-            all.push(certificate("root", "control plane", self.trust_domain().id().as_str(), from, until));
-            all[0]["fingerprint"] = transept_identity::Fingerprint::of(root).to_string().into();
+            let mut shown = certificate("root", "control plane", self.trust_domain().id().as_str(), from, until);
+            shown["fingerprint"] = Fingerprint::of(root).to_string().into();
+            shown["signs"] = (Fingerprint::of(root) == self.ca.root()).into();
+            all.push(shown);
         }
         let own = self.own.load();
         let leaf = own.leaf();
@@ -47,7 +53,13 @@ impl Plane {
             shown["connected"] = (member.streams > 0).into();
             all.push(shown);
         }
-        json!({"trustDomain": self.trust_domain().as_str(), "stage": inner.rotation.stage().slug(), "certificates": all})
+        let waiting: Vec<String> = inner.rotation.waiting().iter().take(SHOWN).map(ToString::to_string).collect();
+        json!({
+            "trustDomain": self.trust_domain().as_str(),
+            "stage": inner.rotation.stage().slug(),
+            "waiting": waiting,
+            "certificates": all,
+        })
     }
 
     /// Who is connected, what is registered, and which resources are refused by whom.

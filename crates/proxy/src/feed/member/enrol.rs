@@ -89,10 +89,11 @@ async fn join_once(
 pub(super) async fn renew(
     connection: &Connection,
     id: &SpiffeId,
+    nonce: Bytes,
     provider: &CryptoProvider,
 ) -> Result<(Svid, Bundle), Unreached> {
     let (key, asked) = ask_for_certificate(id)?;
-    let issued: Issued = connection.ask(RENEW, &RenewRequest { request: asked }).await?;
+    let issued: Issued = connection.ask(RENEW, &RenewRequest { request: asked, nonce }).await?;
     read_issued(issued, key, id, provider)
 }
 
