@@ -174,11 +174,6 @@ async fn a_proxy_joins_gets_what_it_asks_for_and_hears_of_changes() {
     let feed = start(mesh.options("proxy", Some(ticket))).await;
     assert_eq!(feed.svid().load().id().as_str(), "spiffe://transept.local/ns/default/sa/cart");
     until(&feed, |standing| standing.synced).await;
-    eprintln!(
-        "{:?} {:?}",
-        feed.standing().borrow().clone(),
-        std::fs::read_to_string(mesh.path("proxy").join("configuration"))
-    );
     world(&feed, |received| has_service(received, "bank")).await;
     {
         let latest = feed.received().borrow().clone();
