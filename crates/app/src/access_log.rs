@@ -9,8 +9,8 @@ use transept_proxy::{AccessLog, LogFormat, LogTarget};
 /// Flags of the access log.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct AccessLogArgs {
-    /// Where access log lines go: `stdout`, `off` or a file that is appended to (SIGUSR1 opens it again after a rotation)
-    /// [default: stdout; demo: off]
+    /// Where access log lines go: `stdout`, `stderr`, `off` or a file that is appended to (SIGUSR1 opens it again after a
+    /// rotation) [default: stdout; sidecar with a program: stderr; demo: off]
     #[arg(long, env = "TRANSEPT_ACCESS_LOG", value_name = "TARGET")]
     pub(crate) access_log: Option<Target>,
 
@@ -26,6 +26,8 @@ pub(crate) enum Target {
     Off,
     /// To standard output.
     Stdout,
+    /// To standard error.
+    Stderr,
     /// To a file.
     File(PathBuf),
 }
@@ -35,9 +37,10 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            "" => Err("an empty name is no file; write off, stdout or a file".to_owned()),
+            "" => Err("an empty name is no file; write off, stdout, stderr or a file".to_owned()),
             "off" => Ok(Target::Off),
             "stdout" | "-" => Ok(Target::Stdout),
+            "stderr" => Ok(Target::Stderr),
             file => Ok(Target::File(file.into())),
         }
     }
@@ -60,9 +63,14 @@ impl AccessLogArgs {
         let target = match &self.access_log {
             Some(Target::Off) => return None,
             None | Some(Target::Stdout) => LogTarget::Stdout,
+            Some(Target::Stderr) => LogTarget::Stderr,
             Some(Target::File(file)) => LogTarget::File(file.clone()),
         };
-        let on_terminal = target == LogTarget::Stdout && std::io::stdout().is_terminal();
+        let on_terminal = match target {
+            LogTarget::Stdout => std::io::stdout().is_terminal(),
+            LogTarget::Stderr => std::io::stderr().is_terminal(),
+            LogTarget::File(_) => false,
+        };
         let format = match self.access_log_format {
             Shape::Text => LogFormat::Text,
             Shape::Json => LogFormat::Json,

@@ -31,6 +31,8 @@ pub enum LogFormat {
 pub enum LogTarget {
     /// The standard output of the process.
     Stdout,
+    /// The standard error of the process.
+    Stderr,
     /// A file that is appended to, and opened again by [`crate::Proxy::reopen_logs`].
     File(PathBuf),
 }
@@ -66,6 +68,7 @@ impl Sink {
         let (queue, inbox) = sync_channel(QUEUE);
         let target = match &log.target {
             LogTarget::Stdout => Output::Stdout,
+            LogTarget::Stderr => Output::Stderr,
             LogTarget::File(path) => Output::File(path.clone(), open(path)?),
         };
         let _detached: JoinHandle<()> =
@@ -134,6 +137,7 @@ impl LogBuffer {
 
 enum Output {
     Stdout,
+    Stderr,
     File(PathBuf, File),
 }
 
@@ -147,6 +151,7 @@ fn write_all(mut output: Output, inbox: &Receiver<Message>) {
             Message::Lines(lines) => {
                 let written = match &mut output {
                     Output::Stdout => io::stdout().lock().write_all(&lines),
+                    Output::Stderr => io::stderr().lock().write_all(&lines),
                     Output::File(_, file) => file.write_all(&lines),
                 };
                 if let Err(error) = written {

@@ -12,6 +12,7 @@ use transept_identity::Ticket;
 
 use super::Exit;
 use super::control::default_state;
+use crate::access_log::Target;
 use crate::gateway::ServeArgs;
 use crate::sidecar::{
     self, AppPort, Place, Plan, Question, TOKEN, Transparent, Upstream, is_label, own_address, parse_local, settle,
@@ -111,6 +112,10 @@ const TUNNEL_PORT: u16 = 15008;
 /// Runs until the program or a signal ends it.
 pub(crate) fn run(mut args: Args) -> Result<Exit> {
     logging::start(&args.serve.log)?;
+    if !args.program.is_empty() {
+        // Standard output is the program's.
+        args.serve.access_log.access_log.get_or_insert(Target::Stderr);
+    }
     if args.transparent {
         let port = args.listen.map_or(TUNNEL_PORT, |listen| listen.port);
         let named = || instance_name(&args.service, &machine_name(), (!args.port.is_empty()).then_some(port));
