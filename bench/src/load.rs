@@ -1,6 +1,6 @@
-//! wrk and h2load: how they are called, and what their reports say.
+//! The loads: wrk and h2load, how they are called and what their reports say, and clients with a timetable of our own.
 //!
-//! Used by `scenarios` for closed-loop load. A report with a single failed request is an error here: a fast error page wins
+//! Used by `scenarios`. A report with a single failed request is an error here: a fast error page wins
 //! any benchmark.
 
 use std::process::Command;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 
 use crate::process::LOAD_CORE;
+use crate::timetable;
 
 /// What a load generator is asked to do.
 #[derive(Debug, Clone)]
@@ -17,6 +18,8 @@ pub(crate) enum Load {
     Wrk { connections: usize, headers: &'static [&'static str] },
     /// h2load with this many connections and streams on each.
     H2load { connections: usize, streams: usize },
+    /// So many requests a second, each at its own time whatever became of those before, over this many connections.
+    OnTime { connections: u32, per_second: u32 },
 }
 
 /// What a load generator saw.
@@ -36,6 +39,9 @@ impl Load {
     /// # Errors
     /// When it cannot be run or any request failed.
     pub(crate) fn run(&self, url: &str, length: Duration) -> anyhow::Result<Seen> {
+        if let Self::OnTime { connections, per_second } = self {
+            return timetable::run(url, *connections, *per_second, length);
+        }
         let mut command = Command::new("taskset");
         command.args(["-c", &LOAD_CORE.to_string()]);
         match self {
@@ -54,12 +60,13 @@ impl Load {
                     format!("-D{seconds}"),
                 ]);
             }
+            Self::OnTime { .. } => {}
         }
         let output = command.arg(url).output().context("cannot run the load generator")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success(), "the load generator failed: {}", String::from_utf8_lossy(&output.stderr));
         let seen = match self {
-            Self::Wrk { .. } => read_wrk(&text),
+            Self::Wrk { .. } | Self::OnTime { .. } => read_wrk(&text),
             Self::H2load { .. } => read_h2load(&text),
         };
         seen.with_context(|| format!("the load on {url} did not go well:\n{text}"))

@@ -16,6 +16,7 @@ mod report;
 mod routes;
 mod scenarios;
 mod stage;
+mod timetable;
 
 use std::process::ExitCode;
 

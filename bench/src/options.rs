@@ -19,6 +19,7 @@ scenarios (all when none is named):
   a  HTTP/1.1 keep-alive           b  the same under TLS           c  TLS handshakes
   d  HTTP/2 to an HTTP/1.1 backend e  HTTP/2 to an HTTP/2 backend  i  memory, idle and with 10,000 connections
   j  5,000 routes                  k  change of configuration under load
+  h  latency at a fixed rate
 
 options:
   --rounds N        rounds per scenario, order reversed in every second one (default 3)

@@ -15,6 +15,16 @@ pub(crate) const LOAD_CORE: usize = 0;
 /// The core of the proxy under test.
 pub(crate) const PROXY_CORE: usize = 1;
 
+/// Keeps the calling thread on one core.
+///
+/// # Errors
+/// Those of the operating system.
+pub(crate) fn stay_on(core: usize) -> anyhow::Result<()> {
+    let mut cores = rustix::thread::CpuSet::new();
+    cores.set(core);
+    rustix::thread::sched_setaffinity(None, &cores).context("cannot stay on a core")
+}
+
 /// How long a program may take to end after a polite request.
 const PATIENCE: Duration = Duration::from_secs(3);
 

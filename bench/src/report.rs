@@ -245,17 +245,32 @@ fn closed_loop(peers: &[(String, Vec<Sample>)], text: &mut String) {
         for rival in &rivals {
             let _ = write!(text, " {:.2} |", middle / cpu[*rival].0);
         }
-        let of = |value: fn(&Sample) -> Option<f64>| spread(samples, value).0;
-        let p99 = of(|sample| sample.p99);
-        let p99 = if p99.is_nan() { "-".to_owned() } else { format!("{p99:.0}") };
+        let figure = |value: fn(&Sample) -> Option<f64>| with_ratios(peers, &rivals, spread(samples, value).0, value);
         let _ = writeln!(
             text,
-            " {:.0} | {:.0} | {p99} | {:.0} % |",
-            of(|sample| Some(sample.per_second)),
-            of(|sample| sample.middle),
-            100.0 * of(|sample| Some(sample.core))
+            " {} | {} | {} | {:.0} % |",
+            figure(|sample| Some(sample.per_second)),
+            figure(|sample| sample.middle),
+            figure(|sample| sample.p99),
+            100.0 * spread(samples, |sample| Some(sample.core)).0
         );
     }
+    text.push_str("\nIn parentheses: the same as ratios to each peer, in the order of the columns.\n");
+}
+
+/// A figure, and behind it its ratio to that of each rival.
+fn with_ratios(
+    peers: &[(String, Vec<Sample>)],
+    rivals: &[usize],
+    own: f64,
+    value: fn(&Sample) -> Option<f64>,
+) -> String {
+    if own.is_nan() {
+        return "-".to_owned();
+    }
+    let ratios: Vec<String> =
+        rivals.iter().map(|rival| format!("{:.2}", own / spread(&peers[*rival].1, value).0)).collect();
+    if ratios.is_empty() { format!("{own:.0}") } else { format!("{own:.0} ({})", ratios.join(", ")) }
 }
 
 /// Median and half of the distance between the extremes; not a number when nothing was measured.

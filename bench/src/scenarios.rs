@@ -23,18 +23,20 @@ pub(crate) enum Scenario {
     Handshakes,
     H2ToH1,
     H2ToH2,
+    OnTime,
     Memory,
     Routes,
     Change,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::KeepAlive,
         Self::KeepAliveTls,
         Self::Handshakes,
         Self::H2ToH1,
         Self::H2ToH2,
+        Self::OnTime,
         Self::Memory,
         Self::Routes,
         Self::Change,
@@ -56,6 +58,7 @@ impl Scenario {
             Self::Handshakes => "c",
             Self::H2ToH1 => "d",
             Self::H2ToH2 => "e",
+            Self::OnTime => "h",
             Self::Memory => "i",
             Self::Routes => "j",
             Self::Change => "k",
@@ -69,6 +72,9 @@ impl Scenario {
             Self::Handshakes => "a new connection with a full TLS handshake and one request, 32 at a time",
             Self::H2ToH1 => "HTTP/2 without TLS, 8 connections of 32 streams, to an HTTP/1.1 backend",
             Self::H2ToH2 => "HTTP/2 without TLS, 8 connections of 32 streams, to an HTTP/2 backend",
+            Self::OnTime => {
+                "HTTP/1.1, 10,000 requests per second over 64 connections, latency from the time a request was due"
+            }
             Self::Memory => "proportional set size, idle and with idle keep-alive connections",
             Self::Routes => "1 and 5,000 routes, requests on the last one",
             Self::Change => "the backend is switched 3 times under 4,000 requests per second",
@@ -85,6 +91,10 @@ impl Scenario {
             Self::Handshakes => Some((wrk(32, &["Connection: close"]), format!("https://127.0.0.1:{}/", ports.https))),
             Self::H2ToH1 => Some((h2load(), format!("http://127.0.0.1:{}/", ports.h2))),
             Self::H2ToH2 => Some((h2load(), format!("http://127.0.0.1:{}/", ports.h2_to_h2))),
+            Self::OnTime => {
+                let load = Load::OnTime { connections: 64, per_second: 10_000 };
+                Some((load, format!("http://127.0.0.1:{}/", ports.http)))
+            }
             Self::Memory | Self::Routes | Self::Change => None,
         }
     }
@@ -191,6 +201,7 @@ fn check(job: &Job<'_>) -> anyhow::Result<()> {
                 command.args(["--header", header]);
             }
         }
+        Load::OnTime { .. } => {}
     }
     let output = command.arg(&job.url).output().context("cannot run curl")?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

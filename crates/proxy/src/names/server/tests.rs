@@ -44,9 +44,14 @@ async fn ask_by_tcp(stream: &mut TcpStream, message: &[u8]) -> Message {
 
 /// A name server of others, which answers every question with `answer`.
 async fn upstream(answer: impl Fn(Message) -> Message + Send + Clone + 'static) -> SocketAddr {
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).await.unwrap();
+    // The port that is free for one may be taken for the other: by another test, at this moment.
+    let (udp, tcp, address) = loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = udp.local_addr().unwrap();
+        if let Ok(tcp) = TcpListener::bind(address).await {
+            break (udp, tcp, address);
+        }
+    };
     let by_tcp = answer.clone();
     tokio::spawn(async move {
         let mut buffer = [0; 4096];
