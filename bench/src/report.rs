@@ -333,6 +333,6 @@ mod tests {
         let mut text = String::new();
         closed_loop(&[("nginx".to_owned(), vec![sample(10.0)]), ("transept".to_owned(), vec![sample(9.0)])], &mut text);
         assert!(text.contains("| vs nginx |"), "{text}");
-        assert!(text.contains("| transept | 9.00 ±0 % | 0.90 | 1000 | 90 | - | 50 % |"), "{text}");
+        assert!(text.contains("| transept | 9.00 ±0 % | 0.90 | 1000 (1.00) | 90 (1.00) | - | 50 % |"), "{text}");
     }
 }
