@@ -31,6 +31,17 @@ pub struct Loaded {
     pub notes: Vec<Note>,
 }
 
+/// What becomes of a policy that is not valid.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Broken {
+    /// It is an error, as with every other object.
+    #[default]
+    Refused,
+    /// It is kept as a broken one on the targets that it tells, so that it fails closed there, and what is wrong becomes a note. For
+    /// who gets objects that somebody else has found good.
+    Kept,
+}
+
 /// How to load.
 #[derive(Clone, Copy)]
 pub struct Loader<'a> {
@@ -38,12 +49,13 @@ pub struct Loader<'a> {
     outside: Option<&'a dyn Outside>,
     previous: Option<&'a Past>,
     budget: Budget,
+    broken: Broken,
 }
 
 impl<'a> Loader<'a> {
     /// A loader that knows these policies.
     pub fn new(kinds: &'a [PolicyKind]) -> Self {
-        Self { kinds, outside: None, previous: None, budget: Budget::default() }
+        Self { kinds, outside: None, previous: None, budget: Budget::default(), broken: Broken::default() }
     }
 
     /// Where the values of Secrets come from that are not in the files.
@@ -59,6 +71,12 @@ impl<'a> Loader<'a> {
         self
     }
 
+    /// What becomes of policies that are not valid.
+    pub fn broken_policies(mut self, broken: Broken) -> Self {
+        self.broken = broken;
+        self
+    }
+
     /// What reading one file may cost.
     pub fn budget(mut self, budget: Budget) -> Self {
         self.budget = budget;
@@ -67,7 +85,7 @@ impl<'a> Loader<'a> {
 
     /// Reads `files`. Their order is the order of age of the objects that do not say when they were created.
     pub fn load(&self, files: &[SourceText]) -> Loaded {
-        let mut draft = draft::Draft::new(self.kinds, self.outside);
+        let mut draft = draft::Draft::new(self.kinds, self.outside, self.broken);
         let mut words = Words::default();
         for (file, source) in files.iter().enumerate() {
             draft.read_file(file, source, &self.budget, &mut words);

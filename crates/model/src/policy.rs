@@ -120,6 +120,9 @@ pub struct Policy {
     pub target_refs: Vec<PolicyTargetReference>,
     /// Its spec without `targetRefs`.
     pub spec: Value,
+    /// Why it cannot be used, when it was kept although it is not valid ([`crate::load::Broken::Kept`]). Its targets are known as
+    /// far as they could be read; whoever applies it fails closed on them.
+    pub broken: Option<Box<str>>,
 }
 
 impl Policy {
@@ -162,6 +165,26 @@ pub(crate) fn read(kind: &PolicyKind, spec: Value, cx: &mut Decoder) -> Option<(
     target_refs.map(|refs| (refs, rest))
 }
 
+/// The targets of a policy that cannot be read whole, as far as they are told, and the rest of its spec. A part that is named in a
+/// way that cannot be read stands for the whole. None when no target is told.
+pub(crate) fn salvage(spec: Value) -> Option<(Vec<PolicyTargetReference>, Value)> {
+    let at = spec.at;
+    let references = spec.field("targetRefs")?.items().iter().filter_map(|reference| {
+        let text = |field: &str| reference.field(field).and_then(Value::text);
+        Some(PolicyTargetReference {
+            at: reference.at,
+            group: text("group").unwrap_or_default().into(),
+            kind: text("kind")?.into(),
+            name: text("name")?.into(),
+            section_name: text("sectionName").map(Into::into),
+        })
+    });
+    let references: Vec<_> = references.collect();
+    let Node::Map(mut entries) = spec.node else { return None };
+    entries.retain(|entry| &*entry.key != "targetRefs");
+    (!references.is_empty()).then_some((references, Value { at, node: Node::Map(entries) }))
+}
+
 fn check_target(kind: &PolicyKind, reference: &PolicyTargetReference, at: Spot, cx: &mut Decoder) {
     let target = Target::of(reference);
     if target.is_some_and(|target| kind.targets.contains(&target)) {
@@ -174,4 +197,58 @@ fn check_target(kind: &PolicyKind, reference: &PolicyTargetReference, at: Spot, 
     let allowed: Vec<&str> = kind.targets.iter().map(|target| target.as_str()).collect();
     cx.refuse(at, format!("a {} cannot be attached to {what}", kind.kind))
         .remedy(format!("it attaches to: {}", allowed.join(", ")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::{Broken, Loader};
+    use crate::place::SourceText;
+
+    #[allow(unreachable_pub)]
+    mod spec {
+        crate::object! {
+        /// A spec for tests.
+        pub struct TestSpec {
+            /// How many.
+            count: u32 = 1;
+        }
+        }
+    }
+
+    const KINDS: &[PolicyKind] =
+        &[PolicyKind::of::<spec::TestSpec>("TestPolicy", "For tests.", &[Target::Service], Merge::None)];
+
+    fn policy(spec: &str) -> SourceText {
+        let text =
+            format!("{{apiVersion: transept.dev/v1alpha1, kind: TestPolicy, metadata: {{name: a}}, spec: {spec}}}");
+        SourceText::new("a.yaml", text)
+    }
+
+    #[test]
+    fn a_policy_that_is_not_valid_is_kept_on_the_targets_that_it_tells() {
+        let loader = Loader::new(KINDS).broken_policies(Broken::Kept);
+        let targets = "{group: '', kind: Service, name: cart, sectionName: http}";
+        for (spec, why, section) in [
+            (format!("{{targetRefs: [{targets}], counts: 2}}"), "counts", Some("http")),
+            (format!("{{targetRefs: [{targets}], count: many}}"), "number", Some("http")),
+            ("{targetRefs: [{group: '', kind: Service, name: cart, sectionName: 7, part: x}]}".into(), "part", None),
+            ("{targetRefs: [{group: '', kind: Gateway, name: cart}]}".into(), "Gateway", None),
+        ] {
+            let text = [policy(&spec)];
+            assert!(!Loader::new(KINDS).load(&text).invalid.is_empty(), "{spec}");
+            let loaded = loader.load(&text);
+            assert_eq!((loaded.invalid.len(), loaded.world.policies().len()), (0, 1), "{spec}");
+            let kept = &loaded.world.policies()[0];
+            assert!(kept.broken.as_ref().is_some_and(|broken| broken.contains(why)), "{:?}", kept.broken);
+            let target = &kept.target_refs[0];
+            assert_eq!((&*target.name, target.section_name.as_deref()), ("cart", section), "{spec}");
+            assert!(!loaded.notes.is_empty());
+        }
+        for spec in ["{count: 2}", "{targetRefs: []}", "{targetRefs: [{name: cart}]}", "7"] {
+            assert!(!loader.load(&[policy(spec)]).invalid.is_empty(), "{spec}: no target is told");
+        }
+        let good = loader.load(&[policy(&format!("{{targetRefs: [{targets}], count: 2}}"))]);
+        assert!(good.invalid.is_empty() && good.world.policies()[0].broken.is_none());
+    }
 }

@@ -217,6 +217,15 @@ impl Client {
         Ok(())
     }
 
+    /// Takes in that a resource was refused before a restart: the first control plane tells of it again, or of its end.
+    ///
+    /// # Errors
+    /// When the type is unknown.
+    pub fn restore_refused(&mut self, key: &Key) -> Result<(), UnknownType> {
+        self.interest(&key.type_url)?.refused.insert(key.name.clone());
+        Ok(())
+    }
+
     /// Asks for one resource, whether or not it exists.
     ///
     /// # Errors
@@ -370,7 +379,9 @@ impl Client {
         let refusals: Vec<Refusal> = batch.refusals.into_iter().chain(refusals).collect();
         let refused: BTreeSet<&str> = refusals.iter().map(|refusal| refusal.name.as_str()).collect();
         for change in batch.changes {
-            if !refused.contains(change.name().as_ref()) {
+            if refused.contains(change.name().as_ref()) {
+                interest.refuse(&change);
+            } else {
                 interest.apply(now, change);
             }
         }
@@ -418,6 +429,11 @@ impl Client {
     /// A resource that is held.
     pub fn held(&self, key: &Key) -> Option<&Held> {
         self.interests.iter().find(|interest| interest.type_url == key.type_url)?.held.get(&key.name)
+    }
+
+    /// Whether a resource was refused when nothing of its name was held, and there is nothing newer.
+    pub fn is_refused(&self, key: &Key) -> bool {
+        self.interests.iter().any(|one| one.type_url == key.type_url && one.refused.contains(&key.name))
     }
 
     /// Everything that is held.

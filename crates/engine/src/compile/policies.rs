@@ -89,7 +89,13 @@ impl<'w> Policies<'w> {
         let name = policy.meta.object_name();
         let mut cx = Decoder::new(Arc::clone(&policy.meta.at.file));
         cx.about(Some(name.clone()));
-        let compiled = cx.within("spec", |cx| AnyPolicy::compile(policy.kind, &policy.spec, cx));
+        let compiled = match &policy.broken {
+            None => cx.within("spec", |cx| AnyPolicy::compile(policy.kind, &policy.spec, cx)),
+            Some(why) => {
+                cx.refuse(policy.meta.at.spot(), &**why);
+                None
+            }
+        };
         let problems = cx.into_problems();
         let invalid = compiled.is_none().then(|| {
             let reasons: Vec<_> = problems.iter().map(|problem| problem.why.as_str()).collect();

@@ -5,11 +5,12 @@
 
 use crate::kinds::metadata::MetadataFields;
 use crate::kinds::{self as k, Age, Body, Kind, Metadata, Object, Scope};
+use crate::load::Broken;
 use crate::load::draft::{Draft, UNNUMBERED};
 use crate::load::outside::{self, FROM_ENV, FROM_FILE};
 use crate::load::recognise::{Recognised, recognise, wrong};
 use crate::load::standalone::DEFAULT_NAMESPACE;
-use crate::place::{Note, ObjectName, Place, SourceText, Spot};
+use crate::place::{Invalid, Note, ObjectName, Place, SourceText, Spot};
 use crate::policy::{self, Policy, PolicyKind};
 use crate::schema::{Decoder, Schema};
 use crate::value::{self, Budget, Entry, Node, Value, Words};
@@ -168,10 +169,20 @@ impl Draft<'_> {
         cx.about(loose_name(kind.kind, Scope::Namespaced, envelope.metadata.as_ref()));
         let meta = read_metadata(&envelope, kind.kind, Scope::Namespaced, &mut cx);
         let spec = take_spec(envelope.rest, envelope.at.spot(), &mut cx);
-        let read = spec.and_then(|spec| cx.within("spec", |cx| policy::read(kind, spec, cx)));
-        self.invalid.append(&mut cx.into_problems());
+        let kept = spec.as_ref().filter(|_| self.broken == Broken::Kept).cloned();
+        let mut read = spec.and_then(|spec| cx.within("spec", |cx| policy::read(kind, spec, cx)));
+        let mut problems = cx.into_problems();
+        let mut broken = None;
+        if let (false, Some(_), Some(salvaged)) = (problems.is_empty(), &meta, kept.and_then(policy::salvage)) {
+            read = Some(salvaged);
+            let reasons: Vec<String> = problems.iter().map(|problem| problem.why.clone()).collect();
+            broken = Some(reasons.join("; ").into());
+            let note = |problem: Invalid| Note { at: problem.at, object: problem.object, what: problem.why };
+            self.notes.extend(problems.drain(..).map(note));
+        }
+        self.invalid.append(&mut problems);
         if let (Some(meta), Some((target_refs, spec))) = (meta, read) {
-            self.add_policy(Policy { kind: kind.kind, merge: kind.merge, meta, target_refs, spec });
+            self.add_policy(Policy { kind: kind.kind, merge: kind.merge, meta, target_refs, spec, broken });
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::kinds::{
     BackendSpec, BackendTlsPolicySpec, ConfigMapBody, EndpointSliceBody, GatewayClassSpec, GatewaySpec, GrpcRouteSpec,
     HttpRouteSpec, Metadata, NamespaceBody, Object, ReferenceGrantSpec, SecretBody, ServiceSpec, WorkloadSpec,
 };
+use crate::load::Broken;
 use crate::load::outside::Outside;
 use crate::load::past::{Past, contents, policy_contents};
 use crate::place::{Invalid, Note, Place};
@@ -22,6 +23,7 @@ use crate::world::{Store, World};
 pub(super) struct Draft<'a> {
     pub kinds: &'a [PolicyKind],
     pub outside: Option<&'a dyn Outside>,
+    pub broken: Broken,
     pub invalid: Vec<Invalid>,
     pub notes: Vec<Note>,
     pub namespaces: Vec<Object<NamespaceBody>>,
@@ -46,10 +48,11 @@ pub(super) struct Draft<'a> {
 pub(super) const UNNUMBERED: i64 = 0;
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(kinds: &'a [PolicyKind], outside: Option<&'a dyn Outside>) -> Self {
+    pub(super) fn new(kinds: &'a [PolicyKind], outside: Option<&'a dyn Outside>, broken: Broken) -> Self {
         Self {
             kinds,
             outside,
+            broken,
             invalid: Vec::new(),
             notes: Vec::new(),
             namespaces: Vec::new(),

@@ -26,6 +26,7 @@ use transept_xds::{Key, TypeUrl};
 
 use self::enrol::{find_identity, join, renew};
 use self::link::Link;
+use super::broken::BrokenPolicies;
 use super::contact::{Connection, Unreached, member_tls};
 use super::disk::{Disk, Kept};
 use super::objects::{self, Travelling};
@@ -33,6 +34,8 @@ use super::{FeedError, FeedOptions, Interest, Received, ServiceName, Standing};
 
 /// How long to wait between beats until the control plane says how long.
 const BEAT: Duration = Duration::from_secs(10);
+/// Stands on the disk for the version of a policy that was refused.
+const NO_VERSION: &str = "";
 /// Events that may wait; who reports more waits for room.
 const EVENTS: usize = 64;
 
@@ -69,6 +72,7 @@ pub(super) struct Member {
     received: watch::Sender<Arc<Received>>,
     standing: watch::Sender<Standing>,
     past: Option<Past>,
+    broken: BrokenPolicies,
     number: u64,
     began: Instant,
     link: Option<Link>,
@@ -128,6 +132,7 @@ impl Member {
             received,
             standing,
             past: None,
+            broken: BrokenPolicies::default(),
             number: 0,
             began: Instant::now(),
             link: None,
@@ -164,7 +169,12 @@ impl Member {
         for (type_url, name, version, contents) in self.disk.read_configuration() {
             let key = Key::new(&TypeUrl::from(type_url.as_str()), &name);
             // A kind that this version no longer knows is left out.
-            let _ = self.client.restore(&key, &version, contents.into());
+            if version == NO_VERSION {
+                let _ = self.client.restore_refused(&key);
+                self.broken.restore(key, contents.into());
+            } else {
+                let _ = self.client.restore(&key, &version, contents.into());
+            }
         }
         if self.client.holdings().next().is_some() {
             self.publish(true);
@@ -329,8 +339,10 @@ impl Member {
             let kind = batch.type_url();
             tracing::error!(resource = %format!("{kind} {}", refusal.name), why = %refusal.message, "a resource is refused");
         }
+        let broken = BrokenPolicies::find(&batch, &refusals);
         let count = u64::try_from(batch.changes().len().saturating_sub(refusals.len())).unwrap_or(0);
         let settled = self.client.settle(self.began.elapsed(), batch, refusals);
+        self.broken.take(broken, &self.client);
         self.flush();
         if settled == Settled::Held {
             self.tell(|standing| standing.received += count);
@@ -342,7 +354,8 @@ impl Member {
     /// Makes a world of what is held, tells of it and has it kept.
     fn publish(&mut self, kept: bool) {
         let holdings: Vec<_> = self.client.holdings().map(|(key, held)| (key, held.payload.clone())).collect();
-        let parts = holdings.iter().map(|(key, payload)| (&key.type_url, &key.name, payload));
+        let held = holdings.iter().map(|(key, payload)| (&key.type_url, &key.name, payload));
+        let parts = held.chain(self.broken.parts());
         let Some(world) = objects::load(parts, self.past.as_ref()) else { return };
         self.past = Some(world.past());
         self.number += 1;
@@ -360,15 +373,20 @@ impl Member {
         }
         let number = self.number;
         self.storing = Some(number);
+        let text = |payload: &Bytes| Some(std::str::from_utf8(payload).ok()?.to_owned());
+        let broken = self.broken.parts().filter_map(|(type_url, name, payload)| {
+            Some((type_url.as_str().to_owned(), name.to_string(), NO_VERSION.to_owned(), text(payload)?))
+        });
         let items: Vec<Kept> = self
             .client
             .holdings()
             // What ends by itself must not outlive a restart.
             .filter(|(_, held)| held.ends.is_none())
             .filter_map(|(key, held)| {
-                let contents = std::str::from_utf8(&held.payload).ok()?.to_owned();
-                Some((key.type_url.as_str().to_owned(), key.name.to_string(), held.version.to_string(), contents))
+                let version = held.version.to_string();
+                Some((key.type_url.as_str().to_owned(), key.name.to_string(), version, text(&held.payload)?))
             })
+            .chain(broken)
             .collect();
         let (disk, reports) = (self.disk.clone(), self.reports.clone());
         tokio::spawn(async move {
@@ -519,6 +537,7 @@ impl Member {
                 for service in &new {
                     let _ = self.client.subscribe(&self.key(service));
                 }
+                dropped |= self.broken.take(Vec::new(), &self.client);
                 self.options.interest = Interest::Services(services);
                 if dropped {
                     self.publish(false);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use transept_engine::policies::MODEL_KINDS;
 use transept_model::catalogue::catalogue;
-use transept_model::load::Past;
+use transept_model::load::{Broken, Past};
 use transept_model::{Loader, SourceText, World};
 use transept_xds::TypeUrl;
 use transept_xds::client::{Batch, Change};
@@ -64,13 +64,20 @@ pub(super) fn judge(batch: &Batch) -> Vec<Refusal> {
     refusals
 }
 
-/// The world of everything that is held. `None` when it is not a world, which [`judge`] has made impossible for each part alone.
+/// Whether a payload that is refused is a policy whose targets can be told, so that it can close them.
+pub(super) fn closes(type_url: &TypeUrl, name: &str, payload: &Bytes) -> bool {
+    let Some(source) = text(type_url, name, payload) else { return false };
+    let loaded = Loader::new(MODEL_KINDS).broken_policies(Broken::Kept).load(&[source]);
+    loaded.invalid.is_empty() && loaded.world.policies().iter().any(|policy| policy.broken.is_some())
+}
+
+/// The world of everything that is held, and of broken policies. `None` when it is not a world, which [`judge`] has made impossible for each part alone.
 pub(super) fn load<'p>(
     held: impl Iterator<Item = (&'p TypeUrl, &'p Arc<str>, &'p Bytes)>,
     past: Option<&Past>,
 ) -> Option<World> {
     let texts: Vec<SourceText> = held.filter_map(|(type_url, name, payload)| text(type_url, name, payload)).collect();
-    let mut loader = Loader::new(MODEL_KINDS);
+    let mut loader = Loader::new(MODEL_KINDS).broken_policies(Broken::Kept);
     if let Some(past) = past {
         loader = loader.after(past);
     }

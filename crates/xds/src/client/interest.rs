@@ -14,6 +14,9 @@ use crate::refusal::{Reason, Refusal};
 use crate::resource::TypeUrl;
 use crate::server::Progress;
 
+/// The version under which a proxy announces what it refused: none that a control plane has.
+const REFUSED: &str = "refused";
+
 /// A resource that a proxy holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
@@ -49,6 +52,8 @@ pub(super) struct Interest {
     all: bool,
     names: BTreeSet<Arc<str>>,
     pub(super) held: BTreeMap<Arc<str>, Held>,
+    /// Names of what was refused when nothing of that name was held, and is refused still.
+    pub(super) refused: BTreeSet<Arc<str>>,
     /// Bytes of what is held.
     pub(super) bytes: usize,
     /// Whether a batch of this type is not settled.
@@ -69,6 +74,7 @@ impl Interest {
             all: false,
             names: BTreeSet::new(),
             held: BTreeMap::new(),
+            refused: BTreeSet::new(),
             bytes: 0,
             unsettled: false,
             waiting: BTreeMap::new(),
@@ -95,6 +101,9 @@ impl Interest {
         }
         self.waiting.remove(name);
         self.tell(name, false);
+        if !self.all {
+            self.refused.remove(name);
+        }
         !self.all && self.drop_held(name)
     }
 
@@ -117,6 +126,7 @@ impl Interest {
         for name in &dropped {
             self.drop_held(name);
         }
+        self.refused.retain(|name| self.names.contains(name));
         dropped
     }
 
@@ -134,11 +144,13 @@ impl Interest {
         }
         let versions =
             self.held.iter().map(|(name, held)| (name.as_ref().to_owned(), held.version.as_ref().to_owned()));
+        // So that it is told of their end, and of them again.
+        let refused = self.refused.iter().map(|name| (name.as_ref().to_owned(), REFUSED.to_owned()));
         DeltaDiscoveryRequest {
             type_url: self.type_url.as_str().to_owned(),
             resource_names_subscribe: subscribe,
             resource_names_unsubscribe: unsubscribe,
-            initial_resource_versions: versions.collect(),
+            initial_resource_versions: versions.chain(refused).collect(),
             ..DeltaDiscoveryRequest::default()
         }
     }
@@ -219,6 +231,7 @@ impl Interest {
 
     /// Holds or drops what a settled batch said.
     pub(super) fn apply(&mut self, now: Duration, change: Change) {
+        self.refused.remove(change.name());
         match change {
             Change::Put { name, version, payload, ttl } => {
                 let ends = ttl.map(|ttl| now.saturating_add(ttl));
@@ -227,6 +240,13 @@ impl Interest {
             Change::Remove { name } => {
                 self.drop_held(&name);
             }
+        }
+    }
+
+    /// Notes that a settled batch brought what cannot be used.
+    pub(super) fn refuse(&mut self, change: &Change) {
+        if let (Change::Put { name, .. }, false) = (change, self.held.contains_key(change.name())) {
+            self.refused.insert(name.clone());
         }
     }
 

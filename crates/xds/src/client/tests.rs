@@ -258,3 +258,30 @@ fn what_has_an_end_ends_unless_it_is_renewed() {
     let reply = take(&mut client, response(vec![beat], &[], "1@4"), vec![]);
     assert_eq!(refused(&reply), [("a".to_owned(), Reason::NotHeld)]);
 }
+
+#[test]
+fn what_was_refused_at_first_sight_is_asked_about_until_there_is_something_better() {
+    let mut client = connected(settings());
+    client.subscribe_all(&backend()).expect("a known type");
+    client.next_request().expect("the subscription");
+    let no = |version: &str| vec![Refusal::new("a", version, Reason::Invalid, "no")];
+    take(&mut client, response(vec![resource("a", "1", "x"), resource("b", "1", "y")], &[], ""), no("1"));
+    assert!(client.is_refused(&key("a")) && !client.is_refused(&key("b")));
+    let announced = |client: &mut Client| {
+        client.disconnected(NOW, 0);
+        client.dial(NOW + Duration::from_secs(1000)).expect("a server");
+        client.connected(NOW);
+        let first = client.next_request().expect("a request").initial_resource_versions;
+        while client.next_request().is_some() {}
+        first.into_iter().map(|(name, version)| format!("{name}={version}")).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(announced(&mut client), ["a=refused".to_owned(), "b=1".to_owned()].into());
+    // Once one is held, a refusal of the next says nothing about it.
+    take(&mut client, response(vec![resource("a", "2", "x")], &[], ""), Vec::new());
+    take(&mut client, response(vec![resource("a", "3", "x")], &[], ""), no("3"));
+    assert!(!client.is_refused(&key("a")));
+    assert_eq!(announced(&mut client), ["a=2".to_owned(), "b=1".to_owned()].into());
+    client.restore_refused(&key("c")).expect("a known type");
+    take(&mut client, response(Vec::new(), &["c"], ""), Vec::new());
+    assert!(!client.is_refused(&key("c")), "its end is told");
+}

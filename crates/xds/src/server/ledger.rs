@@ -389,9 +389,10 @@ impl Ledger {
         let wanted = self.all || self.brought.contains(name) || is_asked(view.asked, &key);
         let current = if wanted { view.store.resource(&self.type_url, name) } else { None };
         let Some(current) = current.filter(|resource| view.scope.sees(view.viewer, resource)) else {
-            self.refused.remove(name);
+            // Who refused it may have kept something in its place.
+            let refused = self.refused.remove(name).is_some();
             self.beats.remove(name);
-            if self.held.contains_key(name) {
+            if self.held.contains_key(name) || refused {
                 self.forced.remove(name);
                 self.removals.insert(name.clone(), view.store.revision());
                 return Step::Nothing;

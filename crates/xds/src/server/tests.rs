@@ -303,6 +303,11 @@ fn refusals_are_facts_of_their_resource_and_siblings_are_accepted() {
     assert_eq!(facts, [refused, accepted]);
     assert_eq!(poll(&mut session, NOW, &store), []);
     assert_eq!(session.refused().collect::<Vec<_>>(), [(key("bad"), of("x"))]);
+    // Who refused it may have kept something in its place, and hears of its end.
+    store.remove(&key("bad"));
+    let sent = poll(&mut session, NOW, &store);
+    assert_eq!((sent[0].names(), &sent[0].removed[..]), (vec![], &["bad".to_owned()][..]));
+    session.receive(NOW, answer(&sent[0], None), &store).expect("no breach");
     // Another version is another try.
     store.put(resource("backend", "bad", "2"));
     let sent = poll(&mut session, NOW, &store);
