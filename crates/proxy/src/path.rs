@@ -156,6 +156,9 @@ async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(
     journey.marks.listener = Some(listener);
     verify_handshake(listener, journey.arrival)?;
     normalize::normalize(&listener.settings, journey.trip)?;
+    if journey.trip.upgrade.is_some() {
+        journey.trip.opening = Some(Box::new(journey.trip.request.clone()));
+    }
     let routed = route(listener, &journey.trip.request, &journey.trip.host);
     journey.marks.rule = routed.as_ref().map(|routed| routed.rule);
     screen_rule(listener, routed.as_ref(), connection, journey.trip)?;

@@ -1,18 +1,24 @@
 //! Connections that live for long are judged again: when a configuration comes into force, and when the roots of the mesh change.
 //!
 //! What was let in under other rules must not outlive them. Called by the worker when something has changed; the connections that
-//! carry no requests, and those between two proxies, stand in a list here. Requests are judged one by one and need none of this.
+//! carry no requests, those that a request has opened by an upgrade, and those between two proxies stand in a list here. Other requests
+//! are judged one by one and need none of this.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use rustls::pki_types::CertificateDer;
-use transept_engine::admit::admit_stream;
-use transept_engine::exchange::Connection;
+use transept_engine::admit::{admit, admit_stream};
+use transept_engine::exchange::{Connection, Exchange, Notes, Now};
+use transept_engine::route::route;
+use transept_engine::screen::screen_again;
+use transept_engine::snapshot::Snapshot;
+use transept_engine::verdict::Verdict;
 use transept_identity::{Bundles, Purpose};
+use transept_wire::head::Request;
 
 use crate::worker::Worker;
 
@@ -22,6 +28,40 @@ pub(crate) enum Ground {
     Certificates(Vec<CertificateDer<'static>>, Purpose),
     /// The policies of the listener of a port behind a bind of the mesh.
     Admission { connection: Box<Connection>, bound: SocketAddr, port: u16 },
+    /// The policies on a request that has opened a connection by an upgrade.
+    Request(Box<Opening>),
+}
+
+/// A request that has opened a connection, as it was when it was let in.
+pub(crate) struct Opening {
+    pub request: Request,
+    pub connection: Connection,
+    /// The address that the worker listens on.
+    pub bound: SocketAddr,
+    /// The host that was asked for, as routing sees it.
+    pub host: String,
+    pub client: IpAddr,
+}
+
+impl Opening {
+    /// Whether it would be let in today. That nobody would serve it any more does not end it.
+    fn stands(&self, snapshot: &Snapshot, now: Now) -> bool {
+        let listener = snapshot.bind(&self.bound).map(|bind| admit(bind, &self.connection, &self.host));
+        let Some(Ok(listener)) = listener else { return true };
+        let routed = route(listener, &self.request, &self.host);
+        // Guards change nothing in a request; the copy only keeps them from doing so here.
+        let (mut request, mut notes) = (self.request.clone(), Notes::new());
+        let mut exchange = Exchange {
+            now,
+            random: 0,
+            connection: &self.connection,
+            client: self.client,
+            listener_port: listener.port,
+            request: &mut request,
+            notes: &mut notes,
+        };
+        screen_again(listener, routed.as_ref(), &mut exchange) == Verdict::Continue
+    }
 }
 
 /// One connection in the list; it leaves it when this is dropped.
@@ -91,16 +131,17 @@ pub(crate) fn recheck(worker: &Worker) {
         all.iter().filter_map(Weak::upgrade).collect()
     };
     let snapshot = worker.snapshot();
-    let now = worker.clock.now().unix;
+    let now = worker.clock.now();
     for standing in standings {
         let stands = match &standing.ground {
             Ground::Certificates(chain, end) => {
-                worker.shared.mesh.as_ref().is_some_and(|membership| membership.accepts(chain, *end, now))
+                worker.shared.mesh.as_ref().is_some_and(|membership| membership.accepts(chain, *end, now.unix))
             }
             Ground::Admission { connection, bound, port } => snapshot
                 .bind(bound)
                 .and_then(|bind| bind.listener_for_port(*port))
                 .is_some_and(|listener| admit_stream(listener, connection).is_ok()),
+            Ground::Request(opening) => opening.stands(&snapshot, now.into()),
         };
         if !stands {
             standing.end();

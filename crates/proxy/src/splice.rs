@@ -29,7 +29,7 @@ use crate::path::{Marks, Stop};
 use crate::recheck::Standing;
 use crate::record::record;
 use crate::trip::Trip;
-use crate::tunnel::join;
+use crate::tunnel::{denied, join};
 use crate::upstream::{Destination, Pooled, connect_stream, open};
 use crate::worker::Worker;
 
@@ -196,11 +196,6 @@ pub(crate) async fn pass_through(
     }
     record(worker, &trip, &Marks { endpoint: Some(destination), ..Marks::default() }, connection);
     worker.give_back(trip);
-}
-
-fn denied() -> Failure {
-    let detail = "the connection is not allowed any more";
-    Failure::new(Side::Downstream, Reason::MeshDenied, Repeat::Never, detail)
 }
 
 /// Begins the record of a connection.

@@ -30,6 +30,8 @@ pub(crate) struct Trip {
     pub client: IpAddr,
     /// The protocol that the client wants to switch to.
     pub upgrade: Option<Protocol>,
+    /// The request as it was let in, when it may open a connection that outlives its policies.
+    pub opening: Option<Box<Request>>,
     /// The deadline of an HTTP/2 stream, which is no connection with one of its own.
     pub watch: Option<Watch>,
     pub started: Moment,
@@ -64,6 +66,7 @@ impl Default for Trip {
             scratch: Vec::new(),
             client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             upgrade: None,
+            opening: None,
             watch: None,
             started: nowhen,
             random: 0,
@@ -81,6 +84,7 @@ impl Trip {
         self.host.clear();
         self.scratch.clear();
         self.upgrade = None;
+        self.opening = None;
         if let Some(watch) = &self.watch {
             watch.clear();
         }

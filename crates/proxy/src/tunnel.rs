@@ -2,9 +2,10 @@
 //!
 //! Called by `attempt.rs` for requests with `Upgrade` and for extended CONNECT (RFC 8441). The bytes are not looked at.
 //! A tunnel opens only after the backend agreed to just what was asked (RFC 9110 section 7.8); until then both sides
-//! speak HTTP.
+//! speak HTTP. A connection that other policies forbid is cut, also in the middle.
 
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::Poll;
 
 use transept_engine::reason::Reason;
@@ -18,6 +19,7 @@ use crate::edge::Replier;
 use crate::failure::{Failure, Repeat, Side};
 use crate::normalize::codec_limits;
 use crate::path::{Journey, timed_out};
+use crate::recheck::{Ground, Opening, Standing};
 use crate::relay::{self, await_final};
 use crate::upstream::{Inlet, Upstream};
 
@@ -78,6 +80,7 @@ async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '
     let Inlet::H1 { io, inbound } = inlet else {
         return Err(refused("a tunnel needs a connection of its own"));
     };
+    let standing = stand(journey);
     let Journey { arrival, trip, replier, .. } = journey;
     let watch = arrival.watch;
     let limits = transept_wire::h1::Limits::default();
@@ -105,7 +108,31 @@ async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '
         }
         carried
     });
-    join(upload, download).await
+    let mut carried = pin!(join(upload, download));
+    std::future::poll_fn(|cx| match standing.as_ref().map(|standing| standing.poll_ended(cx)) {
+        Some(Poll::Ready(())) => Poll::Ready(Err(denied())),
+        _ => carried.as_mut().poll(cx),
+    })
+    .await
+}
+
+/// Lists the connection among those that are judged again when policies change.
+fn stand(journey: &mut Journey<'_, '_, '_>) -> Option<Rc<Standing>> {
+    let request = *journey.trip.opening.take()?;
+    let opening = Opening {
+        request,
+        connection: journey.arrival.connection.clone(),
+        bound: journey.arrival.bound,
+        host: journey.trip.host.clone(),
+        client: journey.trip.client,
+    };
+    Some(journey.worker.standings.add(Ground::Request(Box::new(opening))))
+}
+
+/// Other policies have come into force, and they do not allow a connection that is open.
+pub(crate) fn denied() -> Failure {
+    let detail = "the connection is not allowed any more";
+    Failure::new(Side::Downstream, Reason::NotAuthorized, Repeat::Never, detail)
 }
 
 /// Both futures to their ends, or the first failure.

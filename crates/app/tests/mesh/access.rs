@@ -2,8 +2,9 @@
 
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use transept_testkit::client::Request;
+use transept_testkit::client::{Endpoint, Request};
 use transept_testkit::echo::Port;
+use transept_testkit::websocket::{Frame, TEXT, WebSocket};
 
 use crate::stage::{Mesh, Pair, answered, program, repeater, say, send, soon, until};
 
@@ -60,4 +61,27 @@ async fn a_policy_that_changes_ends_connections_that_it_does_not_allow() {
     let _ = soon(stream.read_to_end(&mut rest)).await;
     assert!(rest.is_empty(), "{rest:?}");
     answered(web.local[0], 403).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_changes_ends_upgraded_connections_that_it_does_not_allow() {
+    let mesh = Mesh::start("").await;
+    let pair = Pair::start(&mesh).await;
+    answered(pair.local(), 200).await;
+    let local = Endpoint::http1(pair.local());
+    let connect = |host: &'static str| WebSocket::connect(&local, host, "/ws", "http://cart");
+    let frame = Frame { opcode: TEXT, payload: b"hello".to_vec() };
+    let (mut denied, mut kept) =
+        (soon(connect("private.test")).await.expect("upgraded"), soon(connect("cart")).await.expect("upgraded"));
+    for socket in [&mut denied, &mut kept] {
+        socket.send(&frame).await.expect("sent");
+        assert_eq!(soon(socket.receive()).await.expect("a frame"), Some(frame.clone()));
+    }
+    mesh.configure(&policy("  deny: [{name: private, to: [{hosts: [private.test]}]}]"));
+    // Cut off or ended: in no case does it go on.
+    assert!(!matches!(soon(denied.receive()).await, Ok(Some(_))));
+    kept.send(&frame).await.expect("sent");
+    assert_eq!(soon(kept.receive()).await.expect("a frame"), Some(frame));
+    let line = soon(pair.cart.log_line_with("not allowed any more")).await;
+    assert!(line.contains("private.test"), "{line}");
 }

@@ -67,6 +67,32 @@ async fn long_streams_survive_reloads() {
 }
 
 #[tokio::test]
+async fn a_tunnel_ends_when_its_request_is_forbidden_and_for_no_other_change() {
+    let mut backend = Backend::start(Up::Http1).await;
+    let setup = Setup::before(&backend);
+    let mut gateway = setup.start().await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(websocket()).await;
+    let mut served = backend.next().await;
+    served.send_raw(b"HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    call.head().await;
+    assert_eq!(call.status, 101);
+    let forbid = |path: &str| {
+        format!(
+            "apiVersion: transept.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: guard}}\nspec:\n  targetRefs: \
+             [{{group: gateway.networking.k8s.io, kind: Gateway, name: gate-0}}]\n  deny: [{{to: [{{paths: [{path}]}}]}}]\n"
+        )
+    };
+    gateway.reload(&setup.clone().document(&forbid("/other"))).await;
+    call.send(b"ping").await;
+    assert_eq!(served.read_raw(4).await.expect("heard"), b"ping");
+    gateway.reload(&setup.clone().document(&forbid("/ws"))).await;
+    assert!(served.read_raw(1).await.is_err(), "the backend hears of it");
+    // Cut off or ended: in no case does it go on.
+    assert!(!matches!(call.piece().await, Ok(Some(_))));
+}
+
+#[tokio::test]
 async fn open_connections_see_the_new_configuration() {
     let (mut old, mut new) = (Backend::start(Up::Http1).await, Backend::start(Up::H2c).await);
     let setup = Setup::before(&old);
