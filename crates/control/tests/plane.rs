@@ -282,16 +282,21 @@ async fn secrets_are_for_the_gateway_that_uses_them() {
     let control = Control::start(state.path()).await;
     control.set_files(
         "{apiVersion: v1, kind: Secret, metadata: {name: key}, stringData: {a: b}}\n---\n\
+         {apiVersion: v1, kind: Secret, metadata: {name: nobodys}, stringData: {a: b}}\n---\n\
          {apiVersion: v1, kind: Secret, metadata: {name: key, namespace: other}, stringData: {a: b}}\n---\n\
          {apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: web}, spec: {gatewayClassName: transept, \
-         listeners: [{name: http, protocol: HTTP, port: 80}]}}\n---\n\
+         listeners: [{name: https, protocol: HTTPS, port: 443, tls: {certificateRefs: [{name: key}]}}]}}\n---\n\
          {apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: office}, spec: {gatewayClassName: transept, \
          listeners: [{name: http, protocol: HTTP, port: 81}]}}\n",
     );
     let all = [(SECRET, "*"), ("gateway.networking.k8s.io/v1/Gateway", "*")];
     let mut web = Proxy::begin(&control, control.join("web").await, &all).await;
     web.until(&[], |client| client.is_synced()).await;
-    assert!(holds(SECRET, "default/key")(&web.client) && !holds(SECRET, "other/key")(&web.client));
+    assert!(holds(SECRET, "default/key")(&web.client));
+    assert!(["default/nobodys", "other/key"].iter().all(|name| !holds(SECRET, name)(&web.client)));
+    let mut office = Proxy::begin(&control, control.join("office").await, &all).await;
+    office.until(&[], |client| client.is_synced()).await;
+    assert!(!holds(SECRET, "default/key")(&office.client));
     let gateway = "gateway.networking.k8s.io/v1/Gateway";
     assert!(holds(gateway, "default/web")(&web.client) && !holds(gateway, "default/office")(&web.client));
     let mut cart = Proxy::begin(&control, control.join("cart").await, &all).await;

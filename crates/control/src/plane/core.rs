@@ -145,11 +145,9 @@ pub(super) struct Shelves {
     pub(super) rules: u64,
 }
 
-/// Secrets are for the gateways that use them, and a gateway sees no other Gateway than itself; everything else is for every member.
+/// Secrets are for the gateways that use them, wherever they are, and a gateway sees no other Gateway than itself; everything else is for every member.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Visible {
-    gateways: BTreeMap<Name, BTreeSet<Name>>,
-}
+pub(super) struct Visible(source::Secrets);
 
 impl Scope for Visible {
     type Viewer = SpiffeId;
@@ -161,12 +159,14 @@ impl Scope for Visible {
             return true;
         }
         let own = viewer.workload().map(|own| (own.namespace().to_owned(), own.service_account().to_owned()));
-        let Some((own, named)) = own.and_then(|own| self.gateways.get_key_value(&own)) else { return is_gateway };
+        let Visible(secrets) = self;
+        let Some((own, named)) = own.and_then(|own| secrets.gateways.get_key_value(&own)) else { return is_gateway };
         let Some((namespace, name)) = resource.key().name.split_once('/') else { return false };
         if is_gateway {
             return namespace == own.0 && name == own.1;
         }
-        namespace == own.0 || named.contains(&(namespace.to_owned(), name.to_owned()))
+        let secret = (namespace.to_owned(), name.to_owned());
+        named.contains(&secret) || secrets.shared.contains(&secret)
     }
 }
 
@@ -269,7 +269,7 @@ impl Plane {
             // Of two objects of one name the first counts.
             resources: objects.iter().rev().filter_map(|object| self.kinds.resource(object)).collect(),
             services: source::services(&objects),
-            visible: Visible { gateways: source::gateways(&objects) },
+            visible: Visible(source::secrets(&objects)),
         };
         self.lock().files = files;
         // At once: a proxy that connects before would be told that nothing of it exists.

@@ -19,7 +19,7 @@ use http::{Method, Request};
 use rustls::time_provider::DefaultTimeProvider;
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use transept_identity::authority;
 use transept_identity::handshake::{ClientAuth, server_config};
@@ -33,8 +33,11 @@ use transept_xds::server::{Session, Settings};
 use self::call::{Call, Reply, accept, refuse};
 use super::core::{NotDone, Plane, now};
 
-/// How many proxies are served at a time; the others wait.
+/// How many members are served at a time; the others wait.
 const CONNECTIONS: usize = 16_384;
+/// How many connections may be greeting or joining at a time. They have places of their own, so that whoever has no certificate takes none
+/// of a member's.
+const GREETINGS: usize = 1024;
 /// How long a handshake may take, and a connection without a certificate may stay.
 const GREETING: Duration = Duration::from_secs(15);
 /// How long the other side may be silent before it is asked for a sign of life, and how long it has to give one.
@@ -80,18 +83,15 @@ pub async fn serve(plane: Arc<Plane>, listener: TcpListener) -> io::Result<()> {
     let config = server_config(plane.own.clone(), peers.clone(), ClientAuth::Optional, &[b"h2"], clock)
         .map_err(io::Error::other)?;
     let tls = TlsAcceptor::from(Arc::new(config));
+    let door = Arc::new(Semaphore::new(GREETINGS));
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let settings = Settings { identifier: "transept".to_owned(), order: plane.kinds.order(), ..Settings::default() };
-    let server = Server { plane, peers, tls, settings: Arc::new(settings) };
+    let server = Server { plane, peers, tls, settings: Arc::new(settings), room };
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return Ok(()) };
+        let Ok(place) = door.clone().acquire_owned().await else { return Ok(()) };
         match listener.accept().await {
             Ok((stream, address)) => {
-                let server = server.clone();
-                tokio::spawn(async move {
-                    server.attend(stream, address).await;
-                    drop(permit);
-                });
+                tokio::spawn(server.clone().attend(stream, address, place));
             }
             Err(error) => {
                 tracing::warn!(%error, "no connection of a proxy can be accepted");
@@ -107,10 +107,13 @@ struct Server {
     peers: PeerVerifier,
     tls: TlsAcceptor,
     settings: Arc<Settings>,
+    /// Places of members.
+    room: Arc<Semaphore>,
 }
 
 impl Server {
-    async fn attend(self, stream: TcpStream, address: SocketAddr) {
+    /// One connection to its end. `place` is at the door, and given back when the other side turns out to be a member.
+    async fn attend(self, stream: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) {
         // Small messages in both directions: waiting to fill packets only adds delay.
         let _ = stream.set_nodelay(true);
         let tls = match tokio::time::timeout(GREETING, self.tls.accept(stream)).await {
@@ -131,6 +134,13 @@ impl Server {
             [] => None,
             chain => match self.peers.peer(chain, Purpose::Client, now()) {
                 Ok(peer) => Some(peer.leaf),
+                Err(_) => return,
+            },
+        };
+        let _place = match &leaf {
+            None => place,
+            Some(_) => match self.room.clone().acquire_owned().await {
+                Ok(room) => room,
                 Err(_) => return,
             },
         };

@@ -229,17 +229,50 @@ pub fn services(objects: &[Value]) -> BTreeSet<Name> {
     named(objects, "Service").map(|(name, _)| name).collect()
 }
 
-/// The Gateways among objects, each with the Secrets of other namespaces that its listeners name.
-pub fn gateways(objects: &[Value]) -> BTreeMap<Name, BTreeSet<Name>> {
-    let secrets = |name: &Name, gateway: &Value| {
-        let listeners = list(&gateway["spec"]["listeners"]);
-        let references = listeners.iter().flat_map(|listener| list(&listener["tls"]["certificateRefs"]));
-        let named = references.filter_map(|to| {
-            Some((to["namespace"].as_str().unwrap_or(&name.0).to_owned(), to["name"].as_str()?.to_owned()))
-        });
-        named.collect::<BTreeSet<Name>>()
-    };
-    named(objects, "Gateway").map(|(name, gateway)| (name.clone(), secrets(&name, gateway))).collect()
+/// Whose Secrets are whose.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Secrets {
+    /// The Gateways, each with the Secrets that it names itself.
+    pub gateways: BTreeMap<Name, BTreeSet<Name>>,
+    /// The Secrets that other objects name, such as Backends: every gateway may have to use those.
+    pub shared: BTreeSet<Name>,
+}
+
+/// The Gateways among objects, and which Secrets are named by what.
+pub fn secrets(objects: &[Value]) -> Secrets {
+    let mut found = Secrets::default();
+    for object in objects {
+        let secrets = secrets_in(object);
+        match (object["kind"].as_str(), object["metadata"]["name"].as_str()) {
+            (Some("Gateway"), Some(name)) => {
+                found.gateways.insert((namespace_of(object).to_owned(), name.to_owned()), secrets);
+            }
+            _ => found.shared.extend(secrets),
+        }
+    }
+    found
+}
+
+/// The Secrets that an object names, wherever in it: what refers to an object of this kind, or says by its own name that it does.
+fn secrets_in(object: &Value) -> BTreeSet<Name> {
+    let mut named = BTreeSet::new();
+    let mut waiting = vec![("", &object["spec"])];
+    while let Some((field, value)) = waiting.pop() {
+        match value {
+            Value::Array(items) => waiting.extend(items.iter().map(|item| (field, item))),
+            Value::Object(fields) => {
+                let implied = matches!(field, "certificateRefs" | "clientCertificateRef");
+                let kind = value["kind"].as_str().or(implied.then_some("Secret"));
+                if let (Some("Secret"), Some(name)) = (kind, value["name"].as_str()) {
+                    let namespace = value["namespace"].as_str().unwrap_or(namespace_of(object));
+                    named.insert((namespace.to_owned(), name.to_owned()));
+                }
+                waiting.extend(fields.iter().map(|(field, inner)| (field.as_str(), inner)));
+            }
+            _ => {}
+        }
+    }
+    named
 }
 
 fn named<'o>(objects: &'o [Value], kind: &'o str) -> impl Iterator<Item = (Name, &'o Value)> {
@@ -340,12 +373,23 @@ metadata: {name: x}
     }
 
     #[test]
-    fn a_gateway_names_its_secrets() {
-        let text = "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: web}, spec: {listeners: \
-                    [{tls: {certificateRefs: [{name: a}, {name: b, namespace: certs}]}}]}}";
+    fn secrets_belong_to_whom_they_are_named_by() {
+        let text = "\
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: web}, spec: {listeners: [{tls: {certificateRefs: [{name: a},
+  {name: b, namespace: certs}, {kind: ConfigMap, name: c}]}}], tls: {backend: {clientCertificateRef: {name: d}}}}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: empty}, spec: {listeners: []}}
+---
+{apiVersion: transept.dev/v1alpha1, kind: Backend, metadata: {name: bank, namespace: shop}, spec: {tls: {caCertificateRefs: [{group: '',
+  kind: Secret, name: ca}, {group: '', kind: ConfigMap, name: other}], clientCertificateRef: {name: key}}}}
+";
         let objects = objects(&[SourceText::new("web.yaml", text)], &Nothing);
         let name = |namespace: &str, name: &str| (namespace.to_owned(), name.to_owned());
-        let secrets = BTreeSet::from([name("default", "a"), name("certs", "b")]);
-        assert_eq!(gateways(&objects), BTreeMap::from([(name("default", "web"), secrets)]));
+        let web = BTreeSet::from([name("default", "a"), name("certs", "b"), name("default", "d")]);
+        let expected = Secrets {
+            gateways: BTreeMap::from([(name("default", "web"), web), (name("default", "empty"), BTreeSet::new())]),
+            shared: BTreeSet::from([name("shop", "ca"), name("shop", "key")]),
+        };
+        assert_eq!(secrets(&objects), expected);
     }
 }
