@@ -11,6 +11,7 @@ use crate::exchange::Connection;
 use crate::policies::{Arrival, Carried};
 use crate::reason::Reason;
 use crate::role::Role;
+use crate::settings::Plaintext;
 use crate::snapshot::{Bind, Listener, Speaks};
 use crate::verdict::{Reply, Verdict};
 
@@ -37,7 +38,8 @@ pub fn admit_to<'s>(
     match bind.role {
         Role::Inbound => {
             let wanted = connection.destination.unwrap_or(connection.local).port();
-            return bind.listener_for_port(wanted).ok_or_else(not_found);
+            let listener = bind.listener_for_port(wanted).ok_or_else(not_found)?;
+            return admit_plaintext(listener, connection).map(|()| listener);
         }
         Role::Outbound if bind.is_found_by_authority() => {
             return bind.listener_for_authority(host, port).ok_or_else(not_found);
@@ -82,7 +84,23 @@ pub fn admit_stream(listener: &Listener, connection: &Connection) -> Result<(), 
     arrive(listener, connection, Carried::Opaque)
 }
 
+/// On the way into a workload, whoever has no identity has not come through the mesh.
+fn admit_plaintext(listener: &Listener, connection: &Connection) -> Result<(), Box<Reply>> {
+    let settings = &listener.settings;
+    let refused =
+        settings.role == Role::Inbound && connection.identity.is_none() && settings.plaintext == Plaintext::Refused;
+    if !refused {
+        return Ok(());
+    }
+    let cause = match listener.settled_by.first() {
+        Some(step) => format!("{}, mode Strict", step.name),
+        None => "no MeshPolicy says `mode: Permissive`".to_owned(),
+    };
+    Err(Box::new(Reply::new(Reason::MeshPlaintext).because(cause)))
+}
+
 fn arrive(listener: &Listener, connection: &Connection, carried: Carried) -> Result<(), Box<Reply>> {
+    admit_plaintext(listener, connection)?;
     let arrival = Arrival { connection, port: listener.port, carried };
     match listener.chain.meet(&arrival) {
         Verdict::Continue => Ok(()),

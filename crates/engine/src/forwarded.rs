@@ -108,7 +108,9 @@ pub fn announce(request: &mut Request, connection: &Connection, client: &Client,
     if !believed {
         drop_identities(&mut request.fields);
     }
-    if settings.role != Role::Gateway {
+    // Nobody in front has settled what a client says that did not come through the mesh.
+    let stranger = settings.role == Role::Inbound && connection.identity.is_none();
+    if settings.role != Role::Gateway && !stranger {
         announce_certificate(&mut request.fields, connection, settings.role);
         return;
     }
@@ -370,7 +372,10 @@ mod tests {
             certificates(Role::Inbound, member),
             ["X-Forwarded-Client-Cert=By=x,By=us", "X-Forwarded-For=203.0.113.9"]
         );
-        assert_eq!(certificates(Role::Inbound, None), ["X-Forwarded-For=203.0.113.9"]);
+        // Who did not come through the mesh is a stranger, as at a gateway.
+        let stranger = certificates(Role::Inbound, None);
+        assert_eq!(stranger.first().map(String::as_str), Some("x-forwarded-for=192.0.2.1"));
+        assert_eq!(stranger, certificates(Role::Gateway, None));
         assert_eq!(certificates(Role::Outbound, member), ["X-Forwarded-For=203.0.113.9"]);
         assert_eq!(
             certificates(Role::Gateway, member).first().map(String::as_str),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use transept_wire::normalize::PathRules;
 
+use crate::policies::IdentityPattern;
 use crate::role::Role;
 
 /// Everything about a listener that is not routing.
@@ -28,6 +29,20 @@ pub struct Settings {
     pub trace: TraceEdge,
     /// How paths are normalised.
     pub path: PathRules,
+    /// On the way into a workload: whether connections without an identity are let in.
+    pub plaintext: Plaintext,
+    /// On the way into a workload: members whose word about the address of their own client is taken.
+    pub forwarders: Box<[IdentityPattern]>,
+}
+
+/// Whether connections that did not come through the mesh are let into a workload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Plaintext {
+    /// They are closed.
+    #[default]
+    Refused,
+    /// They are let in, as clients without an identity.
+    Allowed,
 }
 
 /// Limits of a listener. A breach has its own [`crate::reason::Reason`].
@@ -100,6 +115,8 @@ impl Default for Settings {
             forwarded: Emit::No,
             trace: TraceEdge::Continue,
             path: PathRules::default(),
+            plaintext: Plaintext::Refused,
+            forwarders: Box::default(),
         }
     }
 }
@@ -139,6 +156,11 @@ impl Settings {
         let timeouts =
             ListenerTimeouts { idle: Some(MEMBER_IDLE), stream_idle: None, response: None, ..Default::default() };
         Settings { role, timeouts, ..Settings::default() }
+    }
+
+    /// Whether a member with this identity is believed about the address of its own client.
+    pub fn believes_forwarder(&self, identity: Option<&str>) -> bool {
+        identity.is_some_and(|identity| self.forwarders.iter().any(|pattern| pattern.matches(identity)))
     }
 
     /// Whether `address` is a proxy whose forwarding fields are believed.

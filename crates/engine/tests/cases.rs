@@ -116,6 +116,7 @@ fn station(place: &format::Place) -> Station {
         http_proxy: Some(local(3128)),
 
         captured: None,
+        plaintext: None,
     }
 }
 

@@ -13,12 +13,12 @@ use futures_util::FutureExt;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use transept_engine::exchange::Connection;
-use transept_engine::snapshot::{Role, Secure};
+use transept_engine::snapshot::{Bind, Role, Secure};
 use transept_identity::Purpose;
 
 use crate::capture::origin::LoopGuard;
 use crate::detect::detect;
-use crate::edge::{h1_server, hbone};
+use crate::edge::{h1_server, hbone, plaintext};
 use crate::io::Io;
 use crate::limits::Place;
 use crate::mesh::{Membership, identity_in};
@@ -126,20 +126,11 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
     let watch = worker.watches.add();
     match bind.secure {
         Secure::Plain => {
-            let mut connection = Connection::new(peer, local, None);
-            if bind.is_captured() {
-                let guard = LoopGuard::new(worker.snapshot().binds.iter().map(|bind| bind.address.port()));
-                match guard.destination(&tcp) {
-                    Ok(destination) => connection.destination = Some(destination),
-                    Err(why) => {
-                        tracing::debug!(%why, %peer, "a captured connection is closed");
-                        return;
-                    }
-                }
-            }
-            if bind.role == Role::Outbound {
-                // Whoever reaches this bind is the workload itself.
-                connection.identity = worker.shared.mesh.as_ref().map(Membership::own_identity);
+            let Some(connection) = origin(&worker, &tcp, peer, local, &bind) else { return };
+            if let (Role::Inbound, Some(destination)) = (bind.role, connection.destination) {
+                let io = Io::plain(tcp);
+                tokio::task::spawn_local(plaintext::serve(worker, io, connection, destination, bound, guest));
+                return;
             }
             detect(worker, Io::plain(tcp), connection, None, bind, watch, guest).await;
         }
@@ -172,6 +163,26 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
             tokio::task::spawn_local(hbone::serve(worker, io, connection, bound, standing, guest));
         }
     }
+}
+
+/// The verb *origin* on a plain connection: where it was going when it was led here, and who it is of. None when it is to be closed.
+fn origin(worker: &Worker, tcp: &TcpStream, peer: SocketAddr, local: SocketAddr, bind: &Bind) -> Option<Connection> {
+    let mut connection = Connection::new(peer, local, None);
+    if bind.is_captured() {
+        let guard = LoopGuard::new(worker.snapshot().binds.iter().map(|bind| bind.address.port()));
+        match guard.destination(tcp) {
+            Ok(destination) => connection.destination = Some(destination),
+            Err(why) => {
+                tracing::debug!(%why, %peer, "a captured connection is closed");
+                return None;
+            }
+        }
+    }
+    if bind.role == Role::Outbound {
+        // Whoever reaches this bind is the workload itself.
+        connection.identity = worker.shared.mesh.as_ref().map(Membership::own_identity);
+    }
+    Some(connection)
 }
 
 /// Our end of the socket. Only an unspecified address has to be asked for.

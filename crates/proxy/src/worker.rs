@@ -93,8 +93,8 @@ pub(crate) struct Worker {
     pub draining: Cell<bool>,
     /// Whether the way into the workload drains; it does when the worker does.
     pub way_in_drains: Cell<bool>,
-    /// Open connections of other members of the mesh.
-    pub members: Cell<u64>,
+    /// Open connections into the workload: of other members of the mesh, and captured ones.
+    pub visitors: Cell<u64>,
     /// Open downstream connections.
     pub connections: Cell<u64>,
     /// Exchanges on the road.
@@ -125,7 +125,7 @@ impl Worker {
             hasher: foldhash::fast::RandomState::default(),
             draining: Cell::new(false),
             way_in_drains: Cell::new(false),
-            members: Cell::new(0),
+            visitors: Cell::new(0),
             connections: Cell::new(0),
             exchanges: Cell::new(0),
             copies: Cell::new(0),
@@ -259,10 +259,10 @@ async fn finish(worker: Rc<Worker>, done: oneshot::Sender<()>) {
     let _ = done.send(());
 }
 
-/// Waits until the last connection of another member of the mesh is gone.
+/// Waits until the last connection into the workload is gone.
 async fn finish_way_in(worker: Rc<Worker>, done: oneshot::Sender<()>) {
     let mut tick = tokio::time::interval(Duration::from_millis(5));
-    while worker.members.get() > 0 {
+    while worker.visitors.get() > 0 {
         tick.tick().await;
     }
     let _ = done.send(());

@@ -191,6 +191,7 @@ impl Stage {
         assert!(loaded.invalid.is_empty(), "{:?}", loaded.invalid);
         let attached = attach(&loaded.world, &Surroundings::default());
         let station = |name: &str| Station {
+            plaintext: None,
             namespace: "default".into(),
             workload: format!("{name}-1"),
             services: vec![name.into()],

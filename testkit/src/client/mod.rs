@@ -186,7 +186,11 @@ async fn connect(endpoint: &Endpoint, requested: &Arc<AtomicBool>) -> Result<Box
     }
 }
 
-async fn exchange_http1(stream: Box<dyn Stream>, request: &Request) -> io::Result<Answer> {
+/// One request in HTTP/1.1 over a connection that is open.
+///
+/// # Errors
+/// The connection breaks, or what comes is no answer.
+pub async fn exchange_http1(stream: Box<dyn Stream>, request: &Request) -> io::Result<Answer> {
     let mut fields = vec![("Host".to_owned(), request.host.clone())];
     fields.extend(request.fields.iter().cloned());
     if !request.body.is_empty() {

@@ -78,7 +78,7 @@ pub(crate) fn serve(plan: Plan) -> Result<Exit> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("sidecar").enable_all().build()?;
     let joined = runtime.block_on(join(&plan))?;
     let Some((mail, feed)) = joined else { return Ok(Exit::Fine) };
-    let prepare = async { Transparent::prepare(&plan.place.namespace, &plan.place.workload, &plan.state) };
+    let prepare = async { Transparent::prepare(&plan.place, &plan.state) };
     let transparent = if plan.transparent { Some(runtime.block_on(prepare)?) } else { None };
     let mut options = plan.serve.options();
     options.mesh = Some(feed.mesh());
@@ -245,6 +245,7 @@ impl Sidecar {
         let identity = self.feed.svid().load().id().to_string();
         let format = self.plan.serve.log.log.settle();
         let mut stationing = Stationing::new(self.plan.place.clone(), identity.clone());
+        stationing.take_plaintext(self.transparent.as_ref().and_then(Transparent::plaintext));
         let first = received.borrow_and_update().clone();
         stationing.take_captured(self.transparent.as_mut().map(|transparent| transparent.follow(&first.world)));
         let update = stationing.take(&first.world);

@@ -64,8 +64,8 @@ impl Place {
             app: app.collect(),
             outbound: outbound.collect(),
             http_proxy: self.http_proxy,
-
             captured: None,
+            plaintext: None,
         }
     }
 }
@@ -85,13 +85,19 @@ pub(crate) struct Stationing {
     place: Place,
     identity: String,
     captured: Option<mesh::Captured>,
+    plaintext: Option<SocketAddr>,
     previous: Option<Arc<Loaded>>,
 }
 
 impl Stationing {
     /// For this place and this SPIFFE id; nothing is in force yet.
     pub(crate) fn new(place: Place, identity: String) -> Stationing {
-        Stationing { place, identity, captured: None, previous: None }
+        Stationing { place, identity, captured: None, plaintext: None, previous: None }
+    }
+
+    /// Takes connections to the program that come without a tunnel, on this address, in all updates from now on.
+    pub(crate) fn take_plaintext(&mut self, listen: Option<SocketAddr>) {
+        self.plaintext = listen;
     }
 
     /// Takes captured connections in the next update.
@@ -106,7 +112,11 @@ impl Stationing {
         let mut attached = attach(world, &surroundings);
         let generation = self.previous.as_ref().map_or(1, |previous| previous.generation + 1);
         let before = self.previous.as_ref().map(|previous| &*previous.snapshot);
-        let station = Station { captured: self.captured.clone(), ..self.place.station(world, &self.identity) };
+        let station = Station {
+            captured: self.captured.clone(),
+            plaintext: self.plaintext,
+            ..self.place.station(world, &self.identity)
+        };
         let compiled = compile_station(world, &attached, &station, before, generation);
         compiled.report(&mut attached.status);
         let mut problems = std::mem::take(&mut attached.problems);

@@ -1,8 +1,9 @@
 //! Transparent: the program calls services by their names, and knows nothing of the mesh.
 //!
 //! Called by `sidecar`. Its questions for names are led to a name server of ours, which gives every service a virtual address;
-//! connections to those are led to the proxy. Everything else the program does is left alone. The addresses are kept in the state
-//! directory, because a program may hold on to one for longer than we live.
+//! connections to those are led to the proxy. Everything else the program does is left alone. Connections of others to the program's ports
+//! are led to the proxy too, when they do not come by the tunnel: a door beside it would be no door. The addresses are kept in the
+//! state directory, because a program may hold on to one for longer than we live.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,10 +12,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use transept_engine::compile::mesh::{Captured, VirtualService};
 use transept_model::World;
-use transept_proxy::capture::{self, DnsPlan, ServicePort};
+use transept_proxy::capture::{self, DnsPlan, InboundPlan, ServicePort};
 use transept_proxy::names::{self, Assigned, Meaning, MeshService, NameServer, Realm, Resolvers, Table};
 
 use super::places::settle;
+use super::station::Place;
 
 /// Where the system says which name servers there are.
 const SYSTEM: &str = "/etc/resolv.conf";
@@ -28,6 +30,8 @@ pub(crate) struct Transparent {
     kept: PathBuf,
     /// Where the proxy takes what is captured.
     listen: SocketAddr,
+    /// Where it takes connections of others to the program that come without a tunnel.
+    plaintext: Option<SocketAddr>,
     plan: capture::Plan,
     /// Dropping them captures no longer.
     rules: Option<capture::Captured>,
@@ -53,8 +57,8 @@ impl Transparent {
     ///
     /// # Errors
     /// Nothing can be listened on.
-    pub(crate) fn prepare(namespace: &str, workload: &str, state: &Path) -> Result<Transparent> {
-        let realm = Realm::new(namespace);
+    pub(crate) fn prepare(place: &Place, state: &Path) -> Result<Transparent> {
+        let realm = Realm::new(&place.namespace);
         let range = realm.range;
         let kept = state.join(KEPT);
         let table = Table::build(realm, &read(&kept), []);
@@ -68,18 +72,33 @@ impl Transparent {
             .context("no names can be answered")?;
         let port = names.addresses().first().map_or(0, SocketAddr::port);
         let listen = settle((Ipv4Addr::LOCALHOST, 0).into())?;
+        let inbound = match place.inbound.filter(|_| !place.ports.is_empty()) {
+            None => None,
+            Some(tunnels) => Some((open_to_all()?, tunnels.port())),
+        };
         let plan = capture::Plan {
-            workload: workload.to_owned(),
+            workload: place.workload.clone(),
             mark: capture::MARK,
             proxy_user: None,
             program_user: None,
             services: Vec::new(),
-            inbound: None,
+            inbound: inbound.map(|(listen, tunnel_port)| InboundPlan {
+                port: listen.port(),
+                tunnel_port,
+                only_ports: place.ports.iter().map(|port| port.target).collect(),
+                exclude_ports: Vec::new(),
+            }),
             outbound: None,
             dns: Some(DnsPlan { port, servers }),
             virtual_range: range,
         };
-        Ok(Transparent { names, kept, listen, plan, rules: None })
+        let plaintext = inbound.map(|(listen, _)| listen);
+        Ok(Transparent { names, kept, listen, plaintext, plan, rules: None })
+    }
+
+    /// Where the proxy is to take connections of others to the program that come without a tunnel; nowhere, when nobody calls it.
+    pub(crate) fn plaintext(&self) -> Option<SocketAddr> {
+        self.plaintext
     }
 
     /// Gives the services of a world their addresses, and answers for them from now on. What is returned belongs into the station
@@ -136,9 +155,20 @@ impl Transparent {
     pub(crate) fn begin(&mut self) -> Result<()> {
         let rules = capture::capture(&self.plan)?;
         tracing::info!(means = %rules.means(), range = %self.plan.virtual_range, "calls of services by name are captured");
+        if let Some(inbound) = &self.plan.inbound {
+            tracing::info!(ports = ?inbound.only_ports, "calls of the program that come without a tunnel are captured");
+        }
         self.rules = Some(rules);
         Ok(())
     }
+}
+
+/// A free port on every address of the machine, of both families where there are both: the kernel redirects to the address that a
+/// connection came to.
+fn open_to_all() -> Result<SocketAddr> {
+    settle((Ipv6Addr::UNSPECIFIED, 0).into())
+        .or_else(|_| settle((Ipv4Addr::UNSPECIFIED, 0).into()))
+        .context("no port for captured connections")
 }
 
 /// What was kept; nothing, when it is not there or no longer what it was.
@@ -176,17 +206,30 @@ mod tests {
         Loader::new(MODEL_KINDS).load(&[SourceText::new("world", &*text)]).world
     }
 
+    fn place() -> Place {
+        Place {
+            namespace: "shop".to_owned(),
+            workload: "web-1".to_owned(),
+            service: "web".to_owned(),
+            inbound: None,
+            ports: Vec::new(),
+            upstreams: Vec::new(),
+            http_proxy: None,
+            zone: None,
+        }
+    }
+
     #[tokio::test]
     async fn services_have_addresses_that_last() {
         let state = tempfile::tempdir().expect("a directory");
-        let mut transparent = Transparent::prepare("shop", "web-1", state.path()).expect("prepared");
+        let mut transparent = Transparent::prepare(&place(), state.path()).expect("prepared");
         let first = transparent.follow(&world(&["cart", "catalog"]));
         assert_eq!(first.services.len(), 2);
         assert!(first.services.iter().all(|service| transparent.names.table().is_virtual(service.address)));
         assert_eq!(transparent.plan.services.len(), 2);
         assert_eq!(transparent.follow(&world(&["catalog"])).services, first.services[1..]);
         drop(transparent);
-        let mut again = Transparent::prepare("shop", "web-1", state.path()).expect("prepared");
+        let mut again = Transparent::prepare(&place(), state.path()).expect("prepared");
         assert_eq!(again.follow(&world(&["cart", "catalog"])).services, first.services);
         fs::write(state.path().join(KEPT), "{").expect("written");
         assert_eq!(read(&state.path().join(KEPT)), Assigned::new());

@@ -2,10 +2,12 @@
 //! of it change, end or lie.
 
 mod access;
+mod alone;
 mod examples;
 mod gateway;
 mod life;
 mod outages;
+mod plaintext;
 mod stage;
 mod talk;
 mod transparent;

@@ -1,10 +1,6 @@
 //! A sidecar that captures, in a network namespace of the test's own: a program knows nothing but names.
-//!
-//! Where no namespace can be made the test says so and passes, unless `TRANSEPT_REQUIRE_ALL=1`.
 
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use transept_proxy::capture;
@@ -12,36 +8,10 @@ use transept_proxy::names::Resolvers;
 use transept_testkit::client::Request;
 use transept_testkit::echo::{Echo, Port};
 
+use crate::alone::alone;
 use crate::stage::{Mesh, PATIENCE, answered, program, send, until};
 
 const TEST: &str = "transparent::a_program_calls_a_service_by_its_name";
-const INSIDE: &str = "TRANSEPT_TRANSPARENT_TEST_INSIDE";
-
-/// Runs this test again, alone in a namespace with a link that leads nowhere.
-fn run_alone() {
-    let mut unshare = vec!["--net"];
-    if !rustix::process::geteuid().is_root() {
-        unshare.push("--map-root-user");
-    }
-    let prepare = "ip link set lo up && ip link add here type veth peer name there && ip addr add 10.9.0.1/24 dev here \
-                   && ip link set here up && ip link set there up && ip route add default dev here && exec \"$@\"";
-    let run = |arguments: &[&str]| {
-        let mut command = Command::new("unshare");
-        command.args(&unshare).args(["sh", "-c", prepare, "sh"]).args(arguments).env(INSIDE, "1");
-        command
-    };
-    let possible = run(&["true"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
-    if !possible {
-        let why = format!("{TEST}: no network namespace can be made here (unshare --net, ip)");
-        assert!(std::env::var("TRANSEPT_REQUIRE_ALL").as_deref() != Ok("1"), "{why}");
-        // Not by `eprintln`, which the test runner keeps to itself.
-        std::io::stderr().write_all(format!("skipped: {why}\n").as_bytes()).expect("written");
-        return;
-    }
-    let this = std::env::current_exe().expect("this program");
-    let status = run(&[this.to_str().expect("a path"), "--exact", TEST, "--nocapture"]).status().expect("it starts");
-    assert!(status.success(), "{TEST} failed in its namespace");
-}
 
 /// The address of a name, as the name server of the system tells it; none when it has none.
 async fn resolve(name: &'static str) -> Option<Ipv4Addr> {
@@ -69,12 +39,7 @@ async fn resolve(name: &'static str) -> Option<Ipv4Addr> {
 
 #[test]
 fn a_program_calls_a_service_by_its_name() {
-    if std::env::var_os(INSIDE).is_none() {
-        return run_alone();
-    }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    runtime.block_on(call_by_name());
+    alone(TEST, call_by_name());
 }
 
 async fn call_by_name() {

@@ -20,14 +20,14 @@ use super::policies::{Effective, Policies};
 use super::routes::{CompiledRoute, RouteCompiler, bare_rule};
 use super::{Compiled, RouteKey, find_nothing_left, key_of, rule_on};
 use crate::filters::Filters;
-use crate::policies::Chain;
+use crate::policies::{Chain, Step};
 use crate::role::Destinations;
 use crate::route::RouteTable;
 use crate::route::hosts::Hosts;
 use crate::route::predicates::Predicates;
 use crate::route::table::{Entry, PathKey};
 use crate::rule::{BrokenRef, RouteKind, Rule, RuleName, Site, WeightedBackend};
-use crate::settings::Settings;
+use crate::settings::{Plaintext, Settings};
 use crate::snapshot::{
     Backend, BackendId, Bind, Listener, ListenerName, Role, Secure, Snapshot, Speaks, UpstreamProtocol,
 };
@@ -45,6 +45,8 @@ pub struct Station {
     pub identity: String,
     /// Where it listens for tunnels.
     pub inbound: Vec<Inbound>,
+    /// Where connections to the program are led that come without a tunnel.
+    pub plaintext: Option<SocketAddr>,
     /// The ports of the program.
     pub app: Vec<AppPort>,
     /// Local ports that stand for Services.
@@ -99,6 +101,7 @@ impl Station {
                 None => format!("spiffe://{DEFAULT_TRUST_DOMAIN}/ns/{namespace}/sa/{service}"),
             },
             inbound: vec![Inbound { listen: local(HBONE_PORT) }],
+            plaintext: None,
             app: app.collect(),
             outbound: Vec::new(),
             http_proxy: Some(local(0)),
@@ -300,6 +303,19 @@ impl<'w> Sides<'_, 'w> {
             };
             binds.entry(*listen).or_insert(bind);
         }
+        if let Some(address) = self.station.plaintext {
+            destinations.captured = true;
+            let bind = Bind {
+                address,
+                role: Role::Inbound,
+                secure: Secure::Plain,
+                listeners,
+                settings: Arc::clone(&self.inbound),
+                hosts: Hosts::default(),
+                destinations,
+            };
+            binds.entry(address).or_insert(bind);
+        }
     }
 
     fn inbound_listener(&mut self, app: &AppPort) -> Arc<Listener> {
@@ -312,22 +328,25 @@ impl<'w> Sides<'_, 'w> {
             port: Some(app.to.port()),
         };
         let backend = self.backends.fixed(id, app.protocol.upstream(), app.to);
-        let chain = self.guard(app);
+        let (chain, settings, settled_by) = self.guard(app);
         let rule =
             whole_rule(&station.namespace, service, app.port, self.site(&station.namespace, service), Ok(backend));
         let rule = Arc::new(Rule { chain: chain.clone(), ..rule });
         Arc::new(Listener {
             speaks: app.protocol.speaks(),
             chain,
+            settings,
+            settled_by,
             // Policies name the port of the program; which one of the Service was called, a tunnel does not say.
             port: app.to.port(),
             ..self.listener(&station.namespace, service, app.port, rule, None, Role::Inbound)
         })
     }
 
-    /// The policies on the Services that a port of the program serves.
-    fn guard(&self, app: &AppPort) -> Chain {
+    /// The policies on the Services that a port of the program serves, and what they settle.
+    fn guard(&self, app: &AppPort) -> (Chain, Arc<Settings>, Vec<Arc<Step>>) {
         let mut effective = Effective::default();
+        let mut settled = Vec::new();
         for service in &self.station.services {
             let (namespace, name) = (Text::from(self.station.namespace.as_str()), Text::from(service.as_str()));
             let ports: Vec<Text> = match self.world.service(&namespace, &name) {
@@ -340,14 +359,31 @@ impl<'w> Sides<'_, 'w> {
             };
             let whole = PolicyTarget::Service { namespace: namespace.clone(), name: name.clone(), port: None };
             effective = self.policies.lay_over(&effective, &whole);
+            let over_all = effective.clone();
+            if ports.is_empty() {
+                settled.push(over_all.clone());
+            }
             // Several ports may lead to one of the program, where nobody can tell any more which one was called.
             for port in ports {
                 let target =
                     PolicyTarget::Service { namespace: namespace.clone(), name: name.clone(), port: Some(port) };
                 effective = self.policies.lay_over(&effective, &target);
+                settled.push(self.policies.lay_over(&over_all, &target));
             }
         }
-        self.policies.guard(&effective)
+        let (settings, settled_by) = self.settle_strictly(&settled);
+        (self.policies.guard(&effective), settings, settled_by)
+    }
+
+    /// What settles the way in, of the places that may have been called: the strictest.
+    fn settle_strictly(&self, places: &[Effective]) -> (Arc<Settings>, Vec<Arc<Step>>) {
+        let settled = places.iter().map(|place| self.policies.settle(Settings::clone(&self.inbound), place));
+        let strictest = settled.min_by_key(|(settings, _)| settings.plaintext == Plaintext::Allowed);
+        match strictest {
+            Some((settings, settled_by)) if settings != *self.inbound => (Arc::new(settings), settled_by),
+            Some((_, settled_by)) => (Arc::clone(&self.inbound), settled_by),
+            None => (Arc::clone(&self.inbound), Vec::new()),
+        }
     }
 
     fn add_outbound(&mut self, binds: &mut BTreeMap<SocketAddr, Bind>) {

@@ -250,8 +250,8 @@ impl<'c, 'w> Listeners<'c, 'w> {
             gateway: (&*meta.name).into(),
             section: attached.name.as_str().into(),
         };
-        let (settings, settled_by) = self.policies.settle(&of_listener);
-        let (gateway_settings, _) = self.policies.settle(&of_gateway);
+        let (settings, settled_by) = self.policies.settle(Settings::default(), &of_listener);
+        let (gateway_settings, _) = self.policies.settle(Settings::default(), &of_gateway);
         let listener = Arc::new(Listener {
             metric_label: name.to_string().into(),
             hostname: attached.hostname.as_ref().map(|hostname| hostname.as_str().into()),

@@ -190,9 +190,8 @@ impl<'w> Policies<'w> {
         self.chain(&effective)
     }
 
-    /// The settings where these policies are in force, and the policies that made them.
-    pub(super) fn settle(&self, effective: &Effective) -> (Settings, Vec<Arc<Step>>) {
-        let mut settings = Settings::default();
+    /// What becomes of settings where these policies are in force, and the policies that changed them.
+    pub(super) fn settle(&self, mut settings: Settings, effective: &Effective) -> (Settings, Vec<Arc<Step>>) {
         let mut settled_by = Vec::new();
         for (step, _) in effective.all() {
             if step.phase == Phase::Settle
@@ -280,7 +279,8 @@ pub(super) fn tell_where_they_stand(world: &World, attachments: &[PolicyAttachme
             continue;
         };
         let policy = &attachment.policy;
-        let asked_there = kind(policy.kind).is_some_and(|facts| facts.phase == Phase::Authorize);
+        let asked_there =
+            kind(policy.kind).is_some_and(|facts| matches!(facts.phase, Phase::Authorize | Phase::Settle));
         // With several targets the message would be about one of them.
         if !asked_there || policy.target_refs.len() != 1 {
             continue;

@@ -19,6 +19,7 @@ mod chain;
 mod header;
 mod ip_access;
 mod listener;
+mod mesh;
 mod network;
 mod patterns;
 #[cfg(test)]
@@ -247,6 +248,7 @@ policies! {
     Authorization(authorization::AuthorizationPolicy);
     Header(header::HeaderPolicy);
     Traffic(traffic::TrafficPolicy);
+    Mesh(mesh::MeshPolicy);
 }
 
 /// The facts of a kind in the table.

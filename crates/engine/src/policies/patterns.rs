@@ -57,7 +57,7 @@ impl IdentityPattern {
     }
 
     /// Whether a verified identity fits.
-    pub(super) fn matches(&self, identity: &str) -> bool {
+    pub(crate) fn matches(&self, identity: &str) -> bool {
         match &self.path {
             None => fits(&self.text, identity),
             Some(wanted) => {

@@ -1,34 +1,28 @@
-//! The way into a workload: tunnels of the mesh (HBONE), and what is inside them.
+//! The way into a workload: tunnels of the mesh (HBONE).
 //!
 //! Called by `accept.rs` for binds of the mesh when the handshake has proven who the peer is. A tunnel is a request whose body is
-//! a connection: it is let in or not, it is connected, and what comes out of it goes the road again from *detect* on.
+//! a connection: it is let in or not, it is connected, and what comes out of it goes the road again from *detect* on, in `entry.rs`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 
-use transept_engine::admit::{admit_connection, admit_stream};
+use transept_engine::admit::admit_connection;
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
-use transept_engine::rule::Rule;
-use transept_engine::snapshot::{Listener, Speaks};
+use transept_engine::snapshot::Listener;
 use transept_wire::h2::head::{Connect, HeadLimits, Refused};
 use transept_wire::h2::{self, Code, Config};
 use transept_wire::head::{FieldId, Method, Request, Response};
 
-use super::h1_server::{self, H1Connection};
-use super::h2_server::{self, Facts};
+use super::entry::{self, Entry, Visitor};
 use crate::accept::Guest;
 use crate::buffer::Inbound;
-use crate::deadline::Watch;
-use crate::detect::{Spoken, listen};
 use crate::h2::{Arrival, Driver, Link, Patience, Stream};
 use crate::io::{Io, Tunnel};
 use crate::path::Stop;
-use crate::recheck::{Ground, Standing};
-use crate::splice::{self, Landing, Passenger};
-use crate::upstream::PoolKey;
+use crate::recheck::Standing;
+use crate::splice::{self, Passenger};
 use crate::worker::Worker;
 
 /// What the other end may send in one tunnel before we have taken it, and in all together.
@@ -71,7 +65,7 @@ pub(crate) async fn serve(
     let patience = Patience { head: timeouts.head, stall: timeouts.stream_idle, idle: timeouts.idle };
     let watch = worker.watches.add();
     watch.belong_to_the_way_in();
-    let _member = Member::new(worker.clone());
+    let _visitor = Visitor::new(worker.clone());
     let mut driver = Driver::new(link.clone(), io, Inbound::default(), watch, patience);
     let peer = Rc::new(Peer { connection, bound, _guest: guest });
     let mut leaving = false;
@@ -97,22 +91,6 @@ pub(crate) async fn serve(
     driver.close(over).await;
 }
 
-/// Counts a connection of another member of the mesh while it is open.
-struct Member(Rc<Worker>);
-
-impl Member {
-    fn new(worker: Rc<Worker>) -> Self {
-        worker.members.set(worker.members.get() + 1);
-        Self(worker)
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        self.0.members.set(self.0.members.get() - 1);
-    }
-}
-
 fn refuse_head(stream: &Stream, why: &Refused) {
     tracing::debug!(%why, "a tunnel was asked for in a way that is not understood");
     // The peer may be gone already, and then there is nobody to tell.
@@ -125,11 +103,11 @@ async fn pass(worker: Rc<Worker>, peer: Rc<Peer>, stream: Stream, request: Reque
         let _ = stream.send_head(&Response::new(400), true);
         return;
     };
-    let Some((listener, rule, generation)) = find_listener(&worker, peer.bound, target.port()) else {
+    let Some((listener, rule, generation)) = entry::find_listener(&worker, peer.bound, target.port()) else {
         let _ = stream.send_head(&Response::new(503), true);
         return;
     };
-    let connection = inner(&peer.connection, &request, target);
+    let connection = inner(&peer.connection, &request, target, &listener);
     let passenger = Passenger { connection: &connection, listener: &listener, rule: &rule, generation };
     let mut trip = worker.take_trip();
     splice::board(&worker, &connection, &mut trip);
@@ -152,70 +130,8 @@ async fn pass(worker: Rc<Worker>, peer: Rc<Peer>, stream: Stream, request: Reque
         return;
     }
     let io = Io::Tunnel(Box::new(Tunnel::accepted(stream)));
-    let watch = worker.watches.add();
-    watch.belong_to_the_way_in();
-    let mut inbound = Inbound::default();
-    let spoken = match listener.speaks {
-        Speaks::Opaque => Spoken::Bytes,
-        // A server of HTTP/2 may speak first, with its SETTINGS, and that is no other protocol.
-        Speaks::Http => listen(&io, &mut inbound, None, &watch).await,
-        Speaks::Detect => listen(&io, &mut inbound, Some(&landing.io), &watch).await,
-    };
-    match (spoken, listener.speaks) {
-        (Spoken::Gone, _) => {}
-        (Spoken::Bytes, Speaks::Http) => {
-            tracing::debug!(port = target.port(), "what came through a tunnel is not HTTP");
-            io.abort_on_drop();
-        }
-        (Spoken::Bytes, _) => {
-            // Since the tunnel was let in, other policies may have come into force.
-            let Some((listener, rule, generation)) = find_listener(&worker, peer.bound, target.port()) else {
-                return io.abort_on_drop();
-            };
-            let passenger = Passenger { connection: &connection, listener: &listener, rule: &rule, generation };
-            // What is said to each request has to be said to the connection when there are none.
-            let landing = admit_stream(&listener, &connection).is_ok().then_some(landing);
-            let ground =
-                Ground::Admission { connection: Box::new(connection.clone()), bound: peer.bound, port: target.port() };
-            let standing = worker.standings.add(ground);
-            splice::travel(&worker, &passenger, &io, &mut inbound, landing, &watch, Some(&standing)).await;
-        }
-        (spoken, _) => speak(worker, &peer, spoken, io, inbound, connection, landing, watch).await,
-    }
-}
-
-/// What is in force now for a port behind a bind: its listener, the rule for connections, and since which generation.
-fn find_listener(worker: &Worker, bound: SocketAddr, port: u16) -> Option<(Arc<Listener>, Arc<Rule>, u64)> {
-    let snapshot = worker.snapshot();
-    let listener = snapshot.bind(&bound)?.listener_for_port(port)?.clone();
-    let rule = listener.stream.clone()?;
-    Some((listener, rule, snapshot.generation))
-}
-
-/// HTTP inside a tunnel: its requests go the road like any others, to the program.
-#[expect(clippy::too_many_arguments, reason = "the parts of a connection that is handed over whole")]
-async fn speak(
-    worker: Rc<Worker>,
-    peer: &Rc<Peer>,
-    spoken: Spoken,
-    io: Io,
-    inbound: Inbound,
-    connection: Connection,
-    landing: Landing,
-    watch: Watch,
-) {
     let guest = Guest::inside(&worker);
-    if spoken == Spoken::Http2 {
-        drop(landing);
-        let facts = Facts { connection, handshake: None, bound: peer.bound, _guest: guest };
-        return h2_server::serve(worker, io, inbound, facts).await;
-    }
-    // The connection that proved that the program is there carries the first request.
-    let key = PoolKey { address: landing.endpoint, tls: (0, 0), h2: false };
-    worker.pool.put_back(key, landing.io, worker.clock.now().monotonic);
-    let it =
-        H1Connection { io, inbound, connection, handshake: None, bound: peer.bound, watch, served: 0, _guest: guest };
-    h1_server::serve(worker, Box::new(it)).await;
+    entry::carry(worker, Entry { io, connection, bound: peer.bound, port: target.port(), guest }, landing).await;
 }
 
 /// Where a tunnel leads: an address that is ours, and a port. None when the request is not such a CONNECT.
@@ -225,9 +141,11 @@ fn target_of(request: &Request, connection: &Connection) -> Option<SocketAddr> {
     (request.method == Method::Connect && request.protocol().is_none() && ours).then_some(target)
 }
 
-/// The connection inside a tunnel, as policies see it: from the client that the peer names, with the identity of the peer.
-fn inner(outer: &Connection, request: &Request, target: SocketAddr) -> Connection {
-    let client = request.fields.first(FieldId::FORWARDED).and_then(client_of);
+/// The connection inside a tunnel, as policies see it: with the identity of the peer, and from its address, or from that of the client
+/// that it names when it is one who is believed.
+fn inner(outer: &Connection, request: &Request, target: SocketAddr, listener: &Listener) -> Connection {
+    let believed = listener.settings.believes_forwarder(outer.identity.as_deref());
+    let client = request.fields.first(FieldId::FORWARDED).filter(|_| believed).and_then(client_of);
     // A program on the peer's own machine has no address that means anything here.
     let client = client.filter(|client| !client.to_canonical().is_loopback());
     let peer = client.map_or(outer.peer, |client| SocketAddr::new(client, 0));

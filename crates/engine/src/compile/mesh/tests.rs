@@ -11,7 +11,7 @@ use super::*;
 use crate::exchange::Connection;
 use crate::policies::MODEL_KINDS;
 use crate::reason::Reason;
-use crate::{admit_connection, admit_stream, admit_to};
+use crate::{admit, admit_connection, admit_stream, admit_to};
 
 const WORLD: &str = "
 apiVersion: v1
@@ -65,6 +65,7 @@ fn station() -> Station {
         http_proxy: Some(local(3128)),
 
         captured: None,
+        plaintext: None,
     }
 }
 
@@ -204,11 +205,59 @@ fn policies_name_the_port_of_the_program() {
         let world = WORLD.replace("allow: [{from: [{namespaces: [till]}], to: [{methods: [GET]}]}]", &rules);
         assert!(world.contains(&rules));
         let snapshot = compiled(&world, &station(), None).install();
-        let connection = Connection::new(([10, 0, 0, 1], 1).into(), local(15008), None);
+        let connection = Connection::new(([10, 0, 0, 1], 1).into(), local(15008), None)
+            .with_identity("spiffe://transept.local/ns/shop/sa/desk");
         [80, 8080].map(|called| {
             let listener = bind(&snapshot, 15008).listener_for_port(called).expect("a listener").clone();
             admit_connection(&listener, &connection).is_err()
         })
     };
     assert_eq!((refused(8080), refused(80)), ([true, true], [false, false]));
+}
+
+/// Whether strangers are let in on the plaintext bind, on port 80 of the Service, and why not.
+fn stranger(policies: &str) -> Option<String> {
+    let station = Station { plaintext: Some(local(15006)), ..station() };
+    let services = "
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {ports: [{name: http, port: 80, targetPort: 8080}, {name: old, port: 81, targetPort: 8080}]}
+";
+    let snapshot = compiled(&format!("{services}{policies}"), &station, None).install();
+    let connection = Connection::new(([10, 0, 0, 1], 1).into(), local(15006), None).with_destination(local(8080));
+    let bind = bind(&snapshot, 15006);
+    assert!(bind.is_captured() && bind.role == Role::Inbound && bind.secure == Secure::Plain);
+    let admitted = admit(bind, &connection, "cart");
+    let listener = bind.listener_for_port(8080).expect("a listener");
+    let refusals = [admit_connection(listener, &connection).err(), admit_stream(listener, &connection).err()];
+    let refusal = admitted.err();
+    assert!(refusals.iter().all(|other| *other == refusal), "the same whatever is asked: {refusals:?}");
+    refusal.map(|reply| reply.cause.expect("a cause").to_string())
+}
+
+fn mesh_policy(name: &str, section: &str, mode: &str) -> String {
+    format!(
+        "---\napiVersion: transept.dev/v1alpha1\nkind: MeshPolicy\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{mode: {mode}, \
+         targetRefs: [{{group: '', kind: Service, name: cart{section}}}]}}\n"
+    )
+}
+
+#[test]
+fn strangers_are_let_in_where_every_port_that_may_be_meant_is_permissive() {
+    let (http, old) = (", sectionName: http", ", sectionName: old");
+    assert_eq!(stranger("").as_deref(), Some("no MeshPolicy says `mode: Permissive`"));
+    assert_eq!(stranger(&mesh_policy("all", "", "Permissive")), None);
+    let strict = stranger(&(mesh_policy("all", "", "Permissive") + &mesh_policy("one", old, "Strict")));
+    assert_eq!(strict.as_deref(), Some("MeshPolicy shop/one, mode Strict"));
+    assert!(stranger(&mesh_policy("one", http, "Permissive")).is_some(), "the other port leads there too");
+    assert_eq!(stranger(&(mesh_policy("one", http, "Permissive") + &mesh_policy("two", old, "Permissive"))), None);
+    assert_eq!(
+        stranger(
+            &(mesh_policy("all", "", "Strict")
+                + &mesh_policy("b", http, "Permissive")
+                + &mesh_policy("c", old, "Permissive"))
+        ),
+        None
+    );
 }
