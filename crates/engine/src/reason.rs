@@ -104,6 +104,8 @@ reasons! {
     AddressDenied: 403, "access.address_denied", "AD", Some("http_request_denied"), PermissionDenied, "This address is not allowed";
     /// The proxy beside the endpoint does not let this workload in.
     MeshDenied: 403, "mesh.denied", "AD", Some("http_request_denied"), PermissionDenied, "This workload is not let in";
+    /// The Service is called for the first time, and what is to be known about it has not arrived in time.
+    MeshNotReady: 503, "mesh.not_ready", "NC", Some("destination_unavailable"), Unavailable, "This service is not known well enough yet";
     /// The connection did not come through the mesh, and no `MeshPolicy` lets such ones in.
     MeshPlaintext: 403, "mesh.plaintext", "AD", Some("http_request_denied"), PermissionDenied, "Only members of the mesh are let in";
     /// An `AuthorizationPolicy` does not allow it.

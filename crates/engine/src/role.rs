@@ -3,10 +3,10 @@
 //! The road is the same for all; a role changes only how a connection is secured, how its listener is found, and how endpoints are
 //! reached. Made by `compile`, read by `admit` and by the proxy.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 /// What a bind is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -55,6 +55,41 @@ pub struct Tunnel {
 /// The port of an authority that names none, in `http` (RFC 9110 section 4.2.1).
 const HTTP_PORT: u16 = 80;
 
+/// The name of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName {
+    /// Its namespace.
+    pub namespace: Box<str>,
+    /// Its name in it.
+    pub name: Box<str>,
+}
+
+/// Services that may be called and about which nothing is known yet but that they exist: somebody has to ask for the rest first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asleep {
+    /// The namespace of the callers, in which a bare name is looked for.
+    pub(crate) from: Box<str>,
+    pub(crate) names: HashSet<ServiceName, RandomState>,
+    pub(crate) addresses: HashMap<IpAddr, ServiceName, RandomState>,
+}
+
+impl Asleep {
+    /// By a host name, lower-case, in one of the forms in which Services are called.
+    pub(crate) fn by_host(&self, host: &str) -> Option<&ServiceName> {
+        let mut labels = host.split('.');
+        let name = labels.next()?;
+        let rest = host.get(name.len() + 1..).unwrap_or_default();
+        let namespace = match rest {
+            "" | "mesh" => &*self.from,
+            rest => {
+                let suffixes = [".svc.cluster.local", ".svc", ".mesh", ""];
+                suffixes.iter().find_map(|suffix| rest.strip_suffix(suffix))?
+            }
+        };
+        self.names.get(&ServiceName { namespace: namespace.into(), name: name.into() })
+    }
+}
+
 /// Finds listeners by where a connection wants to go. Empty on the binds of Gateways.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Destinations {
@@ -66,6 +101,10 @@ pub(crate) struct Destinations {
     addresses: HashMap<SocketAddr, u32, RandomState>,
     /// Whether the connections of the bind are captured, and may have been going anywhere.
     pub(crate) captured: bool,
+    /// Whether the connections of the bind are of clients that were told of a proxy, and each request says where it goes.
+    pub(crate) by_authority: bool,
+    /// Services without a listener yet.
+    pub(crate) asleep: Asleep,
 }
 
 impl Destinations {
@@ -93,11 +132,6 @@ impl Destinations {
         self.addresses.get(address).copied()
     }
 
-    /// Whether listeners are found by host name and port.
-    pub(crate) fn has_names(&self) -> bool {
-        !self.names.is_empty()
-    }
-
     pub(crate) fn by_port(&self, port: u16) -> Option<u32> {
         let at = self.ports.binary_search_by_key(&port, |(port, _)| *port).ok()?;
         self.ports.get(at).map(|(_, id)| *id)
@@ -119,6 +153,23 @@ impl Destinations {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_that_sleeps_is_found_by_all_its_names() {
+        let service = |namespace: &str, name: &str| ServiceName { namespace: namespace.into(), name: name.into() };
+        let mut asleep = Asleep { from: "shop".into(), ..Asleep::default() };
+        asleep.names.extend([service("shop", "cart"), service("bank", "till")]);
+        for host in ["cart", "cart.mesh", "cart.shop", "cart.shop.mesh", "cart.shop.svc", "cart.shop.svc.cluster.local"]
+        {
+            assert_eq!(asleep.by_host(host), Some(&service("shop", "cart")), "{host}");
+        }
+        assert_eq!(asleep.by_host("till.bank"), Some(&service("bank", "till")));
+        for host in
+            ["", ".", "till", "till.mesh", "cart.bank", "cart.shop.svc.local", "cart.shop.example", "a.cart.shop"]
+        {
+            assert_eq!(asleep.by_host(host), None, "{host}");
+        }
+    }
 
     #[test]
     fn a_port_or_a_name_leads_to_a_listener() {

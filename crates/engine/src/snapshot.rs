@@ -17,7 +17,7 @@ pub use transept_model::references::BackendId;
 use crate::balance::Table;
 use crate::policies::{Chain, Step};
 use crate::role::Destinations;
-pub use crate::role::{Role, Speaks, Tunnel};
+pub use crate::role::{Role, ServiceName, Speaks, Tunnel};
 use crate::route::RouteTable;
 use crate::route::hosts::Hosts;
 use crate::rule::Rule;
@@ -109,7 +109,17 @@ impl Bind {
 
     /// Whether listeners are found by the host name and the port of a request, as on the bind for clients that were told of a proxy.
     pub fn is_found_by_authority(&self) -> bool {
-        self.destinations.has_names()
+        self.destinations.by_authority
+    }
+
+    /// The Service that a client means by this host, when nothing is known about it yet but that it exists. `host` as above.
+    pub fn asleep_by_authority(&self, host: &str) -> Option<&ServiceName> {
+        self.destinations.asleep.by_host(host)
+    }
+
+    /// The same for where a captured connection was going.
+    pub fn asleep_by_destination(&self, destination: SocketAddr) -> Option<&ServiceName> {
+        self.destinations.asleep.addresses.get(&destination.ip())
     }
 }
 

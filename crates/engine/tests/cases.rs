@@ -117,6 +117,7 @@ fn station(place: &format::Place) -> Station {
 
         captured: None,
         plaintext: None,
+        awake: None,
     }
 }
 

@@ -17,6 +17,7 @@ use transept_engine::snapshot::{Bind, Role, Secure};
 use transept_identity::Purpose;
 
 use crate::capture::origin::LoopGuard;
+use crate::demand;
 use crate::detect::detect;
 use crate::edge::{h1_server, hbone, plaintext};
 use crate::io::Io;
@@ -132,6 +133,7 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
                 tokio::task::spawn_local(plaintext::serve(worker, io, connection, destination, bound, guest));
                 return;
             }
+            let Some(bind) = prepare(&worker, &connection, bind).await else { return };
             detect(worker, Io::plain(tcp), connection, None, bind, watch, guest).await;
         }
         Secure::Tls => {
@@ -161,6 +163,19 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
             let io = Io::secured(tcp, session);
             let standing = worker.standings.add(Ground::Certificates(member.chain, Purpose::Client));
             tokio::task::spawn_local(hbone::serve(worker, io, connection, bound, standing, guest));
+        }
+    }
+}
+
+/// The bind of a connection, once the Service that it was going to is known well enough. None when that takes too long.
+async fn prepare(worker: &Worker, connection: &Connection, bind: Arc<Bind>) -> Option<Arc<Bind>> {
+    let destination = connection.destination.filter(|to| bind.asleep_by_destination(*to).is_some());
+    let Some(destination) = destination else { return Some(bind) };
+    match demand::await_destination(worker, bind.address, destination).await {
+        Ok(()) => worker.snapshot().bind(&bind.address).cloned(),
+        Err(reason) => {
+            tracing::warn!(%destination, peer = %connection.peer, code = reason.slug(), "a captured connection is closed");
+            None
         }
     }
 }

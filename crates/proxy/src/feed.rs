@@ -36,6 +36,18 @@ pub enum Interest {
     Everything,
     /// These Services with all that belongs to them, and what holds for everyone: a sidecar.
     Services(BTreeSet<ServiceName>),
+    /// The same, and of all other Services that they exist: a sidecar whose program may call any of them.
+    OnDemand(BTreeSet<ServiceName>),
+}
+
+impl Interest {
+    /// The Services that are asked for with all that belongs to them.
+    fn services(&self) -> Option<&BTreeSet<ServiceName>> {
+        match self {
+            Interest::Everything => None,
+            Interest::Services(services) | Interest::OnDemand(services) => Some(services),
+        }
+    }
 }
 
 /// How to reach a control plane, and as whom.
@@ -93,6 +105,8 @@ pub struct Received {
     pub number: u64,
     /// Whether it is what was kept on the disk, and no control plane has confirmed it yet.
     pub kept: bool,
+    /// The Services of which everything is here that was asked for.
+    pub answered: BTreeSet<ServiceName>,
 }
 
 /// How the connection stands.

@@ -16,6 +16,7 @@ pub mod capture;
 mod clock;
 mod condition;
 mod deadline;
+mod demand;
 mod detect;
 mod edge;
 mod exposition;
@@ -49,6 +50,7 @@ mod worker;
 
 pub use access_log::{AccessLog, LogFormat, LogTarget};
 pub use condition::{BackendState, EndpointState, Reading};
+pub use demand::Demand;
 pub use mesh::Mesh;
 pub use resolve::ResolvedName;
 
@@ -87,6 +89,8 @@ pub struct Options {
     /// What makes the proxy a member of the mesh; without it binds of the mesh take nobody in, and endpoints in the mesh cannot be
     /// reached.
     pub mesh: Option<Mesh>,
+    /// Who is told of Services that are called and not known well enough yet.
+    pub demand: Option<Demand>,
 }
 
 /// What became of one address of a configuration.
@@ -130,6 +134,7 @@ impl Proxy {
             tls: TlsConfigs::new(),
             mesh,
             log,
+            demand: options.demand.clone(),
             open: OpenConnections::default(),
             origin: Instant::now(),
         });

@@ -29,7 +29,7 @@ use crate::edge::Replier;
 use crate::failure::{Failure, Repeat, Side};
 use crate::trip::Trip;
 use crate::worker::Worker;
-use crate::{answer, mirror, normalize, record};
+use crate::{answer, demand, mirror, normalize, record};
 
 /// A request whose head has been read.
 pub(crate) struct Arrival<'c> {
@@ -101,11 +101,17 @@ pub(crate) async fn travel<'c>(
     trip: &mut Trip,
     replier: &mut Replier<'c>,
 ) {
-    let snapshot = worker.snapshot();
+    let mut snapshot = worker.snapshot();
+    let mut prepared = Ok(());
+    if snapshot.bind(&arrival.bound).is_some_and(|bind| bind.is_found_by_authority()) {
+        prepared = Box::pin(demand::await_authority(worker, arrival.bound, &trip.request)).await;
+        snapshot = worker.snapshot();
+    }
     let mut marks = Marks { generation: snapshot.generation, ..Marks::default() };
     let _in_flight = InFlight::new(worker.clone());
     let mut journey = Journey { worker, arrival: &mut arrival, trip, marks: &mut marks, replier };
     let outcome = match snapshot.bind(&journey.arrival.bound) {
+        Some(_) if let Err(reason) = prepared => Err(reason.into()),
         Some(bind) => road(bind, &mut journey).await,
         // A reload took the address away while the connection was open.
         None => Err(Reason::ListenerNotFound.into()),

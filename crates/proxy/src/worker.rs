@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use transept_engine::balance::Turns;
 use transept_engine::snapshot::{Role, Snapshot};
 
@@ -21,6 +21,7 @@ use crate::accept;
 use crate::access_log::{LogBuffer, Sink};
 use crate::clock::Clock;
 use crate::deadline::{SWEEP, Watches, Whose};
+use crate::demand::Demand;
 use crate::edge::StreamTasks;
 use crate::limits::OpenConnections;
 use crate::mesh::Membership;
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     /// What makes us a member of the mesh, if we are one.
     pub mesh: Option<Membership>,
     pub log: Option<Arc<Sink>>,
+    pub demand: Option<Demand>,
     pub open: OpenConnections,
     /// Where every worker's clock begins.
     pub origin: Instant,
@@ -99,6 +101,8 @@ pub(crate) struct Worker {
     pub connections: Cell<u64>,
     /// Exchanges on the road.
     pub exchanges: Cell<u64>,
+    /// Tells of every new snapshot.
+    pub refreshed: Notify,
     /// Mirrored copies under way.
     pub copies: Cell<usize>,
     current: RefCell<(u64, Rc<Held>)>,
@@ -128,6 +132,7 @@ impl Worker {
             visitors: Cell::new(0),
             connections: Cell::new(0),
             exchanges: Cell::new(0),
+            refreshed: Notify::new(),
             copies: Cell::new(0),
             current: RefCell::new((epoch, snapshot)),
             random: Cell::new(seed),
@@ -219,6 +224,7 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
             Command::Refresh => {
                 let snapshot = worker.snapshot();
                 worker.turns.borrow_mut().prune(&snapshot);
+                worker.refreshed.notify_waiters();
                 recheck(&worker);
             }
             Command::Report(reply) => {

@@ -192,6 +192,7 @@ impl Stage {
         let attached = attach(&loaded.world, &Surroundings::default());
         let station = |name: &str| Station {
             plaintext: None,
+            awake: None,
             namespace: "default".into(),
             workload: format!("{name}-1"),
             services: vec![name.into()],

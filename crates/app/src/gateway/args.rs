@@ -70,6 +70,7 @@ impl ServeArgs {
             access_log: self.access_log.settle(),
             name_servers: self.resolver.clone(),
             mesh: None,
+            demand: None,
         }
     }
 

@@ -2,8 +2,10 @@
 //!
 //! Called by the subcommand. Starting: join, hold a configuration, listen, register, and then the program. Stopping: the registration
 //! says so, inbound drains, the program is told, outbound works until it has ended. This file holds the order; the program is in
-//! `program`, its health in `probe`, what is compiled in `station`, flags and environment in `places`.
+//! `program`, its health in `probe`, what is compiled in `station`, flags and environment in `places`, the
+//! services that it asks for in `asked`.
 
+mod asked;
 mod places;
 mod probe;
 mod program;
@@ -21,14 +23,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use transept_control::Update;
 use transept_engine::health::Verdict;
+use transept_engine::snapshot::ServiceName;
 use transept_identity::Ticket;
 use transept_proxy::feed::{self, Feed, FeedOptions, Interest, Received};
 use transept_proxy::{BindOutcome, Proxy};
 use transept_xds::mesh::{Condition, Port, Workload};
 
+use self::asked::Asked;
 use self::program::{End, Mail, Program, Terminal, code_of};
 use self::station::Stationing;
 use crate::admin::Admin;
@@ -74,16 +78,20 @@ pub(crate) struct Plan {
 /// # Errors
 /// The mesh cannot be joined, or the proxy cannot start.
 pub(crate) fn serve(plan: Plan) -> Result<Exit> {
+    let asked = Asked::begin(&plan);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("sidecar").enable_all().build()?;
-    let joined = runtime.block_on(join(&plan))?;
+    let joined = runtime.block_on(join(&plan, &asked))?;
     let Some((mail, feed)) = joined else { return Ok(Exit::Fine) };
     let prepare = async { Transparent::prepare(&plan.place, &plan.state) };
     let transparent = if plan.transparent { Some(runtime.block_on(prepare)?) } else { None };
     let mut options = plan.serve.options();
     options.mesh = Some(feed.mesh());
+    let (demand, wanted) = mpsc::unbounded_channel();
+    options.demand = Some(demand);
     let proxy = Arc::new(Proxy::start(&options).context("the data plane cannot start")?);
-    let sidecar = Sidecar { plan, feed, proxy: proxy.clone(), transparent, mail, verdict: Condition::Unhealthy };
+    let sidecar =
+        Sidecar { plan, feed, asked, wanted, proxy: proxy.clone(), transparent, mail, verdict: Condition::Unhealthy };
     let exit = runtime.block_on(sidecar.attend());
     // The proxy has a runtime of its own, which must not end inside another: it goes last, on this thread.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -92,11 +100,11 @@ pub(crate) fn serve(plan: Plan) -> Result<Exit> {
 }
 
 /// Joins the mesh and waits for the first configuration; `None` when a signal ends the wait.
-async fn join(plan: &Plan) -> Result<Option<(Mail, Feed)>> {
+async fn join(plan: &Plan, asked: &Asked) -> Result<Option<(Mail, Feed)>> {
     let mut mail = Mail::open()?;
     let joining = async {
         tracing::info!(control = plan.control, "joining the mesh");
-        let feed = Feed::start(plan.feed_options()).await?;
+        let feed = Feed::start(plan.feed_options(asked.interest())).await?;
         let (mut received, mut standing) = (feed.received(), feed.standing());
         // What was kept on the disk is enough to begin with.
         tokio::select! {
@@ -118,28 +126,25 @@ async fn join(plan: &Plan) -> Result<Option<(Mail, Feed)>> {
 }
 
 impl Plan {
-    fn feed_options(&self) -> FeedOptions {
+    fn feed_options(&self, interest: Interest) -> FeedOptions {
         FeedOptions {
             control: vec![self.control.clone()],
             state: self.state.clone(),
             ticket: self.ticket.clone(),
             node: self.place.workload.clone(),
-            interest: self.interest(),
+            interest,
             workload: None,
         }
     }
 
-    /// What is called, and the own service, whose policies count here. Who calls by HTTP proxy or by name may call anything.
-    fn interest(&self) -> Interest {
-        if self.place.http_proxy.is_some() || self.transparent {
-            return Interest::Everything;
-        }
+    /// What is called, and the own service, whose policies count here.
+    fn services(&self) -> BTreeSet<feed::ServiceName> {
         let own = (self.place.namespace.clone(), self.place.service.clone());
         let called = self.place.upstreams.iter().map(|upstream| {
             let namespace = upstream.namespace.as_ref().unwrap_or(&self.place.namespace);
             (namespace.clone(), upstream.service.clone())
         });
-        Interest::Services(called.chain([own]).collect::<BTreeSet<_>>())
+        called.chain([own]).collect()
     }
 
     /// The registration; none when nobody can call the program.
@@ -171,6 +176,9 @@ impl Plan {
 struct Sidecar {
     plan: Plan,
     feed: Feed,
+    asked: Asked,
+    /// Services that the program calls for the first time.
+    wanted: mpsc::UnboundedReceiver<ServiceName>,
     proxy: Arc<Proxy>,
     /// Gone after the program, whose calls it captures.
     transparent: Option<Transparent>,
@@ -219,6 +227,11 @@ impl Sidecar {
                     let latest = received.borrow_and_update().clone();
                     self.take(&latest, &mut in_force).await?;
                 }
+                Some(service) = self.wanted.recv() => {
+                    if let Some(asked) = self.asked.add(service) {
+                        self.feed.ask_for(asked);
+                    }
+                }
                 () = in_force.retry.due() => self.retry(&mut in_force).await?,
                 Ok(()) = verdicts.changed() => {
                     self.verdict = *verdicts.borrow_and_update();
@@ -248,6 +261,7 @@ impl Sidecar {
         stationing.take_plaintext(self.transparent.as_ref().and_then(Transparent::plaintext));
         let first = received.borrow_and_update().clone();
         stationing.take_captured(self.transparent.as_mut().map(|transparent| transparent.follow(&first.world)));
+        stationing.take_awake(self.asked.awake(&first));
         let update = stationing.take(&first.world);
         let outcomes = self.apply(&update).await?;
         announce::loaded(&update, format);
@@ -302,6 +316,7 @@ impl Sidecar {
     async fn take(&mut self, received: &Received, in_force: &mut InForce) -> Result<()> {
         let captured = self.transparent.as_mut().map(|transparent| transparent.follow(&received.world));
         in_force.stationing.take_captured(captured);
+        in_force.stationing.take_awake(self.asked.awake(received));
         let update = in_force.stationing.take(&received.world);
         let before = in_force.standing.outcomes();
         let outcomes = self.apply(&update).await?;

@@ -3,6 +3,7 @@
 //! Called by `sidecar` at every change of the feed. Pure but for the clock that tells how long it took. What is wrong with a
 //! resource was refused by the feed; what does not fit the others is reported, and fails closed on its own target.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -11,6 +12,7 @@ use transept_control::{Loaded, Update};
 use transept_engine::compile::mesh::{self, AppProtocol, Inbound, Outbound, Station, compile_station};
 use transept_model::World;
 use transept_model::attach::{Surroundings, attach};
+use transept_proxy::feed::ServiceName;
 
 use super::places::{AppPort, Upstream};
 
@@ -66,6 +68,7 @@ impl Place {
             http_proxy: self.http_proxy,
             captured: None,
             plaintext: None,
+            awake: None,
         }
     }
 }
@@ -86,13 +89,14 @@ pub(crate) struct Stationing {
     identity: String,
     captured: Option<mesh::Captured>,
     plaintext: Option<SocketAddr>,
+    awake: Option<BTreeSet<ServiceName>>,
     previous: Option<Arc<Loaded>>,
 }
 
 impl Stationing {
     /// For this place and this SPIFFE id; nothing is in force yet.
     pub(crate) fn new(place: Place, identity: String) -> Stationing {
-        Stationing { place, identity, captured: None, plaintext: None, previous: None }
+        Stationing { place, identity, captured: None, plaintext: None, awake: None, previous: None }
     }
 
     /// Takes connections to the program that come without a tunnel, on this address, in all updates from now on.
@@ -105,6 +109,11 @@ impl Stationing {
         self.captured = captured;
     }
 
+    /// Takes all Services but these for asleep in the next update; none takes none.
+    pub(crate) fn take_awake(&mut self, awake: Option<BTreeSet<ServiceName>>) {
+        self.awake = awake;
+    }
+
     /// The update that this world leads to.
     pub(crate) fn take(&mut self, world: &World) -> Arc<Update> {
         let started = Instant::now();
@@ -115,6 +124,7 @@ impl Stationing {
         let station = Station {
             captured: self.captured.clone(),
             plaintext: self.plaintext,
+            awake: self.awake.clone(),
             ..self.place.station(world, &self.identity)
         };
         let compiled = compile_station(world, &attached, &station, before, generation);

@@ -3,6 +3,7 @@
 
 mod access;
 mod alone;
+mod demand;
 mod examples;
 mod gateway;
 mod life;

@@ -14,7 +14,7 @@ use crate::stage::{Mesh, PATIENCE, answered, program, send, until};
 const TEST: &str = "transparent::a_program_calls_a_service_by_its_name";
 
 /// The address of a name, as the name server of the system tells it; none when it has none.
-async fn resolve(name: &'static str) -> Option<Ipv4Addr> {
+pub(crate) async fn resolve(name: &'static str) -> Option<Ipv4Addr> {
     let asking = tokio::task::spawn_blocking(move || {
         let servers = Resolvers::File("/etc/resolv.conf".into()).servers().ok()?;
         let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");

@@ -4,7 +4,7 @@
 //! guarded by the policies on the Services it belongs to. Outbound, one listener stands for each port of a Service, with the routes that
 //! name this Service as their parent (GAMMA), or straight to its endpoints. Everything else is what `compile` does for Gateways.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ use crate::route::table::{Entry, PathKey};
 use crate::rule::{BrokenRef, RouteKind, Rule, RuleName, Site, WeightedBackend};
 use crate::settings::{Plaintext, Settings};
 use crate::snapshot::{
-    Backend, BackendId, Bind, Listener, ListenerName, Role, Secure, Snapshot, Speaks, UpstreamProtocol,
+    Backend, BackendId, Bind, Listener, ListenerName, Role, Secure, ServiceName, Snapshot, Speaks, UpstreamProtocol,
 };
 
 /// A proxy's place beside one instance of a program.
@@ -55,6 +55,9 @@ pub struct Station {
     pub http_proxy: Option<SocketAddr>,
     /// Where it listens for connections that the program opened to somewhere else.
     pub captured: Option<Captured>,
+    /// The Services of which all is known that there is to know, by namespace and name; none are all. The others are called by
+    /// `http_proxy` and `captured` only after somebody has asked for them.
+    pub awake: Option<BTreeSet<(String, String)>>,
 }
 
 /// Connections that are led to us, whatever they were going to.
@@ -102,6 +105,7 @@ impl Station {
             },
             inbound: vec![Inbound { listen: local(HBONE_PORT) }],
             plaintext: None,
+            awake: None,
             app: app.collect(),
             outbound: Vec::new(),
             http_proxy: Some(local(0)),
@@ -208,6 +212,7 @@ pub fn compile_station(
         policies: &policies,
         backends: &mut backends,
         routes: &routes,
+        awake: station.awake.as_ref().map(|awake| awake.iter().map(|(of, name)| (&**of, &**name)).collect()),
         outbound: settings_of(Role::Outbound, previous),
         inbound: settings_of(Role::Inbound, previous),
     };
@@ -267,6 +272,7 @@ struct Sides<'c, 'w> {
     policies: &'c Policies<'w>,
     backends: &'c mut Backends<'w>,
     routes: &'c HashMap<RouteKey<'w>, CompiledRoute>,
+    awake: Option<HashSet<(&'w str, &'w str)>>,
     outbound: Arc<Settings>,
     inbound: Arc<Settings>,
 }
@@ -401,8 +407,14 @@ impl<'w> Sides<'_, 'w> {
         };
         let mut listeners = Vec::new();
         let mut destinations = Destinations::default();
+        destinations.by_authority = true;
+        destinations.asleep.from = self.station.namespace.as_str().into();
         for service in self.world.services() {
             let (namespace, name) = (service.meta.namespace.as_str(), service.meta.name.as_str());
+            if !self.is_awake(namespace, name) {
+                destinations.asleep.names.insert(ServiceName { namespace: namespace.into(), name: name.into() });
+                continue;
+            }
             for port in service.spec.ports.iter().filter(|port| port.protocol == "TCP") {
                 let id = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
                 listeners.push(self.outbound_listener(Callee { namespace, name, port: port.port }));
@@ -423,6 +435,11 @@ impl<'w> Sides<'_, 'w> {
         let mut destinations = Destinations::default();
         destinations.captured = true;
         for VirtualService { address, namespace, service } in &captured.services {
+            if !self.is_awake(namespace, service) {
+                let service = ServiceName { namespace: namespace.as_str().into(), name: service.as_str().into() };
+                destinations.asleep.addresses.insert(*address, service);
+                continue;
+            }
             let ports = self.world.service(namespace, service).map_or(&[][..], |service| &service.spec.ports);
             for port in ports.iter().filter(|port| port.protocol == "TCP") {
                 let id = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
@@ -432,6 +449,11 @@ impl<'w> Sides<'_, 'w> {
         }
         let bind = self.outbound_bind(captured.listen, listeners, Hosts::default());
         binds.entry(captured.listen).or_insert(Bind { destinations, ..bind });
+    }
+
+    /// Whether all is known about a Service that there is to know.
+    fn is_awake(&self, namespace: &str, name: &str) -> bool {
+        self.awake.as_ref().is_none_or(|awake| awake.contains(&(namespace, name)))
     }
 
     fn outbound_bind(&self, address: SocketAddr, listeners: Vec<Arc<Listener>>, hosts: Hosts) -> Bind {

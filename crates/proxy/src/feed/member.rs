@@ -72,6 +72,8 @@ pub(super) struct Member {
     received: watch::Sender<Arc<Received>>,
     standing: watch::Sender<Standing>,
     past: Option<Past>,
+    /// Services about which everything was kept on the disk.
+    restored: BTreeSet<ServiceName>,
     broken: BrokenPolicies,
     number: u64,
     began: Instant,
@@ -132,6 +134,7 @@ impl Member {
             received,
             standing,
             past: None,
+            restored: BTreeSet::new(),
             broken: BrokenPolicies::default(),
             number: 0,
             began: Instant::now(),
@@ -177,17 +180,20 @@ impl Member {
             }
         }
         if self.client.holdings().next().is_some() {
+            self.restored = self.options.interest.services().cloned().unwrap_or_default();
             self.publish(true);
         }
     }
 
     fn subscribe(&mut self, kinds: &[Travelling]) {
-        let services = match &self.options.interest {
-            Interest::Everything => BTreeSet::new(),
-            Interest::Services(services) => services.clone(),
+        let services = self.options.interest.services().cloned().unwrap_or_default();
+        let wanted = |kind: &&Travelling| match &self.options.interest {
+            Interest::Everything => true,
+            Interest::Services(_) => kind.shared,
+            // Asked for all at once, Services come alone.
+            Interest::OnDemand(_) => kind.shared || kind.type_url == self.service,
         };
-        let everything = self.options.interest == Interest::Everything;
-        for kind in kinds.iter().filter(|kind| everything || kind.shared) {
+        for kind in kinds.iter().filter(wanted) {
             // The types are the client's own.
             let _ = self.client.subscribe_all(&kind.type_url);
         }
@@ -360,10 +366,19 @@ impl Member {
         self.past = Some(world.past());
         self.number += 1;
         let kept = kept || (self.received.borrow().kept && !self.client.is_synced());
-        self.received.send_replace(Arc::new(Received { world, number: self.number, kept }));
+        let answered = self.answered();
+        self.received.send_replace(Arc::new(Received { world, number: self.number, kept, answered }));
         if !kept {
             self.keep();
         }
+    }
+
+    /// The Services that were asked for and about which everything is here.
+    fn answered(&self) -> BTreeSet<ServiceName> {
+        let asked = self.options.interest.services().into_iter().flatten();
+        let is_here =
+            |service: &&ServiceName| self.restored.contains(*service) || self.client.is_answered(&self.key(service));
+        asked.filter(is_here).cloned().collect()
     }
 
     /// Writes the configuration to the disk, unless that is going on; then it is written again after that.
@@ -527,7 +542,7 @@ impl Member {
     fn obey(&mut self, command: Command) {
         match command {
             Command::AskFor(services) => {
-                let Interest::Services(before) = &self.options.interest else { return };
+                let Some(before) = self.options.interest.services() else { return };
                 let (gone, new): (Vec<_>, Vec<_>) =
                     (before.difference(&services).cloned().collect(), services.difference(before).cloned().collect());
                 let mut dropped = false;
@@ -538,7 +553,9 @@ impl Member {
                     let _ = self.client.subscribe(&self.key(service));
                 }
                 dropped |= self.broken.take(Vec::new(), &self.client);
-                self.options.interest = Interest::Services(services);
+                if let Interest::Services(asked) | Interest::OnDemand(asked) = &mut self.options.interest {
+                    *asked = services;
+                }
                 if dropped {
                     self.publish(false);
                 }

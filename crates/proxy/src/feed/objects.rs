@@ -2,6 +2,7 @@
 //!
 //! Called by `member` for every batch. The loader is the one that reads files, so a proxy understands exactly what `check` does.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -42,7 +43,7 @@ pub(super) fn service_type() -> TypeUrl {
 
 /// No configuration at all.
 pub(super) fn nothing() -> Received {
-    Received { world: Loader::new(MODEL_KINDS).load(&[]).world, number: 0, kept: false }
+    Received { world: Loader::new(MODEL_KINDS).load(&[]).world, number: 0, kept: false, answered: BTreeSet::new() }
 }
 
 /// What of a batch this proxy cannot use, each with the reason.

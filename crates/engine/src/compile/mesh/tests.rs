@@ -66,6 +66,7 @@ fn station() -> Station {
 
         captured: None,
         plaintext: None,
+        awake: None,
     }
 }
 
