@@ -18,6 +18,7 @@ mod condition;
 mod deadline;
 mod detect;
 mod edge;
+mod edges;
 mod exposition;
 mod failure;
 pub mod feed;
@@ -38,8 +39,10 @@ mod record;
 mod relay;
 mod resolve;
 mod secure;
+mod sight;
 mod sockets;
 mod splice;
+mod tap;
 mod tls;
 mod trial;
 mod trip;
@@ -51,6 +54,7 @@ pub use access_log::{AccessLog, LogFormat, LogTarget};
 pub use condition::{BackendState, EndpointState, Reading};
 pub use mesh::Mesh;
 pub use resolve::ResolvedName;
+pub use sight::Sight;
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
@@ -107,6 +111,7 @@ pub struct Proxy {
     resolving: Mutex<Resolving>,
     watching: Mutex<Watching>,
     background: tokio::runtime::Runtime,
+    sight: Sight,
 }
 
 struct WorkerThread {
@@ -151,7 +156,10 @@ impl Proxy {
             .enable_all()
             .build()?;
         let resolving = Mutex::new(Resolving::new(options.name_servers.clone()));
-        Ok(Proxy { shared, workers, bound: Mutex::default(), resolving, watching: Mutex::default(), background })
+        let weak = workers.iter().map(|worker| worker.commands.downgrade()).collect();
+        let sight = Sight::new(shared.clone(), weak);
+        let (bound, watching) = (Mutex::default(), Mutex::default());
+        Ok(Proxy { shared, workers, bound, resolving, watching, background, sight })
     }
 
     /// Puts a snapshot in force: the next request is decided by it. Opens the addresses it needs and closes those it does
@@ -243,6 +251,11 @@ impl Proxy {
     fn backends_of(&self, report: &Report) -> Vec<BackendState> {
         let snapshot = self.shared.snapshot.load();
         condition::describe(&snapshot, &report.ejected)
+    }
+
+    /// What is reported to a control plane ([`feed::Feed::report`]).
+    pub fn sight(&self) -> Sight {
+        self.sight.clone()
     }
 
     /// What the names of backends resolve to now.

@@ -83,6 +83,7 @@ pub(crate) fn serve(plan: Plan) -> Result<Exit> {
     let mut options = plan.serve.options();
     options.mesh = Some(feed.mesh());
     let proxy = Arc::new(Proxy::start(&options).context("the data plane cannot start")?);
+    feed.report(proxy.sight());
     let sidecar = Sidecar { plan, feed, proxy: proxy.clone(), transparent, mail, verdict: Condition::Unhealthy };
     let exit = runtime.block_on(sidecar.attend());
     // The proxy has a runtime of its own, which must not end inside another: it goes last, on this thread.
