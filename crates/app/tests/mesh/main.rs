@@ -6,6 +6,7 @@ mod examples;
 mod gateway;
 mod life;
 mod outages;
+mod seen;
 mod stage;
 mod talk;
 mod transparent;
