@@ -16,6 +16,13 @@ pub(crate) fn lay_out(heads: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
+/// Lays out `rows` without heads, one line each, two blanks between columns, nothing behind the last one.
+pub(crate) fn align(rows: &[Vec<String>]) -> Vec<String> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let text = lay_out(&vec![""; columns], rows);
+    text.lines().skip(1).map(ToOwned::to_owned).collect()
+}
+
 fn write_row<'a>(out: &mut String, cells: impl Iterator<Item = &'a str>, widths: &[usize]) {
     let start = out.len();
     for (cell, width) in cells.zip(widths) {

@@ -1,7 +1,8 @@
 //! Correlation: `x-request-id` and W3C `traceparent`, kept or made.
 //!
-//! Called by the proxy once per request, before policies. Exporting spans is not done here; without spans of our own the parent of a
-//! trace that goes on is left as it came.
+//! Called by the proxy once per request, before policies. A member of a mesh puts a span of its own
+//! into every trace ([`begin_span`]), which its access log names; without spans of our own the parent of a trace that goes on is left as
+//! it came. Exporting spans is not done here.
 
 use transept_wire::head::{FieldId, FieldName, Fields};
 
@@ -18,9 +19,29 @@ const LONGEST_ID: usize = 128;
 /// Keeps the draws of identifiers apart from those that other parts take from the same random number.
 const FIRST_DRAW: u64 = 512;
 
+/// Whether a trace came with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trace {
+    /// It did, and goes on.
+    Kept,
+    /// It begins here.
+    Begun,
+}
+
+/// The place of one hop in a trace, as hexadecimal digits (W3C Trace Context level 2, section 3.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The trace.
+    pub trace: [u8; 32],
+    /// This hop.
+    pub id: [u8; 16],
+    /// Who called; none when the trace begins here.
+    pub parent: Option<[u8; 16]>,
+}
+
 /// Makes sure that a request carries one `x-request-id` and one valid `traceparent`. Those that came are kept if they are valid and
 /// the edge lets them in; a trace that is not kept loses its `tracestate` too.
-pub fn correlate(fields: &mut Fields, peer: Peer, edge: TraceEdge, now: Now, random: u64) {
+pub fn correlate(fields: &mut Fields, peer: Peer, edge: TraceEdge, now: Now, random: u64) -> Trace {
     let believed = edge == TraceEdge::Continue || peer == Peer::Trusted;
     if !(believed && only(fields, FieldId::X_REQUEST_ID).is_some_and(is_request_id)) {
         // Hexadecimal digits and hyphens are a valid value.
@@ -29,7 +50,30 @@ pub fn correlate(fields: &mut Fields, peer: Peer, edge: TraceEdge, now: Now, ran
     if !(believed && only(fields, FieldId::TRACEPARENT).is_some_and(is_traceparent)) {
         fields.remove_id(FieldId::TRACESTATE);
         let _ = fields.set(&TRACEPARENT, &traceparent(random));
+        return Trace::Begun;
     }
+    Trace::Kept
+}
+
+/// Makes the span of this hop the parent of what follows: the one that came with the trace becomes our own parent, and in a trace that begins
+/// here the one that began it is ours. None without a valid `traceparent`.
+pub fn begin_span(fields: &mut Fields, trace: Trace, random: u64) -> Option<Span> {
+    let came = fields.first(FieldId::TRACEPARENT).filter(|value| is_traceparent(value))?;
+    let trace_id = came.get(3..35)?.try_into().ok()?;
+    let parent: [u8; 16] = came.get(36..52)?.try_into().ok()?;
+    if trace == Trace::Begun {
+        return Some(Span { trace: trace_id, id: parent, parent: None });
+    }
+    let mut id = [0; 16];
+    write_hex(&mut id, draw(random, FIRST_DRAW + 5) | 1);
+    let mut value = [0; 55];
+    value.copy_from_slice(came.get(..55)?);
+    // What a later version has said beyond these parts is not understood, and so not passed on (section 4.3).
+    value[..2].copy_from_slice(b"00");
+    value[36..52].copy_from_slice(&id);
+    // Hexadecimal digits and hyphens are a valid value.
+    let _ = fields.set(&TRACEPARENT, &value);
+    Some(Span { trace: trace_id, id, parent: Some(parent) })
 }
 
 /// The value of a field that stands in exactly one line.
@@ -159,6 +203,28 @@ mod tests {
         assert_ne!(fresh.first(FieldId::X_REQUEST_ID), Some(&b"mine"[..]));
         assert!(!fresh.contains(FieldId::TRACESTATE));
         assert_eq!(fresh.len(), 2);
+    }
+
+    #[test]
+    fn a_span_is_the_parent_of_the_next() {
+        let mut fields = Fields::new();
+        let begun = correlate(&mut fields, Peer::Untrusted, TraceEdge::Continue, NOW, 7);
+        let first = begin_span(&mut fields, begun, 7).expect("a span");
+        assert_eq!((begun, first.parent), (Trace::Begun, None));
+        let kept = correlate(&mut fields, Peer::Untrusted, TraceEdge::Continue, NOW, 8);
+        let second = begin_span(&mut fields, kept, 8).expect("a span");
+        assert_eq!((kept, second.trace, second.parent), (Trace::Kept, first.trace, Some(first.id)));
+        assert_ne!(second.id, first.id);
+        let third = begin_span(&mut fields, Trace::Kept, 9).expect("a span");
+        assert_eq!(third.parent, Some(second.id));
+        assert!(fields.first(FieldId::TRACEPARENT).is_some_and(is_traceparent));
+        fields.set(&TRACEPARENT, b"01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more").expect("a value");
+        begin_span(&mut fields, Trace::Kept, 9).expect("a span");
+        assert!(
+            fields
+                .first(FieldId::TRACEPARENT)
+                .is_some_and(|value| value.starts_with(b"00-0af7") && value.ends_with(b"-01"))
+        );
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::relay::unless_gone;
 use crate::trial::{self, Trial};
 use crate::tunnel;
 use crate::upstream::{Age, Destination, Pooled, connect};
+use crate::worker::Worker;
 
 /// Bodies up to this size are read before the first try when the request may be tried again.
 const HELD: u64 = 64 * 1024;
@@ -155,8 +156,8 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
                 }
             }
         };
+        count_retry(&crossing, chosen.address, journey.worker);
         drop(trial);
-        journey.worker.meter.borrow_mut().plain().retries += 1;
         if !pause.is_zero() {
             let waiting = pin!(async {
                 tokio::time::sleep(pause).await;
@@ -164,6 +165,14 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
             });
             unless_gone(waiting, journey.replier).await?;
         }
+    }
+}
+
+/// Counts that a request is sent again after it failed at an endpoint.
+fn count_retry(crossing: &Crossing<'_>, endpoint: SocketAddr, worker: &Worker) {
+    worker.meter.borrow_mut().plain().retries += 1;
+    if let Some(edges) = worker.edges.as_ref().filter(|_| crossing.listener.settings.role != Role::Inbound) {
+        edges.borrow_mut().retried(crossing.backend, endpoint);
     }
 }
 

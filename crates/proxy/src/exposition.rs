@@ -2,6 +2,8 @@
 //!
 //! Called at a scrape with the sum over all workers.
 
+pub(crate) mod edges;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use crate::meter::{BUCKETS, Histogram, Labels, Report};
 pub(crate) fn write(report: &Report, dropped_log_batches: u64, out: &mut String) {
     write_requests(report, out);
     write_upstream(report, out);
+    edges::write(&report.edges, out);
     let plain: [(&str, &str, &str, u64); 8] = [
         ("transept_downstream_connections_total", "counter", "Connections accepted.", report.connections),
         (

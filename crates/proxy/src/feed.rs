@@ -25,6 +25,7 @@ pub use contact::Unreached;
 use member::{Command, Member};
 
 use crate::mesh::Mesh;
+use crate::sight::Sight;
 
 /// `namespace/name` of a Service.
 pub type ServiceName = (String, String);
@@ -185,6 +186,11 @@ impl Feed {
     /// Registers this workload, in the place of the one before.
     pub fn register(&self, workload: Workload) {
         let _ = self.commands.send(Command::Register(workload));
+    }
+
+    /// Reports what a proxy sees to the control plane, as long as the proxy runs.
+    pub fn report(&self, sight: Sight) {
+        let _ = self.commands.send(Command::Report(sight));
     }
 
     /// Takes the workload out of the mesh and waits until the control plane has confirmed it, or is not there.

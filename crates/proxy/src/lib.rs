@@ -19,6 +19,7 @@ mod deadline;
 mod demand;
 mod detect;
 mod edge;
+mod edges;
 mod exposition;
 mod failure;
 pub mod feed;
@@ -39,8 +40,10 @@ mod record;
 mod relay;
 mod resolve;
 mod secure;
+mod sight;
 mod sockets;
 mod splice;
+mod tap;
 mod tls;
 mod trial;
 mod trip;
@@ -53,6 +56,7 @@ pub use condition::{BackendState, EndpointState, Reading};
 pub use demand::Demand;
 pub use mesh::Mesh;
 pub use resolve::ResolvedName;
+pub use sight::Sight;
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
@@ -111,6 +115,7 @@ pub struct Proxy {
     resolving: Mutex<Resolving>,
     watching: Mutex<Watching>,
     background: tokio::runtime::Runtime,
+    sight: Sight,
 }
 
 struct WorkerThread {
@@ -156,7 +161,10 @@ impl Proxy {
             .enable_all()
             .build()?;
         let resolving = Mutex::new(Resolving::new(options.name_servers.clone()));
-        Ok(Proxy { shared, workers, bound: Mutex::default(), resolving, watching: Mutex::default(), background })
+        let weak = workers.iter().map(|worker| worker.commands.downgrade()).collect();
+        let sight = Sight::new(shared.clone(), weak);
+        let (bound, watching) = (Mutex::default(), Mutex::default());
+        Ok(Proxy { shared, workers, bound, resolving, watching, background, sight })
     }
 
     /// Puts a snapshot in force: the next request is decided by it. Opens the addresses it needs and closes those it does
@@ -248,6 +256,11 @@ impl Proxy {
     fn backends_of(&self, report: &Report) -> Vec<BackendState> {
         let snapshot = self.shared.snapshot.load();
         condition::describe(&snapshot, &report.ejected)
+    }
+
+    /// What is reported to a control plane ([`feed::Feed::report`]).
+    pub fn sight(&self) -> Sight {
+        self.sight.clone()
     }
 
     /// What the names of backends resolve to now.

@@ -8,7 +8,7 @@ use transept_engine::exchange::Connection;
 use transept_engine::forwarded::{announce, derive};
 use transept_engine::reason::Reason;
 use transept_engine::settings::Settings;
-use transept_engine::trace::correlate;
+use transept_engine::trace::{begin_span, correlate};
 use transept_engine::verdict::Reply;
 use transept_wire::h1::{self, Protocol, strip_hop_by_hop};
 use transept_wire::head::{FieldId, FieldName, Method, Version};
@@ -16,6 +16,7 @@ use transept_wire::normalize::{self as rules, Normal};
 
 use crate::path::Stop;
 use crate::trip::Trip;
+use crate::worker::Worker;
 
 static MAX_FORWARDS: FieldName = FieldName::known(FieldId::MAX_FORWARDS);
 
@@ -28,16 +29,19 @@ pub(crate) fn settle_host(trip: &mut Trip) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Settles who the client is and what the request is called, and takes away what ends at this hop. With `keep_target`
-/// the target is kept for the log as it arrived.
-pub(crate) fn introduce(connection: &Connection, settings: &Settings, trip: &mut Trip, keep_target: bool) {
-    if keep_target {
+/// Settles who the client is and what the request is called, and takes away what ends at this hop. Where there
+/// is a log, the target is kept for it as it arrived.
+pub(crate) fn introduce(worker: &Worker, connection: &Connection, settings: &Settings, trip: &mut Trip) {
+    if worker.log.is_some() {
         trip.facts.target.extend_from_slice(trip.request.target());
     }
     let client = derive(connection, &trip.request.fields, settings);
     trip.client = client.address;
     let now = trip.now();
-    correlate(&mut trip.request.fields, client.peer, settings.trace, now, trip.random);
+    let trace = correlate(&mut trip.request.fields, client.peer, settings.trace, now, trip.random);
+    if worker.edges.is_some() {
+        trip.facts.span = begin_span(&mut trip.request.fields, trace, trip.random);
+    }
     if let Some(id) = trip.request.fields.first(FieldId::X_REQUEST_ID) {
         trip.facts.request_id.extend_from_slice(id);
     }

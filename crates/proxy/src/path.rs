@@ -26,6 +26,7 @@ use crate::attempt::{self, Crossing};
 use crate::body::Source;
 use crate::deadline::Watch;
 use crate::edge::Replier;
+use crate::edges::Carried;
 use crate::failure::{Failure, Repeat, Side};
 use crate::trip::Trip;
 use crate::worker::Worker;
@@ -56,6 +57,7 @@ pub(crate) struct Marks<'s> {
     pub backend_ref: Option<&'s WeightedBackend>,
     pub backend: Option<&'s Arc<Backend>>,
     pub endpoint: Option<SocketAddr>,
+    pub carried: Carried,
 }
 
 /// Why the road ended before the backend's response was delivered.
@@ -157,7 +159,7 @@ async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(
     let admitted = normalize::settle_host(journey.trip).and_then(|()| Ok(admit_here(bind, connection, journey.trip)?));
     // A request that no listener takes has an id all the same.
     let settings = admitted.as_ref().map_or(&bind.settings, |listener| &listener.settings);
-    normalize::introduce(connection, settings, journey.trip, journey.worker.log.is_some());
+    normalize::introduce(journey.worker, connection, settings, journey.trip);
     let listener = admitted?;
     journey.marks.listener = Some(listener);
     verify_handshake(listener, journey.arrival)?;

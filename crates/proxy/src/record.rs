@@ -39,6 +39,12 @@ pub(crate) fn record(worker: &Worker, trip: &Trip, marks: &Marks<'_>, connection
         bytes_in: facts.bytes_in,
         bytes_out: facts.bytes_out,
     });
+    if let Some(edges) = &worker.edges {
+        edges.borrow_mut().ended(trip, marks, connection, took);
+    }
+    if worker.ear.listens() {
+        worker.ear.hear(trip, marks, connection, took, ended);
+    }
     let Some(log) = &worker.log else { return };
     let mut log = log.borrow_mut();
     let format = log.format();
@@ -97,6 +103,13 @@ impl Line<'_> {
         if facts.tries > 1 {
             let _ = write!(out, ",\"tries\":{}", facts.tries);
         }
+        if let Some(span) = &facts.span {
+            text(out, "trace_id", &span.trace);
+            text(out, "span_id", &span.id);
+            if let Some(parent) = &span.parent {
+                text(out, "parent_span_id", parent);
+            }
+        }
         if let Some(agent) = trip.request.fields.first(FieldId::USER_AGENT) {
             text(out, "user_agent", agent);
         }
@@ -132,6 +145,13 @@ impl Line<'_> {
         }
         out.push(b' ');
         escape(out, &facts.request_id);
+        if let Some(span) = &facts.span {
+            let parent = span.parent.as_ref().map_or(&b"-"[..], |parent| parent);
+            for (word, value) in [("trace", &span.trace[..]), ("span", &span.id), ("parent", parent)] {
+                let _ = write!(out, " {word}=");
+                escape(out, value);
+            }
+        }
     }
 }
 

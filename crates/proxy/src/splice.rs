@@ -16,13 +16,14 @@ use transept_engine::exchange::Connection;
 use transept_engine::pick::{self, Call, pick_endpoint};
 use transept_engine::reason::Reason;
 use transept_engine::rule::Rule;
-use transept_engine::snapshot::Listener;
+use transept_engine::snapshot::{Backend, Listener, Role};
 use transept_wire::h1::{Body, Decoder, Limits};
 use transept_wire::head::{Method, Version};
 
 use crate::body::{H1Sink, H1Source, Sink, Source, carry};
 use crate::buffer::{Inbound, Outbound};
 use crate::deadline::Watch;
+use crate::edges::Carried;
 use crate::failure::{Failure, Repeat, Side};
 use crate::io::Io;
 use crate::path::{Marks, Stop};
@@ -51,6 +52,7 @@ pub(crate) struct Passenger<'p> {
 pub(crate) struct Landing {
     pub io: Io,
     pub endpoint: SocketAddr,
+    pub backend: Arc<Backend>,
 }
 
 /// Connects a client that has been let in to an endpoint.
@@ -60,6 +62,7 @@ pub(crate) struct Landing {
 pub(crate) async fn land(worker: &Rc<Worker>, passenger: &Passenger<'_>, trip: &mut Trip) -> Result<Landing, Stop> {
     let backend_ref = pick::pick_backend(passenger.rule, &mut worker.turns.borrow_mut())?;
     let backend = pick::target(backend_ref)?;
+    trip.facts.backend = Some(backend.clone());
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
     loop {
         let chosen = {
@@ -77,12 +80,16 @@ pub(crate) async fn land(worker: &Rc<Worker>, passenger: &Passenger<'_>, trip: &
             client: Some(passenger.connection.peer.ip()),
         };
         match connect_stream(worker, &destination).await {
-            Ok(io) => return Ok(Landing { io, endpoint: chosen.address }),
+            Ok(io) => return Ok(Landing { io, endpoint: chosen.address, backend: backend.clone() }),
             Err(failure) => {
                 tried.push(chosen.address);
                 let others = pick::alternatives(backend, &tried);
                 if others == 0 || tried.len() >= TRIES || failure.reason == Reason::MeshDenied {
                     return Err(failure.into());
+                }
+                if let Some(edges) = worker.edges.as_ref().filter(|_| passenger.listener.settings.role != Role::Inbound)
+                {
+                    edges.borrow_mut().retried(backend, chosen.address);
                 }
             }
         }
@@ -140,6 +147,7 @@ pub(crate) async fn travel(
     let outcome = match landed {
         Ok(landing) => {
             endpoint = Some(landing.endpoint);
+            trip.facts.backend = Some(landing.backend.clone());
             watch.set_stall(passenger.listener.settings.timeouts.stream_idle);
             let mut rest = Inbound::default();
             let mut carried = pin!(splice((io, inbound), (&landing.io, &mut rest), watch, &mut trip));
@@ -233,7 +241,9 @@ pub(crate) fn finish(worker: &Worker, passenger: &Passenger<'_>, trip: &Trip, en
         generation: passenger.generation,
         listener: Some(passenger.listener),
         rule: Some(passenger.rule),
+        backend: trip.facts.backend.as_ref(),
         endpoint,
+        carried: Carried::Connection,
         ..Marks::default()
     };
     record(worker, trip, &marks, passenger.connection);

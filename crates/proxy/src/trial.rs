@@ -54,6 +54,9 @@ impl<'t> Trial<'t> {
             None => {}
             Some(Event::Ejected(time)) => {
                 self.worker.meter.borrow_mut().ejected(backend);
+                if let Some(edges) = &self.worker.edges {
+                    edges.borrow_mut().ejected(self.backend, endpoint);
+                }
                 tracing::warn!(%backend, %endpoint, seconds = time.as_secs(), "an endpoint fails and is left alone");
             }
             Some(Event::Recovered) => tracing::info!(%backend, %endpoint, "an endpoint has recovered"),

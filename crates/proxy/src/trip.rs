@@ -5,9 +5,12 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use transept_engine::exchange::{Connection, Exchange, Notes, Now};
 use transept_engine::reason::Reason;
+use transept_engine::snapshot::Backend;
+use transept_engine::trace::Span;
 use transept_wire::h1::Protocol;
 use transept_wire::head::{Request, Response};
 
@@ -50,9 +53,13 @@ pub(crate) struct Facts {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub tries: u32,
+    /// The backend of a connection that is no request.
+    pub backend: Option<Arc<Backend>>,
     /// The path as it arrived; kept because filters change the request. Empty when there is no access log.
     pub target: Vec<u8>,
     pub request_id: Vec<u8>,
+    /// Our place in the trace; none outside a mesh.
+    pub span: Option<Span>,
 }
 
 impl Default for Trip {

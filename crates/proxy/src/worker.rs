@@ -20,13 +20,16 @@ use transept_engine::snapshot::{Role, Snapshot};
 use crate::accept;
 use crate::access_log::{LogBuffer, Sink};
 use crate::clock::Clock;
+use crate::condition::Ejected;
 use crate::deadline::{SWEEP, Watches, Whose};
 use crate::demand::Demand;
 use crate::edge::StreamTasks;
+use crate::edges::{Edges, Graph};
 use crate::limits::OpenConnections;
 use crate::mesh::Membership;
 use crate::meter::{Meter, Report};
 use crate::recheck::{Standings, recheck, recheck_roots};
+use crate::tap::{Ear, Order};
 use crate::tls::TlsConfigs;
 use crate::trip::Trip;
 use crate::upstream::{Pool, TlsChoices};
@@ -70,12 +73,23 @@ pub(crate) enum Command {
     Refresh,
     /// Tell the counts.
     Report(oneshot::Sender<Report>),
+    /// Tell who talks to whom, and what is left alone.
+    Observe(oneshot::Sender<Observed>),
+    /// Tell of live requests, or no longer.
+    Tap(Option<Arc<Order>>),
     /// Stop accepting, end idle connections, and say so when the others know.
     Leave(oneshot::Sender<()>),
     /// The same, and say so when the others have finished.
     Drain(oneshot::Sender<()>),
     /// The same for the way into the workload only.
     DrainWayIn(oneshot::Sender<()>),
+}
+
+/// What a worker sees of the mesh.
+#[derive(Default)]
+pub(crate) struct Observed {
+    pub edges: Graph,
+    pub ejected: Ejected,
 }
 
 /// The state of one worker thread.
@@ -87,6 +101,10 @@ pub(crate) struct Worker {
     pub standings: Standings,
     pub tls_choices: RefCell<TlsChoices>,
     pub meter: RefCell<Meter>,
+    /// Who talks to whom; none outside a mesh.
+    pub edges: Option<RefCell<Edges>>,
+    /// Who watches live requests.
+    pub ear: Ear,
     pub log: Option<RefCell<LogBuffer>>,
     pub watches: Rc<Watches>,
     pub turns: RefCell<Turns>,
@@ -117,10 +135,12 @@ impl Worker {
         let snapshot = Rc::new(Held(shared.snapshot.load_full()));
         Rc::new(Self {
             clock: Clock::since(shared.origin),
+            edges: shared.mesh.as_ref().map(|mesh| RefCell::new(Edges::new(mesh.own_identity()))),
             log: shared.log.as_ref().map(|sink| RefCell::new(LogBuffer::new(sink.clone()))),
             shared,
             pool: Pool::default(),
             stream_tasks: StreamTasks::default(),
+            ear: Ear::default(),
             standings: Standings::default(),
             tls_choices: RefCell::default(),
             meter: RefCell::default(),
@@ -188,14 +208,24 @@ impl Worker {
         let (idle, shared) = self.pool.open();
         report.upstream_idle = idle as u64;
         report.upstream_shared = shared as u64;
+        let Observed { edges, ejected } = self.observe();
+        (report.edges, report.ejected) = (edges, ejected);
+        report
+    }
+
+    fn observe(&self) -> Observed {
+        let mut observed = Observed::default();
+        if let Some(edges) = &self.edges {
+            edges.borrow().add_to(&mut observed.edges);
+        }
         let turns = self.turns.borrow();
         for backend in &self.snapshot().0.backends {
             let ejected = turns.ejected(backend);
             if !ejected.is_empty() {
-                report.ejected.entry(backend.label.clone()).or_default().extend(ejected);
+                observed.ejected.entry(backend.label.clone()).or_default().extend(ejected);
             }
         }
-        report
+        observed
     }
 }
 
@@ -231,6 +261,10 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                 // The asker may have given up.
                 let _ = reply.send(worker.report());
             }
+            Command::Observe(reply) => {
+                let _ = reply.send(worker.observe());
+            }
+            Command::Tap(order) => worker.ear.follow(order),
             Command::DrainWayIn(done) => {
                 let snapshot = worker.snapshot();
                 let is_way_in =

@@ -401,3 +401,61 @@ async fn the_way_in_drains_by_itself() {
     let answer = stage.get().await;
     assert!(answer.starts_with("http/1.1 503"), "{answer}");
 }
+
+/// The lines of the edges in the metrics of a proxy.
+async fn edges(proxy: &Proxy) -> Vec<String> {
+    let mut text = String::new();
+    proxy.write_metrics(&mut text).await;
+    text.lines().filter(|line| line.starts_with("transept_edge_")).map(ToOwned::to_owned).collect()
+}
+
+fn value(edges: &[String], name: &str, labels: &[&str]) -> u64 {
+    let is_it =
+        |line: &&String| line.starts_with(&format!("{name}{{")) && labels.iter().all(|label| line.contains(label));
+    edges.iter().filter(is_it).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+#[tokio::test]
+async fn both_ends_of_an_edge_are_counted() {
+    let stage = Stage::new(Program::Http).await;
+    let mut tcp = stage.connect().await;
+    for _ in 0..3 {
+        ask(&mut tcp).await;
+    }
+    // What has been answered is counted when the last byte is sent, which may be a moment later.
+    let (front, cart) = soon(async {
+        loop {
+            let both = (edges(&stage.front).await, edges(&stage.cart).await);
+            let counted = |edges: &[String]| value(edges, "transept_edge_requests_total", &[]) == 3;
+            if counted(&both.0) && counted(&both.1) {
+                return both;
+            }
+        }
+    })
+    .await;
+    let names = ["source=\"spiffe://transept.local/ns/default/sa/front\"", "destination=\"default/cart\""];
+    let program = format!("workload=\"{}\"", stage.program);
+    for (edges, own) in [
+        (&front, ["reporter=\"source\"", program.as_str()]),
+        (&cart, ["reporter=\"destination\"", "workload=\"cart-1\""]),
+    ] {
+        let labels = [&names[..], &own, &["code_class=\"2xx\""]].concat();
+        assert_eq!(value(edges, "transept_edge_requests_total", &labels), 3, "{edges:?}");
+        assert_eq!(value(edges, "transept_edge_errors_total", &names), 0, "{edges:?}");
+        assert_eq!(value(edges, "transept_edge_latency_seconds_count", &names), 3, "{edges:?}");
+        assert!(value(edges, "transept_edge_bytes_total", &["direction=\"received\""]) > 0, "{edges:?}");
+    }
+
+    // A refusal is not the destination's fault; that its program is not there is.
+    stage.apply(DENY, "cart");
+    soon(async { while !stage.get().await.starts_with("http/1.1 403") {} }).await;
+    let cart = edges(&stage.cart).await;
+    assert!(value(&cart, "transept_edge_refusals_total", &names) > 0, "{cart:?}");
+    assert_eq!(value(&cart, "transept_edge_errors_total", &names), 0, "{cart:?}");
+    let trust = Trust::new();
+    let front = trust.member("front");
+    let absent = Stage::before(unused(), trust, front, "");
+    assert!(absent.get().await.starts_with("http/1.1 503"));
+    let front = edges(&absent.front).await;
+    assert_eq!(value(&front, "transept_edge_errors_total", &names), 1, "{front:?}");
+}

@@ -53,6 +53,16 @@ pub(crate) struct Args {
     #[arg(long, env = "TRANSEPT_LEAF_LIFE", value_name = "DURATION", default_value = "24h", value_parser = parse_life)]
     leaf_life: Duration,
 
+    /// How often proxies report what they see, between 100ms and 20s; verdicts on services are made of two reports each
+    #[arg(
+        long,
+        env = "TRANSEPT_REPORT_INTERVAL",
+        value_name = "DURATION",
+        default_value = "5s",
+        value_parser = parse_report_interval
+    )]
+    report_interval: Duration,
+
     #[command(flatten)]
     log: LogArgs,
 }
@@ -115,6 +125,14 @@ fn parse_life(text: &str) -> Result<Duration, String> {
     Ok(life)
 }
 
+fn parse_report_interval(text: &str) -> Result<Duration, String> {
+    let interval = duration::parse(text)?;
+    if interval < Duration::from_millis(100) || interval > Duration::from_secs(20) {
+        return Err("proxies report at least every 20s, and at most every 100ms; 5s is usual".to_owned());
+    }
+    Ok(interval)
+}
+
 fn hours(life: Duration) -> u64 {
     life.as_secs() / 3600
 }
@@ -151,6 +169,7 @@ async fn attend(
     let mut signals = Signals::listen()?;
     let directory = args.state.directory();
     let plane = Plane::open(&directory, args.state.setup(args.leaf_life))?;
+    plane.report_every(args.report_interval);
     feed.borrow_and_update();
     plane.set_files(sources.read());
     let listener = TcpListener::bind(args.listen)
@@ -209,6 +228,8 @@ mod tests {
         assert_eq!(parse_life("1h"), Ok(Duration::from_secs(3600)));
         assert!(parse_life("0s").is_err_and(|why| why.contains("2160h")));
         assert!(parse_life("3000h").is_err());
+        assert_eq!(parse_report_interval("100ms"), Ok(Duration::from_millis(100)));
+        assert!(parse_report_interval("21s").is_err_and(|why| why.contains("20s")));
         assert!(parse_trust_domain("Shop").is_err());
     }
 }

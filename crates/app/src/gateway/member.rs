@@ -33,6 +33,7 @@ pub(crate) fn serve_member(options: FeedOptions, args: &ServeArgs) -> Result<Exi
     let Some((feed, first)) = begun? else { return Ok(Exit::Fine) };
     let options = Options { mesh: Some(feed.mesh()), ..args.options() };
     let proxy = Arc::new(Proxy::start(&options).context("the data plane cannot start")?);
+    feed.report(proxy.sight());
     let mut loader = Loader::for_serving().in_zone(args.zone());
     let (updates, receiver) = watch::channel(update(&mut loader, &first));
     let received = feed.received();

@@ -90,6 +90,7 @@ pub(crate) fn serve(plan: Plan) -> Result<Exit> {
     let (demand, wanted) = mpsc::unbounded_channel();
     options.demand = Some(demand);
     let proxy = Arc::new(Proxy::start(&options).context("the data plane cannot start")?);
+    feed.report(proxy.sight());
     let sidecar =
         Sidecar { plan, feed, asked, wanted, proxy: proxy.clone(), transparent, mail, verdict: Condition::Unhealthy };
     let exit = runtime.block_on(sidecar.attend());

@@ -9,6 +9,7 @@ mod gateway;
 mod life;
 mod outages;
 mod plaintext;
+mod seen;
 mod stage;
 mod talk;
 mod transparent;

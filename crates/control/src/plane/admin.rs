@@ -1,4 +1,5 @@
-//! Speaks to people on the same machine: a socket in the directory of the state, one JSON line for a question and one for its answer.
+//! Speaks to people on the same machine: a socket in the directory of the state, one JSON line for a question and one for its answer. Only a
+//! tap is answered with more lines, as long as who asked stays.
 //!
 //! Started beside `serve`; asked by the commands `token`, `certs` and `mesh`. Only the user who runs the control plane, and the
 //! superuser, are answered: who may make tokens may become any workload.
@@ -10,11 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::unix::WriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use transept_identity::token::Uses;
+use transept_xds::report::Tapped;
 
 use super::core::{NotDone, Plane};
+use super::seen::{Told, Watcher};
 
 /// The socket in the directory of the state.
 const SOCKET: &str = "admin.sock";
@@ -22,6 +26,8 @@ const SOCKET: &str = "admin.sock";
 const LONGEST: u64 = 64 << 10;
 /// How long a question or its answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long live requests are told: who has forgotten that he listens costs the proxies something.
+const LONGEST_TAP: Duration = Duration::from_secs(3600);
 
 /// A question to the control plane.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -49,8 +55,29 @@ pub enum Question {
     Certificates,
     /// Begin to replace the root.
     Rotate,
-    /// Show proxies, registrations and what was refused.
+    /// Show services, proxies, registrations and what was refused.
     Status,
+    /// Show who calls whom.
+    Graph,
+    /// Show live requests of a service.
+    Tap(TapFilter),
+}
+
+/// Which live requests are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TapFilter {
+    /// The namespace of the service.
+    pub namespace: String,
+    /// The service whose instances are called.
+    pub service: String,
+    /// The method.
+    pub method: Option<String>,
+    /// What the path begins with.
+    pub path: Option<String>,
+    /// The least and the greatest status.
+    pub status: Option<(u16, u16)>,
+    /// Who calls: `web`, `shop/web` or a SPIFFE id.
+    pub from: Option<String>,
 }
 
 impl Plane {
@@ -68,6 +95,8 @@ impl Plane {
             Question::Certificates => Ok(self.certificates()),
             Question::Rotate => self.rotate(),
             Question::Status => Ok(self.status()),
+            Question::Graph => Ok(self.graph()),
+            Question::Tap(_) => Err(NotDone::Wrong("a tap is answered line by line".to_owned())),
         }
     }
 }
@@ -106,8 +135,7 @@ impl Admin {
             let allowed = stream.peer_cred().is_ok_and(|peer| peer.uid() == self.owner || peer.uid() == 0);
             let plane = plane.clone();
             tokio::spawn(async move {
-                let answered = tokio::time::timeout(PATIENCE, converse(stream, plane, allowed)).await;
-                if let Ok(Err(error)) = answered {
+                if let Err(error) = converse(stream, plane, allowed).await {
                     tracing::debug!(%error, "a question on the admin socket broke off");
                 }
             });
@@ -118,19 +146,116 @@ impl Admin {
 async fn converse(mut stream: UnixStream, plane: Arc<Plane>, allowed: bool) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
-    BufReader::new(read.take(LONGEST)).read_line(&mut line).await?;
+    let mut read = BufReader::new(read.take(LONGEST));
+    tokio::time::timeout(PATIENCE, read.read_line(&mut line)).await??;
     let answer = match (allowed, serde_json::from_str::<Question>(&line)) {
         (false, _) => json!({"error": "only the user who runs the control plane may ask"}),
         (true, Err(error)) => json!({"error": format!("this is no question: {error}")}),
+        (true, Ok(Question::Tap(filter))) => match plane.tap(&filter) {
+            Ok((begun, watcher)) => return tell_tapped(begun, watcher, &mut read, &mut write).await,
+            Err(error) => json!({"error": error.to_string()}),
+        },
         (true, Ok(question)) => {
-            let done = tokio::task::spawn_blocking(move || plane.answer(&question)).await.map_err(io::Error::other)?;
-            match done {
+            let done = tokio::task::spawn_blocking(move || plane.answer(&question));
+            match tokio::time::timeout(PATIENCE, done).await?.map_err(io::Error::other)? {
                 Ok(answer) => json!({"answer": answer}),
                 Err(error) => json!({"error": error.to_string()}),
             }
         }
     };
-    write.write_all(format!("{answer}\n").as_bytes()).await
+    say(&mut write, &answer).await
+}
+
+/// Says one line; who does not read it in time has gone.
+async fn say(write: &mut WriteHalf<'_>, line: &Value) -> io::Result<()> {
+    tokio::time::timeout(PATIENCE, write.write_all(format!("{line}\n").as_bytes())).await?
+}
+
+/// Tells of live requests until who asked has gone, or [`LONGEST_TAP`] is over.
+async fn tell_tapped(
+    begun: Value,
+    mut watcher: Watcher,
+    read: &mut (impl AsyncRead + Unpin),
+    write: &mut WriteHalf<'_>,
+) -> io::Result<()> {
+    say(write, &json!({"answer": begun})).await?;
+    let over = tokio::time::sleep(LONGEST_TAP);
+    tokio::pin!(over);
+    let mut byte = [0];
+    loop {
+        let told = tokio::select! {
+            told = watcher.next() => told,
+            // Nothing more is expected to be said; who says something, or leaves, has had enough.
+            _ = read.read(&mut byte) => return Ok(()),
+            () = &mut over => return say(write, &json!({"ended": "an hour is over"})).await,
+        };
+        let line = match told {
+            Some(Told::Request(request)) => json!({"request": shown(&request)}),
+            Some(Told::LeftOut(count)) => json!({"leftOut": count}),
+            None => return Ok(()),
+        };
+        say(write, &line).await?;
+    }
+}
+
+fn shown(request: &Tapped) -> Value {
+    let some = |text: &str| if text.is_empty() { Value::Null } else { text.into() };
+    json!({
+        "timeMicros": request.time,
+        "source": some(&request.source),
+        "destination": request.service,
+        "workload": some(&request.workload),
+        "method": request.method,
+        "path": request.path,
+        "status": request.status,
+        "durationMicros": request.micros,
+        "bytesSent": request.bytes_sent,
+        "bytesReceived": request.bytes_received,
+        "error": some(&request.error),
+        "detail": some(&request.detail),
+        "traceId": some(&request.trace),
+    })
+}
+
+/// The lines that answer a tap.
+#[derive(Debug)]
+pub struct Tapping {
+    lines: Lines<BufReader<UnixStream>>,
+    /// What was said first: the service, and how many proxies are listened to.
+    pub begun: Value,
+}
+
+impl Tapping {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// As [`ask`].
+    pub async fn begin(directory: &Path, filter: TapFilter) -> io::Result<Tapping> {
+        let mut stream = UnixStream::connect(directory.join(SOCKET)).await?;
+        let question = serde_json::to_string(&Question::Tap(filter))?;
+        stream.write_all(format!("{question}\n").as_bytes()).await?;
+        let mut tapping = Tapping { lines: BufReader::new(stream).lines(), begun: Value::Null };
+        let first = tokio::time::timeout(PATIENCE, tapping.next()).await??;
+        tapping.begun = settle(first.unwrap_or_default())?;
+        Ok(tapping)
+    }
+
+    /// The next line: an object with `request`, `leftOut` or `ended`. None when the control plane has gone.
+    ///
+    /// # Errors
+    /// What comes is no JSON.
+    pub async fn next(&mut self) -> io::Result<Option<Value>> {
+        let line = self.lines.next_line().await?;
+        line.map(|line| serde_json::from_str(&line).map_err(io::Error::from)).transpose()
+    }
+}
+
+/// The answer, or the error that there is instead.
+fn settle(mut answer: Value) -> io::Result<Value> {
+    match answer["error"].as_str() {
+        Some(error) => Err(io::Error::other(error.to_owned())),
+        None => Ok(answer["answer"].take()),
+    }
 }
 
 /// Asks the control plane that runs with the state in `directory`.
@@ -145,9 +270,5 @@ pub async fn ask(directory: &Path, question: &Question) -> io::Result<Value> {
         stream.read_to_string(&mut text).await?;
         serde_json::from_str::<Value>(&text).map_err(io::Error::from)
     };
-    let mut answer = tokio::time::timeout(PATIENCE, exchange).await.map_err(io::Error::from)??;
-    match answer["error"].as_str() {
-        Some(error) => Err(io::Error::other(error.to_owned())),
-        None => Ok(answer["answer"].take()),
-    }
+    settle(tokio::time::timeout(PATIENCE, exchange).await.map_err(io::Error::from)??)
 }

@@ -6,6 +6,7 @@
 
 mod roots;
 mod show;
+mod sight;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -25,12 +26,14 @@ use transept_identity::{
     Bundles, LiveBundles, LiveSvid, Rotation, SpiffeId, Ticket, Tokens, TrustDomain, WorkloadName,
 };
 use transept_xds::mesh::{Answer, Beat};
+use transept_xds::report::INTERVAL;
 use transept_xds::server::Fact;
 use transept_xds::source::Scope;
 use transept_xds::{Key, Resource};
 
 use super::ca::{Ca, CaError, NotSigned, make_directory, random};
 use super::registry::{self, Name, Registry, name_of};
+use super::seen::Seen;
 use super::source::{self, Kinds};
 use super::store::{Store, StoreError, Write};
 use crate::outside::Shelf;
@@ -187,6 +190,8 @@ pub struct Plane {
     pub(super) turned: watch::Sender<u64>,
     stale: Notify,
     began: Instant,
+    /// What proxies report.
+    seen: Mutex<Seen>,
 }
 
 impl Plane {
@@ -241,6 +246,7 @@ impl Plane {
             turned: watch::Sender::new(0),
             stale: Notify::new(),
             began: Instant::now(),
+            seen: Mutex::new(Seen::new(INTERVAL)),
         };
         plane.publish();
         Ok(Arc::new(plane))
@@ -292,6 +298,7 @@ impl Plane {
                 if swept {
                     plane.sweep();
                     plane.renew_own();
+                    plane.judge();
                 } else {
                     plane.publish();
                 }

@@ -5,6 +5,7 @@
 //! done by `core`, on threads that may wait for the disk.
 
 mod call;
+mod report;
 
 use std::future::pending;
 use std::io;
@@ -28,9 +29,11 @@ use transept_identity::{Accept, PeerVerifier, Purpose, SpiffeId};
 use transept_xds::grpc::{Code, Failed};
 use transept_xds::mesh::{Answer, Beat, Issued, JOIN, JoinRequest, LONGEST, REGISTER, RENEW, RenewRequest};
 use transept_xds::messages::DeltaDiscoveryRequest;
+use transept_xds::report::{LONGEST as LONGEST_REPORT, METHOD as REPORTS};
 use transept_xds::server::{Session, Settings};
 
 use self::call::{Call, Reply, accept, refuse};
+use self::report::take_reports;
 use super::core::{NotDone, Plane, now};
 
 /// How many members are served at a time; the others wait.
@@ -200,13 +203,18 @@ impl Server {
         if request.method() != Method::POST {
             return refuse(respond, &Failed::new(Code::Unimplemented, "calls are POST requests"));
         }
-        let longest = if path == transept_xds::METHOD { LONGEST_DISCOVERY } else { LONGEST };
+        let longest = match path.as_str() {
+            transept_xds::METHOD => LONGEST_DISCOVERY,
+            REPORTS => LONGEST_REPORT,
+            _ => LONGEST,
+        };
         let mut call = Call::new(request.into_body(), longest);
         let Some(mut reply) = accept(respond) else { return };
         let outcome = match path.as_str() {
             JOIN => self.join(&mut call, &mut reply).await,
             RENEW => self.renew(&mut call, &mut reply, &peer).await,
             REGISTER => self.register(&mut call, &mut reply, &peer).await,
+            REPORTS => self.report(&mut call, &mut reply, &peer).await,
             transept_xds::METHOD => self.discover(&mut call, &mut reply, &peer).await,
             _ => Err(Failed::new(Code::Unimplemented, format!("there is no method {path}"))),
         };
@@ -265,6 +273,10 @@ impl Server {
             registered = kept;
             reply.send(&answer)?;
         }
+    }
+
+    async fn report(&self, call: &mut Call, reply: &mut Reply, peer: &Peer) -> Result<(), Failed> {
+        take_reports(&self.plane, peer.prove()?.0, call, reply).await
     }
 
     async fn discover(&self, call: &mut Call, reply: &mut Reply, peer: &Peer) -> Result<(), Failed> {

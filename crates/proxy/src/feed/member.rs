@@ -6,6 +6,8 @@
 
 mod enrol;
 mod link;
+mod report;
+mod told;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use super::contact::{Connection, Unreached, member_tls};
 use super::disk::{Disk, Kept};
 use super::objects::{self, Travelling};
 use super::{FeedError, FeedOptions, Interest, Received, ServiceName, Standing};
+use crate::sight::Sight;
 
 /// How long to wait between beats until the control plane says how long.
 const BEAT: Duration = Duration::from_secs(10);
@@ -44,6 +47,7 @@ const EVENTS: usize = 64;
 pub(super) enum Command {
     AskFor(BTreeSet<ServiceName>),
     Register(Workload),
+    Report(Sight),
     Leave(oneshot::Sender<()>),
 }
 
@@ -91,6 +95,8 @@ pub(super) struct Member {
     unanswered: usize,
     /// The number of the configuration that is being written.
     storing: Option<u64>,
+    /// What is reported, once the proxy runs.
+    sight: Option<Sight>,
     reports: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
 }
@@ -148,6 +154,7 @@ impl Member {
             leaving: None,
             unanswered: 0,
             storing: None,
+            sight: None,
             reports,
             events,
             provider,
@@ -310,6 +317,7 @@ impl Member {
             Event::Opened(number, link) if number == current => {
                 tracing::info!("connected to a control plane");
                 self.link = Some(*link);
+                self.begin_reports();
                 self.client.connected(self.began.elapsed());
                 self.tell(|standing| standing.failure = None);
                 self.beat();
@@ -329,6 +337,16 @@ impl Member {
             _ => {}
         }
         false
+    }
+
+    /// Reports over the open connection, if there are both and that is not going on.
+    fn begin_reports(&mut self) {
+        if let (Some(link), Some(sight)) = (&mut self.link, &self.sight)
+            && link.reports.is_none()
+        {
+            let connection = link.connection.clone();
+            link.reports = Some(report::begin(connection, sight.clone(), self.options.node.clone()));
+        }
     }
 
     fn settle(&mut self, response: DeltaDiscoveryResponse) -> bool {
@@ -564,6 +582,10 @@ impl Member {
                 self.options.workload = Some(workload);
                 self.introduce = true;
                 self.beat();
+            }
+            Command::Report(sight) => {
+                self.sight = Some(sight);
+                self.begin_reports();
             }
             Command::Leave(done) if self.link.is_some() && self.options.workload.is_some() => {
                 self.leaving = Some(done);

@@ -62,7 +62,7 @@ impl Plane {
         })
     }
 
-    /// Who is connected, what is registered, and which resources are refused by whom.
+    /// How services are, who is connected, what is registered, and which resources are refused by whom.
     pub(in crate::plane) fn status(&self) -> Value {
         let (revision, resources) = {
             let shelves = self.shelves.read().unwrap_or_else(PoisonError::into_inner);
@@ -104,6 +104,7 @@ impl Plane {
             "members": members,
             "workloads": workloads,
             "refused": refused,
+            "services": self.services(&inner),
         })
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct Link {
     pub(super) discovery: Sender,
     pub(super) beats: Sender,
     readers: [AbortHandle; 2],
+    /// The task that reports, once there is something to report.
+    pub(super) reports: Option<AbortHandle>,
 }
 
 impl Link {
@@ -31,13 +33,13 @@ impl Link {
             read(responses, reports.clone(), number, move |response| Event::Response(number, Box::new(response))),
             read(answers, reports, number, move |answer| Event::Answer(number, answer)),
         ];
-        Ok(Self { connection, discovery, beats, readers })
+        Ok(Self { connection, discovery, beats, readers, reports: None })
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.readers.iter().for_each(AbortHandle::abort);
+        self.readers.iter().chain(&self.reports).for_each(AbortHandle::abort);
     }
 }
 

@@ -1,4 +1,4 @@
-//! `transept mesh status`: who is connected to the control plane, what is registered, and what proxies refuse.
+//! `transept mesh status`: how services are, who is connected to the control plane, what is registered, and what proxies refuse.
 //!
 //! Asks the running control plane through its socket.
 
@@ -6,9 +6,10 @@ use anyhow::Result;
 use serde_json::Value;
 use transept_control::plane::Question;
 
-use super::Exit;
-use super::certs::question;
-use super::control::StateArgs;
+use super::{coloured, latency, rate, share};
+use crate::commands::Exit;
+use crate::commands::certs::question;
+use crate::commands::control::StateArgs;
 use crate::console::{self, GREEN, PLAIN, YELLOW};
 use crate::table;
 
@@ -17,24 +18,14 @@ Examples:
   transept mesh status
   transept mesh status --state /var/lib/transept/control --json
 
-Exit codes: 0 fine, 1 a proxy refuses a resource or expiries are frozen, 3 no control plane answers.";
+A verdict is healthy, degraded (from 1 % of errors, or an instance is not well), failing (from 50 % of errors, or no instance is well) or
+unknown (nobody calls it, and no instance is registered). It becomes worse after two windows of 10 s, and better after three.
 
-/// Look at a mesh
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum Action {
-    /// Show proxies, registered workloads, and resources that proxies refuse
-    Status(Status),
-}
+Exit codes: 0 fine, 1 a service is failing, a proxy refuses a resource or expiries are frozen, 3 no control plane answers.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-struct Status {
+pub(super) struct Args {
     /// Print as JSON
     #[arg(long)]
     json: bool,
@@ -44,8 +35,7 @@ struct Status {
 }
 
 /// Asks and prints.
-pub(crate) fn run(args: Args) -> Result<Exit> {
-    let Action::Status(args) = args.action;
+pub(super) fn run(args: &Args) -> Result<Exit> {
     let Some(shown) = question(&args.state, &Question::Status)? else {
         return Ok(Exit::Unreachable);
     };
@@ -55,13 +45,15 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         console::print(&render(&shown))?;
     }
     let refused = shown["refused"].as_array().is_some_and(|all| !all.is_empty());
-    Ok(if refused || shown["frozen"] == Value::Bool(true) { Exit::Findings } else { Exit::Fine })
+    let mut services = shown["services"].as_array().into_iter().flatten();
+    let failing = services.any(|service| service["verdict"] == "failing");
+    Ok(if failing || refused || shown["frozen"] == Value::Bool(true) { Exit::Findings } else { Exit::Fine })
 }
 
 fn render(shown: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let list = |name: &str| shown[name].as_array().cloned().unwrap_or_default();
-    let mut out = String::new();
+    let mut out = render_services(&list("services"));
     let members: Vec<Vec<String>> = list("members")
         .iter()
         .map(|one| {
@@ -101,11 +93,46 @@ fn render(shown: &Value) -> String {
     out
 }
 
+/// The services, each with its verdict and what its callers see.
+fn render_services(services: &[Value]) -> String {
+    if services.is_empty() {
+        return String::new();
+    }
+    let word = |service: &Value| service["verdict"].as_str().unwrap_or("unknown").to_owned();
+    let rows: Vec<Vec<String>> = services
+        .iter()
+        .map(|service| {
+            let instances: Vec<&Value> = service["instances"].as_array().into_iter().flatten().collect();
+            let well = instances.iter().filter(|instance| instance["state"] == "healthy").count();
+            vec![
+                service["service"].as_str().unwrap_or("-").to_owned(),
+                word(service),
+                format!("{well}/{}", instances.len()),
+                rate(service),
+                share(service),
+                latency(&service["p50Ms"]),
+                latency(&service["p99Ms"]),
+            ]
+        })
+        .collect();
+    let heads = ["SERVICE", "VERDICT", "INSTANCES", "REQUESTS", "ERRORS", "P50", "P99"];
+    let text = table::lay_out(&heads, &rows);
+    let mut out = String::new();
+    let verdicts = std::iter::once(String::new()).chain(services.iter().map(word));
+    for (line, verdict) in text.lines().zip(verdicts) {
+        out.push_str(&coloured(line, &verdict));
+        out.push('\n');
+    }
+    out.push('\n');
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::console::RED;
 
     #[test]
     fn a_refusal_is_shown_with_its_proxy_and_its_reason() {
@@ -114,12 +141,17 @@ mod tests {
             "workloads": [{"namespace": "default", "name": "a", "services": ["cart"], "address": "10.0.0.1", "lapsed": true}],
             "refused": [{"type": "core/v1/Service", "name": "default/cart", "proxies": {"default/cart/a": "no port"}}],
             "frozen": true,
+            "services": [{
+                "service": "default/cart", "verdict": "failing", "requestsPerSecond": 3.0, "errorRate": 0.75, "p50Ms": 2.0, "p99Ms": 40.0,
+                "instances": [{"name": "a", "state": "healthy"}, {"name": "b", "state": "silent"}],
+            }],
         });
         let text = render(&shown);
         for part in [
             "default/cart/a  spiffe://a/b  127.0.0.1:1  connected",
             "default/a  cart      10.0.0.1  silent",
             "fell silent at once",
+            &format!("default/cart  {RED}failing{PLAIN}  1/2        3.0/s     75.0 %  2.0 ms  40 ms"),
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }

@@ -1,0 +1,227 @@
+//! What proxies see of the mesh, folded: figures per edge and service, a verdict on every service, and live requests for who watches.
+//!
+//! Fed by `serve/report.rs`, asked by `core/sight.rs`, which also tells what the registry knows. `book` keeps the reports, `verdict` judges,
+//! `taps` hands on live requests, `show` writes it down. Nothing here is stored: after a restart proxies tell again.
+
+mod book;
+mod figures;
+mod show;
+mod taps;
+mod verdict;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use transept_identity::SpiffeId;
+use transept_xds::report::{End, Report, Tap};
+
+use self::book::{Book, EdgeKey, RECENT};
+use self::figures::Figures;
+use self::verdict::{Standing, Window};
+
+pub(super) use self::taps::{Taps, Told, Watcher};
+pub use self::verdict::Verdict;
+
+/// Reports of a proxy that fall into one window, so that none is empty by chance.
+const REPORTS_PER_WINDOW: u32 = 2;
+
+/// What is known of services besides the reports, by `namespace/name`.
+pub(super) type Known = BTreeMap<String, Vec<Instance>>;
+
+/// A registered instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Instance {
+    /// Its name.
+    pub(super) name: String,
+    /// Its addresses with ports, as callers know it.
+    pub(super) addresses: Vec<String>,
+    /// How it is by its own word.
+    pub(super) state: State,
+}
+
+/// How an instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Well,
+    /// It fails its checks.
+    Unwell,
+    /// It gives no sign of life.
+    Silent,
+    /// It ends.
+    Draining,
+}
+
+/// One stream of reports.
+#[derive(Debug)]
+pub(super) struct Stream(book::Stream);
+
+/// All that is seen.
+#[derive(Debug)]
+pub(super) struct Seen {
+    interval: Duration,
+    book: Book,
+    standings: BTreeMap<String, Standing>,
+    /// The first window that is not judged yet.
+    judged: u64,
+    pub(super) taps: Taps,
+}
+
+/// An edge with all that tell of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Edge {
+    total: Figures,
+    recent: Figures,
+    /// By workload: the same.
+    workloads: BTreeMap<Arc<str>, (Figures, Figures)>,
+}
+
+impl Seen {
+    /// With so much time between two reports of a proxy.
+    pub(super) fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            book: Book::new(interval * REPORTS_PER_WINDOW),
+            standings: BTreeMap::new(),
+            judged: 0,
+            taps: Taps::default(),
+        }
+    }
+
+    /// How much time to leave between reports.
+    pub(super) fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// Somebody with this proven identity begins to report.
+    pub(super) fn open(&mut self, identity: &SpiffeId) -> Stream {
+        Stream(self.book.open(identity))
+    }
+
+    /// Takes a report in.
+    pub(super) fn take(&mut self, stream: &mut Stream, report: &Report, now: Duration) {
+        let is_news = self.book.take(&mut stream.0, report, now);
+        if is_news && let Some(service) = stream.0.own_service() {
+            self.taps.hear(service, &report.tapped, report.left_out);
+        }
+    }
+
+    /// How many proxies with this identity report now.
+    pub(super) fn proxies_of(&self, identity: &str) -> usize {
+        self.book.proxies_of(identity)
+    }
+
+    /// A stream has ended.
+    pub(super) fn close(&mut self, stream: &Stream, now: Duration) {
+        self.book.close(&stream.0, now);
+    }
+
+    /// The taps that the proxy at the other end of a stream is to hear.
+    pub(super) fn wanted(&self, stream: &Stream) -> Vec<Tap> {
+        stream.0.own_service().map(|service| self.taps.wanted(service)).unwrap_or_default()
+    }
+
+    /// Judges every window that has ended.
+    pub(super) fn fold(&mut self, known: &Known, now: Duration) {
+        self.book.sweep(now);
+        let current = self.book.window_at(now);
+        if self.judged >= current {
+            return;
+        }
+        // What is longer ago than that is not held any more.
+        for window in self.judged.max(current.saturating_sub(RECENT))..current {
+            let mut seen = self.windows(known, window, now);
+            // Who is seen no more falls silent by windows too.
+            for service in self.standings.keys().filter(|service| !known.contains_key(*service)) {
+                seen.entry(service.clone()).or_default();
+            }
+            for (service, window) in seen {
+                let standing = self.standings.entry(service.clone()).or_default();
+                if standing.note(window.verdict()) {
+                    tell_change(&service, standing.verdict(), &window);
+                }
+            }
+        }
+        self.judged = current;
+        let named = self.edges(current.saturating_sub(RECENT), current, now);
+        self.standings.retain(|service, standing| {
+            standing.verdict() != Verdict::Unknown
+                || known.contains_key(service)
+                || named.keys().any(|(_, called)| **called == **service)
+        });
+    }
+
+    /// What one window shows of every service.
+    fn windows(&self, known: &Known, window: u64, now: Duration) -> BTreeMap<String, Window> {
+        let mut all: BTreeMap<String, Window> = BTreeMap::new();
+        for ((_, service), edge) in self.edges(window, window, now) {
+            let seen = all.entry(service.to_string()).or_default();
+            seen.requests = seen.requests.saturating_add(edge.recent.requests);
+            seen.errors = seen.errors.saturating_add(edge.recent.errors);
+        }
+        for (service, instances) in known {
+            let seen = all.entry(service.clone()).or_default();
+            let staying = instances.iter().filter(|instance| instance.state != State::Draining);
+            seen.instances = staying.count();
+            let well = || instances.iter().filter(|instance| instance.state == State::Well);
+            seen.well = well().count();
+            seen.shunned = well().filter(|instance| self.is_shunned(service, instance, now)).count();
+        }
+        all
+    }
+
+    /// Whether a caller leaves an instance alone.
+    fn is_shunned(&self, service: &str, instance: &Instance, now: Duration) -> bool {
+        let is_it = |workload: &str| instance.addresses.iter().any(|address| address == workload);
+        self.book.shunned(now).any(|(of, workload, _)| of == service && is_it(workload))
+    }
+
+    /// The edges by caller and service. Where both ends tell of one, the caller is believed: it knows what never arrived.
+    fn edges(&self, from: u64, until: u64, now: Duration) -> BTreeMap<(Arc<str>, Arc<str>), Edge> {
+        let mut ends: [BTreeMap<(Arc<str>, Arc<str>), Edge>; 2] = Default::default();
+        for (key, total, recent) in self.book.edges(from, until, now) {
+            let EdgeKey { end, source, service, workload } = key;
+            let [by_source, by_destination] = &mut ends;
+            let side = match end {
+                End::Source => by_source,
+                End::Destination => by_destination,
+            };
+            let edge = side.entry((source.clone(), service.clone())).or_default();
+            edge.total.add(total);
+            edge.recent.add(&recent);
+            let (all, some) = edge.workloads.entry(workload.clone()).or_default();
+            all.add(total);
+            some.add(&recent);
+        }
+        let [by_source, mut edges] = ends;
+        edges.extend(by_source);
+        edges
+    }
+
+    fn verdict(&self, service: &str) -> Verdict {
+        self.standings.get(service).map(Standing::verdict).unwrap_or_default()
+    }
+}
+
+fn tell_change(service: &str, verdict: Verdict, window: &Window) {
+    let Window { requests, errors, instances, well, shunned } = *window;
+    let verdict_word = verdict.as_str();
+    match verdict {
+        Verdict::Healthy | Verdict::Unknown => tracing::info!(service, verdict = verdict_word, "a verdict has changed"),
+        Verdict::Degraded | Verdict::Failing => {
+            tracing::warn!(
+                service,
+                verdict = verdict_word,
+                requests,
+                errors,
+                instances,
+                well,
+                shunned,
+                "a verdict has changed"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
