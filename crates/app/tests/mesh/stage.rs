@@ -62,10 +62,15 @@ impl Mesh {
 
     /// The same with more arguments.
     pub(crate) async fn start_with(yaml: &str, arguments: &[&str]) -> Mesh {
+        // It starts more than once, so the system's choice is made here.
+        Mesh::start_at(unused_address().expect("an address"), yaml, arguments).await
+    }
+
+    /// The same at an address that is given.
+    pub(crate) async fn start_at(address: SocketAddr, yaml: &str, arguments: &[&str]) -> Mesh {
         let mut mesh = Mesh {
             directory: tempfile::tempdir().expect("temporary directory"),
-            // It starts more than once, so the system's choice is made here.
-            address: unused_address().expect("an address"),
+            address,
             arguments: arguments.iter().map(|one| (*one).to_owned()).collect(),
             control: None,
         };
@@ -125,16 +130,21 @@ impl Mesh {
         serde_json::from_str(&shown).unwrap_or(serde_json::Value::Null)
     }
 
-    async fn transept(&self, arguments: &[&str]) -> String {
+    /// What a command that asks the control plane prints.
+    pub(crate) async fn transept(&self, arguments: &[&str]) -> String {
         let output = Command::new(binary()).args(arguments).arg("--state").arg(self.path("control")).output();
         String::from_utf8(soon(output).await.expect("it starts").stdout).expect("text")
     }
 
     /// The file of a new join token for a service.
     pub(crate) async fn token(&self, service: &str) -> PathBuf {
-        let token = self.transept(&["token", "create", "--service", service]).await;
+        self.token_in("default", service).await
+    }
+
+    async fn token_in(&self, namespace: &str, service: &str) -> PathBuf {
+        let token = self.transept(&["token", "create", "--namespace", namespace, "--service", service]).await;
         assert!(!token.is_empty(), "a token");
-        let file = self.path(&format!("{service}.token"));
+        let file = self.path(&format!("{namespace}.{service}.token"));
         std::fs::write(&file, token).expect("written");
         file
     }
@@ -146,8 +156,14 @@ impl Mesh {
 
     /// A sidecar of an instance of a service.
     pub(crate) async fn instance(&self, service: &str, name: &str) -> Sidecar {
-        let token = self.token(service).await;
+        self.instance_in("default", service, name).await
+    }
+
+    /// The same in a namespace.
+    pub(crate) async fn instance_in(&self, namespace: &str, service: &str, name: &str) -> Sidecar {
+        let token = self.token_in(namespace, service).await;
         let mut arguments = vec!["sidecar".to_owned(), "--service".to_owned(), service.to_owned()];
+        arguments.push(format!("--namespace={namespace}"));
         arguments.push(format!("--name={name}"));
         arguments.push(format!("--control={}", self.address));
         arguments.push(format!("--state={}", self.path(&format!("{name}.state")).display()));
@@ -183,6 +199,12 @@ impl Sidecar {
             true => with,
             false => with.argument(format!("--listen={tunnels}")),
         }
+    }
+
+    /// Whose tunnels come in at an address that is given.
+    pub(crate) fn at(mut self, tunnels: SocketAddr) -> Sidecar {
+        self.tunnels = tunnels;
+        self
     }
 
     /// With a service, such as `cart:80`, under a local address of its own.
