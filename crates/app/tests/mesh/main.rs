@@ -10,6 +10,7 @@ mod machines;
 mod outages;
 mod plaintext;
 mod programs;
+mod refusals;
 mod stage;
 mod talk;
 mod transparent;

@@ -340,6 +340,14 @@ impl Traffic {
     }
 }
 
+/// The first line with this text that a process prints, or has printed.
+pub(crate) async fn told(running: &Running, text: &str) -> String {
+    match timeout(PATIENCE, running.log_line_with(text)).await {
+        Ok(line) => line,
+        Err(_) => panic!("nothing is told of `{text}`:\n{}", running.log()),
+    }
+}
+
 /// Connects, sends, and reads as many bytes as are expected.
 pub(crate) async fn say(stream: &mut TcpStream, words: &str, expected: &str) {
     stream.write_all(words.as_bytes()).await.expect("sent");
