@@ -18,6 +18,9 @@ const BRIDGE: &str = "hub";
 /// The link of a machine, as it sees it.
 const LINK: &str = "wire";
 
+/// The hardware address of nobody: what is sent to it gets lost.
+const NOBODY: &str = "02:00:00:00:00:fe";
+
 /// The address of a machine by its number.
 fn address_of(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 9, 0, number)
@@ -112,20 +115,38 @@ impl Machine {
         self.inside(|| self.runtime.block_on(what))
     }
 
-    /// Takes the link away, or brings it back.
-    pub(crate) fn link(&self, state: Link) {
-        let state = match state {
-            Link::Up => "up",
-            Link::Down => "down",
+    /// Lets nothing through any more between this machine and the middle, without a word to either.
+    pub(crate) fn cut(&self, way: Way) {
+        let lead_astray = |to: u8, link: &str| {
+            ip(&format!("neigh replace {} lladdr {NOBODY} dev {link} nud permanent", address_of(to)))
         };
-        ip(&format!("link set to-{} {state}", self.number));
+        match way {
+            Way::Both => ip(&format!("link set to-{} down", self.number)),
+            Way::ToIt => lead_astray(self.number, BRIDGE),
+            Way::FromIt => self.inside(|| lead_astray(MIDDLE, LINK)),
+        }
+    }
+
+    /// Lets everything through again.
+    pub(crate) fn mend(&self) {
+        ip(&format!("link set to-{} up", self.number));
+        let forget = |to: u8, link: &str| {
+            // There may be nothing to forget.
+            let _ = Command::new("ip")
+                .args(["neigh", "del", &address_of(to).to_string(), "dev", link])
+                .stderr(Stdio::null())
+                .status();
+        };
+        forget(self.number, BRIDGE);
+        self.inside(|| forget(MIDDLE, LINK));
     }
 
     /// Does something in a thread on this machine; sockets and processes stay where they were made.
     fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
-        let space = self.keeper.as_ref().map(|keeper| {
-            std::fs::File::open(format!("/proc/{}/ns/net", keeper.id())).expect("a namespace")
-        });
+        let space = self
+            .keeper
+            .as_ref()
+            .map(|keeper| std::fs::File::open(format!("/proc/{}/ns/net", keeper.id())).expect("a namespace"));
         std::thread::scope(|scope| {
             let inside = scope.spawn(|| {
                 space.iter().for_each(enter);
@@ -136,11 +157,12 @@ impl Machine {
     }
 }
 
-/// A link, as somebody who pulls cables sees it.
+/// Which way between a machine and the middle is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Link {
-    Up,
-    Down,
+pub(crate) enum Way {
+    Both,
+    ToIt,
+    FromIt,
 }
 
 impl Drop for Machine {

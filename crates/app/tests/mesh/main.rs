@@ -3,12 +3,14 @@
 
 mod access;
 mod alone;
+mod crowd;
 mod examples;
 mod gateway;
 mod life;
 mod machines;
 mod outages;
 mod plaintext;
+mod partition;
 mod programs;
 mod refusals;
 mod stage;

@@ -98,7 +98,14 @@ impl Languages {
     }
 
     /// What a program that calls prints, or why it does not.
-    async fn call(&self, language: Language, protocol: &str, host: &str, port: u16, words: &str) -> Result<String, String> {
+    async fn call(
+        &self,
+        language: Language,
+        protocol: &str,
+        host: &str,
+        port: u16,
+        words: &str,
+    ) -> Result<String, String> {
         let mut command = self.command(language);
         command.args(["call", protocol, host, &port.to_string(), words]);
         let output = soon(command.output()).await.expect("it starts");
@@ -195,7 +202,8 @@ fn programs_of_three_languages_talk_and_the_link_shows_nothing() {
         let (middle, languages) = (Machine::middle(), Languages::prepare());
         let tap = Wiretap::begin();
         let mesh = middle.run(Mesh::start_at(SocketAddr::new(middle.address().into(), CONTROL), "", &[]));
-        let placed: Vec<_> = (1..).zip(&SERVICES).map(|(number, it)| place(&mesh, &middle, &languages, it, number)).collect();
+        let placed: Vec<_> =
+            (1..).zip(&SERVICES).map(|(number, it)| place(&mesh, &middle, &languages, it, number)).collect();
         let web = Machine::linked(9);
         let setup = middle.run(mesh.instance_in("default", "web", "web")).argument("--transparent");
         let sidecar = web.run(setup.start());
@@ -212,14 +220,20 @@ fn programs_of_three_languages_talk_and_the_link_shows_nothing() {
             let said = said.unwrap_or_else(|why| panic!("{language:?} {protocol} {host}: {why}"));
             assert!(said.contains(&format!("{callee}: {told}")), "{language:?} {protocol} {host}: {said}");
             if ["http", "grpc", "h2"].contains(&protocol) {
-                assert!(said.contains("URI=spiffe://transept.local/ns/default/sa/web"), "{language:?} {protocol}: {said}");
+                assert!(
+                    said.contains("URI=spiffe://transept.local/ns/default/sa/web"),
+                    "{language:?} {protocol}: {said}"
+                );
             }
             words.push(told);
         }
         // Who is called calls others, and is then who it is.
         let call = || languages.call(Language::C, "http", "price.shop", 80, "geheim-chain");
         let said = placed[0].machine.run(call()).expect("an answer");
-        assert!(said.contains("c: geheim-chain") && said.contains("URI=spiffe://transept.local/ns/default/sa/cart"), "{said}");
+        assert!(
+            said.contains("c: geheim-chain") && said.contains("URI=spiffe://transept.local/ns/default/sa/cart"),
+            "{said}"
+        );
         words.push("geheim-chain".to_owned());
 
         // The same without sidecars, so that we know what the link would show.

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -231,7 +230,12 @@ impl Sidecar {
 
 /// A program of the mesh.
 pub(crate) async fn program(name: &str, port: Port) -> Serving {
-    let pod = Pod::new(name, "default", RequestLog::new());
+    logging_program(name, port, &RequestLog::new()).await
+}
+
+/// The same, which notes what it is asked.
+pub(crate) async fn logging_program(name: &str, port: Port, log: &RequestLog) -> Serving {
+    let pod = Pod::new(name, "default", log.clone());
     echo::serve(SocketAddr::from(([127, 0, 0, 1], 0)), port, &pod).await.expect("served")
 }
 
@@ -270,7 +274,7 @@ pub(crate) async fn answered(at: SocketAddr, status: u16) -> Answer {
 /// A cart with one HTTP program behind its sidecar, and a web whose sidecar calls it.
 pub(crate) struct Pair {
     pub(crate) cart: Running,
-    pub(crate) web: Running,
+    _web: Running,
     /// How they were started.
     pub(crate) cart_setup: Sidecar,
     pub(crate) web_setup: Sidecar,
@@ -285,58 +289,12 @@ impl Pair {
         let web_setup = mesh.sidecar("web").await.upstream("cart");
         let (cart, web) = (cart_setup.start().await, web_setup.start().await);
         answered(web_setup.local[0], 200).await;
-        Pair { cart, web, cart_setup, web_setup, _program: program }
+        Pair { cart, _web: web, cart_setup, web_setup, _program: program }
     }
 
     /// Where web calls cart.
     pub(crate) fn local(&self) -> SocketAddr {
         self.web_setup.local[0]
-    }
-}
-
-/// Somebody who sends one request after the other until told to stop, and counts what failed.
-pub(crate) struct Traffic {
-    stop: Arc<tokio::sync::Notify>,
-    counted: tokio::task::JoinHandle<(usize, Vec<String>)>,
-}
-
-impl Traffic {
-    /// Begins.
-    pub(crate) fn begin(at: SocketAddr) -> Traffic {
-        let stop = Arc::new(tokio::sync::Notify::new());
-        let told = stop.clone();
-        let counted = tokio::spawn(async move {
-            let (mut sent, mut failed) = (0, Vec::new());
-            let over = told.notified();
-            tokio::pin!(over);
-            loop {
-                let answer = tokio::select! {
-                    biased;
-                    () = &mut over => return (sent, failed),
-                    answer = get(at) => answer,
-                };
-                sent += 1;
-                match answer {
-                    Ok(answer) if answer.status == 200 => {}
-                    Ok(answer) => failed.push(format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body))),
-                    Err(why) => failed.push(why),
-                }
-            }
-        });
-        Traffic { stop, counted }
-    }
-
-    /// Ends, and gives how many were sent. Fails when one of them did.
-    pub(crate) async fn end(self) -> usize {
-        self.end_but_for(0).await
-    }
-
-    /// The same when so many may fail.
-    pub(crate) async fn end_but_for(self, lost: usize) -> usize {
-        self.stop.notify_one();
-        let (sent, failed) = soon(self.counted).await.expect("it ends");
-        assert!(failed.len() <= lost, "{} of {sent} failed: {:?}", failed.len(), &failed[..failed.len().min(5)]);
-        sent
     }
 }
 

@@ -27,8 +27,8 @@ pub(crate) struct Wiretap {
 impl Wiretap {
     /// Begins, in the network namespace of the calling thread.
     pub(crate) fn begin() -> Wiretap {
-        let mut socket =
-            Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(EVERYTHING)))).expect("a packet socket");
+        let mut socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(EVERYTHING))))
+            .expect("a packet socket");
         // It wakes up now and then to see whether it is over; then it still takes in what waits.
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
         let stop = Arc::new(AtomicBool::new(false));
