@@ -53,22 +53,50 @@ pub(crate) async fn secure_member(
     watch: &Watch,
 ) -> Option<(Box<TlsSession>, Member)> {
     let handshake = async {
-        let membership = worker.shared.mesh.as_ref().ok_or_else(|| "this proxy is not in the mesh".to_owned())?;
-        let hello = accept_hello(tcp).await.map_err(|error| error.to_string())?;
-        let session = hello.proceed(tcp, membership.server()).await.map_err(|error| error.to_string())?;
+        let membership = worker.shared.mesh.as_ref().ok_or_else(|| Unproven::of("this proxy is not in the mesh"))?;
+        let hello = accept_hello(tcp).await.map_err(|error| Unproven::told(&error))?;
+        let session = hello.proceed(tcp, membership.server()).await.map_err(|error| Unproven::told(&error))?;
         let now = worker.clock.now().unix;
         let member = session.with(|rustls| membership.member(rustls, now));
-        let member = member.ok_or_else(|| "the peer has shown no identity that is accepted".to_owned())?;
-        Ok::<_, String>((Box::new(session), member))
+        let member = member.ok_or_else(|| Unproven::of("the peer has shown no identity that is accepted"))?;
+        Ok::<_, Unproven>((Box::new(session), member))
     };
     let mut handshake = std::pin::pin!(handshake);
-    let why = match watch.wait(|cx| handshake.as_mut().poll(cx)).await {
+    let unproven = match watch.wait(|cx| handshake.as_mut().poll(cx)).await {
         Ok(Ok(secured)) => return Some(secured),
-        Ok(Err(why)) => why,
-        Err(_) => "it took too long".to_owned(),
+        Ok(Err(unproven)) => unproven,
+        Err(_) => Unproven::of("it took too long"),
     };
-    tracing::debug!(%why, address = %bind.address, "a handshake of the mesh failed");
+    let Unproven { refusal, why } = unproven;
+    let peer = tcp.peer_addr().ok().map(tracing::field::display);
+    match refusal {
+        Some(reason) => tracing::info!(reason, %why, peer, address = %bind.address, "a peer is refused"),
+        None => tracing::debug!(%why, peer, address = %bind.address, "a handshake of the mesh failed"),
+    }
     None
+}
+
+/// Why somebody is not known to be a member.
+struct Unproven {
+    /// The stable name of what is wrong with the identity, when one was shown and refused.
+    refusal: Option<&'static str>,
+    /// One sentence.
+    why: String,
+}
+
+impl Unproven {
+    fn of(why: &str) -> Self {
+        Self { refusal: None, why: why.to_owned() }
+    }
+
+    /// From the failure of a handshake, in which a refusal of ours is deep inside.
+    fn told(error: &std::io::Error) -> Self {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        match inner.and_then(transept_identity::handshake::refusal) {
+            Some(refusal) => Self { refusal: Some(refusal.slug()), why: refusal.to_string() },
+            None => Self { refusal: None, why: error.to_string() },
+        }
+    }
 }
 
 /// A certificate that was only asked for, and not verified, is no fact.

@@ -35,6 +35,16 @@ impl RequestLog {
         targets.iter().filter(|logged| *logged == target).count()
     }
 
+    /// How many requests there were so far.
+    pub fn len(&self) -> usize {
+        self.shared.targets.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether there was none so far.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Returns once a request with this target has been logged, now or earlier. Without a limit: wrap it in a timeout.
     pub async fn wait_for(&self, target: &str) {
         loop {

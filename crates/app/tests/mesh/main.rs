@@ -3,13 +3,19 @@
 
 mod access;
 mod alone;
+mod crowd;
 mod demand;
 mod examples;
 mod gateway;
 mod life;
+mod machines;
 mod outages;
+mod partition;
 mod plaintext;
+mod programs;
+mod refusals;
 mod seen;
 mod stage;
 mod talk;
 mod transparent;
+mod wiretap;

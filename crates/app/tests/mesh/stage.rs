@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -62,10 +61,15 @@ impl Mesh {
 
     /// The same with more arguments.
     pub(crate) async fn start_with(yaml: &str, arguments: &[&str]) -> Mesh {
+        // It starts more than once, so the system's choice is made here.
+        Mesh::start_at(unused_address().expect("an address"), yaml, arguments).await
+    }
+
+    /// The same at an address that is given.
+    pub(crate) async fn start_at(address: SocketAddr, yaml: &str, arguments: &[&str]) -> Mesh {
         let mut mesh = Mesh {
             directory: tempfile::tempdir().expect("temporary directory"),
-            // It starts more than once, so the system's choice is made here.
-            address: unused_address().expect("an address"),
+            address,
             arguments: arguments.iter().map(|one| (*one).to_owned()).collect(),
             control: None,
         };
@@ -125,16 +129,21 @@ impl Mesh {
         serde_json::from_str(&shown).unwrap_or(serde_json::Value::Null)
     }
 
-    async fn transept(&self, arguments: &[&str]) -> String {
+    /// What a command that asks the control plane prints.
+    pub(crate) async fn transept(&self, arguments: &[&str]) -> String {
         let output = Command::new(binary()).args(arguments).arg("--state").arg(self.path("control")).output();
         String::from_utf8(soon(output).await.expect("it starts").stdout).expect("text")
     }
 
     /// The file of a new join token for a service.
     pub(crate) async fn token(&self, service: &str) -> PathBuf {
-        let token = self.transept(&["token", "create", "--service", service]).await;
+        self.token_in("default", service).await
+    }
+
+    async fn token_in(&self, namespace: &str, service: &str) -> PathBuf {
+        let token = self.transept(&["token", "create", "--namespace", namespace, "--service", service]).await;
         assert!(!token.is_empty(), "a token");
-        let file = self.path(&format!("{service}.token"));
+        let file = self.path(&format!("{namespace}.{service}.token"));
         std::fs::write(&file, token).expect("written");
         file
     }
@@ -146,8 +155,14 @@ impl Mesh {
 
     /// A sidecar of an instance of a service.
     pub(crate) async fn instance(&self, service: &str, name: &str) -> Sidecar {
-        let token = self.token(service).await;
+        self.instance_in("default", service, name).await
+    }
+
+    /// The same in a namespace.
+    pub(crate) async fn instance_in(&self, namespace: &str, service: &str, name: &str) -> Sidecar {
+        let token = self.token_in(namespace, service).await;
         let mut arguments = vec!["sidecar".to_owned(), "--service".to_owned(), service.to_owned()];
+        arguments.push(format!("--namespace={namespace}"));
         arguments.push(format!("--name={name}"));
         arguments.push(format!("--control={}", self.address));
         arguments.push(format!("--state={}", self.path(&format!("{name}.state")).display()));
@@ -185,6 +200,12 @@ impl Sidecar {
         }
     }
 
+    /// Whose tunnels come in at an address that is given.
+    pub(crate) fn at(mut self, tunnels: SocketAddr) -> Sidecar {
+        self.tunnels = tunnels;
+        self
+    }
+
     /// With a service, such as `cart:80`, under a local address of its own.
     pub(crate) fn upstream(mut self, target: &str) -> Sidecar {
         let local = unused_address().expect("an address");
@@ -209,7 +230,12 @@ impl Sidecar {
 
 /// A program of the mesh.
 pub(crate) async fn program(name: &str, port: Port) -> Serving {
-    let pod = Pod::new(name, "default", RequestLog::new());
+    logging_program(name, port, &RequestLog::new()).await
+}
+
+/// The same, which notes what it is asked.
+pub(crate) async fn logging_program(name: &str, port: Port, log: &RequestLog) -> Serving {
+    let pod = Pod::new(name, "default", log.clone());
     echo::serve(SocketAddr::from(([127, 0, 0, 1], 0)), port, &pod).await.expect("served")
 }
 
@@ -248,7 +274,7 @@ pub(crate) async fn answered(at: SocketAddr, status: u16) -> Answer {
 /// A cart with one HTTP program behind its sidecar, and a web whose sidecar calls it.
 pub(crate) struct Pair {
     pub(crate) cart: Running,
-    pub(crate) web: Running,
+    _web: Running,
     /// How they were started.
     pub(crate) cart_setup: Sidecar,
     pub(crate) web_setup: Sidecar,
@@ -263,7 +289,7 @@ impl Pair {
         let web_setup = mesh.sidecar("web").await.upstream("cart");
         let (cart, web) = (cart_setup.start().await, web_setup.start().await);
         answered(web_setup.local[0], 200).await;
-        Pair { cart, web, cart_setup, web_setup, _program: program }
+        Pair { cart, _web: web, cart_setup, web_setup, _program: program }
     }
 
     /// Where web calls cart.
@@ -272,49 +298,11 @@ impl Pair {
     }
 }
 
-/// Somebody who sends one request after the other until told to stop, and counts what failed.
-pub(crate) struct Traffic {
-    stop: Arc<tokio::sync::Notify>,
-    counted: tokio::task::JoinHandle<(usize, Vec<String>)>,
-}
-
-impl Traffic {
-    /// Begins.
-    pub(crate) fn begin(at: SocketAddr) -> Traffic {
-        let stop = Arc::new(tokio::sync::Notify::new());
-        let told = stop.clone();
-        let counted = tokio::spawn(async move {
-            let (mut sent, mut failed) = (0, Vec::new());
-            let over = told.notified();
-            tokio::pin!(over);
-            loop {
-                let answer = tokio::select! {
-                    biased;
-                    () = &mut over => return (sent, failed),
-                    answer = get(at) => answer,
-                };
-                sent += 1;
-                match answer {
-                    Ok(answer) if answer.status == 200 => {}
-                    Ok(answer) => failed.push(format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body))),
-                    Err(why) => failed.push(why),
-                }
-            }
-        });
-        Traffic { stop, counted }
-    }
-
-    /// Ends, and gives how many were sent. Fails when one of them did.
-    pub(crate) async fn end(self) -> usize {
-        self.end_but_for(0).await
-    }
-
-    /// The same when so many may fail.
-    pub(crate) async fn end_but_for(self, lost: usize) -> usize {
-        self.stop.notify_one();
-        let (sent, failed) = soon(self.counted).await.expect("it ends");
-        assert!(failed.len() <= lost, "{} of {sent} failed: {:?}", failed.len(), &failed[..failed.len().min(5)]);
-        sent
+/// The first line with this text that a process prints, or has printed.
+pub(crate) async fn told(running: &Running, text: &str) -> String {
+    match timeout(PATIENCE, running.log_line_with(text)).await {
+        Ok(line) => line,
+        Err(_) => panic!("nothing is told of `{text}`:\n{}", running.log()),
     }
 }
 
