@@ -274,7 +274,7 @@ pub(crate) async fn answered(at: SocketAddr, status: u16) -> Answer {
 /// A cart with one HTTP program behind its sidecar, and a web whose sidecar calls it.
 pub(crate) struct Pair {
     pub(crate) cart: Running,
-    _web: Running,
+    pub(crate) web: Running,
     /// How they were started.
     pub(crate) cart_setup: Sidecar,
     pub(crate) web_setup: Sidecar,
@@ -289,7 +289,7 @@ impl Pair {
         let web_setup = mesh.sidecar("web").await.upstream("cart");
         let (cart, web) = (cart_setup.start().await, web_setup.start().await);
         answered(web_setup.local[0], 200).await;
-        Pair { cart, _web: web, cart_setup, web_setup, _program: program }
+        Pair { cart, web, cart_setup, web_setup, _program: program }
     }
 
     /// Where web calls cart.
