@@ -1,6 +1,6 @@
 //! The road of a connection that is not HTTP: one decision, one connection to an endpoint, bytes both ways.
 //!
-//! Called by `edge/hbone.rs` for what comes out of tunnels and by `detect.rs` on the way out of a workload. The verbs are those of a
+//! Called by `edge/hbone.rs` for what comes out of tunnels and by `detect.rs` on the way out of a workload and on TCP listeners. The verbs are those of a
 //! request, without heads: admit, pick, connect, splice, record. The bytes are not looked at.
 
 use std::net::SocketAddr;
@@ -29,6 +29,7 @@ use crate::io::Io;
 use crate::path::{Marks, Stop};
 use crate::recheck::Standing;
 use crate::record::record;
+use crate::trial::Carriage;
 use crate::trip::Trip;
 use crate::tunnel::{denied, join};
 use crate::upstream::{Destination, Pooled, connect_stream, open};
@@ -53,6 +54,7 @@ pub(crate) struct Landing {
     pub io: Io,
     pub endpoint: SocketAddr,
     pub backend: Arc<Backend>,
+    _carriage: Carriage,
 }
 
 /// Connects a client that has been let in to an endpoint.
@@ -63,11 +65,12 @@ pub(crate) async fn land(worker: &Rc<Worker>, passenger: &Passenger<'_>, trip: &
     let backend_ref = pick::pick_backend(passenger.rule, &mut worker.turns.borrow_mut())?;
     let backend = pick::target(backend_ref)?;
     trip.facts.backend = Some(backend.clone());
+    let hash = pick::hash_stream(backend, passenger.connection.peer.ip());
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
     loop {
         let chosen = {
             let now = worker.clock.now().into();
-            let call = Call { now, random: trip.random, hash: None, tried: &tried };
+            let call = Call { now, random: trip.random, hash, tried: &tried };
             pick_endpoint(backend, &mut worker.turns.borrow_mut(), &call)?
         };
         trip.facts.tries += 1;
@@ -79,8 +82,11 @@ pub(crate) async fn land(worker: &Rc<Worker>, passenger: &Passenger<'_>, trip: &
             identity: passenger.listener.client_identity.as_ref(),
             client: Some(passenger.connection.peer.ip()),
         };
-        match connect_stream(worker, &destination).await {
-            Ok(io) => return Ok(Landing { io, endpoint: chosen.address, backend: backend.clone() }),
+        let carriage = Carriage::new(worker.clone(), chosen.address);
+        let connected = connect_stream(worker, &destination).await;
+        carriage.note(backend, &chosen, connected.as_ref().err());
+        match connected {
+            Ok(io) => return Ok(Landing { io, endpoint: chosen.address, backend: backend.clone(), _carriage: carriage }),
             Err(failure) => {
                 tried.push(chosen.address);
                 let others = pick::alternatives(backend, &tried);
@@ -169,6 +175,17 @@ pub(crate) async fn travel(
         note(&stop, &mut trip);
     }
     finish(worker, passenger, &trip, endpoint);
+    worker.give_back(trip);
+}
+
+/// Closes a connection that no route is there for, and records it.
+pub(crate) fn turn_away(worker: &Worker, connection: &Connection, listener: &Arc<Listener>, generation: u64, io: &Io) {
+    let mut trip = worker.take_trip();
+    board(worker, connection, &mut trip);
+    io.abort_on_drop();
+    note(&Stop::from(Reason::RouteNotFound), &mut trip);
+    let marks = Marks { generation, listener: Some(listener), ..Marks::default() };
+    record(worker, &trip, &marks, connection);
     worker.give_back(trip);
 }
 

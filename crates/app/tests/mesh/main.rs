@@ -16,6 +16,7 @@ mod programs;
 mod refusals;
 mod seen;
 mod stage;
+mod streams;
 mod talk;
 mod transparent;
 mod wiretap;

@@ -20,6 +20,7 @@ mod responses;
 mod retries;
 mod secure;
 mod stage;
+mod streams;
 mod traffic;
 mod tunnels;
 mod upstream;
