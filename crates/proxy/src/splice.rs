@@ -17,6 +17,7 @@ use transept_engine::pick::{self, Call, pick_endpoint};
 use transept_engine::reason::Reason;
 use transept_engine::rule::Rule;
 use transept_engine::snapshot::{Backend, Listener, Role};
+use transept_engine::traffic::Permit;
 use transept_wire::h1::{Body, Decoder, Limits};
 use transept_wire::head::{Method, Version};
 
@@ -54,6 +55,8 @@ pub(crate) struct Landing {
     pub io: Io,
     pub endpoint: SocketAddr,
     pub backend: Arc<Backend>,
+    /// What it is counted by, where connections are limited.
+    pub permit: Option<Permit>,
     _carriage: Carriage,
 }
 
@@ -86,11 +89,15 @@ pub(crate) async fn land(worker: &Rc<Worker>, passenger: &Passenger<'_>, trip: &
         let connected = connect_stream(worker, &destination).await;
         carriage.note(backend, &chosen, connected.as_ref().err());
         match connected {
-            Ok(io) => return Ok(Landing { io, endpoint: chosen.address, backend: backend.clone(), _carriage: carriage }),
+            Ok((io, permit)) => {
+                let backend = backend.clone();
+                return Ok(Landing { io, endpoint: chosen.address, backend, permit, _carriage: carriage });
+            }
             Err(failure) => {
                 tried.push(chosen.address);
                 let others = pick::alternatives(backend, &tried);
-                if others == 0 || tried.len() >= TRIES || failure.reason == Reason::MeshDenied {
+                let final_word = matches!(failure.reason, Reason::MeshDenied | Reason::BackendOverflow);
+                if others == 0 || tried.len() >= TRIES || final_word {
                     return Err(failure.into());
                 }
                 if let Some(edges) = worker.edges.as_ref().filter(|_| passenger.listener.settings.role != Role::Inbound)
