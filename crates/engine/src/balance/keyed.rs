@@ -93,4 +93,13 @@ mod tests {
         let mapped: IpAddr = "::ffff:192.0.2.1".parse().expect("an address");
         assert_eq!(hash_request(&[HashKey::Address], &request, mapped), of(HashKey::Address, &request));
     }
+
+    #[test]
+    fn a_connection_has_nothing_but_its_address() {
+        let client: IpAddr = [192, 0, 2, 7].into();
+        let keys = [HashKey::Path, HashKey::Address];
+        let of_request = hash_request(&keys[1..], &request("/", &[]), client);
+        assert_eq!(hash_connection(&keys, client), of_request);
+        assert_eq!(hash_connection(&keys[..1], client), None);
+    }
 }
