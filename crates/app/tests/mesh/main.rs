@@ -20,3 +20,4 @@ mod streams;
 mod talk;
 mod transparent;
 mod wiretap;
+mod zones;

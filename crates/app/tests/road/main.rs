@@ -25,3 +25,4 @@ mod streams;
 mod traffic;
 mod tunnels;
 mod upstream;
+mod zones;

@@ -26,8 +26,8 @@ pub use backend_tls_policy::{
     BackendTlsPolicySpec, BackendTlsValidation, PolicyTargetReference, SubjectAltName, WellKnownCaCertificates,
 };
 pub use cluster::{
-    ConfigMapBody, Endpoint, EndpointConditions, EndpointPort, EndpointSliceBody, NamespaceBody, SecretBody,
-    SecretBytes, ServicePort, ServiceSpec, TargetPort,
+    ConfigMapBody, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSliceBody, ForZone,
+    NamespaceBody, SecretBody, SecretBytes, ServicePort, ServiceSpec, TargetPort,
 };
 pub use filters::{
     CorsFilter, ExternalAuthFilter, Fraction, GrpcRouteFilter, HttpHeader, HttpHeaderFilter, HttpRouteFilter,
