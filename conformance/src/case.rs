@@ -103,6 +103,8 @@ pub(crate) enum Step {
     Http(Http),
     Grpc(Grpc),
     Websocket(Websocket),
+    Tcp(Tcp),
+    TcpSamples(TcpSamples),
     PodMatchesHeader(PodMatchesHeader),
     Distribution(Distribution),
     MirrorDistribution(MirrorDistribution),
@@ -150,6 +152,8 @@ fn read_step(number: usize, mut object: Map<String, Value>) -> Result<NumberedSt
         "http" => serde_json::from_value(value).map(Step::Http),
         "grpc" => serde_json::from_value(value).map(Step::Grpc),
         "websocket" => serde_json::from_value(value).map(Step::Websocket),
+        "tcp" => serde_json::from_value(value).map(Step::Tcp),
+        "tcp_samples" => serde_json::from_value(value).map(Step::TcpSamples),
         "pod_matches_header" => serde_json::from_value(value).map(Step::PodMatchesHeader),
         "distribution" => serde_json::from_value(value).map(Step::Distribution),
         "mirror_distribution" => serde_json::from_value(value).map(Step::MirrorDistribution),
@@ -179,8 +183,8 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_said_and_never_passed_over() {
-        let unknown_kind = read(json!({"tcp": {}})).expect_err("no such step");
-        assert_eq!(unknown_kind, "this runner has no step `tcp`");
+        let unknown_kind = read(json!({"udp": {}})).expect_err("no such step");
+        assert_eq!(unknown_kind, "this runner has no step `udp`");
         let unknown_field = read(json!({"ready": {"namespaces": [], "also": 1}})).expect_err("no such field");
         assert!(unknown_field.contains("also"), "{unknown_field}");
         let known = read(json!({"ready": {"namespaces": ["a"]}, "only": "apiserver"})).expect("known");

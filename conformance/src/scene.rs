@@ -224,6 +224,7 @@ fn port(workload: &Workload, number: u16, certificates: &CertificateStore) -> Re
         ("http-echo", 3001) => Some(Port::H2c),
         ("http-echo", 8443) => Some(Port::Https(tls(&["h2", "http/1.1"])?)),
         ("grpc-echo", 3000) => Some(Port::Grpc),
+        ("tcp-echo", 3000) => Some(Port::Tcp),
         ("grpc-echo", 8443) => Some(Port::GrpcTls(tls(&["h2"])?)),
         _ => None,
     })

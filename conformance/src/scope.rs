@@ -4,7 +4,7 @@
 use crate::case::{Case, NumberedStep, Runs};
 
 /// Prefixes of the features that this build does not serve; everything else it does.
-const NOT_SERVED: [&str; 5] = ["TLSRoute", "TCPRoute", "UDPRoute", "ListenerSet", "Mesh"];
+const NOT_SERVED: [&str; 4] = ["TLSRoute", "UDPRoute", "ListenerSet", "Mesh"];
 
 /// Whether the build serves a feature of Gateway API.
 pub(crate) fn serves(feature: &str) -> bool {

@@ -224,6 +224,40 @@ pub(crate) enum Frames {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct Tcp {
+    pub gateway: String,
+    pub port: u16,
+    pub expect: TcpExpect,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TcpExpect {
+    pub backend: String,
+    pub namespace: String,
+    pub backend_is_tls: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TcpSamples {
+    pub gateway: String,
+    pub port: u16,
+    pub count: usize,
+    /// Only connect, until it works.
+    #[serde(default)]
+    pub connect_only: bool,
+    /// Until it works.
+    #[serde(default)]
+    pub retry: bool,
+    pub all_from: Option<String>,
+    pub never_from: Option<String>,
+    #[serde(rename = "timeout_s")]
+    _timeout_s: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct PodMatchesHeader {
     pub gateway: String,
     pub port: u16,
@@ -240,6 +274,7 @@ pub(crate) struct Distribution {
     pub gateway: String,
     pub port: u16,
     pub via: Via,
+    #[serde(default)]
     pub request: PlainRequest,
     pub requests: usize,
     pub concurrency: usize,
@@ -251,6 +286,9 @@ pub(crate) struct Distribution {
     pub connection: PerRequest,
     #[serde(default)]
     pub expect: Expect,
+    /// For one connection; the limit of this runner is the same for all.
+    #[serde(rename = "timeout_s")]
+    _timeout_s: Option<u64>,
 }
 
 /// The protocol of a distribution.
@@ -259,10 +297,11 @@ pub(crate) struct Distribution {
 pub(crate) enum Via {
     Http,
     Grpc,
+    Tcp,
 }
 
 /// The request of a distribution: a method of HTTP with a path, or a method of the echo service.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PlainRequest {
     #[serde(default = "get")]

@@ -71,6 +71,7 @@ async fn ask(address: SocketAddr, step: &Distribution, number: usize) -> Result<
             let seen = reply.seen.ok_or_else(|| format!("code {} ({})", reply.code, reply.message))?;
             (seen.pod, seen.namespace)
         }
+        Via::Tcp => super::tcp::ask(address).await?,
     };
     match step.expect.namespace.as_deref() {
         Some(wanted) if wanted != namespace => Err(format!("namespace {namespace:?} instead of {wanted}")),

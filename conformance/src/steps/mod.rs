@@ -17,6 +17,7 @@ mod http;
 mod mirror;
 mod objects;
 mod status;
+mod tcp;
 mod websocket;
 
 /// Everything that the steps of one case act on.
@@ -66,6 +67,8 @@ impl Stage<'_> {
                 Ok(())
             }
             Step::Websocket(step) => self.websocket(step).await,
+            Step::Tcp(step) => self.tcp(step).await,
+            Step::TcpSamples(step) => self.tcp_samples(step).await,
             Step::PodMatchesHeader(step) => self.pod_matches_header(step).await,
             Step::Distribution(step) => self.distribution(step).await,
             Step::MirrorDistribution(step) => self.mirror_distribution(step).await,

@@ -206,6 +206,19 @@ fn a_workload_is_asked_on_both_sides() {
     assert_eq!(at_cart("GET", "till")["reply"]["cause"], "AuthorizationPolicy shop/cart, no rule allows it");
 }
 
+#[test]
+fn a_connection_goes_by_the_weights_of_its_route() {
+    let decision = explain("17-tcp-route.yaml", &["tcp://localhost:5432"]);
+    assert_eq!(decision["isStream"], true, "{decision:#}");
+    assert_eq!(decision["rule"]["kind"], "TCPRoute");
+    assert_eq!(decision["backends"][1]["backend"], "default/db-next");
+    assert_eq!(decision["backends"][1]["weight"], 1);
+    assert!(decision["reply"].is_null(), "{decision:#}");
+    // What is sent there makes no difference.
+    let request = explain("17-tcp-route.yaml", &["GET", "http://localhost:5432/x"]);
+    assert_eq!((&request["isStream"], &request["backend"]), (&true.into(), &"default/db".into()), "{request:#}");
+}
+
 /// The value of a field in `[[name, value], ...]`.
 fn header(fields: &Value, name: &str) -> Option<String> {
     fields

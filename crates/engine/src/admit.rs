@@ -102,7 +102,12 @@ fn admit_plaintext(listener: &Listener, connection: &Connection) -> Result<(), B
 fn arrive(listener: &Listener, connection: &Connection, carried: Carried) -> Result<(), Box<Reply>> {
     admit_plaintext(listener, connection)?;
     let arrival = Arrival { connection, port: listener.port, carried };
-    match listener.chain.meet(&arrival) {
+    // A rule for connections has the policies of its listener too.
+    let chain = match (&listener.stream, carried) {
+        (Some(rule), Carried::Opaque) => &rule.chain,
+        _ => &listener.chain,
+    };
+    match chain.meet(&arrival) {
         Verdict::Continue => Ok(()),
         Verdict::Respond(reply) => Err(reply),
     }

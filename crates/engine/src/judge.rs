@@ -23,6 +23,8 @@ use crate::traffic::{Allowance, Repeatable, Retries};
 pub enum Outcome {
     /// A response head with this status code.
     Status(u16),
+    /// A connection that is not looked at was established.
+    Connected,
     /// No connection was established: refused, unreachable, timed out, or TLS failed. The backend saw nothing of the request.
     Unreachable,
     /// The connection ended after the request was sent (in part, perhaps) and before a response head.
@@ -173,6 +175,7 @@ pub fn judge(terms: Terms<'_>, attempt: &Attempt, turns: &mut Turns, now: Now, r
     }
     let wanted = match (terms, attempt.outcome) {
         (Terms::Unasked, outcome) => outcome == Outcome::Unreachable && attempt.alternatives > 0,
+        (_, Outcome::Connected) => false,
         (_, Outcome::Unreachable) => true,
         (_, Outcome::Reset | Outcome::TimedOut) => attempt.repeat == Repeat::Harmless,
         (_, Outcome::Status(code)) => attempt.repeat == Repeat::Harmless && terms.codes().contains(&code),

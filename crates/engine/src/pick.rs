@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use transept_wire::head::Request;
 
-use crate::balance::{Turns, hash_request};
+use crate::balance::{Turns, hash_connection, hash_request};
 use crate::exchange::{Exchange, Now};
 use crate::reason::Reason;
 use crate::role::Tunnel;
@@ -56,6 +56,11 @@ pub struct Call<'c> {
 /// nothing of what it hashes.
 pub fn hash(backend: &Backend, request: &Request, client: IpAddr) -> Option<u64> {
     hash_request(backend.traffic.as_ref()?.hash_keys(), request, client)
+}
+
+/// The same for a connection that is not looked at.
+pub fn hash_stream(backend: &Backend, client: IpAddr) -> Option<u64> {
+    hash_connection(backend.traffic.as_ref()?.hash_keys(), client)
 }
 
 /// Chooses the backendRef of a request by weight.

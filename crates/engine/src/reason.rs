@@ -130,7 +130,7 @@ reasons! {
     /// The backend has no ready endpoint.
     NoEndpoints: 503, "backend.no_endpoints", "UH", Some("destination_unavailable"), Unavailable, "No endpoint is ready";
 
-    /// A limit of the backend's `TrafficPolicy` is reached: requests under way, or waiting for a connection.
+    /// A limit of the backend's `TrafficPolicy` is reached: connections, requests under way, or those that wait for a connection.
     BackendOverflow: 503, "backend.overflow", "UO", Some("connection_limit_reached"), Unavailable, "The backend has no room for more";
 
     /// The name of the backend does not resolve.

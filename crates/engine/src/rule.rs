@@ -111,6 +111,8 @@ pub enum RouteKind {
     Http,
     /// GRPCRoute.
     Grpc,
+    /// TCPRoute.
+    Tcp,
     /// No route: a Service as it is called in the mesh, or a port of a program behind its proxy.
     Service,
 }
@@ -121,6 +123,7 @@ impl RouteKind {
         match self {
             RouteKind::Http => "HTTPRoute",
             RouteKind::Grpc => "GRPCRoute",
+            RouteKind::Tcp => "TCPRoute",
             RouteKind::Service => "Service",
         }
     }

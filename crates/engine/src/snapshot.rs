@@ -102,6 +102,24 @@ impl Bind {
         self.listeners.get(index as usize)
     }
 
+    /// The listener that has every connection of this bind, because nothing is looked at that could tell them apart: on a TCP listener
+    /// of a Gateway.
+    pub fn listener_for_streams(&self) -> Option<&Arc<Listener>> {
+        self.listeners.first().filter(|first| self.role == Role::Gateway && first.speaks == Speaks::Opaque)
+    }
+
+    /// The listener that stands for the Service that a connection on an outbound bind is for; none on other binds, and where only
+    /// requests tell.
+    pub fn callee(&self, destination: Option<SocketAddr>) -> Option<&Arc<Listener>> {
+        if self.role != Role::Outbound || self.is_found_by_authority() {
+            return None;
+        }
+        match destination.filter(|_| self.is_captured()) {
+            None => self.listeners.first(),
+            Some(destination) => self.listener_for_destination(destination),
+        }
+    }
+
     /// Whether the connections of this bind were on their way to somewhere else when they were led here.
     pub fn is_captured(&self) -> bool {
         self.destinations.captured

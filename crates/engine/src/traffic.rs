@@ -4,6 +4,8 @@
 //! here are immutable; [`Ledger`] is the one place of the engine with shared counters. It is keyed by the backend's identity, outlives
 //! every snapshot, and is only touched where a limit or a health check asks for it.
 
+mod queue;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,8 +14,10 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+pub use queue::Place;
 use transept_wire::head::FieldName;
 
+use self::queue::Queue;
 use crate::health::Check;
 use crate::reason::Reason;
 use crate::verdict::Reply;
@@ -115,6 +119,8 @@ pub struct SuccessRate {
 /// How much at a time; none is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
+    /// Connections to the endpoints.
+    pub connections: Option<u32>,
     /// Requests under way.
     pub requests: Option<u32>,
     /// Requests that wait for a connection.
@@ -202,8 +208,10 @@ impl Traffic {
 /// What all workers know together about one backend.
 #[derive(Debug, Default)]
 pub struct Ledger {
+    connections: AtomicU32,
     requests: AtomicU32,
     pending: AtomicU32,
+    queue: Queue,
     /// What the health checks found; none while nobody checks.
     pub health: ArcSwapOption<Verdicts>,
 }
@@ -234,6 +242,8 @@ impl Verdicts {
 /// What is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
+    /// A connection to an endpoint, in use or idle.
+    Connection,
     /// A request under way.
     Request,
     /// A request that waits for a connection.
@@ -242,11 +252,12 @@ pub enum Resource {
 
 impl Resource {
     /// Every resource.
-    pub const ALL: [Resource; 2] = [Resource::Request, Resource::Pending];
+    pub const ALL: [Resource; 3] = [Resource::Connection, Resource::Request, Resource::Pending];
 
     /// The word for metrics and explanations.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Resource::Connection => "connections",
             Resource::Request => "requests",
             Resource::Pending => "pending",
         }
@@ -257,6 +268,7 @@ impl Limits {
     /// The limit of a resource.
     pub fn of(&self, resource: Resource) -> Option<u32> {
         match resource {
+            Resource::Connection => self.connections,
             Resource::Request => self.requests,
             Resource::Pending => self.pending,
         }
@@ -266,9 +278,15 @@ impl Limits {
 impl Ledger {
     fn counter(&self, resource: Resource) -> &AtomicU32 {
         match resource {
+            Resource::Connection => &self.connections,
             Resource::Request => &self.requests,
             Resource::Pending => &self.pending,
         }
+    }
+
+    /// How many wait for a connection, in all workers.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
     }
 
     /// How many are taken. Zero as long as there is no limit, because nobody counts then.
@@ -285,8 +303,7 @@ impl Ledger {
             return Ok(None);
         };
         let counter = self.counter(resource);
-        let taken =
-            counter.try_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < most).then_some(taken + 1));
+        let taken = counter.try_update(Ordering::SeqCst, Ordering::SeqCst, |taken| (taken < most).then_some(taken + 1));
         match taken {
             Ok(_) => Ok(Some(Permit { ledger: Arc::clone(self), resource })),
             Err(_) => Err(Box::new(Reply::new(Reason::BackendOverflow))),
@@ -302,9 +319,20 @@ pub struct Permit {
     resource: Resource,
 }
 
+impl Permit {
+    /// The ledger that it is from.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.ledger.counter(self.resource).fetch_sub(1, Ordering::Relaxed);
+        // Whoever lines up after this sees the room, and whoever has lined up before is woken.
+        self.ledger.counter(self.resource).fetch_sub(1, Ordering::SeqCst);
+        if self.resource == Resource::Connection {
+            self.ledger.queue.wake_next();
+        }
     }
 }
 

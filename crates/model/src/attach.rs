@@ -29,7 +29,9 @@ pub use services::{AttachedService, ServiceRoute};
 
 use crate::certificate::KeyPair;
 use crate::hostname::Hostname;
-use crate::kinds::{FrontendValidationMode, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, Metadata, Object, Protocol};
+use crate::kinds::{
+    FrontendValidationMode, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, Metadata, Object, Protocol, TcpRouteSpec,
+};
 use crate::place::Invalid;
 use crate::references::References;
 use crate::status::Status;
@@ -158,6 +160,8 @@ pub enum RouteRef {
     Http(Arc<Object<HttpRouteSpec>>),
     /// A GRPCRoute.
     Grpc(Arc<Object<GrpcRouteSpec>>),
+    /// A TCPRoute.
+    Tcp(Arc<Object<TcpRouteSpec>>),
 }
 
 impl RouteRef {
@@ -166,14 +170,16 @@ impl RouteRef {
         match self {
             Self::Http(route) => &route.meta,
             Self::Grpc(route) => &route.meta,
+            Self::Tcp(route) => &route.meta,
         }
     }
 
-    /// `HTTPRoute` or `GRPCRoute`.
+    /// `HTTPRoute`, `GRPCRoute` or `TCPRoute`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Http(_) => "HTTPRoute",
             Self::Grpc(_) => "GRPCRoute",
+            Self::Tcp(_) => "TCPRoute",
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::kinds::backend_tls_policy::PolicyTargetReference;
 use crate::kinds::{
     BackendSpec, BackendTlsPolicySpec, Body, ConfigMapBody, EndpointSliceBody, GatewayClassSpec, GatewaySpec,
     GrpcRouteSpec, HttpRouteSpec, Kind, NamespaceBody, ReferenceGrantSpec, Scope, SecretBody, ServiceSpec,
-    TRANSEPT_GROUP, WorkloadSpec,
+    TRANSEPT_GROUP, TcpRouteSpec, WorkloadSpec,
 };
 use crate::policy::{Merge, PolicyKind, TARGET_RULES, Target};
 use crate::schema::{FieldShape, Schema, Shape};
@@ -137,6 +137,7 @@ pub fn catalogue(policies: &[PolicyKind]) -> Vec<KindDescription> {
         KindDescription::of::<GatewaySpec>(),
         KindDescription::of::<HttpRouteSpec>(),
         KindDescription::of::<GrpcRouteSpec>(),
+        KindDescription::of::<TcpRouteSpec>(),
         KindDescription::of::<BackendSpec>(),
         KindDescription::of::<WorkloadSpec>(),
         KindDescription::of::<BackendTlsPolicySpec>(),
@@ -250,6 +251,8 @@ mod tests {
             ("HTTPRoute", ".rules[].sessionPersistence.type", json!("Cookie")),
             ("GRPCRoute", ".rules[].matches[].method.type", json!("Exact")),
             ("GRPCRoute", ".rules[].backendRefs[].weight", json!(1)),
+            ("TCPRoute", ".parentRefs[].kind", json!("Gateway")),
+            ("TCPRoute", ".rules[].backendRefs[].weight", json!(1)),
             ("Gateway", ".addresses[].type", json!("IPAddress")),
             ("Gateway", ".allowedListeners.namespaces.from", json!("None")),
             ("Gateway", ".listeners[].allowedRoutes.namespaces.from", json!("Same")),

@@ -16,7 +16,7 @@ pub enum Target {
     Gateway,
     /// One listener of a Gateway (`sectionName`).
     Listener,
-    /// An HTTPRoute or GRPCRoute, with all its rules.
+    /// An HTTPRoute, GRPCRoute or TCPRoute, with all its rules.
     Route,
     /// One rule of a route (`sectionName`).
     Rule,
@@ -34,7 +34,7 @@ impl Target {
         match self {
             Target::Gateway => "Gateway",
             Target::Listener => "listener of a Gateway",
-            Target::Route => "HTTPRoute or GRPCRoute",
+            Target::Route => "HTTPRoute, GRPCRoute or TCPRoute",
             Target::Rule => "rule of a route",
             Target::Service => "Service",
             Target::Backend => "Backend",
@@ -48,8 +48,8 @@ impl Target {
         match (&*reference.group, &*reference.kind) {
             (GATEWAY_GROUP, "Gateway") if section => Some(Target::Listener),
             (GATEWAY_GROUP, "Gateway") => Some(Target::Gateway),
-            (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute") if section => Some(Target::Rule),
-            (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute") => Some(Target::Route),
+            (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute" | "TCPRoute") if section => Some(Target::Rule),
+            (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute" | "TCPRoute") => Some(Target::Route),
             ("", "Service") => Some(Target::Service),
             (TRANSEPT_GROUP, "Backend") => Some(Target::Backend),
             _ => None,

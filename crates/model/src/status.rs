@@ -256,7 +256,7 @@ pub enum StatusBody {
     Class(ClassStatus),
     /// Of a Gateway.
     Gateway(GatewayStatus),
-    /// Of an HTTPRoute or GRPCRoute.
+    /// Of an HTTPRoute, GRPCRoute or TCPRoute.
     Route(RouteStatus),
     /// Of a BackendTLSPolicy or one of our own policies.
     Policy(PolicyStatus),

@@ -11,7 +11,7 @@ use crate::kinds::cluster::{NAMESPACE_NAME_LABEL, SERVICE_NAME_LABEL};
 use crate::kinds::{
     BackendSpec, BackendTlsPolicySpec, CONTROLLER_NAME, ConfigMapBody, EndpointSliceBody, GatewayClassSpec,
     GatewaySpec, GrpcRouteSpec, HttpRouteSpec, NamespaceBody, Object, ReferenceGrantSpec, SecretBody, ServiceSpec,
-    WorkloadSpec,
+    TcpRouteSpec, WorkloadSpec,
 };
 use crate::load::Past;
 use crate::place::{Invalid, SourceText};
@@ -72,6 +72,7 @@ pub struct World {
     pub(crate) gateways: Store<GatewaySpec>,
     pub(crate) http_routes: Store<HttpRouteSpec>,
     pub(crate) grpc_routes: Store<GrpcRouteSpec>,
+    pub(crate) tcp_routes: Store<TcpRouteSpec>,
     pub(crate) grants: Store<ReferenceGrantSpec>,
     pub(crate) backend_tls_policies: Store<BackendTlsPolicySpec>,
     pub(crate) backends: Store<BackendSpec>,
@@ -122,6 +123,8 @@ impl World {
         http_routes: HttpRouteSpec;
         /// All GRPCRoutes, the oldest first.
         grpc_routes: GrpcRouteSpec;
+        /// All TCPRoutes, the oldest first.
+        tcp_routes: TcpRouteSpec;
         /// All ReferenceGrants.
         grants: ReferenceGrantSpec;
         /// All BackendTLSPolicies, the oldest first.
@@ -147,6 +150,8 @@ impl World {
         http_route in http_routes: HttpRouteSpec;
         /// A GRPCRoute by namespace and name.
         grpc_route in grpc_routes: GrpcRouteSpec;
+        /// A TCPRoute by namespace and name.
+        tcp_route in tcp_routes: TcpRouteSpec;
         /// A Backend by namespace and name.
         backend in backends: BackendSpec;
         /// A Workload by namespace and name.

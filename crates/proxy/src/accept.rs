@@ -114,7 +114,7 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
     drop(snapshot);
     let Some(place) = worker.shared.open.enter(bound, peer.ip(), &bind.settings.limits) else {
         worker.meter.borrow_mut().plain().connections_refused += 1;
-        if bind.secure == Secure::Plain {
+        if bind.secure == Secure::Plain && bind.listener_for_streams().is_none() {
             h1_server::turn_away(&worker, &tcp, peer, local_address(&tcp, bound));
         }
         return;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use transept_engine::admit::admit_stream;
 use transept_engine::exchange::Connection;
 use transept_engine::snapshot::{Bind, Listener, Role, ServerTls, Speaks};
 use transept_wire::h1::{Preface, is_h2_preface};
@@ -19,6 +20,7 @@ use crate::deadline::Watch;
 use crate::edge::h1_server::{self, H1Connection};
 use crate::edge::h2_server::{self, Facts};
 use crate::io::Io;
+use crate::recheck::Ground;
 use crate::splice::{self, Passenger};
 use crate::worker::Worker;
 
@@ -32,25 +34,22 @@ const MOMENT: Duration = Duration::from_millis(20);
 enum Taker {
     /// Nobody: it carries requests, and each of them finds its listener.
     Requests,
-    /// A Service whose clients may speak something else than HTTP.
+    /// A Service whose clients may speak something else than HTTP, or a TCP listener.
     Service(Arc<Listener>),
     /// Nobody in the mesh: it goes on to where it was going.
     Stranger(SocketAddr),
 }
 
 fn taker(bind: &Bind, connection: &Connection) -> Taker {
+    if let Some(listener) = bind.listener_for_streams() {
+        return Taker::Service(listener.clone());
+    }
     if bind.role != Role::Outbound || bind.is_found_by_authority() {
         return Taker::Requests;
     }
-    let listener = match connection.destination.filter(|_| bind.is_captured()) {
-        None => bind.listeners.first(),
-        Some(destination) => match bind.listener_for_destination(destination) {
-            None => return Taker::Stranger(destination),
-            found => found,
-        },
-    };
-    match listener {
-        Some(listener) if listener.speaks != Speaks::Http => Taker::Service(listener.clone()),
+    match (bind.callee(connection.destination), connection.destination) {
+        (None, Some(destination)) if bind.is_captured() => Taker::Stranger(destination),
+        (Some(listener), _) if listener.speaks != Speaks::Http => Taker::Service(listener.clone()),
         _ => Taker::Requests,
     }
 }
@@ -171,8 +170,8 @@ fn begins_like_http1(bytes: &[u8]) -> Option<bool> {
     if bytes.len() > LONGEST_METHOD { Some(false) } else { None }
 }
 
-/// On the way out of a workload: a connection to a Service, whatever it carries. A client that is silent may wait for the
-/// program to speak first, so after a moment the program is connected, and both are listened to.
+/// On the way out of a workload: a connection to a Service, whatever it carries. A client that is silent may wait for the program to
+/// speak first, so after a moment the program is connected, and both are listened to. On a TCP listener nothing is looked at.
 async fn leave(
     worker: Rc<Worker>,
     io: Io,
@@ -192,6 +191,10 @@ async fn leave(
         spoken = match (first, &rule) {
             (Ok(spoken), _) => spoken,
             (Err(_), None) => listen(&io, &mut inbound, None, &watch).await,
+            // Whom the route's policies keep out may still speak HTTP.
+            (Err(_), Some(_)) if admit_stream(&listener, &connection).is_err() => {
+                listen(&io, &mut inbound, None, &watch).await
+            }
             (Err(_), Some(rule)) => {
                 let passenger = Passenger { connection: &connection, listener: &listener, rule, generation };
                 let mut trip = worker.take_trip();
@@ -206,10 +209,13 @@ async fn leave(
     let bound = bind.address;
     drop(bind);
     match (spoken, rule) {
-        (Spoken::Gone, _) | (Spoken::Bytes, None) => {}
+        (Spoken::Gone, _) => {}
+        (Spoken::Bytes, None) => splice::turn_away(&worker, &connection, &listener, generation, &io),
         (Spoken::Bytes, Some(rule)) => {
             let passenger = Passenger { connection: &connection, listener: &listener, rule: &rule, generation };
-            splice::travel(&worker, &passenger, &io, &mut inbound, landing, &watch, None).await;
+            let ground = Ground::Passage { connection: Box::new(connection.clone()), bound };
+            let standing = worker.standings.add(ground);
+            splice::travel(&worker, &passenger, &io, &mut inbound, landing, &watch, Some(&standing)).await;
             drop(guest);
         }
         (Spoken::Http2, _) => {

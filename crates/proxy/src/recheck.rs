@@ -28,6 +28,8 @@ pub(crate) enum Ground {
     Certificates(Vec<CertificateDer<'static>>, Purpose),
     /// The policies of the listener of a port behind a bind of the mesh.
     Admission { connection: Box<Connection>, bound: SocketAddr, port: u16 },
+    /// The policies of a route for connections, on a bind of a Gateway or on the way out of a workload.
+    Passage { connection: Box<Connection>, bound: SocketAddr },
     /// The policies on a request that has opened a connection by an upgrade.
     Request(Box<Opening>),
 }
@@ -142,6 +144,11 @@ pub(crate) fn recheck(worker: &Worker) {
                 .and_then(|bind| bind.listener_for_port(*port))
                 .is_some_and(|listener| admit_stream(listener, connection).is_ok()),
             Ground::Request(opening) => opening.stands(&snapshot, now.into()),
+            // Where there is no such listener any more, nobody forbids what was begun.
+            Ground::Passage { connection, bound } => snapshot
+                .bind(bound)
+                .and_then(|bind| bind.listener_for_streams().or_else(|| bind.callee(connection.destination)))
+                .is_none_or(|listener| admit_stream(listener, connection).is_ok()),
         };
         if !stands {
             standing.end();

@@ -1,6 +1,6 @@
 //! The road of a connection that is not HTTP: one decision, one connection to an endpoint, bytes both ways.
 //!
-//! Called by `edge/hbone.rs` for what comes out of tunnels and by `detect.rs` on the way out of a workload. The verbs are those of a
+//! Called by `edge/hbone.rs` for what comes out of tunnels and by `detect.rs` on the way out of a workload and on TCP listeners. The verbs are those of a
 //! request, without heads: admit, pick, connect, splice, record. The bytes are not looked at.
 
 use std::net::SocketAddr;
@@ -17,6 +17,7 @@ use transept_engine::pick::{self, Call, pick_endpoint};
 use transept_engine::reason::Reason;
 use transept_engine::rule::Rule;
 use transept_engine::snapshot::{Backend, Listener, Role};
+use transept_engine::traffic::Permit;
 use transept_wire::h1::{Body, Decoder, Limits};
 use transept_wire::head::{Method, Version};
 
@@ -29,6 +30,7 @@ use crate::io::Io;
 use crate::path::{Marks, Stop};
 use crate::recheck::Standing;
 use crate::record::record;
+use crate::trial::Carriage;
 use crate::trip::Trip;
 use crate::tunnel::{denied, join};
 use crate::upstream::{Destination, Pooled, connect_stream, open};
@@ -53,6 +55,9 @@ pub(crate) struct Landing {
     pub io: Io,
     pub endpoint: SocketAddr,
     pub backend: Arc<Backend>,
+    /// What it is counted by, where connections are limited.
+    pub permit: Option<Permit>,
+    _carriage: Carriage,
 }
 
 /// Connects a client that has been let in to an endpoint.
@@ -63,11 +68,12 @@ pub(crate) async fn land(worker: &Rc<Worker>, passenger: &Passenger<'_>, trip: &
     let backend_ref = pick::pick_backend(passenger.rule, &mut worker.turns.borrow_mut())?;
     let backend = pick::target(backend_ref)?;
     trip.facts.backend = Some(backend.clone());
+    let hash = pick::hash_stream(backend, passenger.connection.peer.ip());
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
     loop {
         let chosen = {
             let now = worker.clock.now().into();
-            let call = Call { now, random: trip.random, hash: None, tried: &tried };
+            let call = Call { now, random: trip.random, hash, tried: &tried };
             pick_endpoint(backend, &mut worker.turns.borrow_mut(), &call)?
         };
         trip.facts.tries += 1;
@@ -79,12 +85,19 @@ pub(crate) async fn land(worker: &Rc<Worker>, passenger: &Passenger<'_>, trip: &
             identity: passenger.listener.client_identity.as_ref(),
             client: Some(passenger.connection.peer.ip()),
         };
-        match connect_stream(worker, &destination).await {
-            Ok(io) => return Ok(Landing { io, endpoint: chosen.address, backend: backend.clone() }),
+        let carriage = Carriage::new(worker.clone(), chosen.address);
+        let connected = connect_stream(worker, &destination).await;
+        carriage.note(backend, &chosen, connected.as_ref().err());
+        match connected {
+            Ok((io, permit)) => {
+                let backend = backend.clone();
+                return Ok(Landing { io, endpoint: chosen.address, backend, permit, _carriage: carriage });
+            }
             Err(failure) => {
                 tried.push(chosen.address);
                 let others = pick::alternatives(backend, &tried);
-                if others == 0 || tried.len() >= TRIES || failure.reason == Reason::MeshDenied {
+                let final_word = matches!(failure.reason, Reason::MeshDenied | Reason::BackendOverflow);
+                if others == 0 || tried.len() >= TRIES || final_word {
                     return Err(failure.into());
                 }
                 if let Some(edges) = worker.edges.as_ref().filter(|_| passenger.listener.settings.role != Role::Inbound)
@@ -169,6 +182,17 @@ pub(crate) async fn travel(
         note(&stop, &mut trip);
     }
     finish(worker, passenger, &trip, endpoint);
+    worker.give_back(trip);
+}
+
+/// Closes a connection that no route is there for, and records it.
+pub(crate) fn turn_away(worker: &Worker, connection: &Connection, listener: &Arc<Listener>, generation: u64, io: &Io) {
+    let mut trip = worker.take_trip();
+    board(worker, connection, &mut trip);
+    io.abort_on_drop();
+    note(&Stop::from(Reason::RouteNotFound), &mut trip);
+    let marks = Marks { generation, listener: Some(listener), ..Marks::default() };
+    record(worker, &trip, &marks, connection);
     worker.give_back(trip);
 }
 

@@ -1,10 +1,11 @@
 //! One try as its endpoint's record sees it: counted while it lasts, and its outcome noted once.
 //!
-//! Made by `attempt.rs` for every try. What an outcome means for the endpoint is the engine's business; here it is settled which
+//! Made by `attempt.rs` for every try, and by `splice.rs` for every connection that is carried whole. What an outcome means for the endpoint is the engine's business; here it is settled which
 //! failures are the endpoint's at all. Our own limits, clients that went away and pooled connections that had gone stale are not.
 //! Also asks for room where a policy limits a backend.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -47,20 +48,7 @@ impl<'t> Trial<'t> {
             return;
         }
         self.noted.set(true);
-        let now = self.worker.clock.now().into();
-        let event = self.worker.turns.borrow_mut().note(self.backend, self.chosen, outcome, now);
-        let (backend, endpoint) = (&self.backend.label, self.chosen.address);
-        match event {
-            None => {}
-            Some(Event::Ejected(time)) => {
-                self.worker.meter.borrow_mut().ejected(backend);
-                if let Some(edges) = &self.worker.edges {
-                    edges.borrow_mut().ejected(self.backend, endpoint);
-                }
-                tracing::warn!(%backend, %endpoint, seconds = time.as_secs(), "an endpoint fails and is left alone");
-            }
-            Some(Event::Recovered) => tracing::info!(%backend, %endpoint, "an endpoint has recovered"),
-        }
+        note(&self.worker, self.backend, self.chosen, outcome);
     }
 
     /// The try failed.
@@ -83,6 +71,57 @@ impl Drop for Trial<'_> {
         } else if self.chosen.probe == Probe::Yes {
             self.worker.turns.borrow_mut().give_up_probe(self.backend, self.chosen.address, now.into());
         }
+    }
+}
+
+/// A connection that is carried whole: it counts as one that its endpoint has not finished while this lives.
+pub(crate) struct Carriage {
+    worker: Rc<Worker>,
+    endpoint: SocketAddr,
+}
+
+impl Carriage {
+    pub(crate) fn new(worker: Rc<Worker>, endpoint: SocketAddr) -> Self {
+        worker.turns.borrow_mut().begin(endpoint);
+        Self { worker, endpoint }
+    }
+
+    /// What became of connecting.
+    pub(crate) fn note(&self, backend: &Backend, chosen: &Chosen, failure: Option<&Failure>) {
+        if backend.traffic.is_none() {
+            return;
+        }
+        match failure.map_or(Some(Outcome::Connected), outcome_of) {
+            Some(outcome) => note(&self.worker, backend, chosen, outcome),
+            None if chosen.probe == Probe::Yes => {
+                let now = self.worker.clock.now();
+                self.worker.turns.borrow_mut().give_up_probe(backend, chosen.address, now.into());
+            }
+            None => {}
+        }
+    }
+}
+
+impl Drop for Carriage {
+    fn drop(&mut self) {
+        self.worker.turns.borrow_mut().end(self.endpoint);
+    }
+}
+
+fn note(worker: &Worker, backend: &Backend, chosen: &Chosen, outcome: Outcome) {
+    let now = worker.clock.now().into();
+    let event = worker.turns.borrow_mut().note(backend, chosen, outcome, now);
+    let (label, endpoint) = (&backend.label, chosen.address);
+    match event {
+        None => {}
+        Some(Event::Ejected(time)) => {
+            worker.meter.borrow_mut().ejected(label);
+            if let Some(edges) = &worker.edges {
+                edges.borrow_mut().ejected(backend, endpoint);
+            }
+            tracing::warn!(backend = %label, %endpoint, seconds = time.as_secs(), "an endpoint fails and is left alone");
+        }
+        Some(Event::Recovered) => tracing::info!(backend = %label, %endpoint, "an endpoint has recovered"),
     }
 }
 

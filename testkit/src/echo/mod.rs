@@ -24,10 +24,12 @@ mod grpc;
 mod http1;
 mod http2;
 mod log;
+mod tcp;
 mod tls;
 
 pub use answer::{Echo, EchoTls};
 pub use log::RequestLog;
+pub use tcp::GREETING;
 
 /// Who answers.
 #[derive(Debug)]
@@ -67,6 +69,8 @@ pub enum Port {
     Grpc,
     /// gRPC over TLS.
     GrpcTls(Arc<ServerConfig>),
+    /// Lines in clear text, after a greeting.
+    Tcp,
 }
 
 /// The TLS side of an echo port: a client certificate is asked for only if `client_authority` is given, then verified if one is
@@ -146,6 +150,7 @@ async fn serve_connection(tcp: TcpStream, port: Port, pod: Arc<Pod>) -> io::Resu
             http2::Detected::Http2(stream) => http2::serve(stream, pod, http2::Service::Http, None).await,
             http2::Detected::Other(stream) => http1::refuse(stream).await,
         },
+        Port::Tcp => tcp::serve(tcp, pod).await,
         Port::Grpc => http2::serve(tcp, pod, http2::Service::Grpc, None).await,
         Port::Https(config) => {
             let stream = TlsAcceptor::from(config).accept(tcp).await?;

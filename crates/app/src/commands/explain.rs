@@ -1,4 +1,5 @@
-//! `transept explain METHOD URL -f FILE...`: which route takes a request, and why, without sending it.
+//! `transept explain METHOD URL -f FILE...`: which route takes a request, and why, without sending it. With `tcp://HOST:PORT` alone,
+//! the same of a connection.
 //!
 //! The decision is the engine's own, by the very functions that decide about traffic; here the request is described and the
 //! answer is printed.
@@ -27,19 +28,21 @@ Examples:
   transept explain POST https://api.shop.test/v1/orders -H 'x-user: 7' -f shop.yaml -f policies/
   transept explain GET http://localhost:8080/admin --client 203.0.113.9 -f shop.yaml --json
   transept explain GET http://cart/items --at shop/desk -f shop.yaml
+  transept explain tcp://db:5432 --at shop/desk -f shop.yaml
   transept explain GET http://cart/items --at shop/cart --identity spiffe://transept.local/ns/shop/sa/desk -f shop.yaml
 
 Nothing is sent: names are not resolved, backends are not asked. The backend is assumed to answer 200.";
 
-/// Explain which route takes a request, and why
+/// Explain which route takes a request or a connection, and why
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Method, such as GET
-    method: String,
+    /// Method, such as GET; none with `tcp://HOST:PORT`
+    #[arg(value_name = "METHOD")]
+    first: String,
 
     /// URL as the client has it; the port says which listener is asked
-    url: String,
+    url: Option<String>,
 
     /// Configuration: files, directories of them, or `-` for standard input; may be repeated
     #[arg(short, long = "file", value_name = "FILE", required = true)]
@@ -127,7 +130,14 @@ fn beside(service: &str, texts: &[SourceText], zone: Option<&str>) -> Option<Arc
 
 /// The request that the command line describes.
 fn describe(args: &Args) -> Result<Ask, String> {
-    let mut ask = Ask::new(&args.method, &args.url)?;
+    let mut ask = match &args.url {
+        Some(url) if url.starts_with("tcp://") => {
+            return Err(format!("a connection has no method; write `{url}` alone"));
+        }
+        Some(url) => Ask::new(&args.first, url)?,
+        None if args.first.starts_with("tcp://") => Ask::new("CONNECT", &args.first)?,
+        None => return Err("a method and a URL are needed, or `tcp://HOST:PORT`".to_owned()),
+    };
     // A URL with an address says which socket is asked; a name may stand for any of them.
     let host = ask.authority.trim_end_matches(|c: char| c.is_ascii_digit());
     let host = host.strip_suffix(':').unwrap_or(&ask.authority);
@@ -152,6 +162,7 @@ fn paint(text: &str) -> String {
         match line.split_once(' ') {
             _ if inner.starts_with("won:") => out.push_str(&format!("{GREEN}{line}{PLAIN}")),
             _ if inner.starts_with("lost:") => out.push_str(&format!("{FAINT}{line}{PLAIN}")),
+            Some(("close", rest)) => out.push_str(&format!("{YELLOW}close{PLAIN} {rest}")),
             Some(("reply", rest)) => out.push_str(&format!("{YELLOW}reply{PLAIN} {rest}")),
             Some((verb, rest)) if !verb.is_empty() => {
                 out.push_str(&format!("{BOLD}{verb}{PLAIN} {rest}"));

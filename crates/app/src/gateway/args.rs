@@ -36,7 +36,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "TRANSEPT_RESOLVER", value_name = "ADDR", value_delimiter = ',', value_parser = parse_name_server)]
     resolver: Vec<SocketAddr>,
 
-    /// Zone that this machine is in, as EndpointSlices and Backends name zones: for TrafficPolicies with `locality`
+    /// Zone that this machine is in, as EndpointSlices and Backends name zones: for TrafficPolicies with `locality` and
+    /// for the hints of EndpointSlices
     #[arg(long, env = "TRANSEPT_ZONE", value_name = "ZONE")]
     zone: Option<String>,
 

@@ -16,6 +16,8 @@ mod programs;
 mod refusals;
 mod seen;
 mod stage;
+mod streams;
 mod talk;
 mod transparent;
 mod wiretap;
+mod zones;

@@ -1,6 +1,7 @@
 //! The road of requests, end to end: the real binary between clients and backends that each test plays itself.
 
 mod certificates;
+mod connections;
 mod disorder;
 mod drain;
 mod early;
@@ -20,6 +21,8 @@ mod responses;
 mod retries;
 mod secure;
 mod stage;
+mod streams;
 mod traffic;
 mod tunnels;
 mod upstream;
+mod zones;

@@ -25,14 +25,14 @@ spec:
 }
 
 /// An endpoint that answers everything with its status of the moment and its name, which is its address.
-struct Actor {
-    address: SocketAddr,
+pub(crate) struct Actor {
+    pub(crate) address: SocketAddr,
     status: Arc<AtomicU16>,
     answering: Answering,
 }
 
 impl Actor {
-    async fn start() -> Actor {
+    pub(crate) async fn start() -> Actor {
         let backend = Backend::start(Up::Http1).await;
         let address = backend.address;
         let status = Arc::new(AtomicU16::new(200));
@@ -44,16 +44,16 @@ impl Actor {
         Actor { address, status, answering }
     }
 
-    fn says(&self, status: u16) {
+    pub(crate) fn says(&self, status: u16) {
         self.status.store(status, Ordering::SeqCst);
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.address.to_string()
     }
 
     /// How many requests it has had, health checks apart.
-    fn heard(&self) -> usize {
+    pub(crate) fn heard(&self) -> usize {
         self.answering.heard().iter().filter(|line| !line.ends_with("/health")).count()
     }
 }
@@ -218,7 +218,7 @@ async fn the_backend_says_what_is_tried_again() {
 }
 
 /// Waits until both endpoints have been asked.
-async fn one_is_well_and_one_is_not(gateway: &Gateway) {
+pub(crate) async fn one_is_well_and_one_is_not(gateway: &Gateway) {
     soon(gateway.running.log_line_with("an endpoint is well")).await;
     soon(gateway.running.log_line_with("an endpoint is unwell")).await;
 }

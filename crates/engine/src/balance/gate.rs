@@ -60,7 +60,7 @@ fn grade(outcome: Outcome) -> Grade {
     match outcome {
         Outcome::Status(502..=504) | Outcome::Unreachable | Outcome::Reset | Outcome::TimedOut => Grade::GatewayError,
         Outcome::Status(500..) => Grade::Error,
-        Outcome::Status(_) => Grade::Success,
+        Outcome::Status(_) | Outcome::Connected => Grade::Success,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What of a request is hashed, so that requests that belong together find the same endpoint.
 //!
-//! Called by `pick` once for each request to a backend that is balanced by hash.
+//! Called by `pick` once for each request or connection to a backend that is balanced by hash.
 
 use std::net::IpAddr;
 
@@ -16,11 +16,20 @@ pub(crate) fn hash_request(keys: &[HashKey], request: &Request, client: IpAddr) 
         HashKey::Cookie(name) => cookie(request, name.as_bytes()).map(hash),
         HashKey::Query(name) => parameter(request.query()?, name.as_bytes()).map(hash),
         HashKey::Path => Some(hash(request.path())),
-        HashKey::Address => Some(match client.to_canonical() {
-            IpAddr::V4(address) => hash(&address.octets()),
-            IpAddr::V6(address) => hash(&address.octets()),
-        }),
+        HashKey::Address => Some(hash_address(client)),
     })
+}
+
+/// The same for a connection that is not looked at, which has an address and nothing else.
+pub(crate) fn hash_connection(keys: &[HashKey], client: IpAddr) -> Option<u64> {
+    keys.contains(&HashKey::Address).then(|| hash_address(client))
+}
+
+fn hash_address(client: IpAddr) -> u64 {
+    match client.to_canonical() {
+        IpAddr::V4(address) => hash(&address.octets()),
+        IpAddr::V6(address) => hash(&address.octets()),
+    }
 }
 
 /// The value of a cookie (RFC 6265 section 4.2.1), which may stand in any of several lines.
@@ -83,5 +92,14 @@ mod tests {
         let request = request("/", &[]);
         let mapped: IpAddr = "::ffff:192.0.2.1".parse().expect("an address");
         assert_eq!(hash_request(&[HashKey::Address], &request, mapped), of(HashKey::Address, &request));
+    }
+
+    #[test]
+    fn a_connection_has_nothing_but_its_address() {
+        let client: IpAddr = [192, 0, 2, 7].into();
+        let keys = [HashKey::Path, HashKey::Address];
+        let of_request = hash_request(&keys[1..], &request("/", &[]), client);
+        assert_eq!(hash_connection(&keys, client), of_request);
+        assert_eq!(hash_connection(&keys[..1], client), None);
     }
 }

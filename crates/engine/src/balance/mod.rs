@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet};
 
-pub(crate) use keyed::hash_request;
+pub(crate) use keyed::{hash_connection, hash_request};
 pub use memory::Event;
 pub(crate) use table::Table;
 
@@ -89,7 +89,7 @@ impl Turns {
             .binds
             .iter()
             .flat_map(|bind| &bind.listeners)
-            .flat_map(|listener| listener.routes.rules())
+            .flat_map(|listener| listener.routes.rules().chain(&listener.stream))
             .map(|rule| rule.key)
             .collect();
         self.splits.retain(|key, _| alive.contains(key));

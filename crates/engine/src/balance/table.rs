@@ -177,6 +177,31 @@ mod tests {
         assert_eq!(hash(b"a"), 0xd24e_c4f1_a98c_6e5b);
     }
 
+    /// As Envoy and gRPC place them, so that one proxy of each kind agree (gRFC A42).
+    #[test]
+    fn the_points_of_a_ring_are_the_hashes_of_address_and_number() {
+        let Table::Ring(points) = ring(&endpoints(&[1]), 4) else {
+            panic!("a ring");
+        };
+        let mut expected = [0, 1, 2, 3].map(|number| hash(format!("10.0.0.0:80_{number}").as_bytes()));
+        expected.sort_unstable();
+        assert_eq!(points.iter().map(|(point, _)| *point).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_maglev_table_is_shared_out_slot_by_slot() {
+        let slots = |weights: &[u32]| {
+            let Table::Maglev(slots) = maglev(&endpoints(weights)) else {
+                panic!("a table");
+            };
+            assert_eq!(slots.len(), 65_537);
+            let of = |position: usize| slots.iter().filter(|slot| **slot as usize == position).count();
+            (0..weights.len()).map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(slots(&[1, 1, 1]), [21_846, 21_846, 21_845]);
+        assert_eq!(slots(&[2, 1]), [43_691, 21_846]);
+    }
+
     #[test]
     fn weights_are_kept() {
         for balancer in kinds() {

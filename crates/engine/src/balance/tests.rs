@@ -179,6 +179,20 @@ fn five_failures_eject_and_one_probe_decides() {
     assert!(stage.turns.ejected(&stage.backend).is_empty());
 }
 
+/// Connections that are not looked at have no status; that they came about is all that is known.
+#[test]
+fn a_connection_that_was_made_breaks_a_row_of_failures_and_ends_an_ejection() {
+    let mut stage = Stage::new(backend(&[1, 1], watched()));
+    stage.spread(1);
+    stage.send_to(0, Outcome::Unreachable, 4);
+    stage.send_to(0, Outcome::Connected, 1);
+    assert_eq!(stage.send_to(0, Outcome::Unreachable, 4), []);
+    assert_eq!(stage.send_to(0, Outcome::Unreachable, 1), [Event::Ejected(Duration::from_secs(30))]);
+    stage.seconds += 30;
+    let probe = stage.pick(None, &[]);
+    assert_eq!(stage.note(&probe, Outcome::Connected), Some(Event::Recovered));
+}
+
 #[test]
 fn a_probe_without_an_outcome_is_followed_by_another_and_a_retry_is_none() {
     let mut stage = Stage::new(backend(&[1, 1, 1], watched()));
@@ -195,8 +209,10 @@ fn a_probe_without_an_outcome_is_followed_by_another_and_a_retry_is_none() {
 
 #[test]
 fn small_sets_lose_one_and_never_the_last() {
-    for (endpoints, share, most) in [(1, 50, 0), (2, 50, 1), (3, 50, 1), (4, 50, 2), (3, 10, 1), (2, 100, 1), (4, 0, 0)]
-    {
+    // So many that the share is not passed; one in any case, but never the last.
+    let cases =
+        [(1, 50, 0), (2, 50, 1), (3, 50, 1), (4, 50, 2), (3, 10, 1), (10, 10, 1), (20, 10, 2), (2, 100, 1), (4, 0, 0)];
+    for (endpoints, share, most) in cases {
         let outliers = Outliers { share, ..Outliers::default() };
         let mut stage =
             Stage::new(backend(&vec![1; endpoints], Traffic { outliers: Some(outliers), ..Traffic::default() }));

@@ -101,7 +101,12 @@ impl<'w> Backends<'w> {
             Some(Err(problem)) => return Err(broken(Reason::BackendTlsInvalid, &problem)),
         };
         let traffic = self.traffic(&key.0, before)?;
-        let (source, endpoints) = source_of(resolved.endpoints);
+        let mut endpoints = resolved.endpoints;
+        let has_locality = traffic.as_ref().is_some_and(|traffic| traffic.locality.is_some());
+        if let Some(zone) = self.zone.filter(|_| !has_locality) {
+            endpoints.keep_hinted(zone);
+        }
+        let (source, endpoints) = source_of(endpoints);
         let stated = traffic.as_ref().and_then(|traffic| traffic.connect_timeout);
         let connect_timeout = stated.or(resolved.connect_timeout).unwrap_or(CONNECT_TIMEOUT);
         let backend = match before {

@@ -18,7 +18,7 @@ use transept_model::world::World;
 use super::backends::Backends;
 use super::policies::{Effective, Policies};
 use super::routes::{CompiledRoute, RouteCompiler, bare_rule};
-use super::{Compiled, RouteKey, find_nothing_left, key_of, rule_on};
+use super::{Compiled, RouteKey, find_nothing_left, key_of, rule_on, stream_rule};
 use crate::filters::Filters;
 use crate::policies::{Chain, Step};
 use crate::role::Destinations;
@@ -480,16 +480,21 @@ impl<'w> Sides<'_, 'w> {
         };
         let backend = self.backends.find(&Referrer::new("HTTPRoute", namespace), target);
         let rule = Arc::new(whole_rule(namespace, name, port, self.site(namespace, name), backend));
-        let routes = self.attached.service(namespace, name);
-        let routes = routes.map(|service| service.routes_for(port, &self.station.namespace)).unwrap_or_default();
+        let attached = self.attached.service(namespace, name);
+        let routes = attached.map(|service| service.routes_for(port, &self.station.namespace)).unwrap_or_default();
         let table = (!routes.is_empty()).then(|| self.table(&routes));
+        let stream = attached.and_then(|service| service.stream_route_for(port, &self.station.namespace));
+        let stream = stream.and_then(|one| stream_rule(self.policies, self.routes, &one.route, &Effective::default()));
         let service = self.world.service(namespace, name);
         let written = service.and_then(|service| service.spec.ports.iter().find(|one| one.port == port));
         let protocol = AppProtocol::of(written.and_then(|port| port.app_protocol.as_deref()));
-        Arc::new(Listener {
-            speaks: protocol.speaks(),
-            ..self.listener(namespace, name, port, rule, table, Role::Outbound)
-        })
+        let speaks = match protocol.speaks() {
+            // Who routes connections and no requests wants them not looked at.
+            Speaks::Detect if stream.is_some() && table.is_none() => Speaks::Opaque,
+            speaks => speaks,
+        };
+        let listener = self.listener(namespace, name, port, rule, table, Role::Outbound);
+        Arc::new(Listener { speaks, stream: stream.or(listener.stream), ..listener })
     }
 
     /// The rules of routes that name a Service. Their host names play no part: the call belongs to the Service already.

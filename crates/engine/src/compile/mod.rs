@@ -155,10 +155,11 @@ fn judge_mesh_routes(
     find_nothing_left(&routes)
 }
 
-/// The routes none of whose matches could be compiled.
+/// The routes none of whose matches could be compiled. Those for connections have none.
 fn find_nothing_left(routes: &HashMap<RouteKey<'_>, CompiledRoute>) -> HashSet<ObjectName> {
     routes
         .iter()
+        .filter(|(key, _)| key.0 != "TCPRoute")
         .filter(|(_, route)| !route.rules.is_empty() && route.rules.iter().all(|rule| rule.matches.is_empty()))
         .map(|((kind, namespace, name), _)| ObjectName {
             kind: (*kind).into(),
@@ -192,7 +193,7 @@ fn key_of(route: &RouteRef) -> RouteKey<'_> {
 
 fn security(protocol: &Protocol) -> Option<Secure> {
     match protocol {
-        Protocol::Http => Some(Secure::Plain),
+        Protocol::Http | Protocol::Tcp => Some(Secure::Plain),
         Protocol::Https => Some(Secure::Tls),
         _ => None,
     }
@@ -257,8 +258,8 @@ impl<'c, 'w> Listeners<'c, 'w> {
             hostname: attached.hostname.as_ref().map(|hostname| hostname.as_str().into()),
             port: attached.port,
             tls: self.server_tls(&name, attached),
-            speaks: Speaks::Http,
-            stream: None,
+            speaks: if attached.protocol == Protocol::Tcp { Speaks::Opaque } else { Speaks::Http },
+            stream: self.stream(attached, &of_listener),
             routes: self.table(attached, &of_listener),
             chain: self.policies.chain(&of_listener),
             settings: self.shared(settings),
@@ -267,6 +268,12 @@ impl<'c, 'w> Listeners<'c, 'w> {
             name,
         });
         MadeListener { listener, gateway_settings: self.shared(gateway_settings) }
+    }
+
+    /// The rule for the connections of a TCP listener: of several routes the oldest has them all.
+    fn stream(&self, attached: &'w AttachedListener, of_listener: &Effective) -> Option<Arc<Rule>> {
+        let oldest = attached.routes.iter().find(|route| matches!(route.route, RouteRef::Tcp(_)))?;
+        stream_rule(self.policies, self.routes, &oldest.route, of_listener)
     }
 
     fn shared(&mut self, settings: Settings) -> Arc<Settings> {
@@ -352,12 +359,25 @@ fn rule_on<'w>(policies: &Policies<'w>, key: RouteKey<'w>, rule: &Arc<Rule>, of_
     Arc::clone(rule)
 }
 
+/// The rule of a route for connections, with the policies in force for it under a listener.
+fn stream_rule<'w>(
+    policies: &Policies<'w>,
+    routes: &HashMap<RouteKey<'w>, CompiledRoute>,
+    route: &'w RouteRef,
+    of_listener: &Effective,
+) -> Option<Arc<Rule>> {
+    let key = key_of(route);
+    let rule = routes.get(&key)?.rules.first()?;
+    Some(rule_on(policies, key, &rule.rule, of_listener))
+}
+
 /// The hostname patterns of a route that a listener can meet. The route's own, not what they have in common with the listener's: the
 /// standard ranks routes by what they say themselves, and the listener has taken the request by its host already.
 fn own_hostnames(route: &AttachedRoute, listener: Option<&Hostname>) -> Vec<Arc<str>> {
     let written = match &route.route {
         RouteRef::Http(route) => &route.spec.hostnames,
         RouteRef::Grpc(route) => &route.spec.hostnames,
+        RouteRef::Tcp(_) => return Vec::new(),
     };
     if written.is_empty() {
         return vec!["".into()];

@@ -11,7 +11,7 @@ use foldhash::fast::FixedState;
 use transept_model::attach::RouteRef;
 use transept_model::kinds::{
     GrpcBackendRef, GrpcMethodMatch, GrpcRouteRule, HttpBackendRef, HttpHeaderMatch, HttpQueryParamMatch, HttpRetry,
-    HttpRouteMatch, HttpRouteRule, HttpTimeouts, MatchType, Metadata, ParentReference, PathMatchType,
+    HttpRouteMatch, HttpRouteRule, HttpTimeouts, MatchType, Metadata, ParentReference, PathMatchType, TcpRouteRule,
 };
 use transept_model::place::{Invalid, Place, Spot};
 use transept_model::references::{BackendTarget, Referrer};
@@ -73,6 +73,10 @@ impl<'w> RouteCompiler<'_, 'w> {
                 let rules = route.spec.rules.iter().enumerate();
                 rules.map(|(index, rule)| self.grpc_rule(&route.meta, &route.spec.parent_refs, index, rule)).collect()
             }
+            RouteRef::Tcp(route) => {
+                let rules = route.spec.rules.iter().enumerate();
+                rules.map(|(index, rule)| self.tcp_rule(&route.meta, &route.spec.parent_refs, index, rule)).collect()
+            }
         };
         CompiledRoute { rules }
     }
@@ -130,6 +134,26 @@ impl<'w> RouteCompiler<'_, 'w> {
             matches.push(all);
         }
         CompiledRule { rule, matches }
+    }
+
+    /// A rule for connections, which has no matches.
+    fn tcp_rule(
+        &mut self,
+        meta: &'w Metadata,
+        parents: &'w [ParentReference],
+        index: usize,
+        spec: &'w TcpRouteRule,
+    ) -> CompiledRule {
+        let name = rule_name(RouteKind::Tcp, meta, index, spec.name.as_deref(), spec.at);
+        let from = Referrer::new("TCPRoute", &meta.namespace);
+        let backends = spec.backend_refs.iter().map(|backend| {
+            let target = BackendTarget::from(backend).of_route(parents, from.namespace);
+            let target = self.backends.find(&from, target);
+            WeightedBackend { weight: backend.weight, filters: Filters::none(), target }
+        });
+        let backends = backends.collect();
+        let rule = Arc::new(Rule { backends: self.share(backends), ..bare_rule(name) });
+        CompiledRule { rule, matches: Vec::new() }
     }
 
     /// The backends of a rule, in memory shared with the rules that have the same.

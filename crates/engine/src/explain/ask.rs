@@ -8,6 +8,7 @@ use std::time::Duration;
 use transept_wire::head::{FieldId, Fields, Method, Version};
 
 use crate::exchange::Now;
+use crate::policies::Carried;
 
 /// A described request.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct Ask {
     pub method: Method,
     /// The HTTP version.
     pub version: Version,
+    /// Whether it is a request, or a connection that is not looked at (`tcp://`).
+    pub carried: Carried,
     /// Whether it comes over TLS.
     pub tls: bool,
     /// Host and port as the client writes them.
@@ -53,19 +56,20 @@ pub struct Assumed {
 }
 
 impl Ask {
-    /// A request without fields, from 127.0.0.1.
+    /// A request without fields, from 127.0.0.1; with the scheme `tcp` a connection, which has no method.
     ///
     /// # Errors
     /// A sentence about what is wrong with the method or the URL.
     pub fn new(method: &str, url: &str) -> Result<Ask, String> {
         let method = Method::from_bytes(method.as_bytes()).ok_or_else(|| format!("`{method}` is not a method"))?;
-        let (tls, rest) = match url.split_once("://") {
-            Some(("http", rest)) => (false, rest),
-            Some(("https", rest)) => (true, rest),
+        let (carried, tls, rest) = match url.split_once("://") {
+            Some(("http", rest)) => (Carried::Unknown, false, rest),
+            Some(("https", rest)) => (Carried::Unknown, true, rest),
+            Some(("tcp", rest)) => (Carried::Opaque, false, rest),
             Some((scheme, _)) => {
-                return Err(format!("the scheme `{scheme}` is neither http nor https"));
+                return Err(format!("the scheme `{scheme}` is none of http, https and tcp"));
             }
-            None => (false, url),
+            None => (Carried::Unknown, false, url),
         };
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
@@ -76,9 +80,13 @@ impl Ask {
         };
         let parts = transept_wire::normalize::authority(authority.as_bytes())
             .map_err(|why| format!("`{authority}` is not a host: {why}"))?;
+        if carried == Carried::Opaque && (parts.port.is_none() || target != "/") {
+            return Err(format!("`{url}` does not say where a connection goes; write `tcp://host:port`"));
+        }
         Ok(Ask {
             method,
             version: Version::Http11,
+            carried,
             tls,
             port: parts.port.unwrap_or(if tls { 443 } else { 80 }),
             authority: authority.to_owned(),

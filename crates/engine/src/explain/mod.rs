@@ -6,6 +6,7 @@
 
 mod ask;
 mod considered;
+mod stream;
 mod traffic;
 mod walk;
 mod write;
@@ -50,6 +51,8 @@ pub struct Explanation {
     pub generation: u64,
     /// The request as it was asked: method and URL.
     pub asked: String,
+    /// Whether it is a connection that is not looked at, and no request.
+    pub is_stream: bool,
     /// The address that takes it.
     pub bind: Option<Arc<Bind>>,
     /// The path as it is matched and forwarded, when it differs from what was asked.

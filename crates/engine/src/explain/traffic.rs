@@ -90,7 +90,12 @@ fn describe_check(check: &Check) -> String {
 
 fn describe_limits(limits: &Limits) -> Option<String> {
     let mut text = String::new();
-    for (count, what) in [(limits.requests, "requests"), (limits.pending, "waiting for a connection")] {
+    let counts = [
+        (limits.connections, "connections"),
+        (limits.requests, "requests"),
+        (limits.pending, "waiting for a connection"),
+    ];
+    for (count, what) in counts {
         if let Some(count) = count {
             let comma = if text.is_empty() { "" } else { ", " };
             // Writing to a String cannot fail.
@@ -123,7 +128,7 @@ mod tests {
         let traffic = Traffic {
             balancer: Balancer::Maglev { keys: vec![HashKey::Cookie("sid".into()), HashKey::Address], bound: 125 },
             outliers: Some(Outliers::default()),
-            limits: Limits { requests: Some(7), pending: Some(3) },
+            limits: Limits { connections: Some(9), requests: Some(7), pending: Some(3) },
             locality: Some(Locality { here: Some("a".into()), failover: vec!["b".into()], overprovisioning: 140 }),
             check: Some(crate::policies::check_for_tests()),
             ..Traffic::default()
@@ -135,7 +140,7 @@ mod tests {
                 "zones in order: a, b, then all others",
                 "an endpoint is left alone after 5 failures in a row, for 30s and up to 5m, then tried with one request",
                 "health is checked every 10s with GET /",
-                "at most 7 requests, 3 waiting for a connection",
+                "at most 9 connections, 7 requests, 3 waiting for a connection",
             ]
         );
     }

@@ -11,11 +11,11 @@ use transept_wire::normalize::{self, Normal};
 
 use super::considered::{Tried, consider};
 use super::traffic::describe;
-use super::{Ask, BackendShare, Explanation};
+use super::{Ask, BackendShare, Explanation, stream};
 use crate::balance::Turns;
 use crate::exchange::{Connection, Exchange, Notes, TlsFacts};
 use crate::filters::Filters;
-use crate::policies::Chain;
+use crate::policies::{Carried, Chain};
 use crate::reason::Reason;
 use crate::reply::{Audience, render};
 use crate::route::{Routed, route_traced};
@@ -29,13 +29,20 @@ use crate::{admit_connection, admit_to, forwarded, pick, relay, screen, trace};
 pub fn explain(snapshot: &Snapshot, ask: &Ask) -> Explanation {
     let mut found = Explanation {
         generation: snapshot.generation,
-        asked: format!("{} {}://{}{}", ask.method, scheme(ask), ask.authority, ask.target),
+        asked: match ask.carried {
+            Carried::Opaque => format!("connection tcp://{}", ask.authority),
+            Carried::Unknown => format!("{} {}://{}{}", ask.method, scheme(ask), ask.authority, ask.target),
+        },
         ..Explanation::default()
     };
     match find_bind(snapshot, ask) {
         Some(bind) => {
             found.bind = Some(Arc::clone(bind));
-            walk(bind, ask, &mut found);
+            if ask.carried == Carried::Opaque || bind.listener_for_streams().is_some() {
+                stream::walk(bind, ask, &mut found);
+            } else {
+                walk(bind, ask, &mut found);
+            }
         }
         None => {
             found.reply = Some(Box::new(Reply::new(Reason::ListenerNotFound).with_detail(format!(
@@ -49,7 +56,11 @@ pub fn explain(snapshot: &Snapshot, ask: &Ask) -> Explanation {
 }
 
 fn scheme(ask: &Ask) -> &'static str {
-    if ask.tls { "https" } else { "http" }
+    match ask.carried {
+        Carried::Opaque => "tcp",
+        Carried::Unknown if ask.tls => "https",
+        Carried::Unknown => "http",
+    }
 }
 
 fn find_bind<'s>(snapshot: &'s Snapshot, ask: &Ask) -> Option<&'s Arc<Bind>> {
@@ -71,13 +82,13 @@ fn find_bind<'s>(snapshot: &'s Snapshot, ask: &Ask) -> Option<&'s Arc<Bind>> {
     })
 }
 
-fn host_of(ask: &Ask) -> String {
+pub(super) fn host_of(ask: &Ask) -> String {
     normalize::authority(ask.authority.as_bytes())
         .map(|parts| String::from_utf8_lossy(parts.host).to_ascii_lowercase())
         .unwrap_or_default()
 }
 
-fn connection_of(bind: &Bind, ask: &Ask) -> Connection {
+pub(super) fn connection_of(bind: &Bind, ask: &Ask) -> Connection {
     let tls = ask.tls.then(|| {
         let name = ask.server_name.clone().unwrap_or_else(|| host_of(ask));
         TlsFacts { server_name: Some(name.into()), ..TlsFacts::default() }
@@ -238,7 +249,7 @@ fn forward<'s>(
     None
 }
 
-fn note_endpoints(backend: &Backend, found: &mut Explanation) {
+pub(super) fn note_endpoints(backend: &Backend, found: &mut Explanation) {
     let set = backend.endpoints.load();
     found.endpoints = set.endpoints().iter().map(|one| (one.address.to_string(), one.weight)).collect();
     let tunnels = set.endpoints().iter().filter_map(|one| one.tunnel.as_ref());
@@ -266,7 +277,7 @@ fn note_filters(of: &str, filters: &Filters, random: u64, found: &mut Explanatio
     found.mirrors.extend(filters.mirrors(random).map(|backend| backend.label.to_string()));
 }
 
-fn note_policies(listener: &Listener, chain: &Chain, found: &mut Explanation) {
+pub(super) fn note_policies(listener: &Listener, chain: &Chain, found: &mut Explanation) {
     let settled = listener.settled_by.iter().filter(|step| chain.steps().iter().all(|other| !Arc::ptr_eq(other, step)));
     found.policies = settled.map(|step| &step.name).chain(chain.names()).map(Arc::clone).collect();
 }

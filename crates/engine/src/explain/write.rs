@@ -29,6 +29,7 @@ impl Explanation {
         json!({
             "generation": self.generation,
             "request": self.asked,
+            "isStream": self.is_stream,
             "normalizedPath": self.normalized,
             "bind": self.bind.as_ref().map(|bind| bind.address.to_string()),
             "identity": self.identity.as_deref(),
@@ -102,6 +103,9 @@ impl Explanation {
         for (name, why) in &self.other_listeners {
             writeln!(out, "           not {name}: {why}")?;
         }
+        if self.is_stream {
+            writeln!(out, "detect     bytes, which are not looked at")?;
+        }
         if let Some(client) = &self.client {
             let peer = match client.peer {
                 Peer::Trusted => "behind a trusted proxy",
@@ -169,7 +173,12 @@ impl Explanation {
             write_fields(out, &request.fields)?;
         }
         if let Some(reply) = &self.reply {
-            writeln!(out, "reply      {} {} ({})", reply.status, reply.reason.title(), reply.reason.slug())?;
+            match self.is_stream {
+                true => writeln!(out, "close      {} ({})", reply.reason.title(), reply.reason.slug())?,
+                false => {
+                    writeln!(out, "reply      {} {} ({})", reply.status, reply.reason.title(), reply.reason.slug())?
+                }
+            }
             if !reply.detail.is_empty() {
                 writeln!(out, "           {}", reply.detail)?;
             }

@@ -1,14 +1,16 @@
 //! `IpAccessPolicy`: who may come in, by the client's address.
 //!
 //! Looks only at the derived address (`forwarded::derive`): the socket's peer, or what trusted proxies say, so a client cannot choose
-//! it. `deny` is looked at first; then, when `allow` is written, the address must be in it. An address that is not allowed gets 403
+//! it; for a connection that carries no requests, at its peer. `deny` is looked at first; then, when `allow` is written, the address must be in it. An address that is not allowed gets 403
 //! before anything else is decided about the request, on a Gateway or listener also where no route matches.
+
+use std::net::IpAddr;
 
 use transept_model::object;
 use transept_model::policy::Target;
 use transept_model::schema::{Decoder, Rule};
 
-use super::{Network, Phase, Policy};
+use super::{Arrival, Carried, Network, Phase, Policy};
 use crate::exchange::Exchange;
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
@@ -45,8 +47,23 @@ impl Policy for IpAccessPolicy {
         Some(IpAccessPolicy { allow: spec.allow.clone(), deny: spec.deny.clone() })
     }
 
+    fn on_connect(&self, x: &Arrival<'_>) -> Verdict {
+        match x.carried {
+            // Nobody says whom the peer stands for.
+            Carried::Opaque => self.judge(x.connection.peer.ip()),
+            // Requests may say it, and are judged one by one.
+            Carried::Unknown => Verdict::Continue,
+        }
+    }
+
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
-        let client = x.client.to_canonical();
+        self.judge(x.client)
+    }
+}
+
+impl IpAccessPolicy {
+    fn judge(&self, client: IpAddr) -> Verdict {
+        let client = client.to_canonical();
         let within = |networks: &[Network]| networks.iter().any(|network| network.contains(client));
         if within(&self.deny) || self.allow.as_deref().is_some_and(|allow| !within(allow)) {
             return Reply::new(Reason::AddressDenied).into();

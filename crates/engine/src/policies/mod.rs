@@ -137,7 +137,7 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
     }
 }
 
-/// A connection that wants to a port of a program in the mesh.
+/// A connection that wants to a port of a program in the mesh, or to a listener that looks at connections only.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival<'a> {
     /// The connection.

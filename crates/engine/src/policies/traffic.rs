@@ -150,9 +150,12 @@ object! {
 object! {
     /// How much at a time, for all workers of a proxy together. What is not written has no limit.
     pub struct LimitSpec {
+        /// Connections to the endpoints, those that idle included, whatever they carry. A request that finds none waits for one that
+        /// becomes free, for as long as connecting may take; a connection that is not looked at is closed at once.
+        connections: Option<u32> => Rule::Range(1, 10_000_000);
         /// Requests under way, upgraded connections included.
         requests: Option<u32> => Rule::Range(1, 10_000_000);
-        /// Requests that wait for a connection to be opened.
+        /// Requests that wait for a connection to be opened, or to become free.
         pending: Option<u32> => Rule::Range(1, 10_000_000);
     }
 }
@@ -370,7 +373,7 @@ fn compile_outliers(spec: &OutlierSpec) -> Outliers {
 }
 
 fn compile_limits(spec: &LimitSpec) -> Limits {
-    Limits { requests: spec.requests, pending: spec.pending }
+    Limits { connections: spec.connections, requests: spec.requests, pending: spec.pending }
 }
 
 fn compile_retries(spec: &RetrySpec) -> Retries {

@@ -87,9 +87,9 @@ fn draft_one(
         http_names: Names::default(),
         grpc_names: Names::default(),
     };
-    if !matches!(listener.protocol, Protocol::Http | Protocol::Https) {
+    if !is_served(&listener.protocol) {
         let why = format!("protocol {} is not supported", listener.protocol);
-        draft.refuse(&gateway.meta, "UnsupportedProtocol", "protocol", &why, "use HTTP or HTTPS", findings);
+        draft.refuse(&gateway.meta, "UnsupportedProtocol", "protocol", &why, "use HTTP, HTTPS or TCP", findings);
         return draft;
     }
     if let Some(name) = &listener.hostname {
@@ -105,14 +105,14 @@ fn draft_one(
             ),
         }
     }
-    let (allowed, unknown) = RouteKinds::read(&listener.allowed_routes.kinds);
+    let (allowed, unknown) = RouteKinds::read(&listener.protocol, &listener.allowed_routes.kinds);
     draft.kinds = allowed;
     if listener.protocol == Protocol::Https {
         draft_tls(&mut draft, gateway, listener, references, findings);
     }
     for (position, spot, kind) in unknown {
         let why = format!("routes of kind {kind} cannot attach to this listener");
-        let remedy = "use HTTPRoute or GRPCRoute";
+        let remedy = if listener.protocol == Protocol::Tcp { "use TCPRoute" } else { "use HTTPRoute or GRPCRoute" };
         let field = draft.field(&format!("allowedRoutes.kinds[{position}]"));
         draft.unresolved("InvalidRouteKinds", sentence(&why, remedy));
         findings.add(&gateway.meta, spot, field, why, remedy);
@@ -120,11 +120,16 @@ fn draft_one(
     draft
 }
 
+/// Whether listeners of a protocol can be opened.
+fn is_served(protocol: &Protocol) -> bool {
+    matches!(protocol, Protocol::Http | Protocol::Https | Protocol::Tcp)
+}
+
 /// What a Gateway's listener must not share with another one of the same port.
 fn find_conflicts(meta: &Metadata, drafts: &mut [ListenerDraft], findings: &mut Findings) {
     let mut by_port: HashMap<u16, Vec<usize>> = HashMap::new();
     for (index, draft) in drafts.iter().enumerate() {
-        if matches!(draft.protocol, Protocol::Http | Protocol::Https) {
+        if is_served(&draft.protocol) {
             by_port.entry(draft.port).or_default().push(index);
         }
     }
@@ -133,9 +138,10 @@ fn find_conflicts(meta: &Metadata, drafts: &mut [ListenerDraft], findings: &mut 
             continue;
         };
         // Inside one Gateway nobody wins: all listeners that cannot be told apart are refused.
-        if indexes.iter().any(|i| drafts[*i].protocol != drafts[first].protocol) {
+        if let Some(&other) = indexes.iter().find(|i| drafts[**i].protocol != drafts[first].protocol) {
+            let both = format!("{} and {}", drafts[first].protocol, drafts[other].protocol);
             for &index in &indexes {
-                let why = format!("port {port} is used with both HTTP and HTTPS");
+                let why = format!("port {port} is used with both {both}");
                 let remedy = "give the listeners of one protocol another port";
                 drafts[index].conflict(meta, "ProtocolConflict", "port", &why, remedy, findings);
             }

@@ -107,14 +107,17 @@ fn hang_on(listener: &mut ListenerDraft, candidate: &Candidate<'_>, names: Vec<H
     if listener.routes.last().is_some_and(already) {
         return true;
     }
-    let (own, other) = match candidate.route {
-        RouteRef::Http(_) => (&mut listener.http_names, &listener.grpc_names),
-        RouteRef::Grpc(_) => (&mut listener.grpc_names, &listener.http_names),
+    let names_of_both = match candidate.route {
+        RouteRef::Http(_) => Some((&mut listener.http_names, &listener.grpc_names)),
+        RouteRef::Grpc(_) => Some((&mut listener.grpc_names, &listener.http_names)),
+        RouteRef::Tcp(_) => None,
     };
-    if other.meet(&names) {
-        return false;
+    if let Some((own, other)) = names_of_both {
+        if other.meet(&names) {
+            return false;
+        }
+        own.add(&names);
     }
-    own.add(&names);
     listener.routes.push(AttachedRoute { route: candidate.route.clone(), hostnames: names, order: candidate.order });
     true
 }
@@ -169,9 +172,10 @@ fn not_allowed(draft: &GatewayDraft, meant: &[usize], candidate: &Candidate<'_>)
             "open its listener with `allowedRoutes.namespaces`, or move the route".to_owned(),
         )
     } else {
+        let protocol = if kind == "TCPRoute" { "TCP" } else { "HTTP or HTTPS" };
         (
             format!("the Gateway {} takes no routes of kind {kind} there", label(draft)),
-            format!("attach to a listener of protocol HTTP or HTTPS that allows {kind}"),
+            format!("attach to a listener of protocol {protocol} that allows {kind}"),
         )
     };
     Refusal::new("NotAllowedByListeners", About::Parent, why, remedy)

@@ -49,7 +49,7 @@ pub enum PolicyTarget {
     },
     /// A route.
     Route {
-        /// `HTTPRoute` or `GRPCRoute`.
+        /// `HTTPRoute`, `GRPCRoute` or `TCPRoute`.
         kind: &'static str,
         /// Its namespace.
         namespace: Text,
@@ -58,7 +58,7 @@ pub enum PolicyTarget {
     },
     /// A rule of a route.
     Rule {
-        /// `HTTPRoute` or `GRPCRoute`.
+        /// `HTTPRoute`, `GRPCRoute` or `TCPRoute`.
         kind: &'static str,
         /// The namespace of the route.
         namespace: Text,
@@ -221,14 +221,11 @@ fn find_target(world: &World, policy: &Policy, reference: &PolicyTargetReference
 
 fn find_route(world: &World, namespace: &Text, reference: &PolicyTargetReference) -> Option<PolicyTarget> {
     let name = &reference.name;
-    let (kind, rules): (_, Vec<Option<&Text>>) = if reference.kind == "GRPCRoute" {
-        let route = world.grpc_route(namespace, name)?;
-        let names = route.spec.rules.iter().map(|rule| rule.name.as_ref());
-        ("GRPCRoute", names.collect())
-    } else {
-        let route = world.http_route(namespace, name)?;
-        let names = route.spec.rules.iter().map(|rule| rule.name.as_ref());
-        ("HTTPRoute", names.collect())
+    let kind = route_kind(reference);
+    let rules: Vec<Option<&Text>> = match kind {
+        "GRPCRoute" => world.grpc_route(namespace, name)?.spec.rules.iter().map(|rule| rule.name.as_ref()).collect(),
+        "TCPRoute" => world.tcp_route(namespace, name)?.spec.rules.iter().map(|rule| rule.name.as_ref()).collect(),
+        _ => world.http_route(namespace, name)?.spec.rules.iter().map(|rule| rule.name.as_ref()).collect(),
     };
     match &reference.section_name {
         None => Some(PolicyTarget::Route { kind, namespace: namespace.clone(), name: name.clone() }),
@@ -238,6 +235,15 @@ fn find_route(world: &World, namespace: &Text, reference: &PolicyTargetReference
             route: name.clone(),
             name: section.clone(),
         }),
+    }
+}
+
+/// The kind of the route that a reference means, as a word that lives for ever.
+fn route_kind(reference: &PolicyTargetReference) -> &'static str {
+    match reference.kind.as_str() {
+        "GRPCRoute" => "GRPCRoute",
+        "TCPRoute" => "TCPRoute",
+        _ => "HTTPRoute",
     }
 }
 
@@ -258,8 +264,7 @@ fn find_ancestors(
             return drafts.iter().filter(is_it).map(gateway_ref).collect();
         }
         Some(Target::Route | Target::Rule) => {
-            let kind = if reference.kind == "GRPCRoute" { "GRPCRoute" } else { "HTTPRoute" };
-            let key = (kind, namespace.clone(), reference.name.clone());
+            let key = (route_kind(reference), namespace.clone(), reference.name.clone());
             uses.routes.get(&key)
         }
         _ => BackendKey::new(&reference.group, &reference.kind, namespace, &reference.name)

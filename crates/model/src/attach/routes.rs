@@ -1,4 +1,4 @@
-//! Routes and their parents: every HTTPRoute and GRPCRoute hung on the listeners and Services that take it, and its status.
+//! Routes and their parents: every HTTPRoute, GRPCRoute and TCPRoute hung on the listeners and Services that take it, and its status.
 //!
 //! Called after all Gateways are drafted. Routes come oldest first, because the oldest wins. What a route refers to is judged
 //! once, whatever its parents say; a dangling reference does not keep a route from attaching.
@@ -42,6 +42,7 @@ impl RouteRef {
         match self {
             Self::Http(route) => &route.spec.parent_refs,
             Self::Grpc(route) => &route.spec.parent_refs,
+            Self::Tcp(route) => &route.spec.parent_refs,
         }
     }
 
@@ -49,6 +50,7 @@ impl RouteRef {
         match self {
             Self::Http(route) => &route.spec.hostnames,
             Self::Grpc(route) => &route.spec.hostnames,
+            Self::Tcp(_) => &[],
         }
     }
 
@@ -56,6 +58,7 @@ impl RouteRef {
         let scope = match self {
             Self::Http(route) => route.spec.use_default_gateways,
             Self::Grpc(route) => route.spec.use_default_gateways,
+            Self::Tcp(route) => route.spec.use_default_gateways,
         };
         scope == Some(DefaultScope::All)
     }
@@ -80,7 +83,8 @@ pub(super) fn attach_all<'w>(
         .collect();
     let http = world.http_routes().iter().map(|route| RouteRef::Http(route.clone()));
     let grpc = world.grpc_routes().iter().map(|route| RouteRef::Grpc(route.clone()));
-    let mut routes: Vec<RouteRef> = http.chain(grpc).collect();
+    let tcp = world.tcp_routes().iter().map(|route| RouteRef::Tcp(route.clone()));
+    let mut routes: Vec<RouteRef> = http.chain(grpc).chain(tcp).collect();
     routes.sort_by(|a, b| a.meta().precedence().cmp(&b.meta().precedence()));
     let mut run = Run {
         world,

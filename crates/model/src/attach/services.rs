@@ -35,14 +35,14 @@ pub struct ServiceRoute {
 }
 
 impl AttachedService {
-    /// The routes for calls of one port by clients of a namespace. Those of the client's own namespace, if it has any, instead of
+    /// The routes for requests to one port by clients of a namespace. Those of the client's own namespace, if it has any, instead of
     /// those of the Service's; and of two kinds only the more specific (GEP-1426, "Route types").
     pub fn routes_for(&self, port: u16, client: &str) -> Vec<&ServiceRoute> {
         let of = |namespace: &str| -> Vec<&ServiceRoute> {
             let mine = |route: &&ServiceRoute| {
                 route.port.is_none_or(|wanted| wanted == port) && *route.route.meta().namespace == *namespace
             };
-            self.routes.iter().filter(mine).collect()
+            self.routes.iter().filter(|route| !route.is_for_streams()).filter(mine).collect()
         };
         let mut routes = of(client);
         if routes.is_empty() {
@@ -52,6 +52,25 @@ impl AttachedService {
             routes.retain(|route| matches!(route.route, RouteRef::Grpc(_)));
         }
         routes
+    }
+
+    /// The TCPRoute for connections to one port by clients of a namespace: the oldest of the client's own namespace, if it has any,
+    /// else the oldest of the Service's. One listener has room for one, as the standard says for those of Gateways.
+    pub fn stream_route_for(&self, port: u16, client: &str) -> Option<&ServiceRoute> {
+        let oldest = |namespace: &str| {
+            let mut routes = self.routes.iter().filter(|route| route.is_for_streams());
+            routes.find(|route| {
+                route.port.is_none_or(|wanted| wanted == port) && *route.route.meta().namespace == *namespace
+            })
+        };
+        oldest(client).or_else(|| oldest(&self.namespace))
+    }
+}
+
+impl ServiceRoute {
+    /// Whether it is for connections that are not looked at.
+    fn is_for_streams(&self) -> bool {
+        matches!(self.route, RouteRef::Tcp(_))
     }
 }
 
@@ -185,6 +204,25 @@ spec:
     fn the_more_specific_kind_wins() {
         let attached = attached(&[route("HTTPRoute", "shop", "http", ""), route("GRPCRoute", "shop", "grpc", "")]);
         assert_eq!(names(&attached, 80, "shop"), ["grpc"]);
+    }
+
+    #[test]
+    fn connections_go_by_the_oldest_tcp_route_of_the_nearest_namespace() {
+        let attached = attached(&[
+            route("TCPRoute", "shop", "old", ", port: 80"),
+            route("TCPRoute", "shop", "young", ""),
+            route("TCPRoute", "desk", "consumer", ""),
+            route("HTTPRoute", "shop", "http", ""),
+        ]);
+        assert!(attached.problems.is_empty(), "{:#?}", attached.problems);
+        let service = attached.services.first().expect("a Service");
+        let stream = |port, client| service.stream_route_for(port, client).map(|one| one.route.meta().name.to_string());
+        assert_eq!(stream(80, "shop").as_deref(), Some("old"));
+        assert_eq!(stream(81, "else").as_deref(), Some("young"));
+        assert_eq!(stream(80, "desk").as_deref(), Some("consumer"));
+        assert_eq!(names(&attached, 80, "desk"), ["http"]);
+        let status = attached.status.route("TCPRoute", "shop", "young").expect("a status");
+        assert!(status.parents[0].conditions.holds("Accepted"));
     }
 
     #[test]

@@ -145,19 +145,71 @@ spec:
   - {name: plain, port: 8080, protocol: HTTP}
   - {name: secure, port: 8080, protocol: HTTPS, tls: {certificateRefs: [{name: none}]}}
   - {name: other, port: 8081, protocol: HTTP}
-  - {name: tcp, port: 8081, protocol: TCP}
+  - {name: udp, port: 8081, protocol: UDP}
+  - {name: web, port: 8082, protocol: HTTP}
+  - {name: tcp, port: 8082, protocol: TCP}
 ";
     let attached = attached(world);
-    for name in ["plain", "secure"] {
+    for name in ["plain", "secure", "web", "tcp"] {
         let conditions = listener(&attached, "web", name);
         assert_eq!(reason(conditions, "Accepted"), ("False", "ProtocolConflict"));
         assert_eq!(reason(conditions, "Conflicted"), ("True", "ProtocolConflict"));
         assert_eq!(reason(conditions, "Programmed"), ("False", "Invalid"));
     }
     assert_eq!(reason(listener(&attached, "web", "other"), "Programmed"), ("True", "Programmed"));
-    assert_eq!(reason(listener(&attached, "web", "tcp"), "Accepted"), ("False", "UnsupportedProtocol"));
+    assert_eq!(reason(listener(&attached, "web", "udp"), "Accepted"), ("False", "UnsupportedProtocol"));
     let gateway = attached.status.gateway("default", "web").unwrap();
     assert_eq!(reason(&gateway.conditions, "Accepted"), ("True", "ListenersNotValid"));
+}
+
+#[test]
+fn tcp_routes_attach_to_tcp_listeners_and_to_nothing_else() {
+    let world = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: web}
+spec:
+  listeners:
+  - {name: http, port: 8080, protocol: HTTP}
+  - {name: tcp, port: 5432, protocol: TCP}
+  - {name: odd, port: 5433, protocol: TCP, allowedRoutes: {kinds: [{kind: TCPRoute}, {kind: HTTPRoute}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {name: db}
+spec:
+  parentRefs: [{name: web}]
+  rules: [{backendRefs: [{name: db, port: 5432}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: second}
+spec:
+  parentRefs: [{name: web, port: 5432}]
+  rules: [{backendRefs: [{name: db, port: 5432}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: lost}
+spec:
+  parentRefs: [{name: web, sectionName: http}]
+  rules: [{backendRefs: [{name: db, port: 5432}]}]
+---
+{apiVersion: v1, kind: Service, metadata: {name: db}, spec: {ports: [{port: 5432, appProtocol: kubernetes.io/wss}]}}
+";
+    let attached = attached(world);
+    let gateway = attached.status.gateway("default", "web").unwrap();
+    let counts: Vec<_> = gateway.listeners.iter().map(|one| (one.attached_routes, &*one.supported_kinds)).collect();
+    assert_eq!(counts, [(0, &["HTTPRoute", "GRPCRoute"][..]), (2, &["TCPRoute"][..]), (1, &["TCPRoute"][..])]);
+    assert_eq!(reason(listener(&attached, "web", "odd"), "ResolvedRefs"), ("False", "InvalidRouteKinds"));
+    for (name, accepted) in [("db", "Accepted"), ("second", "Accepted"), ("lost", "NotAllowedByListeners")] {
+        let status = attached.status.route("TCPRoute", "default", name).unwrap();
+        assert_eq!(reason(&status.parents[0].conditions, "Accepted").1, accepted, "{name}");
+        assert_eq!(reason(&status.parents[0].conditions, "ResolvedRefs").0, "True", "{name}");
+    }
+    let tcp = &attached.gateways[0].listeners[1];
+    let order: Vec<&str> = tcp.routes.iter().map(|one| &*one.route.meta().name).collect();
+    assert_eq!((tcp.serving, order), (true, vec!["db", "second"]));
 }
 
 #[test]

@@ -152,7 +152,7 @@ crate::choice! {
 
 crate::object! {
     /// One endpoint.
-    pub struct Endpoint ignoring &["nodeName", "targetRef", "hints", "deprecatedTopology"]; {
+    pub struct Endpoint ignoring &["nodeName", "targetRef", "deprecatedTopology"]; {
         /// Its addresses. Only the first counts, as in Kubernetes.
         addresses: Vec<Text> => Rule::MinItems(1), Rule::MaxItems(100);
         /// Whether it takes requests.
@@ -161,6 +161,25 @@ crate::object! {
         hostname: Option<Text>;
         /// The zone it is in.
         zone: Option<Text>;
+        /// Whom it is for.
+        hints: Option<EndpointHints>;
+    }
+}
+
+crate::object! {
+    /// Whom an endpoint is for. Where every ready endpoint of a Service names zones, and one of them that of the proxy, only those that
+    /// name it are used, unless a TrafficPolicy has `locality`.
+    pub struct EndpointHints ignoring &["forNodes"]; {
+        /// The zones whose clients should use it.
+        for_zones: Vec<ForZone> => Rule::MaxItems(8);
+    }
+}
+
+crate::object! {
+    /// A zone whose clients should use an endpoint.
+    pub struct ForZone {
+        /// Its name.
+        name: Text;
     }
 }
 

@@ -66,7 +66,7 @@ crate::object! {
         hostname: Option<Text> => Rule::Is(&HOSTNAME);
         /// The port.
         port: u16 => Rule::Range(1, 65535);
-        /// The protocol: HTTP or HTTPS.
+        /// The protocol: HTTP, HTTPS or TCP.
         protocol: Protocol;
         /// Certificates and TLS mode. Needed for HTTPS and TLS, forbidden otherwise.
         tls: Option<ListenerTlsConfig>;

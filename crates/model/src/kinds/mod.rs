@@ -18,6 +18,7 @@ pub mod refs;
 mod route_rules;
 pub mod selector;
 pub mod session;
+pub mod tcp_route;
 pub mod workload;
 
 pub use backend::{BackendEndpoint, BackendProtocol, BackendSpec, BackendTls};
@@ -25,8 +26,8 @@ pub use backend_tls_policy::{
     BackendTlsPolicySpec, BackendTlsValidation, PolicyTargetReference, SubjectAltName, WellKnownCaCertificates,
 };
 pub use cluster::{
-    ConfigMapBody, Endpoint, EndpointConditions, EndpointPort, EndpointSliceBody, NamespaceBody, SecretBody,
-    SecretBytes, ServicePort, ServiceSpec, TargetPort,
+    ConfigMapBody, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSliceBody, ForZone,
+    NamespaceBody, SecretBody, SecretBytes, ServicePort, ServiceSpec, TargetPort,
 };
 pub use filters::{
     CorsFilter, ExternalAuthFilter, Fraction, GrpcRouteFilter, HttpHeader, HttpHeaderFilter, HttpRouteFilter,
@@ -46,6 +47,7 @@ pub use reference_grant::{ReferenceGrantFrom, ReferenceGrantSpec, ReferenceGrant
 pub use refs::{BackendObjectReference, LocalObjectReference, ObjectReference, ParentReference, SecretObjectReference};
 pub use selector::{LabelSelector, SelectorOperator, SelectorRequirement};
 pub use session::{CookieConfig, CookieLifetime, SessionPersistence, SessionPersistenceType};
+pub use tcp_route::{TcpBackendRef, TcpRouteRule, TcpRouteSpec};
 pub use workload::{
     DEFAULT_TRUST_DOMAIN, HBONE_PORT, TunnelProtocol, WorkloadHealth, WorkloadPort, WorkloadSpec, WorkloadTunnel,
 };

@@ -120,6 +120,7 @@ impl Draft<'_> {
             k::GatewaySpec::KIND => self.admit(envelope, |draft| &mut draft.gateways),
             k::HttpRouteSpec::KIND => self.admit(envelope, |draft| &mut draft.http_routes),
             k::GrpcRouteSpec::KIND => self.admit(envelope, |draft| &mut draft.grpc_routes),
+            k::TcpRouteSpec::KIND => self.admit(envelope, |draft| &mut draft.tcp_routes),
             k::ReferenceGrantSpec::KIND => self.admit(envelope, |draft| &mut draft.grants),
             k::BackendTlsPolicySpec::KIND => {
                 self.admit(envelope, |draft| &mut draft.backend_tls_policies);

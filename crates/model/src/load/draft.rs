@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use crate::kinds::{
     BackendSpec, BackendTlsPolicySpec, ConfigMapBody, EndpointSliceBody, GatewayClassSpec, GatewaySpec, GrpcRouteSpec,
-    HttpRouteSpec, Metadata, NamespaceBody, Object, ReferenceGrantSpec, SecretBody, ServiceSpec, WorkloadSpec,
+    HttpRouteSpec, Metadata, NamespaceBody, Object, ReferenceGrantSpec, SecretBody, ServiceSpec, TcpRouteSpec,
+    WorkloadSpec,
 };
 use crate::load::Broken;
 use crate::load::outside::Outside;
@@ -35,6 +36,7 @@ pub(super) struct Draft<'a> {
     pub gateways: Vec<Object<GatewaySpec>>,
     pub http_routes: Vec<Object<HttpRouteSpec>>,
     pub grpc_routes: Vec<Object<GrpcRouteSpec>>,
+    pub tcp_routes: Vec<Object<TcpRouteSpec>>,
     pub grants: Vec<Object<ReferenceGrantSpec>>,
     pub backend_tls_policies: Vec<Object<BackendTlsPolicySpec>>,
     pub backends: Vec<Object<BackendSpec>>,
@@ -64,6 +66,7 @@ impl<'a> Draft<'a> {
             gateways: Vec::new(),
             http_routes: Vec::new(),
             grpc_routes: Vec::new(),
+            tcp_routes: Vec::new(),
             grants: Vec::new(),
             backend_tls_policies: Vec::new(),
             backends: Vec::new(),
@@ -161,6 +164,7 @@ impl<'a> Draft<'a> {
             gateways: store!(gateways),
             http_routes: store!(http_routes),
             grpc_routes: store!(grpc_routes),
+            tcp_routes: store!(tcp_routes),
             grants: store!(grants),
             backend_tls_policies: store!(backend_tls_policies),
             backends: store!(backends),

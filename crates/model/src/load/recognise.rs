@@ -20,7 +20,7 @@ pub(super) enum Recognised<'k> {
 }
 
 /// Kinds of Gateway API that this version does not serve.
-const NOT_SERVED: &[&str] = &["TLSRoute", "TCPRoute", "UDPRoute", "ListenerSet"];
+const NOT_SERVED: &[&str] = &["TLSRoute", "UDPRoute", "ListenerSet"];
 
 /// Kinds of the core group that files for Kubernetes hold and that mean nothing here.
 const CORE: &[&str] = &[
@@ -54,6 +54,7 @@ pub(super) const SERVED: &[(&str, &str, &[&str])] = &{
         row::<k::GatewaySpec>(),
         row::<k::HttpRouteSpec>(),
         row::<k::GrpcRouteSpec>(),
+        row::<k::TcpRouteSpec>(),
         row::<k::ReferenceGrantSpec>(),
         row::<k::BackendTlsPolicySpec>(),
         row::<k::BackendSpec>(),

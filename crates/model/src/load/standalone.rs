@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::kinds::gateway::{AllowedRoutes, GatewaySpec, Listener, NamespacesFrom, Protocol, RouteNamespaces};
 use crate::kinds::{
     Age, CONTROLLER_NAME, GATEWAY_GROUP, GatewayClassSpec, GrpcRouteSpec, HttpRouteSpec, Kind, Metadata, Object,
-    ParentReference,
+    ParentReference, TcpRouteSpec,
 };
 use crate::load::draft::{Draft, UNNUMBERED};
 use crate::place::{Note, Place, Spot};
@@ -45,10 +45,11 @@ macro_rules! attaches {
     )*};
 }
 
-attaches!(HttpRouteSpec GrpcRouteSpec);
+attaches!(HttpRouteSpec GrpcRouteSpec TcpRouteSpec);
 
 /// Adds the Gateway and the parents that the files left out.
 pub(super) fn complete(draft: &mut Draft<'_>) {
+    // A TCPRoute cannot count on it: nobody could guess its port.
     if draft.gateways.is_empty() && (wants_gateway(&draft.http_routes) || wants_gateway(&draft.grpc_routes)) {
         draft.gateways.push(default_gateway());
     }
@@ -61,6 +62,7 @@ pub(super) fn complete(draft: &mut Draft<'_>) {
     };
     adopt(&mut draft.http_routes, &only, &mut draft.notes);
     adopt(&mut draft.grpc_routes, &only, &mut draft.notes);
+    adopt(&mut draft.tcp_routes, &only, &mut draft.notes);
 }
 
 /// True when a route counts on a Gateway that nobody wrote: it names no parent, or the Gateway `default`.

@@ -142,6 +142,7 @@ impl<'w> References<'w> {
 
     fn find_protocol(&self, from: &Referrer<'_>, found: &FoundBackend<'w>) -> Result<AppProtocol, RefProblem> {
         let spoken = match found {
+            FoundBackend::Service(service, port) if from.kind == "TCPRoute" => stream_protocol(service, port)?,
             FoundBackend::Service(service, port) => {
                 let tls = self.tls_policies.select(&found.key(), found.port_name());
                 service_protocol(service, port, tls.is_some())?
@@ -217,13 +218,7 @@ fn service_protocol(
     has_tls: bool,
 ) -> Result<AppProtocol, RefProblem> {
     let name = format_args!("{}/{}", service.meta.namespace, service.meta.name);
-    if port.protocol != "TCP" {
-        return Err(RefProblem::new(
-            RefReason::UnsupportedProtocol,
-            format!("port {} of the Service {name} is {}", port.port, port.protocol),
-            "refer to a TCP port",
-        ));
-    }
+    needs_tcp(service, port)?;
     match port.app_protocol.as_deref() {
         Some("kubernetes.io/h2c") => Ok(AppProtocol::Http2),
         Some("kubernetes.io/ws") => Ok(AppProtocol::WebSocket),
@@ -238,4 +233,23 @@ fn service_protocol(
         )),
         _ => Ok(AppProtocol::Http),
     }
+}
+
+/// What a port speaks to those who do not look: only how its endpoints are reached when others do.
+fn stream_protocol(service: &Object<ServiceSpec>, port: &ServicePort) -> Result<AppProtocol, RefProblem> {
+    needs_tcp(service, port)?;
+    Ok(match port.app_protocol.as_deref() {
+        Some("kubernetes.io/h2c") => AppProtocol::Http2,
+        Some("kubernetes.io/ws" | "kubernetes.io/wss") => AppProtocol::WebSocket,
+        _ => AppProtocol::Http,
+    })
+}
+
+fn needs_tcp(service: &Object<ServiceSpec>, port: &ServicePort) -> Result<(), RefProblem> {
+    if port.protocol == "TCP" {
+        return Ok(());
+    }
+    let name = format_args!("{}/{}", service.meta.namespace, service.meta.name);
+    let why = format!("port {} of the Service {name} is {}", port.port, port.protocol);
+    Err(RefProblem::new(RefReason::UnsupportedProtocol, why, "refer to a TCP port"))
 }

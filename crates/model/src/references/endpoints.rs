@@ -28,6 +28,21 @@ pub enum EndpointSource {
     },
 }
 
+impl EndpointSource {
+    /// Leaves the endpoints that are meant for clients in `zone`, as kube-proxy does (KEP-2433): when every endpoint says for which zones
+    /// it is, and one of them is for this one. Else they all stay.
+    pub fn keep_hinted(&mut self, zone: &str) {
+        let EndpointSource::Static(addresses) = self else {
+            return;
+        };
+        let is_for = |address: &EndpointAddress| address.for_zones.iter().any(|one| **one == *zone);
+        let all_say = addresses.iter().all(|address| !address.for_zones.is_empty());
+        if all_say && addresses.iter().any(is_for) {
+            addresses.retain(is_for);
+        }
+    }
+}
+
 /// One address of a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointAddress {
@@ -41,6 +56,8 @@ pub struct EndpointAddress {
     pub hostname: Option<Arc<str>>,
     /// The zone it lives in, if that is known.
     pub zone: Option<Arc<str>>,
+    /// The zones whose clients should use it; none when nobody said.
+    pub for_zones: Vec<Arc<str>>,
     /// The tunnel that leads there, for a member of the mesh.
     pub tunnel: Option<EndpointTunnel>,
 }
@@ -136,15 +153,26 @@ impl Found {
                 let zone = endpoint.zone.as_ref().map(|z| z.shared());
                 self.names.push(DnsEndpoint { name, port, weight: 1, zone });
             }
-        } else if let Ok(ip) = text.parse()
-            && self.seen.insert((ip, port))
-        {
+        } else if let Ok(ip) = text.parse() {
+            let hints = endpoint.hints.iter().flat_map(|hints| &hints.for_zones);
+            let for_zones: Vec<Arc<str>> = hints.map(|zone| zone.name.shared()).collect();
+            if !self.seen.insert((ip, port)) {
+                // A Workload does not know what the slice says here.
+                let is_it = |known: &&mut EndpointAddress| (known.ip, known.port) == (ip, port);
+                if !for_zones.is_empty()
+                    && let Some(known) = self.addresses.iter_mut().find(is_it)
+                {
+                    known.for_zones = for_zones;
+                }
+                return;
+            }
             self.addresses.push(EndpointAddress {
                 ip,
                 port,
                 weight: 1,
                 hostname: endpoint.hostname.as_ref().map(|h| h.shared()),
                 zone: endpoint.zone.as_ref().map(|z| z.shared()),
+                for_zones,
                 tunnel: None,
             });
         }
@@ -163,6 +191,7 @@ impl Found {
                 weight: spec.weight,
                 hostname: None,
                 zone: spec.zone.as_ref().map(|zone| zone.shared()),
+                for_zones: Vec::new(),
                 tunnel: spec.tunnel.as_ref().map(|tunnel| EndpointTunnel {
                     address: SocketAddr::new(ip, tunnel.port),
                     identity: spec.identity(&workload.meta),
@@ -195,6 +224,7 @@ pub(super) fn backend_endpoints(backend: &BackendSpec) -> EndpointSource {
                 weight: endpoint.weight,
                 hostname: None,
                 zone: endpoint.zone.as_ref().map(|z| z.shared()),
+                for_zones: Vec::new(),
                 tunnel: None,
             }),
             None => found.names.push(DnsEndpoint {

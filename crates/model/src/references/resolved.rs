@@ -11,7 +11,9 @@ use rustls_pki_types::CertificateDer;
 use super::RefProblem;
 use super::endpoints::EndpointSource;
 use crate::certificate::KeyPair;
-use crate::kinds::{BackendObjectReference, GrpcBackendRef, HttpBackendRef, ParentReference, TRANSEPT_GROUP};
+use crate::kinds::{
+    BackendObjectReference, GrpcBackendRef, HttpBackendRef, ParentReference, TRANSEPT_GROUP, TcpBackendRef,
+};
 use crate::place::ObjectName;
 
 /// A backend as a reference names it.
@@ -77,7 +79,7 @@ macro_rules! target_from {
     )+};
 }
 
-target_from!(BackendObjectReference, HttpBackendRef, GrpcBackendRef);
+target_from!(BackendObjectReference, HttpBackendRef, GrpcBackendRef, TcpBackendRef);
 
 /// The identity of a backend: stable across reloads, the key of everything that outlives one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

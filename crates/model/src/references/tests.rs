@@ -249,3 +249,42 @@ fn a_backend_names_addresses_and_dns_names() {
     assert_eq!((secure.protocol, &tls.roots), (AppProtocol::Http11, &Roots::System));
     assert_eq!(tls.server_name, None);
 }
+
+/// The endpoints for clients in a zone, of slices that hint so.
+fn hinted(zone: &str, hints: &[&str]) -> Vec<String> {
+    let endpoint = |(number, zones): (usize, &&str)| {
+        let zones: Vec<String> = zones.chars().map(|zone| format!("{{name: {zone}}}")).collect();
+        format!("- {{addresses: [10.0.0.{number}], hints: {{forZones: [{}]}}}}\n", zones.join(", "))
+    };
+    let endpoints: String = hints.iter().enumerate().map(endpoint).collect();
+    let yaml = format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: s}}, spec: {{ports: [{{port: 80}}]}}}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: s-1, labels: {{kubernetes.io/service-name: s}}}}
+addressType: IPv4
+ports: [{{port: 80}}]
+endpoints:
+- {{addresses: [10.9.9.9], conditions: {{ready: false}}}}
+{endpoints}"
+    );
+    let loaded = load(&[SourceText::new("a.yaml", yaml)], &[]);
+    assert!(loaded.invalid.is_empty(), "{:?}", loaded.invalid);
+    let service = loaded.world.service("default", "s").expect("a Service");
+    let mut found = find_endpoints(&loaded.world, service, &service.spec.ports[0]);
+    found.keep_hinted(zone);
+    match found {
+        EndpointSource::Static(addresses) => addresses.iter().map(|one| one.ip.to_string()).collect(),
+        EndpointSource::Dns { .. } => Vec::new(),
+    }
+}
+
+#[test]
+fn endpoints_that_name_zones_are_for_those_if_all_do() {
+    assert_eq!(hinted("a", &["a", "b", "ab"]), ["10.0.0.0", "10.0.0.2"]);
+    assert_eq!(hinted("b", &["a", "b", "ab"]), ["10.0.0.1", "10.0.0.2"]);
+    // One that says nothing, or a zone that nobody is for: all of them.
+    assert_eq!(hinted("a", &["a", "", "b"]).len(), 3);
+    assert_eq!(hinted("c", &["a", "b"]).len(), 2);
+}

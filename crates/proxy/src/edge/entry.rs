@@ -110,7 +110,7 @@ async fn speak(worker: Rc<Worker>, entry: Entry, spoken: Spoken, inbound: Inboun
     }
     // The connection that proved that the program is there carries the first request.
     let key = PoolKey { address: landing.endpoint, tls: (0, 0), h2: false };
-    worker.pool.put_back(key, landing.io, worker.clock.now().monotonic);
+    worker.pool.put_back(key, landing.io, landing.permit, worker.clock.now().monotonic);
     let it = H1Connection { io, inbound, connection, handshake: None, bound, watch, served: 0, _guest: guest };
     h1_server::serve(worker, Box::new(it)).await;
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use transept_engine::pick::Chosen;
 use transept_engine::snapshot::{Backend, UpstreamProtocol};
+use transept_engine::traffic::{Ledger, Permit};
 use transept_model::certificate::KeyPair;
 use transept_wire::h2::head::{Connect, HeadLimits};
 use transept_wire::h2::{self, Config};
@@ -17,6 +18,7 @@ use transept_wire::h2::{self, Config};
 use super::dial::dial;
 use super::hbone;
 use super::pool::{Dialling, PoolKey};
+use super::room::{Room, find_room, wait_for_room};
 use super::secure::{TlsChoice, choose_tls};
 use super::{Age, H1Upstream, Upstream};
 use crate::buffer::Inbound;
@@ -59,16 +61,20 @@ pub(crate) struct Destination<'d> {
     pub client: Option<IpAddr>,
 }
 
-/// A connection of its own to an endpoint, for bytes that are not looked at.
+/// A connection of its own to an endpoint, for bytes that are not looked at, with the permit that counts it.
 ///
 /// # Errors
-/// A failure with `Repeat::Safe`: no byte has been sent.
-pub(crate) async fn connect_stream(worker: &Rc<Worker>, destination: &Destination<'_>) -> Result<Io, Failure> {
+/// A failure with `Repeat::Safe`: no byte has been sent. One with `Repeat::Never` when there are too many connections already.
+pub(crate) async fn connect_stream(
+    worker: &Rc<Worker>,
+    destination: &Destination<'_>,
+) -> Result<(Io, Option<Permit>), Failure> {
     let tls = match &destination.backend.tls {
         Some(tls) if destination.endpoint.tunnel.is_none() => Some(choose_tls(worker, tls, destination)?),
         _ => None,
     };
-    Ok(dial(worker, destination, tls.as_deref()).await?.0)
+    let permit = find_room(worker, destination.backend)?;
+    Ok((dial(worker, destination, tls.as_deref()).await?.0, permit))
 }
 
 /// Gets a connection to an endpoint.
@@ -92,13 +98,30 @@ pub(crate) async fn connect(worker: &Rc<Worker>, destination: &Destination<'_>) 
     if !settled {
         return Box::pin(share_or_dial(worker, destination, tls.as_deref(), key)).await;
     }
-    if destination.pooled == Pooled::Welcome
-        && let Some(io) = worker.pool.take(&key)
-    {
-        return Ok(h1(io, key, Age::Reused));
+    let mut due = None;
+    loop {
+        if destination.pooled == Pooled::Welcome
+            && let Some((io, permit)) = worker.pool.take(&key, destination.counted())
+        {
+            return Ok(h1(io, key, Age::Reused, permit));
+        }
+        let room = match find_room(worker, destination.backend) {
+            Ok(permit) => Room::New(permit),
+            Err(_) => Box::pin(wait_for_room(worker, destination.backend, key, &mut due)).await?,
+        };
+        if let Room::New(permit) = room {
+            let (io, _) = Box::pin(dial(worker, destination, tls.as_deref())).await?;
+            return Ok(h1(io, key, Age::Fresh, permit));
+        }
     }
-    let (io, _) = Box::pin(dial(worker, destination, tls.as_deref())).await?;
-    Ok(h1(io, key, Age::Fresh))
+}
+
+impl Destination<'_> {
+    /// The ledger by which connections are counted, where they are limited: only those that it counts may be used again.
+    fn counted(&self) -> Option<&Arc<Ledger>> {
+        let limited = self.backend.traffic.as_ref().is_some_and(|traffic| traffic.limits.connections.is_some());
+        limited.then_some(&self.backend.ledger)
+    }
 }
 
 /// For protocols that may turn out to be HTTP/2: one connection serves many streams, so only one of those that wait
@@ -112,28 +135,36 @@ async fn share_or_dial(
 ) -> Result<Upstream, Failure> {
     // Without open connections in play, nobody else's attempt matters either.
     let shares = destination.pooled == Pooled::Welcome;
+    let mut due = None;
     loop {
-        if !shares {
-            break;
+        if shares {
+            if let Some(lease) = worker.pool.share(&key, destination.counted()) {
+                return Ok(Upstream::H2(lease));
+            }
+            if let Some((io, permit)) = worker.pool.take(&key, destination.counted()) {
+                return Ok(h1(io, key, Age::Reused, permit));
+            }
+            if let Some(waiting) = worker.pool.await_dialled(key) {
+                waiting.outcome().await?;
+                continue;
+            }
         }
-        if let Some(lease) = worker.pool.share(&key) {
-            return Ok(Upstream::H2(lease));
+        // Given up half-way, this tells those who wait to try for themselves.
+        let attempt = shares.then(|| Dialling::new(&worker.pool, key));
+        let room = match find_room(worker, destination.backend) {
+            Ok(permit) => Ok(Room::New(permit)),
+            Err(_) => Box::pin(wait_for_room(worker, destination.backend, key, &mut due)).await,
+        };
+        let outcome = match room {
+            Ok(Room::New(permit)) => dial_shared(worker, destination, tls, key, permit).await,
+            Ok(Room::Look) => continue,
+            Err(failure) => Err(failure),
+        };
+        if let (Some(attempt), Err(failure)) = (attempt, &outcome) {
+            attempt.failed(failure);
         }
-        if let Some(io) = worker.pool.take(&key) {
-            return Ok(h1(io, key, Age::Reused));
-        }
-        match worker.pool.await_dialled(key) {
-            None => break,
-            Some(waiting) => waiting.outcome().await?,
-        }
+        return outcome;
     }
-    // Given up half-way, this tells those who wait to try for themselves.
-    let attempt = shares.then(|| Dialling::new(&worker.pool, key));
-    let outcome = dial_shared(worker, destination, tls, key).await;
-    if let (Some(attempt), Err(failure)) = (attempt, &outcome) {
-        attempt.failed(failure);
-    }
-    outcome
 }
 
 async fn dial_shared(
@@ -141,11 +172,12 @@ async fn dial_shared(
     destination: &Destination<'_>,
     tls: Option<&TlsChoice>,
     key: PoolKey,
+    permit: Option<Permit>,
 ) -> Result<Upstream, Failure> {
     let (io, agreed) = dial(worker, destination, tls).await?;
     if agreed != UpstreamProtocol::Http2 {
         worker.pool.agreed_on_h1(key);
-        return Ok(h1(io, key, Age::Fresh));
+        return Ok(h1(io, key, Age::Fresh, permit));
     }
     let config = Config {
         stream_window: STREAM_WINDOW,
@@ -156,7 +188,7 @@ async fn dial_shared(
     let link = Link::new(h2::Connection::client(config));
     let patience = Patience { head: Some(destination.backend.connect_timeout), stall: Some(STALL), idle: None };
     let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);
-    let lease = worker.pool.add(key, link);
+    let lease = worker.pool.add(key, link, permit);
     tokio::task::spawn_local(async move {
         // A backend opens no streams.
         let over = std::future::poll_fn(|cx| driver.poll_turn(cx, &mut |_| {})).await;
@@ -166,6 +198,6 @@ async fn dial_shared(
     Ok(Upstream::H2(lease))
 }
 
-fn h1(io: Io, key: PoolKey, age: Age) -> Upstream {
-    Upstream::H1(H1Upstream { io, inbound: Inbound::default(), age, key })
+fn h1(io: Io, key: PoolKey, age: Age, permit: Option<Permit>) -> Upstream {
+    Upstream::H1(H1Upstream { io, inbound: Inbound::default(), age, key, permit })
 }

@@ -97,7 +97,7 @@ fn ask_for(target: SocketAddr, client: Option<IpAddr>) -> Request {
 async fn lease(worker: &Rc<Worker>, passage: &Passage) -> Result<H2Lease, Failure> {
     let key = PoolKey { address: passage.address, tls: key_of(worker, passage), h2: true };
     loop {
-        if let Some(lease) = worker.pool.share(&key) {
+        if let Some(lease) = worker.pool.share(&key, None) {
             return Ok(lease);
         }
         match worker.pool.await_dialled(key) {
@@ -146,7 +146,8 @@ fn add(worker: &Rc<Worker>, key: PoolKey, io: Io, chain: Vec<CertificateDer<'sta
     let link = Link::new(h2::Connection::client(config));
     let patience = Patience { head: None, stall: Some(Duration::from_secs(60)), idle: None };
     let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);
-    let lease = worker.pool.add(key, link);
+    // It is shared by Services; what is counted are the tunnels in it.
+    let lease = worker.pool.add(key, link, None);
     let standing = worker.standings.add(Ground::Certificates(chain, Purpose::Server));
     tokio::task::spawn_local(async move {
         let over = std::future::poll_fn(|cx| {

@@ -6,6 +6,7 @@ mod connect;
 mod dial;
 mod hbone;
 mod pool;
+mod room;
 mod secure;
 
 pub(crate) use connect::{Destination, Pooled, connect, connect_stream};
@@ -16,6 +17,7 @@ pub(crate) use secure::TlsChoices;
 use std::time::Duration;
 
 use transept_engine::reason::Reason;
+use transept_engine::traffic::Permit;
 use transept_wire::h1::{self, Body, Connection, Decoder};
 use transept_wire::head::{Method, Request, Response};
 
@@ -45,6 +47,8 @@ pub(crate) struct H1Upstream {
     inbound: Inbound,
     age: Age,
     key: PoolKey,
+    /// Where connections are limited, what this one is counted by.
+    permit: Option<Permit>,
 }
 
 /// Where the response will come from, once the request is on its way.
@@ -108,7 +112,7 @@ impl Upstream {
         if let Upstream::H1(upstream) = self
             && upstream.inbound.is_empty()
         {
-            pool.put_back(upstream.key, upstream.io, now);
+            pool.put_back(upstream.key, upstream.io, upstream.permit, now);
         }
     }
 }

@@ -7,12 +7,14 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use tokio::sync::Notify;
 
 use transept_engine::reason::Reason;
+use transept_engine::traffic::{Ledger, Permit};
 use transept_wire::h1::Body;
 use transept_wire::head::Request;
 
@@ -26,6 +28,9 @@ const IDLE_PER_KEY: usize = 256;
 
 /// How long a connection may idle. Servers that close sooner are found out by [`Io::is_stale`].
 const IDLE_TIME: Duration = Duration::from_secs(55);
+
+/// Of so many connections that are handed to somebody who waits, one goes to the other workers when they wait too.
+const TURN_OF_OTHERS: u32 = 8;
 
 /// What makes two connections interchangeable: where they lead, and what was verified and shown on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,11 +50,38 @@ pub(crate) struct Pool {
     dialling: RefCell<HashMap<PoolKey, Rc<Dial>>>,
     /// Keys whose servers chose HTTP/1.1 by ALPN: there every request dials for itself.
     only_h1: RefCell<HashSet<PoolKey>>,
+    wanted: RefCell<HashMap<PoolKey, Rc<Wanted>>>,
+    /// Counts what was handed over, so that the other workers get their part.
+    handed: Cell<u32>,
 }
 
 struct Idle {
     io: Io,
     since: Duration,
+    permit: Option<Permit>,
+}
+
+/// Those of this worker who wait for a connection of one key, where connections are limited.
+#[derive(Default)]
+struct Wanted {
+    count: Cell<usize>,
+    free: Notify,
+}
+
+/// Somebody who would take a connection that becomes free.
+pub(crate) struct Wish(Rc<Wanted>);
+
+impl Wish {
+    /// Ready when there may be one.
+    pub(crate) async fn granted(&self) {
+        self.0.free.notified().await;
+    }
+}
+
+impl Drop for Wish {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+    }
 }
 
 /// A connection attempt that others wait for.
@@ -117,41 +149,90 @@ struct Shared {
     link: Rc<Link>,
     streams: Cell<usize>,
     idle_since: Cell<Duration>,
+    /// Those who wait for a stream, where connections are limited.
+    wanted: Option<Rc<Wanted>>,
+    permit: Option<Permit>,
 }
 
 impl Pool {
-    /// The connection that was used last, if it is still good.
-    pub(crate) fn take(&self, key: &PoolKey) -> Option<Io> {
+    /// The connection that was used last, if it is still good. With a ledger, only one that it counts.
+    pub(crate) fn take(&self, key: &PoolKey, counted: Option<&Arc<Ledger>>) -> Option<(Io, Option<Permit>)> {
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(key)?;
         while let Some(entry) = list.pop() {
-            if !entry.io.is_stale() {
-                return Some(entry.io);
+            if !entry.io.is_stale() && counted.is_none_or(|ledger| is_of(entry.permit.as_ref(), ledger)) {
+                return Some((entry.io, entry.permit));
             }
         }
         None
     }
 
-    pub(crate) fn put_back(&self, key: PoolKey, io: Io, now: Duration) {
+    /// Keeps a connection for the next request. One that others wait for is theirs: those of this worker use it as it is, for those of
+    /// the others it is closed, because what they need is room.
+    pub(crate) fn put_back(&self, key: PoolKey, io: Io, permit: Option<Permit>, now: Duration) {
+        let waiting = permit.as_ref().map_or(0, |permit| permit.ledger().waiting());
+        let wanted = if waiting > 0 { self.wanted.borrow().get(&key).cloned() } else { None };
+        let here = wanted.as_ref().map_or(0, |wanted| wanted.count.get());
+        if waiting > here {
+            let handed = self.handed.get().wrapping_add(1);
+            self.handed.set(handed);
+            if here == 0 || handed.is_multiple_of(TURN_OF_OTHERS) {
+                return;
+            }
+        }
         let mut idle = self.idle.borrow_mut();
         let list = idle.entry(key).or_default();
         if list.len() < IDLE_PER_KEY {
-            list.push(Idle { io, since: now });
+            list.push(Idle { io, since: now, permit });
+        }
+        if let Some(wanted) = wanted.filter(|_| here > 0) {
+            wanted.free.notify_one();
         }
     }
 
-    /// A stream on a connection that has room.
-    pub(crate) fn share(&self, key: &PoolKey) -> Option<H2Lease> {
+    /// Closes a connection that idles and is counted by this ledger, whatever endpoint it leads to.
+    pub(crate) fn make_room(&self, ledger: &Arc<Ledger>) -> bool {
+        for list in self.idle.borrow_mut().values_mut() {
+            // The one that has idled longest comes first.
+            if let Some(at) = list.iter().position(|entry| is_of(entry.permit.as_ref(), ledger)) {
+                list.remove(at);
+                return true;
+            }
+        }
+        let can_go = |connection: &Rc<Shared>| connection.is_idle() && is_of(connection.permit.as_ref(), ledger);
+        for list in self.shared.borrow_mut().values_mut() {
+            if let Some(at) = list.iter().position(can_go) {
+                list.remove(at);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Says that a connection of this key would be taken.
+    pub(crate) fn wish(&self, key: PoolKey) -> Wish {
+        let wanted = self.wanted.borrow_mut().entry(key).or_default().clone();
+        wanted.count.set(wanted.count.get() + 1);
+        Wish(wanted)
+    }
+
+    /// A stream on a connection that has room. With a ledger, only one that it counts.
+    pub(crate) fn share(&self, key: &PoolKey, counted: Option<&Arc<Ledger>>) -> Option<H2Lease> {
         let mut shared = self.shared.borrow_mut();
         let list = shared.get_mut(key)?;
         list.retain(|connection| !connection.link.is_closed());
-        let connection = list.iter().find(|connection| connection.has_room())?;
+        let fits = |connection: &&Rc<Shared>| {
+            connection.has_room() && counted.is_none_or(|ledger| is_of(connection.permit.as_ref(), ledger))
+        };
+        let connection = list.iter().find(fits)?;
         Some(H2Lease::on(connection, Age::Reused))
     }
 
     /// Adds a connection and takes its first stream.
-    pub(crate) fn add(&self, key: PoolKey, link: Rc<Link>) -> H2Lease {
-        let connection = Rc::new(Shared { link, streams: Cell::new(0), idle_since: Cell::new(Duration::MAX) });
+    pub(crate) fn add(&self, key: PoolKey, link: Rc<Link>, permit: Option<Permit>) -> H2Lease {
+        let wanted = permit.as_ref().map(|_| self.wanted.borrow_mut().entry(key).or_default().clone());
+        let (streams, idle_since) = (Cell::new(0), Cell::new(Duration::MAX));
+        let connection = Rc::new(Shared { link, streams, idle_since, wanted, permit });
         let lease = H2Lease::on(&connection, Age::Fresh);
         self.shared.borrow_mut().entry(key).or_default().push(connection);
         lease
@@ -181,8 +262,10 @@ impl Pool {
     /// Closes what has idled too long; called by the worker's sweep.
     pub(crate) fn expire(&self, now: Duration) {
         let too_long = |since: Duration| now.saturating_sub(since) >= IDLE_TIME;
+        // Another worker may need the room: who waits in this one has taken it already.
+        let in_the_way = |permit: Option<&Permit>| permit.is_some_and(|permit| permit.ledger().waiting() > 0);
         self.idle.borrow_mut().retain(|_, list| {
-            list.retain(|entry| !too_long(entry.since));
+            list.retain(|entry| !too_long(entry.since) && !in_the_way(entry.permit.as_ref()));
             !list.is_empty()
         });
         self.shared.borrow_mut().retain(|_, list| {
@@ -190,11 +273,12 @@ impl Pool {
                 if connection.streams.get() == 0 && connection.idle_since.get() == Duration::MAX {
                     connection.idle_since.set(now);
                 }
-                let idle = connection.streams.get() == 0 && too_long(connection.idle_since.get());
-                !connection.link.is_closed() && !idle
+                let over = too_long(connection.idle_since.get()) || in_the_way(connection.permit.as_ref());
+                !connection.link.is_closed() && !(connection.is_idle() && over)
             });
             !list.is_empty()
         });
+        self.wanted.borrow_mut().retain(|_, wanted| Rc::strong_count(wanted) > 1);
     }
 
     /// Idle HTTP/1.1 connections and HTTP/2 connections that are open.
@@ -205,7 +289,16 @@ impl Pool {
     }
 }
 
+/// Whether a connection is counted by this ledger.
+fn is_of(permit: Option<&Permit>, ledger: &Arc<Ledger>) -> bool {
+    permit.is_some_and(|permit| Arc::ptr_eq(permit.ledger(), ledger))
+}
+
 impl Shared {
+    fn is_idle(&self) -> bool {
+        self.streams.get() == 0
+    }
+
     fn has_room(&self) -> bool {
         self.link.has_room(self.streams.get())
     }
@@ -254,5 +347,8 @@ impl H2Lease {
 impl Drop for H2Lease {
     fn drop(&mut self) {
         self.connection.streams.set(self.connection.streams.get() - 1);
+        if let Some(wanted) = self.connection.wanted.as_ref().filter(|wanted| wanted.count.get() > 0) {
+            wanted.free.notify_one();
+        }
     }
 }

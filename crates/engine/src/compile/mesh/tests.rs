@@ -262,3 +262,31 @@ fn strangers_are_let_in_where_every_port_that_may_be_meant_is_permissive() {
         None
     );
 }
+
+#[test]
+fn a_port_with_a_tcp_route_alone_is_not_looked_at() {
+    let with = |app_protocol: &str, http_route: bool| {
+        let http = "
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec: {parentRefs: [{group: '', kind: Service, name: cart}], rules: [{backendRefs: [{name: cart, port: 80}]}]}";
+        let yaml = format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: cart, namespace: shop}}, spec: {{ports: [{{port: 80{app_protocol}}}]}}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {{name: db, namespace: shop}}
+spec: {{parentRefs: [{{group: '', kind: Service, name: cart}}], rules: [{{backendRefs: [{{name: cart, port: 80}}]}}]}}{}",
+            if http_route { http } else { "" }
+        );
+        let snapshot = compiled(&yaml, &station(), None).install();
+        let listener = bind(&snapshot, 9001).callee(None).expect("the cart").clone();
+        let rule = listener.stream.as_ref().expect("a rule");
+        (listener.speaks, rule.name.kind)
+    };
+    assert_eq!(with("", false), (Speaks::Opaque, RouteKind::Tcp));
+    assert_eq!(with("", true), (Speaks::Detect, RouteKind::Tcp));
+    assert_eq!(with(", appProtocol: http", false), (Speaks::Http, RouteKind::Tcp));
+}

@@ -69,6 +69,14 @@ pub(super) fn judge_refs<'w>(references: &References<'w>, route: &RouteRef, find
                 }
             }
         }
+        RouteRef::Tcp(tcp) => {
+            for (r, rule) in tcp.spec.rules.iter().enumerate() {
+                for (b, backend) in rule.backend_refs.iter().enumerate() {
+                    let target = BackendTarget::from(backend).of_route(route.parent_refs(), &route.meta().namespace);
+                    judge.backend(target, backend.at, || format!("spec.rules[{r}].backendRefs[{b}]"));
+                }
+            }
+        }
     }
     judge.judged
 }
