@@ -165,7 +165,11 @@ impl Mesh<'_> {
             let outcome = match self.call(via, &case.request) {
                 Ok(call) => {
                     converge(self.patience, async || match from.host.tell::<Saw>(&Order::Call(call.clone())).await {
-                        Ok(saw) => Attempt::from_complaints(compare(case, &call, &saw)),
+                        Ok(saw) => {
+                            let mut complaints = compare(case, &call, &saw);
+                            complaints.extend(from.miss_tunnel(&case.request, via, &saw));
+                            Attempt::from_complaints(complaints)
+                        }
                         Err(why) => Attempt::Retry(format!("{why:#}")),
                     })
                     .await

@@ -9,10 +9,11 @@ use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use transept_testkit::dns::NameServer;
+use transept_testkit::h1;
 
 use super::host::{GATEWAY, Host, PREFIX, address_of, make_bridge};
-use super::orders::{Echoes, Order, Place, Start};
-use crate::case::PodLabels;
+use super::orders::{Echoes, Order, Place, Saw, Start};
+use crate::case::{MeshRequest, PodLabels, Via};
 use crate::run::{Run, last_lines};
 use crate::scene::{endpoint_slice, endpoints};
 use crate::suite::Suite;
@@ -51,6 +52,22 @@ pub(super) struct Pod {
     /// Where it is.
     pub(super) host: Host,
     labels: PodLabels,
+    /// Its SPIFFE id.
+    identity: String,
+}
+
+impl Pod {
+    /// What is wrong when a call of a Service was answered, but did not reach its pod through the mesh with the identity of this
+    /// one. No rule of the suite, but what the mesh is for. A call of a pod's own address is left alone, and a program that speaks
+    /// HTTP/2 first is not looked into, so that it is not told who calls.
+    pub(super) fn miss_tunnel(&self, request: &MeshRequest, via: Via, saw: &Saw) -> Option<String> {
+        if request.host.is_none() || via != Via::Http || saw.pod.is_empty() {
+            return None;
+        }
+        let told = h1::joined(&saw.seen, "x-forwarded-client-cert").unwrap_or_default();
+        let wanted = format!("URI={}", self.identity);
+        (!told.split([';', ',']).any(|part| part == wanted)).then(|| format!("the pod was told {told:?} of its caller"))
+    }
 }
 
 impl<'a> Scene<'a> {
@@ -106,7 +123,8 @@ impl<'a> Scene<'a> {
         let (app, version) = known.cloned().with_context(|| format!("no Deployment {namespace}/{name}"))?;
         let labels = PodLabels { namespace: namespace.clone(), app, version };
         let host = Host::make(number).await?;
-        let pod = Pod { name: pod_name(name), host, labels };
+        let identity = format!("spiffe://transept.local/ns/{namespace}/sa/{name}");
+        let pod = Pod { name: pod_name(name), host, labels, identity };
         self.equip(&pod, workload).await.with_context(|| format!("pod {namespace}/{}", pod.name))?;
         Ok(pod)
     }

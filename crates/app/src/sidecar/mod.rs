@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use transept_control::Update;
 use transept_engine::health::Verdict;
 use transept_identity::Ticket;
+use transept_model::World;
 use transept_proxy::feed::{self, Feed, FeedOptions, Interest, Received};
 use transept_proxy::{BindOutcome, Proxy};
 use transept_xds::mesh::{Condition, Port, Workload};
@@ -83,7 +84,9 @@ pub(crate) fn serve(plan: Plan) -> Result<Exit> {
     let mut options = plan.serve.options();
     options.mesh = Some(feed.mesh());
     let proxy = Arc::new(Proxy::start(&options).context("the data plane cannot start")?);
-    let sidecar = Sidecar { plan, feed, proxy: proxy.clone(), transparent, mail, verdict: Condition::Unhealthy };
+    let interest = plan.interest();
+    let sidecar =
+        Sidecar { plan, feed, proxy: proxy.clone(), transparent, mail, verdict: Condition::Unhealthy, interest };
     let exit = runtime.block_on(sidecar.attend());
     // The proxy has a runtime of its own, which must not end inside another: it goes last, on this thread.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -142,6 +145,18 @@ impl Plan {
         Interest::Services(called.chain([own]).collect::<BTreeSet<_>>())
     }
 
+    /// The same in a world that may know more Services that this is an instance of.
+    fn interest_in(&self, world: &World) -> Interest {
+        match self.interest() {
+            Interest::Everything => Interest::Everything,
+            Interest::Services(mut services) => {
+                let own = self.place.services(world).into_iter();
+                services.extend(own.map(|service| (self.place.namespace.clone(), service)));
+                Interest::Services(services)
+            }
+        }
+    }
+
     /// The registration; none when nobody can call the program.
     fn workload(&self, condition: Condition) -> Option<Workload> {
         let inbound = self.place.inbound?;
@@ -176,6 +191,8 @@ struct Sidecar {
     transparent: Option<Transparent>,
     mail: Mail,
     verdict: Condition,
+    /// What the control plane is asked for.
+    interest: Interest,
 }
 
 /// Why the sidecar stops.
@@ -246,6 +263,7 @@ impl Sidecar {
         let format = self.plan.serve.log.log.settle();
         let mut stationing = Stationing::new(self.plan.place.clone(), identity.clone());
         let first = received.borrow_and_update().clone();
+        self.follow_membership(&first.world);
         stationing.take_captured(self.transparent.as_mut().map(|transparent| transparent.follow(&first.world)));
         let update = stationing.take(&first.world);
         let outcomes = self.apply(&update).await?;
@@ -297,8 +315,18 @@ impl Sidecar {
         }
     }
 
+    /// Asks for the Services that this is an instance of, too: their policies count here.
+    fn follow_membership(&mut self, world: &World) {
+        let interest = self.plan.interest_in(world);
+        if let (true, Interest::Services(services)) = (interest != self.interest, &interest) {
+            self.feed.ask_for(services.clone());
+            self.interest = interest;
+        }
+    }
+
     /// Puts a new configuration in force.
     async fn take(&mut self, received: &Received, in_force: &mut InForce) -> Result<()> {
+        self.follow_membership(&received.world);
         let captured = self.transparent.as_mut().map(|transparent| transparent.follow(&received.world));
         in_force.stationing.take_captured(captured);
         let update = in_force.stationing.take(&received.world);
