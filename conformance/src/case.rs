@@ -16,8 +16,8 @@ pub(crate) struct Case {
     /// One sentence.
     #[serde(rename = "summary")]
     pub _summary: String,
-    /// `gateway` or `mesh`.
-    pub kind: String,
+    /// Where it is played.
+    pub kind: CaseKind,
     /// The profiles that it counts for.
     pub profiles: BTreeMap<String, Level>,
     /// All of them must be served.
@@ -49,6 +49,16 @@ pub(crate) struct Case {
     #[serde(rename = "intended")]
     _intended: Option<Vec<String>>,
     steps: Vec<Value>,
+}
+
+/// Where a case is played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CaseKind {
+    /// Before a gateway.
+    Gateway,
+    /// Inside a mesh.
+    Mesh,
 }
 
 /// What a profile makes of a case.
@@ -108,6 +118,9 @@ pub(crate) enum Step {
     PodMatchesHeader(PodMatchesHeader),
     Distribution(Distribution),
     MirrorDistribution(MirrorDistribution),
+    MeshHttp(MeshCalls),
+    MeshGrpc(MeshCalls),
+    MeshDistribution(MeshDistribution),
 }
 
 impl Case {
@@ -157,6 +170,9 @@ fn read_step(number: usize, mut object: Map<String, Value>) -> Result<NumberedSt
         "pod_matches_header" => serde_json::from_value(value).map(Step::PodMatchesHeader),
         "distribution" => serde_json::from_value(value).map(Step::Distribution),
         "mirror_distribution" => serde_json::from_value(value).map(Step::MirrorDistribution),
+        "mesh_http" => serde_json::from_value(value).map(Step::MeshHttp),
+        "mesh_grpc" => serde_json::from_value(value).map(Step::MeshGrpc),
+        "mesh_distribution" => serde_json::from_value(value).map(Step::MeshDistribution),
         other => return Err(format!("this runner has no step `{other}`")),
     };
     let step = step.map_err(|why| format!("step {number} ({kind}): {why}"))?;
@@ -164,10 +180,12 @@ fn read_step(number: usize, mut object: Map<String, Value>) -> Result<NumberedSt
 }
 
 mod changes;
+mod mesh;
 mod status;
 mod traffic;
 
 pub(crate) use changes::*;
+pub(crate) use mesh::*;
 pub(crate) use status::*;
 pub(crate) use traffic::*;
 

@@ -1,7 +1,7 @@
 //! `transept-conformance`: replays the Gateway API conformance suite against the real binary, from files, without Kubernetes.
 //!
 //! It reads the suite, sets the scene of each case with echo servers on loopback addresses, starts `transept run` on it, replays
-//! the steps, and prints a table by profile. It exits with 0 when nothing failed, 1 when something did, 2 when it could not run.
+//! the steps, and prints a table by profile. Mesh cases have one scene of network namespaces (`mesh`). It exits with 0 when nothing failed, 1 when something did, 2 when it could not run.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -12,9 +12,11 @@ use futures_util::StreamExt as _;
 use tokio::time::Instant;
 use transept_testkit::launch::find_binary;
 
+use crate::case::CaseKind;
 use crate::certificates::CertificateStore;
+use crate::namespace::Network;
 use crate::options::Options;
-use crate::report::{Report, StepTimes, print_case};
+use crate::report::{CaseReport, Report, StepTimes, print_case};
 use crate::run::Run;
 use crate::scope::{Decision, Selection, decide};
 use crate::suite::Suite;
@@ -24,6 +26,7 @@ mod case;
 mod certificates;
 mod compare;
 mod converge;
+mod mesh;
 mod namespace;
 mod options;
 mod patch;
@@ -37,7 +40,12 @@ mod topology;
 mod world;
 
 fn main() -> ExitCode {
-    match start(&Options::parse()) {
+    let options = Options::parse();
+    let outcome = match options.inside {
+        true => mesh::inside::attend().map(|()| ExitCode::SUCCESS),
+        false => start(&options),
+    };
+    match outcome {
         Ok(code) => code,
         Err(why) => {
             // Nobody is left to tell when this fails too.
@@ -61,11 +69,9 @@ fn start(options: &Options) -> Result<ExitCode> {
         list(&suite, &options.selection(), &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
-    if !options.host_network {
-        namespace::enter()?;
-    }
+    let network = if options.host_network { Network::Machine } else { namespace::enter()? };
     let runtime = tokio::runtime::Runtime::new()?;
-    let report = runtime.block_on(run(&suite, options))?;
+    let report = runtime.block_on(run(&suite, options, network))?;
     report.print(&mut out)?;
     if let Some(path) = &options.json {
         let json = serde_json::to_string_pretty(&report)?;
@@ -96,7 +102,7 @@ fn list(suite: &Suite, selection: &Selection, out: &mut impl std::io::Write) -> 
     Ok(())
 }
 
-async fn run(suite: &Suite, options: &Options) -> Result<Report> {
+async fn run(suite: &Suite, options: &Options, network: Network) -> Result<Report> {
     let start = Instant::now();
     let binary = match &options.binary {
         Some(binary) => std::path::absolute(binary)?,
@@ -120,11 +126,24 @@ async fn run(suite: &Suite, options: &Options) -> Result<Report> {
     let times = if options.times { StepTimes::Shown } else { StepTimes::Hidden };
     let selection = options.selection();
     let mut reports = Vec::new();
-    let cases = selected(suite, &selection).map(|(number, case, decision)| run.case(number, case, decision));
-    let mut ended = futures_util::stream::iter(cases).buffer_unordered(jobs);
-    while let Some(report) = ended.next().await {
+    let mut keep = |report: CaseReport| {
         print_case(&report, times, &mut std::io::stdout())?;
         reports.push(report);
+        anyhow::Ok(())
+    };
+    let (mut of_gateways, mut of_the_mesh) = (Vec::new(), Vec::new());
+    for (number, case, decision) in selected(suite, &selection) {
+        match decision {
+            Decision::Replay(steps) if case.kind == CaseKind::Mesh => of_the_mesh.push((case, steps)),
+            decision => of_gateways.push(run.case(number, case, decision)),
+        }
+    }
+    let mut ended = futures_util::stream::iter(of_gateways).buffer_unordered(jobs);
+    while let Some(report) = ended.next().await {
+        keep(report)?;
+    }
+    if !of_the_mesh.is_empty() {
+        mesh::run_all(&run, network, of_the_mesh, keep).await?;
     }
     let binary = run.binary.display().to_string();
     Ok(Report::new(binary, start.elapsed().as_secs_f64(), reports))

@@ -10,24 +10,36 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Tells the second start that it is the second.
 const INSIDE: &str = "TRANSEPT_CONFORMANCE_NAMESPACE";
 
+/// The network that the cases run in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// One of our own, which ends with us.
+    Own,
+    /// That of the machine.
+    Machine,
+}
+
 /// Starts this program again in a user and network namespace of its own, and brings up the loopback interface there. Where
-/// namespaces are forbidden, root goes on in the network of the machine.
+/// user namespaces are forbidden, root does without; where all are, root goes on in the network of the machine.
 ///
 /// # Errors
 /// Neither is possible.
-pub(crate) fn enter() -> Result<()> {
+pub(crate) fn enter() -> Result<Network> {
     if std::env::var_os(INSIDE).is_some() {
-        return bring_up_loopback().context("the loopback interface cannot be brought up");
+        bring_up_loopback().context("the loopback interface cannot be brought up")?;
+        return Ok(Network::Own);
     }
-    let possible = Command::new("unshare").args(["-Urn", "true"]).output().is_ok_and(|tried| tried.status.success());
-    if possible {
-        let own = std::env::current_exe()?;
-        let failure =
-            Command::new("unshare").arg("-Urn").arg(own).args(std::env::args_os().skip(1)).env(INSIDE, "1").exec();
-        return Err(failure).context("`unshare` cannot start this program again");
+    for way in ["-Urn", "-n"] {
+        let tried = Command::new("unshare").args([way, "true"]).output();
+        if tried.is_ok_and(|tried| tried.status.success()) {
+            let own = std::env::current_exe()?;
+            let failure =
+                Command::new("unshare").arg(way).arg(own).args(std::env::args_os().skip(1)).env(INSIDE, "1").exec();
+            return Err(failure).context("`unshare` cannot start this program again");
+        }
     }
     if rustix::process::getuid().is_root() {
-        return Ok(());
+        return Ok(Network::Machine);
     }
     bail!("ports below 1024 are needed: run as root, or where `unshare -Urn` works")
 }

@@ -7,6 +7,9 @@ use clap::Parser;
 
 use crate::scope::Selection;
 
+/// The flag of the part of the runner that is inside a namespace.
+pub(crate) const INSIDE_FLAG: &str = "inside";
+
 /// Replays the Gateway API conformance suite against the real binary, from files, without Kubernetes.
 #[derive(Debug, Parser)]
 #[command(name = "transept-conformance", version)]
@@ -53,6 +56,9 @@ pub(crate) struct Options {
     /// Stay in the network of the machine
     #[arg(long)]
     pub host_network: bool,
+    /// For the runner itself: take orders from standard input, in a namespace of a mesh case
+    #[arg(long = INSIDE_FLAG, hide = true)]
+    pub inside: bool,
     /// List the selected cases and what would be done with them
     #[arg(long)]
     pub list: bool,

@@ -124,7 +124,8 @@ impl Run<'_> {
     }
 }
 
-fn last_lines(log: &str) -> Vec<String> {
+/// The end of a log.
+pub(crate) fn last_lines(log: &str) -> Vec<String> {
     let lines: Vec<&str> = log.lines().collect();
     let start = lines.len().saturating_sub(LOG_LINES);
     lines[start..].iter().map(|line| (*line).to_owned()).collect()

@@ -97,7 +97,7 @@ impl Scene {
         let group = self.pods.groups.get(workload).with_context(|| format!("no pods of {workload}"))?;
         let namespace = workload.split('/').next().unwrap_or_default();
         match address_type {
-            "IPv4" => Ok(group.endpoints(namespace)),
+            "IPv4" => Ok(endpoints(namespace, &group.members)),
             _ => Ok(Vec::new()),
         }
     }
@@ -172,40 +172,44 @@ impl Pods {
             let namespace = name.split('/').next()?;
             Some((namespace, self.groups.get(name)?))
         });
-        let endpoints: Vec<Value> = groups.flat_map(|(namespace, group)| group.endpoints(namespace)).collect();
-        let ports = service.ports.iter().map(|port| {
-            let mut entry = json!({"name": port.name, "port": port.target_port, "protocol": port.protocol});
-            if let Some(protocol) = &port.app_protocol {
-                entry["appProtocol"] = json!(protocol);
-            }
-            entry
-        });
-        Some(json!({
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "name": format!("{}-x1", service.name),
-                "namespace": service.namespace,
-                "labels": {"kubernetes.io/service-name": service.name},
-            },
-            "addressType": "IPv4",
-            "ports": ports.collect::<Vec<_>>(),
-            "endpoints": endpoints,
-        }))
+        let endpoints = groups.flat_map(|(namespace, group)| endpoints(namespace, &group.members)).collect();
+        Some(endpoint_slice(service, endpoints))
     }
 }
 
-impl Group {
-    fn endpoints(&self, namespace: &str) -> Vec<Value> {
-        let endpoint = |(name, address): &(String, Ipv4Addr)| {
-            json!({
-                "addresses": [address],
-                "conditions": {"ready": true, "serving": true, "terminating": false},
-                "targetRef": {"kind": "Pod", "name": name, "namespace": namespace},
-            })
-        };
-        self.members.iter().map(endpoint).collect()
-    }
+/// A slice with all ports of a Service.
+pub(crate) fn endpoint_slice(service: &Service, endpoints: Vec<Value>) -> Value {
+    let ports = service.ports.iter().map(|port| {
+        let mut entry = json!({"name": port.name, "port": port.target_port, "protocol": port.protocol});
+        if let Some(protocol) = &port.app_protocol {
+            entry["appProtocol"] = json!(protocol);
+        }
+        entry
+    });
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": format!("{}-x1", service.name),
+            "namespace": service.namespace,
+            "labels": {"kubernetes.io/service-name": service.name},
+        },
+        "addressType": "IPv4",
+        "ports": ports.collect::<Vec<_>>(),
+        "endpoints": endpoints,
+    })
+}
+
+/// Pods, by name and address, as endpoints of a slice.
+pub(crate) fn endpoints(namespace: &str, pods: &[(String, Ipv4Addr)]) -> Vec<Value> {
+    let endpoint = |(name, address): &(String, Ipv4Addr)| {
+        json!({
+            "addresses": [address],
+            "conditions": {"ready": true, "serving": true, "terminating": false},
+            "targetRef": {"kind": "Pod", "name": name, "namespace": namespace},
+        })
+    };
+    pods.iter().map(endpoint).collect()
 }
 
 /// What a port of a workload speaks; `None` for workloads that no case in scope calls.

@@ -4,7 +4,7 @@
 use crate::case::{Case, NumberedStep, Runs};
 
 /// Prefixes of the features that this build does not serve; everything else it does.
-const NOT_SERVED: [&str; 4] = ["TLSRoute", "UDPRoute", "ListenerSet", "Mesh"];
+const NOT_SERVED: [&str; 3] = ["TLSRoute", "UDPRoute", "ListenerSet"];
 
 /// Whether the build serves a feature of Gateway API.
 pub(crate) fn serves(feature: &str) -> bool {
@@ -26,9 +26,6 @@ pub(crate) enum Decision {
 pub(crate) fn decide(case: &Case, named: bool) -> Decision {
     if let Some(feature) = case.features.iter().find(|feature| !serves(feature)) {
         return Decision::NotInScope(format!("this build does not serve {feature}"));
-    }
-    if case.kind != "gateway" {
-        return Decision::NotInScope(format!("this runner has no {} cases", case.kind));
     }
     if case.runs == Runs::NeedsApiserver && !named {
         let reason = case.reason.as_deref().unwrap_or("it needs an API server");
@@ -88,7 +85,7 @@ mod tests {
         assert!(serves("HTTPRouteRequestMirror"));
         assert!(serves("GatewayStaticAddresses"));
         assert!(!serves("TLSRouteModeTerminate"));
-        assert!(!serves("MeshConsumerRoute"));
+        assert!(serves("MeshConsumerRoute"));
     }
 
     #[test]

@@ -92,6 +92,8 @@ pub(crate) struct ServicePort {
     /// Name; empty if it has none.
     #[serde(default)]
     pub name: String,
+    /// Port of the Service.
+    pub port: u16,
     /// Port of the pods.
     pub target_port: u16,
     /// `TCP` or `UDP`.

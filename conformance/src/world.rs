@@ -56,6 +56,14 @@ impl World {
         self.changed.insert(at);
     }
 
+    /// Takes all objects out of a file.
+    pub(crate) fn clear(&mut self, file: &str) {
+        if let Some(at) = self.files.iter().position(|(name, _)| name == file) {
+            self.files[at].1.clear();
+            self.changed.insert(at);
+        }
+    }
+
     /// Adds objects while the binary runs.
     pub(crate) fn apply(&mut self, objects: &[Value]) {
         self.add(APPLIED, objects.iter().cloned());
@@ -73,9 +81,14 @@ impl World {
         }
     }
 
+    /// All objects.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &Value> {
+        self.files.iter().flat_map(|(_, objects)| objects)
+    }
+
     /// All objects of a kind.
     pub(crate) fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> + 'a {
-        self.files.iter().flat_map(|(_, objects)| objects).filter(move |object| text(object, "/kind") == kind)
+        self.objects().filter(move |object| text(object, "/kind") == kind)
     }
 
     /// Changes all objects of a kind in place, before anything is written.
@@ -187,6 +200,19 @@ mod tests {
         });
         assert_eq!(ages, ["2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z", "2026-01-01T00:00:02Z"]);
         assert_eq!(world.of_kind("Deployment").count(), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_cleared_is_written_without_objects() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut world = World::new(directory.path());
+        world.add("10-a.yaml", [service("a")]);
+        world.add("50-case.yaml", [service("b")]);
+        world.write().expect("writes");
+        world.clear("50-case.yaml");
+        world.write().expect("writes");
+        assert_eq!(world.objects().count(), 1);
+        assert_eq!(std::fs::read_to_string(directory.path().join("50-case.yaml")).expect("reads"), "");
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub struct Question {
     pub at: Instant,
 }
 
-/// A name server on a free port of 127.0.0.1. It ends when it is dropped.
+/// A name server. It ends when it is dropped.
 #[derive(Debug)]
 pub struct NameServer {
     address: SocketAddr,
@@ -85,12 +85,24 @@ struct Desk {
 }
 
 impl NameServer {
-    /// Starts a server that knows no name.
+    /// Starts a server that knows no name, on a free port of 127.0.0.1.
     ///
     /// # Errors
     /// No port is free for both UDP and TCP.
     pub async fn start() -> io::Result<NameServer> {
         let (tcp, udp) = bind().await?;
+        NameServer::serve(tcp, udp)
+    }
+
+    /// Starts a server that knows no name on this address, as where port 53 is free.
+    ///
+    /// # Errors
+    /// It cannot be bound.
+    pub async fn start_at(address: SocketAddr) -> io::Result<NameServer> {
+        NameServer::serve(TcpListener::bind(address).await?, UdpSocket::bind(address).await?)
+    }
+
+    fn serve(tcp: TcpListener, udp: UdpSocket) -> io::Result<NameServer> {
         let address = tcp.local_addr()?;
         let desk = Arc::<Desk>::default();
         let serving =

@@ -141,7 +141,7 @@ fn compare_redirect(wanted: &Redirect, sent: &Sent, answer: &Answer) -> Vec<Stri
     let Some(location) = answer.field("location") else {
         return vec!["no Location".to_owned()];
     };
-    let Some(got) = Location::parse(location, sent) else {
+    let Some(got) = Location::parse(location, sent.scheme, sent.host.as_deref().unwrap_or("gateway")) else {
         return vec![format!("Location {location:?} cannot be read")];
     };
     let mut complaints = Vec::new();
@@ -171,21 +171,19 @@ fn compare_redirect(wanted: &Redirect, sent: &Sent, answer: &Answer) -> Vec<Stri
 }
 
 /// A Location, resolved against the request.
-struct Location {
-    scheme: String,
-    host: String,
-    port: Option<u16>,
-    path: String,
+pub(super) struct Location {
+    pub scheme: String,
+    pub host: String,
+    pub port: Option<u16>,
+    pub path: String,
 }
 
 impl Location {
-    fn parse(location: &str, sent: &Sent) -> Option<Location> {
+    /// Reads a Location of a request that went to `host` under `scheme`.
+    pub(super) fn parse(location: &str, scheme: Scheme, host: &str) -> Option<Location> {
         let absolute = match location.split_once("://") {
             Some(_) => location.to_owned(),
-            None if location.starts_with('/') => {
-                let host = sent.host.as_deref().unwrap_or("gateway");
-                format!("{}://{host}{location}", sent.scheme.name())
-            }
+            None if location.starts_with('/') => format!("{}://{host}{location}", scheme.name()),
             None => return None,
         };
         let (scheme, rest) = absolute.split_once("://")?;

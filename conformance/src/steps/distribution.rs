@@ -11,14 +11,16 @@ use transept_testkit::grpc::Channel;
 
 use super::{Stage, uuid};
 use crate::case::{Distribution, PerRequest, Via};
+use crate::compare::shares::{Shares, count};
 use crate::converge::REQUEST_LIMIT;
 
 impl Stage<'_> {
     pub(super) async fn distribution(&self, step: &Distribution) -> Result<(), String> {
         let address = self.dial(&step.gateway, step.port).await?;
+        let shares = Shares { requests: step.requests, weights: &step.weights, tolerance: step.tolerance };
         let mut last = "no try at all".to_owned();
         for _ in 0..step.max_tries {
-            match self.spread(address, step).await.and_then(|counts| compare(step, &counts)) {
+            match self.spread(address, step).await.and_then(|counts| shares.compare(&counts)) {
                 Ok(()) => return Ok(()),
                 Err(why) => last = why,
             }
@@ -37,11 +39,7 @@ impl Stage<'_> {
             .buffer_unordered(step.concurrency)
             .try_collect()
             .await?;
-        let mut counts = BTreeMap::new();
-        for pod in &pods {
-            *counts.entry(backend_of(pod).to_owned()).or_default() += 1;
-        }
-        Ok(counts)
+        Ok(count(pods.iter().map(|pod| (pod.as_str(), 1))))
     }
 }
 
@@ -84,51 +82,4 @@ fn random_number() -> String {
     let digits = uuid();
     let number = u32::from_str_radix(&digits[..8], 16).unwrap_or_default();
     (number % 10_000).to_string()
-}
-
-/// The pod name without its last two parts.
-fn backend_of(pod: &str) -> &str {
-    pod.rsplitn(3, '-').nth(2).unwrap_or(pod)
-}
-
-fn compare(step: &Distribution, counts: &BTreeMap<String, usize>) -> Result<(), String> {
-    let right = |(backend, weight): (&String, &f64)| {
-        let count = counts.get(backend).copied().unwrap_or(0);
-        let share = count as f64 / step.requests as f64;
-        (*weight > 0.0) == (count > 0) && (share - weight).abs() <= step.tolerance
-    };
-    let only_known = counts.keys().all(|backend| step.weights.contains_key(backend));
-    if only_known && step.weights.iter().all(right) {
-        return Ok(());
-    }
-    Err(format!("{} requests went to {counts:?}, weights are {:?}", step.requests, step.weights))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn shares_are_within_the_tolerance_and_a_weight_of_zero_gets_nothing() {
-        let step: Distribution = serde_json::from_value(json!({
-            "via": "http", "gateway": "n/g", "port": 80, "request": {"path": "/"}, "requests": 100, "concurrency": 10,
-            "weights": {"a-v1": 0.7, "b": 0.3, "c": 0.0}, "tolerance": 0.05, "max_tries": 1, "connection": "per request",
-        }))
-        .expect("a step");
-        let check = |counts: &[(&str, usize)]| {
-            let counts = counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
-            compare(&step, &counts).is_ok()
-        };
-        assert!(check(&[("a-v1", 74), ("b", 26)]));
-        assert!(!check(&[("a-v1", 76), ("b", 24)]));
-        assert!(!check(&[("a-v1", 70), ("b", 29), ("c", 1)]));
-        assert!(!check(&[("a-v1", 70), ("b", 29), ("d", 1)]));
-    }
-
-    #[test]
-    fn a_backend_is_its_pod_without_hash_and_suffix() {
-        assert_eq!(backend_of("infra-backend-v1-6d5f7c9b8-p1"), "infra-backend-v1");
-    }
 }

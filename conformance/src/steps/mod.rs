@@ -73,6 +73,9 @@ impl Stage<'_> {
             Step::Distribution(step) => self.distribution(step).await,
             Step::MirrorDistribution(step) => self.mirror_distribution(step).await,
             Step::Http(_) | Step::Grpc(_) => Ok(()),
+            Step::MeshHttp(_) | Step::MeshGrpc(_) | Step::MeshDistribution(_) => {
+                Err("this step is for the mesh".to_owned())
+            }
         }
     }
 

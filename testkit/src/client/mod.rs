@@ -1,7 +1,8 @@
 //! A client that makes one request on one new connection and reports exactly what came back.
 //!
 //! Called by road tests and by the conformance runner. Target, field names, their order and their case go out as given
-//! (HTTP/2 wants lower case). It never retries, follows redirects or keeps connections: a caller that wants this does it itself.
+//! (HTTP/2 wants lower case). It never retries or follows redirects; a caller that wants to keep a connection open does so
+//! with [`KeptOpen`].
 
 use std::fmt;
 use std::io;
@@ -191,15 +192,17 @@ async fn connect(endpoint: &Endpoint, requested: &Arc<AtomicBool>) -> Result<Box
 /// # Errors
 /// The connection breaks, or what comes is no answer.
 pub async fn exchange_http1(stream: Box<dyn Stream>, request: &Request) -> io::Result<Answer> {
+    exchange_on(&mut Reader::new(stream), &request.clone().with("Connection", "close")).await
+}
+
+async fn exchange_on(reader: &mut Reader<Box<dyn Stream>>, request: &Request) -> io::Result<Answer> {
     let mut fields = vec![("Host".to_owned(), request.host.clone())];
     fields.extend(request.fields.iter().cloned());
     if !request.body.is_empty() {
         fields.push(("Content-Length".to_owned(), request.body.len().to_string()));
     }
-    fields.push(("Connection".to_owned(), "close".to_owned()));
     let mut bytes = h1::head_bytes(&format!("{} {} HTTP/1.1", request.method, request.target), &fields);
     bytes.extend_from_slice(&request.body);
-    let mut reader = Reader::new(stream);
     // A server may answer and close before it has read everything: then the answer counts, not the broken pipe.
     let sent = reader.send(&bytes).await;
     let mut interim = Vec::new();
@@ -219,6 +222,29 @@ pub async fn exchange_http1(stream: Box<dyn Stream>, request: &Request) -> io::R
         }
         let body = reader.read_body(Framing::of_response(&head, &request.method)).await?;
         return Ok(Answer { status, interim, fields: head.fields, body: body.content, trailers: body.trailers });
+    }
+}
+
+/// One HTTP/1.1 connection that stays open from request to request.
+pub struct KeptOpen {
+    reader: Reader<Box<dyn Stream>>,
+}
+
+impl KeptOpen {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`Failure::Connect`] or [`Failure::Secure`].
+    pub async fn open(endpoint: &Endpoint) -> Result<KeptOpen, Failure> {
+        Ok(KeptOpen { reader: Reader::new(open(endpoint).await?) })
+    }
+
+    /// One request, and its answer. There is no time limit: wrap it in `tokio::time::timeout`.
+    ///
+    /// # Errors
+    /// [`Failure::Exchange`]: the connection is of no use any more.
+    pub async fn exchange(&mut self, request: &Request) -> Result<Answer, Failure> {
+        exchange_on(&mut self.reader, request).await.map_err(Failure::Exchange)
     }
 }
 

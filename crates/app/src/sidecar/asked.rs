@@ -43,19 +43,24 @@ impl Asked {
         }
     }
 
-    /// Adds a service that is called; all of them, when it is new.
-    pub(crate) fn add(&mut self, service: snapshot::ServiceName) -> Option<BTreeSet<ServiceName>> {
+    /// Adds services; all of them, when there is a new one.
+    pub(crate) fn add(&mut self, services: impl IntoIterator<Item = ServiceName>) -> Option<BTreeSet<ServiceName>> {
+        let before = self.services.len();
+        self.services.extend(services);
+        (self.services.len() != before).then(|| self.services.clone())
+    }
+
+    /// Adds a service that is called, and keeps that it was; all of them, when it is new.
+    pub(crate) fn call(&mut self, service: snapshot::ServiceName) -> Option<BTreeSet<ServiceName>> {
         let service = (service.namespace.into_string(), service.name.into_string());
-        if !self.services.insert(service.clone()) {
-            return None;
-        }
+        let asked = self.add([service.clone()])?;
         tracing::debug!(namespace = service.0, service = service.1, "called for the first time");
         if let Some(path) = &self.kept
-            && let Err(error) = keep(path, &self.services)
+            && let Err(error) = keep(path, &asked)
         {
             tracing::warn!(%error, path = %path.display(), "the services that are called cannot be kept for the next start");
         }
-        Some(self.services.clone())
+        Some(asked)
     }
 
     /// The services that need not be asked for any more; none are all.

@@ -28,6 +28,7 @@ use transept_control::Update;
 use transept_engine::health::Verdict;
 use transept_engine::snapshot::ServiceName;
 use transept_identity::Ticket;
+use transept_model::World;
 use transept_proxy::feed::{self, Feed, FeedOptions, Interest, Received};
 use transept_proxy::{BindOutcome, Proxy};
 use transept_xds::mesh::{Condition, Port, Workload};
@@ -229,7 +230,7 @@ impl Sidecar {
                     self.take(&latest, &mut in_force).await?;
                 }
                 Some(service) = self.wanted.recv() => {
-                    if let Some(asked) = self.asked.add(service) {
+                    if let Some(asked) = self.asked.call(service) {
                         self.feed.ask_for(asked);
                     }
                 }
@@ -261,6 +262,7 @@ impl Sidecar {
         let mut stationing = Stationing::new(self.plan.place.clone(), identity.clone());
         stationing.take_plaintext(self.transparent.as_ref().and_then(Transparent::plaintext));
         let first = received.borrow_and_update().clone();
+        self.follow_membership(&first.world);
         stationing.take_captured(self.transparent.as_mut().map(|transparent| transparent.follow(&first.world)));
         stationing.take_awake(self.asked.awake(&first));
         let update = stationing.take(&first.world);
@@ -313,8 +315,18 @@ impl Sidecar {
         }
     }
 
+    /// Asks for the Services that this is an instance of, too: their policies count here.
+    fn follow_membership(&mut self, world: &World) {
+        let namespace = &self.plan.place.namespace;
+        let own = self.plan.place.services(world).into_iter().map(|service| (namespace.clone(), service));
+        if let Some(asked) = self.asked.add(own) {
+            self.feed.ask_for(asked);
+        }
+    }
+
     /// Puts a new configuration in force.
     async fn take(&mut self, received: &Received, in_force: &mut InForce) -> Result<()> {
+        self.follow_membership(&received.world);
         let captured = self.transparent.as_mut().map(|transparent| transparent.follow(&received.world));
         in_force.stationing.take_captured(captured);
         in_force.stationing.take_awake(self.asked.awake(received));

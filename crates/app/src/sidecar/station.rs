@@ -60,7 +60,7 @@ impl Place {
         Station {
             namespace: self.namespace.clone(),
             workload: self.workload.clone(),
-            services: vec![self.service.clone()],
+            services: self.services(world),
             identity: identity.to_owned(),
             inbound: self.inbound.map(|listen| Inbound { listen }).into_iter().collect(),
             app: app.collect(),
@@ -70,6 +70,18 @@ impl Place {
             plaintext: None,
             awake: None,
         }
+    }
+}
+
+impl Place {
+    /// The services that the workload is an instance of: its own, and those that the control plane adds because an EndpointSlice
+    /// names its address. Policies on any of them guard it.
+    pub(crate) fn services(&self, world: &World) -> Vec<String> {
+        let mut services = vec![self.service.clone()];
+        let registered = world.workload(&self.namespace, &self.workload);
+        let others = registered.into_iter().flat_map(|workload| &workload.spec.services);
+        services.extend(others.filter(|service| ***service != *self.service).map(|service| service.to_string()));
+        services
     }
 }
 
@@ -188,6 +200,35 @@ spec: {services: [catalog], address: 10.0.0.9, ports: [{port: 9000, targetPort: 
         let loaded = Loader::new(MODEL_KINDS).load(&[SourceText::new("world", text)]);
         assert!(loaded.invalid.is_empty(), "{:?}", loaded.invalid);
         loaded.world
+    }
+
+    #[test]
+    fn policies_of_every_service_of_the_instance_guard_it() {
+        let text = "\
+apiVersion: v1
+kind: Service
+metadata: {name: all, namespace: shop}
+spec: {ports: [{port: 8000, targetPort: 8080}]}
+---
+apiVersion: transept.dev/v1alpha1
+kind: Workload
+metadata: {name: cart-1, namespace: shop}
+spec: {services: [cart, all], address: 10.0.0.8, ports: [{port: 80, targetPort: 8080}], tunnel: {}}
+---
+apiVersion: transept.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: guard, namespace: shop}
+spec: {targetRefs: [{group: '', kind: Service, name: all}], allow: [{from: [{identities: [shop/web]}]}]}
+";
+        let guarded = |world: &World| {
+            let mut stationing = Stationing::new(place(), "spiffe://transept.local/ns/shop/sa/cart".to_owned());
+            let update = stationing.take(world);
+            let snapshot = &update.loaded.snapshot;
+            let inbound = snapshot.binds.iter().find(|bind| bind.role == Role::Inbound).expect("a way in");
+            !inbound.listeners[0].chain.is_empty()
+        };
+        assert!(guarded(&world(text)));
+        assert!(!guarded(&world(&text.replace("[cart, all]", "[cart]"))));
     }
 
     #[test]

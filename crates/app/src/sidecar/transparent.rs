@@ -1,10 +1,12 @@
 //! Transparent: the program calls services by their names, and knows nothing of the mesh.
 //!
 //! Called by `sidecar`. Its questions for names are led to a name server of ours, which gives every service a virtual address;
-//! connections to those are led to the proxy. Everything else the program does is left alone. Connections of others to the program's ports
-//! are led to the proxy too, when they do not come by the tunnel: a door beside it would be no door. The addresses are kept in the
-//! state directory, because a program may hold on to one for longer than we live.
+//! connections to those, and to the addresses that services have in a cluster, are led to the proxy. Everything else the program does is
+//! left alone. Connections of others to the program's ports are led to the proxy too, when they do not come by the tunnel: a door
+//! beside it would be no door. The addresses are kept in the state directory, because a program may hold on to one for longer than
+//! we live.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -126,11 +128,15 @@ impl Transparent {
             }),
             _ => None,
         });
-        let captured = Captured { listen: self.listen, services: services.collect() };
-        let ports = captured.services.iter().zip(table.services()).flat_map(|(at, service)| {
+        let mut captured = Captured { listen: self.listen, services: services.collect() };
+        captured.services.extend(table.services().iter().flat_map(|service| cluster_addresses(world, service)));
+        let ports_of: HashMap<(&str, &str), &[u16]> =
+            table.services().iter().map(|one| ((&*one.namespace, &*one.name), &*one.ports)).collect();
+        let ports = captured.services.iter().flat_map(|at| {
             let IpAddr::V4(address) = at.address else { return Vec::new() };
+            let ports = ports_of.get(&(&*at.namespace, &*at.service)).copied().unwrap_or_default();
             let led = |&port: &u16| ServicePort { address, port, listener: self.listen.port() };
-            service.ports.iter().map(led).collect()
+            ports.iter().map(led).collect()
         });
         self.lead(ports.collect());
         self.names.update(table);
@@ -169,6 +175,25 @@ fn open_to_all() -> Result<SocketAddr> {
     settle((Ipv6Addr::UNSPECIFIED, 0).into())
         .or_else(|_| settle((Ipv4Addr::UNSPECIFIED, 0).into()))
         .context("no port for captured connections")
+}
+
+/// The addresses that a Service has in a cluster, where programs may know it by them. Those of IPv6 are not captured, and one
+/// that everybody has for himself stands for nobody else.
+fn cluster_addresses(world: &World, service: &MeshService) -> Vec<VirtualService> {
+    let Some(written) = world.service(&service.namespace, &service.name) else {
+        return Vec::new();
+    };
+    let written = written.spec.cluster_ip.iter().chain(&written.spec.cluster_ips);
+    // `None` is what a Service without one says.
+    let addresses = written.filter_map(|text| text.parse::<Ipv4Addr>().ok());
+    let addresses: BTreeSet<Ipv4Addr> =
+        addresses.filter(|one| !one.is_loopback() && !one.is_unspecified() && !one.is_multicast()).collect();
+    let stands = |address: Ipv4Addr| VirtualService {
+        address: address.into(),
+        namespace: service.namespace.clone(),
+        service: service.name.clone(),
+    };
+    addresses.into_iter().map(stands).collect()
 }
 
 /// What was kept; nothing, when it is not there or no longer what it was.
@@ -217,6 +242,36 @@ mod tests {
             http_proxy: None,
             zone: None,
         }
+    }
+
+    #[tokio::test]
+    async fn a_service_is_captured_at_its_addresses_in_the_cluster_too() {
+        let text = "\
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7, 'fd00::7'], ports: [{port: 80}, {port: 81}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless, namespace: shop}
+spec: {clusterIP: None, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: local, namespace: shop}
+spec: {clusterIP: 127.0.0.1, ports: [{port: 80}]}
+";
+        let world = Loader::new(MODEL_KINDS).load(&[SourceText::new("world", text)]).world;
+        let state = tempfile::tempdir().expect("a directory");
+        let mut transparent = Transparent::prepare(&place(), state.path()).expect("prepared");
+        let captured = transparent.follow(&world);
+        let outside = |address: &IpAddr| !transparent.names.table().is_virtual(*address);
+        let cluster: Vec<_> = captured.services.iter().filter(|one| outside(&one.address)).collect();
+        assert_eq!(cluster.len(), 1, "{cluster:?}");
+        assert_eq!((cluster[0].address, &*cluster[0].service), (IpAddr::from([10, 96, 0, 7]), "cart"));
+        let led = transparent.plan.services.iter().filter(|one| one.address == Ipv4Addr::new(10, 96, 0, 7));
+        assert_eq!(led.map(|one| one.port).collect::<Vec<_>>(), [80, 81]);
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use transept_testkit::client::{Endpoint, Request};
-use transept_testkit::echo::Port;
+use transept_testkit::echo::{Echo, Port};
 use transept_testkit::websocket::{Frame, TEXT, WebSocket};
 
 use crate::stage::{Mesh, Pair, answered, program, repeater, say, send, soon, until};
@@ -84,4 +84,35 @@ async fn a_policy_that_changes_ends_upgraded_connections_that_it_does_not_allow(
     assert_eq!(soon(kept.receive()).await.expect("a frame"), Some(frame));
     let line = soon(pair.cart.log_line_with("not allowed any more")).await;
     assert!(line.contains("private.test"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_is_guarded_by_every_service_whose_slice_names_it() {
+    let cart_program = program("cart-1", Port::Http1).await;
+    let port = cart_program.address.port();
+    let both = format!(
+        "\
+---
+{{apiVersion: v1, kind: Service, metadata: {{name: all}}, spec: {{ports: [{{name: http, port: 8000, targetPort: {port}}}]}}}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: all-1, labels: {{kubernetes.io/service-name: all}}}}
+addressType: IPv4
+ports: [{{name: http, port: {port}}}]
+endpoints: [{{addresses: [127.0.0.1]}}]
+---
+"
+    );
+    let policy = |rules: &str| format!("{both}{}", policy(rules).replace("name: cart}", "name: all}"));
+    let mesh = Mesh::start(&policy("  allow: [{name: office, from: [{identities: [default/office]}]}]")).await;
+    // Only who is at the address that a slice names is meant by it.
+    let cart = mesh.sidecar("cart").await.argument("--listen=127.0.0.1:0").port(80, cart_program.address, "");
+    let web = mesh.sidecar("web").await.upstream("all");
+    let (_cart, _web) = (cart.start().await, web.start().await);
+    answered(web.local[0], 403).await;
+    mesh.configure(&policy("  allow: [{name: web, from: [{identities: [default/web]}]}]"));
+    let answer = answered(web.local[0], 200).await;
+    let said = Echo::parse(&answer.body).expect("an echo").header("x-forwarded-client-cert").expect("an identity");
+    assert!(said.contains("URI=spiffe://transept.local/ns/default/sa/web"), "{said}");
 }

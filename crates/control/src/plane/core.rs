@@ -32,6 +32,7 @@ use transept_xds::source::Scope;
 use transept_xds::{Key, Resource};
 
 use super::ca::{Ca, CaError, NotSigned, make_directory, random};
+use super::members::Members;
 use super::registry::{self, Name, Registry, name_of};
 use super::seen::Seen;
 use super::source::{self, Kinds};
@@ -126,6 +127,7 @@ struct Inner {
 struct Files {
     resources: Vec<Resource>,
     services: BTreeSet<Name>,
+    members: Members,
     visible: Visible,
 }
 
@@ -275,6 +277,7 @@ impl Plane {
             // Of two objects of one name the first counts.
             resources: objects.iter().rev().filter_map(|object| self.kinds.resource(object)).collect(),
             services: source::services(&objects),
+            members: Members::of(&objects),
             visible: Visible(source::secrets(&objects)),
         };
         self.lock().files = files;
@@ -356,7 +359,7 @@ impl Plane {
             }
             let name = name_of(&workload);
             let done = registry::check_place(&workload, from.ip());
-            match done.and_then(|()| inner.registry.register(workload, who, &beat.nonce, now)) {
+            match done.and_then(|origin| inner.registry.register(workload, who, &beat.nonce, origin, now)) {
                 Ok(changed) => {
                     if changed {
                         inner.unsaved.insert(name.clone());
@@ -534,7 +537,7 @@ impl Plane {
     /// registration costs no more than the registrations.
     fn publish(&self) {
         let mut inner = self.lock();
-        let objects = inner.registry.objects(&inner.files.services);
+        let objects = inner.registry.objects(&inner.files.services, &inner.files.members);
         let registered = objects.iter().filter_map(|object| self.kinds.resource(object));
         // What a file says comes before what was registered under the same name.
         let files = inner.files.resources.iter().cloned();

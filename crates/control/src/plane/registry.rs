@@ -17,6 +17,8 @@ use transept_identity::SpiffeId;
 use transept_model::SourceText;
 use transept_xds::mesh::{Condition, Port, Workload};
 
+use super::members::Members;
+
 /// How long an instance counts as alive after a sign of life.
 pub const LEASE: Duration = Duration::from_secs(30);
 /// How often an instance gives one.
@@ -31,6 +33,8 @@ const SILENCE: Duration = Duration::from_secs(20);
 const MASS: usize = 3;
 /// The most ports and services that a workload may have.
 const MOST: usize = 64;
+/// The most Services of a `Workload` object.
+const MOST_SERVICES: usize = 16;
 /// The most instances that one identity may register: a workload that runs wild must not fill everybody's memory.
 pub const MOST_INSTANCES: usize = 4096;
 
@@ -74,6 +78,18 @@ pub struct Entry {
     /// Whether its lease has ended.
     #[prost(bool, tag = "4")]
     pub lapsed: bool,
+    /// Whether it called from the address that it registered.
+    #[prost(bool, tag = "5")]
+    pub at_home: bool,
+}
+
+/// Where a registration came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The address that is registered.
+    Home,
+    /// Another one, as through a translation of addresses.
+    Elsewhere,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -106,6 +122,7 @@ impl Registry {
         workload: Workload,
         identity: &SpiffeId,
         nonce: &[u8],
+        origin: Origin,
         now: Duration,
     ) -> Result<bool, Refused> {
         check(&workload, identity)?;
@@ -123,7 +140,13 @@ impl Registry {
         if !self.held.contains_key(&name) && own().count() >= MOST_INSTANCES {
             return Err(Refused::NotAllowed(format!("`{identity}` has registered {MOST_INSTANCES} instances already")));
         }
-        let entry = Entry { workload, identity: identity.as_str().to_owned(), nonce: nonce.to_vec(), lapsed: false };
+        let entry = Entry {
+            workload,
+            identity: identity.as_str().to_owned(),
+            nonce: nonce.to_vec(),
+            lapsed: false,
+            at_home: origin == Origin::Home,
+        };
         check_object(&entry)?;
         let changed = self.held.get(&name).is_none_or(|held| held.entry != entry);
         self.held.insert(name, Held { entry, seen: now });
@@ -187,8 +210,8 @@ impl Registry {
     }
 
     /// The objects that stand for the registrations: a `Workload` for each, and a `Service` for every service that none of
-    /// `known` is.
-    pub fn objects(&self, known: &BTreeSet<Name>) -> Vec<Value> {
+    /// `known` is. Who registered from his own address is an instance of what `members` says, too.
+    pub fn objects(&self, known: &BTreeSet<Name>, members: &Members) -> Vec<Value> {
         let mut services: BTreeMap<Name, BTreeMap<u32, &Port>> = BTreeMap::new();
         let mut objects = Vec::new();
         for held in self.held.values() {
@@ -202,11 +225,25 @@ impl Registry {
                     });
                 }
             }
-            objects.push(workload_object(&held.entry));
+            let mut object = workload_object(&held.entry);
+            if held.entry.at_home {
+                join(&mut object, workload, members);
+            }
+            objects.push(object);
         }
         objects.extend(services.iter().map(|((namespace, name), ports)| service_object(namespace, name, ports)));
         objects
     }
+}
+
+/// Adds to the Services of a Workload those that have its address in their slices, as many as an object may have.
+fn join(object: &mut Value, workload: &Workload, members: &Members) {
+    let Some(services) = object["spec"]["services"].as_array_mut() else {
+        return;
+    };
+    let others = members.services_of(workload).filter(|service| !workload.services.iter().any(|own| own == service));
+    services.extend(others.map(Value::from));
+    services.truncate(MOST_SERVICES);
 }
 
 /// The name under which a workload is registered.
@@ -214,13 +251,15 @@ pub fn name_of(workload: &Workload) -> Name {
     (workload.namespace.clone(), workload.name.clone())
 }
 
-/// Whether a workload may be at the address that it names when it calls from `from`. With a tunnel it may be anywhere, since
+/// Whether a workload may be at the address that it names when it calls from `from`, and whether that is the same. With a tunnel it may be anywhere, since
 /// whoever answers must prove who it is; without one it would lead the callers of its service to whomever it likes.
 ///
 /// # Errors
 /// Why not. An address that is none is left to the registration.
-pub fn check_place(workload: &Workload, from: IpAddr) -> Result<(), Refused> {
-    let (Ok(address), from) = (workload.address.parse::<IpAddr>(), from.to_canonical()) else { return Ok(()) };
+pub fn check_place(workload: &Workload, from: IpAddr) -> Result<Origin, Refused> {
+    let (Ok(address), from) = (workload.address.parse::<IpAddr>(), from.to_canonical()) else {
+        return Ok(Origin::Elsewhere);
+    };
     let address = address.to_canonical();
     if address.is_loopback() && !from.is_loopback() {
         return Err(Refused::Wrong(format!("`{address}` means another machine to everybody else")));
@@ -229,7 +268,7 @@ pub fn check_place(workload: &Workload, from: IpAddr) -> Result<(), Refused> {
         let why = format!("a workload without a tunnel is registered at its own address, {from}, and not at {address}");
         return Err(Refused::NotAllowed(why));
     }
-    Ok(())
+    Ok(if address == from { Origin::Home } else { Origin::Elsewhere })
 }
 
 /// What `identity` may register: itself, as an instance of the service that its service account is named after.

@@ -18,7 +18,7 @@ use transept_xds::{Key, Resource, TypeUrl};
 use super::registry::Name;
 
 /// The label with which an EndpointSlice names its Service.
-const SLICE_LABEL: &str = "kubernetes.io/service-name";
+pub(super) const SLICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// The kinds that travel.
 #[derive(Debug)]

@@ -95,10 +95,13 @@ impl Station {
             };
             AppPort { port: port.port, to: local(target), protocol: AppProtocol::of(port.app_protocol.as_deref()) }
         });
+        // What is asked about comes first; policies on the others guard the instance too.
+        let others = workload.into_iter().flat_map(|workload| &workload.spec.services);
+        let others = others.filter(|other| ***other != *service).map(|other| other.to_string());
         Some(Station {
             namespace: namespace.to_owned(),
             workload: workload.map_or(service, |workload| &workload.meta.name).to_owned(),
-            services: vec![service.to_owned()],
+            services: std::iter::once(service.to_owned()).chain(others).collect(),
             identity: match workload {
                 Some(workload) => workload.spec.identity(&workload.meta),
                 None => format!("spiffe://{DEFAULT_TRUST_DOMAIN}/ns/{namespace}/sa/{service}"),

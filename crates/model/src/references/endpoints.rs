@@ -3,7 +3,7 @@
 //! Called by `backends`, and by whoever replaces one backend's endpoints without compiling everything again. Balancing and
 //! resolving are left to the engine and the proxy.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -88,8 +88,8 @@ pub struct DnsEndpoint {
 ///
 /// A slice's port belongs to the Service's port of the same name (both without one are the same name). Ready endpoints are
 /// used; when none is ready, those that are ending but still serve, as kube-proxy does (KEP-1669). An address in several
-/// slices counts once, and a Workload at the same address counts instead, because it tells more. A Service of type
-/// ExternalName is a DNS name.
+/// slices counts once, and a Workload at the same address counts instead, because it tells more; but which of its ports is
+/// meant, the slice says. A Service of type ExternalName is a DNS name.
 pub fn find_endpoints(world: &World, service: &Object<ServiceSpec>, port: &ServicePort) -> EndpointSource {
     if service.spec.r#type == "ExternalName" {
         let names = service.spec.external_name.as_ref().map(|name| DnsEndpoint {
@@ -102,10 +102,16 @@ pub fn find_endpoints(world: &World, service: &Object<ServiceSpec>, port: &Servi
     }
     let mut ready = Found::default();
     let mut ending = Found::default();
-    for workload in world.workloads_of(&service.meta.namespace, &service.meta.name) {
-        ready.add_workload(workload, port);
+    let slices = world.endpoint_slices_of(&service.meta.namespace, &service.meta.name);
+    let workloads = world.workloads_of(&service.meta.namespace, &service.meta.name);
+    let said = if workloads.is_empty() { HashMap::new() } else { ports_in(slices, port) };
+    for workload in workloads {
+        match workload.spec.ip().and_then(|ip| said.get(&ip)) {
+            Some(numbers) => numbers.iter().for_each(|number| ready.add_workload(workload, *number)),
+            None => ready.add_workload_of(workload, port),
+        }
     }
-    for slice in world.endpoint_slices_of(&service.meta.namespace, &service.meta.name) {
+    for slice in slices {
         let Some(number) = slice_port(&slice.spec, port) else {
             continue;
         };
@@ -119,6 +125,21 @@ pub fn find_endpoints(world: &World, service: &Object<ServiceSpec>, port: &Servi
         }
     }
     if ready.is_empty() { ending.finish() } else { ready.finish() }
+}
+
+/// The ports of a Service's port by address, where slices name a ready one.
+fn ports_in(slices: &[Arc<Object<EndpointSliceBody>>], port: &ServicePort) -> HashMap<IpAddr, Vec<u16>> {
+    let mut ports = HashMap::<IpAddr, Vec<u16>>::new();
+    for slice in slices {
+        let Some(number) = slice_port(&slice.spec, port) else {
+            continue;
+        };
+        let ready = slice.spec.endpoints.iter().filter(|endpoint| endpoint.conditions.is_ready());
+        for ip in ready.filter_map(|endpoint| endpoint.addresses.first()?.parse().ok()) {
+            ports.entry(ip).or_default().push(number);
+        }
+    }
+    ports
 }
 
 fn slice_port(slice: &EndpointSliceBody, wanted: &ServicePort) -> Option<u16> {
@@ -178,9 +199,17 @@ impl Found {
         }
     }
 
-    fn add_workload(&mut self, workload: &Object<WorkloadSpec>, port: &ServicePort) {
+    /// A Workload under the port that it has for one of its Service.
+    fn add_workload_of(&mut self, workload: &Object<WorkloadSpec>, port: &ServicePort) {
+        if let Some(port) = workload.spec.port_for(port) {
+            self.add_workload(workload, port.target());
+        }
+    }
+
+    /// A Workload under one of its own ports; it has nothing to do with others at its address.
+    fn add_workload(&mut self, workload: &Object<WorkloadSpec>, number: u16) {
         let spec = &workload.spec;
-        let (Some(ip), Some(number)) = (spec.ip(), spec.port_for(port).map(|port| port.target())) else {
+        let Some(ip) = spec.ip().filter(|_| spec.ports.iter().any(|port| port.target() == number)) else {
             return;
         };
         // One that takes no requests takes none through a slice either.

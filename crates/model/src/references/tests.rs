@@ -156,6 +156,68 @@ fn a_service_stands_for_its_ready_endpoints() {
 }
 
 #[test]
+fn a_slice_says_which_port_is_meant_and_a_workload_how_it_is_reached() {
+    let text = "
+apiVersion: v1
+kind: Service
+metadata: {name: all}
+spec: {ports: [{name: http, port: 80, targetPort: web}, {name: other, port: 81}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: all-1, labels: {kubernetes.io/service-name: all}}
+addressType: IPv4
+ports: [{name: http, port: 9090}]
+endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2]}, {addresses: [10.0.0.3]}, {addresses: [10.0.0.4]}]
+---
+apiVersion: transept.dev/v1alpha1
+kind: Workload
+metadata: {name: one}
+spec: {services: [cart, all], address: 10.0.0.1, ports: [{port: 80, targetPort: 8080}, {port: 90, targetPort: 9090}], tunnel: {}}
+---
+apiVersion: transept.dev/v1alpha1
+kind: Workload
+metadata: {name: two}
+spec: {services: [cart, all], address: 10.0.0.2, ports: [{port: 80, targetPort: 8080}], tunnel: {}}
+---
+apiVersion: transept.dev/v1alpha1
+kind: Workload
+metadata: {name: three}
+spec: {services: [all], address: 10.0.0.3, ports: [{port: 9090}], tunnel: {}, health: Unhealthy}
+---
+apiVersion: transept.dev/v1alpha1
+kind: Workload
+metadata: {name: five}
+spec: {services: [all], address: 10.0.0.5, ports: [{port: 80, targetPort: 8080}], tunnel: {}}
+";
+    let loaded = load(&[SourceText::new("world.yaml", text)], &[]);
+    assert!(loaded.invalid.is_empty(), "{:#?}", loaded.invalid);
+    let service = loaded.world.service("default", "all").unwrap();
+    let shown = |port: usize| {
+        let EndpointSource::Static(found) = find_endpoints(&loaded.world, service, &service.spec.ports[port]) else {
+            panic!("not static");
+        };
+        let identity =
+            |one: &EndpointAddress| one.tunnel.as_ref().map_or("none".to_owned(), |one| one.identity.clone());
+        found.iter().map(|one| format!("{}:{} {}", one.ip, one.port, identity(one))).collect::<Vec<_>>()
+    };
+    let cart = "spiffe://transept.local/ns/default/sa/cart";
+    let all = "spiffe://transept.local/ns/default/sa/all";
+    assert_eq!(
+        shown(0),
+        [
+            format!("10.0.0.1:9090 {cart}"),
+            // By its own port, because no slice knows it.
+            format!("10.0.0.5:8080 {all}"),
+            // The port of the slice is none of its workload's.
+            "10.0.0.2:9090 none".to_owned(),
+            "10.0.0.4:9090 none".to_owned(),
+        ]
+    );
+    assert_eq!(shown(1), [""; 0]);
+}
+
+#[test]
 fn the_protocol_comes_from_the_port() {
     let world = world();
     let references = References::new(&world);

@@ -34,7 +34,7 @@ fn registry(count: u8) -> Registry {
     let mut registry = Registry::default();
     for letter in (b'a'..).take(count.into()) {
         let workload = workload(&char::from(letter).to_string());
-        assert_eq!(registry.register(workload, &cart(), &[letter], at(0)), Ok(true));
+        assert_eq!(registry.register(workload, &cart(), &[letter], Origin::Home, at(0)), Ok(true));
     }
     registry
 }
@@ -102,13 +102,13 @@ fn a_few_that_end_of_many_are_no_mass_lapse() {
 #[test]
 fn the_name_of_a_live_instance_is_not_taken_over() {
     let mut registry = registry(1);
-    assert_eq!(registry.register(workload("a"), &cart(), b"z", at(1)), Err(Refused::Taken));
+    assert_eq!(registry.register(workload("a"), &cart(), b"z", Origin::Home, at(1)), Err(Refused::Taken));
     // The instance itself may say something else, and says the same without a change.
-    assert_eq!(registry.register(workload("a"), &cart(), b"a", at(1)), Ok(false));
+    assert_eq!(registry.register(workload("a"), &cart(), b"a", Origin::Home, at(1)), Ok(false));
     let changed = Workload { condition: Condition::Draining.into(), ..workload("a") };
-    assert_eq!(registry.register(changed, &cart(), b"a", at(1)), Ok(true));
+    assert_eq!(registry.register(changed, &cart(), b"a", Origin::Home, at(1)), Ok(true));
     registry.sweep(at(40));
-    assert_eq!(registry.register(workload("a"), &cart(), b"z", at(41)), Ok(true));
+    assert_eq!(registry.register(workload("a"), &cart(), b"z", Origin::Home, at(41)), Ok(true));
     assert!(!registry.leave(&name("a"), b"a"));
     assert!(registry.leave(&name("a"), b"z"));
     assert!(!registry.leave(&name("a"), b"z"));
@@ -120,7 +120,7 @@ fn who_one_is_decides_what_one_may_register() {
     let mut refused = |change: fn(&mut Workload)| {
         let mut workload = workload("a");
         change(&mut workload);
-        registry.register(workload, &cart(), b"a", at(0)).expect_err("refused").to_string()
+        registry.register(workload, &cart(), b"a", Origin::Home, at(0)).expect_err("refused").to_string()
     };
     assert!(refused(|w| w.namespace = "bank".into()).contains("bank/cart"));
     assert!(refused(|w| w.service_account = "bank".into()).contains("default/bank"));
@@ -133,8 +133,8 @@ fn who_one_is_decides_what_one_may_register() {
     assert!(refused(|w| w.ports.clear()).contains("spec.ports"));
     assert!(refused(|w| w.ports[0].port = 70_000).contains("65535"));
     let control = SpiffeId::parse("spiffe://transept.local/transept/control").expect("an id");
-    assert!(registry.register(workload("a"), &control, b"a", at(0)).is_err());
-    assert!(registry.register(workload("a"), &cart(), b"", at(0)).is_err());
+    assert!(registry.register(workload("a"), &control, b"a", Origin::Home, at(0)).is_err());
+    assert!(registry.register(workload("a"), &cart(), b"", Origin::Home, at(0)).is_err());
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn objects_stand_for_instances_and_for_services_that_no_file_has() {
     let mut registry = registry(2);
     registry.beat(&name("b"), b"b", at(30));
     registry.sweep(at(31));
-    let objects = registry.objects(&BTreeSet::new());
+    let objects = registry.objects(&BTreeSet::new(), &Members::default());
     let shown: Vec<String> = objects
         .iter()
         .map(|o| format!("{} {} {}", o["kind"], o["metadata"]["name"], o["spec"]["health"]).replace('"', ""))
@@ -158,7 +158,26 @@ fn objects_stand_for_instances_and_for_services_that_no_file_has() {
     );
     assert_eq!(objects[2]["spec"], json!({"ports": [{"port": 80, "appProtocol": "http"}]}));
     let known = BTreeSet::from([("default".to_owned(), "cart".to_owned())]);
-    assert_eq!(registry.objects(&known).len(), 2);
+    assert_eq!(registry.objects(&known, &Members::default()).len(), 2);
+}
+
+#[test]
+fn slices_make_an_instance_of_more_services_if_it_is_where_it_says() {
+    let slice = |service: &str, address: &str| {
+        json!({
+            "kind": "EndpointSlice", "metadata": {"name": service, "labels": {"kubernetes.io/service-name": service}},
+            "ports": [{"port": 8080}], "endpoints": [{"addresses": [address]}],
+        })
+    };
+    let members = Members::of(&[slice("all", "10.0.0.7"), slice("cart", "10.0.0.7"), slice("far", "10.0.0.8")]);
+    let mut registry = Registry::default();
+    for (name, origin) in [("a", Origin::Home), ("b", Origin::Elsewhere)] {
+        assert_eq!(registry.register(workload(name), &cart(), name.as_bytes(), origin, at(0)), Ok(true));
+    }
+    let objects = registry.objects(&BTreeSet::new(), &members);
+    let services: Vec<&Value> = objects[..2].iter().map(|object| &object["spec"]["services"]).collect();
+    assert_eq!(services, [&json!(["cart", "all"]), &json!(["cart"])]);
+    assert_eq!(objects.len(), 3, "the files know what the Services of slices are");
 }
 
 #[test]
@@ -167,17 +186,20 @@ fn a_restart_begins_every_lease_anew() {
     let entries: Vec<Entry> = before.iter().map(|(_, entry)| entry.clone()).collect();
     let mut after = Registry::restore(entries, at(1000));
     assert!(after.sweep(at(1030)).is_empty());
-    assert_eq!(after.register(workload("a"), &cart(), b"a", at(1001)), Ok(false));
+    assert_eq!(after.register(workload("a"), &cart(), b"a", Origin::Home, at(1001)), Ok(false));
 }
 
 #[test]
 fn one_identity_does_not_fill_the_registry() {
     let mut registry = Registry::default();
     for index in 0..MOST_INSTANCES {
-        assert_eq!(registry.register(workload(&format!("a{index}")), &cart(), b"n", at(0)), Ok(true));
+        assert_eq!(registry.register(workload(&format!("a{index}")), &cart(), b"n", Origin::Home, at(0)), Ok(true));
     }
-    assert!(matches!(registry.register(workload("more"), &cart(), b"n", at(0)), Err(Refused::NotAllowed(_))));
-    assert_eq!(registry.register(workload("a0"), &cart(), b"n", at(1)), Ok(false));
+    assert!(matches!(
+        registry.register(workload("more"), &cart(), b"n", Origin::Home, at(0)),
+        Err(Refused::NotAllowed(_))
+    ));
+    assert_eq!(registry.register(workload("a0"), &cart(), b"n", Origin::Home, at(1)), Ok(false));
 }
 
 #[test]
@@ -186,7 +208,7 @@ fn an_address_leads_to_a_machine() {
         ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "0.0.0.0", "::ffff:0.0.0.0", "224.0.0.1", "cart"]
     {
         let workload = Workload { address: address.into(), ..workload("a") };
-        let refused = Registry::default().register(workload, &cart(), b"n", at(0));
+        let refused = Registry::default().register(workload, &cart(), b"n", Origin::Home, at(0));
         assert!(matches!(refused, Err(Refused::Wrong(_))), "{address}");
     }
 }
@@ -195,10 +217,10 @@ fn an_address_leads_to_a_machine() {
 fn only_a_tunnel_is_registered_at_another_address() {
     let from = |text: &str| text.parse().expect("an address");
     let plain = Workload { tunnel_port: 0, ..workload("a") };
-    assert_eq!(check_place(&plain, from("::ffff:10.0.0.7")), Ok(()));
+    assert_eq!(check_place(&plain, from("::ffff:10.0.0.7")), Ok(Origin::Home));
     assert!(matches!(check_place(&plain, from("10.0.0.8")), Err(Refused::NotAllowed(_))));
-    assert_eq!(check_place(&workload("a"), from("10.0.0.8")), Ok(()));
+    assert_eq!(check_place(&workload("a"), from("10.0.0.8")), Ok(Origin::Elsewhere));
     let local = Workload { address: "127.0.0.1".into(), ..workload("a") };
     assert!(matches!(check_place(&local, from("10.0.0.8")), Err(Refused::Wrong(_))));
-    assert_eq!(check_place(&local, from("127.0.0.2")), Ok(()));
+    assert_eq!(check_place(&local, from("127.0.0.2")), Ok(Origin::Elsewhere));
 }

@@ -1,0 +1,109 @@
+//! Which Services an address belongs to, as the EndpointSlices of the files say.
+//!
+//! Read by `core` with the files, asked by `registry` for each instance: a workload registers for one Service, and an operator may
+//! have put its address into others. Nobody can register himself into those.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde_json::Value;
+use transept_model::load::DEFAULT_NAMESPACE;
+use transept_xds::mesh::Workload;
+
+use super::source::SLICE_LABEL;
+
+/// The Services by namespace and address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Members(BTreeMap<(String, IpAddr), Services>);
+
+/// Services, each with the ports that its slices name; no port is every port.
+type Services = BTreeMap<String, BTreeSet<Option<u16>>>;
+
+impl Members {
+    /// Those of the EndpointSlices among objects.
+    pub fn of(objects: &[Value]) -> Members {
+        let mut members = Members::default();
+        for slice in objects.iter().filter(|object| object["kind"] == "EndpointSlice") {
+            let namespace = slice["metadata"]["namespace"].as_str().unwrap_or(DEFAULT_NAMESPACE);
+            let Some(service) = slice["metadata"]["labels"][SLICE_LABEL].as_str() else {
+                continue;
+            };
+            let ports: Vec<Option<u16>> = items(&slice["ports"]).iter().map(port_of).collect();
+            // The first address of an endpoint counts, as for those who call it.
+            let addresses = items(&slice["endpoints"]).iter().filter_map(|one| one["addresses"][0].as_str());
+            for address in addresses.filter_map(|text| text.parse::<IpAddr>().ok()) {
+                let services = members.0.entry((namespace.to_owned(), address)).or_default();
+                services.entry(service.to_owned()).or_default().extend(&ports);
+            }
+        }
+        members
+    }
+
+    /// The Services that have one of the workload's ports at its address.
+    pub fn services_of<'m>(&'m self, workload: &'m Workload) -> impl Iterator<Item = &'m str> {
+        let address = workload.address.parse::<IpAddr>().ok();
+        let here = address.and_then(|address| self.0.get(&(workload.namespace.clone(), address)));
+        let serves = |port: &Option<u16>| {
+            let is_it = |wanted: u16| workload.ports.iter().any(|one| target_of(one) == u32::from(wanted));
+            port.is_none_or(is_it)
+        };
+        here.into_iter()
+            .flatten()
+            .filter(move |(_, ports)| ports.iter().any(serves))
+            .map(|(service, _)| service.as_str())
+    }
+}
+
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn port_of(port: &Value) -> Option<u16> {
+    port["port"].as_u64().and_then(|port| u16::try_from(port).ok())
+}
+
+/// The port of the program; 0 means the same as that of the Service.
+fn target_of(port: &transept_xds::mesh::Port) -> u32 {
+    if port.target_port == 0 { port.port } else { port.target_port }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use transept_xds::mesh::Port;
+
+    use super::*;
+
+    fn slice(service: &str, address: &str, ports: Value) -> Value {
+        json!({
+            "kind": "EndpointSlice",
+            "metadata": {"name": format!("{service}-1"), "namespace": "shop", "labels": {SLICE_LABEL: service}},
+            "ports": ports,
+            "endpoints": [{"addresses": [address]}, {"addresses": []}],
+        })
+    }
+
+    fn workload(namespace: &str, address: &str) -> Workload {
+        Workload {
+            namespace: namespace.to_owned(),
+            address: address.to_owned(),
+            ports: vec![Port { port: 80, target_port: 8080, ..Port::default() }],
+            ..Workload::default()
+        }
+    }
+
+    #[test]
+    fn an_address_and_a_port_belong_to_the_services_whose_slices_name_them() {
+        let members = Members::of(&[
+            slice("all", "10.0.0.7", json!([{"name": "http", "port": 8080}])),
+            slice("any", "10.0.0.7", json!([{}])),
+            slice("other-port", "10.0.0.7", json!([{"port": 9090}])),
+            slice("other-address", "10.0.0.8", json!([{"port": 8080}])),
+            slice("nameless", "cart.example", json!([{"port": 8080}])),
+        ]);
+        let of = |workload: &Workload| members.services_of(workload).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(of(&workload("shop", "10.0.0.7")), ["all", "any"]);
+        assert_eq!(of(&workload("else", "10.0.0.7")), [""; 0]);
+        assert_eq!(of(&workload("shop", "10.0.0.9")), [""; 0]);
+    }
+}
