@@ -8,11 +8,13 @@ use anyhow::{Context as _, Result, bail};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use tokio::process::Command;
+use tokio::time::{Instant, sleep};
 use transept_testkit::dns::NameServer;
 use transept_testkit::h1;
 
+use super::POLL;
 use super::host::{GATEWAY, Host, PREFIX, address_of, make_bridge};
-use super::orders::{Echoes, Order, Place, Saw, Start};
+use super::orders::{Call, Echoes, Order, Place, Saw, Start};
 use crate::case::{MeshRequest, PodLabels, Via};
 use crate::run::{Run, last_lines};
 use crate::scene::{endpoint_slice, endpoints};
@@ -27,6 +29,8 @@ const CONTROL: u8 = 2;
 const CONTROL_PORT: u16 = 9909;
 /// Ports of echo pods that cases call, by what they speak; nobody calls 8443 and 9090.
 const HTTP_PORT: u16 = 8080;
+/// The port of every Service for that.
+const HTTP_SERVICE: u16 = 80;
 const GRPC_PORT: u16 = 7070;
 
 /// A running mesh.
@@ -102,7 +106,41 @@ impl<'a> Scene<'a> {
         scene.start_control().await?;
         let pods = (CONTROL + 1..).zip(&workloads).map(|(number, one)| scene.start_pod(number, one, &labels));
         scene.pods = try_join_all(pods).await?;
+        scene.meet().await?;
         Ok(scene)
+    }
+
+    /// Every pod calls every Service once, whatever comes of it: a sidecar asks for the routes of a Service when that is called for the
+    /// first time, and the cases wait for routes.
+    async fn meet(&self) -> Result<()> {
+        let services = self.world.objects().filter(|object| text(object, "/kind") == "Service");
+        let names = services.map(|service| {
+            let (name, namespace) = (text(service, "/metadata/name"), text(service, "/metadata/namespace"));
+            format!("{name}.{namespace}.svc.cluster.local")
+        });
+        let names: Vec<String> = names.collect();
+        let call = |name: &String| Call {
+            via: Via::Http,
+            to: name.clone(),
+            port: HTTP_SERVICE,
+            authority: name.clone(),
+            path: "/".to_owned(),
+            headers: Vec::new(),
+        };
+        let meetings = self.pods.iter().flat_map(|pod| names.iter().map(move |name| (pod, name)));
+        let deadline = Instant::now() + self.run.patience;
+        let calls = meetings.map(|(pod, name)| async move {
+            loop {
+                match pod.host.tell::<Saw>(&Order::Call(call(name))).await {
+                    Ok(_) => return Ok(()),
+                    Err(why) if Instant::now() > deadline => {
+                        return Err(why).with_context(|| format!("{} does not meet {name}", pod.name));
+                    }
+                    Err(_) => sleep(POLL).await,
+                }
+            }
+        });
+        try_join_all(calls).await.map(drop)
     }
 
     async fn start_control(&self) -> Result<()> {
