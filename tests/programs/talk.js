@@ -59,10 +59,11 @@ function exchangeFrames(socket, words, resolve) {
   const mask = crypto.randomBytes(4);
   const payload = Buffer.from(words).map((byte, index) => byte ^ mask[index % 4]);
   socket.write(Buffer.concat([Buffer.from([0x81, 0x80 | payload.length]), mask, payload]));
-  let seen = Buffer.alloc(0);
+  let [seen, done] = [Buffer.alloc(0), false];
   socket.on("data", (piece) => {
     seen = Buffer.concat([seen, piece]);
-    if (seen.length < 2 || seen.length < 2 + seen[1]) return;
+    if (done || seen.length < 2 || seen.length < 2 + seen[1]) return;
+    done = true;
     resolve(seen.subarray(2, 2 + seen[1]).toString());
     // Close, with nothing to say about it.
     socket.end(Buffer.from([0x88, 0x80, 0, 0, 0, 0]));

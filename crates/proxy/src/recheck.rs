@@ -6,9 +6,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use transept_engine::admit::{admit, admit_stream};
@@ -18,9 +20,15 @@ use transept_engine::screen::screen_again;
 use transept_engine::snapshot::Snapshot;
 use transept_engine::verdict::Verdict;
 use transept_identity::{Bundles, Purpose};
+use transept_wire::h2::Code;
 use transept_wire::head::Request;
 
+use crate::h2::{Driver, Over};
 use crate::worker::Worker;
+
+/// What is under way between two proxies when the roots that vouched for one of them are gone may end within this time: a root that is
+/// replaced in order costs no request.
+const RESPITE: Duration = Duration::from_secs(5);
 
 /// What a connection was let in for.
 pub(crate) enum Ground {
@@ -91,6 +99,24 @@ impl Standing {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
+    }
+}
+
+/// The end of a connection between two proxies: nothing new from the moment on in which it must end, and nothing at all after the respite.
+#[derive(Default)]
+pub(crate) struct Ending(Option<Pin<Box<tokio::time::Sleep>>>);
+
+impl Ending {
+    /// Ready when the connection has been given up.
+    pub(crate) fn poll(&mut self, standing: &Standing, driver: &mut Driver, cx: &mut Context<'_>) -> Poll<Over> {
+        if standing.poll_ended(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let respite = self.0.get_or_insert_with(|| {
+            driver.shut_down();
+            Box::pin(tokio::time::sleep(RESPITE))
+        });
+        respite.as_mut().poll(cx).map(|()| driver.give_up(Code::NO_ERROR, "the peer is not trusted any more"))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Parts of the mesh end, return and change while many clients send requests, over HTTP/1.1 and HTTP/2: what is lost is what a dead
 //! instance held, to the request.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -23,13 +24,13 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    async fn start(mesh: &Mesh, name: &str) -> Instance {
+    async fn start(mesh: &Mesh, name: &str, ip: Option<IpAddr>) -> Instance {
         let log = RequestLog::new();
         let mut programs = Vec::new();
         for port in [Port::Http1, Port::H2c] {
             programs.push(logging_program(name, port, &log).await);
         }
-        let setup = mesh.instance("cart", name).await;
+        let setup = placed(mesh.instance("cart", name).await, ip);
         let setup = setup.port(80, programs[0].address, "").port(81, programs[1].address, "/h2c");
         Instance { running: setup.start().await, setup, log, programs }
     }
@@ -43,6 +44,15 @@ impl Instance {
     /// Kills its sidecar, without a chance to tidy up; gives when it was surely dead.
     async fn kill(&mut self) -> Instant {
         kill(&mut self.running).await
+    }
+}
+
+/// With its tunnels at this address.
+fn placed(setup: Sidecar, ip: Option<IpAddr>) -> Sidecar {
+    let port = setup.tunnels.port();
+    match ip {
+        Some(ip) => setup.at(SocketAddr::new(ip, port)),
+        None => setup,
     }
 }
 
@@ -60,15 +70,20 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// Starts so many instances.
-    pub(crate) async fn start(mesh: &Mesh, instances: usize) -> Shop {
+    /// Starts so many instances, all on loopback.
+    async fn start(mesh: &Mesh, instances: usize) -> Shop {
+        Shop::start_at(mesh, instances, None).await
+    }
+
+    /// The same where others reach them at an address.
+    pub(crate) async fn start_at(mesh: &Mesh, instances: usize, ip: Option<IpAddr>) -> Shop {
         let mut carts = Vec::new();
         for number in 1..=instances {
-            carts.push(Instance::start(mesh, &format!("cart-{number}")).await);
+            carts.push(Instance::start(mesh, &format!("cart-{number}"), ip).await);
         }
         // It has a port itself, so that it registers too.
         let setup = mesh.sidecar("web").await.upstream("cart:80").upstream("cart:81");
-        let setup = setup.port(80, carts[0].programs[0].address, "");
+        let setup = placed(setup, ip).port(80, carts[0].programs[0].address, "");
         Shop { carts, web: setup.start().await, setup }
     }
 

@@ -45,7 +45,7 @@ fn nothing_is_lost_while_nobody_reaches_the_control_plane() {
 /// Everything but the control plane is in the middle.
 fn endure(middle: &Machine, far: &Machine, way: Way) {
     let mesh = far.run(Mesh::start_at(SocketAddr::new(far.address().into(), CONTROL), "", &[]));
-    let shop = middle.run(Shop::start(&mesh, 2));
+    let shop = middle.run(Shop::start_at(&mesh, 2, Some(middle.address().into())));
     middle.run(shop.all(|mesh| mesh["registered"] == true));
     let crowd = middle.run(shop.open(PATIENCE / 120));
     far.cut(way);
@@ -58,8 +58,9 @@ fn endure(middle: &Machine, far: &Machine, way: Way) {
     let mut delete = Request::get("cart", "/");
     delete.method = "DELETE".to_owned();
     let send = || send(shop.setup.local[0], &delete);
-    let not_yet = middle.run(send()).expect("an answer");
-    assert_eq!(not_yet.status, 200, "{way:?}: it was not cut off");
+    // Who is only not heard may hear still.
+    let status = middle.run(send()).expect("an answer").status;
+    assert!(status == 200 || way == Way::ToIt, "{way:?}: {status}, it was not cut off");
 
     far.mend();
     // What they have missed reaches them, and they are alive again.

@@ -12,7 +12,7 @@ use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
 use transept_engine::snapshot::Listener;
 use transept_wire::h2::head::{Connect, HeadLimits, Refused};
-use transept_wire::h2::{self, Code, Config};
+use transept_wire::h2::{self, Config};
 use transept_wire::head::{FieldId, Method, Request, Response};
 
 use super::entry::{self, Entry, Visitor};
@@ -21,7 +21,7 @@ use crate::buffer::Inbound;
 use crate::h2::{Arrival, Driver, Link, Patience, Stream};
 use crate::io::{Io, Tunnel};
 use crate::path::Stop;
-use crate::recheck::Standing;
+use crate::recheck::{Ending, Standing};
 use crate::splice::{self, Passenger};
 use crate::worker::Worker;
 
@@ -68,14 +68,14 @@ pub(crate) async fn serve(
     let _visitor = Visitor::new(worker.clone());
     let mut driver = Driver::new(link.clone(), io, Inbound::default(), watch, patience);
     let peer = Rc::new(Peer { connection, bound, _guest: guest });
-    let mut leaving = false;
+    let (mut leaving, mut ending) = (false, Ending::default());
     let over = std::future::poll_fn(|cx| {
         if worker.way_in_drains.get() && !leaving {
             leaving = true;
             driver.shut_down();
         }
-        if standing.poll_ended(cx).is_ready() {
-            return Poll::Ready(driver.give_up(Code::NO_ERROR, "the peer is not trusted any more"));
+        if let Poll::Ready(over) = ending.poll(&standing, &mut driver, cx) {
+            return Poll::Ready(over);
         }
         driver.poll_turn(cx, &mut |arrival| match arrival {
             Arrival::Request { stream, .. } => {

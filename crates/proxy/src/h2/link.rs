@@ -100,6 +100,8 @@ pub(crate) struct Link {
     /// Nobody will open a stream any more.
     retired: Cell<bool>,
     greeted: Notify,
+    /// The connection whose tunnel it is in, if it is in one.
+    carrier: Option<Rc<Link>>,
 }
 
 pub(super) struct Inner {
@@ -114,12 +116,18 @@ pub(super) struct Inner {
 
 impl Link {
     pub(crate) fn new(wire: Connection) -> Rc<Link> {
+        Link::inside(wire, None)
+    }
+
+    /// One that may be in a tunnel of another.
+    pub(crate) fn inside(wire: Connection, carrier: Option<Rc<Link>>) -> Rc<Link> {
         let inner = Inner { wire, seats: Vec::new(), line: VecDeque::new(), over: None, spare: Vec::new() };
         Rc::new(Link {
             inner: RefCell::new(inner),
             driver: RefCell::default(),
             retired: Cell::new(false),
             greeted: Notify::new(),
+            carrier,
         })
     }
 
@@ -157,10 +165,11 @@ impl Link {
         is_here
     }
 
-    /// Whether the connection is of no more use for new streams.
+    /// Whether the connection, or the one that carries it, is of no more use for new streams.
     pub(crate) fn is_closed(&self) -> bool {
         let inner = self.inner.borrow();
-        inner.over.is_some() || !inner.wire.takes_streams()
+        let carrier_is = || self.carrier.as_ref().is_some_and(|carrier| carrier.is_closed());
+        inner.over.is_some() || !inner.wire.takes_streams() || carrier_is()
     }
 
     /// Streams that we had to break off because of what the peer sent on them.

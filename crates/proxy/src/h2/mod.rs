@@ -8,7 +8,7 @@ mod driver;
 mod link;
 mod stream;
 
-pub(crate) use driver::{Arrival, Driver, Patience};
+pub(crate) use driver::{Arrival, Driver, Over, Patience};
 pub(crate) use link::{Cut, Link};
 pub(crate) use stream::{More, Stream};
 

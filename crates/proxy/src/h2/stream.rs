@@ -188,6 +188,11 @@ impl Stream {
         self.link.is_closed()
     }
 
+    /// The connection that it is on.
+    pub(crate) fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+
     /// Ready when the stream has been cut.
     pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Poll<Cut> {
         let mut inner = self.link.inner.borrow_mut();

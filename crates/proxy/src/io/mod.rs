@@ -11,12 +11,14 @@ pub(crate) use tls::{TlsSession, accept_hello};
 pub(crate) use tunnel::Tunnel;
 
 use std::io::{self, IoSlice};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::buffer::{Inbound, Outbound};
+use crate::h2::Link;
 
 /// A connection: a socket, with its TLS session when it is secured, or a tunnel in somebody else's connection.
 pub(crate) enum Io {
@@ -157,6 +159,14 @@ impl Io {
                 Err(error) => return Poll::Ready(error),
                 Ok(_) => return Poll::Pending,
             }
+        }
+    }
+
+    /// The connection that this one is a tunnel of, if it is one.
+    pub(crate) fn carrier(&self) -> Option<Rc<Link>> {
+        match self {
+            Io::Tunnel(tunnel) => Some(tunnel.carrier()),
+            Io::Socket { .. } => None,
         }
     }
 

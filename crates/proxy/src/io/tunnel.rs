@@ -4,12 +4,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use transept_wire::h2::Code;
 
 use crate::buffer;
-use crate::h2::{Cut, More, Stream};
+use crate::h2::{Cut, Link, More, Stream};
 use crate::upstream::H2Lease;
 
 /// A tunnel.
@@ -51,6 +52,11 @@ impl Tunnel {
             Err(cut) => return Poll::Ready(Err(broken(&cut))),
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// The connection around it.
+    pub(super) fn carrier(&self) -> Rc<Link> {
+        self.stream.link().clone()
     }
 
     /// Whether the connection around it takes nothing new: what uses the tunnel should not begin anything either.

@@ -185,7 +185,7 @@ async fn dial_shared(
         max_streams: 0,
         heads: LARGEST_HEAD,
     };
-    let link = Link::new(h2::Connection::client(config));
+    let link = Link::inside(h2::Connection::client(config), io.carrier());
     let patience = Patience { head: Some(destination.backend.connect_timeout), stall: Some(STALL), idle: None };
     let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);
     let lease = worker.pool.add(key, link, permit);

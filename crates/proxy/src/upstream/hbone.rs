@@ -16,7 +16,7 @@ use transept_engine::snapshot::Tunnel as Passage;
 use transept_identity::Purpose;
 use transept_wire::h1::Body;
 use transept_wire::h2::head::{Connect, HeadLimits};
-use transept_wire::h2::{self, Code, Config};
+use transept_wire::h2::{self, Config};
 use transept_wire::head::{FieldId, FieldName, Method, Request, Response};
 
 use super::dial::{failed, handshake_failed, open, refused};
@@ -25,7 +25,7 @@ use crate::buffer::Inbound;
 use crate::failure::{Failure, Repeat, Side};
 use crate::h2::{Driver, Link, Patience};
 use crate::io::{Io, TlsSession, Tunnel};
-use crate::recheck::Ground;
+use crate::recheck::{Ending, Ground};
 use crate::worker::Worker;
 
 /// Bytes that the other end may send in one tunnel before we have taken them, and in all together.
@@ -149,10 +149,11 @@ fn add(worker: &Rc<Worker>, key: PoolKey, io: Io, chain: Vec<CertificateDer<'sta
     // It is shared by Services; what is counted are the tunnels in it.
     let lease = worker.pool.add(key, link, None);
     let standing = worker.standings.add(Ground::Certificates(chain, Purpose::Server));
+    let mut ending = Ending::default();
     tokio::task::spawn_local(async move {
         let over = std::future::poll_fn(|cx| {
-            if standing.poll_ended(cx).is_ready() {
-                return Poll::Ready(driver.give_up(Code::NO_ERROR, "the peer is not trusted any more"));
+            if let Poll::Ready(over) = ending.poll(&standing, &mut driver, cx) {
+                return Poll::Ready(over);
             }
             driver.poll_turn(cx, &mut |_| {})
         })
