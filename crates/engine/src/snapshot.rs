@@ -255,6 +255,8 @@ pub enum UpstreamProtocol {
     Http2,
     /// HTTP/1.1 in clear text; over TLS what ALPN settles, `h2` preferred.
     Auto,
+    /// Bytes that are not looked at; over TLS without ALPN. No backend is for nothing else: this is how one connection is used.
+    Opaque,
 }
 
 /// How TLS towards a backend is spoken and verified.

@@ -16,7 +16,7 @@ use transept_engine::exchange::Connection;
 use transept_engine::pick::{self, Call, pick_endpoint};
 use transept_engine::reason::Reason;
 use transept_engine::rule::Rule;
-use transept_engine::snapshot::{Backend, Listener, Role};
+use transept_engine::snapshot::{Backend, Listener, Role, UpstreamProtocol};
 use transept_engine::traffic::Permit;
 use transept_wire::h1::{Body, Decoder, Limits};
 use transept_wire::head::{Method, Version};
@@ -81,7 +81,7 @@ pub(crate) async fn land(worker: &Rc<Worker>, passenger: &Passenger<'_>, trip: &
             backend,
             endpoint: &chosen,
             pooled: Pooled::Unwanted,
-            protocol: backend.protocol,
+            protocol: UpstreamProtocol::Opaque,
             identity: passenger.listener.client_identity.as_ref(),
             client: Some(passenger.connection.peer.ip()),
         };

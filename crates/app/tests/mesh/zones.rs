@@ -20,9 +20,11 @@ spec: {targetRefs: [{group: \"\", kind: Service, name: cart}], locality: {}}
     .await;
     let (near_program, far_program) = (program("near", Port::Http1).await, program("far", Port::Http1).await);
     let near = mesh.instance("cart", "cart-1").await.port(80, near_program.address, "").argument("--zone=a");
+    // The next token has the same file.
+    let near = near.start().await;
     let far = mesh.instance("cart", "cart-2").await.port(80, far_program.address, "").argument("--zone=b");
     let web = mesh.sidecar("web").await.upstream("cart").argument("--zone=a");
-    let (near, _far, _web) = (near.start().await, far.start().await, web.start().await);
+    let (_far, _web) = (far.start().await, web.start().await);
     let asked = || async {
         let answer = send(web.local[0], &Request::get("cart", "/")).await.ok()?;
         Echo::parse(&answer.body).map(|echo| echo.pod)

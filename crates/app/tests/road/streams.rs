@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use transept_testkit::certificates::{Authority, KeyKind, Usage};
+use transept_testkit::echo::server_tls;
 use transept_testkit::launch::unused_address;
 
 use crate::stage::{Gateway, Nobody, Setup, Up, soon};
@@ -37,6 +40,23 @@ fn backend(name: &str, endpoints: &[SocketAddr]) -> String {
 
 /// The backend of the HTTP side, which nobody asks.
 const UNUSED: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9);
+
+/// The same over TLS, for clients that offer no protocol that it does not know.
+async fn secured(name: &'static str, authority: &Authority) -> SocketAddr {
+    let identity = authority.issue(Usage::Server, &["app.test"]).expect("a certificate");
+    let acceptor = TlsAcceptor::from(server_tls(&identity, None, &["postgresql"]).expect("a configuration"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            if let Ok(mut stream) = acceptor.accept(tcp).await {
+                let _gone = stream.write_all(name.as_bytes()).await;
+                let _gone = stream.shutdown().await;
+            }
+        }
+    });
+    address
+}
 
 /// A gateway whose TCP listener goes to Backends with these weights.
 struct Streams {
@@ -88,10 +108,9 @@ spec:
 
 /// The name that a program says; empty when the connection is closed instead.
 async fn name(at: SocketAddr) -> String {
-    let mut stream = TcpStream::connect(at).await.expect("connected");
     let mut said = [0; 1];
-    // A reset is as good as an end.
-    match soon(stream.read(&mut said)).await {
+    // A reset is as good as an end, and may come while connecting.
+    match soon(async { TcpStream::connect(at).await?.read(&mut said).await }).await {
         Ok(count) => String::from_utf8_lossy(&said[..count]).into_owned(),
         Err(_) => String::new(),
     }
@@ -153,6 +172,19 @@ async fn a_dead_endpoint_is_passed_over_and_a_dead_backend_closes_its_share() {
 }
 
 #[tokio::test]
+async fn a_backend_with_tls_is_offered_no_protocol() {
+    let authority = Authority::new(KeyKind::Ecdsa).expect("an authority");
+    let at = secured("s", &authority).await;
+    let pem = authority.certificate_pem().trim_end().replace('\n', "\n    ");
+    let tls = "tls: {hostname: app.test, caCertificateRefs: [{group: '', kind: ConfigMap, name: trust}]}";
+    let streams = Streams::to(&[("s", 1)])
+        .document(&format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: trust}}\ndata:\n  ca.crt: |\n    {pem}"))
+        .document(&backend("s", &[at]).replace("spec: {", &format!("spec: {{{tls}, ")));
+    let _gateway = streams.start().await;
+    assert_eq!(name(streams.at).await, "s");
+}
+
+#[tokio::test]
 async fn without_a_backend_or_a_route_the_connection_is_closed() {
     let streams = Streams::to(&[("a", 0)]).document(&backend("a", &[program("a").await]));
     let mut gateway = streams.start().await;
@@ -202,6 +234,6 @@ spec:
     let _ = soon(open.read_to_end(&mut rest)).await;
     assert!(rest.is_empty(), "{rest:?}");
     assert_eq!(name(streams.at).await, "");
-    let line = soon(gateway.running.log_line_with("access.not_authorized")).await;
-    assert!(line.contains("AuthorizationPolicy default/door, rule nobody"), "{line}");
+    let line = soon(gateway.running.log_line_with("AuthorizationPolicy default/door, rule nobody")).await;
+    assert!(line.contains("access.not_authorized"), "{line}");
 }

@@ -49,10 +49,9 @@ spec:
 }
 
 /// A gateway in zone a.
-fn in_zone_a(documents: &[&str]) -> Setup {
+fn in_zone_a() -> Setup {
     let unused = SocketAddr::from(([127, 0, 0, 1], 9));
-    let setup = Setup::of(&[unused], Up::Http1).argument("--zone=a");
-    documents.iter().fold(setup, |setup, document| setup.document(document))
+    Setup::of(&[unused], Up::Http1).argument("--zone=a")
 }
 
 /// The statuses of so many requests.
@@ -70,7 +69,7 @@ async fn requests_stay_in_the_zone_until_its_endpoint_is_ejected() {
     let (near, next, far) = (Actor::start().await, Actor::start().await, Actor::start().await);
     let slices = zoned(&[(far.address, "c", ""), (near.address, "a", ""), (next.address, "b", "")]);
     let outliers = "outlierDetection: {consecutiveErrors: 2, baseEjectionTime: 1h, maxEjectionTime: 2h}";
-    let gateway = in_zone_a(&[&slices, &locality(outliers)]).start().await;
+    let gateway = in_zone_a().document(&slices).document(&locality(outliers)).start().await;
     assert_eq!(statuses(&gateway, 20).await, [200; 20]);
     assert_eq!((near.heard(), next.heard(), far.heard()), (20, 0, 0));
     near.says(500);
@@ -85,7 +84,7 @@ async fn requests_leave_the_zone_while_its_endpoint_is_unwell_and_come_back() {
     near.says(500);
     let slices = zoned(&[(near.address, "a", ""), (far.address, "b", "")]);
     let check = "healthCheck: {path: /health, interval: 100ms, healthyThreshold: 1}";
-    let gateway = in_zone_a(&[&slices, &locality(check)]).start().await;
+    let gateway = in_zone_a().document(&slices).document(&locality(check)).start().await;
     crate::traffic::one_is_well_and_one_is_not(&gateway).await;
     assert_eq!(statuses(&gateway, 10).await, [200; 10]);
     assert_eq!((near.heard(), far.heard()), (0, 10));
@@ -102,14 +101,15 @@ async fn hints_of_slices_hold_while_all_give_one_and_no_policy_says_otherwise() 
     let (near, far) = (Actor::start().await, Actor::start().await);
     // What counts is the zone that an endpoint is for, not the one that it is in.
     let both = zoned(&[(near.address, "b", "a"), (far.address, "a", "b")]);
-    let mut gateway = in_zone_a(&[&both]).start().await;
+    let setup = in_zone_a();
+    let mut gateway = setup.clone().document(&both).start().await;
     assert_eq!(statuses(&gateway, 10).await, [200; 10]);
     assert_eq!((near.heard(), far.heard()), (10, 0));
-    gateway.reload(&in_zone_a(&[&both, &locality("connectTimeout: 2s")])).await;
+    gateway.reload(&setup.clone().document(&both).document(&locality("connectTimeout: 2s"))).await;
     assert_eq!(statuses(&gateway, 10).await, [200; 10]);
     assert_eq!((near.heard(), far.heard()), (10, 10));
     let one = zoned(&[(near.address, "b", "a"), (far.address, "a", "")]);
-    gateway.reload(&in_zone_a(&[&one])).await;
+    gateway.reload(&setup.document(&one)).await;
     assert_eq!(statuses(&gateway, 40).await, [200; 40]);
     assert!(near.heard() > 10 && far.heard() > 10, "{} {}", near.heard(), far.heard());
 }

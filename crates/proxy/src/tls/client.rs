@@ -57,6 +57,8 @@ pub(super) fn build(
         UpstreamProtocol::Http1 => vec![b"http/1.1".to_vec()],
         UpstreamProtocol::Http2 => vec![b"h2".to_vec()],
         UpstreamProtocol::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        // What would be offered is no word for what will be spoken, and a server may insist on one.
+        UpstreamProtocol::Opaque => Vec::new(),
     };
     Ok(config)
 }
