@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use transept_control::Sources;
 use transept_control::plane::source::Kinds;
-use transept_control::plane::{Plane, Question, Setup, serve};
+use transept_control::plane::{Admin, Plane, Question, Setup, TapFilter, Tapping, serve};
 use transept_identity::handshake::client_config;
 use transept_identity::token::Uses;
 use transept_identity::{
@@ -31,6 +31,7 @@ use transept_xds::grpc::{Frames, frame};
 use transept_xds::mesh::{Issued, JOIN, JoinRequest, RENEW, RenewRequest};
 use transept_xds::messages::{DeltaDiscoveryResponse, Node};
 use transept_xds::refusal::{Reason, Refusal};
+use transept_xds::report::{EdgeName, EdgeTotals, End, Report, ReportAck, Tapped};
 use transept_xds::{Key, TypeUrl};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -310,7 +311,7 @@ async fn without_a_certificate_one_may_join_and_nothing_else() {
     let state = tempfile::tempdir().expect("temporary directory");
     let control = Control::start(state.path()).await;
     let nobody = control.connect(None).await;
-    for path in [transept_xds::METHOD, transept_xds::mesh::REGISTER, RENEW] {
+    for path in [transept_xds::METHOD, transept_xds::mesh::REGISTER, transept_xds::report::METHOD, RENEW] {
         let refused = nobody.ask::<Issued>(path, &RenewRequest::default()).await.expect_err("refused");
         assert_eq!(refused.0, "16", "{path}: {}", refused.1);
     }
@@ -334,6 +335,64 @@ async fn without_a_certificate_one_may_join_and_nothing_else() {
         .await
         .expect_err("refused");
     assert_eq!(refused.0, "7", "{}", refused.1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_tells_of_its_own_edges_and_of_the_requests_that_somebody_watches() {
+    let state = tempfile::tempdir().expect("temporary directory");
+    let control = Control::start(state.path()).await;
+    control.set_files(&service("cart", 80));
+    let admin = Admin::bind(state.path()).expect("a socket");
+    tokio::spawn(admin.serve(control.plane.clone()));
+    let wire = control.connect(Some(control.join("cart").await)).await;
+    let mut call = wire.call(transept_xds::report::METHOD).await;
+    let tell = |call: &mut Call, report: Report| {
+        let report = Report { epoch: 1, proxy: "cart-1".into(), complete: true, ..report };
+        call.send.send_data(frame(&report), false).expect("sent");
+    };
+    let acknowledged = async |call: &mut Call| call.next::<ReportAck>().await.expect("a stream").expect("an answer");
+    tell(&mut call, Report { sequence: 1, ..Report::default() });
+    let ack = acknowledged(&mut call).await;
+    assert_eq!((ack.sequence, ack.interval_ms, ack.taps), (1, 5000, vec![]));
+
+    let name = |id: u32, source: &str, end: End| EdgeName {
+        id,
+        source: format!("spiffe://shop.test/ns/default/sa/{source}"),
+        service: "default/cart".into(),
+        workload: "cart-1".into(),
+        end: end.into(),
+    };
+    let totals = |edge: u32| EdgeTotals { edge, requests: 3, ..EdgeTotals::default() };
+    let names = vec![name(0, "web", End::Destination), name(1, "bank", End::Source)];
+    tell(&mut call, Report { sequence: 2, names, edges: vec![totals(0), totals(1)], ..Report::default() });
+    assert_eq!(acknowledged(&mut call).await.sequence, 2);
+    let graph = control.plane.answer(&Question::Graph).expect("a graph");
+    assert_eq!(graph["edges"].as_array().map(Vec::len), Some(1), "{graph}");
+    assert_eq!((&graph["edges"][0]["source"], &graph["edges"][0]["requests"]), (&"default/web".into(), &3.into()));
+
+    let filter = TapFilter {
+        namespace: "default".into(),
+        service: "cart".into(),
+        method: Some("get".into()),
+        from: Some("web".into()),
+        ..TapFilter::default()
+    };
+    let mut tapping = Tapping::begin(state.path(), filter).await.expect("a tap");
+    assert_eq!(tapping.begun["proxies"], 1);
+    let asked = acknowledged(&mut call).await;
+    assert_eq!((asked.sequence, asked.taps.len()), (2, 1), "unasked, and at once");
+    let wanted = &asked.taps[0];
+    assert_eq!((wanted.method.as_str(), wanted.source.as_str()), ("GET", "spiffe://shop.test/ns/default/sa/web"));
+    let tapped =
+        Tapped { taps: vec![wanted.id], path: "/items".into(), service: "default/bank".into(), ..Tapped::default() };
+    tell(&mut call, Report { sequence: 3, tapped: vec![tapped], left_out: 2, ..Report::default() });
+    let line = tapping.next().await.expect("a line").expect("a request");
+    assert_eq!(line["request"]["path"], "/items");
+    assert_eq!(line["request"]["destination"], "default/cart", "it can tell of its own service only");
+    assert_eq!(tapping.next().await.expect("a line"), Some(serde_json::json!({"leftOut": 2})));
+    assert_eq!(acknowledged(&mut call).await.taps.len(), 1);
+    drop(tapping);
+    assert_eq!(acknowledged(&mut call).await.taps, vec![], "nobody watches any more");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -154,6 +154,13 @@ impl EdgeTotals {
 /// All edges of a process, summed over its workers.
 pub(crate) type Graph = BTreeMap<EdgeName, EdgeTotals>;
 
+/// Adds the edges of a worker.
+pub(crate) fn add_all(graph: &mut Graph, edges: Vec<(EdgeName, EdgeTotals)>) {
+    for (name, totals) in edges {
+        graph.entry(name).or_default().add(&totals);
+    }
+}
+
 /// The edges of one worker.
 pub(crate) struct Edges {
     own: Arc<str>,
@@ -207,14 +214,14 @@ impl Edges {
         self.outbound(backend, Some(endpoint)).ejections += 1;
     }
 
-    /// Adds everything counted so far to `graph`.
-    pub(crate) fn add_to(&self, graph: &mut Graph) {
-        for (name, totals) in &self.all {
-            graph.entry(name.clone()).or_default().add(totals);
-        }
+    /// Everything counted so far. A name may stand there more than once.
+    pub(crate) fn all(&self) -> Vec<(EdgeName, EdgeTotals)> {
+        let mut all = Vec::with_capacity(self.all.len() + 1);
+        all.extend_from_slice(&self.all);
         if self.other.requests() + self.other.retries + self.other.ejections > 0 {
-            graph.entry(other()).or_default().add(&self.other);
+            all.push((other(), self.other.clone()));
         }
+        all
     }
 
     fn outbound(&mut self, backend: &Backend, endpoint: Option<SocketAddr>) -> &mut EdgeTotals {
@@ -360,8 +367,8 @@ mod tests {
         assert_eq!(numbers.iter().flatten().count(), MOST_EDGES);
         edges.at(MOST_EDGES + 1).ended(5, Blame::Destination, Duration::ZERO, (0, 0));
         let mut graph = Graph::new();
-        edges.add_to(&mut graph);
-        edges.add_to(&mut graph);
+        add_all(&mut graph, edges.all());
+        add_all(&mut graph, edges.all());
         assert_eq!(graph.len(), MOST_EDGES + 1);
         let folded = graph.get(&other()).expect("the rest");
         assert_eq!((folded.requests(), folded.errors), (2, 2), "two workers are summed");

@@ -15,7 +15,6 @@ use crate::meter::{BUCKETS, Histogram, Labels, Report};
 pub(crate) fn write(report: &Report, dropped_log_batches: u64, out: &mut String) {
     write_requests(report, out);
     write_upstream(report, out);
-    edges::write(&report.edges, out);
     let plain: [(&str, &str, &str, u64); 8] = [
         ("transept_downstream_connections_total", "counter", "Connections accepted.", report.connections),
         (

@@ -239,6 +239,9 @@ impl Proxy {
         let sum = self.report().await;
         let dropped = self.shared.log.as_ref().map_or(0, |log| log.dropped());
         exposition::write(&sum, dropped, out);
+        if let Some((graph, _)) = self.sight.observe().await {
+            exposition::edges::write(&graph, out);
+        }
         exposition::write_backends(&self.backends_of(&sum), &sum.ejections, out);
         let (names, lookups) = {
             let resolving = lock(&self.resolving);

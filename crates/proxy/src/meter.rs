@@ -12,7 +12,6 @@ use transept_engine::reason::Reason;
 use transept_wire::head::{Method, Version};
 
 use crate::condition::Ejected;
-use crate::edges::Graph;
 
 /// Upper bounds in seconds, those of the OpenTelemetry HTTP conventions.
 pub(crate) const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
@@ -45,8 +44,6 @@ pub(crate) struct Report {
     pub ejections: BTreeMap<Arc<str>, u64>,
     /// Endpoints that a worker leaves alone now, by backend.
     pub ejected: Ejected,
-    /// Who talks to whom.
-    pub edges: Graph,
 }
 
 /// What a request is counted under.
@@ -224,9 +221,6 @@ impl Report {
         }
         for (backend, endpoints) in &other.ejected {
             self.ejected.entry(backend.clone()).or_default().extend(endpoints);
-        }
-        for (name, totals) in &other.edges {
-            self.edges.entry(name.clone()).or_default().add(totals);
         }
     }
 }

@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::condition::{BackendState, describe};
-use crate::edges::Graph;
+use crate::condition::{BackendState, Ejected, describe};
+use crate::edges::{Graph, add_all};
 use crate::tap::Order;
 use crate::worker::{Command, Shared};
 
@@ -52,16 +52,14 @@ impl Sight {
     /// a part of the workers would look as if time went back.
     pub(crate) async fn observe(&self) -> Option<(Graph, Vec<BackendState>)> {
         let mut graph = Graph::new();
-        let mut ejected = crate::condition::Ejected::new();
+        let mut ejected = Ejected::new();
         for worker in &*self.workers {
             let (reply, observed) = oneshot::channel();
             worker.upgrade()?.send(Command::Observe(reply)).ok()?;
             let observed = observed.await.ok()?;
-            for (name, totals) in &observed.edges {
-                graph.entry(name.clone()).or_default().add(totals);
-            }
-            for (backend, endpoints) in &observed.ejected {
-                ejected.entry(backend.clone()).or_default().extend(endpoints);
+            add_all(&mut graph, observed.edges);
+            for (backend, endpoints) in observed.ejected {
+                ejected.entry(backend).or_default().extend(endpoints);
             }
         }
         let backends = describe(&self.shared.snapshot.load(), &ejected);

@@ -24,7 +24,7 @@ use crate::condition::Ejected;
 use crate::deadline::{SWEEP, Watches, Whose};
 use crate::demand::Demand;
 use crate::edge::StreamTasks;
-use crate::edges::{Edges, Graph};
+use crate::edges::{EdgeName, EdgeTotals, Edges};
 use crate::limits::OpenConnections;
 use crate::mesh::Membership;
 use crate::meter::{Meter, Report};
@@ -86,9 +86,9 @@ pub(crate) enum Command {
 }
 
 /// What a worker sees of the mesh.
-#[derive(Default)]
 pub(crate) struct Observed {
-    pub edges: Graph,
+    /// Summed by who asks, so that no request waits for it.
+    pub edges: Vec<(EdgeName, EdgeTotals)>,
     pub ejected: Ejected,
 }
 
@@ -208,24 +208,25 @@ impl Worker {
         let (idle, shared) = self.pool.open();
         report.upstream_idle = idle as u64;
         report.upstream_shared = shared as u64;
-        let Observed { edges, ejected } = self.observe();
-        (report.edges, report.ejected) = (edges, ejected);
+        report.ejected = self.ejected();
         report
     }
 
     fn observe(&self) -> Observed {
-        let mut observed = Observed::default();
-        if let Some(edges) = &self.edges {
-            edges.borrow().add_to(&mut observed.edges);
-        }
+        let edges = self.edges.as_ref().map(|edges| edges.borrow().all()).unwrap_or_default();
+        Observed { edges, ejected: self.ejected() }
+    }
+
+    fn ejected(&self) -> Ejected {
+        let mut all = Ejected::new();
         let turns = self.turns.borrow();
         for backend in &self.snapshot().0.backends {
             let ejected = turns.ejected(backend);
             if !ejected.is_empty() {
-                observed.ejected.entry(backend.label.clone()).or_default().extend(ejected);
+                all.entry(backend.label.clone()).or_default().extend(ejected);
             }
         }
-        observed
+        all
     }
 }
 

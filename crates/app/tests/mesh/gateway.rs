@@ -4,12 +4,12 @@ use transept_testkit::client::Request;
 use transept_testkit::echo::{Echo, Port};
 use transept_testkit::launch::{Launch, unused_address};
 
-use crate::stage::{Mesh, PATIENCE, answered, binary, program, send, soon};
+use crate::stage::{Mesh, PATIENCE, answered, binary, program, send, soon, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_calls_programs_by_its_own_identity() {
     let at = unused_address().expect("an address");
-    let mesh = Mesh::start(&format!(
+    let yaml = format!(
         "\
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -35,8 +35,8 @@ spec:
 ",
         at.ip(),
         at.port()
-    ))
-    .await;
+    );
+    let mesh = Mesh::start_with(&yaml, &["--report-interval=200ms"]).await;
     let echo = program("cart-1", Port::Http1).await;
     let cart = mesh.sidecar("cart").await.port(80, echo.address, "").start().await;
     let token = mesh.token("edge").await;
@@ -61,4 +61,14 @@ spec:
     assert_eq!(send(at, &delete).await.expect("an answer").status, 403);
     let line = soon(cart.log_line_with("\"status\":403")).await;
     assert!(line.contains("AuthorizationPolicy default/guard"), "{line}");
+
+    // It tells of its own edges too. What the policy refused is no error of the cart.
+    let edge = || async {
+        let graph = mesh.graph().await;
+        let mut edges = graph["edges"].as_array().cloned().unwrap_or_default().into_iter();
+        edges.find(|edge| edge["source"] == "default/edge").unwrap_or_default()
+    };
+    let edge = until(edge, |edge| edge["requests"].as_u64() > Some(2)).await;
+    assert_eq!(edge["destination"], "default/cart", "{edge}");
+    assert!(edge["errors"].as_u64() < edge["requests"].as_u64(), "{edge}");
 }

@@ -39,7 +39,7 @@ async fn ask_text(mesh: &Mesh, arguments: &[&str]) -> String {
 
 /// The edge from web to cart, or null.
 async fn edge(mesh: &Mesh) -> Value {
-    let graph: Value = serde_json::from_str(&ask_text(mesh, &["graph", "--json"]).await).unwrap_or_default();
+    let graph = mesh.graph().await;
     let edges = graph["edges"].as_array().cloned().unwrap_or_default();
     let is_it = |edge: &Value| edge["source"] == "default/web" && edge["destination"] == "default/cart";
     edges.into_iter().find(is_it).unwrap_or_default()

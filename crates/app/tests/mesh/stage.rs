@@ -129,6 +129,12 @@ impl Mesh {
         serde_json::from_str(&shown).unwrap_or(serde_json::Value::Null)
     }
 
+    /// Who calls whom, as the control plane has heard.
+    pub(crate) async fn graph(&self) -> serde_json::Value {
+        let shown = self.transept(&["mesh", "graph", "--json"]).await;
+        serde_json::from_str(&shown).unwrap_or(serde_json::Value::Null)
+    }
+
     /// What a command that asks the control plane prints.
     pub(crate) async fn transept(&self, arguments: &[&str]) -> String {
         let output = Command::new(binary()).args(arguments).arg("--state").arg(self.path("control")).output();

@@ -67,6 +67,9 @@ pub(super) struct Seen {
     pub(super) taps: Taps,
 }
 
+/// The edges by caller and service.
+type Edges = BTreeMap<(Arc<str>, Arc<str>), Edge>;
+
 /// An edge with all that tell of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Edge {
@@ -177,8 +180,8 @@ impl Seen {
     }
 
     /// The edges by caller and service. Where both ends tell of one, the caller is believed: it knows what never arrived.
-    fn edges(&self, from: u64, until: u64, now: Duration) -> BTreeMap<(Arc<str>, Arc<str>), Edge> {
-        let mut ends: [BTreeMap<(Arc<str>, Arc<str>), Edge>; 2] = Default::default();
+    fn edges(&self, from: u64, until: u64, now: Duration) -> Edges {
+        let mut ends: [Edges; 2] = Default::default();
         for (key, total, recent) in self.book.edges(from, until, now) {
             let EdgeKey { end, source, service, workload } = key;
             let [by_source, by_destination] = &mut ends;

@@ -339,13 +339,10 @@ impl Member {
         false
     }
 
-    /// Reports over the open connection, if there are both and that is not going on.
+    /// Reports over the open connection, if there is one and something to report.
     fn begin_reports(&mut self) {
-        if let (Some(link), Some(sight)) = (&mut self.link, &self.sight)
-            && link.reports.is_none()
-        {
-            let connection = link.connection.clone();
-            link.reports = Some(report::begin(connection, sight.clone(), self.options.node.clone()));
+        if let (Some(link), Some(sight)) = (&mut self.link, &self.sight) {
+            link.begin_reports(sight, &self.options.node);
         }
     }
 

@@ -7,8 +7,9 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use transept_xds::mesh::REGISTER;
 
-use super::Event;
+use super::{Event, report};
 use crate::feed::contact::{Connection, Messages, Sender, Unreached};
+use crate::sight::Sight;
 
 /// An open connection. Dropping it closes it.
 pub(super) struct Link {
@@ -17,7 +18,7 @@ pub(super) struct Link {
     pub(super) beats: Sender,
     readers: [AbortHandle; 2],
     /// The task that reports, once there is something to report.
-    pub(super) reports: Option<AbortHandle>,
+    reports: Option<AbortHandle>,
 }
 
 impl Link {
@@ -34,6 +35,13 @@ impl Link {
             read(answers, reports, number, move |answer| Event::Answer(number, answer)),
         ];
         Ok(Self { connection, discovery, beats, readers, reports: None })
+    }
+
+    /// Reports what a proxy sees, unless that is going on.
+    pub(super) fn begin_reports(&mut self, sight: &Sight, proxy: &str) {
+        if self.reports.is_none() {
+            self.reports = Some(report::begin(self.connection.clone(), sight.clone(), proxy.to_owned()));
+        }
     }
 }
 
