@@ -274,7 +274,7 @@ impl Pool {
                     connection.idle_since.set(now);
                 }
                 let over = too_long(connection.idle_since.get()) || in_the_way(connection.permit.as_ref());
-                !connection.link.is_closed() && !(connection.is_idle() && over)
+                !(connection.link.is_closed() || connection.is_idle() && over)
             });
             !list.is_empty()
         });
