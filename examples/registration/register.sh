@@ -1,12 +1,12 @@
 #!/bin/sh
 # register.sh NAME PORT TARGET COMMAND...: runs a program, and keeps it registered as the instance NAME while it runs. Others call PORT of
-# its service, and reach it on TARGET. Needs curl, a join token in TRANSEPT_TOKEN, and in TRANSEPT_API where the control plane has its
-# registration API, such as http://127.0.0.1:9910.
+# its service, and reach it on TARGET. Needs curl, a join token in TRANSEPT_TOKEN, and in TRANSEPT_REGISTRY where the control plane has
+# its registration API, such as http://127.0.0.1:9910.
 set -eu
 name=$1 port=$2 target=$3 secret=$TRANSEPT_TOKEN stopped=''
 shift 3
 unset TRANSEPT_TOKEN
-path=$TRANSEPT_API/v1/namespaces/${TRANSEPT_NAMESPACE:-default}/workloads/$name
+path=$TRANSEPT_REGISTRY/v1/namespaces/${TRANSEPT_NAMESPACE:-default}/workloads/$name
 spec="{\"ports\": [{\"port\": $port, \"targetPort\": $target}]}"
 # Whoever has lost the answer, or could not wait for it, asks again with the same key.
 key=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')

@@ -270,7 +270,7 @@ async fn the_script_registers_a_program_while_it_runs() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/registration/register.sh");
     let mut running = Command::new("sh");
     running.arg(script).args(["cart-1", "80", "8080", "cat"]);
-    running.env("TRANSEPT_API", format!("http://{}", control.api)).env("TRANSEPT_TOKEN", mesh.token("cart").await);
+    running.env("TRANSEPT_REGISTRY", format!("http://{}", control.api)).env("TRANSEPT_TOKEN", mesh.token("cart").await);
     running.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut running = running.spawn().expect("started");
 

@@ -75,29 +75,23 @@ pub(crate) struct Args {
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ApiArgs {
     /// Address of the HTTP API with which programs that have no sidecar register; in clear text on loopback only [default: none]
-    #[arg(long = "api", env = "TRANSEPT_API", value_name = "ADDR")]
-    address: Option<SocketAddr>,
+    #[arg(long, env = "TRANSEPT_API", value_name = "ADDR")]
+    api: Option<SocketAddr>,
 
     /// Certificate of that API, leaf first, in PEM; read again when it changes
-    #[arg(
-        long = "api-tls-cert",
-        env = "TRANSEPT_API_TLS_CERT",
-        value_name = "FILE",
-        requires = "address",
-        requires = "key"
-    )]
-    certificate: Option<PathBuf>,
+    #[arg(long, env = "TRANSEPT_API_TLS_CERT", value_name = "FILE", requires = "api", requires = "api_tls_key")]
+    api_tls_cert: Option<PathBuf>,
 
     /// Key of that certificate, in PEM
-    #[arg(long = "api-tls-key", env = "TRANSEPT_API_TLS_KEY", value_name = "FILE", requires = "certificate")]
-    key: Option<PathBuf>,
+    #[arg(long, env = "TRANSEPT_API_TLS_KEY", value_name = "FILE", requires = "api_tls_cert")]
+    api_tls_key: Option<PathBuf>,
 }
 
 impl ApiArgs {
     /// Binds the API when it is asked for, and says where it is.
     pub(super) async fn bind(&self) -> Result<Option<Api>> {
-        let Some(address) = self.address else { return Ok(None) };
-        let files = self.certificate.clone().zip(self.key.clone());
+        let Some(address) = self.api else { return Ok(None) };
+        let files = self.api_tls_cert.clone().zip(self.api_tls_key.clone());
         let api = Api::bind(address, files.map(|(certificate, key)| TlsFiles { certificate, key })).await?;
         console::tell(&format!("registration API listening on {}", api.url()));
         Ok(Some(api))

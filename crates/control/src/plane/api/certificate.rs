@@ -111,7 +111,7 @@ mod tests {
     fn a_changed_pair_is_read_again_and_a_broken_one_is_not_used() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let files = TlsFiles { certificate: directory.path().join("a.pem"), key: directory.path().join("a.key") };
-        let missing = Certificate::open(files.clone()).err().expect("there is none").to_string();
+        let missing = Certificate::open(files.clone()).expect_err("there is none").to_string();
         assert!(missing.contains("a.pem"), "{missing}");
 
         let one = Identity::self_signed(KeyKind::Ecdsa, Usage::Server, &["a.test"]).expect("a certificate");
@@ -124,13 +124,13 @@ mod tests {
         // The one of them without the other.
         fs::write(&files.certificate, &other.certificate_pem).expect("written");
         assert!(Arc::ptr_eq(&first, &certificate.current()));
-        let refused = Certificate::open(files.clone()).err().expect("they do not fit").to_string();
+        let refused = Certificate::open(files.clone()).expect_err("they do not fit").to_string();
         assert!(refused.contains("a.key"), "{refused}");
         write(&files, &other);
         assert!(!Arc::ptr_eq(&first, &certificate.current()));
 
         fs::write(&files.certificate, "nothing").expect("written");
-        let refused = Certificate::open(files).err().expect("it is none").to_string();
+        let refused = Certificate::open(files).expect_err("it is none").to_string();
         assert!(refused.contains("no certificate in it"), "{refused}");
     }
 }

@@ -19,8 +19,7 @@ use crate::plane::leases::Lease;
 use crate::plane::registry::{Entry, Name, Refused, check_place, name_of, workload_object};
 use crate::plane::store::Write;
 
-/// What somebody shows who asks for something.
-#[derive(Debug, Clone)]
+/// What somebody shows who asks for something. It is not for logs, so it cannot be printed.
 pub(in crate::plane) enum Credential {
     /// The secret part of a join token.
     Token(Zeroizing<String>),
@@ -45,8 +44,7 @@ pub(in crate::plane) enum Denied {
     Random,
 }
 
-/// A registration that is on the disk.
-#[derive(Debug)]
+/// A registration that is on the disk. Neither can this be printed.
 pub(in crate::plane) struct Registered {
     /// What is registered.
     pub(in crate::plane) entry: Entry,
