@@ -2,11 +2,13 @@
 //!
 //! Started by the application (`transept control`). The pieces: `registry` knows which instances live, `store` keeps what must not
 //! be lost, `ca` signs, `source` turns files into resources, `members` knows whom they make an instance of what, `seen` folds what
-//! proxies report, `core` joins them, `serve` speaks to proxies and `admin` to people.
+//! proxies report, `core` joins them, `serve` speaks to proxies, `api` to programs without one and `admin` to people.
 
 pub mod admin;
+pub mod api;
 pub mod ca;
 pub mod core;
+pub mod leases;
 pub mod members;
 pub mod registry;
 mod seen;
@@ -15,6 +17,7 @@ pub mod source;
 pub mod store;
 
 pub use admin::{Admin, Question, TapFilter, Tapping, ask};
+pub use api::{Api, ApiError, TlsFiles};
 pub use core::{Plane, Setup, StartError};
 pub use seen::Verdict;
 pub use serve::serve;

@@ -240,15 +240,34 @@ impl Tokens {
         Ok((id, write(&secret)))
     }
 
-    /// Whether there is such a token, whatever it is good for. Ask before a table is copied to redeem it: who guesses costs no
+    /// For whom there is such a token, whatever it is good for. Ask before a table is copied to redeem it: who guesses costs no
     /// more than this.
     ///
     /// # Errors
     /// It is none, or not one of these.
-    pub fn recognize(&self, token: &str) -> Result<(), BadToken> {
+    pub fn recognize(&self, token: &str) -> Result<&WorkloadName, BadToken> {
+        self.find(token).map(|record| &record.workload)
+    }
+
+    /// For whom a token could be redeemed now, without doing so.
+    ///
+    /// # Errors
+    /// Why it is not good.
+    pub fn vouch(&self, token: &str, now: UnixTime) -> Result<&WorkloadName, BadToken> {
+        let record = self.find(token)?;
+        match &record.redeemed {
+            Some(_) => Err(BadToken::Used),
+            None if now.as_secs() >= record.ends => Err(BadToken::Ended),
+            None => Ok(&record.workload),
+        }
+    }
+
+    fn find(&self, token: &str) -> Result<&Record, BadToken> {
         let hash = hash_secret(&*read(token).ok_or(BadToken::Malformed)?);
         let record = self.tokens.get(&name(&hash)).ok_or(BadToken::Unknown)?;
-        verify_slices_are_equal(&record.hash.0, &hash.0).map_err(|_| BadToken::Unknown)
+        // The name is only the beginning of the hash; the rest is compared in constant time.
+        verify_slices_are_equal(&record.hash.0, &hash.0).map_err(|_| BadToken::Unknown)?;
+        Ok(record)
     }
 
     /// Redeems a token for the instance that has chosen `nonce`. The same instance may ask again within [`RETRY`], since

@@ -1,7 +1,7 @@
 //! `transept control FILE...`: the control plane of a mesh as a process of its own.
 //!
-//! It joins the follower of files, the plane and its two faces (proxies, people). Everything that it decides is decided in
-//! `transept_control`.
+//! It joins the follower of files, the plane and its faces (proxies, programs without one, people). Everything that it decides is
+//! decided in `transept_control`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use transept_control::plane::{Admin, Plane, Setup, serve};
+use transept_control::plane::{Admin, Api, Plane, Setup, TlsFiles, serve};
 use transept_control::{Loader, Sources, StartError, Trigger, Update, follow};
 use transept_identity::TrustDomain;
 use transept_identity::authority::{LEAF_LIFE, MAX_LEAF_LIFE};
@@ -26,6 +26,7 @@ const EXAMPLES: &str = "\
 Examples:
   transept control shop.yaml                                     for proxies on this machine
   transept control /etc/transept --listen 0.0.0.0:9909 --state /var/lib/transept
+  transept control --api 127.0.0.1:9910                          programs without a sidecar register over HTTP
   transept token create --service cart                           a token with which an instance of `cart` may join
   transept certs                                                 every certificate, its holder and how long it lives
 
@@ -47,6 +48,9 @@ pub(crate) struct Args {
     listen: SocketAddr,
 
     #[command(flatten)]
+    api: ApiArgs,
+
+    #[command(flatten)]
     state: StateArgs,
 
     /// How long certificates of workloads live; they are renewed at half of that
@@ -65,6 +69,33 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     log: LogArgs,
+}
+
+/// Where programs without a proxy register.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ApiArgs {
+    /// Address of the HTTP API with which programs that have no sidecar register; in clear text on loopback only [default: none]
+    #[arg(long, env = "TRANSEPT_API", value_name = "ADDR")]
+    api: Option<SocketAddr>,
+
+    /// Certificate of that API, leaf first, in PEM; read again when it changes
+    #[arg(long, env = "TRANSEPT_API_TLS_CERT", value_name = "FILE", requires = "api", requires = "api_tls_key")]
+    api_tls_cert: Option<PathBuf>,
+
+    /// Key of that certificate, in PEM
+    #[arg(long, env = "TRANSEPT_API_TLS_KEY", value_name = "FILE", requires = "api_tls_cert")]
+    api_tls_key: Option<PathBuf>,
+}
+
+impl ApiArgs {
+    /// Binds the API when it is asked for, and says where it is.
+    pub(super) async fn bind(&self) -> Result<Option<Api>> {
+        let Some(address) = self.api else { return Ok(None) };
+        let files = self.api_tls_cert.clone().zip(self.api_tls_key.clone());
+        let api = Api::bind(address, files.map(|(certificate, key)| TlsFiles { certificate, key })).await?;
+        console::tell(&format!("registration API listening on {}", api.url()));
+        Ok(Some(api))
+    }
 }
 
 /// Where a control plane keeps its state, and whose it is.
@@ -177,7 +208,11 @@ async fn attend(
         .with_context(|| format!("cannot listen for proxies on {} (choose another with --listen ADDR)", args.listen))?;
     let address = listener.local_addr()?;
     let admin = Admin::bind(&directory).with_context(|| format!("the admin socket in {}", directory.display()))?;
+    let api = args.api.bind().await?;
     tokio::spawn(plane.clone().attend());
+    if let Some(api) = api {
+        tokio::spawn(api.serve(plane.clone()));
+    }
     tokio::spawn(admin.serve(plane.clone()));
     let mut serving = tokio::spawn(serve(plane.clone(), listener));
     console::tell(&format!("control plane listening on {address}"));

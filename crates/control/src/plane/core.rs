@@ -4,6 +4,7 @@
 //! before it is on the disk. What changed is put into the store of resources soon after, many changes at once, and never while
 //! a proxy waits for its answer.
 
+pub(super) mod lease;
 mod roots;
 mod show;
 mod sight;
@@ -32,6 +33,7 @@ use transept_xds::source::Scope;
 use transept_xds::{Key, Resource};
 
 use super::ca::{Ca, CaError, NotSigned, make_directory, random};
+use super::leases::Leases;
 use super::members::Members;
 use super::registry::{self, Name, Registry, name_of};
 use super::seen::Seen;
@@ -113,6 +115,7 @@ struct Inner {
     registry: Registry,
     /// Registrations that changed since they were stored last.
     unsaved: BTreeSet<Name>,
+    leases: Leases,
     tokens: Tokens,
     rotation: Rotation,
     files: Files,
@@ -227,6 +230,7 @@ impl Plane {
         let inner = Inner {
             registry: Registry::restore(state.entries, Duration::ZERO),
             unsaved: BTreeSet::new(),
+            leases: Leases::restore(state.leases),
             tokens: state.tokens,
             rotation,
             files: Files::default(),
@@ -299,7 +303,7 @@ impl Plane {
             let plane = self.clone();
             let work = tokio::task::spawn_blocking(move || {
                 if swept {
-                    plane.sweep();
+                    plane.sweep(plane.began.elapsed());
                     plane.renew_own();
                     plane.judge();
                 } else {
@@ -490,31 +494,38 @@ impl Plane {
         })
     }
 
-    /// Stores the registrations that changed; they stay marked when that fails.
+    /// Stores the registrations and leases that changed; they stay marked when that fails.
     fn save(&self, inner: &mut Inner) -> Result<(), NotDone> {
-        if inner.unsaved.is_empty() {
+        let workloads = inner.unsaved.iter().map(|name| Write::Workload(name, inner.registry.entry(name)));
+        let leases = inner.leases.unsaved().map(|(name, lease)| Write::Lease(name, lease));
+        let changed: Vec<_> = workloads.chain(leases).collect();
+        if changed.is_empty() {
             return Ok(());
         }
-        let changed: Vec<_> =
-            inner.unsaved.iter().map(|name| Write::Workload(name, inner.registry.entry(name))).collect();
         self.store(&changed)?;
         inner.unsaved.clear();
+        inner.leases.saved();
         self.stale.notify_one();
         Ok(())
     }
 
-    fn sweep(&self) {
+    /// Looks who has been silent for too long at `moment`, counted from the start.
+    fn sweep(&self, moment: Duration) {
         let mut inner = self.lock();
         let was_frozen = inner.registry.is_frozen();
-        let changed = inner.registry.sweep(self.began.elapsed());
+        let changed = inner.registry.sweep(moment);
         if inner.registry.is_frozen() && !was_frozen {
             tracing::warn!("most workloads fell silent at once: nobody is taken out until they return");
         }
         for name in changed {
             let state = if inner.registry.entry(&name).is_some() { "unhealthy" } else { "removed" };
+            if state == "removed" {
+                inner.leases.end(&name, now().as_secs());
+            }
             tracing::warn!(workload = format!("{}/{}", name.0, name.1), "silent for too long: {state}");
             inner.unsaved.insert(name);
         }
+        inner.leases.forget(now().as_secs());
         // A failure is in the log, and the next sweep tries again.
         let _ = self.save(&mut inner).and_then(|()| self.turn(&mut inner));
     }

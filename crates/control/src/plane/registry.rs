@@ -125,6 +125,23 @@ impl Registry {
         origin: Origin,
         now: Duration,
     ) -> Result<bool, Refused> {
+        let entry = self.admit(workload, identity, (nonce, nonce), origin)?;
+        let changed = self.held.get(&name_of(&entry.workload)).is_none_or(|held| held.entry != entry);
+        self.insert(entry, now);
+        Ok(changed)
+    }
+
+    /// What would be stored about an instance with the first nonce, which may take the place of one with the second.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn admit(
+        &self,
+        workload: Workload,
+        identity: &SpiffeId,
+        (nonce, before): (&[u8], &[u8]),
+        origin: Origin,
+    ) -> Result<Entry, Refused> {
         check(&workload, identity)?;
         if nonce.is_empty() || nonce.len() > 128 {
             return Err(Refused::Wrong("the nonce of the instance has between 1 and 128 bytes".into()));
@@ -132,7 +149,7 @@ impl Registry {
         let name = name_of(&workload);
         if let Some(held) = self.held.get(&name)
             && !held.entry.lapsed
-            && (held.entry.nonce != nonce || held.entry.identity != identity.as_str())
+            && (held.entry.nonce != before || held.entry.identity != identity.as_str())
         {
             return Err(Refused::Taken);
         }
@@ -148,9 +165,12 @@ impl Registry {
             at_home: origin == Origin::Home,
         };
         check_object(&entry)?;
-        let changed = self.held.get(&name).is_none_or(|held| held.entry != entry);
-        self.held.insert(name, Held { entry, seen: now });
-        Ok(changed)
+        Ok(entry)
+    }
+
+    /// Takes in what was admitted.
+    pub fn insert(&mut self, entry: Entry, now: Duration) {
+        self.held.insert(name_of(&entry.workload), Held { entry, seen: now });
     }
 
     /// Notes a sign of life of the instance with this nonce. `None` when it is not registered; else whether its lease had ended,
@@ -331,7 +351,8 @@ fn is_label(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(inside) && !name.starts_with(['-', '.']) && !name.ends_with(['-', '.'])
 }
 
-fn workload_object(entry: &Entry) -> Value {
+/// The object of the kind `Workload` that stands for a registration.
+pub(super) fn workload_object(entry: &Entry) -> Value {
     let workload = &entry.workload;
     let health = match workload.condition() {
         _ if entry.lapsed => Condition::Unhealthy,

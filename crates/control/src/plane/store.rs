@@ -1,4 +1,4 @@
-//! What the control plane must not forget: tokens, registrations and the state of root rotation, in one file.
+//! What the control plane must not forget: tokens, registrations with their leases, and the state of root rotation, in one file.
 //!
 //! Used by `plane`, which confirms nothing before [`Store::commit`] has returned: a commit is on the disk, so that the end of the
 //! process or of the machine at any moment loses nothing that was confirmed. The key of the authority is not in it, see `ca`.
@@ -13,12 +13,15 @@ use prost::Message;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 use transept_identity::{Rotation, Tokens};
 
+use super::leases::Lease;
 use super::registry::{Entry, Name};
 
 /// Single things, as JSON.
 const THINGS: TableDefinition<&str, &[u8]> = TableDefinition::new("things");
 /// Registrations by `namespace/name`, as protobuf.
 const WORKLOADS: TableDefinition<&str, &[u8]> = TableDefinition::new("workloads");
+/// Leases by `namespace/name`, as JSON.
+const LEASES: TableDefinition<&str, &[u8]> = TableDefinition::new("leases");
 /// Numbers; the revision counts the commits.
 const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
 const TOKENS: &str = "tokens";
@@ -71,6 +74,8 @@ pub struct State {
     pub rotation: Option<Rotation>,
     /// The registrations.
     pub entries: Vec<Entry>,
+    /// The leases of those that registered over HTTP.
+    pub leases: Vec<(Name, Lease)>,
     /// The number of commits so far.
     pub revision: u64,
 }
@@ -84,6 +89,8 @@ pub enum Write<'a> {
     Rotation(&'a Rotation),
     /// A registration; `None` when it is gone.
     Workload(&'a Name, Option<&'a Entry>),
+    /// A lease; `None` when it is forgotten.
+    Lease(&'a Name, Option<&'a Lease>),
 }
 
 /// The open file.
@@ -134,6 +141,12 @@ impl Store {
                     .map_err(|error| redb::Error::Corrupted(format!("registration `{}`: {error}", name.value())))?;
                 state.entries.push(entry);
             }
+            for row in read.open_table(LEASES)?.iter()? {
+                let (name, bytes) = row?;
+                let wrong = || redb::Error::Corrupted(format!("`{}` is no name of a lease", name.value()));
+                let (namespace, own) = name.value().split_once('/').ok_or_else(wrong)?;
+                state.leases.push(((namespace.to_owned(), own.to_owned()), parse(bytes.value())?));
+            }
             state.revision = read.open_table(NUMBERS)?.get(REVISION)?.map_or(0, |number| number.value());
             Ok(state)
         };
@@ -151,6 +164,7 @@ impl Store {
             {
                 let mut things = transaction.open_table(THINGS)?;
                 let mut workloads = transaction.open_table(WORKLOADS)?;
+                let mut leases = transaction.open_table(LEASES)?;
                 for write in writes {
                     match write {
                         Write::Tokens(tokens) => {
@@ -164,6 +178,12 @@ impl Store {
                         }
                         Write::Workload(name, None) => {
                             workloads.remove(key(name).as_str())?;
+                        }
+                        Write::Lease(name, Some(lease)) => {
+                            leases.insert(key(name).as_str(), write_json(lease)?.as_slice())?;
+                        }
+                        Write::Lease(name, None) => {
+                            leases.remove(key(name).as_str())?;
                         }
                     }
                 }
@@ -211,6 +231,7 @@ fn open_private(path: &Path) -> Result<File, StoreError> {
 mod tests {
     use std::time::Duration;
 
+    use transept_identity::lease::LeaseHash;
     use transept_identity::token::{SECRET, Uses};
     use transept_identity::{Fingerprint, WorkloadName};
     use transept_xds::mesh::Workload;
@@ -220,6 +241,11 @@ mod tests {
     fn entry(name: &str) -> Entry {
         let workload = Workload { namespace: "default".into(), name: name.into(), ..Workload::default() };
         Entry { workload, identity: "spiffe://a/b".into(), nonce: vec![1], lapsed: false, at_home: true }
+    }
+
+    fn lease() -> Lease {
+        let hash = LeaseHash::of_claim("token", "default", "b", b"key");
+        Lease { hash, identity: "spiffe://a/b".into(), claim: hash, made: 7, ended: Some(8) }
     }
 
     #[test]
@@ -237,19 +263,24 @@ mod tests {
             let store = Store::open(&path).expect("a new store");
             assert_eq!(store.load().expect("empty").revision, 0);
             let (first, second) = (entry("a"), entry("b"));
+            let lease = lease();
             let writes = [
                 Write::Tokens(&tokens),
                 Write::Rotation(&rotation),
                 Write::Workload(&a, Some(&first)),
                 Write::Workload(&b, Some(&second)),
+                Write::Lease(&a, Some(&lease)),
+                Write::Lease(&b, Some(&lease)),
             ];
             assert_eq!(store.commit(&writes).expect("committed"), 1);
-            assert_eq!(store.commit(&[Write::Workload(&a, None)]).expect("committed"), 2);
+            let gone = [Write::Workload(&a, None), Write::Lease(&a, None)];
+            assert_eq!(store.commit(&gone).expect("committed"), 2);
         }
         assert_eq!(path.metadata().expect("a file").permissions().mode() & 0o777, 0o600);
         let state = Store::open(&path).expect("an old store").load().expect("readable");
         assert_eq!((state.tokens, state.rotation, state.revision), (tokens, Some(rotation), 2));
         assert_eq!(state.entries, [entry("b")]);
+        assert_eq!(state.leases, [(b, lease())]);
     }
 
     #[test]

@@ -30,6 +30,22 @@ fn a_token_is_good_for_its_workload() {
 }
 
 #[test]
+fn a_token_vouches_while_it_could_be_redeemed() {
+    let (mut tokens, id, token) = made(Uses::Once);
+    assert_eq!(tokens.vouch(token.as_str(), now()), Ok(&cart()));
+    assert_eq!(tokens.vouch(token.as_str(), moment(NOW + HOUR.as_secs())), Err(BadToken::Ended));
+    tokens.redeem(token.as_str(), b"one", now()).unwrap();
+    assert_eq!(tokens.vouch(token.as_str(), now()), Err(BadToken::Used));
+    assert_eq!(tokens.recognize(token.as_str()), Ok(&cart()));
+    tokens.revoke(&id);
+    assert_eq!(tokens.vouch(token.as_str(), now()), Err(BadToken::Unknown));
+
+    let (mut tokens, _, token) = made(Uses::Many);
+    tokens.redeem(token.as_str(), b"one", now()).unwrap();
+    assert_eq!(tokens.vouch(token.as_str(), now()), Ok(&cart()));
+}
+
+#[test]
 fn a_single_use_is_for_one_instance_which_may_ask_again() {
     let (mut tokens, _, token) = made(Uses::Once);
     assert!(tokens.redeem(token.as_str(), b"one", now()).unwrap().first);

@@ -1,0 +1,151 @@
+//! The HTTP API of the registry, for programs that have no proxy: they register, give signs of life, and take themselves out.
+//!
+//! Started by the application with an address; it can be served for any plane. Here are the listener, its limits and TLS. `routes` says
+//! what may be asked for, `body` reads what is registered, `answer` writes what comes back, and everything is done by `core`.
+
+mod answer;
+mod body;
+mod certificate;
+mod routes;
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use self::certificate::Certificate;
+pub use self::certificate::TlsFiles;
+use super::core::Plane;
+
+/// How many connections are served at a time; the others wait.
+const CONNECTIONS: usize = 256;
+/// How long a handshake may take, and then the head of the request.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How long a connection may last. It carries one request.
+const CONNECTION_TIME: Duration = Duration::from_secs(60);
+/// The longest head of a request in bytes.
+const LONGEST_HEAD: usize = 16 << 10;
+/// How long to pause when no connection can be accepted, because file descriptors are used up, for example.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the API is not served. Displays as a sentence that says what to do.
+#[derive(Debug)]
+pub enum ApiError {
+    /// Other machines reach the address, and there is no TLS.
+    Clear(SocketAddr),
+    /// The address cannot be listened on.
+    Listen(SocketAddr, io::Error),
+    /// A file of the certificate cannot be used.
+    Certificate(PathBuf, String),
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Clear(address) => write!(
+                f,
+                "the registration API takes secrets, and other machines reach {address}: give it a certificate with --api-tls-cert FILE \
+                 and --api-tls-key FILE, or an address on loopback"
+            ),
+            Self::Listen(address, error) => {
+                write!(f, "the registration API cannot listen on {address} (choose another with --api ADDR): {error}")
+            }
+            Self::Certificate(path, why) => {
+                write!(f, "the certificate of the registration API, {}: {why}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+/// The bound API, which does not answer yet.
+#[derive(Debug)]
+pub struct Api {
+    listener: TcpListener,
+    address: SocketAddr,
+    certificate: Option<Arc<Certificate>>,
+}
+
+impl Api {
+    /// Binds the address; port 0 is any free one. With `tls` everything is TLS, and without it only addresses on loopback will do.
+    ///
+    /// # Errors
+    /// It must not be served there, or cannot.
+    pub async fn bind(address: SocketAddr, tls: Option<TlsFiles>) -> Result<Self, ApiError> {
+        if tls.is_none() && !address.ip().to_canonical().is_loopback() {
+            return Err(ApiError::Clear(address));
+        }
+        let certificate = tls.map(Certificate::open).transpose()?.map(Arc::new);
+        let listen = |error| ApiError::Listen(address, error);
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        Ok(Self { listener, address, certificate })
+    }
+
+    /// Where it listens, with its scheme.
+    pub fn url(&self) -> String {
+        let scheme = if self.certificate.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// Answers for `plane`; never ends.
+    pub async fn serve(self, plane: Arc<Plane>) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(place) = room.clone().acquire_owned().await else { return };
+            let (stream, from) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "the registration API cannot accept a connection");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let (plane, certificate) = (plane.clone(), self.certificate.clone());
+            tokio::spawn(async move {
+                let from = from.ip().to_canonical();
+                let _ = tokio::time::timeout(CONNECTION_TIME, attend(plane, certificate, stream, from)).await;
+                drop(place);
+            });
+        }
+    }
+}
+
+/// One connection to its end.
+async fn attend(plane: Arc<Plane>, certificate: Option<Arc<Certificate>>, stream: TcpStream, from: IpAddr) {
+    let Some(certificate) = certificate else { return exchange(plane, stream, from).await };
+    let handshake = async {
+        let config = tokio::task::spawn_blocking(move || certificate.current()).await.map_err(io::Error::other)?;
+        TlsAcceptor::from(config).accept(stream).await
+    };
+    match tokio::time::timeout(HEAD_TIME, handshake).await {
+        Ok(Ok(stream)) => exchange(plane, stream, from).await,
+        Ok(Err(error)) => tracing::debug!(%from, %error, "a handshake with the registration API failed"),
+        Err(_) => {}
+    }
+}
+
+async fn exchange(plane: Arc<Plane>, stream: impl AsyncRead + AsyncWrite + Unpin, from: IpAddr) {
+    let service = service_fn(|request| {
+        let plane = plane.clone();
+        async move { Ok::<_, std::convert::Infallible>(routes::respond(plane, request, from).await) }
+    });
+    // A client that breaks off is nothing to report. One that asks again connects again, so that nobody keeps a place of others.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(LONGEST_HEAD)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
