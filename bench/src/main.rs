@@ -9,6 +9,7 @@ mod change;
 mod client;
 mod load;
 mod memory;
+mod mesh;
 mod options;
 mod peers;
 mod process;
