@@ -14,7 +14,7 @@ use crate::peers::replace;
 use crate::process::{PROXY_CORE, Process};
 
 /// How long something may take to answer.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A control plane that runs.
 #[derive(Debug)]
@@ -116,7 +116,8 @@ pub(super) fn until_answered(port: u16) -> anyhow::Result<()> {
         let asked = Client::connect(([127, 0, 0, 1], port).into()).and_then(|mut client| client.ask("cart", "/"));
         match asked {
             Ok(answer) if answer.status == 200 && answer.body.len() == 1024 => return Ok(()),
-            asked => ensure!(begin.elapsed() < PATIENCE, "port {port} does not answer as the backend: {asked:?}"),
+            Ok(answer) => ensure!(begin.elapsed() < PATIENCE, "port {port} answers {}", answer.status),
+            Err(error) => ensure!(begin.elapsed() < PATIENCE, "port {port} does not answer: {error:#}"),
         }
         std::thread::sleep(Duration::from_millis(20));
     }

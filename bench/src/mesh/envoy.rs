@@ -34,17 +34,26 @@ pub(super) fn arguments(
     let mut clusters = caller_clusters(manner, told);
     for service in 0..known.services {
         let name = format!("service-{service}");
-        let file = directory.join(format!("{name}.json"));
-        fs::write(&file, endpoints(&name, service, known.endpoints_of_each).to_string())?;
-        clusters.push(json!({
+        let endpoints = endpoints(&name, service, known.endpoints_of_each);
+        let mut cluster = json!({
             "name": name,
-            "type": "EDS",
             "connect_timeout": "5s",
             "transport_socket": upstream_tls(manner, told.trust),
-            "eds_cluster_config": {
-                "eds_config": { "resource_api_version": "V3", "path_config_source": { "path": file } },
-            },
-        }));
+        });
+        // Every file is watched by itself, and of watches a process may have few.
+        if known.services == 1 {
+            let file = directory.join("endpoints.json");
+            let mut resource = endpoints;
+            resource["@type"] = json!(format!("{TYPES}.config.endpoint.v3.ClusterLoadAssignment"));
+            fs::write(&file, json!({ "resources": [resource] }).to_string())?;
+            let source = json!({ "resource_api_version": "V3", "path_config_source": { "path": file } });
+            cluster["type"] = json!("EDS");
+            cluster["eds_cluster_config"] = json!({ "eds_config": source });
+        } else {
+            cluster["type"] = json!("STATIC");
+            cluster["load_assignment"] = endpoints;
+        }
+        clusters.push(cluster);
     }
     let caller = bootstrap("caller", &caller_listeners(manner, told), &clusters);
     let (listeners, clusters) = called(manner, told);
@@ -66,7 +75,7 @@ fn bootstrap(name: &str, listeners: &[Value], clusters: &[Value]) -> Value {
     })
 }
 
-/// So many endpoints that nobody calls, in the resource that a file of endpoints holds.
+/// So many endpoints that nobody calls.
 fn endpoints(cluster: &str, service: usize, count: usize) -> Value {
     let endpoints: Vec<Value> = (0..count)
         .map(|at| {
@@ -75,11 +84,7 @@ fn endpoints(cluster: &str, service: usize, count: usize) -> Value {
             json!({ "endpoint": { "address": { "socket_address": { "address": ip, "port_value": 15008 } } } })
         })
         .collect();
-    json!({ "resources": [{
-        "@type": format!("{TYPES}.config.endpoint.v3.ClusterLoadAssignment"),
-        "cluster_name": cluster,
-        "endpoints": [{ "lb_endpoints": endpoints }],
-    }]})
+    json!({ "cluster_name": cluster, "endpoints": [{ "lb_endpoints": endpoints }] })
 }
 
 fn caller_listeners(manner: Manner, told: &Told<'_>) -> Vec<Value> {

@@ -125,7 +125,7 @@ impl Meshed {
             return;
         }
         let _ = write!(text, "\ns) {}\n\n", Scenario::MeshChange.title());
-        text.push_str("| known to each at most | proxies | s until all hold it | control plane: s of CPU | MiB resident |\n|---|---|---|---|---|\n");
+        text.push_str("| in the files | proxies | s until all hold it | control plane: s of CPU | MiB resident |\n|---|---|---|---|---|\n");
         for Way { label, proxies, joined, .. } in &self.ways {
             let _ = writeln!(
                 text,
