@@ -38,6 +38,9 @@ fn run() -> anyhow::Result<()> {
     };
     process::raise_file_limit()?;
     let stage = stage::Stage::set(&options)?;
+    if let Some(file) = &options.order {
+        return mesh::write_order(&options, &stage, file);
+    }
     let mut results = report::Results::new(&options, &stage);
     for scenario in &options.scenarios {
         eprintln!("scenario {}: {}", scenario.letter(), scenario.title());

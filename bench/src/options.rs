@@ -35,6 +35,7 @@ options:
   --endpoints N     endpoints of scenarios r and s (default 10000)
   --proxies N       simulated proxies of scenario s (default 1000)
   --changes N       changes of each kind in scenario s (default 20)
+  --order FILE      no scenario: write the functions that sidecars run through, for TRANSEPT_ORDER; needs `valgrind`
   --json FILE       write every sample as JSON
 
 Close other programs first: two cores are used, one by the load and the backend, one by the proxy under test.";
@@ -53,6 +54,8 @@ pub(crate) struct Options {
     pub(crate) proxies: usize,
     pub(crate) changes: usize,
     pub(crate) json: Option<PathBuf>,
+    /// Where the functions that sidecars run through are to be written.
+    pub(crate) order: Option<PathBuf>,
 }
 
 /// A program that this machine has.
@@ -80,6 +83,7 @@ impl Options {
             proxies: 1_000,
             changes: 20,
             json: None,
+            order: None,
         };
         let mut wanted: Option<Vec<Kind>> = None;
         let mut transept = None;
@@ -99,6 +103,7 @@ impl Options {
                 "--endpoints" => options.endpoints = value()?.parse().context("--endpoints takes a number")?,
                 "--proxies" => options.proxies = value()?.parse().context("--proxies takes a number")?,
                 "--changes" => options.changes = value()?.parse().context("--changes takes a number")?,
+                "--order" => options.order = Some(PathBuf::from(value()?)),
                 "--json" => options.json = Some(PathBuf::from(value()?)),
                 name => options.scenarios.push(Scenario::named(name)?),
             }

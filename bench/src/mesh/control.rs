@@ -83,20 +83,24 @@ impl Control {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// A sidecar of a service on the core of proxies, with one worker; returns before it is ready.
+    /// A sidecar of a service on the core of proxies, with one worker, maybe as the argument of another program; returns before it is
+    /// ready.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(super) fn sidecar(&self, service: &str, arguments: &[String]) -> anyhow::Result<Process> {
+    pub(super) fn sidecar(&self, under: &[String], service: &str, arguments: &[String]) -> anyhow::Result<Process> {
         let token = self.path(&format!("{service}.token"));
         fs::write(&token, self.token(service)?)?;
         let (token, state) = (token.display().to_string(), self.path(service).display().to_string());
         let fixed = ["sidecar", "--service", service, "--name", service, "--control", &self.address, "--state", &state];
         let usual = ["--token-file", &token, "--workers", "1", "--access-log", "off"];
-        let all: Vec<String> =
-            fixed.into_iter().chain(usual).map(str::to_owned).chain(arguments.iter().cloned()).collect();
+        let own = self.program.display().to_string();
+        let mut all = under.to_vec();
+        all.push(own);
+        all.extend(fixed.into_iter().chain(usual).map(str::to_owned).chain(arguments.iter().cloned()));
+        let program = PathBuf::from(all.remove(0));
         let log = self.path(&format!("{service}.log"));
-        Process::start(service, PROXY_CORE, &self.program, &all, &log)
+        Process::start(service, PROXY_CORE, &program, &all, &log)
     }
 
     /// What everybody said, for an error.

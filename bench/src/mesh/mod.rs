@@ -10,6 +10,7 @@ mod envoy;
 mod member;
 mod memory;
 mod nginx;
+mod order;
 mod propagate;
 mod report;
 mod wire;
@@ -34,6 +35,7 @@ use crate::report::Results;
 use crate::scenarios::Scenario;
 use crate::stage::{BACKEND, Stage};
 
+pub(crate) use self::order::write_order;
 pub(crate) use self::report::Meshed;
 
 /// Where bytes in bulk come from.
@@ -141,20 +143,10 @@ impl Pair {
         more: &[String],
     ) -> anyhow::Result<Self> {
         let control = Control::start(&peer.program, LOAD_CORE, ports.control, at, files)?;
-        let into = [
-            format!("--listen=127.0.0.1:{}", ports.tunnels),
-            format!("--port=80:{BACKEND}/http,81:{BACKEND}/tcp,82:{SOURCE}/tcp"),
-            "--admin=off".to_owned(),
-        ];
-        let called = control.sidecar("cart", &into)?;
-        let upstreams = [(80, ports.http), (81, ports.tcp), (82, ports.bulk)];
-        let out: Vec<String> = upstreams
-            .iter()
-            .map(|(port, local)| format!("--upstream=cart:{port}=127.0.0.1:{local}"))
-            .chain([format!("--admin=127.0.0.1:{}", ports.admin)])
-            .chain(more.iter().cloned())
-            .collect();
-        let caller = control.sidecar("web", &out)?;
+        let arguments = sidecar_arguments(ports);
+        let called = control.sidecar(&[], "cart", &arguments.called)?;
+        let out = [arguments.caller.as_slice(), more].concat();
+        let caller = control.sidecar(&[], "web", &out)?;
         until_answered(ports.http).with_context(|| control.said())?;
         let proxies = Some(Ends { caller, called });
         Ok(Self { label: "transept".to_owned(), proxies, ports, _control: Some(control) })
@@ -166,6 +158,22 @@ impl Pair {
             None => Ok(Ends { caller: Duration::ZERO, called: Duration::ZERO }),
         }
     }
+}
+
+/// What the sidecar of a caller and that of the backend are told beside who they are.
+fn sidecar_arguments(ports: PairPorts) -> Ends<Vec<String>> {
+    let called = vec![
+        format!("--listen=127.0.0.1:{}", ports.tunnels),
+        format!("--port=80:{BACKEND}/http,81:{BACKEND}/tcp,82:{SOURCE}/tcp"),
+        "--admin=off".to_owned(),
+    ];
+    let upstreams = [(80, ports.http), (81, ports.tcp), (82, ports.bulk)];
+    let caller = upstreams
+        .iter()
+        .map(|(port, local)| format!("--upstream=cart:{port}=127.0.0.1:{local}"))
+        .chain([format!("--admin=127.0.0.1:{}", ports.admin)])
+        .collect();
+    Ends { caller, called }
 }
 
 /// Runs one scenario of the mesh.
