@@ -1,7 +1,7 @@
 //! Transept beside its peers: one command that starts all of them on this machine, loads them in turn and prints ratios.
 //!
 //! Run by people (`cargo run --release -p transept-bench -- [SCENARIO...]`), never by the tests: a timed test lies on a busy
-//! machine. Only ratios to a peer of the same run carry over to another machine. The scenarios are in `scenarios`, what each
+//! machine. Only ratios to a peer of the same run carry over to another machine. The scenarios are in `scenarios` and `mesh`, what each
 //! peer is told in `peers`; what the codec and the route table cost alone is the other program of this package.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -9,6 +9,7 @@ mod change;
 mod client;
 mod load;
 mod memory;
+mod mesh;
 mod options;
 mod peers;
 mod process;
@@ -37,6 +38,9 @@ fn run() -> anyhow::Result<()> {
     };
     process::raise_file_limit()?;
     let stage = stage::Stage::set(&options)?;
+    if let Some(file) = &options.order {
+        return mesh::write_order(&options, &stage, file);
+    }
     let mut results = report::Results::new(&options, &stage);
     for scenario in &options.scenarios {
         eprintln!("scenario {}: {}", scenario.letter(), scenario.title());

@@ -20,6 +20,10 @@ scenarios (all when none is named):
   d  HTTP/2 to an HTTP/1.1 backend e  HTTP/2 to an HTTP/2 backend  i  memory, idle and with 10,000 connections
   j  5,000 routes                  k  change of configuration under load
   h  latency at a fixed rate
+two proxies of a mesh:
+  m  HTTP/1.1                      n  bytes, small                 o  bytes in bulk
+  p  new connections               q  latency at a fixed rate      r  memory, idle and with 10,000 endpoints
+  s  a change on its way to 1,000 proxies
 
 options:
   --rounds N        rounds per scenario, order reversed in every second one (default 3)
@@ -28,6 +32,10 @@ options:
   --transept PATH   the binary to measure (default: built with `cargo build --release`)
   --envoy PATH      the envoy binary (default: `envoy` in the search path)
   --connections N   connections of scenario i (default 10000)
+  --endpoints N     endpoints of scenarios r and s (default 10000)
+  --proxies N       simulated proxies of scenario s (default 1000)
+  --changes N       changes of each kind in scenario s (default 20)
+  --order FILE      no scenario: write the functions that sidecars run through, for TRANSEPT_ORDER; needs `valgrind`
   --json FILE       write every sample as JSON
 
 Close other programs first: two cores are used, one by the load and the backend, one by the proxy under test.";
@@ -40,7 +48,14 @@ pub(crate) struct Options {
     pub(crate) length: Duration,
     pub(crate) peers: Vec<Peer>,
     pub(crate) connections: usize,
+    /// Endpoints that a proxy of a mesh knows.
+    pub(crate) endpoints: usize,
+    /// Simulated proxies, and changes of each kind that they are told of.
+    pub(crate) proxies: usize,
+    pub(crate) changes: usize,
     pub(crate) json: Option<PathBuf>,
+    /// Where the functions that sidecars run through are to be written.
+    pub(crate) order: Option<PathBuf>,
 }
 
 /// A program that this machine has.
@@ -64,7 +79,11 @@ impl Options {
             length: Duration::from_secs(3),
             peers: Vec::new(),
             connections: 10_000,
+            endpoints: 10_000,
+            proxies: 1_000,
+            changes: 20,
             json: None,
+            order: None,
         };
         let mut wanted: Option<Vec<Kind>> = None;
         let mut transept = None;
@@ -81,11 +100,17 @@ impl Options {
                 "--transept" => transept = Some(PathBuf::from(value()?)),
                 "--envoy" => envoy = PathBuf::from(value()?),
                 "--connections" => options.connections = value()?.parse().context("--connections takes a number")?,
+                "--endpoints" => options.endpoints = value()?.parse().context("--endpoints takes a number")?,
+                "--proxies" => options.proxies = value()?.parse().context("--proxies takes a number")?,
+                "--changes" => options.changes = value()?.parse().context("--changes takes a number")?,
+                "--order" => options.order = Some(PathBuf::from(value()?)),
                 "--json" => options.json = Some(PathBuf::from(value()?)),
                 name => options.scenarios.push(Scenario::named(name)?),
             }
         }
         ensure!(options.rounds > 0, "--rounds takes at least 1");
+        ensure!(options.endpoints > 9, "--endpoints takes at least 10");
+        ensure!(options.proxies > 0 && options.changes > 0, "--proxies and --changes take at least 1");
         if options.scenarios.is_empty() {
             options.scenarios = Scenario::ALL.to_vec();
         }

@@ -25,8 +25,29 @@ pub(crate) fn stay_on(core: usize) -> anyhow::Result<()> {
     rustix::thread::sched_setaffinity(None, &cores).context("cannot stay on a core")
 }
 
+/// CPU time of the calling thread since it began.
+///
+/// # Errors
+/// Those of the operating system.
+pub(crate) fn thread_cpu() -> anyhow::Result<Duration> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanoseconds = text.split_whitespace().next().and_then(|field| field.parse().ok()).context("no CPU time")?;
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
 /// How long a program may take to end after a polite request.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Memory of a process tree, in KiB.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Pages {
+    /// Everything that is mapped and present; what several share counts in each.
+    pub(crate) resident: u64,
+    /// The part of it that belongs to no file.
+    pub(crate) anonymous: u64,
+    /// What is present, with what is shared divided by the number of those who share it.
+    pub(crate) proportional: u64,
+}
 
 /// A running program with everything it started; ended on drop.
 #[derive(Debug)]
@@ -90,14 +111,25 @@ impl Process {
     /// # Errors
     /// When the program has ended.
     pub(crate) fn memory(&self) -> anyhow::Result<u64> {
-        let mut kibibytes = 0;
+        Ok(self.pages()?.proportional)
+    }
+
+    /// The pages of the process tree in memory.
+    ///
+    /// # Errors
+    /// When the program has ended.
+    pub(crate) fn pages(&self) -> anyhow::Result<Pages> {
+        let mut pages = Pages::default();
         for pid in self.tree() {
             let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-            let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap_or_default();
-            kibibytes += line.split_whitespace().next().and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
+            let line = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            let field = |name: &str| line(name).split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
+            pages.resident += field("Rss:").unwrap_or_default();
+            pages.anonymous += field("Anonymous:").unwrap_or_default();
+            pages.proportional += field("Pss:").unwrap_or_default();
         }
-        ensure!(kibibytes > 0, "{} has ended", self.name);
-        Ok(kibibytes)
+        ensure!(pages.resident > 0, "{} has ended", self.name);
+        Ok(pages)
     }
 
     /// Sends a signal to the program itself, not to its children.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::mesh::Meshed;
 use crate::options::Options;
 use crate::scenarios::Scenario;
 use crate::stage::Stage;
@@ -75,6 +76,7 @@ pub(crate) struct Results {
     memory: Vec<(String, Memory)>,
     starts: Vec<(String, Start)>,
     changes: Vec<(String, Vec<Change>)>,
+    pub(crate) mesh: Meshed,
 }
 
 impl Results {
@@ -86,6 +88,7 @@ impl Results {
             memory: Vec::new(),
             starts: Vec::new(),
             changes: Vec::new(),
+            mesh: Meshed::default(),
         }
     }
 
@@ -118,6 +121,7 @@ impl Results {
         self.memory_table(&mut text);
         self.start_table(&mut text);
         self.change_table(&mut text);
+        self.mesh.table(&mut text);
         text
     }
 
@@ -217,12 +221,13 @@ impl Results {
             self.versions.iter().map(|(name, version)| (name.as_str(), version.as_str())).collect();
         let all = json!({
             "machine": self.machine, "versions": versions, "samples": samples, "memory": memory, "starts": starts, "changes": changes,
+            "mesh": self.mesh.json(),
         });
         format!("{all:#}\n")
     }
 }
 
-fn append<T>(to: &mut Vec<(String, Vec<T>)>, label: &str, item: T) {
+pub(crate) fn append<T>(to: &mut Vec<(String, Vec<T>)>, label: &str, item: T) {
     match to.iter_mut().find(|(known, _)| known == label) {
         Some((_, items)) => items.push(item),
         None => to.push((label.to_owned(), vec![item])),
@@ -274,7 +279,7 @@ fn with_ratios(
 }
 
 /// Median and half of the distance between the extremes; not a number when nothing was measured.
-fn spread(samples: &[Sample], value: fn(&Sample) -> Option<f64>) -> (f64, f64) {
+pub(crate) fn spread<T>(samples: &[T], value: impl Fn(&T) -> Option<f64>) -> (f64, f64) {
     let mut values: Vec<f64> = samples.iter().filter_map(value).collect();
     values.sort_by(f64::total_cmp);
     let (Some(first), Some(last)) = (values.first(), values.last()) else {

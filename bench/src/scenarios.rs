@@ -13,7 +13,7 @@ use crate::peers::{Ports, Routes, Running};
 use crate::process::{PROXY_CORE, core_busy};
 use crate::report::{Results, Sample};
 use crate::stage::Stage;
-use crate::{change, memory, routes};
+use crate::{change, memory, mesh, routes};
 
 /// One comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,10 +27,17 @@ pub(crate) enum Scenario {
     Memory,
     Routes,
     Change,
+    MeshHttp,
+    MeshTcp,
+    MeshBulk,
+    MeshConnections,
+    MeshOnTime,
+    MeshMemory,
+    MeshChange,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::KeepAlive,
         Self::KeepAliveTls,
         Self::Handshakes,
@@ -40,6 +47,13 @@ impl Scenario {
         Self::Memory,
         Self::Routes,
         Self::Change,
+        Self::MeshHttp,
+        Self::MeshTcp,
+        Self::MeshBulk,
+        Self::MeshConnections,
+        Self::MeshOnTime,
+        Self::MeshMemory,
+        Self::MeshChange,
     ];
 
     /// # Errors
@@ -62,6 +76,13 @@ impl Scenario {
             Self::Memory => "i",
             Self::Routes => "j",
             Self::Change => "k",
+            Self::MeshHttp => "m",
+            Self::MeshTcp => "n",
+            Self::MeshBulk => "o",
+            Self::MeshConnections => "p",
+            Self::MeshOnTime => "q",
+            Self::MeshMemory => "r",
+            Self::MeshChange => "s",
         }
     }
 
@@ -78,6 +99,15 @@ impl Scenario {
             Self::Memory => "proportional set size, idle and with idle keep-alive connections",
             Self::Routes => "1 and 5,000 routes, requests on the last one",
             Self::Change => "the backend is switched 3 times under 4,000 requests per second",
+            Self::MeshHttp => "two proxies of a mesh, HTTP/1.1 keep-alive, 64 connections, 1 KiB",
+            Self::MeshTcp => "two proxies of a mesh, the same bytes on a port whose protocol is not read",
+            Self::MeshBulk => "two proxies of a mesh, bytes in bulk over one connection; the unit is MiB",
+            Self::MeshConnections => {
+                "two proxies of a mesh, a new connection for each request, 32 at a time, protocol not read"
+            }
+            Self::MeshOnTime => "two proxies of a mesh, HTTP/1.1, 4,000 requests per second over 64 connections",
+            Self::MeshMemory => "memory of the proxy beside a program",
+            Self::MeshChange => "a change on its way to simulated proxies",
         }
     }
 
@@ -95,7 +125,7 @@ impl Scenario {
                 let load = Load::OnTime { connections: 64, per_second: 10_000 };
                 Some((load, format!("http://127.0.0.1:{}/", ports.http)))
             }
-            Self::Memory | Self::Routes | Self::Change => None,
+            _ => None,
         }
     }
 }
@@ -109,6 +139,7 @@ pub(crate) fn run(scenario: Scenario, options: &Options, stage: &Stage, results:
         Scenario::Memory => memory::run(options, stage, results),
         Scenario::Routes => routes::run(options, stage, results),
         Scenario::Change => change::run(options, stage, results),
+        scenario if scenario >= Scenario::MeshHttp => mesh::run(scenario, options, stage, results),
         _ => closed_loop(scenario, options, stage, results),
     }
 }

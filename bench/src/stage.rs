@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use tempfile::TempDir;
 
+use crate::mesh;
 use crate::options::Options;
 use crate::peers::{Mode, Plan, Ports, Routes, backend_configuration};
 use crate::process::{LOAD_CORE, Process};
 
 /// The backend over HTTP/1.1.
-const BACKEND: u16 = 18_081;
+pub(crate) const BACKEND: u16 = 18_081;
 /// The backend over HTTP/2 without TLS.
 const BACKEND_H2: u16 = 18_082;
 /// The backend over HTTP/1.1 that answers with another body.
@@ -56,7 +57,7 @@ impl Stage {
         ensure!(cores > 1, "two cores are needed, one for the load and one for the proxy");
         ensure!(!options.peers.is_empty(), "no peer to measure");
         let peers = (0..SLOTS).flat_map(|slot| slot_ports(slot).all());
-        for port in [BACKEND, BACKEND_H2, BACKEND_SECOND].into_iter().chain(peers) {
+        for port in [BACKEND, BACKEND_H2, BACKEND_SECOND].into_iter().chain(peers).chain(mesh::ports()) {
             TcpListener::bind((Ipv4Addr::LOCALHOST, port))
                 .with_context(|| format!("port {port} is taken: end what listens there"))?;
         }

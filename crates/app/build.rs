@@ -2,6 +2,9 @@
 //!
 //! `TRANSEPT_REVISION` wins, for packagers who build from an archive; otherwise the revision is read out of `.git` beside the
 //! workspace, without any program. It never fails the build: what is not found out is `unknown`.
+//!
+//! `TRANSEPT_ORDER` names a file with symbols, one a line, in whose order the linker (lld) lays out functions; see
+//! `docs/performance.md`.
 #![allow(clippy::print_stdout, reason = "a build script speaks to cargo on standard output")]
 
 use std::env;
@@ -9,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const VARIABLE: &str = "TRANSEPT_REVISION";
+const ORDER: &str = "TRANSEPT_ORDER";
 
 fn main() {
     println!("cargo::rerun-if-env-changed={VARIABLE}");
@@ -16,6 +20,13 @@ fn main() {
     let told = env::var(VARIABLE).ok().and_then(|text| clean(&text));
     let revision = told.or_else(read_git).unwrap_or_else(|| "unknown".to_owned());
     println!("cargo::rustc-env={VARIABLE}={revision}");
+    println!("cargo::rerun-if-env-changed={ORDER}");
+    if let Some(order) = env::var_os(ORDER).filter(|file| !file.is_empty()) {
+        let order = Path::new(&order).display();
+        println!("cargo::rerun-if-changed={order}");
+        // Names of another build lead to no function, which is no error.
+        println!("cargo::rustc-link-arg-bins=-Wl,--symbol-ordering-file={order},--no-warn-symbol-ordering");
+    }
 }
 
 /// The revision that is checked out, in twelve digits. Only the workspace's own repository counts: a copy of the source inside

@@ -19,7 +19,7 @@ use crate::options::Peer;
 use crate::process::{PROXY_CORE, Process};
 use crate::stage::{Certificate, wait_until_open};
 
-pub(crate) use nginx::backend_configuration;
+pub(crate) use nginx::{backend_configuration, wrap};
 
 /// A program that can stand between the load and the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -197,7 +197,7 @@ impl Running {
 }
 
 /// Replaces a file in one step, as an editor or a mounted volume does.
-fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(crate) fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     let next = path.with_extension("next");
     fs::write(&next, text)?;
     fs::rename(&next, path)?;

@@ -66,7 +66,8 @@ fn servers(plan: &Plan<'_>) -> String {
     text
 }
 
-fn wrap(directory: &Path, servers: &str) -> String {
+/// A whole configuration around these servers.
+pub(crate) fn wrap(directory: &Path, servers: &str) -> String {
     let at = directory.display();
     format!(
         "daemon off;\nworker_processes 1;\nuser root;\npid {at}/nginx.pid;\nerror_log {at}/error.log crit;\n\

@@ -1,0 +1,73 @@
+//! Scenario r: memory of a proxy that stands beside a program: idle, and with many endpoints known.
+//!
+//! Called by `mesh`. Only the caller's proxy is looked at, after one request and a rest; it runs on one core and so with one worker.
+//! Resident pages of the program's file count in full, although all processes of one program share them; the proportional size counts
+//! them in shares, here with the control plane and the other sidecar.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::certificates::Trust;
+use super::control::until_answered;
+use super::envoy::{self, Manner};
+use super::report::{Meshed, Weight};
+use super::world::Crowd;
+use super::{Pair, PairPorts, SERVICES, SOURCE, Told};
+use crate::options::Options;
+use crate::peers::Kind;
+use crate::stage::BACKEND;
+
+/// After this long an allocator has given back what only the start needed.
+const REST: Duration = Duration::from_secs(3);
+
+pub(super) fn run(options: &Options, at: &Path, results: &mut Meshed) -> anyhow::Result<()> {
+    let crowds = [
+        Crowd { services: 0, endpoints_of_each: 0 },
+        Crowd { services: 1, endpoints_of_each: options.endpoints },
+        Crowd { services: options.endpoints.div_ceil(10), endpoints_of_each: 10 },
+    ];
+    let trust = Trust::make(&at.join("trust"))?;
+    let ports = PairPorts::of(0);
+    for peer in &options.peers {
+        for (number, crowd) in crowds.into_iter().enumerate() {
+            let at = at.join(format!("{}-{number}", peer.kind.name()));
+            std::fs::create_dir_all(&at)?;
+            let pair = match peer.kind {
+                Kind::Transept => {
+                    let mut files = crowd.files(|service| format!("big-{service}"));
+                    files.push(("services.yaml".to_owned(), SERVICES.to_owned()));
+                    Pair::sidecars(peer, ports, &at, &files, &interest(crowd, ports))?
+                }
+                Kind::Envoy => {
+                    let told = Told { ports, backend: BACKEND, source: SOURCE, trust: &trust };
+                    let arguments = envoy::arguments(Manner::Tunnels, &told, crowd, &at)?;
+                    Pair::start(peer.kind.name(), peer, ports, &arguments, &at)?
+                }
+                Kind::Nginx | Kind::Haproxy => continue,
+            };
+            until_answered(ports.http)?;
+            std::thread::sleep(REST);
+            let Some(proxies) = &pair.proxies else { continue };
+            let pages = proxies.caller.pages()?;
+            eprintln!(
+                "  {:<10} {:<32} {:.1} MiB resident, {:.1} anonymous, {:.1} proportional",
+                pair.label,
+                crowd.label(),
+                pages.resident as f64 / 1024.0,
+                pages.anonymous as f64 / 1024.0,
+                pages.proportional as f64 / 1024.0
+            );
+            results.weights.push(Weight { label: pair.label.clone(), known: crowd.label(), pages });
+        }
+    }
+    Ok(())
+}
+
+/// What makes a sidecar ask for all of a crowd: one upstream, or being a proxy to every service.
+fn interest(crowd: Crowd, ports: PairPorts) -> Vec<String> {
+    match crowd.services {
+        0 => Vec::new(),
+        1 => vec![format!("--upstream=big-0:80=127.0.0.1:{}", ports.called_http)],
+        _ => vec![format!("--http-proxy=127.0.0.1:{}", ports.called_http)],
+    }
+}
