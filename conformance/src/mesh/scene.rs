@@ -191,8 +191,6 @@ impl<'a> Scene<'a> {
             format!("--workers={}", self.run.workers),
             "--health-interval=200ms".to_owned(),
             "--access-log=off".to_owned(),
-            // What is still open at the end belongs to clients that are about to end too.
-            "--drain=1s".to_owned(),
         ]);
         let is_own = |service: &&Service| service.namespace == *namespace && service.name == *name;
         let service = of_mesh(&self.run.suite.topology.services, |one| &one.manifest).find(is_own);
