@@ -100,6 +100,7 @@ impl<'a> Scene<'a> {
             number += 1;
             service["spec"]["clusterIP"] = json!(Ipv4Addr::new(10, 96, 0, number));
         });
+        world.add("30-permissive.yaml", permissive(run.suite));
         world.write()?;
         let control = Host::make(CONTROL).await?;
         let mut scene = Scene { world, pods: Vec::new(), run, directory, control, _names: names };
@@ -191,8 +192,6 @@ impl<'a> Scene<'a> {
             format!("--workers={}", self.run.workers),
             "--health-interval=200ms".to_owned(),
             "--access-log=off".to_owned(),
-            // What is still open at the end belongs to clients that are about to end too.
-            "--drain=1s".to_owned(),
         ]);
         let is_own = |service: &&Service| service.namespace == *namespace && service.name == *name;
         let service = of_mesh(&self.run.suite.topology.services, |one| &one.manifest).find(is_own);
@@ -298,6 +297,24 @@ fn slices(suite: &Suite, addresses: &BTreeMap<String, Ipv4Addr>) -> Vec<Value> {
             endpoint_slice(service, endpoints(&service.namespace, &members))
         })
         .collect()
+}
+
+/// Pods let in who calls them by their own address, as the suite wants it: such a call is not captured on its way out, so that it
+/// comes without a tunnel, and a workload is strict unless it is told otherwise.
+fn permissive(suite: &Suite) -> Vec<Value> {
+    let services = of_mesh(&suite.topology.services, |one| &one.manifest);
+    let policy = |service: &Service| {
+        json!({
+            "apiVersion": "transept.dev/v1alpha1",
+            "kind": "MeshPolicy",
+            "metadata": {"name": service.name, "namespace": service.namespace},
+            "spec": {
+                "targetRefs": [{"group": "", "kind": "Service", "name": service.name}],
+                "mode": "Permissive",
+            },
+        })
+    };
+    services.map(policy).collect()
 }
 
 /// What of the topology comes with the mesh.

@@ -1,11 +1,14 @@
 //! The life of a program under a sidecar: its start, its environment, its signals and its end.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
+use transept_testkit::client::Endpoint;
 use transept_testkit::echo::Port;
+use transept_testkit::grpc::Channel;
 
 use crate::stage::{Mesh, answered, program, soon, until};
 
@@ -106,4 +109,22 @@ async fn without_a_token_it_is_said_what_is_missing() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("transept token create"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_idle_do_not_hold_up_an_instance_that_stops() {
+    let mesh = Mesh::start("").await;
+    // One that speaks first, so that its sidecar does not look into its connections and cannot end them by itself.
+    let program = program("cart-1", Port::Grpc).await;
+    // More than anybody is waited for here.
+    let cart = mesh.sidecar("cart").await.argument("--drain=300s").port(80, program.address, "");
+    let web = mesh.sidecar("web").await.upstream("cart");
+    let (cart, _web) = (cart.start().await, web.start().await);
+    let call = || async {
+        let channel = Channel::connect(&Endpoint::h2c(web.local[0])).await.ok()?;
+        channel.echo("Echo", "cart", &[]).await.ok()?.seen
+    };
+    until(call, Option::is_some).await;
+    // Sooner than what idles is closed anyway, which is after 55 s.
+    assert!(cart.stop(Duration::from_secs(30)).await.expect("it ends in time").success());
 }

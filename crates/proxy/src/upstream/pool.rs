@@ -259,13 +259,16 @@ impl Pool {
         self.only_h1.borrow_mut().insert(key);
     }
 
-    /// Closes what has idled too long; called by the worker's sweep.
+    /// Closes what has idled too long, and what idles in a tunnel whose other end is about to go; called by the worker's sweep.
     pub(crate) fn expire(&self, now: Duration) {
         let too_long = |since: Duration| now.saturating_sub(since) >= IDLE_TIME;
         // Another worker may need the room: who waits in this one has taken it already.
         let in_the_way = |permit: Option<&Permit>| permit.is_some_and(|permit| permit.ledger().waiting() > 0);
         self.idle.borrow_mut().retain(|_, list| {
-            list.retain(|entry| !too_long(entry.since) && !in_the_way(entry.permit.as_ref()));
+            list.retain(|entry| {
+                let is_over = too_long(entry.since) || entry.io.carrier().is_some_and(|carrier| carrier.is_closed());
+                !is_over && !in_the_way(entry.permit.as_ref())
+            });
             !list.is_empty()
         });
         self.shared.borrow_mut().retain(|_, list| {
