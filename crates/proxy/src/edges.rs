@@ -317,6 +317,7 @@ fn blame(status: u16, error: Option<Reason>) -> Blame {
         | Reason::RequestTimeout => Blame::Destination,
         Reason::AddressDenied
         | Reason::MeshDenied
+        | Reason::MeshPlaintext
         | Reason::NotAuthorized
         | Reason::CorsOriginDenied
         | Reason::ConnectionLimit

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use transept_testkit::client::Request;
+use transept_testkit::echo::Port;
 use transept_testkit::launch::Running;
 
-use crate::stage::{Mesh, Pair, binary, send, soon, until};
+use crate::stage::{Mesh, Pair, answered, binary, program, send, soon, until};
 
 /// A control plane that hears often, so that the test need not wait long.
 async fn mesh(yaml: &str) -> Mesh {
@@ -143,6 +145,70 @@ async fn a_service_that_fails_is_found_and_so_is_its_recovery() {
     let before = edge(&mesh).await["requests"].as_u64();
     until(|| edge(&mesh), |edge| edge["requests"].as_u64() > before.map(|count| count + 50)).await;
     assert_eq!(verdict(&mesh).await, ("healthy".to_owned(), Some(0)));
+}
+
+/// A program that answers every connection with one 503.
+async fn broken_program() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = [0; 4096];
+                // Who asks whether it is well only connects.
+                if stream.read(&mut head).await? > 0 {
+                    let answer = "HTTP/1.1 503 Broken\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                    stream.write_all(answer.as_bytes()).await?;
+                }
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_callers_leave_alone_makes_its_service_degraded() {
+    let mesh = mesh(
+        "\
+apiVersion: transept.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: cart}
+spec:
+  targetRefs: [{group: \"\", kind: Service, name: cart}]
+  outlierDetection: {consecutiveErrors: 3, baseEjectionTime: 60s}
+  retries: {attempts: 2}
+",
+    )
+    .await;
+    let (good, bad) = (program("cart-1", Port::Http1).await, broken_program().await);
+    let web = mesh.sidecar("web").await.upstream("cart");
+    let _good = mesh.instance("cart", "good").await.port(80, good.address, "/http").start().await;
+    let _bad = mesh.instance("cart", "bad").await.port(80, bad, "/http").start().await;
+    let web_runs = web.start().await;
+    answered(web.local[0], 200).await;
+    let _asker = Asker::begin(web.local[0]);
+    until(|| verdict(&mesh), |seen| *seen == ("degraded".to_owned(), Some(0))).await;
+
+    let metrics = web_runs.metrics().await.expect("metrics");
+    let of_bad = |name: &str| {
+        let mut lines = metrics.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+        let line = lines.find(|line| line.contains(&format!(":{}\"", bad.port())));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .unwrap_or_else(|| panic!("{name}: {metrics}"))
+    };
+    assert_eq!(of_bad("transept_edge_ejections_total"), 1);
+    assert!(of_bad("transept_edge_retries_total") >= 3);
+    let status = mesh.status().await;
+    let services = status["services"].as_array().cloned().unwrap_or_default();
+    let cart = services.into_iter().find(|service| service["service"] == "default/cart").unwrap_or_default();
+    let states: Vec<_> =
+        cart["instances"].as_array().into_iter().flatten().map(|one| (&one["name"], &one["state"])).collect();
+    assert_eq!(states, [(&"bad".into(), &"shunned".into()), (&"good".into(), &"healthy".into())], "{cart}");
+    let shunned = edge(&mesh).await;
+    let workloads = shunned["workloads"].as_array().cloned().unwrap_or_default();
+    let bad = workloads.iter().find(|one| one["workload"] == "bad").unwrap_or_else(|| panic!("{shunned}"));
+    assert_eq!(bad["ejections"], 1, "{shunned}");
 }
 
 /// A tap that listens.

@@ -99,7 +99,11 @@ fn known(inner: &Inner) -> Known {
     let named = inner.files.services.iter().map(|(namespace, name)| (format!("{namespace}/{name}"), Vec::new()));
     let mut known: Known = named.collect();
     for ((namespace, _), entry) in inner.registry.iter() {
-        for service in &entry.workload.services {
+        let own = &entry.workload.services;
+        // As in the object that stands for the registration.
+        let others = inner.files.members.services_of(&entry.workload).filter(|_| entry.at_home);
+        let others = others.filter(|service| !own.iter().any(|one| one == service)).map(|service| service.to_string());
+        for service in own.iter().cloned().chain(others) {
             known.entry(format!("{namespace}/{service}")).or_default().push(instance(entry));
         }
     }
