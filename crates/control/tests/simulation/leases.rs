@@ -1,0 +1,95 @@
+//! What the registry must do, out of what a control plane has heard: told beside the registry, from the words of the documentation.
+//!
+//! Asked by `plane` around every call of the registry. `docs/mesh.md`, "Registration": 30 s of silence make an instance unhealthy, 60 s
+//! more take it out; when more than half of all, and at least three, fall silent together, nobody ends for an hour.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use transept_control::plane::registry::{Name, Registry};
+
+const LEASE: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(60);
+const MISSED: Duration = Duration::from_secs(20);
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[derive(Clone, Debug)]
+struct Lease {
+    nonce: Vec<u8>,
+    heard: Duration,
+    lapsed: bool,
+}
+
+/// The leases as they should be.
+#[derive(Debug, Default)]
+pub(crate) struct Leases(BTreeMap<Name, Lease>);
+
+impl Leases {
+    /// Every lease begins anew.
+    pub(crate) fn restart(&mut self, now: Duration) {
+        self.0.values_mut().for_each(|lease| lease.heard = now);
+    }
+
+    /// What became of a registration by the right identity.
+    pub(crate) fn registered(&mut self, name: &Name, nonce: &[u8], done: bool, now: Duration) -> Result<(), String> {
+        let taken = self.0.get(name).is_some_and(|lease| !lease.lapsed && lease.nonce != nonce);
+        if done == taken {
+            let who = if taken { "takes the place of one that lives" } else { "is refused" };
+            return Err(format!("a registration of {name:?} {who}"));
+        }
+        if done {
+            self.0.insert(name.clone(), Lease { nonce: nonce.to_vec(), heard: now, lapsed: false });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn beat(&mut self, name: &Name, nonce: &[u8], known: bool, now: Duration) -> Result<(), String> {
+        match self.0.get_mut(name).filter(|lease| lease.nonce == nonce) {
+            Some(lease) if known => (lease.heard, lease.lapsed) = (now, false),
+            None if !known => {}
+            _ => return Err(format!("a beat of {name:?} is known: {known}")),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn left(&mut self, name: &Name, nonce: &[u8]) {
+        if self.0.get(name).is_some_and(|lease| lease.nonce == nonce) {
+            self.0.remove(name);
+        }
+    }
+
+    /// Time has passed, and the registry has looked who is silent.
+    pub(crate) fn swept(&mut self, now: Duration) {
+        let silence = |lease: &Lease| now.saturating_sub(lease.heard);
+        let silent = self.0.values().filter(|lease| silence(lease) > MISSED).count();
+        let mass = silent >= 3 && silent * 2 > self.0.len();
+        self.0.retain(|_, lease| {
+            let silence = silence(lease);
+            if mass && silence <= HOUR || silence <= LEASE {
+                return true;
+            }
+            // Whoever is taken out was unhealthy before.
+            let stays = !lease.lapsed || silence <= LEASE + GRACE;
+            lease.lapsed = true;
+            stays
+        });
+    }
+
+    /// Whether the registry says the same.
+    pub(crate) fn agree(&self, registry: &Registry) -> Result<(), String> {
+        let said: BTreeMap<&Name, bool> = registry.iter().map(|(name, entry)| (name, entry.lapsed)).collect();
+        for (name, lease) in &self.0 {
+            match said.get(name) {
+                None => return Err(format!("{name:?} is not registered, heard at {:?}", lease.heard)),
+                Some(lapsed) if *lapsed != lease.lapsed => {
+                    return Err(format!("the lease of {name:?} has ended: {lapsed}, heard at {:?}", lease.heard));
+                }
+                Some(_) => {}
+            }
+        }
+        match said.keys().find(|name| !self.0.contains_key(**name)) {
+            Some(name) => Err(format!("{name:?} is still registered")),
+            None => Ok(()),
+        }
+    }
+}
