@@ -18,7 +18,7 @@ use transept_engine::rule::{RouteKind, Rule};
 use transept_engine::snapshot::{Backend, Snapshot};
 use transept_engine::traffic::{Resource, Verdicts, Wellness};
 
-use crate::objects::{PATHS, Place, SERVICES, identity};
+use crate::objects::{Manners, PATHS, Place, SERVICES, identity};
 use crate::oracle::{self, Force, Question};
 use crate::proxy::{OUTBOUND, PROGRAM, Role, service_of};
 use crate::run::Run;
@@ -67,12 +67,40 @@ impl Run {
         };
         let found = explain(&snapshot, &ask(wish.method, &url, None, self.now_of(caller), random)?);
         let context = || format!("member {caller} decides {} {url}", wish.method);
-        let Some(rule) = compare(&expected, &found).map_err(|why| format!("{}: {why}", context()))? else {
-            return Ok(());
-        };
+        let compared =
+            compare(&expected, &found).and_then(|rule| self.check_services(&role, at, &force, rule).map(|()| rule));
+        let Some(rule) = compared.map_err(|why| format!("{}: {why}", context()))? else { return Ok(()) };
         self.check_healths(caller, &snapshot);
         let rule = rule.clone();
         self.forward(caller, &rule, &found, &force, &wish, random).map_err(|why| format!("{}: {why}", context()))
+    }
+
+    /// While every Service is there, a proxy knows those that it asked for, and those that its rules lead to.
+    fn check_services(
+        &self,
+        role: &Role,
+        called: usize,
+        force: &Force,
+        rule: Option<&Arc<Rule>>,
+    ) -> Result<(), String> {
+        if self.truth.manners == Manners::Wild {
+            return Ok(());
+        }
+        let asked = match role {
+            Role::Gateway => false,
+            Role::Open(_) => true,
+            Role::Sidecar(own, others) => *own == SERVICES[called] || others.contains(SERVICES[called]),
+        };
+        if asked && !force.knows(SERVICES[called]) {
+            return Err(format!("{} is asked for, and not known", SERVICES[called]));
+        }
+        let broken = |one: &transept_engine::rule::BrokenRef| one.why.contains("Service");
+        match rule
+            .and_then(|rule| rule.backends.iter().find_map(|one| one.target.as_ref().err().filter(|one| broken(one))))
+        {
+            Some(broken) if asked || *role == Role::Gateway => Err(broken.why.to_string()),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn now_of(&self, member: usize) -> Now {
@@ -124,13 +152,21 @@ impl Run {
         let Ok(chosen) = pick::pick_backend(rule, &mut proxy.turns) else { return Ok(()) };
         let Ok(backend) = pick::target(chosen).cloned() else { return Ok(()) };
         let label = format!("{}/{}", backend.id.kind, backend.id.name);
+        self.saw.insert(if rule.name.kind == RouteKind::Service {
+            "a call straight to a Service"
+        } else {
+            "a call by a route"
+        });
         if force.is_closed(&label) {
             return Err(format!("{label} is used although its policy cannot be"));
         }
         let limits = backend.traffic.as_ref().map(|traffic| traffic.limits).unwrap_or_default();
         let taken = backend.ledger.taken(Resource::Request);
         let permit = match (backend.ledger.take(&limits, Resource::Request), limits.requests) {
-            (Err(_), Some(most)) if taken >= most => return Ok(()),
+            (Err(_), Some(most)) if taken >= most => {
+                self.saw.insert("an overflow");
+                return Ok(());
+            }
             (Ok(permit), most) if most.is_none_or(|most| taken < most) => permit,
             _ => return Err(format!("{label}: {taken} of {:?} requests are under way", limits.requests)),
         };
@@ -166,6 +202,7 @@ impl Run {
             if !again {
                 break chosen.address;
             }
+            self.saw.insert("a retry");
             self.books[caller].retry(&terms, now.monotonic).map_err(|why| format!("{label}: {why}"))?;
         };
         if let Some(proxy) = &mut self.members[caller].proxy {
@@ -213,7 +250,9 @@ impl Run {
             Probe::Yes if until.is_none_or(|until| until > call.now.monotonic) => {
                 return Err(format!("{label}: {address} is tried before its ejection is over, {until:?}"));
             }
-            Probe::Yes => {}
+            Probe::Yes => {
+                self.saw.insert("a probe");
+            }
             // Below the panic threshold of its rank even who is not fit is used.
             Probe::No if untried > 0 && all <= 10 && !is_fit(&address) => {
                 return Err(format!("{label}: {address} is chosen although {untried} of {all} are fit and it is not"));
@@ -296,10 +335,12 @@ impl Run {
                 if !again && (out > most || out >= all) || time > rules.most {
                     return Err(format!("{}: {out} of {all} are ejected, {most} may be, for {time:?}", backend.label));
                 }
+                self.saw.insert("an ejection");
                 books.ejected.insert((backend.key, chosen.address), now.monotonic + time);
                 self.trace.push(format!("member {caller} ejects {} of {} for {time:?}", chosen.address, backend.label));
             }
             Some(Event::Recovered) => {
+                self.saw.insert("a recovery");
                 books.ejected.remove(&(backend.key, chosen.address));
             }
             None => {}
@@ -345,6 +386,11 @@ fn compare<'f>(expected: &oracle::Outcome, found: &'f Explanation) -> Result<Opt
 }
 
 impl Books {
+    /// Whether there is an ejection that is not over.
+    pub(crate) fn ejects(&self, now: Duration) -> bool {
+        self.ejected.values().any(|until| *until > now)
+    }
+
     fn count(&mut self, terms: &Terms<'_>, now: Duration) {
         if let Terms::Policy(key, _) = terms {
             self.budgets.entry(*key).or_default().0.push(now);

@@ -10,7 +10,8 @@ use transept_identity::SpiffeId;
 use transept_xds::mesh::{Beat, Condition};
 
 use crate::member::State;
-use crate::objects::{SERVICES, identity};
+use crate::objects::{Manners, PATHS, SERVICES, identity};
+use crate::oracle::Question;
 use crate::proxy::Role;
 use crate::run::Run;
 
@@ -34,7 +35,7 @@ impl Run {
             76..79 => return self.leave(),
             79..81 => self.end_plane(),
             81..85 => self.stop_somebody(),
-            85..88 => self.turn_the_wall_clock(),
+            85..88 => return self.turn_the_wall_clock(),
             88..91 => return self.intrude(),
             91..93 => self.call_others(),
             93..96 => return self.feel(),
@@ -64,9 +65,25 @@ impl Run {
     fn call_some(&mut self) -> Result<(), String> {
         let callers: Vec<usize> =
             (0..self.members.len()).filter(|index| self.members[*index].proxy.is_some()).collect();
-        for _ in 0..2 + self.dice.below(4) {
+        for _ in 0..4 + self.dice.below(12) {
             let caller = self.dice.one(&callers);
-            self.call(caller)?;
+            if self.dice.chance(35) {
+                self.knock(caller)?;
+            } else {
+                self.call(caller)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody who knows where a program is calls it without asking anybody else.
+    fn knock(&mut self, called: usize) -> Result<(), String> {
+        let from = identity(self.dice.one(&SERVICES));
+        let (method, path) = (self.dice.one(&["GET", "DELETE"]), self.dice.one(&PATHS));
+        let member = &self.members[called];
+        if member.is_running() && member.workload.is_some() {
+            let allowed = self.is_let_in(called, &Question { identity: Some(&from), method, path })?;
+            self.saw.extend(allowed.map(|allowed| if allowed { "somebody is let in" } else { "somebody is kept out" }));
         }
         Ok(())
     }
@@ -149,12 +166,18 @@ impl Run {
         }
     }
 
-    fn turn_the_wall_clock(&mut self) {
-        let index = self.dice.below(self.members.len());
+    /// The wall clock jumps, which nobody who is called next should notice.
+    fn turn_the_wall_clock(&mut self) -> Result<(), String> {
+        let ejects = |index: &usize| self.books[*index].ejects(self.members[*index].clock);
+        let index = (0..self.members.len()).find(ejects).unwrap_or_else(|| self.dice.below(self.members.len()));
         let by = self.dice.within(30 * 24 * HOUR);
         let member = &mut self.members[index];
         member.wall = if self.dice.chance(50) { member.wall + by } else { member.wall.saturating_sub(by) };
         self.note(format!("the wall clock of member {index} jumps by {by:?}"));
+        for _ in 0..8 {
+            self.call(index)?;
+        }
+        Ok(())
     }
 
     /// Somebody registers what belongs to another: the name with another nonce, or a service with a foreign identity.
@@ -183,7 +206,7 @@ impl Run {
         let index = self.dice.below(self.members.len());
         let others = (0..1 + self.dice.below(3)).map(|_| self.dice.one(&SERVICES)).collect();
         let Some(proxy) = &mut self.members[index].proxy else { return };
-        if matches!(proxy.role, Role::Sidecar(..)) {
+        if self.truth.manners == Manners::Wild && matches!(proxy.role, Role::Sidecar(..)) {
             proxy.call_others(others);
             self.note(format!("member {index} is {:?}", self.members[index].proxy.as_ref().map(|proxy| &proxy.role)));
         }
@@ -195,7 +218,7 @@ impl Run {
         let condition =
             self.dice.one(&[Condition::Healthy, Condition::Healthy, Condition::Unhealthy, Condition::Draining]);
         let member = &mut self.members[index];
-        if !member.is_running() || member.link.is_none() || member.workload.is_none() {
+        if !member.is_running() || member.link.is_none() || member.workload.is_none() || member.leaving {
             return Ok(());
         }
         let beat = member.register(condition);
@@ -213,7 +236,7 @@ impl Run {
         let outcomes =
             [Outcome::Status(500), Outcome::Status(503), Outcome::Reset, Outcome::TimedOut, Outcome::Unreachable];
         let outcome = self.dice.one(&outcomes);
-        if self.dice.chance(25) {
+        if self.dice.chance(15) {
             self.sick.clear();
         }
         self.note(format!("{address} answers {outcome:?}"));

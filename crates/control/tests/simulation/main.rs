@@ -23,13 +23,33 @@ mod run;
 mod together;
 mod truth;
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use run::Run;
 
 /// Seeds that are played unless somebody says how many.
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 500;
+/// So many seeds see everything in [`SIGHTS`]; if they do not, the runs have become too tame to show anything.
+const MANY: u64 = 300;
+/// What must happen in some run or other.
+const SIGHTS: [&str; 14] = [
+    "a call by a route",
+    "a call straight to a Service",
+    "a freeze",
+    "a lapse",
+    "a policy that is kept though it cannot be used",
+    "a probe",
+    "a recovery",
+    "a removal",
+    "a retry",
+    "an ejection",
+    "an overflow",
+    "somebody is kept out",
+    "somebody is let in",
+    "somebody lives on with an older version",
+];
 /// Events that are shown of a run that failed: of one that was asked for, and of one of many.
 const SHOWN: [usize; 2] = [400, 12];
 
@@ -38,11 +58,11 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Plays one seed; on failure says why, after what, and how to see it again.
-fn play(seed: u64, shown: usize) -> Result<(), String> {
+fn play(seed: u64, shown: usize) -> Result<BTreeSet<&'static str>, String> {
     let mut run = Run::new(seed);
     let outcome = catch_unwind(AssertUnwindSafe(|| run.play()));
     let why = match outcome {
-        Ok(Ok(())) => return Ok(()),
+        Ok(Ok(())) => return Ok(run.saw),
         Ok(Err(why)) => why,
         Err(_) => "a panic, see above".to_owned(),
     };
@@ -56,31 +76,35 @@ fn play(seed: u64, shown: usize) -> Result<(), String> {
 #[test]
 fn a_mesh_in_a_storm_stays_safe_and_comes_together() {
     if let Some(seed) = number("TRANSEPT_SEED") {
-        play(seed, SHOWN[0]).unwrap_or_else(|why| panic!("{why}"));
+        if let Err(why) = play(seed, SHOWN[0]) {
+            panic!("{why}");
+        }
         return;
     }
     let (next, count) = (AtomicU64::new(0), number("TRANSEPT_SEEDS").unwrap_or(SEEDS));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let work = || -> Result<(), String> {
+    let work = || -> Result<BTreeSet<&'static str>, String> {
+        let mut saw = BTreeSet::new();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= count {
-                return Ok(());
+                return Ok(saw);
             }
-            if let Err(why) = play(seed, SHOWN[1]) {
-                next.store(count, Ordering::Relaxed);
-                return Err(why);
-            }
+            // The others need not go on when one has failed.
+            saw.extend(play(seed, SHOWN[1]).inspect_err(|_| next.store(count, Ordering::Relaxed))?);
         }
     };
-    let outcomes: Vec<Result<(), String>> = std::thread::scope(|scope| {
+    let outcomes: Vec<Result<_, String>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         threads
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|_| Err("a thread has ended".to_owned())))
             .collect()
     });
+    let mut saw = BTreeSet::new();
     for outcome in outcomes {
-        outcome.unwrap_or_else(|why| panic!("{why}"));
+        saw.extend(outcome.unwrap_or_else(|why| panic!("{why}")));
     }
+    let missing: Vec<_> = SIGHTS.iter().filter(|sight| !saw.contains(*sight)).collect();
+    assert!(count < MANY || missing.is_empty(), "in {count} runs nobody has seen {missing:?}");
 }

@@ -50,6 +50,8 @@ pub(crate) struct Member {
     pub(crate) beat_at: Option<Duration>,
     /// It has said that it ends, and waits for a word.
     pub(crate) leaving: bool,
+    /// When it ends after that.
+    pub(crate) ends_at: Option<Duration>,
     unanswered: usize,
     /// Whether the control plane has confirmed the registration on this connection.
     pub(crate) registered: bool,
@@ -86,6 +88,7 @@ impl Member {
             introduce: true,
             beat_at: None,
             leaving: false,
+            ends_at: None,
             unanswered: 0,
             registered: false,
         }
@@ -117,14 +120,14 @@ impl Member {
             Some(proxy) => proxy.wake_at(),
             None => self.link.is_none().then_some(self.dial_at),
         };
-        let at = dial.into_iter().chain(self.beat_at).min()?;
+        let at = dial.into_iter().chain(self.beat_at).chain(self.ends_at).min()?;
         Some(now + at.saturating_sub(self.clock))
     }
 
     /// The connection is there: the first beat.
     pub(crate) fn opened(&mut self, link: u64) -> Beat {
         self.link = Some(link);
-        self.introduce = self.workload.is_some();
+        self.introduce = self.workload.is_some() && !self.leaving;
         self.beat()
     }
 
@@ -132,7 +135,7 @@ impl Member {
     pub(crate) fn closed(&mut self, dice: &mut Dice) {
         self.link = None;
         self.beat_at = None;
-        self.leaving = false;
+        self.leaving = self.ends_at.is_some();
         self.registered = false;
         self.unanswered = 0;
         self.dial_at = self.clock + dice.within(Duration::from_secs(1));
@@ -177,6 +180,7 @@ impl Member {
         self.link = None;
         self.beat_at = None;
         self.leaving = false;
+        self.ends_at = None;
         self.unanswered = 0;
         self.registered = false;
         self.clock = Duration::from_secs(1);

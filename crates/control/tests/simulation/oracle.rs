@@ -86,6 +86,10 @@ impl Force {
         Self::of(&proxy.in_force, archive)
     }
 
+    pub(crate) fn knows(&self, service: &str) -> bool {
+        self.keys.contains(&service_key(service))
+    }
+
     /// Whether the policies at a place let a request through.
     pub(crate) fn allows(&self, on: &Place, question: &Question<'_>) -> bool {
         let matches = |rule: &crate::objects::Rule| rule.matches(question.identity, question.method, question.path);
@@ -99,7 +103,7 @@ impl Force {
     /// What a call of a Service meets at the side of the caller.
     pub(crate) fn outbound(&self, service: &str, path: &str) -> Outcome {
         let here = Place::Service(service.to_owned());
-        let is_known = self.keys.contains(&service_key(service));
+        let is_known = self.knows(service);
         let routed = is_known && self.routes.iter().any(|(_, route)| route.parent == here);
         match (is_known, routed) {
             (false, _) => Outcome::Refused,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use prost::Message;
 use serde_json::Value;
 use transept_control::plane::registry::{self, Entry, Name, Registry, name_of};
-use transept_control::plane::source::{Kinds, services};
+use transept_control::plane::source::Kinds;
 use transept_identity::SpiffeId;
 use transept_xds::mesh::{Answer, Beat};
 use transept_xds::messages::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
@@ -18,7 +18,7 @@ use transept_xds::source::Scope;
 use transept_xds::{Key, Resource, Session, Store, TypeUrl};
 
 use crate::leases::Leases;
-use crate::objects::{GATEWAY, Meaning, NAMESPACE, Spec, gateway_type, service_key};
+use crate::objects::{GATEWAY, Meaning, NAMESPACE, Spec, gateway_type, service_key, service_type};
 use crate::truth::{Archive, Op, Truth};
 
 const SWEEP: Duration = Duration::from_secs(1);
@@ -72,6 +72,8 @@ pub(crate) struct Plane {
     next_sweep: Duration,
     stale: bool,
     settings: Arc<Settings>,
+    /// What has happened.
+    pub(crate) saw: BTreeSet<&'static str>,
 }
 
 impl Plane {
@@ -92,6 +94,7 @@ impl Plane {
             next_sweep: SWEEP,
             stale: true,
             settings: Arc::new(settings),
+            saw: BTreeSet::new(),
         }
     }
 
@@ -125,13 +128,20 @@ impl Plane {
     }
 
     /// Puts what is known into the store of resources.
-    pub(crate) fn publish(&mut self, now: Duration, kinds: &Kinds, archive: &mut Archive) {
+    pub(crate) fn publish(&mut self, now: Duration, kinds: &Kinds, archive: &mut Archive) -> Result<(), String> {
         if !std::mem::take(&mut self.stale) {
-            return;
+            return Ok(());
         }
-        let bodies: Vec<Value> =
-            self.files.values().filter_map(|spec| serde_json::from_slice(spec.resource.payload()).ok()).collect();
-        let registered = self.registry.objects(&services(&bodies));
+        let services = self.files.keys().filter(|key| key.type_url == service_type());
+        let known = services.filter_map(|key| key.name.split_once('/'));
+        let known = known.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())).collect();
+        let registered = self.registry.objects(&known);
+        for (name, _) in self.registry.iter().filter(|(_, entry)| entry.lapsed) {
+            let takes = |object: &&Value| object["kind"] == "Workload" && object["metadata"]["name"] == *name.1;
+            if registered.iter().find(takes).is_none_or(|object| object["spec"]["health"] == "Healthy") {
+                return Err(format!("{name:?} is silent, and is published as well"));
+            }
+        }
         let mut next: BTreeMap<Key, Arc<Spec>> = registered
             .iter()
             .filter_map(|object| Some(archive.add(of_registration(object, kinds.resource(object)?))))
@@ -152,6 +162,7 @@ impl Plane {
         }
         self.published = next;
         self.seats.values_mut().for_each(|seat| seat.due = true);
+        Ok(())
     }
 
     pub(crate) fn accept(&mut self, link: u64, viewer: Option<Viewer>, who: SpiffeId, from: IpAddr) {
@@ -268,8 +279,15 @@ impl Plane {
             return Ok(());
         }
         self.next_sweep = self.clock + SWEEP;
+        let count = self.registry.iter().count();
         let changed = self.registry.sweep(self.clock);
         self.leases.swept(self.clock);
+        if self.registry.is_frozen() {
+            self.saw.insert("a freeze");
+        }
+        if !changed.is_empty() {
+            self.saw.insert(if self.registry.iter().count() < count { "a removal" } else { "a lapse" });
+        }
         self.save(changed);
         self.leases.agree(&self.registry).map_err(|why| format!("after a sweep at {:?} {why}", self.clock))
     }

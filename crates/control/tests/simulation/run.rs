@@ -1,7 +1,7 @@
 //! One run: a world, and the time that passes in it. What happens is chosen in `events`, what is asked in `calls`, what must hold in
 //! the end in `together`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::proxy::{Proxy, Role};
 use crate::truth::Truth;
 
 /// Events of a run before the trouble stops.
-const EVENTS: usize = 90;
+const EVENTS: usize = 50;
 /// How long a proxy may hold what its control plane does not publish any more, on a connection that lives.
 const BOUND: Duration = Duration::from_secs(60);
 /// How long it takes at most to put a configuration into force, and to write it to the disk.
@@ -53,9 +53,13 @@ pub(crate) struct Run {
     /// Whether responses are small; then much time may pass until everything is told.
     pub(crate) small: bool,
     next_link: u64,
+    /// Messages of discovery that were sent.
+    pub(crate) told: usize,
     /// Since when each member was not disturbed.
     steady: Vec<Duration>,
     pub(crate) trace: Vec<String>,
+    /// What has happened in it.
+    pub(crate) saw: BTreeSet<&'static str>,
 }
 
 impl Run {
@@ -85,8 +89,10 @@ impl Run {
             troubled: true,
             small,
             next_link: 0,
+            told: 0,
             steady: vec![Duration::ZERO; count],
             trace: Vec::new(),
+            saw: BTreeSet::new(),
         }
     }
 
@@ -97,7 +103,9 @@ impl Run {
             let pause = self.dice.within(Duration::from_millis(1500));
             self.advance(pause)?;
         }
-        self.calm()
+        self.calm()?;
+        self.sites.iter().for_each(|site| self.saw.extend(&site.plane.saw));
+        Ok(())
     }
 
     pub(crate) fn note(&mut self, what: impl Into<String>) {
@@ -196,7 +204,7 @@ impl Run {
     }
 
     fn drive_plane(&mut self, plane: usize) -> Result<(), String> {
-        let Run { dice, now, truth, sites, links, .. } = self;
+        let Run { dice, now, truth, sites, links, told, .. } = self;
         let control = &mut sites[plane].plane;
         for (id, link) in links.iter_mut().filter(|(_, link)| link.plane == plane) {
             while let Some(message) = link.up.take(Stream::Beats, *now) {
@@ -212,9 +220,10 @@ impl Run {
             }
         }
         control.sweep()?;
-        control.publish(*now, &truth.workshop.kinds, &mut truth.archive);
+        control.publish(*now, &truth.workshop.kinds, &mut truth.archive)?;
         for (id, link) in links.iter_mut().filter(|(_, link)| link.plane == plane) {
             for frame in control.poll(*id)? {
+                *told += 1;
                 link.send_down(dice, *now, Stream::Discovery, frame)?;
             }
         }
@@ -223,6 +232,10 @@ impl Run {
 
     fn drive_member(&mut self, index: usize) -> Result<(), String> {
         self.listen(index)?;
+        if self.members[index].ends_at.is_some_and(|at| at <= self.members[index].clock) {
+            self.end_member(index, Duration::from_secs(60));
+            return Ok(());
+        }
         let member = &mut self.members[index];
         let (clock, dial_at) = (member.clock, member.dial_at);
         let server = match &mut member.proxy {
@@ -242,10 +255,11 @@ impl Run {
             let beat = member.beat();
             self.send_beat(index, &beat)?;
         }
-        let Run { dice, now, members, links, .. } = self;
+        let Run { dice, now, members, links, told, .. } = self;
         let member = &mut members[index];
         if let (Some(proxy), Some(link)) = (&mut member.proxy, member.link.and_then(|id| links.get_mut(&id))) {
             while let Some(request) = proxy.client.next_request() {
+                *told += 1;
                 link.send_up(dice, *now, Stream::Discovery, request.encode_to_vec())?;
             }
         }
@@ -273,8 +287,9 @@ impl Run {
         if link.down.is_over(*now) {
             member.closed(dice);
         }
-        if ends {
-            self.end_member(index, Duration::from_secs(60));
+        if ends && member.ends_at.is_none() {
+            // What is under way at its program ends first.
+            member.ends_at = Some(member.clock + dice.within(Duration::from_secs(15)));
         }
         self.links.retain(|id, link| {
             let known = self.sites[link.plane].plane.seats.contains_key(id);

@@ -60,11 +60,21 @@ impl Run {
         for index in 0..self.members.len() {
             self.compare_decisions(index).map_err(|why| format!("member {index}: {why}"))?;
         }
+        // Nothing is said any more, except that an instance which nobody plays falls silent.
+        let (told, published) = (self.told, self.revisions());
+        self.advance(Duration::from_secs(15))?;
+        if self.told != told && self.revisions() == published {
+            return Err(format!("{} messages without a change", self.told - told));
+        }
         for _ in 0..4 {
             let caller = self.dice.below(self.members.len());
             self.call(caller)?;
         }
         Ok(())
+    }
+
+    fn revisions(&self) -> Vec<u64> {
+        self.sites.iter().map(|site| site.plane.store.revision()).collect()
     }
 
     fn is_together(&self) -> Result<(), String> {
@@ -109,7 +119,7 @@ impl Run {
     }
 
     /// The snapshot in force decides like one that is compiled at once from what should be held.
-    fn compare_decisions(&self, index: usize) -> Result<(), String> {
+    fn compare_decisions(&mut self, index: usize) -> Result<(), String> {
         let member = &self.members[index];
         let Some((proxy, link)) = member.proxy.as_ref().zip(member.link.and_then(|id| self.links.get(&id))) else {
             return Ok(());
@@ -119,6 +129,11 @@ impl Run {
         let world = load(parts.iter().map(|(key, payload)| (key, payload)), None)?;
         let fresh = compile_for(&proxy.role, &world, None, 1).install();
         let snapshot = proxy.snapshot.as_ref().ok_or("has nothing in force")?;
+        let older = |(key, _): &(Key, Bytes)| {
+            self.truth.live.get(key).is_some_and(|spec| spec.bad) && proxy.client.held(key).is_some()
+        };
+        self.saw.extend(parts.iter().find(|part| older(part)).map(|_| "somebody lives on with an older version"));
+        self.saw.extend(proxy.broken().keys().next().map(|_| "a policy that is kept though it cannot be used"));
         same_backends(snapshot, &fresh)?;
         for (method, url, identity) in probes(&proxy.role) {
             let decide = |snapshot: &Arc<Snapshot>| -> Result<String, String> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use transept_xds::{Key, Version};
 
 use crate::dice::Dice;
-use crate::objects::{GUARD, SERVICES, Spec, Workshop, access_type, key};
+use crate::objects::{GUARD, Manners, SERVICES, Spec, Workshop, access_type, key, service_type};
 
 #[derive(Clone)]
 pub(crate) enum Op {
@@ -19,6 +19,7 @@ pub(crate) struct Truth {
     pub(crate) ops: Vec<Op>,
     pub(crate) live: BTreeMap<Key, Arc<Spec>>,
     pub(crate) workshop: Workshop,
+    pub(crate) manners: Manners,
     pub(crate) archive: Archive,
 }
 
@@ -44,16 +45,27 @@ impl Archive {
 impl Truth {
     /// A beginning: some Services, a Gateway, and the guard, which never goes away.
     pub(crate) fn new(dice: &mut Dice) -> Self {
-        let mut truth =
-            Self { ops: Vec::new(), live: BTreeMap::new(), workshop: Workshop::new(), archive: Archive::default() };
+        let manners = if dice.chance(35) { Manners::Gentle } else { Manners::Wild };
+        let (workshop, archive) = (Workshop::new(), Archive::default());
+        let mut truth = Self { ops: Vec::new(), live: BTreeMap::new(), workshop, manners, archive };
         let guard = truth.workshop.guard(dice, false);
         truth.put(guard);
-        for _ in 0..SERVICES.len() {
-            let service = truth.workshop.service(dice, false);
-            truth.put(service);
+        for name in SERVICES {
+            if manners == Manners::Gentle || dice.chance(60) {
+                let service = truth.workshop.service(dice, name, false);
+                truth.put(service);
+            }
         }
-        let gateway = truth.workshop.gateway(dice, false);
-        truth.put(gateway);
+        for _ in 0..3 {
+            let shop = &truth.workshop;
+            let specs = [
+                shop.slice(dice, false),
+                shop.traffic(dice, false),
+                shop.route(dice, false),
+                shop.gateway(dice, false),
+            ];
+            specs.into_iter().for_each(|spec| truth.put(spec));
+        }
         truth
     }
 
@@ -71,19 +83,21 @@ impl Truth {
     /// Some change; says which.
     pub(crate) fn change(&mut self, dice: &mut Dice) -> String {
         let guard = key(&access_type(), GUARD);
-        let keys: Vec<Key> = self.live.keys().filter(|key| **key != guard).cloned().collect();
+        let gentle = self.manners == Manners::Gentle;
+        let stays = |key: &Key| *key == guard || gentle && key.type_url == service_type();
+        let keys: Vec<Key> = self.live.keys().filter(|key| !stays(key)).cloned().collect();
         match (dice.below(100), dice.any(&keys)) {
             (0..28, Some(key)) => {
                 self.remove(key.clone());
                 format!("{key} removed")
             }
             (28..36, _) => {
-                let bad = dice.chance(35);
+                let bad = !gentle && dice.chance(35);
                 let spec = self.workshop.guard(dice, bad);
                 self.put_said(spec)
             }
             _ => {
-                let spec = self.workshop.any(dice);
+                let spec = self.workshop.any(dice, self.manners);
                 self.put_said(spec)
             }
         }
