@@ -29,8 +29,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use run::Run;
 
-/// Seeds that are played unless somebody says how many.
-const SEEDS: u64 = 500;
+/// Seeds that are played unless somebody says how many. The gate plays thousands.
+const SEEDS: u64 = 400;
 /// So many seeds see everything in [`SIGHTS`]; if they do not, the runs have become too tame to show anything.
 const MANY: u64 = 300;
 /// What must happen in some run or other.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use transept_xds::Key;
 
@@ -56,7 +56,7 @@ impl Force {
         };
         let mut governed = BTreeSet::new();
         for (key, version) in &in_force.held {
-            let spec: &Arc<Spec> = archive.find(key, version)?;
+            let spec: &Rc<Spec> = archive.find(key, version)?;
             if spec.bad {
                 return Err(format!("{key} is in force although it is of a later version"));
             }

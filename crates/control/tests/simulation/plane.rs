@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
 use serde_json::Value;
+use transept_control::plane::members::Members;
 use transept_control::plane::registry::{self, Entry, Name, Registry, name_of};
 use transept_control::plane::source::Kinds;
 use transept_identity::SpiffeId;
@@ -58,14 +60,14 @@ pub(crate) struct Seat {
 pub(crate) struct Plane {
     pub(crate) clock: Duration,
     pub(crate) store: Store,
-    pub(crate) published: BTreeMap<Key, Arc<Spec>>,
+    pub(crate) published: BTreeMap<Key, Rc<Spec>>,
     /// Since when each key has been as it is now.
     pub(crate) since: BTreeMap<Key, Duration>,
     pub(crate) applied: usize,
     pub(crate) seats: BTreeMap<u64, Seat>,
     pub(crate) registry: Registry,
     pub(crate) refused: BTreeMap<Key, BTreeSet<u64>>,
-    files: BTreeMap<Key, Arc<Spec>>,
+    files: BTreeMap<Key, Rc<Spec>>,
     /// What survives its end.
     disk: BTreeMap<Name, Vec<u8>>,
     leases: Leases,
@@ -135,14 +137,15 @@ impl Plane {
         let services = self.files.keys().filter(|key| key.type_url == service_type());
         let known = services.filter_map(|key| key.name.split_once('/'));
         let known = known.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())).collect();
-        let registered = self.registry.objects(&known);
+        // No slice of the simulation has the address of an instance.
+        let registered = self.registry.objects(&known, &Members::default());
         for (name, _) in self.registry.iter().filter(|(_, entry)| entry.lapsed) {
             let takes = |object: &&Value| object["kind"] == "Workload" && object["metadata"]["name"] == *name.1;
             if registered.iter().find(takes).is_none_or(|object| object["spec"]["health"] == "Healthy") {
                 return Err(format!("{name:?} is silent, and is published as well"));
             }
         }
-        let mut next: BTreeMap<Key, Arc<Spec>> = registered
+        let mut next: BTreeMap<Key, Rc<Spec>> = registered
             .iter()
             .filter_map(|object| Some(archive.add(of_registration(object, kinds.resource(object)?))))
             .map(|spec| (spec.key.clone(), spec))
@@ -236,7 +239,7 @@ impl Plane {
             let rightful =
                 *seat.who.path() == *format!("/ns/{}/sa/{}", workload.namespace, workload.services.join(","));
             let done = registry::check_place(&workload, seat.from);
-            let done = done.and_then(|()| self.registry.register(workload, &seat.who, &beat.nonce, now));
+            let done = done.and_then(|origin| self.registry.register(workload, &seat.who, &beat.nonce, origin, now));
             if rightful {
                 self.leases.registered(&name, &beat.nonce, done.is_ok(), now)?;
             } else if done.is_ok() {

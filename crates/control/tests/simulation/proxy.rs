@@ -342,6 +342,8 @@ pub(crate) fn compile_for(role: &Role, world: &World, previous: Option<&Snapshot
         outbound: outbound.collect(),
         http_proxy,
         captured: None,
+        plaintext: None,
+        awake: None,
     };
     compile_station(world, &attached, &station, previous, generation)
 }

@@ -4,6 +4,7 @@
 //! given all of it at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -201,8 +202,8 @@ fn sees_too(proxy: &Proxy, key: &Key) -> bool {
 fn wanted<'p>(
     proxy: &Proxy,
     viewer: Viewer,
-    published: &'p BTreeMap<Key, Arc<Spec>>,
-) -> BTreeMap<&'p Key, &'p Arc<Spec>> {
+    published: &'p BTreeMap<Key, Rc<Spec>>,
+) -> BTreeMap<&'p Key, &'p Rc<Spec>> {
     let mut reached: BTreeSet<Key> = proxy.names().into_iter().flatten().collect();
     loop {
         let before = reached.len();

@@ -1,7 +1,7 @@
 //! What the files say: a log of changes, which both control planes follow at their own pace, and everything that was ever said.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use transept_xds::{Key, Version};
 
@@ -10,14 +10,14 @@ use crate::objects::{GUARD, Manners, SERVICES, Spec, Workshop, access_type, key,
 
 #[derive(Clone)]
 pub(crate) enum Op {
-    Put(Arc<Spec>),
+    Put(Rc<Spec>),
     Remove(Key),
 }
 
 /// The log of the files, and what it amounts to.
 pub(crate) struct Truth {
     pub(crate) ops: Vec<Op>,
-    pub(crate) live: BTreeMap<Key, Arc<Spec>>,
+    pub(crate) live: BTreeMap<Key, Rc<Spec>>,
     pub(crate) workshop: Workshop,
     pub(crate) manners: Manners,
     pub(crate) archive: Archive,
@@ -25,19 +25,19 @@ pub(crate) struct Truth {
 
 /// Every version of every object that a control plane has published, from files and registrations.
 #[derive(Default)]
-pub(crate) struct Archive(HashMap<(Key, String), Arc<Spec>>);
+pub(crate) struct Archive(HashMap<(Key, String), Rc<Spec>>);
 
 impl Archive {
-    pub(crate) fn add(&mut self, spec: Spec) -> Arc<Spec> {
-        self.0.entry((spec.key.clone(), spec.version.clone())).or_insert_with(|| Arc::new(spec)).clone()
+    pub(crate) fn add(&mut self, spec: Spec) -> Rc<Spec> {
+        self.0.entry((spec.key.clone(), spec.version.clone())).or_insert_with(|| Rc::new(spec)).clone()
     }
 
-    pub(crate) fn find(&self, key: &Key, version: &str) -> Result<&Arc<Spec>, String> {
+    pub(crate) fn find(&self, key: &Key, version: &str) -> Result<&Rc<Spec>, String> {
         let found = self.0.get(&(key.clone(), version.to_owned()));
         found.ok_or_else(|| format!("{key} is held in version {version}, which nobody ever published"))
     }
 
-    pub(crate) fn of_payload(&self, key: &Key, payload: &[u8]) -> Result<&Arc<Spec>, String> {
+    pub(crate) fn of_payload(&self, key: &Key, payload: &[u8]) -> Result<&Rc<Spec>, String> {
         self.find(key, &Version::of(payload, None).to_string())
     }
 }
