@@ -222,7 +222,9 @@ impl Run {
         call: &Call<'_>,
     ) -> Result<Option<Chosen>, String> {
         let Some(proxy) = self.members[caller].proxy.as_mut() else { return Ok(None) };
-        let ejected = proxy.turns.ejected(backend);
+        // Without rules about it nobody is ejected any more; the memory finds out with this choice.
+        let ruled = backend.traffic.as_ref().is_some_and(|traffic| traffic.outliers.is_some());
+        let ejected = if ruled { proxy.turns.ejected(backend) } else { Vec::new() };
         let set = backend.endpoints.load_full();
         let health = backend
             .traffic
