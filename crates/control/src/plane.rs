@@ -1,7 +1,8 @@
 //! The control plane of a mesh: registrations, certificates and configuration for proxies on other machines.
 //!
-//! Started by the application (`transept control`). The pieces: `registry` knows which instances live, `store` keeps what must not
-//! be lost, `ca` signs, `source` turns files into resources, `seen` folds what proxies report, `core` joins them, `serve` speaks to proxies and `admin` to people.
+//! Started by the application (`transept control`, `transept run --mesh`). The pieces: `registry` knows which instances live, `store` keeps
+//! what must not be lost, `ca` signs, `source` turns files into resources, `seen` folds what proxies report, `core` joins them, `serve`
+//! speaks to proxies and `admin` to people.
 
 pub mod admin;
 pub mod ca;

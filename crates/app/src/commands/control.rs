@@ -113,7 +113,8 @@ fn parse_trust_domain(text: &str) -> Result<TrustDomain, String> {
     TrustDomain::new(text).map_err(|error| error.to_string())
 }
 
-fn parse_life(text: &str) -> Result<Duration, String> {
+/// How long a certificate may live.
+pub(super) fn parse_life(text: &str) -> Result<Duration, String> {
     let life = duration::parse(text)?;
     if life < Duration::from_secs(1) || life > MAX_LEAF_LIFE {
         return Err(format!(

@@ -5,6 +5,7 @@ mod access;
 mod alone;
 mod crowd;
 mod demand;
+mod embedded;
 mod examples;
 mod gateway;
 mod life;

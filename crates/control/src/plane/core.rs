@@ -4,6 +4,7 @@
 //! before it is on the disk. What changed is put into the store of resources soon after, many changes at once, and never while
 //! a proxy waits for its answer.
 
+mod resident;
 mod roots;
 mod show;
 mod sight;
@@ -36,8 +37,11 @@ use super::registry::{self, Name, Registry, name_of};
 use super::seen::Seen;
 use super::source::{self, Kinds};
 use super::store::{Store, StoreError, Write};
+use crate::follow::Trigger;
 use crate::outside::Shelf;
 use crate::sources::Reading;
+
+pub(crate) use resident::Known;
 
 /// The file of the store.
 const STATE: &str = "state.redb";
@@ -112,6 +116,12 @@ struct Inner {
     registry: Registry,
     /// Registrations that changed since they were stored last.
     unsaved: BTreeSet<Name>,
+    /// Counts the changes of the registrations.
+    registrations: u64,
+    /// Who is told of them, when a gateway lives in this process.
+    follower: Option<Trigger>,
+    /// The identity of that gateway.
+    resident: Option<Arc<LiveSvid>>,
     tokens: Tokens,
     rotation: Rotation,
     files: Files,
@@ -206,7 +216,7 @@ impl Plane {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let now = now();
         let ca = Ca::open(directory, &setup.trust_domain, setup.leaf_life, provider, now).map_err(StartError::Ca)?;
-        let rotation = match state.rotation {
+        let mut rotation = match state.rotation {
             Some(rotation) => rotation,
             None if ca.authorities().len() > 1 => {
                 let why =
@@ -219,12 +229,17 @@ impl Plane {
                 rotation
             }
         };
+        // Who lived in the process that had the state before has ended with it.
+        rotation.note_ended(resident::RESIDENT);
         ca.settle(rotation.signer(), &rotation.trusted()).map_err(StartError::Ca)?;
         let own = ca.own_svid(now).map_err(StartError::Own)?;
         let bundle = ca.bundle(&rotation.trusted(), rotation.sequence()).map_err(StartError::Own)?;
         let inner = Inner {
             registry: Registry::restore(state.entries, Duration::ZERO),
             unsaved: BTreeSet::new(),
+            registrations: 0,
+            follower: None,
+            resident: None,
             tokens: state.tokens,
             rotation,
             files: Files::default(),
@@ -496,6 +511,10 @@ impl Plane {
             inner.unsaved.iter().map(|name| Write::Workload(name, inner.registry.entry(name))).collect();
         self.store(&changed)?;
         inner.unsaved.clear();
+        inner.registrations += 1;
+        if let Some(follower) = &inner.follower {
+            follower.registrations_changed();
+        }
         self.stale.notify_one();
         Ok(())
     }
@@ -514,6 +533,9 @@ impl Plane {
         }
         // A failure is in the log, and the next sweep tries again.
         let _ = self.save(&mut inner).and_then(|()| self.turn(&mut inner));
+        if let Err(error) = self.tend_resident(&mut inner) {
+            tracing::error!(%error, "the certificate of the gateway in this process cannot be looked after");
+        }
     }
 
     fn renew_own(&self) {
