@@ -165,23 +165,28 @@ impl Follower {
             // What changed between the first load and the first watch was reported to nobody.
             self.load_if_changed();
         }
+        let mut looked = Instant::now();
         while !self.feed.is_closed() {
             let poll = match self.watch {
                 Some(_) => POLL,
                 None => POLL_UNWATCHED,
             };
-            let wait = match self.settle.due() {
-                Some(due) => due.saturating_duration_since(Instant::now()),
-                None => poll,
-            };
-            match nudges.recv_timeout(wait) {
+            let due = self.settle.due().unwrap_or(looked + poll);
+            let now = Instant::now();
+            if due <= now {
+                // First: registrations that come all the time must not keep files from being looked at.
+                looked = now;
+                self.load_if_changed();
+                continue;
+            }
+            match nudges.recv_timeout(due - now) {
                 Ok(Nudge::Event(event)) => self.note(&event),
                 Ok(Nudge::Reload) => {
                     let reading = self.sources.read();
                     self.load(reading);
                 }
                 Ok(Nudge::Registrations) => self.load_registrations(),
-                Err(RecvTimeoutError::Timeout) => self.load_if_changed(),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }

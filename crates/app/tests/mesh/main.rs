@@ -3,6 +3,7 @@
 
 mod access;
 mod alone;
+mod compose;
 mod crowd;
 mod demand;
 mod embedded;
