@@ -61,6 +61,17 @@ impl Demo {
         lines.filter(is_ours).collect()
     }
 
+    /// Retries between the gateway and the catalogue, as the graph has them.
+    async fn retries(&self) -> u64 {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_transept"));
+        let asked = command.args(["mesh", "graph", "--json", "--state"]).arg(self.directory.join("mesh")).output();
+        let shown = soon(asked).await.expect("it starts").stdout;
+        let graph: Value = serde_json::from_slice(&shown).expect("JSON");
+        let edges = graph["edges"].as_array().cloned().unwrap_or_default();
+        let ours = |edge: &&Value| edge["source"] == "default/shop" && edge["destination"] == "default/catalog";
+        edges.iter().find(ours).and_then(|edge| edge["retries"].as_u64()).unwrap_or(0)
+    }
+
     /// Waits until no process of it is left.
     async fn is_gone(&self) {
         let mut pace = tokio::time::interval(PACE);
@@ -125,6 +136,14 @@ async fn a_service_that_breaks_costs_no_request_and_comes_back() {
     let metrics = demo.running.metrics().await.expect("metrics");
     let retried = metrics.lines().filter(|line| line.starts_with("transept_retries_total"));
     assert!(retried.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() > 0.0, "{metrics}");
+    // The graph knows whose calls these were.
+    let mut pace = tokio::time::interval(PACE);
+    soon(async {
+        while demo.retries().await == 0 {
+            pace.tick().await;
+        }
+    })
+    .await;
     assert_eq!(send(program, "POST", "/mend").await.status, 200);
     soon(settled("serving serving")).await;
 

@@ -16,4 +16,4 @@ pub mod store;
 pub use admin::{Admin, Question, TapFilter, Tapping, ask};
 pub use core::{Plane, Setup, StartError};
 pub use seen::Verdict;
-pub use serve::serve;
+pub use serve::{Reporting, serve};

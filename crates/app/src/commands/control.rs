@@ -126,7 +126,8 @@ pub(super) fn parse_life(text: &str) -> Result<Duration, String> {
     Ok(life)
 }
 
-fn parse_report_interval(text: &str) -> Result<Duration, String> {
+/// How often proxies may report.
+pub(super) fn parse_report_interval(text: &str) -> Result<Duration, String> {
     let interval = duration::parse(text)?;
     if interval < Duration::from_millis(100) || interval > Duration::from_secs(20) {
         return Err("proxies report at least every 20s, and at most every 100ms; 5s is usual".to_owned());

@@ -12,7 +12,7 @@ use transept_identity::WorkloadName;
 use transept_model::SourceText;
 
 use super::Exit;
-use super::control::{StateArgs, parse_life};
+use super::control::{StateArgs, parse_life, parse_report_interval};
 use crate::gateway::{self, MeshPlan, ServeArgs};
 use crate::report::{self, Severity};
 use crate::{console, logging};
@@ -49,7 +49,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(group = ArgGroup::new("only with a mesh")
-    .args(["mesh_listen", "mesh_identity", "leaf_life", "state", "trust_domain"])
+    .args(["mesh_listen", "mesh_identity", "leaf_life", "report_interval", "state", "trust_domain"])
     .multiple(true)
     .requires("mesh"))]
 struct MeshArgs {
@@ -69,6 +69,16 @@ struct MeshArgs {
     /// How long certificates of the mesh live; they are renewed at half of that
     #[arg(long, env = "TRANSEPT_LEAF_LIFE", value_name = "DURATION", default_value = "24h", value_parser = parse_life)]
     leaf_life: Duration,
+
+    /// How often proxies report what they see, between 100ms and 20s; verdicts on services are made of two reports each
+    #[arg(
+        long,
+        env = "TRANSEPT_REPORT_INTERVAL",
+        value_name = "DURATION",
+        default_value = "5s",
+        value_parser = parse_report_interval
+    )]
+    report_interval: Duration,
 
     #[command(flatten)]
     state: StateArgs,
@@ -95,6 +105,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         directory: args.mesh.state.directory(),
         setup: args.mesh.state.setup(args.mesh.leaf_life),
         identity: args.mesh.mesh_identity,
+        report_interval: args.mesh.report_interval,
     };
     gateway::serve_with_mesh(sources, &plan, &args.serve, |_| {})
 }

@@ -13,9 +13,11 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use transept_control::plane::{self, Plane, Setup};
+use tokio::time::MissedTickBehavior;
+use transept_control::plane::{self, Plane, Reporting, Setup};
 use transept_control::{Loader, Sources, follow_joined};
 use transept_identity::{LiveSvid, WorkloadName};
+use transept_proxy::feed::Teller;
 use transept_proxy::{Mesh, Options, Proxy};
 
 use super::{Gateway, ServeArgs, begun};
@@ -24,6 +26,8 @@ use crate::console;
 
 /// Namespace and name of the Gateway that stands for files without one.
 const UNNAMED: (&str, &str) = ("default", "default");
+/// What the gateway calls itself among those that report.
+const NAME: &str = "gateway";
 
 /// How the control plane in a gateway is set up.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub(crate) struct MeshPlan {
     pub(crate) setup: Setup,
     /// Whose identity the gateway has; none is that of the first Gateway in the files.
     pub(crate) identity: Option<WorkloadName>,
+    /// How often proxies report what they see.
+    pub(crate) report_interval: Duration,
 }
 
 /// What is open when traffic is taken.
@@ -59,6 +65,7 @@ pub(crate) fn serve_with_mesh(
     opened: impl FnOnce(Opened),
 ) -> Result<Exit> {
     let plane = Plane::open(&plan.directory, plan.setup.clone())?;
+    plane.report_every(plan.report_interval);
     let format = args.log.log.settle();
     let loader = Loader::for_serving().in_zone(args.zone());
     let Some((trigger, feed)) = begun(follow_joined(sources, loader, plane.clone()), format)? else {
@@ -77,6 +84,7 @@ pub(crate) fn serve_with_mesh(
         root = %plane.ca().root(),
         "control plane ready; the gateway is a member of its mesh"
     );
+    control.spawn(report(Reporting::begin(&plane, svid.load().id()), Teller::new(proxy.sight(), NAME)));
     let member = describe(plane.clone(), svid, address);
     let gateway =
         Gateway { proxy, feed, trigger: Some(trigger), args, format, member: Some(Box::new(member)), refusals: 0 };
@@ -112,6 +120,17 @@ async fn open(plan: &MeshPlan, plane: &Arc<Plane>) -> Result<SocketAddr> {
     });
     console::tell(&format!("control plane listening on {address}"));
     Ok(address)
+}
+
+/// Has the plane hear what the gateway sees, until the gateway ends.
+async fn report(mut reporting: Reporting, mut teller: Teller) {
+    let mut pace = tokio::time::interval(reporting.interval());
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        pace.tick().await;
+        let Some(report) = teller.tell().await else { return };
+        reporting.take(&report);
+    }
 }
 
 fn shut_down(control: Runtime) {

@@ -42,6 +42,8 @@ const PACE: Duration = Duration::from_millis(200);
 /// Pause between two looks whether everybody is there, and how long that may take.
 const GLANCE: Duration = Duration::from_millis(50);
 const OPENING: Duration = Duration::from_secs(60);
+/// Verdicts on services come soon: who looks around does not wait.
+const REPORTS: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -91,6 +93,7 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
         directory: directory.0.join("mesh"),
         setup: Setup { trust_domain: TrustDomain::new("transept.local")?, leaf_life: LEAF_LIFE },
         identity: None,
+        report_interval: REPORTS,
     };
     let shop = Shop {
         gateway: (Ipv4Addr::LOCALHOST, port).into(),
@@ -164,6 +167,8 @@ impl Shop {
   curl -i http://{gateway}/catalog -X DELETE            403: the catalogue may only be read
   transept explain GET http://{gateway}/old -f {file}
   transept mesh status --state {state}
+  transept mesh graph --state {state}            who calls whom; with --watch, again and again
+  transept mesh tap catalog --state {state}      its requests, live
   transept certs --state {state}
 "
         );

@@ -52,7 +52,7 @@ impl Plane {
 
     /// The first Gateway of the files, by namespace and name.
     pub fn first_gateway(&self) -> Option<Name> {
-        self.lock().files.visible.gateways.keys().next().cloned()
+        self.lock().files.visible.0.gateways.keys().next().cloned()
     }
 
     /// How many proxies are connected, and how many workloads are registered.
