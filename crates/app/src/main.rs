@@ -52,6 +52,8 @@ enum Command {
     Explain(commands::explain::Args),
     Status(commands::status::Args),
     Demo(commands::demo::Args),
+    #[command(hide = true)]
+    DemoPart(commands::demo::part::Args),
     Schema(commands::schema::Args),
     Control(commands::control::Args),
     Token(commands::token::Args),
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => commands::explain::run(args),
         Command::Status(args) => commands::status::run(args),
         Command::Demo(args) => commands::demo::run(args),
+        Command::DemoPart(args) => commands::demo::part::run(args),
         Command::Schema(args) => commands::schema::run(&args),
         Command::Control(args) => commands::control::run(args),
         Command::Token(args) => commands::token::run(args),

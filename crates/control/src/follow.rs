@@ -12,7 +12,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use crate::joined::Joined;
 use crate::load::{Loaded, Loader, Outcome, Refused};
+use crate::plane::Plane;
 use crate::settle::{PAIR, QUIET, Settle};
 use crate::sources::{Reading, Sources};
 use crate::trace::Interest;
@@ -61,6 +63,11 @@ impl Trigger {
         // The follower has ended: the process is about to end too.
         let _ = self.0.send(Nudge::Reload);
     }
+
+    /// Says that there are other registrations than before.
+    pub(crate) fn registrations_changed(&self) {
+        let _ = self.0.send(Nudge::Registrations);
+    }
 }
 
 /// Why the follower wakes up.
@@ -68,17 +75,39 @@ impl Trigger {
 enum Nudge {
     Event(notify::Event),
     Reload,
+    Registrations,
 }
 
 /// Loads the sources and follows them from then on. Dropping every receiver of the feed ends the follower.
 ///
 /// # Errors
 /// The first load is refused, or no thread can be started.
-pub fn follow(sources: Sources, mut loader: Loader) -> Result<(Trigger, watch::Receiver<Arc<Update>>), StartError> {
+pub fn follow(sources: Sources, loader: Loader) -> Result<(Trigger, watch::Receiver<Arc<Update>>), StartError> {
+    begin(sources, loader, None)
+}
+
+/// The same for a gateway in the process of a control plane: what registers there is loaded beside the files, and the plane is
+/// given the files that are in force.
+///
+/// # Errors
+/// As for [`follow`].
+pub fn follow_joined(
+    sources: Sources,
+    loader: Loader,
+    plane: Arc<Plane>,
+) -> Result<(Trigger, watch::Receiver<Arc<Update>>), StartError> {
+    begin(sources, loader, Some(Joined::new(plane)))
+}
+
+fn begin(
+    sources: Sources,
+    mut loader: Loader,
+    mut joined: Option<Joined>,
+) -> Result<(Trigger, watch::Receiver<Arc<Update>>), StartError> {
     let started = Instant::now();
     let reading = sources.read();
     let digest = reading.digest;
-    let loaded = match loader.load(reading) {
+    let loaded = match load(&mut loader, &mut joined, reading) {
         Outcome::Loaded(loaded) => loaded,
         Outcome::Refused(refused) => return Err(StartError::Refused(refused)),
     };
@@ -87,9 +116,13 @@ pub fn follow(sources: Sources, mut loader: Loader) -> Result<(Trigger, watch::R
         Update { loaded, refused: None, at: now, loaded_at: now, took: started.elapsed(), succeeded: 1, failed: 0 };
     let (feed, receiver) = watch::channel(Arc::new(update));
     let (nudge, nudges) = mpsc::channel();
+    if let Some(joined) = &joined {
+        joined.plane().tell(Trigger(nudge.clone()));
+    }
     let follower = Follower {
         sources,
         loader,
+        joined,
         digest,
         feed,
         interest: Interest::default(),
@@ -108,6 +141,7 @@ pub fn follow(sources: Sources, mut loader: Loader) -> Result<(Trigger, watch::R
 struct Follower {
     sources: Sources,
     loader: Loader,
+    joined: Option<Joined>,
     digest: u64,
     feed: watch::Sender<Arc<Update>>,
     interest: Interest,
@@ -131,22 +165,28 @@ impl Follower {
             // What changed between the first load and the first watch was reported to nobody.
             self.load_if_changed();
         }
+        let mut looked = Instant::now();
         while !self.feed.is_closed() {
             let poll = match self.watch {
                 Some(_) => POLL,
                 None => POLL_UNWATCHED,
             };
-            let wait = match self.settle.due() {
-                Some(due) => due.saturating_duration_since(Instant::now()),
-                None => poll,
-            };
-            match nudges.recv_timeout(wait) {
+            let due = self.settle.due().unwrap_or(looked + poll);
+            let now = Instant::now();
+            if due <= now {
+                // First: registrations that come all the time must not keep files from being looked at.
+                looked = now;
+                self.load_if_changed();
+                continue;
+            }
+            match nudges.recv_timeout(due - now) {
                 Ok(Nudge::Event(event)) => self.note(&event),
                 Ok(Nudge::Reload) => {
                     let reading = self.sources.read();
                     self.load(reading);
                 }
-                Err(RecvTimeoutError::Timeout) => self.load_if_changed(),
+                Ok(Nudge::Registrations) => self.load_registrations(),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -186,7 +226,7 @@ impl Follower {
         let started = Instant::now();
         self.settle.clear();
         self.digest = reading.digest;
-        let outcome = self.loader.load(reading);
+        let outcome = load(&mut self.loader, &mut self.joined, reading);
         self.watch_sources();
         let now = SystemTime::now();
         let mut update = Update::clone(&self.feed.borrow());
@@ -207,6 +247,29 @@ impl Follower {
         self.feed.send_replace(Arc::new(update));
     }
 
+    /// Loads the files that are in force again, with the registrations of now. What the latest attempt to load files came to stays
+    /// as it is: a mistake in a file holds up no registration, and no registration hides a mistake.
+    fn load_registrations(&mut self) {
+        let started = Instant::now();
+        let Some(joined) = &mut self.joined else { return };
+        let Some(reading) = joined.news() else { return };
+        let mut update = Update::clone(&self.feed.borrow());
+        match self.loader.load(reading) {
+            Outcome::Loaded(loaded) => {
+                update.loaded = loaded;
+                update.loaded_at = SystemTime::now();
+                update.took = started.elapsed();
+                update.succeeded += 1;
+                self.feed.send_replace(Arc::new(update));
+            }
+            Outcome::Refused(refused) => {
+                for invalid in &refused.invalid {
+                    tracing::error!(at = %invalid.at, why = %invalid.why, "registrations do not fit the files; what was there before stays in force");
+                }
+            }
+        }
+    }
+
     /// Watches what the sources are made of now.
     fn watch_sources(&mut self) {
         let Some(watch) = &mut self.watch else { return };
@@ -220,4 +283,15 @@ impl Follower {
         self.interest = interest;
         self.beside = beside;
     }
+}
+
+/// Loads what was read, with the registrations of a plane in the same process, which then hears of it.
+fn load(loader: &mut Loader, joined: &mut Option<Joined>, mut reading: Reading) -> Outcome {
+    let Some(joined) = joined else { return loader.load(reading) };
+    let draft = joined.draft(&mut reading);
+    let outcome = loader.load(reading);
+    if let Outcome::Loaded(_) = outcome {
+        joined.hold(draft);
+    }
+    outcome
 }

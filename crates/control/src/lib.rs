@@ -5,6 +5,7 @@
 //! the place of one that works.
 
 mod follow;
+mod joined;
 mod load;
 mod outside;
 pub mod plane;
@@ -13,6 +14,6 @@ mod sources;
 mod trace;
 mod watch;
 
-pub use follow::{StartError, Trigger, Update, follow};
+pub use follow::{StartError, Trigger, Update, follow, follow_joined};
 pub use load::{Loaded, Loader, Outcome, Refused};
 pub use sources::{Reading, Sources};

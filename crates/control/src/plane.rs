@@ -1,8 +1,8 @@
 //! The control plane of a mesh: registrations, certificates and configuration for proxies on other machines.
 //!
-//! Started by the application (`transept control`). The pieces: `registry` knows which instances live, `store` keeps what must not
-//! be lost, `ca` signs, `source` turns files into resources, `members` knows whom they make an instance of what, `seen` folds what
-//! proxies report, `core` joins them, `serve` speaks to proxies, `api` to programs without one and `admin` to people.
+//! Started by the application (`transept control`, `transept run --mesh`). The pieces: `registry` knows which instances live, `store` keeps
+//! what must not be lost, `ca` signs, `source` turns files into resources, `members` knows whom they make an instance of what, `seen`
+//! folds what proxies report, `core` joins them, `serve` speaks to proxies, `api` to programs without one and `admin` to people.
 
 pub mod admin;
 pub mod api;
@@ -20,4 +20,4 @@ pub use admin::{Admin, Question, TapFilter, Tapping, ask};
 pub use api::{Api, ApiError, TlsFiles};
 pub use core::{Plane, Setup, StartError};
 pub use seen::Verdict;
-pub use serve::serve;
+pub use serve::{Reporting, serve};

@@ -10,6 +10,7 @@ mod contact;
 mod disk;
 mod member;
 mod objects;
+mod teller;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,6 +24,7 @@ use transept_xds::mesh::Workload;
 
 pub use contact::Unreached;
 use member::{Command, Member};
+pub use teller::Teller;
 
 use crate::mesh::Mesh;
 use crate::sight::Sight;

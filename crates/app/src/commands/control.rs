@@ -144,7 +144,8 @@ fn parse_trust_domain(text: &str) -> Result<TrustDomain, String> {
     TrustDomain::new(text).map_err(|error| error.to_string())
 }
 
-fn parse_life(text: &str) -> Result<Duration, String> {
+/// How long a certificate may live.
+pub(super) fn parse_life(text: &str) -> Result<Duration, String> {
     let life = duration::parse(text)?;
     if life < Duration::from_secs(1) || life > MAX_LEAF_LIFE {
         return Err(format!(
@@ -156,7 +157,8 @@ fn parse_life(text: &str) -> Result<Duration, String> {
     Ok(life)
 }
 
-fn parse_report_interval(text: &str) -> Result<Duration, String> {
+/// How often proxies may report.
+pub(super) fn parse_report_interval(text: &str) -> Result<Duration, String> {
     let interval = duration::parse(text)?;
     if interval < Duration::from_millis(100) || interval > Duration::from_secs(20) {
         return Err("proxies report at least every 20s, and at most every 100ms; 5s is usual".to_owned());

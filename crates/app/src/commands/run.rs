@@ -1,14 +1,19 @@
-//! `transept run FILE...`: the gateway from files, reloaded when they change.
+//! `transept run FILE...`: the gateway from files, reloaded when they change; with `--mesh`, the control plane of a mesh as well.
 
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use clap::ArgGroup;
 use transept_control::Sources;
+use transept_identity::WorkloadName;
 use transept_model::SourceText;
 
 use super::Exit;
-use crate::gateway::{self, ServeArgs};
+use super::control::{StateArgs, parse_life, parse_report_interval};
+use crate::gateway::{self, MeshPlan, ServeArgs};
 use crate::report::{self, Severity};
 use crate::{console, logging};
 
@@ -18,6 +23,7 @@ Examples:
   transept run /etc/transept --log json --access-log /var/log/transept/access.log
   transept run shop.yaml --resolver 10.0.0.2 --resolver 10.0.0.3
   generate | transept run - --admin off
+  transept run shop.yaml --mesh                       the control plane as well: `transept token`, `certs` and `mesh` work on it
 
 Files are watched and reloaded when they change, and on SIGHUP; a wrong file keeps the running configuration.
 SIGTERM and SIGINT drain and exit 0; a second one exits at once. SIGUSR1 opens log files again.
@@ -33,7 +39,56 @@ pub(crate) struct Args {
     files: Vec<PathBuf>,
 
     #[command(flatten)]
+    mesh: MeshArgs,
+
+    #[command(flatten)]
     serve: ServeArgs,
+}
+
+/// Flags of the control plane in the same process.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+#[command(group = ArgGroup::new("only with a mesh")
+    .args(["mesh_listen", "mesh_identity", "leaf_life", "report_interval", "state", "trust_domain"])
+    .multiple(true)
+    .requires("mesh"))]
+struct MeshArgs {
+    /// Be the control plane of a mesh as well, whose workloads the gateway calls through tunnels with mutual TLS
+    #[arg(long, env = "TRANSEPT_MESH")]
+    mesh: bool,
+
+    /// Address and port for sidecars; everything on it is TLS, and needs a certificate or a join token
+    #[arg(long, env = "TRANSEPT_MESH_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:9909")]
+    mesh_listen: SocketAddr,
+
+    /// Identity of the gateway in the mesh, for policies to name [default: that of the first Gateway of the files by namespace
+    /// and name; default/default when there is none]
+    #[arg(long, env = "TRANSEPT_MESH_IDENTITY", value_name = "NAMESPACE/NAME", value_parser = parse_identity)]
+    mesh_identity: Option<WorkloadName>,
+
+    /// How long certificates of the mesh live; they are renewed at half of that
+    #[arg(long, env = "TRANSEPT_LEAF_LIFE", value_name = "DURATION", default_value = "24h", value_parser = parse_life)]
+    leaf_life: Duration,
+
+    /// How often proxies report what they see, between 100ms and 20s; verdicts on services are made of two reports each
+    #[arg(
+        long,
+        env = "TRANSEPT_REPORT_INTERVAL",
+        value_name = "DURATION",
+        default_value = "5s",
+        value_parser = parse_report_interval
+    )]
+    report_interval: Duration,
+
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+fn parse_identity(text: &str) -> Result<WorkloadName, String> {
+    let (namespace, name) = text
+        .split_once('/')
+        .ok_or_else(|| format!("`{text}` is not a namespace and a name, such as default/gateway"))?;
+    WorkloadName::new(namespace, name).map_err(|error| error.to_string())
 }
 
 /// Serves until a signal ends it.
@@ -42,7 +97,17 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     let Some(sources) = collect(&args.files)? else {
         return Ok(Exit::Findings);
     };
-    gateway::serve(sources, &args.serve, |_| {})
+    if !args.mesh.mesh {
+        return gateway::serve(sources, &args.serve, |_| {});
+    }
+    let plan = MeshPlan {
+        listen: args.mesh.mesh_listen,
+        directory: args.mesh.state.directory(),
+        setup: args.mesh.state.setup(args.mesh.leaf_life),
+        identity: args.mesh.mesh_identity,
+        report_interval: args.mesh.report_interval,
+    };
+    gateway::serve_with_mesh(sources, &plan, &args.serve, |_| {})
 }
 
 /// Turns the files of a command line into sources; `None` when one of them cannot be read even once, which is told.
@@ -59,4 +124,33 @@ pub(super) fn collect(files: &[PathBuf]) -> Result<Option<Sources>> {
         }
     }
     Ok(Some(sources))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn flags_of_the_mesh_are_refused_without_it() {
+        let parse = |line: &str| Line::try_parse_from(line.split_whitespace());
+        assert!(parse("run a.yaml").is_ok_and(|line| !line.args.mesh.mesh));
+        assert!(parse("run a.yaml --mesh --state s --trust-domain a.test --mesh-listen 127.0.0.1:0").is_ok());
+        for flag in
+            ["--state s", "--trust-domain a.test", "--mesh-listen 127.0.0.1:0", "--mesh-identity a/b", "--leaf-life 1h"]
+        {
+            assert!(
+                parse(&format!("run a.yaml {flag}")).is_err_and(|why| why.to_string().contains("--mesh")),
+                "{flag}"
+            );
+        }
+        assert!(parse_identity("gateway").is_err_and(|why| why.contains("default/gateway")));
+    }
 }

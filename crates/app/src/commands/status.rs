@@ -157,6 +157,14 @@ fn render_backend(backend: &Value) -> Vec<String> {
 fn render_member(member: &Value) -> String {
     let Some(identity) = member["identity"].as_str() else { return String::new() };
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let ends = text(&member["certificateEnds"]);
+    if let Some(at) = member["control"]["address"].as_str() {
+        let (proxies, workloads) = (&member["control"]["proxies"], &member["control"]["workloads"]);
+        return format!(
+            "{identity}, certificate until {ends}\ncontrol plane in this process, on {at}: sidecars connected {proxies}, workloads \
+             registered {workloads}\n"
+        );
+    }
     let control = match (member["connected"].as_bool(), member["failure"].as_str()) {
         (Some(true), _) => format!("{GREEN}connected{PLAIN}"),
         (_, Some(why)) => format!("{YELLOW}away{PLAIN} ({why}); what it said last is in force"),
@@ -168,7 +176,6 @@ fn render_member(member: &Value) -> String {
         (Some(_), _, Some(why)) => format!("{RED}not registered{PLAIN}: {why}"),
         (Some(_), _, None) => "not registered yet".to_owned(),
     };
-    let ends = text(&member["certificateEnds"]);
     format!("{identity}, certificate until {ends}\ncontrol plane {control}\n{registered}\n")
 }
 
@@ -261,6 +268,13 @@ mod tests {
         for part in ["sa/cart, certificate until 2026-11-22", "(10.0.0.1:9909: refused)", "registered as cart-1"] {
             assert!(shown.contains(part), "{shown}");
         }
+        let embedded = serde_json::json!({
+            "identity": "spiffe://transept.local/ns/default/sa/edge",
+            "certificateEnds": "2026-11-22T00:00:00Z",
+            "control": {"address": "127.0.0.1:9909", "proxies": 3, "workloads": 2},
+        });
+        let shown = render_member(&embedded);
+        assert!(shown.contains("on 127.0.0.1:9909: sidecars connected 3, workloads registered 2"), "{shown}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A running gateway: the sources, the proxy and the admin server joined, from start to drain.
 //!
-//! Called by the subcommands that serve; they differ in their sources only. The order is: load, bind the admin server, start the
+//! Called by the subcommands that serve; they differ in their sources, and in whether they are members of a mesh. The order is: load, bind the admin server, start the
 //! proxy, tell; then, until a signal ends it, every update of the feed goes into the proxy. This file holds the order; what is
 //! known at any moment is in [`Standing`], how it is told is in `announce`.
 
@@ -8,6 +8,7 @@ pub(crate) mod announce;
 mod args;
 mod binds;
 mod certificates;
+mod embedded;
 mod member;
 mod retry;
 mod standing;
@@ -27,8 +28,10 @@ use crate::logging::Format;
 use crate::signals::{Signals, Wish};
 
 pub(crate) use args::ServeArgs;
+pub(crate) use embedded::{MeshPlan, Opened, serve_with_mesh};
 pub(crate) use member::serve_member;
 pub(crate) use retry::Retry;
+use standing::Member;
 pub(crate) use standing::{Readiness, Standing};
 
 /// Serves `sources` until a signal ends it; `opened` is called once, when traffic is taken, with the address of the admin server.
@@ -36,24 +39,28 @@ pub(crate) use standing::{Readiness, Standing};
 /// # Errors
 /// The admin server or the proxy cannot start.
 pub(crate) fn serve(sources: Sources, args: &ServeArgs, opened: impl FnOnce(Option<SocketAddr>)) -> Result<Exit> {
-    let (trigger, feed) = match follow(sources, Loader::for_serving().in_zone(args.zone())) {
-        Ok(running) => running,
-        Err(StartError::Refused(refused)) => {
-            announce::refused_start(&refused, args.log.log.settle());
-            return Ok(Exit::Findings);
-        }
-        Err(StartError::Thread(error)) => return Err(error).context("the configuration thread"),
+    let format = args.log.log.settle();
+    let Some((trigger, feed)) = begun(follow(sources, Loader::for_serving().in_zone(args.zone())), format)? else {
+        return Ok(Exit::Findings);
     };
     let proxy = Arc::new(Proxy::start(&args.options()).context("the data plane cannot start")?);
-    // Two threads, so that a long answer of the admin server does not hold up a reload; no data thread does either.
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("admin").enable_all().build()?;
-    let gateway = Gateway { proxy: proxy.clone(), feed, trigger: Some(trigger), args, format: args.log.log.settle() };
-    let exit = runtime.block_on(gateway.attend(opened));
-    // The proxy has a runtime of its own, which must not end inside another: it goes last, on this thread.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    drop(proxy);
-    exit
+    let gateway = Gateway { proxy, feed, trigger: Some(trigger), args, format, member: None, refusals: 0 };
+    gateway.run(opened)
+}
+
+/// The follower, when the first load was good; why it was refused is told.
+fn begun(
+    following: Result<(Trigger, watch::Receiver<Arc<Update>>), StartError>,
+    format: Format,
+) -> Result<Option<(Trigger, watch::Receiver<Arc<Update>>)>> {
+    match following {
+        Ok(running) => Ok(Some(running)),
+        Err(StartError::Refused(refused)) => {
+            announce::refused_start(&refused, format);
+            Ok(None)
+        }
+        Err(StartError::Thread(error)) => Err(error).context("the configuration thread"),
+    }
 }
 
 /// Everything that is joined.
@@ -64,9 +71,26 @@ struct Gateway<'a> {
     trigger: Option<Trigger>,
     args: &'a ServeArgs,
     format: Format,
+    /// Says how the membership in the mesh stands.
+    member: Option<Member>,
+    /// How many refused attempts have been told of.
+    refusals: u64,
 }
 
 impl Gateway<'_> {
+    /// Runs it on threads of its own until a signal ends it.
+    fn run(self, opened: impl FnOnce(Option<SocketAddr>)) -> Result<Exit> {
+        // Two threads, so that a long answer of the admin server does not hold up a reload; no data thread does either.
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("admin").enable_all().build()?;
+        let proxy = self.proxy.clone();
+        let exit = runtime.block_on(self.attend(opened));
+        // The proxy has a runtime of its own, which must not end inside another: it goes last, on this thread.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        drop(proxy);
+        exit
+    }
+
     /// Everything after the first load.
     async fn attend(mut self, opened: impl FnOnce(Option<SocketAddr>)) -> Result<Exit> {
         let mut signals = Signals::listen()?;
@@ -80,7 +104,11 @@ impl Gateway<'_> {
             anyhow::bail!("no listener could be opened");
         }
         let mut retry = Retry::begin(&outcomes, Instant::now());
-        let standing = Arc::new(Standing::new(self.proxy.clone(), first, outcomes, retry.pause()));
+        let mut standing = Standing::new(self.proxy.clone(), first, outcomes, retry.pause());
+        if let Some(member) = self.member.take() {
+            standing = standing.with_member(member);
+        }
+        let standing = Arc::new(standing);
         if let Some(admin) = admin {
             tokio::spawn(admin.serve(standing.clone()));
         }
@@ -115,20 +143,24 @@ impl Gateway<'_> {
         Ok(Exit::Fine)
     }
 
-    /// Puts the latest update into force, or tells why it was refused.
+    /// Puts the latest update into force, and tells why files were refused. Both can be news at once: registrations come into force
+    /// beside a file with a mistake.
     async fn take_update(&mut self, standing: &Standing, retry: &mut Retry) -> Result<()> {
         let update = self.feed.borrow_and_update().clone();
-        if let Some(refused) = &update.refused {
+        if update.loaded.generation == standing.generation() {
             standing.note_refusal(update.clone());
-            announce::refused_reload(&update, refused, self.format);
-            return Ok(());
+        } else {
+            let before = standing.outcomes();
+            let outcomes = self.apply(&update).await?;
+            *retry = Retry::begin(&outcomes, Instant::now());
+            standing.replace(update.clone(), outcomes.clone(), retry.pause());
+            announce::loaded(&update, self.format);
+            announce::listeners(&update, &outcomes, &before);
         }
-        let before = standing.outcomes();
-        let outcomes = self.apply(&update).await?;
-        *retry = Retry::begin(&outcomes, Instant::now());
-        standing.replace(update.clone(), outcomes.clone(), retry.pause());
-        announce::loaded(&update, self.format);
-        announce::listeners(&update, &outcomes, &before);
+        let told = std::mem::replace(&mut self.refusals, update.failed);
+        if let Some(refused) = update.refused.as_ref().filter(|_| told != update.failed) {
+            announce::refused_reload(&update, refused, self.format);
+        }
         Ok(())
     }
 

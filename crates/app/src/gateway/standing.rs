@@ -42,7 +42,7 @@ impl fmt::Display for Readiness {
 }
 
 /// Says how the membership in the mesh stands, as a part of the status.
-type Member = Box<dyn Fn() -> Value + Send + Sync>;
+pub(super) type Member = Box<dyn Fn() -> Value + Send + Sync>;
 
 /// The state of a running gateway or sidecar, for whoever asks.
 pub(crate) struct Standing {
@@ -99,6 +99,11 @@ impl Standing {
 
     fn set(&self, now: Arc<Now>) {
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// The generation of the configuration in force.
+    pub(crate) fn generation(&self) -> u64 {
+        self.now().update.loaded.generation
     }
 
     /// What became of the listeners.

@@ -8,12 +8,12 @@ use transept_testkit::launch::unused_address;
 
 use crate::stage::{PATIENCE, binary, soon, until};
 
-fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// The commands of a page from a heading on: what stands alone in its blocks without a language.
-fn commands(page: &str, heading: &str) -> Vec<String> {
+pub(crate) fn commands(page: &str, heading: &str) -> Vec<String> {
     let text = std::fs::read_to_string(repository().join(page)).expect("readable");
     let (_, text) = text.split_once(heading).expect("the heading");
     let text = text.split_once("\n## ").map_or(text, |(section, _)| section);
@@ -23,7 +23,7 @@ fn commands(page: &str, heading: &str) -> Vec<String> {
 }
 
 /// A command line in a shell, with `transept` in the search path. With `exec` in front, what ends the shell ends the command.
-fn shell(line: &str, directory: &Path) -> Command {
+pub(crate) fn shell(line: &str, directory: &Path) -> Command {
     let path = std::env::var("PATH").unwrap_or_default();
     let own = binary().parent().expect("a directory").display().to_string();
     let mut command = Command::new("/bin/sh");
@@ -37,7 +37,7 @@ fn shell(line: &str, directory: &Path) -> Command {
     command
 }
 
-async fn terminate(mut child: Child) -> Option<i32> {
+pub(crate) async fn terminate(mut child: Child) -> Option<i32> {
     let pid =
         child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw).expect("it runs");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("sent");

@@ -3,8 +3,10 @@
 
 mod access;
 mod alone;
+mod compose;
 mod crowd;
 mod demand;
+mod embedded;
 mod examples;
 mod gateway;
 mod life;

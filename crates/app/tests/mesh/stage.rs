@@ -67,15 +67,34 @@ impl Mesh {
 
     /// The same at an address that is given.
     pub(crate) async fn start_at(address: SocketAddr, yaml: &str, arguments: &[&str]) -> Mesh {
-        let mut mesh = Mesh {
+        let mut mesh = Mesh::prepare(address, yaml, arguments);
+        mesh.start_control().await;
+        mesh
+    }
+
+    /// A place for a mesh with this configuration; nothing runs yet.
+    pub(crate) fn prepare(address: SocketAddr, yaml: &str, arguments: &[&str]) -> Mesh {
+        let mesh = Mesh {
             directory: tempfile::tempdir().expect("temporary directory"),
             address,
             arguments: arguments.iter().map(|one| (*one).to_owned()).collect(),
             control: None,
         };
         std::fs::write(mesh.path("mesh.yaml"), yaml).expect("written");
-        mesh.start_control().await;
         mesh
+    }
+
+    /// Starts a gateway with the control plane in the same process.
+    pub(crate) async fn start_embedded(&self) -> Running {
+        let arguments = [
+            "run".to_owned(),
+            self.path("mesh.yaml").display().to_string(),
+            "--mesh".to_owned(),
+            format!("--mesh-listen={}", self.address),
+            format!("--state={}", self.path("control").display()),
+        ];
+        let arguments = arguments.into_iter().chain(self.arguments.iter().cloned());
+        Launch::subcommand(binary(), arguments).start(PATIENCE).await.unwrap_or_else(|failure| panic!("{failure}"))
     }
 
     /// A file or directory of this mesh.

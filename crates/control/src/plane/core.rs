@@ -5,6 +5,7 @@
 //! a proxy waits for its answer.
 
 pub(super) mod lease;
+mod resident;
 mod roots;
 mod show;
 mod sight;
@@ -39,8 +40,11 @@ use super::registry::{self, Name, Registry, name_of};
 use super::seen::Seen;
 use super::source::{self, Kinds};
 use super::store::{Store, StoreError, Write};
+use crate::follow::Trigger;
 use crate::outside::Shelf;
 use crate::sources::Reading;
+
+pub(crate) use resident::Known;
 
 /// The file of the store.
 const STATE: &str = "state.redb";
@@ -116,6 +120,12 @@ struct Inner {
     /// Registrations that changed since they were stored last.
     unsaved: BTreeSet<Name>,
     leases: Leases,
+    /// Counts the changes of the registrations.
+    registrations: u64,
+    /// Who is told of them, when a gateway lives in this process.
+    follower: Option<Trigger>,
+    /// The identity of that gateway.
+    resident: Option<Arc<LiveSvid>>,
     tokens: Tokens,
     rotation: Rotation,
     files: Files,
@@ -211,7 +221,7 @@ impl Plane {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let now = now();
         let ca = Ca::open(directory, &setup.trust_domain, setup.leaf_life, provider, now).map_err(StartError::Ca)?;
-        let rotation = match state.rotation {
+        let mut rotation = match state.rotation {
             Some(rotation) => rotation,
             None if ca.authorities().len() > 1 => {
                 let why =
@@ -224,6 +234,8 @@ impl Plane {
                 rotation
             }
         };
+        // Who lived in the process that had the state before has ended with it.
+        rotation.note_ended(resident::RESIDENT);
         ca.settle(rotation.signer(), &rotation.trusted()).map_err(StartError::Ca)?;
         let own = ca.own_svid(now).map_err(StartError::Own)?;
         let bundle = ca.bundle(&rotation.trusted(), rotation.sequence()).map_err(StartError::Own)?;
@@ -231,6 +243,9 @@ impl Plane {
             registry: Registry::restore(state.entries, Duration::ZERO),
             unsaved: BTreeSet::new(),
             leases: Leases::restore(state.leases),
+            registrations: 0,
+            follower: None,
+            resident: None,
             tokens: state.tokens,
             rotation,
             files: Files::default(),
@@ -505,6 +520,10 @@ impl Plane {
         self.store(&changed)?;
         inner.unsaved.clear();
         inner.leases.saved();
+        inner.registrations += 1;
+        if let Some(follower) = &inner.follower {
+            follower.registrations_changed();
+        }
         self.stale.notify_one();
         Ok(())
     }
@@ -528,6 +547,9 @@ impl Plane {
         inner.leases.forget(now().as_secs());
         // A failure is in the log, and the next sweep tries again.
         let _ = self.save(&mut inner).and_then(|()| self.turn(&mut inner));
+        if let Err(error) = self.tend_resident(&mut inner) {
+            tracing::error!(%error, "the certificate of the gateway in this process cannot be looked after");
+        }
     }
 
     fn renew_own(&self) {

@@ -33,6 +33,7 @@ use transept_xds::report::{LONGEST as LONGEST_REPORT, METHOD as REPORTS};
 use transept_xds::server::{Session, Settings};
 
 use self::call::{Call, Reply, accept, refuse};
+pub use self::report::Reporting;
 use self::report::take_reports;
 use super::core::{NotDone, Plane, now};
 

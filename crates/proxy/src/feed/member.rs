@@ -7,7 +7,7 @@
 mod enrol;
 mod link;
 mod report;
-mod told;
+pub(super) mod told;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,35 +1,49 @@
-//! `transept demo`: a shop of three services behind a gateway, in one process, with a little traffic.
+//! `transept demo`: a shop of three services as processes of their own, in a mesh, behind a gateway, with a little traffic.
 //!
-//! The services are in `services`, the configuration is `shop.yaml` with the ports filled in, written to a directory of its own
-//! so that it can be edited while the demo runs. Everything else is the gateway that `run` starts.
+//! The gateway and the control plane are those of `run --mesh`, in this process, with a state that ends with it. `crew` starts the
+//! services with their sidecars, `part` is such a process, `services` what they do. The configuration is `shop.yaml` with the port
+//! filled in, written to a directory of its own so that it can be edited while the demo runs.
 
+mod crew;
+pub(crate) mod part;
 mod services;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use http_body_util::{BodyExt, Empty};
-use hyper::Request;
 use hyper::body::Bytes;
 use hyper::header::HOST;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use transept_control::Sources;
+use transept_control::plane::Setup;
+use transept_identity::TrustDomain;
+use transept_identity::authority::LEAF_LIFE;
 
+use self::crew::{Crew, Post};
 use self::services::Service;
 use super::Exit;
 use crate::access_log::Target;
 use crate::console::{self, BOLD, FAINT, PLAIN};
-use crate::gateway::{self, ServeArgs};
+use crate::gateway::{self, MeshPlan, Opened, ServeArgs};
 use crate::logging;
 
 const SHOP: &str = include_str!("shop.yaml");
 /// How many ports above the wanted one are tried.
 const PORTS: u16 = 100;
 /// Pause between two requests of the demo's own traffic.
-const PACE: Duration = Duration::from_millis(500);
+const PACE: Duration = Duration::from_millis(200);
+/// Pause between two looks whether everybody is there, and how long that may take.
+const GLANCE: Duration = Duration::from_millis(50);
+const OPENING: Duration = Duration::from_secs(60);
+/// Verdicts on services come soon: who looks around does not wait.
+const REPORTS: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,7 +52,7 @@ Examples:
 
 Stop it with Ctrl-C.";
 
-/// Run three small services behind a gateway, to look around
+/// Run a shop of three services in a mesh behind a gateway, to look around
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -56,39 +70,145 @@ pub(crate) struct Args {
 
 /// Serves until a signal ends it.
 pub(crate) fn run(mut args: Args) -> Result<Exit> {
-    // Lines about the demo's own traffic would push away what there is to try.
+    // Lines about the demo's own traffic, and about every registration, would push away what there is to try.
     args.serve.access_log.access_log.get_or_insert(Target::Off);
+    if std::env::var_os("RUST_LOG").is_none() {
+        args.serve.log.log_level.get_or_insert_with(|| "warn".to_owned());
+    }
+    // Every worker finds out for itself that an endpoint fails; with little traffic one finds out sooner than many.
+    args.serve.workers.get_or_insert(NonZeroUsize::MIN);
     logging::start(&args.serve.log)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("demo").enable_all().build()?;
     let port = free_port(args.port)?;
-    let shop = runtime.block_on(start_shop(port))?;
+    let posts = Post::all()?;
     let directory = Scratch::create()?;
     let file = directory.0.join("shop.yaml");
-    std::fs::write(&file, shop).with_context(|| file.display().to_string())?;
+    std::fs::write(&file, SHOP.replace("@PORT@", &port.to_string())).with_context(|| file.display().to_string())?;
 
     let mut sources = Sources::new();
     sources.add_path(&file).map_err(|invalid| *invalid)?;
-    let gateway = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let quiet = args.quiet;
-    let services = runtime.handle().clone();
-    gateway::serve(sources, &args.serve, move |admin| {
-        console::tell(&introduce(gateway, admin, &file));
-        if !quiet {
-            services.spawn(visit(gateway));
-        }
-    })
+    let plan = MeshPlan {
+        listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        directory: directory.0.join("mesh"),
+        setup: Setup { trust_domain: TrustDomain::new("transept.local")?, leaf_life: LEAF_LIFE },
+        identity: None,
+        report_interval: REPORTS,
+    };
+    let shop = Shop {
+        gateway: (Ipv4Addr::LOCALHOST, port).into(),
+        directory: directory.0.clone(),
+        file,
+        state: plan.directory.clone(),
+        posts,
+        quiet: args.quiet,
+    };
+    let (stop, stopped) = oneshot::channel();
+    let mut open = None;
+    let exit = gateway::serve_with_mesh(sources, &plan, &args.serve, |opened| {
+        open = Some(runtime.spawn(shop.open(opened, stopped)));
+    });
+    // Nobody waits any more when it has failed already.
+    let _ = stop.send(());
+    if let Some(open) = open {
+        runtime.block_on(open)??;
+    }
+    exit
 }
 
-/// Starts the services and fills their ports into the configuration.
-async fn start_shop(port: u16) -> Result<String> {
-    let mut shop = SHOP.replace("@PORT@", &port.to_string());
-    for service in [Service::Web, Service::Catalog, Service::Cart(1), Service::Cart(2)] {
-        let address = service.start().await?;
-        let mark = format!("@{}@", service.name().to_uppercase().replace('-', "_"));
-        shop = shop.replace(&mark, &address.port().to_string());
+/// The shop and where everything of it is.
+struct Shop {
+    gateway: SocketAddr,
+    directory: PathBuf,
+    file: PathBuf,
+    state: PathBuf,
+    posts: Vec<Post>,
+    quiet: bool,
+}
+
+impl Shop {
+    /// Starts the services, tells what there is to try, and ends them when the gateway has stopped.
+    async fn open(self, opened: Opened, mut stopped: oneshot::Receiver<()>) -> Result<()> {
+        let crew = match Crew::start(&self.posts, &opened, &self.directory) {
+            Ok(crew) => crew,
+            Err(error) => {
+                console::fail(&format!("the services of the shop cannot be started: {error:#}"));
+                return Err(error);
+            }
+        };
+        let shopping = async {
+            if tokio::time::timeout(OPENING, everybody_is_there(self.gateway)).await.is_err() {
+                console::fail(&format!("not every service answers; their logs are in {}", self.directory.display()));
+            }
+            console::tell(&self.introduce(opened.admin));
+            if !self.quiet {
+                visit(self.gateway).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = shopping => {}
+            _ = &mut stopped => {}
+        }
+        crew.end().await;
+        Ok(())
     }
-    Ok(shop)
+
+    fn introduce(&self, admin: Option<SocketAddr>) -> String {
+        let (gateway, file, state) = (self.gateway, self.file.display(), self.state.display());
+        let mut out = format!(
+            "\n{BOLD}The shop is open at http://{gateway}{PLAIN}\n
+  Five programs, each with a sidecar of its own. The gateway calls them, and they each other, by mutual TLS.\n
+  curl http://{gateway}/catalog                         a service behind a rewritten path; its two instances take turns
+  curl http://{gateway}/cart                            version 1 or, one time in ten, 2; it asks the catalogue for a price
+  curl http://{gateway}/cart -H 'x-preview: yes'        always version 2
+  curl -i http://{gateway}/old                          a redirect
+  curl -i http://{gateway}/cart -X POST                 what the service saw, and who its caller is
+  curl -i http://{gateway}/catalog -X DELETE            403: the catalogue may only be read
+  transept explain GET http://{gateway}/old -f {file}
+  transept mesh status --state {state}
+  transept mesh graph --state {state}            who calls whom; with --watch, again and again
+  transept mesh tap catalog --state {state}      its requests, live
+  transept certs --state {state}
+"
+        );
+        let status = admin.map(|admin| format!("transept status --admin http://{admin}"));
+        if let (Some(admin), Some(status)) = (admin, &status) {
+            out.push_str(&format!("  {status}\n  curl http://{admin}/metrics\n"));
+        }
+        if let Some(second) = self.posts.iter().rfind(|post| post.service == Service::Catalog) {
+            let (name, program) = (second.name(), second.program);
+            out.push_str(&format!(
+                "\n  Break something:\n
+  curl -X POST http://{program}/break                    {name} answers 503 from now on, but says that it is well
+  curl -i http://{gateway}/catalog                      still 200, every time: what it fails is tried on the other one
+"
+            ));
+            if let Some(status) = status {
+                out.push_str(&format!("  {status}   after some requests it is ejected: left alone, and tried with one request now and then\n"));
+            }
+            out.push_str(&format!(
+                "  curl -X POST http://{program}/mend                     and it comes back at the next try; they come after 5 s, 10 s, 20 s ...\n"
+            ));
+        }
+        out.push_str(&format!(
+            "\n  edit {file} and it is reloaded\n{FAINT}  logs of the services are in {}\n  stop with Ctrl-C{PLAIN}\n",
+            self.directory.display()
+        ));
+        out
+    }
+}
+
+/// Waits until every service answers through the gateway.
+async fn everybody_is_there(gateway: SocketAddr) {
+    let mut pace = tokio::time::interval(GLANCE);
+    // Without the header either version of the cart may answer; of so many requests in a row the first has answered some.
+    let walk = [("/", "no"), ("/catalog", "no"), ("/cart", "yes")].into_iter().chain([("/cart", "no"); 20]);
+    for (path, preview) in walk {
+        while !ask(gateway, path, preview).await.is_ok_and(|status| status == StatusCode::OK) {
+            pace.tick().await;
+        }
+    }
 }
 
 /// The wanted port, or the next one that is free on 127.0.0.1.
@@ -102,44 +222,27 @@ fn free_port(wanted: u16) -> Result<u16> {
     anyhow::bail!("no free port between {wanted} and {last}; choose another with --port")
 }
 
-fn introduce(gateway: SocketAddr, admin: Option<SocketAddr>, file: &Path) -> String {
-    let mut out = format!(
-        "\n{BOLD}The shop is open at http://{gateway}{PLAIN}\n
-  curl http://{gateway}/catalog                         a service behind a rewritten path
-  curl http://{gateway}/cart                            version 1 or, one time in ten, 2
-  curl http://{gateway}/cart -H 'x-preview: yes'        always version 2
-  curl -i http://{gateway}/old                          a redirect
-  curl -i http://{gateway}/cart -X POST                 what the service saw
-  transept explain GET http://{gateway}/cart -f {}
-",
-        file.display()
-    );
-    if let Some(admin) = admin {
-        out.push_str(&format!("  transept status --admin http://{admin}\n  curl http://{admin}/metrics\n"));
-    }
-    out.push_str(&format!("\n  edit {} and it is reloaded\n{FAINT}  stop with Ctrl-C{PLAIN}\n", file.display()));
-    out
-}
-
 /// A visitor who looks around for ever, so that metrics have something to show.
 async fn visit(gateway: SocketAddr) {
     const WALK: [&str; 6] = ["/", "/catalog", "/cart", "/catalog", "/old", "/cart/nowhere"];
     let mut pace = tokio::time::interval(PACE);
     for path in WALK.iter().cycle() {
         pace.tick().await;
-        if let Err(error) = ask(gateway, path).await {
+        if let Err(error) = ask(gateway, path, "no").await {
             tracing::debug!(%error, path, "the demo's visitor got no answer");
         }
     }
 }
 
-async fn ask(gateway: SocketAddr, path: &str) -> Result<()> {
+async fn ask(gateway: SocketAddr, path: &str, preview: &str) -> Result<StatusCode> {
     let stream = TcpStream::connect(gateway).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::get(path).header(HOST, gateway.to_string()).body(Empty::<Bytes>::new())?;
-    sender.send_request(request).await?.into_body().collect().await?;
-    Ok(())
+    let request = Request::get(path).header(HOST, gateway.to_string()).header("x-preview", preview);
+    let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    let status = response.status();
+    response.into_body().collect().await?;
+    Ok(status)
 }
 
 /// A directory that only this process uses and that goes away with it.
@@ -172,9 +275,12 @@ mod tests {
         assert!(free_port(port).is_ok_and(|free| free != port));
     }
 
-    #[tokio::test]
-    async fn every_mark_of_the_shop_is_filled_in() {
-        let shop = start_shop(8080).await.expect("the services start");
-        assert!(!shop.contains('@'), "{shop}");
+    #[test]
+    fn the_services_of_the_configuration_are_those_that_are_started() {
+        for post in Post::all().expect("free ports") {
+            let name = format!("kind: Service\nmetadata: {{name: {}}}", post.service.name());
+            assert!(SHOP.contains(&name), "{name}");
+        }
+        assert_eq!(SHOP.matches('@').count(), 2, "the mark of the port");
     }
 }

@@ -123,7 +123,7 @@ impl Plane {
     }
 
     /// Which of the trusted roots a chain leads to.
-    fn root_of(&self, rotation: &Rotation, chain: &[CertificateDer<'static>]) -> Option<Fingerprint> {
+    pub(super) fn root_of(&self, rotation: &Rotation, chain: &[CertificateDer<'static>]) -> Option<Fingerprint> {
         let leads = |root: &Fingerprint| {
             let Ok(bundle): Result<Bundle, _> = self.ca.bundle(&[*root], 0) else { return false };
             let bundles = LiveBundles::new([bundle].into_iter().collect());

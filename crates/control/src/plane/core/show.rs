@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use transept_identity::Fingerprint;
 use transept_identity::renew::Remaining;
 
+use super::resident::RESIDENT;
 use super::{Plane, now};
 
 /// Instances that are named when a rotation waits for them.
@@ -47,6 +48,13 @@ impl Plane {
         let leaf = own.leaf();
         all.push(certificate("leaf", "control plane", leaf.id.as_str(), leaf.not_before, leaf.not_after));
         let inner = self.lock();
+        if let Some(resident) = &inner.resident {
+            let svid = resident.load();
+            let leaf = svid.leaf();
+            let mut shown = certificate("leaf", RESIDENT, leaf.id.as_str(), leaf.not_before, leaf.not_after);
+            shown["connected"] = true.into();
+            all.push(shown);
+        }
         for (proxy, member) in &inner.members {
             let leaf = &member.leaf;
             let mut shown = certificate("leaf", proxy, leaf.id.as_str(), leaf.not_before, leaf.not_after);
@@ -69,18 +77,15 @@ impl Plane {
             (shelves.resources.revision(), shelves.resources.len())
         };
         let inner = self.lock();
-        let members: Vec<Value> = inner
-            .members
-            .iter()
-            .map(|(proxy, member)| {
-                json!({
-                    "proxy": proxy,
-                    "identity": member.identity,
-                    "address": member.address.to_string(),
-                    "connected": member.streams > 0,
-                })
+        let shown = inner.members.iter().map(|(proxy, member)| {
+            json!({
+                "proxy": proxy,
+                "identity": member.identity,
+                "address": member.address.to_string(),
+                "connected": member.streams > 0,
             })
-            .collect();
+        });
+        let members: Vec<Value> = inner.show_resident().into_iter().chain(shown).collect();
         let workloads: Vec<Value> = inner
             .registry
             .iter()

@@ -1,8 +1,9 @@
 //! The stream on which a proxy reports what it sees, and is told which live requests are wanted.
 //!
-//! Called by `serve`. What is believed, and what comes of it, is the business of `seen`.
+//! Called by `serve`; by the application for a gateway in the same process. What is believed, and what comes of it, is the business of `seen`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use transept_identity::SpiffeId;
 use transept_xds::grpc::Failed;
@@ -13,9 +14,34 @@ use crate::plane::core::Plane;
 use crate::plane::seen::Stream;
 
 /// A proxy that reports; dropping it tells that it does not any more.
-struct Reporting {
+#[derive(Debug)]
+pub struct Reporting {
     plane: Arc<Plane>,
     stream: Stream,
+}
+
+impl Reporting {
+    /// Somebody with this proven identity begins to report.
+    pub fn begin(plane: &Arc<Plane>, identity: &SpiffeId) -> Self {
+        let stream = plane.seen().open(identity);
+        Self { plane: plane.clone(), stream }
+    }
+
+    /// Takes a report in.
+    pub fn take(&mut self, report: &Report) {
+        let now = self.plane.elapsed();
+        self.plane.seen().take(&mut self.stream, report, now);
+    }
+
+    /// How much time to leave between reports.
+    pub fn interval(&self) -> Duration {
+        self.plane.seen().interval()
+    }
+
+    /// The live requests that the proxy is to tell of.
+    fn wanted(&self) -> Vec<Tap> {
+        self.plane.seen().wanted(&self.stream)
+    }
 }
 
 impl Drop for Reporting {
@@ -32,11 +58,9 @@ pub(super) async fn take_reports(
     call: &mut Call,
     reply: &mut Reply,
 ) -> Result<(), Failed> {
-    let (stream, mut changed) = {
-        let mut seen = plane.seen();
-        (seen.open(identity), seen.taps.subscribe())
-    };
-    let mut reporting = Reporting { plane: plane.clone(), stream };
+    // First, so that no wish is missed.
+    let mut changed = plane.seen().taps.subscribe();
+    let mut reporting = Reporting::begin(plane, identity);
     let mut sequence = 0;
     let mut wanted: Vec<Tap> = Vec::new();
     loop {
@@ -44,24 +68,19 @@ pub(super) async fn take_reports(
             report = call.next::<Report>() => {
                 let Some(report) = report? else { return Ok(()) };
                 sequence = report.sequence;
-                let (now, stream) = (plane.elapsed(), &mut reporting.stream);
-                wanted = {
-                    let mut seen = plane.seen();
-                    seen.take(stream, &report, now);
-                    seen.wanted(stream)
-                };
+                reporting.take(&report);
+                wanted = reporting.wanted();
             }
             // The sender lives as long as the plane. A wish does not wait for the next report.
             _ = changed.changed() => {
-                let latest = plane.seen().wanted(&reporting.stream);
+                let latest = reporting.wanted();
                 if latest == wanted {
                     continue;
                 }
                 wanted = latest;
             }
         }
-        let interval = plane.seen().interval();
-        let interval_ms = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
+        let interval_ms = u32::try_from(reporting.interval().as_millis()).unwrap_or(u32::MAX);
         reply.send(&ReportAck { sequence, interval_ms, taps: wanted.clone() })?;
     }
 }

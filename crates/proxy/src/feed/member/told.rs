@@ -1,6 +1,6 @@
 //! What the control plane was told on one stream of reports, and so what is left to tell.
 //!
-//! Used by `report`, which moves the messages. Pure: no clock and no socket. A stream loses nothing and keeps the order, and only one report
+//! Used by `report`, which moves the messages, and by `teller` where there is no wire. Pure: no clock and no socket. A stream loses nothing and keeps the order, and only one report
 //! with totals is under way at a time, so what was sent counts as told; with the stream all of this ends.
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +15,7 @@ use crate::edges::{EdgeName, EdgeTotals, Graph, Reporter};
 
 /// What was told on a stream.
 #[derive(Default)]
-pub(super) struct Told {
+pub(in crate::feed) struct Told {
     sequence: u64,
     edges: HashMap<EdgeName, Known>,
     /// Where to go on, when not all edges fit into a report.
@@ -37,13 +37,13 @@ struct Known {
 
 impl Told {
     /// The next report, empty but for its number.
-    pub(super) fn begin(&mut self) -> Report {
+    pub(in crate::feed) fn begin(&mut self) -> Report {
         self.sequence += 1;
         Report { sequence: self.sequence, ..Report::default() }
     }
 
     /// Takes an acknowledgement in.
-    pub(super) fn acknowledge(&mut self, sequence: u64) {
+    pub(in crate::feed) fn acknowledge(&mut self, sequence: u64) {
         self.acknowledged = self.acknowledged.max(sequence);
         self.open = self.open.filter(|open| *open > self.acknowledged);
     }
@@ -54,7 +54,7 @@ impl Told {
     }
 
     /// A report of all that has moved; none while the one before is under way.
-    pub(super) fn totals(&mut self, graph: &Graph, backends: &[BackendState]) -> Option<Report> {
+    pub(in crate::feed) fn totals(&mut self, graph: &Graph, backends: &[BackendState]) -> Option<Report> {
         if self.open.is_some() {
             return None;
         }
