@@ -14,6 +14,7 @@ use transept_identity::{LiveBundles, LiveSvid, PrivateKey, Rotation, SpiffeId, S
 use transept_model::SourceText;
 use transept_xds::Key;
 
+use super::super::members::Members;
 use super::super::registry::Name;
 use super::super::source;
 use super::super::store::Write;
@@ -29,6 +30,7 @@ pub(super) const RESIDENT: &str = "the gateway in this process";
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Known {
     services: BTreeSet<Name>,
+    members: Members,
     keys: BTreeSet<Key>,
 }
 
@@ -71,6 +73,7 @@ impl Plane {
         let objects = source::objects(texts, &Shelf::default());
         Known {
             services: source::services(&objects),
+            members: Members::of(&objects),
             keys: objects.iter().filter_map(|object| self.kinds.key(object)).collect(),
         }
     }
@@ -84,7 +87,7 @@ impl Plane {
     pub(crate) fn registered_beside(&self, known: &Known) -> (u64, Vec<SourceText>) {
         let (number, objects) = {
             let inner = self.lock();
-            (inner.registrations, inner.registry.objects(&known.services))
+            (inner.registrations, inner.registry.objects(&known.services, &known.members))
         };
         let text = |object: &Value| {
             let key = self.kinds.key(object).filter(|key| !known.keys.contains(key))?;
