@@ -113,15 +113,19 @@ async fn without_a_token_it_is_said_what_is_missing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_idle_do_not_hold_up_an_instance_that_stops() {
-    let mesh = Mesh::start("").await;
-    // One that speaks first, so that its sidecar does not look into its connections and cannot end them by itself.
-    let program = program("cart-1", Port::Grpc).await;
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {ports: [
+        {name: http, port: 80, appProtocol: http}, {name: grpc, port: 81}]}}";
+    let mesh = Mesh::start(service).await;
+    // One that is said not to be looked at, and one that speaks first: their sidecar cannot end their connections by itself.
+    let (http, grpc) = (program("cart-1", Port::Http1).await, program("cart-1", Port::Grpc).await);
+    let cart = mesh.sidecar("cart").await.port(80, http.address, "/tcp").port(81, grpc.address, "");
     // More than anybody is waited for here.
-    let cart = mesh.sidecar("cart").await.argument("--drain=300s").port(80, program.address, "");
-    let web = mesh.sidecar("web").await.upstream("cart");
+    let cart = cart.argument("--drain=300s");
+    let web = mesh.sidecar("web").await.upstream("cart:80").upstream("cart:81");
     let (cart, _web) = (cart.start().await, web.start().await);
+    answered(web.local[0], 200).await;
     let call = || async {
-        let channel = Channel::connect(&Endpoint::h2c(web.local[0])).await.ok()?;
+        let channel = Channel::connect(&Endpoint::h2c(web.local[1])).await.ok()?;
         channel.echo("Echo", "cart", &[]).await.ok()?.seen
     };
     until(call, Option::is_some).await;
