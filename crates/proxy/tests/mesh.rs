@@ -10,6 +10,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::UnixTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use transept_engine::compile::mesh::{AppPort, AppProtocol, Inbound, Outbound, Station, compile_station};
 use transept_engine::policies::MODEL_KINDS;
 use transept_identity::authority::{Authority, LEAF_LIFE};
@@ -381,6 +382,52 @@ async fn new_roots_end_what_was_opened_to_others() {
     front.bundles.store(Trust::new().bundles());
     let ended = soon(tcp.read(&mut byte)).await;
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+}
+
+/// Answers what it is told to hold when it is told to, and everything else at once.
+async fn hold(held: Arc<Notify>, release: Arc<Notify>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let (held, release) = (held.clone(), release.clone());
+            tokio::spawn(async move {
+                let mut got = Vec::new();
+                while tcp.read_buf(&mut got).await.is_ok_and(|count| count > 0) {
+                    if !got.ends_with(b"\r\n\r\n") {
+                        continue;
+                    }
+                    if got.starts_with(b"POST") {
+                        held.notify_one();
+                        release.notified().await;
+                    }
+                    tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.expect("sent");
+                    got.clear();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn new_roots_let_a_request_that_is_under_way_end() {
+    let (held, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let program = hold(held.clone(), release.clone()).await;
+    let trust = Trust::new();
+    let front = trust.member("front");
+    let stage = Stage::before(program, trust, front, "");
+    let mut tcp = stage.connect().await;
+    // Nobody may send it twice.
+    tcp.write_all(b"POST /a HTTP/1.1\r\nhost: cart\r\ncontent-length: 0\r\n\r\n").await.expect("sent");
+    soon(held.notified()).await;
+    stage.cart_mesh.bundles.store(Trust::new().bundles());
+    // From the moment on in which it is known, nothing new comes in.
+    soon(async { while stage.get().await.starts_with("http/1.1 200") {} }).await;
+    release.notify_one();
+    let mut answer = [0; 12];
+    soon(tcp.read_exact(&mut answer)).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 200");
 }
 
 #[tokio::test]

@@ -13,30 +13,38 @@ pub(crate) const THERE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 
 const INSIDE: &str = "TRANSEPT_MESH_TEST_INSIDE";
 const PREPARE: &str = "ip link set lo up && ip link add here type veth peer name there && ip addr add 10.9.0.1/24 dev here \
-                       && ip link set here up && ip link set there up && ip route add default dev here && exec \"$@\"";
+                       && ip link set here up && ip link set there up && ip route add default dev here";
 
 /// Runs the test of this name again, alone in a namespace, where it runs `body`.
 pub(crate) fn alone(test: &str, body: impl Future<Output = ()>) {
-    if std::env::var_os(INSIDE).is_some() {
+    alone_with(test, PREPARE, None, || {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-        return runtime.block_on(body);
+        runtime.block_on(body);
+    });
+}
+
+/// The same in a namespace that a script prepares, and unless something else is `missing`.
+pub(crate) fn alone_with(test: &str, prepare: &str, missing: Option<fn() -> Option<String>>, body: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        return body();
     }
     let mut unshare = vec!["--net"];
     if !rustix::process::geteuid().is_root() {
         unshare.push("--map-root-user");
     }
+    let script = format!("{prepare} && exec \"$@\"");
     let run = |arguments: &[&str]| {
         let mut command = Command::new("unshare");
-        command.args(&unshare).args(["sh", "-c", PREPARE, "sh"]).args(arguments).env(INSIDE, "1");
+        command.args(&unshare).args(["sh", "-c", &script, "sh"]).args(arguments).env(INSIDE, "1");
         command
     };
     let possible = run(&["true"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
-    if !possible {
-        let why = format!("{test}: no network namespace can be made here (unshare --net, ip)");
-        assert!(std::env::var("TRANSEPT_REQUIRE_ALL").as_deref() != Ok("1"), "{why}");
+    let unable = || "no network namespace can be made here (unshare --net, ip)".to_owned();
+    if let Some(why) = (!possible).then(unable).or_else(|| missing.and_then(|missing| missing())) {
+        assert!(std::env::var("TRANSEPT_REQUIRE_ALL").as_deref() != Ok("1"), "{test}: {why}");
         // Not by `eprintln`, which the test runner keeps to itself.
-        std::io::stderr().write_all(format!("skipped: {why}\n").as_bytes()).expect("written");
+        std::io::stderr().write_all(format!("skipped: {test}: {why}\n").as_bytes()).expect("written");
         return;
     }
     let this = std::env::current_exe().expect("this program");

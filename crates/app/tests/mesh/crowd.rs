@@ -150,7 +150,7 @@ async fn attend(client: u32, shared: Arc<Shared>, at: SocketAddr, pace: Duration
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connected = Instant::now();
     // Nobody may send what one of two clients sends a second time on its behalf.
-    let method = if client % 2 == 0 { "GET" } else { "POST" };
+    let method = if client.is_multiple_of(2) { "GET" } else { "POST" };
     while !shared.stop.load(Ordering::Relaxed) {
         pace.tick().await;
         if caller.is_apart() {

@@ -1,16 +1,16 @@
 //! Machines of a test: network namespaces with links between them. What runs on one has its sockets and its processes there.
 //!
-//! The test starts itself again in a namespace of its own, which is the machine that all links lead to. Where no namespace can be
-//! made, or a program is missing, it says so and passes, unless `TRANSEPT_REQUIRE_ALL=1`.
+//! The namespace that `alone.rs` gives a test is the machine that all links lead to.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 
 use tokio::runtime::{Builder, Runtime};
 
-const INSIDE: &str = "TRANSEPT_MESH_TEST_INSIDE";
+use crate::alone::alone_with;
+
 /// The last part of the address of the machine in the middle.
 const MIDDLE: u8 = 254;
 /// The bridge that joins all links.
@@ -27,30 +27,8 @@ fn address_of(number: u8) -> Ipv4Addr {
 }
 
 /// Runs a test in a process of its own that is alone in its network namespace. `missing` names what else it lacks.
-pub(crate) fn alone(test: &str, missing: impl FnOnce() -> Option<String>, body: impl FnOnce()) {
-    if std::env::var_os(INSIDE).is_some() {
-        return body();
-    }
-    let unshare = || {
-        let mut command = Command::new("unshare");
-        command.arg("--net").env(INSIDE, "1");
-        if !rustix::process::geteuid().is_root() {
-            command.arg("--map-root-user");
-        }
-        command
-    };
-    let possible = unshare().args(["ip", "link", "set", "lo", "up"]).stderr(Stdio::null()).status();
-    let unable = || "no network namespace can be made here (unshare --net, ip)".to_owned();
-    let possible = possible.is_ok_and(|status| status.success());
-    if let Some(why) = (!possible).then(unable).or_else(missing) {
-        assert!(std::env::var("TRANSEPT_REQUIRE_ALL").as_deref() != Ok("1"), "{test}: {why}");
-        // Not by `eprintln`, which the test runner keeps to itself.
-        std::io::stderr().write_all(format!("skipped: {test}: {why}\n").as_bytes()).expect("written");
-        return;
-    }
-    let this = std::env::current_exe().expect("this program");
-    let status = unshare().arg(this).args(["--exact", test, "--nocapture"]).status().expect("it starts");
-    assert!(status.success(), "{test} failed in its namespace");
+pub(crate) fn with_machines(test: &str, missing: Option<fn() -> Option<String>>, body: impl FnOnce()) {
+    alone_with(test, "ip link set lo up", missing, body);
 }
 
 fn ip(arguments: &str) {
@@ -73,7 +51,6 @@ pub(crate) struct Machine {
 impl Machine {
     /// The machine in the middle. To be made first.
     pub(crate) fn middle() -> Machine {
-        ip("link set lo up");
         ip(&format!("link add {BRIDGE} type bridge"));
         ip(&format!("addr add {}/24 dev {BRIDGE}", address_of(MIDDLE)));
         ip(&format!("link set {BRIDGE} up"));

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use transept_testkit::client::Request;
 
-use crate::machines::{Machine, Way, alone};
+use crate::machines::{Machine, Way, with_machines};
 use crate::outages::Shop;
 use crate::stage::{Mesh, PATIENCE, send, until};
 
@@ -23,23 +23,19 @@ spec:
 
 #[test]
 fn nothing_is_lost_while_nobody_reaches_the_control_plane() {
-    alone(
-        TEST,
-        || None,
-        || {
-            let middle = Machine::middle();
-            let ways = [Way::Both, Way::ToIt, Way::FromIt];
-            // One mesh for each way that can be cut, all at the same time.
-            let cut: Vec<_> = (1..).zip(ways).map(|(number, way)| (Machine::linked(number), way)).collect();
-            std::thread::scope(|scope| {
-                let running: Vec<_> =
-                    cut.iter().map(|(machine, way)| scope.spawn(|| endure(&middle, machine, *way))).collect();
-                for one in running {
-                    one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                }
-            });
-        },
-    );
+    with_machines(TEST, None, || {
+        let middle = Machine::middle();
+        let ways = [Way::Both, Way::ToIt, Way::FromIt];
+        // One mesh for each way that can be cut, all at the same time.
+        let cut: Vec<_> = (1..).zip(ways).map(|(number, way)| (Machine::linked(number), way)).collect();
+        std::thread::scope(|scope| {
+            let running: Vec<_> =
+                cut.iter().map(|(machine, way)| scope.spawn(|| endure(&middle, machine, *way))).collect();
+            for one in running {
+                one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            }
+        });
+    });
 }
 
 /// Everything but the control plane is in the middle.

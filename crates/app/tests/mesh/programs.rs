@@ -8,7 +8,7 @@ use std::process::Stdio;
 use tokio::process::{Child, Command};
 use transept_testkit::launch::Running;
 
-use crate::machines::{Machine, alone};
+use crate::machines::{Machine, with_machines};
 use crate::stage::{Mesh, soon, until};
 use crate::wiretap::{Heard, Wiretap, occurs, records};
 
@@ -198,7 +198,7 @@ fn place(mesh: &Mesh, middle: &Machine, languages: &Languages, service: &Service
 
 #[test]
 fn programs_of_three_languages_talk_and_the_link_shows_nothing() {
-    alone(TEST, missing, || {
+    with_machines(TEST, Some(missing), || {
         let (middle, languages) = (Machine::middle(), Languages::prepare());
         let tap = Wiretap::begin();
         let mesh = middle.run(Mesh::start_at(SocketAddr::new(middle.address().into(), CONTROL), "", &[]));

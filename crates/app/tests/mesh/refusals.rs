@@ -18,7 +18,7 @@ use transept_identity::{
 };
 use transept_testkit::echo::Port;
 
-use crate::machines::{Machine, alone};
+use crate::machines::{Machine, with_machines};
 use crate::stage::{Mesh, answered, program, repeater, say, soon, told, until};
 use crate::wiretap::occurs;
 
@@ -141,79 +141,74 @@ spec: {{services: [{service}], address: {}, ports: [{{port: 80, targetPort: 80}}
 
 #[test]
 fn whoever_is_not_let_in_is_told_of_with_the_reason() {
-    alone(
-        TEST,
-        || None,
-        || {
-            let middle = Machine::middle();
-            let mesh = middle.run(Mesh::start_at(SocketAddr::new(middle.address().into(), CONTROL), POLICY, &[]));
-            let cart_machine = Machine::linked(1);
-            let tunnels = SocketAddr::new(cart_machine.address().into(), TUNNELS);
-            let (http, bytes) = cart_machine.run(async { (program("cart-1", Port::Http1).await, repeater("").await) });
-            let cart = middle.run(mesh.sidecar("cart")).at(tunnels).port(80, http.address, "").port(90, bytes, "/tcp");
-            let cart = cart_machine.run(cart.argument("--log-level=info,transept_proxy::secure=debug").start());
+    with_machines(TEST, None, || {
+        let middle = Machine::middle();
+        let mesh = middle.run(Mesh::start_at(SocketAddr::new(middle.address().into(), CONTROL), POLICY, &[]));
+        let cart_machine = Machine::linked(1);
+        let tunnels = SocketAddr::new(cart_machine.address().into(), TUNNELS);
+        let (http, bytes) = cart_machine.run(async { (program("cart-1", Port::Http1).await, repeater("").await) });
+        let cart = middle.run(mesh.sidecar("cart")).at(tunnels).port(80, http.address, "").port(90, bytes, "/tcp");
+        let cart = cart_machine.run(cart.argument("--log-level=info,transept_proxy::secure=debug").start());
 
-            // Certificates that are right: one identity is let in, another is not, for requests and for bytes.
-            let (web_machine, bank_machine) = (Machine::linked(2), Machine::linked(3));
-            let caller = async |service| mesh.sidecar(service).await.upstream("cart:80").upstream("cart:90");
-            let (web, bank) = middle.run(async { (caller("web").await, caller("bank").await) });
-            let (_web, _bank) = (web_machine.run(web.start()), bank_machine.run(bank.start()));
-            web_machine.run(async {
-                answered(web.local[0], 200).await;
-                say(&mut TcpStream::connect(web.local[1]).await.expect("connected"), "\u{1}words\n", "\u{1}words\n")
-                    .await;
-            });
-            bank_machine.run(async {
-                answered(bank.local[0], 403).await;
-                assert_eq!(soon(heard(bank.local[1], b"\x01words\n")).await, b"");
-            });
-            let from = format!("\"client\":\"{}\"", bank_machine.address());
-            let line = cart_machine.run(told(&cart, &from));
-            assert!(line.contains("AuthorizationPolicy default/guard, no rule allows it"), "{line}");
+        // Certificates that are right: one identity is let in, another is not, for requests and for bytes.
+        let (web_machine, bank_machine) = (Machine::linked(2), Machine::linked(3));
+        let caller = async |service| mesh.sidecar(service).await.upstream("cart:80").upstream("cart:90");
+        let (web, bank) = middle.run(async { (caller("web").await, caller("bank").await) });
+        let (_web, _bank) = (web_machine.run(web.start()), bank_machine.run(bank.start()));
+        web_machine.run(async {
+            answered(web.local[0], 200).await;
+            say(&mut TcpStream::connect(web.local[1]).await.expect("connected"), "\u{1}words\n", "\u{1}words\n").await;
+        });
+        bank_machine.run(async {
+            answered(bank.local[0], 403).await;
+            assert_eq!(soon(heard(bank.local[1], b"\x01words\n")).await, b"");
+        });
+        let from = format!("\"client\":\"{}\"", bank_machine.address());
+        let line = cart_machine.run(told(&cart, &from));
+        assert!(line.contains("AuthorizationPolicy default/guard, no rule allows it"), "{line}");
 
-            // By hand, from the middle. A certificate of the test is as good as another when it is right.
-            let papers = Papers::of(&mesh);
-            let knock = |shows| middle.run(soon(papers.knock(tunnels, 80, shows)));
-            assert_eq!(knock(Some(papers.good("web"))), Ok(200));
-            assert_eq!(knock(Some(papers.good("bank"))), Ok(401));
-            let refused = [
-                (Some(papers.expired("web")), "identity.expired"),
-                (Some(papers.foreign("web")), "identity.untrusted"),
-                (None, "peer sent no certificates"),
-            ];
-            for (number, (shows, why)) in (1..).zip(refused) {
-                let outcome = knock(shows);
-                assert!(outcome.is_err(), "{why}: {outcome:?}");
-                let failures = || async { failures(&cart.metrics().await.expect("metrics")) };
-                cart_machine.run(until(failures, |failures| *failures == number));
-                let line = cart_machine.run(told(&cart, why));
-                assert!(line.contains(&middle.address().to_string()), "who it was: {line}");
-            }
-            // Clear text gets no word of HTTP.
-            let answer = middle.run(soon(heard(tunnels, b"GET / HTTP/1.1\r\nHost: cart\r\n\r\n")));
-            assert!(!occurs(b"HTTP/", &answer), "{}", answer.escape_ascii());
-            cart_machine
-                .run(until(|| async { failures(&cart.metrics().await.expect("metrics")) }, |failures| *failures == 4));
-            cart_machine.run(told(&cart, "InvalidContentType"));
+        // By hand, from the middle. A certificate of the test is as good as another when it is right.
+        let papers = Papers::of(&mesh);
+        let knock = |shows| middle.run(soon(papers.knock(tunnels, 80, shows)));
+        assert_eq!(knock(Some(papers.good("web"))), Ok(200));
+        assert_eq!(knock(Some(papers.good("bank"))), Ok(401));
+        let refused = [
+            (Some(papers.expired("web")), "identity.expired"),
+            (Some(papers.foreign("web")), "identity.untrusted"),
+            (None, "peer sent no certificates"),
+        ];
+        for (number, (shows, why)) in (1..).zip(refused) {
+            let outcome = knock(shows);
+            assert!(outcome.is_err(), "{why}: {outcome:?}");
+            let failures = || async { failures(&cart.metrics().await.expect("metrics")) };
+            cart_machine.run(until(failures, |failures| *failures == number));
+            let line = cart_machine.run(told(&cart, why));
+            assert!(line.contains(&middle.address().to_string()), "who it was: {line}");
+        }
+        // Clear text gets no word of HTTP.
+        let answer = middle.run(soon(heard(tunnels, b"GET / HTTP/1.1\r\nHost: cart\r\n\r\n")));
+        assert!(!occurs(b"HTTP/", &answer), "{}", answer.escape_ascii());
+        cart_machine
+            .run(until(|| async { failures(&cart.metrics().await.expect("metrics")) }, |failures| *failures == 4));
+        cart_machine.run(told(&cart, "InvalidContentType"));
 
-            // Those who pretend to be somebody get no request.
-            let anywhere = SocketAddr::new(middle.address().into(), 0);
-            let (foreign, expired) = middle.run(async {
-                (
-                    papers.pretend(anywhere, papers.foreign("stock")).await,
-                    papers.pretend(anywhere, papers.expired("price")).await,
-                )
-            });
-            mesh.configure(&format!("{POLICY}{}{}", workload("stock", foreign), workload("price", expired)));
-            let caller = middle.run(mesh.sidecar("office")).upstream("stock").upstream("price");
-            let _caller = bank_machine.run(caller.start());
-            for local in &caller.local {
-                let refused = bank_machine.run(answered(*local, 502));
-                let why = String::from_utf8_lossy(&refused.body).into_owned();
-                assert!(why.contains("upstream.certificate_invalid"), "{why}");
-            }
-        },
-    );
+        // Those who pretend to be somebody get no request.
+        let anywhere = SocketAddr::new(middle.address().into(), 0);
+        let (foreign, expired) = middle.run(async {
+            (
+                papers.pretend(anywhere, papers.foreign("stock")).await,
+                papers.pretend(anywhere, papers.expired("price")).await,
+            )
+        });
+        mesh.configure(&format!("{POLICY}{}{}", workload("stock", foreign), workload("price", expired)));
+        let caller = middle.run(mesh.sidecar("office")).upstream("stock").upstream("price");
+        let _caller = bank_machine.run(caller.start());
+        for local in &caller.local {
+            let refused = bank_machine.run(answered(*local, 502));
+            let why = String::from_utf8_lossy(&refused.body).into_owned();
+            assert!(why.contains("upstream.certificate_invalid"), "{why}");
+        }
+    });
 }
 
 /// All that comes back when this is said; nothing, also when the connection is cut off.

@@ -326,6 +326,15 @@ fn half_a_frame_is_not_waited_for_long() {
     });
 }
 
+#[test]
+fn a_connection_inside_another_takes_nothing_new_when_that_one_leaves() {
+    let carrier = Link::new(Connection::client(CONFIG));
+    let link = Link::inside(Connection::client(CONFIG), Some(carrier.clone()));
+    assert!(!link.is_closed());
+    carrier.inner.borrow_mut().wire.shut_down();
+    assert!(link.is_closed());
+}
+
 /// Streams in line for the window of the connection.
 fn in_line(count: usize) -> (Rc<Link>, Vec<Stream>) {
     let link = Link::new(Connection::client(CONFIG));
