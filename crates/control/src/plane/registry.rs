@@ -27,8 +27,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(10);
 pub const GRACE: Duration = Duration::from_secs(60);
 /// How long expiries stay frozen at most, counted from the last sign of life of an instance.
 pub const PATIENCE: Duration = Duration::from_secs(3600);
-/// Silent for this long is missing two beats: with the first lease that ends, all that were cut off together are seen.
-const SILENCE: Duration = Duration::from_secs(20);
+/// Silent for this long is missing a beat. Whoever was cut off with the one whose lease ends first is silent for longer by then: a lease
+/// is three beats, and between two of them lies one beat and what delays it.
+const SILENCE: Duration = Duration::from_secs(15);
 /// Fewer silent instances than this are no mass lapse.
 const MASS: usize = 3;
 /// The most ports and services that a workload may have.

@@ -10,7 +10,7 @@ use transept_control::plane::registry::{Name, Registry};
 
 const LEASE: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(60);
-const MISSED: Duration = Duration::from_secs(20);
+const MISSED: Duration = Duration::from_secs(15);
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[derive(Clone, Debug)]

@@ -81,6 +81,18 @@ fn a_mass_lapse_empties_no_service() {
 }
 
 #[test]
+fn a_beat_that_came_a_moment_late_does_not_hide_a_mass_lapse() {
+    let mut registry = registry(3);
+    // The last one heard before the cut: its beat was on its way for a moment.
+    registry.beat(&name("c"), b"c", HEARTBEAT + Duration::from_millis(900));
+    for tenth in 0..1000 {
+        let now = Duration::from_millis(tenth * 100);
+        assert!(registry.sweep(now).is_empty(), "{now:?}");
+    }
+    assert!(registry.is_frozen());
+}
+
+#[test]
 fn a_mass_lapse_does_not_last_for_ever() {
     let mut registry = registry(3);
     assert!(registry.sweep(PATIENCE).is_empty());
