@@ -9,7 +9,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +50,21 @@ pub fn unused_address() -> io::Result<SocketAddr> {
     let host = NEXT.fetch_add(1, Ordering::Relaxed) % 250 + 1;
     let address = Ipv4Addr::new(127, 128 | process[2], process[3], host);
     TcpListener::bind((address, 0))?.local_addr()
+}
+
+/// A port of 127.0.0.1 for who cannot be given another address. It is below those that the system gives to connections, of which one
+/// could else have it the moment after.
+///
+/// # Panics
+/// When thousands of them are taken.
+pub fn unused_port() -> u16 {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let process = u16::try_from(std::process::id() % u32::from(COUNT)).unwrap_or(0).wrapping_mul(61);
+    let ports = std::iter::repeat_with(|| FIRST + process.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT);
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    ports.take(COUNT.into()).find(free).expect("a port that nobody has")
 }
 
 /// Why the binary is not running.

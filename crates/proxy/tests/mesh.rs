@@ -21,6 +21,7 @@ use transept_model::attach::{Surroundings, attach};
 use transept_model::load::load;
 use transept_model::place::SourceText;
 use transept_proxy::{Mesh, Options, Proxy};
+use transept_testkit::launch::unused_port;
 
 const DOMAIN: &str = "transept.local";
 
@@ -75,8 +76,7 @@ fn now() -> UnixTime {
 
 /// An address that nobody listens on at the moment.
 fn unused() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
-    listener.local_addr().expect("an address")
+    SocketAddr::from(([127, 0, 0, 1], unused_port()))
 }
 
 /// What a program does with a connection.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use transept_testkit::client::Request;
-use transept_testkit::launch::unused_address;
+use transept_testkit::launch::{unused_address, unused_port};
 
 use crate::alone::alone;
 use crate::examples::{commands, repository, shell, terminate};
@@ -113,8 +113,7 @@ impl Composition {
             running: Vec::new(),
         };
         for network in ["cart", "web"] {
-            let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-            all.programs.insert(network.to_owned(), probe.local_addr().expect("bound").port());
+            all.programs.insert(network.to_owned(), unused_port());
         }
         // A Gateway of a container has the container's addresses.
         let mesh = std::fs::read_to_string(directory().join("mesh.yaml")).expect("readable");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use tokio::process::{Child, Command};
-use transept_testkit::launch::unused_address;
+use transept_testkit::launch::{unused_address, unused_port};
 
 use crate::stage::{PATIENCE, binary, soon, until};
 
@@ -52,9 +52,8 @@ async fn the_programs_on_machines_talk_as_their_page_says() {
     let [control, cart, web] = commands.as_slice() else { panic!("three commands: {commands:?}") };
     // The ports of the page may be taken on this machine.
     let (plane, tunnels) = (unused_address().expect("an address"), unused_address().expect("an address"));
-    let program =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|probe| probe.local_addr()).expect("a port").port();
-    let local = std::net::TcpListener::bind("127.0.0.1:0").and_then(|probe| probe.local_addr()).expect("a port").port();
+    let program = unused_port();
+    let local = unused_port();
     let cart = cart.replace("8080", &program.to_string());
     let web = web.replace("9001", &local.to_string());
 
@@ -88,8 +87,7 @@ async fn the_mesh_of_the_first_page_starts_with_its_two_commands() {
     let commands = commands("README.md", "## A mesh in two commands");
     let [control, sidecar] = commands.as_slice() else { panic!("two commands: {commands:?}") };
     let (plane, tunnels) = (unused_address().expect("an address"), unused_address().expect("an address"));
-    let program =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|probe| probe.local_addr()).expect("a port").port();
+    let program = unused_port();
     let cart = directory.path().join("cart");
     let script = repository().join("examples/vm/cart.py");
     std::fs::write(&cart, format!("#!/bin/sh\nexec python3 '{}' {program}\n", script.display())).expect("written");
