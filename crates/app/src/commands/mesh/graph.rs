@@ -76,10 +76,15 @@ fn text<'v>(value: &'v Value, name: &str) -> &'v str {
 
 /// What is worth a word besides the figures that every edge has.
 fn remarks(edge: &Value) -> String {
-    let words = [("recentRetries", "retries"), ("recentRefusals", "refused"), ("recentEjections", "ejections")];
-    let counts = words.iter().filter_map(|(name, word)| {
-        let count = edge[*name].as_u64().filter(|count| *count > 0)?;
-        Some(format!("{count} {word}"))
+    let words = [
+        ("recentRetries", "retry", "retries"),
+        ("recentRefusals", "refused", "refused"),
+        ("recentEjections", "ejection", "ejections"),
+    ];
+    let counts = words.iter().filter_map(|(name, one, many)| match edge[*name].as_u64()? {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        count => Some(format!("{count} {many}")),
     });
     counts.collect::<Vec<_>>().join("  ")
 }
