@@ -63,7 +63,8 @@ pub(super) fn run(options: &Options, at: &Path, results: &mut Meshed) -> anyhow:
     Ok(())
 }
 
-/// What makes a sidecar ask for all of a crowd: one upstream, or being a proxy to every service.
+/// What makes a sidecar ask for a crowd: one upstream, of which it holds everything, or being a proxy to every service, of which it holds
+/// the names until they are called.
 fn interest(crowd: Crowd, ports: PairPorts) -> Vec<String> {
     match crowd.services {
         0 => Vec::new(),
