@@ -110,6 +110,8 @@ fn arrive(listener: &Listener, connection: &Connection, carried: Carried) -> Res
     match chain.meet(&arrival) {
         Verdict::Continue => Ok(()),
         Verdict::Respond(reply) => Err(reply),
+        // Nothing can be asked while a connection waits to be let in: whoever needs to has not let it in.
+        Verdict::Call(_) => Err(Box::new(Reply::new(Reason::PolicyInvalid))),
     }
 }
 

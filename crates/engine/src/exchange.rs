@@ -3,14 +3,18 @@
 //! Built by the proxy for each request (and by `explain` and the cases from their own facts), passed by the verbs to every policy
 //! and filter. Time and randomness are fields, so that the same request decides the same way twice.
 
+use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
+use smallvec::SmallVec;
 use transept_wire::head::Request;
 
+use crate::callout::CalloutResult;
 use crate::policies::PolicyName;
+use crate::principal::Principal;
 
 /// The time of a decision, read once by the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +111,15 @@ pub struct Exchange<'a> {
     pub notes: &'a mut Notes,
 }
 
+impl Exchange<'_> {
+    /// Says how something was decided, to an explanation; on the data path nothing is said and nothing computed. No secret belongs in it.
+    pub fn tell(&mut self, what: impl FnOnce() -> String) {
+        if let Some(told) = &mut self.notes.told {
+            told.push(what());
+        }
+    }
+}
+
 /// What the request side of an exchange leaves for its response side. Reused between requests: call [`Notes::clear`].
 #[derive(Debug, Default)]
 pub struct Notes {
@@ -115,6 +128,18 @@ pub struct Notes {
     pub(crate) matched_prefix: usize,
     /// The policy that answered the request instead of the backend, for logs and explanations.
     pub answered_by: Option<Arc<PolicyName>>,
+    /// Who makes the request, once a policy has found out.
+    pub principal: Option<Arc<Principal>>,
+    /// What a policy that has asked for something wants to remember until it is asked again. Forgotten when it lets the request go on.
+    pub between: Option<Box<dyn Any + Send>>,
+    /// What policies say of their decisions, when somebody listens: an explanation.
+    pub(crate) told: Option<Vec<String>>,
+    /// What is given back when the exchange is over, whatever becomes of it: places among those that may be under way.
+    pub held: SmallVec<[Box<dyn Any + Send>; 1]>,
+    /// Where in the chain of policies the request is, while one of them waits for what it has asked for.
+    pub(crate) reached: usize,
+    /// What has come of it.
+    pub(crate) outcome: Option<CalloutResult>,
 }
 
 /// What the CORS filter found on the request side. The buffer is kept between requests.
@@ -140,11 +165,26 @@ impl Notes {
         Notes::default()
     }
 
+    /// Notes of a request that is explained.
+    pub(crate) fn told() -> Notes {
+        Notes { told: Some(Vec::new()), ..Notes::default() }
+    }
+
     /// Forgets the last request.
     pub fn clear(&mut self) {
         self.cors.origin_is = Origin::Refused;
         self.matched_prefix = 0;
         self.answered_by = None;
+        self.principal = None;
+        self.between = None;
+        self.held.clear();
+        self.reached = 0;
+        self.outcome = None;
+    }
+
+    /// Lets the policy that has asked for something go on with what came of it, when the request is screened again.
+    pub fn resume(&mut self, outcome: CalloutResult) {
+        self.outcome = Some(outcome);
     }
 }
 

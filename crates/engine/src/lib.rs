@@ -7,6 +7,7 @@
 
 pub mod admit;
 pub mod balance;
+pub mod callout;
 pub mod compile;
 pub mod exchange;
 pub mod explain;
@@ -14,8 +15,10 @@ pub mod filters;
 pub mod forwarded;
 pub mod health;
 pub mod judge;
+pub mod keep;
 pub mod pick;
 pub mod policies;
+pub mod principal;
 pub mod reason;
 pub mod relay;
 pub mod reply;

@@ -10,7 +10,8 @@ use crate::route::Routed;
 use crate::snapshot::Listener;
 use crate::verdict::{Reply, Verdict};
 
-/// Screens a request. With a rule: its policies, its filters. Without: the policies of the listener, then 404.
+/// Screens a request. With a rule: its policies, its filters. Without: the policies of the listener, then 404. After
+/// [`Verdict::Call`], call it again with the same notes, resumed.
 pub fn screen(listener: &Listener, routed: Option<&Routed<'_>>, x: &mut Exchange<'_>) -> Verdict {
     let Some(routed) = routed else {
         return match listener.chain.screen(x, Phase::FIRST..=Phase::LAST) {
@@ -22,14 +23,16 @@ pub fn screen(listener: &Listener, routed: Option<&Routed<'_>>, x: &mut Exchange
     x.notes.matched_prefix = routed.matched_prefix;
     let preflight = rule.filters.cors.as_ref().and_then(|cors| cors.meet(x));
     if !rule.chain.is_empty() {
-        if let refusal @ Verdict::Respond(_) = rule.chain.screen(x, Phase::FIRST..=Phase::Guard) {
-            return refusal;
+        let verdict = rule.chain.screen(x, Phase::FIRST..=Phase::Guard);
+        if !verdict.goes_on() {
+            return verdict;
         }
         if let Some(reply) = preflight {
             return reply.into();
         }
-        if let refusal @ Verdict::Respond(_) = rule.chain.screen(x, Phase::Authenticate..=Phase::LAST) {
-            return refusal;
+        let verdict = rule.chain.screen(x, Phase::Authenticate..=Phase::LAST);
+        if !verdict.goes_on() {
+            return verdict;
         }
     } else if let Some(reply) = preflight {
         return reply.into();

@@ -15,6 +15,7 @@ use transept_model::certificate::KeyPair;
 pub use transept_model::references::BackendId;
 
 use crate::balance::Table;
+use crate::keep::Keep;
 use crate::policies::{Chain, Step};
 use crate::role::Destinations;
 pub use crate::role::{Role, ServiceName, Speaks, Tunnel};
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub binds: Vec<Arc<Bind>>,
     /// Every backend that a rule or a mirror uses, in the order of their identities.
     pub backends: Vec<Arc<Backend>>,
+    /// What policies remember, the same in every generation.
+    pub keep: Arc<Keep>,
 }
 
 impl Snapshot {

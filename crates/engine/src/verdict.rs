@@ -1,4 +1,4 @@
-//! What a policy, a filter or a verb of the road may say about a request: go on, or answer now.
+//! What a policy, a filter or a verb of the road may say about a request: go on, answer now, or do something first.
 //!
 //! Made by `screen`, `admit`, `pick` and the policies; performed by the proxy, rendered by `reply`. Nothing here knows the format of
 //! a response: a [`Reply`] is the meaning, `reply::render` the bytes.
@@ -7,16 +7,26 @@ use std::borrow::Cow;
 
 use transept_wire::head::FieldName;
 
+use crate::callout::Callout;
 use crate::reason::Reason;
 
 /// The outcome of one step of the road.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 #[must_use]
 pub enum Verdict {
     /// Go on to the next step.
     Continue,
     /// Answer with this reply; later steps of the request side do not run, the response side does.
     Respond(Box<Reply>),
+    /// Do this first, and ask again with what came of it ([`Notes::resume`](crate::exchange::Notes::resume)).
+    Call(Box<Callout>),
+}
+
+impl Verdict {
+    /// Whether the next step may follow.
+    pub fn goes_on(&self) -> bool {
+        matches!(self, Verdict::Continue)
+    }
 }
 
 /// A response that the gateway makes by itself.
@@ -99,6 +109,12 @@ impl Reply {
 impl From<Reason> for Reply {
     fn from(reason: Reason) -> Reply {
         Reply::new(reason)
+    }
+}
+
+impl From<Callout> for Verdict {
+    fn from(callout: Callout) -> Verdict {
+        Verdict::Call(Box::new(callout))
     }
 }
 

@@ -12,6 +12,7 @@ mod answer;
 mod attempt;
 mod body;
 mod buffer;
+mod callout;
 pub mod capture;
 mod clock;
 mod condition;

@@ -30,7 +30,7 @@ use crate::edges::Carried;
 use crate::failure::{Failure, Repeat, Side};
 use crate::trip::Trip;
 use crate::worker::Worker;
-use crate::{answer, demand, mirror, normalize, record};
+use crate::{answer, callout, demand, mirror, normalize, record};
 
 /// A request whose head has been read.
 pub(crate) struct Arrival<'c> {
@@ -169,7 +169,7 @@ async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(
     }
     let routed = route(listener, &journey.trip.request, &journey.trip.host);
     journey.marks.rule = routed.as_ref().map(|routed| routed.rule);
-    screen_rule(listener, routed.as_ref(), connection, journey.trip)?;
+    screen_rule(listener, routed.as_ref(), journey).await?;
     let Some(rule) = journey.marks.rule else {
         return Err(Reason::RouteNotFound.into());
     };
@@ -222,16 +222,18 @@ fn verify_handshake(listener: &Listener, arrival: &Arrival<'_>) -> Result<(), St
 }
 
 /// The verb *screen*: the policies in force and the rule's filters.
-fn screen_rule(
+async fn screen_rule(
     listener: &Listener,
     routed: Option<&Routed<'_>>,
-    connection: &Connection,
-    trip: &mut Trip,
+    journey: &mut Journey<'_, '_, '_>,
 ) -> Result<(), Stop> {
-    let (mut exchange, _) = trip.exchange(connection, listener.port);
-    match screen(listener, routed, &mut exchange) {
-        Verdict::Continue => Ok(()),
-        Verdict::Respond(reply) => Err(Stop::Answer(reply)),
+    loop {
+        let (mut exchange, _) = journey.trip.exchange(journey.arrival.connection, listener.port);
+        match screen(listener, routed, &mut exchange) {
+            Verdict::Continue => return Ok(()),
+            Verdict::Respond(reply) => return Err(Stop::Answer(reply)),
+            Verdict::Call(callout) => Box::pin(callout::perform(*callout, listener, journey)).await?,
+        }
     }
 }
 
@@ -246,6 +248,8 @@ fn screen_backend(
     match pick::apply_backend_filters(backend, &mut exchange) {
         Verdict::Continue => Ok(()),
         Verdict::Respond(reply) => Err(Stop::Answer(reply)),
+        // Filters ask nobody.
+        Verdict::Call(_) => Err(Reason::PolicyInvalid.into()),
     }
 }
 

@@ -18,7 +18,6 @@ use transept_engine::exchange::{Connection, Exchange, Notes, Now};
 use transept_engine::route::route;
 use transept_engine::screen::screen_again;
 use transept_engine::snapshot::Snapshot;
-use transept_engine::verdict::Verdict;
 use transept_identity::{Bundles, Purpose};
 use transept_wire::h2::Code;
 use transept_wire::head::Request;
@@ -70,7 +69,7 @@ impl Opening {
             request: &mut request,
             notes: &mut notes,
         };
-        screen_again(listener, routed.as_ref(), &mut exchange) == Verdict::Continue
+        screen_again(listener, routed.as_ref(), &mut exchange).goes_on()
     }
 }
 

@@ -5,20 +5,24 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use foldhash::fast::FixedState;
 use transept_model::attach::PolicyTarget;
+use transept_model::kinds::TRANSEPT_GROUP;
+use transept_model::place::{Invalid, ObjectName};
 use transept_model::references::{
     self, AppProtocol, BackendTarget, BackendTls, EndpointAddress, RefProblem, References, Referrer, ResolvedBackend,
 };
 use transept_model::schema::Text;
+use transept_model::status::{Condition, Truth};
 use transept_model::world::World;
 
 use super::policies::{Effective, Policies};
+use crate::policies::{Origin, Wanted, WantedBackend};
 use crate::reason::Reason;
 use crate::rule::BrokenRef;
 use crate::snapshot::{
@@ -27,11 +31,23 @@ use crate::snapshot::{
 };
 use crate::traffic::{Ledger, Traffic};
 
+/// The kind of a backend that is the server of a URL.
+const ORIGIN: &str = "URL";
+
 /// How long connecting may take when the backend does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Endpoints that are to be installed in a backend that is in use.
 pub type EndpointChange = (Arc<Backend>, Arc<EndpointSet>);
+
+/// What a backend is made of.
+struct Draft {
+    tls: Option<Arc<UpstreamTls>>,
+    traffic: Option<Arc<Traffic>>,
+    source: EndpointSource,
+    endpoints: EndpointSet,
+    connect_timeout: Duration,
+}
 
 /// All backends of one compile.
 pub(super) struct Backends<'w> {
@@ -109,7 +125,17 @@ impl<'w> Backends<'w> {
         let (source, endpoints) = source_of(endpoints);
         let stated = traffic.as_ref().and_then(|traffic| traffic.connect_timeout);
         let connect_timeout = stated.or(resolved.connect_timeout).unwrap_or(CONNECT_TIMEOUT);
-        let backend = match before {
+        let backend = self.renew(key.clone(), Draft { tls, traffic, source, endpoints, connect_timeout });
+        self.made.insert(key, Arc::clone(&backend));
+        Ok(backend)
+    }
+
+    /// The backend as it was, with new endpoints perhaps, or a new one when more has changed.
+    fn renew(&mut self, key: (BackendId, UpstreamProtocol), draft: Draft) -> Arc<Backend> {
+        let Draft { tls, traffic, source, endpoints, connect_timeout } = draft;
+        let protocol = key.1;
+        let before = self.previous.get(&(&key.0, protocol)).copied();
+        match before {
             Some(before)
                 if before.source == source
                     && before.tls == tls
@@ -140,9 +166,68 @@ impl<'w> Backends<'w> {
                     key: FixedState::default().hash_one((&key.0, protocol)),
                 })
             }
+        }
+    }
+
+    /// Settles the backends that policies want to ask. Those that lead nowhere are told of, in the status of their policy too.
+    pub(super) fn settle_wanted(
+        &mut self,
+        wanted: &'w [Wanted],
+        problems: &mut Vec<Invalid>,
+    ) -> Vec<(ObjectName, Condition)> {
+        let mut conditions = Vec::new();
+        for one in wanted {
+            let found = match &one.to {
+                WantedBackend::Reference(reference) => {
+                    let from = Referrer { group: TRANSEPT_GROUP, kind: &one.by.kind, namespace: &one.by.namespace };
+                    self.find(&from, BackendTarget::from(reference))
+                }
+                WantedBackend::Origin(origin) => Ok(self.origin(origin)),
+            };
+            if let Err(broken) = &found {
+                let mut invalid = Invalid::new(one.place.clone(), &*broken.why);
+                invalid.object = Some(one.by.clone());
+                problems.push(invalid);
+                let message = format!("{} Until it is mended, the policy lets nothing through.", broken.why);
+                let condition = Condition::new("ResolvedRefs", Truth::False, "BackendNotFound", message);
+                conditions.push((one.by.clone(), condition));
+            }
+            // Each is settled once.
+            let _ = one.callee.set(found);
+        }
+        conditions
+    }
+
+    /// The server of a URL.
+    fn origin(&mut self, origin: &Origin) -> Arc<Backend> {
+        let Origin { tls, host, port } = origin;
+        let scheme = if *tls { "https" } else { "http" };
+        let name = format!("{scheme}://{host}").into();
+        let id = BackendId { kind: ORIGIN, namespace: "".into(), name, port: Some(*port) };
+        let key = (id, UpstreamProtocol::Auto);
+        if let Some(made) = self.made.get(&key) {
+            return Arc::clone(made);
+        }
+        let host: Arc<str> = (&**host).into();
+        let (source, endpoints) = match host.parse::<IpAddr>() {
+            Ok(ip) => (EndpointSource::Static, EndpointSet::new(vec![Endpoint::at(SocketAddr::new(ip, *port))])),
+            Err(_) => {
+                let name = DnsName { name: Arc::clone(&host), port: *port, weight: 1, zone: None };
+                (EndpointSource::Dns { names: vec![name], fixed: Vec::new() }, EndpointSet::default())
+            }
         };
+        let tls = tls.then(|| UpstreamTls {
+            server_name: Some(host),
+            roots: Roots::System,
+            subject_alt_names: Vec::new(),
+            client_identity: None,
+        });
+        let before = self.previous.get(&(&key.0, key.1)).and_then(|before| before.tls.clone());
+        let tls = tls.map(|new| before.filter(|old| **old == new).unwrap_or_else(|| Arc::new(new)));
+        let draft = Draft { tls, traffic: None, source, endpoints, connect_timeout: CONNECT_TIMEOUT };
+        let backend = self.renew(key.clone(), draft);
         self.made.insert(key, Arc::clone(&backend));
-        Ok(backend)
+        backend
     }
 
     /// A backend that is one address, with nothing said about its traffic: a port of the program behind its own proxy.
@@ -251,6 +336,7 @@ fn broken(reason: Reason, problem: &RefProblem) -> BrokenRef {
 /// `namespace/name:port`.
 fn label(id: &BackendId) -> String {
     match id.port {
+        Some(port) if id.kind == ORIGIN => format!("{}:{port}", id.name),
         Some(port) => format!("{}/{}:{port}", id.namespace, id.name),
         None => format!("{}/{}", id.namespace, id.name),
     }

@@ -201,8 +201,10 @@ pub fn compile_station(
 ) -> Compiled {
     let mut problems = Vec::new();
     let attachments = find_attachments(world, attached, station);
-    let policies = Policies::new(&attachments);
+    let keep = previous.map(|snapshot| Arc::clone(&snapshot.keep)).unwrap_or_default();
+    let policies = Policies::new(&attachments, world, &keep);
     let mut backends = Backends::new(world, previous, &policies, attached.zone.as_ref());
+    let mut conditions = backends.settle_wanted(&policies.wanted, &mut problems);
     let mut compiler = RouteCompiler { backends: &mut backends, problems: &mut problems, single: HashMap::new() };
     let mut routes = HashMap::new();
     for route in attached.services.iter().flat_map(|service| &service.routes) {
@@ -224,14 +226,14 @@ pub fn compile_station(
     sides.add_outbound(&mut binds);
     let nothing_left = find_nothing_left(&routes);
     let (backends, changes) = backends.finish();
-    let conditions = policies.conditions();
+    conditions.extend(policies.conditions());
     problems.extend(policies.problems);
     for problem in &mut problems {
         world.complete(problem);
     }
     let binds = binds.into_values().map(Arc::new).collect();
     Compiled {
-        snapshot: Arc::new(Snapshot { generation, binds, backends }),
+        snapshot: Arc::new(Snapshot { generation, binds, backends, keep }),
         changes,
         problems,
         conditions,

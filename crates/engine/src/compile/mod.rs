@@ -95,8 +95,10 @@ impl Compiled {
 /// Compiles a world. `previous` is the snapshot that is in use, `generation` the number of the new one.
 pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, generation: u64) -> Compiled {
     let mut problems = Vec::new();
-    let policies = Policies::new(&attached.policies);
+    let keep = previous.map(|snapshot| Arc::clone(&snapshot.keep)).unwrap_or_default();
+    let policies = Policies::new(&attached.policies, world, &keep);
     let mut backends = Backends::new(world, previous, &policies, attached.zone.as_ref());
+    let unresolved = backends.settle_wanted(&policies.wanted, &mut problems);
     let routes = compile_routes(attached, &mut backends, &mut problems);
     let mut nothing_left = find_nothing_left(&routes);
     nothing_left.extend(judge_mesh_routes(world, attached, &policies, &routes, &mut problems));
@@ -119,13 +121,14 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
     }
     let mut conditions = policies::tell_where_they_stand(world, &attached.policies);
     conditions.extend(policies.conditions());
+    conditions.extend(unresolved);
     problems.extend(policies.problems);
     let binds = drafts.into_iter().map(|(address, draft)| Arc::new(draft.finish(address))).collect();
     for problem in &mut problems {
         world.complete(problem);
     }
     Compiled {
-        snapshot: Arc::new(Snapshot { generation, binds, backends }),
+        snapshot: Arc::new(Snapshot { generation, binds, backends, keep }),
         changes,
         problems,
         conditions,

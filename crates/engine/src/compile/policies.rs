@@ -16,7 +16,8 @@ use transept_model::schema::{Decoder, Text};
 use transept_model::status::{Condition, Truth};
 use transept_model::world::World;
 
-use crate::policies::{AnyPolicy, Chain, Force, KINDS, KindFacts, Phase, PolicyName, Step, kind};
+use crate::keep::Keep;
+use crate::policies::{AnyPolicy, Chain, CompileCx, Force, KINDS, KindFacts, Phase, PolicyName, Step, Wanted, kind};
 use crate::rule::Site;
 use crate::settings::Settings;
 use crate::traffic::Traffic;
@@ -26,6 +27,8 @@ pub(super) struct Policies<'w> {
     on: HashMap<&'w PolicyTarget, Vec<Placed>>,
     verdicts: Vec<Verdicts>,
     pub(super) problems: Vec<Invalid>,
+    /// The backends that policies want to ask.
+    pub(super) wanted: Vec<Wanted>,
 }
 
 /// One policy on one target.
@@ -62,15 +65,17 @@ impl Effective {
 }
 
 impl<'w> Policies<'w> {
-    pub(super) fn new(attachments: &'w [PolicyAttachment]) -> Policies<'w> {
-        let mut policies = Policies { on: HashMap::new(), verdicts: Vec::new(), problems: Vec::new() };
+    pub(super) fn new(attachments: &'w [PolicyAttachment], world: &World, keep: &Keep) -> Policies<'w> {
+        let mut policies =
+            Policies { on: HashMap::new(), verdicts: Vec::new(), problems: Vec::new(), wanted: Vec::new() };
         let mut compiled: HashMap<*const Policy, (usize, Option<Arc<AnyPolicy>>)> = HashMap::new();
         for attachment in attachments {
             let policy = &attachment.policy;
             let Some((kind, facts)) = KINDS.iter().enumerate().find(|(_, facts)| facts.kind == policy.kind) else {
                 continue;
             };
-            let (index, body) = compiled.entry(Arc::as_ptr(policy)).or_insert_with(|| policies.compile(policy)).clone();
+            let (index, body) =
+                compiled.entry(Arc::as_ptr(policy)).or_insert_with(|| policies.compile(policy, world, keep)).clone();
             let step = Arc::new(make_step(facts, policy, &attachment.target, body));
             let placed = policies.on.entry(&attachment.target).or_default();
             // The oldest comes first; a younger one of the same kind on the same target is replaced by it.
@@ -85,12 +90,15 @@ impl<'w> Policies<'w> {
         policies
     }
 
-    fn compile(&mut self, policy: &Policy) -> (usize, Option<Arc<AnyPolicy>>) {
+    fn compile(&mut self, policy: &Policy, world: &World, keep: &Keep) -> (usize, Option<Arc<AnyPolicy>>) {
         let name = policy.meta.object_name();
         let mut cx = Decoder::new(Arc::clone(&policy.meta.at.file));
         cx.about(Some(name.clone()));
         let compiled = match &policy.broken {
-            None => cx.within("spec", |cx| AnyPolicy::compile(policy.kind, &policy.spec, cx)),
+            None => cx.within("spec", |cx| {
+                let mut cx = CompileCx::new(cx, world, &name, keep, &mut self.wanted);
+                AnyPolicy::compile(policy.kind, &policy.spec, &mut cx)
+            }),
             Some(why) => {
                 cx.refuse(policy.meta.at.spot(), &**why);
                 None

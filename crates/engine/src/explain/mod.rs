@@ -20,6 +20,7 @@ pub use walk::explain;
 
 use crate::forwarded::Client;
 use crate::policies::PolicyName;
+use crate::principal::Principal;
 use crate::route::predicates::Lost;
 use crate::rule::{Rule, Site, WeightedBackend};
 use crate::snapshot::{Bind, Listener};
@@ -75,6 +76,12 @@ pub struct Explanation {
     pub policies: Vec<Arc<PolicyName>>,
     /// The policy that answered instead of the backend.
     pub answered_by: Option<Arc<PolicyName>>,
+    /// What the policies would do over the network or besides before they decide; none of it was done.
+    pub callouts: Vec<String>,
+    /// What policies say of their decisions, in order.
+    pub told: Vec<String>,
+    /// Who makes the request; none is anonymous.
+    pub principal: Option<Arc<Principal>>,
     /// The filters of the rule and of the chosen backendRef.
     pub filters: Vec<(String, Site)>,
     /// The backends of the rule with their weights.

@@ -13,6 +13,7 @@ use super::considered::{Tried, consider};
 use super::traffic::describe;
 use super::{Ask, BackendShare, Explanation, stream};
 use crate::balance::Turns;
+use crate::callout::CalloutResult;
 use crate::exchange::{Connection, Exchange, Notes, TlsFacts};
 use crate::filters::Filters;
 use crate::policies::{Carried, Chain};
@@ -164,7 +165,7 @@ fn walk(bind: &Bind, ask: &Ask, found: &mut Explanation) {
     found.rule = routed.as_ref().map(|routed| Arc::clone(routed.rule));
     let chain = routed.as_ref().map_or(&listener.chain, |routed| &routed.rule.chain);
     note_policies(listener, chain, found);
-    let mut notes = Notes::new();
+    let mut notes = Notes::told();
     let x = Exchange {
         now: ask.now,
         random: ask.random,
@@ -187,9 +188,20 @@ fn decide<'s>(
 ) {
     let audience = Audience::of(x.request);
     let mut backend = None;
-    let reply = match screen(listener, routed, &mut x) {
+    let verdict = loop {
+        match screen(listener, routed, &mut x) {
+            Verdict::Call(callout) => {
+                found.callouts.push(callout.describe());
+                x.notes.resume(CalloutResult::Assumed);
+            }
+            verdict => break verdict,
+        }
+    };
+    found.principal = x.principal();
+    found.told = x.notes.told.take().unwrap_or_default();
+    let reply = match verdict {
         Verdict::Respond(reply) => Some(reply),
-        Verdict::Continue => routed.and_then(|routed| forward(routed, &mut backend, &mut x, found)),
+        _ => routed.and_then(|routed| forward(routed, &mut backend, &mut x, found)),
     };
     let mut response = Response::new(ask.assumed.status);
     match &reply {

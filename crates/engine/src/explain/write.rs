@@ -47,6 +47,13 @@ impl Explanation {
                 "kind": policy.kind, "name": format!("{}/{}", policy.namespace, policy.name),
                 "target": policy.target.as_ref(), "place": policy.place.to_string(),
             })).collect::<Vec<_>>(),
+            "told": self.told,
+            "callouts": self.callouts,
+            "principal": self.principal.as_ref().map(|principal| json!({
+                "kind": principal.kind.as_str(), "id": principal.id, "groups": principal.groups, "scopes": principal.scopes,
+                "claims": principal.claims, "plan": principal.plan, "tenant": principal.tenant, "scheme": principal.scheme,
+                "credential": principal.credential,
+            })),
             "answeredBy": self.answered_by.as_ref().map(|policy| policy.to_string()),
             "filters": self.filters.iter()
                 .map(|(name, place)| json!({"filter": name, "place": place.to_string()})).collect::<Vec<_>>(),
@@ -122,10 +129,24 @@ impl Explanation {
             let verdict = if answered { ": it answers" } else { "" };
             writeln!(out, "screen     {policy} on {} at {}{verdict}", policy.target, policy.place)?;
         }
+        self.write_told(out)?;
         for (name, place) in &self.filters {
             writeln!(out, "filter     {name} at {place}")?;
         }
         self.write_forward(out)
+    }
+
+    fn write_told(&self, out: &mut String) -> std::fmt::Result {
+        for one in &self.told {
+            writeln!(out, "           {one}")?;
+        }
+        for one in &self.callouts {
+            writeln!(out, "           {one} (not done here; taken as though it went well)")?;
+        }
+        if let Some(principal) = &self.principal {
+            writeln!(out, "principal  {}", principal.describe())?;
+        }
+        Ok(())
     }
 
     fn write_route(&self, out: &mut String) -> std::fmt::Result {

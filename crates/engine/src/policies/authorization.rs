@@ -17,7 +17,7 @@ use transept_wire::head::Method;
 use transept_wire::normalize;
 
 use super::patterns::{HostPattern, IdentityPattern, PathPattern};
-use super::{Arrival, Carried, Network, Phase, Policy, PolicyName};
+use super::{Arrival, Carried, CompileCx, Network, Phase, Policy, PolicyName};
 use crate::exchange::Exchange;
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
@@ -254,7 +254,7 @@ impl Policy for AuthorizationPolicy {
         &[Target::Gateway, Target::Listener, Target::Route, Target::Rule, Target::Service];
     type Spec = AuthorizationPolicySpec;
 
-    fn compile(spec: &AuthorizationPolicySpec, cx: &mut Decoder) -> Option<Self> {
+    fn compile(spec: &AuthorizationPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let mut compile = |list: &str, rules: &[AccessRule]| -> Vec<Access> {
             rules.iter().enumerate().map(|(index, rule)| Access::compile(list, index, rule, cx)).collect()
         };

@@ -93,24 +93,37 @@ impl Chain {
                 Some(policy) => policy.on_connect(x),
                 None => Reply::new(Reason::PolicyInvalid).because(step.name.to_string()).into(),
             };
-            if verdict != Verdict::Continue {
+            if !matches!(verdict, Verdict::Continue) {
                 return verdict;
             }
         }
         Verdict::Continue
     }
 
-    /// Runs the request side of the policies in some phases. Notes which policy answered.
+    /// Runs the request side of the policies in some phases. Notes which policy answered. When a policy has asked for something, it is called
+    /// again with what came of it, and goes on from that policy.
     pub(crate) fn screen(&self, x: &mut Exchange<'_>, phases: RangeInclusive<Phase>) -> Verdict {
-        for step in self.steps.iter().filter(|step| phases.contains(&step.phase)) {
-            let verdict = match &step.policy {
-                Some(policy) => policy.on_request(x),
-                None => Reply::new(Reason::PolicyInvalid).into(),
+        let begin = x.notes.reached;
+        for (index, step) in self.steps.iter().enumerate().skip(begin) {
+            if !phases.contains(&step.phase) {
+                continue;
+            }
+            let verdict = match (&step.policy, x.notes.outcome.take()) {
+                (Some(policy), Some(outcome)) => policy.on_callout(x, outcome),
+                (Some(policy), None) => policy.on_request(x),
+                (None, _) => Reply::new(Reason::PolicyInvalid).into(),
             };
-            if verdict != Verdict::Continue {
-                // One of several that act as one has said already which it is.
-                x.notes.answered_by.get_or_insert_with(|| Arc::clone(&step.name));
-                return verdict;
+            match verdict {
+                Verdict::Continue => x.notes.between = None,
+                Verdict::Call(_) => {
+                    x.notes.reached = index;
+                    return verdict;
+                }
+                Verdict::Respond(_) => {
+                    // One of several that act as one has said already which it is.
+                    x.notes.answered_by.get_or_insert_with(|| Arc::clone(&step.name));
+                    return verdict;
+                }
             }
         }
         Verdict::Continue

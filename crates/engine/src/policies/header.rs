@@ -7,10 +7,9 @@
 use transept_model::kinds::HttpHeaderFilter;
 use transept_model::object;
 use transept_model::policy::Target;
-use transept_model::schema::Decoder;
 use transept_wire::head::Response;
 
-use super::{Phase, Policy};
+use super::{CompileCx, Phase, Policy};
 use crate::compile::filters::compile_changes;
 use crate::exchange::Exchange;
 use crate::filters::HeaderChanges;
@@ -40,7 +39,7 @@ impl Policy for HeaderPolicy {
     const TARGETS: &'static [Target] = &[Target::Gateway, Target::Listener, Target::Route, Target::Rule];
     type Spec = HeaderPolicySpec;
 
-    fn compile(spec: &HeaderPolicySpec, cx: &mut Decoder) -> Option<Self> {
+    fn compile(spec: &HeaderPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let mut compile = |field, changes: &Option<HttpHeaderFilter>| match changes {
             None => Some(HeaderChanges::default()),
             Some(changes) => match compile_changes(changes) {

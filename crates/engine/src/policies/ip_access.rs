@@ -8,9 +8,9 @@ use std::net::IpAddr;
 
 use transept_model::object;
 use transept_model::policy::Target;
-use transept_model::schema::{Decoder, Rule};
+use transept_model::schema::Rule;
 
-use super::{Arrival, Carried, Network, Phase, Policy};
+use super::{Arrival, Carried, CompileCx, Network, Phase, Policy};
 use crate::exchange::Exchange;
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
@@ -39,7 +39,7 @@ impl Policy for IpAccessPolicy {
     const TARGETS: &'static [Target] = &[Target::Gateway, Target::Listener, Target::Route, Target::Rule];
     type Spec = IpAccessPolicySpec;
 
-    fn compile(spec: &IpAccessPolicySpec, cx: &mut Decoder) -> Option<Self> {
+    fn compile(spec: &IpAccessPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         if spec.allow.is_none() && spec.deny.is_empty() {
             cx.refuse(spec.at, "the policy says nothing").remedy("write `allow`, `deny` or both");
             return None;
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     fn passes(policy: &IpAccessPolicy, client: &str) -> bool {
-        on_request_from(policy, client) == Verdict::Continue
+        on_request_from(policy, client).goes_on()
     }
 
     #[test]

@@ -7,11 +7,11 @@
 use std::time::Duration;
 
 use transept_model::policy::Target;
-use transept_model::schema::{Decoder, Rule};
+use transept_model::schema::Rule;
 use transept_model::{choice, object};
 use transept_wire::normalize::{Controls, Encoding, Form, MergeSlashes, Slashes};
 
-use super::{Network, Phase, Policy};
+use super::{CompileCx, Network, Phase, Policy};
 use crate::settings::{Emit, Settings, TraceEdge};
 
 object! {
@@ -185,7 +185,7 @@ impl Policy for ListenerPolicy {
     const TARGETS: &'static [Target] = &[Target::Gateway, Target::Listener];
     type Spec = ListenerPolicySpec;
 
-    fn compile(spec: &ListenerPolicySpec, cx: &mut Decoder) -> Option<Self> {
+    fn compile(spec: &ListenerPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         if let Some(limits) = &spec.limits {
             let line = limits.request_line_bytes.unwrap_or(8192);
             if limits.header_bytes.is_some_and(|head| head < line) {

@@ -5,10 +5,10 @@
 //! called, and the strictest counts (`compile/mesh.rs`). Without a policy workloads are strict.
 
 use transept_model::policy::Target;
-use transept_model::schema::{Decoder, Rule};
+use transept_model::schema::Rule;
 use transept_model::{choice, object};
 
-use super::{IdentityPattern, Phase, Policy};
+use super::{CompileCx, IdentityPattern, Phase, Policy};
 use crate::settings::{Plaintext, Settings};
 
 object! {
@@ -44,7 +44,7 @@ impl Policy for MeshPolicy {
     const TARGETS: &'static [Target] = &[Target::Service];
     type Spec = MeshPolicySpec;
 
-    fn compile(spec: &MeshPolicySpec, _: &mut Decoder) -> Option<Self> {
+    fn compile(spec: &MeshPolicySpec, _: &mut CompileCx<'_>) -> Option<Self> {
         Some(MeshPolicy { spec: spec.clone() })
     }
 

@@ -16,6 +16,7 @@
 
 mod authorization;
 mod chain;
+mod compiling;
 mod header;
 mod ip_access;
 mod listener;
@@ -30,14 +31,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use transept_model::policy::{Merge, PolicyKind, Target};
-use transept_model::schema::{Decoder, Schema};
+use transept_model::schema::{Decoder, Schema, Text};
 use transept_model::value::Value;
 use transept_wire::head::Response;
 
 pub use chain::{Chain, Force, PolicyName, Step};
+pub use compiling::{CompileCx, Origin, PlainHttp, Url};
+pub(crate) use compiling::{Wanted, WantedBackend};
 pub use network::Network;
 pub use patterns::{HostPattern, IdentityPattern, PathPattern};
 
+use crate::callout::CalloutResult;
 use crate::exchange::{Connection, Exchange};
 use crate::settings::Settings;
 use crate::traffic::Traffic;
@@ -101,7 +105,13 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
     type Spec: Schema;
 
     /// Makes the policy from its spec. What is wrong is written into `cx`; nothing is returned then.
-    fn compile(spec: &Self::Spec, cx: &mut Decoder) -> Option<Self>;
+    fn compile(spec: &Self::Spec, cx: &mut CompileCx<'_>) -> Option<Self>;
+
+    /// The names of the Secrets in its own namespace that a policy with this spec needs. A proxy is sent no others.
+    fn secrets(spec: &Self::Spec) -> Vec<Text> {
+        let _ = spec;
+        Vec::new()
+    }
 
     /// All policies of the kind in force at one place as one, when they come together. None leaves each to itself.
     fn join(all: &[(&Arc<PolicyName>, &Self)]) -> Option<Self> {
@@ -129,6 +139,14 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
         let _ = x;
         Verdict::Continue
+    }
+
+    /// Goes on with a request for which it has asked for something ([`Verdict::Call`]). What it needs to remember in between is
+    /// in [`Notes::between`](crate::exchange::Notes::between). Without its own, it is asked from the beginning, and finds in its memory what
+    /// the callout has brought.
+    fn on_callout(&self, x: &mut Exchange<'_>, result: CalloutResult) -> Verdict {
+        let _ = result;
+        self.on_request(x)
     }
 
     /// Looks at a response on its way out, the backend's or our own.
@@ -192,7 +210,7 @@ macro_rules! policies {
 
         impl AnyPolicy {
             /// Reads and compiles a spec. None when `cx` now holds a reason, or when the kind is not in the table.
-            pub(crate) fn compile(kind: &str, spec: &Value, cx: &mut Decoder) -> Option<AnyPolicy> {
+            pub(crate) fn compile(kind: &str, spec: &Value, cx: &mut CompileCx<'_>) -> Option<AnyPolicy> {
                 $( if kind == <$type as Policy>::KIND {
                     let before = cx.count();
                     let spec = <<$type as Policy>::Spec as Schema>::decode(spec, cx)?;
@@ -200,6 +218,16 @@ macro_rules! policies {
                     return (cx.count() == before).then_some(AnyPolicy::$variant(policy));
                 } )*
                 None
+            }
+
+            /// The names of the Secrets that a policy needs, in its own namespace. None of a spec that cannot be read.
+            fn secrets(kind: &str, spec: &Value) -> Vec<Text> {
+                $( if kind == <$type as Policy>::KIND {
+                    let mut cx = Decoder::new("".into());
+                    let spec = <<$type as Policy>::Spec as Schema>::decode(spec, &mut cx);
+                    return spec.map_or_else(Vec::new, |spec| <$type as Policy>::secrets(&spec));
+                } )*
+                Vec::new()
             }
 
             /// Several policies of one kind as one, if the kind does that.
@@ -235,6 +263,10 @@ macro_rules! policies {
                 match self { $( AnyPolicy::$variant(policy) => policy.on_request(x), )* }
             }
 
+            pub(crate) fn on_callout(&self, x: &mut Exchange<'_>, result: CalloutResult) -> Verdict {
+                match self { $( AnyPolicy::$variant(policy) => policy.on_callout(x, result), )* }
+            }
+
             pub(crate) fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
                 match self { $( AnyPolicy::$variant(policy) => policy.on_response(x, response), )* }
             }
@@ -254,6 +286,11 @@ policies! {
 /// The facts of a kind in the table.
 pub fn kind(name: &str) -> Option<&'static KindFacts> {
     KINDS.iter().find(|facts| facts.kind == name)
+}
+
+/// The names of the Secrets that a policy needs, in its own namespace.
+pub fn secrets_of(policy: &transept_model::policy::Policy) -> Vec<Text> {
+    AnyPolicy::secrets(policy.kind, &policy.spec)
 }
 
 /// A health check as a policy with nothing but `healthCheck: {}` compiles it.

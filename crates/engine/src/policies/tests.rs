@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use transept_model::place::{Invalid, SourceText};
+use transept_model::place::{Invalid, ObjectName, SourceText};
 use transept_model::schema::{Decoder, Schema};
 use transept_model::value::{Budget, Value, read};
+use transept_model::world::World;
 use transept_wire::head::Request;
 
-use super::{KINDS, MODEL_KINDS, Policy};
+use super::{CompileCx, KINDS, MODEL_KINDS, Policy};
 use crate::exchange::{Connection, Exchange, Notes, Now};
+use crate::keep::Keep;
 use crate::verdict::Verdict;
 
 fn value(yaml: &str) -> Value {
@@ -20,7 +22,11 @@ fn value(yaml: &str) -> Value {
 
 fn attempt<P: Policy>(yaml: &str) -> (Option<P>, Vec<Invalid>) {
     let mut cx = Decoder::new("test.yaml".into());
-    let policy = P::Spec::decode(&value(yaml), &mut cx).and_then(|spec| P::compile(&spec, &mut cx));
+    let name = ObjectName { kind: P::KIND.into(), namespace: "default".into(), name: "test".into() };
+    let (world, keep, mut wanted) = (World::default(), Keep::default(), Vec::new());
+    let spec = P::Spec::decode(&value(yaml), &mut cx);
+    let policy =
+        spec.and_then(|spec| P::compile(&spec, &mut CompileCx::new(&mut cx, &world, &name, &keep, &mut wanted)));
     (policy, cx.into_problems())
 }
 

@@ -12,7 +12,7 @@ use transept_model::value::Value;
 use transept_model::{choice, object};
 use transept_wire::head::FieldName;
 
-use super::{Phase, Policy};
+use super::{CompileCx, Phase, Policy};
 use crate::traffic::{
     Allowance, Balancer, HashKey, Limits, Locality, Outliers, Repeatable, Retries, SuccessRate, Traffic,
 };
@@ -267,7 +267,7 @@ impl Policy for TrafficPolicy {
     const TARGETS: &'static [Target] = &[Target::Service, Target::Backend];
     type Spec = TrafficPolicySpec;
 
-    fn compile(spec: &TrafficPolicySpec, cx: &mut Decoder) -> Option<Self> {
+    fn compile(spec: &TrafficPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let balancer = match &spec.balancer {
             Some(balancer) => cx.within("balancer", |cx| compile_balancer(balancer, cx))?,
             None => Balancer::LeastRequest,

@@ -84,6 +84,11 @@ impl Decoder {
         &mut self.problems[last]
     }
 
+    /// Where `at` is, for errors that are found later.
+    pub fn place(&self, at: Spot) -> Place {
+        Place::new(self.file.clone(), at)
+    }
+
     /// True when further errors are only counted.
     fn is_full(&self) -> bool {
         self.problems.len() > MOST_PROBLEMS

@@ -25,6 +25,7 @@ fn connection(identity: Option<&str>) -> Connection {
 fn cause(verdict: Verdict) -> Result<(), String> {
     match verdict {
         Verdict::Continue => Ok(()),
+        Verdict::Call(_) => panic!("it asks nobody"),
         Verdict::Respond(reply) => {
             assert_eq!((reply.status, &*reply.detail), (403, ""));
             Err(reply.cause.map(String::from).unwrap_or_default())

@@ -1,0 +1,104 @@
+//! What a policy asks for that the engine cannot do, because it does no IO: a call over the network, the body of the request, slow
+//! computing.
+//!
+//! A policy returns a [`Callout`] as its verdict; the proxy performs it and shows the same policy the [`CalloutResult`]
+//! (`Policy::on_callout`). Explanations perform nothing and say [`CalloutResult::Assumed`].
+
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use transept_wire::head::{Fields, Request};
+
+use crate::rule::BrokenRef;
+use crate::snapshot::Backend;
+
+/// Something to do before a policy can decide.
+#[derive(Debug)]
+pub enum Callout {
+    /// Ask a server.
+    Http(Box<HttpCall>),
+    /// Read the body of the request, up to this many bytes, and keep it to be forwarded.
+    Body {
+        /// The largest body that is read, in bytes.
+        most: usize,
+    },
+    /// Compute something that takes longer than a worker may be held up: milliseconds.
+    Compute(Computation),
+}
+
+/// A request of a policy's own.
+#[derive(Debug)]
+pub struct HttpCall {
+    /// Whom to ask. Over HTTP/2 where the backend's protocol says so.
+    pub backend: Arc<Backend>,
+    /// The head: method, authority, target, fields. `Content-Length` is written by the proxy.
+    pub request: Request,
+    /// The content.
+    pub body: Vec<u8>,
+    /// How long all of it may take.
+    pub timeout: Duration,
+    /// The largest answer that is read, in bytes of content.
+    pub most: usize,
+}
+
+/// Slow computing, and what it is.
+pub struct Computation {
+    /// What is computed, for logs and explanations.
+    pub what: &'static str,
+    /// Runs on a thread for such things.
+    pub run: Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>,
+}
+
+impl fmt::Debug for Computation {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Computation").field("what", &self.what).finish_non_exhaustive()
+    }
+}
+
+/// What came of a callout.
+#[derive(Debug)]
+pub enum CalloutResult {
+    /// The server's answer, whatever its status.
+    Answered(Box<Answer>),
+    /// The body of the request, whole.
+    Body(Arc<[u8]>),
+    /// The body is larger than was asked for, or nobody can tell; it has not been kept.
+    BodyTooLarge,
+    /// What was computed.
+    Computed(Box<dyn Any + Send>),
+    /// Nothing came of it. The sentence is for logs; it holds no secret.
+    Failed(Box<str>),
+    /// Nothing was performed: an explanation goes on as though it had gone well.
+    Assumed,
+}
+
+/// A whole answer.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The header fields.
+    pub fields: Fields,
+    /// The content.
+    pub body: Vec<u8>,
+    /// The trailer fields.
+    pub trailers: Fields,
+}
+
+impl Callout {
+    /// What is done, for explanations: `asks shop/auth:9001, GET /check`.
+    pub fn describe(&self) -> String {
+        match self {
+            Callout::Http(call) => {
+                format!("asks {}, {} {}", call.backend.label, call.request.method, call.request.path().escape_ascii())
+            }
+            Callout::Body { most } => format!("reads the body of the request, up to {most} bytes"),
+            Callout::Compute(computation) => format!("computes {}", computation.what),
+        }
+    }
+}
+
+/// A backend that a policy asks; settled when all backends of the configuration are.
+pub type Callee = Arc<OnceLock<Result<Arc<Backend>, BrokenRef>>>;

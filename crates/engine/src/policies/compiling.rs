@@ -1,0 +1,234 @@
+//! What a policy sees of the configuration while it is compiled: where to write what is wrong, what its spec refers to, and its memory.
+//!
+//! Made by `compile/policies.rs` for each policy. Errors go to the [`Decoder`] that this dereferences to. A reference that leads nowhere
+//! is an error of the policy, which then fails closed.
+
+use std::net::IpAddr;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use transept_model::kinds::{BackendObjectReference, ConfigMapBody, Object, SecretBody};
+use transept_model::place::{ObjectName, Place, Spot};
+use transept_model::schema::Decoder;
+use transept_model::world::World;
+
+use crate::callout::Callee;
+use crate::keep::Keep;
+
+/// What a policy sees while it is compiled.
+pub struct CompileCx<'c> {
+    decoder: &'c mut Decoder,
+    /// All objects of the configuration.
+    pub world: &'c World,
+    /// The policy itself.
+    pub name: &'c ObjectName,
+    keep: &'c Keep,
+    wanted: &'c mut Vec<Wanted>,
+}
+
+/// A backend that a policy wants to ask.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// The policy.
+    pub by: ObjectName,
+    /// Where the reference is written.
+    pub place: Place,
+    pub to: WantedBackend,
+    pub callee: Callee,
+}
+
+#[derive(Debug)]
+pub(crate) enum WantedBackend {
+    Reference(BackendObjectReference),
+    Origin(Origin),
+}
+
+/// The server of a URL.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// Whether TLS is spoken; the certificate must be valid for `host` and signed by an authority that the operating system trusts.
+    pub tls: bool,
+    /// A DNS name in lower case, or an address.
+    pub host: Box<str>,
+    /// The port.
+    pub port: u16,
+}
+
+/// A server by URL, and what to ask it.
+#[derive(Clone, Debug)]
+pub struct Url {
+    /// Whom to ask.
+    pub callee: Callee,
+    /// What goes into `Host`.
+    pub authority: Box<str>,
+    /// `https` or `http`.
+    pub scheme: &'static str,
+    /// Path and query.
+    pub target: Box<str>,
+}
+
+impl<'c> CompileCx<'c> {
+    pub(crate) fn new(
+        decoder: &'c mut Decoder,
+        world: &'c World,
+        name: &'c ObjectName,
+        keep: &'c Keep,
+        wanted: &'c mut Vec<Wanted>,
+    ) -> CompileCx<'c> {
+        CompileCx { decoder, world, name, keep, wanted }
+    }
+
+    /// Memory that outlives this compile; `part` tells several of one policy apart.
+    pub fn keep<T: Send + Sync + 'static>(&self, part: &str, make: impl FnOnce() -> T) -> Arc<T> {
+        let ObjectName { kind, namespace, name } = self.name;
+        self.keep.of(&format!("{kind} {namespace}/{name} {part}"), make)
+    }
+
+    /// Memory that all policies share.
+    pub fn keep_for_all<T: Send + Sync + 'static>(&self, part: &str, make: impl FnOnce() -> T) -> Arc<T> {
+        self.keep.of(part, make)
+    }
+
+    /// A Secret in the namespace of the policy.
+    pub fn secret(&mut self, at: Spot, name: &str) -> Option<Arc<Object<SecretBody>>> {
+        let namespace = &self.name.namespace;
+        let found = self.world.secret(namespace, name).cloned();
+        if found.is_none() {
+            let why = format!("there is no Secret {namespace}/{name}");
+            self.decoder.refuse(at, why).remedy("add it, or mend the name");
+        }
+        found
+    }
+
+    /// An entry of a Secret in the namespace of the policy, as text.
+    pub fn secret_entry(&mut self, at: Spot, name: &str, entry: &str) -> Option<String> {
+        let secret = self.secret(at, name)?;
+        let text = secret.spec.entry(entry).and_then(|bytes| std::str::from_utf8(bytes).ok());
+        if text.is_none() {
+            let namespace = &self.name.namespace;
+            let why = format!("the Secret {namespace}/{name} has no entry {entry} that is text");
+            self.decoder.refuse(at, why).remedy(format!("add the entry {entry}"));
+        }
+        text.map(str::to_owned)
+    }
+
+    /// A ConfigMap in the namespace of the policy.
+    pub fn config_map(&mut self, at: Spot, name: &str) -> Option<Arc<Object<ConfigMapBody>>> {
+        let namespace = &self.name.namespace;
+        let found = self.world.config_map(namespace, name).cloned();
+        if found.is_none() {
+            let why = format!("there is no ConfigMap {namespace}/{name}");
+            self.decoder.refuse(at, why).remedy("add it, or mend the name");
+        }
+        found
+    }
+
+    /// The Service or Backend of a reference, to be asked by callouts. Whether it exists is known when the policy is first used: a
+    /// callee that does not is answered for by the policy, which fails closed.
+    pub fn backend(&mut self, reference: &BackendObjectReference) -> Callee {
+        self.want(reference.at, WantedBackend::Reference(reference.clone()))
+    }
+
+    /// The server of an absolute URL with the scheme `https`, or `http` where what is said there is not secret and cannot be forged on the
+    /// way: on this machine, or when `plain` allows it.
+    pub fn url(&mut self, at: Spot, text: &str, plain: PlainHttp) -> Option<Url> {
+        match parse_url(text, plain) {
+            Ok((origin, authority, target)) => {
+                let scheme = if origin.tls { "https" } else { "http" };
+                let callee = self.want(at, WantedBackend::Origin(origin));
+                Some(Url { callee, authority: authority.into(), scheme, target: target.into() })
+            }
+            Err((why, remedy)) => {
+                self.decoder.refuse(at, why).remedy(remedy);
+                None
+            }
+        }
+    }
+
+    fn want(&mut self, at: Spot, to: WantedBackend) -> Callee {
+        let callee = Callee::default();
+        let place = self.decoder.place(at);
+        self.wanted.push(Wanted { by: self.name.clone(), place, to, callee: Arc::clone(&callee) });
+        callee
+    }
+}
+
+/// Whether a URL may be asked without TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlainHttp {
+    /// On this machine only.
+    OnLoopback,
+    /// Anywhere, because the configuration says so.
+    Anywhere,
+}
+
+type Refused = (String, &'static str);
+
+fn parse_url(text: &str, plain: PlainHttp) -> Result<(Origin, &str, String), Refused> {
+    let whole = "write all of it, such as `https://login.test/keys`";
+    let (tls, rest) = match text.split_once("://") {
+        Some(("https", rest)) => (true, rest),
+        Some(("http", rest)) => (false, rest),
+        _ => return Err((format!("`{text}` is not an https URL"), whole)),
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at(end);
+    if authority.contains('@') || target.contains('#') || !target.is_ascii() || target.contains(char::is_whitespace) {
+        let remedy = "leave out user names, passwords and fragments, and write other characters as %XX";
+        return Err((format!("`{text}` holds what a server is not sent"), remedy));
+    }
+    let parts = transept_wire::normalize::authority(authority.as_bytes())
+        .map_err(|why| (format!("`{authority}` is not a host: {why}"), whole))?;
+    let host = String::from_utf8_lossy(parts.host).to_ascii_lowercase();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let is_here = bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+    if !tls && plain == PlainHttp::OnLoopback && !is_here {
+        let remedy = "write https; in clear text anybody on the way could answer";
+        return Err((format!("`{text}` is asked in clear text"), remedy));
+    }
+    let target = match target {
+        "" => "/".to_owned(),
+        query if query.starts_with('?') => format!("/{query}"),
+        target => target.to_owned(),
+    };
+    let port = parts.port.unwrap_or(if tls { 443 } else { 80 });
+    Ok((Origin { tls, host: bare.into(), port }, authority, target))
+}
+
+impl Deref for CompileCx<'_> {
+    type Target = Decoder;
+
+    fn deref(&self) -> &Decoder {
+        self.decoder
+    }
+}
+
+impl DerefMut for CompileCx<'_> {
+    fn deref_mut(&mut self) -> &mut Decoder {
+        self.decoder
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_taken_apart() {
+        let (origin, authority, target) =
+            parse_url("https://Login.test:8443/keys?v=1", PlainHttp::OnLoopback).expect("a URL");
+        assert_eq!((&*origin.host, origin.port, origin.tls), ("login.test", 8443, true));
+        assert_eq!((authority, &*target), ("Login.test:8443", "/keys?v=1"));
+        let (origin, _, target) = parse_url("http://[::1]:80", PlainHttp::OnLoopback).expect("a URL");
+        assert_eq!((&*origin.host, &*target), ("::1", "/"));
+    }
+
+    #[test]
+    fn clear_text_is_for_this_machine_unless_the_configuration_says_so() {
+        assert!(parse_url("http://login.test/", PlainHttp::OnLoopback).is_err());
+        assert!(parse_url("http://login.test/", PlainHttp::Anywhere).is_ok());
+        for wrong in ["login.test", "ftp://a.test/", "https://u:p@a.test/", "https://a.test/#x", "https:///x"] {
+            assert!(parse_url(wrong, PlainHttp::Anywhere).is_err(), "{wrong}");
+        }
+    }
+}

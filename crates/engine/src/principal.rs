@@ -1,0 +1,126 @@
+//! Who makes a request: one description for gateway and mesh.
+//!
+//! Made by `AuthenticationPolicy` from credentials, or from the verified identity of a connection; read by the policies that come after it,
+//! by the log and by explanations. A principal holds no secret: its credential is named, never shown.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::exchange::Exchange;
+
+/// What a principal is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PrincipalKind {
+    /// A person, by a token or a session.
+    User,
+    /// A program of a consumer, by a key or a client of its own.
+    App,
+    /// A member of the mesh, by its SPIFFE id.
+    Workload,
+    /// Nobody in particular.
+    #[default]
+    Anonymous,
+}
+
+impl PrincipalKind {
+    /// The word for it in logs, headers and rules.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            PrincipalKind::User => "user",
+            PrincipalKind::App => "app",
+            PrincipalKind::Workload => "workload",
+            PrincipalKind::Anonymous => "anonymous",
+        }
+    }
+}
+
+/// Who makes a request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Principal {
+    /// What it is.
+    pub kind: PrincipalKind,
+    /// Its name, unique among those of its kind: the name of a Consumer, the `sub` of a token, a SPIFFE id. Empty for anonymous.
+    pub id: Box<str>,
+    /// The groups that it belongs to.
+    pub groups: Vec<Box<str>>,
+    /// What its credential is good for (RFC 6749 section 3.3).
+    pub scopes: Vec<Box<str>>,
+    /// What its token says.
+    pub claims: Map<String, Value>,
+    /// The plan that it has subscribed to.
+    pub plan: Option<Box<str>>,
+    /// The tenant that it belongs to.
+    pub tenant: Option<Box<str>>,
+    /// The name of the scheme by which it was recognised, as the policy calls it.
+    pub scheme: Box<str>,
+    /// Which credential it has shown: the name of a key, the `jti` of a token; nothing by which the credential could be used.
+    pub credential: Option<Box<str>>,
+}
+
+impl Principal {
+    /// A member of the mesh.
+    pub fn workload(identity: &str) -> Principal {
+        Principal { kind: PrincipalKind::Workload, id: identity.into(), ..Principal::default() }
+    }
+
+    /// `user 7f2`, `anonymous`.
+    pub fn describe(&self) -> String {
+        match self.kind {
+            PrincipalKind::Anonymous => "anonymous".to_owned(),
+            kind => format!("{} {}", kind.as_str(), self.id),
+        }
+    }
+
+    /// Whether the credential is good for `scope`.
+    pub fn has_scope(&self, scope: &str) -> bool {
+        self.scopes.iter().any(|one| **one == *scope)
+    }
+
+    /// A claim by the path of its members, such as `realm_access.roles`. A claim whose own name has the dots wins.
+    pub fn claim(&self, path: &str) -> Option<&Value> {
+        if let Some(whole) = self.claims.get(path) {
+            return Some(whole);
+        }
+        let mut steps = path.split('.');
+        let mut found = self.claims.get(steps.next()?)?;
+        for step in steps {
+            found = found.as_object()?.get(step)?;
+        }
+        Some(found)
+    }
+}
+
+impl Exchange<'_> {
+    /// Who makes the request, if a policy has found out, or else the verified identity of the connection. None is anonymous.
+    pub fn principal(&self) -> Option<Arc<Principal>> {
+        match (&self.notes.principal, &self.connection.identity) {
+            (Some(principal), _) => Some(Arc::clone(principal)),
+            (None, Some(identity)) => Some(Arc::new(Principal::workload(identity))),
+            (None, None) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_is_found_by_its_path() {
+        let claims =
+            serde_json::json!({"realm_access": {"roles": ["a"]}, "https://shop.test/plan": "gold", "sub": "7"});
+        let Value::Object(claims) = claims else { panic!("an object") };
+        let principal = Principal { claims, ..Principal::default() };
+        assert_eq!(principal.claim("realm_access.roles"), Some(&serde_json::json!(["a"])));
+        assert_eq!(principal.claim("https://shop.test/plan"), Some(&serde_json::json!("gold")));
+        assert_eq!(principal.claim("sub.deeper"), None);
+        assert_eq!(principal.claim("missing"), None);
+    }
+
+    #[test]
+    fn it_is_described_by_kind_and_name() {
+        assert_eq!(Principal::default().describe(), "anonymous");
+        assert_eq!(Principal::workload("spiffe://a/ns/b/sa/c").describe(), "workload spiffe://a/ns/b/sa/c");
+    }
+}

@@ -1,0 +1,190 @@
+//! What policies ask for before they can decide: a call to a server, the body of the request, slow computing.
+//!
+//! Called by `path.rs` for every [`Verdict::Call`](transept_engine::verdict::Verdict). The outcome goes into the notes of the exchange,
+//! where the policy finds it when the request is screened again. What a policy makes of a failure is its business: nothing here answers a
+//! client, unless the client itself is to blame or gone.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use transept_engine::callout::{Answer, Callout, CalloutResult, HttpCall};
+use transept_engine::pick::{self, Call, Probe, pick_endpoint};
+use transept_engine::snapshot::{EndpointSource, Listener};
+use transept_engine::traffic::Resource;
+use transept_model::certificate::KeyPair;
+use transept_wire::h1::{Body, Connection, Limits};
+use transept_wire::head::Response;
+
+use crate::body::{Source, carry};
+use crate::failure::Failure;
+use crate::path::{Journey, Stop};
+use crate::relay::unless_gone;
+use crate::upstream::{Destination, Pooled, Received, connect};
+use crate::worker::Worker;
+
+/// Performs a callout and leaves its outcome for the policy.
+pub(crate) async fn perform(
+    callout: Callout,
+    listener: &Listener,
+    journey: &mut Journey<'_, '_, '_>,
+) -> Result<(), Stop> {
+    let outcome = match callout {
+        Callout::Http(call) => {
+            let asking = pin!(async { Ok(ask(journey.worker, &call, listener.client_identity.as_ref()).await) });
+            unless_gone(asking, journey.replier).await?
+        }
+        Callout::Body { most } => read_body(most, journey).await?,
+        Callout::Compute(computation) => {
+            let what = computation.what;
+            let computing = pin!(async { Ok(tokio::task::spawn_blocking(computation.run).await) });
+            match unless_gone(computing, journey.replier).await? {
+                Ok(computed) => CalloutResult::Computed(computed),
+                Err(_) => CalloutResult::Failed(format!("{what} could not be computed").into()),
+            }
+        }
+    };
+    journey.trip.notes.resume(outcome);
+    Ok(())
+}
+
+/// Reads the body of the request and keeps it to be forwarded.
+async fn read_body(most: usize, journey: &mut Journey<'_, '_, '_>) -> Result<CalloutResult, Stop> {
+    let arrival = &mut *journey.arrival;
+    if let Source::Kept(bytes, 0) = &arrival.body {
+        return Ok(if bytes.len() <= most {
+            CalloutResult::Body((**bytes).into())
+        } else {
+            CalloutResult::BodyTooLarge
+        });
+    }
+    match arrival.framing {
+        Body::None | Body::Length(0) => return Ok(CalloutResult::Body(Arc::from([]))),
+        Body::Length(length) if length <= most as u64 => {}
+        _ => return Ok(CalloutResult::BodyTooLarge),
+    }
+    if arrival.expects_continue {
+        journey.replier.interim(&Response::new(100)).await?;
+        arrival.expects_continue = false;
+    }
+    let bytes: Rc<[u8]> = arrival.body.read_all().await?.into();
+    let copy = Arc::from(&*bytes);
+    arrival.body = Source::Kept(bytes, 0);
+    Ok(CalloutResult::Body(copy))
+}
+
+/// Asks a server, within the time of the call. Also for those who ask on behalf of no request.
+pub(crate) async fn ask(worker: &Rc<Worker>, call: &HttpCall, identity: Option<&Arc<KeyPair>>) -> CalloutResult {
+    let failed = |why: &str| CalloutResult::Failed(format!("{}: {why}", call.backend.label).into());
+    let asking = pin!(async {
+        await_name(call).await;
+        exchange(worker, call, identity).await
+    });
+    match tokio::time::timeout(call.timeout, asking).await {
+        Ok(Ok(Some(answer))) => CalloutResult::Answered(Box::new(answer)),
+        Ok(Ok(None)) => failed(&format!("its answer is larger than {} bytes", call.most)),
+        Ok(Err(Trouble::Nobody)) => failed("it has no endpoint"),
+        Ok(Err(Trouble::Busy)) => failed("its TrafficPolicy allows no further request"),
+        Ok(Err(Trouble::Failed(failure))) => failed(&failure.detail),
+        Err(_) => failed(&format!("no answer within {} ms", call.timeout.as_millis())),
+    }
+}
+
+/// A name that has just come into the configuration is still being resolved.
+async fn await_name(call: &HttpCall) {
+    if call.backend.source == EndpointSource::Static {
+        return;
+    }
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    while call.backend.endpoints.load().endpoints().is_empty() {
+        tick.tick().await;
+    }
+}
+
+enum Trouble {
+    Nobody,
+    Busy,
+    Failed(Failure),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Trouble::Failed(failure)
+    }
+}
+
+/// One request and its whole answer; none when that is too large.
+async fn exchange(
+    worker: &Rc<Worker>,
+    call: &HttpCall,
+    identity: Option<&Arc<KeyPair>>,
+) -> Result<Option<Answer>, Trouble> {
+    let backend = &call.backend;
+    let limits = backend.traffic.as_ref().map(|traffic| traffic.limits).unwrap_or_default();
+    let _permit = backend.ledger.take(&limits, Resource::Request).map_err(|_| Trouble::Busy)?;
+    let own = std::net::Ipv4Addr::LOCALHOST.into();
+    let when = Call {
+        now: worker.clock.now().into(),
+        random: worker.random(),
+        hash: pick::hash(backend, &call.request, own),
+        tried: &[],
+    };
+    let chosen = pick_endpoint(backend, &mut worker.turns.borrow_mut(), &when).map_err(|_| Trouble::Nobody)?;
+    // What becomes of a callout is no verdict on the endpoint for those who forward requests there.
+    if chosen.probe == Probe::Yes {
+        worker.turns.borrow_mut().give_up_probe(backend, chosen.address, when.now);
+    }
+    let destination = Destination {
+        backend,
+        endpoint: &chosen,
+        pooled: Pooled::Welcome,
+        protocol: backend.protocol,
+        identity,
+        client: None,
+    };
+    let mut upstream = connect(worker, &destination).await?;
+    let watch = worker.watches.add();
+    let framing = if call.body.is_empty() { Body::None } else { Body::Length(call.body.len() as u64) };
+    let codec = Limits::default();
+    let mut response = Response::new(200);
+    let mut answer = Answer::default();
+    let reusable = {
+        let (mut sink, mut inlet) = upstream.begin(&call.request, &framing, Connection::KeepAlive, &watch)?;
+        carry(&mut Source::Held(&call.body), &mut sink, &mut 0).await?;
+        let rest = loop {
+            match inlet.receive(&call.request.method, &codec, &watch, &mut response).await? {
+                Received::Interim => {}
+                Received::Final { rest, .. } => break rest,
+            }
+        };
+        let keep_alive = rest.keeps_alive();
+        let mut source = inlet.into_source(rest, &codec, &watch);
+        loop {
+            let data = source.data();
+            if answer.body.len() + data.len() > call.most {
+                return Ok(None);
+            }
+            answer.body.extend_from_slice(data);
+            let count = data.len();
+            source.consume(count);
+            if source.advance()? {
+                continue;
+            }
+            if source.is_done() {
+                break;
+            }
+            source.fill().await?;
+        }
+        if let Some(trailers) = source.trailers() {
+            answer.trailers.copy_from(trailers);
+        }
+        keep_alive
+    };
+    answer.status = response.status;
+    answer.fields.copy_from(&response.fields);
+    if reusable {
+        upstream.release(&worker.pool, worker.watches.last_sweep());
+    }
+    Ok(Some(answer))
+}
