@@ -21,6 +21,7 @@ pub mod pick;
 pub mod policies;
 pub mod principal;
 pub mod reason;
+pub mod redact;
 pub mod relay;
 pub mod reply;
 pub mod role;

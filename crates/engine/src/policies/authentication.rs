@@ -30,6 +30,7 @@ use crate::exchange::Exchange;
 use crate::forwarded;
 use crate::principal::Principal;
 use crate::reason::Reason;
+use crate::redact::CredentialPlaces;
 use crate::verdict::{Reply, Verdict};
 
 mod api_key;
@@ -160,6 +161,10 @@ impl Policy for AuthenticationPolicy {
 
     fn secrets(spec: &AuthenticationPolicySpec) -> Vec<Text> {
         spec.schemes.iter().flat_map(SchemeSpec::secrets).collect()
+    }
+
+    fn credential_places(&self, places: &mut CredentialPlaces) {
+        self.schemes.iter().for_each(|named| named.scheme.places(places));
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {

@@ -17,6 +17,7 @@ use super::api_key;
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::principal::Principal;
+use crate::redact::CredentialPlaces;
 
 /// What a scheme says of a request. No sentence in it may hold anything of a credential.
 #[derive(Debug)]
@@ -62,6 +63,11 @@ pub(super) trait Scheme: Sized + Send + Sync + fmt::Debug {
     fn secrets(spec: &Self::Spec) -> Vec<Text> {
         let _ = spec;
         Vec::new()
+    }
+
+    /// Says where its credentials stand, besides `Authorization` and cookies, so that no log repeats them.
+    fn places(&self, places: &mut CredentialPlaces) {
+        let _ = places;
     }
 
     /// Whether a request shows a credential of this scheme, good or not. Cheap: it is asked before anything is computed.
@@ -146,6 +152,10 @@ macro_rules! schemes {
                     return <$type as Scheme>::compile(&spec.name, inner, cx).map(AnyScheme::$variant);
                 } )*
                 None
+            }
+
+            pub(super) fn places(&self, places: &mut CredentialPlaces) {
+                match self { $( AnyScheme::$variant(scheme) => scheme.places(places), )* }
             }
 
             pub(super) fn presents(&self, x: &Exchange<'_>) -> bool {
