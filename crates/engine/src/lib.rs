@@ -14,6 +14,7 @@ pub mod filters;
 pub mod forwarded;
 pub mod health;
 pub mod judge;
+pub mod learned;
 pub mod pick;
 pub mod policies;
 pub mod reason;

@@ -15,6 +15,7 @@ use transept_model::certificate::KeyPair;
 pub use transept_model::references::BackendId;
 
 use crate::balance::Table;
+use crate::learned::Learned;
 use crate::policies::{Chain, Step};
 use crate::role::Destinations;
 pub use crate::role::{Role, ServiceName, Speaks, Tunnel};
@@ -156,6 +157,8 @@ pub struct Listener {
     pub tls: Option<Arc<ServerTls>>,
     /// What its clients speak.
     pub speaks: Speaks,
+    /// What they have spoken so far, where nobody said it. The same pointer as long as there is such a listener.
+    pub learned: Option<Arc<Learned>>,
     /// Where a connection goes that is not HTTP; none is nowhere.
     pub stream: Option<Arc<Rule>>,
     /// The rules of all attached routes.
@@ -471,6 +474,7 @@ impl Bind {
                 port: 443,
                 tls: None,
                 speaks: Speaks::Http,
+                learned: None,
                 stream: None,
                 routes: RouteTable::default(),
                 chain: Chain::default(),
