@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use transept_model::SourceText;
 
+use crate::load::Loaded;
 use crate::plane::Plane;
 use crate::plane::core::Known;
 use crate::sources::Reading;
@@ -48,7 +49,8 @@ impl Joined {
     }
 
     /// Notes what is in force, and gives the files to the proxies.
-    pub(crate) fn hold(&mut self, draft: Draft) {
+    pub(crate) fn hold(&mut self, draft: Draft, loaded: Arc<Loaded>) {
+        self.plane.note_loaded(loaded);
         let reading = Reading { texts: draft.texts.clone(), unreadable: Vec::new(), digest: 0 };
         if !self.plane.set_files(reading) {
             tracing::error!(

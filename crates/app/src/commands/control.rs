@@ -203,7 +203,7 @@ async fn attend(
     let directory = args.state.directory();
     let plane = Plane::open(&directory, args.state.setup(args.leaf_life))?;
     plane.report_every(args.report_interval);
-    feed.borrow_and_update();
+    plane.note_loaded(feed.borrow_and_update().loaded.clone());
     plane.set_files(sources.read());
     let listener = TcpListener::bind(args.listen)
         .await
@@ -237,6 +237,7 @@ async fn attend(
                         }
                     }
                     None => {
+                        plane.note_loaded(update.loaded.clone());
                         let (plane, sources) = (plane.clone(), sources.clone());
                         tokio::task::spawn_blocking(move || plane.set_files(sources.read())).await?;
                         tracing::info!(generation = update.loaded.generation, "configuration loaded");
