@@ -57,6 +57,8 @@ pub enum Question {
     Rotate,
     /// Show services, proxies, registrations and what was refused.
     Status,
+    /// Show the status of the objects of the files.
+    Objects,
     /// Show who calls whom.
     Graph,
     /// Show live requests of a service.
@@ -95,6 +97,7 @@ impl Plane {
             Question::Certificates => Ok(self.certificates()),
             Question::Rotate => self.rotate(),
             Question::Status => Ok(self.status()),
+            Question::Objects => Ok(self.objects()),
             Question::Graph => Ok(self.graph()),
             Question::Tap(_) => Err(NotDone::Wrong("a tap is answered line by line".to_owned())),
         }

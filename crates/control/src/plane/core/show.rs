@@ -96,11 +96,6 @@ impl Plane {
                 })
             })
             .collect();
-        let refused: Vec<Value> = inner
-            .refused
-            .iter()
-            .map(|(key, proxies)| json!({"type": key.type_url.as_str(), "name": &*key.name, "proxies": proxies}))
-            .collect();
         json!({
             "trustDomain": self.trust_domain().as_str(),
             "revision": revision,
@@ -108,7 +103,8 @@ impl Plane {
             "frozen": inner.registry.is_frozen(),
             "members": members,
             "workloads": workloads,
-            "refused": refused,
+            "refused": inner.refused.show(),
+            "objects": self.show_refused_objects(&inner),
             "services": self.services(&inner),
         })
     }
