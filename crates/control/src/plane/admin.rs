@@ -55,6 +55,11 @@ pub enum Question {
     Certificates,
     /// Begin to replace the root.
     Rotate,
+    /// Take a root out of the bundle at once.
+    Distrust {
+        /// Its fingerprint, or the first eight digits of it.
+        root: String,
+    },
     /// Show services, proxies, registrations and what was refused.
     Status,
     /// Show who calls whom.
@@ -94,6 +99,7 @@ impl Plane {
             Question::RevokeToken { id } => self.revoke_token(id),
             Question::Certificates => Ok(self.certificates()),
             Question::Rotate => self.rotate(),
+            Question::Distrust { root } => self.distrust(root),
             Question::Status => Ok(self.status()),
             Question::Graph => Ok(self.graph()),
             Question::Tap(_) => Err(NotDone::Wrong("a tap is answered line by line".to_owned())),
