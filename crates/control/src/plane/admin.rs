@@ -55,6 +55,11 @@ pub enum Question {
     Certificates,
     /// Begin to replace the root.
     Rotate,
+    /// Take a root out of the bundle at once.
+    Distrust {
+        /// Its fingerprint, or the first eight digits of it.
+        root: String,
+    },
     /// Show services, proxies, registrations and what was refused.
     Status,
     /// Show the status of the objects of the files.
@@ -96,6 +101,7 @@ impl Plane {
             Question::RevokeToken { id } => self.revoke_token(id),
             Question::Certificates => Ok(self.certificates()),
             Question::Rotate => self.rotate(),
+            Question::Distrust { root } => self.distrust(root),
             Question::Status => Ok(self.status()),
             Question::Objects => Ok(self.objects()),
             Question::Graph => Ok(self.graph()),

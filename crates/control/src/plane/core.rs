@@ -232,7 +232,7 @@ impl Plane {
         rotation.note_ended(resident::RESIDENT);
         ca.settle(rotation.signer(), &rotation.trusted()).map_err(StartError::Ca)?;
         let own = ca.own_svid(now).map_err(StartError::Own)?;
-        let bundle = ca.bundle(&rotation.trusted(), rotation.sequence()).map_err(StartError::Own)?;
+        let bundle = roots::bundle_of(&ca, &rotation).map_err(StartError::Own)?;
         let inner = Inner {
             registry: Registry::restore(state.entries, Duration::ZERO),
             unsaved: BTreeSet::new(),

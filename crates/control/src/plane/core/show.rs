@@ -62,10 +62,16 @@ impl Plane {
             all.push(shown);
         }
         let waiting: Vec<String> = inner.rotation.waiting().iter().take(SHOWN).map(ToString::to_string).collect();
+        let now = now().as_secs();
+        let retiring = inner.rotation.retired().iter().map(|(root, retired)| {
+            let left = retired.until.saturating_sub(now);
+            json!({"fingerprint": root.to_string(), "until": retired.until, "secondsLeft": left})
+        });
         json!({
             "trustDomain": self.trust_domain().as_str(),
             "stage": inner.rotation.stage().slug(),
             "waiting": waiting,
+            "retiring": retiring.collect::<Vec<_>>(),
             "certificates": all,
         })
     }
