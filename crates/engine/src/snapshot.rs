@@ -18,6 +18,7 @@ use crate::balance::Table;
 use crate::keep::Keep;
 use crate::learned::Learned;
 use crate::policies::{Chain, Step};
+use crate::redact::CredentialPlaces;
 use crate::role::Destinations;
 pub use crate::role::{Role, ServiceName, Speaks, Tunnel};
 use crate::route::RouteTable;
@@ -37,6 +38,8 @@ pub struct Snapshot {
     pub backends: Vec<Arc<Backend>>,
     /// What policies remember, the same in every generation.
     pub keep: Arc<Keep>,
+    /// Where requests may hold credentials.
+    pub credentials: CredentialPlaces,
 }
 
 impl Snapshot {
