@@ -17,6 +17,7 @@ pub mod health;
 pub mod jose;
 pub mod judge;
 pub mod keep;
+pub mod key;
 pub mod pick;
 pub mod policies;
 pub mod principal;

@@ -14,6 +14,7 @@
 //!
 //! Dispatch is static, by an enum that the table makes. Policies do no IO.
 
+mod authentication;
 mod authorization;
 mod chain;
 mod compiling;
@@ -149,6 +150,13 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
         self.on_request(x)
     }
 
+    /// Looks again at a request that was let in before and is still under way as an open connection: whether it would be let in
+    /// today, by what is known of it. Its credentials are not there any more; who it was is in [`Notes::principal`](crate::exchange::Notes::principal).
+    fn on_recheck(&self, x: &mut Exchange<'_>) -> Verdict {
+        let _ = x;
+        Verdict::Continue
+    }
+
     /// Looks at a response on its way out, the backend's or our own.
     fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
         let _ = (x, response);
@@ -267,6 +275,10 @@ macro_rules! policies {
                 match self { $( AnyPolicy::$variant(policy) => policy.on_callout(x, result), )* }
             }
 
+            pub(crate) fn on_recheck(&self, x: &mut Exchange<'_>) -> Verdict {
+                match self { $( AnyPolicy::$variant(policy) => policy.on_recheck(x), )* }
+            }
+
             pub(crate) fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
                 match self { $( AnyPolicy::$variant(policy) => policy.on_response(x, response), )* }
             }
@@ -277,6 +289,7 @@ macro_rules! policies {
 policies! {
     Listener(listener::ListenerPolicy);
     IpAccess(ip_access::IpAccessPolicy);
+    Authentication(authentication::AuthenticationPolicy);
     Authorization(authorization::AuthorizationPolicy);
     Header(header::HeaderPolicy);
     Traffic(traffic::TrafficPolicy);
