@@ -14,6 +14,7 @@ pub mod explain;
 pub mod filters;
 pub mod forwarded;
 pub mod health;
+pub mod jose;
 pub mod judge;
 pub mod keep;
 pub mod learned;
