@@ -33,11 +33,14 @@ use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
 
 mod api_key;
+mod claims;
 mod failures;
 mod forward;
+mod jwt;
 mod requirement;
 mod scheme;
 mod secret;
+mod verified;
 
 use failures::{FailureLimit, Failures};
 use forward::{Forward, IdentityField};
