@@ -9,6 +9,7 @@ pub mod admit;
 pub mod balance;
 pub mod callout;
 pub mod compile;
+pub mod document;
 pub mod exchange;
 pub mod explain;
 pub mod filters;

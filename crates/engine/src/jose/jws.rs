@@ -75,6 +75,11 @@ impl<'t> Token<'t> {
         self.kind.as_deref()
     }
 
+    /// What it says, unverified: for explanations, which have no keys.
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
     /// Verifies the signature by a key of the issuer, with an algorithm that the issuer uses.
     ///
     /// # Errors

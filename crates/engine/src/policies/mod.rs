@@ -39,7 +39,7 @@ use transept_wire::head::Response;
 
 pub use chain::{Chain, Force, PolicyName, Step};
 pub use compiling::{CompileCx, Origin, PlainHttp, Url};
-pub(crate) use compiling::{Wanted, WantedBackend};
+pub(crate) use compiling::{Wanted, WantedBackend, parse_url};
 pub use network::Network;
 pub use patterns::{HostPattern, IdentityPattern, PathPattern};
 
