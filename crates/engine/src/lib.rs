@@ -16,7 +16,7 @@ pub mod forwarded;
 pub mod health;
 pub mod judge;
 pub mod keep;
-mod limit;
+pub mod limit;
 pub mod pick;
 pub mod policies;
 pub mod principal;

@@ -192,7 +192,11 @@ mod tests {
                         }
                     }
                 }
-                assert_eq!(i128::from(bucket.standing(cell, now).left), held.div_euclid(interval as i128), "seed {seed}");
+                assert_eq!(
+                    i128::from(bucket.standing(cell, now).left),
+                    held.div_euclid(interval as i128),
+                    "seed {seed}"
+                );
             }
         }
     }

@@ -237,8 +237,13 @@ mod tests {
     #[test]
     fn fields_are_those_of_the_draft() {
         let burst = Label::new("burst", 20, Some(Duration::from_secs(1)), None, LimitHeaders::Ietf);
-        let month =
-            Label::new("gold-month", 100_000, Some(Duration::from_secs(2_592_000)), Some("requests"), LimitHeaders::Ietf);
+        let month = Label::new(
+            "gold-month",
+            100_000,
+            Some(Duration::from_secs(2_592_000)),
+            Some("requests"),
+            LimitHeaders::Ietf,
+        );
         let mut response = Response::new(200);
         let items = [shown(&burst, 19, 50), shown(&month, 99_231, 81_233_001)];
         show(items.into_iter(), &mut Touched::default(), &mut response);

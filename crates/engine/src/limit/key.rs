@@ -115,15 +115,17 @@ impl Key {
         cx: &mut CompileCx<'_>,
     ) -> Option<Key> {
         let Some(parts) = parts else {
-            cx.refuse(at, "what is counted by is not said")
-                .remedy("write `key: [{from: Address}]` or other parts, or `key: []` for one limit that everybody shares");
+            cx.refuse(at, "what is counted by is not said").remedy(
+                "write `key: [{from: Address}]` or other parts, or `key: []` for one limit that everybody shares",
+            );
             return None;
         };
         let compiled: Vec<Part> = parts.iter().filter_map(compile_part).collect();
         let may_lack = compiled.iter().any(|part| !matches!(part, Part::Address { .. } | Part::Route));
         if may_lack && missing.is_none() {
-            cx.refuse(at, "a request may lack a part of the key, and what becomes of it then is not said")
-                .remedy("write `missing: Reject`, `missing: Share` (one key for all of them) or `missing: Skip` (no limit)");
+            cx.refuse(at, "a request may lack a part of the key, and what becomes of it then is not said").remedy(
+                "write `missing: Reject`, `missing: Share` (one key for all of them) or `missing: Skip` (no limit)",
+            );
             return None;
         }
         for (part, spec) in compiled.iter().zip(parts) {
@@ -157,6 +159,12 @@ impl Key {
     }
 }
 
+/// Whether the principal is on one of these plans; everybody is when there are none.
+pub(crate) fn is_on_plan(plans: &[Box<str>], x: &Exchange<'_>) -> bool {
+    let plan = || x.notes.principal.as_ref().and_then(|principal| principal.plan.as_deref());
+    plans.is_empty() || plan().is_some_and(|plan| plans.iter().any(|one| **one == *plan))
+}
+
 /// What is known under a key.
 pub(crate) fn hash(seed: u64, key: &[u8]) -> u64 {
     let both = XxHash3_128::oneshot_with_seed(seed, key);
@@ -188,8 +196,11 @@ fn judge_part(part: &Part, spec: &KeyPartSpec, phase: Phase, cx: &mut CompileCx<
         kind(policy.kind).is_some_and(|facts| facts.phase == Phase::Authenticate)
     };
     if needs_credentials && !cx.world.policies().iter().any(|policy| authenticates(policy)) {
-        cx.refuse(spec.at, format!("nothing here finds out the {}: there is no policy that authenticates", part.name()))
-            .remedy("add an AuthenticationPolicy to the same target, or count by something else");
+        cx.refuse(
+            spec.at,
+            format!("nothing here finds out the {}: there is no policy that authenticates", part.name()),
+        )
+        .remedy("add an AuthenticationPolicy to the same target, or count by something else");
     }
 }
 

@@ -175,11 +175,7 @@ mod tests {
                 assert!(reach <= 2 * most as usize, "seed {seed}");
                 let counts = window.read(cell, now);
                 assert!(counts.here <= most, "seed {seed}");
-                assert_eq!(
-                    counts.here as usize,
-                    log.iter().filter(|at| **at >= counts.begin).count(),
-                    "seed {seed}"
-                );
+                assert_eq!(counts.here as usize, log.iter().filter(|at| **at >= counts.begin).count(), "seed {seed}");
             }
         }
     }

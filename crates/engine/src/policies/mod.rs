@@ -17,12 +17,14 @@
 mod authorization;
 mod chain;
 mod compiling;
+mod concurrency;
 mod header;
 mod ip_access;
 mod listener;
 mod mesh;
 mod network;
 mod patterns;
+mod quota;
 mod rate_limit;
 #[cfg(test)]
 mod tests;
@@ -41,6 +43,7 @@ pub use compiling::{CompileCx, Origin, PlainHttp, Url};
 pub(crate) use compiling::{Wanted, WantedBackend};
 pub use network::Network;
 pub use patterns::{HostPattern, IdentityPattern, PathPattern};
+pub(crate) use quota::QuotaCharge;
 
 use crate::callout::CalloutResult;
 use crate::exchange::{Connection, Exchange};
@@ -289,6 +292,8 @@ policies! {
     IpAccess(ip_access::IpAccessPolicy);
     Authorization(authorization::AuthorizationPolicy);
     RateLimit(rate_limit::RateLimitPolicy);
+    Quota(quota::QuotaPolicy);
+    Concurrency(concurrency::ConcurrencyPolicy);
     Header(header::HeaderPolicy);
     Traffic(traffic::TrafficPolicy);
     Mesh(mesh::MeshPolicy);

@@ -15,7 +15,6 @@ use transept_wire::head::{FieldName, Method, Response};
 
 use super::{CompileCx, PathPattern, Phase, Policy, PolicyName};
 use crate::exchange::Exchange;
-use crate::limit::Algorithm;
 use crate::limit::bucket::Bucket;
 use crate::limit::charge::{Count, Limit, OperationCost, Refused, Statuses, admit};
 use crate::limit::fields::{Label, LimitHeaders, refusal, show};
@@ -23,6 +22,7 @@ use crate::limit::key::{Key, KeyPartSpec, Missing};
 use crate::limit::table::Table;
 use crate::limit::touched::address;
 use crate::limit::window::Window;
+use crate::limit::{Algorithm, Stage};
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
 
@@ -35,16 +35,6 @@ object! {
         limits: Vec<LimitSpec> => Rule::MinItems(1), Rule::MaxItems(16), Rule::UniqueBy("name");
     }
     check check_spec;
-}
-
-choice! {
-    /// When limits are looked at.
-    pub enum Stage {
-        /// Before anybody is asked who he is: for limits by address, which failed attempts to authenticate count against too.
-        BeforeAuthentication = "BeforeAuthentication",
-        /// When it is known who asks and that he may.
-        AfterAuthorization = "AfterAuthorization",
-    }
 }
 
 object! {
@@ -117,13 +107,17 @@ fn check_limit(limit: &LimitSpec, _: &Value, cx: &mut Decoder) {
         cx.refuse(limit.at, "`per` is longer than a day").remedy("use a QuotaPolicy");
     }
     if limit.algorithm == AlgorithmSpec::SlidingWindow && limit.burst.is_some() {
-        cx.refuse(limit.at, "a sliding window has no `burst`").remedy("leave it out, or write `algorithm: TokenBucket`");
+        cx.refuse(limit.at, "a sliding window has no `burst`")
+            .remedy("leave it out, or write `algorithm: TokenBucket`");
     }
     let most = limit.burst.unwrap_or(limit.requests);
     let dearest = limit.costs.iter().map(|cost| cost.cost).fold(limit.cost, u32::max);
     if dearest > most {
-        cx.refuse(limit.at, format!("a request that costs {dearest} can never pass, since at most {most} are there at once"))
-            .remedy("raise `burst` or `requests`, or lower the cost");
+        cx.refuse(
+            limit.at,
+            format!("a request that costs {dearest} can never pass, since at most {most} are there at once"),
+        )
+        .remedy("raise `burst` or `requests`, or lower the cost");
     }
     if !limit.name.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         cx.refuse(limit.at, "the name is told in a header field, which has room for printable ASCII only")
@@ -131,7 +125,8 @@ fn check_limit(limit: &LimitSpec, _: &Value, cx: &mut Decoder) {
     }
     match (limit.count, limit.statuses.is_empty()) {
         (Count::Answers, true) => {
-            cx.refuse(limit.at, "which answers count is not said").remedy("write `statuses`, such as `[\"401\", \"403\"]`");
+            cx.refuse(limit.at, "which answers count is not said")
+                .remedy("write `statuses`, such as `[\"401\", \"403\"]`");
         }
         (Count::Attempts | Count::Forwarded, false) => {
             cx.refuse(limit.at, format!("`statuses` means nothing with `count: {}`", limit.count))
@@ -140,7 +135,8 @@ fn check_limit(limit: &LimitSpec, _: &Value, cx: &mut Decoder) {
         _ => {}
     }
     for status in limit.statuses.iter().filter(|status| Statuses::parse(status).is_none()) {
-        cx.refuse(limit.at, format!("`{}` is not a status code", &**status)).remedy("write `\"401\"`, or `4xx` for a class");
+        cx.refuse(limit.at, format!("`{}` is not a status code", &**status))
+            .remedy("write `\"401\"`, or `4xx` for a class");
     }
 }
 
@@ -167,12 +163,19 @@ fn check_spec(spec: &RateLimitPolicySpec, _: &Value, cx: &mut Decoder) {
             let same = other_requests * per == requests * other_per
                 && other.burst.unwrap_or(other.requests) == limit.burst.unwrap_or(limit.requests);
             let shorter = other.algorithm == AlgorithmSpec::TokenBucket || other.per <= limit.per;
-            *other_index != index && counts_alike(other, limit) && slower && smaller && shorter
+            *other_index != index
+                && counts_alike(other, limit)
+                && slower
+                && smaller
+                && shorter
                 && (!same || *other_index < index)
         });
         if let Some((_, other)) = first {
-            cx.refuse(limit.at, format!("limit `{}` is never reached, because `{}` allows no more", &*limit.name, &*other.name))
-                .remedy("remove it, or mend its numbers or its key");
+            cx.refuse(
+                limit.at,
+                format!("limit `{}` is never reached, because `{}` allows no more", &*limit.name, &*other.name),
+            )
+            .remedy("remove it, or mend its numbers or its key");
         }
     }
 }
@@ -228,7 +231,7 @@ impl Policy for RateLimitPolicy {
     type Spec = RateLimitPolicySpec;
 
     fn compile(spec: &RateLimitPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {
-        let phase = phase_of(spec.stage);
+        let phase = spec.stage.phase();
         // All of them, so that all that is wrong is said at once.
         let limits: Vec<Option<Arc<Limit>>> =
             spec.limits.iter().map(|limit| compile_limit(limit, phase, cx).map(Arc::new)).collect();
@@ -236,7 +239,7 @@ impl Policy for RateLimitPolicy {
     }
 
     fn phase(&self) -> Phase {
-        phase_of(self.stage)
+        self.stage.phase()
     }
 
     fn join(all: &[(&Arc<PolicyName>, &Self)]) -> Option<Self> {
@@ -285,13 +288,6 @@ impl Policy for RateLimitPolicy {
     }
 }
 
-fn phase_of(stage: Stage) -> Phase {
-    match stage {
-        Stage::BeforeAuthentication => Phase::Guard,
-        Stage::AfterAuthorization => Phase::Limit,
-    }
-}
-
 fn compile_limit(spec: &LimitSpec, phase: Phase, cx: &mut CompileCx<'_>) -> Option<Limit> {
     let key = Key::compile(spec.key.as_ref(), spec.missing, spec.at, phase, cx)?;
     let (algorithm, memory) = match spec.algorithm {
@@ -316,18 +312,13 @@ fn compile_limit(spec: &LimitSpec, phase: Phase, cx: &mut CompileCx<'_>) -> Opti
     let keys = spec.max_keys as usize;
     let table = cx.keep(&format!("limit {} {memory}", &*spec.name), || Table::new(keys));
     table.resize(keys);
-    let costs = spec.costs.iter().map(|cost| OperationCost {
-        methods: methods(cost, cx),
-        paths: cost.paths.clone(),
-        cost: cost.cost,
-    });
     Some(Limit {
         label: Label::new(&spec.name, quota, Some(window), None, spec.headers),
         algorithm,
         key,
         plans: spec.plans.iter().map(|plan| (&**plan).into()).collect(),
         cost: spec.cost,
-        costs: costs.collect(),
+        costs: compile_costs(&spec.costs, cx),
         count: spec.count,
         statuses: spec.statuses.iter().filter_map(|status| Statuses::parse(status)).collect(),
         response_cost: spec.response_cost.as_ref().and_then(|name| FieldName::new(&**name).ok()),
@@ -335,6 +326,13 @@ fn compile_limit(spec: &LimitSpec, phase: Phase, cx: &mut CompileCx<'_>) -> Opti
         table,
         policy: format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name).into(),
     })
+}
+
+/// Compiles what operations cost.
+pub(super) fn compile_costs(costs: &[CostSpec], cx: &mut CompileCx<'_>) -> Vec<OperationCost> {
+    let compile =
+        |cost: &CostSpec| OperationCost { methods: methods(cost, cx), paths: cost.paths.clone(), cost: cost.cost };
+    costs.iter().map(compile).collect()
 }
 
 fn methods(cost: &CostSpec, cx: &mut CompileCx<'_>) -> Vec<Method> {

@@ -91,9 +91,7 @@ fn workers_together_admit_what_one_would() {
     let threads: Vec<_> = (0..4)
         .map(|_| {
             let table = Arc::clone(&table);
-            std::thread::spawn(move || {
-                (0..2_000u64).filter(|n| take(&table, &limit, draw(5, n % 20), SECOND)).count()
-            })
+            std::thread::spawn(move || (0..2_000u64).filter(|n| take(&table, &limit, draw(5, n % 20), SECOND)).count())
         })
         .collect();
     let admitted: usize = threads.into_iter().map(|thread| thread.join().expect("a thread")).sum();

@@ -119,7 +119,9 @@ fn a_refusal_says_which_limit_and_when_to_come_again() {
 
 #[test]
 fn what_lacks_the_key_is_refused_or_shares_or_is_let_go() {
-    let yaml = |missing| format!("limits: [{{name: a, requests: 2, per: 1m, key: [{{header: X-Tenant}}], missing: {missing}}}]\n");
+    let yaml = |missing| {
+        format!("limits: [{{name: a, requests: 2, per: 1m, key: [{{header: X-Tenant}}], missing: {missing}}}]\n")
+    };
     let with = |value| Visit { fields: vec![("X-Tenant", value)], ..Visit::default() };
     let reject = compile::<RateLimitPolicy>(&yaml("Reject"));
     let (reply, _) = visit(&reject, Visit::default());
@@ -227,12 +229,18 @@ fn common_mistakes_are_refused_with_a_remedy() {
         ("limits: [{name: a, requests: 5, per: 1s, burst: 0, key: []}]", ""),
         ("limits: [{name: a, requests: 1, per: 24h, burst: 9, key: []}]", "three days"),
         ("limits: [{name: a, requests: 5, per: 1s, key: [{header: X-A}]}]", "lack a part of the key"),
-        ("limits: [{name: a, requests: 5, per: 1s, key: [{claim: sub}], missing: Skip}]", "no policy that authenticates"),
+        (
+            "limits: [{name: a, requests: 5, per: 1s, key: [{claim: sub}], missing: Skip}]",
+            "no policy that authenticates",
+        ),
         (
             "stage: BeforeAuthentication\nlimits: [{name: a, requests: 5, per: 1s, key: [{from: Principal}], missing: Skip}]",
             "before authentication",
         ),
-        ("limits: [{name: a, requests: 5, per: 1s, key: [{from: Route, ipv6Prefix: 48}]}]", "only an address has a prefix"),
+        (
+            "limits: [{name: a, requests: 5, per: 1s, key: [{from: Route, ipv6Prefix: 48}]}]",
+            "only an address has a prefix",
+        ),
         ("limits: [{name: a, requests: 5, per: 1s, key: [], count: Answers}]", "which answers count"),
         ("limits: [{name: a, requests: 5, per: 1s, key: [], statuses: ['401']}]", "means nothing"),
         ("limits: [{name: ä, requests: 5, per: 1s, key: []}]", "printable ASCII"),
