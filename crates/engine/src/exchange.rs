@@ -14,7 +14,7 @@ use transept_wire::head::Request;
 
 use crate::callout::CalloutResult;
 use crate::limit::touched::Touched;
-use crate::policies::PolicyName;
+use crate::policies::{PolicyName, QuotaCharge};
 use crate::principal::Principal;
 use crate::reason::Reason;
 
@@ -141,6 +141,8 @@ pub struct Notes {
     pub replied: Option<Reason>,
     /// The limits that the request has touched.
     pub(crate) touched: Touched,
+    /// What it has taken of quotas.
+    pub(crate) charges: SmallVec<[QuotaCharge; 1]>,
     /// The policy that answered the request instead of the backend, for logs and explanations.
     pub answered_by: Option<Arc<PolicyName>>,
     /// Who makes the request, once a policy has found out.
@@ -193,6 +195,7 @@ impl Notes {
         self.again = false;
         self.replied = None;
         self.touched.clear();
+        self.charges.clear();
         self.answered_by = None;
         self.principal = None;
         self.between = None;

@@ -130,6 +130,8 @@ reasons! {
     QuotaExceeded: 429, "limit.quota_exceeded", "RL", Some("http_request_denied"), ResourceExhausted, "The quota is used up";
     /// A `ConcurrencyPolicy` lets no more requests be under way at a time.
     ConcurrencyExceeded: 503, "limit.concurrency_exceeded", "RL", Some("http_request_denied"), ResourceExhausted, "Too many requests at a time";
+    /// What a limit counts cannot be kept or asked for now, and its policy does not let requests pass then.
+    LimitUnavailable: 503, "limit.unavailable", "RL", Some("proxy_internal_error"), Unavailable, "Requests cannot be counted now";
     /// The request lacks what a limit counts by, and the limit does not let such requests pass.
     LimitKeyMissing: 400, "limit.key_missing", "RL", Some("http_request_denied"), InvalidArgument, "The request lacks what it is counted by";
     /// The connection limit of the listener or of the source address.
@@ -209,7 +211,11 @@ impl Reason {
     pub const fn is_limit(self) -> bool {
         matches!(
             self,
-            Reason::RateLimited | Reason::QuotaExceeded | Reason::ConcurrencyExceeded | Reason::LimitKeyMissing
+            Reason::RateLimited
+                | Reason::QuotaExceeded
+                | Reason::ConcurrencyExceeded
+                | Reason::LimitUnavailable
+                | Reason::LimitKeyMissing
         )
     }
 

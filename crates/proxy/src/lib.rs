@@ -37,6 +37,7 @@ pub mod names;
 mod normalize;
 mod path;
 mod race;
+mod quotas;
 mod recheck;
 mod record;
 mod relay;
@@ -65,6 +66,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io as stdio;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -79,6 +81,7 @@ use health::Watching;
 use limits::OpenConnections;
 use mesh::Membership;
 use meter::Report;
+use quotas::Quotas;
 use resolve::Resolving;
 use tls::TlsConfigs;
 use worker::{Command, Shared};
@@ -92,6 +95,8 @@ pub struct Options {
     pub access_log: Option<AccessLog>,
     /// The name servers that are asked for the names of backends; none are those of `/etc/resolv.conf`.
     pub name_servers: Vec<SocketAddr>,
+    /// The file in which quotas are kept; made when a configuration first has one. None keeps them in memory only.
+    pub quotas: Option<PathBuf>,
     /// What makes the proxy a member of the mesh; without it binds of the mesh take nobody in, and endpoints in the mesh cannot be
     /// reached.
     pub mesh: Option<Mesh>,
@@ -116,6 +121,7 @@ pub struct Proxy {
     bound: Mutex<BTreeSet<SocketAddr>>,
     resolving: Mutex<Resolving>,
     watching: Mutex<Watching>,
+    quotas: Mutex<Quotas>,
     background: tokio::runtime::Runtime,
     sight: Sight,
 }
@@ -166,7 +172,8 @@ impl Proxy {
         let weak = workers.iter().map(|worker| worker.commands.downgrade()).collect();
         let sight = Sight::new(shared.clone(), weak);
         let (bound, watching) = (Mutex::default(), Mutex::default());
-        Ok(Proxy { shared, workers, bound, resolving, watching, background, sight })
+        let quotas = Mutex::new(Quotas::new(options.quotas.clone()));
+        Ok(Proxy { shared, workers, bound, resolving, watching, quotas, background, sight })
     }
 
     /// Puts a snapshot in force: the next request is decided by it. Opens the addresses it needs and closes those it does
@@ -174,6 +181,7 @@ impl Proxy {
     pub fn apply(&self, snapshot: Arc<Snapshot>) -> Vec<BindOutcome> {
         lock(&self.resolving).follow(&snapshot, self.background.handle());
         lock(&self.watching).follow(&snapshot, &self.shared, self.background.handle());
+        lock(&self.quotas).follow(&snapshot);
         let wanted: BTreeSet<SocketAddr> = snapshot.binds.iter().map(|bind| bind.address).collect();
         let mut bound = lock(&self.bound);
         self.shared.snapshot.store(snapshot);
@@ -344,6 +352,8 @@ impl Drop for Proxy {
                 let _ = thread.join();
             }
         }
+        // Last: nobody counts any more, so that all is written.
+        lock(&self.quotas).close();
     }
 }
 

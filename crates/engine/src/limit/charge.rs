@@ -11,7 +11,7 @@ use transept_model::choice;
 use transept_wire::head::{FieldName, Method, Response};
 
 use super::fields::{Label, Shown};
-use super::key::{Found, Key, KeyBytes, hash};
+use super::key::{Found, Key, KeyBytes, hash, is_on_plan};
 use super::table::{Held, Table};
 use super::touched::Touch;
 use super::{Algorithm, nanoseconds};
@@ -155,11 +155,8 @@ pub(crate) fn admit(
 impl Limit {
     /// The hash of the request's key. None when the limit does not hold for it.
     fn find(&self, x: &Exchange<'_>) -> Result<Option<u64>, String> {
-        if !self.plans.is_empty() {
-            let plan = x.notes.principal.as_ref().and_then(|principal| principal.plan.as_deref());
-            if !plan.is_some_and(|plan| self.plans.iter().any(|one| **one == *plan)) {
-                return Ok(None);
-            }
+        if !is_on_plan(&self.plans, x) {
+            return Ok(None);
         }
         let mut key = KeyBytes::new();
         match self.key.write(x, &mut key) {
@@ -170,11 +167,7 @@ impl Limit {
     }
 
     fn cost_of(&self, x: &Exchange<'_>) -> u32 {
-        let fits = |one: &&OperationCost| {
-            (one.methods.is_empty() || one.methods.contains(&x.request.method))
-                && (one.paths.is_empty() || one.paths.iter().any(|path| path.matches(x.request.path())))
-        };
-        self.costs.iter().find(fits).map_or(self.cost, |one| one.cost)
+        cost_of(self.cost, &self.costs, x)
     }
 
     /// Settles a request whose response is known.
@@ -252,6 +245,15 @@ impl Limit {
             "limit {name} of {policy}, {how}, by {key}: {verdict}, {left} of {capacity} left, as at first in {full} s"
         )
     }
+}
+
+/// What a request costs.
+pub(crate) fn cost_of(usual: u32, costs: &[OperationCost], x: &Exchange<'_>) -> u32 {
+    let fits = |one: &&OperationCost| {
+        (one.methods.is_empty() || one.methods.contains(&x.request.method))
+            && (one.paths.is_empty() || one.paths.iter().any(|path| path.matches(x.request.path())))
+    };
+    costs.iter().find(fits).map_or(usual, |one| one.cost)
 }
 
 /// A cost in a response: a number of at most nine digits, of which fractions are rounded up. Anything else costs nothing.

@@ -159,6 +159,12 @@ impl Key {
     }
 }
 
+/// Whether the principal is on one of these plans; everybody is when there are none.
+pub(crate) fn is_on_plan(plans: &[Box<str>], x: &Exchange<'_>) -> bool {
+    let plan = || x.notes.principal.as_ref().and_then(|principal| principal.plan.as_deref());
+    plans.is_empty() || plan().is_some_and(|plan| plans.iter().any(|one| **one == *plan))
+}
+
 /// What is known under a key.
 pub(crate) fn hash(seed: u64, key: &[u8]) -> u64 {
     let both = XxHash3_128::oneshot_with_seed(seed, key);

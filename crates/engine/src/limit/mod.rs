@@ -3,15 +3,42 @@
 //! Used by the policies that limit (`policies/rate_limit.rs`, `policies/concurrency.rs`, `policies/quota.rs`). Everything here is told
 //! the time; nothing waits and nothing is sent.
 
+pub mod book;
 pub(crate) mod bucket;
 pub(crate) mod charge;
 pub(crate) mod fields;
 pub(crate) mod key;
+pub(crate) mod period;
+pub(crate) mod places;
 pub(crate) mod table;
 pub(crate) mod touched;
 pub(crate) mod window;
 
 use std::time::Duration;
+
+use transept_model::choice;
+
+use crate::policies::Phase;
+
+choice! {
+    /// When limits are looked at.
+    pub enum Stage {
+        /// Before anybody is asked who he is: for limits by address, which failed attempts to authenticate count against too.
+        BeforeAuthentication = "BeforeAuthentication",
+        /// When it is known who asks and that he may.
+        AfterAuthorization = "AfterAuthorization",
+    }
+}
+
+impl Stage {
+    /// The phase that it is.
+    pub(crate) fn phase(self) -> Phase {
+        match self {
+            Stage::BeforeAuthentication => Phase::Guard,
+            Stage::AfterAuthorization => Phase::Limit,
+        }
+    }
+}
 
 /// What is remembered of one key. What the halves mean is the algorithm's business; zero is a key that has never been seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -18,12 +18,14 @@ mod authentication;
 mod authorization;
 mod chain;
 mod compiling;
+mod concurrency;
 mod header;
 mod ip_access;
 mod listener;
 mod mesh;
 mod network;
 mod patterns;
+mod quota;
 mod rate_limit;
 #[cfg(test)]
 mod tests;
@@ -42,6 +44,7 @@ pub use compiling::{CompileCx, Origin, PlainHttp, Url};
 pub(crate) use compiling::{Wanted, WantedBackend, parse_url};
 pub use network::Network;
 pub use patterns::{HostPattern, IdentityPattern, PathPattern};
+pub(crate) use quota::QuotaCharge;
 
 use crate::callout::CalloutResult;
 use crate::exchange::{Connection, Exchange};
@@ -312,6 +315,8 @@ policies! {
     Authentication(authentication::AuthenticationPolicy);
     Authorization(authorization::AuthorizationPolicy);
     RateLimit(rate_limit::RateLimitPolicy);
+    Quota(quota::QuotaPolicy);
+    Concurrency(concurrency::ConcurrencyPolicy);
     Header(header::HeaderPolicy);
     Traffic(traffic::TrafficPolicy);
     Mesh(mesh::MeshPolicy);

@@ -15,7 +15,6 @@ use transept_wire::head::{FieldName, Method, Response};
 
 use super::{CompileCx, PathPattern, Phase, Policy, PolicyName};
 use crate::exchange::Exchange;
-use crate::limit::Algorithm;
 use crate::limit::bucket::Bucket;
 use crate::limit::charge::{Count, Limit, OperationCost, Refused, Statuses, admit};
 use crate::limit::fields::{Label, LimitHeaders, refusal, show};
@@ -23,6 +22,7 @@ use crate::limit::key::{Key, KeyPartSpec, Missing};
 use crate::limit::table::Table;
 use crate::limit::touched::address;
 use crate::limit::window::Window;
+use crate::limit::{Algorithm, Stage};
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
 
@@ -35,16 +35,6 @@ object! {
         limits: Vec<LimitSpec> => Rule::MinItems(1), Rule::MaxItems(16), Rule::UniqueBy("name");
     }
     check check_spec;
-}
-
-choice! {
-    /// When limits are looked at.
-    pub enum Stage {
-        /// Before anybody is asked who he is: for limits by address, which failed attempts to authenticate count against too.
-        BeforeAuthentication = "BeforeAuthentication",
-        /// When it is known who asks and that he may.
-        AfterAuthorization = "AfterAuthorization",
-    }
 }
 
 object! {
@@ -241,7 +231,7 @@ impl Policy for RateLimitPolicy {
     type Spec = RateLimitPolicySpec;
 
     fn compile(spec: &RateLimitPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {
-        let phase = phase_of(spec.stage);
+        let phase = spec.stage.phase();
         // All of them, so that all that is wrong is said at once.
         let limits: Vec<Option<Arc<Limit>>> =
             spec.limits.iter().map(|limit| compile_limit(limit, phase, cx).map(Arc::new)).collect();
@@ -249,7 +239,7 @@ impl Policy for RateLimitPolicy {
     }
 
     fn phase(&self) -> Phase {
-        phase_of(self.stage)
+        self.stage.phase()
     }
 
     fn join(all: &[(&Arc<PolicyName>, &Self)]) -> Option<Self> {
@@ -298,13 +288,6 @@ impl Policy for RateLimitPolicy {
     }
 }
 
-fn phase_of(stage: Stage) -> Phase {
-    match stage {
-        Stage::BeforeAuthentication => Phase::Guard,
-        Stage::AfterAuthorization => Phase::Limit,
-    }
-}
-
 fn compile_limit(spec: &LimitSpec, phase: Phase, cx: &mut CompileCx<'_>) -> Option<Limit> {
     let key = Key::compile(spec.key.as_ref(), spec.missing, spec.at, phase, cx)?;
     let (algorithm, memory) = match spec.algorithm {
@@ -329,18 +312,13 @@ fn compile_limit(spec: &LimitSpec, phase: Phase, cx: &mut CompileCx<'_>) -> Opti
     let keys = spec.max_keys as usize;
     let table = cx.keep(&format!("limit {} {memory}", &*spec.name), || Table::new(keys));
     table.resize(keys);
-    let costs = spec.costs.iter().map(|cost| OperationCost {
-        methods: methods(cost, cx),
-        paths: cost.paths.clone(),
-        cost: cost.cost,
-    });
     Some(Limit {
         label: Label::new(&spec.name, quota, Some(window), None, spec.headers),
         algorithm,
         key,
         plans: spec.plans.iter().map(|plan| (&**plan).into()).collect(),
         cost: spec.cost,
-        costs: costs.collect(),
+        costs: compile_costs(&spec.costs, cx),
         count: spec.count,
         statuses: spec.statuses.iter().filter_map(|status| Statuses::parse(status)).collect(),
         response_cost: spec.response_cost.as_ref().and_then(|name| FieldName::new(&**name).ok()),
@@ -348,6 +326,13 @@ fn compile_limit(spec: &LimitSpec, phase: Phase, cx: &mut CompileCx<'_>) -> Opti
         table,
         policy: format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name).into(),
     })
+}
+
+/// Compiles what operations cost.
+pub(super) fn compile_costs(costs: &[CostSpec], cx: &mut CompileCx<'_>) -> Vec<OperationCost> {
+    let compile =
+        |cost: &CostSpec| OperationCost { methods: methods(cost, cx), paths: cost.paths.clone(), cost: cost.cost };
+    costs.iter().map(compile).collect()
 }
 
 fn methods(cost: &CostSpec, cx: &mut CompileCx<'_>) -> Vec<Method> {
