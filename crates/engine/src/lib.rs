@@ -11,6 +11,7 @@ pub mod callout;
 pub mod compile;
 pub mod exchange;
 pub mod explain;
+pub mod expression;
 pub mod filters;
 pub mod forwarded;
 pub mod health;
