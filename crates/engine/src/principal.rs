@@ -4,6 +4,7 @@
 //! by the log and by explanations. A principal holds no secret: its credential is named, never shown.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -56,6 +57,8 @@ pub struct Principal {
     pub scheme: Box<str>,
     /// Which credential it has shown: the name of a key, the `jti` of a token; nothing by which the credential could be used.
     pub credential: Option<Box<str>>,
+    /// When its credential ends, since the Unix epoch; a connection that lives longer is ended then.
+    pub until: Option<Duration>,
 }
 
 impl Principal {
