@@ -18,6 +18,7 @@ pub mod health;
 pub mod judge;
 pub mod keep;
 pub mod key;
+pub mod learned;
 pub mod pick;
 pub mod policies;
 pub mod principal;

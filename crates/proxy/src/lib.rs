@@ -36,6 +36,7 @@ mod mirror;
 pub mod names;
 mod normalize;
 mod path;
+mod race;
 mod recheck;
 mod record;
 mod relay;
@@ -53,7 +54,7 @@ mod upstream;
 mod worker;
 
 pub use access_log::{AccessLog, LogFormat, LogTarget};
-pub use condition::{BackendState, EndpointState, Reading};
+pub use condition::{BackendState, EndpointState, LearnedPort, Reading};
 pub use demand::Demand;
 pub use mesh::Mesh;
 pub use resolve::ResolvedName;
@@ -244,6 +245,7 @@ impl Proxy {
             exposition::edges::write(&graph, out);
         }
         exposition::write_backends(&self.backends_of(&sum), &sum.ejections, out);
+        exposition::write_learned(&self.learned(), out);
         let (names, lookups) = {
             let resolving = lock(&self.resolving);
             (resolving.names(), resolving.lookups.read())
@@ -260,6 +262,11 @@ impl Proxy {
     fn backends_of(&self, report: &Report) -> Vec<BackendState> {
         let snapshot = self.shared.snapshot.load();
         condition::describe(&snapshot, &report.ejected)
+    }
+
+    /// What the ports of the mesh have spoken whose protocol nobody declared.
+    pub fn learned(&self) -> Vec<LearnedPort> {
+        condition::recount(&self.shared.snapshot.load(), self.shared.origin.elapsed())
     }
 
     /// What is reported to a control plane ([`feed::Feed::report`]).

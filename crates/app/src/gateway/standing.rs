@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use transept_control::Update;
 use transept_engine::snapshot::Secure;
-use transept_proxy::{BackendState, BindOutcome, EndpointState, Proxy, Reading, ResolvedName};
+use transept_proxy::{BackendState, BindOutcome, EndpointState, LearnedPort, Proxy, Reading, ResolvedName};
 
 use super::binds;
 use super::certificates::{self, Ending};
@@ -172,6 +172,7 @@ impl Standing {
             },
             "listeners": listeners(&now),
             "names": self.proxy.names().iter().map(name_to_json).collect::<Value>(),
+            "learned": self.proxy.learned().iter().map(learned_to_json).collect::<Value>(),
             "backends": backends.iter().map(backend_to_json).collect::<Value>(),
             "certificates": now.certificates.iter().map(Ending::to_json).collect::<Value>(),
             "problems": update
@@ -225,6 +226,11 @@ fn name_to_json(name: &ResolvedName) -> Value {
         "addresses": name.addresses.iter().map(ToString::to_string).collect::<Value>(),
         "error": name.error,
     })
+}
+
+/// What a port has spoken.
+fn learned_to_json(port: &LearnedPort) -> Value {
+    json!({"listener": &*port.listener, "protocol": port.protocol})
 }
 
 /// A backend with a policy: its endpoints and how they are, and what is taken of its limits.
