@@ -112,6 +112,11 @@ pub struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
+    /// Whether somebody listens to [`Exchange::tell`].
+    pub(crate) fn is_told(&self) -> bool {
+        self.notes.told.is_some()
+    }
+
     /// Says how something was decided, to an explanation; on the data path nothing is said and nothing computed. No secret belongs in it.
     pub fn tell(&mut self, what: impl FnOnce() -> String) {
         if let Some(told) = &mut self.notes.told {
