@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use crate::joined::Joined;
+use crate::joined::{Joined, Registrations};
 use crate::load::{Loaded, Loader, Outcome, Refused};
 use crate::plane::Plane;
 use crate::settle::{PAIR, QUIET, Settle};
@@ -96,7 +96,19 @@ pub fn follow_joined(
     loader: Loader,
     plane: Arc<Plane>,
 ) -> Result<(Trigger, watch::Receiver<Arc<Update>>), StartError> {
-    begin(sources, loader, Some(Joined::new(plane)))
+    begin(sources, loader, Some(Joined::new(plane, Registrations::Loaded)))
+}
+
+/// The same for a control plane on its own: it is given the files that are in force, and what registers is for its proxies alone.
+///
+/// # Errors
+/// As for [`follow`].
+pub fn follow_apart(
+    sources: Sources,
+    loader: Loader,
+    plane: Arc<Plane>,
+) -> Result<(Trigger, watch::Receiver<Arc<Update>>), StartError> {
+    begin(sources, loader, Some(Joined::new(plane, Registrations::Apart)))
 }
 
 fn begin(
@@ -285,7 +297,7 @@ impl Follower {
     }
 }
 
-/// Loads what was read, with the registrations of a plane in the same process, which then hears of it.
+/// Loads what was read, maybe with the registrations of a plane in the same process, which then hears of it.
 fn load(loader: &mut Loader, joined: &mut Option<Joined>, mut reading: Reading) -> Outcome {
     let Some(joined) = joined else { return loader.load(reading) };
     let draft = joined.draft(&mut reading);

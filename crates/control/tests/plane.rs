@@ -17,7 +17,6 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
-use transept_control::Sources;
 use transept_control::plane::source::Kinds;
 use transept_control::plane::{Admin, Plane, Question, Setup, TapFilter, Tapping, serve};
 use transept_identity::handshake::client_config;
@@ -58,9 +57,7 @@ impl Control {
     }
 
     fn set_files(&self, text: &str) {
-        let mut sources = Sources::new();
-        sources.add_text(SourceText::new("test.yaml", text));
-        assert!(self.plane.set_files(sources.read()), "the text is good");
+        self.plane.set_files(&[SourceText::new("test.yaml", text)]);
     }
 
     fn bundles(&self) -> LiveBundles {

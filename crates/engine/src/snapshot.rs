@@ -17,6 +17,7 @@ pub use transept_model::references::BackendId;
 use crate::balance::Table;
 use crate::keep::Keep;
 use crate::policies::{Chain, Step};
+use crate::redact::CredentialPlaces;
 use crate::role::Destinations;
 pub use crate::role::{Role, ServiceName, Speaks, Tunnel};
 use crate::route::RouteTable;
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub backends: Vec<Arc<Backend>>,
     /// What policies remember, the same in every generation.
     pub keep: Arc<Keep>,
+    /// Where requests may hold credentials.
+    pub credentials: CredentialPlaces,
 }
 
 impl Snapshot {

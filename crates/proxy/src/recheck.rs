@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use transept_engine::admit::{admit, admit_stream};
 use transept_engine::exchange::{Connection, Exchange, Notes, Now};
+use transept_engine::principal::Principal;
 use transept_engine::route::route;
 use transept_engine::screen::screen_again;
 use transept_engine::snapshot::Snapshot;
@@ -50,6 +51,8 @@ pub(crate) struct Opening {
     /// The host that was asked for, as routing sees it.
     pub host: String,
     pub client: IpAddr,
+    /// Who made it.
+    pub principal: Option<Arc<Principal>>,
 }
 
 impl Opening {
@@ -60,6 +63,7 @@ impl Opening {
         let routed = route(listener, &self.request, &self.host);
         // Guards change nothing in a request; the copy only keeps them from doing so here.
         let (mut request, mut notes) = (self.request.clone(), Notes::new());
+        notes.principal.clone_from(&self.principal);
         let mut exchange = Exchange {
             now,
             random: 0,
@@ -77,13 +81,21 @@ impl Opening {
 pub(crate) struct Standing {
     ground: Ground,
     ended: Cell<bool>,
+    /// The end of the credential by which it was let in.
+    until: RefCell<Option<Pin<Box<tokio::time::Sleep>>>>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Standing {
     /// Ready when the connection must end.
-    pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.ended.get() {
+            return Poll::Ready(());
+        }
+        if let Some(until) = &mut *self.until.borrow_mut()
+            && until.as_mut().poll(cx).is_ready()
+        {
+            self.ended.set(true);
             return Poll::Ready(());
         }
         let mut waker = self.waker.borrow_mut();
@@ -130,7 +142,13 @@ pub(crate) struct Standings {
 impl Standings {
     /// Adds a connection.
     pub(crate) fn add(&self, ground: Ground) -> Rc<Standing> {
-        let standing = Rc::new(Standing { ground, ended: Cell::new(false), waker: RefCell::default() });
+        self.add_until(ground, None)
+    }
+
+    /// Adds a connection that ends after this time at the latest.
+    pub(crate) fn add_until(&self, ground: Ground, lasts: Option<Duration>) -> Rc<Standing> {
+        let until = RefCell::new(lasts.map(|lasts| Box::pin(tokio::time::sleep(lasts))));
+        let standing = Rc::new(Standing { ground, ended: Cell::new(false), until, waker: RefCell::default() });
         let mut all = self.all.borrow_mut();
         if all.len() == all.capacity() {
             all.retain(|standing| standing.strong_count() > 0);

@@ -233,7 +233,7 @@ pub fn compile_station(
     }
     let binds = binds.into_values().map(Arc::new).collect();
     Compiled {
-        snapshot: Arc::new(Snapshot { generation, binds, backends, keep }),
+        snapshot: Arc::new(Snapshot { generation, binds, backends, keep, credentials: policies.credentials }),
         changes,
         problems,
         conditions,

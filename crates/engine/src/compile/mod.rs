@@ -128,7 +128,7 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
         world.complete(problem);
     }
     Compiled {
-        snapshot: Arc::new(Snapshot { generation, binds, backends, keep }),
+        snapshot: Arc::new(Snapshot { generation, binds, backends, keep, credentials: policies.credentials }),
         changes,
         problems,
         conditions,

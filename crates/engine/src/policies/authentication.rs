@@ -30,9 +30,11 @@ use crate::exchange::Exchange;
 use crate::forwarded;
 use crate::principal::Principal;
 use crate::reason::Reason;
+use crate::redact::CredentialPlaces;
 use crate::verdict::{Reply, Verdict};
 
 mod api_key;
+mod basic;
 mod claims;
 mod failures;
 mod forward;
@@ -163,6 +165,10 @@ impl Policy for AuthenticationPolicy {
 
     fn secrets(spec: &AuthenticationPolicySpec) -> Vec<Text> {
         spec.schemes.iter().flat_map(SchemeSpec::secrets).collect()
+    }
+
+    fn credential_places(&self, places: &mut CredentialPlaces) {
+        self.schemes.iter().for_each(|named| named.scheme.places(places));
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {

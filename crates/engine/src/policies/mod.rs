@@ -44,6 +44,7 @@ pub use patterns::{HostPattern, IdentityPattern, PathPattern};
 
 use crate::callout::CalloutResult;
 use crate::exchange::{Connection, Exchange};
+use crate::redact::CredentialPlaces;
 use crate::settings::Settings;
 use crate::traffic::Traffic;
 use crate::verdict::Verdict;
@@ -128,6 +129,11 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
     /// How the backends under its target are used.
     fn traffic(&self) -> Option<&Traffic> {
         None
+    }
+
+    /// Says where in requests it looks for credentials, so that no log repeats them.
+    fn credential_places(&self, places: &mut CredentialPlaces) {
+        let _ = places;
     }
 
     /// Looks at a connection before it is let through.
@@ -261,6 +267,10 @@ macro_rules! policies {
 
             pub(crate) fn traffic(&self) -> Option<&Traffic> {
                 match self { $( AnyPolicy::$variant(policy) => policy.traffic(), )* }
+            }
+
+            pub(crate) fn credential_places(&self, places: &mut CredentialPlaces) {
+                match self { $( AnyPolicy::$variant(policy) => policy.credential_places(places), )* }
             }
 
             pub(crate) fn on_connect(&self, x: &Arrival<'_>) -> Verdict {

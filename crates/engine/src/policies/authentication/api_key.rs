@@ -21,6 +21,7 @@ use super::secret::SecretEntry;
 use crate::exchange::Exchange;
 use crate::key::{self, LastUse, NoKey};
 use crate::principal::{Principal, PrincipalKind};
+use crate::redact::{CredentialPlaces, is_named, parameters, without_parameter};
 
 object! {
     /// Keys of the ApiKey objects in the namespace of the policy, as `transept key create` makes them.
@@ -43,7 +44,7 @@ pub(super) struct ApiKeyScheme {
     header: FieldName,
     bearer: Bearer,
     query: Option<Box<str>>,
-    pepper: Option<hmac::Key>,
+    pepper: Option<Box<hmac::Key>>,
     keys: HashMap<[u8; 32], Known>,
     by_name: OnceLock<HashMap<Box<str>, [u8; 32]>>,
 }
@@ -76,7 +77,7 @@ impl Scheme for ApiKeyScheme {
 
     fn compile(name: &Text, spec: &ApiKeySchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let pepper = match &spec.pepper {
-            Some(entry) => Some(key::pepper(entry.read(cx)?.as_bytes())),
+            Some(entry) => Some(Box::new(key::pepper(entry.read(cx)?.as_bytes()))),
             None => None,
         };
         // The format of names has been checked when it was read.
@@ -93,6 +94,11 @@ impl Scheme for ApiKeyScheme {
 
     fn secrets(spec: &ApiKeySchemeSpec) -> Vec<Text> {
         spec.pepper.iter().map(|entry| entry.name.clone()).collect()
+    }
+
+    fn places(&self, places: &mut CredentialPlaces) {
+        places.fields.insert(self.header.as_str().to_ascii_lowercase().into());
+        places.parameters.extend(self.query.clone());
     }
 
     fn presents(&self, x: &Exchange<'_>) -> bool {
@@ -188,7 +194,7 @@ impl ApiKeyScheme {
             let same = constant_time::verify_slices_are_equal(&stored.bytes, &hash.bytes).is_ok();
             (same && stored.by == hash.by).then_some(known)
         };
-        let peppered = self.pepper.as_ref().and_then(|pepper| find(key::hash(text, Some(pepper))));
+        let peppered = self.pepper.as_deref().and_then(|pepper| find(key::hash(text, Some(pepper))));
         peppered.or_else(|| find(key::hash(text, None)))
     }
 }
@@ -259,65 +265,9 @@ pub(super) fn is_alike(token: &[u8]) -> bool {
     key::check(token) != Err(NoKey::Form)
 }
 
-fn parameters(query: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    query.split(|byte| *byte == b'&').map(|pair| match pair.iter().position(|byte| *byte == b'=') {
-        Some(at) => (&pair[..at], &pair[at + 1..]),
-        None => (pair, &b""[..]),
-    })
-}
-
-/// Whether the name of a parameter, as it was sent, means `name`.
-fn is_named(sent: &[u8], name: &str) -> bool {
-    if !sent.contains(&b'%') && !sent.contains(&b'+') {
-        return sent == name.as_bytes();
-    }
-    let mut decoded = Vec::with_capacity(sent.len());
-    let mut rest = sent;
-    while let Some((first, behind)) = rest.split_first() {
-        let digits = behind.get(..2).and_then(|two| std::str::from_utf8(two).ok());
-        let escaped = digits.filter(|_| *first == b'%').and_then(|two| u8::from_str_radix(two, 16).ok());
-        match escaped {
-            Some(byte) => {
-                decoded.push(byte);
-                rest = &behind[2..];
-            }
-            None => {
-                decoded.push(if *first == b'+' { b' ' } else { *first });
-                rest = behind;
-            }
-        }
-    }
-    decoded == name.as_bytes()
-}
-
-/// The query without the parameters of this name; none when there is none of them.
-fn without_parameter(query: &[u8], name: &str) -> Option<Vec<u8>> {
-    if !parameters(query).any(|(key, _)| is_named(key, name)) {
-        return None;
-    }
-    let mut rest = Vec::with_capacity(query.len());
-    for pair in query.split(|byte| *byte == b'&') {
-        let key = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
-        if !is_named(key, name) {
-            if !rest.is_empty() {
-                rest.push(b'&');
-            }
-            rest.extend_from_slice(pair);
-        }
-    }
-    Some(rest)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_parameter_is_removed_however_its_name_is_spelled() {
-        assert_eq!(without_parameter(b"a=1&k%65y=x&b=2&key=y", "key").as_deref(), Some(&b"a=1&b=2"[..]));
-        assert_eq!(without_parameter(b"key=x", "key").as_deref(), Some(&b""[..]));
-        assert_eq!(without_parameter(b"keys=x&%6", "key"), None);
-    }
 
     #[test]
     fn a_bearer_token_is_taken_apart() {

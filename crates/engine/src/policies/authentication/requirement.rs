@@ -12,7 +12,7 @@ use super::AuthenticationPolicySpec;
 /// Schemes that must hold together, in the order in which they are written, each with the scopes that its credential must be good for.
 /// Without any scheme: no credentials are needed.
 #[derive(Clone, Debug, PartialEq, Hash)]
-pub struct Requirement {
+pub(crate) struct Requirement {
     at: Spot,
     schemes: Vec<(Text, Vec<Text>)>,
 }

@@ -13,10 +13,11 @@ use transept_model::value::Value;
 use transept_wire::head::Request;
 
 use super::super::CompileCx;
-use super::{api_key, jwt};
+use super::{api_key, basic, jwt};
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::principal::Principal;
+use crate::redact::CredentialPlaces;
 
 /// What a scheme says of a request. No sentence in it may hold anything of a credential.
 #[derive(Debug)]
@@ -62,6 +63,11 @@ pub(super) trait Scheme: Sized + Send + Sync + fmt::Debug {
     fn secrets(spec: &Self::Spec) -> Vec<Text> {
         let _ = spec;
         Vec::new()
+    }
+
+    /// Says where its credentials stand, besides `Authorization` and cookies, so that no log repeats them.
+    fn places(&self, places: &mut CredentialPlaces) {
+        let _ = places;
     }
 
     /// Whether a request shows a credential of this scheme, good or not. Cheap: it is asked before anything is computed.
@@ -148,6 +154,10 @@ macro_rules! schemes {
                 None
             }
 
+            pub(super) fn places(&self, places: &mut CredentialPlaces) {
+                match self { $( AnyScheme::$variant(scheme) => scheme.places(places), )* }
+            }
+
             pub(super) fn presents(&self, x: &Exchange<'_>) -> bool {
                 match self { $( AnyScheme::$variant(scheme) => scheme.presents(x), )* }
             }
@@ -182,6 +192,8 @@ schemes! {
     ApiKey: api_key = api_key::ApiKeyScheme;
     /// Signed tokens (JWT).
     Jwt: jwt = jwt::JwtScheme;
+    /// Names and passwords.
+    Basic: basic = basic::BasicScheme;
 }
 
 fn check_scheme(spec: &SchemeSpec, _: &Value, cx: &mut Decoder) {
