@@ -19,6 +19,7 @@ use transept_wire::head::Response;
 
 use crate::attempt::within;
 use crate::body::{Source, carry};
+use crate::documents;
 use crate::failure::Failure;
 use crate::path::{Journey, Stop, timed_out};
 use crate::relay::unless_gone;
@@ -68,6 +69,14 @@ async fn outcome_of(
                 Ok(computed) => CalloutResult::Computed(computed),
                 Err(_) => CalloutResult::Failed(format!("{what} could not be computed").into()),
             }
+        }
+        Callout::Refresh { document, occasion } => {
+            let worker = journey.worker;
+            let asking = pin!(async {
+                documents::refresh(worker, &document, &occasion).await;
+                Ok(CalloutResult::Refreshed)
+            });
+            unless_gone(asking, journey.replier).await?
         }
     })
 }
