@@ -581,3 +581,26 @@ pub(super) fn now() -> UnixTime {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     UnixTime::since_unix_epoch(since)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_for_gateways() {
+        let gateway = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": {"name": "web", "namespace": "default"}, "spec": {"listeners": []}});
+        let visible = Visible(source::secrets(&[gateway]));
+        let viewer =
+            |name: &str| SpiffeId::parse(&format!("spiffe://transept.local/ns/default/sa/{name}")).expect("an id");
+        for kind in ["ApiKey", "Consumer"] {
+            let object = json!({"apiVersion": "transept.dev/v1alpha1", "kind": kind,
+                "metadata": {"name": "one", "namespace": "shop"}, "spec": {}});
+            let resource = Kinds::default().resource(&object).expect("it travels");
+            assert!(visible.sees(&viewer("web"), &resource), "{kind}");
+            assert!(!visible.sees(&viewer("cart"), &resource), "{kind}");
+        }
+    }
+}
