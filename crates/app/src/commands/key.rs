@@ -1,8 +1,10 @@
 //! `transept key create|list|rotate|revoke`: keys of Consumers.
 //!
 //! A key is shown once, to whoever makes it. What is kept is an ApiKey object with its hash, in a file that a gateway or a control plane
-//! follows: a change is in force as soon as they have read it. The secret of a key is on no command line and in no file of ours.
+//! follows, or in the state of a control plane: a change is in force as soon as they have it. The secret of a key is on no command line and
+//! in no file of ours.
 
+mod book;
 mod file;
 
 use std::collections::HashMap;
@@ -14,7 +16,8 @@ use serde_json::{Value, json};
 use transept_engine::key;
 use transept_model::schema::Moment;
 
-use self::file::{KeyFile, Stored};
+use self::book::{Book, Stored};
+use super::control::StateArgs;
 use super::{Exit, status};
 use crate::{console, duration, table};
 
@@ -22,7 +25,8 @@ const EXAMPLES: &str = "\
 Examples:
   transept key create --consumer mobile --file keys.yaml                        prints the key, once
   transept key create --consumer mobile --scope orders.read --ttl 2160h --file keys.yaml
-  transept key create --consumer mobile > mobile.yaml                           the object to the file, the key to the terminal
+  transept key create --consumer mobile --print > mobile.yaml                   the object to the file, the key to the terminal
+  transept key create --consumer mobile                                         into the state of the control plane
   transept key list --file keys.yaml
   transept key rotate mobile-1 --overlap 24h --file keys.yaml                   both are good for a day
   transept key revoke mobile-1 --file keys.yaml
@@ -52,13 +56,16 @@ enum Action {
 /// Where keys are.
 #[derive(Debug, clap::Args)]
 struct Place {
-    /// File with the ApiKeys; one of those that a gateway is started with
+    /// File with the ApiKeys, one of those that a gateway is started with; without it, they are in the state of the control plane
     #[arg(long, env = "TRANSEPT_KEYS", value_name = "FILE")]
-    file: PathBuf,
+    file: Option<PathBuf>,
 
     /// Namespace of the keys
     #[arg(long, env = "TRANSEPT_NAMESPACE", value_name = "NAME", default_value = "default")]
     namespace: String,
+
+    #[command(flatten)]
+    state: StateArgs,
 }
 
 /// How keys are spelled and hashed.
@@ -99,13 +106,12 @@ struct Create {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     ttl: Option<Duration>,
 
-    /// File to add the key to; without it the object is printed, and the key told on standard error
-    #[arg(long, env = "TRANSEPT_KEYS", value_name = "FILE")]
-    file: Option<PathBuf>,
+    /// Print the object instead of keeping it; the key is told on standard error
+    #[arg(long, conflicts_with = "file")]
+    print: bool,
 
-    /// Namespace of the key
-    #[arg(long, env = "TRANSEPT_NAMESPACE", value_name = "NAME", default_value = "default")]
-    namespace: String,
+    #[command(flatten)]
+    place: Place,
 
     #[command(flatten)]
     making: Making,
@@ -168,12 +174,12 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         Action::List(list) => return run_list(&list),
         Action::Rotate(rotate) => run_rotate(&rotate)?,
         Action::Revoke(revoke) => {
-            let Place { file, namespace } = &revoke.place;
-            let mut file = KeyFile::open(file)?;
-            let mut stored = file.find(namespace, &revoke.name)?;
+            let namespace = &revoke.place.namespace;
+            let mut book = Book::open(&revoke.place)?;
+            let mut stored = book.find(namespace, &revoke.name)?;
             stored.object["spec"]["disabled"] = true.into();
-            file.replace(&stored)?;
-            file.save()?;
+            book.replace(&stored)?;
+            book.save()?;
             console::tell(&format!("key {namespace}/{} is revoked", revoke.name));
         }
     }
@@ -189,34 +195,28 @@ fn run_create(create: &Create) -> Result<()> {
         spec["addresses"] = create.addresses.clone().into();
     }
     set_end(&mut spec, create.ttl)?;
-    let mut file = create.file.as_deref().map(KeyFile::open).transpose()?;
-    let taken = file.as_ref().map(|file| names(&file.keys(), &create.namespace)).unwrap_or_default();
+    let namespace = &create.place.namespace;
+    let book = (!create.print).then(|| Book::open(&create.place)).transpose()?;
+    let taken = book.as_ref().map(|book| names(&book.keys(), namespace)).unwrap_or_default();
     let name = create.name.clone().unwrap_or_else(|| free_name(&create.consumer, &taken));
     if taken.contains(&name) {
-        bail!(
-            "there is an ApiKey {}/{name} already; choose another --name, or use `transept key rotate`",
-            create.namespace
-        );
+        bail!("there is an ApiKey {namespace}/{name} already; choose another --name, or use `transept key rotate`");
     }
-    let (key, object) = make(&create.making, &create.namespace, &name, spec)?;
-    match &mut file {
-        Some(open) => open.add(&object)?,
-        None => {
-            console::print(&file::write(&object)?)?;
-            console::tell(&format!("key {}/{name}, shown this once: {key}", create.namespace));
-            return Ok(());
-        }
-    }
-    if let Some(file) = file {
-        file.save()?;
-    }
-    show_once(&create.namespace, &name, &key)
+    let (key, object) = make(&create.making, namespace, &name, spec)?;
+    let Some(mut book) = book else {
+        console::print(&file::write(&object)?)?;
+        console::tell(&format!("key {namespace}/{name}, shown this once: {key}"));
+        return Ok(());
+    };
+    book.add(&object)?;
+    book.save()?;
+    show_once(namespace, &name, &key)
 }
 
 fn run_rotate(rotate: &Rotate) -> Result<()> {
-    let Place { file, namespace } = &rotate.place;
-    let mut file = KeyFile::open(file)?;
-    let mut old = file.find(namespace, &rotate.name)?;
+    let namespace = &rotate.place.namespace;
+    let mut book = Book::open(&rotate.place)?;
+    let mut old = book.find(namespace, &rotate.name)?;
     let mut spec = json!({"consumer": old.object["spec"]["consumer"]});
     for field in ["scopes", "addresses"] {
         if !old.object["spec"][field].is_null() {
@@ -228,15 +228,15 @@ fn run_rotate(rotate: &Rotate) -> Result<()> {
         Some((stem, number)) if number.parse::<u32>().is_ok() => stem,
         _ => &rotate.name,
     };
-    let name = free_name(stem, &names(&file.keys(), namespace));
+    let name = free_name(stem, &names(&book.keys(), namespace));
     let (key, object) = make(&rotate.making, namespace, &name, spec)?;
     let end = end_after(rotate.overlap)?;
     let own_end = old.object["spec"]["expires"].as_str().and_then(Moment::parse);
     let end = own_end.map_or(end, |own| own.min(end));
     old.object["spec"]["expires"] = end.to_string().into();
-    file.replace(&old)?;
-    file.add(&object)?;
-    file.save()?;
+    book.add(&object)?;
+    book.replace(&old)?;
+    book.save()?;
     console::tell(&format!("key {namespace}/{} is good until {end}", rotate.name));
     show_once(namespace, &name, &key)
 }
@@ -309,7 +309,7 @@ fn free_name(stem: &str, taken: &[String]) -> String {
 }
 
 fn run_list(list: &List) -> Result<Exit> {
-    let keys = KeyFile::open(&list.place.file)?.keys();
+    let keys = Book::open(&list.place)?.keys();
     let used = match &list.admin {
         Some(admin) => match last_uses(admin) {
             Ok(used) => Some(used),

@@ -119,7 +119,10 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
 }
 
 /// Asks the control plane that runs, or answers from its state when none does.
-fn put(state: &StateArgs, question: &Question) -> Result<Value> {
+///
+/// # Errors
+/// Neither can say it.
+pub(super) fn put(state: &StateArgs, question: &Question) -> Result<Value> {
     let directory = state.directory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(ask(&directory, question)) {

@@ -1,7 +1,7 @@
 //! Speaks to people on the same machine: a socket in the directory of the state, one JSON line for a question and one for its answer. Only a
 //! tap is answered with more lines, as long as who asked stays.
 //!
-//! Started beside `serve`; asked by the commands `token`, `certs` and `mesh`. Only the user who runs the control plane, and the
+//! Started beside `serve`; asked by the commands `token`, `key`, `certs` and `mesh`. Only the user who runs the control plane, and the
 //! superuser, are answered: who may make tokens may become any workload.
 
 use std::io;
@@ -51,6 +51,13 @@ pub enum Question {
         /// Its name.
         id: String,
     },
+    /// Keep an ApiKey or a Consumer.
+    PutKey {
+        /// The whole object.
+        object: Value,
+    },
+    /// Show all ApiKeys and Consumers that are kept.
+    ListKeys,
     /// Show all certificates.
     Certificates,
     /// Begin to replace the root.
@@ -99,6 +106,8 @@ impl Plane {
             }
             Question::ListTokens => Ok(self.list_tokens()),
             Question::RevokeToken { id } => self.revoke_token(id),
+            Question::PutKey { object } => self.put_key(object),
+            Question::ListKeys => Ok(self.list_keys()),
             Question::Certificates => Ok(self.certificates()),
             Question::Rotate => self.rotate(),
             Question::Distrust { root } => self.distrust(root),

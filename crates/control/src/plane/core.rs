@@ -4,6 +4,7 @@
 //! before it is on the disk. What changed is put into the store of resources soon after, many changes at once, and never while
 //! a proxy waits for its answer.
 
+mod keys;
 pub(super) mod lease;
 mod refused;
 mod resident;
@@ -128,6 +129,8 @@ struct Inner {
     resident: Option<Arc<LiveSvid>>,
     tokens: Tokens,
     rotation: Rotation,
+    /// ApiKeys and Consumers that are in no file, by kind and name.
+    kept: BTreeMap<String, Value>,
     files: Arc<Files>,
     /// The keys of what is published beside the files.
     registered: BTreeSet<Key>,
@@ -246,6 +249,7 @@ impl Plane {
             resident: None,
             tokens: state.tokens,
             rotation,
+            kept: state.objects,
             files: Arc::default(),
             registered: BTreeSet::new(),
             members: BTreeMap::new(),
@@ -547,7 +551,7 @@ impl Plane {
             put.extend(inner.files.resources().cloned());
         }
         let files = inner.files.clone();
-        let objects = inner.registry.objects(&files.services, &files.members);
+        let objects = inner.beside_files(&files);
         let registered = objects.iter().filter_map(|object| self.kinds.resource(object));
         // What a file says comes before what was registered under the same name.
         put.extend(registered.filter(|resource| !files.hold(resource.key())).inspect(|resource| {

@@ -1,8 +1,9 @@
-//! What the control plane must not forget: tokens, registrations with their leases, and the state of root rotation, in one file.
+//! What the control plane must not forget: tokens, registrations with their leases, keys, and the state of root rotation, in one file.
 //!
 //! Used by `plane`, which confirms nothing before [`Store::commit`] has returned: a commit is on the disk, so that the end of the
 //! process or of the machine at any moment loses nothing that was confirmed. The key of the authority is not in it, see `ca`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
+use serde_json::Value;
 use transept_identity::{Rotation, Tokens};
 
 use super::leases::Lease;
@@ -22,6 +24,8 @@ const THINGS: TableDefinition<&str, &[u8]> = TableDefinition::new("things");
 const WORKLOADS: TableDefinition<&str, &[u8]> = TableDefinition::new("workloads");
 /// Leases by `namespace/name`, as JSON.
 const LEASES: TableDefinition<&str, &[u8]> = TableDefinition::new("leases");
+/// Objects by kind, namespace and name, as JSON.
+const OBJECTS: TableDefinition<&str, &[u8]> = TableDefinition::new("objects");
 /// Numbers; the revision counts the commits.
 const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
 const TOKENS: &str = "tokens";
@@ -76,6 +80,8 @@ pub struct State {
     pub entries: Vec<Entry>,
     /// The leases of those that registered over HTTP.
     pub leases: Vec<(Name, Lease)>,
+    /// Objects that are in no file.
+    pub objects: BTreeMap<String, Value>,
     /// The number of commits so far.
     pub revision: u64,
 }
@@ -91,6 +97,8 @@ pub enum Write<'a> {
     Workload(&'a Name, Option<&'a Entry>),
     /// A lease; `None` when it is forgotten.
     Lease(&'a Name, Option<&'a Lease>),
+    /// An object, by kind and name.
+    Object(&'a str, &'a Value),
 }
 
 /// The open file.
@@ -147,6 +155,10 @@ impl Store {
                 let (namespace, own) = name.value().split_once('/').ok_or_else(wrong)?;
                 state.leases.push(((namespace.to_owned(), own.to_owned()), parse(bytes.value())?));
             }
+            for row in read.open_table(OBJECTS)?.iter()? {
+                let (name, bytes) = row?;
+                state.objects.insert(name.value().to_owned(), parse(bytes.value())?);
+            }
             state.revision = read.open_table(NUMBERS)?.get(REVISION)?.map_or(0, |number| number.value());
             Ok(state)
         };
@@ -165,6 +177,7 @@ impl Store {
                 let mut things = transaction.open_table(THINGS)?;
                 let mut workloads = transaction.open_table(WORKLOADS)?;
                 let mut leases = transaction.open_table(LEASES)?;
+                let mut objects = transaction.open_table(OBJECTS)?;
                 for write in writes {
                     match write {
                         Write::Tokens(tokens) => {
@@ -184,6 +197,9 @@ impl Store {
                         }
                         Write::Lease(name, None) => {
                             leases.remove(key(name).as_str())?;
+                        }
+                        Write::Object(name, object) => {
+                            objects.insert(*name, write_json(object)?.as_slice())?;
                         }
                     }
                 }

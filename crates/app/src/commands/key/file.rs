@@ -14,20 +14,14 @@ use transept_model::SourceText;
 use transept_model::load::DEFAULT_NAMESPACE;
 use transept_model::value::{Budget, read};
 
+use super::book::Stored;
+
 /// A file that nobody else changes while this lives.
 pub(super) struct KeyFile {
     path: PathBuf,
     documents: Vec<String>,
     /// The directory, which is locked.
     directory: File,
-}
-
-/// An ApiKey of the file.
-pub(super) struct Stored {
-    /// Which document it is.
-    index: usize,
-    /// The whole object.
-    pub(super) object: Value,
 }
 
 impl KeyFile {
@@ -67,17 +61,6 @@ impl KeyFile {
         };
         let all = self.documents.iter().enumerate();
         all.filter_map(|(index, document)| Some(Stored { index, object: object(document)? })).collect()
-    }
-
-    /// One by name.
-    pub(super) fn find(&self, namespace: &str, name: &str) -> Result<Stored> {
-        let named = |stored: &Stored| {
-            let metadata = &stored.object["metadata"];
-            metadata["name"] == name && metadata["namespace"] == namespace
-        };
-        self.keys().into_iter().find(named).ok_or_else(|| {
-            anyhow!("there is no ApiKey {namespace}/{name} in {} (see `transept key list`)", self.path.display())
-        })
     }
 
     /// Adds a key.
@@ -159,10 +142,9 @@ mod tests {
         file.add(&key("two")).expect("YAML");
         file.save().expect("written");
         let mut file = KeyFile::open(&path).expect("a file");
-        let mut one = file.find("default", "one").expect("a key");
+        let mut one = file.keys().into_iter().next().expect("a key");
         one.object["spec"]["disabled"] = true.into();
         file.replace(&one).expect("YAML");
-        assert!(file.find("default", "three").is_err());
         file.save().expect("written");
         let text = std::fs::read_to_string(&path).expect("a file");
         assert!(text.starts_with(&format!("{consumer}---\n")), "{text}");

@@ -65,7 +65,7 @@ impl Plane {
     pub(crate) fn registered_beside(&self, files: &Files) -> (u64, Vec<SourceText>) {
         let (number, objects) = {
             let inner = self.lock();
-            (inner.registrations, inner.registry.objects(&files.services, &files.members))
+            (inner.registrations, inner.beside_files(files))
         };
         let text = |object: &Value| {
             let key = self.kinds.key(object).filter(|key| !files.hold(key))?;

@@ -1,0 +1,91 @@
+//! Where ApiKeys are kept: in a file, or in the state of a control plane.
+//!
+//! Called by `transept key`. What is changed counts once [`Book::save`] has returned, and is on the disk then.
+
+use anyhow::{Result, anyhow};
+use serde_json::Value;
+use transept_control::plane::Question;
+
+use super::super::control::StateArgs;
+use super::super::token;
+use super::Place;
+use super::file::KeyFile;
+
+/// ApiKeys that can be changed.
+pub(super) enum Book<'p> {
+    /// Those of a file.
+    File(KeyFile),
+    /// Those of a control plane, with what is to be changed.
+    Plane { state: &'p StateArgs, keys: Vec<Value>, changed: Vec<Value> },
+}
+
+/// An ApiKey.
+pub(super) struct Stored {
+    /// Where it is in the book.
+    pub(super) index: usize,
+    /// The whole object.
+    pub(super) object: Value,
+}
+
+impl<'p> Book<'p> {
+    /// Opens the book at a place.
+    pub(super) fn open(place: &'p Place) -> Result<Book<'p>> {
+        if let Some(file) = &place.file {
+            return KeyFile::open(file).map(Book::File);
+        }
+        let kept = token::put(&place.state, &Question::ListKeys)?;
+        let keys = kept.as_array().into_iter().flatten().filter(|object| object["kind"] == "ApiKey");
+        Ok(Book::Plane { state: &place.state, keys: keys.cloned().collect(), changed: Vec::new() })
+    }
+
+    /// Every ApiKey in it.
+    pub(super) fn keys(&self) -> Vec<Stored> {
+        match self {
+            Book::File(file) => file.keys(),
+            Book::Plane { keys, .. } => {
+                keys.iter().enumerate().map(|(index, object)| Stored { index, object: object.clone() }).collect()
+            }
+        }
+    }
+
+    /// One by name.
+    pub(super) fn find(&self, namespace: &str, name: &str) -> Result<Stored> {
+        let named = |stored: &Stored| {
+            let metadata = &stored.object["metadata"];
+            metadata["name"] == name && metadata["namespace"] == namespace
+        };
+        let found = self.keys().into_iter().find(named);
+        found.ok_or_else(|| anyhow!("there is no ApiKey {namespace}/{name} here (see `transept key list`)"))
+    }
+
+    /// Adds a key.
+    pub(super) fn add(&mut self, object: &Value) -> Result<()> {
+        match self {
+            Book::File(file) => file.add(object)?,
+            Book::Plane { changed, .. } => changed.push(object.clone()),
+        }
+        Ok(())
+    }
+
+    /// Puts a key in the place of the one that it was before.
+    pub(super) fn replace(&mut self, stored: &Stored) -> Result<()> {
+        match self {
+            Book::File(file) => file.replace(stored)?,
+            Book::Plane { changed, .. } => changed.push(stored.object.clone()),
+        }
+        Ok(())
+    }
+
+    /// Brings the changes to the disk.
+    pub(super) fn save(self) -> Result<()> {
+        match self {
+            Book::File(file) => file.save(),
+            Book::Plane { state, changed, .. } => {
+                for object in changed {
+                    token::put(state, &Question::PutKey { object })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! ApiKeys and Consumers that are kept in the state of the control plane instead of in files: made and changed through `admin`.
+//!
+//! They are published like registrations, beside what the files say. A change is on the disk before it is confirmed, and on its way to
+//! the gateways right after.
+
+use serde_json::{Value, json};
+use transept_engine::policies::MODEL_KINDS;
+use transept_model::{SourceText, load};
+
+use super::super::store::Write;
+use super::{Inner, NotDone, Plane};
+
+impl Plane {
+    /// All ApiKeys and Consumers that are kept, and how they are named.
+    pub(in crate::plane) fn list_keys(&self) -> Value {
+        self.lock().kept.values().cloned().collect()
+    }
+
+    /// Keeps an ApiKey or a Consumer, in the place of one of the same name.
+    pub(in crate::plane) fn put_key(&self, object: &Value) -> Result<Value, NotDone> {
+        let kind = object["kind"].as_str().unwrap_or_default();
+        let key = self.kinds.key(object).filter(|_| matches!(kind, "ApiKey" | "Consumer"));
+        let Some(key) = key else {
+            return Err(NotDone::Wrong("only an ApiKey or a Consumer can be kept".to_owned()));
+        };
+        let loaded = load(&[SourceText::new("the object", object.to_string())], MODEL_KINDS);
+        if let Some(problem) = loaded.invalid.first() {
+            return Err(NotDone::Wrong(format!("{}: {}", problem.field, problem.why)));
+        }
+        let mut inner = self.lock();
+        if inner.files.hold(&key) {
+            return Err(NotDone::Wrong(format!("{key} is in the files; change it there")));
+        }
+        let name = key.to_string();
+        self.store(&[Write::Object(&name, object)])?;
+        inner.kept.insert(name, object.clone());
+        inner.registrations += 1;
+        if let Some(follower) = &inner.follower {
+            follower.registrations_changed();
+        }
+        self.stale.notify_one();
+        Ok(json!({"kept": key.to_string()}))
+    }
+}
+
+impl Inner {
+    /// What is published beside the files: registrations, and what is kept.
+    pub(super) fn beside_files(&self, files: &super::Files) -> Vec<Value> {
+        let mut objects = self.registry.objects(&files.services, &files.members);
+        objects.extend(self.kept.values().cloned());
+        objects
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use transept_identity::TrustDomain;
+
+    use super::super::Setup;
+    use super::*;
+
+    fn plane(directory: &Path) -> std::sync::Arc<Plane> {
+        let trust_domain = TrustDomain::new("shop.test").expect("a name");
+        Plane::open(directory, Setup { trust_domain, leaf_life: Duration::from_secs(3600) }).expect("a plane")
+    }
+
+    fn key(name: &str) -> Value {
+        json!({"apiVersion": "transept.dev/v1alpha1", "kind": "ApiKey", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"consumer": "mobile", "hash": format!("sha256:{}", "0".repeat(64))}})
+    }
+
+    #[test]
+    fn what_was_confirmed_is_there_after_the_end() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let first = plane(directory.path());
+        first.put_key(&key("one")).expect("kept");
+        let mut revoked = key("one");
+        revoked["spec"]["disabled"] = true.into();
+        first.put_key(&revoked).expect("kept");
+        first.put_key(&key("two")).expect("kept");
+        // As after a kill: nothing is said to the store.
+        drop(first);
+        let again = plane(directory.path());
+        assert_eq!(again.list_keys(), json!([revoked, key("two")]));
+        let shelves = again.shelves.read().expect("a lock");
+        let keys = again.kinds.type_of("transept.dev", "ApiKey").expect("a type");
+        assert!(shelves.resources.resource(&keys, "default/two").is_some());
+    }
+
+    #[test]
+    fn only_good_keys_and_consumers_are_kept_and_files_come_first() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let plane = plane(directory.path());
+        for wrong in [
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}}),
+            json!({"apiVersion": "transept.dev/v1alpha1", "kind": "ApiKey", "metadata": {"name": "x"}, "spec": {"consumer": "c"}}),
+            json!(null),
+        ] {
+            assert!(plane.put_key(&wrong).is_err(), "{wrong}");
+        }
+        plane.set_files(&[SourceText::new("keys.yaml", key("one").to_string())]);
+        assert!(plane.put_key(&key("one")).is_err());
+        assert!(plane.put_key(&key("two")).is_ok());
+    }
+}
