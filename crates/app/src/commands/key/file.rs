@@ -51,7 +51,9 @@ impl KeyFile {
     pub(super) fn keys(&self) -> Vec<Stored> {
         let object = |document: &String| {
             let (values, _) = read(&SourceText::new("key", document.as_str()), &Budget::default());
-            let mut object = values.first()?.to_json();
+            // What this does not take apart is not changed either.
+            let [value] = &*values else { return None };
+            let mut object = value.to_json();
             (object["kind"] == "ApiKey").then(|| {
                 if object["metadata"]["namespace"].is_null() {
                     object["metadata"]["namespace"] = DEFAULT_NAMESPACE.into();
