@@ -141,6 +141,7 @@ impl Proxy {
             log,
             demand: options.demand.clone(),
             open: OpenConnections::default(),
+            ledger: Arc::default(),
             origin: Instant::now(),
         });
         let count = options.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
@@ -240,7 +241,7 @@ impl Proxy {
         let dropped = self.shared.log.as_ref().map_or(0, |log| log.dropped());
         exposition::write(&sum, dropped, out);
         if let Some((graph, _)) = self.sight.observe().await {
-            exposition::edges::write(&graph, out);
+            exposition::edges::write(&graph, &self.shared.ledger, out);
         }
         exposition::write_backends(&self.backends_of(&sum), &sum.ejections, out);
         let (names, lookups) = {
