@@ -30,7 +30,8 @@ use crate::route::table::{Entry, PathKey};
 use crate::rule::{BrokenRef, RouteKind, Rule, RuleName, Site, WeightedBackend};
 use crate::settings::{Plaintext, Settings};
 use crate::snapshot::{
-    Backend, BackendId, Bind, Listener, ListenerName, Role, Secure, ServiceName, Snapshot, Speaks, UpstreamProtocol,
+    Backend, BackendId, Bind, Endpoint, Listener, ListenerName, Role, Secure, ServiceName, Snapshot, Speaks,
+    UpstreamProtocol,
 };
 
 /// A proxy's place beside one instance of a program.
@@ -64,10 +65,13 @@ pub struct Station {
 /// Connections that are led to us, whatever they were going to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Captured {
-    /// What to listen on.
-    pub listen: SocketAddr,
+    /// What to listen on, once for each family of addresses.
+    pub listen: Vec<SocketAddr>,
     /// The virtual addresses of Services.
     pub services: Vec<VirtualService>,
+    /// The addresses of which is known whose they are, because somebody has asked. Those of instances are reached through their tunnels,
+    /// the others as ever. None: nobody is to be asked.
+    pub located: Option<BTreeSet<IpAddr>>,
 }
 
 /// The address that stands for a Service.
@@ -321,7 +325,7 @@ impl<'w> Sides<'_, 'w> {
                 listeners: listeners.clone(),
                 settings: Arc::clone(&self.inbound),
                 hosts: Hosts::default(),
-                destinations: destinations.clone(),
+                destinations: Arc::new(destinations.clone()),
             };
             binds.entry(*listen).or_insert(bind);
         }
@@ -334,7 +338,7 @@ impl<'w> Sides<'_, 'w> {
                 listeners,
                 settings: Arc::clone(&self.inbound),
                 hosts: Hosts::default(),
-                destinations,
+                destinations: Arc::new(destinations),
             };
             binds.entry(address).or_insert(bind);
         }
@@ -349,7 +353,7 @@ impl<'w> Sides<'_, 'w> {
             name: station.workload.as_str().into(),
             port: Some(app.to.port()),
         };
-        let backend = self.backends.fixed(id, app.protocol.upstream(), app.to);
+        let backend = self.backends.fixed(id, app.protocol.upstream(), Endpoint::at(app.to));
         let (chain, settings, settled_by) = self.guard(app);
         let rule =
             whole_rule(&station.namespace, service, app.port, self.site(&station.namespace, service), Ok(backend));
@@ -443,7 +447,7 @@ impl<'w> Sides<'_, 'w> {
             }
         }
         let bind = self.outbound_bind(address, listeners, Hosts::default());
-        binds.entry(address).or_insert(Bind { destinations, ..bind });
+        binds.entry(address).or_insert(Bind { destinations: Arc::new(destinations), ..bind });
     }
 
     fn add_captured(&mut self, binds: &mut BTreeMap<SocketAddr, Bind>) {
@@ -466,8 +470,14 @@ impl<'w> Sides<'_, 'w> {
                 destinations.add_address(SocketAddr::new(*address, port.port), id);
             }
         }
-        let bind = self.outbound_bind(captured.listen, listeners, Hosts::default());
-        binds.entry(captured.listen).or_insert(Bind { destinations, ..bind });
+        if let Some(located) = &captured.located {
+            self.add_instances(located, &mut listeners, &mut destinations);
+        }
+        let destinations = Arc::new(destinations);
+        for listen in &captured.listen {
+            let bind = self.outbound_bind(*listen, listeners.clone(), Hosts::default());
+            binds.entry(*listen).or_insert(Bind { destinations: Arc::clone(&destinations), ..bind });
+        }
     }
 
     /// Whether all is known about a Service that there is to know.
@@ -483,7 +493,7 @@ impl<'w> Sides<'_, 'w> {
             listeners,
             settings: Arc::clone(&self.outbound),
             hosts,
-            destinations: Destinations::default(),
+            destinations: Arc::default(),
         }
     }
 
@@ -621,5 +631,6 @@ fn names_of(namespace: &str, name: &str, from: &str) -> Vec<String> {
     names
 }
 
+mod instances;
 #[cfg(test)]
 mod tests;
