@@ -61,6 +61,7 @@ async fn seen(at: SocketAddr, path: &str) -> Result<Echo, String> {
 }
 
 /// The addresses of a name, as programs find them.
+#[expect(clippy::disallowed_methods, reason = "the resolver of the system is what is tested")]
 async fn addresses(name: &str) -> BTreeSet<IpAddr> {
     let found = tokio::net::lookup_host((name, 80)).await.map(|all| all.map(|one| one.ip()).collect());
     found.unwrap_or_default()

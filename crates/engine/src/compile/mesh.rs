@@ -15,6 +15,7 @@ use transept_model::references::{BackendTarget, Grant, Referrer};
 use transept_model::schema::Text;
 use transept_model::world::World;
 
+pub use self::protocol::AppProtocol;
 use super::backends::Backends;
 use super::policies::{Effective, Policies};
 use super::routes::{CompiledRoute, RouteCompiler, bare_rule};
@@ -31,7 +32,6 @@ use crate::rule::{BrokenRef, RouteKind, Rule, RuleName, Site, WeightedBackend};
 use crate::settings::{Plaintext, Settings};
 use crate::snapshot::{
     Backend, BackendId, Bind, Endpoint, Listener, ListenerName, Role, Secure, ServiceName, Snapshot, Speaks,
-    UpstreamProtocol,
 };
 
 /// A proxy's place beside one instance of a program.
@@ -139,48 +139,6 @@ pub struct AppPort {
     pub to: SocketAddr,
     /// What it speaks.
     pub protocol: AppProtocol,
-}
-
-/// What a port speaks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AppProtocol {
-    /// Nobody said: the first bytes tell.
-    #[default]
-    Unknown,
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2 with prior knowledge, gRPC among it.
-    Http2,
-    /// Something that is not looked at.
-    Opaque,
-}
-
-impl AppProtocol {
-    /// What an `appProtocol` says. A word that is not known says nothing.
-    pub fn of(word: Option<&str>) -> AppProtocol {
-        match word.unwrap_or_default() {
-            "http" | "HTTP" | "kubernetes.io/ws" => AppProtocol::Http1,
-            "http2" | "grpc" | "h2c" | "kubernetes.io/h2c" => AppProtocol::Http2,
-            "tcp" | "TCP" | "tls" | "https" | "mysql" | "postgres" | "redis" | "mongo" | "amqp" => AppProtocol::Opaque,
-            _ => AppProtocol::Unknown,
-        }
-    }
-
-    fn speaks(self) -> Speaks {
-        match self {
-            AppProtocol::Unknown => Speaks::Detect,
-            AppProtocol::Http1 | AppProtocol::Http2 => Speaks::Http,
-            AppProtocol::Opaque => Speaks::Opaque,
-        }
-    }
-
-    fn upstream(self) -> UpstreamProtocol {
-        match self {
-            AppProtocol::Http1 => UpstreamProtocol::Http1,
-            AppProtocol::Http2 => UpstreamProtocol::Http2,
-            AppProtocol::Unknown | AppProtocol::Opaque => UpstreamProtocol::Auto,
-        }
-    }
 }
 
 /// One local port that stands for a port of a Service.
@@ -632,5 +590,6 @@ fn names_of(namespace: &str, name: &str, from: &str) -> Vec<String> {
 }
 
 mod instances;
+mod protocol;
 #[cfg(test)]
 mod tests;
