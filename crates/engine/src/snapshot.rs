@@ -63,7 +63,7 @@ pub struct Bind {
     /// What holds before the listener is known. The listener's own settings when they all agree, else those of the Gateway.
     pub settings: Arc<Settings>,
     pub(crate) hosts: Hosts,
-    pub(crate) destinations: Destinations,
+    pub(crate) destinations: Arc<Destinations>,
 }
 
 /// Whether a bind speaks TLS.
@@ -145,6 +145,11 @@ impl Bind {
     /// The same for where a captured connection was going.
     pub fn asleep_by_destination(&self, destination: SocketAddr) -> Option<&ServiceName> {
         self.destinations.asleep.addresses.get(&destination.ip())
+    }
+
+    /// Whether a captured connection was going to an address about which has to be asked first whether it is that of an instance.
+    pub fn is_unlocated(&self, destination: SocketAddr) -> bool {
+        self.destinations.is_unlocated(&destination)
     }
 }
 
@@ -249,6 +254,11 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// The Service that it is counted for: of an instance that is called by its own address, the one that it is an instance of.
+    pub fn service(&self) -> &str {
+        self.id.name.split_once('/').map_or(&*self.id.name, |(service, _)| service)
+    }
+
     /// A set of endpoints with the table that the balancer of this backend needs.
     pub fn equip(&self, set: EndpointSet) -> EndpointSet {
         set.with_table(self.traffic.as_deref())
@@ -496,7 +506,7 @@ impl Bind {
             listeners,
             settings: Arc::default(),
             hosts,
-            destinations: Destinations::default(),
+            destinations: Arc::default(),
         }
     }
 }

@@ -377,7 +377,7 @@ impl Edges {
         let name = EdgeName {
             reporter: Reporter::Source,
             source: self.own.clone(),
-            destination: format!("{}/{}", backend.id.namespace, backend.id.name).into(),
+            destination: format!("{}/{}", backend.id.namespace, backend.service()).into(),
             workload: endpoint.map_or_else(String::new, |endpoint| endpoint.to_string()).into(),
         };
         let number = self.add(name)?;

@@ -14,6 +14,7 @@ mod teller;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -110,6 +111,8 @@ pub struct Received {
     pub kept: bool,
     /// The Services of which everything is here that was asked for.
     pub answered: BTreeSet<ServiceName>,
+    /// The addresses of which is known whose they are, among those that were asked about.
+    pub located: BTreeSet<IpAddr>,
 }
 
 /// How the connection stands.
@@ -193,6 +196,11 @@ impl Feed {
     /// Reports what a proxy sees to the control plane, as long as the proxy runs.
     pub fn report(&self, sight: Sight) {
         let _ = self.commands.send(Command::Report(sight));
+    }
+
+    /// Asks whose these addresses are, and no more about others. The instances that have them become part of the configuration.
+    pub fn ask_about(&self, addresses: BTreeSet<IpAddr>) {
+        let _ = self.commands.send(Command::AskAbout(addresses));
     }
 
     /// Takes the workload out of the mesh and waits until the control plane has confirmed it, or is not there.

@@ -57,7 +57,7 @@ mod worker;
 
 pub use access_log::{AccessLog, LogFormat, LogTarget};
 pub use condition::{BackendState, EndpointState, LearnedPort, Reading};
-pub use demand::Demand;
+pub use demand::{Demand, Wanted};
 pub use mesh::Mesh;
 pub use resolve::ResolvedName;
 pub use sight::Sight;
@@ -102,7 +102,7 @@ pub struct Options {
     /// What makes the proxy a member of the mesh; without it binds of the mesh take nobody in, and endpoints in the mesh cannot be
     /// reached.
     pub mesh: Option<Mesh>,
-    /// Who is told of Services that are called and not known well enough yet.
+    /// Who is told of Services and addresses that are called and not known well enough yet.
     pub demand: Option<Demand>,
 }
 

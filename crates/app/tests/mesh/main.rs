@@ -9,6 +9,7 @@ mod demand;
 mod embedded;
 mod examples;
 mod gateway;
+mod instances;
 mod learned;
 mod life;
 mod machines;

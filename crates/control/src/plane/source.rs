@@ -13,6 +13,7 @@ use transept_model::kinds::Scope;
 use transept_model::load::{DEFAULT_NAMESPACE, FROM_ENV, FROM_FILE, Outside, ValueFrom, Wanted};
 use transept_model::value::Budget;
 use transept_model::{ObjectName, Place, SourceText};
+use transept_xds::mesh::{address_key, address_type};
 use transept_xds::{Key, Resource, TypeUrl};
 
 use super::registry::Name;
@@ -46,7 +47,8 @@ impl Kinds {
         };
         let mut kinds: Vec<&KindDescription> = self.kinds.iter().collect();
         kinds.sort_by_key(|kind| (rank(kind.kind), kind.kind));
-        kinds.into_iter().map(type_url).collect()
+        // Last, so that whoever asks about an address has the answer before that says that it is complete.
+        kinds.into_iter().map(type_url).chain([address_type()]).collect()
     }
 
     /// The type of a kind by group and name, as references give them.
@@ -75,7 +77,7 @@ impl Kinds {
         Some(Resource::from_json(key, object).joining(joins).bringing(brings))
     }
 
-    /// Whom an object comes along with: the Services that it is an endpoint of, a route's parents, a policy's targets.
+    /// Whom an object comes along with: the Services that it is an endpoint of, its own address, a route's parents, a policy's targets.
     fn joins(&self, object: &Value) -> Vec<Key> {
         let namespace = namespace_of(object);
         let own = |group: &str, kind: &str, name: &Value| self.reference(group, kind, namespace, name);
@@ -84,6 +86,7 @@ impl Kinds {
             Some("EndpointSlice") => keys.extend(own("", "Service", &object["metadata"]["labels"][SLICE_LABEL])),
             Some("Workload") => {
                 keys.extend(list(&object["spec"]["services"]).iter().filter_map(|name| own("", "Service", name)));
+                keys.extend(object["spec"]["address"].as_str().and_then(|text| text.parse().ok()).map(address_key));
             }
             _ => {}
         }
@@ -375,6 +378,19 @@ metadata: {name: x}
         let (joins, brings) = company(2);
         assert_eq!(joins, ["core/v1/Service default/cart", "gateway.networking.k8s.io/v1/Gateway shop/web"]);
         assert_eq!(brings, ["core/v1/Service shop/bank", "transept.dev/v1alpha1/Backend shop/copy"]);
+    }
+
+    #[test]
+    fn an_instance_comes_along_with_its_address() {
+        let object = json!({
+            "apiVersion": "transept.dev/v1alpha1",
+            "kind": "Workload",
+            "metadata": {"name": "cart-1", "namespace": "shop"},
+            "spec": {"services": ["cart"], "address": "10.0.0.7", "ports": [{"port": 80}]},
+        });
+        let resource = Kinds::default().resource(&object).expect("a resource");
+        let joins: Vec<String> = resource.joins().iter().map(ToString::to_string).collect();
+        assert_eq!(joins, ["core/v1/Service shop/cart", "transept.dev/v1alpha1/Address 10.0.0.7"]);
     }
 
     #[test]

@@ -230,13 +230,14 @@ impl<'w> Backends<'w> {
         backend
     }
 
-    /// A backend that is one address, with nothing said about its traffic: a port of the program behind its own proxy.
-    pub(super) fn fixed(&mut self, id: BackendId, protocol: UpstreamProtocol, address: SocketAddr) -> Arc<Backend> {
+    /// A backend that is one endpoint, with nothing said about its traffic: a port of the program behind its own proxy, or of an instance
+    /// that is called by its own address.
+    pub(super) fn fixed(&mut self, id: BackendId, protocol: UpstreamProtocol, endpoint: Endpoint) -> Arc<Backend> {
         let key = (id, protocol);
         if let Some(made) = self.made.get(&key) {
             return Arc::clone(made);
         }
-        let endpoints = EndpointSet::new(vec![Endpoint::at(address)]);
+        let endpoints = EndpointSet::new(vec![endpoint]);
         let backend = match self.previous.get(&(&key.0, protocol)).copied() {
             Some(before) => {
                 if **before.endpoints.load() != endpoints {

@@ -26,7 +26,6 @@ use transept_model::world::World;
 use self::backends::Backends;
 use self::policies::{Effective, Policies};
 use self::routes::{CompiledRoute, RouteCompiler};
-use crate::role::Destinations;
 use crate::route::RouteTable;
 use crate::route::hosts::Hosts;
 use crate::route::table::Entry;
@@ -432,7 +431,7 @@ impl BindDraft {
             listeners: self.listeners,
             settings,
             hosts: self.hosts,
-            destinations: Destinations::default(),
+            destinations: Arc::default(),
         }
     }
 }

@@ -14,6 +14,7 @@ mod report;
 pub(super) mod told;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -26,7 +27,7 @@ use transept_identity::renew::Renewal;
 use transept_identity::{Bundle, LiveBundles, LiveSvid, Svid};
 use transept_model::load::Past;
 use transept_xds::client::{Client, Settings};
-use transept_xds::mesh::{Answer, Workload};
+use transept_xds::mesh::{Answer, Workload, address_type};
 use transept_xds::messages::{DeltaDiscoveryResponse, Node};
 use transept_xds::{Key, TypeUrl};
 
@@ -48,6 +49,7 @@ const EVENTS: usize = 64;
 #[derive(Debug)]
 pub(super) enum Command {
     AskFor(BTreeSet<ServiceName>),
+    AskAbout(BTreeSet<IpAddr>),
     Register(Workload),
     Report(Sight),
     Leave(oneshot::Sender<()>),
@@ -75,6 +77,8 @@ pub(super) struct Member {
     nonce: Bytes,
     client: Client,
     service: TypeUrl,
+    /// Those that are asked about.
+    addresses: BTreeSet<IpAddr>,
     received: watch::Sender<Arc<Received>>,
     standing: watch::Sender<Standing>,
     past: Option<Past>,
@@ -126,7 +130,7 @@ impl Member {
         let kinds = objects::kinds();
         let client = Client::new(Settings {
             node: Node { id: options.node.clone(), user_agent_name: "transept".to_owned(), ..Node::default() },
-            types: kinds.iter().map(|kind| kind.type_url.clone()).collect(),
+            types: kinds.iter().map(|kind| kind.type_url.clone()).chain([address_type()]).collect(),
             servers: options.control.len(),
             ..Settings::default()
         });
@@ -139,6 +143,7 @@ impl Member {
             nonce: nonce.into(),
             client,
             service: objects::service_type(),
+            addresses: BTreeSet::new(),
             received,
             standing,
             past: None,
@@ -334,6 +339,7 @@ impl Member {
                     self.publish(false);
                 }
             }
+            Command::AskAbout(addresses) => self.ask_about(addresses),
             Command::Register(workload) => {
                 self.options.workload = Some(workload);
                 self.introduce = true;

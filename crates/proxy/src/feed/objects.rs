@@ -43,7 +43,13 @@ pub(super) fn service_type() -> TypeUrl {
 
 /// No configuration at all.
 pub(super) fn nothing() -> Received {
-    Received { world: Loader::new(MODEL_KINDS).load(&[]).world, number: 0, kept: false, answered: BTreeSet::new() }
+    Received {
+        world: Loader::new(MODEL_KINDS).load(&[]).world,
+        number: 0,
+        kept: false,
+        answered: BTreeSet::new(),
+        located: BTreeSet::new(),
+    }
 }
 
 /// What of a batch this proxy cannot use, each with the reason.

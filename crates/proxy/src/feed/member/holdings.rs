@@ -4,10 +4,12 @@
 //! `transept_xds::Client`.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use transept_xds::client::Settled;
+use transept_xds::mesh::address_key;
 use transept_xds::messages::DeltaDiscoveryResponse;
 use transept_xds::{Key, TypeUrl};
 
@@ -93,9 +95,27 @@ impl Member {
         self.number += 1;
         let kept = kept || (self.received.borrow().kept && !self.client.is_synced());
         let answered = self.answered();
-        self.received.send_replace(Arc::new(Received { world, number: self.number, kept, answered }));
+        let is_known = |address: &&IpAddr| self.client.is_answered(&address_key(**address));
+        let located = self.addresses.iter().filter(is_known).copied().collect();
+        self.received.send_replace(Arc::new(Received { world, number: self.number, kept, answered, located }));
         if !kept {
             self.keep();
+        }
+    }
+
+    /// Asks whose these addresses are, and no more about others.
+    pub(super) fn ask_about(&mut self, addresses: BTreeSet<IpAddr>) {
+        let mut dropped = false;
+        for gone in self.addresses.difference(&addresses) {
+            dropped |= self.client.unsubscribe(&address_key(*gone)).unwrap_or(false);
+        }
+        for new in addresses.difference(&self.addresses) {
+            // The type is the client's own.
+            let _ = self.client.subscribe(&address_key(*new));
+        }
+        self.addresses = addresses;
+        if dropped {
+            self.publish(false);
         }
     }
 
