@@ -19,6 +19,7 @@ mod refusals;
 mod seen;
 mod stage;
 mod streams;
+mod strict;
 mod talk;
 mod transparent;
 mod wiretap;

@@ -40,6 +40,7 @@ use super::registry::{self, Name, Registry, name_of};
 use super::seen::Seen;
 use super::source::{self, Kinds};
 use super::store::{Store, StoreError, Write};
+use super::strict::Strict;
 use crate::follow::Trigger;
 use crate::load::Loaded;
 use crate::outside::Shelf;
@@ -145,6 +146,7 @@ struct Files {
     resources: Vec<Resource>,
     services: BTreeSet<Name>,
     members: Members,
+    strict: Strict,
     visible: Visible,
 }
 
@@ -302,6 +304,7 @@ impl Plane {
             resources: objects.iter().rev().filter_map(|object| self.kinds.resource(object)).collect(),
             services: source::services(&objects),
             members: Members::of(&objects),
+            strict: Strict::of(&objects),
             visible: Visible(source::secrets(&objects)),
         };
         self.lock().files = files;

@@ -119,6 +119,11 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
         None
     }
 
+    /// How the endpoints of the Services under its target may be called; none when it says nothing about that.
+    fn reach(&self) -> Option<Reach> {
+        None
+    }
+
     /// Looks at a connection before it is let through.
     fn on_connect(&self, x: &Arrival<'_>) -> Verdict {
         let _ = x;
@@ -135,6 +140,15 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
     fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
         let _ = (x, response);
     }
+}
+
+/// How endpoints may be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Through their tunnels only.
+    TunnelOnly,
+    /// Also in clear text, where there is no tunnel.
+    Any,
 }
 
 /// A connection that wants to a port of a program in the mesh, or to a listener that looks at connections only.
@@ -225,6 +239,10 @@ macro_rules! policies {
 
             pub(crate) fn traffic(&self) -> Option<&Traffic> {
                 match self { $( AnyPolicy::$variant(policy) => policy.traffic(), )* }
+            }
+
+            pub(crate) fn reach(&self) -> Option<Reach> {
+                match self { $( AnyPolicy::$variant(policy) => policy.reach(), )* }
             }
 
             pub(crate) fn on_connect(&self, x: &Arrival<'_>) -> Verdict {

@@ -76,6 +76,7 @@ impl Plane {
             let shelves = self.shelves.read().unwrap_or_else(PoisonError::into_inner);
             (shelves.resources.revision(), shelves.resources.len())
         };
+        let left_out = self.left_out();
         let inner = self.lock();
         let shown = inner.members.iter().map(|(proxy, member)| {
             json!({
@@ -105,8 +106,18 @@ impl Plane {
             "workloads": workloads,
             "refused": inner.refused.show(),
             "objects": self.show_refused_objects(&inner),
+            "leftOut": left_out,
             "services": self.services(&inner),
         })
+    }
+
+    /// The endpoints that nobody calls, because they have no tunnel.
+    fn left_out(&self) -> Vec<Value> {
+        let (strict, registered) = {
+            let inner = self.lock();
+            (inner.files.strict.clone(), inner.registry.objects(&inner.files.services, &inner.files.members))
+        };
+        strict.show(&registered)
     }
 }
 
