@@ -247,6 +247,8 @@ pub struct Backend {
     pub connect_timeout: Duration,
     /// How its endpoints are used, when a `TrafficPolicy` says so.
     pub traffic: Option<Arc<Traffic>>,
+    /// The policy that lets nobody call its endpoints without a tunnel. Those that have none are not in `endpoints`.
+    pub tunnel_only: Option<Arc<str>>,
     /// What all workers know together about it; the same pointer as long as the backend is in the configuration.
     pub ledger: Arc<Ledger>,
     /// Identifies the backend in worker-local memory, across generations.
@@ -371,13 +373,15 @@ pub struct EndpointSet {
     sums: Box<[u64]>,
     /// Whether all weigh the same.
     even: bool,
+    /// What would be an endpoint, had it a tunnel: addresses, and names with their ports.
+    left_out: Box<[Box<str>]>,
     /// Follows from the endpoints and the balancer.
     table: Option<Table>,
 }
 
 impl PartialEq for EndpointSet {
     fn eq(&self, other: &EndpointSet) -> bool {
-        self.endpoints == other.endpoints
+        self.endpoints == other.endpoints && self.left_out == other.left_out
     }
 }
 
@@ -395,7 +399,18 @@ impl EndpointSet {
             })
             .collect();
         let even = endpoints.windows(2).all(|pair| matches!(pair, [one, other] if one.weight == other.weight));
-        EndpointSet { endpoints, sums, even, table: None }
+        EndpointSet { endpoints, sums, even, left_out: Box::default(), table: None }
+    }
+
+    /// The same set beside these, which may not be called without a tunnel and have none.
+    pub fn leaving_out(mut self, left_out: Vec<Box<str>>) -> EndpointSet {
+        self.left_out = left_out.into();
+        self
+    }
+
+    /// What is left out, because it has no tunnel and a policy wants one.
+    pub fn left_out(&self) -> &[Box<str>] {
+        &self.left_out
     }
 
     /// The same set with the table that these rules for its traffic need.
@@ -463,6 +478,7 @@ impl Backend {
             source: EndpointSource::Static,
             connect_timeout: Duration::from_secs(5),
             traffic: traffic.map(Arc::new),
+            tunnel_only: None,
             ledger: Arc::default(),
             key: 7,
         };

@@ -481,6 +481,7 @@ fn blame(status: u16, error: Option<Reason>) -> Blame {
     };
     match reason {
         Reason::NoEndpoints
+        | Reason::MeshNoTunnel
         | Reason::UpstreamDns
         | Reason::UpstreamRefused
         | Reason::UpstreamConnectTimeout

@@ -22,6 +22,7 @@ mod roots;
 mod seen;
 mod stage;
 mod streams;
+mod strict;
 mod talk;
 mod transparent;
 mod wiretap;

@@ -148,7 +148,13 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn namespace_of(object: &Value) -> &str {
+/// Namespace and name of an object that lives in a namespace.
+pub(super) fn name_of_object(object: &Value) -> Option<Name> {
+    Some((namespace_of(object).to_owned(), object["metadata"]["name"].as_str()?.to_owned()))
+}
+
+/// The namespace of an object.
+pub(super) fn namespace_of(object: &Value) -> &str {
     object["metadata"]["namespace"].as_str().unwrap_or(DEFAULT_NAMESPACE)
 }
 
@@ -293,10 +299,7 @@ fn secrets_in(object: &Value) -> BTreeSet<Name> {
 
 fn named<'o>(objects: &'o [Value], kind: &'o str) -> impl Iterator<Item = (Name, &'o Value)> {
     let of_kind = objects.iter().filter(move |object| object["kind"] == kind);
-    of_kind.filter_map(|object| {
-        let name = object["metadata"]["name"].as_str()?;
-        Some(((namespace_of(object).to_owned(), name.to_owned()), object))
-    })
+    of_kind.filter_map(|object| Some((name_of_object(object)?, object)))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod backends;
 pub(crate) mod filters;
 pub mod mesh;
 mod policies;
+mod reach;
 mod routes;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -15,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use backends::EndpointChange;
+pub use reach::{LeftOut, find_left_out};
 use transept_model::attach::{Attached, AttachedGateway, AttachedListener, AttachedRoute, PolicyTarget, RouteRef};
 use transept_model::hostname::Hostname;
 use transept_model::kinds::{FrontendValidationMode, Protocol};

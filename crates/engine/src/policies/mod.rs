@@ -145,6 +145,11 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
         let _ = places;
     }
 
+    /// How the endpoints of the Services under its target may be called; none when it says nothing about that.
+    fn reach(&self) -> Option<Reach> {
+        None
+    }
+
     /// Looks at a connection before it is let through.
     fn on_connect(&self, x: &Arrival<'_>) -> Verdict {
         let _ = x;
@@ -176,6 +181,15 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
     fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
         let _ = (x, response);
     }
+}
+
+/// How endpoints may be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Through their tunnels only.
+    TunnelOnly,
+    /// Also in clear text, where there is no tunnel.
+    Any,
 }
 
 /// A connection that wants to a port of a program in the mesh, or to a listener that looks at connections only.
@@ -284,6 +298,10 @@ macro_rules! policies {
 
             pub(crate) fn credential_places(&self, places: &mut CredentialPlaces) {
                 match self { $( AnyPolicy::$variant(policy) => policy.credential_places(places), )* }
+            }
+
+            pub(crate) fn reach(&self) -> Option<Reach> {
+                match self { $( AnyPolicy::$variant(policy) => policy.reach(), )* }
             }
 
             pub(crate) fn on_connect(&self, x: &Arrival<'_>) -> Verdict {
