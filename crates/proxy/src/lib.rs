@@ -152,6 +152,7 @@ impl Proxy {
             demand: options.demand.clone(),
             open: OpenConnections::default(),
             fetched: Notify::new(),
+            ledger: Arc::default(),
             origin: Instant::now(),
         });
         let count = options.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
@@ -254,7 +255,7 @@ impl Proxy {
         let dropped = self.shared.log.as_ref().map_or(0, |log| log.dropped());
         exposition::write(&sum, dropped, out);
         if let Some((graph, _)) = self.sight.observe().await {
-            exposition::edges::write(&graph, out);
+            exposition::edges::write(&graph, &self.shared.ledger, out);
         }
         exposition::write_backends(&self.backends_of(&sum), &sum.ejections, out);
         exposition::write_learned(&self.learned(), out);
