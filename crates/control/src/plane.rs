@@ -18,7 +18,7 @@ pub mod source;
 pub mod store;
 
 pub use admin::{Admin, Question, TapFilter, Tapping, ask};
-pub use api::{Api, ApiError, TlsFiles};
+pub use api::{Api, ApiError, RATE, TlsFiles};
 pub use core::{Plane, Setup, StartError};
 pub use seen::Verdict;
 pub use serve::{Reporting, serve};
