@@ -66,11 +66,15 @@ impl Io {
                 }
             }
         }
-        match self.poll_read(cx, inbound.spare()) {
-            Poll::Ready(Ok(count)) => {
+        let read = match self {
+            Io::Tunnel(tunnel) if inbound.is_empty() => tunnel.poll_take(cx, inbound),
+            _ => self.poll_read(cx, inbound.spare()).map_ok(|count| {
                 inbound.received(count);
-                Poll::Ready(Ok(count))
-            }
+                count
+            }),
+        };
+        match read {
+            Poll::Ready(Ok(count)) => Poll::Ready(Ok(count)),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
                 inbound.release();

@@ -15,6 +15,9 @@ use tokio::net::TcpStream;
 use super::read_some;
 use crate::buffer::Inbound;
 
+/// What one write encrypts at most, in bytes: what a connection of HTTP/2 has collected leaves in one system call.
+const LARGEST_WRITE: usize = 256 * 1024;
+
 /// One TLS session and the ciphertext that it has not yet digested.
 pub(crate) struct TlsSession {
     inner: RefCell<Inner>,
@@ -24,13 +27,16 @@ struct Inner {
     rustls: Connection,
     ciphertext: Inbound,
     has_plaintext: bool,
+    /// What is wrong with what came behind plaintext that was read.
+    broken: Option<io::Error>,
     ended: bool,
 }
 
 impl TlsSession {
     /// Wraps a session before its handshake.
-    pub(crate) fn new(rustls: Connection, ciphertext: Inbound) -> Self {
-        Self { inner: RefCell::new(Inner { rustls, ciphertext, has_plaintext: false, ended: false }) }
+    pub(crate) fn new(mut rustls: Connection, ciphertext: Inbound) -> Self {
+        rustls.set_buffer_limit(Some(LARGEST_WRITE));
+        Self { inner: RefCell::new(Inner { rustls, ciphertext, has_plaintext: false, broken: None, ended: false }) }
     }
 
     /// Drives the handshake to its end.
@@ -72,20 +78,46 @@ impl TlsSession {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.inner.borrow_mut();
+        let mut filled = 0;
         loop {
-            match inner.rustls.reader().read(buffer) {
-                Ok(0) => return Poll::Ready(Ok(0)),
-                Ok(count) => {
-                    inner.has_plaintext = count == buffer.len();
-                    return Poll::Ready(Ok(count));
+            let read = inner.rustls.reader().read(&mut buffer[filled..]);
+            inner.has_plaintext = false;
+            match read {
+                Ok(count) if count > 0 => {
+                    filled += count;
+                    inner.has_plaintext = filled == buffer.len();
+                    if inner.has_plaintext {
+                        return Poll::Ready(Ok(filled));
+                    }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => inner.has_plaintext = false,
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Some(error) = inner.broken.take() {
+                        return Poll::Ready(Err(error));
+                    }
+                }
+                end if filled == 0 => return Poll::Ready(end),
+                // The end is told next time, and no event of the socket brings that about.
+                _ => {
+                    inner.has_plaintext = true;
+                    return Poll::Ready(Ok(filled));
+                }
+            }
+            // Records that have come already are read in the same turn.
+            if filled > 0 && inner.ciphertext.is_empty() {
+                return Poll::Ready(Ok(filled));
             }
             if inner.ended {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
-            ready!(inner.poll_receive(tcp, cx))?;
+            match ready!(inner.poll_receive(tcp, cx)) {
+                Ok(_) => {}
+                Err(error) if filled == 0 => return Poll::Ready(Err(error)),
+                Err(error) => {
+                    inner.broken = Some(error);
+                    inner.has_plaintext = true;
+                    return Poll::Ready(Ok(filled));
+                }
+            }
             if inner.rustls.wants_write() {
                 // Key updates and alerts go out as far as they can; reading does not wait for them.
                 let _ = inner.poll_flush(tcp, cx)?;
