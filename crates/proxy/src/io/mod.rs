@@ -73,14 +73,10 @@ impl Io {
                 count
             }),
         };
-        match read {
-            Poll::Ready(Ok(count)) => Poll::Ready(Ok(count)),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => {
-                inbound.release();
-                Poll::Pending
-            }
+        if read.is_pending() {
+            inbound.release();
         }
+        read
     }
 
     /// Writes some of `slices`, in order, and returns how many bytes were taken.

@@ -272,3 +272,89 @@ pub(crate) async fn accept_hello(tcp: &TcpStream) -> io::Result<Hello> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+    use tokio::net::TcpListener;
+    use transept_testkit::certificates::{Authority, KeyKind, Usage};
+
+    use super::*;
+
+    /// Both ends of a connection after the handshake.
+    async fn pair() -> [(TlsSession, TcpStream); 2] {
+        let authority = Authority::new(KeyKind::Ecdsa).unwrap();
+        let leaf = authority.issue(Usage::Server, &["shop.test"]).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.certificate()).unwrap();
+        let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let chain = vec![leaf.certificate().unwrap()];
+        let server =
+            ServerConfig::builder().with_no_client_auth().with_single_cert(chain, leaf.key().unwrap()).unwrap();
+        let client = ClientConnection::new(Arc::new(client), ServerName::try_from("shop.test").unwrap()).unwrap();
+        let server = ServerConnection::new(Arc::new(server)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        let client = TlsSession::new(client.into(), Inbound::default());
+        let server = TlsSession::new(server.into(), Inbound::default());
+        let (one, other) = tokio::join!(client.shake_hands(&near), server.shake_hands(&far));
+        one.and(other).unwrap();
+        [(client, near), (server, far)]
+    }
+
+    /// Reads as a connection does: when it is told that there is something.
+    async fn read(session: &TlsSession, tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        std::future::poll_fn(|cx| {
+            if !session.has_buffered() {
+                ready!(tcp.poll_read_ready(cx))?;
+            }
+            session.poll_read(tcp, cx, buffer)
+        })
+        .await
+    }
+
+    async fn send(session: &TlsSession, tcp: &TcpStream, bytes: &[u8]) {
+        let count = std::future::poll_fn(|cx| session.poll_write(tcp, cx, &[IoSlice::new(bytes)])).await.unwrap();
+        assert_eq!(count, bytes.len());
+        std::future::poll_fn(|cx| session.poll_flush(tcp, cx)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_end_behind_data_is_told_although_the_socket_stays_open() {
+        let [(client, near), (server, far)] = pair().await;
+        let sent: Vec<u8> = (0..40_000_u32).map(|number| number as u8).collect();
+        send(&server, &far, &sent).await;
+        server.announce_close(&far);
+        let (mut buffer, mut got) = (vec![0; 100_000], Vec::new());
+        loop {
+            match read(&client, &near, &mut buffer).await.unwrap() {
+                0 => break,
+                count => got.extend_from_slice(&buffer[..count]),
+            }
+        }
+        assert!(got == sent, "{} bytes", got.len());
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_broken_record_is_read_and_then_the_fault_is_told() {
+        let [(client, near), (server, far)] = pair().await;
+        send(&server, &far, &[7; 20_000]).await;
+        // A record of application data that nobody has encrypted.
+        let mut forged = vec![23, 3, 3, 0, 32];
+        forged.resize(5 + 32, 0);
+        Unbuffered(&far).write_all(&forged).unwrap();
+        let (mut buffer, mut count) = (vec![0; 100_000], 0);
+        let fault = loop {
+            match read(&client, &near, &mut buffer).await {
+                Ok(0) => panic!("a broken connection ended regularly after {count} bytes"),
+                Ok(more) => count += more,
+                Err(fault) => break fault,
+            }
+        };
+        assert_eq!((count, fault.kind()), (20_000, io::ErrorKind::InvalidData));
+    }
+}
