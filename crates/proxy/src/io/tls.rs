@@ -68,7 +68,7 @@ impl TlsSession {
 
     pub(super) fn has_buffered(&self) -> bool {
         let inner = self.inner.borrow();
-        inner.has_plaintext || !inner.ciphertext.is_empty()
+        inner.has_plaintext || inner.broken.is_some() || !inner.ciphertext.is_empty()
     }
 
     pub(super) fn poll_read(
@@ -114,7 +114,6 @@ impl TlsSession {
                 Err(error) if filled == 0 => return Poll::Ready(Err(error)),
                 Err(error) => {
                     inner.broken = Some(error);
-                    inner.has_plaintext = true;
                     return Poll::Ready(Ok(filled));
                 }
             }
