@@ -522,12 +522,14 @@ fn note(tell: &watch::Sender<Condition>, verdict: Verdict, why: Option<String>) 
 
 /// What `/status` says about the membership.
 fn describe(place: &Place, identity: String, feed: &Feed) -> impl Fn() -> Value + Send + Sync + use<> {
-    let (standing, svid) = (feed.standing(), feed.svid().clone());
+    let (standing, received, svid) = (feed.standing(), feed.received(), feed.svid().clone());
     let (namespace, service, name) = (place.namespace.clone(), place.service.clone(), place.workload.clone());
     let inbound: Option<SocketAddr> = place.inbound;
     move || {
         let feed::Standing { connected, synced, registered, refused, failure, renewed, .. } = standing.borrow().clone();
         let leaf = svid.load();
+        let world = received.borrow().clone();
+        let in_slices: usize = world.world.endpoint_slices().iter().map(|slice| slice.spec.endpoints.len()).sum();
         let ends = i64::try_from(leaf.leaf().not_after.as_secs()).unwrap_or(i64::MAX);
         json!({
             "identity": identity,
@@ -541,6 +543,10 @@ fn describe(place: &Place, identity: String, feed: &Feed) -> impl Fn() -> Value 
             "refused": refused,
             "failure": failure,
             "renewed": renewed,
+            "holds": {
+                "services": world.world.services().len(),
+                "endpoints": world.world.workloads().len() + in_slices,
+            },
             "certificateEnds": jiff::Timestamp::from_second(ends).ok().map(|at| at.to_string()),
         })
     }
