@@ -103,6 +103,19 @@ fn a_canary_shows_its_weights_and_its_mirror() {
 }
 
 #[test]
+fn only_a_key_with_the_scope_reads_orders() {
+    let url = "http://localhost:8080/orders";
+    let nobody = explain("18-api-keys.yaml", &["GET", url]);
+    assert_eq!(nobody["reply"]["code"], "auth.credentials_missing", "{nobody:#}");
+    let header_line = "x-api-key: tr_test_ExampleKeyForTheDocs01_0kWyyA";
+    let mobile = explain("18-api-keys.yaml", &["GET", url, "-H", header_line]);
+    assert_eq!(mobile["principal"]["id"], "default/mobile", "{mobile:#}");
+    assert_eq!(mobile["backend"], "default/orders");
+    assert_eq!(header(&mobile["forwarded"]["headers"], "x-auth-scopes").as_deref(), Some("orders.read"));
+    assert_eq!(header(&mobile["forwarded"]["headers"], "x-api-key"), None);
+}
+
+#[test]
 fn a_redirect_needs_no_service() {
     let decision = explain("05-redirects.yaml", &["GET", "http://www.shop.test:8080/old/page"]);
     assert_eq!(decision["response"]["status"], 301, "{decision:#}");

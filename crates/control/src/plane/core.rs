@@ -156,7 +156,7 @@ pub(super) struct Shelves {
     pub(super) rules: u64,
 }
 
-/// Secrets are for the gateways that use them, wherever they are, and a gateway sees no other Gateway than itself; everything else is for every member.
+/// Secrets are for the gateways that use them, wherever they are, keys and whose they are for every gateway, and a gateway sees no other Gateway than itself; everything else is for every member.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Visible(source::Secrets);
 
@@ -166,13 +166,17 @@ impl Scope for Visible {
     fn sees(&self, viewer: &SpiffeId, resource: &Resource) -> bool {
         let kind = resource.key().type_url.as_str();
         let is_gateway = kind.starts_with("gateway.networking.k8s.io/") && kind.ends_with("/Gateway");
-        if !is_gateway && kind != "core/v1/Secret" {
+        let is_key = matches!(kind, "transept.dev/v1alpha1/ApiKey" | "transept.dev/v1alpha1/Consumer");
+        if !is_gateway && !is_key && kind != "core/v1/Secret" {
             return true;
         }
         let own = viewer.workload().map(|own| (own.namespace().to_owned(), own.service_account().to_owned()));
         let Visible(secrets) = self;
         let Some((own, named)) = own.and_then(|own| secrets.gateways.get_key_value(&own)) else { return is_gateway };
         let Some((namespace, name)) = resource.key().name.split_once('/') else { return false };
+        if is_key {
+            return true;
+        }
         if is_gateway {
             return namespace == own.0 && name == own.1;
         }
@@ -576,4 +580,27 @@ impl Plane {
 pub(super) fn now() -> UnixTime {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     UnixTime::since_unix_epoch(since)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_for_gateways() {
+        let gateway = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": {"name": "web", "namespace": "default"}, "spec": {"listeners": []}});
+        let visible = Visible(source::secrets(&[gateway]));
+        let viewer =
+            |name: &str| SpiffeId::parse(&format!("spiffe://transept.local/ns/default/sa/{name}")).expect("an id");
+        for kind in ["ApiKey", "Consumer"] {
+            let object = json!({"apiVersion": "transept.dev/v1alpha1", "kind": kind,
+                "metadata": {"name": "one", "namespace": "shop"}, "spec": {}});
+            let resource = Kinds::default().resource(&object).expect("it travels");
+            assert!(visible.sees(&viewer("web"), &resource), "{kind}");
+            assert!(!visible.sees(&viewer("cart"), &resource), "{kind}");
+        }
+    }
 }
