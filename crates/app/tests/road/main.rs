@@ -13,6 +13,7 @@ mod limits;
 mod listeners;
 mod names;
 mod pairs;
+mod rates;
 mod records;
 mod reload;
 mod replies;
