@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use crate::joined::Joined;
+use crate::joined::{Joined, Registrations};
 use crate::load::{Loaded, Loader, Outcome, Refused};
 use crate::plane::Plane;
 use crate::settle::{PAIR, QUIET, Settle};
@@ -96,7 +96,19 @@ pub fn follow_joined(
     loader: Loader,
     plane: Arc<Plane>,
 ) -> Result<(Trigger, watch::Receiver<Arc<Update>>), StartError> {
-    begin(sources, loader, Some(Joined::new(plane)))
+    begin(sources, loader, Some(Joined::new(plane, Registrations::Loaded)))
+}
+
+/// The same for a control plane on its own: it is given the files that are in force, and what registers is for its proxies alone.
+///
+/// # Errors
+/// As for [`follow`].
+pub fn follow_apart(
+    sources: Sources,
+    loader: Loader,
+    plane: Arc<Plane>,
+) -> Result<(Trigger, watch::Receiver<Arc<Update>>), StartError> {
+    begin(sources, loader, Some(Joined::new(plane, Registrations::Apart)))
 }
 
 fn begin(
@@ -256,6 +268,7 @@ impl Follower {
         let mut update = Update::clone(&self.feed.borrow());
         match self.loader.load(reading) {
             Outcome::Loaded(loaded) => {
+                joined.plane().note_loaded(loaded.clone());
                 update.loaded = loaded;
                 update.loaded_at = SystemTime::now();
                 update.took = started.elapsed();
@@ -285,13 +298,13 @@ impl Follower {
     }
 }
 
-/// Loads what was read, with the registrations of a plane in the same process, which then hears of it.
+/// Loads what was read, maybe with the registrations of a plane in the same process, which then hears of it.
 fn load(loader: &mut Loader, joined: &mut Option<Joined>, mut reading: Reading) -> Outcome {
     let Some(joined) = joined else { return loader.load(reading) };
     let draft = joined.draft(&mut reading);
     let outcome = loader.load(reading);
-    if let Outcome::Loaded(_) = outcome {
-        joined.hold(draft);
+    if let Outcome::Loaded(loaded) = &outcome {
+        joined.hold(draft, loaded.clone());
     }
     outcome
 }

@@ -14,6 +14,6 @@ mod sources;
 mod trace;
 mod watch;
 
-pub use follow::{StartError, Trigger, Update, follow, follow_joined};
+pub use follow::{StartError, Trigger, Update, follow, follow_apart, follow_joined};
 pub use load::{Loaded, Loader, Outcome, Refused};
 pub use sources::{Reading, Sources};

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod api;
 pub mod ca;
 pub mod core;
+pub(crate) mod files;
 pub mod leases;
 pub mod members;
 pub mod registry;

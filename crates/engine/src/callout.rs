@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use transept_wire::head::{Fields, Request};
 
+use crate::document::{Document, Occasion};
 use crate::rule::BrokenRef;
 use crate::snapshot::Backend;
 
@@ -30,6 +31,13 @@ pub enum Callout {
     Wait(Wait),
     /// Compute something that takes longer than a worker may be held up: milliseconds.
     Compute(Computation),
+    /// Fetch a document, or wait for the fetch that is under way; one at a time over all workers.
+    Refresh {
+        /// The document.
+        document: Arc<Document>,
+        /// Why.
+        occasion: Occasion,
+    },
 }
 
 /// A request of a policy's own.
@@ -90,6 +98,8 @@ pub enum CalloutResult {
     Waited,
     /// What was computed.
     Computed(Box<dyn Any + Send>),
+    /// The document was fetched or not; what it is now is to be seen there.
+    Refreshed,
     /// Nothing came of it. The sentence is for logs; it holds no secret.
     Failed(Box<str>),
     /// Nothing was performed: an explanation goes on as though it had gone well.
@@ -119,6 +129,7 @@ impl Callout {
             Callout::Body { most } => format!("reads the body of the request, up to {most} bytes"),
             Callout::Wait(wait) => format!("waits for {}", wait.what),
             Callout::Compute(computation) => format!("computes {}", computation.what),
+            Callout::Refresh { document, .. } => format!("fetches {}", document.label),
         }
     }
 }

@@ -107,6 +107,9 @@ pub fn announce(request: &mut Request, connection: &Connection, client: &Client,
     };
     if !believed {
         drop_identities(&mut request.fields);
+    } else if settings.role == Role::Gateway {
+        // Whose word about addresses is taken may still pass on what its own clients make up.
+        drop_principal(&mut request.fields);
     }
     // Nobody in front has settled what a client says that did not come through the mesh.
     let stranger = settings.role == Role::Inbound && connection.identity.is_none();
@@ -191,6 +194,27 @@ fn drop_identities(fields: &mut Fields) {
     }
 }
 
+/// Removes the fields in which a backend is told of the principal ([`Principal`](crate::principal::Principal)): nobody but us fills them in.
+pub(crate) fn drop_principal(fields: &mut Fields) {
+    let claims = |name: NameRef<'_>| name.id == FieldId::OTHER && claims_principal(name.bytes);
+    if fields.iter().any(|(name, _)| claims(name)) {
+        fields.retain(|name, _| !claims(name));
+    }
+}
+
+/// The fields that tell of the principal, without `x-auth-`.
+const PRINCIPAL: &[&[u8]] = &[b"kind", b"id", b"groups", b"scopes", b"credential", b"plan", b"tenant"];
+
+/// Whether a field is one of those that tell of the principal, whatever its case and with `_` for `-`.
+fn claims_principal(name: &[u8]) -> bool {
+    let dash = |byte: &u8| matches!(byte, b'-' | b'_');
+    let [b'x' | b'X', one, a, u, t, h, two, rest @ ..] = name else { return false };
+    dash(one)
+        && dash(two)
+        && [*a, *u, *t, *h].eq_ignore_ascii_case(b"auth")
+        && PRINCIPAL.iter().any(|known| known.eq_ignore_ascii_case(rest))
+}
+
 /// Whether a field claims who the client is: names by which proxies tell programs about certificates. Case does not count, and `_`
 /// counts as `-`, since many programs see no difference.
 pub fn claims_identity(name: &[u8]) -> bool {
@@ -203,6 +227,9 @@ pub fn claims_identity(name: &[u8]) -> bool {
         *to = if *from == b'_' { b'-' } else { from.to_ascii_lowercase() };
     }
     let lower = lower.get(..length).unwrap_or_default();
+    if claims_principal(name) {
+        return true;
+    }
     if lower.starts_with(b"x-amzn-mtls-") || lower.starts_with(b"x-transept-") {
         return true;
     }

@@ -4,6 +4,7 @@
 //! by the log and by explanations. A principal holds no secret: its credential is named, never shown.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -56,6 +57,8 @@ pub struct Principal {
     pub scheme: Box<str>,
     /// Which credential it has shown: the name of a key, the `jti` of a token; nothing by which the credential could be used.
     pub credential: Option<Box<str>>,
+    /// When its credential ends, since the Unix epoch; a connection that lives longer is ended then.
+    pub until: Option<Duration>,
 }
 
 impl Principal {
@@ -79,16 +82,21 @@ impl Principal {
 
     /// A claim by the path of its members, such as `realm_access.roles`. A claim whose own name has the dots wins.
     pub fn claim(&self, path: &str) -> Option<&Value> {
-        if let Some(whole) = self.claims.get(path) {
-            return Some(whole);
-        }
-        let mut steps = path.split('.');
-        let mut found = self.claims.get(steps.next()?)?;
-        for step in steps {
-            found = found.as_object()?.get(step)?;
-        }
-        Some(found)
+        claim(&self.claims, path)
     }
+}
+
+/// A claim by the path of its members, such as `realm_access.roles`. A claim whose own name has the dots wins.
+pub fn claim<'c>(claims: &'c Map<String, Value>, path: &str) -> Option<&'c Value> {
+    if let Some(whole) = claims.get(path) {
+        return Some(whole);
+    }
+    let mut steps = path.split('.');
+    let mut found = claims.get(steps.next()?)?;
+    for step in steps {
+        found = found.as_object()?.get(step)?;
+    }
+    Some(found)
 }
 
 impl Exchange<'_> {

@@ -56,11 +56,13 @@ pub enum GrpcCode {
     Internal = 13,
     /// The backend cannot be reached; a retry may help.
     Unavailable = 14,
+    /// The caller has not said who it is.
+    Unauthenticated = 16,
 }
 
 use GrpcCode::{
-    Cancelled, DeadlineExceeded, Internal, InvalidArgument, PermissionDenied, ResourceExhausted, Unavailable,
-    Unimplemented,
+    Cancelled, DeadlineExceeded, Internal, InvalidArgument, PermissionDenied, ResourceExhausted, Unauthenticated,
+    Unavailable, Unimplemented,
 };
 
 reasons! {
@@ -100,6 +102,16 @@ reasons! {
     /// The whole exchange exceeded the route's `timeouts.request`.
     RequestTimeout: 504, "request.timeout", "UT", Some("http_response_timeout"), DeadlineExceeded, "The request took too long";
 
+    /// The request shows no credentials, and an `AuthenticationPolicy` asks for some.
+    CredentialsMissing: 401, "auth.credentials_missing", "UA", Some("http_request_denied"), Unauthenticated, "Credentials are required";
+    /// The credentials are unknown, wrong, expired or revoked; the access log says which.
+    CredentialsInvalid: 401, "auth.credentials_invalid", "UA", Some("http_request_denied"), Unauthenticated, "The credentials are not valid";
+    /// The credentials are valid, but not good for this (RFC 6750 section 3.1).
+    ScopeInsufficient: 403, "auth.scope_insufficient", "UA", Some("http_request_denied"), PermissionDenied, "The credentials are not good for this";
+    /// This client has failed too often to say who it is.
+    AuthenticationLimited: 429, "auth.too_many_failures", "RL", Some("http_request_denied"), ResourceExhausted, "Too many failed attempts";
+    /// Whoever could tell whether the credentials are valid does not answer.
+    AuthenticationUnavailable: 503, "auth.unavailable", "UA", Some("proxy_internal_error"), Unavailable, "Credentials cannot be checked at present";
     /// The client's address is not allowed.
     AddressDenied: 403, "access.address_denied", "AD", Some("http_request_denied"), PermissionDenied, "This address is not allowed";
     /// The proxy beside the endpoint does not let this workload in.

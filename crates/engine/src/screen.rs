@@ -47,13 +47,18 @@ pub fn screen(listener: &Listener, routed: Option<&Routed<'_>>, x: &mut Exchange
 }
 
 /// Asks again, of a request that was let in before and is still under way as an open connection, whether it would be let in today: its
-/// guards and who may do what. What other policies had to say, they have said. Without a rule that takes it, its listener's
+/// guards, whether its principal still is one, and who may do what. What other policies had to say, they have said. Without a rule that takes it, its listener's
 /// policies are asked: that a route is gone ends nothing.
 pub fn screen_again(listener: &Listener, routed: Option<&Routed<'_>>, x: &mut Exchange<'_>) -> Verdict {
     let chain = routed.map_or(&listener.chain, |routed| &routed.rule.chain);
     x.notes.again = true;
-    match chain.screen(x, Phase::Guard..=Phase::Guard) {
-        Verdict::Continue => chain.screen(x, Phase::Authorize..=Phase::Authorize),
-        refusal => refusal,
+    let verdict = chain.screen(x, Phase::Guard..=Phase::Guard);
+    if !verdict.goes_on() {
+        return verdict;
     }
+    let verdict = chain.recheck(x, Phase::Authenticate);
+    if !verdict.goes_on() {
+        return verdict;
+    }
+    chain.screen(x, Phase::Authorize..=Phase::Authorize)
 }

@@ -6,9 +6,9 @@ use serde_json::{Value as Json, json};
 
 use crate::kinds::backend_tls_policy::PolicyTargetReference;
 use crate::kinds::{
-    BackendSpec, BackendTlsPolicySpec, Body, ConfigMapBody, EndpointSliceBody, GatewayClassSpec, GatewaySpec,
-    GrpcRouteSpec, HttpRouteSpec, Kind, NamespaceBody, ReferenceGrantSpec, Scope, SecretBody, ServiceSpec,
-    TRANSEPT_GROUP, TcpRouteSpec, WorkloadSpec,
+    ApiKeySpec, BackendSpec, BackendTlsPolicySpec, Body, ConfigMapBody, ConsumerSpec, EndpointSliceBody,
+    GatewayClassSpec, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, Kind, NamespaceBody, ReferenceGrantSpec, Scope,
+    SecretBody, ServiceSpec, TRANSEPT_GROUP, TcpRouteSpec, WorkloadSpec,
 };
 use crate::policy::{Merge, PolicyKind, TARGET_RULES, Target};
 use crate::schema::{FieldShape, Schema, Shape};
@@ -140,6 +140,8 @@ pub fn catalogue(policies: &[PolicyKind]) -> Vec<KindDescription> {
         KindDescription::of::<TcpRouteSpec>(),
         KindDescription::of::<BackendSpec>(),
         KindDescription::of::<WorkloadSpec>(),
+        KindDescription::of::<ConsumerSpec>(),
+        KindDescription::of::<ApiKeySpec>(),
         KindDescription::of::<BackendTlsPolicySpec>(),
         KindDescription::of::<ReferenceGrantSpec>(),
         KindDescription::of::<GatewayClassSpec>(),

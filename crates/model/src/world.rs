@@ -9,9 +9,9 @@ use std::sync::Arc;
 use crate::certificate::KeyPair;
 use crate::kinds::cluster::{NAMESPACE_NAME_LABEL, SERVICE_NAME_LABEL};
 use crate::kinds::{
-    BackendSpec, BackendTlsPolicySpec, CONTROLLER_NAME, ConfigMapBody, EndpointSliceBody, GatewayClassSpec,
-    GatewaySpec, GrpcRouteSpec, HttpRouteSpec, NamespaceBody, Object, ReferenceGrantSpec, SecretBody, ServiceSpec,
-    TcpRouteSpec, WorkloadSpec,
+    ApiKeySpec, BackendSpec, BackendTlsPolicySpec, CONTROLLER_NAME, ConfigMapBody, ConsumerSpec, EndpointSliceBody,
+    GatewayClassSpec, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, NamespaceBody, Object, ReferenceGrantSpec, SecretBody,
+    ServiceSpec, TcpRouteSpec, WorkloadSpec,
 };
 use crate::load::Past;
 use crate::place::{Invalid, SourceText};
@@ -77,6 +77,8 @@ pub struct World {
     pub(crate) backend_tls_policies: Store<BackendTlsPolicySpec>,
     pub(crate) backends: Store<BackendSpec>,
     pub(crate) workloads: Store<WorkloadSpec>,
+    pub(crate) consumers: Store<ConsumerSpec>,
+    pub(crate) api_keys: Store<ApiKeySpec>,
     pub(crate) policies: Vec<Arc<Policy>>,
     pub(crate) slices_of: HashMap<Box<str>, SlicesByService>,
     pub(crate) workloads_of: HashMap<Box<str>, WorkloadsByService>,
@@ -133,6 +135,10 @@ impl World {
         backends: BackendSpec;
         /// All Workloads.
         workloads: WorkloadSpec;
+        /// All Consumers.
+        consumers: ConsumerSpec;
+        /// All ApiKeys.
+        api_keys: ApiKeySpec;
         /// The Namespaces that are written down.
         namespaces: NamespaceBody;
     }
@@ -156,6 +162,10 @@ impl World {
         backend in backends: BackendSpec;
         /// A Workload by namespace and name.
         workload in workloads: WorkloadSpec;
+        /// A Consumer by namespace and name.
+        consumer in consumers: ConsumerSpec;
+        /// An ApiKey by namespace and name.
+        api_key in api_keys: ApiKeySpec;
     }
 
     /// A GatewayClass by name.

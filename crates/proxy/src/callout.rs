@@ -17,20 +17,38 @@ use transept_model::certificate::KeyPair;
 use transept_wire::h1::{Body, Connection, Limits};
 use transept_wire::head::Response;
 
+use crate::attempt::within;
 use crate::body::{Source, carry};
+use crate::documents;
 use crate::failure::Failure;
-use crate::path::{Journey, Stop};
+use crate::path::{Journey, Stop, timed_out};
 use crate::relay::unless_gone;
 use crate::upstream::{Destination, Pooled, Received, connect};
 use crate::worker::Worker;
 
-/// Performs a callout and leaves its outcome for the policy.
+/// Performs a callout within what is left of the exchange's time, and leaves its outcome for the policy.
 pub(crate) async fn perform(
     callout: Callout,
     listener: &Listener,
+    left: Option<Duration>,
     journey: &mut Journey<'_, '_, '_>,
 ) -> Result<(), Stop> {
-    let outcome = match callout {
+    let begun = journey.worker.clock.now().monotonic;
+    let outcome = {
+        let performing = pin!(outcome_of(callout, listener, journey));
+        within(left, performing).await.unwrap_or_else(|| Err(timed_out().into()))?
+    };
+    journey.trip.asked += journey.worker.clock.now().monotonic.saturating_sub(begun);
+    journey.trip.notes.resume(outcome);
+    Ok(())
+}
+
+async fn outcome_of(
+    callout: Callout,
+    listener: &Listener,
+    journey: &mut Journey<'_, '_, '_>,
+) -> Result<CalloutResult, Stop> {
+    Ok(match callout {
         Callout::Http(call) => {
             let asking = pin!(async { Ok(ask(journey.worker, &call, listener.client_identity.as_ref()).await) });
             unless_gone(asking, journey.replier).await?
@@ -52,9 +70,15 @@ pub(crate) async fn perform(
                 Err(_) => CalloutResult::Failed(format!("{what} could not be computed").into()),
             }
         }
-    };
-    journey.trip.notes.resume(outcome);
-    Ok(())
+        Callout::Refresh { document, occasion } => {
+            let worker = journey.worker;
+            let asking = pin!(async {
+                documents::refresh(worker, &document, &occasion).await;
+                Ok(CalloutResult::Refreshed)
+            });
+            unless_gone(asking, journey.replier).await?
+        }
+    })
 }
 
 /// Reads the body of the request and keeps it to be forwarded.

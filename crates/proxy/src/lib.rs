@@ -19,6 +19,7 @@ mod condition;
 mod deadline;
 mod demand;
 mod detect;
+mod documents;
 mod edge;
 mod edges;
 mod exposition;
@@ -37,6 +38,7 @@ pub mod names;
 mod normalize;
 mod path;
 mod quotas;
+mod race;
 mod recheck;
 mod record;
 mod relay;
@@ -54,7 +56,7 @@ mod upstream;
 mod worker;
 
 pub use access_log::{AccessLog, LogFormat, LogTarget};
-pub use condition::{BackendState, EndpointState, Reading};
+pub use condition::{BackendState, EndpointState, LearnedPort, Reading};
 pub use demand::Demand;
 pub use mesh::Mesh;
 pub use resolve::ResolvedName;
@@ -72,7 +74,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use transept_engine::document::{DocumentState, Documents};
 use transept_engine::snapshot::Snapshot;
 
 use access_log::Sink;
@@ -83,7 +86,7 @@ use meter::Report;
 use quotas::Quotas;
 use resolve::Resolving;
 use tls::TlsConfigs;
-use worker::{Command, Shared};
+use worker::{Command, Duty, Shared};
 
 /// How a proxy runs, whatever its configuration says.
 #[derive(Clone, Debug, Default)]
@@ -148,6 +151,7 @@ impl Proxy {
             log,
             demand: options.demand.clone(),
             open: OpenConnections::default(),
+            fetched: Notify::new(),
             origin: Instant::now(),
         });
         let count = options.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
@@ -156,9 +160,10 @@ impl Proxy {
             .map(|number| {
                 let (commands, inbox) = mpsc::unbounded_channel();
                 let (shared, seed) = (shared.clone(), seeds.hash_one(number));
+                let duty = if number == 0 { Duty::TrafficAndDocuments } else { Duty::Traffic };
                 let thread = std::thread::Builder::new()
                     .name(format!("worker-{number}"))
-                    .spawn(move || worker::run(shared, seed, inbox))?;
+                    .spawn(move || worker::run(shared, seed, duty, inbox))?;
                 Ok(WorkerThread { commands, thread: Some(thread) })
             })
             .collect::<stdio::Result<Vec<_>>>()?;
@@ -252,11 +257,20 @@ impl Proxy {
             exposition::edges::write(&graph, out);
         }
         exposition::write_backends(&self.backends_of(&sum), &sum.ejections, out);
+        exposition::write_learned(&self.learned(), out);
         let (names, lookups) = {
             let resolving = lock(&self.resolving);
             (resolving.names(), resolving.lookups.read())
         };
         resolve::write_metrics(&names, lookups, out);
+        documents::write_metrics(&self.documents(), out);
+    }
+
+    /// The documents of identity providers, and how they are.
+    pub fn documents(&self) -> Vec<DocumentState> {
+        let now = self.shared.origin.elapsed();
+        let documents = Documents::of(&self.shared.snapshot.load().keep);
+        documents.all().iter().map(|document| document.describe(now)).collect()
     }
 
     /// The endpoints of every backend with a `TrafficPolicy`, and how they are.
@@ -268,6 +282,11 @@ impl Proxy {
     fn backends_of(&self, report: &Report) -> Vec<BackendState> {
         let snapshot = self.shared.snapshot.load();
         condition::describe(&snapshot, &report.ejected)
+    }
+
+    /// What the ports of the mesh have spoken whose protocol nobody declared.
+    pub fn learned(&self) -> Vec<LearnedPort> {
+        condition::recount(&self.shared.snapshot.load(), self.shared.origin.elapsed())
     }
 
     /// What is reported to a control plane ([`feed::Feed::report`]).

@@ -30,10 +30,10 @@ pub(crate) fn settle_host(trip: &mut Trip) -> Result<(), Stop> {
 }
 
 /// Settles who the client is and what the request is called, and takes away what ends at this hop. Where there
-/// is a log, the target is kept for it as it arrived.
+/// is a log, the target is kept for it as it arrived, without credentials.
 pub(crate) fn introduce(worker: &Worker, connection: &Connection, settings: &Settings, trip: &mut Trip) {
     if worker.log.is_some() {
-        trip.facts.target.extend_from_slice(trip.request.target());
+        worker.snapshot().credentials.write_target(trip.request.target(), &mut trip.facts.target);
     }
     let client = derive(connection, &trip.request.fields, settings);
     trip.client = client.address;

@@ -183,7 +183,7 @@ async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(
     journey.marks.backend = Some(backend);
     let crossing = Crossing { listener, rule, backend, trial: None };
     // A tunnel may stay open for as long as it likes; `tunnel.rs` times the way to it.
-    let limit = if journey.trip.upgrade.is_some() { None } else { rule.timeouts.request.or(None) };
+    let limit = if journey.trip.upgrade.is_some() { None } else { time_left(Some(rule), journey.trip) };
     let crossed = pin!(attempt::cross(crossing, journey));
     match attempt::within(limit, crossed).await {
         Some(outcome) => outcome,
@@ -232,9 +232,17 @@ async fn screen_rule(
         match screen(listener, routed, &mut exchange) {
             Verdict::Continue => return Ok(()),
             Verdict::Respond(reply) => return Err(Stop::Answer(reply)),
-            Verdict::Call(callout) => Box::pin(callout::perform(*callout, listener, journey)).await?,
+            Verdict::Call(callout) => {
+                let left = time_left(routed.map(|routed| &**routed.rule), journey.trip);
+                Box::pin(callout::perform(*callout, listener, left, journey)).await?;
+            }
         }
     }
+}
+
+/// What is left of the rule's time for the whole exchange: policies that ask somebody use it up too.
+fn time_left(rule: Option<&Rule>, trip: &Trip) -> Option<Duration> {
+    rule?.timeouts.request.or(None).map(|limit| limit.saturating_sub(trip.asked))
 }
 
 /// The verb *screen* again, with the filters of the chosen backendRef.

@@ -88,6 +88,13 @@ impl Line<'_> {
         if !facts.detail.is_empty() {
             text(out, "detail", facts.detail.as_bytes());
         }
+        if let Some(principal) = &trip.notes.principal {
+            text(out, "principal", principal.kind.as_str().as_bytes());
+            text(out, "principal_id", principal.id.as_bytes());
+            if let Some(credential) = &principal.credential {
+                text(out, "credential", credential.as_bytes());
+            }
+        }
         if let Some(listener) = marks.listener {
             text(out, "listener", listener.metric_label.as_bytes());
         }
@@ -142,6 +149,12 @@ impl Line<'_> {
                 escape(out, facts.detail.as_bytes());
                 out.push(b'"');
             }
+        }
+        if let Some(principal) = &trip.notes.principal {
+            out.extend_from_slice(b" principal=");
+            escape(out, principal.kind.as_str().as_bytes());
+            out.push(b'/');
+            escape(out, principal.id.as_bytes());
         }
         out.push(b' ');
         escape(out, &facts.request_id);

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use transept_engine::exchange::{Connection, Exchange, Notes, Now};
 use transept_engine::reason::Reason;
@@ -38,6 +39,8 @@ pub(crate) struct Trip {
     /// The deadline of an HTTP/2 stream, which is no connection with one of its own.
     pub watch: Option<Watch>,
     pub started: Moment,
+    /// The time that policies have taken to ask somebody.
+    pub asked: Duration,
     pub random: u64,
     /// What the record tells.
     pub facts: Facts,
@@ -64,7 +67,7 @@ pub(crate) struct Facts {
 
 impl Default for Trip {
     fn default() -> Self {
-        let nowhen = Moment { monotonic: std::time::Duration::ZERO, unix: std::time::Duration::ZERO };
+        let nowhen = Moment { monotonic: Duration::ZERO, unix: Duration::ZERO };
         Self {
             request: Request::new(),
             response: Response::new(200),
@@ -76,6 +79,7 @@ impl Default for Trip {
             opening: None,
             watch: None,
             started: nowhen,
+            asked: Duration::ZERO,
             random: 0,
             facts: Facts::default(),
         }
@@ -92,6 +96,7 @@ impl Trip {
         self.scratch.clear();
         self.upgrade = None;
         self.opening = None;
+        self.asked = Duration::ZERO;
         if let Some(watch) = &self.watch {
             watch.clear();
         }

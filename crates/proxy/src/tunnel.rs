@@ -125,11 +125,14 @@ fn stand(journey: &mut Journey<'_, '_, '_>) -> Option<Rc<Standing>> {
         bound: journey.arrival.bound,
         host: journey.trip.host.clone(),
         client: journey.trip.client,
+        principal: journey.trip.notes.principal.clone(),
     };
-    Some(journey.worker.standings.add(Ground::Request(Box::new(opening))))
+    let until = opening.principal.as_ref().and_then(|principal| principal.until);
+    let lasts = until.map(|until| until.saturating_sub(journey.worker.clock.now().unix));
+    Some(journey.worker.standings.add_until(Ground::Request(Box::new(opening)), lasts))
 }
 
-/// Other policies have come into force, and they do not allow a connection that is open.
+/// Other policies have come into force, and they do not allow a connection that is open; or its credential has ended.
 pub(crate) fn denied() -> Failure {
     let detail = "the connection is not allowed any more";
     Failure::new(Side::Downstream, Reason::NotAuthorized, Repeat::Never, detail)

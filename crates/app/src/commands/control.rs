@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use transept_control::plane::{Admin, Api, Plane, Setup, TlsFiles, serve};
-use transept_control::{Loader, Sources, StartError, Trigger, Update, follow};
+use transept_control::{Loader, StartError, Trigger, Update, follow_apart};
 use transept_identity::TrustDomain;
 use transept_identity::authority::{LEAF_LIFE, MAX_LEAF_LIFE};
 
@@ -176,7 +176,9 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     let Some(sources) = super::run::collect(&args.files)? else {
         return Ok(Exit::Findings);
     };
-    let (trigger, feed) = match follow(sources.clone(), Loader::for_checking()) {
+    let directory = args.state.directory();
+    let plane = Plane::open(&directory, args.state.setup(args.leaf_life))?;
+    let (trigger, feed) = match follow_apart(sources, Loader::for_checking(), plane.clone()) {
         Ok(running) => running,
         Err(StartError::Refused(refused)) => {
             for invalid in &refused.invalid {
@@ -188,23 +190,21 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         Err(StartError::Thread(error)) => return Err(error).context("the configuration thread"),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("control").enable_all().build()?;
-    let exit = runtime.block_on(attend(&args, &sources, &trigger, feed));
+    let exit = runtime.block_on(attend(&args, &plane, &trigger, feed));
     runtime.shutdown_timeout(Duration::from_secs(1));
     exit
 }
 
 async fn attend(
     args: &Args,
-    sources: &Sources,
+    plane: &Arc<Plane>,
     trigger: &Trigger,
     mut feed: watch::Receiver<Arc<Update>>,
 ) -> Result<Exit> {
     let mut signals = Signals::listen()?;
     let directory = args.state.directory();
-    let plane = Plane::open(&directory, args.state.setup(args.leaf_life))?;
     plane.report_every(args.report_interval);
     feed.borrow_and_update();
-    plane.set_files(sources.read());
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("cannot listen for proxies on {} (choose another with --listen ADDR)", args.listen))?;
@@ -236,11 +236,7 @@ async fn attend(
                             tracing::error!(at = %invalid.at, why = %invalid.why, "reload refused: the configuration before stays in force");
                         }
                     }
-                    None => {
-                        let (plane, sources) = (plane.clone(), sources.clone());
-                        tokio::task::spawn_blocking(move || plane.set_files(sources.read())).await?;
-                        tracing::info!(generation = update.loaded.generation, "configuration loaded");
-                    }
+                    None => tracing::info!(generation = update.loaded.generation, "configuration loaded"),
                 }
             }
             ended = &mut serving => {

@@ -3,9 +3,10 @@
 //! Called by the subcommand. Starting: join, hold a configuration, listen, register, and then the program. Stopping: the registration
 //! says so, inbound drains, the program is told, outbound works until it has ended. This file holds the order; the program is in
 //! `program`, its health in `probe`, what is compiled in `station`, flags and environment in `places`, the
-//! services that it asks for in `asked`.
+//! services that it asks for in `asked`, memory that it can spare in `pages`.
 
 mod asked;
+mod pages;
 mod places;
 mod probe;
 mod program;
@@ -218,6 +219,7 @@ impl Sidecar {
                 return Ok(exit);
             }
         };
+        tokio::spawn(pages::tend(self.feed.standing()));
         let (tell, mut verdicts) = watch::channel(Condition::Unhealthy);
         if let Some(question) = self.plan.question.clone() {
             tokio::spawn(async move { question.ask(|verdict, why| note(&tell, verdict, why)).await });

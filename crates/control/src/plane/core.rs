@@ -5,6 +5,7 @@
 //! a proxy waits for its answer.
 
 pub(super) mod lease;
+mod refused;
 mod resident;
 mod roots;
 mod show;
@@ -19,7 +20,6 @@ use std::time::{Duration, Instant, SystemTime};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
-use transept_engine::policies::MODEL_KINDS;
 use transept_identity::authority::Issued;
 use transept_identity::renew::Remaining;
 use transept_identity::svid::Leaf;
@@ -27,24 +27,24 @@ use transept_identity::token::{BadToken, SECRET, TokenId, Uses};
 use transept_identity::{
     Bundles, LiveBundles, LiveSvid, Rotation, SpiffeId, Ticket, Tokens, TrustDomain, WorkloadName,
 };
+use transept_model::SourceText;
 use transept_xds::mesh::{Answer, Beat};
 use transept_xds::report::INTERVAL;
-use transept_xds::server::Fact;
 use transept_xds::source::Scope;
 use transept_xds::{Key, Resource};
 
 use super::ca::{Ca, CaError, NotSigned, make_directory, random};
+use super::files::{Files, Reader};
 use super::leases::Leases;
-use super::members::Members;
 use super::registry::{self, Name, Registry, name_of};
 use super::seen::Seen;
 use super::source::{self, Kinds};
 use super::store::{Store, StoreError, Write};
 use crate::follow::Trigger;
+use crate::load::Loaded;
 use crate::outside::Shelf;
-use crate::sources::Reading;
 
-pub(crate) use resident::Known;
+use refused::Refused;
 
 /// The file of the store.
 const STATE: &str = "state.redb";
@@ -128,20 +128,13 @@ struct Inner {
     resident: Option<Arc<LiveSvid>>,
     tokens: Tokens,
     rotation: Rotation,
-    files: Files,
-    /// The keys of everything that is published.
-    published: BTreeSet<Key>,
+    files: Arc<Files>,
+    /// The keys of what is published beside the files.
+    registered: BTreeSet<Key>,
     members: BTreeMap<String, Member>,
-    refused: BTreeMap<Key, BTreeMap<String, String>>,
-}
-
-/// What the files hold.
-#[derive(Debug, Default)]
-struct Files {
-    resources: Vec<Resource>,
-    services: BTreeSet<Name>,
-    members: Members,
-    visible: Visible,
+    refused: Refused,
+    /// What was made of the files, with the status of their objects.
+    loaded: Option<Arc<Loaded>>,
 }
 
 /// What is known of a proxy.
@@ -193,6 +186,7 @@ impl Scope for Visible {
 pub struct Plane {
     setup: Setup,
     pub(super) kinds: Kinds,
+    reader: Reader,
     store: Store,
     ca: Ca,
     pub(super) own: Arc<LiveSvid>,
@@ -238,7 +232,7 @@ impl Plane {
         rotation.note_ended(resident::RESIDENT);
         ca.settle(rotation.signer(), &rotation.trusted()).map_err(StartError::Ca)?;
         let own = ca.own_svid(now).map_err(StartError::Own)?;
-        let bundle = ca.bundle(&rotation.trusted(), rotation.sequence()).map_err(StartError::Own)?;
+        let bundle = roots::bundle_of(&ca, &rotation).map_err(StartError::Own)?;
         let inner = Inner {
             registry: Registry::restore(state.entries, Duration::ZERO),
             unsaved: BTreeSet::new(),
@@ -248,15 +242,17 @@ impl Plane {
             resident: None,
             tokens: state.tokens,
             rotation,
-            files: Files::default(),
-            published: BTreeSet::new(),
+            files: Arc::default(),
+            registered: BTreeSet::new(),
             members: BTreeMap::new(),
-            refused: BTreeMap::new(),
+            refused: Refused::default(),
+            loaded: None,
         };
         let bundles: Bundles = [bundle].into_iter().collect();
         let plane = Self {
             setup,
             kinds: Kinds::default(),
+            reader: Reader::default(),
             store,
             ca,
             own: Arc::new(LiveSvid::new(own)),
@@ -269,7 +265,7 @@ impl Plane {
             began: Instant::now(),
             seen: Mutex::new(Seen::new(INTERVAL)),
         };
-        plane.publish();
+        plane.publish(None);
         Ok(Arc::new(plane))
     }
 
@@ -283,26 +279,19 @@ impl Plane {
         &self.ca
     }
 
-    /// Takes in what the files hold now, and has it sent. Call it before proxies are served. False when it is not what can be
-    /// served: it has changed since it was found good, and the next change will tell.
-    pub fn set_files(&self, reading: Reading) -> bool {
-        let shelf = Shelf::default();
-        let loaded = transept_model::Loader::new(MODEL_KINDS).outside(&shelf).load(&reading.texts);
-        if !reading.unreadable.is_empty() || !loaded.invalid.is_empty() {
-            return false;
-        }
-        let objects = source::objects(&reading.texts, &shelf);
-        let files = Files {
-            // Of two objects of one name the first counts.
-            resources: objects.iter().rev().filter_map(|object| self.kinds.resource(object)).collect(),
-            services: source::services(&objects),
-            members: Members::of(&objects),
-            visible: Visible(source::secrets(&objects)),
-        };
-        self.lock().files = files;
-        // At once: a proxy that connects before would be told that nothing of it exists.
-        self.publish();
-        true
+    /// Takes in texts that have been found good, and has them sent. Call it before proxies are served.
+    pub fn set_files(&self, texts: &[SourceText]) {
+        self.take_files(Arc::new(self.read_files(texts)));
+    }
+
+    /// What texts hold that have been found good.
+    pub(crate) fn read_files(&self, texts: &[SourceText]) -> Files {
+        self.reader.read(texts, &self.kinds, &Shelf::default())
+    }
+
+    /// Has files sent in the place of those before. At once: a proxy that connects before would be told that nothing of it exists.
+    pub(crate) fn take_files(&self, files: Arc<Files>) {
+        self.publish(Some(files));
     }
 
     /// Puts changes into the store of resources whenever there are some, looks after leases, and renews the own certificate;
@@ -322,7 +311,7 @@ impl Plane {
                     plane.renew_own();
                     plane.judge();
                 } else {
-                    plane.publish();
+                    plane.publish(None);
                 }
             });
             if let Err(error) = work.await {
@@ -432,34 +421,10 @@ impl Plane {
         }
         if inner.members.get(proxy).is_none_or(|member| member.streams == 0) {
             // It tells again what it refuses when it returns.
-            inner.refused.retain(|_, proxies| {
-                proxies.remove(proxy);
-                !proxies.is_empty()
-            });
+            inner.refused.forget_proxy(proxy);
         }
         let room = inner.members.len() <= MOST_MEMBERS;
         inner.members.retain(|_, member| member.streams > 0 || (room && member.seen.elapsed() < FORGET));
-    }
-
-    /// Notes what a proxy made of resources.
-    pub(super) fn note_facts(&self, proxy: &str, facts: Vec<Fact>) {
-        let mut inner = self.lock();
-        for fact in facts {
-            match fact {
-                Fact::Refused { key, refusal, .. } => {
-                    tracing::warn!(proxy, resource = %key, why = %refusal.message, "a proxy refuses a resource");
-                    inner.refused.entry(key).or_default().insert(proxy.to_owned(), refusal.message);
-                }
-                Fact::Accepted { key, .. } | Fact::Removed { key } => {
-                    if let Some(proxies) = inner.refused.get_mut(&key) {
-                        proxies.remove(proxy);
-                        if proxies.is_empty() {
-                            inner.refused.remove(&key);
-                        }
-                    }
-                }
-            }
-        }
     }
 
     /// Makes a token for a workload; the text is shown once.
@@ -566,31 +531,38 @@ impl Plane {
         }
     }
 
-    /// Puts what is known into the store of resources. What the files hold was made ready when it was read, so that a
-    /// registration costs no more than the registrations.
-    fn publish(&self) {
+    /// Puts what is registered into the store of resources, and other files when there are some. What the files hold was made ready
+    /// when it was read, so that a registration costs no more than the registrations.
+    fn publish(&self, files: Option<Arc<Files>>) {
         let mut inner = self.lock();
-        let objects = inner.registry.objects(&inner.files.services, &inner.files.members);
+        let mut put = Vec::new();
+        let mut gone = std::mem::take(&mut inner.registered);
+        if let Some(files) = files {
+            let before = std::mem::replace(&mut inner.files, files);
+            gone.extend(before.keys().iter().cloned());
+            put.extend(inner.files.resources().cloned());
+        }
+        let files = inner.files.clone();
+        let objects = inner.registry.objects(&files.services, &files.members);
         let registered = objects.iter().filter_map(|object| self.kinds.resource(object));
         // What a file says comes before what was registered under the same name.
-        let files = inner.files.resources.iter().cloned();
-        let resources: BTreeMap<Key, Resource> =
-            registered.chain(files).map(|resource| (resource.key().clone(), resource)).collect();
-        let visible = inner.files.visible.clone();
-        let gone: Vec<Key> = inner.published.iter().filter(|key| !resources.contains_key(*key)).cloned().collect();
-        inner.published = resources.keys().cloned().collect();
+        put.extend(registered.filter(|resource| !files.hold(resource.key())).inspect(|resource| {
+            inner.registered.insert(resource.key().clone());
+        }));
+        gone.retain(|key| !files.hold(key) && !inner.registered.contains(key));
         let mut shelves = self.shelves.write().unwrap_or_else(PoisonError::into_inner);
         let before = shelves.resources.revision();
-        for resource in resources.into_values() {
+        for resource in put {
             shelves.resources.put(resource);
         }
         for key in &gone {
             shelves.resources.remove(key);
-            inner.refused.remove(key);
+            inner.refused.forget_resource(key);
         }
-        let moved = shelves.resources.revision() != before || shelves.visible != visible;
-        if shelves.visible != visible {
-            shelves.visible = visible;
+        let is_visible = shelves.visible.0 == files.secrets;
+        let moved = shelves.resources.revision() != before || !is_visible;
+        if !is_visible {
+            shelves.visible = Visible(files.secrets.clone());
             shelves.rules += 1;
         }
         drop(shelves);

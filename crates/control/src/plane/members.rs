@@ -39,6 +39,16 @@ impl Members {
         members
     }
 
+    /// Adds those of other objects.
+    pub fn add(&mut self, other: &Members) {
+        for (address, services) in &other.0 {
+            let own = self.0.entry(address.clone()).or_default();
+            for (service, ports) in services {
+                own.entry(service.clone()).or_default().extend(ports);
+            }
+        }
+    }
+
     /// The Services that have one of the workload's ports at its address.
     pub fn services_of<'m>(&'m self, workload: &'m Workload) -> impl Iterator<Item = &'m str> {
         let address = workload.address.parse::<IpAddr>().ok();
@@ -102,6 +112,11 @@ mod tests {
             slice("nameless", "cart.example", json!([{"port": 8080}])),
         ]);
         let of = |workload: &Workload| members.services_of(workload).map(str::to_owned).collect::<Vec<_>>();
+        let mut together = Members::of(&[slice("late", "10.0.0.7", json!([{"port": 8080}]))]);
+        together.add(&members);
+        let here = workload("shop", "10.0.0.7");
+        let all: Vec<&str> = together.services_of(&here).collect();
+        assert_eq!(all, ["all", "any", "late"], "those of two texts");
         assert_eq!(of(&workload("shop", "10.0.0.7")), ["all", "any"]);
         assert_eq!(of(&workload("else", "10.0.0.7")), [""; 0]);
         assert_eq!(of(&workload("shop", "10.0.0.9")), [""; 0]);

@@ -184,6 +184,11 @@ pub fn objects(texts: &[SourceText], outside: &dyn Outside) -> Vec<Value> {
     objects
 }
 
+/// Whether a text may hold a Secret that takes values from outside, so that the same text can mean something else the next time.
+pub(super) fn asks_outside(text: &SourceText) -> bool {
+    [FROM_ENV, FROM_FILE].iter().any(|annotation| text.text.contains(annotation))
+}
+
 /// Reads the values that a Secret takes from outside and writes them into it; what cannot be read stays away.
 fn fill_in(secret: &mut Value, text: &SourceText, outside: &dyn Outside) {
     let name = ObjectName {
@@ -236,6 +241,14 @@ pub struct Secrets {
     pub gateways: BTreeMap<Name, BTreeSet<Name>>,
     /// The Secrets that other objects name, such as Backends: every gateway may have to use those.
     pub shared: BTreeSet<Name>,
+}
+
+impl Secrets {
+    /// Adds those of other objects.
+    pub(super) fn add(&mut self, other: &Secrets) {
+        self.gateways.extend(other.gateways.iter().map(|(gateway, secrets)| (gateway.clone(), secrets.clone())));
+        self.shared.extend(other.shared.iter().cloned());
+    }
 }
 
 /// The Gateways among objects, and which Secrets are named by what.

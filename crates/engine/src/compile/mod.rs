@@ -128,7 +128,7 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
         world.complete(problem);
     }
     Compiled {
-        snapshot: Arc::new(Snapshot { generation, binds, backends, keep }),
+        snapshot: Arc::new(Snapshot { generation, binds, backends, keep, credentials: policies.credentials }),
         changes,
         problems,
         conditions,
@@ -262,6 +262,7 @@ impl<'c, 'w> Listeners<'c, 'w> {
             port: attached.port,
             tls: self.server_tls(&name, attached),
             speaks: if attached.protocol == Protocol::Tcp { Speaks::Opaque } else { Speaks::Http },
+            learned: None,
             stream: self.stream(attached, &of_listener),
             routes: self.table(attached, &of_listener),
             chain: self.policies.chain(&of_listener),

@@ -18,6 +18,7 @@ use transept_model::world::World;
 
 use crate::keep::Keep;
 use crate::policies::{AnyPolicy, Chain, CompileCx, Force, KINDS, KindFacts, Phase, PolicyName, Step, Wanted, kind};
+use crate::redact::CredentialPlaces;
 use crate::rule::Site;
 use crate::settings::Settings;
 use crate::traffic::Traffic;
@@ -29,6 +30,8 @@ pub(super) struct Policies<'w> {
     pub(super) problems: Vec<Invalid>,
     /// The backends that policies want to ask.
     pub(super) wanted: Vec<Wanted>,
+    /// Where they look for credentials.
+    pub(super) credentials: CredentialPlaces,
 }
 
 /// One policy on one target.
@@ -66,8 +69,13 @@ impl Effective {
 
 impl<'w> Policies<'w> {
     pub(super) fn new(attachments: &'w [PolicyAttachment], world: &World, keep: &Keep) -> Policies<'w> {
-        let mut policies =
-            Policies { on: HashMap::new(), verdicts: Vec::new(), problems: Vec::new(), wanted: Vec::new() };
+        let mut policies = Policies {
+            on: HashMap::new(),
+            verdicts: Vec::new(),
+            problems: Vec::new(),
+            wanted: Vec::new(),
+            credentials: CredentialPlaces::default(),
+        };
         let mut compiled: HashMap<*const Policy, (usize, Option<Arc<AnyPolicy>>)> = HashMap::new();
         for attachment in attachments {
             let policy = &attachment.policy;
@@ -104,6 +112,9 @@ impl<'w> Policies<'w> {
                 None
             }
         };
+        if let Some(policy) = &compiled {
+            policy.credential_places(&mut self.credentials);
+        }
         let problems = cx.into_problems();
         let invalid = compiled.is_none().then(|| {
             let reasons: Vec<_> = problems.iter().map(|problem| problem.why.as_str()).collect();

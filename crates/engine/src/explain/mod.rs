@@ -21,6 +21,7 @@ pub use walk::explain;
 use crate::forwarded::Client;
 use crate::policies::PolicyName;
 use crate::principal::Principal;
+use crate::redact::CredentialPlaces;
 use crate::route::predicates::Lost;
 use crate::rule::{Rule, Site, WeightedBackend};
 use crate::snapshot::{Bind, Listener};
@@ -48,6 +49,8 @@ impl Trace for Silent {
 /// Everything that was found about a request, in the order of the road. What was not reached is none or empty.
 #[derive(Debug, Default)]
 pub struct Explanation {
+    /// Where requests may hold credentials, which are not shown.
+    pub(crate) credentials: CredentialPlaces,
     /// The generation of the snapshot.
     pub generation: u64,
     /// The request as it was asked: method and URL.

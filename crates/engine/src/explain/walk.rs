@@ -32,8 +32,14 @@ pub fn explain(snapshot: &Snapshot, ask: &Ask) -> Explanation {
         generation: snapshot.generation,
         asked: match ask.carried {
             Carried::Opaque => format!("connection tcp://{}", ask.authority),
-            Carried::Unknown => format!("{} {}://{}{}", ask.method, scheme(ask), ask.authority, ask.target),
+            Carried::Unknown => {
+                let mut target = Vec::new();
+                snapshot.credentials.write_target(ask.target.as_bytes(), &mut target);
+                let target = String::from_utf8_lossy(&target);
+                format!("{} {}://{}{target}", ask.method, scheme(ask), ask.authority)
+            }
         },
+        credentials: snapshot.credentials.clone(),
         ..Explanation::default()
     };
     match find_bind(snapshot, ask) {

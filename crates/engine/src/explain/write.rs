@@ -9,6 +9,7 @@ use transept_wire::head::Fields;
 
 use super::{BackendShare, Explanation};
 use crate::forwarded::Peer;
+use crate::redact::{CredentialPlaces, HIDDEN};
 use crate::role::Role;
 use crate::rule::Bound;
 
@@ -71,14 +72,14 @@ impl Explanation {
             "forwarded": self.forwarded.as_ref().map(|request| json!({
                 "method": request.method.as_str(),
                 "authority": text(request.authority()),
-                "target": text(request.target()),
-                "headers": fields(&request.fields),
+                "target": text(&self.hidden(request.target())),
+                "headers": fields(&request.fields, &self.credentials),
             })),
             "reply": self.reply.as_ref().map(|reply| json!({
                 "status": reply.status, "code": reply.reason.slug(), "title": reply.reason.title(),
                 "detail": reply.detail.as_ref(), "cause": reply.cause,
             })),
-            "response": self.response.as_ref().map(|(status, of)| json!({"status": status, "headers": fields(of)})),
+            "response": self.response.as_ref().map(|(status, of)| json!({"status": status, "headers": fields(of, &self.credentials)})),
         })
     }
 
@@ -189,9 +190,9 @@ impl Explanation {
             writeln!(out, "mirror     a copy to {mirror}")?;
         }
         if let Some(request) = &self.forwarded {
-            let (host, target) = (text(request.authority()), text(request.target()));
+            let (host, target) = (text(request.authority()), text(&self.hidden(request.target())));
             writeln!(out, "forward    {} {target} to host {host}", request.method)?;
-            write_fields(out, &request.fields)?;
+            write_fields(out, &request.fields, &self.credentials)?;
         }
         if let Some(reply) = &self.reply {
             match self.is_stream {
@@ -209,13 +210,20 @@ impl Explanation {
         }
         if let Some((status, fields)) = &self.response {
             writeln!(out, "relay      {status}")?;
-            write_fields(out, fields)?;
+            write_fields(out, fields, &self.credentials)?;
         }
         Ok(())
     }
 }
 
 impl Explanation {
+    /// A target without what is secret in it.
+    fn hidden(&self, target: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(target.len());
+        self.credentials.write_target(target, &mut out);
+        out
+    }
+
     fn write_traffic(&self, out: &mut String) -> std::fmt::Result {
         if let Some((policy, says)) = &self.traffic {
             writeln!(out, "balance    {policy}")?;
@@ -233,8 +241,9 @@ impl Explanation {
     }
 }
 
-fn write_fields(out: &mut String, fields: &Fields) -> std::fmt::Result {
+fn write_fields(out: &mut String, fields: &Fields, credentials: &CredentialPlaces) -> std::fmt::Result {
     for (name, value) in fields {
+        let value = if credentials.hides(name) { HIDDEN } else { value };
         writeln!(out, "           {}: {}", name.as_str(), text(value))?;
     }
     Ok(())
@@ -251,8 +260,9 @@ fn share(one: &BackendShare) -> Value {
     }
 }
 
-fn fields(fields: &Fields) -> Vec<Value> {
-    fields.iter().map(|(name, value)| json!([name.as_str(), text(value)])).collect()
+fn fields(fields: &Fields, credentials: &CredentialPlaces) -> Vec<Value> {
+    let shown = |name, value| text(if credentials.hides(name) { HIDDEN } else { value });
+    fields.iter().map(|(name, value)| json!([name.as_str(), shown(name, value)])).collect()
 }
 
 fn bound(bound: Bound) -> Value {

@@ -129,6 +129,20 @@ impl Chain {
         Verdict::Continue
     }
 
+    /// Asks the policies of a phase again about a connection that is still open.
+    pub(crate) fn recheck(&self, x: &mut Exchange<'_>, phase: Phase) -> Verdict {
+        for step in self.steps.iter().filter(|step| step.phase == phase) {
+            let verdict = match &step.policy {
+                Some(policy) => policy.on_recheck(x),
+                None => Reply::new(Reason::PolicyInvalid).into(),
+            };
+            if !verdict.goes_on() {
+                return verdict;
+            }
+        }
+        Verdict::Continue
+    }
+
     /// Runs the response side, last phase first.
     pub(crate) fn relay(&self, x: &mut Exchange<'_>, response: &mut Response) {
         for policy in self.steps.iter().rev().filter_map(|step| step.policy.as_ref()) {

@@ -14,6 +14,7 @@
 //!
 //! Dispatch is static, by an enum that the table makes. Policies do no IO.
 
+mod authentication;
 mod authorization;
 mod chain;
 mod compiling;
@@ -40,13 +41,14 @@ use transept_wire::head::Response;
 
 pub use chain::{Chain, Force, PolicyName, Step};
 pub use compiling::{CompileCx, Origin, PlainHttp, Url};
-pub(crate) use compiling::{Wanted, WantedBackend};
+pub(crate) use compiling::{Wanted, WantedBackend, parse_url};
 pub use network::Network;
 pub use patterns::{HostPattern, IdentityPattern, PathPattern};
 pub(crate) use quota::QuotaCharge;
 
 use crate::callout::CalloutResult;
 use crate::exchange::{Connection, Exchange};
+use crate::redact::CredentialPlaces;
 use crate::settings::Settings;
 use crate::traffic::Traffic;
 use crate::verdict::Verdict;
@@ -138,6 +140,11 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
         None
     }
 
+    /// Says where in requests it looks for credentials, so that no log repeats them.
+    fn credential_places(&self, places: &mut CredentialPlaces) {
+        let _ = places;
+    }
+
     /// Looks at a connection before it is let through.
     fn on_connect(&self, x: &Arrival<'_>) -> Verdict {
         let _ = x;
@@ -156,6 +163,13 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
     fn on_callout(&self, x: &mut Exchange<'_>, result: CalloutResult) -> Verdict {
         let _ = result;
         self.on_request(x)
+    }
+
+    /// Looks again at a request that was let in before and is still under way as an open connection: whether it would be let in
+    /// today, by what is known of it. Its credentials are not there any more; who it was is in [`Notes::principal`](crate::exchange::Notes::principal).
+    fn on_recheck(&self, x: &mut Exchange<'_>) -> Verdict {
+        let _ = x;
+        Verdict::Continue
     }
 
     /// Looks at a response on its way out, the backend's or our own.
@@ -268,6 +282,10 @@ macro_rules! policies {
                 match self { $( AnyPolicy::$variant(policy) => policy.traffic(), )* }
             }
 
+            pub(crate) fn credential_places(&self, places: &mut CredentialPlaces) {
+                match self { $( AnyPolicy::$variant(policy) => policy.credential_places(places), )* }
+            }
+
             pub(crate) fn on_connect(&self, x: &Arrival<'_>) -> Verdict {
                 match self { $( AnyPolicy::$variant(policy) => policy.on_connect(x), )* }
             }
@@ -280,6 +298,10 @@ macro_rules! policies {
                 match self { $( AnyPolicy::$variant(policy) => policy.on_callout(x, result), )* }
             }
 
+            pub(crate) fn on_recheck(&self, x: &mut Exchange<'_>) -> Verdict {
+                match self { $( AnyPolicy::$variant(policy) => policy.on_recheck(x), )* }
+            }
+
             pub(crate) fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
                 match self { $( AnyPolicy::$variant(policy) => policy.on_response(x, response), )* }
             }
@@ -290,6 +312,7 @@ macro_rules! policies {
 policies! {
     Listener(listener::ListenerPolicy);
     IpAccess(ip_access::IpAccessPolicy);
+    Authentication(authentication::AuthenticationPolicy);
     Authorization(authorization::AuthorizationPolicy);
     RateLimit(rate_limit::RateLimitPolicy);
     Quota(quota::QuotaPolicy);

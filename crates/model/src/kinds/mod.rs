@@ -4,9 +4,11 @@
 //! an object refers to, and whether it may, is decided by `attach`, not here. Policies of our own are not here: their specs
 //! belong to `engine`, and this crate reads only their envelope.
 
+pub mod api_key;
 pub mod backend;
 pub mod backend_tls_policy;
 pub mod cluster;
+pub mod consumer;
 pub mod filters;
 pub mod gateway;
 mod gateway_rules;
@@ -21,6 +23,7 @@ pub mod session;
 pub mod tcp_route;
 pub mod workload;
 
+pub use api_key::{ApiKeySpec, ClientNetwork, KeyHash, KeyHashing};
 pub use backend::{BackendEndpoint, BackendProtocol, BackendSpec, BackendTls};
 pub use backend_tls_policy::{
     BackendTlsPolicySpec, BackendTlsValidation, PolicyTargetReference, SubjectAltName, WellKnownCaCertificates,
@@ -29,6 +32,7 @@ pub use cluster::{
     ConfigMapBody, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSliceBody, ForZone,
     NamespaceBody, SecretBody, SecretBytes, ServicePort, ServiceSpec, TargetPort,
 };
+pub use consumer::ConsumerSpec;
 pub use filters::{
     CorsFilter, ExternalAuthFilter, Fraction, GrpcRouteFilter, HttpHeader, HttpHeaderFilter, HttpRouteFilter,
     PathModifier, RedirectScheme, RequestMirrorFilter, RequestRedirectFilter, UrlRewriteFilter,

@@ -127,6 +127,8 @@ impl Draft<'_> {
             }
             k::BackendSpec::KIND => self.admit(envelope, |draft| &mut draft.backends),
             k::WorkloadSpec::KIND => self.admit(envelope, |draft| &mut draft.workloads),
+            k::ConsumerSpec::KIND => self.admit(envelope, |draft| &mut draft.consumers),
+            k::ApiKeySpec::KIND => self.admit(envelope, |draft| &mut draft.api_keys),
             _ => {}
         }
     }

@@ -8,9 +8,9 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::kinds::{
-    BackendSpec, BackendTlsPolicySpec, ConfigMapBody, EndpointSliceBody, GatewayClassSpec, GatewaySpec, GrpcRouteSpec,
-    HttpRouteSpec, Metadata, NamespaceBody, Object, ReferenceGrantSpec, SecretBody, ServiceSpec, TcpRouteSpec,
-    WorkloadSpec,
+    ApiKeySpec, BackendSpec, BackendTlsPolicySpec, ConfigMapBody, ConsumerSpec, EndpointSliceBody, GatewayClassSpec,
+    GatewaySpec, GrpcRouteSpec, HttpRouteSpec, Metadata, NamespaceBody, Object, ReferenceGrantSpec, SecretBody,
+    ServiceSpec, TcpRouteSpec, WorkloadSpec,
 };
 use crate::load::Broken;
 use crate::load::outside::Outside;
@@ -41,6 +41,8 @@ pub(super) struct Draft<'a> {
     pub backend_tls_policies: Vec<Object<BackendTlsPolicySpec>>,
     pub backends: Vec<Object<BackendSpec>>,
     pub workloads: Vec<Object<WorkloadSpec>>,
+    pub consumers: Vec<Object<ConsumerSpec>>,
+    pub api_keys: Vec<Object<ApiKeySpec>>,
     pub policies: Vec<Policy>,
     /// Which objects there are, and where in its list each one is.
     known: HashMap<(&'static str, Text, Text), usize>,
@@ -71,6 +73,8 @@ impl<'a> Draft<'a> {
             backend_tls_policies: Vec::new(),
             backends: Vec::new(),
             workloads: Vec::new(),
+            consumers: Vec::new(),
+            api_keys: Vec::new(),
             policies: Vec::new(),
             known: HashMap::new(),
         }
@@ -169,6 +173,8 @@ impl<'a> Draft<'a> {
             backend_tls_policies: store!(backend_tls_policies),
             backends: store!(backends),
             workloads: store!(workloads),
+            consumers: store!(consumers),
+            api_keys: store!(api_keys),
             policies: policies.into_iter().map(Arc::new).collect(),
             ..World::default()
         };

@@ -59,7 +59,7 @@ impl Past {
         }
         remember! {
             namespaces services endpoint_slices secrets config_maps gateway_classes gateways http_routes grpc_routes
-            tcp_routes grants backend_tls_policies backends workloads
+            tcp_routes grants backend_tls_policies backends workloads consumers api_keys
         }
         objects.extend(world.policies.iter().map(|one| Remembered::new(&one.meta, policy_contents(one))));
         objects.sort_by(|a, b| a.key().cmp(&b.key()));

@@ -59,6 +59,8 @@ pub(super) const SERVED: &[(&str, &str, &[&str])] = &{
         row::<k::BackendTlsPolicySpec>(),
         row::<k::BackendSpec>(),
         row::<k::WorkloadSpec>(),
+        row::<k::ConsumerSpec>(),
+        row::<k::ApiKeySpec>(),
     ]
 };
 

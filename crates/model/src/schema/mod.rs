@@ -7,6 +7,7 @@
 mod decoder;
 mod formats;
 mod macros;
+mod moment;
 mod primitives;
 mod rules;
 mod shape;
@@ -19,6 +20,7 @@ pub use formats::{
     PROTOCOL, RESOURCE_NAME, SECTION_NAME, parse_duration, write_duration,
 };
 pub use macros::{camel, camel_length};
+pub use moment::Moment;
 pub use primitives::{Labels, Text};
 pub use rules::Rule;
 pub use shape::{FieldShape, ObjectShape, Shape, UnionShape, VariantShape};

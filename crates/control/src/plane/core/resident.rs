@@ -4,7 +4,6 @@
 //! plane's own, and a rotation counts it among its holders. What of the registrations belongs into its configuration is asked for by
 //! `joined`.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -12,27 +11,16 @@ use transept_identity::renew::Remaining;
 use transept_identity::rotation::Stage;
 use transept_identity::{LiveBundles, LiveSvid, PrivateKey, Rotation, SpiffeId, Svid, WorkloadName, request};
 use transept_model::SourceText;
-use transept_xds::Key;
 
-use super::super::members::Members;
+use super::super::files::Files;
 use super::super::registry::Name;
-use super::super::source;
 use super::super::store::Write;
 use super::{Inner, NotDone, Plane, now};
 use crate::follow::Trigger;
-use crate::outside::Shelf;
 
 /// The name of the resident in a rotation. No SPIFFE id, as those of other members are; always the same one, because only
 /// one process can have the state open.
 pub(super) const RESIDENT: &str = "the gateway in this process";
-
-/// What the files hold, as far as registrations must not repeat it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Known {
-    services: BTreeSet<Name>,
-    members: Members,
-    keys: BTreeSet<Key>,
-}
 
 impl Plane {
     /// Lets a gateway of this process live as `workload`. The identity is renewed for as long as [`Plane::attend`] runs.
@@ -54,7 +42,7 @@ impl Plane {
 
     /// The first Gateway of the files, by namespace and name.
     pub fn first_gateway(&self) -> Option<Name> {
-        self.lock().files.visible.0.gateways.keys().next().cloned()
+        self.lock().files.secrets.gateways.keys().next().cloned()
     }
 
     /// How many proxies are connected, and how many workloads are registered.
@@ -68,29 +56,19 @@ impl Plane {
         self.lock().follower = Some(follower);
     }
 
-    /// What texts that have been found good hold already.
-    pub(crate) fn known(&self, texts: &[SourceText]) -> Known {
-        let objects = source::objects(texts, &Shelf::default());
-        Known {
-            services: source::services(&objects),
-            members: Members::of(&objects),
-            keys: objects.iter().filter_map(|object| self.kinds.key(object)).collect(),
-        }
-    }
-
     /// Counts the changes of the registrations.
     pub(crate) fn registrations(&self) -> u64 {
         self.lock().registrations
     }
 
     /// The registrations beside what the files hold, as texts, with the number of their latest change.
-    pub(crate) fn registered_beside(&self, known: &Known) -> (u64, Vec<SourceText>) {
+    pub(crate) fn registered_beside(&self, files: &Files) -> (u64, Vec<SourceText>) {
         let (number, objects) = {
             let inner = self.lock();
-            (inner.registrations, inner.registry.objects(&known.services, &known.members))
+            (inner.registrations, inner.registry.objects(&files.services, &files.members))
         };
         let text = |object: &Value| {
-            let key = self.kinds.key(object).filter(|key| !known.keys.contains(key))?;
+            let key = self.kinds.key(object).filter(|key| !files.hold(key))?;
             Some(SourceText::new(format!("registration of {key}"), object.to_string()))
         };
         (number, objects.iter().filter_map(text).collect())
@@ -116,6 +94,16 @@ impl Plane {
         // Its bundle is the plane's own, which is in force as soon as it is announced.
         rotation.note_report(RESIDENT, self.bundle_document().0, root, held.leaf().not_after);
         self.note(inner, rotation)
+    }
+
+    /// Gives the resident a certificate of the root that signs when the one that it has is of none that is trusted.
+    pub(super) fn replace_distrusted_resident(&self, inner: &mut Inner) -> Result<(), NotDone> {
+        let Some(live) = inner.resident.clone() else { return Ok(()) };
+        let held = live.load();
+        if self.root_of(&inner.rotation, held.chain()).is_none() {
+            live.store(self.issue_resident(inner, held.id())?);
+        }
+        Ok(())
     }
 
     fn issue_resident(&self, inner: &mut Inner, id: &SpiffeId) -> Result<Svid, NotDone> {

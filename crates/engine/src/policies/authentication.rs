@@ -1,0 +1,410 @@
+//! `AuthenticationPolicy`: who calls, by credentials.
+//!
+//! The schemes are in files of their own, one each; here is what they have in common. `require` is OpenAPI's `security`: a list of which
+//! one must hold, each a mapping of schemes that must all hold. What was left out is strict: one of the schemes must. For each request:
+//!
+//! 1. Fields in which we tell the backend who calls are removed: nobody else may fill them in.
+//! 2. A client that has failed too often waits (`failures`), whatever it shows.
+//! 3. The alternatives of `require` are tried in order; each scheme looks at its credentials once. The first that holds decides.
+//! 4. Credentials that are no good refuse the request, also where it would have been let in without any (`{}`).
+//! 5. The principal is noted for later policies and the log, credentials are removed, and the backend is told.
+//!
+//! Where several schemes hold together, the first that is named says who calls and what it is good for; the others add the claims that it does
+//! not have, and the credential that ends first ends all. Whether a connection that lives on is still let in is asked again
+//! ([`Policy::on_recheck`]): its credential may have ended, or been taken back.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use transept_model::object;
+use transept_model::policy::Target;
+use transept_model::schema::{Decoder, Rule, Text};
+use transept_model::value::Value;
+use transept_wire::head::{FieldId, FieldName};
+
+use super::{CompileCx, Phase, Policy};
+use crate::callout::CalloutResult;
+use crate::exchange::Exchange;
+use crate::forwarded;
+use crate::principal::Principal;
+use crate::reason::Reason;
+use crate::redact::CredentialPlaces;
+use crate::verdict::{Reply, Verdict};
+
+mod api_key;
+mod basic;
+mod claims;
+mod failures;
+mod forward;
+mod jwt;
+mod requirement;
+mod scheme;
+mod secret;
+mod verified;
+
+use failures::{FailureLimit, Failures};
+use forward::{Forward, IdentityField};
+use requirement::{Alternative, Requirement};
+use scheme::{AnyScheme, Fault, Proof, SchemeSpec};
+
+object! {
+    /// Who may come in, by credentials. Later policies, the log and the backend learn who it is.
+    pub struct AuthenticationPolicySpec {
+        /// The ways to say who one is.
+        schemes: Vec<SchemeSpec> => Rule::MaxItems(16), Rule::UniqueBy("name");
+        /// What is required: one of these. Each names schemes that must hold together, with the scopes that are needed:
+        /// `[{key: [orders.read]}, {token: []}]`. `{}` lets in who shows no credentials. Without it, any one of the schemes.
+        require: Option<Vec<Requirement>> => Rule::MaxItems(32);
+        /// What clients are told they log in to.
+        realm: Text = "transept".into() => Rule::Length(1, 128);
+        /// What the backend is told of the principal, in `x-auth-kind`, `x-auth-id` and so on.
+        forward: Vec<IdentityField> = forward::usual() => Rule::Unique;
+        /// True when the backend gets the credentials, too.
+        keep_credentials: bool = false;
+        /// How often a client may fail to say who it is.
+        failures: FailureLimit = FailureLimit::default();
+    }
+    check check_spec;
+}
+
+fn check_spec(spec: &AuthenticationPolicySpec, value: &Value, cx: &mut Decoder) {
+    if spec.schemes.is_empty() {
+        cx.refuse_field(value, "schemes", "the policy names no scheme, so nobody could come in")
+            .remedy("write one, such as `schemes: [{name: key, apiKey: {}}]`");
+        return;
+    }
+    if !spec.realm.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
+        cx.refuse_field(value, "realm", "the realm cannot be sent").remedy("use ASCII without `\"` and `\\`");
+    }
+    requirement::check(spec, value, cx);
+}
+
+/// A compiled `AuthenticationPolicy`.
+#[derive(Debug)]
+pub(crate) struct AuthenticationPolicy {
+    schemes: Vec<Named>,
+    /// What is required, without `{}`.
+    alternatives: Vec<Alternative>,
+    /// Whether `{}` is among them.
+    anonymous: Anonymous,
+    realm: Box<str>,
+    forward: Forward,
+    credentials: Credentials,
+    limit: FailureLimit,
+    failures: Arc<Failures>,
+}
+
+#[derive(Debug)]
+struct Named {
+    name: Box<str>,
+    scheme: AnyScheme,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Anonymous {
+    Allowed,
+    Refused,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Credentials {
+    Removed,
+    Kept,
+}
+
+/// What is known of each scheme of a request so far.
+type Outcomes = SmallVec<[Option<Outcome>; 2]>;
+
+/// What a scheme has found.
+#[derive(Clone, Debug)]
+enum Outcome {
+    Absent,
+    Invalid(Box<str>),
+    Unavailable(Box<str>),
+    Valid(Arc<Principal>),
+}
+
+/// What is remembered while a scheme waits for what it has asked for.
+struct Waiting {
+    outcomes: Outcomes,
+    scheme: usize,
+    between: Box<dyn Any + Send>,
+}
+
+impl Policy for AuthenticationPolicy {
+    const KIND: &'static str = "AuthenticationPolicy";
+    const ABOUT: &'static str = "Finds out who calls, by credentials, and refuses who cannot say it.";
+    const PHASE: Phase = Phase::Authenticate;
+    const TARGETS: &'static [Target] = &[Target::Gateway, Target::Listener, Target::Route, Target::Rule];
+    type Spec = AuthenticationPolicySpec;
+
+    fn compile(spec: &AuthenticationPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {
+        let mut schemes = Vec::with_capacity(spec.schemes.len());
+        for scheme in &spec.schemes {
+            if let Some(compiled) = AnyScheme::compile(scheme, cx) {
+                schemes.push(Named { name: (&*scheme.name).into(), scheme: compiled });
+            }
+        }
+        if schemes.len() < spec.schemes.len() {
+            return None;
+        }
+        let (alternatives, without) = requirement::compile(spec);
+        Some(AuthenticationPolicy {
+            schemes,
+            alternatives,
+            anonymous: if without { Anonymous::Allowed } else { Anonymous::Refused },
+            realm: (&*spec.realm).into(),
+            forward: Forward::compile(&spec.forward),
+            credentials: if spec.keep_credentials { Credentials::Kept } else { Credentials::Removed },
+            limit: spec.failures.clone(),
+            failures: cx.keep("failures", Failures::default),
+        })
+    }
+
+    fn secrets(spec: &AuthenticationPolicySpec) -> Vec<Text> {
+        spec.schemes.iter().flat_map(SchemeSpec::secrets).collect()
+    }
+
+    fn credential_places(&self, places: &mut CredentialPlaces) {
+        self.schemes.iter().for_each(|named| named.scheme.places(places));
+    }
+
+    fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
+        forwarded::drop_principal(&mut x.request.fields);
+        if !self.schemes.iter().any(|named| named.scheme.presents(x)) {
+            if self.anonymous == Anonymous::Allowed {
+                x.tell(|| "authentication: no credentials, and none are required".to_owned());
+                self.forward.tell_backend(&Principal::default(), x.request);
+                return Verdict::Continue;
+            }
+            x.tell(|| "authentication: no credentials".to_owned());
+        } else if let Some(wait) = self.failures.wait(&self.limit, x.client, x.now.monotonic) {
+            return limited(wait);
+        }
+        self.decide(Outcomes::from_elem(None, self.schemes.len()), x)
+    }
+
+    fn on_callout(&self, x: &mut Exchange<'_>, result: CalloutResult) -> Verdict {
+        let waiting = x.notes.between.take().and_then(|between| between.downcast::<Waiting>().ok());
+        let Some(waiting) = waiting else { return self.on_request(x) };
+        let Waiting { mut outcomes, scheme, between } = *waiting;
+        let Some(named) = self.schemes.get(scheme) else { return self.on_request(x) };
+        let proof = named.scheme.resume(x, between, result);
+        match self.settle(scheme, proof, outcomes, x) {
+            Ok(settled) => outcomes = settled,
+            Err(call) => return call,
+        }
+        self.decide(outcomes, x)
+    }
+
+    fn on_recheck(&self, x: &mut Exchange<'_>) -> Verdict {
+        let Some(principal) = x.notes.principal.clone() else {
+            return match self.anonymous {
+                Anonymous::Allowed => Verdict::Continue,
+                Anonymous::Refused => Reply::new(Reason::CredentialsMissing).into(),
+            };
+        };
+        let refuse = |why: String| Reply::new(Reason::CredentialsInvalid).because(why).into();
+        if principal.until.is_some_and(|until| x.now.unix >= until) {
+            return refuse(format!("scheme {}: the credential has ended", principal.scheme));
+        }
+        // Others that were combined with it have said all that they had to say.
+        match self.schemes.iter().find(|named| named.name == principal.scheme) {
+            None => refuse(format!("there is no scheme {} any more", principal.scheme)),
+            Some(named) => match named.scheme.stands(&principal, x) {
+                Ok(()) => Verdict::Continue,
+                Err(why) => refuse(format!("scheme {}: {why}", named.name)),
+            },
+        }
+    }
+}
+
+impl AuthenticationPolicy {
+    /// Notes what a scheme has found; the verdict by which it asks for something is the error.
+    fn settle(
+        &self,
+        index: usize,
+        proof: Proof,
+        mut outcomes: Outcomes,
+        x: &mut Exchange<'_>,
+    ) -> Result<Outcomes, Verdict> {
+        let name = self.schemes.get(index).map_or("", |named| &named.name);
+        let outcome = match proof {
+            Proof::Absent => Outcome::Absent,
+            Proof::Invalid(why) => Outcome::Invalid(why),
+            Proof::Unavailable(why) => Outcome::Unavailable(why),
+            Proof::Valid(principal) => Outcome::Valid(principal),
+            Proof::Ask(callout, between) => {
+                x.notes.between = Some(Box::new(Waiting { outcomes, scheme: index, between }));
+                return Err(Verdict::Call(callout));
+            }
+        };
+        x.tell(|| match &outcome {
+            Outcome::Absent => format!("scheme {name}: no credentials"),
+            Outcome::Invalid(why) => format!("scheme {name}: {why}"),
+            Outcome::Unavailable(why) => format!("scheme {name}: cannot tell, {why}"),
+            Outcome::Valid(principal) => format!("scheme {name}: {}", describe(principal)),
+        });
+        if let Some(place) = outcomes.get_mut(index) {
+            *place = Some(outcome);
+        }
+        Ok(outcomes)
+    }
+
+    /// Tries the alternatives with what is known, and asks the schemes that have not been asked.
+    fn decide(&self, mut outcomes: Outcomes, x: &mut Exchange<'_>) -> Verdict {
+        let mut lacking: Option<(usize, &[Text])> = None;
+        for alternative in &self.alternatives {
+            let mut holds = true;
+            for need in &alternative.needs {
+                if outcomes.get(need.scheme).is_some_and(Option::is_none) {
+                    let Some(named) = self.schemes.get(need.scheme) else { continue };
+                    let proof = named.scheme.authenticate(x);
+                    outcomes = match self.settle(need.scheme, proof, outcomes, x) {
+                        Ok(outcomes) => outcomes,
+                        Err(call) => return call,
+                    };
+                }
+                let principal = match outcomes.get(need.scheme) {
+                    Some(Some(Outcome::Valid(principal))) => principal,
+                    _ => {
+                        holds = false;
+                        break;
+                    }
+                };
+                if !need.scopes.iter().all(|scope| principal.has_scope(scope)) {
+                    lacking.get_or_insert((need.scheme, &need.scopes));
+                    holds = false;
+                    break;
+                }
+            }
+            if holds {
+                let principals = alternative.needs.iter().filter_map(|need| valid(&outcomes, need.scheme));
+                if let Some(principal) = combined(principals) {
+                    return self.let_in(principal, x);
+                }
+            }
+        }
+        self.without_alternative(&outcomes, lacking, x)
+    }
+
+    /// What becomes of a request for which no alternative holds.
+    fn without_alternative(
+        &self,
+        outcomes: &Outcomes,
+        lacking: Option<(usize, &[Text])>,
+        x: &mut Exchange<'_>,
+    ) -> Verdict {
+        for (index, outcome) in outcomes.iter().enumerate() {
+            let name = self.schemes.get(index).map_or("", |named| &named.name);
+            match outcome {
+                Some(Outcome::Invalid(why)) => {
+                    let reply = Reply::new(Reason::CredentialsInvalid).because(format!("scheme {name}: {why}"));
+                    return self.refuse(reply, |other| if other == index { Fault::Invalid } else { Fault::Missing }, x);
+                }
+                Some(Outcome::Unavailable(why)) => {
+                    return Reply::new(Reason::AuthenticationUnavailable)
+                        .because(format!("scheme {name}: {why}"))
+                        .into();
+                }
+                _ => {}
+            }
+        }
+        let known = (0..outcomes.len()).find_map(|index| valid(outcomes, index));
+        match (self.anonymous, known, lacking) {
+            (Anonymous::Allowed, Some(principal), _) => self.let_in(Arc::clone(principal), x),
+            (Anonymous::Allowed, None, _) => {
+                self.forward.tell_backend(&Principal::default(), x.request);
+                Verdict::Continue
+            }
+            (Anonymous::Refused, _, Some((scheme, scopes))) => {
+                let words: Vec<&str> = scopes.iter().map(|scope| &**scope).collect();
+                let who = known.map(|principal| principal.describe()).unwrap_or_default();
+                let mut reply = Reply::new(Reason::ScopeInsufficient)
+                    .because(format!("{who} needs the scopes {}", words.join(" ")));
+                let challenge =
+                    self.schemes.get(scheme).map(|named| named.scheme.challenge(&self.realm, &Fault::Scopes(&words)));
+                if let Some(challenge) = challenge {
+                    reply = reply.with_field(FieldName::known(FieldId::WWW_AUTHENTICATE), challenge);
+                }
+                reply.into()
+            }
+            (Anonymous::Refused, _, None) => {
+                if let Some(wait) = self.failures.wait(&self.limit, x.client, x.now.monotonic) {
+                    return limited(wait);
+                }
+                self.refuse(Reply::new(Reason::CredentialsMissing), |_| Fault::Missing, x)
+            }
+        }
+    }
+
+    /// A refusal with a challenge for each scheme (RFC 9110 section 11.6.1), none twice; it counts as a failure of the client.
+    fn refuse<'f>(&self, mut reply: Reply, fault: impl Fn(usize) -> Fault<'f>, x: &mut Exchange<'_>) -> Verdict {
+        self.failures.count(&self.limit, x.client, x.now.monotonic, x.random);
+        let mut said: SmallVec<[String; 4]> = SmallVec::new();
+        for (index, named) in self.schemes.iter().enumerate() {
+            let challenge = named.scheme.challenge(&self.realm, &fault(index));
+            if !said.contains(&challenge) {
+                said.push(challenge);
+            }
+        }
+        for challenge in said {
+            reply = reply.with_field(FieldName::known(FieldId::WWW_AUTHENTICATE), challenge);
+        }
+        reply.into()
+    }
+
+    fn let_in(&self, principal: Arc<Principal>, x: &mut Exchange<'_>) -> Verdict {
+        if self.credentials == Credentials::Removed {
+            for named in &self.schemes {
+                named.scheme.strip(x.request);
+            }
+        }
+        self.forward.tell_backend(&principal, x.request);
+        x.notes.principal = Some(principal);
+        Verdict::Continue
+    }
+}
+
+fn valid(outcomes: &Outcomes, scheme: usize) -> Option<&Arc<Principal>> {
+    match outcomes.get(scheme) {
+        Some(Some(Outcome::Valid(principal))) => Some(principal),
+        _ => None,
+    }
+}
+
+/// Several principals as one: the first, with the claims of the others that it does not have, until the first of their ends.
+fn combined<'p>(mut principals: impl Iterator<Item = &'p Arc<Principal>>) -> Option<Arc<Principal>> {
+    let first = principals.next()?;
+    let mut whole: Option<Principal> = None;
+    for other in principals {
+        let whole = whole.get_or_insert_with(|| Principal::clone(first));
+        for (name, value) in &other.claims {
+            whole.claims.entry(name).or_insert_with(|| value.clone());
+        }
+        whole.until = match (whole.until, other.until) {
+            (Some(one), Some(two)) => Some(one.min(two)),
+            (one, two) => one.or(two),
+        };
+    }
+    Some(whole.map_or_else(|| Arc::clone(first), Arc::new))
+}
+
+/// `app default/mobile, credential mobile-1`.
+fn describe(principal: &Principal) -> String {
+    match &principal.credential {
+        Some(credential) => format!("{}, credential {credential}", principal.describe()),
+        None => principal.describe(),
+    }
+}
+
+/// The client has failed too often. RFC 9110 section 10.2.3: whole seconds, so that it is not asked back too early.
+fn limited(wait: Duration) -> Verdict {
+    let seconds = wait.as_millis().div_ceil(1000).max(1).to_string();
+    Reply::new(Reason::AuthenticationLimited).with_field(FieldName::known(FieldId::RETRY_AFTER), seconds).into()
+}
+
+#[cfg(test)]
+mod tests;

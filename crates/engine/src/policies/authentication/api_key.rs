@@ -1,0 +1,280 @@
+//! The scheme `apiKey`: keys of ApiKey objects in the namespace of the policy.
+//!
+//! Junk is refused by its checksum, without a look-up. What is left is hashed and looked up in a table of hashes; a key that is not
+//! known costs as much as one that is, and there is nothing that a cache of failures could save. Of a key only its object's name goes into
+//! logs, never anything that was sent.
+
+use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
+
+use aws_lc_rs::{constant_time, hmac};
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+use transept_model::kinds::{ApiKeySpec, KeyHash, Object};
+use transept_model::object;
+use transept_model::schema::{HEADER_NAME, Rule, Text};
+use transept_wire::head::{FieldId, FieldName, Fields, Request};
+
+use super::super::CompileCx;
+use super::scheme::{Fault, Proof, Scheme, challenge};
+use super::secret::SecretEntry;
+use crate::exchange::Exchange;
+use crate::key::{self, LastUse, NoKey};
+use crate::principal::{Principal, PrincipalKind};
+use crate::redact::{CredentialPlaces, is_named, parameters, without_parameter};
+
+object! {
+    /// Keys of the ApiKey objects in the namespace of the policy, as `transept key create` makes them.
+    pub struct ApiKeySchemeSpec {
+        /// The header field that holds the key.
+        header: Text = "X-API-Key".into() => Rule::Is(&HEADER_NAME);
+        /// True when `Authorization: Bearer KEY` is looked at, too.
+        bearer: bool = true;
+        /// The parameter of the query that may hold the key. URLs end up in logs and histories of others, so there is none unless
+        /// it is written.
+        query: Option<Text> => Rule::Length(1, 64);
+        /// The pepper under which keys were hashed (`hmac-sha256:`): a secret without which stolen hashes are of no use.
+        pepper: Option<SecretEntry>;
+    }
+}
+
+/// The compiled scheme.
+#[derive(Debug)]
+pub(super) struct ApiKeyScheme {
+    header: FieldName,
+    bearer: Bearer,
+    query: Option<Box<str>>,
+    pepper: Option<Box<hmac::Key>>,
+    keys: HashMap<[u8; 32], Known>,
+    by_name: OnceLock<HashMap<Box<str>, [u8; 32]>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bearer {
+    Read,
+    Ignored,
+}
+
+#[derive(Debug)]
+struct Known {
+    key: Arc<Object<ApiKeySpec>>,
+    principal: Arc<Principal>,
+    /// Why it is no good whatever the time is.
+    barred: Option<&'static str>,
+    used: LastUse,
+}
+
+/// A key in a request.
+enum Sought<'r> {
+    None,
+    /// Several that differ.
+    Several,
+    One(Cow<'r, [u8]>),
+}
+
+impl Scheme for ApiKeyScheme {
+    type Spec = ApiKeySchemeSpec;
+
+    fn compile(name: &Text, spec: &ApiKeySchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
+        let pepper = match &spec.pepper {
+            Some(entry) => Some(Box::new(key::pepper(entry.read(cx)?.as_bytes()))),
+            None => None,
+        };
+        // The format of names has been checked when it was read.
+        let header = FieldName::new(spec.header.as_bytes()).ok()?;
+        Some(ApiKeyScheme {
+            header,
+            bearer: if spec.bearer { Bearer::Read } else { Bearer::Ignored },
+            query: spec.query.as_deref().map(Into::into),
+            pepper,
+            keys: known_keys(name, cx),
+            by_name: OnceLock::new(),
+        })
+    }
+
+    fn secrets(spec: &ApiKeySchemeSpec) -> Vec<Text> {
+        spec.pepper.iter().map(|entry| entry.name.clone()).collect()
+    }
+
+    fn places(&self, places: &mut CredentialPlaces) {
+        places.fields.insert(self.header.as_str().to_ascii_lowercase().into());
+        places.parameters.extend(self.query.clone());
+    }
+
+    fn presents(&self, x: &Exchange<'_>) -> bool {
+        !matches!(self.find(x.request), Sought::None)
+    }
+
+    fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
+        let text = match self.find(x.request) {
+            Sought::None => return Proof::Absent,
+            Sought::Several => return Proof::invalid("several keys are shown"),
+            Sought::One(text) => text,
+        };
+        match key::check(&text) {
+            Ok(()) => {}
+            Err(NoKey::Form) => return Proof::invalid("what is shown is not spelled like a key"),
+            Err(NoKey::Checksum) => return Proof::invalid("the key is mistyped or made up: its checksum is wrong"),
+        }
+        let Some(known) = self.look_up(&text) else {
+            return Proof::invalid("the key is not known");
+        };
+        match known.is_good(x) {
+            Ok(()) => {
+                known.used.note(x.now.unix);
+                Proof::Valid(Arc::clone(&known.principal))
+            }
+            Err(why) => Proof::invalid(format!("the key {} {why}", known.key.meta.name)),
+        }
+    }
+
+    fn strip(&self, request: &mut Request) {
+        request.fields.remove(&self.header);
+        if self.bearer == Bearer::Read && bearer_keys(&request.fields).next().is_some() {
+            request.fields.retain(|name, value| {
+                name.id != FieldId::AUTHORIZATION || bearer_token(value).is_none_or(|token| !is_alike(token))
+            });
+        }
+        if let Some(name) = &self.query
+            && let Some(rest) = without_parameter(request.query().unwrap_or_default(), name)
+        {
+            let rest = (!rest.is_empty()).then_some(rest);
+            // A part of a query is a query.
+            let _ = request.set_query(rest.as_deref());
+        }
+    }
+
+    fn challenge(&self, realm: &str, fault: &Fault<'_>) -> String {
+        challenge(if self.bearer == Bearer::Read { "Bearer" } else { "ApiKey" }, realm, fault)
+    }
+
+    fn stands(&self, principal: &Principal, x: &Exchange<'_>) -> Result<(), Box<str>> {
+        let by_name = self
+            .by_name
+            .get_or_init(|| self.keys.iter().map(|(hash, known)| ((&*known.key.meta.name).into(), *hash)).collect());
+        let name = principal.credential.as_deref().unwrap_or_default();
+        let known = by_name.get(name).and_then(|hash| self.keys.get(hash));
+        let Some(known) = known.filter(|known| known.principal.id == principal.id) else {
+            return Err(format!("there is no key {name} any more").into());
+        };
+        known.is_good(x).map_err(|why| format!("the key {name} {why}").into())
+    }
+}
+
+impl ApiKeyScheme {
+    fn find<'r>(&self, request: &'r Request) -> Sought<'r> {
+        let mut found: SmallVec<[Cow<'r, [u8]>; 2]> = SmallVec::new();
+        let mut add = |text: Cow<'r, [u8]>| {
+            if !found.contains(&text) {
+                found.push(text);
+            }
+        };
+        for (name, value) in request.fields.iter() {
+            if name.is(&self.header) {
+                add(Cow::Borrowed(value));
+            }
+        }
+        if self.bearer == Bearer::Read {
+            bearer_keys(&request.fields).for_each(|token| add(Cow::Borrowed(token)));
+        }
+        if let (Some(name), Some(query)) = (&self.query, request.query()) {
+            parameters(query).filter(|(key, _)| is_named(key, name)).for_each(|(_, value)| add(Cow::Borrowed(value)));
+        }
+        match (found.pop(), found.is_empty()) {
+            (None, _) => Sought::None,
+            (Some(one), true) => Sought::One(one),
+            (Some(_), false) => Sought::Several,
+        }
+    }
+
+    fn look_up(&self, text: &[u8]) -> Option<&Known> {
+        let find = |hash: KeyHash| {
+            let known = self.keys.get(&hash.bytes)?;
+            let stored = known.key.spec.hash;
+            let same = constant_time::verify_slices_are_equal(&stored.bytes, &hash.bytes).is_ok();
+            (same && stored.by == hash.by).then_some(known)
+        };
+        let peppered = self.pepper.as_deref().and_then(|pepper| find(key::hash(text, Some(pepper))));
+        peppered.or_else(|| find(key::hash(text, None)))
+    }
+}
+
+impl Known {
+    fn is_good(&self, x: &Exchange<'_>) -> Result<(), &'static str> {
+        if let Some(why) = self.barred {
+            return Err(why);
+        }
+        self.key.spec.is_good(x.now.unix)?;
+        let client = x.client.to_canonical();
+        let networks = &self.key.spec.addresses;
+        if !networks.is_empty() && !networks.iter().any(|network| network.contains(client)) {
+            return Err("may not be used from this address");
+        }
+        Ok(())
+    }
+}
+
+/// The keys of the policy's namespace by hash, each with the principal that it stands for. Of two with one hash the older counts.
+fn known_keys(scheme: &Text, cx: &mut CompileCx<'_>) -> HashMap<[u8; 32], Known> {
+    let namespace = &cx.name.namespace;
+    let uses = cx.keep_for_all("last uses of keys", key::LastUses::default);
+    let mut keys = HashMap::new();
+    for key in cx.world.api_keys().iter().filter(|key| key.meta.namespace == *namespace) {
+        let consumer = cx.world.consumer(namespace, &key.spec.consumer);
+        let barred = match consumer {
+            None => Some("belongs to a Consumer that does not exist"),
+            Some(consumer) if consumer.spec.suspended => Some("belongs to a Consumer that is suspended"),
+            Some(_) => None,
+        };
+        let boxed = |texts: &[Text]| texts.iter().map(|text| Box::from(&**text)).collect();
+        let principal = Principal {
+            kind: PrincipalKind::App,
+            id: format!("{}/{}", &**namespace, &*key.spec.consumer).into(),
+            groups: consumer.map_or_else(Vec::new, |consumer| boxed(&consumer.spec.groups)),
+            scopes: boxed(&key.spec.scopes),
+            plan: consumer.and_then(|consumer| consumer.spec.plan.as_deref()).map(Into::into),
+            tenant: consumer.and_then(|consumer| consumer.spec.tenant.as_deref()).map(Into::into),
+            scheme: (&**scheme).into(),
+            credential: Some((&*key.meta.name).into()),
+            until: key.spec.expires.map(|end| end.unix()),
+            ..Principal::default()
+        };
+        let used = uses.of(namespace, &key.meta.name);
+        keys.entry(key.spec.hash.bytes).or_insert_with(|| Known {
+            key: Arc::clone(key),
+            principal: Arc::new(principal),
+            barred,
+            used,
+        });
+    }
+    keys
+}
+
+/// The token of `Bearer TOKEN` (RFC 6750 section 2.1).
+pub(super) fn bearer_token(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+}
+
+/// Bearer tokens that are spelled like keys. Others belong to other schemes.
+fn bearer_keys(fields: &Fields) -> impl Iterator<Item = &[u8]> {
+    fields.all(FieldId::AUTHORIZATION).filter_map(bearer_token).filter(|token| is_alike(token))
+}
+
+pub(super) fn is_alike(token: &[u8]) -> bool {
+    key::check(token) != Err(NoKey::Form)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bearer_token_is_taken_apart() {
+        assert_eq!(bearer_token(b"Bearer  x "), Some(&b"x"[..]));
+        assert_eq!(bearer_token(b"bearer x"), Some(&b"x"[..]));
+        for other in [&b"Basic x"[..], b"Bearer", b"", b"Bearerx y"] {
+            assert_eq!(bearer_token(other), None);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! How often a client may fail to say who it is, by its address.
+//!
+//! Asked by `AuthenticationPolicy` before it looks at credentials, told when they were no good. Limits of other policies never see
+//! these requests.
+//!
+//! **Memory.** Addresses are not listed but hashed, with a seed that nobody outside knows, to one counter in each of four rows, as in a
+//! count-min sketch. A client is refused while all four of its counters are used up. So the memory is the same for one client and for a million,
+//! there is nothing to push out and no way to reset one's own counter, and a stranger shares the fate of an attacker only where
+//! all four rows agree: with a thousand addresses that fail as often as they may, for about 2 strangers in ten thousand.
+
+use std::net::IpAddr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use transept_model::object;
+use transept_model::schema::{Decoder, Rule};
+use transept_model::value::Value;
+
+use crate::exchange::draw;
+
+object! {
+    /// How many requests of one client (an IPv4 address, or an IPv6 network of 64 bits) may fail to say who it is, before it has to
+    /// wait. It is answered with 429 then, whatever it shows. Failures are missing credentials, too, where they are required.
+    pub struct FailureLimit {
+        /// How many, in a row or over the time in `per`.
+        requests: u32 = 60 => Rule::Range(1, 1_000_000);
+        /// The time after which all of them may be made again.
+        per: Duration = Duration::from_secs(60);
+    }
+    check check_limit;
+}
+
+impl Default for FailureLimit {
+    fn default() -> Self {
+        FailureLimit { at: Default::default(), requests: 60, per: Duration::from_secs(60) }
+    }
+}
+
+fn check_limit(limit: &FailureLimit, value: &Value, cx: &mut Decoder) {
+    if limit.per.is_zero() || limit.per > Duration::from_secs(86_400) {
+        cx.refuse_field(value, "per", "the time must be above 0s and at most 24h");
+    }
+}
+
+const ROWS: usize = 4;
+const SLOTS: usize = 8192;
+
+/// What is remembered; no memory is taken before the first failure.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    table: OnceLock<Table>,
+}
+
+/// One counter is the monotonic time, in milliseconds, at which all failures counted in it are forgiven (GCRA).
+#[derive(Debug)]
+struct Table {
+    seed: u64,
+    forgiven_at: Box<[AtomicU64]>,
+}
+
+impl Table {
+    fn counters(&self, client: IpAddr) -> impl Iterator<Item = &AtomicU64> {
+        let key = match client.to_canonical() {
+            IpAddr::V4(address) => u64::from(u32::from(address)) | 1 << 40,
+            IpAddr::V6(address) => (u128::from(address) >> 64) as u64 ^ self.seed.rotate_left(17),
+        };
+        let hash = draw(self.seed ^ key, key);
+        (0..ROWS).filter_map(move |row| {
+            let slot = draw(hash, row as u64) as usize % SLOTS;
+            self.forgiven_at.get(row * SLOTS + slot)
+        })
+    }
+}
+
+impl Failures {
+    /// How long the client has to wait; none when it need not.
+    pub(super) fn wait(&self, limit: &FailureLimit, client: IpAddr, now: Duration) -> Option<Duration> {
+        let table = self.table.get()?;
+        let at = table.counters(client).map(|counter| counter.load(Ordering::Relaxed)).min()?;
+        let (now, per) = (millis(now), millis(limit.per));
+        let one = per / u64::from(limit.requests);
+        let over = at.saturating_sub(now).saturating_sub(per.saturating_sub(one.max(1)));
+        (over > 0).then(|| Duration::from_millis(over))
+    }
+
+    /// Counts a failure. `random` seeds the memory, the first time.
+    pub(super) fn count(&self, limit: &FailureLimit, client: IpAddr, now: Duration, random: u64) {
+        let table = self.table.get_or_init(|| Table {
+            seed: draw(random, 7),
+            forgiven_at: (0..ROWS * SLOTS).map(|_| AtomicU64::new(0)).collect(),
+        });
+        let (now, per) = (millis(now), millis(limit.per));
+        let one = (per / u64::from(limit.requests)).max(1);
+        for counter in table.counters(client) {
+            let next = |at: u64| Some((at.max(now) + one).min(now + per));
+            // The function always gives a value.
+            let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(requests: u32, seconds: u64) -> FailureLimit {
+        FailureLimit { requests, per: Duration::from_secs(seconds), ..FailureLimit::default() }
+    }
+
+    fn at(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn as_many_as_are_allowed_may_fail_and_then_they_come_back_one_by_one() {
+        let (failures, limit) = (Failures::default(), limit(3, 60));
+        let client: IpAddr = "192.0.2.7".parse().expect("an address");
+        for _ in 0..3 {
+            assert_eq!(failures.wait(&limit, client, at(100.0)), None);
+            failures.count(&limit, client, at(100.0), 1);
+        }
+        assert_eq!(failures.wait(&limit, client, at(100.0)), Some(at(20.0)));
+        assert_eq!(failures.wait(&limit, client, at(119.5)), Some(at(0.5)));
+        assert_eq!(failures.wait(&limit, client, at(120.0)), None);
+        failures.count(&limit, client, at(120.0), 1);
+        assert_eq!(failures.wait(&limit, client, at(120.0)), Some(at(20.0)));
+        assert_eq!(failures.wait(&limit, client, at(180.0)), None);
+    }
+
+    #[test]
+    fn failures_that_come_together_are_forgiven_after_the_time_at_most() {
+        let (failures, limit) = (Failures::default(), limit(3, 60));
+        let client: IpAddr = "192.0.2.7".parse().expect("an address");
+        for _ in 0..1000 {
+            failures.count(&limit, client, at(100.0), 1);
+        }
+        assert_eq!(failures.wait(&limit, client, at(100.0)), Some(at(20.0)));
+    }
+
+    #[test]
+    fn a_client_is_an_ipv4_address_or_64_bits_of_ipv6() {
+        let (failures, limit) = (Failures::default(), limit(1, 60));
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        failures.count(&limit, ip("192.0.2.7"), at(1.0), 9);
+        failures.count(&limit, ip("2001:db8:0:1::7"), at(1.0), 9);
+        assert!(failures.wait(&limit, ip("::ffff:192.0.2.7"), at(1.0)).is_some());
+        assert!(failures.wait(&limit, ip("2001:db8:0:1:ffff::1"), at(1.0)).is_some());
+        assert!(failures.wait(&limit, ip("192.0.2.8"), at(1.0)).is_none());
+        assert!(failures.wait(&limit, ip("2001:db8:0:2::7"), at(1.0)).is_none());
+    }
+
+    #[test]
+    fn a_flood_of_addresses_resets_nobody_and_shuts_out_few() {
+        let (failures, limit) = (Failures::default(), limit(5, 60));
+        let culprit: IpAddr = "198.51.100.1".parse().expect("an address");
+        for _ in 0..5 {
+            failures.count(&limit, culprit, at(1.0), 3);
+        }
+        let address = |number: u32| IpAddr::from((0x0a00_0000 + number).to_be_bytes());
+        for number in 0..1000 {
+            for _ in 0..5 {
+                failures.count(&limit, address(number), at(1.0), 3);
+            }
+        }
+        assert!(failures.wait(&limit, culprit, at(1.0)).is_some());
+        let strangers = (100_000..110_000).filter(|number| failures.wait(&limit, address(*number), at(1.0)).is_some());
+        assert!(strangers.count() < 20);
+    }
+}

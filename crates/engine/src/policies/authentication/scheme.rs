@@ -1,0 +1,205 @@
+//! What the schemes of `AuthenticationPolicy` have in common, and the table of them: a scheme is one file and one line here.
+//!
+//! A scheme finds its credential in a request, says whose it is, removes it, and tells clients how to show one. It knows nothing of other
+//! schemes, of `require` and of limits.
+
+use std::any::Any;
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+
+use transept_model::object;
+use transept_model::schema::{Decoder, Rule, SECTION_NAME, Schema, Text};
+use transept_model::value::Value;
+use transept_wire::head::Request;
+
+use super::super::CompileCx;
+use super::{api_key, basic, jwt};
+use crate::callout::{Callout, CalloutResult};
+use crate::exchange::Exchange;
+use crate::principal::Principal;
+use crate::redact::CredentialPlaces;
+
+/// What a scheme says of a request. No sentence in it may hold anything of a credential.
+#[derive(Debug)]
+pub(super) enum Proof {
+    /// There is no credential of this scheme.
+    Absent,
+    /// There is one, and it is no good. The sentence is for logs and explanations: `the key is not known`.
+    Invalid(Box<str>),
+    /// There is one, and nobody can tell at present. The request is refused.
+    Unavailable(Box<str>),
+    /// It is good, and this is who shows it.
+    Valid(Arc<Principal>),
+    /// Something has to be done first; the scheme goes on with what it remembers and what came of it ([`Scheme::resume`]).
+    Ask(Box<Callout>, Box<dyn Any + Send>),
+}
+
+impl Proof {
+    pub(super) fn invalid(why: impl Into<Box<str>>) -> Proof {
+        Proof::Invalid(why.into())
+    }
+}
+
+/// What a client is told about a scheme, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault<'a> {
+    /// It has shown nothing.
+    Missing,
+    /// What it has shown is no good.
+    Invalid,
+    /// What it has shown is good, but not for these scopes.
+    Scopes(&'a [&'a str]),
+}
+
+/// A way to say who one is.
+pub(super) trait Scheme: Sized + Send + Sync + fmt::Debug {
+    /// How it is written.
+    type Spec: Schema;
+
+    /// Makes the scheme with this name from its spec. What is wrong is written into `cx`; nothing is returned then.
+    fn compile(name: &Text, spec: &Self::Spec, cx: &mut CompileCx<'_>) -> Option<Self>;
+
+    /// The names of the Secrets that it needs.
+    fn secrets(spec: &Self::Spec) -> Vec<Text> {
+        let _ = spec;
+        Vec::new()
+    }
+
+    /// Says where its credentials stand, besides `Authorization` and cookies, so that no log repeats them.
+    fn places(&self, places: &mut CredentialPlaces) {
+        let _ = places;
+    }
+
+    /// Whether a request shows a credential of this scheme, good or not. Cheap: it is asked before anything is computed.
+    fn presents(&self, x: &Exchange<'_>) -> bool;
+
+    /// Who shows the credential.
+    fn authenticate(&self, x: &mut Exchange<'_>) -> Proof;
+
+    /// Goes on after [`Proof::Ask`].
+    fn resume(&self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult) -> Proof {
+        let _ = (between, result);
+        self.authenticate(x)
+    }
+
+    /// Removes its credentials from a request that is let in, wherever they stand.
+    fn strip(&self, request: &mut Request);
+
+    /// The challenge (RFC 9110 section 11.3) for a client.
+    fn challenge(&self, realm: &str, fault: &Fault<'_>) -> String;
+
+    /// Whether a principal that was let in by this scheme, on a connection that is still open, would be let in today. Its end
+    /// ([`Principal::until`]) is looked at by the caller.
+    ///
+    /// # Errors
+    /// Why not.
+    fn stands(&self, principal: &Principal, x: &Exchange<'_>) -> Result<(), Box<str>> {
+        let _ = (principal, x);
+        Ok(())
+    }
+}
+
+/// A challenge with a realm, and with RFC 6750's words for what is wrong (section 3).
+pub(super) fn challenge(scheme: &str, realm: &str, fault: &Fault<'_>) -> String {
+    let mut text = format!("{scheme} realm=\"{realm}\"");
+    match fault {
+        Fault::Missing => {}
+        Fault::Invalid => text.push_str(", error=\"invalid_token\""),
+        Fault::Scopes(scopes) => {
+            text.push_str(", error=\"insufficient_scope\", scope=\"");
+            // What may stand in a scope (RFC 6749 section 3.3) was checked when the requirement was read.
+            let _ = write!(text, "{}\"", scopes.join(" "));
+        }
+    }
+    text
+}
+
+macro_rules! schemes {
+    ($( $(#[doc = $doc:literal])+ $variant:ident: $field:ident = $type:ty; )*) => {
+        object! {
+            /// A way to say who one is: its name, and one of the other fields.
+            pub struct SchemeSpec {
+                /// Its name, by which `require` and logs speak of it.
+                name: Text => Rule::Is(&SECTION_NAME);
+                $( $(#[doc = $doc])+ $field: Option<<$type as Scheme>::Spec>; )*
+            }
+            check check_scheme;
+        }
+
+        /// Any scheme.
+        #[derive(Debug)]
+        pub(super) enum AnyScheme { $( $variant($type), )* }
+
+        impl SchemeSpec {
+            fn count(&self) -> usize {
+                [ $( self.$field.is_some(), )* ].into_iter().filter(|written| *written).count()
+            }
+
+            /// The names of the Secrets that it needs.
+            pub(super) fn secrets(&self) -> Vec<Text> {
+                let mut found = Vec::new();
+                $( found.extend(self.$field.iter().flat_map(<$type as Scheme>::secrets)); )*
+                found
+            }
+        }
+
+        const FIELDS: &[&str] = &[ $( transept_model::wire_name!($field), )* ];
+
+        impl AnyScheme {
+            /// Makes the scheme that is written.
+            pub(super) fn compile(spec: &SchemeSpec, cx: &mut CompileCx<'_>) -> Option<AnyScheme> {
+                $( if let Some(inner) = &spec.$field {
+                    return <$type as Scheme>::compile(&spec.name, inner, cx).map(AnyScheme::$variant);
+                } )*
+                None
+            }
+
+            pub(super) fn places(&self, places: &mut CredentialPlaces) {
+                match self { $( AnyScheme::$variant(scheme) => scheme.places(places), )* }
+            }
+
+            pub(super) fn presents(&self, x: &Exchange<'_>) -> bool {
+                match self { $( AnyScheme::$variant(scheme) => scheme.presents(x), )* }
+            }
+
+            pub(super) fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
+                match self { $( AnyScheme::$variant(scheme) => scheme.authenticate(x), )* }
+            }
+
+            pub(super) fn resume(
+                &self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult,
+            ) -> Proof {
+                match self { $( AnyScheme::$variant(scheme) => scheme.resume(x, between, result), )* }
+            }
+
+            pub(super) fn strip(&self, request: &mut Request) {
+                match self { $( AnyScheme::$variant(scheme) => scheme.strip(request), )* }
+            }
+
+            pub(super) fn challenge(&self, realm: &str, fault: &Fault<'_>) -> String {
+                match self { $( AnyScheme::$variant(scheme) => scheme.challenge(realm, fault), )* }
+            }
+
+            pub(super) fn stands(&self, principal: &Principal, x: &Exchange<'_>) -> Result<(), Box<str>> {
+                match self { $( AnyScheme::$variant(scheme) => scheme.stands(principal, x), )* }
+            }
+        }
+    };
+}
+
+schemes! {
+    /// A key of an ApiKey object.
+    ApiKey: api_key = api_key::ApiKeyScheme;
+    /// Names and passwords.
+    Basic: basic = basic::BasicScheme;
+    /// Signed tokens (JWT).
+    Jwt: jwt = jwt::JwtScheme;
+}
+
+fn check_scheme(spec: &SchemeSpec, _: &Value, cx: &mut Decoder) {
+    if spec.count() != 1 {
+        let fields: Vec<String> = FIELDS.iter().map(|field| format!("`{field}`")).collect();
+        let why = format!("the scheme `{}` needs one of {}", &*spec.name, fields.join(", "));
+        cx.refuse(spec.at, why).remedy("write one, such as `apiKey: {}`; several ways are several schemes");
+    }
+}
