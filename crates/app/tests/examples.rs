@@ -241,7 +241,10 @@ fn a_limit_says_which_bucket_and_how_much_is_left() {
 #[test]
 fn a_place_is_taken_among_all_and_among_those_of_the_client() {
     let told = explain("31-concurrency.yaml", &["GET", "http://localhost:8080/"])["told"].to_string();
-    assert!(told.contains("limit all of ConcurrencyPolicy default/places, at a time, by everybody: 99 of 100"), "{told}");
+    assert!(
+        told.contains("limit all of ConcurrencyPolicy default/places, at a time, by everybody: 99 of 100"),
+        "{told}"
+    );
     assert!(told.contains("3 of 4 places left"), "{told}");
 }
 
@@ -253,4 +256,11 @@ fn a_quota_names_its_tenant_by_a_hash_and_refuses_who_has_none() {
     assert!(!told.contains("ada"), "{told}");
     let without = explain("32-quota.yaml", &["GET", "http://localhost:8080/"]);
     assert_eq!(without["reply"]["code"], "limit.key_missing", "{without:#}");
+}
+
+#[test]
+fn a_shared_limit_is_explained_without_its_store() {
+    let decision = explain("33-shared-rate-limit.yaml", &["GET", "http://localhost:8080/"]);
+    assert!(decision["told"].to_string().contains("99 of 100 left"), "{decision:#}");
+    assert!(!decision.to_string().contains("change-me"), "{decision:#}");
 }

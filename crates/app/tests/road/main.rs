@@ -21,6 +21,7 @@ mod requests;
 mod responses;
 mod retries;
 mod secure;
+mod shared;
 mod stage;
 mod streams;
 mod traffic;

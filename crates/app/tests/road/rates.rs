@@ -96,7 +96,7 @@ async fn a_place_is_free_again_when_its_exchange_is_over() {
     }
     // And when its client goes away.
     let mut first = Caller::connect(&Down::H2c, gateway.address).await;
-    let mut left = first.ask(Ask::get("/left")).await;
+    let left = first.ask(Ask::get("/left")).await;
     let served = soon(backend.next()).await;
     left.cancel();
     let _answering = backend.answer_all();

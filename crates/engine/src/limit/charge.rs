@@ -12,7 +12,7 @@ use transept_wire::head::{FieldName, Method, Response};
 
 use super::fields::{Label, Shown};
 use super::key::{Found, Key, KeyBytes, hash, is_on_plan};
-use super::shared::{Draw, Shared};
+use super::shared::{Draw, Shared, Without};
 use super::table::{Held, Table};
 use super::touched::Touch;
 use super::{Algorithm, Standing, nanoseconds};
@@ -130,8 +130,8 @@ pub(crate) fn admit(
         let mut one =
             Candidate { index, limit, hash, cost: limit.cost_of(x), held: None, drawn: None, uncounted: false };
         if let Some(shared) = &limit.shared {
-            let waited = x.notes.between.take();
-            match shared.draw(limit, hash, &key, one.cost, now, waited.is_some()) {
+            let without = x.notes.between.as_ref().and_then(|between| between.downcast_ref::<Without>().copied());
+            match shared.draw(limit, hash, &key, one.cost, now, without) {
                 Draw::Taken(standing) => one.drawn = Some((standing, None)),
                 Draw::Refused(standing, wait) => one.drawn = Some((standing, Some(wait))),
                 Draw::Uncounted => one.uncounted = true,
@@ -142,7 +142,6 @@ pub(crate) fn admit(
                 }
                 Draw::Wait(wait) => {
                     put_back(&all, now);
-                    x.notes.between = Some(Box::new(()));
                     return Err(Refused::Wait(wait));
                 }
             }

@@ -150,6 +150,15 @@ pub(crate) struct Shared {
     pub(crate) bucket: Bucket,
 }
 
+/// Why a request is counted without its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Without {
+    /// It has waited for tokens in vain.
+    Failed,
+    /// It is only explained.
+    Explained,
+}
+
 /// What becomes of a request at a shared limit.
 pub(crate) enum Draw {
     /// It is counted.
@@ -167,13 +176,24 @@ pub(crate) enum Draw {
 }
 
 impl Shared {
-    /// Draws tokens for a request. One that has waited and finds none again does not wait for a store that has failed.
-    pub(crate) fn draw(&self, limit: &Limit, hash: u64, key: &[u8], cost: u32, now: u64, waited: bool) -> Draw {
+    /// Draws tokens for a request. One that has waited in vain does not wait again.
+    pub(crate) fn draw(
+        &self,
+        limit: &Limit,
+        hash: u64,
+        key: &[u8],
+        cost: u32,
+        now: u64,
+        without: Option<Without>,
+    ) -> Draw {
         if cost == 0 {
             return Draw::Uncounted;
         }
         if self.store.is_down() {
             return self.without_store();
+        }
+        if without == Some(Without::Explained) {
+            return Draw::Local;
         }
         match self.leases.draw(hash, cost, now) {
             Drawn::Taken(standing, more) => {
@@ -184,10 +204,16 @@ impl Shared {
             }
             Drawn::Refused(standing, wait) => Draw::Refused(standing, wait),
             Drawn::None(want) => {
+                if without == Some(Without::Failed) {
+                    if want.is_some() {
+                        self.leases.give_up(hash);
+                    }
+                    return self.without_store();
+                }
                 if let Some(want) = want {
                     self.order(limit, hash, key, want, Some(cost));
                 }
-                let timeout = self.store.address.timeout * if waited { 1 } else { 2 };
+                let timeout = self.store.address.timeout * 2;
                 let until = self.store.answered(&self.leases, hash);
                 Draw::Wait(Wait { what: "tokens of a shared limit", until, timeout })
             }

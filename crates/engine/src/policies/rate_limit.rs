@@ -14,13 +14,13 @@ use transept_model::{choice, object};
 use transept_wire::head::{FieldId, FieldName, Method, Response};
 
 use super::{CompileCx, PathPattern, Phase, Policy, PolicyName};
-use crate::callout::Callout;
+use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::limit::bucket::Bucket;
 use crate::limit::charge::{Count, Limit, OperationCost, Refused, Statuses, admit};
 use crate::limit::fields::{Label, LimitHeaders, refusal, show};
 use crate::limit::key::{Key, KeyPartSpec, Missing};
-use crate::limit::shared::{StoreSpec, share};
+use crate::limit::shared::{StoreSpec, Without, share};
 use crate::limit::store::Store;
 use crate::limit::table::Table;
 use crate::limit::touched::address;
@@ -293,6 +293,15 @@ impl Policy for RateLimitPolicy {
         }
     }
 
+    fn on_callout(&self, x: &mut Exchange<'_>, result: CalloutResult) -> Verdict {
+        x.notes.between = match result {
+            CalloutResult::Waited => None,
+            CalloutResult::Assumed => Some(Box::new(Without::Explained)),
+            _ => Some(Box::new(Without::Failed)),
+        };
+        self.on_request(x)
+    }
+
     fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
         let mut touched = std::mem::take(&mut x.notes.touched);
         let own = address(self);
@@ -334,8 +343,9 @@ fn compile_limit(
         }
     };
     if store.is_some() && (spec.algorithm != AlgorithmSpec::TokenBucket || spec.count == Count::Answers) {
-        cx.refuse(spec.at, "only token buckets that count requests as they come can be shared")
-            .remedy("write `algorithm: TokenBucket` and leave out `count: Answers`, or put it into a policy without `store`");
+        cx.refuse(spec.at, "only token buckets that count requests as they come can be shared").remedy(
+            "write `algorithm: TokenBucket` and leave out `count: Answers`, or put it into a policy without `store`",
+        );
         return None;
     }
     let shared = store.and_then(|(store_spec, store)| share(store, store_spec, &algorithm, &spec.name, cx));
