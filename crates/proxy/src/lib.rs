@@ -47,6 +47,7 @@ mod secure;
 mod sight;
 mod sockets;
 mod splice;
+mod stores;
 mod tap;
 mod tls;
 mod trial;
@@ -85,6 +86,7 @@ use mesh::Membership;
 use meter::Report;
 use quotas::Quotas;
 use resolve::Resolving;
+use stores::Carrying;
 use tls::TlsConfigs;
 use worker::{Command, Duty, Shared};
 
@@ -124,6 +126,7 @@ pub struct Proxy {
     resolving: Mutex<Resolving>,
     watching: Mutex<Watching>,
     quotas: Mutex<Quotas>,
+    carrying: Mutex<Carrying>,
     background: tokio::runtime::Runtime,
     sight: Sight,
 }
@@ -178,7 +181,8 @@ impl Proxy {
         let sight = Sight::new(shared.clone(), weak);
         let (bound, watching) = (Mutex::default(), Mutex::default());
         let quotas = Mutex::new(Quotas::new(options.quotas.clone()));
-        Ok(Proxy { shared, workers, bound, resolving, watching, quotas, background, sight })
+        let carrying = Mutex::default();
+        Ok(Proxy { shared, workers, bound, resolving, watching, quotas, carrying, background, sight })
     }
 
     /// Puts a snapshot in force: the next request is decided by it. Opens the addresses it needs and closes those it does
@@ -187,6 +191,7 @@ impl Proxy {
         lock(&self.resolving).follow(&snapshot, self.background.handle());
         lock(&self.watching).follow(&snapshot, &self.shared, self.background.handle());
         lock(&self.quotas).follow(&snapshot);
+        lock(&self.carrying).follow(&snapshot, &self.shared, self.background.handle());
         let wanted: BTreeSet<SocketAddr> = snapshot.binds.iter().map(|bind| bind.address).collect();
         let mut bound = lock(&self.bound);
         self.shared.snapshot.store(snapshot);

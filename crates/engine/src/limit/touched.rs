@@ -28,6 +28,8 @@ pub(crate) struct Touch {
     pub(crate) charged: u32,
     /// Which key.
     pub(crate) hash: u64,
+    /// Whether a shared store has counted it.
+    pub(crate) is_shared: bool,
     pub(crate) standing: Standing,
     /// When there is room again, of a limit that refused.
     pub(crate) wait: Option<std::time::Duration>,

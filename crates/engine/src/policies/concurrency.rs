@@ -114,6 +114,7 @@ impl ConcurrencyPolicy {
             limit: u16::try_from(index).unwrap_or(u16::MAX),
             charged: 1,
             hash,
+            is_shared: false,
             standing: Standing { left, full_in: Duration::ZERO },
             wait: taken.is_none().then_some(Duration::from_secs(1)),
         });
