@@ -18,6 +18,7 @@ mod authentication;
 mod authorization;
 mod chain;
 mod compiling;
+mod external_auth;
 mod header;
 mod ip_access;
 mod listener;
@@ -39,6 +40,7 @@ use transept_wire::head::Response;
 pub use chain::{Chain, Force, PolicyName, Step};
 pub use compiling::{CompileCx, Origin, PlainHttp, Url};
 pub(crate) use compiling::{Wanted, WantedBackend};
+pub(crate) use external_auth::ExternalAuthPolicy;
 pub use network::Network;
 pub use patterns::{HostPattern, IdentityPattern, PathPattern};
 
@@ -301,6 +303,7 @@ policies! {
     IpAccess(ip_access::IpAccessPolicy);
     Authentication(authentication::AuthenticationPolicy);
     Authorization(authorization::AuthorizationPolicy);
+    ExternalAuth(external_auth::ExternalAuthPolicy);
     Header(header::HeaderPolicy);
     Traffic(traffic::TrafficPolicy);
     Mesh(mesh::MeshPolicy);
