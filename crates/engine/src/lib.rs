@@ -20,6 +20,7 @@ pub mod judge;
 pub mod keep;
 pub mod key;
 pub mod learned;
+pub mod password;
 pub mod pick;
 pub mod policies;
 pub mod principal;

@@ -34,6 +34,7 @@ use crate::redact::CredentialPlaces;
 use crate::verdict::{Reply, Verdict};
 
 mod api_key;
+mod basic;
 mod failures;
 mod forward;
 mod requirement;

@@ -89,6 +89,11 @@ impl<'c> CompileCx<'c> {
         self.keep.of(part, make)
     }
 
+    /// The memories of all policies.
+    pub(crate) fn keep_everywhere(&self) -> &Keep {
+        self.keep
+    }
+
     /// A Secret in the namespace of the policy.
     pub fn secret(&mut self, at: Spot, name: &str) -> Option<Arc<Object<SecretBody>>> {
         let namespace = &self.name.namespace;

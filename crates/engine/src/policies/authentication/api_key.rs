@@ -44,7 +44,7 @@ pub(super) struct ApiKeyScheme {
     header: FieldName,
     bearer: Bearer,
     query: Option<Box<str>>,
-    pepper: Option<hmac::Key>,
+    pepper: Option<Box<hmac::Key>>,
     keys: HashMap<[u8; 32], Known>,
     by_name: OnceLock<HashMap<Box<str>, [u8; 32]>>,
 }
@@ -77,7 +77,7 @@ impl Scheme for ApiKeyScheme {
 
     fn compile(name: &Text, spec: &ApiKeySchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let pepper = match &spec.pepper {
-            Some(entry) => Some(key::pepper(entry.read(cx)?.as_bytes())),
+            Some(entry) => Some(Box::new(key::pepper(&entry.read(cx)?))),
             None => None,
         };
         // The format of names has been checked when it was read.
@@ -194,7 +194,7 @@ impl ApiKeyScheme {
             let same = constant_time::verify_slices_are_equal(&stored.bytes, &hash.bytes).is_ok();
             (same && stored.by == hash.by).then_some(known)
         };
-        let peppered = self.pepper.as_ref().and_then(|pepper| find(key::hash(text, Some(pepper))));
+        let peppered = self.pepper.as_deref().and_then(|pepper| find(key::hash(text, Some(pepper))));
         peppered.or_else(|| find(key::hash(text, None)))
     }
 }
@@ -217,7 +217,7 @@ impl Known {
 /// The keys of the policy's namespace by hash, each with the principal that it stands for. Of two with one hash the older counts.
 fn known_keys(scheme: &Text, cx: &mut CompileCx<'_>) -> HashMap<[u8; 32], Known> {
     let namespace = &cx.name.namespace;
-    let uses = cx.keep_for_all("last uses of keys", key::LastUses::default);
+    let uses = key::LastUses::kept(cx.keep_everywhere());
     let mut keys = HashMap::new();
     for key in cx.world.api_keys().iter().filter(|key| key.meta.namespace == *namespace) {
         let consumer = cx.world.consumer(namespace, &key.spec.consumer);

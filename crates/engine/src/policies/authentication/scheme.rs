@@ -13,7 +13,7 @@ use transept_model::value::Value;
 use transept_wire::head::Request;
 
 use super::super::CompileCx;
-use super::api_key;
+use super::{api_key, basic};
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::principal::Principal;
@@ -190,6 +190,8 @@ macro_rules! schemes {
 schemes! {
     /// A key of an ApiKey object.
     ApiKey: api_key = api_key::ApiKeyScheme;
+    /// Names and passwords.
+    Basic: basic = basic::BasicScheme;
 }
 
 fn check_scheme(spec: &SchemeSpec, _: &Value, cx: &mut Decoder) {

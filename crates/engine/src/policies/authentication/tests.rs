@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 
-use transept_model::place::{ObjectName, SourceText};
+use transept_model::place::{Invalid, ObjectName, SourceText};
 use transept_model::schema::Schema;
 use transept_model::value::{Budget, read};
 use transept_model::{Loaded, load};
@@ -47,10 +47,20 @@ fn key_object(name: &str, spec: &str) -> String {
 const NOW: Duration = Duration::from_secs(1_800_000_000);
 
 /// Requests to one policy, each from the same client at the same time unless it says otherwise.
-struct Desk {
+pub(super) struct Desk {
     policy: AuthenticationPolicy,
     client: &'static str,
     now: Duration,
+}
+
+impl AuthenticationPolicy {
+    /// Asks about a request, or goes on with it.
+    pub(super) fn ask_for_tests(&self, x: &mut Exchange<'_>, result: Option<CalloutResult>) -> Verdict {
+        match result {
+            Some(result) => self.on_callout(x, result),
+            None => self.on_request(x),
+        }
+    }
 }
 
 /// What became of a request.
@@ -61,7 +71,17 @@ struct Came {
 }
 
 impl Desk {
-    fn new(spec: &str, keys: &str) -> Desk {
+    pub(super) fn new(spec: &str, objects: &str) -> Desk {
+        let (policy, problems) = Desk::compile(spec, objects);
+        assert!(problems.is_empty(), "{problems:?}");
+        Desk { policy: policy.expect("a policy"), client: "192.0.2.1", now: NOW }
+    }
+
+    pub(super) fn refusals(spec: &str, objects: &str) -> Vec<Invalid> {
+        Desk::compile(spec, objects).1
+    }
+
+    fn compile(spec: &str, keys: &str) -> (Option<AuthenticationPolicy>, Vec<Invalid>) {
         let Loaded { world, invalid, .. } = load(&[SourceText::new("world.yaml", &*objects(keys))], MODEL_KINDS);
         assert!(invalid.is_empty(), "{invalid:?}");
         let mut cx = Decoder::new("test.yaml".into());
@@ -70,13 +90,12 @@ impl Desk {
         let spec = AuthenticationPolicySpec::decode(&values[0], &mut cx).expect("a spec");
         let name = ObjectName { kind: "AuthenticationPolicy".into(), namespace: "default".into(), name: "test".into() };
         let (keep, mut wanted) = (Keep::default(), Vec::new());
-        let policy =
-            AuthenticationPolicy::compile(&spec, &mut CompileCx::new(&mut cx, &world, &name, &keep, &mut wanted));
-        assert_eq!(cx.into_problems().len(), 0);
-        Desk { policy: policy.expect("a policy"), client: "192.0.2.1", now: NOW }
+        let mut compiling = CompileCx::new(&mut cx, &world, &name, &keep, &mut wanted);
+        let policy = AuthenticationPolicy::compile(&spec, &mut compiling);
+        (policy, cx.into_problems())
     }
 
-    fn with<R>(
+    pub(super) fn with<R>(
         &self,
         target: &str,
         fields: &[(&str, &str)],
