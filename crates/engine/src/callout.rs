@@ -6,11 +6,14 @@
 
 use std::any::Any;
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use transept_wire::head::{Fields, Request};
 
+use crate::document::{Document, Occasion};
 use crate::rule::BrokenRef;
 use crate::snapshot::Backend;
 
@@ -29,8 +32,17 @@ pub enum Callout {
         /// How much is read, in bytes.
         most: usize,
     },
+    /// Wait for something that goes on elsewhere in the process.
+    Wait(Wait),
     /// Compute something that takes longer than a worker may be held up: milliseconds.
     Compute(Computation),
+    /// Fetch a document, or wait for the fetch that is under way; one at a time over all workers.
+    Refresh {
+        /// The document.
+        document: Arc<Document>,
+        /// Why.
+        occasion: Occasion,
+    },
 }
 
 /// A request of a policy's own.
@@ -46,6 +58,22 @@ pub struct HttpCall {
     pub timeout: Duration,
     /// The largest answer that is read, in bytes of content.
     pub most: usize,
+}
+
+/// Something that goes on elsewhere.
+pub struct Wait {
+    /// What is waited for, for logs and explanations: `the quota to be written`.
+    pub what: &'static str,
+    /// Ready when it has happened, or will not.
+    pub until: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+impl fmt::Debug for Wait {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Wait").field("what", &self.what).finish_non_exhaustive()
+    }
 }
 
 /// Slow computing, and what it is.
@@ -73,8 +101,12 @@ pub enum CalloutResult {
     BodyBegin(Arc<[u8]>),
     /// The body is larger than was asked for.
     BodyTooLarge,
+    /// What was waited for has happened.
+    Waited,
     /// What was computed.
     Computed(Box<dyn Any + Send>),
+    /// The document was fetched or not; what it is now is to be seen there.
+    Refreshed,
     /// Nothing came of it. The sentence is for logs; it holds no secret.
     Failed(Box<str>),
     /// Nothing was performed: an explanation goes on as though it had gone well.
@@ -103,7 +135,9 @@ impl Callout {
             }
             Callout::Body { most } => format!("reads the body of the request, up to {most} bytes"),
             Callout::BodyBegin { most } => format!("reads the first {most} bytes of the body of the request"),
+            Callout::Wait(wait) => format!("waits for {}", wait.what),
             Callout::Compute(computation) => format!("computes {}", computation.what),
+            Callout::Refresh { document, .. } => format!("fetches {}", document.label),
         }
     }
 }

@@ -82,16 +82,21 @@ impl Principal {
 
     /// A claim by the path of its members, such as `realm_access.roles`. A claim whose own name has the dots wins.
     pub fn claim(&self, path: &str) -> Option<&Value> {
-        if let Some(whole) = self.claims.get(path) {
-            return Some(whole);
-        }
-        let mut steps = path.split('.');
-        let mut found = self.claims.get(steps.next()?)?;
-        for step in steps {
-            found = found.as_object()?.get(step)?;
-        }
-        Some(found)
+        claim(&self.claims, path)
     }
+}
+
+/// A claim by the path of its members, such as `realm_access.roles`. A claim whose own name has the dots wins.
+pub fn claim<'c>(claims: &'c Map<String, Value>, path: &str) -> Option<&'c Value> {
+    if let Some(whole) = claims.get(path) {
+        return Some(whole);
+    }
+    let mut steps = path.split('.');
+    let mut found = claims.get(steps.next()?)?;
+    for step in steps {
+        found = found.as_object()?.get(step)?;
+    }
+    Some(found)
 }
 
 impl Exchange<'_> {

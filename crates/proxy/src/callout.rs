@@ -19,6 +19,7 @@ use transept_wire::head::{FieldId, Response};
 
 use crate::attempt::within;
 use crate::body::{Source, carry};
+use crate::documents;
 use crate::failure::Failure;
 use crate::path::{Journey, Stop, timed_out};
 use crate::relay::unless_gone;
@@ -54,6 +55,14 @@ async fn outcome_of(
         }
         Callout::Body { most } => read_body(most, Part::Whole, journey).await?,
         Callout::BodyBegin { most } => read_body(most, Part::Begin, journey).await?,
+        Callout::Wait(wait) => {
+            let what = wait.what;
+            let waiting = pin!(async { Ok(tokio::time::timeout(wait.timeout, wait.until).await) });
+            match unless_gone(waiting, journey.replier).await? {
+                Ok(()) => CalloutResult::Waited,
+                Err(_) => CalloutResult::Failed(format!("waited in vain for {what}").into()),
+            }
+        }
         Callout::Compute(computation) => {
             let what = computation.what;
             let computing = pin!(async { Ok(tokio::task::spawn_blocking(computation.run).await) });
@@ -61,6 +70,14 @@ async fn outcome_of(
                 Ok(computed) => CalloutResult::Computed(computed),
                 Err(_) => CalloutResult::Failed(format!("{what} could not be computed").into()),
             }
+        }
+        Callout::Refresh { document, occasion } => {
+            let worker = journey.worker;
+            let asking = pin!(async {
+                documents::refresh(worker, &document, &occasion).await;
+                Ok(CalloutResult::Refreshed)
+            });
+            unless_gone(asking, journey.replier).await?
         }
     })
 }

@@ -19,6 +19,7 @@ mod condition;
 mod deadline;
 mod demand;
 mod detect;
+mod documents;
 mod edge;
 mod edges;
 mod exposition;
@@ -36,6 +37,7 @@ mod mirror;
 pub mod names;
 mod normalize;
 mod path;
+mod quotas;
 mod race;
 mod recheck;
 mod record;
@@ -65,13 +67,15 @@ use std::hash::{BuildHasher, RandomState};
 use std::io as stdio;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use transept_engine::document::{DocumentState, Documents};
 use transept_engine::snapshot::Snapshot;
 
 use access_log::Sink;
@@ -79,9 +83,10 @@ use health::Watching;
 use limits::OpenConnections;
 use mesh::Membership;
 use meter::Report;
+use quotas::Quotas;
 use resolve::Resolving;
 use tls::TlsConfigs;
-use worker::{Command, Shared};
+use worker::{Command, Duty, Shared};
 
 /// How a proxy runs, whatever its configuration says.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +97,8 @@ pub struct Options {
     pub access_log: Option<AccessLog>,
     /// The name servers that are asked for the names of backends; none are those of `/etc/resolv.conf`.
     pub name_servers: Vec<SocketAddr>,
+    /// The file in which quotas are kept; made when a configuration first has one. None keeps them in memory only.
+    pub quotas: Option<PathBuf>,
     /// What makes the proxy a member of the mesh; without it binds of the mesh take nobody in, and endpoints in the mesh cannot be
     /// reached.
     pub mesh: Option<Mesh>,
@@ -116,6 +123,7 @@ pub struct Proxy {
     bound: Mutex<BTreeSet<SocketAddr>>,
     resolving: Mutex<Resolving>,
     watching: Mutex<Watching>,
+    quotas: Mutex<Quotas>,
     background: tokio::runtime::Runtime,
     sight: Sight,
 }
@@ -143,6 +151,7 @@ impl Proxy {
             log,
             demand: options.demand.clone(),
             open: OpenConnections::default(),
+            fetched: Notify::new(),
             origin: Instant::now(),
         });
         let count = options.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
@@ -151,9 +160,10 @@ impl Proxy {
             .map(|number| {
                 let (commands, inbox) = mpsc::unbounded_channel();
                 let (shared, seed) = (shared.clone(), seeds.hash_one(number));
+                let duty = if number == 0 { Duty::TrafficAndDocuments } else { Duty::Traffic };
                 let thread = std::thread::Builder::new()
                     .name(format!("worker-{number}"))
-                    .spawn(move || worker::run(shared, seed, inbox))?;
+                    .spawn(move || worker::run(shared, seed, duty, inbox))?;
                 Ok(WorkerThread { commands, thread: Some(thread) })
             })
             .collect::<stdio::Result<Vec<_>>>()?;
@@ -166,7 +176,8 @@ impl Proxy {
         let weak = workers.iter().map(|worker| worker.commands.downgrade()).collect();
         let sight = Sight::new(shared.clone(), weak);
         let (bound, watching) = (Mutex::default(), Mutex::default());
-        Ok(Proxy { shared, workers, bound, resolving, watching, background, sight })
+        let quotas = Mutex::new(Quotas::new(options.quotas.clone()));
+        Ok(Proxy { shared, workers, bound, resolving, watching, quotas, background, sight })
     }
 
     /// Puts a snapshot in force: the next request is decided by it. Opens the addresses it needs and closes those it does
@@ -174,6 +185,7 @@ impl Proxy {
     pub fn apply(&self, snapshot: Arc<Snapshot>) -> Vec<BindOutcome> {
         lock(&self.resolving).follow(&snapshot, self.background.handle());
         lock(&self.watching).follow(&snapshot, &self.shared, self.background.handle());
+        lock(&self.quotas).follow(&snapshot);
         let wanted: BTreeSet<SocketAddr> = snapshot.binds.iter().map(|bind| bind.address).collect();
         let mut bound = lock(&self.bound);
         self.shared.snapshot.store(snapshot);
@@ -251,6 +263,14 @@ impl Proxy {
             (resolving.names(), resolving.lookups.read())
         };
         resolve::write_metrics(&names, lookups, out);
+        documents::write_metrics(&self.documents(), out);
+    }
+
+    /// The documents of identity providers, and how they are.
+    pub fn documents(&self) -> Vec<DocumentState> {
+        let now = self.shared.origin.elapsed();
+        let documents = Documents::of(&self.shared.snapshot.load().keep);
+        documents.all().iter().map(|document| document.describe(now)).collect()
     }
 
     /// The endpoints of every backend with a `TrafficPolicy`, and how they are.
@@ -344,6 +364,8 @@ impl Drop for Proxy {
                 let _ = thread.join();
             }
         }
+        // Last: nobody counts any more, so that all is written.
+        lock(&self.quotas).close();
     }
 }
 

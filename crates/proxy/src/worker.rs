@@ -17,7 +17,6 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use transept_engine::balance::Turns;
 use transept_engine::snapshot::{Role, Snapshot};
 
-use crate::accept;
 use crate::access_log::{LogBuffer, Sink};
 use crate::clock::Clock;
 use crate::condition::Ejected;
@@ -33,6 +32,7 @@ use crate::tap::{Ear, Order};
 use crate::tls::TlsConfigs;
 use crate::trip::Trip;
 use crate::upstream::{Pool, TlsChoices};
+use crate::{accept, documents};
 
 /// Trips kept for reuse; a trip holds the heads of one exchange.
 const KEPT_TRIPS: usize = 256;
@@ -48,6 +48,8 @@ pub(crate) struct Shared {
     pub log: Option<Arc<Sink>>,
     pub demand: Option<Demand>,
     pub open: OpenConnections,
+    /// Raised after each fetch of a document.
+    pub fetched: Notify,
     /// Where every worker's clock begins.
     pub origin: Instant,
 }
@@ -61,6 +63,15 @@ impl std::ops::Deref for Held {
     fn deref(&self) -> &Snapshot {
         &self.0
     }
+}
+
+/// What a worker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Duty {
+    /// It carries traffic.
+    Traffic,
+    /// It keeps documents fresh, too; one worker does.
+    TrafficAndDocuments,
 }
 
 /// What a worker is told.
@@ -231,17 +242,20 @@ impl Worker {
 }
 
 /// Runs a worker on the calling thread until its proxy is dropped.
-pub(crate) fn run(shared: Arc<Shared>, seed: u64, commands: mpsc::UnboundedReceiver<Command>) {
+pub(crate) fn run(shared: Arc<Shared>, seed: u64, duty: Duty, commands: mpsc::UnboundedReceiver<Command>) {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(Worker::new(shared, seed), commands)),
+        Ok(runtime) => runtime.block_on(serve(Worker::new(shared, seed), duty, commands)),
         Err(error) => tracing::error!(%error, "a worker could not start its runtime"),
     }
 }
 
-async fn serve(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
+async fn serve(worker: Rc<Worker>, duty: Duty, mut commands: mpsc::UnboundedReceiver<Command>) {
     let mut listening: HashMap<SocketAddr, oneshot::Sender<()>> = HashMap::new();
     let sweep = tokio::task::spawn_local(sweep(worker.clone()));
+    if duty == Duty::TrafficAndDocuments {
+        tokio::task::spawn_local(documents::keep_fresh(worker.clone()));
+    }
     while let Some(command) = commands.recv().await {
         match command {
             Command::Listen(address, listener) => {

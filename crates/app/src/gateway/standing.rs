@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use transept_control::Update;
+use transept_control::plane::Plane;
 use transept_engine::keep::Keep;
 use transept_engine::key::LastUses;
 use transept_engine::snapshot::Secure;
@@ -51,6 +52,7 @@ pub(super) type Member = Box<dyn Fn() -> Value + Send + Sync>;
 pub(crate) struct Standing {
     proxy: Arc<Proxy>,
     member: Option<Member>,
+    plane: Option<Arc<Plane>>,
     process: Process,
     draining: AtomicBool,
     now: Mutex<Arc<Now>>,
@@ -83,6 +85,7 @@ impl Standing {
         Standing {
             proxy,
             member: None,
+            plane: None,
             process: Process::begin(),
             draining: AtomicBool::new(false),
             now: Mutex::new(Now::new(update, outcomes, after(pause))),
@@ -93,6 +96,13 @@ impl Standing {
     #[must_use]
     pub(crate) fn with_member(mut self, describe: impl Fn() -> Value + Send + Sync + 'static) -> Self {
         self.member = Some(Box::new(describe));
+        self
+    }
+
+    /// The same for a gateway with a control plane in its process, which hears what other proxies say of the objects.
+    #[must_use]
+    pub(super) fn with_plane(mut self, plane: Arc<Plane>) -> Self {
+        self.plane = Some(plane);
         self
     }
 
@@ -161,6 +171,10 @@ impl Standing {
             let all: Vec<String> = refused.invalid.iter().map(ToString::to_string).collect();
             all.join("\n")
         });
+        let mut objects = update.loaded.settled.status_after(&binds::failed(&now.outcomes));
+        if let Some(plane) = &self.plane {
+            objects = plane.with_refusals(objects);
+        }
         json!({
             "version": VERSION,
             "readiness": self.readiness().to_string(),
@@ -186,7 +200,7 @@ impl Standing {
                 .map(|problem| report::to_json(Severity::Problem, problem))
                 .collect::<Value>(),
             "notes": update.loaded.notes.iter().map(ToString::to_string).collect::<Value>(),
-            "objects": update.loaded.settled.status_after(&binds::failed(&now.outcomes)).to_json(),
+            "objects": objects.to_json(),
         })
     }
 

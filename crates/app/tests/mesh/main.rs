@@ -17,6 +17,7 @@ mod partition;
 mod plaintext;
 mod programs;
 mod refusals;
+mod roots;
 mod seen;
 mod stage;
 mod streams;

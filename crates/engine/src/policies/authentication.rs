@@ -35,11 +35,14 @@ use crate::verdict::{Reply, Verdict};
 
 mod api_key;
 mod basic;
+mod claims;
 mod failures;
 mod forward;
+mod jwt;
 mod requirement;
 mod scheme;
 mod secret;
+mod verified;
 
 use failures::{FailureLimit, Failures};
 use forward::{Forward, IdentityField};

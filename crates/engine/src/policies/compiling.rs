@@ -13,6 +13,7 @@ use transept_model::schema::Decoder;
 use transept_model::world::World;
 
 use crate::callout::Callee;
+use crate::document::{Document, Source};
 use crate::keep::Keep;
 
 /// What a policy sees while it is compiled.
@@ -94,6 +95,11 @@ impl<'c> CompileCx<'c> {
         self.keep
     }
 
+    /// A document that is kept fresh; `part` tells documents with one label apart.
+    pub fn document(&self, part: &str, label: &str, source: Source) -> Arc<Document> {
+        Document::of(self.keep, part, label, source)
+    }
+
     /// A Secret in the namespace of the policy.
     pub fn secret(&mut self, at: Spot, name: &str) -> Option<Arc<Object<SecretBody>>> {
         let namespace = &self.name.namespace;
@@ -167,9 +173,13 @@ pub enum PlainHttp {
     Anywhere,
 }
 
-type Refused = (String, &'static str);
+pub(crate) type Refused = (String, &'static str);
 
-fn parse_url(text: &str, plain: PlainHttp) -> Result<(Origin, &str, String), Refused> {
+/// Takes an absolute URL apart: the server, its authority as it is written, and what to ask it.
+///
+/// # Errors
+/// Why it cannot be asked, and the remedy.
+pub(crate) fn parse_url(text: &str, plain: PlainHttp) -> Result<(Origin, &str, String), Refused> {
     let whole = "write all of it, such as `https://login.test/keys`";
     let (tls, rest) = match text.split_once("://") {
         Some(("https", rest)) => (true, rest),

@@ -173,9 +173,8 @@ impl Policy for ExternalAuthPolicy {
                 self.settle(x, outcome)
             }
             CalloutResult::Failed(why) => self.settle(x, Outcome::Failed(why.into())),
-            CalloutResult::BodyTooLarge | CalloutResult::Computed(_) => {
-                self.settle(x, Outcome::Failed("the body could not be read".to_owned()))
-            }
+            // Nothing else was asked for.
+            _ => self.settle(x, Outcome::Failed("the body could not be read".to_owned())),
         }
     }
 

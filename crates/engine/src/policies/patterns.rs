@@ -108,7 +108,7 @@ impl PathPattern {
     }
 
     /// Whether a normalised path fits. `/cart/*` is `/cart` and everything below it.
-    pub(super) fn matches(&self, path: &[u8]) -> bool {
+    pub(crate) fn matches(&self, path: &[u8]) -> bool {
         match self.0.strip_suffix("/*") {
             None => path == self.0.as_bytes(),
             Some(above) => {

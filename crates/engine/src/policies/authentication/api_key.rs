@@ -251,7 +251,7 @@ fn known_keys(scheme: &Text, cx: &mut CompileCx<'_>) -> HashMap<[u8; 32], Known>
 }
 
 /// The token of `Bearer TOKEN` (RFC 6750 section 2.1).
-fn bearer_token(value: &[u8]) -> Option<&[u8]> {
+pub(super) fn bearer_token(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
@@ -261,7 +261,7 @@ fn bearer_keys(fields: &Fields) -> impl Iterator<Item = &[u8]> {
     fields.all(FieldId::AUTHORIZATION).filter_map(bearer_token).filter(|token| is_alike(token))
 }
 
-fn is_alike(token: &[u8]) -> bool {
+pub(super) fn is_alike(token: &[u8]) -> bool {
     key::check(token) != Err(NoKey::Form)
 }
 

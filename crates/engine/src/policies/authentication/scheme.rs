@@ -13,7 +13,7 @@ use transept_model::value::Value;
 use transept_wire::head::Request;
 
 use super::super::CompileCx;
-use super::{api_key, basic};
+use super::{api_key, basic, jwt};
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::principal::Principal;
@@ -192,6 +192,8 @@ schemes! {
     ApiKey: api_key = api_key::ApiKeyScheme;
     /// Names and passwords.
     Basic: basic = basic::BasicScheme;
+    /// Signed tokens (JWT).
+    Jwt: jwt = jwt::JwtScheme;
 }
 
 fn check_scheme(spec: &SchemeSpec, _: &Value, cx: &mut Decoder) {

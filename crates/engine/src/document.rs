@@ -1,0 +1,321 @@
+//! Documents of identity providers: their keys, and where what is, known ahead of the requests that need them.
+//!
+//! A policy holds an `Arc<Document>` and reads what was fetched last; it never fetches. The proxy keeps documents fresh in the background
+//! (`proxy/src/documents.rs`), and at once when a policy asks for it ([`Callout::Refresh`](crate::callout::Callout)). *When* is decided here,
+//! *how* there. A document outlives reloads and is shared by all policies that name the same URL; where it is fetched follows the newest
+//! configuration.
+//!
+//! - Refreshed after `max-age` of its answer, at least a minute and at most a day, else ten minutes.
+//! - A fetch at a time. Fetches that fail are tried again after 5 s, doubling up to 5 min.
+//! - A token that names an unknown key causes one fetch, at least 30 s after the one before that was so caused; a name that was not found then
+//!   causes none until the document changes, or ten minutes are over.
+//! - What was good stays in use for 24 h after it was fetched. Then nobody can tell whether a key still is one.
+
+mod fetch;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+use crate::jose::KeySet;
+use crate::keep::Keep;
+use crate::policies::{Origin, Url};
+
+pub use fetch::{Fetch, Step};
+
+/// How long a document is good when its answer does not say.
+const USUALLY: Duration = Duration::from_secs(600);
+const SOONEST: Duration = Duration::from_secs(60);
+const LATEST: Duration = Duration::from_secs(86_400);
+/// How long what was good is used while fetches fail.
+const STALE: Duration = Duration::from_secs(86_400);
+/// Between two fetches for the sake of unknown keys.
+const GAP: Duration = Duration::from_secs(30);
+/// How long the name of a key that was not found is remembered.
+const ABSENT: Duration = Duration::from_secs(600);
+/// Names of keys that were not found and are remembered.
+const MOST_ABSENT: usize = 64;
+/// After the first failed fetch.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// A document that is kept fresh.
+#[derive(Debug)]
+pub struct Document {
+    /// Its URL, for logs, metrics and people.
+    pub label: Box<str>,
+    source: ArcSwap<Source>,
+    content: ArcSwapOption<Content>,
+    flying: AtomicBool,
+    state: Mutex<State>,
+    /// Held, so that the list lives as long as anything on it.
+    _listed: Arc<Documents>,
+}
+
+/// Where a document comes from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The document.
+    pub url: Url,
+    /// What it is.
+    pub kind: SourceKind,
+}
+
+/// What a document is.
+#[derive(Clone, Debug)]
+pub enum SourceKind {
+    /// A set of keys.
+    Keys,
+    /// The description of an OpenID provider (OpenID Connect Discovery 1.0), which says where its keys are.
+    Provider {
+        /// The issuer that it must be about.
+        issuer: Box<str>,
+        /// The servers that it may send us to: a document chooses no others.
+        origins: Vec<(Origin, Url)>,
+    },
+}
+
+/// What was fetched.
+#[derive(Debug)]
+pub struct Content {
+    /// The keys.
+    pub keys: KeySet,
+    /// Where what is, when the document describes a provider.
+    pub endpoints: Endpoints,
+    /// Counts contents: another one may have other keys.
+    pub version: u64,
+    /// When it was fetched, on the monotonic clock.
+    fetched: Duration,
+}
+
+/// The places that a provider names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Where browsers log in.
+    pub authorization: Option<Box<str>>,
+    /// Where codes become tokens.
+    pub token: Option<Box<str>>,
+    /// Where browsers log out.
+    pub end_session: Option<Box<str>>,
+    /// Where opaque tokens are looked up (RFC 8414).
+    pub introspection: Option<Box<str>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// When the next fetch is due; zero before the first.
+    due: Duration,
+    /// When a fetch was last caused by an unknown key.
+    sought: Option<Duration>,
+    failures_in_a_row: u32,
+    fetched: u64,
+    failed: u64,
+    error: Option<Box<str>>,
+    absent: Vec<(Box<str>, Duration)>,
+    digest: Option<[u8; 32]>,
+    remarks: Vec<String>,
+}
+
+/// Why a policy wants a document to be fetched now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// Its time has come, or there is none yet.
+    Due,
+    /// A token names this key.
+    UnknownKey(Box<str>),
+}
+
+/// How a document is, for people and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DocumentState {
+    /// Its URL.
+    pub label: Box<str>,
+    /// How long ago it was fetched; none when it never was.
+    pub age: Option<Duration>,
+    /// Its keys that can be used.
+    pub keys: usize,
+    /// Fetches that went well.
+    pub fetched: u64,
+    /// Fetches that did not.
+    pub failed: u64,
+    /// Why the last fetch failed, if it did.
+    pub error: Option<Box<str>>,
+    /// What is wrong with some of its keys.
+    pub remarks: Vec<String>,
+}
+
+impl Document {
+    fn new(label: &str, source: Source, listed: Arc<Documents>) -> Document {
+        Document {
+            label: label.into(),
+            source: ArcSwap::from_pointee(source),
+            content: ArcSwapOption::empty(),
+            flying: AtomicBool::new(false),
+            state: Mutex::default(),
+            _listed: listed,
+        }
+    }
+
+    /// The document of this name, made known to who keeps it fresh. Its source is the newest from now on.
+    pub fn of(keep: &Keep, part: &str, label: &str, source: Source) -> Arc<Document> {
+        let documents = Documents::of(keep);
+        let make = || Document::new(label, source.clone(), Arc::clone(&documents));
+        let document = keep.of(&format!("document {part}"), make);
+        document.source.store(Arc::new(source));
+        documents.add(&document);
+        document
+    }
+
+    /// What was fetched last, unless that is too long ago.
+    pub fn content(&self, now: Duration) -> Option<Arc<Content>> {
+        self.content.load_full().filter(|content| now.saturating_sub(content.fetched) < STALE)
+    }
+
+    /// Whether a fetch now may help a policy that has met `occasion`. Then it is worth asking for it and waiting.
+    pub fn may_help(&self, occasion: &Occasion, now: Duration) -> bool {
+        let state = self.state();
+        match occasion {
+            // Who has just failed is not asked again for every request.
+            Occasion::Due => self.is_flying() || state.failures_in_a_row == 0 || state.due <= now,
+            Occasion::UnknownKey(kid) => {
+                let known_absent =
+                    state.absent.iter().any(|(one, since)| one == kid && now.saturating_sub(*since) < ABSENT);
+                !known_absent && (self.is_flying() || state.may_seek(now))
+            }
+        }
+    }
+
+    /// Begins a fetch, unless one is under way or there is no reason for one.
+    pub fn begin(self: &Arc<Self>, occasion: &Occasion, now: Duration) -> Option<Fetch> {
+        let mut state = self.state();
+        let is_due = match occasion {
+            Occasion::Due => state.due <= now,
+            Occasion::UnknownKey(_) => state.may_seek(now),
+        };
+        if !is_due || self.flying.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        if let Occasion::UnknownKey(_) = occasion {
+            state.sought = Some(now);
+        }
+        drop(state);
+        Some(Fetch::new(Arc::clone(self), self.source.load_full(), now))
+    }
+
+    /// Whether a fetch is under way.
+    pub fn is_flying(&self) -> bool {
+        self.flying.load(Ordering::Acquire)
+    }
+
+    /// When the next fetch is due, on the monotonic clock.
+    pub fn due(&self) -> Duration {
+        self.state().due
+    }
+
+    /// Notes that a key was not found in what was fetched for its sake.
+    pub fn note_absent(&self, kid: &str, now: Duration) {
+        let mut state = self.state();
+        state.absent.retain(|(one, since)| **one != *kid && now.saturating_sub(*since) < ABSENT);
+        if state.absent.len() >= MOST_ABSENT {
+            state.absent.remove(0);
+        }
+        state.absent.push((kid.into(), now));
+    }
+
+    /// Why the last fetch failed.
+    pub fn error(&self) -> Option<Box<str>> {
+        self.state().error.clone()
+    }
+
+    /// How it is.
+    pub fn describe(&self, now: Duration) -> DocumentState {
+        let content = self.content.load_full();
+        let state = self.state();
+        DocumentState {
+            label: self.label.clone(),
+            age: content.as_ref().map(|content| now.saturating_sub(content.fetched)),
+            keys: content.as_ref().map_or(0, |content| content.keys.keys().len()),
+            fetched: state.fetched,
+            failed: state.failed,
+            error: state.error.clone(),
+            remarks: state.remarks.clone(),
+        }
+    }
+
+    /// A fetch went well.
+    fn put(&self, digest: [u8; 32], keys: KeySet, endpoints: Endpoints, good_for: Option<Duration>, now: Duration) {
+        let mut state = self.state();
+        let before = self.content.load_full();
+        let changed = state.digest != Some(digest);
+        let version = before.as_ref().map_or(1, |before| before.version + u64::from(changed));
+        if changed {
+            state.absent.clear();
+        }
+        state.digest = Some(digest);
+        state.remarks.clone_from(&keys.remarks);
+        state.fetched += 1;
+        state.failures_in_a_row = 0;
+        state.error = None;
+        state.due = now + good_for.unwrap_or(USUALLY).clamp(SOONEST, LATEST);
+        self.content.store(Some(Arc::new(Content { keys, endpoints, version, fetched: now })));
+        self.flying.store(false, Ordering::Release);
+    }
+
+    /// A fetch did not go well.
+    fn fail(&self, why: &str, now: Duration) {
+        let mut state = self.state();
+        let pause = FIRST_PAUSE.saturating_mul(1 << state.failures_in_a_row.min(6)).min(LONGEST_PAUSE);
+        state.failures_in_a_row = state.failures_in_a_row.saturating_add(1);
+        state.failed += 1;
+        state.error = Some(why.into());
+        state.due = now + pause;
+        self.flying.store(false, Ordering::Release);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl State {
+    fn may_seek(&self, now: Duration) -> bool {
+        self.sought.is_none_or(|sought| now.saturating_sub(sought) >= GAP)
+    }
+}
+
+/// All documents that somebody uses.
+#[derive(Debug, Default)]
+pub struct Documents {
+    list: Mutex<Vec<Weak<Document>>>,
+}
+
+impl Documents {
+    /// Those of one process.
+    pub fn of(keep: &Keep) -> Arc<Documents> {
+        keep.of("documents", Documents::default)
+    }
+
+    fn add(&self, document: &Arc<Document>) {
+        let mut list = lock(&self.list);
+        list.retain(|known| known.strong_count() > 0);
+        if !list.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(document))) {
+            list.push(Arc::downgrade(document));
+        }
+    }
+
+    /// Those in use, in the order of their URLs.
+    pub fn all(&self) -> Vec<Arc<Document>> {
+        let mut all: Vec<Arc<Document>> = lock(&self.list).iter().filter_map(Weak::upgrade).collect();
+        all.sort_by(|a, b| a.label.cmp(&b.label));
+        all
+    }
+}
+
+/// The values stay whole even if a thread panicked while it held the lock.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,553 @@
+//! The scheme `jwt`: signed tokens of one issuer (RFC 7519, RFC 8725, RFC 9068).
+//!
+//! What is expected stands in the configuration; of the token only its `kid` matters before its signature is good, and its `iss`, by which a
+//! token of somebody else is put aside without looking for its key. Keys are inline, in a ConfigMap, behind a URL, or where the
+//! provider says (OpenID Connect Discovery), and then kept fresh by `document`. Tokens that were good are remembered by their hash
+//! (`verified`), under the version of the keys, so that nothing is good by a key that is gone.
+//!
+//! Nobody can tell without keys: then the request gets 503, not 401, because the client is not to blame and may come again. A key that
+//! the provider does not have even when it is asked again is the token's fault: 401.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use transept_model::kinds::BackendObjectReference;
+use transept_model::place::Spot;
+use transept_model::schema::{Decoder, HEADER_NAME, RESOURCE_NAME, Rule, Text};
+use transept_model::value::Value;
+use transept_model::{choice, object};
+use transept_wire::head::{FieldId, FieldName, Request};
+
+use super::super::{CompileCx, Origin, PlainHttp, Url, parse_url};
+use super::api_key::{bearer_token, is_alike};
+use super::claims::{ClaimNames, TokenOwner, principal};
+use super::scheme::{Fault, Proof, Scheme, challenge};
+use super::secret::SecretEntry;
+use super::verified::{self, Verified};
+use crate::callout::{Callout, CalloutResult};
+use crate::document::{Document, Occasion, Source, SourceKind};
+use crate::exchange::Exchange;
+use crate::jose::{Algorithm, Algorithms, Expectations, Expiry, KeySet, Refusal, Token, WantedClaim};
+use crate::principal::Principal;
+
+object! {
+    /// Signed tokens (JWT) of one issuer, as bearer tokens.
+    pub struct JwtSpec {
+        /// Who makes the tokens: their `iss`, byte for byte.
+        issuer: Text => Rule::Length(1, 1024);
+        /// For whom they must be: one of these is in their `aud`.
+        audiences: Vec<Text> => Rule::MaxItems(64), Rule::Length(1, 1024);
+        /// True when tokens for anybody are taken. Then whoever gets a token from you can show it here as its own.
+        any_audience: bool = false;
+        /// Where the keys are. Without it, where the issuer says: at ISSUER`/.well-known/openid-configuration`.
+        keys: Option<KeysSpec>;
+        /// The algorithms that the issuer signs by. Without it all with a public key; with `sharedSecret`, HS256.
+        algorithms: Vec<AlgorithmName> => Rule::MaxItems(16), Rule::Unique;
+        /// How far clocks may be apart.
+        leeway: Duration = Duration::from_secs(30);
+        /// How long ago a token may have been issued (its `iat`; any time).
+        max_age: Option<Duration>;
+        /// False when tokens without an end (`exp`) are taken, too.
+        expiry: bool = true;
+        /// The kinds of token that are taken, by the `typ` of their header, such as `at+jwt`. Without it `JWT`, `at+jwt`, and those that
+        /// say nothing.
+        types: Vec<Text> => Rule::MaxItems(8), Rule::Length(1, 128);
+        /// The clients that the tokens must have been issued to: one of these is in their `azp`.
+        authorized_parties: Vec<Text> => Rule::MaxItems(64), Rule::Length(1, 1024);
+        /// What else tokens must say.
+        required_claims: Vec<RequiredClaim> => Rule::MaxItems(32);
+        /// The header field that holds the token: `Authorization` as `Bearer TOKEN`, others as it is.
+        header: Text = "Authorization".into() => Rule::Is(&HEADER_NAME);
+        /// Which claim says what.
+        claims: ClaimNames = ClaimNames::default();
+        /// Who shows such tokens.
+        owner: TokenOwner = TokenOwner::Auto;
+    }
+    check check_spec;
+}
+
+object! {
+    /// Where keys are: one of `url`, `inline`, `configMap` and `sharedSecret`, or `discovery`, which is the same as no `keys` at all.
+    pub struct KeysSpec {
+        /// A set of keys (JWKS) behind a URL. It is kept fresh.
+        url: Option<Text> => Rule::Length(1, 2048);
+        /// The description of the provider behind another URL than the usual one.
+        discovery: Option<Text> => Rule::Length(1, 2048);
+        /// A set of keys (JWKS), as JSON.
+        inline: Option<Text> => Rule::Length(1, 262_144);
+        /// A set of keys (JWKS) in a ConfigMap in the namespace of the policy.
+        config_map: Option<ConfigMapEntry>;
+        /// A secret that the issuer signs by, too (HS256, HS384, HS512), in a Secret: 32, 48 or 64 random bytes at least.
+        shared_secret: Option<SecretEntry>;
+        /// The Service or Backend that is asked for `url` and the description, instead of the host in the URL.
+        backend_ref: Option<BackendObjectReference>;
+        /// Other servers where the keys may be, when the provider says so: `https://keys.login.test`.
+        origins: Vec<Text> => Rule::MaxItems(8);
+    }
+}
+
+object! {
+    /// An entry of a ConfigMap in the namespace of the policy.
+    pub struct ConfigMapEntry {
+        /// The name of the ConfigMap.
+        name: Text => Rule::Is(&RESOURCE_NAME);
+        /// The entry.
+        key: Text => Rule::Length(1, 253);
+    }
+}
+
+object! {
+    /// A claim that tokens must have.
+    pub struct RequiredClaim {
+        /// Its name; inside another it is written with a dot.
+        name: Text => Rule::Length(1, 256);
+        /// It, or an item of it, must be one of these. Without them it must be there.
+        values: Vec<Text> => Rule::MaxItems(256);
+    }
+}
+
+choice! {
+    /// A signature algorithm.
+    pub enum AlgorithmName {
+        /// RSA (PKCS #1) with SHA-256.
+        RS256 = "RS256",
+        /// RSA (PKCS #1) with SHA-384.
+        RS384 = "RS384",
+        /// RSA (PKCS #1) with SHA-512.
+        RS512 = "RS512",
+        /// RSA (PSS) with SHA-256.
+        PS256 = "PS256",
+        /// RSA (PSS) with SHA-384.
+        PS384 = "PS384",
+        /// RSA (PSS) with SHA-512.
+        PS512 = "PS512",
+        /// ECDSA on P-256.
+        ES256 = "ES256",
+        /// ECDSA on P-384.
+        ES384 = "ES384",
+        /// ECDSA on P-521.
+        ES512 = "ES512",
+        /// Ed25519.
+        EdDSA = "EdDSA",
+        /// HMAC with SHA-256; only with `sharedSecret`.
+        HS256 = "HS256",
+        /// HMAC with SHA-384; only with `sharedSecret`.
+        HS384 = "HS384",
+        /// HMAC with SHA-512; only with `sharedSecret`.
+        HS512 = "HS512",
+    }
+}
+
+/// The longest leeway: more than clocks that are kept at all are apart.
+const MOST_LEEWAY: Duration = Duration::from_secs(300);
+
+fn check_spec(spec: &JwtSpec, value: &Value, cx: &mut Decoder) {
+    if spec.audiences.is_empty() && !spec.any_audience {
+        cx.refuse_field(value, "audiences", "the scheme names no audience, so a token for anybody would do").remedy(
+            "write what your provider puts into `aud`, such as `audiences: [https://api.shop.test]`, or `anyAudience: true`",
+        );
+    }
+    if !spec.audiences.is_empty() && spec.any_audience {
+        cx.refuse_field(value, "anyAudience", "either some audiences or any").remedy("remove one of the two");
+    }
+    if spec.leeway > MOST_LEEWAY {
+        cx.refuse_field(value, "leeway", "the leeway is above 300s").remedy("set the clocks right instead");
+    }
+    let shared = spec.keys.as_ref().is_some_and(|keys| keys.shared_secret.is_some());
+    for name in &spec.algorithms {
+        if name.algorithm().is_symmetric() != shared {
+            let why = format!("{} does not go with keys of this kind", name.as_str());
+            let remedy = if shared {
+                "with `sharedSecret`, write HS256, HS384 or HS512"
+            } else {
+                "with HS algorithms a public key would be the secret, and everybody could sign: use `keys.sharedSecret`, or another algorithm"
+            };
+            cx.refuse_field(value, "algorithms", why).remedy(remedy);
+        }
+    }
+    if let Some(keys) = &spec.keys {
+        check_keys(keys, cx);
+    }
+}
+
+fn check_keys(keys: &KeysSpec, cx: &mut Decoder) {
+    let written = [
+        keys.url.is_some(),
+        keys.discovery.is_some(),
+        keys.inline.is_some(),
+        keys.config_map.is_some(),
+        keys.shared_secret.is_some(),
+    ];
+    let count = written.into_iter().filter(|written| *written).count();
+    if count > 1 {
+        cx.refuse(keys.at, "the keys are in several places").remedy("write one; several issuers are several schemes");
+    }
+    let fetched = count == 0 || keys.url.is_some() || keys.discovery.is_some();
+    if keys.backend_ref.is_some() && !fetched {
+        cx.refuse(keys.at, "these keys are not fetched, so nobody is asked").remedy("remove `backendRef`");
+    }
+}
+
+impl AlgorithmName {
+    fn algorithm(self) -> Algorithm {
+        // The words are the same.
+        Algorithm::from_name(self.as_str()).unwrap_or(Algorithm::RS256)
+    }
+}
+
+/// The compiled scheme.
+#[derive(Debug)]
+pub(super) struct JwtScheme {
+    name: Box<str>,
+    keys: Keys,
+    allowed: Algorithms,
+    expected: Expectations,
+    header: FieldName,
+    claims: ClaimNames,
+    owner: TokenOwner,
+    verified: Arc<Verified<Principal>>,
+}
+
+#[derive(Debug)]
+enum Keys {
+    Fixed(KeySet),
+    Fetched(Arc<Document>),
+}
+
+/// Tokens of one scheme that are remembered; with claims of usual length, some megabytes.
+const MOST_VERIFIED: usize = 4096;
+
+/// What has been done for a request so far.
+struct Asked {
+    occasion: Occasion,
+}
+
+impl Scheme for JwtScheme {
+    type Spec = JwtSpec;
+
+    fn compile(name: &Text, spec: &JwtSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
+        let before = cx.count();
+        // Whatever is expected differently has a memory of its own.
+        let mut identity = digest::Context::new(&digest::SHA256);
+        identity.update(format!("{spec:?}").as_bytes());
+        let keys = compile_keys(spec, &mut identity, cx)?;
+        let allowed = if spec.algorithms.is_empty() {
+            match &spec.keys {
+                Some(keys) if keys.shared_secret.is_some() => [Algorithm::HS256].into_iter().collect(),
+                _ => Algorithms::asymmetric(),
+            }
+        } else {
+            spec.algorithms.iter().map(|name| name.algorithm()).collect()
+        };
+        if let Keys::Fixed(set) = &keys
+            && !set.keys().iter().any(|key| key.algorithms().any(|one| allowed.contains(one)))
+        {
+            cx.refuse(spec.at, "none of the keys fits one of the algorithms").remedy("name the algorithms of the keys");
+        }
+        let identity = data_encoding::HEXLOWER.encode(identity.finish().as_ref());
+        let verified = cx.keep(&format!("tokens {identity}"), || Verified::new(MOST_VERIFIED));
+        let scheme = JwtScheme {
+            name: (&**name).into(),
+            keys,
+            allowed,
+            expected: expectations(spec),
+            // The format of names has been checked when it was read.
+            header: FieldName::new(spec.header.as_bytes()).ok()?,
+            claims: spec.claims.clone(),
+            owner: spec.owner,
+            verified,
+        };
+        (cx.count() == before).then_some(scheme)
+    }
+
+    fn secrets(spec: &JwtSpec) -> Vec<Text> {
+        let shared = spec.keys.as_ref().and_then(|keys| keys.shared_secret.as_ref());
+        shared.map(|entry| entry.name.clone()).into_iter().collect()
+    }
+
+    fn presents(&self, x: &Exchange<'_>) -> bool {
+        tokens(&self.header, x.request).next().is_some()
+    }
+
+    fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
+        self.judge(x, None)
+    }
+
+    fn resume(&self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult) -> Proof {
+        if matches!(result, CalloutResult::Assumed) {
+            return self.assume(x);
+        }
+        match between.downcast::<Asked>() {
+            Ok(asked) => self.judge(x, Some(&asked.occasion)),
+            Err(_) => self.judge(x, None),
+        }
+    }
+
+    fn strip(&self, request: &mut Request) {
+        strip_tokens(&self.header, request);
+    }
+
+    fn challenge(&self, realm: &str, fault: &Fault<'_>) -> String {
+        challenge("Bearer", realm, fault)
+    }
+}
+
+impl JwtScheme {
+    /// Judges the token of a request. `asked` is what its keys were already fetched for, so that it is not asked for twice.
+    fn judge(&self, x: &mut Exchange<'_>, asked: Option<&Occasion>) -> Proof {
+        let mut shown = tokens(&self.header, x.request);
+        let token = match (shown.next(), shown.next()) {
+            (None, _) => return Proof::Absent,
+            (Some(one), None) => one,
+            (Some(_), Some(_)) => return Proof::invalid("several tokens are shown"),
+        };
+        let document;
+        let (keys, version) = match &self.keys {
+            Keys::Fixed(keys) => (keys, 0),
+            Keys::Fetched(source) => match source.content(x.now.monotonic) {
+                Some(content) => {
+                    document = content;
+                    (&document.keys, document.version)
+                }
+                None => return self.without_keys(source, token, x.now.monotonic, asked),
+            },
+        };
+        let hash = verified::hash(token);
+        if let Some(principal) = self.verified.find(&hash, version, x.now.unix) {
+            return Proof::Valid(principal);
+        }
+        let found = self.verify(token, keys, x.now.unix);
+        match found {
+            Ok(principal) => {
+                let until = principal.until.unwrap_or(x.now.unix + Duration::from_secs(600));
+                self.verified.note(hash, Arc::clone(&principal), version, until, x.now.unix);
+                Proof::Valid(principal)
+            }
+            Err((Refusal::UnknownKey, kid)) => match &self.keys {
+                Keys::Fixed(_) => Proof::invalid(Refusal::UnknownKey.why()),
+                Keys::Fetched(document) => seek(document, kid, x.now.monotonic, asked),
+            },
+            Err((refusal, _)) => Proof::invalid(refusal.why()),
+        }
+    }
+
+    /// Nobody has told us the keys yet, or for too long.
+    fn without_keys(&self, document: &Arc<Document>, token: &[u8], now: Duration, asked: Option<&Occasion>) -> Proof {
+        // What is no token of this issuer needs no keys to be refused.
+        if let Err(refusal) = self.glance(token) {
+            return Proof::invalid(refusal.why());
+        }
+        if asked.is_none() && document.may_help(&Occasion::Due, now) {
+            return ask(document, Occasion::Due);
+        }
+        let why = document.error().unwrap_or_else(|| "they have not come yet".into());
+        Proof::Unavailable(format!("the keys at {}: {why}", document.label).into())
+    }
+
+    /// What can be seen of a token without keys.
+    fn glance<'t>(&self, token: &'t [u8]) -> Result<Token<'t>, Refusal> {
+        let token = Token::parse(token)?;
+        if !self.allowed.contains(token.algorithm()) {
+            return Err(Refusal::Algorithm);
+        }
+        self.expected.check_kind(token.kind())?;
+        if token.unverified_issuer().as_deref() != self.expected.issuer.as_deref() {
+            return Err(Refusal::Claims("the token is by another issuer (`iss`)".into()));
+        }
+        Ok(token)
+    }
+
+    fn verify(
+        &self,
+        token: &[u8],
+        keys: &KeySet,
+        now: Duration,
+    ) -> Result<Arc<Principal>, (Refusal, Option<Box<str>>)> {
+        let token = self.glance(token).map_err(|refusal| (refusal, None))?;
+        let payload = token.verify(keys, self.allowed).map_err(|refusal| (refusal, token.kid().map(Box::from)))?;
+        self.accept(payload, now).map_err(|refusal| (refusal, None))
+    }
+
+    /// The principal of a payload that is believed.
+    fn accept(&self, payload: &[u8], now: Duration) -> Result<Arc<Principal>, Refusal> {
+        let claims = Token::claims(payload)?;
+        let validity = self.expected.check(&claims, now)?;
+        principal(claims, &self.claims, self.owner, &self.name, validity.until)
+            .map_err(|why| Refusal::Claims(String::from(why).into()))
+    }
+
+    /// In an explanation nothing is fetched: the token is believed, and that is said.
+    fn assume(&self, x: &mut Exchange<'_>) -> Proof {
+        let Some(token) = tokens(&self.header, x.request).next() else { return Proof::Absent };
+        let found = self.glance(token).and_then(|token| self.accept(token.payload(), x.now.unix));
+        x.tell(|| format!("scheme {}: its keys are not known here, so the signature is taken to be good", self.name));
+        match found {
+            Ok(principal) => Proof::Valid(principal),
+            Err(refusal) => Proof::invalid(refusal.why()),
+        }
+    }
+}
+
+fn ask(document: &Arc<Document>, occasion: Occasion) -> Proof {
+    let callout = Callout::Refresh { document: Arc::clone(document), occasion: occasion.clone() };
+    Proof::Ask(Box::new(callout), Box::new(Asked { occasion }))
+}
+
+/// The key is not among those that are known: perhaps the issuer has new ones.
+fn seek(document: &Arc<Document>, kid: Option<Box<str>>, now: Duration, asked: Option<&Occasion>) -> Proof {
+    let Some(kid) = kid else { return Proof::invalid(Refusal::UnknownKey.why()) };
+    if let Some(Occasion::UnknownKey(_)) = asked {
+        // A fetch that failed says nothing about the key.
+        if document.error().is_none() {
+            document.note_absent(&kid, now);
+        }
+        return Proof::invalid(Refusal::UnknownKey.why());
+    }
+    let occasion = Occasion::UnknownKey(kid);
+    if document.may_help(&occasion, now) { ask(document, occasion) } else { Proof::invalid(Refusal::UnknownKey.why()) }
+}
+
+/// Tokens in the header field that is meant for them. API keys as bearer tokens belong to the scheme for them.
+pub(super) fn tokens<'r>(header: &'r FieldName, request: &'r Request) -> impl Iterator<Item = &'r [u8]> {
+    let of_authorization = header.id() == FieldId::AUTHORIZATION;
+    request.fields.iter().filter(|(name, _)| name.is(header)).filter_map(move |(_, value)| {
+        if of_authorization { bearer_token(value).filter(|token| !is_alike(token)) } else { Some(value) }
+    })
+}
+
+/// Removes them.
+pub(super) fn strip_tokens(header: &FieldName, request: &mut Request) {
+    if header.id() != FieldId::AUTHORIZATION {
+        request.fields.remove(header);
+    } else if tokens(header, request).next().is_some() {
+        request
+            .fields
+            .retain(|name, value| name.id != FieldId::AUTHORIZATION || bearer_token(value).is_none_or(is_alike));
+    }
+}
+
+fn expectations(spec: &JwtSpec) -> Expectations {
+    let boxed = |texts: &[Text]| texts.iter().map(|text| Box::from(&**text)).collect::<Vec<Box<str>>>();
+    let kind = |text: &Text| {
+        let text = text.to_ascii_lowercase();
+        Box::from(text.strip_prefix("application/").unwrap_or(&text))
+    };
+    Expectations {
+        issuer: Some((&*spec.issuer).into()),
+        audiences: (!spec.any_audience).then(|| boxed(&spec.audiences)),
+        parties: boxed(&spec.authorized_parties),
+        kinds: spec.types.iter().map(kind).collect(),
+        leeway: spec.leeway,
+        max_age: spec.max_age,
+        expiry: if spec.expiry { Expiry::Required } else { Expiry::Optional },
+        required: spec
+            .required_claims
+            .iter()
+            .map(|claim| WantedClaim { path: (&*claim.name).into(), values: boxed(&claim.values) })
+            .collect(),
+    }
+}
+
+fn compile_keys(spec: &JwtSpec, identity: &mut digest::Context, cx: &mut CompileCx<'_>) -> Option<Keys> {
+    let Some(keys) = &spec.keys else {
+        return discovered(spec, None, cx);
+    };
+    if let Some(text) = &keys.inline {
+        return fixed(keys.at, text.as_bytes(), cx);
+    }
+    if let Some(entry) = &keys.config_map {
+        let map = cx.config_map(entry.at, &entry.name)?;
+        let Some(bytes) = map.spec.entry(&entry.key) else {
+            let why = format!("the ConfigMap {} has no entry {}", &*entry.name, &*entry.key);
+            cx.refuse(entry.at, why).remedy("add it, or mend the name");
+            return None;
+        };
+        identity.update(bytes);
+        return fixed(entry.at, bytes, cx);
+    }
+    if let Some(entry) = &keys.shared_secret {
+        let secret = entry.read(cx)?;
+        identity.update(secret.as_bytes());
+        return shared(entry.at, &secret, cx);
+    }
+    let Some(text) = &keys.url else {
+        return discovered(spec, Some(keys), cx);
+    };
+    let url = reached(keys, cx.url(keys.at, text, PlainHttp::OnLoopback)?, cx);
+    let part = format!("keys {text} {:?}", keys.backend_ref);
+    Some(Keys::Fetched(cx.document(&part, text, Source { url, kind: SourceKind::Keys })))
+}
+
+/// The URL, asked of the backend that is named instead of its host, if one is.
+fn reached(keys: &KeysSpec, url: Url, cx: &mut CompileCx<'_>) -> Url {
+    match &keys.backend_ref {
+        Some(reference) => Url { callee: cx.backend(reference), ..url },
+        None => url,
+    }
+}
+
+fn fixed(at: Spot, bytes: &[u8], cx: &mut CompileCx<'_>) -> Option<Keys> {
+    match KeySet::parse(bytes) {
+        Ok(keys) => Some(Keys::Fixed(keys)),
+        Err(why) => {
+            let remedy = if why.0.contains("shared secret") {
+                "with it everybody who reads this could sign: put it into a Secret and name that as `sharedSecret`"
+            } else if why.0.contains("private half") {
+                "take `d`, `p`, `q`, `dp`, `dq` and `qi` out of it, and use a new key: this one is known now"
+            } else {
+                "write a JWK set: `{\"keys\": [...]}`"
+            };
+            cx.refuse(at, format!("these keys cannot be used: {why}")).remedy(remedy);
+            None
+        }
+    }
+}
+
+fn shared(at: Spot, secret: &str, cx: &mut CompileCx<'_>) -> Option<Keys> {
+    let start = secret.trim_start();
+    if start.starts_with("-----BEGIN") || start.starts_with('{') {
+        cx.refuse(at, "the shared secret is a key in PEM or JSON, which somebody else may know")
+            .remedy("with a public key use `keys.inline` and RS256 or ES256; a shared secret is random bytes");
+        return None;
+    }
+    let keys = KeySet::shared(secret.as_bytes());
+    if keys.keys().is_empty() {
+        cx.refuse(at, "the shared secret has fewer than 32 bytes, and could be guessed")
+            .remedy("make one with `openssl rand -hex 32` (RFC 7518 section 3.2)");
+        return None;
+    }
+    Some(Keys::Fixed(keys))
+}
+
+/// Keys where the provider says they are.
+fn discovered(spec: &JwtSpec, keys: Option<&KeysSpec>, cx: &mut CompileCx<'_>) -> Option<Keys> {
+    let at = keys.map_or(spec.at, |keys| keys.at);
+    provider(at, &spec.issuer, keys, cx).map(Keys::Fetched)
+}
+
+/// The description of an OpenID provider, kept fresh.
+pub(super) fn provider(
+    at: Spot,
+    issuer: &Text,
+    keys: Option<&KeysSpec>,
+    cx: &mut CompileCx<'_>,
+) -> Option<Arc<Document>> {
+    let usual = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
+    let text = keys.and_then(|keys| keys.discovery.as_deref()).unwrap_or(&usual).to_owned();
+    let url = cx.url(at, &text, PlainHttp::OnLoopback)?;
+    let url = keys.map_or(url.clone(), |keys| reached(keys, url, cx));
+    // The server of the description is one that it may name; others are those that the configuration names.
+    let (origin, _, _) = parse_url(&text, PlainHttp::OnLoopback).ok()?;
+    let mut origins = vec![(origin, url.clone())];
+    for text in keys.map_or(&[][..], |keys| &keys.origins) {
+        let other = cx.url(at, text, PlainHttp::OnLoopback)?;
+        let (origin, _, _) = parse_url(text, PlainHttp::OnLoopback).ok()?;
+        origins.push((origin, other));
+    }
+    let listed: Vec<&Origin> = origins.iter().map(|(origin, _)| origin).collect();
+    let part = format!("provider {issuer} {text} {:?} {listed:?}", keys.and_then(|keys| keys.backend_ref.as_ref()));
+    let kind = SourceKind::Provider { issuer: (&**issuer).into(), origins };
+    Some(cx.document(&part, &text, Source { url, kind }))
+}
