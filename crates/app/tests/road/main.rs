@@ -5,6 +5,7 @@ mod connections;
 mod disorder;
 mod drain;
 mod early;
+mod external_auth;
 mod faults;
 mod forwarding;
 mod http2;
