@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -15,8 +16,10 @@ use crate::document::{Document, Occasion};
 use crate::rule::BrokenRef;
 use crate::snapshot::Backend;
 
+/// Something that ends.
+pub type Landing = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Something to do before a policy can decide.
-#[derive(Debug)]
 pub enum Callout {
     /// Ask a server.
     Http(Box<HttpCall>),
@@ -33,6 +36,13 @@ pub enum Callout {
         document: Arc<Document>,
         /// Why.
         occasion: Occasion,
+    },
+    /// Wait for what somebody else is finding out. Where to look for it is the policy's business.
+    Wait {
+        /// What is waited for, for explanations.
+        what: &'static str,
+        /// Ends when there is nothing more to wait for.
+        until: Landing,
     },
 }
 
@@ -76,7 +86,7 @@ pub enum CalloutResult {
     BodyTooLarge,
     /// What was computed.
     Computed(Box<dyn Any + Send>),
-    /// The document was fetched or not; what it is now is to be seen there.
+    /// What was waited for is over; what came of it is to be seen where it is kept.
     Refreshed,
     /// Nothing came of it. The sentence is for logs; it holds no secret.
     Failed(Box<str>),
@@ -97,6 +107,12 @@ pub struct Answer {
     pub trailers: Fields,
 }
 
+impl fmt::Debug for Callout {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.describe())
+    }
+}
+
 impl Callout {
     /// What is done, for explanations: `asks shop/auth:9001, GET /check`.
     pub fn describe(&self) -> String {
@@ -106,6 +122,7 @@ impl Callout {
             }
             Callout::Body { most } => format!("reads the body of the request, up to {most} bytes"),
             Callout::Compute(computation) => format!("computes {}", computation.what),
+            Callout::Wait { what, .. } => format!("waits for {what}"),
             Callout::Refresh { document, .. } => format!("fetches {}", document.label),
         }
     }

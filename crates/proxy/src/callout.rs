@@ -62,6 +62,13 @@ async fn outcome_of(
                 Err(_) => CalloutResult::Failed(format!("{what} could not be computed").into()),
             }
         }
+        Callout::Wait { until, .. } => {
+            let waiting = pin!(async { Ok(tokio::time::timeout(documents::PATIENCE, until).await) });
+            match unless_gone(waiting, journey.replier).await? {
+                Ok(()) => CalloutResult::Refreshed,
+                Err(_) => CalloutResult::Failed("somebody else has been asking for too long".into()),
+            }
+        }
         Callout::Refresh { document, occasion } => {
             let worker = journey.worker;
             let asking = pin!(async {

@@ -37,7 +37,9 @@ mod api_key;
 mod basic;
 mod claims;
 mod failures;
+mod flights;
 mod forward;
+mod introspection;
 mod jwt;
 mod requirement;
 mod scheme;
@@ -408,3 +410,5 @@ fn limited(wait: Duration) -> Verdict {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod token_tests;

@@ -31,6 +31,7 @@ use crate::document::{Document, Occasion, Source, SourceKind};
 use crate::exchange::Exchange;
 use crate::jose::{Algorithm, Algorithms, Expectations, Expiry, KeySet, Refusal, Token, WantedClaim};
 use crate::principal::Principal;
+use crate::redact::CredentialPlaces;
 
 object! {
     /// Signed tokens (JWT) of one issuer, as bearer tokens.
@@ -267,6 +268,10 @@ impl Scheme for JwtScheme {
         shared.map(|entry| entry.name.clone()).into_iter().collect()
     }
 
+    fn places(&self, places: &mut CredentialPlaces) {
+        places.fields.insert(self.header.as_str().to_ascii_lowercase().into());
+    }
+
     fn presents(&self, x: &Exchange<'_>) -> bool {
         tokens(&self.header, x.request).next().is_some()
     }
@@ -442,12 +447,17 @@ fn expectations(spec: &JwtSpec) -> Expectations {
         leeway: spec.leeway,
         max_age: spec.max_age,
         expiry: if spec.expiry { Expiry::Required } else { Expiry::Optional },
-        required: spec
-            .required_claims
-            .iter()
-            .map(|claim| WantedClaim { path: (&*claim.name).into(), values: boxed(&claim.values) })
-            .collect(),
+        required: wanted(&spec.required_claims),
     }
+}
+
+/// Required claims, compiled.
+pub(super) fn wanted(claims: &[RequiredClaim]) -> Vec<WantedClaim> {
+    let one = |claim: &RequiredClaim| WantedClaim {
+        path: (&*claim.name).into(),
+        values: claim.values.iter().map(|value| Box::from(&**value)).collect(),
+    };
+    claims.iter().map(one).collect()
 }
 
 fn compile_keys(spec: &JwtSpec, identity: &mut digest::Context, cx: &mut CompileCx<'_>) -> Option<Keys> {

@@ -13,7 +13,7 @@ use transept_model::value::Value;
 use transept_wire::head::Request;
 
 use super::super::CompileCx;
-use super::{api_key, basic, jwt};
+use super::{api_key, basic, introspection, jwt};
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::principal::Principal;
@@ -192,6 +192,8 @@ schemes! {
     ApiKey: api_key = api_key::ApiKeyScheme;
     /// Signed tokens (JWT).
     Jwt: jwt = jwt::JwtScheme;
+    /// Tokens that are looked up at their issuer (OAuth 2.0 token introspection).
+    Introspection: introspection = introspection::IntrospectionScheme;
     /// Names and passwords.
     Basic: basic = basic::BasicScheme;
 }
