@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use transept_control::Update;
+use transept_engine::document::DocumentState;
 use transept_engine::snapshot::Secure;
 use transept_proxy::{BackendState, BindOutcome, EndpointState, Proxy, Reading, ResolvedName};
 
@@ -172,6 +173,7 @@ impl Standing {
             },
             "listeners": listeners(&now),
             "names": self.proxy.names().iter().map(name_to_json).collect::<Value>(),
+            "documents": self.proxy.documents().iter().map(document_to_json).collect::<Value>(),
             "backends": backends.iter().map(backend_to_json).collect::<Value>(),
             "certificates": now.certificates.iter().map(Ending::to_json).collect::<Value>(),
             "problems": update
@@ -194,6 +196,18 @@ impl Standing {
         self.process.write_metrics(&mut out);
         out
     }
+}
+
+fn document_to_json(document: &DocumentState) -> Value {
+    json!({
+        "url": document.label,
+        "ageSeconds": document.age.map(|age| age.as_secs()),
+        "keys": document.keys,
+        "fetched": document.fetched,
+        "failed": document.failed,
+        "error": document.error,
+        "remarks": document.remarks,
+    })
 }
 
 fn listeners(now: &Now) -> Value {

@@ -22,6 +22,7 @@ mod retries;
 mod secure;
 mod stage;
 mod streams;
+mod tokens;
 mod traffic;
 mod tunnels;
 mod upstream;
