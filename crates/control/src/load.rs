@@ -8,12 +8,15 @@ use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use transept_engine::Snapshot;
 use transept_engine::compile::{Compiled, compile};
 use transept_engine::policies;
 use transept_model::attach::{Attached, Settled, Surroundings, attach};
+use transept_model::kinds::{ApiKeySpec, Object};
 use transept_model::load::Past;
+use transept_model::schema::Moment;
 use transept_model::status::Status;
 use transept_model::{Invalid, Note, World};
 
@@ -119,7 +122,10 @@ impl Loader {
         if let Some(previous) = &self.previous {
             loader = loader.after(&previous.past);
         }
-        let transept_model::Loaded { world, invalid: mut unreadable, notes } = loader.load(&reading.texts);
+        let transept_model::Loaded { world, invalid: mut unreadable, mut notes } = loader.load(&reading.texts);
+        if self.purpose == Purpose::Check {
+            notes.extend(ended_keys(&world));
+        }
         self.shelf = shelf;
         let Weighed { attached, compiled, problems, generation } = self.weigh(&world);
         let mut invalid = reading.unreadable;
@@ -184,6 +190,19 @@ impl Loader {
         let foreign = self.wished.iter().filter(|ip| is_foreign(**ip));
         foreign.map(|ip| (*ip, "this machine does not have it".to_owned())).collect()
     }
+}
+
+/// The keys that have ended. They do no harm, and their owners may not know.
+fn ended_keys(world: &World) -> Vec<Note> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let ended =
+        world.api_keys().iter().filter_map(|key| Some((key, key.spec.expires.filter(|end| now >= end.unix())?)));
+    let note = |(key, end): (&Arc<Object<ApiKeySpec>>, Moment)| Note {
+        at: key.meta.at.clone(),
+        object: Some(key.meta.object_name()),
+        what: format!("the key has expired on {end}; make another with `transept key create`, or remove it"),
+    };
+    ended.map(note).collect()
 }
 
 /// The addresses that Gateways ask for.

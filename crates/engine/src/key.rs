@@ -13,6 +13,8 @@ use std::time::Duration;
 use aws_lc_rs::{digest, hmac};
 use transept_model::kinds::{KeyHash, KeyHashing};
 
+use crate::keep::Keep;
+
 /// Characters of a key that are random.
 const RANDOM: usize = 22;
 /// Characters of the checksum.
@@ -102,9 +104,9 @@ pub fn hash(key: &[u8], pepper: Option<&hmac::Key>) -> KeyHash {
     KeyHash { by, bytes: made.unwrap_or_default() }
 }
 
-/// A pepper as the key of an HMAC.
-pub fn pepper(secret: &[u8]) -> hmac::Key {
-    hmac::Key::new(hmac::HMAC_SHA256, secret)
+/// A pepper as the key of an HMAC. Line ends behind it, as editors leave them in files, are not part of it.
+pub fn pepper(secret: &str) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, secret.trim_end_matches(['\r', '\n']).as_bytes())
 }
 
 /// When keys were last used, to the minute: shared by all workers, and by all generations of the configuration.
@@ -125,6 +127,11 @@ struct Uses {
 pub struct LastUse(Arc<AtomicU32>);
 
 impl LastUses {
+    /// Those of a process.
+    pub fn kept(keep: &Keep) -> Arc<LastUses> {
+        keep.of("last uses of keys", LastUses::default)
+    }
+
     /// That of a key by namespace and name.
     pub fn of(&self, namespace: &str, name: &str) -> LastUse {
         let mut uses = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
@@ -215,7 +222,7 @@ mod tests {
         assert_eq!(key.len(), "tr_test_".len() + RANDOM + 1 + CHECK);
         assert_eq!(prefix(&key), &key[..12]);
         assert_eq!(hash(key.as_bytes(), None), hash(key.as_bytes(), None));
-        assert_ne!(hash(key.as_bytes(), None), hash(key.as_bytes(), Some(&pepper(b"salt"))));
+        assert_ne!(hash(key.as_bytes(), None), hash(key.as_bytes(), Some(&pepper("salt\n"))));
     }
 
     #[test]

@@ -70,9 +70,9 @@ pub fn definition(kind: &KindDescription) -> Option<Json> {
 
 fn pluralize(word: &str) -> String {
     match word.strip_suffix('y') {
-        Some(stem) => format!("{stem}ies"),
-        None if word.ends_with('s') => format!("{word}es"),
-        None => format!("{word}s"),
+        Some(stem) if !stem.ends_with(['a', 'e', 'i', 'o', 'u']) => format!("{stem}ies"),
+        _ if word.ends_with('s') => format!("{word}es"),
+        _ => format!("{word}s"),
     }
 }
 
@@ -207,7 +207,10 @@ mod tests {
             .filter_map(definition)
             .map(|one| one["metadata"]["name"].as_str().unwrap_or_default().to_owned())
             .collect();
-        assert_eq!(names, ["backends.transept.dev", "workloads.transept.dev"]);
+        assert_eq!(
+            names,
+            ["backends.transept.dev", "workloads.transept.dev", "consumers.transept.dev", "apikeys.transept.dev"]
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub(crate) mod completion;
 pub(crate) mod control;
 pub(crate) mod demo;
 pub(crate) mod explain;
+pub(crate) mod key;
 pub(crate) mod mesh;
 pub(crate) mod proxy;
 pub(crate) mod run;

@@ -79,6 +79,16 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     Ok(judge(&status))
 }
 
+/// The status of the instance whose admin server has this address or URL.
+///
+/// # Errors
+/// It does not answer.
+pub(super) fn of(admin: &str) -> Result<Value> {
+    let authority = admin.strip_prefix("http://").unwrap_or(admin).trim_end_matches('/');
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, fetch(authority)).await })?
+}
+
 async fn fetch(authority: &str) -> Result<Value> {
     let address = if authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
         authority.to_owned()

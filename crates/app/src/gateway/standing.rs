@@ -12,7 +12,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use transept_control::Update;
 use transept_engine::document::DocumentState;
+use transept_engine::keep::Keep;
+use transept_engine::key::LastUses;
 use transept_engine::snapshot::Secure;
+use transept_model::schema::Moment;
 use transept_proxy::{BackendState, BindOutcome, EndpointState, Proxy, Reading, ResolvedName};
 
 use super::binds;
@@ -175,6 +178,7 @@ impl Standing {
             "names": self.proxy.names().iter().map(name_to_json).collect::<Value>(),
             "documents": self.proxy.documents().iter().map(document_to_json).collect::<Value>(),
             "backends": backends.iter().map(backend_to_json).collect::<Value>(),
+            "keys": keys(&update.loaded.snapshot.keep),
             "certificates": now.certificates.iter().map(Ending::to_json).collect::<Value>(),
             "problems": update
                 .loaded
@@ -208,6 +212,15 @@ fn document_to_json(document: &DocumentState) -> Value {
         "error": document.error,
         "remarks": document.remarks,
     })
+}
+
+/// The keys that were used here, each with the minute in which it was used last.
+fn keys(keep: &Keep) -> Value {
+    let entry = |(namespace, name, at): (Box<str>, Box<str>, Duration)| {
+        let at = Moment::of_unix(at).map(|at| at.to_string());
+        json!({"key": format!("{namespace}/{name}"), "lastUsed": at})
+    };
+    LastUses::kept(keep).all().into_iter().map(entry).collect()
 }
 
 fn listeners(now: &Now) -> Value {

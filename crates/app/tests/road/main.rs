@@ -9,6 +9,7 @@ mod faults;
 mod forwarding;
 mod http2;
 mod http2_flow;
+mod keys;
 mod limits;
 mod listeners;
 mod names;

@@ -48,11 +48,7 @@ impl Provider {
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
         assert_eq!(soon(lines.next_line()).await.expect("a line").as_deref(), Some("ready"));
         let address = ([127, 0, 0, 1], port).into();
-        Some(Provider {
-            _child: child,
-            issuer: format!("http://127.0.0.1:{port}"),
-            endpoint: Endpoint::http1(address),
-        })
+        Some(Provider { _child: child, issuer: format!("http://127.0.0.1:{port}"), endpoint: Endpoint::http1(address) })
     }
 
     async fn say(&self, request: Request) -> Answer {

@@ -151,7 +151,7 @@ pub(super) struct Shelves {
     pub(super) rules: u64,
 }
 
-/// Secrets are for the gateways that use them, wherever they are, and a gateway sees no other Gateway than itself; everything else is for every member.
+/// Secrets are for the gateways that use them, wherever they are, keys and whose they are for every gateway, and a gateway sees no other Gateway than itself; everything else is for every member.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Visible(source::Secrets);
 
@@ -161,13 +161,17 @@ impl Scope for Visible {
     fn sees(&self, viewer: &SpiffeId, resource: &Resource) -> bool {
         let kind = resource.key().type_url.as_str();
         let is_gateway = kind.starts_with("gateway.networking.k8s.io/") && kind.ends_with("/Gateway");
-        if !is_gateway && kind != "core/v1/Secret" {
+        let is_key = matches!(kind, "transept.dev/v1alpha1/ApiKey" | "transept.dev/v1alpha1/Consumer");
+        if !is_gateway && !is_key && kind != "core/v1/Secret" {
             return true;
         }
         let own = viewer.workload().map(|own| (own.namespace().to_owned(), own.service_account().to_owned()));
         let Visible(secrets) = self;
         let Some((own, named)) = own.and_then(|own| secrets.gateways.get_key_value(&own)) else { return is_gateway };
         let Some((namespace, name)) = resource.key().name.split_once('/') else { return false };
+        if is_key {
+            return true;
+        }
         if is_gateway {
             return namespace == own.0 && name == own.1;
         }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
-use transept_engine::policies::MODEL_KINDS;
+use transept_engine::policies::{self, MODEL_KINDS};
 use transept_model::catalogue::{KindDescription, catalogue};
 use transept_model::kinds::Scope;
 use transept_model::load::{DEFAULT_NAMESPACE, FROM_ENV, FROM_FILE, Outside, ValueFrom, Wanted};
@@ -37,8 +37,8 @@ impl Kinds {
     pub fn order(&self) -> Vec<TypeUrl> {
         let rank = |kind: &str| match kind {
             "Namespace" | "GatewayClass" | "ReferenceGrant" => 0,
-            "Secret" | "ConfigMap" => 1,
-            "Service" | "Backend" => 2,
+            "Secret" | "ConfigMap" | "Consumer" => 1,
+            "Service" | "Backend" | "ApiKey" => 2,
             "EndpointSlice" | "Workload" => 3,
             "Gateway" => 5,
             kind if kind.ends_with("Route") => 6,
@@ -260,10 +260,29 @@ pub fn secrets(objects: &[Value]) -> Secrets {
             (Some("Gateway"), Some(name)) => {
                 found.gateways.insert((namespace_of(object).to_owned(), name.to_owned()), secrets);
             }
-            _ => found.shared.extend(secrets),
+            _ => {
+                found.shared.extend(secrets);
+                found.shared.extend(secrets_of_policy(object));
+            }
         }
     }
     found
+}
+
+/// The Secrets that a policy names in its own way.
+fn secrets_of_policy(object: &Value) -> BTreeSet<Name> {
+    let Some(kind) = object["kind"].as_str().filter(|kind| MODEL_KINDS.iter().any(|one| one.kind == *kind)) else {
+        return BTreeSet::new();
+    };
+    let mut spec = object["spec"].clone();
+    if let Some(fields) = spec.as_object_mut() {
+        fields.remove("targetRefs");
+    }
+    // The engine reads trees with positions, and JSON is YAML.
+    let text = SourceText::new("spec", spec.to_string());
+    let (documents, _) = transept_model::value::read(&text, &Budget::default());
+    let secrets = documents.iter().flat_map(|spec| policies::secrets_of(kind, spec));
+    secrets.map(|name| (namespace_of(object).to_owned(), name.to_string())).collect()
 }
 
 /// The Secrets that an object names, wherever in it: what refers to an object of this kind, or says by its own name that it does.
@@ -395,13 +414,16 @@ metadata: {name: x}
 ---
 {apiVersion: transept.dev/v1alpha1, kind: Backend, metadata: {name: bank, namespace: shop}, spec: {tls: {caCertificateRefs: [{group: '',
   kind: Secret, name: ca}, {group: '', kind: ConfigMap, name: other}], clientCertificateRef: {name: key}}}}
+---
+{apiVersion: transept.dev/v1alpha1, kind: AuthenticationPolicy, metadata: {name: people, namespace: shop}, spec: {targetRefs: [
+  {group: gateway.networking.k8s.io, kind: Gateway, name: web}], schemes: [{name: staff, basic: {users: {name: htpasswd, key: users}}}]}}
 ";
         let objects = objects(&[SourceText::new("web.yaml", text)], &Nothing);
         let name = |namespace: &str, name: &str| (namespace.to_owned(), name.to_owned());
         let web = BTreeSet::from([name("default", "a"), name("certs", "b"), name("default", "d")]);
         let expected = Secrets {
             gateways: BTreeMap::from([(name("default", "web"), web), (name("default", "empty"), BTreeSet::new())]),
-            shared: BTreeSet::from([name("shop", "ca"), name("shop", "key")]),
+            shared: BTreeSet::from([name("shop", "ca"), name("shop", "htpasswd"), name("shop", "key")]),
         };
         assert_eq!(secrets(&objects), expected);
     }

@@ -6,6 +6,7 @@
 
 mod backends;
 pub(crate) mod filters;
+mod keys;
 pub mod mesh;
 mod policies;
 mod routes;
@@ -123,6 +124,7 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
     conditions.extend(policies.conditions());
     conditions.extend(unresolved);
     problems.extend(policies.problems);
+    keys::judge(world, &mut problems);
     let binds = drafts.into_iter().map(|(address, draft)| Arc::new(draft.finish(address))).collect();
     for problem in &mut problems {
         world.complete(problem);

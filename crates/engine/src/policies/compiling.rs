@@ -95,6 +95,11 @@ impl<'c> CompileCx<'c> {
         Document::of(self.keep, part, label, source)
     }
 
+    /// The memories of all policies.
+    pub(crate) fn keep_everywhere(&self) -> &Keep {
+        self.keep
+    }
+
     /// A Secret in the namespace of the policy.
     pub fn secret(&mut self, at: Spot, name: &str) -> Option<Arc<Object<SecretBody>>> {
         let namespace = &self.name.namespace;

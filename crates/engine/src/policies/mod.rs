@@ -311,9 +311,9 @@ pub fn kind(name: &str) -> Option<&'static KindFacts> {
     KINDS.iter().find(|facts| facts.kind == name)
 }
 
-/// The names of the Secrets that a policy needs, in its own namespace.
-pub fn secrets_of(policy: &transept_model::policy::Policy) -> Vec<Text> {
-    AnyPolicy::secrets(policy.kind, &policy.spec)
+/// The names of the Secrets that a policy of a kind needs, in its own namespace, by its spec without `targetRefs`.
+pub fn secrets_of(kind: &str, spec: &Value) -> Vec<Text> {
+    AnyPolicy::secrets(kind, spec)
 }
 
 /// A health check as a policy with nothing but `healthCheck: {}` compiles it.

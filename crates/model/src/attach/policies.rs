@@ -10,13 +10,14 @@ use super::backend_tls::{MOST_ANCESTORS, gateway_ref, target_ref};
 use super::findings::{Findings, Objection};
 use super::gateways::GatewayDraft;
 use super::routes::Uses;
-use crate::kinds::PolicyTargetReference;
+use crate::kinds::{Object, PolicyTargetReference};
 use crate::policy::{Merge, Policy, Target};
 use crate::references::BackendKey;
 use crate::schema::Text;
 use crate::status::{
     AncestorStatus, Condition, Conditions, ObjectStatus, PolicyStatus, Status, StatusBody, StatusRef, Truth,
 };
+use crate::suggest;
 use crate::world::World;
 
 /// A policy on one of its targets.
@@ -176,17 +177,38 @@ fn lost_to(owner: &Policy, reference: &PolicyTargetReference) -> Objection {
     Objection::new("Conflicted", why, "remove one of them: the kind allows one policy a target")
 }
 
+/// The names of the objects of a kind in a namespace that a policy can be attached to.
+fn names_of<'w>(world: &'w World, kind: &str, namespace: &str) -> Vec<&'w str> {
+    fn of<'w, S>(objects: &'w [Arc<Object<S>>], namespace: &str) -> Vec<&'w str> {
+        objects.iter().filter(|one| &*one.meta.namespace == namespace).map(|one| &*one.meta.name).collect()
+    }
+    match kind {
+        "Gateway" => of(world.gateways(), namespace),
+        "HTTPRoute" => of(world.http_routes(), namespace),
+        "GRPCRoute" => of(world.grpc_routes(), namespace),
+        "TCPRoute" => of(world.tcp_routes(), namespace),
+        "Service" => of(world.services(), namespace),
+        "Backend" => of(world.backends(), namespace),
+        _ => Vec::new(),
+    }
+}
+
 fn find_target(world: &World, policy: &Policy, reference: &PolicyTargetReference) -> Result<PolicyTarget, Objection> {
     let namespace = policy.meta.namespace.clone();
     let name = reference.name.clone();
     let (kind, section) = (reference.kind.as_str(), reference.section_name.clone());
     let missing = || {
-        let why = match &reference.section_name {
+        let mut why = match &reference.section_name {
             Some(section) => {
                 format!("there is no {kind} {namespace}/{name} with a part named {section}")
             }
             None => format!("there is no {kind} {namespace}/{name}"),
         };
+        if let Some(meant) = suggest::nearest(&name, names_of(world, kind, &namespace)).filter(|meant| *meant != &*name)
+        {
+            // What a policy should have guarded is open until somebody sees this.
+            why.push_str(&format!("; {kind} {namespace}/{meant}, which may be meant, is without this {}", policy.kind));
+        }
         let remedy = "add it, or correct the name; a policy reaches only its own namespace";
         Objection::new("TargetNotFound", why, remedy)
     };

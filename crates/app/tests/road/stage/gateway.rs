@@ -291,6 +291,11 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
+    /// The file with its configuration.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// The same after other changes, of files besides, have led to this status.
     pub(crate) async fn reload_after(&mut self, status: &Value, setup: &Setup) {
         self.generation = status["generation"].as_u64().expect("a number");

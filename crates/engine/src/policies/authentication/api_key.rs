@@ -77,7 +77,7 @@ impl Scheme for ApiKeyScheme {
 
     fn compile(name: &Text, spec: &ApiKeySchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let pepper = match &spec.pepper {
-            Some(entry) => Some(Box::new(key::pepper(entry.read(cx)?.as_bytes()))),
+            Some(entry) => Some(Box::new(key::pepper(&entry.read(cx)?))),
             None => None,
         };
         // The format of names has been checked when it was read.
@@ -217,7 +217,7 @@ impl Known {
 /// The keys of the policy's namespace by hash, each with the principal that it stands for. Of two with one hash the older counts.
 fn known_keys(scheme: &Text, cx: &mut CompileCx<'_>) -> HashMap<[u8; 32], Known> {
     let namespace = &cx.name.namespace;
-    let uses = cx.keep_for_all("last uses of keys", key::LastUses::default);
+    let uses = key::LastUses::kept(cx.keep_everywhere());
     let mut keys = HashMap::new();
     for key in cx.world.api_keys().iter().filter(|key| key.meta.namespace == *namespace) {
         let consumer = cx.world.consumer(namespace, &key.spec.consumer);

@@ -76,6 +76,8 @@ choice! {
 }
 
 const LONGEST: Duration = Duration::from_secs(60);
+/// How far clocks may be apart; the issuer has looked at its own.
+const LEEWAY: Duration = Duration::from_secs(30);
 const INACTIVE: Duration = Duration::from_secs(10);
 const MOST_ACTIVE: usize = 4096;
 const MOST_INACTIVE: usize = 1024;
@@ -174,7 +176,7 @@ impl Scheme for IntrospectionScheme {
                 audiences: (!spec.any_audience).then(|| boxed(&spec.audiences)),
                 parties: Vec::new(),
                 kinds: Vec::new(),
-                leeway: Duration::ZERO,
+                leeway: LEEWAY,
                 max_age: None,
                 expiry: Expiry::Optional,
                 required: wanted(&spec.required_claims),
@@ -309,9 +311,13 @@ impl IntrospectionScheme {
             Ok(validity) => validity,
             Err(refusal) => return Proof::invalid(refusal.why()),
         };
-        match principal(claims, &self.claims, self.owner, &self.name, validity.until) {
+        let ends = validity.until.map(|until| until.saturating_sub(LEEWAY));
+        if ends.is_some_and(|ends| now >= ends) {
+            return Proof::invalid("the token has expired (`exp`)");
+        }
+        match principal(claims, &self.claims, self.owner, &self.name, ends) {
             Ok(principal) => {
-                let until = validity.until.map_or(now + self.remember, |until| until.min(now + self.remember));
+                let until = ends.map_or(now + self.remember, |ends| ends.min(now + self.remember));
                 self.memory.active.note(hash, Arc::clone(&principal), 0, until, now);
                 Proof::Valid(principal)
             }

@@ -1,0 +1,413 @@
+//! `transept key create|list|rotate|revoke`: keys of Consumers.
+//!
+//! A key is shown once, to whoever makes it. What is kept is an ApiKey object with its hash, in a file that a gateway or a control plane
+//! follows: a change is in force as soon as they have read it. The secret of a key is on no command line and in no file of ours.
+
+mod file;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
+use transept_engine::key;
+use transept_model::schema::Moment;
+
+use self::file::{KeyFile, Stored};
+use super::{Exit, status};
+use crate::{console, duration, table};
+
+const EXAMPLES: &str = "\
+Examples:
+  transept key create --consumer mobile --file keys.yaml                        prints the key, once
+  transept key create --consumer mobile --scope orders.read --ttl 2160h --file keys.yaml
+  transept key create --consumer mobile > mobile.yaml                           the object to the file, the key to the terminal
+  transept key list --file keys.yaml
+  transept key rotate mobile-1 --overlap 24h --file keys.yaml                   both are good for a day
+  transept key revoke mobile-1 --file keys.yaml
+
+Only a hash of a key is stored. A gateway that runs with the file, or with its directory, takes changes over by itself.";
+
+/// Make, list, replace and revoke the API keys of Consumers
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Make a key and print it
+    Create(Create),
+    /// Show all keys, without their secrets
+    List(List),
+    /// Make another key in place of one, which stays good for a while
+    Rotate(Rotate),
+    /// Make a key good for nothing
+    Revoke(Revoke),
+}
+
+/// Where keys are.
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// File with the ApiKeys; one of those that a gateway is started with
+    #[arg(long, env = "TRANSEPT_KEYS", value_name = "FILE")]
+    file: PathBuf,
+
+    /// Namespace of the keys
+    #[arg(long, env = "TRANSEPT_NAMESPACE", value_name = "NAME", default_value = "default")]
+    namespace: String,
+}
+
+/// How keys are spelled and hashed.
+#[derive(Debug, clap::Args)]
+struct Making {
+    /// First word of the key, by which scanners know whose it is
+    #[arg(long, value_name = "WORD", default_value = "tr", value_parser = word)]
+    brand: String,
+
+    /// Second word of the key, such as live or test
+    #[arg(long, value_name = "WORD", default_value = "live", value_parser = word)]
+    environment: String,
+
+    /// File with the pepper under which the key is hashed, the same that the policy's `pepper` holds
+    #[arg(long, value_name = "FILE")]
+    pepper_file: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Create {
+    /// Consumer that the key is for
+    #[arg(long, value_name = "NAME")]
+    consumer: String,
+
+    /// Name of the key; without it, that of the Consumer and the next free number
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// What the key is good for; may be repeated
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
+
+    /// Network of clients that may use it; may be repeated
+    #[arg(long = "address", value_name = "NETWORK")]
+    addresses: Vec<String>,
+
+    /// How long the key is good, such as 720h; without it, until it is revoked
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    ttl: Option<Duration>,
+
+    /// File to add the key to; without it the object is printed, and the key told on standard error
+    #[arg(long, env = "TRANSEPT_KEYS", value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// Namespace of the key
+    #[arg(long, env = "TRANSEPT_NAMESPACE", value_name = "NAME", default_value = "default")]
+    namespace: String,
+
+    #[command(flatten)]
+    making: Making,
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    #[command(flatten)]
+    place: Place,
+
+    /// Admin address of a gateway, to show when keys were last used there
+    #[arg(long, env = "TRANSEPT_ADMIN", value_name = "ADDR")]
+    admin: Option<String>,
+
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Rotate {
+    /// Name of the key that is replaced
+    name: String,
+
+    /// How long it stays good
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration::parse)]
+    overlap: Duration,
+
+    /// How long the new key is good; without it, until it is revoked
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    ttl: Option<Duration>,
+
+    #[command(flatten)]
+    place: Place,
+
+    #[command(flatten)]
+    making: Making,
+}
+
+#[derive(Debug, clap::Args)]
+struct Revoke {
+    /// Name of the key
+    name: String,
+
+    #[command(flatten)]
+    place: Place,
+}
+
+fn word(text: &str) -> Result<String, String> {
+    if key::is_word(text.as_bytes()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("`{text}` cannot be in a key: write 1 to 16 lower-case letters and digits"))
+}
+
+/// Does what is asked for.
+pub(crate) fn run(args: Args) -> Result<Exit> {
+    match args.action {
+        Action::Create(create) => run_create(&create)?,
+        Action::List(list) => return run_list(&list),
+        Action::Rotate(rotate) => run_rotate(&rotate)?,
+        Action::Revoke(revoke) => {
+            let Place { file, namespace } = &revoke.place;
+            let mut file = KeyFile::open(file)?;
+            let mut stored = file.find(namespace, &revoke.name)?;
+            stored.object["spec"]["disabled"] = true.into();
+            file.replace(&stored)?;
+            file.save()?;
+            console::tell(&format!("key {namespace}/{} is revoked", revoke.name));
+        }
+    }
+    Ok(Exit::Fine)
+}
+
+fn run_create(create: &Create) -> Result<()> {
+    let mut spec = json!({"consumer": create.consumer});
+    if !create.scopes.is_empty() {
+        spec["scopes"] = create.scopes.clone().into();
+    }
+    if !create.addresses.is_empty() {
+        spec["addresses"] = create.addresses.clone().into();
+    }
+    set_end(&mut spec, create.ttl)?;
+    let mut file = create.file.as_deref().map(KeyFile::open).transpose()?;
+    let taken = file.as_ref().map(|file| names(&file.keys(), &create.namespace)).unwrap_or_default();
+    let name = create.name.clone().unwrap_or_else(|| free_name(&create.consumer, &taken));
+    if taken.contains(&name) {
+        bail!(
+            "there is an ApiKey {}/{name} already; choose another --name, or use `transept key rotate`",
+            create.namespace
+        );
+    }
+    let (key, object) = make(&create.making, &create.namespace, &name, spec)?;
+    match &mut file {
+        Some(open) => open.add(&object)?,
+        None => {
+            console::print(&file::write(&object)?)?;
+            console::tell(&format!("key {}/{name}, shown this once: {key}", create.namespace));
+            return Ok(());
+        }
+    }
+    if let Some(file) = file {
+        file.save()?;
+    }
+    show_once(&create.namespace, &name, &key)
+}
+
+fn run_rotate(rotate: &Rotate) -> Result<()> {
+    let Place { file, namespace } = &rotate.place;
+    let mut file = KeyFile::open(file)?;
+    let mut old = file.find(namespace, &rotate.name)?;
+    let mut spec = json!({"consumer": old.object["spec"]["consumer"]});
+    for field in ["scopes", "addresses"] {
+        if !old.object["spec"][field].is_null() {
+            spec[field] = old.object["spec"][field].clone();
+        }
+    }
+    set_end(&mut spec, rotate.ttl)?;
+    let stem = match rotate.name.rsplit_once('-') {
+        Some((stem, number)) if number.parse::<u32>().is_ok() => stem,
+        _ => &rotate.name,
+    };
+    let name = free_name(stem, &names(&file.keys(), namespace));
+    let (key, object) = make(&rotate.making, namespace, &name, spec)?;
+    let end = end_after(rotate.overlap)?;
+    let own_end = old.object["spec"]["expires"].as_str().and_then(Moment::parse);
+    let end = own_end.map_or(end, |own| own.min(end));
+    old.object["spec"]["expires"] = end.to_string().into();
+    file.replace(&old)?;
+    file.add(&object)?;
+    file.save()?;
+    console::tell(&format!("key {namespace}/{} is good until {end}", rotate.name));
+    show_once(namespace, &name, &key)
+}
+
+/// Makes a key and the object that stands for it.
+fn make(making: &Making, namespace: &str, name: &str, mut spec: Value) -> Result<(String, Value)> {
+    let pepper = match &making.pepper_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Some(key::pepper(&text))
+        }
+        None => None,
+    };
+    let mut failed = false;
+    let key = key::make(&making.brand, &making.environment, |bytes| failed |= aws_lc_rs::rand::fill(bytes).is_err());
+    if failed {
+        bail!("the system gives no random numbers");
+    }
+    spec["prefix"] = key::prefix(&key).into();
+    spec["hash"] = key::hash(key.as_bytes(), pepper.as_ref()).to_string().into();
+    let object = json!({
+        "apiVersion": "transept.dev/v1alpha1",
+        "kind": "ApiKey",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    });
+    let text = transept_model::SourceText::new("the new key", file::write(&object)?);
+    if let Some(problem) = transept_model::load(&[text], &[]).invalid.first() {
+        bail!("{}: {}", problem.field, problem.why);
+    }
+    Ok((key, object))
+}
+
+/// The key goes to standard output, alone, so that it can be piped to where it belongs.
+fn show_once(namespace: &str, name: &str, key: &str) -> Result<()> {
+    console::tell(&format!("key {namespace}/{name}, shown this once"));
+    console::print(&format!("{key}\n"))
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn end_after(time: Duration) -> Result<Moment> {
+    Moment::of_unix(now() + time).ok_or_else(|| anyhow!("that is too long"))
+}
+
+fn set_end(spec: &mut Value, ttl: Option<Duration>) -> Result<()> {
+    if let Some(ttl) = ttl {
+        spec["expires"] = end_after(ttl)?.to_string().into();
+    }
+    Ok(())
+}
+
+fn names(keys: &[Stored], namespace: &str) -> Vec<String> {
+    let of_namespace = keys.iter().filter(|key| key.object["metadata"]["namespace"] == namespace);
+    of_namespace.filter_map(|key| key.object["metadata"]["name"].as_str()).map(str::to_owned).collect()
+}
+
+/// `mobile-1`, or the first number that is free.
+fn free_name(stem: &str, taken: &[String]) -> String {
+    let mut number = 1;
+    loop {
+        let name = format!("{stem}-{number}");
+        if !taken.contains(&name) {
+            return name;
+        }
+        number += 1;
+    }
+}
+
+fn run_list(list: &List) -> Result<Exit> {
+    let keys = KeyFile::open(&list.place.file)?.keys();
+    let used = match &list.admin {
+        Some(admin) => match last_uses(admin) {
+            Ok(used) => Some(used),
+            Err(why) => {
+                console::fail(&format!("{admin} does not say when keys were used: {why:#}"));
+                return Ok(Exit::Unreachable);
+            }
+        },
+        None => None,
+    };
+    let of_namespace = keys.iter().filter(|key| key.object["metadata"]["namespace"] == *list.place.namespace);
+    let rows: Vec<Value> = of_namespace.map(|key| describe(&key.object, used.as_ref())).collect();
+    if list.json {
+        console::print_json(&Value::Array(rows))?;
+    } else {
+        console::print(&render(&rows))?;
+    }
+    Ok(Exit::Fine)
+}
+
+/// When keys were last used at a gateway, by namespace and name.
+fn last_uses(admin: &str) -> Result<HashMap<String, String>> {
+    let status = status::of(admin)?;
+    let keys = status["keys"].as_array().cloned().unwrap_or_default();
+    let entry = |key: &Value| Some((key["key"].as_str()?.to_owned(), key["lastUsed"].as_str()?.to_owned()));
+    Ok(keys.iter().filter_map(entry).collect())
+}
+
+fn describe(object: &Value, used: Option<&HashMap<String, String>>) -> Value {
+    let (metadata, spec) = (&object["metadata"], &object["spec"]);
+    let moment = |field: &str| spec[field].as_str().and_then(Moment::parse);
+    let state = if spec["disabled"] == true {
+        "revoked"
+    } else if moment("expires").is_some_and(|end| now() >= end.unix()) {
+        "expired"
+    } else if moment("notBefore").is_some_and(|begin| now() < begin.unix()) {
+        "not yet"
+    } else {
+        "good"
+    };
+    let full = format!(
+        "{}/{}",
+        metadata["namespace"].as_str().unwrap_or_default(),
+        metadata["name"].as_str().unwrap_or_default()
+    );
+    json!({
+        "name": metadata["name"],
+        "namespace": metadata["namespace"],
+        "consumer": spec["consumer"],
+        "prefix": spec["prefix"],
+        "scopes": spec["scopes"],
+        "state": state,
+        "expires": spec["expires"],
+        "lastUsed": used.map(|used| used.get(&full)),
+    })
+}
+
+fn render(rows: &[Value]) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let words = |value: &Value| {
+        let words: Vec<&str> = value.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        if words.is_empty() { "-".to_owned() } else { words.join(" ") }
+    };
+    let row = |row: &Value| {
+        vec![
+            text(&row["name"]),
+            text(&row["consumer"]),
+            text(&row["prefix"]),
+            text(&row["state"]),
+            words(&row["scopes"]),
+            text(&row["expires"]),
+            text(&row["lastUsed"]),
+        ]
+    };
+    let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
+    table::lay_out(&["NAME", "CONSUMER", "PREFIX", "STATE", "SCOPES", "EXPIRES", "LAST USED"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_says_what_a_key_is_good_for_and_whether() {
+        let object = json!({"metadata": {"name": "mobile-1", "namespace": "default"},
+            "spec": {"consumer": "mobile", "prefix": "tr_live_7Xk2", "scopes": ["a", "b"], "expires": "2001-01-01T00:00:00Z"}});
+        let used = HashMap::from([("default/mobile-1".to_owned(), "2000-12-31T23:59:00Z".to_owned())]);
+        let shown = render(&[describe(&object, Some(&used))]);
+        let row = shown.lines().nth(1).expect("a row");
+        let words: Vec<&str> = row.split_whitespace().collect();
+        let expected =
+            ["mobile-1", "mobile", "tr_live_7Xk2", "expired", "a", "b", "2001-01-01T00:00:00Z", "2000-12-31T23:59:00Z"];
+        assert_eq!(words, expected);
+    }
+
+    #[test]
+    fn names_are_numbered() {
+        assert_eq!(free_name("mobile", &[]), "mobile-1");
+        assert_eq!(free_name("mobile", &["mobile-1".to_owned(), "mobile-3".to_owned()]), "mobile-2");
+    }
+}

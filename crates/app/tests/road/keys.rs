@@ -1,0 +1,247 @@
+//! Who may call: API keys and passwords through the real binary, keys made and taken back by the real command while traffic flows.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::stage::{Ask, Backend, Caller, Down, Gateway, Setup, Up, soon};
+
+const GUARD: &str = "\
+apiVersion: transept.dev/v1alpha1
+kind: AuthenticationPolicy
+metadata: {name: guard}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: gate-0}]
+  schemes: [{name: key, apiKey: {query: api_key}}, {name: staff, basic: {users: {name: staff, key: users}}}]
+  failures: {requests: 1000}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: staff}
+stringData: {users: 'ann:$2a$06$m0CrhHm10qJ3lXRY.5zDGO3rS2KdeeWLuGmsfGlMfOxih58VYVfxe'}
+";
+
+fn transept(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_transept")).args(arguments).env_clear().output().expect("the binary starts")
+}
+
+/// A gateway with a file of keys that only `transept key` writes.
+struct Desk {
+    directory: TempDir,
+    backend: Backend,
+    gateway: Gateway,
+    generation: u64,
+}
+
+impl Desk {
+    async fn new() -> Desk {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let keys = directory.path().join("keys.yaml");
+        std::fs::write(
+            &keys,
+            "{apiVersion: transept.dev/v1alpha1, kind: Consumer, metadata: {name: mobile}, spec: {plan: gold}}\n",
+        )
+        .expect("written");
+        let backend = Backend::start(Up::Http1).await;
+        let log = directory.path().join("access.log");
+        let setup = Setup::before(&backend)
+            .document(GUARD)
+            .argument(keys.to_str().expect("UTF-8"))
+            .argument(format!("--access-log={}", log.display()))
+            .argument("--access-log-format=json");
+        Desk { gateway: setup.start().await, directory, backend, generation: 1 }
+    }
+
+    fn keys(&self) -> PathBuf {
+        self.directory.path().join("keys.yaml")
+    }
+
+    /// Runs `transept key`, and waits until what it has changed is in force. Gives what it printed.
+    async fn key(&mut self, arguments: &[&str]) -> String {
+        let file = self.keys();
+        let output = transept(&[&["key"], arguments, &["--file", file.to_str().expect("UTF-8")]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        self.generation += 1;
+        let line = format!("\"message\":\"configuration loaded\",\"generation\":{},", self.generation);
+        soon(self.gateway.running.log_line_with(&line)).await;
+        String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
+    }
+}
+
+fn with_key(key: &str) -> Ask {
+    Ask::get("/").with("x-api-key", key)
+}
+
+/// What the gateway answers, where the backend is not asked.
+async fn refusal(gateway: &Gateway, down: &Down, ask: Ask) -> (u16, Option<String>, String) {
+    let mut caller = Caller::connect(down, gateway.address).await;
+    let mut call = caller.ask(ask).await;
+    let (status, body) = call.answer().await;
+    (status, call.field("www-authenticate").map(str::to_owned), body)
+}
+
+/// Has a request answered by the backend, and gives the fields by which it was told who calls.
+async fn admitted(desk: &mut Desk, ask: Ask) -> (Option<String>, Option<String>) {
+    let mut caller = Caller::http11(desk.gateway.address).await;
+    let mut call = caller.ask(ask).await;
+    let mut served = desk.backend.next().await;
+    let told = (served.field("x-auth-id").map(str::to_owned), served.field("x-api-key").map(str::to_owned));
+    assert_eq!(served.field("authorization"), None);
+    served.answer(200, "in").await;
+    assert_eq!(call.answer().await, (200, "in".to_owned()));
+    told
+}
+
+#[tokio::test]
+async fn a_key_is_made_replaced_and_revoked_while_the_gateway_runs() {
+    let mut desk = Desk::new().await;
+    let first = desk.key(&["create", "--consumer", "mobile", "--scope", "orders.read"]).await;
+    assert_eq!(admitted(&mut desk, with_key(&first)).await, (Some("default/mobile".to_owned()), None));
+    let second = desk.key(&["rotate", "mobile-1", "--overlap", "1h"]).await;
+    admitted(&mut desk, with_key(&first)).await;
+    admitted(&mut desk, Ask::get("/").with("authorization", format!("Bearer {second}"))).await;
+    desk.key(&["revoke", "mobile-1"]).await;
+    let (status, challenge, body) = refusal(&desk.gateway, &Down::Http11, with_key(&first)).await;
+    assert_eq!(status, 401);
+    assert_eq!(challenge.as_deref(), Some("Bearer realm=\"transept\", error=\"invalid_token\""));
+    assert!(body.contains("auth.credentials_invalid"), "{body}");
+    admitted(&mut desk, with_key(&second)).await;
+    let admin = desk.gateway.running.admin().to_string();
+    let file = desk.keys();
+    let listed = transept(&["key", "list", "--file", file.to_str().expect("UTF-8"), "--json", "--admin", &admin]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    assert_eq!((&listed[0]["state"], &listed[1]["state"]), (&"revoked".into(), &"good".into()), "{listed:#}");
+    assert!(listed[1]["lastUsed"].is_string() && listed[1]["scopes"][0] == "orders.read", "{listed:#}");
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_when_the_key_that_opened_it_is_revoked() {
+    let mut desk = Desk::new().await;
+    let key = desk.key(&["create", "--consumer", "mobile"]).await;
+    let other = desk.key(&["create", "--consumer", "mobile"]).await;
+    let ask = with_key(&key).with("connection", "Upgrade").with("upgrade", "websocket");
+    let mut caller = Caller::http11(desk.gateway.address).await;
+    let mut call = caller.ask(ask).await;
+    let mut served = desk.backend.next().await;
+    served.send_raw(b"HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    call.head().await;
+    assert_eq!(call.status, 101);
+    desk.key(&["revoke", "mobile-2"]).await;
+    call.send(b"ping").await;
+    assert_eq!(served.read_raw(4).await.expect("heard"), b"ping");
+    desk.key(&["revoke", "mobile-1"]).await;
+    assert!(served.read_raw(1).await.is_err(), "the backend hears of it");
+    assert!(!matches!(call.piece().await, Ok(Some(_))));
+    assert_eq!(refusal(&desk.gateway, &Down::Http11, with_key(&other)).await.0, 401);
+}
+
+#[tokio::test]
+async fn callers_are_refused_in_their_own_way() {
+    let desk = Desk::new().await;
+    for down in [Down::Http11, Down::H2c] {
+        let (status, challenge, body) = refusal(&desk.gateway, &down, Ask::get("/")).await;
+        assert_eq!(status, 401);
+        assert_eq!(challenge.as_deref(), Some("Bearer realm=\"transept\""));
+        assert!(body.contains("auth.credentials_missing"), "{body}");
+    }
+    let mut caller = Caller::connect(&Down::H2c, desk.gateway.address).await;
+    let mut call = caller.ask(Ask::get("/").with("content-type", "application/grpc")).await;
+    call.answer().await;
+    assert_eq!((call.status, call.field("grpc-status")), (200, Some("16")));
+}
+
+/// What nobody may ever see again after it was sent.
+fn planted(key: &str) -> Vec<String> {
+    let password = "planted-password";
+    vec![
+        key.to_owned(),
+        key.replace("tr_live", "tr_fake"),
+        "planted-junk".to_owned(),
+        password.to_owned(),
+        // `ann:planted-password`, and `ann:a`, in base64.
+        "YW5uOnBsYW50ZWQtcGFzc3dvcmQ=".to_owned(),
+        "YW5uOmE=".to_owned(),
+    ]
+}
+
+#[tokio::test]
+async fn no_secret_is_ever_repeated() {
+    let mut desk = Desk::new().await;
+    let key = desk.key(&["create", "--consumer", "mobile"]).await;
+    let planted = planted(&key);
+    let mut said = String::new();
+    for (number, secret) in planted.iter().enumerate() {
+        let target = format!("/by-query/{number}?a=1&api_key={secret}");
+        for ask in [
+            Ask::get(&target),
+            with_key(secret).with("x-request-id", format!("by-header-{number}")),
+            Ask::get("/").with("authorization", format!("Bearer {secret}")),
+            Ask::get("/").with("authorization", format!("Basic {secret}")),
+        ] {
+            let mut caller = Caller::http11(desk.gateway.address).await;
+            let mut call = caller.ask(ask).await;
+            let answer = tokio::select! {
+                mut served = desk.backend.next() => {
+                    said.push_str(&served.target);
+                    served.answer(200, "in").await;
+                    call.answer().await
+                }
+                answer = call.whole() => (call.status, String::from_utf8_lossy(&answer.content).into_owned()),
+            };
+            said.push_str(&answer.1);
+        }
+        let url = format!("http://{}{target}", desk.gateway.address);
+        let headers = [format!("x-api-key: {secret}"), format!("authorization: Basic {secret}")];
+        let config = desk.gateway.file().to_str().expect("UTF-8").to_owned();
+        for form in [&["--json"][..], &[]] {
+            let mut arguments = vec!["explain", "GET", &url, "-f", &config];
+            let keys = desk.keys();
+            arguments.extend(["-f", keys.to_str().expect("UTF-8"), "-H", &headers[0], "-H", &headers[1]]);
+            arguments.extend(form);
+            let output = transept(&arguments);
+            said.push_str(&String::from_utf8_lossy(&output.stdout));
+            said.push_str(&String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    said.push_str(&desk.gateway.running.status().await.expect("status").to_string());
+    let log = log_with(&desk.directory.path().join("access.log"), &format!("/by-query/{}", planted.len() - 1)).await;
+    assert!(
+        log.contains("/by-query/0?a=1&api_key=(hidden)") && log.contains("\"principal_id\":\"default/mobile\""),
+        "{log}"
+    );
+    assert!(log.contains("\"credential\":\"mobile-1\"") && log.contains("the key is not known"), "{log}");
+    said.push_str(&log);
+    said.push_str(&desk.gateway.running.log());
+    said.push_str(&std::fs::read_to_string(desk.keys()).expect("a file"));
+    for secret in &planted {
+        assert!(!said.contains(secret.as_str()), "{secret} is in {said}");
+    }
+}
+
+/// The access log, once it has a line with `words`.
+async fn log_with(path: &Path, words: &str) -> String {
+    let mut pace = tokio::time::interval(std::time::Duration::from_millis(20));
+    soon(async {
+        loop {
+            pace.tick().await;
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            if text.contains(words) {
+                return text;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_password_opens_and_a_wrong_one_does_not() {
+    let mut desk = Desk::new().await;
+    for _ in 0..2 {
+        let told = admitted(&mut desk, Ask::get("/").with("authorization", "Basic YW5uOmE=")).await;
+        assert_eq!(told.0.as_deref(), Some("default/ann"));
+    }
+    let wrong = Ask::get("/").with("authorization", "Basic YW5uOmI=");
+    assert_eq!(refusal(&desk.gateway, &Down::Http11, wrong).await.0, 401);
+}
