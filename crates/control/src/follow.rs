@@ -268,6 +268,7 @@ impl Follower {
         let mut update = Update::clone(&self.feed.borrow());
         match self.loader.load(reading) {
             Outcome::Loaded(loaded) => {
+                joined.plane().note_loaded(loaded.clone());
                 update.loaded = loaded;
                 update.loaded_at = SystemTime::now();
                 update.took = started.elapsed();
@@ -302,8 +303,8 @@ fn load(loader: &mut Loader, joined: &mut Option<Joined>, mut reading: Reading) 
     let Some(joined) = joined else { return loader.load(reading) };
     let draft = joined.draft(&mut reading);
     let outcome = loader.load(reading);
-    if let Outcome::Loaded(_) = outcome {
-        joined.hold(draft);
+    if let Outcome::Loaded(loaded) = &outcome {
+        joined.hold(draft, loaded.clone());
     }
     outcome
 }

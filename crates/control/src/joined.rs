@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use transept_model::SourceText;
 
+use crate::load::Loaded;
 use crate::plane::Plane;
 use crate::plane::files::Files;
 use crate::sources::Reading;
@@ -63,7 +64,8 @@ impl Joined {
     }
 
     /// Notes what is in force, and gives the files to the proxies.
-    pub(crate) fn hold(&mut self, draft: Draft) {
+    pub(crate) fn hold(&mut self, draft: Draft, loaded: Arc<Loaded>) {
+        self.plane.note_loaded(loaded);
         let files = draft.files.clone().unwrap_or_else(|| Arc::new(self.plane.read_files(&draft.texts)));
         self.plane.take_files(files);
         if self.registrations == Registrations::Loaded {

@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use transept_control::plane::source::Kinds;
 use transept_control::plane::{Admin, Plane, Question, Setup, TapFilter, Tapping, serve};
+use transept_control::{Loader, Outcome, Sources};
 use transept_identity::handshake::client_config;
 use transept_identity::token::Uses;
 use transept_identity::{
@@ -102,6 +103,27 @@ impl Control {
     fn read(&self, issued: Issued, key: PrivateKey) -> Svid {
         let chain = issued.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         Svid::new(chain, key, &self.provider).expect("an SVID")
+    }
+
+    /// What a follower of these files does.
+    fn load(&self, loader: &mut Loader, text: &str) {
+        let mut sources = Sources::new();
+        sources.add_text(SourceText::new("test.yaml", text));
+        match loader.load(sources.read()) {
+            Outcome::Loaded(loaded) => self.plane.note_loaded(loaded),
+            Outcome::Refused(refused) => panic!("{:?}", refused.invalid),
+        }
+        self.set_files(text);
+    }
+
+    /// `Programmed` of the only parent or ancestor of the objects of a kind.
+    fn programmed(&self, question: &Question, kind: &str) -> Option<Value> {
+        let shown = self.plane.answer(question).expect("an answer");
+        let objects = if shown.is_array() { &shown } else { &shown["objects"] };
+        let object = objects.as_array()?.iter().find(|object| object["kind"] == kind)?;
+        let status = &object["status"];
+        let part = [&status["parents"][0], &status["ancestors"][0], status].into_iter().find(|part| !part.is_null())?;
+        part["conditions"].as_array()?.iter().find(|one| one["type"] == "Programmed").cloned()
     }
 
     fn refused(&self) -> Value {
@@ -251,6 +273,55 @@ async fn a_refusal_is_known_until_the_resource_is_right() {
     control.set_files(&(service("cart", 81) + &service("bank", 80)));
     proxy.until(&[], holds(SERVICE, "default/cart")).await;
     eventually(|| control.refused() == Value::Array(Vec::new())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_in_the_status_of_the_object_that_caused_it() {
+    const ROUTE: &str = "gateway.networking.k8s.io/v1/HTTPRoute";
+    const POLICY: &str = "transept.dev/v1alpha1/TrafficPolicy";
+    let text = |timeout: &str| {
+        let route = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: shop}}\nspec: {{parentRefs: [{{group: '', kind: \
+             Service, name: cart}}], rules: [{{timeouts: {{request: {timeout}}}, backendRefs: [{{name: cart, port: 80}}]}}]}}\n---\n"
+        );
+        let policy = format!(
+            "apiVersion: transept.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: cart}}\nspec: {{targetRefs: [{{group: '', kind: Service, \
+             name: cart}}], connectTimeout: {timeout}}}\n---\n"
+        );
+        service("cart", 80) + &route + &policy
+    };
+    let state = tempfile::tempdir().expect("temporary directory");
+    let control = Control::start(state.path()).await;
+    let mut loader = Loader::for_checking();
+    control.load(&mut loader, &text("1s"));
+    assert_eq!(control.programmed(&Question::Objects, "HTTPRoute"), None, "nobody is asked yet");
+
+    let svid = control.join("cart").await;
+    let wants = [(SERVICE, "*"), (ROUTE, "*"), (POLICY, "*")];
+    let mut proxy = Proxy::begin(&control, svid, &wants).await;
+    proxy.until(&["default/shop", "default/cart"], |client| client.is_synced()).await;
+    let says = |question: Question, kind: &'static str, status: &'static str, generation: i64| {
+        let programmed = control.programmed(&question, kind);
+        programmed.is_some_and(|one| one["status"] == status && one["observedGeneration"] == generation)
+    };
+    for kind in ["HTTPRoute", "TrafficPolicy"] {
+        eventually(|| says(Question::Objects, kind, "False", 1)).await;
+        let shown = control.programmed(&Question::Status, kind).expect("what is refused is in the short form too");
+        assert_eq!(shown["reason"], "Refused");
+        let message = shown["message"].as_str().expect("text");
+        assert!(message.contains("default/cart/proxy (I do not like it)"), "{message}");
+    }
+    // A Service has no other status.
+    eventually(|| says(Question::Objects, "Service", "False", 0)).await;
+
+    // Until the proxy has answered, its refusal is one of what was there before.
+    control.load(&mut loader, &text("2s"));
+    assert!(says(Question::Objects, "HTTPRoute", "False", 1));
+    proxy.until(&[], |client| holds(ROUTE, "default/shop")(client) && holds(POLICY, "default/cart")(client)).await;
+    for kind in ["HTTPRoute", "TrafficPolicy"] {
+        eventually(|| says(Question::Objects, kind, "True", 2)).await;
+        assert_eq!(control.programmed(&Question::Status, kind), None);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

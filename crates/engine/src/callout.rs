@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -16,10 +17,8 @@ use crate::document::{Document, Occasion};
 use crate::rule::BrokenRef;
 use crate::snapshot::Backend;
 
-/// Something that ends.
-pub type Landing = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 /// Something to do before a policy can decide.
+#[derive(Debug)]
 pub enum Callout {
     /// Ask a server.
     Http(Box<HttpCall>),
@@ -28,6 +27,8 @@ pub enum Callout {
         /// The largest body that is read, in bytes.
         most: usize,
     },
+    /// Wait for something that goes on elsewhere in the process.
+    Wait(Wait),
     /// Compute something that takes longer than a worker may be held up: milliseconds.
     Compute(Computation),
     /// Fetch a document, or wait for the fetch that is under way; one at a time over all workers.
@@ -36,13 +37,6 @@ pub enum Callout {
         document: Arc<Document>,
         /// Why.
         occasion: Occasion,
-    },
-    /// Wait for what somebody else is finding out. Where to look for it is the policy's business.
-    Wait {
-        /// What is waited for, for explanations.
-        what: &'static str,
-        /// Ends when there is nothing more to wait for.
-        until: Landing,
     },
 }
 
@@ -59,6 +53,22 @@ pub struct HttpCall {
     pub timeout: Duration,
     /// The largest answer that is read, in bytes of content.
     pub most: usize,
+}
+
+/// Something that goes on elsewhere.
+pub struct Wait {
+    /// What is waited for, for logs and explanations: `the quota to be written`.
+    pub what: &'static str,
+    /// Ready when it has happened, or will not.
+    pub until: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+impl fmt::Debug for Wait {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Wait").field("what", &self.what).finish_non_exhaustive()
+    }
 }
 
 /// Slow computing, and what it is.
@@ -84,9 +94,11 @@ pub enum CalloutResult {
     Body(Arc<[u8]>),
     /// The body is larger than was asked for, or nobody can tell; it has not been kept.
     BodyTooLarge,
+    /// What was waited for has happened.
+    Waited,
     /// What was computed.
     Computed(Box<dyn Any + Send>),
-    /// What was waited for is over; what came of it is to be seen where it is kept.
+    /// The document was fetched or not; what it is now is to be seen there.
     Refreshed,
     /// Nothing came of it. The sentence is for logs; it holds no secret.
     Failed(Box<str>),
@@ -107,12 +119,6 @@ pub struct Answer {
     pub trailers: Fields,
 }
 
-impl fmt::Debug for Callout {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.describe())
-    }
-}
-
 impl Callout {
     /// What is done, for explanations: `asks shop/auth:9001, GET /check`.
     pub fn describe(&self) -> String {
@@ -121,8 +127,8 @@ impl Callout {
                 format!("asks {}, {} {}", call.backend.label, call.request.method, call.request.path().escape_ascii())
             }
             Callout::Body { most } => format!("reads the body of the request, up to {most} bytes"),
+            Callout::Wait(wait) => format!("waits for {}", wait.what),
             Callout::Compute(computation) => format!("computes {}", computation.what),
-            Callout::Wait { what, .. } => format!("waits for {what}"),
             Callout::Refresh { document, .. } => format!("fetches {}", document.label),
         }
     }

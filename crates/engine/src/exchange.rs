@@ -13,8 +13,10 @@ use smallvec::SmallVec;
 use transept_wire::head::Request;
 
 use crate::callout::CalloutResult;
-use crate::policies::PolicyName;
+use crate::limit::touched::Touched;
+use crate::policies::{PolicyName, QuotaCharge};
 use crate::principal::Principal;
+use crate::reason::Reason;
 
 /// The time of a decision, read once by the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +114,11 @@ pub struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
+    /// Whether somebody listens to [`Exchange::tell`].
+    pub(crate) fn is_told(&self) -> bool {
+        self.notes.told.is_some()
+    }
+
     /// Says how something was decided, to an explanation; on the data path nothing is said and nothing computed. No secret belongs in it.
     pub fn tell(&mut self, what: impl FnOnce() -> String) {
         if let Some(told) = &mut self.notes.told {
@@ -126,6 +133,16 @@ pub struct Notes {
     pub(crate) cors: CorsNote,
     /// How much of the current path stands for what the rule's match covered.
     pub(crate) matched_prefix: usize,
+    /// The key of the rule that takes the request; zero without a rule.
+    pub(crate) rule_key: u64,
+    /// Whether a request that was let in before is judged again, and is not to be counted a second time.
+    pub(crate) again: bool,
+    /// Why the gateway itself answers, when it does. Set before the response side runs.
+    pub replied: Option<Reason>,
+    /// The limits that the request has touched.
+    pub(crate) touched: Touched,
+    /// What it has taken of quotas.
+    pub(crate) charges: SmallVec<[QuotaCharge; 1]>,
     /// The policy that answered the request instead of the backend, for logs and explanations.
     pub answered_by: Option<Arc<PolicyName>>,
     /// Who makes the request, once a policy has found out.
@@ -174,6 +191,11 @@ impl Notes {
     pub fn clear(&mut self) {
         self.cors.origin_is = Origin::Refused;
         self.matched_prefix = 0;
+        self.rule_key = 0;
+        self.again = false;
+        self.replied = None;
+        self.touched.clear();
+        self.charges.clear();
         self.answered_by = None;
         self.principal = None;
         self.between = None;

@@ -32,6 +32,15 @@ impl Keep {
     }
 }
 
+impl Keep {
+    /// The memory with this name, if some snapshot uses it.
+    pub fn known<T: Send + Sync + 'static>(&self, name: &str) -> Option<Arc<T>> {
+        let key = (TypeId::of::<T>(), Box::from(name));
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.get(&key).and_then(Weak::upgrade).and_then(|known| known.downcast::<T>().ok())
+    }
+}
+
 impl fmt::Debug for Keep {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Keep").finish_non_exhaustive()

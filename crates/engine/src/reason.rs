@@ -124,6 +124,16 @@ reasons! {
     NotAuthorized: 403, "access.not_authorized", "AD", Some("http_request_denied"), PermissionDenied, "This is not allowed";
     /// A preflight from an origin that the route does not allow.
     CorsOriginDenied: 403, "cors.origin_denied", "AD", Some("http_request_denied"), PermissionDenied, "This origin is not allowed";
+    /// A `RateLimitPolicy` has counted too many requests.
+    RateLimited: 429, "limit.rate_exceeded", "RL", Some("http_request_denied"), ResourceExhausted, "Too many requests";
+    /// A `QuotaPolicy` has nothing left in this period.
+    QuotaExceeded: 429, "limit.quota_exceeded", "RL", Some("http_request_denied"), ResourceExhausted, "The quota is used up";
+    /// A `ConcurrencyPolicy` lets no more requests be under way at a time.
+    ConcurrencyExceeded: 503, "limit.concurrency_exceeded", "RL", Some("http_request_denied"), ResourceExhausted, "Too many requests at a time";
+    /// What a limit counts cannot be kept or asked for now, and its policy does not let requests pass then.
+    LimitUnavailable: 503, "limit.unavailable", "RL", Some("proxy_internal_error"), Unavailable, "Requests cannot be counted now";
+    /// The request lacks what a limit counts by, and the limit does not let such requests pass.
+    LimitKeyMissing: 400, "limit.key_missing", "RL", Some("http_request_denied"), InvalidArgument, "The request lacks what it is counted by";
     /// The connection limit of the listener or of the source address.
     ConnectionLimit: 503, "gateway.connection_limit", "OM", Some("connection_limit_reached"), ResourceExhausted, "Too many connections";
     /// The gateway sheds load.
@@ -175,6 +185,40 @@ reasons! {
 }
 
 impl Reason {
+    /// Whether the gateway itself failed before the backend had anything to do with the request: a limit gives back what it took.
+    pub const fn is_before_backend(self) -> bool {
+        match self {
+            Reason::MeshNotReady
+            | Reason::ConnectionLimit
+            | Reason::Overloaded
+            | Reason::BackendInvalid
+            | Reason::BackendMissing
+            | Reason::BackendTlsInvalid
+            | Reason::FilterInvalid
+            | Reason::PolicyInvalid
+            | Reason::NoEndpoints
+            | Reason::BackendOverflow
+            | Reason::UpstreamDns
+            | Reason::UpstreamRefused
+            | Reason::UpstreamConnectTimeout
+            | Reason::UpstreamTls
+            | Reason::UpstreamCertificate => true,
+            _ => false,
+        }
+    }
+
+    /// Whether a limit refused.
+    pub const fn is_limit(self) -> bool {
+        matches!(
+            self,
+            Reason::RateLimited
+                | Reason::QuotaExceeded
+                | Reason::ConcurrencyExceeded
+                | Reason::LimitUnavailable
+                | Reason::LimitKeyMissing
+        )
+    }
+
     /// Whether this reason tells of a fault, unlike a redirect or a preflight that went as configured.
     pub const fn is_fault(self) -> bool {
         self.proxy_status().is_some()

@@ -112,6 +112,12 @@ fn render_problem(
                 "status": reply.status,
                 "code": slug,
             });
+            if let Some(kind) = &reply.problem {
+                problem["type"] = kind.kind.into();
+                for (name, value) in &kind.members {
+                    problem[*name] = value.clone();
+                }
+            }
             if !reply.detail.is_empty() {
                 problem["detail"] = reply.detail.as_ref().into();
             }

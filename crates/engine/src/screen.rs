@@ -21,6 +21,7 @@ pub fn screen(listener: &Listener, routed: Option<&Routed<'_>>, x: &mut Exchange
     };
     let rule = &**routed.rule;
     x.notes.matched_prefix = routed.matched_prefix;
+    x.notes.rule_key = rule.key;
     let preflight = rule.filters.cors.as_ref().and_then(|cors| cors.meet(x));
     if !rule.chain.is_empty() {
         let verdict = rule.chain.screen(x, Phase::FIRST..=Phase::Guard);
@@ -50,6 +51,7 @@ pub fn screen(listener: &Listener, routed: Option<&Routed<'_>>, x: &mut Exchange
 /// policies are asked: that a route is gone ends nothing.
 pub fn screen_again(listener: &Listener, routed: Option<&Routed<'_>>, x: &mut Exchange<'_>) -> Verdict {
     let chain = routed.map_or(&listener.chain, |routed| &routed.rule.chain);
+    x.notes.again = true;
     let verdict = chain.screen(x, Phase::Guard..=Phase::Guard);
     if !verdict.goes_on() {
         return verdict;

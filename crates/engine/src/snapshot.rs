@@ -16,6 +16,7 @@ pub use transept_model::references::BackendId;
 
 use crate::balance::Table;
 use crate::keep::Keep;
+use crate::learned::Learned;
 use crate::policies::{Chain, Step};
 use crate::redact::CredentialPlaces;
 use crate::role::Destinations;
@@ -162,6 +163,8 @@ pub struct Listener {
     pub tls: Option<Arc<ServerTls>>,
     /// What its clients speak.
     pub speaks: Speaks,
+    /// What they have spoken so far, where nobody said it. The same pointer as long as there is such a listener.
+    pub learned: Option<Arc<Learned>>,
     /// Where a connection goes that is not HTTP; none is nowhere.
     pub stream: Option<Arc<Rule>>,
     /// The rules of all attached routes.
@@ -477,6 +480,7 @@ impl Bind {
                 port: 443,
                 tls: None,
                 speaks: Speaks::Http,
+                learned: None,
                 stream: None,
                 routes: RouteTable::default(),
                 chain: Chain::default(),

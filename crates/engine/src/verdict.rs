@@ -42,8 +42,19 @@ pub struct Reply {
     pub fields: Vec<(FieldName, Vec<u8>)>,
     /// The content.
     pub body: ReplyBody,
+    /// What the problem document says beside what every one says.
+    pub problem: Option<Box<Problem>>,
     /// Who refused and by which rule, for logs and explanations. Never sent.
     pub cause: Option<Box<str>>,
+}
+
+/// A kind of problem that is described elsewhere than with our reasons (RFC 9457 section 3.1.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Its type, a URI.
+    pub kind: &'static str,
+    /// Members that belong to it.
+    pub members: Vec<(&'static str, serde_json::Value)>,
 }
 
 /// The content of a [`Reply`].
@@ -71,6 +82,7 @@ impl Reply {
             detail: Cow::Borrowed(""),
             fields: Vec::new(),
             body: ReplyBody::Problem,
+            problem: None,
             cause: None,
         }
     }

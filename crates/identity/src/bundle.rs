@@ -27,6 +27,11 @@ pub const MAX_DOCUMENT: usize = 1 << 20;
 
 /// The value of `use` that marks a root for X.509-SVIDs (X509-SVID, section 6.1).
 const USE: &str = "x509-svid";
+/// The value of `use` that marks a retiring root. Whoever does not know it passes the entry over (Trust Domain and Bundle, section
+/// 4.2.1), and believes nobody by it.
+const RETIRING: &str = "transept-retiring";
+/// Until when a retiring root counts, in seconds since the Unix epoch.
+const UNTIL: &str = "transept_until";
 
 /// Why roots or a document make no bundle. Displays as a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +97,11 @@ impl Root {
         Ok(Self { fingerprint, not_before, not_after, anchor, der })
     }
 
+    /// The root as a trust anchor.
+    pub(crate) fn anchor(&self) -> TrustAnchor<'static> {
+        self.anchor.clone()
+    }
+
     /// Whether the root is valid at this moment.
     pub fn is_valid(&self, now: UnixTime) -> bool {
         (self.not_before.as_secs()..=self.not_after.as_secs()).contains(&now.as_secs())
@@ -111,11 +121,21 @@ pub(crate) fn may_sign(certificate: &X509Certificate<'_>) -> bool {
         && certificate.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
 }
 
+/// A root that was replaced in order. It vouches for nobody who comes now, only for connections that were made under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retiring {
+    /// The root.
+    pub root: Root,
+    /// The last moment at which it counts, in whole seconds.
+    pub until: UnixTime,
+}
+
 /// The roots of one trust domain (Trust Domain and Bundle, section 3). An empty bundle is allowed and proves nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
     trust_domain: TrustDomain,
     roots: Vec<Root>,
+    retiring: Vec<Retiring>,
     /// `spiffe_sequence` (Trust Domain and Bundle, section 4.1.1).
     pub sequence: Option<u64>,
     /// `spiffe_refresh_hint` (Trust Domain and Bundle, section 4.1.2).
@@ -131,7 +151,8 @@ impl Bundle {
         trust_domain: TrustDomain,
         roots: impl IntoIterator<Item = CertificateDer<'static>>,
     ) -> Result<Self, BadBundle> {
-        let mut bundle = Self { trust_domain, roots: Vec::new(), sequence: None, refresh_hint: None };
+        let mut bundle =
+            Self { trust_domain, roots: Vec::new(), retiring: Vec::new(), sequence: None, refresh_hint: None };
         for (index, der) in roots.into_iter().enumerate() {
             let root = Root::read(index + 1, der, &bundle.trust_domain)?;
             if bundle.root(&root.fingerprint).is_some() {
@@ -145,6 +166,24 @@ impl Bundle {
         Ok(bundle)
     }
 
+    /// Adds a root that counts until `until` for what is open, and for nothing else. One that is trusted stays just that.
+    ///
+    /// # Errors
+    /// When it cannot be a root of this trust domain, or there are more than [`MAX_ROOTS`].
+    pub fn retire(&mut self, der: CertificateDer<'static>, until: UnixTime) -> Result<(), BadBundle> {
+        let number = self.roots.len() + self.retiring.len() + 1;
+        let root = Root::read(number, der, &self.trust_domain)?;
+        let known = self.retiring.iter().any(|one| one.root.fingerprint == root.fingerprint);
+        if known || self.root(&root.fingerprint).is_some() {
+            return Ok(());
+        }
+        if self.retiring.len() == MAX_ROOTS {
+            return Err(BadBundle::TooLarge);
+        }
+        self.retiring.push(Retiring { root, until });
+        Ok(())
+    }
+
     /// Reads a bundle from PEM.
     ///
     /// # Errors
@@ -153,7 +192,7 @@ impl Bundle {
         Self::new(trust_domain, pem::read_certificates(text).map_err(BadBundle::Pem)?)
     }
 
-    /// The roots as PEM.
+    /// The trusted roots as PEM.
     pub fn to_pem(&self) -> String {
         pem::write_certificates(self.roots.iter().map(|root| &root.der))
     }
@@ -175,18 +214,28 @@ impl Bundle {
             .get("keys")
             .and_then(Value::as_array)
             .ok_or_else(|| BadBundle::Document("there is no array `keys`".into()))?;
-        let mut roots = Vec::new();
-        for key in keys.iter().filter(|key| key["use"] == USE && ["EC", "RSA", "OKP"].iter().any(|k| key["kty"] == *k))
-        {
-            let Some(encoded) = key["x5c"].get(0).and_then(Value::as_str) else {
+        let (mut roots, mut retiring) = (Vec::new(), Vec::new());
+        for key in keys.iter().filter(|key| ["EC", "RSA", "OKP"].iter().any(|kind| key["kty"] == *kind)) {
+            let goes = key["use"] == RETIRING;
+            let Some(encoded) = key["x5c"].get(0).and_then(Value::as_str).filter(|_| goes || key["use"] == USE) else {
                 continue;
             };
+            let number = roots.len() + retiring.len() + 1;
             let der = BASE64
                 .decode(encoded.as_bytes())
-                .map_err(|error| BadBundle::Root(roots.len() + 1, format!("`x5c` is no base64: {error}")))?;
-            roots.push(CertificateDer::from(der));
+                .map_err(|error| BadBundle::Root(number, format!("`x5c` is no base64: {error}")))?;
+            let der = CertificateDer::from(der);
+            match goes {
+                true => retiring.push((der, read_number(key, UNTIL)?)),
+                false => roots.push(der),
+            }
         }
         let mut bundle = Self::new(trust_domain, roots)?;
+        for (der, until) in retiring {
+            // Without an end it would never go.
+            let until = until.ok_or_else(|| BadBundle::Document(format!("a retiring root has no `{UNTIL}`")))?;
+            bundle.retire(der, svid::moment(until))?;
+        }
         bundle.sequence = read_number(&document, "spiffe_sequence")?;
         bundle.refresh_hint = read_number(&document, "spiffe_refresh_hint")?.map(Duration::from_secs);
         Ok(bundle)
@@ -195,7 +244,14 @@ impl Bundle {
     /// The bundle as a SPIFFE bundle document (Trust Domain and Bundle, section 4; X509-SVID, section 6.1).
     pub fn to_jwks(&self) -> String {
         let mut document = Map::new();
-        document.insert("keys".into(), self.roots.iter().filter_map(|root| write_jwk(&root.der)).collect());
+        let trusted = self.roots.iter().filter_map(|root| write_jwk(&root.der));
+        let retiring = self.retiring.iter().filter_map(|retiring| {
+            let mut jwk = write_jwk(&retiring.root.der)?;
+            jwk["use"] = RETIRING.into();
+            jwk[UNTIL] = retiring.until.as_secs().into();
+            Some(jwk)
+        });
+        document.insert("keys".into(), trusted.chain(retiring).collect());
         if let Some(sequence) = self.sequence {
             document.insert("spiffe_sequence".into(), sequence.into());
         }
@@ -210,12 +266,17 @@ impl Bundle {
         &self.trust_domain
     }
 
-    /// The roots, in the order given.
+    /// The roots that are retiring, the ones whose time is over among them.
+    pub fn retiring(&self) -> &[Retiring] {
+        &self.retiring
+    }
+
+    /// The trusted roots, in the order given.
     pub fn roots(&self) -> &[Root] {
         &self.roots
     }
 
-    /// The root with this fingerprint.
+    /// The trusted root with this fingerprint.
     pub fn root(&self, fingerprint: &Fingerprint) -> Option<&Root> {
         self.roots.iter().find(|root| root.fingerprint == *fingerprint)
     }
@@ -223,7 +284,7 @@ impl Bundle {
     /// The roots that are valid at this moment, as trust anchors. An expired root proves nothing, although path
     /// validation (RFC 5280, section 6.1) would not look.
     pub(crate) fn anchors(&self, now: UnixTime) -> Vec<TrustAnchor<'static>> {
-        self.roots.iter().filter(|root| root.is_valid(now)).map(|root| root.anchor.clone()).collect()
+        self.roots.iter().filter(|root| root.is_valid(now)).map(Root::anchor).collect()
     }
 }
 
@@ -291,6 +352,17 @@ impl Bundles {
     /// Forgets a trust domain: nobody of it is trusted any more.
     pub fn remove(&mut self, trust_domain: &str) {
         self.0.remove(trust_domain);
+    }
+
+    /// The roots of all trust domains that are retiring at this moment.
+    pub fn retiring(&self, now: UnixTime) -> impl Iterator<Item = &Retiring> {
+        self.iter().flat_map(|bundle| bundle.retiring()).filter(move |one| now.as_secs() <= one.until.as_secs())
+    }
+
+    /// Whether a root counts at this moment, for everybody or for what is open.
+    pub fn holds(&self, root: &Fingerprint, now: UnixTime) -> bool {
+        let is_trusted = self.iter().any(|bundle| bundle.root(root).is_some_and(|root| root.is_valid(now)));
+        is_trusted || self.retiring(now).any(|one| one.root.fingerprint == *root)
     }
 
     /// All bundles, ordered by trust domain.

@@ -26,7 +26,7 @@ use crate::bundle::LiveBundles;
 use crate::cache::Cache;
 use crate::fingerprint::Fingerprint;
 use crate::svid::{Leaf, Svid};
-use crate::verify::{Accept, Peer, Purpose, Refusal, admit, prove};
+use crate::verify::{Accept, Peer, Purpose, Refusal, admit, find_retiring, prove};
 
 /// The SVID that we show: replaced at renewal, read in every handshake. Share it in an `Arc`.
 pub struct LiveSvid(ArcSwap<Svid>);
@@ -110,6 +110,22 @@ impl PeerVerifier {
     pub fn peer(&self, chain: &[CertificateDer<'_>], purpose: Purpose, now: UnixTime) -> Result<Peer, Refusal> {
         let (leaf, intermediates) = chain.split_first().ok_or(Refusal::NoCertificate)?;
         admit(self.prove(leaf, intermediates, purpose, now)?, &self.accept)
+    }
+
+    /// The retiring root that vouched for a peer on a connection that is open: it may stay for as long as that root counts. `at` is
+    /// when the certificates are looked at, `now` whether the root counts still. Nothing is remembered: no handshake can find this
+    /// proof.
+    pub fn retiring(
+        &self,
+        chain: &[CertificateDer<'_>],
+        purpose: Purpose,
+        at: UnixTime,
+        now: UnixTime,
+    ) -> Option<Fingerprint> {
+        let (leaf, intermediates) = chain.split_first()?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        let (leaf, root) = find_retiring(leaf, intermediates, &self.bundles.load(), purpose, algorithms, (at, now))?;
+        admit(leaf, &self.accept).ok().map(|_| root)
     }
 
     fn prove(

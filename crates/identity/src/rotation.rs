@@ -2,14 +2,15 @@
 //!
 //! Held by `control`, which stores it before it acts on it. Announce: the new root joins the bundle, the old one signs. Sign:
 //! every proxy is known to hold the new bundle, so the new root signs. Retire: every leaf of the old root is known to be
-//! replaced or has ended, so the old root leaves the bundle. A stage is left when what is known allows it, and never
-//! because time has passed; there is no way to skip one. Keys and bundles themselves are left to `authority` and `bundle`.
+//! replaced or has ended, so the old root vouches for nobody new; for what is open it counts a while longer. A stage is left when what
+//! is known allows it, and never because time has passed. Only distrust skips one, and that may cut. Keys and bundles themselves are
+//! left to `authority` and `bundle`.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::Fingerprint;
@@ -17,6 +18,9 @@ use crate::svid::moment;
 
 /// How long after its end a leaf still counts as in use: a proxy's clock may be behind.
 pub const CLOCK_SLACK: Duration = Duration::from_secs(300);
+
+/// Roots that may be retiring at a time.
+pub const MOST_RETIRING: usize = 16;
 
 /// Where a rotation stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +71,16 @@ struct Member {
     leaves: BTreeMap<Fingerprint, u64>,
 }
 
+/// A root that was replaced in order: it counts for connections that were made under it, and for nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// Its certificate in DER.
+    #[serde(with = "base64")]
+    pub certificate: CertificateDer<'static>,
+    /// Until when it counts, in seconds since the Unix epoch.
+    pub until: u64,
+}
+
 /// What a stage still waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
@@ -113,7 +127,7 @@ pub enum Advance {
     Waits(Vec<Waiting>),
     /// The new root signs from now on.
     Signs(Fingerprint),
-    /// The old root, given here, is no longer trusted; its key can be destroyed.
+    /// The old root, given here, vouches for nobody new; its key can be destroyed.
     Retired(Fingerprint),
 }
 
@@ -126,9 +140,26 @@ pub enum NotNow {
     /// The root is the one that is trusted already.
     #[error("the root is trusted already")]
     SameRoot,
+    /// The last ones are not over yet.
+    #[error("{MOST_RETIRING} roots are retiring; the next rotation can begin when the first of them has gone")]
+    TooMany,
     /// There is none, or the new root has signed, so that the way back is a rotation too.
     #[error("there is no rotation that could be given up: the new root has signed, or there is none")]
     TooLate,
+}
+
+/// Why a root stays trusted. Displays as a sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotDistrusted {
+    /// It is neither trusted nor retiring.
+    #[error("no root with this fingerprint is trusted")]
+    Unknown,
+    /// Without it nobody could prove anything.
+    #[error("it is the only root, so nobody could prove anything; announce another one first")]
+    Only,
+    /// It has signed already, and the old one is about to go.
+    #[error("it is the root that signs; it can be replaced when the old one has gone")]
+    Signs,
 }
 
 /// The roots of one trust domain, and what is known about every proxy that lives under them.
@@ -139,12 +170,14 @@ pub struct Rotation {
     /// The sequence of the bundle in force (`spiffe_sequence`).
     sequence: u64,
     proxies: BTreeMap<String, Member>,
+    #[serde(default)]
+    retired: BTreeMap<Fingerprint, Retired>,
 }
 
 impl Rotation {
     /// Begins with one root, and with bundle number 1.
     pub fn new(root: Fingerprint) -> Self {
-        Self { stage: Stage::Steady { root }, sequence: 1, proxies: BTreeMap::new() }
+        Self { stage: Stage::Steady { root }, sequence: 1, proxies: BTreeMap::new(), retired: BTreeMap::new() }
     }
 
     /// Where it stands.
@@ -152,7 +185,7 @@ impl Rotation {
         &self.stage
     }
 
-    /// The sequence of the bundle in force: it grows with every change of [`Rotation::trusted`].
+    /// The sequence of the bundle in force: it grows with every change of [`Rotation::trusted`] and of [`Rotation::retired`].
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
@@ -164,6 +197,11 @@ impl Rotation {
             Stage::Announced { old, new, .. } => vec![old, new],
             Stage::Signing { old, new, .. } => vec![new, old],
         }
+    }
+
+    /// The roots that count only for what is open.
+    pub fn retired(&self) -> &BTreeMap<Fingerprint, Retired> {
+        &self.retired
     }
 
     /// The root that signs.
@@ -213,6 +251,9 @@ impl Rotation {
         if old == new {
             return Err(NotNow::SameRoot);
         }
+        if self.retired.len() >= MOST_RETIRING {
+            return Err(NotNow::TooMany);
+        }
         self.stage = Stage::Announced { old, new, since: now.as_secs() };
         self.sequence += 1;
         Ok(())
@@ -250,6 +291,48 @@ impl Rotation {
         }
     }
 
+    /// Lets the root that [`Advance::Retired`] named count until `until` for what is open. Belongs to the same step: nobody may see
+    /// the one without the other.
+    pub fn keep_for_open(&mut self, certificate: CertificateDer<'static>, until: UnixTime) {
+        let root = Fingerprint::of(&certificate);
+        self.retired.insert(root, Retired { certificate, until: until.as_secs() });
+    }
+
+    /// Forgets the retired roots whose time is over; true when there were some.
+    pub fn forget_retired(&mut self, now: UnixTime) -> bool {
+        let before = self.retired.len();
+        self.retired.retain(|_, retired| now.as_secs() <= retired.until);
+        let changed = self.retired.len() != before;
+        self.sequence += u64::from(changed);
+        changed
+    }
+
+    /// Takes a root out of the bundle at once, for what is open too: its key is in wrong hands. Nothing is waited for, so members
+    /// that have no other leaf are cut off. A rotation that is under way ends with the other root.
+    ///
+    /// # Errors
+    /// When no other root could take its place.
+    pub fn distrust(&mut self, root: &Fingerprint) -> Result<(), NotDistrusted> {
+        if self.retired.remove(root).is_none() {
+            self.stage = match self.stage {
+                Stage::Announced { old, new, .. } if new == *root => Stage::Steady { root: old },
+                Stage::Announced { old, new, .. } | Stage::Signing { old, new, .. } if old == *root => {
+                    Stage::Steady { root: new }
+                }
+                Stage::Signing { new, .. } if new == *root => return Err(NotDistrusted::Signs),
+                Stage::Steady { root: only } if only == *root => return Err(NotDistrusted::Only),
+                _ => return Err(NotDistrusted::Unknown),
+            };
+        }
+        self.sequence += 1;
+        // Its leaves convince nobody any more.
+        self.proxies.retain(|_, member| {
+            member.leaves.remove(root);
+            !member.leaves.is_empty()
+        });
+        Ok(())
+    }
+
     /// What the stage waits for, by proxy; empty when it can be left, or when there is no rotation.
     pub fn waiting(&self) -> Vec<Waiting> {
         let lacks = |member: &Member| match self.stage {
@@ -277,6 +360,22 @@ impl Rotation {
             member.leaves.retain(|_, until| until.saturating_add(CLOCK_SLACK.as_secs()) >= now);
             !member.leaves.is_empty()
         });
+    }
+}
+
+/// Bytes as text in JSON.
+mod base64 {
+    use data_encoding::BASE64;
+    use rustls_pki_types::CertificateDer;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(der: &CertificateDer<'_>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64.encode(der))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<CertificateDer<'static>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        BASE64.decode(text.as_bytes()).map(CertificateDer::from).map_err(D::Error::custom)
     }
 }
 

@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
-use crate::bundle::Bundles;
+use crate::bundle::{Bundles, Root};
+use crate::fingerprint::Fingerprint;
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::svid::{self, Leaf, NotSvid};
 
@@ -231,13 +232,8 @@ pub(crate) fn prove(
     if anchors.is_empty() {
         return Err(Refusal::NoRoots { id: leaf.id });
     }
-    let usage = match purpose {
-        Purpose::Client => KeyUsage::client_auth(),
-        Purpose::Server => KeyUsage::server_auth(),
-    };
-    let refuse = |error| refuse_chain(&leaf.id, error);
-    let end = EndEntityCert::try_from(der).map_err(refuse)?;
-    end.verify_for_usage(algorithms, &anchors, intermediates, now, usage, None, None).map_err(refuse)?;
+    build_chain(der, intermediates, &anchors, purpose, algorithms, now)
+        .map_err(|error| refuse_chain(&leaf.id, error))?;
     let ends = intermediates
         .iter()
         .filter_map(|der| svid::read_validity(&svid::read(der).ok()?).ok())
@@ -246,6 +242,43 @@ pub(crate) fn prove(
         .map(|end| end.as_secs());
     let until = ends.fold(leaf.not_after.as_secs(), u64::min);
     Ok(Proof { leaf: Arc::new(leaf), from: now, until: svid::moment(until) })
+}
+
+/// The retiring root that vouched for these certificates at the moment `at`, if there is one at `now`. That is for connections that
+/// are open: it proves nothing about somebody who comes.
+pub(crate) fn find_retiring(
+    der: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    bundles: &Bundles,
+    purpose: Purpose,
+    algorithms: &[&dyn SignatureVerificationAlgorithm],
+    (at, now): (UnixTime, UnixTime),
+) -> Option<(Arc<Leaf>, Fingerprint)> {
+    let leaf = Leaf::parse(der).ok()?;
+    let domain = leaf.id.trust_domain_name();
+    let vouches = |root: &Root| {
+        root.is_valid(at) && build_chain(der, intermediates, &[root.anchor()], purpose, algorithms, at).is_ok()
+    };
+    let mut retiring = bundles.of(domain)?.retiring().iter().filter(|one| now.as_secs() <= one.until.as_secs());
+    let found = retiring.find(|one| vouches(&one.root))?.root.fingerprint;
+    Some((Arc::new(leaf), found))
+}
+
+/// Finds a path from a leaf to one of the anchors (RFC 5280, section 6.1).
+fn build_chain(
+    der: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    anchors: &[TrustAnchor<'_>],
+    purpose: Purpose,
+    algorithms: &[&dyn SignatureVerificationAlgorithm],
+    now: UnixTime,
+) -> Result<(), webpki::Error> {
+    let usage = match purpose {
+        Purpose::Client => KeyUsage::client_auth(),
+        Purpose::Server => KeyUsage::server_auth(),
+    };
+    let end = EndEntityCert::try_from(der)?;
+    end.verify_for_usage(algorithms, anchors, intermediates, now, usage, None, None).map(drop)
 }
 
 fn refuse_chain(id: &SpiffeId, error: webpki::Error) -> Refusal {

@@ -1,16 +1,18 @@
 //! What the world answers to its objects: conditions, listeners, parents and ancestors in Kubernetes' own shape.
 //!
-//! Filled by `attach`; the engine's compile adds what only it can know (a policy that is invalid or overridden), and whoever
-//! binds sockets adds what became of them. Printed by `check`, served by the admin API and written back by sources that
+//! Filled by `attach`; the engine's compile adds what only it can know (a policy that is invalid or overridden), whoever
+//! binds sockets adds what became of them, and a control plane what proxies refuse. Printed by `check`, served by the admin API and written back by sources that
 //! have a status. `lastTransitionTime` is left to them, since this crate has no clock.
 
 mod features;
 mod json;
+mod refused;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 pub use features::SUPPORTED_FEATURES;
+pub use refused::{RefusedBy, RefusedObjects};
 
 use crate::place::ObjectName;
 use crate::schema::Text;
@@ -98,6 +100,13 @@ impl Conditions {
                 self.list.reserve_exact(1);
                 self.list.push(condition);
             }
+        }
+    }
+
+    /// Marks the condition of this type as one of the generation before.
+    fn back_date(&mut self, kind: &str) {
+        if let Some(found) = self.list.iter_mut().find(|c| c.kind == kind) {
+            found.observed_generation = self.generation.saturating_sub(1).max(0);
         }
     }
 
@@ -249,7 +258,7 @@ pub struct ObjectStatus {
     pub body: StatusBody,
 }
 
-/// The four shapes that a status has.
+/// The shapes that a status has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatusBody {
     /// Of a GatewayClass.
@@ -260,6 +269,8 @@ pub enum StatusBody {
     Route(RouteStatus),
     /// Of a BackendTLSPolicy or one of our own policies.
     Policy(PolicyStatus),
+    /// Of any other kind, while a proxy refuses the object: `Programmed`.
+    Plain(Conditions),
 }
 
 /// The status of every object that has one, in the order of kind, namespace and name.

@@ -31,6 +31,7 @@ pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
     }
     let mut body = Vec::new();
     write_head(reply, journey.trip, &mut body);
+    journey.trip.notes.replied = Some(reply.reason);
     if let Some(listener) = journey.marks.listener {
         finish_head(listener, journey.arrival.connection, journey.marks, journey.trip);
     }

@@ -54,19 +54,20 @@ async fn outcome_of(
             unless_gone(asking, journey.replier).await?
         }
         Callout::Body { most } => read_body(most, journey).await?,
+        Callout::Wait(wait) => {
+            let what = wait.what;
+            let waiting = pin!(async { Ok(tokio::time::timeout(wait.timeout, wait.until).await) });
+            match unless_gone(waiting, journey.replier).await? {
+                Ok(()) => CalloutResult::Waited,
+                Err(_) => CalloutResult::Failed(format!("waited in vain for {what}").into()),
+            }
+        }
         Callout::Compute(computation) => {
             let what = computation.what;
             let computing = pin!(async { Ok(tokio::task::spawn_blocking(computation.run).await) });
             match unless_gone(computing, journey.replier).await? {
                 Ok(computed) => CalloutResult::Computed(computed),
                 Err(_) => CalloutResult::Failed(format!("{what} could not be computed").into()),
-            }
-        }
-        Callout::Wait { until, .. } => {
-            let waiting = pin!(async { Ok(tokio::time::timeout(documents::PATIENCE, until).await) });
-            match unless_gone(waiting, journey.replier).await? {
-                Ok(()) => CalloutResult::Refreshed,
-                Err(_) => CalloutResult::Failed("somebody else has been asking for too long".into()),
             }
         }
         Callout::Refresh { document, occasion } => {

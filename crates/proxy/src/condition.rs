@@ -1,11 +1,12 @@
 //! How the endpoints of backends are, for people and metrics: what the health checks found, what workers have ejected, and how much
-//! room is left under the limits.
+//! room is left under the limits; and what the ports of the mesh have spoken whose protocol nobody declared.
 //!
 //! Called by [`crate::Proxy`] for `/status` and for a scrape. Backends without a `TrafficPolicy` have nothing to tell.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use transept_engine::snapshot::{Backend, Snapshot};
 use transept_engine::traffic::{Resource, Wellness};
@@ -21,6 +22,28 @@ pub struct BackendState {
     pub endpoints: BTreeMap<SocketAddr, EndpointState>,
     /// Each limit with what is taken of it.
     pub limits: Vec<Reading>,
+}
+
+/// What a port has spoken whose protocol nobody declared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LearnedPort {
+    /// `namespace/service/side-port`, as in the other metrics.
+    pub listener: Arc<str>,
+    /// `http`, `tcp`, `tcp-server-first`, or `mixed` for a port that spoke now this, now that.
+    pub protocol: &'static str,
+}
+
+/// What ports have spoken, by listener; `now` is on the clock of the workers.
+pub(crate) fn recount(snapshot: &Snapshot, now: Duration) -> Vec<LearnedPort> {
+    let listeners = snapshot.binds.iter().flat_map(|bind| &bind.listeners);
+    // Several binds may have a listener for the same port of a Service.
+    let protocols: BTreeMap<_, _> = listeners
+        .filter_map(|listener| {
+            let known = listener.learned.as_ref()?.read(now);
+            Some((listener.metric_label.clone(), known.as_str()?))
+        })
+        .collect();
+    protocols.into_iter().map(|(listener, protocol)| LearnedPort { listener, protocol }).collect()
 }
 
 /// What is limited, how much of it is taken, and how much there is.

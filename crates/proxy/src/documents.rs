@@ -16,7 +16,7 @@ use crate::callout::ask;
 use crate::worker::Worker;
 
 /// How long a request waits for a fetch.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(6);
+const PATIENCE: Duration = Duration::from_secs(6);
 
 /// When nothing is due, documents are looked at this often all the same.
 const LOOK: Duration = Duration::from_secs(60);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use crate::condition::BackendState;
+use crate::condition::{BackendState, LearnedPort};
 use crate::meter::{BUCKETS, Histogram, Labels, Report};
 
 /// Writes every family that the data plane has.
@@ -65,6 +65,16 @@ pub(crate) fn write_backends(backends: &[BackendState], ejections: &BTreeMap<Arc
             let labels = label("backend", &backend.label);
             let _ = writeln!(out, "{REMAINING}{{{labels},resource=\"{}\"}} {left}", reading.resource);
         }
+    }
+}
+
+/// Writes what ports have spoken.
+pub(crate) fn write_learned(ports: &[LearnedPort], out: &mut String) {
+    const LEARNED: &str = "transept_learned_protocol";
+    head(out, LEARNED, "gauge", "1 for what a port of the mesh has spoken whose protocol nobody declared.");
+    for port in ports {
+        let _ =
+            writeln!(out, "{LEARNED}{{{},{}}} 1", label("listener", &port.listener), label("protocol", port.protocol));
     }
 }
 

@@ -37,6 +37,8 @@ mod mirror;
 pub mod names;
 mod normalize;
 mod path;
+mod quotas;
+mod race;
 mod recheck;
 mod record;
 mod relay;
@@ -54,7 +56,7 @@ mod upstream;
 mod worker;
 
 pub use access_log::{AccessLog, LogFormat, LogTarget};
-pub use condition::{BackendState, EndpointState, Reading};
+pub use condition::{BackendState, EndpointState, LearnedPort, Reading};
 pub use demand::Demand;
 pub use mesh::Mesh;
 pub use resolve::ResolvedName;
@@ -65,6 +67,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io as stdio;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -80,6 +83,7 @@ use health::Watching;
 use limits::OpenConnections;
 use mesh::Membership;
 use meter::Report;
+use quotas::Quotas;
 use resolve::Resolving;
 use tls::TlsConfigs;
 use worker::{Command, Duty, Shared};
@@ -93,6 +97,8 @@ pub struct Options {
     pub access_log: Option<AccessLog>,
     /// The name servers that are asked for the names of backends; none are those of `/etc/resolv.conf`.
     pub name_servers: Vec<SocketAddr>,
+    /// The file in which quotas are kept; made when a configuration first has one. None keeps them in memory only.
+    pub quotas: Option<PathBuf>,
     /// What makes the proxy a member of the mesh; without it binds of the mesh take nobody in, and endpoints in the mesh cannot be
     /// reached.
     pub mesh: Option<Mesh>,
@@ -117,6 +123,7 @@ pub struct Proxy {
     bound: Mutex<BTreeSet<SocketAddr>>,
     resolving: Mutex<Resolving>,
     watching: Mutex<Watching>,
+    quotas: Mutex<Quotas>,
     background: tokio::runtime::Runtime,
     sight: Sight,
 }
@@ -169,7 +176,8 @@ impl Proxy {
         let weak = workers.iter().map(|worker| worker.commands.downgrade()).collect();
         let sight = Sight::new(shared.clone(), weak);
         let (bound, watching) = (Mutex::default(), Mutex::default());
-        Ok(Proxy { shared, workers, bound, resolving, watching, background, sight })
+        let quotas = Mutex::new(Quotas::new(options.quotas.clone()));
+        Ok(Proxy { shared, workers, bound, resolving, watching, quotas, background, sight })
     }
 
     /// Puts a snapshot in force: the next request is decided by it. Opens the addresses it needs and closes those it does
@@ -177,6 +185,7 @@ impl Proxy {
     pub fn apply(&self, snapshot: Arc<Snapshot>) -> Vec<BindOutcome> {
         lock(&self.resolving).follow(&snapshot, self.background.handle());
         lock(&self.watching).follow(&snapshot, &self.shared, self.background.handle());
+        lock(&self.quotas).follow(&snapshot);
         let wanted: BTreeSet<SocketAddr> = snapshot.binds.iter().map(|bind| bind.address).collect();
         let mut bound = lock(&self.bound);
         self.shared.snapshot.store(snapshot);
@@ -248,6 +257,7 @@ impl Proxy {
             exposition::edges::write(&graph, out);
         }
         exposition::write_backends(&self.backends_of(&sum), &sum.ejections, out);
+        exposition::write_learned(&self.learned(), out);
         let (names, lookups) = {
             let resolving = lock(&self.resolving);
             (resolving.names(), resolving.lookups.read())
@@ -272,6 +282,11 @@ impl Proxy {
     fn backends_of(&self, report: &Report) -> Vec<BackendState> {
         let snapshot = self.shared.snapshot.load();
         condition::describe(&snapshot, &report.ejected)
+    }
+
+    /// What the ports of the mesh have spoken whose protocol nobody declared.
+    pub fn learned(&self) -> Vec<LearnedPort> {
+        condition::recount(&self.shared.snapshot.load(), self.shared.origin.elapsed())
     }
 
     /// What is reported to a control plane ([`feed::Feed::report`]).
@@ -349,6 +364,8 @@ impl Drop for Proxy {
                 let _ = thread.join();
             }
         }
+        // Last: nobody counts any more, so that all is written.
+        lock(&self.quotas).close();
     }
 }
 

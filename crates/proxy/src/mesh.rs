@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{ClientConfig, ServerConfig};
+use transept_identity::Fingerprint;
 use transept_identity::bundle::{Bundles, LiveBundles};
 use transept_identity::handshake::{ClientAuth, LiveSvid, PeerVerifier, client_config, server_config};
 use transept_identity::spiffe::SpiffeId;
@@ -47,6 +48,17 @@ pub(crate) struct Member {
     pub forwarded: Arc<str>,
     /// Its certificates, leaf first.
     pub chain: Vec<CertificateDer<'static>>,
+}
+
+/// How far the roots in force vouch for the peer of a connection that is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// As for anybody who comes.
+    Whole,
+    /// Only this root does, which was replaced in order: what is under way goes on, and nothing new begins.
+    Retiring(Fingerprint),
+    /// Not at all.
+    Gone,
 }
 
 impl Membership {
@@ -108,11 +120,11 @@ impl Membership {
         })
     }
 
-    /// Whether a peer that was believed with these certificates is vouched for by today's roots. That a certificate has ended
-    /// meanwhile does not end a connection: it was valid when the connection was made, and another follows.
-    pub(crate) fn accepts(&self, chain: &[CertificateDer<'_>], end: Purpose, unix: Duration) -> bool {
+    /// What today's roots say of a peer that was believed with these certificates. That a certificate has ended meanwhile does
+    /// not end a connection: it was valid when the connection was made, and another follows.
+    pub(crate) fn trust(&self, chain: &[CertificateDer<'_>], end: Purpose, unix: Duration) -> Trust {
         let Some(leaf) = chain.first().and_then(|leaf| Leaf::parse(leaf).ok()) else {
-            return false;
+            return Trust::Gone;
         };
         // That a certificate has ended is said before anybody asks who vouches for it, so the question is about its last moment.
         let last = Duration::from_secs(leaf.not_after.as_secs());
@@ -122,7 +134,15 @@ impl Membership {
             // That it is the one who was called was proven when the connection was made.
             Purpose::Server => self.peers.accepting(Accept::only(leaf.id)),
         };
-        peers.peer(chain, end, at).is_ok()
+        if peers.peer(chain, end, at).is_ok() {
+            return Trust::Whole;
+        }
+        peers.retiring(chain, end, at, UnixTime::since_unix_epoch(unix)).map_or(Trust::Gone, Trust::Retiring)
+    }
+
+    /// Whether a root counts still, and be it only for what is open.
+    pub(crate) fn holds(&self, root: &Fingerprint, unix: Duration) -> bool {
+        self.bundles.load().holds(root, UnixTime::since_unix_epoch(unix))
     }
 
     /// Whether an id is one that only the roots of our own mesh may vouch for.
@@ -183,12 +203,21 @@ mod tests {
         let mesh = Mesh { svid: Arc::new(LiveSvid::new(svid)), bundles: LiveBundles::new(bundles(&ours)) };
         let membership = Membership::new(&mesh).expect("a membership");
         let (during, after) = (Duration::from_secs(NOW + 1), Duration::from_secs(NOW) + LEAF_LIFE * 2);
-        let accepted = || {
+        let trust = || {
             let ends = [Purpose::Client, Purpose::Server];
-            ends.map(|end| (membership.accepts(&chain, end, during), membership.accepts(&chain, end, after)))
+            ends.map(|end| (membership.trust(&chain, end, during), membership.trust(&chain, end, after)))
         };
-        assert_eq!(accepted(), [(true, true); 2]);
+        assert_eq!(trust(), [(Trust::Whole, Trust::Whole); 2]);
         mesh.bundles.store(bundles(&others));
-        assert_eq!(accepted(), [(false, false); 2]);
+        assert_eq!(trust(), [(Trust::Gone, Trust::Gone); 2]);
+
+        // Replaced in order, it counts for what is open until its time is over.
+        let old = ours.root().expect("a root").clone();
+        let root = Fingerprint::of(&old);
+        let mut bundle = (**bundles(&others).of("transept.local").expect("a bundle")).clone();
+        bundle.retire(old, UnixTime::since_unix_epoch(after - Duration::from_secs(1))).expect("a root");
+        mesh.bundles.store([bundle].into_iter().collect());
+        assert_eq!(trust(), [(Trust::Retiring(root), Trust::Gone); 2]);
+        assert!(membership.holds(&root, during) && !membership.holds(&root, after));
     }
 }

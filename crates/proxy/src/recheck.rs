@@ -12,22 +12,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use transept_engine::admit::{admit, admit_stream};
 use transept_engine::exchange::{Connection, Exchange, Notes, Now};
 use transept_engine::principal::Principal;
 use transept_engine::route::route;
 use transept_engine::screen::screen_again;
 use transept_engine::snapshot::Snapshot;
-use transept_identity::{Bundles, Purpose};
+use transept_identity::{Bundles, Fingerprint, Purpose};
 use transept_wire::h2::Code;
 use transept_wire::head::Request;
 
 use crate::h2::{Driver, Over};
+use crate::mesh::{Membership, Trust};
 use crate::worker::Worker;
 
-/// What is under way between two proxies when the roots that vouched for one of them are gone may end within this time: a root that is
-/// replaced in order costs no request.
+/// What is under way between two proxies when the roots that vouched for one of them are not believed any more may end within this time.
+/// A root that is replaced in order retires first, and then this is for what has lived on for longer than it counts.
 const RESPITE: Duration = Duration::from_secs(5);
 
 /// What a connection was let in for.
@@ -81,6 +82,8 @@ impl Opening {
 pub(crate) struct Standing {
     ground: Ground,
     ended: Cell<bool>,
+    /// The retiring root that it depends on. With it, nothing new begins here.
+    retiring: Cell<Option<Fingerprint>>,
     /// The end of the credential by which it was let in.
     until: RefCell<Option<Pin<Box<tokio::time::Sleep>>>>,
     waker: RefCell<Option<Waker>>,
@@ -107,23 +110,40 @@ impl Standing {
 
     fn end(&self) {
         self.ended.set(true);
+        self.wake();
+    }
+
+    fn retire(&self, root: Fingerprint) {
+        self.retiring.set(Some(root));
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
     }
 }
 
-/// The end of a connection between two proxies: nothing new from the moment on in which it must end, and nothing at all after the respite.
+/// The end of a connection between two proxies: nothing new from the moment on in which its root retires or it must end, and in the
+/// second case nothing at all after the respite.
 #[derive(Default)]
-pub(crate) struct Ending(Option<Pin<Box<tokio::time::Sleep>>>);
+pub(crate) struct Ending {
+    retires: bool,
+    respite: Option<Pin<Box<tokio::time::Sleep>>>,
+}
 
 impl Ending {
     /// Ready when the connection has been given up.
     pub(crate) fn poll(&mut self, standing: &Standing, driver: &mut Driver, cx: &mut Context<'_>) -> Poll<Over> {
         if standing.poll_ended(cx).is_pending() {
+            if standing.retiring.get().is_some() && !self.retires {
+                self.retires = true;
+                driver.shut_down();
+            }
             return Poll::Pending;
         }
-        let respite = self.0.get_or_insert_with(|| {
+        let respite = self.respite.get_or_insert_with(|| {
             driver.shut_down();
             Box::pin(tokio::time::sleep(RESPITE))
         });
@@ -137,6 +157,8 @@ pub(crate) struct Standings {
     all: RefCell<Vec<Weak<Standing>>>,
     /// The roots that the list was last judged by. Held, so that no later ones can be at the same address.
     roots: RefCell<Option<Arc<Bundles>>>,
+    /// When the first of the retiring ones among them ceases to count, since the Unix epoch.
+    until: Cell<Option<Duration>>,
 }
 
 impl Standings {
@@ -148,7 +170,8 @@ impl Standings {
     /// Adds a connection that ends after this time at the latest.
     pub(crate) fn add_until(&self, ground: Ground, lasts: Option<Duration>) -> Rc<Standing> {
         let until = RefCell::new(lasts.map(|lasts| Box::pin(tokio::time::sleep(lasts))));
-        let standing = Rc::new(Standing { ground, ended: Cell::new(false), until, waker: RefCell::default() });
+        let (ended, retiring) = (Cell::new(false), Cell::new(None));
+        let standing = Rc::new(Standing { ground, ended, retiring, until, waker: RefCell::default() });
         let mut all = self.all.borrow_mut();
         if all.len() == all.capacity() {
             all.retain(|standing| standing.strong_count() > 0);
@@ -158,13 +181,42 @@ impl Standings {
     }
 }
 
-/// Judges the connections again if the roots have changed since the last time.
+/// Judges the connections again if the roots have changed since the last time, or one of them counts no more.
 pub(crate) fn recheck_roots(worker: &Worker) {
     let Some(membership) = &worker.shared.mesh else { return };
-    let roots = membership.roots();
-    let judged_by = worker.standings.roots.replace(Some(roots.clone()));
-    if !judged_by.is_some_and(|before| Arc::ptr_eq(&before, &roots)) {
-        recheck(worker);
+    let standings = &worker.standings;
+    let (roots, now) = (membership.roots(), worker.clock.now().unix);
+    let is_same = standings.roots.borrow().as_ref().is_some_and(|before| Arc::ptr_eq(before, &roots));
+    let is_over = standings.until.get().is_some_and(|until| until < now);
+    if is_same && !is_over {
+        return;
+    }
+    let ends = roots.retiring(UnixTime::since_unix_epoch(now)).map(|one| one.until.as_secs()).min();
+    // It counts to the end of its last second.
+    standings.until.set(ends.map(|end| Duration::from_secs(end.saturating_add(1))));
+    standings.roots.replace(Some(roots));
+    recheck(worker);
+}
+
+/// Whether a connection that these certificates began may go on. One whose root retires does, and takes nothing new.
+fn is_believed(
+    membership: &Membership,
+    standing: &Standing,
+    chain: &[CertificateDer<'_>],
+    end: Purpose,
+    unix: Duration,
+) -> bool {
+    // It was believed before, and nobody but that root would vouch for it again.
+    if let Some(root) = standing.retiring.get() {
+        return membership.holds(&root, unix);
+    }
+    match membership.trust(chain, end, unix) {
+        Trust::Whole => true,
+        Trust::Retiring(root) => {
+            standing.retire(root);
+            true
+        }
+        Trust::Gone => false,
     }
 }
 
@@ -180,7 +232,8 @@ pub(crate) fn recheck(worker: &Worker) {
     for standing in standings {
         let stands = match &standing.ground {
             Ground::Certificates(chain, end) => {
-                worker.shared.mesh.as_ref().is_some_and(|membership| membership.accepts(chain, *end, now.unix))
+                let membership = worker.shared.mesh.as_ref();
+                membership.is_some_and(|membership| is_believed(membership, &standing, chain, *end, now.unix))
             }
             Ground::Admission { connection, bound, port } => snapshot
                 .bind(bound)

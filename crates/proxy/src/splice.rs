@@ -55,6 +55,8 @@ pub(crate) struct Landing {
     pub io: Io,
     pub endpoint: SocketAddr,
     pub backend: Arc<Backend>,
+    /// What the program has said already.
+    pub said: Inbound,
     /// What it is counted by, where connections are limited.
     pub permit: Option<Permit>,
     _carriage: Carriage,
@@ -91,7 +93,8 @@ pub(crate) async fn land(worker: &Rc<Worker>, passenger: &Passenger<'_>, trip: &
         match connected {
             Ok((io, permit)) => {
                 let backend = backend.clone();
-                return Ok(Landing { io, endpoint: chosen.address, backend, permit, _carriage: carriage });
+                let said = Inbound::default();
+                return Ok(Landing { io, endpoint: chosen.address, backend, said, permit, _carriage: carriage });
             }
             Err(failure) => {
                 tried.push(chosen.address);
@@ -162,7 +165,7 @@ pub(crate) async fn travel(
             endpoint = Some(landing.endpoint);
             trip.facts.backend = Some(landing.backend.clone());
             watch.set_stall(passenger.listener.settings.timeouts.stream_idle);
-            let mut rest = Inbound::default();
+            let mut rest = landing.said;
             let mut carried = pin!(splice((io, inbound), (&landing.io, &mut rest), watch, &mut trip));
             let spliced = std::future::poll_fn(|cx| match standing.map(|standing| standing.poll_ended(cx)) {
                 Some(Poll::Ready(())) => Poll::Ready(Err(denied())),

@@ -18,6 +18,7 @@ Examples:
   transept certs
   transept certs --state /var/lib/transept/control --json
   transept certs --rotate
+  transept certs --distrust 1f6e0c9a
 
 Leaves are renewed at half of their life: one that has less than a quarter left is not being renewed. A root is announced long
 before it ends.
@@ -32,10 +33,15 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Begin to replace the root: a new one is announced, signs once every proxy knows it, and the old one goes once every
-    /// certificate is of the new one
+    /// Begin to replace the root: a new one is announced, signs once every proxy knows it, and the old one retires once every
+    /// certificate is of the new one; connections that it vouched for live on
     #[arg(long)]
     rotate: bool,
+
+    /// Take a root out at once, because its key may be in wrong hands: whoever has no certificate of another one is cut off, and
+    /// open connections that it vouched for end. The fingerprint, or its first eight digits
+    #[arg(long, value_name = "FINGERPRINT", conflicts_with = "rotate")]
+    distrust: Option<String>,
 
     #[command(flatten)]
     state: StateArgs,
@@ -44,6 +50,11 @@ pub(crate) struct Args {
 /// Asks and prints.
 pub(crate) fn run(args: Args) -> Result<Exit> {
     if args.rotate && question(&args.state, &Question::Rotate)?.is_none() {
+        return Ok(Exit::Unreachable);
+    }
+    if let Some(root) = &args.distrust
+        && question(&args.state, &Question::Distrust { root: root.to_ascii_lowercase() })?.is_none()
+    {
         return Ok(Exit::Unreachable);
     }
     let Some(shown) = question(&args.state, &Question::Certificates)? else {
@@ -83,32 +94,31 @@ fn render(shown: &Value) -> String {
         .flatten()
         .map(|one| {
             let until = jiff::Timestamp::from_second(one["notAfter"].as_i64().unwrap_or_default());
-            let seconds = one["secondsLeft"].as_u64().unwrap_or_default();
-            let left = match seconds {
-                0 => "ended".to_owned(),
-                seconds if seconds < 3600 => format!("{}m {}s", seconds / 60, seconds % 60),
-                seconds if seconds < 2 * 86_400 => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
-                seconds => format!("{} days", seconds / 86_400),
-            };
+            let left = in_words(one["secondsLeft"].as_u64().unwrap_or_default());
             vec![
                 text(&one["kind"]),
                 text(&one["holder"]),
                 text(&one["id"]),
                 until.map(|at| at.to_string()).unwrap_or_default(),
                 left,
+                one["fingerprint"].as_str().map(|root| short(root).to_owned()).unwrap_or_default(),
             ]
         })
         .collect();
-    let mut out = table::lay_out(&["KIND", "HOLDER", "IDENTITY", "UNTIL", "LEFT"], &rows);
+    let mut out = table::lay_out(&["KIND", "HOLDER", "IDENTITY", "UNTIL", "LEFT", "FINGERPRINT"], &rows);
     match shown["stage"].as_str() {
         Some("announced") => out.push_str("\na new root is announced; it signs once every proxy knows it\n"),
         Some("signing") => {
-            out.push_str("\nthe new root signs; the old one goes once every certificate is of the new one\n")
+            out.push_str("\nthe new root signs; the old one retires once every certificate is of the new one\n")
         }
         _ => {}
     }
     for one in shown["waiting"].as_array().into_iter().flatten() {
         out.push_str(&format!("  waits: {}\n", text(one)));
+    }
+    for one in shown["retiring"].as_array().into_iter().flatten() {
+        let (root, left) = (text(&one["fingerprint"]), in_words(one["secondsLeft"].as_u64().unwrap_or_default()));
+        out.push_str(&format!("\nroot {} is retired, and vouches for open connections alone: {left}\n", short(&root)));
     }
     let late = late(shown);
     if late.is_empty() {
@@ -123,6 +133,21 @@ fn render(shown: &Value) -> String {
         out.push_str(&format!("\n{YELLOW}{}{PLAIN} {}: {warning}\n", text(&one["holder"]), text(&one["id"])));
     }
     out
+}
+
+/// How long that is.
+fn in_words(seconds: u64) -> String {
+    match seconds {
+        0 => "ended".to_owned(),
+        seconds if seconds < 3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        seconds if seconds < 2 * 86_400 => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// As much of a fingerprint as names a root.
+fn short(fingerprint: &str) -> &str {
+    fingerprint.get(..8).unwrap_or(fingerprint)
 }
 
 #[cfg(test)]
@@ -143,5 +168,17 @@ mod tests {
         assert!(text.contains("default/cart/a  spiffe://a/b  1970-01-01T00:00:00Z  1m 30s"), "{text}");
         assert!(text.contains("is not being renewed"), "{text}");
         assert!(render(&json!({"certificates": [certificate("half")]})).contains("renewed in time"));
+    }
+
+    #[test]
+    fn a_retired_root_is_shown_and_is_no_finding() {
+        let root = json!({"kind": "root", "holder": "control plane", "id": "spiffe://a", "notAfter": 0,
+            "secondsLeft": 90, "remaining": "whole", "fingerprint": "00112233445566"});
+        let retiring = json!([{"fingerprint": "8899aabbccddee", "until": 0, "secondsLeft": 7260}]);
+        let shown = json!({"certificates": [root], "retiring": retiring});
+        assert!(late(&shown).is_empty());
+        let text = render(&shown);
+        assert!(text.contains("1m 30s  00112233\n"), "{text}");
+        assert!(text.contains("root 8899aabb is retired, and vouches for open connections alone: 2h 1m"), "{text}");
     }
 }

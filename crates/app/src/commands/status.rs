@@ -28,7 +28,7 @@ Examples:
   transept status
   transept status --admin http://127.0.0.1:9908 --json
 
-Exit codes: 0 fine, 1 the last reload failed, an object has a problem or a listener is not open, 3 nobody answers.";
+Exit codes: 0 fine, 1 the last reload failed, an object has a problem, a proxy of the mesh refuses one or a listener is not open, 3 nobody answers.";
 
 /// Show how a running instance is
 #[derive(Debug, clap::Args)]
@@ -117,7 +117,25 @@ fn judge(status: &Value) -> Exit {
     let problems = status["problems"].as_array().is_some_and(|all| !all.is_empty());
     let open = |listener: &Value| listener["error"].is_null();
     let closed = status["listeners"].as_array().is_some_and(|all| !all.iter().all(open));
-    if reload_failed || problems || closed { Exit::Findings } else { Exit::Fine }
+    if reload_failed || problems || closed || is_refused(&status["objects"]) { Exit::Findings } else { Exit::Fine }
+}
+
+/// Whether a proxy of the mesh refuses one of these objects.
+pub(super) fn is_refused(objects: &Value) -> bool {
+    let mut waiting = vec![objects];
+    while let Some(value) = waiting.pop() {
+        match value {
+            Value::Array(items) => waiting.extend(items),
+            Value::Object(fields)
+                if value["type"] == "Programmed" && fields.get("reason").is_some_and(|one| one == "Refused") =>
+            {
+                return true;
+            }
+            Value::Object(fields) => waiting.extend(fields.values()),
+            _ => {}
+        }
+    }
+    false
 }
 
 /// A row for an address that is listened on, or should be.
@@ -225,6 +243,12 @@ fn render(status: &Value) -> String {
         out.push('\n');
         out.push_str(&table::lay_out(&["BACKEND", "SERVING", "NOT SERVING"], &backends));
     }
+    let learned: Vec<Vec<String>> =
+        list(&status["learned"]).iter().map(|one| vec![text(&one["listener"]), text(&one["protocol"])]).collect();
+    if !learned.is_empty() {
+        out.push('\n');
+        out.push_str(&table::lay_out(&["PORT", "HAS SPOKEN"], &learned));
+    }
     let certificates: Vec<Vec<String>> = list(&status["certificates"])
         .iter()
         .map(|one| vec![text(&one["name"]), text(&one["listener"]), text(&one["notAfter"])])
@@ -238,9 +262,12 @@ fn render(status: &Value) -> String {
     out.push_str(&super::check::render_objects(&list(&status["objects"])));
 
     let problems = list(&status["problems"]);
-    if problems.is_empty() {
+    if is_refused(&status["objects"]) {
+        out.push_str(&format!("\n{YELLOW}proxies of the mesh refuse objects; see `Programmed` above{PLAIN}\n"));
+    } else if problems.is_empty() {
         out.push_str(&format!("\n{GREEN}no problem{PLAIN}\n"));
-    } else {
+    }
+    if !problems.is_empty() {
         out.push_str(&format!("\n{YELLOW}problems{PLAIN}\n"));
         for problem in &problems {
             out.push_str(&format!(
@@ -297,6 +324,7 @@ mod tests {
                 {"name": "a.test", "backend": "default/a", "addresses": ["10.0.0.1", "10.0.0.2"], "error": null},
                 {"name": "b.test", "backend": "default/b", "addresses": ["10.0.0.3"], "error": "there is no such name"},
             ],
+            "learned": [{"listener": "default/db/outbound-3306", "protocol": "tcp-server-first"}],
             "objects": [], "problems": [],
         });
         assert_eq!(judge(&status), Exit::Findings);
@@ -304,6 +332,7 @@ mod tests {
         assert!(shown.contains("shop.yaml:1:1: bad"));
         assert!(shown.contains("127.0.0.1:8080  HTTP      listening"));
         assert!(shown.contains("a.test  default/a  10.0.0.1, 10.0.0.2\n"), "{shown}");
+        assert!(shown.contains("default/db/outbound-3306  tcp-server-first\n"), "{shown}");
         assert!(shown.contains("10.0.0.3, from before: it does not resolve (there is no such name)"), "{shown}");
     }
 
@@ -311,6 +340,22 @@ mod tests {
     fn a_healthy_instance_is_fine() {
         let status = json!({"lastReload": {"ok": true}, "problems": []});
         assert_eq!(judge(&status), Exit::Fine);
+    }
+
+    #[test]
+    fn an_object_that_a_proxy_refuses_is_a_finding() {
+        let of = |reason: &str| {
+            let conditions =
+                json!([{"type": "Programmed", "status": "False", "reason": reason, "message": "Refused by a (no)."}]);
+            let parents = json!([{"parentRef": {"kind": "Service", "name": "cart"}, "conditions": conditions}]);
+            let object = json!({"kind": "HTTPRoute", "metadata": {"name": "a"}, "status": {"parents": parents}});
+            json!({"lastReload": {"ok": true}, "problems": [], "objects": [object]})
+        };
+        assert_eq!(judge(&of("Overridden")), Exit::Fine);
+        assert_eq!(judge(&of("Refused")), Exit::Findings);
+        let shown = render(&of("Refused"));
+        assert!(shown.contains("Programmed=False/Refused (Refused by a (no))"), "{shown}");
+        assert!(shown.contains("proxies of the mesh refuse objects") && !shown.contains("no problem"), "{shown}");
     }
 
     #[test]

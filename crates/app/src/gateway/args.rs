@@ -4,12 +4,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use transept_proxy::Options;
 
 use crate::access_log::AccessLogArgs;
 use crate::admin::AdminArgs;
+use crate::commands::control::default_state;
 use crate::duration;
 use crate::logging::LogArgs;
 
@@ -41,6 +43,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "TRANSEPT_ZONE", value_name = "ZONE")]
     zone: Option<String>,
 
+    /// File in which QuotaPolicies keep what has been used; made when the configuration has one [default:
+    /// /var/lib/transept/quotas.redb for root, else ~/.local/state/transept/quotas.redb]
+    #[arg(long, env = "TRANSEPT_QUOTAS", value_name = "FILE")]
+    quotas: Option<PathBuf>,
+
     #[command(flatten)]
     pub(crate) log: LogArgs,
 
@@ -70,6 +77,7 @@ impl ServeArgs {
             workers: self.workers,
             access_log: self.access_log.settle(),
             name_servers: self.resolver.clone(),
+            quotas: Some(self.quotas.clone().unwrap_or_else(|| default_state("quotas.redb"))),
             mesh: None,
             demand: None,
         }

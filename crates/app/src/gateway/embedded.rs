@@ -86,8 +86,16 @@ pub(crate) fn serve_with_mesh(
     );
     control.spawn(report(Reporting::begin(&plane, svid.load().id()), Teller::new(proxy.sight(), NAME)));
     let member = describe(plane.clone(), svid, address);
-    let gateway =
-        Gateway { proxy, feed, trigger: Some(trigger), args, format, member: Some(Box::new(member)), refusals: 0 };
+    let gateway = Gateway {
+        proxy,
+        feed,
+        trigger: Some(trigger),
+        args,
+        format,
+        member: Some(Box::new(member)),
+        plane: Some(plane.clone()),
+        refusals: 0,
+    };
     let exit = gateway.run(|admin| opened(Opened { admin, control: address, plane }));
     shut_down(control);
     exit

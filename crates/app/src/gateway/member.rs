@@ -39,8 +39,16 @@ pub(crate) fn serve_member(options: FeedOptions, args: &ServeArgs) -> Result<Exi
     let received = feed.received();
     runtime.spawn(follow(received, first.number, loader, updates));
     let format = args.log.log.settle();
-    let gateway =
-        Gateway { proxy: proxy.clone(), feed: receiver, trigger: None, args, format, member: None, refusals: 0 };
+    let gateway = Gateway {
+        proxy: proxy.clone(),
+        feed: receiver,
+        trigger: None,
+        args,
+        format,
+        member: None,
+        plane: None,
+        refusals: 0,
+    };
     let exit = runtime.block_on(gateway.attend(|_| {}));
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     drop((proxy, feed));

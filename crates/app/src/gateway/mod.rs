@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::sync::watch;
+use transept_control::plane::Plane;
 use transept_control::{Loader, Sources, StartError, Trigger, Update, follow};
 use transept_proxy::{BindOutcome, Proxy};
 
@@ -44,7 +45,7 @@ pub(crate) fn serve(sources: Sources, args: &ServeArgs, opened: impl FnOnce(Opti
         return Ok(Exit::Findings);
     };
     let proxy = Arc::new(Proxy::start(&args.options()).context("the data plane cannot start")?);
-    let gateway = Gateway { proxy, feed, trigger: Some(trigger), args, format, member: None, refusals: 0 };
+    let gateway = Gateway { proxy, feed, trigger: Some(trigger), args, format, member: None, plane: None, refusals: 0 };
     gateway.run(opened)
 }
 
@@ -73,6 +74,8 @@ struct Gateway<'a> {
     format: Format,
     /// Says how the membership in the mesh stands.
     member: Option<Member>,
+    /// The control plane in this process.
+    plane: Option<Arc<Plane>>,
     /// How many refused attempts have been told of.
     refusals: u64,
 }
@@ -107,6 +110,9 @@ impl Gateway<'_> {
         let mut standing = Standing::new(self.proxy.clone(), first, outcomes, retry.pause());
         if let Some(member) = self.member.take() {
             standing = standing.with_member(member);
+        }
+        if let Some(plane) = self.plane.take() {
+            standing = standing.with_plane(plane);
         }
         let standing = Arc::new(standing);
         if let Some(admin) = admin {

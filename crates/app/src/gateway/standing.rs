@@ -11,12 +11,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use transept_control::Update;
+use transept_control::plane::Plane;
 use transept_engine::document::DocumentState;
 use transept_engine::keep::Keep;
 use transept_engine::key::LastUses;
 use transept_engine::snapshot::Secure;
 use transept_model::schema::Moment;
-use transept_proxy::{BackendState, BindOutcome, EndpointState, Proxy, Reading, ResolvedName};
+use transept_proxy::{BackendState, BindOutcome, EndpointState, LearnedPort, Proxy, Reading, ResolvedName};
 
 use super::binds;
 use super::certificates::{self, Ending};
@@ -52,6 +53,7 @@ pub(super) type Member = Box<dyn Fn() -> Value + Send + Sync>;
 pub(crate) struct Standing {
     proxy: Arc<Proxy>,
     member: Option<Member>,
+    plane: Option<Arc<Plane>>,
     process: Process,
     draining: AtomicBool,
     now: Mutex<Arc<Now>>,
@@ -84,6 +86,7 @@ impl Standing {
         Standing {
             proxy,
             member: None,
+            plane: None,
             process: Process::begin(),
             draining: AtomicBool::new(false),
             now: Mutex::new(Now::new(update, outcomes, after(pause))),
@@ -94,6 +97,13 @@ impl Standing {
     #[must_use]
     pub(crate) fn with_member(mut self, describe: impl Fn() -> Value + Send + Sync + 'static) -> Self {
         self.member = Some(Box::new(describe));
+        self
+    }
+
+    /// The same for a gateway with a control plane in its process, which hears what other proxies say of the objects.
+    #[must_use]
+    pub(super) fn with_plane(mut self, plane: Arc<Plane>) -> Self {
+        self.plane = Some(plane);
         self
     }
 
@@ -162,6 +172,10 @@ impl Standing {
             let all: Vec<String> = refused.invalid.iter().map(ToString::to_string).collect();
             all.join("\n")
         });
+        let mut objects = update.loaded.settled.status_after(&binds::failed(&now.outcomes));
+        if let Some(plane) = &self.plane {
+            objects = plane.with_refusals(objects);
+        }
         json!({
             "version": VERSION,
             "readiness": self.readiness().to_string(),
@@ -177,6 +191,7 @@ impl Standing {
             "listeners": listeners(&now),
             "names": self.proxy.names().iter().map(name_to_json).collect::<Value>(),
             "documents": self.proxy.documents().iter().map(document_to_json).collect::<Value>(),
+            "learned": self.proxy.learned().iter().map(learned_to_json).collect::<Value>(),
             "backends": backends.iter().map(backend_to_json).collect::<Value>(),
             "keys": keys(&update.loaded.snapshot.keep),
             "certificates": now.certificates.iter().map(Ending::to_json).collect::<Value>(),
@@ -187,7 +202,7 @@ impl Standing {
                 .map(|problem| report::to_json(Severity::Problem, problem))
                 .collect::<Value>(),
             "notes": update.loaded.notes.iter().map(ToString::to_string).collect::<Value>(),
-            "objects": update.loaded.settled.status_after(&binds::failed(&now.outcomes)).to_json(),
+            "objects": objects.to_json(),
         })
     }
 
@@ -252,6 +267,11 @@ fn name_to_json(name: &ResolvedName) -> Value {
         "addresses": name.addresses.iter().map(ToString::to_string).collect::<Value>(),
         "error": name.error,
     })
+}
+
+/// What a port has spoken.
+fn learned_to_json(port: &LearnedPort) -> Value {
+    json!({"listener": &*port.listener, "protocol": port.protocol})
 }
 
 /// A backend with a policy: its endpoints and how they are, and what is taken of its limits.

@@ -237,13 +237,13 @@ async fn nothing_is_lost_while_the_root_is_replaced() {
 }
 
 /// What `transept certs` shows.
-async fn certificates(mesh: &Mesh, more: &[&str]) -> serde_json::Value {
+pub(crate) async fn certificates(mesh: &Mesh, more: &[&str]) -> serde_json::Value {
     let shown = mesh.transept(&[&["certs", "--json"], more].concat()).await;
     serde_json::from_str(&shown).expect("JSON")
 }
 
 /// The fingerprints of the roots.
-fn roots(shown: &serde_json::Value) -> Vec<String> {
+pub(crate) fn roots(shown: &serde_json::Value) -> Vec<String> {
     let all = shown["certificates"].as_array().into_iter().flatten();
     all.filter_map(|one| one["fingerprint"].as_str().map(str::to_owned)).collect()
 }

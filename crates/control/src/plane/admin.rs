@@ -55,8 +55,15 @@ pub enum Question {
     Certificates,
     /// Begin to replace the root.
     Rotate,
+    /// Take a root out of the bundle at once.
+    Distrust {
+        /// Its fingerprint, or the first eight digits of it.
+        root: String,
+    },
     /// Show services, proxies, registrations and what was refused.
     Status,
+    /// Show the status of the objects of the files.
+    Objects,
     /// Show who calls whom.
     Graph,
     /// Show live requests of a service.
@@ -94,7 +101,9 @@ impl Plane {
             Question::RevokeToken { id } => self.revoke_token(id),
             Question::Certificates => Ok(self.certificates()),
             Question::Rotate => self.rotate(),
+            Question::Distrust { root } => self.distrust(root),
             Question::Status => Ok(self.status()),
+            Question::Objects => Ok(self.objects()),
             Question::Graph => Ok(self.graph()),
             Question::Tap(_) => Err(NotDone::Wrong("a tap is answered line by line".to_owned())),
         }

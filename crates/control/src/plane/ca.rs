@@ -14,7 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use transept_identity::authority::{Issued, NotIssued};
 use transept_identity::request::BadRequest;
 use transept_identity::{Authority, Bundle, Fingerprint, PrivateKey, Request, SpiffeId, Svid, TrustDomain};
@@ -212,6 +212,12 @@ impl Ca {
         let mut bundle = Bundle::new(self.trust_domain.clone(), ders).map_err(|error| error.to_string())?;
         bundle.sequence = Some(sequence);
         Ok(bundle)
+    }
+
+    /// The certificate of a root that is known.
+    pub fn certificate(&self, root: &Fingerprint) -> Option<CertificateDer<'static>> {
+        let roots = self.roots.read().unwrap_or_else(PoisonError::into_inner);
+        roots.known.get(root).and_then(|(_, authority)| authority.root().cloned())
     }
 
     /// The fingerprint of the root that signs.

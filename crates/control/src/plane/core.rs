@@ -5,6 +5,7 @@
 //! a proxy waits for its answer.
 
 pub(super) mod lease;
+mod refused;
 mod resident;
 mod roots;
 mod show;
@@ -29,7 +30,6 @@ use transept_identity::{
 use transept_model::SourceText;
 use transept_xds::mesh::{Answer, Beat};
 use transept_xds::report::INTERVAL;
-use transept_xds::server::Fact;
 use transept_xds::source::Scope;
 use transept_xds::{Key, Resource};
 
@@ -41,7 +41,10 @@ use super::seen::Seen;
 use super::source::{self, Kinds};
 use super::store::{Store, StoreError, Write};
 use crate::follow::Trigger;
+use crate::load::Loaded;
 use crate::outside::Shelf;
+
+use refused::Refused;
 
 /// The file of the store.
 const STATE: &str = "state.redb";
@@ -129,7 +132,9 @@ struct Inner {
     /// The keys of what is published beside the files.
     registered: BTreeSet<Key>,
     members: BTreeMap<String, Member>,
-    refused: BTreeMap<Key, BTreeMap<String, String>>,
+    refused: Refused,
+    /// What was made of the files, with the status of their objects.
+    loaded: Option<Arc<Loaded>>,
 }
 
 /// What is known of a proxy.
@@ -231,7 +236,7 @@ impl Plane {
         rotation.note_ended(resident::RESIDENT);
         ca.settle(rotation.signer(), &rotation.trusted()).map_err(StartError::Ca)?;
         let own = ca.own_svid(now).map_err(StartError::Own)?;
-        let bundle = ca.bundle(&rotation.trusted(), rotation.sequence()).map_err(StartError::Own)?;
+        let bundle = roots::bundle_of(&ca, &rotation).map_err(StartError::Own)?;
         let inner = Inner {
             registry: Registry::restore(state.entries, Duration::ZERO),
             unsaved: BTreeSet::new(),
@@ -244,7 +249,8 @@ impl Plane {
             files: Arc::default(),
             registered: BTreeSet::new(),
             members: BTreeMap::new(),
-            refused: BTreeMap::new(),
+            refused: Refused::default(),
+            loaded: None,
         };
         let bundles: Bundles = [bundle].into_iter().collect();
         let plane = Self {
@@ -419,34 +425,10 @@ impl Plane {
         }
         if inner.members.get(proxy).is_none_or(|member| member.streams == 0) {
             // It tells again what it refuses when it returns.
-            inner.refused.retain(|_, proxies| {
-                proxies.remove(proxy);
-                !proxies.is_empty()
-            });
+            inner.refused.forget_proxy(proxy);
         }
         let room = inner.members.len() <= MOST_MEMBERS;
         inner.members.retain(|_, member| member.streams > 0 || (room && member.seen.elapsed() < FORGET));
-    }
-
-    /// Notes what a proxy made of resources.
-    pub(super) fn note_facts(&self, proxy: &str, facts: Vec<Fact>) {
-        let mut inner = self.lock();
-        for fact in facts {
-            match fact {
-                Fact::Refused { key, refusal, .. } => {
-                    tracing::warn!(proxy, resource = %key, why = %refusal.message, "a proxy refuses a resource");
-                    inner.refused.entry(key).or_default().insert(proxy.to_owned(), refusal.message);
-                }
-                Fact::Accepted { key, .. } | Fact::Removed { key } => {
-                    if let Some(proxies) = inner.refused.get_mut(&key) {
-                        proxies.remove(proxy);
-                        if proxies.is_empty() {
-                            inner.refused.remove(&key);
-                        }
-                    }
-                }
-            }
-        }
     }
 
     /// Makes a token for a workload; the text is shown once.
@@ -579,7 +561,7 @@ impl Plane {
         }
         for key in &gone {
             shelves.resources.remove(key);
-            inner.refused.remove(key);
+            inner.refused.forget_resource(key);
         }
         let is_visible = shelves.visible.0 == files.secrets;
         let moved = shelves.resources.revision() != before || !is_visible;

@@ -1,8 +1,8 @@
 //! Speaks to proxies: one port, mutual TLS, HTTP/2, and the gRPC methods of the control connection.
 //!
 //! Started by the application with a bound listener. Who calls is what the certificate says and nothing else. A connection
-//! without one may join and do nothing more; a connection ends when the certificate does that it began with. What is asked for is
-//! done by `core`, on threads that may wait for the disk.
+//! without one may join and do nothing more; a connection ends when the certificate does that it began with, or when its root is
+//! distrusted. What is asked for is done by `core`, on threads that may wait for the disk.
 
 mod call;
 mod report;
@@ -46,6 +46,8 @@ const GREETINGS: usize = 1024;
 const GREETING: Duration = Duration::from_secs(15);
 /// How long the other side may be silent before it is asked for a sign of life, and how long it has to give one.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long a connection stays whose root is distrusted: long enough to be told the new bundle.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long to pause when no connection can be accepted, because file descriptors are used up, for example.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Streams of one proxy at a time.
@@ -180,11 +182,23 @@ impl Server {
                 }
             }
         };
-        tokio::pin!(alive);
+        let leave = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(alive, leave);
+        let mut leaves = false;
+        let mut turned = self.plane.turned.subscribe();
         let mut calls = tokio::task::JoinSet::new();
         loop {
             tokio::select! {
                 () = &mut alive => return Ok(()),
+                // A rotation waits until nobody shows the old root any more; only a root that is distrusted is still shown.
+                _ = turned.changed() => {
+                    if !peer.chain.is_empty() && !self.is_trusted(&peer) {
+                        tracing::warn!(address = %peer.address, "a proxy's root is not trusted any more: it is sent away");
+                        leave.as_mut().reset(tokio::time::Instant::now() + LAST_WORDS);
+                        leaves = true;
+                    }
+                }
+                () = &mut leave, if leaves => return Ok(()),
                 // What has ended is not kept.
                 Some(_) = calls.join_next() => {}
                 next = connection.accept() => match next {
@@ -234,8 +248,17 @@ impl Server {
     async fn renew(&self, call: &mut Call, reply: &mut Reply, peer: &Peer) -> Result<(), Failed> {
         let id = peer.prove()?.0.clone();
         let asked: RenewRequest = call.only().await?;
+        if !self.is_trusted(peer) {
+            let why = "the root of this certificate is not trusted any more; join again with a new token";
+            return Err(Failed::new(Code::Unauthenticated, why));
+        }
         let issued = self.run(move |plane| plane.renew(&id, &asked.nonce, &asked.request)).await?;
         reply.send(&self.issued(&issued))
+    }
+
+    /// Whether a peer would be let in now.
+    fn is_trusted(&self, peer: &Peer) -> bool {
+        self.peers.peer(&peer.chain, Purpose::Client, now()).is_ok()
     }
 
     fn issued(&self, issued: &authority::Issued) -> Issued {

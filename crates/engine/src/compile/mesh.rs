@@ -20,6 +20,7 @@ use super::policies::{Effective, Policies};
 use super::routes::{CompiledRoute, RouteCompiler, bare_rule};
 use super::{Compiled, RouteKey, find_nothing_left, key_of, rule_on, stream_rule};
 use crate::filters::Filters;
+use crate::learned::Learned;
 use crate::policies::{Chain, Step};
 use crate::role::Destinations;
 use crate::route::RouteTable;
@@ -220,6 +221,7 @@ pub fn compile_station(
         awake: station.awake.as_ref().map(|awake| awake.iter().map(|(of, name)| (&**of, &**name)).collect()),
         outbound: settings_of(Role::Outbound, previous),
         inbound: settings_of(Role::Inbound, previous),
+        learned: learned_before(previous),
     };
     let mut binds = BTreeMap::new();
     sides.add_inbound(&mut binds);
@@ -269,6 +271,14 @@ fn settings_of(role: Role, previous: Option<&Snapshot>) -> Arc<Settings> {
     known.into_iter().find(|known| ***known == settings).map_or_else(|| Arc::new(settings.clone()), Arc::clone)
 }
 
+/// What the ports of listeners have spoken, by listener.
+fn learned_before(previous: Option<&Snapshot>) -> HashMap<ListenerName, Arc<Learned>> {
+    let listeners = previous.into_iter().flat_map(|snapshot| &snapshot.binds).flat_map(|bind| &bind.listeners);
+    let learned =
+        listeners.filter_map(|listener| Some((listener.name.clone(), Arc::clone(listener.learned.as_ref()?))));
+    learned.collect()
+}
+
 /// Makes the listeners of both sides.
 struct Sides<'c, 'w> {
     world: &'w World,
@@ -280,6 +290,7 @@ struct Sides<'c, 'w> {
     awake: Option<HashSet<(&'w str, &'w str)>>,
     outbound: Arc<Settings>,
     inbound: Arc<Settings>,
+    learned: HashMap<ListenerName, Arc<Learned>>,
 }
 
 /// A port of a Service that the program may call.
@@ -343,14 +354,17 @@ impl<'w> Sides<'_, 'w> {
         let rule =
             whole_rule(&station.namespace, service, app.port, self.site(&station.namespace, service), Ok(backend));
         let rule = Arc::new(Rule { chain: chain.clone(), ..rule });
+        let listener = self.listener(&station.namespace, service, app.port, rule, None, Role::Inbound);
+        let speaks = app.protocol.speaks();
         Arc::new(Listener {
-            speaks: app.protocol.speaks(),
+            speaks,
+            learned: self.learned(speaks, &listener.name),
             chain,
             settings,
             settled_by,
             // Policies name the port of the program; which one of the Service was called, a tunnel does not say.
             port: app.to.port(),
-            ..self.listener(&station.namespace, service, app.port, rule, None, Role::Inbound)
+            ..listener
         })
     }
 
@@ -499,7 +513,13 @@ impl<'w> Sides<'_, 'w> {
             speaks => speaks,
         };
         let listener = self.listener(namespace, name, port, rule, table, Role::Outbound);
-        Arc::new(Listener { speaks, stream: stream.or(listener.stream), ..listener })
+        let learned = self.learned(speaks, &listener.name);
+        Arc::new(Listener { speaks, learned, stream: stream.or(listener.stream), ..listener })
+    }
+
+    /// What the port of a listener has spoken so far; none where it is declared. It is shared by all who stand for the same port.
+    fn learned(&mut self, speaks: Speaks, name: &ListenerName) -> Option<Arc<Learned>> {
+        (speaks == Speaks::Detect).then(|| Arc::clone(self.learned.entry(name.clone()).or_default()))
     }
 
     /// The rules of routes that name a Service. Their host names play no part: the call belongs to the Service already.
@@ -547,6 +567,7 @@ impl<'w> Sides<'_, 'w> {
             port,
             tls: None,
             speaks: Speaks::Detect,
+            learned: None,
             routes: table.unwrap_or_else(|| everything(&rule)),
             stream: Some(rule),
             chain: Chain::default(),

@@ -264,6 +264,7 @@ impl<'c, 'w> Listeners<'c, 'w> {
             port: attached.port,
             tls: self.server_tls(&name, attached),
             speaks: if attached.protocol == Protocol::Tcp { Speaks::Opaque } else { Speaks::Http },
+            learned: None,
             stream: self.stream(attached, &of_listener),
             routes: self.table(attached, &of_listener),
             chain: self.policies.chain(&of_listener),

@@ -190,7 +190,12 @@ impl<'w> Policies<'w> {
             // Settings are made once; a policy that only settles has nothing to say to a request, unless it is broken.
             let speaks = |step: &Step| step.phase != Phase::Settle || step.force == Force::FailsClosed;
             match facts.merge {
-                Merge::Together => steps.extend(join(slot)),
+                Merge::Together => {
+                    let mut phases: SmallVec<[Phase; 2]> = slot.iter().map(|(step, _)| step.phase).collect();
+                    phases.sort();
+                    phases.dedup();
+                    steps.extend(phases.iter().filter_map(|phase| join(slot, *phase)));
+                }
                 _ => steps.extend(slot.iter().map(|(step, _)| Arc::clone(step)).filter(|step| speaks(step))),
             }
         }
@@ -316,20 +321,21 @@ pub(super) fn tell_where_they_stand(world: &World, attachments: &[PolicyAttachme
 /// Added to the status of a policy about zones.
 const NO_ZONE: &str = " Its zones do not matter, because the zone of this proxy is not known: start it with `--zone`.";
 
-/// Several policies of one kind as one step. When one of them is broken, that one answers for all: nothing is let through.
-fn join(slot: &[(Arc<Step>, usize)]) -> Option<Arc<Step>> {
-    if let Some((broken, _)) = slot.iter().find(|(step, _)| step.force == Force::FailsClosed) {
+/// Several policies of one kind and phase as one step. When one of them is broken, that one answers for all: nothing is let through.
+fn join(slot: &[(Arc<Step>, usize)], phase: Phase) -> Option<Arc<Step>> {
+    let all = || slot.iter().filter(|(step, _)| step.phase == phase);
+    if let Some((broken, _)) = all().find(|(step, _)| step.force == Force::FailsClosed) {
         return Some(Arc::clone(broken));
     }
-    let (first, _) = slot.first()?;
-    let all: Vec<(&Arc<PolicyName>, &AnyPolicy)> =
-        slot.iter().filter_map(|(step, _)| Some((&step.name, step.policy.as_deref()?))).collect();
+    let (first, _) = all().next()?;
+    let joined: Vec<(&Arc<PolicyName>, &AnyPolicy)> =
+        all().filter_map(|(step, _)| Some((&step.name, step.policy.as_deref()?))).collect();
     Some(Arc::new(Step {
         name: Arc::clone(&first.name),
-        also: slot.iter().skip(1).map(|(step, _)| Arc::clone(&step.name)).collect(),
+        also: all().skip(1).map(|(step, _)| Arc::clone(&step.name)).collect(),
         phase: first.phase,
         force: Force::Working,
-        policy: AnyPolicy::join(&all).map(Arc::new),
+        policy: AnyPolicy::join(&joined).map(Arc::new),
     }))
 }
 
@@ -343,7 +349,7 @@ fn make_step(facts: &KindFacts, policy: &Policy, target: &PolicyTarget, body: Op
             place: Site { file: Arc::clone(&policy.meta.at.file), line: policy.meta.at.line },
         }),
         also: Vec::new(),
-        phase: facts.phase,
+        phase: body.as_ref().map_or(facts.phase, |body| body.phase()),
         force: if body.is_some() { Force::Working } else { Force::FailsClosed },
         policy: body,
     }

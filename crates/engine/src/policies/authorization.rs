@@ -1,26 +1,31 @@
-//! `AuthorizationPolicy`: who may do what, by identity, namespace, address, port, method, path and host.
+//! `AuthorizationPolicy`: who may do what, by principal, identity, address, port, method, path, host, header and expression.
 //!
 //! On a Gateway, a listener, a route or a rule it is asked about each request; on a Service it stands at the workloads of that Service
 //! and is asked about each connection and, where that carries HTTP, each request. All policies at one place count together: a deny rule
 //! that matches refuses; else, when any of them has `allow`, a rule of theirs must match; else everything is allowed. A
-//! connection whose requests are not looked at has no method and no path: deny rules that ask for them are taken as matching, allow rules
-//! as not matching. The refusal names policy and rule in its cause, for logs and explanations; the caller is told nothing but 403.
+//! connection whose requests are not looked at has no principal, no method and no path: deny rules that ask for them are taken as matching,
+//! allow rules as not matching. The refusal names policy and rule in its cause, for logs and explanations; the caller is told nothing
+//! but 403. The spec is here, rules are matched in `rules`.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use transept_model::object;
 use transept_model::policy::{Merge, Target};
-use transept_model::schema::{Decoder, Rule as Limit, Text};
-use transept_wire::head::Method;
+use transept_model::schema::{Decoder, HEADER_NAME, Rule as Limit, Text};
+use transept_model::{choice, object};
 use transept_wire::normalize;
 
-use super::patterns::{HostPattern, IdentityPattern, PathPattern};
+use super::patterns::{HostPattern, IdentityPattern, NamePattern, PathPattern};
 use super::{Arrival, Carried, CompileCx, Network, Phase, Policy, PolicyName};
 use crate::exchange::Exchange;
+use crate::expression::Condition;
+use crate::principal::PrincipalKind;
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
+
+mod rules;
+
+use rules::{Access, Http, Subject, Unseen};
 
 object! {
     /// Who may do what. Deny rules come first, then allow rules; without any allow rules everything else is allowed.
@@ -35,7 +40,8 @@ object! {
 }
 
 object! {
-    /// One rule: who, and what. It matches when one of `from` and one of `to` does; what is left out is everybody and everything.
+    /// One rule: who, what, and when. It matches when one of `from` and one of `to` does, and everything in `when` holds; what is left
+    /// out is everybody, everything and always.
     pub struct AccessRule {
         /// Its name in logs and explanations.
         name: Option<Text> => Limit::Length(1, 63);
@@ -43,12 +49,52 @@ object! {
         from: Vec<AccessSource> => Limit::MaxItems(64);
         /// What it is about.
         to: Vec<AccessOperation> => Limit::MaxItems(64);
+        /// Expressions (CEL) that must all hold. One that has no value for a request, because it asks for a header that is not there
+        /// for example, holds in a deny rule and does not in an allow rule.
+        when: Vec<Condition> => Limit::MaxItems(16);
+    }
+}
+
+choice! {
+    /// What somebody is.
+    pub enum WhoCalls {
+        /// A person, by a token or a session.
+        User = "user",
+        /// A program of a consumer, by a key or a client of its own.
+        App = "app",
+        /// A member of the mesh, by its SPIFFE id.
+        Workload = "workload",
+        /// Nobody in particular.
+        Anonymous = "anonymous",
+    }
+}
+
+impl WhoCalls {
+    const fn is(self, kind: PrincipalKind) -> bool {
+        matches!(
+            (self, kind),
+            (WhoCalls::User, PrincipalKind::User)
+                | (WhoCalls::App, PrincipalKind::App)
+                | (WhoCalls::Workload, PrincipalKind::Workload)
+                | (WhoCalls::Anonymous, PrincipalKind::Anonymous)
+        )
     }
 }
 
 object! {
-    /// Who: everything that is written must hold, of each list one.
+    /// Who: everything that is written must hold, of each list one; of `claims` all.
     pub struct AccessSource {
+        /// What the principal is.
+        kinds: Vec<WhoCalls> => Limit::MaxItems(4), Limit::Unique;
+        /// Names of principals: of a Consumer, the `sub` of a token, a SPIFFE id. A `*` at the end stands for anything; alone it is
+        /// whoever is not anonymous.
+        principals: Vec<NamePattern> => Limit::MaxItems(256);
+        /// Groups that the principal belongs to.
+        groups: Vec<NamePattern> => Limit::MaxItems(256);
+        /// What the principal's credential is good for.
+        scopes: Vec<NamePattern> => Limit::MaxItems(256);
+        /// What the principal's token says.
+        claims: Vec<AccessClaim> => Limit::MaxItems(16);
         /// Verified identities: `spiffe://transept.local/ns/shop/sa/cart`, or `shop/cart` for any trust domain that is
         /// trusted. A `*` at the end stands for anything; alone it is whoever has an identity.
         identities: Vec<IdentityPattern> => Limit::MaxItems(256);
@@ -56,11 +102,30 @@ object! {
         namespaces: Vec<Text> => Limit::MaxItems(256);
         /// Networks of clients.
         addresses: Vec<Network> => Limit::MaxItems(1024);
+        /// Principals that are not meant; whoever is anonymous is none of them.
+        not_principals: Vec<NamePattern> => Limit::MaxItems(256);
+        /// Groups whose members are not meant.
+        not_groups: Vec<NamePattern> => Limit::MaxItems(256);
+        /// Identities that are not meant; who has none is none of them.
+        not_identities: Vec<IdentityPattern> => Limit::MaxItems(256);
+        /// Networks whose clients are not meant.
+        not_addresses: Vec<Network> => Limit::MaxItems(1024);
+    }
+    check check_source;
+}
+
+object! {
+    /// A claim of a token: text, a number, true or false, or a list of which one item fits.
+    pub struct AccessClaim {
+        /// Its name, or a path to it: `realm_access.roles`. A claim whose own name has the dots comes first.
+        path: Text => Limit::Length(1, 256);
+        /// What it may be; a `*` at the end stands for anything. Without it, the claim must be there.
+        values: Vec<NamePattern> => Limit::MaxItems(256);
     }
 }
 
 object! {
-    /// What: everything that is written must hold, of each list one.
+    /// What: everything that is written must hold, of each list one; of `headers` all.
     pub struct AccessOperation {
         /// Ports: of the listener, or of the program behind a Service.
         ports: Vec<u16> => Limit::MaxItems(256), Limit::Range(1, 65535);
@@ -70,6 +135,25 @@ object! {
         paths: Vec<PathPattern> => Limit::MaxItems(256);
         /// Hosts: `shop.test`, or `*.shop.test` for every name below it.
         hosts: Vec<HostPattern> => Limit::MaxItems(256);
+        /// Header fields.
+        headers: Vec<AccessHeader> => Limit::MaxItems(16);
+        /// Methods that are not meant.
+        not_methods: Vec<Text> => Limit::MaxItems(32), Limit::Length(1, 64);
+        /// Paths that are not meant.
+        not_paths: Vec<PathPattern> => Limit::MaxItems(256);
+        /// Hosts that are not meant.
+        not_hosts: Vec<HostPattern> => Limit::MaxItems(256);
+    }
+}
+
+object! {
+    /// A header field. In an allow rule every line of it must fit; in a deny rule it is enough that a line does, or an item of a list in
+    /// one, so that nobody escapes by writing the field twice.
+    pub struct AccessHeader {
+        /// Its name.
+        name: Text => Limit::Is(&HEADER_NAME);
+        /// What it may be; a `*` at the end stands for anything. Without it, the field must be there.
+        values: Vec<NamePattern> => Limit::MaxItems(256);
     }
 }
 
@@ -77,12 +161,40 @@ fn check_spec(spec: &AuthorizationPolicySpec, value: &transept_model::value::Val
     if spec.deny.is_empty() && spec.allow.is_none() {
         cx.refuse(value.at, "the policy says nothing").remedy("write `deny`, `allow` or both");
     }
+    let is_everything = |rule: &&AccessRule| rule.from.is_empty() && rule.to.is_empty() && rule.when.is_empty();
+    if let (Some(all), true) =
+        (spec.deny.iter().find(is_everything), spec.allow.as_ref().is_some_and(|allow| !allow.is_empty()))
+    {
+        cx.refuse(all.at, "this rule refuses everything, so no rule of `allow` ever counts")
+            .remedy("say what it is about, or leave `allow` out");
+    }
+}
+
+fn check_source(source: &AccessSource, value: &transept_model::value::Value, cx: &mut Decoder) {
+    let named = [
+        ("principals", !source.principals.is_empty()),
+        ("groups", !source.groups.is_empty()),
+        ("scopes", !source.scopes.is_empty()),
+        ("claims", !source.claims.is_empty()),
+    ];
+    if source.kinds == [WhoCalls::Anonymous]
+        && let Some((field, _)) = named.iter().find(|(_, written)| *written)
+    {
+        cx.refuse_field(value, field, format!("whoever is anonymous has no {field}, so this never matches"))
+            .remedy("leave `kinds` out, or make two entries of `from`");
+    }
+    let covered = |network: &Network| source.not_addresses.iter().any(|not| not.0.contains(&network.0));
+    if !source.addresses.is_empty() && source.addresses.iter().all(covered) {
+        cx.refuse_field(value, "notAddresses", "it takes away all of `addresses`, so this never matches");
+    }
 }
 
 /// One or several compiled `AuthorizationPolicy` objects.
 #[derive(Debug)]
 pub(crate) struct AuthorizationPolicy {
     parts: Vec<Part>,
+    /// Whether some rule wants to know who makes the request.
+    asks_principal: bool,
 }
 
 /// One object's rules with its name; no name before they are joined.
@@ -98,68 +210,40 @@ struct Rules {
     allow: Option<Vec<Access>>,
 }
 
-/// A compiled rule.
-#[derive(Debug)]
-struct Access {
-    /// Its name, or `deny[0]`.
-    label: Box<str>,
-    from: Vec<AccessSource>,
-    to: Vec<Operation>,
-}
-
-#[derive(Debug)]
-struct Operation {
-    ports: Vec<u16>,
-    methods: Vec<Method>,
-    paths: Vec<PathPattern>,
-    hosts: Vec<HostPattern>,
-}
-
-impl Operation {
-    fn needs_http(&self) -> bool {
-        !(self.methods.is_empty() && self.paths.is_empty() && self.hosts.is_empty())
-    }
-}
-
-/// Who and what is judged.
-struct Subject<'a> {
-    identity: Option<&'a str>,
-    address: IpAddr,
-    port: u16,
-    http: Option<Http<'a>>,
-}
-
-struct Http<'a> {
-    method: Method,
-    path: &'a [u8],
-    host: &'a str,
-}
-
-/// What a rule does that asks for something which cannot be seen.
-#[derive(Clone, Copy)]
-enum Unseen {
-    /// It does as if that held.
-    Holds,
-    /// It does not match.
-    Fails,
-}
-
 impl AuthorizationPolicy {
-    /// The refusal, if there is one, and whose it is.
-    fn judge(&self, subject: &Subject<'_>, deny: Unseen, allow: Unseen) -> Option<(Reply, Option<Arc<PolicyName>>)> {
+    /// The refusal, if there is one, and whose it is. `tell` gets a sentence on what decided, and on rules that could have.
+    fn judge(
+        &self,
+        subject: &Subject<'_>,
+        (deny, allow): (Unseen, Unseen),
+        tell: &mut dyn FnMut(&dyn fmt::Display),
+    ) -> Option<(Reply, Option<Arc<PolicyName>>)> {
         for part in &self.parts {
-            if let Some(rule) = part.rules.deny.iter().find(|rule| rule.matches(subject, deny)) {
-                let cause = format!("{}, rule {}", Named(part), rule.label);
-                return Some((Reply::new(Reason::NotAuthorized).because(cause), part.name.clone()));
+            for rule in &part.rules.deny {
+                if let Ok(why) = rule.matches(subject, deny) {
+                    let cause = format!("{}, rule {}", Named(part), rule.label);
+                    tell(&format_args!("{cause} refuses: {why}"));
+                    return Some((Reply::new(Reason::NotAuthorized).because(cause), part.name.clone()));
+                }
             }
         }
-        let mut with_allow = self.parts.iter().filter(|part| part.rules.allow.is_some()).peekable();
-        let first = *with_allow.peek()?;
-        let allowed =
-            with_allow.flat_map(|part| part.rules.allow.iter().flatten()).any(|rule| rule.matches(subject, allow));
-        if allowed {
-            return None;
+        let mut first = None;
+        for part in &self.parts {
+            let Some(rules) = &part.rules.allow else { continue };
+            first = first.or(Some(part));
+            for rule in rules {
+                match rule.matches(subject, allow) {
+                    Ok(why) => {
+                        tell(&format_args!("{}, rule {} allows it: {why}", Named(part), rule.label));
+                        return None;
+                    }
+                    Err(missed) => {
+                        tell(&format_args!("{}, rule {} does not match: {missed}", Named(part), rule.label));
+                    }
+                }
+            }
         }
+        let first = first?;
         let cause = format!("{}, no rule allows it", Named(first));
         Some((Reply::new(Reason::NotAuthorized).because(cause), first.name.clone()))
     }
@@ -176,78 +260,10 @@ impl fmt::Display for Named<'_> {
     }
 }
 
-impl Access {
-    fn compile(list: &str, index: usize, spec: &AccessRule, cx: &mut Decoder) -> Access {
-        let label = match &spec.name {
-            Some(name) => name.to_string(),
-            None => format!("{list}[{index}]"),
-        };
-        let to = spec.to.iter().map(|operation| Operation {
-            ports: operation.ports.clone(),
-            methods: operation
-                .methods
-                .iter()
-                .filter_map(|method| {
-                    let known = Method::from_bytes(method.as_bytes());
-                    if known.is_none() {
-                        cx.refuse(operation.at, format!("`{}` is not a method", &**method));
-                    }
-                    known
-                })
-                .collect(),
-            paths: operation.paths.clone(),
-            hosts: operation.hosts.clone(),
-        });
-        Access { label: label.into(), to: to.collect(), from: spec.from.clone() }
-    }
-
-    fn matches(&self, subject: &Subject<'_>, unseen: Unseen) -> bool {
-        let from = self.from.is_empty() || self.from.iter().any(|source| source.matches(subject));
-        from && (self.to.is_empty() || self.to.iter().any(|operation| operation.matches(subject, unseen)))
-    }
-}
-
-/// An empty list asks for nothing.
-fn one_of<T>(list: &[T], holds: impl FnMut(&T) -> bool) -> bool {
-    list.is_empty() || list.iter().any(holds)
-}
-
-impl AccessSource {
-    fn matches(&self, subject: &Subject<'_>) -> bool {
-        let identity = subject.identity;
-        one_of(&self.identities, |pattern| identity.is_some_and(|identity| pattern.matches(identity)))
-            && one_of(&self.namespaces, |namespace| identity.and_then(namespace_of) == Some(&**namespace))
-            && one_of(&self.addresses, |network| network.contains(subject.address))
-    }
-}
-
-/// The namespace in `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT`.
-fn namespace_of(identity: &str) -> Option<&str> {
-    let path = identity.strip_prefix("spiffe://")?.split_once('/')?.1;
-    let (namespace, account) = path.strip_prefix("ns/")?.split_once('/')?;
-    account.strip_prefix("sa/").filter(|account| !account.is_empty() && !account.contains('/'))?;
-    Some(namespace)
-}
-
-impl Operation {
-    fn matches(&self, subject: &Subject<'_>, unseen: Unseen) -> bool {
-        if !one_of(&self.ports, |port| *port == subject.port) {
-            return false;
-        }
-        match &subject.http {
-            Some(http) => {
-                one_of(&self.methods, |method| *method == http.method)
-                    && one_of(&self.paths, |path| path.matches(http.path))
-                    && one_of(&self.hosts, |host| host.matches(http.host))
-            }
-            None => !self.needs_http() || matches!(unseen, Unseen::Holds),
-        }
-    }
-}
-
 impl Policy for AuthorizationPolicy {
     const KIND: &'static str = "AuthorizationPolicy";
-    const ABOUT: &'static str = "Says who may do what, by identity, address, port, method and path.";
+    const ABOUT: &'static str =
+        "Says who may do what, by principal, identity, address, port, method, path, header and expression.";
     const PHASE: Phase = Phase::Authorize;
     const MERGE: Merge = Merge::Together;
     const TARGETS: &'static [Target] =
@@ -255,12 +271,15 @@ impl Policy for AuthorizationPolicy {
     type Spec = AuthorizationPolicySpec;
 
     fn compile(spec: &AuthorizationPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {
-        let mut compile = |list: &str, rules: &[AccessRule]| -> Vec<Access> {
-            rules.iter().enumerate().map(|(index, rule)| Access::compile(list, index, rule, cx)).collect()
+        let mut compile = |list: &str, rules: &[AccessRule], denies| -> Vec<Access> {
+            let compiled = rules.iter().enumerate();
+            compiled.map(|(index, rule)| Access::compile(list, index, rule, denies, cx)).collect()
         };
-        let deny = compile("deny", &spec.deny);
-        let allow = spec.allow.as_ref().map(|allow| compile("allow", allow));
-        Some(AuthorizationPolicy { parts: vec![Part { name: None, rules: Arc::new(Rules { deny, allow }) }] })
+        let deny = compile("deny", &spec.deny, rules::Side::Deny);
+        let allow = spec.allow.as_ref().map(|allow| compile("allow", allow, rules::Side::Allow));
+        let asks_principal = deny.iter().chain(allow.iter().flatten()).any(Access::asks_principal);
+        let parts = vec![Part { name: None, rules: Arc::new(Rules { deny, allow }) }];
+        Some(AuthorizationPolicy { parts, asks_principal })
     }
 
     fn join(all: &[(&Arc<PolicyName>, &Self)]) -> Option<Self> {
@@ -272,7 +291,10 @@ impl Policy for AuthorizationPolicy {
                 .map(move |part| Part { name: Some(Arc::clone(&name)), rules: Arc::clone(&part.rules) })
                 .collect::<Vec<_>>()
         };
-        Some(AuthorizationPolicy { parts: all.iter().flat_map(named).collect() })
+        Some(AuthorizationPolicy {
+            parts: all.iter().flat_map(named).collect(),
+            asks_principal: all.iter().any(|(_, policy)| policy.asks_principal),
+        })
     }
 
     fn on_connect(&self, x: &Arrival<'_>) -> Verdict {
@@ -283,31 +305,43 @@ impl Policy for AuthorizationPolicy {
             http: None,
         };
         // What requests can still tell is left to them.
-        let (deny, allow) = match x.carried {
+        let unseen = match x.carried {
             Carried::Opaque => (Unseen::Holds, Unseen::Fails),
             Carried::Unknown => (Unseen::Fails, Unseen::Holds),
         };
-        match self.judge(&subject, deny, allow) {
+        match self.judge(&subject, unseen, &mut |_| ()) {
             Some((reply, _)) => reply.into(),
             None => Verdict::Continue,
         }
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
-        let mut lower = Vec::new();
-        // The codec has refused heads whose authority is no host.
-        let host = normalize::authority(x.request.authority()).map(|parts| parts.host).unwrap_or_default();
-        let subject = Subject {
-            identity: x.connection.identity.as_deref(),
-            address: x.client.to_canonical(),
-            port: x.listener_port,
-            http: Some(Http {
-                method: x.request.method,
-                path: x.request.path(),
-                host: normalize::host_lower(host, &mut lower),
-            }),
+        let mut told = Vec::new();
+        let is_told = x.is_told();
+        let refusal = {
+            let x = &*x;
+            let mut lower = Vec::new();
+            // The codec has refused heads whose authority is no host.
+            let host = normalize::authority(x.request.authority()).map(|parts| parts.host).unwrap_or_default();
+            let principal = if self.asks_principal { x.principal() } else { None };
+            let subject = Subject {
+                identity: x.connection.identity.as_deref(),
+                address: x.client.to_canonical(),
+                port: x.listener_port,
+                http: Some(Http {
+                    exchange: x,
+                    principal: principal.as_deref(),
+                    host: normalize::host_lower(host, &mut lower),
+                }),
+            };
+            self.judge(&subject, (Unseen::Fails, Unseen::Fails), &mut |line| {
+                if is_told {
+                    told.push(line.to_string());
+                }
+            })
         };
-        match self.judge(&subject, Unseen::Fails, Unseen::Fails) {
+        told.into_iter().for_each(|line| x.tell(|| line));
+        match refusal {
             Some((reply, name)) => {
                 x.notes.answered_by = name;
                 reply.into()

@@ -18,12 +18,15 @@ mod authentication;
 mod authorization;
 mod chain;
 mod compiling;
+mod concurrency;
 mod header;
 mod ip_access;
 mod listener;
 mod mesh;
 mod network;
 mod patterns;
+mod quota;
+mod rate_limit;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -41,6 +44,7 @@ pub use compiling::{CompileCx, Origin, PlainHttp, Url};
 pub(crate) use compiling::{Wanted, WantedBackend, parse_url};
 pub use network::Network;
 pub use patterns::{HostPattern, IdentityPattern, PathPattern};
+pub(crate) use quota::QuotaCharge;
 
 use crate::callout::CalloutResult;
 use crate::exchange::{Connection, Exchange};
@@ -109,13 +113,18 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
     /// Makes the policy from its spec. What is wrong is written into `cx`; nothing is returned then.
     fn compile(spec: &Self::Spec, cx: &mut CompileCx<'_>) -> Option<Self>;
 
+    /// When this one acts, where its spec decides.
+    fn phase(&self) -> Phase {
+        Self::PHASE
+    }
+
     /// The names of the Secrets in its own namespace that a policy with this spec needs. A proxy is sent no others.
     fn secrets(spec: &Self::Spec) -> Vec<Text> {
         let _ = spec;
         Vec::new()
     }
 
-    /// All policies of the kind in force at one place as one, when they come together. None leaves each to itself.
+    /// All policies of the kind in force at one place that act in the same phase as one, when they come together.
     fn join(all: &[(&Arc<PolicyName>, &Self)]) -> Option<Self> {
         let _ = all;
         None
@@ -261,6 +270,10 @@ macro_rules! policies {
                 None
             }
 
+            pub(crate) fn phase(&self) -> Phase {
+                match self { $( AnyPolicy::$variant(policy) => policy.phase(), )* }
+            }
+
             pub(crate) fn settle(&self, settings: &mut Settings) {
                 match self { $( AnyPolicy::$variant(policy) => policy.settle(settings), )* }
             }
@@ -301,6 +314,9 @@ policies! {
     IpAccess(ip_access::IpAccessPolicy);
     Authentication(authentication::AuthenticationPolicy);
     Authorization(authorization::AuthorizationPolicy);
+    RateLimit(rate_limit::RateLimitPolicy);
+    Quota(quota::QuotaPolicy);
+    Concurrency(concurrency::ConcurrencyPolicy);
     Header(header::HeaderPolicy);
     Traffic(traffic::TrafficPolicy);
     Mesh(mesh::MeshPolicy);

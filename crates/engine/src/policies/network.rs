@@ -15,6 +15,11 @@ use transept_model::value::{Value, quote};
 pub struct Network(pub IpNet);
 
 impl Network {
+    /// Reads a network; an error says how to write one.
+    pub(crate) fn parse(text: &str) -> Result<Network, &'static str> {
+        parse(text).map(Network)
+    }
+
     /// Whether the address lies in the network. The address is canonical (no IPv4-mapped IPv6).
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address)

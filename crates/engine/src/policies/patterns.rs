@@ -23,6 +23,25 @@ pub struct PathPattern(Box<str>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostPattern(Box<str>);
 
+/// Names and values: exact, or with `*` at the end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct NamePattern(Box<str>);
+
+impl NamePattern {
+    fn parse(text: &str) -> Result<NamePattern, &'static str> {
+        match text.find('*') {
+            Some(at) if at + 1 != text.len() => Err("a `*` stands at the end only"),
+            _ if text.is_empty() => Err("write a name, or `*` for any"),
+            _ => Ok(NamePattern(text.into())),
+        }
+    }
+
+    /// Whether a name or a value fits.
+    pub(super) fn matches(&self, text: &str) -> bool {
+        fits(&self.0, text)
+    }
+}
+
 /// Whether `text` is `pattern`, whose last character may stand for anything.
 fn fits(pattern: &str, text: &str) -> bool {
     match pattern.strip_suffix('*') {
@@ -89,7 +108,7 @@ impl PathPattern {
     }
 
     /// Whether a normalised path fits. `/cart/*` is `/cart` and everything below it.
-    pub(super) fn matches(&self, path: &[u8]) -> bool {
+    pub(crate) fn matches(&self, path: &[u8]) -> bool {
         match self.0.strip_suffix("/*") {
             None => path == self.0.as_bytes(),
             Some(above) => {
@@ -149,6 +168,7 @@ text_schema! {
     IdentityPattern, "an identity", text;
     PathPattern, "a path", 0;
     HostPattern, "a host", 0;
+    NamePattern, "a name", 0;
 }
 
 #[cfg(test)]
@@ -194,6 +214,13 @@ mod tests {
         for odd in ["admin", "/a*", "/a/*/b", "/a//b", "/a/../b", "/%61", "*"] {
             assert!(PathPattern::parse(odd).is_err(), "{odd}");
         }
+    }
+
+    #[test]
+    fn a_name_or_every_one_that_begins_so() {
+        let fits = |pattern: &str, name: &str| NamePattern::parse(pattern).expect("a pattern").matches(name);
+        assert!(fits("ann", "ann") && !fits("ann", "anna") && fits("ann*", "anna") && fits("*", "x"));
+        assert!(NamePattern::parse("a*b").is_err() && NamePattern::parse("").is_err());
     }
 
     #[test]

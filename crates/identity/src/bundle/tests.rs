@@ -40,6 +40,35 @@ fn a_bundle_goes_through_pem_and_through_its_document() {
 }
 
 #[test]
+fn a_retiring_root_travels_along_and_who_does_not_know_of_it_passes_it_over() {
+    let (new, old) = (Ca::root("shop.test", "new"), Ca::root("shop.test", "old"));
+    let mut bundle = Bundle::new(shop(), [new.certificate.clone()]).unwrap();
+    bundle.retire(old.certificate.clone(), moment(NOW + HOUR)).unwrap();
+    bundle.retire(old.certificate.clone(), moment(NOW)).unwrap();
+    bundle.retire(new.certificate.clone(), moment(NOW)).unwrap();
+    assert_eq!((bundle.roots().len(), bundle.retiring().len()), (1, 1));
+    let text = bundle.to_jwks();
+    assert_eq!(Bundle::from_jwks(shop(), &text).unwrap(), bundle);
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let uses: Vec<_> = document["keys"].as_array().unwrap().iter().map(|key| key["use"].as_str().unwrap()).collect();
+    assert_eq!(uses, ["x509-svid", "transept-retiring"], "readers pass over a use that they do not know");
+    assert_eq!(Bundle::from_pem(shop(), &bundle.to_pem()).unwrap().roots().len(), 1);
+
+    let old = Fingerprint::of(&old.certificate);
+    let bundles: Bundles = [bundle].into_iter().collect();
+    let counts = |second| (bundles.holds(&old, moment(second)), bundles.retiring(moment(second)).count());
+    assert_eq!((counts(NOW + HOUR), counts(NOW + HOUR + 1)), ((true, 1), (false, 0)));
+    assert!(bundles.holds(&Fingerprint::of(&new.certificate), now()));
+
+    let foreign = Ca::root("bank.test", "bank").certificate;
+    let mut bundle = Bundle::new(shop(), []).unwrap();
+    assert!(matches!(bundle.retire(foreign, now()), Err(BadBundle::Foreign { number: 1, .. })));
+    let without = text.replace("transept_until", "something");
+    let error = Bundle::from_jwks(shop(), &without).unwrap_err().to_string();
+    assert!(error.contains("`transept_until`"), "{error}");
+}
+
+#[test]
 fn reads_documents_as_others_write_them() {
     let (one, two) = (Ca::root("shop.test", "one"), Ca::root("shop.test", "two"));
     let encoded = |ca: &Ca| BASE64.encode(&ca.certificate);

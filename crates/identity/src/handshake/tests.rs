@@ -4,7 +4,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConnection, HandshakeKind, RootCertStore, ServerConnection};
 
 use super::*;
-use crate::bundle::Bundles;
+use crate::bundle::{Bundle, Bundles};
 use crate::forge::{Ca, HOUR, NOW, bundles, domain, id, now, set_validity};
 use crate::spiffe::SpiffeId;
 use crate::svid::moment;
@@ -161,6 +161,40 @@ fn the_server_refuses_the_wrong_client() {
 /// A workload that is about to join: it has no certificate and knows whom it wants to talk to.
 fn joining(peers: PeerVerifier) -> Arc<ClientConfig> {
     Arc::new(client_config(None, peers, &[b"h2"], clock()).unwrap())
+}
+
+#[test]
+fn a_retiring_root_lets_nobody_in_and_vouches_for_what_is_open() {
+    let (new, old, other) =
+        (Ca::root("shop.test", "new"), Ca::root("shop.test", "old"), Ca::root("shop.test", "other"));
+    let mut bundle = Bundle::new(domain("shop.test"), [new.certificate.clone()]).unwrap();
+    bundle.retire(old.certificate.clone(), moment(NOW + 2 * HOUR)).unwrap();
+    let peers = verifier([bundle].into_iter().collect(), in_shop());
+    let (cart, bank) = (old.leaf(CART), old.leaf(BANK));
+    let open =
+        |chain: &[CertificateDer<'static>], purpose, now| peers.retiring(chain, purpose, moment(NOW), moment(now));
+    for _ in 0..2 {
+        let broken =
+            shake(client(cart.svid(&[]), peers.accepting(only(BANK))), server(new.leaf(BANK).svid(&[]), peers.clone()));
+        assert_eq!(broken.unwrap_err().slug(), ("server", "identity.untrusted"));
+        let broken =
+            shake(client(new.leaf(CART).svid(&[]), peers.accepting(only(BANK))), server(bank.svid(&[]), peers.clone()));
+        assert_eq!(broken.unwrap_err().slug(), ("client", "identity.untrusted"));
+        // That it is good for what is open must not be found by the next handshake.
+        let root = Some(Fingerprint::of(&old.certificate));
+        for purpose in [Purpose::Client, Purpose::Server] {
+            assert_eq!(open(std::slice::from_ref(&cart.certificate), purpose, NOW + 2 * HOUR), root);
+            assert_eq!(open(std::slice::from_ref(&cart.certificate), purpose, NOW + 2 * HOUR + 1), None);
+        }
+    }
+    assert_eq!(open(&[new.leaf(CART).certificate], Purpose::Client, NOW), None, "the trusted one is not asked here");
+    assert_eq!(open(&[other.leaf(CART).certificate], Purpose::Client, NOW), None);
+    assert_eq!(open(&[], Purpose::Client, NOW), None);
+    let foreign = peers.accepting(only(BANK));
+    assert_eq!(
+        foreign.retiring(std::slice::from_ref(&cart.certificate), Purpose::Client, moment(NOW), moment(NOW)),
+        None
+    );
 }
 
 #[test]

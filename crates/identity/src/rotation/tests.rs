@@ -131,6 +131,83 @@ fn after_everything_has_ended_nothing_is_waited_for() {
 }
 
 #[test]
+fn a_retired_root_counts_for_what_is_open_until_its_time_is_over() {
+    let mut rotation = Rotation::new(root(1));
+    rotation.announce(root(2), now()).unwrap();
+    rotation.advance(now());
+    assert_eq!(rotation.advance(now()), Advance::Retired(root(1)));
+    rotation.keep_for_open(vec![1].into(), moment(NOW + LIFE));
+    assert_eq!(rotation.trusted(), [root(2)]);
+    let stored: Rotation = serde_json::from_str(&serde_json::to_string(&rotation).unwrap()).unwrap();
+    assert_eq!(stored, rotation);
+    assert_eq!(stored.retired()[&root(1)], Retired { certificate: vec![1].into(), until: NOW + LIFE });
+    assert!(!rotation.forget_retired(moment(NOW + LIFE)));
+    assert_eq!((rotation.sequence(), rotation.retired().len()), (3, 1));
+    assert!(rotation.forget_retired(moment(NOW + LIFE + 1)));
+    assert_eq!((rotation.sequence(), rotation.retired().len()), (4, 0));
+}
+
+#[test]
+fn a_state_from_before_there_were_retired_roots_is_read() {
+    let text = format!(r#"{{"stage":"steady","root":"{}","sequence":4,"proxies":{{}}}}"#, root(1));
+    let rotation: Rotation = serde_json::from_str(&text).unwrap();
+    assert!(rotation.retired().is_empty());
+}
+
+#[test]
+fn retired_roots_are_bounded() {
+    let mut rotation = Rotation::new(root(0));
+    for number in 0..u8::try_from(MOST_RETIRING).unwrap() {
+        rotation.announce(root(number + 1), now()).unwrap();
+        rotation.advance(now());
+        rotation.advance(now());
+        rotation.keep_for_open(vec![number].into(), moment(NOW + LIFE));
+    }
+    assert_eq!(rotation.announce(root(99), now()), Err(NotNow::TooMany));
+    assert!(rotation.forget_retired(moment(NOW + LIFE + 1)));
+    rotation.announce(root(99), now()).unwrap();
+}
+
+#[test]
+fn distrust_waits_for_nobody() {
+    let announced = || {
+        let mut rotation = Rotation::new(root(1));
+        rotation.note_issued("cart", root(1), moment(NOW + LIFE));
+        rotation.announce(root(2), now()).unwrap();
+        rotation
+    };
+    let mut rotation = announced();
+    assert_eq!(rotation.distrust(&root(3)), Err(NotDistrusted::Unknown));
+    rotation.distrust(&root(2)).unwrap();
+    assert_eq!((rotation.trusted(), rotation.sequence()), (vec![root(1)], 3), "the new one never signs");
+    assert_eq!(rotation.distrust(&root(1)), Err(NotDistrusted::Only));
+
+    let mut rotation = announced();
+    rotation.distrust(&root(1)).unwrap();
+    assert_eq!((rotation.trusted(), rotation.signer(), rotation.sequence()), (vec![root(2)], root(2), 3));
+    assert!(rotation.retired().is_empty(), "it counts for nothing");
+    assert_eq!(rotation.proxies(), 0, "a leaf of it is worth nothing, so nobody waits for its end");
+
+    let mut rotation = announced();
+    rotation.note_report("cart", 2, root(1), moment(NOW + LIFE));
+    assert_eq!(rotation.advance(now()), Advance::Signs(root(2)));
+    assert_eq!(rotation.distrust(&root(2)), Err(NotDistrusted::Signs));
+    rotation.distrust(&root(1)).unwrap();
+    assert_eq!((rotation.trusted(), rotation.proxies()), (vec![root(2)], 0));
+}
+
+#[test]
+fn a_root_that_has_retired_can_be_distrusted() {
+    let mut rotation = Rotation::new(Fingerprint::of(&[1]));
+    rotation.announce(root(2), now()).unwrap();
+    rotation.advance(now());
+    rotation.advance(now());
+    rotation.keep_for_open(vec![1].into(), moment(NOW + LIFE));
+    rotation.distrust(&root(1)).unwrap();
+    assert_eq!((rotation.trusted(), rotation.retired().len(), rotation.sequence()), (vec![root(2)], 0, 4));
+}
+
+#[test]
 fn it_is_stored_and_read_back_at_every_stage() {
     let mut rotation = Rotation::new(root(1));
     let check = |rotation: &Rotation| {

@@ -48,6 +48,7 @@ impl StatusBody {
                     .collect::<Value>(),
             }),
             Self::Gateway(gateway) => gateway.to_json(),
+            Self::Plain(conditions) => json!({ "conditions": conditions.to_json() }),
             Self::Route(route) => {
                 let parents = route.parents.iter().map(|parent| {
                     json!({

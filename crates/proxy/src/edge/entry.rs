@@ -17,8 +17,8 @@ use super::h2_server::{self, Facts};
 use crate::accept::Guest;
 use crate::buffer::Inbound;
 use crate::deadline::Watch;
-use crate::detect::{Spoken, listen};
 use crate::io::Io;
+use crate::race::{self, First, Patience, Spoken};
 use crate::recheck::Ground;
 use crate::splice::{self, Landing, Passenger};
 use crate::upstream::PoolKey;
@@ -60,27 +60,32 @@ pub(super) fn find_listener(worker: &Worker, bound: SocketAddr, port: u16) -> Op
 }
 
 /// Carries a connection that was let in to its end.
-pub(super) async fn carry(worker: Rc<Worker>, entry: Entry, landing: Landing) {
+pub(super) async fn carry(worker: Rc<Worker>, entry: Entry, mut landing: Landing) {
     let Some((listener, ..)) = find_listener(&worker, entry.bound, entry.port) else {
         return entry.io.abort_on_drop();
     };
     let watch = worker.watches.add();
     watch.belong_to_the_way_in();
     let mut inbound = Inbound::default();
+    let idle = listener.settings.timeouts.idle;
+    let patience = Patience::with(race::recall(&worker, &listener), idle);
     let spoken = match listener.speaks {
-        Speaks::Opaque => Spoken::Bytes,
-        // A server of HTTP/2 may speak first, with its SETTINGS, and that is no other protocol.
-        Speaks::Http => listen(&entry.io, &mut inbound, None, &watch).await,
-        Speaks::Detect => listen(&entry.io, &mut inbound, Some(&landing.io), &watch).await,
-    };
-    match (spoken, listener.speaks) {
-        (Spoken::Gone, _) => {}
-        (Spoken::Bytes, Speaks::Http) => {
-            tracing::debug!(port = entry.port, peer = %entry.connection.peer, "what came in is not HTTP");
-            entry.io.abort_on_drop();
+        Speaks::Opaque => Spoken::Bytes(First::Nobody),
+        Speaks::Http => match race::listen(&entry.io, &mut inbound, None, &watch, &patience).await {
+            // Whoever says that it is HTTP wants what is wrong with it refused in words.
+            Spoken::Bytes(_) => Spoken::Http1,
+            spoken => spoken,
+        },
+        Speaks::Detect => {
+            let program = Some((&landing.io, &mut landing.said));
+            race::listen(&entry.io, &mut inbound, program, &watch, &patience).await
         }
-        (Spoken::Bytes, _) => pass(worker, entry, inbound, landing, watch).await,
-        (spoken, _) => speak(worker, entry, spoken, inbound, landing, watch).await,
+    };
+    race::remember(&worker, &listener, spoken);
+    match spoken {
+        Spoken::Gone => {}
+        Spoken::Bytes(_) => pass(worker, entry, inbound, landing, watch).await,
+        spoken => speak(worker, entry, spoken, inbound, landing, watch).await,
     }
 }
 
@@ -108,9 +113,11 @@ async fn speak(worker: Rc<Worker>, entry: Entry, spoken: Spoken, inbound: Inboun
         let facts = Facts { connection, handshake: None, bound, _guest: guest };
         return h2_server::serve(worker, io, inbound, facts).await;
     }
-    // The connection that proved that the program is there carries the first request.
-    let key = PoolKey { address: landing.endpoint, tls: (0, 0), h2: false };
-    worker.pool.put_back(key, landing.io, landing.permit, worker.clock.now().monotonic);
+    // The connection that proved that the program is there carries the first request, unless something was said on it.
+    if landing.said.is_empty() {
+        let key = PoolKey { address: landing.endpoint, tls: (0, 0), h2: false };
+        worker.pool.put_back(key, landing.io, landing.permit, worker.clock.now().monotonic);
+    }
     let it = H1Connection { io, inbound, connection, handshake: None, bound, watch, served: 0, _guest: guest };
     h1_server::serve(worker, Box::new(it)).await;
 }

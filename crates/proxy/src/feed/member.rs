@@ -1,10 +1,14 @@
 //! The life of a member: an identity, a connection, what was received, what is registered; one task that owns it all.
 //!
 //! Started by `Feed`. Nothing in here waits for a peer, nor for the disk but for the small files of the identity: dialling,
-//! reading and keeping are tasks that report by [`Event`]s, so that one slow thing holds up no other. When to dial and what to say is decided by `transept_xds::Client`, when to
-//! renew by `transept_identity::renew`.
+//! reading and keeping are tasks that report by [`Event`]s, so that one slow thing holds up no other. When to dial and what to say is
+//! decided by `transept_xds::Client`. What was received is the matter of `holdings`, signs of life that of `beats`, certificate and
+//! roots that of `identity`.
 
+mod beats;
 mod enrol;
+mod holdings;
+mod identity;
 mod link;
 mod report;
 pub(super) mod told;
@@ -19,26 +23,24 @@ use rustls::pki_types::UnixTime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_rustls::TlsConnector;
 use transept_identity::renew::Renewal;
-use transept_identity::{Bundle, LiveBundles, LiveSvid, SpiffeId, Svid};
+use transept_identity::{Bundle, LiveBundles, LiveSvid, Svid};
 use transept_model::load::Past;
-use transept_xds::client::{Client, Settings, Settled};
-use transept_xds::mesh::{Answer, Beat, Workload};
+use transept_xds::client::{Client, Settings};
+use transept_xds::mesh::{Answer, Workload};
 use transept_xds::messages::{DeltaDiscoveryResponse, Node};
 use transept_xds::{Key, TypeUrl};
 
-use self::enrol::{find_identity, join, renew};
+use self::enrol::{find_identity, join};
 use self::link::Link;
 use super::broken::BrokenPolicies;
 use super::contact::{Connection, Unreached, member_tls};
-use super::disk::{Disk, Kept};
-use super::objects::{self, Travelling};
+use super::disk::Disk;
+use super::objects;
 use super::{FeedError, FeedOptions, Interest, Received, ServiceName, Standing};
 use crate::sight::Sight;
 
 /// How long to wait between beats until the control plane says how long.
 const BEAT: Duration = Duration::from_secs(10);
-/// Stands on the disk for the version of a policy that was refused.
-const NO_VERSION: &str = "";
 /// Events that may wait; who reports more waits for room.
 const EVENTS: usize = 64;
 
@@ -172,41 +174,6 @@ impl Member {
 
     pub(super) fn bundles(&self) -> &LiveBundles {
         &self.bundles
-    }
-
-    /// Takes in what was kept on the disk.
-    fn restore(&mut self) {
-        for (type_url, name, version, contents) in self.disk.read_configuration() {
-            let key = Key::new(&TypeUrl::from(type_url.as_str()), &name);
-            // A kind that this version no longer knows is left out.
-            if version == NO_VERSION {
-                let _ = self.client.restore_refused(&key);
-                self.broken.restore(key, contents.into());
-            } else {
-                let _ = self.client.restore(&key, &version, contents.into());
-            }
-        }
-        if self.client.holdings().next().is_some() {
-            self.restored = self.options.interest.services().cloned().unwrap_or_default();
-            self.publish(true);
-        }
-    }
-
-    fn subscribe(&mut self, kinds: &[Travelling]) {
-        let services = self.options.interest.services().cloned().unwrap_or_default();
-        let wanted = |kind: &&Travelling| match &self.options.interest {
-            Interest::Everything => true,
-            Interest::Services(_) => kind.shared,
-            // Asked for all at once, Services come alone.
-            Interest::OnDemand(_) => kind.shared || kind.type_url == self.service,
-        };
-        for kind in kinds.iter().filter(wanted) {
-            // The types are the client's own.
-            let _ = self.client.subscribe_all(&kind.type_url);
-        }
-        for service in services {
-            let _ = self.client.subscribe(&self.key(&service));
-        }
     }
 
     fn key(&self, (namespace, name): &ServiceName) -> Key {
@@ -346,214 +313,6 @@ impl Member {
         }
     }
 
-    fn settle(&mut self, response: DeltaDiscoveryResponse) -> bool {
-        let batch = match self.client.receive(response) {
-            Ok(Some(batch)) => batch,
-            Ok(None) => return false,
-            Err(breach) => {
-                self.close(Some(Unreached::Away(format!("the control plane breaks the protocol: {breach}"))));
-                return false;
-            }
-        };
-        let refusals = objects::judge(&batch);
-        for refusal in &refusals {
-            let kind = batch.type_url();
-            tracing::error!(resource = %format!("{kind} {}", refusal.name), why = %refusal.message, "a resource is refused");
-        }
-        let broken = BrokenPolicies::find(&batch, &refusals);
-        let count = u64::try_from(batch.changes().len().saturating_sub(refusals.len())).unwrap_or(0);
-        let settled = self.client.settle(self.began.elapsed(), batch, refusals);
-        self.broken.take(broken, &self.client);
-        self.flush();
-        if settled == Settled::Held {
-            self.tell(|standing| standing.received += count);
-        }
-        // Before everything has arrived for the first time there is only a part to show.
-        settled == Settled::Held && (self.number > 0 || self.client.is_synced())
-    }
-
-    /// Makes a world of what is held, tells of it and has it kept.
-    fn publish(&mut self, kept: bool) {
-        let holdings: Vec<_> = self.client.holdings().map(|(key, held)| (key, held.payload.clone())).collect();
-        let held = holdings.iter().map(|(key, payload)| (&key.type_url, &key.name, payload));
-        let parts = held.chain(self.broken.parts());
-        let Some(world) = objects::load(parts, self.past.as_ref()) else { return };
-        self.past = Some(world.past());
-        self.number += 1;
-        let kept = kept || (self.received.borrow().kept && !self.client.is_synced());
-        let answered = self.answered();
-        self.received.send_replace(Arc::new(Received { world, number: self.number, kept, answered }));
-        if !kept {
-            self.keep();
-        }
-    }
-
-    /// The Services that were asked for and about which everything is here.
-    fn answered(&self) -> BTreeSet<ServiceName> {
-        let asked = self.options.interest.services().into_iter().flatten();
-        let is_here =
-            |service: &&ServiceName| self.restored.contains(*service) || self.client.is_answered(&self.key(service));
-        asked.filter(is_here).cloned().collect()
-    }
-
-    /// Writes the configuration to the disk, unless that is going on; then it is written again after that.
-    fn keep(&mut self) {
-        if self.storing.is_some() {
-            return;
-        }
-        let number = self.number;
-        self.storing = Some(number);
-        let text = |payload: &Bytes| Some(std::str::from_utf8(payload).ok()?.to_owned());
-        let broken = self.broken.parts().filter_map(|(type_url, name, payload)| {
-            Some((type_url.as_str().to_owned(), name.to_string(), NO_VERSION.to_owned(), text(payload)?))
-        });
-        let items: Vec<Kept> = self
-            .client
-            .holdings()
-            // What ends by itself must not outlive a restart.
-            .filter(|(_, held)| held.ends.is_none())
-            .filter_map(|(key, held)| {
-                let version = held.version.to_string();
-                Some((key.type_url.as_str().to_owned(), key.name.to_string(), version, text(&held.payload)?))
-            })
-            .chain(broken)
-            .collect();
-        let (disk, reports) = (self.disk.clone(), self.reports.clone());
-        tokio::spawn(async move {
-            let written = tokio::task::spawn_blocking(move || disk.write_configuration(&items)).await;
-            if let Ok(Err(error)) = written {
-                tracing::error!(%error, "the configuration cannot be kept on the disk");
-            }
-            let _ = reports.send(Event::Stored(number)).await;
-        });
-    }
-
-    fn beat(&mut self) {
-        let Some(link) = &mut self.link else { return };
-        let introduce = self.introduce;
-        let beat = Beat {
-            workload: self.options.workload.clone().filter(|_| introduce),
-            nonce: self.nonce.clone(),
-            leaves: self.leaving.is_some(),
-            bundle_sequence: sequence(&self.bundles, &self.svid.load().id().clone()),
-            proxy: self.options.node.clone(),
-        };
-        let sent = link.beats.send(&beat);
-        self.introduce = false;
-        self.unanswered += 1;
-        self.beat_at = Some(self.began.elapsed() + self.interval);
-        if let Err(why) = sent {
-            self.close(Some(why));
-        }
-    }
-
-    /// What the answer to a beat says of it.
-    fn take_confirmation(&mut self, answer: &Answer) {
-        if answer.interval_ms > 0 {
-            self.interval = Duration::from_millis(answer.interval_ms.into());
-        }
-        self.unanswered = self.unanswered.saturating_sub(1);
-        // The last beat is the one that says it; an answer to one before confirms nothing.
-        if self.unanswered == 0
-            && let Some(done) = self.leaving.take()
-        {
-            self.options.workload = None;
-            let _ = done.send(());
-        }
-        let refused = Some(answer.refused.clone()).filter(|why| !why.is_empty());
-        if let Some(why) = &refused {
-            tracing::warn!(%why, "the workload is not registered");
-            self.introduce = true;
-        }
-        let registered = refused.is_none() && self.options.workload.is_some();
-        self.tell(|standing| {
-            standing.registered = registered;
-            standing.refused = refused;
-        });
-    }
-
-    fn take_answer(&mut self, answer: Answer) {
-        if !answer.unasked {
-            self.take_confirmation(&answer);
-        }
-        // Nothing planned is a renewal that is under way.
-        if answer.renew && self.renew_at.is_some() {
-            self.renew_at = Some(self.began.elapsed());
-        }
-        if !answer.bundle.is_empty() {
-            match Bundle::from_jwks(self.svid.load().id().trust_domain(), &answer.bundle) {
-                Ok(bundle) => self.hold_bundle(&bundle),
-                Err(error) => tracing::error!(%error, "the control plane sends a bundle that cannot be used"),
-            }
-        }
-    }
-
-    /// Keeps a bundle, and only then uses it: what we say we hold survives a restart.
-    fn hold_bundle(&mut self, bundle: &Bundle) {
-        if let Err(error) = self.disk.write_bundle(bundle) {
-            tracing::error!(%error, "the bundle cannot be kept on the disk");
-            return;
-        }
-        let mut bundles = (*self.bundles.load()).clone();
-        bundles.insert(bundle.clone());
-        self.bundles.store(bundles);
-        self.beat_at = Some(self.began.elapsed());
-    }
-
-    fn renew(&mut self) {
-        let id = self.svid.load().id().clone();
-        let (tls, provider, reports) = (self.tls.clone(), self.provider.clone(), self.reports.clone());
-        let open = self.link.as_ref().map(|link| link.connection.clone());
-        let (addresses, nonce) = (self.options.control.clone(), self.nonce.clone());
-        tokio::spawn(async move {
-            let mut outcome = Err(Unreached::Away("there is no control plane to ask".to_owned()));
-            for address in &addresses {
-                let connection = match &open {
-                    Some(open) => Ok(open.clone()),
-                    None => Connection::open(address, &tls).await,
-                };
-                outcome = match connection {
-                    Ok(connection) => renew(&connection, &id, nonce.clone(), &provider).await.map(Box::new),
-                    Err(why) => Err(why),
-                };
-                if outcome.is_ok() || open.is_some() {
-                    break;
-                }
-            }
-            let _ = reports.send(Event::Renewed(outcome)).await;
-        });
-    }
-
-    fn take_renewed(&mut self, outcome: Result<Box<(Svid, Bundle)>, Unreached>) {
-        let now_ = self.began.elapsed();
-        let kept = outcome.and_then(|renewed| match self.disk.write_identity(&renewed.0) {
-            Ok(()) => Ok(renewed),
-            Err(error) => Err(Unreached::Away(format!("the certificate cannot be kept on the disk: {error}"))),
-        });
-        match kept {
-            Ok(renewed) => {
-                let (svid, bundle) = *renewed;
-                let leaf = svid.leaf();
-                self.renewal = Renewal::new(leaf.not_before, leaf.not_after);
-                self.renew_at = Some(now_ + self.renewal.first_wait(now(), self.draw()));
-                tracing::info!(id = %svid.id(), until = leaf.not_after.as_secs(), "the certificate was renewed");
-                self.svid.store(svid);
-                self.hold_bundle(&bundle);
-                self.tell(|standing| standing.renewed += 1);
-                // The connection ends with the certificate that it began with: the next one begins with the new one.
-                if self.link.is_some() {
-                    self.close(None);
-                }
-            }
-            Err(why) => {
-                let random = self.draw();
-                let wait = self.renewal.wait_after_failure(now(), random);
-                tracing::warn!(%why, again_in = ?wait, "the certificate is not renewed yet; the one before stays in use");
-                self.renew_at = Some(now_ + wait);
-            }
-        }
-    }
-
     fn obey(&mut self, command: Command) {
         match command {
             Command::AskFor(services) => {
@@ -612,11 +371,6 @@ impl Member {
     fn draw(&self) -> u64 {
         u64::from_ne_bytes(random(&self.provider))
     }
-}
-
-/// The sequence of the bundle of our own trust domain.
-fn sequence(bundles: &LiveBundles, id: &SpiffeId) -> u64 {
-    bundles.load().of(id.trust_domain_name()).and_then(|bundle| bundle.sequence).unwrap_or(0)
 }
 
 fn random<const N: usize>(provider: &CryptoProvider) -> [u8; N] {

@@ -26,7 +26,7 @@ pub use hop::{Protocol, Stripped, strip_hop_by_hop};
 pub use malformed::Malformed;
 pub use request::{RequestMeta, TargetForm, parse_request};
 pub use response::{ResponseMeta, parse_response};
-pub use scan::{Preface, Scan, is_h2_preface};
+pub use scan::{Preface, Scan, begins_with_request_line, is_h2_preface, is_h2_settings};
 pub use write::{Connection, write_chunk_end, write_chunk_start, write_last_chunk, write_request, write_response};
 
 use crate::head::Version;

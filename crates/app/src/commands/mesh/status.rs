@@ -9,7 +9,9 @@ use transept_control::plane::Question;
 use super::{coloured, latency, rate, share};
 use crate::commands::Exit;
 use crate::commands::certs::question;
+use crate::commands::check::render_objects;
 use crate::commands::control::StateArgs;
+use crate::commands::status::is_refused;
 use crate::console::{self, GREEN, PLAIN, YELLOW};
 use crate::table;
 
@@ -17,6 +19,7 @@ const EXAMPLES: &str = "\
 Examples:
   transept mesh status
   transept mesh status --state /var/lib/transept/control --json
+  transept mesh status --objects                    each object of the files, with what proxies make of it
 
 A verdict is healthy, degraded (from 1 % of errors, or an instance is not well), failing (from 50 % of errors, or no instance is well) or
 unknown (nobody calls it, and no instance is registered). It becomes worse after two windows of 10 s, and better after three.
@@ -30,12 +33,19 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 
+    /// Show the status of the objects in the files instead, with what the connected proxies say of them
+    #[arg(long)]
+    objects: bool,
+
     #[command(flatten)]
     state: StateArgs,
 }
 
 /// Asks and prints.
 pub(super) fn run(args: &Args) -> Result<Exit> {
+    if args.objects {
+        return show_objects(args);
+    }
     let Some(shown) = question(&args.state, &Question::Status)? else {
         return Ok(Exit::Unreachable);
     };
@@ -48,6 +58,19 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
     let mut services = shown["services"].as_array().into_iter().flatten();
     let failing = services.any(|service| service["verdict"] == "failing");
     Ok(if failing || refused || shown["frozen"] == Value::Bool(true) { Exit::Findings } else { Exit::Fine })
+}
+
+/// Prints the objects; a finding when a proxy refuses one.
+fn show_objects(args: &Args) -> Result<Exit> {
+    let Some(objects) = question(&args.state, &Question::Objects)? else {
+        return Ok(Exit::Unreachable);
+    };
+    if args.json {
+        console::print_json(&objects)?;
+    } else {
+        console::print(&render_objects(objects.as_array().map_or(&[][..], Vec::as_slice)))?;
+    }
+    Ok(if is_refused(&objects) { Exit::Findings } else { Exit::Fine })
 }
 
 fn render(shown: &Value) -> String {

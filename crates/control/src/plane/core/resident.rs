@@ -96,6 +96,16 @@ impl Plane {
         self.note(inner, rotation)
     }
 
+    /// Gives the resident a certificate of the root that signs when the one that it has is of none that is trusted.
+    pub(super) fn replace_distrusted_resident(&self, inner: &mut Inner) -> Result<(), NotDone> {
+        let Some(live) = inner.resident.clone() else { return Ok(()) };
+        let held = live.load();
+        if self.root_of(&inner.rotation, held.chain()).is_none() {
+            live.store(self.issue_resident(inner, held.id())?);
+        }
+        Ok(())
+    }
+
     fn issue_resident(&self, inner: &mut Inner, id: &SpiffeId) -> Result<Svid, NotDone> {
         let wrong = |error: &dyn std::fmt::Display| NotDone::Wrong(error.to_string());
         let key = PrivateKey::generate().map_err(|error| wrong(&error))?;

@@ -3,16 +3,22 @@
 //! Called by `core` for every certificate, every sign of life and every second. The stages and when one may be left are those of
 //! `transept_identity::rotation`; here they meet the store, the authorities and the proxies.
 
-use rustls_pki_types::CertificateDer;
+use std::time::Duration;
+
+use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::{Value, json};
 use transept_identity::authority::Issued;
 use transept_identity::rotation::{Advance, Stage};
 use transept_identity::{Accept, Bundle, Fingerprint, LiveBundles, PeerVerifier, Purpose, Rotation, SpiffeId};
 use transept_xds::mesh::{Answer, Beat};
 
+use super::super::ca::Ca;
 use super::super::registry::HEARTBEAT;
 use super::super::store::Write;
 use super::{Inner, NotDone, Plane, now};
+
+/// The fewest digits of a fingerprint that name a root: as many as are shown.
+const SHORTEST: usize = 8;
 
 impl Plane {
     /// The rotation with a certificate that is about to be handed out.
@@ -81,14 +87,21 @@ impl Plane {
         Ok(json!({"root": root.to_string()}))
     }
 
-    /// Goes to the next stage of a rotation, if there is one and it may.
+    /// Goes to the next stage of a rotation, if there is one and it may, and forgets retired roots whose time is over.
     pub(super) fn turn(&self, inner: &mut Inner) -> Result<(), NotDone> {
-        if matches!(inner.rotation.stage(), Stage::Steady { .. }) {
+        let is_steady = matches!(inner.rotation.stage(), Stage::Steady { .. });
+        if is_steady && inner.rotation.retired().is_empty() {
             return Ok(());
         }
         let mut rotation = inner.rotation.clone();
+        let forgotten = rotation.forget_retired(now());
         let advance = rotation.advance(now());
-        let (Advance::Signs(_) | Advance::Retired(_)) = advance else { return Ok(()) };
+        if let Advance::Retired(root) = advance {
+            self.keep_for_open(&mut rotation, &root);
+        }
+        if !forgotten && !matches!(advance, Advance::Signs(_) | Advance::Retired(_)) {
+            return Ok(());
+        }
         // What is stored comes first: after an end at any moment the next start goes on from there.
         self.store(&[Write::Rotation(&rotation)])?;
         inner.rotation = rotation;
@@ -97,18 +110,56 @@ impl Plane {
             Advance::Retired(root) => tracing::info!(%root, "the old root is retired"),
             _ => {}
         }
+        self.follow_rotation(inner);
+        Ok(())
+    }
+
+    /// Has a root that has just been retired count for what is open. Every leaf of it has ended by then, and whatever was made under
+    /// it has had the life of a leaf to end by itself.
+    fn keep_for_open(&self, rotation: &mut Rotation, root: &Fingerprint) {
+        let Some(certificate) = self.ca.certificate(root) else { return };
+        let until = Duration::from_secs(now().as_secs()).saturating_add(self.ca.leaf_life());
+        rotation.keep_for_open(certificate, UnixTime::since_unix_epoch(until));
+    }
+
+    /// Takes a root out of the bundle at once. `root` is its fingerprint, or the beginning of it.
+    pub(in crate::plane) fn distrust(&self, root: &str) -> Result<Value, NotDone> {
+        let wrong = |why: String| NotDone::Wrong(why);
+        if root.len() < SHORTEST {
+            return Err(wrong(format!(
+                "`{root}` is too short: at least {SHORTEST} digits of the fingerprint are needed"
+            )));
+        }
+        let mut inner = self.lock();
+        let trusted = inner.rotation.trusted();
+        let mut meant = trusted.iter().chain(inner.rotation.retired().keys());
+        let meant = meant.find(|known| known.to_string().starts_with(root)).copied();
+        let Some(root) = meant else {
+            return Err(wrong(format!("no root `{root}` is trusted or retiring; `transept certs` shows all")));
+        };
+        let mut rotation = inner.rotation.clone();
+        rotation.distrust(&root).map_err(|error| wrong(format!("{}: {error}", root.short())))?;
+        self.store(&[Write::Rotation(&rotation)])?;
+        inner.rotation = rotation;
+        tracing::warn!(%root, "a root is distrusted: what it vouched for ends now");
+        self.follow_rotation(&inner);
+        self.replace_distrusted_resident(&mut inner)?;
+        Ok(json!({"distrusted": root.to_string()}))
+    }
+
+    /// Lets authorities, own certificate and bundle be what the rotation says.
+    fn follow_rotation(&self, inner: &Inner) {
         if let Err(error) = self.ca.settle(inner.rotation.signer(), &inner.rotation.trusted()) {
             tracing::error!(%error, "the authorities do not follow the rotation");
-            return Ok(());
+            return;
         }
         self.replace_own();
         self.hold_bundle(&inner.rotation);
-        Ok(())
     }
 
     /// Puts the bundle of a rotation in force and has the proxies told.
     fn hold_bundle(&self, rotation: &Rotation) {
-        match self.ca.bundle(&rotation.trusted(), rotation.sequence()) {
+        match bundle_of(&self.ca, rotation) {
             Ok(bundle) => self.bundles.store([bundle].into_iter().collect()),
             Err(error) => tracing::error!(%error, "the bundle cannot be made"),
         }
@@ -132,6 +183,19 @@ impl Plane {
         };
         rotation.trusted().into_iter().find(leads)
     }
+}
+
+/// The bundle that a rotation says is in force.
+///
+/// # Errors
+/// A root of it is not known, or cannot be used.
+pub(super) fn bundle_of(ca: &Ca, rotation: &Rotation) -> Result<Bundle, String> {
+    let mut bundle = ca.bundle(&rotation.trusted(), rotation.sequence())?;
+    for retired in rotation.retired().values() {
+        let until = UnixTime::since_unix_epoch(Duration::from_secs(retired.until));
+        bundle.retire(retired.certificate.clone(), until).map_err(|error| error.to_string())?;
+    }
+    Ok(bundle)
 }
 
 /// The name of an instance in the rotation: several share an identity, and each has to hold the bundle.

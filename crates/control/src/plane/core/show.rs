@@ -62,10 +62,16 @@ impl Plane {
             all.push(shown);
         }
         let waiting: Vec<String> = inner.rotation.waiting().iter().take(SHOWN).map(ToString::to_string).collect();
+        let now = now().as_secs();
+        let retiring = inner.rotation.retired().iter().map(|(root, retired)| {
+            let left = retired.until.saturating_sub(now);
+            json!({"fingerprint": root.to_string(), "until": retired.until, "secondsLeft": left})
+        });
         json!({
             "trustDomain": self.trust_domain().as_str(),
             "stage": inner.rotation.stage().slug(),
             "waiting": waiting,
+            "retiring": retiring.collect::<Vec<_>>(),
             "certificates": all,
         })
     }
@@ -96,11 +102,6 @@ impl Plane {
                 })
             })
             .collect();
-        let refused: Vec<Value> = inner
-            .refused
-            .iter()
-            .map(|(key, proxies)| json!({"type": key.type_url.as_str(), "name": &*key.name, "proxies": proxies}))
-            .collect();
         json!({
             "trustDomain": self.trust_domain().as_str(),
             "revision": revision,
@@ -108,7 +109,8 @@ impl Plane {
             "frozen": inner.registry.is_frozen(),
             "members": members,
             "workloads": workloads,
-            "refused": refused,
+            "refused": inner.refused.show(),
+            "objects": self.show_refused_objects(&inner),
             "services": self.services(&inner),
         })
     }

@@ -24,7 +24,7 @@ use super::jwt::{RequiredClaim, strip_tokens, tokens, wanted};
 use super::scheme::{Fault, Proof, Scheme, challenge};
 use super::secret::SecretEntry;
 use super::verified::{self, Hash, Verified};
-use crate::callout::{Answer, Callout, CalloutResult, HttpCall};
+use crate::callout::{Answer, Callout, CalloutResult, HttpCall, Wait};
 use crate::exchange::Exchange;
 use crate::jose::{Expectations, Expiry, MOST_TOKEN, parse_json};
 use crate::principal::{Principal, PrincipalKind};
@@ -229,8 +229,8 @@ impl Scheme for IntrospectionScheme {
                 Err(why) => Proof::Unavailable(why),
             },
             Err(landing) => {
-                let callout = Callout::Wait { what: "the answer about this token", until: landing };
-                Proof::Ask(Box::new(callout), Box::new(Asking { hash, flight: None }))
+                let wait = Wait { what: "the answer about this token", until: landing, timeout: self.timeout };
+                Proof::Ask(Box::new(Callout::Wait(wait)), Box::new(Asking { hash, flight: None }))
             }
         }
     }

@@ -190,12 +190,12 @@ macro_rules! schemes {
 schemes! {
     /// A key of an ApiKey object.
     ApiKey: api_key = api_key::ApiKeyScheme;
+    /// Names and passwords.
+    Basic: basic = basic::BasicScheme;
     /// Signed tokens (JWT).
     Jwt: jwt = jwt::JwtScheme;
     /// Tokens that are looked up at their issuer (OAuth 2.0 token introspection).
     Introspection: introspection = introspection::IntrospectionScheme;
-    /// Names and passwords.
-    Basic: basic = basic::BasicScheme;
 }
 
 fn check_scheme(spec: &SchemeSpec, _: &Value, cx: &mut Decoder) {

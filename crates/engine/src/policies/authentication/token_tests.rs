@@ -355,10 +355,10 @@ fn an_opaque_token_is_looked_up_once_a_minute() {
     assert_eq!(call.request.fields.first(FieldId::AUTHORIZATION), Some(format!("Basic {basic}").as_bytes()));
     // Who comes meanwhile waits.
     let (waits, mut other) = desk.ask("opaque+1");
-    assert!(matches!(&waits, Verdict::Call(callout) if matches!(**callout, Callout::Wait { .. })));
+    assert!(matches!(&waits, Verdict::Call(callout) if matches!(**callout, Callout::Wait(_))));
     let active = r#"{"active":true,"sub":"7","scope":"a b","client_id":"web"}"#;
     assert!(desk.resume(&mut visit, answer(200, active)).goes_on());
-    assert!(desk.resume(&mut other, CalloutResult::Refreshed).goes_on());
+    assert!(desk.resume(&mut other, CalloutResult::Waited).goes_on());
     assert_eq!(other.notes.principal.as_deref().expect("a principal").scopes.len(), 2);
     desk.now = NOW + 59;
     assert!(desk.ask("opaque+1").0.goes_on());

@@ -8,6 +8,7 @@ use transept_wire::head::Request;
 use super::super::tests::{compile, refusals};
 use super::*;
 use crate::exchange::{Connection, Notes, Now};
+use crate::principal::Principal;
 use crate::rule::Site;
 
 const CART: &str = "spiffe://transept.local/ns/shop/sa/cart";
@@ -46,6 +47,48 @@ fn request(policy: &AuthorizationPolicy, identity: Option<&str>, asked: &str) ->
         request: &mut request,
         notes: &mut Notes::new(),
     }))
+}
+
+/// What is said about a request of somebody with these header lines; the cause when it is refused.
+fn told(
+    policy: &AuthorizationPolicy,
+    principal: Option<Principal>,
+    lines: &[(&str, &str)],
+) -> (Option<String>, Vec<String>) {
+    let mut request = Request::build("GET", "http", "shop.test", "/orders/7").expect("a request");
+    for (name, value) in lines {
+        let name = transept_wire::head::FieldName::new(name).expect("a name");
+        request.fields.push(&name, value.as_bytes()).expect("a value");
+    }
+    let mut notes = Notes::told();
+    notes.principal = principal.map(Arc::new);
+    let verdict = policy.on_request(&mut Exchange {
+        now: Now { monotonic: Duration::ZERO, unix: Duration::ZERO },
+        random: 0,
+        connection: &connection(None),
+        client: [192, 0, 2, 1].into(),
+        listener_port: 8080,
+        request: &mut request,
+        notes: &mut notes,
+    });
+    (cause(verdict).err(), notes.told.unwrap_or_default())
+}
+
+fn is_let_in(policy: &AuthorizationPolicy, principal: Option<Principal>) -> bool {
+    told(policy, principal, &[]).0.is_none()
+}
+
+fn ann() -> Principal {
+    let claims = serde_json::json!({"realm_access": {"roles": ["clerk"]}, "level": 3, "verified": true});
+    let serde_json::Value::Object(claims) = claims else { panic!("an object") };
+    Principal {
+        kind: PrincipalKind::User,
+        id: "ann".into(),
+        groups: vec!["staff".into()],
+        scopes: vec!["orders:read".into()],
+        claims,
+        ..Principal::default()
+    }
 }
 
 fn connect(policy: &AuthorizationPolicy, identity: Option<&str>, carried: Carried) -> Result<(), String> {
@@ -144,7 +187,131 @@ fn what_would_never_match_is_refused() {
         "allow: [{to: [{ports: [0]}]}]",
         "allow: [{to: [{methods: ['G T']}]}]",
         "allow: [{to: [{hosts: ['shop.test:80']}]}]",
+        "allow: [{from: [{kinds: [anonymous], groups: [staff]}]}]",
+        "allow: [{from: [{addresses: [10.1.0.0/16], notAddresses: [10.0.0.0/8]}]}]",
+        "allow: [{from: [{principals: ['a*b']}]}]",
+        "allow: [{when: ['request.mehtod == \"GET\"']}]",
+        "{deny: [{}], allow: [{from: [{groups: [staff]}]}]}",
     ] {
         assert_eq!(refusals::<AuthorizationPolicy>(&format!("{wrong}\n")).len(), 1, "{wrong}");
+    }
+}
+
+#[test]
+fn rules_ask_who_calls() {
+    for yes in [
+        "{principals: [ann]}",
+        "{principals: ['*']}",
+        "{kinds: [user, app], groups: [staff, root]}",
+        "{scopes: ['orders:*']}",
+        "{claims: [{path: realm_access.roles, values: [clerk]}, {path: level, values: ['3']}, {path: verified, values: ['true']}]}",
+        "{claims: [{path: level}]}",
+        "{notPrincipals: [bob], notGroups: [root], notAddresses: [10.0.0.0/8], notIdentities: ['*']}",
+    ] {
+        let policy = compile::<AuthorizationPolicy>(&format!("allow: [{{from: [{yes}]}}]\n"));
+        assert!(is_let_in(&policy, Some(ann())), "{yes}");
+    }
+    for no in [
+        "{principals: [bob]}",
+        "{kinds: [workload]}",
+        "{kinds: [anonymous]}",
+        "{groups: [root]}",
+        "{scopes: ['orders:write']}",
+        "{claims: [{path: realm_access.roles, values: [chief]}]}",
+        "{claims: [{path: level}, {path: missing}]}",
+        "{claims: [{path: realm_access, values: ['*']}]}",
+        "{notPrincipals: [ann]}",
+        "{notGroups: [staff]}",
+        "{notAddresses: [192.0.2.0/24]}",
+        "{groups: [staff], scopes: ['orders:write']}",
+    ] {
+        let policy = compile::<AuthorizationPolicy>(&format!("allow: [{{from: [{no}]}}]\n"));
+        assert!(!is_let_in(&policy, Some(ann())), "{no}");
+    }
+}
+
+#[test]
+fn nobody_is_anonymous_and_none_of_the_others() {
+    let anonymous = compile::<AuthorizationPolicy>("allow: [{from: [{kinds: [anonymous]}]}]\n");
+    assert!(is_let_in(&anonymous, None) && !is_let_in(&anonymous, Some(ann())));
+    assert!(is_let_in(&anonymous, Some(Principal::default())));
+    for asks in ["principals: ['*']", "groups: ['*']", "scopes: ['*']", "claims: [{path: sub}]"] {
+        let policy = compile::<AuthorizationPolicy>(&format!("allow: [{{from: [{{{asks}}}]}}]\n"));
+        assert!(!is_let_in(&policy, None) && !is_let_in(&policy, Some(Principal::default())), "{asks}");
+    }
+    let others = compile::<AuthorizationPolicy>("deny: [{from: [{notPrincipals: [ann]}]}]\n");
+    assert!(!is_let_in(&others, None) && is_let_in(&others, Some(ann())));
+}
+
+#[test]
+fn a_field_that_is_written_twice_leans_to_deny() {
+    let deny = compile::<AuthorizationPolicy>("deny: [{to: [{headers: [{name: X-Role, values: [root]}]}]}]\n");
+    let allow =
+        compile::<AuthorizationPolicy>("allow: [{to: [{headers: [{name: x-role, values: [clerk, chief*]}]}]}]\n");
+    let is_refused = |policy: &AuthorizationPolicy, lines: &[(&str, &str)]| told(policy, None, lines).0.is_some();
+    for (lines, denied, not_allowed) in [
+        (&[][..], false, true),
+        (&[("X-Role", "clerk")][..], false, false),
+        (&[("X-Role", "root")], true, true),
+        (&[("X-Role", "clerk"), ("x-role", "chief-2")], false, false),
+        (&[("X-Role", "clerk"), ("X-Role", "root")], true, true),
+        (&[("X-Role", "clerk, root")], true, true),
+    ] {
+        assert_eq!(is_refused(&deny, lines), denied, "{lines:?}");
+        assert_eq!(is_refused(&allow, lines), not_allowed, "{lines:?}");
+    }
+}
+
+#[test]
+fn a_condition_without_a_value_leans_to_deny() {
+    let condition = "when: ['request.headers[\"x-level\"] == \"3\"']";
+    let deny = compile::<AuthorizationPolicy>(&format!("deny: [{{name: d, {condition}}}]\n"));
+    let allow = compile::<AuthorizationPolicy>(&format!("allow: [{{name: a, {condition}}}]\n"));
+    assert!(told(&deny, None, &[("x-level", "2")]).0.is_none() && told(&allow, None, &[("x-level", "2")]).0.is_some());
+    assert!(told(&deny, None, &[("x-level", "3")]).0.is_some() && told(&allow, None, &[("x-level", "3")]).0.is_none());
+    let (cause, said) = told(&deny, None, &[]);
+    assert_eq!(cause.as_deref(), Some("AuthorizationPolicy, rule d"));
+    assert!(
+        said[0].contains("when[0] has no value (there is no header x-level, at character 1), which counts as true"),
+        "{said:?}"
+    );
+    let (cause, said) = told(&allow, None, &[]);
+    assert_eq!(cause.as_deref(), Some("AuthorizationPolicy, no rule allows it"));
+    assert!(said[0].contains("when[0] has no value: there is no header x-level"), "{said:?}");
+}
+
+#[test]
+fn an_explanation_says_which_rule_decided_and_why_others_did_not() {
+    let policy = compile::<AuthorizationPolicy>(
+        "allow:
+- {name: chiefs, from: [{groups: [chief]}]}
+- {name: staff, from: [{groups: [staff]}], to: [{methods: [GET], notPaths: [/admin/*]}], when: ['principal.claims.level > 2']}
+",
+    );
+    let (refused, said) = told(&policy, Some(ann()), &[]);
+    assert_eq!(refused, None);
+    assert_eq!(
+        said,
+        [
+            "AuthorizationPolicy, rule chiefs does not match: from[0].groups",
+            "AuthorizationPolicy, rule staff allows it: from[0] (groups), to[0], all of `when` (1)",
+        ]
+    );
+}
+
+#[test]
+fn a_connection_that_is_not_looked_at_has_no_principal() {
+    for asks in [
+        "from: [{groups: [staff]}]",
+        "to: [{headers: [{name: x}]}]",
+        "when: ['true']",
+        "from: [{notPrincipals: [bob]}]",
+    ] {
+        let deny = compile::<AuthorizationPolicy>(&format!("deny: [{{{asks}}}]\n"));
+        assert!(connect(&deny, Some(CART), Carried::Opaque).is_err(), "{asks}");
+        assert_eq!(connect(&deny, Some(CART), Carried::Unknown), Ok(()), "{asks}");
+        let allow = compile::<AuthorizationPolicy>(&format!("allow: [{{{asks}}}]\n"));
+        assert!(connect(&allow, Some(CART), Carried::Opaque).is_err(), "{asks}");
+        assert_eq!(connect(&allow, Some(CART), Carried::Unknown), Ok(()), "{asks}");
     }
 }

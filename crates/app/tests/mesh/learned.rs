@@ -1,0 +1,87 @@
+//! What a port speaks when nobody says it: told by the first bytes, and remembered.
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use transept_testkit::client::{Endpoint, Request, exchange};
+use transept_testkit::echo::{Echo, Port};
+use transept_testkit::launch::Running;
+
+use crate::stage::{Mesh, Pair, answered, program, repeater, say, soon, until};
+
+/// What a sidecar remembers of a listener.
+async fn remembered(sidecar: &Running, listener: &str) -> Option<String> {
+    let status = sidecar.status().await.expect("a status");
+    let ports = status["learned"].as_array().cloned().unwrap_or_default();
+    let port = ports.iter().find(|port| port["listener"] == listener)?;
+    port["protocol"].as_str().map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn words_that_are_no_request_line_pass_as_bytes() {
+    let mesh = Mesh::start("").await;
+    let cart = mesh.sidecar("cart").await.port(80, repeater("").await, "");
+    let web = mesh.sidecar("web").await.upstream("cart:80");
+    let (cart, caller) = (cart.start().await, web.start().await);
+    for words in ["HELO me\r\n", "PING\r\n", "GET key\r\n", "GET /key\r\n", "SET /key 1\r\n", "MAIL FROM:<a@b>\r\n"] {
+        let mut stream = TcpStream::connect(web.local[0]).await.expect("connected");
+        say(&mut stream, words, words).await;
+    }
+    assert_eq!(remembered(&caller, "default/cart/outbound-80").await.as_deref(), Some("tcp"));
+    assert_eq!(remembered(&cart, "default/cart/inbound-80").await.as_deref(), Some("tcp"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_port_has_spoken_is_remembered_and_binds_nobody() {
+    let mesh = Mesh::start("").await;
+    let pair = Pair::start(&mesh).await;
+    let polite = repeater("220 ready\r\n").await;
+    let mail = mesh.sidecar("mail").await.port(25, polite, "");
+    let client = mesh.sidecar("client").await.upstream("mail:25");
+    let (mail, caller) = (mail.start().await, client.start().await);
+    let connect = || async { TcpStream::connect(client.local[0]).await.expect("connected") };
+
+    for _ in 0..3 {
+        let mut stream = connect().await;
+        say(&mut stream, "", "220 ready\r\n").await;
+        say(&mut stream, "HELO me\r\n", "HELO me\r\n").await;
+    }
+    let (out, way_in) = ("default/mail/outbound-25", "default/mail/inbound-25");
+    assert_eq!(remembered(&caller, out).await.as_deref(), Some("tcp-server-first"));
+    assert_eq!(remembered(&mail, way_in).await.as_deref(), Some("tcp-server-first"));
+    let metrics = caller.metrics().await.expect("metrics");
+    let line = "transept_learned_protocol{listener=\"default/mail/outbound-25\",protocol=\"tcp-server-first\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
+    // Who does not wait for the greeting gets it all the same, and takes nothing back.
+    let mut stream = connect().await;
+    say(&mut stream, "HELO me\r\n", "220 ready\r\nHELO me\r\n").await;
+    assert_eq!(remembered(&caller, out).await.as_deref(), Some("tcp-server-first"));
+
+    // Behind the other pair is HTTP, and a client that is silent first still gets its answer as such.
+    assert_eq!(remembered(&pair.web, "default/cart/outbound-80").await.as_deref(), Some("http"));
+    assert_eq!(remembered(&pair.cart, "default/cart/inbound-80").await.as_deref(), Some("http"));
+    let mut late = TcpStream::connect(pair.local()).await.expect("connected");
+    answered(pair.local(), 200).await;
+    say(&mut late, "GET / HTTP/1.1\r\nhost: cart\r\n\r\n", "HTTP/1.1 200 ").await;
+    // Something else is carried there at once, as far as the program likes it, and corrects what was known.
+    let mut other = TcpStream::connect(pair.local()).await.expect("connected");
+    other.write_all(b"\x01\x02\r\n\r\n").await.expect("sent");
+    until(|| remembered(&pair.web, "default/cart/outbound-80"), |known| known.as_deref() == Some("tcp")).await;
+    answered(pair.local(), 200).await;
+    assert_eq!(remembered(&pair.web, "default/cart/outbound-80").await.as_deref(), Some("http"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http2_is_found_out_without_a_declaration() {
+    let mesh = Mesh::start("").await;
+    let h2c = program("h2c", Port::H2c).await;
+    let cart = mesh.sidecar("cart").await.port(80, h2c.address, "");
+    let web = mesh.sidecar("web").await.upstream("cart:80");
+    let (_cart, _web) = (cart.start().await, web.start().await);
+    let request = Request::get("cart", "/two");
+    let endpoint = Endpoint::h2c(web.local[0]);
+    let ask = || async { soon(exchange(&endpoint, &request)).await.outcome.map_err(|failure| failure.to_string()) };
+    let answer = until(ask, |answer| answer.as_ref().is_ok_and(|answer| answer.status == 200)).await;
+    let seen = Echo::parse(&answer.expect("an answer").body).expect("an echo");
+    let said = seen.header("x-forwarded-client-cert");
+    assert!(said.as_ref().is_some_and(|said| said.contains("sa/web")), "it went the road of requests: {said:?}");
+}

@@ -1,0 +1,163 @@
+//! Connections that live longer than the root that they began under: one that is replaced in order ends none of them, one that is
+//! distrusted ends them all.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use transept_testkit::client::Endpoint;
+use transept_testkit::launch::Running;
+use transept_testkit::websocket::{Frame, TEXT, WebSocket};
+
+use crate::outages::{certificates, roots};
+use crate::stage::{Mesh, Pair, answered, get, repeater, say, soon, until};
+
+/// A bank whose program repeats what it is told, and an office whose sidecar calls it.
+struct Office {
+    bank: Running,
+    _office: Running,
+    local: SocketAddr,
+}
+
+impl Office {
+    async fn start(mesh: &Mesh) -> Office {
+        let bank = mesh.sidecar("bank").await.port(90, repeater("").await, "/tcp");
+        let office = mesh.sidecar("office").await.upstream("bank");
+        Office { bank: bank.start().await, _office: office.start().await, local: office.local[0] }
+    }
+
+    /// A connection that the program has answered on.
+    async fn connect(&self) -> TcpStream {
+        let first_word = || async {
+            let mut stream = TcpStream::connect(self.local).await.ok()?;
+            stream.write_all(b"\x01").await.ok()?;
+            stream.read_u8().await.ok().map(|_| stream)
+        };
+        until(first_word, Option::is_some).await.expect("a connection")
+    }
+
+    /// How often somebody has proven to the bank who he is.
+    async fn handshakes(&self) -> u64 {
+        let metrics = self.bank.metrics().await.expect("metrics");
+        let count = metrics.lines().find_map(|line| line.strip_prefix("transept_tls_handshakes_total "));
+        count.and_then(|count| count.parse().ok()).expect("a count")
+    }
+
+    /// A connection that is not carried by what carried the ones before: that takes nothing new.
+    async fn connect_anew(&self) -> TcpStream {
+        let before = self.handshakes().await;
+        let connected = || async { (self.connect().await, self.handshakes().await) };
+        until(connected, |(_, now)| *now > before).await.0
+    }
+}
+
+/// Replaces the root, and gives the fingerprint of the old one.
+async fn replace_root(mesh: &Mesh) -> String {
+    let before = roots(&certificates(mesh, &[]).await);
+    assert_eq!(before.len(), 1);
+    certificates(mesh, &["--rotate"]).await;
+    let replaced = |shown: &Value| {
+        let now = roots(shown);
+        shown["stage"] == "steady" && now.len() == 1 && now != before
+    };
+    until(|| certificates(mesh, &[]), replaced).await;
+    before.into_iter().next().expect("a root")
+}
+
+/// The roots that are retiring.
+async fn retiring(mesh: &Mesh) -> Vec<String> {
+    let shown = certificates(mesh, &[]).await;
+    let all = shown["retiring"].as_array().expect("a list").iter();
+    all.map(|one| one["fingerprint"].as_str().expect("a fingerprint").to_owned()).collect()
+}
+
+async fn echoes(socket: &mut WebSocket) {
+    let frame = Frame { opcode: TEXT, payload: b"still here".to_vec() };
+    socket.send(&frame).await.expect("sent");
+    assert_eq!(soon(socket.receive()).await.expect("a frame"), Some(frame));
+}
+
+/// Waits for the end of a connection on which nothing is said any more.
+async fn ends(mut stream: TcpStream) {
+    let mut rest = Vec::new();
+    // Cut off or ended: in no case does it go on.
+    let _ = soon(stream.read_to_end(&mut rest)).await;
+    assert!(rest.is_empty(), "{rest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_open_outlives_a_root_that_is_replaced_and_no_root_that_is_distrusted() {
+    let mut mesh = Mesh::start("").await;
+    let office = Office::start(&mesh).await;
+    let pair = Pair::start(&mesh).await;
+    let mut first = office.connect().await;
+    let mut socket =
+        soon(WebSocket::connect(&Endpoint::http1(pair.local()), "cart", "/ws", "http://cart")).await.expect("upgraded");
+    echoes(&mut socket).await;
+
+    let old = replace_root(&mesh).await;
+    let second = office.connect_anew().await;
+    // What is retiring is on the disk of the control plane; the key that it signed with is not.
+    mesh.kill_control().await;
+    mesh.start_control().await;
+    assert_eq!(retiring(&mesh).await, std::slice::from_ref(&old));
+    assert!(!mesh.path("control").join("ca.key").exists());
+
+    let next = replace_root(&mesh).await;
+    let mut third = office.connect_anew().await;
+    assert_eq!(retiring(&mesh).await.len(), 2);
+    certificates(&mesh, &["--distrust", &next[..8]]).await;
+    assert_eq!(retiring(&mesh).await, std::slice::from_ref(&old));
+    // A connection has some time to end. What was made under the root before it has outlived that time then.
+    ends(second).await;
+    say(&mut first, "still here", "still here").await;
+    say(&mut third, "still here", "still here").await;
+    echoes(&mut socket).await;
+
+    certificates(&mesh, &["--distrust", &old]).await;
+    ends(first).await;
+    assert!(!matches!(soon(socket.receive()).await, Ok(Some(_))));
+    assert!(retiring(&mesh).await.is_empty());
+    // Everybody has a certificate of the root that is left.
+    say(&mut third, "still here", "still here").await;
+    assert_eq!(get(pair.local()).await.expect("an answer").status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_nothing_but_a_certificate_of_a_distrusted_root_is_sent_away() {
+    let mesh = Mesh::start("").await;
+    let pair = Pair::start(&mesh).await;
+    let only = roots(&certificates(&mesh, &[]).await).remove(0);
+    // One that is switched off holds the rotation up.
+    let away = mesh.sidecar("away").await;
+    let running = away.start().await;
+    until(|| running.status(), |status| status.as_ref().is_ok_and(|status| status["mesh"]["connected"] == true))
+        .await
+        .expect("a status");
+    drop(running);
+    // Nobody would be left.
+    assert!(mesh.transept(&["certs", "--json", "--distrust", &only]).await.is_empty());
+    certificates(&mesh, &["--rotate"]).await;
+    let waits = |shown: &Value| {
+        let waiting = shown["waiting"].as_array().expect("a list");
+        shown["stage"] == "announced"
+            && waiting.len() == 1
+            && waiting[0].as_str().is_some_and(|one| one.contains("/away"))
+    };
+    until(|| certificates(&mesh, &[]), waits).await;
+    let after = certificates(&mesh, &["--distrust", &only]).await;
+    assert_eq!((&after["stage"], roots(&after).contains(&only)), (&Value::from("steady"), false));
+    // Both have nothing but a certificate of that root, and are told so before they are sent away.
+    for running in [&pair.cart, &pair.web] {
+        let gone =
+            |status: &std::io::Result<Value>| status.as_ref().is_ok_and(|status| status["mesh"]["connected"] == false);
+        until(|| running.status(), gone).await.expect("a status");
+    }
+    // Who joins now does so under the new root.
+    let newcomer = mesh.sidecar("newcomer").await.start().await;
+    until(|| newcomer.status(), |status| status.as_ref().is_ok_and(|status| status["mesh"]["connected"] == true))
+        .await
+        .expect("a status");
+    answered(pair.local(), 502).await;
+}

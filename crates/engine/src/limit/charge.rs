@@ -1,0 +1,292 @@
+//! Charging a request to several limits at once, and settling what it really cost when its response is known.
+//!
+//! Called by `policies/rate_limit.rs`. All keys that a request touches are locked together, in one order that all requests keep, so that
+//! either every limit is charged or none: a request that the second limit refuses costs nothing at the first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use transept_model::choice;
+use transept_wire::head::{FieldName, Method, Response};
+
+use super::fields::{Label, Shown};
+use super::key::{Found, Key, KeyBytes, hash, is_on_plan};
+use super::table::{Held, Table};
+use super::touched::Touch;
+use super::{Algorithm, nanoseconds};
+use crate::exchange::Exchange;
+use crate::policies::PathPattern;
+use crate::reason::Reason;
+
+choice! {
+    /// Which requests count.
+    pub enum Count {
+        /// All that get here. What the gateway then fails to bring to the backend is given back.
+        Attempts = "Attempts",
+        /// Those that the backend has answered; what the gateway answers itself is given back.
+        Forwarded = "Forwarded",
+        /// Those whose response has one of `statuses`. They are counted when the response is there, so that as many more may be under
+        /// way.
+        Answers = "Answers",
+    }
+}
+
+/// One limit.
+#[derive(Debug)]
+pub(crate) struct Limit {
+    pub(crate) label: Label,
+    pub(crate) algorithm: Algorithm,
+    pub(crate) key: Key,
+    /// Only for principals on one of these plans; for all when there are none.
+    pub(crate) plans: Vec<Box<str>>,
+    pub(crate) cost: u32,
+    pub(crate) costs: Vec<OperationCost>,
+    pub(crate) count: Count,
+    pub(crate) statuses: Vec<Statuses>,
+    /// The field of a response that says what the request has cost besides.
+    pub(crate) response_cost: Option<FieldName>,
+    pub(crate) shows_partition: bool,
+    pub(crate) table: Arc<Table>,
+    /// The policy that it belongs to: `RateLimitPolicy shop/burst`.
+    pub(crate) policy: Box<str>,
+}
+
+/// What some operations cost.
+#[derive(Clone, Debug)]
+pub(crate) struct OperationCost {
+    pub(crate) methods: Vec<Method>,
+    pub(crate) paths: Vec<PathPattern>,
+    pub(crate) cost: u32,
+}
+
+/// A status code, or all of one class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Statuses {
+    pub(crate) from: u16,
+    pub(crate) to: u16,
+}
+
+impl Statuses {
+    /// `401` or `5xx`.
+    pub(crate) fn parse(text: &str) -> Option<Statuses> {
+        if let Some(class) = text.strip_suffix("xx") {
+            let class: u16 = class.parse().ok().filter(|class| (1..=5).contains(class))?;
+            return Some(Statuses { from: class * 100, to: class * 100 + 99 });
+        }
+        let code = text.parse().ok().filter(|code| (100..600).contains(code))?;
+        Some(Statuses { from: code, to: code })
+    }
+}
+
+/// Why a request goes no further.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// It lacks a part of the key of this limit.
+    Lacks(usize, String),
+    /// These limits have no room for it; the longest wait among them.
+    Limits(SmallVec<[usize; 2]>, Duration),
+}
+
+/// A limit that holds for the request.
+struct Held1<'l> {
+    index: usize,
+    limit: &'l Limit,
+    hash: u64,
+    cost: u32,
+    held: Option<Held<'l>>,
+}
+
+/// Charges a request to all limits that hold for it, or to none. `order` has the positions of `limits` in the order of locking;
+/// `policy` is the address under which the touched ones are noted.
+pub(crate) fn admit(
+    limits: &[Arc<Limit>],
+    order: &[usize],
+    policy: usize,
+    x: &mut Exchange<'_>,
+) -> Result<(), Refused> {
+    let now = nanoseconds(x.now.monotonic);
+    let mut taken: SmallVec<[Held1<'_>; 3]> = SmallVec::new();
+    for (index, limit) in limits.iter().enumerate() {
+        let Some(hash) = limit.find(x).map_err(|lacks| Refused::Lacks(index, lacks))? else { continue };
+        taken.push(Held1 { index, limit, hash, cost: limit.cost_of(x), held: None });
+    }
+    for position in order {
+        if let Some(one) = taken.iter_mut().find(|one| one.index == *position) {
+            one.held = Some(one.limit.table.hold(one.hash, &one.limit.algorithm, now));
+        }
+    }
+    let mut refused = SmallVec::new();
+    let mut longest = Duration::ZERO;
+    let mut after: SmallVec<[_; 3]> = SmallVec::new();
+    for one in &taken {
+        let cell = one.held.as_ref().map(Held::cell).unwrap_or_default();
+        let charged = one.limit.algorithm.charge(cell, now, one.cost);
+        if let Err(wait) = charged {
+            refused.push(one.index);
+            longest = longest.max(wait);
+        }
+        after.push((cell, charged));
+    }
+    let passes = refused.is_empty();
+    for (one, (before, charged)) in taken.iter_mut().zip(after) {
+        let counts_now = one.limit.count != Count::Answers;
+        let (cell, cost) = match charged {
+            Ok(cell) if passes && counts_now => (cell, one.cost),
+            _ => (before, 0),
+        };
+        if let (Some(held), true) = (&mut one.held, cost > 0) {
+            held.put(cell, &one.limit.algorithm, now);
+        }
+        let standing = one.limit.algorithm.standing(cell, now);
+        x.notes.touched.limits.push(Touch {
+            policy,
+            limit: u16::try_from(one.index).unwrap_or(u16::MAX),
+            charged: cost,
+            hash: one.hash,
+            standing,
+            wait: charged.err(),
+        });
+    }
+    drop(taken);
+    if passes { Ok(()) } else { Err(Refused::Limits(refused, longest)) }
+}
+
+impl Limit {
+    /// The hash of the request's key. None when the limit does not hold for it.
+    fn find(&self, x: &Exchange<'_>) -> Result<Option<u64>, String> {
+        if !is_on_plan(&self.plans, x) {
+            return Ok(None);
+        }
+        let mut key = KeyBytes::new();
+        match self.key.write(x, &mut key) {
+            Found::Whole => Ok(Some(hash(self.table.seed(x.random), &key))),
+            Found::Skipped => Ok(None),
+            Found::Lacks(part) => Err(part),
+        }
+    }
+
+    fn cost_of(&self, x: &Exchange<'_>) -> u32 {
+        cost_of(self.cost, &self.costs, x)
+    }
+
+    /// Settles a request whose response is known.
+    pub(crate) fn settle(&self, touch: &mut Touch, x: &Exchange<'_>, response: &Response) {
+        let refund = match (self.count, x.notes.replied) {
+            (Count::Answers, _) | (_, None) => false,
+            (_, Some(reason)) if reason.is_limit() || reason.is_before_backend() => true,
+            (Count::Forwarded, Some(_)) => true,
+            (Count::Attempts, Some(_)) => false,
+        };
+        let mut debit = 0;
+        let refused_here = x.notes.replied.is_some_and(Reason::is_limit);
+        if self.count == Count::Answers && !refused_here {
+            let status = x.notes.replied.map_or(response.status, Reason::status);
+            if self.statuses.iter().any(|one| (one.from..=one.to).contains(&status)) {
+                debit = self.cost_of(x);
+            }
+        }
+        if let (Some(name), None) = (&self.response_cost, x.notes.replied) {
+            debit = debit.saturating_add(response.fields.first_named(name).map_or(0, read_cost));
+        }
+        if debit == 0 && !(refund && touch.charged > 0) {
+            return;
+        }
+        let now = nanoseconds(x.now.monotonic);
+        let mut held = self.table.hold(touch.hash, &self.algorithm, now);
+        let mut cell = held.cell();
+        if refund {
+            cell = self.algorithm.refund(cell, now, touch.charged);
+            touch.charged = 0;
+        }
+        if debit > 0 {
+            cell = self.algorithm.debit(cell, now, debit);
+            touch.charged = touch.charged.saturating_add(debit);
+        }
+        held.put(cell, &self.algorithm, now);
+        touch.standing = self.algorithm.standing(cell, now);
+    }
+
+    /// What the client is told.
+    pub(crate) fn show(&self, touch: &Touch) -> Shown<'_> {
+        Shown {
+            label: &self.label,
+            standing: touch.standing,
+            wait: touch.wait,
+            partition: self.shows_partition.then(|| hash(touch.hash, b"partition")),
+            timed: true,
+        }
+    }
+
+    /// Says to an explanation what became of the request.
+    pub(crate) fn tell(&self, touch: &Touch, x: &mut Exchange<'_>) {
+        if x.is_told() {
+            let line = self.describe(touch, x);
+            x.tell(|| line);
+        }
+    }
+
+    fn describe(&self, touch: &Touch, x: &Exchange<'_>) -> String {
+        let how = match self.algorithm {
+            Algorithm::Bucket(_) => "token bucket",
+            Algorithm::Window(_) => "sliding window",
+        };
+        let policy = &self.policy;
+        let capacity = self.algorithm.capacity();
+        let left = touch.standing.left;
+        let key = self.key.describe(x);
+        let full = super::seconds(touch.standing.full_in);
+        let verdict = match touch.wait {
+            Some(wait) => format!("no room for {} ms", wait.as_millis()),
+            None => format!("takes {}", touch.charged),
+        };
+        let name = &self.label.name;
+        format!(
+            "limit {name} of {policy}, {how}, by {key}: {verdict}, {left} of {capacity} left, as at first in {full} s"
+        )
+    }
+}
+
+/// What a request costs.
+pub(crate) fn cost_of(usual: u32, costs: &[OperationCost], x: &Exchange<'_>) -> u32 {
+    let fits = |one: &&OperationCost| {
+        (one.methods.is_empty() || one.methods.contains(&x.request.method))
+            && (one.paths.is_empty() || one.paths.iter().any(|path| path.matches(x.request.path())))
+    };
+    costs.iter().find(fits).map_or(usual, |one| one.cost)
+}
+
+/// A cost in a response: a number of at most nine digits, of which fractions are rounded up. Anything else costs nothing.
+fn read_cost(value: &[u8]) -> u32 {
+    let text = std::str::from_utf8(value.trim_ascii()).unwrap_or_default();
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) || whole.len() > 9 {
+        return 0;
+    }
+    whole.parse::<u32>().unwrap_or(0) + u32::from(fraction.bytes().any(|digit| digit != b'0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_are_numbers_and_nothing_else() {
+        for (text, cost) in [("12", 12), (" 7 ", 7), ("1.5", 2), ("3.0", 3), ("0", 0)] {
+            assert_eq!(read_cost(text.as_bytes()), cost, "{text}");
+        }
+        for text in ["", "-1", "1e3", "9999999999", "1.", ".5", "12 apples", "\u{fe}"] {
+            assert_eq!(read_cost(text.as_bytes()), 0, "{text}");
+        }
+    }
+
+    #[test]
+    fn statuses_are_codes_and_classes() {
+        assert_eq!(Statuses::parse("401"), Some(Statuses { from: 401, to: 401 }));
+        assert_eq!(Statuses::parse("5xx"), Some(Statuses { from: 500, to: 599 }));
+        for text in ["xx", "6xx", "99", "600", "4x", "ok"] {
+            assert_eq!(Statuses::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! What a limit counts by: parts of a request that together are a key.
+//!
+//! A spec that the limiting policies share, and what becomes of it. Keys are written so that no two different ones read the same, hashed
+//! with a secret seed, and never leave the process except as a hash.
+
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+use transept_model::schema::{Decoder, HEADER_NAME, Rule, Text};
+use transept_model::value::Value;
+use transept_model::{choice, object};
+use transept_wire::head::FieldName;
+use twox_hash::XxHash3_128;
+
+use crate::exchange::Exchange;
+use crate::policies::{CompileCx, Phase, kind};
+use crate::principal::PrincipalKind;
+
+object! {
+    /// A part of a key. One of `from`, `header` and `claim`.
+    pub struct KeyPartSpec {
+        /// Something that is known about a request.
+        from: Option<KeySource>;
+        /// The value of this header field; of several lines the first.
+        header: Option<Text> => Rule::Is(&HEADER_NAME);
+        /// The value of this claim of the principal, by the path of its members: `realm_access.tenant`. Text, numbers and booleans.
+        claim: Option<Text> => Rule::Length(1, 256);
+        /// With `from: Address`, how many bits of an IPv4 address count.
+        ipv4_prefix: u8 = 32 => Rule::Range(1, 32);
+        /// With `from: Address`, how many bits of an IPv6 address count. Who has one address usually has all of a /64.
+        ipv6_prefix: u8 = 64 => Rule::Range(1, 128);
+    }
+    check check_part;
+}
+
+choice! {
+    /// What is known about a request.
+    pub enum KeySource {
+        /// Who makes it: a user, an app or a workload.
+        Principal = "Principal",
+        /// Which app makes it. Users and workloads have none.
+        App = "App",
+        /// Which credential was shown: the name of a key, the id of a token.
+        Credential = "Credential",
+        /// The client's address.
+        Address = "Address",
+        /// Which rule of which route takes it.
+        Route = "Route",
+    }
+}
+
+choice! {
+    /// What happens to a request that lacks a part of the key.
+    pub enum Missing {
+        /// It is refused with 400.
+        Reject = "Reject",
+        /// All that lack the same part share one key.
+        Share = "Share",
+        /// The limit does not hold for it.
+        Skip = "Skip",
+    }
+}
+
+fn check_part(part: &KeyPartSpec, _: &Value, cx: &mut Decoder) {
+    let written = [part.from.is_some(), part.header.is_some(), part.claim.is_some()];
+    if written.iter().filter(|written| **written).count() != 1 {
+        cx.refuse(part.at, "one of `from`, `header` and `claim` is needed")
+            .remedy("write one; several parts are several items of the list");
+    }
+    let prefixes = part.ipv4_prefix != 32 || part.ipv6_prefix != 64;
+    if prefixes && part.from != Some(KeySource::Address) {
+        cx.refuse(part.at, "only an address has a prefix").remedy("write it beside `from: Address`");
+    }
+}
+
+/// A compiled key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    parts: Vec<Part>,
+    missing: Missing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Principal,
+    App,
+    Credential,
+    Address { ipv4: u8, ipv6: u8 },
+    Route,
+    Header(FieldName),
+    Claim(Box<str>),
+}
+
+/// A key as bytes.
+pub(crate) type KeyBytes = SmallVec<[u8; 96]>;
+
+/// What became of the key of a request.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// It is in the bytes.
+    Whole,
+    /// The limit does not hold.
+    Skipped,
+    /// The request lacks this part.
+    Lacks(String),
+}
+
+impl Key {
+    /// Compiles the parts of a key. `missing` may be left out where nothing can be missing.
+    pub(crate) fn compile(
+        parts: Option<&Vec<KeyPartSpec>>,
+        missing: Option<Missing>,
+        at: transept_model::place::Spot,
+        phase: Phase,
+        cx: &mut CompileCx<'_>,
+    ) -> Option<Key> {
+        let Some(parts) = parts else {
+            cx.refuse(at, "what is counted by is not said").remedy(
+                "write `key: [{from: Address}]` or other parts, or `key: []` for one limit that everybody shares",
+            );
+            return None;
+        };
+        let compiled: Vec<Part> = parts.iter().filter_map(compile_part).collect();
+        let may_lack = compiled.iter().any(|part| !matches!(part, Part::Address { .. } | Part::Route));
+        if may_lack && missing.is_none() {
+            cx.refuse(at, "a request may lack a part of the key, and what becomes of it then is not said").remedy(
+                "write `missing: Reject`, `missing: Share` (one key for all of them) or `missing: Skip` (no limit)",
+            );
+            return None;
+        }
+        for (part, spec) in compiled.iter().zip(parts) {
+            judge_part(part, spec, phase, cx);
+        }
+        Some(Key { parts: compiled, missing: missing.unwrap_or(Missing::Share) })
+    }
+
+    /// Writes the key of a request.
+    pub(crate) fn write(&self, x: &Exchange<'_>, out: &mut KeyBytes) -> Found {
+        for part in &self.parts {
+            if part.write(x, out).is_some() {
+                continue;
+            }
+            match self.missing {
+                Missing::Reject => return Found::Lacks(part.name()),
+                Missing::Skip => return Found::Skipped,
+                Missing::Share => out.push(0xff),
+            }
+        }
+        Found::Whole
+    }
+
+    /// The key of a request for explanations. What may be secret is shown as a hash.
+    pub(crate) fn describe(&self, x: &Exchange<'_>) -> String {
+        if self.parts.is_empty() {
+            return "everybody".to_owned();
+        }
+        let parts: Vec<String> = self.parts.iter().map(|part| part.describe(x)).collect();
+        parts.join(", ")
+    }
+}
+
+/// Whether the principal is on one of these plans; everybody is when there are none.
+pub(crate) fn is_on_plan(plans: &[Box<str>], x: &Exchange<'_>) -> bool {
+    let plan = || x.notes.principal.as_ref().and_then(|principal| principal.plan.as_deref());
+    plans.is_empty() || plan().is_some_and(|plan| plans.iter().any(|one| **one == *plan))
+}
+
+/// What is known under a key.
+pub(crate) fn hash(seed: u64, key: &[u8]) -> u64 {
+    let both = XxHash3_128::oneshot_with_seed(seed, key);
+    (both >> 64) as u64 ^ both as u64
+}
+
+fn compile_part(spec: &KeyPartSpec) -> Option<Part> {
+    Some(match (&spec.from, &spec.header, &spec.claim) {
+        (Some(KeySource::Principal), ..) => Part::Principal,
+        (Some(KeySource::App), ..) => Part::App,
+        (Some(KeySource::Credential), ..) => Part::Credential,
+        (Some(KeySource::Address), ..) => Part::Address { ipv4: spec.ipv4_prefix, ipv6: spec.ipv6_prefix },
+        (Some(KeySource::Route), ..) => Part::Route,
+        (None, Some(header), _) => Part::Header(FieldName::new(&**header).ok()?),
+        (None, None, Some(claim)) => Part::Claim((&**claim).into()),
+        (None, None, None) => return None,
+    })
+}
+
+/// What a part can never find.
+fn judge_part(part: &Part, spec: &KeyPartSpec, phase: Phase, cx: &mut CompileCx<'_>) {
+    let needs_credentials = matches!(part, Part::App | Part::Credential | Part::Claim(_));
+    if phase < Phase::Authenticate && (needs_credentials || *part == Part::Principal) {
+        cx.refuse(spec.at, format!("before authentication nobody knows the {}", part.name()))
+            .remedy("count by `from: Address` there, or leave out `stage: BeforeAuthentication`");
+        return;
+    }
+    let authenticates = |policy: &transept_model::policy::Policy| {
+        kind(policy.kind).is_some_and(|facts| facts.phase == Phase::Authenticate)
+    };
+    if needs_credentials && !cx.world.policies().iter().any(|policy| authenticates(policy)) {
+        cx.refuse(
+            spec.at,
+            format!("nothing here finds out the {}: there is no policy that authenticates", part.name()),
+        )
+        .remedy("add an AuthenticationPolicy to the same target, or count by something else");
+    }
+}
+
+impl Part {
+    fn name(&self) -> String {
+        match self {
+            Part::Principal => "principal".to_owned(),
+            Part::App => "app".to_owned(),
+            Part::Credential => "credential".to_owned(),
+            Part::Address { .. } => "address".to_owned(),
+            Part::Route => "route".to_owned(),
+            Part::Header(name) => format!("header {}", name.as_str()),
+            Part::Claim(path) => format!("claim {path}"),
+        }
+    }
+
+    /// Writes the part, or gives none when the request lacks it.
+    fn write(&self, x: &Exchange<'_>, out: &mut KeyBytes) -> Option<()> {
+        let principal = x.notes.principal.as_deref();
+        match self {
+            Part::Address { ipv4, ipv6 } => {
+                let (bits, bytes) = masked(x.client, *ipv4, *ipv6);
+                out.push(bits);
+                out.extend_from_slice(&bytes);
+            }
+            Part::Route => out.extend_from_slice(&x.notes.rule_key.to_le_bytes()),
+            Part::Header(name) => text(x.request.fields.first_named(name)?, out),
+            Part::Principal => match (principal, &x.connection.identity) {
+                (Some(one), _) if one.kind != PrincipalKind::Anonymous => {
+                    out.push(one.kind as u8);
+                    text(one.id.as_bytes(), out);
+                }
+                (None, Some(identity)) => {
+                    out.push(PrincipalKind::Workload as u8);
+                    text(identity.as_bytes(), out);
+                }
+                _ => return None,
+            },
+            Part::App => text(principal.filter(|one| one.kind == PrincipalKind::App)?.id.as_bytes(), out),
+            Part::Credential => {
+                let principal = principal?;
+                text(principal.scheme.as_bytes(), out);
+                text(principal.credential.as_deref()?.as_bytes(), out);
+            }
+            Part::Claim(path) => match principal?.claim(path)? {
+                serde_json::Value::String(value) => {
+                    out.push(0);
+                    text(value.as_bytes(), out);
+                }
+                value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => {
+                    out.push(1);
+                    text(value.to_string().as_bytes(), out);
+                }
+                _ => return None,
+            },
+        }
+        Some(())
+    }
+
+    fn describe(&self, x: &Exchange<'_>) -> String {
+        let mut bytes = KeyBytes::new();
+        let name = self.name();
+        if self.write(x, &mut bytes).is_none() {
+            return format!("no {name}");
+        }
+        match self {
+            Part::Principal => x.principal().map_or_else(|| name, |one| one.describe()),
+            Part::App => x.principal().map_or_else(|| name, |one| format!("app {}", one.id)),
+            Part::Address { ipv4, ipv6 } => match x.client.to_canonical() {
+                IpAddr::V4(_) => format!("address {}/{ipv4}", masked_address(x.client, *ipv4, *ipv6)),
+                IpAddr::V6(_) => format!("address {}/{ipv6}", masked_address(x.client, *ipv4, *ipv6)),
+            },
+            Part::Route => "this rule".to_owned(),
+            Part::Credential | Part::Header(_) | Part::Claim(_) => format!("{name} #{:08x}", hash(0, &bytes) as u32),
+        }
+    }
+}
+
+fn text(value: &[u8], out: &mut KeyBytes) {
+    out.extend_from_slice(&(value.len() as u64).to_le_bytes());
+    out.extend_from_slice(value);
+}
+
+fn masked_address(address: IpAddr, ipv4: u8, ipv6: u8) -> IpAddr {
+    let (bits, bytes) = masked(address, ipv4, ipv6);
+    if bits == 4 {
+        let [.., a, b, c, d] = bytes;
+        IpAddr::from([a, b, c, d])
+    } else {
+        IpAddr::from(bytes)
+    }
+}
+
+/// The version of an address, and the bits of it that count.
+fn masked(address: IpAddr, ipv4: u8, ipv6: u8) -> (u8, [u8; 16]) {
+    let keep = |bits: u128, width: u32, prefix: u8| {
+        let drop = width.saturating_sub(u32::from(prefix));
+        bits.checked_shr(drop).and_then(|kept| kept.checked_shl(drop)).unwrap_or(0)
+    };
+    match address.to_canonical() {
+        IpAddr::V4(address) => (4, keep(u128::from(address.to_bits()), 32, ipv4).to_be_bytes()),
+        IpAddr::V6(address) => (6, keep(address.to_bits(), 128, ipv6).to_be_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_grouped_by_prefix() {
+        let of = |text: &str| masked_address(text.parse().expect("an address"), 24, 64).to_string();
+        assert_eq!(of("192.0.2.77"), "192.0.2.0");
+        assert_eq!(of("::ffff:192.0.2.77"), "192.0.2.0");
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(masked_address("192.0.2.77".parse().expect("an address"), 32, 64).to_string(), "192.0.2.77");
+    }
+
+    #[test]
+    fn parts_cannot_be_moved_from_one_into_the_next() {
+        let write = |parts: &[&[u8]]| {
+            let mut out = KeyBytes::new();
+            parts.iter().for_each(|part| text(part, &mut out));
+            out
+        };
+        assert_ne!(write(&[b"ab", b"c"]), write(&[b"a", b"bc"]));
+        assert_ne!(write(&[b"a"]), write(&[b"a", b""]));
+    }
+}

@@ -1,0 +1,227 @@
+//! The memory of a limit: one cell per key, bounded, shared by all workers.
+//!
+//! Keys are known by 64 bits of a hash with a secret seed. The table is cut into shards, each behind its own lock, and a shard into groups
+//! of eight places; a key belongs to one group. A group that is full makes the shard grow until it has its most; from then on a new
+//! key takes the place of one that may be forgotten, or else of the one that is nearest to that. **A key that has nothing left is
+//! never forgotten**, so a flood of other keys cannot reset it: where all eight places of a group are of that kind, new keys share the one
+//! spare cell of the shard until a place is free. To fill a group so, somebody must have spent eight limits whole.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::{Algorithm, Cell};
+
+const SHARDS: usize = 64;
+const PLACES: usize = 8;
+
+/// The cells of all keys of one limit.
+pub(crate) struct Table {
+    shards: Box<[Shard]>,
+    /// The most groups of a shard.
+    most: AtomicUsize,
+    seed: OnceLock<u64>,
+    forgotten: AtomicU64,
+}
+
+/// Alone on its cache lines, so that the locks of neighbours do not slow each other down.
+#[repr(align(128))]
+struct Shard(Mutex<Groups>);
+
+#[derive(Default)]
+struct Groups {
+    groups: Vec<Group>,
+    /// New keys since the shard was last looked through.
+    arrived: usize,
+    spare: Cell,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Group {
+    /// The hashes; zero is a free place.
+    keys: [u64; PLACES],
+    cells: [Cell; PLACES],
+}
+
+/// A key with its shard locked.
+pub(crate) struct Held<'t> {
+    shard: MutexGuard<'t, Groups>,
+    table: &'t Table,
+    hash: u64,
+    place: Place,
+}
+
+#[derive(Clone, Copy)]
+enum Place {
+    Known(usize, usize),
+    /// A place that is free, or whose key may be forgotten.
+    Free(usize, usize),
+    /// The group is full and the shard may grow.
+    Grow,
+    /// The spare cell.
+    Spare,
+}
+
+impl Table {
+    /// A table for about `keys` keys at most. It begins small.
+    pub(crate) fn new(keys: usize) -> Table {
+        let shards = (0..SHARDS).map(|_| Shard(Mutex::default())).collect();
+        let table = Table { shards, most: AtomicUsize::new(1), seed: OnceLock::new(), forgotten: AtomicU64::new(0) };
+        table.resize(keys);
+        table
+    }
+
+    /// Changes how many keys there may be. A table that is larger already stays so until it empties.
+    pub(crate) fn resize(&self, keys: usize) {
+        let groups = keys.div_ceil(SHARDS * PLACES).next_power_of_two();
+        self.most.store(groups, Ordering::Relaxed);
+    }
+
+    /// The seed of the hashes: the first random number that is offered.
+    pub(crate) fn seed(&self, random: u64) -> u64 {
+        *self.seed.get_or_init(|| random)
+    }
+
+    /// Locks the shard of a key. Several keys at once are locked in the order of their tables' addresses.
+    pub(crate) fn hold(&self, hash: u64, algorithm: &Algorithm, now: u64) -> Held<'_> {
+        let hash = hash.max(1);
+        let index = (hash >> 58) as usize % SHARDS;
+        let shard = self.shards[index].0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = shard.find(hash, algorithm, now, self.most.load(Ordering::Relaxed));
+        Held { shard, table: self, hash, place }
+    }
+
+    /// Keys that were forgotten for others before their time.
+    #[cfg(test)]
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::Relaxed)
+    }
+
+    /// Keys that are remembered, and the bytes that they take.
+    #[cfg(test)]
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let mut sum = (0, 0);
+        for shard in &self.shards {
+            let shard = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
+            sum.0 += shard.groups.iter().flat_map(|group| group.keys).filter(|key| *key != 0).count();
+            sum.1 += shard.groups.capacity() * size_of::<Group>();
+        }
+        sum
+    }
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Table").finish_non_exhaustive()
+    }
+}
+
+impl Held<'_> {
+    /// What is remembered of the key.
+    pub(crate) fn cell(&self) -> Cell {
+        match self.place {
+            Place::Known(group, place) => self.shard.groups[group].cells[place],
+            Place::Free(..) | Place::Grow => Cell::default(),
+            Place::Spare => self.shard.spare,
+        }
+    }
+
+    /// Remembers a cell for the key.
+    pub(crate) fn put(&mut self, cell: Cell, algorithm: &Algorithm, now: u64) {
+        let most = self.table.most.load(Ordering::Relaxed);
+        while matches!(self.place, Place::Grow) {
+            let groups = (self.shard.groups.len() * 2).clamp(1, most);
+            self.shard.rebuild(groups, algorithm, now);
+            self.place = self.shard.find(self.hash, algorithm, now, most);
+        }
+        match self.place {
+            Place::Known(group, place) => self.shard.groups[group].cells[place] = cell,
+            Place::Free(group, place) => {
+                let shard = &mut *self.shard;
+                let free = &mut shard.groups[group];
+                if free.keys[place] != 0 && algorithm.memory(free.cells[place], now) > 0 {
+                    self.table.forgotten.fetch_add(1, Ordering::Relaxed);
+                }
+                free.keys[place] = self.hash;
+                free.cells[place] = cell;
+                self.place = Place::Known(group, place);
+                shard.arrived += 1;
+                if shard.arrived > shard.groups.len() {
+                    shard.look_through(algorithm, now);
+                    self.place = shard.find(self.hash, algorithm, now, most);
+                }
+            }
+            Place::Grow | Place::Spare => self.shard.spare = cell,
+        }
+    }
+}
+
+impl Groups {
+    fn find(&self, hash: u64, algorithm: &Algorithm, now: u64, most: usize) -> Place {
+        let Some(mask) = self.groups.len().checked_sub(1) else {
+            return Place::Grow;
+        };
+        let index = hash as usize & mask;
+        let group = &self.groups[index];
+        if let Some(place) = group.keys.iter().position(|key| *key == hash) {
+            return Place::Known(index, place);
+        }
+        if let Some(place) = group.keys.iter().position(|key| *key == 0) {
+            return Place::Free(index, place);
+        }
+        let memory = |place: &usize| algorithm.memory(group.cells[*place], now);
+        let Some(nearest) = (0..PLACES).min_by_key(memory) else {
+            return Place::Spare;
+        };
+        if memory(&nearest) == 0 {
+            return Place::Free(index, nearest);
+        }
+        if self.groups.len() < most {
+            return Place::Grow;
+        }
+        let unspent = (0..PLACES).filter(|place| !algorithm.is_spent(group.cells[*place], now));
+        match unspent.min_by_key(memory) {
+            Some(place) => Place::Free(index, place),
+            None => Place::Spare,
+        }
+    }
+
+    /// Moves what is worth remembering to that many groups, a power of two. Fewer groups may be too few: nothing changes then.
+    fn rebuild(&mut self, count: usize, algorithm: &Algorithm, now: u64) {
+        let mut groups = vec![Group::default(); count];
+        for group in &self.groups {
+            for (key, cell) in group.keys.iter().zip(&group.cells) {
+                if *key == 0 || algorithm.memory(*cell, now) == 0 {
+                    continue;
+                }
+                let target = &mut groups[*key as usize & (count - 1)];
+                let Some(place) = target.keys.iter().position(|key| *key == 0) else {
+                    return;
+                };
+                target.keys[place] = *key;
+                target.cells[place] = *cell;
+            }
+        }
+        self.groups = groups;
+    }
+
+    /// Forgets what may be forgotten, and gives memory back when little is left.
+    fn look_through(&mut self, algorithm: &Algorithm, now: u64) {
+        self.arrived = 0;
+        let mut kept = 0;
+        for group in &mut self.groups {
+            for (key, cell) in group.keys.iter_mut().zip(&group.cells) {
+                if *key != 0 && algorithm.memory(*cell, now) == 0 {
+                    *key = 0;
+                }
+                kept += usize::from(*key != 0);
+            }
+        }
+        let wanted = (kept * 4).div_ceil(PLACES).next_power_of_two();
+        if wanted < self.groups.len() {
+            self.rebuild(wanted, algorithm, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! The sliding window, as two counters: that of the window before weighs as much as of it is still within reach.
+//!
+//! Windows of a key begin with its first request, so that not all keys begin anew at once. Where the requests of the window before came
+//! unevenly, the estimate is off: within one length of the window at most twice the limit pass, and only after a window that began
+//! idle and ended with everything at once.
+
+use std::time::Duration;
+
+use super::{Cell, Standing};
+
+/// A number in a length of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    /// In nanoseconds.
+    pub(crate) length: u64,
+    /// What fits.
+    pub(crate) most: u32,
+}
+
+/// A cell taken apart, brought up to a moment.
+#[derive(Clone, Copy)]
+struct Counts {
+    begin: u64,
+    before: u32,
+    here: u32,
+    /// Time in the current window.
+    elapsed: u64,
+}
+
+impl Window {
+    pub(crate) fn new(most: u32, length: Duration) -> Window {
+        Window { length: super::nanoseconds(length).max(1), most }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of one number")]
+    fn read(&self, cell: Cell, now: u64) -> Counts {
+        let (before, here) = ((cell.second >> 32) as u32, cell.second as u32);
+        // Another worker may have read the clock a moment later.
+        let elapsed = now.saturating_sub(cell.first);
+        if cell == Cell::default() || elapsed >= self.length.saturating_mul(2) {
+            return Counts { begin: now, before: 0, here: 0, elapsed: 0 };
+        }
+        if elapsed >= self.length {
+            let begin = cell.first + self.length;
+            return Counts { begin, before: here, here: 0, elapsed: elapsed - self.length };
+        }
+        Counts { begin: cell.first, before, here, elapsed }
+    }
+
+    fn used(&self, counts: Counts) -> u64 {
+        let reach = u128::from(self.length - counts.elapsed);
+        let weighed = (u128::from(counts.before) * reach).div_ceil(u128::from(self.length));
+        u64::try_from(weighed).unwrap_or(u64::MAX) + u64::from(counts.here)
+    }
+
+    pub(crate) fn charge(&self, cell: Cell, now: u64, cost: u32) -> Result<Cell, Duration> {
+        let counts = self.read(cell, now);
+        if self.used(counts) + u64::from(cost) > u64::from(self.most) {
+            return Err(self.wait(counts, cost));
+        }
+        Ok(write(Counts { here: counts.here.saturating_add(cost), ..counts }))
+    }
+
+    fn wait(&self, counts: Counts, cost: u32) -> Duration {
+        let rest = self.length - counts.elapsed;
+        let here = u64::from(counts.here) + u64::from(cost);
+        let nanoseconds = match u64::from(self.most).checked_sub(here) {
+            Some(room) => rest.saturating_sub(self.reach_for(counts.before, room)),
+            // Only the next window can have room.
+            None => {
+                let room = u64::from(self.most.saturating_sub(cost));
+                rest + self.length.saturating_sub(self.reach_for(counts.here, room))
+            }
+        };
+        Duration::from_nanos(nanoseconds)
+    }
+
+    /// How long before the end of a window what was counted before it weighs `room` at most.
+    fn reach_for(&self, before: u32, room: u64) -> u64 {
+        let reach = u128::from(room) * u128::from(self.length) / u128::from(before.max(1));
+        u64::try_from(reach).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn debit(&self, cell: Cell, now: u64, cost: u32) -> Cell {
+        let counts = self.read(cell, now);
+        write(Counts { here: counts.here.saturating_add(cost), ..counts })
+    }
+
+    /// Out of the current window only: what the one before weighs is on its way out.
+    pub(crate) fn refund(&self, cell: Cell, now: u64, cost: u32) -> Cell {
+        let counts = self.read(cell, now);
+        write(Counts { here: counts.here.saturating_sub(cost), ..counts })
+    }
+
+    pub(crate) fn standing(&self, cell: Cell, now: u64) -> Standing {
+        let counts = self.read(cell, now);
+        let left = i64::from(self.most).saturating_sub_unsigned(self.used(counts));
+        Standing { left, full_in: Duration::from_nanos(self.length - counts.elapsed) }
+    }
+
+    pub(crate) fn memory(&self, cell: Cell, now: u64) -> u64 {
+        let counts = self.read(cell, now);
+        let rest = self.length - counts.elapsed;
+        match (counts.before, counts.here) {
+            (0, 0) => 0,
+            (_, 0) => rest,
+            _ => rest + self.length,
+        }
+    }
+}
+
+fn write(counts: Counts) -> Cell {
+    Cell { first: counts.begin, second: u64::from(counts.before) << 32 | u64::from(counts.here) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::{below, draw};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn what_was_counted_before_weighs_less_and_less() {
+        let window = Window::new(10, Duration::from_secs(60));
+        let mut cell = Cell::default();
+        for _ in 0..10 {
+            cell = window.charge(cell, 5 * SECOND, 1).expect("room");
+        }
+        assert!(window.charge(cell, 64 * SECOND, 1).is_err());
+        // Half of the next window on, half of them still count.
+        let left = window.standing(cell, (65 + 30) * SECOND).left;
+        assert_eq!(left, 5);
+        assert_eq!(window.standing(cell, (65 + 60) * SECOND).left, 10);
+    }
+
+    #[test]
+    fn the_wait_is_long_enough_and_not_longer() {
+        let window = Window::new(10, Duration::from_secs(60));
+        for seed in 0..500 {
+            let mut draws = (0..).map(|n| draw(seed, n));
+            let mut number = |most: u64| below(draws.next().expect("endless"), most);
+            let (mut cell, mut now) = (Cell::default(), 1 + number(SECOND));
+            for _ in 0..60 {
+                now += number(20 * SECOND);
+                let cost = 1 + number(4) as u32;
+                match window.charge(cell, now, cost) {
+                    Ok(after) => cell = after,
+                    Err(wait) => {
+                        let then = now + u64::try_from(wait.as_nanos()).expect("small");
+                        assert!(window.charge(cell, then, cost).is_ok(), "seed {seed}");
+                        assert!(window.charge(cell, then - 2, cost).is_err(), "seed {seed}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// The model remembers every request.
+    #[test]
+    fn never_more_than_twice_the_limit_in_one_length_and_never_more_than_it_in_a_window() {
+        for seed in 0..300 {
+            let mut draws = (0..).map(|n| draw(seed, n));
+            let mut number = |most: u64| below(draws.next().expect("endless"), most);
+            let most = 1 + number(20) as u32;
+            let window = Window::new(most, Duration::from_secs(10));
+            let (mut cell, mut now, mut log) = (Cell::default(), 1u64, Vec::<u64>::new());
+            for _ in 0..400 {
+                now += number(2) * number(2 * SECOND);
+                if let Ok(after) = window.charge(cell, now, 1) {
+                    cell = after;
+                    log.push(now);
+                }
+                let reach = log.iter().filter(|at| **at + window.length > now).count();
+                assert!(reach <= 2 * most as usize, "seed {seed}");
+                let counts = window.read(cell, now);
+                assert!(counts.here <= most, "seed {seed}");
+                assert_eq!(counts.here as usize, log.iter().filter(|at| **at >= counts.begin).count(), "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_debit_goes_below_zero() {
+        let window = Window::new(10, Duration::from_secs(60));
+        let cell = window.debit(Cell::default(), SECOND, 25);
+        assert_eq!(window.standing(cell, SECOND).left, -15);
+        assert_eq!(window.standing(window.refund(cell, SECOND, 20), SECOND).left, 5);
+    }
+}

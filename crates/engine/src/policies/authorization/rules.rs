@@ -1,0 +1,416 @@
+//! The compiled rules of an `AuthorizationPolicy`, and whether one matches.
+//!
+//! Called by the policy. A match says what it rests on and a miss what was missing, for explanations; both are words that are there anyway,
+//! so that a request pays nothing for them.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde_json::Value as Json;
+use transept_model::schema::Decoder;
+use transept_wire::head::{FieldName, Method};
+
+use super::super::Network;
+use super::super::patterns::{HostPattern, IdentityPattern, NamePattern, PathPattern};
+use super::{AccessHeader, AccessOperation, AccessRule, AccessSource};
+use crate::exchange::Exchange;
+use crate::expression::{Condition, Fault};
+use crate::principal::{Principal, PrincipalKind};
+
+/// A compiled rule.
+#[derive(Debug)]
+pub(super) struct Access {
+    /// Its name, or `deny[0]`.
+    pub(super) label: Box<str>,
+    side: Side,
+    from: Vec<AccessSource>,
+    to: Vec<Operation>,
+    when: Vec<Condition>,
+}
+
+/// What a rule does when it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Deny,
+    Allow,
+}
+
+#[derive(Debug)]
+struct Operation {
+    ports: Vec<u16>,
+    methods: Vec<Method>,
+    paths: Vec<PathPattern>,
+    hosts: Vec<HostPattern>,
+    headers: Vec<Header>,
+    not_methods: Vec<Method>,
+    not_paths: Vec<PathPattern>,
+    not_hosts: Vec<HostPattern>,
+}
+
+#[derive(Debug)]
+struct Header {
+    name: FieldName,
+    values: Vec<NamePattern>,
+}
+
+/// Who and what is judged.
+pub(super) struct Subject<'a> {
+    pub identity: Option<&'a str>,
+    pub address: IpAddr,
+    pub port: u16,
+    pub http: Option<Http<'a>>,
+}
+
+/// A request that can be looked at.
+pub(super) struct Http<'a> {
+    pub exchange: &'a Exchange<'a>,
+    pub principal: Option<&'a Principal>,
+    pub host: &'a str,
+}
+
+/// What a rule does that asks for something which cannot be seen.
+#[derive(Clone, Copy)]
+pub(super) enum Unseen {
+    /// It does as if that held.
+    Holds,
+    /// It does not match.
+    Fails,
+}
+
+/// What a match rests on.
+pub(super) struct Matched<'r> {
+    from: Option<(usize, &'r AccessSource)>,
+    to: Option<usize>,
+    conditions: usize,
+    fault: Option<(usize, Fault)>,
+}
+
+/// Why a rule does not match.
+pub(super) enum Missed {
+    /// A field of an entry of `from`; of several entries, the last one's.
+    From(usize, &'static str),
+    /// A field of an entry of `to`; of several entries, the last one's.
+    To(usize, &'static str),
+    /// A condition that is false.
+    When(usize),
+    /// A condition that has no value.
+    Fault(usize, Fault),
+    /// Nothing is known that `when` could ask.
+    Unseen,
+}
+
+impl fmt::Display for Matched<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        if let Some((index, source)) = &self.from {
+            words.push(format!("from[{index}] ({})", source.written().join(", ")));
+        }
+        if let Some(index) = self.to {
+            words.push(format!("to[{index}]"));
+        }
+        if self.conditions > 0 {
+            words.push(format!("all of `when` ({})", self.conditions));
+        }
+        if let Some((index, fault)) = &self.fault {
+            words.push(format!("when[{index}] has no value ({fault}), which counts as true here"));
+        }
+        if words.is_empty() {
+            return out.write_str("it asks for nothing");
+        }
+        out.write_str(&words.join(", "))
+    }
+}
+
+impl fmt::Display for Missed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Missed::From(index, field) => write!(out, "from[{index}].{field}"),
+            Missed::To(index, field) => write!(out, "to[{index}].{field}"),
+            Missed::When(index) => write!(out, "when[{index}] is false"),
+            Missed::Fault(index, fault) => write!(out, "when[{index}] has no value: {fault}"),
+            Missed::Unseen => out.write_str("`when` asks for a request that cannot be seen"),
+        }
+    }
+}
+
+impl Access {
+    pub(super) fn compile(list: &str, index: usize, spec: &AccessRule, side: Side, cx: &mut Decoder) -> Access {
+        let label = match &spec.name {
+            Some(name) => name.to_string(),
+            None => format!("{list}[{index}]"),
+        };
+        let to = spec.to.iter().map(|operation| Operation::compile(operation, cx)).collect();
+        Access { label: label.into(), side, to, from: spec.from.clone(), when: spec.when.clone() }
+    }
+
+    /// Whether it wants to know who makes the request.
+    pub(super) fn asks_principal(&self) -> bool {
+        self.from.iter().any(AccessSource::asks_principal)
+    }
+
+    /// Whether it matches: what that rests on, or what was missing.
+    pub(super) fn matches(&self, subject: &Subject<'_>, unseen: Unseen) -> Result<Matched<'_>, Missed> {
+        let mut matched = Matched { from: None, to: None, conditions: self.when.len(), fault: None };
+        if !self.from.is_empty() {
+            let mut missed = "";
+            let found = self.from.iter().enumerate().find(|(_, source)| match source.misses(subject, unseen) {
+                None => true,
+                Some(field) => {
+                    missed = field;
+                    false
+                }
+            });
+            matched.from = Some(found.ok_or(Missed::From(self.from.len() - 1, missed))?);
+        }
+        if !self.to.is_empty() {
+            let mut missed = "";
+            let found = self.to.iter().position(|operation| match operation.misses(subject, unseen, self.side) {
+                None => true,
+                Some(field) => {
+                    missed = field;
+                    false
+                }
+            });
+            matched.to = Some(found.ok_or(Missed::To(self.to.len() - 1, missed))?);
+        }
+        self.conditions(subject, unseen, matched)
+    }
+
+    fn conditions<'r>(
+        &'r self,
+        subject: &Subject<'_>,
+        unseen: Unseen,
+        mut matched: Matched<'r>,
+    ) -> Result<Matched<'r>, Missed> {
+        if self.when.is_empty() {
+            return Ok(matched);
+        }
+        let Some(http) = &subject.http else {
+            return match unseen {
+                Unseen::Holds => Ok(matched),
+                Unseen::Fails => Err(Missed::Unseen),
+            };
+        };
+        for (index, condition) in self.when.iter().enumerate() {
+            match (condition.holds(http.exchange), self.side) {
+                (Ok(true), _) => {}
+                (Ok(false), _) => return Err(Missed::When(index)),
+                (Err(fault), Side::Deny) => matched.fault = Some((index, fault)),
+                (Err(fault), Side::Allow) => return Err(Missed::Fault(index, fault)),
+            }
+        }
+        Ok(matched)
+    }
+}
+
+/// An empty list asks for nothing.
+fn one_of<T>(list: &[T], holds: impl FnMut(&T) -> bool) -> bool {
+    list.is_empty() || list.iter().any(holds)
+}
+
+impl AccessSource {
+    fn asks_principal(&self) -> bool {
+        !(self.kinds.is_empty()
+            && self.principals.is_empty()
+            && self.groups.is_empty()
+            && self.scopes.is_empty()
+            && self.claims.is_empty()
+            && self.not_principals.is_empty()
+            && self.not_groups.is_empty())
+    }
+
+    /// The fields that are written, for explanations.
+    fn written(&self) -> Vec<&'static str> {
+        let fields = [
+            ("kinds", self.kinds.is_empty()),
+            ("principals", self.principals.is_empty()),
+            ("groups", self.groups.is_empty()),
+            ("scopes", self.scopes.is_empty()),
+            ("claims", self.claims.is_empty()),
+            ("identities", self.identities.is_empty()),
+            ("namespaces", self.namespaces.is_empty()),
+            ("addresses", self.addresses.is_empty()),
+            ("notPrincipals", self.not_principals.is_empty()),
+            ("notGroups", self.not_groups.is_empty()),
+            ("notIdentities", self.not_identities.is_empty()),
+            ("notAddresses", self.not_addresses.is_empty()),
+        ];
+        fields.into_iter().filter(|(_, empty)| !empty).map(|(name, _)| name).collect()
+    }
+
+    /// The field that does not hold, if there is one.
+    fn misses(&self, subject: &Subject<'_>, unseen: Unseen) -> Option<&'static str> {
+        let identity = subject.identity;
+        let is = |pattern: &IdentityPattern| identity.is_some_and(|identity| pattern.matches(identity));
+        if !one_of(&self.identities, is) {
+            return Some("identities");
+        }
+        if self.not_identities.iter().any(is) {
+            return Some("notIdentities");
+        }
+        if !one_of(&self.namespaces, |namespace| identity.and_then(namespace_of) == Some(&**namespace)) {
+            return Some("namespaces");
+        }
+        let contains = |network: &Network| network.contains(subject.address);
+        if !one_of(&self.addresses, contains) {
+            return Some("addresses");
+        }
+        if self.not_addresses.iter().any(contains) {
+            return Some("notAddresses");
+        }
+        if !self.asks_principal() {
+            return None;
+        }
+        match (&subject.http, unseen) {
+            (Some(http), _) => self.misses_principal(http.principal),
+            (None, Unseen::Holds) => None,
+            (None, Unseen::Fails) => Some("principals"),
+        }
+    }
+
+    fn misses_principal(&self, principal: Option<&Principal>) -> Option<&'static str> {
+        let kind = principal.map_or(PrincipalKind::Anonymous, |principal| principal.kind);
+        if !one_of(&self.kinds, |wanted| wanted.is(kind)) {
+            return Some("kinds");
+        }
+        let principal = principal.filter(|principal| principal.kind != PrincipalKind::Anonymous);
+        let is = |pattern: &NamePattern| principal.is_some_and(|principal| pattern.matches(&principal.id));
+        if !one_of(&self.principals, is) {
+            return Some("principals");
+        }
+        if self.not_principals.iter().any(is) {
+            return Some("notPrincipals");
+        }
+        let groups = principal.map_or(&[][..], |principal| &principal.groups);
+        let member = |pattern: &NamePattern| groups.iter().any(|group| pattern.matches(group));
+        if !one_of(&self.groups, member) {
+            return Some("groups");
+        }
+        if self.not_groups.iter().any(member) {
+            return Some("notGroups");
+        }
+        let scopes = principal.map_or(&[][..], |principal| &principal.scopes);
+        if !one_of(&self.scopes, |pattern| scopes.iter().any(|scope| pattern.matches(scope))) {
+            return Some("scopes");
+        }
+        let claims = self.claims.iter().all(|wanted| {
+            let claim = principal.and_then(|principal| principal.claim(&wanted.path));
+            claim.is_some_and(|claim| one_of(&wanted.values, |pattern| claim_fits(claim, pattern)))
+        });
+        if claims { None } else { Some("claims") }
+    }
+}
+
+/// Whether a claim, or an item of a list in it, fits.
+fn claim_fits(claim: &Json, pattern: &NamePattern) -> bool {
+    match claim {
+        Json::String(text) => pattern.matches(text),
+        Json::Number(number) => pattern.matches(&number.to_string()),
+        Json::Bool(flag) => pattern.matches(if *flag { "true" } else { "false" }),
+        Json::Array(items) => items.iter().any(|item| !item.is_array() && claim_fits(item, pattern)),
+        Json::Null | Json::Object(_) => false,
+    }
+}
+
+/// The namespace in `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT`.
+fn namespace_of(identity: &str) -> Option<&str> {
+    let path = identity.strip_prefix("spiffe://")?.split_once('/')?.1;
+    let (namespace, account) = path.strip_prefix("ns/")?.split_once('/')?;
+    account.strip_prefix("sa/").filter(|account| !account.is_empty() && !account.contains('/'))?;
+    Some(namespace)
+}
+
+impl Operation {
+    fn compile(spec: &AccessOperation, cx: &mut Decoder) -> Operation {
+        let mut methods = |names: &[transept_model::schema::Text]| -> Vec<Method> {
+            let known = names.iter().filter_map(|name| {
+                let known = Method::from_bytes(name.as_bytes());
+                if known.is_none() {
+                    cx.refuse(spec.at, format!("`{}` is not a method", &**name));
+                }
+                known
+            });
+            known.collect()
+        };
+        Operation {
+            ports: spec.ports.clone(),
+            methods: methods(&spec.methods),
+            not_methods: methods(&spec.not_methods),
+            paths: spec.paths.clone(),
+            hosts: spec.hosts.clone(),
+            headers: spec.headers.iter().filter_map(Header::compile).collect(),
+            not_paths: spec.not_paths.clone(),
+            not_hosts: spec.not_hosts.clone(),
+        }
+    }
+
+    fn needs_http(&self) -> bool {
+        !(self.methods.is_empty()
+            && self.paths.is_empty()
+            && self.hosts.is_empty()
+            && self.headers.is_empty()
+            && self.not_methods.is_empty()
+            && self.not_paths.is_empty()
+            && self.not_hosts.is_empty())
+    }
+
+    /// The field that does not hold, if there is one.
+    fn misses(&self, subject: &Subject<'_>, unseen: Unseen, side: Side) -> Option<&'static str> {
+        if !one_of(&self.ports, |port| *port == subject.port) {
+            return Some("ports");
+        }
+        let Some(http) = &subject.http else {
+            return match unseen {
+                Unseen::Fails if self.needs_http() => Some("methods"),
+                _ => None,
+            };
+        };
+        let request = &*http.exchange.request;
+        if !one_of(&self.methods, |method| *method == request.method) {
+            return Some("methods");
+        }
+        if self.not_methods.contains(&request.method) {
+            return Some("notMethods");
+        }
+        let path = |pattern: &PathPattern| pattern.matches(request.path());
+        if !one_of(&self.paths, path) {
+            return Some("paths");
+        }
+        if self.not_paths.iter().any(path) {
+            return Some("notPaths");
+        }
+        let host = |pattern: &HostPattern| pattern.matches(http.host);
+        if !one_of(&self.hosts, host) {
+            return Some("hosts");
+        }
+        if self.not_hosts.iter().any(host) {
+            return Some("notHosts");
+        }
+        if !self.headers.iter().all(|header| header.matches(http.exchange, side)) {
+            return Some("headers");
+        }
+        None
+    }
+}
+
+impl Header {
+    fn compile(spec: &AccessHeader) -> Option<Header> {
+        // The format of names has been checked when it was read.
+        Some(Header { name: FieldName::new(spec.name.as_bytes()).ok()?, values: spec.values.clone() })
+    }
+
+    fn matches(&self, x: &Exchange<'_>, side: Side) -> bool {
+        let mut lines = x.request.fields.all_named(&self.name).peekable();
+        if lines.peek().is_none() {
+            return false;
+        }
+        let fits = |text: &[u8]| {
+            let text = std::str::from_utf8(text.trim_ascii());
+            one_of(&self.values, |pattern| text.is_ok_and(|text| pattern.matches(text)))
+        };
+        match side {
+            Side::Allow => lines.all(fits),
+            Side::Deny => lines.any(|line| fits(line) || line.split(|byte| *byte == b',').any(fits)),
+        }
+    }
+}

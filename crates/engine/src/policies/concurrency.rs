@@ -1,0 +1,277 @@
+//! `ConcurrencyPolicy`: how many requests may be under way at a time, by whatever they are counted by.
+//!
+//! A request has its places until its exchange is over, an upgraded connection until it ends. What finds no place is refused at once:
+//! a queue would hide from its caller that there is too much. All policies of the kind at one place hold together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use transept_model::object;
+use transept_model::policy::{Merge, Target};
+use transept_model::schema::{Decoder, Rule, Text};
+use transept_model::value::Value;
+use transept_wire::head::Response;
+
+use super::{CompileCx, Phase, Policy, PolicyName};
+use crate::exchange::Exchange;
+use crate::limit::fields::{Label, LimitHeaders, Shown, refusal, show};
+use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, hash, is_on_plan};
+use crate::limit::places::Places;
+use crate::limit::touched::{Touch, address};
+use crate::limit::{Stage, Standing};
+use crate::reason::Reason;
+use crate::verdict::{Reply, Verdict};
+
+object! {
+    /// How many requests may be under way at a time. All limits must have a place for a request, else it is refused.
+    pub struct ConcurrencyPolicySpec {
+        /// When places are taken.
+        stage: Stage = Stage::AfterAuthorization;
+        /// The limits, all of which hold.
+        limits: Vec<ConcurrencySpec> => Rule::MinItems(1), Rule::MaxItems(16), Rule::UniqueBy("name");
+    }
+}
+
+object! {
+    /// One limit.
+    pub struct ConcurrencySpec {
+        /// Its name, which clients are told in `RateLimit` and in refusals.
+        name: Text => Rule::Length(1, 64);
+        /// How many at a time.
+        requests: u32 => Rule::Range(1, 10_000_000);
+        /// What is counted by, in parts that together are the key. An empty list is one limit that everybody shares.
+        key: Option<Vec<KeyPartSpec>> => Rule::MaxItems(8);
+        /// What becomes of a request that lacks a part of the key. Must be written when one may be lacking.
+        missing: Option<Missing>;
+        /// Only for principals on one of these plans (all requests).
+        plans: Vec<Text> => Rule::MaxItems(64), Rule::Length(1, 253);
+        /// The status of a refusal: 503 when the service is full, 429 when its caller asks for too much.
+        status: u16 = 503 => Rule::Range(429, 503);
+        /// Which fields of responses tell of it.
+        headers: LimitHeaders = LimitHeaders::Off;
+    }
+    check check_limit;
+}
+
+fn check_limit(limit: &ConcurrencySpec, _: &Value, cx: &mut Decoder) {
+    if !matches!(limit.status, 429 | 503) {
+        cx.refuse(limit.at, format!("a refusal cannot be {}", limit.status)).remedy("write 429 or 503");
+    }
+    if !limit.name.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        cx.refuse(limit.at, "the name is told in a header field, which has room for printable ASCII only")
+            .remedy("use letters, digits and dashes");
+    }
+}
+
+#[derive(Debug)]
+struct Limit {
+    label: Label,
+    most: u32,
+    key: Key,
+    plans: Vec<Box<str>>,
+    status: u16,
+    places: Arc<Places>,
+    /// `ConcurrencyPolicy shop/busy`.
+    policy: Box<str>,
+}
+
+/// One or several compiled `ConcurrencyPolicy` objects.
+#[derive(Debug)]
+pub(crate) struct ConcurrencyPolicy {
+    stage: Stage,
+    limits: Vec<Arc<Limit>>,
+    /// The policies that they belong to, once they are joined.
+    owners: Vec<Arc<PolicyName>>,
+}
+
+impl ConcurrencyPolicy {
+    /// A place for the request in one limit.
+    fn take(&self, index: usize, limit: &Limit, x: &mut Exchange<'_>) -> Result<(), Reply> {
+        if !is_on_plan(&limit.plans, x) {
+            return Ok(());
+        }
+        let mut key = KeyBytes::new();
+        match limit.key.write(x, &mut key) {
+            Found::Whole => {}
+            Found::Skipped => return Ok(()),
+            Found::Lacks(part) => {
+                let detail = format!("Requests are counted by {part}, and this one has none.");
+                return Err(Reply::new(Reason::LimitKeyMissing).with_detail(detail));
+            }
+        }
+        let hash = hash(limit.places.seed(x.random), &key);
+        let taken = limit.places.take(hash, limit.most);
+        let count = taken.as_ref().map_or(limit.most, |(_, count)| *count);
+        let left = i64::from(limit.most - count.min(limit.most));
+        if x.is_told() {
+            let (name, policy, most) = (&limit.label.name, &limit.policy, limit.most);
+            let key = limit.key.describe(x);
+            let line = format!("limit {name} of {policy}, at a time, by {key}: {left} of {most} places left");
+            x.tell(|| line);
+        }
+        x.notes.touched.limits.push(Touch {
+            policy: address(self),
+            limit: u16::try_from(index).unwrap_or(u16::MAX),
+            charged: 1,
+            hash,
+            standing: Standing { left, full_in: Duration::ZERO },
+            wait: taken.is_none().then_some(Duration::from_secs(1)),
+        });
+        match taken {
+            Some((place, _)) => {
+                x.notes.held.push(Box::new(place));
+                Ok(())
+            }
+            None => {
+                let detail = "Too many requests are under way.";
+                let wait = Duration::from_secs(1);
+                let reply = refusal(Reason::ConcurrencyExceeded, &[&limit.label.name], wait, detail.into());
+                Err(reply.with_status(limit.status))
+            }
+        }
+    }
+}
+
+impl Policy for ConcurrencyPolicy {
+    const KIND: &'static str = "ConcurrencyPolicy";
+    const ABOUT: &'static str = "Says how many requests may be under way at a time.";
+    const PHASE: Phase = Phase::Limit;
+    const MERGE: Merge = Merge::Together;
+    const TARGETS: &'static [Target] = &[Target::Gateway, Target::Listener, Target::Route, Target::Rule];
+    type Spec = ConcurrencyPolicySpec;
+
+    fn compile(spec: &ConcurrencyPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {
+        let compile = |limit: &ConcurrencySpec, cx: &mut CompileCx<'_>| {
+            let key = Key::compile(limit.key.as_ref(), limit.missing, limit.at, spec.stage.phase(), cx)?;
+            Some(Arc::new(Limit {
+                label: Label::new(&limit.name, limit.requests, None, Some("concurrent-requests"), limit.headers),
+                most: limit.requests,
+                key,
+                plans: limit.plans.iter().map(|plan| (&**plan).into()).collect(),
+                status: limit.status,
+                places: cx.keep(&format!("places of {}", &*limit.name), Places::default),
+                policy: format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name).into(),
+            }))
+        };
+        let limits: Vec<Option<Arc<Limit>>> = spec.limits.iter().map(|limit| compile(limit, cx)).collect();
+        let limits = limits.into_iter().collect::<Option<Vec<_>>>()?;
+        Some(ConcurrencyPolicy { stage: spec.stage, limits, owners: Vec::new() })
+    }
+
+    fn phase(&self) -> Phase {
+        self.stage.phase()
+    }
+
+    fn join(all: &[(&Arc<PolicyName>, &Self)]) -> Option<Self> {
+        let (mut limits, mut owners) = (Vec::new(), Vec::new());
+        for (name, policy) in all {
+            limits.extend(policy.limits.iter().map(Arc::clone));
+            owners.extend(policy.limits.iter().map(|_| Arc::clone(name)));
+        }
+        Some(ConcurrencyPolicy { stage: all.first()?.1.stage, limits, owners })
+    }
+
+    fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
+        if x.notes.again {
+            return Verdict::Continue;
+        }
+        let before = x.notes.held.len();
+        for (index, limit) in self.limits.iter().enumerate() {
+            if let Err(reply) = self.take(index, limit, x) {
+                x.notes.held.truncate(before);
+                x.notes.answered_by = self.owners.get(index).map(Arc::clone);
+                return reply.because(format!("{}, limit {}", limit.policy, limit.label.name)).into();
+            }
+        }
+        Verdict::Continue
+    }
+
+    fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
+        let own = address(self);
+        let limits = x.notes.touched.limits.clone();
+        let shown = limits.iter().filter(|touch| touch.policy == own).filter_map(|touch| {
+            let label = &self.limits.get(usize::from(touch.limit))?.label;
+            Some(Shown { label, standing: touch.standing, wait: touch.wait, partition: None, timed: false })
+        });
+        show(shown, &mut x.notes.touched, response);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{compile, refusals};
+    use super::*;
+    use crate::exchange::{Connection, Notes, Now};
+    use std::net::SocketAddr;
+    use transept_wire::head::{FieldName, Request};
+
+    /// A request that is under way until its notes are dropped.
+    fn begin(policy: &ConcurrencyPolicy, client: &str) -> (Verdict, Notes, Response) {
+        let mut request = Request::build("GET", "http", "a.test", "/").expect("a request");
+        let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
+        let (mut notes, mut response) = (Notes::new(), Response::new(200));
+        let mut x = Exchange {
+            now: Now { monotonic: Duration::ZERO, unix: Duration::ZERO },
+            random: 7,
+            connection: &Connection::new(address, address, None),
+            client: client.parse().expect("an address"),
+            listener_port: 80,
+            request: &mut request,
+            notes: &mut notes,
+        };
+        let verdict = policy.on_request(&mut x);
+        policy.on_response(&mut x, &mut response);
+        (verdict, notes, response)
+    }
+
+    #[test]
+    fn a_request_has_its_place_until_it_is_over() {
+        let policy =
+            compile::<ConcurrencyPolicy>("limits: [{name: each, requests: 2, key: [{from: Address}], status: 429}]\n");
+        let (first, first_notes, _) = begin(&policy, "192.0.2.1");
+        let (second, _second_notes, _) = begin(&policy, "192.0.2.1");
+        assert!(first.goes_on() && second.goes_on());
+        let (third, ..) = begin(&policy, "192.0.2.1");
+        let Verdict::Respond(reply) = third else { panic!("refused") };
+        assert_eq!((reply.status, reply.reason), (429, Reason::ConcurrencyExceeded));
+        assert!(begin(&policy, "192.0.2.2").0.goes_on());
+        drop(first_notes);
+        assert!(begin(&policy, "192.0.2.1").0.goes_on());
+    }
+
+    #[test]
+    fn a_request_that_one_limit_refuses_keeps_no_place_in_the_others() {
+        let policy = compile::<ConcurrencyPolicy>(
+            "limits: [{name: all, requests: 2, key: []}, {name: each, requests: 1, key: [{from: Address}]}]\n",
+        );
+        let _one = begin(&policy, "192.0.2.1");
+        let refused = begin(&policy, "192.0.2.1");
+        assert!(!refused.0.goes_on());
+        assert!(begin(&policy, "192.0.2.2").0.goes_on());
+    }
+
+    #[test]
+    fn places_are_told_without_a_time() {
+        let policy = compile::<ConcurrencyPolicy>("limits: [{name: all, requests: 2, key: [], headers: Ietf}]\n");
+        let (_, _notes, response) = begin(&policy, "192.0.2.1");
+        let field = |name: &str| {
+            let name = FieldName::new(name).expect("a name");
+            response.fields.first_named(&name).map(|value| String::from_utf8_lossy(value).into_owned())
+        };
+        assert_eq!(field("ratelimit").as_deref(), Some(r#""all";r=1"#));
+        assert_eq!(field("ratelimit-policy").as_deref(), Some(r#""all";q=2;qu="concurrent-requests""#));
+    }
+
+    #[test]
+    fn mistakes_are_refused() {
+        for yaml in [
+            "limits: []",
+            "limits: [{name: a, requests: 1}]",
+            "limits: [{name: a, requests: 0, key: []}]",
+            "limits: [{name: a, requests: 1, key: [], status: 500}]",
+            "limits: [{name: a, requests: 1, key: [{header: X-A}]}]",
+        ] {
+            assert!(!refusals::<ConcurrencyPolicy>(&format!("{yaml}\n")).is_empty(), "{yaml}");
+        }
+    }
+}

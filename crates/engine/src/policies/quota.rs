@@ -1,0 +1,382 @@
+//! `QuotaPolicy`: how much may be used in a day, a week or a month.
+//!
+//! What is used survives the end of the process, a sudden one too: `limit/book.rs` says how much such an end can give back. All policies of the
+//! kind at one place hold together: a request is counted by all of their quotas or by none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use transept_model::policy::{Merge, Target};
+use transept_model::schema::{Decoder, Rule, Text};
+use transept_model::value::Value;
+use transept_model::{choice, object};
+use transept_wire::head::Response;
+use twox_hash::XxHash3_128;
+
+use super::{CompileCx, Phase, Policy, PolicyName};
+use crate::callout::{Callout, CalloutResult, Wait};
+use crate::exchange::Exchange;
+use crate::limit::Standing;
+use crate::limit::book::{Allowance, BOOK, Book, Taken};
+use crate::limit::charge::{OperationCost, cost_of};
+use crate::limit::fields::{Label, LimitHeaders, Shown, refusal, show};
+use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, is_on_plan};
+use crate::limit::period::{Period, PeriodLength, Periods, day, zone};
+use crate::limit::touched::{Touch, address};
+use crate::policies::rate_limit::{CostSpec, compile_costs};
+use crate::reason::Reason;
+use crate::verdict::{Reply, Verdict};
+
+object! {
+    /// How much may be used in a day, a week or a month. All quotas must have room for a request, else it is refused with 429 and costs
+    /// nothing.
+    pub struct QuotaPolicySpec {
+        /// The quotas, all of which hold.
+        quotas: Vec<QuotaSpec> => Rule::MinItems(1), Rule::MaxItems(16), Rule::UniqueBy("name");
+        /// What becomes of a request while what is used cannot be written to the disk.
+        on_unavailable: Unavailable = Unavailable::Deny;
+    }
+}
+
+choice! {
+    /// What becomes of a request that cannot be counted for good.
+    pub enum Unavailable {
+        /// It is refused with 503.
+        Deny = "Deny",
+        /// It is counted in memory only, which a crash forgets.
+        Allow = "Allow",
+    }
+}
+
+object! {
+    /// One quota.
+    pub struct QuotaSpec {
+        /// Its name, which clients are told in `RateLimit` and in refusals.
+        name: Text => Rule::Length(1, 64);
+        /// How many requests, or how much cost, in each period.
+        requests: u32 => Rule::Range(1, 4_000_000_000);
+        /// How long a period is.
+        per: PeriodLength;
+        /// The time zone whose midnights count, by its IANA name.
+        time_zone: Text = Text::from("UTC");
+        /// A day on which a period begins, such as 2026-01-15: of a month its day, of a week its weekday. A month that is too short
+        /// has its last day instead. Without it, periods are those of the calendar.
+        start: Option<Text>;
+        /// What is counted by, in parts that together are the key. An empty list is one quota that everybody shares.
+        key: Option<Vec<KeyPartSpec>> => Rule::MaxItems(8);
+        /// What becomes of a request that lacks a part of the key. Must be written when one may be lacking.
+        missing: Option<Missing>;
+        /// Only for principals on one of these plans (all requests).
+        plans: Vec<Text> => Rule::MaxItems(64), Rule::Length(1, 253);
+        /// What a request costs.
+        cost: u32 = 1 => Rule::Range(1, 1_000_000);
+        /// What some operations cost instead; the first that fits counts.
+        costs: Vec<CostSpec> => Rule::MaxItems(256);
+        /// Lets requests pass that are beyond it, and counts them. Clients are told that nothing is left.
+        soft: bool = false;
+        /// Which fields of responses tell of it.
+        headers: LimitHeaders = LimitHeaders::Ietf;
+    }
+    check check_quota;
+}
+
+fn check_quota(quota: &QuotaSpec, _: &Value, cx: &mut Decoder) {
+    if zone(&quota.time_zone).is_none() {
+        cx.refuse(quota.at, format!("there is no time zone `{}`", &*quota.time_zone))
+            .remedy("write an IANA name such as Europe/Berlin, or UTC");
+    }
+    if let Some(start) = &quota.start {
+        if day(start).is_none() {
+            cx.refuse(quota.at, format!("`{}` is not a day", &**start)).remedy("write it as 2026-01-15");
+        }
+        if quota.per == PeriodLength::Day {
+            cx.refuse(quota.at, "a day begins at midnight, whatever `start` says").remedy("leave out `start`");
+        }
+    }
+    let dearest = quota.costs.iter().map(|cost| cost.cost).fold(quota.cost, u32::max);
+    if dearest > quota.requests && !quota.soft {
+        let why = format!("a request that costs {dearest} can never pass, since {} are all there is", quota.requests);
+        cx.refuse(quota.at, why).remedy("raise `requests`, or lower the cost");
+    }
+    if !quota.name.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        cx.refuse(quota.at, "the name is told in a header field, which has room for printable ASCII only")
+            .remedy("use letters, digits and dashes");
+    }
+}
+
+#[derive(Debug)]
+struct Quota {
+    label: Label,
+    most: u64,
+    periods: Periods,
+    key: Key,
+    plans: Vec<Box<str>>,
+    cost: u32,
+    costs: Vec<OperationCost>,
+    soft: bool,
+    unavailable: Unavailable,
+    book: Arc<Book>,
+    /// `QuotaPolicy shop/gold`.
+    policy: Box<str>,
+    /// What all of its keys begin with: a hash of its name, the same after a restart.
+    prefix: [u8; 16],
+}
+
+/// What a request has taken of one quota.
+#[derive(Clone, Copy, Debug)]
+struct Charge {
+    hash: u128,
+    period: Period,
+    cost: u32,
+}
+
+/// One or several compiled `QuotaPolicy` objects.
+#[derive(Debug)]
+pub(crate) struct QuotaPolicy {
+    quotas: Vec<Arc<Quota>>,
+    /// The policies that they belong to, once they are joined.
+    owners: Vec<Arc<PolicyName>>,
+}
+
+/// Why a request goes no further.
+enum Stop {
+    Wait,
+    Refuse(Box<Reply>),
+}
+
+/// How sure a count must be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Written {
+    Asked,
+    NotAsked,
+}
+
+impl Quota {
+    /// How far it is with this much used.
+    fn standing(&self, used: u64, period: Period, now: Duration) -> Standing {
+        let left = i64::try_from(self.most).unwrap_or(i64::MAX).saturating_sub_unsigned(used);
+        Standing { left, full_in: period.rest(now) }
+    }
+
+    /// Counts a request. None when the quota does not hold for it.
+    fn take(&self, written: Written, x: &mut Exchange<'_>) -> Result<Option<(Charge, Standing)>, Stop> {
+        if !is_on_plan(&self.plans, x) {
+            return Ok(None);
+        }
+        let mut key = KeyBytes::from_slice(&self.prefix);
+        match self.key.write(x, &mut key) {
+            Found::Whole => {}
+            Found::Skipped => return Ok(None),
+            Found::Lacks(part) => {
+                let detail = format!("Requests are counted by {part}, and this one has none.");
+                return Err(Stop::Refuse(Reply::new(Reason::LimitKeyMissing).with_detail(detail).into()));
+            }
+        }
+        let Some(period) = self.periods.at(x.now.unix) else {
+            return Err(Stop::Refuse(Reply::new(Reason::LimitUnavailable).into()));
+        };
+        let hash = self.book.hash(x.random, &key);
+        let cost = cost_of(self.cost, &self.costs, x);
+        let allowance = Allowance {
+            most: (!self.soft).then_some(self.most),
+            slack: (written == Written::Asked).then_some((self.most / 100).max(1)),
+        };
+        let taken = self.book.take(hash, period, x.now.unix.as_secs(), u64::from(cost), allowance);
+        match taken {
+            Taken::Counted(used) => Ok(Some((Charge { hash, period, cost }, self.standing(used, period, x.now.unix)))),
+            Taken::Full(_) => {
+                let wait = period.rest(x.now.unix);
+                let detail = format!("There is room again in {} s.", crate::limit::seconds(wait).max(1));
+                let reply = refusal(Reason::QuotaExceeded, &[&self.label.name], wait, detail.into());
+                Err(Stop::Refuse(reply.into()))
+            }
+            Taken::Wait => Err(Stop::Wait),
+            Taken::Unavailable => match self.unavailable {
+                Unavailable::Deny => Err(Stop::Refuse(Reply::new(Reason::LimitUnavailable).into())),
+                Unavailable::Allow => self.take(Written::NotAsked, x),
+            },
+        }
+    }
+
+    fn describe(&self, standing: Standing, verdict: &str, x: &Exchange<'_>) -> String {
+        let (name, policy, most) = (&self.label.name, &self.policy, self.most);
+        let (key, end) = (self.key.describe(x), crate::limit::seconds(standing.full_in));
+        format!("quota {name} of {policy}, by {key}: {verdict}, {} of {most} left, anew in {end} s", standing.left)
+    }
+}
+
+impl QuotaPolicy {
+    fn count(&self, written: Written, x: &mut Exchange<'_>) -> Verdict {
+        if x.notes.again {
+            return Verdict::Continue;
+        }
+        let before = x.notes.touched.limits.len();
+        let mut charges: SmallVec<[(usize, Charge); 2]> = SmallVec::new();
+        for (index, quota) in self.quotas.iter().enumerate() {
+            let stop = match quota.take(written, x) {
+                Ok(None) => continue,
+                Ok(Some((charge, standing))) => {
+                    charges.push((index, charge));
+                    self.note(index, charge.cost, standing, None, x);
+                    continue;
+                }
+                Err(stop) => stop,
+            };
+            for (index, charge) in charges {
+                if let Some(quota) = self.quotas.get(index) {
+                    quota.book.give_back(charge.hash, charge.period, u64::from(charge.cost));
+                }
+            }
+            x.notes.touched.limits.truncate(before);
+            match stop {
+                Stop::Wait => {
+                    let what = "the quota to be written";
+                    return Callout::Wait(Wait { what, until: quota.book.written(), timeout: PATIENCE }).into();
+                }
+                Stop::Refuse(reply) => return self.refuse(index, quota, *reply, x),
+            }
+        }
+        x.notes.charges.extend(charges.into_iter().map(|(index, charge)| QuotaCharge {
+            policy: address(self),
+            quota: index,
+            hash: charge.hash,
+            period: charge.period,
+            cost: charge.cost,
+        }));
+        Verdict::Continue
+    }
+
+    fn refuse(&self, index: usize, quota: &Quota, reply: Reply, x: &mut Exchange<'_>) -> Verdict {
+        if reply.reason == Reason::QuotaExceeded
+            && let Some(period) = quota.periods.at(x.now.unix)
+        {
+            let standing = quota.standing(quota.most, period, x.now.unix);
+            self.note(index, 0, standing, Some(period.rest(x.now.unix)), x);
+        }
+        x.notes.answered_by = self.owners.get(index).map(Arc::clone);
+        reply.because(format!("{}, quota {}", quota.policy, quota.label.name)).into()
+    }
+
+    fn note(&self, index: usize, charged: u32, standing: Standing, wait: Option<Duration>, x: &mut Exchange<'_>) {
+        if let Some(quota) = self.quotas.get(index).filter(|_| x.is_told()) {
+            let verdict = if wait.is_some() { "no room".to_owned() } else { format!("takes {charged}") };
+            let line = quota.describe(standing, &verdict, x);
+            x.tell(|| line);
+        }
+        let limit = u16::try_from(index).unwrap_or(u16::MAX);
+        x.notes.touched.limits.push(Touch { policy: address(self), limit, charged, hash: 0, standing, wait });
+    }
+}
+
+/// How long a request waits for what is used to be written.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a request has taken of a quota, in the notes of its exchange.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QuotaCharge {
+    policy: usize,
+    quota: usize,
+    hash: u128,
+    period: Period,
+    cost: u32,
+}
+
+impl Policy for QuotaPolicy {
+    const KIND: &'static str = "QuotaPolicy";
+    const ABOUT: &'static str = "Says how much may be used in a day, a week or a month, and remembers it for good.";
+    const PHASE: Phase = Phase::Limit;
+    const MERGE: Merge = Merge::Together;
+    const TARGETS: &'static [Target] = &[Target::Gateway, Target::Listener, Target::Route, Target::Rule];
+    type Spec = QuotaPolicySpec;
+
+    fn compile(spec: &QuotaPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {
+        let book = cx.keep_for_all(BOOK, Book::default);
+        let policy = format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name);
+        let compile = |quota: &QuotaSpec, cx: &mut CompileCx<'_>| {
+            let key = Key::compile(quota.key.as_ref(), quota.missing, quota.at, Phase::Limit, cx)?;
+            let (start, zone) = (quota.start.as_ref().and_then(|start| day(start)), zone(&quota.time_zone)?);
+            let (length, nominal) = (quota.per, nominal(quota.per));
+            Some(Arc::new(Quota {
+                label: Label::new(&quota.name, quota.requests, Some(nominal), None, quota.headers),
+                most: u64::from(quota.requests),
+                periods: Periods::new(length, zone, start),
+                key,
+                plans: quota.plans.iter().map(|plan| (&**plan).into()).collect(),
+                cost: quota.cost,
+                costs: compile_costs(&quota.costs, cx),
+                soft: quota.soft,
+                unavailable: spec.on_unavailable,
+                book: Arc::clone(&book),
+                policy: policy.as_str().into(),
+                prefix: XxHash3_128::oneshot(format!("{policy}/{}", &*quota.name).as_bytes()).to_le_bytes(),
+            }))
+        };
+        let quotas: Vec<Option<Arc<Quota>>> = spec.quotas.iter().map(|quota| compile(quota, cx)).collect();
+        Some(QuotaPolicy { quotas: quotas.into_iter().collect::<Option<Vec<_>>>()?, owners: Vec::new() })
+    }
+
+    fn join(all: &[(&Arc<PolicyName>, &Self)]) -> Option<Self> {
+        let (mut quotas, mut owners) = (Vec::new(), Vec::new());
+        for (name, policy) in all {
+            quotas.extend(policy.quotas.iter().map(Arc::clone));
+            owners.extend(policy.quotas.iter().map(|_| Arc::clone(name)));
+        }
+        Some(QuotaPolicy { quotas, owners })
+    }
+
+    fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
+        self.count(Written::Asked, x)
+    }
+
+    fn on_callout(&self, x: &mut Exchange<'_>, result: CalloutResult) -> Verdict {
+        if matches!(result, CalloutResult::Waited | CalloutResult::Assumed) {
+            return self.count(Written::Asked, x);
+        }
+        // Nothing was written in all that time.
+        match self.quotas.iter().position(|quota| quota.unavailable == Unavailable::Deny) {
+            Some(index) => match self.quotas.get(index) {
+                Some(quota) => self.refuse(index, quota, Reply::new(Reason::LimitUnavailable), x),
+                None => Verdict::Continue,
+            },
+            None => self.count(Written::NotAsked, x),
+        }
+    }
+
+    fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
+        let own = address(self);
+        let mut touched = std::mem::take(&mut x.notes.touched);
+        let failed = x.notes.replied.is_some_and(|reason| reason.is_limit() || reason.is_before_backend());
+        if failed {
+            for charge in x.notes.charges.iter_mut().filter(|charge| charge.policy == own) {
+                let Some(quota) = self.quotas.get(charge.quota) else { continue };
+                let cost = u64::from(std::mem::take(&mut charge.cost));
+                let used = quota.book.give_back(charge.hash, charge.period, cost);
+                let mut own_touches = touched.limits.iter_mut().filter(|touch| touch.policy == own);
+                if let Some(touch) = own_touches.find(|touch| usize::from(touch.limit) == charge.quota) {
+                    touch.standing = quota.standing(used, charge.period, x.now.unix);
+                }
+            }
+        }
+        let limits = touched.limits.clone();
+        let shown = limits.iter().filter(|touch| touch.policy == own).filter_map(|touch| {
+            let label = &self.quotas.get(usize::from(touch.limit))?.label;
+            Some(Shown { label, standing: touch.standing, wait: touch.wait, partition: None, timed: true })
+        });
+        show(shown, &mut touched, response);
+        x.notes.touched = touched;
+    }
+}
+
+/// How long clients are told that a period is. Its real end is in `t`.
+fn nominal(length: PeriodLength) -> Duration {
+    let days = match length {
+        PeriodLength::Day => 1,
+        PeriodLength::Week => 7,
+        PeriodLength::Month => 30,
+    };
+    Duration::from_secs(days * 86_400)
+}
+
+#[cfg(test)]
+mod tests;

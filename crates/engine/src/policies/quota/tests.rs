@@ -1,0 +1,123 @@
+//! Tests of `QuotaPolicy`.
+
+use std::net::SocketAddr;
+
+use transept_wire::head::{FieldName, Request};
+
+use super::super::tests::{compile, refusals};
+use super::*;
+use crate::exchange::{Connection, Notes, Now};
+
+/// 2026-11-28T12:00:00Z.
+const NOON: u64 = 1_795_867_200;
+
+/// One request at a moment, and what becomes of it when the gateway answers for this reason.
+fn visit(policy: &QuotaPolicy, unix: u64, replied: Option<Reason>) -> (Verdict, String) {
+    let mut request = Request::build("GET", "http", "a.test", "/").expect("a request");
+    let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
+    let (mut notes, mut response) = (Notes::new(), Response::new(200));
+    let mut x = Exchange {
+        now: Now { monotonic: Duration::ZERO, unix: Duration::from_secs(unix) },
+        random: 7,
+        connection: &Connection::new(address, address, None),
+        client: address.ip(),
+        listener_port: 80,
+        request: &mut request,
+        notes: &mut notes,
+    };
+    let verdict = policy.on_request(&mut x);
+    if let Verdict::Respond(reply) = &verdict {
+        x.notes.replied = Some(reply.reason);
+    }
+    x.notes.replied = x.notes.replied.or(replied);
+    policy.on_response(&mut x, &mut response);
+    let name = FieldName::new("RateLimit").expect("a name");
+    let told = response.fields.first_named(&name).map(|value| String::from_utf8_lossy(value).into_owned());
+    (verdict, told.unwrap_or_default())
+}
+
+fn passing(policy: &QuotaPolicy, unix: u64, replied: Option<Reason>) -> usize {
+    (0..20).filter(|_| visit(policy, unix, replied).0.goes_on()).count()
+}
+
+#[test]
+fn a_day_has_its_quota_and_the_next_one_has_it_again() {
+    let policy = compile::<QuotaPolicy>("quotas: [{name: day, requests: 5, per: Day, key: []}]\n");
+    assert_eq!(visit(&policy, NOON, None).1, r#""day";r=4;t=43200"#);
+    assert_eq!(passing(&policy, NOON, None), 4);
+    let (refused, told) = visit(&policy, NOON, None);
+    let Verdict::Respond(reply) = refused else { panic!("refused") };
+    assert_eq!((reply.status, reply.reason), (429, Reason::QuotaExceeded));
+    assert_eq!(reply.fields[0].1, b"43200");
+    assert_eq!(told, r#""day";r=0;t=43200"#);
+    assert_eq!(passing(&policy, NOON + 43_199, None), 0);
+    assert_eq!(passing(&policy, NOON + 43_200, None), 5);
+}
+
+#[test]
+fn midnight_is_that_of_the_time_zone() {
+    let policy =
+        compile::<QuotaPolicy>("quotas: [{name: day, requests: 5, per: Day, timeZone: Asia/Tokyo, key: []}]\n");
+    assert_eq!(visit(&policy, NOON, None).1, r#""day";r=4;t=10800"#);
+}
+
+#[test]
+fn a_soft_quota_counts_and_lets_pass() {
+    let policy = compile::<QuotaPolicy>("quotas: [{name: day, requests: 5, per: Day, key: [], soft: true}]\n");
+    assert_eq!(passing(&policy, NOON, None), 20);
+    assert_eq!(visit(&policy, NOON, None).1, r#""day";r=0;t=43200"#);
+}
+
+#[test]
+fn what_was_refused_or_failed_is_not_used() {
+    let policy = compile::<QuotaPolicy>(
+        "quotas: [{name: month, requests: 10, per: Month, key: []}, {name: day, requests: 2, per: Day, key: []}]\n",
+    );
+    assert_eq!(passing(&policy, NOON, Some(Reason::NoEndpoints)), 20);
+    assert_eq!(passing(&policy, NOON, Some(Reason::RateLimited)), 20);
+    assert_eq!(passing(&policy, NOON, None), 2);
+    let (_, told) = visit(&policy, NOON + 86_400, None);
+    assert!(told.starts_with(r#""month";r=7;"#), "{told}");
+}
+
+#[test]
+fn while_nothing_can_be_written_the_spec_decides() {
+    for (unavailable, passes) in [("Deny", false), ("Allow", true)] {
+        let yaml = format!("quotas: [{{name: day, requests: 5, per: Day, key: []}}]\nonUnavailable: {unavailable}\n");
+        let policy = compile::<QuotaPolicy>(&yaml);
+        let book = &policy.quotas[0].book;
+        book.attach(1, [], Box::new(|_| {}));
+        book.note_health(false);
+        let (verdict, _) = visit(&policy, NOON, None);
+        assert_eq!(verdict.goes_on(), passes, "{unavailable}");
+        if let Verdict::Respond(reply) = verdict {
+            assert_eq!((reply.status, reply.reason), (503, Reason::LimitUnavailable));
+        }
+    }
+}
+
+#[test]
+fn a_request_waits_when_too_much_is_not_written() {
+    let policy = compile::<QuotaPolicy>("quotas: [{name: day, requests: 5, per: Day, key: []}]\n");
+    policy.quotas[0].book.attach(1, [], Box::new(|_| {}));
+    assert!(visit(&policy, NOON, None).0.goes_on());
+    assert!(matches!(visit(&policy, NOON, None).0, Verdict::Call(_)));
+    let changed = policy.quotas[0].book.take_changed();
+    policy.quotas[0].book.note_written(&changed);
+    assert!(visit(&policy, NOON, None).0.goes_on());
+}
+
+#[test]
+fn mistakes_are_refused_with_a_remedy() {
+    for (yaml, part) in [
+        ("quotas: [{name: a, requests: 5, per: Day, timeZone: Mars/Base, key: []}]", "no time zone"),
+        ("quotas: [{name: a, requests: 5, per: Month, start: 31.1.2026, key: []}]", "not a day"),
+        ("quotas: [{name: a, requests: 5, per: Day, start: 2026-01-31, key: []}]", "midnight"),
+        ("quotas: [{name: a, requests: 5, per: Day, cost: 6, key: []}]", "can never pass"),
+        ("quotas: [{name: a, requests: 5, per: Day}]", "what is counted by"),
+        ("quotas: [{name: a, requests: 5, per: Year, key: []}]", ""),
+    ] {
+        let problems = refusals::<QuotaPolicy>(&format!("{yaml}\n"));
+        assert!(problems.iter().any(|problem| problem.why.contains(part)), "{yaml}: {problems:?}");
+    }
+}

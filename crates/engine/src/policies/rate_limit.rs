@@ -1,0 +1,350 @@
+//! `RateLimitPolicy`: how often a request may be made, by whatever it is counted by.
+//!
+//! All policies of the kind at one place hold together, and their limits are charged together: all of them or none. A policy counts the
+//! same wherever it is attached, so two routes that one policy is attached to share its limits; `from: Route` in the key keeps them apart.
+//! What is counted survives changes of the configuration. The arithmetic is in `limit/`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use transept_model::policy::{Merge, Target};
+use transept_model::schema::{Decoder, HEADER_NAME, Rule, Text};
+use transept_model::value::Value;
+use transept_model::{choice, object};
+use transept_wire::head::{FieldName, Method, Response};
+
+use super::{CompileCx, PathPattern, Phase, Policy, PolicyName};
+use crate::exchange::Exchange;
+use crate::limit::bucket::Bucket;
+use crate::limit::charge::{Count, Limit, OperationCost, Refused, Statuses, admit};
+use crate::limit::fields::{Label, LimitHeaders, refusal, show};
+use crate::limit::key::{Key, KeyPartSpec, Missing};
+use crate::limit::table::Table;
+use crate::limit::touched::address;
+use crate::limit::window::Window;
+use crate::limit::{Algorithm, Stage};
+use crate::reason::Reason;
+use crate::verdict::{Reply, Verdict};
+
+object! {
+    /// How often a request may be made. All limits must have room for it, else it is refused with 429 and costs nothing.
+    pub struct RateLimitPolicySpec {
+        /// When the limits are looked at.
+        stage: Stage = Stage::AfterAuthorization;
+        /// The limits, all of which hold.
+        limits: Vec<LimitSpec> => Rule::MinItems(1), Rule::MaxItems(16), Rule::UniqueBy("name");
+    }
+    check check_spec;
+}
+
+object! {
+    /// One limit.
+    pub struct LimitSpec {
+        /// Its name, which clients are told in `RateLimit` and in refusals.
+        name: Text => Rule::Length(1, 64);
+        /// How many requests, or how much cost, in each `per`.
+        requests: u32 => Rule::Range(1, 1_000_000_000);
+        /// The time that they are counted over, from 1s to 24h. For days and months there is QuotaPolicy.
+        per: Duration;
+        /// How many at once, for a token bucket (as many as `requests`).
+        burst: Option<u32> => Rule::Range(1, 1_000_000_000);
+        /// How it is counted.
+        algorithm: AlgorithmSpec = AlgorithmSpec::TokenBucket;
+        /// What is counted by, in parts that together are the key. An empty list is one limit that everybody shares.
+        key: Option<Vec<KeyPartSpec>> => Rule::MaxItems(8);
+        /// What becomes of a request that lacks a part of the key. Must be written when one may be lacking.
+        missing: Option<Missing>;
+        /// Only for principals on one of these plans (all requests).
+        plans: Vec<Text> => Rule::MaxItems(64), Rule::Length(1, 253);
+        /// What a request costs.
+        cost: u32 = 1 => Rule::Range(1, 1_000_000);
+        /// What some operations cost instead; the first that fits counts.
+        costs: Vec<CostSpec> => Rule::MaxItems(256);
+        /// Which requests count.
+        count: Count = Count::Attempts;
+        /// With `count: Answers`, the status codes that count: `"401"`, or `5xx` for a class.
+        statuses: Vec<Text> => Rule::MaxItems(32);
+        /// A field of the backend's response that says what the request has cost besides; a number, taken after the response, and even
+        /// when there is less left.
+        response_cost: Option<Text> => Rule::Is(&HEADER_NAME);
+        /// Which fields of responses tell of it.
+        headers: LimitHeaders = LimitHeaders::Ietf;
+        /// Whether those fields hold a hash of the key (`pk`), by which a client with several keys can tell them apart.
+        partition_key: bool = false;
+        /// How many keys are remembered. Beyond it those are forgotten that have used least; never one that has nothing left.
+        max_keys: u32 = 1_000_000 => Rule::Range(1_000, 100_000_000);
+    }
+    check check_limit;
+}
+
+choice! {
+    /// How a limit counts.
+    pub enum AlgorithmSpec {
+        /// A token bucket (GCRA): `burst` at once, and then one each time the rate brings one.
+        TokenBucket = "TokenBucket",
+        /// A sliding window: what was counted in the window before weighs as much as of it is still within `per`.
+        SlidingWindow = "SlidingWindow",
+    }
+}
+
+object! {
+    /// What some operations cost: everything that is written must hold, of each list one.
+    pub struct CostSpec {
+        /// Methods of HTTP.
+        methods: Vec<Text> => Rule::MaxItems(32), Rule::Length(1, 64);
+        /// Paths: `/cart`, or `/cart/*` for `/cart` and everything below it.
+        paths: Vec<PathPattern> => Rule::MaxItems(64);
+        /// What they cost. 0 is free.
+        cost: u32 => Rule::Range(0, 1_000_000);
+    }
+}
+
+fn check_limit(limit: &LimitSpec, _: &Value, cx: &mut Decoder) {
+    if limit.per < Duration::from_secs(1) {
+        let rate = "write the rate for 1s, and how many may come at once as `burst`";
+        cx.refuse(limit.at, "`per` is shorter than a second").remedy(rate);
+    } else if limit.per > Duration::from_secs(86_400) {
+        cx.refuse(limit.at, "`per` is longer than a day").remedy("use a QuotaPolicy");
+    }
+    if limit.algorithm == AlgorithmSpec::SlidingWindow && limit.burst.is_some() {
+        cx.refuse(limit.at, "a sliding window has no `burst`")
+            .remedy("leave it out, or write `algorithm: TokenBucket`");
+    }
+    let most = limit.burst.unwrap_or(limit.requests);
+    let dearest = limit.costs.iter().map(|cost| cost.cost).fold(limit.cost, u32::max);
+    if dearest > most {
+        cx.refuse(
+            limit.at,
+            format!("a request that costs {dearest} can never pass, since at most {most} are there at once"),
+        )
+        .remedy("raise `burst` or `requests`, or lower the cost");
+    }
+    if !limit.name.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        cx.refuse(limit.at, "the name is told in a header field, which has room for printable ASCII only")
+            .remedy("use letters, digits and dashes");
+    }
+    match (limit.count, limit.statuses.is_empty()) {
+        (Count::Answers, true) => {
+            cx.refuse(limit.at, "which answers count is not said")
+                .remedy("write `statuses`, such as `[\"401\", \"403\"]`");
+        }
+        (Count::Attempts | Count::Forwarded, false) => {
+            cx.refuse(limit.at, format!("`statuses` means nothing with `count: {}`", limit.count))
+                .remedy("write `count: Answers`");
+        }
+        _ => {}
+    }
+    for status in limit.statuses.iter().filter(|status| Statuses::parse(status).is_none()) {
+        cx.refuse(limit.at, format!("`{}` is not a status code", &**status))
+            .remedy("write `\"401\"`, or `4xx` for a class");
+    }
+}
+
+/// A limit that another one, which counts the same, always reaches first.
+fn check_spec(spec: &RateLimitPolicySpec, _: &Value, cx: &mut Decoder) {
+    let rate = |limit: &LimitSpec| (u128::from(limit.requests), limit.per.as_nanos());
+    let counts_alike = |a: &LimitSpec, b: &LimitSpec| {
+        a.key == b.key
+            && a.plans == b.plans
+            && a.missing == b.missing
+            && a.count == b.count
+            && a.cost == b.cost
+            && a.costs == b.costs
+            && a.statuses == b.statuses
+            && a.response_cost == b.response_cost
+            && a.algorithm == b.algorithm
+    };
+    for (index, limit) in spec.limits.iter().enumerate() {
+        let (requests, per) = rate(limit);
+        let first = spec.limits.iter().enumerate().find(|(other_index, other)| {
+            let (other_requests, other_per) = rate(other);
+            let slower = other_requests * per <= requests * other_per;
+            let smaller = other.burst.unwrap_or(other.requests) <= limit.burst.unwrap_or(limit.requests);
+            let same = other_requests * per == requests * other_per
+                && other.burst.unwrap_or(other.requests) == limit.burst.unwrap_or(limit.requests);
+            let shorter = other.algorithm == AlgorithmSpec::TokenBucket || other.per <= limit.per;
+            *other_index != index
+                && counts_alike(other, limit)
+                && slower
+                && smaller
+                && shorter
+                && (!same || *other_index < index)
+        });
+        if let Some((_, other)) = first {
+            cx.refuse(
+                limit.at,
+                format!("limit `{}` is never reached, because `{}` allows no more", &*limit.name, &*other.name),
+            )
+            .remedy("remove it, or mend its numbers or its key");
+        }
+    }
+}
+
+/// One or several compiled `RateLimitPolicy` objects.
+#[derive(Debug)]
+pub(crate) struct RateLimitPolicy {
+    stage: Stage,
+    limits: Vec<Arc<Limit>>,
+    /// The policies that they belong to, once they are joined.
+    owners: Vec<Arc<PolicyName>>,
+    /// Positions of `limits` in the order of locking.
+    order: Vec<usize>,
+}
+
+impl RateLimitPolicy {
+    fn new(stage: Stage, limits: Vec<Arc<Limit>>, owners: Vec<Arc<PolicyName>>) -> RateLimitPolicy {
+        let mut order: Vec<usize> = (0..limits.len()).collect();
+        // One order for all requests, whatever the order of their chains: else two could wait for each other.
+        order.sort_by_key(|index| limits.get(*index).map(|limit| Arc::as_ptr(&limit.table)));
+        RateLimitPolicy { stage, limits, owners, order }
+    }
+
+    fn refuse(&self, refused: Refused, x: &mut Exchange<'_>) -> Verdict {
+        let at = |index: usize| self.limits.get(index);
+        let first_index;
+        let reply = match refused {
+            Refused::Lacks(index, part) => {
+                let detail = format!("Requests are counted by {part}, and this one has none.");
+                first_index = index;
+                Reply::new(Reason::LimitKeyMissing).with_detail(detail)
+            }
+            Refused::Limits(violated, wait) => {
+                let names: Vec<&str> = violated.iter().filter_map(|index| Some(&*at(*index)?.label.name)).collect();
+                let seconds = crate::limit::seconds(wait).max(1);
+                let detail = format!("There is room again in {seconds} s.");
+                first_index = violated.first().copied().unwrap_or_default();
+                refusal(Reason::RateLimited, &names, wait, detail.into())
+            }
+        };
+        let Some(limit) = at(first_index) else { return reply.into() };
+        x.notes.answered_by = self.owners.get(first_index).map(Arc::clone);
+        reply.because(format!("{}, limit {}", limit.policy, limit.label.name)).into()
+    }
+}
+
+impl Policy for RateLimitPolicy {
+    const KIND: &'static str = "RateLimitPolicy";
+    const ABOUT: &'static str = "Says how often a request may be made, by principal, address, header and more.";
+    const PHASE: Phase = Phase::Limit;
+    const MERGE: Merge = Merge::Together;
+    const TARGETS: &'static [Target] = &[Target::Gateway, Target::Listener, Target::Route, Target::Rule];
+    type Spec = RateLimitPolicySpec;
+
+    fn compile(spec: &RateLimitPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {
+        let phase = spec.stage.phase();
+        // All of them, so that all that is wrong is said at once.
+        let limits: Vec<Option<Arc<Limit>>> =
+            spec.limits.iter().map(|limit| compile_limit(limit, phase, cx).map(Arc::new)).collect();
+        Some(RateLimitPolicy::new(spec.stage, limits.into_iter().collect::<Option<Vec<_>>>()?, Vec::new()))
+    }
+
+    fn phase(&self) -> Phase {
+        self.stage.phase()
+    }
+
+    fn join(all: &[(&Arc<PolicyName>, &Self)]) -> Option<Self> {
+        let stage = all.first()?.1.stage;
+        let (mut limits, mut owners) = (Vec::new(), Vec::new());
+        for (name, policy) in all {
+            limits.extend(policy.limits.iter().map(Arc::clone));
+            owners.extend(policy.limits.iter().map(|_| Arc::clone(name)));
+        }
+        Some(RateLimitPolicy::new(stage, limits, owners))
+    }
+
+    fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
+        if x.notes.again {
+            return Verdict::Continue;
+        }
+        let begin = x.notes.touched.limits.len();
+        let outcome = admit(&self.limits, &self.order, address(self), x);
+        for index in begin..x.notes.touched.limits.len() {
+            let touch = x.notes.touched.limits[index];
+            if let Some(limit) = self.limits.get(usize::from(touch.limit)) {
+                limit.tell(&touch, x);
+            }
+        }
+        match outcome {
+            Ok(()) => Verdict::Continue,
+            Err(refused) => self.refuse(refused, x),
+        }
+    }
+
+    fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
+        let mut touched = std::mem::take(&mut x.notes.touched);
+        let own = address(self);
+        for touch in touched.limits.iter_mut().filter(|touch| touch.policy == own) {
+            if let Some(limit) = self.limits.get(usize::from(touch.limit)) {
+                limit.settle(touch, x, response);
+            }
+        }
+        let limits = touched.limits.clone();
+        let shown = limits
+            .iter()
+            .filter(|touch| touch.policy == own)
+            .filter_map(|touch| Some(self.limits.get(usize::from(touch.limit))?.show(touch)));
+        show(shown, &mut touched, response);
+        x.notes.touched = touched;
+    }
+}
+
+fn compile_limit(spec: &LimitSpec, phase: Phase, cx: &mut CompileCx<'_>) -> Option<Limit> {
+    let key = Key::compile(spec.key.as_ref(), spec.missing, spec.at, phase, cx)?;
+    let (algorithm, memory) = match spec.algorithm {
+        AlgorithmSpec::TokenBucket => {
+            let burst = spec.burst.unwrap_or(spec.requests);
+            let Some(bucket) = Bucket::new(spec.requests, spec.per, burst) else {
+                cx.refuse(spec.at, "an empty bucket takes more than three days to fill")
+                    .remedy("lower `burst`, or use a QuotaPolicy");
+                return None;
+            };
+            (Algorithm::Bucket(bucket), "bucket".to_owned())
+        }
+        // Counts of windows of another length mean nothing in this one.
+        AlgorithmSpec::SlidingWindow => {
+            (Algorithm::Window(Window::new(spec.requests, spec.per)), format!("window of {:?}", spec.per))
+        }
+    };
+    let (quota, window) = match spec.algorithm {
+        AlgorithmSpec::TokenBucket => (algorithm.capacity(), algorithm.period()),
+        AlgorithmSpec::SlidingWindow => (spec.requests, spec.per),
+    };
+    let keys = spec.max_keys as usize;
+    let table = cx.keep(&format!("limit {} {memory}", &*spec.name), || Table::new(keys));
+    table.resize(keys);
+    Some(Limit {
+        label: Label::new(&spec.name, quota, Some(window), None, spec.headers),
+        algorithm,
+        key,
+        plans: spec.plans.iter().map(|plan| (&**plan).into()).collect(),
+        cost: spec.cost,
+        costs: compile_costs(&spec.costs, cx),
+        count: spec.count,
+        statuses: spec.statuses.iter().filter_map(|status| Statuses::parse(status)).collect(),
+        response_cost: spec.response_cost.as_ref().and_then(|name| FieldName::new(&**name).ok()),
+        shows_partition: spec.partition_key,
+        table,
+        policy: format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name).into(),
+    })
+}
+
+/// Compiles what operations cost.
+pub(super) fn compile_costs(costs: &[CostSpec], cx: &mut CompileCx<'_>) -> Vec<OperationCost> {
+    let compile =
+        |cost: &CostSpec| OperationCost { methods: methods(cost, cx), paths: cost.paths.clone(), cost: cost.cost };
+    costs.iter().map(compile).collect()
+}
+
+fn methods(cost: &CostSpec, cx: &mut CompileCx<'_>) -> Vec<Method> {
+    let known = |method: &Text| {
+        let known = Method::from_bytes(method.as_bytes());
+        if known.is_none() {
+            cx.refuse(cost.at, format!("`{}` is not a method", &**method));
+        }
+        known
+    };
+    cost.methods.iter().filter_map(known).collect()
+}
+
+#[cfg(test)]
+mod tests;

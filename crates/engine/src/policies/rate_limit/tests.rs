@@ -1,0 +1,263 @@
+//! Tests of `RateLimitPolicy`: the rows of its semantics, one by one.
+
+use std::net::SocketAddr;
+
+use serde_json::Value as Json;
+use transept_wire::head::Request;
+
+use super::super::tests::{compile, refusals};
+use super::*;
+use crate::exchange::{Connection, Notes, Now};
+use crate::principal::{Principal, PrincipalKind};
+
+/// One request through a policy and back.
+struct Visit {
+    client: &'static str,
+    at: Duration,
+    path: &'static str,
+    fields: Vec<(&'static str, &'static str)>,
+    principal: Option<Principal>,
+    /// What the backend answers.
+    answer: (u16, Vec<(&'static str, &'static str)>),
+    /// Or why the gateway does.
+    replied: Option<Reason>,
+}
+
+impl Default for Visit {
+    fn default() -> Visit {
+        Visit {
+            client: "192.0.2.1",
+            at: Duration::from_secs(1),
+            path: "/",
+            fields: Vec::new(),
+            principal: None,
+            answer: (200, Vec::new()),
+            replied: None,
+        }
+    }
+}
+
+/// The reply of the policy, if it refused, and the response that the client gets.
+fn visit(policy: &RateLimitPolicy, visit: Visit) -> (Option<Box<Reply>>, Response) {
+    let mut request = Request::build("GET", "http", "a.test", visit.path).expect("a request");
+    for (name, value) in &visit.fields {
+        request.fields.push_bytes(name.as_bytes(), value.as_bytes()).expect("a field");
+    }
+    let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
+    let mut notes = Notes { principal: visit.principal.map(Arc::new), ..Notes::new() };
+    let connection = Connection::new(address, address, None);
+    let mut x = Exchange {
+        now: Now { monotonic: visit.at, unix: visit.at },
+        random: 7,
+        connection: &connection,
+        client: visit.client.parse().expect("an address"),
+        listener_port: 80,
+        request: &mut request,
+        notes: &mut notes,
+    };
+    let refused = match policy.on_request(&mut x) {
+        Verdict::Respond(reply) => Some(reply),
+        _ => None,
+    };
+    let mut response = Response::new(refused.as_ref().map_or(visit.answer.0, |reply| reply.status));
+    x.notes.replied = refused.as_ref().map(|reply| reply.reason).or(visit.replied);
+    for (name, value) in &visit.answer.1 {
+        response.fields.push_bytes(name.as_bytes(), value.as_bytes()).expect("a field");
+    }
+    policy.on_response(&mut x, &mut response);
+    (refused, response)
+}
+
+fn passes(policy: &RateLimitPolicy, one: Visit) -> bool {
+    visit(policy, one).0.is_none()
+}
+
+fn count(policy: &RateLimitPolicy, most: usize, mut one: impl FnMut() -> Visit) -> usize {
+    (0..most).filter(|_| passes(policy, one())).count()
+}
+
+fn field(response: &Response, name: &str) -> String {
+    let name = FieldName::new(name).expect("a name");
+    let lines: Vec<_> =
+        response.fields.all_named(&name).map(|value| String::from_utf8_lossy(value).into_owned()).collect();
+    lines.join(", ")
+}
+
+#[test]
+fn each_address_has_its_own_bucket_and_a_network_of_ipv6_is_one() {
+    let policy = compile::<RateLimitPolicy>("limits: [{name: a, requests: 3, per: 1m, key: [{from: Address}]}]\n");
+    assert_eq!(count(&policy, 9, Visit::default), 3);
+    assert_eq!(count(&policy, 9, || Visit { client: "192.0.2.2", ..Visit::default() }), 3);
+    assert_eq!(count(&policy, 9, || Visit { client: "2001:db8::1", ..Visit::default() }), 3);
+    assert_eq!(count(&policy, 9, || Visit { client: "2001:db8::2", ..Visit::default() }), 0);
+}
+
+#[test]
+fn the_second_limit_refuses_and_the_first_is_not_charged() {
+    let policy = compile::<RateLimitPolicy>(
+        "limits: [{name: all, requests: 10, per: 1m, key: []}, {name: each, requests: 1, per: 1m, key: [{from: Address}]}]\n",
+    );
+    assert_eq!(count(&policy, 50, Visit::default), 1);
+    let (_, response) = visit(&policy, Visit { client: "192.0.2.2", ..Visit::default() });
+    assert_eq!(field(&response, "ratelimit"), r#""all";r=8;t=12, "each";r=0;t=60"#);
+}
+
+#[test]
+fn a_refusal_says_which_limit_and_when_to_come_again() {
+    let policy = compile::<RateLimitPolicy>("limits: [{name: burst, requests: 10, per: 1s, key: []}]\n");
+    count(&policy, 10, Visit::default);
+    let (reply, response) = visit(&policy, Visit::default());
+    let reply = reply.expect("a refusal");
+    assert_eq!((reply.status, reply.reason), (429, Reason::RateLimited));
+    assert_eq!(reply.fields, [(FieldName::new("Retry-After").expect("a name"), b"1".to_vec())]);
+    let problem = reply.problem.expect("a problem of its own");
+    assert_eq!(problem.members, [("violated-policies", Json::from(vec!["burst"]))]);
+    assert_eq!(field(&response, "ratelimit"), r#""burst";r=0;t=1"#);
+    assert_eq!(field(&response, "ratelimit-policy"), r#""burst";q=10;w=1"#);
+    assert_eq!(reply.cause.as_deref(), Some("RateLimitPolicy default/test, limit burst"));
+}
+
+#[test]
+fn what_lacks_the_key_is_refused_or_shares_or_is_let_go() {
+    let yaml = |missing| {
+        format!("limits: [{{name: a, requests: 2, per: 1m, key: [{{header: X-Tenant}}], missing: {missing}}}]\n")
+    };
+    let with = |value| Visit { fields: vec![("X-Tenant", value)], ..Visit::default() };
+    let reject = compile::<RateLimitPolicy>(&yaml("Reject"));
+    let (reply, _) = visit(&reject, Visit::default());
+    assert_eq!(reply.map(|reply| (reply.status, reply.reason)), Some((400, Reason::LimitKeyMissing)));
+    assert_eq!((count(&reject, 5, || with("a")), count(&reject, 5, || with("b"))), (2, 2));
+    let share = compile::<RateLimitPolicy>(&yaml("Share"));
+    assert_eq!((count(&share, 5, Visit::default), count(&share, 5, || with("a"))), (2, 2));
+    let skip = compile::<RateLimitPolicy>(&yaml("Skip"));
+    assert_eq!((count(&skip, 5, Visit::default), count(&skip, 5, || with("a"))), (5, 2));
+}
+
+#[test]
+fn principals_and_plans_are_told_apart() {
+    let who = |kind, id: &str, plan: Option<&str>| {
+        Some(Principal { kind, id: id.into(), plan: plan.map(Into::into), ..Principal::default() })
+    };
+    let policy = compile::<RateLimitPolicy>(
+        "limits: [{name: gold, requests: 2, per: 1m, key: [{from: Principal}], missing: Skip, plans: [gold]}]\n",
+    );
+    let gold = |id| Visit { principal: who(PrincipalKind::App, id, Some("gold")), ..Visit::default() };
+    assert_eq!(count(&policy, 5, || gold("a")), 2);
+    assert_eq!(count(&policy, 5, || gold("b")), 2);
+    // A user of the same name is somebody else.
+    let user = || Visit { principal: who(PrincipalKind::User, "a", Some("gold")), ..Visit::default() };
+    assert_eq!(count(&policy, 5, user), 2);
+    let free = || Visit { principal: who(PrincipalKind::App, "a", None), ..Visit::default() };
+    assert_eq!(count(&policy, 5, free), 5);
+}
+
+#[test]
+fn operations_cost_what_is_written() {
+    let policy = compile::<RateLimitPolicy>(
+        "limits: [{name: a, requests: 10, per: 1m, key: [], costs: [{methods: [GET], paths: [/search/*], cost: 5}, {paths: [/ping], cost: 0}]}]\n",
+    );
+    let at = |path| move || Visit { path, ..Visit::default() };
+    assert_eq!(count(&policy, 20, at("/ping")), 20);
+    assert_eq!(count(&policy, 1, at("/search/a")), 1);
+    assert_eq!(count(&policy, 9, at("/")), 5);
+}
+
+#[test]
+fn a_response_may_cost_more_than_there_is() {
+    let policy =
+        compile::<RateLimitPolicy>("limits: [{name: a, requests: 10, per: 10s, key: [], responseCost: X-Cost}]\n");
+    let (_, response) = visit(&policy, Visit { answer: (200, vec![("X-Cost", "14")]), ..Visit::default() });
+    assert_eq!(field(&response, "ratelimit"), r#""a";r=0;t=15"#);
+    // Fifteen were taken of ten: after five seconds the debt is paid, after six there is one.
+    let at = |seconds: u64| Visit { at: Duration::from_secs(1 + seconds), ..Visit::default() };
+    assert!(!passes(&policy, at(5)));
+    assert!(passes(&policy, at(6)));
+}
+
+#[test]
+fn only_failed_attempts_count_where_answers_are_counted() {
+    let policy = compile::<RateLimitPolicy>(
+        "stage: BeforeAuthentication\nlimits: [{name: a, requests: 3, per: 1m, key: [{from: Address}], count: Answers, statuses: ['401']}]\n",
+    );
+    assert_eq!(policy.phase(), Phase::Guard);
+    assert_eq!(count(&policy, 20, Visit::default), 20);
+    let failed = || Visit { answer: (401, Vec::new()), ..Visit::default() };
+    assert_eq!(count(&policy, 20, failed), 3);
+    assert!(!passes(&policy, Visit::default()), "nor do good ones pass now");
+}
+
+#[test]
+fn what_the_gateway_failed_to_deliver_is_given_back() {
+    let policy = compile::<RateLimitPolicy>("limits: [{name: a, requests: 3, per: 1m, key: []}]\n");
+    let failed = |replied| move || Visit { replied: Some(replied), answer: (503, Vec::new()), ..Visit::default() };
+    assert_eq!(count(&policy, 20, failed(Reason::NoEndpoints)), 20);
+    assert_eq!(count(&policy, 20, failed(Reason::QuotaExceeded)), 20);
+    assert_eq!(count(&policy, 20, failed(Reason::UpstreamTimeout)), 3, "the backend has worked on these");
+    let policy = compile::<RateLimitPolicy>("limits: [{name: a, requests: 3, per: 1m, key: [], count: Forwarded}]\n");
+    assert_eq!(count(&policy, 20, failed(Reason::UpstreamTimeout)), 20);
+    assert_eq!(count(&policy, 20, Visit::default), 3);
+}
+
+#[test]
+fn a_request_that_is_judged_again_is_not_counted_again() {
+    let policy = compile::<RateLimitPolicy>("limits: [{name: a, requests: 1, per: 1m, key: []}]\n");
+    assert!(passes(&policy, Visit::default()));
+    let mut request = Request::build("GET", "http", "a.test", "/").expect("a request");
+    let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
+    let mut notes = Notes { again: true, ..Notes::new() };
+    let mut x = Exchange {
+        now: Now { monotonic: Duration::from_secs(1), unix: Duration::ZERO },
+        random: 7,
+        connection: &Connection::new(address, address, None),
+        client: address.ip(),
+        listener_port: 80,
+        request: &mut request,
+        notes: &mut notes,
+    };
+    assert!(policy.on_request(&mut x).goes_on());
+}
+
+#[test]
+fn common_mistakes_are_refused_with_a_remedy() {
+    for (yaml, part) in [
+        ("limits: []", "needs at least 1"),
+        ("limits: [{name: a, requests: 1, per: 1s}]", "what is counted by is not said"),
+        ("limits: [{name: a, requests: 1, per: 10ms, key: []}]", "shorter than a second"),
+        ("limits: [{name: a, requests: 1, per: 30d, key: []}]", ""),
+        ("limits: [{name: a, requests: 1, per: 48h, key: []}]", "longer than a day"),
+        ("limits: [{name: a, requests: 5, per: 1s, cost: 6, key: []}]", "can never pass"),
+        ("limits: [{name: a, requests: 5, per: 1s, burst: 0, key: []}]", ""),
+        ("limits: [{name: a, requests: 1, per: 24h, burst: 9, key: []}]", "three days"),
+        ("limits: [{name: a, requests: 5, per: 1s, key: [{header: X-A}]}]", "lack a part of the key"),
+        (
+            "limits: [{name: a, requests: 5, per: 1s, key: [{claim: sub}], missing: Skip}]",
+            "no policy that authenticates",
+        ),
+        (
+            "stage: BeforeAuthentication\nlimits: [{name: a, requests: 5, per: 1s, key: [{from: Principal}], missing: Skip}]",
+            "before authentication",
+        ),
+        (
+            "limits: [{name: a, requests: 5, per: 1s, key: [{from: Route, ipv6Prefix: 48}]}]",
+            "only an address has a prefix",
+        ),
+        ("limits: [{name: a, requests: 5, per: 1s, key: [], count: Answers}]", "which answers count"),
+        ("limits: [{name: a, requests: 5, per: 1s, key: [], statuses: ['401']}]", "means nothing"),
+        ("limits: [{name: ä, requests: 5, per: 1s, key: []}]", "printable ASCII"),
+        (
+            "limits: [{name: a, requests: 5, per: 1s, key: []}, {name: b, requests: 600, per: 1m, burst: 600, key: []}]",
+            "never reached",
+        ),
+    ] {
+        let problems = refusals::<RateLimitPolicy>(&format!("{yaml}\n"));
+        assert!(!problems.is_empty(), "{yaml}");
+        assert!(problems.iter().any(|problem| problem.why.contains(part)), "{yaml}: {problems:?}");
+    }
+}
+
+#[test]
+fn limits_of_different_lengths_stand_side_by_side() {
+    compile::<RateLimitPolicy>(
+        "limits: [{name: second, requests: 10, per: 1s, key: []}, {name: hour, requests: 1000, per: 1h, key: []}]\n",
+    );
+}
