@@ -191,24 +191,24 @@ reasons! {
 impl Reason {
     /// Whether the gateway itself failed before the backend had anything to do with the request: a limit gives back what it took.
     pub const fn is_before_backend(self) -> bool {
-        match self {
+        matches!(
+            self,
             Reason::MeshNotReady
-            | Reason::ConnectionLimit
-            | Reason::Overloaded
-            | Reason::BackendInvalid
-            | Reason::BackendMissing
-            | Reason::BackendTlsInvalid
-            | Reason::FilterInvalid
-            | Reason::PolicyInvalid
-            | Reason::NoEndpoints
-            | Reason::BackendOverflow
-            | Reason::UpstreamDns
-            | Reason::UpstreamRefused
-            | Reason::UpstreamConnectTimeout
-            | Reason::UpstreamTls
-            | Reason::UpstreamCertificate => true,
-            _ => false,
-        }
+                | Reason::ConnectionLimit
+                | Reason::Overloaded
+                | Reason::BackendInvalid
+                | Reason::BackendMissing
+                | Reason::BackendTlsInvalid
+                | Reason::FilterInvalid
+                | Reason::PolicyInvalid
+                | Reason::NoEndpoints
+                | Reason::BackendOverflow
+                | Reason::UpstreamDns
+                | Reason::UpstreamRefused
+                | Reason::UpstreamConnectTimeout
+                | Reason::UpstreamTls
+                | Reason::UpstreamCertificate
+        )
     }
 
     /// Whether a limit refused.

@@ -335,6 +335,7 @@ async fn sweep(worker: Rc<Worker>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        worker.clock.resync();
         let now = worker.clock.now().monotonic;
         worker.watches.sweep(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
         worker.pool.expire(now);

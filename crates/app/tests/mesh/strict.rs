@@ -49,7 +49,7 @@ async fn an_address_without_a_tunnel_is_called_by_nobody_while_the_policy_is_str
     answered(setup.local[0], 200).await;
 
     mesh.configure(&shop(program.address.port(), "Strict"));
-    until(call, nobody).await;
+    let _ = until(call, nobody).await;
     let line = told(&web, "mesh.no_tunnel").await;
     assert!(line.contains("MeshPolicy default/cart: no tunnel leads to 127.0.0.1:"), "{line}");
     let status = mesh.status().await;
@@ -69,7 +69,7 @@ async fn an_address_without_a_tunnel_is_called_by_nobody_while_the_policy_is_str
         assert!(!answer.as_ref().is_ok_and(|answer| answer.status == 200), "{answer:?}");
         nobody(answer)
     };
-    until(call, never_in_clear_text).await;
+    let _ = until(call, never_in_clear_text).await;
     mesh.configure(&shop(program.address.port(), "Permissive"));
     answered(setup.local[0], 200).await;
 }

@@ -26,6 +26,7 @@ mod secure;
 mod shared;
 mod stage;
 mod streams;
+mod tokens;
 mod traffic;
 mod tunnels;
 mod upstream;

@@ -13,7 +13,7 @@ use transept_model::value::Value;
 use transept_wire::head::Request;
 
 use super::super::CompileCx;
-use super::{api_key, basic, jwt};
+use super::{api_key, basic, introspection, jwt};
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::principal::Principal;
@@ -194,6 +194,8 @@ schemes! {
     Basic: basic = basic::BasicScheme;
     /// Signed tokens (JWT).
     Jwt: jwt = jwt::JwtScheme;
+    /// Tokens that are looked up at their issuer (OAuth 2.0 token introspection).
+    Introspection: introspection = introspection::IntrospectionScheme;
 }
 
 fn check_scheme(spec: &SchemeSpec, _: &Value, cx: &mut Decoder) {
