@@ -89,8 +89,14 @@ impl TlsSession {
                     if inner.has_plaintext {
                         return Poll::Ready(Ok(filled));
                     }
+                    // Behind the last byte there may be the end.
+                    continue;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Records that have come already are read in the same turn.
+                    if filled > 0 && (inner.ciphertext.is_empty() || inner.broken.is_some()) {
+                        return Poll::Ready(Ok(filled));
+                    }
                     if let Some(error) = inner.broken.take() {
                         return Poll::Ready(Err(error));
                     }
@@ -101,10 +107,6 @@ impl TlsSession {
                     inner.has_plaintext = true;
                     return Poll::Ready(Ok(filled));
                 }
-            }
-            // Records that have come already are read in the same turn.
-            if filled > 0 && inner.ciphertext.is_empty() {
-                return Poll::Ready(Ok(filled));
             }
             if inner.ended {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
