@@ -227,3 +227,16 @@ fn header(fields: &Value, name: &str) -> Option<String> {
         .find(|field| field[0].as_str().is_some_and(|it| it.eq_ignore_ascii_case(name)))
         .and_then(|field| field[1].as_str().map(str::to_owned))
 }
+
+#[test]
+fn who_has_a_token_of_the_provider_reads_orders() {
+    let text = std::fs::read_to_string(examples().join("24-tokens.yaml")).expect("readable");
+    let token = text.lines().find_map(|line| line.split_once(" TOKEN=")).expect("a token in the comment").1;
+    let url = "http://localhost:8080/orders";
+    let header = format!("authorization: Bearer {token}");
+    let allowed = explain("24-tokens.yaml", &["GET", url, "-H", &header]);
+    assert_eq!(allowed["backend"], "default/orders", "{allowed:#}");
+    assert!(!allowed.to_string().contains(token), "{allowed:#}");
+    let without = explain("24-tokens.yaml", &["GET", url]);
+    assert_eq!(without["reply"]["status"], 401, "{without:#}");
+}
