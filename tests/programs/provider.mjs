@@ -5,6 +5,8 @@
 import { createServer } from 'node:http';
 import { generateKeyPairSync } from 'node:crypto';
 
+// Standard output is for `ready` alone.
+console.log = console.info = console.warn = console.error;
 const [modules, port] = process.argv.slice(2);
 const { default: Provider } = await import(`${modules}/oidc-provider/lib/index.js`);
 const issuer = `http://127.0.0.1:${port}`;
@@ -69,4 +71,4 @@ createServer((request, response) => {
     return response.end();
   }
   return answer(request, response);
-}).listen(port, '127.0.0.1', () => console.log('ready'));
+}).listen(port, '127.0.0.1', () => process.stdout.write('ready\n'));

@@ -277,3 +277,16 @@ fn a_shared_limit_is_explained_without_its_store() {
     assert!(decision["told"].to_string().contains("99 of 100 left"), "{decision:#}");
     assert!(!decision.to_string().contains("change-me"), "{decision:#}");
 }
+
+#[test]
+fn who_has_a_token_of_the_provider_reads_orders() {
+    let text = std::fs::read_to_string(examples().join("24-tokens.yaml")).expect("readable");
+    let token = text.lines().find_map(|line| line.split_once(" TOKEN=")).expect("a token in the comment").1;
+    let url = "http://localhost:8080/orders";
+    let header = format!("authorization: Bearer {token}");
+    let allowed = explain("24-tokens.yaml", &["GET", url, "-H", &header]);
+    assert_eq!(allowed["backend"], "default/orders", "{allowed:#}");
+    assert!(!allowed.to_string().contains(token), "{allowed:#}");
+    let without = explain("24-tokens.yaml", &["GET", url]);
+    assert_eq!(without["reply"]["status"], 401, "{without:#}");
+}

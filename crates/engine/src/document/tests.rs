@@ -1,3 +1,5 @@
+//! Documents fetched and not fetched, with the answers and the time played.
+
 use std::net::SocketAddr;
 
 use super::*;
