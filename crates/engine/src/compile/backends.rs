@@ -240,12 +240,34 @@ impl<'w> Backends<'w> {
     /// A backend that is one endpoint, with nothing said about its traffic: a port of the program behind its own proxy, or of an instance
     /// that is called by its own address.
     pub(super) fn fixed(&mut self, id: BackendId, protocol: UpstreamProtocol, endpoint: Endpoint) -> Arc<Backend> {
+        self.only(id, protocol, EndpointSet::new(vec![endpoint]), None)
+    }
+
+    /// A backend whose only endpoint has no tunnel, where this policy wants one: nobody is there to be called.
+    pub(super) fn shut(
+        &mut self,
+        id: BackendId,
+        protocol: UpstreamProtocol,
+        endpoint: SocketAddr,
+        policy: Arc<str>,
+    ) -> Arc<Backend> {
+        let endpoints = EndpointSet::default().leaving_out(vec![endpoint.to_string().into()]);
+        self.only(id, protocol, endpoints, Some(policy))
+    }
+
+    fn only(
+        &mut self,
+        id: BackendId,
+        protocol: UpstreamProtocol,
+        endpoints: EndpointSet,
+        tunnel_only: Option<Arc<str>>,
+    ) -> Arc<Backend> {
         let key = (id, protocol);
         if let Some(made) = self.made.get(&key) {
             return Arc::clone(made);
         }
-        let endpoints = EndpointSet::new(vec![endpoint]);
-        let backend = match self.previous.get(&(&key.0, protocol)).copied() {
+        let before = self.previous.get(&(&key.0, protocol)).copied();
+        let backend = match before.filter(|before| before.tunnel_only == tunnel_only) {
             Some(before) => {
                 if **before.endpoints.load() != endpoints {
                     self.changes.push((Arc::clone(before), Arc::new(endpoints)));
@@ -261,7 +283,7 @@ impl<'w> Backends<'w> {
                 source: EndpointSource::Static,
                 connect_timeout: CONNECT_TIMEOUT,
                 traffic: None,
-                tunnel_only: None,
+                tunnel_only,
                 ledger: Arc::clone(self.ledger.entry(key.0.clone()).or_default()),
                 key: FixedState::default().hash_one((&key.0, protocol)),
             }),

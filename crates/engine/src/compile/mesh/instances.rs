@@ -40,14 +40,14 @@ impl<'w> Sides<'_, 'w> {
         }
     }
 
-    /// The listener that stands for a port of an instance; none when it has no tunnel, and is reached as everybody reaches it.
+    /// The listener that stands for a port of an instance; none when it has no tunnel, and is reached as everybody reaches it. Where a policy
+    /// wants a tunnel, nobody reaches it without one.
     fn instance_listener(
         &mut self,
         workload: &'w Object<WorkloadSpec>,
         port: &WorkloadPort,
         address: IpAddr,
     ) -> Option<Arc<Listener>> {
-        let tunnel = workload.spec.tunnel.as_ref()?;
         let (namespace, name, target) = (&*workload.meta.namespace, &*workload.meta.name, port.target());
         let service = workload.spec.services.first().map_or(name, |service| &**service);
         let protocol = AppProtocol::of(port.app_protocol.as_deref());
@@ -57,17 +57,37 @@ impl<'w> Sides<'_, 'w> {
             name: format!("{service}/{name}").into(),
             port: Some(target),
         };
-        let tunnel = Tunnel {
-            address: SocketAddr::new(address, tunnel.port),
-            identity: workload.spec.identity(&workload.meta).into(),
+        let at = SocketAddr::new(address, target);
+        let backend = match &workload.spec.tunnel {
+            Some(tunnel) => {
+                let tunnel = Tunnel {
+                    address: SocketAddr::new(address, tunnel.port),
+                    identity: workload.spec.identity(&workload.meta).into(),
+                };
+                let endpoint = Endpoint { tunnel: Some(Arc::new(tunnel)), ..Endpoint::at(at) };
+                self.backends.fixed(id, protocol.upstream(), endpoint)
+            }
+            None => {
+                let policy = self.tunnel_only(workload, port)?;
+                self.backends.shut(id, protocol.upstream(), at, policy)
+            }
         };
-        let endpoint = Endpoint { tunnel: Some(Arc::new(tunnel)), ..Endpoint::at(SocketAddr::new(address, target)) };
-        let backend = self.backends.fixed(id, protocol.upstream(), endpoint);
         let rule = Arc::new(whole_rule(namespace, service, target, self.site(namespace, service), Ok(backend)));
         let listener = self.listener(namespace, service, target, rule, None, Role::Outbound);
         let name = ListenerName { section: format!("outbound-{name}-{target}").into(), ..listener.name.clone() };
         let speaks = protocol.speaks();
         let learned = self.learned(speaks, &name);
         Some(Arc::new(Listener { metric_label: name.to_string().into(), name, speaks, learned, ..listener }))
+    }
+
+    /// The policy on one of the Services of an instance that lets nobody call it without a tunnel.
+    fn tunnel_only(&self, workload: &Object<WorkloadSpec>, port: &WorkloadPort) -> Option<Arc<str>> {
+        let namespace = &workload.meta.namespace;
+        workload.spec.services.iter().find_map(|service| {
+            let known = self.world.service(namespace, service);
+            let wanted = known.and_then(|known| known.spec.ports.iter().find(|one| one.port == port.port));
+            let effective = self.policies.on_service(namespace, service, wanted.and_then(|one| one.name.clone()));
+            self.policies.tunnel_only(&effective)
+        })
     }
 }

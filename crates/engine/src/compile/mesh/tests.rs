@@ -334,7 +334,15 @@ spec: {{services: [cart], address: 10.0.0.9, ports: [{{port: 80}}]}}
     assert_eq!((endpoint.address, tunnel.address), (at(7, 8080), at(7, 15008)));
     assert_eq!(&*tunnel.identity, "spiffe://transept.local/ns/shop/sa/cart");
 
+    let strict = format!("{yaml}{}", mesh_policy("all", "", "Strict"));
+    let shut = compiled(&strict, &called(&[7, 9]), Some(&snapshot)).install();
+    let listener = bind(&shut, 15001).callee(Some(at(9, 80))).expect("somebody to refuse it");
+    let backend = listener.stream.as_ref().expect("a rule").backends[0].target.as_ref().expect("a backend");
+    assert_eq!(backend.tunnel_only.as_deref(), Some("MeshPolicy shop/all"));
+    assert!(backend.endpoints.load().endpoints().is_empty());
+
     // What is learned about its port outlives a change.
+    let listener = out.callee(Some(at(7, 80))).expect("a listener");
     let again = compiled(&yaml, &called(&[7, 8]), Some(&snapshot)).install();
     let same = bind(&again, 15001).callee(Some(at(7, 80))).expect("still");
     let learned = |listener: &Listener| Arc::as_ptr(listener.learned.as_ref().expect("nobody said it"));
