@@ -189,7 +189,7 @@ mod tests {
             rule.backends[0].target.as_ref().map(|backend| backend.tls.is_some()).map_err(|broken| broken.reason)
         };
         let mut broken = BrokenPolicies::default();
-        assert_eq!(secure(&[service.clone()], &broken), Ok(false));
+        assert_eq!(secure(std::slice::from_ref(&service), &broken), Ok(false));
         assert_eq!(secure(&[service.clone(), policy("")], &broken), Ok(true));
         let (type_url, name, payload) = policy(r#", "novelty": true"#);
         assert!(objects::closes(&type_url, &name, &payload), "it can be kept");
