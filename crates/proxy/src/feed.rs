@@ -3,11 +3,12 @@
 //!
 //! Started by `app` when a control plane is named. What was received is kept on the disk, with the identity, so that the proxy serves
 //! while no control plane is there, across its own restart too. The pieces: `disk` keeps, `contact` dials and speaks gRPC,
-//! `objects` turns payloads into a world, `broken` closes what a policy that cannot be used should guard, `member` holds it all together. What is done with a world is the caller's business.
+//! `objects` turns payloads into a world, `broken` closes what a policy that cannot be used should guard, `kept` asks for what an older version needs, `member` holds it all together. What is done with a world is the caller's business.
 
 mod broken;
 mod contact;
 mod disk;
+mod kept;
 mod member;
 mod objects;
 mod teller;

@@ -10,10 +10,11 @@ use transept_engine::compile::find_left_out;
 use transept_engine::policies::{self, MODEL_KINDS, Phase};
 use transept_model::SourceText;
 use transept_model::attach::{Surroundings, attach};
+use transept_model::company::{SLICE_LABEL, namespace_of};
 use transept_model::load::{Broken, Loader};
 
 use super::registry::Name;
-use super::source::{SLICE_LABEL, name_of_object, namespace_of};
+use super::source::name_of_object;
 
 /// The part of the files that says who may be called.
 #[derive(Debug, Clone, Default)]

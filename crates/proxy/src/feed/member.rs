@@ -36,6 +36,7 @@ use self::link::Link;
 use super::broken::BrokenPolicies;
 use super::contact::{Connection, Unreached, member_tls};
 use super::disk::Disk;
+use super::kept::KeptVersions;
 use super::objects;
 use super::{FeedError, FeedOptions, Interest, Received, ServiceName, Standing};
 use crate::sight::Sight;
@@ -85,6 +86,7 @@ pub(super) struct Member {
     /// Services about which everything was kept on the disk.
     restored: BTreeSet<ServiceName>,
     broken: BrokenPolicies,
+    older: KeptVersions,
     number: u64,
     began: Instant,
     link: Option<Link>,
@@ -149,6 +151,7 @@ impl Member {
             past: None,
             restored: BTreeSet::new(),
             broken: BrokenPolicies::default(),
+            older: KeptVersions::default(),
             number: 0,
             began: Instant::now(),
             link: None,
@@ -326,7 +329,11 @@ impl Member {
                     (before.difference(&services).cloned().collect(), services.difference(before).cloned().collect());
                 let mut dropped = false;
                 for service in &gone {
-                    dropped |= self.client.unsubscribe(&self.key(service)).unwrap_or(false);
+                    let key = self.key(service);
+                    // What an older version needs stays, and ends with that.
+                    if !self.older.adopt(&key) {
+                        dropped |= self.client.unsubscribe(&key).unwrap_or(false);
+                    }
                 }
                 for service in &new {
                     let _ = self.client.subscribe(&self.key(service));

@@ -111,7 +111,7 @@ impl Plane {
             "frozen": inner.registry.is_frozen(),
             "members": members,
             "workloads": workloads,
-            "refused": inner.refused.show(),
+            "refused": self.show_refused(&inner),
             "objects": self.show_refused_objects(&inner),
             "leftOut": left_out,
             "services": self.services(&inner),

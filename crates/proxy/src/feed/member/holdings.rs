@@ -59,6 +59,11 @@ impl Member {
         }
     }
 
+    /// What this proxy asks for one by one.
+    fn own(&self) -> BTreeSet<Key> {
+        self.options.interest.services().into_iter().flatten().map(|service| self.key(service)).collect()
+    }
+
     pub(super) fn settle(&mut self, response: DeltaDiscoveryResponse) -> bool {
         let batch = match self.client.receive(response) {
             Ok(Some(batch)) => batch,
@@ -74,9 +79,14 @@ impl Member {
             tracing::error!(resource = %format!("{kind} {}", refusal.name), why = %refusal.message, "a resource is refused");
         }
         let broken = BrokenPolicies::find(&batch, &refusals);
+        let own = self.own();
+        if self.options.interest != Interest::Everything {
+            self.older.hold(&batch, &refusals, &mut self.client, &own);
+        }
         let count = u64::try_from(batch.changes().len().saturating_sub(refusals.len())).unwrap_or(0);
         let settled = self.client.settle(self.began.elapsed(), batch, refusals);
         self.broken.take(broken, &self.client);
+        self.older.release(&mut self.client, &own);
         self.flush();
         if settled == Settled::Held {
             self.tell(|standing| standing.received += count);
@@ -89,7 +99,7 @@ impl Member {
     pub(super) fn publish(&mut self, kept: bool) {
         let holdings: Vec<_> = self.client.holdings().map(|(key, held)| (key, held.payload.clone())).collect();
         let held = holdings.iter().map(|(key, payload)| (&key.type_url, &key.name, payload));
-        let parts = held.chain(self.broken.parts());
+        let parts = self.broken.among(held).into_iter();
         let Some(world) = objects::load(parts, self.past.as_ref()) else { return };
         self.past = Some(world.past());
         self.number += 1;
