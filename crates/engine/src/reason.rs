@@ -122,6 +122,8 @@ reasons! {
     MeshPlaintext: 403, "mesh.plaintext", "AD", Some("http_request_denied"), PermissionDenied, "Only members of the mesh are let in";
     /// An `AuthorizationPolicy` does not allow it.
     NotAuthorized: 403, "access.not_authorized", "AD", Some("http_request_denied"), PermissionDenied, "This is not allowed";
+    /// The service that says whether a request may pass does not answer, or not in a way that can be used.
+    AuthorizerUnavailable: 503, "access.unavailable", "AD", Some("http_request_denied"), Unavailable, "Nobody can say at present whether this is allowed";
     /// A preflight from an origin that the route does not allow.
     CorsOriginDenied: 403, "cors.origin_denied", "AD", Some("http_request_denied"), PermissionDenied, "This origin is not allowed";
     /// A `RateLimitPolicy` has counted too many requests.

@@ -26,6 +26,7 @@ use transept_model::world::World;
 use self::backends::Backends;
 use self::policies::{Effective, Policies};
 use self::routes::{CompiledRoute, RouteCompiler};
+use crate::policies::Chain;
 use crate::role::Destinations;
 use crate::route::RouteTable;
 use crate::route::hosts::Hosts;
@@ -344,6 +345,7 @@ impl<'c, 'w> Listeners<'c, 'w> {
 
 /// A rule with the policies in force for it under a listener.
 fn rule_on<'w>(policies: &Policies<'w>, key: RouteKey<'w>, rule: &Arc<Rule>, of_listener: &Effective) -> Arc<Rule> {
+    let mut chain = Chain::default();
     if !policies.is_empty() {
         let (kind, namespace, route) = (key.0, Text::from(key.1), Text::from(key.2));
         let on_route = PolicyTarget::Route { kind, namespace: namespace.clone(), name: route.clone() };
@@ -355,12 +357,13 @@ fn rule_on<'w>(policies: &Policies<'w>, key: RouteKey<'w>, rule: &Arc<Rule>, of_
                 effective = policies.lay_over(&effective, &on_rule);
             }
         }
-        let chain = policies.chain(&effective);
-        if !chain.is_empty() {
-            return Arc::new(Rule { chain, ..Rule::clone(rule) });
-        }
+        chain = policies.chain(&effective);
     }
-    Arc::clone(rule)
+    let chain = chain.with(rule.filters.external_auth.as_ref());
+    if chain.is_empty() {
+        return Arc::clone(rule);
+    }
+    Arc::new(Rule { chain, ..Rule::clone(rule) })
 }
 
 /// The rule of a route for connections, with the policies in force for it under a listener.

@@ -315,6 +315,10 @@ impl Policy for AuthorizationPolicy {
         }
     }
 
+    fn on_recheck(&self, x: &mut Exchange<'_>) -> Verdict {
+        self.on_request(x)
+    }
+
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
         let mut told = Vec::new();
         let is_told = x.is_told();
