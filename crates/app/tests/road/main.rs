@@ -15,6 +15,7 @@ mod limits;
 mod listeners;
 mod names;
 mod pairs;
+mod rate_service;
 mod rates;
 mod records;
 mod reload;

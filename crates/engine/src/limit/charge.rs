@@ -171,6 +171,8 @@ fn settle_all(
         let charged = match (&one.drawn, one.uncounted) {
             (Some((_, Some(wait))), _) => Err(*wait),
             (Some((_, None)), _) | (None, true) => Ok(cell),
+            // What is free passes even where there is a debt.
+            (None, false) if one.cost == 0 => Ok(cell),
             (None, false) => one.limit.algorithm.charge(cell, now, one.cost),
         };
         if let Err(wait) = charged {
@@ -197,6 +199,7 @@ fn settle_all(
             policy,
             limit: u16::try_from(one.index).unwrap_or(u16::MAX),
             charged: cost,
+            cost: one.cost,
             hash: one.hash,
             is_shared: one.drawn.is_some(),
             standing,
@@ -252,7 +255,8 @@ impl Limit {
         if self.count == Count::Answers && !refused_here {
             let status = x.notes.replied.map_or(response.status, Reason::status);
             if self.statuses.iter().any(|one| (one.from..=one.to).contains(&status)) {
-                debit = self.cost_of(x);
+                // Not asked again: filters may have changed the request since.
+                debit = touch.cost;
             }
         }
         if let (Some(name), None) = (&self.response_cost, x.notes.replied) {
@@ -269,11 +273,8 @@ impl Limit {
                 touch.charged = 0;
             }
             if debit > 0 {
-                let mut key = KeyBytes::new();
-                if let Found::Whole = self.key.write(x, &mut key) {
-                    shared.debit(self, touch.hash, &key, debit);
-                    touch.standing.left = touch.standing.left.saturating_sub(i64::from(debit));
-                }
+                shared.debit(self, touch.hash, debit);
+                touch.standing.left = touch.standing.left.saturating_sub(i64::from(debit));
             }
             return;
         }

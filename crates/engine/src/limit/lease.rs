@@ -44,6 +44,8 @@ struct Lease {
     /// How the store stood.
     left: i64,
     full_at: u64,
+    /// A hash of the key that is the same everywhere.
+    name: [u8; 16],
 }
 
 /// What became of a request for tokens.
@@ -74,9 +76,11 @@ impl Leases {
         let mut shard = self.shard(hash);
         let full = shard.len() >= MOST;
         if full && !shard.contains_key(&hash) {
+            // A quarter at least, so that a flood of keys does not make every request clean up.
             shard.retain(|_, lease| lease.asked || lease.until > now || lease.refused_until > now);
-            let any = shard.keys().next().copied().filter(|_| shard.len() >= MOST);
-            any.and_then(|any| shard.remove(&any));
+            if shard.len() > MOST / 4 * 3 {
+                shard.clear();
+            }
         }
         let lease = shard.entry(hash).or_default();
         if lease.until < now {
@@ -129,6 +133,18 @@ impl Leases {
         }
     }
 
+    /// Remembers the name of the key at the store.
+    pub(crate) fn note_name(&self, hash: u64, name: [u8; 16]) {
+        if let Some(lease) = self.shard(hash).get_mut(&hash) {
+            lease.name = name;
+        }
+    }
+
+    /// The name of the key at the store, as long as it is remembered.
+    pub(crate) fn name(&self, hash: u64) -> Option<[u8; 16]> {
+        self.shard(hash).get(&hash).map(|lease| lease.name)
+    }
+
     /// Notes that an order came to nothing.
     pub(crate) fn give_up(&self, hash: u64) {
         if let Some(lease) = self.shard(hash).get_mut(&hash) {
@@ -168,7 +184,10 @@ impl Lease {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Cell;
+    use super::super::bucket::Bucket;
     use super::*;
+    use crate::exchange::{below, draw};
 
     const MS: u64 = 1_000_000;
 
@@ -245,6 +264,61 @@ mod tests {
                 _ => {}
             }
             assert!(taken <= granted);
+        }
+    }
+
+    /// The server, as its script counts.
+    fn serve(bucket: &Bucket, cell: &mut Cell, now: u64, want: u32, least: u32) -> Grant {
+        let room = u32::try_from(bucket.standing(*cell, now).left.max(0)).unwrap_or(0);
+        if room < least {
+            let wait = bucket.charge(*cell, now, least).err().unwrap_or_default();
+            return Grant { tokens: 0, wait, left: i64::from(room), full_in: Duration::ZERO };
+        }
+        let tokens = want.min(room);
+        *cell = bucket.charge(*cell, now, tokens).expect("there is room");
+        Grant { tokens, wait: Duration::ZERO, left: i64::from(room - tokens), full_in: Duration::ZERO }
+    }
+
+    /// Proxies with answers that take their time, and requests in bursts: what passes in any span of time keeps the bound.
+    #[test]
+    fn proxies_together_keep_the_bound() {
+        for seed in 0..12 {
+            let mut draws = (0..).map(|n| draw(seed, n));
+            let mut number = |most: u64| below(draws.next().expect("endless"), most);
+            let (rate, burst) = (20 + number(200) as u32, 20 + number(100) as u32);
+            let bucket = Bucket::new(rate, Duration::from_secs(1), burst).expect("a bucket");
+            let proxies: Vec<Leases> = (0..1 + number(4)).map(|_| Leases::new(burst)).collect();
+            let (mut cell, mut orders, mut passed) = (Cell::default(), Vec::<(u64, usize, u32)>::new(), Vec::new());
+            for step in 1..3_000u64 {
+                let now = step * MS;
+                let (due, later): (Vec<_>, Vec<_>) = orders.into_iter().partition(|(at, ..)| *at <= now);
+                orders = later;
+                for (_, proxy, want) in due {
+                    let grant = serve(&bucket, &mut cell, now, want, 1);
+                    proxies[proxy].deliver(7, true, grant, now);
+                }
+                for (proxy, leases) in proxies.iter().enumerate() {
+                    for _ in 0..number(3) * number(2) {
+                        let more = match leases.draw(7, 1, now) {
+                            Drawn::Taken(_, more) => {
+                                passed.push(now);
+                                more
+                            }
+                            Drawn::None(more) => more,
+                            Drawn::Refused(..) => None,
+                        };
+                        orders.extend(more.map(|want| (now + number(20) * MS, proxy, want)));
+                    }
+                }
+            }
+            let out = proxies.len() as u64 * 2 * u64::from((burst / 10).max(1));
+            for (first, begin) in passed.iter().enumerate() {
+                for (last, end) in passed.iter().enumerate().skip(first).step_by(7) {
+                    let bound = u64::from(burst) + u64::from(rate) * (end - begin) / 1_000_000_000 + 1 + out;
+                    assert!((last - first) as u64 <= bound, "seed {seed}");
+                }
+            }
+            assert!(passed.len() as u64 > u64::from(rate), "seed {seed}: {}", passed.len());
         }
     }
 }

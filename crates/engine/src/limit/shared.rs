@@ -229,20 +229,29 @@ impl Shared {
     }
 
     /// Takes what a response has cost, whether it is there or not.
-    pub(crate) fn debit(&self, limit: &Limit, hash: u64, key: &[u8], cost: u32) {
-        if !self.store.is_down() {
-            self.order(limit, hash, key, cost, None);
+    pub(crate) fn debit(&self, limit: &Limit, hash: u64, cost: u32) {
+        if let (Some(name), false) = (self.leases.name(hash), self.store.is_down()) {
+            self.send(limit, hash, name, cost, None);
         }
     }
 
     fn order(&self, limit: &Limit, hash: u64, key: &[u8], want: u32, least: Option<u32>) {
         let digest = digest(&SHA256, key);
-        let mut name = format!("transept:{}:{}:", limit.policy, limit.label.name).replace(' ', ":");
-        for byte in digest.as_ref().iter().take(16) {
-            name.push_str(&format!("{byte:02x}"));
+        let mut name = [0; 16];
+        for (to, from) in name.iter_mut().zip(digest.as_ref()) {
+            *to = *from;
+        }
+        self.leases.note_name(hash, name);
+        self.send(limit, hash, name, want, least);
+    }
+
+    fn send(&self, limit: &Limit, hash: u64, name: [u8; 16], want: u32, least: Option<u32>) {
+        let mut key = format!("transept:{}:{}:", limit.policy, limit.label.name).replace(' ', ":");
+        for byte in name {
+            key.push_str(&format!("{byte:02x}"));
         }
         self.store.order(Order {
-            key: name,
+            key,
             interval: self.bucket.interval_in_microseconds(),
             burst: self.bucket.burst,
             want,

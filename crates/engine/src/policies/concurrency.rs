@@ -113,6 +113,7 @@ impl ConcurrencyPolicy {
             policy: address(self),
             limit: u16::try_from(index).unwrap_or(u16::MAX),
             charged: 1,
+            cost: 1,
             hash,
             is_shared: false,
             standing: Standing { left, full_in: Duration::ZERO },

@@ -28,6 +28,7 @@ mod network;
 mod patterns;
 mod quota;
 mod rate_limit;
+mod rate_limit_service;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -336,6 +337,7 @@ policies! {
     Authorization(authorization::AuthorizationPolicy);
     ExternalAuth(external_auth::ExternalAuthPolicy);
     RateLimit(rate_limit::RateLimitPolicy);
+    RateLimitService(rate_limit_service::RateLimitServicePolicy);
     Quota(quota::QuotaPolicy);
     Concurrency(concurrency::ConcurrencyPolicy);
     Header(header::HeaderPolicy);

@@ -269,6 +269,7 @@ impl QuotaPolicy {
             policy: address(self),
             limit,
             charged,
+            cost: charged,
             hash: 0,
             is_shared: false,
             standing,
