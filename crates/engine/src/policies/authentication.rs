@@ -36,12 +36,14 @@ use crate::verdict::{Reply, Verdict};
 mod api_key;
 mod basic;
 mod claims;
+mod client_certificate;
 mod failures;
 mod forward;
 mod jwt;
 mod requirement;
 mod scheme;
 mod secret;
+mod signature;
 mod verified;
 
 use failures::{FailureLimit, Failures};
