@@ -103,6 +103,19 @@ fn a_canary_shows_its_weights_and_its_mirror() {
 }
 
 #[test]
+fn only_a_key_with_the_scope_reads_orders() {
+    let url = "http://localhost:8080/orders";
+    let nobody = explain("18-api-keys.yaml", &["GET", url]);
+    assert_eq!(nobody["reply"]["code"], "auth.credentials_missing", "{nobody:#}");
+    let header_line = "x-api-key: tr_test_ExampleKeyForTheDocs01_0kWyyA";
+    let mobile = explain("18-api-keys.yaml", &["GET", url, "-H", header_line]);
+    assert_eq!(mobile["principal"]["id"], "default/mobile", "{mobile:#}");
+    assert_eq!(mobile["backend"], "default/orders");
+    assert_eq!(header(&mobile["forwarded"]["headers"], "x-auth-scopes").as_deref(), Some("orders.read"));
+    assert_eq!(header(&mobile["forwarded"]["headers"], "x-api-key"), None);
+}
+
+#[test]
 fn a_redirect_needs_no_service() {
     let decision = explain("05-redirects.yaml", &["GET", "http://www.shop.test:8080/old/page"]);
     assert_eq!(decision["response"]["status"], 301, "{decision:#}");
@@ -250,4 +263,54 @@ fn header(fields: &Value, name: &str) -> Option<String> {
         .iter()
         .find(|field| field[0].as_str().is_some_and(|it| it.eq_ignore_ascii_case(name)))
         .and_then(|field| field[1].as_str().map(str::to_owned))
+}
+
+#[test]
+fn a_limit_says_which_bucket_and_how_much_is_left() {
+    let decision = explain("30-rate-limit.yaml", &["GET", "http://localhost:8080/search/shoes"]);
+    let told = decision["told"].to_string();
+    assert!(told.contains("limit burst of RateLimitPolicy default/each-client, token bucket, by address "), "{told}");
+    assert!(told.contains("takes 5, 15 of 20 left"), "{told}");
+    let response = decision["response"].to_string();
+    assert!(response.contains(";q=20;w=2") && response.contains(";r=15;t=1"), "{response}");
+}
+
+#[test]
+fn a_place_is_taken_among_all_and_among_those_of_the_client() {
+    let told = explain("31-concurrency.yaml", &["GET", "http://localhost:8080/"])["told"].to_string();
+    assert!(
+        told.contains("limit all of ConcurrencyPolicy default/places, at a time, by everybody: 99 of 100"),
+        "{told}"
+    );
+    assert!(told.contains("3 of 4 places left"), "{told}");
+}
+
+#[test]
+fn a_quota_names_its_tenant_by_a_hash_and_refuses_who_has_none() {
+    let with = explain("32-quota.yaml", &["GET", "http://localhost:8080/", "-H", "X-Tenant: ada-and-her-secret"]);
+    let told = with["told"].to_string();
+    assert!(told.contains("999 of 1000 left") && told.contains("19999 of 20000 left"), "{told}");
+    assert!(!told.contains("ada"), "{told}");
+    let without = explain("32-quota.yaml", &["GET", "http://localhost:8080/"]);
+    assert_eq!(without["reply"]["code"], "limit.key_missing", "{without:#}");
+}
+
+#[test]
+fn a_shared_limit_is_explained_without_its_store() {
+    let decision = explain("33-shared-rate-limit.yaml", &["GET", "http://localhost:8080/"]);
+    assert!(decision["told"].to_string().contains("99 of 100 left"), "{decision:#}");
+    assert!(!decision.to_string().contains("change-me"), "{decision:#}");
+}
+
+#[test]
+fn who_has_a_token_of_the_provider_reads_orders() {
+    let text = std::fs::read_to_string(examples().join("24-tokens.yaml")).expect("readable");
+    let token = text.lines().find_map(|line| line.split_once(" TOKEN=")).expect("a token in the comment").1;
+    let url = "http://localhost:8080/orders";
+    let header = format!("authorization: Bearer {token}");
+    let allowed = explain("24-tokens.yaml", &["GET", url, "-H", &header]);
+    assert_eq!(allowed["backend"], "default/orders", "{allowed:#}");
+    assert!(!allowed.to_string().contains(token), "{allowed:#}");
+    let without = explain("24-tokens.yaml", &["GET", url]);
+    assert_eq!(without["reply"]["status"], 401, "{without:#}");
 }

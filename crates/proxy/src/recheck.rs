@@ -251,3 +251,22 @@ pub(crate) fn recheck(worker: &Worker) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_ends_with_its_credential() {
+        let standings = Standings::default();
+        let address = SocketAddr::from(([127, 0, 0, 1], 80));
+        let passage =
+            || Ground::Passage { connection: Box::new(Connection::new(address, address, None)), bound: address };
+        let lasting = [standings.add(passage()), standings.add_until(passage(), Some(Duration::from_secs(86_400)))];
+        let ending = standings.add_until(passage(), Some(Duration::ZERO));
+        std::future::poll_fn(|cx| ending.poll_ended(cx)).await;
+        for standing in lasting {
+            std::future::poll_fn(|cx| Poll::Ready(assert!(standing.poll_ended(cx).is_pending()))).await;
+        }
+    }
+}

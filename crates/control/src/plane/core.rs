@@ -31,7 +31,7 @@ use transept_model::SourceText;
 use transept_xds::mesh::{Answer, Beat};
 use transept_xds::report::INTERVAL;
 use transept_xds::source::Scope;
-use transept_xds::{Key, Resource};
+use transept_xds::{Key, Resource, TypeUrl};
 
 use super::ca::{Ca, CaError, NotSigned, make_directory, random};
 use super::files::{Files, Reader};
@@ -145,6 +145,8 @@ struct Member {
     leaf: Arc<Leaf>,
     streams: usize,
     seen: Instant,
+    /// Types of this control plane that the proxy does not understand.
+    lacks: BTreeSet<TypeUrl>,
 }
 
 /// What proxies may see: the resources, and who is a gateway.
@@ -409,6 +411,7 @@ impl Plane {
             leaf: leaf.clone(),
             streams: 0,
             seen: Instant::now(),
+            lacks: BTreeSet::new(),
         });
         member.leaf = leaf.clone();
         member.address = from;
@@ -580,4 +583,27 @@ impl Plane {
 pub(super) fn now() -> UnixTime {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     UnixTime::since_unix_epoch(since)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_for_gateways() {
+        let gateway = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": {"name": "web", "namespace": "default"}, "spec": {"listeners": []}});
+        let visible = Visible(source::secrets(&[gateway]));
+        let viewer =
+            |name: &str| SpiffeId::parse(&format!("spiffe://transept.local/ns/default/sa/{name}")).expect("an id");
+        for kind in ["ApiKey", "Consumer"] {
+            let object = json!({"apiVersion": "transept.dev/v1alpha1", "kind": kind,
+                "metadata": {"name": "one", "namespace": "shop"}, "spec": {}});
+            let resource = Kinds::default().resource(&object).expect("it travels");
+            assert!(visible.sees(&viewer("web"), &resource), "{kind}");
+            assert!(!visible.sees(&viewer("cart"), &resource), "{kind}");
+        }
+    }
 }

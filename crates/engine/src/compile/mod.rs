@@ -9,6 +9,7 @@ pub(crate) mod filters;
 mod keys;
 pub mod mesh;
 mod policies;
+mod reach;
 mod routes;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use backends::EndpointChange;
+pub use reach::{LeftOut, find_left_out};
 use transept_model::attach::{Attached, AttachedGateway, AttachedListener, AttachedRoute, PolicyTarget, RouteRef};
 use transept_model::hostname::Hostname;
 use transept_model::kinds::{FrontendValidationMode, Protocol};
@@ -28,7 +30,6 @@ use self::backends::Backends;
 use self::policies::{Effective, Policies};
 use self::routes::{CompiledRoute, RouteCompiler};
 use crate::policies::Chain;
-use crate::role::Destinations;
 use crate::route::RouteTable;
 use crate::route::hosts::Hosts;
 use crate::route::table::Entry;
@@ -437,7 +438,7 @@ impl BindDraft {
             listeners: self.listeners,
             settings,
             hosts: self.hosts,
-            destinations: Destinations::default(),
+            destinations: Arc::default(),
         }
     }
 }

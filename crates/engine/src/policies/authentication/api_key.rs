@@ -19,7 +19,7 @@ use super::super::CompileCx;
 use super::scheme::{Fault, Proof, Scheme, challenge};
 use super::secret::SecretEntry;
 use crate::exchange::Exchange;
-use crate::key::{self, LastUse, NoKey};
+use crate::key::{self, LastUse, LastUses, NoKey};
 use crate::principal::{Principal, PrincipalKind};
 use crate::redact::{CredentialPlaces, is_named, parameters, without_parameter};
 
@@ -47,6 +47,8 @@ pub(super) struct ApiKeyScheme {
     pepper: Option<Box<hmac::Key>>,
     keys: HashMap<[u8; 32], Known>,
     by_name: OnceLock<HashMap<Box<str>, [u8; 32]>>,
+    /// What is remembered lives as long as somebody holds it.
+    _uses: Arc<LastUses>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,13 +84,15 @@ impl Scheme for ApiKeyScheme {
         };
         // The format of names has been checked when it was read.
         let header = FieldName::new(spec.header.as_bytes()).ok()?;
+        let uses = LastUses::kept(cx.keep_everywhere());
         Some(ApiKeyScheme {
             header,
             bearer: if spec.bearer { Bearer::Read } else { Bearer::Ignored },
             query: spec.query.as_deref().map(Into::into),
             pepper,
-            keys: known_keys(name, cx),
+            keys: known_keys(name, &uses, cx),
             by_name: OnceLock::new(),
+            _uses: uses,
         })
     }
 
@@ -215,9 +219,8 @@ impl Known {
 }
 
 /// The keys of the policy's namespace by hash, each with the principal that it stands for. Of two with one hash the older counts.
-fn known_keys(scheme: &Text, cx: &mut CompileCx<'_>) -> HashMap<[u8; 32], Known> {
+fn known_keys(scheme: &Text, uses: &LastUses, cx: &CompileCx<'_>) -> HashMap<[u8; 32], Known> {
     let namespace = &cx.name.namespace;
-    let uses = key::LastUses::kept(cx.keep_everywhere());
     let mut keys = HashMap::new();
     for key in cx.world.api_keys().iter().filter(|key| key.meta.namespace == *namespace) {
         let consumer = cx.world.consumer(namespace, &key.spec.consumer);

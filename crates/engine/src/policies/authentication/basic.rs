@@ -298,12 +298,20 @@ impl Gate {
         }
         under_way.0 += 1;
         drop(under_way);
-        let computed = compute();
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = Turn(self);
+        Ok(compute())
+    }
+}
+
+/// A place among those that are computed, given back however it ends.
+struct Turn<'g>(&'g Gate);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         under_way.0 -= 1;
         under_way.1 -= 1;
-        self.free.notify_one();
-        Ok(computed)
+        self.0.free.notify_one();
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) struct Failures {
     table: OnceLock<Table>,
 }
 
-/// One counter is the monotonic time, in milliseconds, at which all failures counted in it are forgiven (GCRA).
+/// One counter is the monotonic time, in microseconds, at which all failures counted in it are forgiven (GCRA).
 #[derive(Debug)]
 struct Table {
     seed: u64,
@@ -78,10 +78,10 @@ impl Failures {
     pub(super) fn wait(&self, limit: &FailureLimit, client: IpAddr, now: Duration) -> Option<Duration> {
         let table = self.table.get()?;
         let at = table.counters(client).map(|counter| counter.load(Ordering::Relaxed)).min()?;
-        let (now, per) = (millis(now), millis(limit.per));
+        let (now, per) = (micros(now), micros(limit.per));
         let one = per / u64::from(limit.requests);
         let over = at.saturating_sub(now).saturating_sub(per.saturating_sub(one.max(1)));
-        (over > 0).then(|| Duration::from_millis(over))
+        (over > 0).then(|| Duration::from_micros(over))
     }
 
     /// Counts a failure. `random` seeds the memory, the first time.
@@ -90,7 +90,7 @@ impl Failures {
             seed: draw(random, 7),
             forgiven_at: (0..ROWS * SLOTS).map(|_| AtomicU64::new(0)).collect(),
         });
-        let (now, per) = (millis(now), millis(limit.per));
+        let (now, per) = (micros(now), micros(limit.per));
         let one = (per / u64::from(limit.requests)).max(1);
         for counter in table.counters(client) {
             let next = |at: u64| Some((at.max(now) + one).min(now + per));
@@ -100,8 +100,8 @@ impl Failures {
     }
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 4)
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX / 4)
 }
 
 #[cfg(test)]
