@@ -205,6 +205,30 @@ fn the_office_writes_and_everybody_reads() {
 }
 
 #[test]
+fn members_read_writers_write_and_nobody_sees_drafts() {
+    let reply = |method: &str, target: &str, key: Option<&str>| {
+        let url = format!("http://localhost:8080{target}");
+        let field = key.map(|key| format!("X-API-Key: {key}"));
+        let mut arguments = vec![method, &*url];
+        arguments.extend(field.iter().flat_map(|field| ["-H", field]));
+        explain("26-authorization-principals.yaml", &arguments)["reply"].clone()
+    };
+    let key = Some("tr_test_ExampleKeyForTheDocs01_0kWyyA");
+    assert!(reply("GET", "/orders", key).is_null());
+    assert_eq!(reply("POST", "/orders", key)["cause"], "AuthorizationPolicy default/orders, no rule allows it");
+    assert_eq!(reply("GET", "/drafts/1?state=draft", key)["cause"], "AuthorizationPolicy default/orders, rule drafts");
+    assert_eq!(reply("GET", "/orders", None)["status"], 401);
+}
+
+#[test]
+fn the_authorizer_is_asked_and_signed_requests_are_wanted() {
+    let decision = explain("27-external-auth.yaml", &["GET", "http://localhost:8080/"]);
+    assert!(decision["reply"].is_null() && decision.to_string().contains("Authorization/Check"), "{decision:#}");
+    let unsigned = explain("28-signatures.yaml", &["GET", "http://localhost:8080/orders"]);
+    assert_eq!(unsigned["reply"]["status"], 401, "{unsigned:#}");
+}
+
+#[test]
 fn a_workload_is_asked_on_both_sides() {
     let out = explain("15-mesh.yaml", &["GET", "http://cart/items", "--at", "shop/desk"]);
     assert_eq!(out["rule"]["name"], "shop/cart/0", "{out:#}");

@@ -37,6 +37,7 @@ pub mod route;
 pub mod rule;
 pub mod screen;
 pub mod settings;
+pub mod signature;
 pub mod snapshot;
 pub mod trace;
 pub mod traffic;

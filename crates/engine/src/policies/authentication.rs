@@ -36,6 +36,7 @@ use crate::verdict::{Reply, Verdict};
 mod api_key;
 mod basic;
 mod claims;
+mod client_certificate;
 mod failures;
 mod flights;
 mod forward;
@@ -44,6 +45,7 @@ mod jwt;
 mod requirement;
 mod scheme;
 mod secret;
+mod signature;
 mod verified;
 
 use failures::{FailureLimit, Failures};
