@@ -1,11 +1,13 @@
 //! A service says whether requests may pass: over gRPC one in Python, over HTTP one that the test plays, with every way to be of no use.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+
+use transept_testkit::parts::{lacks, python};
 
 use crate::stage::{Ask, Backend, Caller, Framed, Gateway, Nobody, Setup, Up, soon};
 
@@ -15,20 +17,12 @@ struct Service {
     address: SocketAddr,
 }
 
-/// The Python with the packages that `.ci/run` installs, else that of the system, which may have them too.
-fn python() -> PathBuf {
-    let home = std::env::var_os("HOME").unwrap_or_default();
-    let own = Path::new(&home).join(".cache/transept-tools/venv/bin/python");
-    if own.is_file() { own } else { "python3".into() }
-}
-
 impl Service {
     /// Starts it; none where Python has no grpcio, unless that must not be.
     async fn start() -> Option<Service> {
         let has_grpc = Command::new(python()).args(["-c", "import grpc"]).stderr(Stdio::null()).status().await;
         if !has_grpc.is_ok_and(|status| status.success()) {
-            assert!(std::env::var_os("TRANSEPT_REQUIRE_ALL").is_none(), "Python with grpcio is not installed");
-            eprintln!("skipped: Python with grpcio is not installed");
+            lacks("Python with grpcio");
             return None;
         }
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/programs/authorize.py");

@@ -137,7 +137,7 @@ impl fmt::Debug for Known {
 }
 
 enum Verifier {
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
     Public(ParsedPublicKey),
 }
 
@@ -318,7 +318,7 @@ fn verifier(algorithm: SignatureAlgorithm, text: &str) -> Result<Verifier, (&'st
             if secret.len() < SHORTEST_SECRET {
                 return Err(("the secret is shorter than 16 bytes", "write a longer one, from a random generator"));
             }
-            return Ok(Verifier::Secret(hmac::Key::new(hmac::HMAC_SHA256, secret)));
+            return Ok(Verifier::Secret(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret))));
         }
         SignatureAlgorithm::Ed25519 => &ED25519,
         SignatureAlgorithm::EcdsaP256 => &ECDSA_P256_SHA256_FIXED,

@@ -129,7 +129,7 @@ fn signatures_of_the_reference_are_good() {
         .decode(b"uzvJfB4u3N0Jy4T7NZ75MDVcr8zSTInedJtkgcu46YW4XByzNJjxBdtjUkdJPBtbmHhIDi6pcl8jsasjlTMtDQ==")
         .expect("base64");
     let signature = BASE64.decode(b"pxcQw6G3AjtMBQjwo8XzkZf/bws5LelbaMk5rGIGtE8=").expect("base64");
-    assert!(Verifier::Secret(hmac::Key::new(hmac::HMAC_SHA256, &secret)).is_good(&base, &signature));
+    assert!(Verifier::Secret(Box::new(hmac::Key::new(hmac::HMAC_SHA256, &secret))).is_good(&base, &signature));
 }
 
 #[test]
