@@ -57,7 +57,9 @@ impl KeyFile {
     pub(super) fn keys(&self) -> Vec<Stored> {
         let object = |document: &String| {
             let (values, _) = read(&SourceText::new("key", document.as_str()), &Budget::default());
-            let mut object = values.first()?.to_json();
+            // What this does not take apart is not changed either.
+            let [value] = &*values else { return None };
+            let mut object = value.to_json();
             (object["kind"] == "ApiKey").then(|| {
                 if object["metadata"]["namespace"].is_null() {
                     object["metadata"]["namespace"] = DEFAULT_NAMESPACE.into();
@@ -152,7 +154,8 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("transept-key-file-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a directory");
         let path = directory.join("keys.yaml");
-        let consumer = "# ours\n{apiVersion: transept.dev/v1alpha1, kind: Consumer, metadata: {name: mobile}}\n";
+        let consumer =
+            "# ours\n{apiVersion: transept.dev/v1alpha1, kind: Consumer, metadata: {name: mobile}, spec: {}}\n";
         std::fs::write(&path, format!("{consumer}---\n\n")).expect("a file");
         let mut file = KeyFile::open(&path).expect("a file");
         file.add(&key("one")).expect("YAML");

@@ -1,3 +1,5 @@
+//! AuthenticationPolicy with keys of one namespace: what is let in, what is refused and how, and what the backend is told.
+
 use std::net::SocketAddr;
 
 use transept_model::place::{Invalid, ObjectName, SourceText};
