@@ -487,13 +487,21 @@ fn compile_keys(spec: &JwtSpec, identity: &mut digest::Context, cx: &mut Compile
         return discovered(spec, Some(keys), cx);
     };
     let url = reached(keys, cx.url(keys.at, text, PlainHttp::OnLoopback)?, cx);
-    let part = format!("keys {text} {:?}", keys.backend_ref);
+    let part = format!("keys {text} {}", asked(Some(keys), cx));
     Some(Keys::Fetched(cx.document(&part, label(text), Source { url, kind: SourceKind::Keys })))
 }
 
 /// A URL as people are told of it: what is in its query may be a secret.
 fn label(url: &str) -> &str {
     url.split('?').next().unwrap_or(url)
+}
+
+/// Who is asked instead of the host in a URL. The same name in another namespace is somebody else.
+fn asked(keys: Option<&KeysSpec>, cx: &CompileCx<'_>) -> String {
+    keys.and_then(|keys| keys.backend_ref.as_ref()).map_or_else(String::new, |reference| {
+        let namespace = reference.namespace.as_deref().unwrap_or(&cx.name.namespace);
+        format!("{namespace} {reference:?}")
+    })
 }
 
 /// The URL, asked of the backend that is named instead of its host, if one is.
@@ -563,7 +571,7 @@ pub(super) fn provider(
         origins.push((origin, other));
     }
     let listed: Vec<&Origin> = origins.iter().map(|(origin, _)| origin).collect();
-    let part = format!("provider {issuer} {text} {:?} {listed:?}", keys.and_then(|keys| keys.backend_ref.as_ref()));
+    let part = format!("provider {issuer} {text} {} {listed:?}", asked(keys, cx));
     let kind = SourceKind::Provider { issuer: (&**issuer).into(), origins };
     Some(cx.document(&part, label(&text), Source { url, kind }))
 }
