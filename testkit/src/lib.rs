@@ -9,6 +9,7 @@
 //! - [`dns`]: a name server that says what the test tells it to;
 //! - [`peer`]: raw TCP peers that follow a script, for faults;
 //! - [`launch`]: the real binary as a child process;
+//! - [`parts`]: programs that a machine may lack;
 //! - [`certificates`]: authorities and leaves, made in memory.
 
 pub mod certificates;
@@ -18,6 +19,7 @@ pub mod echo;
 pub mod grpc;
 pub mod h1;
 pub mod launch;
+pub mod parts;
 pub mod peer;
 mod protobuf;
 mod sha1;

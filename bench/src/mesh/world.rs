@@ -1,4 +1,4 @@
-//! Configurations with many Services and endpoints that nobody calls, as files for a control plane.
+//! Configurations with many Services and endpoints that never answer, as files for a control plane.
 //!
 //! Used by the scenarios of memory and of changes.
 
@@ -34,12 +34,13 @@ impl Crowd {
         });
         let workloads = (0..self.services * self.endpoints_of_each).map(|at| {
             let service = name(at / self.endpoints_of_each);
-            let (high, middle, low) = (at >> 16 & 255, at >> 8 & 255, at & 255);
+            // Nobody listens there, and nothing leaves the machine.
+            let (high, middle, low) = (64 + (at >> 16 & 63), at >> 8 & 255, at & 255);
             let mut text = String::new();
             let _ = write!(
                 text,
                 "---\napiVersion: transept.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {service}-{at}}}\nspec: {{services: [{service}], \
-                 address: 10.{high}.{middle}.{low}, ports: [{{port: 80, targetPort: 8080}}], tunnel: {{}}}}\n"
+                 address: 127.{high}.{middle}.{low}, ports: [{{port: 80, targetPort: 8080}}], tunnel: {{}}}}\n"
             );
             text
         });

@@ -167,7 +167,7 @@ impl Mesh<'_> {
                     converge(self.patience, async || match from.host.tell::<Saw>(&Order::Call(call.clone())).await {
                         Ok(saw) => {
                             let mut complaints = compare(case, &call, &saw);
-                            complaints.extend(from.miss_tunnel(&case.request, via, &saw));
+                            complaints.extend(from.miss_tunnel(via, &saw));
                             Attempt::from_complaints(complaints)
                         }
                         Err(why) => Attempt::Retry(format!("{why:#}")),

@@ -15,7 +15,7 @@ use transept_testkit::h1;
 use super::POLL;
 use super::host::{GATEWAY, Host, PREFIX, address_of, make_bridge};
 use super::orders::{Call, Echoes, Order, Place, Saw, Start};
-use crate::case::{MeshRequest, PodLabels, Via};
+use crate::case::{PodLabels, Via};
 use crate::run::{Run, last_lines};
 use crate::scene::{endpoint_slice, endpoints};
 use crate::suite::Suite;
@@ -61,11 +61,11 @@ pub(super) struct Pod {
 }
 
 impl Pod {
-    /// What is wrong when a call of a Service was answered, but did not reach its pod through the mesh with the identity of this
-    /// one. No rule of the suite, but what the mesh is for. A call of a pod's own address is left alone, and a program that speaks
-    /// HTTP/2 first is not looked into, so that it is not told who calls.
-    pub(super) fn miss_tunnel(&self, request: &MeshRequest, via: Via, saw: &Saw) -> Option<String> {
-        if request.host.is_none() || via != Via::Http || saw.pod.is_empty() {
+    /// What is wrong when a call was answered, but did not reach its pod through the mesh with the identity of this one. No rule of the
+    /// suite, but what the mesh is for, whether a Service was called or the pod's own address. Calls of other protocols than HTTP/1.1 do not
+    /// tell what the pod was told.
+    pub(super) fn miss_tunnel(&self, via: Via, saw: &Saw) -> Option<String> {
+        if via != Via::Http || saw.pod.is_empty() {
             return None;
         }
         let told = h1::joined(&saw.seen, "x-forwarded-client-cert").unwrap_or_default();
@@ -100,7 +100,6 @@ impl<'a> Scene<'a> {
             number += 1;
             service["spec"]["clusterIP"] = json!(Ipv4Addr::new(10, 96, 0, number));
         });
-        world.add("30-permissive.yaml", permissive(run.suite));
         world.write()?;
         let control = Host::make(CONTROL).await?;
         let mut scene = Scene { world, pods: Vec::new(), run, directory, control, _names: names };
@@ -297,24 +296,6 @@ fn slices(suite: &Suite, addresses: &BTreeMap<String, Ipv4Addr>) -> Vec<Value> {
             endpoint_slice(service, endpoints(&service.namespace, &members))
         })
         .collect()
-}
-
-/// Pods let in who calls them by their own address, as the suite wants it: such a call is not captured on its way out, so that it
-/// comes without a tunnel, and a workload is strict unless it is told otherwise.
-fn permissive(suite: &Suite) -> Vec<Value> {
-    let services = of_mesh(&suite.topology.services, |one| &one.manifest);
-    let policy = |service: &Service| {
-        json!({
-            "apiVersion": "transept.dev/v1alpha1",
-            "kind": "MeshPolicy",
-            "metadata": {"name": service.name, "namespace": service.namespace},
-            "spec": {
-                "targetRefs": [{"group": "", "kind": "Service", "name": service.name}],
-                "mode": "Permissive",
-            },
-        })
-    };
-    services.map(policy).collect()
 }
 
 /// What of the topology comes with the mesh.

@@ -205,6 +205,30 @@ fn the_office_writes_and_everybody_reads() {
 }
 
 #[test]
+fn members_read_writers_write_and_nobody_sees_drafts() {
+    let reply = |method: &str, target: &str, key: Option<&str>| {
+        let url = format!("http://localhost:8080{target}");
+        let field = key.map(|key| format!("X-API-Key: {key}"));
+        let mut arguments = vec![method, &*url];
+        arguments.extend(field.iter().flat_map(|field| ["-H", field]));
+        explain("26-authorization-principals.yaml", &arguments)["reply"].clone()
+    };
+    let key = Some("tr_test_ExampleKeyForTheDocs01_0kWyyA");
+    assert!(reply("GET", "/orders", key).is_null());
+    assert_eq!(reply("POST", "/orders", key)["cause"], "AuthorizationPolicy default/orders, no rule allows it");
+    assert_eq!(reply("GET", "/drafts/1?state=draft", key)["cause"], "AuthorizationPolicy default/orders, rule drafts");
+    assert_eq!(reply("GET", "/orders", None)["status"], 401);
+}
+
+#[test]
+fn the_authorizer_is_asked_and_signed_requests_are_wanted() {
+    let decision = explain("27-external-auth.yaml", &["GET", "http://localhost:8080/"]);
+    assert!(decision["reply"].is_null() && decision.to_string().contains("Authorization/Check"), "{decision:#}");
+    let unsigned = explain("28-signatures.yaml", &["GET", "http://localhost:8080/orders"]);
+    assert_eq!(unsigned["reply"]["status"], 401, "{unsigned:#}");
+}
+
+#[test]
 fn a_workload_is_asked_on_both_sides() {
     let out = explain("15-mesh.yaml", &["GET", "http://cart/items", "--at", "shop/desk"]);
     assert_eq!(out["rule"]["name"], "shop/cart/0", "{out:#}");
@@ -239,4 +263,54 @@ fn header(fields: &Value, name: &str) -> Option<String> {
         .iter()
         .find(|field| field[0].as_str().is_some_and(|it| it.eq_ignore_ascii_case(name)))
         .and_then(|field| field[1].as_str().map(str::to_owned))
+}
+
+#[test]
+fn a_limit_says_which_bucket_and_how_much_is_left() {
+    let decision = explain("30-rate-limit.yaml", &["GET", "http://localhost:8080/search/shoes"]);
+    let told = decision["told"].to_string();
+    assert!(told.contains("limit burst of RateLimitPolicy default/each-client, token bucket, by address "), "{told}");
+    assert!(told.contains("takes 5, 15 of 20 left"), "{told}");
+    let response = decision["response"].to_string();
+    assert!(response.contains(";q=20;w=2") && response.contains(";r=15;t=1"), "{response}");
+}
+
+#[test]
+fn a_place_is_taken_among_all_and_among_those_of_the_client() {
+    let told = explain("31-concurrency.yaml", &["GET", "http://localhost:8080/"])["told"].to_string();
+    assert!(
+        told.contains("limit all of ConcurrencyPolicy default/places, at a time, by everybody: 99 of 100"),
+        "{told}"
+    );
+    assert!(told.contains("3 of 4 places left"), "{told}");
+}
+
+#[test]
+fn a_quota_names_its_tenant_by_a_hash_and_refuses_who_has_none() {
+    let with = explain("32-quota.yaml", &["GET", "http://localhost:8080/", "-H", "X-Tenant: ada-and-her-secret"]);
+    let told = with["told"].to_string();
+    assert!(told.contains("999 of 1000 left") && told.contains("19999 of 20000 left"), "{told}");
+    assert!(!told.contains("ada"), "{told}");
+    let without = explain("32-quota.yaml", &["GET", "http://localhost:8080/"]);
+    assert_eq!(without["reply"]["code"], "limit.key_missing", "{without:#}");
+}
+
+#[test]
+fn a_shared_limit_is_explained_without_its_store() {
+    let decision = explain("33-shared-rate-limit.yaml", &["GET", "http://localhost:8080/"]);
+    assert!(decision["told"].to_string().contains("99 of 100 left"), "{decision:#}");
+    assert!(!decision.to_string().contains("change-me"), "{decision:#}");
+}
+
+#[test]
+fn who_has_a_token_of_the_provider_reads_orders() {
+    let text = std::fs::read_to_string(examples().join("24-tokens.yaml")).expect("readable");
+    let token = text.lines().find_map(|line| line.split_once(" TOKEN=")).expect("a token in the comment").1;
+    let url = "http://localhost:8080/orders";
+    let header = format!("authorization: Bearer {token}");
+    let allowed = explain("24-tokens.yaml", &["GET", url, "-H", &header]);
+    assert_eq!(allowed["backend"], "default/orders", "{allowed:#}");
+    assert!(!allowed.to_string().contains(token), "{allowed:#}");
+    let without = explain("24-tokens.yaml", &["GET", url]);
+    assert_eq!(without["reply"]["status"], 401, "{without:#}");
 }

@@ -290,3 +290,24 @@ async fn the_script_registers_a_program_while_it_runs() {
     assert!(ended.status.success(), "{ended:?}");
     assert!(mesh.workloads().await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_too_often_is_told_when_to_ask_again() {
+    let mesh = Mesh::new();
+    let control = mesh.control("127.0.0.1:0", &["--api-rate", "1"]).await;
+    let endpoint = Endpoint::http1(control.api);
+    let refused = async {
+        loop {
+            let answer = exchange(&endpoint, &Request::get("registry", "/healthz")).await.outcome.expect("an answer");
+            if answer.status != 200 {
+                return answer;
+            }
+        }
+    };
+    let answer = timeout(PATIENCE, refused).await.expect("in time");
+    let field = |name: &str| answer.fields.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    assert_eq!((answer.status, field("content-type")), (429, Some("application/problem+json")));
+    assert!(field("retry-after").is_some_and(|seconds| seconds.parse::<u64>().is_ok_and(|seconds| seconds >= 1)));
+    let problem: Value = serde_json::from_slice(&answer.body).expect("JSON");
+    assert_eq!(problem["code"], "registration.too_many_requests", "{problem}");
+}

@@ -1,7 +1,7 @@
 //! The control plane of a mesh: registrations, certificates and configuration for proxies on other machines.
 //!
 //! Started by the application (`transept control`, `transept run --mesh`). The pieces: `registry` knows which instances live, `store` keeps
-//! what must not be lost, `ca` signs, `source` turns files into resources, `members` knows whom they make an instance of what, `seen`
+//! what must not be lost, `ca` signs, `source` turns files into resources, `members` knows whom they make an instance of what, `strict` which endpoints may not be called, `seen`
 //! folds what proxies report, `core` joins them, `serve` speaks to proxies, `api` to programs without one and `admin` to people.
 
 pub mod admin;
@@ -16,9 +16,10 @@ mod seen;
 pub mod serve;
 pub mod source;
 pub mod store;
+mod strict;
 
 pub use admin::{Admin, Question, TapFilter, Tapping, ask};
-pub use api::{Api, ApiError, TlsFiles};
+pub use api::{Api, ApiError, RATE, TlsFiles};
 pub use core::{Plane, Setup, StartError};
 pub use seen::Verdict;
 pub use serve::{Reporting, serve};

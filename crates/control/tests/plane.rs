@@ -192,11 +192,16 @@ struct Proxy {
 
 impl Proxy {
     async fn begin(control: &Control, svid: Svid, wants: &[(&str, &str)]) -> Self {
+        Self::knowing(Kinds::default().order(), control, svid, wants).await
+    }
+
+    /// The same of a version that knows these types.
+    async fn knowing(types: Vec<TypeUrl>, control: &Control, svid: Svid, wants: &[(&str, &str)]) -> Self {
         let wire = control.connect(Some(svid)).await;
         let call = wire.call(transept_xds::METHOD).await;
         let mut client = Client::new(Settings {
             node: Node { id: "proxy".into(), ..Node::default() },
-            types: Kinds::default().order(),
+            types,
             ..Settings::default()
         });
         for (type_url, name) in wants {
@@ -322,6 +327,42 @@ async fn a_refusal_is_in_the_status_of_the_object_that_caused_it() {
         eventually(|| says(Question::Objects, kind, "True", 2)).await;
         assert_eq!(control.programmed(&Question::Status, kind), None);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_of_a_kind_that_a_proxy_does_not_know_is_told_of() {
+    let state = tempfile::tempdir().expect("temporary directory");
+    let control = Control::start(state.path()).await;
+    let policy = |name: &str, group: &str, kind: &str| {
+        let target = format!("{{group: '{group}', kind: {kind}, name: cart}}");
+        let spec = if kind == "Gateway" { "allow: [10.0.0.0/8]" } else { "connectTimeout: 1s" };
+        let policy = if kind == "Gateway" { "IpAccessPolicy" } else { "TrafficPolicy" };
+        format!(
+            "{{apiVersion: transept.dev/v1alpha1, kind: {policy}, metadata: {{name: {name}}}, spec: {{targetRefs: [{target}], {spec}}}}}\n---\n"
+        )
+    };
+    let on_gateway = policy("office", "gateway.networking.k8s.io", "Gateway");
+    let text = service("cart", 80) + &policy("cart", "", "Service") + &on_gateway;
+    control.load(&mut Loader::for_checking(), &text);
+    let older =
+        |kind: &TypeUrl| !kind.as_str().ends_with("/TrafficPolicy") && !kind.as_str().ends_with("/IpAccessPolicy");
+    let types = Kinds::default().order().into_iter().filter(older).collect();
+    let mut proxy = Proxy::knowing(types, &control, control.join("cart").await, &[(SERVICE, "*")]).await;
+    proxy.until(&[], holds(SERVICE, "default/cart")).await;
+    eventually(|| control.refused() != Value::Array(Vec::new())).await;
+    let refused = control.refused();
+    assert_eq!(refused.as_array().map(Vec::len), Some(1), "what is on a Gateway does not concern a sidecar: {refused}");
+    let why = refused[0]["proxies"]["default/cart/proxy"].as_str().expect("a reason");
+    assert!(why.contains("does not know the kind"), "{why}");
+    let programmed = control.programmed(&Question::Objects, "TrafficPolicy").expect("a condition");
+    assert_eq!((&programmed["status"], &programmed["reason"]), (&"False".into(), &"Refused".into()));
+
+    drop(proxy);
+    eventually(|| control.refused() == Value::Array(Vec::new())).await;
+    let mut newer = Proxy::begin(&control, control.join("bank").await, &[(SERVICE, "*")]).await;
+    newer.until(&[], holds(SERVICE, "default/cart")).await;
+    eventually(|| control.programmed(&Question::Objects, "TrafficPolicy").is_some_and(|one| one["status"] == "True"))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

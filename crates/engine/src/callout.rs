@@ -27,6 +27,11 @@ pub enum Callout {
         /// The largest body that is read, in bytes.
         most: usize,
     },
+    /// Read the begin of the body of the request, up to this many bytes, and keep it to be forwarded with the rest.
+    BodyBegin {
+        /// How much is read, in bytes.
+        most: usize,
+    },
     /// Wait for something that goes on elsewhere in the process.
     Wait(Wait),
     /// Compute something that takes longer than a worker may be held up: milliseconds.
@@ -43,7 +48,7 @@ pub enum Callout {
 /// A request of a policy's own.
 #[derive(Debug)]
 pub struct HttpCall {
-    /// Whom to ask. Over HTTP/2 where the backend's protocol says so.
+    /// Whom to ask. Over HTTP/2 where the backend's protocol says so, and always when the request is one of gRPC.
     pub backend: Arc<Backend>,
     /// The head: method, authority, target, fields. `Content-Length` is written by the proxy.
     pub request: Request,
@@ -92,7 +97,9 @@ pub enum CalloutResult {
     Answered(Box<Answer>),
     /// The body of the request, whole.
     Body(Arc<[u8]>),
-    /// The body is larger than was asked for, or nobody can tell; it has not been kept.
+    /// The begin of the body of the request, which is longer.
+    BodyBegin(Arc<[u8]>),
+    /// The body is larger than was asked for.
     BodyTooLarge,
     /// What was waited for has happened.
     Waited,
@@ -127,6 +134,7 @@ impl Callout {
                 format!("asks {}, {} {}", call.backend.label, call.request.method, call.request.path().escape_ascii())
             }
             Callout::Body { most } => format!("reads the body of the request, up to {most} bytes"),
+            Callout::BodyBegin { most } => format!("reads the first {most} bytes of the body of the request"),
             Callout::Wait(wait) => format!("waits for {}", wait.what),
             Callout::Compute(computation) => format!("computes {}", computation.what),
             Callout::Refresh { document, .. } => format!("fetches {}", document.label),

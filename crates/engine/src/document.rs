@@ -216,9 +216,13 @@ impl Document {
         self.state().due
     }
 
-    /// Notes that a key was not found in what was fetched for its sake.
-    pub fn note_absent(&self, kid: &str, now: Duration) {
+    /// Notes that a key was not found by who has asked for it at `asked`; if what was fetched since was fetched for the sake of such a key. A
+    /// fetch that was under way already may have missed it.
+    pub fn note_absent(&self, kid: &str, asked: Duration, now: Duration) {
         let mut state = self.state();
+        if state.error.is_some() || state.sought.is_none_or(|sought| sought < asked) {
+            return;
+        }
         state.absent.retain(|(one, since)| **one != *kid && now.saturating_sub(*since) < ABSENT);
         if state.absent.len() >= MOST_ABSENT {
             state.absent.remove(0);

@@ -153,6 +153,8 @@ pub struct Notes {
     pub(crate) told: Option<Vec<String>>,
     /// What is given back when the exchange is over, whatever becomes of it: places among those that may be under way.
     pub held: SmallVec<[Box<dyn Any + Send>; 1]>,
+    /// Fields that a service has asked to be added to the backend's response.
+    pub(crate) response_changes: Vec<crate::ext_authz::Change>,
     /// Where in the chain of policies the request is, while one of them waits for what it has asked for.
     pub(crate) reached: usize,
     /// What has come of it.
@@ -200,6 +202,7 @@ impl Notes {
         self.principal = None;
         self.between = None;
         self.held.clear();
+        self.response_changes.clear();
         self.reached = 0;
         self.outcome = None;
     }

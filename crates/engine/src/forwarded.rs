@@ -212,7 +212,15 @@ fn claims_principal(name: &[u8]) -> bool {
     dash(one)
         && dash(two)
         && [*a, *u, *t, *h].eq_ignore_ascii_case(b"auth")
-        && PRINCIPAL.iter().any(|known| known.eq_ignore_ascii_case(rest))
+        && (PRINCIPAL.iter().any(|known| known.eq_ignore_ascii_case(rest)) || claims_a_claim(rest))
+}
+
+/// `claim-email`, in whatever spelling.
+fn claims_a_claim(rest: &[u8]) -> bool {
+    rest.split_at_checked(6).is_some_and(|(claim, _)| {
+        claim.last().is_some_and(|byte| matches!(byte, b'-' | b'_'))
+            && claim.get(..5).is_some_and(|word| word.eq_ignore_ascii_case(b"claim"))
+    })
 }
 
 /// Whether a field claims who the client is: names by which proxies tell programs about certificates. Case does not count, and `_`

@@ -17,6 +17,9 @@ use crate::rule::{Rule, WeightedBackend};
 use crate::snapshot::{Backend, EndpointSource};
 use crate::verdict::{Reply, Verdict};
 
+/// Endpoints without a tunnel that a reply names in the log.
+const NAMED: usize = 3;
+
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chosen {
@@ -103,11 +106,27 @@ pub fn target(backend: &WeightedBackend) -> Result<&Arc<Backend>, Box<Reply>> {
 /// # Errors
 /// A reply when no endpoint can be used.
 pub fn pick_endpoint(backend: &Backend, turns: &mut Turns, call: &Call<'_>) -> Result<Chosen, Box<Reply>> {
-    turns.next_endpoint(backend, call).ok_or_else(|| {
-        let unresolved =
-            matches!(backend.source, EndpointSource::Dns { .. }) && backend.endpoints.load().endpoints().is_empty();
-        Box::new(Reply::new(if unresolved { Reason::UpstreamDns } else { Reason::NoEndpoints }))
-    })
+    turns.next_endpoint(backend, call).ok_or_else(|| Box::new(nobody(backend)))
+}
+
+/// The reply when none of a backend's endpoints can be used.
+fn nobody(backend: &Backend) -> Reply {
+    let set = backend.endpoints.load();
+    if !set.endpoints().is_empty() {
+        return Reply::new(Reason::NoEndpoints);
+    }
+    if matches!(backend.source, EndpointSource::Dns { .. }) {
+        return Reply::new(Reason::UpstreamDns);
+    }
+    match &backend.tunnel_only {
+        Some(policy) if !set.left_out().is_empty() => {
+            let named = set.left_out().iter().take(NAMED).map(|one| &**one).collect::<Vec<_>>().join(", ");
+            let more = set.left_out().len().saturating_sub(NAMED);
+            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+            Reply::new(Reason::MeshNoTunnel).because(format!("{policy}: no tunnel leads to {named}{more}"))
+        }
+        _ => Reply::new(Reason::NoEndpoints),
+    }
 }
 
 /// How many endpoints of a backend have not been tried.

@@ -118,10 +118,14 @@ reasons! {
     MeshDenied: 403, "mesh.denied", "AD", Some("http_request_denied"), PermissionDenied, "This workload is not let in";
     /// The Service is called for the first time, and what is to be known about it has not arrived in time.
     MeshNotReady: 503, "mesh.not_ready", "NC", Some("destination_unavailable"), Unavailable, "This service is not known well enough yet";
+    /// A strict `MeshPolicy` lets nobody call the Service without a tunnel, and no endpoint has one.
+    MeshNoTunnel: 503, "mesh.no_tunnel", "UH", Some("destination_unavailable"), Unavailable, "No endpoint of this service is in the mesh";
     /// The connection did not come through the mesh, and no `MeshPolicy` lets such ones in.
     MeshPlaintext: 403, "mesh.plaintext", "AD", Some("http_request_denied"), PermissionDenied, "Only members of the mesh are let in";
     /// An `AuthorizationPolicy` does not allow it.
     NotAuthorized: 403, "access.not_authorized", "AD", Some("http_request_denied"), PermissionDenied, "This is not allowed";
+    /// The service that says whether a request may pass does not answer, or not in a way that can be used.
+    AuthorizerUnavailable: 503, "access.unavailable", "AD", Some("http_request_denied"), Unavailable, "Nobody can say at present whether this is allowed";
     /// A preflight from an origin that the route does not allow.
     CorsOriginDenied: 403, "cors.origin_denied", "AD", Some("http_request_denied"), PermissionDenied, "This origin is not allowed";
     /// A `RateLimitPolicy` has counted too many requests.
@@ -187,24 +191,24 @@ reasons! {
 impl Reason {
     /// Whether the gateway itself failed before the backend had anything to do with the request: a limit gives back what it took.
     pub const fn is_before_backend(self) -> bool {
-        match self {
+        matches!(
+            self,
             Reason::MeshNotReady
-            | Reason::ConnectionLimit
-            | Reason::Overloaded
-            | Reason::BackendInvalid
-            | Reason::BackendMissing
-            | Reason::BackendTlsInvalid
-            | Reason::FilterInvalid
-            | Reason::PolicyInvalid
-            | Reason::NoEndpoints
-            | Reason::BackendOverflow
-            | Reason::UpstreamDns
-            | Reason::UpstreamRefused
-            | Reason::UpstreamConnectTimeout
-            | Reason::UpstreamTls
-            | Reason::UpstreamCertificate => true,
-            _ => false,
-        }
+                | Reason::ConnectionLimit
+                | Reason::Overloaded
+                | Reason::BackendInvalid
+                | Reason::BackendMissing
+                | Reason::BackendTlsInvalid
+                | Reason::FilterInvalid
+                | Reason::PolicyInvalid
+                | Reason::NoEndpoints
+                | Reason::BackendOverflow
+                | Reason::UpstreamDns
+                | Reason::UpstreamRefused
+                | Reason::UpstreamConnectTimeout
+                | Reason::UpstreamTls
+                | Reason::UpstreamCertificate
+        )
     }
 
     /// Whether a limit refused.

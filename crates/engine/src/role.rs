@@ -105,6 +105,8 @@ pub(crate) struct Destinations {
     pub(crate) by_authority: bool,
     /// Services without a listener yet.
     pub(crate) asleep: Asleep,
+    /// Addresses that are no Service's about which somebody has asked whose they are; none, when nobody is to be asked.
+    pub(crate) located: Option<HashSet<IpAddr, RandomState>>,
 }
 
 impl Destinations {
@@ -126,6 +128,12 @@ impl Destinations {
     /// Gives a destination to a listener, unless it has one.
     pub(crate) fn add_address(&mut self, address: SocketAddr, id: u32) {
         self.addresses.entry(address).or_insert(id);
+    }
+
+    /// Whether it has to be asked first whose an address is.
+    pub(crate) fn is_unlocated(&self, to: &SocketAddr) -> bool {
+        let ask = self.located.as_ref().is_some_and(|located| !located.contains(&to.ip()));
+        ask && self.by_address(to).is_none() && !self.asleep.addresses.contains_key(&to.ip())
     }
 
     pub(crate) fn by_address(&self, address: &SocketAddr) -> Option<u32> {
@@ -190,5 +198,11 @@ mod tests {
         places.add_address(captured, 6);
         assert_eq!(places.by_address(&captured), Some(5));
         assert_eq!(places.by_address(&([240, 0, 0, 2], 80).into()), None);
+        let other = SocketAddr::from(([10, 0, 0, 9], 8080));
+        assert!(!places.is_unlocated(&other), "there is nobody to ask");
+        places.located = Some(HashSet::default());
+        assert!(places.is_unlocated(&other) && !places.is_unlocated(&captured));
+        places.located.get_or_insert_default().insert(other.ip());
+        assert!(!places.is_unlocated(&other));
     }
 }

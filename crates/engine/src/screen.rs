@@ -60,5 +60,5 @@ pub fn screen_again(listener: &Listener, routed: Option<&Routed<'_>>, x: &mut Ex
     if !verdict.goes_on() {
         return verdict;
     }
-    chain.screen(x, Phase::Authorize..=Phase::Authorize)
+    chain.recheck(x, Phase::Authorize)
 }

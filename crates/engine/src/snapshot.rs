@@ -63,7 +63,7 @@ pub struct Bind {
     /// What holds before the listener is known. The listener's own settings when they all agree, else those of the Gateway.
     pub settings: Arc<Settings>,
     pub(crate) hosts: Hosts,
-    pub(crate) destinations: Destinations,
+    pub(crate) destinations: Arc<Destinations>,
 }
 
 /// Whether a bind speaks TLS.
@@ -145,6 +145,11 @@ impl Bind {
     /// The same for where a captured connection was going.
     pub fn asleep_by_destination(&self, destination: SocketAddr) -> Option<&ServiceName> {
         self.destinations.asleep.addresses.get(&destination.ip())
+    }
+
+    /// Whether a captured connection was going to an address about which has to be asked first whether it is that of an instance.
+    pub fn is_unlocated(&self, destination: SocketAddr) -> bool {
+        self.destinations.is_unlocated(&destination)
     }
 }
 
@@ -242,6 +247,8 @@ pub struct Backend {
     pub connect_timeout: Duration,
     /// How its endpoints are used, when a `TrafficPolicy` says so.
     pub traffic: Option<Arc<Traffic>>,
+    /// The policy that lets nobody call its endpoints without a tunnel. Those that have none are not in `endpoints`.
+    pub tunnel_only: Option<Arc<str>>,
     /// What all workers know together about it; the same pointer as long as the backend is in the configuration.
     pub ledger: Arc<Ledger>,
     /// Identifies the backend in worker-local memory, across generations.
@@ -249,6 +256,11 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// The Service that it is counted for: of an instance that is called by its own address, the one that it is an instance of.
+    pub fn service(&self) -> &str {
+        self.id.name.split_once('/').map_or(&*self.id.name, |(service, _)| service)
+    }
+
     /// A set of endpoints with the table that the balancer of this backend needs.
     pub fn equip(&self, set: EndpointSet) -> EndpointSet {
         set.with_table(self.traffic.as_deref())
@@ -361,13 +373,15 @@ pub struct EndpointSet {
     sums: Box<[u64]>,
     /// Whether all weigh the same.
     even: bool,
+    /// What would be an endpoint, had it a tunnel: addresses, and names with their ports.
+    left_out: Box<[Box<str>]>,
     /// Follows from the endpoints and the balancer.
     table: Option<Table>,
 }
 
 impl PartialEq for EndpointSet {
     fn eq(&self, other: &EndpointSet) -> bool {
-        self.endpoints == other.endpoints
+        self.endpoints == other.endpoints && self.left_out == other.left_out
     }
 }
 
@@ -385,7 +399,18 @@ impl EndpointSet {
             })
             .collect();
         let even = endpoints.windows(2).all(|pair| matches!(pair, [one, other] if one.weight == other.weight));
-        EndpointSet { endpoints, sums, even, table: None }
+        EndpointSet { endpoints, sums, even, left_out: Box::default(), table: None }
+    }
+
+    /// The same set beside these, which may not be called without a tunnel and have none.
+    pub fn leaving_out(mut self, left_out: Vec<Box<str>>) -> EndpointSet {
+        self.left_out = left_out.into();
+        self
+    }
+
+    /// What is left out, because it has no tunnel and a policy wants one.
+    pub fn left_out(&self) -> &[Box<str>] {
+        &self.left_out
     }
 
     /// The same set with the table that these rules for its traffic need.
@@ -453,6 +478,7 @@ impl Backend {
             source: EndpointSource::Static,
             connect_timeout: Duration::from_secs(5),
             traffic: traffic.map(Arc::new),
+            tunnel_only: None,
             ledger: Arc::default(),
             key: 7,
         };
@@ -496,7 +522,7 @@ impl Bind {
             listeners,
             settings: Arc::default(),
             hosts,
-            destinations: Destinations::default(),
+            destinations: Arc::default(),
         }
     }
 }

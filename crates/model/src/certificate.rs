@@ -209,5 +209,41 @@ fn read_leaf(chain: &[CertificateDer<'static>]) -> Result<(i64, Vec<String>), Ce
     Ok((leaf.validity().not_after.timestamp(), names))
 }
 
+/// The names in a certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The common names of the subject, in order.
+    pub common: Vec<String>,
+    /// The DNS names of `subjectAltName`, in lower case.
+    pub dns: Vec<String>,
+    /// The URIs of `subjectAltName`.
+    pub uris: Vec<String>,
+    /// The mail addresses of `subjectAltName`.
+    pub emails: Vec<String>,
+}
+
+/// Reads the names of a certificate; none when it cannot be read, or holds a name that is not printable ASCII: such a one could look like another.
+pub fn read_names(leaf: &[u8]) -> Option<Names> {
+    let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
+    let printable = |name: &str| {
+        (!name.is_empty() && name.bytes().all(|byte| matches!(byte, b' '..=b'~'))).then(|| name.to_owned())
+    };
+    let mut names = Names::default();
+    for name in certificate.subject().iter_common_name() {
+        names.common.push(printable(name.as_str().ok()?)?);
+    }
+    if let Some(extension) = certificate.subject_alternative_name().ok()? {
+        for name in &extension.value.general_names {
+            match name {
+                GeneralName::DNSName(name) => names.dns.push(printable(name)?.to_ascii_lowercase()),
+                GeneralName::URI(uri) => names.uris.push(printable(uri)?),
+                GeneralName::RFC822Name(mail) => names.emails.push(printable(mail)?),
+                _ => {}
+            }
+        }
+    }
+    Some(names)
+}
+
 #[cfg(test)]
 mod tests;

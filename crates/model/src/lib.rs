@@ -6,6 +6,7 @@
 pub mod attach;
 pub mod catalogue;
 pub mod certificate;
+pub mod company;
 pub mod crd;
 pub mod hostname;
 pub mod kinds;

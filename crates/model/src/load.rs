@@ -37,8 +37,8 @@ pub enum Broken {
     /// It is an error, as with every other object.
     #[default]
     Refused,
-    /// It is kept as a broken one on the targets that it tells, so that it fails closed there, and what is wrong becomes a note. For
-    /// who gets objects that somebody else has found good.
+    /// It is kept as a broken one on the targets that it tells, so that it fails closed there, and what is wrong becomes a note. A
+    /// BackendTLSPolicy is one too. For who gets objects that somebody else has found good.
     Kept,
 }
 

@@ -86,6 +86,8 @@ pub struct World {
     pub(crate) labels_of: HashMap<Box<str>, Arc<Labels>>,
     /// Key pairs by namespace and name of their Secret; see [`World::kept_pair`].
     pub(crate) kept_pairs: HashMap<(Text, Text), Arc<KeyPair>>,
+    /// Why BackendTLSPolicies that were kept cannot be used ([`crate::load::Broken::Kept`]), by namespace and name.
+    pub(crate) broken_tls: HashMap<(Text, Text), Box<str>>,
     pub(crate) sources: Vec<SourceText>,
 }
 
@@ -217,6 +219,19 @@ impl World {
             return None;
         }
         self.kept_pairs.get(&(namespace.into(), secret.into()))
+    }
+
+    /// Why a BackendTLSPolicy cannot be used that was kept although it is not valid: nothing may be sent to its targets.
+    pub fn broken_tls_policy(&self, namespace: &str, name: &str) -> Option<&str> {
+        if self.broken_tls.is_empty() {
+            return None;
+        }
+        self.broken_tls.get(&(namespace.into(), name.into())).map(|why| &**why)
+    }
+
+    /// Whether there is such a policy.
+    pub fn has_broken_tls(&self) -> bool {
+        !self.broken_tls.is_empty()
     }
 
     /// What the next change needs to know of this world ([`crate::Loader::after`]); the world itself need not stay.

@@ -167,9 +167,9 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
     }
 }
 
-/// The bind of a connection, once the Service that it was going to is known well enough. None when that takes too long.
+/// The bind of a connection, once it is known well enough where it was going. None when that takes too long.
 async fn prepare(worker: &Worker, connection: &Connection, bind: Arc<Bind>) -> Option<Arc<Bind>> {
-    let destination = connection.destination.filter(|to| bind.asleep_by_destination(*to).is_some());
+    let destination = connection.destination.filter(|to| demand::wanted_for(&bind, *to).is_some());
     let Some(destination) = destination else { return Some(bind) };
     match demand::await_destination(worker, bind.address, destination).await {
         Ok(()) => worker.snapshot().bind(&bind.address).cloned(),

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use transept_engine::callout::{Answer, Callout, CalloutResult, HttpCall};
 use transept_engine::pick::{self, Call, Probe, pick_endpoint};
-use transept_engine::snapshot::{EndpointSource, Listener};
+use transept_engine::snapshot::{EndpointSource, Listener, UpstreamProtocol};
 use transept_engine::traffic::Resource;
 use transept_model::certificate::KeyPair;
 use transept_wire::h1::{Body, Connection, Limits};
-use transept_wire::head::Response;
+use transept_wire::head::{FieldId, Response};
 
 use crate::attempt::within;
 use crate::body::{Source, carry};
@@ -53,7 +53,8 @@ async fn outcome_of(
             let asking = pin!(async { Ok(ask(journey.worker, &call, listener.client_identity.as_ref()).await) });
             unless_gone(asking, journey.replier).await?
         }
-        Callout::Body { most } => read_body(most, journey).await?,
+        Callout::Body { most } => read_body(most, Part::Whole, journey).await?,
+        Callout::BodyBegin { most } => read_body(most, Part::Begin, journey).await?,
         Callout::Wait(wait) => {
             let what = wait.what;
             let waiting = pin!(async { Ok(tokio::time::timeout(wait.timeout, wait.until).await) });
@@ -81,29 +82,42 @@ async fn outcome_of(
     })
 }
 
-/// Reads the body of the request and keeps it to be forwarded.
-async fn read_body(most: usize, journey: &mut Journey<'_, '_, '_>) -> Result<CalloutResult, Stop> {
+/// Reads the body of the request, or its begin, and keeps it to be forwarded.
+async fn read_body(most: usize, of: Part, journey: &mut Journey<'_, '_, '_>) -> Result<CalloutResult, Stop> {
     let arrival = &mut *journey.arrival;
+    let longer = |bytes: &[u8]| match of {
+        Part::Whole => CalloutResult::BodyTooLarge,
+        Part::Begin => CalloutResult::BodyBegin(bytes.get(..most).unwrap_or(bytes).into()),
+    };
     if let Source::Kept(bytes, 0) = &arrival.body {
-        return Ok(if bytes.len() <= most {
-            CalloutResult::Body((**bytes).into())
-        } else {
-            CalloutResult::BodyTooLarge
-        });
+        return Ok(if bytes.len() <= most { CalloutResult::Body((**bytes).into()) } else { longer(bytes) });
     }
     match arrival.framing {
         Body::None | Body::Length(0) => return Ok(CalloutResult::Body(Arc::from([]))),
-        Body::Length(length) if length <= most as u64 => {}
-        _ => return Ok(CalloutResult::BodyTooLarge),
+        Body::Length(length) if length > most as u64 && of == Part::Whole => return Ok(CalloutResult::BodyTooLarge),
+        _ => {}
     }
     if arrival.expects_continue {
         journey.replier.interim(&Response::new(100)).await?;
         arrival.expects_continue = false;
     }
-    let bytes: Rc<[u8]> = arrival.body.read_all().await?.into();
-    let copy = Arc::from(&*bytes);
-    arrival.body = Source::Kept(bytes, 0);
-    Ok(CalloutResult::Body(copy))
+    if matches!(arrival.framing, Body::Length(length) if length <= most as u64) {
+        let bytes: Rc<[u8]> = arrival.body.read_all().await?.into();
+        let copy = Arc::from(&*bytes);
+        arrival.body = Source::Kept(bytes, 0);
+        return Ok(CalloutResult::Body(copy));
+    }
+    // Nobody has said how long it is, or it is longer: what is read goes before the rest, trailers and all.
+    let count = arrival.body.read_ahead(most).await?;
+    let bytes = arrival.body.data();
+    Ok(if count <= most { CalloutResult::Body(bytes.into()) } else { longer(bytes) })
+}
+
+/// How much of a body is wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Whole,
+    Begin,
 }
 
 /// Asks a server, within the time of the call. Also for those who ask on behalf of no request.
@@ -132,6 +146,12 @@ async fn await_name(call: &HttpCall) {
     while call.backend.endpoints.load().endpoints().is_empty() {
         tick.tick().await;
     }
+}
+
+/// Whether a call is one of gRPC, which is spoken over HTTP/2 only.
+fn is_grpc(call: &HttpCall) -> bool {
+    let media_type = call.request.fields.first(FieldId::CONTENT_TYPE).unwrap_or_default();
+    media_type.starts_with(b"application/grpc")
 }
 
 enum Trouble {
@@ -171,7 +191,7 @@ async fn exchange(
         backend,
         endpoint: &chosen,
         pooled: Pooled::Welcome,
-        protocol: backend.protocol,
+        protocol: if is_grpc(call) { UpstreamProtocol::Http2 } else { backend.protocol },
         identity,
         client: None,
     };

@@ -2,10 +2,15 @@
 //!
 //! Called by `record.rs` at the end of every exchange, by `attempt.rs` and `splice.rs` for repeated tries and by `trial.rs` for ejections;
 //! read at a scrape (`exposition/edges.rs`) and for reports to the control plane (`feed/member/report.rs`). A proxy outside a mesh has none
-//! of this. Plain numbers of one thread, found by one lookup; names are made once per edge.
+//! of this. Plain numbers of one thread, found by one lookup; names are made once per edge, and which of them there is room for is
+//! decided by the [`Ledger`] of the process. A connection that is not HTTP is counted while it is open, by its [`Ride`].
 
+pub(crate) mod ledger;
+
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +22,9 @@ use transept_engine::reason::Reason;
 use transept_engine::snapshot::{Backend, EndpointSource, Listener, Role};
 use transept_xds::report::bucket_of;
 
+use self::ledger::{Ledger, Mark};
 use crate::path::Marks;
 use crate::trip::Trip;
-
-/// Edges that a worker keeps apart; what comes later is counted as one edge `other`.
-const MOST_EDGES: usize = 4096;
 
 /// Buckets of latency: up to 2^27 microseconds, a little over two minutes. What takes longer is in the last one.
 pub(crate) const BUCKETS: usize = 105;
@@ -99,6 +102,10 @@ pub(crate) struct EdgeTotals {
     pub micros: u64,
     /// Latencies by `bucket_of`.
     pub latency: [u64; BUCKETS],
+    /// Connections that are not HTTP and are open now.
+    pub open: u64,
+    /// Which of the edges of this name it is: it began to count at zero when this number was given.
+    pub born: u64,
 }
 
 impl Default for EdgeTotals {
@@ -113,6 +120,8 @@ impl Default for EdgeTotals {
             bytes_received: 0,
             micros: 0,
             latency: [0; BUCKETS],
+            open: 0,
+            born: 0,
         }
     }
 }
@@ -133,6 +142,8 @@ impl EdgeTotals {
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;
         self.micros = self.micros.saturating_add(other.micros);
+        self.open += other.open;
+        self.born = self.born.max(other.born);
     }
 
     fn ended(&mut self, class: usize, blame: Blame, took: Duration, (sent, received): (u64, u64)) {
@@ -154,33 +165,149 @@ impl EdgeTotals {
 /// All edges of a process, summed over its workers.
 pub(crate) type Graph = BTreeMap<EdgeName, EdgeTotals>;
 
-/// Adds the edges of a worker.
-pub(crate) fn add_all(graph: &mut Graph, edges: Vec<(EdgeName, EdgeTotals)>) {
-    for (name, totals) in edges {
-        graph.entry(name).or_default().add(&totals);
+/// An edge as one worker has counted it.
+#[derive(Clone)]
+pub(crate) struct Counted {
+    name: EdgeName,
+    totals: EdgeTotals,
+    /// None for `other`.
+    mark: Option<Arc<Mark>>,
+}
+
+/// The sums over all workers. An edge that was forgotten while they were asked is left out: some may have told of it and others not.
+pub(crate) fn add_all(edges: Vec<Counted>) -> Graph {
+    let mut graph = Graph::new();
+    for edge in edges {
+        if !edge.mark.is_some_and(|mark| mark.is_forgotten()) {
+            graph.entry(edge.name).or_default().add(&edge.totals);
+        }
+    }
+    graph
+}
+
+/// A connection that is not HTTP, on an edge. It is open until this is dropped.
+pub(crate) struct Ride {
+    /// The number of its edge; none when there was no room for it.
+    edge: Option<usize>,
+    /// Bytes moved so far, towards the destination and from it.
+    moved: Cell<(u64, u64)>,
+    /// Those that the edge has counted.
+    counted: Cell<(u64, u64)>,
+}
+
+impl Ride {
+    /// Notes how many bytes have moved since the beginning.
+    pub(crate) fn note(&self, sent: u64, received: u64) {
+        self.moved.set((sent, received));
+    }
+
+    /// The bytes that are not counted yet, and now are.
+    fn take(&self) -> (u64, u64) {
+        let (moved, counted) = (self.moved.get(), self.counted.get());
+        self.counted.set(moved);
+        (moved.0.saturating_sub(counted.0), moved.1.saturating_sub(counted.1))
     }
 }
 
 /// The edges of one worker.
 pub(crate) struct Edges {
     own: Arc<str>,
+    ledger: Arc<Ledger>,
     /// Numbers of edges that begin here, by the key of the backend and the endpoint.
     called: HashMap<(u64, Option<SocketAddr>), usize, RandomState>,
     /// Numbers of edges that end here, by the identity of the caller.
     callers: HashMap<Arc<str>, usize, RandomState>,
-    all: Vec<(EdgeName, EdgeTotals)>,
+    /// By number. A place is empty when its edge has been forgotten.
+    all: Vec<Option<Counted>>,
+    empty: Vec<usize>,
     other: EdgeTotals,
+    /// Connections that are counted while they are open.
+    rides: Vec<Weak<Ride>>,
+    /// The second in which it is, on the clock of all workers.
+    second: u32,
+    /// In this second there was no room for another edge.
+    full: bool,
+    /// How many edges had been forgotten when this worker last emptied their places.
+    forgotten: u64,
 }
 
 impl Edges {
     /// `own` is the identity of this process.
-    pub(crate) fn new(own: Arc<str>) -> Self {
+    pub(crate) fn new(own: Arc<str>, ledger: Arc<Ledger>) -> Self {
         Self {
             own,
+            ledger,
             called: HashMap::default(),
             callers: HashMap::default(),
             all: Vec::new(),
+            empty: Vec::new(),
             other: EdgeTotals::default(),
+            rides: Vec::new(),
+            second: 0,
+            full: false,
+            forgotten: 0,
+        }
+    }
+
+    /// Once in a second: counts what open connections have moved, and empties the places of edges that were forgotten.
+    pub(crate) fn tidy(&mut self, now: Duration) {
+        let second = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+        if second == self.second {
+            return;
+        }
+        (self.second, self.full) = (second, false);
+        self.weigh();
+        let forgotten = self.ledger.forgotten();
+        if forgotten != std::mem::replace(&mut self.forgotten, forgotten) {
+            let Self { all, called, callers, empty, .. } = self;
+            let is_there =
+                |number: &usize| all.get(*number).is_some_and(|edge| edge.as_ref().is_some_and(Counted::counts));
+            called.retain(|_, number| is_there(number));
+            callers.retain(|_, number| is_there(number));
+            for (number, place) in all.iter_mut().enumerate() {
+                if place.take_if(|edge| !edge.counts()).is_some() {
+                    empty.push(number);
+                }
+            }
+        }
+    }
+
+    /// Begins to count a connection that is not HTTP; it has been let in and connected.
+    pub(crate) fn begin(
+        &mut self,
+        listener: &Listener,
+        connection: &Connection,
+        backend: &Backend,
+        endpoint: SocketAddr,
+    ) -> Rc<Ride> {
+        let edge = match listener.settings.role {
+            Role::Inbound => self.find_inbound(connection.identity.as_ref(), listener),
+            _ => self.find_outbound(backend, Some(endpoint)),
+        };
+        let ride = Rc::new(Ride { edge, moved: Cell::default(), counted: Cell::default() });
+        if self.rides.len() == self.rides.capacity() {
+            self.rides.retain(|ride| ride.strong_count() > 0);
+        }
+        self.rides.push(Rc::downgrade(&ride));
+        ride
+    }
+
+    /// Counts what open connections have moved. Their edges are in use, however quiet they are.
+    fn weigh(&mut self) {
+        let Self { rides, all, other, second, .. } = self;
+        rides.retain(|ride| ride.strong_count() > 0);
+        for ride in rides.iter().filter_map(Weak::upgrade) {
+            let (sent, received) = ride.take();
+            let edge = ride.edge.and_then(|number| all.get_mut(number)?.as_mut());
+            let totals = match edge {
+                Some(edge) => {
+                    edge.touch(*second);
+                    &mut edge.totals
+                }
+                None => &mut *other,
+            };
+            totals.bytes_sent += sent;
+            totals.bytes_received += received;
         }
     }
 
@@ -196,88 +323,139 @@ impl Edges {
             }
         };
         let blame = blame(status, facts.error);
-        let edge = match (listener.settings.role, marks.backend) {
-            (Role::Inbound, _) => self.inbound(connection.identity.as_ref(), listener),
-            (_, Some(backend)) => self.outbound(backend, marks.endpoint),
-            (_, None) => return,
+        let number = match (marks.ride, listener.settings.role, marks.backend) {
+            (Some(ride), ..) => ride.edge,
+            (None, Role::Inbound, _) => self.find_inbound(connection.identity.as_ref(), listener),
+            (None, _, Some(backend)) => self.find_outbound(backend, marks.endpoint),
+            (None, _, None) => return,
         };
-        edge.ended(class, blame, took, (facts.bytes_in, facts.bytes_out));
+        let bytes = match marks.ride {
+            Some(ride) => {
+                ride.note(facts.bytes_in, facts.bytes_out);
+                ride.take()
+            }
+            None => (facts.bytes_in, facts.bytes_out),
+        };
+        self.at(number).ended(class, blame, took, bytes);
     }
 
     /// Counts a try that failed at an endpoint and is repeated.
     pub(crate) fn retried(&mut self, backend: &Backend, endpoint: SocketAddr) {
-        self.outbound(backend, Some(endpoint)).retries += 1;
+        let number = self.find_outbound(backend, Some(endpoint));
+        self.at(number).retries += 1;
     }
 
     /// Counts an endpoint that is left alone because it fails.
     pub(crate) fn ejected(&mut self, backend: &Backend, endpoint: SocketAddr) {
-        self.outbound(backend, Some(endpoint)).ejections += 1;
+        let number = self.find_outbound(backend, Some(endpoint));
+        self.at(number).ejections += 1;
     }
 
     /// Everything counted so far. A name may stand there more than once.
-    pub(crate) fn all(&self) -> Vec<(EdgeName, EdgeTotals)> {
-        let mut all = Vec::with_capacity(self.all.len() + 1);
-        all.extend_from_slice(&self.all);
-        if self.other.requests() + self.other.retries + self.other.ejections > 0 {
-            all.push((other(), self.other.clone()));
+    pub(crate) fn all(&mut self) -> Vec<Counted> {
+        self.weigh();
+        let mut all = self.all.clone();
+        let mut other = Counted { name: other(), totals: self.other.clone(), mark: None };
+        for ride in self.rides.iter().filter_map(Weak::upgrade) {
+            let edge = ride.edge.and_then(|number| all.get_mut(number)?.as_mut());
+            edge.unwrap_or(&mut other).totals.open += 1;
         }
+        let counts = other.totals.requests() + other.totals.retries + other.totals.ejections + other.totals.open;
+        let mut all: Vec<Counted> = all.into_iter().flatten().collect();
+        all.extend(Some(other).filter(|_| counts > 0));
         all
     }
 
-    fn outbound(&mut self, backend: &Backend, endpoint: Option<SocketAddr>) -> &mut EdgeTotals {
+    fn find_outbound(&mut self, backend: &Backend, endpoint: Option<SocketAddr>) -> Option<usize> {
         // Addresses behind a name come and go, and say nothing about an instance.
         let endpoint = endpoint.filter(|_| backend.source == EndpointSource::Static);
         let key = (backend.key, endpoint);
-        let number = match self.called.get(&key) {
-            Some(number) => *number,
-            None => {
-                let name = EdgeName {
-                    reporter: Reporter::Source,
-                    source: self.own.clone(),
-                    destination: format!("{}/{}", backend.id.namespace, backend.id.name).into(),
-                    workload: endpoint.map_or_else(String::new, |endpoint| endpoint.to_string()).into(),
-                };
-                let Some(number) = self.begin(name) else { return &mut self.other };
-                self.called.insert(key, number);
-                number
-            }
-        };
-        self.at(number)
-    }
-
-    fn inbound(&mut self, source: Option<&Arc<str>>, listener: &Listener) -> &mut EdgeTotals {
-        let source = source.map_or("", |source| source);
-        let number = match self.callers.get(source) {
-            Some(number) => *number,
-            None => {
-                let instance = listener.stream.as_ref().and_then(|rule| rule.backends.first());
-                let instance = instance.and_then(|backend| backend.target.as_ref().ok());
-                let name = EdgeName {
-                    reporter: Reporter::Destination,
-                    source: source.into(),
-                    destination: format!("{}/{}", listener.name.namespace, listener.name.gateway).into(),
-                    workload: instance.map_or_else(|| "".into(), |backend| backend.id.name.clone()),
-                };
-                let source = name.source.clone();
-                let Some(number) = self.begin(name) else { return &mut self.other };
-                self.callers.insert(source, number);
-                number
-            }
-        };
-        self.at(number)
-    }
-
-    /// A new edge, while there is room.
-    fn begin(&mut self, name: EdgeName) -> Option<usize> {
-        if self.all.len() >= MOST_EDGES {
-            return None;
+        let known = self.called.get(&key).copied().filter(|number| self.is_known(*number));
+        if known.is_some() || self.full {
+            return known;
         }
-        self.all.push((name, EdgeTotals::default()));
-        Some(self.all.len() - 1)
+        let name = EdgeName {
+            reporter: Reporter::Source,
+            source: self.own.clone(),
+            destination: format!("{}/{}", backend.id.namespace, backend.service()).into(),
+            workload: endpoint.map_or_else(String::new, |endpoint| endpoint.to_string()).into(),
+        };
+        let number = self.add(name)?;
+        self.called.insert(key, number);
+        Some(number)
     }
 
-    fn at(&mut self, number: usize) -> &mut EdgeTotals {
-        self.all.get_mut(number).map_or(&mut self.other, |(_, totals)| totals)
+    fn find_inbound(&mut self, source: Option<&Arc<str>>, listener: &Listener) -> Option<usize> {
+        let source = source.map_or("", |source| source);
+        let known = self.callers.get(source).copied().filter(|number| self.is_known(*number));
+        if known.is_some() || self.full {
+            return known;
+        }
+        let instance = listener.stream.as_ref().and_then(|rule| rule.backends.first());
+        let instance = instance.and_then(|backend| backend.target.as_ref().ok());
+        let name = EdgeName {
+            reporter: Reporter::Destination,
+            source: source.into(),
+            destination: format!("{}/{}", listener.name.namespace, listener.name.gateway).into(),
+            workload: instance.map_or_else(|| "".into(), |backend| backend.id.name.clone()),
+        };
+        let source = name.source.clone();
+        let number = self.add(name)?;
+        self.callers.insert(source, number);
+        Some(number)
+    }
+
+    /// Whether an edge has not been forgotten.
+    fn is_known(&self, number: usize) -> bool {
+        self.all.get(number).is_some_and(|edge| edge.as_ref().is_some_and(Counted::counts))
+    }
+
+    /// A new edge, if there is room.
+    fn add(&mut self, name: EdgeName) -> Option<usize> {
+        let Some(mark) = self.ledger.enter(&name, self.second) else {
+            // In this second nobody asks again.
+            self.full = true;
+            return None;
+        };
+        let totals = EdgeTotals { born: mark.born(), ..EdgeTotals::default() };
+        let edge = Some(Counted { name, totals, mark: Some(mark) });
+        match self.empty.pop() {
+            Some(number) => {
+                self.all[number] = edge;
+                Some(number)
+            }
+            None => {
+                self.all.push(edge);
+                Some(self.all.len() - 1)
+            }
+        }
+    }
+
+    /// The sums of an edge that is used now.
+    fn at(&mut self, number: Option<usize>) -> &mut EdgeTotals {
+        match number.and_then(|number| self.all.get_mut(number)?.as_mut()) {
+            Some(edge) => {
+                edge.touch(self.second);
+                &mut edge.totals
+            }
+            None => {
+                self.ledger.overflow();
+                &mut self.other
+            }
+        }
+    }
+}
+
+impl Counted {
+    /// Whether it has not been forgotten.
+    fn counts(&self) -> bool {
+        !self.mark.as_ref().is_some_and(|mark| mark.is_forgotten())
+    }
+
+    fn touch(&self, second: u32) {
+        if let Some(mark) = &self.mark {
+            mark.touch(second);
+        }
     }
 }
 
@@ -303,6 +481,7 @@ fn blame(status: u16, error: Option<Reason>) -> Blame {
     };
     match reason {
         Reason::NoEndpoints
+        | Reason::MeshNoTunnel
         | Reason::UpstreamDns
         | Reason::UpstreamRefused
         | Reason::UpstreamConnectTimeout
@@ -328,50 +507,4 @@ fn blame(status: u16, error: Option<Reason>) -> Blame {
 }
 
 #[cfg(test)]
-mod tests {
-    use transept_xds::report::bucket_floor;
-
-    use super::*;
-
-    #[test]
-    fn our_own_overflow_and_refusals_are_not_the_fault_of_the_destination() {
-        assert_eq!(blame(200, None), Blame::Nobody);
-        assert_eq!(blame(404, None), Blame::Nobody);
-        assert_eq!(blame(503, None), Blame::Destination);
-        assert_eq!(blame(503, Some(Reason::UpstreamRefused)), Blame::Destination);
-        assert_eq!(blame(504, Some(Reason::RequestTimeout)), Blame::Destination);
-        assert_eq!(blame(503, Some(Reason::BackendOverflow)), Blame::Refusal);
-        assert_eq!(blame(403, Some(Reason::NotAuthorized)), Blame::Refusal);
-        assert_eq!(blame(499, Some(Reason::DownstreamClosed)), Blame::Nobody);
-        assert_eq!(blame(500, Some(Reason::BackendInvalid)), Blame::Nobody);
-    }
-
-    #[test]
-    fn the_last_bucket_begins_at_two_minutes() {
-        let last = u32::try_from(BUCKETS - 1).expect("small");
-        assert_eq!(bucket_floor(last), 1 << 27);
-        let mut totals = EdgeTotals::default();
-        totals.ended(2, Blame::Nobody, Duration::from_secs(3600), (1, 2));
-        assert_eq!((totals.latency[BUCKETS - 1], totals.classes[2]), (1, 1));
-    }
-
-    #[test]
-    fn edges_beyond_the_most_are_one() {
-        let mut edges = Edges::new("spiffe://transept.local/ns/default/sa/web".into());
-        let name = |number: usize| EdgeName {
-            reporter: Reporter::Destination,
-            source: number.to_string().into(),
-            destination: "default/web".into(),
-            workload: "web-1".into(),
-        };
-        let numbers: Vec<_> = (0..MOST_EDGES + 2).map(|number| edges.begin(name(number))).collect();
-        assert_eq!(numbers.iter().flatten().count(), MOST_EDGES);
-        edges.at(MOST_EDGES + 1).ended(5, Blame::Destination, Duration::ZERO, (0, 0));
-        let mut graph = Graph::new();
-        add_all(&mut graph, edges.all());
-        add_all(&mut graph, edges.all());
-        assert_eq!(graph.len(), MOST_EDGES + 1);
-        let folded = graph.get(&other()).expect("the rest");
-        assert_eq!((folded.requests(), folded.errors), (2, 2), "two workers are summed");
-    }
-}
+mod tests;

@@ -3,17 +3,19 @@
 //!
 //! Started by `app` when a control plane is named. What was received is kept on the disk, with the identity, so that the proxy serves
 //! while no control plane is there, across its own restart too. The pieces: `disk` keeps, `contact` dials and speaks gRPC,
-//! `objects` turns payloads into a world, `broken` closes what a policy that cannot be used should guard, `member` holds it all together. What is done with a world is the caller's business.
+//! `objects` turns payloads into a world, `broken` closes what a policy that cannot be used should guard, `kept` asks for what an older version needs, `member` holds it all together. What is done with a world is the caller's business.
 
 mod broken;
 mod contact;
 mod disk;
+mod kept;
 mod member;
 mod objects;
 mod teller;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -110,6 +112,8 @@ pub struct Received {
     pub kept: bool,
     /// The Services of which everything is here that was asked for.
     pub answered: BTreeSet<ServiceName>,
+    /// The addresses of which is known whose they are, among those that were asked about.
+    pub located: BTreeSet<IpAddr>,
 }
 
 /// How the connection stands.
@@ -193,6 +197,11 @@ impl Feed {
     /// Reports what a proxy sees to the control plane, as long as the proxy runs.
     pub fn report(&self, sight: Sight) {
         let _ = self.commands.send(Command::Report(sight));
+    }
+
+    /// Asks whose these addresses are, and no more about others. The instances that have them become part of the configuration.
+    pub fn ask_about(&self, addresses: BTreeSet<IpAddr>) {
+        let _ = self.commands.send(Command::AskAbout(addresses));
     }
 
     /// Takes the workload out of the mesh and waits until the control plane has confirmed it, or is not there.

@@ -47,6 +47,7 @@ mod secure;
 mod sight;
 mod sockets;
 mod splice;
+mod stores;
 mod tap;
 mod tls;
 mod trial;
@@ -57,7 +58,7 @@ mod worker;
 
 pub use access_log::{AccessLog, LogFormat, LogTarget};
 pub use condition::{BackendState, EndpointState, LearnedPort, Reading};
-pub use demand::Demand;
+pub use demand::{Demand, Wanted};
 pub use mesh::Mesh;
 pub use resolve::ResolvedName;
 pub use sight::Sight;
@@ -85,6 +86,7 @@ use mesh::Membership;
 use meter::Report;
 use quotas::Quotas;
 use resolve::Resolving;
+use stores::Carrying;
 use tls::TlsConfigs;
 use worker::{Command, Duty, Shared};
 
@@ -102,7 +104,7 @@ pub struct Options {
     /// What makes the proxy a member of the mesh; without it binds of the mesh take nobody in, and endpoints in the mesh cannot be
     /// reached.
     pub mesh: Option<Mesh>,
-    /// Who is told of Services that are called and not known well enough yet.
+    /// Who is told of Services and addresses that are called and not known well enough yet.
     pub demand: Option<Demand>,
 }
 
@@ -124,6 +126,7 @@ pub struct Proxy {
     resolving: Mutex<Resolving>,
     watching: Mutex<Watching>,
     quotas: Mutex<Quotas>,
+    carrying: Mutex<Carrying>,
     background: tokio::runtime::Runtime,
     sight: Sight,
 }
@@ -152,6 +155,7 @@ impl Proxy {
             demand: options.demand.clone(),
             open: OpenConnections::default(),
             fetched: Notify::new(),
+            ledger: Arc::default(),
             origin: Instant::now(),
         });
         let count = options.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
@@ -177,7 +181,8 @@ impl Proxy {
         let sight = Sight::new(shared.clone(), weak);
         let (bound, watching) = (Mutex::default(), Mutex::default());
         let quotas = Mutex::new(Quotas::new(options.quotas.clone()));
-        Ok(Proxy { shared, workers, bound, resolving, watching, quotas, background, sight })
+        let carrying = Mutex::default();
+        Ok(Proxy { shared, workers, bound, resolving, watching, quotas, carrying, background, sight })
     }
 
     /// Puts a snapshot in force: the next request is decided by it. Opens the addresses it needs and closes those it does
@@ -186,6 +191,7 @@ impl Proxy {
         lock(&self.resolving).follow(&snapshot, self.background.handle());
         lock(&self.watching).follow(&snapshot, &self.shared, self.background.handle());
         lock(&self.quotas).follow(&snapshot);
+        lock(&self.carrying).follow(&snapshot, &self.shared, self.background.handle());
         let wanted: BTreeSet<SocketAddr> = snapshot.binds.iter().map(|bind| bind.address).collect();
         let mut bound = lock(&self.bound);
         self.shared.snapshot.store(snapshot);
@@ -254,7 +260,7 @@ impl Proxy {
         let dropped = self.shared.log.as_ref().map_or(0, |log| log.dropped());
         exposition::write(&sum, dropped, out);
         if let Some((graph, _)) = self.sight.observe().await {
-            exposition::edges::write(&graph, out);
+            exposition::edges::write(&graph, &self.shared.ledger, out);
         }
         exposition::write_backends(&self.backends_of(&sum), &sum.ejections, out);
         exposition::write_learned(&self.learned(), out);

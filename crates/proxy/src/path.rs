@@ -26,7 +26,7 @@ use crate::attempt::{self, Crossing};
 use crate::body::Source;
 use crate::deadline::Watch;
 use crate::edge::Replier;
-use crate::edges::Carried;
+use crate::edges::{Carried, Ride};
 use crate::failure::{Failure, Repeat, Side};
 use crate::trip::Trip;
 use crate::worker::Worker;
@@ -58,6 +58,8 @@ pub(crate) struct Marks<'s> {
     pub backend: Option<&'s Arc<Backend>>,
     pub endpoint: Option<SocketAddr>,
     pub carried: Carried,
+    /// What has counted it while it was open.
+    pub ride: Option<&'s Ride>,
 }
 
 /// Why the road ended before the backend's response was delivered.

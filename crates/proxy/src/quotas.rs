@@ -109,6 +109,9 @@ impl Quotas {
     }
 }
 
+/// The open file, the seed in it, and what is still counted.
+type Opened = (File, u64, Vec<(u128, Count)>);
+
 /// The open file.
 struct File {
     database: Database,
@@ -116,7 +119,7 @@ struct File {
 
 impl File {
     /// Opens the file or makes it, readable for its owner only: the seed, and what is still counted.
-    fn open(path: &Path) -> Result<(File, u64, Vec<(u128, Count)>), Box<redb::Error>> {
+    fn open(path: &Path) -> Result<Opened, Box<redb::Error>> {
         let wrong = |error: redb::Error| Box::new(error);
         if let Some(directory) = path.parent() {
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);

@@ -16,7 +16,7 @@ use crate::deadline::{Expired, Watch};
 use crate::io::Io;
 use crate::worker::Worker;
 
-/// How long both ends may be silent, or the client may leave a line unfinished that may become one of HTTP. After it, bytes are bytes.
+/// How long both ends may be silent on the way out, or the client may leave a line unfinished that may become one of HTTP.
 const UNDECIDED: Duration = Duration::from_secs(10);
 /// The same on a port that is known to speak something else.
 const UNDECIDED_BYTES: Duration = Duration::from_secs(1);
@@ -44,6 +44,8 @@ pub(crate) enum First {
     Program,
     /// Nobody has, in the time that there was.
     Nobody,
+    /// Nobody has, and the program has ended its side.
+    End,
 }
 
 /// How long the ends of a connection are waited for.
@@ -63,10 +65,18 @@ enum Silence {
     For(Duration),
     /// As long as connections between two requests, or without end. A drain ends it as it ends those.
     LikeIdle(Option<Duration>),
+    /// The same, and then the connection is over: nothing is carried before somebody has spoken.
+    ToTheEnd(Option<Duration>),
 }
 
 impl Patience {
-    /// With a port of which this is known. `idle` is how long connections that wait for a request may be silent.
+    /// On the way in, to a port of which this is known. `idle` is how long bytes may stand still. Silence decides nothing here: a client that
+    /// bides its time must not get past what requests are asked.
+    pub(crate) fn inside(known: Known, idle: Option<Duration>) -> Patience {
+        Patience { silent: Silence::ToTheEnd(idle), ..Patience::with(known, idle) }
+    }
+
+    /// On the way out, to a port of which this is known. `idle` is how long connections that wait for a request may be silent.
     pub(crate) fn with(known: Known, idle: Option<Duration>) -> Patience {
         match known {
             Known::Nothing | Known::Mixed => {
@@ -85,7 +95,7 @@ impl Patience {
         match self.silent {
             _ if !inbound.is_empty() => watch.set(Some(self.partial)),
             Silence::For(time) => watch.set(Some(time)),
-            Silence::LikeIdle(time) => watch.set_idle(time),
+            Silence::LikeIdle(time) | Silence::ToTheEnd(time) => watch.set_idle(time),
         }
     }
 }
@@ -101,7 +111,7 @@ pub(crate) fn remember(worker: &Worker, listener: &Listener, spoken: Spoken) {
         Spoken::Http1 | Spoken::Http2 => Heard::Http,
         Spoken::Bytes(First::Client) => Heard::Bytes,
         Spoken::Bytes(First::Program) => Heard::ServerFirst,
-        Spoken::Bytes(First::Nobody) | Spoken::Gone => return,
+        Spoken::Bytes(First::Nobody | First::End) | Spoken::Gone => return,
     };
     let news = listener.learned.as_ref().and_then(|learned| learned.note(heard, worker.clock.now().monotonic));
     if let Some(known) = news {
@@ -149,7 +159,11 @@ pub(crate) async fn listen(
                 }
             }
             Err(Expired::Draining) => return Spoken::Gone,
-            Ok(Said::Program(Ok(0) | Err(_))) | Err(Expired::TimedOut) => return Spoken::Bytes(First::Nobody),
+            Err(Expired::TimedOut) if inbound.is_empty() && matches!(patience.silent, Silence::ToTheEnd(_)) => {
+                return Spoken::Gone;
+            }
+            Err(Expired::TimedOut) => return Spoken::Bytes(First::Nobody),
+            Ok(Said::Program(Ok(0) | Err(_))) => return Spoken::Bytes(First::End),
             Ok(Said::Program(Ok(_))) => match program.take() {
                 // The client's preface is on its way.
                 Some((_, rest)) if is_h2_settings(rest.data()) => {}
@@ -221,29 +235,47 @@ mod tests {
         assert_eq!((spoken, &*program), (Spoken::Http2, &settings[..]));
     }
 
-    #[tokio::test]
-    async fn the_time_of_an_unfinished_line_is_bounded() {
+    /// What is made of a client that says only this, and after how many milliseconds.
+    async fn waited(words: &[u8], patience: Patience) -> (Spoken, u128) {
         let watches = Rc::new(Watches::default());
         let watch = watches.add();
         let (mut client, io) = pair().await;
-        client.write_all(b"GET /").await.expect("sent");
+        client.write_all(words).await.expect("sent");
+        if !words.is_empty() {
+            std::future::poll_fn(|cx| io.poll_readable(cx)).await.expect("readable");
+        }
         let mut inbound = Inbound::default();
-        std::future::poll_fn(|cx| io.poll_readable(cx)).await.expect("readable");
-        let patience = Patience::with(Known::Http, None);
         let mut listening = std::pin::pin!(listen(&io, &mut inbound, None, &watch, &patience));
         let spoken = std::future::poll_fn(|cx| {
             let polled = listening.as_mut().poll(cx);
             // Whenever it waits, more time passes, until it is over.
             if polled.is_pending() {
                 let now = watches.last_sweep() + Duration::from_millis(100);
-                watches.sweep(now.as_millis() as u64);
+                watches.sweep(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
                 cx.waker().wake_by_ref();
             }
             polled
         })
         .await;
-        assert_eq!(spoken, Spoken::Bytes(First::Nobody));
-        assert!((10_000..=10_300).contains(&watches.last_sweep().as_millis()), "{:?}", watches.last_sweep());
+        (spoken, watches.last_sweep().as_millis())
+    }
+
+    #[tokio::test]
+    async fn the_time_of_silence_and_of_an_unfinished_line_is_bounded() {
+        let minute = Some(Duration::from_secs(60));
+        let cases = [
+            (&b"GET /"[..], Patience::with(Known::Http, None), Spoken::Bytes(First::Nobody), 10_000),
+            (b"GET /", Patience::with(Known::Bytes, minute), Spoken::Bytes(First::Nobody), 1_000),
+            (b"GET /", Patience::inside(Known::Nothing, minute), Spoken::Bytes(First::Nobody), 10_000),
+            (b"", Patience::with(Known::Nothing, minute), Spoken::Bytes(First::Nobody), 10_000),
+            (b"", Patience::with(Known::Http, minute), Spoken::Bytes(First::Nobody), 60_000),
+            (b"", Patience::inside(Known::Bytes, minute), Spoken::Gone, 60_000),
+        ];
+        for (words, patience, expected, after) in cases {
+            let (spoken, time) = waited(words, patience).await;
+            assert_eq!(spoken, expected, "{patience:?}");
+            assert!((after..=after + 300).contains(&time), "{time} {patience:?}");
+        }
     }
 
     #[test]
@@ -251,6 +283,9 @@ mod tests {
         let idle = Some(Duration::from_secs(60));
         let of = |known| Patience::with(known, idle);
         assert_eq!(of(Known::Mixed), of(Known::Nothing));
+        for known in [Known::Nothing, Known::Http, Known::Bytes] {
+            assert_eq!(Patience::inside(known, idle).silent, Silence::ToTheEnd(idle), "{known:?}");
+        }
         assert_eq!(of(Known::ServerFirst).moment, Duration::ZERO);
         assert_eq!((of(Known::Http).silent, of(Known::Http).partial), (Silence::LikeIdle(idle), UNDECIDED));
     }

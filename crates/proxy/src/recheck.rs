@@ -266,7 +266,8 @@ mod tests {
         let ending = standings.add_until(passage(), Some(Duration::ZERO));
         std::future::poll_fn(|cx| ending.poll_ended(cx)).await;
         for standing in lasting {
-            std::future::poll_fn(|cx| Poll::Ready(assert!(standing.poll_ended(cx).is_pending()))).await;
+            let is_pending = std::future::poll_fn(|cx| Poll::Ready(standing.poll_ended(cx).is_pending())).await;
+            assert!(is_pending);
         }
     }
 }

@@ -51,19 +51,19 @@ impl Sight {
     /// The edges of all workers together, and the backends with a `TrafficPolicy`. None when the proxy has ended, because counts of
     /// a part of the workers would look as if time went back.
     pub(crate) async fn observe(&self) -> Option<(Graph, Vec<BackendState>)> {
-        let mut graph = Graph::new();
+        let mut edges = Vec::new();
         let mut ejected = Ejected::new();
         for worker in &*self.workers {
             let (reply, observed) = oneshot::channel();
             worker.upgrade()?.send(Command::Observe(reply)).ok()?;
             let observed = observed.await.ok()?;
-            add_all(&mut graph, observed.edges);
+            edges.extend(observed.edges);
             for (backend, endpoints) in observed.ejected {
                 ejected.entry(backend).or_default().extend(endpoints);
             }
         }
         let backends = describe(&self.shared.snapshot.load(), &ejected);
-        Some((graph, backends))
+        Some((add_all(edges), backends))
     }
 
     /// Has all workers tell of the requests that an order names, and no longer of others.

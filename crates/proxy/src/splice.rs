@@ -3,6 +3,7 @@
 //! Called by `edge/hbone.rs` for what comes out of tunnels and by `detect.rs` on the way out of a workload and on TCP listeners. The verbs are those of a
 //! request, without heads: admit, pick, connect, splice, record. The bytes are not looked at.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -21,10 +22,10 @@ use transept_engine::traffic::Permit;
 use transept_wire::h1::{Body, Decoder, Limits};
 use transept_wire::head::{Method, Version};
 
-use crate::body::{H1Sink, H1Source, Sink, Source, carry};
+use crate::body::{H1Sink, H1Source, Sink, Source, carry_in_sight};
 use crate::buffer::{Inbound, Outbound};
 use crate::deadline::Watch;
-use crate::edges::Carried;
+use crate::edges::{Carried, Ride};
 use crate::failure::{Failure, Repeat, Side};
 use crate::io::Io;
 use crate::path::{Marks, Stop};
@@ -118,6 +119,7 @@ pub(crate) async fn splice(
     up: (&Io, &mut Inbound),
     watch: &Watch,
     trip: &mut Trip,
+    ride: Option<&Ride>,
 ) -> Result<(), Failure> {
     let limits = Limits::default();
     let to = |io, side| Sink::H1(H1Sink::new(io, watch, side, Body::UntilClose, Outbound::take()));
@@ -127,17 +129,26 @@ pub(crate) async fn splice(
     let mut from_client = Source::H1(H1Source::new(down.0, down.1, watch, decoder(), Side::Downstream));
     let mut from_server = Source::H1(H1Source::new(up.0, up.1, watch, decoder(), Side::Upstream));
     let facts = &mut trip.facts;
+    let (sent, received) = (Cell::from_mut(&mut facts.bytes_in), Cell::from_mut(&mut facts.bytes_out));
     let upload = pin!(async {
-        let carried = carry(&mut from_client, &mut up_sink, &mut facts.bytes_in).await;
+        let carried = carry_in_sight(&mut from_client, &mut up_sink, sent).await;
         up_io.shut_down_writing();
         carried
     });
     let download = pin!(async {
-        let carried = carry(&mut from_server, &mut down_sink, &mut facts.bytes_out).await;
+        let carried = carry_in_sight(&mut from_server, &mut down_sink, received).await;
         down_io.shut_down_writing();
         carried
     });
-    join(upload, download).await
+    let mut carried = pin!(join(upload, download));
+    std::future::poll_fn(|cx| {
+        let polled = carried.as_mut().poll(cx);
+        if let Some(ride) = ride {
+            ride.note(sent.get(), received.get());
+        }
+        polled
+    })
+    .await
 }
 
 /// Carries a connection from its first byte to its last, and records it.
@@ -159,14 +170,18 @@ pub(crate) async fn travel(
             Err(reply) => Err(Stop::Answer(reply)),
         },
     };
-    let mut endpoint = None;
+    let (mut endpoint, mut ride) = (None, None);
     let outcome = match landed {
         Ok(landing) => {
             endpoint = Some(landing.endpoint);
+            ride = worker.edges.as_ref().map(|edges| {
+                let Passenger { connection, listener, .. } = passenger;
+                edges.borrow_mut().begin(listener, connection, &landing.backend, landing.endpoint)
+            });
             trip.facts.backend = Some(landing.backend.clone());
             watch.set_stall(passenger.listener.settings.timeouts.stream_idle);
             let mut rest = landing.said;
-            let mut carried = pin!(splice((io, inbound), (&landing.io, &mut rest), watch, &mut trip));
+            let mut carried = pin!(splice((io, inbound), (&landing.io, &mut rest), watch, &mut trip, ride.as_deref()));
             let spliced = std::future::poll_fn(|cx| match standing.map(|standing| standing.poll_ended(cx)) {
                 Some(Poll::Ready(())) => Poll::Ready(Err(denied())),
                 _ => carried.as_mut().poll(cx),
@@ -184,7 +199,7 @@ pub(crate) async fn travel(
         io.abort_on_drop();
         note(&stop, &mut trip);
     }
-    finish(worker, passenger, &trip, endpoint);
+    finish(worker, passenger, &trip, endpoint, ride.as_deref());
     worker.give_back(trip);
 }
 
@@ -213,7 +228,8 @@ pub(crate) async fn pass_through(
     let outcome = match dialled {
         Ok(Ok(tcp)) => {
             let up = Io::plain(tcp);
-            let spliced = splice((io, &mut Inbound::default()), (&up, &mut Inbound::default()), watch, &mut trip).await;
+            let (down, mut rest) = ((io, &mut Inbound::default()), Inbound::default());
+            let spliced = splice(down, (&up, &mut rest), watch, &mut trip, None).await;
             if spliced.is_err() {
                 up.abort_on_drop();
             }
@@ -263,7 +279,13 @@ pub(crate) fn note(stop: &Stop, trip: &mut Trip) {
 }
 
 /// Ends the record of a connection.
-pub(crate) fn finish(worker: &Worker, passenger: &Passenger<'_>, trip: &Trip, endpoint: Option<SocketAddr>) {
+pub(crate) fn finish(
+    worker: &Worker,
+    passenger: &Passenger<'_>,
+    trip: &Trip,
+    endpoint: Option<SocketAddr>,
+    ride: Option<&Ride>,
+) {
     let marks = Marks {
         generation: passenger.generation,
         listener: Some(passenger.listener),
@@ -271,6 +293,7 @@ pub(crate) fn finish(worker: &Worker, passenger: &Passenger<'_>, trip: &Trip, en
         backend: trip.facts.backend.as_ref(),
         endpoint,
         carried: Carried::Connection,
+        ride,
         ..Marks::default()
     };
     record(worker, trip, &marks, passenger.connection);

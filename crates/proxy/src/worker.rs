@@ -23,7 +23,8 @@ use crate::condition::Ejected;
 use crate::deadline::{SWEEP, Watches, Whose};
 use crate::demand::Demand;
 use crate::edge::StreamTasks;
-use crate::edges::{EdgeName, EdgeTotals, Edges};
+use crate::edges::ledger::Ledger;
+use crate::edges::{Counted, Edges};
 use crate::limits::OpenConnections;
 use crate::mesh::Membership;
 use crate::meter::{Meter, Report};
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
     pub open: OpenConnections,
     /// Raised after each fetch of a document.
     pub fetched: Notify,
+    /// Which edges there is room for.
+    pub ledger: Arc<Ledger>,
     /// Where every worker's clock begins.
     pub origin: Instant,
 }
@@ -99,7 +102,7 @@ pub(crate) enum Command {
 /// What a worker sees of the mesh.
 pub(crate) struct Observed {
     /// Summed by who asks, so that no request waits for it.
-    pub edges: Vec<(EdgeName, EdgeTotals)>,
+    pub edges: Vec<Counted>,
     pub ejected: Ejected,
 }
 
@@ -146,7 +149,10 @@ impl Worker {
         let snapshot = Rc::new(Held(shared.snapshot.load_full()));
         Rc::new(Self {
             clock: Clock::since(shared.origin),
-            edges: shared.mesh.as_ref().map(|mesh| RefCell::new(Edges::new(mesh.own_identity()))),
+            edges: shared
+                .mesh
+                .as_ref()
+                .map(|mesh| RefCell::new(Edges::new(mesh.own_identity(), shared.ledger.clone()))),
             log: shared.log.as_ref().map(|sink| RefCell::new(LogBuffer::new(sink.clone()))),
             shared,
             pool: Pool::default(),
@@ -224,7 +230,7 @@ impl Worker {
     }
 
     fn observe(&self) -> Observed {
-        let edges = self.edges.as_ref().map(|edges| edges.borrow().all()).unwrap_or_default();
+        let edges = self.edges.as_ref().map(|edges| edges.borrow_mut().all()).unwrap_or_default();
         Observed { edges, ejected: self.ejected() }
     }
 
@@ -329,10 +335,14 @@ async fn sweep(worker: Rc<Worker>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        worker.clock.resync();
         let now = worker.clock.now().monotonic;
         worker.watches.sweep(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
         worker.pool.expire(now);
         recheck_roots(&worker);
+        if let Some(edges) = &worker.edges {
+            edges.borrow_mut().tidy(now);
+        }
         if let Some(log) = &worker.log {
             log.borrow_mut().hand_over();
         }

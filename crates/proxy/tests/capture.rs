@@ -218,8 +218,9 @@ fn check_outbound(means: Means, elsewhere: &Elsewhere) {
     let _client = connect(local.local_addr().unwrap());
     assert!(matches!(taken(&local, &guard), Err(Unusable::NotRedirected)), "loopback is left alone");
 
-    let _client = connect(SocketAddr::new(HERE.parse().unwrap(), proxy.port()));
-    assert!(matches!(taken(&proxy.v4, &guard), Err(Unusable::Loop(_))));
+    let own = TcpListener::bind((HERE, 0)).unwrap();
+    let _client = connect(own.local_addr().unwrap());
+    assert!(matches!(taken(&own, &guard), Err(Unusable::NotRedirected)), "and so is what stays on this machine");
     let _client = connect(proxy.v4.local_addr().unwrap());
     assert!(matches!(taken(&proxy.v4, &guard), Err(Unusable::NotRedirected)));
 
@@ -228,6 +229,13 @@ fn check_outbound(means: Means, elsewhere: &Elsewhere) {
     assert_eq!(heard(connect(excluded_address)), "there", "the other plan is in force");
     let _client = connect(server_v6);
     assert_eq!(taken(&proxy.v6, &guard).unwrap(), server_v6, "and what it does not exclude is captured");
+
+    wanted.outbound.as_mut().unwrap().exclude.clear();
+    wanted.outbound.as_mut().unwrap().only = vec![format!("{}/128", server_v6.ip()).parse().unwrap()];
+    captured.replace(&wanted).unwrap();
+    assert_eq!(heard(connect(server)), "there", "it is not among those that are named");
+    let _client = connect(server_v6);
+    assert_eq!(taken(&proxy.v6, &guard).unwrap(), server_v6);
 
     wanted.outbound.as_mut().unwrap().scope = Scope::Services;
     captured.replace(&wanted).unwrap();
@@ -246,9 +254,10 @@ fn check_services(means: Means, elsewhere: &Elsewhere) {
     let (first, second) = (Listeners::new(), Listeners::new());
     let address = |last| Ipv4Addr::new(240, 1, 2, last);
     // Many, as in a large mesh: they must fit in one message to the kernel.
-    let mut services: Vec<_> = (1..=500).map(|port| ServicePort { address: address(9), port, listener: 1 }).collect();
-    services.push(ServicePort { address: address(1), port: 80, listener: first.port() });
-    services.push(ServicePort { address: address(2), port: 80, listener: second.port() });
+    let mut services: Vec<_> =
+        (1..=500).map(|port| ServicePort { address: address(9).into(), port, listener: 1 }).collect();
+    services.push(ServicePort { address: address(1).into(), port: 80, listener: first.port() });
+    services.push(ServicePort { address: address(2).into(), port: 80, listener: second.port() });
     let captured = capture_by(means, &Plan { services, ..plan() }).unwrap();
     let guard = LoopGuard::default();
     for (last, listener) in [(1, &first), (2, &second)] {

@@ -149,6 +149,11 @@ impl Batch {
     pub fn changes(&self) -> &[Change] {
         &self.changes
     }
+
+    /// What was refused already, whatever it means.
+    pub fn refused(&self) -> &[Refusal] {
+        &self.refusals
+    }
 }
 
 /// What became of a batch.
@@ -390,8 +395,9 @@ impl Client {
         }
         interest.unsettled = false;
         if live {
-            // What was asked for before must be heard before the answer, or the other side thinks that the answer came later.
-            if interest.has_changes() {
+            // What was asked for before must be heard before the answer: of this type, or the other side thinks that the answer came
+            // later; of the others, because with the answer it may take away what nobody asks for.
+            for interest in self.interests.iter_mut().filter(|interest| interest.has_changes()) {
                 self.requests += 1;
                 self.outbox.push_back(interest.changes(self.requests));
             }

@@ -4,7 +4,11 @@
 //! certificate, and its identity is the only thing that counts: nothing in a message says who the caller is. What the messages
 //! lead to is decided by `control`; when they are sent, by `proxy`.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
+
+use crate::resource::{Key, TypeUrl};
 
 /// The path of `Join`: [`JoinRequest`] to [`Issued`], one of each.
 pub const JOIN: &str = "/transept.v1.Mesh/Join";
@@ -18,6 +22,17 @@ pub const REGISTER: &str = "/transept.v1.Mesh/Register";
 pub const CONTROL_PATH: &str = "/transept/control";
 /// The longest message of these methods in bytes.
 pub const LONGEST: usize = 256 << 10;
+
+/// The type under which proxies ask whose an address is. No resource has it: the answer is that there is none, and the Workloads that are
+/// there come along.
+pub fn address_type() -> TypeUrl {
+    TypeUrl::of("transept.dev", "v1alpha1", "Address")
+}
+
+/// The key under which proxies ask whose an address is.
+pub fn address_key(address: IpAddr) -> Key {
+    Key::new(&address_type(), &address.to_canonical().to_string())
+}
 
 /// A token for a certificate.
 #[derive(Clone, PartialEq, prost::Message)]

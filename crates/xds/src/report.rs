@@ -6,7 +6,8 @@
 //!
 //! Counters are totals since the proxy started (`epoch`), and a report holds the edges whose totals moved since the last
 //! acknowledged one. So a report that is lost, repeated or late changes nothing: the receiver keeps the greatest total of an epoch.
-//! An edge's names are sent once per stream and referred to by a number.
+//! An edge's names are sent once per stream and referred to by a number. A proxy may forget an edge that nobody uses; when it returns, it
+//! counts from zero, and says so.
 //!
 //! The way back also asks for live requests ([`Tap`]). Every acknowledgement names all taps that are wanted, and a tap that is not named
 //! again within [`TAP_LEASE`] ends, so that nobody goes on telling when nobody listens.
@@ -61,6 +62,9 @@ pub struct Report {
     /// Such requests that were left out since the report before, because there were too many.
     #[prost(uint64, tag = "10")]
     pub left_out: u64,
+    /// Numbers of edges that the proxy has forgotten: nothing follows under them, and their names mean nothing any more. They go first.
+    #[prost(uint32, repeated, tag = "11")]
+    pub forgotten: Vec<u32>,
 }
 
 /// Who talks to whom.
@@ -93,7 +97,7 @@ pub enum End {
     Destination = 1,
 }
 
-/// Totals of one edge since the epoch.
+/// Totals of one edge since the epoch, or since it was forgotten last.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct EdgeTotals {
     /// Which edge.
@@ -123,6 +127,12 @@ pub struct EdgeTotals {
     /// Requests that a policy or a limit refused.
     #[prost(uint64, tag = "9")]
     pub refusals: u64,
+    /// Connections that are not HTTP and are open now. No total: it grows and shrinks.
+    #[prost(uint64, tag = "10")]
+    pub open: u64,
+    /// Tells apart the edges that a proxy has counted under one name: totals with a greater number began at zero again.
+    #[prost(uint64, tag = "11")]
+    pub born: u64,
 }
 
 /// A bucket of a histogram.

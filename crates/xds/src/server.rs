@@ -116,6 +116,8 @@ pub struct Session<V> {
     asked: Asked,
     /// Types of which the proxy said that a first request will follow.
     expected: BTreeSet<TypeUrl>,
+    /// Types that the proxy said it understands; none when it did not say so.
+    announced: BTreeSet<TypeUrl>,
     nonces: u64,
     /// How many requests were heard.
     heard: u64,
@@ -140,6 +142,7 @@ impl<V> Session<V> {
             ledgers: Vec::new(),
             asked: Asked::new(),
             expected: BTreeSet::new(),
+            announced: BTreeSet::new(),
             nonces: 0,
             heard: 0,
             incomplete: false,
@@ -306,6 +309,12 @@ impl<V> Session<V> {
         self.ledgers.iter().map(Ledger::type_url)
     }
 
+    /// The types that the proxy said it understands, with its first request. None when it said nothing about that: then it may
+    /// understand any.
+    pub fn announced(&self) -> &BTreeSet<TypeUrl> {
+        &self.announced
+    }
+
     fn check(&self, request: &DeltaDiscoveryRequest) -> Result<(), Breach> {
         let settings = &self.settings;
         let names = request.resource_names_subscribe.iter().chain(&request.resource_names_unsubscribe);
@@ -330,6 +339,7 @@ impl<V> Session<V> {
         node.client_features.truncate(4 * self.settings.types);
         let announced = node.client_features.iter().filter_map(|feature| feature.strip_prefix(ANNOUNCES));
         self.expected = announced.take(self.settings.types).map(TypeUrl::from).collect();
+        self.announced = self.expected.clone();
         self.node = Some(node);
     }
 

@@ -4,6 +4,7 @@
 //! decided in `transept_control`.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use transept_control::plane::{Admin, Api, Plane, Setup, TlsFiles, serve};
+use transept_control::plane::{Admin, Api, Plane, RATE, Setup, TlsFiles, serve};
 use transept_control::{Loader, StartError, Trigger, Update, follow_apart};
 use transept_identity::TrustDomain;
 use transept_identity::authority::{LEAF_LIFE, MAX_LEAF_LIFE};
@@ -85,6 +86,10 @@ pub(crate) struct ApiArgs {
     /// Key of that certificate, in PEM
     #[arg(long, env = "TRANSEPT_API_TLS_KEY", value_name = "FILE", requires = "api_tls_cert")]
     api_tls_key: Option<PathBuf>,
+
+    /// Requests per second that one address may make to that API; of IPv6, one network of 64 bits
+    #[arg(long, env = "TRANSEPT_API_RATE", value_name = "N", default_value_t = RATE, requires = "api")]
+    api_rate: NonZeroU32,
 }
 
 impl ApiArgs {
@@ -92,7 +97,8 @@ impl ApiArgs {
     pub(super) async fn bind(&self) -> Result<Option<Api>> {
         let Some(address) = self.api else { return Ok(None) };
         let files = self.api_tls_cert.clone().zip(self.api_tls_key.clone());
-        let api = Api::bind(address, files.map(|(certificate, key)| TlsFiles { certificate, key })).await?;
+        let files = files.map(|(certificate, key)| TlsFiles { certificate, key });
+        let api = Api::bind(address, files, self.api_rate).await?;
         console::tell(&format!("registration API listening on {}", api.url()));
         Ok(Some(api))
     }

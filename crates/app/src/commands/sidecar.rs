@@ -5,10 +5,12 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use transept_identity::Ticket;
+use transept_proxy::capture::IpNet;
 
 use super::Exit;
 use super::control::default_state;
@@ -90,6 +92,11 @@ pub(crate) struct Args {
     #[arg(long, env = "TRANSEPT_TRANSPARENT")]
     transparent: bool,
 
+    /// Addresses in which instances may be that the program calls by their own address: with --transparent, its TCP connections there are
+    /// captured too, and those to anybody else there are passed on; `none` captures none [default: the private ranges of IPv4 and IPv6]
+    #[arg(long, env = "TRANSEPT_INSTANCES_IN", value_name = "CIDR", value_delimiter = ',', requires = "transparent")]
+    instances_in: Vec<Ranges>,
+
     /// Path that answers 2xx or 3xx when the program is well [default: an open port is enough]
     #[arg(long, env = "TRANSEPT_HEALTH_PATH", value_name = "PATH")]
     health_path: Option<String>,
@@ -104,6 +111,41 @@ pub(crate) struct Args {
     /// Program to run, and its arguments; without one, the sidecar stands beside a program that is there already
     #[arg(last = true, value_name = "PROGRAM")]
     program: Vec<OsString>,
+}
+
+/// Addresses of instances, as the command line says them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ranges {
+    None,
+    These(IpNet),
+}
+
+impl FromStr for Ranges {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Ranges, String> {
+        match text {
+            "none" => Ok(Ranges::None),
+            text => text.parse().map(Ranges::These).map_err(|_| {
+                format!("{text:?} is neither `none` nor a range of addresses such as 10.0.0.0/8 or fd00::/8")
+            }),
+        }
+    }
+}
+
+/// The addresses that nobody has on the Internet (RFC 1918, RFC 6598, RFC 4193): instances are hardly ever anywhere else.
+const PRIVATE: [&str; 5] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"];
+
+/// Where instances may be that are called by their own address.
+fn instances_in(said: &[Ranges]) -> Vec<IpNet> {
+    if said.is_empty() {
+        return PRIVATE.iter().filter_map(|range| range.parse().ok()).collect();
+    }
+    let these = said.iter().filter_map(|range| match range {
+        Ranges::These(net) => Some(*net),
+        Ranges::None => None,
+    });
+    these.collect()
 }
 
 /// The port for tunnels, as everybody else's (HBONE).
@@ -164,6 +206,7 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
             zone: args.serve.zone().map(Into::into),
         },
         transparent: args.transparent,
+        instances_in: instances_in(&args.instances_in),
         question,
         program: args.program,
         serve: args.serve,
@@ -232,6 +275,16 @@ mod tests {
         assert_eq!(parse_listen(":15008"), Ok(Listen { ip: None, port: 15008 }));
         assert_eq!(parse_listen("127.0.0.2:0"), Ok(Listen { ip: Some([127, 0, 0, 2].into()), port: 0 }));
         assert!(parse_listen("here").is_err_and(|why| why.contains("10.0.0.7:15008")));
+    }
+
+    #[test]
+    fn instances_are_looked_for_where_nobody_is_on_the_internet_unless_told_otherwise() {
+        let read = |all: &[&str]| all.iter().map(|one| one.parse::<Ranges>()).collect::<Result<Vec<_>, _>>();
+        assert_eq!(instances_in(&[]).len(), PRIVATE.len());
+        assert_eq!(instances_in(&read(&["none"]).expect("a word")), []);
+        let one = read(&["203.0.113.0/24"]).expect("a range");
+        assert_eq!(instances_in(&one), ["203.0.113.0/24".parse::<IpNet>().expect("a range")]);
+        assert!(read(&["here"]).is_err_and(|why| why.contains("10.0.0.0/8")));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use transept_control::Update;
 use transept_control::plane::Plane;
+use transept_engine::document::DocumentState;
 use transept_engine::keep::Keep;
 use transept_engine::key::LastUses;
 use transept_engine::snapshot::Secure;
@@ -189,6 +190,7 @@ impl Standing {
             },
             "listeners": listeners(&now),
             "names": self.proxy.names().iter().map(name_to_json).collect::<Value>(),
+            "documents": self.proxy.documents().iter().map(document_to_json).collect::<Value>(),
             "learned": self.proxy.learned().iter().map(learned_to_json).collect::<Value>(),
             "backends": backends.iter().map(backend_to_json).collect::<Value>(),
             "keys": keys(&update.loaded.snapshot.keep),
@@ -213,6 +215,18 @@ impl Standing {
         self.process.write_metrics(&mut out);
         out
     }
+}
+
+fn document_to_json(document: &DocumentState) -> Value {
+    json!({
+        "url": document.label,
+        "ageSeconds": document.age.map(|age| age.as_secs()),
+        "keys": document.keys,
+        "fetched": document.fetched,
+        "failed": document.failed,
+        "error": document.error,
+        "remarks": document.remarks,
+    })
 }
 
 /// The keys that were used here, each with the minute in which it was used last.

@@ -26,12 +26,13 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use transept_control::Update;
+use transept_engine::compile::mesh::Captured;
 use transept_engine::health::Verdict;
-use transept_engine::snapshot::ServiceName;
 use transept_identity::Ticket;
 use transept_model::World;
+use transept_proxy::capture::IpNet;
 use transept_proxy::feed::{self, Feed, FeedOptions, Interest, Received};
-use transept_proxy::{BindOutcome, Proxy};
+use transept_proxy::{BindOutcome, Proxy, Wanted};
 use transept_xds::mesh::{Condition, Port, Workload};
 
 use self::asked::Asked;
@@ -67,6 +68,8 @@ pub(crate) struct Plan {
     pub(crate) place: Place,
     /// Whether the program's calls of services are captured.
     pub(crate) transparent: bool,
+    /// Where instances may be that the program calls by their own address.
+    pub(crate) instances_in: Vec<IpNet>,
     /// How the program is asked whether it is well; none when it has no port.
     pub(crate) question: Option<Question>,
     /// The program with its arguments; empty when it is there already.
@@ -85,7 +88,7 @@ pub(crate) fn serve(plan: Plan) -> Result<Exit> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("sidecar").enable_all().build()?;
     let joined = runtime.block_on(join(&plan, &asked))?;
     let Some((mail, feed)) = joined else { return Ok(Exit::Fine) };
-    let prepare = async { Transparent::prepare(&plan.place, &plan.state) };
+    let prepare = async { Transparent::prepare(&plan.place, &plan.state, &plan.instances_in) };
     let transparent = if plan.transparent { Some(runtime.block_on(prepare)?) } else { None };
     let mut options = plan.serve.options();
     options.mesh = Some(feed.mesh());
@@ -180,8 +183,8 @@ struct Sidecar {
     plan: Plan,
     feed: Feed,
     asked: Asked,
-    /// Services that the program calls for the first time.
-    wanted: mpsc::UnboundedReceiver<ServiceName>,
+    /// What the program calls for the first time.
+    wanted: mpsc::UnboundedReceiver<Wanted>,
     proxy: Arc<Proxy>,
     /// Gone after the program, whose calls it captures.
     transparent: Option<Transparent>,
@@ -209,7 +212,7 @@ struct InForce {
 impl Sidecar {
     /// Everything after joining.
     async fn attend(mut self) -> Result<Exit> {
-        let mut received = self.feed.received();
+        let (mut received, mut connection) = (self.feed.received(), self.feed.standing());
         let mut in_force = self.begin(&mut received).await?;
         self.register();
         let mut program = match self.start_program() {
@@ -224,6 +227,7 @@ impl Sidecar {
         if let Some(question) = self.plan.question.clone() {
             tokio::spawn(async move { question.ask(|verdict, why| note(&tell, verdict, why)).await });
         }
+        self.asked.note_connection(connection.borrow_and_update().connected, Instant::now());
         let cause = loop {
             tokio::select! {
                 changed = received.changed() => {
@@ -231,11 +235,15 @@ impl Sidecar {
                     let latest = received.borrow_and_update().clone();
                     self.take(&latest, &mut in_force).await?;
                 }
-                Some(service) = self.wanted.recv() => {
-                    if let Some(asked) = self.asked.call(service) {
-                        self.feed.ask_for(asked);
-                    }
+                Some(wanted) = self.wanted.recv() => {
+                    self.ask(wanted);
+                    self.go_on_alone(&mut in_force).await?;
                 }
+                Ok(()) = connection.changed() => {
+                    let connected = connection.borrow_and_update().connected;
+                    self.asked.note_connection(connected, Instant::now());
+                }
+                () = sleep_until(self.asked.alone_at()) => self.go_on_alone(&mut in_force).await?,
                 () = in_force.retry.due() => self.retry(&mut in_force).await?,
                 Ok(()) = verdicts.changed() => {
                     self.verdict = *verdicts.borrow_and_update();
@@ -265,7 +273,7 @@ impl Sidecar {
         stationing.take_plaintext(self.transparent.as_ref().and_then(Transparent::plaintext));
         let first = received.borrow_and_update().clone();
         self.follow_membership(&first.world);
-        stationing.take_captured(self.transparent.as_mut().map(|transparent| transparent.follow(&first.world)));
+        stationing.take_captured(self.capture(&first));
         stationing.take_awake(self.asked.awake(&first));
         let update = stationing.take(&first.world);
         let outcomes = self.apply(&update).await?;
@@ -317,20 +325,54 @@ impl Sidecar {
         }
     }
 
-    /// Asks for the Services that this is an instance of, too: their policies count here.
+    /// Asks for the Services that this is an instance of, too: their policies count here. And for those whose names are answered with the
+    /// addresses of their instances.
     fn follow_membership(&mut self, world: &World) {
         let namespace = &self.plan.place.namespace;
         let own = self.plan.place.services(world).into_iter().map(|service| (namespace.clone(), service));
-        if let Some(asked) = self.asked.add(own) {
+        let named = self.transparent.is_some().then(|| transparent::headless(world)).into_iter().flatten();
+        let headless = named.map(|service| (service.meta.namespace.to_string(), service.meta.name.to_string()));
+        if let Some(asked) = self.asked.add(own.chain(headless)) {
             self.feed.ask_for(asked);
         }
+    }
+
+    /// Where captured calls lead in a configuration; none, when none are captured.
+    fn capture(&mut self, received: &Received) -> Option<Captured> {
+        let captured = self.transparent.as_mut()?.follow(&received.world);
+        let located = captured.located.is_some().then(|| self.asked.located(received));
+        Some(Captured { located, ..captured })
+    }
+
+    /// Asks for what the program calls for the first time.
+    fn ask(&mut self, wanted: Wanted) {
+        match wanted {
+            Wanted::Service(service) => {
+                if let Some(asked) = self.asked.call(service) {
+                    self.feed.ask_for(asked);
+                }
+            }
+            Wanted::Address(address) => {
+                if let Some(addresses) = self.asked.locate(address) {
+                    self.feed.ask_about(addresses);
+                }
+            }
+        }
+    }
+
+    /// Without a control plane nobody tells whose an address is: calls of it go on as they can.
+    async fn go_on_alone(&mut self, in_force: &mut InForce) -> Result<()> {
+        let latest = self.feed.received().borrow().clone();
+        if self.asked.give_up(&latest, Instant::now()) {
+            self.take(&latest, in_force).await?;
+        }
+        Ok(())
     }
 
     /// Puts a new configuration in force.
     async fn take(&mut self, received: &Received, in_force: &mut InForce) -> Result<()> {
         self.follow_membership(&received.world);
-        let captured = self.transparent.as_mut().map(|transparent| transparent.follow(&received.world));
-        in_force.stationing.take_captured(captured);
+        in_force.stationing.take_captured(self.capture(received));
         in_force.stationing.take_awake(self.asked.awake(received));
         let update = in_force.stationing.take(&received.world);
         let before = in_force.standing.outcomes();
@@ -429,6 +471,14 @@ async fn ended(program: &mut Option<Program>) -> End {
     }
 }
 
+/// Waits for a time; for ever when there is none.
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Waits for a signal that means stopping.
 async fn until_stop(mail: &mut Mail) -> Signal {
     loop {
@@ -472,12 +522,14 @@ fn note(tell: &watch::Sender<Condition>, verdict: Verdict, why: Option<String>) 
 
 /// What `/status` says about the membership.
 fn describe(place: &Place, identity: String, feed: &Feed) -> impl Fn() -> Value + Send + Sync + use<> {
-    let (standing, svid) = (feed.standing(), feed.svid().clone());
+    let (standing, received, svid) = (feed.standing(), feed.received(), feed.svid().clone());
     let (namespace, service, name) = (place.namespace.clone(), place.service.clone(), place.workload.clone());
     let inbound: Option<SocketAddr> = place.inbound;
     move || {
         let feed::Standing { connected, synced, registered, refused, failure, renewed, .. } = standing.borrow().clone();
         let leaf = svid.load();
+        let world = received.borrow().clone();
+        let in_slices: usize = world.world.endpoint_slices().iter().map(|slice| slice.spec.endpoints.len()).sum();
         let ends = i64::try_from(leaf.leaf().not_after.as_secs()).unwrap_or(i64::MAX);
         json!({
             "identity": identity,
@@ -491,6 +543,10 @@ fn describe(place: &Place, identity: String, feed: &Feed) -> impl Fn() -> Value 
             "refused": refused,
             "failure": failure,
             "renewed": renewed,
+            "holds": {
+                "services": world.world.services().len(),
+                "endpoints": world.world.workloads().len() + in_slices,
+            },
             "certificateEnds": jiff::Timestamp::from_second(ends).ok().map(|at| at.to_string()),
         })
     }

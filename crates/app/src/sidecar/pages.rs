@@ -22,8 +22,11 @@ const MAPPINGS: &str = "/proc/self/smaps";
 /// Changes come in swarms, and what follows them (connections, handshakes) is to be through as well.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Gives back what can be spared: after the start, and after everything that is told of (configuration, connections to the control
-/// plane, renewals). Ends with the sender.
+/// What requests of a busy time have used is given back at least so often.
+const REGULARLY: Duration = Duration::from_secs(600);
+
+/// Gives back what can be spared: after the start, after everything that is told of (configuration, connections to the control
+/// plane, renewals), and regularly. Ends with the sender.
 pub(super) async fn tend(mut standing: watch::Receiver<Standing>) {
     loop {
         tokio::time::sleep(PAUSE).await;
@@ -32,7 +35,7 @@ pub(super) async fn tend(mut standing: watch::Receiver<Standing>) {
             tracing::debug!("pages of the program stay in memory: {error}");
             return;
         }
-        if standing.changed().await.is_err() {
+        if let Ok(Err(_)) = tokio::time::timeout(REGULARLY, standing.changed()).await {
             return;
         }
     }

@@ -1,21 +1,24 @@
 //! Transparent: the program calls services by their names, and knows nothing of the mesh.
 //!
 //! Called by `sidecar`. Its questions for names are led to a name server of ours, which gives every service a virtual address;
-//! connections to those, and to the addresses that services have in a cluster, are led to the proxy. Everything else the program does is
-//! left alone. Connections of others to the program's ports are led to the proxy too, when they do not come by the tunnel: a door
+//! connections to those, and to the addresses that services have in a cluster, are led to the proxy. So are connections to where instances
+//! may be, which may be called by their own address. Everything else the program does is left alone. Connections of others to the program's ports are led to the proxy too, when they do not come by the tunnel: a door
 //! beside it would be no door. The addresses are kept in the state directory, because a program may hold on to one for longer than
 //! we live.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use transept_engine::compile::mesh::{Captured, VirtualService};
 use transept_model::World;
-use transept_proxy::capture::{self, DnsPlan, InboundPlan, ServicePort};
-use transept_proxy::names::{self, Assigned, Meaning, MeshService, NameServer, Realm, Resolvers, Table};
+use transept_model::kinds::{Object, ServiceSpec, WorkloadHealth};
+use transept_proxy::capture::{self, DnsPlan, InboundPlan, IpNet, OutboundPlan, Scope, ServicePort};
+use transept_proxy::names::{self, Assigned, Instance, Meaning, MeshService, NameServer, Realm, Resolvers, Table};
 
 use super::places::settle;
 use super::station::Place;
@@ -24,14 +27,16 @@ use super::station::Place;
 const SYSTEM: &str = "/etc/resolv.conf";
 /// The file with the addresses, in the state directory.
 const KEPT: &str = "addresses.json";
+/// How many ports are tried for one that is free on both loopback addresses.
+const PORTS: usize = 16;
 
 /// Names, addresses and rules of one program.
 #[derive(Debug)]
 pub(crate) struct Transparent {
     names: NameServer,
     kept: PathBuf,
-    /// Where the proxy takes what is captured.
-    listen: SocketAddr,
+    /// Where the proxy takes what is captured: the same port of both loopback addresses, as far as there are both.
+    listen: Vec<SocketAddr>,
     /// Where it takes connections of others to the program that come without a tunnel.
     plaintext: Option<SocketAddr>,
     plan: capture::Plan,
@@ -55,11 +60,12 @@ impl Transparent {
         Ok(())
     }
 
-    /// Starts the name server on the runtime of the caller. Nothing is captured yet.
+    /// Starts the name server on the runtime of the caller. Nothing is captured yet. Connections to `instances_in` will be, with those to
+    /// services.
     ///
     /// # Errors
     /// Nothing can be listened on.
-    pub(crate) fn prepare(place: &Place, state: &Path) -> Result<Transparent> {
+    pub(crate) fn prepare(place: &Place, state: &Path, instances_in: &[IpNet]) -> Result<Transparent> {
         let realm = Realm::new(&place.namespace);
         let range = realm.range;
         let kept = state.join(KEPT);
@@ -73,7 +79,8 @@ impl Transparent {
         let names = NameServer::start(&names::Options { listen, resolvers, mark: Some(capture::MARK) }, table)
             .context("no names can be answered")?;
         let port = names.addresses().first().map_or(0, SocketAddr::port);
-        let listen = settle((Ipv4Addr::LOCALHOST, 0).into())?;
+        let listen = loopback()?;
+        let capture_port = listen.first().map_or(0, SocketAddr::port);
         let inbound = match place.inbound.filter(|_| !place.ports.is_empty()) {
             None => None,
             Some(tunnels) => Some((open_to_all()?, tunnels.port())),
@@ -90,7 +97,12 @@ impl Transparent {
                 only_ports: place.ports.iter().map(|port| port.target).collect(),
                 exclude_ports: Vec::new(),
             }),
-            outbound: None,
+            outbound: (!instances_in.is_empty()).then(|| OutboundPlan {
+                port: capture_port,
+                scope: Scope::Everything,
+                only: instances_in.to_vec(),
+                ..OutboundPlan::default()
+            }),
             dns: Some(DnsPlan { port, servers }),
             virtual_range: range,
         };
@@ -113,7 +125,11 @@ impl Transparent {
             let (namespace, name) = (service.meta.namespace.to_string(), service.meta.name.to_string());
             (!ports.is_empty()).then_some(MeshService { namespace, name, ports })
         });
-        let table = Table::build(before.realm().clone(), before.assigned(), services);
+        let mut table = Table::build(before.realm().clone(), before.assigned(), services);
+        for service in headless(world) {
+            let (namespace, name) = (&service.meta.namespace, &service.meta.name);
+            table = table.with_instances(namespace, name, instances_of(world, namespace, name));
+        }
         // Before anybody can be told of them.
         if table.assigned() != before.assigned()
             && let Err(error) = keep(&self.kept, table.assigned())
@@ -128,15 +144,16 @@ impl Transparent {
             }),
             _ => None,
         });
-        let mut captured = Captured { listen: self.listen, services: services.collect() };
+        let located = self.plan.outbound.as_ref().map(|_| BTreeSet::new());
+        let mut captured = Captured { listen: self.listen.clone(), services: services.collect(), located };
         captured.services.extend(table.services().iter().flat_map(|service| cluster_addresses(world, service)));
         let ports_of: HashMap<(&str, &str), &[u16]> =
             table.services().iter().map(|one| ((&*one.namespace, &*one.name), &*one.ports)).collect();
+        let listener = self.listen.first().map_or(0, SocketAddr::port);
         let ports = captured.services.iter().flat_map(|at| {
-            let IpAddr::V4(address) = at.address else { return Vec::new() };
+            let address = at.address;
             let ports = ports_of.get(&(&*at.namespace, &*at.service)).copied().unwrap_or_default();
-            let led = |&port: &u16| ServicePort { address, port, listener: self.listen.port() };
-            ports.iter().map(led).collect()
+            ports.iter().map(move |&port| ServicePort { address, port, listener })
         });
         self.lead(ports.collect());
         self.names.update(table);
@@ -169,6 +186,20 @@ impl Transparent {
     }
 }
 
+/// A free port on the loopback addresses, of IPv6 where there is such an address.
+fn loopback() -> Result<Vec<SocketAddr>> {
+    for _ in 0..PORTS {
+        let v4 = settle((Ipv4Addr::LOCALHOST, 0).into())?;
+        match TcpListener::bind((Ipv6Addr::LOCALHOST, v4.port())) {
+            Ok(v6) => return Ok(vec![v4, v6.local_addr()?]),
+            // Somebody else has it there.
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            Err(_) => return Ok(vec![v4]),
+        }
+    }
+    anyhow::bail!("no port is free on both loopback addresses")
+}
+
 /// A free port on every address of the machine, of both families where there are both: the kernel redirects to the address that a
 /// connection came to.
 fn open_to_all() -> Result<SocketAddr> {
@@ -177,23 +208,51 @@ fn open_to_all() -> Result<SocketAddr> {
         .context("no port for captured connections")
 }
 
-/// The addresses that a Service has in a cluster, where programs may know it by them. Those of IPv6 are not captured, and one
-/// that everybody has for himself stands for nobody else.
+/// The addresses that a Service has in a cluster, where programs may know it by them. One that everybody has for himself stands for
+/// nobody else.
 fn cluster_addresses(world: &World, service: &MeshService) -> Vec<VirtualService> {
     let Some(written) = world.service(&service.namespace, &service.name) else {
         return Vec::new();
     };
     let written = written.spec.cluster_ip.iter().chain(&written.spec.cluster_ips);
     // `None` is what a Service without one says.
-    let addresses = written.filter_map(|text| text.parse::<Ipv4Addr>().ok());
-    let addresses: BTreeSet<Ipv4Addr> =
+    let addresses = written.filter_map(|text| text.parse::<IpAddr>().ok());
+    let addresses: BTreeSet<IpAddr> =
         addresses.filter(|one| !one.is_loopback() && !one.is_unspecified() && !one.is_multicast()).collect();
-    let stands = |address: Ipv4Addr| VirtualService {
-        address: address.into(),
+    let stands = |address: IpAddr| VirtualService {
+        address,
         namespace: service.namespace.clone(),
         service: service.name.clone(),
     };
     addresses.into_iter().map(stands).collect()
+}
+
+/// The Services that have no address of their own, and whose names stand for their instances.
+pub(super) fn headless(world: &World) -> impl Iterator<Item = &Arc<Object<ServiceSpec>>> {
+    world.services().iter().filter(|service| service.spec.cluster_ip.as_deref() == Some("None"))
+}
+
+/// The instances of a Service, those with a tunnel and others, by their addresses.
+fn instances_of(world: &World, namespace: &str, service: &str) -> Vec<Instance> {
+    let mut found: BTreeMap<IpAddr, Instance> = BTreeMap::new();
+    for workload in world.workloads_of(namespace, service) {
+        let Some(address) = workload.spec.ip() else { continue };
+        let ready = workload.spec.health == WorkloadHealth::Healthy;
+        let instance = Instance { name: Some(workload.meta.name.to_string()), address, ready };
+        found.insert(address, instance);
+    }
+    for slice in world.endpoint_slices_of(namespace, service) {
+        for endpoint in &slice.spec.endpoints {
+            let Some(address) = endpoint.addresses.first().and_then(|text| text.parse().ok()) else { continue };
+            let hostname = endpoint.hostname.as_ref().map(|name| name.to_string());
+            let ready = endpoint.conditions.is_ready();
+            let instance = found.entry(address).or_insert(Instance { name: None, address, ready });
+            if hostname.is_some() {
+                instance.name = hostname;
+            }
+        }
+    }
+    found.into_values().collect()
 }
 
 /// What was kept; nothing, when it is not there or no longer what it was.
@@ -264,27 +323,30 @@ spec: {clusterIP: 127.0.0.1, ports: [{port: 80}]}
 ";
         let world = Loader::new(MODEL_KINDS).load(&[SourceText::new("world", text)]).world;
         let state = tempfile::tempdir().expect("a directory");
-        let mut transparent = Transparent::prepare(&place(), state.path()).expect("prepared");
+        let mut transparent = Transparent::prepare(&place(), state.path(), &[]).expect("prepared");
         let captured = transparent.follow(&world);
         let outside = |address: &IpAddr| !transparent.names.table().is_virtual(*address);
         let cluster: Vec<_> = captured.services.iter().filter(|one| outside(&one.address)).collect();
-        assert_eq!(cluster.len(), 1, "{cluster:?}");
-        assert_eq!((cluster[0].address, &*cluster[0].service), (IpAddr::from([10, 96, 0, 7]), "cart"));
-        let led = transparent.plan.services.iter().filter(|one| one.address == Ipv4Addr::new(10, 96, 0, 7));
-        assert_eq!(led.map(|one| one.port).collect::<Vec<_>>(), [80, 81]);
+        let (v4, v6): (IpAddr, IpAddr) = ("10.96.0.7".parse().expect("one"), "fd00::7".parse().expect("one"));
+        let known: Vec<_> = cluster.iter().map(|one| (one.address, &*one.service)).collect();
+        assert_eq!(known, [(v4, "cart"), (v6, "cart")]);
+        for address in [v4, v6] {
+            let led = transparent.plan.services.iter().filter(|one| one.address == address);
+            assert_eq!(led.map(|one| one.port).collect::<Vec<_>>(), [80, 81]);
+        }
     }
 
     #[tokio::test]
     async fn services_have_addresses_that_last() {
         let state = tempfile::tempdir().expect("a directory");
-        let mut transparent = Transparent::prepare(&place(), state.path()).expect("prepared");
+        let mut transparent = Transparent::prepare(&place(), state.path(), &[]).expect("prepared");
         let first = transparent.follow(&world(&["cart", "catalog"]));
         assert_eq!(first.services.len(), 2);
         assert!(first.services.iter().all(|service| transparent.names.table().is_virtual(service.address)));
         assert_eq!(transparent.plan.services.len(), 2);
         assert_eq!(transparent.follow(&world(&["catalog"])).services, first.services[1..]);
         drop(transparent);
-        let mut again = Transparent::prepare(&place(), state.path()).expect("prepared");
+        let mut again = Transparent::prepare(&place(), state.path(), &[]).expect("prepared");
         assert_eq!(again.follow(&world(&["cart", "catalog"])).services, first.services);
         fs::write(state.path().join(KEPT), "{").expect("written");
         assert_eq!(read(&state.path().join(KEPT)), Assigned::new());

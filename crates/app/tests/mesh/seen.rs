@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use transept_testkit::client::Request;
 use transept_testkit::echo::Port;
 use transept_testkit::launch::Running;
 
-use crate::stage::{Mesh, Pair, answered, binary, program, send, soon, until};
+use crate::stage::{Mesh, Pair, answered, binary, program, repeater, say, send, soon, until};
 
 /// A control plane that hears often, so that the test need not wait long.
 async fn mesh(yaml: &str) -> Mesh {
@@ -324,4 +324,33 @@ async fn the_lines_of_both_sides_belong_to_one_trace() {
     let seen = transept_testkit::echo::Echo::parse(&answer.body).expect("an echo");
     let expected = format!("00-0af7651916cd43dd8448eb211c80319c-{}-01", cart["span_id"].as_str().expect("a span"));
     assert_eq!(seen.header("traceparent"), Some(expected));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_is_seen_while_it_is_open() {
+    let mesh = mesh("").await;
+    let cart = mesh.sidecar("cart").await.port(90, repeater("").await, "/tcp");
+    let web = mesh.sidecar("web").await.upstream("cart");
+    let (cart, web) = (cart.start().await, (web.start().await, web.local[0]));
+    let opened = || async {
+        let mut stream = TcpStream::connect(web.1).await.ok()?;
+        stream.write_all(b"x").await.ok()?;
+        stream.read_u8().await.ok().map(|_| stream)
+    };
+    let mut stream = until(opened, Option::is_some).await.expect("a connection");
+    say(&mut stream, "0123456789", "0123456789").await;
+    let carried = |edge: &Value| edge["open"] == 1 && edge["bytesSent"].as_u64() >= Some(11);
+    until(|| edge(&mesh), carried).await;
+    assert!(ask_text(&mesh, &["graph"]).await.contains("1 open"));
+    for proxy in [&cart, &web.0] {
+        let metrics = || async { proxy.metrics().await.expect("metrics") };
+        let open = |metrics: &String| {
+            let mut lines = metrics.lines().filter(|line| line.starts_with("transept_edge_connections_open{"));
+            lines.any(|line| line.contains("/sa/web") && line.ends_with(" 1"))
+        };
+        until(metrics, open).await;
+    }
+    drop(stream);
+    let over = |edge: &Value| edge["open"] == 0 && edge["requests"].as_u64() >= Some(1);
+    until(|| edge(&mesh), over).await;
 }

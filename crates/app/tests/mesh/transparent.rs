@@ -43,11 +43,18 @@ fn a_program_calls_a_service_by_its_name() {
 }
 
 /// A Service with an address of its own, as a cluster gives it.
-const CART: &str =
-    "{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {clusterIP: 10.96.0.7, ports: [{port: 80}]}}";
-const CLUSTER_ADDRESS: ([u8; 4], u16) = ([10, 96, 0, 7], 80);
+const CART: &str = "{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: \
+                    {clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7, 'fd96::7'], ports: [{port: 80}]}}";
+const CLUSTER_ADDRESSES: [&str; 2] = ["10.96.0.7:80", "[fd96::7]:80"];
+
+fn ip(arguments: &str) {
+    let status = std::process::Command::new("ip").args(arguments.split(' ')).status().expect("it starts");
+    assert!(status.success(), "ip {arguments}");
+}
 
 async fn call_by_name() {
+    ip("-6 addr add fd09::1/64 dev here nodad");
+    ip("-6 route add default dev here");
     let mesh = Mesh::start(CART).await;
     let cart_program = program("cart-1", Port::Http1).await;
     let _cart = mesh.sidecar("cart").await.port(80, cart_program.address, "").start().await;
@@ -65,9 +72,12 @@ async fn call_by_name() {
     assert_eq!((seen.path.as_str(), seen.pod.as_str()), ("/x", "cart-1"));
     let said = seen.header("x-forwarded-client-cert").expect("an identity");
     assert!(said.contains("URI=spiffe://transept.local/ns/default/sa/web"), "{said}");
-    let by_address = send(SocketAddr::from(CLUSTER_ADDRESS), &Request::get("cart", "/")).await.expect("an answer");
-    let seen = Echo::parse(&by_address.body).expect("an echo").header("x-forwarded-client-cert");
-    assert_eq!(seen.as_deref(), Some(&*said), "also by the address of the Service in the cluster");
+    for address in CLUSTER_ADDRESSES {
+        let address: SocketAddr = address.parse().expect("an address");
+        let by_address = send(address, &Request::get("cart", "/")).await.expect("an answer");
+        let seen = Echo::parse(&by_address.body).expect("an echo").header("x-forwarded-client-cert");
+        assert_eq!(seen.as_deref(), Some(&*said), "also by {address}, that of the Service in the cluster");
+    }
     let direct = send(cart_program.address, &Request::get("cart", "/")).await.expect("an answer");
     assert!(Echo::parse(&direct.body).expect("an echo").header("x-forwarded-client-cert").is_none(), "left alone");
     let other_port = tokio::net::TcpStream::connect((address, 81)).await.expect_err("the service does not have it");

@@ -183,7 +183,7 @@ async fn no_secret_is_ever_repeated() {
             let mut caller = Caller::http11(desk.gateway.address).await;
             let mut call = caller.ask(ask).await;
             let answer = tokio::select! {
-                mut served = desk.backend.next() => {
+                served = desk.backend.next() => {
                     said.push_str(&served.target);
                     served.answer(200, "in").await;
                     call.answer().await

@@ -6,14 +6,16 @@
 mod answer;
 mod body;
 mod certificate;
+mod quota;
 mod routes;
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,8 +26,11 @@ use tokio_rustls::TlsAcceptor;
 
 use self::certificate::Certificate;
 pub use self::certificate::TlsFiles;
+use self::quota::Quotas;
 use super::core::Plane;
 
+/// Requests per second of one address, unless told otherwise: a machine with a thousand programs gives that many signs of life.
+pub const RATE: NonZeroU32 = NonZeroU32::new(100).unwrap();
 /// How many connections are served at a time; the others wait.
 const CONNECTIONS: usize = 256;
 /// How long a handshake may take, and then the head of the request.
@@ -74,14 +79,16 @@ pub struct Api {
     listener: TcpListener,
     address: SocketAddr,
     certificate: Option<Arc<Certificate>>,
+    quotas: Arc<Quotas>,
 }
 
 impl Api {
     /// Binds the address; port 0 is any free one. With `tls` everything is TLS, and without it only addresses on loopback will do.
+    /// `rate` is how many requests per second are answered to one address.
     ///
     /// # Errors
     /// It must not be served there, or cannot.
-    pub async fn bind(address: SocketAddr, tls: Option<TlsFiles>) -> Result<Self, ApiError> {
+    pub async fn bind(address: SocketAddr, tls: Option<TlsFiles>, rate: NonZeroU32) -> Result<Self, ApiError> {
         if tls.is_none() && !address.ip().to_canonical().is_loopback() {
             return Err(ApiError::Clear(address));
         }
@@ -89,7 +96,7 @@ impl Api {
         let listen = |error| ApiError::Listen(address, error);
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        Ok(Self { listener, address, certificate })
+        Ok(Self { listener, address, certificate, quotas: Arc::new(Quotas::new(rate)) })
     }
 
     /// Where it listens, with its scheme.
@@ -101,6 +108,7 @@ impl Api {
     /// Answers for `plane`; never ends.
     pub async fn serve(self, plane: Arc<Plane>) {
         let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let began = Instant::now();
         loop {
             let Ok(place) = room.clone().acquire_owned().await else { return };
             let (stream, from) = match self.listener.accept().await {
@@ -111,34 +119,52 @@ impl Api {
                     continue;
                 }
             };
-            let (plane, certificate) = (plane.clone(), self.certificate.clone());
+            let from = from.ip().to_canonical();
+            let Some(own) = self.quotas.connect(from) else {
+                // Whoever holds that many reads no answer on another one.
+                tracing::debug!(%from, "an address has too many connections to the registration API");
+                continue;
+            };
+            let visit = Visit { plane: plane.clone(), quotas: self.quotas.clone(), began, from };
+            let certificate = self.certificate.clone();
             tokio::spawn(async move {
-                let from = from.ip().to_canonical();
-                let _ = tokio::time::timeout(CONNECTION_TIME, attend(plane, certificate, stream, from)).await;
-                drop(place);
+                let _ = tokio::time::timeout(CONNECTION_TIME, attend(visit, certificate, stream)).await;
+                drop((place, own));
             });
         }
     }
 }
 
+/// A connection, and what its requests are asked of.
+struct Visit {
+    plane: Arc<Plane>,
+    quotas: Arc<Quotas>,
+    /// Where the time of the quotas begins.
+    began: Instant,
+    from: IpAddr,
+}
+
 /// One connection to its end.
-async fn attend(plane: Arc<Plane>, certificate: Option<Arc<Certificate>>, stream: TcpStream, from: IpAddr) {
-    let Some(certificate) = certificate else { return exchange(plane, stream, from).await };
+async fn attend(visit: Visit, certificate: Option<Arc<Certificate>>, stream: TcpStream) {
+    let Some(certificate) = certificate else { return exchange(visit, stream).await };
+    let from = visit.from;
     let handshake = async {
         let config = tokio::task::spawn_blocking(move || certificate.current()).await.map_err(io::Error::other)?;
         TlsAcceptor::from(config).accept(stream).await
     };
     match tokio::time::timeout(HEAD_TIME, handshake).await {
-        Ok(Ok(stream)) => exchange(plane, stream, from).await,
+        Ok(Ok(stream)) => exchange(visit, stream).await,
         Ok(Err(error)) => tracing::debug!(%from, %error, "a handshake with the registration API failed"),
         Err(_) => {}
     }
 }
 
-async fn exchange(plane: Arc<Plane>, stream: impl AsyncRead + AsyncWrite + Unpin, from: IpAddr) {
+async fn exchange(visit: Visit, stream: impl AsyncRead + AsyncWrite + Unpin) {
     let service = service_fn(|request| {
-        let plane = plane.clone();
-        async move { Ok::<_, std::convert::Infallible>(routes::respond(plane, request, from).await) }
+        let Visit { plane, quotas, began, from } = &visit;
+        let allowed = quotas.ask(*from, began.elapsed());
+        let (plane, from) = (plane.clone(), *from);
+        async move { Ok::<_, std::convert::Infallible>(routes::respond(plane, request, from, allowed).await) }
     });
     // A client that breaks off is nothing to report. One that asks again connects again, so that nobody keeps a place of others.
     let _ = hyper::server::conn::http1::Builder::new()

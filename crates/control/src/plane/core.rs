@@ -32,7 +32,7 @@ use transept_model::SourceText;
 use transept_xds::mesh::{Answer, Beat};
 use transept_xds::report::INTERVAL;
 use transept_xds::source::Scope;
-use transept_xds::{Key, Resource};
+use transept_xds::{Key, Resource, TypeUrl};
 
 use super::ca::{Ca, CaError, NotSigned, make_directory, random};
 use super::files::{Files, Reader};
@@ -148,6 +148,8 @@ struct Member {
     leaf: Arc<Leaf>,
     streams: usize,
     seen: Instant,
+    /// Types of this control plane that the proxy does not understand.
+    lacks: BTreeSet<TypeUrl>,
 }
 
 /// What proxies may see: the resources, and who is a gateway.
@@ -413,6 +415,7 @@ impl Plane {
             leaf: leaf.clone(),
             streams: 0,
             seen: Instant::now(),
+            lacks: BTreeSet::new(),
         });
         member.leaf = leaf.clone();
         member.address = from;

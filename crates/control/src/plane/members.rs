@@ -7,10 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::Value;
+use transept_model::company::SLICE_LABEL;
 use transept_model::load::DEFAULT_NAMESPACE;
 use transept_xds::mesh::Workload;
-
-use super::source::SLICE_LABEL;
 
 /// The Services by namespace and address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

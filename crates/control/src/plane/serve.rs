@@ -310,6 +310,7 @@ impl Server {
         let mut changed = self.plane.changed.subscribe();
         let mut rules = 0;
         let mut member: Option<Presence> = None;
+        let mut greeted = false;
         loop {
             let responses = {
                 let shelves = self.plane.shelves.read().unwrap_or_else(PoisonError::into_inner);
@@ -344,6 +345,10 @@ impl Server {
                         let node = session.node().map(|node| node.id.as_str()).unwrap_or_default();
                         Presence::begin(&self.plane, id, node, peer.address, leaf)
                     });
+                    if !greeted {
+                        greeted = true;
+                        self.plane.note_kinds(&presence.name, session.announced());
+                    }
                     self.plane.note_facts(&presence.name, facts);
                 }
             }

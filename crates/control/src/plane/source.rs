@@ -9,16 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 use transept_engine::policies::{self, MODEL_KINDS};
 use transept_model::catalogue::{KindDescription, catalogue};
+use transept_model::company::{self, Named, namespace_of};
 use transept_model::kinds::Scope;
 use transept_model::load::{DEFAULT_NAMESPACE, FROM_ENV, FROM_FILE, Outside, ValueFrom, Wanted};
 use transept_model::value::Budget;
 use transept_model::{ObjectName, Place, SourceText};
+use transept_xds::mesh::{address_key, address_type};
 use transept_xds::{Key, Resource, TypeUrl};
 
 use super::registry::Name;
-
-/// The label with which an EndpointSlice names its Service.
-pub(super) const SLICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// The kinds that travel.
 #[derive(Debug)]
@@ -46,7 +45,8 @@ impl Kinds {
         };
         let mut kinds: Vec<&KindDescription> = self.kinds.iter().collect();
         kinds.sort_by_key(|kind| (rank(kind.kind), kind.kind));
-        kinds.into_iter().map(type_url).collect()
+        // Last, so that whoever asks about an address has the answer before that says that it is complete.
+        kinds.into_iter().map(type_url).chain([address_type()]).collect()
     }
 
     /// The type of a kind by group and name, as references give them.
@@ -71,69 +71,20 @@ impl Kinds {
     /// The resource of an object, with its company.
     pub fn resource(&self, object: &Value) -> Option<Resource> {
         let key = self.key(object)?;
-        let (joins, brings) = (self.joins(object), self.brings(object));
-        Some(Resource::from_json(key, object).joining(joins).bringing(brings))
+        let brings: BTreeSet<Key> = self.keys(company::brings(object)).into_iter().collect();
+        let mut joins = self.keys(company::joins(object));
+        if object["kind"] == "Workload" {
+            // Who asks whose an address is, is told.
+            joins.extend(object["spec"]["address"].as_str().and_then(|text| text.parse().ok()).map(address_key));
+        }
+        Some(Resource::from_json(key, object).joining(joins).bringing(brings.into_iter().collect()))
     }
 
-    /// Whom an object comes along with: the Services that it is an endpoint of, a route's parents, a policy's targets.
-    fn joins(&self, object: &Value) -> Vec<Key> {
-        let namespace = namespace_of(object);
-        let own = |group: &str, kind: &str, name: &Value| self.reference(group, kind, namespace, name);
-        let mut keys = Vec::new();
-        match object["kind"].as_str() {
-            Some("EndpointSlice") => keys.extend(own("", "Service", &object["metadata"]["labels"][SLICE_LABEL])),
-            Some("Workload") => {
-                keys.extend(list(&object["spec"]["services"]).iter().filter_map(|name| own("", "Service", name)));
-            }
-            _ => {}
-        }
-        for parent in list(&object["spec"]["parentRefs"]) {
-            let group = parent["group"].as_str().unwrap_or("gateway.networking.k8s.io");
-            let kind = parent["kind"].as_str().unwrap_or("Gateway");
-            let namespace = parent["namespace"].as_str().unwrap_or(namespace);
-            keys.extend(self.reference(group, kind, namespace, &parent["name"]));
-        }
-        for target in list(&object["spec"]["targetRefs"]) {
-            let (group, kind) = (target["group"].as_str().unwrap_or(""), target["kind"].as_str().unwrap_or(""));
-            keys.extend(own(group, kind, &target["name"]));
-        }
-        keys
-    }
-
-    /// What comes along with an object: what its references lead to, wherever in it they stand.
-    fn brings(&self, object: &Value) -> Vec<Key> {
-        let mut keys = BTreeSet::new();
-        let mut waiting = vec![&object["spec"]];
-        while let Some(value) = waiting.pop() {
-            match value {
-                Value::Array(items) => waiting.extend(items),
-                Value::Object(fields) => {
-                    for (field, inner) in fields {
-                        let is_reference = matches!(field.as_str(), "backendRef" | "backendRefs" | "caCertificateRefs");
-                        if is_reference {
-                            let one = std::slice::from_ref(inner);
-                            let references = inner.as_array().map_or(one, Vec::as_slice);
-                            keys.extend(references.iter().filter_map(|to| self.backend(to, namespace_of(object))));
-                        }
-                        waiting.push(inner);
-                    }
-                }
-                _ => {}
-            }
-        }
-        keys.into_iter().collect()
-    }
-
-    fn backend(&self, reference: &Value, namespace: &str) -> Option<Key> {
-        let (group, kind) =
-            (reference["group"].as_str().unwrap_or(""), reference["kind"].as_str().unwrap_or("Service"));
-        let namespace = reference["namespace"].as_str().unwrap_or(namespace);
-        self.reference(group, kind, namespace, &reference["name"])
-    }
-
-    fn reference(&self, group: &str, kind: &str, namespace: &str, name: &Value) -> Option<Key> {
-        let name = name.as_str().filter(|name| !name.is_empty())?;
-        Some(Key::new(&self.type_of(group, kind)?, &format!("{namespace}/{name}")))
+    fn keys(&self, named: Vec<Named>) -> Vec<Key> {
+        let key = |one: &Named| {
+            Some(Key::new(&self.type_of(&one.group, &one.kind)?, &format!("{}/{}", one.namespace, one.name)))
+        };
+        named.iter().filter_map(key).collect()
     }
 }
 
@@ -141,12 +92,9 @@ fn type_url(kind: &KindDescription) -> TypeUrl {
     TypeUrl::of(kind.group, kind.versions.first().copied().unwrap_or("v1"), kind.kind)
 }
 
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn namespace_of(object: &Value) -> &str {
-    object["metadata"]["namespace"].as_str().unwrap_or(DEFAULT_NAMESPACE)
+/// Namespace and name of an object that lives in a namespace.
+pub(super) fn name_of_object(object: &Value) -> Option<Name> {
+    Some((namespace_of(object).to_owned(), object["metadata"]["name"].as_str()?.to_owned()))
 }
 
 /// The objects in the texts, as JSON: lists taken apart, namespaces written out, status left out, values from outside filled in.
@@ -309,10 +257,7 @@ fn secrets_in(object: &Value) -> BTreeSet<Name> {
 
 fn named<'o>(objects: &'o [Value], kind: &'o str) -> impl Iterator<Item = (Name, &'o Value)> {
     let of_kind = objects.iter().filter(move |object| object["kind"] == kind);
-    of_kind.filter_map(|object| {
-        let name = object["metadata"]["name"].as_str()?;
-        Some(((namespace_of(object).to_owned(), name.to_owned()), object))
-    })
+    of_kind.filter_map(|object| Some((name_of_object(object)?, object)))
 }
 
 #[cfg(test)]
@@ -394,6 +339,19 @@ metadata: {name: x}
         let (joins, brings) = company(2);
         assert_eq!(joins, ["core/v1/Service default/cart", "gateway.networking.k8s.io/v1/Gateway shop/web"]);
         assert_eq!(brings, ["core/v1/Service shop/bank", "transept.dev/v1alpha1/Backend shop/copy"]);
+    }
+
+    #[test]
+    fn an_instance_comes_along_with_its_address() {
+        let object = json!({
+            "apiVersion": "transept.dev/v1alpha1",
+            "kind": "Workload",
+            "metadata": {"name": "cart-1", "namespace": "shop"},
+            "spec": {"services": ["cart"], "address": "10.0.0.7", "ports": [{"port": 80}]},
+        });
+        let resource = Kinds::default().resource(&object).expect("a resource");
+        let joins: Vec<String> = resource.joins().iter().map(ToString::to_string).collect();
+        assert_eq!(joins, ["core/v1/Service shop/cart", "transept.dev/v1alpha1/Address 10.0.0.7"]);
     }
 
     #[test]

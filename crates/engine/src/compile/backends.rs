@@ -44,6 +44,8 @@ pub type EndpointChange = (Arc<Backend>, Arc<EndpointSet>);
 struct Draft {
     tls: Option<Arc<UpstreamTls>>,
     traffic: Option<Arc<Traffic>>,
+    /// The policy that wants a tunnel.
+    tunnel_only: Option<Arc<str>>,
     source: EndpointSource,
     endpoints: EndpointSet,
     connect_timeout: Duration,
@@ -116,23 +118,25 @@ impl<'w> Backends<'w> {
             Some(Ok(tls)) => Some(self.upstream_tls(&tls, before)),
             Some(Err(problem)) => return Err(broken(Reason::BackendTlsInvalid, &problem)),
         };
-        let traffic = self.traffic(&key.0, before)?;
+        let effective = self.effective(&key.0);
+        let traffic = self.traffic(&effective, before)?;
+        let tunnel_only = self.policies.tunnel_only(&effective);
         let mut endpoints = resolved.endpoints;
         let has_locality = traffic.as_ref().is_some_and(|traffic| traffic.locality.is_some());
         if let Some(zone) = self.zone.filter(|_| !has_locality) {
             endpoints.keep_hinted(zone);
         }
-        let (source, endpoints) = source_of(endpoints);
+        let (source, endpoints) = source_of(endpoints, tunnel_only.is_some());
         let stated = traffic.as_ref().and_then(|traffic| traffic.connect_timeout);
         let connect_timeout = stated.or(resolved.connect_timeout).unwrap_or(CONNECT_TIMEOUT);
-        let backend = self.renew(key.clone(), Draft { tls, traffic, source, endpoints, connect_timeout });
+        let backend = self.renew(key.clone(), Draft { tls, traffic, tunnel_only, source, endpoints, connect_timeout });
         self.made.insert(key, Arc::clone(&backend));
         Ok(backend)
     }
 
     /// The backend as it was, with new endpoints perhaps, or a new one when more has changed.
     fn renew(&mut self, key: (BackendId, UpstreamProtocol), draft: Draft) -> Arc<Backend> {
-        let Draft { tls, traffic, source, endpoints, connect_timeout } = draft;
+        let Draft { tls, traffic, tunnel_only, source, endpoints, connect_timeout } = draft;
         let protocol = key.1;
         let before = self.previous.get(&(&key.0, protocol)).copied();
         match before {
@@ -140,7 +144,8 @@ impl<'w> Backends<'w> {
                 if before.source == source
                     && before.tls == tls
                     && before.connect_timeout == connect_timeout
-                    && before.traffic == traffic =>
+                    && before.traffic == traffic
+                    && before.tunnel_only == tunnel_only =>
             {
                 if source == EndpointSource::Static && **before.endpoints.load() != endpoints {
                     self.changes.push((Arc::clone(before), Arc::new(before.equip(endpoints))));
@@ -161,6 +166,7 @@ impl<'w> Backends<'w> {
                     source,
                     connect_timeout,
                     traffic,
+                    tunnel_only,
                     ledger: Arc::clone(self.ledger.entry(key.0.clone()).or_default()),
                     // Fixed, so that the key of a backend is the same in every generation.
                     key: FixedState::default().hash_one((&key.0, protocol)),
@@ -224,20 +230,44 @@ impl<'w> Backends<'w> {
         });
         let before = self.previous.get(&(&key.0, key.1)).and_then(|before| before.tls.clone());
         let tls = tls.map(|new| before.filter(|old| **old == new).unwrap_or_else(|| Arc::new(new)));
-        let draft = Draft { tls, traffic: None, source, endpoints, connect_timeout: CONNECT_TIMEOUT };
+        let draft =
+            Draft { tls, traffic: None, tunnel_only: None, source, endpoints, connect_timeout: CONNECT_TIMEOUT };
         let backend = self.renew(key.clone(), draft);
         self.made.insert(key, Arc::clone(&backend));
         backend
     }
 
-    /// A backend that is one address, with nothing said about its traffic: a port of the program behind its own proxy.
-    pub(super) fn fixed(&mut self, id: BackendId, protocol: UpstreamProtocol, address: SocketAddr) -> Arc<Backend> {
+    /// A backend that is one endpoint, with nothing said about its traffic: a port of the program behind its own proxy, or of an instance
+    /// that is called by its own address.
+    pub(super) fn fixed(&mut self, id: BackendId, protocol: UpstreamProtocol, endpoint: Endpoint) -> Arc<Backend> {
+        self.only(id, protocol, EndpointSet::new(vec![endpoint]), None)
+    }
+
+    /// A backend whose only endpoint has no tunnel, where this policy wants one: nobody is there to be called.
+    pub(super) fn shut(
+        &mut self,
+        id: BackendId,
+        protocol: UpstreamProtocol,
+        endpoint: SocketAddr,
+        policy: Arc<str>,
+    ) -> Arc<Backend> {
+        let endpoints = EndpointSet::default().leaving_out(vec![endpoint.to_string().into()]);
+        self.only(id, protocol, endpoints, Some(policy))
+    }
+
+    fn only(
+        &mut self,
+        id: BackendId,
+        protocol: UpstreamProtocol,
+        endpoints: EndpointSet,
+        tunnel_only: Option<Arc<str>>,
+    ) -> Arc<Backend> {
         let key = (id, protocol);
         if let Some(made) = self.made.get(&key) {
             return Arc::clone(made);
         }
-        let endpoints = EndpointSet::new(vec![Endpoint::at(address)]);
-        let backend = match self.previous.get(&(&key.0, protocol)).copied() {
+        let before = self.previous.get(&(&key.0, protocol)).copied();
+        let backend = match before.filter(|before| before.tunnel_only == tunnel_only) {
             Some(before) => {
                 if **before.endpoints.load() != endpoints {
                     self.changes.push((Arc::clone(before), Arc::new(endpoints)));
@@ -253,6 +283,7 @@ impl<'w> Backends<'w> {
                 source: EndpointSource::Static,
                 connect_timeout: CONNECT_TIMEOUT,
                 traffic: None,
+                tunnel_only,
                 ledger: Arc::clone(self.ledger.entry(key.0.clone()).or_default()),
                 key: FixedState::default().hash_one((&key.0, protocol)),
             }),
@@ -261,25 +292,23 @@ impl<'w> Backends<'w> {
         backend
     }
 
-    /// What the policies in force say about the traffic of a backend, the same pointer for the same content.
-    fn traffic(&self, id: &BackendId, before: Option<&Arc<Backend>>) -> Result<Option<Arc<Traffic>>, BrokenRef> {
+    /// The policies in force on a backend.
+    fn effective(&self, id: &BackendId) -> Effective {
         if self.policies.is_empty() {
-            return Ok(None);
+            return Effective::default();
         }
         let (namespace, name) = (Text::from(&*id.namespace), Text::from(&*id.name));
-        let mut effective = Effective::default();
         if id.kind == "Backend" {
-            effective = self.policies.lay_over(&effective, &PolicyTarget::Backend { namespace, name });
-        } else {
-            let ports = self.world.service(&namespace, &name).map(|service| &service.spec.ports);
-            let port = ports.and_then(|ports| ports.iter().find(|port| Some(port.port) == id.port)?.name.clone());
-            let whole = PolicyTarget::Service { namespace: namespace.clone(), name: name.clone(), port: None };
-            effective = self.policies.lay_over(&effective, &whole);
-            if port.is_some() {
-                effective = self.policies.lay_over(&effective, &PolicyTarget::Service { namespace, name, port });
-            }
+            return self.policies.lay_over(&Effective::default(), &PolicyTarget::Backend { namespace, name });
         }
-        let found = self.policies.traffic(&effective, self.zone).map_err(|policy| BrokenRef {
+        let ports = self.world.service(&namespace, &name).map(|service| &service.spec.ports);
+        let port = ports.and_then(|ports| ports.iter().find(|port| Some(port.port) == id.port)?.name.clone());
+        self.policies.on_service(&namespace, &name, port)
+    }
+
+    /// What they say about its traffic, the same pointer for the same content.
+    fn traffic(&self, effective: &Effective, before: Option<&Arc<Backend>>) -> Result<Option<Arc<Traffic>>, BrokenRef> {
+        let found = self.policies.traffic(effective, self.zone).map_err(|policy| BrokenRef {
             reason: Reason::PolicyInvalid,
             why: format!("{policy} is invalid").into(),
         })?;
@@ -342,7 +371,8 @@ fn label(id: &BackendId) -> String {
     }
 }
 
-fn source_of(endpoints: references::EndpointSource) -> (EndpointSource, EndpointSet) {
+/// The endpoints as the snapshot holds them. With `tunnel_only`, those without a tunnel are left out; names never have one.
+pub(super) fn source_of(endpoints: references::EndpointSource, tunnel_only: bool) -> (EndpointSource, EndpointSet) {
     let plain = |addresses: Vec<EndpointAddress>| -> Vec<Endpoint> {
         addresses
             .into_iter()
@@ -357,16 +387,29 @@ fn source_of(endpoints: references::EndpointSource) -> (EndpointSource, Endpoint
             })
             .collect()
     };
-    match endpoints {
-        references::EndpointSource::Static(addresses) => (EndpointSource::Static, EndpointSet::new(plain(addresses))),
-        references::EndpointSource::Dns { names, addresses } => {
+    let (names, addresses) = match endpoints {
+        references::EndpointSource::Static(addresses) => (Vec::new(), addresses),
+        references::EndpointSource::Dns { names, addresses } if !tunnel_only => {
             let fixed = plain(addresses);
             let names = names
                 .into_iter()
                 .map(|name| DnsName { name: name.name, port: name.port, weight: name.weight, zone: name.zone })
                 .collect();
             let known = EndpointSet::new(fixed.clone());
-            (EndpointSource::Dns { names, fixed }, known)
+            return (EndpointSource::Dns { names, fixed }, known);
         }
+        references::EndpointSource::Dns { names, addresses } => (names, addresses),
+    };
+    let mut endpoints = plain(addresses);
+    let mut left_out: Vec<Box<str>> = Vec::new();
+    if tunnel_only {
+        endpoints.retain(|endpoint| {
+            if endpoint.tunnel.is_none() {
+                left_out.push(endpoint.address.to_string().into());
+            }
+            endpoint.tunnel.is_some()
+        });
+        left_out.extend(names.iter().map(|name| format!("{}:{}", name.name, name.port).into()));
     }
+    (EndpointSource::Static, EndpointSet::new(endpoints).leaving_out(left_out))
 }

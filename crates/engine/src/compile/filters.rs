@@ -3,21 +3,23 @@
 //! Called by `routes` for rules and backendRefs, and by `HeaderPolicy` for its changes. A filter that cannot be compiled, or that this
 //! version does not serve, makes its rule answer 500: the standard forbids to skip it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use transept_model::kinds::filters::CorsMethod;
 use transept_model::kinds::{
-    CorsFilter, GrpcRouteFilter, HttpHeader, HttpHeaderFilter, HttpRouteFilter, LocalObjectReference, Metadata,
-    PathModifier, RequestMirrorFilter, RequestRedirectFilter, UrlRewriteFilter,
+    CorsFilter, ExternalAuthFilter, GrpcRouteFilter, HttpHeader, HttpHeaderFilter, HttpRouteFilter,
+    LocalObjectReference, Metadata, PathModifier, RequestMirrorFilter, RequestRedirectFilter, UrlRewriteFilter,
 };
 use transept_model::place::{Invalid, Place, Spot};
 use transept_model::references::{BackendTarget, Referrer};
 use transept_wire::head::FieldName;
 
 use super::backends::Backends;
+use crate::callout::Callee;
 use crate::filters::cors::{Cors, Credentials, List, Origin};
 use crate::filters::headers::is_reserved;
 use crate::filters::{FilterSite, Filters, HeaderChanges, Mirror, PathChange, Redirect, RequestFilter, Rewrite};
+use crate::policies::{ExternalAuthPolicy, PolicyName, Step};
 use crate::reason::Reason;
 use crate::rule::{BrokenRef, Site};
 
@@ -44,11 +46,28 @@ struct Draft {
     cors: Option<Box<Cors>>,
     broken: Option<BrokenRef>,
     sites: Vec<FilterSite>,
+    external_auth: Option<Arc<Step>>,
+}
+
+/// What filters belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FilterPlace {
+    Rule,
+    Backend,
 }
 
 impl<'w> FilterCompiler<'_, 'w> {
-    /// Compiles the filters of one rule or one backendRef.
+    /// Compiles the filters of one rule.
     pub(super) fn compile(&mut self, filters: impl Iterator<Item = AnyFilter<'w>>) -> Arc<Filters> {
+        self.compile_at(filters, FilterPlace::Rule)
+    }
+
+    /// Compiles the filters of one backendRef.
+    pub(super) fn compile_backend(&mut self, filters: impl Iterator<Item = AnyFilter<'w>>) -> Arc<Filters> {
+        self.compile_at(filters, FilterPlace::Backend)
+    }
+
+    fn compile_at(&mut self, filters: impl Iterator<Item = AnyFilter<'w>>, place: FilterPlace) -> Arc<Filters> {
         let mut filters = filters.peekable();
         if filters.peek().is_none() {
             return Filters::none();
@@ -56,7 +75,7 @@ impl<'w> FilterCompiler<'_, 'w> {
         let mut draft = Draft::default();
         for filter in filters {
             match filter {
-                AnyFilter::Http(filter) => self.add_http(&mut draft, filter),
+                AnyFilter::Http(filter) => self.add_http(&mut draft, filter, place),
                 AnyFilter::Grpc(filter) => self.add_grpc(&mut draft, filter),
             }
         }
@@ -67,10 +86,11 @@ impl<'w> FilterCompiler<'_, 'w> {
             mirrors: draft.mirrors.into(),
             broken: draft.broken,
             sites: draft.sites.into(),
+            external_auth: draft.external_auth,
         })
     }
 
-    fn add_http(&mut self, draft: &mut Draft, filter: &'w HttpRouteFilter) {
+    fn add_http(&mut self, draft: &mut Draft, filter: &'w HttpRouteFilter, place: FilterPlace) {
         let word = filter.word();
         match filter {
             HttpRouteFilter::RequestHeaderModifier(changes) => self.add_request_headers(draft, changes),
@@ -88,7 +108,7 @@ impl<'w> FilterCompiler<'_, 'w> {
                 self.site(draft, word, cors.at);
                 draft.cors = Some(Box::new(compile_cors(cors)));
             }
-            HttpRouteFilter::ExternalAuth(auth) => self.unsupported(draft, word, auth.at),
+            HttpRouteFilter::ExternalAuth(auth) => self.add_external_auth(draft, auth, place),
             HttpRouteFilter::ExtensionRef(extension) => self.extension(draft, extension),
         }
     }
@@ -141,9 +161,35 @@ impl<'w> FilterCompiler<'_, 'w> {
         draft.broken.get_or_insert(BrokenRef { reason: Reason::FilterInvalid, why: why.into() });
     }
 
-    fn unsupported(&mut self, draft: &mut Draft, word: &str, at: Spot) {
-        self.site(draft, word, at);
-        self.fail(draft, at, format!("the filter {word} is not served by this version"));
+    /// The service is asked among the policies of the rule, so it is a step of their chain.
+    fn add_external_auth(&mut self, draft: &mut Draft, auth: &'w ExternalAuthFilter, place: FilterPlace) {
+        let word = "ExternalAuth";
+        self.site(draft, word, auth.at);
+        if place == FilterPlace::Backend {
+            return self.fail(draft, auth.at, "the filter ExternalAuth stands at rules, not at backends".to_owned());
+        }
+        if draft.external_auth.is_some() {
+            return self.fail(draft, auth.at, "the rule has the filter ExternalAuth twice".to_owned());
+        }
+        let found = self.backends.find(&self.from, BackendTarget::from(&auth.backend_ref));
+        if let Err(broken) = found {
+            draft.broken.get_or_insert(broken);
+            return;
+        }
+        let callee = Callee::from(OnceLock::from(found));
+        match ExternalAuthPolicy::of_filter(auth, callee) {
+            Ok(policy) => {
+                let name = PolicyName {
+                    kind: word,
+                    namespace: (&*self.meta.namespace).into(),
+                    name: (&*self.meta.name).into(),
+                    target: format!("{} {}/{}", self.from.kind, &*self.meta.namespace, &*self.meta.name).into(),
+                    place: Site { file: Arc::clone(&self.meta.at.file), line: auth.at.line },
+                };
+                draft.external_auth = Some(Arc::new(Step::of_filter(name, policy)));
+            }
+            Err(why) => self.fail(draft, auth.at, why),
+        }
     }
 
     fn fail(&mut self, draft: &mut Draft, at: Spot, why: String) {

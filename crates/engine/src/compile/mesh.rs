@@ -15,6 +15,7 @@ use transept_model::references::{BackendTarget, Grant, Referrer};
 use transept_model::schema::Text;
 use transept_model::world::World;
 
+pub use self::protocol::AppProtocol;
 use super::backends::Backends;
 use super::policies::{Effective, Policies};
 use super::routes::{CompiledRoute, RouteCompiler, bare_rule};
@@ -30,7 +31,7 @@ use crate::route::table::{Entry, PathKey};
 use crate::rule::{BrokenRef, RouteKind, Rule, RuleName, Site, WeightedBackend};
 use crate::settings::{Plaintext, Settings};
 use crate::snapshot::{
-    Backend, BackendId, Bind, Listener, ListenerName, Role, Secure, ServiceName, Snapshot, Speaks, UpstreamProtocol,
+    Backend, BackendId, Bind, Endpoint, Listener, ListenerName, Role, Secure, ServiceName, Snapshot, Speaks,
 };
 
 /// A proxy's place beside one instance of a program.
@@ -64,10 +65,13 @@ pub struct Station {
 /// Connections that are led to us, whatever they were going to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Captured {
-    /// What to listen on.
-    pub listen: SocketAddr,
+    /// What to listen on, once for each family of addresses.
+    pub listen: Vec<SocketAddr>,
     /// The virtual addresses of Services.
     pub services: Vec<VirtualService>,
+    /// The addresses of which is known whose they are, because somebody has asked. Those of instances are reached through their tunnels,
+    /// the others as ever. None: nobody is to be asked.
+    pub located: Option<BTreeSet<IpAddr>>,
 }
 
 /// The address that stands for a Service.
@@ -135,48 +139,6 @@ pub struct AppPort {
     pub to: SocketAddr,
     /// What it speaks.
     pub protocol: AppProtocol,
-}
-
-/// What a port speaks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AppProtocol {
-    /// Nobody said: the first bytes tell.
-    #[default]
-    Unknown,
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2 with prior knowledge, gRPC among it.
-    Http2,
-    /// Something that is not looked at.
-    Opaque,
-}
-
-impl AppProtocol {
-    /// What an `appProtocol` says. A word that is not known says nothing.
-    pub fn of(word: Option<&str>) -> AppProtocol {
-        match word.unwrap_or_default() {
-            "http" | "HTTP" | "kubernetes.io/ws" => AppProtocol::Http1,
-            "http2" | "grpc" | "h2c" | "kubernetes.io/h2c" => AppProtocol::Http2,
-            "tcp" | "TCP" | "tls" | "https" | "mysql" | "postgres" | "redis" | "mongo" | "amqp" => AppProtocol::Opaque,
-            _ => AppProtocol::Unknown,
-        }
-    }
-
-    fn speaks(self) -> Speaks {
-        match self {
-            AppProtocol::Unknown => Speaks::Detect,
-            AppProtocol::Http1 | AppProtocol::Http2 => Speaks::Http,
-            AppProtocol::Opaque => Speaks::Opaque,
-        }
-    }
-
-    fn upstream(self) -> UpstreamProtocol {
-        match self {
-            AppProtocol::Http1 => UpstreamProtocol::Http1,
-            AppProtocol::Http2 => UpstreamProtocol::Http2,
-            AppProtocol::Unknown | AppProtocol::Opaque => UpstreamProtocol::Auto,
-        }
-    }
 }
 
 /// One local port that stands for a port of a Service.
@@ -321,7 +283,7 @@ impl<'w> Sides<'_, 'w> {
                 listeners: listeners.clone(),
                 settings: Arc::clone(&self.inbound),
                 hosts: Hosts::default(),
-                destinations: destinations.clone(),
+                destinations: Arc::new(destinations.clone()),
             };
             binds.entry(*listen).or_insert(bind);
         }
@@ -334,7 +296,7 @@ impl<'w> Sides<'_, 'w> {
                 listeners,
                 settings: Arc::clone(&self.inbound),
                 hosts: Hosts::default(),
-                destinations,
+                destinations: Arc::new(destinations),
             };
             binds.entry(address).or_insert(bind);
         }
@@ -349,7 +311,7 @@ impl<'w> Sides<'_, 'w> {
             name: station.workload.as_str().into(),
             port: Some(app.to.port()),
         };
-        let backend = self.backends.fixed(id, app.protocol.upstream(), app.to);
+        let backend = self.backends.fixed(id, app.protocol.upstream(), Endpoint::at(app.to));
         let (chain, settings, settled_by) = self.guard(app);
         let rule =
             whole_rule(&station.namespace, service, app.port, self.site(&station.namespace, service), Ok(backend));
@@ -443,7 +405,7 @@ impl<'w> Sides<'_, 'w> {
             }
         }
         let bind = self.outbound_bind(address, listeners, Hosts::default());
-        binds.entry(address).or_insert(Bind { destinations, ..bind });
+        binds.entry(address).or_insert(Bind { destinations: Arc::new(destinations), ..bind });
     }
 
     fn add_captured(&mut self, binds: &mut BTreeMap<SocketAddr, Bind>) {
@@ -466,8 +428,14 @@ impl<'w> Sides<'_, 'w> {
                 destinations.add_address(SocketAddr::new(*address, port.port), id);
             }
         }
-        let bind = self.outbound_bind(captured.listen, listeners, Hosts::default());
-        binds.entry(captured.listen).or_insert(Bind { destinations, ..bind });
+        if let Some(located) = &captured.located {
+            self.add_instances(located, &mut listeners, &mut destinations);
+        }
+        let destinations = Arc::new(destinations);
+        for listen in &captured.listen {
+            let bind = self.outbound_bind(*listen, listeners.clone(), Hosts::default());
+            binds.entry(*listen).or_insert(Bind { destinations: Arc::clone(&destinations), ..bind });
+        }
     }
 
     /// Whether all is known about a Service that there is to know.
@@ -483,7 +451,7 @@ impl<'w> Sides<'_, 'w> {
             listeners,
             settings: Arc::clone(&self.outbound),
             hosts,
-            destinations: Destinations::default(),
+            destinations: Arc::default(),
         }
     }
 
@@ -621,5 +589,7 @@ fn names_of(namespace: &str, name: &str, from: &str) -> Vec<String> {
     names
 }
 
+mod instances;
+mod protocol;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ pub(crate) mod filters;
 mod keys;
 pub mod mesh;
 mod policies;
+mod reach;
 mod routes;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use backends::EndpointChange;
+pub use reach::{LeftOut, find_left_out};
 use transept_model::attach::{Attached, AttachedGateway, AttachedListener, AttachedRoute, PolicyTarget, RouteRef};
 use transept_model::hostname::Hostname;
 use transept_model::kinds::{FrontendValidationMode, Protocol};
@@ -27,7 +29,7 @@ use transept_model::world::World;
 use self::backends::Backends;
 use self::policies::{Effective, Policies};
 use self::routes::{CompiledRoute, RouteCompiler};
-use crate::role::Destinations;
+use crate::policies::Chain;
 use crate::route::RouteTable;
 use crate::route::hosts::Hosts;
 use crate::route::table::Entry;
@@ -346,6 +348,7 @@ impl<'c, 'w> Listeners<'c, 'w> {
 
 /// A rule with the policies in force for it under a listener.
 fn rule_on<'w>(policies: &Policies<'w>, key: RouteKey<'w>, rule: &Arc<Rule>, of_listener: &Effective) -> Arc<Rule> {
+    let mut chain = Chain::default();
     if !policies.is_empty() {
         let (kind, namespace, route) = (key.0, Text::from(key.1), Text::from(key.2));
         let on_route = PolicyTarget::Route { kind, namespace: namespace.clone(), name: route.clone() };
@@ -357,12 +360,13 @@ fn rule_on<'w>(policies: &Policies<'w>, key: RouteKey<'w>, rule: &Arc<Rule>, of_
                 effective = policies.lay_over(&effective, &on_rule);
             }
         }
-        let chain = policies.chain(&effective);
-        if !chain.is_empty() {
-            return Arc::new(Rule { chain, ..Rule::clone(rule) });
-        }
+        chain = policies.chain(&effective);
     }
-    Arc::clone(rule)
+    let chain = chain.with(rule.filters.external_auth.as_ref());
+    if chain.is_empty() {
+        return Arc::clone(rule);
+    }
+    Arc::new(Rule { chain, ..Rule::clone(rule) })
 }
 
 /// The rule of a route for connections, with the policies in force for it under a listener.
@@ -434,7 +438,7 @@ impl BindDraft {
             listeners: self.listeners,
             settings,
             hosts: self.hosts,
-            destinations: Destinations::default(),
+            destinations: Arc::default(),
         }
     }
 }

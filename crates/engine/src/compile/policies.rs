@@ -17,7 +17,9 @@ use transept_model::status::{Condition, Truth};
 use transept_model::world::World;
 
 use crate::keep::Keep;
-use crate::policies::{AnyPolicy, Chain, CompileCx, Force, KINDS, KindFacts, Phase, PolicyName, Step, Wanted, kind};
+use crate::policies::{
+    AnyPolicy, Chain, CompileCx, Force, KINDS, KindFacts, Phase, PolicyName, Reach, Step, Wanted, kind,
+};
 use crate::redact::CredentialPlaces;
 use crate::rule::Site;
 use crate::settings::Settings;
@@ -226,6 +228,27 @@ impl<'w> Policies<'w> {
             }
         }
         (settings, settled_by)
+    }
+
+    /// The policies in force on a port of a Service, which may have a name.
+    pub(super) fn on_service(&self, namespace: &Text, name: &Text, port: Option<Text>) -> Effective {
+        let target = |port| PolicyTarget::Service { namespace: namespace.clone(), name: name.clone(), port };
+        let effective = self.lay_over(&Effective::default(), &target(None));
+        match port {
+            Some(port) => self.lay_over(&effective, &target(Some(port))),
+            None => effective,
+        }
+    }
+
+    /// The policy that lets nobody call endpoints without a tunnel where these policies are in force. One that is broken is as strict
+    /// as its kind can be.
+    pub(super) fn tunnel_only(&self, effective: &Effective) -> Option<Arc<str>> {
+        let (step, policy_index) = effective.all().find(|(step, _)| step.phase == Phase::Settle)?;
+        if let Some(verdicts) = self.verdicts.get(*policy_index) {
+            verdicts.in_force.set(true);
+        }
+        let strict = step.policy.as_ref().is_none_or(|policy| policy.reach() == Some(Reach::TunnelOnly));
+        strict.then(|| step.name.to_string().into())
     }
 
     /// How a backend is used, and by which policy, where these policies are in force. None without a policy about it.

@@ -208,7 +208,7 @@ fn http_backend<'w>(
     parents: &[ParentReference],
     spec: &'w HttpBackendRef,
 ) -> WeightedBackend {
-    let own = filters.compile(spec.filters.iter().map(AnyFilter::Http));
+    let own = filters.compile_backend(spec.filters.iter().map(AnyFilter::Http));
     let target = BackendTarget::from(spec).of_route(parents, filters.from.namespace);
     let target = filters.backends.find(&filters.from, target);
     WeightedBackend { weight: spec.weight, filters: own, target }
@@ -219,7 +219,7 @@ fn grpc_backend<'w>(
     parents: &[ParentReference],
     spec: &'w GrpcBackendRef,
 ) -> WeightedBackend {
-    let own = filters.compile(spec.filters.iter().map(AnyFilter::Grpc));
+    let own = filters.compile_backend(spec.filters.iter().map(AnyFilter::Grpc));
     let target = BackendTarget::from(spec).of_route(parents, filters.from.namespace);
     let target = filters.backends.find(&filters.from, target);
     WeightedBackend { weight: spec.weight, filters: own, target }

@@ -1,3 +1,5 @@
+//! Documents fetched and not fetched, with the answers and the time played.
+
 use std::net::SocketAddr;
 
 use super::*;
@@ -114,14 +116,15 @@ fn unknown_keys_cause_a_fetch_each_30_seconds_at_most() {
     assert!(document.may_help(&unknown("c"), at(11)), "others wait for the one under way");
     seeking.first();
     assert!(matches!(seeking.take(answer(KEYS, ""), at(12)), Step::Over(Ok(()))));
-    document.note_absent("b", at(12));
+    document.note_absent("c", at(11), at(12));
+    document.note_absent("b", at(10), at(12));
     assert!(!document.may_help(&unknown("c"), at(39)));
     assert!(document.begin(&unknown("c"), at(39)).is_none());
     assert!(document.may_help(&unknown("c"), at(40)));
     assert!(!document.may_help(&unknown("b"), at(40)), "it was not there");
     assert!(document.may_help(&unknown("b"), at(612)), "but that was long ago");
     for number in 0..1000 {
-        document.note_absent(&number.to_string(), at(20));
+        document.note_absent(&number.to_string(), at(10), at(20));
     }
     assert_eq!(document.state().absent.len(), MOST_ABSENT);
     fetch(&document, OTHER, "", at(700)).expect("a good fetch");

@@ -95,6 +95,8 @@ pub struct Explanation {
     pub endpoints: Vec<(String, u32)>,
     /// The addresses of that backend that are members of the mesh: where their tunnels lead, and who must be there.
     pub tunnels: Vec<(String, String)>,
+    /// What is left out of them, because it has no tunnel, and the policy that wants one.
+    pub left_out: Option<(String, Vec<String>)>,
     /// The policy that says how one of them is chosen and how they are watched, and what it says.
     pub traffic: Option<(String, Vec<String>)>,
     /// The address that a hash of the request finds, as long as all are well.

@@ -273,6 +273,10 @@ pub(super) fn note_endpoints(backend: &Backend, found: &mut Explanation) {
     found.endpoints = set.endpoints().iter().map(|one| (one.address.to_string(), one.weight)).collect();
     let tunnels = set.endpoints().iter().filter_map(|one| one.tunnel.as_ref());
     found.tunnels = tunnels.map(|tunnel| (tunnel.address.to_string(), tunnel.identity.to_string())).collect();
+    let left_out: Vec<String> = set.left_out().iter().map(|one| one.to_string()).collect();
+    if let (Some(policy), false) = (&backend.tunnel_only, left_out.is_empty()) {
+        found.left_out = Some((policy.to_string(), left_out));
+    }
     if let Some(traffic) = &backend.traffic {
         found.traffic = Some((traffic.policy.to_string(), describe(traffic)));
         let health = traffic.check.as_ref().and_then(|_| backend.ledger.health.load_full());

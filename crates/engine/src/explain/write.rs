@@ -64,6 +64,8 @@ impl Explanation {
                 .map(|(address, weight)| json!({"address": address, "weight": weight})).collect::<Vec<_>>(),
             "tunnels": self.tunnels.iter()
                 .map(|(address, identity)| json!({"address": address, "identity": identity})).collect::<Vec<_>>(),
+            "leftOut": self.left_out.as_ref()
+                .map(|(policy, endpoints)| json!({"policy": policy, "endpoints": endpoints})),
             "traffic": self.traffic.as_ref().map(|(policy, says)| json!({"policy": policy, "says": says})),
             "endpoint": self.endpoint,
             "unwell": self.unwell.iter()
@@ -184,6 +186,13 @@ impl Explanation {
         }
         for (address, identity) in &self.tunnels {
             writeln!(out, "           through a tunnel to {address}, where {identity} must be")?;
+        }
+        if let Some((policy, endpoints)) = &self.left_out {
+            writeln!(
+                out,
+                "           without {}: no tunnel leads there, and {policy} wants one",
+                endpoints.join(", ")
+            )?;
         }
         self.write_traffic(out)?;
         for mirror in &self.mirrors {

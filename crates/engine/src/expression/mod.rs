@@ -2,7 +2,7 @@
 //!
 //! Called by policies whose spec has conditions, keys or costs: a field of the type [`Condition`], [`TextExpression`] or
 //! [`NumberExpression`] is read, checked and compiled where it is decoded, so that `check` refuses what cannot work with its position, and
-//! a request only evaluates. A subset of CEL's specification with its meaning, plus `inNetwork`; `docs/authorization.md` lists it.
+//! a request only evaluates. A subset of CEL's specification with its meaning, plus `inNetwork`; `docs/access.md` lists it.
 //! Own code and no library: CEL's libraries check no types and bound no costs, and both are the point here.
 //!
 //! **Cost.** The length, the nesting and the steps taken for lists of fifty items are bounded when it is compiled; the steps of every

@@ -20,6 +20,7 @@ pub use redirect::Redirect;
 pub use rewrite::{PathChange, Rewrite};
 
 use crate::exchange::Exchange;
+use crate::policies::Step;
 use crate::rule::{BrokenRef, Site};
 use crate::verdict::{Reply, Verdict};
 
@@ -36,6 +37,8 @@ pub struct Filters {
     pub mirrors: Box<[Mirror]>,
     /// Set when a filter is invalid or not supported: the standard wants requests to fail, not to skip the filter.
     pub broken: Option<BrokenRef>,
+    /// `ExternalAuth`: a step in the chain of policies of the rule.
+    pub external_auth: Option<Arc<Step>>,
     /// What is written where, for explanations.
     pub sites: Box<[FilterSite]>,
 }
@@ -76,6 +79,7 @@ impl Filters {
             && self.response.is_empty()
             && self.mirrors.is_empty()
             && self.broken.is_none()
+            && self.external_auth.is_none()
     }
 
     /// Whether CORS preflights for the rule are answered here.

@@ -10,7 +10,7 @@ mod json;
 mod jwk;
 mod jws;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::borrow::Cow;
 use std::fmt;

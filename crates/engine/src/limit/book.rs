@@ -20,6 +20,9 @@ const SHARDS: usize = 64;
 /// Keys in one shard. Beyond it new keys share one, so that a flood of keys takes no memory without end.
 const MOST: usize = 1 << 16;
 
+/// The least time between two searches for what may be forgotten, in seconds.
+const CLEAN: u64 = 60;
+
 /// The name of the book in the memory of policies.
 pub const BOOK: &str = "quotas";
 
@@ -41,6 +44,13 @@ struct Entry {
     listed: bool,
 }
 
+#[derive(Default)]
+struct Shelf {
+    entries: HashMap<u128, Entry>,
+    /// When it was last looked through for what may be forgotten, in seconds since 1970.
+    cleaned: u64,
+}
+
 /// Why the writer is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
@@ -54,7 +64,7 @@ type Bell = Box<dyn Fn(Call) + Send + Sync>;
 
 /// All quotas.
 pub struct Book {
-    shards: Box<[Mutex<HashMap<u128, Entry>>]>,
+    shards: Box<[Mutex<Shelf>]>,
     seed: OnceLock<u64>,
     state: AtomicU8,
     bell: OnceLock<Bell>,
@@ -116,7 +126,7 @@ impl Book {
         }
         for (hash, count) in counts {
             let entry = Entry { count, written: count.used, listed: false };
-            self.shard(hash).insert(hash, entry);
+            self.shard(hash).entries.insert(hash, entry);
         }
         self.state.store(WRITTEN, Ordering::Release);
     }
@@ -134,7 +144,7 @@ impl Book {
         let changed = std::mem::take(&mut *lock(&self.changed));
         let read = |hash: u128| {
             let mut shard = self.shard(hash);
-            let entry = shard.get_mut(&hash)?;
+            let entry = shard.entries.get_mut(&hash)?;
             entry.listed = false;
             Some((hash, entry.count))
         };
@@ -144,7 +154,7 @@ impl Book {
     /// Notes that these are on the disk, and lets those go on who wait.
     pub fn note_written(&self, counts: &[(u128, Count)]) {
         for (hash, count) in counts {
-            if let Some(entry) = self.shard(*hash).get_mut(hash)
+            if let Some(entry) = self.shard(*hash).entries.get_mut(hash)
                 && entry.count.period.begin == count.period.begin
             {
                 entry.written = count.used;
@@ -156,7 +166,7 @@ impl Book {
     /// Puts what could not be written back on the list.
     pub fn note_unwritten(&self, counts: &[(u128, Count)]) {
         for (hash, _) in counts {
-            if let Some(entry) = self.shard(*hash).get_mut(hash)
+            if let Some(entry) = self.shard(*hash).entries.get_mut(hash)
                 && !entry.listed
             {
                 entry.listed = true;
@@ -178,7 +188,7 @@ impl Book {
         }
         let (hash, mut shard) = self.shard_with_room(hash, now);
         let new = Entry { count: Count { period, used: 0 }, written: 0, listed: false };
-        let entry = shard.entry(hash).or_insert(new);
+        let entry = shard.entries.entry(hash).or_insert(new);
         // A clock that was set back does not begin an old period anew.
         if entry.count.period.begin < period.begin {
             entry.count = Count { period, used: 0 };
@@ -206,7 +216,7 @@ impl Book {
     /// Takes a charge back.
     pub(crate) fn give_back(&self, hash: u128, period: Period, cost: u64) -> u64 {
         let mut shard = self.shard(hash);
-        let Some(entry) = shard.get_mut(&hash).filter(|entry| entry.count.period.begin == period.begin) else {
+        let Some(entry) = shard.entries.get_mut(&hash).filter(|entry| entry.count.period.begin == period.begin) else {
             return 0;
         };
         entry.count.used = entry.count.used.saturating_sub(cost);
@@ -247,16 +257,20 @@ impl Book {
         }
     }
 
-    fn shard(&self, hash: u128) -> MutexGuard<'_, HashMap<u128, Entry>> {
+    fn shard(&self, hash: u128) -> MutexGuard<'_, Shelf> {
         lock(&self.shards[(hash >> 122) as usize % SHARDS])
     }
 
     /// The shard of a key, or the spare key of the shard where there is no room for a new one.
-    fn shard_with_room(&self, hash: u128, now: u64) -> (u128, MutexGuard<'_, HashMap<u128, Entry>>) {
+    fn shard_with_room(&self, hash: u128, now: u64) -> (u128, MutexGuard<'_, Shelf>) {
         let mut shard = self.shard(hash);
-        if shard.len() >= MOST && !shard.contains_key(&hash) {
-            shard.retain(|_, entry| entry.listed || entry.count.period.end > now);
-            if shard.len() >= MOST {
+        if shard.entries.len() >= MOST && !shard.entries.contains_key(&hash) {
+            // Looking for room again and again would cost each request of a flood what it costs to look through all.
+            if shard.cleaned + CLEAN <= now {
+                shard.cleaned = now;
+                shard.entries.retain(|_, entry| entry.listed || entry.count.period.end > now);
+            }
+            if shard.entries.len() >= MOST {
                 return (hash & !(u128::MAX >> 6), shard);
             }
         }

@@ -34,6 +34,12 @@ impl Bucket {
         (whole <= Bucket::LONGEST.as_nanos() << FRACTION).then_some(bucket)
     }
 
+    /// The time of one token.
+    #[expect(clippy::cast_precision_loss, reason = "fractions of microseconds do not matter")]
+    pub(crate) fn interval_in_microseconds(&self) -> f64 {
+        self.interval as f64 / f64::from(1u32 << FRACTION) / 1_000.0
+    }
+
     /// The time that an empty bucket takes to fill.
     pub(crate) fn fills_in(&self) -> Duration {
         Duration::from_nanos(self.whole().div_ceil(1 << FRACTION))

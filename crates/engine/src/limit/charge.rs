@@ -12,9 +12,11 @@ use transept_wire::head::{FieldName, Method, Response};
 
 use super::fields::{Label, Shown};
 use super::key::{Found, Key, KeyBytes, hash, is_on_plan};
+use super::shared::{Draw, Shared, Without};
 use super::table::{Held, Table};
 use super::touched::Touch;
-use super::{Algorithm, nanoseconds};
+use super::{Algorithm, Standing, nanoseconds};
+use crate::callout::Wait;
 use crate::exchange::Exchange;
 use crate::policies::PathPattern;
 use crate::reason::Reason;
@@ -48,6 +50,8 @@ pub(crate) struct Limit {
     pub(crate) response_cost: Option<FieldName>,
     pub(crate) shows_partition: bool,
     pub(crate) table: Arc<Table>,
+    /// How it is shared with other proxies, if it is.
+    pub(crate) shared: Option<Shared>,
     /// The policy that it belongs to: `RateLimitPolicy shop/burst`.
     pub(crate) policy: Box<str>,
 }
@@ -86,15 +90,23 @@ pub(crate) enum Refused {
     Lacks(usize, String),
     /// These limits have no room for it; the longest wait among them.
     Limits(SmallVec<[usize; 2]>, Duration),
+    /// The store of this limit does not answer.
+    Unavailable(usize),
+    /// Tokens for it are on their way.
+    Wait(Wait),
 }
 
 /// A limit that holds for the request.
-struct Held1<'l> {
+struct Candidate<'l> {
     index: usize,
     limit: &'l Limit,
     hash: u64,
     cost: u32,
     held: Option<Held<'l>>,
+    /// What its store has said, of a shared limit whose store answers.
+    drawn: Option<(Standing, Option<Duration>)>,
+    /// Whether it is let pass uncounted, because its store does not answer.
+    uncounted: bool,
 }
 
 /// Charges a request to all limits that hold for it, or to none. `order` has the positions of `limits` in the order of locking;
@@ -106,22 +118,63 @@ pub(crate) fn admit(
     x: &mut Exchange<'_>,
 ) -> Result<(), Refused> {
     let now = nanoseconds(x.now.monotonic);
-    let mut taken: SmallVec<[Held1<'_>; 3]> = SmallVec::new();
+    let mut all: SmallVec<[Candidate<'_>; 3]> = SmallVec::new();
     for (index, limit) in limits.iter().enumerate() {
-        let Some(hash) = limit.find(x).map_err(|lacks| Refused::Lacks(index, lacks))? else { continue };
-        taken.push(Held1 { index, limit, hash, cost: limit.cost_of(x), held: None });
+        let mut key = KeyBytes::new();
+        let Some(hash) = limit.find(x, &mut key).map_err(|lacks| Refused::Lacks(index, lacks)).inspect_err(|_| {
+            put_back(&all, now);
+        })?
+        else {
+            continue;
+        };
+        let mut one =
+            Candidate { index, limit, hash, cost: limit.cost_of(x), held: None, drawn: None, uncounted: false };
+        if let Some(shared) = &limit.shared {
+            let without = x.notes.between.as_ref().and_then(|between| between.downcast_ref::<Without>().copied());
+            match shared.draw(limit, hash, &key, one.cost, now, without) {
+                Draw::Taken(standing) => one.drawn = Some((standing, None)),
+                Draw::Refused(standing, wait) => one.drawn = Some((standing, Some(wait))),
+                Draw::Uncounted => one.uncounted = true,
+                Draw::Local => {}
+                Draw::Unavailable => {
+                    put_back(&all, now);
+                    return Err(Refused::Unavailable(index));
+                }
+                Draw::Wait(wait) => {
+                    put_back(&all, now);
+                    return Err(Refused::Wait(wait));
+                }
+            }
+        }
+        all.push(one);
     }
     for position in order {
-        if let Some(one) = taken.iter_mut().find(|one| one.index == *position) {
+        if let Some(one) = all.iter_mut().find(|one| one.index == *position && one.is_local()) {
             one.held = Some(one.limit.table.hold(one.hash, &one.limit.algorithm, now));
         }
     }
+    settle_all(all, policy, now, x)
+}
+
+/// Looks at all limits, and charges those that are counted here if all of them have room.
+fn settle_all(
+    mut all: SmallVec<[Candidate<'_>; 3]>,
+    policy: usize,
+    now: u64,
+    x: &mut Exchange<'_>,
+) -> Result<(), Refused> {
     let mut refused = SmallVec::new();
     let mut longest = Duration::ZERO;
     let mut after: SmallVec<[_; 3]> = SmallVec::new();
-    for one in &taken {
+    for one in &all {
         let cell = one.held.as_ref().map(Held::cell).unwrap_or_default();
-        let charged = one.limit.algorithm.charge(cell, now, one.cost);
+        let charged = match (&one.drawn, one.uncounted) {
+            (Some((_, Some(wait))), _) => Err(*wait),
+            (Some((_, None)), _) | (None, true) => Ok(cell),
+            // What is free passes even where there is a debt.
+            (None, false) if one.cost == 0 => Ok(cell),
+            (None, false) => one.limit.algorithm.charge(cell, now, one.cost),
+        };
         if let Err(wait) = charged {
             refused.push(one.index);
             longest = longest.max(wait);
@@ -129,8 +182,11 @@ pub(crate) fn admit(
         after.push((cell, charged));
     }
     let passes = refused.is_empty();
-    for (one, (before, charged)) in taken.iter_mut().zip(after) {
-        let counts_now = one.limit.count != Count::Answers;
+    if !passes {
+        put_back(&all, now);
+    }
+    for (one, (before, charged)) in all.iter_mut().zip(after) {
+        let counts_now = one.limit.count != Count::Answers && !one.uncounted;
         let (cell, cost) = match charged {
             Ok(cell) if passes && counts_now => (cell, one.cost),
             _ => (before, 0),
@@ -138,29 +194,45 @@ pub(crate) fn admit(
         if let (Some(held), true) = (&mut one.held, cost > 0) {
             held.put(cell, &one.limit.algorithm, now);
         }
-        let standing = one.limit.algorithm.standing(cell, now);
+        let standing = one.drawn.map_or_else(|| one.limit.algorithm.standing(cell, now), |(standing, _)| standing);
         x.notes.touched.limits.push(Touch {
             policy,
             limit: u16::try_from(one.index).unwrap_or(u16::MAX),
             charged: cost,
+            cost: one.cost,
             hash: one.hash,
+            is_shared: one.drawn.is_some(),
             standing,
             wait: charged.err(),
         });
     }
-    drop(taken);
+    drop(all);
     if passes { Ok(()) } else { Err(Refused::Limits(refused, longest)) }
+}
+
+/// Gives tokens of shared limits back that are not used after all.
+fn put_back(all: &[Candidate<'_>], now: u64) {
+    for one in all {
+        if let (Some(shared), Some((_, None))) = (&one.limit.shared, &one.drawn) {
+            shared.leases.put_back(one.hash, one.cost, now);
+        }
+    }
+}
+
+impl Candidate<'_> {
+    fn is_local(&self) -> bool {
+        self.drawn.is_none() && !self.uncounted
+    }
 }
 
 impl Limit {
     /// The hash of the request's key. None when the limit does not hold for it.
-    fn find(&self, x: &Exchange<'_>) -> Result<Option<u64>, String> {
+    fn find(&self, x: &Exchange<'_>, key: &mut KeyBytes) -> Result<Option<u64>, String> {
         if !is_on_plan(&self.plans, x) {
             return Ok(None);
         }
-        let mut key = KeyBytes::new();
-        match self.key.write(x, &mut key) {
-            Found::Whole => Ok(Some(hash(self.table.seed(x.random), &key))),
+        match self.key.write(x, key) {
+            Found::Whole => Ok(Some(hash(self.table.seed(x.random), key))),
             Found::Skipped => Ok(None),
             Found::Lacks(part) => Err(part),
         }
@@ -183,7 +255,8 @@ impl Limit {
         if self.count == Count::Answers && !refused_here {
             let status = x.notes.replied.map_or(response.status, Reason::status);
             if self.statuses.iter().any(|one| (one.from..=one.to).contains(&status)) {
-                debit = self.cost_of(x);
+                // Not asked again: filters may have changed the request since.
+                debit = touch.cost;
             }
         }
         if let (Some(name), None) = (&self.response_cost, x.notes.replied) {
@@ -193,6 +266,18 @@ impl Limit {
             return;
         }
         let now = nanoseconds(x.now.monotonic);
+        if let (Some(shared), true) = (&self.shared, touch.is_shared) {
+            if refund {
+                shared.leases.put_back(touch.hash, touch.charged, now);
+                touch.standing.left = touch.standing.left.saturating_add(i64::from(touch.charged));
+                touch.charged = 0;
+            }
+            if debit > 0 {
+                shared.debit(self, touch.hash, debit);
+                touch.standing.left = touch.standing.left.saturating_sub(i64::from(debit));
+            }
+            return;
+        }
         let mut held = self.table.hold(touch.hash, &self.algorithm, now);
         let mut cell = held.cell();
         if refund {
@@ -228,6 +313,7 @@ impl Limit {
 
     fn describe(&self, touch: &Touch, x: &Exchange<'_>) -> String {
         let how = match self.algorithm {
+            Algorithm::Bucket(_) if touch.is_shared => "shared token bucket",
             Algorithm::Bucket(_) => "token bucket",
             Algorithm::Window(_) => "sliding window",
         };

@@ -165,6 +165,28 @@ pub(crate) fn is_on_plan(plans: &[Box<str>], x: &Exchange<'_>) -> bool {
     plans.is_empty() || plan().is_some_and(|plan| plans.iter().any(|one| **one == *plan))
 }
 
+/// A part of a key as text, for a service that is asked by text.
+pub(crate) fn part_text(from: Option<KeySource>, claim: Option<&str>, x: &Exchange<'_>) -> Option<String> {
+    let principal = x.principal();
+    match (from, claim) {
+        (Some(KeySource::Address), _) => Some(x.client.to_canonical().to_string()),
+        (Some(KeySource::Route), _) => Some(format!("{:016x}", x.notes.rule_key)),
+        (Some(KeySource::Principal), _) => {
+            principal.filter(|one| one.kind != PrincipalKind::Anonymous).map(|one| one.id.to_string())
+        }
+        (Some(KeySource::App), _) => {
+            principal.filter(|one| one.kind == PrincipalKind::App).map(|one| one.id.to_string())
+        }
+        (Some(KeySource::Credential), _) => principal?.credential.as_ref().map(ToString::to_string),
+        (None, Some(path)) => match principal?.claim(path)? {
+            serde_json::Value::String(value) => Some(value.clone()),
+            value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => Some(value.to_string()),
+            _ => None,
+        },
+        (None, None) => None,
+    }
+}
+
 /// What is known under a key.
 pub(crate) fn hash(seed: u64, key: &[u8]) -> u64 {
     let both = XxHash3_128::oneshot_with_seed(seed, key);

@@ -76,7 +76,7 @@ impl Periods {
         }
         let period = self.find(now)?;
         if period.begin % 60 == 0 && period.end % 60 == 0 && period.end / 60 <= 0xffff_ffff {
-            self.known.store((period.begin / 60) << 32 | period.end / 60, Ordering::Relaxed);
+            self.known.store(((period.begin / 60) << 32) | (period.end / 60), Ordering::Relaxed);
         }
         Some(period)
     }

@@ -26,8 +26,12 @@ pub(crate) struct Touch {
     pub(crate) limit: u16,
     /// What it was charged; zero when it was only looked at.
     pub(crate) charged: u32,
+    /// What the request costs.
+    pub(crate) cost: u32,
     /// Which key.
     pub(crate) hash: u64,
+    /// Whether a shared store has counted it.
+    pub(crate) is_shared: bool,
     pub(crate) standing: Standing,
     /// When there is room again, of a limit that refused.
     pub(crate) wait: Option<std::time::Duration>,

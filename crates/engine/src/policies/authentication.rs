@@ -36,16 +36,20 @@ use crate::verdict::{Reply, Verdict};
 mod api_key;
 mod basic;
 mod claims;
+mod client_certificate;
 mod failures;
+mod flights;
 mod forward;
+mod introspection;
 mod jwt;
 mod requirement;
 mod scheme;
 mod secret;
+mod signature;
 mod verified;
 
 use failures::{FailureLimit, Failures};
-use forward::{Forward, IdentityField};
+use forward::{ClaimField, Forward, IdentityField};
 use requirement::{Alternative, Requirement};
 use scheme::{AnyScheme, Fault, Proof, SchemeSpec};
 
@@ -61,6 +65,8 @@ object! {
         realm: Text = "transept".into() => Rule::Length(1, 128);
         /// What the backend is told of the principal, in `x-auth-kind`, `x-auth-id` and so on.
         forward: Vec<IdentityField> = forward::usual() => Rule::Unique;
+        /// Claims that the backend is told, too, in `x-auth-claim-NAME`.
+        forward_claims: Vec<ClaimField> => Rule::MaxItems(32), Rule::UniqueBy("name");
         /// True when the backend gets the credentials, too.
         keep_credentials: bool = false;
         /// How often a client may fail to say who it is.
@@ -156,7 +162,7 @@ impl Policy for AuthenticationPolicy {
             alternatives,
             anonymous: if without { Anonymous::Allowed } else { Anonymous::Refused },
             realm: (&*spec.realm).into(),
-            forward: Forward::compile(&spec.forward),
+            forward: Forward::compile(&spec.forward, &spec.forward_claims),
             credentials: if spec.keep_credentials { Credentials::Kept } else { Credentials::Removed },
             limit: spec.failures.clone(),
             failures: cx.keep("failures", Failures::default),
@@ -408,3 +414,5 @@ fn limited(wait: Duration) -> Verdict {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod token_tests;

@@ -161,13 +161,6 @@ fn check_spec(spec: &AuthorizationPolicySpec, value: &transept_model::value::Val
     if spec.deny.is_empty() && spec.allow.is_none() {
         cx.refuse(value.at, "the policy says nothing").remedy("write `deny`, `allow` or both");
     }
-    let is_everything = |rule: &&AccessRule| rule.from.is_empty() && rule.to.is_empty() && rule.when.is_empty();
-    if let (Some(all), true) =
-        (spec.deny.iter().find(is_everything), spec.allow.as_ref().is_some_and(|allow| !allow.is_empty()))
-    {
-        cx.refuse(all.at, "this rule refuses everything, so no rule of `allow` ever counts")
-            .remedy("say what it is about, or leave `allow` out");
-    }
 }
 
 fn check_source(source: &AccessSource, value: &transept_model::value::Value, cx: &mut Decoder) {
@@ -313,6 +306,10 @@ impl Policy for AuthorizationPolicy {
             Some((reply, _)) => reply.into(),
             None => Verdict::Continue,
         }
+    }
+
+    fn on_recheck(&self, x: &mut Exchange<'_>) -> Verdict {
+        self.on_request(x)
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {

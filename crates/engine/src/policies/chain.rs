@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use transept_wire::head::Response;
 
-use super::{AnyPolicy, Arrival, Phase};
+use super::{AnyPolicy, Arrival, ExternalAuthPolicy, Phase};
 use crate::exchange::Exchange;
 use crate::reason::Reason;
 use crate::rule::Site;
@@ -32,6 +32,19 @@ pub struct Step {
     /// Whether it works.
     pub force: Force,
     pub(crate) policy: Option<Arc<AnyPolicy>>,
+}
+
+impl Step {
+    /// A filter that is a policy in all but its place in the configuration.
+    pub(crate) fn of_filter(name: PolicyName, policy: ExternalAuthPolicy) -> Step {
+        Step {
+            name: Arc::new(name),
+            also: Vec::new(),
+            phase: Phase::Authorize,
+            force: Force::Working,
+            policy: Some(Arc::new(AnyPolicy::ExternalAuth(policy))),
+        }
+    }
 }
 
 /// Whether a policy works.
@@ -69,6 +82,14 @@ impl Chain {
     pub(crate) fn new(mut steps: Vec<Arc<Step>>) -> Chain {
         steps.sort_by_key(|step| step.phase);
         Chain { steps: steps.into() }
+    }
+
+    /// The same policies and a filter that acts among them.
+    pub(crate) fn with(self, filter: Option<&Arc<Step>>) -> Chain {
+        match filter {
+            Some(filter) => Chain::new(self.steps.iter().chain(std::iter::once(filter)).cloned().collect()),
+            None => self,
+        }
     }
 
     /// Whether no policy is in force.

@@ -90,14 +90,14 @@ impl<'c> CompileCx<'c> {
         self.keep.of(part, make)
     }
 
-    /// The memories of all policies.
-    pub(crate) fn keep_everywhere(&self) -> &Keep {
-        self.keep
-    }
-
     /// A document that is kept fresh; `part` tells documents with one label apart.
     pub fn document(&self, part: &str, label: &str, source: Source) -> Arc<Document> {
         Document::of(self.keep, part, label, source)
+    }
+
+    /// The memories of all policies.
+    pub(crate) fn keep_everywhere(&self) -> &Keep {
+        self.keep
     }
 
     /// A Secret in the namespace of the policy.

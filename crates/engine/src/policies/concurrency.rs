@@ -86,7 +86,7 @@ pub(crate) struct ConcurrencyPolicy {
 
 impl ConcurrencyPolicy {
     /// A place for the request in one limit.
-    fn take(&self, index: usize, limit: &Limit, x: &mut Exchange<'_>) -> Result<(), Reply> {
+    fn take(&self, index: usize, limit: &Limit, x: &mut Exchange<'_>) -> Result<(), Box<Reply>> {
         if !is_on_plan(&limit.plans, x) {
             return Ok(());
         }
@@ -96,7 +96,7 @@ impl ConcurrencyPolicy {
             Found::Skipped => return Ok(()),
             Found::Lacks(part) => {
                 let detail = format!("Requests are counted by {part}, and this one has none.");
-                return Err(Reply::new(Reason::LimitKeyMissing).with_detail(detail));
+                return Err(Box::new(Reply::new(Reason::LimitKeyMissing).with_detail(detail)));
             }
         }
         let hash = hash(limit.places.seed(x.random), &key);
@@ -113,7 +113,9 @@ impl ConcurrencyPolicy {
             policy: address(self),
             limit: u16::try_from(index).unwrap_or(u16::MAX),
             charged: 1,
+            cost: 1,
             hash,
+            is_shared: false,
             standing: Standing { left, full_in: Duration::ZERO },
             wait: taken.is_none().then_some(Duration::from_secs(1)),
         });
@@ -126,7 +128,7 @@ impl ConcurrencyPolicy {
                 let detail = "Too many requests are under way.";
                 let wait = Duration::from_secs(1);
                 let reply = refusal(Reason::ConcurrencyExceeded, &[&limit.label.name], wait, detail.into());
-                Err(reply.with_status(limit.status))
+                Err(Box::new(reply.with_status(limit.status)))
             }
         }
     }

@@ -1,6 +1,8 @@
 //! `MeshPolicy`: how workloads of a Service are reached: in the mesh only, or also without it, and whose word about clients counts.
 //!
-//! It stands at the workloads, and settles the settings of the listeners that stand for the ports of their programs. The policy on a
+//! It stands at the workloads, and settles the settings of the listeners that stand for the ports of their programs. It also binds who
+//! calls the Service: a strict one takes endpoints without a tunnel out of the choice (`compile/backends.rs`), so that a registration
+//! that has ended does not turn calls into clear text. The policy on a
 //! port replaces that on the Service. Where several ports of a Service lead to one of the program, nobody can tell any more which was
 //! called, and the strictest counts (`compile/mesh.rs`). Without a policy workloads are strict.
 
@@ -8,13 +10,14 @@ use transept_model::policy::Target;
 use transept_model::schema::Rule;
 use transept_model::{choice, object};
 
-use super::{CompileCx, IdentityPattern, Phase, Policy};
+use super::{CompileCx, IdentityPattern, Phase, Policy, Reach};
 use crate::settings::{Plaintext, Settings};
 
 object! {
     /// How workloads of a Service are reached.
     pub struct MeshPolicySpec {
-        /// Whether connections without an identity are let in, where the sidecar captures them (`--transparent`).
+        /// Whether connections without an identity are let in, where the sidecar captures them (`--transparent`), and whether members of the
+        /// mesh may call an endpoint that has no tunnel.
         mode: MeshMode = MeshMode::Strict;
         /// Members whose word about the address of their own client is taken: gateways. Others speak for themselves only.
         forwarded_from: Vec<IdentityPattern> => Rule::MaxItems(256);
@@ -24,9 +27,11 @@ object! {
 choice! {
     /// Who may reach a workload.
     pub enum MeshMode {
-        /// Members of the mesh only.
+        /// Members of the mesh only. Nobody calls an endpoint without a tunnel: it is left out, and when none remains the answer is 503
+        /// (`mesh.no_tunnel`).
         Strict = "Strict",
-        /// Also clients without an identity, in clear text. Policies that ask for an identity do not match them.
+        /// Also clients without an identity, in clear text. Policies that ask for an identity do not match them. Endpoints without a
+        /// tunnel are called in clear text, as they are without a policy.
         Permissive = "Permissive",
     }
 }
@@ -54,6 +59,13 @@ impl Policy for MeshPolicy {
             MeshMode::Permissive => Plaintext::Allowed,
         };
         settings.forwarders = self.spec.forwarded_from.clone().into();
+    }
+
+    fn reach(&self) -> Option<Reach> {
+        Some(match self.spec.mode {
+            MeshMode::Strict => Reach::TunnelOnly,
+            MeshMode::Permissive => Reach::Any,
+        })
     }
 }
 

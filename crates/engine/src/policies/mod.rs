@@ -19,6 +19,7 @@ mod authorization;
 mod chain;
 mod compiling;
 mod concurrency;
+mod external_auth;
 mod header;
 mod ip_access;
 mod listener;
@@ -27,6 +28,7 @@ mod network;
 mod patterns;
 mod quota;
 mod rate_limit;
+mod rate_limit_service;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -42,6 +44,7 @@ use transept_wire::head::Response;
 pub use chain::{Chain, Force, PolicyName, Step};
 pub use compiling::{CompileCx, Origin, PlainHttp, Url};
 pub(crate) use compiling::{Wanted, WantedBackend, parse_url};
+pub(crate) use external_auth::ExternalAuthPolicy;
 pub use network::Network;
 pub use patterns::{HostPattern, IdentityPattern, PathPattern};
 pub(crate) use quota::QuotaCharge;
@@ -145,6 +148,11 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
         let _ = places;
     }
 
+    /// How the endpoints of the Services under its target may be called; none when it says nothing about that.
+    fn reach(&self) -> Option<Reach> {
+        None
+    }
+
     /// Looks at a connection before it is let through.
     fn on_connect(&self, x: &Arrival<'_>) -> Verdict {
         let _ = x;
@@ -176,6 +184,15 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
     fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
         let _ = (x, response);
     }
+}
+
+/// How endpoints may be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Through their tunnels only.
+    TunnelOnly,
+    /// Also in clear text, where there is no tunnel.
+    Any,
 }
 
 /// A connection that wants to a port of a program in the mesh, or to a listener that looks at connections only.
@@ -286,6 +303,10 @@ macro_rules! policies {
                 match self { $( AnyPolicy::$variant(policy) => policy.credential_places(places), )* }
             }
 
+            pub(crate) fn reach(&self) -> Option<Reach> {
+                match self { $( AnyPolicy::$variant(policy) => policy.reach(), )* }
+            }
+
             pub(crate) fn on_connect(&self, x: &Arrival<'_>) -> Verdict {
                 match self { $( AnyPolicy::$variant(policy) => policy.on_connect(x), )* }
             }
@@ -314,7 +335,9 @@ policies! {
     IpAccess(ip_access::IpAccessPolicy);
     Authentication(authentication::AuthenticationPolicy);
     Authorization(authorization::AuthorizationPolicy);
+    ExternalAuth(external_auth::ExternalAuthPolicy);
     RateLimit(rate_limit::RateLimitPolicy);
+    RateLimitService(rate_limit_service::RateLimitServicePolicy);
     Quota(quota::QuotaPolicy);
     Concurrency(concurrency::ConcurrencyPolicy);
     Header(header::HeaderPolicy);

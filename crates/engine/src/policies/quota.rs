@@ -265,7 +265,16 @@ impl QuotaPolicy {
             x.tell(|| line);
         }
         let limit = u16::try_from(index).unwrap_or(u16::MAX);
-        x.notes.touched.limits.push(Touch { policy: address(self), limit, charged, hash: 0, standing, wait });
+        x.notes.touched.limits.push(Touch {
+            policy: address(self),
+            limit,
+            charged,
+            cost: charged,
+            hash: 0,
+            is_shared: false,
+            standing,
+            wait,
+        });
     }
 }
 

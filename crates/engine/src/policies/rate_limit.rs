@@ -11,14 +11,17 @@ use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, HEADER_NAME, Rule, Text};
 use transept_model::value::Value;
 use transept_model::{choice, object};
-use transept_wire::head::{FieldName, Method, Response};
+use transept_wire::head::{FieldId, FieldName, Method, Response};
 
 use super::{CompileCx, PathPattern, Phase, Policy, PolicyName};
+use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::limit::bucket::Bucket;
 use crate::limit::charge::{Count, Limit, OperationCost, Refused, Statuses, admit};
 use crate::limit::fields::{Label, LimitHeaders, refusal, show};
 use crate::limit::key::{Key, KeyPartSpec, Missing};
+use crate::limit::shared::{StoreSpec, Without, share};
+use crate::limit::store::Store;
 use crate::limit::table::Table;
 use crate::limit::touched::address;
 use crate::limit::window::Window;
@@ -31,6 +34,8 @@ object! {
     pub struct RateLimitPolicySpec {
         /// When the limits are looked at.
         stage: Stage = Stage::AfterAuthorization;
+        /// Where the limits are counted for all proxies together. Without it each proxy counts by itself.
+        store: Option<StoreSpec>;
         /// The limits, all of which hold.
         limits: Vec<LimitSpec> => Rule::MinItems(1), Rule::MaxItems(16), Rule::UniqueBy("name");
     }
@@ -208,6 +213,11 @@ impl RateLimitPolicy {
                 first_index = index;
                 Reply::new(Reason::LimitKeyMissing).with_detail(detail)
             }
+            Refused::Unavailable(index) => {
+                first_index = index;
+                Reply::new(Reason::LimitUnavailable).with_field(FieldName::known(FieldId::RETRY_AFTER), *b"1")
+            }
+            Refused::Wait(wait) => return Callout::Wait(wait).into(),
             Refused::Limits(violated, wait) => {
                 let names: Vec<&str> = violated.iter().filter_map(|index| Some(&*at(*index)?.label.name)).collect();
                 let seconds = crate::limit::seconds(wait).max(1);
@@ -233,13 +243,22 @@ impl Policy for RateLimitPolicy {
     fn compile(spec: &RateLimitPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let phase = spec.stage.phase();
         // All of them, so that all that is wrong is said at once.
+        let store = match &spec.store {
+            Some(store) => Some((store, store.open(cx)?)),
+            None => None,
+        };
+        let store = store.as_ref().map(|(spec, store)| (*spec, store));
         let limits: Vec<Option<Arc<Limit>>> =
-            spec.limits.iter().map(|limit| compile_limit(limit, phase, cx).map(Arc::new)).collect();
+            spec.limits.iter().map(|limit| compile_limit(limit, phase, store, cx).map(Arc::new)).collect();
         Some(RateLimitPolicy::new(spec.stage, limits.into_iter().collect::<Option<Vec<_>>>()?, Vec::new()))
     }
 
     fn phase(&self) -> Phase {
         self.stage.phase()
+    }
+
+    fn secrets(spec: &RateLimitPolicySpec) -> Vec<Text> {
+        spec.store.iter().filter_map(|store| store.password_secret.clone()).collect()
     }
 
     fn join(all: &[(&Arc<PolicyName>, &Self)]) -> Option<Self> {
@@ -266,8 +285,21 @@ impl Policy for RateLimitPolicy {
         }
         match outcome {
             Ok(()) => Verdict::Continue,
+            Err(Refused::Wait(wait)) => {
+                x.notes.touched.limits.truncate(begin);
+                Callout::Wait(wait).into()
+            }
             Err(refused) => self.refuse(refused, x),
         }
+    }
+
+    fn on_callout(&self, x: &mut Exchange<'_>, result: CalloutResult) -> Verdict {
+        x.notes.between = match result {
+            CalloutResult::Waited => None,
+            CalloutResult::Assumed => Some(Box::new(Without::Explained)),
+            _ => Some(Box::new(Without::Failed)),
+        };
+        self.on_request(x)
     }
 
     fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
@@ -288,7 +320,12 @@ impl Policy for RateLimitPolicy {
     }
 }
 
-fn compile_limit(spec: &LimitSpec, phase: Phase, cx: &mut CompileCx<'_>) -> Option<Limit> {
+fn compile_limit(
+    spec: &LimitSpec,
+    phase: Phase,
+    store: Option<(&StoreSpec, &Arc<Store>)>,
+    cx: &mut CompileCx<'_>,
+) -> Option<Limit> {
     let key = Key::compile(spec.key.as_ref(), spec.missing, spec.at, phase, cx)?;
     let (algorithm, memory) = match spec.algorithm {
         AlgorithmSpec::TokenBucket => {
@@ -305,6 +342,13 @@ fn compile_limit(spec: &LimitSpec, phase: Phase, cx: &mut CompileCx<'_>) -> Opti
             (Algorithm::Window(Window::new(spec.requests, spec.per)), format!("window of {:?}", spec.per))
         }
     };
+    if store.is_some() && (spec.algorithm != AlgorithmSpec::TokenBucket || spec.count == Count::Answers) {
+        cx.refuse(spec.at, "only token buckets that count requests as they come can be shared").remedy(
+            "write `algorithm: TokenBucket` and leave out `count: Answers`, or put it into a policy without `store`",
+        );
+        return None;
+    }
+    let shared = store.and_then(|(store_spec, store)| share(store, store_spec, &algorithm, &spec.name, cx));
     let (quota, window) = match spec.algorithm {
         AlgorithmSpec::TokenBucket => (algorithm.capacity(), algorithm.period()),
         AlgorithmSpec::SlidingWindow => (spec.requests, spec.per),
@@ -324,6 +368,7 @@ fn compile_limit(spec: &LimitSpec, phase: Phase, cx: &mut CompileCx<'_>) -> Opti
         response_cost: spec.response_cost.as_ref().and_then(|name| FieldName::new(&**name).ok()),
         shows_partition: spec.partition_key,
         table,
+        shared,
         policy: format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name).into(),
     })
 }

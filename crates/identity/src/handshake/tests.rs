@@ -171,6 +171,7 @@ fn a_retiring_root_lets_nobody_in_and_vouches_for_what_is_open() {
     bundle.retire(old.certificate.clone(), moment(NOW + 2 * HOUR)).unwrap();
     let peers = verifier([bundle].into_iter().collect(), in_shop());
     let (cart, bank) = (old.leaf(CART), old.leaf(BANK));
+    let chain = std::slice::from_ref(&cart.certificate);
     let open =
         |chain: &[CertificateDer<'static>], purpose, now| peers.retiring(chain, purpose, moment(NOW), moment(now));
     for _ in 0..2 {
@@ -183,18 +184,15 @@ fn a_retiring_root_lets_nobody_in_and_vouches_for_what_is_open() {
         // That it is good for what is open must not be found by the next handshake.
         let root = Some(Fingerprint::of(&old.certificate));
         for purpose in [Purpose::Client, Purpose::Server] {
-            assert_eq!(open(std::slice::from_ref(&cart.certificate), purpose, NOW + 2 * HOUR), root);
-            assert_eq!(open(std::slice::from_ref(&cart.certificate), purpose, NOW + 2 * HOUR + 1), None);
+            assert_eq!(open(chain, purpose, NOW + 2 * HOUR), root);
+            assert_eq!(open(chain, purpose, NOW + 2 * HOUR + 1), None);
         }
     }
     assert_eq!(open(&[new.leaf(CART).certificate], Purpose::Client, NOW), None, "the trusted one is not asked here");
     assert_eq!(open(&[other.leaf(CART).certificate], Purpose::Client, NOW), None);
     assert_eq!(open(&[], Purpose::Client, NOW), None);
     let foreign = peers.accepting(only(BANK));
-    assert_eq!(
-        foreign.retiring(std::slice::from_ref(&cart.certificate), Purpose::Client, moment(NOW), moment(NOW)),
-        None
-    );
+    assert_eq!(foreign.retiring(chain, Purpose::Client, moment(NOW), moment(NOW)), None);
 }
 
 #[test]

@@ -130,7 +130,7 @@ fn judge_one(
             let messages: Vec<_> = refused.iter().map(Objection::to_string).collect();
             Condition::new("Accepted", Truth::False, first.reason, messages.join(" "))
         }
-        (Err(problem), _) => Condition::new("Accepted", Truth::False, "NoValidCACertificate", problem.to_string()),
+        (Err(problem), _) => Condition::new("Accepted", Truth::False, problem.reason.as_str(), problem.to_string()),
         (Ok(_), Some(first)) => {
             let message = format!("The policy holds for some of its targets. {first}");
             Condition::new("Accepted", Truth::True, "Accepted", message)

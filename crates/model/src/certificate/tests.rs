@@ -110,3 +110,21 @@ fn the_key_never_shows_in_debug() {
     assert!(!shown.to_lowercase().contains("secret"));
     assert!(shown.contains("a.test"));
 }
+
+#[test]
+fn the_names_of_a_client_are_read_by_kind() {
+    let mut params = CertificateParams::new(vec!["Mobile.clients.test".to_owned()]).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "mobile");
+    params.subject_alt_names.push(SanType::URI("urn:app:mobile".try_into().unwrap()));
+    params.subject_alt_names.push(SanType::Rfc822Name("ann@shop.test".try_into().unwrap()));
+    let certificate = params.self_signed(&ecdsa()).unwrap();
+    let names = read_names(certificate.der()).expect("names");
+    // The generator has a common name of its own, too.
+    assert_eq!(names.common.last().map(String::as_str), Some("mobile"));
+    assert_eq!(names.dns, ["mobile.clients.test"]);
+    assert_eq!((&*names.uris[0], &*names.emails[0]), ("urn:app:mobile", "ann@shop.test"));
+    let mut odd = CertificateParams::default();
+    odd.distinguished_name.push(rcgen::DnType::CommonName, "ad\u{0}min");
+    assert_eq!(read_names(odd.self_signed(&ecdsa()).unwrap().der()), None);
+    assert_eq!(read_names(b"\x30\x03abc"), None);
+}

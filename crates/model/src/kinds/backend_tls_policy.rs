@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use crate::kinds::GATEWAY_GROUP;
 use crate::kinds::metadata::{Body, Kind, Scope};
 use crate::kinds::refs::LocalObjectReference;
+use crate::place::Spot;
 use crate::schema::{
     ABSOLUTE_URI, ANNOTATION_KEY, Decoder, GROUP, HOSTNAME, KIND, Labels, OBJECT_NAME, PRECISE_HOSTNAME, Rule,
     SECTION_NAME, Text,
@@ -24,6 +25,20 @@ crate::object! {
         options: Labels => Rule::MaxEntries(16), Rule::Keys(&ANNOTATION_KEY), Rule::Length(0, 4096);
     }
     check check_policy;
+}
+
+impl BackendTlsPolicySpec {
+    /// What stands for a policy of which no more than its targets can be read. Nothing is ever verified by it.
+    pub(crate) fn broken(at: Spot, target_refs: Vec<PolicyTargetReference>) -> Self {
+        let validation = BackendTlsValidation {
+            at,
+            ca_certificate_refs: Vec::new(),
+            well_known_ca_certificates: None,
+            hostname: "".into(),
+            subject_alt_names: Vec::new(),
+        };
+        Self { at, target_refs, validation, options: Labels::default() }
+    }
 }
 
 impl Kind for BackendTlsPolicySpec {

@@ -123,7 +123,7 @@ impl Draft<'_> {
             k::TcpRouteSpec::KIND => self.admit(envelope, |draft| &mut draft.tcp_routes),
             k::ReferenceGrantSpec::KIND => self.admit(envelope, |draft| &mut draft.grants),
             k::BackendTlsPolicySpec::KIND => {
-                self.admit(envelope, |draft| &mut draft.backend_tls_policies);
+                self.admit_tls_policy(envelope);
             }
             k::BackendSpec::KIND => self.admit(envelope, |draft| &mut draft.backends),
             k::WorkloadSpec::KIND => self.admit(envelope, |draft| &mut draft.workloads),
@@ -144,6 +144,37 @@ impl Draft<'_> {
             outside::fetch(&mut secret, self.outside, &mut self.notes);
             self.add(secret, |draft| &mut draft.secrets);
         }
+    }
+
+    /// A BackendTLSPolicy that is not valid is kept on the targets that it tells, when policies are: without it, what it protects would
+    /// go out in clear text.
+    fn admit_tls_policy(&mut self, mut envelope: Envelope) {
+        let is_spec = |entry: &&Entry| &*entry.key == "spec";
+        let spec = envelope.rest.iter().find(is_spec).filter(|_| self.broken == Broken::Kept).cloned();
+        let metadata = envelope.metadata.clone().filter(|_| spec.is_some());
+        let rest = std::mem::take(&mut envelope.rest);
+        let (at, age) = (envelope.at.clone(), envelope.age);
+        let before = self.invalid.len();
+        let read = self.read_object::<k::BackendTlsPolicySpec>(Envelope { rest, ..envelope });
+        let salvaged = spec.filter(|_| self.invalid.len() > before).and_then(|entry| policy::salvage(entry.value));
+        let Some((target_refs, rest)) = salvaged else {
+            if let Some(policy) = read {
+                self.add(policy, |draft| &mut draft.backend_tls_policies);
+            }
+            return;
+        };
+        let mut cx = Decoder::new(at.file.clone());
+        let envelope = Envelope { at, age, api_version: None, kind: None, metadata, rest: Vec::new() };
+        // Without its name nobody could say when it is better, or gone.
+        let meta = read_metadata(&envelope, k::BackendTlsPolicySpec::KIND, k::BackendTlsPolicySpec::SCOPE, &mut cx);
+        let Some(meta) = meta else { return };
+        let problems = self.invalid.split_off(before);
+        let reasons: Vec<String> = problems.iter().map(|problem| problem.why.clone()).collect();
+        let note = |problem: Invalid| Note { at: problem.at, object: problem.object, what: problem.why };
+        self.notes.extend(problems.into_iter().map(note));
+        self.broken_tls.insert((meta.namespace.clone(), meta.name.clone()), reasons.join("; ").into());
+        let spec = k::BackendTlsPolicySpec::broken(rest.at, target_refs);
+        self.add(Object { meta, spec }, |draft| &mut draft.backend_tls_policies);
     }
 
     /// Reads an object of kind `S`. Its errors go to the draft; the object is kept when it could be read at all, so that

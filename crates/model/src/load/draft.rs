@@ -44,6 +44,8 @@ pub(super) struct Draft<'a> {
     pub consumers: Vec<Object<ConsumerSpec>>,
     pub api_keys: Vec<Object<ApiKeySpec>>,
     pub policies: Vec<Policy>,
+    /// Why BackendTLSPolicies that were kept cannot be used, by namespace and name.
+    pub broken_tls: HashMap<(Text, Text), Box<str>>,
     /// Which objects there are, and where in its list each one is.
     known: HashMap<(&'static str, Text, Text), usize>,
 }
@@ -76,6 +78,7 @@ impl<'a> Draft<'a> {
             consumers: Vec::new(),
             api_keys: Vec::new(),
             policies: Vec::new(),
+            broken_tls: HashMap::new(),
             known: HashMap::new(),
         }
     }
@@ -176,6 +179,7 @@ impl<'a> Draft<'a> {
             consumers: store!(consumers),
             api_keys: store!(api_keys),
             policies: policies.into_iter().map(Arc::new).collect(),
+            broken_tls: self.broken_tls,
             ..World::default()
         };
         (world, self.invalid, self.notes)

@@ -140,6 +140,12 @@ impl<'w> References<'w> {
         let found: Vec<_> = policies.map(|policy| self.find_policy_roots(policy.policy)).collect();
         for (policy, found) in self.tls_policies.all_mut().iter_mut().zip(found) {
             let validation = &policy.policy.spec.validation;
+            if let Some(why) = self.world.broken_tls_policy(&policy.policy.meta.namespace, &policy.policy.meta.name) {
+                let remedy = "start a version of Transept that knows what it says, or correct it";
+                policy.tls =
+                    Err(RefProblem::new(RefReason::Invalid, format!("the policy cannot be used: {why}"), remedy));
+                continue;
+            }
             policy.tls = found.roots.map(|roots| {
                 Arc::new(BackendTls {
                     server_name: Some(validation.hostname.shared()),

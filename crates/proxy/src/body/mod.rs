@@ -9,6 +9,7 @@ mod source;
 pub(crate) use sink::{H1Sink, H2Sink, Sink};
 pub(crate) use source::{H1Source, H2Source, Source};
 
+use std::cell::Cell;
 use std::task::Poll;
 
 use crate::failure::Failure;
@@ -21,13 +22,22 @@ use crate::failure::Failure;
 /// # Errors
 /// The failure of either side; which side it was is in the failure.
 pub(crate) async fn carry(source: &mut Source<'_>, sink: &mut Sink<'_>, moved: &mut u64) -> Result<(), Failure> {
+    carry_in_sight(source, sink, Cell::from_mut(moved)).await
+}
+
+/// The same where others watch what has moved.
+pub(crate) async fn carry_in_sight(
+    source: &mut Source<'_>,
+    sink: &mut Sink<'_>,
+    moved: &Cell<u64>,
+) -> Result<(), Failure> {
     loop {
         let data = source.data();
         if !data.is_empty() {
             let length = data.len();
             sink.write(data).await?;
             source.consume(length);
-            *moved += length as u64;
+            moved.set(moved.get() + length as u64);
             continue;
         }
         if source.advance()? {

@@ -25,6 +25,8 @@ pub(crate) enum Source<'c> {
     Held(&'c [u8]),
     /// From memory that is shared with copies of the request; the second part is how much has been consumed.
     Kept(Rc<[u8]>, usize),
+    /// What somebody has read ahead, how much of that has been consumed, and where the rest comes from.
+    Begun(Vec<u8>, usize, Box<Source<'c>>),
 }
 
 /// A body framed by HTTP/1.1 (RFC 9112 section 6).
@@ -62,6 +64,8 @@ impl Source<'_> {
             Source::H2(source) => &source.piece[source.used..],
             Source::Held(bytes) => bytes,
             Source::Kept(bytes, consumed) => &bytes[*consumed..],
+            Source::Begun(bytes, consumed, rest) if *consumed == bytes.len() => rest.data(),
+            Source::Begun(bytes, consumed, _) => &bytes[*consumed..],
         }
     }
 
@@ -73,6 +77,8 @@ impl Source<'_> {
             Source::H2(source) => source.used += count,
             Source::Held(bytes) => *bytes = &bytes[count..],
             Source::Kept(_, consumed) => *consumed += count,
+            Source::Begun(bytes, consumed, rest) if *consumed == bytes.len() => rest.consume(count),
+            Source::Begun(_, consumed, _) => *consumed += count,
         }
     }
 
@@ -80,6 +86,8 @@ impl Source<'_> {
     pub(crate) fn advance(&mut self) -> Result<bool, Failure> {
         match self {
             Source::H1(source) => source.advance(),
+            Source::Begun(bytes, consumed, rest) if *consumed == bytes.len() => rest.advance(),
+            Source::Begun(..) => Ok(true),
             Source::H2(_) | Source::Empty | Source::Held(_) | Source::Kept(..) => Ok(false),
         }
     }
@@ -92,6 +100,7 @@ impl Source<'_> {
             Source::H2(source) => source.done && source.used == source.piece.len(),
             Source::Held(bytes) => bytes.is_empty(),
             Source::Kept(bytes, consumed) => *consumed == bytes.len(),
+            Source::Begun(bytes, consumed, rest) => *consumed == bytes.len() && rest.is_done(),
         }
     }
 
@@ -101,6 +110,12 @@ impl Source<'_> {
             Source::Empty | Source::Held(_) | Source::Kept(..) => Ok(()),
             Source::H1(source) => source.fill().await,
             Source::H2(source) => source.fill().await,
+            // What is read ahead is read from the network, not from memory.
+            Source::Begun(_, _, rest) => match &mut **rest {
+                Source::H1(source) => source.fill().await,
+                Source::H2(source) => source.fill().await,
+                _ => Ok(()),
+            },
         }
     }
 
@@ -122,12 +137,44 @@ impl Source<'_> {
         }
     }
 
+    /// Reads ahead until more than `most` bytes are here, or the end. What is read is served again, before the rest; what was read ahead
+    /// before counts. Gives how many bytes there are.
+    pub(crate) async fn read_ahead(&mut self, most: usize) -> Result<usize, Failure> {
+        if !matches!(self, Source::Begun(_, 0, _)) {
+            // Before anything is awaited: whoever gives up in the middle must still find the rest here, and not take it for the next request.
+            let rest = std::mem::replace(self, Source::Empty);
+            *self = Source::Begun(Vec::new(), 0, Box::new(rest));
+        }
+        let Source::Begun(bytes, _, rest) = self else { return Ok(0) };
+        loop {
+            let data = rest.data();
+            let count = data.len();
+            bytes.extend_from_slice(data);
+            rest.consume(count);
+            if bytes.len() > most {
+                return Ok(bytes.len());
+            }
+            if rest.advance()? {
+                continue;
+            }
+            if rest.is_done() {
+                return Ok(bytes.len());
+            }
+            match &mut **rest {
+                Source::H1(source) => source.fill().await?,
+                Source::H2(source) => source.fill().await?,
+                _ => {}
+            }
+        }
+    }
+
     /// The trailers, once the body is done.
     pub(crate) fn trailers(&mut self) -> Option<&Fields> {
         match self {
             Source::Empty | Source::Held(_) | Source::Kept(..) => None,
             Source::H1(source) => source.decoder.trailers().map(|trailers| &*trailers),
             Source::H2(source) => source.trailers.as_ref(),
+            Source::Begun(_, _, rest) => rest.trailers(),
         }
     }
 }

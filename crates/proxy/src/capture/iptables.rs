@@ -197,6 +197,7 @@ fn rule_arguments(family: Family, rule: &Rule) -> Option<String> {
                 write!(text, " -p {protocol}")
             }
             Match::Port(port) => write!(text, " -m {protocol} --dport {port}"),
+            Match::Opening => write!(text, " -m tcp --syn"),
         };
     }
     let _ = match rule.verdict {
@@ -297,11 +298,12 @@ mod tests {
 -A TRANSEPT_O_{tag} -d 127.0.0.53/32 -p udp -m udp --dport 53 -j REDIRECT --to-ports 15053
 -A TRANSEPT_O_{tag} -d 127.0.0.53/32 -p tcp -m tcp --dport 53 -j REDIRECT --to-ports 15053
 -A TRANSEPT_O_{tag} -d 240.7.8.9/32 -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 20001
--A TRANSEPT_O_{tag} -p tcp -d 240.0.0.0/4 -j REDIRECT --to-ports 15001
+-A TRANSEPT_O_{tag} -p tcp -d 240.0.0.0/4 -j REDIRECT --to-ports 1
 -A TRANSEPT_O_{tag} -d 127.0.0.0/8 -j RETURN
 -A TRANSEPT_O_{tag} -d 10.0.0.0/9 -j RETURN
 -A TRANSEPT_O_{tag} -p tcp -m tcp --dport 5432 -j RETURN
--A TRANSEPT_O_{tag} -p tcp -j REDIRECT --to-ports 15001
+-A TRANSEPT_O_{tag} -p tcp -m addrtype --dst-type LOCAL -j RETURN
+-A TRANSEPT_O_{tag} -p tcp -m tcp --syn -j REDIRECT --to-ports 15001
 -I OUTPUT 1 -j TRANSEPT_O_{tag}
 -N TRANSEPT_P_{tag}
 -A TRANSEPT_P_{tag} -m comment --comment \"transept cart-1 pid=7 started=8 pidns=9\"

@@ -23,6 +23,7 @@ mod rules;
 use std::fmt;
 use std::io;
 
+pub use ipnet::IpNet;
 use ipnet::Ipv4Net;
 
 pub use origin::{LoopGuard, Unusable};

@@ -103,6 +103,12 @@ const NFTA_REDIR_FLAGS: u16 = 3;
 const NF_NAT_RANGE_PROTO_SPECIFIED: u32 = 2;
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
+// RFC 9293 section 3.1: where the flags are, and what they mean.
+const TCP_FLAGS: u32 = 13;
+const TCP_FIN: u8 = 1;
+const TCP_SYN: u8 = 2;
+const TCP_RST: u8 = 4;
+const TCP_ACK: u8 = 16;
 
 /// A table of ours that the kernel holds.
 #[derive(Debug)]
@@ -371,6 +377,11 @@ fn write_match(out: &mut Attributes<'_>, wanted: &Match) {
             };
             meta_is(out, NFT_META_L4PROTO, NFT_CMP_EQ, &[number]);
         }
+        Match::Opening => {
+            load(out, NFT_PAYLOAD_TRANSPORT_HEADER, TCP_FLAGS, 1);
+            mask(out, &[TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK]);
+            compare(out, NFT_CMP_EQ, &[TCP_SYN]);
+        }
         Match::Port(port) => {
             load(out, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2);
             compare(out, NFT_CMP_EQ, &port.to_be_bytes());
@@ -432,19 +443,23 @@ fn load(out: &mut Attributes<'_>, base: u32, offset: u32, length: u32) {
     });
 }
 
-fn destination_in<const N: usize>(out: &mut Attributes<'_>, offset: u32, mask: &[u8; N], network: &[u8; N]) {
-    let length = u32::try_from(N).unwrap_or_default();
-    load(out, NFT_PAYLOAD_NETWORK_HEADER, offset, length);
-    if mask.iter().any(|&byte| byte != 0xff) {
-        expression(out, "bitwise", |out| {
-            out.number(NFTA_BITWISE_SREG, NFT_REG_1);
-            out.number(NFTA_BITWISE_DREG, NFT_REG_1);
-            out.number(NFTA_BITWISE_LEN, length);
-            out.nested(NFTA_BITWISE_MASK, |out| out.bytes(NFTA_DATA_VALUE, mask));
-            out.nested(NFTA_BITWISE_XOR, |out| out.bytes(NFTA_DATA_VALUE, &[0; N]));
-        });
+fn destination_in<const N: usize>(out: &mut Attributes<'_>, offset: u32, netmask: &[u8; N], network: &[u8; N]) {
+    load(out, NFT_PAYLOAD_NETWORK_HEADER, offset, u32::try_from(N).unwrap_or_default());
+    if netmask.iter().any(|&byte| byte != 0xff) {
+        mask(out, netmask);
     }
     compare(out, NFT_CMP_EQ, network);
+}
+
+/// Leaves only these bits of the register.
+fn mask<const N: usize>(out: &mut Attributes<'_>, bits: &[u8; N]) {
+    expression(out, "bitwise", |out| {
+        out.number(NFTA_BITWISE_SREG, NFT_REG_1);
+        out.number(NFTA_BITWISE_DREG, NFT_REG_1);
+        out.number(NFTA_BITWISE_LEN, u32::try_from(N).unwrap_or_default());
+        out.nested(NFTA_BITWISE_MASK, |out| out.bytes(NFTA_DATA_VALUE, bits));
+        out.nested(NFTA_BITWISE_XOR, |out| out.bytes(NFTA_DATA_VALUE, &[0; N]));
+    });
 }
 
 #[cfg(test)]

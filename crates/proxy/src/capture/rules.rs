@@ -1,6 +1,6 @@
 //! What is captured, as typed rules: the one place that knows their order. `nftables` and `iptables` only write them down.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -34,11 +34,11 @@ pub struct Plan {
 /// A port of a service, and the listener that stands for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServicePort {
-    /// The service's virtual address.
-    pub address: Ipv4Addr,
+    /// The address that programs connect to, that of a service.
+    pub address: IpAddr,
     /// The port that programs connect to.
     pub port: u16,
-    /// The port of the listener, on 127.0.0.1.
+    /// The port of the listener, on 127.0.0.1, or on ::1 for an address of IPv6.
     pub listener: u16,
 }
 
@@ -71,8 +71,10 @@ pub struct OutboundPlan {
     pub scope: Scope,
     /// Destination ports that are left alone.
     pub exclude_ports: Vec<u16>,
-    /// Destinations that are left alone. Loopback addresses always are.
+    /// Destinations that are left alone. Loopback addresses always are, and those of this namespace.
     pub exclude: Vec<IpNet>,
+    /// The only destinations that are captured, besides virtual addresses; none are all.
+    pub only: Vec<IpNet>,
 }
 
 /// Connections that come from outside this namespace to one of its own addresses.
@@ -125,6 +127,9 @@ pub enum Match {
     Transport(Transport),
     /// It goes to this port. Follows a [`Match::Transport`].
     Port(u16),
+    /// It opens a TCP connection. Where the kernel begins to look at connections with these rules, those that are open already look new to
+    /// it, and must not be led elsewhere. Follows a [`Match::Transport`].
+    Opening,
 }
 
 /// What happens to the connection of a packet for which a rule applies.
@@ -190,11 +195,13 @@ impl Plan {
             }
         }
         for service in &self.services {
-            let address = Match::Destination(IpAddr::V4(service.address).into());
+            let address = Match::Destination(service.address.into());
             rule(&[address, tcp, Match::Port(service.port)], Verdict::Redirect(service.listener));
         }
         if self.uses_virtual_addresses() {
-            let port = self.outbound.as_ref().map_or(NOBODY, |outbound| outbound.port);
+            // Where services have listeners, nobody is behind what is left.
+            let rest = self.outbound.as_ref().filter(|_| self.services.is_empty());
+            let port = rest.map_or(NOBODY, |outbound| outbound.port);
             rule(&[tcp, Match::Destination(self.virtual_range.into())], Verdict::Redirect(port));
         }
         let Some(outbound) = self.outbound.as_ref().filter(|outbound| outbound.scope == Scope::Everything) else {
@@ -206,7 +213,14 @@ impl Plan {
         for &port in &outbound.exclude_ports {
             rule(&[tcp, Match::Port(port)], Verdict::Return);
         }
-        rule(&[tcp], Verdict::Redirect(outbound.port));
+        // What programs of one machine say to each other never leaves it.
+        rule(&[tcp, Match::LocalDestination], Verdict::Return);
+        for &net in &outbound.only {
+            rule(&[Match::Destination(net), tcp, Match::Opening], Verdict::Redirect(outbound.port));
+        }
+        if outbound.only.is_empty() {
+            rule(&[tcp, Match::Opening], Verdict::Redirect(outbound.port));
+        }
     }
 }
 
@@ -255,8 +269,9 @@ pub(super) mod tests {
                 scope: Scope::Everything,
                 exclude_ports: vec![5432],
                 exclude: vec!["10.0.0.0/9".parse().unwrap(), "fd00::/8".parse().unwrap()],
+                only: Vec::new(),
             }),
-            services: vec![ServicePort { address: Ipv4Addr::new(240, 7, 8, 9), port: 80, listener: 20001 }],
+            services: vec![ServicePort { address: [240, 7, 8, 9].into(), port: 80, listener: 20001 }],
             inbound: Some(InboundPlan {
                 port: 15006,
                 tunnel_port: 15008,
@@ -278,8 +293,22 @@ pub(super) mod tests {
         assert_eq!(rules[0].matches, [Match::Mark(0x539)]);
         assert_eq!(rules[0].verdict, Verdict::Return);
         let output: Vec<_> = rules.iter().filter(|rule| rule.chain == Chain::Output).collect();
-        assert_eq!(output.last().unwrap().matches, [Match::Transport(Transport::Tcp)]);
+        assert_eq!(output.last().unwrap().matches, [Match::Transport(Transport::Tcp), Match::Opening]);
         assert_eq!(output.last().unwrap().verdict, Verdict::Redirect(15001));
+    }
+
+    #[test]
+    fn where_destinations_are_named_nothing_else_is_captured() {
+        let mut plan = full();
+        plan.outbound.as_mut().unwrap().only = vec!["10.0.0.0/8".parse().unwrap()];
+        let rules = plan.rules();
+        let output: Vec<_> = rules.iter().filter(|rule| rule.chain == Chain::Output).collect();
+        let destination = Match::Destination("10.0.0.0/8".parse().unwrap());
+        let named = [destination, Match::Transport(Transport::Tcp), Match::Opening];
+        assert_eq!(output.last().unwrap().matches, named);
+        let virtual_range = Match::Destination("240.0.0.0/4".parse().unwrap());
+        let rest = rules.iter().find(|rule| rule.matches.contains(&virtual_range)).unwrap();
+        assert_eq!(rest.verdict, Verdict::Redirect(NOBODY), "the services have listeners of their own");
     }
 
     #[test]

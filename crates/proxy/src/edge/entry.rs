@@ -67,8 +67,7 @@ pub(super) async fn carry(worker: Rc<Worker>, entry: Entry, mut landing: Landing
     let watch = worker.watches.add();
     watch.belong_to_the_way_in();
     let mut inbound = Inbound::default();
-    let idle = listener.settings.timeouts.idle;
-    let patience = Patience::with(race::recall(&worker, &listener), idle);
+    let patience = Patience::inside(race::recall(&worker, &listener), listener.settings.timeouts.stream_idle);
     let spoken = match listener.speaks {
         Speaks::Opaque => Spoken::Bytes(First::Nobody),
         Speaks::Http => match race::listen(&entry.io, &mut inbound, None, &watch, &patience).await {
@@ -78,10 +77,15 @@ pub(super) async fn carry(worker: Rc<Worker>, entry: Entry, mut landing: Landing
         },
         Speaks::Detect => {
             let program = Some((&landing.io, &mut landing.said));
-            race::listen(&entry.io, &mut inbound, program, &watch, &patience).await
+            let heard = race::listen(&entry.io, &mut inbound, program, &watch, &patience).await;
+            race::remember(&worker, &listener, heard);
+            match heard {
+                // A request line that is held back is none that may pass unread.
+                Spoken::Bytes(First::Nobody) => Spoken::Http1,
+                spoken => spoken,
+            }
         }
     };
-    race::remember(&worker, &listener, spoken);
     match spoken {
         Spoken::Gone => {}
         Spoken::Bytes(_) => pass(worker, entry, inbound, landing, watch).await,

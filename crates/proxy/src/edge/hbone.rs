@@ -120,7 +120,7 @@ async fn pass(worker: Rc<Worker>, peer: Rc<Peer>, stream: Stream, request: Reque
         Err(stop) => {
             splice::note(&stop, &mut trip);
             let _ = stream.send_head(&Response::new(status_of(&stop)), true);
-            splice::finish(&worker, &passenger, &trip, None);
+            splice::finish(&worker, &passenger, &trip, None, None);
             worker.give_back(trip);
             return;
         }

@@ -46,7 +46,7 @@ pub(crate) async fn serve(
         Err(stop) => {
             splice::note(&stop, &mut trip);
             io.abort_on_drop();
-            splice::finish(&worker, &passenger, &trip, None);
+            splice::finish(&worker, &passenger, &trip, None, None);
             worker.give_back(trip);
         }
     }

@@ -7,6 +7,7 @@ use std::fmt::Write;
 use transept_xds::report::bucket_of;
 
 use super::{head, label};
+use crate::edges::ledger::Ledger;
 use crate::edges::{EdgeName, EdgeTotals, Graph};
 
 /// Upper bounds in seconds with the same in microseconds: powers of two, where finer buckets end too, so that no request is counted on
@@ -26,7 +27,7 @@ const BOUNDS: [(&str, u64); 8] = [
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Writes every family of the edges.
-pub(crate) fn write(graph: &Graph, out: &mut String) {
+pub(crate) fn write(graph: &Graph, ledger: &Ledger, out: &mut String) {
     if graph.is_empty() {
         return;
     }
@@ -62,6 +63,23 @@ pub(crate) fn write(graph: &Graph, out: &mut String) {
         for (direction, bytes) in [("sent", totals.bytes_sent), ("received", totals.bytes_received)] {
             let _ = writeln!(out, "{BYTES}{{{labels},direction=\"{direction}\"}} {bytes}");
         }
+    }
+    const OPEN: &str = "transept_edge_connections_open";
+    head(out, OPEN, "gauge", "Connections that are not HTTP and are open.");
+    for (labels, totals) in &labelled {
+        let _ = writeln!(out, "{OPEN}{{{labels}}} {}", totals.open);
+    }
+    let room = [
+        ("transept_edges_forgotten_total", "Edges that nobody used and that had to make room.", ledger.forgotten()),
+        (
+            "transept_edges_overflow_total",
+            "Requests, tries and ejections counted as `other`: there was no room for their edge.",
+            ledger.overflowed(),
+        ),
+    ];
+    for (name, help, count) in room {
+        head(out, name, "counter", help);
+        let _ = writeln!(out, "{name} {count}");
     }
     const LATENCY: &str = "transept_edge_latency_seconds";
     head(out, LATENCY, "histogram", "From the complete request head to the last byte of the response.");
@@ -109,11 +127,12 @@ mod tests {
     #[test]
     fn an_edge_is_written_with_its_ends_and_nothing_is_written_without_edges() {
         let mut out = String::new();
-        write(&Graph::new(), &mut out);
+        write(&Graph::new(), &Ledger::default(), &mut out);
         assert!(out.is_empty());
         let mut totals = EdgeTotals::default();
         totals.classes[5] = 3;
         totals.errors = 3;
+        totals.open = 2;
         totals.latency[usize::try_from(bucket_of(900)).expect("small")] = 2;
         totals.latency[usize::try_from(bucket_of(5000)).expect("small")] = 1;
         let name = EdgeName {
@@ -122,11 +141,13 @@ mod tests {
             destination: "default/cart".into(),
             workload: "10.0.0.1:80".into(),
         };
-        write(&[(name, totals)].into_iter().collect(), &mut out);
+        write(&[(name, totals)].into_iter().collect(), &Ledger::default(), &mut out);
         let labels = "reporter=\"source\",source=\"spiffe://a/ns/default/sa/web\",destination=\"default/cart\",workload=\"10.0.0.1:80\"";
         for line in [
             format!("transept_edge_requests_total{{{labels},code_class=\"5xx\"}} 3"),
             format!("transept_edge_errors_total{{{labels}}} 3"),
+            format!("transept_edge_connections_open{{{labels}}} 2"),
+            "transept_edges_overflow_total 0".to_owned(),
             format!("transept_edge_latency_seconds_bucket{{{labels},le=\"0.001024\"}} 2"),
             format!("transept_edge_latency_seconds_bucket{{{labels},le=\"0.016384\"}} 3"),
             format!("transept_edge_latency_seconds_count{{{labels}}} 3"),

@@ -4,7 +4,7 @@
 //! everything that is held. Other kinds of objects need none of this: without a route nothing is served, and without a grant
 //! nothing is permitted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +13,9 @@ use transept_xds::refusal::Refusal;
 use transept_xds::{Key, TypeUrl};
 
 use super::objects;
+
+/// A resource: its type, its name, its contents.
+pub(super) type Part<'p> = (&'p TypeUrl, &'p Arc<str>, &'p Bytes);
 
 /// The policies that are kept because nothing better is there.
 #[derive(Debug, Default)]
@@ -50,6 +53,19 @@ impl BrokenPolicies {
         changed || self.0.len() != before
     }
 
+    /// All of them among what is held, each where it would stand if it could be used: the order is the age of those that do not say how
+    /// old they are, and the oldest wins a conflict.
+    pub(super) fn among<'p>(&'p self, held: impl Iterator<Item = Part<'p>>) -> Vec<Part<'p>> {
+        let mut parts: Vec<Part<'p>> = held.chain(self.parts()).collect();
+        let mut ranks: HashMap<&TypeUrl, usize> = HashMap::new();
+        for (type_url, _, _) in &parts {
+            let next = ranks.len();
+            ranks.entry(*type_url).or_insert(next);
+        }
+        parts.sort_by_key(|(type_url, name, _)| (ranks.get(type_url).copied(), *name));
+        parts
+    }
+
     /// All of them.
     pub(super) fn parts(&self) -> impl Iterator<Item = (&TypeUrl, &Arc<str>, &Bytes)> {
         self.0.iter().map(|(key, payload)| (&key.type_url, &key.name, payload))
@@ -60,7 +76,8 @@ impl BrokenPolicies {
 mod tests {
     use std::time::Duration;
 
-    use transept_engine::compile::mesh::{Station, compile_station};
+    use transept_engine::Reason;
+    use transept_engine::compile::mesh::{Outbound, Station, compile_station};
     use transept_engine::policies::Force;
     use transept_engine::snapshot::Role;
     use transept_model::attach::{Surroundings, attach};
@@ -133,6 +150,78 @@ mod tests {
             let bind = snapshot.binds.iter().find(|bind| bind.role == Role::Inbound).expect("a way in");
             bind.listeners[0].chain.steps().first().map(|step| step.force == Force::FailsClosed)
         }
+    }
+
+    fn part(kind: &str, name: &str, text: &str) -> (TypeUrl, Arc<str>, Bytes) {
+        (TypeUrl::from(kind), Arc::from(name), Bytes::from(text.to_owned()))
+    }
+
+    fn load(parts: &[(TypeUrl, Arc<str>, Bytes)], broken: &BrokenPolicies) -> transept_model::World {
+        let held = parts.iter().map(|(type_url, name, payload)| (type_url, name, payload));
+        objects::load(broken.among(held).into_iter(), None).expect("a world")
+    }
+
+    #[test]
+    fn where_tls_is_not_understood_nothing_goes_out() {
+        let kind = "gateway.networking.k8s.io/v1/BackendTLSPolicy";
+        let policy = |more: &str| {
+            let text = format!(
+                r#"{{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy", "metadata": {{"name": "bank"}}, "spec": {{
+                    "targetRefs": [{{"group": "", "kind": "Service", "name": "bank"}}],
+                    "validation": {{"hostname": "bank.test", "wellKnownCACertificates": "System"{more}}}}}}}"#
+            );
+            part(kind, "default/bank", &text)
+        };
+        let service = part(
+            "core/v1/Service",
+            "default/bank",
+            r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "bank"}, "spec": {"ports": [{"port": 443}]}}"#,
+        );
+        let secure = |parts: &[(TypeUrl, Arc<str>, Bytes)], broken: &BrokenPolicies| {
+            let world = load(parts, broken);
+            let listen = ([127, 0, 0, 1], 9001).into();
+            let bank = Outbound { listen, service: "bank".into(), namespace: "default".into(), port: 443 };
+            let mut station = Station::beside(&world, "default", "bank").expect("a place");
+            station.outbound = vec![bank];
+            let attached = attach(&world, &Surroundings::default());
+            let snapshot = compile_station(&world, &attached, &station, None, 1).install();
+            let rule = snapshot.bind(&listen).expect("a way out").listeners[0].stream.clone().expect("a rule");
+            rule.backends[0].target.as_ref().map(|backend| backend.tls.is_some()).map_err(|broken| broken.reason)
+        };
+        let mut broken = BrokenPolicies::default();
+        assert_eq!(secure(std::slice::from_ref(&service), &broken), Ok(false));
+        assert_eq!(secure(&[service.clone(), policy("")], &broken), Ok(true));
+        let (type_url, name, payload) = policy(r#", "novelty": true"#);
+        assert!(objects::closes(&type_url, &name, &payload), "it can be kept");
+        broken.restore(Key::new(&type_url, &name), payload);
+        assert_eq!(secure(&[service], &broken), Err(Reason::BackendTlsInvalid));
+        let (type_url, name, payload) = part(kind, "default/bank", r#"{"kind": "BackendTLSPolicy"}"#);
+        assert!(!objects::closes(&type_url, &name, &payload), "nobody can say what it is for");
+    }
+
+    #[test]
+    fn a_policy_that_cannot_be_used_is_as_old_as_it_would_be() {
+        let kind = "transept.dev/v1alpha1/MeshPolicy";
+        let policy = |name: &str, more: &str| {
+            let text = format!(
+                r#"{{"apiVersion": "transept.dev/v1alpha1", "kind": "MeshPolicy", "metadata": {{"name": "{name}"{more}}}, "spec": {{
+                    "targetRefs": [{{"group": "", "kind": "Service", "name": "cart"}}], "mode": "Permissive"}}}}"#
+            );
+            part(kind, &format!("default/{name}"), &text)
+        };
+        let first = |broken_name: &str, more: &str| {
+            let mut broken = BrokenPolicies::default();
+            let (type_url, name, payload) = policy(broken_name, more);
+            let payload = String::from_utf8(payload.to_vec()).expect("text").replace("Permissive", "Novelty");
+            broken.restore(Key::new(&type_url, &name), payload.into());
+            let held =
+                policy("b", if more.is_empty() { "" } else { r#", "creationTimestamp": "2026-02-01T00:00:00Z""# });
+            load(&[held], &broken).policies()[0].meta.name.to_string()
+        };
+        assert_eq!(first("a", ""), "a");
+        assert_eq!(first("c", ""), "b");
+        assert_eq!(first("c", r#", "creationTimestamp": "2026-01-01T00:00:00Z""#), "c");
+        assert_eq!(first("a", r#", "creationTimestamp": "2026-03-01T00:00:00Z""#), "b");
     }
 
     #[test]

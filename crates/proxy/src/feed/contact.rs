@@ -4,6 +4,7 @@
 //! from then on the control plane is whoever shows its identity in our trust domain. Waiting and trying again are left to the caller.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ use transept_identity::{
 };
 use transept_xds::grpc::{CONTENT_TYPE, Code, Failed, Frames, decode_message, frame};
 use transept_xds::mesh::CONTROL_PATH;
+
+use crate::capture;
 
 /// How long it may take to reach a control plane.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -166,6 +169,19 @@ impl ServerCertVerifier for FirstContact {
     }
 }
 
+/// Connects to the first of the addresses of a `host:port` that takes it. Rules that capture leave it alone.
+#[expect(clippy::disallowed_methods, reason = "asked anew for each connection, so that nothing has to be kept")]
+async fn connect(address: &str) -> io::Result<TcpStream> {
+    let mut outcome = Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    for found in tokio::net::lookup_host(address).await? {
+        outcome = capture::connect(found).await;
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
 /// An open connection; it ends when the last copy and the last call are dropped.
 #[derive(Clone)]
 pub(super) struct Connection(SendRequest<Bytes>);
@@ -179,7 +195,7 @@ impl Connection {
 
     async fn dial(address: &str, tls: &TlsConnector) -> Result<Self, Unreached> {
         let away = |error: &dyn fmt::Display| Unreached::Away(format!("{address}: {error}"));
-        let stream = TcpStream::connect(address).await.map_err(|error| away(&error))?;
+        let stream = connect(address).await.map_err(|error| away(&error))?;
         // Small messages in both directions: waiting to fill packets only adds delay.
         let _ = stream.set_nodelay(true);
         // No name is sent or checked: the identity in the certificate counts.

@@ -14,6 +14,7 @@ mod report;
 pub(super) mod told;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -26,7 +27,7 @@ use transept_identity::renew::Renewal;
 use transept_identity::{Bundle, LiveBundles, LiveSvid, Svid};
 use transept_model::load::Past;
 use transept_xds::client::{Client, Settings};
-use transept_xds::mesh::{Answer, Workload};
+use transept_xds::mesh::{Answer, Workload, address_type};
 use transept_xds::messages::{DeltaDiscoveryResponse, Node};
 use transept_xds::{Key, TypeUrl};
 
@@ -35,6 +36,7 @@ use self::link::Link;
 use super::broken::BrokenPolicies;
 use super::contact::{Connection, Unreached, member_tls};
 use super::disk::Disk;
+use super::kept::KeptVersions;
 use super::objects;
 use super::{FeedError, FeedOptions, Interest, Received, ServiceName, Standing};
 use crate::sight::Sight;
@@ -48,6 +50,7 @@ const EVENTS: usize = 64;
 #[derive(Debug)]
 pub(super) enum Command {
     AskFor(BTreeSet<ServiceName>),
+    AskAbout(BTreeSet<IpAddr>),
     Register(Workload),
     Report(Sight),
     Leave(oneshot::Sender<()>),
@@ -75,12 +78,15 @@ pub(super) struct Member {
     nonce: Bytes,
     client: Client,
     service: TypeUrl,
+    /// Those that are asked about.
+    addresses: BTreeSet<IpAddr>,
     received: watch::Sender<Arc<Received>>,
     standing: watch::Sender<Standing>,
     past: Option<Past>,
     /// Services about which everything was kept on the disk.
     restored: BTreeSet<ServiceName>,
     broken: BrokenPolicies,
+    older: KeptVersions,
     number: u64,
     began: Instant,
     link: Option<Link>,
@@ -126,7 +132,7 @@ impl Member {
         let kinds = objects::kinds();
         let client = Client::new(Settings {
             node: Node { id: options.node.clone(), user_agent_name: "transept".to_owned(), ..Node::default() },
-            types: kinds.iter().map(|kind| kind.type_url.clone()).collect(),
+            types: kinds.iter().map(|kind| kind.type_url.clone()).chain([address_type()]).collect(),
             servers: options.control.len(),
             ..Settings::default()
         });
@@ -139,11 +145,13 @@ impl Member {
             nonce: nonce.into(),
             client,
             service: objects::service_type(),
+            addresses: BTreeSet::new(),
             received,
             standing,
             past: None,
             restored: BTreeSet::new(),
             broken: BrokenPolicies::default(),
+            older: KeptVersions::default(),
             number: 0,
             began: Instant::now(),
             link: None,
@@ -321,7 +329,11 @@ impl Member {
                     (before.difference(&services).cloned().collect(), services.difference(before).cloned().collect());
                 let mut dropped = false;
                 for service in &gone {
-                    dropped |= self.client.unsubscribe(&self.key(service)).unwrap_or(false);
+                    let key = self.key(service);
+                    // What an older version needs stays, and ends with that.
+                    if !self.older.adopt(&key) {
+                        dropped |= self.client.unsubscribe(&key).unwrap_or(false);
+                    }
                 }
                 for service in &new {
                     let _ = self.client.subscribe(&self.key(service));
@@ -334,6 +346,7 @@ impl Member {
                     self.publish(false);
                 }
             }
+            Command::AskAbout(addresses) => self.ask_about(addresses),
             Command::Register(workload) => {
                 self.options.workload = Some(workload);
                 self.introduce = true;

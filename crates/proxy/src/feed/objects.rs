@@ -8,11 +8,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use transept_engine::policies::MODEL_KINDS;
 use transept_model::catalogue::catalogue;
+use transept_model::company::{self, Named};
 use transept_model::load::{Broken, Past};
 use transept_model::{Loader, SourceText, World};
-use transept_xds::TypeUrl;
 use transept_xds::client::{Batch, Change};
 use transept_xds::refusal::{Reason, Refusal};
+use transept_xds::{Key, TypeUrl};
 
 use super::Received;
 
@@ -36,6 +37,21 @@ pub(super) fn kinds() -> Vec<Travelling> {
     catalogue(MODEL_KINDS).into_iter().map(describe).collect()
 }
 
+/// What an object leads to, and whom it comes along with. Nothing of what is no object.
+pub(super) fn company_of(payload: &Bytes) -> (BTreeSet<Key>, BTreeSet<Key>) {
+    let Ok(object) = serde_json::from_slice(payload) else { return (BTreeSet::new(), BTreeSet::new()) };
+    let kinds = catalogue(MODEL_KINDS);
+    let keys = |named: Vec<Named>| {
+        let key = |one: Named| {
+            let kind = kinds.iter().find(|kind| kind.kind == one.kind && kind.group == one.group)?;
+            let type_url = TypeUrl::of(kind.group, kind.versions.first().copied().unwrap_or("v1"), kind.kind);
+            Some(Key::new(&type_url, &format!("{}/{}", one.namespace, one.name)))
+        };
+        named.into_iter().filter_map(key).collect()
+    };
+    (keys(company::brings(&object)), keys(company::joins(&object)))
+}
+
 /// The type of Services.
 pub(super) fn service_type() -> TypeUrl {
     TypeUrl::of("", "v1", "Service")
@@ -43,7 +59,13 @@ pub(super) fn service_type() -> TypeUrl {
 
 /// No configuration at all.
 pub(super) fn nothing() -> Received {
-    Received { world: Loader::new(MODEL_KINDS).load(&[]).world, number: 0, kept: false, answered: BTreeSet::new() }
+    Received {
+        world: Loader::new(MODEL_KINDS).load(&[]).world,
+        number: 0,
+        kept: false,
+        answered: BTreeSet::new(),
+        located: BTreeSet::new(),
+    }
 }
 
 /// What of a batch this proxy cannot use, each with the reason.
@@ -69,7 +91,9 @@ pub(super) fn judge(batch: &Batch) -> Vec<Refusal> {
 pub(super) fn closes(type_url: &TypeUrl, name: &str, payload: &Bytes) -> bool {
     let Some(source) = text(type_url, name, payload) else { return false };
     let loaded = Loader::new(MODEL_KINDS).broken_policies(Broken::Kept).load(&[source]);
-    loaded.invalid.is_empty() && loaded.world.policies().iter().any(|policy| policy.broken.is_some())
+    let world = &loaded.world;
+    loaded.invalid.is_empty()
+        && (world.policies().iter().any(|policy| policy.broken.is_some()) || world.has_broken_tls())
 }
 
 /// The world of everything that is held, and of broken policies. `None` when it is not a world, which [`judge`] has made impossible for each part alone.

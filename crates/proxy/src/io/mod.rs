@@ -66,17 +66,17 @@ impl Io {
                 }
             }
         }
-        match self.poll_read(cx, inbound.spare()) {
-            Poll::Ready(Ok(count)) => {
+        let read = match self {
+            Io::Tunnel(tunnel) if inbound.is_empty() => tunnel.poll_take(cx, inbound),
+            _ => self.poll_read(cx, inbound.spare()).map_ok(|count| {
                 inbound.received(count);
-                Poll::Ready(Ok(count))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => {
-                inbound.release();
-                Poll::Pending
-            }
+                count
+            }),
+        };
+        if read.is_pending() {
+            inbound.release();
         }
+        read
     }
 
     /// Writes some of `slices`, in order, and returns how many bytes were taken.

@@ -15,6 +15,9 @@ use tokio::net::TcpStream;
 use super::read_some;
 use crate::buffer::Inbound;
 
+/// What one write encrypts at most, in bytes: what a connection of HTTP/2 has collected leaves in one system call.
+const LARGEST_WRITE: usize = 256 * 1024;
+
 /// One TLS session and the ciphertext that it has not yet digested.
 pub(crate) struct TlsSession {
     inner: RefCell<Inner>,
@@ -24,13 +27,16 @@ struct Inner {
     rustls: Connection,
     ciphertext: Inbound,
     has_plaintext: bool,
+    /// What is wrong with what came behind plaintext that was read.
+    broken: Option<io::Error>,
     ended: bool,
 }
 
 impl TlsSession {
     /// Wraps a session before its handshake.
-    pub(crate) fn new(rustls: Connection, ciphertext: Inbound) -> Self {
-        Self { inner: RefCell::new(Inner { rustls, ciphertext, has_plaintext: false, ended: false }) }
+    pub(crate) fn new(mut rustls: Connection, ciphertext: Inbound) -> Self {
+        rustls.set_buffer_limit(Some(LARGEST_WRITE));
+        Self { inner: RefCell::new(Inner { rustls, ciphertext, has_plaintext: false, broken: None, ended: false }) }
     }
 
     /// Drives the handshake to its end.
@@ -62,7 +68,7 @@ impl TlsSession {
 
     pub(super) fn has_buffered(&self) -> bool {
         let inner = self.inner.borrow();
-        inner.has_plaintext || !inner.ciphertext.is_empty()
+        inner.has_plaintext || inner.broken.is_some() || !inner.ciphertext.is_empty()
     }
 
     pub(super) fn poll_read(
@@ -72,20 +78,47 @@ impl TlsSession {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.inner.borrow_mut();
+        let mut filled = 0;
         loop {
-            match inner.rustls.reader().read(buffer) {
-                Ok(0) => return Poll::Ready(Ok(0)),
-                Ok(count) => {
-                    inner.has_plaintext = count == buffer.len();
-                    return Poll::Ready(Ok(count));
+            let read = inner.rustls.reader().read(&mut buffer[filled..]);
+            inner.has_plaintext = false;
+            match read {
+                Ok(count) if count > 0 => {
+                    filled += count;
+                    inner.has_plaintext = filled == buffer.len();
+                    if inner.has_plaintext {
+                        return Poll::Ready(Ok(filled));
+                    }
+                    // Behind the last byte there may be the end.
+                    continue;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => inner.has_plaintext = false,
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Records that have come already are read in the same turn.
+                    if filled > 0 && (inner.ciphertext.is_empty() || inner.broken.is_some()) {
+                        return Poll::Ready(Ok(filled));
+                    }
+                    if let Some(error) = inner.broken.take() {
+                        return Poll::Ready(Err(error));
+                    }
+                }
+                end if filled == 0 => return Poll::Ready(end),
+                // The end is told next time, and no event of the socket brings that about.
+                _ => {
+                    inner.has_plaintext = true;
+                    return Poll::Ready(Ok(filled));
+                }
             }
             if inner.ended {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
-            ready!(inner.poll_receive(tcp, cx))?;
+            match ready!(inner.poll_receive(tcp, cx)) {
+                Ok(_) => {}
+                Err(error) if filled == 0 => return Poll::Ready(Err(error)),
+                Err(error) => {
+                    inner.broken = Some(error);
+                    return Poll::Ready(Ok(filled));
+                }
+            }
             if inner.rustls.wants_write() {
                 // Key updates and alerts go out as far as they can; reading does not wait for them.
                 let _ = inner.poll_flush(tcp, cx)?;
@@ -238,5 +271,91 @@ pub(crate) async fn accept_hello(tcp: &TcpStream) -> io::Result<Hello> {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+    use tokio::net::TcpListener;
+    use transept_testkit::certificates::{Authority, KeyKind, Usage};
+
+    use super::*;
+
+    /// Both ends of a connection after the handshake.
+    async fn pair() -> [(TlsSession, TcpStream); 2] {
+        let authority = Authority::new(KeyKind::Ecdsa).unwrap();
+        let leaf = authority.issue(Usage::Server, &["shop.test"]).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.certificate()).unwrap();
+        let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let chain = vec![leaf.certificate().unwrap()];
+        let server =
+            ServerConfig::builder().with_no_client_auth().with_single_cert(chain, leaf.key().unwrap()).unwrap();
+        let client = ClientConnection::new(Arc::new(client), ServerName::try_from("shop.test").unwrap()).unwrap();
+        let server = ServerConnection::new(Arc::new(server)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        let client = TlsSession::new(client.into(), Inbound::default());
+        let server = TlsSession::new(server.into(), Inbound::default());
+        let (one, other) = tokio::join!(client.shake_hands(&near), server.shake_hands(&far));
+        one.and(other).unwrap();
+        [(client, near), (server, far)]
+    }
+
+    /// Reads as a connection does: when it is told that there is something.
+    async fn read(session: &TlsSession, tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        std::future::poll_fn(|cx| {
+            if !session.has_buffered() {
+                ready!(tcp.poll_read_ready(cx))?;
+            }
+            session.poll_read(tcp, cx, buffer)
+        })
+        .await
+    }
+
+    async fn send(session: &TlsSession, tcp: &TcpStream, bytes: &[u8]) {
+        let count = std::future::poll_fn(|cx| session.poll_write(tcp, cx, &[IoSlice::new(bytes)])).await.unwrap();
+        assert_eq!(count, bytes.len());
+        std::future::poll_fn(|cx| session.poll_flush(tcp, cx)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_end_behind_data_is_told_although_the_socket_stays_open() {
+        let [(client, near), (server, far)] = pair().await;
+        let sent: Vec<u8> = (0..40_000_u32).map(|number| number as u8).collect();
+        send(&server, &far, &sent).await;
+        server.announce_close(&far);
+        let (mut buffer, mut got) = (vec![0; 100_000], Vec::new());
+        loop {
+            match read(&client, &near, &mut buffer).await.unwrap() {
+                0 => break,
+                count => got.extend_from_slice(&buffer[..count]),
+            }
+        }
+        assert!(got == sent, "{} bytes", got.len());
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_broken_record_is_read_and_then_the_fault_is_told() {
+        let [(client, near), (server, far)] = pair().await;
+        send(&server, &far, &[7; 20_000]).await;
+        // A record of application data that nobody has encrypted.
+        let mut forged = vec![23, 3, 3, 0, 32];
+        forged.resize(5 + 32, 0);
+        Unbuffered(&far).write_all(&forged).unwrap();
+        let (mut buffer, mut count) = (vec![0; 100_000], 0);
+        let fault = loop {
+            match read(&client, &near, &mut buffer).await {
+                Ok(0) => panic!("a broken connection ended regularly after {count} bytes"),
+                Ok(more) => count += more,
+                Err(fault) => break fault,
+            }
+        };
+        assert_eq!((count, fault.kind()), (20_000, io::ErrorKind::InvalidData));
     }
 }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use transept_wire::h2::Code;
 
-use crate::buffer;
+use crate::buffer::{self, Inbound};
 use crate::h2::{Cut, Link, More, Stream};
 use crate::upstream::H2Lease;
 
@@ -77,6 +77,18 @@ impl Tunnel {
             self.read.set(0);
         }
         Poll::Ready(Ok(count))
+    }
+
+    /// Reads into a buffer that holds nothing: its memory is exchanged for what came, so that no byte is copied.
+    pub(super) fn poll_take(&self, cx: &mut Context<'_>, inbound: &mut Inbound) -> Poll<io::Result<usize>> {
+        ready!(self.poll_readable(cx))?;
+        let mut piece = self.piece.borrow_mut();
+        inbound.exchange(|store| std::mem::swap(store, &mut piece));
+        // No memory while it waits.
+        buffer::give_back_vec(std::mem::take(&mut piece));
+        // A part of it may have been read while the protocol was found out.
+        inbound.consume(self.read.replace(0));
+        Poll::Ready(Ok(inbound.data().len()))
     }
 
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use hickory_resolver::proto::op::{Edns, Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{A, PTR, SOA};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, PTR, SOA};
 use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_resolver::proto::serialize::binary::{BinDecodable, BinDecoder};
 
@@ -18,6 +18,8 @@ const TTL: u32 = 15;
 /// The longest UDP message that we take (RFC 9715, section 3.2).
 const PAYLOAD: u16 = 1232;
 const HEADER: usize = 12;
+/// More instances than these do not fit into an answer.
+const MOST_RECORDS: usize = 32;
 
 /// What becomes of a message.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,20 +62,43 @@ pub(super) fn decide(message: &[u8], table: &Table, system: &System) -> Outcome 
     if let Some(address) = reverse(&name).filter(|&address| table.is_virtual(address.into())) {
         return Outcome::Reply(reply_to_reverse(message, &asked, &query, table, address));
     }
+    let instances = table.instances(&name);
+    if !instances.is_empty() {
+        let data = records_of(&instances, query.query_type(), asked.id);
+        return Outcome::Reply(reply(message, &asked, &query, ResponseCode::NoError, data));
+    }
     match table.resolve(&name) {
         Meaning::Foreign => forward(system.otherwise(&name, table)),
         Meaning::NotInCluster if system.has_cluster(&table.realm().cluster_domain) => forward(ResponseCode::ServFail),
         Meaning::NotInCluster | Meaning::NotInMesh => {
-            Outcome::Reply(reply(message, &asked, &query, ResponseCode::NXDomain, None))
+            Outcome::Reply(reply(message, &asked, &query, ResponseCode::NXDomain, Vec::new()))
         }
         Meaning::Service(address) if matches!(query.query_type(), RecordType::A | RecordType::ANY) => {
             let data = RData::A(A(address));
-            Outcome::Reply(reply(message, &asked, &query, ResponseCode::NoError, Some(data)))
+            Outcome::Reply(reply(message, &asked, &query, ResponseCode::NoError, vec![data]))
         }
         Meaning::Service(_) | Meaning::Parent => {
-            Outcome::Reply(reply(message, &asked, &query, ResponseCode::NoError, None))
+            Outcome::Reply(reply(message, &asked, &query, ResponseCode::NoError, Vec::new()))
         }
     }
+}
+
+/// The records of instances, of the family that is asked for. Each question is told another first one: many programs take that.
+fn records_of(instances: &[IpAddr], wanted: RecordType, question: u16) -> Vec<RData> {
+    let records = instances.iter().filter_map(|address| match address {
+        IpAddr::V4(address) if matches!(wanted, RecordType::A | RecordType::ANY) => Some(RData::A(A(*address))),
+        IpAddr::V6(address) if matches!(wanted, RecordType::AAAA | RecordType::ANY) => {
+            Some(RData::AAAA(AAAA(*address)))
+        }
+        _ => None,
+    });
+    let mut records: Vec<RData> = records.collect();
+    if !records.is_empty() {
+        let first = usize::from(question) % records.len();
+        records.rotate_left(first);
+    }
+    records.truncate(MOST_RECORDS);
+    records
 }
 
 /// The answer to `message` when no name server gave one, or there are too many questions.
@@ -83,7 +108,7 @@ pub(super) fn failure(message: &[u8], code: ResponseCode) -> Option<Vec<u8>> {
     let query = Query::read(&mut decoder).ok()?;
     Some(match code {
         // A "there is no such name" without a record of authority would not be kept, but be asked for again at once.
-        ResponseCode::NXDomain => reply(message, &asked, &query, code, None),
+        ResponseCode::NXDomain => reply(message, &asked, &query, code, Vec::new()),
         _ => {
             let mut response = respond(&asked, code);
             response.add_query(query);
@@ -110,27 +135,25 @@ pub(super) fn code_of(reply: &[u8]) -> ResponseCode {
 
 fn reply_to_reverse(message: &[u8], asked: &Metadata, query: &Query, table: &Table, address: Ipv4Addr) -> Vec<u8> {
     let Some(service) = table.service_at(IpAddr::V4(address)) else {
-        return reply(message, asked, query, ResponseCode::NXDomain, None);
+        return reply(message, asked, query, ResponseCode::NXDomain, Vec::new());
     };
     let wanted = matches!(query.query_type(), RecordType::PTR | RecordType::ANY);
     let name = Name::from_ascii(table.full_name(service)).ok().filter(|_| wanted).map(|mut name| {
         name.set_fqdn(true);
         RData::PTR(PTR(name))
     });
-    reply(message, asked, query, ResponseCode::NoError, name)
+    reply(message, asked, query, ResponseCode::NoError, name.into_iter().collect())
 }
 
 /// A reply of ours, with EDNS if the question has it (RFC 6891, section 7).
-fn reply(message: &[u8], asked: &Metadata, query: &Query, code: ResponseCode, data: Option<RData>) -> Vec<u8> {
+fn reply(message: &[u8], asked: &Metadata, query: &Query, code: ResponseCode, data: Vec<RData>) -> Vec<u8> {
     let mut response = respond(asked, code);
     response.metadata.authoritative = true;
-    match data {
-        Some(data) => {
-            response.add_answer(Record::from_rdata(query.name().clone(), TTL, data));
-        }
-        None => {
-            response.add_authority(authority(query.name()));
-        }
+    if data.is_empty() {
+        response.add_authority(authority(query.name()));
+    }
+    for data in data {
+        response.add_answer(Record::from_rdata(query.name().clone(), TTL, data));
     }
     response.add_query(query.clone());
     if Message::from_vec(message).is_ok_and(|whole| whole.edns.is_some()) {

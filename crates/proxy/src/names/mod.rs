@@ -1,4 +1,5 @@
-//! Mesh DNS: gives every service a virtual address, and answers a program's questions for its name.
+//! Mesh DNS: gives every service a virtual address, and answers a program's questions for its name. That of a headless service, and the
+//! names below it, are answered with the addresses of its instances.
 //!
 //! The sidecar starts a [`NameServer`] beside the program and leads the program's questions to it (`capture`, or
 //! `resolv.conf`). What a name means and which service an address stands for is in the pure [`Table`], which also says
@@ -15,7 +16,7 @@ mod table;
 
 pub use server::{Counts, NameServer, Options};
 pub use system::Resolvers;
-pub use table::{Assigned, Meaning, MeshService, Realm, Table, Target};
+pub use table::{Assigned, Instance, Meaning, MeshService, Realm, Table, Target};
 
 /// The same number for the same bytes in every process and every version: FNV-1a, and a step that spreads what differs only
 /// at the end.

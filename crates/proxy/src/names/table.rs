@@ -48,6 +48,17 @@ pub struct MeshService {
     pub ports: Vec<u16>,
 }
 
+/// An instance of a service that has no address of its own (headless): its name is answered with theirs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// What it is called below the service, as in `cart-0.cart`; none when it has no name.
+    pub name: Option<String>,
+    /// Its own address.
+    pub address: IpAddr,
+    /// Whether the name of the service stands for it too.
+    pub ready: bool,
+}
+
 /// What a name means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
@@ -85,6 +96,8 @@ pub struct Table {
     by_address: HashMap<Ipv4Addr, usize>,
     namespaces: BTreeSet<String>,
     assigned: Assigned,
+    /// The instances of headless services, by `namespace/name`.
+    headless: HashMap<String, Vec<Instance>>,
 }
 
 impl Table {
@@ -110,6 +123,7 @@ impl Table {
             by_address: HashMap::with_capacity(services.len()),
             namespaces: BTreeSet::new(),
             assigned,
+            headless: HashMap::new(),
         };
         for (name, service) in services {
             table.add(name, service, &mut used);
@@ -134,6 +148,48 @@ impl Table {
         self.by_name.insert(name, address);
         self.namespaces.insert(service.namespace.clone());
         self.services.push(service);
+    }
+
+    /// The same table with the instances of a headless service. Without any, its name means its virtual address.
+    pub fn with_instances(mut self, namespace: &str, name: &str, instances: Vec<Instance>) -> Table {
+        self.headless.insert(key(namespace, name), instances);
+        self
+    }
+
+    /// The addresses that a name means: those of the instances of a headless service that are ready, or of one that is named below it.
+    /// Empty for every other name.
+    pub fn instances(&self, name: &str) -> Vec<IpAddr> {
+        if self.headless.is_empty() {
+            return Vec::new();
+        }
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let in_cluster = within(&name, &self.realm.cluster_domain).and_then(|rest| within(rest, SERVICES));
+        let (rest, has_namespace) = match in_cluster.or_else(|| within(&name, SERVICES)) {
+            Some(rest) => (rest, true),
+            None => (within(&name, MESH).unwrap_or(&name), false),
+        };
+        let of =
+            |namespace: &str, service: &str| self.headless.get(&key(namespace, service)).map_or(&[][..], Vec::as_slice);
+        let all = |instances: &[Instance]| -> Vec<IpAddr> {
+            instances.iter().filter(|one| one.ready).map(|one| one.address).collect()
+        };
+        let named = |wanted: &str, instances: &[Instance]| -> Vec<IpAddr> {
+            let it = instances.iter().filter(|one| one.name.as_deref() == Some(wanted));
+            it.map(|one| one.address).collect()
+        };
+        let home = &*self.realm.home;
+        match *rest.split('.').collect::<Vec<_>>() {
+            [service] if !has_namespace => all(of(home, service)),
+            [service, namespace] => match all(of(namespace, service)) {
+                // A service of the other namespace comes first, whatever it is.
+                none if none.is_empty() && !has_namespace && self.service(namespace, service).is_none() => {
+                    named(service, of(home, namespace))
+                }
+                found => found,
+            },
+            [instance, service, namespace] => named(instance, of(namespace, service)),
+            _ => Vec::new(),
+        }
     }
 
     /// What a name means, without regard to case. It is taken as complete: it ends at the root.
@@ -274,6 +330,34 @@ pub(super) mod tests {
         }
         assert_eq!(address(&table, "CART.Shop.svc.Cluster.Local."), cart);
         assert_eq!(table.full_name(&service("shop", "cart")), "cart.shop.svc.cluster.local");
+    }
+
+    #[test]
+    fn a_headless_service_is_its_instances() {
+        let instance = |name: &str, last: u8, ready| Instance {
+            name: Some(name.to_owned()),
+            address: [10, 0, 0, last].into(),
+            ready,
+        };
+        let instances = vec![instance("cart-0", 1, true), instance("cart-1", 2, false), instance("cart-2", 3, true)];
+        let table = shop().with_instances("shop", "cart", instances);
+        let lasts = |name: &str| -> Vec<u8> {
+            let addresses = table.instances(name).into_iter();
+            addresses
+                .filter_map(|one| if let IpAddr::V4(one) = one { one.octets().last().copied() } else { None })
+                .collect()
+        };
+        for name in ["cart", "cart.shop", "cart.mesh", "CART.shop.svc.cluster.local.", "cart.shop.svc"] {
+            assert_eq!(lasts(name), [1, 3], "{name}");
+        }
+        for name in ["cart-1.cart", "cart-1.cart.shop", "cart-1.cart.shop.mesh", "cart-1.cart.shop.svc.cluster.local"] {
+            assert_eq!(lasts(name), [2], "{name}: its own name stands for it, ready or not");
+        }
+        for name in
+            ["mesh", "ledger.pay", "cart-9.cart", "cart-1.cart.pay", "cart.svc", "a.cart-1.cart.shop", "", "cart-1"]
+        {
+            assert_eq!(lasts(name), [0; 0], "{name}");
+        }
     }
 
     #[test]

@@ -85,8 +85,11 @@ const LONGEST_LINE: usize = 8 * 1024;
 /// Looks for a request line of HTTP/1.x (RFC 9112 3) at the beginning of a connection that may speak anything: a method in capital
 /// letters, a target in one of the forms that there are, and the version, to the end of the line. A word alone is none.
 ///
-/// `No` comes with the first byte that no request line has at its place; a line of more than 8 KiB is none.
+/// `No` comes with the first byte that no request line has at its place; a line of more than 8 KiB is none. Empty lines before it are passed
+/// over, because programs do that too.
 pub fn begins_with_request_line(bytes: &[u8]) -> Preface {
+    let empty = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let bytes = bytes.get(empty..).unwrap_or_default();
     let is_of_method = |byte: &u8| matches!(byte, b'A'..=b'Z' | b'-' | b'_');
     let length = bytes.iter().take_while(|byte| is_of_method(byte)).count();
     let (method, rest) = bytes.split_at(length);
@@ -148,6 +151,7 @@ mod tests {
             "CONNECT cart:80 HTTP/1.1\r",
             "GET HTTP://cart/ HTTP/1.1\r",
             "POST https://cart HTTP/1.9\r",
+            "\r\nGET / HTTP/1.1\r",
         ];
         for line in lines {
             let bytes = line.as_bytes();
@@ -173,7 +177,7 @@ mod tests {
             ("GET / HTTP/1.x\r\n", 14),
             ("GET / HTTP/1.10\r\n", 15),
             (" GET /", 1),
-            ("\r\nGET / HTTP/1.1\r\n", 1),
+            ("\r\n\r\nHELO me\r\n", 10),
             ("*1\r\n$4\r\nPING", 1),
             ("SSH-2.0-x\r\n", 5),
             ("\u{16}\u{3}\u{1}", 1),

@@ -137,7 +137,8 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("transept-key-file-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a directory");
         let path = directory.join("keys.yaml");
-        let consumer = "# ours\n{apiVersion: transept.dev/v1alpha1, kind: Consumer, metadata: {name: mobile}}\n";
+        let consumer =
+            "# ours\n{apiVersion: transept.dev/v1alpha1, kind: Consumer, metadata: {name: mobile}, spec: {}}\n";
         std::fs::write(&path, format!("{consumer}---\n\n")).expect("a file");
         let mut file = KeyFile::open(&path).expect("a file");
         file.add(&key("one")).expect("YAML");

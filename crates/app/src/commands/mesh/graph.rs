@@ -80,6 +80,7 @@ fn remarks(edge: &Value) -> String {
         ("recentRetries", "retry", "retries"),
         ("recentRefusals", "refused", "refused"),
         ("recentEjections", "ejection", "ejections"),
+        ("open", "open", "open"),
     ];
     let counts = words.iter().filter_map(|(name, one, many)| match edge[*name].as_u64()? {
         0 => None,
@@ -175,6 +176,7 @@ mod tests {
             json!({
                 "source": source, "destination": destination, "verdict": verdict, "requestsPerSecond": rate, "errorRate": errors,
                 "p50Ms": 2.0, "p99Ms": 9.0, "recentRetries": retries, "recentRefusals": 0, "recentEjections": 0,
+                "open": u64::from(destination == "shop/db") * 3,
             })
         };
         json!({
@@ -192,7 +194,7 @@ mod tests {
         let expected = format!(
             "\
 {BOLD}shop/cart{PLAIN}
-  -> shop/db        unknown  1.0/s   0.0 % errors   p50 2.0 ms  p99 9.0 ms
+  -> shop/db        unknown  1.0/s   0.0 % errors   p50 2.0 ms  p99 9.0 ms  3 open
 {BOLD}shop/web{PLAIN}
   -> shop/cart      {GREEN}healthy{PLAIN}  12.0/s  0.3 % errors   p50 2.0 ms  p99 9.0 ms  2 retries
   -> shop/payments  {RED}failing{PLAIN}  3.0/s   60.0 % errors  p50 2.0 ms  p99 9.0 ms

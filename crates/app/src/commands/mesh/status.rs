@@ -24,7 +24,7 @@ Examples:
 A verdict is healthy, degraded (from 1 % of errors, or an instance is not well), failing (from 50 % of errors, or no instance is well) or
 unknown (nobody calls it, and no instance is registered). It becomes worse after two windows of 10 s, and better after three.
 
-Exit codes: 0 fine, 1 a service is failing, a proxy refuses a resource or expiries are frozen, 3 no control plane answers.";
+Exit codes: 0 fine, 1 a service is failing, a proxy refuses a resource, an endpoint may not be called or expiries are frozen, 3 no control plane answers.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -57,7 +57,8 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
     let refused = shown["refused"].as_array().is_some_and(|all| !all.is_empty());
     let mut services = shown["services"].as_array().into_iter().flatten();
     let failing = services.any(|service| service["verdict"] == "failing");
-    Ok(if failing || refused || shown["frozen"] == Value::Bool(true) { Exit::Findings } else { Exit::Fine })
+    let left_out = shown["leftOut"].as_array().is_some_and(|all| !all.is_empty());
+    Ok(if failing || refused || left_out || shown["frozen"] == Value::Bool(true) { Exit::Findings } else { Exit::Fine })
 }
 
 /// Prints the objects; a finding when a proxy refuses one.
@@ -101,6 +102,19 @@ fn render(shown: &Value) -> String {
     if shown["frozen"] == Value::Bool(true) {
         out.push_str(&format!(
             "\n{YELLOW}most workloads fell silent at once: nobody is taken out until they return{PLAIN}\n"
+        ));
+    }
+    for one in &list("leftOut") {
+        let endpoints: Vec<String> = one["endpoints"].as_array().into_iter().flatten().map(text).collect();
+        let service = format!("{}:{}", text(&one["service"]), one["port"]);
+        let rest = match one["called"].as_u64() {
+            Some(0) | None => "nobody is left, and calls get 503 (mesh.no_tunnel)".to_owned(),
+            Some(called) => format!("{called} with one are called"),
+        };
+        out.push_str(&format!(
+            "\n{YELLOW}{service}{PLAIN} is not called at {}: no tunnel leads there, and {} wants one; {rest}\n",
+            endpoints.join(", "),
+            text(&one["policy"]),
         ));
     }
     let refused = list("refused");
@@ -164,6 +178,7 @@ mod tests {
             "workloads": [{"namespace": "default", "name": "a", "services": ["cart"], "address": "10.0.0.1", "lapsed": true}],
             "refused": [{"type": "core/v1/Service", "name": "default/cart", "proxies": {"default/cart/a": "no port"}}],
             "frozen": true,
+            "leftOut": [{"service": "default/cart", "port": 80, "policy": "MeshPolicy default/cart", "endpoints": ["10.0.0.9:80"], "called": 1}],
             "services": [{
                 "service": "default/cart", "verdict": "failing", "requestsPerSecond": 3.0, "errorRate": 0.75, "p50Ms": 2.0, "p99Ms": 40.0,
                 "instances": [{"name": "a", "state": "healthy"}, {"name": "b", "state": "silent"}],
@@ -174,6 +189,7 @@ mod tests {
             "default/cart/a  spiffe://a/b  127.0.0.1:1  connected",
             "default/a  cart      10.0.0.1  silent",
             "fell silent at once",
+            "is not called at 10.0.0.9:80: no tunnel leads there, and MeshPolicy default/cart wants one; 1 with one are called",
             &format!("default/cart  {RED}failing{PLAIN}  1/2        3.0/s     75.0 %  2.0 ms  40 ms"),
         ] {
             assert!(text.contains(part), "{part}\n{text}");

@@ -2,6 +2,8 @@
 //!
 //! Used by `routes` alone. Every refusal has one line in the table below.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -14,7 +16,7 @@ use crate::plane::registry::Refused;
 /// Where the codes are described.
 const REASONS: &str = "https://transept.dev/reasons/";
 /// In how many seconds to ask again when nothing can be stored.
-const AGAIN: &str = "5";
+const AGAIN: u64 = 5;
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
@@ -29,12 +31,14 @@ pub(super) struct Problem {
     errors: Vec<Value>,
     /// The methods of the path.
     allow: Option<&'static str>,
+    /// In how many seconds to ask again.
+    again: Option<u64>,
 }
 
 impl Problem {
     fn new(status: u16, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, code, title, detail: detail.into(), errors: Vec::new(), allow: None }
+        Self { status, code, title, detail: detail.into(), errors: Vec::new(), allow: None, again: None }
     }
 
     pub(super) fn no_path() -> Self {
@@ -51,6 +55,13 @@ impl Problem {
     pub(super) fn too_large(most: usize) -> Self {
         let detail = format!("a registration has at most {most} bytes");
         Self::new(413, "registration.body_too_large", "Content too large", detail)
+    }
+
+    pub(super) fn too_many(wait: Duration) -> Self {
+        let again = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let detail = "this address asks more often than `transept control --api-rate` allows; nothing has changed";
+        let problem = Self::new(429, "registration.too_many_requests", "Too many requests", detail);
+        Self { again: Some(again.max(1)), ..problem }
     }
 
     pub(super) fn too_slow() -> Self {
@@ -111,14 +122,11 @@ impl Problem {
         if let Some(allow) = self.allow {
             fields.insert(ALLOW, HeaderValue::from_static(allow));
         }
-        match self.status {
-            StatusCode::UNAUTHORIZED => {
-                fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"transept\""));
-            }
-            StatusCode::SERVICE_UNAVAILABLE => {
-                fields.insert(RETRY_AFTER, HeaderValue::from_static(AGAIN));
-            }
-            _ => {}
+        if self.status == StatusCode::UNAUTHORIZED {
+            fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"transept\""));
+        }
+        if let Some(again) = self.again {
+            fields.insert(RETRY_AFTER, HeaderValue::from(again));
         }
         answer
     }
@@ -143,7 +151,9 @@ impl From<Denied> for Problem {
             }
             Denied::Store => {
                 let why = "nothing has changed; ask again";
-                Self::new(503, "registration.not_stored", "The control plane cannot store anything now", why)
+                let problem =
+                    Self::new(503, "registration.not_stored", "The control plane cannot store anything now", why);
+                Self { again: Some(AGAIN), ..problem }
             }
             Denied::Random => Self::failed(),
         }
@@ -179,9 +189,14 @@ mod tests {
 
     #[test]
     fn who_should_ask_again_is_told_when() {
-        let answer = Problem::from(Denied::Store).answer();
-        assert_eq!(answer.status(), 503);
-        assert_eq!(answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()), Some(AGAIN));
+        let many = |millis| Problem::too_many(Duration::from_millis(millis));
+        for (problem, status, again) in
+            [(Denied::Store.into(), 503, "5"), (many(1), 429, "1"), (many(1001), 429, "2"), (many(0), 429, "1")]
+        {
+            let answer = problem.answer();
+            assert_eq!(answer.status(), status);
+            assert_eq!(answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()), Some(again));
+        }
         assert!(Problem::from(Denied::Ended).answer().headers().get(RETRY_AFTER).is_none());
     }
 }

@@ -83,11 +83,17 @@ struct Call {
     from: IpAddr,
 }
 
-/// Answers one request.
-pub(super) async fn respond(plane: Arc<Plane>, request: Request<Incoming>, from: IpAddr) -> Answer {
+/// Answers one request. `allowed` is what the quota of the address says: how long to wait when it is used up.
+pub(super) async fn respond(
+    plane: Arc<Plane>,
+    request: Request<Incoming>,
+    from: IpAddr,
+    allowed: Result<(), Duration>,
+) -> Answer {
     let done = async {
         let (head, body) = request.into_parts();
         let content = tokio::time::timeout(CONTENT_TIME, collect(body)).await.map_err(|_| Problem::too_slow())??;
+        allowed.map_err(Problem::too_many)?;
         let route = Route::read(head.uri.path()).ok_or_else(Problem::no_path)?;
         let method = if head.method == Method::HEAD { Method::GET } else { head.method };
         if !route.methods().split(", ").any(|allowed| method == allowed) {

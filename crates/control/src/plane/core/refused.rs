@@ -4,15 +4,16 @@
 //! again when it returns.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
 use serde_json::{Value, json};
 use transept_identity::SpiffeId;
 use transept_model::ObjectName;
 use transept_model::status::{RefusedBy, RefusedObjects, Status};
+use transept_xds::mesh::address_type;
 use transept_xds::server::Fact;
-use transept_xds::{Key, Version};
+use transept_xds::{Key, Resource, TypeUrl, Version};
 
 use super::{Inner, Plane};
 use crate::load::Loaded;
@@ -61,16 +62,10 @@ impl Refused {
     pub(super) fn forget_resource(&mut self, key: &Key) {
         self.0.remove(key);
     }
-
-    /// All of it, for people.
-    pub(super) fn show(&self) -> Vec<Value> {
-        let show = |(key, proxies): (&Key, &BTreeMap<String, Objection>)| {
-            let proxies: BTreeMap<&str, &str> = proxies.iter().map(|(proxy, one)| (&**proxy, &*one.why)).collect();
-            json!({"type": key.type_url.as_str(), "name": &*key.name, "proxies": proxies})
-        };
-        self.0.iter().map(show).collect()
-    }
 }
+
+/// Why a proxy does nothing with an object of a kind that it does not know.
+const UNKNOWN: &str = "this proxy does not know the kind, and nothing of it is in force there; run a newer version";
 
 impl Plane {
     /// Notes the configuration that was made of the files, whose status is shown with what proxies say of it.
@@ -84,6 +79,52 @@ impl Plane {
         for fact in facts {
             inner.refused.note(proxy, fact);
         }
+    }
+
+    /// Notes which types a proxy understands; none is a proxy that did not say.
+    pub(in crate::plane) fn note_kinds(&self, proxy: &str, announced: &BTreeSet<TypeUrl>) {
+        // Whose an address is, is not an object that somebody wrote.
+        let ours = self.kinds.order().into_iter().filter(|kind| *kind != address_type());
+        let lacks: BTreeSet<TypeUrl> = ours.filter(|kind| !announced.is_empty() && !announced.contains(kind)).collect();
+        if !lacks.is_empty() {
+            let kinds: Vec<&str> = lacks.iter().map(TypeUrl::as_str).collect();
+            tracing::warn!(proxy, kinds = kinds.join(", "), "a proxy does not know kinds, and ignores objects of them");
+        }
+        if let Some(member) = self.lock().members.get_mut(proxy) {
+            member.lacks = lacks;
+        }
+    }
+
+    /// Who refuses what, for people.
+    pub(super) fn show_refused(&self, inner: &Inner) -> Vec<Value> {
+        let show = |(key, proxies): (Key, BTreeMap<String, (String, bool)>)| {
+            let proxies: BTreeMap<String, String> = proxies.into_iter().map(|(proxy, (why, _))| (proxy, why)).collect();
+            json!({"type": key.type_url.as_str(), "name": &*key.name, "proxies": proxies})
+        };
+        self.objections(inner).into_iter().map(show).collect()
+    }
+
+    /// What every proxy says against every resource, and whether that is about its present version. Proxies that do not know a kind
+    /// cannot say anything of its objects; it is said for them.
+    fn objections(&self, inner: &Inner) -> BTreeMap<Key, BTreeMap<String, (String, bool)>> {
+        let shelves = self.shelves.read().unwrap_or_else(PoisonError::into_inner);
+        let mut found: BTreeMap<Key, BTreeMap<String, (String, bool)>> = BTreeMap::new();
+        for (key, proxies) in &inner.refused.0 {
+            let version = shelves.resources.resource(&key.type_url, &key.name).map(|resource| resource.version());
+            let said =
+                proxies.iter().map(|(proxy, one)| (proxy.clone(), (one.why.clone(), version == Some(one.version))));
+            found.entry(key.clone()).or_default().extend(said);
+        }
+        for (proxy, member) in inner.members.iter().filter(|(_, member)| member.streams > 0) {
+            let gateway = inner.gateway_of(proxy);
+            for resource in member.lacks.iter().flat_map(|kind| shelves.resources.resources(kind)) {
+                if concerns(resource, gateway.as_ref()) {
+                    let said = (proxy.clone(), (UNKNOWN.to_owned(), true));
+                    found.entry(resource.key().clone()).or_default().extend([said]);
+                }
+            }
+        }
+        found
     }
 
     /// A status with what the connected proxies say of its objects. Without one, nothing is added.
@@ -121,20 +162,24 @@ impl Plane {
     }
 
     fn refused_objects(&self, inner: &Inner) -> RefusedObjects {
-        let shelves = self.shelves.read().unwrap_or_else(PoisonError::into_inner);
-        let describe = |(key, proxies): (&Key, &BTreeMap<String, Objection>)| {
-            let (name, api_version) = object_of(key)?;
-            let current = shelves.resources.resource(&key.type_url, &key.name).map(|resource| resource.version());
-            let by = proxies.iter().map(|(proxy, objection)| RefusedBy {
-                proxy: proxy.clone(),
-                gateway: inner.gateway_of(proxy),
-                why: objection.why.clone(),
-                current: current == Some(objection.version),
+        let describe = |(key, proxies): (Key, BTreeMap<String, (String, bool)>)| {
+            let (name, api_version) = object_of(&key)?;
+            let by = proxies.into_iter().map(|(proxy, (why, current))| {
+                let gateway = inner.gateway_of(&proxy);
+                RefusedBy { proxy, gateway, why, current }
             });
             Some((name, (api_version, by.collect())))
         };
-        inner.refused.0.iter().filter_map(describe).collect()
+        self.objections(inner).into_iter().filter_map(describe).collect()
     }
+}
+
+/// Whether an object may matter to a proxy: what is on Gateways alone, to these; everything else to all.
+fn concerns(resource: &Resource, gateway: Option<&(String, String)>) -> bool {
+    let gateways = |key: &&Key| key.type_url.as_str().ends_with("/Gateway");
+    let on_gateways = !resource.joins().is_empty() && resource.joins().iter().all(|key| gateways(&key));
+    let own = gateway.map(|(namespace, name)| format!("{namespace}/{name}"));
+    !on_gateways || own.is_some_and(|own| resource.joins().iter().any(|key| *key.name == *own))
 }
 
 impl Inner {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use transept_identity::Fingerprint;
 use transept_identity::renew::Remaining;
 
+use super::super::strict::Strict;
 use super::resident::RESIDENT;
 use super::{Plane, now};
 
@@ -82,6 +83,7 @@ impl Plane {
             let shelves = self.shelves.read().unwrap_or_else(PoisonError::into_inner);
             (shelves.resources.revision(), shelves.resources.len())
         };
+        let left_out = self.left_out();
         let inner = self.lock();
         let shown = inner.members.iter().map(|(proxy, member)| {
             json!({
@@ -109,10 +111,22 @@ impl Plane {
             "frozen": inner.registry.is_frozen(),
             "members": members,
             "workloads": workloads,
-            "refused": inner.refused.show(),
+            "refused": self.show_refused(&inner),
             "objects": self.show_refused_objects(&inner),
+            "leftOut": left_out,
             "services": self.services(&inner),
         })
+    }
+
+    /// The endpoints that nobody calls, because they have no tunnel.
+    fn left_out(&self) -> Vec<Value> {
+        let (files, registered) = {
+            let inner = self.lock();
+            (inner.files.clone(), inner.registry.objects(&inner.files.services, &inner.files.members))
+        };
+        let objects: Vec<Value> =
+            files.resources().filter_map(|resource| serde_json::from_slice(resource.payload()).ok()).collect();
+        Strict::of(&objects).show(&registered)
     }
 }
 

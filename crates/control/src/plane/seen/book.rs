@@ -41,7 +41,12 @@ pub(super) struct EdgeKey {
 /// An edge as one reporter sees it.
 #[derive(Debug, Default)]
 struct Track {
+    /// All that was counted, and what is open.
     total: Figures,
+    /// What of it was counted before the proxy forgot the edge last.
+    before: Option<Box<Figures>>,
+    /// Which edge of its name the proxy counts now.
+    born: u64,
     /// By number of the window, oldest first.
     recent: VecDeque<(u64, Figures)>,
 }
@@ -60,22 +65,35 @@ struct Reporter {
 
 impl Reporter {
     /// Takes the totals of an edge in; false when there is no room for it.
-    fn take_totals(&mut self, key: &EdgeKey, latest: Figures, window: u64, room: bool) -> bool {
+    fn take_totals(&mut self, key: &EdgeKey, (latest, born): (Figures, u64), window: u64, room: bool) -> bool {
         if let Some(track) = self.edges.get_mut(key) {
-            track.take(latest, window);
+            track.take(latest, born, window);
             return true;
+        }
+        if self.edges.len() >= MOST_EACH {
+            self.make_room(window);
         }
         if !room || self.edges.len() >= MOST_EACH {
             return false;
         }
-        let mut track = Track::default();
+        let mut track = Track { born, ..Track::default() };
         match self.settled {
-            true => track.take(latest, window),
+            true => track.take(latest, born, window),
             // What was counted before we were there did not happen now.
             false => track.total = latest,
         }
         self.edges.insert(key.clone(), track);
         true
+    }
+
+    /// Forgets edges that have not moved for long, those first that have not for longest: the proxy does the same.
+    fn make_room(&mut self, window: u64) {
+        let quiet = self.edges.iter().filter(|(_, track)| track.total.open == 0 && track.moved() + RECENT < window);
+        let mut quiet: Vec<(u64, EdgeKey)> = quiet.map(|(key, track)| (track.moved(), key.clone())).collect();
+        quiet.sort_unstable();
+        for (_, key) in quiet.iter().take(MOST_EACH / 16) {
+            self.edges.remove(key);
+        }
     }
 
     /// Takes in how an endpoint is; false when there is no room for it.
@@ -219,6 +237,9 @@ impl Book {
             stream.complain("there are too many reporters");
             return false;
         }
+        for edge in &report.forgotten {
+            stream.names.remove(edge);
+        }
         stream.take_names(&report.names);
         let window = self.window_at(now);
         let reporter = self.reporters.entry(who).or_default();
@@ -231,11 +252,12 @@ impl Book {
         let mut fits = true;
         for totals in &report.edges {
             if let Some(Some(key)) = stream.names.get(&totals.edge) {
-                let room = self.edges + (reporter.edges.len() - before) < MOST_EDGES;
-                fits &= reporter.take_totals(key, Figures::of(totals), window, room);
+                let room = self.edges + reporter.edges.len() < MOST_EDGES + before;
+                fits &= reporter.take_totals(key, (Figures::of(totals), totals.born), window, room);
             }
         }
-        self.edges += reporter.edges.len() - before;
+        // Some may have made room for others.
+        self.edges = (self.edges + reporter.edges.len()).saturating_sub(before);
         for endpoint in &report.health {
             fits &= reporter.take_health(endpoint);
         }
@@ -301,10 +323,24 @@ impl Book {
 }
 
 impl Track {
+    /// The window in which it moved last.
+    fn moved(&self) -> u64 {
+        self.recent.back().map_or(0, |(window, _)| *window)
+    }
+
     /// Takes totals in that were reported in this window.
-    fn take(&mut self, latest: Figures, window: u64) {
-        let grown = latest.since(&self.total);
-        self.total.greatest(&latest);
+    fn take(&mut self, latest: Figures, born: u64, window: u64) {
+        if born < self.born {
+            return;
+        }
+        if born > self.born {
+            self.born = born;
+            self.before = Some(Box::new(self.total.clone()));
+        }
+        let counted = self.before.as_ref().map(|before| self.total.since(before));
+        let grown = latest.since(counted.as_ref().unwrap_or(&self.total));
+        self.total.add(&grown);
+        self.total.open = latest.open;
         if grown.is_empty() {
             return;
         }

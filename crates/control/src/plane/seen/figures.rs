@@ -17,6 +17,8 @@ pub(super) struct Figures {
     pub(super) ejections: u64,
     pub(super) bytes_sent: u64,
     pub(super) bytes_received: u64,
+    /// Connections that are open now: of two totals the later one counts, and it says nothing about a window.
+    pub(super) open: u64,
     /// How many requests are in which bucket of `bucket_of`, in order, without empty ones.
     latency: Vec<(u32, u64)>,
 }
@@ -36,6 +38,7 @@ impl Figures {
             ejections: totals.ejections,
             bytes_sent: totals.bytes_sent,
             bytes_received: totals.bytes_received,
+            open: totals.open,
             latency,
         }
     }
@@ -43,20 +46,10 @@ impl Figures {
     /// Adds others. What a proxy claims may be any number.
     pub(super) fn add(&mut self, other: &Figures) {
         self.each(other, u64::saturating_add);
+        self.open = self.open.saturating_add(other.open);
         for (index, count) in &other.latency {
             match self.latency.binary_search_by_key(index, |(index, _)| *index) {
                 Ok(at) => self.latency[at].1 = self.latency[at].1.saturating_add(*count),
-                Err(at) => self.latency.insert(at, (*index, *count)),
-            }
-        }
-    }
-
-    /// Of two totals of one epoch the greater, count by count.
-    pub(super) fn greatest(&mut self, other: &Figures) {
-        self.each(other, u64::max);
-        for (index, count) in &other.latency {
-            match self.latency.binary_search_by_key(index, |(index, _)| *index) {
-                Ok(at) => self.latency[at].1 = self.latency[at].1.max(*count),
                 Err(at) => self.latency.insert(at, (*index, *count)),
             }
         }
@@ -66,6 +59,7 @@ impl Figures {
     pub(super) fn since(&self, before: &Figures) -> Figures {
         let mut grown = self.clone();
         grown.each(before, u64::saturating_sub);
+        grown.open = 0;
         for (index, count) in &mut grown.latency {
             if let Ok(at) = before.latency.binary_search_by_key(index, |(index, _)| *index) {
                 *count = count.saturating_sub(before.latency[at].1);
@@ -148,10 +142,6 @@ mod tests {
         let (before, after) = (figures(&[10, 20]), figures(&[10, 20, 20, 30]));
         assert_eq!(after.since(&before), figures(&[20, 30]));
         assert!(before.since(&after).is_empty());
-        let mut greatest = before.clone();
-        greatest.greatest(&after);
-        greatest.greatest(&before);
-        assert_eq!(greatest, after);
     }
 
     #[test]

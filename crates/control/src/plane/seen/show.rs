@@ -93,6 +93,7 @@ impl Seen {
             "ejections": total.ejections,
             "bytesSent": total.bytes_sent,
             "bytesReceived": total.bytes_received,
+            "open": total.open,
             "recentRequests": recent.requests,
             "recentRefusals": recent.refusals,
             "recentRetries": recent.retries,

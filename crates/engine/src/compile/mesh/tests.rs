@@ -290,3 +290,62 @@ spec: {{parentRefs: [{{group: '', kind: Service, name: cart}}], rules: [{{backen
     assert_eq!(with("", true), (Speaks::Detect, RouteKind::Tcp));
     assert_eq!(with(", appProtocol: http", false), (Speaks::Http, RouteKind::Tcp));
 }
+
+#[test]
+fn an_instance_is_called_by_its_own_address_and_through_its_tunnel() {
+    let yaml = format!(
+        "{WORLD}---
+apiVersion: transept.dev/v1alpha1
+kind: Workload
+metadata: {{name: cart-2, namespace: shop}}
+spec: {{services: [cart], address: 10.0.0.8, ports: [{{port: 80}}], tunnel: {{}}}}
+---
+apiVersion: transept.dev/v1alpha1
+kind: Workload
+metadata: {{name: old, namespace: shop}}
+spec: {{services: [cart], address: 10.0.0.9, ports: [{{port: 80}}]}}
+"
+    );
+    let at = |last: u8, port: u16| SocketAddr::from(([10, 0, 0, last], port));
+    let called = |lasts: &[u8]| Station {
+        captured: Some(Captured {
+            listen: vec![local(15001)],
+            services: Vec::new(),
+            located: Some(lasts.iter().map(|last| at(*last, 0).ip()).collect()),
+        }),
+        ..station()
+    };
+    let before = compiled(&yaml, &called(&[]), None).install();
+    assert!([7, 8, 9, 10].iter().all(|last| bind(&before, 15001).is_unlocated(at(*last, 80))), "nobody has asked yet");
+
+    let snapshot = compiled(&yaml, &called(&[7, 9]), Some(&before)).install();
+    let out = bind(&snapshot, 15001);
+    assert!(out.is_unlocated(at(8, 80)) && !out.is_unlocated(at(9, 80)) && !out.is_unlocated(at(7, 81)));
+    assert!(out.callee(Some(at(9, 80))).is_none(), "it has no tunnel");
+    assert!(out.callee(Some(at(7, 81))).is_none(), "nor that port");
+    let listener = out.callee(Some(at(7, 8080))).expect("the port of its program");
+    assert!(Arc::ptr_eq(listener, out.callee(Some(at(7, 80))).expect("that of its Service")));
+    assert_eq!((listener.speaks, &*listener.metric_label), (Speaks::Detect, "shop/cart/outbound-cart-1-8080"));
+    let backend = listener.stream.as_ref().expect("a rule").backends[0].target.as_ref().expect("a backend");
+    assert_eq!((backend.service(), backend.traffic.is_none()), ("cart", true));
+    let endpoints = backend.endpoints.load();
+    let [endpoint] = endpoints.endpoints() else { panic!("{endpoints:?}") };
+    let tunnel = endpoint.tunnel.as_ref().expect("a tunnel");
+    assert_eq!((endpoint.address, tunnel.address), (at(7, 8080), at(7, 15008)));
+    assert_eq!(&*tunnel.identity, "spiffe://transept.local/ns/shop/sa/cart");
+
+    let strict = format!("{yaml}{}", mesh_policy("all", "", "Strict"));
+    let shut = compiled(&strict, &called(&[7, 9]), Some(&snapshot)).install();
+    let listener = bind(&shut, 15001).callee(Some(at(9, 80))).expect("somebody to refuse it");
+    let backend = listener.stream.as_ref().expect("a rule").backends[0].target.as_ref().expect("a backend");
+    assert_eq!(backend.tunnel_only.as_deref(), Some("MeshPolicy shop/all"));
+    assert!(backend.endpoints.load().endpoints().is_empty());
+
+    // What is learned about its port outlives a change.
+    let listener = out.callee(Some(at(7, 80))).expect("a listener");
+    let again = compiled(&yaml, &called(&[7, 8]), Some(&snapshot)).install();
+    let same = bind(&again, 15001).callee(Some(at(7, 80))).expect("still");
+    let learned = |listener: &Listener| Arc::as_ptr(listener.learned.as_ref().expect("nobody said it"));
+    assert_eq!(learned(same), learned(listener));
+    assert!(bind(&again, 15001).callee(Some(at(8, 80))).is_some());
+}

@@ -8,11 +8,14 @@
 //! | `x-auth-scopes` | scopes, with spaces between them |
 //! | `x-auth-credential` | which credential: the name of an ApiKey, the id of a token |
 //! | `x-auth-plan`, `x-auth-tenant` | those of the Consumer |
+//! | `x-auth-claim-NAME` | a claim that the policy names: a text, number or truth value as it is, a list of them with `,` between |
 //!
 //! Bytes outside visible ASCII, `%`, and within lists their separators are written as `%XX`, so that no value can pretend to be two.
 
+use serde_json::Value;
 use smallvec::SmallVec;
-use transept_model::choice;
+use transept_model::schema::{Rule, SECTION_NAME, Text};
+use transept_model::{choice, object};
 use transept_wire::head::{FieldName, Request};
 
 use crate::principal::Principal;
@@ -37,6 +40,16 @@ choice! {
     }
 }
 
+object! {
+    /// A claim that the backend is told.
+    pub struct ClaimField {
+        /// The claim; inside another it is written with a dot.
+        claim: Text => Rule::Length(1, 256);
+        /// The end of the field's name: `email` is told in `x-auth-claim-email`.
+        name: Text => Rule::Is(&SECTION_NAME);
+    }
+}
+
 /// What is told unless the policy says otherwise.
 pub(super) fn usual() -> Vec<IdentityField> {
     vec![IdentityField::Kind, IdentityField::Id, IdentityField::Groups, IdentityField::Scopes]
@@ -46,16 +59,21 @@ pub(super) fn usual() -> Vec<IdentityField> {
 #[derive(Debug)]
 pub(super) struct Forward {
     fields: Vec<(IdentityField, FieldName)>,
+    claims: Vec<(Box<str>, FieldName)>,
 }
 
 impl Forward {
-    pub(super) fn compile(fields: &[IdentityField]) -> Forward {
+    pub(super) fn compile(fields: &[IdentityField], claims: &[ClaimField]) -> Forward {
         let name = |field: &IdentityField| {
             let name = FieldName::new(format!("x-auth-{}", field.as_str().to_ascii_lowercase()));
             // The words are tokens.
             name.ok().map(|name| (*field, name))
         };
-        Forward { fields: fields.iter().filter_map(name).collect() }
+        let claim = |one: &ClaimField| {
+            let name = FieldName::new(format!("x-auth-claim-{}", &*one.name));
+            name.ok().map(|name| ((&*one.claim).into(), name))
+        };
+        Forward { fields: fields.iter().filter_map(name).collect(), claims: claims.iter().filter_map(claim).collect() }
     }
 
     /// Writes the fields. Those that a client has sent were removed before.
@@ -77,6 +95,38 @@ impl Forward {
                 let _ = request.fields.push(name, &text);
             }
         }
+        for (path, name) in &self.claims {
+            text.clear();
+            match principal.claim(path) {
+                Some(Value::Array(all)) => {
+                    for (index, item) in all.iter().filter(|item| is_plain(item)).enumerate() {
+                        if index > 0 {
+                            text.push(b',');
+                        }
+                        write_plain(item, &mut text);
+                    }
+                }
+                Some(one) => write_plain(one, &mut text),
+                None => {}
+            }
+            if !text.is_empty() {
+                let _ = request.fields.push(name, &text);
+            }
+        }
+    }
+}
+
+fn is_plain(value: &Value) -> bool {
+    !matches!(value, Value::Object(_) | Value::Array(_) | Value::Null)
+}
+
+/// Objects have no one spelling, and are not told.
+fn write_plain(value: &Value, out: &mut SmallVec<[u8; 128]>) {
+    match value {
+        Value::String(text) => encode(text, b',', out),
+        Value::Number(number) => encode(&number.to_string(), b',', out),
+        Value::Bool(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
+        _ => {}
     }
 }
 

@@ -31,6 +31,7 @@ use crate::document::{Document, Occasion, Source, SourceKind};
 use crate::exchange::Exchange;
 use crate::jose::{Algorithm, Algorithms, Expectations, Expiry, KeySet, Refusal, Token, WantedClaim};
 use crate::principal::Principal;
+use crate::redact::CredentialPlaces;
 
 object! {
     /// Signed tokens (JWT) of one issuer, as bearer tokens.
@@ -219,9 +220,10 @@ enum Keys {
 /// Tokens of one scheme that are remembered; with claims of usual length, some megabytes.
 const MOST_VERIFIED: usize = 4096;
 
-/// What has been done for a request so far.
+/// The keys were asked for, for the sake of a request.
 struct Asked {
-    occasion: Occasion,
+    /// When, on the monotonic clock.
+    at: Duration,
 }
 
 impl Scheme for JwtScheme {
@@ -267,6 +269,10 @@ impl Scheme for JwtScheme {
         shared.map(|entry| entry.name.clone()).into_iter().collect()
     }
 
+    fn places(&self, places: &mut CredentialPlaces) {
+        places.fields.insert(self.header.as_str().to_ascii_lowercase().into());
+    }
+
     fn presents(&self, x: &Exchange<'_>) -> bool {
         tokens(&self.header, x.request).next().is_some()
     }
@@ -279,10 +285,7 @@ impl Scheme for JwtScheme {
         if matches!(result, CalloutResult::Assumed) {
             return self.assume(x);
         }
-        match between.downcast::<Asked>() {
-            Ok(asked) => self.judge(x, Some(&asked.occasion)),
-            Err(_) => self.judge(x, None),
-        }
+        self.judge(x, between.downcast_ref::<Asked>())
     }
 
     fn strip(&self, request: &mut Request) {
@@ -295,8 +298,8 @@ impl Scheme for JwtScheme {
 }
 
 impl JwtScheme {
-    /// Judges the token of a request. `asked` is what its keys were already fetched for, so that it is not asked for twice.
-    fn judge(&self, x: &mut Exchange<'_>, asked: Option<&Occasion>) -> Proof {
+    /// Judges the token of a request. `asked` says that its keys were asked for already: it is not done twice.
+    fn judge(&self, x: &mut Exchange<'_>, asked: Option<&Asked>) -> Proof {
         let mut shown = tokens(&self.header, x.request);
         let token = match (shown.next(), shown.next()) {
             (None, _) => return Proof::Absent,
@@ -334,13 +337,13 @@ impl JwtScheme {
     }
 
     /// Nobody has told us the keys yet, or for too long.
-    fn without_keys(&self, document: &Arc<Document>, token: &[u8], now: Duration, asked: Option<&Occasion>) -> Proof {
+    fn without_keys(&self, document: &Arc<Document>, token: &[u8], now: Duration, asked: Option<&Asked>) -> Proof {
         // What is no token of this issuer needs no keys to be refused.
         if let Err(refusal) = self.glance(token) {
             return Proof::invalid(refusal.why());
         }
         if asked.is_none() && document.may_help(&Occasion::Due, now) {
-            return ask(document, Occasion::Due);
+            return ask(document, Occasion::Due, now);
         }
         let why = document.error().unwrap_or_else(|| "they have not come yet".into());
         Proof::Unavailable(format!("the keys at {}: {why}", document.label).into())
@@ -390,23 +393,26 @@ impl JwtScheme {
     }
 }
 
-fn ask(document: &Arc<Document>, occasion: Occasion) -> Proof {
-    let callout = Callout::Refresh { document: Arc::clone(document), occasion: occasion.clone() };
-    Proof::Ask(Box::new(callout), Box::new(Asked { occasion }))
+fn ask(document: &Arc<Document>, occasion: Occasion, now: Duration) -> Proof {
+    let callout = Callout::Refresh { document: Arc::clone(document), occasion };
+    Proof::Ask(Box::new(callout), Box::new(Asked { at: now }))
 }
 
 /// The key is not among those that are known: perhaps the issuer has new ones.
-fn seek(document: &Arc<Document>, kid: Option<Box<str>>, now: Duration, asked: Option<&Occasion>) -> Proof {
+fn seek(document: &Arc<Document>, kid: Option<Box<str>>, now: Duration, asked: Option<&Asked>) -> Proof {
     let Some(kid) = kid else { return Proof::invalid(Refusal::UnknownKey.why()) };
-    if let Some(Occasion::UnknownKey(_)) = asked {
-        // A fetch that failed says nothing about the key.
-        if document.error().is_none() {
-            document.note_absent(&kid, now);
-        }
-        return Proof::invalid(Refusal::UnknownKey.why());
+    let occasion = Occasion::UnknownKey(kid.clone());
+    if asked.is_none() && document.may_help(&occasion, now) {
+        return ask(document, occasion, now);
     }
-    let occasion = Occasion::UnknownKey(kid);
-    if document.may_help(&occasion, now) { ask(document, occasion) } else { Proof::invalid(Refusal::UnknownKey.why()) }
+    if let Some(why) = document.error() {
+        // Nobody can tell whether it is a new one.
+        return Proof::Unavailable(format!("newer keys at {}: {why}", document.label).into());
+    }
+    if let Some(asked) = asked {
+        document.note_absent(&kid, asked.at, now);
+    }
+    Proof::invalid(Refusal::UnknownKey.why())
 }
 
 /// Tokens in the header field that is meant for them. API keys as bearer tokens belong to the scheme for them.
@@ -442,12 +448,17 @@ fn expectations(spec: &JwtSpec) -> Expectations {
         leeway: spec.leeway,
         max_age: spec.max_age,
         expiry: if spec.expiry { Expiry::Required } else { Expiry::Optional },
-        required: spec
-            .required_claims
-            .iter()
-            .map(|claim| WantedClaim { path: (&*claim.name).into(), values: boxed(&claim.values) })
-            .collect(),
+        required: wanted(&spec.required_claims),
     }
+}
+
+/// Required claims, compiled.
+pub(super) fn wanted(claims: &[RequiredClaim]) -> Vec<WantedClaim> {
+    let one = |claim: &RequiredClaim| WantedClaim {
+        path: (&*claim.name).into(),
+        values: claim.values.iter().map(|value| Box::from(&**value)).collect(),
+    };
+    claims.iter().map(one).collect()
 }
 
 fn compile_keys(spec: &JwtSpec, identity: &mut digest::Context, cx: &mut CompileCx<'_>) -> Option<Keys> {
@@ -476,8 +487,21 @@ fn compile_keys(spec: &JwtSpec, identity: &mut digest::Context, cx: &mut Compile
         return discovered(spec, Some(keys), cx);
     };
     let url = reached(keys, cx.url(keys.at, text, PlainHttp::OnLoopback)?, cx);
-    let part = format!("keys {text} {:?}", keys.backend_ref);
-    Some(Keys::Fetched(cx.document(&part, text, Source { url, kind: SourceKind::Keys })))
+    let part = format!("keys {text} {}", asked(Some(keys), cx));
+    Some(Keys::Fetched(cx.document(&part, label(text), Source { url, kind: SourceKind::Keys })))
+}
+
+/// A URL as people are told of it: what is in its query may be a secret.
+fn label(url: &str) -> &str {
+    url.split('?').next().unwrap_or(url)
+}
+
+/// Who is asked instead of the host in a URL. The same name in another namespace is somebody else.
+fn asked(keys: Option<&KeysSpec>, cx: &CompileCx<'_>) -> String {
+    keys.and_then(|keys| keys.backend_ref.as_ref()).map_or_else(String::new, |reference| {
+        let namespace = reference.namespace.as_deref().unwrap_or(&cx.name.namespace);
+        format!("{namespace} {reference:?}")
+    })
 }
 
 /// The URL, asked of the backend that is named instead of its host, if one is.
@@ -547,7 +571,7 @@ pub(super) fn provider(
         origins.push((origin, other));
     }
     let listed: Vec<&Origin> = origins.iter().map(|(origin, _)| origin).collect();
-    let part = format!("provider {issuer} {text} {:?} {listed:?}", keys.and_then(|keys| keys.backend_ref.as_ref()));
+    let part = format!("provider {issuer} {text} {} {listed:?}", asked(keys, cx));
     let kind = SourceKind::Provider { issuer: (&**issuer).into(), origins };
-    Some(cx.document(&part, &text, Source { url, kind }))
+    Some(cx.document(&part, label(&text), Source { url, kind }))
 }

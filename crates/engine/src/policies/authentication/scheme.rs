@@ -13,7 +13,7 @@ use transept_model::value::Value;
 use transept_wire::head::Request;
 
 use super::super::CompileCx;
-use super::{api_key, basic, jwt};
+use super::{api_key, basic, client_certificate, introspection, jwt, signature};
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::principal::Principal;
@@ -194,6 +194,12 @@ schemes! {
     Basic: basic = basic::BasicScheme;
     /// Signed tokens (JWT).
     Jwt: jwt = jwt::JwtScheme;
+    /// Tokens that are looked up at their issuer (OAuth 2.0 token introspection).
+    Introspection: introspection = introspection::IntrospectionScheme;
+    /// Certificates of clients that the listener has verified.
+    ClientCertificate: client_certificate = client_certificate::ClientCertificateScheme;
+    /// Requests that are signed (RFC 9421).
+    Signature: signature = signature::SignatureScheme;
 }
 
 fn check_scheme(spec: &SchemeSpec, _: &Value, cx: &mut Decoder) {

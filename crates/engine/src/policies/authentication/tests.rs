@@ -1,3 +1,5 @@
+//! AuthenticationPolicy with keys of one namespace: what is let in, what is refused and how, and what the backend is told.
+
 use std::net::SocketAddr;
 
 use transept_model::place::{Invalid, ObjectName, SourceText};
@@ -61,6 +63,23 @@ impl AuthenticationPolicy {
             None => self.on_request(x),
         }
     }
+}
+
+/// A scheme among these objects, and what is wrong with it.
+pub(super) fn compile_scheme<S: scheme::Scheme>(spec: &str, objects: &str) -> (Option<S>, Vec<String>) {
+    let Loaded { world, invalid, .. } = load(&[SourceText::new("world.yaml", objects)], MODEL_KINDS);
+    assert!(invalid.is_empty(), "{invalid:?}");
+    let mut cx = Decoder::new("test.yaml".into());
+    let (values, problems) = read(&SourceText::new("test.yaml", spec), &Budget::default());
+    assert!(problems.is_empty(), "{problems:?}");
+    let spec = S::Spec::decode(&values[0], &mut cx);
+    let name = ObjectName { kind: "AuthenticationPolicy".into(), namespace: "default".into(), name: "test".into() };
+    let (keep, mut wanted) = (Keep::default(), Vec::new());
+    let scheme = spec.and_then(|spec| {
+        let mut compiling = CompileCx::new(&mut cx, &world, &name, &keep, &mut wanted);
+        S::compile(&"test".into(), &spec, &mut compiling)
+    });
+    (scheme, cx.into_problems().into_iter().map(|problem| problem.why).collect())
 }
 
 /// What became of a request.

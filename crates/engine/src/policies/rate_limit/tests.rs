@@ -261,3 +261,69 @@ fn limits_of_different_lengths_stand_side_by_side() {
         "limits: [{name: second, requests: 10, per: 1s, key: []}, {name: hour, requests: 1000, per: 1h, key: []}]\n",
     );
 }
+
+/// A policy whose limits are in a store that never answers, or has not yet.
+fn shared(unavailable: &str) -> RateLimitPolicy {
+    compile(&format!(
+        "store: {{url: 'redis://store.test', onUnavailable: {unavailable}}}\nlimits: [{{name: a, requests: 3, per: 1m, key: []}}]\n"
+    ))
+}
+
+#[test]
+fn a_shared_limit_waits_for_tokens_and_counts_what_is_granted() {
+    let policy = shared("Deny");
+    let store = &policy.limits[0].shared.as_ref().expect("shared").store;
+    store.note_health(true);
+    let mut request = Request::build("GET", "http", "a.test", "/").expect("a request");
+    let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
+    let mut notes = Notes::new();
+    let connection = Connection::new(address, address, None);
+    let mut x = Exchange {
+        now: Now { monotonic: Duration::from_secs(1), unix: Duration::ZERO },
+        random: 7,
+        connection: &connection,
+        client: address.ip(),
+        listener_port: 80,
+        request: &mut request,
+        notes: &mut notes,
+    };
+    assert!(matches!(policy.on_request(&mut x), Verdict::Call(_)));
+    let orders = store.take_orders();
+    assert_eq!((orders.len(), orders[0].want, orders[0].least), (1, 1, Some(1)));
+    assert!(orders[0].key.starts_with("transept:RateLimitPolicy:default/test:a:"), "{}", orders[0].key);
+    let grant =
+        crate::limit::store::Grant { tokens: 1, wait: Duration::ZERO, left: 2, full_in: Duration::from_secs(20) };
+    orders[0].deliver(grant, 1_000_000_000);
+    assert!(policy.on_callout(&mut x, CalloutResult::Waited).goes_on());
+    let mut response = Response::new(200);
+    policy.on_response(&mut x, &mut response);
+    assert_eq!(field(&response, "ratelimit"), r#""a";r=2;t=20"#);
+}
+
+#[test]
+fn while_a_store_does_not_answer_the_spec_decides() {
+    for (unavailable, passing) in [("Local", 3), ("Allow", 9), ("Deny", 0)] {
+        let policy = shared(unavailable);
+        policy.limits[0].shared.as_ref().expect("shared").store.note_health(false);
+        assert_eq!(count(&policy, 9, Visit::default), passing, "{unavailable}");
+    }
+}
+
+#[test]
+fn mistakes_about_stores_are_refused() {
+    for (store, part) in [
+        ("{url: 'http://store.test'}", "not the URL of a store"),
+        ("{url: 'redis://u:hunter2@store.test'}", "not the URL of a store"),
+        ("{url: 'redis://store.test', caConfigMap: ca}", "without TLS"),
+        ("{url: 'redis://store.test', username: u}", "a user has a password"),
+        ("{url: 'redis://store.test', passwordSecret: gone}", "no Secret"),
+        ("{url: 'redis://store.test', timeout: 0s}", "above 0s"),
+    ] {
+        let yaml = format!("store: {store}\nlimits: [{{name: a, requests: 3, per: 1m, key: []}}]\n");
+        let problems = refusals::<RateLimitPolicy>(&yaml);
+        assert!(problems.iter().any(|problem| problem.why.contains(part)), "{store}: {problems:?}");
+        assert!(problems.iter().all(|problem| !problem.to_string().contains("hunter2")), "{problems:?}");
+    }
+    let window = "store: {url: 'redis://store.test'}\nlimits: [{name: a, algorithm: SlidingWindow, requests: 3, per: 1m, key: []}]\n";
+    assert!(refusals::<RateLimitPolicy>(window).iter().any(|problem| problem.why.contains("only token buckets")));
+}

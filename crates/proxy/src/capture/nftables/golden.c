@@ -110,6 +110,25 @@ static void load(int base, int off, int n)
 
 static void port(int p) { __be16 v = htons(p); load(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2); cmp(NFT_CMP_EQ, &v, 2); }
 
+static void bits(const void *m, const void *zero, int n)
+{
+	expr("bitwise");
+	be32(NFTA_BITWISE_SREG, NFT_REG_1);
+	be32(NFTA_BITWISE_DREG, NFT_REG_1);
+	be32(NFTA_BITWISE_LEN, n);
+	value(NFTA_BITWISE_MASK, m, n);
+	value(NFTA_BITWISE_XOR, zero, n);
+	end();
+}
+
+static void syn(void)
+{
+	unsigned char flags = 1 | 2 | 4 | 16, zero = 0, opens = 2;
+	load(NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1);
+	bits(&flags, &zero, 1);
+	cmp(NFT_CMP_EQ, &opens, 1);
+}
+
 static void dest(int family, const char *net, const char *mask)
 {
 	unsigned char a[16], m[16], zero[16] = { 0 }, ones[16];
@@ -119,15 +138,8 @@ static void dest(int family, const char *net, const char *mask)
 	inet_pton(family, mask, m);
 	meta8(NFT_META_NFPROTO, family == AF_INET ? NFPROTO_IPV4 : NFPROTO_IPV6);
 	load(NFT_PAYLOAD_NETWORK_HEADER, family == AF_INET ? 16 : 24, n);
-	if (memcmp(m, ones, n)) {
-		expr("bitwise");
-		be32(NFTA_BITWISE_SREG, NFT_REG_1);
-		be32(NFTA_BITWISE_DREG, NFT_REG_1);
-		be32(NFTA_BITWISE_LEN, n);
-		value(NFTA_BITWISE_MASK, m, n);
-		value(NFTA_BITWISE_XOR, zero, n);
-		end();
-	}
+	if (memcmp(m, ones, n))
+		bits(m, zero, n);
 	cmp(NFT_CMP_EQ, a, n);
 }
 
@@ -228,13 +240,14 @@ int main(void)
 	rule("output"); dest(AF_INET, "127.0.0.53", "255.255.255.255"); meta8(NFT_META_L4PROTO, IPPROTO_UDP); port(53); redirect(15053);
 	rule("output"); dest(AF_INET, "127.0.0.53", "255.255.255.255"); tcp(); port(53); redirect(15053);
 	rule("output"); dest(AF_INET, "240.7.8.9", "255.255.255.255"); tcp(); port(80); redirect(20001);
-	rule("output"); tcp(); dest(AF_INET, "240.0.0.0", "240.0.0.0"); redirect(15001);
+	rule("output"); tcp(); dest(AF_INET, "240.0.0.0", "240.0.0.0"); redirect(1);
 	rule("output"); dest(AF_INET, "127.0.0.0", "255.0.0.0"); ret();
 	rule("output"); dest(AF_INET6, "::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"); ret();
 	rule("output"); dest(AF_INET, "10.0.0.0", "255.128.0.0"); ret();
 	rule("output"); dest(AF_INET6, "fd00::", "ff00::"); ret();
 	rule("output"); tcp(); port(5432); ret();
-	rule("output"); tcp(); redirect(15001);
+	rule("output"); tcp(); local(); ret();
+	rule("output"); tcp(); syn(); redirect(15001);
 
 	chain("prerouting", NF_INET_PRE_ROUTING);
 	rule("prerouting"); meta(NFT_META_IIFNAME, NFT_CMP_EQ, lo, 16); ret();

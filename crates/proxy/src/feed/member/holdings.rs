@@ -4,10 +4,12 @@
 //! `transept_xds::Client`.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use transept_xds::client::Settled;
+use transept_xds::mesh::address_key;
 use transept_xds::messages::DeltaDiscoveryResponse;
 use transept_xds::{Key, TypeUrl};
 
@@ -57,6 +59,11 @@ impl Member {
         }
     }
 
+    /// What this proxy asks for one by one.
+    fn own(&self) -> BTreeSet<Key> {
+        self.options.interest.services().into_iter().flatten().map(|service| self.key(service)).collect()
+    }
+
     pub(super) fn settle(&mut self, response: DeltaDiscoveryResponse) -> bool {
         let batch = match self.client.receive(response) {
             Ok(Some(batch)) => batch,
@@ -72,9 +79,14 @@ impl Member {
             tracing::error!(resource = %format!("{kind} {}", refusal.name), why = %refusal.message, "a resource is refused");
         }
         let broken = BrokenPolicies::find(&batch, &refusals);
+        let own = self.own();
+        if self.options.interest != Interest::Everything {
+            self.older.hold(&batch, &refusals, &mut self.client, &own);
+        }
         let count = u64::try_from(batch.changes().len().saturating_sub(refusals.len())).unwrap_or(0);
         let settled = self.client.settle(self.began.elapsed(), batch, refusals);
         self.broken.take(broken, &self.client);
+        self.older.release(&mut self.client, &own);
         self.flush();
         if settled == Settled::Held {
             self.tell(|standing| standing.received += count);
@@ -87,15 +99,33 @@ impl Member {
     pub(super) fn publish(&mut self, kept: bool) {
         let holdings: Vec<_> = self.client.holdings().map(|(key, held)| (key, held.payload.clone())).collect();
         let held = holdings.iter().map(|(key, payload)| (&key.type_url, &key.name, payload));
-        let parts = held.chain(self.broken.parts());
+        let parts = self.broken.among(held).into_iter();
         let Some(world) = objects::load(parts, self.past.as_ref()) else { return };
         self.past = Some(world.past());
         self.number += 1;
         let kept = kept || (self.received.borrow().kept && !self.client.is_synced());
         let answered = self.answered();
-        self.received.send_replace(Arc::new(Received { world, number: self.number, kept, answered }));
+        let is_known = |address: &&IpAddr| self.client.is_answered(&address_key(**address));
+        let located = self.addresses.iter().filter(is_known).copied().collect();
+        self.received.send_replace(Arc::new(Received { world, number: self.number, kept, answered, located }));
         if !kept {
             self.keep();
+        }
+    }
+
+    /// Asks whose these addresses are, and no more about others.
+    pub(super) fn ask_about(&mut self, addresses: BTreeSet<IpAddr>) {
+        let mut dropped = false;
+        for gone in self.addresses.difference(&addresses) {
+            dropped |= self.client.unsubscribe(&address_key(*gone)).unwrap_or(false);
+        }
+        for new in addresses.difference(&self.addresses) {
+            // The type is the client's own.
+            let _ = self.client.subscribe(&address_key(*new));
+        }
+        self.addresses = addresses;
+        if dropped {
+            self.publish(false);
         }
     }
 

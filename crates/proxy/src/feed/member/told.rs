@@ -18,6 +18,8 @@ use crate::edges::{EdgeName, EdgeTotals, Graph, Reporter};
 pub(in crate::feed) struct Told {
     sequence: u64,
     edges: HashMap<EdgeName, Known>,
+    /// How many edges were named so far.
+    named: u32,
     /// Where to go on, when not all edges fit into a report.
     next: Option<EdgeName>,
     health: BTreeMap<Place, (Health, String)>,
@@ -31,8 +33,8 @@ type Place = (String, String);
 
 struct Known {
     id: u32,
-    /// The sum of all its counts when it was told.
-    moved: u64,
+    /// Its counts when it was told.
+    moved: Movement,
 }
 
 impl Told {
@@ -67,6 +69,14 @@ impl Told {
 
     /// Adds edges that have moved, from where the report before has ended; false when there are more.
     fn add_edges(&mut self, graph: &Graph, report: &mut Report) -> bool {
+        let Self { edges, .. } = self;
+        edges.retain(|name, known| {
+            let stays = graph.contains_key(name);
+            if !stays {
+                report.forgotten.push(known.id);
+            }
+            stays
+        });
         let from = self.next.take().map_or(Bound::Unbounded, Bound::Included);
         let until = match &from {
             Bound::Included(name) => Bound::Excluded(name.clone()),
@@ -94,7 +104,8 @@ impl Told {
                     known.id
                 }
                 None => {
-                    let id = u32::try_from(self.edges.len()).unwrap_or(u32::MAX);
+                    let id = self.named;
+                    self.named = self.named.wrapping_add(1);
                     self.edges.insert(name.clone(), Known { id, moved });
                     report.names.push(name_of(id, name));
                     id
@@ -135,10 +146,13 @@ impl Told {
     }
 }
 
-/// A number that is another one whenever a count has moved: counts only grow.
-fn movement(totals: &EdgeTotals) -> u64 {
+/// Something that is another one whenever an edge is not as it was: a sum of counts that only grow, the connections that are open, and
+/// which edge of its name it is.
+type Movement = (u64, u64, u64);
+
+fn movement(totals: &EdgeTotals) -> Movement {
     let counts = [totals.requests(), totals.retries, totals.ejections, totals.bytes_sent, totals.bytes_received];
-    counts.iter().fold(0, |sum: u64, count| sum.wrapping_add(*count))
+    (counts.iter().fold(0, |sum: u64, count| sum.wrapping_add(*count)), totals.open, totals.born)
 }
 
 /// The Service in `namespace/name:port`.
@@ -175,6 +189,8 @@ fn totals_of(edge: u32, totals: &EdgeTotals) -> Totals {
         bytes_received: totals.bytes_received,
         latency: buckets.map(|(index, count)| Bucket { index, count }).collect(),
         refusals: totals.refusals,
+        open: totals.open,
+        born: totals.born,
     }
 }
 
@@ -208,6 +224,26 @@ mod tests {
         told.acknowledge(2);
         let third = told.totals(&graph(3, 2), &[]).expect("a report");
         assert_eq!((third.names.len(), third.edges.len(), third.edges[2].edge), (1, 3, 2));
+    }
+
+    #[test]
+    fn an_edge_that_is_gone_is_told_once_and_returns_under_another_number() {
+        let mut told = Told::default();
+        let mut tell = |graph: &Graph| {
+            let report = told.totals(graph, &[]).expect("a report");
+            told.acknowledge(report.sequence);
+            let numbers = report.names.iter().map(|name| name.id).collect::<Vec<_>>();
+            (numbers, report.edges.len(), report.forgotten)
+        };
+        assert_eq!(tell(&graph(2, 1)), (vec![0, 1], 2, vec![]));
+        assert_eq!(tell(&graph(1, 1)), (vec![], 0, vec![1]));
+        assert_eq!(tell(&graph(2, 1)), (vec![2], 1, vec![]));
+        // The same counts are news when they are of another edge, or when a connection was opened.
+        let mut other = graph(2, 1);
+        other.values_mut().for_each(|totals| totals.born = 7);
+        assert_eq!(tell(&other), (vec![], 2, vec![]));
+        other.values_mut().for_each(|totals| totals.open = 1);
+        assert_eq!(tell(&other), (vec![], 2, vec![]));
     }
 
     #[test]

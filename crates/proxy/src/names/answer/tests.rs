@@ -6,6 +6,7 @@ use hickory_resolver::proto::op::{Edns, Message, MessageType, OpCode, Query, Res
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
 use super::super::system::System;
+use super::super::table::Instance;
 use super::super::table::tests::shop;
 use super::*;
 
@@ -45,6 +46,35 @@ fn a_service_is_answered_with_its_address_in_the_case_of_the_question() {
     assert_eq!(reply.answers[0].data, RData::A(A(cart())));
     assert!((5..=30).contains(&reply.answers[0].ttl));
     assert!(reply.edns.is_none());
+}
+
+#[test]
+fn a_headless_service_is_answered_with_its_instances_each_question_with_another_first() {
+    let instance = |name: &str, address: &str| Instance {
+        name: Some(name.to_owned()),
+        address: address.parse().expect("an address"),
+        ready: true,
+    };
+    let instances = vec![instance("a", "10.0.0.1"), instance("b", "10.0.0.2"), instance("c", "fd00::3")];
+    let table = shop().with_instances("shop", "cart", instances);
+    let ask = |id: u16, name: &str, kind| {
+        let mut asked = question(name, kind);
+        asked.metadata.id = id;
+        let outcome = decide(&asked.to_vec().expect("bytes"), &table, &System::default());
+        let Outcome::Reply(bytes) = outcome else { panic!("{name}: {outcome:?}") };
+        let reply = Message::from_vec(&bytes).expect("a message");
+        assert_eq!(reply.metadata.response_code, ResponseCode::NoError, "{name}");
+        reply.answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(ask(2, "cart.", RecordType::A), ["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(ask(3, "cart.", RecordType::A), ["10.0.0.2", "10.0.0.1"]);
+    assert_eq!(ask(3, "cart.shop.svc.cluster.local.", RecordType::AAAA), ["fd00::3"]);
+    assert_eq!(ask(3, "b.cart.shop.svc.cluster.local.", RecordType::A), ["10.0.0.2"]);
+    assert_eq!(
+        ask(3, "b.cart.shop.svc.cluster.local.", RecordType::AAAA),
+        [""; 0],
+        "it is there, and has none of these"
+    );
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl Mesh {
         let trust_domain = TrustDomain::new("transept.local").expect("a name");
         let setup = Setup { trust_domain, leaf_life: Duration::from_secs(3600) };
         let plane = Plane::open(directory.path(), setup).expect("a plane");
-        let api = Api::bind("127.0.0.1:0".parse().expect("an address"), None).await.expect("bound");
+        let api = Api::bind("127.0.0.1:0".parse().expect("an address"), None, crate::plane::RATE).await.expect("bound");
         let address = api.address;
         assert_eq!(api.url(), format!("http://{address}"));
         tokio::spawn(api.serve(plane.clone()));
@@ -264,10 +264,12 @@ async fn hostile_input_gets_an_answer_and_nothing_else() {
 #[tokio::test]
 async fn in_clear_text_it_is_for_this_machine_alone() {
     for address in ["0.0.0.0:0", "[::]:0", "10.0.0.1:0"] {
-        let refused = Api::bind(address.parse().expect("an address"), None).await.expect_err("refused");
+        let refused =
+            Api::bind(address.parse().expect("an address"), None, crate::plane::RATE).await.expect_err("refused");
         assert!(matches!(refused, ApiError::Clear(_)) && refused.to_string().contains("--api-tls-cert"), "{refused}");
     }
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
-    let refused = Api::bind(taken.local_addr().expect("an address"), None).await.expect_err("taken");
+    let refused =
+        Api::bind(taken.local_addr().expect("an address"), None, crate::plane::RATE).await.expect_err("taken");
     assert!(refused.to_string().contains("--api ADDR"), "{refused}");
 }

@@ -162,3 +162,64 @@ fn endpoints_that_are_shunned_are_known_while_their_reporter_is_there() {
     assert_eq!(shunned(&book, at(4)), ["b"]);
     assert!(shunned(&book, at(30)).is_empty());
 }
+
+#[test]
+fn an_edge_that_the_proxy_has_forgotten_goes_on_where_it_was() {
+    let (mut book, mut stream) = begun();
+    let named = |id| vec![name(id, End::Source, WEB, "default/cart", "10.0.0.1:80")];
+    let of = |edge, requests, born| EdgeTotals { born, ..totals(edge, requests) };
+    book.take(&mut stream, &report(2, named(0), vec![of(0, 5, 1)]), at(1));
+    book.take(&mut stream, &Report { forgotten: vec![0], ..report(3, vec![], vec![]) }, at(2));
+    book.take(&mut stream, &report(4, named(1), vec![of(1, 2, 9)]), at(3));
+    assert_eq!(counted(&book, at(3)), (7, 7));
+    book.take(&mut stream, &report(5, vec![], vec![of(1, 4, 9)]), at(4));
+    assert_eq!(counted(&book, at(4)), (9, 9));
+    // A number that was forgotten means nothing, and an edge of before says nothing new.
+    book.take(&mut stream, &report(6, vec![], vec![of(0, 50, 9), of(1, 40, 1)]), at(5));
+    assert_eq!(counted(&book, at(5)), (9, 9));
+    // Another stream of the same process knows what was counted before.
+    let mut again = book.open(&id("web"));
+    book.take(&mut again, &report(1, named(0), vec![of(0, 6, 9)]), at(6));
+    assert_eq!(counted(&book, at(6)), (11, 11));
+}
+
+#[test]
+fn what_is_open_is_what_was_told_last() {
+    let (mut book, mut stream) = begun();
+    let names = vec![name(0, End::Source, WEB, "default/cart", "10.0.0.1:80")];
+    let of = |open, bytes_sent| EdgeTotals { open, bytes_sent, ..totals(0, 0) };
+    let mut told = |sequence, names: &[EdgeName], totals, seconds| {
+        book.take(&mut stream, &report(sequence, names.to_vec(), vec![totals]), at(seconds));
+        let (_, total, recent) = book.edges(0, 9, at(seconds)).next().expect("an edge");
+        (total.open, total.bytes_sent, recent.open, recent.bytes_sent)
+    };
+    assert_eq!(told(2, &names, of(2, 10), 1), (2, 10, 0, 10));
+    assert_eq!(told(3, &[], of(1, 15), 2), (1, 15, 0, 15));
+    assert_eq!(told(4, &[], of(0, 15), 3), (0, 15, 0, 15));
+}
+
+#[test]
+fn a_reporter_with_too_many_edges_loses_those_that_have_been_quiet_for_longest() {
+    let (mut book, mut stream) = begun();
+    let workload = |number: usize| format!("10.0.{}.{}:80", number / 256, number % 256);
+    let mut sequence = 1;
+    let mut tell = |book: &mut Book, numbers: std::ops::Range<usize>, forgotten: Vec<u32>, seconds| {
+        sequence += 1;
+        let ids = numbers.map(|number| (u32::try_from(number).expect("small"), number));
+        let names = ids.clone().map(|(id, number)| name(id, End::Source, WEB, "default/cart", &workload(number)));
+        let edges = ids.map(|(id, _)| totals(id, 1)).collect();
+        let report = Report { forgotten, ..report(sequence, names.collect(), edges) };
+        assert!(book.take(&mut stream, &report, at(seconds)));
+    };
+    tell(&mut book, 0..10, vec![], 0);
+    tell(&mut book, 10..MOST_EACH, vec![], 20);
+    assert_eq!(counted(&book, at(20)).0, MOST_EACH as u64);
+    // Too early: all of them are in the figures that are shown.
+    let forgotten = (0..5).collect();
+    tell(&mut book, MOST_EACH..MOST_EACH + 5, forgotten, 25);
+    assert_eq!(counted(&book, at(25)).0, MOST_EACH as u64);
+    tell(&mut book, MOST_EACH..MOST_EACH + 5, vec![], 60);
+    let known = |number: usize| book.edges(0, 9, at(60)).any(|(key, ..)| *key.workload == workload(number));
+    assert!((MOST_EACH..MOST_EACH + 5).all(known) && !(0..10).any(known));
+    assert_eq!(book.edges, book.reporters.values().map(|reporter| reporter.edges.len()).sum::<usize>());
+}

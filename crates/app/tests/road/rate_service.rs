@@ -1,0 +1,102 @@
+//! A rate limit service in Python says whether requests may pass, with every way to be of no use.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use transept_testkit::parts::{lacks, python};
+
+use crate::stage::{Answering, Ask, Backend, Caller, Down, Gateway, Nobody, Setup, Up, soon};
+
+struct Service {
+    _process: Child,
+    address: SocketAddr,
+}
+
+impl Service {
+    /// Starts it; none where Python has no grpcio, unless that must not be.
+    async fn start() -> Option<Service> {
+        let has_grpc = Command::new(python()).args(["-c", "import grpc"]).stderr(Stdio::null()).status().await;
+        if !has_grpc.is_ok_and(|status| status.success()) {
+            lacks("Python with grpcio");
+            return None;
+        }
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/programs/rate_limit.py");
+        let mut command = Command::new(python());
+        command.arg(script).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().expect("it starts");
+        let mut line = String::new();
+        let stdout = process.stdout.take().expect("its output");
+        soon(BufReader::new(stdout).read_line(&mut line)).await.expect("it says its port");
+        let port: u16 = line.trim().parse().expect("a port");
+        Some(Service { _process: process, address: ([127, 0, 0, 1], port).into() })
+    }
+}
+
+async fn behind(address: SocketAddr, unavailable: &str) -> (Gateway, Answering) {
+    let service = format!(
+        "apiVersion: transept.dev/v1alpha1\nkind: Backend\nmetadata: {{name: limits}}\nspec: {{protocol: H2C, endpoints: \
+         [{{address: {}, port: {}}}]}}",
+        address.ip(),
+        address.port()
+    );
+    let policy = format!(
+        "apiVersion: transept.dev/v1alpha1\nkind: RateLimitServicePolicy\nmetadata: {{name: ask}}\nspec:\n  \
+         targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: all}}]\n  \
+         backendRef: {{group: transept.dev, kind: Backend, name: limits}}\n  domain: shop\n  timeout: 2s\n  \
+         onUnavailable: {unavailable}\n  descriptors:\n  \
+         - entries: [{{key: how, header: X-How}}, {{key: remote_address, from: Address}}]"
+    );
+    let backend = Backend::start(Up::Http1).await;
+    let gateway = Setup::before(&backend).document(&service).document(&policy).start().await;
+    (gateway, backend.answer_all())
+}
+
+/// The status, and `Retry-After`.
+async fn ask(gateway: &Gateway, how: Option<&str>) -> (u16, Option<String>) {
+    let mut caller = Caller::connect(&Down::Http11, gateway.address).await;
+    let ask = match how {
+        Some(how) => Ask::get("/").with("X-How", how),
+        None => Ask::get("/"),
+    };
+    let mut call = caller.ask(ask).await;
+    let (status, _) = call.answer().await;
+    (status, call.field("retry-after").map(str::to_owned))
+}
+
+#[tokio::test]
+async fn a_service_in_another_language_counts() {
+    let Some(service) = Service::start().await else { return };
+    let (gateway, answering) = behind(service.address, "Deny").await;
+    for how in ["a", "b"] {
+        let mut statuses = Vec::new();
+        for _ in 0..5 {
+            statuses.push(ask(&gateway, Some(how)).await);
+        }
+        let over = (429, Some("17".to_owned()));
+        let ok = (200, None);
+        assert_eq!(statuses, [ok.clone(), ok.clone(), ok, over.clone(), over]);
+    }
+    // A request that lacks a part of every descriptor is not asked about.
+    for _ in 0..6 {
+        assert_eq!(ask(&gateway, None).await.0, 200);
+    }
+    assert_eq!(answering.heard().len(), 12);
+}
+
+#[tokio::test]
+async fn a_service_that_is_of_no_use_lets_nobody_pass_unless_it_is_said() {
+    let Some(service) = Service::start().await else { return };
+    for (unavailable, status) in [("Deny", 503), ("Allow", 200)] {
+        let (gateway, _answering) = behind(service.address, unavailable).await;
+        for how in ["garbage", "unknown", "fail", "slow"] {
+            assert_eq!(ask(&gateway, Some(how)).await.0, status, "{how}");
+        }
+        let nobody = Nobody::here();
+        let (gateway, _answering) = behind(nobody.address, unavailable).await;
+        assert_eq!(ask(&gateway, Some("a")).await.0, status);
+    }
+}

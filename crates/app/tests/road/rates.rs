@@ -1,0 +1,162 @@
+//! Limits with the real binary: across workers and reloads, and quotas across a sudden end.
+
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::stage::{Answering, Ask, Backend, Caller, Down, Framed, Gateway, Setup, Up, soon};
+
+/// An object of this kind on the route, with these lines as its spec.
+fn policy(kind: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: transept.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: limit}}\nspec:\n  \
+         targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: all}}]\n  {spec}\n"
+    )
+}
+
+async fn stage(setup: impl FnOnce(Setup) -> Setup) -> (Setup, Gateway, Answering) {
+    let backend = Backend::start(Up::Http1).await;
+    let setup = setup(Setup::before(&backend));
+    let gateway = setup.start().await;
+    (setup, gateway, backend.answer_all())
+}
+
+/// How many of so many requests pass, each on a connection of its own.
+async fn passing(gateway: &Gateway, count: usize) -> usize {
+    let mut passed = 0;
+    for _ in 0..count {
+        let mut caller = Caller::connect(&Down::Http11, gateway.address).await;
+        let mut call = caller.ask(Ask::get("/")).await;
+        let (status, _) = call.answer().await;
+        assert!(matches!(status, 200 | 429), "{status}");
+        passed += usize::from(status == 200);
+    }
+    passed
+}
+
+#[tokio::test]
+async fn a_limit_is_exact_over_all_workers_and_survives_a_reload() {
+    let limit = |requests: u32| {
+        let spec = format!("limits: [{{name: all, requests: {requests}, per: 1h, key: []}}]");
+        policy("RateLimitPolicy", &spec)
+    };
+    let backend = Backend::start(Up::Http1).await;
+    let setup = Setup::before(&backend).workers(4);
+    let mut gateway = setup.clone().document(&limit(20)).start().await;
+    let answering = backend.answer_all();
+    assert_eq!(passing(&gateway, 30).await, 20);
+    // More is allowed, and what was used stays used: an empty bucket is empty.
+    gateway.reload(&setup.clone().document(&limit(40))).await;
+    assert_eq!(passing(&gateway, 5).await, 0);
+    assert_eq!(answering.heard().len(), 20);
+}
+
+#[tokio::test]
+async fn a_refusal_is_a_problem_that_names_its_limit() {
+    let (_, gateway, _answering) = stage(|setup| {
+        setup.document(&policy("RateLimitPolicy", "limits: [{name: one, requests: 1, per: 1h, key: []}]"))
+    })
+    .await;
+    for down in [Down::Http11, Down::H2c] {
+        let mut caller = Caller::connect(&down, gateway.address).await;
+        let mut call = caller.ask(Ask::get("/")).await;
+        if call.answer().await.0 == 200 {
+            assert_eq!(call.field("ratelimit"), Some(r#""one";r=0;t=3600"#));
+        }
+        let mut call = caller.ask(Ask::get("/")).await;
+        let (status, body) = call.answer().await;
+        assert_eq!(status, 429);
+        let problem: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(problem["type"], "https://iana.org/assignments/http-problem-types#quota-exceeded");
+        assert_eq!(problem["violated-policies"], serde_json::json!(["one"]));
+        assert_eq!(problem["code"], "limit.rate_exceeded");
+        let wait: u64 = call.field("retry-after").and_then(|text| text.parse().ok()).expect("Retry-After");
+        assert!(call.field("ratelimit").is_some_and(|told| told == format!("\"one\";r=0;t={wait}")));
+    }
+}
+
+#[tokio::test]
+async fn a_place_is_free_again_when_its_exchange_is_over() {
+    let backend = Backend::start(Up::Http1).await;
+    let spec = "limits: [{name: one, requests: 1, key: [], status: 429}]";
+    let gateway = Setup::before(&backend).document(&policy("ConcurrencyPolicy", spec)).start().await;
+    let mut backend = backend;
+    for _ in 0..3 {
+        let mut first = Caller::connect(&Down::Http11, gateway.address).await;
+        let mut held = first.ask(Ask::get("/held")).await;
+        let mut served = soon(backend.next()).await;
+        let mut second = Caller::connect(&Down::Http11, gateway.address).await;
+        let mut refused = second.ask(Ask::get("/")).await;
+        assert_eq!(refused.answer().await.0, 429);
+        served.begin(200, Framed::Length(2), &[]).await;
+        served.send(b"ok").await;
+        served.end(&[]).await;
+        assert_eq!(held.answer().await.0, 200);
+    }
+    // And when its client goes away.
+    let mut first = Caller::connect(&Down::H2c, gateway.address).await;
+    let left = first.ask(Ask::get("/left")).await;
+    let served = soon(backend.next()).await;
+    left.cancel();
+    let _answering = backend.answer_all();
+    let free = async {
+        loop {
+            let mut caller = Caller::connect(&Down::Http11, gateway.address).await;
+            let mut call = caller.ask(Ask::get("/")).await;
+            if call.answer().await.0 == 200 {
+                return;
+            }
+        }
+    };
+    soon(free).await;
+    drop(served);
+}
+
+/// A gateway with a quota that is kept in a file of this directory.
+async fn with_quota(directory: &Path, requests: u32) -> (Gateway, Answering) {
+    let spec = format!("quotas: [{{name: month, requests: {requests}, per: Month, key: []}}]");
+    let file = directory.join("state").join("quotas.redb");
+    let (_, gateway, answering) = stage(|setup| {
+        let setup = setup.workers(2).document(&policy("QuotaPolicy", &spec));
+        setup.argument(format!("--quotas={}", file.display()))
+    })
+    .await;
+    (gateway, answering)
+}
+
+#[tokio::test]
+async fn a_quota_survives_a_stop_exactly_and_a_sudden_end_but_for_its_slack() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (gateway, _answering) = with_quota(directory.path(), 300).await;
+    assert_eq!(passing(&gateway, 50).await, 50);
+    soon(gateway.running.stop(crate::stage::PATIENCE)).await.expect("it stops");
+    let mut used = 50;
+    for round in 0..3 {
+        let (mut gateway, _answering) = with_quota(directory.path(), 300).await;
+        let passed = passing(&gateway, 40).await;
+        used += passed;
+        gateway.running.signal(Signal::KILL).expect("killed");
+        soon(gateway.running.ended()).await.expect("it has ended");
+        assert_eq!(passed, 40, "round {round}");
+    }
+    // Of 300, one in a hundred may have been forgotten each of the three times.
+    let (gateway, _answering) = with_quota(directory.path(), 300).await;
+    let left = passing(&gateway, 300).await;
+    assert!((300 - used..=300 - used + 3 * 3).contains(&left), "{used} used, {left} left");
+}
+
+#[tokio::test]
+async fn while_the_file_of_quotas_cannot_be_used_requests_are_refused() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    // A directory where the file should be.
+    std::fs::create_dir_all(directory.path().join("state").join("quotas.redb")).expect("made");
+    let (gateway, answering) = with_quota(directory.path(), 300).await;
+    let mut caller = Caller::connect(&Down::Http11, gateway.address).await;
+    let mut call = caller.ask(Ask::get("/")).await;
+    let (status, body) = call.answer().await;
+    assert_eq!(status, 503);
+    assert!(body.contains("limit.unavailable"), "{body}");
+    assert!(answering.heard().is_empty());
+    assert!(gateway.running.log().contains("quotas cannot be kept"));
+}

@@ -1,0 +1,294 @@
+//! A limit that several proxies share through a store: the spec of the store, and drawing on it.
+//!
+//! The counting is the store's, as a token bucket; what is here are the tokens taken in advance (`lease.rs`), the orders for more, and what
+//! becomes of requests while the store does not answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use transept_model::certificate::read_bundle;
+use transept_model::schema::{Decoder, Rule, Text};
+use transept_model::value::Value;
+use transept_model::{choice, object};
+
+use super::bucket::Bucket;
+use super::charge::Limit;
+use super::lease::{Drawn, Leases};
+use super::store::{Order, STORES, Store, StoreAddress, Stores};
+use super::{Algorithm, Standing};
+use crate::callout::Wait;
+use crate::policies::CompileCx;
+use crate::snapshot::{Roots, UpstreamTls};
+
+object! {
+    /// A Redis or Valkey server through which several proxies share the limits of a policy.
+    pub struct StoreSpec {
+        /// Where it is: `redis://store.test:6379`, or `rediss://` for TLS; `/3` at the end for another database than 0.
+        url: Text => Rule::Length(1, 512);
+        /// The user, of a server that has several.
+        username: Option<Text> => Rule::Length(1, 253);
+        /// The Secret whose entry `password` is the password.
+        password_secret: Option<Text> => Rule::Length(1, 253);
+        /// The ConfigMap whose entry `ca.crt` has the authorities that may sign the server's certificate (those of the system).
+        ca_config_map: Option<Text> => Rule::Length(1, 253);
+        /// How long the server may take to answer.
+        timeout: Duration = Duration::from_millis(250);
+        /// What becomes of requests while it does not.
+        on_unavailable: StoreUnavailable = StoreUnavailable::Local;
+    }
+    check check_store;
+}
+
+choice! {
+    /// What becomes of requests while a store does not answer.
+    pub enum StoreUnavailable {
+        /// Each proxy counts by itself, as though it were the only one.
+        Local = "Local",
+        /// They pass uncounted.
+        Allow = "Allow",
+        /// They are refused with 503.
+        Deny = "Deny",
+    }
+}
+
+fn check_store(store: &StoreSpec, _: &Value, cx: &mut Decoder) {
+    let Some((tls, ..)) = parse(&store.url) else {
+        cx.refuse(store.at, format!("`{}` is not the URL of a store", without_user(&store.url)))
+            .remedy("write redis://HOST:PORT or rediss://HOST:PORT; user and password have fields of their own");
+        return;
+    };
+    if store.ca_config_map.is_some() && !tls {
+        cx.refuse(store.at, "`caConfigMap` means nothing without TLS").remedy("write `rediss://`, or leave it out");
+    }
+    if store.username.is_some() && store.password_secret.is_none() {
+        cx.refuse(store.at, "a user has a password").remedy("write `passwordSecret`");
+    }
+    if store.timeout.is_zero() || store.timeout > Duration::from_secs(10) {
+        cx.refuse(store.at, "`timeout` must be above 0s and at most 10s");
+    }
+}
+
+/// A URL as it may be shown.
+fn without_user(url: &str) -> String {
+    match url.rsplit_once('@') {
+        Some((_, rest)) => format!("...@{rest}"),
+        None => url.to_owned(),
+    }
+}
+
+/// Whether TLS is spoken, host, port and database.
+fn parse(url: &str) -> Option<(bool, &str, u16, u32)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let tls = match scheme {
+        "redis" => false,
+        "rediss" => true,
+        _ => return None,
+    };
+    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+    if authority.contains('@') {
+        return None;
+    }
+    let database = if database.is_empty() { 0 } else { database.parse().ok()? };
+    let parts = transept_wire::normalize::authority(authority.as_bytes()).ok()?;
+    let host = std::str::from_utf8(parts.host).ok()?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    Some((tls, host, parts.port.unwrap_or(6379), database))
+}
+
+impl StoreSpec {
+    /// The store that is meant.
+    pub(crate) fn open(&self, cx: &mut CompileCx<'_>) -> Option<Arc<Store>> {
+        let (tls, host, port, database) = parse(&self.url)?;
+        let password = match &self.password_secret {
+            Some(secret) => Some(cx.secret_entry(self.at, secret, "password")?),
+            None => None,
+        };
+        let tls = match tls {
+            true => Some(Arc::new(UpstreamTls {
+                server_name: Some(host.into()),
+                roots: self.roots(cx)?,
+                subject_alt_names: Vec::new(),
+                client_identity: None,
+            })),
+            false => None,
+        };
+        let address = StoreAddress {
+            host: host.into(),
+            port,
+            database,
+            tls,
+            username: self.username.as_ref().map(|name| (&**name).into()),
+            password: password.map(Into::into),
+            timeout: self.timeout,
+        };
+        Some(cx.keep_for_all(STORES, Stores::default).open(&address))
+    }
+
+    fn roots(&self, cx: &mut CompileCx<'_>) -> Option<Roots> {
+        let Some(name) = &self.ca_config_map else {
+            return Some(Roots::System);
+        };
+        let map = cx.config_map(self.at, name)?;
+        match map.spec.entry("ca.crt").and_then(|pem| read_bundle(pem).ok()) {
+            Some(certificates) => Some(Roots::Bundle(certificates)),
+            None => {
+                cx.refuse(self.at, format!("the ConfigMap {} has no certificates under ca.crt", &**name))
+                    .remedy("add the certificates of the authorities in PEM");
+                None
+            }
+        }
+    }
+}
+
+/// How a limit is shared.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub(crate) store: Arc<Store>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) unavailable: StoreUnavailable,
+    pub(crate) bucket: Bucket,
+}
+
+/// Why a request is counted without its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Without {
+    /// It has waited for tokens in vain.
+    Failed,
+    /// It is only explained.
+    Explained,
+}
+
+/// What becomes of a request at a shared limit.
+pub(crate) enum Draw {
+    /// It is counted.
+    Taken(Standing),
+    /// There is no room for so long.
+    Refused(Standing, Duration),
+    /// It has to wait for tokens.
+    Wait(Wait),
+    /// The store does not answer: it is counted here.
+    Local,
+    /// The store does not answer: it is not counted.
+    Uncounted,
+    /// The store does not answer: it is refused.
+    Unavailable,
+}
+
+impl Shared {
+    /// Draws tokens for a request. One that has waited in vain does not wait again.
+    pub(crate) fn draw(
+        &self,
+        limit: &Limit,
+        hash: u64,
+        key: &[u8],
+        cost: u32,
+        now: u64,
+        without: Option<Without>,
+    ) -> Draw {
+        if cost == 0 {
+            return Draw::Uncounted;
+        }
+        if self.store.is_down() {
+            return self.without_store();
+        }
+        if without == Some(Without::Explained) {
+            return Draw::Local;
+        }
+        match self.leases.draw(hash, cost, now) {
+            Drawn::Taken(standing, more) => {
+                if let Some(want) = more {
+                    self.order(limit, hash, key, want, Some(1));
+                }
+                Draw::Taken(standing)
+            }
+            Drawn::Refused(standing, wait) => Draw::Refused(standing, wait),
+            Drawn::None(want) => {
+                if without == Some(Without::Failed) {
+                    if want.is_some() {
+                        self.leases.give_up(hash);
+                    }
+                    return self.without_store();
+                }
+                if let Some(want) = want {
+                    self.order(limit, hash, key, want, Some(cost));
+                }
+                let timeout = self.store.address.timeout * 2;
+                let until = self.store.answered(&self.leases, hash);
+                Draw::Wait(Wait { what: "tokens of a shared limit", until, timeout })
+            }
+        }
+    }
+
+    pub(crate) fn without_store(&self) -> Draw {
+        match self.unavailable {
+            StoreUnavailable::Local => Draw::Local,
+            StoreUnavailable::Allow => Draw::Uncounted,
+            StoreUnavailable::Deny => Draw::Unavailable,
+        }
+    }
+
+    /// Takes what a response has cost, whether it is there or not.
+    pub(crate) fn debit(&self, limit: &Limit, hash: u64, cost: u32) {
+        if let (Some(name), false) = (self.leases.name(hash), self.store.is_down()) {
+            self.send(limit, hash, name, cost, None);
+        }
+    }
+
+    fn order(&self, limit: &Limit, hash: u64, key: &[u8], want: u32, least: Option<u32>) {
+        let digest = digest(&SHA256, key);
+        let mut name = [0; 16];
+        for (to, from) in name.iter_mut().zip(digest.as_ref()) {
+            *to = *from;
+        }
+        self.leases.note_name(hash, name);
+        self.send(limit, hash, name, want, least);
+    }
+
+    fn send(&self, limit: &Limit, hash: u64, name: [u8; 16], want: u32, least: Option<u32>) {
+        let mut key = format!("transept:{}:{}:", limit.policy, limit.label.name).replace(' ', ":");
+        for byte in name {
+            key.push_str(&format!("{byte:02x}"));
+        }
+        self.store.order(Order {
+            key,
+            interval: self.bucket.interval_in_microseconds(),
+            burst: self.bucket.burst,
+            want,
+            least,
+            leases: Arc::clone(&self.leases),
+            hash,
+        });
+    }
+}
+
+/// Shares a limit through a store. Only a token bucket that counts attempts can be.
+pub(crate) fn share(
+    store: &Arc<Store>,
+    spec: &StoreSpec,
+    algorithm: &Algorithm,
+    part: &str,
+    cx: &CompileCx<'_>,
+) -> Option<Shared> {
+    let Algorithm::Bucket(bucket) = algorithm else {
+        return None;
+    };
+    let burst = bucket.burst;
+    let leases = cx.keep(&format!("leases of {part} {burst}"), || Leases::new(burst));
+    Some(Shared { store: Arc::clone(store), leases, unavailable: spec.on_unavailable, bucket: *bucket })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_stores() {
+        assert_eq!(parse("redis://store.test"), Some((false, "store.test", 6379, 0)));
+        assert_eq!(parse("rediss://[::1]:6380/3"), Some((true, "::1", 6380, 3)));
+        for wrong in ["http://store.test", "redis://u:p@store.test", "redis://store.test/a", "redis://", "store.test"] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+        assert_eq!(without_user("redis://u:secret@store.test"), "...@store.test");
+    }
+}

@@ -1,0 +1,221 @@
+//! A store of limits that several proxies share: what is asked of it, and how it is known whether it answers.
+//!
+//! Nothing is sent from here. Limits leave orders for tokens; `proxy/src/stores.rs` carries them to the server, all that are waiting
+//! in one go, and brings back what was granted. A store is known by its address, and lives as long as some policy uses it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::lease::Leases;
+use crate::snapshot::UpstreamTls;
+
+/// The name of the list of stores in the memory of policies.
+pub const STORES: &str = "stores of limits";
+
+/// Where a store is, and how it is spoken to.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoreAddress {
+    /// A DNS name or an address.
+    pub host: Box<str>,
+    /// The port.
+    pub port: u16,
+    /// The number of the database.
+    pub database: u32,
+    /// TLS, if it is spoken.
+    pub tls: Option<Arc<UpstreamTls>>,
+    /// The user.
+    pub username: Option<Box<str>>,
+    /// The password. Never shown.
+    pub password: Option<Box<str>>,
+    /// How long an answer may take.
+    pub timeout: Duration,
+}
+
+impl std::fmt::Debug for StoreAddress {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{self}")
+    }
+}
+
+impl std::fmt::Display for StoreAddress {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
+        write!(out, "{scheme}://{}:{}/{}", self.host, self.port, self.database)
+    }
+}
+
+/// All stores of a process.
+#[derive(Debug, Default)]
+pub struct Stores {
+    list: Mutex<Vec<Weak<Store>>>,
+}
+
+/// One store.
+pub struct Store {
+    /// Where it is.
+    pub address: StoreAddress,
+    /// Held so that the list lives as long as what is in it.
+    _stores: Arc<Stores>,
+    state: AtomicU8,
+    orders: Mutex<Vec<Order>>,
+    waiting: Mutex<Vec<Waker>>,
+    bell: Mutex<Option<Bell>>,
+}
+
+type Bell = Box<dyn Fn() + Send + Sync>;
+
+const CONNECTING: u8 = 0;
+const UP: u8 = 1;
+const DOWN: u8 = 2;
+
+/// Something to ask of a store: tokens of one bucket.
+#[derive(Debug)]
+pub struct Order {
+    /// The bucket in the store.
+    pub key: String,
+    /// The time of one token, in microseconds.
+    pub interval: f64,
+    /// Tokens in a full bucket.
+    pub burst: u32,
+    /// How many are wanted.
+    pub want: u32,
+    /// How many it must be at least; none takes all that are wanted in any case, and leaves less than nothing if it must.
+    pub least: Option<u32>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) hash: u64,
+}
+
+/// What a store says to an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Tokens that are ours now.
+    pub tokens: u32,
+    /// When as many as were wanted at least are there; zero when some were granted.
+    pub wait: Duration,
+    /// How many are left in the store.
+    pub left: i64,
+    /// When its bucket is full.
+    pub full_in: Duration,
+}
+
+impl Stores {
+    /// The store with this address.
+    pub(crate) fn open(self: &Arc<Self>, address: &StoreAddress) -> Arc<Store> {
+        let mut list = lock(&self.list);
+        list.retain(|store| store.strong_count() > 0);
+        if let Some(known) = list.iter().filter_map(Weak::upgrade).find(|store| store.address == *address) {
+            return known;
+        }
+        let store = Arc::new(Store {
+            address: address.clone(),
+            _stores: Arc::clone(self),
+            state: AtomicU8::new(CONNECTING),
+            orders: Mutex::default(),
+            waiting: Mutex::default(),
+            bell: Mutex::default(),
+        });
+        list.push(Arc::downgrade(&store));
+        store
+    }
+
+    /// Those that some policy uses.
+    pub fn living(&self) -> Vec<Arc<Store>> {
+        lock(&self.list).iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_tuple("Store").field(&self.address).finish()
+    }
+}
+
+impl Store {
+    /// From now on `bell` is rung when there are orders.
+    pub fn attend(&self, bell: Bell) {
+        *lock(&self.bell) = Some(bell);
+    }
+
+    /// Takes the orders that are waiting.
+    pub fn take_orders(&self) -> Vec<Order> {
+        std::mem::take(&mut *lock(&self.orders))
+    }
+
+    /// Says whether the store answers. Orders that were taken and not answered are lost; who waits for them is let go on.
+    pub fn note_health(&self, is_up: bool) {
+        self.state.store(if is_up { UP } else { DOWN }, Ordering::Release);
+        if !is_up {
+            for order in self.take_orders() {
+                order.leases.give_up(order.hash);
+            }
+            self.wake();
+        }
+    }
+
+    /// Lets go on who waits, after grants were delivered.
+    pub fn wake(&self) {
+        for waker in std::mem::take(&mut *lock(&self.waiting)) {
+            waker.wake();
+        }
+    }
+
+    /// Whether the store has answered last.
+    pub(crate) fn is_down(&self) -> bool {
+        self.state.load(Ordering::Acquire) == DOWN
+    }
+
+    pub(crate) fn order(&self, order: Order) {
+        let mut orders = lock(&self.orders);
+        orders.push(order);
+        drop(orders);
+        if let Some(bell) = &*lock(&self.bell) {
+            bell();
+        }
+    }
+
+    /// Waits until what was ordered for a key is answered, or will not be.
+    pub(crate) fn answered(
+        self: &Arc<Self>,
+        leases: &Arc<Leases>,
+        hash: u64,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(Answered { store: Arc::clone(self), leases: Arc::clone(leases), hash })
+    }
+}
+
+impl Order {
+    /// Hands over what the store says. `now` is in nanoseconds of the clock of the requests.
+    pub fn deliver(&self, grant: Grant, now: u64) {
+        self.leases.deliver(self.hash, self.least.is_some(), grant, now);
+    }
+
+    /// Says that nothing will come.
+    pub fn give_up(&self) {
+        self.leases.give_up(self.hash);
+    }
+}
+
+struct Answered {
+    store: Arc<Store>,
+    leases: Arc<Leases>,
+    hash: u64,
+}
+
+impl Future for Answered {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        lock(&self.store.waiting).push(cx.waker().clone());
+        // Only now is it sure that an answer wakes us.
+        let done = !self.leases.is_asked(self.hash);
+        if done || self.store.is_down() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

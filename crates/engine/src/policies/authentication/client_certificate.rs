@@ -1,0 +1,329 @@
+//! The scheme `clientCertificate`: who calls, by the certificate that the listener has verified.
+//!
+//! Which authorities are trusted is the business of the listener (`tls.frontend`); one that only asks for certificates and takes any
+//! leaves nothing here to go by. A name decides only when it is the only one of its kind: of two, none is believed.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
+use hashbrown::HashMap;
+use transept_model::certificate::read_names;
+use transept_model::schema::{Decoder, RESOURCE_NAME, Rule, Text};
+use transept_model::value::Value;
+use transept_model::{choice, object};
+use transept_wire::head::Request;
+
+use super::super::CompileCx;
+use super::scheme::{Fault, Proof, Scheme};
+use crate::exchange::Exchange;
+use crate::principal::{Principal, PrincipalKind};
+
+choice! {
+    /// What of a certificate says who calls.
+    pub enum CertificateName {
+        /// The common name of the subject.
+        CommonName = "CommonName",
+        /// A DNS name (`subjectAltName`).
+        Dns = "DNS",
+        /// A URI (`subjectAltName`).
+        Uri = "URI",
+        /// A mail address (`subjectAltName`).
+        Email = "Email",
+    }
+}
+
+impl CertificateName {
+    const fn prefix(self) -> &'static str {
+        match self {
+            CertificateName::CommonName => "cn",
+            CertificateName::Dns => "dns",
+            CertificateName::Uri => "uri",
+            CertificateName::Email => "email",
+        }
+    }
+}
+
+object! {
+    /// Certificates of clients that the listener has verified.
+    pub struct ClientCertificateSchemeSpec {
+        /// What of a certificate says who calls.
+        name: CertificateName = CertificateName::CommonName;
+        /// Whose certificates these are. Without it, whoever has a certificate is called by its name: `cn:NAME`, `dns:NAME`,
+        /// `uri:NAME`, `email:NAME`.
+        consumers: Vec<CertificateConsumer> => Rule::MaxItems(1024);
+    }
+    check check_consumers;
+}
+
+object! {
+    /// The certificate of a Consumer: by its name, or by its fingerprint.
+    pub struct CertificateConsumer {
+        /// The Consumer.
+        consumer: Text => Rule::Is(&RESOURCE_NAME);
+        /// The name in its certificates.
+        name: Option<Text> => Rule::Length(1, 253);
+        /// The SHA-256 of its certificate, in hexadecimal digits, perhaps with colons.
+        fingerprint: Option<Text> => Rule::Length(64, 95);
+    }
+    check check_consumer;
+}
+
+fn check_consumers(spec: &ClientCertificateSchemeSpec, value: &Value, cx: &mut Decoder) {
+    let twice = spec.consumers.iter().enumerate().find_map(|(index, one)| {
+        let name = one.name.as_deref()?;
+        spec.consumers.iter().take(index).any(|other| other.name.as_deref() == Some(name)).then_some(name)
+    });
+    if let Some(name) = twice {
+        cx.refuse_field(value, "consumers", format!("the name `{name}` is there twice"));
+    }
+}
+
+fn check_consumer(spec: &CertificateConsumer, value: &Value, cx: &mut Decoder) {
+    if spec.name.is_some() == spec.fingerprint.is_some() {
+        cx.refuse(value.at, "a Consumer has either a `name` or a `fingerprint` here").remedy("write one of both");
+    }
+    if spec.fingerprint.as_deref().is_some_and(|text| plain(text).is_none()) {
+        cx.refuse_field(value, "fingerprint", "this is no SHA-256 in hexadecimal digits")
+            .remedy("write what `openssl x509 -noout -fingerprint -sha256` prints");
+    }
+}
+
+/// The fingerprint without colons, in lower case.
+fn plain(text: &str) -> Option<[u8; 32]> {
+    let digits: String = text.chars().filter(|c| *c != ':').collect::<String>().to_ascii_lowercase();
+    HEXLOWER.decode(digits.as_bytes()).ok()?.try_into().ok()
+}
+
+/// The compiled scheme.
+#[derive(Debug)]
+pub(super) struct ClientCertificateScheme {
+    scheme: Box<str>,
+    name: CertificateName,
+    named: HashMap<Box<str>, Known>,
+    pinned: HashMap<[u8; 32], Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    principal: Arc<Principal>,
+    suspended: bool,
+}
+
+impl Scheme for ClientCertificateScheme {
+    type Spec = ClientCertificateSchemeSpec;
+
+    fn compile(name: &Text, spec: &ClientCertificateSchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
+        let (mut named, mut pinned) = (HashMap::new(), HashMap::new());
+        for one in &spec.consumers {
+            let known = compile_consumer(name, one, cx)?;
+            match (&one.name, one.fingerprint.as_deref().and_then(plain)) {
+                (_, Some(fingerprint)) => {
+                    pinned.insert(fingerprint, known);
+                }
+                (Some(name), None) => {
+                    named.insert(Box::from(&**name), known);
+                }
+                (None, None) => {}
+            }
+        }
+        Some(ClientCertificateScheme { scheme: (&**name).into(), name: spec.name, named, pinned })
+    }
+
+    fn presents(&self, x: &Exchange<'_>) -> bool {
+        leaf(x).is_some()
+    }
+
+    fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
+        let Some(leaf) = leaf(x) else { return Proof::Absent };
+        if !self.pinned.is_empty()
+            && let Ok(print) = <[u8; 32]>::try_from(digest::digest(&digest::SHA256, leaf).as_ref())
+            && let Some(known) = self.pinned.get(&print)
+        {
+            return known.proof();
+        }
+        let Some(name) = self.name_in(leaf) else {
+            return Proof::invalid(format!("the certificate has not exactly one name of the kind {}", self.name));
+        };
+        if self.named.is_empty() && self.pinned.is_empty() {
+            let principal = Principal {
+                kind: PrincipalKind::App,
+                // Told apart from Consumers, whatever an authority lets stand in a name.
+                id: format!("{}:{name}", self.name.prefix()).into(),
+                scheme: self.scheme.clone(),
+                credential: Some(name.into()),
+                ..Principal::default()
+            };
+            return Proof::Valid(Arc::new(principal));
+        }
+        match self.named.get(&*name) {
+            Some(known) => known.proof(),
+            None => Proof::invalid("the certificate is no Consumer's"),
+        }
+    }
+
+    fn strip(&self, _: &mut Request) {
+        // It stands in no request.
+    }
+
+    fn challenge(&self, realm: &str, _: &Fault<'_>) -> String {
+        format!("ClientCertificate realm=\"{realm}\"")
+    }
+
+    fn stands(&self, principal: &Principal, x: &Exchange<'_>) -> Result<(), Box<str>> {
+        let mut known =
+            self.named.values().chain(self.pinned.values()).filter(|known| known.principal.id == principal.id);
+        match (self.named.is_empty() && self.pinned.is_empty(), known.next()) {
+            (true, _) if leaf(x).is_some() => Ok(()),
+            (_, Some(known)) if !known.suspended => Ok(()),
+            _ => Err("the certificate is no Consumer's any more".into()),
+        }
+    }
+}
+
+impl ClientCertificateScheme {
+    /// The one name of the kind that counts.
+    fn name_in(&self, leaf: &[u8]) -> Option<String> {
+        let names = read_names(leaf)?;
+        let mut names = match self.name {
+            CertificateName::CommonName => names.common,
+            CertificateName::Dns => names.dns,
+            CertificateName::Uri => names.uris,
+            CertificateName::Email => names.emails,
+        };
+        names.pop().filter(|_| names.is_empty())
+    }
+}
+
+impl Known {
+    fn proof(&self) -> Proof {
+        if self.suspended {
+            return Proof::invalid("the certificate belongs to a Consumer that is suspended");
+        }
+        Proof::Valid(Arc::clone(&self.principal))
+    }
+}
+
+fn leaf<'x>(x: &'x Exchange<'_>) -> Option<&'x [u8]> {
+    x.connection.tls.as_ref()?.client_certificate.as_deref()
+}
+
+fn compile_consumer(scheme: &Text, spec: &CertificateConsumer, cx: &mut CompileCx<'_>) -> Option<Known> {
+    let namespace = cx.name.namespace.clone();
+    let Some(consumer) = cx.world.consumer(&namespace, &spec.consumer) else {
+        let why = format!("there is no Consumer {}/{}", &*namespace, &*spec.consumer);
+        cx.refuse(spec.at, why).remedy("add it, or mend the name");
+        return None;
+    };
+    let boxed = |text: &Text| Box::from(&**text);
+    let credential = spec.name.as_ref().or(spec.fingerprint.as_ref());
+    let principal = Principal {
+        kind: PrincipalKind::App,
+        id: format!("{}/{}", &*namespace, &*spec.consumer).into(),
+        groups: consumer.spec.groups.iter().map(boxed).collect(),
+        plan: consumer.spec.plan.as_ref().map(boxed),
+        tenant: consumer.spec.tenant.as_ref().map(boxed),
+        scheme: (&**scheme).into(),
+        credential: credential.map(boxed),
+        ..Principal::default()
+    };
+    Some(Known { principal: Arc::new(principal), suspended: consumer.spec.suspended })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use rustls_pki_types::CertificateDer;
+    use rustls_pki_types::pem::PemObject;
+
+    use super::super::tests::compile_scheme;
+    use super::*;
+    use crate::exchange::{Connection, Notes, Now, TlsFacts};
+
+    /// CN=mobile; DNS:mobile.clients.test, URI:urn:app:mobile, DNS:second.clients.test.
+    const PEM: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBwTCCAWagAwIBAgIUTiiP7lIofGY1RYHl+6rmv6T+vDAwCgYIKoZIzj0EAwIw
+ETEPMA0GA1UEAwwGbW9iaWxlMCAXDTI2MTEyODIxNTcwOFoYDzIxMjYxMTA0MjE1
+NzA4WjARMQ8wDQYDVQQDDAZtb2JpbGUwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AAQblnzthpSvlYtqPedao+FkyA09sf7HZZ5iXAzMEsNhlppbDshUl9FIBXKX6Z5D
+J1oywgxXZhXShMuvNDtaCttHo4GZMIGWMB0GA1UdDgQWBBTmj8JD0KfHj3sxsv68
+shjpPsDgeDAfBgNVHSMEGDAWgBTmj8JD0KfHj3sxsv68shjpPsDgeDAPBgNVHRMB
+Af8EBTADAQH/MEMGA1UdEQQ8MDqCE21vYmlsZS5jbGllbnRzLnRlc3SGDnVybjph
+cHA6bW9iaWxlghNzZWNvbmQuY2xpZW50cy50ZXN0MAoGCCqGSM49BAMCA0kAMEYC
+IQCsrepATVI/VvfzriGu+/yYKfAZnYWIY1spRRGpey3CEAIhAP9g5QTlgl+HwGjY
+wEPYRkSYfvpWKwnhaSkeABpcOsn0
+-----END CERTIFICATE-----
+";
+    const PRINT: &str =
+        "0A:65:6F:D7:D1:85:60:22:F5:A0:93:76:0B:8E:08:B4:B5:32:83:77:3E:8A:F9:F7:52:EB:25:56:10:5D:37:16";
+    const OBJECTS: &str = "\
+{apiVersion: transept.dev/v1alpha1, kind: Consumer, metadata: {name: mobile}, spec: {groups: [apps]}}
+---
+{apiVersion: transept.dev/v1alpha1, kind: Consumer, metadata: {name: gone}, spec: {suspended: true}}
+";
+
+    fn proof(spec: &str, leaf: Option<&str>) -> Proof {
+        let (scheme, problems) = compile_scheme::<ClientCertificateScheme>(spec, OBJECTS);
+        assert!(problems.is_empty(), "{problems:?}");
+        let leaf = leaf.map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate"));
+        let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
+        let facts = TlsFacts { client_certificate: leaf, ..TlsFacts::default() };
+        let mut request = Request::build("GET", "https", "a.test", "/").expect("a request");
+        scheme.expect("a scheme").authenticate(&mut Exchange {
+            now: Now { monotonic: Duration::ZERO, unix: Duration::ZERO },
+            random: 0,
+            connection: &Connection::new(address, address, Some(facts)),
+            client: address.ip(),
+            listener_port: 443,
+            request: &mut request,
+            notes: &mut Notes::new(),
+        })
+    }
+
+    #[test]
+    fn a_certificate_says_who_calls() {
+        for (spec, id) in [
+            ("{}\n".to_owned(), "cn:mobile"),
+            ("{name: URI}\n".to_owned(), "uri:urn:app:mobile"),
+            ("{consumers: [{consumer: mobile, name: mobile}]}\n".to_owned(), "default/mobile"),
+            (format!("{{consumers: [{{consumer: mobile, fingerprint: '{PRINT}'}}]}}\n"), "default/mobile"),
+        ] {
+            let Proof::Valid(principal) = proof(&spec, Some(PEM)) else { panic!("{spec}") };
+            assert_eq!(&*principal.id, id, "{spec}");
+        }
+        assert!(matches!(proof("{}\n", None), Proof::Absent));
+        for spec in [
+            "{name: DNS}\n",
+            "{name: Email}\n",
+            "{consumers: [{consumer: mobile, name: other}]}\n",
+            "{consumers: [{consumer: gone, name: mobile}]}\n",
+        ] {
+            assert!(matches!(proof(spec, Some(PEM)), Proof::Invalid(_)), "{spec}");
+        }
+    }
+
+    #[test]
+    fn consumers_that_cannot_be_told_are_refused() {
+        for (spec, why) in [
+            ("{consumers: [{consumer: nobody, name: a}]}\n", "there is no Consumer default/nobody"),
+            ("{consumers: [{consumer: mobile}]}\n", "either a `name` or a `fingerprint`"),
+            ("{consumers: [{consumer: mobile, name: a}, {consumer: gone, name: a}]}\n", "is there twice"),
+        ] {
+            let (_, problems) = compile_scheme::<ClientCertificateScheme>(spec, OBJECTS);
+            assert!(problems.iter().any(|problem| problem.contains(why)), "{spec}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn fingerprints_are_read_with_and_without_colons() {
+        let digits = "057a0e2f4fc5caf1ddcad269ef4c0458b325fc97a1b8f3c5f5843cf4b40f2387";
+        let with_colons: Vec<String> =
+            digits.as_bytes().chunks(2).map(|pair| String::from_utf8_lossy(pair).to_uppercase()).collect();
+        assert!(plain(digits).is_some());
+        assert_eq!(plain(&with_colons.join(":")), plain(digits));
+        assert!(plain("00").is_none() && plain("zz").is_none());
+    }
+}

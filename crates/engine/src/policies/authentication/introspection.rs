@@ -1,0 +1,353 @@
+//! The scheme `introspection`: tokens that only their issuer understands, looked up there (RFC 7662).
+//!
+//! An answer is remembered by the hash of the token: that it is active for as long as the policy says, a minute at most and never beyond its
+//! end, so that a revocation is felt after that time; that it is not for ten seconds, in a memory of its own, so that a flood of junk
+//! pushes out nothing that is good. One question is asked at a time about one token. When nobody answers the request is refused with 503:
+//! never let in, and not blamed on the client.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use serde_json::Value as Json;
+use transept_model::kinds::BackendObjectReference;
+use transept_model::schema::{Decoder, HEADER_NAME, Rule, Text};
+use transept_model::value::Value;
+use transept_model::{choice, object};
+use transept_wire::head::{FieldName, Request};
+
+use super::super::{CompileCx, PlainHttp, Url};
+use super::claims::{ClaimNames, TokenOwner, principal};
+use super::flights::{Flight, Flights};
+use super::jwt::{RequiredClaim, strip_tokens, tokens, wanted};
+use super::scheme::{Fault, Proof, Scheme, challenge};
+use super::secret::SecretEntry;
+use super::verified::{self, Hash, Verified};
+use crate::callout::{Answer, Callout, CalloutResult, HttpCall, Wait};
+use crate::exchange::Exchange;
+use crate::jose::{Expectations, Expiry, MOST_TOKEN, parse_json};
+use crate::principal::{Principal, PrincipalKind};
+use crate::redact::CredentialPlaces;
+
+object! {
+    /// Tokens that are looked up at their issuer (OAuth 2.0 token introspection).
+    pub struct IntrospectionSpec {
+        /// Where: the introspection endpoint.
+        url: Text => Rule::Length(1, 2048);
+        /// The Service or Backend that is asked, instead of the host in the URL.
+        backend_ref: Option<BackendObjectReference>;
+        /// As whom we ask.
+        client_id: Text => Rule::Length(1, 1024);
+        /// The secret of that client.
+        client_secret: SecretEntry;
+        /// How we say who we are.
+        client_authentication: ClientAuthentication = ClientAuthentication::Basic;
+        /// For whom tokens must be: one of these is in their `aud`.
+        audiences: Vec<Text> => Rule::MaxItems(64), Rule::Length(1, 1024);
+        /// True when tokens for anybody are taken: when the issuer answers only for tokens that are meant for this client.
+        any_audience: bool = false;
+        /// Who must have made the tokens, when the answer says it.
+        issuer: Option<Text> => Rule::Length(1, 1024);
+        /// What else the answer must say.
+        required_claims: Vec<RequiredClaim> => Rule::MaxItems(32);
+        /// The header field that holds the token: `Authorization` as `Bearer TOKEN`, others as it is.
+        header: Text = "Authorization".into() => Rule::Is(&HEADER_NAME);
+        /// Which claim says what.
+        claims: ClaimNames = ClaimNames::default();
+        /// Who shows such tokens.
+        owner: TokenOwner = TokenOwner::Auto;
+        /// How long an active token is not asked for again; so long may it be used after it was revoked.
+        remember: Duration = Duration::from_secs(60);
+        /// How long the issuer may take.
+        timeout: Duration = Duration::from_secs(5);
+    }
+    check check_spec;
+}
+
+choice! {
+    /// How a client says who it is (RFC 6749 section 2.3.1).
+    pub enum ClientAuthentication {
+        /// In `Authorization: Basic`.
+        Basic = "Basic",
+        /// In the body.
+        Post = "Post",
+    }
+}
+
+const LONGEST: Duration = Duration::from_secs(60);
+/// How far clocks may be apart; the issuer has looked at its own.
+const LEEWAY: Duration = Duration::from_secs(30);
+const INACTIVE: Duration = Duration::from_secs(10);
+const MOST_ACTIVE: usize = 4096;
+const MOST_INACTIVE: usize = 1024;
+const MOST_ANSWER: usize = 64 * 1024;
+
+fn check_spec(spec: &IntrospectionSpec, value: &Value, cx: &mut Decoder) {
+    if spec.audiences.is_empty() != spec.any_audience {
+        cx.refuse_field(value, "audiences", "the scheme must say for whom tokens are: some audiences or any").remedy(
+            "write what your provider puts into `aud`, or `anyAudience: true` when it answers only for tokens that are meant for this client",
+        );
+    }
+    if spec.remember > LONGEST {
+        cx.refuse_field(value, "remember", "revoked tokens would be good for more than 60s")
+            .remedy("write 60s or less");
+    }
+    if spec.timeout.is_zero() || spec.timeout > LONGEST {
+        cx.refuse_field(value, "timeout", "the time must be above 0s and at most 60s");
+    }
+}
+
+/// The compiled scheme.
+#[derive(Debug)]
+pub(super) struct IntrospectionScheme {
+    name: Box<str>,
+    url: Url,
+    client: Client,
+    expected: Expectations,
+    header: FieldName,
+    claims: ClaimNames,
+    owner: TokenOwner,
+    remember: Duration,
+    timeout: Duration,
+    memory: Arc<Memory>,
+}
+
+/// How we say who we are; never shown.
+struct Client {
+    authorization: Option<Vec<u8>>,
+    body: String,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Memory {
+    active: Verified<Principal>,
+    inactive: Verified<()>,
+    flights: Arc<Flights>,
+}
+
+/// The request that asks holds the right to, until its answer is noted.
+struct Asking {
+    hash: Hash,
+    flight: Option<Flight>,
+}
+
+impl Scheme for IntrospectionScheme {
+    type Spec = IntrospectionSpec;
+
+    fn compile(name: &Text, spec: &IntrospectionSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
+        let url = cx.url(spec.at, &spec.url, PlainHttp::OnLoopback)?;
+        let url = match &spec.backend_ref {
+            Some(reference) => Url { callee: cx.backend(reference), ..url },
+            None => url,
+        };
+        let secret = spec.client_secret.read(cx)?;
+        let (id, secret) = (form(&spec.client_id), form(&secret));
+        let client = match spec.client_authentication {
+            ClientAuthentication::Basic => {
+                let pair = data_encoding::BASE64.encode(format!("{id}:{secret}").as_bytes());
+                Client { authorization: Some(format!("Basic {pair}").into_bytes()), body: String::new() }
+            }
+            ClientAuthentication::Post => {
+                Client { authorization: None, body: format!("client_id={id}&client_secret={secret}&") }
+            }
+        };
+        // Whatever is expected differently has a memory of its own.
+        let identity = digest::digest(&digest::SHA256, format!("{spec:?}").as_bytes());
+        let part = format!("introspection {}", data_encoding::HEXLOWER.encode(identity.as_ref()));
+        let memory = cx.keep(&part, || Memory {
+            active: Verified::new(MOST_ACTIVE),
+            inactive: Verified::new(MOST_INACTIVE),
+            flights: Arc::default(),
+        });
+        let boxed = |texts: &[Text]| texts.iter().map(|text| Box::from(&**text)).collect::<Vec<Box<str>>>();
+        Some(IntrospectionScheme {
+            name: (&**name).into(),
+            url,
+            client,
+            expected: Expectations {
+                issuer: spec.issuer.as_deref().map(Into::into),
+                audiences: (!spec.any_audience).then(|| boxed(&spec.audiences)),
+                parties: Vec::new(),
+                kinds: Vec::new(),
+                leeway: LEEWAY,
+                max_age: None,
+                expiry: Expiry::Optional,
+                required: wanted(&spec.required_claims),
+            },
+            // The format of names has been checked when it was read.
+            header: FieldName::new(spec.header.as_bytes()).ok()?,
+            claims: spec.claims.clone(),
+            owner: spec.owner,
+            remember: spec.remember,
+            timeout: spec.timeout,
+            memory,
+        })
+    }
+
+    fn secrets(spec: &IntrospectionSpec) -> Vec<Text> {
+        vec![spec.client_secret.name.clone()]
+    }
+
+    fn places(&self, places: &mut CredentialPlaces) {
+        places.fields.insert(self.header.as_str().to_ascii_lowercase().into());
+    }
+
+    fn presents(&self, x: &Exchange<'_>) -> bool {
+        tokens(&self.header, x.request).next().is_some()
+    }
+
+    fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
+        let mut shown = tokens(&self.header, x.request);
+        let token = match (shown.next(), shown.next()) {
+            (None, _) => return Proof::Absent,
+            (Some(one), None) => one,
+            (Some(_), Some(_)) => return Proof::invalid("several tokens are shown"),
+        };
+        if token.len() > MOST_TOKEN || token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
+            return Proof::invalid("what is shown is not spelled like a token");
+        }
+        let hash = verified::hash(token);
+        if let Some(principal) = self.memory.active.find(&hash, 0, x.now.unix) {
+            return Proof::Valid(principal);
+        }
+        if self.memory.inactive.find(&hash, 0, x.now.unix).is_some() {
+            return Proof::invalid("the token is not active");
+        }
+        match self.memory.flights.begin(hash) {
+            Ok(flight) => match self.call(token) {
+                Ok(call) => {
+                    let asking = Asking { hash, flight: Some(flight) };
+                    Proof::Ask(Box::new(Callout::Http(Box::new(call))), Box::new(asking))
+                }
+                Err(why) => Proof::Unavailable(why),
+            },
+            Err(landing) => {
+                let wait = Wait { what: "the answer about this token", until: landing, timeout: self.timeout };
+                Proof::Ask(Box::new(Callout::Wait(wait)), Box::new(Asking { hash, flight: None }))
+            }
+        }
+    }
+
+    fn resume(&self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult) -> Proof {
+        let Ok(asking) = between.downcast::<Asking>() else { return Proof::Unavailable("it was not asked".into()) };
+        let proof = match result {
+            CalloutResult::Answered(answer) => self.judge(&answer, asking.hash, x.now.unix),
+            CalloutResult::Failed(why) => Proof::Unavailable(why),
+            CalloutResult::Assumed => {
+                x.tell(|| format!("scheme {}: nobody is asked here, so the token is taken to be active", self.name));
+                let somebody = Principal {
+                    kind: PrincipalKind::User,
+                    id: "somebody".into(),
+                    scheme: (&*self.name).into(),
+                    ..Principal::default()
+                };
+                Proof::Valid(Arc::new(somebody))
+            }
+            // Somebody else has asked; what was answered is remembered.
+            _ => return self.authenticate(x),
+        };
+        // Those who wait find the answer.
+        drop(asking.flight);
+        proof
+    }
+
+    fn strip(&self, request: &mut Request) {
+        strip_tokens(&self.header, request);
+    }
+
+    fn challenge(&self, realm: &str, fault: &Fault<'_>) -> String {
+        challenge("Bearer", realm, fault)
+    }
+}
+
+impl IntrospectionScheme {
+    fn call(&self, token: &[u8]) -> Result<HttpCall, Box<str>> {
+        let backend = match self.url.callee.get() {
+            Some(Ok(backend)) => Arc::clone(backend),
+            Some(Err(broken)) => return Err(broken.why.to_string().into()),
+            None => return Err("the configuration is not in force yet".into()),
+        };
+        let unsendable = || "the introspection endpoint cannot be asked";
+        let mut request =
+            Request::build("POST", self.url.scheme, &self.url.authority, &self.url.target).map_err(|_| unsendable())?;
+        let mut push = |name: &[u8], value: &[u8]| request.fields.push_bytes(name, value).map_err(|_| unsendable());
+        push(b"content-type", b"application/x-www-form-urlencoded")?;
+        push(b"accept", b"application/json")?;
+        if let Some(authorization) = &self.client.authorization {
+            push(b"authorization", authorization)?;
+        }
+        let token = form(std::str::from_utf8(token).unwrap_or_default());
+        let body = format!("{}token={token}&token_type_hint=access_token", self.client.body);
+        Ok(HttpCall { backend, request, body: body.into_bytes(), timeout: self.timeout, most: MOST_ANSWER })
+    }
+
+    fn judge(&self, answer: &Answer, hash: Hash, now: Duration) -> Proof {
+        match answer.status {
+            200 => {}
+            401 => return Proof::Unavailable("the issuer refuses our own client credentials".into()),
+            status => return Proof::Unavailable(format!("the issuer answers with status {status}").into()),
+        }
+        let claims = match parse_json(&answer.body) {
+            Ok(Json::Object(claims)) => claims,
+            Ok(_) => return Proof::Unavailable("the issuer's answer is no object".into()),
+            Err(why) => return Proof::Unavailable(format!("the issuer's answer: {why}").into()),
+        };
+        match claims.get("active") {
+            Some(Json::Bool(true)) => {}
+            Some(Json::Bool(false)) => {
+                self.memory.inactive.note(hash, Arc::new(()), 0, now + INACTIVE, now);
+                return Proof::invalid("the token is not active");
+            }
+            _ => return Proof::Unavailable("the issuer does not say whether the token is active".into()),
+        }
+        let validity = match self.expected.check(&claims, now) {
+            Ok(validity) => validity,
+            Err(refusal) => return Proof::invalid(refusal.why()),
+        };
+        let ends = validity.until.map(|until| until.saturating_sub(LEEWAY));
+        if ends.is_some_and(|ends| now >= ends) {
+            return Proof::invalid("the token has expired (`exp`)");
+        }
+        match principal(claims, &self.claims, self.owner, &self.name, ends) {
+            Ok(principal) => {
+                let until = ends.map_or(now + self.remember, |ends| ends.min(now + self.remember));
+                self.memory.active.note(hash, Arc::clone(&principal), 0, until, now);
+                Proof::Valid(principal)
+            }
+            Err(why) => Proof::Invalid(why),
+        }
+    }
+}
+
+/// `application/x-www-form-urlencoded`, for one value.
+fn form(text: &str) -> String {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let digit = |nibble: u8| char::from(HEX[usize::from(nibble & 15)]);
+            out.extend(['%', digit(byte >> 4), digit(byte)]);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_holds_any_text() {
+        assert_eq!(form("a b+c&d=ä%"), "a%20b%2Bc%26d%3D%C3%A4%25");
+        assert_eq!(form("eyJ.a_b-c~"), "eyJ.a_b-c~");
+    }
+}

@@ -1,0 +1,452 @@
+//! The scheme `signature`: requests that are signed by HTTP Message Signatures (RFC 9421).
+//!
+//! The algorithm is the one of the key, never the one that a message names. A signature is good for a while after it was made, covers at
+//! least what the configuration asks for, and the content by its digest (RFC 9530). What is signed is compared with the request as it
+//! is routed: a path that had to be normalised was signed in another form and is refused.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PSS_2048_8192_SHA512, VerificationAlgorithm,
+};
+use aws_lc_rs::{digest, hmac};
+use rustls_pki_types::SubjectPublicKeyInfoDer;
+use rustls_pki_types::pem::PemObject;
+use transept_model::schema::{Decoder, RESOURCE_NAME, Rule, Text};
+use transept_model::value::Value;
+use transept_model::{choice, object};
+use transept_wire::head::{FieldName, Request};
+
+use super::super::CompileCx;
+use super::scheme::{Fault, Proof, Scheme};
+use super::secret::SecretEntry;
+use crate::callout::{Callout, CalloutResult};
+use crate::exchange::Exchange;
+use crate::principal::{Principal, PrincipalKind};
+use crate::redact::CredentialPlaces;
+use crate::signature::structured::{Bare, Item, Member, Parameters, dictionary};
+use crate::signature::{base, covers, is_digest_of};
+
+choice! {
+    /// An algorithm of RFC 9421 section 3.3.
+    pub enum SignatureAlgorithm {
+        /// HMAC with SHA-256 and a secret that both sides know.
+        HmacSha256 = "hmac-sha256",
+        /// Ed25519.
+        Ed25519 = "ed25519",
+        /// ECDSA on P-256 with SHA-256.
+        EcdsaP256 = "ecdsa-p256-sha256",
+        /// ECDSA on P-384 with SHA-384.
+        EcdsaP384 = "ecdsa-p384-sha384",
+        /// RSASSA-PSS with SHA-512.
+        RsaPss = "rsa-pss-sha512",
+        /// RSASSA-PKCS1-v1_5 with SHA-256.
+        RsaPkcs1 = "rsa-v1_5-sha256",
+    }
+}
+
+object! {
+    /// Requests that are signed (RFC 9421).
+    pub struct SignatureSchemeSpec {
+        /// The keys.
+        keys: Vec<SignatureKey> => Rule::MinItems(1), Rule::MaxItems(256), Rule::UniqueBy("id");
+        /// What a signature must cover, by names of components. `@target-uri` covers `@authority`, `@path` and `@query`, too.
+        required: Vec<Text> = usual() => Rule::MaxItems(32), Rule::Unique;
+        /// How long a signature is good after it was made.
+        max_age: Duration = Duration::from_secs(300);
+        /// The `tag` that a signature must have, for applications that tell signatures apart by it.
+        tag: Option<Text> => Rule::Length(1, 128);
+        /// True when a signature must have a `nonce`. One that has been seen is refused in any case.
+        require_nonce: bool = false;
+        /// True when the content need not be signed. Otherwise a request with content must have `content-digest` covered.
+        unsigned_content: bool = false;
+        /// The largest content whose digest is computed, in bytes.
+        max_content: u32 = 1048576 => Rule::Range(1, 67108864);
+    }
+    check check_signature;
+}
+
+object! {
+    /// A key for signatures, and whose it is.
+    pub struct SignatureKey {
+        /// What the parameter `keyid` says.
+        id: Text => Rule::Length(1, 256);
+        /// The algorithm of the key.
+        algorithm: SignatureAlgorithm;
+        /// The secret (`hmac-sha256`), or the public key in PEM.
+        key: SecretEntry;
+        /// The Consumer that signs with it.
+        consumer: Text => Rule::Is(&RESOURCE_NAME);
+    }
+}
+
+fn usual() -> Vec<Text> {
+    ["@method", "@authority", "@path", "@query"].into_iter().map(Text::from).collect()
+}
+
+/// The shortest secret, in bytes.
+const SHORTEST_SECRET: usize = 16;
+/// How far the clock of a client may be ahead.
+const AHEAD: Duration = Duration::from_secs(30);
+/// The longest that a signature may be good.
+const LONGEST_AGE: Duration = Duration::from_secs(24 * 3600);
+
+fn check_signature(spec: &SignatureSchemeSpec, value: &Value, cx: &mut Decoder) {
+    if spec.max_age.is_zero() || spec.max_age > LONGEST_AGE {
+        cx.refuse_field(value, "maxAge", "a signature is good for a second to a day").remedy("write `maxAge: 5m`");
+    }
+    if let Some(upper) = spec.required.iter().find(|name| name.bytes().any(|byte| byte.is_ascii_uppercase())) {
+        cx.refuse_field(value, "required", format!("`{}` is not in lower case, so no signature covers it", &**upper))
+            .remedy("write names of fields in lower case");
+    }
+}
+
+/// The compiled scheme.
+#[derive(Debug)]
+pub(super) struct SignatureScheme {
+    keys: HashMap<Box<str>, Known>,
+    required: Vec<Box<str>>,
+    max_age: Duration,
+    tag: Option<Box<str>>,
+    require_nonce: bool,
+    unsigned_content: bool,
+    max_content: usize,
+    nonces: Arc<Nonces>,
+    input: FieldName,
+    signature: FieldName,
+    digest: FieldName,
+}
+
+struct Known {
+    key: Verifier,
+    algorithm: SignatureAlgorithm,
+    principal: Arc<Principal>,
+    /// Why it is no good whatever is signed.
+    barred: Option<&'static str>,
+}
+
+impl fmt::Debug for Known {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Known").field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
+}
+
+enum Verifier {
+    Secret(Box<hmac::Key>),
+    Public(ParsedPublicKey),
+}
+
+/// Nonces that were seen, each with the time until which its signature is good.
+#[derive(Debug, Default)]
+struct Nonces {
+    seen: Mutex<HashMap<[u8; 32], Duration>>,
+}
+
+/// The most nonces that are remembered. Only those of good signatures are.
+const REMEMBERED: usize = 100_000;
+
+/// What is remembered while the content is read.
+struct Signed {
+    principal: Arc<Principal>,
+    /// Whether the digest of the content is covered.
+    covers_content: bool,
+}
+
+impl Scheme for SignatureScheme {
+    type Spec = SignatureSchemeSpec;
+
+    fn compile(name: &Text, spec: &SignatureSchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
+        let mut keys = HashMap::new();
+        for key in &spec.keys {
+            let known = compile_key(name, key, cx)?;
+            keys.insert(Box::from(&*key.id), known);
+        }
+        Some(SignatureScheme {
+            keys,
+            required: spec.required.iter().map(|name| (&**name).into()).collect(),
+            max_age: spec.max_age,
+            tag: spec.tag.as_deref().map(Into::into),
+            require_nonce: spec.require_nonce,
+            unsigned_content: spec.unsigned_content,
+            max_content: spec.max_content as usize,
+            nonces: cx.keep("nonces", Nonces::default),
+            input: FieldName::new("signature-input").ok()?,
+            signature: FieldName::new("signature").ok()?,
+            digest: FieldName::new("content-digest").ok()?,
+        })
+    }
+
+    fn secrets(spec: &SignatureSchemeSpec) -> Vec<Text> {
+        spec.keys.iter().map(|key| key.key.name.clone()).collect()
+    }
+
+    fn places(&self, places: &mut CredentialPlaces) {
+        places.fields.insert("signature".into());
+    }
+
+    fn presents(&self, x: &Exchange<'_>) -> bool {
+        x.request.fields.first_named(&self.input).is_some()
+    }
+
+    fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
+        if !self.presents(x) {
+            return Proof::Absent;
+        }
+        match self.verify(x) {
+            Err(Refusal::Invalid(why)) => Proof::invalid(why),
+            Err(Refusal::Unavailable(why)) => Proof::Unavailable(why.into()),
+            Ok(signed) if self.unsigned_content && !signed.covers_content => Proof::Valid(signed.principal),
+            // Whether there is content is known for certain only when it is read.
+            Ok(signed) => {
+                let most = if signed.covers_content { self.max_content } else { 0 };
+                Proof::Ask(Box::new(Callout::Body { most }), Box::new(signed))
+            }
+        }
+    }
+
+    fn resume(&self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult) -> Proof {
+        let Ok(signed) = between.downcast::<Signed>() else {
+            return Proof::Unavailable("what was signed is not known any more".into());
+        };
+        match result {
+            CalloutResult::Assumed => Proof::Valid(signed.principal),
+            CalloutResult::Body(content) if !signed.covers_content && content.is_empty() => {
+                Proof::Valid(signed.principal)
+            }
+            CalloutResult::Body(content) if signed.covers_content => {
+                let lines: Vec<&[u8]> = x.request.fields.all_named(&self.digest).collect();
+                if is_digest_of(&lines.join(&b", "[..]), &content) {
+                    Proof::Valid(signed.principal)
+                } else {
+                    Proof::invalid("the content is not the one whose digest was signed")
+                }
+            }
+            CalloutResult::Body(_) => Proof::invalid("the signature does not cover content-digest"),
+            CalloutResult::BodyTooLarge if !signed.covers_content => {
+                Proof::invalid("the signature does not cover content-digest")
+            }
+            CalloutResult::BodyTooLarge => Proof::invalid("the content is longer than signatures may cover here"),
+            _ => Proof::Unavailable("the content could not be read".into()),
+        }
+    }
+
+    fn strip(&self, request: &mut Request) {
+        request.fields.remove(&self.input);
+        request.fields.remove(&self.signature);
+    }
+
+    fn challenge(&self, realm: &str, _: &Fault<'_>) -> String {
+        format!("Signature realm=\"{realm}\"")
+    }
+
+    fn stands(&self, principal: &Principal, _: &Exchange<'_>) -> Result<(), Box<str>> {
+        let name = principal.credential.as_deref().unwrap_or_default();
+        match self.keys.get(name) {
+            Some(known) if known.principal.id == principal.id => known.barred.map_or(Ok(()), |why| Err(why.into())),
+            _ => Err("the key is not known any more".into()),
+        }
+    }
+}
+
+enum Refusal {
+    Invalid(String),
+    Unavailable(&'static str),
+}
+
+impl From<&str> for Refusal {
+    fn from(why: &str) -> Refusal {
+        Refusal::Invalid(why.to_owned())
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Refusal {
+        Refusal::Invalid(why)
+    }
+}
+
+fn compile_key(scheme: &Text, spec: &SignatureKey, cx: &mut CompileCx<'_>) -> Option<Known> {
+    let text = spec.key.read(cx)?;
+    let key = match verifier(spec.algorithm, &text) {
+        Ok(key) => key,
+        Err((why, remedy)) => {
+            cx.refuse(spec.at, format!("the key {}: {why}", &*spec.id)).remedy(remedy);
+            return None;
+        }
+    };
+    let namespace = cx.name.namespace.clone();
+    let Some(consumer) = cx.world.consumer(&namespace, &spec.consumer) else {
+        let why = format!("there is no Consumer {}/{}", &*namespace, &*spec.consumer);
+        cx.refuse(spec.at, why).remedy("add it, or mend the name");
+        return None;
+    };
+    let boxed = |text: &Text| Box::from(&**text);
+    let principal = Principal {
+        kind: PrincipalKind::App,
+        id: format!("{}/{}", &*namespace, &*spec.consumer).into(),
+        groups: consumer.spec.groups.iter().map(boxed).collect(),
+        plan: consumer.spec.plan.as_ref().map(boxed),
+        tenant: consumer.spec.tenant.as_ref().map(boxed),
+        scheme: (&**scheme).into(),
+        credential: Some((&*spec.id).into()),
+        ..Principal::default()
+    };
+    Some(Known {
+        key,
+        algorithm: spec.algorithm,
+        principal: Arc::new(principal),
+        barred: consumer.spec.suspended.then_some("the key belongs to a Consumer that is suspended"),
+    })
+}
+
+fn verifier(algorithm: SignatureAlgorithm, text: &str) -> Result<Verifier, (&'static str, &'static str)> {
+    let is_pem = text.contains("-----BEGIN");
+    let by: &'static dyn VerificationAlgorithm = match algorithm {
+        SignatureAlgorithm::HmacSha256 if is_pem => {
+            return Err((
+                "a key in PEM is no secret for HMAC: whoever knows it could sign",
+                "name the algorithm of the key",
+            ));
+        }
+        SignatureAlgorithm::HmacSha256 => {
+            let secret = text.trim_end_matches(['\r', '\n']).as_bytes();
+            if secret.len() < SHORTEST_SECRET {
+                return Err(("the secret is shorter than 16 bytes", "write a longer one, from a random generator"));
+            }
+            return Ok(Verifier::Secret(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret))));
+        }
+        SignatureAlgorithm::Ed25519 => &ED25519,
+        SignatureAlgorithm::EcdsaP256 => &ECDSA_P256_SHA256_FIXED,
+        SignatureAlgorithm::EcdsaP384 => &ECDSA_P384_SHA384_FIXED,
+        SignatureAlgorithm::RsaPss => &RSA_PSS_2048_8192_SHA512,
+        SignatureAlgorithm::RsaPkcs1 => &RSA_PKCS1_2048_8192_SHA256,
+    };
+    let der = SubjectPublicKeyInfoDer::from_pem_slice(text.as_bytes()).map_err(|_| {
+        ("this is no public key in PEM", "write the block PUBLIC KEY, as `openssl pkey -pubout` prints it")
+    })?;
+    match ParsedPublicKey::new(by, der.as_ref()) {
+        Ok(key) => Ok(Verifier::Public(key)),
+        Err(_) => Err(("the key is not one for its algorithm", "name the algorithm of the key")),
+    }
+}
+
+impl Verifier {
+    fn is_good(&self, base: &[u8], signature: &[u8]) -> bool {
+        match self {
+            Verifier::Secret(key) => hmac::verify(key, base, signature).is_ok(),
+            Verifier::Public(key) => key.verify_sig(base, signature).is_ok(),
+        }
+    }
+}
+
+/// A parameter of a signature.
+fn parameter<'p>(parameters: &'p Parameters, name: &str) -> Option<&'p Bare> {
+    parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value)
+}
+
+fn text<'p>(parameters: &'p Parameters, name: &str) -> Result<Option<&'p str>, Refusal> {
+    match parameter(parameters, name) {
+        None => Ok(None),
+        Some(Bare::Text(text)) => Ok(Some(text)),
+        Some(_) => Err(format!("its parameter {name} is not text").into()),
+    }
+}
+
+fn seconds(parameters: &Parameters, name: &str) -> Result<Option<Duration>, Refusal> {
+    match parameter(parameters, name) {
+        None => Ok(None),
+        Some(Bare::Integer(seconds)) if *seconds >= 0 => Ok(Some(Duration::from_secs(seconds.unsigned_abs()))),
+        Some(_) => Err(format!("its parameter {name} is not a time").into()),
+    }
+}
+
+impl SignatureScheme {
+    fn verify(&self, x: &Exchange<'_>) -> Result<Signed, Refusal> {
+        let lines = |name| x.request.fields.all_named(name).collect::<Vec<_>>().join(&b", "[..]);
+        let inputs = dictionary(&lines(&self.input)).ok_or("Signature-Input is not well-formed")?;
+        let signatures = dictionary(&lines(&self.signature)).ok_or("Signature is not well-formed")?;
+        let (label, items, parameters) = self.choose(&inputs).ok_or("no signature has a key that is known here")?;
+        let signature = signatures.iter().find(|(name, _)| name == label);
+        let Some((_, Member::Item(Item { bare: Bare::Bytes(signature), .. }))) = signature else {
+            return Err("there is no signature to its input".into());
+        };
+        let id = text(parameters, "keyid")?.unwrap_or_default();
+        let known = self.keys.get(id).ok_or("the key is not known")?;
+        if let Some(why) = known.barred {
+            return Err(why.into());
+        }
+        if text(parameters, "alg")?.is_some_and(|named| named != known.algorithm.as_str()) {
+            return Err("it names another algorithm than that of its key".into());
+        }
+        let end = self.end(parameters, x.now.unix)?;
+        if let Some(missing) = self.required.iter().find(|name| !covers(items, name)) {
+            return Err(format!("it does not cover {missing}").into());
+        }
+        let base = base(x.request, x.connection.scheme(), items, parameters)?;
+        if !known.key.is_good(&base, signature) {
+            return Err("the signature is wrong".into());
+        }
+        match text(parameters, "nonce")? {
+            None if self.require_nonce => return Err("it has no nonce".into()),
+            None => {}
+            Some(nonce) => self.nonces.note(id, nonce, end, x.now.unix)?,
+        }
+        Ok(Signed { principal: Arc::clone(&known.principal), covers_content: covers(items, "content-digest") })
+    }
+
+    /// The first signature with the tag that is wanted and a key that is known.
+    fn choose<'s>(&self, inputs: &'s [(String, Member)]) -> Option<(&'s str, &'s [Item], &'s Parameters)> {
+        inputs.iter().find_map(|(label, member)| {
+            let Member::List(items, parameters) = member else { return None };
+            let is = |name, wanted: &dyn Fn(&str) -> bool| {
+                matches!(parameter(parameters, name), Some(Bare::Text(text)) if wanted(text))
+            };
+            let tagged = self.tag.as_deref().is_none_or(|tag| is("tag", &|text| text == tag));
+            (tagged && is("keyid", &|id| self.keys.contains_key(id))).then_some((&**label, &**items, parameters))
+        })
+    }
+
+    /// Until when it is good.
+    fn end(&self, parameters: &Parameters, now: Duration) -> Result<Duration, Refusal> {
+        let created = seconds(parameters, "created")?.ok_or("it does not say when it was made")?;
+        if created > now + AHEAD {
+            return Err("it was made in the future".into());
+        }
+        let end = created.saturating_add(self.max_age);
+        let end = seconds(parameters, "expires")?.map_or(end, |expires| expires.min(end));
+        if now >= end { Err("it has ended".into()) } else { Ok(end) }
+    }
+}
+
+impl Nonces {
+    /// Notes a nonce; one that was there is refused.
+    fn note(&self, id: &str, nonce: &str, end: Duration, now: Duration) -> Result<(), Refusal> {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        hash.update(&(id.len() as u64).to_le_bytes());
+        hash.update(id.as_bytes());
+        hash.update(nonce.as_bytes());
+        let Ok(key) = <[u8; 32]>::try_from(hash.finish().as_ref()) else {
+            return Err(Refusal::Unavailable("its nonce cannot be remembered"));
+        };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.get(&key).is_some_and(|end| *end > now) {
+            return Err("its nonce was seen before".into());
+        }
+        if seen.len() >= REMEMBERED {
+            seen.retain(|_, end| *end > now);
+            if seen.len() >= REMEMBERED {
+                return Err(Refusal::Unavailable("too many nonces are remembered"));
+            }
+        }
+        seen.insert(key, end);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

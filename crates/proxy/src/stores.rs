@@ -1,0 +1,244 @@
+//! Carries orders of limits to the stores that several proxies share, and brings back what was granted.
+//!
+//! One task and one connection per store, on the background runtime, started and stopped by [`crate::Proxy::apply`]. All orders
+//! that wait go out together; while their answers come the next ones gather. A server that does not answer in time, or answers with an error,
+//! is left: the limits are told, and it is tried again after a pause that grows to [`LATEST`]. What is spoken is in `resp`; the arithmetic that the
+//! server does for us is the token bucket of the engine (GCRA), with the server's own clock.
+
+mod resp;
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use transept_engine::limit::store::{Grant, Order, STORES, Store, StoreAddress, Stores};
+use transept_engine::snapshot::{Snapshot, UpstreamProtocol};
+
+use crate::worker::Shared;
+use resp::{Client, Reply, Trouble};
+
+/// The first pause before a store is tried again, and the longest.
+const SOONEST: Duration = Duration::from_millis(100);
+const LATEST: Duration = Duration::from_secs(5);
+/// Orders that go out together.
+const AT_ONCE: usize = 256;
+
+/// What the server computes. `KEYS[1]` is the bucket, kept as the moment when it is full, in microseconds of the server's clock. The
+/// arguments are the time of one token, the size of the bucket, how many tokens are wanted, and how many it must be at least; -1
+/// takes what is wanted in any case. Gives what was granted, how long to wait, what is left, and when it is full.
+const SCRIPT: &str = "\
+local interval, burst, want, least = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local full = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now)
+local room = math.floor((now + burst * interval - full) / interval + 0.000001)
+local granted = want
+if least >= 0 then granted = math.min(want, room) end
+if least >= 0 and granted < least then
+  return {0, math.ceil(full + (least - burst) * interval - now), room, math.ceil(full - now)}
+end
+full = full + granted * interval
+redis.call('SET', KEYS[1], string.format('%.3f', full), 'PX', math.ceil((full - now) / 1000) + 1000)
+return {granted, 0, room - granted, math.ceil(full - now)}
+";
+
+/// The tasks that carry.
+#[derive(Default)]
+pub(crate) struct Carrying {
+    stores: Option<Arc<Stores>>,
+    tasks: Vec<(Weak<Store>, JoinHandle<()>)>,
+}
+
+impl Carrying {
+    /// Starts tasks for the stores that a configuration has brought, and stops those of stores that nobody uses.
+    pub(crate) fn follow(&mut self, snapshot: &Snapshot, shared: &Arc<Shared>, runtime: &tokio::runtime::Handle) {
+        if let Some(stores) = snapshot.keep.known::<Stores>(STORES) {
+            self.stores = Some(stores);
+        }
+        self.tasks.retain(|(store, task)| {
+            let used = store.strong_count() > 0;
+            if !used {
+                task.abort();
+            }
+            used
+        });
+        for store in self.stores.iter().flat_map(|stores| stores.living()) {
+            if self.tasks.iter().any(|(known, _)| known.as_ptr() == Arc::as_ptr(&store)) {
+                continue;
+            }
+            let bell = Arc::new(Notify::new());
+            let ring = Arc::clone(&bell);
+            store.attend(Box::new(move || ring.notify_one()));
+            let carrier = Carrier { address: store.address.clone(), store: Arc::downgrade(&store), bell };
+            let task = runtime.spawn(carrier.carry(Arc::clone(shared)));
+            self.tasks.push((Arc::downgrade(&store), task));
+        }
+    }
+}
+
+/// One task.
+struct Carrier {
+    address: StoreAddress,
+    /// Not held: a store that no policy uses ends.
+    store: Weak<Store>,
+    bell: Arc<Notify>,
+}
+
+impl Carrier {
+    async fn carry(self, shared: Arc<Shared>) {
+        let mut pause = SOONEST;
+        let mut said = false;
+        while self.store.strong_count() > 0 {
+            let opened = tokio::time::timeout(self.address.timeout * 4, self.open(&shared)).await;
+            let trouble = match opened.unwrap_or(Err(Trouble::Slow)) {
+                Ok((mut client, script)) => {
+                    tracing::info!(store = %self.address, "the store of shared limits answers");
+                    (pause, said) = (SOONEST, false);
+                    self.note_health(true);
+                    self.serve(&mut client, &script, &shared).await
+                }
+                Err(trouble) => trouble,
+            };
+            self.note_health(false);
+            if !std::mem::replace(&mut said, true) {
+                tracing::warn!(store = %self.address, why = %trouble, "the store of shared limits does not answer");
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LATEST);
+        }
+    }
+
+    fn note_health(&self, is_up: bool) {
+        if let Some(store) = self.store.upgrade() {
+            store.note_health(is_up);
+        }
+    }
+
+    /// Connects and gets ready: the client, and the name of the script at the server.
+    async fn open(&self, shared: &Shared) -> Result<(Client<Box<dyn Stream>>, Vec<u8>), Trouble> {
+        let address = &self.address;
+        let tcp = TcpStream::connect((&*address.host, address.port)).await?;
+        tcp.set_nodelay(true)?;
+        let stream: Box<dyn Stream> = match &address.tls {
+            None => Box::new(tcp),
+            Some(tls) => {
+                let client = shared.tls.client(tls, UpstreamProtocol::Opaque, None);
+                let config = client.map_err(|why| Trouble::Answer(why.to_string()))?.config;
+                let name = rustls::pki_types::ServerName::try_from(address.host.to_string());
+                let name = name.map_err(|error| Trouble::Answer(error.to_string()))?;
+                Box::new(tokio_rustls::TlsConnector::from(config).connect(name, tcp).await?)
+            }
+        };
+        let mut client = Client::new(stream);
+        if let Some(password) = &address.password {
+            match &address.username {
+                Some(user) => client.ask(&[b"AUTH", user.as_bytes(), password.as_bytes()]).await?,
+                None => client.ask(&[b"AUTH", password.as_bytes()]).await?,
+            };
+        }
+        if address.database != 0 {
+            client.ask(&[b"SELECT", address.database.to_string().as_bytes()]).await?;
+        }
+        match client.ask(&[b"SCRIPT", b"LOAD", SCRIPT.as_bytes()]).await? {
+            Reply::Text(name) => Ok((client, name)),
+            _ => Err(Trouble::Answer("SCRIPT LOAD gives no name".into())),
+        }
+    }
+
+    /// Carries orders until something goes wrong.
+    async fn serve(&self, client: &mut Client<Box<dyn Stream>>, script: &[u8], shared: &Shared) -> Trouble {
+        loop {
+            let Some(store) = self.store.upgrade() else { return Trouble::Unused };
+            let mut orders = store.take_orders();
+            drop(store);
+            if orders.is_empty() {
+                self.bell.notified().await;
+                continue;
+            }
+            while !orders.is_empty() {
+                let rest = orders.split_off(orders.len().min(AT_ONCE));
+                let carried = carry_all(client, script, &orders, shared);
+                let outcome = tokio::time::timeout(self.address.timeout, carried).await.unwrap_or(Err(Trouble::Slow));
+                if let Err(trouble) = outcome {
+                    for order in orders.iter().chain(&rest) {
+                        order.give_up();
+                    }
+                    return trouble;
+                }
+                orders = rest;
+                if let Some(store) = self.store.upgrade() {
+                    store.wake();
+                }
+            }
+        }
+    }
+}
+
+/// Sends orders together and hands over the answers.
+async fn carry_all(
+    client: &mut Client<Box<dyn Stream>>,
+    script: &[u8],
+    orders: &[Order],
+    shared: &Shared,
+) -> Result<(), Trouble> {
+    for order in orders {
+        let interval = order.interval.to_string();
+        let least = order.least.map_or_else(|| "-1".to_owned(), |least| least.to_string());
+        let (burst, want) = (order.burst.to_string(), order.want.to_string());
+        client.add(&[
+            b"EVALSHA",
+            script,
+            b"1",
+            order.key.as_bytes(),
+            interval.as_bytes(),
+            burst.as_bytes(),
+            want.as_bytes(),
+            least.as_bytes(),
+        ]);
+    }
+    client.send().await?;
+    for order in orders {
+        let grant = read_grant(&client.reply().await?)?;
+        let now = u64::try_from(shared.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        order.deliver(grant, now);
+    }
+    Ok(())
+}
+
+fn read_grant(reply: &Reply) -> Result<Grant, Trouble> {
+    let wrong = || Trouble::Answer("the script gives something else than four numbers".into());
+    let Reply::List(items) = reply else { return Err(wrong()) };
+    let [Reply::Number(tokens), Reply::Number(wait), Reply::Number(left), Reply::Number(full)] = items[..] else {
+        return Err(wrong());
+    };
+    let microseconds = |number: i64| Duration::from_micros(u64::try_from(number).unwrap_or(0));
+    Ok(Grant {
+        tokens: u32::try_from(tokens).map_err(|_| wrong())?,
+        wait: microseconds(wait),
+        left,
+        full_in: microseconds(full),
+    })
+}
+
+/// What bytes come from and go to.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grant_is_four_numbers() {
+        let numbers = |numbers: &[i64]| Reply::List(numbers.iter().map(|number| Reply::Number(*number)).collect());
+        let grant = read_grant(&numbers(&[3, 0, -2, 1_500_000])).expect("a grant");
+        assert_eq!((grant.tokens, grant.left, grant.full_in), (3, -2, Duration::from_millis(1_500)));
+        assert!(read_grant(&numbers(&[1, 2, 3])).is_err());
+        assert!(read_grant(&numbers(&[-1, 0, 0, 0])).is_err());
+        assert!(read_grant(&Reply::Nothing).is_err());
+    }
+}
