@@ -69,25 +69,24 @@ impl Quotas {
             return;
         };
         let (calls, inbox) = sync_channel(64);
-        let bell = {
-            let calls = calls.clone();
-            // A full channel is one that will be read: nothing is lost.
-            Box::new(move |call| drop(calls.try_send(Message::Call(call))))
+        let mut keeper = Keeper {
+            path: path.clone(),
+            file: None,
+            seed: None,
+            calls: calls.clone(),
+            book: Arc::clone(&book),
+            inbox,
+            can_write: true,
+            cleaned: Instant::now(),
         };
-        let opened = match File::open(path) {
-            Ok((file, seed, counts)) => {
-                tracing::info!(file = %path.display(), keys = counts.len(), "quotas are kept");
-                book.attach(seed, counts, bell);
-                file
-            }
+        match keeper.open() {
+            Ok(keys) => tracing::info!(file = %path.display(), keys, "quotas are kept"),
             Err(error) => {
                 tracing::error!(file = %path.display(), %error, "quotas cannot be kept");
-                book.attach(RandomState::new().hash_one(0), [], bell);
+                keeper.can_write = false;
                 book.note_health(false);
-                return;
             }
-        };
-        let keeper = Keeper { file: opened, book: Arc::clone(&book), inbox, can_write: true, cleaned: Instant::now() };
+        }
         match std::thread::Builder::new().name("quotas".into()).spawn(move || keeper.keep()) {
             Ok(thread) => self.keeping = Some(Keeping { calls, thread: Some(thread), book }),
             Err(error) => {
@@ -118,8 +117,9 @@ struct File {
 }
 
 impl File {
-    /// Opens the file or makes it, readable for its owner only: the seed, and what is still counted.
-    fn open(path: &Path) -> Result<Opened, Box<redb::Error>> {
+    /// Opens the file or makes it, readable for its owner only: the seed, and what is still counted. A seed that is in use already is the
+    /// one of the file from now on.
+    fn open(path: &Path, seed: Option<u64>) -> Result<Opened, Box<redb::Error>> {
         let wrong = |error: redb::Error| Box::new(error);
         if let Some(directory) = path.parent() {
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
@@ -130,23 +130,20 @@ impl File {
         let database =
             redb::Builder::new().set_cache_size(CACHE).create_file(file).map_err(|error| wrong(error.into()))?;
         let file = File { database };
-        let (seed, counts) = file.begin().map_err(wrong)?;
+        let (seed, counts) = file.begin(seed).map_err(wrong)?;
         Ok((file, seed, counts))
     }
 
-    fn begin(&self) -> Result<(u64, Vec<(u128, Count)>), redb::Error> {
+    fn begin(&self, seed: Option<u64>) -> Result<(u64, Vec<(u128, Count)>), redb::Error> {
         let write = self.database.begin_write()?;
         let seed = {
             let mut numbers = write.open_table(NUMBERS)?;
             let known = numbers.get(SEED)?.map(|seed| seed.value());
-            match known {
-                Some(seed) => seed,
-                None => {
-                    let seed = RandomState::new().hash_one(SEED);
-                    numbers.insert(SEED, seed)?;
-                    seed
-                }
+            let seed = seed.or(known).unwrap_or_else(|| RandomState::new().hash_one(SEED));
+            if known != Some(seed) {
+                numbers.insert(SEED, seed)?;
             }
+            seed
         };
         write.open_table(USED)?;
         write.commit()?;
@@ -185,7 +182,12 @@ impl File {
 
 /// The thread that writes.
 struct Keeper {
-    file: File,
+    path: PathBuf,
+    /// None while it cannot be opened, and after an error: a database that has failed once answers nothing any more.
+    file: Option<File>,
+    /// That of the hashes in the book, once it has one.
+    seed: Option<u64>,
+    calls: SyncSender<Message>,
     book: Arc<Book>,
     inbox: Receiver<Message>,
     can_write: bool,
@@ -228,30 +230,57 @@ impl Keeper {
         true
     }
 
+    /// Opens the file, and tells how many keys are in it. The first time the book begins with them.
+    fn open(&mut self) -> Result<usize, Box<redb::Error>> {
+        let (file, seed, counts) = File::open(&self.path, self.seed)?;
+        let keys = counts.len();
+        if self.seed.is_none() {
+            let calls = self.calls.clone();
+            // A full channel is one that will be read: nothing is lost.
+            let bell = Box::new(move |call| drop(calls.try_send(Message::Call(call))));
+            self.book.attach(seed, counts, bell);
+            self.seed = Some(seed);
+        }
+        self.file = Some(file);
+        Ok(keys)
+    }
+
     fn write(&mut self) {
+        if self.file.is_none()
+            && let Err(error) = self.open()
+        {
+            self.note_failure(&error);
+            return;
+        }
+        let Some(file) = &self.file else { return };
         let counts = self.book.take_changed();
-        if self.cleaned.elapsed() > CLEAN {
-            self.cleaned = Instant::now();
-            if let Err(error) = self.file.clean() {
-                tracing::warn!(%error, "old quotas cannot be thrown away");
-            }
-        }
         // Also with nothing to write, when nothing could be written before.
-        match self.file.write(&counts) {
-            Ok(()) => {
-                if !std::mem::replace(&mut self.can_write, true) {
-                    tracing::info!("quotas can be written again");
-                    self.book.note_health(true);
-                }
-                self.book.note_written(&counts);
+        let mut written = file.write(&counts);
+        match &written {
+            Ok(()) => self.book.note_written(&counts),
+            Err(_) => self.book.note_unwritten(&counts),
+        }
+        if written.is_ok() && self.cleaned.elapsed() > CLEAN {
+            self.cleaned = Instant::now();
+            written = file.clean();
+        }
+        match written {
+            Ok(()) if !std::mem::replace(&mut self.can_write, true) => {
+                tracing::info!("quotas can be written again");
+                self.book.note_health(true);
             }
+            Ok(()) => {}
             Err(error) => {
-                if std::mem::replace(&mut self.can_write, false) {
-                    tracing::error!(%error, "quotas cannot be written");
-                }
-                self.book.note_health(false);
-                self.book.note_unwritten(&counts);
+                self.file = None;
+                self.note_failure(&error);
             }
         }
+    }
+
+    fn note_failure(&mut self, error: &redb::Error) {
+        if std::mem::replace(&mut self.can_write, false) {
+            tracing::error!(%error, "quotas cannot be written");
+        }
+        self.book.note_health(false);
     }
 }

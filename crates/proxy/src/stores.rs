@@ -8,7 +8,7 @@
 mod resp;
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -96,9 +96,14 @@ impl Carrier {
             let trouble = match opened.unwrap_or(Err(Trouble::Slow)) {
                 Ok((mut client, script)) => {
                     tracing::info!(store = %self.address, "the store of shared limits answers");
-                    (pause, said) = (SOONEST, false);
                     self.note_health(true);
-                    self.serve(&mut client, &script, &shared).await
+                    let since = Instant::now();
+                    let trouble = self.serve(&mut client, &script, &shared).await;
+                    // A server that takes connections and fails at each question is as good as away.
+                    if since.elapsed() > LATEST {
+                        (pause, said) = (SOONEST, false);
+                    }
+                    trouble
                 }
                 Err(trouble) => trouble,
             };

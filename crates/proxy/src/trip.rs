@@ -107,8 +107,9 @@ impl Trip {
         self.facts = Facts { target, request_id, ..Facts::default() };
     }
 
+    /// When the request is decided: time that policies have taken to ask somebody has passed.
     pub(crate) fn now(&self) -> Now {
-        self.started.into()
+        Now { monotonic: self.started.monotonic + self.asked, unix: self.started.unix + self.asked }
     }
 
     /// The exchange as the engine sees it, and the response beside it.

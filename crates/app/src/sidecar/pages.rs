@@ -4,8 +4,8 @@
 //! around each: after the start that is nearly all of the program, of which a request needs little. A proxy stands beside every
 //! program, so this is most of what one costs.
 //!
-//! Invariant: only mappings are given up that nobody can write to and of which the kernel says that not one page differs from its
-//! file. Whoever touches such a page again gets the same bytes, mostly without a disk, from the page cache.
+//! Invariant: only mappings of the program itself are given up, which never move, that nobody can write to and of which the kernel says
+//! that not one page differs from its file. Whoever touches such a page again gets the same bytes, mostly without a disk, from the page cache.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -43,17 +43,24 @@ pub(super) async fn tend(mut standing: watch::Receiver<Standing>) {
 
 /// Gives up every page that is the same in its file.
 fn let_go() -> io::Result<()> {
-    for range in unchanged(&std::fs::read_to_string(MAPPINGS)?) {
-        // SAFETY: the mapping is private, backed by a file, and not writable, and the kernel has counted no page in it that is not the
-        // file's: whoever reads or runs it afterwards finds what was there before.
+    let program = std::fs::read_link("/proc/self/exe")?;
+    let_go_of(&program.to_string_lossy())
+}
+
+/// Gives up every page of mappings of this file that is the same in it.
+fn let_go_of(file: &str) -> io::Result<()> {
+    for range in unchanged(&std::fs::read_to_string(MAPPINGS)?, file) {
+        // SAFETY: the mapping is private, not writable, and of the program itself, whose mappings stay where they are for as long as it
+        // runs; and the kernel has counted no page in it that is not the file's: whoever reads or runs it afterwards finds what was
+        // there before.
         unsafe { madvise(without_provenance_mut(range.start), range.len(), Advice::LinuxDontNeed) }?;
     }
     Ok(())
 }
 
-/// The mappings that hold nothing but what is in their files (proc(5), `/proc/pid/smaps`).
-fn unchanged(mappings: &str) -> Vec<Range<usize>> {
-    let mut found = Vec::new();
+/// The mappings of a file that hold nothing but what is in it (proc(5), `/proc/pid/smaps`).
+fn unchanged(mappings: &str, file: &str) -> Vec<Range<usize>> {
+    let (mut found, name) = (Vec::new(), format!(" {file}"));
     let mut candidate = None;
     // Said by the kernel, and not merely left out.
     let mut is_counted = false;
@@ -66,9 +73,9 @@ fn unchanged(mappings: &str) -> Vec<Range<usize>> {
             "VmFlags:" => found.extend(candidate.take().filter(|_| is_counted)),
             field if field.ends_with(':') => {}
             addresses => {
-                // Permissions, offset, device, inode: what belongs to no file has none.
-                let of_a_file = words.nth(2).is_some_and(|inode| inode != "0");
-                candidate = read_range(addresses).filter(|_| of_a_file && matches!(second, "r-xp" | "r--p"));
+                // Permissions, offset, device, inode, name, which may have spaces.
+                let of_the_file = line.ends_with(&name) && words.nth(2).is_some_and(|inode| inode != "0");
+                candidate = read_range(addresses).filter(|_| of_the_file && matches!(second, "r-xp" | "r--p"));
                 is_counted = false;
             }
         }
@@ -111,9 +118,11 @@ mod tests {
 
     #[test]
     fn pages_of_files_are_given_up_and_changed_ones_stay() {
-        let mut file = tempfile::tempfile().unwrap();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let name = file.path().to_string_lossy().into_owned();
         file.write_all(&[7; LENGTH]).unwrap();
-        let (clean, changed) = (map(&file, ProtFlags::READ), map(&file, ProtFlags::READ | ProtFlags::WRITE));
+        let (clean, changed) =
+            (map(file.as_file(), ProtFlags::READ), map(file.as_file(), ProtFlags::READ | ProtFlags::WRITE));
         // As a linker does with relocations.
         changed[5000] = 1;
         // SAFETY: nobody writes to it from here on.
@@ -122,7 +131,7 @@ mod tests {
         assert_eq!(sum(clean), 7 * LENGTH);
         let (clean_at, changed_at) = (clean.as_ptr() as usize, changed.as_ptr() as usize);
         assert_eq!(resident(clean_at), LENGTH / 1024);
-        let_go().unwrap();
+        let_go_of(&name).unwrap();
         assert_eq!(resident(clean_at), 0);
         assert!(resident(changed_at) > 0, "what was changed is nowhere else");
         assert_eq!(sum(clean), 7 * LENGTH);
@@ -136,12 +145,17 @@ mod tests {
         let clean = "Anonymous: 0 kB\nSwap: 0 kB\nLocked: 0 kB";
         let of_file = |permissions: &str| format!("1000-3000 {permissions} 00000000 fe:00 77 /bin/transept");
         for permissions in ["r-xp", "r--p"] {
-            assert_eq!(unchanged(&entry(&of_file(permissions), clean)), std::slice::from_ref(&only), "{permissions}");
+            assert_eq!(
+                unchanged(&entry(&of_file(permissions), clean), "/bin/transept"),
+                std::slice::from_ref(&only),
+                "{permissions}"
+            );
         }
         for (header, counts) in [
             (of_file("rw-p"), clean),
             (of_file("r--s"), clean),
             (of_file("---p"), clean),
+            ("1000-3000 r-xp 00000000 fe:00 78 /lib/libc.so.6".to_owned(), clean),
             ("1000-3000 r-xp 00000000 00:00 0 [vdso]".to_owned(), clean),
             ("1000-3000 r--p 00000000 00:00 0".to_owned(), clean),
             (of_file("r--p"), "Anonymous: 4 kB\nSwap: 0 kB"),
@@ -150,10 +164,10 @@ mod tests {
             // A kernel that does not count says nothing.
             (of_file("r-xp"), "Swap: 0 kB"),
         ] {
-            assert!(unchanged(&entry(&header, counts)).is_empty(), "{header} {counts}");
+            assert!(unchanged(&entry(&header, counts), "/bin/transept").is_empty(), "{header} {counts}");
         }
         let two = entry(&of_file("r-xp"), clean)
             + &entry("5000-6000 r--p 00002000 fe:00 77 /bin/transept", "Anonymous: 4 kB");
-        assert_eq!(unchanged(&two), std::slice::from_ref(&only), "one after another");
+        assert_eq!(unchanged(&two, "/bin/transept"), std::slice::from_ref(&only), "one after another");
     }
 }

@@ -177,7 +177,12 @@ impl Book {
 
     /// What is known under a key.
     pub(crate) fn hash(&self, random: u64, key: &[u8]) -> u128 {
-        XxHash3_128::oneshot_with_seed(*self.seed.get_or_init(|| random), key)
+        // Those of a file that cannot be read yet are under its own seed.
+        let seed = match self.state.load(Ordering::Acquire) {
+            FAILED => self.seed.get().copied().unwrap_or(random),
+            _ => *self.seed.get_or_init(|| random),
+        };
+        XxHash3_128::oneshot_with_seed(seed, key)
     }
 
     /// Counts a request.

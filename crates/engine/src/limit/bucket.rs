@@ -40,6 +40,11 @@ impl Bucket {
         self.interval as f64 / f64::from(1u32 << FRACTION) / 1_000.0
     }
 
+    /// The same in milliseconds, rounded: alike for buckets that differ by the rounding of their rate only.
+    pub(crate) fn fills_in_milliseconds(&self) -> u128 {
+        (self.fills_in() + Duration::from_micros(500)).as_millis()
+    }
+
     /// The time that an empty bucket takes to fill.
     pub(crate) fn fills_in(&self) -> Duration {
         Duration::from_nanos(self.whole().div_ceil(1 << FRACTION))

@@ -246,7 +246,8 @@ impl Shared {
     }
 
     fn send(&self, limit: &Limit, hash: u64, name: [u8; 16], want: u32, least: Option<u32>) {
-        let mut key = format!("transept:{}:{}:", limit.policy, limit.label.name).replace(' ', ":");
+        let fill = self.bucket.fills_in_milliseconds();
+        let mut key = format!("transept:{}:{}:{fill}:", limit.policy, limit.label.name).replace(' ', ":");
         for byte in name {
             key.push_str(&format!("{byte:02x}"));
         }

@@ -291,6 +291,12 @@ pub(crate) struct QuotaCharge {
     cost: u32,
 }
 
+/// What the keys of a quota begin with. Counts of other periods mean nothing in these.
+fn prefix(policy: &str, quota: &QuotaSpec) -> [u8; 16] {
+    let QuotaSpec { name, per, time_zone, start, .. } = quota;
+    XxHash3_128::oneshot(format!("{policy}/{}/{per:?}/{time_zone:?}/{start:?}", &**name).as_bytes()).to_le_bytes()
+}
+
 impl Policy for QuotaPolicy {
     const KIND: &'static str = "QuotaPolicy";
     const ABOUT: &'static str = "Says how much may be used in a day, a week or a month, and remembers it for good.";
@@ -318,7 +324,7 @@ impl Policy for QuotaPolicy {
                 unavailable: spec.on_unavailable,
                 book: Arc::clone(&book),
                 policy: policy.as_str().into(),
-                prefix: XxHash3_128::oneshot(format!("{policy}/{}", &*quota.name).as_bytes()).to_le_bytes(),
+                prefix: prefix(&policy, quota),
             }))
         };
         let quotas: Vec<Option<Arc<Quota>>> = spec.quotas.iter().map(|quota| compile(quota, cx)).collect();

@@ -335,7 +335,8 @@ fn compile_limit(
                     .remedy("lower `burst`, or use a QuotaPolicy");
                 return None;
             };
-            (Algorithm::Bucket(bucket), "bucket".to_owned())
+            // What is left is kept as the time at which a bucket is full: it means nothing in one that fills in another time.
+            (Algorithm::Bucket(bucket), format!("bucket of {}", bucket.fills_in_milliseconds()))
         }
         // Counts of windows of another length mean nothing in this one.
         AlgorithmSpec::SlidingWindow => {
