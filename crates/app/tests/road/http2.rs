@@ -170,7 +170,13 @@ async fn trailers_bring_no_framing_and_no_host() {
     let head = block(&[(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/")]);
     client.send(&headers(1, END_HEADERS, &head)).await;
     let mut served = backend.next().await;
-    let trailers = block(&[("host", "evil.test"), ("content-length", "5"), ("x-sum", "1")]);
+    let trailers = block(&[
+        ("host", "evil.test"),
+        ("content-length", "5"),
+        ("x-auth-id", "default/admin"),
+        ("client-cert", ":MIIB:"),
+        ("x-sum", "1"),
+    ]);
     client.send(&headers(1, END_HEADERS | END_STREAM, &trailers)).await;
     let whole = served.try_whole().await.expect("the whole body");
     assert_eq!(whole.trailers, crate::stage::owned(&[("x-sum", "1")]));

@@ -181,6 +181,7 @@ impl Policy for AuthenticationPolicy {
         forwarded::drop_principal(&mut x.request.fields);
         if !self.schemes.iter().any(|named| named.scheme.presents(x)) {
             if self.anonymous == Anonymous::Allowed {
+                self.strip(x);
                 x.tell(|| "authentication: no credentials, and none are required".to_owned());
                 self.forward.tell_backend(&Principal::default(), x.request);
                 return Verdict::Continue;
@@ -289,11 +290,50 @@ impl AuthenticationPolicy {
             if holds {
                 let principals = alternative.needs.iter().filter_map(|need| valid(&outcomes, need.scheme));
                 if let Some(principal) = combined(principals) {
+                    // Else whoever has one good credential could try out as many others as he likes.
+                    outcomes = match self.ask_the_rest(outcomes, |index| self.is_meant_for(index), x) {
+                        Ok(outcomes) => outcomes,
+                        Err(call) => return call,
+                    };
+                    let is_bad = |(index, outcome): (usize, &Option<Outcome>)| {
+                        matches!(outcome, Some(Outcome::Invalid(_))) && self.is_meant_for(index)
+                    };
+                    if outcomes.iter().enumerate().any(is_bad) {
+                        break;
+                    }
                     return self.let_in(principal, x);
                 }
             }
         }
-        self.without_alternative(&outcomes, lacking, x)
+        // Whoever shows credentials means them, also where none are required.
+        match self.ask_the_rest(outcomes, |_| true, x) {
+            Ok(outcomes) => self.without_alternative(&outcomes, lacking, x),
+            Err(call) => call,
+        }
+    }
+
+    /// Whether what a scheme finds can be meant for no other.
+    fn is_meant_for(&self, index: usize) -> bool {
+        let Some(named) = self.schemes.get(index) else { return false };
+        let kind = std::mem::discriminant(&named.scheme);
+        let of_the_kind = self.schemes.iter().filter(|other| std::mem::discriminant(&other.scheme) == kind);
+        !named.scheme.is_shared() && of_the_kind.count() == 1
+    }
+
+    /// Asks schemes that have not been asked although the request shows a credential of theirs.
+    fn ask_the_rest(
+        &self,
+        mut outcomes: Outcomes,
+        counts: impl Fn(usize) -> bool,
+        x: &mut Exchange<'_>,
+    ) -> Result<Outcomes, Verdict> {
+        for (index, named) in self.schemes.iter().enumerate() {
+            if outcomes.get(index).is_some_and(Option::is_none) && counts(index) && named.scheme.presents(x) {
+                let proof = named.scheme.authenticate(x);
+                outcomes = self.settle(index, proof, outcomes, x)?;
+            }
+        }
+        Ok(outcomes)
     }
 
     /// What becomes of a request for which no alternative holds.
@@ -322,6 +362,7 @@ impl AuthenticationPolicy {
         match (self.anonymous, known, lacking) {
             (Anonymous::Allowed, Some(principal), _) => self.let_in(Arc::clone(principal), x),
             (Anonymous::Allowed, None, _) => {
+                self.strip(x);
                 self.forward.tell_backend(&Principal::default(), x.request);
                 Verdict::Continue
             }
@@ -362,12 +403,16 @@ impl AuthenticationPolicy {
         reply.into()
     }
 
-    fn let_in(&self, principal: Arc<Principal>, x: &mut Exchange<'_>) -> Verdict {
+    fn strip(&self, x: &mut Exchange<'_>) {
         if self.credentials == Credentials::Removed {
             for named in &self.schemes {
                 named.scheme.strip(x.request);
             }
         }
+    }
+
+    fn let_in(&self, principal: Arc<Principal>, x: &mut Exchange<'_>) -> Verdict {
+        self.strip(x);
         self.forward.tell_backend(&principal, x.request);
         x.notes.principal = Some(principal);
         Verdict::Continue

@@ -239,7 +239,10 @@ impl ExternalAuthPolicy {
                 let call = HttpCall { backend, request, body, timeout: self.timeout, most: LARGEST_ANSWER };
                 Callout::Http(Box::new(call)).into()
             }
-            None => self.settle(x, Outcome::Failed("the question cannot be put into words".to_owned())),
+            // It is the client who wrote it so, and must not get in by it.
+            None => Reply::new(Reason::AuthorizerUnavailable)
+                .because("external authorization: the question cannot be put into words")
+                .into(),
         }
     }
 
@@ -257,7 +260,12 @@ impl ExternalAuthPolicy {
             Outcome::Failed(why) => {
                 x.tell(|| format!("external authorization: no answer, {why}"));
                 return match self.without_answer {
-                    WithoutAnswer::Allow => Verdict::Continue,
+                    WithoutAnswer::Allow => {
+                        if let Protocol::Http(settings) = &self.protocol {
+                            settings.clear(x.request);
+                        }
+                        Verdict::Continue
+                    }
                     WithoutAnswer::Refuse => Reply::new(Reason::AuthorizerUnavailable)
                         .because(format!("external authorization: {why}"))
                         .into(),

@@ -12,6 +12,9 @@ pub(crate) use source::{H1Source, H2Source, Source};
 use std::cell::Cell;
 use std::task::Poll;
 
+use transept_engine::forwarded;
+use transept_wire::head::{Fields, NameRef};
+
 use crate::failure::Failure;
 
 /// Moves a whole body, with its trailers. Returns the number of body bytes moved.
@@ -44,7 +47,7 @@ pub(crate) async fn carry_in_sight(
             continue;
         }
         if source.is_done() {
-            return sink.finish(source.trailers()).await;
+            return finish(source, sink).await;
         }
         sink.flush().await?;
         fill_unless_gone(source, sink).await?;
@@ -59,4 +62,16 @@ async fn fill_unless_gone(source: &mut Source<'_>, sink: &mut Sink<'_>) -> Resul
         Poll::Pending => filling.as_mut().poll(cx),
     })
     .await
+}
+
+/// Ends the body. A backend is told by no trailer who its client is: what heads may not say, trailers may not either.
+async fn finish(source: &mut Source<'_>, sink: &mut Sink<'_>) -> Result<(), Failure> {
+    let trailers = source.trailers();
+    let claims = |name: NameRef<'_>| forwarded::claims_identity(name.bytes);
+    let is_claiming = |trailers: &&Fields| sink.leads_upstream() && trailers.iter().any(|(name, _)| claims(name));
+    let Some(claiming) = trailers.filter(is_claiming) else { return sink.finish(trailers).await };
+    let mut kept = Fields::new();
+    kept.copy_from(claiming);
+    kept.retain(|name, _| !claims(name));
+    sink.finish(Some(&kept)).await
 }

@@ -72,6 +72,15 @@ impl Sink<'_> {
         }
     }
 
+    /// Whether the body goes to a backend.
+    pub(crate) fn leads_upstream(&self) -> bool {
+        match self {
+            Sink::Nowhere => false,
+            Sink::H1(sink) => sink.side == Side::Upstream,
+            Sink::H2(sink) => sink.side == Side::Upstream,
+        }
+    }
+
     /// Ends the body, with `trailers` where the framing has them, and flushes.
     pub(crate) async fn finish(&mut self, trailers: Option<&Fields>) -> Result<(), Failure> {
         match self {

@@ -317,7 +317,7 @@ impl Drop for Turn<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::Desk;
+    use super::super::tests::{Desk, key, key_object};
     use super::*;
     use crate::exchange::Notes;
     use crate::reason::Reason;
@@ -344,15 +344,18 @@ stringData:
 
     /// Takes a request down the policy, computing what it asks for; with how often that was.
     fn ask(desk: &Desk, authorization: &str) -> (Verdict, Notes, usize) {
+        ask_with(desk, &[("authorization", authorization)])
+    }
+
+    fn ask_with(desk: &Desk, fields: &[(&str, &str)]) -> (Verdict, Notes, usize) {
         let mut notes = Notes::told();
         let mut computed = 0;
-        let fields = [("authorization", authorization)];
-        let (mut verdict, _) = desk.with("/", &fields, &mut notes, |policy, x| policy.ask_for_tests(x, None));
+        let (mut verdict, _) = desk.with("/", fields, &mut notes, |policy, x| policy.ask_for_tests(x, None));
         while let Verdict::Call(callout) = verdict {
             let Callout::Compute(computation) = *callout else { panic!("something else is asked for") };
             computed += 1;
             let result = CalloutResult::Computed((computation.run)());
-            (verdict, _) = desk.with("/", &fields, &mut notes, |policy, x| policy.ask_for_tests(x, Some(result)));
+            (verdict, _) = desk.with("/", fields, &mut notes, |policy, x| policy.ask_for_tests(x, Some(result)));
         }
         (verdict, notes, computed)
     }
@@ -383,6 +386,21 @@ stringData:
         for junk in ["Basic", "Basic !", "Basic YQ==", &format!("Basic {}", "YQ==".repeat(2000))] {
             let (verdict, _, computed) = ask(&desk, junk);
             assert!(!verdict.goes_on() && computed == 0, "{junk}");
+        }
+    }
+
+    #[test]
+    fn who_has_a_good_key_cannot_try_out_passwords_beside_it() {
+        let spec = "schemes: [{name: staff, basic: {users: {name: staff, key: htpasswd}}}, {name: key, apiKey: {}}]\n";
+        let objects = format!("{SECRET}{}", key_object("one", "{consumer: mobile, hash: HASH1}"));
+        // Whichever is asked first.
+        for spec in [spec.to_owned(), format!("{spec}require: [{{key: []}}, {{staff: []}}]\n")] {
+            let desk = Desk::new(&spec, &objects);
+            let with =
+                |password| ask_with(&desk, &[("authorization", &shown("ann", password)), ("x-api-key", &key(1))]).0;
+            let Verdict::Respond(reply) = with("guess") else { panic!("a wrong password was let in") };
+            assert_eq!(reply.reason, Reason::CredentialsInvalid);
+            assert!(with("a").goes_on());
         }
     }
 

@@ -140,6 +140,7 @@ struct Asking {
 
 impl Scheme for IntrospectionScheme {
     type Spec = IntrospectionSpec;
+    const IS_SHARED: bool = true;
 
     fn compile(name: &Text, spec: &IntrospectionSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let url = cx.url(spec.at, &spec.url, PlainHttp::OnLoopback)?;

@@ -228,6 +228,7 @@ struct Asked {
 
 impl Scheme for JwtScheme {
     type Spec = JwtSpec;
+    const IS_SHARED: bool = true;
 
     fn compile(name: &Text, spec: &JwtSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let before = cx.count();
@@ -500,7 +501,8 @@ fn label(url: &str) -> &str {
 fn asked(keys: Option<&KeysSpec>, cx: &CompileCx<'_>) -> String {
     keys.and_then(|keys| keys.backend_ref.as_ref()).map_or_else(String::new, |reference| {
         let namespace = reference.namespace.as_deref().unwrap_or(&cx.name.namespace);
-        format!("{namespace} {reference:?}")
+        let BackendObjectReference { group, kind, name, port, .. } = reference;
+        format!("{group}/{kind} {namespace}/{name} {port:?}")
     })
 }
 

@@ -73,6 +73,9 @@ pub(super) trait Scheme: Sized + Send + Sync + fmt::Debug {
     /// Whether a request shows a credential of this scheme, good or not. Cheap: it is asked before anything is computed.
     fn presents(&self, x: &Exchange<'_>) -> bool;
 
+    /// Whether what it presents can be meant for schemes of another kind, too, as a bearer token can.
+    const IS_SHARED: bool = false;
+
     /// Who shows the credential.
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof;
 
@@ -160,6 +163,11 @@ macro_rules! schemes {
 
             pub(super) fn presents(&self, x: &Exchange<'_>) -> bool {
                 match self { $( AnyScheme::$variant(scheme) => scheme.presents(x), )* }
+            }
+
+            /// Whether what it presents can be meant for schemes of another kind, too.
+            pub(super) fn is_shared(&self) -> bool {
+                match self { $( AnyScheme::$variant(_) => <$type as Scheme>::IS_SHARED, )* }
             }
 
             pub(super) fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {

@@ -16,7 +16,7 @@ use crate::keep::Keep;
 use crate::key;
 
 /// A key that is one for certain, made of a number instead of chance.
-fn key(number: u8) -> String {
+pub(super) fn key(number: u8) -> String {
     let mut next = number;
     key::make("tr", "test", |bytes| {
         for byte in bytes {
@@ -42,7 +42,7 @@ fn objects(keys: &str) -> String {
     text
 }
 
-fn key_object(name: &str, spec: &str) -> String {
+pub(super) fn key_object(name: &str, spec: &str) -> String {
     format!("{{apiVersion: transept.dev/v1alpha1, kind: ApiKey, metadata: {{name: {name}}}, spec: {spec}}}\n---\n")
 }
 
@@ -222,6 +222,16 @@ fn what_is_no_known_key_is_refused_and_not_repeated() {
     assert_eq!(came.challenges(), ["Bearer realm=\"transept\""]);
     let two = desk.ask("/", &[("x-api-key", &key(1)), ("x-api-key", &key(2))]);
     assert_eq!(two.reason(), Reason::CredentialsInvalid);
+}
+
+#[test]
+fn bad_credentials_are_refused_also_beside_what_was_not_asked_for() {
+    let spec = "schemes: [{name: device, apiKey: {header: X-Device}}, {name: key, apiKey: {}}]\nrequire: [{device: [], key: []}, {}]\n";
+    let desk = Desk::new(spec, &one_key());
+    assert_eq!(desk.ask("/", &[("x-api-key", "junk")]).reason(), Reason::CredentialsInvalid);
+    let alone = desk.ask("/", &[("x-api-key", &key(1))]);
+    assert_eq!(alone.id(), "default/mobile");
+    assert_eq!(alone.field("x-api-key"), None);
 }
 
 #[test]

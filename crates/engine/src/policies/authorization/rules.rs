@@ -405,8 +405,11 @@ impl Header {
             return false;
         }
         let fits = |text: &[u8]| {
-            let text = std::str::from_utf8(text.trim_ascii());
-            one_of(&self.values, |pattern| text.is_ok_and(|text| pattern.matches(text)))
+            // What cannot be read is denied, and allows nothing.
+            match std::str::from_utf8(text.trim_ascii()) {
+                Ok(text) => one_of(&self.values, |pattern| pattern.matches(text)),
+                Err(_) => matches!(side, Side::Deny),
+            }
         };
         match side {
             Side::Allow => lines.all(fits),

@@ -121,8 +121,14 @@ impl Settings {
 
     /// Removes what only the service may say, so that no client says it in its place.
     pub(super) fn clear(&self, request: &mut Request) {
-        for name in self.answered.iter().filter(|name| may_change(name)) {
-            request.fields.remove(name);
+        let is_answered = |field: &[u8]| {
+            // Some backends take `_` for `-`.
+            let dash = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+            let named = |name: &&FieldName| name.as_bytes().iter().map(dash).eq(field.iter().map(dash));
+            self.answered.iter().find(named).is_some_and(may_change)
+        };
+        if request.fields.iter().any(|(name, _)| is_answered(name.bytes)) {
+            request.fields.retain(|name, _| !is_answered(name.bytes));
         }
     }
 }

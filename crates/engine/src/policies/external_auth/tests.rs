@@ -154,6 +154,12 @@ fn no_answer_refuses_unless_it_is_said_otherwise() {
     let open = policy(grpc(None, Vec::new()).expect("settings"), WithoutAnswer::Allow);
     assert!(after(&open, garbage()).0.goes_on());
     assert!(after(&open, CalloutResult::Failed("x".into())).0.goes_on());
+    // What only the service may say, nobody says in its place while it is away.
+    let open = ExternalAuthPolicy { without_answer: WithoutAnswer::Allow, ..over_http(&["x-user", "x_team"]) };
+    let (verdict, request) = after(&open, CalloutResult::Failed("x".into()));
+    assert!(verdict.goes_on());
+    let names: Vec<_> = request.fields.iter().map(|(name, _)| name.as_str().to_owned()).collect();
+    assert!(!names.iter().any(|name| matches!(&**name, "X-User" | "X-Team")), "{names:?}");
     assert_eq!(refused(after(&over_http(&[]), answered(502, &[], b"")).0).status, 503);
     let nobody = exchange(&mut sent(), &mut Notes::new(), |x| over_grpc().on_request(x));
     assert_eq!(refused(nobody).cause.as_deref(), Some("external authorization: there is no Service shop/auth"));
