@@ -85,11 +85,9 @@ fn guarding(guarding: &Guarding) -> (String, String) {
         ),
         Guard::External => {
             // The subrequest goes to a location of the same server.
-            let ask = format!(
-                "auth_request /_ask; location = /_ask {{ internal; proxy_pass http://h1; proxy_http_version 1.1; \
-                 proxy_set_header Connection \"\"; proxy_pass_request_body off; proxy_set_header Content-Length \"\"; }} "
-            );
-            (String::new(), ask)
+            let ask = "auth_request /_ask; location = /_ask { internal; auth_request off; proxy_pass http://h1/; proxy_http_version 1.1; \
+                       proxy_set_header Connection \"\"; proxy_pass_request_body off; proxy_set_header Content-Length \"\"; } ";
+            (String::new(), ask.to_owned())
         }
         Guard::Rs256 | Guard::Es256 | Guard::Es256Again | Guard::SharedLimit => Default::default(),
     }
