@@ -3,6 +3,7 @@
 //! Used by `scenarios`. A report with a single failed request is an error here: a fast error page wins
 //! any benchmark.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::timetable;
 pub(crate) enum Load {
     /// wrk with this many connections and these extra header lines.
     Wrk { connections: usize, headers: &'static [&'static str] },
+    /// wrk with this many connections, whose requests a script makes, and the header line of one of them.
+    Script { connections: usize, script: PathBuf, header: String },
     /// h2load with this many connections and streams on each.
     H2load { connections: usize, streams: usize },
     /// So many requests a second, each at its own time whatever became of those before, over this many connections.
@@ -52,6 +55,11 @@ impl Load {
                     command.args(["-H", header]);
                 }
             }
+            Self::Script { connections, script, .. } => {
+                let seconds = length.as_secs().max(1);
+                command.args(["wrk", "-t1", "--latency"]).args([format!("-c{connections}"), format!("-d{seconds}s")]);
+                command.arg("-s").arg(script);
+            }
             Self::H2load { connections, streams } => {
                 let seconds = length.as_secs_f64();
                 command.args(["h2load", "-t1"]).args([
@@ -66,7 +74,7 @@ impl Load {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success(), "the load generator failed: {}", String::from_utf8_lossy(&output.stderr));
         let seen = match self {
-            Self::Wrk { .. } | Self::OnTime { .. } => read_wrk(&text),
+            Self::Wrk { .. } | Self::Script { .. } | Self::OnTime { .. } => read_wrk(&text),
             Self::H2load { .. } => read_h2load(&text),
         };
         seen.with_context(|| format!("the load on {url} did not go well:\n{text}"))

@@ -7,6 +7,7 @@
 
 mod change;
 mod client;
+mod guards;
 mod load;
 mod memory;
 mod mesh;

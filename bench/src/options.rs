@@ -24,6 +24,10 @@ two proxies of a mesh:
   m  HTTP/1.1                      n  bytes, small                 o  bytes in bulk
   p  new connections               q  latency at a fixed rate      r  memory, idle and with 10,000 endpoints
   s  a change on its way to 1,000 proxies
+who may call, and how often:
+  t  API key                       u  JWT RS256, each token once   v  JWT ES256, each token once
+  w  JWT ES256, 16 tokens          x  rate limit, 16 keys          y  rate limit, a million keys
+  z  a server is asked first       l  rate limit kept in Redis
 
 options:
   --rounds N        rounds per scenario, order reversed in every second one (default 3)

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
 
+use crate::guards::{self, Guard};
 use crate::load::Load;
 use crate::options::Options;
 use crate::peers::{Ports, Routes, Running};
@@ -34,10 +35,11 @@ pub(crate) enum Scenario {
     MeshOnTime,
     MeshMemory,
     MeshChange,
+    Guarded(Guard),
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::KeepAlive,
         Self::KeepAliveTls,
         Self::Handshakes,
@@ -54,6 +56,14 @@ impl Scenario {
         Self::MeshOnTime,
         Self::MeshMemory,
         Self::MeshChange,
+        Self::Guarded(Guard::ApiKey),
+        Self::Guarded(Guard::Rs256),
+        Self::Guarded(Guard::Es256),
+        Self::Guarded(Guard::Es256Again),
+        Self::Guarded(Guard::Limit),
+        Self::Guarded(Guard::LimitManyKeys),
+        Self::Guarded(Guard::External),
+        Self::Guarded(Guard::SharedLimit),
     ];
 
     /// # Errors
@@ -83,6 +93,7 @@ impl Scenario {
             Self::MeshOnTime => "q",
             Self::MeshMemory => "r",
             Self::MeshChange => "s",
+            Self::Guarded(guard) => guard.letter(),
         }
     }
 
@@ -108,6 +119,7 @@ impl Scenario {
             Self::MeshOnTime => "two proxies of a mesh, HTTP/1.1, 4,000 requests per second over 64 connections",
             Self::MeshMemory => "memory of the proxy beside a program",
             Self::MeshChange => "a change on its way to simulated proxies",
+            Self::Guarded(guard) => guard.title(),
         }
     }
 
@@ -139,6 +151,7 @@ pub(crate) fn run(scenario: Scenario, options: &Options, stage: &Stage, results:
         Scenario::Memory => memory::run(options, stage, results),
         Scenario::Routes => routes::run(options, stage, results),
         Scenario::Change => change::run(options, stage, results),
+        Scenario::Guarded(guard) => guards::run(guard, options, stage, results),
         scenario if scenario >= Scenario::MeshHttp => mesh::run(scenario, options, stage, results),
         _ => closed_loop(scenario, options, stage, results),
     }
@@ -231,6 +244,9 @@ fn check(job: &Job<'_>) -> anyhow::Result<()> {
             for header in *headers {
                 command.args(["--header", header]);
             }
+        }
+        Load::Script { header, .. } => {
+            command.args(["--header", header]);
         }
         Load::OnTime { .. } => {}
     }

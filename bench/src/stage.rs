@@ -89,6 +89,7 @@ impl Stage {
             certificate: &self.certificate,
             routes,
             mode: Mode::Steady,
+            guarding: None,
         }
     }
 }

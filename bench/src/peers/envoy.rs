@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{Plan, Routes};
+use crate::guards::{AUDIENCE, Guard, Guarding, ISSUER};
 
 const TYPES: &str = "type.googleapis.com/envoy";
 
@@ -74,21 +75,68 @@ fn bootstrap(plan: &Plan<'_>, directory: &Path) -> Value {
         "admin": { "address": address(ports.admin) },
         "static_resources": {
             "listeners": [
-                listener(ports.http, "rds", &watched, None),
-                listener(ports.https, "route_config", &fixed(&h1), Some(tls)),
-                listener(ports.h2, "route_config", &fixed(&h1), None),
-                listener(ports.h2_to_h2, "route_config", &fixed("h2"), None),
+                listener(ports.http, "rds", &watched, None, plan.guarding.and_then(guarding)),
+                listener(ports.https, "route_config", &fixed(&h1), Some(tls), None),
+                listener(ports.h2, "route_config", &fixed(&h1), None, None),
+                listener(ports.h2_to_h2, "route_config", &fixed("h2"), None, None),
             ],
             "clusters": [cluster(&h1, backend, false), cluster(&format!("h1_{other}"), other, false), cluster("h2", backend_h2, true)],
         },
     })
 }
 
+/// The filter that stands before the plain port.
+fn guarding(guarding: &Guarding) -> Option<Value> {
+    let filter = |name: &str, kind: &str, mut config: Value| {
+        config["@type"] = format!("{TYPES}.extensions.filters.http.{kind}").into();
+        Some(json!({ "name": name, "typed_config": config }))
+    };
+    match guarding.guard {
+        Guard::ApiKey => filter(
+            "keys",
+            "api_key_auth.v3.ApiKeyAuth",
+            json!({
+                "credentials": [{ "key": guarding.key, "client": "bench" }],
+                "key_sources": [{ "header": "x-api-key" }],
+            }),
+        ),
+        Guard::Rs256 | Guard::Es256 | Guard::Es256Again => filter(
+            "jwt",
+            "jwt_authn.v3.JwtAuthentication",
+            json!({
+                "providers": { "bench": {
+                    "issuer": ISSUER, "audiences": [AUDIENCE], "local_jwks": { "inline_string": guarding.jwks },
+                } },
+                "rules": [{ "match": { "prefix": "/" }, "requires": { "provider_name": "bench" } }],
+            }),
+        ),
+        Guard::External => filter(
+            "ask",
+            "ext_authz.v3.ExtAuthz",
+            json!({ "http_service": {
+                "server_uri": { "uri": "http://127.0.0.1", "cluster": format!("h1_{}", crate::stage::BACKEND), "timeout": "1s" },
+            } }),
+        ),
+        // One bucket for all: it has none for each value of a field.
+        Guard::Limit => filter(
+            "limit",
+            "local_ratelimit.v3.LocalRateLimit",
+            json!({
+                "stat_prefix": "limit",
+                "token_bucket": { "max_tokens": 1_000_000, "tokens_per_fill": 1_000_000, "fill_interval": "1s" },
+                "filter_enabled": { "default_value": { "numerator": 100 } },
+                "filter_enforced": { "default_value": { "numerator": 100 } },
+            }),
+        ),
+        Guard::LimitManyKeys | Guard::SharedLimit => None,
+    }
+}
+
 fn address(port: u16) -> Value {
     json!({ "socket_address": { "address": "127.0.0.1", "port_value": port } })
 }
 
-fn listener(port: u16, routes_field: &str, routes: &Value, tls: Option<Value>) -> Value {
+fn listener(port: u16, routes_field: &str, routes: &Value, tls: Option<Value>, guard: Option<Value>) -> Value {
     let mut manager = json!({
         "@type": format!("{TYPES}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": format!("p{port}"),
@@ -98,6 +146,9 @@ fn listener(port: u16, routes_field: &str, routes: &Value, tls: Option<Value>) -
             "typed_config": { "@type": format!("{TYPES}.extensions.filters.http.router.v3.Router") },
         }],
     });
+    if let (Some(guard), Some(filters)) = (guard, manager["http_filters"].as_array_mut()) {
+        filters.insert(0, guard);
+    }
     manager[routes_field] = routes.clone();
     let mut chain = json!({ "filters": [{ "name": "http", "typed_config": manager }] });
     if let Some(tls) = tls {

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use rustix::process::Signal;
 
+use crate::guards::Guarding;
 use crate::options::Peer;
 use crate::process::{PROXY_CORE, Process};
 use crate::stage::{Certificate, wait_until_open};
@@ -93,6 +94,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) certificate: &'a Certificate,
     pub(crate) routes: Routes,
     pub(crate) mode: Mode,
+    /// Who is let through the plain port.
+    pub(crate) guarding: Option<&'a Guarding>,
 }
 
 /// Whether a peer must be able to change its configuration, where that takes more processes.

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::{Plan, Routes};
+use crate::guards::{Guard, Guarding};
 
 /// Length of the backend's answer in bytes.
 const BODY: usize = 1024;
@@ -42,7 +43,12 @@ fn servers(plan: &Plan<'_>) -> String {
     }
     match plan.routes {
         Routes::Any => {
-            let _ = writeln!(text, "  server {{ listen 127.0.0.1:{}; location / {{ {proxy} }} }}", ports.http);
+            let (outside, inside) = plan.guarding.map(guarding).unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "{outside}  server {{ listen 127.0.0.1:{}; location / {{ {inside}{proxy} }} }}",
+                ports.http
+            );
         }
         Routes::Table { hosts, prefixes } => {
             for (host, paths) in Routes::table(hosts, prefixes) {
@@ -64,6 +70,27 @@ fn servers(plan: &Plan<'_>) -> String {
     let _ = writeln!(text, "  server {{ listen 127.0.0.1:{} http2; location / {{ {proxy} }} }}", ports.h2);
     let _ = writeln!(text, "  server {{ listen 127.0.0.1:{} http2; location / {{ {grpc} }} }}", ports.h2_to_h2);
     text
+}
+
+/// What stands before the plain port: outside of its server and in its location.
+fn guarding(guarding: &Guarding) -> (String, String) {
+    match guarding.guard {
+        Guard::ApiKey => (
+            format!("  map $http_x_api_key $unknown {{ default 1; \"{}\" 0; }}\n", guarding.key),
+            "if ($unknown) { return 401; } ".to_owned(),
+        ),
+        Guard::Limit | Guard::LimitManyKeys => (
+            "  limit_req_zone $http_x_user zone=users:256m rate=1000000r/s;\n  limit_req_status 429;\n".to_owned(),
+            "limit_req zone=users burst=100000 nodelay; ".to_owned(),
+        ),
+        Guard::External => {
+            // The subrequest goes to a location of the same server.
+            let ask = "auth_request /_ask; location = /_ask { internal; auth_request off; proxy_pass http://h1/; proxy_http_version 1.1; \
+                       proxy_set_header Connection \"\"; proxy_pass_request_body off; proxy_set_header Content-Length \"\"; } ";
+            (String::new(), ask.to_owned())
+        }
+        Guard::Rs256 | Guard::Es256 | Guard::Es256Again | Guard::SharedLimit => Default::default(),
+    }
 }
 
 /// A whole configuration around these servers.

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use super::{Plan, Routes};
+use crate::guards::{AUDIENCE, Guard, Guarding, ISSUER, REDIS};
 
 /// Writes the resources and says how to start the gateway.
 pub(super) fn arguments(plan: &Plan<'_>, directory: &Path) -> anyhow::Result<Vec<String>> {
@@ -28,6 +29,9 @@ pub(super) fn write_routes(plan: &Plan<'_>, directory: &Path) -> anyhow::Result<
                 text.push_str(&route(&format!("plain-{at}"), "http", Some(&host), &paths, "plain"));
             }
         }
+    }
+    if let Some(guarding) = plan.guarding {
+        text.push_str(&guard(guarding));
     }
     super::replace(&directory.join("routes.yaml"), &text)
 }
@@ -61,6 +65,43 @@ fn gateway(plan: &Plan<'_>) -> anyhow::Result<String> {
         text.push_str(&route(name, listener, None, &["/".to_owned()], backend));
     }
     Ok(text)
+}
+
+/// The policy that stands before the plain port.
+fn guard(guarding: &Guarding) -> String {
+    let policy = |kind: &str, spec: &str| {
+        format!(
+            "---\napiVersion: transept.dev/v1alpha1\nkind: {kind}\nmetadata:\n  name: guard\nspec:\n  targetRefs:\n  \
+             - group: gateway.networking.k8s.io\n    kind: HTTPRoute\n    name: plain\n{spec}"
+        )
+    };
+    let limit = |store: &str| {
+        let limits = "  limits:\n  - name: users\n    requests: 1000000\n    per: 1s\n    key:\n    - from: Header\n      name: X-User\n";
+        policy("RateLimitPolicy", &format!("{store}{limits}"))
+    };
+    match guarding.guard {
+        Guard::ApiKey => {
+            let hash = transept_engine::key::hash(guarding.key.as_bytes(), None);
+            policy("AuthenticationPolicy", "  schemes: [{name: key, apiKey: {}}]\n")
+                + "---\napiVersion: transept.dev/v1alpha1\nkind: Consumer\nmetadata:\n  name: bench\nspec: {}\n"
+                + &format!(
+                    "---\napiVersion: transept.dev/v1alpha1\nkind: ApiKey\nmetadata:\n  name: bench\nspec:\n  consumer: bench\n  hash: {hash}\n"
+                )
+        }
+        Guard::Rs256 | Guard::Es256 | Guard::Es256Again => policy(
+            "AuthenticationPolicy",
+            &format!(
+                "  schemes:\n  - name: token\n    jwt:\n      issuer: {ISSUER}\n      audiences: [{AUDIENCE}]\n      keys:\n        inline: '{}'\n",
+                guarding.jwks
+            ),
+        ),
+        Guard::Limit | Guard::LimitManyKeys => limit(""),
+        Guard::SharedLimit => limit(&format!("  store:\n    url: redis://127.0.0.1:{REDIS}\n")),
+        Guard::External => policy(
+            "ExternalAuthPolicy",
+            "  protocol: HTTP\n  backendRef:\n    group: transept.dev\n    kind: Backend\n    name: plain\n",
+        ),
+    }
 }
 
 fn backend(name: &str, protocol: &str, port: u16) -> String {
