@@ -76,7 +76,7 @@ fn guard(guarding: &Guarding) -> String {
         )
     };
     let limit = |store: &str| {
-        let limits = "  limits:\n  - name: users\n    requests: 1000000\n    per: 1s\n    key:\n    - from: Header\n      name: X-User\n";
+        let limits = "  limits:\n  - name: users\n    requests: 1000000\n    per: 1s\n    missing: Reject\n    key:\n    - header: X-User\n";
         policy("RateLimitPolicy", &format!("{store}{limits}"))
     };
     match guarding.guard {

@@ -222,8 +222,11 @@ impl Caller {
                 reader.send(&head).await.map_err(|error| error.to_string())?;
                 let head = reader.read_head().await.map_err(|error| error.to_string())?.ok_or("no answer")?;
                 let body = reader.read_body(Framing::of_response(&head, method)).await;
-                body.map_err(|error| error.to_string())?;
-                head.status().ok_or_else(|| "no status".to_owned())
+                let body = body.map_err(|error| error.to_string())?;
+                match head.status().ok_or_else(|| "no status".to_owned())? {
+                    200 => Ok(200),
+                    status => Err(format!("status {status}: {}", String::from_utf8_lossy(&body.content))),
+                }
             }
             Caller::Http2(Some(requests)) => {
                 let mut requests = requests.clone().ready().await.map_err(|error| error.to_string())?;
