@@ -195,10 +195,14 @@ impl Registry {
     pub fn sweep(&mut self, now: Duration) -> Vec<Name> {
         let silence = |held: &Held| now.saturating_sub(held.seen);
         let silent = self.held.values().filter(|held| silence(held) > SILENCE).count();
-        self.frozen = silent >= MASS && silent * 2 > self.held.len();
-        let frozen = self.frozen;
+        let was_frozen = std::mem::replace(&mut self.frozen, silent >= MASS && silent * 2 > self.held.len());
+        let (frozen, thaws) = (self.frozen, was_frozen && !self.frozen);
         let mut changed = Vec::new();
         self.held.retain(|name, held| {
+            // Those who were cut off together come back one after the other: who has not been heard yet is on his way.
+            if thaws && !held.entry.lapsed {
+                held.seen = held.seen.max(now.saturating_sub(SILENCE));
+            }
             let silence = now.saturating_sub(held.seen);
             if frozen && silence <= PATIENCE {
                 return true;

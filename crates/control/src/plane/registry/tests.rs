@@ -76,8 +76,25 @@ fn a_mass_lapse_empties_no_service() {
     // Two return: the one that does not is on its own again.
     registry.beat(&name("b"), b"b", at(3600));
     registry.beat(&name("c"), b"c", at(3600));
-    assert_eq!(registry.sweep(at(3600)), [name("a")]);
+    assert!(registry.sweep(at(3600)).is_empty());
     assert!(!registry.is_frozen());
+    for second in 3600..3616 {
+        ["b", "c", "d"].map(|one| registry.beat(&name(one), one.as_bytes(), at(second)));
+        assert!(registry.sweep(at(second)).is_empty(), "{second}");
+    }
+    assert_eq!(registry.sweep(at(3616)), [name("a")]);
+}
+
+#[test]
+fn who_comes_back_first_from_a_mass_lapse_ends_nobody_else() {
+    let mut registry = registry(3);
+    assert!(registry.sweep(at(31)).is_empty() && registry.is_frozen());
+    // Two of three are too few for a mass; they are heard a moment later.
+    registry.beat(&name("a"), b"a", at(32));
+    assert!(registry.sweep(at(32)).is_empty());
+    registry.beat(&name("b"), b"b", at(33));
+    assert!(registry.sweep(at(33)).is_empty());
+    assert!(registry.iter().all(|(_, entry)| !entry.lapsed));
 }
 
 #[test]
