@@ -1,7 +1,8 @@
 //! What the registry must do, out of what a control plane has heard: told beside the registry, from the words of the documentation.
 //!
 //! Asked by `plane` around every call of the registry. `docs/mesh.md`, "Registration": 30 s of silence make an instance unhealthy, 60 s
-//! more take it out; when more than half of all, and at least three, fall silent together, nobody ends for an hour.
+//! more take it out; when more than half of all, and at least three, fall silent together, nobody ends for an hour; and
+//! when that is over, who has not come back yet has half a lease left.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,29 +23,34 @@ struct Lease {
 
 /// The leases as they should be.
 #[derive(Debug, Default)]
-pub(crate) struct Leases(BTreeMap<Name, Lease>);
+pub(crate) struct Leases {
+    all: BTreeMap<Name, Lease>,
+    /// Whether the last look found that most are silent.
+    mass: bool,
+}
 
 impl Leases {
     /// Every lease begins anew.
     pub(crate) fn restart(&mut self, now: Duration) {
-        self.0.values_mut().for_each(|lease| lease.heard = now);
+        self.all.values_mut().for_each(|lease| lease.heard = now);
+        self.mass = false;
     }
 
     /// What became of a registration by the right identity.
     pub(crate) fn registered(&mut self, name: &Name, nonce: &[u8], done: bool, now: Duration) -> Result<(), String> {
-        let taken = self.0.get(name).is_some_and(|lease| !lease.lapsed && lease.nonce != nonce);
+        let taken = self.all.get(name).is_some_and(|lease| !lease.lapsed && lease.nonce != nonce);
         if done == taken {
             let who = if taken { "takes the place of one that lives" } else { "is refused" };
             return Err(format!("a registration of {name:?} {who}"));
         }
         if done {
-            self.0.insert(name.clone(), Lease { nonce: nonce.to_vec(), heard: now, lapsed: false });
+            self.all.insert(name.clone(), Lease { nonce: nonce.to_vec(), heard: now, lapsed: false });
         }
         Ok(())
     }
 
     pub(crate) fn beat(&mut self, name: &Name, nonce: &[u8], known: bool, now: Duration) -> Result<(), String> {
-        match self.0.get_mut(name).filter(|lease| lease.nonce == nonce) {
+        match self.all.get_mut(name).filter(|lease| lease.nonce == nonce) {
             Some(lease) if known => (lease.heard, lease.lapsed) = (now, false),
             None if !known => {}
             _ => return Err(format!("a beat of {name:?} is known: {known}")),
@@ -53,17 +59,21 @@ impl Leases {
     }
 
     pub(crate) fn left(&mut self, name: &Name, nonce: &[u8]) {
-        if self.0.get(name).is_some_and(|lease| lease.nonce == nonce) {
-            self.0.remove(name);
+        if self.all.get(name).is_some_and(|lease| lease.nonce == nonce) {
+            self.all.remove(name);
         }
     }
 
     /// Time has passed, and the registry has looked who is silent.
     pub(crate) fn swept(&mut self, now: Duration) {
         let silence = |lease: &Lease| now.saturating_sub(lease.heard);
-        let silent = self.0.values().filter(|lease| silence(lease) > MISSED).count();
-        let mass = silent >= 3 && silent * 2 > self.0.len();
-        self.0.retain(|_, lease| {
+        let silent = self.all.values().filter(|lease| silence(lease) > MISSED).count();
+        let mass = silent >= 3 && silent * 2 > self.all.len();
+        let is_over = std::mem::replace(&mut self.mass, mass) && !mass;
+        self.all.retain(|_, lease| {
+            if is_over && !lease.lapsed {
+                lease.heard = lease.heard.max(now.saturating_sub(MISSED));
+            }
             let silence = silence(lease);
             if mass && silence <= HOUR || silence <= LEASE {
                 return true;
@@ -78,7 +88,7 @@ impl Leases {
     /// Whether the registry says the same.
     pub(crate) fn agree(&self, registry: &Registry) -> Result<(), String> {
         let said: BTreeMap<&Name, bool> = registry.iter().map(|(name, entry)| (name, entry.lapsed)).collect();
-        for (name, lease) in &self.0 {
+        for (name, lease) in &self.all {
             match said.get(name) {
                 None => return Err(format!("{name:?} is not registered, heard at {:?}", lease.heard)),
                 Some(lapsed) if *lapsed != lease.lapsed => {
@@ -87,7 +97,7 @@ impl Leases {
                 Some(_) => {}
             }
         }
-        match said.keys().find(|name| !self.0.contains_key(**name)) {
+        match said.keys().find(|name| !self.all.contains_key(**name)) {
             Some(name) => Err(format!("{name:?} is still registered")),
             None => Ok(()),
         }
