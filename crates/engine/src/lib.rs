@@ -15,6 +15,7 @@ pub mod explain;
 pub mod expression;
 pub mod ext_authz;
 pub mod filters;
+mod form;
 pub mod forwarded;
 pub mod health;
 pub mod jose;

@@ -10,6 +10,7 @@ use transept_wire::normalize;
 
 use super::value::Value;
 use crate::exchange::Exchange;
+use crate::form;
 use crate::principal::{Principal, PrincipalKind};
 
 /// A variable, or a field of one.
@@ -180,21 +181,7 @@ fn decoded(raw: &[u8]) -> Option<Cow<'_, str>> {
     if !raw.iter().any(|byte| matches!(byte, b'%' | b'+')) {
         return std::str::from_utf8(raw).ok().map(Cow::Borrowed);
     }
-    let mut out = Vec::with_capacity(raw.len());
-    let mut rest = raw;
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        let digit = |at: usize| after.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-        match (first, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                rest = &after[2..];
-            }
-            (b'+', ..) => out.push(b' '),
-            (byte, ..) => out.push(*byte),
-        }
-    }
-    String::from_utf8(out).ok().map(Cow::Owned)
+    String::from_utf8(form::decoded(raw, <[u8]>::to_vec)).ok().map(Cow::Owned)
 }
 
 #[cfg(test)]

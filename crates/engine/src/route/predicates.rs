@@ -10,6 +10,8 @@ use regex::bytes::{Regex, RegexBuilder};
 use smallvec::SmallVec;
 use transept_wire::head::{FieldId, FieldName, Fields, Method, Request};
 
+use crate::form;
+
 /// The compiled size that one pattern may have, in bytes. Patterns are matched in linear time, whatever they are.
 const PATTERN_SIZE: usize = 256 * 1024;
 
@@ -232,37 +234,9 @@ fn query_fits(query: &[u8], test: &QueryTest) -> bool {
             Some(at) => (pair.get(..at)?, pair.get(at + 1..)?),
             None => (pair, &b""[..]),
         };
-        decoded(name, |name| *name == *test.name).then_some(value)
+        form::decoded(name, |name| *name == *test.name).then_some(value)
     });
-    first.is_some_and(|value| decoded(value, |value| test.value.fits(value)))
-}
-
-/// Hands the percent-decoded text on, without a copy when nothing is encoded. `+` is a space, as in HTML forms.
-fn decoded(text: &[u8], test: impl FnOnce(&[u8]) -> bool) -> bool {
-    if !text.iter().any(|byte| matches!(byte, b'%' | b'+')) {
-        return test(text);
-    }
-    let mut plain: SmallVec<[u8; 256]> = SmallVec::new();
-    let mut rest = text;
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        match (byte, tail) {
-            (b'+', _) => plain.push(b' '),
-            (b'%', [high, low, after @ ..]) => match (hex(*high), hex(*low)) {
-                (Some(high), Some(low)) => {
-                    plain.push(high << 4 | low);
-                    rest = after;
-                }
-                _ => plain.push(byte),
-            },
-            _ => plain.push(byte),
-        }
-    }
-    test(&plain)
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).map(|value| value as u8)
+    first.is_some_and(|value| form::decoded(value, |value| test.value.fits(value)))
 }
 
 #[cfg(test)]

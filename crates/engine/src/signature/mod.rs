@@ -13,6 +13,8 @@ use transept_wire::head::{FieldName, Request};
 
 use structured::{Bare, Item, Parameters, write_inner_list, write_item};
 
+use crate::form;
+
 /// The most components that are looked at.
 const MOST_COMPONENTS: usize = 64;
 
@@ -103,31 +105,13 @@ fn query_parameter(request: &Request, parameters: &Parameters) -> Result<Vec<u8>
             Some(at) => (&part[..at], &part[at + 1..]),
             None => (part, &[][..]),
         };
-        (encoded(&decoded(key)) == wanted.as_bytes()).then(|| encoded(&decoded(value)))
+        (form::decoded(key, encoded) == wanted.as_bytes()).then(|| form::decoded(value, encoded))
     });
     match (found.next(), found.next()) {
         (Some(value), None) => Ok(value),
         (None, _) => Err("it covers a parameter of the query that is not there".to_owned()),
         (Some(_), Some(_)) => Err("it covers a parameter of the query that is there twice".to_owned()),
     }
-}
-
-fn decoded(raw: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(raw.len());
-    let mut rest = raw;
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        let digit = |at: usize| after.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-        match (first, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                rest = &after[2..];
-            }
-            (b'+', ..) => out.push(b' '),
-            (byte, ..) => out.push(*byte),
-        }
-    }
-    out
 }
 
 fn encoded(plain: &[u8]) -> Vec<u8> {
