@@ -22,12 +22,13 @@ use transept_model::object;
 use transept_model::policy::Target;
 use transept_model::schema::{Decoder, Rule, Text};
 use transept_model::value::Value;
-use transept_wire::head::{FieldId, FieldName};
+use transept_wire::head::{FieldId, FieldName, Response};
 
 use super::{CompileCx, Phase, Policy};
 use crate::callout::CalloutResult;
 use crate::exchange::Exchange;
 use crate::forwarded;
+use crate::login::Written;
 use crate::principal::Principal;
 use crate::reason::Reason;
 use crate::redact::CredentialPlaces;
@@ -36,12 +37,14 @@ use crate::verdict::{Reply, Verdict};
 mod api_key;
 mod basic;
 mod claims;
+mod client;
 mod client_certificate;
 mod failures;
 mod flights;
 mod forward;
 mod introspection;
 mod jwt;
+mod login;
 mod requirement;
 mod scheme;
 mod secret;
@@ -206,6 +209,18 @@ impl Policy for AuthenticationPolicy {
         self.decide(outcomes, x)
     }
 
+    fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
+        if x.notes.cookies.is_empty() {
+            return;
+        }
+        for Written(cookie) in std::mem::take(&mut x.notes.cookies) {
+            // Made of characters that fields may have.
+            let _ = response.fields.push(&FieldName::known(FieldId::SET_COOKIE), &cookie);
+        }
+        // Else a cache on the way would give this session to others.
+        let _ = response.fields.set(&FieldName::known(FieldId::CACHE_CONTROL), b"no-store");
+    }
+
     fn on_recheck(&self, x: &mut Exchange<'_>) -> Verdict {
         let Some(principal) = x.notes.principal.clone() else {
             return match self.anonymous {
@@ -243,6 +258,11 @@ impl AuthenticationPolicy {
             Proof::Invalid(why) => Outcome::Invalid(why),
             Proof::Unavailable(why) => Outcome::Unavailable(why),
             Proof::Valid(principal) => Outcome::Valid(principal),
+            Proof::Answer(reply) => return Err(Verdict::Respond(reply)),
+            Proof::Refused(reply) => {
+                self.failures.count(&self.limit, x.client, x.now.monotonic, x.random);
+                return Err(Verdict::Respond(reply));
+            }
             Proof::Ask(callout, between) => {
                 x.notes.between = Some(Box::new(Waiting { outcomes, scheme: index, between }));
                 return Err(Verdict::Call(callout));
@@ -351,9 +371,7 @@ impl AuthenticationPolicy {
                     return self.refuse(reply, |other| if other == index { Fault::Invalid } else { Fault::Missing }, x);
                 }
                 Some(Outcome::Unavailable(why)) => {
-                    return Reply::new(Reason::AuthenticationUnavailable)
-                        .because(format!("scheme {name}: {why}"))
-                        .into();
+                    return self.unavailable(index, why);
                 }
                 _ => {}
             }
@@ -379,12 +397,36 @@ impl AuthenticationPolicy {
                 reply.into()
             }
             (Anonymous::Refused, _, None) => {
+                if let Some(verdict) = self.invite(outcomes, x) {
+                    return verdict;
+                }
                 if let Some(wait) = self.failures.wait(&self.limit, x.client, x.now.monotonic) {
                     return limited(wait);
                 }
                 self.refuse(Reply::new(Reason::CredentialsMissing), |_| Fault::Missing, x)
             }
         }
+    }
+
+    /// What a scheme that is required does for a client that has shown nothing.
+    fn invite(&self, outcomes: &Outcomes, x: &mut Exchange<'_>) -> Option<Verdict> {
+        let mut needs = self.alternatives.iter().flat_map(|alternative| &alternative.needs);
+        let (scheme, proof) = needs.find_map(|need| {
+            let named = self.schemes.get(need.scheme)?;
+            Some((need.scheme, named.scheme.invite(x)?))
+        })?;
+        match self.settle(scheme, proof, outcomes.clone(), x) {
+            Ok(outcomes) => match outcomes.get(scheme) {
+                Some(Some(Outcome::Unavailable(why))) => Some(self.unavailable(scheme, why)),
+                _ => None,
+            },
+            Err(verdict) => Some(verdict),
+        }
+    }
+
+    fn unavailable(&self, scheme: usize, why: &str) -> Verdict {
+        let name = self.schemes.get(scheme).map_or("", |named| &named.name);
+        Reply::new(Reason::AuthenticationUnavailable).because(format!("scheme {name}: {why}")).into()
     }
 
     /// A refusal with a challenge for each scheme (RFC 9110 section 11.6.1), none twice; it counts as a failure of the client.
@@ -413,6 +455,9 @@ impl AuthenticationPolicy {
 
     fn let_in(&self, principal: Arc<Principal>, x: &mut Exchange<'_>) -> Verdict {
         self.strip(x);
+        if let Some(named) = self.schemes.iter().find(|named| named.name == principal.scheme) {
+            named.scheme.hand_on(x);
+        }
         self.forward.tell_backend(&principal, x.request);
         x.notes.principal = Some(principal);
         Verdict::Continue
