@@ -168,28 +168,27 @@ pub(crate) fn identity_in(leaf: &CertificateDer<'_>) -> Option<Arc<str>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use transept_identity::authority::{Authority, LEAF_LIFE};
     use transept_identity::{Bundle, PrivateKey, Request, Svid, TrustDomain, request};
 
     use super::*;
 
-    const NOW: u64 = 1_800_000_000;
+    pub(crate) const NOW: u64 = 1_800_000_000;
 
-    fn root(serial: u8) -> Authority {
+    pub(crate) fn root(serial: u8) -> Authority {
         let domain = TrustDomain::new("transept.local").expect("a trust domain");
         let serial = std::array::from_fn(|index| serial.wrapping_add(u8::try_from(index).unwrap_or(0)));
         Authority::create_root(&domain, UnixTime::since_unix_epoch(Duration::from_secs(NOW)), serial).expect("a root")
     }
 
-    fn bundles(authority: &Authority) -> Bundles {
+    pub(crate) fn bundles(authority: &Authority) -> Bundles {
         let root = authority.root().expect("a root").clone();
         [Bundle::new(authority.trust_domain().clone(), [root]).expect("a bundle")].into_iter().collect()
     }
 
-    #[test]
-    fn the_end_of_a_certificate_hides_no_change_of_roots() {
-        let (ours, others) = (root(1), root(2));
+    /// A member whose certificate is from this root, and that certificate.
+    pub(crate) fn member(ours: &Authority) -> (Mesh, Vec<CertificateDer<'static>>) {
         let id = SpiffeId::parse("spiffe://transept.local/ns/default/sa/cart").expect("an id");
         let key = PrivateKey::generate().expect("a key");
         let asked = request::create(&key, &id).expect("a request");
@@ -200,7 +199,14 @@ mod tests {
         let chain = issued.chain.clone();
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let svid = Svid::new(issued.chain, key, &provider).expect("an SVID");
-        let mesh = Mesh { svid: Arc::new(LiveSvid::new(svid)), bundles: LiveBundles::new(bundles(&ours)) };
+        let mesh = Mesh { svid: Arc::new(LiveSvid::new(svid)), bundles: LiveBundles::new(bundles(ours)) };
+        (mesh, chain)
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_hides_no_change_of_roots() {
+        let (ours, others) = (root(1), root(2));
+        let (mesh, chain) = member(&ours);
         let membership = Membership::new(&mesh).expect("a membership");
         let (during, after) = (Duration::from_secs(NOW + 1), Duration::from_secs(NOW) + LEAF_LIFE * 2);
         let trust = || {

@@ -18,7 +18,7 @@ use transept_engine::exchange::{Connection, Exchange, Notes, Now};
 use transept_engine::principal::Principal;
 use transept_engine::route::route;
 use transept_engine::screen::screen_again;
-use transept_engine::snapshot::Snapshot;
+use transept_engine::snapshot::{Listener, Snapshot};
 use transept_identity::{Bundles, Fingerprint, Purpose};
 use transept_wire::h2::Code;
 use transept_wire::head::Request;
@@ -167,6 +167,20 @@ impl Standings {
         self.add_until(ground, None)
     }
 
+    /// Adds a connection between two proxies. None when nobody vouches for the other end any more: the roots may have changed since its
+    /// handshake, and nobody asks again before they change once more.
+    pub(crate) fn add_member(
+        &self,
+        membership: &Membership,
+        chain: Vec<CertificateDer<'static>>,
+        end: Purpose,
+        unix: Duration,
+    ) -> Option<Rc<Standing>> {
+        let standing = self.add(Ground::Certificates(chain, end));
+        let Ground::Certificates(chain, end) = &standing.ground else { return None };
+        is_believed(membership, &standing, chain, *end, unix).then_some(standing)
+    }
+
     /// Adds a connection that ends after this time at the latest.
     pub(crate) fn add_until(&self, ground: Ground, lasts: Option<Duration>) -> Rc<Standing> {
         let until = RefCell::new(lasts.map(|lasts| Box::pin(tokio::time::sleep(lasts))));
@@ -220,6 +234,16 @@ fn is_believed(
     }
 }
 
+/// The listener that takes a connection that carries no requests, on a bind of a Gateway or on the way out of a workload.
+pub(crate) fn find_callee<'s>(
+    snapshot: &'s Snapshot,
+    bound: SocketAddr,
+    connection: &Connection,
+) -> Option<&'s Arc<Listener>> {
+    let bind = snapshot.bind(&bound)?;
+    bind.listener_for_streams().or_else(|| bind.callee(connection.destination))
+}
+
 /// Judges every connection in the list by what is in force now.
 pub(crate) fn recheck(worker: &Worker) {
     let standings: Vec<Rc<Standing>> = {
@@ -241,9 +265,7 @@ pub(crate) fn recheck(worker: &Worker) {
                 .is_some_and(|listener| admit_stream(listener, connection).is_ok()),
             Ground::Request(opening) => opening.stands(&snapshot, now.into()),
             // Where there is no such listener any more, nobody forbids what was begun.
-            Ground::Passage { connection, bound } => snapshot
-                .bind(bound)
-                .and_then(|bind| bind.listener_for_streams().or_else(|| bind.callee(connection.destination)))
+            Ground::Passage { connection, bound } => find_callee(&snapshot, *bound, connection)
                 .is_none_or(|listener| admit_stream(listener, connection).is_ok()),
         };
         if !stands {
@@ -255,6 +277,22 @@ pub(crate) fn recheck(worker: &Worker) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesh::tests::{NOW, bundles, member, root};
+
+    #[test]
+    fn a_root_that_goes_between_the_handshake_and_the_list_is_missed_by_nobody() {
+        let (ours, others) = (root(1), root(2));
+        let (mesh, chain) = member(&ours);
+        let membership = Membership::new(&mesh).expect("a membership");
+        let (standings, now) = (Standings::default(), Duration::from_secs(NOW + 1));
+        for end in [Purpose::Client, Purpose::Server] {
+            mesh.bundles.store(bundles(&ours));
+            let standing = standings.add_member(&membership, chain.clone(), end, now).expect("it is believed");
+            assert!(!standing.ended.get());
+            mesh.bundles.store(bundles(&others));
+            assert!(standings.add_member(&membership, chain.clone(), end, now).is_none());
+        }
+    }
 
     #[tokio::test]
     async fn a_connection_ends_with_its_credential() {
