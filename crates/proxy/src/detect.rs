@@ -67,7 +67,8 @@ pub(crate) async fn detect(
         Taker::Stranger(destination) => {
             tokio::task::spawn_local(async move {
                 watch.set_stall(bind.settings.timeouts.stream_idle);
-                splice::pass_through(&worker, &connection, destination, &io, &watch).await;
+                let standing = worker.standings.add_stranger(&worker, &connection, bind.address);
+                splice::pass_through(&worker, &connection, destination, &io, &watch, &standing).await;
                 drop(guest);
             });
             return;

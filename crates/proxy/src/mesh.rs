@@ -11,6 +11,8 @@ use std::time::Duration;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{ClientConfig, ServerConfig};
+use transept_engine::reason::Reason;
+use transept_engine::verdict::Reply;
 use transept_identity::Fingerprint;
 use transept_identity::bundle::{Bundles, LiveBundles};
 use transept_identity::handshake::{ClientAuth, LiveSvid, PeerVerifier, client_config, server_config};
@@ -21,6 +23,10 @@ use transept_identity::xfcc;
 
 /// The protocol inside the TLS of a tunnel.
 const ALPN: &[&[u8]] = &[b"h2"];
+
+/// What a gateway outside the mesh is told when only a tunnel would lead on.
+pub(crate) const OUTSIDE: &str = "this gateway is not a member of the mesh, and can make no tunnel: start it with `transept run --mesh`, or \
+                                  join it to a control plane with `transept proxy --control`";
 
 /// What makes a process a member of the mesh.
 #[derive(Clone, Debug)]
@@ -160,6 +166,15 @@ impl Membership {
         xfcc::write(&mut out, self.svid.load().id(), leaf);
         out.into()
     }
+}
+
+/// The reply when no endpoint can be used, as the log of this gateway tells it: with the remedy when it can make no tunnel at all.
+pub(crate) fn advise(membership: Option<&Membership>, reply: Box<Reply>) -> Box<Reply> {
+    if membership.is_some() || reply.reason != Reason::MeshNoTunnel {
+        return reply;
+    }
+    let cause = reply.cause.as_deref().map_or_else(|| OUTSIDE.to_owned(), |cause| format!("{cause}; {OUTSIDE}"));
+    Box::new(reply.because(cause))
 }
 
 /// The SPIFFE id in a certificate that has been verified, if it is that of a workload.

@@ -25,6 +25,7 @@ use crate::buffer::Inbound;
 use crate::failure::{Failure, Repeat, Side};
 use crate::h2::{Driver, Link, Patience};
 use crate::io::{Io, TlsSession, Tunnel};
+use crate::mesh::OUTSIDE;
 use crate::recheck::Ending;
 use crate::worker::Worker;
 
@@ -113,8 +114,8 @@ async fn lease(worker: &Rc<Worker>, passage: &Passage) -> Result<H2Lease, Failur
 
 async fn dial(worker: &Rc<Worker>, passage: &Passage) -> Result<(Io, Vec<CertificateDer<'static>>), Failure> {
     let Some(membership) = worker.shared.mesh.as_ref() else {
-        let detail = "the endpoint is in the mesh, and this proxy is not a member";
-        return Err(Failure::new(Side::Upstream, Reason::UpstreamTls, Repeat::Never, detail));
+        // Another endpoint may be outside the mesh as well.
+        return Err(failed(Reason::MeshNoTunnel, format!("{} is called in tunnels only; {OUTSIDE}", passage.identity)));
     };
     let config = membership.client(&passage.identity).map_err(|why| failed(Reason::UpstreamTls, why))?;
     let tcp: TcpStream = open(passage.address).await.map_err(|error| refused(&error))?;
