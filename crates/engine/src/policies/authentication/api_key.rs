@@ -20,7 +20,7 @@ use super::scheme::{Fault, Proof, Scheme, challenge};
 use super::secret::SecretEntry;
 use crate::exchange::Exchange;
 use crate::key::{self, LastUse, LastUses, NoKey};
-use crate::principal::{Principal, PrincipalKind};
+use crate::principal::{Principal, PrincipalKind, StoredMark};
 use crate::redact::{CredentialPlaces, is_named, parameters, without_parameter};
 
 object! {
@@ -152,7 +152,7 @@ impl Scheme for ApiKeyScheme {
         challenge(if self.bearer == Bearer::Read { "Bearer" } else { "ApiKey" }, realm, fault)
     }
 
-    fn stands(&self, principal: &Principal, x: &Exchange<'_>) -> Result<(), Box<str>> {
+    fn stands(&self, principal: &Arc<Principal>, x: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
         let by_name = self
             .by_name
             .get_or_init(|| self.keys.iter().map(|(hash, known)| ((&*known.key.meta.name).into(), *hash)).collect());
@@ -161,7 +161,13 @@ impl Scheme for ApiKeyScheme {
         let Some(known) = known.filter(|known| known.principal.id == principal.id) else {
             return Err(format!("there is no key {name} any more").into());
         };
-        known.is_good(x).map_err(|why| format!("the key {name} {why}").into())
+        if known.principal.stored != principal.stored {
+            return Err(format!("the key {name} is another one by now").into());
+        }
+        match known.is_good(x) {
+            Ok(()) => Ok(Arc::clone(&known.principal)),
+            Err(why) => Err(format!("the key {name} {why}").into()),
+        }
     }
 }
 
@@ -240,6 +246,7 @@ fn known_keys(scheme: &Text, uses: &LastUses, cx: &CompileCx<'_>) -> HashMap<[u8
             scheme: (&**scheme).into(),
             credential: Some((&*key.meta.name).into()),
             until: key.spec.expires.map(|end| end.unix()),
+            stored: Some(StoredMark::of(&[&key.spec.hash.bytes])),
             ..Principal::default()
         };
         let used = uses.of(namespace, &key.meta.name);

@@ -27,7 +27,7 @@ use super::scheme::{Fault, Proof, Scheme};
 use super::secret::SecretEntry;
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
-use crate::principal::{Principal, PrincipalKind};
+use crate::principal::{Principal, PrincipalKind, StoredMark};
 use crate::redact::CredentialPlaces;
 use crate::signature::structured::{Bare, Item, Member, Parameters, dictionary};
 use crate::signature::{base, covers, is_digest_of};
@@ -244,12 +244,15 @@ impl Scheme for SignatureScheme {
         format!("Signature realm=\"{realm}\"")
     }
 
-    fn stands(&self, principal: &Principal, _: &Exchange<'_>) -> Result<(), Box<str>> {
+    fn stands(&self, principal: &Arc<Principal>, _: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
         let name = principal.credential.as_deref().unwrap_or_default();
-        match self.keys.get(name) {
-            Some(known) if known.principal.id == principal.id => known.barred.map_or(Ok(()), |why| Err(why.into())),
-            _ => Err("the key is not known any more".into()),
+        let Some(known) = self.keys.get(name).filter(|known| known.principal.id == principal.id) else {
+            return Err("the key is not known any more".into());
+        };
+        if known.principal.stored != principal.stored {
+            return Err("the key is another one by now".into());
         }
+        known.barred.map_or_else(|| Ok(Arc::clone(&known.principal)), |why| Err(why.into()))
     }
 }
 
@@ -294,6 +297,7 @@ fn compile_key(scheme: &Text, spec: &SignatureKey, cx: &mut CompileCx<'_>) -> Op
         tenant: consumer.spec.tenant.as_ref().map(boxed),
         scheme: (&**scheme).into(),
         credential: Some((&*spec.id).into()),
+        stored: Some(StoredMark::of(&[spec.algorithm.as_str().as_bytes(), text.as_bytes()])),
         ..Principal::default()
     };
     Some(Known {

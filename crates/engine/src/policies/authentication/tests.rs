@@ -141,6 +141,14 @@ impl Desk {
         (result, request)
     }
 
+    /// Whether a connection that this principal has opened may go on, and who it is today.
+    pub(super) fn recheck(&self, principal: Option<&Arc<Principal>>) -> Option<Arc<Principal>> {
+        let mut notes = Notes::new();
+        notes.principal = principal.cloned();
+        let (verdict, _) = self.with("/", &[], &mut notes, |policy, x| policy.on_recheck(x));
+        verdict.goes_on().then(|| notes.principal.unwrap_or_default())
+    }
+
     fn ask(&self, target: &str, fields: &[(&str, &str)]) -> Came {
         let mut notes = Notes::told();
         let (verdict, request) = self.with(target, fields, &mut notes, |policy, x| policy.on_request(x));
@@ -335,11 +343,7 @@ fn who_fails_too_often_waits_whatever_it_shows() {
 #[test]
 fn an_open_connection_ends_with_its_credential() {
     let expiring = key_object("mobile-1", "{consumer: mobile, hash: HASH1, expires: '2027-01-15T08:00:01Z'}");
-    let stands = |desk: &Desk, principal: Option<&Arc<Principal>>| {
-        let mut notes = Notes::new();
-        notes.principal = principal.cloned();
-        desk.with("/", &[], &mut notes, |policy, x| policy.on_recheck(x)).0.goes_on()
-    };
+    let stands = |desk: &Desk, principal| desk.recheck(principal).is_some();
     let mut desk = Desk::new(ONE, &expiring);
     let principal = desk.ask("/", &[("x-api-key", &key(1))]).notes.principal;
     assert!(stands(&desk, principal.as_ref()));
@@ -350,6 +354,55 @@ fn an_open_connection_ends_with_its_credential() {
     assert!(!stands(&Desk::new(ONE, &revoked), principal.as_ref()));
     assert!(!stands(&Desk::new(ONE, &key_object("mobile-2", "{consumer: mobile, hash: HASH1}")), principal.as_ref()));
     assert!(!stands(&Desk::new("schemes: [{name: other, apiKey: {}}]\n", &expiring), principal.as_ref()));
+}
+
+const TWO: &str = "\
+schemes: [{name: app, apiKey: {bearer: false}}, {name: device, apiKey: {header: x-device-key, bearer: false}}]
+require: [{device: [], app: []}]
+";
+
+#[test]
+fn an_open_connection_ends_with_any_credential_that_it_needed() {
+    let device = key_object("device-7", "{consumer: mobile, hash: HASH2}");
+    let desk = Desk::new(TWO, &(one_key() + &device));
+    let both = [("x-api-key", &*key(1)), ("x-device-key", &*key(2))];
+    let principal = desk.ask("/", &both).notes.principal;
+    assert!(desk.recheck(principal.as_ref()).is_some());
+    assert!(Desk::new(TWO, &device).recheck(principal.as_ref()).is_none(), "the second key was revoked");
+    assert!(Desk::new(TWO, &one_key()).recheck(principal.as_ref()).is_none(), "the first key was revoked");
+    // What was shown beside it is enough today, too, but no good credential any more.
+    let either = TWO.replace("[{device: [], app: []}]", "[{device: []}, {device: [], app: []}]");
+    assert!(Desk::new(&either, &device).recheck(principal.as_ref()).is_none());
+}
+
+#[test]
+fn an_open_connection_is_judged_by_what_is_required_today() {
+    let desk = Desk::new(ONE, &one_key());
+    let principal = desk.ask("/", &[("x-api-key", &key(1))]).notes.principal;
+    let today = |require: &str, keys: &str| {
+        let spec = format!(
+            "schemes: [{{name: key, apiKey: {{}}}}, {{name: other, apiKey: {{header: x-other}}}}]\n{require}\n"
+        );
+        Desk::new(&spec, keys).recheck(principal.as_ref())
+    };
+    assert!(today("", &one_key()).is_some());
+    assert!(today("require: [{key: [orders.read]}, {other: []}]", &one_key()).is_some());
+    assert!(today("require: [{key: [orders.write]}, {other: []}]", &one_key()).is_none());
+    assert!(today("require: [{key: [], other: []}]", &one_key()).is_none());
+    // Where nothing is required, good credentials that are not good enough are no worse than none.
+    assert!(today("require: [{key: [orders.write]}, {other: []}, {}]", &one_key()).is_some());
+    // What the key is good for, and who its Consumer is, count as they are today.
+    let lesser = key_object("mobile-1", "{consumer: mobile, hash: HASH1, scopes: [orders.list]}");
+    assert!(today("require: [{key: [orders.read]}, {other: []}]", &lesser).is_none());
+    let principal = today("", &lesser).expect("let in");
+    assert_eq!(principal.scopes, ["orders.list".into()]);
+}
+
+#[test]
+fn an_open_connection_ends_when_its_key_has_become_another_one() {
+    let principal = Desk::new(ONE, &one_key()).ask("/", &[("x-api-key", &key(1))]).notes.principal;
+    let replaced = key_object("mobile-1", "{consumer: mobile, hash: HASH2, scopes: [orders.read]}");
+    assert!(Desk::new(ONE, &replaced).recheck(principal.as_ref()).is_none());
 }
 
 #[test]

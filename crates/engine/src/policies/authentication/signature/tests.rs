@@ -228,6 +228,29 @@ fn a_nonce_is_good_once() {
 }
 
 #[test]
+fn an_open_connection_ends_when_the_key_was_replaced() {
+    let mut request = unsigned();
+    sign(&mut request, &format!("{COVERED};created={NOW};keyid=\"one\""), SECRET);
+    let principal = proof(&scheme(""), &mut request, CONTENT).expect("a principal");
+    let stands = |objects: &str, spec: &str| {
+        let (scheme, problems) = compile_scheme::<SignatureScheme>(spec, objects);
+        let scheme = scheme.unwrap_or_else(|| panic!("{problems:?}"));
+        with(&mut unsigned(), |x| scheme.stands(&principal, x).is_ok())
+    };
+    let spec = format!("{{{KEYS}}}\n");
+    assert!(stands(OBJECTS, &spec));
+    assert!(!stands(&OBJECTS.replace("a secret of enough bytes", "another of enough bytes"), &spec));
+    assert!(!stands(
+        OBJECTS,
+        &spec.replace(
+            "algorithm: hmac-sha256, key: {name: signing, key: shared}, consumer: partner",
+            "algorithm: ed25519, key: {name: signing, key: public}, consumer: partner"
+        )
+    ));
+    assert!(!stands(OBJECTS, &spec.replace("consumer: partner", "consumer: gone")));
+}
+
+#[test]
 fn keys_that_cannot_work_are_refused() {
     let key = |algorithm: &str, entry: &str, consumer: &str| {
         format!(
