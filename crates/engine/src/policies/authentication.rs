@@ -36,6 +36,7 @@ mod api_key;
 mod basic;
 mod claims;
 mod client_certificate;
+mod consumer;
 mod failures;
 mod flights;
 mod forward;

@@ -16,11 +16,12 @@ use transept_model::schema::{HEADER_NAME, Rule, Text};
 use transept_wire::head::{FieldId, FieldName, Fields, Request};
 
 use super::super::CompileCx;
+use super::consumer::principal;
 use super::scheme::{Fault, Proof, Scheme, challenge};
 use super::secret::SecretEntry;
 use crate::exchange::Exchange;
 use crate::key::{self, LastUse, LastUses, NoKey};
-use crate::principal::{Principal, PrincipalKind, StoredMark};
+use crate::principal::{Principal, StoredMark};
 use crate::redact::{CredentialPlaces, is_named, parameters, without_parameter};
 
 object! {
@@ -235,19 +236,13 @@ fn known_keys(scheme: &Text, uses: &LastUses, cx: &CompileCx<'_>) -> HashMap<[u8
             Some(consumer) if consumer.spec.suspended => Some("belongs to a Consumer that is suspended"),
             Some(_) => None,
         };
-        let boxed = |texts: &[Text]| texts.iter().map(|text| Box::from(&**text)).collect();
+        let owner = consumer.map(|consumer| &consumer.spec);
         let principal = Principal {
-            kind: PrincipalKind::App,
-            id: format!("{}/{}", &**namespace, &*key.spec.consumer).into(),
-            groups: consumer.map_or_else(Vec::new, |consumer| boxed(&consumer.spec.groups)),
-            scopes: boxed(&key.spec.scopes),
-            plan: consumer.and_then(|consumer| consumer.spec.plan.as_deref()).map(Into::into),
-            tenant: consumer.and_then(|consumer| consumer.spec.tenant.as_deref()).map(Into::into),
-            scheme: (&**scheme).into(),
+            scopes: key.spec.scopes.iter().map(|scope| Box::from(&**scope)).collect(),
             credential: Some((&*key.meta.name).into()),
             until: key.spec.expires.map(|end| end.unix()),
             stored: Some(StoredMark::of(&[&key.spec.hash.bytes])),
-            ..Principal::default()
+            ..principal(namespace, &key.spec.consumer, owner, scheme)
         };
         let used = uses.of(namespace, &key.meta.name);
         keys.entry(key.spec.hash.bytes).or_insert_with(|| Known {

@@ -15,6 +15,7 @@ use transept_model::{choice, object};
 use transept_wire::head::Request;
 
 use super::super::CompileCx;
+use super::consumer::Owned;
 use super::scheme::{Fault, Proof, Scheme};
 use crate::exchange::Exchange;
 use crate::principal::{Principal, PrincipalKind};
@@ -100,14 +101,8 @@ fn plain(text: &str) -> Option<[u8; 32]> {
 pub(super) struct ClientCertificateScheme {
     scheme: Box<str>,
     name: CertificateName,
-    named: HashMap<Box<str>, Known>,
-    pinned: HashMap<[u8; 32], Known>,
-}
-
-#[derive(Debug)]
-struct Known {
-    principal: Arc<Principal>,
-    suspended: bool,
+    named: HashMap<Box<str>, Owned>,
+    pinned: HashMap<[u8; 32], Owned>,
 }
 
 impl Scheme for ClientCertificateScheme {
@@ -116,13 +111,14 @@ impl Scheme for ClientCertificateScheme {
     fn compile(name: &Text, spec: &ClientCertificateSchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let (mut named, mut pinned) = (HashMap::new(), HashMap::new());
         for one in &spec.consumers {
-            let known = compile_consumer(name, one, cx)?;
+            let credential = one.name.as_deref().or(one.fingerprint.as_deref()).unwrap_or_default();
+            let owned = Owned::compile(one.at, &one.consumer, name, credential, None, cx)?;
             match (&one.name, one.fingerprint.as_deref().and_then(plain)) {
                 (_, Some(fingerprint)) => {
-                    pinned.insert(fingerprint, known);
+                    pinned.insert(fingerprint, owned);
                 }
                 (Some(name), None) => {
-                    named.insert(Box::from(&**name), known);
+                    named.insert(Box::from(&**name), owned);
                 }
                 (None, None) => {}
             }
@@ -166,9 +162,9 @@ impl ClientCertificateScheme {
     fn owner(&self, leaf: &[u8]) -> Result<Arc<Principal>, Box<str>> {
         if !self.pinned.is_empty()
             && let Ok(print) = <[u8; 32]>::try_from(digest::digest(&digest::SHA256, leaf).as_ref())
-            && let Some(known) = self.pinned.get(&print)
+            && let Some(owned) = self.pinned.get(&print)
         {
-            return known.principal();
+            return principal_of(owned);
         }
         let Some(name) = self.name_in(leaf) else {
             return Err(format!("the certificate has not exactly one name of the kind {}", self.name).into());
@@ -184,7 +180,7 @@ impl ClientCertificateScheme {
             };
             return Ok(Arc::new(principal));
         }
-        self.named.get(&*name).ok_or("the certificate is no Consumer's")?.principal()
+        self.named.get(&*name).ok_or("the certificate is no Consumer's".into()).and_then(principal_of)
     }
 
     /// The one name of the kind that counts.
@@ -200,39 +196,12 @@ impl ClientCertificateScheme {
     }
 }
 
-impl Known {
-    fn principal(&self) -> Result<Arc<Principal>, Box<str>> {
-        if self.suspended {
-            return Err("the certificate belongs to a Consumer that is suspended".into());
-        }
-        Ok(Arc::clone(&self.principal))
-    }
+fn principal_of(owned: &Owned) -> Result<Arc<Principal>, Box<str>> {
+    owned.principal().cloned().map_err(|why| format!("the certificate {why}").into())
 }
 
 fn leaf<'x>(x: &'x Exchange<'_>) -> Option<&'x [u8]> {
     x.connection.tls.as_ref()?.client_certificate.as_deref()
-}
-
-fn compile_consumer(scheme: &Text, spec: &CertificateConsumer, cx: &mut CompileCx<'_>) -> Option<Known> {
-    let namespace = cx.name.namespace.clone();
-    let Some(consumer) = cx.world.consumer(&namespace, &spec.consumer) else {
-        let why = format!("there is no Consumer {}/{}", &*namespace, &*spec.consumer);
-        cx.refuse(spec.at, why).remedy("add it, or mend the name");
-        return None;
-    };
-    let boxed = |text: &Text| Box::from(&**text);
-    let credential = spec.name.as_ref().or(spec.fingerprint.as_ref());
-    let principal = Principal {
-        kind: PrincipalKind::App,
-        id: format!("{}/{}", &*namespace, &*spec.consumer).into(),
-        groups: consumer.spec.groups.iter().map(boxed).collect(),
-        plan: consumer.spec.plan.as_ref().map(boxed),
-        tenant: consumer.spec.tenant.as_ref().map(boxed),
-        scheme: (&**scheme).into(),
-        credential: credential.map(boxed),
-        ..Principal::default()
-    };
-    Some(Known { principal: Arc::new(principal), suspended: consumer.spec.suspended })
 }
 
 #[cfg(test)]

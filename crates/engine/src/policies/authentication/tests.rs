@@ -67,6 +67,16 @@ impl AuthenticationPolicy {
 
 /// A scheme among these objects, and what is wrong with it.
 pub(super) fn compile_scheme<S: scheme::Scheme>(spec: &str, objects: &str) -> (Option<S>, Vec<String>) {
+    compile_with("test", spec, objects, &Keep::default())
+}
+
+/// The same by another name, with what others of its kind remember.
+pub(super) fn compile_with<S: scheme::Scheme>(
+    scheme: &str,
+    spec: &str,
+    objects: &str,
+    keep: &Keep,
+) -> (Option<S>, Vec<String>) {
     let Loaded { world, invalid, .. } = load(&[SourceText::new("world.yaml", objects)], MODEL_KINDS);
     assert!(invalid.is_empty(), "{invalid:?}");
     let mut cx = Decoder::new("test.yaml".into());
@@ -74,10 +84,10 @@ pub(super) fn compile_scheme<S: scheme::Scheme>(spec: &str, objects: &str) -> (O
     assert!(problems.is_empty(), "{problems:?}");
     let spec = S::Spec::decode(&values[0], &mut cx);
     let name = ObjectName { kind: "AuthenticationPolicy".into(), namespace: "default".into(), name: "test".into() };
-    let (keep, mut wanted) = (Keep::default(), Vec::new());
+    let mut wanted = Vec::new();
     let scheme = spec.and_then(|spec| {
-        let mut compiling = CompileCx::new(&mut cx, &world, &name, &keep, &mut wanted);
-        S::compile(&"test".into(), &spec, &mut compiling)
+        let mut compiling = CompileCx::new(&mut cx, &world, &name, keep, &mut wanted);
+        S::compile(&scheme.into(), &spec, &mut compiling)
     });
     (scheme, cx.into_problems().into_iter().map(|problem| problem.why).collect())
 }
