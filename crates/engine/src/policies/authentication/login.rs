@@ -235,10 +235,10 @@ impl Scheme for LoginScheme {
         format!("Cookie realm=\"{realm}\", cookie-name=\"{}\"", self.jar.name())
     }
 
-    fn stands(&self, principal: &Principal, x: &Exchange<'_>) -> Result<(), Box<str>> {
+    fn stands(&self, principal: &Arc<Principal>, x: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
         match &principal.credential {
             Some(name) if self.has_ended(name, x.now.unix) => Err("the session was given up".into()),
-            _ => Ok(()),
+            _ => Ok(Arc::clone(principal)),
         }
     }
 }
