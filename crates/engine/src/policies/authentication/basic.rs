@@ -1,12 +1,12 @@
 //! The scheme `basic` (RFC 7617): names and passwords, from a Secret in the form of htpasswd.
 //!
-//! Verifying a password is slow on purpose, so it is computed off the worker, a few at a time, and what was good is remembered for a while:
-//! by a keyed hash of name, password and stored hash, so that a password that was changed is not good any more. A name that is not known
-//! costs the time of one that is.
+//! Verifying a password is slow on purpose, so it is computed off the worker, a few at a time (`gate`), and what was good is remembered for a
+//! while: by a keyed hash of name, password and stored hash, so that a password that was changed is not good any more. Who shows the same
+//! name and password while they are computed waits for what comes of it. A name that is not known costs the time of one that is.
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
@@ -16,9 +16,11 @@ use transept_model::schema::{Labels, Rule, Text};
 use transept_wire::head::{FieldId, Request};
 
 use super::super::CompileCx;
+use super::flights::{Flight, Flights};
+use super::gate::Gate;
 use super::scheme::{Fault, Proof, Scheme};
 use super::secret::SecretEntry;
-use crate::callout::{Callout, CalloutResult, Computation};
+use crate::callout::{Callout, CalloutResult, Computation, Wait};
 use crate::exchange::{Exchange, draw};
 use crate::password::PasswordHash;
 use crate::principal::{Principal, PrincipalKind, StoredMark};
@@ -66,31 +68,23 @@ struct User {
 struct Memory {
     key: OnceLock<hmac::Key>,
     good: Mutex<HashMap<[u8; 32], Duration>>,
+    /// What is computed at present.
+    flights: Arc<Flights>,
 }
 
 /// The most that is remembered. Only good passwords are, so nobody outside can fill it.
 const REMEMBERED: usize = 4096;
 
-/// Passwords that are computed at a time, in the whole process: each may take hundreds of MiB.
-const AT_A_TIME: u32 = 4;
-/// How many more may wait.
-const WAITING: u32 = 60;
+/// How long a request waits for another one's computation of the same password.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-#[derive(Debug, Default)]
-struct Gate {
-    /// Those computed, and all with those that wait.
-    under_way: Mutex<(u32, u32)>,
-    free: Condvar,
-}
-
-/// What is remembered while a password is computed.
+/// What is remembered while a password is computed, here or for another request.
 struct Asked {
     user: Option<Box<str>>,
     proof: [u8; 32],
+    /// Wakes those who wait when what came of it is noted.
+    _flight: Option<Flight>,
 }
-
-/// Why a password was not computed.
-struct Crowded;
 
 impl Scheme for BasicScheme {
     type Spec = BasicSchemeSpec;
@@ -166,28 +160,39 @@ impl Scheme for BasicScheme {
         {
             return Proof::Valid(Arc::clone(&user.principal));
         }
-        let (hash, gate) = (Arc::clone(user.map_or(&self.decoy, |user| &user.hash)), Arc::clone(&self.gate));
-        let run = move || -> Box<dyn Any + Send> { Box::new(gate.pass(|| hash.verify(&password))) };
-        let asked = Asked { user: user.map(|_| name.into()), proof };
+        let flight = match self.memory.flights.begin(proof) {
+            Ok(flight) => flight,
+            Err(landing) => {
+                let wait = Wait { what: "the same password to be computed", until: landing, timeout: PATIENCE };
+                let asked = Asked { user: user.map(|_| name.into()), proof, _flight: None };
+                return Proof::Ask(Box::new(Callout::Wait(wait)), Box::new(asked));
+            }
+        };
+        let Some(place) = self.gate.enter(x.client) else {
+            return Proof::Unavailable("too many passwords are being computed".into());
+        };
+        let hash = Arc::clone(user.map_or(&self.decoy, |user| &user.hash));
+        let run = move || -> Box<dyn Any + Send> { Box::new(place.compute(|| hash.verify(&password))) };
+        let asked = Asked { user: user.map(|_| name.into()), proof, _flight: Some(flight) };
         let computation = Computation { what: "whether the password is good", run: Box::new(run) };
         Proof::Ask(Box::new(Callout::Compute(computation)), Box::new(asked))
     }
 
     fn resume(&self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult) -> Proof {
-        let user = between.downcast::<Asked>().ok().and_then(|asked| {
+        // Until the end of this: those who wait find what came of it.
+        let asked = between.downcast::<Asked>().ok();
+        let user = asked.as_ref().and_then(|asked| {
             let user = asked.user.as_deref().and_then(|name| self.users.get(name));
             user.map(|user| (user, asked.proof))
         });
         let good = match result {
-            CalloutResult::Assumed => true,
-            CalloutResult::Computed(computed) => match computed.downcast::<Result<bool, Crowded>>() {
-                Ok(computed) => match *computed {
-                    Ok(good) => good,
-                    Err(Crowded) => return Proof::Unavailable("too many passwords are being computed".into()),
-                },
-                Err(_) => return Proof::Unavailable("the password could not be computed".into()),
-            },
-            _ => return Proof::Unavailable("the password could not be computed".into()),
+            CalloutResult::Assumed => Some(true),
+            CalloutResult::Computed(computed) => computed.downcast::<bool>().ok().map(|good| *good),
+            CalloutResult::Waited => return self.authenticate(x),
+            _ => None,
+        };
+        let Some(good) = good else {
+            return Proof::Unavailable("the password could not be computed".into());
         };
         // An explanation may know more than a client.
         match (user, good) {
@@ -284,36 +289,6 @@ impl Memory {
         if good.len() < REMEMBERED {
             good.insert(proof, now + time);
         }
-    }
-}
-
-impl Gate {
-    /// Computes when it is one's turn, or not at all when too many wait.
-    fn pass(&self, compute: impl FnOnce() -> bool) -> Result<bool, Crowded> {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if under_way.1 >= AT_A_TIME + WAITING {
-            return Err(Crowded);
-        }
-        under_way.1 += 1;
-        while under_way.0 >= AT_A_TIME {
-            under_way = self.free.wait(under_way).unwrap_or_else(PoisonError::into_inner);
-        }
-        under_way.0 += 1;
-        drop(under_way);
-        let _turn = Turn(self);
-        Ok(compute())
-    }
-}
-
-/// A place among those that are computed, given back however it ends.
-struct Turn<'g>(&'g Gate);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let mut under_way = self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.0 -= 1;
-        under_way.1 -= 1;
-        self.0.free.notify_one();
     }
 }
 
@@ -429,13 +404,66 @@ stringData:
         assert_eq!(problems[0].why, "line 1 of the entry old: this is no bcrypt or Argon2 hash");
     }
 
+    /// The verdict on a request whose password nobody has computed yet, and what goes on with it.
+    fn begin(desk: &Desk, name: &str, password: &str) -> (Verdict, Notes) {
+        let mut notes = Notes::new();
+        let authorization = shown(name, password);
+        let fields = [("authorization", &*authorization)];
+        let (verdict, _) = desk.with("/", &fields, &mut notes, |policy, x| policy.ask_for_tests(x, None));
+        (verdict, notes)
+    }
+
+    fn resume(desk: &Desk, name: &str, password: &str, mut notes: Notes, result: CalloutResult) -> (Verdict, Notes) {
+        let authorization = shown(name, password);
+        let fields = [("authorization", &*authorization)];
+        let (verdict, _) = desk.with("/", &fields, &mut notes, |policy, x| policy.ask_for_tests(x, Some(result)));
+        (verdict, notes)
+    }
+
+    fn computed(verdict: Verdict) -> CalloutResult {
+        let Verdict::Call(callout) = verdict else { panic!("{verdict:?} instead of a computation") };
+        let Callout::Compute(computation) = *callout else { panic!("something else is asked for") };
+        CalloutResult::Computed((computation.run)())
+    }
+
     #[test]
-    fn only_so_many_wait_for_their_turn() {
-        let gate = Gate::default();
-        *gate.under_way.lock().expect("a lock") = (0, AT_A_TIME + WAITING);
-        assert!(gate.pass(|| true).is_err());
-        *gate.under_way.lock().expect("a lock") = (0, 0);
-        assert!(matches!(gate.pass(|| true), Ok(true)));
-        assert_eq!(*gate.under_way.lock().expect("a lock"), (0, 0));
+    fn failures_are_counted_before_they_are_computed() {
+        let desk = Desk::new(&format!("{}failures: {{requests: 2, per: 10s}}\n", SPEC), SECRET);
+        let good = begin(&desk, "ann", "a");
+        let bad = begin(&desk, "ann", "b");
+        let is_limited = |verdict: &Verdict| matches!(verdict, Verdict::Respond(reply) if reply.reason == Reason::AuthenticationLimited);
+        assert!(is_limited(&begin(&desk, "ann", "c").0));
+        // What was no failure is taken back, and what was one is not counted twice.
+        let result = computed(good.0);
+        assert!(resume(&desk, "ann", "a", good.1, result).0.goes_on());
+        let result = computed(bad.0);
+        assert!(!resume(&desk, "ann", "b", bad.1, result).0.goes_on());
+        let (verdict, gone) = begin(&desk, "ann", "d");
+        assert!(matches!(verdict, Verdict::Call(_)));
+        // Who goes away meanwhile has failed.
+        drop((verdict, gone));
+        assert!(is_limited(&begin(&desk, "ann", "e").0));
+    }
+
+    #[test]
+    fn the_same_password_is_computed_once_for_all_who_show_it() {
+        let desk = Desk::new(&format!("{}failures: {{requests: 1, per: 10s}}\n", SPEC), SECRET);
+        let first = begin(&desk, "ann", "a");
+        let others: Vec<Notes> = (0..20)
+            .map(|_| {
+                let mut notes = Notes::new();
+                let authorization = shown("ann", "a");
+                let fields = [("authorization", &*authorization)];
+                // They have passed the limit of failures before.
+                let (proof, _) = desk.with("/", &fields, &mut notes, |policy, x| policy.decide_for_tests(x));
+                assert!(matches!(&proof, Verdict::Call(callout) if matches!(**callout, Callout::Wait(_))), "{proof:?}");
+                notes
+            })
+            .collect();
+        let result = computed(first.0);
+        assert!(resume(&desk, "ann", "a", first.1, result).0.goes_on());
+        for notes in others {
+            assert!(resume(&desk, "ann", "a", notes, CalloutResult::Waited).0.goes_on());
+        }
     }
 }
