@@ -6,7 +6,7 @@ use transept_testkit::client::{Endpoint, Request, exchange};
 use transept_testkit::echo::{Echo, Port};
 use transept_testkit::launch::Running;
 
-use crate::stage::{Mesh, Pair, answered, program, repeater, say, soon, until};
+use crate::stage::{Mesh, Pair, answered, passes, program, repeater, say, soon, until};
 
 /// What a sidecar remembers of a listener.
 async fn remembered(sidecar: &Running, listener: &str) -> Option<String> {
@@ -22,6 +22,7 @@ async fn words_that_are_no_request_line_pass_as_bytes() {
     let cart = mesh.sidecar("cart").await.port(80, repeater("").await, "");
     let web = mesh.sidecar("web").await.upstream("cart:80");
     let (cart, caller) = (cart.start().await, web.start().await);
+    passes(web.local[0], "HELO me\r\n", "HELO me\r\n").await;
     for words in ["HELO me\r\n", "PING\r\n", "GET key\r\n", "GET /key\r\n", "SET /key 1\r\n", "MAIL FROM:<a@b>\r\n"] {
         let mut stream = TcpStream::connect(web.local[0]).await.expect("connected");
         say(&mut stream, words, words).await;
@@ -40,6 +41,7 @@ async fn what_a_port_has_spoken_is_remembered_and_binds_nobody() {
     let (mail, caller) = (mail.start().await, client.start().await);
     let connect = || async { TcpStream::connect(client.local[0]).await.expect("connected") };
 
+    passes(client.local[0], "", "220 ready\r\n").await;
     for _ in 0..3 {
         let mut stream = connect().await;
         say(&mut stream, "", "220 ready\r\n").await;

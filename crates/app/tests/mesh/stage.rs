@@ -331,10 +331,24 @@ pub(crate) async fn told(running: &Running, text: &str) -> String {
     }
 }
 
-/// Connects, sends, and reads as many bytes as are expected.
+/// Waits until these words pass as bytes: what a sidecar knows of a service comes a moment after it has started.
+pub(crate) async fn passes(at: SocketAddr, words: &str, expected: &str) {
+    let heard = || async {
+        let mut stream = TcpStream::connect(at).await.ok()?;
+        stream.write_all(words.as_bytes()).await.ok()?;
+        let mut answer = vec![0; expected.len()];
+        stream.read_exact(&mut answer).await.ok()?;
+        Some(answer)
+    };
+    until(heard, |answer| answer.as_deref() == Some(expected.as_bytes())).await;
+}
+
+/// Sends, and reads as many bytes as are expected.
 pub(crate) async fn say(stream: &mut TcpStream, words: &str, expected: &str) {
     stream.write_all(words.as_bytes()).await.expect("sent");
     let mut answer = vec![0; expected.len()];
-    soon(stream.read_exact(&mut answer)).await.expect("an answer");
+    if let Err(failure) = soon(stream.read_exact(&mut answer)).await {
+        panic!("no answer to {words:?}: {failure}");
+    }
     assert_eq!(String::from_utf8_lossy(&answer), expected);
 }

@@ -13,6 +13,7 @@ mod http2_flow;
 mod keys;
 mod limits;
 mod listeners;
+mod logins;
 mod names;
 mod pairs;
 mod rate_service;

@@ -21,12 +21,13 @@ use transept_model::object;
 use transept_model::policy::Target;
 use transept_model::schema::{Decoder, Rule, Text};
 use transept_model::value::Value;
-use transept_wire::head::{FieldId, FieldName};
+use transept_wire::head::{FieldId, FieldName, Response};
 
 use super::{CompileCx, Phase, Policy};
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::forwarded;
+use crate::login::Written;
 use crate::principal::Principal;
 use crate::reason::Reason;
 use crate::redact::CredentialPlaces;
@@ -35,6 +36,7 @@ use crate::verdict::{Reply, Verdict};
 mod api_key;
 mod basic;
 mod claims;
+mod client;
 mod client_certificate;
 mod consumer;
 mod failures;
@@ -43,6 +45,7 @@ mod forward;
 mod gate;
 mod introspection;
 mod jwt;
+mod login;
 mod recheck;
 mod requirement;
 mod scheme;
@@ -212,7 +215,7 @@ impl Policy for AuthenticationPolicy {
         let proof = named.scheme.resume(x, between, result);
         let counted = match (&proof, hold) {
             (_, None) => Counted::No,
-            (Proof::Invalid(_), Some(_)) => Counted::Yes,
+            (Proof::Invalid(_) | Proof::Refused(_), Some(_)) => Counted::Yes,
             (_, Some(hold)) => {
                 self.failures.release(&hold, x.client, x.now.monotonic);
                 Counted::No
@@ -223,6 +226,18 @@ impl Policy for AuthenticationPolicy {
             Err(call) => return call,
         }
         self.decide(outcomes, x)
+    }
+
+    fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
+        if x.notes.cookies.is_empty() {
+            return;
+        }
+        for Written(cookie) in std::mem::take(&mut x.notes.cookies) {
+            // Made of characters that fields may have.
+            let _ = response.fields.push(&FieldName::known(FieldId::SET_COOKIE), &cookie);
+        }
+        // Else a cache on the way would give this session to others.
+        let _ = response.fields.set(&FieldName::known(FieldId::CACHE_CONTROL), b"no-store");
     }
 
     fn on_recheck(&self, x: &mut Exchange<'_>) -> Verdict {
@@ -246,6 +261,11 @@ impl AuthenticationPolicy {
             Proof::Invalid(why) => Outcome::Invalid(why, counted),
             Proof::Unavailable(why) => Outcome::Unavailable(why),
             Proof::Valid(principal) => Outcome::Valid(principal),
+            Proof::Answer(reply) => return Err(Verdict::Respond(reply)),
+            Proof::Refused(reply) => {
+                self.note_failure(counted, x);
+                return Err(Verdict::Respond(reply));
+            }
             Proof::Ask(callout, between) => {
                 let hold = match &*callout {
                     Callout::Compute(_) => {
@@ -357,16 +377,12 @@ impl AuthenticationPolicy {
             let name = self.schemes.get(index).map_or("", |named| &named.name);
             match outcome {
                 Some(Outcome::Invalid(why, counted)) => {
-                    if *counted == Counted::No {
-                        self.failures.count(&self.limit, x.client, x.now.monotonic, x.random);
-                    }
+                    self.note_failure(*counted, x);
                     let reply = Reply::new(Reason::CredentialsInvalid).because(format!("scheme {name}: {why}"));
                     return self.refuse(reply, |other| if other == index { Fault::Invalid } else { Fault::Missing });
                 }
                 Some(Outcome::Unavailable(why)) => {
-                    return Reply::new(Reason::AuthenticationUnavailable)
-                        .because(format!("scheme {name}: {why}"))
-                        .into();
+                    return self.unavailable(index, why);
                 }
                 _ => {}
             }
@@ -392,12 +408,42 @@ impl AuthenticationPolicy {
                 reply.into()
             }
             (Anonymous::Refused, _, None) => {
+                if let Some(verdict) = self.invite(outcomes, x) {
+                    return verdict;
+                }
                 if let Some(wait) = self.failures.wait(&self.limit, x.client, x.now.monotonic) {
                     return limited(wait);
                 }
-                self.failures.count(&self.limit, x.client, x.now.monotonic, x.random);
+                self.note_failure(Counted::No, x);
                 self.refuse(Reply::new(Reason::CredentialsMissing), |_| Fault::Missing)
             }
+        }
+    }
+
+    /// What a scheme that is required does for a client that has shown nothing.
+    fn invite(&self, outcomes: &Outcomes, x: &mut Exchange<'_>) -> Option<Verdict> {
+        let mut needs = self.alternatives.iter().flat_map(|alternative| &alternative.needs);
+        let (scheme, proof) = needs.find_map(|need| {
+            let named = self.schemes.get(need.scheme)?;
+            Some((need.scheme, named.scheme.invite(x)?))
+        })?;
+        match self.settle(scheme, proof, Counted::No, outcomes.clone(), x) {
+            Ok(outcomes) => match outcomes.get(scheme) {
+                Some(Some(Outcome::Unavailable(why))) => Some(self.unavailable(scheme, why)),
+                _ => None,
+            },
+            Err(verdict) => Some(verdict),
+        }
+    }
+
+    fn unavailable(&self, scheme: usize, why: &str) -> Verdict {
+        let name = self.schemes.get(scheme).map_or("", |named| &named.name);
+        Reply::new(Reason::AuthenticationUnavailable).because(format!("scheme {name}: {why}")).into()
+    }
+
+    fn note_failure(&self, counted: Counted, x: &Exchange<'_>) {
+        if counted == Counted::No {
+            self.failures.count(&self.limit, x.client, x.now.monotonic, x.random);
         }
     }
 
@@ -426,6 +472,9 @@ impl AuthenticationPolicy {
 
     fn let_in(&self, principal: Arc<Principal>, x: &mut Exchange<'_>) -> Verdict {
         self.strip(x);
+        if let Some(named) = self.schemes.iter().find(|named| named.name == principal.scheme) {
+            named.scheme.hand_on(x);
+        }
         self.forward.tell_backend(&principal, x.request);
         x.notes.principal = Some(principal);
         Verdict::Continue
