@@ -2,7 +2,8 @@
 //!
 //! Verifying a password is slow on purpose, so it is computed off the worker, a few at a time (`gate`), and what was good is remembered for a
 //! while: by a keyed hash of name, password and stored hash, so that a password that was changed is not good any more. Who shows the same
-//! name and password while they are computed waits for what comes of it. A name that is not known costs the time of one that is.
+//! name and password while they are computed waits for what comes of it. A name that is not known costs
+//! the time of the user whose hash takes longest.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -48,7 +49,7 @@ fn check_basic(spec: &BasicSchemeSpec, value: &transept_model::value::Value, cx:
 #[derive(Debug)]
 pub(super) struct BasicScheme {
     users: HashMap<Box<str>, User>,
-    /// What the passwords of unknown users are compared with.
+    /// What the passwords of unknown users are compared with: the hash that takes longest.
     decoy: Arc<PasswordHash>,
     remember: Duration,
     memory: Arc<Memory>,
@@ -92,7 +93,7 @@ impl Scheme for BasicScheme {
     fn compile(name: &Text, spec: &BasicSchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let text = spec.users.read(cx)?;
         let mut users = HashMap::new();
-        let mut decoy = None;
+        let mut decoy: Option<Arc<PasswordHash>> = None;
         let before = cx.count();
         for (index, line) in (1..).zip(text.lines()) {
             let line = line.trim();
@@ -108,7 +109,10 @@ impl Scheme for BasicScheme {
                 Ok((user, hash, parsed)) => {
                     let principal = principal(name, user, hash, &spec.groups, cx);
                     let user_hash = Arc::new(parsed);
-                    decoy.get_or_insert_with(|| Arc::clone(&user_hash));
+                    let costs_more = |decoy: &Arc<PasswordHash>| user_hash.cost() > decoy.cost();
+                    if decoy.as_ref().is_none_or(costs_more) {
+                        decoy = Some(Arc::clone(&user_hash));
+                    }
                     let known = User { hash: user_hash, text: hash.into(), principal: Arc::new(principal) };
                     users.insert(Box::from(user), known);
                 }
@@ -294,7 +298,7 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{Desk, key, key_object};
+    use super::super::tests::{Desk, compile_scheme, key, key_object};
     use super::*;
     use crate::exchange::Notes;
     use crate::reason::Reason;
@@ -380,6 +384,27 @@ stringData:
         let groups = SPEC.replace("admins: 'bob, eve'", "admins: ann");
         let today = Desk::new(&groups, SECRET).recheck(principal.as_ref()).expect("let in");
         assert_eq!(today.groups, ["admins".into()]);
+    }
+
+    #[test]
+    fn unknown_names_cost_as_much_as_the_most_costly_hash() {
+        let costs = |lines: &[&str]| {
+            let mut secret =
+                "{apiVersion: v1, kind: Secret, metadata: {name: staff}, stringData: {htpasswd: \"".to_owned();
+            lines.iter().for_each(|line| secret.push_str(&format!("{line}\\n")));
+            secret.push_str("\"}}\n");
+            let spec = "{users: {name: staff, key: htpasswd}}\n";
+            let (scheme, problems) = compile_scheme::<BasicScheme>(spec, &secret);
+            scheme.unwrap_or_else(|| panic!("{problems:?}")).decoy.cost()
+        };
+        let line = |name: &str| SECRET.lines().map(str::trim).find(|line| line.starts_with(name)).expect("a line");
+        let (cheap, dear) = (line("ann:"), line("ann:").replace("ann:$2a$06$", "eve:$2a$12$"));
+        assert!(costs(&[cheap]) < costs(&[&dear]));
+        assert_eq!(costs(&[cheap, &dear, line("bob:")]), costs(&[&dear]));
+        assert_eq!(costs(&[&dear, line("bob:"), cheap]), costs(&[&dear]));
+        // Memory counts, too.
+        let large = line("bob:").replace("m=256", "m=262144");
+        assert_eq!(costs(&[cheap, &large, line("bob:")]), costs(&[&large]));
     }
 
     #[test]
