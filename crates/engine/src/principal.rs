@@ -3,9 +3,11 @@
 //! Made by `AuthenticationPolicy` from credentials, or from the verified identity of a connection; read by the policies that come after it,
 //! by the log and by explanations. A principal holds no secret: its credential is named, never shown.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
 use crate::exchange::Exchange;
@@ -59,6 +61,33 @@ pub struct Principal {
     pub credential: Option<Box<str>>,
     /// When its credential ends, since the Unix epoch; a connection that lives longer is ended then.
     pub until: Option<Duration>,
+    /// What stands for the credential as it is stored, by which a credential that has become another one under the same name is told apart.
+    pub stored: Option<StoredMark>,
+    /// Where several credentials are required together: all of them, with the first. Empty where one was enough.
+    pub together: Vec<Arc<Principal>>,
+}
+
+/// A digest of what is stored of a credential. It is compared and never shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct StoredMark([u8; 32]);
+
+impl StoredMark {
+    /// The mark of an entry of these parts.
+    pub(crate) fn of(parts: &[&[u8]]) -> StoredMark {
+        let mut made = digest::Context::new(&digest::SHA256);
+        for part in parts {
+            made.update(&(part.len() as u64).to_le_bytes());
+            made.update(part);
+        }
+        // It is 32 bytes long.
+        StoredMark(made.finish().as_ref().try_into().unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for StoredMark {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("StoredMark").finish_non_exhaustive()
+    }
 }
 
 impl Principal {

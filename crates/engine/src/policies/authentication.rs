@@ -10,8 +10,7 @@
 //! 5. The principal is noted for later policies and the log, credentials are removed, and the backend is told.
 //!
 //! Where several schemes hold together, the first that is named says who calls and what it is good for; the others add the claims that it does
-//! not have, and the credential that ends first ends all. Whether a connection that lives on is still let in is asked again
-//! ([`Policy::on_recheck`]): its credential may have ended, or been taken back.
+//! not have, and the credential that ends first ends all. Whether a connection that lives on is still let in is asked again (`recheck`).
 
 use std::any::Any;
 use std::sync::Arc;
@@ -37,11 +36,13 @@ mod api_key;
 mod basic;
 mod claims;
 mod client_certificate;
+mod consumer;
 mod failures;
 mod flights;
 mod forward;
 mod introspection;
 mod jwt;
+mod recheck;
 mod requirement;
 mod scheme;
 mod secret;
@@ -207,24 +208,7 @@ impl Policy for AuthenticationPolicy {
     }
 
     fn on_recheck(&self, x: &mut Exchange<'_>) -> Verdict {
-        let Some(principal) = x.notes.principal.clone() else {
-            return match self.anonymous {
-                Anonymous::Allowed => Verdict::Continue,
-                Anonymous::Refused => Reply::new(Reason::CredentialsMissing).into(),
-            };
-        };
-        let refuse = |why: String| Reply::new(Reason::CredentialsInvalid).because(why).into();
-        if principal.until.is_some_and(|until| x.now.unix >= until) {
-            return refuse(format!("scheme {}: the credential has ended", principal.scheme));
-        }
-        // Others that were combined with it have said all that they had to say.
-        match self.schemes.iter().find(|named| named.name == principal.scheme) {
-            None => refuse(format!("there is no scheme {} any more", principal.scheme)),
-            Some(named) => match named.scheme.stands(&principal, x) {
-                Ok(()) => Verdict::Continue,
-                Err(why) => refuse(format!("scheme {}: {why}", named.name)),
-            },
-        }
+        self.recheck(x)
     }
 }
 
@@ -431,7 +415,8 @@ fn combined<'p>(mut principals: impl Iterator<Item = &'p Arc<Principal>>) -> Opt
     let first = principals.next()?;
     let mut whole: Option<Principal> = None;
     for other in principals {
-        let whole = whole.get_or_insert_with(|| Principal::clone(first));
+        let whole =
+            whole.get_or_insert_with(|| Principal { together: vec![Arc::clone(first)], ..Principal::clone(first) });
         for (name, value) in &other.claims {
             whole.claims.entry(name).or_insert_with(|| value.clone());
         }
@@ -439,6 +424,7 @@ fn combined<'p>(mut principals: impl Iterator<Item = &'p Arc<Principal>>) -> Opt
             (Some(one), Some(two)) => Some(one.min(two)),
             (one, two) => one.or(two),
         };
+        whole.together.push(Arc::clone(other));
     }
     Some(whole.map_or_else(|| Arc::clone(first), Arc::new))
 }

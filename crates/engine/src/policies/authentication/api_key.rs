@@ -16,11 +16,12 @@ use transept_model::schema::{HEADER_NAME, Rule, Text};
 use transept_wire::head::{FieldId, FieldName, Fields, Request};
 
 use super::super::CompileCx;
+use super::consumer::principal;
 use super::scheme::{Fault, Proof, Scheme, challenge};
 use super::secret::SecretEntry;
 use crate::exchange::Exchange;
 use crate::key::{self, LastUse, LastUses, NoKey};
-use crate::principal::{Principal, PrincipalKind};
+use crate::principal::{Principal, StoredMark};
 use crate::redact::{CredentialPlaces, is_named, parameters, without_parameter};
 
 object! {
@@ -152,7 +153,7 @@ impl Scheme for ApiKeyScheme {
         challenge(if self.bearer == Bearer::Read { "Bearer" } else { "ApiKey" }, realm, fault)
     }
 
-    fn stands(&self, principal: &Principal, x: &Exchange<'_>) -> Result<(), Box<str>> {
+    fn stands(&self, principal: &Arc<Principal>, x: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
         let by_name = self
             .by_name
             .get_or_init(|| self.keys.iter().map(|(hash, known)| ((&*known.key.meta.name).into(), *hash)).collect());
@@ -161,7 +162,13 @@ impl Scheme for ApiKeyScheme {
         let Some(known) = known.filter(|known| known.principal.id == principal.id) else {
             return Err(format!("there is no key {name} any more").into());
         };
-        known.is_good(x).map_err(|why| format!("the key {name} {why}").into())
+        if known.principal.stored != principal.stored {
+            return Err(format!("the key {name} is another one by now").into());
+        }
+        match known.is_good(x) {
+            Ok(()) => Ok(Arc::clone(&known.principal)),
+            Err(why) => Err(format!("the key {name} {why}").into()),
+        }
     }
 }
 
@@ -229,18 +236,13 @@ fn known_keys(scheme: &Text, uses: &LastUses, cx: &CompileCx<'_>) -> HashMap<[u8
             Some(consumer) if consumer.spec.suspended => Some("belongs to a Consumer that is suspended"),
             Some(_) => None,
         };
-        let boxed = |texts: &[Text]| texts.iter().map(|text| Box::from(&**text)).collect();
+        let owner = consumer.map(|consumer| &consumer.spec);
         let principal = Principal {
-            kind: PrincipalKind::App,
-            id: format!("{}/{}", &**namespace, &*key.spec.consumer).into(),
-            groups: consumer.map_or_else(Vec::new, |consumer| boxed(&consumer.spec.groups)),
-            scopes: boxed(&key.spec.scopes),
-            plan: consumer.and_then(|consumer| consumer.spec.plan.as_deref()).map(Into::into),
-            tenant: consumer.and_then(|consumer| consumer.spec.tenant.as_deref()).map(Into::into),
-            scheme: (&**scheme).into(),
+            scopes: key.spec.scopes.iter().map(|scope| Box::from(&**scope)).collect(),
             credential: Some((&*key.meta.name).into()),
             until: key.spec.expires.map(|end| end.unix()),
-            ..Principal::default()
+            stored: Some(StoredMark::of(&[&key.spec.hash.bytes])),
+            ..principal(namespace, &key.spec.consumer, owner, scheme)
         };
         let used = uses.of(namespace, &key.meta.name);
         keys.entry(key.spec.hash.bytes).or_insert_with(|| Known {

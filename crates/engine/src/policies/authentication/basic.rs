@@ -21,7 +21,7 @@ use super::secret::SecretEntry;
 use crate::callout::{Callout, CalloutResult, Computation};
 use crate::exchange::{Exchange, draw};
 use crate::password::PasswordHash;
-use crate::principal::{Principal, PrincipalKind};
+use crate::principal::{Principal, PrincipalKind, StoredMark};
 
 object! {
     /// Names and passwords (RFC 7617), for a few people and old programs.
@@ -112,7 +112,7 @@ impl Scheme for BasicScheme {
             };
             match parsed {
                 Ok((user, hash, parsed)) => {
-                    let principal = principal(name, user, &spec.groups, cx);
+                    let principal = principal(name, user, hash, &spec.groups, cx);
                     let user_hash = Arc::new(parsed);
                     decoy.get_or_insert_with(|| Arc::clone(&user_hash));
                     let known = User { hash: user_hash, text: hash.into(), principal: Arc::new(principal) };
@@ -210,16 +210,17 @@ impl Scheme for BasicScheme {
         format!("Basic realm=\"{realm}\", charset=\"UTF-8\"")
     }
 
-    fn stands(&self, principal: &Principal, _: &Exchange<'_>) -> Result<(), Box<str>> {
+    fn stands(&self, principal: &Arc<Principal>, _: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
         let name = principal.credential.as_deref().unwrap_or_default();
-        match self.users.get(name) {
-            Some(user) if user.principal.id == principal.id => Ok(()),
-            _ => Err("the name is not known any more".into()),
+        match self.users.get(name).filter(|user| user.principal.id == principal.id) {
+            Some(user) if user.principal.stored == principal.stored => Ok(Arc::clone(&user.principal)),
+            Some(_) => Err("the password has changed".into()),
+            None => Err("the name is not known any more".into()),
         }
     }
 }
 
-fn principal(scheme: &Text, user: &str, groups: &Labels, cx: &CompileCx<'_>) -> Principal {
+fn principal(scheme: &Text, user: &str, hash: &str, groups: &Labels, cx: &CompileCx<'_>) -> Principal {
     let is_in = |members: &str| members.split(',').any(|member| member.trim() == user);
     Principal {
         kind: PrincipalKind::User,
@@ -227,6 +228,7 @@ fn principal(scheme: &Text, user: &str, groups: &Labels, cx: &CompileCx<'_>) -> 
         groups: groups.iter().filter(|(_, members)| is_in(members)).map(|(group, _)| group.as_str().into()).collect(),
         scheme: (&**scheme).into(),
         credential: Some(user.into()),
+        stored: Some(StoredMark::of(&[hash.as_bytes()])),
         ..Principal::default()
     }
 }
@@ -387,6 +389,22 @@ stringData:
             let (verdict, _, computed) = ask(&desk, junk);
             assert!(!verdict.goes_on() && computed == 0, "{junk}");
         }
+    }
+
+    #[test]
+    fn an_open_connection_ends_when_the_password_has_changed() {
+        let desk = Desk::new(SPEC, SECRET);
+        let principal = ask(&desk, &shown("ann", "a")).1.principal;
+        assert!(desk.recheck(principal.as_ref()).is_some());
+        let hash = SECRET.lines().find_map(|line| line.trim().strip_prefix("bob:")).expect("a hash");
+        let changed: String = SECRET
+            .lines()
+            .map(|line| if line.trim().starts_with("ann:") { format!("    ann:{hash}\n") } else { format!("{line}\n") })
+            .collect();
+        assert!(Desk::new(SPEC, &changed).recheck(principal.as_ref()).is_none());
+        let groups = SPEC.replace("admins: 'bob, eve'", "admins: ann");
+        let today = Desk::new(&groups, SECRET).recheck(principal.as_ref()).expect("let in");
+        assert_eq!(today.groups, ["admins".into()]);
     }
 
     #[test]

@@ -91,6 +91,7 @@ pub(super) fn principal(
         credential: text("jti").map(Into::into),
         until,
         claims,
+        ..Principal::default()
     };
     Ok(Arc::new(principal))
 }

@@ -15,6 +15,7 @@ use transept_model::{choice, object};
 use transept_wire::head::Request;
 
 use super::super::CompileCx;
+use super::consumer::Owned;
 use super::scheme::{Fault, Proof, Scheme};
 use crate::exchange::Exchange;
 use crate::principal::{Principal, PrincipalKind};
@@ -100,14 +101,8 @@ fn plain(text: &str) -> Option<[u8; 32]> {
 pub(super) struct ClientCertificateScheme {
     scheme: Box<str>,
     name: CertificateName,
-    named: HashMap<Box<str>, Known>,
-    pinned: HashMap<[u8; 32], Known>,
-}
-
-#[derive(Debug)]
-struct Known {
-    principal: Arc<Principal>,
-    suspended: bool,
+    named: HashMap<Box<str>, Owned>,
+    pinned: HashMap<[u8; 32], Owned>,
 }
 
 impl Scheme for ClientCertificateScheme {
@@ -116,13 +111,14 @@ impl Scheme for ClientCertificateScheme {
     fn compile(name: &Text, spec: &ClientCertificateSchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let (mut named, mut pinned) = (HashMap::new(), HashMap::new());
         for one in &spec.consumers {
-            let known = compile_consumer(name, one, cx)?;
+            let credential = one.name.as_deref().or(one.fingerprint.as_deref()).unwrap_or_default();
+            let owned = Owned::compile(one.at, &one.consumer, name, credential, None, cx)?;
             match (&one.name, one.fingerprint.as_deref().and_then(plain)) {
                 (_, Some(fingerprint)) => {
-                    pinned.insert(fingerprint, known);
+                    pinned.insert(fingerprint, owned);
                 }
                 (Some(name), None) => {
-                    named.insert(Box::from(&**name), known);
+                    named.insert(Box::from(&**name), owned);
                 }
                 (None, None) => {}
             }
@@ -135,30 +131,10 @@ impl Scheme for ClientCertificateScheme {
     }
 
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
-        let Some(leaf) = leaf(x) else { return Proof::Absent };
-        if !self.pinned.is_empty()
-            && let Ok(print) = <[u8; 32]>::try_from(digest::digest(&digest::SHA256, leaf).as_ref())
-            && let Some(known) = self.pinned.get(&print)
-        {
-            return known.proof();
-        }
-        let Some(name) = self.name_in(leaf) else {
-            return Proof::invalid(format!("the certificate has not exactly one name of the kind {}", self.name));
-        };
-        if self.named.is_empty() && self.pinned.is_empty() {
-            let principal = Principal {
-                kind: PrincipalKind::App,
-                // Told apart from Consumers, whatever an authority lets stand in a name.
-                id: format!("{}:{name}", self.name.prefix()).into(),
-                scheme: self.scheme.clone(),
-                credential: Some(name.into()),
-                ..Principal::default()
-            };
-            return Proof::Valid(Arc::new(principal));
-        }
-        match self.named.get(&*name) {
-            Some(known) => known.proof(),
-            None => Proof::invalid("the certificate is no Consumer's"),
+        match leaf(x).map(|leaf| self.owner(leaf)) {
+            None => Proof::Absent,
+            Some(Ok(principal)) => Proof::Valid(principal),
+            Some(Err(why)) => Proof::Invalid(why),
         }
     }
 
@@ -170,18 +146,43 @@ impl Scheme for ClientCertificateScheme {
         format!("ClientCertificate realm=\"{realm}\"")
     }
 
-    fn stands(&self, principal: &Principal, x: &Exchange<'_>) -> Result<(), Box<str>> {
-        let mut known =
-            self.named.values().chain(self.pinned.values()).filter(|known| known.principal.id == principal.id);
-        match (self.named.is_empty() && self.pinned.is_empty(), known.next()) {
-            (true, _) if leaf(x).is_some() => Ok(()),
-            (_, Some(known)) if !known.suspended => Ok(()),
-            _ => Err("the certificate is no Consumer's any more".into()),
-        }
+    fn stands(&self, principal: &Arc<Principal>, x: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
+        // The connection has its certificate still: it is looked at as on the first day.
+        let leaf = leaf(x).ok_or("there is no certificate")?;
+        let today = self.owner(leaf)?;
+        if today.id == principal.id { Ok(today) } else { Err("the certificate is somebody else's by now".into()) }
     }
 }
 
 impl ClientCertificateScheme {
+    /// Whose certificate it is.
+    ///
+    /// # Errors
+    /// Why nobody's.
+    fn owner(&self, leaf: &[u8]) -> Result<Arc<Principal>, Box<str>> {
+        if !self.pinned.is_empty()
+            && let Ok(print) = <[u8; 32]>::try_from(digest::digest(&digest::SHA256, leaf).as_ref())
+            && let Some(owned) = self.pinned.get(&print)
+        {
+            return principal_of(owned);
+        }
+        let Some(name) = self.name_in(leaf) else {
+            return Err(format!("the certificate has not exactly one name of the kind {}", self.name).into());
+        };
+        if self.named.is_empty() && self.pinned.is_empty() {
+            let principal = Principal {
+                kind: PrincipalKind::App,
+                // Told apart from Consumers, whatever an authority lets stand in a name.
+                id: format!("{}:{name}", self.name.prefix()).into(),
+                scheme: self.scheme.clone(),
+                credential: Some(name.into()),
+                ..Principal::default()
+            };
+            return Ok(Arc::new(principal));
+        }
+        self.named.get(&*name).ok_or("the certificate is no Consumer's".into()).and_then(principal_of)
+    }
+
     /// The one name of the kind that counts.
     fn name_in(&self, leaf: &[u8]) -> Option<String> {
         let names = read_names(leaf)?;
@@ -195,39 +196,12 @@ impl ClientCertificateScheme {
     }
 }
 
-impl Known {
-    fn proof(&self) -> Proof {
-        if self.suspended {
-            return Proof::invalid("the certificate belongs to a Consumer that is suspended");
-        }
-        Proof::Valid(Arc::clone(&self.principal))
-    }
+fn principal_of(owned: &Owned) -> Result<Arc<Principal>, Box<str>> {
+    owned.principal().cloned().map_err(|why| format!("the certificate {why}").into())
 }
 
 fn leaf<'x>(x: &'x Exchange<'_>) -> Option<&'x [u8]> {
     x.connection.tls.as_ref()?.client_certificate.as_deref()
-}
-
-fn compile_consumer(scheme: &Text, spec: &CertificateConsumer, cx: &mut CompileCx<'_>) -> Option<Known> {
-    let namespace = cx.name.namespace.clone();
-    let Some(consumer) = cx.world.consumer(&namespace, &spec.consumer) else {
-        let why = format!("there is no Consumer {}/{}", &*namespace, &*spec.consumer);
-        cx.refuse(spec.at, why).remedy("add it, or mend the name");
-        return None;
-    };
-    let boxed = |text: &Text| Box::from(&**text);
-    let credential = spec.name.as_ref().or(spec.fingerprint.as_ref());
-    let principal = Principal {
-        kind: PrincipalKind::App,
-        id: format!("{}/{}", &*namespace, &*spec.consumer).into(),
-        groups: consumer.spec.groups.iter().map(boxed).collect(),
-        plan: consumer.spec.plan.as_ref().map(boxed),
-        tenant: consumer.spec.tenant.as_ref().map(boxed),
-        scheme: (&**scheme).into(),
-        credential: credential.map(boxed),
-        ..Principal::default()
-    };
-    Some(Known { principal: Arc::new(principal), suspended: consumer.spec.suspended })
 }
 
 #[cfg(test)]
@@ -265,14 +239,19 @@ wEPYRkSYfvpWKwnhaSkeABpcOsn0
 {apiVersion: transept.dev/v1alpha1, kind: Consumer, metadata: {name: gone}, spec: {suspended: true}}
 ";
 
-    fn proof(spec: &str, leaf: Option<&str>) -> Proof {
+    fn with<T>(
+        spec: &str,
+        leaf: Option<&str>,
+        ask: impl FnOnce(&ClientCertificateScheme, &mut Exchange<'_>) -> T,
+    ) -> T {
         let (scheme, problems) = compile_scheme::<ClientCertificateScheme>(spec, OBJECTS);
         assert!(problems.is_empty(), "{problems:?}");
         let leaf = leaf.map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate"));
         let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
         let facts = TlsFacts { client_certificate: leaf, ..TlsFacts::default() };
         let mut request = Request::build("GET", "https", "a.test", "/").expect("a request");
-        scheme.expect("a scheme").authenticate(&mut Exchange {
+        let scheme = scheme.expect("a scheme");
+        let mut x = Exchange {
             now: Now { monotonic: Duration::ZERO, unix: Duration::ZERO },
             random: 0,
             connection: &Connection::new(address, address, Some(facts)),
@@ -280,7 +259,12 @@ wEPYRkSYfvpWKwnhaSkeABpcOsn0
             listener_port: 443,
             request: &mut request,
             notes: &mut Notes::new(),
-        })
+        };
+        ask(&scheme, &mut x)
+    }
+
+    fn proof(spec: &str, leaf: Option<&str>) -> Proof {
+        with(spec, leaf, |scheme, x| scheme.authenticate(x))
     }
 
     #[test]
@@ -303,6 +287,27 @@ wEPYRkSYfvpWKwnhaSkeABpcOsn0
         ] {
             assert!(matches!(proof(spec, Some(PEM)), Proof::Invalid(_)), "{spec}");
         }
+    }
+
+    #[test]
+    fn an_open_connection_ends_when_its_certificate_would_not_be_taken_today() {
+        let other = "00".repeat(32);
+        let pinned = format!("{{consumers: [{{consumer: mobile, fingerprint: '{PRINT}'}}]}}\n");
+        let Proof::Valid(principal) = proof(&pinned, Some(PEM)) else { panic!("not let in") };
+        let stands = |spec: &str| with(spec, Some(PEM), |scheme, x| scheme.stands(&principal, x).is_ok());
+        assert!(stands(&pinned));
+        assert!(stands("{consumers: [{consumer: mobile, name: mobile}]}\n"));
+        for spec in [
+            // The pin was replaced, or the certificate is somebody else's by now.
+            format!("{{consumers: [{{consumer: mobile, fingerprint: '{other}'}}]}}\n"),
+            "{consumers: [{consumer: mobile, name: other}]}\n".to_owned(),
+            "{consumers: [{consumer: gone, name: mobile}]}\n".to_owned(),
+            "{}\n".to_owned(),
+            "{name: DNS}\n".to_owned(),
+        ] {
+            assert!(!stands(&spec), "{spec}");
+        }
+        assert!(!with(&pinned, None, |scheme, x| scheme.stands(&principal, x).is_ok()));
     }
 
     #[test]

@@ -91,14 +91,14 @@ pub(super) trait Scheme: Sized + Send + Sync + fmt::Debug {
     /// The challenge (RFC 9110 section 11.3) for a client.
     fn challenge(&self, realm: &str, fault: &Fault<'_>) -> String;
 
-    /// Whether a principal that was let in by this scheme, on a connection that is still open, would be let in today. Its end
-    /// ([`Principal::until`]) is looked at by the caller.
+    /// Whether a principal that was let in by this scheme, on a connection that is still open, would be let in today, and as whom: its
+    /// groups and scopes may have changed. Its end ([`Principal::until`]) is looked at by the caller.
     ///
     /// # Errors
     /// Why not.
-    fn stands(&self, principal: &Principal, x: &Exchange<'_>) -> Result<(), Box<str>> {
-        let _ = (principal, x);
-        Ok(())
+    fn stands(&self, principal: &Arc<Principal>, x: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
+        let _ = x;
+        Ok(Arc::clone(principal))
     }
 }
 
@@ -188,7 +188,9 @@ macro_rules! schemes {
                 match self { $( AnyScheme::$variant(scheme) => scheme.challenge(realm, fault), )* }
             }
 
-            pub(super) fn stands(&self, principal: &Principal, x: &Exchange<'_>) -> Result<(), Box<str>> {
+            pub(super) fn stands(
+                &self, principal: &Arc<Principal>, x: &Exchange<'_>,
+            ) -> Result<Arc<Principal>, Box<str>> {
                 match self { $( AnyScheme::$variant(scheme) => scheme.stands(principal, x), )* }
             }
         }

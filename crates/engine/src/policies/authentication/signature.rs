@@ -7,14 +7,14 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
     RSA_PSS_2048_8192_SHA512, VerificationAlgorithm,
 };
-use aws_lc_rs::{digest, hmac};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject;
 use transept_model::schema::{Decoder, RESOURCE_NAME, Rule, Text};
@@ -23,14 +23,19 @@ use transept_model::{choice, object};
 use transept_wire::head::{FieldName, Request};
 
 use super::super::CompileCx;
+use super::consumer::Owned;
 use super::scheme::{Fault, Proof, Scheme};
 use super::secret::SecretEntry;
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
-use crate::principal::{Principal, PrincipalKind};
+use crate::principal::{Principal, StoredMark};
 use crate::redact::CredentialPlaces;
 use crate::signature::structured::{Bare, Item, Member, Parameters, dictionary};
 use crate::signature::{base, covers, is_digest_of};
+
+mod nonces;
+
+use nonces::{Nonces, Refused, share};
 
 choice! {
     /// An algorithm of RFC 9421 section 3.3.
@@ -91,6 +96,7 @@ fn usual() -> Vec<Text> {
 
 /// The shortest secret, in bytes.
 const SHORTEST_SECRET: usize = 16;
+const SEEN: &str = "its nonce was seen before";
 /// How far the clock of a client may be ahead.
 const AHEAD: Duration = Duration::from_secs(30);
 /// The longest that a signature may be good.
@@ -116,7 +122,8 @@ pub(super) struct SignatureScheme {
     require_nonce: bool,
     unsigned_content: bool,
     max_content: usize,
-    nonces: Arc<Nonces>,
+    /// How many nonces each key may have under way.
+    nonces: usize,
     input: FieldName,
     signature: FieldName,
     digest: FieldName,
@@ -125,9 +132,8 @@ pub(super) struct SignatureScheme {
 struct Known {
     key: Verifier,
     algorithm: SignatureAlgorithm,
-    principal: Arc<Principal>,
-    /// Why it is no good whatever is signed.
-    barred: Option<&'static str>,
+    owned: Owned,
+    nonces: Arc<Nonces>,
 }
 
 impl fmt::Debug for Known {
@@ -141,18 +147,13 @@ enum Verifier {
     Public(ParsedPublicKey),
 }
 
-/// Nonces that were seen, each with the time until which its signature is good.
-#[derive(Debug, Default)]
-struct Nonces {
-    seen: Mutex<HashMap<[u8; 32], Duration>>,
-}
-
-/// The most nonces that are remembered. Only those of good signatures are.
-const REMEMBERED: usize = 100_000;
-
-/// What is remembered while the content is read.
+/// A signature that is good, as far as can be told without the content.
 struct Signed {
-    principal: Arc<Principal>,
+    /// The key.
+    id: Box<str>,
+    nonce: Option<Box<str>>,
+    /// Until when it is good.
+    end: Duration,
     /// Whether the digest of the content is covered.
     covers_content: bool,
 }
@@ -174,7 +175,7 @@ impl Scheme for SignatureScheme {
             require_nonce: spec.require_nonce,
             unsigned_content: spec.unsigned_content,
             max_content: spec.max_content as usize,
-            nonces: cx.keep("nonces", Nonces::default),
+            nonces: share(spec.keys.len()),
             input: FieldName::new("signature-input").ok()?,
             signature: FieldName::new("signature").ok()?,
             digest: FieldName::new("content-digest").ok()?,
@@ -198,9 +199,8 @@ impl Scheme for SignatureScheme {
             return Proof::Absent;
         }
         match self.verify(x) {
-            Err(Refusal::Invalid(why)) => Proof::invalid(why),
-            Err(Refusal::Unavailable(why)) => Proof::Unavailable(why.into()),
-            Ok(signed) if self.unsigned_content && !signed.covers_content => Proof::Valid(signed.principal),
+            Err(why) => Proof::invalid(why),
+            Ok(signed) if self.unsigned_content && !signed.covers_content => self.accept(&signed, x),
             // Whether there is content is known for certain only when it is read.
             Ok(signed) => {
                 let most = if signed.covers_content { self.max_content } else { 0 };
@@ -214,14 +214,12 @@ impl Scheme for SignatureScheme {
             return Proof::Unavailable("what was signed is not known any more".into());
         };
         match result {
-            CalloutResult::Assumed => Proof::Valid(signed.principal),
-            CalloutResult::Body(content) if !signed.covers_content && content.is_empty() => {
-                Proof::Valid(signed.principal)
-            }
+            CalloutResult::Assumed => self.accept(&signed, x),
+            CalloutResult::Body(content) if !signed.covers_content && content.is_empty() => self.accept(&signed, x),
             CalloutResult::Body(content) if signed.covers_content => {
                 let lines: Vec<&[u8]> = x.request.fields.all_named(&self.digest).collect();
                 if is_digest_of(&lines.join(&b", "[..]), &content) {
-                    Proof::Valid(signed.principal)
+                    self.accept(&signed, x)
                 } else {
                     Proof::invalid("the content is not the one whose digest was signed")
                 }
@@ -244,31 +242,19 @@ impl Scheme for SignatureScheme {
         format!("Signature realm=\"{realm}\"")
     }
 
-    fn stands(&self, principal: &Principal, _: &Exchange<'_>) -> Result<(), Box<str>> {
+    fn stands(&self, principal: &Arc<Principal>, _: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
         let name = principal.credential.as_deref().unwrap_or_default();
-        match self.keys.get(name) {
-            Some(known) if known.principal.id == principal.id => known.barred.map_or(Ok(()), |why| Err(why.into())),
-            _ => Err("the key is not known any more".into()),
+        let owned = self.keys.get(name).map(|known| &known.owned).filter(|owned| owned.is_of(principal));
+        let owned = owned.ok_or("the key is not known any more")?;
+        if !owned.is_stored_as_of(principal) {
+            return Err("the key is another one by now".into());
         }
+        owned.principal().cloned().map_err(|why| format!("the key {why}").into())
     }
 }
 
-enum Refusal {
-    Invalid(String),
-    Unavailable(&'static str),
-}
-
-impl From<&str> for Refusal {
-    fn from(why: &str) -> Refusal {
-        Refusal::Invalid(why.to_owned())
-    }
-}
-
-impl From<String> for Refusal {
-    fn from(why: String) -> Refusal {
-        Refusal::Invalid(why)
-    }
-}
+/// Why a signature is no good.
+type Refusal = String;
 
 fn compile_key(scheme: &Text, spec: &SignatureKey, cx: &mut CompileCx<'_>) -> Option<Known> {
     let text = spec.key.read(cx)?;
@@ -279,29 +265,10 @@ fn compile_key(scheme: &Text, spec: &SignatureKey, cx: &mut CompileCx<'_>) -> Op
             return None;
         }
     };
-    let namespace = cx.name.namespace.clone();
-    let Some(consumer) = cx.world.consumer(&namespace, &spec.consumer) else {
-        let why = format!("there is no Consumer {}/{}", &*namespace, &*spec.consumer);
-        cx.refuse(spec.at, why).remedy("add it, or mend the name");
-        return None;
-    };
-    let boxed = |text: &Text| Box::from(&**text);
-    let principal = Principal {
-        kind: PrincipalKind::App,
-        id: format!("{}/{}", &*namespace, &*spec.consumer).into(),
-        groups: consumer.spec.groups.iter().map(boxed).collect(),
-        plan: consumer.spec.plan.as_ref().map(boxed),
-        tenant: consumer.spec.tenant.as_ref().map(boxed),
-        scheme: (&**scheme).into(),
-        credential: Some((&*spec.id).into()),
-        ..Principal::default()
-    };
-    Some(Known {
-        key,
-        algorithm: spec.algorithm,
-        principal: Arc::new(principal),
-        barred: consumer.spec.suspended.then_some("the key belongs to a Consumer that is suspended"),
-    })
+    let stored = StoredMark::of(&[spec.algorithm.as_str().as_bytes(), text.as_bytes()]);
+    let owned = Owned::compile(spec.at, &spec.consumer, scheme, &spec.id, Some(stored), cx)?;
+    let nonces = cx.keep(&format!("nonces of {}, key {}", &**scheme, &*spec.id), Nonces::default);
+    Some(Known { key, algorithm: spec.algorithm, owned, nonces })
 }
 
 fn verifier(algorithm: SignatureAlgorithm, text: &str) -> Result<Verifier, (&'static str, &'static str)> {
@@ -377,9 +344,7 @@ impl SignatureScheme {
         };
         let id = text(parameters, "keyid")?.unwrap_or_default();
         let known = self.keys.get(id).ok_or("the key is not known")?;
-        if let Some(why) = known.barred {
-            return Err(why.into());
-        }
+        known.owned.principal().map_err(|why| format!("the key {why}"))?;
         if text(parameters, "alg")?.is_some_and(|named| named != known.algorithm.as_str()) {
             return Err("it names another algorithm than that of its key".into());
         }
@@ -391,12 +356,34 @@ impl SignatureScheme {
         if !known.key.is_good(&base, signature) {
             return Err("the signature is wrong".into());
         }
-        match text(parameters, "nonce")? {
+        let nonce = text(parameters, "nonce")?;
+        match nonce {
             None if self.require_nonce => return Err("it has no nonce".into()),
-            None => {}
-            Some(nonce) => self.nonces.note(id, nonce, end, x.now.unix)?,
+            // Before the content is read in vain.
+            Some(nonce) if known.nonces.knows(nonce, x.now.unix) => return Err(SEEN.into()),
+            _ => {}
         }
-        Ok(Signed { principal: Arc::clone(&known.principal), covers_content: covers(items, "content-digest") })
+        let covers_content = covers(items, "content-digest");
+        Ok(Signed { id: id.into(), nonce: nonce.map(Into::into), end, covers_content })
+    }
+
+    /// Lets in who has signed, and spends the nonce: last of all, when nothing else can be wrong with the request.
+    fn accept(&self, signed: &Signed, x: &Exchange<'_>) -> Proof {
+        // A configuration that has come into force meanwhile may know the key no more.
+        let Some(known) = self.keys.get(&signed.id) else { return Proof::invalid("the key is not known") };
+        let principal = match known.owned.principal() {
+            Ok(principal) => Arc::clone(principal),
+            Err(why) => return Proof::invalid(format!("the key {why}")),
+        };
+        let spent = match &signed.nonce {
+            Some(nonce) => known.nonces.spend(nonce, signed.end, x.now.unix, self.nonces),
+            None => Ok(()),
+        };
+        match spent {
+            Ok(()) => Proof::Valid(principal),
+            Err(Refused::Seen) => Proof::invalid(SEEN),
+            Err(Refused::Crowded) => Proof::Unavailable("too many nonces of this key are remembered".into()),
+        }
     }
 
     /// The first signature with the tag that is wanted and a key that is known.
@@ -420,31 +407,6 @@ impl SignatureScheme {
         let end = created.saturating_add(self.max_age);
         let end = seconds(parameters, "expires")?.map_or(end, |expires| expires.min(end));
         if now >= end { Err("it has ended".into()) } else { Ok(end) }
-    }
-}
-
-impl Nonces {
-    /// Notes a nonce; one that was there is refused.
-    fn note(&self, id: &str, nonce: &str, end: Duration, now: Duration) -> Result<(), Refusal> {
-        let mut hash = digest::Context::new(&digest::SHA256);
-        hash.update(&(id.len() as u64).to_le_bytes());
-        hash.update(id.as_bytes());
-        hash.update(nonce.as_bytes());
-        let Ok(key) = <[u8; 32]>::try_from(hash.finish().as_ref()) else {
-            return Err(Refusal::Unavailable("its nonce cannot be remembered"));
-        };
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.get(&key).is_some_and(|end| *end > now) {
-            return Err("its nonce was seen before".into());
-        }
-        if seen.len() >= REMEMBERED {
-            seen.retain(|_, end| *end > now);
-            if seen.len() >= REMEMBERED {
-                return Err(Refusal::Unavailable("too many nonces are remembered"));
-            }
-        }
-        seen.insert(key, end);
-        Ok(())
     }
 }
 

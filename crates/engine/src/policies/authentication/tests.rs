@@ -67,6 +67,16 @@ impl AuthenticationPolicy {
 
 /// A scheme among these objects, and what is wrong with it.
 pub(super) fn compile_scheme<S: scheme::Scheme>(spec: &str, objects: &str) -> (Option<S>, Vec<String>) {
+    compile_with("test", spec, objects, &Keep::default())
+}
+
+/// The same by another name, with what others of its kind remember.
+pub(super) fn compile_with<S: scheme::Scheme>(
+    scheme: &str,
+    spec: &str,
+    objects: &str,
+    keep: &Keep,
+) -> (Option<S>, Vec<String>) {
     let Loaded { world, invalid, .. } = load(&[SourceText::new("world.yaml", objects)], MODEL_KINDS);
     assert!(invalid.is_empty(), "{invalid:?}");
     let mut cx = Decoder::new("test.yaml".into());
@@ -74,10 +84,10 @@ pub(super) fn compile_scheme<S: scheme::Scheme>(spec: &str, objects: &str) -> (O
     assert!(problems.is_empty(), "{problems:?}");
     let spec = S::Spec::decode(&values[0], &mut cx);
     let name = ObjectName { kind: "AuthenticationPolicy".into(), namespace: "default".into(), name: "test".into() };
-    let (keep, mut wanted) = (Keep::default(), Vec::new());
+    let mut wanted = Vec::new();
     let scheme = spec.and_then(|spec| {
-        let mut compiling = CompileCx::new(&mut cx, &world, &name, &keep, &mut wanted);
-        S::compile(&"test".into(), &spec, &mut compiling)
+        let mut compiling = CompileCx::new(&mut cx, &world, &name, keep, &mut wanted);
+        S::compile(&scheme.into(), &spec, &mut compiling)
     });
     (scheme, cx.into_problems().into_iter().map(|problem| problem.why).collect())
 }
@@ -139,6 +149,14 @@ impl Desk {
             },
         );
         (result, request)
+    }
+
+    /// Whether a connection that this principal has opened may go on, and who it is today.
+    pub(super) fn recheck(&self, principal: Option<&Arc<Principal>>) -> Option<Arc<Principal>> {
+        let mut notes = Notes::new();
+        notes.principal = principal.cloned();
+        let (verdict, _) = self.with("/", &[], &mut notes, |policy, x| policy.on_recheck(x));
+        verdict.goes_on().then(|| notes.principal.unwrap_or_default())
     }
 
     fn ask(&self, target: &str, fields: &[(&str, &str)]) -> Came {
@@ -335,11 +353,7 @@ fn who_fails_too_often_waits_whatever_it_shows() {
 #[test]
 fn an_open_connection_ends_with_its_credential() {
     let expiring = key_object("mobile-1", "{consumer: mobile, hash: HASH1, expires: '2027-01-15T08:00:01Z'}");
-    let stands = |desk: &Desk, principal: Option<&Arc<Principal>>| {
-        let mut notes = Notes::new();
-        notes.principal = principal.cloned();
-        desk.with("/", &[], &mut notes, |policy, x| policy.on_recheck(x)).0.goes_on()
-    };
+    let stands = |desk: &Desk, principal| desk.recheck(principal).is_some();
     let mut desk = Desk::new(ONE, &expiring);
     let principal = desk.ask("/", &[("x-api-key", &key(1))]).notes.principal;
     assert!(stands(&desk, principal.as_ref()));
@@ -350,6 +364,55 @@ fn an_open_connection_ends_with_its_credential() {
     assert!(!stands(&Desk::new(ONE, &revoked), principal.as_ref()));
     assert!(!stands(&Desk::new(ONE, &key_object("mobile-2", "{consumer: mobile, hash: HASH1}")), principal.as_ref()));
     assert!(!stands(&Desk::new("schemes: [{name: other, apiKey: {}}]\n", &expiring), principal.as_ref()));
+}
+
+const TWO: &str = "\
+schemes: [{name: app, apiKey: {bearer: false}}, {name: device, apiKey: {header: x-device-key, bearer: false}}]
+require: [{device: [], app: []}]
+";
+
+#[test]
+fn an_open_connection_ends_with_any_credential_that_it_needed() {
+    let device = key_object("device-7", "{consumer: mobile, hash: HASH2}");
+    let desk = Desk::new(TWO, &(one_key() + &device));
+    let both = [("x-api-key", &*key(1)), ("x-device-key", &*key(2))];
+    let principal = desk.ask("/", &both).notes.principal;
+    assert!(desk.recheck(principal.as_ref()).is_some());
+    assert!(Desk::new(TWO, &device).recheck(principal.as_ref()).is_none(), "the second key was revoked");
+    assert!(Desk::new(TWO, &one_key()).recheck(principal.as_ref()).is_none(), "the first key was revoked");
+    // What was shown beside it is enough today, too, but no good credential any more.
+    let either = TWO.replace("[{device: [], app: []}]", "[{device: []}, {device: [], app: []}]");
+    assert!(Desk::new(&either, &device).recheck(principal.as_ref()).is_none());
+}
+
+#[test]
+fn an_open_connection_is_judged_by_what_is_required_today() {
+    let desk = Desk::new(ONE, &one_key());
+    let principal = desk.ask("/", &[("x-api-key", &key(1))]).notes.principal;
+    let today = |require: &str, keys: &str| {
+        let spec = format!(
+            "schemes: [{{name: key, apiKey: {{}}}}, {{name: other, apiKey: {{header: x-other}}}}]\n{require}\n"
+        );
+        Desk::new(&spec, keys).recheck(principal.as_ref())
+    };
+    assert!(today("", &one_key()).is_some());
+    assert!(today("require: [{key: [orders.read]}, {other: []}]", &one_key()).is_some());
+    assert!(today("require: [{key: [orders.write]}, {other: []}]", &one_key()).is_none());
+    assert!(today("require: [{key: [], other: []}]", &one_key()).is_none());
+    // Where nothing is required, good credentials that are not good enough are no worse than none.
+    assert!(today("require: [{key: [orders.write]}, {other: []}, {}]", &one_key()).is_some());
+    // What the key is good for, and who its Consumer is, count as they are today.
+    let lesser = key_object("mobile-1", "{consumer: mobile, hash: HASH1, scopes: [orders.list]}");
+    assert!(today("require: [{key: [orders.read]}, {other: []}]", &lesser).is_none());
+    let principal = today("", &lesser).expect("let in");
+    assert_eq!(principal.scopes, ["orders.list".into()]);
+}
+
+#[test]
+fn an_open_connection_ends_when_its_key_has_become_another_one() {
+    let principal = Desk::new(ONE, &one_key()).ask("/", &[("x-api-key", &key(1))]).notes.principal;
+    let replaced = key_object("mobile-1", "{consumer: mobile, hash: HASH2, scopes: [orders.read]}");
+    assert!(Desk::new(ONE, &replaced).recheck(principal.as_ref()).is_none());
 }
 
 #[test]

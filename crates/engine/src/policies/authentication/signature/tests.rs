@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use data_encoding::BASE64;
 
-use super::super::tests::compile_scheme;
+use super::super::tests::{compile_scheme, compile_with};
 use super::*;
 use crate::exchange::{Connection, Notes, Now};
+use crate::keep::Keep;
 
 const ED25519_PEM: &str = "-----BEGIN PUBLIC KEY-----
 MCowBQYDK2VwAyEAJrQLj5P/89iXES9+vFgrIy29clF9CC/oPPsw3c5D0bs=
@@ -225,6 +226,67 @@ fn a_nonce_is_good_once() {
     assert_eq!(proof(&scheme, &mut signed(once), CONTENT).expect_err("refused"), "its nonce was seen before");
     assert!(proof(&scheme, &mut signed(";nonce=\"n2\";tag=\"shop\""), CONTENT).is_ok());
     assert!(proof(&scheme, &mut signed(";nonce=\"n3\";tag=\"bank\""), CONTENT).is_err());
+}
+
+#[test]
+fn an_open_connection_ends_when_the_key_was_replaced() {
+    let mut request = unsigned();
+    sign(&mut request, &format!("{COVERED};created={NOW};keyid=\"one\""), SECRET);
+    let principal = proof(&scheme(""), &mut request, CONTENT).expect("a principal");
+    let stands = |objects: &str, spec: &str| {
+        let (scheme, problems) = compile_scheme::<SignatureScheme>(spec, objects);
+        let scheme = scheme.unwrap_or_else(|| panic!("{problems:?}"));
+        with(&mut unsigned(), |x| scheme.stands(&principal, x).is_ok())
+    };
+    let spec = format!("{{{KEYS}}}\n");
+    assert!(stands(OBJECTS, &spec));
+    assert!(!stands(&OBJECTS.replace("a secret of enough bytes", "another of enough bytes"), &spec));
+    assert!(!stands(
+        OBJECTS,
+        &spec.replace(
+            "algorithm: hmac-sha256, key: {name: signing, key: shared}, consumer: partner",
+            "algorithm: ed25519, key: {name: signing, key: public}, consumer: partner"
+        )
+    ));
+    assert!(!stands(OBJECTS, &spec.replace("consumer: partner", "consumer: gone")));
+}
+
+#[test]
+fn a_nonce_is_spent_by_a_good_request_only() {
+    let scheme = scheme("");
+    let signed = || {
+        let mut request = unsigned();
+        sign(&mut request, &format!("{COVERED};created={NOW};keyid=\"one\";nonce=\"n1\""), SECRET);
+        request
+    };
+    // Somebody on the way sends the head again with another body, first.
+    assert!(proof(&scheme, &mut signed(), b"{}").is_err());
+    assert!(proof(&scheme, &mut signed(), CONTENT).is_ok());
+    assert_eq!(proof(&scheme, &mut signed(), CONTENT).expect_err("refused"), "its nonce was seen before");
+}
+
+#[test]
+fn nobody_uses_up_the_nonces_of_another_key_or_scheme() {
+    let keys = "keys: [{id: one, algorithm: hmac-sha256, key: {name: signing, key: shared}, consumer: partner}, \
+         {id: two, algorithm: hmac-sha256, key: {name: signing, key: shared}, consumer: partner}]";
+    let (scheme, problems) = compiled(&format!("{{{keys}}}\n"));
+    let mut scheme = scheme.unwrap_or_else(|| panic!("{problems:?}"));
+    scheme.nonces = 2;
+    let ask = |id: &str, nonce: &str| {
+        let mut request = unsigned();
+        sign(&mut request, &format!("{COVERED};created={NOW};keyid=\"{id}\";nonce=\"{nonce}\""), SECRET);
+        proof(&scheme, &mut request, CONTENT).map(|_| ())
+    };
+    assert_eq!((ask("one", "a"), ask("one", "b")), (Ok(()), Ok(())));
+    assert_eq!(ask("one", "c").expect_err("no room"), "too many nonces of this key are remembered");
+    assert_eq!((ask("two", "a"), ask("two", "c")), (Ok(()), Ok(())));
+    let keep = Keep::default();
+    let of = |name: &str| {
+        compile_with::<SignatureScheme>(name, &format!("{{{keys}}}\n"), OBJECTS, &keep).0.expect("a scheme")
+    };
+    let (first, again, second) = (of("first"), of("first"), of("second"));
+    let nonces = |scheme: &SignatureScheme| Arc::clone(&scheme.keys["one"].nonces);
+    assert!(Arc::ptr_eq(&nonces(&first), &nonces(&again)) && !Arc::ptr_eq(&nonces(&first), &nonces(&second)));
 }
 
 #[test]

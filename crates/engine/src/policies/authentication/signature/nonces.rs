@@ -1,0 +1,155 @@
+//! Nonces of signatures that were seen, so that none is good twice.
+//!
+//! Kept for each key of a scheme by itself, so that nobody who signs with one key can use up the room of another. Asked by the scheme when it looks at a
+//! signature, told when the whole request was found good: who sends somebody else's head with another content spends nothing.
+//!
+//! A nonce is remembered until its signature has ended. What has ended is forgotten a little at a time, in the order of the ends, by those who
+//! come with new ones, so that nobody waits for a sweep.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+
+/// What is remembered of a nonce: half of its SHA-256. Who finds two alike has spent one of his own.
+type Hash = [u8; 16];
+
+/// The nonces of all keys of a scheme together.
+const OF_ALL: usize = 2_000_000;
+/// The nonces of one key.
+const OF_ONE: usize = 100_000;
+/// How many that have ended are forgotten at a time: more than one, so that they become fewer.
+const AT_A_TIME: usize = 8;
+
+/// How many nonces each of so many keys may have under way.
+pub(super) fn share(keys: usize) -> usize {
+    (OF_ALL / keys.max(1)).min(OF_ONE)
+}
+
+/// The nonces of one key.
+#[derive(Debug, Default)]
+pub(super) struct Nonces {
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Each with the second from which on it may be forgotten, since the Unix epoch.
+    hashes: HashMap<Hash, u64>,
+    /// The same in the order of these.
+    ends: BinaryHeap<Reverse<(u64, Hash)>>,
+}
+
+/// Why a nonce is not noted.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It was seen before.
+    Seen,
+    /// Its key has too many that are still good.
+    Crowded,
+}
+
+impl Nonces {
+    /// Whether a nonce was seen, and its signature is still good.
+    pub(super) fn knows(&self, nonce: &str, now: Duration) -> bool {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).knows(&hash(nonce), now)
+    }
+
+    /// Notes a nonce of a signature that is good until `end`, among `most`.
+    pub(super) fn spend(&self, nonce: &str, end: Duration, now: Duration, most: usize) -> Result<(), Refused> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.forget(now);
+        let hash = hash(nonce);
+        if seen.knows(&hash, now) {
+            return Err(Refused::Seen);
+        }
+        if seen.hashes.len() >= most {
+            return Err(Refused::Crowded);
+        }
+        // Rounded up: rather a second too long than too short.
+        let end = end.as_secs().saturating_add(1);
+        seen.hashes.insert(hash, end);
+        seen.ends.push(Reverse((end, hash)));
+        Ok(())
+    }
+}
+
+impl Seen {
+    fn knows(&self, hash: &Hash, now: Duration) -> bool {
+        self.hashes.get(hash).is_some_and(|end| *end > now.as_secs())
+    }
+
+    fn forget(&mut self, now: Duration) {
+        for _ in 0..AT_A_TIME {
+            match self.ends.peek() {
+                Some(Reverse((end, hash))) if *end <= now.as_secs() => {
+                    // It may have been spent again meanwhile.
+                    if self.hashes.get(hash) == Some(end) {
+                        self.hashes.remove(hash);
+                    }
+                    self.ends.pop();
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
+fn hash(nonce: &str) -> Hash {
+    let whole = digest::digest(&digest::SHA256, nonce.as_bytes());
+    // It is 32 bytes long.
+    whole.as_ref().first_chunk().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_nonce_is_remembered_until_its_signature_has_ended() {
+        let nonces = Nonces::default();
+        assert_eq!(nonces.spend("a", at(300), at(0), 10), Ok(()));
+        assert_eq!(nonces.spend("a", at(900), at(299), 10), Err(Refused::Seen));
+        assert!(nonces.knows("a", at(300)) && !nonces.knows("b", at(300)));
+        assert!(!nonces.knows("a", at(301)));
+        assert_eq!(nonces.spend("a", at(900), at(301), 10), Ok(()));
+    }
+
+    #[test]
+    fn the_room_is_that_of_what_is_still_good() {
+        let nonces = Nonces::default();
+        for number in 0..10u64 {
+            assert_eq!(nonces.spend(&number.to_string(), at(300 - number), at(0), 10), Ok(()));
+        }
+        assert_eq!(nonces.spend("more", at(300), at(290), 10), Err(Refused::Crowded));
+        // The one that ends first makes room for one.
+        assert_eq!(nonces.spend("more", at(300), at(292), 10), Ok(()));
+        assert_eq!(nonces.spend("yet more", at(300), at(292), 10), Err(Refused::Crowded));
+    }
+
+    #[test]
+    fn what_has_ended_is_forgotten_a_little_at_a_time() {
+        let nonces = Nonces::default();
+        for number in 0..1000u64 {
+            assert_eq!(nonces.spend(&number.to_string(), at(300), at(0), 1000), Ok(()));
+        }
+        // One that was seen before is free again, whether it was forgotten already or not.
+        for number in (0..1000u64).rev() {
+            assert_eq!(nonces.spend(&number.to_string(), at(900), at(301), 1000), Ok(()), "{number}");
+            assert!(nonces.knows(&number.to_string(), at(301)));
+        }
+        let seen = nonces.seen.lock().expect("a lock");
+        assert_eq!((seen.hashes.len(), seen.ends.len()), (1000, 1000));
+    }
+
+    #[test]
+    fn shares_of_many_keys_are_smaller() {
+        assert_eq!((share(1), share(20), share(256)), (100_000, 100_000, 7_812));
+    }
+}
