@@ -25,6 +25,7 @@ mod responses;
 mod retries;
 mod secure;
 mod shared;
+mod signed;
 mod stage;
 mod streams;
 mod tokens;
