@@ -1,7 +1,8 @@
 // A real OpenID provider (npm: oidc-provider) for the tests of tokens: node provider.mjs MODULES PORT
 //
-// Says `ready` when it listens. POST /test/rotate gives it new keys, /test/skew?seconds=N sets its clock wrong, /test/down makes it answer
-// everything with 503 and /test/up ends that; GET /test/counts tells how often its keys were asked for, and tokens looked up.
+// Says `ready` when it listens. Whoever wants to log in is Ann, without being asked. POST /test/rotate gives it new keys, /test/skew?seconds=N sets its clock wrong, /test/down makes it answer
+// everything with 503 and /test/up ends that; /test/ttl?seconds=N makes new access tokens end that soon; GET /test/counts tells how often
+// its keys were asked for, tokens looked up, codes traded and sessions renewed.
 import { createServer } from 'node:http';
 import { generateKeyPairSync } from 'node:crypto';
 
@@ -12,6 +13,7 @@ const { default: Provider } = await import(`${modules}/oidc-provider/lib/index.j
 const issuer = `http://127.0.0.1:${port}`;
 const now = Date.now;
 let skew = 0;
+let lifetime = 300;
 Date.now = () => now() + skew * 1000;
 
 function key(type, options, number, alg) {
@@ -25,10 +27,30 @@ const client = (client_id, client_secret, grant_types) => ({
 
 function provider(number) {
   const made = new Provider(issuer, {
-    clients: [client('job', 'job-secret', ['client_credentials']), client('gate', 'gate-secret-planted', ['client_credentials'])],
+    clients: [
+      {
+        client_id: 'shop', client_secret: 'shop-secret-planted', redirect_uris: ['https://site.test/oauth2/callback'],
+        post_logout_redirect_uris: ['https://site.test/bye'], grant_types: ['authorization_code', 'refresh_token'], response_types: ['code'],
+      },
+      client('job', 'job-secret', ['client_credentials']), client('gate', 'gate-secret-planted', ['client_credentials']),
+    ],
+    cookies: { keys: ['a key of the provider'] },
+    claims: { openid: ['sub', 'groups'] },
+    conformIdTokenClaims: false,
+    pkce: { required: () => true },
+    rotateRefreshToken: true,
+    findAccount: (_, accountId) => ({ accountId, claims: () => ({ sub: accountId, groups: ['staff'] }) }),
+    issueRefreshToken: (_, one) => one.grantTypeAllowed('refresh_token'),
+    interactions: { url: (_, interaction) => `/log-in/${interaction.uid}` },
+    async loadExistingGrant({ oidc }) {
+      const grant = new made.Grant({ clientId: oidc.client.clientId, accountId: oidc.session.accountId });
+      grant.addOIDCScope('openid');
+      await grant.save();
+      return grant;
+    },
     jwks: { keys: [key('rsa', { modulusLength: 2048 }, number, 'RS256'), key('ec', { namedCurve: 'P-256' }, number, 'ES256')] },
     scopes: ['orders.read', 'orders.write'],
-    ttl: { ClientCredentials: 600 },
+    ttl: { ClientCredentials: 600, AccessToken: () => lifetime, IdToken: 300 },
     features: {
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },
@@ -46,23 +68,41 @@ function provider(number) {
       },
     },
   });
-  return made.callback();
+  const answer = made.callback();
+  return (request, response) => {
+    if (!request.url.startsWith('/log-in/')) return answer(request, response);
+    return made.interactionFinished(request, response, { login: { accountId: 'ann' } });
+  };
+}
+
+// The form of a request, which the provider finds in `body` then.
+async function form(request) {
+  let text = '';
+  for await (const part of request) text += part;
+  request.body = Object.fromEntries(new URLSearchParams(text));
+  return request.body;
 }
 
 let number = 1;
 let answer = provider(number);
 let down = false;
-const counts = { keys: 0, lookups: 0, descriptions: 0 };
-createServer((request, response) => {
+const counts = { keys: 0, lookups: 0, descriptions: 0, authorization_code: 0, refresh_token: 0 };
+createServer(async (request, response) => {
   const url = new URL(request.url, issuer);
   switch (url.pathname) {
     case '/test/rotate': number += 1; answer = provider(number); return response.end();
     case '/test/skew': skew = Number(url.searchParams.get('seconds')); return response.end();
+    case '/test/ttl': lifetime = Number(url.searchParams.get('seconds')); return response.end();
     case '/test/down': down = true; return response.end();
     case '/test/up': down = false; return response.end();
     case '/test/counts': return response.end(JSON.stringify(counts));
     case '/jwks': counts.keys += 1; break;
     case '/token/introspection': counts.lookups += 1; break;
+    case '/token': {
+      const { grant_type: kind } = await form(request);
+      if (kind in counts) counts[kind] += 1;
+      break;
+    }
     case '/.well-known/openid-configuration': counts.descriptions += 1; break;
     default:
   }

@@ -116,6 +116,17 @@ fn only_a_key_with_the_scope_reads_orders() {
 }
 
 #[test]
+fn a_browser_is_sent_to_log_in_and_a_program_is_not() {
+    let url = "http://localhost:8080/";
+    let browser = explain("25-login.yaml", &["GET", url, "-H", "accept: text/html"]);
+    assert_eq!(browser["reply"]["code"], "auth.login_required", "{browser:#}");
+    assert!(browser.to_string().contains("is sent to https://login.test to log in"), "{browser:#}");
+    let program = explain("25-login.yaml", &["GET", url, "-H", "accept: application/json"]);
+    assert_eq!(program["reply"]["code"], "auth.credentials_missing", "{program:#}");
+    assert!(!browser.to_string().contains("openssl"), "the secret is shown");
+}
+
+#[test]
 fn a_redirect_needs_no_service() {
     let decision = explain("05-redirects.yaml", &["GET", "http://www.shop.test:8080/old/page"]);
     assert_eq!(decision["response"]["status"], 301, "{decision:#}");

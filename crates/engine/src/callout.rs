@@ -34,6 +34,8 @@ pub enum Callout {
     },
     /// Wait for something that goes on elsewhere in the process.
     Wait(Wait),
+    /// Draw random bytes that nobody can foresee, this many.
+    Random(usize),
     /// Compute something that takes longer than a worker may be held up: milliseconds.
     Compute(Computation),
     /// Fetch a document, or wait for the fetch that is under way; one at a time over all workers.
@@ -103,6 +105,8 @@ pub enum CalloutResult {
     BodyTooLarge,
     /// What was waited for has happened.
     Waited,
+    /// Random bytes, as many as were asked for.
+    Random(Vec<u8>),
     /// What was computed.
     Computed(Box<dyn Any + Send>),
     /// The document was fetched or not; what it is now is to be seen there.
@@ -136,6 +140,7 @@ impl Callout {
             Callout::Body { most } => format!("reads the body of the request, up to {most} bytes"),
             Callout::BodyBegin { most } => format!("reads the first {most} bytes of the body of the request"),
             Callout::Wait(wait) => format!("waits for {}", wait.what),
+            Callout::Random(count) => format!("draws {count} random bytes"),
             Callout::Compute(computation) => format!("computes {}", computation.what),
             Callout::Refresh { document, .. } => format!("fetches {}", document.label),
         }

@@ -25,6 +25,7 @@ use crate::jose::KeySet;
 use crate::keep::Keep;
 use crate::policies::{Origin, Url};
 
+use fetch::reached;
 pub use fetch::{Fetch, Step};
 
 /// How long a document is good when its answer does not say.
@@ -168,6 +169,18 @@ impl Document {
         document.source.store(Arc::new(source));
         documents.add(&document);
         document
+    }
+
+    /// A place that the provider has named, to be asked.
+    ///
+    /// # Errors
+    /// Why it is not asked: a document chooses no servers but those that the configuration names.
+    pub fn place(&self, url: &str) -> Result<Url, String> {
+        let source = self.source.load();
+        let SourceKind::Provider { origins, .. } = &source.kind else {
+            return Err("it describes no provider".into());
+        };
+        reached(url, origins)
     }
 
     /// What was fetched last, unless that is too long ago.

@@ -14,6 +14,7 @@ use transept_wire::head::Request;
 
 use crate::callout::CalloutResult;
 use crate::limit::touched::Touched;
+use crate::login::Written;
 use crate::policies::{PolicyName, QuotaCharge};
 use crate::principal::Principal;
 use crate::reason::Reason;
@@ -155,6 +156,10 @@ pub struct Notes {
     pub held: SmallVec<[Box<dyn Any + Send>; 1]>,
     /// Fields that a service has asked to be added to the backend's response.
     pub(crate) response_changes: Vec<crate::ext_authz::Change>,
+    /// Cookies to be set with the response, whoever makes it.
+    pub(crate) cookies: Vec<Written>,
+    /// The token of a session that the backend is to get.
+    pub(crate) handed: Option<Arc<str>>,
     /// Where in the chain of policies the request is, while one of them waits for what it has asked for.
     pub(crate) reached: usize,
     /// What has come of it.
@@ -203,6 +208,8 @@ impl Notes {
         self.between = None;
         self.held.clear();
         self.response_changes.clear();
+        self.cookies.clear();
+        self.handed = None;
         self.reached = 0;
         self.outcome = None;
     }

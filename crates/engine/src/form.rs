@@ -28,6 +28,35 @@ pub(crate) fn decoded<R>(text: &[u8], look: impl FnOnce(&[u8]) -> R) -> R {
     look(&plain)
 }
 
+/// A text as the value of a parameter: also good in the query of a URL.
+pub(crate) fn encoded(text: &str) -> String {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let digit = |nibble: u8| char::from(HEX[usize::from(nibble & 15)]);
+            out.extend(['%', digit(byte >> 4), digit(byte)]);
+        }
+    }
+    out
+}
+
+/// Writes parameters as a form or a query.
+pub(crate) fn written<'p>(parameters: impl IntoIterator<Item = (&'p str, &'p str)>) -> String {
+    let mut out = String::new();
+    for (name, value) in parameters {
+        if !out.is_empty() {
+            out.push('&');
+        }
+        out.push_str(&encoded(name));
+        out.push('=');
+        out.push_str(&encoded(value));
+    }
+    out
+}
+
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).map(|value| value as u8)
 }
@@ -35,6 +64,13 @@ fn hex(digit: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_form_holds_any_text() {
+        assert_eq!(encoded("a b+c&d=ä%"), "a%20b%2Bc%26d%3D%C3%A4%25");
+        assert_eq!(encoded("eyJ.a_b-c~"), "eyJ.a_b-c~");
+        assert_eq!(written([("a", "1&"), ("b", "")]), "a=1%26&b=");
+    }
 
     #[test]
     fn what_is_encoded_is_undone_and_the_rest_stays() {

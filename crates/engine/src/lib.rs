@@ -24,6 +24,7 @@ pub mod keep;
 pub mod key;
 pub mod learned;
 pub mod limit;
+pub mod login;
 pub mod password;
 pub mod pick;
 pub mod policies;

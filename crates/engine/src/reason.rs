@@ -108,6 +108,14 @@ reasons! {
     CredentialsInvalid: 401, "auth.credentials_invalid", "UA", Some("http_request_denied"), Unauthenticated, "The credentials are not valid";
     /// The credentials are valid, but not good for this (RFC 6750 section 3.1).
     ScopeInsufficient: 403, "auth.scope_insufficient", "UA", Some("http_request_denied"), PermissionDenied, "The credentials are not good for this";
+    /// A browser without a session is sent to the provider to log in.
+    LoginRequired: 302, "auth.login_required", "-", None, Unauthenticated, "Log in first";
+    /// A browser comes back from the provider, and has a session now.
+    LoggedIn: 302, "auth.logged_in", "-", None, Unauthenticated, "Logged in";
+    /// A browser has given up its session.
+    LoggedOut: 302, "auth.logged_out", "-", None, Unauthenticated, "Logged out";
+    /// A browser comes back from the provider, and its login cannot be completed; the access log says why.
+    LoginFailed: 400, "auth.login_failed", "UA", Some("http_request_denied"), Unauthenticated, "The login did not succeed";
     /// This client has failed too often to say who it is.
     AuthenticationLimited: 429, "auth.too_many_failures", "RL", Some("http_request_denied"), ResourceExhausted, "Too many failed attempts";
     /// Whoever could tell whether the credentials are valid does not answer.
@@ -118,8 +126,9 @@ reasons! {
     MeshDenied: 403, "mesh.denied", "AD", Some("http_request_denied"), PermissionDenied, "This workload is not let in";
     /// The Service is called for the first time, and what is to be known about it has not arrived in time.
     MeshNotReady: 503, "mesh.not_ready", "NC", Some("destination_unavailable"), Unavailable, "This service is not known well enough yet";
-    /// A strict `MeshPolicy` lets nobody call the Service without a tunnel, and no endpoint has one.
-    MeshNoTunnel: 503, "mesh.no_tunnel", "UH", Some("destination_unavailable"), Unavailable, "No endpoint of this service is in the mesh";
+    /// A strict `MeshPolicy` lets nobody call the Service without a tunnel, and no endpoint has one; or the gateway is not in the mesh and can
+    /// make none.
+    MeshNoTunnel: 503, "mesh.no_tunnel", "UH", Some("destination_unavailable"), Unavailable, "No tunnel leads to this service";
     /// The connection did not come through the mesh, and no `MeshPolicy` lets such ones in.
     MeshPlaintext: 403, "mesh.plaintext", "AD", Some("http_request_denied"), PermissionDenied, "Only members of the mesh are let in";
     /// An `AuthorizationPolicy` does not allow it.

@@ -12,6 +12,8 @@ use transept_wire::head::{FieldId, NameRef};
 pub struct CredentialPlaces {
     /// Names of parameters of the query.
     pub parameters: BTreeSet<Box<str>>,
+    /// Paths whose whole query is a credential, such as that to which an OpenID provider sends browsers back.
+    pub paths: BTreeSet<Box<str>>,
     /// Names of header fields in lower case, besides `Authorization`, `Proxy-Authorization` and `Cookie`.
     pub fields: BTreeSet<Box<str>>,
 }
@@ -22,13 +24,19 @@ pub const HIDDEN: &[u8] = b"(hidden)";
 impl CredentialPlaces {
     /// Writes a target (path and query) without the values of parameters that are credentials.
     pub fn write_target(&self, target: &[u8], out: &mut Vec<u8>) {
-        let query = target.iter().position(|byte| *byte == b'?').filter(|_| !self.parameters.is_empty());
+        let hides_some = !self.parameters.is_empty() || !self.paths.is_empty();
+        let query = target.iter().position(|byte| *byte == b'?').filter(|_| hides_some);
         let Some(at) = query else {
             out.extend_from_slice(target);
             return;
         };
         let (path, query) = target.split_at(at);
         out.extend_from_slice(path);
+        if self.paths.iter().any(|hidden| hidden.as_bytes() == path) {
+            out.push(b'?');
+            out.extend_from_slice(HIDDEN);
+            return;
+        }
         for (index, pair) in query.get(1..).unwrap_or_default().split(|byte| *byte == b'&').enumerate() {
             out.push(if index == 0 { b'?' } else { b'&' });
             let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
@@ -122,5 +130,10 @@ mod tests {
         assert_eq!(written("/key=1"), "/key=1");
         assert_eq!(written("/?"), "/?");
         assert_eq!(written("/?key&keys=1"), "/?key&keys=1");
+        let places = CredentialPlaces { paths: ["/back".into()].into(), ..CredentialPlaces::default() };
+        let mut out = Vec::new();
+        places.write_target(b"/back?code=secret&state=secret", &mut out);
+        places.write_target(b"/backs?code=404", &mut out);
+        assert_eq!(String::from_utf8_lossy(&out), "/back?(hidden)/backs?code=404");
     }
 }

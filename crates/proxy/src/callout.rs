@@ -63,6 +63,14 @@ async fn outcome_of(
                 Err(_) => CalloutResult::Failed(format!("waited in vain for {what}").into()),
             }
         }
+        Callout::Random(count) => {
+            let mut bytes = vec![0; count];
+            // The same source that the keys of TLS come from.
+            match rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut bytes) {
+                Ok(()) => CalloutResult::Random(bytes),
+                Err(_) => CalloutResult::Failed("the operating system gives no random bytes".into()),
+            }
+        }
         Callout::Compute(computation) => {
             let what = computation.what;
             let computing = pin!(async { Ok(tokio::task::spawn_blocking(computation.run).await) });

@@ -19,15 +19,15 @@ const ELLIPTIC: &str = "https://shop.test/es";
 /// The secret that the gateway shows to the provider, which nobody else may see.
 const PLANTED: &str = "gate-secret-planted";
 
-struct Provider {
+pub(crate) struct Provider {
     _child: Child,
-    issuer: String,
-    endpoint: Endpoint,
+    pub(crate) issuer: String,
+    pub(crate) endpoint: Endpoint,
 }
 
 impl Provider {
     /// None where there is no such program.
-    async fn start() -> Option<Provider> {
+    pub(crate) async fn start() -> Option<Provider> {
         let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
         let modules = home.join(".cache/transept-tools/node/node_modules");
         if !modules.join("oidc-provider").is_dir() {
@@ -54,13 +54,13 @@ impl Provider {
         soon(exchange(&self.endpoint, &request)).await.outcome.expect("an answer of the provider")
     }
 
-    async fn tell(&self, what: &str) {
+    pub(crate) async fn tell(&self, what: &str) {
         let answer = self.say(Request::get("127.0.0.1", &format!("/test/{what}"))).await;
         assert_eq!(answer.status, 200, "{what}");
     }
 
     /// How often something was asked for.
-    async fn count(&self, what: &str) -> u64 {
+    pub(crate) async fn count(&self, what: &str) -> u64 {
         let answer = self.say(Request::get("127.0.0.1", "/test/counts")).await;
         let counts: Value = serde_json::from_slice(&answer.body).expect("JSON");
         counts[what].as_u64().expect("a number")
@@ -123,7 +123,7 @@ async fn ask(gateway: &Gateway, token: &str) -> Answer {
 }
 
 /// What must be nowhere in what people read.
-async fn is_told_nowhere(gateway: &Gateway, secrets: &[&str]) {
+pub(crate) async fn is_told_nowhere(gateway: &Gateway, secrets: &[&str]) {
     let status = gateway.running.status().await.expect("status").to_string();
     let metrics = gateway.running.metrics().await.expect("metrics");
     let told = format!("{}{status}{metrics}", gateway.running.log());

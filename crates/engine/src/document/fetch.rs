@@ -12,7 +12,7 @@ use transept_wire::head::Request;
 use super::{Document, Endpoints, Source, SourceKind};
 use crate::callout::{Answer, CalloutResult, HttpCall};
 use crate::jose::{KeySet, parse_json};
-use crate::policies::{PlainHttp, Url, parse_url};
+use crate::policies::{Origin, PlainHttp, Url, parse_url};
 
 /// How long one call may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -121,12 +121,7 @@ impl Fetch {
             _ => return Err(format!("its `issuer` is not `{issuer}`")),
         }
         let keys = text("jwks_uri").ok_or("it has no `jwks_uri`")?;
-        let (origin, authority, target) =
-            parse_url(keys, PlainHttp::OnLoopback).map_err(|(why, _)| format!("its `jwks_uri`: {why}"))?;
-        let known = origins.iter().find(|(known, _)| *known == origin);
-        let Some((_, at)) = known else {
-            return Err(format!("its `jwks_uri` is on `{authority}`, which is not among the `origins` of the scheme"));
-        };
+        let keys = reached(keys, origins).map_err(|why| format!("its `jwks_uri`: {why}"))?;
         let place = |name: &str| text(name).map(Box::from);
         let endpoints = Endpoints {
             authorization: place("authorization_endpoint"),
@@ -134,7 +129,7 @@ impl Fetch {
             end_session: place("end_session_endpoint"),
             introspection: place("introspection_endpoint"),
         };
-        Ok((Url { authority: authority.into(), target: target.into(), ..at.clone() }, endpoints))
+        Ok((keys, endpoints))
     }
 
     fn fail(&mut self, why: impl Into<Box<str>>, now: Duration) -> Step {
@@ -151,6 +146,15 @@ impl Drop for Fetch {
             self.document.fail("the fetch was given up", self.began);
         }
     }
+}
+
+/// A URL of the description, on one of the servers that it may send us to.
+pub(super) fn reached(url: &str, origins: &[(Origin, Url)]) -> Result<Url, String> {
+    let (origin, authority, target) = parse_url(url, PlainHttp::OnLoopback).map_err(|(why, _)| why)?;
+    let Some((_, at)) = origins.iter().find(|(known, _)| *known == origin) else {
+        return Err(format!("it is on `{authority}`, which is not among the `origins` of the scheme"));
+    };
+    Ok(Url { authority: authority.into(), target: target.into(), ..at.clone() })
 }
 
 fn call(url: &Url) -> Result<HttpCall, String> {

@@ -9,16 +9,16 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest;
 use serde_json::Value as Json;
 use transept_model::kinds::BackendObjectReference;
+use transept_model::object;
 use transept_model::schema::{Decoder, HEADER_NAME, Rule, Text};
 use transept_model::value::Value;
-use transept_model::{choice, object};
 use transept_wire::head::{FieldName, Request};
 
 use super::super::{CompileCx, PlainHttp, Url};
 use super::claims::{ClaimNames, TokenOwner, principal};
+use super::client::{Ask, Client, ClientAuthentication};
 use super::flights::{Flight, Flights};
 use super::jwt::{RequiredClaim, strip_tokens, tokens, wanted};
 use super::scheme::{Fault, Proof, Scheme, challenge};
@@ -65,16 +65,6 @@ object! {
     check check_spec;
 }
 
-choice! {
-    /// How a client says who it is (RFC 6749 section 2.3.1).
-    pub enum ClientAuthentication {
-        /// In `Authorization: Basic`.
-        Basic = "Basic",
-        /// In the body.
-        Post = "Post",
-    }
-}
-
 const LONGEST: Duration = Duration::from_secs(60);
 /// How far clocks may be apart; the issuer has looked at its own.
 const LEEWAY: Duration = Duration::from_secs(30);
@@ -113,18 +103,6 @@ pub(super) struct IntrospectionScheme {
     memory: Arc<Memory>,
 }
 
-/// How we say who we are; never shown.
-struct Client {
-    authorization: Option<Vec<u8>>,
-    body: String,
-}
-
-impl std::fmt::Debug for Client {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Client").finish_non_exhaustive()
-    }
-}
-
 #[derive(Debug)]
 struct Memory {
     active: Verified<Principal>,
@@ -149,18 +127,9 @@ impl Scheme for IntrospectionScheme {
             None => url,
         };
         let secret = spec.client_secret.read(cx)?;
-        let (id, secret) = (form(&spec.client_id), form(&secret));
-        let client = match spec.client_authentication {
-            ClientAuthentication::Basic => {
-                let pair = data_encoding::BASE64.encode(format!("{id}:{secret}").as_bytes());
-                Client { authorization: Some(format!("Basic {pair}").into_bytes()), body: String::new() }
-            }
-            ClientAuthentication::Post => {
-                Client { authorization: None, body: format!("client_id={id}&client_secret={secret}&") }
-            }
-        };
+        let client = Client::new(&spec.client_id, Some(&secret), spec.client_authentication);
         // Whatever is expected differently has a memory of its own.
-        let identity = digest::digest(&digest::SHA256, format!("{spec:?}").as_bytes());
+        let identity = verified::identity(spec).finish();
         let part = format!("introspection {}", data_encoding::HEXLOWER.encode(identity.as_ref()));
         let memory = cx.keep(&part, || Memory {
             active: Verified::new(MOST_ACTIVE),
@@ -275,18 +244,11 @@ impl IntrospectionScheme {
             Some(Err(broken)) => return Err(broken.why.to_string().into()),
             None => return Err("the configuration is not in force yet".into()),
         };
-        let unsendable = || "the introspection endpoint cannot be asked";
-        let mut request =
-            Request::build("POST", self.url.scheme, &self.url.authority, &self.url.target).map_err(|_| unsendable())?;
-        let mut push = |name: &[u8], value: &[u8]| request.fields.push_bytes(name, value).map_err(|_| unsendable());
-        push(b"content-type", b"application/x-www-form-urlencoded")?;
-        push(b"accept", b"application/json")?;
-        if let Some(authorization) = &self.client.authorization {
-            push(b"authorization", authorization)?;
-        }
-        let token = form(std::str::from_utf8(token).unwrap_or_default());
-        let body = format!("{}token={token}&token_type_hint=access_token", self.client.body);
-        Ok(HttpCall { backend, request, body: body.into_bytes(), timeout: self.timeout, most: MOST_ANSWER })
+        let token = std::str::from_utf8(token).unwrap_or_default();
+        let call = Ask { backend, url: &self.url, timeout: self.timeout, most: MOST_ANSWER };
+        self.client
+            .call(call, &[("token", token), ("token_type_hint", "access_token")])
+            .ok_or_else(|| "the introspection endpoint cannot be asked".into())
     }
 
     fn judge(&self, answer: &Answer, hash: Hash, now: Duration) -> Proof {
@@ -324,31 +286,5 @@ impl IntrospectionScheme {
             }
             Err(why) => Proof::Invalid(why),
         }
-    }
-}
-
-/// `application/x-www-form-urlencoded`, for one value.
-fn form(text: &str) -> String {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            let digit = |nibble: u8| char::from(HEX[usize::from(nibble & 15)]);
-            out.extend(['%', digit(byte >> 4), digit(byte)]);
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_form_holds_any_text() {
-        assert_eq!(form("a b+c&d=ä%"), "a%20b%2Bc%26d%3D%C3%A4%25");
-        assert_eq!(form("eyJ.a_b-c~"), "eyJ.a_b-c~");
     }
 }

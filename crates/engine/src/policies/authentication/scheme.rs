@@ -13,11 +13,12 @@ use transept_model::value::Value;
 use transept_wire::head::Request;
 
 use super::super::CompileCx;
-use super::{api_key, basic, client_certificate, hmac, introspection, jwt, signature};
+use super::{api_key, basic, client_certificate, hmac, introspection, jwt, login, signature};
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::principal::Principal;
 use crate::redact::CredentialPlaces;
+use crate::verdict::Reply;
 
 /// What a scheme says of a request. No sentence in it may hold anything of a credential.
 #[derive(Debug)]
@@ -30,6 +31,10 @@ pub(super) enum Proof {
     Unavailable(Box<str>),
     /// It is good, and this is who shows it.
     Valid(Arc<Principal>),
+    /// Nobody is let in: this is the answer, as of a page that belongs to the scheme.
+    Answer(Box<Reply>),
+    /// The same, where it is the client's fault: it counts as a failure.
+    Refused(Box<Reply>),
     /// Something has to be done first; the scheme goes on with what it remembers and what came of it ([`Scheme::resume`]).
     Ask(Box<Callout>, Box<dyn Any + Send>),
 }
@@ -83,6 +88,17 @@ pub(super) trait Scheme: Sized + Send + Sync + fmt::Debug {
     fn resume(&self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult) -> Proof {
         let _ = (between, result);
         self.authenticate(x)
+    }
+
+    /// What is done for a client that has shown nothing, instead of a challenge.
+    fn invite(&self, x: &mut Exchange<'_>) -> Option<Proof> {
+        let _ = x;
+        None
+    }
+
+    /// Gives the backend what the client got by this scheme, after all credentials were removed.
+    fn hand_on(&self, x: &mut Exchange<'_>) {
+        let _ = x;
     }
 
     /// Removes its credentials from a request that is let in, wherever they stand.
@@ -180,6 +196,14 @@ macro_rules! schemes {
                 match self { $( AnyScheme::$variant(scheme) => scheme.resume(x, between, result), )* }
             }
 
+            pub(super) fn invite(&self, x: &mut Exchange<'_>) -> Option<Proof> {
+                match self { $( AnyScheme::$variant(scheme) => scheme.invite(x), )* }
+            }
+
+            pub(super) fn hand_on(&self, x: &mut Exchange<'_>) {
+                match self { $( AnyScheme::$variant(scheme) => scheme.hand_on(x), )* }
+            }
+
             pub(super) fn strip(&self, request: &mut Request) {
                 match self { $( AnyScheme::$variant(scheme) => scheme.strip(request), )* }
             }
@@ -206,6 +230,8 @@ schemes! {
     Jwt: jwt = jwt::JwtScheme;
     /// Tokens that are looked up at their issuer (OAuth 2.0 token introspection).
     Introspection: introspection = introspection::IntrospectionScheme;
+    /// Sessions of browsers that log in at an OpenID provider.
+    Login: login = login::LoginScheme;
     /// Certificates of clients that the listener has verified.
     ClientCertificate: client_certificate = client_certificate::ClientCertificateScheme;
     /// Requests that are signed (RFC 9421).

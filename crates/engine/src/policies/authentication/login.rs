@@ -1,0 +1,430 @@
+//! The scheme `login`: browsers that log in at an OpenID provider and have a session afterwards (OpenID Connect Core 1.0 section 3.1).
+//!
+//! Authorization code with PKCE. The session is in a sealed cookie, nowhere else (`crate::login`); its tokens are renewed ahead of their
+//! end, once for all requests that come meanwhile. Who has no session is sent to the provider when it is a browser that opens a page; everybody
+//! else gets 401, because a program cannot log in. `errand` is what needs the provider: beginning, completing and renewing; `grant` is
+//! what the provider's answers are worth.
+//!
+//! A session that is no good is no credential at all, instead of a wrong one: browsers show what they have been given, on every
+//! request, and cannot be blamed for a cookie that has become old.
+
+mod errand;
+mod grant;
+mod spec;
+#[cfg(test)]
+mod tests;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use transept_model::schema::Text;
+use transept_wire::head::{FieldId, FieldName, Method, Request};
+
+use super::super::CompileCx;
+use super::claims::{ClaimNames, TokenOwner, principal};
+use super::client::Client;
+use super::flights::Flights;
+use super::jwt;
+use super::scheme::{Fault, Proof, Scheme};
+use super::verified::{self, Hash, Verified};
+use crate::callout::CalloutResult;
+use crate::document::Document;
+use crate::exchange::Exchange;
+use crate::jose::{Algorithms, Expectations, Expiry};
+use crate::login::{Flow, Jar, Purpose, Seals, Session, Written};
+use crate::principal::Principal;
+use crate::reason::Reason;
+use crate::redact::{CredentialPlaces, is_named, parameters};
+use crate::verdict::Reply;
+
+use errand::{Errand, Progress};
+pub(super) use spec::LoginSpec;
+
+/// Sessions that are remembered open; with claims of usual length, some megabytes.
+const MOST_OPEN: usize = 4096;
+/// Sessions that were given up and are not over yet.
+const MOST_ENDED: usize = 65_536;
+/// How long a login may take: the browser forgets it then.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// The compiled scheme.
+#[derive(Debug)]
+pub(super) struct LoginScheme {
+    name: Box<str>,
+    issuer: Box<str>,
+    provider: Arc<Document>,
+    client_id: Box<str>,
+    client: Client,
+    places: Places,
+    /// The part of the query to the authorization endpoint that is always the same.
+    query: Box<str>,
+    jar: Jar,
+    seals: Seals,
+    lifetime: Duration,
+    expected: Expectations,
+    allowed: Algorithms,
+    claims: ClaimNames,
+    access_token: AccessToken,
+    timeout: Duration,
+    memory: Arc<Memory>,
+    /// The sessions that browsers have given up, by the hash of their name.
+    ended: Arc<Verified<()>>,
+}
+
+/// The places of the site that mean something here.
+#[derive(Debug)]
+struct Places {
+    /// Where the provider sends browsers back to: the whole URL.
+    redirect_url: Box<str>,
+    /// Its path.
+    callback: Box<str>,
+    /// Its scheme and authority.
+    site: Box<str>,
+    login: Option<Box<str>>,
+    logout: Box<str>,
+    after_logout: Box<str>,
+}
+
+/// What becomes of the access token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AccessToken {
+    Dropped,
+    /// The backend gets it.
+    HandedOn,
+}
+
+/// What is remembered of sessions, each by the hash of its cookie.
+#[derive(Debug)]
+struct Memory {
+    open: Verified<Opened>,
+    renewals: Verified<Renewal>,
+    flights: Arc<Flights>,
+}
+
+/// A session whose cookie was opened.
+#[derive(Debug)]
+struct Opened {
+    session: Session,
+    principal: Arc<Principal>,
+}
+
+/// What has come of renewing a session, for requests that still show its old cookie.
+#[derive(Debug)]
+enum Renewal {
+    Renewed(Arc<Opened>, Vec<Written>),
+    /// The provider does not want it any more.
+    Ended,
+    /// It could not be asked.
+    Failed(Box<str>),
+}
+
+/// What a request is about.
+enum Page {
+    Callback,
+    Login,
+    Logout,
+    Any,
+}
+
+impl Scheme for LoginScheme {
+    type Spec = LoginSpec;
+
+    fn compile(name: &Text, spec: &LoginSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
+        let provider = jwt::provider(spec.at, &spec.issuer, Some(&spec.whereabouts()), cx)?;
+        let client_secret = match &spec.client_secret {
+            Some(entry) => Some(entry.read(cx)?),
+            None => None,
+        };
+        let jar = Jar::new(&spec.session.cookie);
+        let seals = spec.session.seals(&[&spec.issuer, &spec.client_id, jar.name()], cx)?;
+        let expected = Expectations {
+            issuer: Some((&*spec.issuer).into()),
+            audiences: Some(vec![(&*spec.client_id).into()]),
+            parties: Vec::new(),
+            kinds: Vec::new(),
+            leeway: spec.leeway,
+            max_age: None,
+            expiry: Expiry::Required,
+            required: jwt::wanted(&spec.required_claims),
+        };
+        let ClaimNames { id, groups, scopes, plan, tenant, .. } = &spec.claims;
+        // Whatever makes another principal of a session has a memory of its own.
+        let identity =
+            format!("{:?} {:?}", (&name, &spec.issuer, &spec.client_id, &expected), (id, groups, scopes, plan, tenant));
+        let memory = cx.keep(&format!("sessions {identity}"), || Memory {
+            open: Verified::new(MOST_OPEN),
+            renewals: Verified::new(MOST_OPEN),
+            flights: Arc::default(),
+        });
+        Some(LoginScheme {
+            name: (&**name).into(),
+            issuer: (&*spec.issuer).into(),
+            provider,
+            client_id: (&*spec.client_id).into(),
+            client: Client::new(&spec.client_id, client_secret.as_deref(), spec.client_authentication),
+            places: spec.places()?,
+            query: spec.query().into(),
+            jar,
+            seals,
+            lifetime: spec.session.lifetime,
+            expected,
+            allowed: Algorithms::asymmetric(),
+            claims: spec.claims.clone(),
+            access_token: if spec.forward_access_token { AccessToken::HandedOn } else { AccessToken::Dropped },
+            timeout: spec.timeout,
+            memory,
+            ended: cx.keep(&format!("ended sessions {}", &**name), || Verified::new(MOST_ENDED)),
+        })
+    }
+
+    fn secrets(spec: &LoginSpec) -> Vec<Text> {
+        spec.secrets()
+    }
+
+    fn places(&self, places: &mut CredentialPlaces) {
+        places.paths.insert(self.places.callback.clone());
+    }
+
+    fn presents(&self, x: &Exchange<'_>) -> bool {
+        !matches!(self.page(x.request), Page::Any) || self.jar.has_session(x.request)
+    }
+
+    fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
+        match self.page(x.request) {
+            Page::Callback => self.complete(x),
+            Page::Login => {
+                let back = parameter(x.request, "return").unwrap_or_default();
+                self.go(Progress::new(Errand::Begin { back }), x)
+            }
+            Page::Logout => self.log_out(x),
+            Page::Any => self.look(x, None),
+        }
+    }
+
+    fn invite(&self, x: &mut Exchange<'_>) -> Option<Proof> {
+        is_opening_a_page(x.request)
+            .then(|| self.go(Progress::new(Errand::Begin { back: x.request.target().to_vec() }), x))
+    }
+
+    fn resume(&self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult) -> Proof {
+        match between.downcast::<Progress>() {
+            Ok(progress) => self.go_on(*progress, result, x),
+            // Somebody else has renewed the session, or tried to.
+            Err(_) => match result {
+                CalloutResult::Failed(why) => self.look(x, Some(why)),
+                _ => self.look(x, None),
+            },
+        }
+    }
+
+    fn strip(&self, request: &mut Request) {
+        self.jar.remove(request);
+    }
+
+    fn hand_on(&self, x: &mut Exchange<'_>) {
+        if let Some(token) = x.notes.handed.take() {
+            let field = FieldName::known(FieldId::AUTHORIZATION);
+            // What is no field value is not handed on.
+            let _ = x.request.fields.set(&field, format!("Bearer {token}").as_bytes());
+        }
+    }
+
+    /// There is no registered scheme for cookies (RFC 9110 section 16.4.1); a 401 must name one all the same.
+    fn challenge(&self, realm: &str, _: &Fault<'_>) -> String {
+        format!("Cookie realm=\"{realm}\", cookie-name=\"{}\"", self.jar.name())
+    }
+
+    fn stands(&self, principal: &Arc<Principal>, x: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
+        match &principal.credential {
+            Some(name) if self.has_ended(name, x.now.unix) => Err("the session was given up".into()),
+            _ => Ok(Arc::clone(principal)),
+        }
+    }
+}
+
+impl LoginScheme {
+    fn page(&self, request: &Request) -> Page {
+        let path = request.path();
+        let is_get = matches!(request.method, Method::Get | Method::Head);
+        if is_get && path == self.places.callback.as_bytes() {
+            Page::Callback
+        } else if path == self.places.logout.as_bytes() && (is_get || request.method == Method::Post) {
+            Page::Logout
+        } else if is_get && self.places.login.as_ref().is_some_and(|login| login.as_bytes() == path) {
+            Page::Login
+        } else {
+            Page::Any
+        }
+    }
+
+    /// The session that a request shows. `failure` says why it was not renewed, for the sake of this very request.
+    fn look(&self, x: &mut Exchange<'_>, failure: Option<Box<str>>) -> Proof {
+        let Some(sealed) = self.jar.session(x.request) else { return Proof::Absent };
+        let (hash, now) = (verified::hash(&sealed), x.now.unix);
+        let renewal = self.memory.renewals.find(&hash, 0, now);
+        let opened = match renewal.as_deref() {
+            Some(Renewal::Renewed(opened, cookies)) => {
+                x.notes.cookies.clone_from(cookies);
+                Some(Arc::clone(opened))
+            }
+            Some(Renewal::Ended) => return self.absent(x, "the provider has ended the session"),
+            _ => self.open(&sealed, hash, now),
+        };
+        let Some(opened) = opened else { return self.absent(x, "the session was not sealed here") };
+        let session = &opened.session;
+        if self.has_ended(&session.name, now) {
+            x.notes.cookies.clear();
+            return self.absent(x, "the session was given up");
+        }
+        if now >= session.ends() {
+            return self.absent(x, "the session has ended");
+        }
+        if session.refreshed_from().is_none_or(|from| now < from) {
+            return self.let_in(&opened, x);
+        }
+        let failure = match renewal.as_deref() {
+            Some(Renewal::Failed(why)) => Some(why.clone()),
+            _ => failure,
+        };
+        match failure {
+            Some(why) if now >= session.due => Proof::Unavailable(why),
+            Some(_) => self.let_in(&opened, x),
+            None => self.renew(opened, hash, x),
+        }
+    }
+
+    fn open(&self, sealed: &[u8], hash: Hash, now: Duration) -> Option<Arc<Opened>> {
+        if let Some(opened) = self.memory.open.find(&hash, 0, now) {
+            return Some(opened);
+        }
+        let session = Session::read(&self.seals.open(Purpose::Session, sealed)?)?;
+        let opened = self.opened(session).ok()?;
+        self.memory.open.note(hash, Arc::clone(&opened), 0, opened.session.ends(), now);
+        Some(opened)
+    }
+
+    /// A session with its principal.
+    fn opened(&self, session: Session) -> Result<Arc<Opened>, Box<str>> {
+        let claims = session.claims().ok_or("the ID token cannot be read")?;
+        let principal = principal(claims, &self.claims, TokenOwner::User, &self.name, Some(session.ends()))?;
+        let mut principal = Arc::unwrap_or_clone(principal);
+        principal.credential = Some(session.name.clone());
+        Ok(Arc::new(Opened { session, principal: Arc::new(principal) }))
+    }
+
+    fn let_in(&self, opened: &Opened, x: &mut Exchange<'_>) -> Proof {
+        if self.access_token == AccessToken::HandedOn {
+            x.notes.handed = opened.session.access_token.as_deref().map(Arc::from);
+        }
+        Proof::Valid(Arc::clone(&opened.principal))
+    }
+
+    fn absent(&self, x: &mut Exchange<'_>, why: &str) -> Proof {
+        x.tell(|| format!("scheme {}: {why}, as though there were none", self.name));
+        Proof::Absent
+    }
+
+    fn has_ended(&self, name: &str, now: Duration) -> bool {
+        self.ended.find(&verified::hash(name.as_bytes()), 0, now).is_some()
+    }
+
+    /// A browser comes back from the provider (RFC 6749 section 4.1.2).
+    fn complete(&self, x: &mut Exchange<'_>) -> Proof {
+        let state = parameter_text(x.request, "state").unwrap_or_default();
+        let sealed = self.jar.flow(x.request, &state);
+        let flow = sealed.and_then(|sealed| Flow::read(&self.seals.open(Purpose::Flow, sealed)?));
+        let Some(flow) = flow.filter(|flow| flow.is_answered_by(&state) && x.now.unix < flow.begun + PATIENCE) else {
+            let why = "the browser has begun no such login, or more than ten minutes ago";
+            return failed(
+                why,
+                "This browser has begun no login that this answer belongs to. Begin again, and allow cookies.",
+            );
+        };
+        // RFC 9207: the answer of another provider is none of this login.
+        if parameter_text(x.request, "iss").is_some_and(|issuer| *issuer != *self.issuer) {
+            return failed("the answer is by another provider (`iss`)", "This is the answer of another provider.");
+        }
+        if let Some(error) = parameter_text(x.request, "error") {
+            let why = format!("the provider answers {}", grant::word(&error));
+            return failed(&why, "The provider did not log you in.");
+        }
+        match parameter_text(x.request, "code") {
+            Some(code) if !code.is_empty() => self.go(Progress::new(Errand::Complete { flow, code }), x),
+            _ => failed("the provider sent no code", "The answer of the provider is incomplete."),
+        }
+    }
+
+    /// A browser gives up its session (OpenID Connect RP-Initiated Logout 1.0).
+    fn log_out(&self, x: &mut Exchange<'_>) -> Proof {
+        let from = x.request.fields.first_named(&named(b"sec-fetch-site"));
+        if from == Some(b"cross-site") {
+            let reply = Reply::new(Reason::LoginFailed)
+                .with_status(403)
+                .because("another site has asked for the logout")
+                .with_detail("Log out on the site itself.");
+            return Proof::Refused(Box::new(reply));
+        }
+        let now = x.now.unix;
+        let opened = self.jar.session(x.request).and_then(|sealed| self.open(&sealed, verified::hash(&sealed), now));
+        let cookies = self.jar.forget(x.request);
+        let mut to = self.places.after_logout.to_string();
+        if let Some(Opened { session, .. }) = opened.as_deref() {
+            self.ended.note(verified::hash(session.name.as_bytes()), Arc::new(()), 0, session.until, now);
+            if let Some(away) = self.end_at_provider(session, x.now.monotonic) {
+                to = away;
+            }
+        }
+        Proof::Answer(Box::new(away(Reason::LoggedOut, &to, &cookies)))
+    }
+}
+
+/// A reply that sends a browser somewhere, and is remembered by nobody.
+fn away(reason: Reason, to: &str, cookies: &[Written]) -> Reply {
+    let mut reply = Reply::new(reason)
+        .without_body()
+        .with_field(FieldName::known(FieldId::LOCATION), to)
+        .with_field(FieldName::known(FieldId::CACHE_CONTROL), "no-store")
+        .with_field(named(b"referrer-policy"), "no-referrer");
+    for Written(cookie) in cookies {
+        reply = reply.with_field(FieldName::known(FieldId::SET_COOKIE), cookie.to_vec());
+    }
+    reply
+}
+
+/// A login that cannot be completed. It counts as a failure of the client.
+fn failed(why: &str, detail: &'static str) -> Proof {
+    let reply = Reply::new(Reason::LoginFailed).because(why).with_detail(detail);
+    Proof::Refused(Box::new(reply.with_field(FieldName::known(FieldId::CACHE_CONTROL), "no-store")))
+}
+
+fn named(name: &'static [u8]) -> FieldName {
+    FieldName::new(name).unwrap_or(FieldName::known(FieldId::REFERER))
+}
+
+/// Whether a browser opens a page, so that it may be sent elsewhere: Fetch Metadata says so, or else what it wants to see. Programs, scripts
+/// of a page and everything that is sent along are not.
+fn is_opening_a_page(request: &Request) -> bool {
+    if !matches!(request.method, Method::Get | Method::Head) || request.fields.contains(FieldId::UPGRADE) {
+        return false;
+    }
+    match request.fields.first_named(&named(b"sec-fetch-mode")) {
+        Some(mode) => mode == b"navigate",
+        None => {
+            let wants_html = |line: &[u8]| line.windows(9).any(|word| word.eq_ignore_ascii_case(b"text/html"));
+            request.fields.all(FieldId::ACCEPT).any(wants_html)
+                && request.fields.first_named(&named(b"x-requested-with")).is_none()
+        }
+    }
+}
+
+/// A parameter of the query, decoded. None when it is there twice: nobody could say which is meant.
+fn parameter(request: &Request, name: &str) -> Option<Vec<u8>> {
+    let mut found = parameters(request.query()?).filter(|(one, _)| is_named(one, name));
+    let (_, value) = found.next()?;
+    found.next().is_none().then(|| crate::form::decoded(value, <[u8]>::to_vec))
+}
+
+fn parameter_text(request: &Request, name: &str) -> Option<String> {
+    String::from_utf8(parameter(request, name)?).ok()
+}

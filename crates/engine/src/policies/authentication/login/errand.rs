@@ -1,0 +1,324 @@
+//! What needs the provider: beginning a login, completing it, and renewing a session. Each is a few steps, between which the request waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::super::{PlainHttp, parse_url};
+use super::super::client::Ask;
+use super::super::flights::Flight;
+use super::super::scheme::Proof;
+use super::super::verified::{self, Hash};
+use super::grant::{Asked, Trouble};
+use super::{LoginScheme, Opened, PATIENCE, Renewal, away, failed};
+use crate::callout::{Answer, Callout, CalloutResult, HttpCall, Wait};
+use crate::document::{Content, Occasion};
+use crate::exchange::Exchange;
+use crate::form;
+use crate::login::{FLOW_RANDOM, Flow, NONCE, Purpose, SESSION_NAME, Session, Written, challenge};
+use crate::reason::Reason;
+use crate::verdict::Reply;
+
+/// For how long requests that show the cookie of before get the session that was renewed.
+const OVERLAP: Duration = Duration::from_secs(60);
+/// How long a provider that could not be asked is left alone about one session.
+const PAUSE: Duration = Duration::from_secs(10);
+/// The largest answer of a token endpoint, in bytes.
+const MOST_ANSWER: usize = 256 * 1024;
+/// Random bytes for any errand.
+const RANDOM: usize = FLOW_RANDOM + SESSION_NAME + NONCE;
+
+/// What is done.
+pub(super) enum Errand {
+    /// A browser is sent to the provider.
+    Begin {
+        /// Where it wanted to go.
+        back: Vec<u8>,
+    },
+    /// A browser has come back with a code.
+    Complete { flow: Flow, code: String },
+    /// A session gets newer tokens.
+    Renew(Renewing),
+}
+
+/// A session that is renewed.
+pub(super) struct Renewing {
+    opened: Arc<Opened>,
+    /// Of the cookie that was shown.
+    hash: Hash,
+    /// Others wait until this is dropped.
+    _flight: Flight,
+}
+
+/// Random bytes, by what they are for.
+struct Drawn {
+    flow: [u8; FLOW_RANDOM],
+    name: [u8; SESSION_NAME],
+    nonce: [u8; NONCE],
+}
+
+impl Drawn {
+    fn of(bytes: &[u8]) -> Option<Drawn> {
+        let (flow, rest) = bytes.split_first_chunk()?;
+        let (name, nonce) = rest.split_first_chunk()?;
+        Some(Drawn { flow: *flow, name: *name, nonce: nonce.try_into().ok()? })
+    }
+}
+
+/// How far an errand is.
+pub(super) struct Progress {
+    errand: Errand,
+    drawn: Option<Drawn>,
+    answer: Option<Box<Answer>>,
+    /// Whether the description of the provider was asked for, for the sake of this request.
+    described: bool,
+    /// Whether its keys were.
+    sought: bool,
+}
+
+impl Progress {
+    pub(super) fn new(errand: Errand) -> Progress {
+        Progress { errand, drawn: None, answer: None, described: false, sought: false }
+    }
+}
+
+impl LoginScheme {
+    /// Renews a session, or waits for somebody who does.
+    pub(super) fn renew(&self, opened: Arc<Opened>, hash: Hash, x: &mut Exchange<'_>) -> Proof {
+        match self.memory.flights.begin(hash) {
+            Ok(flight) => self.go(Progress::new(Errand::Renew(Renewing { opened, hash, _flight: flight })), x),
+            Err(landing) => {
+                let wait = Wait { what: "newer tokens for this session", until: landing, timeout: self.timeout };
+                Proof::Ask(Box::new(Callout::Wait(wait)), Box::new(()))
+            }
+        }
+    }
+
+    /// The next step, or the end.
+    pub(super) fn go(&self, mut progress: Progress, x: &mut Exchange<'_>) -> Proof {
+        let Some(content) = self.provider.content(x.now.monotonic) else {
+            if !progress.described && self.provider.may_help(&Occasion::Due, x.now.monotonic) {
+                progress.described = true;
+                return self.refresh(progress, Occasion::Due);
+            }
+            let why = self.provider.error().unwrap_or_else(|| "it has not come yet".into());
+            return self.give_up(&progress.errand, &format!("the description at {}: {why}", self.provider.label), x);
+        };
+        let Some(drawn) = &progress.drawn else {
+            return Proof::Ask(Box::new(Callout::Random(RANDOM)), Box::new(progress));
+        };
+        if let Errand::Begin { back } = &progress.errand {
+            return self.send_away(back, drawn, &content, x);
+        }
+        let Some(answer) = &progress.answer else {
+            return match self.call(&progress.errand, &content) {
+                Ok(call) => Proof::Ask(Box::new(Callout::Http(Box::new(call))), Box::new(progress)),
+                Err(why) => self.give_up(&progress.errand, &why, x),
+            };
+        };
+        let (nonce, known) = match &progress.errand {
+            Errand::Complete { flow, .. } => (flow.nonce.as_str(), None),
+            Errand::Renew(renewing) => (&*renewing.opened.session.nonce, Some(&renewing.opened.session)),
+            Errand::Begin { .. } => ("", None),
+        };
+        let asked = Asked { nonce, known, name: Session::name(&drawn.name) };
+        match self.judge(answer, asked, &content.keys, x.now.unix) {
+            Ok(session) => {
+                let seal_nonce = drawn.nonce;
+                self.settle(progress.errand, session, seal_nonce, x)
+            }
+            Err(Trouble::UnknownKey(kid)) => {
+                let occasion = Occasion::UnknownKey(kid);
+                if !progress.sought && self.provider.may_help(&occasion, x.now.monotonic) {
+                    progress.sought = true;
+                    return self.refresh(progress, occasion);
+                }
+                self.give_up(&progress.errand, "the ID token is signed by a key that the provider does not show", x)
+            }
+            Err(Trouble::Unavailable(why)) => self.give_up(&progress.errand, &why, x),
+            Err(Trouble::Refused(why)) => self.refused(&progress.errand, &why, x),
+        }
+    }
+
+    /// Goes on with what came of the last step.
+    pub(super) fn go_on(&self, mut progress: Progress, result: CalloutResult, x: &mut Exchange<'_>) -> Proof {
+        match result {
+            CalloutResult::Random(bytes) => {
+                progress.drawn = Drawn::of(&bytes);
+                if progress.drawn.is_none() {
+                    return self.give_up(&progress.errand, "there are no random bytes", x);
+                }
+            }
+            CalloutResult::Answered(answer) => progress.answer = Some(answer),
+            CalloutResult::Failed(why) => return self.give_up(&progress.errand, &why, x),
+            CalloutResult::Assumed => return self.assume(&progress.errand, x),
+            _ => {}
+        }
+        self.go(progress, x)
+    }
+
+    fn refresh(&self, progress: Progress, occasion: Occasion) -> Proof {
+        let callout = Callout::Refresh { document: Arc::clone(&self.provider), occasion };
+        Proof::Ask(Box::new(callout), Box::new(progress))
+    }
+
+    /// Sends a browser to the provider (OpenID Connect Core 1.0 section 3.1.2.1).
+    fn send_away(&self, back: &[u8], drawn: &Drawn, content: &Content, x: &Exchange<'_>) -> Proof {
+        let Some(endpoint) = content.endpoints.authorization.as_deref().filter(|url| is_web(url)) else {
+            return Proof::Unavailable("the provider names no page to log in (`authorization_endpoint`)".into());
+        };
+        let flow = Flow::begin(&drawn.flow, back, x.now.unix);
+        let Some(sealed) = self.seals.seal(Purpose::Flow, drawn.nonce, &flow.write()) else {
+            return Proof::Unavailable("the login cannot be sealed".into());
+        };
+        let own = form::written([
+            ("state", &*flow.state),
+            ("nonce", &flow.nonce),
+            ("code_challenge", &challenge(&flow.verifier)),
+            ("code_challenge_method", "S256"),
+        ]);
+        let mark = if endpoint.contains('?') { '&' } else { '?' };
+        let to = format!("{endpoint}{mark}{}&{own}", self.query);
+        let cookies = self.jar.keep_flow(x.request, &flow.state, &sealed, PATIENCE.as_secs());
+        Proof::Answer(Box::new(away(Reason::LoginRequired, &to, &cookies)))
+    }
+
+    /// The call to the token endpoint (RFC 6749 sections 4.1.3 and 6).
+    fn call(&self, errand: &Errand, content: &Content) -> Result<HttpCall, String> {
+        let endpoint = content.endpoints.token.as_deref().ok_or("the provider names no `token_endpoint`")?;
+        let url = self.provider.place(endpoint).map_err(|why| format!("its `token_endpoint`: {why}"))?;
+        let backend = match url.callee.get() {
+            Some(Ok(backend)) => Arc::clone(backend),
+            Some(Err(broken)) => return Err(broken.why.to_string()),
+            None => return Err("the configuration is not in force yet".into()),
+        };
+        let parameters = match errand {
+            Errand::Complete { flow, code } => vec![
+                ("grant_type", "authorization_code"),
+                ("code", &**code),
+                ("redirect_uri", &*self.places.redirect_url),
+                ("code_verifier", &*flow.verifier),
+            ],
+            Errand::Renew(renewing) => vec![
+                ("grant_type", "refresh_token"),
+                ("refresh_token", renewing.opened.session.refresh_token.as_deref().unwrap_or_default()),
+            ],
+            Errand::Begin { .. } => Vec::new(),
+        };
+        let ask = Ask { backend, url: &url, timeout: self.timeout, most: MOST_ANSWER };
+        self.client.call(ask, &parameters).ok_or_else(|| "its `token_endpoint` cannot be asked".to_owned())
+    }
+
+    /// There is a session, or a newer one.
+    fn settle(&self, errand: Errand, session: Session, nonce: [u8; NONCE], x: &mut Exchange<'_>) -> Proof {
+        let now = x.now.unix;
+        let opened = match self.opened(session) {
+            Ok(opened) => opened,
+            Err(why) => return self.refused(&errand, &why, x),
+        };
+        let (sealed, cookies) = match self.seal(&opened.session, nonce, x) {
+            Ok(sealed) => sealed,
+            Err(why) => return self.refused(&errand, &why, x),
+        };
+        let hash = verified::hash(sealed.as_bytes());
+        self.memory.open.note(hash, Arc::clone(&opened), 0, opened.session.ends(), now);
+        match errand {
+            Errand::Complete { flow, .. } => {
+                let mut cookies = cookies;
+                cookies.push(self.jar.forget_flow(&flow.state));
+                x.tell(|| format!("scheme {}: {} has logged in", self.name, opened.principal.describe()));
+                Proof::Answer(Box::new(away(Reason::LoggedIn, &flow.back, &cookies)))
+            }
+            Errand::Renew(renewing) => {
+                let renewal = Renewal::Renewed(Arc::clone(&opened), cookies.clone());
+                self.memory.renewals.note(renewing.hash, Arc::new(renewal), 0, now + OVERLAP, now);
+                x.notes.cookies = cookies;
+                self.let_in(&opened, x)
+            }
+            Errand::Begin { .. } => Proof::Absent,
+        }
+    }
+
+    fn seal(
+        &self,
+        session: &Session,
+        nonce: [u8; NONCE],
+        x: &Exchange<'_>,
+    ) -> Result<(String, Vec<Written>), Box<str>> {
+        let bytes = session.write();
+        let sealed = self.seals.seal(Purpose::Session, nonce, &bytes).ok_or("the session cannot be sealed")?;
+        let seconds = session.until.saturating_sub(x.now.unix).as_secs();
+        let too_large = || {
+            format!(
+                "a session of {} bytes does not fit into cookies: let the provider put less into its tokens",
+                bytes.len()
+            )
+        };
+        let cookies = self.jar.keep(x.request, &sealed, seconds).ok_or_else(too_large)?;
+        Ok((sealed, cookies))
+    }
+
+    /// The provider cannot say it at present. A session whose tokens are still good goes on.
+    fn give_up(&self, errand: &Errand, why: &str, x: &mut Exchange<'_>) -> Proof {
+        let Errand::Renew(renewing) = errand else { return Proof::Unavailable(why.into()) };
+        let now = x.now.unix;
+        self.memory.renewals.note(renewing.hash, Arc::new(Renewal::Failed(why.into())), 0, now + PAUSE, now);
+        if now < renewing.opened.session.due {
+            return self.let_in(&renewing.opened, x);
+        }
+        Proof::Unavailable(why.into())
+    }
+
+    /// The provider says no.
+    fn refused(&self, errand: &Errand, why: &str, x: &mut Exchange<'_>) -> Proof {
+        match errand {
+            Errand::Renew(renewing) => {
+                let now = x.now.unix;
+                self.memory.renewals.note(renewing.hash, Arc::new(Renewal::Ended), 0, now + OVERLAP, now);
+                x.tell(|| format!("scheme {}: {why}, so the session has ended", self.name));
+                Proof::Absent
+            }
+            _ => failed(why, "The provider's answer is not good for a login. Begin again."),
+        }
+    }
+
+    /// In an explanation nobody is asked.
+    fn assume(&self, errand: &Errand, x: &mut Exchange<'_>) -> Proof {
+        let name = &self.name;
+        match errand {
+            Errand::Begin { .. } => {
+                let back = &self.places.redirect_url;
+                x.tell(|| {
+                    format!("scheme {name}: a browser is sent to {} to log in, and comes back to {back}", self.issuer)
+                });
+                Proof::Answer(Box::new(Reply::new(Reason::LoginRequired).without_body()))
+            }
+            Errand::Complete { flow, .. } => {
+                x.tell(|| format!("scheme {name}: nobody is asked here, so the code is taken to be good"));
+                Proof::Answer(Box::new(away(Reason::LoggedIn, &flow.back, &[])))
+            }
+            Errand::Renew(renewing) => {
+                x.tell(|| format!("scheme {name}: its tokens would be renewed, which is not done here"));
+                self.let_in(&renewing.opened, x)
+            }
+        }
+    }
+
+    /// Where a browser ends its session at the provider, too (OpenID Connect RP-Initiated Logout 1.0 section 2).
+    pub(super) fn end_at_provider(&self, session: &Session, now: Duration) -> Option<String> {
+        let content = self.provider.content(now)?;
+        let endpoint = content.endpoints.end_session.as_deref().filter(|url| is_web(url))?;
+        let after = format!("{}{}", self.places.site, self.places.after_logout);
+        let query = form::written([
+            ("id_token_hint", &*session.id_token),
+            ("client_id", &self.client_id),
+            ("post_logout_redirect_uri", &after),
+        ]);
+        let mark = if endpoint.contains('?') { '&' } else { '?' };
+        Some(format!("{endpoint}{mark}{query}"))
+    }
+}
+
+/// Whether browsers may be sent to a URL of the description.
+fn is_web(url: &str) -> bool {
+    url.bytes().all(|byte| byte.is_ascii_graphic()) && parse_url(url, PlainHttp::OnLoopback).is_ok()
+}

@@ -1,0 +1,639 @@
+//! A whole login, with the provider and the browser played, and what goes wrong on the way.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use transept_model::place::{Invalid, ObjectName, SourceText};
+use transept_model::schema::{Decoder, Schema};
+use transept_model::value::{Budget, read};
+use transept_model::{Loaded, load};
+use transept_wire::head::{FieldId, Request, Response};
+
+use super::super::super::tests::refusals;
+use super::super::super::{CompileCx, MODEL_KINDS, Policy};
+use super::super::{AuthenticationPolicy, AuthenticationPolicySpec};
+use crate::callout::{Answer, Callout, CalloutResult};
+use crate::document::Step;
+use crate::exchange::{Connection, Exchange, Notes, Now};
+use crate::form;
+use crate::jose::tests::Issuer;
+use crate::keep::Keep;
+use crate::login::challenge;
+use crate::reason::Reason;
+use crate::snapshot::{Backend, Endpoint, EndpointSet};
+use crate::verdict::{Reply, Verdict};
+
+const NOW: u64 = 1_800_000_000;
+const SECRETS: &str = "\
+{apiVersion: v1, kind: Secret, metadata: {name: login}, stringData: {client: 'client-planted', seal: 'seal-planted-0123456789abcdef0123', old: 'older-planted-0123456789abcdef012', short: abc}}
+";
+const LOGIN: &str = "issuer: 'https://login.test', clientId: shop, clientSecret: {name: login, key: client}, redirectUrl: 'https://shop.test/oauth2/callback', session: {secret: {name: login, key: seal}}";
+
+fn spec(more: &str) -> String {
+    format!("schemes: [{{name: browser, login: {{{LOGIN}{more}}}}}]\n")
+}
+
+fn compile(spec: &str, keep: &Keep) -> (Option<AuthenticationPolicy>, Vec<Invalid>) {
+    let Loaded { world, invalid, .. } = load(&[SourceText::new("world.yaml", SECRETS)], MODEL_KINDS);
+    assert!(invalid.is_empty(), "{invalid:?}");
+    let mut cx = Decoder::new("test.yaml".into());
+    let (values, problems) = read(&SourceText::new("test.yaml", spec), &Budget::default());
+    assert!(problems.is_empty(), "{problems:?}");
+    let name = ObjectName { kind: "AuthenticationPolicy".into(), namespace: "default".into(), name: "test".into() };
+    let mut wanted = Vec::new();
+    let policy = AuthenticationPolicySpec::decode(&values[0], &mut cx).and_then(|spec| {
+        AuthenticationPolicy::compile(&spec, &mut CompileCx::new(&mut cx, &world, &name, keep, &mut wanted))
+    });
+    for one in &wanted {
+        let endpoints = EndpointSet::new(vec![Endpoint::at(SocketAddr::from(([127, 0, 0, 1], 9)))]);
+        let _ = one.callee.set(Ok(Arc::new(Backend::for_tests(endpoints, None))));
+    }
+    (policy, cx.into_problems())
+}
+
+/// A site whose browsers log in, and its provider.
+struct Site {
+    policy: AuthenticationPolicy,
+    keep: Keep,
+    issuer: Issuer,
+    now: u64,
+    drawn: u8,
+    /// What the provider says to whoever asks for tokens: an answer, or nothing at all.
+    tokens: Option<(u16, Value)>,
+    /// The forms that it was sent.
+    asked: Vec<String>,
+}
+
+/// A browser with its cookies.
+#[derive(Clone, Default)]
+struct Browser {
+    cookies: BTreeMap<String, String>,
+}
+
+/// What became of a request.
+struct Came {
+    verdict: Verdict,
+    request: Request,
+    notes: Notes,
+    set: Vec<String>,
+}
+
+impl Came {
+    fn reply(&self) -> &Reply {
+        match &self.verdict {
+            Verdict::Respond(reply) => reply,
+            other => panic!("{other:?} instead of a reply; told: {:?}", self.notes.told),
+        }
+    }
+
+    fn location(&self) -> String {
+        let field = self.reply().fields.iter().find(|(name, _)| name.id() == FieldId::LOCATION);
+        String::from_utf8(field.expect("a location").1.clone()).expect("text")
+    }
+
+    fn cause(&self) -> &str {
+        self.reply().cause.as_deref().unwrap_or_default()
+    }
+}
+
+fn parameter(url: &str, name: &str) -> String {
+    let query = url.split_once('?').map_or(url, |(_, query)| query);
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let value = value.unwrap_or_else(|| panic!("no {name} in {url}"));
+    form::decoded(value.as_bytes(), |bytes| String::from_utf8(bytes.to_vec()).expect("text"))
+}
+
+impl Site {
+    fn new(more: &str) -> Site {
+        Site::with_spec(&spec(more))
+    }
+
+    fn with_spec(spec: &str) -> Site {
+        let keep = Keep::default();
+        let (policy, problems) = compile(spec, &keep);
+        assert!(problems.is_empty(), "{problems:?}");
+        let policy = policy.expect("a policy");
+        Site { policy, keep, issuer: Issuer::new(), now: NOW, drawn: 0, tokens: None, asked: Vec::new() }
+    }
+
+    fn with<R>(
+        &self,
+        request: &mut Request,
+        notes: &mut Notes,
+        go: impl FnOnce(&AuthenticationPolicy, &mut Exchange<'_>) -> R,
+    ) -> R {
+        let address: SocketAddr = "127.0.0.1:443".parse().expect("an address");
+        let mut x = Exchange {
+            now: Now { monotonic: Duration::from_secs(self.now - NOW + 5), unix: Duration::from_secs(self.now) },
+            random: 1,
+            connection: &Connection::new(address, address, None),
+            client: "192.0.2.1".parse().expect("an address"),
+            listener_port: 443,
+            request,
+            notes,
+        };
+        go(&self.policy, &mut x)
+    }
+
+    fn perform(&mut self, callout: Callout) -> CalloutResult {
+        match callout {
+            Callout::Refresh { document, occasion } => {
+                let now = Duration::from_secs(self.now - NOW + 5);
+                if let Some(mut fetch) = document.begin(&occasion, now) {
+                    fetch.first();
+                    let description = json!({
+                        "issuer": "https://login.test", "jwks_uri": "https://login.test/keys",
+                        "authorization_endpoint": "https://login.test/authorize?tenant=1",
+                        "token_endpoint": "https://login.test/token", "end_session_endpoint": "https://login.test/end",
+                    });
+                    let keys = json!({"keys": [self.issuer.ec_jwk()]});
+                    for said in [description, keys] {
+                        if let Step::Over(over) = fetch.take(answered(200, &said), now) {
+                            over.expect("it goes well");
+                        }
+                    }
+                }
+                CalloutResult::Refreshed
+            }
+            Callout::Random(count) => {
+                self.drawn += 1;
+                CalloutResult::Random(vec![self.drawn; count])
+            }
+            Callout::Http(call) => {
+                self.asked.push(String::from_utf8(call.body.clone()).expect("text"));
+                assert_eq!(call.request.path(), b"/token");
+                match &self.tokens {
+                    Some((status, said)) => answered(*status, said),
+                    None => CalloutResult::Failed("login.test: nobody answers".into()),
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn ask(&mut self, browser: &mut Browser, method: &str, target: &str, fields: &[(&str, &str)]) -> Came {
+        let mut request = Request::build(method, "https", "shop.test", target).expect("a request");
+        for (name, value) in fields {
+            request.fields.push_bytes(name.as_bytes(), value.as_bytes()).expect("a field");
+        }
+        let pairs: Vec<String> = browser.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        if !pairs.is_empty() {
+            request.fields.push_bytes(b"cookie", pairs.join("; ").as_bytes()).expect("a field");
+        }
+        let mut notes = Notes::told();
+        let mut verdict = self.with(&mut request, &mut notes, |policy, x| policy.on_request(x));
+        while let Verdict::Call(callout) = verdict {
+            let result = self.perform(*callout);
+            verdict = self.with(&mut request, &mut notes, |policy, x| policy.on_callout(x, result));
+        }
+        let mut response = Response::new(200);
+        self.with(&mut request, &mut notes, |policy, x| policy.on_response(x, &mut response));
+        let mut set: Vec<Vec<u8>> = response.fields.all(FieldId::SET_COOKIE).map(<[u8]>::to_vec).collect();
+        if let Verdict::Respond(reply) = &verdict {
+            let cookies = reply.fields.iter().filter(|(name, _)| name.id() == FieldId::SET_COOKIE);
+            set.extend(cookies.map(|(_, value)| value.clone()));
+        }
+        let set: Vec<String> = set.into_iter().map(|one| String::from_utf8(one).expect("text")).collect();
+        for one in &set {
+            let (pair, attributes) = one.split_once(';').expect("attributes");
+            let (name, value) = pair.split_once('=').expect("a pair");
+            assert!(
+                one.len() < 4096 && attributes.starts_with(" Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age="),
+                "{one}"
+            );
+            match attributes.ends_with("Max-Age=0") {
+                true => browser.cookies.remove(name),
+                false => browser.cookies.insert(name.to_owned(), value.to_owned()),
+            };
+        }
+        Came { verdict, request, notes, set }
+    }
+
+    /// A browser opens a page.
+    fn open(&mut self, browser: &mut Browser, target: &str) -> Came {
+        self.ask(browser, "GET", target, &[("sec-fetch-mode", "navigate"), ("accept", "text/html")])
+    }
+
+    fn id_token(&self, changes: Value) -> String {
+        let mut claims =
+            json!({"iss": "https://login.test", "aud": "shop", "sub": "ann", "exp": self.now + 300, "iat": self.now});
+        for (name, value) in changes.as_object().expect("changes") {
+            claims[name] = value.clone();
+        }
+        self.issuer.token_of("ES256", &json!({"alg": "ES256", "kid": "e"}).to_string(), &claims.to_string())
+    }
+
+    /// Goes as far as the provider, and gives what it is asked with.
+    fn begin(&mut self, browser: &mut Browser, target: &str) -> String {
+        let came = self.open(browser, target);
+        assert_eq!(came.reply().reason, Reason::LoginRequired);
+        came.location()
+    }
+
+    /// Comes back with a code.
+    fn come_back(&mut self, browser: &mut Browser, to: &str) -> Came {
+        let state = parameter(to, "state");
+        self.open(browser, &format!("/oauth2/callback?code=code-planted&state={state}"))
+    }
+
+    /// A whole login, after which the tokens are good for five minutes.
+    fn log_in(&mut self, browser: &mut Browser, more: Value) -> Came {
+        let to = self.begin(browser, "/cart?page=2");
+        let mut said = json!({
+            "token_type": "Bearer", "access_token": "access-planted", "expires_in": 300,
+            "id_token": self.id_token(json!({"nonce": parameter(&to, "nonce")})),
+        });
+        for (name, value) in more.as_object().expect("changes") {
+            said[name] = value.clone();
+        }
+        self.tokens = Some((200, said));
+        self.come_back(browser, &to)
+    }
+}
+
+fn answered(status: u16, said: &Value) -> CalloutResult {
+    CalloutResult::Answered(Box::new(Answer { status, body: said.to_string().into_bytes(), ..Answer::default() }))
+}
+
+#[test]
+fn a_browser_logs_in_and_comes_back_to_the_page_it_wanted() {
+    let mut site = Site::new(", scopes: [profile], parameters: [{name: prompt, value: login}]");
+    let mut browser = Browser::default();
+    let to = site.begin(&mut browser, "/cart?page=2");
+    assert!(to.starts_with("https://login.test/authorize?tenant=1&response_type=code&client_id=shop&"), "{to}");
+    assert_eq!(parameter(&to, "redirect_uri"), "https://shop.test/oauth2/callback");
+    assert_eq!((parameter(&to, "scope"), parameter(&to, "prompt")), ("openid profile".into(), "login".into()));
+    assert_eq!(parameter(&to, "code_challenge_method"), "S256");
+    assert_eq!(browser.cookies.len(), 1, "{:?}", browser.cookies);
+
+    let token = site.id_token(json!({"nonce": parameter(&to, "nonce"), "groups": ["staff"]}));
+    site.tokens = Some((
+        200,
+        json!({"token_type": "bearer", "access_token": "access-planted", "expires_in": 300, "id_token": token, "scope": "openid profile"}),
+    ));
+    let came = site.come_back(&mut browser, &to);
+    assert_eq!((came.reply().reason, came.location()), (Reason::LoggedIn, "/cart?page=2".into()), "{}", came.cause());
+    let form = site.asked[0].clone();
+    assert_eq!(
+        (parameter(&form, "grant_type"), parameter(&form, "code")),
+        ("authorization_code".into(), "code-planted".into())
+    );
+    assert_eq!(challenge(&parameter(&form, "code_verifier")), parameter(&to, "code_challenge"));
+    assert_eq!(browser.cookies.keys().collect::<Vec<_>>(), ["__Host-session"], "the state of the login is gone");
+
+    browser.cookies.insert("site".into(), "1".into());
+    let came = site.open(&mut browser, "/cart?page=2");
+    assert!(came.verdict.goes_on(), "{:?} {:?}", came.verdict, came.notes.told);
+    let principal = came.notes.principal.as_deref().expect("a principal");
+    assert_eq!((principal.describe().as_str(), &*principal.groups[0]), ("user ann", "staff"));
+    assert!(principal.has_scope("profile"), "what was granted");
+    assert_eq!(principal.until, Some(Duration::from_secs(NOW + 300)));
+    assert_eq!(came.request.fields.first(FieldId::COOKIE), Some(&b"site=1"[..]), "ours are for nobody else");
+    assert!(!came.request.fields.contains(FieldId::AUTHORIZATION));
+    let told = format!("{:?}{:?}", came.notes, site.policy);
+    assert!(!told.contains("planted"), "{told}");
+}
+
+#[test]
+fn programs_get_401_and_browsers_that_open_pages_are_sent_away() {
+    let mut site = Site::new("");
+    let html = ("accept", "text/html,application/xhtml+xml");
+    for (method, fields, reason) in [
+        ("GET", &[html][..], Reason::LoginRequired),
+        ("HEAD", &[html], Reason::LoginRequired),
+        ("GET", &[("sec-fetch-mode", "navigate")], Reason::LoginRequired),
+        ("GET", &[("sec-fetch-mode", "cors"), html], Reason::CredentialsMissing),
+        ("GET", &[html, ("x-requested-with", "XMLHttpRequest")], Reason::CredentialsMissing),
+        ("GET", &[("accept", "*/*")], Reason::CredentialsMissing),
+        ("GET", &[("sec-fetch-mode", "navigate"), ("upgrade", "websocket")], Reason::CredentialsMissing),
+        ("POST", &[html], Reason::CredentialsMissing),
+    ] {
+        let came = site.ask(&mut Browser::default(), method, "/", fields);
+        assert_eq!(came.reply().reason, reason, "{method} {fields:?}");
+        if reason == Reason::CredentialsMissing {
+            let challenge = String::from_utf8_lossy(&came.reply().fields[0].1);
+            assert_eq!(challenge, "Cookie realm=\"transept\", cookie-name=\"__Host-session\"");
+            assert!(came.set.is_empty());
+        }
+    }
+}
+
+#[test]
+fn an_answer_of_the_provider_belongs_to_one_browser_and_one_login() {
+    let mut site = Site::new("");
+    let mut browser = Browser::default();
+    let to = site.begin(&mut browser, "/");
+    let state = parameter(&to, "state");
+    let back = |more: &str| format!("/oauth2/callback?{more}");
+    let no_login = "the browser has begun no such login, or more than ten minutes ago";
+    // Another browser, to whom somebody has given the link (login CSRF); a state that is not ours; one that is there twice.
+    let mut other = Browser::default();
+    for (browser, target) in [
+        (&mut other, back(&format!("code=c&state={state}"))),
+        (&mut browser.clone(), back(&format!("code=c&state={}A", &state[..21]))),
+        (&mut browser.clone(), back("code=c")),
+        (&mut browser.clone(), back(&format!("code=c&state={state}&state={state}"))),
+    ] {
+        let came = site.open(browser, &target);
+        assert_eq!((came.reply().reason, came.cause()), (Reason::LoginFailed, no_login), "{target}");
+    }
+    for (more, why) in [
+        ("error=access_denied", "the provider answers access_denied"),
+        ("error=%3Cscript%3E", "the provider answers with an error"),
+        ("code=c&iss=https://other.test", "the answer is by another provider (`iss`)"),
+        ("code=", "the provider sent no code"),
+    ] {
+        let came = site.open(&mut browser.clone(), &back(&format!("{more}&state={state}")));
+        assert_eq!((came.reply().reason, came.cause()), (Reason::LoginFailed, why));
+    }
+    assert!(site.asked.is_empty(), "the provider is asked for none of them");
+    site.now += 600;
+    assert_eq!(site.come_back(&mut browser, &to).cause(), no_login);
+}
+
+#[test]
+fn what_the_provider_gives_is_held_against_what_was_asked() {
+    let cases: &[(Value, &str)] = &[
+        (json!({"nonce": "of another login"}), "of another login (`nonce`)"),
+        (json!({"aud": "bank"}), "another audience"),
+        (json!({"aud": ["shop", "bank"]}), "does not say for whom first"),
+        (json!({"azp": "bank"}), "another client (`azp`)"),
+        (json!({"iss": "https://other.test"}), "another issuer"),
+        (json!({"exp": NOW - 31}), "expired"),
+        (json!({"at_hash": "AAAAAAAAAAAAAAAAAAAAAA"}), "not the one of the ID token"),
+        (json!({"sub": null}), "whose it is"),
+    ];
+    for (changes, why) in cases {
+        let mut site = Site::new("");
+        let mut browser = Browser::default();
+        let to = site.begin(&mut browser, "/");
+        let mut claims = json!({"nonce": parameter(&to, "nonce")});
+        claims.as_object_mut().expect("an object").extend(changes.as_object().expect("changes").clone());
+        let token = site.id_token(claims);
+        site.tokens = Some((200, json!({"token_type": "Bearer", "access_token": "a", "id_token": token})));
+        let came = site.come_back(&mut browser, &to);
+        assert_eq!(came.reply().reason, Reason::LoginFailed, "{changes}");
+        assert!(came.cause().contains(why), "{changes}: {}", came.cause());
+        assert!(!browser.cookies.contains_key("__Host-session"));
+    }
+    for (answer, reason, why) in [
+        (Some((400, json!({"error": "invalid_grant"}))), Reason::LoginFailed, "the provider answers invalid_grant"),
+        (Some((200, json!({"access_token": "a"}))), Reason::LoginFailed, "no ID token"),
+        (
+            Some((401, json!({"error": "invalid_client"}))),
+            Reason::AuthenticationUnavailable,
+            "our own client credentials",
+        ),
+        (Some((200, json!([]))), Reason::AuthenticationUnavailable, "cannot be understood"),
+        (Some((500, json!({}))), Reason::AuthenticationUnavailable, "status 500"),
+        (None, Reason::AuthenticationUnavailable, "nobody answers"),
+    ] {
+        let mut site = Site::new("");
+        let mut browser = Browser::default();
+        let to = site.begin(&mut browser, "/");
+        site.tokens = answer;
+        let came = site.come_back(&mut browser, &to);
+        assert_eq!(came.reply().reason, reason, "{why}");
+        assert!(came.cause().contains(why), "{}", came.cause());
+    }
+}
+
+#[test]
+fn an_id_token_with_another_key_or_kind_is_none() {
+    let mut site = Site::new("");
+    let mut browser = Browser::default();
+    let to = site.begin(&mut browser, "/");
+    let claims = json!({"iss": "https://login.test", "aud": "shop", "sub": "ann", "exp": NOW + 300, "nonce": parameter(&to, "nonce")}).to_string();
+    for (header, signer, why) in [
+        (json!({"alg": "ES256", "kid": "e", "typ": "at+jwt"}), None, "is an access token"),
+        (json!({"alg": "ES256", "kid": "e", "typ": "logout+jwt"}), None, "of another kind"),
+        (json!({"alg": "ES256", "kid": "e"}), Some(Issuer::new()), "signature"),
+        (json!({"alg": "none"}), None, "algorithm"),
+    ] {
+        let token = signer.as_ref().unwrap_or(&site.issuer).token_of("ES256", &header.to_string(), &claims);
+        site.tokens = Some((200, json!({"id_token": token, "access_token": "a"})));
+        let came = site.come_back(&mut browser.clone(), &to);
+        assert!(came.cause().contains(why), "{header}: {}", came.cause());
+    }
+}
+
+#[test]
+fn a_session_is_renewed_once_for_all_who_show_it_and_the_browser_gets_the_newer_one() {
+    let mut site = Site::new("");
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({"refresh_token": "refresh-1-planted"}));
+    site.now += 269;
+    assert!(site.open(&mut browser, "/").set.is_empty(), "the tokens are good for a while");
+    assert_eq!(site.asked.len(), 1);
+
+    site.now += 2;
+    let before = browser.clone();
+    let newer = site.id_token(json!({}));
+    site.tokens = Some((
+        200,
+        json!({"access_token": "newer", "expires_in": 300, "refresh_token": "refresh-2-planted", "id_token": newer}),
+    ));
+    let came = site.open(&mut browser, "/");
+    assert!(came.verdict.goes_on(), "{:?}", came.notes.told);
+    assert_eq!(site.asked.len(), 2);
+    assert_eq!(parameter(&site.asked[1], "refresh_token"), "refresh-1-planted");
+    assert_eq!(came.set.len(), 1);
+    assert_ne!(browser.cookies, before.cookies);
+    // Others that the browser had sent before, and the next ones.
+    for browser in [&mut before.clone(), &mut browser] {
+        let came = site.open(browser, "/");
+        assert!(came.verdict.goes_on(), "{:?}", came.notes.told);
+    }
+    assert_eq!(site.asked.len(), 2, "the refresh token is used once");
+
+    // A session ends after its own time, whatever the provider would say.
+    site.now = NOW + 12 * 3600;
+    assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::LoginRequired);
+    assert_eq!(site.asked.len(), 2);
+}
+
+#[test]
+fn a_session_outlives_a_provider_that_is_away_as_long_as_its_tokens() {
+    let mut site = Site::new("");
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({"refresh_token": "r"}));
+    site.now += 280;
+    site.tokens = None;
+    for _ in 0..3 {
+        assert!(site.open(&mut browser, "/").verdict.goes_on());
+    }
+    assert_eq!(site.asked.len(), 2, "it is left alone for some seconds");
+    site.now += 20;
+    let came = site.open(&mut browser, "/");
+    assert_eq!(came.reply().reason, Reason::AuthenticationUnavailable, "{}", came.cause());
+    assert_eq!(site.asked.len(), 3);
+    // It says no: the session is over, and the browser logs in again.
+    site.now += 11;
+    site.tokens = Some((400, json!({"error": "invalid_grant"})));
+    assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::LoginRequired);
+    assert_eq!(site.ask(&mut browser, "GET", "/", &[]).reply().reason, Reason::CredentialsMissing);
+    assert_eq!(site.asked.len(), 4);
+}
+
+#[test]
+fn newer_tokens_about_somebody_else_end_the_session() {
+    let mut site = Site::new("");
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({"refresh_token": "r"}));
+    site.now += 290;
+    let other = site.id_token(json!({"sub": "bob"}));
+    site.tokens = Some((200, json!({"access_token": "a", "id_token": other})));
+    let came = site.open(&mut browser, "/");
+    assert_eq!(came.reply().reason, Reason::LoginRequired);
+    assert!(format!("{:?}", came.notes.told).contains("about somebody else"), "{:?}", came.notes.told);
+}
+
+#[test]
+fn who_logs_out_is_out_here_and_at_the_provider_also_with_a_copy_of_the_cookie() {
+    let mut site = Site::new(", afterLogout: /bye");
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({"refresh_token": "r"}));
+    let copy = browser.clone();
+    let came = site.ask(&mut browser.clone(), "GET", "/oauth2/logout", &[("sec-fetch-site", "cross-site")]);
+    assert_eq!(came.reply().status, 403);
+    let came = site.open(&mut browser, "/oauth2/logout");
+    assert_eq!(came.reply().reason, Reason::LoggedOut);
+    let to = came.location();
+    assert!(to.starts_with("https://login.test/end?id_token_hint=ey"), "{to}");
+    assert_eq!(parameter(&to, "post_logout_redirect_uri"), "https://shop.test/bye");
+    assert!(browser.cookies.is_empty());
+    let came = site.open(&mut copy.clone(), "/");
+    assert_eq!(came.reply().reason, Reason::LoginRequired);
+    // Without a session there is nothing to end.
+    assert_eq!(site.open(&mut Browser::default(), "/oauth2/logout").location(), "/bye");
+}
+
+#[test]
+fn an_open_connection_ends_with_the_session() {
+    let mut site = Site::new("");
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({}));
+    let mut came = site.open(&mut browser, "/");
+    assert!(site.with(&mut came.request, &mut came.notes, |policy, x| policy.on_recheck(x)).goes_on());
+    site.open(&mut browser, "/oauth2/logout");
+    let verdict = site.with(&mut came.request, &mut came.notes, |policy, x| policy.on_recheck(x));
+    let Verdict::Respond(reply) = verdict else { panic!("{verdict:?}") };
+    assert!(reply.cause.as_deref().is_some_and(|cause| cause.contains("given up")), "{:?}", reply.cause);
+}
+
+#[test]
+fn a_cookie_that_is_no_good_is_none_and_blames_nobody() {
+    let mut site = Site::with_spec(&format!("{}failures: {{requests: 1}}\n", spec("")));
+    for junk in ["", "AAAA", "%%%", &"A".repeat(3000)] {
+        let mut browser = Browser { cookies: [("__Host-session".to_owned(), junk.to_owned())].into() };
+        for _ in 0..3 {
+            assert_eq!(site.open(&mut browser.clone(), "/").reply().reason, Reason::LoginRequired, "{junk}");
+        }
+        browser.cookies.insert("__Host-session.1".into(), "B".into());
+        assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::LoginRequired);
+    }
+}
+
+#[test]
+fn a_restart_and_a_newer_secret_keep_everybody_logged_in() {
+    let mut site = Site::new("");
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({}));
+    for (secret, is_known) in [
+        ("session: {secret: {name: login, key: old}, previousSecret: {name: login, key: seal}}", true),
+        ("session: {secret: {name: login, key: seal}}", true),
+        ("session: {secret: {name: login, key: old}}", false),
+    ] {
+        let spec = spec("").replace("session: {secret: {name: login, key: seal}}", secret);
+        let mut other = Site::with_spec(&spec);
+        assert_eq!(other.open(&mut browser.clone(), "/").verdict.goes_on(), is_known, "{secret}");
+    }
+    // Another client of the provider, or another cookie, is another site.
+    let mut other = Site::with_spec(&spec("").replace("clientId: shop", "clientId: bank"));
+    assert!(!other.open(&mut browser.clone(), "/").verdict.goes_on());
+}
+
+#[test]
+fn the_backend_gets_the_access_token_when_the_policy_says_so() {
+    let mut site = Site::new(", forwardAccessToken: true");
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({}));
+    let came = site.ask(&mut browser, "POST", "/orders", &[]);
+    assert!(came.verdict.goes_on());
+    assert_eq!(came.request.fields.first(FieldId::AUTHORIZATION), Some(&b"Bearer access-planted"[..]));
+    let (policy, _) = compile(&spec(", forwardAccessToken: true"), &site.keep);
+    assert!(!format!("{policy:?}{:?}", came.notes.principal).contains("planted"));
+}
+
+#[test]
+fn large_tokens_are_spread_over_cookies_and_too_large_ones_are_told() {
+    let mut site = Site::new(", forwardAccessToken: true");
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({"access_token": "a".repeat(6000)}));
+    assert_eq!(browser.cookies.len(), 3, "{:?}", browser.cookies.keys());
+    assert!(site.open(&mut browser, "/").verdict.goes_on());
+    let came = site.log_in(&mut Browser::default(), json!({"access_token": "a".repeat(20_000)}));
+    assert!(came.cause().contains("does not fit into cookies"), "{}", came.cause());
+}
+
+#[test]
+fn a_site_that_lets_in_everybody_has_a_page_to_log_in() {
+    let mut site = Site::with_spec(&format!("{}require: [{{browser: []}}, {{}}]\n", spec(", loginPath: /login")));
+    let mut browser = Browser::default();
+    assert!(site.open(&mut browser, "/").verdict.goes_on());
+    let came = site.open(&mut browser, "/login?return=%2Fcart%3Fpage%3D2");
+    let to = came.location();
+    let token = site.id_token(json!({"nonce": parameter(&to, "nonce")}));
+    site.tokens = Some((200, json!({"id_token": token, "access_token": "a"})));
+    assert_eq!(site.come_back(&mut browser, &to).location(), "/cart?page=2");
+    let came = site.open(&mut browser, "/");
+    assert_eq!(came.notes.principal.as_deref().map(|principal| principal.describe()).as_deref(), Some("user ann"));
+    // Nobody is led to another site.
+    let mut browser = Browser::default();
+    let to = site.open(&mut browser, "/login?return=//evil.test/").location();
+    let token = site.id_token(json!({"nonce": parameter(&to, "nonce")}));
+    site.tokens = Some((200, json!({"id_token": token, "access_token": "a"})));
+    assert_eq!(site.come_back(&mut browser, &to).location(), "/");
+}
+
+#[test]
+fn guessing_codes_is_a_failure_of_the_client() {
+    let mut site = Site::with_spec(&format!("{}failures: {{requests: 2}}\n", spec("")));
+    let mut browser = Browser::default();
+    let to = site.begin(&mut browser, "/");
+    site.tokens = Some((400, json!({"error": "invalid_grant"})));
+    let reasons: Vec<Reason> = (0..4).map(|_| site.come_back(&mut browser.clone(), &to).reply().reason).collect();
+    assert_eq!(reasons[..2], [Reason::LoginFailed, Reason::LoginFailed]);
+    assert_eq!(reasons[3], Reason::AuthenticationLimited, "{reasons:?}");
+}
+
+#[test]
+fn mistakes_are_told_with_a_remedy() {
+    let wrong = |from: &str, to: &str| {
+        let spec = spec("").replace(from, to);
+        assert_ne!(spec, self::spec(""), "{from}");
+        let (_, problems) = compile(&spec, &Keep::default());
+        problems.first().unwrap_or_else(|| panic!("{to} is taken")).why.clone()
+    };
+    let callback = "'https://shop.test/oauth2/callback'";
+    assert!(wrong(callback, "'http://shop.test/oauth2/callback'").contains("clear text"));
+    assert!(wrong(callback, "'https://shop.test'").contains("that of the first page"));
+    assert!(wrong(callback, "'https://shop.test/oauth2/logout'").contains("another meaning"));
+    assert!(wrong(callback, "'https://shop.test/cb?x=1'").contains("has a query"));
+    assert!(wrong("key: seal", "key: short").contains("fewer than 32 bytes"));
+    assert!(wrong("key: seal", "key: none").contains("no entry none"));
+    assert!(wrong("clientId: shop", "clientId: shop, logoutPath: logout").contains("no path of this site"));
+    assert!(wrong("clientId: shop", "clientId: shop, afterLogout: '//evil.test'").contains("no path of this site"));
+    assert!(
+        wrong("clientId: shop", "clientId: shop, parameters: [{name: state, value: x}]").contains("gateway itself")
+    );
+    assert!(wrong("clientId: shop", "clientId: shop, scopes: ['a b']").contains("no scope"));
+    assert!(wrong("{secret:", "{lifetime: 800h, secret:").contains("lifetime"));
+    assert!(
+        refusals::<AuthenticationPolicy>("schemes: [{name: browser, login: {}}]\n").len() > 2,
+        "what is required is named"
+    );
+}
