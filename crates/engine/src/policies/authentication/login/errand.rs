@@ -87,7 +87,7 @@ impl LoginScheme {
         match self.memory.flights.begin(hash) {
             Ok(flight) => self.go(Progress::new(Errand::Renew(Renewing { opened, hash, _flight: flight })), x),
             Err(landing) => {
-                let wait = Wait { what: "newer tokens for this session", until: landing, timeout: self.timeout };
+                let wait = Wait { what: "newer tokens for this session", until: landing.over, timeout: self.timeout };
                 Proof::Ask(Box::new(Callout::Wait(wait)), Box::new(()))
             }
         }
