@@ -27,6 +27,7 @@ mod responses;
 mod retries;
 mod secure;
 mod shared;
+mod signed;
 mod stage;
 mod streams;
 mod tokens;
