@@ -117,7 +117,7 @@ fn only_a_key_with_the_scope_reads_orders() {
 
 #[test]
 fn a_browser_is_sent_to_log_in_and_a_program_is_not() {
-    let url = "http://localhost:8080/";
+    let url = "http://shop.test:8080/";
     let browser = explain("25-login.yaml", &["GET", url, "-H", "accept: text/html"]);
     assert_eq!(browser["reply"]["code"], "auth.login_required", "{browser:#}");
     assert!(browser.to_string().contains("is sent to https://login.test to log in"), "{browser:#}");
