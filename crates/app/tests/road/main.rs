@@ -25,6 +25,7 @@ mod requests;
 mod responses;
 mod retries;
 mod secure;
+mod service;
 mod shared;
 mod stage;
 mod streams;

@@ -282,8 +282,9 @@ impl QuotaPolicy {
             x.notes.touched.limits.truncate(before);
             match stop {
                 Stop::Wait => {
+                    let Some(timeout) = x.may_wait(PATIENCE) else { return self.without_file(x) };
                     let what = "the quota to be written";
-                    return Callout::Wait(Wait { what, until: quota.book.written(), timeout: PATIENCE }).into();
+                    return Callout::Wait(Wait { what, until: quota.book.written(), timeout }).into();
                 }
                 Stop::Refuse(reply, why) => return self.refuse(index, quota, *reply, &why, x),
             }
@@ -307,6 +308,17 @@ impl QuotaPolicy {
         }
         x.notes.answered_by = self.owners.get(index).map(Arc::clone);
         reply.because(format!("{}, quota {}{why}", quota.policy, quota.label.name)).into()
+    }
+
+    /// What becomes of a request while nothing is written.
+    fn without_file(&self, x: &mut Exchange<'_>) -> Verdict {
+        match self.quotas.iter().position(|quota| quota.unavailable == Unavailable::Deny) {
+            Some(index) => match self.quotas.get(index) {
+                Some(quota) => self.refuse(index, quota, Reply::new(Reason::LimitUnavailable), "", x),
+                None => Verdict::Continue,
+            },
+            None => self.count(Written::NotAsked, x),
+        }
     }
 
     fn note(&self, index: usize, charged: u32, standing: Standing, wait: Option<Duration>, x: &mut Exchange<'_>) {
@@ -399,17 +411,11 @@ impl Policy for QuotaPolicy {
     }
 
     fn on_callout(&self, x: &mut Exchange<'_>, result: CalloutResult) -> Verdict {
+        x.has_waited();
         if matches!(result, CalloutResult::Waited | CalloutResult::Assumed) {
             return self.count(Written::Asked, x);
         }
-        // Nothing was written in all that time.
-        match self.quotas.iter().position(|quota| quota.unavailable == Unavailable::Deny) {
-            Some(index) => match self.quotas.get(index) {
-                Some(quota) => self.refuse(index, quota, Reply::new(Reason::LimitUnavailable), "", x),
-                None => Verdict::Continue,
-            },
-            None => self.count(Written::NotAsked, x),
-        }
+        self.without_file(x)
     }
 
     fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {

@@ -284,7 +284,17 @@ impl Policy for RateLimitPolicy {
             return Verdict::Continue;
         }
         let begin = x.notes.touched.limits.len();
-        let outcome = admit(&self.limits, &self.order, address(self), x);
+        let mut outcome = admit(&self.limits, &self.order, address(self), x);
+        if let Err(Refused::Wait(wait)) = &mut outcome {
+            match x.may_wait(wait.timeout) {
+                Some(left) => wait.timeout = left,
+                None => {
+                    x.notes.touched.limits.truncate(begin);
+                    x.notes.between = Some(Box::new(Without::Failed));
+                    outcome = admit(&self.limits, &self.order, address(self), x);
+                }
+            }
+        }
         for index in begin..x.notes.touched.limits.len() {
             let touch = x.notes.touched.limits[index];
             if let Some(limit) = self.limits.get(usize::from(touch.limit)) {
@@ -302,6 +312,7 @@ impl Policy for RateLimitPolicy {
     }
 
     fn on_callout(&self, x: &mut Exchange<'_>, result: CalloutResult) -> Verdict {
+        x.has_waited();
         x.notes.between = match result {
             CalloutResult::Waited => None,
             CalloutResult::Assumed => Some(Box::new(Without::Explained)),

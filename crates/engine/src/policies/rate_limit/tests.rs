@@ -420,3 +420,43 @@ fn expressions_are_checked_with_the_policy() {
             .contains("before authentication nobody knows the principal")
     );
 }
+
+#[test]
+fn all_waits_of_a_request_together_have_one_bound() {
+    let policy = compile::<RateLimitPolicy>(
+        "store: {url: 'redis://store.test', timeout: 200ms, onUnavailable: Deny}\n\
+         limits: [{name: a, requests: 10, per: 1m, key: []}, {name: b, requests: 9, per: 1m, key: [{from: Address}]}]\n",
+    );
+    let mut request = Request::build("GET", "http", "a.test", "/").expect("a request");
+    let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
+    let mut notes = Notes::new();
+    let connection = Connection::new(address, address, None);
+    let mut x = Exchange {
+        now: Now { monotonic: Duration::from_secs(1), unix: Duration::ZERO },
+        random: 7,
+        connection: &connection,
+        client: address.ip(),
+        listener_port: 80,
+        request: &mut request,
+        notes: &mut notes,
+    };
+    let wait = |verdict: Verdict| match verdict {
+        Verdict::Call(callout) => match *callout {
+            Callout::Wait(wait) => Some(wait.timeout.as_millis()),
+            other => panic!("{other:?}"),
+        },
+        Verdict::Respond(reply) => {
+            assert_eq!(reply.reason, Reason::LimitUnavailable);
+            None
+        }
+        Verdict::Continue => panic!("it is not counted"),
+    };
+    assert_eq!(wait(policy.on_request(&mut x)), Some(400));
+    // Somebody else was faster each time.
+    x.now.monotonic += Duration::from_millis(300);
+    assert_eq!(wait(policy.on_callout(&mut x, CalloutResult::Waited)), Some(100));
+    x.now.monotonic += Duration::from_millis(99);
+    assert_eq!(wait(policy.on_callout(&mut x, CalloutResult::Waited)), Some(1));
+    x.now.monotonic += Duration::from_millis(1);
+    assert_eq!(wait(policy.on_callout(&mut x, CalloutResult::Waited)), None);
+}
