@@ -82,6 +82,9 @@ async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '
         return Err(refused("a tunnel needs a connection of its own"));
     };
     let standing = stand(journey);
+    if let (None, Some(standing), Some(backend)) = (io.carrier(), &standing, journey.marks.backend) {
+        standing.note_without_tunnel(&journey.worker.snapshot(), backend);
+    }
     let Journey { arrival, trip, replier, .. } = journey;
     let watch = arrival.watch;
     let limits = transept_wire::h1::Limits::default();
@@ -110,8 +113,8 @@ async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '
         carried
     });
     let mut carried = pin!(join(upload, download));
-    std::future::poll_fn(|cx| match standing.as_ref().map(|standing| standing.poll_ended(cx)) {
-        Some(Poll::Ready(())) => Poll::Ready(Err(denied())),
+    std::future::poll_fn(|cx| match &standing {
+        Some(standing) if standing.poll_ended(cx).is_ready() => Poll::Ready(Err(standing.failure())),
         _ => carried.as_mut().poll(cx),
     })
     .await
@@ -131,12 +134,6 @@ fn stand(journey: &mut Journey<'_, '_, '_>) -> Option<Rc<Standing>> {
     let until = opening.principal.as_ref().and_then(|principal| principal.until);
     let lasts = until.map(|until| until.saturating_sub(journey.worker.clock.now().unix));
     Some(journey.worker.standings.add_until(Ground::Request(Box::new(opening)), lasts))
-}
-
-/// Other policies have come into force, and they do not allow a connection that is open; or its credential has ended.
-pub(crate) fn denied() -> Failure {
-    let detail = "the connection is not allowed any more";
-    Failure::new(Side::Downstream, Reason::NotAuthorized, Repeat::Never, detail)
 }
 
 /// Both futures to their ends, or the first failure.

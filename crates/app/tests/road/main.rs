@@ -15,6 +15,7 @@ mod limits;
 mod listeners;
 mod logins;
 mod names;
+mod outside;
 mod pairs;
 mod rate_service;
 mod rates;

@@ -24,7 +24,7 @@ use transept_model::value::Value;
 use transept_wire::head::{FieldId, FieldName, Response};
 
 use super::{CompileCx, Phase, Policy};
-use crate::callout::CalloutResult;
+use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::forwarded;
 use crate::login::Written;
@@ -42,6 +42,7 @@ mod consumer;
 mod failures;
 mod flights;
 mod forward;
+mod gate;
 mod introspection;
 mod jwt;
 mod login;
@@ -52,7 +53,7 @@ mod secret;
 mod signature;
 mod verified;
 
-use failures::{FailureLimit, Failures};
+use failures::{FailureLimit, Failures, Hold};
 use forward::{ClaimField, Forward, IdentityField};
 use requirement::{Alternative, Requirement};
 use scheme::{AnyScheme, Fault, Proof, SchemeSpec};
@@ -131,9 +132,16 @@ type Outcomes = SmallVec<[Option<Outcome>; 2]>;
 #[derive(Clone, Debug)]
 enum Outcome {
     Absent,
-    Invalid(Box<str>),
+    Invalid(Box<str>, Counted),
     Unavailable(Box<str>),
     Valid(Arc<Principal>),
+}
+
+/// Whether a failure has been counted already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counted {
+    Yes,
+    No,
 }
 
 /// What is remembered while a scheme waits for what it has asked for.
@@ -141,6 +149,8 @@ struct Waiting {
     outcomes: Outcomes,
     scheme: usize,
     between: Box<dyn Any + Send>,
+    /// The failure that was counted ahead.
+    hold: Option<Hold>,
 }
 
 impl Policy for AuthenticationPolicy {
@@ -200,10 +210,18 @@ impl Policy for AuthenticationPolicy {
     fn on_callout(&self, x: &mut Exchange<'_>, result: CalloutResult) -> Verdict {
         let waiting = x.notes.between.take().and_then(|between| between.downcast::<Waiting>().ok());
         let Some(waiting) = waiting else { return self.on_request(x) };
-        let Waiting { mut outcomes, scheme, between } = *waiting;
+        let Waiting { mut outcomes, scheme, between, hold } = *waiting;
         let Some(named) = self.schemes.get(scheme) else { return self.on_request(x) };
         let proof = named.scheme.resume(x, between, result);
-        match self.settle(scheme, proof, outcomes, x) {
+        let counted = match (&proof, hold) {
+            (_, None) => Counted::No,
+            (Proof::Invalid(_) | Proof::Refused(_), Some(_)) => Counted::Yes,
+            (_, Some(hold)) => {
+                self.failures.release(&hold, x.client, x.now.monotonic);
+                Counted::No
+            }
+        };
+        match self.settle(scheme, proof, counted, outcomes, x) {
             Ok(settled) => outcomes = settled,
             Err(call) => return call,
         }
@@ -233,28 +251,36 @@ impl AuthenticationPolicy {
         &self,
         index: usize,
         proof: Proof,
+        counted: Counted,
         mut outcomes: Outcomes,
         x: &mut Exchange<'_>,
     ) -> Result<Outcomes, Verdict> {
         let name = self.schemes.get(index).map_or("", |named| &named.name);
         let outcome = match proof {
             Proof::Absent => Outcome::Absent,
-            Proof::Invalid(why) => Outcome::Invalid(why),
+            Proof::Invalid(why) => Outcome::Invalid(why, counted),
             Proof::Unavailable(why) => Outcome::Unavailable(why),
             Proof::Valid(principal) => Outcome::Valid(principal),
             Proof::Answer(reply) => return Err(Verdict::Respond(reply)),
             Proof::Refused(reply) => {
-                self.failures.count(&self.limit, x.client, x.now.monotonic, x.random);
+                self.note_failure(counted, x);
                 return Err(Verdict::Respond(reply));
             }
             Proof::Ask(callout, between) => {
-                x.notes.between = Some(Box::new(Waiting { outcomes, scheme: index, between }));
+                let hold = match &*callout {
+                    Callout::Compute(_) => {
+                        let hold = self.failures.hold(&self.limit, x.client, x.now.monotonic, x.random);
+                        Some(hold.map_err(limited)?)
+                    }
+                    _ => None,
+                };
+                x.notes.between = Some(Box::new(Waiting { outcomes, scheme: index, between, hold }));
                 return Err(Verdict::Call(callout));
             }
         };
         x.tell(|| match &outcome {
             Outcome::Absent => format!("scheme {name}: no credentials"),
-            Outcome::Invalid(why) => format!("scheme {name}: {why}"),
+            Outcome::Invalid(why, _) => format!("scheme {name}: {why}"),
             Outcome::Unavailable(why) => format!("scheme {name}: cannot tell, {why}"),
             Outcome::Valid(principal) => format!("scheme {name}: {}", describe(principal)),
         });
@@ -273,7 +299,7 @@ impl AuthenticationPolicy {
                 if outcomes.get(need.scheme).is_some_and(Option::is_none) {
                     let Some(named) = self.schemes.get(need.scheme) else { continue };
                     let proof = named.scheme.authenticate(x);
-                    outcomes = match self.settle(need.scheme, proof, outcomes, x) {
+                    outcomes = match self.settle(need.scheme, proof, Counted::No, outcomes, x) {
                         Ok(outcomes) => outcomes,
                         Err(call) => return call,
                     };
@@ -300,7 +326,7 @@ impl AuthenticationPolicy {
                         Err(call) => return call,
                     };
                     let is_bad = |(index, outcome): (usize, &Option<Outcome>)| {
-                        matches!(outcome, Some(Outcome::Invalid(_))) && self.is_meant_for(index)
+                        matches!(outcome, Some(Outcome::Invalid(..))) && self.is_meant_for(index)
                     };
                     if outcomes.iter().enumerate().any(is_bad) {
                         break;
@@ -334,7 +360,7 @@ impl AuthenticationPolicy {
         for (index, named) in self.schemes.iter().enumerate() {
             if outcomes.get(index).is_some_and(Option::is_none) && counts(index) && named.scheme.presents(x) {
                 let proof = named.scheme.authenticate(x);
-                outcomes = self.settle(index, proof, outcomes, x)?;
+                outcomes = self.settle(index, proof, Counted::No, outcomes, x)?;
             }
         }
         Ok(outcomes)
@@ -350,9 +376,10 @@ impl AuthenticationPolicy {
         for (index, outcome) in outcomes.iter().enumerate() {
             let name = self.schemes.get(index).map_or("", |named| &named.name);
             match outcome {
-                Some(Outcome::Invalid(why)) => {
+                Some(Outcome::Invalid(why, counted)) => {
+                    self.note_failure(*counted, x);
                     let reply = Reply::new(Reason::CredentialsInvalid).because(format!("scheme {name}: {why}"));
-                    return self.refuse(reply, |other| if other == index { Fault::Invalid } else { Fault::Missing }, x);
+                    return self.refuse(reply, |other| if other == index { Fault::Invalid } else { Fault::Missing });
                 }
                 Some(Outcome::Unavailable(why)) => {
                     return self.unavailable(index, why);
@@ -387,7 +414,8 @@ impl AuthenticationPolicy {
                 if let Some(wait) = self.failures.wait(&self.limit, x.client, x.now.monotonic) {
                     return limited(wait);
                 }
-                self.refuse(Reply::new(Reason::CredentialsMissing), |_| Fault::Missing, x)
+                self.note_failure(Counted::No, x);
+                self.refuse(Reply::new(Reason::CredentialsMissing), |_| Fault::Missing)
             }
         }
     }
@@ -399,7 +427,7 @@ impl AuthenticationPolicy {
             let named = self.schemes.get(need.scheme)?;
             Some((need.scheme, named.scheme.invite(x)?))
         })?;
-        match self.settle(scheme, proof, outcomes.clone(), x) {
+        match self.settle(scheme, proof, Counted::No, outcomes.clone(), x) {
             Ok(outcomes) => match outcomes.get(scheme) {
                 Some(Some(Outcome::Unavailable(why))) => Some(self.unavailable(scheme, why)),
                 _ => None,
@@ -413,9 +441,14 @@ impl AuthenticationPolicy {
         Reply::new(Reason::AuthenticationUnavailable).because(format!("scheme {name}: {why}")).into()
     }
 
-    /// A refusal with a challenge for each scheme (RFC 9110 section 11.6.1), none twice; it counts as a failure of the client.
-    fn refuse<'f>(&self, mut reply: Reply, fault: impl Fn(usize) -> Fault<'f>, x: &mut Exchange<'_>) -> Verdict {
-        self.failures.count(&self.limit, x.client, x.now.monotonic, x.random);
+    fn note_failure(&self, counted: Counted, x: &Exchange<'_>) {
+        if counted == Counted::No {
+            self.failures.count(&self.limit, x.client, x.now.monotonic, x.random);
+        }
+    }
+
+    /// A refusal with a challenge for each scheme (RFC 9110 section 11.6.1), none twice.
+    fn refuse<'f>(&self, mut reply: Reply, fault: impl Fn(usize) -> Fault<'f>) -> Verdict {
         let mut said: SmallVec<[String; 4]> = SmallVec::new();
         for (index, named) in self.schemes.iter().enumerate() {
             let challenge = named.scheme.challenge(&self.realm, &fault(index));

@@ -1,12 +1,13 @@
 //! The scheme `basic` (RFC 7617): names and passwords, from a Secret in the form of htpasswd.
 //!
-//! Verifying a password is slow on purpose, so it is computed off the worker, a few at a time, and what was good is remembered for a while:
-//! by a keyed hash of name, password and stored hash, so that a password that was changed is not good any more. A name that is not known
-//! costs the time of one that is.
+//! Verifying a password is slow on purpose, so it is computed off the worker, a few at a time (`gate`), and what was good is remembered for a
+//! while: by a keyed hash of name, password and stored hash, so that a password that was changed is not good any more. Who shows the same
+//! name and password while they are computed waits for what comes of it. A name that is not known costs
+//! the time of the user whose hash takes longest.
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
@@ -16,9 +17,11 @@ use transept_model::schema::{Labels, Rule, Text};
 use transept_wire::head::{FieldId, Request};
 
 use super::super::CompileCx;
+use super::flights::{Flight, Flights};
+use super::gate::Gate;
 use super::scheme::{Fault, Proof, Scheme};
 use super::secret::SecretEntry;
-use crate::callout::{Callout, CalloutResult, Computation};
+use crate::callout::{Callout, CalloutResult, Computation, Wait};
 use crate::exchange::{Exchange, draw};
 use crate::password::PasswordHash;
 use crate::principal::{Principal, PrincipalKind, StoredMark};
@@ -46,7 +49,7 @@ fn check_basic(spec: &BasicSchemeSpec, value: &transept_model::value::Value, cx:
 #[derive(Debug)]
 pub(super) struct BasicScheme {
     users: HashMap<Box<str>, User>,
-    /// What the passwords of unknown users are compared with.
+    /// What the passwords of unknown users are compared with: the hash that takes longest.
     decoy: Arc<PasswordHash>,
     remember: Duration,
     memory: Arc<Memory>,
@@ -66,31 +69,23 @@ struct User {
 struct Memory {
     key: OnceLock<hmac::Key>,
     good: Mutex<HashMap<[u8; 32], Duration>>,
+    /// What is computed at present.
+    flights: Arc<Flights>,
 }
 
 /// The most that is remembered. Only good passwords are, so nobody outside can fill it.
 const REMEMBERED: usize = 4096;
 
-/// Passwords that are computed at a time, in the whole process: each may take hundreds of MiB.
-const AT_A_TIME: u32 = 4;
-/// How many more may wait.
-const WAITING: u32 = 60;
+/// How long a request waits for another one's computation of the same password.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-#[derive(Debug, Default)]
-struct Gate {
-    /// Those computed, and all with those that wait.
-    under_way: Mutex<(u32, u32)>,
-    free: Condvar,
-}
-
-/// What is remembered while a password is computed.
+/// What is remembered while a password is computed, here or for another request.
 struct Asked {
     user: Option<Box<str>>,
     proof: [u8; 32],
+    /// Wakes those who wait when what came of it is noted.
+    _flight: Option<Flight>,
 }
-
-/// Why a password was not computed.
-struct Crowded;
 
 impl Scheme for BasicScheme {
     type Spec = BasicSchemeSpec;
@@ -98,7 +93,7 @@ impl Scheme for BasicScheme {
     fn compile(name: &Text, spec: &BasicSchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let text = spec.users.read(cx)?;
         let mut users = HashMap::new();
-        let mut decoy = None;
+        let mut decoy: Option<Arc<PasswordHash>> = None;
         let before = cx.count();
         for (index, line) in (1..).zip(text.lines()) {
             let line = line.trim();
@@ -114,7 +109,10 @@ impl Scheme for BasicScheme {
                 Ok((user, hash, parsed)) => {
                     let principal = principal(name, user, hash, &spec.groups, cx);
                     let user_hash = Arc::new(parsed);
-                    decoy.get_or_insert_with(|| Arc::clone(&user_hash));
+                    let costs_more = |decoy: &Arc<PasswordHash>| user_hash.cost() > decoy.cost();
+                    if decoy.as_ref().is_none_or(costs_more) {
+                        decoy = Some(Arc::clone(&user_hash));
+                    }
                     let known = User { hash: user_hash, text: hash.into(), principal: Arc::new(principal) };
                     users.insert(Box::from(user), known);
                 }
@@ -166,28 +164,39 @@ impl Scheme for BasicScheme {
         {
             return Proof::Valid(Arc::clone(&user.principal));
         }
-        let (hash, gate) = (Arc::clone(user.map_or(&self.decoy, |user| &user.hash)), Arc::clone(&self.gate));
-        let run = move || -> Box<dyn Any + Send> { Box::new(gate.pass(|| hash.verify(&password))) };
-        let asked = Asked { user: user.map(|_| name.into()), proof };
+        let flight = match self.memory.flights.begin(proof) {
+            Ok(flight) => flight,
+            Err(landing) => {
+                let wait = Wait { what: "the same password to be computed", until: landing, timeout: PATIENCE };
+                let asked = Asked { user: user.map(|_| name.into()), proof, _flight: None };
+                return Proof::Ask(Box::new(Callout::Wait(wait)), Box::new(asked));
+            }
+        };
+        let Some(place) = self.gate.enter(x.client) else {
+            return Proof::Unavailable("too many passwords are being computed".into());
+        };
+        let hash = Arc::clone(user.map_or(&self.decoy, |user| &user.hash));
+        let run = move || -> Box<dyn Any + Send> { Box::new(place.compute(|| hash.verify(&password))) };
+        let asked = Asked { user: user.map(|_| name.into()), proof, _flight: Some(flight) };
         let computation = Computation { what: "whether the password is good", run: Box::new(run) };
         Proof::Ask(Box::new(Callout::Compute(computation)), Box::new(asked))
     }
 
     fn resume(&self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult) -> Proof {
-        let user = between.downcast::<Asked>().ok().and_then(|asked| {
+        // Until the end of this: those who wait find what came of it.
+        let asked = between.downcast::<Asked>().ok();
+        let user = asked.as_ref().and_then(|asked| {
             let user = asked.user.as_deref().and_then(|name| self.users.get(name));
             user.map(|user| (user, asked.proof))
         });
         let good = match result {
-            CalloutResult::Assumed => true,
-            CalloutResult::Computed(computed) => match computed.downcast::<Result<bool, Crowded>>() {
-                Ok(computed) => match *computed {
-                    Ok(good) => good,
-                    Err(Crowded) => return Proof::Unavailable("too many passwords are being computed".into()),
-                },
-                Err(_) => return Proof::Unavailable("the password could not be computed".into()),
-            },
-            _ => return Proof::Unavailable("the password could not be computed".into()),
+            CalloutResult::Assumed => Some(true),
+            CalloutResult::Computed(computed) => computed.downcast::<bool>().ok().map(|good| *good),
+            CalloutResult::Waited => return self.authenticate(x),
+            _ => None,
+        };
+        let Some(good) = good else {
+            return Proof::Unavailable("the password could not be computed".into());
         };
         // An explanation may know more than a client.
         match (user, good) {
@@ -287,39 +296,9 @@ impl Memory {
     }
 }
 
-impl Gate {
-    /// Computes when it is one's turn, or not at all when too many wait.
-    fn pass(&self, compute: impl FnOnce() -> bool) -> Result<bool, Crowded> {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if under_way.1 >= AT_A_TIME + WAITING {
-            return Err(Crowded);
-        }
-        under_way.1 += 1;
-        while under_way.0 >= AT_A_TIME {
-            under_way = self.free.wait(under_way).unwrap_or_else(PoisonError::into_inner);
-        }
-        under_way.0 += 1;
-        drop(under_way);
-        let _turn = Turn(self);
-        Ok(compute())
-    }
-}
-
-/// A place among those that are computed, given back however it ends.
-struct Turn<'g>(&'g Gate);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let mut under_way = self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.0 -= 1;
-        under_way.1 -= 1;
-        self.0.free.notify_one();
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{Desk, key, key_object};
+    use super::super::tests::{Desk, compile_scheme, key, key_object};
     use super::*;
     use crate::exchange::Notes;
     use crate::reason::Reason;
@@ -408,6 +387,27 @@ stringData:
     }
 
     #[test]
+    fn unknown_names_cost_as_much_as_the_most_costly_hash() {
+        let costs = |lines: &[&str]| {
+            let mut secret =
+                "{apiVersion: v1, kind: Secret, metadata: {name: staff}, stringData: {htpasswd: \"".to_owned();
+            lines.iter().for_each(|line| secret.push_str(&format!("{line}\\n")));
+            secret.push_str("\"}}\n");
+            let spec = "{users: {name: staff, key: htpasswd}}\n";
+            let (scheme, problems) = compile_scheme::<BasicScheme>(spec, &secret);
+            scheme.unwrap_or_else(|| panic!("{problems:?}")).decoy.cost()
+        };
+        let line = |name: &str| SECRET.lines().map(str::trim).find(|line| line.starts_with(name)).expect("a line");
+        let (cheap, dear) = (line("ann:"), line("ann:").replace("ann:$2a$06$", "eve:$2a$12$"));
+        assert!(costs(&[cheap]) < costs(&[&dear]));
+        assert_eq!(costs(&[cheap, &dear, line("bob:")]), costs(&[&dear]));
+        assert_eq!(costs(&[&dear, line("bob:"), cheap]), costs(&[&dear]));
+        // Memory counts, too.
+        let large = line("bob:").replace("m=256", "m=262144");
+        assert_eq!(costs(&[cheap, &large, line("bob:")]), costs(&[&large]));
+    }
+
+    #[test]
     fn who_has_a_good_key_cannot_try_out_passwords_beside_it() {
         let spec = "schemes: [{name: staff, basic: {users: {name: staff, key: htpasswd}}}, {name: key, apiKey: {}}]\n";
         let objects = format!("{SECRET}{}", key_object("one", "{consumer: mobile, hash: HASH1}"));
@@ -429,13 +429,66 @@ stringData:
         assert_eq!(problems[0].why, "line 1 of the entry old: this is no bcrypt or Argon2 hash");
     }
 
+    /// The verdict on a request whose password nobody has computed yet, and what goes on with it.
+    fn begin(desk: &Desk, name: &str, password: &str) -> (Verdict, Notes) {
+        let mut notes = Notes::new();
+        let authorization = shown(name, password);
+        let fields = [("authorization", &*authorization)];
+        let (verdict, _) = desk.with("/", &fields, &mut notes, |policy, x| policy.ask_for_tests(x, None));
+        (verdict, notes)
+    }
+
+    fn resume(desk: &Desk, name: &str, password: &str, mut notes: Notes, result: CalloutResult) -> (Verdict, Notes) {
+        let authorization = shown(name, password);
+        let fields = [("authorization", &*authorization)];
+        let (verdict, _) = desk.with("/", &fields, &mut notes, |policy, x| policy.ask_for_tests(x, Some(result)));
+        (verdict, notes)
+    }
+
+    fn computed(verdict: Verdict) -> CalloutResult {
+        let Verdict::Call(callout) = verdict else { panic!("{verdict:?} instead of a computation") };
+        let Callout::Compute(computation) = *callout else { panic!("something else is asked for") };
+        CalloutResult::Computed((computation.run)())
+    }
+
     #[test]
-    fn only_so_many_wait_for_their_turn() {
-        let gate = Gate::default();
-        *gate.under_way.lock().expect("a lock") = (0, AT_A_TIME + WAITING);
-        assert!(gate.pass(|| true).is_err());
-        *gate.under_way.lock().expect("a lock") = (0, 0);
-        assert!(matches!(gate.pass(|| true), Ok(true)));
-        assert_eq!(*gate.under_way.lock().expect("a lock"), (0, 0));
+    fn failures_are_counted_before_they_are_computed() {
+        let desk = Desk::new(&format!("{}failures: {{requests: 2, per: 10s}}\n", SPEC), SECRET);
+        let good = begin(&desk, "ann", "a");
+        let bad = begin(&desk, "ann", "b");
+        let is_limited = |verdict: &Verdict| matches!(verdict, Verdict::Respond(reply) if reply.reason == Reason::AuthenticationLimited);
+        assert!(is_limited(&begin(&desk, "ann", "c").0));
+        // What was no failure is taken back, and what was one is not counted twice.
+        let result = computed(good.0);
+        assert!(resume(&desk, "ann", "a", good.1, result).0.goes_on());
+        let result = computed(bad.0);
+        assert!(!resume(&desk, "ann", "b", bad.1, result).0.goes_on());
+        let (verdict, gone) = begin(&desk, "ann", "d");
+        assert!(matches!(verdict, Verdict::Call(_)));
+        // Who goes away meanwhile has failed.
+        drop((verdict, gone));
+        assert!(is_limited(&begin(&desk, "ann", "e").0));
+    }
+
+    #[test]
+    fn the_same_password_is_computed_once_for_all_who_show_it() {
+        let desk = Desk::new(&format!("{}failures: {{requests: 1, per: 10s}}\n", SPEC), SECRET);
+        let first = begin(&desk, "ann", "a");
+        let others: Vec<Notes> = (0..20)
+            .map(|_| {
+                let mut notes = Notes::new();
+                let authorization = shown("ann", "a");
+                let fields = [("authorization", &*authorization)];
+                // They have passed the limit of failures before.
+                let (proof, _) = desk.with("/", &fields, &mut notes, |policy, x| policy.decide_for_tests(x));
+                assert!(matches!(&proof, Verdict::Call(callout) if matches!(**callout, Callout::Wait(_))), "{proof:?}");
+                notes
+            })
+            .collect();
+        let result = computed(first.0);
+        assert!(resume(&desk, "ann", "a", first.1, result).0.goes_on());
+        for notes in others {
+            assert!(resume(&desk, "ann", "a", notes, CalloutResult::Waited).0.goes_on());
+        }
     }
 }

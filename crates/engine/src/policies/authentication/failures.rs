@@ -1,14 +1,15 @@
 //! How often a client may fail to say who it is, by its address.
 //!
 //! Asked by `AuthenticationPolicy` before it looks at credentials, told when they were no good. Limits of other policies never see
-//! these requests.
+//! these requests. Where it takes long to find out, a failure is counted ahead ([`Hold`]) and taken back when it was none: else a client could
+//! have any number of them found out at the same time.
 //!
 //! **Memory.** Addresses are not listed but hashed, with a seed that nobody outside knows, to one counter in each of four rows, as in a
 //! count-min sketch. A client is refused while all four of its counters are used up. So the memory is the same for one client and for a million,
 //! there is nothing to push out and no way to reset one's own counter, and a stranger shares the fate of an attacker only where
 //! all four rows agree: with a thousand addresses that fail as often as they may, for about 2 strangers in ten thousand.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -59,9 +60,17 @@ struct Table {
     forgiven_at: Box<[AtomicU64]>,
 }
 
+/// A failure that was counted before it was one.
+#[derive(Debug)]
+pub(super) struct Hold {
+    /// Microseconds, by row.
+    added: [u64; ROWS],
+    at: Duration,
+}
+
 impl Table {
     fn counters(&self, client: IpAddr) -> impl Iterator<Item = &AtomicU64> {
-        let key = match client.to_canonical() {
+        let key = match network(client) {
             IpAddr::V4(address) => u64::from(u32::from(address)) | 1 << 40,
             IpAddr::V6(address) => (u128::from(address) >> 64) as u64 ^ self.seed.rotate_left(17),
         };
@@ -86,17 +95,59 @@ impl Failures {
 
     /// Counts a failure. `random` seeds the memory, the first time.
     pub(super) fn count(&self, limit: &FailureLimit, client: IpAddr, now: Duration, random: u64) {
+        self.add(limit, client, now, random);
+    }
+
+    /// Counts a failure that may turn out to be none; the error is how long the client has to wait instead. Dropped, it stays counted: who goes
+    /// away meanwhile has failed. Of several workers that do this at the same moment each may let one more through.
+    pub(super) fn hold(
+        &self,
+        limit: &FailureLimit,
+        client: IpAddr,
+        now: Duration,
+        random: u64,
+    ) -> Result<Hold, Duration> {
+        match self.wait(limit, client, now) {
+            Some(wait) => Err(wait),
+            None => Ok(Hold { added: self.add(limit, client, now, random), at: now }),
+        }
+    }
+
+    /// It was no failure. What time has forgiven of it meanwhile is not forgiven again.
+    pub(super) fn release(&self, hold: &Hold, client: IpAddr, now: Duration) {
+        let Some(table) = self.table.get() else { return };
+        let passed = micros(now.saturating_sub(hold.at));
+        for (counter, added) in table.counters(client).zip(hold.added) {
+            let back = added.saturating_sub(passed);
+            // The function always gives a value.
+            let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| Some(at.saturating_sub(back)));
+        }
+    }
+
+    /// Counts one, and gives how much that was in each row.
+    fn add(&self, limit: &FailureLimit, client: IpAddr, now: Duration, random: u64) -> [u64; ROWS] {
         let table = self.table.get_or_init(|| Table {
             seed: draw(random, 7),
             forgiven_at: (0..ROWS * SLOTS).map(|_| AtomicU64::new(0)).collect(),
         });
         let (now, per) = (micros(now), micros(limit.per));
         let one = (per / u64::from(limit.requests)).max(1);
-        for counter in table.counters(client) {
-            let next = |at: u64| Some((at.max(now) + one).min(now + per));
+        let next = |at: u64| (at.max(now) + one).min(now + per);
+        let mut added = [0; ROWS];
+        for (counter, added) in table.counters(client).zip(&mut added) {
             // The function always gives a value.
-            let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+            let before = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| Some(next(at)));
+            *added = before.map_or(0, |at| next(at).saturating_sub(at.max(now)));
         }
+        added
+    }
+}
+
+/// Whom failures are counted for: an IPv4 address, or a network of 64 bits.
+pub(super) fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
     }
 }
 
@@ -130,6 +181,36 @@ mod tests {
         failures.count(&limit, client, at(120.0), 1);
         assert_eq!(failures.wait(&limit, client, at(120.0)), Some(at(20.0)));
         assert_eq!(failures.wait(&limit, client, at(180.0)), None);
+    }
+
+    #[test]
+    fn what_was_counted_ahead_is_taken_back_when_it_was_no_failure() {
+        let (failures, limit) = (Failures::default(), limit(3, 60));
+        let client: IpAddr = "192.0.2.7".parse().expect("an address");
+        let hold = |now| failures.hold(&limit, client, at(now), 1);
+        let first = hold(100.0).expect("allowed");
+        hold(100.0).expect("allowed");
+        hold(100.0).expect("allowed");
+        assert_eq!(hold(100.0).expect_err("not allowed"), at(20.0));
+        failures.release(&first, client, at(100.0));
+        let again = hold(100.0).expect("allowed");
+        // Time has forgiven a quarter of it, or of another one: that is not taken back.
+        failures.release(&again, client, at(105.0));
+        assert_eq!(failures.wait(&limit, client, at(105.0)), None);
+        failures.count(&limit, client, at(105.0), 1);
+        assert_eq!(failures.wait(&limit, client, at(105.0)), Some(at(20.0)));
+    }
+
+    #[test]
+    fn who_succeeds_slowly_is_not_forgiven_what_others_have_failed() {
+        let (failures, limit) = (Failures::default(), limit(3, 60));
+        let client: IpAddr = "192.0.2.7".parse().expect("an address");
+        let slow = failures.hold(&limit, client, at(100.0), 1).expect("allowed");
+        for _ in 0..3 {
+            failures.count(&limit, client, at(130.0), 1);
+        }
+        failures.release(&slow, client, at(130.0));
+        assert_eq!(failures.wait(&limit, client, at(130.0)), Some(at(20.0)));
     }
 
     #[test]

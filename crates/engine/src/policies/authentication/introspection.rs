@@ -9,7 +9,6 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest;
 use serde_json::Value as Json;
 use transept_model::kinds::BackendObjectReference;
 use transept_model::object;
@@ -130,7 +129,7 @@ impl Scheme for IntrospectionScheme {
         let secret = spec.client_secret.read(cx)?;
         let client = Client::new(&spec.client_id, Some(&secret), spec.client_authentication);
         // Whatever is expected differently has a memory of its own.
-        let identity = digest::digest(&digest::SHA256, format!("{spec:?}").as_bytes());
+        let identity = verified::identity(spec).finish();
         let part = format!("introspection {}", data_encoding::HEXLOWER.encode(identity.as_ref()));
         let memory = cx.keep(&part, || Memory {
             active: Verified::new(MOST_ACTIVE),

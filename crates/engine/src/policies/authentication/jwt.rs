@@ -233,8 +233,7 @@ impl Scheme for JwtScheme {
     fn compile(name: &Text, spec: &JwtSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let before = cx.count();
         // Whatever is expected differently has a memory of its own.
-        let mut identity = digest::Context::new(&digest::SHA256);
-        identity.update(format!("{spec:?}").as_bytes());
+        let mut identity = verified::identity(spec);
         let keys = compile_keys(spec, &mut identity, cx)?;
         let allowed = if spec.algorithms.is_empty() {
             match &spec.keys {
@@ -299,6 +298,12 @@ impl Scheme for JwtScheme {
 }
 
 impl JwtScheme {
+    /// Whether both have one memory.
+    #[cfg(test)]
+    pub(super) fn remembers_with(&self, other: &JwtScheme) -> bool {
+        Arc::ptr_eq(&self.verified, &other.verified)
+    }
+
     /// Judges the token of a request. `asked` says that its keys were asked for already: it is not done twice.
     fn judge(&self, x: &mut Exchange<'_>, asked: Option<&Asked>) -> Proof {
         let mut shown = tokens(&self.header, x.request);

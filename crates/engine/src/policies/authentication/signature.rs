@@ -320,7 +320,7 @@ fn text<'p>(parameters: &'p Parameters, name: &str) -> Result<Option<&'p str>, R
     match parameter(parameters, name) {
         None => Ok(None),
         Some(Bare::Text(text)) => Ok(Some(text)),
-        Some(_) => Err(format!("its parameter {name} is not text").into()),
+        Some(_) => Err(format!("its parameter {name} is not text")),
     }
 }
 
@@ -328,7 +328,7 @@ fn seconds(parameters: &Parameters, name: &str) -> Result<Option<Duration>, Refu
     match parameter(parameters, name) {
         None => Ok(None),
         Some(Bare::Integer(seconds)) if *seconds >= 0 => Ok(Some(Duration::from_secs(seconds.unsigned_abs()))),
-        Some(_) => Err(format!("its parameter {name} is not a time").into()),
+        Some(_) => Err(format!("its parameter {name} is not a time")),
     }
 }
 
@@ -350,7 +350,7 @@ impl SignatureScheme {
         }
         let end = self.end(parameters, x.now.unix)?;
         if let Some(missing) = self.required.iter().find(|name| !covers(items, name)) {
-            return Err(format!("it does not cover {missing}").into());
+            return Err(format!("it does not cover {missing}"));
         }
         let base = base(x.request, x.connection.scheme(), items, parameters)?;
         if !known.key.is_good(&base, signature) {

@@ -367,6 +367,30 @@ fn an_opaque_token_is_looked_up_once_a_minute() {
 }
 
 #[test]
+fn what_is_remembered_outlives_a_change_of_the_lines_above() {
+    let mut desk = Desk::new(INTROSPECTION);
+    let (_, mut visit) = desk.ask("opaque");
+    assert!(desk.resume(&mut visit, answer(200, r#"{"active":true,"sub":"7"}"#)).goes_on());
+    let again = |spec: &str, desk: &Desk| compile(spec, "", &desk.keep).0.expect("a policy");
+    let moved = again(&format!("# Moved.\n\n{INTROSPECTION}"), &desk);
+    let before = std::mem::replace(&mut desk.policy, moved);
+    assert!(desk.ask("opaque").0.goes_on());
+    let other = INTROSPECTION.replace("anyAudience: true", "anyAudience: true, owner: User");
+    desk.policy = again(&other, &desk);
+    let _ = looked_up(desk.ask("opaque").0);
+    drop(before);
+    let issuer = Issuer::new();
+    let spec = inline(&issuer, "");
+    let scheme = |spec: &str| match again(spec, &desk).schemes.swap_remove(0).scheme {
+        AnyScheme::Jwt(scheme) => scheme,
+        other => panic!("{other:?}"),
+    };
+    let first = scheme(&spec);
+    assert!(first.remembers_with(&scheme(&format!("\n{spec}"))));
+    assert!(!first.remembers_with(&scheme(&inline(&issuer, ", leeway: 5s"))));
+}
+
+#[test]
 fn an_active_token_is_remembered_no_longer_than_it_lives() {
     let mut desk = Desk::new(INTROSPECTION);
     let (_, mut visit) = desk.ask("opaque");

@@ -13,6 +13,7 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use transept_model::schema::Schema;
 
 const SHARDS: usize = 16;
 
@@ -22,6 +23,13 @@ pub(super) type Hash = [u8; 32];
 /// The hash by which a token is remembered.
 pub(super) fn hash(token: &[u8]) -> Hash {
     digest::digest(&digest::SHA256, token).as_ref().try_into().unwrap_or_default()
+}
+
+/// What tells the memories of differently written schemes apart: all that is written, and not where it stands in its file.
+pub(super) fn identity(spec: &impl Schema) -> digest::Context {
+    let mut made = digest::Context::new(&digest::SHA256);
+    made.update(spec.encode().to_string().as_bytes());
+    made
 }
 
 /// Answers by the hash of the token.
