@@ -309,6 +309,18 @@ fn a_quota_names_its_tenant_by_a_hash_and_refuses_who_has_none() {
 }
 
 #[test]
+fn an_expression_names_the_tenant_and_the_price() {
+    let url = "http://localhost:8080/t/acme/export?rows=900";
+    let told = explain("35-limit-expressions.yaml", &["GET", url])["told"].to_string();
+    assert!(told.contains("takes 10, as costExpression or costs say, 590 of 600 left"), "{told}");
+    assert!(told.contains("by value of request.path.split") && !told.contains("acme"), "{told}");
+    let without = explain("35-limit-expressions.yaml", &["GET", "http://localhost:8080/"]);
+    assert_eq!(without["reply"]["code"], "limit.key_missing", "{without:#}");
+    let dear = explain("35-limit-expressions.yaml", &["GET", "http://localhost:8080/t/a/b?rows=60000"]);
+    assert_eq!(dear["reply"]["code"], "limit.cost_unknown", "{dear:#}");
+}
+
+#[test]
 fn a_shared_limit_is_explained_without_its_store() {
     let decision = explain("33-shared-rate-limit.yaml", &["GET", "http://localhost:8080/"]);
     assert!(decision["told"].to_string().contains("99 of 100 left"), "{decision:#}");

@@ -52,6 +52,7 @@ pub(crate) async fn forward_held(
         within_try(crossing, heading).await?
     };
     crossing.heard(&journey.trip.response);
+    journey.trip.answered = Some(journey.worker.clock.now());
     if let Some(after) = judge_status(crossing, tries, journey) {
         return Ok(Exchanged::again(after));
     }
@@ -76,7 +77,7 @@ pub(crate) async fn forward_streaming(
     upstream: &mut Upstream,
     journey: &mut Journey<'_, '_, '_>,
 ) -> Result<Exchanged, Failure> {
-    let Journey { arrival, trip, marks, replier, .. } = journey;
+    let Journey { worker, arrival, trip, marks, replier } = journey;
     let watch = arrival.watch;
     let limits = codec_limits(&crossing.listener.settings);
     let (mut sink, mut inlet) = upstream.begin(&trip.request, &arrival.framing, Connection::KeepAlive, watch)?;
@@ -101,6 +102,7 @@ pub(crate) async fn forward_streaming(
                 within_try(crossing, heading).await?
             };
             crossing.heard(&trip.response);
+            trip.answered = Some(worker.clock.now());
             answered.set(true);
             watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
             let keep_alive = rest.keeps_alive();

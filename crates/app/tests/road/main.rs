@@ -26,6 +26,7 @@ mod requests;
 mod responses;
 mod retries;
 mod secure;
+mod service;
 mod shared;
 mod signed;
 mod stage;
