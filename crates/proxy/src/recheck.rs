@@ -1,8 +1,8 @@
 //! Connections that live for long are judged again: when a configuration comes into force, and when the roots of the mesh change.
 //!
 //! What was let in under other rules must not outlive them. Called by the worker when something has changed; the connections that
-//! carry no requests, those that a request has opened by an upgrade, and those between two proxies stand in a list here. Other requests
-//! are judged one by one and need none of this.
+//! carry no requests, those that a request has opened by an upgrade, those between two proxies, and exchanges whose response has lasted for a
+//! while (events, streams of gRPC, downloads) stand in a list here. Other requests are judged one by one and need none of this.
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
@@ -13,9 +13,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
-use transept_engine::admit::{admit, admit_stream};
+use transept_engine::admit::admit_stream;
 use transept_engine::exchange::{Connection, Exchange, Notes, Now};
 use transept_engine::principal::Principal;
+use transept_engine::reason::Reason;
 use transept_engine::route::route;
 use transept_engine::screen::screen_again;
 use transept_engine::snapshot::Snapshot;
@@ -23,13 +24,20 @@ use transept_identity::{Bundles, Fingerprint, Purpose};
 use transept_wire::h2::Code;
 use transept_wire::head::Request;
 
+use crate::deadline::Watch;
+use crate::failure::{Failure, Repeat, Side};
 use crate::h2::{Driver, Over};
 use crate::mesh::{Membership, Trust};
+use crate::path::admit_here;
+use crate::trip::LetIn;
 use crate::worker::Worker;
 
 /// What is under way between two proxies when the roots that vouched for one of them are not believed any more may end within this time.
 /// A root that is replaced in order retires first, and then this is for what has lived on for longer than it counts.
 const RESPITE: Duration = Duration::from_secs(5);
+
+/// How long a response lasts before it is listed with what lives for long. What has changed until then is found when it is.
+const LASTING: Duration = Duration::from_secs(2);
 
 /// What a connection was let in for.
 pub(crate) enum Ground {
@@ -39,27 +47,36 @@ pub(crate) enum Ground {
     Admission { connection: Box<Connection>, bound: SocketAddr, port: u16 },
     /// The policies of a route for connections, on a bind of a Gateway or on the way out of a workload.
     Passage { connection: Box<Connection>, bound: SocketAddr },
-    /// The policies on a request that has opened a connection by an upgrade.
+    /// The policies on a request that is still under way.
     Request(Box<Opening>),
 }
 
-/// A request that has opened a connection, as it was when it was let in.
+/// A request that is still under way, as it was when it was let in.
 pub(crate) struct Opening {
-    pub request: Request,
-    pub connection: Connection,
+    request: Request,
+    connection: Connection,
+    /// The address that the worker listens on.
+    bound: SocketAddr,
+    host: String,
+    client: IpAddr,
+    principal: Option<Arc<Principal>>,
+}
+
+/// Where a request came in, and under which configuration it was let in.
+#[derive(Clone, Copy)]
+pub(crate) struct Entrance<'e> {
+    pub worker: &'e Worker,
+    pub connection: &'e Connection,
     /// The address that the worker listens on.
     pub bound: SocketAddr,
-    /// The host that was asked for, as routing sees it.
-    pub host: String,
-    pub client: IpAddr,
-    /// Who made it.
-    pub principal: Option<Arc<Principal>>,
+    pub generation: u64,
 }
 
 impl Opening {
     /// Whether it would be let in today. That nobody would serve it any more does not end it.
     fn stands(&self, snapshot: &Snapshot, now: Now) -> bool {
-        let listener = snapshot.bind(&self.bound).map(|bind| admit(bind, &self.connection, &self.host));
+        let bind = snapshot.bind(&self.bound);
+        let listener = bind.map(|bind| admit_here(bind, &self.connection, &self.request, &self.host));
         let Some(Ok(listener)) = listener else { return true };
         let routed = route(listener, &self.request, &self.host);
         // Guards change nothing in a request; the copy only keeps them from doing so here.
@@ -76,6 +93,68 @@ impl Opening {
         };
         screen_again(listener, routed.as_ref(), &mut exchange).goes_on()
     }
+}
+
+impl Entrance<'_> {
+    /// Adds a request to the list. One that would not be let in by now has ended already.
+    pub(crate) fn stand(&self, let_in: LetIn<'_>) -> Rc<Standing> {
+        let opening = Opening {
+            request: let_in.request.clone(),
+            connection: self.connection.clone(),
+            bound: self.bound,
+            host: let_in.host.to_owned(),
+            client: let_in.client,
+            principal: let_in.principal.cloned(),
+        };
+        let now = self.worker.clock.now();
+        let until = opening.principal.as_ref().and_then(|principal| principal.until);
+        let lasts = until.map(|until| until.saturating_sub(now.unix));
+        let snapshot = self.worker.snapshot();
+        let stands = snapshot.generation == self.generation || opening.stands(&snapshot, now.into());
+        let standing = self.worker.standings.add_until(Ground::Request(Box::new(opening)), lasts);
+        standing.ended.set(!stands);
+        standing
+    }
+
+    /// Runs what delivers a response, for as long as the request would be let in. Whoever is done soon is not looked at again: the list is for
+    /// what has lasted for a while.
+    pub(crate) async fn while_it_stands(
+        &self,
+        watch: &Watch,
+        let_in: LetIn<'_>,
+        mut delivering: Pin<&mut impl Future<Output = Result<(), Failure>>>,
+    ) -> Result<(), Failure> {
+        let mut listed_at = None;
+        let mut standing = None;
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(outcome) = delivering.as_mut().poll(cx) {
+                if listed_at.is_some() {
+                    watch.nudge(None);
+                }
+                return Poll::Ready(outcome);
+            }
+            if standing.is_none() {
+                let now = watch.last_sweep();
+                let at = *listed_at.get_or_insert_with(|| {
+                    watch.nudge(Some(now + LASTING));
+                    now + LASTING
+                });
+                if now < at {
+                    watch.listen(cx);
+                    return Poll::Pending;
+                }
+            }
+            let standing = standing.get_or_insert_with(|| self.stand(let_in));
+            standing.poll_ended(cx).map(|()| Err(denied()))
+        })
+        .await
+    }
+}
+
+/// Other policies have come into force, and they do not allow what is under way; or its credential has ended.
+pub(crate) fn denied() -> Failure {
+    let detail = "the connection is not allowed any more";
+    Failure::new(Side::Downstream, Reason::NotAuthorized, Repeat::Never, detail)
 }
 
 /// One connection in the list; it leaves it when this is dropped.

@@ -30,10 +30,11 @@ use crate::failure::{Failure, Repeat, Side};
 use crate::io::Io;
 use crate::path::{Marks, Stop};
 use crate::recheck::Standing;
+use crate::recheck::denied;
 use crate::record::record;
 use crate::trial::Carriage;
 use crate::trip::Trip;
-use crate::tunnel::{denied, join};
+use crate::tunnel::join;
 use crate::upstream::{Destination, Pooled, connect_stream, open};
 use crate::worker::Worker;
 
