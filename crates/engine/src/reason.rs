@@ -126,8 +126,9 @@ reasons! {
     MeshDenied: 403, "mesh.denied", "AD", Some("http_request_denied"), PermissionDenied, "This workload is not let in";
     /// The Service is called for the first time, and what is to be known about it has not arrived in time.
     MeshNotReady: 503, "mesh.not_ready", "NC", Some("destination_unavailable"), Unavailable, "This service is not known well enough yet";
-    /// A strict `MeshPolicy` lets nobody call the Service without a tunnel, and no endpoint has one.
-    MeshNoTunnel: 503, "mesh.no_tunnel", "UH", Some("destination_unavailable"), Unavailable, "No endpoint of this service is in the mesh";
+    /// A strict `MeshPolicy` lets nobody call the Service without a tunnel, and no endpoint has one; or the gateway is not in the mesh and can
+    /// make none.
+    MeshNoTunnel: 503, "mesh.no_tunnel", "UH", Some("destination_unavailable"), Unavailable, "No tunnel leads to this service";
     /// The connection did not come through the mesh, and no `MeshPolicy` lets such ones in.
     MeshPlaintext: 403, "mesh.plaintext", "AD", Some("http_request_denied"), PermissionDenied, "Only members of the mesh are let in";
     /// An `AuthorizationPolicy` does not allow it.

@@ -21,6 +21,7 @@ use crate::body::Source;
 use crate::failure::{Failure, Repeat, Side};
 use crate::forward::{forward_held, forward_streaming};
 use crate::judge::{judge_failure, may_be_stale};
+use crate::mesh::advise;
 use crate::path::{Journey, Stop};
 use crate::relay::unless_gone;
 use crate::trial::{self, Trial};
@@ -118,7 +119,8 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
         let chosen = {
             let now = journey.worker.clock.now().into();
             let call = Call { now, random: journey.trip.random, hash, tried: &tries.endpoints };
-            pick_endpoint(crossing.backend, &mut journey.worker.turns.borrow_mut(), &call)?
+            pick_endpoint(crossing.backend, &mut journey.worker.turns.borrow_mut(), &call)
+                .map_err(|reply| advise(journey.worker.shared.mesh.as_ref(), reply))?
         };
         journey.marks.endpoint = Some(chosen.address);
         journey.trip.facts.tries += 1;

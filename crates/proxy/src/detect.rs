@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use transept_engine::admit::admit_stream;
 use transept_engine::exchange::Connection;
+use transept_engine::learned::Known;
 use transept_engine::snapshot::{Bind, Listener, Role, ServerTls, Speaks};
 use transept_wire::h1::{Preface, is_h2_preface};
 
@@ -19,7 +20,7 @@ use crate::edge::h1_server::{self, H1Connection};
 use crate::edge::h2_server::{self, Facts};
 use crate::io::Io;
 use crate::race::{self, First, Patience, Spoken};
-use crate::recheck::Ground;
+use crate::recheck::{self, Ground};
 use crate::splice::{self, Landing, Passenger};
 use crate::worker::Worker;
 
@@ -66,7 +67,8 @@ pub(crate) async fn detect(
         Taker::Stranger(destination) => {
             tokio::task::spawn_local(async move {
                 watch.set_stall(bind.settings.timeouts.stream_idle);
-                splice::pass_through(&worker, &connection, destination, &io, &watch).await;
+                let standing = worker.standings.add_stranger(&worker, &connection, bind.address);
+                splice::pass_through(&worker, &connection, destination, &io, &watch, &standing).await;
                 drop(guest);
             });
             return;
@@ -121,52 +123,91 @@ async fn leave(
     guest: Guest,
 ) {
     let mut inbound = Inbound::default();
-    let rule = listener.stream.clone();
-    let generation = worker.snapshot().generation;
     let bound = bind.address;
     let idle = bind.settings.timeouts.idle;
     drop(bind);
     let passage = || Ground::Passage { connection: Box::new(connection.clone()), bound };
     let (mut standing, mut landing) = (None, None);
     let mut spoken = Spoken::Bytes(First::Nobody);
-    if listener.speaks != Speaks::Opaque {
-        let patience = Patience::with(race::recall(&worker, &listener), idle);
+    let mut way = Way::now(&worker, listener);
+    if way.listener.speaks != Speaks::Opaque {
+        let known = race::recall(&worker, &way.listener);
+        let patience = Patience::with(known, idle);
         let hesitation = race::listen(&io, &mut inbound, None, &watch, &patience);
         spoken = match tokio::time::timeout(patience.moment, hesitation).await {
-            Ok(spoken) => spoken,
-            Err(_) => {
+            // Whoever has ended its side may still wait for a greeting. There is none on a port of HTTP.
+            Ok(Spoken::Ended) if known == Known::Http => Spoken::Gone,
+            Ok(spoken) if spoken != Spoken::Ended => spoken,
+            _ => {
+                way.look_again(&worker, &connection, bound);
                 // Whom the route's policies keep out may still speak HTTP.
-                if let Some(rule) = rule.as_ref().filter(|_| admit_stream(&listener, &connection).is_ok()) {
+                if let Some(passenger) = way.passenger(&connection)
+                    && admit_stream(&way.listener, &connection).is_ok()
+                {
                     // However long the two are silent, what changes meanwhile counts.
                     standing = Some(worker.standings.add(passage()));
-                    let passenger = Passenger { connection: &connection, listener: &listener, rule, generation };
                     landing = land_early(&worker, &passenger).await;
                 }
                 let program = landing.as_mut().map(|landing| (&landing.io, &mut landing.said));
                 race::listen(&io, &mut inbound, program, &watch, &patience).await
             }
         };
-        race::remember(&worker, &listener, spoken);
+        race::remember(&worker, &way.listener, spoken);
     }
-    match (spoken, rule) {
-        (Spoken::Gone, _) => {}
-        (Spoken::Bytes(_), None) => splice::turn_away(&worker, &connection, &listener, generation, &io),
-        (Spoken::Bytes(_), Some(rule)) => {
-            let passenger = Passenger { connection: &connection, listener: &listener, rule: &rule, generation };
-            let standing = standing.unwrap_or_else(|| worker.standings.add(passage()));
-            splice::travel(&worker, &passenger, &io, &mut inbound, landing, &watch, Some(&standing)).await;
+    match spoken {
+        Spoken::Gone => {}
+        Spoken::Bytes(_) | Spoken::Ended => {
+            // One that is in the list already was judged whenever something changed.
+            let standing = standing.unwrap_or_else(|| {
+                way.look_again(&worker, &connection, bound);
+                worker.standings.add(passage())
+            });
+            match way.passenger(&connection) {
+                Some(passenger) => {
+                    splice::travel(&worker, &passenger, &io, &mut inbound, landing, &watch, Some(&standing)).await;
+                }
+                None if spoken == Spoken::Ended => {}
+                None => splice::turn_away(&worker, &connection, &way.listener, way.generation, &io),
+            }
             drop(guest);
         }
-        (Spoken::Http2, _) => {
+        Spoken::Http2 => {
             drop((landing, standing));
             let facts = Facts { connection, handshake: None, bound, _guest: guest };
             h2_server::serve(worker, io, inbound, facts).await;
         }
-        (Spoken::Http1, _) => {
+        Spoken::Http1 => {
             drop((landing, standing));
             let it = H1Connection { io, inbound, connection, handshake: None, bound, watch, served: 0, _guest: guest };
             h1_server::serve(worker, Box::new(it)).await;
         }
+    }
+}
+
+/// What is in force for a connection on the way out of a workload.
+struct Way {
+    listener: Arc<Listener>,
+    generation: u64,
+}
+
+impl Way {
+    fn now(worker: &Worker, listener: Arc<Listener>) -> Way {
+        Way { listener, generation: worker.snapshot().generation }
+    }
+
+    /// Looks up what is in force after a wait. Where there is no such listener any more, nobody forbids what was begun.
+    fn look_again(&mut self, worker: &Worker, connection: &Connection, bound: SocketAddr) {
+        let snapshot = worker.snapshot();
+        if let Some(listener) = recheck::find_callee(&snapshot, bound, connection) {
+            *self = Way { listener: listener.clone(), generation: snapshot.generation };
+        }
+    }
+
+    /// The connection with what is known about it; none where no route is for connections.
+    fn passenger<'w>(&'w self, connection: &'w Connection) -> Option<Passenger<'w>> {
+        let Way { listener, generation } = self;
+        let rule = listener.stream.as_ref()?;
+        Some(Passenger { connection, listener, rule, generation: *generation })
     }
 }
 

@@ -11,6 +11,8 @@ use std::time::Duration;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{ClientConfig, ServerConfig};
+use transept_engine::reason::Reason;
+use transept_engine::verdict::Reply;
 use transept_identity::Fingerprint;
 use transept_identity::bundle::{Bundles, LiveBundles};
 use transept_identity::handshake::{ClientAuth, LiveSvid, PeerVerifier, client_config, server_config};
@@ -21,6 +23,10 @@ use transept_identity::xfcc;
 
 /// The protocol inside the TLS of a tunnel.
 const ALPN: &[&[u8]] = &[b"h2"];
+
+/// What a gateway outside the mesh is told when only a tunnel would lead on.
+pub(crate) const OUTSIDE: &str = "this gateway is not a member of the mesh, and can make no tunnel: start it with `transept run --mesh`, or \
+                                  join it to a control plane with `transept proxy --control`";
 
 /// What makes a process a member of the mesh.
 #[derive(Clone, Debug)]
@@ -162,34 +168,42 @@ impl Membership {
     }
 }
 
+/// The reply when no endpoint can be used, as the log of this gateway tells it: with the remedy when it can make no tunnel at all.
+pub(crate) fn advise(membership: Option<&Membership>, reply: Box<Reply>) -> Box<Reply> {
+    if membership.is_some() || reply.reason != Reason::MeshNoTunnel {
+        return reply;
+    }
+    let cause = reply.cause.as_deref().map_or_else(|| OUTSIDE.to_owned(), |cause| format!("{cause}; {OUTSIDE}"));
+    Box::new(reply.because(cause))
+}
+
 /// The SPIFFE id in a certificate that has been verified, if it is that of a workload.
 pub(crate) fn identity_in(leaf: &CertificateDer<'_>) -> Option<Arc<str>> {
     Leaf::parse(leaf).ok().map(|leaf| leaf.id.as_str().into())
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use transept_identity::authority::{Authority, LEAF_LIFE};
     use transept_identity::{Bundle, PrivateKey, Request, Svid, TrustDomain, request};
 
     use super::*;
 
-    const NOW: u64 = 1_800_000_000;
+    pub(crate) const NOW: u64 = 1_800_000_000;
 
-    fn root(serial: u8) -> Authority {
+    pub(crate) fn root(serial: u8) -> Authority {
         let domain = TrustDomain::new("transept.local").expect("a trust domain");
         let serial = std::array::from_fn(|index| serial.wrapping_add(u8::try_from(index).unwrap_or(0)));
         Authority::create_root(&domain, UnixTime::since_unix_epoch(Duration::from_secs(NOW)), serial).expect("a root")
     }
 
-    fn bundles(authority: &Authority) -> Bundles {
+    pub(crate) fn bundles(authority: &Authority) -> Bundles {
         let root = authority.root().expect("a root").clone();
         [Bundle::new(authority.trust_domain().clone(), [root]).expect("a bundle")].into_iter().collect()
     }
 
-    #[test]
-    fn the_end_of_a_certificate_hides_no_change_of_roots() {
-        let (ours, others) = (root(1), root(2));
+    /// A member whose certificate is from this root, and that certificate.
+    pub(crate) fn member(ours: &Authority) -> (Mesh, Vec<CertificateDer<'static>>) {
         let id = SpiffeId::parse("spiffe://transept.local/ns/default/sa/cart").expect("an id");
         let key = PrivateKey::generate().expect("a key");
         let asked = request::create(&key, &id).expect("a request");
@@ -200,7 +214,14 @@ mod tests {
         let chain = issued.chain.clone();
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let svid = Svid::new(issued.chain, key, &provider).expect("an SVID");
-        let mesh = Mesh { svid: Arc::new(LiveSvid::new(svid)), bundles: LiveBundles::new(bundles(&ours)) };
+        let mesh = Mesh { svid: Arc::new(LiveSvid::new(svid)), bundles: LiveBundles::new(bundles(ours)) };
+        (mesh, chain)
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_hides_no_change_of_roots() {
+        let (ours, others) = (root(1), root(2));
+        let (mesh, chain) = member(&ours);
         let membership = Membership::new(&mesh).expect("a membership");
         let (during, after) = (Duration::from_secs(NOW + 1), Duration::from_secs(NOW) + LEAF_LIFE * 2);
         let trust = || {

@@ -33,7 +33,9 @@ pub(crate) enum Spoken {
     Http2,
     /// Something else, or nothing that could be told in time.
     Bytes(First),
-    /// The client has left without a word.
+    /// The client has ended its side without a word, and nobody is connected whom that could be passed on to. It may still listen.
+    Ended,
+    /// The client has left, or has nobody to hear.
     Gone,
 }
 
@@ -111,7 +113,7 @@ pub(crate) fn remember(worker: &Worker, listener: &Listener, spoken: Spoken) {
         Spoken::Http1 | Spoken::Http2 => Heard::Http,
         Spoken::Bytes(First::Client) => Heard::Bytes,
         Spoken::Bytes(First::Program) => Heard::ServerFirst,
-        Spoken::Bytes(First::Nobody | First::End) | Spoken::Gone => return,
+        Spoken::Bytes(First::Nobody | First::End) | Spoken::Ended | Spoken::Gone => return,
     };
     let news = listener.learned.as_ref().and_then(|learned| learned.note(heard, worker.clock.now().monotonic));
     if let Some(known) = news {
@@ -120,7 +122,8 @@ pub(crate) fn remember(worker: &Worker, listener: &Listener, spoken: Spoken) {
 }
 
 /// Listens to the client, and to the program where it is connected already; what they say is kept in the buffers. A program that
-/// speaks first does not speak HTTP, unless it opens HTTP/2.
+/// speaks first does not speak HTTP, unless it opens HTTP/2. A client that ends its side without a word may be waiting for just that: the end is
+/// passed on to the program, which has the last word then.
 pub(crate) async fn listen(
     io: &Io,
     inbound: &mut Inbound,
@@ -133,10 +136,11 @@ pub(crate) async fn listen(
         Program(std::io::Result<usize>),
     }
     patience.begin(watch, inbound);
+    let mut ended = false;
     loop {
         let said = watch
             .wait(|cx| {
-                if let Poll::Ready(read) = io.poll_fill(cx, inbound) {
+                if !ended && let Poll::Ready(read) = io.poll_fill(cx, inbound) {
                     return Poll::Ready(Said::Client(read));
                 }
                 match &mut program {
@@ -146,7 +150,14 @@ pub(crate) async fn listen(
             })
             .await;
         match said {
-            Ok(Said::Client(Ok(0) | Err(_))) if inbound.is_empty() => return Spoken::Gone,
+            Ok(Said::Client(Err(_))) if inbound.is_empty() => return Spoken::Gone,
+            Ok(Said::Client(Ok(0))) if inbound.is_empty() => match &program {
+                None => return Spoken::Ended,
+                Some((program, _)) => {
+                    program.shut_down_writing();
+                    ended = true;
+                }
+            },
             // It ends with a word that is not a line.
             Ok(Said::Client(Ok(0) | Err(_))) => return Spoken::Bytes(First::Client),
             Ok(Said::Client(Ok(count))) => {
@@ -163,10 +174,11 @@ pub(crate) async fn listen(
                 return Spoken::Gone;
             }
             Err(Expired::TimedOut) => return Spoken::Bytes(First::Nobody),
+            Ok(Said::Program(Ok(0) | Err(_))) if ended => return Spoken::Gone,
             Ok(Said::Program(Ok(0) | Err(_))) => return Spoken::Bytes(First::End),
             Ok(Said::Program(Ok(_))) => match program.take() {
-                // The client's preface is on its way.
-                Some((_, rest)) if is_h2_settings(rest.data()) => {}
+                // The client's preface is on its way, unless it has ended.
+                Some((_, rest)) if !ended && is_h2_settings(rest.data()) => {}
                 _ => return Spoken::Bytes(First::Program),
             },
         }
@@ -187,7 +199,7 @@ fn tell(bytes: &[u8]) -> Option<Spoken> {
 mod tests {
     use std::rc::Rc;
 
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
@@ -226,6 +238,33 @@ mod tests {
         assert_eq!((spoken, &*program), (Spoken::Bytes(First::Program), &b"220 ready\r\n"[..]));
         // A word that may become a request line decides nothing; the program does.
         assert_eq!(heard(b"EHLO", b"220 ready\r\n").await.0, Spoken::Bytes(First::Program));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_client_that_says_nothing_is_passed_on_to_the_program() {
+        let patience = Patience::inside(Known::Nothing, None);
+        for (answer, expected) in [(&b"220 ready\r\n"[..], Spoken::Bytes(First::Program)), (b"", Spoken::Gone)] {
+            let watch = Rc::new(Watches::default()).add();
+            let (mut client_end, io) = pair().await;
+            let (mut program_end, program_io) = pair().await;
+            client_end.shutdown().await.expect("the client ends its side");
+            let (mut inbound, mut rest) = (Inbound::default(), Inbound::default());
+            let program = async {
+                let mut nothing = Vec::new();
+                program_end.read_to_end(&mut nothing).await.expect("the end arrives");
+                program_end.write_all(answer).await.expect("sent");
+                program_end.shutdown().await.expect("ended");
+                nothing
+            };
+            let listening = listen(&io, &mut inbound, Some((&program_io, &mut rest)), &watch, &patience);
+            let (spoken, heard) = tokio::join!(listening, program);
+            assert_eq!((spoken, rest.data(), &*heard), (expected, answer, &b""[..]));
+        }
+        // Where no program is connected, there is nobody to pass it on to.
+        let watch = Rc::new(Watches::default()).add();
+        let (mut client_end, io) = pair().await;
+        client_end.shutdown().await.expect("the client ends its side");
+        assert_eq!(listen(&io, &mut Inbound::default(), None, &watch, &patience).await, Spoken::Ended);
     }
 
     #[tokio::test]

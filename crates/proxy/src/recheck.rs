@@ -4,8 +4,9 @@
 //! carry no requests, those that a request has opened by an upgrade, those between two proxies, and exchanges whose response has lasted for a
 //! while (events, streams of gRPC, downloads) stand in a list here. Other requests are judged one by one and need none of this.
 
-use std::cell::{Cell, RefCell};
-use std::net::{IpAddr, SocketAddr};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -14,30 +15,25 @@ use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use transept_engine::admit::admit_stream;
-use transept_engine::exchange::{Connection, Exchange, Notes, Now};
-use transept_engine::principal::Principal;
+use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
-use transept_engine::route::route;
-use transept_engine::screen::screen_again;
-use transept_engine::snapshot::Snapshot;
+use transept_engine::snapshot::{Backend, BackendId, Listener, Snapshot};
 use transept_identity::{Bundles, Fingerprint, Purpose};
 use transept_wire::h2::Code;
-use transept_wire::head::Request;
 
-use crate::deadline::Watch;
+use crate::clock::Moment;
 use crate::failure::{Failure, Repeat, Side};
 use crate::h2::{Driver, Over};
 use crate::mesh::{Membership, Trust};
-use crate::path::admit_here;
-use crate::trip::LetIn;
 use crate::worker::Worker;
+
+mod request;
+
+pub(crate) use request::{Entrance, Opening};
 
 /// What is under way between two proxies when the roots that vouched for one of them are not believed any more may end within this time.
 /// A root that is replaced in order retires first, and then this is for what has lived on for longer than it counts.
 const RESPITE: Duration = Duration::from_secs(5);
-
-/// How long a response lasts before it is listed with what lives for long. What has changed until then is found when it is.
-const LASTING: Duration = Duration::from_secs(2);
 
 /// What a connection was let in for.
 pub(crate) enum Ground {
@@ -49,118 +45,25 @@ pub(crate) enum Ground {
     Passage { connection: Box<Connection>, bound: SocketAddr },
     /// The policies on a request that is still under way.
     Request(Box<Opening>),
+    /// That nobody in the mesh is where a captured connection goes.
+    Stranger { connection: Box<Connection>, bound: SocketAddr },
 }
 
-/// A request that is still under way, as it was when it was let in.
-pub(crate) struct Opening {
-    request: Request,
-    connection: Connection,
-    /// The address that the worker listens on.
-    bound: SocketAddr,
-    host: String,
-    client: IpAddr,
-    principal: Option<Arc<Principal>>,
-}
-
-/// Where a request came in, and under which configuration it was let in.
-#[derive(Clone, Copy)]
-pub(crate) struct Entrance<'e> {
-    pub worker: &'e Worker,
-    pub connection: &'e Connection,
-    /// The address that the worker listens on.
-    pub bound: SocketAddr,
-    pub generation: u64,
-}
-
-impl Opening {
-    /// Whether it would be let in today. That nobody would serve it any more does not end it.
-    fn stands(&self, snapshot: &Snapshot, now: Now) -> bool {
-        let bind = snapshot.bind(&self.bound);
-        let listener = bind.map(|bind| admit_here(bind, &self.connection, &self.request, &self.host));
-        let Some(Ok(listener)) = listener else { return true };
-        let routed = route(listener, &self.request, &self.host);
-        // Guards change nothing in a request; the copy only keeps them from doing so here.
-        let (mut request, mut notes) = (self.request.clone(), Notes::new());
-        notes.principal.clone_from(&self.principal);
-        let mut exchange = Exchange {
-            now,
-            random: 0,
-            connection: &self.connection,
-            client: self.client,
-            listener_port: listener.port,
-            request: &mut request,
-            notes: &mut notes,
-        };
-        screen_again(listener, routed.as_ref(), &mut exchange).goes_on()
-    }
-}
-
-impl Entrance<'_> {
-    /// Adds a request to the list. One that would not be let in by now has ended already.
-    pub(crate) fn stand(&self, let_in: LetIn<'_>) -> Rc<Standing> {
-        let opening = Opening {
-            request: let_in.request.clone(),
-            connection: self.connection.clone(),
-            bound: self.bound,
-            host: let_in.host.to_owned(),
-            client: let_in.client,
-            principal: let_in.principal.cloned(),
-        };
-        let now = self.worker.clock.now();
-        let until = opening.principal.as_ref().and_then(|principal| principal.until);
-        let lasts = until.map(|until| until.saturating_sub(now.unix));
-        let snapshot = self.worker.snapshot();
-        let stands = snapshot.generation == self.generation || opening.stands(&snapshot, now.into());
-        let standing = self.worker.standings.add_until(Ground::Request(Box::new(opening)), lasts);
-        standing.ended.set(!stands);
-        standing
-    }
-
-    /// Runs what delivers a response, for as long as the request would be let in. Whoever is done soon is not looked at again: the list is for
-    /// what has lasted for a while.
-    pub(crate) async fn while_it_stands(
-        &self,
-        watch: &Watch,
-        let_in: LetIn<'_>,
-        mut delivering: Pin<&mut impl Future<Output = Result<(), Failure>>>,
-    ) -> Result<(), Failure> {
-        let mut listed_at = None;
-        let mut standing = None;
-        std::future::poll_fn(|cx| {
-            if let Poll::Ready(outcome) = delivering.as_mut().poll(cx) {
-                if listed_at.is_some() {
-                    watch.nudge(None);
-                }
-                return Poll::Ready(outcome);
-            }
-            if standing.is_none() {
-                let now = watch.last_sweep();
-                let at = *listed_at.get_or_insert_with(|| {
-                    watch.nudge(Some(now + LASTING));
-                    now + LASTING
-                });
-                if now < at {
-                    watch.listen(cx);
-                    return Poll::Pending;
-                }
-            }
-            let standing = standing.get_or_insert_with(|| self.stand(let_in));
-            standing.poll_ended(cx).map(|()| Err(denied()))
-        })
-        .await
-    }
-}
-
-/// Other policies have come into force, and they do not allow what is under way; or its credential has ended.
-pub(crate) fn denied() -> Failure {
-    let detail = "the connection is not allowed any more";
-    Failure::new(Side::Downstream, Reason::NotAuthorized, Repeat::Never, detail)
+/// Why a connection that was let in must end.
+#[derive(Clone, Debug)]
+enum Cause {
+    /// It would not be let in today, or what it was let in by has ended.
+    Denied,
+    /// This policy lets nobody call the endpoint without a tunnel.
+    NoTunnel(Arc<str>),
 }
 
 /// One connection in the list; it leaves it when this is dropped.
 pub(crate) struct Standing {
     ground: Ground,
-    ended: Cell<bool>,
+    ended: OnceCell<Cause>,
+    /// The Service, or the instance, of which an endpoint is called without a tunnel.
+    without_tunnel: OnceCell<BackendId>,
     /// The retiring root that it depends on. With it, nothing new begins here.
     retiring: Cell<Option<Fingerprint>>,
     /// The end of the credential by which it was let in.
@@ -171,13 +74,13 @@ pub(crate) struct Standing {
 impl Standing {
     /// Ready when the connection must end.
     pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.ended.get() {
+        if self.ended.get().is_some() {
             return Poll::Ready(());
         }
         if let Some(until) = &mut *self.until.borrow_mut()
             && until.as_mut().poll(cx).is_ready()
         {
-            self.ended.set(true);
+            let _ = self.ended.set(Cause::Denied);
             return Poll::Ready(());
         }
         let mut waker = self.waker.borrow_mut();
@@ -187,8 +90,33 @@ impl Standing {
         Poll::Pending
     }
 
-    fn end(&self) {
-        self.ended.set(true);
+    /// What is recorded of a connection that must end.
+    pub(crate) fn failure(&self) -> Failure {
+        match self.ended.get() {
+            Some(Cause::NoTunnel(policy)) => {
+                let detail =
+                    format!("{policy}: the connection was open without a tunnel, which is not allowed any more");
+                Failure::new(Side::Upstream, Reason::MeshNoTunnel, Repeat::Never, detail)
+            }
+            _ => {
+                let detail = "the connection is not allowed any more";
+                Failure::new(Side::Downstream, Reason::NotAuthorized, Repeat::Never, detail)
+            }
+        }
+    }
+
+    /// Notes that the connection goes on to an endpoint without a tunnel. While it was made, a policy may have come to forbid that.
+    pub(crate) fn note_without_tunnel(&self, snapshot: &Snapshot, backend: &Backend) {
+        let _ = self.without_tunnel.set(backend.id.clone());
+        if let Some(policy) =
+            snapshot.backends.iter().find(|one| one.id == backend.id).and_then(|one| one.tunnel_only.clone())
+        {
+            self.end(Cause::NoTunnel(policy));
+        }
+    }
+
+    fn end(&self, cause: Cause) {
+        let _ = self.ended.set(cause);
         self.wake();
     }
 
@@ -246,11 +174,41 @@ impl Standings {
         self.add_until(ground, None)
     }
 
+    /// Adds a connection between two proxies. None when nobody vouches for the other end any more: the roots may have changed since its
+    /// handshake, and nobody asks again before they change once more.
+    pub(crate) fn add_member(
+        &self,
+        membership: &Membership,
+        chain: Vec<CertificateDer<'static>>,
+        end: Purpose,
+        unix: Duration,
+    ) -> Option<Rc<Standing>> {
+        let standing = self.add(Ground::Certificates(chain, end));
+        let Ground::Certificates(chain, end) = &standing.ground else { return None };
+        is_believed(membership, &standing, chain, *end, unix).then_some(standing)
+    }
+
+    /// Adds a captured connection to where nobody in the mesh is, as far as is known.
+    pub(crate) fn add_stranger(&self, worker: &Worker, connection: &Connection, bound: SocketAddr) -> Rc<Standing> {
+        let standing = self.add(Ground::Stranger { connection: Box::new(connection.clone()), bound });
+        // Since somebody looked, it may have become known.
+        if let Some(cause) = judge(worker, &worker.snapshot(), worker.clock.now(), &standing) {
+            standing.end(cause);
+        }
+        standing
+    }
+
     /// Adds a connection that ends after this time at the latest.
     pub(crate) fn add_until(&self, ground: Ground, lasts: Option<Duration>) -> Rc<Standing> {
         let until = RefCell::new(lasts.map(|lasts| Box::pin(tokio::time::sleep(lasts))));
-        let (ended, retiring) = (Cell::new(false), Cell::new(None));
-        let standing = Rc::new(Standing { ground, ended, retiring, until, waker: RefCell::default() });
+        let standing = Rc::new(Standing {
+            ground,
+            ended: OnceCell::new(),
+            without_tunnel: OnceCell::new(),
+            retiring: Cell::new(None),
+            until,
+            waker: RefCell::default(),
+        });
         let mut all = self.all.borrow_mut();
         if all.len() == all.capacity() {
             all.retain(|standing| standing.strong_count() > 0);
@@ -299,6 +257,16 @@ fn is_believed(
     }
 }
 
+/// The listener that takes a connection that carries no requests, on a bind of a Gateway or on the way out of a workload.
+pub(crate) fn find_callee<'s>(
+    snapshot: &'s Snapshot,
+    bound: SocketAddr,
+    connection: &Connection,
+) -> Option<&'s Arc<Listener>> {
+    let bind = snapshot.bind(&bound)?;
+    bind.listener_for_streams().or_else(|| bind.callee(connection.destination))
+}
+
 /// Judges every connection in the list by what is in force now.
 pub(crate) fn recheck(worker: &Worker) {
     let standings: Vec<Rc<Standing>> = {
@@ -308,32 +276,69 @@ pub(crate) fn recheck(worker: &Worker) {
     };
     let snapshot = worker.snapshot();
     let now = worker.clock.now();
+    let tunnel_only = find_tunnel_only(&snapshot);
     for standing in standings {
-        let stands = match &standing.ground {
-            Ground::Certificates(chain, end) => {
-                let membership = worker.shared.mesh.as_ref();
-                membership.is_some_and(|membership| is_believed(membership, &standing, chain, *end, now.unix))
-            }
-            Ground::Admission { connection, bound, port } => snapshot
-                .bind(bound)
-                .and_then(|bind| bind.listener_for_port(*port))
-                .is_some_and(|listener| admit_stream(listener, connection).is_ok()),
-            Ground::Request(opening) => opening.stands(&snapshot, now.into()),
-            // Where there is no such listener any more, nobody forbids what was begun.
-            Ground::Passage { connection, bound } => snapshot
-                .bind(bound)
-                .and_then(|bind| bind.listener_for_streams().or_else(|| bind.callee(connection.destination)))
-                .is_none_or(|listener| admit_stream(listener, connection).is_ok()),
+        let cause = match standing.without_tunnel.get().and_then(|id| tunnel_only.get(id)) {
+            Some(policy) => Some(Cause::NoTunnel(Arc::clone(policy))),
+            None => judge(worker, &snapshot, now, &standing),
         };
-        if !stands {
-            standing.end();
+        if let Some(cause) = cause {
+            standing.end(cause);
         }
     }
+}
+
+/// The policies that let nobody call what they are on without a tunnel.
+fn find_tunnel_only(snapshot: &Snapshot) -> HashMap<&BackendId, &Arc<str>> {
+    snapshot.backends.iter().filter_map(|backend| Some((&backend.id, backend.tunnel_only.as_ref()?))).collect()
+}
+
+/// Why a connection must end that was let in, if it must.
+fn judge(worker: &Worker, snapshot: &Snapshot, now: Moment, standing: &Standing) -> Option<Cause> {
+    let stands = match &standing.ground {
+        Ground::Certificates(chain, end) => {
+            let membership = worker.shared.mesh.as_ref();
+            membership.is_some_and(|membership| is_believed(membership, standing, chain, *end, now.unix))
+        }
+        Ground::Admission { connection, bound, port } => snapshot
+            .bind(bound)
+            .and_then(|bind| bind.listener_for_port(*port))
+            .is_some_and(|listener| admit_stream(listener, connection).is_ok()),
+        Ground::Request(opening) => opening.stands(snapshot, now.into()),
+        // Where there is no such listener any more, nobody forbids what was begun.
+        Ground::Passage { connection, bound } => {
+            find_callee(snapshot, *bound, connection).is_none_or(|listener| admit_stream(listener, connection).is_ok())
+        }
+        // One who has joined meanwhile is called through the tunnel from the next connection on.
+        Ground::Stranger { connection, bound } => {
+            let listener = find_callee(snapshot, *bound, connection)?;
+            let backends = &listener.stream.as_ref()?.backends;
+            let policy = backends.iter().find_map(|one| one.target.as_ref().ok()?.tunnel_only.clone())?;
+            return Some(Cause::NoTunnel(policy));
+        }
+    };
+    (!stands).then_some(Cause::Denied)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesh::tests::{NOW, bundles, member, root};
+
+    #[test]
+    fn a_root_that_goes_between_the_handshake_and_the_list_is_missed_by_nobody() {
+        let (ours, others) = (root(1), root(2));
+        let (mesh, chain) = member(&ours);
+        let membership = Membership::new(&mesh).expect("a membership");
+        let (standings, now) = (Standings::default(), Duration::from_secs(NOW + 1));
+        for end in [Purpose::Client, Purpose::Server] {
+            mesh.bundles.store(bundles(&ours));
+            let standing = standings.add_member(&membership, chain.clone(), end, now).expect("it is believed");
+            assert!(standing.ended.get().is_none());
+            mesh.bundles.store(bundles(&others));
+            assert!(standings.add_member(&membership, chain.clone(), end, now).is_none());
+        }
+    }
 
     #[tokio::test]
     async fn a_connection_ends_with_its_credential() {

@@ -28,9 +28,9 @@ use crate::deadline::Watch;
 use crate::edges::{Carried, Ride};
 use crate::failure::{Failure, Repeat, Side};
 use crate::io::Io;
+use crate::mesh::advise;
 use crate::path::{Marks, Stop};
 use crate::recheck::Standing;
-use crate::recheck::denied;
 use crate::record::record;
 use crate::trial::Carriage;
 use crate::trip::Trip;
@@ -78,7 +78,8 @@ pub(crate) async fn land(worker: &Rc<Worker>, passenger: &Passenger<'_>, trip: &
         let chosen = {
             let now = worker.clock.now().into();
             let call = Call { now, random: trip.random, hash, tried: &tried };
-            pick_endpoint(backend, &mut worker.turns.borrow_mut(), &call)?
+            pick_endpoint(backend, &mut worker.turns.borrow_mut(), &call)
+                .map_err(|reply| advise(worker.shared.mesh.as_ref(), reply))?
         };
         trip.facts.tries += 1;
         let destination = Destination {
@@ -183,8 +184,11 @@ pub(crate) async fn travel(
             watch.set_stall(passenger.listener.settings.timeouts.stream_idle);
             let mut rest = landing.said;
             let mut carried = pin!(splice((io, inbound), (&landing.io, &mut rest), watch, &mut trip, ride.as_deref()));
-            let spliced = std::future::poll_fn(|cx| match standing.map(|standing| standing.poll_ended(cx)) {
-                Some(Poll::Ready(())) => Poll::Ready(Err(denied())),
+            if let (None, Some(standing)) = (landing.io.carrier(), standing) {
+                standing.note_without_tunnel(&worker.snapshot(), &landing.backend);
+            }
+            let spliced = std::future::poll_fn(|cx| match standing {
+                Some(standing) if standing.poll_ended(cx).is_ready() => Poll::Ready(Err(standing.failure())),
                 _ => carried.as_mut().poll(cx),
             })
             .await;
@@ -222,6 +226,7 @@ pub(crate) async fn pass_through(
     destination: SocketAddr,
     io: &Io,
     watch: &Watch,
+    standing: &Standing,
 ) {
     let mut trip = worker.take_trip();
     board(worker, connection, &mut trip);
@@ -230,7 +235,12 @@ pub(crate) async fn pass_through(
         Ok(Ok(tcp)) => {
             let up = Io::plain(tcp);
             let (down, mut rest) = ((io, &mut Inbound::default()), Inbound::default());
-            let spliced = splice(down, (&up, &mut rest), watch, &mut trip, None).await;
+            let mut carried = pin!(splice(down, (&up, &mut rest), watch, &mut trip, None));
+            let spliced = std::future::poll_fn(|cx| match standing.poll_ended(cx) {
+                Poll::Ready(()) => Poll::Ready(Err(standing.failure())),
+                Poll::Pending => carried.as_mut().poll(cx),
+            })
+            .await;
             if spliced.is_err() {
                 up.abort_on_drop();
             }

@@ -18,7 +18,6 @@ use crate::edge::Replier;
 use crate::failure::{Failure, Repeat, Side};
 use crate::normalize::codec_limits;
 use crate::path::{Journey, timed_out};
-use crate::recheck::denied;
 use crate::relay::{self, Delivery, await_final};
 use crate::upstream::{Inlet, Upstream};
 
@@ -83,6 +82,9 @@ async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '
     };
     let (let_in, _) = journey.trip.let_in();
     let standing = journey.arrival.entrance(journey.worker, journey.marks.generation).stand(let_in);
+    if let (None, Some(backend)) = (io.carrier(), journey.marks.backend) {
+        standing.note_without_tunnel(&journey.worker.snapshot(), backend);
+    }
     let Journey { arrival, trip, replier, .. } = journey;
     let watch = arrival.watch;
     let limits = transept_wire::h1::Limits::default();
@@ -112,7 +114,7 @@ async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '
     });
     let mut carried = pin!(join(upload, download));
     std::future::poll_fn(|cx| match standing.poll_ended(cx) {
-        Poll::Ready(()) => Poll::Ready(Err(denied())),
+        Poll::Ready(()) => Poll::Ready(Err(standing.failure())),
         Poll::Pending => carried.as_mut().poll(cx),
     })
     .await

@@ -290,6 +290,19 @@ async fn a_program_may_speak_first() {
 }
 
 #[tokio::test]
+async fn a_client_that_ends_its_side_at_once_gets_the_greeting() {
+    let stage = Stage::new(Program::Greeter).await;
+    // The second time the port is known.
+    for _ in 0..2 {
+        let mut tcp = stage.connect().await;
+        tcp.shutdown().await.expect("one side is ended");
+        let mut greeting = Vec::new();
+        soon(tcp.read_to_end(&mut greeting)).await.expect("a greeting, and then the end");
+        assert_eq!(greeting, b"hello\n");
+    }
+}
+
+#[tokio::test]
 async fn a_workload_that_is_somebody_else_is_not_spoken_to() {
     let stage = Stage::new(Program::Http).await;
     stage.apply("", "somebody-else");

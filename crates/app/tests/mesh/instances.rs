@@ -145,7 +145,7 @@ fn a_call_of_an_instances_own_address_takes_its_tunnel() {
 }
 
 /// A port of an address that others reach, whose connections go on to a program.
-async fn lead_on(here: SocketAddr, program: SocketAddr) -> SocketAddr {
+pub(crate) async fn lead_on(here: SocketAddr, program: SocketAddr) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind(here).await.expect("a port");
     let address = listener.local_addr().expect("bound");
     tokio::spawn(async move {

@@ -2,11 +2,16 @@
 
 use std::net::SocketAddr;
 
-use transept_testkit::client::Answer;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use transept_testkit::client::{Answer, Endpoint};
 use transept_testkit::echo::Port;
 use transept_testkit::launch::unused_port;
+use transept_testkit::websocket::{BINARY, Frame, WebSocket};
 
-use crate::stage::{Mesh, PATIENCE, answered, get, program, told, until};
+use crate::instances::lead_on;
+use crate::machines::{Machine, with_machines};
+use crate::stage::{Mesh, PATIENCE, answered, get, passes, program, repeater, say, soon, told, until};
 
 /// A Service whose only endpoint is known from a file, whether somebody has registered from there or not.
 fn shop(port: u16, mode: &str) -> String {
@@ -72,4 +77,72 @@ async fn an_address_without_a_tunnel_is_called_by_nobody_while_the_policy_is_str
     let _ = until(call, never_in_clear_text).await;
     mesh.configure(&shop(program.address.port(), "Permissive"));
     answered(setup.local[0], 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_open_in_clear_text_are_cut_when_the_policy_becomes_strict() {
+    let bytes = repeater("").await;
+    let mesh = Mesh::start(&shop(bytes.port(), "Permissive")).await;
+    let setup = mesh.sidecar("web").await.upstream("cart:80");
+    let web = setup.start().await;
+    passes(setup.local[0], "HELO me\r\n", "HELO me\r\n").await;
+    let mut stream = TcpStream::connect(setup.local[0]).await.expect("connected");
+    say(&mut stream, "HELO me\r\n", "HELO me\r\n").await;
+
+    mesh.configure(&shop(bytes.port(), "Strict"));
+    let ended = soon(stream.read(&mut [0])).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    let line = told(&web, "mesh.no_tunnel").await;
+    assert!(line.contains("MeshPolicy default/cart: the connection was open without a tunnel"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_websocket_that_is_open_in_clear_text_is_cut_too() {
+    let program = program("cart-1", Port::Http1).await;
+    let mesh = Mesh::start(&shop(program.address.port(), "Permissive")).await;
+    let setup = mesh.sidecar("web").await.upstream("cart:80");
+    let web = setup.start().await;
+    answered(setup.local[0], 200).await;
+    let socket = WebSocket::connect(&Endpoint::http1(setup.local[0]), "cart", "/ws", "http://cart").await;
+    let mut socket = socket.map_err(|failure| failure.to_string()).expect("a WebSocket");
+    let hello = Frame { opcode: BINARY, payload: b"hello".to_vec() };
+    socket.send(&hello).await.expect("sent");
+    assert_eq!(soon(socket.receive()).await.expect("an answer"), Some(hello));
+
+    mesh.configure(&shop(program.address.port(), "Strict"));
+    let line = told(&web, "mesh.no_tunnel").await;
+    assert!(line.contains("MeshPolicy default/cart: the connection was open without a tunnel"), "{line}");
+    assert!(matches!(soon(socket.receive()).await, Ok(None) | Err(_)), "it is cut");
+}
+
+#[test]
+fn a_captured_connection_to_an_address_is_cut_when_the_address_may_only_be_called_in_tunnels() {
+    let test = "strict::a_captured_connection_to_an_address_is_cut_when_the_address_may_only_be_called_in_tunnels";
+    with_machines(test, None, || {
+        let middle = Machine::middle();
+        let control = SocketAddr::new(middle.address().into(), 9909);
+        let mesh = middle.run(Mesh::start_at(control, &shop(1, "Permissive"), &[]));
+        let far = Machine::linked(1);
+        let here = SocketAddr::new(far.address().into(), 0);
+        let at = far.run(async { lead_on(here, repeater("").await).await });
+        let web = Machine::linked(9);
+        let setup = middle.run(mesh.instance("web", "web")).argument("--transparent");
+        let sidecar = web.run(setup.start());
+        let mut stream = web.run(async {
+            let mut stream = soon(TcpStream::connect(at)).await.expect("connected");
+            say(&mut stream, "HELO me\r\n", "HELO me\r\n").await;
+            stream
+        });
+        let instance = format!(
+            "---\napiVersion: transept.dev/v1alpha1\nkind: Workload\nmetadata: {{name: cart-1}}\n\
+             spec: {{services: [cart], address: {}, ports: [{{port: 80, targetPort: {}}}]}}\n",
+            at.ip(),
+            at.port()
+        );
+        mesh.configure(&format!("{}{instance}", shop(1, "Strict")));
+        let ended = web.run(soon(stream.read(&mut [0])));
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+        let line = web.run(told(&sidecar, "mesh.no_tunnel"));
+        assert!(line.contains("MeshPolicy default/cart: the connection was open without a tunnel"), "{line}");
+    });
 }

@@ -166,9 +166,8 @@ async fn a_stream_ends_when_the_key_that_opened_it_is_revoked() {
             streams.push(stream_of(caller, &mut desk, key).await);
         }
         // The first is judged again when it has lasted for a while, the second when the configuration changes after that.
-        for number in 0..2 {
-            desk.key(&["revoke", &format!("mobile-{}", number + 1)]).await;
-            let (call, served) = &mut streams[number];
+        for (number, (call, served)) in (1..).zip(streams.iter_mut().take(2)) {
+            desk.key(&["revoke", &format!("mobile-{number}")]).await;
             assert!(!matches!(call.piece().await, Ok(Some(_))), "{number}");
             served.sees_the_end().await;
         }

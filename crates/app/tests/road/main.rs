@@ -16,6 +16,7 @@ mod limits;
 mod listeners;
 mod logins;
 mod names;
+mod outside;
 mod pairs;
 mod rate_service;
 mod rates;

@@ -87,7 +87,7 @@ pub(super) async fn carry(worker: Rc<Worker>, entry: Entry, mut landing: Landing
         }
     };
     match spoken {
-        Spoken::Gone => {}
+        Spoken::Ended | Spoken::Gone => {}
         Spoken::Bytes(_) => pass(worker, entry, inbound, landing, watch).await,
         spoken => speak(worker, entry, spoken, inbound, landing, watch).await,
     }

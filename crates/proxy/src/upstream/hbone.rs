@@ -25,7 +25,8 @@ use crate::buffer::Inbound;
 use crate::failure::{Failure, Repeat, Side};
 use crate::h2::{Driver, Link, Patience};
 use crate::io::{Io, TlsSession, Tunnel};
-use crate::recheck::{Ending, Ground};
+use crate::mesh::OUTSIDE;
+use crate::recheck::Ending;
 use crate::worker::Worker;
 
 /// Bytes that the other end may send in one tunnel before we have taken them, and in all together.
@@ -107,19 +108,14 @@ async fn lease(worker: &Rc<Worker>, passage: &Passage) -> Result<H2Lease, Failur
     }
     // Given up half-way, this tells those who wait to try for themselves.
     let attempt = Dialling::new(&worker.pool, key);
-    match dial(worker, passage).await {
-        Ok((io, chain)) => Ok(add(worker, key, io, chain)),
-        Err(failure) => {
-            attempt.failed(&failure);
-            Err(failure)
-        }
-    }
+    let added = dial(worker, passage).await.and_then(|(io, chain)| add(worker, key, io, chain));
+    added.inspect_err(|failure| attempt.failed(failure))
 }
 
 async fn dial(worker: &Rc<Worker>, passage: &Passage) -> Result<(Io, Vec<CertificateDer<'static>>), Failure> {
     let Some(membership) = worker.shared.mesh.as_ref() else {
-        let detail = "the endpoint is in the mesh, and this proxy is not a member";
-        return Err(Failure::new(Side::Upstream, Reason::UpstreamTls, Repeat::Never, detail));
+        // Another endpoint may be outside the mesh as well.
+        return Err(failed(Reason::MeshNoTunnel, format!("{} is called in tunnels only; {OUTSIDE}", passage.identity)));
     };
     let config = membership.client(&passage.identity).map_err(|why| failed(Reason::UpstreamTls, why))?;
     let tcp: TcpStream = open(passage.address).await.map_err(|error| refused(&error))?;
@@ -140,7 +136,16 @@ async fn dial(worker: &Rc<Worker>, passage: &Passage) -> Result<(Io, Vec<Certifi
 }
 
 /// Puts a connection into the pool, drives it from then on, and takes its first place.
-fn add(worker: &Rc<Worker>, key: PoolKey, io: Io, chain: Vec<CertificateDer<'static>>) -> H2Lease {
+///
+/// # Errors
+/// When the roots have changed since the handshake, and do not vouch for the other end any more.
+fn add(worker: &Rc<Worker>, key: PoolKey, io: Io, chain: Vec<CertificateDer<'static>>) -> Result<H2Lease, Failure> {
+    let now = worker.clock.now().unix;
+    let membership = worker.shared.mesh.as_ref();
+    let standing = membership.and_then(|mesh| worker.standings.add_member(mesh, chain, Purpose::Server, now));
+    let Some(standing) = standing else {
+        return Err(failed(Reason::UpstreamTls, "no root vouches any more for the proxy of the endpoint"));
+    };
     let config =
         Config { stream_window: STREAM_WINDOW, connection_window: CONNECTION_WINDOW, max_streams: 0, heads: HEADS };
     let link = Link::new(h2::Connection::client(config));
@@ -148,7 +153,6 @@ fn add(worker: &Rc<Worker>, key: PoolKey, io: Io, chain: Vec<CertificateDer<'sta
     let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);
     // It is shared by Services; what is counted are the tunnels in it.
     let lease = worker.pool.add(key, link, None);
-    let standing = worker.standings.add(Ground::Certificates(chain, Purpose::Server));
     let mut ending = Ending::default();
     tokio::task::spawn_local(async move {
         let over = std::future::poll_fn(|cx| {
@@ -161,5 +165,5 @@ fn add(worker: &Rc<Worker>, key: PoolKey, io: Io, chain: Vec<CertificateDer<'sta
         tracing::debug!(why = %over.0, "a connection of the mesh ended");
         driver.close(over).await;
     });
-    lease
+    Ok(lease)
 }
