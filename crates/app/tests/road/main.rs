@@ -10,6 +10,7 @@ mod faults;
 mod forwarding;
 mod http2;
 mod http2_flow;
+mod identities;
 mod keys;
 mod limits;
 mod listeners;
