@@ -9,7 +9,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use transept_model::attach::{Attached, PolicyAttachment, PolicyTarget, ServiceRoute};
-use transept_model::kinds::workload::find_learned;
 use transept_model::kinds::{DEFAULT_TRUST_DOMAIN, HBONE_PORT, ServicePort, TargetPort};
 use transept_model::policy::{Merge, Target};
 use transept_model::references::{BackendTarget, Grant, Referrer};
@@ -491,15 +490,6 @@ impl<'w> Sides<'_, 'w> {
     /// What the port of a listener has spoken so far; none where it is declared. It is shared by all who stand for the same port.
     fn learned(&mut self, speaks: Speaks, name: &ListenerName) -> Option<Arc<Learned>> {
         (speaks == Speaks::Detect).then(|| Arc::clone(self.learned.entry(name.clone()).or_default()))
-    }
-
-    /// What the proxies of the instances of a Service have heard them speak on one of its ports.
-    fn hint(&self, namespace: &str, name: &str, port: &ServicePort) -> Known {
-        let words = self.world.workloads_of(namespace, name).iter().filter_map(|workload| {
-            let port = workload.spec.port_for(port)?;
-            find_learned(&workload.meta, port.port).map(Known::of_word)
-        });
-        Known::agreed(words)
     }
 
     /// The rules of routes that name a Service. Their host names play no part: the call belongs to the Service already.

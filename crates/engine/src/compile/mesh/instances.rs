@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use transept_model::kinds::workload::find_learned;
-use transept_model::kinds::{Object, WorkloadPort, WorkloadSpec};
+use transept_model::kinds::{Object, ServicePort, WorkloadPort, WorkloadSpec};
 
 use super::{AppProtocol, Sides, whole_rule};
 use crate::learned::Known;
@@ -81,6 +81,15 @@ impl<'w> Sides<'_, 'w> {
         let learned = self.learned(speaks, &name);
         let hint = find_learned(&workload.meta, port.port).map(Known::of_word).unwrap_or_default();
         Some(Arc::new(Listener { metric_label: name.to_string().into(), name, speaks, learned, hint, ..listener }))
+    }
+
+    /// What the proxies of the instances of a Service have heard them speak on one of its ports.
+    pub(super) fn hint(&self, namespace: &str, name: &str, port: &ServicePort) -> Known {
+        let words = self.world.workloads_of(namespace, name).iter().filter_map(|workload| {
+            let port = workload.spec.port_for(port)?;
+            find_learned(&workload.meta, port.port).map(Known::of_word)
+        });
+        Known::agreed(words)
     }
 
     /// The policy on one of the Services of an instance that lets nobody call it without a tunnel.
