@@ -46,12 +46,16 @@ mod gate;
 mod introspection;
 mod jwt;
 mod login;
+mod probe;
 mod recheck;
 mod requirement;
 mod scheme;
 mod secret;
 mod signature;
 mod verified;
+
+#[doc(hidden)]
+pub use probe::probe_credentials;
 
 use failures::{FailureLimit, Failures, Hold};
 use forward::{ClaimField, Forward, IdentityField};
