@@ -53,6 +53,7 @@ pub(crate) async fn forward_held(
         within_try(crossing, heading).await?
     };
     crossing.heard(&journey.trip.response);
+    journey.trip.answered = Some(journey.worker.clock.now());
     if let Some(after) = judge_status(crossing, tries, journey) {
         return Ok(Exchanged::again(after));
     }
@@ -98,6 +99,7 @@ pub(crate) async fn forward_streaming(
                 within_try(crossing, heading).await?
             };
             crossing.heard(&trip.response);
+            trip.answered = Some(worker.clock.now());
             answered.set(true);
             watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
             let keep_alive = rest.keeps_alive();

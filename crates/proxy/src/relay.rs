@@ -183,7 +183,10 @@ pub(crate) async fn relay(
 /// The response side of the configuration, after the fields of the upstream hop are gone.
 pub(crate) fn finish_head(listener: &Listener, connection: &Connection, marks: &Marks<'_>, trip: &mut Trip) {
     strip_hop_by_hop(&mut trip.response.fields);
+    let answered = trip.answered;
     let (mut exchange, response) = trip.exchange(connection, listener.port);
+    // What limits and sessions make of a response, they make of it now, however long the backend has taken.
+    exchange.now = answered.map_or(exchange.now, Into::into);
     let rule = marks.rule.map(|rule| &**rule);
     engine::relay(listener, rule, marks.backend_ref, &mut exchange, response);
     put_date(trip);
@@ -192,7 +195,7 @@ pub(crate) fn finish_head(listener: &Listener, connection: &Connection, marks: &
 /// A response that has no date gets one (RFC 9110 section 6.6.1).
 fn put_date(trip: &mut Trip) {
     if trip.response.status >= 200 && !trip.response.fields.contains(FieldId::DATE) {
-        let now = httpdate::fmt_http_date(UNIX_EPOCH + trip.started.unix);
+        let now = httpdate::fmt_http_date(UNIX_EPOCH + trip.answered.unwrap_or(trip.started).unix);
         // A date is a valid value.
         let _ = trip.response.fields.set(&DATE, now.as_bytes());
     }

@@ -51,6 +51,7 @@ pub(crate) async fn open(
         within(crossing.rule.timeouts.request.or(None), heading).await.ok_or_else(timed_out)??
     };
     crossing.heard(&journey.trip.response);
+    journey.trip.answered = Some(journey.worker.clock.now());
     watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
     if journey.trip.response.status != 101 {
         // What the client sends now is no tunnel but its next request.

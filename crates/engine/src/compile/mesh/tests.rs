@@ -379,7 +379,7 @@ fn what_the_proxies_of_all_instances_say_of_a_port_is_a_hint_where_nobody_declar
     let first = instance("cart-2", 8, "80=tcp-server-first,5432=tcp");
     assert_eq!(hints(&[]), (Known::Nothing, Known::Nothing, None));
     // The second port is declared.
-    assert_eq!(hints(&[first.clone()]), (Known::ServerFirst, Known::Nothing, Some(Known::ServerFirst)));
+    assert_eq!(hints(std::slice::from_ref(&first)), (Known::ServerFirst, Known::Nothing, Some(Known::ServerFirst)));
     let same = instance("cart-3", 9, "80=tcp-server-first");
     assert_eq!(hints(&[first.clone(), same]).0, Known::ServerFirst);
     let other = instance("cart-3", 9, "80=http");

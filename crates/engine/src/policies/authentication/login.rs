@@ -236,6 +236,7 @@ impl Scheme for LoginScheme {
         if !self.is_our_host(x.request) {
             // The provider sends browsers back to one host, whose cookies no other sees.
             let to = format!("{}{}", self.places.site, of_this_site(x.request.target()));
+            x.tell(|| format!("scheme {}: sessions are those of {}", self.name, self.places.site));
             return Some(Proof::Answer(Box::new(away(Reason::LoginRequired, &to, &[]))));
         }
         Some(self.go(Progress::new(Errand::Begin { back: x.request.target().to_vec() }), x))

@@ -13,7 +13,7 @@ use transept_model::value::Value;
 use transept_wire::head::Request;
 
 use super::super::CompileCx;
-use super::{api_key, basic, client_certificate, introspection, jwt, login, signature};
+use super::{api_key, basic, client_certificate, hmac, introspection, jwt, login, signature};
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::principal::Principal;
@@ -273,6 +273,8 @@ schemes! {
     ClientCertificate: client_certificate = client_certificate::ClientCertificateScheme;
     /// Requests that are signed (RFC 9421).
     Signature: signature = signature::SignatureScheme;
+    /// Requests that are signed by HMAC in `Authorization`.
+    Hmac: hmac = hmac::HmacScheme;
 }
 
 fn check_scheme(spec: &SchemeSpec, _: &Value, cx: &mut Decoder) {

@@ -175,8 +175,11 @@ impl LoginScheme {
         let flight = match self.memory.flights.begin(key) {
             Ok(flight) => flight,
             Err(landing) => {
-                let wait =
-                    Wait { what: "the provider to answer about this session", until: landing, timeout: self.timeout };
+                let wait = Wait {
+                    what: "the provider to answer about this session",
+                    until: landing.over,
+                    timeout: self.timeout,
+                };
                 return Proof::Ask(Box::new(Callout::Wait(wait)), Box::new(progress));
             }
         };
