@@ -1,7 +1,9 @@
 //! Who may call: API keys and passwords through the real binary, keys made and taken back by the real command while traffic flows.
 
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -324,4 +326,85 @@ async fn a_password_opens_and_a_wrong_one_does_not() {
     }
     let wrong = Ask::get("/").with("authorization", "Basic YW5uOmI=");
     assert_eq!(refusal(&desk.gateway, &Down::Http11, wrong).await.0, 401);
+}
+
+/// When a process that makes a key is killed.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// At once.
+    Begin,
+    /// When the new file is there.
+    Beside,
+    /// When there is something in it.
+    Written,
+    /// When it has taken the place of the old one.
+    Renamed,
+    /// When the key is shown.
+    Shown,
+}
+
+/// Makes a key and kills the process at this moment, or finds that it was quicker. Gives the key if it was shown, whole.
+fn create_and_kill(file: &Path, at: Moment) -> Option<String> {
+    let beside = file.with_file_name(".keys.yaml.new");
+    let inode = || std::fs::metadata(file).map(|found| found.ino()).ok();
+    let before = inode();
+    let mut process = Command::new(env!("CARGO_BIN_EXE_transept"))
+        .args(["key", "create", "--consumer", "mobile", "--file"])
+        .arg(file)
+        .env_clear()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    let mut output = process.stdout.take().expect("its output");
+    let mut shown = Vec::new();
+    while process.try_wait().expect("a process").is_none() {
+        let is_there = match at {
+            Moment::Begin => true,
+            Moment::Beside => beside.exists(),
+            Moment::Written => std::fs::metadata(&beside).is_ok_and(|found| found.len() > 0),
+            Moment::Renamed => inode() != before,
+            Moment::Shown => {
+                let mut first = [0; 1];
+                let count = output.read(&mut first).expect("its output");
+                shown.extend(first.iter().take(count));
+                true
+            }
+        };
+        if is_there {
+            process.kill().expect("killed");
+            process.wait().expect("it ends");
+        }
+    }
+    output.read_to_end(&mut shown).expect("its output");
+    String::from_utf8(shown).expect("UTF-8").strip_suffix('\n').map(str::to_owned)
+}
+
+/// Whatever is killed when: the file is whole, and every key that somebody was shown is in it.
+#[test]
+fn a_file_of_keys_survives_that_its_writers_are_killed() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let file = directory.path().join("keys.yaml");
+    std::fs::write(&file, "{apiVersion: transept.dev/v1alpha1, kind: Consumer, metadata: {name: mobile}, spec: {}}\n")
+        .expect("written");
+    let mut shown = Vec::new();
+    for _ in 0..6 {
+        for at in [Moment::Begin, Moment::Beside, Moment::Written, Moment::Renamed, Moment::Shown] {
+            shown.extend(create_and_kill(&file, at));
+            let listed = transept(&["key", "list", "--file", file.to_str().expect("UTF-8"), "--json"]);
+            assert!(listed.status.success(), "{at:?}: {}", String::from_utf8_lossy(&listed.stderr));
+            let listed: Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+            let text = std::fs::read_to_string(&file).expect("a file");
+            assert!(text.contains("kind: Consumer"), "{at:?}");
+            assert_eq!(text.matches("hash: ").count(), listed.as_array().map_or(0, Vec::len), "{at:?}");
+            for key in &shown {
+                let hash = transept_engine::key::hash(key.as_bytes(), None).to_string();
+                assert!(text.contains(&hash), "{at:?}: a key that was shown is lost");
+            }
+        }
+    }
+    assert!(shown.len() >= 6, "{}", shown.len());
+    // What the dead have left behind is in nobody's way.
+    let output = transept(&["key", "create", "--consumer", "mobile", "--file", file.to_str().expect("UTF-8")]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -49,12 +49,16 @@ mod introspection;
 mod jwt;
 mod login;
 mod nonces;
+mod probe;
 mod recheck;
 mod requirement;
 mod scheme;
 mod secret;
 mod signature;
 mod verified;
+
+#[doc(hidden)]
+pub use probe::probe_credentials;
 
 use failures::{FailureLimit, Failures, Hold};
 use forward::{ClaimField, Forward, IdentityField};

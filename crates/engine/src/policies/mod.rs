@@ -41,6 +41,8 @@ use transept_model::schema::{Decoder, Schema, Text};
 use transept_model::value::Value;
 use transept_wire::head::Response;
 
+#[doc(hidden)]
+pub use authentication::probe_credentials;
 pub use chain::{Chain, Force, PolicyName, Step};
 pub use compiling::{CompileCx, Origin, PlainHttp, Url};
 pub(crate) use compiling::{Wanted, WantedBackend, parse_url};

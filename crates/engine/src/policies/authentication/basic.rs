@@ -264,6 +264,19 @@ fn decode(token: &[u8]) -> Option<(String, Vec<u8>)> {
     Some((name, plain.get(colon + 1..)?.to_vec()))
 }
 
+/// The name and the password in a value of `Authorization`.
+pub(super) fn pair_of(value: &[u8]) -> Option<(String, Vec<u8>)> {
+    decode(basic_token(value)?)
+}
+
+/// Whether a value of `Authorization` says this, when it is read by another way: by what a client would write.
+pub(super) fn is_pair(value: &[u8], name: &str, password: &[u8]) -> bool {
+    let written = BASE64.encode(&[name.as_bytes(), b":", password].concat());
+    let shown =
+        String::from_utf8_lossy(value).trim_end_matches(|c: char| c == '=' || c.is_ascii_whitespace()).to_owned();
+    !name.contains(':') && shown.ends_with(written.trim_end_matches('='))
+}
+
 impl Memory {
     /// What stands for a stored hash, a name and a password.
     fn proof(&self, stored: &str, name: &str, password: &[u8], random: u64) -> [u8; 32] {
