@@ -2,68 +2,15 @@
 
     authorize.py
 
-Prints the port that it listens on. What it does with a request is said by the path: /ok, /no, /slow, /garbage, /empty, /fail. It reads and
-writes protocol buffers by itself, from Envoy's field numbers, so that it shares no mistake with the gateway. Run by
+Prints the port that it listens on. What it does with a request is said by the path: /ok, /no, /slow, /garbage, /empty, /fail. Run by
 crates/app/tests/road/external_auth.rs.
 """
 
 import json
 import threading
-from concurrent import futures
 
 import grpc
-
-
-def varint(number):
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def number(field, value):
-    return varint(field << 3) + varint(value)
-
-
-def content(field, value):
-    value = value.encode() if isinstance(value, str) else value
-    return varint(field << 3 | 2) + varint(len(value)) + value
-
-
-def fields(data):
-    found, at = {}, 0
-
-    def read():
-        nonlocal at
-        value, shift = 0, 0
-        while True:
-            byte = data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while at < len(data):
-        tag = read()
-        if tag & 7 == 0:
-            value = read()
-        elif tag & 7 == 2:
-            length = read()
-            value = data[at : at + length]
-            at += length
-        else:
-            raise ValueError(f"wire type {tag & 7}")
-        found.setdefault(tag >> 3, []).append(value)
-    return found
-
-
-def first(found, *path):
-    for step in path[:-1]:
-        found = fields(found[step][0]) if step in found else {}
-    return found.get(path[-1], [b""])[0]
+from envelope import content, fields, first, number, serve
 
 
 def pairs(entries):
@@ -109,19 +56,9 @@ def check(message, context):
         context.abort(grpc.StatusCode.INTERNAL, "broken")
     ok = content(2, header("x-user", "python")) + content(2, header("x-saw", json.dumps(saw, sort_keys=True)))
     ok += content(5, "x-secret") + content(6, header("x-checked", "yes"))
+    ok += content(6, header("x-replaced", "python", append=False))
     return content(1, b"") + content(3, ok) + rule
 
 
-def main():
-    server = grpc.server(futures.ThreadPoolExecutor(8))
-    call = grpc.unary_unary_rpc_method_handler(check)
-    service = grpc.method_handlers_generic_handler("envoy.service.auth.v3.Authorization", {"Check": call})
-    server.add_generic_rpc_handlers((service,))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    print(port, flush=True)
-    server.wait_for_termination()
-
-
 if __name__ == "__main__":
-    main()
+    serve("envoy.service.auth.v3.Authorization", "Check", check)

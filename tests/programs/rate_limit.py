@@ -3,60 +3,14 @@
     rate_limit.py
 
 Prints the port that it listens on. Of each descriptor three hits pass and the rest are over the limit; some values of the entry `how` are of
-no use on purpose: slow, garbage, unknown, fail. It reads and writes protocol buffers by itself, from Envoy's field numbers, so that it shares no
-mistake with the gateway. Run by crates/app/tests/road/rate_service.rs.
+no use on purpose: slow, garbage, unknown, fail. Run by crates/app/tests/road/rate_service.rs.
 """
 
 import threading
 from collections import Counter
-from concurrent import futures
 
 import grpc
-
-
-def varint(number):
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def number(field, value):
-    return varint(field << 3) + varint(value)
-
-
-def content(field, value):
-    return varint(field << 3 | 2) + varint(len(value)) + value
-
-
-def fields(data):
-    found, at = {}, 0
-
-    def read():
-        nonlocal at
-        value, shift = 0, 0
-        while True:
-            byte = data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while at < len(data):
-        tag = read()
-        if tag & 7 == 0:
-            value = read()
-        elif tag & 7 == 2:
-            length = read()
-            value = data[at : at + length]
-            at += length
-        else:
-            raise ValueError(f"wire type {tag & 7}")
-        found.setdefault(tag >> 3, []).append(value)
-    return found
+from envelope import content, fields, number, serve
 
 
 counts = Counter()
@@ -90,16 +44,5 @@ def should_rate_limit(message, context):
     return number(1, 2 if over else 1) + statuses
 
 
-def main():
-    server = grpc.server(futures.ThreadPoolExecutor(8))
-    call = grpc.unary_unary_rpc_method_handler(should_rate_limit)
-    service = grpc.method_handlers_generic_handler("envoy.service.ratelimit.v3.RateLimitService", {"ShouldRateLimit": call})
-    server.add_generic_rpc_handlers((service,))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    print(port, flush=True)
-    server.wait_for_termination()
-
-
 if __name__ == "__main__":
-    main()
+    serve("envoy.service.ratelimit.v3.RateLimitService", "ShouldRateLimit", should_rate_limit)

@@ -1,51 +1,50 @@
-"""A client that signs requests by HMAC in `Authorization`, in a language that is not ours and from the standard library alone.
+"""Signs a request as HTTP Message Signatures say (RFC 9421), without anything of the gateway's: HMAC by Python, Ed25519 by openssl.
 
-    sign.py ADDRESS METHOD TARGET CONTENT [OPTION=VALUE...]
-
-Options: `secret`, `username`, `algorithm` (hmac-sha256), `form` (@request-target, (request-target) or request-line), `skew` (seconds that its clock is
-ahead), `send` (another content than was signed), `times` (how often the same request is sent). Prints a line of JSON for each answer. Run by
-crates/app/tests/road/signed.rs.
+One JSON object on standard input says what to sign; the fields to send are printed as one.
 """
 
 import base64
 import hashlib
 import hmac
-import http.client
 import json
+import subprocess
 import sys
-import time
-from email.utils import formatdate
+import tempfile
 
-address, method, target, content = sys.argv[1:5]
-options = dict(option.split("=", 1) for option in sys.argv[5:])
-secret = options.get("secret", "a secret of enough bytes").encode()
-username = options.get("username", "partner-1")
-algorithm = options.get("algorithm", "hmac-sha256")
-form = options.get("form", "@request-target")
-content = content.encode()
 
-host = address
-headers = {"Date": formatdate(time.time() + float(options.get("skew", 0)), usegmt=True), "Host": host}
-lines = [f"date: {headers['Date']}", f"host: {host}"]
-if form == "request-line":
-    lines.append(f"{method} {target} HTTP/1.1")
-else:
-    lines.append(f"{form}: {method.lower()} {target}")
-names = ["date", "host", form]
-if content:
-    headers["Digest"] = "SHA-256=" + base64.b64encode(hashlib.sha256(content).digest()).decode()
-    lines.append(f"digest: {headers['Digest']}")
-    names.append("digest")
-hashed = getattr(hashlib, algorithm.removeprefix("hmac-"))
-signature = base64.b64encode(hmac.new(secret, "\n".join(lines).encode(), hashed).digest()).decode()
-headers["Authorization"] = (
-    f'hmac username="{username}", algorithm="{algorithm}", headers="{" ".join(names)}", signature="{signature}"'
-)
+def structured_bytes(value):
+    return ":" + base64.b64encode(value).decode() + ":"
 
-for _ in range(int(options.get("times", 1))):
-    connection = http.client.HTTPConnection(address, timeout=30)
-    connection.request(method, target, options.get("send", "").encode() or content or None, headers)
-    answer = connection.getresponse()
-    said = {"status": answer.status, "challenge": answer.getheader("www-authenticate"), "body": answer.read().decode()}
-    print(json.dumps(said))
-    connection.close()
+
+def openssl_sign(key_file, message):
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(message)
+        file.flush()
+        command = ["openssl", "pkeyutl", "-sign", "-rawin", "-inkey", key_file, "-in", file.name]
+        return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def main():
+    ask = json.load(sys.stdin)
+    fields = {}
+    path, _, query = ask["target"].partition("?")
+    values = {"@method": ask["method"], "@authority": ask["authority"], "@path": path, "@query": "?" + query}
+    if ask.get("content") is not None:
+        digest = "sha-256=" + structured_bytes(hashlib.sha256(ask["content"].encode()).digest())
+        values["content-digest"] = fields["Content-Digest"] = digest
+    parameters = f';created={ask["created"]};keyid="{ask["keyid"]}"'
+    if ask.get("nonce") is not None:
+        parameters += f';nonce="{ask["nonce"]}"'
+    covered = "(" + " ".join(f'"{name}"' for name in values) + ")" + parameters
+    lines = [f'"{name}": {value}' for name, value in values.items()] + [f'"@signature-params": {covered}']
+    base = "\n".join(lines).encode()
+    if "secret" in ask:
+        signature = hmac.new(ask["secret"].encode(), base, hashlib.sha256).digest()
+    else:
+        signature = openssl_sign(ask["keyFile"], base)
+    fields["Signature-Input"] = "sig1=" + covered
+    fields["Signature"] = "sig1=" + structured_bytes(signature)
+    json.dump(fields, sys.stdout)
+
+
+main()

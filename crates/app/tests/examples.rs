@@ -117,7 +117,7 @@ fn only_a_key_with_the_scope_reads_orders() {
 
 #[test]
 fn a_browser_is_sent_to_log_in_and_a_program_is_not() {
-    let url = "http://localhost:8080/";
+    let url = "http://shop.test:8080/";
     let browser = explain("25-login.yaml", &["GET", url, "-H", "accept: text/html"]);
     assert_eq!(browser["reply"]["code"], "auth.login_required", "{browser:#}");
     assert!(browser.to_string().contains("is sent to https://login.test to log in"), "{browser:#}");
@@ -306,6 +306,18 @@ fn a_quota_names_its_tenant_by_a_hash_and_refuses_who_has_none() {
     assert!(!told.contains("ada"), "{told}");
     let without = explain("32-quota.yaml", &["GET", "http://localhost:8080/"]);
     assert_eq!(without["reply"]["code"], "limit.key_missing", "{without:#}");
+}
+
+#[test]
+fn an_expression_names_the_tenant_and_the_price() {
+    let url = "http://localhost:8080/t/acme/export?rows=900";
+    let told = explain("35-limit-expressions.yaml", &["GET", url])["told"].to_string();
+    assert!(told.contains("takes 10, as costExpression or costs say, 590 of 600 left"), "{told}");
+    assert!(told.contains("by value of request.path.split") && !told.contains("acme"), "{told}");
+    let without = explain("35-limit-expressions.yaml", &["GET", "http://localhost:8080/"]);
+    assert_eq!(without["reply"]["code"], "limit.key_missing", "{without:#}");
+    let dear = explain("35-limit-expressions.yaml", &["GET", "http://localhost:8080/t/a/b?rows=60000"]);
+    assert_eq!(dear["reply"]["code"], "limit.cost_unknown", "{dear:#}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use transept_wire::head::Request;
 
 use crate::callout::CalloutResult;
 use crate::limit::touched::Touched;
-use crate::login::Written;
+use crate::login::{Handed, Written};
 use crate::policies::{PolicyName, QuotaCharge};
 use crate::principal::Principal;
 use crate::reason::Reason;
@@ -120,6 +120,22 @@ impl Exchange<'_> {
         self.notes.told.is_some()
     }
 
+    /// How long the request may still wait for limits, of which this one lets it wait `most`. All waits of a request together take no
+    /// longer than the longest that one of them allows. None when it has waited that long.
+    pub(crate) fn may_wait(&mut self, most: Duration) -> Option<Duration> {
+        let patience = &mut self.notes.patience;
+        patience.most = patience.most.max(most);
+        patience.since = Some(self.now.monotonic);
+        Some(patience.most.saturating_sub(patience.spent)).filter(|left| !left.is_zero())
+    }
+
+    /// Notes that a wait for a limit is over.
+    pub(crate) fn has_waited(&mut self) {
+        if let Some(since) = self.notes.patience.since.take() {
+            self.notes.patience.spent += self.now.monotonic.saturating_sub(since);
+        }
+    }
+
     /// Says how something was decided, to an explanation; on the data path nothing is said and nothing computed. No secret belongs in it.
     pub fn tell(&mut self, what: impl FnOnce() -> String) {
         if let Some(told) = &mut self.notes.told {
@@ -142,6 +158,8 @@ pub struct Notes {
     pub replied: Option<Reason>,
     /// The limits that the request has touched.
     pub(crate) touched: Touched,
+    /// How long it has waited for limits.
+    pub(crate) patience: Patience,
     /// What it has taken of quotas.
     pub(crate) charges: SmallVec<[QuotaCharge; 1]>,
     /// The policy that answered the request instead of the backend, for logs and explanations.
@@ -158,12 +176,22 @@ pub struct Notes {
     pub(crate) response_changes: Vec<crate::ext_authz::Change>,
     /// Cookies to be set with the response, whoever makes it.
     pub(crate) cookies: Vec<Written>,
-    /// The token of a session that the backend is to get.
-    pub(crate) handed: Option<Arc<str>>,
+    /// The tokens of sessions that the backend may get, each by the name of its scheme.
+    pub(crate) handed: SmallVec<[(Arc<str>, Handed); 1]>,
     /// Where in the chain of policies the request is, while one of them waits for what it has asked for.
     pub(crate) reached: usize,
     /// What has come of it.
     pub(crate) outcome: Option<CalloutResult>,
+}
+
+/// How long a request has waited for limits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Patience {
+    /// The longest that a limit lets it wait.
+    most: Duration,
+    spent: Duration,
+    /// When the wait has begun that is under way.
+    since: Option<Duration>,
 }
 
 /// What the CORS filter found on the request side. The buffer is kept between requests.
@@ -202,6 +230,7 @@ impl Notes {
         self.again = false;
         self.replied = None;
         self.touched.clear();
+        self.patience = Patience::default();
         self.charges.clear();
         self.answered_by = None;
         self.principal = None;
@@ -209,7 +238,7 @@ impl Notes {
         self.held.clear();
         self.response_changes.clear();
         self.cookies.clear();
-        self.handed = None;
+        self.handed.clear();
         self.reached = 0;
         self.outcome = None;
     }

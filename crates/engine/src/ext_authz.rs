@@ -33,7 +33,8 @@ pub(crate) enum Begin {
     Cut,
 }
 
-/// The message of a gRPC call with its prefix: not compressed, and its length.
+/// The message of a gRPC call with its prefix: not compressed, and its length. The message has room for UTF-8 only; target and host
+/// of a request are visible ASCII, and what of its fields is not UTF-8 is shown with U+FFFD in its place.
 pub(crate) fn question(x: &Exchange<'_>, told: &Told<'_>) -> Vec<u8> {
     let mut check = Writer::default();
     check.message(1, |attributes| {
@@ -76,7 +77,8 @@ fn address(peer: &mut Writer, ip: std::net::IpAddr, port: u16) {
 fn write_http(http: &mut Writer, x: &Exchange<'_>, told: &Told<'_>) {
     let request = &*x.request;
     let scheme = x.connection.scheme().as_bytes();
-    http.bytes(1, request.fields.first(FieldId::X_REQUEST_ID).unwrap_or_default());
+    let id = request.fields.first(FieldId::X_REQUEST_ID).unwrap_or_default();
+    http.bytes(1, String::from_utf8_lossy(id).as_bytes());
     http.bytes(2, request.method.as_bytes());
     for (name, value) in [
         (":method", request.method.as_bytes()),
@@ -255,7 +257,7 @@ fn denied(bytes: &[u8], decision: &mut Decision) -> Result<(), Garbled> {
                     }
                 }
             }
-            2 => push(&mut decision.fields, content.bytes()?)?,
+            2 => push(&mut decision.fields, content.bytes()?, How::Set)?,
             3 => decision.body = content.text()?.to_owned(),
             _ => {}
         }
@@ -269,7 +271,7 @@ fn accepted(bytes: &[u8], decision: &mut Decision) -> Result<bool, Garbled> {
     let mut reader = Reader::new(bytes);
     while let Some((field, content)) = reader.next()? {
         match field {
-            2 => push(&mut decision.fields, content.bytes()?)?,
+            2 => push(&mut decision.fields, content.bytes()?, How::Set)?,
             5 => {
                 let name = FieldName::new(content.bytes()?).map_err(|_| Garbled)?;
                 if decision.remove.len() == MOST_CHANGES {
@@ -277,7 +279,7 @@ fn accepted(bytes: &[u8], decision: &mut Decision) -> Result<bool, Garbled> {
                 }
                 decision.remove.push(name);
             }
-            6 => push(&mut decision.response, content.bytes()?)?,
+            6 => push(&mut decision.response, content.bytes()?, How::Add)?,
             7 | 8 => unknown = true,
             _ => {}
         }
@@ -285,8 +287,9 @@ fn accepted(bytes: &[u8], decision: &mut Decision) -> Result<bool, Garbled> {
     Ok(unknown)
 }
 
-/// `HeaderValueOption`.
-fn push(to: &mut Vec<Change>, bytes: &[u8]) -> Result<(), Garbled> {
+/// `HeaderValueOption`. `usual` is what is done when it does not say: a line is added to a response, as the protocol has it; in a request and in
+/// a refusal what is there is replaced, as it says of the fields of these two.
+fn push(to: &mut Vec<Change>, bytes: &[u8], usual: How) -> Result<(), Garbled> {
     let (mut name, mut value, mut append, mut action) = (None, Vec::new(), None, 0);
     let mut reader = Reader::new(bytes);
     while let Some((field, content)) = reader.next()? {
@@ -316,7 +319,8 @@ fn push(to: &mut Vec<Change>, bytes: &[u8]) -> Result<(), Garbled> {
     }
     let how = match (append, action) {
         (Some(true), _) => How::Add,
-        (Some(false), _) | (None, 0 | 2) => How::Set,
+        (Some(false), _) | (None, 2) => How::Set,
+        (None, 0) => usual,
         (None, 1) => How::AddIfAbsent,
         (None, 3) => How::Replace,
         (None, _) => return Err(Garbled),
@@ -415,6 +419,10 @@ mod tests {
                 });
                 ok.bytes(5, b"X-Secret");
                 ok.message(6, |option| header(option, "X-Seen", "yes"));
+                ok.message(6, |option| {
+                    header(option, "X-Only", "yes");
+                    option.number(3, 2);
+                });
             });
             answer.message(4, |metadata| {
                 metadata.message(1, |entry| {
@@ -427,7 +435,19 @@ mod tests {
         assert_eq!((decision.code, decision.rule.as_deref()), (0, Some("staff-only")));
         let hows: Vec<How> = decision.fields.iter().map(|change| change.how).collect();
         assert_eq!(hows, [How::Set, How::Add, How::AddIfAbsent]);
-        assert_eq!((decision.remove.len(), decision.response.len()), (1, 1));
+        assert_eq!(decision.remove.len(), 1);
+        // A field of the response is added to what is there, unless it is said otherwise.
+        let hows: Vec<How> = decision.response.iter().map(|change| change.how).collect();
+        assert_eq!(hows, [How::Add, How::Set]);
+    }
+
+    #[test]
+    fn a_request_holds_no_target_and_no_host_that_is_no_text() {
+        let mut request = transept_wire::head::Request::build("GET", "http", "a.test", "/").expect("a request");
+        for bytes in [&b"/caf\xe9"[..], b"/\xc3\xa9", b"/\xff", b"/a\x80/b"] {
+            assert!(request.set_path(bytes).is_err() && request.set_query(Some(bytes)).is_err(), "{bytes:?}");
+            assert!(request.set_authority(bytes.get(1..).unwrap_or_default()).is_err(), "{bytes:?}");
+        }
     }
 
     #[test]

@@ -149,6 +149,8 @@ reasons! {
     LimitUnavailable: 503, "limit.unavailable", "RL", Some("proxy_internal_error"), Unavailable, "Requests cannot be counted now";
     /// The request lacks what a limit counts by, and the limit does not let such requests pass.
     LimitKeyMissing: 400, "limit.key_missing", "RL", Some("http_request_denied"), InvalidArgument, "The request lacks what it is counted by";
+    /// The `costExpression` of a limit or a quota has no value for the request, or one that is below zero or more than there ever is.
+    LimitCostUnknown: 400, "limit.cost_unknown", "RL", Some("http_request_denied"), InvalidArgument, "What the request costs cannot be charged";
     /// The connection limit of the listener or of the source address.
     ConnectionLimit: 503, "gateway.connection_limit", "OM", Some("connection_limit_reached"), ResourceExhausted, "Too many connections";
     /// The gateway sheds load.
@@ -231,6 +233,7 @@ impl Reason {
                 | Reason::ConcurrencyExceeded
                 | Reason::LimitUnavailable
                 | Reason::LimitKeyMissing
+                | Reason::LimitCostUnknown
         )
     }
 

@@ -32,6 +32,7 @@ pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
     let mut body = Vec::new();
     write_head(reply, journey.trip, &mut body);
     journey.trip.notes.replied = Some(reply.reason);
+    journey.trip.answered = Some(journey.worker.clock.now());
     if let Some(listener) = journey.marks.listener {
         finish_head(listener, journey.arrival.connection, journey.marks, journey.trip);
     }

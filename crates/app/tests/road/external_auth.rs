@@ -1,41 +1,9 @@
 //! A service says whether requests may pass: over gRPC one in Python, over HTTP one that the test plays, with every way to be of no use.
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Stdio;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
-
-use transept_testkit::parts::{lacks, python};
-
-use crate::stage::{Ask, Backend, Caller, Framed, Gateway, Nobody, Setup, Up, soon};
-
-/// An authorization service in Python.
-struct Service {
-    process: Child,
-    address: SocketAddr,
-}
-
-impl Service {
-    /// Starts it; none where Python has no grpcio, unless that must not be.
-    async fn start() -> Option<Service> {
-        let has_grpc = Command::new(python()).args(["-c", "import grpc"]).stderr(Stdio::null()).status().await;
-        if !has_grpc.is_ok_and(|status| status.success()) {
-            lacks("Python with grpcio");
-            return None;
-        }
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/programs/authorize.py");
-        let mut command = Command::new(python());
-        command.arg(script).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut process = command.spawn().expect("it starts");
-        let mut line = String::new();
-        let stdout = process.stdout.take().expect("its output");
-        soon(BufReader::new(stdout).read_line(&mut line)).await.expect("it says its port");
-        let port: u16 = line.trim().parse().expect("a port");
-        Some(Service { process, address: ([127, 0, 0, 1], port).into() })
-    }
-}
+use crate::service::Service;
+use crate::stage::{Ask, Backend, Caller, Framed, Gateway, Nobody, Setup, Up};
 
 fn authorizer(address: SocketAddr) -> String {
     format!(
@@ -76,7 +44,7 @@ async fn asked(gateway: &Gateway, target: &str) -> (u16, Vec<(String, String)>, 
 
 #[tokio::test]
 async fn a_service_in_another_language_lets_pass_and_changes_the_request() {
-    let Some(service) = Service::start().await else { return };
+    let Some(service) = Service::start("authorize.py").await else { return };
     let spec = "protocol: GRPC\n  forwardBody: {maxSize: 16}\n  extensions: {shop: main}";
     let (gateway, mut backend) = behind(service.address, spec).await;
     for (framed, partial, body) in [
@@ -107,16 +75,24 @@ async fn a_service_in_another_language_lets_pass_and_changes_the_request() {
         }
         assert_eq!(saw["extensions"]["shop"], "main");
         assert_eq!(served.whole().await.content, body.as_bytes(), "{framed:?}");
-        served.answer(200, "fine").await;
+        served.begin(200, Framed::Length(4), &[("X-Checked", "by-the-backend"), ("X-Replaced", "no")]).await;
+        served.send(b"fine").await;
+        served.end(&[]).await;
         call.head().await;
-        assert_eq!((call.status, call.field("x-checked")), (200, Some("yes")));
+        let lines = |name: &str| -> Vec<String> {
+            let fields = call.fields.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name));
+            fields.map(|(_, value)| value.clone()).collect()
+        };
+        // A line is added to a response, unless the service says that it replaces what is there.
+        assert_eq!((call.status, lines("x-checked")), (200, vec!["by-the-backend".to_owned(), "yes".to_owned()]));
+        assert_eq!(lines("x-replaced"), ["python"]);
         call.whole().await;
     }
 }
 
 #[tokio::test]
 async fn a_service_in_another_language_refuses_in_its_own_words() {
-    let Some(service) = Service::start().await else { return };
+    let Some(service) = Service::start("authorize.py").await else { return };
     let (gateway, mut backend) = behind(service.address, "protocol: GRPC").await;
     let (status, fields, body) = asked(&gateway, "/no").await;
     assert_eq!((status, &*body), (401, "python says no"));
@@ -131,7 +107,7 @@ async fn a_service_in_another_language_refuses_in_its_own_words() {
 
 #[tokio::test]
 async fn no_answer_or_none_that_can_be_used_refuses() {
-    let Some(mut service) = Service::start().await else { return };
+    let Some(mut service) = Service::start("authorize.py").await else { return };
     let (gateway, mut backend) = behind(service.address, "protocol: GRPC\n  timeout: 300ms").await;
     for target in ["/garbage", "/empty", "/fail", "/slow"] {
         let (status, _, body) = asked(&gateway, target).await;

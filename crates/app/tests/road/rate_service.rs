@@ -1,40 +1,9 @@
 //! A rate limit service in Python says whether requests may pass, with every way to be of no use.
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Stdio;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
-
-use transept_testkit::parts::{lacks, python};
-
-use crate::stage::{Answering, Ask, Backend, Caller, Down, Gateway, Nobody, Setup, Up, soon};
-
-struct Service {
-    _process: Child,
-    address: SocketAddr,
-}
-
-impl Service {
-    /// Starts it; none where Python has no grpcio, unless that must not be.
-    async fn start() -> Option<Service> {
-        let has_grpc = Command::new(python()).args(["-c", "import grpc"]).stderr(Stdio::null()).status().await;
-        if !has_grpc.is_ok_and(|status| status.success()) {
-            lacks("Python with grpcio");
-            return None;
-        }
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/programs/rate_limit.py");
-        let mut command = Command::new(python());
-        command.arg(script).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut process = command.spawn().expect("it starts");
-        let mut line = String::new();
-        let stdout = process.stdout.take().expect("its output");
-        soon(BufReader::new(stdout).read_line(&mut line)).await.expect("it says its port");
-        let port: u16 = line.trim().parse().expect("a port");
-        Some(Service { _process: process, address: ([127, 0, 0, 1], port).into() })
-    }
-}
+use crate::service::Service;
+use crate::stage::{Answering, Ask, Backend, Caller, Down, Gateway, Nobody, Setup, Up};
 
 async fn behind(address: SocketAddr, unavailable: &str) -> (Gateway, Answering) {
     let service = format!(
@@ -69,7 +38,7 @@ async fn ask(gateway: &Gateway, how: Option<&str>) -> (u16, Option<String>) {
 
 #[tokio::test]
 async fn a_service_in_another_language_counts() {
-    let Some(service) = Service::start().await else { return };
+    let Some(service) = Service::start("rate_limit.py").await else { return };
     let (gateway, answering) = behind(service.address, "Deny").await;
     for how in ["a", "b"] {
         let mut statuses = Vec::new();
@@ -89,7 +58,7 @@ async fn a_service_in_another_language_counts() {
 
 #[tokio::test]
 async fn a_service_that_is_of_no_use_lets_nobody_pass_unless_it_is_said() {
-    let Some(service) = Service::start().await else { return };
+    let Some(service) = Service::start("rate_limit.py").await else { return };
     for (unavailable, status) in [("Deny", 503), ("Allow", 200)] {
         let (gateway, _answering) = behind(service.address, unavailable).await;
         for how in ["garbage", "unknown", "fail", "slow"] {

@@ -52,6 +52,41 @@ async fn a_limit_is_exact_over_all_workers_and_survives_a_reload() {
     assert_eq!(answering.heard().len(), 20);
 }
 
+/// How much is left, as a response says.
+fn left(told: Option<&str>) -> i64 {
+    let left = told.and_then(|told| told.split(";r=").nth(1)?.split(';').next()?.parse().ok());
+    left.expect("what is left")
+}
+
+#[tokio::test]
+async fn what_a_response_costs_is_taken_when_it_is_there() {
+    let spec = "limits: [{name: all, requests: 1000, per: 1s, key: [], responseCost: X-Cost, \
+                costs: [{paths: [/look], cost: 0}, {paths: [/slow], cost: 1000}]}]";
+    let mut backend = Backend::start(Up::Http1).await;
+    let gateway = Setup::before(&backend).document(&policy("RateLimitPolicy", spec)).start().await;
+    let mut caller = Caller::connect(&Down::Http11, gateway.address).await;
+    let mut slow = caller.ask(Ask::get("/slow")).await;
+    let mut served = soon(backend.next()).await;
+    // The bucket is half full again before the backend answers.
+    let full = async {
+        loop {
+            let mut caller = Caller::connect(&Down::Http11, gateway.address).await;
+            let mut call = caller.ask(Ask::get("/look")).await;
+            backend.next().await.answer(200, "").await;
+            call.answer().await;
+            if left(call.field("ratelimit")) >= 500 {
+                return;
+            }
+        }
+    };
+    soon(full).await;
+    served.begin(200, Framed::Length(2), &[("X-Cost", "3")]).await;
+    served.send(b"ok").await;
+    served.end(&[]).await;
+    slow.answer().await;
+    assert!(left(slow.field("ratelimit")) >= 490, "{:?}", slow.field("ratelimit"));
+}
+
 #[tokio::test]
 async fn a_refusal_is_a_problem_that_names_its_limit() {
     let (_, gateway, _answering) = stage(|setup| {

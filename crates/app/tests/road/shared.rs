@@ -1,12 +1,14 @@
-//! Limits that several gateways share through a real server of Redis: together they keep the limit, also while the server is killed, stands
-//! still, and comes back.
+//! Limits that several gateways share through a real server of Redis, and of Valkey where that is installed: together they keep the limit,
+//! also while the server is killed, stands still, and comes back; over TLS, and with users and passwords that are wrong.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+use transept_testkit::certificates::{Authority, KeyKind, Usage};
 use transept_testkit::launch::unused_port;
 use transept_testkit::parts::lacks;
 
@@ -14,14 +16,18 @@ use crate::stage::{Answering, Ask, Backend, Caller, Down, Gateway, Setup, Up, so
 
 const PASSWORD: &str = "planted-password-7391";
 
-/// Whether the server is installed; where it must be, it is a failure when it is not.
-async fn is_installed() -> bool {
-    let version = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().await;
-    let installed = version.is_ok_and(|status| status.success());
-    if !installed {
-        lacks("redis-server");
+/// The servers that are installed. Redis must be where nothing may be missing; few systems have a package of Valkey.
+async fn installed() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    for program in ["redis-server", "valkey-server"] {
+        let version = Command::new(program).arg("--version").stdout(Stdio::null()).status().await;
+        if version.is_ok_and(|status| status.success()) {
+            found.push(program);
+        } else if program == "redis-server" {
+            lacks(program);
+        }
     }
-    installed
+    found
 }
 
 /// A running server. It is killed when this is dropped.
@@ -31,15 +37,35 @@ struct Redis {
 }
 
 impl Redis {
-    async fn start(port: u16) -> Redis {
-        let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-            .args(["--requirepass", PASSWORD])
+    async fn start(program: &'static str, port: u16) -> Redis {
+        let port_text = port.to_string();
+        Redis::start_with(program, port, &["--port", &port_text, "--requirepass", PASSWORD]).await
+    }
+
+    /// One that speaks TLS only, with a certificate for `localhost` out of this directory.
+    async fn start_tls(program: &'static str, directory: &Path) -> Redis {
+        let file = |name: &str| directory.join(name).to_str().expect("UTF-8").to_owned();
+        let port = unused_port();
+        let arguments = [
+            ["--port", "0"],
+            ["--tls-port", &port.to_string()],
+            ["--tls-cert-file", &file("server.pem")],
+            ["--tls-key-file", &file("server.key")],
+            ["--tls-auth-clients", "no"],
+            ["--requirepass", PASSWORD],
+        ];
+        Redis::start_with(program, port, arguments.as_flattened()).await
+    }
+
+    async fn start_with(program: &'static str, port: u16, arguments: &[&str]) -> Redis {
+        let child = Command::new(program)
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .expect("redis-server of the package of this name");
+            .expect("a server of the package of this name");
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let open = async {
             let mut pace = tokio::time::interval(std::time::Duration::from_millis(10));
@@ -65,18 +91,36 @@ impl Redis {
 
 /// A gateway with a limit that is counted in the server on this port.
 async fn gateway(port: u16, requests: u32, unavailable: &str) -> (Gateway, Answering) {
+    let store = format!("url: 'redis://127.0.0.1:{port}/2', passwordSecret: store, onUnavailable: {unavailable}");
+    with_store(&store, requests, PASSWORD, None).await
+}
+
+/// A gateway with a limit that is counted in a store, whose password is in the Secret `store`, and its authority in the ConfigMap `ca`.
+async fn with_store(store: &str, requests: u32, password: &str, authority: Option<&Authority>) -> (Gateway, Answering) {
     let backend = Backend::start(Up::Http1).await;
     let policy = format!(
         "apiVersion: transept.dev/v1alpha1\nkind: RateLimitPolicy\nmetadata: {{name: shared}}\nspec:\n  \
          targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: all}}]\n  \
-         store: {{url: 'redis://127.0.0.1:{port}/2', passwordSecret: store, onUnavailable: {unavailable}}}\n  \
-         limits: [{{name: all, requests: {requests}, per: 1h, key: []}}]"
+         store: {{{store}}}\n  limits: [{{name: all, requests: {requests}, per: 1h, key: []}}]"
     );
     let secret =
-        format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: store}}\nstringData: {{password: {PASSWORD}}}");
-    let setup = Setup::before(&backend).workers(2).document(&policy).document(&secret);
+        format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: store}}\nstringData: {{password: {password}}}");
+    let mut setup = Setup::before(&backend).workers(2).document(&policy).document(&secret);
+    if let Some(authority) = authority {
+        let pem = serde_json::Value::from(authority.certificate_pem());
+        setup = setup
+            .document(&format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: ca}}\ndata: {{ca.crt: {pem}}}"));
+    }
     let gateway = setup.start().await;
     (gateway, backend.answer_all())
+}
+
+/// That neither the log nor the status holds the password.
+async fn keeps_quiet(gateway: &Gateway, password: &str) {
+    let log = gateway.running.log();
+    assert!(!log.contains(password), "{log}");
+    let told = gateway.running.status().await.expect("a status").to_string();
+    assert!(!told.contains(password), "{told}");
 }
 
 async fn status(gateway: &Gateway) -> u16 {
@@ -92,64 +136,119 @@ async fn until(gateway: &Gateway, wanted: u16) {
 
 #[tokio::test]
 async fn gateways_together_keep_a_limit() {
-    if !is_installed().await {
-        return;
-    }
-    let redis = Redis::start(unused_port()).await;
-    let (one, _one_answers) = gateway(redis.port, 100, "Deny").await;
-    let (other, _other_answers) = gateway(redis.port, 100, "Deny").await;
-    let mut passed = 0;
-    for _ in 0..80 {
-        for gateway in [&one, &other] {
-            match status(gateway).await {
-                200 => passed += 1,
-                status => assert_eq!(status, 429),
+    for program in installed().await {
+        let redis = Redis::start(program, unused_port()).await;
+        let (one, _one_answers) = gateway(redis.port, 100, "Deny").await;
+        let (other, _other_answers) = gateway(redis.port, 100, "Deny").await;
+        let mut passed = 0;
+        for _ in 0..80 {
+            for gateway in [&one, &other] {
+                match status(gateway).await {
+                    200 => passed += 1,
+                    status => assert_eq!(status, 429),
+                }
             }
         }
-    }
-    // What was taken in advance and not used in time is lost, never given twice; an hour brings one each 36 seconds.
-    assert!((70..=101).contains(&passed), "{passed}");
-    for gateway in [&one, &other] {
-        let log = gateway.running.log();
-        assert!(!log.contains(PASSWORD), "{log}");
-        let told = gateway.running.status().await.expect("a status").to_string();
-        assert!(!told.contains(PASSWORD), "{told}");
+        // What was taken in advance and not used in time is lost, never given twice; an hour brings one each 36 seconds.
+        assert!((70..=101).contains(&passed), "{passed}");
+        for gateway in [&one, &other] {
+            keeps_quiet(gateway, PASSWORD).await;
+        }
     }
 }
 
 #[tokio::test]
 async fn a_server_that_is_killed_and_comes_back_is_used_again() {
-    if !is_installed().await {
-        return;
+    for program in installed().await {
+        let redis = Redis::start(program, unused_port()).await;
+        let (deny, _deny_answers) = gateway(redis.port, 1_000, "Deny").await;
+        let (local, _local_answers) = gateway(redis.port, 1_000, "Local").await;
+        assert_eq!((status(&deny).await, status(&local).await), (200, 200));
+        let port = redis.kill().await;
+        until(&deny, 503).await;
+        for _ in 0..20 {
+            assert_eq!(status(&local).await, 200);
+        }
+        let _redis = Redis::start(program, port).await;
+        until(&deny, 200).await;
+        assert!(deny.running.log().contains("the store of shared limits does not answer"));
     }
-    let redis = Redis::start(unused_port()).await;
-    let (deny, _deny_answers) = gateway(redis.port, 1_000, "Deny").await;
-    let (local, _local_answers) = gateway(redis.port, 1_000, "Local").await;
-    assert_eq!((status(&deny).await, status(&local).await), (200, 200));
-    let port = redis.kill().await;
-    until(&deny, 503).await;
-    for _ in 0..20 {
-        assert_eq!(status(&local).await, 200);
-    }
-    let _redis = Redis::start(port).await;
-    until(&deny, 200).await;
-    assert!(deny.running.log().contains("the store of shared limits does not answer"));
 }
 
 #[tokio::test]
 async fn a_server_that_stands_still_holds_nobody_up_for_long() {
-    if !is_installed().await {
-        return;
+    for program in installed().await {
+        let redis = Redis::start(program, unused_port()).await;
+        let (deny, _deny_answers) = gateway(redis.port, 1_000, "Deny").await;
+        let (local, _local_answers) = gateway(redis.port, 1_000, "Local").await;
+        assert_eq!((status(&deny).await, status(&local).await), (200, 200));
+        redis.signal(Signal::STOP);
+        until(&deny, 503).await;
+        for _ in 0..20 {
+            assert_eq!(status(&local).await, 200);
+        }
+        redis.signal(Signal::CONT);
+        until(&deny, 200).await;
     }
-    let redis = Redis::start(unused_port()).await;
-    let (deny, _deny_answers) = gateway(redis.port, 1_000, "Deny").await;
-    let (local, _local_answers) = gateway(redis.port, 1_000, "Local").await;
-    assert_eq!((status(&deny).await, status(&local).await), (200, 200));
-    redis.signal(Signal::STOP);
-    until(&deny, 503).await;
-    for _ in 0..20 {
-        assert_eq!(status(&local).await, 200);
+}
+
+#[tokio::test]
+async fn a_store_is_spoken_to_over_tls_and_only_where_its_authority_is_trusted() {
+    for program in installed().await {
+        let authority = Authority::new(KeyKind::Ecdsa).expect("an authority");
+        let identity = authority.issue(Usage::Server, &["localhost"]).expect("a certificate");
+        let directory = tempfile::tempdir().expect("temporary directory");
+        std::fs::write(directory.path().join("server.pem"), &identity.certificate_pem).expect("write");
+        std::fs::write(directory.path().join("server.key"), &identity.key_pem).expect("write");
+        let redis = Redis::start_tls(program, directory.path()).await;
+        let store = format!(
+            "url: 'rediss://localhost:{}', passwordSecret: store, caConfigMap: ca, onUnavailable: Deny",
+            redis.port
+        );
+        let (one, _one_answers) = with_store(&store, 3, PASSWORD, Some(&authority)).await;
+        let mut statuses = Vec::new();
+        for _ in 0..5 {
+            statuses.push(status(&one).await);
+        }
+        assert_eq!(statuses, [200, 200, 200, 429, 429]);
+        keeps_quiet(&one, PASSWORD).await;
+        let stranger = Authority::new(KeyKind::Ecdsa).expect("an authority");
+        let (other, _other_answers) = with_store(&store, 3, PASSWORD, Some(&stranger)).await;
+        until(&other, 503).await;
+        other.running.log_line_with("the store of shared limits does not answer").await;
+        assert!(other.running.log().contains("invalid peer certificate"), "{}", other.running.log());
+        // In clear text it is no server at all.
+        let store = format!("url: 'redis://127.0.0.1:{}', passwordSecret: store, onUnavailable: Deny", redis.port);
+        let (plain, _plain_answers) = with_store(&store, 3, PASSWORD, None).await;
+        until(&plain, 503).await;
+        keeps_quiet(&plain, PASSWORD).await;
     }
-    redis.signal(Signal::CONT);
-    until(&deny, 200).await;
+}
+
+#[tokio::test]
+async fn who_a_store_does_not_let_in_is_told_why_and_no_password() {
+    for program in installed().await {
+        let port = unused_port();
+        let port_text = port.to_string();
+        let secret = format!(">{PASSWORD}");
+        let user = ["--user", "limits", "on", &secret, "~transept:*", "+@all"];
+        let arguments = [&["--port", &port_text, "--requirepass", "another-one"][..], &user].concat();
+        let _redis = Redis::start_with(program, port, &arguments).await;
+        let url = format!("url: 'redis://127.0.0.1:{port}', onUnavailable: Deny");
+        let as_limits = format!("{url}, username: limits, passwordSecret: store");
+        let (right, _right_answers) = with_store(&as_limits, 9, PASSWORD, None).await;
+        assert_eq!(status(&right).await, 200);
+        let wrong = "planted-wrong-5512";
+        for (store, password, said) in [
+            (&as_limits, wrong, "WRONGPASS, user and password are not valid there"),
+            (&format!("{url}, passwordSecret: store"), wrong, "WRONGPASS"),
+            (&url, wrong, "NOAUTH, it asks for a password: write `passwordSecret`"),
+        ] {
+            let (gateway, _answers) = with_store(store, 9, password, None).await;
+            until(&gateway, 503).await;
+            gateway.running.log_line_with(said).await;
+            keeps_quiet(&gateway, wrong).await;
+            keeps_quiet(&gateway, PASSWORD).await;
+        }
+    }
 }

@@ -50,7 +50,7 @@ async fn gateway(more: &str) -> Option<(Gateway, impl Sized)> {
 
 /// What the client says of the answers that it got.
 async fn signed(gateway: &Gateway, request: &[&str], options: &[&str]) -> Vec<(u64, String)> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/programs/sign.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/programs/sign_hmac.py");
     let secret = format!("secret={SECRET}");
     let mut command = Command::new(python());
     command.arg(script).arg(gateway.address.to_string()).args(request).arg(secret).args(options);

@@ -11,7 +11,7 @@ use super::facts::Fact;
 use super::kind::{FUNCTIONS, Function, Kind, METHODS, Plain, RECORDS, Signature, VARIABLES, WALKS, Walk};
 use super::parse::{Binary, Form, Tree};
 use super::value::{Value, span, time};
-use super::{Flaw, MOST_DEPTH, MOST_STEPS};
+use super::{Flaw, MOST_DEPTH, MOST_STEPS, Scope};
 use crate::policies::Network;
 
 /// How long a list is taken to be when the steps of an expression are counted beforehand.
@@ -64,6 +64,7 @@ pub(super) struct Check {
     /// Names given by walks, with the kind of what they stand for.
     locals: Vec<(String, Kind)>,
     depth: usize,
+    scope: Scope,
     /// Whether somebody has to find out who makes the request.
     pub asks_principal: bool,
 }
@@ -93,7 +94,27 @@ impl Node {
     }
 }
 
+impl Scope {
+    /// Refuses a variable that is not there yet, or is not any more what it was.
+    fn knows(self, at: usize, name: &str) -> Result<(), Flaw> {
+        match (self, name) {
+            (Scope::Request, "response") => Err(Flaw::new(at, "there is no response yet")
+                .remedy("ask for `response` where responses are looked at, as in `responseCostExpression`")),
+            (Scope::Response, "request") => {
+                Err(Flaw::new(at, "filters have changed the request when its response is there")
+                    .remedy("ask for `request` where requests are looked at, as in `costExpression`"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Check {
+    /// For what is evaluated where this much is there.
+    pub(super) fn new(scope: Scope) -> Check {
+        Check { scope, ..Check::default() }
+    }
+
     pub(super) fn node(&mut self, tree: &Tree) -> Checked {
         if self.depth > MOST_DEPTH {
             return Err(Flaw::new(tree.at, format!("it is nested deeper than {MOST_DEPTH} levels")));
@@ -204,13 +225,14 @@ impl Check {
             return Node::new(at, *kind, Op::Fact(*fact), 1);
         }
         if let Some((_, fields)) = RECORDS.iter().find(|(known, _)| *known == name) {
+            self.scope.knows(at, name)?;
             let fields: Vec<&str> = fields.iter().map(|(field, ..)| *field).collect();
             let remedy = format!("write one of its fields: {}", fields.join(", "));
             return Err(Flaw::new(at, format!("`{name}` has no value of its own")).remedy(remedy));
         }
         let known = self.locals.iter().map(|(name, _)| name.as_str());
         let known: Vec<&str> = known
-            .chain(RECORDS.iter().map(|(name, _)| *name))
+            .chain(RECORDS.iter().map(|(name, _)| *name).filter(|name| self.scope.knows(at, name).is_ok()))
             .chain(VARIABLES.iter().map(|(name, ..)| *name))
             .collect();
         let flaw = Flaw::new(at, format!("there is no variable `{name}`"));
@@ -224,6 +246,7 @@ impl Check {
             return Ok(None);
         }
         let Some((_, fields)) = RECORDS.iter().find(|(known, _)| known == record) else { return Ok(None) };
+        self.scope.knows(on.at, record)?;
         self.asks_principal |= record == "principal";
         match fields.iter().find(|(known, ..)| *known == name) {
             Some((_, fact, kind)) => Ok(Some((*fact, *kind))),
@@ -240,7 +263,7 @@ impl Check {
             return Node::new(at, kind, Op::Fact(fact), 1);
         }
         let on = self.node(on)?;
-        if let Op::Fact(Fact::Headers) = on.op {
+        if let Op::Fact(Fact::Headers | Fact::ResponseHeaders) = on.op {
             return Node::new(at, Kind::Text, Op::Header(header(at, name)?), 2);
         }
         let kind = member(&on, name)?;
@@ -250,7 +273,7 @@ impl Check {
 
     fn index(&mut self, at: usize, on: &Tree, index: &Tree) -> Checked {
         let (on, index) = (self.node(on)?, self.node(index)?);
-        if let (Op::Fact(Fact::Headers), Some(name)) = (&on.op, index.text()) {
+        if let (Op::Fact(Fact::Headers | Fact::ResponseHeaders), Some(name)) = (&on.op, index.text()) {
             let name = header(index.at, name)?;
             return Node::new(at, Kind::Text, Op::Header(name), 2);
         }
@@ -279,7 +302,7 @@ impl Check {
             return Node::new(at, Kind::Bool, Op::HasFact(fact), 1);
         }
         let on = self.node(on)?;
-        if let Op::Fact(Fact::Headers) = on.op {
+        if let Op::Fact(Fact::Headers | Fact::ResponseHeaders) = on.op {
             return Node::new(at, Kind::Bool, Op::HasHeader(header(at, name)?), 2);
         }
         member(&on, name)?;

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use transept_wire::head::{FieldName, Fields, Version};
+use transept_wire::head::{FieldName, Fields, Response, Version};
 use transept_wire::normalize;
 
 use super::value::Value;
@@ -23,6 +23,8 @@ pub(super) enum Fact {
     Protocol,
     Query,
     Headers,
+    Status,
+    ResponseHeaders,
     Address,
     Identity,
     Port,
@@ -38,21 +40,23 @@ pub(super) enum Fact {
     Now,
 }
 
-/// A request, and who makes it when the expression asks.
+/// A request or its response, and who makes it when the expression asks.
 pub(super) struct Facts<'x> {
     exchange: &'x Exchange<'x>,
+    response: Option<&'x Response>,
     principal: Option<Arc<Principal>>,
 }
 
 const NO_NAMES: &[Box<str>] = &[];
 
 impl<'x> Facts<'x> {
-    pub(super) fn new(exchange: &'x Exchange<'x>, asks_principal: bool) -> Facts<'x> {
-        Facts { exchange, principal: if asks_principal { exchange.principal() } else { None } }
+    pub(super) fn new(exchange: &'x Exchange<'x>, response: Option<&'x Response>, asks_principal: bool) -> Facts<'x> {
+        Facts { exchange, response, principal: if asks_principal { exchange.principal() } else { None } }
     }
 
+    /// The only fields that an expression of this scope can ask for.
     pub(super) fn fields(&self) -> &Fields {
-        &self.exchange.request.fields
+        self.response.map_or(&self.exchange.request.fields, |response| &response.fields)
     }
 
     /// The value of a fact; an error says why there is none.
@@ -70,7 +74,8 @@ impl<'x> Facts<'x> {
                 Version::Http2 => "HTTP/2",
             }),
             Fact::Query => Value::Query(request.query()),
-            Fact::Headers => Value::Headers(&request.fields),
+            Fact::Headers | Fact::ResponseHeaders => Value::Headers(self.fields()),
+            Fact::Status => Value::Int(self.response.map_or(0, |response| i64::from(response.status))),
             Fact::Address => Value::Text(Cow::Owned(x.client.to_canonical().to_string())),
             Fact::Identity => borrowed(x.connection.identity.as_deref().unwrap_or_default()),
             Fact::Port => Value::Int(i64::from(x.listener_port)),

@@ -122,6 +122,7 @@ pub(super) const RECORDS: &[(&str, &[Known])] = &[
             ("headers", Fact::Headers, Kind::Map(Plain::Text)),
         ],
     ),
+    ("response", &[("status", Fact::Status, Kind::Int), ("headers", Fact::ResponseHeaders, Kind::Map(Plain::Text))]),
     ("source", &[("address", Fact::Address, Kind::Text), ("identity", Fact::Identity, Kind::Text)]),
     ("destination", &[("port", Fact::Port, Kind::Int)]),
     (

@@ -1,7 +1,7 @@
 //! Expressions of the Common Expression Language (CEL) about a request and who makes it.
 //!
-//! Called by policies whose spec has conditions, keys or costs: a field of the type [`Condition`], [`TextExpression`] or
-//! [`NumberExpression`] is read, checked and compiled where it is decoded, so that `check` refuses what cannot work with its position, and
+//! Called by policies whose spec has conditions, keys or costs: a field of the type [`Condition`], [`TextExpression`],
+//! [`NumberExpression`] or [`ResponseExpression`] is read, checked and compiled where it is decoded, so that `check` refuses what cannot work with its position, and
 //! a request only evaluates. A subset of CEL's specification with its meaning, plus `inNetwork`; `docs/access.md` lists it.
 //! Own code and no library: CEL's libraries check no types and bound no costs, and both are the point here.
 //!
@@ -28,6 +28,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 use transept_model::schema::{Decoder, Schema, Shape};
 use transept_model::value::Value as Yaml;
+use transept_wire::head::Response;
 
 use crate::exchange::Exchange;
 use check::{Check, Node};
@@ -42,6 +43,16 @@ const LONGEST: usize = 4096;
 const MOST_DEPTH: usize = 48;
 /// The most steps of one evaluation: a fraction of a millisecond.
 const MOST_STEPS: u32 = 20_000;
+
+/// What is there when an expression is evaluated, beside who makes the request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Scope {
+    /// The request as it came.
+    #[default]
+    Request,
+    /// The response. Filters have changed the request since.
+    Response,
+}
 
 /// A compiled expression.
 struct Expression {
@@ -97,13 +108,13 @@ impl fmt::Display for Fault {
 }
 
 impl Expression {
-    fn compile(text: &str, wanted: Kind) -> Result<Expression, Flaw> {
+    fn compile(text: &str, wanted: Kind, scope: Scope) -> Result<Expression, Flaw> {
         if text.len() > LONGEST {
             let why = format!("it is {} bytes long, the most is {LONGEST}", text.len());
             return Err(Flaw::new(0, why).remedy("make several rules of it"));
         }
         let tree = parse::parse(text)?;
-        let mut check = Check::default();
+        let mut check = Check::new(scope);
         let root = check.node(&tree)?;
         if !root.kind.fits(wanted) {
             let why = format!("the expression is {}, not {}", root.kind.as_str(), wanted.as_str());
@@ -113,15 +124,20 @@ impl Expression {
     }
 
     /// Evaluates it and shows the value to `read`.
-    fn with<T>(&self, x: &Exchange<'_>, read: impl FnOnce(Value<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
-        let facts = Facts::new(x, self.asks_principal);
+    fn with<T>(
+        &self,
+        x: &Exchange<'_>,
+        response: Option<&Response>,
+        read: impl FnOnce(Value<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let facts = Facts::new(x, response, self.asks_principal);
         let value = Run::new(&facts).value(&self.root)?;
         read(value)
     }
 }
 
 macro_rules! expressions {
-    ($( $(#[$doc:meta])* $type:ident, $kind:expr; )*) => {$(
+    ($( $(#[$doc:meta])* $type:ident, $kind:expr, $scope:expr; )*) => {$(
         $(#[$doc])*
         #[derive(Clone)]
         pub struct $type(Arc<Expression>);
@@ -132,7 +148,7 @@ macro_rules! expressions {
             /// # Errors
             /// [`Flaw`] says what is wrong, and where.
             pub fn compile(text: &str) -> Result<$type, Flaw> {
-                Expression::compile(text, $kind).map(|compiled| $type(Arc::new(compiled)))
+                Expression::compile(text, $kind, $scope).map(|compiled| $type(Arc::new(compiled)))
             }
 
             /// The expression as it was written.
@@ -197,11 +213,13 @@ macro_rules! expressions {
 
 expressions! {
     /// An expression that is true or false: `request.method == "GET" && "admin" in principal.groups`.
-    Condition, Kind::Bool;
+    Condition, Kind::Bool, Scope::Request;
     /// An expression that is text: `principal.claims.team`.
-    TextExpression, Kind::Text;
+    TextExpression, Kind::Text, Scope::Request;
     /// An expression that is a whole number: `request.path.startsWith("/export/") ? 10 : 1`.
-    NumberExpression, Kind::Int;
+    NumberExpression, Kind::Int, Scope::Request;
+    /// An expression about a response that is a whole number: `int(response.headers["x-tokens"]) / 1000`.
+    ResponseExpression, Kind::Int, Scope::Response;
 }
 
 impl Condition {
@@ -210,7 +228,7 @@ impl Condition {
     /// # Errors
     /// It has no value. Whoever asks must then refuse.
     pub fn holds(&self, x: &Exchange<'_>) -> Result<bool, Fault> {
-        self.0.with(x, |value| match value {
+        self.0.with(x, None, |value| match value {
             Value::Bool(holds) => Ok(holds),
             other => Err(Fault::new(0, format!("the expression is {}, not true or false", other.describe()))),
         })
@@ -218,13 +236,13 @@ impl Condition {
 }
 
 impl TextExpression {
-    /// Its value for the request.
+    /// Shows its value for the request to `read`.
     ///
     /// # Errors
     /// It has no value.
-    pub fn value(&self, x: &Exchange<'_>) -> Result<Box<str>, Fault> {
-        self.0.with(x, |value| match value {
-            Value::Text(text) => Ok(text.into_owned().into()),
+    pub fn value<T>(&self, x: &Exchange<'_>, read: impl FnOnce(&str) -> T) -> Result<T, Fault> {
+        self.0.with(x, None, |value| match value {
+            Value::Text(text) => Ok(read(&text)),
             other => Err(Fault::new(0, format!("the expression is {}, not text", other.describe()))),
         })
     }
@@ -236,9 +254,23 @@ impl NumberExpression {
     /// # Errors
     /// It has no value.
     pub fn value(&self, x: &Exchange<'_>) -> Result<i64, Fault> {
-        self.0.with(x, |value| match value {
-            Value::Int(number) => Ok(number),
-            other => Err(Fault::new(0, format!("the expression is {}, not a whole number", other.describe()))),
-        })
+        self.0.with(x, None, number)
+    }
+}
+
+impl ResponseExpression {
+    /// Its value for a response.
+    ///
+    /// # Errors
+    /// It has no value.
+    pub fn value(&self, x: &Exchange<'_>, response: &Response) -> Result<i64, Fault> {
+        self.0.with(x, Some(response), number)
+    }
+}
+
+fn number(value: Value<'_>) -> Result<i64, Fault> {
+    match value {
+        Value::Int(number) => Ok(number),
+        other => Err(Fault::new(0, format!("the expression is {}, not a whole number", other.describe()))),
     }
 }

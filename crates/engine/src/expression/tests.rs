@@ -210,12 +210,35 @@ fn what_would_take_long_is_refused_or_stopped() {
 #[test]
 fn texts_and_numbers_are_values_too() {
     let key = TextExpression::compile(r#"principal.claims.sub + "@" + source.address"#).expect("an expression");
-    assert_eq!(with(|x| key.value(x)).as_deref(), Ok("7f2@10.1.2.3"));
+    assert_eq!(with(|x| key.value(x, str::to_owned)).as_deref(), Ok("7f2@10.1.2.3"));
     let cost = NumberExpression::compile(r#"request.path.startsWith("/cart") ? 5 : 1"#).expect("an expression");
     assert_eq!(with(|x| cost.value(x)), Ok(5));
     assert!(NumberExpression::compile("1.5").is_err() && TextExpression::compile("1").is_err());
     let claim = NumberExpression::compile("principal.claims.sub").expect("an expression");
     assert!(with(|x| claim.value(x)).is_err());
+}
+
+#[test]
+fn a_response_is_asked_for_where_there_is_one() {
+    let mut response = Response::new(207);
+    for (name, value) in [("X-Tokens", "4200"), ("X-Plain", "many")] {
+        response.fields.push(&FieldName::new(name).expect("a name"), value.as_bytes()).expect("a value");
+    }
+    let value = |text: &str| {
+        let expression = ResponseExpression::compile(text).unwrap_or_else(|flaw| panic!("{text}: {flaw:?}"));
+        with(|x| expression.value(x, &response)).map_err(|fault| fault.to_string())
+    };
+    assert_eq!(value(r#"int(response.headers["x-tokens"]) / 1000"#), Ok(4));
+    assert_eq!(value(r#"response.status >= 500 ? 0 : size(principal.groups)"#), Ok(2));
+    assert_eq!(value(r#"has(response.headers.x_none) || !("x-plain" in response.headers) ? 1 : 3"#), Ok(3));
+    // Those of the request are not meant.
+    assert_eq!(value(r#"int(response.headers["x-team"])"#), Err("there is no header x-team, at character 5".into()));
+    assert!(value(r#"int(response.headers["x-plain"])"#).is_err());
+    let early = NumberExpression::compile("response.status").expect_err("there is none");
+    assert_eq!((early.at, &*early.why), (0, "there is no response yet"));
+    let late = ResponseExpression::compile(r#"request.path == "/" ? 1 : 2"#).expect_err("it is gone");
+    assert!(late.why.contains("filters have changed") && late.remedy.is_some_and(|say| say.contains("costExpression")));
+    assert!(ResponseExpression::compile("respnse.status").expect_err("no such").remedy.is_some());
 }
 
 #[test]

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 use transept_model::choice;
-use transept_wire::head::{FieldName, Method, Response};
+use transept_wire::head::Response;
 
+use super::cost::{Costs, Unpriced};
 use super::fields::{Label, Shown};
 use super::key::{Found, Key, KeyBytes, hash, is_on_plan};
 use super::shared::{Draw, Shared, Without};
@@ -18,7 +19,6 @@ use super::touched::Touch;
 use super::{Algorithm, Standing, nanoseconds};
 use crate::callout::Wait;
 use crate::exchange::Exchange;
-use crate::policies::PathPattern;
 use crate::reason::Reason;
 
 choice! {
@@ -42,26 +42,15 @@ pub(crate) struct Limit {
     pub(crate) key: Key,
     /// Only for principals on one of these plans; for all when there are none.
     pub(crate) plans: Vec<Box<str>>,
-    pub(crate) cost: u32,
-    pub(crate) costs: Vec<OperationCost>,
+    pub(crate) costs: Costs,
     pub(crate) count: Count,
     pub(crate) statuses: Vec<Statuses>,
-    /// The field of a response that says what the request has cost besides.
-    pub(crate) response_cost: Option<FieldName>,
     pub(crate) shows_partition: bool,
     pub(crate) table: Arc<Table>,
     /// How it is shared with other proxies, if it is.
     pub(crate) shared: Option<Shared>,
     /// The policy that it belongs to: `RateLimitPolicy shop/burst`.
     pub(crate) policy: Box<str>,
-}
-
-/// What some operations cost.
-#[derive(Clone, Debug)]
-pub(crate) struct OperationCost {
-    pub(crate) methods: Vec<Method>,
-    pub(crate) paths: Vec<PathPattern>,
-    pub(crate) cost: u32,
 }
 
 /// A status code, or all of one class.
@@ -88,6 +77,8 @@ impl Statuses {
 pub(crate) enum Refused {
     /// It lacks a part of the key of this limit.
     Lacks(usize, String),
+    /// What it costs at this limit cannot be charged.
+    Unpriced(usize, Unpriced),
     /// These limits have no room for it; the longest wait among them.
     Limits(SmallVec<[usize; 2]>, Duration),
     /// The store of this limit does not answer.
@@ -127,8 +118,10 @@ pub(crate) fn admit(
         else {
             continue;
         };
-        let mut one =
-            Candidate { index, limit, hash, cost: limit.cost_of(x), held: None, drawn: None, uncounted: false };
+        let most = u64::from(limit.algorithm.capacity());
+        let priced = limit.costs.of_request(most, x).map_err(|unpriced| Refused::Unpriced(index, unpriced));
+        let cost = priced.inspect_err(|_| put_back(&all, now))?;
+        let mut one = Candidate { index, limit, hash, cost, held: None, drawn: None, uncounted: false };
         if let Some(shared) = &limit.shared {
             let without = x.notes.between.as_ref().and_then(|between| between.downcast_ref::<Without>().copied());
             match shared.draw(limit, hash, &key, one.cost, now, without) {
@@ -227,19 +220,22 @@ impl Candidate<'_> {
 
 impl Limit {
     /// The hash of the request's key. None when the limit does not hold for it.
-    fn find(&self, x: &Exchange<'_>, key: &mut KeyBytes) -> Result<Option<u64>, String> {
+    fn find(&self, x: &mut Exchange<'_>, key: &mut KeyBytes) -> Result<Option<u64>, String> {
         if !is_on_plan(&self.plans, x) {
             return Ok(None);
         }
         match self.key.write(x, key) {
             Found::Whole => Ok(Some(hash(self.table.seed(x.random), key))),
-            Found::Skipped => Ok(None),
+            Found::Skipped => {
+                if x.is_told() {
+                    let lacking = self.key.lacking(x).unwrap_or_default();
+                    let (name, policy) = (&self.label.name, &self.policy);
+                    x.tell(|| format!("limit {name} of {policy} does not hold: no {lacking} (missing: Skip)"));
+                }
+                Ok(None)
+            }
             Found::Lacks(part) => Err(part),
         }
-    }
-
-    fn cost_of(&self, x: &Exchange<'_>) -> u32 {
-        cost_of(self.cost, &self.costs, x)
     }
 
     /// Settles a request whose response is known.
@@ -259,8 +255,8 @@ impl Limit {
                 debit = touch.cost;
             }
         }
-        if let (Some(name), None) = (&self.response_cost, x.notes.replied) {
-            debit = debit.saturating_add(response.fields.first_named(name).map_or(0, read_cost));
+        if x.notes.replied.is_none() {
+            debit = debit.saturating_add(self.costs.of_response(x, response));
         }
         if debit == 0 && !(refund && touch.charged > 0) {
             return;
@@ -324,7 +320,7 @@ impl Limit {
         let full = super::seconds(touch.standing.full_in);
         let verdict = match touch.wait {
             Some(wait) => format!("no room for {} ms", wait.as_millis()),
-            None => format!("takes {}", touch.charged),
+            None => format!("takes {}{}", touch.charged, self.costs.describe()),
         };
         let name = &self.label.name;
         format!(
@@ -333,39 +329,9 @@ impl Limit {
     }
 }
 
-/// What a request costs.
-pub(crate) fn cost_of(usual: u32, costs: &[OperationCost], x: &Exchange<'_>) -> u32 {
-    let fits = |one: &&OperationCost| {
-        (one.methods.is_empty() || one.methods.contains(&x.request.method))
-            && (one.paths.is_empty() || one.paths.iter().any(|path| path.matches(x.request.path())))
-    };
-    costs.iter().find(fits).map_or(usual, |one| one.cost)
-}
-
-/// A cost in a response: a number of at most nine digits, of which fractions are rounded up. Anything else costs nothing.
-fn read_cost(value: &[u8]) -> u32 {
-    let text = std::str::from_utf8(value.trim_ascii()).unwrap_or_default();
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits(whole) || !digits(fraction) || whole.len() > 9 {
-        return 0;
-    }
-    whole.parse::<u32>().unwrap_or(0) + u32::from(fraction.bytes().any(|digit| digit != b'0'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn costs_are_numbers_and_nothing_else() {
-        for (text, cost) in [("12", 12), (" 7 ", 7), ("1.5", 2), ("3.0", 3), ("0", 0)] {
-            assert_eq!(read_cost(text.as_bytes()), cost, "{text}");
-        }
-        for text in ["", "-1", "1e3", "9999999999", "1.", ".5", "12 apples", "\u{fe}"] {
-            assert_eq!(read_cost(text.as_bytes()), 0, "{text}");
-        }
-    }
 
     #[test]
     fn statuses_are_codes_and_classes() {

@@ -13,11 +13,12 @@ use transept_wire::head::FieldName;
 use twox_hash::XxHash3_128;
 
 use crate::exchange::Exchange;
+use crate::expression::TextExpression;
 use crate::policies::{CompileCx, Phase, kind};
 use crate::principal::PrincipalKind;
 
 object! {
-    /// A part of a key. One of `from`, `header` and `claim`.
+    /// A part of a key. One of `from`, `header`, `claim` and `expression`.
     pub struct KeyPartSpec {
         /// Something that is known about a request.
         from: Option<KeySource>;
@@ -25,6 +26,8 @@ object! {
         header: Option<Text> => Rule::Is(&HEADER_NAME);
         /// The value of this claim of the principal, by the path of its members: `realm_access.tenant`. Text, numbers and booleans.
         claim: Option<Text> => Rule::Length(1, 256);
+        /// Text that an expression makes of the request and who makes it: `request.path.split("/")[1]`. Empty text, and no value, is none.
+        expression: Option<TextExpression>;
         /// With `from: Address`, how many bits of an IPv4 address count.
         ipv4_prefix: u8 = 32 => Rule::Range(1, 32);
         /// With `from: Address`, how many bits of an IPv6 address count. Who has one address usually has all of a /64.
@@ -62,9 +65,9 @@ choice! {
 }
 
 fn check_part(part: &KeyPartSpec, _: &Value, cx: &mut Decoder) {
-    let written = [part.from.is_some(), part.header.is_some(), part.claim.is_some()];
+    let written = [part.from.is_some(), part.header.is_some(), part.claim.is_some(), part.expression.is_some()];
     if written.iter().filter(|written| **written).count() != 1 {
-        cx.refuse(part.at, "one of `from`, `header` and `claim` is needed")
+        cx.refuse(part.at, "one of `from`, `header`, `claim` and `expression` is needed")
             .remedy("write one; several parts are several items of the list");
     }
     let prefixes = part.ipv4_prefix != 32 || part.ipv6_prefix != 64;
@@ -89,6 +92,7 @@ enum Part {
     Route,
     Header(FieldName),
     Claim(Box<str>),
+    Expression(TextExpression),
 }
 
 /// A key as bytes.
@@ -149,12 +153,23 @@ impl Key {
         Found::Whole
     }
 
+    /// The first part that the request lacks, for explanations.
+    pub(crate) fn lacking(&self, x: &Exchange<'_>) -> Option<String> {
+        let mut bytes = KeyBytes::new();
+        self.parts.iter().find(|part| part.write(x, &mut bytes).is_none()).map(Part::name)
+    }
+
     /// The key of a request for explanations. What may be secret is shown as a hash.
     pub(crate) fn describe(&self, x: &Exchange<'_>) -> String {
         if self.parts.is_empty() {
             return "everybody".to_owned();
         }
-        let parts: Vec<String> = self.parts.iter().map(|part| part.describe(x)).collect();
+        let lacks = match self.missing {
+            Missing::Share => " (missing: Share, one key with all that have none)",
+            Missing::Reject => " (missing: Reject)",
+            Missing::Skip => " (missing: Skip)",
+        };
+        let parts: Vec<String> = self.parts.iter().map(|part| part.describe(x, lacks)).collect();
         parts.join(", ")
     }
 }
@@ -194,6 +209,9 @@ pub(crate) fn hash(seed: u64, key: &[u8]) -> u64 {
 }
 
 fn compile_part(spec: &KeyPartSpec) -> Option<Part> {
+    if let (None, Some(expression)) = (spec.from, &spec.expression) {
+        return Some(Part::Expression(expression.clone()));
+    }
     Some(match (&spec.from, &spec.header, &spec.claim) {
         (Some(KeySource::Principal), ..) => Part::Principal,
         (Some(KeySource::App), ..) => Part::App,
@@ -209,8 +227,12 @@ fn compile_part(spec: &KeyPartSpec) -> Option<Part> {
 /// What a part can never find.
 fn judge_part(part: &Part, spec: &KeyPartSpec, phase: Phase, cx: &mut CompileCx<'_>) {
     let needs_credentials = matches!(part, Part::App | Part::Credential | Part::Claim(_));
-    if phase < Phase::Authenticate && (needs_credentials || *part == Part::Principal) {
-        cx.refuse(spec.at, format!("before authentication nobody knows the {}", part.name()))
+    let asks_principal = match part {
+        Part::Expression(expression) => expression.asks_principal(),
+        _ => needs_credentials || *part == Part::Principal,
+    };
+    if phase < Phase::Authenticate && asks_principal {
+        cx.refuse(spec.at, format!("before authentication nobody knows the {}", part.about()))
             .remedy("count by `from: Address` there, or leave out `stage: BeforeAuthentication`");
         return;
     }
@@ -236,6 +258,15 @@ impl Part {
             Part::Route => "route".to_owned(),
             Part::Header(name) => format!("header {}", name.as_str()),
             Part::Claim(path) => format!("claim {path}"),
+            Part::Expression(expression) => format!("value of {}", expression.text()),
+        }
+    }
+
+    /// What has to be known for it.
+    fn about(&self) -> String {
+        match self {
+            Part::Expression(_) => "principal".to_owned(),
+            part => part.name(),
         }
     }
 
@@ -278,15 +309,20 @@ impl Part {
                 }
                 _ => return None,
             },
+            // Names that nobody has are empty in expressions, and would be one key that nobody has asked for.
+            Part::Expression(expression) => {
+                let written = |value: &str| (!value.is_empty()).then(|| text(value.as_bytes(), out));
+                expression.value(x, written).ok().flatten()?;
+            }
         }
         Some(())
     }
 
-    fn describe(&self, x: &Exchange<'_>) -> String {
+    fn describe(&self, x: &Exchange<'_>, lacks: &str) -> String {
         let mut bytes = KeyBytes::new();
         let name = self.name();
         if self.write(x, &mut bytes).is_none() {
-            return format!("no {name}");
+            return format!("no {name}{lacks}");
         }
         match self {
             Part::Principal => x.principal().map_or_else(|| name, |one| one.describe()),
@@ -296,7 +332,9 @@ impl Part {
                 IpAddr::V6(_) => format!("address {}/{ipv6}", masked_address(x.client, *ipv4, *ipv6)),
             },
             Part::Route => "this rule".to_owned(),
-            Part::Credential | Part::Header(_) | Part::Claim(_) => format!("{name} #{:08x}", hash(0, &bytes) as u32),
+            Part::Credential | Part::Header(_) | Part::Claim(_) | Part::Expression(_) => {
+                format!("{name} #{:08x}", hash(0, &bytes) as u32)
+            }
         }
     }
 }

@@ -39,8 +39,9 @@ struct Lease {
     size: u32,
     /// Whether more are ordered.
     asked: bool,
-    /// Until then the store has none.
+    /// Until then the store has none for requests that cost `refused_cost` or more.
     refused_until: u64,
+    refused_cost: u32,
     /// How the store stood.
     left: i64,
     full_at: u64,
@@ -94,7 +95,7 @@ impl Leases {
             lease.asked |= more.is_some();
             return Drawn::Taken(lease.standing(now), more);
         }
-        if lease.refused_until > now {
+        if lease.refused_until > now && cost >= lease.refused_cost {
             return Drawn::Refused(lease.standing(now), Duration::from_nanos(lease.refused_until - now));
         }
         if lease.asked {
@@ -111,15 +112,13 @@ impl Leases {
         }
     }
 
-    /// Takes in what the store has granted. `asked` tells whether it was ordered for requests.
-    pub(crate) fn deliver(&self, hash: u64, asked: bool, grant: Grant, now: u64) {
+    /// Takes in what the store has granted to an order of `least` tokens at least; none was not ordered for requests.
+    pub(crate) fn deliver(&self, hash: u64, least: Option<u32>, grant: Grant, now: u64) {
         let mut shard = self.shard(hash);
         let lease = shard.entry(hash).or_default();
         lease.left = grant.left;
         lease.full_at = now.saturating_add(super::nanoseconds(grant.full_in));
-        if !asked {
-            return;
-        }
+        let Some(least) = least else { return };
         lease.asked = false;
         if lease.until < now {
             lease.tokens = 0;
@@ -127,9 +126,13 @@ impl Leases {
         if grant.tokens > 0 {
             lease.tokens = lease.tokens.saturating_add(grant.tokens);
             (lease.size, lease.since, lease.until) = (grant.tokens, now, now + super::nanoseconds(LIFE));
-            lease.refused_until = 0;
+            // That there are some for this does not mean that there are more.
+            if least >= lease.refused_cost {
+                lease.refused_until = 0;
+            }
         } else {
             lease.refused_until = now.saturating_add(super::nanoseconds(grant.wait));
+            lease.refused_cost = least;
         }
     }
 
@@ -204,7 +207,7 @@ mod tests {
             now += MS;
             let mut ordered = match leases.draw(7, 1, now) {
                 Drawn::None(Some(size)) => {
-                    leases.deliver(7, true, grant(size, 50), now);
+                    leases.deliver(7, Some(1), grant(size, 50), now);
                     sizes.push(size);
                     leases.draw(7, 1, now)
                 }
@@ -213,7 +216,7 @@ mod tests {
             if let Drawn::Taken(_, more) = &mut ordered
                 && let Some(size) = more.take()
             {
-                leases.deliver(7, true, grant(size, 50), now);
+                leases.deliver(7, Some(1), grant(size, 50), now);
                 sizes.push(size);
             }
         }
@@ -238,9 +241,29 @@ mod tests {
         let leases = Leases::new(10);
         leases.draw(7, 1, MS);
         let none = Grant { tokens: 0, wait: Duration::from_millis(30), left: 0, full_in: Duration::from_secs(1) };
-        leases.deliver(7, true, none, MS);
+        leases.deliver(7, Some(1), none, MS);
         assert!(matches!(leases.draw(7, 1, 11 * MS), Drawn::Refused(_, wait) if wait == Duration::from_millis(20)));
         assert_eq!(leases.draw(7, 1, 31 * MS), Drawn::None(Some(1)));
+    }
+
+    #[test]
+    fn what_is_too_much_for_a_dear_request_is_not_too_much_for_a_cheap_one() {
+        let leases = Leases::new(10);
+        assert_eq!(leases.draw(7, 8, MS), Drawn::None(Some(8)));
+        let none = Grant { tokens: 0, wait: Duration::from_secs(5), left: 3, full_in: Duration::from_secs(9) };
+        leases.deliver(7, Some(8), none, MS);
+        assert!(matches!(leases.draw(7, 8, 2 * MS), Drawn::Refused(..)));
+        assert!(matches!(leases.draw(7, 9, 2 * MS), Drawn::Refused(..)));
+        assert_eq!(leases.draw(7, 1, 2 * MS), Drawn::None(Some(1)));
+        leases.deliver(7, Some(1), grant(1, 2), 3 * MS);
+        assert!(matches!(leases.draw(7, 1, 3 * MS), Drawn::Taken(..)));
+        // What the store has said of the dear one is not forgotten over that.
+        assert!(matches!(leases.draw(7, 8, 4 * MS), Drawn::Refused(..)));
+        // Nor is a refusal of a cheap one taken for one of less.
+        assert_eq!(leases.draw(7, 2, 4 * MS), Drawn::None(Some(2)));
+        leases.deliver(7, Some(2), Grant { wait: Duration::from_millis(20), ..none }, 4 * MS);
+        assert!(matches!(leases.draw(7, 2, 5 * MS), Drawn::Refused(..)));
+        assert_eq!(leases.draw(7, 1, 5 * MS), Drawn::None(Some(1)));
     }
 
     #[test]
@@ -254,12 +277,12 @@ mod tests {
                     taken += 1;
                     if let Some(size) = more {
                         granted += size;
-                        leases.deliver(step % 3, true, grant(size, 1), now);
+                        leases.deliver(step % 3, Some(1), grant(size, 1), now);
                     }
                 }
                 Drawn::None(Some(size)) => {
                     granted += size;
-                    leases.deliver(step % 3, true, grant(size, 1), now);
+                    leases.deliver(step % 3, Some(1), grant(size, 1), now);
                 }
                 _ => {}
             }
@@ -295,7 +318,7 @@ mod tests {
                 orders = later;
                 for (_, proxy, want) in due {
                     let grant = serve(&bucket, &mut cell, now, want, 1);
-                    proxies[proxy].deliver(7, true, grant, now);
+                    proxies[proxy].deliver(7, Some(1), grant, now);
                 }
                 for (proxy, leases) in proxies.iter().enumerate() {
                     for _ in 0..number(3) * number(2) {

@@ -6,6 +6,7 @@
 pub mod book;
 pub(crate) mod bucket;
 pub(crate) mod charge;
+pub(crate) mod cost;
 pub(crate) mod fields;
 pub(crate) mod key;
 pub(crate) mod lease;

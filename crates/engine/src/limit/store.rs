@@ -190,7 +190,7 @@ impl Store {
 impl Order {
     /// Hands over what the store says. `now` is in nanoseconds of the clock of the requests.
     pub fn deliver(&self, grant: Grant, now: u64) {
-        self.leases.deliver(self.hash, self.least.is_some(), grant, now);
+        self.leases.deliver(self.hash, self.least, grant, now);
     }
 
     /// Says that nothing will come.

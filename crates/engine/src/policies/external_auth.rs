@@ -284,12 +284,30 @@ impl ExternalAuthPolicy {
         for name in decision.remove.iter().filter(|name| may_change(name)) {
             x.request.fields.remove(name);
         }
+        for change in &decision.fields {
+            if change.how == How::Set {
+                remove_alike(&mut x.request.fields, &change.name);
+            }
+        }
         for change in decision.fields {
             apply(&mut x.request.fields, change);
         }
         x.notes.response_changes.extend(decision.response);
         Verdict::Continue
     }
+}
+
+/// Removes what a backend that takes `_` for `-` would read as this field, and the field itself.
+fn remove_alike(fields: &mut transept_wire::head::Fields, name: &FieldName) {
+    if may_change(name) && fields.iter().any(|(field, _)| is_alike(name, field.bytes)) {
+        fields.retain(|field, _| !is_alike(name, field.bytes));
+    }
+}
+
+/// Whether some backends take a field for one of this name.
+fn is_alike(name: &FieldName, field: &[u8]) -> bool {
+    let dash = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.as_bytes().iter().map(dash).eq(field.iter().map(dash))
 }
 
 fn grpc_request(label: &str) -> Option<Request> {

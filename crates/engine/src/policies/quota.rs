@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 use transept_model::policy::{Merge, Target};
-use transept_model::schema::{Decoder, Rule, Text};
+use transept_model::schema::{Decoder, HEADER_NAME, Rule, Text};
 use transept_model::value::Value;
 use transept_model::{choice, object};
 use transept_wire::head::Response;
@@ -17,14 +17,14 @@ use twox_hash::XxHash3_128;
 use super::{CompileCx, Phase, Policy, PolicyName};
 use crate::callout::{Callout, CalloutResult, Wait};
 use crate::exchange::Exchange;
+use crate::expression::{NumberExpression, ResponseExpression};
 use crate::limit::Standing;
 use crate::limit::book::{Allowance, BOOK, Book, Taken};
-use crate::limit::charge::{OperationCost, cost_of};
+use crate::limit::cost::{CostFields, CostSpec, Costs};
 use crate::limit::fields::{Label, LimitHeaders, Shown, refusal, show};
 use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, is_on_plan};
 use crate::limit::period::{Period, PeriodLength, Periods, day, zone};
 use crate::limit::touched::{Touch, address};
-use crate::policies::rate_limit::{CostSpec, compile_costs};
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
 
@@ -73,6 +73,15 @@ object! {
         cost: u32 = 1 => Rule::Range(1, 1_000_000);
         /// What some operations cost instead; the first that fits counts.
         costs: Vec<CostSpec> => Rule::MaxItems(256);
+        /// What all other requests cost instead of `cost`, as an expression: `has(request.query.deep) ? 10 : 1`. A request for which it
+        /// has no value, or one that is below zero or above what is ever there, is refused with 400.
+        cost_expression: Option<NumberExpression>;
+        /// A field of the backend's response that says what the request has cost besides; a number, taken after the response, and even
+        /// when there is less left.
+        response_cost: Option<Text> => Rule::Is(&HEADER_NAME);
+        /// The same as an expression about the backend's response: `int(response.headers["x-tokens"]) / 1000`. No value, and one below
+        /// zero, costs nothing.
+        response_cost_expression: Option<ResponseExpression>;
         /// Lets requests pass that are beyond it, and counts them. Clients are told that nothing is left.
         soft: bool = false;
         /// Which fields of responses tell of it.
@@ -94,14 +103,23 @@ fn check_quota(quota: &QuotaSpec, _: &Value, cx: &mut Decoder) {
             cx.refuse(quota.at, "a day begins at midnight, whatever `start` says").remedy("leave out `start`");
         }
     }
-    let dearest = quota.costs.iter().map(|cost| cost.cost).fold(quota.cost, u32::max);
-    if dearest > quota.requests && !quota.soft {
-        let why = format!("a request that costs {dearest} can never pass, since {} are all there is", quota.requests);
-        cx.refuse(quota.at, why).remedy("raise `requests`, or lower the cost");
-    }
+    quota.cost_fields().check(if quota.soft { u32::MAX } else { quota.requests }, cx);
     if !quota.name.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         cx.refuse(quota.at, "the name is told in a header field, which has room for printable ASCII only")
             .remedy("use letters, digits and dashes");
+    }
+}
+
+impl QuotaSpec {
+    fn cost_fields(&self) -> CostFields<'_> {
+        CostFields {
+            at: self.at,
+            cost: self.cost,
+            costs: &self.costs,
+            expression: self.cost_expression.as_ref(),
+            response_field: self.response_cost.as_ref(),
+            response_expression: self.response_cost_expression.as_ref(),
+        }
     }
 }
 
@@ -112,8 +130,7 @@ struct Quota {
     periods: Periods,
     key: Key,
     plans: Vec<Box<str>>,
-    cost: u32,
-    costs: Vec<OperationCost>,
+    costs: Costs,
     soft: bool,
     unavailable: Unavailable,
     book: Arc<Book>,
@@ -142,7 +159,8 @@ pub(crate) struct QuotaPolicy {
 /// Why a request goes no further.
 enum Stop {
     Wait,
-    Refuse(Box<Reply>),
+    /// With what the cause says beside the name of the quota.
+    Refuse(Box<Reply>, String),
 }
 
 /// How sure a count must be.
@@ -167,17 +185,29 @@ impl Quota {
         let mut key = KeyBytes::from_slice(&self.prefix);
         match self.key.write(x, &mut key) {
             Found::Whole => {}
-            Found::Skipped => return Ok(None),
+            Found::Skipped => {
+                if x.is_told() {
+                    let lacking = self.key.lacking(x).unwrap_or_default();
+                    let (name, policy) = (&self.label.name, &self.policy);
+                    x.tell(|| format!("quota {name} of {policy} does not hold: no {lacking} (missing: Skip)"));
+                }
+                return Ok(None);
+            }
             Found::Lacks(part) => {
                 let detail = format!("Requests are counted by {part}, and this one has none.");
-                return Err(Stop::Refuse(Reply::new(Reason::LimitKeyMissing).with_detail(detail).into()));
+                let reply = Reply::new(Reason::LimitKeyMissing).with_detail(detail);
+                return Err(Stop::Refuse(reply.into(), ", missing: Reject".to_owned()));
             }
         }
         let Some(period) = self.periods.at(x.now.unix) else {
-            return Err(Stop::Refuse(Reply::new(Reason::LimitUnavailable).into()));
+            return Err(Stop::Refuse(Reply::new(Reason::LimitUnavailable).into(), String::new()));
         };
         let hash = self.book.hash(x.random, &key);
-        let cost = cost_of(self.cost, &self.costs, x);
+        let most = if self.soft { u64::MAX } else { self.most };
+        let cost = match self.costs.of_request(most, x) {
+            Ok(cost) => cost,
+            Err(unpriced) => return Err(Stop::Refuse(unpriced.reply().into(), format!(", {unpriced}"))),
+        };
         let allowance = Allowance {
             most: (!self.soft).then_some(self.most),
             slack: (written == Written::Asked).then_some((self.most / 100).max(1)),
@@ -189,13 +219,34 @@ impl Quota {
                 let wait = period.rest(x.now.unix);
                 let detail = format!("There is room again in {} s.", crate::limit::seconds(wait).max(1));
                 let reply = refusal(Reason::QuotaExceeded, &[&self.label.name], wait, detail.into());
-                Err(Stop::Refuse(reply.into()))
+                Err(Stop::Refuse(reply.into(), String::new()))
             }
             Taken::Wait => Err(Stop::Wait),
             Taken::Unavailable => match self.unavailable {
-                Unavailable::Deny => Err(Stop::Refuse(Reply::new(Reason::LimitUnavailable).into())),
+                Unavailable::Deny => Err(Stop::Refuse(Reply::new(Reason::LimitUnavailable).into(), String::new())),
                 Unavailable::Allow => self.take(Written::NotAsked, x),
             },
+        }
+    }
+
+    /// Settles a request whose response is known: how much is used then, if that has changed.
+    fn settle(&self, charge: &mut QuotaCharge, x: &Exchange<'_>, response: &Response) -> Option<u64> {
+        if x.notes.replied.is_some_and(|reason| reason.is_limit() || reason.is_before_backend()) {
+            let cost = u64::from(std::mem::take(&mut charge.cost));
+            return Some(self.book.give_back(charge.hash, charge.period, cost));
+        }
+        if x.notes.replied.is_some() {
+            return None;
+        }
+        let debit = self.costs.of_response(x, response);
+        if debit == 0 {
+            return None;
+        }
+        // It is used already, whatever is left and written.
+        let anyway = Allowance { most: None, slack: None };
+        match self.book.take(charge.hash, charge.period, x.now.unix.as_secs(), u64::from(debit), anyway) {
+            Taken::Counted(used) => Some(used),
+            _ => None,
         }
     }
 
@@ -231,10 +282,11 @@ impl QuotaPolicy {
             x.notes.touched.limits.truncate(before);
             match stop {
                 Stop::Wait => {
+                    let Some(timeout) = x.may_wait(PATIENCE) else { return self.without_file(x) };
                     let what = "the quota to be written";
-                    return Callout::Wait(Wait { what, until: quota.book.written(), timeout: PATIENCE }).into();
+                    return Callout::Wait(Wait { what, until: quota.book.written(), timeout }).into();
                 }
-                Stop::Refuse(reply) => return self.refuse(index, quota, *reply, x),
+                Stop::Refuse(reply, why) => return self.refuse(index, quota, *reply, &why, x),
             }
         }
         x.notes.charges.extend(charges.into_iter().map(|(index, charge)| QuotaCharge {
@@ -247,7 +299,7 @@ impl QuotaPolicy {
         Verdict::Continue
     }
 
-    fn refuse(&self, index: usize, quota: &Quota, reply: Reply, x: &mut Exchange<'_>) -> Verdict {
+    fn refuse(&self, index: usize, quota: &Quota, reply: Reply, why: &str, x: &mut Exchange<'_>) -> Verdict {
         if reply.reason == Reason::QuotaExceeded
             && let Some(period) = quota.periods.at(x.now.unix)
         {
@@ -255,12 +307,27 @@ impl QuotaPolicy {
             self.note(index, 0, standing, Some(period.rest(x.now.unix)), x);
         }
         x.notes.answered_by = self.owners.get(index).map(Arc::clone);
-        reply.because(format!("{}, quota {}", quota.policy, quota.label.name)).into()
+        reply.because(format!("{}, quota {}{why}", quota.policy, quota.label.name)).into()
+    }
+
+    /// What becomes of a request while nothing is written.
+    fn without_file(&self, x: &mut Exchange<'_>) -> Verdict {
+        match self.quotas.iter().position(|quota| quota.unavailable == Unavailable::Deny) {
+            Some(index) => match self.quotas.get(index) {
+                Some(quota) => self.refuse(index, quota, Reply::new(Reason::LimitUnavailable), "", x),
+                None => Verdict::Continue,
+            },
+            None => self.count(Written::NotAsked, x),
+        }
     }
 
     fn note(&self, index: usize, charged: u32, standing: Standing, wait: Option<Duration>, x: &mut Exchange<'_>) {
         if let Some(quota) = self.quotas.get(index).filter(|_| x.is_told()) {
-            let verdict = if wait.is_some() { "no room".to_owned() } else { format!("takes {charged}") };
+            let verdict = if wait.is_some() {
+                "no room".to_owned()
+            } else {
+                format!("takes {charged}{}", quota.costs.describe())
+            };
             let line = quota.describe(standing, &verdict, x);
             x.tell(|| line);
         }
@@ -318,8 +385,7 @@ impl Policy for QuotaPolicy {
                 periods: Periods::new(length, zone, start),
                 key,
                 plans: quota.plans.iter().map(|plan| (&**plan).into()).collect(),
-                cost: quota.cost,
-                costs: compile_costs(&quota.costs, cx),
+                costs: Costs::compile(&quota.cost_fields(), cx),
                 soft: quota.soft,
                 unavailable: spec.on_unavailable,
                 book: Arc::clone(&book),
@@ -345,34 +411,26 @@ impl Policy for QuotaPolicy {
     }
 
     fn on_callout(&self, x: &mut Exchange<'_>, result: CalloutResult) -> Verdict {
+        x.has_waited();
         if matches!(result, CalloutResult::Waited | CalloutResult::Assumed) {
             return self.count(Written::Asked, x);
         }
-        // Nothing was written in all that time.
-        match self.quotas.iter().position(|quota| quota.unavailable == Unavailable::Deny) {
-            Some(index) => match self.quotas.get(index) {
-                Some(quota) => self.refuse(index, quota, Reply::new(Reason::LimitUnavailable), x),
-                None => Verdict::Continue,
-            },
-            None => self.count(Written::NotAsked, x),
-        }
+        self.without_file(x)
     }
 
     fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
         let own = address(self);
         let mut touched = std::mem::take(&mut x.notes.touched);
-        let failed = x.notes.replied.is_some_and(|reason| reason.is_limit() || reason.is_before_backend());
-        if failed {
-            for charge in x.notes.charges.iter_mut().filter(|charge| charge.policy == own) {
-                let Some(quota) = self.quotas.get(charge.quota) else { continue };
-                let cost = u64::from(std::mem::take(&mut charge.cost));
-                let used = quota.book.give_back(charge.hash, charge.period, cost);
-                let mut own_touches = touched.limits.iter_mut().filter(|touch| touch.policy == own);
-                if let Some(touch) = own_touches.find(|touch| usize::from(touch.limit) == charge.quota) {
-                    touch.standing = quota.standing(used, charge.period, x.now.unix);
-                }
+        let mut charges = std::mem::take(&mut x.notes.charges);
+        for charge in charges.iter_mut().filter(|charge| charge.policy == own) {
+            let Some(quota) = self.quotas.get(charge.quota) else { continue };
+            let Some(used) = quota.settle(charge, x, response) else { continue };
+            let mut own_touches = touched.limits.iter_mut().filter(|touch| touch.policy == own);
+            if let Some(touch) = own_touches.find(|touch| usize::from(touch.limit) == charge.quota) {
+                touch.standing = quota.standing(used, charge.period, x.now.unix);
             }
         }
+        x.notes.charges = charges;
         let limits = touched.limits.clone();
         let shown = limits.iter().filter(|touch| touch.policy == own).filter_map(|touch| {
             let label = &self.quotas.get(usize::from(touch.limit))?.label;

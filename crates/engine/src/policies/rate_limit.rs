@@ -11,13 +11,15 @@ use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, HEADER_NAME, Rule, Text};
 use transept_model::value::Value;
 use transept_model::{choice, object};
-use transept_wire::head::{FieldId, FieldName, Method, Response};
+use transept_wire::head::{FieldId, FieldName, Response};
 
-use super::{CompileCx, PathPattern, Phase, Policy, PolicyName};
+use super::{CompileCx, Phase, Policy, PolicyName};
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
+use crate::expression::{NumberExpression, ResponseExpression};
 use crate::limit::bucket::Bucket;
-use crate::limit::charge::{Count, Limit, OperationCost, Refused, Statuses, admit};
+use crate::limit::charge::{Count, Limit, Refused, Statuses, admit};
+use crate::limit::cost::{CostFields, CostSpec, Costs};
 use crate::limit::fields::{Label, LimitHeaders, refusal, show};
 use crate::limit::key::{Key, KeyPartSpec, Missing};
 use crate::limit::shared::{StoreSpec, Without, share};
@@ -65,6 +67,9 @@ object! {
         cost: u32 = 1 => Rule::Range(1, 1_000_000);
         /// What some operations cost instead; the first that fits counts.
         costs: Vec<CostSpec> => Rule::MaxItems(256);
+        /// What all other requests cost instead of `cost`, as an expression: `has(request.query.deep) ? 10 : 1`. A request for which it
+        /// has no value, or one that is below zero or above what is ever there, is refused with 400.
+        cost_expression: Option<NumberExpression>;
         /// Which requests count.
         count: Count = Count::Attempts;
         /// With `count: Answers`, the status codes that count: `"401"`, or `5xx` for a class.
@@ -72,6 +77,9 @@ object! {
         /// A field of the backend's response that says what the request has cost besides; a number, taken after the response, and even
         /// when there is less left.
         response_cost: Option<Text> => Rule::Is(&HEADER_NAME);
+        /// The same as an expression about the backend's response: `int(response.headers["x-tokens"]) / 1000`. No value, and one below
+        /// zero, costs nothing.
+        response_cost_expression: Option<ResponseExpression>;
         /// Which fields of responses tell of it.
         headers: LimitHeaders = LimitHeaders::Ietf;
         /// Whether those fields hold a hash of the key (`pk`), by which a client with several keys can tell them apart.
@@ -92,18 +100,6 @@ choice! {
     }
 }
 
-object! {
-    /// What some operations cost: everything that is written must hold, of each list one.
-    pub struct CostSpec {
-        /// Methods of HTTP.
-        methods: Vec<Text> => Rule::MaxItems(32), Rule::Length(1, 64);
-        /// Paths: `/cart`, or `/cart/*` for `/cart` and everything below it.
-        paths: Vec<PathPattern> => Rule::MaxItems(64);
-        /// What they cost. 0 is free.
-        cost: u32 => Rule::Range(0, 1_000_000);
-    }
-}
-
 fn check_limit(limit: &LimitSpec, _: &Value, cx: &mut Decoder) {
     if limit.per < Duration::from_secs(1) {
         let rate = "write the rate for 1s, and how many may come at once as `burst`";
@@ -115,15 +111,7 @@ fn check_limit(limit: &LimitSpec, _: &Value, cx: &mut Decoder) {
         cx.refuse(limit.at, "a sliding window has no `burst`")
             .remedy("leave it out, or write `algorithm: TokenBucket`");
     }
-    let most = limit.burst.unwrap_or(limit.requests);
-    let dearest = limit.costs.iter().map(|cost| cost.cost).fold(limit.cost, u32::max);
-    if dearest > most {
-        cx.refuse(
-            limit.at,
-            format!("a request that costs {dearest} can never pass, since at most {most} are there at once"),
-        )
-        .remedy("raise `burst` or `requests`, or lower the cost");
-    }
+    limit.cost_fields().check(limit.burst.unwrap_or(limit.requests), cx);
     if !limit.name.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         cx.refuse(limit.at, "the name is told in a header field, which has room for printable ASCII only")
             .remedy("use letters, digits and dashes");
@@ -145,6 +133,19 @@ fn check_limit(limit: &LimitSpec, _: &Value, cx: &mut Decoder) {
     }
 }
 
+impl LimitSpec {
+    fn cost_fields(&self) -> CostFields<'_> {
+        CostFields {
+            at: self.at,
+            cost: self.cost,
+            costs: &self.costs,
+            expression: self.cost_expression.as_ref(),
+            response_field: self.response_cost.as_ref(),
+            response_expression: self.response_cost_expression.as_ref(),
+        }
+    }
+}
+
 /// A limit that another one, which counts the same, always reaches first.
 fn check_spec(spec: &RateLimitPolicySpec, _: &Value, cx: &mut Decoder) {
     let rate = |limit: &LimitSpec| (u128::from(limit.requests), limit.per.as_nanos());
@@ -156,7 +157,9 @@ fn check_spec(spec: &RateLimitPolicySpec, _: &Value, cx: &mut Decoder) {
             && a.cost == b.cost
             && a.costs == b.costs
             && a.statuses == b.statuses
+            && a.cost_expression == b.cost_expression
             && a.response_cost == b.response_cost
+            && a.response_cost_expression == b.response_cost_expression
             && a.algorithm == b.algorithm
     };
     for (index, limit) in spec.limits.iter().enumerate() {
@@ -207,11 +210,16 @@ impl RateLimitPolicy {
     fn refuse(&self, refused: Refused, x: &mut Exchange<'_>) -> Verdict {
         let at = |index: usize| self.limits.get(index);
         let first_index;
+        let mut why = String::new();
         let reply = match refused {
             Refused::Lacks(index, part) => {
                 let detail = format!("Requests are counted by {part}, and this one has none.");
-                first_index = index;
+                (first_index, why) = (index, ", missing: Reject".to_owned());
                 Reply::new(Reason::LimitKeyMissing).with_detail(detail)
+            }
+            Refused::Unpriced(index, unpriced) => {
+                (first_index, why) = (index, format!(", {unpriced}"));
+                unpriced.reply()
             }
             Refused::Unavailable(index) => {
                 first_index = index;
@@ -228,7 +236,7 @@ impl RateLimitPolicy {
         };
         let Some(limit) = at(first_index) else { return reply.into() };
         x.notes.answered_by = self.owners.get(first_index).map(Arc::clone);
-        reply.because(format!("{}, limit {}", limit.policy, limit.label.name)).into()
+        reply.because(format!("{}, limit {}{why}", limit.policy, limit.label.name)).into()
     }
 }
 
@@ -276,7 +284,17 @@ impl Policy for RateLimitPolicy {
             return Verdict::Continue;
         }
         let begin = x.notes.touched.limits.len();
-        let outcome = admit(&self.limits, &self.order, address(self), x);
+        let mut outcome = admit(&self.limits, &self.order, address(self), x);
+        if let Err(Refused::Wait(wait)) = &mut outcome {
+            match x.may_wait(wait.timeout) {
+                Some(left) => wait.timeout = left,
+                None => {
+                    x.notes.touched.limits.truncate(begin);
+                    x.notes.between = Some(Box::new(Without::Failed));
+                    outcome = admit(&self.limits, &self.order, address(self), x);
+                }
+            }
+        }
         for index in begin..x.notes.touched.limits.len() {
             let touch = x.notes.touched.limits[index];
             if let Some(limit) = self.limits.get(usize::from(touch.limit)) {
@@ -294,6 +312,7 @@ impl Policy for RateLimitPolicy {
     }
 
     fn on_callout(&self, x: &mut Exchange<'_>, result: CalloutResult) -> Verdict {
+        x.has_waited();
         x.notes.between = match result {
             CalloutResult::Waited => None,
             CalloutResult::Assumed => Some(Box::new(Without::Explained)),
@@ -362,34 +381,14 @@ fn compile_limit(
         algorithm,
         key,
         plans: spec.plans.iter().map(|plan| (&**plan).into()).collect(),
-        cost: spec.cost,
-        costs: compile_costs(&spec.costs, cx),
+        costs: Costs::compile(&spec.cost_fields(), cx),
         count: spec.count,
         statuses: spec.statuses.iter().filter_map(|status| Statuses::parse(status)).collect(),
-        response_cost: spec.response_cost.as_ref().and_then(|name| FieldName::new(&**name).ok()),
         shows_partition: spec.partition_key,
         table,
         shared,
         policy: format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name).into(),
     })
-}
-
-/// Compiles what operations cost.
-pub(super) fn compile_costs(costs: &[CostSpec], cx: &mut CompileCx<'_>) -> Vec<OperationCost> {
-    let compile =
-        |cost: &CostSpec| OperationCost { methods: methods(cost, cx), paths: cost.paths.clone(), cost: cost.cost };
-    costs.iter().map(compile).collect()
-}
-
-fn methods(cost: &CostSpec, cx: &mut CompileCx<'_>) -> Vec<Method> {
-    let known = |method: &Text| {
-        let known = Method::from_bytes(method.as_bytes());
-        if known.is_none() {
-            cx.refuse(cost.at, format!("`{}` is not a method", &**method));
-        }
-        known
-    };
-    cost.methods.iter().filter_map(known).collect()
 }
 
 #[cfg(test)]

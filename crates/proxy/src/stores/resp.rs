@@ -50,6 +50,21 @@ impl fmt::Display for Trouble {
     }
 }
 
+/// What an error of the server means for whoever has written the configuration.
+fn explained(word: &str) -> String {
+    let remedy = match word {
+        "WRONGPASS" => {
+            "user and password are not valid there: mend `username` or the Secret that `passwordSecret` names"
+        }
+        "NOAUTH" => "it asks for a password: write `passwordSecret`",
+        "NOPERM" => {
+            "the user may not do this: allow it AUTH, SELECT, SCRIPT, EVALSHA, TIME, GET and SET on keys `transept:*`"
+        }
+        _ => return format!("the server says {word}"),
+    };
+    format!("the server says {word}, {remedy}")
+}
+
 /// One connection.
 pub(super) struct Client<S> {
     stream: S,
@@ -117,7 +132,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         match kind {
             b'+' => Ok(Reply::Text(rest.to_vec())),
             b':' => Ok(Reply::Number(number(rest)?)),
-            b'-' => Err(Trouble::Answer(format!("the server says {}", first_word(rest)))),
+            b'-' => Err(Trouble::Answer(explained(&first_word(rest)))),
             b'$' => {
                 let Some(count) = length(rest, MOST_TEXT)? else { return Ok(Reply::Nothing) };
                 while self.inbox.len() - self.read < count + 2 {

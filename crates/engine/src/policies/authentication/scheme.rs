@@ -90,6 +90,27 @@ pub(super) trait Scheme: Sized + Send + Sync + fmt::Debug {
         self.authenticate(x)
     }
 
+    /// Whether browsers show its credentials by themselves, also for pages of others. Then nobody is blamed for showing none.
+    const IS_AMBIENT: bool = false;
+
+    /// Whether a request is for a page that belongs to the scheme.
+    fn has_page(&self, x: &Exchange<'_>) -> bool {
+        let _ = x;
+        false
+    }
+
+    /// Whether a request shows a credential that is known to be good, so that no limit of failures need keep it out. Cheap.
+    fn is_known(&self, x: &Exchange<'_>) -> bool {
+        let _ = x;
+        false
+    }
+
+    /// Whether what is asked for tries a credential, at a cost: it counts as a failure until it has turned out to be none.
+    fn is_try(&self, callout: &Callout, x: &Exchange<'_>) -> bool {
+        let _ = x;
+        matches!(callout, Callout::Compute(_))
+    }
+
     /// What is done for a client that has shown nothing, instead of a challenge.
     fn invite(&self, x: &mut Exchange<'_>) -> Option<Proof> {
         let _ = x;
@@ -194,6 +215,22 @@ macro_rules! schemes {
                 &self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult,
             ) -> Proof {
                 match self { $( AnyScheme::$variant(scheme) => scheme.resume(x, between, result), )* }
+            }
+
+            pub(super) fn is_ambient(&self) -> bool {
+                match self { $( AnyScheme::$variant(_) => <$type as Scheme>::IS_AMBIENT, )* }
+            }
+
+            pub(super) fn has_page(&self, x: &Exchange<'_>) -> bool {
+                match self { $( AnyScheme::$variant(scheme) => scheme.has_page(x), )* }
+            }
+
+            pub(super) fn is_known(&self, x: &Exchange<'_>) -> bool {
+                match self { $( AnyScheme::$variant(scheme) => scheme.is_known(x), )* }
+            }
+
+            pub(super) fn is_try(&self, callout: &Callout, x: &Exchange<'_>) -> bool {
+                match self { $( AnyScheme::$variant(scheme) => scheme.is_try(callout, x), )* }
             }
 
             pub(super) fn invite(&self, x: &mut Exchange<'_>) -> Option<Proof> {

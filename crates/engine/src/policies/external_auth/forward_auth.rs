@@ -6,7 +6,7 @@
 use transept_model::kinds::filters::HttpAuthConfig;
 use transept_wire::head::{FieldId, FieldName, Method, Request};
 
-use super::{Outcome, names};
+use super::{Outcome, is_alike, names};
 use crate::callout::Answer;
 use crate::exchange::Exchange;
 use crate::ext_authz::{Change, Decision, How, may_change, rule_name};
@@ -121,12 +121,8 @@ impl Settings {
 
     /// Removes what only the service may say, so that no client says it in its place.
     pub(super) fn clear(&self, request: &mut Request) {
-        let is_answered = |field: &[u8]| {
-            // Some backends take `_` for `-`.
-            let dash = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-            let named = |name: &&FieldName| name.as_bytes().iter().map(dash).eq(field.iter().map(dash));
-            self.answered.iter().find(named).is_some_and(may_change)
-        };
+        let is_answered =
+            |field: &[u8]| self.answered.iter().find(|name| is_alike(name, field)).is_some_and(may_change);
         if request.fields.iter().any(|(name, _)| is_answered(name.bytes)) {
             request.fields.retain(|name, _| !is_answered(name.bytes));
         }

@@ -194,6 +194,26 @@ fn an_answer_over_grpc_changes_request_and_response() {
 }
 
 #[test]
+fn what_looks_like_a_field_that_the_service_sets_does_not_get_past_it() {
+    let mut request = sent();
+    for name in ["X_User", "x_other"] {
+        request.fields.push(&FieldName::new(name).expect("a name"), b"forged").expect("a value");
+    }
+    let policy = over_http(&[]);
+    let lines = [("X-User", "ann"), ("X-User", "anna")];
+    let verdict = exchange(&mut request, &mut Notes::new(), |x| policy.on_callout(x, answered(200, &lines, b"")));
+    assert!(verdict.goes_on());
+    let named: Vec<_> = request
+        .fields
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value).into_owned()))
+        .collect();
+    let users: Vec<_> = named.iter().filter(|(name, _)| name.to_ascii_lowercase().contains("user")).collect();
+    assert_eq!(users.len(), 2, "{named:?}");
+    assert!(users.iter().all(|(name, value)| name.contains('-') && value.starts_with("ann")), "{named:?}");
+}
+
+#[test]
 fn a_body_is_read_before_the_service_is_asked() {
     let policy = ExternalAuthPolicy { body: Some(10), ..over_grpc() };
     let asks = exchange(&mut sent(), &mut Notes::new(), |x| policy.on_request(x));

@@ -121,3 +121,47 @@ fn mistakes_are_refused_with_a_remedy() {
         assert!(problems.iter().any(|problem| problem.why.contains(part)), "{yaml}: {problems:?}");
     }
 }
+
+/// One request that the backend answers with a field, and what is told of the quota.
+fn answered(policy: &QuotaPolicy, target: &str, cost: &str) -> (Option<Reason>, String) {
+    let mut request = Request::build("GET", "http", "a.test", target).expect("a request");
+    let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
+    let (mut notes, mut response) = (Notes::new(), Response::new(200));
+    response.fields.push_bytes(b"X-Cost", cost.as_bytes()).expect("a field");
+    let mut x = Exchange {
+        now: Now { monotonic: Duration::ZERO, unix: Duration::from_secs(NOON) },
+        random: 7,
+        connection: &Connection::new(address, address, None),
+        client: address.ip(),
+        listener_port: 80,
+        request: &mut request,
+        notes: &mut notes,
+    };
+    if let Verdict::Respond(reply) = policy.on_request(&mut x) {
+        x.notes.replied = Some(reply.reason);
+    }
+    policy.on_response(&mut x, &mut response);
+    let name = FieldName::new("RateLimit").expect("a name");
+    let told = response.fields.first_named(&name).map(|value| String::from_utf8_lossy(value).into_owned());
+    (notes.replied, told.unwrap_or_default())
+}
+
+#[test]
+fn requests_and_responses_say_what_they_cost() {
+    let policy = compile::<QuotaPolicy>(
+        "quotas: [{name: day, requests: 10, per: Day, key: [], costExpression: 'int(request.query.n)', \
+         responseCost: X-Cost}]\n",
+    );
+    assert_eq!(answered(&policy, "/?n=2", "1"), (None, r#""day";r=7;t=43200"#.to_owned()));
+    assert_eq!(answered(&policy, "/", "1"), (Some(Reason::LimitCostUnknown), String::new()));
+    assert_eq!(answered(&policy, "/?n=11", "1"), (Some(Reason::LimitCostUnknown), String::new()));
+    // What a response costs is used, whatever is left.
+    assert_eq!(answered(&policy, "/?n=1", "500").1, r#""day";r=0;t=43200"#);
+    assert_eq!(answered(&policy, "/?n=1", "0").0, Some(Reason::QuotaExceeded));
+    let policy = compile::<QuotaPolicy>(
+        "quotas: [{name: day, requests: 10, per: Day, key: [], \
+         responseCostExpression: 'int(response.headers[\"x-cost\"]) * 2'}]\n",
+    );
+    assert_eq!(answered(&policy, "/", "3").1, r#""day";r=3;t=43200"#);
+    assert_eq!(answered(&policy, "/", "x").1, r#""day";r=2;t=43200"#);
+}

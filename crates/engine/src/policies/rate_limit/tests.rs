@@ -327,3 +327,136 @@ fn mistakes_about_stores_are_refused() {
     let window = "store: {url: 'redis://store.test'}\nlimits: [{name: a, algorithm: SlidingWindow, requests: 3, per: 1m, key: []}]\n";
     assert!(refusals::<RateLimitPolicy>(window).iter().any(|problem| problem.why.contains("only token buckets")));
 }
+
+#[test]
+fn an_expression_is_a_key_and_what_it_makes_of_nobody_is_none() {
+    let policy = compile::<RateLimitPolicy>(
+        "limits: [{name: a, requests: 2, per: 1m, key: [{expression: 'principal.id'}], missing: Skip}]\n",
+    );
+    let ann = || Visit { principal: Some(Principal { id: "ann".into(), ..Principal::default() }), ..Visit::default() };
+    assert_eq!((count(&policy, 5, ann), count(&policy, 5, Visit::default)), (2, 5));
+    let policy = compile::<RateLimitPolicy>(
+        "limits: [{name: a, requests: 2, per: 1m, key: [{expression: 'request.path.split(\"/\")[2]'}], missing: Reject}]\n",
+    );
+    let at = |path| move || Visit { path, ..Visit::default() };
+    assert_eq!((count(&policy, 5, at("/shop/7/cart")), count(&policy, 5, at("/shop/7/items"))), (2, 0));
+    assert_eq!(count(&policy, 5, at("/shop/8")), 2);
+    let (reply, _) = visit(&policy, Visit { path: "/shop", ..Visit::default() });
+    let reply = reply.expect("a refusal");
+    assert_eq!((reply.status, reply.reason), (400, Reason::LimitKeyMissing));
+    assert_eq!(reply.cause.as_deref(), Some("RateLimitPolicy default/test, limit a, missing: Reject"));
+}
+
+#[test]
+fn an_expression_says_what_a_request_costs() {
+    let policy = compile::<RateLimitPolicy>(
+        "limits: [{name: a, requests: 10, per: 1m, key: [], costs: [{paths: [/free], cost: 0}], \
+         costExpression: '\"n\" in request.query ? int(request.query.n) : 1'}]\n",
+    );
+    let at = |path| Visit { path, ..Visit::default() };
+    assert_eq!(field(&visit(&policy, at("/?n=4")).1, "ratelimit"), r#""a";r=6;t=24"#);
+    assert_eq!(field(&visit(&policy, at("/")).1, "ratelimit"), r#""a";r=5;t=30"#);
+    assert_eq!(field(&visit(&policy, at("/free?n=4")).1, "ratelimit"), r#""a";r=5;t=30"#);
+    assert_eq!(visit(&policy, at("/?n=6")).0.map(|reply| reply.status), Some(429));
+    // Nobody chooses a price by an expression that has no value.
+    for (path, cause) in [
+        ("/?n=1&n=1", "costExpression has no value: the query has the name more than once, at character 28"),
+        ("/?n=x", "costExpression has no value: this text is no whole number, at character 24"),
+        ("/?n=-3", "costExpression is below zero"),
+        ("/?n=11", "costExpression is 11, above the 10 that are there"),
+        ("/?n=5000000000", "costExpression is 5000000000, above the 10 that are there"),
+    ] {
+        let (reply, response) = visit(&policy, at(path));
+        let reply = reply.expect(path);
+        assert_eq!((reply.status, reply.reason), (400, Reason::LimitCostUnknown), "{path}");
+        let cause = format!("RateLimitPolicy default/test, limit a, {cause}");
+        assert_eq!(reply.cause.as_deref(), Some(&*cause), "{path}");
+        assert_eq!(field(&response, "ratelimit"), "", "{path}");
+    }
+    assert_eq!(field(&visit(&policy, at("/")).1, "ratelimit"), r#""a";r=4;t=36"#);
+}
+
+#[test]
+fn an_expression_says_what_a_response_has_cost() {
+    let policy = compile::<RateLimitPolicy>(
+        "limits: [{name: a, requests: 10, per: 1m, key: [], \
+         responseCostExpression: 'response.status == 200 ? int(response.headers[\"x-tokens\"]) / 1000 : 0'}]\n",
+    );
+    let answer = |status, tokens| Visit { answer: (status, vec![("X-Tokens", tokens)]), ..Visit::default() };
+    assert_eq!(field(&visit(&policy, answer(200, "4200")).1, "ratelimit"), r#""a";r=5;t=30"#);
+    assert_eq!(field(&visit(&policy, answer(500, "4200")).1, "ratelimit"), r#""a";r=4;t=36"#);
+    assert_eq!(field(&visit(&policy, answer(200, "-9000")).1, "ratelimit"), r#""a";r=3;t=42"#);
+    assert_eq!(field(&visit(&policy, answer(200, "many")).1, "ratelimit"), r#""a";r=2;t=48"#);
+    // It is taken when it is not there any more.
+    assert_eq!(field(&visit(&policy, answer(200, "99000")).1, "ratelimit"), r#""a";r=0;t=648"#);
+}
+
+#[test]
+fn expressions_are_checked_with_the_policy() {
+    for (wrong, why) in [
+        ("key: [{expression: 'size(request.path)'}], missing: Skip", "is a whole number, not text"),
+        ("key: [{expression: 'request.path'}]", "may lack a part of the key"),
+        ("key: [{expression: 'request.path', header: X-A}], missing: Skip", "one of `from`"),
+        ("key: [{expression: 'request.pth'}], missing: Skip", "has no field `pth`"),
+        ("key: [], costExpression: 'request.path'", "is text, not a whole number"),
+        ("key: [], costExpression: 'response.status'", "there is no response yet"),
+        ("key: [], cost: 2, costExpression: '3'", "both say what a request costs"),
+        ("key: [], responseCost: X-Cost, responseCostExpression: '3'", "both say what a response has cost"),
+        ("key: [], responseCostExpression: 'size(request.path)'", "filters have changed the request"),
+        (
+            "key: [], costExpression: 'principal.claims.a.exists(x, principal.claims.b.exists(y, \
+             principal.claims.c.exists(z, x == y))) ? 1 : 2'",
+            "steps for lists of 50 items",
+        ),
+    ] {
+        let found = refusals::<RateLimitPolicy>(&format!("limits: [{{name: a, requests: 5, per: 1m, {wrong}}}]\n"));
+        assert_eq!(found.len(), 1, "{wrong}: {found:?}");
+        assert!(format!("{found:?}").contains(why), "{wrong}: {found:?}");
+    }
+    let early = "stage: BeforeAuthentication\nlimits: [{name: a, requests: 5, per: 1m, missing: Skip, \
+                 key: [{expression: principal.id}]}]\n";
+    assert!(
+        format!("{:?}", refusals::<RateLimitPolicy>(early))
+            .contains("before authentication nobody knows the principal")
+    );
+}
+
+#[test]
+fn all_waits_of_a_request_together_have_one_bound() {
+    let policy = compile::<RateLimitPolicy>(
+        "store: {url: 'redis://store.test', timeout: 200ms, onUnavailable: Deny}\n\
+         limits: [{name: a, requests: 10, per: 1m, key: []}, {name: b, requests: 9, per: 1m, key: [{from: Address}]}]\n",
+    );
+    let mut request = Request::build("GET", "http", "a.test", "/").expect("a request");
+    let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
+    let mut notes = Notes::new();
+    let connection = Connection::new(address, address, None);
+    let mut x = Exchange {
+        now: Now { monotonic: Duration::from_secs(1), unix: Duration::ZERO },
+        random: 7,
+        connection: &connection,
+        client: address.ip(),
+        listener_port: 80,
+        request: &mut request,
+        notes: &mut notes,
+    };
+    let wait = |verdict: Verdict| match verdict {
+        Verdict::Call(callout) => match *callout {
+            Callout::Wait(wait) => Some(wait.timeout.as_millis()),
+            other => panic!("{other:?}"),
+        },
+        Verdict::Respond(reply) => {
+            assert_eq!(reply.reason, Reason::LimitUnavailable);
+            None
+        }
+        Verdict::Continue => panic!("it is not counted"),
+    };
+    assert_eq!(wait(policy.on_request(&mut x)), Some(400));
+    // Somebody else was faster each time.
+    x.now.monotonic += Duration::from_millis(300);
+    assert_eq!(wait(policy.on_callout(&mut x, CalloutResult::Waited)), Some(100));
+    x.now.monotonic += Duration::from_millis(99);
+    assert_eq!(wait(policy.on_callout(&mut x, CalloutResult::Waited)), Some(1));
+    x.now.monotonic += Duration::from_millis(1);
+    assert_eq!(wait(policy.on_callout(&mut x, CalloutResult::Waited)), None);
+}
