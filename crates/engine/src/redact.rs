@@ -5,7 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use transept_wire::head::{FieldId, NameRef};
+use transept_wire::head::{FieldId, NameRef, Request};
+
+use crate::login::Jar;
 
 /// Where credentials stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +16,9 @@ pub struct CredentialPlaces {
     pub parameters: BTreeSet<Box<str>>,
     /// Paths whose whole query is a credential, such as that to which an OpenID provider sends browsers back.
     pub paths: BTreeSet<Box<str>>,
+    /// Where sessions of browsers are kept that go to no backend. A browser shows them with every path of a host, also to routes without a
+    /// policy that would take them away.
+    pub(crate) sessions: Vec<Jar>,
     /// Names of header fields in lower case, besides `Authorization`, `Proxy-Authorization` and `Cookie`.
     pub fields: BTreeSet<Box<str>>,
 }
@@ -47,6 +52,14 @@ impl CredentialPlaces {
             } else {
                 out.extend_from_slice(pair);
             }
+        }
+    }
+
+    /// Takes sessions of browsers out of a request that goes on to a backend.
+    #[inline]
+    pub fn remove_sessions(&self, request: &mut Request) {
+        if !self.sessions.is_empty() && request.fields.contains(FieldId::COOKIE) {
+            self.sessions.iter().for_each(|jar| jar.remove(request));
         }
     }
 

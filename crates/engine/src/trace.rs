@@ -1,8 +1,8 @@
 //! Correlation: `x-request-id` and W3C `traceparent`, kept or made.
 //!
-//! Called by the proxy once per request, before policies. A member of a mesh puts a span of its own
+//! Called by the proxy once per request, before policies. A member of a mesh, and who sends spans to a collector, puts a span of its own
 //! into every trace ([`begin_span`]), which its access log names; without spans of our own the parent of a trace that goes on is left as
-//! it came. Exporting spans is not done here.
+//! it came. Exporting spans is the proxy's.
 
 use transept_wire::head::{FieldId, FieldName, Fields};
 
@@ -37,6 +37,8 @@ pub struct Span {
     pub id: [u8; 16],
     /// Who called; none when the trace begins here.
     pub parent: Option<[u8; 16]>,
+    /// Whether whoever began the trace wants it recorded (section 3.2.3).
+    pub sampled: bool,
 }
 
 /// Makes sure that a request carries one `x-request-id` and one valid `traceparent`. Those that came are kept if they are valid and
@@ -61,8 +63,10 @@ pub fn begin_span(fields: &mut Fields, trace: Trace, random: u64) -> Option<Span
     let came = fields.first(FieldId::TRACEPARENT).filter(|value| is_traceparent(value))?;
     let trace_id = came.get(3..35)?.try_into().ok()?;
     let parent: [u8; 16] = came.get(36..52)?.try_into().ok()?;
+    let sampled =
+        came.get(54).is_some_and(|digit| matches!(digit, b'1' | b'3' | b'5' | b'7' | b'9' | b'b' | b'd' | b'f'));
     if trace == Trace::Begun {
-        return Some(Span { trace: trace_id, id: parent, parent: None });
+        return Some(Span { trace: trace_id, id: parent, parent: None, sampled });
     }
     let mut id = [0; 16];
     write_hex(&mut id, draw(random, FIRST_DRAW + 5) | 1);
@@ -73,7 +77,7 @@ pub fn begin_span(fields: &mut Fields, trace: Trace, random: u64) -> Option<Span
     value[36..52].copy_from_slice(&id);
     // Hexadecimal digits and hyphens are a valid value.
     let _ = fields.set(&TRACEPARENT, &value);
-    Some(Span { trace: trace_id, id, parent: Some(parent) })
+    Some(Span { trace: trace_id, id, parent: Some(parent), sampled })
 }
 
 /// The value of a field that stands in exactly one line.

@@ -68,6 +68,21 @@ pub(crate) fn write_backends(backends: &[BackendState], ejections: &BTreeMap<Arc
     }
 }
 
+/// Writes what became of spans.
+pub(crate) fn write_spans(exported: u64, dropped: u64, out: &mut String) {
+    for (name, help, value) in [
+        ("transept_spans_exported_total", "Spans that the collector has taken.", exported),
+        (
+            "transept_spans_dropped_total",
+            "Spans that were lost, because the collector is away or does not keep up.",
+            dropped,
+        ),
+    ] {
+        head(out, name, "counter", help);
+        let _ = writeln!(out, "{name} {value}");
+    }
+}
+
 /// Writes what ports have spoken, as far as it was heard here.
 pub(crate) fn write_learned(ports: &[LearnedPort], out: &mut String) {
     const LEARNED: &str = "transept_learned_protocol";

@@ -46,6 +46,7 @@ mod resolve;
 mod secure;
 mod sight;
 mod sockets;
+mod spans;
 mod splice;
 mod stores;
 mod tap;
@@ -62,6 +63,7 @@ pub use demand::{Demand, Wanted};
 pub use mesh::Mesh;
 pub use resolve::ResolvedName;
 pub use sight::Sight;
+pub use spans::SpanTarget;
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
@@ -90,6 +92,9 @@ use stores::Carrying;
 use tls::TlsConfigs;
 use worker::{Command, Duty, Shared};
 
+/// How long the last spans are waited for when a proxy ends.
+const LAST_SPANS: Duration = Duration::from_secs(2);
+
 /// How a proxy runs, whatever its configuration says.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -97,6 +102,8 @@ pub struct Options {
     pub workers: Option<NonZeroUsize>,
     /// Where requests are logged; none is nowhere.
     pub access_log: Option<AccessLog>,
+    /// Where spans are sent; none is nowhere.
+    pub spans: Option<SpanTarget>,
     /// The name servers that are asked for the names of backends; none are those of `/etc/resolv.conf`.
     pub name_servers: Vec<SocketAddr>,
     /// The file in which quotas are kept; made when a configuration first has one. None keeps them in memory only.
@@ -146,12 +153,15 @@ impl Proxy {
         tracing::debug!(descriptors, "descriptor limit");
         let log = options.access_log.as_ref().map(Sink::start).transpose()?;
         let mesh = options.mesh.as_ref().map(Membership::new).transpose().map_err(stdio::Error::other)?;
+        let own = mesh.as_ref().map(Membership::own_identity);
+        let (spans, exporting) = options.spans.clone().map(|to| spans::Sink::new(to, own.as_deref())).unzip();
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             epoch: AtomicU64::new(0),
             tls: TlsConfigs::new(),
             mesh,
             log,
+            spans,
             demand: options.demand.clone(),
             open: OpenConnections::default(),
             fetched: Notify::new(),
@@ -183,6 +193,9 @@ impl Proxy {
         let (bound, watching) = (Mutex::default(), Mutex::default());
         let quotas = Mutex::new(Quotas::new(options.quotas.clone()));
         let carrying = Mutex::default();
+        if let Some(exporting) = exporting {
+            background.spawn(exporting);
+        }
         Ok(Proxy { shared, workers, bound, resolving, watching, quotas, carrying, background, sight })
     }
 
@@ -259,6 +272,9 @@ impl Proxy {
     /// Writes the counts of all workers in the Prometheus text format.
     pub async fn write_metrics(&self, out: &mut String) {
         let sum = self.report().await;
+        if let Some(spans) = &self.shared.spans {
+            exposition::write_spans(spans.exported(), spans.dropped(), out);
+        }
         let dropped = self.shared.log.as_ref().map_or(0, |log| log.dropped());
         exposition::write(&sum, dropped, out);
         if let Some((graph, _)) = self.sight.observe().await {
@@ -330,6 +346,10 @@ impl Proxy {
     /// last one is gone or `limit` is over. True when all were gone.
     pub async fn drain(&self, limit: Duration) -> bool {
         let complete = self.await_all(Command::Drain, limit).await;
+        if let Some(spans) = &self.shared.spans {
+            // A collector that is away holds nobody up for long.
+            let _ = tokio::time::timeout(LAST_SPANS, spans.flush()).await;
+        }
         if let Some(log) = self.shared.log.clone() {
             let _ = tokio::task::spawn_blocking(move || log.flush()).await;
         }

@@ -30,16 +30,16 @@ pub(crate) fn settle_host(trip: &mut Trip) -> Result<(), Stop> {
 }
 
 /// Settles who the client is and what the request is called, and takes away what ends at this hop. Where there
-/// is a log, the target is kept for it as it arrived, without credentials.
+/// is a log, or a collector of spans, the target is kept for it as it arrived, without credentials.
 pub(crate) fn introduce(worker: &Worker, connection: &Connection, settings: &Settings, trip: &mut Trip) {
-    if worker.log.is_some() {
+    if worker.log.is_some() || worker.spans.is_some() {
         worker.snapshot().credentials.write_target(trip.request.target(), &mut trip.facts.target);
     }
     let client = derive(connection, &trip.request.fields, settings);
     trip.client = client.address;
     let now = trip.now();
     let trace = correlate(&mut trip.request.fields, client.peer, settings.trace, now, trip.random);
-    if worker.edges.is_some() {
+    if worker.edges.is_some() || worker.spans.is_some() {
         trip.facts.span = begin_span(&mut trip.request.fields, trace, trip.random);
     }
     if let Some(id) = trip.request.fields.first(FieldId::X_REQUEST_ID) {

@@ -250,7 +250,10 @@ async fn screen_rule(
     loop {
         let (mut exchange, _) = journey.trip.exchange(journey.arrival.connection, listener.port);
         match screen(listener, routed, &mut exchange) {
-            Verdict::Continue => return Ok(()),
+            Verdict::Continue => {
+                journey.worker.snapshot().credentials.remove_sessions(&mut journey.trip.request);
+                return Ok(());
+            }
             Verdict::Respond(reply) => return Err(Stop::Answer(reply)),
             Verdict::Call(callout) => {
                 let left = time_left(routed.map(|routed| &**routed.rule), journey.trip);

@@ -45,6 +45,9 @@ pub(crate) fn record(worker: &Worker, trip: &Trip, marks: &Marks<'_>, connection
     if worker.ear.listens() {
         worker.ear.hear(trip, marks, connection, took, ended);
     }
+    if let Some(spans) = &worker.spans {
+        spans.borrow_mut().add(trip, marks, connection, took);
+    }
     let Some(log) = &worker.log else { return };
     let mut log = log.borrow_mut();
     let format = log.format();
@@ -194,7 +197,7 @@ fn text(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 
 /// Text that cannot break a line, a JSON string or a terminal: control characters, quotes and everything beyond ASCII
 /// are written as escapes.
-fn escape(out: &mut Vec<u8>, value: &[u8]) {
+pub(crate) fn escape(out: &mut Vec<u8>, value: &[u8]) {
     for &byte in &value[..value.len().min(LONGEST)] {
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),

@@ -29,6 +29,7 @@ use crate::limits::OpenConnections;
 use crate::mesh::Membership;
 use crate::meter::{Meter, Report};
 use crate::recheck::{Standings, recheck, recheck_roots};
+use crate::spans::{self, SpanBuffer};
 use crate::tap::{Ear, Order};
 use crate::tls::TlsConfigs;
 use crate::trip::Trip;
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     /// What makes us a member of the mesh, if we are one.
     pub mesh: Option<Membership>,
     pub log: Option<Arc<Sink>>,
+    /// Where spans go, if they go anywhere.
+    pub spans: Option<Arc<spans::Sink>>,
     pub demand: Option<Demand>,
     pub open: OpenConnections,
     /// Raised after each fetch of a document.
@@ -122,6 +125,7 @@ pub(crate) struct Worker {
     /// Who watches live requests.
     pub ear: Ear,
     pub log: Option<RefCell<LogBuffer>>,
+    pub spans: Option<RefCell<SpanBuffer>>,
     pub watches: Rc<Watches>,
     pub turns: RefCell<Turns>,
     pub hasher: foldhash::fast::RandomState,
@@ -156,6 +160,7 @@ impl Worker {
                 .as_ref()
                 .map(|mesh| RefCell::new(Edges::new(mesh.own_identity(), shared.ledger.clone()))),
             log: shared.log.as_ref().map(|sink| RefCell::new(LogBuffer::new(sink.clone()))),
+            spans: shared.spans.as_ref().map(|sink| RefCell::new(SpanBuffer::new(sink.clone()))),
             shared,
             pool: Pool::default(),
             stream_tasks: StreamTasks::default(),
@@ -218,6 +223,16 @@ impl Worker {
         self.draining.set(true);
         self.way_in_drains.set(true);
         self.watches.drain(Whose::All);
+    }
+
+    /// Hands over the lines and spans that have gathered.
+    fn hand_over(&self) {
+        if let Some(log) = &self.log {
+            log.borrow_mut().hand_over();
+        }
+        if let Some(spans) = &self.spans {
+            spans.borrow_mut().hand_over();
+        }
     }
 
     fn report(&self) -> Report {
@@ -316,9 +331,7 @@ async fn finish(worker: Rc<Worker>, done: oneshot::Sender<()>) {
     while worker.connections.get() > 0 {
         tick.tick().await;
     }
-    if let Some(log) = &worker.log {
-        log.borrow_mut().hand_over();
-    }
+    worker.hand_over();
     let _ = done.send(());
 }
 
@@ -345,8 +358,6 @@ async fn sweep(worker: Rc<Worker>) {
         if let Some(edges) = &worker.edges {
             edges.borrow_mut().tidy(now);
         }
-        if let Some(log) = &worker.log {
-            log.borrow_mut().hand_over();
-        }
+        worker.hand_over();
     }
 }

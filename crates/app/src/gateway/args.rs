@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use transept_proxy::Options;
+use transept_proxy::{Options, SpanTarget};
 
 use crate::access_log::AccessLogArgs;
 use crate::admin::AdminArgs;
@@ -54,6 +54,10 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) access_log: AccessLogArgs,
 
+    /// Collector that spans are sent to, OTLP over HTTP as JSON, such as http://127.0.0.1:4318 [default: none]
+    #[arg(long, env = "TRANSEPT_SPANS", value_name = "URL")]
+    spans: Option<SpanTarget>,
+
     /// How long stopping may take after SIGTERM until open connections are cut, such as 30s or 1m
     #[arg(
         long,
@@ -76,6 +80,7 @@ impl ServeArgs {
         Options {
             workers: self.workers,
             access_log: self.access_log.settle(),
+            spans: self.spans.clone(),
             name_servers: self.resolver.clone(),
             quotas: Some(self.quotas.clone().unwrap_or_else(|| default_state("quotas.redb"))),
             mesh: None,

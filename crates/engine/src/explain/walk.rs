@@ -203,6 +203,7 @@ fn decide<'s>(
             verdict => break verdict,
         }
     };
+    found.credentials.remove_sessions(x.request);
     found.principal = x.principal();
     found.told = x.notes.told.take().unwrap_or_default();
     let reply = match verdict {

@@ -17,7 +17,7 @@ const MOST_FLOWS: usize = 8;
 const FLOW: &[u8] = b".login.";
 
 /// The cookies of one scheme.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Jar {
     /// With the prefix.
     name: Box<str>,

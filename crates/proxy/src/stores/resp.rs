@@ -247,7 +247,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_error_is_told_by_its_code_only() {
+        let trouble = replies(b"-LOADING of 'hunter2'\r\n", 1).await.expect_err("trouble");
+        assert_eq!(trouble.to_string(), "the server says LOADING");
         let trouble = replies(b"-WRONGPASS invalid password 'hunter2'\r\n", 1).await.expect_err("trouble");
-        assert_eq!(trouble.to_string(), "the server says WRONGPASS");
+        assert!(
+            trouble.to_string().starts_with("the server says WRONGPASS, user and password are not valid there"),
+            "{trouble}"
+        );
+        assert!(!trouble.to_string().contains("hunter2"));
     }
 }

@@ -198,6 +198,9 @@ impl Scheme for LoginScheme {
 
     fn places(&self, places: &mut CredentialPlaces) {
         places.paths.insert(self.places.callback.clone());
+        if !places.sessions.contains(&self.jar) {
+            places.sessions.push(self.jar.clone());
+        }
     }
 
     fn presents(&self, x: &Exchange<'_>) -> bool {
