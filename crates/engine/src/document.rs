@@ -2,13 +2,14 @@
 //!
 //! A policy holds an `Arc<Document>` and reads what was fetched last; it never fetches. The proxy keeps documents fresh in the background
 //! (`proxy/src/documents.rs`), and at once when a policy asks for it ([`Callout::Refresh`](crate::callout::Callout)). *When* is decided here,
-//! *how* there. A document outlives reloads and is shared by all policies that name the same URL; where it is fetched follows the newest
-//! configuration.
+//! *how* there. A document outlives reloads and is shared by all policies that name the same URL; where it is fetched follows the
+//! configuration that is in force.
 //!
 //! - Refreshed after `max-age` of its answer, at least a minute and at most a day, else ten minutes.
 //! - A fetch at a time. Fetches that fail are tried again after 5 s, doubling up to 5 min.
 //! - A token that names an unknown key causes one fetch, at least 30 s after the one before that was so caused; a name that was not found then
-//!   causes none until the document changes, or ten minutes are over.
+//!   causes none until the document changes, or ten minutes are over. A token whose signature is wrong does, too, with the same pause, where it or
+//!   a key has no name.
 //! - What was good stays in use for 24 h after it was fetched. Then nobody can tell whether a key still is one.
 
 mod fetch;
@@ -54,7 +55,7 @@ pub struct Document {
     flying: AtomicBool,
     state: Mutex<State>,
     /// Held, so that the list lives as long as anything on it.
-    _listed: Arc<Documents>,
+    listed: Arc<Documents>,
 }
 
 /// Where a document comes from.
@@ -130,6 +131,8 @@ pub enum Occasion {
     Due,
     /// A token names this key.
     UnknownKey(Box<str>),
+    /// No key fits a token, and either it or a key has no name by which that could be told for certain.
+    NamelessKey,
 }
 
 /// How a document is, for people and metrics.
@@ -159,18 +162,21 @@ impl Document {
             content: ArcSwapOption::empty(),
             flying: AtomicBool::new(false),
             state: Mutex::default(),
-            _listed: listed,
+            listed,
         }
     }
 
-    /// The document of this name, made known to who keeps it fresh. Its source is the newest from now on.
-    pub fn of(keep: &Keep, part: &str, label: &str, source: Source) -> Arc<Document> {
+    /// The document of this name. One that is in use is fetched from where it was until [`Document::go_live`].
+    pub fn of(keep: &Keep, part: &str, label: &str, source: &Source) -> Arc<Document> {
         let documents = Documents::of(keep);
-        let make = || Document::new(label, source.clone(), Arc::clone(&documents));
-        let document = keep.of(&format!("document {part}"), make);
-        document.source.store(Arc::new(source));
-        documents.add(&document);
-        document
+        let make = || Document::new(label, source.clone(), documents);
+        keep.of(&format!("document {part}"), make)
+    }
+
+    /// Made known to who keeps it fresh, and fetched from here from now on: the configuration that says so is in force.
+    pub fn go_live(self: &Arc<Self>, source: Source) {
+        self.source.store(Arc::new(source));
+        self.listed.add(self);
     }
 
     /// A place that the provider has named, to be asked.
@@ -201,6 +207,7 @@ impl Document {
                     state.absent.iter().any(|(one, since)| one == kid && now.saturating_sub(*since) < ABSENT);
                 !known_absent && (self.is_flying() || state.may_seek(now))
             }
+            Occasion::NamelessKey => self.is_flying() || state.may_seek(now),
         }
     }
 
@@ -209,12 +216,12 @@ impl Document {
         let mut state = self.state();
         let is_due = match occasion {
             Occasion::Due => state.due <= now,
-            Occasion::UnknownKey(_) => state.may_seek(now),
+            Occasion::UnknownKey(_) | Occasion::NamelessKey => state.may_seek(now),
         };
         if !is_due || self.flying.swap(true, Ordering::AcqRel) {
             return None;
         }
-        if let Occasion::UnknownKey(_) = occasion {
+        if *occasion != Occasion::Due {
             state.sought = Some(now);
         }
         drop(state);

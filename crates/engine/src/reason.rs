@@ -70,6 +70,8 @@ reasons! {
     Redirected: 302, "redirect", "-", None, Unimplemented, "Redirect";
     /// A CORS preflight was answered.
     CorsPreflight: 204, "cors.preflight", "-", None, Unimplemented, "CORS preflight";
+    /// The metadata of a protected resource were asked for (RFC 9728).
+    ResourceMetadata: 200, "auth.resource_metadata", "-", None, Unimplemented, "Metadata of the API";
     /// No listener of this address serves the host.
     ListenerNotFound: 404, "listener.not_found", "NR", Some("destination_not_found"), Unimplemented, "No listener serves this host";
     /// No rule of the listener matches; also for a wrong method.

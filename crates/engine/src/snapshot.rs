@@ -15,6 +15,7 @@ use transept_model::certificate::KeyPair;
 pub use transept_model::references::BackendId;
 
 use crate::balance::Table;
+use crate::document::{Document, Source};
 use crate::keep::Keep;
 use crate::learned::{Known, Learned};
 use crate::policies::{Chain, Step};
@@ -40,9 +41,19 @@ pub struct Snapshot {
     pub keep: Arc<Keep>,
     /// Where requests may hold credentials.
     pub credentials: CredentialPlaces,
+    /// The documents that policies read, each with where it is fetched.
+    pub(crate) documents: Vec<(Arc<Document>, Source)>,
 }
 
 impl Snapshot {
+    /// Lets the documents that its policies read be fetched from where it says. Called when it is put in force: a configuration that is only
+    /// looked at changes nothing.
+    pub fn go_live(&self) {
+        for (document, source) in &self.documents {
+            document.go_live(source.clone());
+        }
+    }
+
     /// The bind of an address that a worker listens on.
     pub fn bind(&self, address: &SocketAddr) -> Option<&Arc<Bind>> {
         self.binds.binary_search_by(|bind| bind.address.cmp(address)).ok().and_then(|index| self.binds.get(index))

@@ -5,6 +5,7 @@
 //! to no request, so a client that goes away ends none, and everybody who waits is woken when it is over. Fetches go through the pools of a
 //! worker, as callouts do. Nothing waits for them but requests that cannot be decided without; readiness does not.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -101,9 +102,17 @@ pub(crate) fn write_metrics(documents: &[DocumentState], out: &mut String) {
         "# HELP transept_document_fetches_total Fetches of documents of identity providers, by what came of them.\n\
          # TYPE transept_document_fetches_total counter"
     );
+    // What one URL says may be asked of several servers, or for several issuers: these are one series.
+    let mut by_label: BTreeMap<&str, (u64, u64, Option<Duration>)> = BTreeMap::new();
     for one in documents {
-        let label = escape(&one.label);
-        for (result, count) in [("good", one.fetched), ("failed", one.failed)] {
+        let (good, failed, oldest) = by_label.entry(&one.label).or_default();
+        *good += one.fetched;
+        *failed += one.failed;
+        *oldest = (*oldest).max(one.age);
+    }
+    for (label, (good, failed, _)) in &by_label {
+        let label = escape(label);
+        for (result, count) in [("good", good), ("failed", failed)] {
             let _ =
                 writeln!(out, "transept_document_fetches_total{{document=\"{label}\",result=\"{result}\"}} {count}");
         }
@@ -113,14 +122,48 @@ pub(crate) fn write_metrics(documents: &[DocumentState], out: &mut String) {
         "# HELP transept_document_age_seconds How long ago the document in use was fetched.\n\
          # TYPE transept_document_age_seconds gauge"
     );
-    for one in documents {
-        if let Some(age) = one.age {
-            let _ =
-                writeln!(out, "transept_document_age_seconds{{document=\"{}\"}} {}", escape(&one.label), age.as_secs());
+    for (label, (_, _, oldest)) in &by_label {
+        if let Some(age) = oldest {
+            let _ = writeln!(out, "transept_document_age_seconds{{document=\"{}\"}} {}", escape(label), age.as_secs());
         }
     }
 }
 
 fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_of_one_url_are_one_series() {
+        let one = |label: &str, fetched, age| DocumentState {
+            label: label.into(),
+            age,
+            keys: 1,
+            fetched,
+            failed: 1,
+            error: None,
+            remarks: Vec::new(),
+        };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let mut out = String::new();
+        write_metrics(
+            &[one("https://a.test/k", 2, None), one("https://a.test/k", 3, seconds(7)), one("b", 1, None)],
+            &mut out,
+        );
+        let lines: Vec<&str> = out.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            lines,
+            [
+                "transept_document_fetches_total{document=\"b\",result=\"good\"} 1",
+                "transept_document_fetches_total{document=\"b\",result=\"failed\"} 1",
+                "transept_document_fetches_total{document=\"https://a.test/k\",result=\"good\"} 5",
+                "transept_document_fetches_total{document=\"https://a.test/k\",result=\"failed\"} 2",
+                "transept_document_age_seconds{document=\"https://a.test/k\"} 7",
+            ]
+        );
+    }
 }

@@ -208,6 +208,7 @@ impl Proxy {
         lock(&self.carrying).follow(&snapshot, &self.shared, self.background.handle());
         let wanted: BTreeSet<SocketAddr> = snapshot.binds.iter().map(|bind| bind.address).collect();
         let mut bound = lock(&self.bound);
+        snapshot.go_live();
         self.shared.snapshot.store(snapshot);
         self.shared.epoch.fetch_add(1, Ordering::Release);
         self.tell(|| Command::Refresh);

@@ -167,7 +167,7 @@ pub fn compile_station(
     let keep = previous.map(|snapshot| Arc::clone(&snapshot.keep)).unwrap_or_default();
     let policies = Policies::new(&attachments, world, &keep);
     let mut backends = Backends::new(world, previous, &policies, attached.zone.as_ref());
-    let mut conditions = backends.settle_wanted(&policies.wanted, &mut problems);
+    let mut conditions = backends.settle_wanted(&policies.needs.wanted, &mut problems);
     let mut compiler = RouteCompiler { backends: &mut backends, problems: &mut problems, single: HashMap::new() };
     let mut routes = HashMap::new();
     for route in attached.services.iter().flat_map(|service| &service.routes) {
@@ -197,7 +197,14 @@ pub fn compile_station(
     }
     let binds = binds.into_values().map(Arc::new).collect();
     Compiled {
-        snapshot: Arc::new(Snapshot { generation, binds, backends, keep, credentials: policies.credentials }),
+        snapshot: Arc::new(Snapshot {
+            generation,
+            binds,
+            backends,
+            keep,
+            credentials: policies.credentials,
+            documents: policies.needs.documents,
+        }),
         changes,
         problems,
         conditions,

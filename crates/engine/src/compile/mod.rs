@@ -102,7 +102,7 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
     let keep = previous.map(|snapshot| Arc::clone(&snapshot.keep)).unwrap_or_default();
     let policies = Policies::new(&attached.policies, world, &keep);
     let mut backends = Backends::new(world, previous, &policies, attached.zone.as_ref());
-    let unresolved = backends.settle_wanted(&policies.wanted, &mut problems);
+    let unresolved = backends.settle_wanted(&policies.needs.wanted, &mut problems);
     let routes = compile_routes(attached, &mut backends, &mut problems);
     let mut nothing_left = find_nothing_left(&routes);
     nothing_left.extend(judge_mesh_routes(world, attached, &policies, &routes, &mut problems));
@@ -126,6 +126,7 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
     let mut conditions = policies::tell_where_they_stand(world, &attached.policies);
     conditions.extend(policies.conditions());
     conditions.extend(unresolved);
+    problems.extend(policies.judge_callers());
     problems.extend(policies.problems);
     keys::judge(world, &mut problems);
     let binds = drafts.into_iter().map(|(address, draft)| Arc::new(draft.finish(address))).collect();
@@ -133,7 +134,14 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
         world.complete(problem);
     }
     Compiled {
-        snapshot: Arc::new(Snapshot { generation, binds, backends, keep, credentials: policies.credentials }),
+        snapshot: Arc::new(Snapshot {
+            generation,
+            binds,
+            backends,
+            keep,
+            credentials: policies.credentials,
+            documents: policies.needs.documents,
+        }),
         changes,
         problems,
         conditions,
@@ -362,6 +370,7 @@ fn rule_on<'w>(policies: &Policies<'w>, key: RouteKey<'w>, rule: &Arc<Rule>, of_
                 effective = policies.lay_over(&effective, &on_rule);
             }
         }
+        policies.note_callers(&effective);
         chain = policies.chain(&effective);
     }
     let chain = chain.with(rule.filters.external_auth.as_ref());

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 use transept_model::attach::{PolicyAttachment, PolicyTarget};
-use transept_model::place::{Invalid, ObjectName};
+use transept_model::place::{Invalid, ObjectName, Place};
 use transept_model::policy::{Merge, Policy};
 use transept_model::schema::{Decoder, Text};
 use transept_model::status::{Condition, Truth};
@@ -18,7 +18,7 @@ use transept_model::world::World;
 
 use crate::keep::Keep;
 use crate::policies::{
-    AnyPolicy, Chain, CompileCx, Force, KINDS, KindFacts, Phase, PolicyName, Reach, Step, Wanted, kind,
+    AnyPolicy, Chain, CompileCx, Force, KINDS, KindFacts, Needs, Phase, PolicyName, Reach, Step, kind,
 };
 use crate::redact::CredentialPlaces;
 use crate::rule::Site;
@@ -30,8 +30,8 @@ pub(super) struct Policies<'w> {
     on: HashMap<&'w PolicyTarget, Vec<Placed>>,
     verdicts: Vec<Verdicts>,
     pub(super) problems: Vec<Invalid>,
-    /// The backends that policies want to ask.
-    pub(super) wanted: Vec<Wanted>,
+    /// What policies need from outside.
+    pub(super) needs: Needs,
     /// Where they look for credentials.
     pub(super) credentials: CredentialPlaces,
 }
@@ -52,6 +52,17 @@ struct Verdicts {
     replaced: Cell<bool>,
     /// What the policy cannot do here, though it is in force.
     without: Cell<&'static str>,
+    /// Whether it asks who calls at places where some policy finds that out, or at none of them.
+    callers: Cell<Callers>,
+    at: Place,
+}
+
+/// What a policy that asks who calls is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Callers {
+    NotAsked,
+    Unknown,
+    Known,
 }
 
 /// The policies of one kind in force at one place, each with its position in `verdicts`.
@@ -75,7 +86,7 @@ impl<'w> Policies<'w> {
             on: HashMap::new(),
             verdicts: Vec::new(),
             problems: Vec::new(),
-            wanted: Vec::new(),
+            needs: Needs::default(),
             credentials: CredentialPlaces::default(),
         };
         let mut compiled: HashMap<*const Policy, (usize, Option<Arc<AnyPolicy>>)> = HashMap::new();
@@ -106,7 +117,7 @@ impl<'w> Policies<'w> {
         cx.about(Some(name.clone()));
         let compiled = match &policy.broken {
             None => cx.within("spec", |cx| {
-                let mut cx = CompileCx::new(cx, world, &name, keep, &mut self.wanted);
+                let mut cx = CompileCx::new(cx, world, &name, keep, &mut self.needs);
                 AnyPolicy::compile(policy.kind, &policy.spec, &mut cx)
             }),
             Some(why) => {
@@ -129,6 +140,8 @@ impl<'w> Policies<'w> {
             in_force: Cell::new(false),
             replaced: Cell::new(false),
             without: Cell::new(""),
+            callers: Cell::new(Callers::NotAsked),
+            at: policy.meta.at.clone(),
         });
         (self.verdicts.len() - 1, compiled.map(Arc::new))
     }
@@ -202,6 +215,31 @@ impl<'w> Policies<'w> {
             }
         }
         Chain::new(steps)
+    }
+
+    /// Notes which policies ask who calls where these are in force for requests of a route, and whether one of them finds it out.
+    pub(super) fn note_callers(&self, effective: &Effective) {
+        let finds_out = effective.all().any(|(step, _)| step.phase == Phase::Authenticate);
+        for (step, index) in effective.all() {
+            let asks = step.policy.as_ref().is_some_and(|policy| policy.asks_credential());
+            if let (true, Some(verdicts)) = (asks, self.verdicts.get(*index)) {
+                let known = finds_out || verdicts.callers.get() == Callers::Known;
+                verdicts.callers.set(if known { Callers::Known } else { Callers::Unknown });
+            }
+        }
+    }
+
+    /// The policies that ask who calls, and are never told.
+    pub(super) fn judge_callers(&self) -> Vec<Invalid> {
+        let untold = self.verdicts.iter().filter(|one| one.callers.get() == Callers::Unknown);
+        let tell = |verdicts: &Verdicts| {
+            let why = "it asks who calls, by principals, groups, scopes or claims, and no AuthenticationPolicy finds that out on its targets";
+            let mut invalid = Invalid::new(verdicts.at.clone(), why);
+            invalid.object = Some(verdicts.name.clone());
+            invalid.remedy("attach an AuthenticationPolicy to the same target, or to its Gateway");
+            invalid
+        };
+        untold.map(tell).collect()
     }
 
     /// The chain that stands before a program: without what concerns its callers, which is theirs to do.

@@ -31,16 +31,22 @@ fn url(text: &str) -> Url {
     }
 }
 
+fn live(keep: &Keep, text: &str, source: Source) -> Arc<Document> {
+    let document = Document::of(keep, text, text, &source);
+    document.go_live(source);
+    document
+}
+
 fn keys_at(keep: &Keep) -> Arc<Document> {
     let text = "https://login.test/keys";
-    Document::of(keep, text, text, Source { url: url(text), kind: SourceKind::Keys })
+    live(keep, text, Source { url: url(text), kind: SourceKind::Keys })
 }
 
 fn provider(keep: &Keep) -> Arc<Document> {
     let (issuer, text) = ("https://login.test", "https://login.test/.well-known/openid-configuration");
     let (origin, _, _) = parse_url(issuer, PlainHttp::OnLoopback).expect("a URL");
     let kind = SourceKind::Provider { issuer: issuer.into(), origins: vec![(origin, url(issuer))] };
-    Document::of(keep, text, text, Source { url: url(text), kind })
+    live(keep, text, Source { url: url(text), kind })
 }
 
 fn answer(body: &str, cache: &str) -> CalloutResult {
@@ -173,6 +179,27 @@ fn what_is_not_200_is_no_document() {
     fetch.first();
     let moved = CalloutResult::Answered(Box::new(Answer { status: 302, body: KEYS.into(), ..Answer::default() }));
     assert!(matches!(fetch.take(moved, at(0)), Step::Over(Err(_))));
+}
+
+#[test]
+fn a_configuration_that_is_only_compiled_changes_no_source() {
+    let keep = Keep::default();
+    let document = keys_at(&keep);
+    let moved = Source { url: url("https://other.test/moved"), kind: SourceKind::Keys };
+    let compiled = Document::of(&keep, "https://login.test/keys", "https://login.test/keys", &moved);
+    assert!(Arc::ptr_eq(&document, &compiled));
+    let asked = |now| {
+        let mut fetch = document.begin(&Occasion::Due, now).expect("a fetch is due");
+        let Step::Ask(call) = fetch.first() else { panic!("a call") };
+        call.request.target().to_vec()
+    };
+    assert_eq!(asked(at(0)), b"/keys");
+    compiled.go_live(moved.clone());
+    assert_eq!(asked(at(1000)), b"/moved");
+    // One that nothing in force reads is not fetched.
+    let refused = Document::of(&keep, "refused", "https://other.test/moved", &moved);
+    assert_eq!(Documents::of(&keep).all().len(), 1);
+    drop(refused);
 }
 
 #[test]

@@ -6,8 +6,8 @@
 
 use std::fmt;
 
-use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm};
+use aws_lc_rs::{digest, hmac};
 use serde_json::{Map, Value};
 
 use super::{Algorithm, base64url, json};
@@ -145,7 +145,7 @@ impl Key {
     }
 
     /// Reads one JWK.
-    fn parse(members: &Map<String, Value>) -> Result<Key, String> {
+    pub(super) fn parse(members: &Map<String, Value>) -> Result<Key, String> {
         const PRIVATE: [&str; 6] = ["d", "p", "q", "dp", "dq", "qi"];
         let kty = text_of(members, "kty")?.ok_or("it has no `kty`")?;
         if kty == "oct" {
@@ -188,6 +188,21 @@ impl Key {
             .collect();
         (!verifiers.is_empty()).then(|| Key { kid: kid.map(Box::from), verifiers })
     }
+}
+
+/// The thumbprint of a JWK that was read (RFC 7638, with SHA-256), in base64url.
+pub(super) fn thumbprint(members: &Map<String, Value>) -> String {
+    let names: &[&str] = match members.get("kty").and_then(Value::as_str) {
+        Some("RSA") => &["e", "kty", "n"],
+        Some("EC") => &["crv", "kty", "x", "y"],
+        _ => &["crv", "kty", "x"],
+    };
+    let member = |name: &&str| {
+        let value = members.get(*name).cloned().unwrap_or_default();
+        format!("\"{name}\":{value}")
+    };
+    let text = format!("{{{}}}", names.iter().map(member).collect::<Vec<_>>().join(","));
+    data_encoding::BASE64URL_NOPAD.encode(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
 }
 
 impl fmt::Debug for Key {

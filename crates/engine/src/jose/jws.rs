@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::jwk::KeySet;
+use super::jwk::{Key, KeySet};
 use super::{Algorithm, Algorithms, Refusal, base64url, json};
 
 /// The largest token that is read, in bytes.
@@ -34,6 +34,11 @@ impl<'t> Token<'t> {
     /// # Errors
     /// When it is no JWS in compact form whose header can be understood.
     pub fn parse(text: &'t [u8]) -> Result<Token<'t>, Refusal> {
+        Token::parse_with_header(text).map(|(token, _)| token)
+    }
+
+    /// The same, with its header.
+    pub(super) fn parse_with_header(text: &'t [u8]) -> Result<(Token<'t>, Map<String, Value>), Refusal> {
         let malformed = |why: &'static str| Refusal::Malformed(why.into());
         if text.len() > MOST_TOKEN {
             return Err(malformed("the token is larger than 16 KiB"));
@@ -57,7 +62,7 @@ impl<'t> Token<'t> {
             return Err(malformed("the header of the token is no object"));
         };
         let (algorithm, kid, kind) = read_header(&header)?;
-        Ok(Token { algorithm, kid, kind, signed, payload, signature })
+        Ok((Token { algorithm, kid, kind, signed, payload, signature }, header))
     }
 
     /// The algorithm that the token names.
@@ -97,6 +102,15 @@ impl<'t> Token<'t> {
             return Err(Refusal::NoKey);
         }
         if fitting.any(|key| key.verifies(self.algorithm, self.signed, &self.signature)) {
+            Ok(&self.payload)
+        } else {
+            Err(Refusal::Signature)
+        }
+    }
+
+    /// Verifies the signature by this one key.
+    pub(super) fn verify_by(&self, key: &Key) -> Result<&[u8], Refusal> {
+        if key.verifies(self.algorithm, self.signed, &self.signature) {
             Ok(&self.payload)
         } else {
             Err(Refusal::Signature)

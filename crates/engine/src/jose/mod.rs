@@ -1,7 +1,7 @@
 //! Signed tokens: JWS (RFC 7515), JWK (RFC 7517) and the claims of JWT (RFC 7519), as strict as RFC 8725 asks for.
 //!
 //! Used by the schemes of `AuthenticationPolicy` that read tokens. Nothing in a token chooses how it is verified: keys come from the
-//! configuration, each knows what it may be used for, and the algorithm must be on the issuer's list *and* fit the key. `none` has no
+//! configuration (the proofs of `proof`, which go with a token that names their key, hold theirs), each knows what it may be used for, and the algorithm must be on the issuer's list *and* fit the key. `none` has no
 //! representation here, so no spelling of it can be let through. Only the compact form is read; what is ambiguous is refused: padding,
 //! bits that stand for nothing, members that occur twice, extensions that nobody here understands. Encrypted tokens are not read.
 
@@ -9,6 +9,7 @@ mod claims;
 mod json;
 mod jwk;
 mod jws;
+mod proof;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -19,6 +20,7 @@ pub use claims::{Claims, Expectations, Expiry, Validity, WantedClaim, names};
 pub use json::parse as parse_json;
 pub use jwk::{Key, KeySet, MOST_KEYS, SetError};
 pub use jws::{MOST_TOKEN, Token};
+pub use proof::PossessionProof;
 
 /// An algorithm of RFC 7518 section 3.1 or RFC 8037.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

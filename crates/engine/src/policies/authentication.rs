@@ -52,8 +52,10 @@ mod nonces;
 mod probe;
 mod recheck;
 mod requirement;
+mod resource;
 mod scheme;
 mod secret;
+mod sender;
 mod signature;
 mod verified;
 
@@ -64,6 +66,7 @@ use failures::{FailureLimit, Failures, Hold};
 use forward::{ClaimField, Forward, IdentityField};
 use login::LoginSpec;
 use requirement::{Alternative, Requirement};
+use resource::{Metadata, ProtectedResource};
 use scheme::{AnyScheme, Fault, Proof, SchemeSpec};
 
 object! {
@@ -82,6 +85,8 @@ object! {
         forward_claims: Vec<ClaimField> => Rule::MaxItems(32), Rule::UniqueBy("name");
         /// True when the backend gets the credentials, too.
         keep_credentials: bool = false;
+        /// What OAuth clients are told about the API, at `/.well-known/oauth-protected-resource` and in challenges (RFC 9728).
+        resource: Option<ProtectedResource>;
         /// How often a client may fail to say who it is.
         failures: FailureLimit = FailureLimit::default();
     }
@@ -131,6 +136,7 @@ pub(crate) struct AuthenticationPolicy {
     credentials: Credentials,
     limit: FailureLimit,
     failures: Arc<Failures>,
+    metadata: Option<Metadata>,
 }
 
 #[derive(Debug)]
@@ -206,6 +212,7 @@ impl Policy for AuthenticationPolicy {
             credentials: if spec.keep_credentials { Credentials::Kept } else { Credentials::Removed },
             limit: spec.failures.clone(),
             failures: cx.keep("failures", Failures::default),
+            metadata: spec.resource.as_ref().and_then(Metadata::compile),
         })
     }
 
@@ -219,6 +226,10 @@ impl Policy for AuthenticationPolicy {
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
         forwarded::drop_principal(&mut x.request.fields);
+        if let Some(reply) = self.metadata.as_ref().and_then(|metadata| metadata.answer(x.request)) {
+            x.tell(|| "authentication: the metadata of the API are for everybody".to_owned());
+            return reply.into();
+        }
         if !self.schemes.iter().any(|named| named.scheme.presents(x)) {
             if self.anonymous == Anonymous::Allowed {
                 self.strip(x);
@@ -446,8 +457,7 @@ impl AuthenticationPolicy {
                 let who = known.map(|principal| principal.describe()).unwrap_or_default();
                 let mut reply = Reply::new(Reason::ScopeInsufficient)
                     .because(format!("{who} needs the scopes {}", words.join(" ")));
-                let challenge =
-                    self.schemes.get(scheme).map(|named| named.scheme.challenge(&self.realm, &Fault::Scopes(&words)));
+                let challenge = self.schemes.get(scheme).map(|named| self.challenge(named, &Fault::Scopes(&words)));
                 if let Some(challenge) = challenge {
                     reply = reply.with_field(FieldName::known(FieldId::WWW_AUTHENTICATE), challenge);
                 }
@@ -501,7 +511,7 @@ impl AuthenticationPolicy {
     fn refuse<'f>(&self, mut reply: Reply, fault: impl Fn(usize) -> Fault<'f>) -> Verdict {
         let mut said: SmallVec<[String; 4]> = SmallVec::new();
         for (index, named) in self.schemes.iter().enumerate() {
-            let challenge = named.scheme.challenge(&self.realm, &fault(index));
+            let challenge = self.challenge(named, &fault(index));
             if !said.contains(&challenge) {
                 said.push(challenge);
             }
@@ -510,6 +520,14 @@ impl AuthenticationPolicy {
             reply = reply.with_field(FieldName::known(FieldId::WWW_AUTHENTICATE), challenge);
         }
         reply.into()
+    }
+
+    fn challenge(&self, named: &Named, fault: &Fault<'_>) -> String {
+        let challenge = named.scheme.challenge(&self.realm, fault);
+        match &self.metadata {
+            Some(metadata) => metadata.name_in(challenge),
+            None => challenge,
+        }
     }
 
     fn strip(&self, x: &mut Exchange<'_>) {

@@ -5,7 +5,7 @@
 //! that matches refuses; else, when any of them has `allow`, a rule of theirs must match; else everything is allowed. A
 //! connection whose requests are not looked at has no principal, no method and no path: deny rules that ask for them are taken as matching,
 //! allow rules as not matching. The refusal names policy and rule in its cause, for logs and explanations; the caller is told nothing
-//! but 403. The spec is here, rules are matched in `rules`.
+//! but 403, and by a challenge which scope it is that its credential lacks, if it lacks nothing else. The spec is here, rules are matched in `rules`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, HEADER_NAME, Rule as Limit, Text};
 use transept_model::{choice, object};
+use transept_wire::head::{FieldId, FieldName};
 use transept_wire::normalize;
 
 use super::patterns::{HostPattern, IdentityPattern, NamePattern, PathPattern};
@@ -188,6 +189,8 @@ pub(crate) struct AuthorizationPolicy {
     parts: Vec<Part>,
     /// Whether some rule wants to know who makes the request.
     asks_principal: bool,
+    /// Whether some rule asks for what only a credential says.
+    asks_credential: bool,
 }
 
 /// One object's rules with its name; no name before they are joined.
@@ -238,7 +241,24 @@ impl AuthorizationPolicy {
         }
         let first = first?;
         let cause = format!("{}, no rule allows it", Named(first));
-        Some((Reply::new(Reason::NotAuthorized).because(cause), first.name.clone()))
+        let reply = Reply::new(Reason::NotAuthorized).because(cause);
+        let rules = self.parts.iter().flat_map(|part| part.rules.allow.iter().flatten());
+        let lacking = rules.filter(|rule| rule.asks_credential()).find_map(|rule| rule.lacks_scopes(subject));
+        let reply = match lacking {
+            Some(scopes) => reply.with_field(FieldName::known(FieldId::WWW_AUTHENTICATE), challenge(scopes)),
+            None => reply,
+        };
+        Some((reply, first.name.clone()))
+    }
+}
+
+/// What tells a client that another token would do (RFC 6750 section 3.1). Of several scopes of which one suffices it names one.
+fn challenge(scopes: &[NamePattern]) -> String {
+    // What may stand in a scope (RFC 6749 section 3.3).
+    let is_scope = |text: &&str| text.bytes().all(|byte| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~'));
+    match scopes.iter().filter_map(NamePattern::exact).find(is_scope) {
+        Some(scope) => format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\""),
+        None => "Bearer error=\"insufficient_scope\"".to_owned(),
     }
 }
 
@@ -271,8 +291,9 @@ impl Policy for AuthorizationPolicy {
         let deny = compile("deny", &spec.deny, rules::Side::Deny);
         let allow = spec.allow.as_ref().map(|allow| compile("allow", allow, rules::Side::Allow));
         let asks_principal = deny.iter().chain(allow.iter().flatten()).any(Access::asks_principal);
+        let asks_credential = deny.iter().chain(allow.iter().flatten()).any(Access::asks_credential);
         let parts = vec![Part { name: None, rules: Arc::new(Rules { deny, allow }) }];
-        Some(AuthorizationPolicy { parts, asks_principal })
+        Some(AuthorizationPolicy { parts, asks_principal, asks_credential })
     }
 
     fn join(all: &[(&Arc<PolicyName>, &Self)]) -> Option<Self> {
@@ -287,7 +308,12 @@ impl Policy for AuthorizationPolicy {
         Some(AuthorizationPolicy {
             parts: all.iter().flat_map(named).collect(),
             asks_principal: all.iter().any(|(_, policy)| policy.asks_principal),
+            asks_credential: all.iter().any(|(_, policy)| policy.asks_credential),
         })
+    }
+
+    fn asks_credential(&self) -> bool {
+        self.asks_credential
     }
 
     fn on_connect(&self, x: &Arrival<'_>) -> Verdict {

@@ -24,7 +24,16 @@ pub struct CompileCx<'c> {
     /// The policy itself.
     pub name: &'c ObjectName,
     keep: &'c Keep,
-    wanted: &'c mut Vec<Wanted>,
+    needs: &'c mut Needs,
+}
+
+/// What policies need from outside, gathered while they are compiled.
+#[derive(Debug, Default)]
+pub(crate) struct Needs {
+    /// The backends that they want to ask.
+    pub(crate) wanted: Vec<Wanted>,
+    /// The documents that they read, each with where it is fetched once the configuration is in force.
+    pub(crate) documents: Vec<(Arc<Document>, Source)>,
 }
 
 /// A backend that a policy wants to ask.
@@ -74,9 +83,9 @@ impl<'c> CompileCx<'c> {
         world: &'c World,
         name: &'c ObjectName,
         keep: &'c Keep,
-        wanted: &'c mut Vec<Wanted>,
+        needs: &'c mut Needs,
     ) -> CompileCx<'c> {
-        CompileCx { decoder, world, name, keep, wanted }
+        CompileCx { decoder, world, name, keep, needs }
     }
 
     /// Memory that outlives this compile; `part` tells several of one policy apart.
@@ -91,8 +100,10 @@ impl<'c> CompileCx<'c> {
     }
 
     /// A document that is kept fresh; `part` tells documents with one label apart.
-    pub fn document(&self, part: &str, label: &str, source: Source) -> Arc<Document> {
-        Document::of(self.keep, part, label, source)
+    pub fn document(&mut self, part: &str, label: &str, source: Source) -> Arc<Document> {
+        let document = Document::of(self.keep, part, label, &source);
+        self.needs.documents.push((Arc::clone(&document), source));
+        document
     }
 
     /// The memories of all policies.
@@ -159,7 +170,7 @@ impl<'c> CompileCx<'c> {
     fn want(&mut self, at: Spot, to: WantedBackend) -> Callee {
         let callee = Callee::default();
         let place = self.decoder.place(at);
-        self.wanted.push(Wanted { by: self.name.clone(), place, to, callee: Arc::clone(&callee) });
+        self.needs.wanted.push(Wanted { by: self.name.clone(), place, to, callee: Arc::clone(&callee) });
         callee
     }
 }

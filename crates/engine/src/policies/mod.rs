@@ -45,7 +45,7 @@ use transept_wire::head::Response;
 pub use authentication::probe_credentials;
 pub use chain::{Chain, Force, PolicyName, Step};
 pub use compiling::{CompileCx, Origin, PlainHttp, Url};
-pub(crate) use compiling::{Wanted, WantedBackend, parse_url};
+pub(crate) use compiling::{Needs, Wanted, WantedBackend, parse_url};
 pub(crate) use external_auth::ExternalAuthPolicy;
 pub use network::Network;
 pub use patterns::{HostPattern, IdentityPattern, PathPattern};
@@ -153,6 +153,11 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
     /// How the endpoints of the Services under its target may be called; none when it says nothing about that.
     fn reach(&self) -> Option<Reach> {
         None
+    }
+
+    /// Whether it asks who calls, by what only a credential says: without a policy that finds that out it is asked in vain.
+    fn asks_credential(&self) -> bool {
+        false
     }
 
     /// Looks at a connection before it is let through.
@@ -307,6 +312,10 @@ macro_rules! policies {
 
             pub(crate) fn reach(&self) -> Option<Reach> {
                 match self { $( AnyPolicy::$variant(policy) => policy.reach(), )* }
+            }
+
+            pub(crate) fn asks_credential(&self) -> bool {
+                match self { $( AnyPolicy::$variant(policy) => policy.asks_credential(), )* }
             }
 
             pub(crate) fn on_connect(&self, x: &Arrival<'_>) -> Verdict {

@@ -40,6 +40,16 @@ impl NamePattern {
     pub(super) fn matches(&self, text: &str) -> bool {
         fits(&self.0, text)
     }
+
+    /// The only name that fits, if there is one.
+    pub(super) fn exact(&self) -> Option<&str> {
+        (!self.0.ends_with('*')).then_some(&*self.0)
+    }
+
+    /// Whether only members of the mesh have such names.
+    pub(super) fn is_of_the_mesh(&self) -> bool {
+        self.0.starts_with("spiffe:")
+    }
 }
 
 /// Whether `text` is `pattern`, whose last character may stand for anything.

@@ -9,7 +9,7 @@ use transept_model::value::{Budget, Value, read};
 use transept_model::world::World;
 use transept_wire::head::Request;
 
-use super::{CompileCx, KINDS, MODEL_KINDS, Policy};
+use super::{CompileCx, KINDS, MODEL_KINDS, Needs, Policy};
 use crate::exchange::{Connection, Exchange, Notes, Now};
 use crate::keep::Keep;
 use crate::verdict::Verdict;
@@ -23,10 +23,10 @@ fn value(yaml: &str) -> Value {
 fn attempt<P: Policy>(yaml: &str) -> (Option<P>, Vec<Invalid>) {
     let mut cx = Decoder::new("test.yaml".into());
     let name = ObjectName { kind: P::KIND.into(), namespace: "default".into(), name: "test".into() };
-    let (world, keep, mut wanted) = (World::default(), Keep::default(), Vec::new());
+    let (world, keep, mut needs) = (World::default(), Keep::default(), Needs::default());
     let spec = P::Spec::decode(&value(yaml), &mut cx);
     let policy =
-        spec.and_then(|spec| P::compile(&spec, &mut CompileCx::new(&mut cx, &world, &name, &keep, &mut wanted)));
+        spec.and_then(|spec| P::compile(&spec, &mut CompileCx::new(&mut cx, &world, &name, &keep, &mut needs)));
     (policy, cx.into_problems())
 }
 

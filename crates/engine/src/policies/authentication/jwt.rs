@@ -3,7 +3,8 @@
 //! What is expected stands in the configuration; of the token only its `kid` matters before its signature is good, and its `iss`, by which a
 //! token of somebody else is put aside without looking for its key. Keys are inline, in a ConfigMap, behind a URL, or where the
 //! provider says (OpenID Connect Discovery), and then kept fresh by `document`. Tokens that were good are remembered by their hash
-//! (`verified`), under the version of the keys, so that nothing is good by a key that is gone.
+//! (`verified`), under the version of the keys, so that nothing is good by a key that is gone. Whether a token is shown by whom it was given
+//! to (`sender`), and for the first time where that matters, is looked at for each request.
 //!
 //! Nobody can tell without keys: then the request gets 503, not 401, because the client is not to blame and may come again. A key that
 //! the provider does not have even when it is asked again is the token's fault: 401.
@@ -12,26 +13,32 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest;
+use serde_json::Value as Json;
 use transept_model::kinds::BackendObjectReference;
-use transept_model::place::Spot;
 use transept_model::schema::{Decoder, HEADER_NAME, RESOURCE_NAME, Rule, Text};
 use transept_model::value::Value;
 use transept_model::{choice, object};
 use transept_wire::head::{FieldId, FieldName, Request};
 
-use super::super::{CompileCx, Origin, PlainHttp, Url, parse_url};
+use super::super::CompileCx;
 use super::api_key::{bearer_token, is_alike};
 use super::claims::{ClaimNames, TokenOwner, principal};
+use super::nonces::{Nonces, Refused};
 use super::scheme::{Fault, Proof, Scheme, challenge};
 use super::secret::SecretEntry;
+use super::sender::{Proofs, Sender, SenderConstraint, Word};
 use super::verified::{self, Verified};
 use crate::callout::{Callout, CalloutResult};
-use crate::document::{Document, Occasion, Source, SourceKind};
+use crate::document::{Document, Occasion};
 use crate::exchange::Exchange;
 use crate::jose::{Algorithm, Algorithms, Expectations, Expiry, KeySet, Refusal, Token, WantedClaim};
 use crate::principal::Principal;
 use crate::redact::CredentialPlaces;
+
+mod keys;
+
+pub(super) use keys::provider;
+use keys::{Keys, compile_keys};
 
 object! {
     /// Signed tokens (JWT) of one issuer, as bearer tokens.
@@ -65,6 +72,10 @@ object! {
         claims: ClaimNames = ClaimNames::default();
         /// Who shows such tokens.
         owner: TokenOwner = TokenOwner::Auto;
+        /// Whether tokens are good only for those whom they were given to, by a proof (DPoP) or a certificate that goes with them.
+        sender: SenderConstraint = SenderConstraint::WhenBound;
+        /// True when a token is good once, by its `jti`, which it must have then.
+        once: bool = false;
     }
     check check_spec;
 }
@@ -156,6 +167,10 @@ fn check_spec(spec: &JwtSpec, value: &Value, cx: &mut Decoder) {
     if spec.leeway > MOST_LEEWAY {
         cx.refuse_field(value, "leeway", "the leeway is above 300s").remedy("set the clocks right instead");
     }
+    if spec.once && !spec.expiry {
+        cx.refuse_field(value, "once", "a token without an end would have to be remembered for ever")
+            .remedy("remove `expiry: false`");
+    }
     let shared = spec.keys.as_ref().is_some_and(|keys| keys.shared_secret.is_some());
     for name in &spec.algorithms {
         if name.algorithm().is_symmetric() != shared {
@@ -209,16 +224,16 @@ pub(super) struct JwtScheme {
     claims: ClaimNames,
     owner: TokenOwner,
     verified: Arc<Verified<Principal>>,
-}
-
-#[derive(Debug)]
-enum Keys {
-    Fixed(KeySet),
-    Fetched(Arc<Document>),
+    sender: Sender,
+    /// Tokens that were seen, by their `jti`, where each is good once: one memory for an issuer.
+    seen: Option<Arc<Nonces>>,
 }
 
 /// Tokens of one scheme that are remembered; with claims of usual length, some megabytes.
 const MOST_VERIFIED: usize = 4096;
+
+/// Tokens of one issuer that are remembered because they are good once.
+const MOST_SEEN: usize = 100_000;
 
 /// The keys were asked for, for the sake of a request.
 struct Asked {
@@ -260,6 +275,8 @@ impl Scheme for JwtScheme {
             claims: spec.claims.clone(),
             owner: spec.owner,
             verified,
+            sender: Sender::new(spec.sender, cx.keep("proofs", Proofs::default))?,
+            seen: spec.once.then(|| cx.keep_for_all(&format!("jti {}", &*spec.issuer), Nonces::default)),
         };
         (cx.count() == before).then_some(scheme)
     }
@@ -271,10 +288,11 @@ impl Scheme for JwtScheme {
 
     fn places(&self, places: &mut CredentialPlaces) {
         places.fields.insert(self.header.as_str().to_ascii_lowercase().into());
+        places.fields.insert("dpop".into());
     }
 
     fn presents(&self, x: &Exchange<'_>) -> bool {
-        tokens(&self.header, x.request).next().is_some()
+        self.shown(x.request).next().is_some()
     }
 
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
@@ -290,10 +308,11 @@ impl Scheme for JwtScheme {
 
     fn strip(&self, request: &mut Request) {
         strip_tokens(&self.header, request);
+        self.sender.strip(&self.header, request);
     }
 
     fn challenge(&self, realm: &str, fault: &Fault<'_>) -> String {
-        challenge("Bearer", realm, fault)
+        self.sender.challenge(challenge("Bearer", realm, fault), realm, fault)
     }
 }
 
@@ -306,8 +325,8 @@ impl JwtScheme {
 
     /// Judges the token of a request. `asked` says that its keys were asked for already: it is not done twice.
     fn judge(&self, x: &mut Exchange<'_>, asked: Option<&Asked>) -> Proof {
-        let mut shown = tokens(&self.header, x.request);
-        let token = match (shown.next(), shown.next()) {
+        let mut shown = self.shown(x.request);
+        let (word, token) = match (shown.next(), shown.next()) {
             (None, _) => return Proof::Absent,
             (Some(one), None) => one,
             (Some(_), Some(_)) => return Proof::invalid("several tokens are shown"),
@@ -325,20 +344,44 @@ impl JwtScheme {
         };
         let hash = verified::hash(token);
         if let Some(principal) = self.verified.find(&hash, version, x.now.unix) {
-            return Proof::Valid(principal);
+            return self.admit(principal, word, token, x);
         }
-        let found = self.verify(token, keys, x.now.unix);
-        match found {
+        match self.verify(token, keys, x.now.unix) {
             Ok(principal) => {
                 let until = principal.until.unwrap_or(x.now.unix + Duration::from_secs(600));
                 self.verified.note(hash, Arc::clone(&principal), version, until, x.now.unix);
-                Proof::Valid(principal)
+                self.admit(principal, word, token, x)
             }
-            Err((Refusal::UnknownKey, kid)) => match &self.keys {
-                Keys::Fixed(_) => Proof::invalid(Refusal::UnknownKey.why()),
-                Keys::Fetched(document) => seek(document, kid, x.now.monotonic, asked),
+            Err((refusal, Some(occasion))) => match &self.keys {
+                Keys::Fixed(_) => Proof::invalid(refusal.why()),
+                Keys::Fetched(document) => seek(document, &refusal, occasion, x.now.monotonic, asked),
             },
-            Err((refusal, _)) => Proof::invalid(refusal.why()),
+            Err((refusal, None)) => Proof::invalid(refusal.why()),
+        }
+    }
+
+    /// Tokens in the request, each with the word that says how it is shown.
+    fn shown<'r>(&'r self, request: &'r Request) -> impl Iterator<Item = (Word, &'r [u8])> {
+        let bearer = tokens(&self.header, request).map(|token| {
+            let by = if self.header.id() == FieldId::AUTHORIZATION { Word::Bearer } else { Word::None };
+            (by, token)
+        });
+        bearer.chain(self.sender.tokens(&self.header, request).map(|token| (Word::Dpop, token)))
+    }
+
+    /// A genuine token is good for whom it was given to, and once where that is said.
+    fn admit(&self, principal: Arc<Principal>, word: Word, token: &[u8], x: &Exchange<'_>) -> Proof {
+        if let Err(proof) = self.sender.check(&principal.claims, word, token, x) {
+            return proof;
+        }
+        let Some(seen) = &self.seen else { return Proof::Valid(principal) };
+        let (Some(id), Some(until)) = (principal.claims.get("jti").and_then(Json::as_str), principal.until) else {
+            return Proof::invalid("the token has no `jti` by which it could be good once");
+        };
+        match seen.spend(id, until, x.now.unix, MOST_SEEN) {
+            Ok(()) => Proof::Valid(principal),
+            Err(Refused::Seen) => Proof::invalid("the token was seen before"),
+            Err(Refused::Crowded) => Proof::Unavailable("too many tokens of this issuer are remembered".into()),
         }
     }
 
@@ -373,9 +416,19 @@ impl JwtScheme {
         token: &[u8],
         keys: &KeySet,
         now: Duration,
-    ) -> Result<Arc<Principal>, (Refusal, Option<Box<str>>)> {
+    ) -> Result<Arc<Principal>, (Refusal, Option<Occasion>)> {
         let token = self.glance(token).map_err(|refusal| (refusal, None))?;
-        let payload = token.verify(keys, self.allowed).map_err(|refusal| (refusal, token.kid().map(Box::from)))?;
+        let is_nameless = || token.kid().is_none() || keys.keys().iter().any(|key| key.kid().is_none());
+        // Whether newer keys of the issuer may help.
+        let occasion = |refusal: &Refusal| match (refusal, token.kid()) {
+            (Refusal::UnknownKey, Some(kid)) => Some(Occasion::UnknownKey(kid.into())),
+            (Refusal::Signature | Refusal::NoKey, _) if is_nameless() => Some(Occasion::NamelessKey),
+            _ => None,
+        };
+        let payload = token.verify(keys, self.allowed).map_err(|refusal| {
+            let occasion = occasion(&refusal);
+            (refusal, occasion)
+        })?;
         self.accept(payload, now).map_err(|refusal| (refusal, None))
     }
 
@@ -389,13 +442,14 @@ impl JwtScheme {
 
     /// In an explanation nothing is fetched: the token is believed, and that is said.
     fn assume(&self, x: &mut Exchange<'_>) -> Proof {
-        let Some(token) = tokens(&self.header, x.request).next() else { return Proof::Absent };
+        let Some((word, token)) = self.shown(x.request).next() else { return Proof::Absent };
         let found = self.glance(token).and_then(|token| self.accept(token.payload(), x.now.unix));
-        x.tell(|| format!("scheme {}: its keys are not known here, so the signature is taken to be good", self.name));
-        match found {
-            Ok(principal) => Proof::Valid(principal),
+        let proof = match found {
+            Ok(principal) => self.admit(principal, word, token, x),
             Err(refusal) => Proof::invalid(refusal.why()),
-        }
+        };
+        x.tell(|| format!("scheme {}: its keys are not known here, so the signature is taken to be good", self.name));
+        proof
     }
 }
 
@@ -404,10 +458,14 @@ fn ask(document: &Arc<Document>, occasion: Occasion, now: Duration) -> Proof {
     Proof::Ask(Box::new(callout), Box::new(Asked { at: now }))
 }
 
-/// The key is not among those that are known: perhaps the issuer has new ones.
-fn seek(document: &Arc<Document>, kid: Option<Box<str>>, now: Duration, asked: Option<&Asked>) -> Proof {
-    let Some(kid) = kid else { return Proof::invalid(Refusal::UnknownKey.why()) };
-    let occasion = Occasion::UnknownKey(kid.clone());
+/// The key is not among those that are known, as far as can be told: perhaps the issuer has new ones.
+fn seek(
+    document: &Arc<Document>,
+    refusal: &Refusal,
+    occasion: Occasion,
+    now: Duration,
+    asked: Option<&Asked>,
+) -> Proof {
     if asked.is_none() && document.may_help(&occasion, now) {
         return ask(document, occasion, now);
     }
@@ -415,10 +473,10 @@ fn seek(document: &Arc<Document>, kid: Option<Box<str>>, now: Duration, asked: O
         // Nobody can tell whether it is a new one.
         return Proof::Unavailable(format!("newer keys at {}: {why}", document.label).into());
     }
-    if let Some(asked) = asked {
-        document.note_absent(&kid, asked.at, now);
+    if let (Some(asked), Occasion::UnknownKey(kid)) = (asked, &occasion) {
+        document.note_absent(kid, asked.at, now);
     }
-    Proof::invalid(Refusal::UnknownKey.why())
+    Proof::invalid(refusal.why())
 }
 
 /// Tokens in the header field that is meant for them. API keys as bearer tokens belong to the scheme for them.
@@ -465,120 +523,4 @@ pub(super) fn wanted(claims: &[RequiredClaim]) -> Vec<WantedClaim> {
         values: claim.values.iter().map(|value| Box::from(&**value)).collect(),
     };
     claims.iter().map(one).collect()
-}
-
-fn compile_keys(spec: &JwtSpec, identity: &mut digest::Context, cx: &mut CompileCx<'_>) -> Option<Keys> {
-    let Some(keys) = &spec.keys else {
-        return discovered(spec, None, cx);
-    };
-    if let Some(text) = &keys.inline {
-        return fixed(keys.at, text.as_bytes(), cx);
-    }
-    if let Some(entry) = &keys.config_map {
-        let map = cx.config_map(entry.at, &entry.name)?;
-        let Some(bytes) = map.spec.entry(&entry.key) else {
-            let why = format!("the ConfigMap {} has no entry {}", &*entry.name, &*entry.key);
-            cx.refuse(entry.at, why).remedy("add it, or mend the name");
-            return None;
-        };
-        identity.update(bytes);
-        return fixed(entry.at, bytes, cx);
-    }
-    if let Some(entry) = &keys.shared_secret {
-        let secret = entry.read(cx)?;
-        identity.update(secret.as_bytes());
-        return shared(entry.at, &secret, cx);
-    }
-    let Some(text) = &keys.url else {
-        return discovered(spec, Some(keys), cx);
-    };
-    let url = reached(keys, cx.url(keys.at, text, PlainHttp::OnLoopback)?, cx);
-    let part = format!("keys {text} {}", asked(Some(keys), cx));
-    Some(Keys::Fetched(cx.document(&part, label(text), Source { url, kind: SourceKind::Keys })))
-}
-
-/// A URL as people are told of it: what is in its query may be a secret.
-fn label(url: &str) -> &str {
-    url.split('?').next().unwrap_or(url)
-}
-
-/// Who is asked instead of the host in a URL. The same name in another namespace is somebody else.
-fn asked(keys: Option<&KeysSpec>, cx: &CompileCx<'_>) -> String {
-    keys.and_then(|keys| keys.backend_ref.as_ref()).map_or_else(String::new, |reference| {
-        let namespace = reference.namespace.as_deref().unwrap_or(&cx.name.namespace);
-        let BackendObjectReference { group, kind, name, port, .. } = reference;
-        format!("{group}/{kind} {namespace}/{name} {port:?}")
-    })
-}
-
-/// The URL, asked of the backend that is named instead of its host, if one is.
-fn reached(keys: &KeysSpec, url: Url, cx: &mut CompileCx<'_>) -> Url {
-    match &keys.backend_ref {
-        Some(reference) => Url { callee: cx.backend(reference), ..url },
-        None => url,
-    }
-}
-
-fn fixed(at: Spot, bytes: &[u8], cx: &mut CompileCx<'_>) -> Option<Keys> {
-    match KeySet::parse(bytes) {
-        Ok(keys) => Some(Keys::Fixed(keys)),
-        Err(why) => {
-            let remedy = if why.0.contains("shared secret") {
-                "with it everybody who reads this could sign: put it into a Secret and name that as `sharedSecret`"
-            } else if why.0.contains("private half") {
-                "take `d`, `p`, `q`, `dp`, `dq` and `qi` out of it, and use a new key: this one is known now"
-            } else {
-                "write a JWK set: `{\"keys\": [...]}`"
-            };
-            cx.refuse(at, format!("these keys cannot be used: {why}")).remedy(remedy);
-            None
-        }
-    }
-}
-
-fn shared(at: Spot, secret: &str, cx: &mut CompileCx<'_>) -> Option<Keys> {
-    let start = secret.trim_start();
-    if start.starts_with("-----BEGIN") || start.starts_with('{') {
-        cx.refuse(at, "the shared secret is a key in PEM or JSON, which somebody else may know")
-            .remedy("with a public key use `keys.inline` and RS256 or ES256; a shared secret is random bytes");
-        return None;
-    }
-    let keys = KeySet::shared(secret.as_bytes());
-    if keys.keys().is_empty() {
-        cx.refuse(at, "the shared secret has fewer than 32 bytes, and could be guessed")
-            .remedy("make one with `openssl rand -hex 32` (RFC 7518 section 3.2)");
-        return None;
-    }
-    Some(Keys::Fixed(keys))
-}
-
-/// Keys where the provider says they are.
-fn discovered(spec: &JwtSpec, keys: Option<&KeysSpec>, cx: &mut CompileCx<'_>) -> Option<Keys> {
-    let at = keys.map_or(spec.at, |keys| keys.at);
-    provider(at, &spec.issuer, keys, cx).map(Keys::Fetched)
-}
-
-/// The description of an OpenID provider, kept fresh.
-pub(super) fn provider(
-    at: Spot,
-    issuer: &Text,
-    keys: Option<&KeysSpec>,
-    cx: &mut CompileCx<'_>,
-) -> Option<Arc<Document>> {
-    let usual = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-    let text = keys.and_then(|keys| keys.discovery.as_deref()).unwrap_or(&usual).to_owned();
-    let url = cx.url(at, &text, PlainHttp::OnLoopback)?;
-    let url = keys.map_or(url.clone(), |keys| reached(keys, url, cx));
-    // The server of the description is one that it may name; others are those that the configuration names.
-    let (origin, _, _) = parse_url(&text, PlainHttp::OnLoopback).ok()?;
-    let mut origins = vec![(origin, url.clone())];
-    for text in keys.map_or(&[][..], |keys| &keys.origins) {
-        let other = cx.url(at, text, PlainHttp::OnLoopback)?;
-        let (origin, _, _) = parse_url(text, PlainHttp::OnLoopback).ok()?;
-        origins.push((origin, other));
-    }
-    let listed: Vec<&Origin> = origins.iter().map(|(origin, _)| origin).collect();
-    let part = format!("provider {issuer} {text} {} {listed:?}", asked(keys, cx));
-    let kind = SourceKind::Provider { issuer: (&**issuer).into(), origins };
-    Some(cx.document(&part, label(&text), Source { url, kind }))
 }

@@ -8,8 +8,8 @@ use transept_model::value::{Budget, read};
 use transept_model::{Loaded, load};
 use transept_wire::head::Request;
 
-use super::super::MODEL_KINDS;
 use super::super::tests::refusals;
+use super::super::{MODEL_KINDS, Needs};
 use super::*;
 use crate::exchange::{Connection, Notes, Now};
 use crate::keep::Keep;
@@ -89,9 +89,9 @@ pub(super) fn compile_with<S: scheme::Scheme>(
     assert!(problems.is_empty(), "{problems:?}");
     let spec = S::Spec::decode(&values[0], &mut cx);
     let name = ObjectName { kind: "AuthenticationPolicy".into(), namespace: "default".into(), name: "test".into() };
-    let mut wanted = Vec::new();
+    let mut needs = Needs::default();
     let scheme = spec.and_then(|spec| {
-        let mut compiling = CompileCx::new(&mut cx, &world, &name, keep, &mut wanted);
+        let mut compiling = CompileCx::new(&mut cx, &world, &name, keep, &mut needs);
         S::compile(&scheme.into(), &spec, &mut compiling)
     });
     (scheme, cx.into_problems().into_iter().map(|problem| problem.why).collect())
@@ -123,8 +123,8 @@ impl Desk {
         assert!(problems.is_empty(), "{problems:?}");
         let spec = AuthenticationPolicySpec::decode(&values[0], &mut cx).expect("a spec");
         let name = ObjectName { kind: "AuthenticationPolicy".into(), namespace: "default".into(), name: "test".into() };
-        let (keep, mut wanted) = (Keep::default(), Vec::new());
-        let mut compiling = CompileCx::new(&mut cx, &world, &name, &keep, &mut wanted);
+        let (keep, mut needs) = (Keep::default(), Needs::default());
+        let mut compiling = CompileCx::new(&mut cx, &world, &name, &keep, &mut needs);
         let policy = AuthenticationPolicy::compile(&spec, &mut compiling);
         (policy, cx.into_problems())
     }

@@ -9,8 +9,8 @@ use transept_model::value::{Budget, read};
 use transept_model::{Loaded, load};
 use transept_wire::head::Request;
 
-use super::super::MODEL_KINDS;
 use super::super::tests::refusals;
+use super::super::{MODEL_KINDS, Needs};
 use super::*;
 use crate::callout::{Answer, Callee, Callout};
 use crate::document::{Documents, Occasion, Step};
@@ -47,11 +47,14 @@ fn compile(spec: &str, extra: &str, keep: &Keep) -> (Option<AuthenticationPolicy
     let (values, problems) = read(&SourceText::new("test.yaml", spec), &Budget::default());
     assert!(problems.is_empty(), "{problems:?}");
     let name = ObjectName { kind: "AuthenticationPolicy".into(), namespace: "default".into(), name: "test".into() };
-    let mut wanted = Vec::new();
+    let mut needs = Needs::default();
     let policy = AuthenticationPolicySpec::decode(&values[0], &mut cx).and_then(|spec| {
-        AuthenticationPolicy::compile(&spec, &mut CompileCx::new(&mut cx, &world, &name, keep, &mut wanted))
+        AuthenticationPolicy::compile(&spec, &mut CompileCx::new(&mut cx, &world, &name, keep, &mut needs))
     });
-    for one in &wanted {
+    for (document, source) in &needs.documents {
+        document.go_live(source.clone());
+    }
+    for one in &needs.wanted {
         settle(&one.callee);
     }
     (policy, cx.into_problems())
@@ -244,6 +247,39 @@ fn keys_come_when_the_first_token_does_and_new_ones_when_it_names_one() {
     assert!(matches!(fetch.take(answer(200, &keys_of(&[rotated])), desk.monotonic()), Step::Over(Ok(()))));
     let (verdict, _, _) = desk.ask_with_keys(&good, &both);
     assert!(verdict.goes_on(), "the issuer has it again: {verdict:?}");
+}
+
+#[test]
+fn a_signature_by_a_key_without_a_name_causes_a_fetch_each_half_minute_at_most() {
+    let (old, new) = (Issuer::new(), Issuer::new());
+    let nameless = |issuer: &Issuer| {
+        let mut key = issuer.ec_jwk();
+        key.as_object_mut().expect("an object").remove("kid");
+        keys_of(&[key])
+    };
+    let unnamed = |issuer: &Issuer| {
+        let claims = json!({"iss": "https://login.test", "aud": "shop", "sub": "7", "exp": NOW + 1000});
+        issuer.token_of("ES256", r#"{"alg":"ES256"}"#, &claims.to_string())
+    };
+    let mut desk = Desk::new(FETCHED);
+    assert!(desk.ask_with_keys(&unnamed(&old), &nameless(&old)).0.goes_on());
+    // The issuer has a new key: the token of it names none, or a name that no key has.
+    let (verdict, _, fetches) = desk.ask_with_keys(&unnamed(&new), &nameless(&new));
+    assert!(verdict.goes_on() && fetches == 1, "{verdict:?}");
+    for (second, expected) in [(1, 0), (29, 0), (30, 1), (31, 0)] {
+        desk.now = NOW + second;
+        let (verdict, _, fetches) = desk.ask_with_keys(&token(&old, "e", json!({})), &nameless(&new));
+        assert_eq!((reason(&verdict).0, fetches), (Reason::CredentialsInvalid, expected), "at {second}");
+    }
+    // Where all have names, a wrong signature is a wrong signature.
+    desk.now = NOW + 700;
+    let named = keys_of(&[new.ec_jwk()]);
+    let document = Documents::of(&desk.keep).all().remove(0);
+    let mut fetch = document.begin(&Occasion::Due, desk.monotonic()).expect("due");
+    fetch.first();
+    assert!(matches!(fetch.take(answer(200, &named), desk.monotonic()), Step::Over(Ok(()))));
+    assert_eq!(desk.ask_with_keys(&token(&old, "e", json!({})), &named).2, 0);
+    assert_eq!(desk.ask_with_keys(&unnamed(&old), &named).2, 1, "the token names none");
 }
 
 #[test]

@@ -148,6 +148,26 @@ impl Access {
         self.from.iter().any(AccessSource::asks_principal)
     }
 
+    /// Whether it asks for what only a credential says.
+    pub(super) fn asks_credential(&self) -> bool {
+        self.from.iter().any(AccessSource::asks_credential)
+    }
+
+    /// The scopes of which one is all that a known principal lacks for this rule to match.
+    pub(super) fn lacks_scopes(&self, subject: &Subject<'_>) -> Option<&[NamePattern]> {
+        let principal = subject.http.as_ref()?.principal.filter(|one| one.kind != PrincipalKind::Anonymous)?;
+        let fits = |operation: &Operation| operation.misses(subject, Unseen::Fails, self.side).is_none();
+        if !one_of(&self.to, fits) {
+            return None;
+        }
+        let matched = Matched { from: None, to: None, conditions: 0, fault: None };
+        self.conditions(subject, Unseen::Fails, matched).ok()?;
+        let lacking = self.from.iter().find(|source| {
+            source.misses(subject, Unseen::Fails) == Some("scopes") && source.has_claims(Some(principal))
+        });
+        lacking.map(|source| &*source.scopes)
+    }
+
     /// Whether it matches: what that rests on, or what was missing.
     pub(super) fn matches(&self, subject: &Subject<'_>, unseen: Unseen) -> Result<Matched<'_>, Missed> {
         let mut matched = Matched { from: None, to: None, conditions: self.when.len(), fault: None };
@@ -293,11 +313,22 @@ impl AccessSource {
         if !one_of(&self.scopes, |pattern| scopes.iter().any(|scope| pattern.matches(scope))) {
             return Some("scopes");
         }
-        let claims = self.claims.iter().all(|wanted| {
+        if self.has_claims(principal) { None } else { Some("claims") }
+    }
+
+    fn has_claims(&self, principal: Option<&Principal>) -> bool {
+        self.claims.iter().all(|wanted| {
             let claim = principal.and_then(|principal| principal.claim(&wanted.path));
             claim.is_some_and(|claim| one_of(&wanted.values, |pattern| claim_fits(claim, pattern)))
-        });
-        if claims { None } else { Some("claims") }
+        })
+    }
+
+    /// Whether it asks for what only a credential says, and no certificate of the mesh.
+    fn asks_credential(&self) -> bool {
+        !self.groups.is_empty()
+            || !self.scopes.is_empty()
+            || !self.claims.is_empty()
+            || self.principals.iter().any(|name| !name.is_of_the_mesh() && name.exact().is_some())
     }
 }
 

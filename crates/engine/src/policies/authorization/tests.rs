@@ -314,3 +314,43 @@ fn a_connection_that_is_not_looked_at_has_no_principal() {
         assert_eq!(connect(&allow, Some(CART), Carried::Unknown), Ok(()), "{asks}");
     }
 }
+
+#[test]
+fn who_lacks_nothing_but_a_scope_is_told_which() {
+    let policy = compile::<AuthorizationPolicy>(
+        "allow:
+- {from: [{scopes: ['admin*', orders:write, orders:all], groups: [staff], claims: [{path: level, values: ['3']}]}], to: [{paths: [/orders/*]}]}
+- {from: [{scopes: [other]}], to: [{paths: [/other/*]}]}
+- {from: [{scopes: [never]}], when: ['false']}
+",
+    );
+    let challenge = |path: &str, principal: Option<Principal>| {
+        let mut request = Request::build("GET", "http", "shop.test", path).expect("a request");
+        let mut notes = Notes::new();
+        notes.principal = principal.map(Arc::new);
+        let verdict = policy.on_request(&mut Exchange {
+            now: Now { monotonic: Duration::ZERO, unix: Duration::ZERO },
+            random: 0,
+            connection: &connection(None),
+            client: [192, 0, 2, 1].into(),
+            listener_port: 8080,
+            request: &mut request,
+            notes: &mut notes,
+        });
+        let Verdict::Respond(reply) = verdict else { panic!("{verdict:?}") };
+        reply.fields.first().map(|(_, value)| String::from_utf8_lossy(value).into_owned())
+    };
+    let said = challenge("/orders/7", Some(ann()));
+    assert_eq!(said.as_deref(), Some(r#"Bearer error="insufficient_scope", scope="orders:write""#));
+    let other = challenge("/other/7", Some(ann()));
+    assert_eq!(other.as_deref(), Some(r#"Bearer error="insufficient_scope", scope="other""#));
+    for principal in [
+        None,
+        Some(Principal::default()),
+        Some(Principal { groups: Vec::new(), ..ann() }),
+        Some(Principal { claims: Default::default(), ..ann() }),
+    ] {
+        assert_eq!(challenge("/orders/7", principal), None);
+    }
+    assert_eq!(challenge("/elsewhere", Some(ann())), None);
+}

@@ -13,7 +13,7 @@ use transept_model::{Loaded, load};
 use transept_wire::head::{FieldId, Request, Response};
 
 use super::super::super::tests::refusals;
-use super::super::super::{CompileCx, MODEL_KINDS, Policy};
+use super::super::super::{CompileCx, MODEL_KINDS, Needs, Policy};
 use super::super::{AuthenticationPolicy, AuthenticationPolicySpec};
 use crate::callout::{Answer, Callout, CalloutResult};
 use crate::document::Step;
@@ -43,11 +43,14 @@ fn compile(spec: &str, keep: &Keep) -> (Option<AuthenticationPolicy>, Vec<Invali
     let (values, problems) = read(&SourceText::new("test.yaml", spec), &Budget::default());
     assert!(problems.is_empty(), "{problems:?}");
     let name = ObjectName { kind: "AuthenticationPolicy".into(), namespace: "default".into(), name: "test".into() };
-    let mut wanted = Vec::new();
+    let mut needs = Needs::default();
     let policy = AuthenticationPolicySpec::decode(&values[0], &mut cx).and_then(|spec| {
-        AuthenticationPolicy::compile(&spec, &mut CompileCx::new(&mut cx, &world, &name, keep, &mut wanted))
+        AuthenticationPolicy::compile(&spec, &mut CompileCx::new(&mut cx, &world, &name, keep, &mut needs))
     });
-    for one in &wanted {
+    for (document, source) in &needs.documents {
+        document.go_live(source.clone());
+    }
+    for one in &needs.wanted {
         let endpoints = EndpointSet::new(vec![Endpoint::at(SocketAddr::from(([127, 0, 0, 1], 9)))]);
         let _ = one.callee.set(Ok(Arc::new(Backend::for_tests(endpoints, None))));
     }

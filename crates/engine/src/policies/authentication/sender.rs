@@ -1,0 +1,239 @@
+//! Whether a token is shown by whom it was given to: bound to a certificate (RFC 8705) or to a key that the client proves to have for each request
+//! (DPoP, RFC 9449), as its claim `cnf` says. For the scheme `jwt`, once the token itself was found good.
+//!
+//! A proof is for one request: its method and URL, this very token, and a minute. It is good once; what was seen is remembered in many memories of a
+//! fixed size, by the key, so that one client cannot use up the room of all. A binding that is not understood binds all the same: such a token is refused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use data_encoding::BASE64URL_NOPAD;
+use serde_json::Value;
+use transept_model::choice;
+use transept_wire::head::{FieldId, FieldName, Request};
+use transept_wire::normalize;
+
+use super::super::{PlainHttp, parse_url};
+use super::nonces::{Nonces, Refused};
+use super::scheme::{Fault, Proof, challenge};
+use crate::exchange::Exchange;
+use crate::jose::{Claims, PossessionProof};
+
+choice! {
+    /// Whom tokens are good for.
+    pub enum SenderConstraint {
+        /// A token that is bound (`cnf`) for whom it is bound to, any other for whoever shows it.
+        WhenBound = "WhenBound",
+        /// Tokens must be bound, to a certificate or to a key.
+        Required = "Required",
+        /// Tokens must be bound to the client's certificate (RFC 8705).
+        Certificate = "Certificate",
+        /// Tokens must be bound to a key that the client proves to have (DPoP, RFC 9449).
+        Proof = "Proof",
+        /// Whoever shows it, also where the token says that it is bound.
+        Anybody = "Anybody",
+    }
+}
+
+/// How a token is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    Bearer,
+    Dpop,
+    /// In a field of its own.
+    None,
+}
+
+/// How long ago a proof may have been made.
+const OLDEST: Duration = Duration::from_secs(60);
+/// How far the clock of a client may be ahead.
+const AHEAD: Duration = Duration::from_secs(30);
+const MEMORIES: usize = 64;
+/// Proofs that one memory holds.
+const MOST: usize = 16_384;
+
+/// Proofs that were seen.
+#[derive(Debug)]
+pub(super) struct Proofs {
+    by_key: [Nonces; MEMORIES],
+}
+
+impl Default for Proofs {
+    fn default() -> Proofs {
+        Proofs { by_key: std::array::from_fn(|_| Nonces::default()) }
+    }
+}
+
+/// The compiled constraint.
+#[derive(Debug)]
+pub(super) struct Sender {
+    constraint: SenderConstraint,
+    proofs: Arc<Proofs>,
+    field: FieldName,
+}
+
+impl Sender {
+    pub(super) fn new(constraint: SenderConstraint, proofs: Arc<Proofs>) -> Option<Sender> {
+        Some(Sender { constraint, proofs, field: FieldName::new("dpop").ok()? })
+    }
+
+    /// Tokens that are shown with the word `DPoP`.
+    pub(super) fn tokens<'r>(&self, header: &FieldName, request: &'r Request) -> impl Iterator<Item = &'r [u8]> {
+        let reads = header.id() == FieldId::AUTHORIZATION && self.constraint != SenderConstraint::Anybody;
+        request.fields.all(FieldId::AUTHORIZATION).filter(move |_| reads).filter_map(dpop_token)
+    }
+
+    /// Removes such tokens, and proofs.
+    pub(super) fn strip(&self, header: &FieldName, request: &mut Request) {
+        if self.tokens(header, request).next().is_some() {
+            request.fields.retain(|name, value| name.id != FieldId::AUTHORIZATION || dpop_token(value).is_none());
+        }
+        if self.constraint != SenderConstraint::Anybody {
+            request.fields.remove(&self.field);
+        }
+    }
+
+    /// The challenge (RFC 9449 section 7.1), where proofs are expected.
+    pub(super) fn challenge(&self, bearer: String, realm: &str, fault: &Fault<'_>) -> String {
+        let proof = || format!("{}, algs=\"{}\"", challenge("DPoP", realm, fault), PossessionProof::algorithms());
+        match self.constraint {
+            SenderConstraint::Proof => proof(),
+            SenderConstraint::Required => format!("{bearer}, {}", proof()),
+            _ => bearer,
+        }
+    }
+
+    /// Whether a genuine token with these claims is shown by whom it was given to.
+    ///
+    /// # Errors
+    /// The proof that it is not.
+    pub(super) fn check(&self, claims: &Claims, word: Word, token: &[u8], x: &Exchange<'_>) -> Result<(), Proof> {
+        let invalid = |why: &str| Err(Proof::invalid(why));
+        if self.constraint == SenderConstraint::Anybody {
+            return Ok(());
+        }
+        let (certificate, key) = match claims.get("cnf") {
+            None => (None, None),
+            Some(Value::Object(bound)) => {
+                let known = ["x5t#S256", "jkt"];
+                if bound.is_empty() || bound.keys().any(|name| !known.contains(&name.as_str())) {
+                    return invalid("the token is bound in a way that is not understood (`cnf`)");
+                }
+                if bound.values().any(|value| !value.is_string()) {
+                    return invalid("the token is bound to what is no text (`cnf`)");
+                }
+                let text = |name: &str| bound.get(name).and_then(Value::as_str);
+                (text("x5t#S256"), text("jkt"))
+            }
+            Some(_) => return invalid("the token is bound in a way that is not understood (`cnf`)"),
+        };
+        let is_bound_enough = match self.constraint {
+            SenderConstraint::Required => certificate.is_some() || key.is_some(),
+            SenderConstraint::Certificate => certificate.is_some(),
+            SenderConstraint::Proof => key.is_some(),
+            SenderConstraint::WhenBound | SenderConstraint::Anybody => true,
+        };
+        if !is_bound_enough {
+            return invalid("the token is not bound to who shows it (`cnf`)");
+        }
+        match (key, word) {
+            // RFC 9449 section 7.1: such a token is no bearer token, and no other is shown so.
+            (Some(_), Word::Bearer) => return invalid("the token is bound to a key and is shown as a bearer token"),
+            (None, Word::Dpop) => return invalid("the token is shown with DPoP and is not bound to a key"),
+            _ => {}
+        }
+        if let Some(expected) = certificate {
+            check_certificate(expected, x)?;
+        }
+        match key {
+            Some(expected) => self.check_proof(expected, token, x),
+            None => Ok(()),
+        }
+    }
+
+    fn check_proof(&self, expected: &str, token: &[u8], x: &Exchange<'_>) -> Result<(), Proof> {
+        let mut shown = x.request.fields.all_named(&self.field);
+        let (Some(text), None) = (shown.next(), shown.next()) else {
+            return Err(Proof::invalid(
+                "the token is bound to a key, and there is not exactly one proof of it (`DPoP`)",
+            ));
+        };
+        let (proof, end) =
+            read_proof(text, expected, token, x).map_err(|why| Proof::invalid(format!("the proof: {why}")))?;
+        let memory = proof.thumbprint.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let seen = self.proofs.by_key.get(memory % MEMORIES);
+        let id = proof.text("jti").unwrap_or_default();
+        match seen.map(|seen| seen.spend(&format!("{} {id}", proof.thumbprint), end, x.now.unix, MOST)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(Refused::Seen)) => Err(Proof::invalid("the proof was seen before")),
+            Some(Err(Refused::Crowded)) | None => Err(Proof::Unavailable("too many proofs are remembered".into())),
+        }
+    }
+}
+
+fn dpop_token(value: &[u8]) -> Option<&[u8]> {
+    let (word, token) = value.split_at_checked(5)?;
+    word.eq_ignore_ascii_case(b"dpop ").then(|| token.trim_ascii())
+}
+
+/// RFC 8705 section 3.
+fn check_certificate(expected: &str, x: &Exchange<'_>) -> Result<(), Proof> {
+    let leaf = x.connection.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
+    let Some(leaf) = leaf else {
+        return Err(Proof::invalid("the token is bound to a certificate, and the client has shown none"));
+    };
+    let print = BASE64URL_NOPAD.encode(digest::digest(&digest::SHA256, leaf).as_ref());
+    if print == expected { Ok(()) } else { Err(Proof::invalid("the token is bound to another certificate")) }
+}
+
+/// A proof that is good for this request, and until when it is (RFC 9449 section 4.3). The sentences hold nothing of it.
+fn read_proof(
+    text: &[u8],
+    expected: &str,
+    token: &[u8],
+    x: &Exchange<'_>,
+) -> Result<(PossessionProof, Duration), String> {
+    let proof = PossessionProof::read(text).map_err(|refusal| refusal.why().into_owned())?;
+    if proof.thumbprint != expected {
+        return Err("it is by another key than the one that the token is bound to".to_owned());
+    }
+    if proof.text("jti")?.len() > 256 {
+        return Err("its `jti` is longer than 256 bytes".to_owned());
+    }
+    if proof.text("htm")?.as_bytes() != x.request.method.as_bytes() {
+        return Err("it is for another method (`htm`)".to_owned());
+    }
+    if !is_of(proof.text("htu")?, x) {
+        return Err("it is for another URL (`htu`)".to_owned());
+    }
+    let hash = BASE64URL_NOPAD.encode(digest::digest(&digest::SHA256, token).as_ref());
+    if proof.text("ath")? != hash {
+        return Err("it is for another token (`ath`)".to_owned());
+    }
+    let made = proof.made()?;
+    if made > x.now.unix + AHEAD {
+        return Err("it was made in the future (`iat`)".to_owned());
+    }
+    let end = made.saturating_add(OLDEST);
+    if x.now.unix >= end {
+        return Err("it was made too long ago (`iat`)".to_owned());
+    }
+    Ok((proof, end))
+}
+
+/// Whether a URL is that of the request, without query and fragment.
+fn is_of(url: &str, x: &Exchange<'_>) -> bool {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let Ok((origin, _, target)) = parse_url(url, PlainHttp::Anywhere) else { return false };
+    let Ok(ours) = normalize::authority(x.request.authority()) else { return false };
+    let tls = x.connection.scheme() == "https";
+    let port = ours.port.unwrap_or(if tls { 443 } else { 80 });
+    let host = String::from_utf8_lossy(ours.host).to_ascii_lowercase();
+    let path = if x.request.path().is_empty() { b"/" } else { x.request.path() };
+    let same_server = origin.tls == tls && origin.port == port && *origin.host == *host.trim_matches(['[', ']']);
+    same_server && target.as_bytes() == path
+}
+
+#[cfg(test)]
+mod tests;
