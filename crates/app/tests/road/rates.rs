@@ -148,6 +148,54 @@ async fn a_place_is_free_again_when_its_exchange_is_over() {
     drop(served);
 }
 
+#[tokio::test]
+async fn a_request_waits_for_a_place_in_a_queue_and_leaves_it_with_its_client() {
+    let spec = "limits: [{name: one, requests: 1, key: [], queue: {requests: 2, wait: 60s}}]";
+    let mut backend = Backend::start(Up::Http1).await;
+    let gateway = Setup::before(&backend).workers(2).document(&policy("ConcurrencyPolicy", spec)).start().await;
+    let ask = async |target: &str| {
+        let mut caller = Caller::connect(&Down::H2c, gateway.address).await;
+        let call = caller.ask(Ask::get(target)).await;
+        (caller, call)
+    };
+    let (_caller, mut first) = ask("/first").await;
+    let mut served = soon(backend.next()).await;
+    // Of three more two may wait: when one is refused, the others do.
+    let (mut callers, mut calls) = (Vec::new(), Vec::new());
+    for target in ["/0", "/1", "/2"] {
+        let (caller, call) = ask(target).await;
+        callers.push(caller);
+        calls.push(call);
+    }
+    let refused = {
+        let [a, b, c] = &mut calls[..] else { unreachable!("three") };
+        let one = async {
+            tokio::select! {
+                (status, _) = a.answer() => (0, status),
+                (status, _) = b.answer() => (1, status),
+                (status, _) = c.answer() => (2, status),
+            }
+        };
+        soon(one).await
+    };
+    assert_eq!(refused.1, 503);
+    let mut waiting: Vec<_> = calls.into_iter().enumerate().filter(|(index, _)| *index != refused.0).collect();
+    let (stays, mut call) = waiting.pop().expect("the second");
+    waiting.pop().expect("the first").1.cancel();
+    served.answer(200, "").await;
+    assert_eq!(first.answer().await.0, 200);
+    // Whoever left may have been served before that was noticed.
+    let mut served = soon(backend.next()).await;
+    while served.target != format!("/{stays}") {
+        served = soon(backend.next()).await;
+    }
+    served.answer(200, "").await;
+    assert_eq!(call.answer().await.0, 200);
+    let (_caller, mut last) = ask("/last").await;
+    soon(backend.next()).await.answer(200, "").await;
+    assert_eq!(last.answer().await.0, 200);
+}
+
 /// A gateway with a quota that is kept in a file of this directory.
 async fn with_quota(directory: &Path, requests: u32) -> (Gateway, Answering) {
     let spec = format!("quotas: [{{name: month, requests: {requests}, per: Month, key: []}}]");

@@ -200,6 +200,7 @@ pub fn compile_station(
         snapshot: Arc::new(Snapshot { generation, binds, backends, keep, credentials: policies.credentials }),
         changes,
         problems,
+        notes: Vec::new(),
         conditions,
         nothing_left,
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 use transept_model::attach::{PolicyAttachment, PolicyTarget};
-use transept_model::place::{Invalid, ObjectName};
+use transept_model::place::{Invalid, Note, ObjectName, Place};
 use transept_model::policy::{Merge, Policy};
 use transept_model::schema::{Decoder, Text};
 use transept_model::status::{Condition, Truth};
@@ -18,7 +18,7 @@ use transept_model::world::World;
 
 use crate::keep::Keep;
 use crate::policies::{
-    AnyPolicy, Chain, CompileCx, Force, KINDS, KindFacts, Phase, PolicyName, Reach, Step, Wanted, kind,
+    AnyPolicy, Chain, CompileCx, Force, Identified, KINDS, KindFacts, Phase, PolicyName, Reach, Step, Wanted, kind,
 };
 use crate::redact::CredentialPlaces;
 use crate::rule::Site;
@@ -47,6 +47,11 @@ struct Placed {
 /// What became of a policy.
 struct Verdicts {
     name: ObjectName,
+    at: Place,
+    policy: Option<Arc<AnyPolicy>>,
+    /// Whether it is in force at a rule where it is found out who makes a request, and at one where it is not.
+    identified: Cell<bool>,
+    unidentified: Cell<bool>,
     invalid: Option<String>,
     in_force: Cell<bool>,
     replaced: Cell<bool>,
@@ -123,14 +128,19 @@ impl<'w> Policies<'w> {
             reasons.join("; ")
         });
         self.problems.extend(problems);
+        let compiled = compiled.map(Arc::new);
         self.verdicts.push(Verdicts {
             name,
+            at: policy.meta.at.clone(),
+            policy: compiled.clone(),
+            identified: Cell::new(false),
+            unidentified: Cell::new(false),
             invalid,
             in_force: Cell::new(false),
             replaced: Cell::new(false),
             without: Cell::new(""),
         });
-        (self.verdicts.len() - 1, compiled.map(Arc::new))
+        (self.verdicts.len() - 1, compiled)
     }
 
     /// Whether there is no policy at all.
@@ -202,6 +212,30 @@ impl<'w> Policies<'w> {
             }
         }
         Chain::new(steps)
+    }
+
+    /// Takes note of what stands together at a rule.
+    pub(super) fn meet(&self, effective: &Effective) {
+        let mut steps = effective.all().map(|(step, _)| step.phase);
+        let is_identified = steps.any(|phase| phase == Phase::Authenticate);
+        for (_, policy) in effective.all() {
+            let Some(verdicts) = self.verdicts.get(*policy) else { continue };
+            if is_identified { verdicts.identified.set(true) } else { verdicts.unidentified.set(true) }
+        }
+    }
+
+    /// What the owners of policies should know, once all rules are made.
+    pub(super) fn notes(&self) -> Vec<Note> {
+        let note = |verdicts: &Verdicts| {
+            let identified = match (verdicts.identified.get(), verdicts.unidentified.get()) {
+                (_, false) => Identified::Everywhere,
+                (true, true) => Identified::Partly,
+                (false, true) => Identified::Nowhere,
+            };
+            let what = verdicts.policy.as_ref()?.caution(identified)?;
+            Some(Note { at: verdicts.at.clone(), object: Some(verdicts.name.clone()), what })
+        };
+        self.verdicts.iter().filter_map(note).collect()
     }
 
     /// The chain that stands before a program: without what concerns its callers, which is theirs to do.

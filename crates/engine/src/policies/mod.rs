@@ -153,6 +153,12 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
         None
     }
 
+    /// What its owner should know although nothing is wrong with it; `identified` tells where it is found out who makes a request.
+    fn caution(&self, identified: Identified) -> Option<String> {
+        let _ = identified;
+        None
+    }
+
     /// Looks at a connection before it is let through.
     fn on_connect(&self, x: &Arrival<'_>) -> Verdict {
         let _ = x;
@@ -184,6 +190,17 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
     fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
         let _ = (x, response);
     }
+}
+
+/// Where policies that authenticate stand beside a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identified {
+    /// At all rules that it is in force for.
+    Everywhere,
+    /// At some of them.
+    Partly,
+    /// At none.
+    Nowhere,
 }
 
 /// How endpoints may be called.
@@ -305,6 +322,10 @@ macro_rules! policies {
 
             pub(crate) fn reach(&self) -> Option<Reach> {
                 match self { $( AnyPolicy::$variant(policy) => policy.reach(), )* }
+            }
+
+            pub(crate) fn caution(&self, identified: Identified) -> Option<String> {
+                match self { $( AnyPolicy::$variant(policy) => policy.caution(identified), )* }
             }
 
             pub(crate) fn on_connect(&self, x: &Arrival<'_>) -> Verdict {
