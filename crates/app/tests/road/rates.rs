@@ -153,20 +153,15 @@ async fn a_request_waits_for_a_place_in_a_queue_and_leaves_it_with_its_client() 
     let spec = "limits: [{name: one, requests: 1, key: [], queue: {requests: 2, wait: 60s}}]";
     let mut backend = Backend::start(Up::Http1).await;
     let gateway = Setup::before(&backend).workers(2).document(&policy("ConcurrencyPolicy", spec)).start().await;
-    let ask = async |target: &str| {
-        let mut caller = Caller::connect(&Down::H2c, gateway.address).await;
-        let call = caller.ask(Ask::get(target)).await;
-        (caller, call)
-    };
-    let (_caller, mut first) = ask("/first").await;
-    let mut served = soon(backend.next()).await;
-    // Of three more two may wait: when one is refused, the others do.
-    let (mut callers, mut calls) = (Vec::new(), Vec::new());
-    for target in ["/0", "/1", "/2"] {
-        let (caller, call) = ask(target).await;
-        callers.push(caller);
-        calls.push(call);
+    let mut callers = Vec::new();
+    for _ in 0..5 {
+        callers.push(Caller::connect(&Down::H2c, gateway.address).await);
     }
+    let [first_caller, one, two, three, last_caller] = &mut callers[..] else { unreachable!("five") };
+    let mut first = first_caller.ask(Ask::get("/first")).await;
+    let served = soon(backend.next()).await;
+    // Of three more two may wait: when one is refused, the others do.
+    let mut calls = vec![one.ask(Ask::get("/0")).await, two.ask(Ask::get("/1")).await, three.ask(Ask::get("/2")).await];
     let refused = {
         let [a, b, c] = &mut calls[..] else { unreachable!("three") };
         let one = async {
@@ -191,7 +186,7 @@ async fn a_request_waits_for_a_place_in_a_queue_and_leaves_it_with_its_client() 
     }
     served.answer(200, "").await;
     assert_eq!(call.answer().await.0, 200);
-    let (_caller, mut last) = ask("/last").await;
+    let mut last = last_caller.ask(Ask::get("/last")).await;
     soon(backend.next()).await.answer(200, "").await;
     assert_eq!(last.answer().await.0, 200);
 }
