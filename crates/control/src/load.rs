@@ -15,7 +15,7 @@ use transept_engine::compile::{Compiled, compile};
 use transept_engine::policies;
 use transept_model::attach::{Attached, Settled, Surroundings, attach};
 use transept_model::kinds::{ApiKeySpec, Object};
-use transept_model::load::Past;
+use transept_model::load::{Cache, Past};
 use transept_model::schema::Moment;
 use transept_model::status::Status;
 use transept_model::{Invalid, Note, World};
@@ -88,6 +88,8 @@ pub struct Loader {
     wished: Vec<IpAddr>,
     unusable: BTreeMap<IpAddr, String>,
     zone: Option<Arc<str>>,
+    /// What the files hold, where it is kept.
+    cache: Option<Cache>,
 }
 
 impl Loader {
@@ -105,7 +107,7 @@ impl Loader {
 
     fn new(purpose: Purpose) -> Self {
         let (wished, unusable) = (Vec::new(), BTreeMap::new());
-        Loader { purpose, previous: None, shelf: Shelf::default(), wished, unusable, zone: None }
+        Loader { purpose, previous: None, shelf: Shelf::default(), wished, unusable, zone: None, cache: None }
     }
 
     /// The same for a machine in this zone.
@@ -115,12 +117,22 @@ impl Loader {
         self
     }
 
+    /// The same, but objects are kept in memory, so that a change of one file is the reading of one.
+    #[must_use]
+    pub fn keeping_objects(mut self) -> Self {
+        self.cache = Some(Cache::default());
+        self
+    }
+
     /// Parses, attaches and compiles.
     pub fn load(&mut self, reading: Reading) -> Outcome {
         let shelf = Shelf::default();
         let mut loader = transept_model::Loader::new(policies::MODEL_KINDS).outside(&shelf);
         if let Some(previous) = &self.previous {
             loader = loader.after(&previous.past);
+        }
+        if let Some(cache) = &self.cache {
+            loader = loader.reusing(cache);
         }
         let transept_model::Loaded { world, invalid: mut unreadable, mut notes } = loader.load(&reading.texts);
         if self.purpose == Purpose::Check {

@@ -22,6 +22,10 @@ use crate::snapshot::Backend;
 pub enum Callout {
     /// Ask a server.
     Http(Box<HttpCall>),
+    /// Ask a server, and wait for its answer like [`Callout::Http`], but finish also when the request is given up meanwhile: what is
+    /// asked changes something there, and the answer must not be lost. The outcome goes to who is named here; the policy
+    /// goes on with [`CalloutResult::Waited`].
+    Detached(Box<HttpCall>, Receiver),
     /// Read the body of the request, up to this many bytes, and keep it to be forwarded.
     Body {
         /// The largest body that is read, in bytes.
@@ -47,8 +51,16 @@ pub enum Callout {
     },
 }
 
-/// A request of a policy's own.
-#[derive(Debug)]
+/// Who gets the outcome of a detached call, once.
+pub struct Receiver(pub Box<dyn FnOnce(CalloutResult) + Send>);
+
+impl fmt::Debug for Receiver {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Receiver").finish_non_exhaustive()
+    }
+}
+
+/// A request of a policy's own. What it holds may be secret, and is not shown.
 pub struct HttpCall {
     /// Whom to ask. Over HTTP/2 where the backend's protocol says so, and always when the request is one of gRPC.
     pub backend: Arc<Backend>,
@@ -60,6 +72,12 @@ pub struct HttpCall {
     pub timeout: Duration,
     /// The largest answer that is read, in bytes of content.
     pub most: usize,
+}
+
+impl fmt::Debug for HttpCall {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("HttpCall").field("backend", &self.backend.label).finish_non_exhaustive()
+    }
 }
 
 /// Something that goes on elsewhere.
@@ -117,8 +135,8 @@ pub enum CalloutResult {
     Assumed,
 }
 
-/// A whole answer.
-#[derive(Debug, Default)]
+/// A whole answer. Its content may be secret, and is not shown.
+#[derive(Default)]
 pub struct Answer {
     /// The status code.
     pub status: u16,
@@ -130,11 +148,17 @@ pub struct Answer {
     pub trailers: Fields,
 }
 
+impl fmt::Debug for Answer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Answer").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
 impl Callout {
     /// What is done, for explanations: `asks shop/auth:9001, GET /check`.
     pub fn describe(&self) -> String {
         match self {
-            Callout::Http(call) => {
+            Callout::Http(call) | Callout::Detached(call, _) => {
                 format!("asks {}, {} {}", call.backend.label, call.request.method, call.request.path().escape_ascii())
             }
             Callout::Body { most } => format!("reads the body of the request, up to {most} bytes"),

@@ -102,6 +102,8 @@ pub struct Endpoints {
     pub token: Option<Box<str>>,
     /// Where browsers log out.
     pub end_session: Option<Box<str>>,
+    /// Where tokens are taken back (RFC 7009).
+    pub revocation: Option<Box<str>>,
     /// Where opaque tokens are looked up (RFC 8414).
     pub introspection: Option<Box<str>>,
 }

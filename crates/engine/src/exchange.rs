@@ -14,7 +14,7 @@ use transept_wire::head::Request;
 
 use crate::callout::CalloutResult;
 use crate::limit::touched::Touched;
-use crate::login::Written;
+use crate::login::{Handed, Written};
 use crate::policies::{PolicyName, QuotaCharge};
 use crate::principal::Principal;
 use crate::reason::Reason;
@@ -176,8 +176,8 @@ pub struct Notes {
     pub(crate) response_changes: Vec<crate::ext_authz::Change>,
     /// Cookies to be set with the response, whoever makes it.
     pub(crate) cookies: Vec<Written>,
-    /// The token of a session that the backend is to get.
-    pub(crate) handed: Option<Arc<str>>,
+    /// The tokens of sessions that the backend may get, each by the name of its scheme.
+    pub(crate) handed: SmallVec<[(Arc<str>, Handed); 1]>,
     /// Where in the chain of policies the request is, while one of them waits for what it has asked for.
     pub(crate) reached: usize,
     /// What has come of it.
@@ -238,7 +238,7 @@ impl Notes {
         self.held.clear();
         self.response_changes.clear();
         self.cookies.clear();
-        self.handed = None;
+        self.handed.clear();
         self.reached = 0;
         self.outcome = None;
     }

@@ -52,6 +52,25 @@ impl Known {
             Known::Mixed => Some("mixed"),
         }
     }
+
+    /// What such a word says. One that is none says nothing.
+    pub fn of_word(word: &str) -> Known {
+        let all = [Known::Http, Known::Bytes, Known::ServerFirst, Known::Mixed];
+        all.into_iter().find(|known| known.as_str() == Some(word)).unwrap_or_default()
+    }
+
+    /// This, or what others say as long as nothing is known here.
+    #[must_use]
+    pub fn or(self, hint: Known) -> Known {
+        if self == Known::Nothing { hint } else { self }
+    }
+
+    /// What several say together: the same, or nothing.
+    pub fn agreed(words: impl IntoIterator<Item = Known>) -> Known {
+        let mut words = words.into_iter().filter(|known| *known != Known::Nothing);
+        let first = words.next().unwrap_or_default();
+        if words.all(|known| known == first) { first } else { Known::Nothing }
+    }
 }
 
 /// What is remembered of a port: in the lowest bits what it spoke, above them how often that was wrong, and above those the second in
@@ -184,6 +203,19 @@ mod tests {
         // Later it begins anew, with no word of what was.
         assert_eq!(learned.note(Heard::Http, at(3605)), Some(Known::Http));
         assert_eq!(learned.note(Heard::Bytes, at(3606)), Some(Known::Bytes));
+    }
+
+    #[test]
+    fn a_hint_counts_while_nothing_is_known_and_only_when_all_say_the_same() {
+        for known in [Known::Nothing, Known::Http, Known::Bytes, Known::ServerFirst, Known::Mixed] {
+            assert_eq!(Known::of_word(known.as_str().unwrap_or_default()), known);
+            assert_eq!(Known::Nothing.or(known), known);
+            assert_eq!(Known::Http.or(known), Known::Http);
+        }
+        assert_eq!(Known::of_word("a-word-of-a-later-version"), Known::Nothing);
+        assert_eq!(Known::agreed([Known::Nothing, Known::ServerFirst, Known::ServerFirst]), Known::ServerFirst);
+        assert_eq!(Known::agreed([Known::Http, Known::ServerFirst]), Known::Nothing);
+        assert_eq!(Known::agreed([]), Known::Nothing);
     }
 
     #[test]

@@ -53,8 +53,15 @@ impl CredentialPlaces {
     /// Whether the value of a header field may be a credential.
     pub fn hides(&self, name: NameRef<'_>) -> bool {
         matches!(name.id, FieldId::AUTHORIZATION | FieldId::PROXY_AUTHORIZATION | FieldId::COOKIE)
-            || self.fields.iter().any(|hidden| hidden.as_bytes().eq_ignore_ascii_case(name.bytes))
+            || self.fields.iter().any(|hidden| is_alike(hidden.as_bytes(), name.bytes))
+            || (name.id == FieldId::OTHER && is_alike(b"proxy-authorization", name.bytes))
     }
+}
+
+/// Whether two names of fields are the same for programs that see no difference between `-` and `_`.
+fn is_alike(one: &[u8], other: &[u8]) -> bool {
+    let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    one.len() == other.len() && one.iter().map(plain).eq(other.iter().map(plain))
 }
 
 /// The parameters of a query, as they were sent.
@@ -109,6 +116,8 @@ pub(crate) fn without_parameter(query: &[u8], name: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use transept_wire::head::{FieldName, Fields};
+
     use super::*;
 
     #[test]
@@ -116,6 +125,23 @@ mod tests {
         assert_eq!(without_parameter(b"a=1&k%65y=x&b=2&key=y", "key").as_deref(), Some(&b"a=1&b=2"[..]));
         assert_eq!(without_parameter(b"key=x", "key").as_deref(), Some(&b""[..]));
         assert_eq!(without_parameter(b"keys=x&%6&%+1", "key"), None);
+    }
+
+    #[test]
+    fn a_field_is_hidden_however_its_name_is_spelled() {
+        let places = CredentialPlaces { fields: ["x-api-key".into()].into(), ..CredentialPlaces::default() };
+        let hides = |name: &str| {
+            let name = FieldName::new(name).expect("a name");
+            let mut fields = Fields::new();
+            fields.push(&name, b"secret").expect("a field");
+            fields.iter().all(|(name, _)| places.hides(name))
+        };
+        for name in ["X-API-Key", "x_api_key", "X-api_Key", "authorization", "Cookie", "Proxy_Authorization"] {
+            assert!(hides(name), "{name}");
+        }
+        for name in ["x-api-keys", "xapikey", "x-api.key"] {
+            assert!(!hides(name), "{name}");
+        }
     }
 
     #[test]

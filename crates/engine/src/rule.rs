@@ -33,6 +33,13 @@ pub struct Rule {
     pub key: u64,
 }
 
+impl Rule {
+    /// Whether policies or filters may change a request that it takes.
+    pub fn touches_request(&self) -> bool {
+        !self.chain.is_empty() || self.filters.touches_request()
+    }
+}
+
 /// The name of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleName {

@@ -16,7 +16,7 @@ pub use transept_model::references::BackendId;
 
 use crate::balance::Table;
 use crate::keep::Keep;
-use crate::learned::Learned;
+use crate::learned::{Known, Learned};
 use crate::policies::{Chain, Step};
 use crate::redact::CredentialPlaces;
 use crate::role::Destinations;
@@ -170,6 +170,8 @@ pub struct Listener {
     pub speaks: Speaks,
     /// What they have spoken so far, where nobody said it. The same pointer as long as there is such a listener.
     pub learned: Option<Arc<Learned>>,
+    /// What the proxies of its instances have heard it speak. It counts as long as nothing is known here, and binds nobody.
+    pub hint: Known,
     /// Where a connection goes that is not HTTP; none is nowhere.
     pub stream: Option<Arc<Rule>>,
     /// The rules of all attached routes.
@@ -507,6 +509,7 @@ impl Bind {
                 tls: None,
                 speaks: Speaks::Http,
                 learned: None,
+                hint: Known::Nothing,
                 stream: None,
                 routes: RouteTable::default(),
                 chain: Chain::default(),

@@ -4,6 +4,7 @@
 //! between objects are not looked at: a reference that leads nowhere is status, not an error of the file.
 
 mod admit;
+mod cache;
 mod draft;
 mod kept;
 mod outside;
@@ -11,11 +12,13 @@ mod past;
 mod recognise;
 mod standalone;
 
+use self::draft::Draft;
 use crate::place::{Invalid, Note, SourceText};
 use crate::policy::PolicyKind;
 use crate::value::{Budget, Words};
 use crate::world::{World, complete};
 
+pub use cache::Cache;
 pub use outside::{FROM_ENV, FROM_FILE, Outside, ValueFrom, Wanted};
 pub use past::Past;
 pub use standalone::{DEFAULT_GATEWAY, DEFAULT_NAMESPACE, DEFAULT_PORT};
@@ -50,12 +53,13 @@ pub struct Loader<'a> {
     previous: Option<&'a Past>,
     budget: Budget,
     broken: Broken,
+    cache: Option<&'a Cache>,
 }
 
 impl<'a> Loader<'a> {
     /// A loader that knows these policies.
     pub fn new(kinds: &'a [PolicyKind]) -> Self {
-        Self { kinds, outside: None, previous: None, budget: Budget::default(), broken: Broken::default() }
+        Self { kinds, outside: None, previous: None, budget: Budget::default(), broken: Broken::default(), cache: None }
     }
 
     /// Where the values of Secrets come from that are not in the files.
@@ -77,6 +81,12 @@ impl<'a> Loader<'a> {
         self
     }
 
+    /// Keeps what the files hold until the next load with the same cache, which reads only those that have changed.
+    pub fn reusing(mut self, cache: &'a Cache) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
     /// What reading one file may cost.
     pub fn budget(mut self, budget: Budget) -> Self {
         self.budget = budget;
@@ -85,12 +95,23 @@ impl<'a> Loader<'a> {
 
     /// Reads `files`. Their order is the order of age of the objects that do not say when they were created.
     pub fn load(&self, files: &[SourceText]) -> Loaded {
-        let mut draft = draft::Draft::new(self.kinds, self.outside, self.broken);
+        let mut draft = Draft::new(self.kinds, self.outside, self.broken);
         let mut words = Words::default();
-        for (file, source) in files.iter().enumerate() {
-            draft.read_file(file, source, &self.budget, &mut words);
+        let mut reading = self.cache.map(Cache::begin);
+        for (file, source) in (0..).zip(files) {
+            match &mut reading {
+                None => draft.read_file(file, source, &self.budget, &mut words),
+                Some(reading) => {
+                    let fragment = reading.find(source, || {
+                        let mut draft = Draft::of_one_file(self.kinds, self.outside, self.broken);
+                        draft.read_file(file, source, &self.budget, &mut words);
+                        draft.into_fragment()
+                    });
+                    draft.add_fragment(file, &fragment);
+                }
+            }
         }
-        drop(words);
+        drop((words, reading));
         standalone::complete(&mut draft);
         let (mut world, mut invalid, notes) = draft.finish(self.previous);
         complete(files, &mut invalid);

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use transept_engine::callout::{Answer, Callout, CalloutResult, HttpCall};
+use transept_engine::callout::{Answer, Callout, CalloutResult, HttpCall, Receiver};
 use transept_engine::pick::{self, Call, Probe, pick_endpoint};
 use transept_engine::snapshot::{EndpointSource, Listener, UpstreamProtocol};
 use transept_engine::traffic::Resource;
@@ -52,6 +52,17 @@ async fn outcome_of(
         Callout::Http(call) => {
             let asking = pin!(async { Ok(ask(journey.worker, &call, listener.client_identity.as_ref()).await) });
             unless_gone(asking, journey.replier).await?
+        }
+        Callout::Detached(call, Receiver(receive)) => {
+            let (worker, identity) = (Rc::clone(journey.worker), listener.client_identity.clone());
+            let asking = tokio::task::spawn_local(async move {
+                receive(ask(&worker, &call, identity.as_ref()).await);
+            });
+            let asked = pin!(async { Ok(asking.await) });
+            match unless_gone(asked, journey.replier).await? {
+                Ok(()) => CalloutResult::Waited,
+                Err(_) => CalloutResult::Failed("the call has come to nothing".into()),
+            }
         }
         Callout::Body { most } => read_body(most, Part::Whole, journey).await?,
         Callout::BodyBegin { most } => read_body(most, Part::Begin, journey).await?,

@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use transept_engine::snapshot::{Backend, Snapshot};
+use transept_engine::learned::Known;
+use transept_engine::snapshot::{Backend, Role, Snapshot};
 use transept_engine::traffic::{Resource, Wellness};
 
 /// One backend.
@@ -31,6 +32,27 @@ pub struct LearnedPort {
     pub listener: Arc<str>,
     /// `http`, `tcp`, `tcp-server-first`, or `mixed` for a port that spoke now this, now that.
     pub protocol: &'static str,
+    /// Who has heard it.
+    pub by: HeardBy,
+}
+
+/// Who has heard what a port speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeardBy {
+    /// This proxy.
+    Here,
+    /// Those beside its instances, and nothing is known here.
+    Instances,
+}
+
+impl HeardBy {
+    /// The word for status.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            HeardBy::Here => "here",
+            HeardBy::Instances => "instances",
+        }
+    }
 }
 
 /// What ports have spoken, by listener; `now` is on the clock of the workers.
@@ -40,10 +62,18 @@ pub(crate) fn recount(snapshot: &Snapshot, now: Duration) -> Vec<LearnedPort> {
     let protocols: BTreeMap<_, _> = listeners
         .filter_map(|listener| {
             let known = listener.learned.as_ref()?.read(now);
-            Some((listener.metric_label.clone(), known.as_str()?))
+            let by = if known == Known::Nothing { HeardBy::Instances } else { HeardBy::Here };
+            Some((listener.metric_label.clone(), (known.or(listener.hint).as_str()?, by)))
         })
         .collect();
-    protocols.into_iter().map(|(listener, protocol)| LearnedPort { listener, protocol }).collect()
+    protocols.into_iter().map(|(listener, (protocol, by))| LearnedPort { listener, protocol, by }).collect()
+}
+
+/// What the ports of the program beside a proxy have spoken, by their own numbers.
+pub(crate) fn heard_inside(snapshot: &Snapshot, now: Duration) -> BTreeMap<u16, &'static str> {
+    let inside = snapshot.binds.iter().filter(|bind| bind.role == Role::Inbound).flat_map(|bind| &bind.listeners);
+    let heard = inside.filter_map(|listener| Some((listener.port, listener.learned.as_ref()?.read(now).as_str()?)));
+    heard.collect()
 }
 
 /// What is limited, how much of it is taken, and how much there is.

@@ -32,6 +32,8 @@ struct State {
     /// Which drains it belongs to: those of this kind and wider ones.
     whose: Cell<Whose>,
     expired: Cell<Option<Expired>>,
+    /// When whoever waits is woken without a reason, in milliseconds; 0 is never.
+    nudged: Cell<u64>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -81,6 +83,13 @@ impl Watches {
             let due = state.due.get();
             if due != 0 && due <= now && state.expired.get().is_none() {
                 state.expire(Expired::TimedOut);
+            }
+            let nudged = state.nudged.get();
+            if nudged != 0 && nudged <= now {
+                state.nudged.set(0);
+                if let Some(waker) = state.waker.borrow_mut().take() {
+                    waker.wake();
+                }
             }
         }
     }
@@ -182,6 +191,17 @@ impl Watch {
         self.all.last_sweep()
     }
 
+    /// Has whoever polls this woken at a time, measured by the sweeps, whatever else it waits for. Deadlines are not touched by it. None: not
+    /// any more.
+    pub(crate) fn nudge(&self, at: Option<Duration>) {
+        self.state.nudged.set(at.map_or(0, |at| millis(at).max(1)));
+    }
+
+    /// Lets whoever polls this be woken by a nudge.
+    pub(crate) fn listen(&self, cx: &Context<'_>) {
+        self.register(cx);
+    }
+
     /// With a period, counts it from now.
     fn renew(&self) {
         let period = self.state.period.get();
@@ -260,6 +280,29 @@ mod tests {
         watches.sweep(250);
         // The waiting future is gone; the state tells.
         assert_eq!(watch.state.expired.get(), Some(Expired::TimedOut));
+    }
+
+    #[test]
+    fn a_nudge_wakes_and_ends_nothing() {
+        let watches = Rc::new(Watches::default());
+        let watch = watches.add();
+        watch.nudge(Some(Duration::from_millis(500)));
+        let woken = std::sync::Arc::new(Woken::default());
+        watch.listen(&Context::from_waker(&Waker::from(woken.clone())));
+        watches.sweep(499);
+        assert!(!woken.0.load(std::sync::atomic::Ordering::Relaxed));
+        watches.sweep(500);
+        assert!(woken.0.load(std::sync::atomic::Ordering::Relaxed));
+        assert!(poll_once(watch.wait(|_| Poll::<()>::Pending)).is_pending());
+    }
+
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicBool);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use crate::condition::{BackendState, LearnedPort};
+use crate::condition::{BackendState, HeardBy, LearnedPort};
 use crate::meter::{BUCKETS, Histogram, Labels, Report};
 
 /// Writes every family that the data plane has.
@@ -68,11 +68,11 @@ pub(crate) fn write_backends(backends: &[BackendState], ejections: &BTreeMap<Arc
     }
 }
 
-/// Writes what ports have spoken.
+/// Writes what ports have spoken, as far as it was heard here.
 pub(crate) fn write_learned(ports: &[LearnedPort], out: &mut String) {
     const LEARNED: &str = "transept_learned_protocol";
     head(out, LEARNED, "gauge", "1 for what a port of the mesh has spoken whose protocol nobody declared.");
-    for port in ports {
+    for port in ports.iter().filter(|port| port.by == HeardBy::Here) {
         let _ =
             writeln!(out, "{LEARNED}{{{},{}}} 1", label("listener", &port.listener), label("protocol", port.protocol));
     }

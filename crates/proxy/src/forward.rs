@@ -15,7 +15,8 @@ use crate::failure::{Failure, Side};
 use crate::judge::judge_status;
 use crate::normalize::codec_limits;
 use crate::path::Journey;
-use crate::relay::{self, Gate};
+use crate::recheck::Entrance;
+use crate::relay::{self, Delivery, Gate};
 use crate::upstream::Upstream;
 
 /// Sends a request whose body is here, waits for the response head, and delivers it unless it is to be tried again.
@@ -58,16 +59,9 @@ pub(crate) async fn forward_held(
     }
     let keep_alive = rest.keeps_alive() && taken;
     let mut source = inlet.into_source(rest, &limits, watch);
-    relay::relay(
-        crossing.listener,
-        journey.arrival.connection,
-        journey.marks,
-        journey.trip,
-        journey.replier,
-        &mut source,
-        stated,
-    )
-    .await?;
+    let entrance = journey.arrival.entrance(journey.worker, journey.marks.generation);
+    let delivery = Delivery { listener: crossing.listener, entrance, watch };
+    relay::relay(delivery, journey.marks, journey.trip, journey.replier, &mut source, stated).await?;
     Ok(Exchanged::delivered(keep_alive && source.is_done()))
 }
 
@@ -85,12 +79,15 @@ pub(crate) async fn forward_streaming(
     let most = crossing.listener.settings.limits.body_bytes;
     let mut sent = 0;
     let answered = Cell::new(false);
-    let connection = arrival.connection;
+    let entrance =
+        Entrance { worker, connection: arrival.connection, bound: arrival.bound, generation: marks.generation };
+    let delivery = Delivery { listener: crossing.listener, entrance, watch };
+    let snapshot = worker.snapshot();
     let outcome = {
         let upload = pin!(async {
             sink.flush().await?;
             gate.opened().await;
-            relay::carry_limited(&mut arrival.body, &mut sink, &mut sent, most).await?;
+            relay::carry_upstream(&mut arrival.body, &mut sink, &mut sent, most, &snapshot.credentials).await?;
             if !answered.get() {
                 relay::expect_response(crossing, watch);
             }
@@ -111,7 +108,7 @@ pub(crate) async fn forward_streaming(
                 replier.forbid_keep_alive();
             }
             let mut source = inlet.into_source(rest, &limits, watch);
-            relay::relay(crossing.listener, connection, marks, trip, replier, &mut source, stated).await?;
+            relay::relay(delivery, marks, trip, replier, &mut source, stated).await?;
             Ok(keep_alive && source.is_done())
         });
         both(upload, download).await

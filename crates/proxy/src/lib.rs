@@ -57,7 +57,7 @@ mod upstream;
 mod worker;
 
 pub use access_log::{AccessLog, LogFormat, LogTarget};
-pub use condition::{BackendState, EndpointState, LearnedPort, Reading};
+pub use condition::{BackendState, EndpointState, HeardBy, LearnedPort, Reading};
 pub use demand::{Demand, Wanted};
 pub use mesh::Mesh;
 pub use resolve::ResolvedName;
@@ -155,6 +155,7 @@ impl Proxy {
             demand: options.demand.clone(),
             open: OpenConnections::default(),
             fetched: Notify::new(),
+            heard: Notify::new(),
             ledger: Arc::default(),
             origin: Instant::now(),
         });

@@ -20,6 +20,7 @@ use transept_engine::screen::screen;
 use transept_engine::snapshot::{Backend, Bind, Listener, ServerTls};
 use transept_engine::verdict::{Reply, Verdict};
 use transept_wire::h1::Body;
+use transept_wire::head::Request;
 use transept_wire::normalize::authority;
 
 use crate::attempt::{self, Crossing};
@@ -28,6 +29,7 @@ use crate::deadline::Watch;
 use crate::edge::Replier;
 use crate::edges::{Carried, Ride};
 use crate::failure::{Failure, Repeat, Side};
+use crate::recheck::Entrance;
 use crate::trip::Trip;
 use crate::worker::Worker;
 use crate::{answer, callout, demand, mirror, normalize, record};
@@ -46,6 +48,13 @@ pub(crate) struct Arrival<'c> {
     pub framing: Body,
     /// The client waits for 100 before it sends the body (RFC 9110 section 10.1.1).
     pub expects_continue: bool,
+}
+
+impl<'c> Arrival<'c> {
+    /// Where it came in.
+    pub(crate) fn entrance<'e>(&'e self, worker: &'e Worker, generation: u64) -> Entrance<'e> {
+        Entrance { worker, connection: self.connection, bound: self.bound, generation }
+    }
 }
 
 /// What the road settled, for the verbs after and for the record.
@@ -158,7 +167,8 @@ async fn drop_rest(arrival: &mut Arrival<'_>, replier: &mut Replier<'_>) {
 /// The verbs from *normalize* on.
 async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(), Stop> {
     let connection = journey.arrival.connection;
-    let admitted = normalize::settle_host(journey.trip).and_then(|()| Ok(admit_here(bind, connection, journey.trip)?));
+    let admitted = normalize::settle_host(journey.trip)
+        .and_then(|()| Ok(admit_here(bind, connection, &journey.trip.request, &journey.trip.host)?));
     // A request that no listener takes has an id all the same.
     let settings = admitted.as_ref().map_or(&bind.settings, |listener| &listener.settings);
     normalize::introduce(journey.worker, connection, settings, journey.trip);
@@ -166,11 +176,11 @@ async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(
     journey.marks.listener = Some(listener);
     verify_handshake(listener, journey.arrival)?;
     normalize::normalize(&listener.settings, journey.trip)?;
-    if journey.trip.upgrade.is_some() {
-        journey.trip.opening = Some(Box::new(journey.trip.request.clone()));
-    }
     let routed = route(listener, &journey.trip.request, &journey.trip.host);
     journey.marks.rule = routed.as_ref().map(|routed| routed.rule);
+    if journey.trip.upgrade.is_some() || journey.marks.rule.is_some_and(|rule| rule.touches_request()) {
+        journey.trip.keep_original();
+    }
     screen_rule(listener, routed.as_ref(), journey).await?;
     let Some(rule) = journey.marks.rule else {
         return Err(Reason::RouteNotFound.into());
@@ -179,6 +189,9 @@ async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(
     mirror::send_copies(&rule.filters, listener, journey).await?;
     let backend_ref = pick::pick_backend(rule, &mut journey.worker.turns.borrow_mut())?;
     journey.marks.backend_ref = Some(backend_ref);
+    if backend_ref.filters.touches_request() {
+        journey.trip.keep_original();
+    }
     screen_backend(backend_ref, listener, connection, journey.trip)?;
     mirror::send_copies(&backend_ref.filters, listener, journey).await?;
     let backend = pick::target(backend_ref)?;
@@ -194,12 +207,17 @@ async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(
 }
 
 /// The verb *admit*. Where one bind stands for all Services, the port of the authority counts too.
-fn admit_here<'s>(bind: &'s Bind, connection: &Connection, trip: &Trip) -> Result<&'s Arc<Listener>, Box<Reply>> {
+pub(crate) fn admit_here<'s>(
+    bind: &'s Bind,
+    connection: &Connection,
+    request: &Request,
+    host: &str,
+) -> Result<&'s Arc<Listener>, Box<Reply>> {
     if !bind.is_found_by_authority() {
-        return admit(bind, connection, &trip.host);
+        return admit(bind, connection, host);
     }
-    let port = authority(trip.request.authority()).ok().and_then(|authority| authority.port);
-    admit_to(bind, connection, &trip.host, port)
+    let port = authority(request.authority()).ok().and_then(|authority| authority.port);
+    admit_to(bind, connection, host, port)
 }
 
 /// A body that announces itself as too large is refused before it is read; one of unknown length is counted on its way.

@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use transept_engine::learned::{Heard, Known};
-use transept_engine::snapshot::Listener;
+use transept_engine::snapshot::{Listener, Role};
 use transept_wire::h1::{Preface, begins_with_request_line, is_h2_preface, is_h2_settings};
 
 use crate::buffer::Inbound;
@@ -102,9 +102,10 @@ impl Patience {
     }
 }
 
-/// What is known about the port of a listener.
+/// What is known about the port of a listener, here or at least where its instances are.
 pub(crate) fn recall(worker: &Worker, listener: &Listener) -> Known {
-    listener.learned.as_ref().map(|learned| learned.read(worker.clock.now().monotonic)).unwrap_or_default()
+    let here = listener.learned.as_ref().map(|learned| learned.read(worker.clock.now().monotonic));
+    here.unwrap_or_default().or(listener.hint)
 }
 
 /// Remembers what a connection to the port of a listener turned out to carry.
@@ -118,6 +119,9 @@ pub(crate) fn remember(worker: &Worker, listener: &Listener, spoken: Spoken) {
     let news = listener.learned.as_ref().and_then(|learned| learned.note(heard, worker.clock.now().monotonic));
     if let Some(known) = news {
         tracing::debug!(listener = %listener.name, protocol = known.as_str(), "learned what a port speaks");
+        if listener.settings.role == Role::Inbound {
+            worker.shared.heard.notify_one();
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! Connections that live for long are judged again: when a configuration comes into force, and when the roots of the mesh change.
 //!
 //! What was let in under other rules must not outlive them. Called by the worker when something has changed; the connections that
-//! carry no requests, those that a request has opened by an upgrade, and those between two proxies stand in a list here. Other requests
-//! are judged one by one and need none of this.
+//! carry no requests, those that a request has opened by an upgrade, those between two proxies, and exchanges whose response has lasted for a
+//! while (events, streams of gRPC, downloads) stand in a list here. Other requests are judged one by one and need none of this.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -14,22 +14,22 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
-use transept_engine::admit::{admit, admit_stream};
-use transept_engine::exchange::{Connection, Exchange, Notes, Now};
-use transept_engine::principal::Principal;
+use transept_engine::admit::admit_stream;
+use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
-use transept_engine::route::route;
-use transept_engine::screen::screen_again;
 use transept_engine::snapshot::{Backend, BackendId, Listener, Snapshot};
 use transept_identity::{Bundles, Fingerprint, Purpose};
 use transept_wire::h2::Code;
-use transept_wire::head::Request;
 
 use crate::clock::Moment;
 use crate::failure::{Failure, Repeat, Side};
 use crate::h2::{Driver, Over};
 use crate::mesh::{Membership, Trust};
 use crate::worker::Worker;
+
+mod request;
+
+pub(crate) use request::{Entrance, Opening};
 
 /// What is under way between two proxies when the roots that vouched for one of them are not believed any more may end within this time.
 /// A root that is replaced in order retires first, and then this is for what has lived on for longer than it counts.
@@ -43,7 +43,7 @@ pub(crate) enum Ground {
     Admission { connection: Box<Connection>, bound: SocketAddr, port: u16 },
     /// The policies of a route for connections, on a bind of a Gateway or on the way out of a workload.
     Passage { connection: Box<Connection>, bound: SocketAddr },
-    /// The policies on a request that has opened a connection by an upgrade.
+    /// The policies on a request that is still under way.
     Request(Box<Opening>),
     /// That nobody in the mesh is where a captured connection goes.
     Stranger { connection: Box<Connection>, bound: SocketAddr },
@@ -56,41 +56,6 @@ enum Cause {
     Denied,
     /// This policy lets nobody call the endpoint without a tunnel.
     NoTunnel(Arc<str>),
-}
-
-/// A request that has opened a connection, as it was when it was let in.
-pub(crate) struct Opening {
-    pub request: Request,
-    pub connection: Connection,
-    /// The address that the worker listens on.
-    pub bound: SocketAddr,
-    /// The host that was asked for, as routing sees it.
-    pub host: String,
-    pub client: IpAddr,
-    /// Who made it.
-    pub principal: Option<Arc<Principal>>,
-}
-
-impl Opening {
-    /// Whether it would be let in today. That nobody would serve it any more does not end it.
-    fn stands(&self, snapshot: &Snapshot, now: Now) -> bool {
-        let listener = snapshot.bind(&self.bound).map(|bind| admit(bind, &self.connection, &self.host));
-        let Some(Ok(listener)) = listener else { return true };
-        let routed = route(listener, &self.request, &self.host);
-        // Guards change nothing in a request; the copy only keeps them from doing so here.
-        let (mut request, mut notes) = (self.request.clone(), Notes::new());
-        notes.principal.clone_from(&self.principal);
-        let mut exchange = Exchange {
-            now,
-            random: 0,
-            connection: &self.connection,
-            client: self.client,
-            listener_port: listener.port,
-            request: &mut request,
-            notes: &mut notes,
-        };
-        screen_again(listener, routed.as_ref(), &mut exchange).goes_on()
-    }
 }
 
 /// One connection in the list; it leaves it when this is dropped.

@@ -10,6 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
+use transept_engine::redact::CredentialPlaces;
 use transept_engine::relay as engine;
 use transept_engine::rule::Bound;
 use transept_engine::snapshot::Listener;
@@ -17,11 +18,12 @@ use transept_wire::h1::{self, Body, strip_hop_by_hop};
 use transept_wire::head::{FieldId, FieldName, Method, Response};
 
 use crate::attempt::Crossing;
-use crate::body::{Sink, Source, carry};
+use crate::body::{Sink, Source, carry, fill_unless_gone, finish};
 use crate::deadline::Watch;
 use crate::edge::Replier;
 use crate::failure::{Failure, Repeat, Side};
 use crate::path::Marks;
+use crate::recheck::Entrance;
 use crate::trip::Trip;
 use crate::upstream::{Inlet, Received, Rest};
 
@@ -147,10 +149,18 @@ async fn pass_on(trip: &mut Trip, replier: &mut Replier<'_>, gate: Option<&Gate>
     replier.interim(&trip.response).await
 }
 
+/// Who delivers a response.
+#[derive(Clone, Copy)]
+pub(crate) struct Delivery<'d> {
+    pub listener: &'d Listener,
+    /// Where the request came in.
+    pub entrance: Entrance<'d>,
+    pub watch: &'d Watch,
+}
+
 /// Delivers the response whose head is in `trip`.
 pub(crate) async fn relay(
-    listener: &Listener,
-    connection: &Connection,
+    delivery: Delivery<'_>,
     marks: &Marks<'_>,
     trip: &mut Trip,
     replier: &mut Replier<'_>,
@@ -161,10 +171,13 @@ pub(crate) async fn relay(
         let detail = "the backend switched protocols without being asked";
         return Err(Failure::new(Side::Upstream, Reason::UpstreamMalformed, Repeat::Never, detail));
     }
-    finish_head(listener, connection, marks, trip);
+    let Delivery { listener, entrance, watch } = delivery;
+    finish_head(listener, entrance.connection, marks, trip);
     trip.facts.status = trip.response.status;
     let mut sink = replier.begin(&trip.response, stated)?;
-    carry(source, &mut sink, &mut trip.facts.bytes_out).await
+    let (let_in, facts) = trip.let_in();
+    let carrying = std::pin::pin!(carry(source, &mut sink, &mut facts.bytes_out));
+    entrance.while_it_stands(watch, let_in, carrying).await
 }
 
 /// The response side of the configuration, after the fields of the upstream hop are gone.
@@ -188,22 +201,20 @@ fn put_date(trip: &mut Trip) {
     }
 }
 
-/// As [`carry`], and refuses a request body of more than `most` bytes.
-pub(crate) async fn carry_limited(
+/// As [`carry`], for the body of a request: refuses one of more than `most` bytes, and leaves credentials in trailers out.
+pub(crate) async fn carry_upstream(
     source: &mut Source<'_>,
     sink: &mut Sink<'_>,
     moved: &mut u64,
     most: Option<u64>,
+    credentials: &CredentialPlaces,
 ) -> Result<(), Failure> {
-    let Some(most) = most else {
-        return carry(source, sink, moved).await;
-    };
     loop {
         let data = source.data();
         if !data.is_empty() {
             let length = data.len();
             *moved += length as u64;
-            if *moved > most {
+            if most.is_some_and(|most| *moved > most) {
                 let detail = "the body is larger than the listener's limit";
                 return Err(Failure::new(Side::Downstream, Reason::BodyTooLarge, Repeat::Never, detail));
             }
@@ -211,10 +222,10 @@ pub(crate) async fn carry_limited(
             source.consume(length);
         } else if !source.advance()? {
             if source.is_done() {
-                return sink.finish(source.trailers()).await;
+                return finish(source, sink, Some(credentials)).await;
             }
             sink.flush().await?;
-            source.fill().await?;
+            fill_unless_gone(source, sink).await?;
         }
     }
 }

@@ -3,12 +3,13 @@
 //! Given by [`crate::Proxy::sight`]; used by `feed/member/report.rs`. Asks the workers and waits for their answers; what is told to whom is
 //! not decided here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::condition::{BackendState, Ejected, describe};
+use crate::condition::{BackendState, Ejected, describe, heard_inside};
 use crate::edges::{Graph, add_all};
 use crate::tap::Order;
 use crate::worker::{Command, Shared};
@@ -64,6 +65,16 @@ impl Sight {
         }
         let backends = describe(&self.shared.snapshot.load(), &ejected);
         Some((add_all(edges), backends))
+    }
+
+    /// What the ports of the program have spoken whose protocol nobody declared, by their numbers.
+    pub(crate) fn learned(&self) -> BTreeMap<u16, &'static str> {
+        heard_inside(&self.shared.snapshot.load(), self.shared.origin.elapsed())
+    }
+
+    /// Waits until another protocol is heard on one of them.
+    pub(crate) async fn hears(&self) {
+        self.shared.heard.notified().await;
     }
 
     /// Has all workers tell of the requests that an order names, and no longer of others.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use transept_engine::exchange::{Connection, Exchange, Notes, Now};
+use transept_engine::principal::Principal;
 use transept_engine::reason::Reason;
 use transept_engine::snapshot::Backend;
 use transept_engine::trace::Span;
@@ -34,8 +35,10 @@ pub(crate) struct Trip {
     pub client: IpAddr,
     /// The protocol that the client wants to switch to.
     pub upgrade: Option<Protocol>,
-    /// The request as it was let in, when it may open a connection that outlives its policies.
-    pub opening: Option<Box<Request>>,
+    /// The request before policies and filters changed it, where there are any.
+    original: Request,
+    /// Whether `original` is one of this exchange.
+    has_original: bool,
     /// The deadline of an HTTP/2 stream, which is no connection with one of its own.
     pub watch: Option<Watch>,
     pub started: Moment,
@@ -46,6 +49,17 @@ pub(crate) struct Trip {
     pub random: u64,
     /// What the record tells.
     pub facts: Facts,
+}
+
+/// A request as it was let in.
+#[derive(Clone, Copy)]
+pub(crate) struct LetIn<'t> {
+    pub request: &'t Request,
+    /// The host that was asked for, as routing sees it.
+    pub host: &'t str,
+    pub client: IpAddr,
+    /// Who made it.
+    pub principal: Option<&'t Arc<Principal>>,
 }
 
 /// What is known about an exchange when it ends.
@@ -78,7 +92,8 @@ impl Default for Trip {
             scratch: Vec::new(),
             client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             upgrade: None,
-            opening: None,
+            original: Request::new(),
+            has_original: false,
             watch: None,
             started: nowhen,
             asked: Duration::ZERO,
@@ -98,7 +113,10 @@ impl Trip {
         self.host.clear();
         self.scratch.clear();
         self.upgrade = None;
-        self.opening = None;
+        if self.has_original {
+            self.original.clear();
+            self.has_original = false;
+        }
         self.asked = Duration::ZERO;
         self.answered = None;
         if let Some(watch) = &self.watch {
@@ -109,6 +127,25 @@ impl Trip {
         target.clear();
         request_id.clear();
         self.facts = Facts { target, request_id, ..Facts::default() };
+    }
+
+    /// Keeps the request as it is now, before the first change that a policy or a filter makes.
+    pub(crate) fn keep_original(&mut self) {
+        if !self.has_original {
+            self.original.copy_from(&self.request);
+            self.has_original = true;
+        }
+    }
+
+    /// The request as it was let in, and beside it what is told of the response.
+    pub(crate) fn let_in(&mut self) -> (LetIn<'_>, &mut Facts) {
+        let let_in = LetIn {
+            request: if self.has_original { &self.original } else { &self.request },
+            host: &self.host,
+            client: self.client,
+            principal: self.notes.principal.as_ref(),
+        };
+        (let_in, &mut self.facts)
     }
 
     /// When the request is decided: time that policies have taken to ask somebody has passed.

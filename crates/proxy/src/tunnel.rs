@@ -5,7 +5,6 @@
 //! speak HTTP. A connection that other policies forbid is cut, also in the middle.
 
 use std::pin::pin;
-use std::rc::Rc;
 use std::task::Poll;
 
 use transept_engine::reason::Reason;
@@ -19,8 +18,7 @@ use crate::edge::Replier;
 use crate::failure::{Failure, Repeat, Side};
 use crate::normalize::codec_limits;
 use crate::path::{Journey, timed_out};
-use crate::recheck::{Ground, Opening, Standing};
-use crate::relay::{self, await_final};
+use crate::relay::{self, Delivery, await_final};
 use crate::upstream::{Inlet, Upstream};
 
 /// Asks the backend to switch; tunnels when it does, and delivers its answer when it does not.
@@ -59,8 +57,10 @@ pub(crate) async fn open(
         // What the client sends now is no tunnel but its next request.
         journey.arrival.body = Source::Empty;
         let mut source = inlet.into_source(rest, &limits, watch);
-        let Journey { arrival, marks, trip, replier, .. } = journey;
-        relay::relay(crossing.listener, arrival.connection, marks, trip, replier, &mut source, stated).await?;
+        let Journey { worker, arrival, marks, trip, replier } = journey;
+        let delivery =
+            Delivery { listener: crossing.listener, entrance: arrival.entrance(worker, marks.generation), watch };
+        relay::relay(delivery, marks, trip, replier, &mut source, stated).await?;
         return Ok(Exchanged::delivered(false));
     }
     let agreed = strip_hop_by_hop(&mut journey.trip.response.fields).upgrade;
@@ -81,8 +81,9 @@ async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '
     let Inlet::H1 { io, inbound } = inlet else {
         return Err(refused("a tunnel needs a connection of its own"));
     };
-    let standing = stand(journey);
-    if let (None, Some(standing), Some(backend)) = (io.carrier(), &standing, journey.marks.backend) {
+    let (let_in, _) = journey.trip.let_in();
+    let standing = journey.arrival.entrance(journey.worker, journey.marks.generation).stand(let_in);
+    if let (None, Some(backend)) = (io.carrier(), journey.marks.backend) {
         standing.note_without_tunnel(&journey.worker.snapshot(), backend);
     }
     let Journey { arrival, trip, replier, .. } = journey;
@@ -113,27 +114,11 @@ async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '
         carried
     });
     let mut carried = pin!(join(upload, download));
-    std::future::poll_fn(|cx| match &standing {
-        Some(standing) if standing.poll_ended(cx).is_ready() => Poll::Ready(Err(standing.failure())),
-        _ => carried.as_mut().poll(cx),
+    std::future::poll_fn(|cx| match standing.poll_ended(cx) {
+        Poll::Ready(()) => Poll::Ready(Err(standing.failure())),
+        Poll::Pending => carried.as_mut().poll(cx),
     })
     .await
-}
-
-/// Lists the connection among those that are judged again when policies change.
-fn stand(journey: &mut Journey<'_, '_, '_>) -> Option<Rc<Standing>> {
-    let request = *journey.trip.opening.take()?;
-    let opening = Opening {
-        request,
-        connection: journey.arrival.connection.clone(),
-        bound: journey.arrival.bound,
-        host: journey.trip.host.clone(),
-        client: journey.trip.client,
-        principal: journey.trip.notes.principal.clone(),
-    };
-    let until = opening.principal.as_ref().and_then(|principal| principal.until);
-    let lasts = until.map(|until| until.saturating_sub(journey.worker.clock.now().unix));
-    Some(journey.worker.standings.add_until(Ground::Request(Box::new(opening)), lasts))
 }
 
 /// Both futures to their ends, or the first failure.

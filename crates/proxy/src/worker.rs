@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     pub open: OpenConnections,
     /// Raised after each fetch of a document.
     pub fetched: Notify,
+    /// Raised when another protocol was heard on a port of the program, for who tells the control plane.
+    pub heard: Notify,
     /// Which edges there is room for.
     pub ledger: Arc<Ledger>,
     /// Where every worker's clock begins.

@@ -164,6 +164,10 @@ pub struct Port {
     /// The protocol, as Kubernetes names it in `appProtocol`; may be empty.
     #[prost(string, tag = "4")]
     pub app_protocol: String,
+    /// What the proxy beside the workload has heard it speak, where no protocol is declared: `http`, `tcp`, `tcp-server-first` or `mixed`. Empty
+    /// when nothing is known. A hint for callers that binds nobody.
+    #[prost(string, tag = "5")]
+    pub learned: String,
 }
 
 /// What a workload says of its own health.

@@ -243,11 +243,13 @@ fn render(status: &Value) -> String {
         out.push('\n');
         out.push_str(&table::lay_out(&["BACKEND", "SERVING", "NOT SERVING"], &backends));
     }
-    let learned: Vec<Vec<String>> =
-        list(&status["learned"]).iter().map(|one| vec![text(&one["listener"]), text(&one["protocol"])]).collect();
+    let learned: Vec<Vec<String>> = list(&status["learned"])
+        .iter()
+        .map(|one| vec![text(&one["listener"]), text(&one["protocol"]), text(&one["by"])])
+        .collect();
     if !learned.is_empty() {
         out.push('\n');
-        out.push_str(&table::lay_out(&["PORT", "HAS SPOKEN"], &learned));
+        out.push_str(&table::lay_out(&["PORT", "HAS SPOKEN", "HEARD BY"], &learned));
     }
     let certificates: Vec<Vec<String>> = list(&status["certificates"])
         .iter()
@@ -324,7 +326,7 @@ mod tests {
                 {"name": "a.test", "backend": "default/a", "addresses": ["10.0.0.1", "10.0.0.2"], "error": null},
                 {"name": "b.test", "backend": "default/b", "addresses": ["10.0.0.3"], "error": "there is no such name"},
             ],
-            "learned": [{"listener": "default/db/outbound-3306", "protocol": "tcp-server-first"}],
+            "learned": [{"listener": "default/db/outbound-3306", "protocol": "tcp-server-first", "by": "instances"}],
             "objects": [], "problems": [],
         });
         assert_eq!(judge(&status), Exit::Findings);
@@ -332,7 +334,7 @@ mod tests {
         assert!(shown.contains("shop.yaml:1:1: bad"));
         assert!(shown.contains("127.0.0.1:8080  HTTP      listening"));
         assert!(shown.contains("a.test  default/a  10.0.0.1, 10.0.0.2\n"), "{shown}");
-        assert!(shown.contains("default/db/outbound-3306  tcp-server-first\n"), "{shown}");
+        assert!(shown.contains("default/db/outbound-3306  tcp-server-first  instances\n"), "{shown}");
         assert!(shown.contains("10.0.0.3, from before: it does not resolve (there is no such name)"), "{shown}");
     }
 

@@ -271,7 +271,7 @@ fn name_to_json(name: &ResolvedName) -> Value {
 
 /// What a port has spoken.
 fn learned_to_json(port: &LearnedPort) -> Value {
-    json!({"listener": &*port.listener, "protocol": port.protocol})
+    json!({"listener": &*port.listener, "protocol": port.protocol, "by": port.by.as_str()})
 }
 
 /// A backend with a policy: its endpoints and how they are, and what is taken of its limits.

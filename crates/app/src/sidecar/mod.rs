@@ -161,6 +161,8 @@ impl Plan {
             port: port.service.into(),
             target_port: port.target.into(),
             app_protocol: port.protocol.clone().unwrap_or_default(),
+            // The feed says what is heard.
+            learned: String::new(),
         };
         Some(Workload {
             namespace: self.place.namespace.clone(),

@@ -73,6 +73,41 @@ async fn what_a_port_has_spoken_is_remembered_and_binds_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_heard_beside_the_program_is_known_to_callers_who_never_called() {
+    let mesh = Mesh::start("").await;
+    let polite = repeater("220 ready\r\n").await;
+    let mail = mesh.sidecar("mail").await.port(25, polite, "");
+    let client = mesh.sidecar("client").await.upstream("mail:25");
+    let (mail, caller) = (mail.start().await, client.start().await);
+    passes(client.local[0], "", "220 ready\r\n").await;
+    until(|| remembered(&mail, "default/mail/inbound-25"), |known| known.as_deref() == Some("tcp-server-first")).await;
+    let heard = |status: &serde_json::Value| {
+        let workloads = status["workloads"].as_array().cloned().unwrap_or_default();
+        workloads.iter().any(|one| one["learned"]["25"] == "tcp-server-first")
+    };
+    until(|| mesh.status(), heard).await;
+    drop(caller);
+
+    // Another caller begins with what the first one had to find out.
+    let other = mesh.sidecar("other").await.upstream("mail:25");
+    let caller = other.start().await;
+    let hint = || async {
+        let status = caller.status().await.expect("a status");
+        let ports = status["learned"].as_array().cloned().unwrap_or_default();
+        ports.into_iter().find(|port| port["listener"] == "default/mail/outbound-25")
+    };
+    let known = until(hint, Option::is_some).await.expect("it is known");
+    assert_eq!((&known["protocol"], &known["by"]), (&"tcp-server-first".into(), &"instances".into()));
+    // Its client ends its side before it is greeted, and is greeted all the same.
+    let mut stream = TcpStream::connect(other.local[0]).await.expect("connected");
+    stream.shutdown().await.expect("one side is ended");
+    say(&mut stream, "", "220 ready\r\n").await;
+    let known =
+        until(hint, |known| known.as_ref().is_some_and(|known| known["by"] == "here")).await.expect("it is known");
+    assert_eq!(known["protocol"], "tcp-server-first");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http2_is_found_out_without_a_declaration() {
     let mesh = Mesh::start("").await;
     let h2c = program("h2c", Port::H2c).await;

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::stage::{Ask, Backend, Caller, Down, Gateway, Setup, Up, soon};
+use crate::stage::{Ask, Backend, Call, Caller, Down, Framed, Gateway, Served, Setup, Up, soon};
 
 const GUARD: &str = "\
 apiVersion: transept.dev/v1alpha1
@@ -135,6 +135,86 @@ async fn a_tunnel_ends_when_the_key_that_opened_it_is_revoked() {
     assert!(served.read_raw(1).await.is_err(), "the backend hears of it");
     assert!(!matches!(call.piece().await, Ok(Some(_))));
     assert_eq!(refusal(&desk.gateway, &Down::Http11, with_key(&other)).await.0, 401);
+}
+
+/// Opens a stream of events with a key, and hears the first of them.
+async fn stream_of<'c>(caller: &'c mut Caller, desk: &mut Desk, key: &str) -> (Call<'c>, Served) {
+    let mut call = caller.ask(with_key(key)).await;
+    let mut served = desk.backend.next().await;
+    served.begin(200, Framed::Open, &[("content-type", "text/event-stream")]).await;
+    served.send(b"data: 1\n\n").await;
+    call.head().await;
+    assert_eq!(call.status, 200);
+    assert_eq!(call.piece().await.expect("heard").as_deref(), Some(&b"data: 1\n\n"[..]));
+    (call, served)
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_the_key_that_opened_it_is_revoked() {
+    for down in [Down::Http11, Down::H2c] {
+        let mut desk = Desk::new().await;
+        let mut keys = Vec::new();
+        for _ in 0..3 {
+            keys.push(desk.key(&["create", "--consumer", "mobile"]).await);
+        }
+        let mut callers = Vec::new();
+        for _ in 0..3 {
+            callers.push(Caller::connect(&down, desk.gateway.address).await);
+        }
+        let mut streams = Vec::new();
+        for (caller, key) in callers.iter_mut().zip(&keys) {
+            streams.push(stream_of(caller, &mut desk, key).await);
+        }
+        // The first is judged again when it has lasted for a while, the second when the configuration changes after that.
+        for (number, (call, served)) in (1..).zip(streams.iter_mut().take(2)) {
+            desk.key(&["revoke", &format!("mobile-{number}")]).await;
+            assert!(!matches!(call.piece().await, Ok(Some(_))), "{number}");
+            served.sees_the_end().await;
+        }
+        let (call, served) = &mut streams[2];
+        served.send(b"data: 2\n\n").await;
+        assert_eq!(call.piece().await.expect("heard").as_deref(), Some(&b"data: 2\n\n"[..]));
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_judged_by_the_request_as_it_came() {
+    let backend = Backend::start(Up::Http1).await;
+    let rewrite =
+        "filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /inside}}}]";
+    let rule = |path: &str, method: &str| {
+        format!(
+            "apiVersion: transept.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: who}}\nspec:\n  \
+             targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: gate-0}}]\n  \
+             deny: [{{name: stop, to: [{{paths: [{path}], methods: [{method}]}}]}}]"
+        )
+    };
+    let setup = Setup::before(&backend).rule(rewrite);
+    let mut desk = (backend, setup.clone().start().await);
+    let mut caller = Caller::http11(desk.1.address).await;
+    let mut call = caller.ask(Ask::get("/events")).await;
+    let mut served = desk.0.next().await;
+    assert_eq!(served.target, "/inside");
+    served.begin(200, Framed::Open, &[]).await;
+    call.head().await;
+    // Neither of these is about it.
+    desk.1.reload(&setup.clone().document(&rule("/inside", "GET"))).await;
+    desk.1.reload(&setup.clone().document(&rule("/events", "POST"))).await;
+    served.send(b"on").await;
+    assert_eq!(call.piece().await.expect("heard").as_deref(), Some(&b"on"[..]));
+    desk.1.reload(&setup.document(&rule("/events", "GET"))).await;
+    assert!(!matches!(call.piece().await, Ok(Some(_))));
+    served.sees_the_end().await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_key() {
+    let mut desk = Desk::new().await;
+    let key = desk.key(&["create", "--consumer", "mobile", "--ttl", "6s"]).await;
+    let mut caller = Caller::http11(desk.gateway.address).await;
+    let (mut call, mut served) = stream_of(&mut caller, &mut desk, &key).await;
+    assert!(!matches!(call.piece().await, Ok(Some(_))));
+    served.sees_the_end().await;
 }
 
 #[tokio::test]

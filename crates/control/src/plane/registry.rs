@@ -12,9 +12,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use transept_engine::learned::Known;
 use transept_engine::policies::MODEL_KINDS;
 use transept_identity::SpiffeId;
 use transept_model::SourceText;
+use transept_model::kinds::workload::LEARNED;
 use transept_xds::mesh::{Condition, Port, Workload};
 
 use super::members::Members;
@@ -34,6 +36,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 const MASS: usize = 3;
 /// The most ports and services that a workload may have.
 const MOST: usize = 64;
+/// The longest word for what a port speaks, in bytes.
+const MOST_LEARNED: usize = 32;
 /// The most Services of a `Workload` object.
 const MOST_SERVICES: usize = 16;
 /// The most instances that one identity may register: a workload that runs wild must not fill everybody's memory.
@@ -326,6 +330,9 @@ fn check(workload: &Workload, identity: &SpiffeId) -> Result<(), Refused> {
     if workload.ports.iter().find(bad).is_some() || !is_port(workload.tunnel_port) {
         return wrong("a port is between 1 and 65535".into());
     }
+    if workload.ports.iter().any(|port| port.learned.len() > MOST_LEARNED) {
+        return wrong(format!("what a port speaks is said in a word of {MOST_LEARNED} bytes at most"));
+    }
     if let Some(port) = workload.ports.iter().find(|port| !port.name.is_empty() && !is_label(&port.name)) {
         return wrong(format!("`{}` is no name of a port: lower-case letters, digits and `-`", port.name));
     }
@@ -380,12 +387,20 @@ pub(super) fn workload_object(entry: &Entry) -> Value {
             spec[field] = value.as_str().into();
         }
     }
-    json!({
-        "apiVersion": "transept.dev/v1alpha1",
-        "kind": "Workload",
-        "metadata": {"name": workload.name, "namespace": workload.namespace},
-        "spec": spec,
-    })
+    let mut metadata = json!({"name": workload.name, "namespace": workload.namespace});
+    let learned = learned(workload);
+    if !learned.is_empty() {
+        let words: Vec<String> = learned.iter().map(|(port, word)| format!("{port}={word}")).collect();
+        metadata["annotations"] = json!({LEARNED: words.join(",")});
+    }
+    json!({"apiVersion": "transept.dev/v1alpha1", "kind": "Workload", "metadata": metadata, "spec": spec})
+}
+
+/// What the ports of a workload have been heard to speak whose protocol nobody declared, by the port of the Service. Words that this
+/// version does not know are left out.
+pub(super) fn learned(workload: &Workload) -> BTreeMap<u32, &'static str> {
+    let undeclared = workload.ports.iter().filter(|port| port.app_protocol.is_empty());
+    undeclared.filter_map(|port| Some((port.port, Known::of_word(&port.learned).as_str()?))).collect()
 }
 
 fn service_object(namespace: &str, name: &str, ports: &BTreeMap<u32, &Port>) -> Value {

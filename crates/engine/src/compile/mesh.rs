@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use transept_model::attach::{Attached, PolicyAttachment, PolicyTarget, ServiceRoute};
+use transept_model::kinds::workload::find_learned;
 use transept_model::kinds::{DEFAULT_TRUST_DOMAIN, HBONE_PORT, ServicePort, TargetPort};
 use transept_model::policy::{Merge, Target};
 use transept_model::references::{BackendTarget, Grant, Referrer};
@@ -21,7 +22,7 @@ use super::policies::{Effective, Policies};
 use super::routes::{CompiledRoute, RouteCompiler, bare_rule};
 use super::{Compiled, RouteKey, find_nothing_left, key_of, rule_on, stream_rule};
 use crate::filters::Filters;
-use crate::learned::Learned;
+use crate::learned::{Known, Learned};
 use crate::policies::{Chain, Step};
 use crate::role::Destinations;
 use crate::route::RouteTable;
@@ -483,12 +484,23 @@ impl<'w> Sides<'_, 'w> {
         };
         let listener = self.listener(namespace, name, port, rule, table, Role::Outbound);
         let learned = self.learned(speaks, &listener.name);
-        Arc::new(Listener { speaks, learned, stream: stream.or(listener.stream), ..listener })
+        let hint = written.filter(|_| learned.is_some()).map(|port| self.hint(namespace, name, port));
+        let hint = hint.unwrap_or_default();
+        Arc::new(Listener { speaks, learned, hint, stream: stream.or(listener.stream), ..listener })
     }
 
     /// What the port of a listener has spoken so far; none where it is declared. It is shared by all who stand for the same port.
     fn learned(&mut self, speaks: Speaks, name: &ListenerName) -> Option<Arc<Learned>> {
         (speaks == Speaks::Detect).then(|| Arc::clone(self.learned.entry(name.clone()).or_default()))
+    }
+
+    /// What the proxies of the instances of a Service have heard them speak on one of its ports.
+    fn hint(&self, namespace: &str, name: &str, port: &ServicePort) -> Known {
+        let words = self.world.workloads_of(namespace, name).iter().filter_map(|workload| {
+            let port = workload.spec.port_for(port)?;
+            find_learned(&workload.meta, port.port).map(Known::of_word)
+        });
+        Known::agreed(words)
     }
 
     /// The rules of routes that name a Service. Their host names play no part: the call belongs to the Service already.
@@ -537,6 +549,7 @@ impl<'w> Sides<'_, 'w> {
             tls: None,
             speaks: Speaks::Detect,
             learned: None,
+            hint: Known::Nothing,
             routes: table.unwrap_or_else(|| everything(&rule)),
             stream: Some(rule),
             chain: Chain::default(),

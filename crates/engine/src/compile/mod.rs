@@ -29,6 +29,7 @@ use transept_model::world::World;
 use self::backends::Backends;
 use self::policies::{Effective, Policies};
 use self::routes::{CompiledRoute, RouteCompiler};
+use crate::learned::Known;
 use crate::policies::Chain;
 use crate::route::RouteTable;
 use crate::route::hosts::Hosts;
@@ -271,6 +272,7 @@ impl<'c, 'w> Listeners<'c, 'w> {
             tls: self.server_tls(&name, attached),
             speaks: if attached.protocol == Protocol::Tcp { Speaks::Opaque } else { Speaks::Http },
             learned: None,
+            hint: Known::Nothing,
             stream: self.stream(attached, &of_listener),
             routes: self.table(attached, &of_listener),
             chain: self.policies.chain(&of_listener),

@@ -127,6 +127,7 @@ impl Fetch {
             authorization: place("authorization_endpoint"),
             token: place("token_endpoint"),
             end_session: place("end_session_endpoint"),
+            revocation: place("revocation_endpoint"),
             introspection: place("introspection_endpoint"),
         };
         Ok((keys, endpoints))

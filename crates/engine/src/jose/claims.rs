@@ -90,12 +90,19 @@ impl Expectations {
                 return refuse("the token was issued to another client (`azp`)");
             }
         }
-        for wanted in &self.required {
-            if !wanted.is_met(claims) {
-                return Err(Refusal::Claims(format!("the claim `{}` is not as required", wanted.path).into()));
-            }
-        }
+        self.check_required(claims)?;
         Ok(validity)
+    }
+
+    /// Holds only those claims against what is expected that are required besides the usual ones.
+    ///
+    /// # Errors
+    /// The first that is not as required.
+    pub fn check_required(&self, claims: &Claims) -> Result<(), Refusal> {
+        match self.required.iter().find(|wanted| !wanted.is_met(claims)) {
+            Some(wanted) => Err(Refusal::Claims(format!("the claim `{}` is not as required", wanted.path).into())),
+            None => Ok(()),
+        }
     }
 
     fn check_audience(&self, claims: &Claims) -> Result<(), Refusal> {

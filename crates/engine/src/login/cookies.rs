@@ -13,6 +13,9 @@ const MOST_COOKIES: usize = 4;
 /// Logins that a browser may have begun at a time, in as many tabs.
 const MOST_FLOWS: usize = 8;
 
+/// What the names of cookies with the state of a login go on with.
+const FLOW: &[u8] = b".login.";
+
 /// The cookies of one scheme.
 #[derive(Clone, Debug)]
 pub(crate) struct Jar {
@@ -44,7 +47,12 @@ impl Jar {
 
     /// Whether a cookie of this name is one of ours.
     pub(crate) fn is_ours(&self, name: &[u8]) -> bool {
-        name.strip_prefix(self.name.as_bytes()).is_some_and(|rest| matches!(rest.first(), None | Some(b'.')))
+        let Some(rest) = name.strip_prefix(self.name.as_bytes()) else { return false };
+        match rest {
+            [] => true,
+            [b'.', digit @ b'1'..=b'9'] => usize::from(digit - b'0') < MOST_COOKIES,
+            _ => rest.starts_with(FLOW),
+        }
     }
 
     /// Whether a request has any of ours.
@@ -59,12 +67,15 @@ impl Jar {
 
     /// The sealed session of a request, put together.
     pub(crate) fn session(&self, request: &Request) -> Option<Vec<u8>> {
-        let mut whole = value(request, self.name.as_bytes())?.to_vec();
-        for number in 1..MOST_COOKIES {
-            match value(request, self.part(number).as_bytes()) {
-                Some(part) => whole.extend(part),
-                None => break,
-            }
+        // The first says how many belong to it: others may be left of an earlier one.
+        let [digit @ b'1'..=b'9', b'.', first @ ..] = value(request, self.name.as_bytes())? else { return None };
+        let count = usize::from(digit - b'0');
+        if count > MOST_COOKIES {
+            return None;
+        }
+        let mut whole = first.to_vec();
+        for number in 1..count {
+            whole.extend(value(request, self.part(number).as_bytes())?);
         }
         Some(whole)
     }
@@ -80,9 +91,11 @@ impl Jar {
         if parts.len() > MOST_COOKIES {
             return None;
         }
-        let mut written: Vec<Written> =
-            parts.iter().enumerate().map(|(number, part)| write(&self.part(number), part, seconds)).collect();
         let count = parts.len();
+        let prefix = |number: usize| if number == 0 { format!("{count}.").into_bytes() } else { Vec::new() };
+        let line =
+            |(number, part): (usize, &&[u8])| write(&self.part(number), &[&*prefix(number), part].concat(), seconds);
+        let mut written: Vec<Written> = parts.iter().enumerate().map(line).collect();
         let more = (count..MOST_COOKIES).map(|number| self.part(number));
         written.extend(more.filter(|name| value(request, name.as_bytes()).is_some()).map(|name| write(&name, b"", 0)));
         Some(written)
@@ -146,7 +159,7 @@ impl Jar {
     }
 
     fn is_flow(&self, name: &[u8]) -> bool {
-        name.strip_prefix(self.name.as_bytes()).is_some_and(|rest| rest.starts_with(b".login."))
+        name.strip_prefix(self.name.as_bytes()).is_some_and(|rest| rest.starts_with(FLOW))
     }
 }
 
@@ -211,12 +224,12 @@ mod tests {
         let mut request = request(&[
             "a=1; __Host-session=x;b=2 ; __Host-session.1=y",
             "__Host-session.login.abc=z",
-            "__Host-sessions=of the site; c=\"q; q\"",
+            "__Host-sessions=of the site; c=\"q; q\"; __Host-session.x=theirs",
         ]);
         assert!(jar.is_there(&request));
         jar.remove(&mut request);
         let left: Vec<&[u8]> = request.fields.all(FieldId::COOKIE).collect();
-        assert_eq!(left, [&b"a=1; b=2"[..], b"__Host-sessions=of the site; c=\"q; q\""]);
+        assert_eq!(left, [&b"a=1; b=2"[..], b"__Host-sessions=of the site; c=\"q; q\"; __Host-session.x=theirs"]);
         assert!(!jar.is_there(&request));
     }
 
@@ -242,6 +255,11 @@ mod tests {
         assert_eq!(written.len(), 3);
         assert!(written[1].starts_with("__Host-session.1=; ") && written[1].ends_with("Max-Age=0"));
         assert_eq!(texts(&jar.forget(&before)).len(), 3);
+        // A part that another tab has left does no harm; one that is missing is noticed.
+        assert_eq!(jar.session(&request(&["__Host-session=1.a; __Host-session.1=b"])), Some(b"a".to_vec()));
+        for wrong in ["2.a", "a", "9.a", "0.a", ""] {
+            assert_eq!(jar.session(&request(&[&format!("__Host-session={wrong}")])), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub(crate) fn challenge(verifier: &str) -> String {
 
 /// A target of this site, or else its first page: `//host` and `/\host` mean another site to a browser, and neither spaces nor control
 /// characters belong into a `Location`.
-fn of_this_site(target: &[u8]) -> String {
+pub(crate) fn of_this_site(target: &[u8]) -> String {
     let is_here = match target {
         [b'/'] => true,
         [b'/', second, ..] => !matches!(second, b'/' | b'\\'),

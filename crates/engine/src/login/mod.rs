@@ -11,9 +11,9 @@ mod session;
 use transept_wire::head::Request;
 
 pub(crate) use cookies::{Jar, Written};
-pub(crate) use flow::{FLOW_RANDOM, Flow, challenge};
+pub(crate) use flow::{FLOW_RANDOM, Flow, challenge, of_this_site};
 pub(crate) use seal::{NONCE, Purpose, Seals};
-pub(crate) use session::{SESSION_NAME, Session};
+pub(crate) use session::{Handed, SESSION_NAME, Session};
 
 /// Shows a jar a `Cookie` field, and holds what is left of it against what it should be. For the fuzzer; false is a fault.
 #[doc(hidden)]

@@ -1,8 +1,8 @@
 //! Sealing what a browser keeps for us: it can neither read nor change it, nor show it where it was not meant.
 //!
 //! AES-256-GCM-SIV (RFC 8452) under keys that are derived from the secret of the policy (HKDF, RFC 5869), one for each purpose and each
-//! context: an issuer, a client, a cookie. So the state of a login is no session, and a session of another policy is none of this one, also when
-//! both have the same secret. The nonce is random; with SIV, one that came twice would only tell that the same thing was sealed twice.
+//! context: an issuer, a client, a cookie. So the state of a login is no session, and a session with another client is none with this one, also
+//! when both have the same secret. Policies that agree in all of that share their sessions. The nonce is random; with SIV, one that came twice would only tell that the same thing was sealed twice.
 
 use std::fmt;
 

@@ -98,6 +98,16 @@ impl Session {
     }
 }
 
+/// An access token on its way to a backend. Never shown.
+#[derive(Clone)]
+pub(crate) struct Handed(pub(crate) Box<str>);
+
+impl fmt::Debug for Handed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Handed(..)")
+    }
+}
+
 impl fmt::Debug for Session {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Session").field("name", &self.name).field("due", &self.due).finish_non_exhaustive()

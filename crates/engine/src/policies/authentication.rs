@@ -24,7 +24,7 @@ use transept_model::value::Value;
 use transept_wire::head::{FieldId, FieldName, Response};
 
 use super::{CompileCx, Phase, Policy};
-use crate::callout::{Callout, CalloutResult};
+use crate::callout::CalloutResult;
 use crate::exchange::Exchange;
 use crate::forwarded;
 use crate::login::Written;
@@ -39,13 +39,16 @@ mod claims;
 mod client;
 mod client_certificate;
 mod consumer;
+mod content;
 mod failures;
 mod flights;
 mod forward;
 mod gate;
+mod hmac;
 mod introspection;
 mod jwt;
 mod login;
+mod nonces;
 mod recheck;
 mod requirement;
 mod scheme;
@@ -55,6 +58,7 @@ mod verified;
 
 use failures::{FailureLimit, Failures, Hold};
 use forward::{ClaimField, Forward, IdentityField};
+use login::LoginSpec;
 use requirement::{Alternative, Requirement};
 use scheme::{AnyScheme, Fault, Proof, SchemeSpec};
 
@@ -89,7 +93,25 @@ fn check_spec(spec: &AuthenticationPolicySpec, value: &Value, cx: &mut Decoder) 
     if !spec.realm.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
         cx.refuse_field(value, "realm", "the realm cannot be sent").remedy("use ASCII without `\"` and `\\`");
     }
+    check_pages(spec, cx);
     requirement::check(spec, value, cx);
+}
+
+/// Pages of the site that belong to a scheme can belong to no other.
+fn check_pages(spec: &AuthenticationPolicySpec, cx: &mut Decoder) {
+    let mut taken: Vec<(String, &Text)> = Vec::new();
+    for scheme in &spec.schemes {
+        for page in scheme.login.iter().flat_map(LoginSpec::pages) {
+            match taken.iter().find(|(path, _)| *path == page) {
+                Some((_, other)) => {
+                    let why = format!("`{page}` belongs to the scheme `{}` already", &***other);
+                    cx.refuse(scheme.at, why)
+                        .remedy("give each scheme a `redirectUrl`, `logoutPath` and `loginPath` of its own");
+                }
+                None => taken.push((page, &scheme.name)),
+            }
+        }
+    }
 }
 
 /// A compiled `AuthenticationPolicy`.
@@ -201,10 +223,23 @@ impl Policy for AuthenticationPolicy {
                 return Verdict::Continue;
             }
             x.tell(|| "authentication: no credentials".to_owned());
-        } else if let Some(wait) = self.failures.wait(&self.limit, x.client, x.now.monotonic) {
+        } else if !self.shows_only_what_is_known(x)
+            && let Some(wait) = self.failures.wait(&self.limit, x.client, x.now.monotonic)
+        {
             return limited(wait);
         }
-        self.decide(Outcomes::from_elem(None, self.schemes.len()), x)
+        let outcomes = Outcomes::from_elem(None, self.schemes.len());
+        match self.schemes.iter().enumerate().find(|(_, named)| named.scheme.has_page(x)) {
+            // Its own page is answered by the scheme, whatever else the request shows.
+            Some((index, named)) => {
+                let proof = named.scheme.authenticate(x);
+                match self.settle(index, proof, Counted::No, outcomes, x) {
+                    Ok(outcomes) => self.decide(outcomes, x),
+                    Err(verdict) => verdict,
+                }
+            }
+            None => self.decide(outcomes, x),
+        }
     }
 
     fn on_callout(&self, x: &mut Exchange<'_>, result: CalloutResult) -> Verdict {
@@ -267,12 +302,13 @@ impl AuthenticationPolicy {
                 return Err(Verdict::Respond(reply));
             }
             Proof::Ask(callout, between) => {
-                let hold = match &*callout {
-                    Callout::Compute(_) => {
+                let is_try = self.schemes.get(index).is_some_and(|named| named.scheme.is_try(&callout, x));
+                let hold = match is_try {
+                    true => {
                         let hold = self.failures.hold(&self.limit, x.client, x.now.monotonic, x.random);
                         Some(hold.map_err(limited)?)
                     }
-                    _ => None,
+                    false => None,
                 };
                 x.notes.between = Some(Box::new(Waiting { outcomes, scheme: index, between, hold }));
                 return Err(Verdict::Call(callout));
@@ -288,6 +324,12 @@ impl AuthenticationPolicy {
             *place = Some(outcome);
         }
         Ok(outcomes)
+    }
+
+    /// Whether all that a request shows is known to be good already.
+    fn shows_only_what_is_known(&self, x: &Exchange<'_>) -> bool {
+        let mut shown = self.schemes.iter().filter(|named| named.scheme.presents(x));
+        shown.all(|named| named.scheme.is_known(x))
     }
 
     /// Tries the alternatives with what is known, and asks the schemes that have not been asked.
@@ -414,7 +456,10 @@ impl AuthenticationPolicy {
                 if let Some(wait) = self.failures.wait(&self.limit, x.client, x.now.monotonic) {
                     return limited(wait);
                 }
-                self.note_failure(Counted::No, x);
+                // A page of somebody else can make a browser come without what it would show.
+                if !self.schemes.iter().any(|named| named.scheme.is_ambient()) {
+                    self.note_failure(Counted::No, x);
+                }
                 self.refuse(Reply::new(Reason::CredentialsMissing), |_| Fault::Missing)
             }
         }
@@ -424,7 +469,8 @@ impl AuthenticationPolicy {
     fn invite(&self, outcomes: &Outcomes, x: &mut Exchange<'_>) -> Option<Verdict> {
         let mut needs = self.alternatives.iter().flat_map(|alternative| &alternative.needs);
         let (scheme, proof) = needs.find_map(|need| {
-            let named = self.schemes.get(need.scheme)?;
+            let is_absent = matches!(outcomes.get(need.scheme), Some(None | Some(Outcome::Absent)));
+            let named = self.schemes.get(need.scheme).filter(|_| is_absent)?;
             Some((need.scheme, named.scheme.invite(x)?))
         })?;
         match self.settle(scheme, proof, Counted::No, outcomes.clone(), x) {
@@ -472,8 +518,11 @@ impl AuthenticationPolicy {
 
     fn let_in(&self, principal: Arc<Principal>, x: &mut Exchange<'_>) -> Verdict {
         self.strip(x);
-        if let Some(named) = self.schemes.iter().find(|named| named.name == principal.scheme) {
-            named.scheme.hand_on(x);
+        let together = principal.together.iter().map(|one| &one.scheme);
+        for scheme in std::iter::once(&principal.scheme).chain(together) {
+            if let Some(named) = self.schemes.iter().find(|named| named.name == *scheme) {
+                named.scheme.hand_on(x);
+            }
         }
         self.forward.tell_backend(&principal, x.request);
         x.notes.principal = Some(principal);

@@ -3,6 +3,7 @@
 //! Called by the scheme `signature` of `AuthenticationPolicy`, which knows keys and times. Only requests, and only what can be told of them
 //! without doubt: a component that is not known here, or has a parameter that is not, makes the signature no good.
 
+pub mod hmac;
 pub(crate) mod structured;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,9 @@ use crate::value::{Value, quote};
 
 /// The trust domain of a mesh that was not given another name.
 pub const DEFAULT_TRUST_DOMAIN: &str = "transept.local";
+/// The annotation that says what ports have been heard to speak whose protocol nobody declared: `80=http,25=tcp-server-first`, by the port of
+/// the Service. An annotation and no field, so that who does not know of it takes the object all the same.
+pub const LEARNED: &str = "transept.dev/learned";
 /// Where HBONE listens unless told otherwise.
 pub const HBONE_PORT: u16 = 15008;
 
@@ -125,6 +128,12 @@ impl WorkloadSpec {
     }
 }
 
+/// What a port of a Workload has been heard to speak, by the port of its Service; a word of the annotation [`LEARNED`].
+pub fn find_learned(meta: &Metadata, port: u16) -> Option<&str> {
+    let pairs = meta.annotations.get(LEARNED)?.split(',').filter_map(|pair| pair.split_once('='));
+    pairs.into_iter().find(|(of, _)| of.trim().parse() == Ok(port)).map(|(_, word)| word.trim())
+}
+
 fn check_workload(workload: &WorkloadSpec, value: &Value, cx: &mut Decoder) {
     if workload.ip().is_none() {
         let why = format!("{} is not an IP address", quote(&workload.address));
@@ -153,6 +162,16 @@ mod tests {
         );
         let loaded = load(&[SourceText { name: "w.yaml".into(), text: text.into() }], &[]);
         loaded.invalid.into_iter().map(|problem| problem.why).collect()
+    }
+
+    #[test]
+    fn what_a_port_was_heard_to_speak_is_found_by_its_number() {
+        let text = "apiVersion: transept.dev/v1alpha1\nkind: Workload\nmetadata: {name: cart-1, annotations: {transept.dev/learned: \
+                    '80=http, 25=tcp-server-first,x=http,=,443'}}\nspec: {services: [cart], address: 10.0.0.7, ports: [{port: 80}]}\n";
+        let loaded = load(&[SourceText { name: "w.yaml".into(), text: text.into() }], &[]);
+        let workload = &loaded.world.workloads()[0];
+        let found = [80, 25, 443, 0].map(|port| super::find_learned(&workload.meta, port));
+        assert_eq!(found, [Some("http"), Some("tcp-server-first"), None, None]);
     }
 
     #[test]

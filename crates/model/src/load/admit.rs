@@ -28,8 +28,7 @@ struct Envelope {
 
 impl Draft<'_> {
     /// Reads one file, document by document: no tree outlives its object.
-    pub(super) fn read_file(&mut self, file: usize, source: &SourceText, budget: &Budget, words: &mut Words) {
-        let file = u32::try_from(file).unwrap_or(u32::MAX);
+    pub(super) fn read_file(&mut self, file: u32, source: &SourceText, budget: &Budget, words: &mut Words) {
         let before = self.invalid.len();
         let mut number = 0;
         let broken = value::read_each(source, budget, words, |document| {

@@ -48,6 +48,16 @@ pub(super) struct Draft<'a> {
     pub broken_tls: HashMap<(Text, Text), Box<str>>,
     /// Which objects there are, and where in its list each one is.
     known: HashMap<(&'static str, Text, Text), usize>,
+    whole: Whole,
+}
+
+/// What a draft is of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    /// All files: no name is there twice.
+    AllFiles,
+    /// One of them: which names are there twice is seen when all are together.
+    OneFile,
 }
 
 /// The generation of an object that did not bring one; replaced when the draft is finished.
@@ -80,7 +90,13 @@ impl<'a> Draft<'a> {
             policies: Vec::new(),
             broken_tls: HashMap::new(),
             known: HashMap::new(),
+            whole: Whole::AllFiles,
         }
+    }
+
+    /// A draft of one file of several ([`Draft::into_fragment`]).
+    pub(super) fn of_one_file(kinds: &'a [PolicyKind], outside: Option<&'a dyn Outside>, broken: Broken) -> Self {
+        Self { whole: Whole::OneFile, ..Self::new(kinds, outside, broken) }
     }
 
     /// Adds an object to the list that `list` picks, unless there is one of that name already.
@@ -119,6 +135,9 @@ impl<'a> Draft<'a> {
 
     /// Takes a name for the object at `index` of its list, or says which object has it.
     fn claim(&mut self, meta: &Metadata, index: usize) -> Option<usize> {
+        if self.whole == Whole::OneFile {
+            return None;
+        }
         let key = (meta.kind, meta.namespace.clone(), meta.name.clone());
         match self.known.entry(key) {
             Slot::Occupied(taken) => Some(*taken.get()),

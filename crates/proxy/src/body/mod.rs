@@ -13,6 +13,7 @@ use std::cell::Cell;
 use std::task::Poll;
 
 use transept_engine::forwarded;
+use transept_engine::redact::CredentialPlaces;
 use transept_wire::head::{Fields, NameRef};
 
 use crate::failure::Failure;
@@ -47,7 +48,7 @@ pub(crate) async fn carry_in_sight(
             continue;
         }
         if source.is_done() {
-            return finish(source, sink).await;
+            return finish(source, sink, None).await;
         }
         sink.flush().await?;
         fill_unless_gone(source, sink).await?;
@@ -55,7 +56,7 @@ pub(crate) async fn carry_in_sight(
 }
 
 /// Waits for more of the body, and gives up when the receiver has gone meanwhile.
-async fn fill_unless_gone(source: &mut Source<'_>, sink: &mut Sink<'_>) -> Result<(), Failure> {
+pub(crate) async fn fill_unless_gone(source: &mut Source<'_>, sink: &mut Sink<'_>) -> Result<(), Failure> {
     let mut filling = std::pin::pin!(source.fill());
     std::future::poll_fn(|cx| match sink.poll_gone(cx) {
         Poll::Ready(failure) => Poll::Ready(Err(failure)),
@@ -64,10 +65,17 @@ async fn fill_unless_gone(source: &mut Source<'_>, sink: &mut Sink<'_>) -> Resul
     .await
 }
 
-/// Ends the body. A backend is told by no trailer who its client is: what heads may not say, trailers may not either.
-async fn finish(source: &mut Source<'_>, sink: &mut Sink<'_>) -> Result<(), Failure> {
+/// Ends the body. A backend is told by no trailer who its client is: what heads may not say, trailers may not either. Nor are there credentials
+/// in trailers (RFC 9110 section 6.5.1): nobody looks for them there, and so nobody would take them away.
+pub(crate) async fn finish(
+    source: &mut Source<'_>,
+    sink: &mut Sink<'_>,
+    credentials: Option<&CredentialPlaces>,
+) -> Result<(), Failure> {
     let trailers = source.trailers();
-    let claims = |name: NameRef<'_>| forwarded::claims_identity(name.bytes);
+    let claims = |name: NameRef<'_>| {
+        forwarded::claims_identity(name.bytes) || credentials.is_some_and(|credentials| credentials.hides(name))
+    };
     let is_claiming = |trailers: &&Fields| sink.leads_upstream() && trailers.iter().any(|(name, _)| claims(name));
     let Some(claiming) = trailers.filter(is_claiming) else { return sink.finish(trailers).await };
     let mut kept = Fields::new();

@@ -211,6 +211,7 @@ impl Member {
                         self.publish(false);
                     }
                 }
+                () = hears(self.sight.clone()) => self.tell_learned(),
                 () = tokio::time::sleep(wait.unwrap_or(BEAT)) => {}
             }
         }
@@ -383,6 +384,14 @@ impl Member {
 
     fn draw(&self) -> u64 {
         u64::from_ne_bytes(random(&self.provider))
+    }
+}
+
+/// Waits until the proxy beside a program hears it speak another protocol; for ever where nothing is seen yet.
+async fn hears(sight: Option<Sight>) {
+    match sight {
+        Some(sight) => sight.hears().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -92,12 +92,15 @@ fn render(shown: &Value) -> String {
             let services: Vec<String> = one["services"].as_array().into_iter().flatten().map(text).collect();
             let state = if one["lapsed"] == Value::Bool(true) { "silent" } else { "registered" };
             let name = format!("{}/{}", text(&one["namespace"]), text(&one["name"]));
-            vec![name, services.join(", "), text(&one["address"]), state.to_owned()]
+            let learned = one["learned"].as_object().into_iter().flatten();
+            let learned: Vec<String> = learned.map(|(port, word)| format!("{port} {}", text(word))).collect();
+            let learned = if learned.is_empty() { "-".to_owned() } else { learned.join(", ") };
+            vec![name, services.join(", "), text(&one["address"]), state.to_owned(), learned]
         })
         .collect();
     if !workloads.is_empty() {
         out.push('\n');
-        out.push_str(&table::lay_out(&["WORKLOAD", "SERVICES", "ADDRESS", "STATE"], &workloads));
+        out.push_str(&table::lay_out(&["WORKLOAD", "SERVICES", "ADDRESS", "STATE", "HEARD"], &workloads));
     }
     if shown["frozen"] == Value::Bool(true) {
         out.push_str(&format!(
@@ -175,7 +178,8 @@ mod tests {
     fn a_refusal_is_shown_with_its_proxy_and_its_reason() {
         let shown = json!({
             "members": [{"proxy": "default/cart/a", "identity": "spiffe://a/b", "address": "127.0.0.1:1", "connected": true}],
-            "workloads": [{"namespace": "default", "name": "a", "services": ["cart"], "address": "10.0.0.1", "lapsed": true}],
+            "workloads": [{"namespace": "default", "name": "a", "services": ["cart"], "address": "10.0.0.1", "lapsed": true,
+                           "learned": {"25": "tcp-server-first", "80": "http"}}],
             "refused": [{"type": "core/v1/Service", "name": "default/cart", "proxies": {"default/cart/a": "no port"}}],
             "frozen": true,
             "leftOut": [{"service": "default/cart", "port": 80, "policy": "MeshPolicy default/cart", "endpoints": ["10.0.0.9:80"], "called": 1}],
@@ -187,7 +191,7 @@ mod tests {
         let text = render(&shown);
         for part in [
             "default/cart/a  spiffe://a/b  127.0.0.1:1  connected",
-            "default/a  cart      10.0.0.1  silent",
+            "default/a  cart      10.0.0.1  silent  25 tcp-server-first, 80 http",
             "fell silent at once",
             "is not called at 10.0.0.9:80: no tunnel leads there, and MeshPolicy default/cart wants one; 1 with one are called",
             &format!("default/cart  {RED}failing{PLAIN}  1/2        3.0/s     75.0 %  2.0 ms  40 ms"),

@@ -19,6 +19,11 @@ pub(crate) enum Down {
     Http11,
     /// HTTP/1.1 over TLS without ALPN, believing just this certificate.
     Http11Tls(Arc<Identity>),
+    /// The same, showing this one.
+    MutualTls {
+        server: Arc<Identity>,
+        client: Arc<Identity>,
+    },
     /// HTTP/2 with prior knowledge.
     H2c,
     /// HTTP/2 by ALPN, believing just this certificate.
@@ -30,15 +35,16 @@ impl Down {
         match self {
             Down::Http10 | Down::Http11 => Endpoint::http1(address),
             Down::H2c => Endpoint::h2c(address),
-            Down::Http11Tls(identity) => secured(address, Protocol::Http1, identity),
-            Down::H2Tls(identity) => secured(address, Protocol::Http2, identity),
+            Down::Http11Tls(identity) => secured(address, Protocol::Http1, identity, None),
+            Down::MutualTls { server, client } => secured(address, Protocol::Http1, server, Some(client)),
+            Down::H2Tls(identity) => secured(address, Protocol::Http2, identity, None),
         }
     }
 }
 
-fn secured(address: SocketAddr, protocol: Protocol, identity: &Identity) -> Endpoint {
-    let trust = Trust::Leaf(identity.certificate().expect("a certificate"));
-    let tls = Tls { server_name: "site.test".to_owned(), trust, identity: None };
+fn secured(address: SocketAddr, protocol: Protocol, server: &Identity, client: Option<&Arc<Identity>>) -> Endpoint {
+    let trust = Trust::Leaf(server.certificate().expect("a certificate"));
+    let tls = Tls { server_name: "site.test".to_owned(), trust, identity: client.cloned() };
     Endpoint { address, protocol, tls: Some(tls) }
 }
 
@@ -112,7 +118,7 @@ impl Caller {
         let stream = soon(open(&down.endpoint(address))).await.unwrap_or_else(|failure| panic!("{failure}"));
         let link = match down {
             Down::Http10 => Link::H1(Reader::new(stream), "HTTP/1.0"),
-            Down::Http11 | Down::Http11Tls(_) => Link::H1(Reader::new(stream), "HTTP/1.1"),
+            Down::Http11 | Down::Http11Tls(_) | Down::MutualTls { .. } => Link::H1(Reader::new(stream), "HTTP/1.1"),
             Down::H2c | Down::H2Tls(_) => {
                 let (requests, connection) = soon(h2::client::handshake(stream)).await.expect("a connection");
                 let driver = tokio::spawn(async move {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use transept_testkit::certificates::Identity;
+use transept_testkit::certificates::{Authority, Identity};
 use transept_testkit::dns::NameServer;
 use transept_testkit::launch::{Launch, Running, unused_address};
 
@@ -25,6 +25,7 @@ pub(crate) struct Setup {
     documents: String,
     identity: Option<(String, String)>,
     identity_files: Option<PathBuf>,
+    frontend: String,
     secret_gone: bool,
     listen: Vec<SocketAddr>,
     workers: usize,
@@ -50,6 +51,7 @@ impl Setup {
             documents: String::new(),
             identity: None,
             identity_files: None,
+            frontend: String::new(),
             secret_gone: false,
             listen: vec![unused_address().expect("an address")],
             workers: 1,
@@ -128,6 +130,17 @@ impl Setup {
         self
     }
 
+    /// With clients whose certificates this authority has signed, and this mode for others.
+    pub(crate) fn clients(mut self, authority: &Authority, mode: &str) -> Setup {
+        let pem = authority.certificate_pem().trim_end().replace('\n', "\n    ");
+        self.frontend = format!(
+            "  tls: {{frontend: {{default: {{validation: {{mode: {mode}, caCertificateRefs: [{{group: '', kind: ConfigMap, name: clients}}]}}}}}}}}\n"
+        );
+        self.document(&format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: clients}}\ndata:\n  ca.crt: |\n    {pem}"
+        ))
+    }
+
     /// With TLS on the listener, and the certificate in `site.pem` and `site.key` of this directory.
     pub(crate) fn tls_from(mut self, directory: &Path) -> Setup {
         self.identity_files = Some(directory.to_owned());
@@ -174,10 +187,11 @@ spec:
   gatewayClassName: transept
   addresses: [{{type: IPAddress, value: {}}}]
   listeners: [{{name: web, protocol: {protocol}, port: {}{tls}}}]
----
+{}---
 ",
                 listen.ip(),
-                listen.port()
+                listen.port(),
+                self.frontend
             ));
         }
         let gates = 0..self.listen.len();

@@ -100,6 +100,8 @@ fn workload_of(spec: &WorkloadSpec, holder: &WorkloadName, name: &str) -> Worklo
         port: port.port.into(),
         target_port: port.target_port.unwrap_or_default().into(),
         app_protocol: text(&port.app_protocol),
+        // Nobody stands beside it who hears it.
+        learned: String::new(),
     });
     Workload {
         namespace: holder.namespace().to_owned(),
@@ -157,7 +159,8 @@ mod tests {
             r#"{"services": ["cart"], "address": "10.0.0.9", "zone": "a", "region": "r", "weight": 5, "health": "Draining",
                 "ports": [{"name": "http", "port": 80, "targetPort": 8080, "appProtocol": "http"}]}"#,
         );
-        let port = Port { name: "http".into(), port: 80, target_port: 8080, app_protocol: "http".into() };
+        let port =
+            Port { name: "http".into(), port: 80, target_port: 8080, app_protocol: "http".into(), ..Port::default() };
         assert_eq!(workload.ports, [port]);
         assert_eq!((workload.zone.as_str(), workload.region.as_str(), workload.weight), ("a", "r", 5));
         assert_eq!((workload.address.as_str(), workload.condition()), ("10.0.0.9", Condition::Draining));

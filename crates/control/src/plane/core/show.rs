@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use transept_identity::Fingerprint;
 use transept_identity::renew::Remaining;
 
+use super::super::registry::learned;
 use super::super::strict::Strict;
 use super::resident::RESIDENT;
 use super::{Plane, now};
@@ -100,7 +101,7 @@ impl Plane {
             .map(|((namespace, name), entry)| {
                 json!({
                     "namespace": namespace, "name": name, "services": entry.workload.services,
-                    "address": entry.workload.address, "lapsed": entry.lapsed,
+                    "address": entry.workload.address, "lapsed": entry.lapsed, "learned": learned(&entry.workload),
                 })
             })
             .collect();

@@ -193,6 +193,29 @@ fn objects_stand_for_instances_and_for_services_that_no_file_has() {
 }
 
 #[test]
+fn what_a_port_was_heard_to_speak_is_a_remark_on_the_object() {
+    let mut registry = Registry::default();
+    let heard = |port: u32, protocol: &str, word: &str| Port {
+        port,
+        app_protocol: protocol.into(),
+        learned: word.into(),
+        ..Port::default()
+    };
+    let ports =
+        vec![heard(80, "", "http"), heard(25, "", "tcp-server-first"), heard(81, "", "spdy"), heard(82, "tcp", "http")];
+    let with = |ports: Vec<Port>| Workload { ports, ..workload("a") };
+    assert_eq!(registry.register(with(ports), &cart(), b"a", Origin::Home, at(0)), Ok(true));
+    let object = workload_object(registry.entry(&name("a")).expect("it is registered"));
+    assert_eq!(object["metadata"]["annotations"], json!({"transept.dev/learned": "25=tcp-server-first,80=http"}));
+    // It is news like any other change, and nothing is left of it when nothing is known any more.
+    assert_eq!(registry.register(with(vec![heard(80, "", "")]), &cart(), b"a", Origin::Home, at(1)), Ok(true));
+    let object = workload_object(registry.entry(&name("a")).expect("it is registered"));
+    assert_eq!(object["metadata"], json!({"name": "a", "namespace": "default"}));
+    let long = with(vec![heard(80, "", &"x".repeat(33))]);
+    assert!(matches!(registry.register(long, &cart(), b"a", Origin::Home, at(2)), Err(Refused::Wrong(_))));
+}
+
+#[test]
 fn slices_make_an_instance_of_more_services_if_it_is_where_it_says() {
     let slice = |service: &str, address: &str| {
         json!({

@@ -7,9 +7,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use transept_model::kinds::workload::find_learned;
 use transept_model::kinds::{Object, WorkloadPort, WorkloadSpec};
 
 use super::{AppProtocol, Sides, whole_rule};
+use crate::learned::Known;
 use crate::role::{Destinations, Role, Tunnel};
 use crate::snapshot::{BackendId, Endpoint, Listener, ListenerName};
 
@@ -77,7 +79,8 @@ impl<'w> Sides<'_, 'w> {
         let name = ListenerName { section: format!("outbound-{name}-{target}").into(), ..listener.name.clone() };
         let speaks = protocol.speaks();
         let learned = self.learned(speaks, &name);
-        Some(Arc::new(Listener { metric_label: name.to_string().into(), name, speaks, learned, ..listener }))
+        let hint = find_learned(&workload.meta, port.port).map(Known::of_word).unwrap_or_default();
+        Some(Arc::new(Listener { metric_label: name.to_string().into(), name, speaks, learned, hint, ..listener }))
     }
 
     /// The policy on one of the Services of an instance that lets nobody call it without a tunnel.

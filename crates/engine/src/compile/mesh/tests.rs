@@ -349,3 +349,40 @@ spec: {{services: [cart], address: 10.0.0.9, ports: [{{port: 80}}]}}
     assert_eq!(learned(same), learned(listener));
     assert!(bind(&again, 15001).callee(Some(at(8, 80))).is_some());
 }
+
+#[test]
+fn what_the_proxies_of_all_instances_say_of_a_port_is_a_hint_where_nobody_declared_it() {
+    let instance = |name: &str, last: u8, words: &str| {
+        format!(
+            "---\napiVersion: transept.dev/v1alpha1\nkind: Workload\n\
+             metadata: {{name: {name}, namespace: shop, annotations: {{transept.dev/learned: '{words}'}}}}\n\
+             spec: {{services: [cart], address: 10.0.0.{last}, ports: [{{port: 80, targetPort: 8080}}, {{port: 5432}}], tunnel: {{}}}}\n"
+        )
+    };
+    let address = SocketAddr::from(([10, 0, 0, 8], 80));
+    let station = Station {
+        captured: Some(Captured {
+            listen: vec![local(15001)],
+            services: Vec::new(),
+            located: Some([address.ip()].into()),
+        }),
+        ..station()
+    };
+    let hints = |others: &[String]| {
+        let snapshot = compiled(&format!("{WORLD}{}", others.concat()), &station, None).install();
+        let named =
+            |port| bind(&snapshot, 3128).listener_for_authority("cart.shop", Some(port)).expect("a listener").hint;
+        let own = bind(&snapshot, 15001).callee(Some(address)).map(|listener| listener.hint);
+        assert_eq!(bind(&snapshot, 15008).listeners[0].hint, Known::Nothing, "the way in knows by itself");
+        (named(80), named(5432), own)
+    };
+    let first = instance("cart-2", 8, "80=tcp-server-first,5432=tcp");
+    assert_eq!(hints(&[]), (Known::Nothing, Known::Nothing, None));
+    // The second port is declared.
+    assert_eq!(hints(std::slice::from_ref(&first)), (Known::ServerFirst, Known::Nothing, Some(Known::ServerFirst)));
+    let same = instance("cart-3", 9, "80=tcp-server-first");
+    assert_eq!(hints(&[first.clone(), same]).0, Known::ServerFirst);
+    let other = instance("cart-3", 9, "80=http");
+    assert_eq!(hints(&[first.clone(), other]), (Known::Nothing, Known::Nothing, Some(Known::ServerFirst)));
+    assert_eq!(hints(&[first, instance("cart-3", 9, "80=spdy")]).0, Known::ServerFirst);
+}

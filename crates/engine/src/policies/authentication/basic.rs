@@ -167,7 +167,7 @@ impl Scheme for BasicScheme {
         let flight = match self.memory.flights.begin(proof) {
             Ok(flight) => flight,
             Err(landing) => {
-                let wait = Wait { what: "the same password to be computed", until: landing, timeout: PATIENCE };
+                let wait = Wait { what: "the same password to be computed", until: landing.over, timeout: PATIENCE };
                 let asked = Asked { user: user.map(|_| name.into()), proof, _flight: None };
                 return Proof::Ask(Box::new(Callout::Wait(wait)), Box::new(asked));
             }

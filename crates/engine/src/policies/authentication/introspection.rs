@@ -1,12 +1,12 @@
 //! The scheme `introspection`: tokens that only their issuer understands, looked up there (RFC 7662).
 //!
 //! An answer is remembered by the hash of the token: that it is active for as long as the policy says, a minute at most and never beyond its
-//! end, so that a revocation is felt after that time; that it is not for ten seconds, in a memory of its own, so that a flood of junk
-//! pushes out nothing that is good. One question is asked at a time about one token. When nobody answers the request is refused with 503:
-//! never let in, and not blamed on the client.
+//! end, so that a revocation is felt after that time; that it is not, or why it is no good here, for ten seconds, in a memory of its own, so that a
+//! flood of junk pushes out nothing that is good. One question is asked at a time about one token, and whatever came of it is what those who have
+//! waited get. When nobody answers the request is refused with 503: never let in, and not blamed on the client.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -68,9 +68,9 @@ object! {
 const LONGEST: Duration = Duration::from_secs(60);
 /// How far clocks may be apart; the issuer has looked at its own.
 const LEEWAY: Duration = Duration::from_secs(30);
-const INACTIVE: Duration = Duration::from_secs(10);
+const REFUSED: Duration = Duration::from_secs(10);
 const MOST_ACTIVE: usize = 4096;
-const MOST_INACTIVE: usize = 1024;
+const MOST_REFUSED: usize = 1024;
 const MOST_ANSWER: usize = 64 * 1024;
 
 fn check_spec(spec: &IntrospectionSpec, value: &Value, cx: &mut Decoder) {
@@ -106,14 +106,17 @@ pub(super) struct IntrospectionScheme {
 #[derive(Debug)]
 struct Memory {
     active: Verified<Principal>,
-    inactive: Verified<()>,
+    /// Why tokens are no good.
+    refused: Verified<Box<str>>,
     flights: Arc<Flights>,
 }
 
-/// The request that asks holds the right to, until its answer is noted.
-struct Asking {
-    hash: Hash,
-    flight: Option<Flight>,
+/// What a request remembers meanwhile.
+enum Asking {
+    /// It asks, and holds the right to until its answer is noted.
+    Flying(Hash, Flight),
+    /// It waits for another, which may fail.
+    Waiting(Arc<OnceLock<Box<str>>>),
 }
 
 impl Scheme for IntrospectionScheme {
@@ -133,7 +136,7 @@ impl Scheme for IntrospectionScheme {
         let part = format!("introspection {}", data_encoding::HEXLOWER.encode(identity.as_ref()));
         let memory = cx.keep(&part, || Memory {
             active: Verified::new(MOST_ACTIVE),
-            inactive: Verified::new(MOST_INACTIVE),
+            refused: Verified::new(MOST_REFUSED),
             flights: Arc::default(),
         });
         let boxed = |texts: &[Text]| texts.iter().map(|text| Box::from(&**text)).collect::<Vec<Box<str>>>();
@@ -187,30 +190,27 @@ impl Scheme for IntrospectionScheme {
         if let Some(principal) = self.memory.active.find(&hash, 0, x.now.unix) {
             return Proof::Valid(principal);
         }
-        if self.memory.inactive.find(&hash, 0, x.now.unix).is_some() {
-            return Proof::invalid("the token is not active");
+        if let Some(why) = self.memory.refused.find(&hash, 0, x.now.unix) {
+            return Proof::Invalid((*why).clone());
         }
         match self.memory.flights.begin(hash) {
             Ok(flight) => match self.call(token) {
-                Ok(call) => {
-                    let asking = Asking { hash, flight: Some(flight) };
-                    Proof::Ask(Box::new(Callout::Http(Box::new(call))), Box::new(asking))
-                }
+                Ok(call) => Proof::Ask(Box::new(Callout::Http(Box::new(call))), Box::new(Asking::Flying(hash, flight))),
                 Err(why) => Proof::Unavailable(why),
             },
             Err(landing) => {
-                let wait = Wait { what: "the answer about this token", until: landing, timeout: self.timeout };
-                Proof::Ask(Box::new(Callout::Wait(wait)), Box::new(Asking { hash, flight: None }))
+                let wait = Wait { what: "the answer about this token", until: landing.over, timeout: self.timeout };
+                Proof::Ask(Box::new(Callout::Wait(wait)), Box::new(Asking::Waiting(landing.failure)))
             }
         }
     }
 
     fn resume(&self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult) -> Proof {
         let Ok(asking) = between.downcast::<Asking>() else { return Proof::Unavailable("it was not asked".into()) };
-        let proof = match result {
-            CalloutResult::Answered(answer) => self.judge(&answer, asking.hash, x.now.unix),
-            CalloutResult::Failed(why) => Proof::Unavailable(why),
-            CalloutResult::Assumed => {
+        let proof = match (result, &*asking) {
+            (CalloutResult::Answered(answer), Asking::Flying(hash, _)) => self.judge(&answer, *hash, x.now.unix),
+            (CalloutResult::Failed(why), _) => Proof::Unavailable(why),
+            (CalloutResult::Assumed, _) => {
                 x.tell(|| format!("scheme {}: nobody is asked here, so the token is taken to be active", self.name));
                 let somebody = Principal {
                     kind: PrincipalKind::User,
@@ -221,10 +221,18 @@ impl Scheme for IntrospectionScheme {
                 Proof::Valid(Arc::new(somebody))
             }
             // Somebody else has asked; what was answered is remembered.
+            (_, Asking::Waiting(failure)) => {
+                return match failure.get() {
+                    Some(why) => Proof::Unavailable(why.clone()),
+                    None => self.authenticate(x),
+                };
+            }
             _ => return self.authenticate(x),
         };
-        // Those who wait find the answer.
-        drop(asking.flight);
+        // Those who wait find the answer, or are told that there is none.
+        if let (Asking::Flying(_, flight), Proof::Unavailable(why)) = (*asking, &proof) {
+            flight.fail(why);
+        }
         proof
     }
 
@@ -264,19 +272,16 @@ impl IntrospectionScheme {
         };
         match claims.get("active") {
             Some(Json::Bool(true)) => {}
-            Some(Json::Bool(false)) => {
-                self.memory.inactive.note(hash, Arc::new(()), 0, now + INACTIVE, now);
-                return Proof::invalid("the token is not active");
-            }
+            Some(Json::Bool(false)) => return self.refuse("the token is not active", hash, now),
             _ => return Proof::Unavailable("the issuer does not say whether the token is active".into()),
         }
         let validity = match self.expected.check(&claims, now) {
             Ok(validity) => validity,
-            Err(refusal) => return Proof::invalid(refusal.why()),
+            Err(refusal) => return self.refuse(&refusal.why(), hash, now),
         };
         let ends = validity.until.map(|until| until.saturating_sub(LEEWAY));
         if ends.is_some_and(|ends| now >= ends) {
-            return Proof::invalid("the token has expired (`exp`)");
+            return self.refuse("the token has expired (`exp`)", hash, now);
         }
         match principal(claims, &self.claims, self.owner, &self.name, ends) {
             Ok(principal) => {
@@ -284,7 +289,13 @@ impl IntrospectionScheme {
                 self.memory.active.note(hash, Arc::clone(&principal), 0, until, now);
                 Proof::Valid(principal)
             }
-            Err(why) => Proof::Invalid(why),
+            Err(why) => self.refuse(&why, hash, now),
         }
+    }
+
+    /// The issuer has answered, and the token is no good here: that is remembered for a while.
+    fn refuse(&self, why: &str, hash: Hash, now: Duration) -> Proof {
+        self.memory.refused.note(hash, Arc::new(why.into()), 0, now + REFUSED, now);
+        Proof::invalid(why)
     }
 }

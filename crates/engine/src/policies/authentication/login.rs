@@ -1,7 +1,7 @@
 //! The scheme `login`: browsers that log in at an OpenID provider and have a session afterwards (OpenID Connect Core 1.0 section 3.1).
 //!
 //! Authorization code with PKCE. The session is in a sealed cookie, nowhere else (`crate::login`); its tokens are renewed ahead of their
-//! end, once for all requests that come meanwhile. Who has no session is sent to the provider when it is a browser that opens a page; everybody
+//! end, once for all requests that come meanwhile, by the refresh token: whoever shows an older cookie finds what became of it. Who has no session is sent to the provider when it is a browser that opens a page; everybody
 //! else gets 401, because a program cannot log in. `errand` is what needs the provider: beginning, completing and renewing; `grant` is
 //! what the provider's answers are worth.
 //!
@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use transept_model::schema::Text;
 use transept_wire::head::{FieldId, FieldName, Method, Request};
+use transept_wire::normalize;
 
 use super::super::CompileCx;
 use super::claims::{ClaimNames, TokenOwner, principal};
@@ -28,23 +29,25 @@ use super::flights::Flights;
 use super::jwt;
 use super::scheme::{Fault, Proof, Scheme};
 use super::verified::{self, Hash, Verified};
-use crate::callout::CalloutResult;
+use crate::callout::{Callout, CalloutResult, Receiver};
 use crate::document::Document;
 use crate::exchange::Exchange;
 use crate::jose::{Algorithms, Expectations, Expiry};
-use crate::login::{Flow, Jar, Purpose, Seals, Session, Written};
+use crate::login::{Flow, Handed, Jar, Purpose, Seals, Session, Written, of_this_site};
 use crate::principal::Principal;
 use crate::reason::Reason;
 use crate::redact::{CredentialPlaces, is_named, parameters};
 use crate::verdict::Reply;
 
-use errand::{Errand, Progress};
+use errand::{Came, Errand, Progress};
 pub(super) use spec::LoginSpec;
 
-/// Sessions that are remembered open; with claims of usual length, some megabytes.
-const MOST_OPEN: usize = 4096;
+/// Sessions that are remembered open. One of the largest, with all of its cookies full, takes about 40 KiB; a usual one a tenth of that.
+const MOST_OPEN: usize = 2048;
 /// Sessions that were given up and are not over yet.
 const MOST_ENDED: usize = 65_536;
+/// Sessions that came out of each other and are followed to the newest, at most.
+const MOST_FOLLOWED: usize = 64;
 /// How long a login may take: the browser forgets it then.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -59,6 +62,8 @@ pub(super) struct LoginScheme {
     places: Places,
     /// The part of the query to the authorization endpoint that is always the same.
     query: Box<str>,
+    /// What is asked for in it.
+    scope: Box<str>,
     jar: Jar,
     seals: Seals,
     lifetime: Duration,
@@ -81,6 +86,8 @@ struct Places {
     callback: Box<str>,
     /// Its scheme and authority.
     site: Box<str>,
+    /// Its host, in lower case.
+    host: Box<str>,
     login: Option<Box<str>>,
     logout: Box<str>,
     after_logout: Box<str>,
@@ -94,11 +101,15 @@ enum AccessToken {
     HandedOn,
 }
 
-/// What is remembered of sessions, each by the hash of its cookie.
+/// What is remembered of sessions and of what the provider has said.
 #[derive(Debug)]
 struct Memory {
+    /// By the hash of the cookie.
     open: Verified<Opened>,
+    /// By the hash of the refresh token.
     renewals: Verified<Renewal>,
+    /// By the hash of the refresh token, or of the state of a login.
+    answers: Verified<Came>,
     flights: Arc<Flights>,
 }
 
@@ -107,16 +118,16 @@ struct Memory {
 struct Opened {
     session: Session,
     principal: Arc<Principal>,
+    /// The hash of its refresh token.
+    key: Option<Hash>,
 }
 
-/// What has come of renewing a session, for requests that still show its old cookie.
+/// What has come of renewing a session, for requests that still show an older cookie.
 #[derive(Debug)]
 enum Renewal {
     Renewed(Arc<Opened>, Vec<Written>),
     /// The provider does not want it any more.
     Ended,
-    /// It could not be asked.
-    Failed(Box<str>),
 }
 
 /// What a request is about.
@@ -129,6 +140,7 @@ enum Page {
 
 impl Scheme for LoginScheme {
     type Spec = LoginSpec;
+    const IS_AMBIENT: bool = true;
 
     fn compile(name: &Text, spec: &LoginSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let provider = jwt::provider(spec.at, &spec.issuer, Some(&spec.whereabouts()), cx)?;
@@ -137,7 +149,11 @@ impl Scheme for LoginScheme {
             None => None,
         };
         let jar = Jar::new(&spec.session.cookie);
-        let seals = spec.session.seals(&[&spec.issuer, &spec.client_id, jar.name()], cx)?;
+        let context = [&spec.issuer, &spec.client_id, jar.name()].join("\0");
+        // Whatever makes another principal of a session, or another session of a cookie, has a memory of its own.
+        let mut identity = verified::identity(spec);
+        let seals = spec.session.seals(&context, &mut identity, cx)?;
+        let identity = data_encoding::HEXLOWER.encode(identity.finish().as_ref());
         let expected = Expectations {
             issuer: Some((&*spec.issuer).into()),
             audiences: Some(vec![(&*spec.client_id).into()]),
@@ -148,13 +164,10 @@ impl Scheme for LoginScheme {
             expiry: Expiry::Required,
             required: jwt::wanted(&spec.required_claims),
         };
-        let ClaimNames { id, groups, scopes, plan, tenant, .. } = &spec.claims;
-        // Whatever makes another principal of a session has a memory of its own.
-        let identity =
-            format!("{:?} {:?}", (&name, &spec.issuer, &spec.client_id, &expected), (id, groups, scopes, plan, tenant));
         let memory = cx.keep(&format!("sessions {identity}"), || Memory {
             open: Verified::new(MOST_OPEN),
             renewals: Verified::new(MOST_OPEN),
+            answers: Verified::new(MOST_OPEN),
             flights: Arc::default(),
         });
         Some(LoginScheme {
@@ -165,6 +178,7 @@ impl Scheme for LoginScheme {
             client: Client::new(&spec.client_id, client_secret.as_deref(), spec.client_authentication),
             places: spec.places()?,
             query: spec.query().into(),
+            scope: spec.scope().into(),
             jar,
             seals,
             lifetime: spec.session.lifetime,
@@ -174,7 +188,7 @@ impl Scheme for LoginScheme {
             access_token: if spec.forward_access_token { AccessToken::HandedOn } else { AccessToken::Dropped },
             timeout: spec.timeout,
             memory,
-            ended: cx.keep(&format!("ended sessions {}", &**name), || Verified::new(MOST_ENDED)),
+            ended: cx.keep_for_all(&format!("ended sessions {context}"), || Verified::new(MOST_ENDED)),
         })
     }
 
@@ -187,7 +201,20 @@ impl Scheme for LoginScheme {
     }
 
     fn presents(&self, x: &Exchange<'_>) -> bool {
-        !matches!(self.page(x.request), Page::Any) || self.jar.has_session(x.request)
+        self.has_page(x) || self.jar.has_session(x.request)
+    }
+
+    fn has_page(&self, x: &Exchange<'_>) -> bool {
+        !matches!(self.page(x.request), Page::Any)
+    }
+
+    fn is_known(&self, x: &Exchange<'_>) -> bool {
+        let opened = self.jar.session(x.request).and_then(|sealed| self.open(&sealed, x.now.unix));
+        opened.is_some_and(|opened| x.now.unix < opened.session.ends())
+    }
+
+    fn is_try(&self, callout: &Callout, x: &Exchange<'_>) -> bool {
+        matches!(callout, Callout::Detached(..)) && matches!(self.page(x.request), Page::Callback)
     }
 
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
@@ -198,35 +225,44 @@ impl Scheme for LoginScheme {
                 self.go(Progress::new(Errand::Begin { back }), x)
             }
             Page::Logout => self.log_out(x),
-            Page::Any => self.look(x, None),
+            Page::Any => self.look(x),
         }
     }
 
     fn invite(&self, x: &mut Exchange<'_>) -> Option<Proof> {
-        is_opening_a_page(x.request)
-            .then(|| self.go(Progress::new(Errand::Begin { back: x.request.target().to_vec() }), x))
+        if !is_opening_a_page(x.request) {
+            return None;
+        }
+        if !self.is_our_host(x.request) {
+            // The provider sends browsers back to one host, whose cookies no other sees.
+            let to = format!("{}{}", self.places.site, of_this_site(x.request.target()));
+            x.tell(|| format!("scheme {}: sessions are those of {}", self.name, self.places.site));
+            return Some(Proof::Answer(Box::new(away(Reason::LoginRequired, &to, &[]))));
+        }
+        Some(self.go(Progress::new(Errand::Begin { back: x.request.target().to_vec() }), x))
     }
 
     fn resume(&self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult) -> Proof {
         match between.downcast::<Progress>() {
             Ok(progress) => self.go_on(*progress, result, x),
-            // Somebody else has renewed the session, or tried to.
-            Err(_) => match result {
-                CalloutResult::Failed(why) => self.look(x, Some(why)),
-                _ => self.look(x, None),
-            },
+            Err(_) => self.authenticate(x),
         }
     }
 
     fn strip(&self, request: &mut Request) {
         self.jar.remove(request);
+        if self.access_token == AccessToken::HandedOn {
+            // The backend takes what stands there for the provider's.
+            request.fields.remove_id(FieldId::AUTHORIZATION);
+        }
     }
 
     fn hand_on(&self, x: &mut Exchange<'_>) {
-        if let Some(token) = x.notes.handed.take() {
-            let field = FieldName::known(FieldId::AUTHORIZATION);
-            // What is no field value is not handed on.
-            let _ = x.request.fields.set(&field, format!("Bearer {token}").as_bytes());
+        let token = x.notes.handed.iter().find(|(scheme, _)| **scheme == *self.name);
+        if let Some((_, Handed(token))) = token {
+            // One that is no field value is not handed on.
+            let value = format!("Bearer {token}");
+            let _ = x.request.fields.set(&FieldName::known(FieldId::AUTHORIZATION), value.as_bytes());
         }
     }
 
@@ -238,7 +274,10 @@ impl Scheme for LoginScheme {
     fn stands(&self, principal: &Arc<Principal>, x: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
         match &principal.credential {
             Some(name) if self.has_ended(name, x.now.unix) => Err("the session was given up".into()),
-            _ => Ok(Arc::clone(principal)),
+            _ => match self.expected.check_required(&principal.claims) {
+                Ok(()) => Ok(Arc::clone(principal)),
+                Err(refusal) => Err(refusal.why().into()),
+            },
         }
     }
 }
@@ -247,54 +286,60 @@ impl LoginScheme {
     fn page(&self, request: &Request) -> Page {
         let path = request.path();
         let is_get = matches!(request.method, Method::Get | Method::Head);
-        if is_get && path == self.places.callback.as_bytes() {
+        let page = if is_get && path == self.places.callback.as_bytes() {
             Page::Callback
         } else if path == self.places.logout.as_bytes() && (is_get || request.method == Method::Post) {
             Page::Logout
         } else if is_get && self.places.login.as_ref().is_some_and(|login| login.as_bytes() == path) {
             Page::Login
         } else {
-            Page::Any
-        }
+            return Page::Any;
+        };
+        if self.is_our_host(request) { page } else { Page::Any }
     }
 
-    /// The session that a request shows. `failure` says why it was not renewed, for the sake of this very request.
-    fn look(&self, x: &mut Exchange<'_>, failure: Option<Box<str>>) -> Proof {
+    /// Whether a request is for the host that has these pages, and sessions; whatever the port, which may be mapped on the way.
+    fn is_our_host(&self, request: &Request) -> bool {
+        let authority = normalize::authority(request.authority());
+        authority.is_ok_and(|authority| authority.host.eq_ignore_ascii_case(self.places.host.as_bytes()))
+    }
+
+    /// The session that a request shows, or the newest that came out of it.
+    fn look(&self, x: &mut Exchange<'_>) -> Proof {
         let Some(sealed) = self.jar.session(x.request) else { return Proof::Absent };
-        let (hash, now) = (verified::hash(&sealed), x.now.unix);
-        let renewal = self.memory.renewals.find(&hash, 0, now);
-        let opened = match renewal.as_deref() {
-            Some(Renewal::Renewed(opened, cookies)) => {
-                x.notes.cookies.clone_from(cookies);
-                Some(Arc::clone(opened))
-            }
-            Some(Renewal::Ended) => return self.absent(x, "the provider has ended the session"),
-            _ => self.open(&sealed, hash, now),
+        let now = x.now.unix;
+        let Some(mut opened) = self.open(&sealed, now) else {
+            return self.absent(x, "the session was not sealed here, or is not what is required");
         };
-        let Some(opened) = opened else { return self.absent(x, "the session was not sealed here") };
-        let session = &opened.session;
-        if self.has_ended(&session.name, now) {
-            x.notes.cookies.clear();
+        let mut cookies = Vec::new();
+        for _ in 0..MOST_FOLLOWED {
+            let renewal = opened.key.and_then(|key| self.memory.renewals.find(&key, 0, now));
+            match renewal.as_deref() {
+                Some(Renewal::Renewed(newer, written)) => {
+                    opened = Arc::clone(newer);
+                    cookies.clone_from(written);
+                }
+                Some(Renewal::Ended) => return self.absent(x, "the provider has ended the session"),
+                None => break,
+            }
+        }
+        if self.has_ended(&opened.session.name, now) {
             return self.absent(x, "the session was given up");
         }
-        if now >= session.ends() {
+        if now >= opened.session.ends() {
             return self.absent(x, "the session has ended");
         }
-        if session.refreshed_from().is_none_or(|from| now < from) {
-            return self.let_in(&opened, x);
-        }
-        let failure = match renewal.as_deref() {
-            Some(Renewal::Failed(why)) => Some(why.clone()),
-            _ => failure,
-        };
-        match failure {
-            Some(why) if now >= session.due => Proof::Unavailable(why),
-            Some(_) => self.let_in(&opened, x),
-            None => self.renew(opened, hash, x),
+        match opened.session.refreshed_from() {
+            Some(from) if now >= from => self.go(Progress::new(Errand::Renew { opened }), x),
+            _ => {
+                x.notes.cookies.extend(cookies);
+                self.let_in(&opened, x)
+            }
         }
     }
 
-    fn open(&self, sealed: &[u8], hash: Hash, now: Duration) -> Option<Arc<Opened>> {
+    fn open(&self, sealed: &[u8], now: Duration) -> Option<Arc<Opened>> {
+        let hash = verified::hash(sealed);
         if let Some(opened) = self.memory.open.find(&hash, 0, now) {
             return Some(opened);
         }
@@ -304,18 +349,22 @@ impl LoginScheme {
         Some(opened)
     }
 
-    /// A session with its principal.
+    /// A session with its principal, if it is what this policy requires: another may have made it.
     fn opened(&self, session: Session) -> Result<Arc<Opened>, Box<str>> {
         let claims = session.claims().ok_or("the ID token cannot be read")?;
+        self.expected.check_required(&claims).map_err(|refusal| Box::from(refusal.why()))?;
         let principal = principal(claims, &self.claims, TokenOwner::User, &self.name, Some(session.ends()))?;
         let mut principal = Arc::unwrap_or_clone(principal);
         principal.credential = Some(session.name.clone());
-        Ok(Arc::new(Opened { session, principal: Arc::new(principal) }))
+        let key = session.refresh_token.as_ref().map(|token| verified::hash(token.as_bytes()));
+        Ok(Arc::new(Opened { session, principal: Arc::new(principal), key }))
     }
 
     fn let_in(&self, opened: &Opened, x: &mut Exchange<'_>) -> Proof {
-        if self.access_token == AccessToken::HandedOn {
-            x.notes.handed = opened.session.access_token.as_deref().map(Arc::from);
+        if self.access_token == AccessToken::HandedOn
+            && let Some(token) = &opened.session.access_token
+        {
+            x.notes.handed.push((Arc::from(&*self.name), Handed(token.clone())));
         }
         Proof::Valid(Arc::clone(&opened.principal))
     }
@@ -336,7 +385,8 @@ impl LoginScheme {
         let flow = sealed.and_then(|sealed| Flow::read(&self.seals.open(Purpose::Flow, sealed)?));
         let Some(flow) = flow.filter(|flow| flow.is_answered_by(&state) && x.now.unix < flow.begun + PATIENCE) else {
             let why = "the browser has begun no such login, or more than ten minutes ago";
-            return failed(
+            // Any page can make a browser come here, so nobody is blamed for it.
+            return fruitless(
                 why,
                 "This browser has begun no login that this answer belongs to. Begin again, and allow cookies.",
             );
@@ -357,16 +407,15 @@ impl LoginScheme {
 
     /// A browser gives up its session (OpenID Connect RP-Initiated Logout 1.0).
     fn log_out(&self, x: &mut Exchange<'_>) -> Proof {
-        let from = x.request.fields.first_named(&named(b"sec-fetch-site"));
-        if from == Some(b"cross-site") {
+        if !is_own_will(x.request) {
             let reply = Reply::new(Reason::LoginFailed)
                 .with_status(403)
-                .because("another site has asked for the logout")
+                .because("another page has asked for the logout, or a browser on its own account")
                 .with_detail("Log out on the site itself.");
-            return Proof::Refused(Box::new(reply));
+            return Proof::Answer(Box::new(reply));
         }
         let now = x.now.unix;
-        let opened = self.jar.session(x.request).and_then(|sealed| self.open(&sealed, verified::hash(&sealed), now));
+        let opened = self.jar.session(x.request).and_then(|sealed| self.open(&sealed, now));
         let cookies = self.jar.forget(x.request);
         let mut to = self.places.after_logout.to_string();
         if let Some(Opened { session, .. }) = opened.as_deref() {
@@ -375,7 +424,14 @@ impl LoginScheme {
                 to = away;
             }
         }
-        Proof::Answer(Box::new(away(Reason::LoggedOut, &to, &cookies)))
+        let reply = Box::new(away(Reason::LoggedOut, &to, &cookies));
+        match opened.and_then(|opened| self.revoke(&opened.session, x.now.monotonic)) {
+            Some(call) => {
+                let callout = Callout::Detached(Box::new(call), Receiver(Box::new(|_| ())));
+                Proof::Ask(Box::new(callout), Box::new(Progress::new(Errand::Leave { reply })))
+            }
+            None => Proof::Answer(reply),
+        }
     }
 }
 
@@ -394,8 +450,17 @@ fn away(reason: Reason, to: &str, cookies: &[Written]) -> Reply {
 
 /// A login that cannot be completed. It counts as a failure of the client.
 fn failed(why: &str, detail: &'static str) -> Proof {
+    Proof::Refused(Box::new(failure(why, detail)))
+}
+
+/// The same where it need not be the client's fault.
+fn fruitless(why: &str, detail: &'static str) -> Proof {
+    Proof::Answer(Box::new(failure(why, detail)))
+}
+
+fn failure(why: &str, detail: &'static str) -> Reply {
     let reply = Reply::new(Reason::LoginFailed).because(why).with_detail(detail);
-    Proof::Refused(Box::new(reply.with_field(FieldName::known(FieldId::CACHE_CONTROL), "no-store")))
+    reply.with_field(FieldName::known(FieldId::CACHE_CONTROL), "no-store")
 }
 
 fn named(name: &'static [u8]) -> FieldName {
@@ -403,19 +468,35 @@ fn named(name: &'static [u8]) -> FieldName {
 }
 
 /// Whether a browser opens a page, so that it may be sent elsewhere: Fetch Metadata says so, or else what it wants to see. Programs, scripts
-/// of a page and everything that is sent along are not.
+/// of a page, frames, and everything that is fetched ahead or along are not.
 fn is_opening_a_page(request: &Request) -> bool {
-    if !matches!(request.method, Method::Get | Method::Head) || request.fields.contains(FieldId::UPGRADE) {
+    if !matches!(request.method, Method::Get | Method::Head) || request.protocol().is_some() {
         return false;
     }
-    match request.fields.first_named(&named(b"sec-fetch-mode")) {
-        Some(mode) => mode == b"navigate",
-        None => {
-            let wants_html = |line: &[u8]| line.windows(9).any(|word| word.eq_ignore_ascii_case(b"text/html"));
-            request.fields.all(FieldId::ACCEPT).any(wants_html)
-                && request.fields.first_named(&named(b"x-requested-with")).is_none()
-        }
+    if header(request, b"sec-fetch-mode").is_some() {
+        return is_navigation(request);
     }
+    let wants_html = |line: &[u8]| line.windows(9).any(|word| word.eq_ignore_ascii_case(b"text/html"));
+    request.fields.all(FieldId::ACCEPT).any(wants_html) && header(request, b"x-requested-with").is_none()
+}
+
+/// Whether Fetch Metadata calls it the page of a window, for somebody who wants to see it now.
+fn is_navigation(request: &Request) -> bool {
+    header(request, b"sec-fetch-mode") == Some(b"navigate")
+        && header(request, b"sec-fetch-dest").is_none_or(|kind| kind == b"document")
+        && header(request, b"sec-purpose").is_none_or(|purpose| !purpose.starts_with(b"prefetch"))
+}
+
+/// Whether somebody wants to log out: on a page of the site, or by its address. Browsers that say nothing of that are believed.
+fn is_own_will(request: &Request) -> bool {
+    let Some(from) = header(request, b"sec-fetch-site") else { return true };
+    let is_of_the_site = matches!(from, b"same-origin" | b"none");
+    // A form or a script of the site posts; what is got must be the page of a window.
+    is_of_the_site && (request.method == Method::Post || is_navigation(request))
+}
+
+fn header<'r>(request: &'r Request, name: &'static [u8]) -> Option<&'r [u8]> {
+    request.fields.iter().find(|(one, _)| one.bytes.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
 
 /// A parameter of the query, decoded. None when it is there twice: nobody could say which is meant.

@@ -13,7 +13,7 @@ use transept_model::value::Value;
 use transept_wire::head::Request;
 
 use super::super::CompileCx;
-use super::{api_key, basic, client_certificate, introspection, jwt, login, signature};
+use super::{api_key, basic, client_certificate, hmac, introspection, jwt, login, signature};
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::principal::Principal;
@@ -88,6 +88,27 @@ pub(super) trait Scheme: Sized + Send + Sync + fmt::Debug {
     fn resume(&self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult) -> Proof {
         let _ = (between, result);
         self.authenticate(x)
+    }
+
+    /// Whether browsers show its credentials by themselves, also for pages of others. Then nobody is blamed for showing none.
+    const IS_AMBIENT: bool = false;
+
+    /// Whether a request is for a page that belongs to the scheme.
+    fn has_page(&self, x: &Exchange<'_>) -> bool {
+        let _ = x;
+        false
+    }
+
+    /// Whether a request shows a credential that is known to be good, so that no limit of failures need keep it out. Cheap.
+    fn is_known(&self, x: &Exchange<'_>) -> bool {
+        let _ = x;
+        false
+    }
+
+    /// Whether what is asked for tries a credential, at a cost: it counts as a failure until it has turned out to be none.
+    fn is_try(&self, callout: &Callout, x: &Exchange<'_>) -> bool {
+        let _ = x;
+        matches!(callout, Callout::Compute(_))
     }
 
     /// What is done for a client that has shown nothing, instead of a challenge.
@@ -196,6 +217,22 @@ macro_rules! schemes {
                 match self { $( AnyScheme::$variant(scheme) => scheme.resume(x, between, result), )* }
             }
 
+            pub(super) fn is_ambient(&self) -> bool {
+                match self { $( AnyScheme::$variant(_) => <$type as Scheme>::IS_AMBIENT, )* }
+            }
+
+            pub(super) fn has_page(&self, x: &Exchange<'_>) -> bool {
+                match self { $( AnyScheme::$variant(scheme) => scheme.has_page(x), )* }
+            }
+
+            pub(super) fn is_known(&self, x: &Exchange<'_>) -> bool {
+                match self { $( AnyScheme::$variant(scheme) => scheme.is_known(x), )* }
+            }
+
+            pub(super) fn is_try(&self, callout: &Callout, x: &Exchange<'_>) -> bool {
+                match self { $( AnyScheme::$variant(scheme) => scheme.is_try(callout, x), )* }
+            }
+
             pub(super) fn invite(&self, x: &mut Exchange<'_>) -> Option<Proof> {
                 match self { $( AnyScheme::$variant(scheme) => scheme.invite(x), )* }
             }
@@ -236,6 +273,8 @@ schemes! {
     ClientCertificate: client_certificate = client_certificate::ClientCertificateScheme;
     /// Requests that are signed (RFC 9421).
     Signature: signature = signature::SignatureScheme;
+    /// Requests that are signed by HMAC in `Authorization`.
+    Hmac: hmac = hmac::HmacScheme;
 }
 
 fn check_scheme(spec: &SchemeSpec, _: &Value, cx: &mut Decoder) {

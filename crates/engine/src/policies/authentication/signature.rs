@@ -24,18 +24,17 @@ use transept_wire::head::{FieldName, Request};
 
 use super::super::CompileCx;
 use super::consumer::Owned;
+use super::content::Coverage;
 use super::scheme::{Fault, Proof, Scheme};
 use super::secret::SecretEntry;
-use crate::callout::{Callout, CalloutResult};
+use crate::callout::CalloutResult;
 use crate::exchange::Exchange;
 use crate::principal::{Principal, StoredMark};
 use crate::redact::CredentialPlaces;
 use crate::signature::structured::{Bare, Item, Member, Parameters, dictionary};
 use crate::signature::{base, covers, is_digest_of};
 
-mod nonces;
-
-use nonces::{Nonces, Refused, share};
+use super::nonces::{Nonces, Refused, share};
 
 choice! {
     /// An algorithm of RFC 9421 section 3.3.
@@ -154,8 +153,7 @@ struct Signed {
     nonce: Option<Box<str>>,
     /// Until when it is good.
     end: Duration,
-    /// Whether the digest of the content is covered.
-    covers_content: bool,
+    coverage: Coverage,
 }
 
 impl Scheme for SignatureScheme {
@@ -200,12 +198,8 @@ impl Scheme for SignatureScheme {
         }
         match self.verify(x) {
             Err(why) => Proof::invalid(why),
-            Ok(signed) if self.unsigned_content && !signed.covers_content => self.accept(&signed, x),
-            // Whether there is content is known for certain only when it is read.
-            Ok(signed) => {
-                let most = if signed.covers_content { self.max_content } else { 0 };
-                Proof::Ask(Box::new(Callout::Body { most }), Box::new(signed))
-            }
+            Ok(signed) if self.unsigned_content && signed.coverage == Coverage::Unsigned => self.accept(&signed, x),
+            Ok(signed) => signed.coverage.ask(self.max_content, Box::new(signed)),
         }
     }
 
@@ -213,23 +207,13 @@ impl Scheme for SignatureScheme {
         let Ok(signed) = between.downcast::<Signed>() else {
             return Proof::Unavailable("what was signed is not known any more".into());
         };
-        match result {
-            CalloutResult::Assumed => self.accept(&signed, x),
-            CalloutResult::Body(content) if !signed.covers_content && content.is_empty() => self.accept(&signed, x),
-            CalloutResult::Body(content) if signed.covers_content => {
-                let lines: Vec<&[u8]> = x.request.fields.all_named(&self.digest).collect();
-                if is_digest_of(&lines.join(&b", "[..]), &content) {
-                    self.accept(&signed, x)
-                } else {
-                    Proof::invalid("the content is not the one whose digest was signed")
-                }
-            }
-            CalloutResult::Body(_) => Proof::invalid("the signature does not cover content-digest"),
-            CalloutResult::BodyTooLarge if !signed.covers_content => {
-                Proof::invalid("the signature does not cover content-digest")
-            }
-            CalloutResult::BodyTooLarge => Proof::invalid("the content is longer than signatures may cover here"),
-            _ => Proof::Unavailable("the content could not be read".into()),
+        let is_signed = |content: &[u8]| {
+            let lines: Vec<&[u8]> = x.request.fields.all_named(&self.digest).collect();
+            is_digest_of(&lines.join(&b", "[..]), content)
+        };
+        match signed.coverage.judge("content-digest", &result, is_signed) {
+            Ok(()) => self.accept(&signed, x),
+            Err(proof) => proof,
         }
     }
 
@@ -271,20 +255,28 @@ fn compile_key(scheme: &Text, spec: &SignatureKey, cx: &mut CompileCx<'_>) -> Op
     Some(Known { key, algorithm: spec.algorithm, owned, nonces })
 }
 
-fn verifier(algorithm: SignatureAlgorithm, text: &str) -> Result<Verifier, (&'static str, &'static str)> {
-    let is_pem = text.contains("-----BEGIN");
+/// Why the entry of a Secret is no key, and the remedy.
+type BadKey = (&'static str, &'static str);
+
+/// The bytes of a secret for HMAC, as it stands in an entry of a Secret.
+pub(super) fn shared_secret(text: &str) -> Result<&[u8], BadKey> {
+    if text.contains("-----BEGIN") {
+        return Err((
+            "a key in PEM is no secret for HMAC: whoever knows it could sign",
+            "name the algorithm of the key, or write a secret from a random generator",
+        ));
+    }
+    let secret = text.trim_end_matches(['\r', '\n']).as_bytes();
+    if secret.len() < SHORTEST_SECRET {
+        return Err(("the secret is shorter than 16 bytes", "write a longer one, from a random generator"));
+    }
+    Ok(secret)
+}
+
+fn verifier(algorithm: SignatureAlgorithm, text: &str) -> Result<Verifier, BadKey> {
     let by: &'static dyn VerificationAlgorithm = match algorithm {
-        SignatureAlgorithm::HmacSha256 if is_pem => {
-            return Err((
-                "a key in PEM is no secret for HMAC: whoever knows it could sign",
-                "name the algorithm of the key",
-            ));
-        }
         SignatureAlgorithm::HmacSha256 => {
-            let secret = text.trim_end_matches(['\r', '\n']).as_bytes();
-            if secret.len() < SHORTEST_SECRET {
-                return Err(("the secret is shorter than 16 bytes", "write a longer one, from a random generator"));
-            }
+            let secret = shared_secret(text)?;
             return Ok(Verifier::Secret(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret))));
         }
         SignatureAlgorithm::Ed25519 => &ED25519,
@@ -363,8 +355,8 @@ impl SignatureScheme {
             Some(nonce) if known.nonces.knows(nonce, x.now.unix) => return Err(SEEN.into()),
             _ => {}
         }
-        let covers_content = covers(items, "content-digest");
-        Ok(Signed { id: id.into(), nonce: nonce.map(Into::into), end, covers_content })
+        let coverage = if covers(items, "content-digest") { Coverage::Signed } else { Coverage::Unsigned };
+        Ok(Signed { id: id.into(), nonce: nonce.map(Into::into), end, coverage })
     }
 
     /// Lets in who has signed, and spends the nonce: last of all, when nothing else can be wrong with the request.

@@ -414,6 +414,43 @@ fn a_token_that_is_not_active_is_remembered_for_ten_seconds() {
 }
 
 #[test]
+fn an_active_token_that_is_no_good_here_is_remembered_for_ten_seconds_with_the_reason() {
+    let mut desk = Desk::new(&INTROSPECTION.replace("anyAudience: true", "audiences: [shop]"));
+    let (_, mut visit) = desk.ask("opaque");
+    let (_, mut other) = desk.ask("opaque");
+    let active = r#"{"active":true,"sub":"7","aud":"bank"}"#;
+    for verdict in [
+        desk.resume(&mut visit, answer(200, active)),
+        desk.resume(&mut other, CalloutResult::Waited),
+        desk.ask("opaque").0,
+    ] {
+        let (found, cause) = reason(&verdict);
+        assert_eq!(found, Reason::CredentialsInvalid);
+        assert!(cause.contains("for another audience"), "{cause}");
+    }
+    desk.now = NOW + 10;
+    let _ = looked_up(desk.ask("opaque").0);
+}
+
+#[test]
+fn who_has_waited_for_an_answer_that_did_not_come_does_not_ask_again() {
+    let desk = Desk::new(INTROSPECTION);
+    let (_, mut visit) = desk.ask("opaque");
+    let mut waiting: Vec<Visit> = (0..3).map(|_| desk.ask("opaque").1).collect();
+    assert_eq!(reason(&desk.resume(&mut visit, answer(500, ""))).0, Reason::AuthenticationUnavailable);
+    for other in &mut waiting {
+        let (found, cause) = reason(&desk.resume(other, CalloutResult::Waited));
+        assert_eq!(found, Reason::AuthenticationUnavailable);
+        assert!(cause.contains("status 500"), "{cause}");
+    }
+    // Who comes later asks. When he goes away, one of those who wait does.
+    let asking = desk.ask("opaque");
+    let (_, mut other) = desk.ask("opaque");
+    drop(asking);
+    let _ = looked_up(desk.resume(&mut other, CalloutResult::Waited));
+}
+
+#[test]
 fn when_the_issuer_does_not_answer_nobody_is_let_in() {
     let desk = Desk::new(INTROSPECTION);
     for result in [

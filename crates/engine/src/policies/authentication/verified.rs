@@ -92,6 +92,15 @@ impl<T> Verified<T> {
         shard.order.push_back(hash);
     }
 
+    /// Forgets an answer that was used up.
+    pub(super) fn forget(&self, hash: &Hash) {
+        let mut shard = self.shard(hash);
+        if shard.known.remove(hash).is_some() {
+            // A shard is small.
+            shard.order.retain(|one| one != hash);
+        }
+    }
+
     fn shard(&self, hash: &Hash) -> std::sync::MutexGuard<'_, Shard<T>> {
         let index = usize::try_from(self.choose.hash_one(hash)).unwrap_or(0) % SHARDS;
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)

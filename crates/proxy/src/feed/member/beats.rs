@@ -11,6 +11,7 @@ use super::Member;
 
 impl Member {
     pub(super) fn beat(&mut self) {
+        self.note_learned();
         let Some(link) = &mut self.link else { return };
         let introduce = self.introduce;
         let beat = Beat {
@@ -27,6 +28,30 @@ impl Member {
         if let Err(why) = sent {
             self.close(Some(why));
         }
+    }
+
+    /// Another protocol was heard on a port of the program.
+    pub(super) fn tell_learned(&mut self) {
+        if self.note_learned() {
+            self.beat();
+        }
+    }
+
+    /// Writes into the workload what its ports have been heard to speak; true when that is news.
+    fn note_learned(&mut self) -> bool {
+        let (Some(sight), Some(workload)) = (&self.sight, &mut self.options.workload) else { return false };
+        let heard = sight.learned();
+        let mut is_news = false;
+        for port in &mut workload.ports {
+            let own = if port.target_port == 0 { port.port } else { port.target_port };
+            let word = u16::try_from(own).ok().and_then(|own| heard.get(&own)).copied().unwrap_or_default();
+            if port.learned != word {
+                word.clone_into(&mut port.learned);
+                is_news = true;
+            }
+        }
+        self.introduce |= is_news;
+        is_news
     }
 
     /// What the answer to a beat says of it.

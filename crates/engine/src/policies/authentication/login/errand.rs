@@ -10,7 +10,7 @@ use super::super::scheme::Proof;
 use super::super::verified::{self, Hash};
 use super::grant::{Asked, Trouble};
 use super::{LoginScheme, Opened, PATIENCE, Renewal, away, failed};
-use crate::callout::{Answer, Callout, CalloutResult, HttpCall, Wait};
+use crate::callout::{Answer, Callout, CalloutResult, HttpCall, Receiver, Wait};
 use crate::document::{Content, Occasion};
 use crate::exchange::Exchange;
 use crate::form;
@@ -18,10 +18,12 @@ use crate::login::{FLOW_RANDOM, Flow, NONCE, Purpose, SESSION_NAME, Session, Wri
 use crate::reason::Reason;
 use crate::verdict::Reply;
 
-/// For how long requests that show the cookie of before get the session that was renewed.
+/// How long an older cookie stands for the session that came out of it, beyond the tokens of that one.
 const OVERLAP: Duration = Duration::from_secs(60);
-/// How long a provider that could not be asked is left alone about one session.
+/// How long a provider that could not answer is left alone about one session.
 const PAUSE: Duration = Duration::from_secs(10);
+/// How long the provider may be away after the tokens of a session have ended, before the session counts as ended, too.
+const GRACE: Duration = Duration::from_secs(60);
 /// The largest answer of a token endpoint, in bytes.
 const MOST_ANSWER: usize = 256 * 1024;
 /// Random bytes for any errand.
@@ -37,16 +39,27 @@ pub(super) enum Errand {
     /// A browser has come back with a code.
     Complete { flow: Flow, code: String },
     /// A session gets newer tokens.
-    Renew(Renewing),
+    Renew { opened: Arc<Opened> },
+    /// A session was given up, and the provider is told to forget its tokens.
+    Leave { reply: Box<Reply> },
 }
 
-/// A session that is renewed.
-pub(super) struct Renewing {
-    opened: Arc<Opened>,
-    /// Of the cookie that was shown.
-    hash: Hash,
-    /// Others wait until this is dropped.
-    _flight: Flight,
+impl Errand {
+    /// By what its answer is remembered. A code and a refresh token are good once, so they are shown once.
+    fn key(&self) -> Option<Hash> {
+        match self {
+            Errand::Complete { flow, .. } => Some(verified::hash(format!("state {}", flow.state).as_bytes())),
+            Errand::Renew { opened } => opened.key,
+            Errand::Begin { .. } | Errand::Leave { .. } => None,
+        }
+    }
+}
+
+/// What has come from the token endpoint.
+#[derive(Debug)]
+pub(super) enum Came {
+    Answered(Answer),
+    Failed(Box<str>),
 }
 
 /// Random bytes, by what they are for.
@@ -68,31 +81,21 @@ impl Drawn {
 pub(super) struct Progress {
     errand: Errand,
     drawn: Option<Drawn>,
-    answer: Option<Box<Answer>>,
     /// Whether the description of the provider was asked for, for the sake of this request.
     described: bool,
     /// Whether its keys were.
     sought: bool,
+    /// Whether its answer was waited for.
+    awaited: bool,
 }
 
 impl Progress {
     pub(super) fn new(errand: Errand) -> Progress {
-        Progress { errand, drawn: None, answer: None, described: false, sought: false }
+        Progress { errand, drawn: None, described: false, sought: false, awaited: false }
     }
 }
 
 impl LoginScheme {
-    /// Renews a session, or waits for somebody who does.
-    pub(super) fn renew(&self, opened: Arc<Opened>, hash: Hash, x: &mut Exchange<'_>) -> Proof {
-        match self.memory.flights.begin(hash) {
-            Ok(flight) => self.go(Progress::new(Errand::Renew(Renewing { opened, hash, _flight: flight })), x),
-            Err(landing) => {
-                let wait = Wait { what: "newer tokens for this session", until: landing, timeout: self.timeout };
-                Proof::Ask(Box::new(Callout::Wait(wait)), Box::new(()))
-            }
-        }
-    }
-
     /// The next step, or the end.
     pub(super) fn go(&self, mut progress: Progress, x: &mut Exchange<'_>) -> Proof {
         let Some(content) = self.provider.content(x.now.monotonic) else {
@@ -103,28 +106,32 @@ impl LoginScheme {
             let why = self.provider.error().unwrap_or_else(|| "it has not come yet".into());
             return self.give_up(&progress.errand, &format!("the description at {}: {why}", self.provider.label), x);
         };
+        let came = match progress.errand.key() {
+            Some(key) => match self.memory.answers.find(&key, 0, x.now.unix) {
+                Some(came) => Some(came),
+                None => return self.ask(progress, key, &content, x),
+            },
+            None => None,
+        };
         let Some(drawn) = &progress.drawn else {
             return Proof::Ask(Box::new(Callout::Random(RANDOM)), Box::new(progress));
         };
-        if let Errand::Begin { back } = &progress.errand {
-            return self.send_away(back, drawn, &content, x);
-        }
-        let Some(answer) = &progress.answer else {
-            return match self.call(&progress.errand, &content) {
-                Ok(call) => Proof::Ask(Box::new(Callout::Http(Box::new(call))), Box::new(progress)),
-                Err(why) => self.give_up(&progress.errand, &why, x),
-            };
+        let (asked, answer) = match (&progress.errand, came.as_deref()) {
+            (Errand::Begin { back }, _) => return self.send_away(back, drawn, &content, x),
+            (errand, Some(Came::Failed(why))) => return self.give_up(errand, why, x),
+            (Errand::Complete { flow, .. }, Some(Came::Answered(answer))) => {
+                (Asked { nonce: &flow.nonce, known: None, name: Session::name(&drawn.name) }, answer)
+            }
+            (Errand::Renew { opened }, Some(Came::Answered(answer))) => {
+                let session = &opened.session;
+                (Asked { nonce: &session.nonce, known: Some(session), name: session.name.clone() }, answer)
+            }
+            (errand, _) => return self.give_up(errand, "there is no answer", x),
         };
-        let (nonce, known) = match &progress.errand {
-            Errand::Complete { flow, .. } => (flow.nonce.as_str(), None),
-            Errand::Renew(renewing) => (&*renewing.opened.session.nonce, Some(&renewing.opened.session)),
-            Errand::Begin { .. } => ("", None),
-        };
-        let asked = Asked { nonce, known, name: Session::name(&drawn.name) };
         match self.judge(answer, asked, &content.keys, x.now.unix) {
             Ok(session) => {
-                let seal_nonce = drawn.nonce;
-                self.settle(progress.errand, session, seal_nonce, x)
+                let nonce = drawn.nonce;
+                self.settle(progress.errand, session, nonce, x)
             }
             Err(Trouble::UnknownKey(kid)) => {
                 let occasion = Occasion::UnknownKey(kid);
@@ -141,6 +148,9 @@ impl LoginScheme {
 
     /// Goes on with what came of the last step.
     pub(super) fn go_on(&self, mut progress: Progress, result: CalloutResult, x: &mut Exchange<'_>) -> Proof {
+        if let Errand::Leave { reply } = progress.errand {
+            return Proof::Answer(reply);
+        }
         match result {
             CalloutResult::Random(bytes) => {
                 progress.drawn = Drawn::of(&bytes);
@@ -148,12 +158,63 @@ impl LoginScheme {
                     return self.give_up(&progress.errand, "there are no random bytes", x);
                 }
             }
-            CalloutResult::Answered(answer) => progress.answer = Some(answer),
             CalloutResult::Failed(why) => return self.give_up(&progress.errand, &why, x),
             CalloutResult::Assumed => return self.assume(&progress.errand, x),
             _ => {}
         }
         self.go(progress, x)
+    }
+
+    /// Asks the token endpoint, or waits for who does. What it says is remembered also when this request is given up: what was shown to it
+    /// is spent.
+    fn ask(&self, mut progress: Progress, key: Hash, content: &Content, x: &mut Exchange<'_>) -> Proof {
+        if progress.awaited {
+            return self.give_up(&progress.errand, "its answer was not remembered", x);
+        }
+        progress.awaited = true;
+        let flight = match self.memory.flights.begin(key) {
+            Ok(flight) => flight,
+            Err(landing) => {
+                let wait = Wait {
+                    what: "the provider to answer about this session",
+                    until: landing.over,
+                    timeout: self.timeout,
+                };
+                return Proof::Ask(Box::new(Callout::Wait(wait)), Box::new(progress));
+            }
+        };
+        if self.memory.answers.find(&key, 0, x.now.unix).is_some() {
+            return self.go(progress, x);
+        }
+        let call = match self.call(&progress.errand, content) {
+            Ok(call) => call,
+            Err(why) => return self.give_up(&progress.errand, &why, x),
+        };
+        let until = match &progress.errand {
+            Errand::Complete { flow, .. } => flow.begun + PATIENCE,
+            _ => x.now.unix + OVERLAP,
+        };
+        let receiver = self.receive(key, flight, x.now.unix, until);
+        Proof::Ask(Box::new(Callout::Detached(Box::new(call), receiver)), Box::new(progress))
+    }
+
+    fn receive(&self, key: Hash, flight: Flight, now: Duration, until: Duration) -> Receiver {
+        let memory = Arc::clone(&self.memory);
+        let soon = now + PAUSE + self.timeout;
+        Receiver(Box::new(move |result| {
+            let (came, until) = match result {
+                // Whoever is too busy may be asked again; what was refused stays refused.
+                CalloutResult::Answered(answer) if matches!(answer.status, 200..=403) => {
+                    (Came::Answered(*answer), until)
+                }
+                CalloutResult::Answered(answer) => (Came::Answered(*answer), soon),
+                CalloutResult::Failed(why) => (Came::Failed(why), soon),
+                _ => (Came::Failed("nothing came of it".into()), soon),
+            };
+            memory.answers.note(key, Arc::new(came), 0, until, now);
+            // Those who wait find it.
+            drop(flight);
+        }))
     }
 
     fn refresh(&self, progress: Progress, occasion: Occasion) -> Proof {
@@ -185,12 +246,6 @@ impl LoginScheme {
     /// The call to the token endpoint (RFC 6749 sections 4.1.3 and 6).
     fn call(&self, errand: &Errand, content: &Content) -> Result<HttpCall, String> {
         let endpoint = content.endpoints.token.as_deref().ok_or("the provider names no `token_endpoint`")?;
-        let url = self.provider.place(endpoint).map_err(|why| format!("its `token_endpoint`: {why}"))?;
-        let backend = match url.callee.get() {
-            Some(Ok(backend)) => Arc::clone(backend),
-            Some(Err(broken)) => return Err(broken.why.to_string()),
-            None => return Err("the configuration is not in force yet".into()),
-        };
         let parameters = match errand {
             Errand::Complete { flow, code } => vec![
                 ("grant_type", "authorization_code"),
@@ -198,14 +253,31 @@ impl LoginScheme {
                 ("redirect_uri", &*self.places.redirect_url),
                 ("code_verifier", &*flow.verifier),
             ],
-            Errand::Renew(renewing) => vec![
+            Errand::Renew { opened } => vec![
                 ("grant_type", "refresh_token"),
-                ("refresh_token", renewing.opened.session.refresh_token.as_deref().unwrap_or_default()),
+                ("refresh_token", opened.session.refresh_token.as_deref().unwrap_or_default()),
             ],
-            Errand::Begin { .. } => Vec::new(),
+            Errand::Begin { .. } | Errand::Leave { .. } => Vec::new(),
+        };
+        self.post(endpoint, &parameters).map_err(|why| format!("its `token_endpoint`: {why}"))
+    }
+
+    /// The call that takes the tokens of a session back (RFC 7009), if the provider does that.
+    pub(super) fn revoke(&self, session: &Session, now: Duration) -> Option<HttpCall> {
+        let content = self.provider.content(now)?;
+        let (endpoint, token) = (content.endpoints.revocation.as_deref()?, session.refresh_token.as_deref()?);
+        self.post(endpoint, &[("token", token), ("token_type_hint", "refresh_token")]).ok()
+    }
+
+    fn post(&self, endpoint: &str, parameters: &[(&str, &str)]) -> Result<HttpCall, String> {
+        let url = self.provider.place(endpoint)?;
+        let backend = match url.callee.get() {
+            Some(Ok(backend)) => Arc::clone(backend),
+            Some(Err(broken)) => return Err(broken.why.to_string()),
+            None => return Err("the configuration is not in force yet".into()),
         };
         let ask = Ask { backend, url: &url, timeout: self.timeout, most: MOST_ANSWER };
-        self.client.call(ask, &parameters).ok_or_else(|| "its `token_endpoint` cannot be asked".to_owned())
+        self.client.call(ask, parameters).ok_or_else(|| "it cannot be asked".to_owned())
     }
 
     /// There is a session, or a newer one.
@@ -228,13 +300,23 @@ impl LoginScheme {
                 x.tell(|| format!("scheme {}: {} has logged in", self.name, opened.principal.describe()));
                 Proof::Answer(Box::new(away(Reason::LoggedIn, &flow.back, &cookies)))
             }
-            Errand::Renew(renewing) => {
-                let renewal = Renewal::Renewed(Arc::clone(&opened), cookies.clone());
-                self.memory.renewals.note(renewing.hash, Arc::new(renewal), 0, now + OVERLAP, now);
-                x.notes.cookies = cookies;
+            Errand::Renew { opened: older } => {
+                // Somebody may have given it up meanwhile.
+                if self.has_ended(&opened.session.name, now) {
+                    return self.absent(x, "the session was given up");
+                }
+                // A provider that keeps its refresh token is asked by the newer cookie as by the older one.
+                if let Some(key) = older.key {
+                    self.memory.answers.forget(&key);
+                    if opened.key != older.key {
+                        let renewal = Renewal::Renewed(Arc::clone(&opened), cookies.clone());
+                        self.memory.renewals.note(key, Arc::new(renewal), 0, opened.session.due + OVERLAP, now);
+                    }
+                }
+                x.notes.cookies.extend(cookies);
                 self.let_in(&opened, x)
             }
-            Errand::Begin { .. } => Proof::Absent,
+            Errand::Begin { .. } | Errand::Leave { .. } => Proof::Absent,
         }
     }
 
@@ -259,26 +341,26 @@ impl LoginScheme {
 
     /// The provider cannot say it at present. A session whose tokens are still good goes on.
     fn give_up(&self, errand: &Errand, why: &str, x: &mut Exchange<'_>) -> Proof {
-        let Errand::Renew(renewing) = errand else { return Proof::Unavailable(why.into()) };
-        let now = x.now.unix;
-        self.memory.renewals.note(renewing.hash, Arc::new(Renewal::Failed(why.into())), 0, now + PAUSE, now);
-        if now < renewing.opened.session.due {
-            return self.let_in(&renewing.opened, x);
+        let Errand::Renew { opened } = errand else { return Proof::Unavailable(why.into()) };
+        let (now, due) = (x.now.unix, opened.session.due);
+        if now < due {
+            return self.let_in(opened, x);
+        }
+        if now >= due + GRACE {
+            return self.absent(x, "the provider has not renewed the session in time");
         }
         Proof::Unavailable(why.into())
     }
 
     /// The provider says no.
     fn refused(&self, errand: &Errand, why: &str, x: &mut Exchange<'_>) -> Proof {
-        match errand {
-            Errand::Renew(renewing) => {
-                let now = x.now.unix;
-                self.memory.renewals.note(renewing.hash, Arc::new(Renewal::Ended), 0, now + OVERLAP, now);
-                x.tell(|| format!("scheme {}: {why}, so the session has ended", self.name));
-                Proof::Absent
-            }
-            _ => failed(why, "The provider's answer is not good for a login. Begin again."),
+        let Errand::Renew { opened } = errand else {
+            return failed(why, "The provider's answer is not good for a login. Begin again.");
+        };
+        if let Some(key) = opened.key {
+            self.memory.renewals.note(key, Arc::new(Renewal::Ended), 0, x.now.unix + OVERLAP, x.now.unix);
         }
+        self.absent(x, &format!("{why}, so the session has ended"))
     }
 
     /// In an explanation nobody is asked.
@@ -296,10 +378,11 @@ impl LoginScheme {
                 x.tell(|| format!("scheme {name}: nobody is asked here, so the code is taken to be good"));
                 Proof::Answer(Box::new(away(Reason::LoggedIn, &flow.back, &[])))
             }
-            Errand::Renew(renewing) => {
+            Errand::Renew { opened } => {
                 x.tell(|| format!("scheme {name}: its tokens would be renewed, which is not done here"));
-                self.let_in(&renewing.opened, x)
+                self.let_in(opened, x)
             }
+            Errand::Leave { .. } => Proof::Absent,
         }
     }
 

@@ -76,7 +76,8 @@ impl LoginScheme {
             name: asked.known.map_or(asked.name, |known| known.name.clone()),
             id_token: id_token.into(),
             nonce: asked.nonce.into(),
-            scope: kept("scope", |session| session.scope.as_deref()),
+            // A provider that says nothing has granted what was asked for (RFC 6749 section 5.1).
+            scope: kept("scope", |session| session.scope.as_deref()).or_else(|| Some(self.scope.clone())),
             access_token,
             // A provider that does not replace it means it to be used again (RFC 6749 section 6).
             refresh_token: kept("refresh_token", |session| session.refresh_token.as_deref()),
@@ -84,6 +85,9 @@ impl LoginScheme {
             due: now + lifetime,
             until: asked.known.map_or(begun, |known| known.until),
         };
+        if now >= session.ends() {
+            return Err(refused("the tokens of the provider have ended already"));
+        }
         Ok(session)
     }
 
@@ -109,7 +113,10 @@ impl LoginScheme {
             (refusal, _) => no_good(refusal),
         })?;
         let claims = Token::claims(payload).map_err(no_good)?;
-        self.expected.check(&claims, now).map_err(no_good)?;
+        // It has just come from the provider itself. When a session is renewed, a clock that is wrong, ours or its, ends no session.
+        let issued = claims.get("iat").and_then(Value::as_u64).map(Duration::from_secs);
+        let at = issued.filter(|_| known.is_some()).unwrap_or(now);
+        self.expected.check(&claims, at).map_err(no_good)?;
         let text = |name: &str| claims.get(name).and_then(Value::as_str);
         let has_several = claims.get("aud").and_then(Value::as_array).is_some_and(|all| all.len() > 1);
         match text("azp") {
@@ -154,7 +161,11 @@ fn read(answer: &Answer) -> Result<Map<String, Value>, Trouble> {
         (401, ..) | (_, Some("invalid_client" | "unauthorized_client"), _) => {
             Err(Trouble::Unavailable("the provider refuses our own client credentials".into()))
         }
-        (400..=499, Some(error), _) => Err(refused(&format!("the provider answers {}", word(error)))),
+        // Only this says that what we have shown is no good (RFC 6749 section 5.2); others are about the moment, or about us.
+        (400..=499, Some(error @ "invalid_grant"), _) => Err(refused(&format!("the provider answers {error}"))),
+        (400..=499, Some(error), _) => {
+            Err(Trouble::Unavailable(format!("the provider answers {}", word(error)).into()))
+        }
         (status, ..) => Err(Trouble::Unavailable(format!("the provider answers with status {status}").into())),
     }
 }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use transept_model::kinds::BackendObjectReference;
 use transept_model::object;
 use transept_model::schema::{Decoder, Rule, SECTION_NAME, Text};
 use transept_model::value::Value;
+use transept_wire::normalize::{self, Normal, PathRules};
 
 use super::super::super::{CompileCx, PlainHttp, parse_url};
 use super::super::claims::ClaimNames;
@@ -113,6 +115,14 @@ fn check_spec(spec: &LoginSpec, value: &Value, cx: &mut Decoder) {
             cx.refuse_field(value, "redirectUrl", "the path that browsers come back to is that of the first page")
                 .remedy("give it one of its own, such as `https://shop.test/oauth2/callback`, and register it at the provider");
         }
+        Ok((_, path)) if !is_normal(path) => {
+            cx.refuse_field(
+                value,
+                "redirectUrl",
+                format!("`{path}` is not in the form that paths have when they come"),
+            )
+            .remedy("write no `//`, no dots as segments, and %XX only for what must be encoded");
+        }
         Ok((_, path)) if path == &*spec.logout_path || spec.login_path.as_deref() == Some(path) => {
             cx.refuse_field(value, "redirectUrl", "its path has another meaning already")
                 .remedy("give it one of its own");
@@ -129,11 +139,19 @@ fn check_spec(spec: &LoginSpec, value: &Value, cx: &mut Decoder) {
     ];
     for (field, path) in paths {
         if let Some(path) = path
-            && (!path.starts_with('/') || path.starts_with("//") || !path.bytes().all(|byte| byte.is_ascii_graphic()))
+            && !is_normal(if field == "afterLogout" { path.split('?').next().unwrap_or(path) } else { path })
         {
             cx.refuse_field(value, field, format!("`{}` is no path of this site", &**path))
-                .remedy("begin it with one `/`");
+                .remedy("begin it with `/`; write no `//`, no dots as segments, and %XX only for what must be encoded");
         }
+    }
+    if spec.session.cookie.contains('.') {
+        cx.refuse(spec.session.at, "the name of the cookie holds a dot, by which its parts are told apart")
+            .remedy("write a name without dots");
+    }
+    if let Some(one) = spec.parameters.iter().find(|one| &*one.name == "max_age") {
+        cx.refuse(one.at, "`max_age` could be asked for and is not looked at afterwards")
+            .remedy("write `session.lifetime`");
     }
     if spec.login_path.as_deref() == Some(&*spec.logout_path) {
         cx.refuse_field(value, "loginPath", "the same path begins and ends a session");
@@ -160,6 +178,15 @@ fn check_spec(spec: &LoginSpec, value: &Value, cx: &mut Decoder) {
     }
 }
 
+/// Whether a path is what normalising makes of it, so that it can be compared with those of requests.
+fn is_normal(path: &str) -> bool {
+    let mut out = Vec::new();
+    let is_plain = path.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'\\' | b'#' | b'?'));
+    path.starts_with('/')
+        && is_plain
+        && normalize::path(path.as_bytes(), &PathRules::default(), &mut out) == Ok(Normal::Unchanged)
+}
+
 /// A URL of the site in two: `https://shop.test` and `/callback`.
 fn site(url: &str) -> Result<(&str, &str), (String, &'static str)> {
     let (_, _, target) = parse_url(url, PlainHttp::OnLoopback)?;
@@ -179,6 +206,13 @@ impl LoginSpec {
         entries.into_iter().flatten().map(|entry| entry.name.clone()).collect()
     }
 
+    /// The paths of the site that are answered by the scheme.
+    pub(in super::super) fn pages(&self) -> Vec<String> {
+        let callback = site(&self.redirect_url).map(|(_, path)| path.to_owned());
+        let others = std::iter::once(&self.logout_path).chain(&self.login_path);
+        callback.into_iter().chain(others.map(|path| path.to_string())).collect()
+    }
+
     /// Where the provider is, as the scheme `jwt` says it.
     pub(super) fn whereabouts(&self) -> KeysSpec {
         KeysSpec {
@@ -196,21 +230,28 @@ impl LoginSpec {
     /// The places of the site. None is one that was refused when it was read.
     pub(super) fn places(&self) -> Option<Places> {
         let (site, path) = site(&self.redirect_url).ok()?;
+        let authority = site.split_once("://").map_or(site, |(_, authority)| authority);
+        let host = normalize::authority(authority.as_bytes()).ok()?.host.to_ascii_lowercase();
         Some(Places {
             redirect_url: (&*self.redirect_url).into(),
             callback: path.into(),
             site: site.into(),
+            host: String::from_utf8_lossy(&host).into(),
             login: self.login_path.as_deref().map(Into::into),
             logout: (&*self.logout_path).into(),
             after_logout: (&*self.after_logout).into(),
         })
     }
 
+    /// What is asked for, in words.
+    pub(super) fn scope(&self) -> String {
+        let others = self.scopes.iter().map(|scope| &**scope).filter(|scope| *scope != "openid");
+        std::iter::once("openid").chain(others).collect::<Vec<&str>>().join(" ")
+    }
+
     /// What is always the same in a request to the provider (OpenID Connect Core 1.0 section 3.1.2.1).
     pub(super) fn query(&self) -> String {
-        let others = self.scopes.iter().map(|scope| &**scope).filter(|scope| *scope != "openid");
-        let scope: Vec<&str> = std::iter::once("openid").chain(others).collect();
-        let scope = scope.join(" ");
+        let scope = self.scope();
         let ours = [
             ("response_type", "code"),
             ("client_id", &*self.client_id),
@@ -222,8 +263,8 @@ impl LoginSpec {
 }
 
 impl SessionSpec {
-    /// The keys that seal and open.
-    pub(super) fn seals(&self, context: &[&str], cx: &mut CompileCx<'_>) -> Option<Seals> {
+    /// The keys that seal and open. What is remembered of sessions is bound to the secrets by `identity`.
+    pub(super) fn seals(&self, context: &str, identity: &mut digest::Context, cx: &mut CompileCx<'_>) -> Option<Seals> {
         let mut secrets = Vec::new();
         for entry in std::iter::once(&self.secret).chain(&self.previous_secret) {
             let secret = entry.read(cx)?;
@@ -232,9 +273,10 @@ impl SessionSpec {
                     .remedy("make one with `openssl rand -hex 32`");
                 return None;
             }
+            identity.update(secret.as_bytes());
             secrets.push(secret);
         }
         let secrets: Vec<&[u8]> = secrets.iter().map(String::as_bytes).collect();
-        Seals::new(&secrets, &context.join("\0"))
+        Seals::new(&secrets, context)
     }
 }

@@ -65,6 +65,8 @@ struct Site {
     tokens: Option<(u16, Value)>,
     /// The forms that it was sent.
     asked: Vec<String>,
+    /// Those by which tokens were taken back.
+    revoked: Vec<String>,
 }
 
 /// A browser with its cookies.
@@ -113,10 +115,28 @@ impl Site {
 
     fn with_spec(spec: &str) -> Site {
         let keep = Keep::default();
-        let (policy, problems) = compile(spec, &keep);
+        let policy = Site::policy(spec, &keep);
+        Site {
+            policy,
+            keep,
+            issuer: Issuer::new(),
+            now: NOW,
+            drawn: 0,
+            tokens: None,
+            asked: Vec::new(),
+            revoked: Vec::new(),
+        }
+    }
+
+    fn policy(spec: &str, keep: &Keep) -> AuthenticationPolicy {
+        let (policy, problems) = compile(spec, keep);
         assert!(problems.is_empty(), "{problems:?}");
-        let policy = policy.expect("a policy");
-        Site { policy, keep, issuer: Issuer::new(), now: NOW, drawn: 0, tokens: None, asked: Vec::new() }
+        policy.expect("a policy")
+    }
+
+    /// The configuration changes; what is remembered stays.
+    fn reload(&mut self, spec: &str) {
+        self.policy = Site::policy(spec, &self.keep);
     }
 
     fn with<R>(
@@ -148,6 +168,7 @@ impl Site {
                         "issuer": "https://login.test", "jwks_uri": "https://login.test/keys",
                         "authorization_endpoint": "https://login.test/authorize?tenant=1",
                         "token_endpoint": "https://login.test/token", "end_session_endpoint": "https://login.test/end",
+                        "revocation_endpoint": "https://login.test/revoke",
                     });
                     let keys = json!({"keys": [self.issuer.ec_jwk()]});
                     for said in [description, keys] {
@@ -162,20 +183,30 @@ impl Site {
                 self.drawn += 1;
                 CalloutResult::Random(vec![self.drawn; count])
             }
-            Callout::Http(call) => {
+            Callout::Detached(call, receiver) if call.request.path() == b"/revoke" => {
+                self.revoked.push(String::from_utf8(call.body.clone()).expect("text"));
+                (receiver.0)(answered(200, &json!({})));
+                CalloutResult::Waited
+            }
+            Callout::Detached(call, receiver) => {
                 self.asked.push(String::from_utf8(call.body.clone()).expect("text"));
                 assert_eq!(call.request.path(), b"/token");
-                match &self.tokens {
+                (receiver.0)(match &self.tokens {
                     Some((status, said)) => answered(*status, said),
                     None => CalloutResult::Failed("login.test: nobody answers".into()),
-                }
+                });
+                CalloutResult::Waited
             }
             other => panic!("{other:?}"),
         }
     }
 
     fn ask(&mut self, browser: &mut Browser, method: &str, target: &str, fields: &[(&str, &str)]) -> Came {
-        let mut request = Request::build(method, "https", "shop.test", target).expect("a request");
+        let (host, target) = target.strip_prefix("https://").map_or(("shop.test", target), |rest| {
+            let at = rest.find('/').expect("a path");
+            rest.split_at(at)
+        });
+        let mut request = Request::build(method, "https", host, target).expect("a request");
         for (name, value) in fields {
             request.fields.push_bytes(name.as_bytes(), value.as_bytes()).expect("a field");
         }
@@ -308,7 +339,9 @@ fn programs_get_401_and_browsers_that_open_pages_are_sent_away() {
         ("GET", &[("sec-fetch-mode", "cors"), html], Reason::CredentialsMissing),
         ("GET", &[html, ("x-requested-with", "XMLHttpRequest")], Reason::CredentialsMissing),
         ("GET", &[("accept", "*/*")], Reason::CredentialsMissing),
-        ("GET", &[("sec-fetch-mode", "navigate"), ("upgrade", "websocket")], Reason::CredentialsMissing),
+        ("GET", &[("sec-fetch-mode", "websocket"), html], Reason::CredentialsMissing),
+        ("GET", &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")], Reason::CredentialsMissing),
+        ("GET", &[("sec-fetch-mode", "navigate"), ("sec-purpose", "prefetch;prerender")], Reason::CredentialsMissing),
         ("POST", &[html], Reason::CredentialsMissing),
     ] {
         let came = site.ask(&mut Browser::default(), method, "/", fields);
@@ -403,19 +436,21 @@ fn what_the_provider_gives_is_held_against_what_was_asked() {
 
 #[test]
 fn an_id_token_with_another_key_or_kind_is_none() {
-    let mut site = Site::new("");
-    let mut browser = Browser::default();
-    let to = site.begin(&mut browser, "/");
-    let claims = json!({"iss": "https://login.test", "aud": "shop", "sub": "ann", "exp": NOW + 300, "nonce": parameter(&to, "nonce")}).to_string();
-    for (header, signer, why) in [
-        (json!({"alg": "ES256", "kid": "e", "typ": "at+jwt"}), None, "is an access token"),
-        (json!({"alg": "ES256", "kid": "e", "typ": "logout+jwt"}), None, "of another kind"),
-        (json!({"alg": "ES256", "kid": "e"}), Some(Issuer::new()), "signature"),
-        (json!({"alg": "none"}), None, "algorithm"),
+    for (header, is_ours, why) in [
+        (json!({"alg": "ES256", "kid": "e", "typ": "at+jwt"}), true, "is an access token"),
+        (json!({"alg": "ES256", "kid": "e", "typ": "logout+jwt"}), true, "of another kind"),
+        (json!({"alg": "ES256", "kid": "e"}), false, "signature"),
+        (json!({"alg": "none"}), true, "algorithm"),
     ] {
-        let token = signer.as_ref().unwrap_or(&site.issuer).token_of("ES256", &header.to_string(), &claims);
+        let mut site = Site::new("");
+        let mut browser = Browser::default();
+        let to = site.begin(&mut browser, "/");
+        let claims = json!({"iss": "https://login.test", "aud": "shop", "sub": "ann", "exp": NOW + 300, "nonce": parameter(&to, "nonce")});
+        let other = Issuer::new();
+        let signer = if is_ours { &site.issuer } else { &other };
+        let token = signer.token_of("ES256", &header.to_string(), &claims.to_string());
         site.tokens = Some((200, json!({"id_token": token, "access_token": "a"})));
-        let came = site.come_back(&mut browser.clone(), &to);
+        let came = site.come_back(&mut browser, &to);
         assert!(came.cause().contains(why), "{header}: {}", came.cause());
     }
 }
@@ -471,7 +506,7 @@ fn a_session_outlives_a_provider_that_is_away_as_long_as_its_tokens() {
     assert_eq!(came.reply().reason, Reason::AuthenticationUnavailable, "{}", came.cause());
     assert_eq!(site.asked.len(), 3);
     // It says no: the session is over, and the browser logs in again.
-    site.now += 11;
+    site.now += 16;
     site.tokens = Some((400, json!({"error": "invalid_grant"})));
     assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::LoginRequired);
     assert_eq!(site.ask(&mut browser, "GET", "/", &[]).reply().reason, Reason::CredentialsMissing);
@@ -611,6 +646,269 @@ fn guessing_codes_is_a_failure_of_the_client() {
 }
 
 #[test]
+fn policies_share_sessions_and_each_asks_for_its_own_claims() {
+    let mut site = Site::new("");
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({}));
+    site.reload(&spec(", requiredClaims: [{name: groups, values: [admin]}]"));
+    assert_eq!(site.open(&mut browser.clone(), "/").reply().reason, Reason::LoginRequired, "she is no admin");
+    site.reload(&spec(", requiredClaims: [{name: sub, values: [ann]}]"));
+    assert!(site.open(&mut browser.clone(), "/").verdict.goes_on());
+    // Who has logged out is out of all of them.
+    site.open(&mut browser.clone(), "/oauth2/logout");
+    site.reload(&spec(""));
+    assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::LoginRequired);
+}
+
+#[test]
+fn a_secret_that_is_replaced_ends_what_it_has_sealed_also_what_is_remembered() {
+    let mut site = Site::new("");
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({}));
+    assert!(site.open(&mut browser, "/").verdict.goes_on());
+    site.reload(&spec("").replace("key: seal", "key: old"));
+    assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::LoginRequired);
+}
+
+#[test]
+fn pages_of_others_shut_nobody_out() {
+    let mut site = Site::with_spec(&format!("{}failures: {{requests: 1}}\n", spec("")));
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({}));
+    for _ in 0..5 {
+        let image = site.ask(&mut Browser::default(), "GET", "/?1", &[("sec-fetch-mode", "no-cors")]);
+        assert_eq!(image.reply().reason, Reason::CredentialsMissing);
+        assert_eq!(
+            site.open(&mut Browser::default(), "/oauth2/callback?code=c&state=s").reply().reason,
+            Reason::LoginFailed
+        );
+        let logout = site.ask(&mut Browser::default(), "GET", "/oauth2/logout", &[("sec-fetch-site", "cross-site")]);
+        assert_eq!(logout.reply().status, 403);
+    }
+    assert!(site.open(&mut browser, "/").verdict.goes_on());
+    // Codes that are no good are a failure; who has a session stays in all the same.
+    let to = site.begin(&mut Browser::default(), "/");
+    let mut stranger = Browser::default();
+    let begun = site.begin(&mut stranger, "/");
+    assert_ne!(to, begun);
+    site.tokens = Some((400, json!({"error": "invalid_grant"})));
+    assert_eq!(site.come_back(&mut stranger, &begun).reply().reason, Reason::LoginFailed);
+    assert_eq!(site.come_back(&mut stranger, &begun).reply().reason, Reason::AuthenticationLimited);
+    assert!(site.open(&mut browser, "/").verdict.goes_on());
+}
+
+#[test]
+fn a_code_is_shown_to_the_provider_once_however_often_the_browser_comes_back() {
+    let mut site = Site::new("");
+    let mut browser = Browser::default();
+    let to = site.begin(&mut browser, "/cart");
+    let token = site.id_token(json!({"nonce": parameter(&to, "nonce")}));
+    site.tokens = Some((200, json!({"id_token": token, "access_token": "a"})));
+    for _ in 0..3 {
+        assert_eq!(site.come_back(&mut browser.clone(), &to).location(), "/cart");
+    }
+    assert_eq!(site.asked.len(), 1);
+}
+
+#[test]
+fn what_the_provider_has_given_is_not_lost_with_the_request_that_asked() {
+    let mut site = Site::new("");
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({"refresh_token": "r1"}));
+    site.now += 290;
+    let newer = site.id_token(json!({}));
+    site.tokens =
+        Some((200, json!({"access_token": "a", "expires_in": 300, "refresh_token": "r2", "id_token": newer})));
+    // It is given up while the provider answers.
+    let cookie = format!("__Host-session={}", browser.cookies["__Host-session"]);
+    let mut request = Request::build("GET", "https", "shop.test", "/").expect("a request");
+    request.fields.push_bytes(b"cookie", cookie.as_bytes()).expect("a field");
+    let mut notes = Notes::new();
+    let verdict = site.with(&mut request, &mut notes, |policy, x| policy.on_request(x));
+    let Verdict::Call(callout) = verdict else { panic!("{verdict:?}") };
+    assert!(matches!(&*callout, Callout::Detached(..)), "{callout:?}");
+    site.perform(*callout);
+    drop((request, notes));
+    let came = site.open(&mut browser, "/");
+    assert!(came.verdict.goes_on(), "{:?}", came.notes.told);
+    assert_eq!(
+        (site.asked.len(), came.set.len()),
+        (2, 1),
+        "the refresh token is spent once, and the browser has the next"
+    );
+}
+
+#[test]
+fn an_old_cookie_leads_to_the_newest_session_through_all_between() {
+    let mut site = Site::new("");
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({"refresh_token": "r0", "expires_in": 60}));
+    let first = browser.clone();
+    for number in 1..4 {
+        site.now += 50;
+        let newer = site.id_token(json!({}));
+        site.tokens = Some((
+            200,
+            json!({"access_token": "a", "expires_in": 60, "refresh_token": format!("r{number}"), "id_token": newer}),
+        ));
+        assert!(site.open(&mut browser, "/").verdict.goes_on());
+        assert_eq!(parameter(&site.asked[number], "refresh_token"), format!("r{}", number - 1));
+    }
+    let mut late = first.clone();
+    assert!(site.open(&mut late, "/").verdict.goes_on());
+    assert_eq!((site.asked.len(), &late.cookies), (4, &browser.cookies), "it is given the newest");
+}
+
+#[test]
+fn a_provider_that_keeps_its_refresh_token_is_asked_by_it_again() {
+    let mut site = Site::new("");
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({"refresh_token": "r"}));
+    for number in 1..3 {
+        site.now += 290;
+        let newer = site.id_token(json!({}));
+        site.tokens = Some((200, json!({"access_token": "a", "expires_in": 300, "id_token": newer})));
+        assert!(site.open(&mut browser, "/").verdict.goes_on());
+        assert_eq!(site.asked.len(), number + 1);
+    }
+}
+
+#[test]
+fn a_provider_that_is_busy_ends_no_session() {
+    for (status, said) in [
+        (429, json!({"error": "too_many_requests"})),
+        (400, json!({"error": "temporarily_unavailable"})),
+        (503, json!({})),
+        (401, json!({"error": "invalid_client"})),
+    ] {
+        let mut site = Site::new("");
+        let mut browser = Browser::default();
+        site.log_in(&mut browser, json!({"refresh_token": "r"}));
+        site.now += 290;
+        site.tokens = Some((status, said));
+        assert!(site.open(&mut browser, "/").verdict.goes_on(), "{status}");
+        site.now += 20;
+        assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::AuthenticationUnavailable, "{status}");
+        // It does not come back: people log in again instead of looking at 503 for hours.
+        site.now += 60;
+        assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::LoginRequired, "{status}");
+    }
+}
+
+#[test]
+fn clocks_that_are_wrong_end_no_session() {
+    let mut site = Site::new("");
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({"refresh_token": "r"}));
+    site.now += 290;
+    let ahead = site.id_token(json!({"iat": site.now + 3600, "exp": site.now + 3900}));
+    site.tokens =
+        Some((200, json!({"access_token": "a", "expires_in": 300, "refresh_token": "r2", "id_token": ahead})));
+    assert!(site.open(&mut browser, "/").verdict.goes_on());
+}
+
+#[test]
+fn tokens_that_have_ended_already_make_no_session() {
+    let mut site = Site::new("");
+    let came = site.log_in(&mut Browser::default(), json!({"expires_in": 0}));
+    assert_eq!(came.cause(), "the tokens of the provider have ended already");
+    // Nor is anything added up that does not fit.
+    let came = site.log_in(&mut Browser::default(), json!({"expires_in": u64::MAX}));
+    assert_eq!(came.reply().reason, Reason::LoggedIn);
+}
+
+#[test]
+fn a_provider_that_says_nothing_of_scopes_has_granted_what_was_asked_for() {
+    let mut site =
+        Site::with_spec(&format!("{}require: [{{browser: [orders.read]}}]\n", spec(", scopes: [orders.read]")));
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({}));
+    assert!(site.open(&mut browser, "/").verdict.goes_on());
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({"scope": "openid"}));
+    assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::ScopeInsufficient);
+}
+
+#[test]
+fn another_host_of_the_site_sends_browsers_to_the_one_that_has_sessions() {
+    let mut site = Site::new("");
+    let came = site.open(&mut Browser::default(), "https://www.shop.test/cart?page=2");
+    assert_eq!(came.location(), "https://shop.test/cart?page=2");
+    assert!(came.set.is_empty());
+    // Its paths are its own.
+    let came = site.ask(&mut Browser::default(), "GET", "https://www.shop.test/oauth2/logout", &[]);
+    assert_eq!(came.reply().reason, Reason::CredentialsMissing);
+    assert_eq!(
+        site.ask(&mut Browser::default(), "GET", "https://SHOP.test:8443/oauth2/logout", &[]).reply().reason,
+        Reason::LoggedOut
+    );
+}
+
+#[test]
+fn who_is_logged_in_and_lacks_something_else_is_not_sent_around() {
+    let both = format!(
+        "schemes: [{{name: browser, login: {{{LOGIN}}}}}, {{name: key, apiKey: {{}}}}]\nrequire: [{{browser: [], key: []}}]\n"
+    );
+    let mut site = Site::with_spec(&both);
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({}));
+    assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::CredentialsMissing);
+}
+
+#[test]
+fn two_logins_have_pages_of_their_own() {
+    let other = LOGIN
+        .replace("/oauth2/callback", "/b/back")
+        .replace("session: {", "logoutPath: /b/logout, session: {cookie: b, ");
+    let two = format!("schemes: [{{name: a, login: {{{LOGIN}}}}}, {{name: b, login: {{{other}}}}}]\n");
+    let mut site = Site::with_spec(&two);
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({}));
+    let came = site.open(&mut browser, "/b/back?code=c&state=s");
+    assert_eq!(came.reply().reason, Reason::LoginFailed, "it is not let in by the other session");
+    assert_eq!(site.open(&mut browser, "/b/logout").reply().reason, Reason::LoggedOut);
+    let same = two.replace("logoutPath: /b/logout, ", "");
+    let (_, problems) = compile(&same, &Keep::default());
+    assert!(problems[0].why.contains("belongs to the scheme `a` already"), "{problems:?}");
+}
+
+#[test]
+fn what_a_client_writes_is_never_taken_for_the_token_of_the_provider() {
+    let mut site =
+        Site::with_spec(&format!("{}require: [{{browser: []}}, {{}}]\n", spec(", forwardAccessToken: true")));
+    let own = [("authorization", "Bearer made-up")];
+    let came = site.ask(&mut Browser::default(), "GET", "/", &own);
+    assert!(came.verdict.goes_on() && !came.request.fields.contains(FieldId::AUTHORIZATION));
+    site.reload(&spec(", forwardAccessToken: true"));
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({}));
+    let came = site.ask(&mut browser, "GET", "/", &own);
+    let values: Vec<&[u8]> = came.request.fields.all(FieldId::AUTHORIZATION).collect();
+    assert_eq!(values, [&b"Bearer access-planted"[..]]);
+}
+
+#[test]
+fn a_logout_takes_the_tokens_back_and_needs_the_will_of_a_person() {
+    let mut site = Site::new("");
+    let mut browser = Browser::default();
+    site.log_in(&mut browser, json!({"refresh_token": "r"}));
+    let same = ("sec-fetch-site", "same-origin");
+    for (method, fields) in [
+        ("GET", &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")][..]),
+        ("GET", &[("sec-fetch-site", "same-site"), ("sec-fetch-mode", "navigate")]),
+        ("GET", &[same, ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")]),
+        ("GET", &[same, ("sec-fetch-mode", "navigate"), ("sec-purpose", "prefetch")]),
+        ("POST", &[("sec-fetch-site", "cross-site")]),
+    ] {
+        let came = site.ask(&mut browser.clone(), method, "/oauth2/logout", fields);
+        assert_eq!(came.reply().status, 403, "{fields:?}");
+    }
+    let came = site.ask(&mut browser, "POST", "/oauth2/logout", &[same, ("sec-fetch-mode", "cors")]);
+    assert_eq!(came.reply().reason, Reason::LoggedOut);
+    assert_eq!(parameter(&site.revoked[0], "token"), "r");
+}
+
+#[test]
 fn mistakes_are_told_with_a_remedy() {
     let wrong = |from: &str, to: &str| {
         let spec = spec("").replace(from, to);
@@ -631,6 +929,11 @@ fn mistakes_are_told_with_a_remedy() {
         wrong("clientId: shop", "clientId: shop, parameters: [{name: state, value: x}]").contains("gateway itself")
     );
     assert!(wrong("clientId: shop", "clientId: shop, scopes: ['a b']").contains("no scope"));
+    assert!(
+        wrong("clientId: shop", "clientId: shop, parameters: [{name: max_age, value: '60'}]").contains("not looked at")
+    );
+    assert!(wrong("{secret:", "{cookie: a.b, secret:").contains("holds a dot"));
+    assert!(wrong(callback, "'https://shop.test/a/../b'").contains("in the form that paths have"));
     assert!(wrong("{secret:", "{lifetime: 800h, secret:").contains("lifetime"));
     assert!(
         refusals::<AuthenticationPolicy>("schemes: [{name: browser, login: {}}]\n").len() > 2,

@@ -7,6 +7,7 @@ use data_encoding::BASE64;
 
 use super::super::tests::{compile_scheme, compile_with};
 use super::*;
+use crate::callout::Callout;
 use crate::exchange::{Connection, Notes, Now};
 use crate::keep::Keep;
 

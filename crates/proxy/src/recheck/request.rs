@@ -1,0 +1,130 @@
+//! Requests that are still under way: what is kept of them, and how they come into the list of what is judged again.
+//!
+//! An upgrade is listed when it becomes a tunnel (`tunnel.rs`), a response when it has lasted for a while (`relay.rs`). The others come
+//! and go without being listed, so that being judged again costs them nothing.
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use transept_engine::exchange::{Connection, Exchange, Notes, Now};
+use transept_engine::principal::Principal;
+use transept_engine::route::route;
+use transept_engine::screen::screen_again;
+use transept_engine::snapshot::Snapshot;
+use transept_wire::head::Request;
+
+use super::{Cause, Ground, Standing};
+use crate::deadline::Watch;
+use crate::failure::Failure;
+use crate::path::admit_here;
+use crate::trip::LetIn;
+use crate::worker::Worker;
+
+/// How long a response lasts before it is listed with what lives for long. What has changed until then is found when it is.
+const LASTING: Duration = Duration::from_secs(2);
+
+/// A request that is still under way, as it was when it was let in.
+pub(crate) struct Opening {
+    request: Request,
+    connection: Connection,
+    /// The address that the worker listens on.
+    bound: SocketAddr,
+    host: String,
+    client: IpAddr,
+    principal: Option<Arc<Principal>>,
+}
+
+/// Where a request came in, and under which configuration it was let in.
+#[derive(Clone, Copy)]
+pub(crate) struct Entrance<'e> {
+    pub worker: &'e Worker,
+    pub connection: &'e Connection,
+    /// The address that the worker listens on.
+    pub bound: SocketAddr,
+    pub generation: u64,
+}
+
+impl Opening {
+    /// Whether it would be let in today. That nobody would serve it any more does not end it.
+    pub(super) fn stands(&self, snapshot: &Snapshot, now: Now) -> bool {
+        let bind = snapshot.bind(&self.bound);
+        let listener = bind.map(|bind| admit_here(bind, &self.connection, &self.request, &self.host));
+        let Some(Ok(listener)) = listener else { return true };
+        let routed = route(listener, &self.request, &self.host);
+        // Guards change nothing in a request; the copy only keeps them from doing so here.
+        let (mut request, mut notes) = (self.request.clone(), Notes::new());
+        notes.principal.clone_from(&self.principal);
+        let mut exchange = Exchange {
+            now,
+            random: 0,
+            connection: &self.connection,
+            client: self.client,
+            listener_port: listener.port,
+            request: &mut request,
+            notes: &mut notes,
+        };
+        screen_again(listener, routed.as_ref(), &mut exchange).goes_on()
+    }
+}
+
+impl Entrance<'_> {
+    /// Adds a request to the list. One that would not be let in by now has ended already.
+    pub(crate) fn stand(&self, let_in: LetIn<'_>) -> Rc<Standing> {
+        let opening = Opening {
+            request: let_in.request.clone(),
+            connection: self.connection.clone(),
+            bound: self.bound,
+            host: let_in.host.to_owned(),
+            client: let_in.client,
+            principal: let_in.principal.cloned(),
+        };
+        let now = self.worker.clock.now();
+        let until = opening.principal.as_ref().and_then(|principal| principal.until);
+        let lasts = until.map(|until| until.saturating_sub(now.unix));
+        let snapshot = self.worker.snapshot();
+        let stands = snapshot.generation == self.generation || opening.stands(&snapshot, now.into());
+        let standing = self.worker.standings.add_until(Ground::Request(Box::new(opening)), lasts);
+        if !stands {
+            standing.end(Cause::Denied);
+        }
+        standing
+    }
+
+    /// Runs what delivers a response, for as long as the request would be let in. Whoever is done soon is not looked at again: the list is for
+    /// what has lasted for a while.
+    pub(crate) async fn while_it_stands(
+        &self,
+        watch: &Watch,
+        let_in: LetIn<'_>,
+        mut delivering: Pin<&mut impl Future<Output = Result<(), Failure>>>,
+    ) -> Result<(), Failure> {
+        let mut listed_at = None;
+        let mut standing = None;
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(outcome) = delivering.as_mut().poll(cx) {
+                if listed_at.is_some() {
+                    watch.nudge(None);
+                }
+                return Poll::Ready(outcome);
+            }
+            if standing.is_none() {
+                let now = watch.last_sweep();
+                let at = *listed_at.get_or_insert_with(|| {
+                    watch.nudge(Some(now + LASTING));
+                    now + LASTING
+                });
+                if now < at {
+                    watch.listen(cx);
+                    return Poll::Pending;
+                }
+            }
+            let standing = standing.get_or_insert_with(|| self.stand(let_in));
+            standing.poll_ended(cx).map(|()| Err(standing.failure()))
+        })
+        .await
+    }
+}
