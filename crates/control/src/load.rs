@@ -140,6 +140,9 @@ impl Loader {
         }
         self.shelf = shelf;
         let Weighed { attached, compiled, problems, generation } = self.weigh(&world);
+        if self.purpose == Purpose::Check {
+            notes.extend(compiled.notes.iter().cloned());
+        }
         let mut invalid = reading.unreadable;
         invalid.append(&mut unreadable);
         if !invalid.is_empty() {

@@ -148,6 +148,49 @@ async fn a_place_is_free_again_when_its_exchange_is_over() {
     drop(served);
 }
 
+#[tokio::test]
+async fn a_request_waits_for_a_place_in_a_queue_and_leaves_it_with_its_client() {
+    let spec = "limits: [{name: one, requests: 1, key: [], queue: {requests: 2, wait: 60s}}]";
+    let mut backend = Backend::start(Up::Http1).await;
+    let gateway = Setup::before(&backend).workers(2).document(&policy("ConcurrencyPolicy", spec)).start().await;
+    let mut callers = Vec::new();
+    for _ in 0..5 {
+        callers.push(Caller::connect(&Down::H2c, gateway.address).await);
+    }
+    let [first_caller, one, two, three, last_caller] = &mut callers[..] else { unreachable!("five") };
+    let mut first = first_caller.ask(Ask::get("/first")).await;
+    let served = soon(backend.next()).await;
+    // Of three more two may wait: when one is refused, the others do.
+    let mut calls = vec![one.ask(Ask::get("/0")).await, two.ask(Ask::get("/1")).await, three.ask(Ask::get("/2")).await];
+    let refused = {
+        let [a, b, c] = &mut calls[..] else { unreachable!("three") };
+        let one = async {
+            tokio::select! {
+                (status, _) = a.answer() => (0, status),
+                (status, _) = b.answer() => (1, status),
+                (status, _) = c.answer() => (2, status),
+            }
+        };
+        soon(one).await
+    };
+    assert_eq!(refused.1, 503);
+    let mut waiting: Vec<_> = calls.into_iter().enumerate().filter(|(index, _)| *index != refused.0).collect();
+    let (stays, mut call) = waiting.pop().expect("the second");
+    waiting.pop().expect("the first").1.cancel();
+    served.answer(200, "").await;
+    assert_eq!(first.answer().await.0, 200);
+    // Whoever left may have been served before that was noticed.
+    let mut served = soon(backend.next()).await;
+    while served.target != format!("/{stays}") {
+        served = soon(backend.next()).await;
+    }
+    served.answer(200, "").await;
+    assert_eq!(call.answer().await.0, 200);
+    let mut last = last_caller.ask(Ask::get("/last")).await;
+    soon(backend.next()).await.answer(200, "").await;
+    assert_eq!(last.answer().await.0, 200);
+}
+
 /// A gateway with a quota that is kept in a file of this directory.
 async fn with_quota(directory: &Path, requests: u32) -> (Gateway, Answering) {
     let spec = format!("quotas: [{{name: month, requests: {requests}, per: Month, key: []}}]");

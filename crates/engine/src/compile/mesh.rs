@@ -207,6 +207,7 @@ pub fn compile_station(
         }),
         changes,
         problems,
+        notes: Vec::new(),
         conditions,
         nothing_left,
     }

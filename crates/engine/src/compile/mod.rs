@@ -21,7 +21,7 @@ pub use reach::{LeftOut, find_left_out};
 use transept_model::attach::{Attached, AttachedGateway, AttachedListener, AttachedRoute, PolicyTarget, RouteRef};
 use transept_model::hostname::Hostname;
 use transept_model::kinds::{FrontendValidationMode, Protocol};
-use transept_model::place::{Invalid, ObjectName};
+use transept_model::place::{Invalid, Note, ObjectName};
 use transept_model::schema::Text;
 use transept_model::status::{Condition, Status, Truth};
 use transept_model::world::World;
@@ -47,6 +47,8 @@ pub struct Compiled {
     changes: Vec<EndpointChange>,
     /// What is wrong, each with its place. Nothing here keeps the snapshot from being used.
     pub problems: Vec<Invalid>,
+    /// What the owners of policies should know although nothing is wrong.
+    pub notes: Vec<Note>,
     conditions: Vec<(ObjectName, Condition)>,
     /// Routes none of whose matches could be compiled.
     nothing_left: HashSet<ObjectName>,
@@ -126,7 +128,7 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
     let mut conditions = policies::tell_where_they_stand(world, &attached.policies);
     conditions.extend(policies.conditions());
     conditions.extend(unresolved);
-    problems.extend(policies.judge_callers());
+    let notes = policies.notes();
     problems.extend(policies.problems);
     keys::judge(world, &mut problems);
     let binds = drafts.into_iter().map(|(address, draft)| Arc::new(draft.finish(address))).collect();
@@ -144,6 +146,7 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
         }),
         changes,
         problems,
+        notes,
         conditions,
         nothing_left,
     }
@@ -370,7 +373,7 @@ fn rule_on<'w>(policies: &Policies<'w>, key: RouteKey<'w>, rule: &Arc<Rule>, of_
                 effective = policies.lay_over(&effective, &on_rule);
             }
         }
-        policies.note_callers(&effective);
+        policies.meet(&effective);
         chain = policies.chain(&effective);
     }
     let chain = chain.with(rule.filters.external_auth.as_ref());

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 use transept_model::attach::{PolicyAttachment, PolicyTarget};
-use transept_model::place::{Invalid, ObjectName, Place};
+use transept_model::place::{Invalid, Note, ObjectName, Place};
 use transept_model::policy::{Merge, Policy};
 use transept_model::schema::{Decoder, Text};
 use transept_model::status::{Condition, Truth};
@@ -18,7 +18,7 @@ use transept_model::world::World;
 
 use crate::keep::Keep;
 use crate::policies::{
-    AnyPolicy, Chain, CompileCx, Force, KINDS, KindFacts, Needs, Phase, PolicyName, Reach, Step, kind,
+    AnyPolicy, Chain, CompileCx, Force, Identified, KINDS, KindFacts, Needs, Phase, PolicyName, Reach, Step, kind,
 };
 use crate::redact::CredentialPlaces;
 use crate::rule::Site;
@@ -47,22 +47,16 @@ struct Placed {
 /// What became of a policy.
 struct Verdicts {
     name: ObjectName,
+    at: Place,
+    policy: Option<Arc<AnyPolicy>>,
+    /// Whether it is in force at a rule where it is found out who makes a request, and at one where it is not.
+    identified: Cell<bool>,
+    unidentified: Cell<bool>,
     invalid: Option<String>,
     in_force: Cell<bool>,
     replaced: Cell<bool>,
     /// What the policy cannot do here, though it is in force.
     without: Cell<&'static str>,
-    /// Whether it asks who calls at places where some policy finds that out, or at none of them.
-    callers: Cell<Callers>,
-    at: Place,
-}
-
-/// What a policy that asks who calls is told.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Callers {
-    NotAsked,
-    Unknown,
-    Known,
 }
 
 /// The policies of one kind in force at one place, each with its position in `verdicts`.
@@ -134,16 +128,19 @@ impl<'w> Policies<'w> {
             reasons.join("; ")
         });
         self.problems.extend(problems);
+        let compiled = compiled.map(Arc::new);
         self.verdicts.push(Verdicts {
             name,
+            at: policy.meta.at.clone(),
+            policy: compiled.clone(),
+            identified: Cell::new(false),
+            unidentified: Cell::new(false),
             invalid,
             in_force: Cell::new(false),
             replaced: Cell::new(false),
             without: Cell::new(""),
-            callers: Cell::new(Callers::NotAsked),
-            at: policy.meta.at.clone(),
         });
-        (self.verdicts.len() - 1, compiled.map(Arc::new))
+        (self.verdicts.len() - 1, compiled)
     }
 
     /// Whether there is no policy at all.
@@ -217,29 +214,28 @@ impl<'w> Policies<'w> {
         Chain::new(steps)
     }
 
-    /// Notes which policies ask who calls where these are in force for requests of a route, and whether one of them finds it out.
-    pub(super) fn note_callers(&self, effective: &Effective) {
-        let finds_out = effective.all().any(|(step, _)| step.phase == Phase::Authenticate);
-        for (step, index) in effective.all() {
-            let asks = step.policy.as_ref().is_some_and(|policy| policy.asks_credential());
-            if let (true, Some(verdicts)) = (asks, self.verdicts.get(*index)) {
-                let known = finds_out || verdicts.callers.get() == Callers::Known;
-                verdicts.callers.set(if known { Callers::Known } else { Callers::Unknown });
-            }
+    /// Takes note of what stands together at a rule.
+    pub(super) fn meet(&self, effective: &Effective) {
+        let mut steps = effective.all().map(|(step, _)| step.phase);
+        let is_identified = steps.any(|phase| phase == Phase::Authenticate);
+        for (_, policy) in effective.all() {
+            let Some(verdicts) = self.verdicts.get(*policy) else { continue };
+            if is_identified { verdicts.identified.set(true) } else { verdicts.unidentified.set(true) }
         }
     }
 
-    /// The policies that ask who calls, and are never told.
-    pub(super) fn judge_callers(&self) -> Vec<Invalid> {
-        let untold = self.verdicts.iter().filter(|one| one.callers.get() == Callers::Unknown);
-        let tell = |verdicts: &Verdicts| {
-            let why = "it asks who calls, by principals, groups, scopes or claims, and no AuthenticationPolicy finds that out on its targets";
-            let mut invalid = Invalid::new(verdicts.at.clone(), why);
-            invalid.object = Some(verdicts.name.clone());
-            invalid.remedy("attach an AuthenticationPolicy to the same target, or to its Gateway");
-            invalid
+    /// What the owners of policies should know, once all rules are made.
+    pub(super) fn notes(&self) -> Vec<Note> {
+        let note = |verdicts: &Verdicts| {
+            let identified = match (verdicts.identified.get(), verdicts.unidentified.get()) {
+                (_, false) => Identified::Everywhere,
+                (true, true) => Identified::Partly,
+                (false, true) => Identified::Nowhere,
+            };
+            let what = verdicts.policy.as_ref()?.caution(identified)?;
+            Some(Note { at: verdicts.at.clone(), object: Some(verdicts.name.clone()), what })
         };
-        untold.map(tell).collect()
+        self.verdicts.iter().filter_map(note).collect()
     }
 
     /// The chain that stands before a program: without what concerns its callers, which is theirs to do.

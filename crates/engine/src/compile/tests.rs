@@ -302,3 +302,76 @@ spec: {targetRefs: [{group: '', kind: Service, name: cart}], deny: [{to: [{metho
     assert!(message.ends_with("members of the mesh (known: 0)."), "{message}");
     assert_eq!(accepted("broken").0, Truth::False);
 }
+
+#[test]
+fn who_counts_by_a_principal_that_nobody_finds_out_is_told_so() {
+    let policies = |missing: &str, authentication: &str| {
+        format!(
+            "{}---
+apiVersion: transept.dev/v1alpha1
+kind: RateLimitPolicy
+metadata: {{name: each}}
+spec:
+  targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: default}}]
+  limits:
+  - {{name: who, requests: 5, per: 1m, key: [{{from: Principal}}], missing: {missing}}}
+  - {{name: where, requests: 5, per: 1m, key: [{{from: Address}}]}}
+{authentication}",
+            site("10.0.0.1", "HTTP", "a")
+        )
+    };
+    let notes = |yaml: &str| {
+        let notes = compiled(yaml, None).0.notes;
+        notes.into_iter().map(|note| note.to_string()).collect::<Vec<_>>()
+    };
+    for (missing, said) in [
+        ("Skip", "limit `who` counts by principal, and `missing: Skip` means that the limit never holds"),
+        ("Share", "`missing: Share` counts all requests under one key"),
+        ("Reject", "`missing: Reject` refuses all requests"),
+    ] {
+        let found = notes(&policies(missing, ""));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("RateLimitPolicy default/each") && found[0].contains(said), "{found:?}");
+        assert!(!found[0].contains("where`"), "{found:?}");
+    }
+    let covered = "---
+apiVersion: transept.dev/v1alpha1
+kind: AuthenticationPolicy
+metadata: {name: keys}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: site}]
+  require: [{keys: []}]
+  schemes: [{name: keys, apiKey: {}}]
+";
+    assert_eq!(notes(&policies("Skip", covered)), Vec::<String>::new());
+    let other = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: other}
+spec: {hostnames: [other.test], rules: [{backendRefs: [{group: transept.dev, kind: Backend, name: app}]}]}
+";
+    let found = notes(&policies("Skip", &format!("{covered}{other}")));
+    assert!(found.len() == 1 && found[0].contains("where no AuthenticationPolicy stands"), "{found:?}");
+}
+
+#[test]
+fn who_asks_for_scopes_that_nobody_finds_out_is_told_so() {
+    let policy = |allow: &str| {
+        format!(
+            "{}---
+apiVersion: transept.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {{name: readers}}
+spec:
+  targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: default}}]
+  allow: [{{from: [{{{allow}}}]}}]
+",
+            site("10.0.0.1", "HTTP", "a")
+        )
+    };
+    let notes = |yaml: &str| compiled(yaml, None).0.notes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let found = notes(&policy("scopes: [orders.read]"));
+    assert!(found.len() == 1 && found[0].contains("AuthorizationPolicy default/readers"), "{found:?}");
+    assert!(found[0].contains("no AuthenticationPolicy finds that out where it is in force; attach"), "{found:?}");
+    assert_eq!(notes(&policy("cidrs: [10.0.0.0/8]")), Vec::<String>::new());
+}

@@ -14,7 +14,7 @@ use twox_hash::XxHash3_128;
 
 use crate::exchange::Exchange;
 use crate::expression::TextExpression;
-use crate::policies::{CompileCx, Phase, kind};
+use crate::policies::{CompileCx, Identified, Phase, kind};
 use crate::principal::PrincipalKind;
 
 object! {
@@ -153,6 +153,17 @@ impl Key {
         Found::Whole
     }
 
+    /// What happens where nobody finds out who makes a request, when the key needs to know.
+    pub(crate) fn without_principal(&self) -> Option<String> {
+        let part = self.parts.iter().find(|part| part.asks_principal())?;
+        let missing = match self.missing {
+            Missing::Reject => "`missing: Reject` refuses all requests",
+            Missing::Share => "`missing: Share` counts all requests under one key",
+            Missing::Skip => "`missing: Skip` means that the limit never holds",
+        };
+        Some(format!("counts by {}, and {missing}", part.name()))
+    }
+
     /// The first part that the request lacks, for explanations.
     pub(crate) fn lacking(&self, x: &Exchange<'_>) -> Option<String> {
         let mut bytes = KeyBytes::new();
@@ -172,6 +183,28 @@ impl Key {
         let parts: Vec<String> = self.parts.iter().map(|part| part.describe(x, lacks)).collect();
         parts.join(", ")
     }
+}
+
+/// What the owner of limits should know where nobody finds out who makes a request: each with its name, its key and its plans.
+pub(crate) fn caution<'l>(
+    limits: impl Iterator<Item = (&'l str, &'l Key, &'l [Box<str>])>,
+    identified: Identified,
+) -> Option<String> {
+    let place = match identified {
+        Identified::Everywhere => return None,
+        Identified::Partly => "where no AuthenticationPolicy stands",
+        Identified::Nowhere => "here, because no AuthenticationPolicy stands where this one is in force",
+    };
+    let say = |(name, key, plans): (&str, &Key, &[Box<str>])| {
+        let what = match plans {
+            [] => key.without_principal()?,
+            _ => "is for some plans only, and anonymous requests are on none".to_owned(),
+        };
+        Some(format!("limit `{name}` {what}"))
+    };
+    let said: Vec<String> = limits.filter_map(say).collect();
+    let remedy = "attach an AuthenticationPolicy to the same targets, or count by something else";
+    (!said.is_empty()).then(|| format!("nobody finds out who makes requests {place}: {}; {remedy}", said.join("; ")))
 }
 
 /// Whether the principal is on one of these plans; everybody is when there are none.
@@ -227,11 +260,7 @@ fn compile_part(spec: &KeyPartSpec) -> Option<Part> {
 /// What a part can never find.
 fn judge_part(part: &Part, spec: &KeyPartSpec, phase: Phase, cx: &mut CompileCx<'_>) {
     let needs_credentials = matches!(part, Part::App | Part::Credential | Part::Claim(_));
-    let asks_principal = match part {
-        Part::Expression(expression) => expression.asks_principal(),
-        _ => needs_credentials || *part == Part::Principal,
-    };
-    if phase < Phase::Authenticate && asks_principal {
+    if phase < Phase::Authenticate && part.asks_principal() {
         cx.refuse(spec.at, format!("before authentication nobody knows the {}", part.about()))
             .remedy("count by `from: Address` there, or leave out `stage: BeforeAuthentication`");
         return;
@@ -259,6 +288,15 @@ impl Part {
             Part::Header(name) => format!("header {}", name.as_str()),
             Part::Claim(path) => format!("claim {path}"),
             Part::Expression(expression) => format!("value of {}", expression.text()),
+        }
+    }
+
+    /// Whether it needs to know who makes the request.
+    fn asks_principal(&self) -> bool {
+        match self {
+            Part::Principal | Part::App | Part::Credential | Part::Claim(_) => true,
+            Part::Expression(expression) => expression.asks_principal(),
+            Part::Address { .. } | Part::Route | Part::Header(_) => false,
         }
     }
 

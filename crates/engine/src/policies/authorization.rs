@@ -17,7 +17,7 @@ use transept_wire::head::{FieldId, FieldName};
 use transept_wire::normalize;
 
 use super::patterns::{HostPattern, IdentityPattern, NamePattern, PathPattern};
-use super::{Arrival, Carried, CompileCx, Network, Phase, Policy, PolicyName};
+use super::{Arrival, Carried, CompileCx, Identified, Network, Phase, Policy, PolicyName};
 use crate::exchange::Exchange;
 use crate::expression::Condition;
 use crate::principal::PrincipalKind;
@@ -312,8 +312,16 @@ impl Policy for AuthorizationPolicy {
         })
     }
 
-    fn asks_credential(&self) -> bool {
-        self.asks_credential
+    fn caution(&self, identified: Identified) -> Option<String> {
+        let what =
+            "it asks who calls, by principals, groups, scopes or claims, and no AuthenticationPolicy finds that out";
+        let place = match identified {
+            Identified::Nowhere => "where it is in force",
+            Identified::Partly => "at some of the places where it is in force",
+            Identified::Everywhere => return None,
+        };
+        let remedy = "attach an AuthenticationPolicy to the same target, or to its Gateway";
+        self.asks_credential.then(|| format!("{what} {place}; {remedy}"))
     }
 
     fn on_connect(&self, x: &Arrival<'_>) -> Verdict {

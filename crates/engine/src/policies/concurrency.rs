@@ -1,7 +1,7 @@
 //! `ConcurrencyPolicy`: how many requests may be under way at a time, by whatever they are counted by.
 //!
-//! A request has its places until its exchange is over, an upgraded connection until it ends. What finds no place is refused at once:
-//! a queue would hide from its caller that there is too much. All policies of the kind at one place hold together.
+//! A request has its places until its exchange is over, an upgraded connection until it ends. What finds no place is refused at once, or waits
+//! in a queue that is bounded in number and in time. All policies of the kind at one place hold together.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,12 @@ use transept_model::schema::{Decoder, Rule, Text};
 use transept_model::value::Value;
 use transept_wire::head::Response;
 
-use super::{CompileCx, Phase, Policy, PolicyName};
+use super::{CompileCx, Identified, Phase, Policy, PolicyName};
+use crate::callout::{Callout, CalloutResult, Wait};
 use crate::exchange::Exchange;
 use crate::limit::fields::{Label, LimitHeaders, Shown, refusal, show};
-use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, hash, is_on_plan};
-use crate::limit::places::Places;
+use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, caution, hash, is_on_plan};
+use crate::limit::places::{Places, Taken, Turn};
 use crate::limit::touched::{Touch, address};
 use crate::limit::{Stage, Standing};
 use crate::reason::Reason;
@@ -47,11 +48,33 @@ object! {
         plans: Vec<Text> => Rule::MaxItems(64), Rule::Length(1, 253);
         /// The status of a refusal: 503 when the service is full, 429 when its caller asks for too much.
         status: u16 = 503 => Rule::Range(429, 503);
+        /// Where requests without a place wait for one. Without it they are refused at once.
+        queue: Option<QueueSpec>;
         /// Which fields of responses tell of it.
         headers: LimitHeaders = LimitHeaders::Off;
     }
     check check_limit;
 }
+
+object! {
+    /// Where requests wait for a place, each key in a queue of its own. Who has waited longest is next.
+    pub struct QueueSpec {
+        /// How many may wait.
+        requests: u32 => Rule::Range(1, 1_000_000);
+        /// How long one may wait, at most 60s. Then it is refused.
+        wait: Duration = Duration::from_secs(1);
+    }
+    check check_queue;
+}
+
+fn check_queue(queue: &QueueSpec, _: &Value, cx: &mut Decoder) {
+    if queue.wait.is_zero() || queue.wait > LONGEST_WAIT {
+        cx.refuse(queue.at, "`wait` must be above 0s and at most 60s").remedy("leave `queue` out to refuse at once");
+    }
+}
+
+/// The longest that a request may be made to wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 fn check_limit(limit: &ConcurrencySpec, _: &Value, cx: &mut Decoder) {
     if !matches!(limit.status, 429 | 503) {
@@ -70,6 +93,8 @@ struct Limit {
     key: Key,
     plans: Vec<Box<str>>,
     status: u16,
+    /// How many may wait, and how long.
+    queue: Option<(u32, Duration)>,
     places: Arc<Places>,
     /// `ConcurrencyPolicy shop/busy`.
     policy: Box<str>,
@@ -84,25 +109,64 @@ pub(crate) struct ConcurrencyPolicy {
     owners: Vec<Arc<PolicyName>>,
 }
 
+/// What is remembered while a request waits.
+struct Waiting {
+    index: usize,
+    turn: Turn,
+    /// How many things the request held before it came to this policy.
+    before: usize,
+    hash: u64,
+}
+
 impl ConcurrencyPolicy {
-    /// A place for the request in one limit.
-    fn take(&self, index: usize, limit: &Limit, x: &mut Exchange<'_>) -> Result<(), Box<Reply>> {
-        if !is_on_plan(&limit.plans, x) {
-            return Ok(());
-        }
-        let mut key = KeyBytes::new();
-        match limit.key.write(x, &mut key) {
-            Found::Whole => {}
-            Found::Skipped => return Ok(()),
-            Found::Lacks(part) => {
-                let detail = format!("Requests are counted by {part}, and this one has none.");
-                return Err(Box::new(Reply::new(Reason::LimitKeyMissing).with_detail(detail)));
+    /// Places in all limits from this one on.
+    fn admit(&self, from: usize, before: usize, x: &mut Exchange<'_>) -> Verdict {
+        for (index, limit) in self.limits.iter().enumerate().skip(from) {
+            if !is_on_plan(&limit.plans, x) {
+                continue;
+            }
+            let mut key = KeyBytes::new();
+            match limit.key.write(x, &mut key) {
+                Found::Whole => {}
+                Found::Skipped => {
+                    if x.is_told() {
+                        let lacking = limit.key.lacking(x).unwrap_or_default();
+                        let (name, policy) = (&limit.label.name, &limit.policy);
+                        x.tell(|| format!("limit {name} of {policy} does not hold: no {lacking} (missing: Skip)"));
+                    }
+                    continue;
+                }
+                Found::Lacks(part) => {
+                    let detail = format!("Requests are counted by {part}, and this one has none.");
+                    let reply = Reply::new(Reason::LimitKeyMissing).with_detail(detail);
+                    return self.refuse(index, before, reply, ", missing: Reject", x);
+                }
+            }
+            let hash = hash(limit.places.seed(x.random), &key);
+            let (queue, wait) = limit.queue.unwrap_or_default();
+            match limit.places.take(hash, limit.most, queue) {
+                Taken::Place(place, count) => {
+                    self.note(index, limit, hash, Some(count), x);
+                    x.notes.held.push(Box::new(place));
+                }
+                Taken::Waits(turn, ahead) => {
+                    let Some(timeout) = x.may_wait(wait) else {
+                        return self.refuse_full(index, limit, hash, before, x);
+                    };
+                    x.tell(|| format!("limit {}: waits for a place behind {ahead} others", limit.label.name));
+                    let until = turn.comes();
+                    x.notes.between = Some(Box::new(Waiting { index, turn, before, hash }));
+                    return Callout::Wait(Wait { what: "a place among the requests under way", until, timeout }).into();
+                }
+                Taken::Full => return self.refuse_full(index, limit, hash, before, x),
             }
         }
-        let hash = hash(limit.places.seed(x.random), &key);
-        let taken = limit.places.take(hash, limit.most);
-        let count = taken.as_ref().map_or(limit.most, |(_, count)| *count);
-        let left = i64::from(limit.most - count.min(limit.most));
+        Verdict::Continue
+    }
+
+    /// Notes how a limit stands, for the response and for explanations. Without a count there is no room.
+    fn note(&self, index: usize, limit: &Limit, hash: u64, count: Option<u32>, x: &mut Exchange<'_>) {
+        let left = i64::from(limit.most - count.unwrap_or(limit.most).min(limit.most));
         if x.is_told() {
             let (name, policy, most) = (&limit.label.name, &limit.policy, limit.most);
             let key = limit.key.describe(x);
@@ -117,20 +181,24 @@ impl ConcurrencyPolicy {
             hash,
             is_shared: false,
             standing: Standing { left, full_in: Duration::ZERO },
-            wait: taken.is_none().then_some(Duration::from_secs(1)),
+            wait: count.is_none().then_some(Duration::from_secs(1)),
         });
-        match taken {
-            Some((place, _)) => {
-                x.notes.held.push(Box::new(place));
-                Ok(())
-            }
-            None => {
-                let detail = "Too many requests are under way.";
-                let wait = Duration::from_secs(1);
-                let reply = refusal(Reason::ConcurrencyExceeded, &[&limit.label.name], wait, detail.into());
-                Err(Box::new(reply.with_status(limit.status)))
-            }
-        }
+    }
+
+    fn refuse_full(&self, index: usize, limit: &Limit, hash: u64, before: usize, x: &mut Exchange<'_>) -> Verdict {
+        self.note(index, limit, hash, None, x);
+        let detail = "Too many requests are under way.";
+        let wait = Duration::from_secs(1);
+        let reply = refusal(Reason::ConcurrencyExceeded, &[&limit.label.name], wait, detail.into());
+        self.refuse(index, before, reply.with_status(limit.status), "", x)
+    }
+
+    /// Refuses, and gives back the places that the request has already.
+    fn refuse(&self, index: usize, before: usize, reply: Reply, why: &str, x: &mut Exchange<'_>) -> Verdict {
+        x.notes.held.truncate(before);
+        x.notes.answered_by = self.owners.get(index).map(Arc::clone);
+        let Some(limit) = self.limits.get(index) else { return reply.into() };
+        reply.because(format!("{}, limit {}{why}", limit.policy, limit.label.name)).into()
     }
 }
 
@@ -151,6 +219,7 @@ impl Policy for ConcurrencyPolicy {
                 key,
                 plans: limit.plans.iter().map(|plan| (&**plan).into()).collect(),
                 status: limit.status,
+                queue: limit.queue.as_ref().map(|queue| (queue.requests, queue.wait)),
                 places: cx.keep(&format!("places of {}", &*limit.name), Places::default),
                 policy: format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name).into(),
             }))
@@ -173,19 +242,32 @@ impl Policy for ConcurrencyPolicy {
         Some(ConcurrencyPolicy { stage: all.first()?.1.stage, limits, owners })
     }
 
+    fn caution(&self, identified: Identified) -> Option<String> {
+        caution(self.limits.iter().map(|one| (&*one.label.name, &one.key, &*one.plans)), identified)
+    }
+
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
         if x.notes.again {
             return Verdict::Continue;
         }
-        let before = x.notes.held.len();
-        for (index, limit) in self.limits.iter().enumerate() {
-            if let Err(reply) = self.take(index, limit, x) {
-                x.notes.held.truncate(before);
-                x.notes.answered_by = self.owners.get(index).map(Arc::clone);
-                return reply.because(format!("{}, limit {}", limit.policy, limit.label.name)).into();
+        self.admit(0, x.notes.held.len(), x)
+    }
+
+    fn on_callout(&self, x: &mut Exchange<'_>, _: CalloutResult) -> Verdict {
+        x.has_waited();
+        let waiting = x.notes.between.take().and_then(|between| between.downcast::<Waiting>().ok());
+        // Nothing else was asked for.
+        let Some(waiting) = waiting else { return self.on_request(x) };
+        let Waiting { index, turn, before, hash } = *waiting;
+        let Some(limit) = self.limits.get(index) else { return Verdict::Continue };
+        match turn.place() {
+            Some(place) => {
+                self.note(index, limit, hash, Some(limit.most), x);
+                x.notes.held.push(Box::new(place));
+                self.admit(index + 1, before, x)
             }
+            None => self.refuse_full(index, limit, hash, before, x),
         }
-        Verdict::Continue
     }
 
     fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
@@ -252,6 +334,59 @@ mod tests {
         assert!(begin(&policy, "192.0.2.2").0.goes_on());
     }
 
+    /// A request in the hands of the test, who says how its waits end.
+    fn with<T>(notes: &mut Notes, at: u64, work: impl FnOnce(&mut Exchange<'_>) -> T) -> T {
+        let mut request = Request::build("GET", "http", "a.test", "/").expect("a request");
+        let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
+        work(&mut Exchange {
+            now: Now { monotonic: Duration::from_millis(at), unix: Duration::ZERO },
+            random: 7,
+            connection: &Connection::new(address, address, None),
+            client: address.ip(),
+            listener_port: 80,
+            request: &mut request,
+            notes,
+        })
+    }
+
+    fn wait(verdict: Verdict) -> Duration {
+        match verdict {
+            Verdict::Call(callout) => match *callout {
+                Callout::Wait(wait) => wait.timeout,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn who_finds_no_place_waits_for_one_if_there_is_a_queue() {
+        let policy = compile::<ConcurrencyPolicy>(
+            "limits: [{name: all, requests: 1, key: [], queue: {requests: 1, wait: 300ms}}, {name: two, requests: 9, key: []}]\n",
+        );
+        let (first, first_notes, _) = begin(&policy, "192.0.2.1");
+        assert!(first.goes_on());
+        let mut notes = Notes::new();
+        assert_eq!(wait(with(&mut notes, 0, |x| policy.on_request(x))), Duration::from_millis(300));
+        let (third, ..) = begin(&policy, "192.0.2.1");
+        assert!(!third.goes_on(), "the queue is full");
+        drop(first_notes);
+        assert!(with(&mut notes, 100, |x| policy.on_callout(x, CalloutResult::Waited)).goes_on());
+        assert_eq!(notes.held.len(), 2);
+        // Whose wait ends in vain is refused, and keeps nothing.
+        let mut late = Notes::new();
+        wait(with(&mut late, 200, |x| policy.on_request(x)));
+        let verdict = with(&mut late, 500, |x| policy.on_callout(x, CalloutResult::Failed("in vain".into())));
+        let Verdict::Respond(reply) = verdict else { panic!("refused") };
+        assert_eq!((reply.status, reply.reason), (503, Reason::ConcurrencyExceeded));
+        assert!(late.held.is_empty());
+        // Who leaves while he waits makes room in the queue.
+        let mut gone = Notes::new();
+        wait(with(&mut gone, 600, |x| policy.on_request(x)));
+        gone.clear();
+        wait(with(&mut gone, 700, |x| policy.on_request(x)));
+    }
+
     #[test]
     fn places_are_told_without_a_time() {
         let policy = compile::<ConcurrencyPolicy>("limits: [{name: all, requests: 2, key: [], headers: Ietf}]\n");
@@ -272,6 +407,9 @@ mod tests {
             "limits: [{name: a, requests: 0, key: []}]",
             "limits: [{name: a, requests: 1, key: [], status: 500}]",
             "limits: [{name: a, requests: 1, key: [{header: X-A}]}]",
+            "limits: [{name: a, requests: 1, key: [], queue: {requests: 0}}]",
+            "limits: [{name: a, requests: 1, key: [], queue: {requests: 1, wait: 0s}}]",
+            "limits: [{name: a, requests: 1, key: [], queue: {requests: 1, wait: 2m}}]",
         ] {
             assert!(!refusals::<ConcurrencyPolicy>(&format!("{yaml}\n")).is_empty(), "{yaml}");
         }

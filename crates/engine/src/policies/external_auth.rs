@@ -17,7 +17,7 @@ use transept_model::value::Value;
 use transept_model::{choice, object};
 use transept_wire::head::{FieldId, FieldName, Method, Request, Response};
 
-use super::{CompileCx, Phase, Policy};
+use super::{CompileCx, Identified, Phase, Policy};
 use crate::callout::{Answer, Callee, Callout, CalloutResult, HttpCall};
 use crate::exchange::Exchange;
 use crate::ext_authz::{self, Begin, Decision, How, Told, may_change};
@@ -147,6 +147,15 @@ impl Policy for ExternalAuthPolicy {
                 None
             }
         }
+    }
+
+    fn caution(&self, _: Identified) -> Option<String> {
+        let Protocol::Http(settings) = &self.protocol else { return None };
+        settings.takes_any_answer().then(|| {
+            "without `http.allowedResponseHeaders` a field that the service leaves out of an answer is the client's own; list those that \
+             the backend relies on, so that no client can send them"
+                .to_owned()
+        })
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {

@@ -155,9 +155,10 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
         None
     }
 
-    /// Whether it asks who calls, by what only a credential says: without a policy that finds that out it is asked in vain.
-    fn asks_credential(&self) -> bool {
-        false
+    /// What its owner should know although nothing is wrong with it; `identified` tells where it is found out who makes a request.
+    fn caution(&self, identified: Identified) -> Option<String> {
+        let _ = identified;
+        None
     }
 
     /// Looks at a connection before it is let through.
@@ -191,6 +192,17 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
     fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
         let _ = (x, response);
     }
+}
+
+/// Where policies that authenticate stand beside a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identified {
+    /// At all rules that it is in force for.
+    Everywhere,
+    /// At some of them.
+    Partly,
+    /// At none.
+    Nowhere,
 }
 
 /// How endpoints may be called.
@@ -314,8 +326,8 @@ macro_rules! policies {
                 match self { $( AnyPolicy::$variant(policy) => policy.reach(), )* }
             }
 
-            pub(crate) fn asks_credential(&self) -> bool {
-                match self { $( AnyPolicy::$variant(policy) => policy.asks_credential(), )* }
+            pub(crate) fn caution(&self, identified: Identified) -> Option<String> {
+                match self { $( AnyPolicy::$variant(policy) => policy.caution(identified), )* }
             }
 
             pub(crate) fn on_connect(&self, x: &Arrival<'_>) -> Verdict {

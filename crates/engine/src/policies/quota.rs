@@ -14,7 +14,7 @@ use transept_model::{choice, object};
 use transept_wire::head::Response;
 use twox_hash::XxHash3_128;
 
-use super::{CompileCx, Phase, Policy, PolicyName};
+use super::{CompileCx, Identified, Phase, Policy, PolicyName};
 use crate::callout::{Callout, CalloutResult, Wait};
 use crate::exchange::Exchange;
 use crate::expression::{NumberExpression, ResponseExpression};
@@ -22,7 +22,7 @@ use crate::limit::Standing;
 use crate::limit::book::{Allowance, BOOK, Book, Taken};
 use crate::limit::cost::{CostFields, CostSpec, Costs};
 use crate::limit::fields::{Label, LimitHeaders, Shown, refusal, show};
-use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, is_on_plan};
+use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, caution, is_on_plan};
 use crate::limit::period::{Period, PeriodLength, Periods, day, zone};
 use crate::limit::touched::{Touch, address};
 use crate::reason::Reason;
@@ -404,6 +404,10 @@ impl Policy for QuotaPolicy {
             owners.extend(policy.quotas.iter().map(|_| Arc::clone(name)));
         }
         Some(QuotaPolicy { quotas, owners })
+    }
+
+    fn caution(&self, identified: Identified) -> Option<String> {
+        caution(self.quotas.iter().map(|one| (&*one.label.name, &one.key, &*one.plans)), identified)
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {

@@ -13,7 +13,7 @@ use transept_model::value::Value;
 use transept_model::{choice, object};
 use transept_wire::head::{FieldId, FieldName, Response};
 
-use super::{CompileCx, Phase, Policy, PolicyName};
+use super::{CompileCx, Identified, Phase, Policy, PolicyName};
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::expression::{NumberExpression, ResponseExpression};
@@ -21,7 +21,7 @@ use crate::limit::bucket::Bucket;
 use crate::limit::charge::{Count, Limit, Refused, Statuses, admit};
 use crate::limit::cost::{CostFields, CostSpec, Costs};
 use crate::limit::fields::{Label, LimitHeaders, refusal, show};
-use crate::limit::key::{Key, KeyPartSpec, Missing};
+use crate::limit::key::{Key, KeyPartSpec, Missing, caution};
 use crate::limit::shared::{StoreSpec, Without, share};
 use crate::limit::store::Store;
 use crate::limit::table::Table;
@@ -277,6 +277,10 @@ impl Policy for RateLimitPolicy {
             owners.extend(policy.limits.iter().map(|_| Arc::clone(name)));
         }
         Some(RateLimitPolicy::new(stage, limits, owners))
+    }
+
+    fn caution(&self, identified: Identified) -> Option<String> {
+        caution(self.limits.iter().map(|one| (&*one.label.name, &one.key, &*one.plans)), identified)
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {

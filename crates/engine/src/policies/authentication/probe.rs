@@ -10,7 +10,7 @@ use transept_model::schema::{Decoder, Schema};
 use transept_model::value::{Budget, read};
 use transept_wire::head::Request;
 
-use super::super::{CompileCx, Policy};
+use super::super::{CompileCx, Needs, Policy};
 use super::scheme::Proof;
 use super::{AuthenticationPolicy, AuthenticationPolicySpec, basic};
 use crate::exchange::{Connection, Exchange, Notes, Now};
@@ -33,7 +33,7 @@ fn policy() -> Option<AuthenticationPolicy> {
     let name = ObjectName { kind: "AuthenticationPolicy".into(), namespace: "default".into(), name: "probe".into() };
     AuthenticationPolicy::compile(
         &spec,
-        &mut CompileCx::new(&mut decoder, &world, &name, &Keep::default(), &mut Vec::new()),
+        &mut CompileCx::new(&mut decoder, &world, &name, &Keep::default(), &mut Needs::default()),
     )
 }
 
