@@ -373,5 +373,5 @@ spec:
     let found = notes(&policy("scopes: [orders.read]"));
     assert!(found.len() == 1 && found[0].contains("AuthorizationPolicy default/readers"), "{found:?}");
     assert!(found[0].contains("no AuthenticationPolicy finds that out where it is in force; attach"), "{found:?}");
-    assert_eq!(notes(&policy("cidrs: [10.0.0.0/8]")), Vec::<String>::new());
+    assert_eq!(notes(&policy("addresses: [10.0.0.0/8]")), Vec::<String>::new());
 }
