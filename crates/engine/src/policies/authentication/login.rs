@@ -8,6 +8,7 @@
 //! A session that is no good is no credential at all, instead of a wrong one: browsers show what they have been given, on every
 //! request, and cannot be blamed for a cookie that has become old.
 
+mod browser;
 mod errand;
 mod grant;
 mod spec;
@@ -36,9 +37,10 @@ use crate::jose::{Algorithms, Expectations, Expiry};
 use crate::login::{Flow, Handed, Jar, Purpose, Seals, Session, Written, of_this_site};
 use crate::principal::Principal;
 use crate::reason::Reason;
-use crate::redact::{CredentialPlaces, is_named, parameters};
+use crate::redact::CredentialPlaces;
 use crate::verdict::Reply;
 
+use browser::{is_opening_a_page, is_own_will, parameter, parameter_text};
 use errand::{Came, Errand, Progress};
 pub(super) use spec::LoginSpec;
 
@@ -443,8 +445,10 @@ fn away(reason: Reason, to: &str, cookies: &[Written]) -> Reply {
     let mut reply = Reply::new(reason)
         .without_body()
         .with_field(FieldName::known(FieldId::LOCATION), to)
-        .with_field(FieldName::known(FieldId::CACHE_CONTROL), "no-store")
-        .with_field(named(b"referrer-policy"), "no-referrer");
+        .with_field(FieldName::known(FieldId::CACHE_CONTROL), "no-store");
+    if let Ok(name) = FieldName::new("referrer-policy") {
+        reply = reply.with_field(name, "no-referrer");
+    }
     for Written(cookie) in cookies {
         reply = reply.with_field(FieldName::known(FieldId::SET_COOKIE), cookie.to_vec());
     }
@@ -464,51 +468,4 @@ fn fruitless(why: &str, detail: &'static str) -> Proof {
 fn failure(why: &str, detail: &'static str) -> Reply {
     let reply = Reply::new(Reason::LoginFailed).because(why).with_detail(detail);
     reply.with_field(FieldName::known(FieldId::CACHE_CONTROL), "no-store")
-}
-
-fn named(name: &'static [u8]) -> FieldName {
-    FieldName::new(name).unwrap_or(FieldName::known(FieldId::REFERER))
-}
-
-/// Whether a browser opens a page, so that it may be sent elsewhere: Fetch Metadata says so, or else what it wants to see. Programs, scripts
-/// of a page, frames, and everything that is fetched ahead or along are not.
-fn is_opening_a_page(request: &Request) -> bool {
-    if !matches!(request.method, Method::Get | Method::Head) || request.protocol().is_some() {
-        return false;
-    }
-    if header(request, b"sec-fetch-mode").is_some() {
-        return is_navigation(request);
-    }
-    let wants_html = |line: &[u8]| line.windows(9).any(|word| word.eq_ignore_ascii_case(b"text/html"));
-    request.fields.all(FieldId::ACCEPT).any(wants_html) && header(request, b"x-requested-with").is_none()
-}
-
-/// Whether Fetch Metadata calls it the page of a window, for somebody who wants to see it now.
-fn is_navigation(request: &Request) -> bool {
-    header(request, b"sec-fetch-mode") == Some(b"navigate")
-        && header(request, b"sec-fetch-dest").is_none_or(|kind| kind == b"document")
-        && header(request, b"sec-purpose").is_none_or(|purpose| !purpose.starts_with(b"prefetch"))
-}
-
-/// Whether somebody wants to log out: on a page of the site, or by its address. Browsers that say nothing of that are believed.
-fn is_own_will(request: &Request) -> bool {
-    let Some(from) = header(request, b"sec-fetch-site") else { return true };
-    let is_of_the_site = matches!(from, b"same-origin" | b"none");
-    // A form or a script of the site posts; what is got must be the page of a window.
-    is_of_the_site && (request.method == Method::Post || is_navigation(request))
-}
-
-fn header<'r>(request: &'r Request, name: &'static [u8]) -> Option<&'r [u8]> {
-    request.fields.iter().find(|(one, _)| one.bytes.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-}
-
-/// A parameter of the query, decoded. None when it is there twice: nobody could say which is meant.
-fn parameter(request: &Request, name: &str) -> Option<Vec<u8>> {
-    let mut found = parameters(request.query()?).filter(|(one, _)| is_named(one, name));
-    let (_, value) = found.next()?;
-    found.next().is_none().then(|| crate::form::decoded(value, <[u8]>::to_vec))
-}
-
-fn parameter_text(request: &Request, name: &str) -> Option<String> {
-    String::from_utf8(parameter(request, name)?).ok()
 }

@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn requests_of_all_kinds_are_read_and_cleaned() {
-        let inputs: [&[u8]; 8] = [
+        let inputs: [&[u8]; 9] = [
             b"",
             b"a=1&key=x&k%65y=y&b",
             b"key\nkx\nky",
@@ -95,6 +95,7 @@ mod tests {
             b"\nBearer tr_live_7Xk2mQ9dVb3nR5tYc8pLsw_1ZkP0c\nBearer other\nBearer",
             b"key=%ff&%6b%65%79=+\n\x80\n Basic \nBasic ====",
             b"\nBasic AAAA:\nBasic //8=",
+            b"\nBasic OgUUUUU=UUUUUUek\nBasic Og==Og==\nBasic OgU==",
         ];
         for input in inputs {
             assert!(probe_credentials(input), "{}", input.escape_ascii());
