@@ -260,7 +260,7 @@ fn decode(token: &[u8]) -> Option<(String, Vec<u8>)> {
     }
     // Padding stands at the end or nowhere: the decoder for padded text would take several texts in a row, too.
     let bare = token.len() - token.iter().rev().take_while(|byte| **byte == b'=').count();
-    if bare < token.len() && (token.len() % 4 != 0 || token.len() - bare > 2) {
+    if bare < token.len() && (!token.len().is_multiple_of(4) || token.len() - bare > 2) {
         return None;
     }
     let plain = BASE64_NOPAD.decode(token.get(..bare)?).ok()?;
