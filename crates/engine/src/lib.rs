@@ -7,6 +7,7 @@
 
 pub mod admit;
 pub mod balance;
+mod base64;
 pub mod callout;
 pub mod compile;
 pub mod document;

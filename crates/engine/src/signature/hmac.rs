@@ -6,10 +6,10 @@
 //! target, `request-line` the first line of HTTP/1.1 without a name. A name that is not there is no empty line but makes the signature no good.
 
 use aws_lc_rs::{constant_time, digest};
-use data_encoding::BASE64;
 use transept_wire::head::{Request, Version};
 
 use super::{MOST_COMPONENTS, Wrong, field};
+use crate::base64;
 
 /// The longest value that is read, in bytes.
 const LONGEST: usize = 8 * 1024;
@@ -69,7 +69,7 @@ impl Shown {
 
     /// The bytes of the signature; none when it is not strict base64.
     pub(crate) fn bytes(&self) -> Option<Vec<u8>> {
-        BASE64.decode(self.signature.as_bytes()).ok()
+        base64::padded(self.signature.as_bytes())
     }
 
     /// Whether a component is among what was signed.
@@ -204,7 +204,7 @@ pub(crate) fn is_digest_of(value: &[u8], content: &[u8]) -> bool {
             continue;
         };
         known += 1;
-        let Ok(stated) = BASE64.decode(stated) else { return false };
+        let Some(stated) = base64::padded(stated) else { return false };
         if constant_time::verify_slices_are_equal(&stated, digest::digest(algorithm, content).as_ref()).is_err() {
             return false;
         }

@@ -5,6 +5,8 @@
 
 use data_encoding::BASE64;
 
+use crate::base64;
+
 /// A value without parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Bare {
@@ -155,7 +157,7 @@ impl Reader<'_> {
             b':' => {
                 self.rest = &self.rest[1..];
                 let text = self.while_is(|byte| byte != b':');
-                let bytes = BASE64.decode(text).ok()?;
+                let bytes = base64::padded(text)?;
                 self.take(b':').then_some(Bare::Bytes(bytes))
             }
             b'?' => {

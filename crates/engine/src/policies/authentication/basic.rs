@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use data_encoding::{BASE64, BASE64_NOPAD};
+use data_encoding::BASE64;
 use transept_model::object;
 use transept_model::schema::{Labels, Rule, Text};
 use transept_wire::head::{FieldId, Request};
@@ -21,6 +21,7 @@ use super::flights::{Flight, Flights};
 use super::gate::Gate;
 use super::scheme::{Fault, Proof, Scheme};
 use super::secret::SecretEntry;
+use crate::base64;
 use crate::callout::{Callout, CalloutResult, Computation, Wait};
 use crate::exchange::{Exchange, draw};
 use crate::password::PasswordHash;
@@ -258,12 +259,7 @@ fn decode(token: &[u8]) -> Option<(String, Vec<u8>)> {
     if token.len() > LONGEST {
         return None;
     }
-    // Padding stands at the end or nowhere: the decoder for padded text would take several texts in a row, too.
-    let bare = token.len() - token.iter().rev().take_while(|byte| **byte == b'=').count();
-    if bare < token.len() && (!token.len().is_multiple_of(4) || token.len() - bare > 2) {
-        return None;
-    }
-    let plain = BASE64_NOPAD.decode(token.get(..bare)?).ok()?;
+    let plain = base64::decoded(token)?;
     let colon = plain.iter().position(|byte| *byte == b':')?;
     let name = std::str::from_utf8(plain.get(..colon)?).ok()?.to_owned();
     Some((name, plain.get(colon + 1..)?.to_vec()))

@@ -55,6 +55,18 @@ impl Owned {
         self.principal.id == principal.id
     }
 
+    /// Who a principal is today that has shown a key of this name before; `found` is what stands under the name now.
+    ///
+    /// # Errors
+    /// Why it is none any more.
+    pub(super) fn stands(found: Option<&Owned>, principal: &Principal) -> Result<Arc<Principal>, Box<str>> {
+        let owned = found.filter(|owned| owned.is_of(principal)).ok_or("the key is not known any more")?;
+        if !owned.is_stored_as_of(principal) {
+            return Err("the key is another one by now".into());
+        }
+        owned.principal().cloned().map_err(|why| format!("the key {why}").into())
+    }
+
     /// Whether it is stored as it was then.
     pub(super) fn is_stored_as_of(&self, principal: &Principal) -> bool {
         self.principal.stored == principal.stored

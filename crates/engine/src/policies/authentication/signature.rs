@@ -228,12 +228,7 @@ impl Scheme for SignatureScheme {
 
     fn stands(&self, principal: &Arc<Principal>, _: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
         let name = principal.credential.as_deref().unwrap_or_default();
-        let owned = self.keys.get(name).map(|known| &known.owned).filter(|owned| owned.is_of(principal));
-        let owned = owned.ok_or("the key is not known any more")?;
-        if !owned.is_stored_as_of(principal) {
-            return Err("the key is another one by now".into());
-        }
-        owned.principal().cloned().map_err(|why| format!("the key {why}").into())
+        Owned::stands(self.keys.get(name).map(|known| &known.owned), principal)
     }
 }
 

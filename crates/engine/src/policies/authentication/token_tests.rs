@@ -39,7 +39,8 @@ const SECRETS: &str = "\
 ---
 ";
 
-fn compile(spec: &str, extra: &str, keep: &Keep) -> (Option<AuthenticationPolicy>, Vec<Invalid>) {
+/// A policy among Secrets and these objects, as though its configuration were in force.
+pub(super) fn compile(spec: &str, extra: &str, keep: &Keep) -> (Option<AuthenticationPolicy>, Vec<Invalid>) {
     let text = format!("{SECRETS}{extra}");
     let Loaded { world, invalid, .. } = load(&[SourceText::new("world.yaml", &*text)], MODEL_KINDS);
     assert!(invalid.is_empty(), "{invalid:?}");

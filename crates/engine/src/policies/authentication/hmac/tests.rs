@@ -254,6 +254,24 @@ fn a_signature_is_good_once_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_signature_that_is_spelled_in_another_way_is_none() {
+    let scheme = scheme(", once: true");
+    let request = signed(COVERED);
+    assert!(proof(&scheme, &mut request.clone(), CONTENT).is_ok());
+    let said = String::from_utf8_lossy(request.fields.first(FieldId::AUTHORIZATION).expect("a field")).into_owned();
+    let (before, rest) = said.split_once("signature=\"").expect("a signature");
+    let text = rest.trim_end_matches('"');
+    let bytes = BASE64.decode(text.as_bytes()).expect("base64");
+    // The same bytes as two texts in a row, which one decoder takes for one.
+    let other = format!("{}{}", BASE64.encode(&bytes[..1]), BASE64.encode(&bytes[1..]));
+    assert_eq!(BASE64.decode(other.as_bytes()).as_deref(), Ok(&*bytes));
+    let mut again = request.clone();
+    let value = format!("{before}signature=\"{other}\"");
+    again.fields.set(&FieldName::known(FieldId::AUTHORIZATION), value.as_bytes()).expect("a value");
+    assert_eq!(refusal(&scheme, again), "the signature is not base64");
+}
+
+#[test]
 fn content_need_not_be_signed_where_that_is_said() {
     let scheme = scheme(", unsignedContent: true");
     assert!(proof(&scheme, &mut signed("date host @request-target"), b"anything").is_ok());

@@ -1,20 +1,19 @@
-//! A whole login, with the provider and the browser played, and what goes wrong on the way.
+//! A whole login, with the provider and the browser played, and what goes wrong on the way. Sessions that are there already have a room of
+//! their own (`sessions`).
+
+mod sessions;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use transept_model::place::{Invalid, ObjectName, SourceText};
-use transept_model::schema::{Decoder, Schema};
-use transept_model::value::{Budget, read};
-use transept_model::{Loaded, load};
+use transept_model::place::Invalid;
 use transept_wire::head::{FieldId, Request, Response};
 
+use super::super::super::Policy;
 use super::super::super::tests::refusals;
-use super::super::super::{CompileCx, MODEL_KINDS, Needs, Policy};
-use super::super::{AuthenticationPolicy, AuthenticationPolicySpec};
+use super::super::{AuthenticationPolicy, token_tests};
 use crate::callout::{Answer, Callout, CalloutResult};
 use crate::document::Step;
 use crate::exchange::{Connection, Exchange, Notes, Now};
@@ -23,7 +22,6 @@ use crate::jose::tests::Issuer;
 use crate::keep::Keep;
 use crate::login::challenge;
 use crate::reason::Reason;
-use crate::snapshot::{Backend, Endpoint, EndpointSet};
 use crate::verdict::{Reply, Verdict};
 
 const NOW: u64 = 1_800_000_000;
@@ -37,24 +35,7 @@ fn spec(more: &str) -> String {
 }
 
 fn compile(spec: &str, keep: &Keep) -> (Option<AuthenticationPolicy>, Vec<Invalid>) {
-    let Loaded { world, invalid, .. } = load(&[SourceText::new("world.yaml", SECRETS)], MODEL_KINDS);
-    assert!(invalid.is_empty(), "{invalid:?}");
-    let mut cx = Decoder::new("test.yaml".into());
-    let (values, problems) = read(&SourceText::new("test.yaml", spec), &Budget::default());
-    assert!(problems.is_empty(), "{problems:?}");
-    let name = ObjectName { kind: "AuthenticationPolicy".into(), namespace: "default".into(), name: "test".into() };
-    let mut needs = Needs::default();
-    let policy = AuthenticationPolicySpec::decode(&values[0], &mut cx).and_then(|spec| {
-        AuthenticationPolicy::compile(&spec, &mut CompileCx::new(&mut cx, &world, &name, keep, &mut needs))
-    });
-    for (document, source) in &needs.documents {
-        document.go_live(source.clone());
-    }
-    for one in &needs.wanted {
-        let endpoints = EndpointSet::new(vec![Endpoint::at(SocketAddr::from(([127, 0, 0, 1], 9)))]);
-        let _ = one.callee.set(Ok(Arc::new(Backend::for_tests(endpoints, None))));
-    }
-    (policy, cx.into_problems())
+    token_tests::compile(spec, SECRETS, keep)
 }
 
 /// A site whose browsers log in, and its provider.
@@ -459,142 +440,6 @@ fn an_id_token_with_another_key_or_kind_is_none() {
 }
 
 #[test]
-fn a_session_is_renewed_once_for_all_who_show_it_and_the_browser_gets_the_newer_one() {
-    let mut site = Site::new("");
-    let mut browser = Browser::default();
-    site.log_in(&mut browser, json!({"refresh_token": "refresh-1-planted"}));
-    site.now += 269;
-    assert!(site.open(&mut browser, "/").set.is_empty(), "the tokens are good for a while");
-    assert_eq!(site.asked.len(), 1);
-
-    site.now += 2;
-    let before = browser.clone();
-    let newer = site.id_token(json!({}));
-    site.tokens = Some((
-        200,
-        json!({"access_token": "newer", "expires_in": 300, "refresh_token": "refresh-2-planted", "id_token": newer}),
-    ));
-    let came = site.open(&mut browser, "/");
-    assert!(came.verdict.goes_on(), "{:?}", came.notes.told);
-    assert_eq!(site.asked.len(), 2);
-    assert_eq!(parameter(&site.asked[1], "refresh_token"), "refresh-1-planted");
-    assert_eq!(came.set.len(), 1);
-    assert_ne!(browser.cookies, before.cookies);
-    // Others that the browser had sent before, and the next ones.
-    for browser in [&mut before.clone(), &mut browser] {
-        let came = site.open(browser, "/");
-        assert!(came.verdict.goes_on(), "{:?}", came.notes.told);
-    }
-    assert_eq!(site.asked.len(), 2, "the refresh token is used once");
-
-    // A session ends after its own time, whatever the provider would say.
-    site.now = NOW + 12 * 3600;
-    assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::LoginRequired);
-    assert_eq!(site.asked.len(), 2);
-}
-
-#[test]
-fn a_session_outlives_a_provider_that_is_away_as_long_as_its_tokens() {
-    let mut site = Site::new("");
-    let mut browser = Browser::default();
-    site.log_in(&mut browser, json!({"refresh_token": "r"}));
-    site.now += 280;
-    site.tokens = None;
-    for _ in 0..3 {
-        assert!(site.open(&mut browser, "/").verdict.goes_on());
-    }
-    assert_eq!(site.asked.len(), 2, "it is left alone for some seconds");
-    site.now += 20;
-    let came = site.open(&mut browser, "/");
-    assert_eq!(came.reply().reason, Reason::AuthenticationUnavailable, "{}", came.cause());
-    assert_eq!(site.asked.len(), 3);
-    // It says no: the session is over, and the browser logs in again.
-    site.now += 16;
-    site.tokens = Some((400, json!({"error": "invalid_grant"})));
-    assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::LoginRequired);
-    assert_eq!(site.ask(&mut browser, "GET", "/", &[]).reply().reason, Reason::CredentialsMissing);
-    assert_eq!(site.asked.len(), 4);
-}
-
-#[test]
-fn newer_tokens_about_somebody_else_end_the_session() {
-    let mut site = Site::new("");
-    let mut browser = Browser::default();
-    site.log_in(&mut browser, json!({"refresh_token": "r"}));
-    site.now += 290;
-    let other = site.id_token(json!({"sub": "bob"}));
-    site.tokens = Some((200, json!({"access_token": "a", "id_token": other})));
-    let came = site.open(&mut browser, "/");
-    assert_eq!(came.reply().reason, Reason::LoginRequired);
-    assert!(format!("{:?}", came.notes.told).contains("about somebody else"), "{:?}", came.notes.told);
-}
-
-#[test]
-fn who_logs_out_is_out_here_and_at_the_provider_also_with_a_copy_of_the_cookie() {
-    let mut site = Site::new(", afterLogout: /bye");
-    let mut browser = Browser::default();
-    site.log_in(&mut browser, json!({"refresh_token": "r"}));
-    let copy = browser.clone();
-    let came = site.ask(&mut browser.clone(), "GET", "/oauth2/logout", &[("sec-fetch-site", "cross-site")]);
-    assert_eq!(came.reply().status, 403);
-    let came = site.open(&mut browser, "/oauth2/logout");
-    assert_eq!(came.reply().reason, Reason::LoggedOut);
-    let to = came.location();
-    assert!(to.starts_with("https://login.test/end?id_token_hint=ey"), "{to}");
-    assert_eq!(parameter(&to, "post_logout_redirect_uri"), "https://shop.test/bye");
-    assert!(browser.cookies.is_empty());
-    let came = site.open(&mut copy.clone(), "/");
-    assert_eq!(came.reply().reason, Reason::LoginRequired);
-    // Without a session there is nothing to end.
-    assert_eq!(site.open(&mut Browser::default(), "/oauth2/logout").location(), "/bye");
-}
-
-#[test]
-fn an_open_connection_ends_with_the_session() {
-    let mut site = Site::new("");
-    let mut browser = Browser::default();
-    site.log_in(&mut browser, json!({}));
-    let mut came = site.open(&mut browser, "/");
-    assert!(site.with(&mut came.request, &mut came.notes, |policy, x| policy.on_recheck(x)).goes_on());
-    site.open(&mut browser, "/oauth2/logout");
-    let verdict = site.with(&mut came.request, &mut came.notes, |policy, x| policy.on_recheck(x));
-    let Verdict::Respond(reply) = verdict else { panic!("{verdict:?}") };
-    assert!(reply.cause.as_deref().is_some_and(|cause| cause.contains("given up")), "{:?}", reply.cause);
-}
-
-#[test]
-fn a_cookie_that_is_no_good_is_none_and_blames_nobody() {
-    let mut site = Site::with_spec(&format!("{}failures: {{requests: 1}}\n", spec("")));
-    for junk in ["", "AAAA", "%%%", &"A".repeat(3000)] {
-        let mut browser = Browser { cookies: [("__Host-session".to_owned(), junk.to_owned())].into() };
-        for _ in 0..3 {
-            assert_eq!(site.open(&mut browser.clone(), "/").reply().reason, Reason::LoginRequired, "{junk}");
-        }
-        browser.cookies.insert("__Host-session.1".into(), "B".into());
-        assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::LoginRequired);
-    }
-}
-
-#[test]
-fn a_restart_and_a_newer_secret_keep_everybody_logged_in() {
-    let mut site = Site::new("");
-    let mut browser = Browser::default();
-    site.log_in(&mut browser, json!({}));
-    for (secret, is_known) in [
-        ("session: {secret: {name: login, key: old}, previousSecret: {name: login, key: seal}}", true),
-        ("session: {secret: {name: login, key: seal}}", true),
-        ("session: {secret: {name: login, key: old}}", false),
-    ] {
-        let spec = spec("").replace("session: {secret: {name: login, key: seal}}", secret);
-        let mut other = Site::with_spec(&spec);
-        assert_eq!(other.open(&mut browser.clone(), "/").verdict.goes_on(), is_known, "{secret}");
-    }
-    // Another client of the provider, or another cookie, is another site.
-    let mut other = Site::with_spec(&spec("").replace("clientId: shop", "clientId: bank"));
-    assert!(!other.open(&mut browser.clone(), "/").verdict.goes_on());
-}
-
-#[test]
 fn the_backend_gets_the_access_token_when_the_policy_says_so() {
     let mut site = Site::new(", forwardAccessToken: true");
     let mut browser = Browser::default();
@@ -604,17 +449,6 @@ fn the_backend_gets_the_access_token_when_the_policy_says_so() {
     assert_eq!(came.request.fields.first(FieldId::AUTHORIZATION), Some(&b"Bearer access-planted"[..]));
     let (policy, _) = compile(&spec(", forwardAccessToken: true"), &site.keep);
     assert!(!format!("{policy:?}{:?}", came.notes.principal).contains("planted"));
-}
-
-#[test]
-fn large_tokens_are_spread_over_cookies_and_too_large_ones_are_told() {
-    let mut site = Site::new(", forwardAccessToken: true");
-    let mut browser = Browser::default();
-    site.log_in(&mut browser, json!({"access_token": "a".repeat(6000)}));
-    assert_eq!(browser.cookies.len(), 3, "{:?}", browser.cookies.keys());
-    assert!(site.open(&mut browser, "/").verdict.goes_on());
-    let came = site.log_in(&mut Browser::default(), json!({"access_token": "a".repeat(20_000)}));
-    assert!(came.cause().contains("does not fit into cookies"), "{}", came.cause());
 }
 
 #[test]
@@ -646,31 +480,6 @@ fn guessing_codes_is_a_failure_of_the_client() {
     let reasons: Vec<Reason> = (0..4).map(|_| site.come_back(&mut browser.clone(), &to).reply().reason).collect();
     assert_eq!(reasons[..2], [Reason::LoginFailed, Reason::LoginFailed]);
     assert_eq!(reasons[3], Reason::AuthenticationLimited, "{reasons:?}");
-}
-
-#[test]
-fn policies_share_sessions_and_each_asks_for_its_own_claims() {
-    let mut site = Site::new("");
-    let mut browser = Browser::default();
-    site.log_in(&mut browser, json!({}));
-    site.reload(&spec(", requiredClaims: [{name: groups, values: [admin]}]"));
-    assert_eq!(site.open(&mut browser.clone(), "/").reply().reason, Reason::LoginRequired, "she is no admin");
-    site.reload(&spec(", requiredClaims: [{name: sub, values: [ann]}]"));
-    assert!(site.open(&mut browser.clone(), "/").verdict.goes_on());
-    // Who has logged out is out of all of them.
-    site.open(&mut browser.clone(), "/oauth2/logout");
-    site.reload(&spec(""));
-    assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::LoginRequired);
-}
-
-#[test]
-fn a_secret_that_is_replaced_ends_what_it_has_sealed_also_what_is_remembered() {
-    let mut site = Site::new("");
-    let mut browser = Browser::default();
-    site.log_in(&mut browser, json!({}));
-    assert!(site.open(&mut browser, "/").verdict.goes_on());
-    site.reload(&spec("").replace("key: seal", "key: old"));
-    assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::LoginRequired);
 }
 
 #[test]
@@ -711,113 +520,6 @@ fn a_code_is_shown_to_the_provider_once_however_often_the_browser_comes_back() {
         assert_eq!(site.come_back(&mut browser.clone(), &to).location(), "/cart");
     }
     assert_eq!(site.asked.len(), 1);
-}
-
-#[test]
-fn what_the_provider_has_given_is_not_lost_with_the_request_that_asked() {
-    let mut site = Site::new("");
-    let mut browser = Browser::default();
-    site.log_in(&mut browser, json!({"refresh_token": "r1"}));
-    site.now += 290;
-    let newer = site.id_token(json!({}));
-    site.tokens =
-        Some((200, json!({"access_token": "a", "expires_in": 300, "refresh_token": "r2", "id_token": newer})));
-    // It is given up while the provider answers.
-    let cookie = format!("__Host-session={}", browser.cookies["__Host-session"]);
-    let mut request = Request::build("GET", "https", "shop.test", "/").expect("a request");
-    request.fields.push_bytes(b"cookie", cookie.as_bytes()).expect("a field");
-    let mut notes = Notes::new();
-    let verdict = site.with(&mut request, &mut notes, |policy, x| policy.on_request(x));
-    let Verdict::Call(callout) = verdict else { panic!("{verdict:?}") };
-    assert!(matches!(&*callout, Callout::Detached(..)), "{callout:?}");
-    site.perform(*callout);
-    drop((request, notes));
-    let came = site.open(&mut browser, "/");
-    assert!(came.verdict.goes_on(), "{:?}", came.notes.told);
-    assert_eq!(
-        (site.asked.len(), came.set.len()),
-        (2, 1),
-        "the refresh token is spent once, and the browser has the next"
-    );
-}
-
-#[test]
-fn an_old_cookie_leads_to_the_newest_session_through_all_between() {
-    let mut site = Site::new("");
-    let mut browser = Browser::default();
-    site.log_in(&mut browser, json!({"refresh_token": "r0", "expires_in": 60}));
-    let first = browser.clone();
-    for number in 1..4 {
-        site.now += 50;
-        let newer = site.id_token(json!({}));
-        site.tokens = Some((
-            200,
-            json!({"access_token": "a", "expires_in": 60, "refresh_token": format!("r{number}"), "id_token": newer}),
-        ));
-        assert!(site.open(&mut browser, "/").verdict.goes_on());
-        assert_eq!(parameter(&site.asked[number], "refresh_token"), format!("r{}", number - 1));
-    }
-    let mut late = first.clone();
-    assert!(site.open(&mut late, "/").verdict.goes_on());
-    assert_eq!((site.asked.len(), &late.cookies), (4, &browser.cookies), "it is given the newest");
-}
-
-#[test]
-fn a_provider_that_keeps_its_refresh_token_is_asked_by_it_again() {
-    let mut site = Site::new("");
-    let mut browser = Browser::default();
-    site.log_in(&mut browser, json!({"refresh_token": "r"}));
-    for number in 1..3 {
-        site.now += 290;
-        let newer = site.id_token(json!({}));
-        site.tokens = Some((200, json!({"access_token": "a", "expires_in": 300, "id_token": newer})));
-        assert!(site.open(&mut browser, "/").verdict.goes_on());
-        assert_eq!(site.asked.len(), number + 1);
-    }
-}
-
-#[test]
-fn a_provider_that_is_busy_ends_no_session() {
-    for (status, said) in [
-        (429, json!({"error": "too_many_requests"})),
-        (400, json!({"error": "temporarily_unavailable"})),
-        (503, json!({})),
-        (401, json!({"error": "invalid_client"})),
-    ] {
-        let mut site = Site::new("");
-        let mut browser = Browser::default();
-        site.log_in(&mut browser, json!({"refresh_token": "r"}));
-        site.now += 290;
-        site.tokens = Some((status, said));
-        assert!(site.open(&mut browser, "/").verdict.goes_on(), "{status}");
-        site.now += 20;
-        assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::AuthenticationUnavailable, "{status}");
-        // It does not come back: people log in again instead of looking at 503 for hours.
-        site.now += 60;
-        assert_eq!(site.open(&mut browser, "/").reply().reason, Reason::LoginRequired, "{status}");
-    }
-}
-
-#[test]
-fn clocks_that_are_wrong_end_no_session() {
-    let mut site = Site::new("");
-    let mut browser = Browser::default();
-    site.log_in(&mut browser, json!({"refresh_token": "r"}));
-    site.now += 290;
-    let ahead = site.id_token(json!({"iat": site.now + 3600, "exp": site.now + 3900}));
-    site.tokens =
-        Some((200, json!({"access_token": "a", "expires_in": 300, "refresh_token": "r2", "id_token": ahead})));
-    assert!(site.open(&mut browser, "/").verdict.goes_on());
-}
-
-#[test]
-fn tokens_that_have_ended_already_make_no_session() {
-    let mut site = Site::new("");
-    let came = site.log_in(&mut Browser::default(), json!({"expires_in": 0}));
-    assert_eq!(came.cause(), "the tokens of the provider have ended already");
-    // Nor is anything added up that does not fit.
-    let came = site.log_in(&mut Browser::default(), json!({"expires_in": u64::MAX}));
-    assert_eq!(came.reply().reason, Reason::LoggedIn);
 }
 
 #[test]
@@ -888,27 +590,6 @@ fn what_a_client_writes_is_never_taken_for_the_token_of_the_provider() {
     let came = site.ask(&mut browser, "GET", "/", &own);
     let values: Vec<&[u8]> = came.request.fields.all(FieldId::AUTHORIZATION).collect();
     assert_eq!(values, [&b"Bearer access-planted"[..]]);
-}
-
-#[test]
-fn a_logout_takes_the_tokens_back_and_needs_the_will_of_a_person() {
-    let mut site = Site::new("");
-    let mut browser = Browser::default();
-    site.log_in(&mut browser, json!({"refresh_token": "r"}));
-    let same = ("sec-fetch-site", "same-origin");
-    for (method, fields) in [
-        ("GET", &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")][..]),
-        ("GET", &[("sec-fetch-site", "same-site"), ("sec-fetch-mode", "navigate")]),
-        ("GET", &[same, ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")]),
-        ("GET", &[same, ("sec-fetch-mode", "navigate"), ("sec-purpose", "prefetch")]),
-        ("POST", &[("sec-fetch-site", "cross-site")]),
-    ] {
-        let came = site.ask(&mut browser.clone(), method, "/oauth2/logout", fields);
-        assert_eq!(came.reply().status, 403, "{fields:?}");
-    }
-    let came = site.ask(&mut browser, "POST", "/oauth2/logout", &[same, ("sec-fetch-mode", "cors")]);
-    assert_eq!(came.reply().reason, Reason::LoggedOut);
-    assert_eq!(parameter(&site.revoked[0], "token"), "r");
 }
 
 #[test]
