@@ -4,8 +4,8 @@
 //! one must hold, each a mapping of schemes that must all hold. What was left out is strict: one of the schemes must. For each request:
 //!
 //! 1. Fields in which we tell the backend who calls are removed: nobody else may fill them in.
-//! 2. A client that has failed too often waits (`failures`), whatever it shows.
-//! 3. The alternatives of `require` are tried in order; each scheme looks at its credentials once. The first that holds decides.
+//! 2. A client that has failed too often waits (`failures`), whatever it shows but a session that is known to be good.
+//! 3. A page that belongs to a scheme is answered by it. Else the alternatives of `require` are tried in order; each scheme looks at its credentials once. The first that holds decides.
 //! 4. Credentials that are no good refuse the request, also where it would have been let in without any (`{}`).
 //! 5. The principal is noted for later policies and the log, credentials are removed, and the backend is told.
 //!

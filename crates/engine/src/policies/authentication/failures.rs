@@ -22,7 +22,8 @@ use crate::exchange::draw;
 
 object! {
     /// How many requests of one client (an IPv4 address, or an IPv6 network of 64 bits) may fail to say who it is, before it has to
-    /// wait. It is answered with 429 then, whatever it shows. Failures are missing credentials, too, where they are required.
+    /// wait. It is answered with 429 then, whatever it shows, unless that is a good session of a browser and nothing else. Failures are missing credentials,
+    /// too, where they are required and browsers cannot log in: a page of somebody else can make a browser come without its session.
     pub struct FailureLimit {
         /// How many, in a row or over the time in `per`.
         requests: u32 = 60 => Rule::Range(1, 1_000_000);
