@@ -57,8 +57,9 @@ pub(crate) async fn forward_held(
         return Ok(Exchanged::again(after));
     }
     let keep_alive = rest.keeps_alive() && taken;
+    let in_clear_to = inlet.in_clear_to(crossing.backend);
     let mut source = inlet.into_source(rest, &limits, watch);
-    let entrance = journey.arrival.entrance(journey.worker, journey.marks.generation);
+    let entrance = Entrance { in_clear_to, ..journey.arrival.entrance(journey.worker, journey.marks.generation) };
     let delivery = Delivery { listener: crossing.listener, entrance };
     let Departure { mut sink, let_in, bytes_out } =
         relay::begin(delivery, journey.marks, journey.trip, journey.replier, stated)?;
@@ -83,8 +84,9 @@ pub(crate) async fn forward_streaming(
     let most = crossing.listener.settings.limits.body_bytes;
     let mut sent = 0;
     let answered = Cell::new(false);
-    let entrance =
-        Entrance { worker, connection: arrival.connection, bound: arrival.bound, generation: marks.generation };
+    let in_clear_to = inlet.in_clear_to(crossing.backend);
+    let (connection, bound, generation) = (arrival.connection, arrival.bound, marks.generation);
+    let entrance = Entrance { worker, connection, bound, generation, in_clear_to };
     let delivery = Delivery { listener: crossing.listener, entrance };
     let snapshot = worker.snapshot();
     let outcome = {

@@ -19,6 +19,7 @@ use crate::edge::Replier;
 use crate::failure::{Failure, Repeat, Side};
 use crate::normalize::codec_limits;
 use crate::path::{Journey, timed_out};
+use crate::recheck::Entrance;
 use crate::relay::{self, Delivery, Departure, await_final};
 use crate::upstream::{Inlet, Upstream};
 
@@ -84,10 +85,9 @@ async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '
         return Err(refused("a tunnel needs a connection of its own"));
     };
     let (let_in, _) = journey.trip.let_in();
-    let standing = journey.arrival.entrance(journey.worker, journey.marks.generation).stand(let_in);
-    if let (None, Some(backend)) = (io.carrier(), journey.marks.backend) {
-        standing.note_without_tunnel(&journey.worker.snapshot(), backend);
-    }
+    let in_clear_to = journey.marks.backend.filter(|_| !io.is_tunnel()).map(|backend| &**backend);
+    let entrance = Entrance { in_clear_to, ..journey.arrival.entrance(journey.worker, journey.marks.generation) };
+    let standing = entrance.stand(let_in);
     let Journey { arrival, trip, replier, .. } = journey;
     let watch = arrival.watch;
     let limits = transept_wire::h1::Limits::default();
