@@ -8,6 +8,11 @@ use crate::rule::{Rule, WeightedBackend};
 use crate::snapshot::Listener;
 use transept_wire::head::Response;
 
+/// Whether what [`relay`] does depends on the time.
+pub fn asks_time(listener: &Listener, rule: Option<&Rule>) -> bool {
+    !rule.map_or(&listener.chain, |rule| &rule.chain).is_empty()
+}
+
 /// Applies what the configuration says about responses. `rule` and `backend` are what the request got as far as.
 pub fn relay(
     listener: &Listener,

@@ -3,6 +3,7 @@
 //! Called by `path.rs` when the road ended early, and by the HTTP/1.1 edge for requests that could not be read. What a
 //! reply looks like is [`transept_engine::reply`]; it passes the response side of the configuration like any other.
 
+use std::cell::Cell;
 use std::time::{Duration, UNIX_EPOCH};
 
 use transept_engine::reason::Reason;
@@ -32,9 +33,9 @@ pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
     let mut body = Vec::new();
     write_head(reply, journey.trip, &mut body);
     journey.trip.notes.replied = Some(reply.reason);
-    journey.trip.answered = Some(journey.worker.clock.now());
     if let Some(listener) = journey.marks.listener {
-        finish_head(listener, journey.arrival.connection, journey.marks, journey.trip);
+        let entrance = journey.arrival.entrance(journey.worker, journey.marks.generation);
+        finish_head(listener, entrance, journey.marks, journey.trip);
     }
     journey.trip.facts.status = journey.trip.response.status;
     if !take_what_is_here(&mut journey.arrival.body) || journey.trip.request.method == Method::Connect {
@@ -84,7 +85,7 @@ async fn send(body: &[u8], journey: &mut Journey<'_, '_, '_>) -> Result<(), Fail
     let status = journey.trip.response.status;
     let framing = if matches!(status, 204 | 304) { Body::None } else { Body::Length(body.len() as u64) };
     let mut sink = journey.replier.begin(&journey.trip.response, framing)?;
-    carry(&mut Source::Held(body), &mut sink, &mut journey.trip.facts.bytes_out).await
+    carry(&mut Source::Held(body), &mut sink, Cell::from_mut(&mut journey.trip.facts.bytes_out)).await
 }
 
 /// Drops the part of a request body that has arrived; false when more is to come.

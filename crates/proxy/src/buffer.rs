@@ -29,7 +29,15 @@ fn take(size: usize) -> Vec<u8> {
     free.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; size])
 }
 
+#[inline]
 fn give_back(buffer: Vec<u8>) {
+    // Most of what is given back is the place of a buffer that has gone already.
+    if buffer.capacity() > 0 {
+        keep(buffer);
+    }
+}
+
+fn keep(buffer: Vec<u8>) {
     let (free, kept) = match buffer.len() {
         SIZE => (&FREE, KEPT),
         LARGE => (&FREE_LARGE, KEPT_LARGE),

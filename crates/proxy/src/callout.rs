@@ -4,6 +4,7 @@
 //! where the policy finds it when the request is screened again. What a policy makes of a failure is its business: nothing here answers a
 //! client, unless the client itself is to blame or gone.
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -222,7 +223,7 @@ async fn exchange(
     let mut answer = Answer::default();
     let reusable = {
         let (mut sink, mut inlet) = upstream.begin(&call.request, &framing, Connection::KeepAlive, &watch)?;
-        carry(&mut Source::Held(&call.body), &mut sink, &mut 0).await?;
+        carry(&mut Source::Held(&call.body), &mut sink, &Cell::new(0)).await?;
         let rest = loop {
             match inlet.receive(&call.request.method, &codec, &watch, &mut response).await? {
                 Received::Interim => {}

@@ -16,7 +16,7 @@ use crate::judge::judge_status;
 use crate::normalize::codec_limits;
 use crate::path::Journey;
 use crate::recheck::Entrance;
-use crate::relay::{self, Delivery, Gate};
+use crate::relay::{self, Delivery, Departure, Gate};
 use crate::upstream::Upstream;
 
 /// Sends a request whose body is here, waits for the response head, and delivers it unless it is to be tried again.
@@ -34,7 +34,7 @@ pub(crate) async fn forward_held(
     let mut source = if bytes.is_empty() { Source::Empty } else { Source::Held(bytes) };
     let (stated, rest, taken) = {
         let heading = pin!(async {
-            let sent = carry(&mut source, &mut sink, &mut 0).await;
+            let sent = carry(&mut source, &mut sink, &Cell::new(0)).await;
             if let Err(failure) = &sent
                 && failure.side == Side::Downstream
             {
@@ -53,15 +53,20 @@ pub(crate) async fn forward_held(
         within_try(crossing, heading).await?
     };
     crossing.heard(&journey.trip.response);
-    journey.trip.answered = Some(journey.worker.clock.now());
     if let Some(after) = judge_status(crossing, tries, journey) {
         return Ok(Exchanged::again(after));
     }
     let keep_alive = rest.keeps_alive() && taken;
+    let in_clear_to = inlet.in_clear_to(crossing.backend);
     let mut source = inlet.into_source(rest, &limits, watch);
-    let entrance = journey.arrival.entrance(journey.worker, journey.marks.generation);
-    let delivery = Delivery { listener: crossing.listener, entrance, watch };
-    relay::relay(delivery, journey.marks, journey.trip, journey.replier, &mut source, stated).await?;
+    let entrance = Entrance { in_clear_to, ..journey.arrival.entrance(journey.worker, journey.marks.generation) };
+    let delivery = Delivery { listener: crossing.listener, entrance };
+    let Departure { mut sink, let_in, bytes_out } =
+        relay::begin(delivery, journey.marks, journey.trip, journey.replier, stated)?;
+    {
+        let carrying = pin!(carry(&mut source, &mut sink, bytes_out));
+        entrance.while_it_stands(watch, let_in, carrying).await?;
+    }
     Ok(Exchanged::delivered(keep_alive && source.is_done()))
 }
 
@@ -79,9 +84,10 @@ pub(crate) async fn forward_streaming(
     let most = crossing.listener.settings.limits.body_bytes;
     let mut sent = 0;
     let answered = Cell::new(false);
-    let entrance =
-        Entrance { worker, connection: arrival.connection, bound: arrival.bound, generation: marks.generation };
-    let delivery = Delivery { listener: crossing.listener, entrance, watch };
+    let in_clear_to = inlet.in_clear_to(crossing.backend);
+    let (connection, bound, generation) = (arrival.connection, arrival.bound, marks.generation);
+    let entrance = Entrance { worker, connection, bound, generation, in_clear_to };
+    let delivery = Delivery { listener: crossing.listener, entrance };
     let snapshot = worker.snapshot();
     let outcome = {
         let upload = pin!(async {
@@ -99,7 +105,6 @@ pub(crate) async fn forward_streaming(
                 within_try(crossing, heading).await?
             };
             crossing.heard(&trip.response);
-            trip.answered = Some(worker.clock.now());
             answered.set(true);
             watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
             let keep_alive = rest.keeps_alive();
@@ -108,7 +113,11 @@ pub(crate) async fn forward_streaming(
                 replier.forbid_keep_alive();
             }
             let mut source = inlet.into_source(rest, &limits, watch);
-            relay::relay(delivery, marks, trip, replier, &mut source, stated).await?;
+            let Departure { mut sink, let_in, bytes_out } = relay::begin(delivery, marks, trip, replier, stated)?;
+            {
+                let carrying = pin!(carry(&mut source, &mut sink, bytes_out));
+                entrance.while_it_stands(watch, let_in, carrying).await?;
+            }
             Ok(keep_alive && source.is_done())
         });
         both(upload, download).await

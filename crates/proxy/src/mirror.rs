@@ -3,6 +3,7 @@
 //! Called by `path.rs` after the filters. A copy goes its own way on the same worker: the answer to the client never
 //! waits for it, and its own answer is read and dropped. A body that streams is not mirrored beyond what can be held.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -155,7 +156,7 @@ async fn exchange(worker: &Rc<Worker>, copy: &Copy) -> Result<(), Failure> {
     let mut response = Response::new(200);
     let reusable = {
         let (mut sink, mut inlet) = upstream.begin(&copy.request, &framing, Connection::KeepAlive, &watch)?;
-        carry(&mut Source::Held(&copy.body), &mut sink, &mut 0).await?;
+        carry(&mut Source::Held(&copy.body), &mut sink, &Cell::new(0)).await?;
         let rest = loop {
             match inlet.receive(&copy.request.method, &copy.limits, &watch, &mut response).await? {
                 Received::Interim => {}
@@ -164,7 +165,7 @@ async fn exchange(worker: &Rc<Worker>, copy: &Copy) -> Result<(), Failure> {
         };
         let keep_alive = rest.keeps_alive();
         let mut source = inlet.into_source(rest, &copy.limits, &watch);
-        carry(&mut source, &mut crate::body::Sink::Nowhere, &mut 0).await?;
+        carry(&mut source, &mut crate::body::Sink::Nowhere, &Cell::new(0)).await?;
         keep_alive && source.is_done()
     };
     if reusable {

@@ -17,7 +17,7 @@ use transept_engine::reason::Reason;
 use transept_engine::route::{Routed, route};
 use transept_engine::rule::{Rule, WeightedBackend};
 use transept_engine::screen::screen;
-use transept_engine::snapshot::{Backend, Bind, Listener, ServerTls};
+use transept_engine::snapshot::{Backend, Bind, Listener, ServerTls, Snapshot};
 use transept_engine::verdict::{Reply, Verdict};
 use transept_wire::h1::Body;
 use transept_wire::head::Request;
@@ -53,7 +53,7 @@ pub(crate) struct Arrival<'c> {
 impl<'c> Arrival<'c> {
     /// Where it came in.
     pub(crate) fn entrance<'e>(&'e self, worker: &'e Worker, generation: u64) -> Entrance<'e> {
-        Entrance { worker, connection: self.connection, bound: self.bound, generation }
+        Entrance { worker, connection: self.connection, bound: self.bound, generation, in_clear_to: None }
     }
 }
 
@@ -125,7 +125,7 @@ pub(crate) async fn travel<'c>(
     let mut journey = Journey { worker, arrival: &mut arrival, trip, marks: &mut marks, replier };
     let outcome = match snapshot.bind(&journey.arrival.bound) {
         Some(_) if let Err(reason) = prepared => Err(reason.into()),
-        Some(bind) => road(bind, &mut journey).await,
+        Some(bind) => road(&snapshot, bind, &mut journey).await,
         // A reload took the address away while the connection was open.
         None => Err(Reason::ListenerNotFound.into()),
     };
@@ -165,7 +165,7 @@ async fn drop_rest(arrival: &mut Arrival<'_>, replier: &mut Replier<'_>) {
 }
 
 /// The verbs from *normalize* on.
-async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(), Stop> {
+async fn road<'s>(snapshot: &'s Snapshot, bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(), Stop> {
     let connection = journey.arrival.connection;
     let admitted = normalize::settle_host(journey.trip)
         .and_then(|()| Ok(admit_here(bind, connection, &journey.trip.request, &journey.trip.host)?));
@@ -182,6 +182,7 @@ async fn road<'s>(bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(
         journey.trip.keep_original();
     }
     screen_rule(listener, routed.as_ref(), journey).await?;
+    snapshot.credentials.remove_sessions(&mut journey.trip.request);
     let Some(rule) = journey.marks.rule else {
         return Err(Reason::RouteNotFound.into());
     };
@@ -250,10 +251,7 @@ async fn screen_rule(
     loop {
         let (mut exchange, _) = journey.trip.exchange(journey.arrival.connection, listener.port);
         match screen(listener, routed, &mut exchange) {
-            Verdict::Continue => {
-                journey.worker.snapshot().credentials.remove_sessions(&mut journey.trip.request);
-                return Ok(());
-            }
+            Verdict::Continue => return Ok(()),
             Verdict::Respond(reply) => return Err(Stop::Answer(reply)),
             Verdict::Call(callout) => {
                 let left = time_left(routed.map(|routed| &**routed.rule), journey.trip);

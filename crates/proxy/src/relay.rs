@@ -8,7 +8,6 @@ use std::pin::Pin;
 use std::task::{Poll, Waker};
 use std::time::{Duration, UNIX_EPOCH};
 
-use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
 use transept_engine::redact::CredentialPlaces;
 use transept_engine::relay as engine;
@@ -18,13 +17,13 @@ use transept_wire::h1::{self, Body, strip_hop_by_hop};
 use transept_wire::head::{FieldId, FieldName, Method, Response};
 
 use crate::attempt::Crossing;
-use crate::body::{Sink, Source, carry, fill_unless_gone, finish};
+use crate::body::{Sink, Source, drop_claims, fill_unless_gone};
 use crate::deadline::Watch;
 use crate::edge::Replier;
 use crate::failure::{Failure, Repeat, Side};
 use crate::path::Marks;
 use crate::recheck::Entrance;
-use crate::trip::Trip;
+use crate::trip::{LetIn, Trip};
 use crate::upstream::{Inlet, Received, Rest};
 
 static DATE: FieldName = FieldName::known(FieldId::DATE);
@@ -155,53 +154,58 @@ pub(crate) struct Delivery<'d> {
     pub listener: &'d Listener,
     /// Where the request came in.
     pub entrance: Entrance<'d>,
-    pub watch: &'d Watch,
 }
 
-/// Delivers the response whose head is in `trip`.
-pub(crate) async fn relay(
+/// A response whose head is on its way.
+pub(crate) struct Departure<'t, 'r> {
+    /// Where its body goes.
+    pub sink: Sink<'r>,
+    /// The request that it answers.
+    pub let_in: LetIn<'t>,
+    /// How much of the body has been delivered.
+    pub bytes_out: &'t Cell<u64>,
+}
+
+/// Begins to deliver the response whose head is in `trip`. Its body is carried by the caller, for as long as the request would be let in: a
+/// future of its own around that would be moved about with each response.
+pub(crate) fn begin<'t, 'r>(
     delivery: Delivery<'_>,
     marks: &Marks<'_>,
-    trip: &mut Trip,
-    replier: &mut Replier<'_>,
-    source: &mut Source<'_>,
+    trip: &'t mut Trip,
+    replier: &mut Replier<'r>,
     stated: Body,
-) -> Result<(), Failure> {
+) -> Result<Departure<'t, 'r>, Failure> {
     if trip.response.status == 101 {
         let detail = "the backend switched protocols without being asked";
         return Err(Failure::new(Side::Upstream, Reason::UpstreamMalformed, Repeat::Never, detail));
     }
-    let Delivery { listener, entrance, watch } = delivery;
-    finish_head(listener, entrance.connection, marks, trip);
+    finish_head(delivery.listener, delivery.entrance, marks, trip);
     trip.facts.status = trip.response.status;
-    let mut sink = replier.begin(&trip.response, stated)?;
+    let sink = replier.begin(&trip.response, stated)?;
     let (let_in, facts) = trip.let_in();
-    let carrying = std::pin::pin!(carry(source, &mut sink, &mut facts.bytes_out));
-    entrance.while_it_stands(watch, let_in, carrying).await
+    Ok(Departure { sink, let_in, bytes_out: Cell::from_mut(&mut facts.bytes_out) })
 }
 
 /// The response side of the configuration, after the fields of the upstream hop are gone.
-pub(crate) fn finish_head(listener: &Listener, connection: &Connection, marks: &Marks<'_>, trip: &mut Trip) {
+pub(crate) fn finish_head(listener: &Listener, entrance: Entrance<'_>, marks: &Marks<'_>, trip: &mut Trip) {
     strip_hop_by_hop(&mut trip.response.fields);
-    let answered = trip.answered;
-    let (mut exchange, response) = trip.exchange(connection, listener.port);
-    // What limits and sessions make of a response, they make of it now, however long the backend has taken.
-    exchange.now = answered.map_or(exchange.now, Into::into);
+    let clock = &entrance.worker.clock;
+    let (mut exchange, response) = trip.exchange(entrance.connection, listener.port);
     let rule = marks.rule.map(|rule| &**rule);
+    if engine::asks_time(listener, rule) {
+        // What limits and sessions make of a response, they make of it now, however long the backend has taken.
+        exchange.now = clock.now().into();
+    }
     engine::relay(listener, rule, marks.backend_ref, &mut exchange, response);
-    put_date(trip);
-}
-
-/// A response that has no date gets one (RFC 9110 section 6.6.1).
-fn put_date(trip: &mut Trip) {
-    if trip.response.status >= 200 && !trip.response.fields.contains(FieldId::DATE) {
-        let now = httpdate::fmt_http_date(UNIX_EPOCH + trip.answered.unwrap_or(trip.started).unix);
+    // A response that has no date gets one (RFC 9110 section 6.6.1).
+    if response.status >= 200 && !response.fields.contains(FieldId::DATE) {
+        let now = httpdate::fmt_http_date(UNIX_EPOCH + clock.now().unix);
         // A date is a valid value.
-        let _ = trip.response.fields.set(&DATE, now.as_bytes());
+        let _ = response.fields.set(&DATE, now.as_bytes());
     }
 }
 
-/// As [`carry`], for the body of a request: refuses one of more than `most` bytes, and leaves credentials in trailers out.
+/// As [`carry`](crate::body::carry), for the body of a request: refuses one of more than `most` bytes, and leaves credentials in trailers out.
 pub(crate) async fn carry_upstream(
     source: &mut Source<'_>,
     sink: &mut Sink<'_>,
@@ -222,7 +226,9 @@ pub(crate) async fn carry_upstream(
             source.consume(length);
         } else if !source.advance()? {
             if source.is_done() {
-                return finish(source, sink, Some(credentials)).await;
+                let trailers = source.trailers();
+                let kept = trailers.and_then(|trailers| drop_claims(trailers, sink, Some(credentials)));
+                return sink.finish(kept.as_deref().or(trailers)).await;
             }
             sink.flush().await?;
             fill_unless_gone(source, sink).await?;

@@ -22,7 +22,7 @@ use transept_engine::traffic::Permit;
 use transept_wire::h1::{Body, Decoder, Limits};
 use transept_wire::head::{Method, Version};
 
-use crate::body::{H1Sink, H1Source, Sink, Source, carry_in_sight};
+use crate::body::{H1Sink, H1Source, Sink, Source, carry};
 use crate::buffer::{Inbound, Outbound};
 use crate::deadline::Watch;
 use crate::edges::{Carried, Ride};
@@ -133,12 +133,12 @@ pub(crate) async fn splice(
     let facts = &mut trip.facts;
     let (sent, received) = (Cell::from_mut(&mut facts.bytes_in), Cell::from_mut(&mut facts.bytes_out));
     let upload = pin!(async {
-        let carried = carry_in_sight(&mut from_client, &mut up_sink, sent).await;
+        let carried = carry(&mut from_client, &mut up_sink, sent).await;
         up_io.shut_down_writing();
         carried
     });
     let download = pin!(async {
-        let carried = carry_in_sight(&mut from_server, &mut down_sink, received).await;
+        let carried = carry(&mut from_server, &mut down_sink, received).await;
         down_io.shut_down_writing();
         carried
     });

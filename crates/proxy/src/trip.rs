@@ -44,8 +44,6 @@ pub(crate) struct Trip {
     pub started: Moment,
     /// The time that policies have taken to ask somebody.
     pub asked: Duration,
-    /// When its response was there.
-    pub answered: Option<Moment>,
     pub random: u64,
     /// What the record tells.
     pub facts: Facts,
@@ -97,7 +95,6 @@ impl Default for Trip {
             watch: None,
             started: nowhen,
             asked: Duration::ZERO,
-            answered: None,
             random: 0,
             facts: Facts::default(),
         }
@@ -118,7 +115,6 @@ impl Trip {
             self.has_original = false;
         }
         self.asked = Duration::ZERO;
-        self.answered = None;
         if let Some(watch) = &self.watch {
             watch.clear();
         }

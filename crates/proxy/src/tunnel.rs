@@ -4,6 +4,7 @@
 //! A tunnel opens only after the backend agreed to just what was asked (RFC 9110 section 7.8); until then both sides
 //! speak HTTP. A connection that other policies forbid is cut, also in the middle.
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::task::Poll;
 
@@ -18,7 +19,8 @@ use crate::edge::Replier;
 use crate::failure::{Failure, Repeat, Side};
 use crate::normalize::codec_limits;
 use crate::path::{Journey, timed_out};
-use crate::relay::{self, Delivery, await_final};
+use crate::recheck::Entrance;
+use crate::relay::{self, Delivery, Departure, await_final};
 use crate::upstream::{Inlet, Upstream};
 
 /// Asks the backend to switch; tunnels when it does, and delivers its answer when it does not.
@@ -51,16 +53,16 @@ pub(crate) async fn open(
         within(crossing.rule.timeouts.request.or(None), heading).await.ok_or_else(timed_out)??
     };
     crossing.heard(&journey.trip.response);
-    journey.trip.answered = Some(journey.worker.clock.now());
     watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
     if journey.trip.response.status != 101 {
         // What the client sends now is no tunnel but its next request.
         journey.arrival.body = Source::Empty;
         let mut source = inlet.into_source(rest, &limits, watch);
         let Journey { worker, arrival, marks, trip, replier } = journey;
-        let delivery =
-            Delivery { listener: crossing.listener, entrance: arrival.entrance(worker, marks.generation), watch };
-        relay::relay(delivery, marks, trip, replier, &mut source, stated).await?;
+        let delivery = Delivery { listener: crossing.listener, entrance: arrival.entrance(worker, marks.generation) };
+        let Departure { mut sink, let_in, bytes_out } = relay::begin(delivery, marks, trip, replier, stated)?;
+        let carrying = pin!(carry(&mut source, &mut sink, bytes_out));
+        delivery.entrance.while_it_stands(watch, let_in, carrying).await?;
         return Ok(Exchanged::delivered(false));
     }
     let agreed = strip_hop_by_hop(&mut journey.trip.response.fields).upgrade;
@@ -70,7 +72,8 @@ pub(crate) async fn open(
     if extended {
         as_acceptance(&mut journey.trip.response);
     }
-    relay::finish_head(crossing.listener, journey.arrival.connection, journey.marks, journey.trip);
+    let entrance = journey.arrival.entrance(journey.worker, journey.marks.generation);
+    relay::finish_head(crossing.listener, entrance, journey.marks, journey.trip);
     journey.trip.facts.status = journey.trip.response.status;
     pump(inlet, asked, journey).await?;
     Ok(Exchanged::delivered(false))
@@ -82,10 +85,9 @@ async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '
         return Err(refused("a tunnel needs a connection of its own"));
     };
     let (let_in, _) = journey.trip.let_in();
-    let standing = journey.arrival.entrance(journey.worker, journey.marks.generation).stand(let_in);
-    if let (None, Some(backend)) = (io.carrier(), journey.marks.backend) {
-        standing.note_without_tunnel(&journey.worker.snapshot(), backend);
-    }
+    let in_clear_to = journey.marks.backend.filter(|_| !io.is_tunnel()).map(|backend| &**backend);
+    let entrance = Entrance { in_clear_to, ..journey.arrival.entrance(journey.worker, journey.marks.generation) };
+    let standing = entrance.stand(let_in);
     let Journey { arrival, trip, replier, .. } = journey;
     let watch = arrival.watch;
     let limits = transept_wire::h1::Limits::default();
@@ -102,12 +104,12 @@ async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '
     let mut from_backend = Source::H1(H1Source::new(io, inbound, watch, decoder, Side::Upstream));
     let facts = &mut trip.facts;
     let upload = pin!(async {
-        let carried = carry(&mut arrival.body, &mut up, &mut facts.bytes_in).await;
+        let carried = carry(&mut arrival.body, &mut up, Cell::from_mut(&mut facts.bytes_in)).await;
         io.shut_down_writing();
         carried
     });
     let download = pin!(async {
-        let carried = carry(&mut from_backend, &mut down, &mut facts.bytes_out).await;
+        let carried = carry(&mut from_backend, &mut down, Cell::from_mut(&mut facts.bytes_out)).await;
         if let Replier::H1(replier) = &**replier {
             replier.io.shut_down_writing();
         }

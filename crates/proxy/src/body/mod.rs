@@ -18,23 +18,14 @@ use transept_wire::head::{Fields, NameRef};
 
 use crate::failure::Failure;
 
-/// Moves a whole body, with its trailers. Returns the number of body bytes moved.
+/// Moves a whole body, with its trailers. Others may watch how many bytes have been moved.
 ///
 /// Nothing is held back: what has arrived is sent before the next wait, so events of a stream are never delayed, and
 /// the next piece is read only when the last one was taken, so a slow receiver slows the sender.
 ///
 /// # Errors
 /// The failure of either side; which side it was is in the failure.
-pub(crate) async fn carry(source: &mut Source<'_>, sink: &mut Sink<'_>, moved: &mut u64) -> Result<(), Failure> {
-    carry_in_sight(source, sink, Cell::from_mut(moved)).await
-}
-
-/// The same where others watch what has moved.
-pub(crate) async fn carry_in_sight(
-    source: &mut Source<'_>,
-    sink: &mut Sink<'_>,
-    moved: &Cell<u64>,
-) -> Result<(), Failure> {
+pub(crate) async fn carry(source: &mut Source<'_>, sink: &mut Sink<'_>, moved: &Cell<u64>) -> Result<(), Failure> {
     loop {
         let data = source.data();
         if !data.is_empty() {
@@ -48,7 +39,9 @@ pub(crate) async fn carry_in_sight(
             continue;
         }
         if source.is_done() {
-            return finish(source, sink, None).await;
+            let trailers = source.trailers();
+            let kept = trailers.and_then(|trailers| drop_claims(trailers, sink, None));
+            return sink.finish(kept.as_deref().or(trailers)).await;
         }
         sink.flush().await?;
         fill_unless_gone(source, sink).await?;
@@ -65,21 +58,22 @@ pub(crate) async fn fill_unless_gone(source: &mut Source<'_>, sink: &mut Sink<'_
     .await
 }
 
-/// Ends the body. A backend is told by no trailer who its client is: what heads may not say, trailers may not either. Nor are there credentials
-/// in trailers (RFC 9110 section 6.5.1): nobody looks for them there, and so nobody would take them away.
-pub(crate) async fn finish(
-    source: &mut Source<'_>,
-    sink: &mut Sink<'_>,
+/// Trailers without what a backend may not be told; none when all of them may pass. A backend is told by no trailer who its client is: what
+/// heads may not say, trailers may not either. Nor are there credentials in trailers (RFC 9110 section 6.5.1): nobody looks for them there,
+/// and so nobody would take them away.
+pub(crate) fn drop_claims(
+    trailers: &Fields,
+    sink: &Sink<'_>,
     credentials: Option<&CredentialPlaces>,
-) -> Result<(), Failure> {
-    let trailers = source.trailers();
+) -> Option<Box<Fields>> {
     let claims = |name: NameRef<'_>| {
         forwarded::claims_identity(name.bytes) || credentials.is_some_and(|credentials| credentials.hides(name))
     };
-    let is_claiming = |trailers: &&Fields| sink.leads_upstream() && trailers.iter().any(|(name, _)| claims(name));
-    let Some(claiming) = trailers.filter(is_claiming) else { return sink.finish(trailers).await };
-    let mut kept = Fields::new();
-    kept.copy_from(claiming);
+    if !sink.leads_upstream() || !trailers.iter().any(|(name, _)| claims(name)) {
+        return None;
+    }
+    let mut kept = Box::new(Fields::new());
+    kept.copy_from(trailers);
     kept.retain(|name, _| !claims(name));
-    sink.finish(Some(&kept)).await
+    Some(kept)
 }

@@ -131,6 +131,11 @@ impl Link {
         })
     }
 
+    /// Whether it is in a tunnel of another connection.
+    pub(super) fn is_in_tunnel(&self) -> bool {
+        self.carrier.is_some()
+    }
+
     /// Puts the request that came last into `request`, and takes what was there to be used again.
     pub(crate) fn swap_request(&self, request: &mut Request) {
         std::mem::swap(&mut self.inner.borrow_mut().wire.request, request);

@@ -42,6 +42,11 @@ impl Stream {
         Stream { link, key }
     }
 
+    /// Whether its connection is in a tunnel of another.
+    pub(crate) fn is_in_tunnel(&self) -> bool {
+        self.link.is_in_tunnel()
+    }
+
     /// Opens a stream with a request.
     ///
     /// # Errors

@@ -162,6 +162,11 @@ impl Io {
         }
     }
 
+    /// Whether it is a tunnel in another connection.
+    pub(crate) fn is_tunnel(&self) -> bool {
+        matches!(self, Io::Tunnel(_))
+    }
+
     /// The connection that this one is a tunnel of, if it is one.
     pub(crate) fn carrier(&self) -> Option<Rc<Link>> {
         match self {

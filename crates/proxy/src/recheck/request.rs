@@ -14,7 +14,7 @@ use transept_engine::exchange::{Connection, Exchange, Notes, Now};
 use transept_engine::principal::Principal;
 use transept_engine::route::route;
 use transept_engine::screen::screen_again;
-use transept_engine::snapshot::Snapshot;
+use transept_engine::snapshot::{Backend, Snapshot};
 use transept_wire::head::Request;
 
 use super::{Cause, Ground, Standing};
@@ -46,6 +46,8 @@ pub(crate) struct Entrance<'e> {
     /// The address that the worker listens on.
     pub bound: SocketAddr,
     pub generation: u64,
+    /// The backend, if the request has gone to it without a tunnel.
+    pub in_clear_to: Option<&'e Backend>,
 }
 
 impl Opening {
@@ -92,6 +94,9 @@ impl Entrance<'_> {
         let standing = self.worker.standings.add_until(Ground::Request(Box::new(opening)), lasts);
         if !stands {
             standing.end(Cause::Denied);
+        }
+        if let Some(backend) = self.in_clear_to {
+            standing.note_without_tunnel(&snapshot, backend);
         }
         standing
     }

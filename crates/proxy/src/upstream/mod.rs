@@ -17,6 +17,7 @@ pub(crate) use secure::TlsChoices;
 use std::time::Duration;
 
 use transept_engine::reason::Reason;
+use transept_engine::snapshot::Backend;
 use transept_engine::traffic::Permit;
 use transept_wire::h1::{self, Body, Connection, Decoder};
 use transept_wire::head::{Method, Request, Response};
@@ -118,6 +119,15 @@ impl Upstream {
 }
 
 impl<'u> Inlet<'u> {
+    /// The backend, unless the connection to it is in a tunnel.
+    pub(crate) fn in_clear_to<'b>(&self, backend: &'b Backend) -> Option<&'b Backend> {
+        let is_tunnel = match self {
+            Inlet::H1 { io, .. } => io.is_tunnel(),
+            Inlet::H2(stream) => stream.is_in_tunnel(),
+        };
+        (!is_tunnel).then_some(backend)
+    }
+
     /// Waits for the next head.
     pub(crate) async fn receive(
         &mut self,

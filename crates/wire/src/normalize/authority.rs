@@ -117,8 +117,20 @@ fn check_name(host: &[u8]) -> Result<(), BadAuthority> {
     Ok(())
 }
 
+/// Four numbers up to 255 in decimal, without zeros in front (RFC 3986 section 3.2.2).
 fn is_ipv4(name: &[u8]) -> bool {
-    std::str::from_utf8(name).is_ok_and(|text| text.parse::<std::net::Ipv4Addr>().is_ok())
+    let mut numbers = 0;
+    let are_octets = name.split(|byte| *byte == b'.').all(|digits| {
+        numbers += 1;
+        match *digits {
+            [a] => a.is_ascii_digit(),
+            [a, b] => matches!(a, b'1'..=b'9') && b.is_ascii_digit(),
+            [b'1', b, c] => b.is_ascii_digit() && c.is_ascii_digit(),
+            [b'2', b, c] => (matches!(b, b'0'..=b'4') && c.is_ascii_digit()) || (b == b'5' && matches!(c, b'0'..=b'5')),
+            _ => false,
+        }
+    });
+    are_octets && numbers == 4
 }
 
 fn parse_port(digits: &[u8]) -> Result<u16, BadAuthority> {
@@ -174,6 +186,20 @@ mod tests {
         for (raw, host, port) in cases {
             assert_eq!(authority(raw.as_bytes()), Ok(Authority { host: host.as_bytes(), port }), "{raw}");
         }
+    }
+
+    #[test]
+    fn an_ipv4_address_is_what_the_standard_library_takes_for_one() {
+        let numbers = (0..=1100).map(|number| number.to_string());
+        let odd = ["", "00", "01", "001", "0255", "a", "1a", "-1", "+1", " 1"].map(str::to_owned);
+        for part in numbers.chain(odd) {
+            for text in
+                [format!("{part}.0.0.1"), format!("9.{part}.255.10"), format!("10.20.30.{part}"), format!("1.2.{part}")]
+            {
+                assert_eq!(is_ipv4(text.as_bytes()), text.parse::<std::net::Ipv4Addr>().is_ok(), "{text}");
+            }
+        }
+        assert!(!is_ipv4(b"1.2.3.4.5") && !is_ipv4(b"1.2.3.4."));
     }
 
     #[test]
