@@ -16,7 +16,7 @@ mod fetch;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -288,6 +288,9 @@ impl Document {
         state.error = None;
         state.due = now + good_for.unwrap_or(USUALLY).clamp(SOONEST, LATEST);
         self.content.store(Some(Arc::new(Content { keys, endpoints, version, fetched: now })));
+        if changed {
+            self.listed.changes.fetch_add(1, Ordering::Release);
+        }
         self.flying.store(false, Ordering::Release);
     }
 
@@ -297,7 +300,10 @@ impl Document {
         let pause = FIRST_PAUSE.saturating_mul(1 << state.failures_in_a_row.min(6)).min(LONGEST_PAUSE);
         state.failures_in_a_row = state.failures_in_a_row.saturating_add(1);
         state.failed += 1;
-        state.error = Some(why.into());
+        let was_failing = state.error.replace(why.into()).is_some();
+        if !was_failing && self.content.load().is_none() {
+            self.listed.changes.fetch_add(1, Ordering::Release);
+        }
         state.due = now + pause;
         self.flying.store(false, Ordering::Release);
     }
@@ -317,12 +323,20 @@ impl State {
 #[derive(Debug, Default)]
 pub struct Documents {
     list: Mutex<Vec<Weak<Document>>>,
+    /// How often what is known of some document has become something else.
+    changes: AtomicU64,
 }
 
 impl Documents {
     /// Those of one process.
     pub fn of(keep: &Keep) -> Arc<Documents> {
         keep.of("documents", Documents::default)
+    }
+
+    /// A number that is another one when some document has changed, or could not be fetched at first: what was let in by it is to be
+    /// judged again.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     fn add(&self, document: &Arc<Document>) {

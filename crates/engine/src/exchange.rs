@@ -174,6 +174,8 @@ pub struct Notes {
     pub held: SmallVec<[Box<dyn Any + Send>; 1]>,
     /// Fields that a service has asked to be added to the backend's response.
     pub(crate) response_changes: Vec<crate::ext_authz::Change>,
+    /// The scope that a client lacks for what it may not do; empty where several would do of which none can be named.
+    pub(crate) lacking: Option<Box<str>>,
     /// Cookies to be set with the response, whoever makes it.
     pub(crate) cookies: Vec<Written>,
     /// The tokens of sessions that the backend may get, each by the name of its scheme.
@@ -237,6 +239,7 @@ impl Notes {
         self.between = None;
         self.held.clear();
         self.response_changes.clear();
+        self.lacking = None;
         self.cookies.clear();
         self.handed.clear();
         self.reached = 0;

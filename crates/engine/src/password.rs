@@ -13,8 +13,6 @@ use data_encoding::{BASE64_NOPAD, Specification};
 const BCRYPT_COSTS: std::ops::RangeInclusive<u32> = 4..=16;
 /// bcrypt sees no more of a password than this, with the zero byte at its end.
 const BCRYPT_LONGEST: usize = 72;
-/// About how many passes of Argon2 over a KiB take as long as one of the rounds that bcrypt doubles.
-const BCRYPT_ROUND: u64 = 100;
 /// The most memory of Argon2, in KiB.
 const ARGON2_MEMORY: u32 = 256 << 10;
 /// The greatest number of passes of Argon2.
@@ -53,14 +51,6 @@ impl PasswordHash {
             "argon2i" => argon2_of(Algorithm::Argon2i, parts),
             "argon2d" => argon2_of(Algorithm::Argon2d, parts),
             _ => Err("this is no bcrypt or Argon2 hash"),
-        }
-    }
-
-    /// About how long it takes to verify a password, to compare hashes by: in passes of Argon2 over a KiB.
-    pub fn cost(&self) -> u64 {
-        match &self.kind {
-            Kind::Bcrypt { cost } => BCRYPT_ROUND << cost,
-            Kind::Argon2 { params, .. } => u64::from(params.m_cost()) * u64::from(params.t_cost()),
         }
     }
 

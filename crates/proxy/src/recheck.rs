@@ -1,4 +1,5 @@
-//! Connections that live for long are judged again: when a configuration comes into force, and when the roots of the mesh change.
+//! Connections that live for long are judged again: when a configuration comes into force, when the roots of the mesh change, and when an issuer of tokens
+//! has other keys.
 //!
 //! What was let in under other rules must not outlive them. Called by the worker when something has changed; the connections that
 //! carry no requests, those that a request has opened by an upgrade, those between two proxies, and exchanges whose response has lasted for a
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use transept_engine::admit::admit_stream;
+use transept_engine::document::Documents;
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
 use transept_engine::snapshot::{Backend, BackendId, Listener, Snapshot};
@@ -164,6 +166,8 @@ pub(crate) struct Standings {
     all: RefCell<Vec<Weak<Standing>>>,
     /// The roots that the list was last judged by. Held, so that no later ones can be at the same address.
     roots: RefCell<Option<Arc<Bundles>>>,
+    /// What was known of the documents of issuers when the list was last judged ([`Documents::changes`]).
+    documents: Cell<u64>,
     /// When the first of the retiring ones among them ceases to count, since the Unix epoch.
     until: Cell<Option<Duration>>,
 }
@@ -233,6 +237,17 @@ pub(crate) fn recheck_roots(worker: &Worker) {
     standings.until.set(ends.map(|end| Duration::from_secs(end.saturating_add(1))));
     standings.roots.replace(Some(roots));
     recheck(worker);
+}
+
+/// Judges the connections again if what is known of the keys of some issuer of tokens has changed since the last time.
+pub(crate) fn recheck_documents(worker: &Worker) {
+    if worker.standings.all.borrow().is_empty() {
+        return;
+    }
+    let changes = Documents::of(&worker.snapshot().keep).changes();
+    if worker.standings.documents.replace(changes) != changes {
+        recheck(worker);
+    }
 }
 
 /// Whether a connection that these certificates began may go on. One whose root retires does, and takes nothing new.

@@ -28,7 +28,7 @@ use crate::edges::{Counted, Edges};
 use crate::limits::OpenConnections;
 use crate::mesh::Membership;
 use crate::meter::{Meter, Report};
-use crate::recheck::{Standings, recheck, recheck_roots};
+use crate::recheck::{Standings, recheck, recheck_documents, recheck_roots};
 use crate::spans::{self, SpanBuffer};
 use crate::tap::{Ear, Order};
 use crate::tls::TlsConfigs;
@@ -355,6 +355,7 @@ async fn sweep(worker: Rc<Worker>) {
         worker.watches.sweep(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
         worker.pool.expire(now);
         recheck_roots(&worker);
+        recheck_documents(&worker);
         if let Some(edges) = &worker.edges {
             edges.borrow_mut().tidy(now);
         }

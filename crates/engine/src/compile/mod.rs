@@ -28,7 +28,7 @@ use transept_model::world::World;
 
 use self::backends::Backends;
 use self::policies::{Effective, Policies};
-use self::routes::{CompiledRoute, RouteCompiler};
+use self::routes::{CompiledRoute, RouteCompiler, page_matches};
 use crate::learned::Known;
 use crate::policies::Chain;
 use crate::route::RouteTable;
@@ -272,6 +272,7 @@ impl<'c, 'w> Listeners<'c, 'w> {
         };
         let (settings, settled_by) = self.policies.settle(Settings::default(), &of_listener);
         let (gateway_settings, _) = self.policies.settle(Settings::default(), &of_gateway);
+        let chain = self.policies.chain(&of_listener);
         let listener = Arc::new(Listener {
             metric_label: name.to_string().into(),
             hostname: attached.hostname.as_ref().map(|hostname| hostname.as_str().into()),
@@ -281,8 +282,8 @@ impl<'c, 'w> Listeners<'c, 'w> {
             learned: None,
             hint: Known::Nothing,
             stream: self.stream(attached, &of_listener),
-            routes: self.table(attached, &of_listener),
-            chain: self.policies.chain(&of_listener),
+            routes: self.table(attached, &of_listener, &chain),
+            chain,
             settings: self.shared(settings),
             settled_by,
             client_identity: gateway.client_identity.clone(),
@@ -330,7 +331,7 @@ impl<'c, 'w> Listeners<'c, 'w> {
         compiled.flat_map(|route| &route.rules).map(|rule| rule.matches.len()).sum()
     }
 
-    fn table(&self, attached: &'w AttachedListener, of_listener: &Effective) -> RouteTable {
+    fn table(&self, attached: &'w AttachedListener, of_listener: &Effective, chain: &Chain) -> RouteTable {
         let mut entries = Vec::with_capacity(self.count(attached));
         for route in &attached.routes {
             let key = key_of(&route.route);
@@ -338,16 +339,22 @@ impl<'c, 'w> Listeners<'c, 'w> {
                 continue;
             };
             let hostnames = own_hostnames(route, attached.hostname.as_ref());
-            for rule in &compiled.rules {
-                let shared = rule_on(self.policies, key, &rule.rule, of_listener);
-                for one in &rule.matches {
+            // What the listener's own policies answer needs no rule.
+            let mut pages: Vec<&str> = chain.pages().collect();
+            let shared = compiled.rules.iter().map(|rule| rule_on(self.policies, key, &rule.rule, of_listener));
+            let shared: Vec<Arc<Rule>> = shared.collect();
+            for (rule, shared) in compiled.rules.iter().zip(&shared) {
+                let new = shared.chain.pages().filter(|page| !pages.contains(page)).collect::<Vec<&str>>();
+                let of_pages = page_matches(&new, rule.matches.len());
+                pages.extend(new);
+                for one in rule.matches.iter().chain(&of_pages) {
                     for hostname in &hostnames {
                         entries.push(Entry {
                             hostname: Arc::clone(hostname),
                             path: one.path.clone(),
                             specificity: one.specificity,
                             predicates: Arc::clone(&one.predicates),
-                            rule: Arc::clone(&shared),
+                            rule: Arc::clone(shared),
                             order: route.order,
                             index: one.index,
                         });

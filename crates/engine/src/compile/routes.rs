@@ -288,6 +288,18 @@ fn compile_http_match(spec: &HttpRouteMatch, index: usize) -> Result<CompiledMat
     })
 }
 
+/// The matches that bring GET and HEAD of pages to the rule whose policies answer them; `taken` numbers are those of other matches.
+pub(super) fn page_matches(pages: &[&str], taken: usize) -> Vec<CompiledMatch> {
+    let methods = pages.iter().flat_map(|page| [(page, Method::Get), (page, Method::Head)]);
+    let one = |(index, (page, method)): (usize, (&&str, Method))| CompiledMatch {
+        path: PathKey::Exact(normal(page)),
+        specificity: (0, 0),
+        predicates: Predicates::shared(Predicates { method: Some(method), ..Predicates::default() }),
+        index: u16::try_from(taken + index).unwrap_or(u16::MAX),
+    };
+    methods.enumerate().map(one).collect()
+}
+
 /// A path as requests carry it, so that both are compared in the same form.
 fn normal(path: &str) -> Box<[u8]> {
     let rules = PathRules { encoded_slash: Slashes::Keep, ..PathRules::default() };

@@ -18,6 +18,8 @@ pub const MOST_KEYS: usize = 100;
 /// One key that signatures are verified by.
 pub struct Key {
     kid: Option<Box<str>>,
+    /// A digest of what it is, whatever its name.
+    print: [u8; 32],
     /// How to verify, by algorithm. Short: no type of key has more than six.
     verifiers: Vec<(Algorithm, Verifier)>,
 }
@@ -97,7 +99,7 @@ impl KeySet {
     }
 
     /// The keys that a token with this `kid` may mean: those of the name, and those without one. Of a token without, all.
-    pub(super) fn named<'k>(&'k self, kid: Option<&'k str>) -> impl Iterator<Item = &'k Key> {
+    pub(super) fn named<'k>(&'k self, kid: Option<&str>) -> impl Iterator<Item = &'k Key> {
         self.keys.iter().filter(move |key| match (kid, &key.kid) {
             (Some(wanted), Some(kid)) => **kid == *wanted,
             _ => true,
@@ -129,6 +131,11 @@ impl Key {
     /// Whether it may verify this algorithm.
     pub fn fits(&self, algorithm: Algorithm) -> bool {
         self.algorithms().any(|one| one == algorithm)
+    }
+
+    /// What tells it from every other key, by whatever name it goes. It is compared, and never shown.
+    pub fn print(&self) -> &[u8; 32] {
+        &self.print
     }
 
     /// Whether a signature is by this key.
@@ -172,7 +179,7 @@ impl Key {
         if verifiers.is_empty() {
             return Err("its `alg` does not fit its type".into());
         }
-        Ok(Key { kid, verifiers })
+        Ok(Key { kid, print: print(thumbprint(members).as_bytes()), verifiers })
     }
 
     pub(super) fn shared(secret: &[u8], kid: Option<&str>) -> Option<Key> {
@@ -186,8 +193,13 @@ impl Key {
             .filter(|(_, _, least)| secret.len() >= *least)
             .map(|(algorithm, hash, _)| (algorithm, Verifier::Shared(Box::new(hmac::Key::new(hash, secret)))))
             .collect();
-        (!verifiers.is_empty()).then(|| Key { kid: kid.map(Box::from), verifiers })
+        (!verifiers.is_empty()).then(|| Key { kid: kid.map(Box::from), print: print(secret), verifiers })
     }
+}
+
+fn print(what: &[u8]) -> [u8; 32] {
+    // It is 32 bytes long.
+    digest::digest(&digest::SHA256, what).as_ref().try_into().unwrap_or_default()
 }
 
 /// The thumbprint of a JWK that was read (RFC 7638, with SHA-256), in base64url.

@@ -90,10 +90,18 @@ impl<'t> Token<'t> {
     /// # Errors
     /// When it is none of the issuer's signatures.
     pub fn verify(&self, keys: &KeySet, allowed: Algorithms) -> Result<&[u8], Refusal> {
+        self.verify_with(keys, allowed).map(|(payload, _)| payload)
+    }
+
+    /// The same, with the key that it is by.
+    ///
+    /// # Errors
+    /// When it is none of the issuer's signatures.
+    pub fn verify_with<'k>(&self, keys: &'k KeySet, allowed: Algorithms) -> Result<(&[u8], &'k Key), Refusal> {
         if !allowed.contains(self.algorithm) {
             return Err(Refusal::Algorithm);
         }
-        let mut named = keys.named(self.kid()).peekable();
+        let mut named = keys.named(self.kid.as_deref()).peekable();
         if named.peek().is_none() {
             return Err(if self.kid.is_some() { Refusal::UnknownKey } else { Refusal::NoKey });
         }
@@ -101,10 +109,9 @@ impl<'t> Token<'t> {
         if fitting.peek().is_none() {
             return Err(Refusal::NoKey);
         }
-        if fitting.any(|key| key.verifies(self.algorithm, self.signed, &self.signature)) {
-            Ok(&self.payload)
-        } else {
-            Err(Refusal::Signature)
+        match fitting.find(|key| key.verifies(self.algorithm, self.signed, &self.signature)) {
+            Some(key) => Ok((&self.payload, key)),
+            None => Err(Refusal::Signature),
         }
     }
 

@@ -35,6 +35,7 @@ use crate::verdict::{Reply, Verdict};
 
 mod api_key;
 mod basic;
+mod challenges;
 mod claims;
 mod client;
 mod client_certificate;
@@ -224,6 +225,10 @@ impl Policy for AuthenticationPolicy {
         self.schemes.iter().for_each(|named| named.scheme.places(places));
     }
 
+    fn page(&self) -> Option<&str> {
+        self.metadata.as_ref().map(Metadata::path)
+    }
+
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
         forwarded::drop_principal(&mut x.request.fields);
         if let Some(reply) = self.metadata.as_ref().and_then(|metadata| metadata.answer(x.request)) {
@@ -279,6 +284,9 @@ impl Policy for AuthenticationPolicy {
     }
 
     fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
+        if let Some(scope) = x.notes.lacking.take() {
+            self.name_lacking(&scope, x, response);
+        }
         if x.notes.cookies.is_empty() {
             return;
         }
@@ -507,29 +515,6 @@ impl AuthenticationPolicy {
         }
     }
 
-    /// A refusal with a challenge for each scheme (RFC 9110 section 11.6.1), none twice.
-    fn refuse<'f>(&self, mut reply: Reply, fault: impl Fn(usize) -> Fault<'f>) -> Verdict {
-        let mut said: SmallVec<[String; 4]> = SmallVec::new();
-        for (index, named) in self.schemes.iter().enumerate() {
-            let challenge = self.challenge(named, &fault(index));
-            if !said.contains(&challenge) {
-                said.push(challenge);
-            }
-        }
-        for challenge in said {
-            reply = reply.with_field(FieldName::known(FieldId::WWW_AUTHENTICATE), challenge);
-        }
-        reply.into()
-    }
-
-    fn challenge(&self, named: &Named, fault: &Fault<'_>) -> String {
-        let challenge = named.scheme.challenge(&self.realm, fault);
-        match &self.metadata {
-            Some(metadata) => metadata.name_in(challenge),
-            None => challenge,
-        }
-    }
-
     fn strip(&self, x: &mut Exchange<'_>) {
         if self.credentials == Credentials::Removed {
             for named in &self.schemes {
@@ -592,6 +577,8 @@ fn limited(wait: Duration) -> Verdict {
     Reply::new(Reason::AuthenticationLimited).with_field(FieldName::known(FieldId::RETRY_AFTER), seconds).into()
 }
 
+#[cfg(test)]
+mod open_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -213,13 +213,14 @@ impl AuthorizationPolicy {
         subject: &Subject<'_>,
         (deny, allow): (Unseen, Unseen),
         tell: &mut dyn FnMut(&dyn fmt::Display),
-    ) -> Option<(Reply, Option<Arc<PolicyName>>)> {
+    ) -> Option<Refusal> {
         for part in &self.parts {
             for rule in &part.rules.deny {
                 if let Ok(why) = rule.matches(subject, deny) {
                     let cause = format!("{}, rule {}", Named(part), rule.label);
                     tell(&format_args!("{cause} refuses: {why}"));
-                    return Some((Reply::new(Reason::NotAuthorized).because(cause), part.name.clone()));
+                    let reply = Reply::new(Reason::NotAuthorized).because(cause);
+                    return Some(Refusal { reply, by: part.name.clone(), lacking: None });
                 }
             }
         }
@@ -244,21 +245,29 @@ impl AuthorizationPolicy {
         let reply = Reply::new(Reason::NotAuthorized).because(cause);
         let rules = self.parts.iter().flat_map(|part| part.rules.allow.iter().flatten());
         let lacking = rules.filter(|rule| rule.asks_credential()).find_map(|rule| rule.lacks_scopes(subject));
-        let reply = match lacking {
-            Some(scopes) => reply.with_field(FieldName::known(FieldId::WWW_AUTHENTICATE), challenge(scopes)),
-            None => reply,
-        };
-        Some((reply, first.name.clone()))
+        Some(Refusal { reply, by: first.name.clone(), lacking: lacking.map(nameable) })
     }
 }
 
-/// What tells a client that another token would do (RFC 6750 section 3.1). Of several scopes of which one suffices it names one.
-fn challenge(scopes: &[NamePattern]) -> String {
+/// A refusal, whose it is, and the scope that would have helped; empty when none can be named.
+struct Refusal {
+    reply: Reply,
+    by: Option<Arc<PolicyName>>,
+    lacking: Option<Box<str>>,
+}
+
+/// Of several scopes of which one suffices, one that a challenge can name.
+fn nameable(scopes: &[NamePattern]) -> Box<str> {
     // What may stand in a scope (RFC 6749 section 3.3).
     let is_scope = |text: &&str| text.bytes().all(|byte| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~'));
-    match scopes.iter().filter_map(NamePattern::exact).find(is_scope) {
-        Some(scope) => format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\""),
-        None => "Bearer error=\"insufficient_scope\"".to_owned(),
+    scopes.iter().filter_map(NamePattern::exact).find(is_scope).unwrap_or_default().into()
+}
+
+/// What tells a client that another token would do (RFC 6750 section 3.1), where no policy that authenticates has words of its own.
+fn challenge(scope: &str) -> String {
+    match scope {
+        "" => "Bearer error=\"insufficient_scope\"".to_owned(),
+        scope => format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\""),
     }
 }
 
@@ -337,7 +346,7 @@ impl Policy for AuthorizationPolicy {
             Carried::Unknown => (Unseen::Fails, Unseen::Holds),
         };
         match self.judge(&subject, unseen, &mut |_| ()) {
-            Some((reply, _)) => reply.into(),
+            Some(refusal) => refusal.reply.into(),
             None => Verdict::Continue,
         }
     }
@@ -373,8 +382,12 @@ impl Policy for AuthorizationPolicy {
         };
         told.into_iter().for_each(|line| x.tell(|| line));
         match refusal {
-            Some((reply, name)) => {
-                x.notes.answered_by = name;
+            Some(Refusal { mut reply, by, lacking }) => {
+                if let Some(scope) = &lacking {
+                    reply = reply.with_field(FieldName::known(FieldId::WWW_AUTHENTICATE), challenge(scope));
+                }
+                x.notes.answered_by = by;
+                x.notes.lacking = lacking;
                 reply.into()
             }
             None => Verdict::Continue,

@@ -107,6 +107,11 @@ impl Chain {
         &self.steps
     }
 
+    /// The pages that its policies answer.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = &str> {
+        self.steps.iter().filter_map(|step| step.policy.as_ref()?.page())
+    }
+
     /// Shows a connection to every policy.
     pub(crate) fn meet(&self, x: &Arrival<'_>) -> Verdict {
         for step in self.steps.iter() {

@@ -150,6 +150,11 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
         let _ = places;
     }
 
+    /// The path of a page that it answers to GET, where the routes that it is on do not take it themselves.
+    fn page(&self) -> Option<&str> {
+        None
+    }
+
     /// How the endpoints of the Services under its target may be called; none when it says nothing about that.
     fn reach(&self) -> Option<Reach> {
         None
@@ -320,6 +325,10 @@ macro_rules! policies {
 
             pub(crate) fn credential_places(&self, places: &mut CredentialPlaces) {
                 match self { $( AnyPolicy::$variant(policy) => policy.credential_places(places), )* }
+            }
+
+            pub(crate) fn page(&self) -> Option<&str> {
+                match self { $( AnyPolicy::$variant(policy) => policy.page(), )* }
             }
 
             pub(crate) fn reach(&self) -> Option<Reach> {

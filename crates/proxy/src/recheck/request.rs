@@ -88,7 +88,9 @@ impl Entrance<'_> {
         let until = opening.principal.as_ref().and_then(|principal| principal.until);
         let lasts = until.map(|until| until.saturating_sub(now.unix));
         let snapshot = self.worker.snapshot();
-        let stands = snapshot.generation == self.generation || opening.stands(&snapshot, now.into());
+        // The keys that its credential is good by may have changed without a configuration.
+        let is_as_before = snapshot.generation == self.generation && opening.principal.is_none();
+        let stands = is_as_before || opening.stands(&snapshot, now.into());
         let standing = self.worker.standings.add_until(Ground::Request(Box::new(opening)), lasts);
         if !stands {
             standing.end(Cause::Denied);

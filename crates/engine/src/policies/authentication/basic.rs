@@ -3,10 +3,11 @@
 //! Verifying a password is slow on purpose, so it is computed off the worker, a few at a time (`gate`), and what was good is remembered for a
 //! while: by a keyed hash of name, password and stored hash, so that a password that was changed is not good any more. Who shows the same
 //! name and password while they are computed waits for what comes of it. A name that is not known costs
-//! the time of the user whose hash takes longest.
+//! the time of one of the users, always of the same one.
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use super::scheme::{Fault, Proof, Scheme};
 use super::secret::SecretEntry;
 use crate::base64;
 use crate::callout::{Callout, CalloutResult, Computation, Wait};
-use crate::exchange::{Exchange, draw};
+use crate::exchange::{Exchange, below, draw};
 use crate::password::PasswordHash;
 use crate::principal::{Principal, PrincipalKind, StoredMark};
 
@@ -50,11 +51,37 @@ fn check_basic(spec: &BasicSchemeSpec, value: &transept_model::value::Value, cx:
 #[derive(Debug)]
 pub(super) struct BasicScheme {
     users: HashMap<Box<str>, User>,
-    /// What the passwords of unknown users are compared with: the hash that takes longest.
-    decoy: Arc<PasswordHash>,
+    decoys: Decoys,
     remember: Duration,
     memory: Arc<Memory>,
     gate: Arc<Gate>,
+}
+
+/// What the passwords of unknown users are compared with: the hashes of the known ones. Which of them, the name decides, in a way that
+/// nobody outside can tell and that is always the same as long as the users are; so names that are known are not told from others by the time
+/// that they take, also where the hashes are of different kinds and costs.
+struct Decoys {
+    hashes: Vec<Arc<PasswordHash>>,
+    key: Box<hmac::Key>,
+}
+
+impl fmt::Debug for Decoys {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Decoys").finish_non_exhaustive()
+    }
+}
+
+impl Decoys {
+    /// `text` is what the hashes stand in; whoever knows it needs no names.
+    fn new(hashes: Vec<Arc<PasswordHash>>, text: &str) -> Decoys {
+        Decoys { hashes, key: Box::new(hmac::Key::new(hmac::HMAC_SHA256, text.as_bytes())) }
+    }
+
+    fn of(&self, name: &str) -> Option<&Arc<PasswordHash>> {
+        let tag = hmac::sign(&self.key, name.as_bytes());
+        let number = tag.as_ref().iter().take(8).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+        self.hashes.get(usize::try_from(below(number, self.hashes.len() as u64)).unwrap_or(0))
+    }
 }
 
 #[derive(Debug)]
@@ -94,7 +121,7 @@ impl Scheme for BasicScheme {
     fn compile(name: &Text, spec: &BasicSchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let text = spec.users.read(cx)?;
         let mut users = HashMap::new();
-        let mut decoy: Option<Arc<PasswordHash>> = None;
+        let mut hashes = Vec::new();
         let before = cx.count();
         for (index, line) in (1..).zip(text.lines()) {
             let line = line.trim();
@@ -110,10 +137,7 @@ impl Scheme for BasicScheme {
                 Ok((user, hash, parsed)) => {
                     let principal = principal(name, user, hash, &spec.groups, cx);
                     let user_hash = Arc::new(parsed);
-                    let costs_more = |decoy: &Arc<PasswordHash>| user_hash.cost() > decoy.cost();
-                    if decoy.as_ref().is_none_or(costs_more) {
-                        decoy = Some(Arc::clone(&user_hash));
-                    }
+                    hashes.push(Arc::clone(&user_hash));
                     let known = User { hash: user_hash, text: hash.into(), principal: Arc::new(principal) };
                     users.insert(Box::from(user), known);
                 }
@@ -126,14 +150,14 @@ impl Scheme for BasicScheme {
         if cx.count() > before {
             return None;
         }
-        let Some(decoy) = decoy else {
+        if hashes.is_empty() {
             cx.refuse(spec.users.at, "there are no users, so nobody could come in")
                 .remedy("add lines as `htpasswd -nB NAME` prints them");
             return None;
-        };
+        }
         Some(BasicScheme {
             users,
-            decoy,
+            decoys: Decoys::new(hashes, &text),
             remember: spec.remember,
             memory: cx.keep("passwords", Memory::default),
             gate: cx.keep_for_all("passwords that are computed", Gate::default),
@@ -176,7 +200,9 @@ impl Scheme for BasicScheme {
         let Some(place) = self.gate.enter(x.client) else {
             return Proof::Unavailable("too many passwords are being computed".into());
         };
-        let hash = Arc::clone(user.map_or(&self.decoy, |user| &user.hash));
+        let Some(hash) = user.map(|user| &user.hash).or_else(|| self.decoys.of(&name)).map(Arc::clone) else {
+            return Proof::invalid("the name is not known");
+        };
         let run = move || -> Box<dyn Any + Send> { Box::new(place.compute(|| hash.verify(&password))) };
         let asked = Asked { user: user.map(|_| name.into()), proof, _flight: Some(flight) };
         let computation = Computation { what: "whether the password is good", run: Box::new(run) };
@@ -311,198 +337,4 @@ impl Memory {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::tests::{Desk, compile_scheme, key, key_object};
-    use super::*;
-    use crate::exchange::Notes;
-    use crate::reason::Reason;
-    use crate::verdict::Verdict;
-
-    const SECRET: &str = "\
-apiVersion: v1
-kind: Secret
-metadata: {name: staff}
-stringData:
-  htpasswd: |
-    # people
-    ann:$2a$06$m0CrhHm10qJ3lXRY.5zDGO3rS2KdeeWLuGmsfGlMfOxih58VYVfxe
-    bob:$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4
-  old: 'ann:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ='
----
-";
-    const SPEC: &str =
-        "schemes: [{name: staff, basic: {users: {name: staff, key: htpasswd}, groups: {admins: 'bob, eve'}}}]\n";
-
-    fn shown(name: &str, password: &str) -> String {
-        format!("Basic {}", BASE64.encode(format!("{name}:{password}").as_bytes()))
-    }
-
-    /// Takes a request down the policy, computing what it asks for; with how often that was.
-    fn ask(desk: &Desk, authorization: &str) -> (Verdict, Notes, usize) {
-        ask_with(desk, &[("authorization", authorization)])
-    }
-
-    fn ask_with(desk: &Desk, fields: &[(&str, &str)]) -> (Verdict, Notes, usize) {
-        let mut notes = Notes::told();
-        let mut computed = 0;
-        let (mut verdict, _) = desk.with("/", fields, &mut notes, |policy, x| policy.ask_for_tests(x, None));
-        while let Verdict::Call(callout) = verdict {
-            let Callout::Compute(computation) = *callout else { panic!("something else is asked for") };
-            computed += 1;
-            let result = CalloutResult::Computed((computation.run)());
-            (verdict, _) = desk.with("/", fields, &mut notes, |policy, x| policy.ask_for_tests(x, Some(result)));
-        }
-        (verdict, notes, computed)
-    }
-
-    #[test]
-    fn a_password_is_computed_once_and_then_remembered_for_a_while() {
-        let desk = Desk::new(SPEC, SECRET);
-        let (verdict, notes, computed) = ask(&desk, &shown("bob", "password"));
-        assert!(verdict.goes_on());
-        let principal = notes.principal.expect("a principal");
-        assert_eq!((&*principal.id, &*principal.groups), ("default/bob", &["admins".into()][..]));
-        assert_eq!((principal.kind, computed), (PrincipalKind::User, 1));
-        assert_eq!(ask(&desk, &shown("bob", "password")).2, 0);
-        assert_eq!(ask(&desk, &shown("bob", "Password")).2, 1);
-        assert!(ask(&desk, &shown("ann", "a")).0.goes_on());
-    }
-
-    #[test]
-    fn a_name_that_is_not_known_costs_as_much_as_one_that_is() {
-        let desk = Desk::new(SPEC, SECRET);
-        for (name, password) in [("ann", "b"), ("eve", "a"), ("", "")] {
-            let (verdict, notes, computed) = ask(&desk, &shown(name, password));
-            let Verdict::Respond(reply) = verdict else { panic!("{name} was let in") };
-            assert_eq!((reply.reason, computed), (Reason::CredentialsInvalid, 1));
-            assert_eq!(reply.detail, "");
-            assert!(notes.principal.is_none());
-        }
-        for junk in ["Basic", "Basic !", "Basic YQ==", &format!("Basic {}", "YQ==".repeat(2000))] {
-            let (verdict, _, computed) = ask(&desk, junk);
-            assert!(!verdict.goes_on() && computed == 0, "{junk}");
-        }
-    }
-
-    #[test]
-    fn an_open_connection_ends_when_the_password_has_changed() {
-        let desk = Desk::new(SPEC, SECRET);
-        let principal = ask(&desk, &shown("ann", "a")).1.principal;
-        assert!(desk.recheck(principal.as_ref()).is_some());
-        let hash = SECRET.lines().find_map(|line| line.trim().strip_prefix("bob:")).expect("a hash");
-        let changed: String = SECRET
-            .lines()
-            .map(|line| if line.trim().starts_with("ann:") { format!("    ann:{hash}\n") } else { format!("{line}\n") })
-            .collect();
-        assert!(Desk::new(SPEC, &changed).recheck(principal.as_ref()).is_none());
-        let groups = SPEC.replace("admins: 'bob, eve'", "admins: ann");
-        let today = Desk::new(&groups, SECRET).recheck(principal.as_ref()).expect("let in");
-        assert_eq!(today.groups, ["admins".into()]);
-    }
-
-    #[test]
-    fn unknown_names_cost_as_much_as_the_most_costly_hash() {
-        let costs = |lines: &[&str]| {
-            let mut secret =
-                "{apiVersion: v1, kind: Secret, metadata: {name: staff}, stringData: {htpasswd: \"".to_owned();
-            lines.iter().for_each(|line| secret.push_str(&format!("{line}\\n")));
-            secret.push_str("\"}}\n");
-            let spec = "{users: {name: staff, key: htpasswd}}\n";
-            let (scheme, problems) = compile_scheme::<BasicScheme>(spec, &secret);
-            scheme.unwrap_or_else(|| panic!("{problems:?}")).decoy.cost()
-        };
-        let line = |name: &str| SECRET.lines().map(str::trim).find(|line| line.starts_with(name)).expect("a line");
-        let (cheap, dear) = (line("ann:"), line("ann:").replace("ann:$2a$06$", "eve:$2a$12$"));
-        assert!(costs(&[cheap]) < costs(&[&dear]));
-        assert_eq!(costs(&[cheap, &dear, line("bob:")]), costs(&[&dear]));
-        assert_eq!(costs(&[&dear, line("bob:"), cheap]), costs(&[&dear]));
-        // Memory counts, too.
-        let large = line("bob:").replace("m=256", "m=262144");
-        assert_eq!(costs(&[cheap, &large, line("bob:")]), costs(&[&large]));
-    }
-
-    #[test]
-    fn who_has_a_good_key_cannot_try_out_passwords_beside_it() {
-        let spec = "schemes: [{name: staff, basic: {users: {name: staff, key: htpasswd}}}, {name: key, apiKey: {}}]\n";
-        let objects = format!("{SECRET}{}", key_object("one", "{consumer: mobile, hash: HASH1}"));
-        // Whichever is asked first.
-        for spec in [spec.to_owned(), format!("{spec}require: [{{key: []}}, {{staff: []}}]\n")] {
-            let desk = Desk::new(&spec, &objects);
-            let with =
-                |password| ask_with(&desk, &[("authorization", &shown("ann", password)), ("x-api-key", &key(1))]).0;
-            let Verdict::Respond(reply) = with("guess") else { panic!("a wrong password was let in") };
-            assert_eq!(reply.reason, Reason::CredentialsInvalid);
-            assert!(with("a").goes_on());
-        }
-    }
-
-    #[test]
-    fn hashes_that_are_quick_to_try_are_refused_without_being_shown() {
-        let problems = Desk::refusals(&SPEC.replace("key: htpasswd", "key: old"), SECRET);
-        assert_eq!(problems.len(), 1);
-        assert_eq!(problems[0].why, "line 1 of the entry old: this is no bcrypt or Argon2 hash");
-    }
-
-    /// The verdict on a request whose password nobody has computed yet, and what goes on with it.
-    fn begin(desk: &Desk, name: &str, password: &str) -> (Verdict, Notes) {
-        let mut notes = Notes::new();
-        let authorization = shown(name, password);
-        let fields = [("authorization", &*authorization)];
-        let (verdict, _) = desk.with("/", &fields, &mut notes, |policy, x| policy.ask_for_tests(x, None));
-        (verdict, notes)
-    }
-
-    fn resume(desk: &Desk, name: &str, password: &str, mut notes: Notes, result: CalloutResult) -> (Verdict, Notes) {
-        let authorization = shown(name, password);
-        let fields = [("authorization", &*authorization)];
-        let (verdict, _) = desk.with("/", &fields, &mut notes, |policy, x| policy.ask_for_tests(x, Some(result)));
-        (verdict, notes)
-    }
-
-    fn computed(verdict: Verdict) -> CalloutResult {
-        let Verdict::Call(callout) = verdict else { panic!("{verdict:?} instead of a computation") };
-        let Callout::Compute(computation) = *callout else { panic!("something else is asked for") };
-        CalloutResult::Computed((computation.run)())
-    }
-
-    #[test]
-    fn failures_are_counted_before_they_are_computed() {
-        let desk = Desk::new(&format!("{}failures: {{requests: 2, per: 10s}}\n", SPEC), SECRET);
-        let good = begin(&desk, "ann", "a");
-        let bad = begin(&desk, "ann", "b");
-        let is_limited = |verdict: &Verdict| matches!(verdict, Verdict::Respond(reply) if reply.reason == Reason::AuthenticationLimited);
-        assert!(is_limited(&begin(&desk, "ann", "c").0));
-        // What was no failure is taken back, and what was one is not counted twice.
-        let result = computed(good.0);
-        assert!(resume(&desk, "ann", "a", good.1, result).0.goes_on());
-        let result = computed(bad.0);
-        assert!(!resume(&desk, "ann", "b", bad.1, result).0.goes_on());
-        let (verdict, gone) = begin(&desk, "ann", "d");
-        assert!(matches!(verdict, Verdict::Call(_)));
-        // Who goes away meanwhile has failed.
-        drop((verdict, gone));
-        assert!(is_limited(&begin(&desk, "ann", "e").0));
-    }
-
-    #[test]
-    fn the_same_password_is_computed_once_for_all_who_show_it() {
-        let desk = Desk::new(&format!("{}failures: {{requests: 1, per: 10s}}\n", SPEC), SECRET);
-        let first = begin(&desk, "ann", "a");
-        let others: Vec<Notes> = (0..20)
-            .map(|_| {
-                let mut notes = Notes::new();
-                let authorization = shown("ann", "a");
-                let fields = [("authorization", &*authorization)];
-                // They have passed the limit of failures before.
-                let (proof, _) = desk.with("/", &fields, &mut notes, |policy, x| policy.decide_for_tests(x));
-                assert!(matches!(&proof, Verdict::Call(callout) if matches!(**callout, Callout::Wait(_))), "{proof:?}");
-                notes
-            })
-            .collect();
-        let result = computed(first.0);
-        assert!(resume(&desk, "ann", "a", first.1, result).0.goes_on());
-        for notes in others {
-            assert!(resume(&desk, "ann", "a", notes, CalloutResult::Waited).0.goes_on());
-        }
-    }
-}
+mod tests;

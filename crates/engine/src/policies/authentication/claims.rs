@@ -1,6 +1,5 @@
 //! From claims to a principal: which claim is the name, the groups, the scopes. Used by all schemes whose credentials say such things.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -62,7 +61,7 @@ pub(super) fn principal(
     owner: TokenOwner,
     scheme: &str,
     until: Option<Duration>,
-) -> Result<Arc<Principal>, Box<str>> {
+) -> Result<Principal, Box<str>> {
     let text = |path: &str| claim(&claims, path).and_then(Value::as_str);
     let client = text("client_id").or_else(|| text("azp"));
     let kind = match owner {
@@ -80,7 +79,7 @@ pub(super) fn principal(
     if id.is_empty() {
         return Err(format!("the token does not say whose it is (`{}`)", &*wanted.id).into());
     }
-    let principal = Principal {
+    Ok(Principal {
         kind,
         id: id.into(),
         groups: names(&claims, &wanted.groups),
@@ -92,8 +91,7 @@ pub(super) fn principal(
         until,
         claims,
         ..Principal::default()
-    };
-    Ok(Arc::new(principal))
+    })
 }
 
 fn is_for_itself(claims: &Claims, client: Option<&str>) -> bool {

@@ -67,6 +67,16 @@ impl Owned {
         owned.principal().cloned().map_err(|why| format!("the key {why}").into())
     }
 
+    /// Whether both are the same under two names.
+    pub(super) fn is_stored_like(&self, other: &Owned) -> bool {
+        self.principal.stored == other.principal.stored
+    }
+
+    /// Whether both belong to one Consumer.
+    pub(super) fn is_of_consumer(&self, other: &Owned) -> bool {
+        self.principal.id == other.principal.id
+    }
+
     /// Whether it is stored as it was then.
     pub(super) fn is_stored_as_of(&self, principal: &Principal) -> bool {
         self.principal.stored == principal.stored

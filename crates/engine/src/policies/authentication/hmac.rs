@@ -145,9 +145,16 @@ impl Scheme for HmacScheme {
     type Spec = HmacSchemeSpec;
 
     fn compile(name: &Text, spec: &HmacSchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
-        let mut keys = HashMap::new();
+        let mut keys: HashMap<Box<str>, Known> = HashMap::new();
         for key in &spec.keys {
-            keys.insert(Box::from(&*key.username), compile_key(name, key, cx)?);
+            let known = compile_key(name, key, cx)?;
+            // The name is not signed: what one has signed could be shown under the other's.
+            if let Some((twin, _)) = keys.iter().find(|(_, other)| other.owned.is_stored_like(&known.owned)) {
+                let why = format!("the keys {twin} and {} have the same secret", &*key.username);
+                cx.refuse(key.at, why).remedy("give each key a secret of its own, or one of them up");
+                return None;
+            }
+            keys.insert(Box::from(&*key.username), known);
         }
         Some(HmacScheme {
             keys,

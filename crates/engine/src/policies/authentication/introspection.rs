@@ -20,14 +20,15 @@ use super::super::{CompileCx, PlainHttp, Url};
 use super::claims::{ClaimNames, TokenOwner, principal};
 use super::client::{Ask, Client, ClientAuthentication};
 use super::flights::{Flight, Flights};
-use super::jwt::{RequiredClaim, strip_tokens, tokens, wanted};
+use super::jwt::{RequiredClaim, strip_tokens, wanted};
 use super::scheme::{Fault, Proof, Scheme, challenge};
 use super::secret::SecretEntry;
+use super::sender::{Proofs, Sender, SenderConstraint, Word};
 use super::verified::{self, Hash, Verified};
 use crate::callout::{Answer, Callout, CalloutResult, HttpCall, Wait};
 use crate::exchange::Exchange;
-use crate::jose::{Expectations, Expiry, MOST_TOKEN, parse_json};
-use crate::principal::{Principal, PrincipalKind};
+use crate::jose::{Claims, Expectations, Expiry, MOST_TOKEN, parse_json};
+use crate::principal::{Principal, PrincipalKind, StoredMark};
 use crate::redact::CredentialPlaces;
 
 object! {
@@ -57,6 +58,9 @@ object! {
         claims: ClaimNames = ClaimNames::default();
         /// Who shows such tokens.
         owner: TokenOwner = TokenOwner::Auto;
+        /// Whether tokens are good only for those whom they were given to, by a proof (DPoP) or a certificate that goes with them, as the
+        /// answer says (`cnf`).
+        sender: SenderConstraint = SenderConstraint::WhenBound;
         /// How long an active token is not asked for again; so long may it be used after it was revoked.
         remember: Duration = Duration::from_secs(60);
         /// How long the issuer may take.
@@ -101,6 +105,9 @@ pub(super) struct IntrospectionScheme {
     remember: Duration,
     timeout: Duration,
     memory: Arc<Memory>,
+    sender: Sender,
+    /// Whom is asked, and as whom.
+    vouches: StoredMark,
 }
 
 #[derive(Debug)]
@@ -161,6 +168,8 @@ impl Scheme for IntrospectionScheme {
             remember: spec.remember,
             timeout: spec.timeout,
             memory,
+            sender: Sender::new(spec.sender, cx.keep("proofs", Proofs::default))?,
+            vouches: StoredMark::of(&[spec.url.as_bytes(), spec.client_id.as_bytes()]),
         })
     }
 
@@ -170,15 +179,16 @@ impl Scheme for IntrospectionScheme {
 
     fn places(&self, places: &mut CredentialPlaces) {
         places.fields.insert(self.header.as_str().to_ascii_lowercase().into());
+        places.fields.insert("dpop".into());
     }
 
     fn presents(&self, x: &Exchange<'_>) -> bool {
-        tokens(&self.header, x.request).next().is_some()
+        self.sender.shown(&self.header, x.request).next().is_some()
     }
 
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
-        let mut shown = tokens(&self.header, x.request);
-        let token = match (shown.next(), shown.next()) {
+        let mut shown = self.sender.shown(&self.header, x.request);
+        let (word, token) = match (shown.next(), shown.next()) {
             (None, _) => return Proof::Absent,
             (Some(one), None) => one,
             (Some(_), Some(_)) => return Proof::invalid("several tokens are shown"),
@@ -188,7 +198,7 @@ impl Scheme for IntrospectionScheme {
         }
         let hash = verified::hash(token);
         if let Some(principal) = self.memory.active.find(&hash, 0, x.now.unix) {
-            return Proof::Valid(principal);
+            return self.admit(principal, word, token, x);
         }
         if let Some(why) = self.memory.refused.find(&hash, 0, x.now.unix) {
             return Proof::Invalid((*why).clone());
@@ -208,7 +218,14 @@ impl Scheme for IntrospectionScheme {
     fn resume(&self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult) -> Proof {
         let Ok(asking) = between.downcast::<Asking>() else { return Proof::Unavailable("it was not asked".into()) };
         let proof = match (result, &*asking) {
-            (CalloutResult::Answered(answer), Asking::Flying(hash, _)) => self.judge(&answer, *hash, x.now.unix),
+            (CalloutResult::Answered(answer), Asking::Flying(hash, _)) => {
+                let shown = self.sender.shown(&self.header, x.request).next();
+                match (self.judge(&answer, *hash, x.now.unix), shown) {
+                    (Ok(principal), Some((word, token))) => self.admit(principal, word, token, x),
+                    (Ok(_), None) => Proof::Absent,
+                    (Err(proof), _) => proof,
+                }
+            }
             (CalloutResult::Failed(why), _) => Proof::Unavailable(why),
             (CalloutResult::Assumed, _) => {
                 x.tell(|| format!("scheme {}: nobody is asked here, so the token is taken to be active", self.name));
@@ -238,10 +255,22 @@ impl Scheme for IntrospectionScheme {
 
     fn strip(&self, request: &mut Request) {
         strip_tokens(&self.header, request);
+        self.sender.strip(&self.header, request);
     }
 
     fn challenge(&self, realm: &str, fault: &Fault<'_>) -> String {
-        challenge("Bearer", realm, fault)
+        self.sender.challenge(challenge("Bearer", realm, fault), realm, fault)
+    }
+
+    /// What the issuer has said of a token is held against what is expected today; it is not asked again.
+    fn stands(&self, principal: &Arc<Principal>, x: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
+        if principal.stored != Some(self.vouches) {
+            return Err("another issuer is asked by now, or as another client".into());
+        }
+        self.sender.stands(&principal.claims, x)?;
+        let claims = principal.claims.clone();
+        self.expected.check(&claims, x.now.unix).map_err(|refusal| Box::from(refusal.why()))?;
+        self.principal(claims, principal.until).map(Arc::new)
     }
 }
 
@@ -259,38 +288,50 @@ impl IntrospectionScheme {
             .ok_or_else(|| "the introspection endpoint cannot be asked".into())
     }
 
-    fn judge(&self, answer: &Answer, hash: Hash, now: Duration) -> Proof {
+    /// An active token is good for whom it was given to.
+    fn admit(&self, principal: Arc<Principal>, word: Word, token: &[u8], x: &Exchange<'_>) -> Proof {
+        match self.sender.check(&principal.claims, word, token, x) {
+            Ok(()) => Proof::Valid(principal),
+            Err(proof) => proof,
+        }
+    }
+
+    fn principal(&self, claims: Claims, ends: Option<Duration>) -> Result<Principal, Box<str>> {
+        let found = principal(claims, &self.claims, self.owner, &self.name, ends)?;
+        Ok(Principal { stored: Some(self.vouches), ..found })
+    }
+
+    /// Whom an answer is about, if the token is good here; whoever shows it.
+    fn judge(&self, answer: &Answer, hash: Hash, now: Duration) -> Result<Arc<Principal>, Proof> {
+        let unavailable = |why: &str| Err(Proof::Unavailable(why.into()));
         match answer.status {
             200 => {}
-            401 => return Proof::Unavailable("the issuer refuses our own client credentials".into()),
-            status => return Proof::Unavailable(format!("the issuer answers with status {status}").into()),
+            401 => return unavailable("the issuer refuses our own client credentials"),
+            status => return unavailable(&format!("the issuer answers with status {status}")),
         }
         let claims = match parse_json(&answer.body) {
             Ok(Json::Object(claims)) => claims,
-            Ok(_) => return Proof::Unavailable("the issuer's answer is no object".into()),
-            Err(why) => return Proof::Unavailable(format!("the issuer's answer: {why}").into()),
+            Ok(_) => return unavailable("the issuer's answer is no object"),
+            Err(why) => return unavailable(&format!("the issuer's answer: {why}")),
         };
         match claims.get("active") {
             Some(Json::Bool(true)) => {}
-            Some(Json::Bool(false)) => return self.refuse("the token is not active", hash, now),
-            _ => return Proof::Unavailable("the issuer does not say whether the token is active".into()),
+            Some(Json::Bool(false)) => return Err(self.refuse("the token is not active", hash, now)),
+            _ => return unavailable("the issuer does not say whether the token is active"),
         }
         let validity = match self.expected.check(&claims, now) {
             Ok(validity) => validity,
-            Err(refusal) => return self.refuse(&refusal.why(), hash, now),
+            Err(refusal) => return Err(self.refuse(&refusal.why(), hash, now)),
         };
         let ends = validity.until.map(|until| until.saturating_sub(LEEWAY));
         if ends.is_some_and(|ends| now >= ends) {
-            return self.refuse("the token has expired (`exp`)", hash, now);
+            return Err(self.refuse("the token has expired (`exp`)", hash, now));
         }
-        match principal(claims, &self.claims, self.owner, &self.name, ends) {
-            Ok(principal) => {
-                let until = ends.map_or(now + self.remember, |ends| ends.min(now + self.remember));
-                self.memory.active.note(hash, Arc::clone(&principal), 0, until, now);
-                Proof::Valid(principal)
-            }
-            Err(why) => self.refuse(&why, hash, now),
-        }
+        let principal = self.principal(claims, ends).map_err(|why| self.refuse(&why, hash, now))?;
+        let principal = Arc::new(principal);
+        let until = ends.map_or(now + self.remember, |ends| ends.min(now + self.remember));
+        self.memory.active.note(hash, Arc::clone(&principal), 0, until, now);
+        Ok(principal)
     }
 
     /// The issuer has answered, and the token is no good here: that is remembered for a while.

@@ -31,8 +31,8 @@ use super::verified::{self, Verified};
 use crate::callout::{Callout, CalloutResult};
 use crate::document::{Document, Occasion};
 use crate::exchange::Exchange;
-use crate::jose::{Algorithm, Algorithms, Expectations, Expiry, KeySet, Refusal, Token, WantedClaim};
-use crate::principal::Principal;
+use crate::jose::{Algorithm, Algorithms, Claims, Expectations, Expiry, Key, KeySet, Refusal, Token, WantedClaim};
+use crate::principal::{Principal, StoredMark};
 use crate::redact::CredentialPlaces;
 
 mod keys;
@@ -292,7 +292,7 @@ impl Scheme for JwtScheme {
     }
 
     fn presents(&self, x: &Exchange<'_>) -> bool {
-        self.shown(x.request).next().is_some()
+        self.sender.shown(&self.header, x.request).next().is_some()
     }
 
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
@@ -314,6 +314,26 @@ impl Scheme for JwtScheme {
     fn challenge(&self, realm: &str, fault: &Fault<'_>) -> String {
         self.sender.challenge(challenge("Bearer", realm, fault), realm, fault)
     }
+
+    /// What a token says is held against what is expected today, and the key that has vouched for it must be one of the issuer's today.
+    fn stands(&self, principal: &Arc<Principal>, x: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
+        self.sender.stands(&principal.claims, x)?;
+        let today = self.principal(principal.claims.clone(), x.now.unix).map_err(|refusal| Box::from(refusal.why()))?;
+        let is_known = |keys: &KeySet| keys.keys().iter().any(|key| self.has_vouched(key, principal));
+        let stands = match &self.keys {
+            Keys::Fixed(keys) => is_known(keys),
+            Keys::Fetched(source) => match source.content(x.now.monotonic) {
+                Some(content) => is_known(&content.keys),
+                // It is judged again when they have come, or have not.
+                None if source.error().is_none() => true,
+                None => return Err("the keys of the issuer are not known any more".into()),
+            },
+        };
+        if !stands {
+            return Err("the key that has signed the token is not one of the issuer's any more".into());
+        }
+        Ok(Arc::new(Principal { stored: principal.stored, ..today }))
+    }
 }
 
 impl JwtScheme {
@@ -325,7 +345,7 @@ impl JwtScheme {
 
     /// Judges the token of a request. `asked` says that its keys were asked for already: it is not done twice.
     fn judge(&self, x: &mut Exchange<'_>, asked: Option<&Asked>) -> Proof {
-        let mut shown = self.shown(x.request);
+        let mut shown = self.sender.shown(&self.header, x.request);
         let (word, token) = match (shown.next(), shown.next()) {
             (None, _) => return Proof::Absent,
             (Some(one), None) => one,
@@ -358,15 +378,6 @@ impl JwtScheme {
             },
             Err((refusal, None)) => Proof::invalid(refusal.why()),
         }
-    }
-
-    /// Tokens in the request, each with the word that says how it is shown.
-    fn shown<'r>(&'r self, request: &'r Request) -> impl Iterator<Item = (Word, &'r [u8])> {
-        let bearer = tokens(&self.header, request).map(|token| {
-            let by = if self.header.id() == FieldId::AUTHORIZATION { Word::Bearer } else { Word::None };
-            (by, token)
-        });
-        bearer.chain(self.sender.tokens(&self.header, request).map(|token| (Word::Dpop, token)))
     }
 
     /// A genuine token is good for whom it was given to, and once where that is said.
@@ -425,32 +436,44 @@ impl JwtScheme {
             (Refusal::Signature | Refusal::NoKey, _) if is_nameless() => Some(Occasion::NamelessKey),
             _ => None,
         };
-        let payload = token.verify(keys, self.allowed).map_err(|refusal| {
+        let (payload, key) = token.verify_with(keys, self.allowed).map_err(|refusal| {
             let occasion = occasion(&refusal);
             (refusal, occasion)
         })?;
-        self.accept(payload, now).map_err(|refusal| (refusal, None))
+        let stored = Some(mark(token.algorithm(), key));
+        let accepted = Token::claims(payload).and_then(|claims| self.principal(claims, now));
+        accepted.map(|principal| Arc::new(Principal { stored, ..principal })).map_err(|refusal| (refusal, None))
     }
 
-    /// The principal of a payload that is believed.
-    fn accept(&self, payload: &[u8], now: Duration) -> Result<Arc<Principal>, Refusal> {
-        let claims = Token::claims(payload)?;
+    /// The principal of claims that are believed.
+    fn principal(&self, claims: Claims, now: Duration) -> Result<Principal, Refusal> {
         let validity = self.expected.check(&claims, now)?;
         principal(claims, &self.claims, self.owner, &self.name, validity.until)
             .map_err(|why| Refusal::Claims(String::from(why).into()))
     }
 
+    /// Whether a principal's token was signed by this key, with an algorithm that is allowed.
+    fn has_vouched(&self, key: &Key, principal: &Principal) -> bool {
+        let mut algorithms = key.algorithms().filter(|algorithm| self.allowed.contains(*algorithm));
+        algorithms.any(|algorithm| principal.stored == Some(mark(algorithm, key)))
+    }
+
     /// In an explanation nothing is fetched: the token is believed, and that is said.
     fn assume(&self, x: &mut Exchange<'_>) -> Proof {
-        let Some((word, token)) = self.shown(x.request).next() else { return Proof::Absent };
-        let found = self.glance(token).and_then(|token| self.accept(token.payload(), x.now.unix));
-        let proof = match found {
-            Ok(principal) => self.admit(principal, word, token, x),
+        let Some((word, token)) = self.sender.shown(&self.header, x.request).next() else { return Proof::Absent };
+        let claims = self.glance(token).and_then(|token| Token::claims(token.payload()));
+        let proof = match claims.and_then(|claims| self.principal(claims, x.now.unix)) {
+            Ok(principal) => self.admit(Arc::new(principal), word, token, x),
             Err(refusal) => Proof::invalid(refusal.why()),
         };
         x.tell(|| format!("scheme {}: its keys are not known here, so the signature is taken to be good", self.name));
         proof
     }
+}
+
+/// What stands for the key that a token is signed by.
+fn mark(algorithm: Algorithm, key: &Key) -> StoredMark {
+    StoredMark::of(&[algorithm.as_str().as_bytes(), key.print()])
 }
 
 fn ask(document: &Arc<Document>, occasion: Occasion, now: Duration) -> Proof {

@@ -358,8 +358,7 @@ impl LoginScheme {
     fn opened(&self, session: Session) -> Result<Arc<Opened>, Box<str>> {
         let claims = session.claims().ok_or("the ID token cannot be read")?;
         self.expected.check_required(&claims).map_err(|refusal| Box::from(refusal.why()))?;
-        let principal = principal(claims, &self.claims, TokenOwner::User, &self.name, Some(session.ends()))?;
-        let mut principal = Arc::unwrap_or_clone(principal);
+        let mut principal = principal(claims, &self.claims, TokenOwner::User, &self.name, Some(session.ends()))?;
         principal.credential = Some(session.name.clone());
         let key = session.refresh_token.as_ref().map(|token| verified::hash(token.as_bytes()));
         Ok(Arc::new(Opened { session, principal: Arc::new(principal), key }))

@@ -81,6 +81,11 @@ impl Metadata {
         Some(Metadata { path: path.into(), document: document.to_string().into_bytes(), parameter })
     }
 
+    /// Where the document is.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// The document, when that is what a request asks for.
     pub(super) fn answer(&self, request: &Request) -> Option<Reply> {
         let asks = matches!(request.method, Method::Get | Method::Head);

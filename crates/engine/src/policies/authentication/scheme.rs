@@ -146,9 +146,11 @@ pub(super) fn challenge(scheme: &str, realm: &str, fault: &Fault<'_>) -> String 
         Fault::Missing => {}
         Fault::Invalid => text.push_str(", error=\"invalid_token\""),
         Fault::Scopes(scopes) => {
-            text.push_str(", error=\"insufficient_scope\", scope=\"");
-            // What may stand in a scope (RFC 6749 section 3.3) was checked when the requirement was read.
-            let _ = write!(text, "{}\"", scopes.join(" "));
+            text.push_str(", error=\"insufficient_scope\"");
+            if !scopes.is_empty() {
+                // What may stand in a scope (RFC 6749 section 3.3) was checked when the requirement was read.
+                let _ = write!(text, ", scope=\"{}\"", scopes.join(" "));
+            }
         }
     }
     text

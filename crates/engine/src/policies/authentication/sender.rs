@@ -1,5 +1,5 @@
 //! Whether a token is shown by whom it was given to: bound to a certificate (RFC 8705) or to a key that the client proves to have for each request
-//! (DPoP, RFC 9449), as its claim `cnf` says. For the scheme `jwt`, once the token itself was found good.
+//! (DPoP, RFC 9449), as its claim `cnf` says. For the schemes `jwt` and `introspection`, once the token itself was found good.
 //!
 //! A proof is for one request: its method and URL, this very token, and a minute. It is good once; what was seen is remembered in many memories of a
 //! fixed size, by the key, so that one client cannot use up the room of all. A binding that is not understood binds all the same: such a token is refused.
@@ -15,6 +15,7 @@ use transept_wire::head::{FieldId, FieldName, Request};
 use transept_wire::normalize;
 
 use super::super::{PlainHttp, parse_url};
+use super::jwt::tokens;
 use super::nonces::{Nonces, Refused};
 use super::scheme::{Fault, Proof, challenge};
 use crate::exchange::Exchange;
@@ -43,6 +44,14 @@ pub(super) enum Word {
     Dpop,
     /// In a field of its own.
     None,
+}
+
+/// To what a token is bound.
+struct Bound<'c> {
+    /// The digest of a certificate.
+    certificate: Option<&'c str>,
+    /// The thumbprint of a key.
+    key: Option<&'c str>,
 }
 
 /// How long ago a proof may have been made.
@@ -78,8 +87,19 @@ impl Sender {
         Some(Sender { constraint, proofs, field: FieldName::new("dpop").ok()? })
     }
 
+    /// Tokens in a request, each with the word that says how it is shown.
+    pub(super) fn shown<'r>(
+        &self,
+        header: &'r FieldName,
+        request: &'r Request,
+    ) -> impl Iterator<Item = (Word, &'r [u8])> + use<'r> {
+        let by = if header.id() == FieldId::AUTHORIZATION { Word::Bearer } else { Word::None };
+        let bearer = tokens(header, request).map(move |token| (by, token));
+        bearer.chain(self.tokens(header, request).map(|token| (Word::Dpop, token)))
+    }
+
     /// Tokens that are shown with the word `DPoP`.
-    pub(super) fn tokens<'r>(&self, header: &FieldName, request: &'r Request) -> impl Iterator<Item = &'r [u8]> {
+    fn tokens<'r>(&self, header: &FieldName, request: &'r Request) -> impl Iterator<Item = &'r [u8]> + use<'r> {
         let reads = header.id() == FieldId::AUTHORIZATION && self.constraint != SenderConstraint::Anybody;
         request.fields.all(FieldId::AUTHORIZATION).filter(move |_| reads).filter_map(dpop_token)
     }
@@ -109,34 +129,11 @@ impl Sender {
     /// # Errors
     /// The proof that it is not.
     pub(super) fn check(&self, claims: &Claims, word: Word, token: &[u8], x: &Exchange<'_>) -> Result<(), Proof> {
-        let invalid = |why: &str| Err(Proof::invalid(why));
         if self.constraint == SenderConstraint::Anybody {
             return Ok(());
         }
-        let (certificate, key) = match claims.get("cnf") {
-            None => (None, None),
-            Some(Value::Object(bound)) => {
-                let known = ["x5t#S256", "jkt"];
-                if bound.is_empty() || bound.keys().any(|name| !known.contains(&name.as_str())) {
-                    return invalid("the token is bound in a way that is not understood (`cnf`)");
-                }
-                if bound.values().any(|value| !value.is_string()) {
-                    return invalid("the token is bound to what is no text (`cnf`)");
-                }
-                let text = |name: &str| bound.get(name).and_then(Value::as_str);
-                (text("x5t#S256"), text("jkt"))
-            }
-            Some(_) => return invalid("the token is bound in a way that is not understood (`cnf`)"),
-        };
-        let is_bound_enough = match self.constraint {
-            SenderConstraint::Required => certificate.is_some() || key.is_some(),
-            SenderConstraint::Certificate => certificate.is_some(),
-            SenderConstraint::Proof => key.is_some(),
-            SenderConstraint::WhenBound | SenderConstraint::Anybody => true,
-        };
-        if !is_bound_enough {
-            return invalid("the token is not bound to who shows it (`cnf`)");
-        }
+        let invalid = |why: &str| Err(Proof::invalid(why));
+        let Bound { certificate, key } = self.bound(claims).map_err(Proof::invalid)?;
         match (key, word) {
             // RFC 9449 section 7.1: such a token is no bearer token, and no other is shown so.
             (Some(_), Word::Bearer) => return invalid("the token is bound to a key and is shown as a bearer token"),
@@ -144,12 +141,53 @@ impl Sender {
             _ => {}
         }
         if let Some(expected) = certificate {
-            check_certificate(expected, x)?;
+            check_certificate(expected, x).map_err(Proof::invalid)?;
         }
         match key {
             Some(expected) => self.check_proof(expected, token, x),
             None => Ok(()),
         }
+    }
+
+    /// Whether a token with these claims, which was let in before, is good for whom it was given to today. What was proved then is not
+    /// proved again.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn stands(&self, claims: &Claims, x: &Exchange<'_>) -> Result<(), &'static str> {
+        if self.constraint == SenderConstraint::Anybody {
+            return Ok(());
+        }
+        match self.bound(claims)?.certificate {
+            Some(expected) => check_certificate(expected, x),
+            None => Ok(()),
+        }
+    }
+
+    /// To what a token is bound, if that is enough here.
+    fn bound<'c>(&self, claims: &'c Claims) -> Result<Bound<'c>, &'static str> {
+        let bound = match claims.get("cnf") {
+            None => Bound { certificate: None, key: None },
+            Some(Value::Object(bound)) => {
+                let known = ["x5t#S256", "jkt"];
+                if bound.is_empty() || bound.keys().any(|name| !known.contains(&name.as_str())) {
+                    return Err("the token is bound in a way that is not understood (`cnf`)");
+                }
+                if bound.values().any(|value| !value.is_string()) {
+                    return Err("the token is bound to what is no text (`cnf`)");
+                }
+                let text = |name: &str| bound.get(name).and_then(Value::as_str);
+                Bound { certificate: text("x5t#S256"), key: text("jkt") }
+            }
+            Some(_) => return Err("the token is bound in a way that is not understood (`cnf`)"),
+        };
+        let is_enough = match self.constraint {
+            SenderConstraint::Required => bound.certificate.is_some() || bound.key.is_some(),
+            SenderConstraint::Certificate => bound.certificate.is_some(),
+            SenderConstraint::Proof => bound.key.is_some(),
+            SenderConstraint::WhenBound | SenderConstraint::Anybody => true,
+        };
+        if is_enough { Ok(bound) } else { Err("the token is not bound to who shows it (`cnf`)") }
     }
 
     fn check_proof(&self, expected: &str, token: &[u8], x: &Exchange<'_>) -> Result<(), Proof> {
@@ -178,13 +216,13 @@ fn dpop_token(value: &[u8]) -> Option<&[u8]> {
 }
 
 /// RFC 8705 section 3.
-fn check_certificate(expected: &str, x: &Exchange<'_>) -> Result<(), Proof> {
+fn check_certificate(expected: &str, x: &Exchange<'_>) -> Result<(), &'static str> {
     let leaf = x.connection.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
     let Some(leaf) = leaf else {
-        return Err(Proof::invalid("the token is bound to a certificate, and the client has shown none"));
+        return Err("the token is bound to a certificate, and the client has shown none");
     };
     let print = BASE64URL_NOPAD.encode(digest::digest(&digest::SHA256, leaf).as_ref());
-    if print == expected { Ok(()) } else { Err(Proof::invalid("the token is bound to another certificate")) }
+    if print == expected { Ok(()) } else { Err("the token is bound to another certificate") }
 }
 
 /// A proof that is good for this request, and until when it is (RFC 9449 section 4.3). The sentences hold nothing of it.

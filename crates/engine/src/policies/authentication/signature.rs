@@ -160,9 +160,15 @@ impl Scheme for SignatureScheme {
     type Spec = SignatureSchemeSpec;
 
     fn compile(name: &Text, spec: &SignatureSchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
-        let mut keys = HashMap::new();
+        let mut keys: HashMap<Box<str>, Known> = HashMap::new();
         for key in &spec.keys {
             let known = compile_key(name, key, cx)?;
+            let is_shared = |other: &Owned| other.is_stored_like(&known.owned) && !other.is_of_consumer(&known.owned);
+            if let Some((twin, _)) = keys.iter().find(|(_, other)| is_shared(&other.owned)) {
+                let why = format!("the keys {twin} and {} are the same key of two Consumers", &*key.id);
+                cx.refuse(key.at, why).remedy("give each Consumer a key of its own: whoever has it could be either");
+                return None;
+            }
             keys.insert(Box::from(&*key.id), known);
         }
         Some(SignatureScheme {

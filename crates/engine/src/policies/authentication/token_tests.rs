@@ -19,19 +19,19 @@ use crate::jose::tests::Issuer;
 use crate::keep::Keep;
 use crate::snapshot::{Backend, Endpoint, EndpointSet};
 
-const NOW: u64 = 1_800_000_000;
+pub(super) const NOW: u64 = 1_800_000_000;
 
 /// A policy with one issuer, at a time.
-struct Desk {
-    policy: AuthenticationPolicy,
-    keep: Keep,
-    now: u64,
+pub(super) struct Desk {
+    pub(super) policy: AuthenticationPolicy,
+    pub(super) keep: Keep,
+    pub(super) now: u64,
 }
 
 /// A request under way.
-struct Visit {
-    request: Request,
-    notes: Notes,
+pub(super) struct Visit {
+    pub(super) request: Request,
+    pub(super) notes: Notes,
 }
 
 const SECRETS: &str = "\
@@ -67,14 +67,18 @@ fn settle(callee: &Callee) {
 }
 
 impl Desk {
-    fn new(spec: &str) -> Desk {
+    pub(super) fn new(spec: &str) -> Desk {
         let keep = Keep::default();
         let (policy, problems) = compile(spec, "", &keep);
         assert!(problems.is_empty(), "{problems:?}");
         Desk { policy: policy.expect("a policy"), keep, now: NOW }
     }
 
-    fn visit<R>(&self, visit: &mut Visit, go: impl FnOnce(&AuthenticationPolicy, &mut Exchange<'_>) -> R) -> R {
+    pub(super) fn visit<R>(
+        &self,
+        visit: &mut Visit,
+        go: impl FnOnce(&AuthenticationPolicy, &mut Exchange<'_>) -> R,
+    ) -> R {
         let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
         go(
             &self.policy,
@@ -90,11 +94,11 @@ impl Desk {
         )
     }
 
-    fn monotonic(&self) -> Duration {
+    pub(super) fn monotonic(&self) -> Duration {
         Duration::from_secs(self.now - NOW + 5)
     }
 
-    fn ask(&self, token: &str) -> (Verdict, Visit) {
+    pub(super) fn ask(&self, token: &str) -> (Verdict, Visit) {
         let mut visit =
             Visit { request: Request::build("GET", "http", "a.test", "/").expect("a request"), notes: Notes::told() };
         if !token.is_empty() {
@@ -105,12 +109,12 @@ impl Desk {
         (verdict, visit)
     }
 
-    fn resume(&self, visit: &mut Visit, result: CalloutResult) -> Verdict {
+    pub(super) fn resume(&self, visit: &mut Visit, result: CalloutResult) -> Verdict {
         self.visit(visit, |policy, x| policy.on_callout(x, result))
     }
 
     /// Asks, and plays the issuer's set of keys whenever it is asked for.
-    fn ask_with_keys(&self, token: &str, keys: &str) -> (Verdict, Visit, usize) {
+    pub(super) fn ask_with_keys(&self, token: &str, keys: &str) -> (Verdict, Visit, usize) {
         let (mut verdict, mut visit) = self.ask(token);
         let mut fetches = 0;
         while let Verdict::Call(callout) = verdict {
@@ -125,33 +129,33 @@ impl Desk {
     }
 }
 
-fn answer(status: u16, body: &str) -> CalloutResult {
+pub(super) fn answer(status: u16, body: &str) -> CalloutResult {
     CalloutResult::Answered(Box::new(Answer { status, body: body.into(), ..Answer::default() }))
 }
 
-fn reason(verdict: &Verdict) -> (Reason, String) {
+pub(super) fn reason(verdict: &Verdict) -> (Reason, String) {
     match verdict {
         Verdict::Respond(reply) => (reply.reason, reply.cause.as_deref().unwrap_or_default().to_owned()),
         other => panic!("{other:?} instead of a reply"),
     }
 }
 
-fn keys_of(keys: &[serde_json::Value]) -> String {
+pub(super) fn keys_of(keys: &[serde_json::Value]) -> String {
     json!({ "keys": keys }).to_string()
 }
 
-fn inline(issuer: &Issuer, more: &str) -> String {
+pub(super) fn inline(issuer: &Issuer, more: &str) -> String {
     let keys = keys_of(&[issuer.rsa_jwk(), issuer.ec_jwk()]);
     format!(
         "schemes: [{{name: token, jwt: {{issuer: 'https://login.test', audiences: [shop], keys: {{inline: '{keys}'}}{more}}}}}]\n"
     )
 }
 
-const FETCHED: &str = "\
+pub(super) const FETCHED: &str = "\
 schemes: [{name: token, jwt: {issuer: 'https://login.test', audiences: [shop], keys: {url: 'https://login.test/keys'}}}]
 ";
 
-fn token(issuer: &Issuer, kid: &str, changes: serde_json::Value) -> String {
+pub(super) fn token(issuer: &Issuer, kid: &str, changes: serde_json::Value) -> String {
     let mut claims = json!({"iss": "https://login.test", "aud": "shop", "sub": "7", "exp": NOW + 1000});
     for (name, value) in changes.as_object().expect("changes") {
         claims[name] = value.clone();
@@ -368,11 +372,11 @@ fn common_mistakes_are_told_with_a_remedy() {
     }
 }
 
-const INTROSPECTION: &str = "\
+pub(super) const INTROSPECTION: &str = "\
 schemes: [{name: token, introspection: {url: 'https://login.test/look', clientId: gate, clientSecret: {name: shared, key: client}, anyAudience: true}}]
 ";
 
-fn looked_up(verdict: Verdict) -> Box<crate::callout::HttpCall> {
+pub(super) fn looked_up(verdict: Verdict) -> Box<crate::callout::HttpCall> {
     match verdict {
         Verdict::Call(callout) => match *callout {
             Callout::Http(call) => call,

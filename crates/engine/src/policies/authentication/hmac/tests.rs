@@ -20,6 +20,7 @@ kind: Secret
 metadata: {name: signing}
 stringData:
   shared: a secret of enough bytes
+  late: another secret of enough bytes
   short: tooshort
   public: |
     -----BEGIN PUBLIC KEY-----
@@ -28,7 +29,7 @@ stringData:
 ";
 
 const KEYS: &str = "keys: [{username: ann, secret: {name: signing, key: shared}, consumer: partner}, \
-     {username: late, secret: {name: signing, key: shared}, consumer: gone}]";
+     {username: late, secret: {name: signing, key: late}, consumer: gone}]";
 const SECRET: &str = "a secret of enough bytes";
 /// Fri, 15 Jan 2027 08:00:00 GMT.
 const NOW: u64 = 1_800_000_000;
@@ -300,6 +301,7 @@ fn keys_that_cannot_work_are_refused() {
         (key("short", "partner"), "shorter than 16 bytes"),
         (key("missing", "partner"), "no entry missing"),
         (key("shared", "nobody"), "there is no Consumer default/nobody"),
+        (format!("{{{}}}\n", KEYS.replace("key: late", "key: shared")), "the keys ann and late have the same secret"),
         ("{keys: []}\n".to_owned(), "needs at least 1 item"),
         (format!("{{{KEYS}, clockSkew: 0s}}\n"), "a second to a day apart"),
         (format!("{{{KEYS}, clockSkew: 48h}}\n"), "a second to a day apart"),

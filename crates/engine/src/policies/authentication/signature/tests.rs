@@ -26,6 +26,7 @@ kind: Secret
 metadata: {name: signing}
 stringData:
   shared: a secret of enough bytes
+  late: another secret of enough bytes
   short: tooshort
   public: |
     -----BEGIN PUBLIC KEY-----
@@ -34,7 +35,7 @@ stringData:
 ";
 
 const KEYS: &str = "keys: [{id: one, algorithm: hmac-sha256, key: {name: signing, key: shared}, consumer: partner}, \
-     {id: late, algorithm: hmac-sha256, key: {name: signing, key: shared}, consumer: gone}]";
+     {id: late, algorithm: hmac-sha256, key: {name: signing, key: late}, consumer: gone}]";
 
 const NOW: u64 = 1_800_000_000;
 
@@ -304,6 +305,10 @@ fn keys_that_cannot_work_are_refused() {
         (key("ecdsa-p256-sha256", "public", "partner"), "not one for its algorithm"),
         (key("ed25519", "missing", "partner"), "no entry missing"),
         (key("ed25519", "public", "nobody"), "there is no Consumer default/nobody"),
+        (
+            format!("{{{}}}\n", KEYS.replace("key: late", "key: shared")),
+            "one and late are the same key of two Consumers",
+        ),
         ("{keys: []}\n".to_owned(), "needs at least 1 item"),
         (format!("{{{KEYS}, required: [Date]}}\n"), "not in lower case"),
         (format!("{{{KEYS}, maxAge: 0s}}\n"), "good for a second to a day"),
@@ -312,6 +317,12 @@ fn keys_that_cannot_work_are_refused() {
         assert!(problems.iter().any(|problem| problem.contains(why)), "{spec}: {problems:?}");
         assert!(problems.iter().all(|problem| !problem.contains("enough bytes")), "{problems:?}");
     }
+}
+
+#[test]
+fn a_consumer_may_have_a_key_by_two_names() {
+    let same = KEYS.replace("key: late", "key: shared").replace("consumer: gone", "consumer: partner");
+    assert_eq!(compiled(&format!("{{{same}}}\n")).1, Vec::<String>::new());
 }
 
 #[test]
