@@ -32,6 +32,7 @@ function provider(number) {
         client_id: 'shop', client_secret: 'shop-secret-planted', redirect_uris: ['https://site.test/oauth2/callback'],
         post_logout_redirect_uris: ['https://site.test/bye'], grant_types: ['authorization_code', 'refresh_token'], response_types: ['code'],
       },
+      { ...client('machine', 'machine-secret', ['client_credentials']), tls_client_certificate_bound_access_tokens: true },
       client('job', 'job-secret', ['client_credentials']), client('gate', 'gate-secret-planted', ['client_credentials']),
     ],
     cookies: { keys: ['a key of the provider'] },
@@ -55,6 +56,8 @@ function provider(number) {
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },
       revocation: { enabled: true },
+      // What would be the certificate of the connection comes in a field, in base64: the connection to this provider has none.
+      mTLS: { enabled: true, certificateBoundAccessTokens: true, getCertificate: (ctx) => ctx.get('x-client-cert') || undefined },
       introspection: { enabled: true, allowedPolicy: () => true },
       resourceIndicators: {
         enabled: true,

@@ -127,6 +127,33 @@ fn a_browser_is_sent_to_log_in_and_a_program_is_not() {
 }
 
 #[test]
+fn tokens_must_be_bound_to_a_key_or_a_certificate() {
+    for (example, url, word) in [
+        ("36-proof-of-possession.yaml", "http://localhost:8080/orders", "DPoP realm="),
+        ("37-certificate-bound-tokens.yaml", "https://shop.test:8443/orders", "Bearer realm="),
+    ] {
+        let nobody = explain(example, &["GET", url]);
+        assert_eq!(nobody["reply"]["code"], "auth.credentials_missing", "{nobody:#}");
+        let challenge = header(&nobody["response"]["headers"], "www-authenticate").expect("a challenge");
+        assert!(challenge.starts_with(word), "{challenge}");
+        // Its keys are not known here, so it is believed; and it is bound to nobody.
+        let free = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJodHRwczovL2xvZ2luLnRlc3QiLCJhdWQiOiJodHRwczovL2FwaS5zaG9wLnRlc3QiLCJzdWIiOiI3IiwiZXhwIjo0MTAyNDQ0ODAwfQ.AA";
+        let shown = explain(example, &["GET", url, "-H", &format!("authorization: Bearer {free}")]);
+        assert!(shown.to_string().contains("the token is not bound to who shows it"), "{shown:#}");
+    }
+}
+
+#[test]
+fn the_metadata_of_an_api_say_who_gives_out_tokens() {
+    let place = "http://localhost:8080/.well-known/oauth-protected-resource/orders";
+    let found = explain("38-protected-resource.yaml", &["GET", place]);
+    assert_eq!(found["reply"]["code"], "auth.resource_metadata", "{found:#}");
+    let nobody = explain("38-protected-resource.yaml", &["GET", "http://localhost:8080/orders"]);
+    let challenge = header(&nobody["response"]["headers"], "www-authenticate").expect("a challenge");
+    assert!(challenge.contains("resource_metadata=") && challenge.contains(place), "{challenge}");
+}
+
+#[test]
 fn a_redirect_needs_no_service() {
     let decision = explain("05-redirects.yaml", &["GET", "http://www.shop.test:8080/old/page"]);
     assert_eq!(decision["response"]["status"], 301, "{decision:#}");

@@ -41,7 +41,8 @@ pub(crate) async fn forward_held(
                 return Err(Failure::new(failure.side, failure.reason, failure.repeat, failure.detail.clone()));
             }
             relay::expect_response(crossing, watch);
-            let received = relay::await_final(&mut inlet, &limits, watch, journey.trip, journey.replier, None).await;
+            let received =
+                relay::await_final(&mut inlet, &limits, watch, journey.trip, journey.replier, None, None).await;
             watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
             match (sent, received) {
                 (Ok(()), received) => received.map(|(stated, rest)| (stated, rest, true)),
@@ -101,7 +102,8 @@ pub(crate) async fn forward_streaming(
         });
         let download = pin!(async {
             let (stated, rest) = {
-                let heading = pin!(relay::await_final(&mut inlet, &limits, watch, trip, replier, Some(&gate)));
+                let (gate, entrance) = (Some(&gate), Some(entrance));
+                let heading = pin!(relay::await_final(&mut inlet, &limits, watch, trip, replier, gate, entrance));
                 within_try(crossing, heading).await?
             };
             crossing.heard(&trip.response);

@@ -81,7 +81,7 @@ pub(crate) fn expect_response(crossing: Crossing<'_>, watch: &Watch) {
 }
 
 /// Waits for the final response head and passes interim ones on. Gives the framing that its fields state and what
-/// follows it.
+/// follows it. With an entrance, for as long as the request would be let in: its body is under way meanwhile.
 pub(crate) async fn await_final(
     inlet: &mut Inlet<'_>,
     limits: &h1::Limits,
@@ -89,10 +89,18 @@ pub(crate) async fn await_final(
     trip: &mut Trip,
     replier: &mut Replier<'_>,
     gate: Option<&Gate>,
+    entrance: Option<Entrance<'_>>,
 ) -> Result<(Body, Rest), Failure> {
     let method = trip.request.method;
     for _ in 0..MOST_INTERIM {
-        let received = await_head(inlet, &method, limits, watch, &mut trip.response, replier, gate).await?;
+        let received = {
+            let (let_in, response) = trip.awaiting();
+            let heading = std::pin::pin!(await_head(inlet, &method, limits, watch, response, replier, gate));
+            match &entrance {
+                Some(entrance) => entrance.while_it_stands(watch, let_in, heading).await?,
+                None => heading.await?,
+            }
+        };
         match received {
             Received::Interim => pass_on(trip, replier, gate).await?,
             Received::Final { stated, rest } => return Ok((stated, rest)),

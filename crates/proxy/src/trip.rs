@@ -135,13 +135,24 @@ impl Trip {
 
     /// The request as it was let in, and beside it what is told of the response.
     pub(crate) fn let_in(&mut self) -> (LetIn<'_>, &mut Facts) {
+        let (let_in, _, facts) = self.parts();
+        (let_in, facts)
+    }
+
+    /// The request as it was let in, and beside it the response that is waited for.
+    pub(crate) fn awaiting(&mut self) -> (LetIn<'_>, &mut Response) {
+        let (let_in, response, _) = self.parts();
+        (let_in, response)
+    }
+
+    fn parts(&mut self) -> (LetIn<'_>, &mut Response, &mut Facts) {
         let let_in = LetIn {
             request: if self.has_original { &self.original } else { &self.request },
             host: &self.host,
             client: self.client,
             principal: self.notes.principal.as_ref(),
         };
-        (let_in, &mut self.facts)
+        (let_in, &mut self.response, &mut self.facts)
     }
 
     /// When the request is decided: time that policies have taken to ask somebody has passed.

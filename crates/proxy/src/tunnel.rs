@@ -47,7 +47,7 @@ pub(crate) async fn open(
         let heading = pin!(async {
             sink.finish(None).await?;
             relay::expect_response(crossing, watch);
-            await_final(&mut inlet, &limits, watch, journey.trip, journey.replier, None).await
+            await_final(&mut inlet, &limits, watch, journey.trip, journey.replier, None, None).await
         });
         let heading = pin!(within_try(crossing, heading));
         within(crossing.rule.timeouts.request.or(None), heading).await.ok_or_else(timed_out)??

@@ -27,6 +27,7 @@ mod requests;
 mod responses;
 mod retries;
 mod secure;
+mod senders;
 mod service;
 mod shared;
 mod signed;

@@ -67,7 +67,7 @@ impl Provider {
     }
 
     /// A token for a resource, or an opaque one.
-    async fn token(&self, resource: &str) -> String {
+    pub(crate) async fn token(&self, resource: &str) -> String {
         let mut request = Request::get("127.0.0.1", "/token")
             .with("content-type", "application/x-www-form-urlencoded")
             .with("authorization", "Basic am9iOmpvYi1zZWNyZXQ=");

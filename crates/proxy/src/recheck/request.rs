@@ -1,6 +1,6 @@
 //! Requests that are still under way: what is kept of them, and how they come into the list of what is judged again.
 //!
-//! An upgrade is listed when it becomes a tunnel (`tunnel.rs`), a response when it has lasted for a while (`relay.rs`). The others come
+//! An upgrade is listed when it becomes a tunnel (`tunnel.rs`), a response or an upload when it has lasted for a while (`relay.rs`). The others come
 //! and go without being listed, so that being judged again costs them nothing.
 
 use std::net::{IpAddr, SocketAddr};
@@ -101,14 +101,14 @@ impl Entrance<'_> {
         standing
     }
 
-    /// Runs what delivers a response, for as long as the request would be let in. Whoever is done soon is not looked at again: the list is for
+    /// Runs what delivers a response, or waits for one while a body is sent, for as long as the request would be let in. Whoever is done soon is not looked at again: the list is for
     /// what has lasted for a while.
-    pub(crate) async fn while_it_stands(
+    pub(crate) async fn while_it_stands<T>(
         &self,
         watch: &Watch,
         let_in: LetIn<'_>,
-        mut delivering: Pin<&mut impl Future<Output = Result<(), Failure>>>,
-    ) -> Result<(), Failure> {
+        mut delivering: Pin<&mut impl Future<Output = Result<T, Failure>>>,
+    ) -> Result<T, Failure> {
         let mut listed_at = None;
         let mut standing = None;
         std::future::poll_fn(|cx| {
