@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use transept_wire::head::Request;
 
 use crate::callout::CalloutResult;
+use crate::limit::inquiry::Inquiry;
 use crate::limit::touched::Touched;
 use crate::login::{Handed, Written};
 use crate::policies::{PolicyName, QuotaCharge};
@@ -139,7 +140,18 @@ impl Exchange<'_> {
     /// Says how something was decided, to an explanation; on the data path nothing is said and nothing computed. No secret belongs in it.
     pub fn tell(&mut self, what: impl FnOnce() -> String) {
         if let Some(told) = &mut self.notes.told {
-            told.push(what());
+            told.lines.push(what());
+        }
+    }
+
+    /// Notes how a gateway that runs can be asked about what was told last.
+    pub(crate) fn inquire(&mut self, inquiry: impl FnOnce() -> Inquiry) {
+        if let Some(told) = &mut self.notes.told
+            && let Some(line) = told.lines.len().checked_sub(1)
+        {
+            let mut inquiry = inquiry();
+            inquiry.line = line;
+            told.inquiries.push(inquiry);
         }
     }
 }
@@ -169,7 +181,7 @@ pub struct Notes {
     /// What a policy that has asked for something wants to remember until it is asked again. Forgotten when it lets the request go on.
     pub between: Option<Box<dyn Any + Send>>,
     /// What policies say of their decisions, when somebody listens: an explanation.
-    pub(crate) told: Option<Vec<String>>,
+    pub(crate) told: Option<Told>,
     /// What is given back when the exchange is over, whatever becomes of it: places among those that may be under way.
     pub held: SmallVec<[Box<dyn Any + Send>; 1]>,
     /// Fields that a service has asked to be added to the backend's response.
@@ -184,6 +196,14 @@ pub struct Notes {
     pub(crate) reached: usize,
     /// What has come of it.
     pub(crate) outcome: Option<CalloutResult>,
+}
+
+/// What policies have said of their decisions.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) lines: Vec<String>,
+    /// What else is known of some of the lines, where there is a gateway that runs.
+    pub(crate) inquiries: Vec<Inquiry>,
 }
 
 /// How long a request has waited for limits.
@@ -221,7 +241,7 @@ impl Notes {
 
     /// Notes of a request that is explained.
     pub(crate) fn told() -> Notes {
-        Notes { told: Some(Vec::new()), ..Notes::default() }
+        Notes { told: Some(Told::default()), ..Notes::default() }
     }
 
     /// Forgets the last request.

@@ -1,6 +1,8 @@
 //! Limits with the real binary: across workers and reloads, and quotas across a sudden end.
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -85,6 +87,48 @@ async fn what_a_response_costs_is_taken_when_it_is_there() {
     served.end(&[]).await;
     slow.answer().await;
     assert!(left(slow.field("ratelimit")) >= 490, "{:?}", slow.field("ratelimit"));
+}
+
+/// What an explanation says of the limits of the gateway that runs.
+fn explain(gateway: &Gateway, admin: Option<SocketAddr>, fields: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_transept"));
+    command.args(["explain", "GET", &format!("http://{}/", gateway.address), "-f"]).arg(gateway.file());
+    command.args(fields.iter().flat_map(|field| ["-H", field]));
+    command.args(admin.map(|admin| format!("--running={admin}")));
+    let output = command.env_clear().output().expect("the binary starts");
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[tokio::test]
+async fn an_explanation_knows_how_much_is_left_and_takes_nothing() {
+    let per_user = "limits: [{name: users, requests: 8, per: 1h, missing: Share, key: [{header: X-User}]}]";
+    let documents = policy("RateLimitPolicy", per_user)
+        + "---\n"
+        + &policy("QuotaPolicy", "quotas: [{name: year, requests: 100, per: Month, key: []}]")
+        + "---\n"
+        + &policy("ConcurrencyPolicy", "limits: [{name: wide, requests: 5, key: []}]");
+    let (_, gateway, _answering) = stage(|setup| setup.document(&documents)).await;
+    assert_eq!(passing(&gateway, 9).await, 8);
+    let admin = gateway.running.admin();
+    for _ in 0..2 {
+        let (code, text) = explain(&gateway, Some(admin), &[]);
+        assert_eq!(code, Some(0), "{text}");
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains("in the gateway that runs: ")).collect();
+        let [users, year, wide] = lines[..] else { panic!("{text}") };
+        assert!(
+            users.contains("7 of 8 left") && users.contains("runs: 0 of 8 left, room for this request in "),
+            "{users}"
+        );
+        assert!(year.ends_with("runs: 92 of 100 left"), "{year}");
+        assert!(wide.ends_with("runs: 5 of 5 places left"), "{wide}");
+    }
+    // Somebody else has all of it, and without being asked the gateway says nothing.
+    let (_, other) = explain(&gateway, Some(admin), &["X-User: 7"]);
+    assert!(other.contains("runs: 8 of 8 left\n"), "{other}");
+    let (_, alone) = explain(&gateway, None, &[]);
+    assert!(alone.contains("7 of 8 left") && !alone.contains("the gateway that runs"), "{alone}");
+    let nobody = SocketAddr::from(([127, 0, 0, 1], transept_testkit::launch::unused_port()));
+    assert_eq!(explain(&gateway, Some(nobody), &[]).0, Some(3));
 }
 
 #[tokio::test]

@@ -185,6 +185,13 @@ impl Book {
         XxHash3_128::oneshot_with_seed(seed, key)
     }
 
+    /// What is used under a key, and when its period began, for who uses nothing.
+    pub(crate) fn look(&self, key: &[u8]) -> (u64, u64) {
+        let Some(seed) = self.seed.get() else { return (0, 0) };
+        let hash = XxHash3_128::oneshot_with_seed(*seed, key);
+        self.shard(hash).entries.get(&hash).map_or((0, 0), |entry| (entry.count.used, entry.count.period.begin))
+    }
+
     /// Counts a request.
     pub(crate) fn take(&self, hash: u128, period: Period, now: u64, cost: u64, allowance: Allowance) -> Taken {
         let state = self.state.load(Ordering::Acquire);

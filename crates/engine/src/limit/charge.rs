@@ -12,6 +12,7 @@ use transept_wire::head::Response;
 
 use super::cost::{Costs, Unpriced};
 use super::fields::{Label, Shown};
+use super::inquiry::{Asked, Inquiry};
 use super::key::{Found, Key, KeyBytes, hash, is_on_plan};
 use super::shared::{Draw, Shared, Without};
 use super::table::{Held, Table};
@@ -301,9 +302,18 @@ impl Limit {
 
     /// Says to an explanation what became of the request.
     pub(crate) fn tell(&self, touch: &Touch, x: &mut Exchange<'_>) {
-        if x.is_told() {
-            let line = self.describe(touch, x);
-            x.tell(|| line);
+        if !x.is_told() {
+            return;
+        }
+        let line = self.describe(touch, x);
+        x.tell(|| line);
+        let mut key = KeyBytes::new();
+        // What is left of a shared limit is in its store.
+        if self.shared.is_none()
+            && let Found::Whole = self.key.write(x, &mut key)
+        {
+            let name = format!("{} {}", self.policy, self.algorithm.kept_as(&self.label.name));
+            x.inquire(|| Inquiry::new(name, &key, Asked::Rate(self.algorithm, touch.cost)));
         }
     }
 

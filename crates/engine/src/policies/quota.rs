@@ -22,6 +22,7 @@ use crate::limit::Standing;
 use crate::limit::book::{Allowance, BOOK, Book, Taken};
 use crate::limit::cost::{CostFields, CostSpec, Costs};
 use crate::limit::fields::{Label, LimitHeaders, Shown, refusal, show};
+use crate::limit::inquiry::{Asked, Inquiry};
 use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, caution, is_on_plan};
 use crate::limit::period::{Period, PeriodLength, Periods, day, zone};
 use crate::limit::touched::{Touch, address};
@@ -330,6 +331,10 @@ impl QuotaPolicy {
             };
             let line = quota.describe(standing, &verdict, x);
             x.tell(|| line);
+            let mut key = KeyBytes::from_slice(&quota.prefix);
+            if let (Found::Whole, Some(period)) = (quota.key.write(x, &mut key), quota.periods.at(x.now.unix)) {
+                x.inquire(|| Inquiry::new(BOOK.to_owned(), &key, Asked::Quota(quota.most, period)));
+            }
         }
         let limit = u16::try_from(index).unwrap_or(u16::MAX);
         x.notes.touched.limits.push(Touch {

@@ -350,7 +350,7 @@ fn compile_limit(
     cx: &mut CompileCx<'_>,
 ) -> Option<Limit> {
     let key = Key::compile(spec.key.as_ref(), spec.missing, spec.at, phase, cx)?;
-    let (algorithm, memory) = match spec.algorithm {
+    let algorithm = match spec.algorithm {
         AlgorithmSpec::TokenBucket => {
             let burst = spec.burst.unwrap_or(spec.requests);
             let Some(bucket) = Bucket::new(spec.requests, spec.per, burst) else {
@@ -358,13 +358,9 @@ fn compile_limit(
                     .remedy("lower `burst`, or use a QuotaPolicy");
                 return None;
             };
-            // What is left is kept as the time at which a bucket is full: it means nothing in one that fills in another time.
-            (Algorithm::Bucket(bucket), format!("bucket of {}", bucket.fills_in_milliseconds()))
+            Algorithm::Bucket(bucket)
         }
-        // Counts of windows of another length mean nothing in this one.
-        AlgorithmSpec::SlidingWindow => {
-            (Algorithm::Window(Window::new(spec.requests, spec.per)), format!("window of {:?}", spec.per))
-        }
+        AlgorithmSpec::SlidingWindow => Algorithm::Window(Window::new(spec.requests, spec.per)),
     };
     if store.is_some() && (spec.algorithm != AlgorithmSpec::TokenBucket || spec.count == Count::Answers) {
         cx.refuse(spec.at, "only token buckets that count requests as they come can be shared").remedy(
@@ -378,7 +374,7 @@ fn compile_limit(
         AlgorithmSpec::SlidingWindow => (spec.requests, spec.per),
     };
     let keys = spec.max_keys as usize;
-    let table = cx.keep(&format!("limit {} {memory}", &*spec.name), || Table::new(keys));
+    let table = cx.keep(&algorithm.kept_as(&spec.name), || Table::new(keys));
     table.resize(keys);
     Some(Limit {
         label: Label::new(&spec.name, quota, Some(window), None, spec.headers),

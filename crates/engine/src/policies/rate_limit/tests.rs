@@ -134,6 +134,17 @@ fn what_lacks_the_key_is_refused_or_shares_or_is_let_go() {
 }
 
 #[test]
+fn a_rate_that_does_not_divide_evenly_has_the_window_that_was_written() {
+    for (requests, per, window) in [(7, "1m", 60), (300, "7s", 7), (3, "10s", 10), (1, "1s", 1), (999_983, "1h", 3600)]
+    {
+        let spec = format!("limits: [{{name: one, requests: {requests}, per: {per}, key: []}}]");
+        let (_, response) = visit(&compile::<RateLimitPolicy>(&spec), Visit::default());
+        let told = field(&response, "ratelimit-policy");
+        assert_eq!(told, format!(r#""one";q={requests};w={window}"#));
+    }
+}
+
+#[test]
 fn principals_and_plans_are_told_apart() {
     let who = |kind, id: &str, plan: Option<&str>| {
         Some(Principal { kind, id: id.into(), plan: plan.map(Into::into), ..Principal::default() })
