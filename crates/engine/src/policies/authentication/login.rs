@@ -151,7 +151,7 @@ impl Scheme for LoginScheme {
             None => None,
         };
         let jar = Jar::new(&spec.session.cookie);
-        let context = [&spec.issuer, &spec.client_id, jar.name()].join("\0");
+        let context = crate::login::context(&spec.issuer, &spec.client_id, &jar);
         // Whatever makes another principal of a session, or another session of a cookie, has a memory of its own.
         let mut identity = verified::identity(spec);
         let seals = spec.session.seals(&context, &mut identity, cx)?;
