@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair};
@@ -47,6 +48,9 @@ pub(crate) enum Guard {
     LimitManyKeys,
     External,
     SharedLimit,
+    Hmac,
+    Session,
+    Expressions,
 }
 
 impl Guard {
@@ -60,6 +64,9 @@ impl Guard {
             Self::LimitManyKeys => "y",
             Self::External => "z",
             Self::SharedLimit => "l",
+            Self::Hmac => "aa",
+            Self::Session => "ab",
+            Self::Expressions => "ac",
         }
     }
 
@@ -73,6 +80,9 @@ impl Guard {
             Self::LimitManyKeys => "the same under a rate limit that is not reached, a million keys",
             Self::External => "the same when a server is asked first over HTTP/1.1",
             Self::SharedLimit => "the same under a rate limit that is kept in Redis and not reached, 16 keys",
+            Self::Hmac => "the same with a request that is signed by HMAC, each verified",
+            Self::Session => "the same with the session of a browser, one cookie again and again",
+            Self::Expressions => "the same when three expressions (CEL) must hold",
         }
     }
 
@@ -81,7 +91,10 @@ impl Guard {
         match kind {
             Kind::Transept => true,
             Kind::Nginx => matches!(self, Self::ApiKey | Self::Limit | Self::LimitManyKeys | Self::External),
-            Kind::Envoy => !matches!(self, Self::LimitManyKeys | Self::SharedLimit),
+            Kind::Envoy => matches!(
+                self,
+                Self::ApiKey | Self::Rs256 | Self::Es256 | Self::Es256Again | Self::Limit | Self::External
+            ),
             Kind::Haproxy => false,
         }
     }
@@ -95,6 +108,8 @@ pub(crate) struct Guarding {
     pub(crate) key: String,
     /// The keys by which tokens are verified, as a JWK set.
     pub(crate) jwks: String,
+    /// By which requests are signed and sessions sealed.
+    pub(crate) secret: String,
     load: Load,
 }
 
@@ -132,11 +147,23 @@ impl Guarding {
         let mut jwks = String::new();
         let directory = stage.directory(&format!("{}-load", guard.letter()));
         fs::create_dir_all(&directory)?;
-        let (script, header) = match guard {
-            Guard::ApiKey => (every_time("X-API-Key", &key), format!("X-API-Key: {key}")),
-            Guard::External => (every_time("X-User", "1"), "X-User: 1".to_owned()),
-            Guard::Limit | Guard::SharedLimit => (by_turns(FEW), "X-User: 1".to_owned()),
-            Guard::LimitManyKeys => (by_turns(MANY), "X-User: 1".to_owned()),
+        let secret = fresh_secret();
+        let always = |fields: &[(&str, String)]| {
+            let script = fields.iter().map(|(field, value)| every_time(field, value)).collect();
+            (script, fields.iter().map(|(field, value)| format!("{field}: {value}")).collect())
+        };
+        let a_user = || vec!["X-User: 1".to_owned()];
+        let (script, headers): (String, Vec<String>) = match guard {
+            Guard::ApiKey => always(&[("X-API-Key", key.clone())]),
+            Guard::External | Guard::Expressions => always(&[("X-User", "1".to_owned())]),
+            Guard::Limit | Guard::SharedLimit => (by_turns(FEW), a_user()),
+            Guard::LimitManyKeys => (by_turns(MANY), a_user()),
+            Guard::Hmac => always(&signed(&secret)),
+            Guard::Session => {
+                let unix = SystemTime::now().duration_since(UNIX_EPOCH)?;
+                let cookie = transept_engine::login::session_cookie(secret.as_bytes(), ISSUER, AUDIENCE, unix);
+                always(&[("Cookie", cookie.context("no session could be sealed")?)])
+            }
             Guard::Rs256 | Guard::Es256 | Guard::Es256Again => {
                 let signer = Signer::make(guard)?;
                 jwks = signer.jwks().to_string();
@@ -145,13 +172,13 @@ impl Guarding {
                 let file = directory.join("tokens");
                 fs::write(&file, tokens.join("\n"))?;
                 let first = tokens.first().context("no token")?;
-                (from_file(&file), format!("Authorization: Bearer {first}"))
+                (from_file(&file), vec![format!("Authorization: Bearer {first}")])
             }
         };
         let file = directory.join("load.lua");
         fs::write(&file, script)?;
-        let load = Load::Script { connections: 64, script: file, header };
-        Ok(Guarding { guard, key, jwks, load })
+        let load = Load::Script { connections: 64, script: file, headers };
+        Ok(Guarding { guard, key, jwks, secret, load })
     }
 }
 
@@ -163,8 +190,29 @@ fn api_key() -> String {
     })
 }
 
+/// Letters for 32 random bytes.
+fn fresh_secret() -> String {
+    let mut random = [0; 32];
+    // Fresh from the operating system, as all secrets are.
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    base64url(&random)
+}
+
+/// The fields of a request for `/` that is signed now, in the form of the scheme `hmac`.
+fn signed(secret: &str) -> [(&'static str, String); 2] {
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let base = format!("x-date: {date}\n@request-target: get /");
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), base.as_bytes());
+    // The other alphabet of base64, and padded.
+    let signature = base64url(tag.as_ref()).replace('-', "+").replace('_', "/") + "=";
+    let authorization = format!(
+        "hmac username=\"bench\", algorithm=\"hmac-sha256\", headers=\"x-date @request-target\", signature=\"{signature}\""
+    );
+    [("X-Date", date), ("Authorization", authorization)]
+}
+
 fn every_time(field: &str, value: &str) -> String {
-    format!("wrk.headers[\"{field}\"] = \"{value}\"\n")
+    format!("wrk.headers[\"{field}\"] = \"{}\"\n", value.replace('"', "\\\""))
 }
 
 /// Users by number, one after the other. The steps are wide, so that neighbours do not come one after the other.

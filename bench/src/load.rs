@@ -17,8 +17,8 @@ use crate::timetable;
 pub(crate) enum Load {
     /// wrk with this many connections and these extra header lines.
     Wrk { connections: usize, headers: &'static [&'static str] },
-    /// wrk with this many connections, whose requests a script makes, and the header line of one of them.
-    Script { connections: usize, script: PathBuf, header: String },
+    /// wrk with this many connections, whose requests a script makes, and the header lines of one of them.
+    Script { connections: usize, script: PathBuf, headers: Vec<String> },
     /// h2load with this many connections and streams on each.
     H2load { connections: usize, streams: usize },
     /// So many requests a second, each at its own time whatever became of those before, over this many connections.

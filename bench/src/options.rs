@@ -27,7 +27,8 @@ two proxies of a mesh:
 who may call, and how often:
   t  API key                       u  JWT RS256, each token once   v  JWT ES256, each token once
   w  JWT ES256, 16 tokens          x  rate limit, 16 keys          y  rate limit, a million keys
-  z  a server is asked first       l  rate limit kept in Redis
+  z  a server is asked first       l  rate limit kept in Redis     aa requests signed by HMAC
+  ab sessions of browsers          ac expressions (CEL)
 
 options:
   --rounds N        rounds per scenario, order reversed in every second one (default 3)

@@ -39,7 +39,7 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 27] = [
         Self::KeepAlive,
         Self::KeepAliveTls,
         Self::Handshakes,
@@ -64,6 +64,9 @@ impl Scenario {
         Self::Guarded(Guard::LimitManyKeys),
         Self::Guarded(Guard::External),
         Self::Guarded(Guard::SharedLimit),
+        Self::Guarded(Guard::Hmac),
+        Self::Guarded(Guard::Session),
+        Self::Guarded(Guard::Expressions),
     ];
 
     /// # Errors
@@ -245,8 +248,10 @@ fn check(job: &Job<'_>) -> anyhow::Result<()> {
                 command.args(["--header", header]);
             }
         }
-        Load::Script { header, .. } => {
-            command.args(["--header", header]);
+        Load::Script { headers, .. } => {
+            for header in headers {
+                command.args(["--header", header]);
+            }
         }
         Load::OnTime { .. } => {}
     }

@@ -1,9 +1,9 @@
 // A real OpenID provider (npm: oidc-provider) for the tests of tokens: node provider.mjs MODULES PORT
 //
 // Says `ready` when it listens. Whoever wants to log in is Ann, without being asked. POST /test/rotate gives it new keys, /test/skew?seconds=N sets its clock wrong, /test/down makes it answer
-// everything with 503 and /test/up ends that; /test/ttl?seconds=N makes new access tokens end that soon; GET /test/counts tells how often
+// everything with 503 and /test/up ends that; /test/gateway?at=ADDRESS says where the site is that is told of logouts; /test/ttl?seconds=N makes new access tokens end that soon; GET /test/counts tells how often
 // its keys were asked for, tokens looked up, codes traded and sessions renewed.
-import { createServer } from 'node:http';
+import { createServer, request as send } from 'node:http';
 import { generateKeyPairSync } from 'node:crypto';
 
 // Standard output is for `ready` alone.
@@ -14,6 +14,7 @@ const issuer = `http://127.0.0.1:${port}`;
 const now = Date.now;
 let skew = 0;
 let lifetime = 300;
+let gateway = '127.0.0.1:9';
 Date.now = () => now() + skew * 1000;
 
 function key(type, options, number, alg) {
@@ -25,17 +26,33 @@ const client = (client_id, client_secret, grant_types) => ({
   client_id, client_secret, grant_types, redirect_uris: [], response_types: [],
 });
 
+// Sends a message to the site, by its name, at the address of the gateway.
+function deliver(url, { method, headers, body }) {
+  const fields = { ...Object.fromEntries(headers), host: url.host };
+  return new Promise((resolve, reject) => {
+    const sent = send(`http://${gateway}${url.pathname}`, { method, headers: fields }, (answer) => {
+      answer.resume();
+      resolve({ status: answer.statusCode });
+    });
+    sent.on('error', reject);
+    sent.end(String(body));
+  });
+}
+
 function provider(number) {
   const made = new Provider(issuer, {
     clients: [
       {
         client_id: 'shop', client_secret: 'shop-secret-planted', redirect_uris: ['https://site.test/oauth2/callback'],
+        backchannel_logout_uri: 'https://site.test/oauth2/backchannel', backchannel_logout_session_required: true,
         post_logout_redirect_uris: ['https://site.test/bye'], grant_types: ['authorization_code', 'refresh_token'], response_types: ['code'],
       },
       { ...client('machine', 'machine-secret', ['client_credentials']), tls_client_certificate_bound_access_tokens: true },
       client('job', 'job-secret', ['client_credentials']), client('gate', 'gate-secret-planted', ['client_credentials']),
     ],
     cookies: { keys: ['a key of the provider'] },
+    // The site is wherever the test says that its gateway is: on this machine, where the provider would ask nobody.
+    fetch: (url, options) => deliver(new URL(url), options),
     claims: { openid: ['sub', 'groups'] },
     conformIdTokenClaims: false,
     pkce: { required: () => true },
@@ -56,6 +73,7 @@ function provider(number) {
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },
       revocation: { enabled: true },
+      backchannelLogout: { enabled: true },
       // What would be the certificate of the connection comes in a field, in base64: the connection to this provider has none.
       mTLS: { enabled: true, certificateBoundAccessTokens: true, getCertificate: (ctx) => ctx.get('x-client-cert') || undefined },
       introspection: { enabled: true, allowedPolicy: () => true },
@@ -96,6 +114,7 @@ createServer(async (request, response) => {
     case '/test/rotate': number += 1; answer = provider(number); return response.end();
     case '/test/skew': skew = Number(url.searchParams.get('seconds')); return response.end();
     case '/test/ttl': lifetime = Number(url.searchParams.get('seconds')); return response.end();
+    case '/test/gateway': gateway = url.searchParams.get('at'); return response.end();
     case '/test/down': down = true; return response.end();
     case '/test/up': down = false; return response.end();
     case '/test/counts': return response.end(JSON.stringify(counts));

@@ -128,7 +128,7 @@ fn guarding(guarding: &Guarding) -> Option<Value> {
                 "filter_enforced": { "default_value": { "numerator": 100 } },
             }),
         ),
-        Guard::LimitManyKeys | Guard::SharedLimit => None,
+        Guard::LimitManyKeys | Guard::SharedLimit | Guard::Hmac | Guard::Session | Guard::Expressions => None,
     }
 }
 

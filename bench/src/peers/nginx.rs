@@ -89,7 +89,13 @@ fn guarding(guarding: &Guarding) -> (String, String) {
                        proxy_set_header Connection \"\"; proxy_pass_request_body off; proxy_set_header Content-Length \"\"; } ";
             (String::new(), ask.to_owned())
         }
-        Guard::Rs256 | Guard::Es256 | Guard::Es256Again | Guard::SharedLimit => Default::default(),
+        Guard::Rs256
+        | Guard::Es256
+        | Guard::Es256Again
+        | Guard::SharedLimit
+        | Guard::Hmac
+        | Guard::Session
+        | Guard::Expressions => Default::default(),
     }
 }
 

@@ -95,6 +95,28 @@ fn guard(guarding: &Guarding) -> String {
                 guarding.jwks
             ),
         ),
+        Guard::Hmac => {
+            policy(
+                "AuthenticationPolicy",
+                "  schemes:\n  - name: partner\n    hmac:\n      keys: [{username: bench, secret: {name: guard, key: secret}, consumer: bench}]\n      \
+                 required: ['@request-target']\n      clockSkew: 24h\n",
+            ) + "---\napiVersion: transept.dev/v1alpha1\nkind: Consumer\nmetadata:\n  name: bench\nspec: {}\n"
+                + &secret(guarding)
+        }
+        Guard::Session => {
+            policy(
+                "AuthenticationPolicy",
+                &format!(
+                    "  schemes:\n  - name: browser\n    login:\n      issuer: {ISSUER}\n      clientId: {AUDIENCE}\n      \
+                     redirectUrl: https://site.bench.test/back\n      session: {{secret: {{name: guard, key: secret}}}}\n"
+                ),
+            ) + &secret(guarding)
+        }
+        Guard::Expressions => policy(
+            "AuthorizationPolicy",
+            "  allow:\n  - when:\n    - 'request.headers[\"x-user\"] == \"1\"'\n    - 'request.path.startsWith(\"/\") && request.method == \"GET\"'\n    \
+             - 'source.address.inNetwork(\"127.0.0.0/8\")'\n",
+        ),
         Guard::Limit | Guard::LimitManyKeys => limit(""),
         Guard::SharedLimit => limit(&format!("  store:\n    url: redis://127.0.0.1:{REDIS}\n")),
         Guard::External => policy(
@@ -102,6 +124,10 @@ fn guard(guarding: &Guarding) -> String {
             "  protocol: HTTP\n  backendRef:\n    group: transept.dev\n    kind: Backend\n    name: plain\n",
         ),
     }
+}
+
+fn secret(guarding: &Guarding) -> String {
+    format!("---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: guard\nstringData:\n  secret: {}\n", guarding.secret)
 }
 
 fn backend(name: &str, protocol: &str, port: u16) -> String {

@@ -179,6 +179,11 @@ impl Document {
         self.listed.add(self);
     }
 
+    /// Has everything judged again that was let in by what this provider has said: it, or a browser, has taken something back.
+    pub fn judge_again(&self) {
+        self.listed.changes.fetch_add(1, Ordering::Release);
+    }
+
     /// A place that the provider has named, to be asked.
     ///
     /// # Errors
@@ -289,7 +294,7 @@ impl Document {
         state.due = now + good_for.unwrap_or(USUALLY).clamp(SOONEST, LATEST);
         self.content.store(Some(Arc::new(Content { keys, endpoints, version, fetched: now })));
         if changed {
-            self.listed.changes.fetch_add(1, Ordering::Release);
+            self.judge_again();
         }
         self.flying.store(false, Ordering::Release);
     }
@@ -302,7 +307,7 @@ impl Document {
         state.failed += 1;
         let was_failing = state.error.replace(why.into()).is_some();
         if !was_failing && self.content.load().is_none() {
-            self.listed.changes.fetch_add(1, Ordering::Release);
+            self.judge_again();
         }
         state.due = now + pause;
         self.flying.store(false, Ordering::Release);

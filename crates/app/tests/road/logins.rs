@@ -27,6 +27,7 @@ spec:
       clientSecret: {{name: login, key: client}}
       redirectUrl: https://site.test/oauth2/callback
       afterLogout: /bye
+      backChannelLogoutPath: /oauth2/backchannel
       session: {{secret: {{name: login, key: seal}}}}
 ---
 {{apiVersion: v1, kind: Secret, metadata: {{name: login}}, stringData: {{client: {}, seal: {}}}}}",
@@ -59,6 +60,11 @@ impl Browser {
 
     /// One request of a page that is opened.
     async fn ask(&mut self, url: &str) -> Answer {
+        self.send(url, None).await
+    }
+
+    /// The same, or a form that is sent.
+    async fn send(&mut self, url: &str, form: Option<&str>) -> Answer {
         let (host, endpoint, target) = match url.strip_prefix("https://site.test") {
             Some(target) => ("site.test", &self.site, target),
             None => {
@@ -67,6 +73,11 @@ impl Browser {
             }
         };
         let mut request = Request::get(host, target).with("accept", "text/html").with("sec-fetch-mode", "navigate");
+        if let Some(form) = form {
+            request = request.with("content-type", "application/x-www-form-urlencoded");
+            request.method = "POST".into();
+            request.body = form.as_bytes().to_vec();
+        }
         let ours = self.cookies.iter().filter(|((of, _), _)| of == host);
         let pairs: Vec<String> = ours.map(|((_, name), value)| format!("{name}={value}")).collect();
         if !pairs.is_empty() {
@@ -147,6 +158,37 @@ async fn a_browser_logs_in_at_a_real_provider_and_out_again() {
     let mut copy =
         Browser { cookies: copy.cookies.into_iter().filter(|((host, _), _)| host == "site.test").collect(), ..browser };
     assert_eq!(copy.ask("https://site.test/").await.status, 302, "a copy of the cookie is no session any more");
+    is_told_nowhere(&gateway, &[PLANTED[0], PLANTED[1], &sealed]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_logs_out_at_the_provider_is_out_here_without_the_browser() {
+    let Some(provider) = Provider::start().await else { return };
+    let (gateway, _backend) = stage(&provider).await;
+    provider.tell(&format!("gateway?at={}", gateway.address)).await;
+    let mut browsers = [Browser::new(&gateway, &provider), Browser::new(&gateway, &provider)];
+    for browser in &mut browsers {
+        assert_eq!(browser.open("https://site.test/").await.1.status, 200);
+    }
+    let [one, other] = &mut browsers;
+    let sealed = one.session().expect("a session").clone();
+    let page = one.ask(&format!("{}/session/end", provider.issuer)).await;
+    let page = String::from_utf8_lossy(&page.body).into_owned();
+    let secret = page.split_once("name=\"xsrf\" value=\"").and_then(|(_, rest)| rest.split('"').next());
+    let form = format!("xsrf={}&logout=yes", secret.unwrap_or_else(|| panic!("{page}")));
+    let answer = one.send(&format!("{}/session/end/confirm", provider.issuer), Some(&form)).await;
+    assert!(answer.status < 400, "{answer:?}");
+    let line = soon(gateway.running.log_line_with("/oauth2/backchannel")).await;
+    let record: Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!((record["method"].as_str(), record["status"].as_u64()), (Some("POST"), Some(200)), "{record}");
+    // Whichever of the two workers is asked.
+    for _ in 0..4 {
+        assert_eq!(one.ask("https://site.test/").await.status, 302, "the session was given up");
+        assert_eq!(other.ask("https://site.test/").await.status, 200, "another session of the same person goes on");
+    }
+    let (_, answer) = one.open("https://site.test/").await;
+    assert_eq!(answer.status, 200, "a new login counts");
+    assert_eq!(one.ask("https://site.test/").await.status, 200);
     is_told_nowhere(&gateway, &[PLANTED[0], PLANTED[1], &sealed]).await;
 }
 

@@ -8,6 +8,8 @@ mod flow;
 mod seal;
 mod session;
 
+use std::time::Duration;
+
 use transept_wire::head::Request;
 
 pub(crate) use cookies::{Jar, Written};
@@ -41,4 +43,34 @@ pub fn probe(field: &[u8]) -> bool {
     }
     jar.remove(&mut request);
     !jar.is_there(&request) && others(&request) == before
+}
+
+/// What tells the sessions of one issuer, client and cookie from all others.
+pub(crate) fn context(issuer: &str, client: &str, jar: &Jar) -> String {
+    [issuer, client, jar.name()].join("\0")
+}
+
+/// The cookie of a session that began at `now`, since the Unix epoch, and goes on for a day: as `NAME=VALUE`, for the benchmarks. The secret is the one of
+/// the policy, so that nobody can do with it what they could not do anyway.
+#[doc(hidden)]
+pub fn session_cookie(secret: &[u8], issuer: &str, client: &str, now: Duration) -> Option<String> {
+    let jar = Jar::new("session");
+    let seals = Seals::new(&[secret], &context(issuer, client, &jar))?;
+    let claims = serde_json::json!({ "iss": issuer, "aud": client, "sub": "bench", "groups": ["staff"] }).to_string();
+    let until = now + Duration::from_secs(86_400);
+    let session = Session {
+        name: Session::name(&[7; SESSION_NAME]),
+        id_token: format!("e30.{}.AA", data_encoding::BASE64URL_NOPAD.encode(claims.as_bytes())).into(),
+        nonce: "n".into(),
+        scope: None,
+        access_token: None,
+        refresh_token: None,
+        renewed: now,
+        due: until,
+        until,
+    };
+    let sealed = seals.seal(Purpose::Session, [7; NONCE], &session.write())?;
+    let Written(cookie) = jar.keep(&Request::new(), &sealed, 60)?.into_iter().next()?;
+    let text = String::from_utf8(cookie.into_vec()).ok()?;
+    text.split(';').next().map(str::to_owned)
 }

@@ -8,6 +8,7 @@
 //! A session that is no good is no credential at all, instead of a wrong one: browsers show what they have been given, on every
 //! request, and cannot be blamed for a cookie that has become old.
 
+mod back_channel;
 mod browser;
 mod errand;
 mod grant;
@@ -40,6 +41,7 @@ use crate::reason::Reason;
 use crate::redact::CredentialPlaces;
 use crate::verdict::Reply;
 
+use back_channel::{Logouts, Message};
 use browser::{is_opening_a_page, is_own_will, parameter, parameter_text};
 use errand::{Came, Errand, Progress};
 pub(super) use spec::LoginSpec;
@@ -77,6 +79,8 @@ pub(super) struct LoginScheme {
     memory: Arc<Memory>,
     /// The sessions that browsers have given up, by the hash of their name.
     ended: Arc<Verified<()>>,
+    /// The logouts that the provider has told of.
+    logouts: Arc<Logouts>,
 }
 
 /// The places of the site that mean something here.
@@ -93,6 +97,8 @@ struct Places {
     login: Option<Box<str>>,
     logout: Box<str>,
     after_logout: Box<str>,
+    /// Where the provider says that somebody has logged out.
+    back_channel: Option<Box<str>>,
 }
 
 /// What becomes of the access token.
@@ -137,6 +143,7 @@ enum Page {
     Callback,
     Login,
     Logout,
+    BackChannel,
     Any,
 }
 
@@ -151,7 +158,7 @@ impl Scheme for LoginScheme {
             None => None,
         };
         let jar = Jar::new(&spec.session.cookie);
-        let context = [&spec.issuer, &spec.client_id, jar.name()].join("\0");
+        let context = crate::login::context(&spec.issuer, &spec.client_id, &jar);
         // Whatever makes another principal of a session, or another session of a cookie, has a memory of its own.
         let mut identity = verified::identity(spec);
         let seals = spec.session.seals(&context, &mut identity, cx)?;
@@ -191,6 +198,8 @@ impl Scheme for LoginScheme {
             timeout: spec.timeout,
             memory,
             ended: cx.keep_for_all(&format!("ended sessions {context}"), || Verified::new(MOST_ENDED)),
+            logouts: cx
+                .keep_for_all(&format!("logouts at {}, client {}", &*spec.issuer, &*spec.client_id), Logouts::default),
         })
     }
 
@@ -230,6 +239,7 @@ impl Scheme for LoginScheme {
                 self.go(Progress::new(Errand::Begin { back }), x)
             }
             Page::Logout => self.log_out(x),
+            Page::BackChannel => self.hear(x),
             Page::Any => self.look(x),
         }
     }
@@ -248,8 +258,12 @@ impl Scheme for LoginScheme {
     }
 
     fn resume(&self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult) -> Proof {
-        match between.downcast::<Progress>() {
-            Ok(progress) => self.go_on(*progress, result, x),
+        let between = match between.downcast::<Progress>() {
+            Ok(progress) => return self.go_on(*progress, result, x),
+            Err(between) => between,
+        };
+        match between.downcast::<Message>() {
+            Ok(message) => self.hear_on(*message, result, x),
             Err(_) => self.authenticate(x),
         }
     }
@@ -277,12 +291,12 @@ impl Scheme for LoginScheme {
     }
 
     fn stands(&self, principal: &Arc<Principal>, x: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
-        match &principal.credential {
-            Some(name) if self.has_ended(name, x.now.unix) => Err("the session was given up".into()),
-            _ => match self.expected.check_required(&principal.claims) {
-                Ok(()) => Ok(Arc::clone(principal)),
-                Err(refusal) => Err(refusal.why().into()),
-            },
+        if self.has_ended(principal, x.now.unix) {
+            return Err("the session was given up".into());
+        }
+        match self.expected.check_required(&principal.claims) {
+            Ok(()) => Ok(Arc::clone(principal)),
+            Err(refusal) => Err(refusal.why().into()),
         }
     }
 }
@@ -297,6 +311,10 @@ impl LoginScheme {
             Page::Logout
         } else if is_get && self.places.login.as_ref().is_some_and(|login| login.as_bytes() == path) {
             Page::Login
+        } else if request.method == Method::Post
+            && self.places.back_channel.as_ref().is_some_and(|place| place.as_bytes() == path)
+        {
+            Page::BackChannel
         } else {
             return Page::Any;
         };
@@ -328,7 +346,7 @@ impl LoginScheme {
                 None => break,
             }
         }
-        if self.has_ended(&opened.session.name, now) {
+        if self.has_ended(&opened.principal, now) {
             return self.absent(x, "the session was given up");
         }
         if now >= opened.session.ends() {
@@ -378,10 +396,6 @@ impl LoginScheme {
         Proof::Absent
     }
 
-    fn has_ended(&self, name: &str, now: Duration) -> bool {
-        self.ended.find(&verified::hash(name.as_bytes()), 0, now).is_some()
-    }
-
     /// A browser comes back from the provider (RFC 6749 section 4.1.2).
     fn complete(&self, x: &mut Exchange<'_>) -> Proof {
         let state = parameter_text(x.request, "state").unwrap_or_default();
@@ -423,7 +437,11 @@ impl LoginScheme {
         let cookies = self.jar.forget(x.request);
         let mut to = self.places.after_logout.to_string();
         if let Some(Opened { session, .. }) = opened.as_deref() {
-            self.ended.note(verified::hash(session.name.as_bytes()), Arc::new(()), 0, session.until, now);
+            let name = verified::hash(session.name.as_bytes());
+            if self.ended.find(&name, 0, now).is_none() {
+                self.ended.note(name, Arc::new(()), 0, session.until, now);
+                self.provider.judge_again();
+            }
             if let Some(away) = self.end_at_provider(session, x.now.monotonic) {
                 to = away;
             }

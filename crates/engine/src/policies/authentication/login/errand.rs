@@ -302,7 +302,7 @@ impl LoginScheme {
             }
             Errand::Renew { opened: older } => {
                 // Somebody may have given it up meanwhile.
-                if self.has_ended(&opened.session.name, now) {
+                if self.has_ended(&opened.principal, now) {
                     return self.absent(x, "the session was given up");
                 }
                 // A provider that keeps its refresh token is asked by the newer cookie as by the older one.

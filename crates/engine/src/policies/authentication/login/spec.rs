@@ -48,6 +48,9 @@ object! {
         logout_path: Text = "/oauth2/logout".into() => Rule::Length(1, 1024);
         /// The path to go to after that.
         after_logout: Text = "/".into() => Rule::Length(1, 1024);
+        /// A path where the provider itself says that somebody has logged out (OpenID Connect Back-Channel Logout), as it is registered there. Without it
+        /// nobody is listened to.
+        back_channel_logout_path: Option<Text> => Rule::Length(1, 1024);
         /// A path that begins a login, for sites that let in everybody: `/login?return=/cart`.
         login_path: Option<Text> => Rule::Length(1, 1024);
         /// True when the backend gets the access token, in `Authorization`.
@@ -136,6 +139,7 @@ fn check_spec(spec: &LoginSpec, value: &Value, cx: &mut Decoder) {
         ("logoutPath", Some(&spec.logout_path)),
         ("afterLogout", Some(&spec.after_logout)),
         ("loginPath", spec.login_path.as_ref()),
+        ("backChannelLogoutPath", spec.back_channel_logout_path.as_ref()),
     ];
     for (field, path) in paths {
         if let Some(path) = path
@@ -152,6 +156,14 @@ fn check_spec(spec: &LoginSpec, value: &Value, cx: &mut Decoder) {
     if let Some(one) = spec.parameters.iter().find(|one| &*one.name == "max_age") {
         cx.refuse(one.at, "`max_age` could be asked for and is not looked at afterwards")
             .remedy("write `session.lifetime`");
+    }
+    if let Some(path) = spec.back_channel_logout_path.as_deref()
+        && (path == &*spec.logout_path
+            || spec.login_path.as_deref() == Some(path)
+            || site(&spec.redirect_url).is_ok_and(|(_, callback)| callback == path))
+    {
+        cx.refuse_field(value, "backChannelLogoutPath", "the path has another meaning already")
+            .remedy("give it one of its own");
     }
     if spec.login_path.as_deref() == Some(&*spec.logout_path) {
         cx.refuse_field(value, "loginPath", "the same path begins and ends a session");
@@ -209,7 +221,7 @@ impl LoginSpec {
     /// The paths of the site that are answered by the scheme.
     pub(in super::super) fn pages(&self) -> Vec<String> {
         let callback = site(&self.redirect_url).map(|(_, path)| path.to_owned());
-        let others = std::iter::once(&self.logout_path).chain(&self.login_path);
+        let others = std::iter::once(&self.logout_path).chain(&self.login_path).chain(&self.back_channel_logout_path);
         callback.into_iter().chain(others.map(|path| path.to_string())).collect()
     }
 
@@ -240,6 +252,7 @@ impl LoginSpec {
             login: self.login_path.as_deref().map(Into::into),
             logout: (&*self.logout_path).into(),
             after_logout: (&*self.after_logout).into(),
+            back_channel: self.back_channel_logout_path.as_deref().map(Into::into),
         })
     }
 

@@ -1,6 +1,7 @@
 //! A whole login, with the provider and the browser played, and what goes wrong on the way. Sessions that are there already have a room of
 //! their own (`sessions`).
 
+mod logouts;
 mod sessions;
 
 use std::collections::BTreeMap;
@@ -198,10 +199,19 @@ impl Site {
         if !pairs.is_empty() {
             request.fields.push_bytes(b"cookie", pairs.join("; ").as_bytes()).expect("a field");
         }
+        self.send(browser, request, &[])
+    }
+
+    /// What becomes of a request with this content, and what it leaves in the browser.
+    fn send(&mut self, browser: &mut Browser, mut request: Request, content: &[u8]) -> Came {
         let mut notes = Notes::told();
         let mut verdict = self.with(&mut request, &mut notes, |policy, x| policy.on_request(x));
         while let Verdict::Call(callout) = verdict {
-            let result = self.perform(*callout);
+            let result = match *callout {
+                Callout::Body { most } if content.len() > most => CalloutResult::BodyTooLarge,
+                Callout::Body { .. } => CalloutResult::Body(content.into()),
+                other => self.perform(other),
+            };
             verdict = self.with(&mut request, &mut notes, |policy, x| policy.on_callout(x, result));
         }
         let mut response = Response::new(200);
