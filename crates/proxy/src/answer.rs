@@ -20,7 +20,6 @@ use crate::trip::Trip;
 
 static DATE: FieldName = FieldName::known(FieldId::DATE);
 static REQUEST_ID: FieldName = FieldName::known(FieldId::X_REQUEST_ID);
-static RETRY_AFTER: FieldName = FieldName::known(FieldId::RETRY_AFTER);
 
 /// Sends a reply.
 pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
@@ -60,11 +59,7 @@ pub(crate) async fn fail(failure: Failure, journey: &mut Journey<'_, '_, '_>) {
         journey.trip.facts.status = failure.reason.status();
         return;
     }
-    let mut reply = Reply::new(failure.reason);
-    if reply.status == 503 {
-        reply = reply.with_field(RETRY_AFTER.clone(), *b"1");
-    }
-    answer(&reply, journey).await;
+    answer(&Reply::new(failure.reason), journey).await;
     journey.trip.facts.detail = failure.detail;
 }
 

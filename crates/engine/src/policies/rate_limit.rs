@@ -11,7 +11,7 @@ use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, HEADER_NAME, Rule, Text};
 use transept_model::value::Value;
 use transept_model::{choice, object};
-use transept_wire::head::{FieldId, FieldName, Response};
+use transept_wire::head::Response;
 
 use super::{CompileCx, Identified, Phase, Policy, PolicyName};
 use crate::callout::{Callout, CalloutResult};
@@ -223,7 +223,7 @@ impl RateLimitPolicy {
             }
             Refused::Unavailable(index) => {
                 first_index = index;
-                Reply::new(Reason::LimitUnavailable).with_field(FieldName::known(FieldId::RETRY_AFTER), *b"1")
+                Reply::new(Reason::LimitUnavailable)
             }
             Refused::Wait(wait) => return Callout::Wait(wait).into(),
             Refused::Limits(violated, wait) => {

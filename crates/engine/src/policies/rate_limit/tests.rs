@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde_json::Value as Json;
-use transept_wire::head::Request;
+use transept_wire::head::{FieldName, Request};
 
 use super::super::tests::{compile, refusals};
 use super::*;
