@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use transept_wire::head::Request;
 
 use crate::callout::CalloutResult;
+use crate::limit::body_cost::{Bill, Meter};
 use crate::limit::inquiry::Inquiry;
 use crate::limit::touched::Touched;
 use crate::login::{Handed, Written};
@@ -174,6 +175,8 @@ pub struct Notes {
     pub(crate) patience: Patience,
     /// What it has taken of quotas.
     pub(crate) charges: SmallVec<[QuotaCharge; 1]>,
+    /// What its bodies cost, when that is known at their end.
+    pub(crate) bill: Option<Box<Bill>>,
     /// The policy that answered the request instead of the backend, for logs and explanations.
     pub answered_by: Option<Arc<PolicyName>>,
     /// Who makes the request, once a policy has found out.
@@ -254,6 +257,7 @@ impl Notes {
         self.touched.clear();
         self.patience = Patience::default();
         self.charges.clear();
+        self.bill = None;
         self.answered_by = None;
         self.principal = None;
         self.between = None;
@@ -264,6 +268,19 @@ impl Notes {
         self.handed.clear();
         self.reached = 0;
         self.outcome = None;
+    }
+
+    /// Who wants to read the body of the response on its way, if anybody does.
+    pub fn meter(&self) -> Option<Meter> {
+        self.bill.as_ref().map(|bill| bill.meter())
+    }
+
+    /// Takes what bodies have cost, when the exchange is over: `now`, which is asked for only then. `bytes_in` are those of the request's body,
+    /// `bytes_out` those of the response's.
+    pub fn settle_bodies(&mut self, now: impl FnOnce() -> Now, bytes_in: u64, bytes_out: u64) {
+        if let Some(mut bill) = self.bill.take() {
+            bill.settle(now(), bytes_in, bytes_out);
+        }
     }
 
     /// Lets the policy that has asked for something go on with what came of it, when the request is screened again.

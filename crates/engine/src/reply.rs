@@ -6,8 +6,9 @@
 use std::fmt::Write as _;
 
 use serde_json::json;
-use transept_wire::head::{FieldId, FieldName, Request, Response, Version, standard_reason};
+use transept_wire::head::{FieldId, FieldName, Fields, Request, Response, Version, standard_reason};
 
+use crate::protobuf::grpc_frame;
 use crate::reason::GrpcCode;
 use crate::verdict::{Reply, ReplyBody};
 
@@ -52,6 +53,14 @@ static GRPC_MESSAGE: FieldName = FieldName::known(FieldId::GRPC_MESSAGE);
 /// Where the reasons are described; the slug of the reason follows.
 const REASONS: &str = "https://transept.dev/reasons/";
 
+/// The trailers behind the content of a reply, where it has any.
+pub fn trailers(reply: &Reply) -> Option<Fields> {
+    let ReplyBody::Grpc(_) = reply.body else { return None };
+    let mut trailers = Fields::new();
+    trailers.push(&GRPC_STATUS, b"0").ok()?;
+    Some(trailers)
+}
+
 /// Writes a reply into a response head and a body, both cleared first.
 pub fn render(
     reply: &Reply,
@@ -87,6 +96,10 @@ pub fn render(
         ReplyBody::Bytes { media_type, bytes } => {
             let _ = fields.set(&CONTENT_TYPE, media_type.as_bytes());
             body.extend_from_slice(bytes);
+        }
+        ReplyBody::Grpc(message) => {
+            let _ = fields.set(&CONTENT_TYPE, b"application/grpc");
+            body.extend_from_slice(&grpc_frame(message));
         }
         ReplyBody::Problem => render_problem(reply, audience, request_id, response, body),
     }

@@ -19,7 +19,7 @@ use super::table::{Held, Table};
 use super::touched::Touch;
 use super::{Algorithm, Standing, nanoseconds};
 use crate::callout::Wait;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Now};
 use crate::reason::Reason;
 
 choice! {
@@ -287,6 +287,18 @@ impl Limit {
         }
         held.put(cell, &self.algorithm, now);
         touch.standing = self.algorithm.standing(cell, now);
+    }
+
+    /// Takes what the bodies of an exchange have cost, whether it is there or not.
+    pub(crate) fn debit(&self, hash: u64, is_shared: bool, cost: u32, now: Now) {
+        if let (Some(shared), true) = (&self.shared, is_shared) {
+            shared.debit(self, hash, cost);
+            return;
+        }
+        let now = nanoseconds(now.monotonic);
+        let mut held = self.table.hold(hash, &self.algorithm, now);
+        let cell = self.algorithm.debit(held.cell(), now, cost);
+        held.put(cell, &self.algorithm, now);
     }
 
     /// What the client is told.

@@ -3,6 +3,7 @@
 //! Used by the policies that limit (`policies/rate_limit.rs`, `policies/concurrency.rs`, `policies/quota.rs`). Everything here is told
 //! the time; nothing waits and nothing is sent.
 
+pub mod body_cost;
 pub mod book;
 pub(crate) mod bucket;
 pub(crate) mod charge;
@@ -13,6 +14,7 @@ pub(crate) mod key;
 pub(crate) mod lease;
 pub(crate) mod period;
 pub(crate) mod places;
+pub(crate) mod scan;
 pub(crate) mod shared;
 pub mod store;
 pub(crate) mod table;

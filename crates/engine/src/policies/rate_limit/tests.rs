@@ -433,6 +433,38 @@ fn expressions_are_checked_with_the_policy() {
 }
 
 #[test]
+fn what_a_body_costs_is_settled_even_when_its_exchange_is_dropped() {
+    let spec = "limits: [{name: a, requests: 10, per: 10s, key: [], responseCostBody: {json: n, otherwise: 30}}]\n";
+    let policy = compile::<RateLimitPolicy>(spec);
+    let gzip = ("accept-encoding", "gzip");
+    assert!(passes(&policy, Visit { fields: vec![gzip], answer: (500, Vec::new()), ..Visit::default() }));
+    assert!(passes(&policy, Visit { replied: Some(Reason::UpstreamTimeout), ..Visit::default() }));
+    assert!(passes(&policy, Visit { answer: (204, Vec::new()), ..Visit::default() }));
+    assert!(passes(&policy, Visit { fields: vec![gzip], ..Visit::default() }));
+    let later = |seconds| Visit { at: Duration::from_secs(seconds), ..Visit::default() };
+    assert!(!passes(&policy, later(2)), "nothing could be read, and it costs what is written for that");
+    assert!(!passes(&policy, later(25)), "the debt is paid first");
+    assert!(passes(&policy, later(27)));
+}
+
+#[test]
+fn costs_of_bodies_are_checked_with_the_policy() {
+    for (wrong, why) in [
+        ("{}", "what a body costs is not said"),
+        ("{json: a, bytes: Both}", "both say what a body costs"),
+        ("{json: 'usage..n'}", "is not a path"),
+        ("{json: 'choices[0].n'}", "elements of lists"),
+        ("{bytes: Response, otherwise: 1}", "which can always be counted"),
+        ("{json: a}, responseCost: X-Cost", "its head says it too"),
+    ] {
+        let limit = format!("limits: [{{name: a, requests: 5, per: 1m, key: [], responseCostBody: {wrong}}}]\n");
+        let found = refusals::<RateLimitPolicy>(&limit);
+        assert_eq!(found.len(), 1, "{wrong}: {found:?}");
+        assert!(format!("{found:?}").contains(why), "{wrong}: {found:?}");
+    }
+}
+
+#[test]
 fn all_waits_of_a_request_together_have_one_bound() {
     let policy = compile::<RateLimitPolicy>(
         "store: {url: 'redis://store.test', timeout: 200ms, onUnavailable: Deny}\n\
