@@ -348,6 +348,27 @@ fn an_expression_names_the_tenant_and_the_price() {
 }
 
 #[test]
+fn a_budget_of_tokens_says_what_is_taken_when_the_response_is_over() {
+    let url = "http://localhost:8080/v1/chat";
+    let told = explain("39-token-budget.yaml", &["POST", url, "-H", "X-Team: red"])["told"].to_string();
+    assert!(
+        told.contains("takes 1, and when the response is over usage.total_tokens of the response, 99999 of"),
+        "{told}"
+    );
+    assert!(told.contains("the bytes of request and response / 1000"), "{told}");
+    let without = explain("39-token-budget.yaml", &["POST", url]);
+    assert_eq!(without["reply"]["code"], "limit.key_missing", "{without:#}");
+}
+
+#[test]
+fn a_rate_limit_service_is_explained_without_its_call() {
+    let url = "http://localhost:8080/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+    let decision = explain("40-rate-limit-server.yaml", &["POST", url]);
+    assert!(decision["told"].to_string().contains("answers ShouldRateLimit for domain shop"), "{decision:#}");
+    assert_eq!(decision["reply"]["code"], "limit.answered", "{decision:#}");
+}
+
+#[test]
 fn a_shared_limit_is_explained_without_its_store() {
     let decision = explain("33-shared-rate-limit.yaml", &["GET", "http://localhost:8080/"]);
     assert!(decision["told"].to_string().contains("99 of 100 left"), "{decision:#}");

@@ -13,6 +13,8 @@ use smallvec::SmallVec;
 use transept_wire::head::Request;
 
 use crate::callout::CalloutResult;
+use crate::limit::body_cost::{Bill, Meter};
+use crate::limit::inquiry::Inquiry;
 use crate::limit::touched::Touched;
 use crate::login::{Handed, Written};
 use crate::policies::{PolicyName, QuotaCharge};
@@ -139,7 +141,18 @@ impl Exchange<'_> {
     /// Says how something was decided, to an explanation; on the data path nothing is said and nothing computed. No secret belongs in it.
     pub fn tell(&mut self, what: impl FnOnce() -> String) {
         if let Some(told) = &mut self.notes.told {
-            told.push(what());
+            told.lines.push(what());
+        }
+    }
+
+    /// Notes how a gateway that runs can be asked about what was told last.
+    pub(crate) fn inquire(&mut self, inquiry: impl FnOnce() -> Inquiry) {
+        if let Some(told) = &mut self.notes.told
+            && let Some(line) = told.lines.len().checked_sub(1)
+        {
+            let mut inquiry = inquiry();
+            inquiry.line = line;
+            told.inquiries.push(inquiry);
         }
     }
 }
@@ -162,6 +175,8 @@ pub struct Notes {
     pub(crate) patience: Patience,
     /// What it has taken of quotas.
     pub(crate) charges: SmallVec<[QuotaCharge; 1]>,
+    /// What its bodies cost, when that is known at their end.
+    pub(crate) bill: Option<Box<Bill>>,
     /// The policy that answered the request instead of the backend, for logs and explanations.
     pub answered_by: Option<Arc<PolicyName>>,
     /// Who makes the request, once a policy has found out.
@@ -169,7 +184,7 @@ pub struct Notes {
     /// What a policy that has asked for something wants to remember until it is asked again. Forgotten when it lets the request go on.
     pub between: Option<Box<dyn Any + Send>>,
     /// What policies say of their decisions, when somebody listens: an explanation.
-    pub(crate) told: Option<Vec<String>>,
+    pub(crate) told: Option<Told>,
     /// What is given back when the exchange is over, whatever becomes of it: places among those that may be under way.
     pub held: SmallVec<[Box<dyn Any + Send>; 1]>,
     /// Fields that a service has asked to be added to the backend's response.
@@ -184,6 +199,14 @@ pub struct Notes {
     pub(crate) reached: usize,
     /// What has come of it.
     pub(crate) outcome: Option<CalloutResult>,
+}
+
+/// What policies have said of their decisions.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) lines: Vec<String>,
+    /// What else is known of some of the lines, where there is a gateway that runs.
+    pub(crate) inquiries: Vec<Inquiry>,
 }
 
 /// How long a request has waited for limits.
@@ -221,7 +244,7 @@ impl Notes {
 
     /// Notes of a request that is explained.
     pub(crate) fn told() -> Notes {
-        Notes { told: Some(Vec::new()), ..Notes::default() }
+        Notes { told: Some(Told::default()), ..Notes::default() }
     }
 
     /// Forgets the last request.
@@ -234,6 +257,7 @@ impl Notes {
         self.touched.clear();
         self.patience = Patience::default();
         self.charges.clear();
+        self.bill = None;
         self.answered_by = None;
         self.principal = None;
         self.between = None;
@@ -244,6 +268,19 @@ impl Notes {
         self.handed.clear();
         self.reached = 0;
         self.outcome = None;
+    }
+
+    /// Who wants to read the body of the response on its way, if anybody does.
+    pub fn meter(&self) -> Option<Meter> {
+        self.bill.as_ref().map(|bill| bill.meter())
+    }
+
+    /// Takes what bodies have cost, when the exchange is over: `now`, which is asked for only then. `bytes_in` are those of the request's body,
+    /// `bytes_out` those of the response's.
+    pub fn settle_bodies(&mut self, now: impl FnOnce() -> Now, bytes_in: u64, bytes_out: u64) {
+        if let Some(mut bill) = self.bill.take() {
+            bill.settle(now(), bytes_in, bytes_out);
+        }
     }
 
     /// Lets the policy that has asked for something go on with what came of it, when the request is screened again.

@@ -89,6 +89,23 @@ impl<'b> Content<'b> {
     }
 }
 
+/// A message with the prefix of gRPC (PROTOCOL-HTTP2, "Length-Prefixed-Message").
+pub(crate) fn grpc_frame(message: &[u8]) -> Vec<u8> {
+    let mut framed = vec![0];
+    framed.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
+    framed.extend_from_slice(message);
+    framed
+}
+
+/// The one message of a call, which is not compressed.
+pub(crate) fn grpc_message(call: &[u8]) -> Result<&[u8], Garbled> {
+    let message = call.split_at_checked(5).filter(|(prefix, message)| {
+        prefix[0] == 0
+            && usize::try_from(u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]])) == Ok(message.len())
+    });
+    message.map(|(_, message)| message).ok_or(Garbled)
+}
+
 /// The bytes are not a message, or not this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Garbled;

@@ -72,6 +72,8 @@ reasons! {
     CorsPreflight: 204, "cors.preflight", "-", None, Unimplemented, "CORS preflight";
     /// The metadata of a protected resource were asked for (RFC 9728).
     ResourceMetadata: 200, "auth.resource_metadata", "-", None, Unimplemented, "Metadata of the API";
+    /// A `RateLimitServerPolicy` has answered whether somebody else's request may pass.
+    LimitAnswered: 200, "limit.answered", "-", None, Unimplemented, "Answer of a rate limit service";
     /// No listener of this address serves the host.
     ListenerNotFound: 404, "listener.not_found", "NR", Some("destination_not_found"), Unimplemented, "No listener serves this host";
     /// No rule of the listener matches; also for a wrong method.

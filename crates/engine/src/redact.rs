@@ -23,15 +23,27 @@ pub struct CredentialPlaces {
     pub fields: BTreeSet<Box<str>>,
 }
 
+/// Parameters of queries in which programs send credentials, wherever they send them: RFC 6750 section 2.3, RFC 6749, OpenID Connect, and what
+/// APIs call their keys. Who may use them is not asked: what was refused is as secret.
+const USUAL: &[&str] = &[
+    "access_token",
+    "api-key",
+    "api_key",
+    "apikey",
+    "client_assertion",
+    "client_secret",
+    "id_token",
+    "password",
+    "refresh_token",
+];
+
 /// What is written in place of a credential.
 pub const HIDDEN: &[u8] = b"(hidden)";
 
 impl CredentialPlaces {
     /// Writes a target (path and query) without the values of parameters that are credentials.
     pub fn write_target(&self, target: &[u8], out: &mut Vec<u8>) {
-        let hides_some = !self.parameters.is_empty() || !self.paths.is_empty();
-        let query = target.iter().position(|byte| *byte == b'?').filter(|_| hides_some);
-        let Some(at) = query else {
+        let Some(at) = target.iter().position(|byte| *byte == b'?') else {
             out.extend_from_slice(target);
             return;
         };
@@ -45,7 +57,8 @@ impl CredentialPlaces {
         for (index, pair) in query.get(1..).unwrap_or_default().split(|byte| *byte == b'&').enumerate() {
             out.push(if index == 0 { b'?' } else { b'&' });
             let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
-            if name.len() < pair.len() && self.parameters.iter().any(|hidden| is_named(name, hidden)) {
+            let value = pair.get(name.len() + 1..).unwrap_or_default();
+            if !value.is_empty() && (self.is_credential(name) || is_token(value)) {
                 out.extend_from_slice(name);
                 out.push(b'=');
                 out.extend_from_slice(HIDDEN);
@@ -53,6 +66,12 @@ impl CredentialPlaces {
                 out.extend_from_slice(pair);
             }
         }
+    }
+
+    /// Whether a parameter of a query holds a credential, for us or for others.
+    fn is_credential(&self, name: &[u8]) -> bool {
+        let names = self.parameters.iter().map(|name| &**name).chain(USUAL.iter().copied());
+        names.into_iter().any(|hidden| is_named(name, hidden))
     }
 
     /// Takes sessions of browsers out of a request that goes on to a backend.
@@ -69,6 +88,12 @@ impl CredentialPlaces {
             || self.fields.iter().any(|hidden| is_alike(hidden.as_bytes(), name.bytes))
             || (name.id == FieldId::OTHER && is_alike(b"proxy-authorization", name.bytes))
     }
+}
+
+/// Whether a value is a key of ours or a JSON Web Token, by its looks.
+fn is_token(value: &[u8]) -> bool {
+    let is_jwt = || value.starts_with(b"eyJ") && value.iter().filter(|byte| **byte == b'.').count() >= 2;
+    crate::key::check(value).is_ok() || is_jwt()
 }
 
 /// Whether two names of fields are the same for programs that see no difference between `-` and `_`.
@@ -174,5 +199,23 @@ mod tests {
         places.write_target(b"/back?code=secret&state=secret", &mut out);
         places.write_target(b"/backs?code=404", &mut out);
         assert_eq!(String::from_utf8_lossy(&out), "/back?(hidden)/backs?code=404");
+    }
+
+    #[test]
+    fn what_looks_like_a_credential_is_hidden_where_nobody_has_said_so() {
+        let places = CredentialPlaces::default();
+        let written = |target: &str| {
+            let mut out = Vec::new();
+            places.write_target(target.as_bytes(), &mut out);
+            String::from_utf8(out).expect("text")
+        };
+        let key = crate::key::make("tr", "live", |bytes| bytes.fill(7));
+        assert_eq!(written(&format!("/a?k={key}&b=1")), "/a?k=(hidden)&b=1");
+        assert_eq!(written("/a?t=eyJhbGciOiJub25lIn0.eyJzdWIiOiI3In0.&b=1"), "/a?t=(hidden)&b=1");
+        assert_eq!(
+            written("/a?access_token=x&api%5Fkey=y&client_secret="),
+            "/a?access_token=(hidden)&api%5Fkey=(hidden)&client_secret="
+        );
+        assert_eq!(written("/a?q=eyJ.x&token=7"), "/a?q=eyJ.x&token=7");
     }
 }

@@ -6,8 +6,10 @@
 use std::fmt::Write as _;
 
 use serde_json::json;
-use transept_wire::head::{FieldId, FieldName, Request, Response, Version, standard_reason};
+use transept_wire::head::{FieldId, FieldName, Fields, Request, Response, Version, standard_reason};
 
+use crate::protobuf::grpc_frame;
+use crate::reason::GrpcCode;
 use crate::verdict::{Reply, ReplyBody};
 
 /// Who reads a reply.
@@ -45,10 +47,19 @@ static CONTENT_TYPE: FieldName = FieldName::known(FieldId::CONTENT_TYPE);
 static CACHE_CONTROL: FieldName = FieldName::known(FieldId::CACHE_CONTROL);
 static PROXY_STATUS: FieldName = FieldName::known(FieldId::PROXY_STATUS);
 static GRPC_STATUS: FieldName = FieldName::known(FieldId::GRPC_STATUS);
+static RETRY_AFTER: FieldName = FieldName::known(FieldId::RETRY_AFTER);
 static GRPC_MESSAGE: FieldName = FieldName::known(FieldId::GRPC_MESSAGE);
 
 /// Where the reasons are described; the slug of the reason follows.
 const REASONS: &str = "https://transept.dev/reasons/";
+
+/// The trailers behind the content of a reply, where it has any.
+pub fn trailers(reply: &Reply) -> Option<Fields> {
+    let ReplyBody::Grpc(_) = reply.body else { return None };
+    let mut trailers = Fields::new();
+    trailers.push(&GRPC_STATUS, b"0").ok()?;
+    Some(trailers)
+}
 
 /// Writes a reply into a response head and a body, both cleared first.
 pub fn render(
@@ -76,13 +87,38 @@ pub fn render(
     for (name, value) in &reply.fields {
         let _ = fields.push(name, value);
     }
+    // Who answers that something cannot be done now says when to ask again: soon, where nothing better is known.
+    if reply.status == 503 && reply.reason.status() == 503 && !fields.contains(FieldId::RETRY_AFTER) {
+        let _ = fields.push(&RETRY_AFTER, b"1");
+    }
     match &reply.body {
         ReplyBody::Empty => {}
         ReplyBody::Bytes { media_type, bytes } => {
             let _ = fields.set(&CONTENT_TYPE, media_type.as_bytes());
             body.extend_from_slice(bytes);
         }
+        ReplyBody::Grpc(message) => {
+            let _ = fields.set(&CONTENT_TYPE, b"application/grpc");
+            body.extend_from_slice(&grpc_frame(message));
+        }
         ReplyBody::Problem => render_problem(reply, audience, request_id, response, body),
+    }
+}
+
+/// The status for a gRPC caller: that of the reason, or where somebody has chosen another HTTP status, what gRPC makes of that
+/// ("HTTP to gRPC Status Code Mapping").
+fn grpc_code(reply: &Reply) -> u8 {
+    const UNKNOWN: u8 = 2;
+    if reply.status == reply.reason.status() {
+        return reply.reason.grpc() as u8;
+    }
+    match reply.status {
+        400 => GrpcCode::Internal as u8,
+        401 => GrpcCode::Unauthenticated as u8,
+        403 => GrpcCode::PermissionDenied as u8,
+        404 => GrpcCode::Unimplemented as u8,
+        429 | 502 | 503 | 504 => GrpcCode::Unavailable as u8,
+        _ => UNKNOWN,
     }
 }
 
@@ -98,7 +134,7 @@ fn render_problem(
     match audience {
         Audience::Grpc => {
             response.status = 200;
-            let code = (reply.reason.grpc() as u8).to_string();
+            let code = grpc_code(reply).to_string();
             let _ = fields.set(&CONTENT_TYPE, b"application/grpc");
             let _ = fields.set(&GRPC_STATUS, code.as_bytes());
             let _ = fields.set(&GRPC_MESSAGE, percent_encoded(sentence(reply)).as_bytes());
@@ -218,6 +254,37 @@ mod tests {
         assert_eq!(response.fields.first(FieldId::GRPC_STATUS), Some(&b"12"[..]));
         assert_eq!(response.fields.first(FieldId::GRPC_MESSAGE), Some(&b"100%25 %C3%BC"[..]));
         assert!(body.is_empty());
+    }
+
+    #[test]
+    fn grpc_hears_of_a_status_that_somebody_has_chosen() {
+        for (reason, status, code) in [
+            (Reason::NotAuthorized, 403, "7"),
+            (Reason::NotAuthorized, 401, "16"),
+            (Reason::NotAuthorized, 503, "14"),
+            (Reason::NotAuthorized, 418, "2"),
+            (Reason::RateLimited, 429, "8"),
+        ] {
+            let (mut response, mut body) = (Response::new(0), Vec::new());
+            render(&Reply::new(reason).with_status(status), Audience::Grpc, None, &mut response, &mut body);
+            let told = response.fields.first(FieldId::GRPC_STATUS).map(String::from_utf8_lossy);
+            assert_eq!(told.as_deref(), Some(code), "{reason:?} {status}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_done_now_can_be_asked_for_again() {
+        let told = |reply: Reply| {
+            let (mut response, mut body) = (Response::new(0), Vec::new());
+            render(&reply, Audience::Program, None, &mut response, &mut body);
+            response.fields.first(FieldId::RETRY_AFTER).map(|value| String::from_utf8_lossy(value).into_owned())
+        };
+        for reason in [Reason::AuthenticationUnavailable, Reason::AuthorizerUnavailable, Reason::NoEndpoints] {
+            assert_eq!(told(Reply::new(reason)).as_deref(), Some("1"), "{reason:?}");
+        }
+        let later = Reply::new(Reason::Overloaded).with_field(FieldName::known(FieldId::RETRY_AFTER), *b"30");
+        assert_eq!(told(later).as_deref(), Some("30"));
+        assert_eq!(told(Reply::new(Reason::NotAuthorized).with_status(503)), None, "somebody else's answer");
     }
 
     #[test]

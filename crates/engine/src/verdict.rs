@@ -64,6 +64,8 @@ pub enum ReplyBody {
     Problem,
     /// No content.
     Empty,
+    /// The message of a gRPC call that has succeeded, without its prefix.
+    Grpc(Vec<u8>),
     /// Given bytes.
     Bytes {
         /// The value of `Content-Type`.

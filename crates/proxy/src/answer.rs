@@ -7,10 +7,10 @@ use std::cell::Cell;
 use std::time::{Duration, UNIX_EPOCH};
 
 use transept_engine::reason::Reason;
-use transept_engine::reply::{Audience, render};
+use transept_engine::reply::{Audience, render, trailers};
 use transept_engine::verdict::Reply;
 use transept_wire::h1::Body;
-use transept_wire::head::{FieldId, FieldName, Method};
+use transept_wire::head::{FieldId, FieldName, Fields, Method};
 
 use crate::body::{Source, carry};
 use crate::failure::Failure;
@@ -20,7 +20,6 @@ use crate::trip::Trip;
 
 static DATE: FieldName = FieldName::known(FieldId::DATE);
 static REQUEST_ID: FieldName = FieldName::known(FieldId::X_REQUEST_ID);
-static RETRY_AFTER: FieldName = FieldName::known(FieldId::RETRY_AFTER);
 
 /// Sends a reply.
 pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
@@ -42,7 +41,7 @@ pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
         // The client may still be sending: what follows on the connection could not be told from a request.
         journey.replier.forbid_keep_alive();
     }
-    if let Err(failure) = send(&body, journey).await {
+    if let Err(failure) = send(&body, trailers(reply), journey).await {
         note(&failure, journey.trip);
         journey.replier.abort();
     }
@@ -60,11 +59,7 @@ pub(crate) async fn fail(failure: Failure, journey: &mut Journey<'_, '_, '_>) {
         journey.trip.facts.status = failure.reason.status();
         return;
     }
-    let mut reply = Reply::new(failure.reason);
-    if reply.status == 503 {
-        reply = reply.with_field(RETRY_AFTER.clone(), *b"1");
-    }
-    answer(&reply, journey).await;
+    answer(&Reply::new(failure.reason), journey).await;
     journey.trip.facts.detail = failure.detail;
 }
 
@@ -81,8 +76,14 @@ pub(crate) fn write_head(reply: &Reply, trip: &mut Trip, body: &mut Vec<u8>) {
     }
 }
 
-async fn send(body: &[u8], journey: &mut Journey<'_, '_, '_>) -> Result<(), Failure> {
+async fn send(body: &[u8], trailers: Option<Fields>, journey: &mut Journey<'_, '_, '_>) -> Result<(), Failure> {
     let status = journey.trip.response.status;
+    if let Some(trailers) = trailers {
+        let mut sink = journey.replier.begin(&journey.trip.response, Body::Chunked)?;
+        sink.write(body).await?;
+        journey.trip.facts.bytes_out = body.len() as u64;
+        return sink.finish(Some(&trailers)).await;
+    }
     let framing = if matches!(status, 204 | 304) { Body::None } else { Body::Length(body.len() as u64) };
     let mut sink = journey.replier.begin(&journey.trip.response, framing)?;
     carry(&mut Source::Held(body), &mut sink, Cell::from_mut(&mut journey.trip.facts.bytes_out)).await

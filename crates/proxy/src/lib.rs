@@ -79,6 +79,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
 use transept_engine::document::{DocumentState, Documents};
+use transept_engine::limit::inquiry::answer;
 use transept_engine::snapshot::Snapshot;
 
 use access_log::Sink;
@@ -295,6 +296,11 @@ impl Proxy {
         let now = self.shared.origin.elapsed();
         let documents = Documents::of(&self.shared.snapshot.load().keep);
         documents.all().iter().map(|document| document.describe(now)).collect()
+    }
+
+    /// How much is left of limits that somebody asks about, an answer for each ([`transept_engine::limit::inquiry::answer`]).
+    pub fn limits(&self, questions: &serde_json::Value) -> serde_json::Value {
+        answer(&self.shared.snapshot.load().keep, questions, self.shared.origin.elapsed())
     }
 
     /// The endpoints of every backend with a `TrafficPolicy`, and how they are.

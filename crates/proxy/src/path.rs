@@ -134,6 +134,7 @@ pub(crate) async fn travel<'c>(
         Err(Stop::Answer(reply)) => Box::pin(answer::answer(&reply, &mut journey)).await,
         Err(Stop::Failed(failure)) => Box::pin(answer::fail(failure, &mut journey)).await,
     }
+    trip.notes.settle_bodies(|| worker.clock.now().into(), trip.facts.bytes_in, trip.facts.bytes_out);
     record::record(worker, trip, &marks, arrival.connection);
     if !arrival.body.is_done() {
         Box::pin(drop_rest(&mut arrival, replier)).await;

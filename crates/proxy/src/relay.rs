@@ -189,7 +189,10 @@ pub(crate) fn begin<'t, 'r>(
     }
     finish_head(delivery.listener, delivery.entrance, marks, trip);
     trip.facts.status = trip.response.status;
-    let sink = replier.begin(&trip.response, stated)?;
+    let mut sink = replier.begin(&trip.response, stated)?;
+    if let Some(meter) = trip.notes.meter() {
+        sink.show_to(meter);
+    }
     let (let_in, facts) = trip.let_in();
     Ok(Departure { sink, let_in, bytes_out: Cell::from_mut(&mut facts.bytes_out) })
 }

@@ -7,10 +7,13 @@
 
 use std::net::IpAddr;
 
-use hyper::header::{HOST, HeaderMap, HeaderName, ORIGIN};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN};
 use hyper::{Method, StatusCode};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Where questions about limits go, by POST.
+pub(super) const LIMITS: &str = "/limits";
 
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +47,11 @@ impl Refusal {
 }
 
 /// Lets a request through or tells why not; `names` are host names allowed besides `localhost` and addresses.
-pub(crate) fn admit(method: &Method, fields: &HeaderMap, names: &[String]) -> Result<(), Refusal> {
-    if method != Method::GET && method != Method::HEAD {
+pub(crate) fn admit(method: &Method, path: &str, fields: &HeaderMap, names: &[String]) -> Result<(), Refusal> {
+    // JSON is what no page of another site can send without asking first, and nobody here says yes.
+    let is_json = || fields.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    let is_question = path == LIMITS && method == Method::POST && is_json();
+    if method != Method::GET && method != Method::HEAD && !is_question {
         return Err(Refusal::Method);
     }
     let host = match fields.get(HOST) {
@@ -91,7 +97,7 @@ mod tests {
         for (name, value) in fields {
             map.insert(name, HeaderValue::from_static(value));
         }
-        admit(&Method::GET, &map, &["gw.shop.test".to_owned()])
+        admit(&Method::GET, "/status", &map, &["gw.shop.test".to_owned()])
     }
 
     #[test]
@@ -121,7 +127,21 @@ mod tests {
 
     #[test]
     fn methods_that_change_things_are_refused() {
-        let decided = admit(&Method::POST, &HeaderMap::new(), &[]);
+        let decided = admit(&Method::POST, "/status", &HeaderMap::new(), &[]);
         assert_eq!(decided, Err(Refusal::Method));
+    }
+
+    #[test]
+    fn questions_about_limits_are_no_change_and_no_page_can_send_them() {
+        let mut fields = HeaderMap::new();
+        assert_eq!(admit(&Method::POST, LIMITS, &fields, &[]), Err(Refusal::Method));
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        assert_eq!(admit(&Method::POST, LIMITS, &fields, &[]), Err(Refusal::Method));
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        assert_eq!(admit(&Method::POST, LIMITS, &fields, &[]), Ok(()));
+        assert_eq!(admit(&Method::POST, "/status", &fields, &[]), Err(Refusal::Method));
+        assert_eq!(admit(&Method::PUT, LIMITS, &fields, &[]), Err(Refusal::Method));
+        fields.insert(HOST, HeaderValue::from_static("evil.example"));
+        assert_eq!(admit(&Method::POST, LIMITS, &fields, &[]), Err(Refusal::Host));
     }
 }

@@ -1,7 +1,7 @@
-//! The admin server: `/livez`, `/readyz`, `/metrics` and `/status` over HTTP/1.1, on a port of its own.
+//! The admin server: `/livez`, `/readyz`, `/metrics`, `/status` and `/limits` over HTTP/1.1, on a port of its own.
 //!
 //! Started by `gateway` and `sidecar` on a runtime of theirs, off the data threads. Who may ask is decided in `guard`; what is answered comes from
-//! [`Standing`]. It has no way to change anything.
+//! [`Standing`]. It has no way to change anything: what is sent to `/limits` is a question, of `transept explain`.
 
 mod guard;
 mod process;
@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -31,6 +31,9 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How many clients are served at a time; the others wait.
 const CONNECTIONS: usize = 128;
 
+/// The longest list of questions about limits, in bytes.
+const QUESTIONS: usize = 256 * 1024;
+
 const TEXT: &str = "text/plain; charset=utf-8";
 
 const INDEX: &str = "\
@@ -40,6 +43,7 @@ transept admin
 /readyz    it takes traffic (503 while draining)
 /metrics   Prometheus metrics
 /status    configuration generation, last reload, listeners, status of every object (JSON)
+/limits    how much is left of limits, for `transept explain --running` (JSON by POST)
 ";
 
 /// Flags of the admin server.
@@ -147,7 +151,7 @@ impl Admin {
                 let answer = service_fn(|request| {
                     let (standing, names) = (standing.clone(), names.clone());
                     async move {
-                        let answer = respond(&request, &standing, &names).await;
+                        let answer = respond(request, &standing, &names).await;
                         Ok::<_, std::convert::Infallible>(answer)
                     }
                 });
@@ -170,8 +174,8 @@ fn probe(readiness: Readiness, good: bool) -> Response<Full<Bytes>> {
 }
 
 /// Answers one request.
-async fn respond(request: &Request<Incoming>, standing: &Standing, names: &[String]) -> Response<Full<Bytes>> {
-    if let Err(refusal) = guard::admit(request.method(), request.headers(), names) {
+async fn respond(request: Request<Incoming>, standing: &Standing, names: &[String]) -> Response<Full<Bytes>> {
+    if let Err(refusal) = guard::admit(request.method(), request.uri().path(), request.headers(), names) {
         let mut answer = page(refusal.status(), TEXT, refusal.why().to_owned());
         if refusal == guard::Refusal::Method {
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -179,6 +183,7 @@ async fn respond(request: &Request<Incoming>, standing: &Standing, names: &[Stri
         return answer;
     }
     match request.uri().path() {
+        guard::LIMITS if request.method() == Method::POST => limits(request.into_body(), standing).await,
         "/" => page(StatusCode::OK, TEXT, INDEX.to_owned()),
         "/livez" => {
             let readiness = standing.readiness();
@@ -191,6 +196,17 @@ async fn respond(request: &Request<Incoming>, standing: &Standing, names: &[Stri
         "/metrics" => page(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", standing.metrics().await),
         "/status" => page(StatusCode::OK, "application/json", format!("{}\n", standing.status().await)),
         _ => page(StatusCode::NOT_FOUND, TEXT, INDEX.to_owned()),
+    }
+}
+
+/// Answers questions about limits.
+async fn limits(body: Incoming, standing: &Standing) -> Response<Full<Bytes>> {
+    let questions = Limited::new(body, QUESTIONS).collect().await.ok();
+    match questions.and_then(|questions| serde_json::from_slice(&questions.to_bytes()).ok()) {
+        Some(questions) => page(StatusCode::OK, "application/json", format!("{}\n", standing.limits(&questions))),
+        None => {
+            page(StatusCode::BAD_REQUEST, TEXT, "this is no list of questions as JSON, or a very long one\n".to_owned())
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use transept_control::{Loader, Outcome};
 use transept_engine::Snapshot;
 use transept_engine::compile::mesh::{Station, compile_station};
 use transept_engine::explain::{Ask, explain};
+use transept_engine::limit::inquiry::Inquiry;
 use transept_engine::policies::MODEL_KINDS;
 use transept_model::SourceText;
 use transept_model::attach::{Surroundings, attach};
@@ -27,11 +28,13 @@ Examples:
   transept explain GET http://localhost:8080/cart -f shop.yaml
   transept explain POST https://api.shop.test/v1/orders -H 'x-user: 7' -f shop.yaml -f policies/
   transept explain GET http://localhost:8080/admin --client 203.0.113.9 -f shop.yaml --json
+  transept explain GET http://localhost:8080/cart -H 'x-user: 7' -f shop.yaml --running
   transept explain GET http://cart/items --at shop/desk -f shop.yaml
   transept explain tcp://db:5432 --at shop/desk -f shop.yaml
   transept explain GET http://cart/items --at shop/cart --identity spiffe://transept.local/ns/shop/sa/desk -f shop.yaml
 
-Nothing is sent: names are not resolved, backends are not asked. The backend is assumed to answer 200.";
+Nothing is sent: names are not resolved, backends are not asked. The backend is assumed to answer 200. Limits are as if nobody had
+made a request before; with --running the gateway that runs is asked how much is left, which takes nothing of it.";
 
 /// Explain which route takes a request or a connection, and why
 #[derive(Debug, clap::Args)]
@@ -72,6 +75,10 @@ pub(crate) struct Args {
     #[arg(long, env = "TRANSEPT_ZONE", value_name = "ZONE")]
     zone: Option<String>,
 
+    /// Ask a gateway that runs with these files how much is left of each limit; the URL is that of its admin server
+    #[arg(long, value_name = "URL", num_args = 0..=1, require_equals = true, default_missing_value = "http://127.0.0.1:9908")]
+    running: Option<String>,
+
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
@@ -109,7 +116,17 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
             }
         },
     };
-    let explanation = explain(&snapshot, &ask);
+    let mut explanation = explain(&snapshot, &ask);
+    if let Some(admin) = &args.running {
+        let questions = explanation.inquiries.iter().map(Inquiry::to_json).collect();
+        match super::status::limits_of(admin, &questions) {
+            Ok(answers) => explanation.learn(&answers),
+            Err(error) => {
+                console::fail(&format!("no instance answers at {admin}: {error:#}"));
+                return Ok(Exit::Unreachable);
+            }
+        }
+    }
     if args.json {
         console::print_json(&explanation.to_json())?;
     } else {

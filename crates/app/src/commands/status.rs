@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
-use hyper::header::HOST;
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::http::request::Builder;
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -60,7 +61,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let asked = runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, fetch(&authority))
+        tokio::time::timeout(PATIENCE, fetch(&authority, Request::get("/status"), Bytes::new()))
             .await
             .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {PATIENCE:?}")))
     });
@@ -84,12 +85,25 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
 /// # Errors
 /// It does not answer.
 pub(super) fn of(admin: &str) -> Result<Value> {
-    let authority = admin.strip_prefix("http://").unwrap_or(admin).trim_end_matches('/');
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, fetch(authority)).await })?
+    ask(admin, Request::get("/status"), Bytes::new())
 }
 
-async fn fetch(authority: &str) -> Result<Value> {
+/// What the limits are at of which these are questions, at the instance whose admin server has this address or URL.
+///
+/// # Errors
+/// It does not answer.
+pub(super) fn limits_of(admin: &str, questions: &Value) -> Result<Value> {
+    let request = Request::post("/limits").header(CONTENT_TYPE, "application/json");
+    ask(admin, request, questions.to_string().into())
+}
+
+fn ask(admin: &str, request: Builder, body: Bytes) -> Result<Value> {
+    let authority = admin.strip_prefix("http://").unwrap_or(admin).trim_end_matches('/');
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, fetch(authority, request, body)).await })?
+}
+
+async fn fetch(authority: &str, request: Builder, body: Bytes) -> Result<Value> {
     let address = if authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
         authority.to_owned()
     } else {
@@ -98,7 +112,7 @@ async fn fetch(authority: &str) -> Result<Value> {
     let stream = TcpStream::connect(&address).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::get("/status").header(HOST, authority).body(Empty::<Bytes>::new())?;
+    let request = request.header(HOST, authority).body(Full::new(body))?;
     let response = sender.send_request(request).await?;
     if response.status() != StatusCode::OK {
         bail!("it answers {}", response.status());

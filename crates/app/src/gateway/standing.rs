@@ -107,6 +107,11 @@ impl Standing {
         self
     }
 
+    /// How much is left of limits that somebody asks about.
+    pub(crate) fn limits(&self, questions: &Value) -> Value {
+        self.proxy.limits(questions)
+    }
+
     fn now(&self) -> Arc<Now> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -18,6 +18,7 @@ mod logins;
 mod names;
 mod outside;
 mod pairs;
+mod rate_server;
 mod rate_service;
 mod rates;
 mod records;

@@ -1,6 +1,8 @@
 //! Limits with the real binary: across workers and reloads, and quotas across a sudden end.
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -85,6 +87,138 @@ async fn what_a_response_costs_is_taken_when_it_is_there() {
     served.end(&[]).await;
     slow.answer().await;
     assert!(left(slow.field("ratelimit")) >= 490, "{:?}", slow.field("ratelimit"));
+}
+
+/// What an explanation says of the limits of the gateway that runs.
+fn explain(gateway: &Gateway, admin: Option<SocketAddr>, fields: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_transept"));
+    command.args(["explain", "GET", &format!("http://{}/", gateway.address), "-f"]).arg(gateway.file());
+    command.args(fields.iter().flat_map(|field| ["-H", field]));
+    command.args(admin.map(|admin| format!("--running={admin}")));
+    let output = command.env_clear().output().expect("the binary starts");
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[tokio::test]
+async fn an_explanation_knows_how_much_is_left_and_takes_nothing() {
+    let per_user = "limits: [{name: users, requests: 8, per: 1h, missing: Share, key: [{header: X-User}]}]";
+    let documents = policy("RateLimitPolicy", per_user)
+        + "---\n"
+        + &policy("QuotaPolicy", "quotas: [{name: year, requests: 100, per: Month, key: []}]")
+        + "---\n"
+        + &policy("ConcurrencyPolicy", "limits: [{name: wide, requests: 5, key: []}]");
+    let (_, gateway, _answering) = stage(|setup| setup.document(&documents)).await;
+    assert_eq!(passing(&gateway, 9).await, 8);
+    let admin = gateway.running.admin();
+    for _ in 0..2 {
+        let (code, text) = explain(&gateway, Some(admin), &[]);
+        assert_eq!(code, Some(0), "{text}");
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains("in the gateway that runs: ")).collect();
+        let [users, year, wide] = lines[..] else { panic!("{text}") };
+        assert!(
+            users.contains("7 of 8 left") && users.contains("runs: 0 of 8 left, room for this request in "),
+            "{users}"
+        );
+        assert!(year.ends_with("runs: 92 of 100 left"), "{year}");
+        assert!(wide.ends_with("runs: 5 of 5 places left"), "{wide}");
+    }
+    // Somebody else has all of it, and without being asked the gateway says nothing.
+    let (_, other) = explain(&gateway, Some(admin), &["X-User: 7"]);
+    assert!(other.contains("runs: 8 of 8 left\n"), "{other}");
+    let (_, alone) = explain(&gateway, None, &[]);
+    assert!(alone.contains("7 of 8 left") && !alone.contains("the gateway that runs"), "{alone}");
+    let nobody = SocketAddr::from(([127, 0, 0, 1], transept_testkit::launch::unused_port()));
+    assert_eq!(explain(&gateway, Some(nobody), &[]).0, Some(3));
+}
+
+/// Answers the next request with a body in two pieces; tells how the backend was asked to encode it.
+async fn answer_in_pieces(backend: &mut Backend, media_type: &str, pieces: [&str; 2]) -> Option<String> {
+    let mut served = soon(backend.next()).await;
+    let encoding = served.field("accept-encoding").map(str::to_owned);
+    let length = pieces.iter().map(|piece| piece.len()).sum::<usize>();
+    served.begin(200, Framed::Length(length), &[("Content-Type", media_type)]).await;
+    for piece in pieces {
+        served.send(piece.as_bytes()).await;
+    }
+    served.end(&[]).await;
+    encoding
+}
+
+#[tokio::test]
+async fn what_the_body_of_a_response_says_is_taken_when_it_is_over() {
+    let spec = "limits: [{name: tokens, requests: 1000, per: 24h, key: [], responseCostBody: {json: usage.total}}]";
+    for (up, down) in [(Up::Http1, Down::Http11), (Up::H2c, Down::H2c)] {
+        let mut backend = Backend::start(up).await;
+        let gateway = Setup::before(&backend).document(&policy("RateLimitPolicy", spec)).start().await;
+        let mut caller = Caller::connect(&down, gateway.address).await;
+        let answers = [
+            ("application/json", ["{\"usage\":{\"to", "tal\":399,\"total_in\":7}}"], 999),
+            (
+                "text/event-stream",
+                ["data: {\"usage\":{\"total\":1}}\n\n", "data: {\"usage\":{\"total\":598}}\n\n"],
+                599,
+            ),
+            ("text/plain", ["{\"usage\":{\"total\":", "9}}"], 0),
+        ];
+        for (media_type, pieces, before) in answers {
+            let mut call = caller.ask(Ask::get("/").with("Accept-Encoding", "gzip")).await;
+            let encoding = answer_in_pieces(&mut backend, media_type, pieces).await;
+            assert_eq!(encoding.as_deref(), Some("identity"));
+            assert_eq!(call.answer().await, (200, pieces.concat()));
+            assert_eq!(left(call.field("ratelimit")), before, "{media_type}");
+        }
+        let mut call = caller.ask(Ask::get("/")).await;
+        assert_eq!(call.answer().await.0, 429, "all of it is used");
+    }
+}
+
+#[tokio::test]
+async fn bytes_of_both_bodies_are_counted() {
+    let spec = "limits: [{name: bytes, requests: 1000, per: 24h, key: [], responseCostBody: {bytes: Both, per: 10}}]";
+    let mut backend = Backend::start(Up::Http1).await;
+    let gateway = Setup::before(&backend).document(&policy("RateLimitPolicy", spec)).start().await;
+    let mut caller = Caller::connect(&Down::Http11, gateway.address).await;
+    let mut call = caller.ask(Ask::post("/", Framed::Length(50))).await;
+    call.send(&[b'x'; 50]).await;
+    call.end(&[]).await;
+    answer_in_pieces(&mut backend, "text/plain", ["fifteen letters", "sixteen letters."]).await;
+    call.answer().await;
+    let mut call = caller.ask(Ask::get("/")).await;
+    answer_in_pieces(&mut backend, "text/plain", ["", ""]).await;
+    call.answer().await;
+    // Two requests, and 81 bytes.
+    assert_eq!(left(call.field("ratelimit")), 1000 - 2 - 9);
+}
+
+#[tokio::test]
+async fn who_leaves_before_the_number_comes_pays_what_is_written_for_that() {
+    let spec =
+        "limits: [{name: tokens, requests: 1000, per: 24h, key: [], responseCostBody: {json: n, otherwise: 5000}}]";
+    for down in [Down::Http11, Down::H2c] {
+        let mut backend = Backend::start(Up::Http1).await;
+        let gateway = Setup::before(&backend).document(&policy("RateLimitPolicy", spec)).start().await;
+        let mut caller = Caller::connect(&down, gateway.address).await;
+        let mut call = caller.ask(Ask::get("/")).await;
+        let mut served = soon(backend.next()).await;
+        served.begin(200, Framed::Length(1 << 30), &[("Content-Type", "application/json")]).await;
+        served.send(b"{\"text\":\"a").await;
+        call.head().await;
+        drop(call);
+        drop(caller);
+        let refused = async {
+            loop {
+                // Over HTTP/1.1 only writing tells that the client has gone.
+                let _ = served.try_send(&[b'a'; 65_536]).await;
+                let mut other = Caller::connect(&Down::Http11, gateway.address).await;
+                let mut call = other.ask(Ask::get("/")).await;
+                tokio::select! {
+                    (status, _) = call.answer() => return status,
+                    next = backend.next() => next.answer(500, "").await,
+                }
+            }
+        };
+        assert_eq!(soon(refused).await, 429);
+    }
 }
 
 #[tokio::test]

@@ -15,10 +15,12 @@ use std::sync::Arc;
 
 pub use ask::{Ask, Assumed};
 pub use considered::Considered;
+use serde_json::Value;
 use transept_wire::head::{Fields, Request};
 pub use walk::explain;
 
 use crate::forwarded::Client;
+use crate::limit::inquiry::Inquiry;
 use crate::policies::PolicyName;
 use crate::principal::Principal;
 use crate::redact::CredentialPlaces;
@@ -83,6 +85,8 @@ pub struct Explanation {
     pub callouts: Vec<String>,
     /// What policies say of their decisions, in order.
     pub told: Vec<String>,
+    /// What a gateway that runs can be asked about these.
+    pub inquiries: Vec<Inquiry>,
     /// Who makes the request; none is anonymous.
     pub principal: Option<Arc<Principal>>,
     /// The filters of the rule and of the chosen backendRef.
@@ -111,6 +115,19 @@ pub struct Explanation {
     pub reply: Option<Box<Reply>>,
     /// The response as the client gets it: the gateway's, or the assumed one of the backend.
     pub response: Option<(u16, Fields)>,
+}
+
+impl Explanation {
+    /// Takes up what a gateway that runs says to the `inquiries` ([`crate::limit::inquiry::answer`]): behind the lines that they are about.
+    pub fn learn(&mut self, answers: &Value) {
+        for (index, inquiry) in std::mem::take(&mut self.inquiries).iter().enumerate() {
+            if let Some(line) = self.told.get_mut(inquiry.line) {
+                let answer = answers.get(index).unwrap_or(&Value::Null);
+                line.push_str("; in the gateway that runs: ");
+                line.push_str(&inquiry.read(answer));
+            }
+        }
+    }
 }
 
 /// One backend of a split.

@@ -205,7 +205,8 @@ fn decide<'s>(
     };
     found.credentials.remove_sessions(x.request);
     found.principal = x.principal();
-    found.told = x.notes.told.take().unwrap_or_default();
+    let told = x.notes.told.take().unwrap_or_default();
+    (found.told, found.inquiries) = (told.lines, told.inquiries);
     let reply = match verdict {
         Verdict::Respond(reply) => Some(reply),
         _ => routed.and_then(|routed| forward(routed, &mut backend, &mut x, found)),

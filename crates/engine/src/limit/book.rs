@@ -185,11 +185,18 @@ impl Book {
         XxHash3_128::oneshot_with_seed(seed, key)
     }
 
-    /// Counts a request.
-    pub(crate) fn take(&self, hash: u128, period: Period, now: u64, cost: u64, allowance: Allowance) -> Taken {
+    /// What is used under a key, and when its period began, for who uses nothing.
+    pub(crate) fn look(&self, key: &[u8]) -> (u64, u64) {
+        let Some(seed) = self.seed.get() else { return (0, 0) };
+        let hash = XxHash3_128::oneshot_with_seed(*seed, key);
+        self.shard(hash).entries.get(&hash).map_or((0, 0), |entry| (entry.count.used, entry.count.period.begin))
+    }
+
+    /// Counts a request, and says under which key: where there is no room for a new one it is a key that several share.
+    pub(crate) fn take(&self, hash: u128, period: Period, now: u64, cost: u64, allowance: Allowance) -> (u128, Taken) {
         let state = self.state.load(Ordering::Acquire);
         if state == FAILED && allowance.slack.is_some() {
-            return Taken::Unavailable;
+            return (hash, Taken::Unavailable);
         }
         let (hash, mut shard) = self.shard_with_room(hash, now);
         let new = Entry { count: Count { period, used: 0 }, written: 0, listed: false };
@@ -201,12 +208,12 @@ impl Book {
         }
         let after = entry.count.used.saturating_add(cost);
         if allowance.most.is_some_and(|most| after > most) {
-            return Taken::Full(entry.count.used);
+            return (hash, Taken::Full(entry.count.used));
         }
         if let (WRITTEN, Some(slack)) = (state, allowance.slack)
             && after > entry.written.saturating_add(slack.max(cost))
         {
-            return Taken::Wait;
+            return (hash, Taken::Wait);
         }
         entry.count.used = after;
         let list = !entry.listed && state == WRITTEN;
@@ -215,10 +222,10 @@ impl Book {
         if list {
             self.list(hash);
         }
-        Taken::Counted(after)
+        (hash, Taken::Counted(after))
     }
 
-    /// Takes a charge back.
+    /// Takes a charge back from the key that [`Book::take`] has named.
     pub(crate) fn give_back(&self, hash: u128, period: Period, cost: u64) -> u64 {
         let mut shard = self.shard(hash);
         let Some(entry) = shard.entries.get_mut(&hash).filter(|entry| entry.count.period.begin == period.begin) else {
@@ -319,6 +326,10 @@ mod tests {
         book
     }
 
+    fn take(book: &Book, hash: u128, period: Period, now: u64, cost: u64, allowance: Allowance) -> Taken {
+        book.take(hash, period, now, cost, allowance).1
+    }
+
     fn ten(slack: u64) -> Allowance {
         Allowance { most: Some(10), slack: Some(slack) }
     }
@@ -326,29 +337,29 @@ mod tests {
     #[test]
     fn no_more_is_used_than_what_is_written_and_the_slack() {
         let book = attached();
-        assert_eq!(book.take(1, PERIOD, 5, 1, ten(2)), Taken::Counted(1));
-        assert_eq!(book.take(1, PERIOD, 5, 1, ten(2)), Taken::Counted(2));
-        assert_eq!(book.take(1, PERIOD, 5, 1, ten(2)), Taken::Wait);
+        assert_eq!(take(&book, 1, PERIOD, 5, 1, ten(2)), Taken::Counted(1));
+        assert_eq!(take(&book, 1, PERIOD, 5, 1, ten(2)), Taken::Counted(2));
+        assert_eq!(take(&book, 1, PERIOD, 5, 1, ten(2)), Taken::Wait);
         let changed = book.take_changed();
         assert_eq!(changed, [(1, Count { period: PERIOD, used: 2 })]);
-        assert_eq!(book.take(1, PERIOD, 5, 1, ten(2)), Taken::Wait, "it is not yet written");
+        assert_eq!(take(&book, 1, PERIOD, 5, 1, ten(2)), Taken::Wait, "it is not yet written");
         book.note_written(&changed);
-        assert_eq!(book.take(1, PERIOD, 5, 1, ten(2)), Taken::Counted(3));
+        assert_eq!(take(&book, 1, PERIOD, 5, 1, ten(2)), Taken::Counted(3));
         // What is dearer than the slack passes when everything before it is written.
-        assert_eq!(book.take(1, PERIOD, 5, 5, ten(2)), Taken::Wait);
+        assert_eq!(take(&book, 1, PERIOD, 5, 5, ten(2)), Taken::Wait);
         book.note_written(&book.take_changed());
-        assert_eq!(book.take(1, PERIOD, 5, 5, ten(2)), Taken::Counted(8));
-        assert_eq!(book.take(1, PERIOD, 5, 3, ten(2)), Taken::Full(8));
+        assert_eq!(take(&book, 1, PERIOD, 5, 5, ten(2)), Taken::Counted(8));
+        assert_eq!(take(&book, 1, PERIOD, 5, 3, ten(2)), Taken::Full(8));
     }
 
     #[test]
     fn a_period_begins_with_nothing_used_and_a_clock_that_goes_back_begins_none() {
         let book = attached();
         let next = Period { begin: 1_000, end: 2_000 };
-        assert_eq!(book.take(1, PERIOD, 999, 10, ten(10)), Taken::Counted(10));
-        assert_eq!(book.take(1, PERIOD, 999, 1, ten(10)), Taken::Full(10));
-        assert_eq!(book.take(1, next, 1_000, 4, ten(10)), Taken::Counted(4));
-        assert_eq!(book.take(1, PERIOD, 999, 1, ten(10)), Taken::Counted(5));
+        assert_eq!(take(&book, 1, PERIOD, 999, 10, ten(10)), Taken::Counted(10));
+        assert_eq!(take(&book, 1, PERIOD, 999, 1, ten(10)), Taken::Full(10));
+        assert_eq!(take(&book, 1, next, 1_000, 4, ten(10)), Taken::Counted(4));
+        assert_eq!(take(&book, 1, PERIOD, 999, 1, ten(10)), Taken::Counted(5));
         assert_eq!(book.give_back(1, next, 5), 0);
     }
 
@@ -356,18 +367,18 @@ mod tests {
     fn what_cannot_be_written_is_not_let_go_unless_nobody_asks() {
         let book = attached();
         book.note_health(false);
-        assert_eq!(book.take(1, PERIOD, 5, 1, ten(2)), Taken::Unavailable);
-        assert_eq!(book.take(1, PERIOD, 5, 1, Allowance { most: Some(10), slack: None }), Taken::Counted(1));
+        assert_eq!(take(&book, 1, PERIOD, 5, 1, ten(2)), Taken::Unavailable);
+        assert_eq!(take(&book, 1, PERIOD, 5, 1, Allowance { most: Some(10), slack: None }), Taken::Counted(1));
         book.note_health(true);
-        assert_eq!(book.take(1, PERIOD, 5, 1, ten(2)), Taken::Counted(2));
+        assert_eq!(take(&book, 1, PERIOD, 5, 1, ten(2)), Taken::Counted(2));
     }
 
     #[test]
     fn it_goes_on_with_what_was_written() {
         let book = Book::default();
         book.attach(3, [(7, Count { period: PERIOD, used: 9 })], Box::new(|_| {}));
-        assert_eq!(book.take(7, PERIOD, 5, 1, ten(1)), Taken::Counted(10));
-        assert_eq!(book.take(7, PERIOD, 5, 1, ten(1)), Taken::Full(10));
+        assert_eq!(take(&book, 7, PERIOD, 5, 1, ten(1)), Taken::Counted(10));
+        assert_eq!(take(&book, 7, PERIOD, 5, 1, ten(1)), Taken::Full(10));
     }
 
     #[test]
@@ -375,10 +386,13 @@ mod tests {
         let book = attached();
         let free = Allowance { most: None, slack: None };
         for key in 0..MOST as u128 {
-            book.take(key + 1, PERIOD, 5, 1, free);
+            take(&book, key + 1, PERIOD, 5, 1, free);
         }
-        assert_eq!(book.take(1 << 100, PERIOD, 5, 1, free), Taken::Counted(1));
-        assert_eq!(book.take(1 << 101, PERIOD, 5, 1, free), Taken::Counted(2));
-        assert_eq!(book.take(1, PERIOD, 5, 1, free), Taken::Counted(2), "a known key keeps its own");
+        assert_eq!(take(&book, 1 << 100, PERIOD, 5, 1, free), Taken::Counted(1));
+        assert_eq!(take(&book, 1 << 101, PERIOD, 5, 1, free), Taken::Counted(2));
+        assert_eq!(take(&book, 1, PERIOD, 5, 1, free), Taken::Counted(2), "a known key keeps its own");
+        let (key, taken) = book.take(1 << 102, PERIOD, 5, 3, free);
+        assert_eq!(taken, Taken::Counted(5));
+        assert_eq!(book.give_back(key, PERIOD, 3), 2, "what the shared key was charged is given back to it");
     }
 }

@@ -12,13 +12,14 @@ use transept_wire::head::Response;
 
 use super::cost::{Costs, Unpriced};
 use super::fields::{Label, Shown};
+use super::inquiry::{Asked, Inquiry};
 use super::key::{Found, Key, KeyBytes, hash, is_on_plan};
 use super::shared::{Draw, Shared, Without};
 use super::table::{Held, Table};
 use super::touched::Touch;
 use super::{Algorithm, Standing, nanoseconds};
 use crate::callout::Wait;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Now};
 use crate::reason::Reason;
 
 choice! {
@@ -288,6 +289,18 @@ impl Limit {
         touch.standing = self.algorithm.standing(cell, now);
     }
 
+    /// Takes what the bodies of an exchange have cost, whether it is there or not.
+    pub(crate) fn debit(&self, hash: u64, is_shared: bool, cost: u32, now: Now) {
+        if let (Some(shared), true) = (&self.shared, is_shared) {
+            shared.debit(self, hash, cost);
+            return;
+        }
+        let now = nanoseconds(now.monotonic);
+        let mut held = self.table.hold(hash, &self.algorithm, now);
+        let cell = self.algorithm.debit(held.cell(), now, cost);
+        held.put(cell, &self.algorithm, now);
+    }
+
     /// What the client is told.
     pub(crate) fn show(&self, touch: &Touch) -> Shown<'_> {
         Shown {
@@ -301,9 +314,18 @@ impl Limit {
 
     /// Says to an explanation what became of the request.
     pub(crate) fn tell(&self, touch: &Touch, x: &mut Exchange<'_>) {
-        if x.is_told() {
-            let line = self.describe(touch, x);
-            x.tell(|| line);
+        if !x.is_told() {
+            return;
+        }
+        let line = self.describe(touch, x);
+        x.tell(|| line);
+        let mut key = KeyBytes::new();
+        // What is left of a shared limit is in its store.
+        if self.shared.is_none()
+            && let Found::Whole = self.key.write(x, &mut key)
+        {
+            let name = format!("{} {}", self.policy, self.algorithm.kept_as(&self.label.name));
+            x.inquire(|| Inquiry::new(name, &key, Asked::Rate(self.algorithm, touch.cost)));
         }
     }
 

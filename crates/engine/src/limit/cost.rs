@@ -3,11 +3,14 @@
 //! The specs of `RateLimitPolicy` and `QuotaPolicy` share these fields. A cost that nobody can tell is not taken for 1 or for nothing: who
 //! could bring that about would choose the price.
 
+use std::sync::Arc;
+
 use transept_model::object;
 use transept_model::place::Spot;
 use transept_model::schema::{Decoder, Rule, Text};
 use transept_wire::head::{FieldName, Method, Response};
 
+use super::body_cost::{BodyCost, BodyCostSpec};
 use crate::exchange::Exchange;
 use crate::expression::{Fault, NumberExpression, ResponseExpression};
 use crate::policies::{CompileCx, PathPattern};
@@ -15,7 +18,7 @@ use crate::reason::Reason;
 use crate::verdict::Reply;
 
 /// The most that a response may say.
-const MOST_AFTERWARDS: u32 = 999_999_999;
+pub(crate) const MOST_AFTERWARDS: u32 = 999_999_999;
 
 object! {
     /// What some operations cost: everything that is written must hold, of each list one.
@@ -37,6 +40,7 @@ pub(crate) struct CostFields<'s> {
     pub(crate) expression: Option<&'s NumberExpression>,
     pub(crate) response_field: Option<&'s Text>,
     pub(crate) response_expression: Option<&'s ResponseExpression>,
+    pub(crate) response_body: Option<&'s BodyCostSpec>,
 }
 
 impl CostFields<'_> {
@@ -55,6 +59,10 @@ impl CostFields<'_> {
             cx.refuse(self.at, "`responseCost` and `responseCostExpression` both say what a response has cost")
                 .remedy("leave one out; an expression can read the field: int(response.headers[\"x-cost\"])");
         }
+        if self.response_body.is_some() && (self.response_field.is_some() || self.response_expression.is_some()) {
+            cx.refuse(self.at, "`responseCostBody` says what a response has cost, and its head says it too")
+                .remedy("leave one out, or write a limit for each");
+        }
     }
 }
 
@@ -65,6 +73,7 @@ pub(crate) struct Costs {
     operations: Vec<Operation>,
     expression: Option<NumberExpression>,
     response: Afterwards,
+    body: Option<Arc<BodyCost>>,
 }
 
 #[derive(Clone, Debug)]
@@ -129,7 +138,13 @@ impl Costs {
             (Some(name), None) => FieldName::new(&**name).map_or(Afterwards::Nothing, Afterwards::Field),
             (None, None) => Afterwards::Nothing,
         };
-        Costs { usual: fields.cost, operations: operations.collect(), expression: fields.expression.cloned(), response }
+        Costs {
+            usual: fields.cost,
+            operations: operations.collect(),
+            expression: fields.expression.cloned(),
+            response,
+            body: fields.response_body.map(|spec| Arc::new(BodyCost::new(spec))),
+        }
     }
 
     /// What a request costs, where `most` are there at once.
@@ -164,9 +179,15 @@ impl Costs {
         }
     }
 
+    /// What the bodies cost besides.
+    pub(crate) fn of_bodies(&self) -> Option<&Arc<BodyCost>> {
+        self.body.as_ref()
+    }
+
     /// What says the cost, for explanations.
-    pub(crate) fn describe(&self) -> &'static str {
-        if self.expression.is_some() { ", as costExpression or costs say" } else { "" }
+    pub(crate) fn describe(&self) -> String {
+        let request = if self.expression.is_some() { ", as costExpression or costs say" } else { "" };
+        format!("{request}{}", self.body.as_ref().map_or("", |body| body.describe()))
     }
 }
 

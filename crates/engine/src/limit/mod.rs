@@ -3,15 +3,18 @@
 //! Used by the policies that limit (`policies/rate_limit.rs`, `policies/concurrency.rs`, `policies/quota.rs`). Everything here is told
 //! the time; nothing waits and nothing is sent.
 
+pub mod body_cost;
 pub mod book;
 pub(crate) mod bucket;
 pub(crate) mod charge;
 pub(crate) mod cost;
 pub(crate) mod fields;
+pub mod inquiry;
 pub(crate) mod key;
 pub(crate) mod lease;
 pub(crate) mod period;
 pub(crate) mod places;
+pub(crate) mod scan;
 pub(crate) mod shared;
 pub mod store;
 pub(crate) mod table;
@@ -115,6 +118,15 @@ impl Algorithm {
         self.charge(cell, now, 1).is_err()
     }
 
+    /// The part of a name under which cells are kept: what is left is kept as the time at which a bucket is full, which means nothing in one that
+    /// fills in another time, nor do counts of windows of another length.
+    pub(crate) fn kept_as(&self, limit: &str) -> String {
+        match self {
+            Algorithm::Bucket(bucket) => format!("limit {limit} bucket of {}", bucket.fills_in_milliseconds()),
+            Algorithm::Window(window) => format!("limit {limit} window of {} ns", window.length),
+        }
+    }
+
     /// What can be used at once, after a long time without use.
     pub(crate) fn capacity(&self) -> u32 {
         match self {
@@ -137,7 +149,8 @@ pub(crate) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Whole seconds, rounded up: a client that waits them has waited long enough.
+/// Whole seconds, rounded up: a client that waits them has waited long enough. Less than a microsecond is what rates like seven a minute have
+/// been rounded by, and no time to wait.
 pub(crate) fn seconds(time: Duration) -> u64 {
-    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+    time.as_secs() + u64::from(time.subsec_micros() > 0)
 }

@@ -117,6 +117,13 @@ impl Places {
         true
     }
 
+    /// How many places of a key are taken, for who takes none.
+    pub(crate) fn look(&self, key: &[u8]) -> u32 {
+        let Some(seed) = self.seed.get() else { return 0 };
+        let hash = super::key::hash(*seed, key);
+        self.shard(hash).get(&hash).map_or(0, |entry| entry.taken)
+    }
+
     /// How many places are taken in all.
     #[cfg(test)]
     pub(crate) fn taken(&self) -> u32 {

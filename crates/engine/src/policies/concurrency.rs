@@ -16,6 +16,7 @@ use super::{CompileCx, Identified, Phase, Policy, PolicyName};
 use crate::callout::{Callout, CalloutResult, Wait};
 use crate::exchange::Exchange;
 use crate::limit::fields::{Label, LimitHeaders, Shown, refusal, show};
+use crate::limit::inquiry::{Asked, Inquiry};
 use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, caution, hash, is_on_plan};
 use crate::limit::places::{Places, Taken, Turn};
 use crate::limit::touched::{Touch, address};
@@ -172,6 +173,10 @@ impl ConcurrencyPolicy {
             let key = limit.key.describe(x);
             let line = format!("limit {name} of {policy}, at a time, by {key}: {left} of {most} places left");
             x.tell(|| line);
+            let mut bytes = KeyBytes::new();
+            if let Found::Whole = limit.key.write(x, &mut bytes) {
+                x.inquire(|| Inquiry::new(format!("{policy} {}", kept_as(name)), &bytes, Asked::Places(most)));
+            }
         }
         x.notes.touched.limits.push(Touch {
             policy: address(self),
@@ -202,6 +207,11 @@ impl ConcurrencyPolicy {
     }
 }
 
+/// The part of a name under which places are kept.
+fn kept_as(limit: &str) -> String {
+    format!("places of {limit}")
+}
+
 impl Policy for ConcurrencyPolicy {
     const KIND: &'static str = "ConcurrencyPolicy";
     const ABOUT: &'static str = "Says how many requests may be under way at a time.";
@@ -220,7 +230,7 @@ impl Policy for ConcurrencyPolicy {
                 plans: limit.plans.iter().map(|plan| (&**plan).into()).collect(),
                 status: limit.status,
                 queue: limit.queue.as_ref().map(|queue| (queue.requests, queue.wait)),
-                places: cx.keep(&format!("places of {}", &*limit.name), Places::default),
+                places: cx.keep(&kept_as(&limit.name), Places::default),
                 policy: format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name).into(),
             }))
         };

@@ -366,17 +366,22 @@ fn apply(fields: &mut transept_wire::head::Fields, change: ext_authz::Change) {
 fn refusal(x: &Exchange<'_>, decision: Decision, by: &str) -> Reply {
     let cause = format!("external authorization{by}");
     let mut reply = Reply::new(Reason::NotAuthorized).because(cause);
-    if Audience::of(x.request) == Audience::Grpc {
-        return reply;
+    let is_grpc = Audience::of(x.request) == Audience::Grpc;
+    // Whom a page would be sent to log in is refused in the way of gRPC, which knows of no other places.
+    if !is_grpc || decision.status >= 400 {
+        reply.status = decision.status;
     }
-    reply.status = decision.status;
     let mut media_type = None;
     for change in decision.fields.into_iter().filter(|change| may_change(&change.name)) {
         match change.name.id() {
             FieldId::CONTENT_TYPE => media_type = String::from_utf8(change.value).ok(),
             FieldId::DATE | FieldId::SERVER => {}
+            FieldId::LOCATION if is_grpc => {}
             _ => reply.fields.push((change.name, change.value)),
         }
+    }
+    if is_grpc {
+        return reply;
     }
     let has_content = !matches!(decision.status, 204 | 304);
     if !decision.body.is_empty() && has_content {

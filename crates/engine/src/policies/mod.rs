@@ -28,6 +28,7 @@ mod network;
 mod patterns;
 mod quota;
 mod rate_limit;
+mod rate_limit_server;
 mod rate_limit_service;
 #[cfg(test)]
 mod tests;
@@ -370,6 +371,7 @@ policies! {
     ExternalAuth(external_auth::ExternalAuthPolicy);
     RateLimit(rate_limit::RateLimitPolicy);
     RateLimitService(rate_limit_service::RateLimitServicePolicy);
+    RateLimitServer(rate_limit_server::RateLimitServerPolicy);
     Quota(quota::QuotaPolicy);
     Concurrency(concurrency::ConcurrencyPolicy);
     Header(header::HeaderPolicy);

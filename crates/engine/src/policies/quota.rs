@@ -19,9 +19,11 @@ use crate::callout::{Callout, CalloutResult, Wait};
 use crate::exchange::Exchange;
 use crate::expression::{NumberExpression, ResponseExpression};
 use crate::limit::Standing;
+use crate::limit::body_cost::{BodyCostSpec, bill};
 use crate::limit::book::{Allowance, BOOK, Book, Taken};
 use crate::limit::cost::{CostFields, CostSpec, Costs};
 use crate::limit::fields::{Label, LimitHeaders, Shown, refusal, show};
+use crate::limit::inquiry::{Asked, Inquiry};
 use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, caution, is_on_plan};
 use crate::limit::period::{Period, PeriodLength, Periods, day, zone};
 use crate::limit::touched::{Touch, address};
@@ -82,6 +84,8 @@ object! {
         /// The same as an expression about the backend's response: `int(response.headers["x-tokens"]) / 1000`. No value, and one below
         /// zero, costs nothing.
         response_cost_expression: Option<ResponseExpression>;
+        /// What the bodies say, instead: a number in the JSON of the response, or bytes. Taken when the response is over.
+        response_cost_body: Option<BodyCostSpec>;
         /// Lets requests pass that are beyond it, and counts them. Clients are told that nothing is left.
         soft: bool = false;
         /// Which fields of responses tell of it.
@@ -119,6 +123,7 @@ impl QuotaSpec {
             expression: self.cost_expression.as_ref(),
             response_field: self.response_cost.as_ref(),
             response_expression: self.response_cost_expression.as_ref(),
+            response_body: self.response_cost_body.as_ref(),
         }
     }
 }
@@ -212,7 +217,7 @@ impl Quota {
             most: (!self.soft).then_some(self.most),
             slack: (written == Written::Asked).then_some((self.most / 100).max(1)),
         };
-        let taken = self.book.take(hash, period, x.now.unix.as_secs(), u64::from(cost), allowance);
+        let (hash, taken) = self.book.take(hash, period, x.now.unix.as_secs(), u64::from(cost), allowance);
         match taken {
             Taken::Counted(used) => Ok(Some((Charge { hash, period, cost }, self.standing(used, period, x.now.unix)))),
             Taken::Full(_) => {
@@ -242,12 +247,19 @@ impl Quota {
         if debit == 0 {
             return None;
         }
-        // It is used already, whatever is left and written.
-        let anyway = Allowance { most: None, slack: None };
-        match self.book.take(charge.hash, charge.period, x.now.unix.as_secs(), u64::from(debit), anyway) {
+        match self.book.take(charge.hash, charge.period, x.now.unix.as_secs(), u64::from(debit), ANYWAY).1 {
             Taken::Counted(used) => Some(used),
             _ => None,
         }
+    }
+
+    /// Notes that the bodies of an exchange will cost something.
+    fn bill_bodies(&self, charge: &QuotaCharge, x: &mut Exchange<'_>, response: &Response) {
+        let Some(body) = self.costs.of_bodies().filter(|_| x.notes.replied.is_none()) else { return };
+        let (book, hash, period) = (Arc::clone(&self.book), charge.hash, charge.period);
+        bill(body, x, response, move |cost, now| {
+            book.take(hash, period, now.unix.as_secs(), u64::from(cost), ANYWAY);
+        });
     }
 
     fn describe(&self, standing: Standing, verdict: &str, x: &Exchange<'_>) -> String {
@@ -287,6 +299,11 @@ impl QuotaPolicy {
                     return Callout::Wait(Wait { what, until: quota.book.written(), timeout }).into();
                 }
                 Stop::Refuse(reply, why) => return self.refuse(index, quota, *reply, &why, x),
+            }
+        }
+        for quota in charges.iter().filter_map(|(index, _)| self.quotas.get(*index)) {
+            if let Some(body) = quota.costs.of_bodies() {
+                body.prepare(x);
             }
         }
         x.notes.charges.extend(charges.into_iter().map(|(index, charge)| QuotaCharge {
@@ -330,6 +347,10 @@ impl QuotaPolicy {
             };
             let line = quota.describe(standing, &verdict, x);
             x.tell(|| line);
+            let mut key = KeyBytes::from_slice(&quota.prefix);
+            if let (Found::Whole, Some(period)) = (quota.key.write(x, &mut key), quota.periods.at(x.now.unix)) {
+                x.inquire(|| Inquiry::new(BOOK.to_owned(), &key, Asked::Quota(quota.most, period)));
+            }
         }
         let limit = u16::try_from(index).unwrap_or(u16::MAX);
         x.notes.touched.limits.push(Touch {
@@ -345,6 +366,8 @@ impl QuotaPolicy {
     }
 }
 
+/// For what is used already, whatever is left and written.
+const ANYWAY: Allowance = Allowance { most: None, slack: None };
 /// How long a request waits for what is used to be written.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -428,6 +451,7 @@ impl Policy for QuotaPolicy {
         let mut charges = std::mem::take(&mut x.notes.charges);
         for charge in charges.iter_mut().filter(|charge| charge.policy == own) {
             let Some(quota) = self.quotas.get(charge.quota) else { continue };
+            quota.bill_bodies(charge, x, response);
             let Some(used) = quota.settle(charge, x, response) else { continue };
             let mut own_touches = touched.limits.iter_mut().filter(|touch| touch.policy == own);
             if let Some(touch) = own_touches.find(|touch| usize::from(touch.limit) == charge.quota) {

@@ -7,16 +7,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use transept_model::place::Spot;
 use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, HEADER_NAME, Rule, Text};
 use transept_model::value::Value;
 use transept_model::{choice, object};
-use transept_wire::head::{FieldId, FieldName, Response};
+use transept_wire::head::Response;
 
 use super::{CompileCx, Identified, Phase, Policy, PolicyName};
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::expression::{NumberExpression, ResponseExpression};
+use crate::limit::body_cost::{BodyCostSpec, bill};
 use crate::limit::bucket::Bucket;
 use crate::limit::charge::{Count, Limit, Refused, Statuses, admit};
 use crate::limit::cost::{CostFields, CostSpec, Costs};
@@ -25,7 +27,7 @@ use crate::limit::key::{Key, KeyPartSpec, Missing, caution};
 use crate::limit::shared::{StoreSpec, Without, share};
 use crate::limit::store::Store;
 use crate::limit::table::Table;
-use crate::limit::touched::address;
+use crate::limit::touched::{Touch, address};
 use crate::limit::window::Window;
 use crate::limit::{Algorithm, Stage};
 use crate::reason::Reason;
@@ -80,6 +82,8 @@ object! {
         /// The same as an expression about the backend's response: `int(response.headers["x-tokens"]) / 1000`. No value, and one below
         /// zero, costs nothing.
         response_cost_expression: Option<ResponseExpression>;
+        /// What the bodies say, instead: a number in the JSON of the response, or bytes. Taken when the response is over.
+        response_cost_body: Option<BodyCostSpec>;
         /// Which fields of responses tell of it.
         headers: LimitHeaders = LimitHeaders::Ietf;
         /// Whether those fields hold a hash of the key (`pk`), by which a client with several keys can tell them apart.
@@ -142,6 +146,7 @@ impl LimitSpec {
             expression: self.cost_expression.as_ref(),
             response_field: self.response_cost.as_ref(),
             response_expression: self.response_cost_expression.as_ref(),
+            response_body: self.response_cost_body.as_ref(),
         }
     }
 }
@@ -160,6 +165,7 @@ fn check_spec(spec: &RateLimitPolicySpec, _: &Value, cx: &mut Decoder) {
             && a.cost_expression == b.cost_expression
             && a.response_cost == b.response_cost
             && a.response_cost_expression == b.response_cost_expression
+            && a.response_cost_body == b.response_cost_body
             && a.algorithm == b.algorithm
     };
     for (index, limit) in spec.limits.iter().enumerate() {
@@ -223,7 +229,7 @@ impl RateLimitPolicy {
             }
             Refused::Unavailable(index) => {
                 first_index = index;
-                Reply::new(Reason::LimitUnavailable).with_field(FieldName::known(FieldId::RETRY_AFTER), *b"1")
+                Reply::new(Reason::LimitUnavailable)
             }
             Refused::Wait(wait) => return Callout::Wait(wait).into(),
             Refused::Limits(violated, wait) => {
@@ -303,6 +309,9 @@ impl Policy for RateLimitPolicy {
             let touch = x.notes.touched.limits[index];
             if let Some(limit) = self.limits.get(usize::from(touch.limit)) {
                 limit.tell(&touch, x);
+                if let Some(body) = limit.costs.of_bodies() {
+                    body.prepare(x);
+                }
             }
         }
         match outcome {
@@ -331,6 +340,7 @@ impl Policy for RateLimitPolicy {
         for touch in touched.limits.iter_mut().filter(|touch| touch.policy == own) {
             if let Some(limit) = self.limits.get(usize::from(touch.limit)) {
                 limit.settle(touch, x, response);
+                bill_bodies(limit, touch, x, response);
             }
         }
         let limits = touched.limits.clone();
@@ -343,6 +353,35 @@ impl Policy for RateLimitPolicy {
     }
 }
 
+/// Notes that the bodies of an exchange will cost something, and at which key.
+fn bill_bodies(limit: &Arc<Limit>, touch: &Touch, x: &mut Exchange<'_>, response: &Response) {
+    let Some(body) = limit.costs.of_bodies().filter(|_| x.notes.replied.is_none()) else { return };
+    let (limit, hash, is_shared) = (Arc::clone(limit), touch.hash, touch.is_shared);
+    bill(body, x, response, move |cost, now| limit.debit(hash, is_shared, cost, now));
+}
+
+/// How is counted.
+pub(super) fn compile_algorithm(
+    algorithm: AlgorithmSpec,
+    requests: u32,
+    per: Duration,
+    burst: Option<u32>,
+    at: Spot,
+    cx: &mut CompileCx<'_>,
+) -> Option<Algorithm> {
+    Some(match algorithm {
+        AlgorithmSpec::TokenBucket => {
+            let Some(bucket) = Bucket::new(requests, per, burst.unwrap_or(requests)) else {
+                cx.refuse(at, "an empty bucket takes more than three days to fill")
+                    .remedy("lower `burst`, or use a QuotaPolicy");
+                return None;
+            };
+            Algorithm::Bucket(bucket)
+        }
+        AlgorithmSpec::SlidingWindow => Algorithm::Window(Window::new(requests, per)),
+    })
+}
+
 fn compile_limit(
     spec: &LimitSpec,
     phase: Phase,
@@ -350,22 +389,7 @@ fn compile_limit(
     cx: &mut CompileCx<'_>,
 ) -> Option<Limit> {
     let key = Key::compile(spec.key.as_ref(), spec.missing, spec.at, phase, cx)?;
-    let (algorithm, memory) = match spec.algorithm {
-        AlgorithmSpec::TokenBucket => {
-            let burst = spec.burst.unwrap_or(spec.requests);
-            let Some(bucket) = Bucket::new(spec.requests, spec.per, burst) else {
-                cx.refuse(spec.at, "an empty bucket takes more than three days to fill")
-                    .remedy("lower `burst`, or use a QuotaPolicy");
-                return None;
-            };
-            // What is left is kept as the time at which a bucket is full: it means nothing in one that fills in another time.
-            (Algorithm::Bucket(bucket), format!("bucket of {}", bucket.fills_in_milliseconds()))
-        }
-        // Counts of windows of another length mean nothing in this one.
-        AlgorithmSpec::SlidingWindow => {
-            (Algorithm::Window(Window::new(spec.requests, spec.per)), format!("window of {:?}", spec.per))
-        }
-    };
+    let algorithm = compile_algorithm(spec.algorithm, spec.requests, spec.per, spec.burst, spec.at, cx)?;
     if store.is_some() && (spec.algorithm != AlgorithmSpec::TokenBucket || spec.count == Count::Answers) {
         cx.refuse(spec.at, "only token buckets that count requests as they come can be shared").remedy(
             "write `algorithm: TokenBucket` and leave out `count: Answers`, or put it into a policy without `store`",
@@ -378,7 +402,7 @@ fn compile_limit(
         AlgorithmSpec::SlidingWindow => (spec.requests, spec.per),
     };
     let keys = spec.max_keys as usize;
-    let table = cx.keep(&format!("limit {} {memory}", &*spec.name), || Table::new(keys));
+    let table = cx.keep(&algorithm.kept_as(&spec.name), || Table::new(keys));
     table.resize(keys);
     Some(Limit {
         label: Label::new(&spec.name, quota, Some(window), None, spec.headers),

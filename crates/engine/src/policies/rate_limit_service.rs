@@ -20,7 +20,7 @@ use crate::callout::{Answer, Callee, Callout, CalloutResult, HttpCall};
 use crate::exchange::Exchange;
 use crate::limit::fields::refusal;
 use crate::limit::key::{KeySource, part_text};
-use crate::protobuf::{Content, Garbled, Reader, Writer};
+use crate::protobuf::{Content, Garbled, Reader, Writer, grpc_frame, grpc_message};
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
 
@@ -135,12 +135,7 @@ impl Service {
         }
         message.number(3, u64::from(self.hits));
         let message = message.into_bytes();
-        any.then(|| {
-            let mut framed = vec![0];
-            framed.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
-            framed.extend_from_slice(&message);
-            framed
-        })
+        any.then(|| grpc_frame(&message))
     }
 }
 
@@ -231,13 +226,7 @@ fn read_answer(answer: &Answer) -> Result<Said, String> {
         Some(code) => return Err(format!("the call ended with grpc-status {}", code.escape_ascii())),
         None => return Err("the call ended without a grpc-status".to_owned()),
     }
-    let message = answer.body.split_at_checked(5).filter(|(prefix, message)| {
-        prefix[0] == 0
-            && usize::try_from(u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]])) == Ok(message.len())
-    });
-    let Some((_, message)) = message else {
-        return Err("its answer is not one message".to_owned());
-    };
+    let message = grpc_message(&answer.body).map_err(|Garbled| "its answer is not one message".to_owned())?;
     read_response(message).map_err(|Garbled| "its answer is not a RateLimitResponse".to_owned())
 }
 

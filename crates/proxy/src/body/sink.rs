@@ -5,6 +5,7 @@
 
 use std::task::{Context, Poll};
 
+use transept_engine::limit::body_cost::Meter;
 use transept_wire::h1::{self, Body};
 use transept_wire::head::Fields;
 
@@ -35,6 +36,7 @@ pub(crate) struct H1Sink<'c> {
     framing: Body,
     left: u64,
     out: Outbound,
+    meter: Option<Meter>,
 }
 
 /// A body framed by HTTP/2 DATA frames.
@@ -42,9 +44,19 @@ pub(crate) struct H2Sink<'c> {
     stream: &'c Stream,
     watch: &'c Watch,
     side: Side,
+    meter: Option<Meter>,
 }
 
 impl Sink<'_> {
+    /// Shows from now on what it takes to somebody who reads it on its way.
+    pub(crate) fn show_to(&mut self, meter: Meter) {
+        match self {
+            Sink::Nowhere => {}
+            Sink::H1(sink) => sink.meter = Some(meter),
+            Sink::H2(sink) => sink.meter = Some(meter),
+        }
+    }
+
     /// Takes `data`; small pieces may wait for [`Sink::flush`].
     pub(crate) async fn write(&mut self, data: &[u8]) -> Result<(), Failure> {
         match self {
@@ -95,7 +107,7 @@ impl<'c> H1Sink<'c> {
     /// `out` holds the head that precedes the body.
     pub(crate) fn new(io: &'c Io, watch: &'c Watch, side: Side, framing: Body, out: Outbound) -> Self {
         let left = if let Body::Length(length) = framing { length } else { 0 };
-        Self { io, watch, side, framing, left, out }
+        Self { io, watch, side, framing, left, out, meter: None }
     }
 
     async fn write(&mut self, data: &[u8]) -> Result<(), Failure> {
@@ -110,6 +122,9 @@ impl<'c> H1Sink<'c> {
             }
             Body::Chunked => h1::write_chunk_start(self.out.tail(), data.len()),
             Body::UntilClose => {}
+        }
+        if let Some(meter) = &self.meter {
+            meter.read(data);
         }
         if data.len() <= COPIED {
             self.out.tail().extend_from_slice(data);
@@ -146,10 +161,13 @@ impl<'c> H1Sink<'c> {
 
 impl<'c> H2Sink<'c> {
     pub(crate) fn new(stream: &'c Stream, watch: &'c Watch, side: Side) -> Self {
-        Self { stream, watch, side }
+        Self { stream, watch, side, meter: None }
     }
 
     async fn write(&mut self, mut data: &[u8]) -> Result<(), Failure> {
+        if let Some(meter) = &self.meter {
+            meter.read(data);
+        }
         while !data.is_empty() {
             let sent = self
                 .watch

@@ -310,7 +310,7 @@ fn an_explanation_believes_the_token_and_says_so() {
     let (verdict, mut visit) = desk.ask(&token(&issuer, "e", json!({})));
     assert!(matches!(&verdict, Verdict::Call(callout) if callout.describe() == "fetches https://login.test/keys"));
     assert!(desk.resume(&mut visit, CalloutResult::Assumed).goes_on());
-    let told = visit.notes.told.expect("an explanation");
+    let told = visit.notes.told.expect("an explanation").lines;
     assert!(told[0].contains("taken to be good") && told[1].contains("user 7"), "{told:?}");
 }
 

@@ -71,7 +71,7 @@ fn told(
         request: &mut request,
         notes: &mut notes,
     });
-    (cause(verdict).err(), notes.told.unwrap_or_default())
+    (cause(verdict).err(), notes.told.unwrap_or_default().lines)
 }
 
 fn is_let_in(policy: &AuthorizationPolicy, principal: Option<Principal>) -> bool {

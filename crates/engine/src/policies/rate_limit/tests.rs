@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde_json::Value as Json;
-use transept_wire::head::Request;
+use transept_wire::head::{FieldName, Request};
 
 use super::super::tests::{compile, refusals};
 use super::*;
@@ -131,6 +131,17 @@ fn what_lacks_the_key_is_refused_or_shares_or_is_let_go() {
     assert_eq!((count(&share, 5, Visit::default), count(&share, 5, || with("a"))), (2, 2));
     let skip = compile::<RateLimitPolicy>(&yaml("Skip"));
     assert_eq!((count(&skip, 5, Visit::default), count(&skip, 5, || with("a"))), (5, 2));
+}
+
+#[test]
+fn a_rate_that_does_not_divide_evenly_has_the_window_that_was_written() {
+    for (requests, per, window) in [(7, "1m", 60), (300, "7s", 7), (3, "10s", 10), (1, "1s", 1), (999_983, "1h", 3600)]
+    {
+        let spec = format!("limits: [{{name: one, requests: {requests}, per: {per}, key: []}}]");
+        let (_, response) = visit(&compile::<RateLimitPolicy>(&spec), Visit::default());
+        let told = field(&response, "ratelimit-policy");
+        assert_eq!(told, format!(r#""one";q={requests};w={window}"#));
+    }
 }
 
 #[test]
@@ -419,6 +430,38 @@ fn expressions_are_checked_with_the_policy() {
         format!("{:?}", refusals::<RateLimitPolicy>(early))
             .contains("before authentication nobody knows the principal")
     );
+}
+
+#[test]
+fn what_a_body_costs_is_settled_even_when_its_exchange_is_dropped() {
+    let spec = "limits: [{name: a, requests: 10, per: 10s, key: [], responseCostBody: {json: n, otherwise: 30}}]\n";
+    let policy = compile::<RateLimitPolicy>(spec);
+    let gzip = ("accept-encoding", "gzip");
+    assert!(passes(&policy, Visit { fields: vec![gzip], answer: (500, Vec::new()), ..Visit::default() }));
+    assert!(passes(&policy, Visit { replied: Some(Reason::UpstreamTimeout), ..Visit::default() }));
+    assert!(passes(&policy, Visit { answer: (204, Vec::new()), ..Visit::default() }));
+    assert!(passes(&policy, Visit { fields: vec![gzip], ..Visit::default() }));
+    let later = |seconds| Visit { at: Duration::from_secs(seconds), ..Visit::default() };
+    assert!(!passes(&policy, later(2)), "nothing could be read, and it costs what is written for that");
+    assert!(!passes(&policy, later(25)), "the debt is paid first");
+    assert!(passes(&policy, later(27)));
+}
+
+#[test]
+fn costs_of_bodies_are_checked_with_the_policy() {
+    for (wrong, why) in [
+        ("{}", "what a body costs is not said"),
+        ("{json: a, bytes: Both}", "both say what a body costs"),
+        ("{json: 'usage..n'}", "is not a path"),
+        ("{json: 'choices[0].n'}", "elements of lists"),
+        ("{bytes: Response, otherwise: 1}", "which can always be counted"),
+        ("{json: a}, responseCost: X-Cost", "its head says it too"),
+    ] {
+        let limit = format!("limits: [{{name: a, requests: 5, per: 1m, key: [], responseCostBody: {wrong}}}]\n");
+        let found = refusals::<RateLimitPolicy>(&limit);
+        assert_eq!(found.len(), 1, "{wrong}: {found:?}");
+        assert!(format!("{found:?}").contains(why), "{wrong}: {found:?}");
+    }
 }
 
 #[test]
