@@ -5,6 +5,7 @@
 import { createHash, generateKeyPairSync, randomUUID, sign } from 'node:crypto';
 
 const [provider, gateway, resource] = process.argv.slice(2);
+let nonce;
 const encoded = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
 const pair = () => generateKeyPairSync('ec', { namedCurve: 'P-256' });
 
@@ -12,6 +13,7 @@ function proof({ privateKey, publicKey }, method, url, token, more = {}) {
   const { kty, crv, x, y } = publicKey.export({ format: 'jwk' });
   const claims = { jti: randomUUID(), htm: method, htu: url, iat: Math.floor(Date.now() / 1000), ...more };
   if (token) claims.ath = createHash('sha256').update(token).digest('base64url');
+  if (nonce) claims.nonce = nonce;
   const signed = `${encoded({ typ: 'dpop+jwt', alg: 'ES256', jwk: { kty, crv, x, y } })}.${encoded(claims)}`;
   const signature = sign('sha256', Buffer.from(signed), { key: privateKey, dsaEncoding: 'ieee-p1363' });
   return `${signed}.${signature.toString('base64url')}`;
@@ -32,12 +34,17 @@ const url = `${gateway}/orders`;
 async function show(authorization, shown, { method = 'GET', target = '/orders?page=2' } = {}) {
   const headers = { authorization, ...(shown ? { dpop: shown } : {}) };
   const answer = await fetch(`${gateway}${target}`, { method, headers });
+  nonce = answer.headers.get('dpop-nonce') ?? nonce;
   return { status: answer.status, challenge: answer.headers.get('www-authenticate'), body: await answer.text() };
 }
+
+// A gateway that wants a nonce says so, and which.
+const first = await show(`DPoP ${token}`, proof(own, 'GET', url, token));
 
 const good = proof(own, 'GET', url, token);
 const told = {
   type: granted.token_type,
+  first,
   good: await show(`DPoP ${token}`, good),
   again: await show(`DPoP ${token}`, good),
   fresh: await show(`DPoP ${token}`, proof(own, 'GET', url, token)),

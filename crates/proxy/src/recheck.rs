@@ -166,8 +166,8 @@ pub(crate) struct Standings {
     all: RefCell<Vec<Weak<Standing>>>,
     /// The roots that the list was last judged by. Held, so that no later ones can be at the same address.
     roots: RefCell<Option<Arc<Bundles>>>,
-    /// What was known of the documents of issuers when the list was last judged ([`Documents::changes`]).
-    documents: Cell<u64>,
+    /// The documents of issuers when the list was last judged, and how often they had changed. Held as the roots are.
+    documents: RefCell<Option<(Arc<Documents>, u64)>>,
     /// When the first of the retiring ones among them ceases to count, since the Unix epoch.
     until: Cell<Option<Duration>>,
 }
@@ -244,8 +244,10 @@ pub(crate) fn recheck_documents(worker: &Worker) {
     if worker.standings.all.borrow().is_empty() {
         return;
     }
-    let changes = Documents::of(&worker.snapshot().keep).changes();
-    if worker.standings.documents.replace(changes) != changes {
+    let documents = Documents::of(&worker.snapshot().keep);
+    let changes = documents.changes();
+    let before = worker.standings.documents.replace(Some((Arc::clone(&documents), changes)));
+    if before.is_none_or(|(before, known)| known != changes || !Arc::ptr_eq(&before, &documents)) {
         recheck(worker);
     }
 }

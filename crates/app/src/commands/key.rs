@@ -102,6 +102,10 @@ struct Create {
     #[arg(long = "address", value_name = "NETWORK")]
     addresses: Vec<String>,
 
+    /// Origin of pages that may use it, such as https://app.shop.test; may be repeated
+    #[arg(long = "origin", value_name = "ORIGIN")]
+    origins: Vec<String>,
+
     /// How long the key is good, such as 720h; without it, until it is revoked
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     ttl: Option<Duration>,
@@ -194,6 +198,9 @@ fn run_create(create: &Create) -> Result<()> {
     if !create.addresses.is_empty() {
         spec["addresses"] = create.addresses.clone().into();
     }
+    if !create.origins.is_empty() {
+        spec["origins"] = create.origins.clone().into();
+    }
     set_end(&mut spec, create.ttl)?;
     let namespace = &create.place.namespace;
     let book = (!create.print).then(|| Book::open(&create.place)).transpose()?;
@@ -218,7 +225,7 @@ fn run_rotate(rotate: &Rotate) -> Result<()> {
     let mut book = Book::open(&rotate.place)?;
     let mut old = book.find(namespace, &rotate.name)?;
     let mut spec = json!({"consumer": old.object["spec"]["consumer"]});
-    for field in ["scopes", "addresses"] {
+    for field in ["scopes", "addresses", "origins"] {
         if !old.object["spec"][field].is_null() {
             spec[field] = old.object["spec"][field].clone();
         }

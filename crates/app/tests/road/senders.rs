@@ -29,7 +29,7 @@ spec:
   failures: {{requests: 1000}}
   schemes: [{{name: token, {scheme}}}]
 {more}---
-{{apiVersion: v1, kind: Secret, metadata: {{name: gate}}, stringData: {{secret: gate-secret-planted}}}}"
+{{apiVersion: v1, kind: Secret, metadata: {{name: gate}}, stringData: {{secret: gate-secret-planted, nonces: nonces-planted-0123456789abcdef0}}}}"
     )
 }
 
@@ -61,6 +61,7 @@ async fn a_client_that_proves_its_key_is_let_in_and_a_thief_is_not() {
     for (scheme, resource) in [
         (signed(&provider, ""), &resource[..]),
         (signed(&provider, ", sender: Proof"), &resource[..]),
+        (signed(&provider, ", proofNonces: {name: gate, key: nonces}, sender: Proof"), &resource[..]),
         (opaque(&provider, ", sender: Required"), &[]),
     ] {
         let backend = Backend::start(Up::Http1).await;
@@ -72,6 +73,10 @@ async fn a_client_that_proves_its_key_is_let_in_and_a_thief_is_not() {
         });
         let met = dpop(&provider, &gateway, resource).await;
         assert_eq!(met["type"], "DPoP", "{met:#}");
+        let asks = scheme.contains("proofNonces");
+        assert_eq!(met["first"]["status"], if asks { 401 } else { 200 }, "{met:#}");
+        let challenge = met["first"]["challenge"].as_str().unwrap_or_default();
+        assert_eq!(challenge.starts_with("DPoP error=\"use_dpop_nonce\""), asks, "{challenge}");
         for good in ["good", "fresh"] {
             assert_eq!(met[good]["status"], 200, "{good}: {met:#}");
             assert_eq!(met[good]["body"], "[None, None] job");

@@ -33,6 +33,9 @@ crate::object! {
         expires: Option<Moment>;
         /// Networks of the clients that may use it. Without any, all may.
         addresses: Vec<ClientNetwork> => Rule::MaxItems(256);
+        /// Origins of the pages that may use it, such as `https://app.shop.test`: browsers say which in `Origin`, and a request that says none, or
+        /// another, is refused. Programs can say what they like. Without any, all may.
+        origins: Vec<Text> => Rule::MaxItems(256), Rule::Length(1, 512), Rule::Unique;
         /// True when it is not good at present.
         disabled: bool = false;
     }
@@ -185,6 +188,28 @@ fn check_key(key: &ApiKeySpec, value: &Value, cx: &mut Decoder) {
     {
         cx.refuse_field(value, "expires", "the key ends before it begins").remedy("write a later moment");
     }
+    if let Some(origin) = key.origins.iter().find(|origin| !is_origin(origin)) {
+        let why = format!("{} is no origin as browsers write it, so the key would be good nowhere", quote(origin));
+        cx.refuse_field(value, "origins", why).remedy(
+            "write scheme and host in lower case, and the port unless it is the usual one: `https://app.shop.test`",
+        );
+    }
+}
+
+/// Whether a text is an origin as it is serialised (RFC 6454 section 6.2); of HTTP, or of an app that brings a scheme of its own.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, authority)) = text.split_once("://") else { return false };
+    let is_plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b':' | b'[' | b']');
+    let usual = match scheme {
+        "https" => ":443",
+        "http" => ":80",
+        _ => "",
+    };
+    scheme.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase())
+        && scheme.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'+' | b'-' | b'.'))
+        && !authority.is_empty()
+        && authority.bytes().all(is_plain)
+        && (usual.is_empty() || !authority.ends_with(usual))
 }
 
 #[cfg(test)]
@@ -200,6 +225,26 @@ mod tests {
         match loaded.invalid.first() {
             Some(problem) => Err(problem.why.clone()),
             None => Ok(loaded.world.api_key("default", "k").expect("a key").spec.clone()),
+        }
+    }
+
+    #[test]
+    fn origins_are_written_as_browsers_do() {
+        for good in ["https://app.shop.test", "http://localhost:3000", "https://[::1]:8443", "chrome-extension://abc"] {
+            assert!(read(&format!("{{consumer: c, hash: '{HASH}', origins: ['{good}']}}")).is_ok(), "{good}");
+        }
+        for wrong in [
+            "app.shop.test",
+            "https://app.shop.test/",
+            "HTTPS://a.test",
+            "https://A.test",
+            "https://a.test:443",
+            "null",
+            "*",
+            "https://",
+        ] {
+            let why = read(&format!("{{consumer: c, hash: '{HASH}', origins: ['{wrong}']}}")).expect_err(wrong);
+            assert!(why.contains("is no origin"), "{wrong}: {why}");
         }
     }
 

@@ -221,6 +221,14 @@ impl Known {
         if !networks.is_empty() && !networks.iter().any(|network| network.contains(client)) {
             return Err("may not be used from this address");
         }
+        let origins = &self.key.spec.origins;
+        if !origins.is_empty() {
+            let mut said = x.request.fields.all(FieldId::ORIGIN);
+            let is_one = said.next().is_some_and(|said| origins.iter().any(|origin| origin.as_bytes() == said));
+            if !is_one || said.next().is_some() {
+                return Err("may not be used by pages of this origin");
+            }
+        }
         Ok(())
     }
 }

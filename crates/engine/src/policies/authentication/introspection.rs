@@ -23,7 +23,7 @@ use super::flights::{Flight, Flights};
 use super::jwt::{RequiredClaim, strip_tokens, wanted};
 use super::scheme::{Fault, Proof, Scheme, challenge};
 use super::secret::SecretEntry;
-use super::sender::{Proofs, Sender, SenderConstraint, Word};
+use super::sender::{Sender, SenderConstraint, Word};
 use super::verified::{self, Hash, Verified};
 use crate::callout::{Answer, Callout, CalloutResult, HttpCall, Wait};
 use crate::exchange::Exchange;
@@ -61,6 +61,9 @@ object! {
         /// Whether tokens are good only for those whom they were given to, by a proof (DPoP) or a certificate that goes with them, as the
         /// answer says (`cnf`).
         sender: SenderConstraint = SenderConstraint::WhenBound;
+        /// By what nonces for proofs are made: an entry of a Secret with 32 random bytes or more, the same for all proxies (`openssl rand -hex 32`). With it,
+        /// proofs must hold a nonce that was given out lately.
+        proof_nonces: Option<SecretEntry>;
         /// How long an active token is not asked for again; so long may it be used after it was revoked.
         remember: Duration = Duration::from_secs(60);
         /// How long the issuer may take.
@@ -82,6 +85,10 @@ fn check_spec(spec: &IntrospectionSpec, value: &Value, cx: &mut Decoder) {
         cx.refuse_field(value, "audiences", "the scheme must say for whom tokens are: some audiences or any").remedy(
             "write what your provider puts into `aud`, or `anyAudience: true` when it answers only for tokens that are meant for this client",
         );
+    }
+    if spec.proof_nonces.is_some() && matches!(spec.sender, SenderConstraint::Certificate | SenderConstraint::Anybody) {
+        cx.refuse_field(value, "proofNonces", "no proofs are looked at here, so nonces for them mean nothing")
+            .remedy("write `sender: Proof`, or remove it");
     }
     if spec.remember > LONGEST {
         cx.refuse_field(value, "remember", "revoked tokens would be good for more than 60s")
@@ -168,13 +175,13 @@ impl Scheme for IntrospectionScheme {
             remember: spec.remember,
             timeout: spec.timeout,
             memory,
-            sender: Sender::new(spec.sender, cx.keep("proofs", Proofs::default))?,
+            sender: Sender::compile(spec.sender, spec.proof_nonces.as_ref(), cx)?,
             vouches: StoredMark::of(&[spec.url.as_bytes(), spec.client_id.as_bytes()]),
         })
     }
 
     fn secrets(spec: &IntrospectionSpec) -> Vec<Text> {
-        vec![spec.client_secret.name.clone()]
+        std::iter::once(&spec.client_secret).chain(&spec.proof_nonces).map(|entry| entry.name.clone()).collect()
     }
 
     fn places(&self, places: &mut CredentialPlaces) {

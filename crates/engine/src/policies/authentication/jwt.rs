@@ -26,7 +26,7 @@ use super::claims::{ClaimNames, TokenOwner, principal};
 use super::nonces::{Nonces, Refused};
 use super::scheme::{Fault, Proof, Scheme, challenge};
 use super::secret::SecretEntry;
-use super::sender::{Proofs, Sender, SenderConstraint, Word};
+use super::sender::{Sender, SenderConstraint, Word};
 use super::verified::{self, Verified};
 use crate::callout::{Callout, CalloutResult};
 use crate::document::{Document, Occasion};
@@ -74,6 +74,9 @@ object! {
         owner: TokenOwner = TokenOwner::Auto;
         /// Whether tokens are good only for those whom they were given to, by a proof (DPoP) or a certificate that goes with them.
         sender: SenderConstraint = SenderConstraint::WhenBound;
+        /// By what nonces for proofs are made: an entry of a Secret with 32 random bytes or more, the same for all proxies (`openssl rand -hex 32`). With it,
+        /// proofs must hold a nonce that was given out lately.
+        proof_nonces: Option<SecretEntry>;
         /// True when a token is good once, by its `jti`, which it must have then.
         once: bool = false;
     }
@@ -166,6 +169,10 @@ fn check_spec(spec: &JwtSpec, value: &Value, cx: &mut Decoder) {
     }
     if spec.leeway > MOST_LEEWAY {
         cx.refuse_field(value, "leeway", "the leeway is above 300s").remedy("set the clocks right instead");
+    }
+    if spec.proof_nonces.is_some() && matches!(spec.sender, SenderConstraint::Certificate | SenderConstraint::Anybody) {
+        cx.refuse_field(value, "proofNonces", "no proofs are looked at here, so nonces for them mean nothing")
+            .remedy("write `sender: Proof`, or remove it");
     }
     if spec.once && !spec.expiry {
         cx.refuse_field(value, "once", "a token without an end would have to be remembered for ever")
@@ -275,7 +282,7 @@ impl Scheme for JwtScheme {
             claims: spec.claims.clone(),
             owner: spec.owner,
             verified,
-            sender: Sender::new(spec.sender, cx.keep("proofs", Proofs::default))?,
+            sender: Sender::compile(spec.sender, spec.proof_nonces.as_ref(), cx)?,
             seen: spec.once.then(|| cx.keep_for_all(&format!("jti {}", &*spec.issuer), Nonces::default)),
         };
         (cx.count() == before).then_some(scheme)
@@ -283,7 +290,7 @@ impl Scheme for JwtScheme {
 
     fn secrets(spec: &JwtSpec) -> Vec<Text> {
         let shared = spec.keys.as_ref().and_then(|keys| keys.shared_secret.as_ref());
-        shared.map(|entry| entry.name.clone()).into_iter().collect()
+        shared.into_iter().chain(&spec.proof_nonces).map(|entry| entry.name.clone()).collect()
     }
 
     fn places(&self, places: &mut CredentialPlaces) {

@@ -14,12 +14,17 @@ use transept_model::choice;
 use transept_wire::head::{FieldId, FieldName, Request};
 use transept_wire::normalize;
 
-use super::super::{PlainHttp, parse_url};
+use super::super::{CompileCx, PlainHttp, parse_url};
 use super::jwt::tokens;
 use super::nonces::{Nonces, Refused};
 use super::scheme::{Fault, Proof, challenge};
+use super::secret::SecretEntry;
 use crate::exchange::Exchange;
 use crate::jose::{Claims, PossessionProof};
+
+mod nonce;
+
+use nonce::ProofNonces;
 
 choice! {
     /// Whom tokens are good for.
@@ -80,11 +85,27 @@ pub(super) struct Sender {
     constraint: SenderConstraint,
     proofs: Arc<Proofs>,
     field: FieldName,
+    /// What proofs must hold, besides.
+    nonces: Option<ProofNonces>,
 }
 
 impl Sender {
-    pub(super) fn new(constraint: SenderConstraint, proofs: Arc<Proofs>) -> Option<Sender> {
-        Some(Sender { constraint, proofs, field: FieldName::new("dpop").ok()? })
+    /// `nonces` is the secret by which nonces for proofs are made, if they must hold one.
+    pub(super) fn compile(
+        constraint: SenderConstraint,
+        nonces: Option<&SecretEntry>,
+        cx: &mut CompileCx<'_>,
+    ) -> Option<Sender> {
+        let nonces = match nonces {
+            Some(entry) => Some(ProofNonces::compile(entry, cx)?),
+            None => None,
+        };
+        Some(Sender {
+            constraint,
+            proofs: cx.keep("proofs", Proofs::default),
+            field: FieldName::new("dpop").ok()?,
+            nonces,
+        })
     }
 
     /// Tokens in a request, each with the word that says how it is shown.
@@ -199,6 +220,11 @@ impl Sender {
         };
         let (proof, end) =
             read_proof(text, expected, token, x).map_err(|why| Proof::invalid(format!("the proof: {why}")))?;
+        if let Some(nonces) = &self.nonces
+            && !proof.text("nonce").is_ok_and(|nonce| nonces.know(nonce, x.now.unix))
+        {
+            return Err(nonces.ask(x.now.unix));
+        }
         let memory = proof.thumbprint.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
         let seen = self.proofs.by_key.get(memory % MEMORIES);
         let id = proof.text("jti").unwrap_or_default();

@@ -342,6 +342,31 @@ fn a_key_has_a_beginning_an_end_a_place_and_an_owner() {
 }
 
 #[test]
+fn a_key_for_pages_of_a_site_is_good_for_no_others() {
+    let keys =
+        key_object("a", "{consumer: mobile, hash: HASH1, origins: ['https://app.test', 'http://localhost:3000']}");
+    let desk = Desk::new("schemes: [{name: key, apiKey: {}}]\nfailures: {requests: 1000}\n", &keys);
+    let shown = key(1);
+    let is_good = |origins: &[&str]| {
+        let mut fields = vec![("x-api-key", shown.as_str())];
+        fields.extend(origins.iter().map(|origin| ("origin", *origin)));
+        desk.ask("/", &fields).verdict.goes_on()
+    };
+    assert!(is_good(&["https://app.test"]) && is_good(&["http://localhost:3000"]));
+    for wrong in [
+        &[][..],
+        &["https://other.test"],
+        &["https://app.test.evil.test"],
+        &["null"],
+        &["https://app.test", "https://app.test"],
+    ] {
+        assert!(!is_good(wrong), "{wrong:?}");
+    }
+    let came = desk.ask("/", &[("x-api-key", &shown)]);
+    assert_eq!(came.reply().cause.as_deref(), Some("scheme key: the key a may not be used by pages of this origin"));
+}
+
+#[test]
 fn who_fails_too_often_waits_whatever_it_shows() {
     let mut desk = Desk::new("schemes: [{name: key, apiKey: {}}]\nfailures: {requests: 2, per: 10s}\n", &one_key());
     assert_eq!(desk.ask("/", &[("x-api-key", "junk")]).reason(), Reason::CredentialsInvalid);

@@ -135,20 +135,7 @@ fn check_spec(spec: &LoginSpec, value: &Value, cx: &mut Decoder) {
             cx.refuse_field(value, "redirectUrl", why).remedy(remedy);
         }
     }
-    let paths = [
-        ("logoutPath", Some(&spec.logout_path)),
-        ("afterLogout", Some(&spec.after_logout)),
-        ("loginPath", spec.login_path.as_ref()),
-        ("backChannelLogoutPath", spec.back_channel_logout_path.as_ref()),
-    ];
-    for (field, path) in paths {
-        if let Some(path) = path
-            && !is_normal(if field == "afterLogout" { path.split('?').next().unwrap_or(path) } else { path })
-        {
-            cx.refuse_field(value, field, format!("`{}` is no path of this site", &**path))
-                .remedy("begin it with `/`; write no `//`, no dots as segments, and %XX only for what must be encoded");
-        }
-    }
+    check_paths(spec, value, cx);
     if spec.session.cookie.contains('.') {
         cx.refuse(spec.session.at, "the name of the cookie holds a dot, by which its parts are told apart")
             .remedy("write a name without dots");
@@ -156,17 +143,6 @@ fn check_spec(spec: &LoginSpec, value: &Value, cx: &mut Decoder) {
     if let Some(one) = spec.parameters.iter().find(|one| &*one.name == "max_age") {
         cx.refuse(one.at, "`max_age` could be asked for and is not looked at afterwards")
             .remedy("write `session.lifetime`");
-    }
-    if let Some(path) = spec.back_channel_logout_path.as_deref()
-        && (path == &*spec.logout_path
-            || spec.login_path.as_deref() == Some(path)
-            || site(&spec.redirect_url).is_ok_and(|(_, callback)| callback == path))
-    {
-        cx.refuse_field(value, "backChannelLogoutPath", "the path has another meaning already")
-            .remedy("give it one of its own");
-    }
-    if spec.login_path.as_deref() == Some(&*spec.logout_path) {
-        cx.refuse_field(value, "loginPath", "the same path begins and ends a session");
     }
     let is_word = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
     if let Some(scope) = spec.scopes.iter().find(|scope| !scope.bytes().all(is_word)) {
@@ -187,6 +163,35 @@ fn check_spec(spec: &LoginSpec, value: &Value, cx: &mut Decoder) {
     if spec.client_secret.is_none() && spec.client_authentication == ClientAuthentication::Post {
         cx.refuse_field(value, "clientAuthentication", "a public client has nothing to say who it is")
             .remedy("write `clientSecret`, or remove this");
+    }
+}
+
+/// Paths of the site, each with one meaning.
+fn check_paths(spec: &LoginSpec, value: &Value, cx: &mut Decoder) {
+    let paths = [
+        ("logoutPath", Some(&spec.logout_path)),
+        ("afterLogout", Some(&spec.after_logout)),
+        ("loginPath", spec.login_path.as_ref()),
+        ("backChannelLogoutPath", spec.back_channel_logout_path.as_ref()),
+    ];
+    for (field, path) in paths {
+        if let Some(path) = path
+            && !is_normal(if field == "afterLogout" { path.split('?').next().unwrap_or(path) } else { path })
+        {
+            cx.refuse_field(value, field, format!("`{}` is no path of this site", &**path))
+                .remedy("begin it with `/`; write no `//`, no dots as segments, and %XX only for what must be encoded");
+        }
+    }
+    if let Some(path) = spec.back_channel_logout_path.as_deref()
+        && (path == &*spec.logout_path
+            || spec.login_path.as_deref() == Some(path)
+            || site(&spec.redirect_url).is_ok_and(|(_, callback)| callback == path))
+    {
+        cx.refuse_field(value, "backChannelLogoutPath", "the path has another meaning already")
+            .remedy("give it one of its own");
+    }
+    if spec.login_path.as_deref() == Some(&*spec.logout_path) {
+        cx.refuse_field(value, "loginPath", "the same path begins and ends a session");
     }
 }
 

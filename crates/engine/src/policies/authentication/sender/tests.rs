@@ -12,6 +12,9 @@ use crate::exchange::{Connection, Notes, Now, TlsFacts};
 use crate::jose::tests::Issuer;
 
 const NOW: u64 = 1_800_000_000;
+const SECRETS: &str = "\
+{apiVersion: v1, kind: Secret, metadata: {name: nonces}, stringData: {key: 0123456789abcdef0123456789abcdef, other: fedcba9876543210fedcba9876543210, short: abc}}
+";
 
 /// An issuer of tokens, a client with a key, and a scheme.
 struct Stage {
@@ -22,10 +25,13 @@ struct Stage {
 
 impl Stage {
     fn new(more: &str) -> Stage {
-        let issuer = Issuer::new();
+        Stage::with(Issuer::new(), more)
+    }
+
+    fn with(issuer: Issuer, more: &str) -> Stage {
         let keys = json!({"keys": [issuer.ec_jwk()]});
         let spec = format!("{{issuer: i, anyAudience: true, keys: {{inline: '{keys}'}}{more}}}\n");
-        let (scheme, problems) = compile_scheme(&spec, "");
+        let (scheme, problems) = compile_scheme(&spec, SECRETS);
         assert!(problems.is_empty(), "{problems:?}");
         Stage { issuer, client: Issuer::new(), scheme: scheme.expect("a scheme") }
     }
@@ -56,6 +62,10 @@ impl Stage {
     }
 
     fn ask(&self, fields: &[(&str, &str)], certificate: Option<&[u8]>) -> Result<(), String> {
+        self.ask_at(NOW, fields, certificate)
+    }
+
+    fn ask_at(&self, now: u64, fields: &[(&str, &str)], certificate: Option<&[u8]>) -> Result<(), String> {
         let mut request = Request::build("GET", "https", "a.test", "/x?q=1").expect("a request");
         for (name, value) in fields {
             request.fields.push_bytes(name.as_bytes(), value.as_bytes()).expect("a field");
@@ -63,7 +73,7 @@ impl Stage {
         let address: SocketAddr = "127.0.0.1:443".parse().expect("an address");
         let tls = TlsFacts { client_certificate: certificate.map(|der| der.to_vec().into()), ..TlsFacts::default() };
         let mut x = Exchange {
-            now: Now { monotonic: Duration::from_secs(5), unix: Duration::from_secs(NOW) },
+            now: Now { monotonic: Duration::from_secs(5), unix: Duration::from_secs(now) },
             random: 1,
             connection: &Connection::new(address, address, Some(tls)),
             client: address.ip(),
@@ -81,6 +91,11 @@ impl Stage {
                 Ok(())
             }
             Proof::Invalid(why) => Err(why.into()),
+            Proof::Answer(reply) => {
+                let nonce = reply.fields.iter().find(|(name, _)| name.as_str().eq_ignore_ascii_case("dpop-nonce"));
+                assert!(reply.fields.iter().any(|(_, value)| value.starts_with(b"DPoP error=\"use_dpop_nonce\"")));
+                Err(String::from_utf8(nonce.expect("a nonce").1.clone()).expect("text"))
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -245,4 +260,50 @@ fn a_token_is_good_once_where_that_is_asked_for() {
     let spec = "{issuer: 'https://a.test', anyAudience: true, once: true, expiry: false}\n";
     let (_, problems) = compile_scheme::<JwtScheme>(spec, "");
     assert!(problems.iter().any(|problem| problem.contains("remembered for ever")), "{problems:?}");
+}
+
+#[test]
+fn a_proof_must_hold_a_nonce_where_that_is_asked_for() {
+    let with = |entry: &str| format!(", proofNonces: {{name: nonces, key: {entry}}}");
+    let stage = Stage::new(&with("key"));
+    let token = stage.bound();
+    let shown = format!("DPoP {token}");
+    let ask = |stage: &Stage, now: u64, changes: &Value| {
+        let mut changes = changes.clone();
+        changes["iat"] = now.into();
+        let proof = stage.proof(&token, &changes);
+        stage.ask_at(now, &[("Authorization", &shown), ("DPoP", &proof)], None)
+    };
+    let nonce = ask(&stage, NOW, &json!({})).expect_err("a nonce");
+    assert_eq!(nonce.len(), 22);
+    assert_eq!(ask(&stage, NOW, &json!({ "nonce": nonce })), Ok(()), "that it was asked for has not spent the proof");
+    for wrong in [json!("made-up"), json!(""), json!(7), json!(format!("{nonce}x"))] {
+        assert_eq!(ask(&stage, NOW, &json!({"nonce": wrong, "jti": "p2"})).expect_err("refused"), nonce, "{wrong}");
+    }
+    // It is good for some minutes, and another one is given out then.
+    for (seconds, is_good) in [(149, true), (299, true), (301, false)] {
+        let jti = format!("at {seconds}");
+        let outcome = ask(&stage, NOW / 150 * 150 + seconds, &json!({"nonce": nonce, "jti": jti}));
+        assert_eq!(outcome.is_ok(), is_good, "{seconds}: {outcome:?}");
+    }
+    assert_ne!(ask(&stage, NOW + 301, &json!({"jti": "p4"})).expect_err("another"), nonce);
+    // Another gateway with the same secret knows it; one with another does not.
+    let Stage { issuer, client, .. } = stage;
+    let again = Stage { client, ..Stage::with(issuer, &with("key")) };
+    assert_eq!(ask(&again, NOW, &json!({ "nonce": nonce })), Ok(()));
+    let Stage { issuer, client, .. } = again;
+    let other = Stage { client, ..Stage::with(issuer, &with("other")) };
+    assert!(ask(&other, NOW, &json!({ "nonce": nonce })).is_err_and(|given| given != nonce));
+    // Whoever has no bound token needs none; a proof that is no good otherwise is not asked for one.
+    assert_eq!(other.show("Bearer", &other.token(&Value::Null), &[]), Ok(()));
+    assert!(ask(&other, NOW, &json!({"htm": "POST"})).expect_err("refused").contains("another method"));
+    let spec = |more: &str| format!("{{issuer: 'https://a.test', anyAudience: true{more}}}\n");
+    for (more, why) in [
+        (with("short"), "fewer than 32 bytes"),
+        (with("key") + ", sender: Certificate", "mean nothing"),
+        (with("key") + ", sender: Anybody", "mean nothing"),
+    ] {
+        let (_, problems) = compile_scheme::<JwtScheme>(&spec(&more), SECRETS);
+        assert!(problems.iter().any(|problem| problem.contains(why)), "{more}: {problems:?}");
+    }
 }
