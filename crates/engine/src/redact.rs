@@ -97,7 +97,7 @@ fn is_token(value: &[u8]) -> bool {
 }
 
 /// Whether two names of fields are the same for programs that see no difference between `-` and `_`.
-fn is_alike(one: &[u8], other: &[u8]) -> bool {
+pub(crate) fn is_alike(one: &[u8], other: &[u8]) -> bool {
     let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
     one.len() == other.len() && one.iter().map(plain).eq(other.iter().map(plain))
 }

@@ -16,10 +16,12 @@ pub enum Target {
     Gateway,
     /// One listener of a Gateway (`sectionName`).
     Listener,
-    /// An HTTPRoute, GRPCRoute or TCPRoute, with all its rules.
+    /// An HTTPRoute or GRPCRoute, with all its rules.
     Route,
-    /// One rule of a route (`sectionName`).
+    /// One rule of an HTTPRoute or GRPCRoute (`sectionName`).
     Rule,
+    /// A TCPRoute, or its rule (`sectionName`): for policies that judge connections, which are all that there is of it.
+    TcpRoute,
     /// A Service, or one of its ports (`sectionName`).
     Service,
     /// A Backend.
@@ -34,8 +36,9 @@ impl Target {
         match self {
             Target::Gateway => "Gateway",
             Target::Listener => "listener of a Gateway",
-            Target::Route => "HTTPRoute, GRPCRoute or TCPRoute",
+            Target::Route => "HTTPRoute or GRPCRoute",
             Target::Rule => "rule of a route",
+            Target::TcpRoute => "TCPRoute",
             Target::Service => "Service",
             Target::Backend => "Backend",
             Target::Workload => "workload",
@@ -48,8 +51,9 @@ impl Target {
         match (&*reference.group, &*reference.kind) {
             (GATEWAY_GROUP, "Gateway") if section => Some(Target::Listener),
             (GATEWAY_GROUP, "Gateway") => Some(Target::Gateway),
-            (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute" | "TCPRoute") if section => Some(Target::Rule),
-            (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute" | "TCPRoute") => Some(Target::Route),
+            (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute") if section => Some(Target::Rule),
+            (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute") => Some(Target::Route),
+            (GATEWAY_GROUP, "TCPRoute") => Some(Target::TcpRoute),
             ("", "Service") => Some(Target::Service),
             (TRANSEPT_GROUP, "Backend") => Some(Target::Backend),
             _ => None,
@@ -185,18 +189,26 @@ pub(crate) fn salvage(spec: Value) -> Option<(Vec<PolicyTargetReference>, Value)
     (!references.is_empty()).then_some((references, Value { at, node: Node::Map(entries) }))
 }
 
+/// The article before the name of a kind.
+fn article(kind: &str) -> &'static str {
+    if kind.starts_with(['A', 'E', 'I', 'O']) || kind.starts_with("HTTP") { "an" } else { "a" }
+}
+
 fn check_target(kind: &PolicyKind, reference: &PolicyTargetReference, at: Spot, cx: &mut Decoder) {
     let target = Target::of(reference);
     if target.is_some_and(|target| kind.targets.contains(&target)) {
         return;
     }
     let what = match target {
-        Some(target) => format!("a {}", target.as_str()),
+        Some(target) => format!("{} {}", article(target.as_str()), target.as_str()),
         None => format!("{} of group \"{}\"", reference.kind, reference.group),
     };
     let allowed: Vec<&str> = kind.targets.iter().map(|target| target.as_str()).collect();
-    cx.refuse(at, format!("a {} cannot be attached to {what}", kind.kind))
-        .remedy(format!("it attaches to: {}", allowed.join(", ")));
+    let mut remedy = format!("it attaches to: {}", allowed.join(", "));
+    if target == Some(Target::TcpRoute) {
+        remedy.push_str("; connections are judged by AuthorizationPolicy and IpAccessPolicy, and bounded by `limits.connections` of ListenerPolicy");
+    }
+    cx.refuse(at, format!("{} {} cannot be attached to {what}", article(kind.kind), kind.kind)).remedy(remedy);
 }
 
 #[cfg(test)]

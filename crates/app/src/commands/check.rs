@@ -96,6 +96,22 @@ impl Findings {
         })
     }
 
+    /// Whether a policy is attached to nothing, and so to nothing that could fail closed.
+    fn misses_targets(&self) -> bool {
+        let mut waiting = vec![&self.objects];
+        while let Some(value) = waiting.pop() {
+            match value {
+                Value::Array(items) => waiting.extend(items),
+                Value::Object(fields) if fields.get("reason").is_some_and(|reason| reason == "TargetNotFound") => {
+                    return true;
+                }
+                Value::Object(fields) => waiting.extend(fields.values()),
+                _ => {}
+            }
+        }
+        false
+    }
+
     fn render(&self) -> String {
         let mut out = String::new();
         for (severity, all) in [(Severity::Error, &self.errors), (Severity::Problem, &self.problems)] {
@@ -116,7 +132,11 @@ impl Findings {
         let verdict = match (self.errors.is_empty(), self.problems.is_empty()) {
             (true, true) => format!("{GREEN}ok{PLAIN}: {counts}"),
             (true, false) => {
-                format!("{YELLOW}{counts}{PLAIN}: it would run, and what the problems concern fails closed")
+                let but = match self.misses_targets() {
+                    true => "; but a policy whose target is not there protects nothing",
+                    false => "",
+                };
+                format!("{YELLOW}{counts}{PLAIN}: it would run, and what the problems concern fails closed{but}")
             }
             (false, true) => format!("{RED}{counts}{PLAIN}: it would be refused"),
             (false, false) => {

@@ -144,9 +144,13 @@ struct Rotate {
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration::parse)]
     overlap: Duration,
 
-    /// How long the new key is good; without it, until it is revoked
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    /// How long the new key is good; without it, until it is revoked. Needed where the old one has an end
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, conflicts_with = "without_end")]
     ttl: Option<Duration>,
+
+    /// The new key is good until it is revoked, though the old one has an end
+    #[arg(long)]
+    without_end: bool,
 
     #[command(flatten)]
     place: Place,
@@ -230,6 +234,25 @@ fn run_rotate(rotate: &Rotate) -> Result<()> {
             spec[field] = old.object["spec"][field].clone();
         }
     }
+    let own_end = old.object["spec"]["expires"].as_str().and_then(Moment::parse);
+    if old.object["spec"]["disabled"] == true {
+        bail!(
+            "key {namespace}/{} is revoked, and nothing comes after it; make another with `transept key create`",
+            rotate.name
+        );
+    }
+    if let Some(end) = own_end.filter(|end| end.unix() <= now()) {
+        bail!(
+            "key {namespace}/{} ended at {end}, and nothing comes after it; make another with `transept key create`",
+            rotate.name
+        );
+    }
+    if let (Some(end), None, false) = (own_end, rotate.ttl, rotate.without_end) {
+        bail!(
+            "key {namespace}/{} ends at {end}: say how long the new one is good, such as `--ttl 720h`, or `--without-end`",
+            rotate.name
+        );
+    }
     set_end(&mut spec, rotate.ttl)?;
     let stem = match rotate.name.rsplit_once('-') {
         Some((stem, number)) if number.parse::<u32>().is_ok() => stem,
@@ -238,7 +261,6 @@ fn run_rotate(rotate: &Rotate) -> Result<()> {
     let name = free_name(stem, &names(&book.keys(), namespace));
     let (key, object) = make(&rotate.making, namespace, &name, spec)?;
     let end = end_after(rotate.overlap)?;
-    let own_end = old.object["spec"]["expires"].as_str().and_then(Moment::parse);
     let end = own_end.map_or(end, |own| own.min(end));
     old.object["spec"]["expires"] = end.to_string().into();
     book.add(&object)?;

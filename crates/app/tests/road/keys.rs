@@ -119,6 +119,39 @@ async fn a_key_is_made_replaced_and_revoked_while_the_gateway_runs() {
 }
 
 #[tokio::test]
+async fn nothing_comes_after_a_key_that_is_no_good_and_an_end_is_not_forgotten() {
+    let mut desk = Desk::new().await;
+    let file = desk.keys();
+    let file = file.to_str().expect("UTF-8");
+    desk.key(&["create", "--consumer", "mobile"]).await;
+    desk.key(&["revoke", "mobile-1"]).await;
+    desk.key(&["create", "--consumer", "mobile", "--name", "brief-1", "--ttl", "720h"]).await;
+    for (name, why) in [("mobile-1", "is revoked"), ("brief-1", "`--ttl 720h`, or `--without-end`")] {
+        let output = transept(&["key", "rotate", name, "--file", file]);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && output.stdout.is_empty() && told.contains(why), "{told}");
+    }
+    desk.key(&["rotate", "brief-1", "--ttl", "48h"]).await;
+    let ended = std::fs::read_to_string(file)
+        .expect("read")
+        .replace("expires: \"20", "expires: \"19")
+        .replace("expires: 20", "expires: 19");
+    std::fs::write(file, ended).expect("written");
+    let output = transept(&["key", "rotate", "brief-2", "--ttl", "48h", "--file", file]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("brief-2 ended at 19"), "{output:?}");
+}
+
+#[test]
+fn without_a_place_no_key_is_made() {
+    let nowhere = tempfile::tempdir().expect("a directory");
+    let state = nowhere.path().join("state");
+    let output = transept(&["key", "create", "--consumer", "mobile", "--state", state.to_str().expect("UTF-8")]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && output.stdout.is_empty() && told.contains("--file keys.yaml"), "{told}");
+    assert!(!state.exists());
+}
+
+#[tokio::test]
 async fn a_tunnel_ends_when_the_key_that_opened_it_is_revoked() {
     let mut desk = Desk::new().await;
     let key = desk.key(&["create", "--consumer", "mobile"]).await;

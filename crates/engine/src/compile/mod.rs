@@ -380,7 +380,11 @@ fn rule_on<'w>(policies: &Policies<'w>, key: RouteKey<'w>, rule: &Arc<Rule>, of_
                 effective = policies.lay_over(&effective, &on_rule);
             }
         }
-        policies.meet(&effective);
+        if kind == "TCPRoute" {
+            policies.meet_connections(&effective);
+        } else {
+            policies.meet(&effective);
+        }
         chain = policies.chain(&effective);
     }
     let chain = chain.with(rule.filters.external_auth.as_ref());

@@ -52,6 +52,8 @@ struct Verdicts {
     /// Whether it is in force at a rule where it is found out who makes a request, and at one where it is not.
     identified: Cell<bool>,
     unidentified: Cell<bool>,
+    /// Whether it is also above connections that nobody looks into, of which it knows nothing.
+    passes_by: Cell<bool>,
     invalid: Option<String>,
     in_force: Cell<bool>,
     replaced: Cell<bool>,
@@ -139,6 +141,7 @@ impl<'w> Policies<'w> {
             in_force: Cell::new(false),
             replaced: Cell::new(false),
             without: Cell::new(""),
+            passes_by: Cell::new(false),
         });
         (self.verdicts.len() - 1, compiled)
     }
@@ -214,6 +217,16 @@ impl<'w> Policies<'w> {
         Chain::new(steps)
     }
 
+    /// Takes note of what stands above connections that nobody looks into.
+    pub(super) fn meet_connections(&self, effective: &Effective) {
+        for (step, policy) in effective.all() {
+            let judges_requests = KINDS.iter().any(|facts| facts.kind == step.name.kind && facts.passes_connections_by);
+            if let Some(verdicts) = self.verdicts.get(*policy).filter(|_| judges_requests) {
+                verdicts.passes_by.set(true);
+            }
+        }
+    }
+
     /// Takes note of what stands together at a rule.
     pub(super) fn meet(&self, effective: &Effective) {
         let mut steps = effective.all().map(|(step, _)| step.phase);
@@ -235,7 +248,14 @@ impl<'w> Policies<'w> {
             let what = verdicts.policy.as_ref()?.caution(identified)?;
             Some(Note { at: verdicts.at.clone(), object: Some(verdicts.name.clone()), what })
         };
-        self.verdicts.iter().filter_map(note).collect()
+        let passes_by = self.verdicts.iter().filter(|verdicts| verdicts.passes_by.get()).map(|verdicts| Note {
+            at: verdicts.at.clone(),
+            object: Some(verdicts.name.clone()),
+            what: "it judges requests, and a listener of TCP below its target takes connections without looking into them: nothing of it \
+                   holds there; connections are judged by AuthorizationPolicy and IpAccessPolicy"
+                .to_owned(),
+        });
+        self.verdicts.iter().filter_map(note).chain(passes_by).collect()
     }
 
     /// The chain that stands before a program: without what concerns its callers, which is theirs to do.

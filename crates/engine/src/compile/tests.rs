@@ -375,3 +375,41 @@ spec:
     assert!(found[0].contains("no AuthenticationPolicy finds that out where it is in force; attach"), "{found:?}");
     assert_eq!(notes(&policy("addresses: [10.0.0.0/8]")), Vec::<String>::new());
 }
+
+#[test]
+fn what_judges_requests_is_not_attached_to_connections() {
+    let route = "---\napiVersion: gateway.networking.k8s.io/v1alpha2\nkind: TCPRoute\nmetadata: {name: db}\n\
+                 spec: {parentRefs: [{name: edge, sectionName: raw}], rules: [{backendRefs: [{name: db, port: 1}]}]}\n";
+    let gateway = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge}\n\
+                   spec: {gatewayClassName: transept, listeners: [{name: raw, protocol: TCP, port: 5432}]}\n";
+    let policy = |kind: &str, spec: &str, target: &str| {
+        format!(
+            "{gateway}{route}---\napiVersion: transept.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: one}}\nspec:\n  \
+             targetRefs: [{{group: gateway.networking.k8s.io, {target}}}]\n  {spec}\n"
+        )
+    };
+    let connections = "allow: [{from: [{addresses: [10.0.0.0/8]}]}]";
+    for (kind, spec, is_taken) in [
+        ("AuthenticationPolicy", "schemes: [{name: key, apiKey: {}}]", false),
+        ("RateLimitPolicy", "limits: [{name: all, requests: 1, per: 1s, key: []}]", false),
+        ("QuotaPolicy", "quotas: [{name: all, requests: 1, per: Day, key: []}]", false),
+        ("ConcurrencyPolicy", "limits: [{name: all, requests: 1, key: []}]", false),
+        ("HeaderPolicy", "request: {set: [{name: x, value: y}]}", false),
+        ("AuthorizationPolicy", connections, true),
+        ("IpAccessPolicy", "allow: [10.0.0.0/8]", true),
+    ] {
+        let text = policy(kind, spec, "kind: TCPRoute, name: db");
+        let invalid = load(&[SourceText::new("a.yaml", text)], MODEL_KINDS).invalid;
+        assert_eq!(invalid.is_empty(), is_taken, "{kind}: {invalid:?}");
+        let told = invalid.iter().map(ToString::to_string).collect::<String>();
+        assert!(
+            is_taken || told.contains("cannot be attached to a TCPRoute") && told.contains("AuthorizationPolicy"),
+            "{told}"
+        );
+        // Above a listener of TCP it holds for the others, and is said to.
+        let notes = compiled(&policy(kind, spec, "kind: Gateway, name: edge"), None).0.notes;
+        let passes_by =
+            notes.iter().any(|note| note.to_string().contains("takes connections without looking into them"));
+        assert_eq!(passes_by, !is_taken, "{kind}: {notes:?}");
+    }
+}

@@ -289,7 +289,7 @@ impl Policy for AuthorizationPolicy {
     const PHASE: Phase = Phase::Authorize;
     const MERGE: Merge = Merge::Together;
     const TARGETS: &'static [Target] =
-        &[Target::Gateway, Target::Listener, Target::Route, Target::Rule, Target::Service];
+        &[Target::Gateway, Target::Listener, Target::Route, Target::Rule, Target::TcpRoute, Target::Service];
     type Spec = AuthorizationPolicySpec;
 
     fn compile(spec: &AuthorizationPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {

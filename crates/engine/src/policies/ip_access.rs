@@ -36,7 +36,8 @@ impl Policy for IpAccessPolicy {
     const KIND: &'static str = "IpAccessPolicy";
     const ABOUT: &'static str = "Allows and denies clients by address.";
     const PHASE: Phase = Phase::Guard;
-    const TARGETS: &'static [Target] = &[Target::Gateway, Target::Listener, Target::Route, Target::Rule];
+    const TARGETS: &'static [Target] =
+        &[Target::Gateway, Target::Listener, Target::Route, Target::Rule, Target::TcpRoute];
     type Spec = IpAccessPolicySpec;
 
     fn compile(spec: &IpAccessPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {

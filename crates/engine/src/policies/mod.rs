@@ -249,6 +249,22 @@ pub struct KindFacts {
     pub phase: Phase,
     /// How several come together.
     pub merge: Merge,
+    /// Whether it judges requests and knows nothing of connections that nobody looks into.
+    pub passes_connections_by: bool,
+}
+
+/// Of a kind that can be on these: routes of requests, but not of connections.
+const fn passes_connections_by(targets: &[Target]) -> bool {
+    let (mut index, mut requests, mut connections) = (0, false, false);
+    while index < targets.len() {
+        match targets[index] {
+            Target::Route => requests = true,
+            Target::TcpRoute => connections = true,
+            _ => {}
+        }
+        index += 1;
+    }
+    requests && !connections
 }
 
 /// The table: one line per policy makes the enum, its dispatch and the list of kinds.
@@ -263,6 +279,7 @@ macro_rules! policies {
             kind: <$type as Policy>::KIND,
             phase: <$type as Policy>::PHASE,
             merge: <$type as Policy>::MERGE,
+            passes_connections_by: passes_connections_by(<$type as Policy>::TARGETS),
         }, )* ];
 
         /// Every kind as the loader wants it.

@@ -193,6 +193,27 @@ fn names_of<'w>(world: &'w World, kind: &str, namespace: &str) -> Vec<&'w str> {
     }
 }
 
+/// The names of the parts of an object that a policy may be attached to.
+fn parts_of<'w>(world: &'w World, kind: &str, namespace: &str, name: &str) -> Vec<&'w str> {
+    fn of<'w>(names: impl Iterator<Item = Option<&'w Text>>) -> Vec<&'w str> {
+        names.flatten().map(|name| &**name).collect()
+    }
+    let parts = match kind {
+        "Gateway" => {
+            world.gateway(namespace, name).map(|one| of(one.spec.listeners.iter().map(|part| Some(&part.name))))
+        }
+        "HTTPRoute" => {
+            world.http_route(namespace, name).map(|one| of(one.spec.rules.iter().map(|part| part.name.as_ref())))
+        }
+        "GRPCRoute" => {
+            world.grpc_route(namespace, name).map(|one| of(one.spec.rules.iter().map(|part| part.name.as_ref())))
+        }
+        "Service" => world.service(namespace, name).map(|one| of(one.spec.ports.iter().map(|part| part.name.as_ref()))),
+        _ => None,
+    };
+    parts.unwrap_or_default()
+}
+
 fn find_target(world: &World, policy: &Policy, reference: &PolicyTargetReference) -> Result<PolicyTarget, Objection> {
     let namespace = policy.meta.namespace.clone();
     let name = reference.name.clone();
@@ -208,6 +229,11 @@ fn find_target(world: &World, policy: &Policy, reference: &PolicyTargetReference
         {
             // What a policy should have guarded is open until somebody sees this.
             why.push_str(&format!("; {kind} {namespace}/{meant}, which may be meant, is without this {}", policy.kind));
+        }
+        if let Some(section) = &reference.section_name
+            && let Some(meant) = suggest::nearest(section, parts_of(world, kind, &namespace, &name))
+        {
+            why.push_str(&format!("; its part {meant}, which may be meant, is without this {}", policy.kind));
         }
         let remedy = "add it, or correct the name; a policy reaches only its own namespace";
         Objection::new("TargetNotFound", why, remedy)
@@ -227,7 +253,7 @@ fn find_target(world: &World, policy: &Policy, reference: &PolicyTargetReference
                 }
             })
         }
-        Some(Target::Route | Target::Rule) => find_route(world, &namespace, reference),
+        Some(Target::Route | Target::Rule | Target::TcpRoute) => find_route(world, &namespace, reference),
         Some(Target::Service) => world.service(&namespace, &name).and_then(|service| {
             let ports = &service.spec.ports;
             let there = section.as_ref().is_none_or(|s| ports.iter().any(|p| p.name.as_ref() == Some(s)));

@@ -743,7 +743,7 @@ fn of_a_policy_the_envelope_is_read_and_the_spec_is_checked() {
         &test_policy(&format!("{{{rule}}}")),
         "4:21",
         "spec.targetRefs[0]",
-        "cannot be attached to a HTTPRoute, GRPCRoute or TCPRoute",
+        "cannot be attached to an HTTPRoute or GRPCRoute",
     );
     assert_eq!(one.remedy.as_deref(), Some("it attaches to: Gateway, rule of a route"));
     let ruled = rule.replace("name: web", "name: web, sectionName: one");

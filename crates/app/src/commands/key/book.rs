@@ -2,7 +2,7 @@
 //!
 //! Called by `transept key`. What is changed counts once [`Book::save`] has returned, and is on the disk then.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 use transept_control::plane::Question;
 
@@ -32,6 +32,14 @@ impl<'p> Book<'p> {
     pub(super) fn open(place: &'p Place) -> Result<Book<'p>> {
         if let Some(file) = &place.file {
             return KeyFile::open(file).map(Book::File);
+        }
+        let directory = place.state.directory();
+        if !directory.exists() {
+            bail!(
+                "there is no control plane's state at {}: name the file that a gateway is started with (--file keys.yaml), or the \
+                 directory of the control plane's state (--state DIR)",
+                directory.display()
+            );
         }
         let kept = token::put(&place.state, &Question::ListKeys)?;
         let keys = kept.as_array().into_iter().flatten().filter(|object| object["kind"] == "ApiKey");

@@ -16,6 +16,7 @@ use super::{AccessHeader, AccessOperation, AccessRule, AccessSource};
 use crate::exchange::Exchange;
 use crate::expression::{Condition, Fault};
 use crate::principal::{Principal, PrincipalKind};
+use crate::redact::is_alike;
 
 /// A compiled rule.
 #[derive(Debug)]
@@ -358,6 +359,11 @@ impl Operation {
                 let known = Method::from_bytes(name.as_bytes());
                 if known.is_none() {
                     cx.refuse(spec.at, format!("`{}` is not a method", &**name));
+                } else if name.bytes().any(|byte| byte.is_ascii_lowercase()) {
+                    // They are case-sensitive (RFC 9110 section 9.1), and no method that anybody uses has small letters.
+                    let capitals = name.to_ascii_uppercase();
+                    cx.refuse(spec.at, format!("`{}` is no method that a request has", &**name))
+                        .remedy(format!("write `{capitals}`"));
                 }
                 known
             });
@@ -431,10 +437,6 @@ impl Header {
     }
 
     fn matches(&self, x: &Exchange<'_>, side: Side) -> bool {
-        let mut lines = x.request.fields.all_named(&self.name).peekable();
-        if lines.peek().is_none() {
-            return false;
-        }
         let fits = |text: &[u8]| {
             // What cannot be read is denied, and allows nothing.
             match std::str::from_utf8(text.trim_ascii()) {
@@ -443,8 +445,16 @@ impl Header {
             }
         };
         match side {
-            Side::Allow => lines.all(fits),
-            Side::Deny => lines.any(|line| fits(line) || line.split(|byte| *byte == b',').any(fits)),
+            Side::Allow => {
+                let mut lines = x.request.fields.all_named(&self.name).peekable();
+                lines.peek().is_some() && lines.all(fits)
+            }
+            // Programs that see no difference between `-` and `_` read the one for the other, so both are denied; only what is spelled right allows.
+            Side::Deny => {
+                let named = |name: &[u8]| is_alike(self.name.as_bytes(), name);
+                let mut lines = x.request.fields.iter().filter(|(name, _)| named(name.bytes)).map(|(_, line)| line);
+                lines.any(|line| fits(line) || line.split(|byte| *byte == b',').any(fits))
+            }
         }
     }
 }
