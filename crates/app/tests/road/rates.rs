@@ -107,7 +107,9 @@ async fn an_explanation_knows_how_much_is_left_and_takes_nothing() {
         + &policy("QuotaPolicy", "quotas: [{name: year, requests: 100, per: Month, key: []}]")
         + "---\n"
         + &policy("ConcurrencyPolicy", "limits: [{name: wide, requests: 5, key: []}]");
-    let (_, gateway, _answering) = stage(|setup| setup.document(&documents)).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let quotas = format!("--quotas={}", directory.path().join("quotas.redb").display());
+    let (_, gateway, _answering) = stage(|setup| setup.document(&documents).argument(quotas)).await;
     assert_eq!(passing(&gateway, 9).await, 8);
     let admin = gateway.running.admin();
     for _ in 0..2 {
