@@ -87,7 +87,8 @@ async fn a_client_that_proves_its_key_is_let_in_and_a_thief_is_not() {
             assert!(challenge.contains("error=\"invalid_token\""), "{bad}: {challenge}");
             assert_eq!(challenge.contains("DPoP realm="), scheme.contains("sender"), "{bad}: {challenge}");
         }
-        is_told_nowhere(&gateway, &[met["token"].as_str().expect("a token")]).await;
+        let token = met["token"].as_str().expect("a token");
+        is_told_nowhere(&gateway, &[token, "gate-secret-planted", "nonces-planted"]).await;
     }
 }
 

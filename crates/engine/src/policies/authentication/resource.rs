@@ -7,6 +7,7 @@ use transept_model::object;
 use transept_model::schema::{Decoder, Rule, Text};
 use transept_model::value::Value;
 use transept_wire::head::{FieldId, FieldName, Method, Request};
+use transept_wire::normalize::{self, Normal, PathRules};
 
 use super::super::{PlainHttp, parse_url};
 use crate::reason::Reason;
@@ -33,7 +34,11 @@ const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 
 fn check_resource(spec: &ProtectedResource, value: &Value, cx: &mut Decoder) {
     match parse_url(&spec.url, PlainHttp::OnLoopback) {
-        Ok((_, _, target)) if !target.contains('?') => {}
+        Ok((_, _, target)) if is_normal(&target) => {}
+        Ok((_, _, target)) if !target.contains('?') => {
+            cx.refuse_field(value, "url", format!("`{target}` is not in the form that paths have when they come"))
+                .remedy("write no `//`, no dots as segments, and %XX only for what must be encoded");
+        }
         Ok(_) => {
             cx.refuse_field(value, "url", "the identifier has a query").remedy("write scheme, host and path");
         }
@@ -46,6 +51,12 @@ fn check_resource(spec: &ProtectedResource, value: &Value, cx: &mut Decoder) {
             cx.refuse_field(value, "authorizationServers", why).remedy(remedy);
         }
     }
+}
+
+/// Whether a path is what normalising makes of it, so that requests for what is made of it are known.
+fn is_normal(path: &str) -> bool {
+    let mut out = Vec::new();
+    !path.contains('?') && normalize::path(path.as_bytes(), &PathRules::default(), &mut out) == Ok(Normal::Unchanged)
 }
 
 /// The document and where it is.
@@ -105,6 +116,37 @@ impl Metadata {
             format!("{challenge}, {}", self.parameter)
         } else {
             challenge
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::tests::refusals;
+    use super::super::AuthenticationPolicy;
+
+    #[test]
+    fn an_identifier_that_clients_could_not_use_is_refused_with_a_remedy() {
+        let spec = |url: &str, server: &str| {
+            format!(
+                "schemes: [{{name: key, apiKey: {{}}}}]\nresource: {{url: '{url}', authorizationServers: ['{server}']}}\n"
+            )
+        };
+        let good = "https://login.test";
+        for url in ["https://api.test", "https://api.test/", "https://api.test/orders", "http://localhost:8080/v1/x"] {
+            assert!(refusals::<AuthenticationPolicy>(&spec(url, good)).is_empty(), "{url}");
+        }
+        for (url, server, why) in [
+            ("https://api.test/a/../b", good, "not in the form"),
+            ("https://api.test//a", good, "not in the form"),
+            ("https://api.test/%61", good, "not in the form"),
+            ("https://api.test/?a=1", good, "has a query"),
+            ("http://api.test/", good, "in clear text"),
+            ("api.test", good, "not an https URL"),
+            ("https://api.test/", "login.test", "not an https URL"),
+        ] {
+            let problems = refusals::<AuthenticationPolicy>(&spec(url, server));
+            assert!(problems.iter().any(|one| one.why.contains(why) && one.remedy.is_some()), "{url}: {problems:?}");
         }
     }
 }
