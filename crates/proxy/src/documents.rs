@@ -129,7 +129,8 @@ pub(crate) fn write_metrics(documents: &[DocumentState], out: &mut String) {
     }
 }
 
-fn escape(text: &str) -> String {
+/// A text as the value of a label of the Prometheus text format.
+pub(crate) fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 

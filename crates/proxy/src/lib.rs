@@ -80,6 +80,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
 use transept_engine::document::{DocumentState, Documents};
 use transept_engine::limit::inquiry::answer;
+use transept_engine::limit::store::{STORES, Stores};
 use transept_engine::snapshot::Snapshot;
 
 use access_log::Sink;
@@ -289,6 +290,18 @@ impl Proxy {
         };
         resolve::write_metrics(&names, lookups, out);
         documents::write_metrics(&self.documents(), out);
+        stores::write_metrics(&self.stores(), out);
+    }
+
+    /// The stores of shared limits, without passwords, and whether they answer; none before that is known.
+    pub fn stores(&self) -> Vec<(String, Option<bool>)> {
+        let stores = self.shared.snapshot.load().keep.known::<Stores>(STORES);
+        let living = stores.iter().flat_map(|stores| stores.living());
+        let mut all: Vec<_> = living.map(|store| (store.address.to_string(), store.answers())).collect();
+        // Two that differ in the password are one to whoever reads this, and the worse of both is told.
+        all.sort();
+        all.dedup_by(|next, one| next.0 == one.0);
+        all
     }
 
     /// The documents of identity providers, and how they are.

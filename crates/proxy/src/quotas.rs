@@ -82,7 +82,7 @@ impl Quotas {
         match keeper.open() {
             Ok(keys) => tracing::info!(file = %path.display(), keys, "quotas are kept"),
             Err(error) => {
-                tracing::error!(file = %path.display(), %error, "quotas cannot be kept");
+                tracing::error!(file = %path.display(), %error, remedy = remedy(&error), "quotas cannot be kept");
                 keeper.can_write = false;
                 book.note_health(false);
             }
@@ -114,6 +114,16 @@ type Opened = (File, u64, Vec<(u128, Count)>);
 /// The open file.
 struct File {
     database: Database,
+}
+
+/// What to do about a file that cannot be opened.
+fn remedy(error: &redb::Error) -> &'static str {
+    match error {
+        redb::Error::DatabaseAlreadyOpen => {
+            "another process has the file: give this one a file of its own with --quotas FILE"
+        }
+        _ => "see that the directory is there and can be written to, or name another file with --quotas FILE",
+    }
 }
 
 impl File {

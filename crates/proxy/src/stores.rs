@@ -7,6 +7,7 @@
 
 mod resp;
 
+use std::fmt::Write as _;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use tokio::task::JoinHandle;
 use transept_engine::limit::store::{Grant, Order, STORES, Store, StoreAddress, Stores};
 use transept_engine::snapshot::{Snapshot, UpstreamProtocol};
 
+use crate::documents::escape;
 use crate::worker::Shared;
 use resp::{Client, Reply, Trouble};
 
@@ -76,6 +78,25 @@ impl Carrying {
             let task = runtime.spawn(carrier.carry(Arc::clone(shared)));
             self.tasks.push((Arc::downgrade(&store), task));
         }
+    }
+}
+
+/// Appends whether stores answer, in the Prometheus text format.
+pub(crate) fn write_metrics(stores: &[(String, Option<bool>)], out: &mut String) {
+    if stores.is_empty() {
+        return;
+    }
+    out.push_str(
+        "# HELP transept_limit_store_up Whether a store of shared limits answers.\n# TYPE transept_limit_store_up gauge\n",
+    );
+    for (store, answers) in stores {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "transept_limit_store_up{{store=\"{}\"}} {}",
+            escape(store),
+            u8::from(*answers == Some(true))
+        );
     }
 }
 

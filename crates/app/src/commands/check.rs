@@ -70,7 +70,8 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         },
         Outcome::Refused(refused) => Findings {
             errors: refused.invalid.clone(),
-            problems: refused.problems.clone(),
+            // What is not valid is a problem of its targets as well, and need not be said twice.
+            problems: refused.problems.iter().filter(|one| !refused.invalid.contains(one)).cloned().collect(),
             notes: refused.notes.clone(),
             objects: refused.status.to_json(),
         },

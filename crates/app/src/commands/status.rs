@@ -195,6 +195,38 @@ fn render_backend(backend: &Value) -> Vec<String> {
     vec![text(&backend["name"]), format!("{} of {}", serving.len(), endpoints.len()), others]
 }
 
+/// Tables of those on whom decisions about requests depend: stores of limits, and documents of identity providers.
+fn render_helpers(status: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let empty = Vec::new();
+    let rows = |list: &str, row: &dyn Fn(&Value) -> Vec<String>| -> Vec<Vec<String>> {
+        status[list].as_array().unwrap_or(&empty).iter().map(row).collect()
+    };
+    let mut out = String::new();
+    let stores = rows("stores", &|one| vec![text(&one["store"]), text(&one["state"])]);
+    if !stores.is_empty() {
+        out.push('\n');
+        out.push_str(&table::lay_out(&["STORE OF LIMITS", "STATE"], &stores));
+    }
+    let documents = rows("documents", &|one| {
+        let state = one["error"].as_str().map_or("fresh".to_owned(), |why| format!("the last fetch failed: {why}"));
+        vec![text(&one["url"]), one["keys"].to_string(), state]
+    });
+    if !documents.is_empty() {
+        out.push('\n');
+        out.push_str(&table::lay_out(&["DOCUMENT", "KEYS", "STATE"], &documents));
+    }
+    out
+}
+
+/// Whether one of those is away.
+fn misses_helpers(status: &Value) -> bool {
+    let any = |list: &str, is_away: &dyn Fn(&Value) -> bool| {
+        status[list].as_array().is_some_and(|all| all.iter().any(is_away))
+    };
+    any("stores", &|one| one["state"] == "away") || any("documents", &|one| one["error"].is_string())
+}
+
 /// A few lines about the membership in the mesh; nothing when there is none.
 fn render_member(member: &Value) -> String {
     let Some(identity) = member["identity"].as_str() else { return String::new() };
@@ -265,6 +297,7 @@ fn render(status: &Value) -> String {
         out.push('\n');
         out.push_str(&table::lay_out(&["PORT", "HAS SPOKEN", "HEARD BY"], &learned));
     }
+    out.push_str(&render_helpers(status));
     let certificates: Vec<Vec<String>> = list(&status["certificates"])
         .iter()
         .map(|one| vec![text(&one["name"]), text(&one["listener"]), text(&one["notAfter"])])
@@ -280,6 +313,8 @@ fn render(status: &Value) -> String {
     let problems = list(&status["problems"]);
     if is_refused(&status["objects"]) {
         out.push_str(&format!("\n{YELLOW}proxies of the mesh refuse objects; see `Programmed` above{PLAIN}\n"));
+    } else if problems.is_empty() && misses_helpers(status) {
+        out.push_str(&format!("\n{YELLOW}somebody whom policies ask does not answer; see above{PLAIN}\n"));
     } else if problems.is_empty() {
         out.push_str(&format!("\n{GREEN}no problem{PLAIN}\n"));
     }

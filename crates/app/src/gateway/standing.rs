@@ -195,6 +195,7 @@ impl Standing {
             },
             "listeners": listeners(&now),
             "names": self.proxy.names().iter().map(name_to_json).collect::<Value>(),
+            "stores": self.proxy.stores().iter().map(store_to_json).collect::<Value>(),
             "documents": self.proxy.documents().iter().map(document_to_json).collect::<Value>(),
             "learned": self.proxy.learned().iter().map(learned_to_json).collect::<Value>(),
             "backends": backends.iter().map(backend_to_json).collect::<Value>(),
@@ -220,6 +221,16 @@ impl Standing {
         self.process.write_metrics(&mut out);
         out
     }
+}
+
+/// A store of shared limits, and whether it answers.
+fn store_to_json((store, answers): &(String, Option<bool>)) -> Value {
+    let state = match answers {
+        None => "connecting",
+        Some(true) => "answers",
+        Some(false) => "away",
+    };
+    json!({"store": store, "state": state})
 }
 
 fn document_to_json(document: &DocumentState) -> Value {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use transept_testkit::certificates::{Authority, KeyKind, Usage};
@@ -169,8 +170,17 @@ async fn a_server_that_is_killed_and_comes_back_is_used_again() {
         for _ in 0..20 {
             assert_eq!(status(&local).await, 200);
         }
+        let store = format!("redis://127.0.0.1:{port}/2");
+        let state = |state: &'static str| {
+            let store = store.clone();
+            move |status: &Value| status["stores"] == json!([{"store": store, "state": state}])
+        };
+        deny.status_when(state("away")).await;
+        let metrics = deny.running.metrics().await.expect("metrics");
+        assert!(metrics.contains(&format!("transept_limit_store_up{{store=\"{store}\"}} 0")), "{metrics}");
         let _redis = Redis::start(program, port).await;
         until(&deny, 200).await;
+        deny.status_when(state("answers")).await;
         assert!(deny.running.log().contains("the store of shared limits does not answer"));
     }
 }

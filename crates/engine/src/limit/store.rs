@@ -156,6 +156,14 @@ impl Store {
         }
     }
 
+    /// Whether it answers; none before that is known.
+    pub fn answers(&self) -> Option<bool> {
+        match self.state.load(Ordering::Acquire) {
+            CONNECTING => None,
+            state => Some(state == UP),
+        }
+    }
+
     /// Lets go on who waits, after grants were delivered.
     pub fn wake(&self) {
         for waker in std::mem::take(&mut *lock(&self.waiting)) {

@@ -122,6 +122,11 @@ impl Scheme for ApiKeyScheme {
             Err(NoKey::Checksum) => return Proof::invalid("the key is mistyped or made up: its checksum is wrong"),
         }
         let Some(known) = self.look_up(&text) else {
+            x.tell(|| {
+                "authentication: no ApiKey of these files has this key; those that `transept key` has made without `--file` are in the state of \
+                 the control plane, and are not looked for here"
+                    .to_owned()
+            });
             return Proof::invalid("the key is not known");
         };
         match known.is_good(x) {
