@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
-use smallvec::SmallVec;
 use transept_wire::head::Request;
 
 use crate::callout::CalloutResult;
@@ -157,7 +156,8 @@ impl Exchange<'_> {
     }
 }
 
-/// What the request side of an exchange leaves for its response side. Reused between requests: call [`Notes::clear`].
+/// What the request side of an exchange leaves for its response side. Reused between requests: call [`Notes::clear`]. Lists keep their memory
+/// from request to request, so that they have none inside: most requests need none of it, and should not touch it.
 #[derive(Debug, Default)]
 pub struct Notes {
     pub(crate) cors: CorsNote,
@@ -174,7 +174,7 @@ pub struct Notes {
     /// How long it has waited for limits.
     pub(crate) patience: Patience,
     /// What it has taken of quotas.
-    pub(crate) charges: SmallVec<[QuotaCharge; 1]>,
+    pub(crate) charges: Vec<QuotaCharge>,
     /// What its bodies cost, when that is known at their end.
     pub(crate) bill: Option<Box<Bill>>,
     /// The policy that answered the request instead of the backend, for logs and explanations.
@@ -186,7 +186,7 @@ pub struct Notes {
     /// What policies say of their decisions, when somebody listens: an explanation.
     pub(crate) told: Option<Told>,
     /// What is given back when the exchange is over, whatever becomes of it: places among those that may be under way.
-    pub held: SmallVec<[Box<dyn Any + Send>; 1]>,
+    pub held: Vec<Box<dyn Any + Send>>,
     /// Fields that a service has asked to be added to the backend's response.
     pub(crate) response_changes: Vec<crate::ext_authz::Change>,
     /// The scope that a client lacks for what it may not do; empty where several would do of which none can be named.
@@ -194,7 +194,7 @@ pub struct Notes {
     /// Cookies to be set with the response, whoever makes it.
     pub(crate) cookies: Vec<Written>,
     /// The tokens of sessions that the backend may get, each by the name of its scheme.
-    pub(crate) handed: SmallVec<[(Arc<str>, Handed); 1]>,
+    pub(crate) handed: Vec<(Arc<str>, Handed)>,
     /// Where in the chain of policies the request is, while one of them waits for what it has asked for.
     pub(crate) reached: usize,
     /// What has come of it.

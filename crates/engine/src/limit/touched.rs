@@ -10,7 +10,7 @@ use super::Standing;
 /// The limits that a request has touched, in the order in which it met them.
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
-    pub(crate) limits: SmallVec<[Touch; 3]>,
+    pub(crate) limits: Vec<Touch>,
     /// Whether fields of a backend about limits have been taken out of the response.
     pub(crate) cleared: bool,
     /// What is left of the limit in the older fields.
@@ -38,6 +38,11 @@ pub(crate) struct Touch {
 }
 
 impl Touched {
+    /// The limits, to be looked at while the notes are changed.
+    pub(crate) fn copied(&self) -> SmallVec<[Touch; 4]> {
+        SmallVec::from_slice(&self.limits)
+    }
+
     pub(crate) fn clear(&mut self) {
         self.limits.clear();
         self.cleared = false;

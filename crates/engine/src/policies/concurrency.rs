@@ -282,7 +282,7 @@ impl Policy for ConcurrencyPolicy {
 
     fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
         let own = address(self);
-        let limits = x.notes.touched.limits.clone();
+        let limits = x.notes.touched.copied();
         let shown = limits.iter().filter(|touch| touch.policy == own).filter_map(|touch| {
             let label = &self.limits.get(usize::from(touch.limit))?.label;
             Some(Shown { label, standing: touch.standing, wait: touch.wait, partition: None, timed: false })

@@ -459,7 +459,7 @@ impl Policy for QuotaPolicy {
             }
         }
         x.notes.charges = charges;
-        let limits = touched.limits.clone();
+        let limits = touched.copied();
         let shown = limits.iter().filter(|touch| touch.policy == own).filter_map(|touch| {
             let label = &self.quotas.get(usize::from(touch.limit))?.label;
             Some(Shown { label, standing: touch.standing, wait: touch.wait, partition: None, timed: true })

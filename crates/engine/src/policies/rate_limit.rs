@@ -343,7 +343,7 @@ impl Policy for RateLimitPolicy {
                 bill_bodies(limit, touch, x, response);
             }
         }
-        let limits = touched.limits.clone();
+        let limits = touched.copied();
         let shown = limits
             .iter()
             .filter(|touch| touch.policy == own)
