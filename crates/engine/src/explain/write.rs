@@ -259,7 +259,11 @@ fn write_fields(out: &mut String, fields: &Fields, credentials: &CredentialPlace
 }
 
 fn text(bytes: &[u8]) -> String {
-    bytes.escape_ascii().to_string()
+    match std::str::from_utf8(bytes) {
+        // What a terminal would obey is not shown to it.
+        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
+        _ => bytes.escape_ascii().to_string(),
+    }
 }
 
 fn share(one: &BackendShare) -> Value {

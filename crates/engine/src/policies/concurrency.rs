@@ -32,6 +32,7 @@ object! {
         /// The limits, all of which hold.
         limits: Vec<ConcurrencySpec> => Rule::MinItems(1), Rule::MaxItems(16), Rule::UniqueBy("name");
     }
+    check check_spec;
 }
 
 object! {
@@ -76,6 +77,26 @@ fn check_queue(queue: &QueueSpec, _: &Value, cx: &mut Decoder) {
 
 /// The longest that a request may be made to wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// A limit that another one, which counts the same, always reaches first.
+fn check_spec(spec: &ConcurrencyPolicySpec, _: &Value, cx: &mut Decoder) {
+    let counts_alike =
+        |a: &ConcurrencySpec, b: &ConcurrencySpec| (&a.key, &a.missing, &a.plans) == (&b.key, &b.missing, &b.plans);
+    for (index, limit) in spec.limits.iter().enumerate() {
+        let first = spec.limits.iter().enumerate().find(|(other_index, other)| {
+            let is_first =
+                other.requests < limit.requests || (other.requests == limit.requests && *other_index < index);
+            *other_index != index && is_first && counts_alike(other, limit)
+        });
+        if let Some((_, other)) = first {
+            cx.refuse(
+                limit.at,
+                format!("limit `{}` is never reached, because `{}` allows no more", &*limit.name, &*other.name),
+            )
+            .remedy("remove it, or mend its numbers or its key");
+        }
+    }
+}
 
 fn check_limit(limit: &ConcurrencySpec, _: &Value, cx: &mut Decoder) {
     if !matches!(limit.status, 429 | 503) {
@@ -299,6 +320,17 @@ mod tests {
     use std::net::SocketAddr;
     use transept_wire::head::{FieldName, Request};
 
+    #[test]
+    fn a_limit_that_nobody_can_reach_is_refused() {
+        for (limits, wrong) in [
+            ("[{name: a, requests: 2, key: []}, {name: b, requests: 5, key: []}]", 1),
+            ("[{name: a, requests: 2, key: []}, {name: b, requests: 2, key: []}]", 1),
+            ("[{name: a, requests: 2, key: [{from: Address}]}, {name: b, requests: 5, key: []}]", 0),
+        ] {
+            assert_eq!(refusals::<ConcurrencyPolicy>(&format!("limits: {limits}\n")).len(), wrong, "{limits}");
+        }
+    }
+
     /// A request that is under way until its notes are dropped.
     fn begin(policy: &ConcurrencyPolicy, client: &str) -> (Verdict, Notes, Response) {
         let mut request = Request::build("GET", "http", "a.test", "/").expect("a request");
@@ -372,7 +404,7 @@ mod tests {
     #[test]
     fn who_finds_no_place_waits_for_one_if_there_is_a_queue() {
         let policy = compile::<ConcurrencyPolicy>(
-            "limits: [{name: all, requests: 1, key: [], queue: {requests: 1, wait: 300ms}}, {name: two, requests: 9, key: []}]\n",
+            "limits: [{name: all, requests: 1, key: [], queue: {requests: 1, wait: 300ms}}, {name: two, requests: 9, key: [{from: Address}]}]\n",
         );
         let (first, first_notes, _) = begin(&policy, "192.0.2.1");
         assert!(first.goes_on());

@@ -39,6 +39,7 @@ object! {
         /// What becomes of a request while what is used cannot be written to the disk.
         on_unavailable: Unavailable = Unavailable::Deny;
     }
+    check check_spec;
 }
 
 choice! {
@@ -92,6 +93,37 @@ object! {
         headers: LimitHeaders = LimitHeaders::Ietf;
     }
     check check_quota;
+}
+
+/// A quota that another one, which counts the same, always reaches first.
+fn check_spec(spec: &QuotaPolicySpec, _: &Value, cx: &mut Decoder) {
+    let counts_alike = |a: &QuotaSpec, b: &QuotaSpec| {
+        (&a.key, &a.missing, &a.plans, &a.time_zone, &a.costs, &a.cost)
+            == (&b.key, &b.missing, &b.plans, &b.time_zone, &b.costs, &b.cost)
+            && (&a.cost_expression, &a.response_cost) == (&b.cost_expression, &b.response_cost)
+            && (&a.response_cost_expression, &a.response_cost_body)
+                == (&b.response_cost_expression, &b.response_cost_body)
+    };
+    // A day is in one week and in one month; a week may be in two months.
+    let lasts = |a: &QuotaSpec, b: &QuotaSpec| (a.per == b.per && a.start == b.start) || b.per == PeriodLength::Day;
+    for (index, quota) in spec.quotas.iter().enumerate().filter(|(_, quota)| !quota.soft) {
+        let first = spec.quotas.iter().enumerate().find(|(other_index, other)| {
+            let is_first = other.requests < quota.requests || other.per != quota.per || *other_index < index;
+            *other_index != index
+                && !other.soft
+                && other.requests <= quota.requests
+                && is_first
+                && lasts(other, quota)
+                && counts_alike(other, quota)
+        });
+        if let Some((_, other)) = first {
+            cx.refuse(
+                quota.at,
+                format!("quota `{}` is never reached, because `{}` allows no more", &*quota.name, &*other.name),
+            )
+            .remedy("remove it, or mend its numbers or its key");
+        }
+    }
 }
 
 fn check_quota(quota: &QuotaSpec, _: &Value, cx: &mut Decoder) {

@@ -20,8 +20,13 @@ impl AuthenticationPolicy {
                 said.push(challenge);
             }
         }
-        for challenge in said {
-            reply = reply.with_field(FieldName::known(FieldId::WWW_AUTHENTICATE), challenge);
+        // Of one scheme that is asked for twice, what says more is enough.
+        let says_more =
+            |more: &String, less: &String| more.strip_prefix(less.as_str()).is_some_and(|rest| rest.starts_with(','));
+        let told: SmallVec<[&String; 4]> =
+            said.iter().filter(|less| !said.iter().any(|more| says_more(more, less))).collect();
+        for challenge in told {
+            reply = reply.with_field(FieldName::known(FieldId::WWW_AUTHENTICATE), challenge.clone());
         }
         reply.into()
     }

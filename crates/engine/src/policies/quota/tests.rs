@@ -122,6 +122,24 @@ fn mistakes_are_refused_with_a_remedy() {
     }
 }
 
+#[test]
+fn a_quota_that_nobody_can_reach_is_refused() {
+    for (quotas, wrong) in [
+        ("[{name: a, requests: 100, per: Month, key: []}, {name: b, requests: 1000, per: Day, key: []}]", 1),
+        ("[{name: a, requests: 100, per: Day, key: []}, {name: b, requests: 100, per: Day, key: []}]", 1),
+        // A week may be in two months.
+        ("[{name: a, requests: 100, per: Month, key: []}, {name: b, requests: 150, per: Week, key: []}]", 0),
+        ("[{name: a, requests: 1000, per: Month, key: []}, {name: b, requests: 100, per: Day, key: []}]", 0),
+        (
+            "[{name: a, requests: 100, per: Month, soft: true, key: []}, {name: b, requests: 1000, per: Day, key: []}]",
+            0,
+        ),
+        ("[{name: a, requests: 1, per: Month, key: [{from: Address}]}, {name: b, requests: 9, per: Day, key: []}]", 0),
+    ] {
+        assert_eq!(refusals::<QuotaPolicy>(&format!("quotas: {quotas}\n")).len(), wrong, "{quotas}");
+    }
+}
+
 /// One request that the backend answers with a field, and what is told of the quota.
 fn answered(policy: &QuotaPolicy, target: &str, cost: &str) -> (Option<Reason>, String) {
     let mut request = Request::build("GET", "http", "a.test", target).expect("a request");
