@@ -376,6 +376,13 @@ fn a_shared_limit_is_explained_without_its_store() {
 }
 
 #[test]
+fn a_divided_limit_is_explained_as_the_share_that_it_is() {
+    let decision = explain("41-divided-rate-limit.yaml", &["GET", "http://localhost:8080/", "-H", "x-tenant: ada"]);
+    let told = decision["told"].to_string();
+    assert!(told.contains("the share of one of 2 proxies") && told.contains("49 of 50 left"), "{decision:#}");
+}
+
+#[test]
 fn who_has_a_token_of_the_provider_reads_orders() {
     let text = std::fs::read_to_string(examples().join("24-tokens.yaml")).expect("readable");
     let token = text.lines().find_map(|line| line.split_once(" TOKEN=")).expect("a token in the comment").1;

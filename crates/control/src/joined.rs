@@ -60,6 +60,7 @@ impl Joined {
         let files = Arc::new(self.plane.read_files(&texts));
         let (registrations, mut registered) = self.plane.registered_beside(&files);
         reading.texts.append(&mut registered);
+        reading.proxies = self.plane.sharers(&files);
         Draft { texts, files: Some(files), registrations }
     }
 
@@ -78,10 +79,12 @@ impl Joined {
         if self.plane.registrations() == self.in_force.registrations {
             return None;
         }
-        let (number, mut registered) = self.plane.registered_beside(self.in_force.files.as_deref()?);
+        let files = self.in_force.files.as_deref()?;
+        let (number, mut registered) = self.plane.registered_beside(files);
+        let proxies = self.plane.sharers(files);
         self.in_force.registrations = number;
         let mut texts = self.in_force.texts.clone();
         texts.append(&mut registered);
-        Some(Reading { texts, unreadable: Vec::new(), digest: 0 })
+        Some(Reading { texts, unreadable: Vec::new(), proxies, digest: 0 })
     }
 }

@@ -134,7 +134,8 @@ impl Loader {
         if let Some(cache) = &self.cache {
             loader = loader.reusing(cache);
         }
-        let transept_model::Loaded { world, invalid: mut unreadable, mut notes } = loader.load(&reading.texts);
+        let transept_model::Loaded { mut world, invalid: mut unreadable, mut notes } = loader.load(&reading.texts);
+        world.tell_proxies(&reading.proxies);
         if self.purpose == Purpose::Check {
             notes.extend(ended_keys(&world));
         }

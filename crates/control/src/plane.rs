@@ -14,6 +14,7 @@ pub mod members;
 pub mod registry;
 mod seen;
 pub mod serve;
+mod sharing;
 pub mod source;
 pub mod store;
 mod strict;

@@ -3,12 +3,12 @@
 //! Called by `follow` at start and after every change. It reads bytes and nothing more: what they mean is the job of `model`.
 //! A directory stands for its own `*.yaml`, `*.yml` and `*.json`, sorted by name; hidden files (editors leave some) do not count.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use transept_model::{Invalid, Place, SourceText};
+use transept_model::{Invalid, ObjectName, Place, SourceText};
 
 use crate::trace::Interest;
 
@@ -34,6 +34,8 @@ pub struct Reading {
     pub texts: Vec<SourceText>,
     /// What could not be read; not empty means that the whole reading is refused.
     pub unreadable: Vec<Invalid>,
+    /// Among how many proxies the limits of policies are divided, as far as a control plane in this process knows.
+    pub(crate) proxies: BTreeMap<ObjectName, u32>,
     /// A hash of all names and contents: equal digests mean that nothing changed.
     pub(crate) digest: u64,
 }
@@ -94,7 +96,7 @@ impl Sources {
             }
         }
         let digest = digest(&texts, &unreadable_files);
-        Reading { texts, unreadable: unreadable_files, digest }
+        Reading { texts, unreadable: unreadable_files, proxies: BTreeMap::new(), digest }
     }
 
     /// Adds what has to be watched to notice a change.

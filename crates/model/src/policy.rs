@@ -111,6 +111,12 @@ fn check_spec<S: Schema>(value: &Value, cx: &mut Decoder) {
     S::decode(value, cx);
 }
 
+/// The annotation that says among how many proxies the limits of a policy are divided. Written by the control plane into what it sends, and by
+/// people where there is none.
+pub const PROXIES: &str = "transept.dev/proxies";
+/// More than these is not a number of proxies.
+const MOST_PROXIES: u32 = 10_000;
+
 /// A policy: its envelope, and its spec as it was written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -130,6 +136,13 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Among how many proxies its limits are divided, by [`PROXIES`]. The text itself when it is no such number.
+    pub fn proxies(&self) -> Result<Option<u32>, &str> {
+        let Some(text) = self.meta.annotations.get(PROXIES) else { return Ok(None) };
+        let number = text.parse().ok().filter(|number| (1..=MOST_PROXIES).contains(number));
+        number.map(Some).ok_or(text)
+    }
+
     /// Reads the spec. The loader has done so before, so that there are errors only when `S` is not the type of the table.
     pub fn decode<S: Schema>(&self) -> Result<S, Vec<Invalid>> {
         let mut cx = Decoder::new(self.meta.at.file.clone());

@@ -3,7 +3,7 @@
 //! Made by the loader, read by `attach`, `engine` and `control`. It answers which objects there are; what they mean for each other is
 //! not decided here. Lists are sorted so that the object that wins a conflict comes first.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::certificate::KeyPair;
@@ -14,8 +14,8 @@ use crate::kinds::{
     ServiceSpec, TcpRouteSpec, WorkloadSpec,
 };
 use crate::load::Past;
-use crate::place::{Invalid, SourceText};
-use crate::policy::Policy;
+use crate::place::{Invalid, ObjectName, SourceText};
+use crate::policy::{PROXIES, Policy};
 use crate::schema::{Labels, Text};
 
 /// The objects of one kind: a list in order of precedence (oldest first), and an index by namespace and name.
@@ -178,6 +178,15 @@ impl World {
     /// All policies of our own kinds, the oldest first.
     pub fn policies(&self) -> &[Arc<Policy>] {
         &self.policies
+    }
+
+    /// Says of policies among how many proxies their limits are divided, whatever their files say.
+    pub fn tell_proxies(&mut self, numbers: &BTreeMap<ObjectName, u32>) {
+        for policy in &mut self.policies {
+            if let Some(number) = numbers.get(&policy.meta.object_name()) {
+                Arc::make_mut(policy).meta.annotations.insert(PROXIES.to_owned(), number.to_string());
+            }
+        }
     }
 
     /// The EndpointSlices that say they belong to a Service.

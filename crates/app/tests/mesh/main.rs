@@ -20,6 +20,7 @@ mod programs;
 mod refusals;
 mod roots;
 mod seen;
+mod shares;
 mod spans;
 mod stage;
 mod streams;

@@ -9,6 +9,7 @@ pub(super) mod lease;
 mod refused;
 mod resident;
 mod roots;
+mod share;
 mod show;
 mod sight;
 
@@ -39,6 +40,7 @@ use super::files::{Files, Reader};
 use super::leases::Leases;
 use super::registry::{self, Name, Registry, name_of};
 use super::seen::Seen;
+use super::sharing::Sharing;
 use super::source::{self, Kinds};
 use super::store::{Store, StoreError, Write};
 use crate::follow::Trigger;
@@ -135,6 +137,7 @@ struct Inner {
     /// The keys of what is published beside the files.
     registered: BTreeSet<Key>,
     members: BTreeMap<String, Member>,
+    sharing: Sharing,
     refused: Refused,
     /// What was made of the files, with the status of their objects.
     loaded: Option<Arc<Loaded>>,
@@ -255,6 +258,7 @@ impl Plane {
             files: Arc::default(),
             registered: BTreeSet::new(),
             members: BTreeMap::new(),
+            sharing: Sharing::restore(state.sharers),
             refused: Refused::default(),
             loaded: None,
         };
@@ -433,6 +437,7 @@ impl Plane {
         if inner.members.get(proxy).is_none_or(|member| member.streams == 0) {
             // It tells again what it refuses when it returns.
             inner.refused.forget_proxy(proxy);
+            inner.sharing.depart(proxy, self.began.elapsed());
         }
         let room = inner.members.len() <= MOST_MEMBERS;
         inner.members.retain(|_, member| member.streams > 0 || (room && member.seen.elapsed() < FORGET));
@@ -521,6 +526,9 @@ impl Plane {
             inner.unsaved.insert(name);
         }
         inner.leases.forget(now().as_secs());
+        if inner.sharing.sweep(moment) {
+            self.stale.notify_one();
+        }
         // A failure is in the log, and the next sweep tries again.
         let _ = self.save(&mut inner).and_then(|()| self.turn(&mut inner));
         if let Err(error) = self.tend_resident(&mut inner) {
@@ -554,6 +562,9 @@ impl Plane {
             put.extend(inner.files.resources().cloned());
         }
         let files = inner.files.clone();
+        // What is divided goes out with the number of those who divide it, and is left out where it stands without.
+        put.retain(|resource: &Resource| !files.divided.contains_key(resource.key()));
+        put.extend(self.divide(&mut inner, &files));
         let objects = inner.beside_files(&files);
         let registered = objects.iter().filter_map(|object| self.kinds.resource(object));
         // What a file says comes before what was registered under the same name.

@@ -2,15 +2,17 @@
 //!
 //! Read by `core` whenever a follower has found files good. Resources are made here; who is sent what is decided elsewhere.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_json::Value;
 use transept_model::SourceText;
 use transept_model::load::Outside;
 use transept_xds::{Key, Resource, Version};
 
 use super::members::Members;
 use super::registry::Name;
+use super::sharing;
 use super::source::{self, Kinds, Secrets};
 
 /// What all files hold together. Immutable: a change is another one.
@@ -21,6 +23,8 @@ pub(crate) struct Files {
     pub(super) services: BTreeSet<Name>,
     pub(super) members: Members,
     pub(super) secrets: Secrets,
+    /// Policies whose limits are divided among the proxies that hold them, as objects.
+    pub(super) divided: BTreeMap<Key, Value>,
 }
 
 /// What one text holds.
@@ -30,6 +34,7 @@ struct Contents {
     services: BTreeSet<Name>,
     members: Members,
     secrets: Secrets,
+    divided: BTreeMap<Key, Value>,
 }
 
 /// Reads texts, and keeps what came of them until the next time.
@@ -67,6 +72,7 @@ impl Contents {
             services: source::services(&objects),
             members: Members::of(&objects),
             secrets: source::secrets(&objects),
+            divided: sharing::divided(&objects, kinds),
         }
     }
 }
@@ -77,6 +83,10 @@ impl Files {
         self.services.extend(contents.services.iter().cloned());
         self.members.add(&contents.members);
         self.secrets.add(&contents.secrets);
+        for (key, object) in &contents.divided {
+            // Of two of one name the first counts.
+            self.divided.entry(key.clone()).or_insert_with(|| object.clone());
+        }
         self.texts.push(contents);
     }
 

@@ -336,11 +336,13 @@ impl Server {
                 _ = changed.changed() => {}
                 request = call.next::<DeltaDiscoveryRequest>() => {
                     let Some(request) = request? else { return Ok(()) };
+                    let request_type = request.type_url.clone();
                     let facts = {
                         let shelves = self.plane.shelves.read().unwrap_or_else(PoisonError::into_inner);
                         session.receive(began.elapsed(), request, &shelves.resources)
                     };
                     let facts = facts.map_err(|breach| Failed::new(Code::ResourceExhausted, breach.to_string()))?;
+                    let may_divide = self.plane.is_dividable(&request_type);
                     let presence = member.get_or_insert_with(|| {
                         let node = session.node().map(|node| node.id.as_str()).unwrap_or_default();
                         Presence::begin(&self.plane, id, node, peer.address, leaf)
@@ -350,6 +352,9 @@ impl Server {
                         self.plane.note_kinds(&presence.name, session.announced());
                     }
                     self.plane.note_facts(&presence.name, facts);
+                    if may_divide {
+                        self.plane.note_sharer(&presence.name, session.holdings());
+                    }
                 }
             }
         }

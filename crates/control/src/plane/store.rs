@@ -30,6 +30,7 @@ const OBJECTS: TableDefinition<&str, &[u8]> = TableDefinition::new("objects");
 const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
 const TOKENS: &str = "tokens";
 const ROTATION: &str = "rotation";
+const SHARERS: &str = "sharers";
 const REVISION: &str = "revision";
 /// Memory for pages of the file.
 const CACHE: usize = 16 << 20;
@@ -80,6 +81,8 @@ pub struct State {
     pub entries: Vec<Entry>,
     /// The leases of those that registered over HTTP.
     pub leases: Vec<(Name, Lease)>,
+    /// Among how many proxies the limits of policies are divided, by the key of their resource.
+    pub sharers: BTreeMap<String, u32>,
     /// Objects that are in no file.
     pub objects: BTreeMap<String, Value>,
     /// The number of commits so far.
@@ -97,6 +100,8 @@ pub enum Write<'a> {
     Workload(&'a Name, Option<&'a Entry>),
     /// A lease; `None` when it is forgotten.
     Lease(&'a Name, Option<&'a Lease>),
+    /// Among how many proxies the limits of policies are divided.
+    Sharers(&'a BTreeMap<String, u32>),
     /// An object, by kind and name.
     Object(&'a str, &'a Value),
 }
@@ -143,6 +148,9 @@ impl Store {
             if let Some(bytes) = things.get(ROTATION)? {
                 state.rotation = Some(parse(bytes.value())?);
             }
+            if let Some(bytes) = things.get(SHARERS)? {
+                state.sharers = parse(bytes.value())?;
+            }
             for row in read.open_table(WORKLOADS)?.iter()? {
                 let (name, bytes) = row?;
                 let entry = Entry::decode(bytes.value())
@@ -185,6 +193,9 @@ impl Store {
                         }
                         Write::Rotation(rotation) => {
                             things.insert(ROTATION, write_json(rotation)?.as_slice())?;
+                        }
+                        Write::Sharers(sharers) => {
+                            things.insert(SHARERS, write_json(sharers)?.as_slice())?;
                         }
                         Write::Workload(name, Some(entry)) => {
                             workloads.insert(key(name).as_str(), entry.encode_to_vec().as_slice())?;

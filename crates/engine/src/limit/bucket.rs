@@ -2,7 +2,8 @@
 //!
 //! A bucket holds `burst` tokens and gains one every `interval`. The generic cell rate algorithm (ITU-T I.371) keeps no tokens but
 //! the moment of being full; a charge moves it, and is admitted when it is then not further away than a full bucket takes to fill.
-//! A debit moves it beyond: that is a bucket with less than nothing in it.
+//! A debit moves it beyond: that is a bucket with less than nothing in it. A bucket that several proxies divide takes as long to fill as the
+//! whole one, and a token costs each of them as many times as much: what is kept of a key stays true when their number changes.
 
 use std::time::Duration;
 
@@ -16,8 +17,10 @@ const FRACTION: u32 = 16;
 pub(crate) struct Bucket {
     /// The time of one token, in fractions of a nanosecond.
     interval: u64,
-    /// Tokens in a full bucket.
+    /// Tokens in a full bucket, which is the one that all proxies have together.
     pub(crate) burst: u32,
+    /// Among how many proxies it is divided.
+    proxies: u32,
 }
 
 impl Bucket {
@@ -29,9 +32,24 @@ impl Bucket {
         let per = per.as_nanos() << FRACTION;
         // Rounded up: never more than was said.
         let interval = u64::try_from(per.div_ceil(u128::from(tokens.max(1)))).ok()?;
-        let bucket = Bucket { interval, burst };
+        let bucket = Bucket { interval, burst, proxies: 1 };
         let whole = u128::from(interval) * u128::from(burst);
         (whole <= Bucket::LONGEST.as_nanos() << FRACTION).then_some(bucket)
+    }
+
+    /// The share of one of so many proxies.
+    pub(crate) fn divided(self, proxies: u32) -> Bucket {
+        Bucket { proxies: proxies.max(1), ..self }
+    }
+
+    /// Among how many proxies it is divided.
+    pub(crate) fn proxies(&self) -> u32 {
+        self.proxies
+    }
+
+    /// Tokens in a full share of it, rounded down, and one at least.
+    pub(crate) fn capacity(&self) -> u32 {
+        (self.burst / self.proxies).max(1)
     }
 
     /// The time of one token.
@@ -57,20 +75,33 @@ impl Bucket {
 
     pub(crate) fn charge(&self, cell: Cell, now: u64, cost: u32) -> Result<Cell, Duration> {
         let (now, full_at) = (moment(now), read(cell));
-        let after = full_at.max(now) + u128::from(self.interval) * u128::from(cost);
+        let after = full_at.max(now) + self.price(cost);
         let latest = now + u128::from(self.whole());
-        if after > latest {
-            return Err(Duration::from_nanos(nanoseconds(after - latest)));
+        if after <= latest {
+            return Ok(write(after));
         }
-        Ok(write(after))
+        let wait = after - latest;
+        if self.proxies == 1 {
+            return Err(Duration::from_nanos(nanoseconds(wait)));
+        }
+        // What fits into the whole bucket and not into a share passes a share that is full, and leaves less than nothing.
+        match full_at.saturating_sub(now) {
+            0 => Ok(write(after)),
+            full_in => Err(Duration::from_nanos(nanoseconds(wait.min(full_in)))),
+        }
+    }
+
+    /// The time that so many tokens cost.
+    fn price(&self, tokens: u32) -> u128 {
+        u128::from(self.interval) * u128::from(u64::from(tokens) * u64::from(self.proxies))
     }
 
     pub(crate) fn debit(&self, cell: Cell, now: u64, cost: u32) -> Cell {
-        write(read(cell).max(moment(now)) + u128::from(self.interval) * u128::from(cost))
+        write(read(cell).max(moment(now)) + self.price(cost))
     }
 
     pub(crate) fn refund(&self, cell: Cell, cost: u32) -> Cell {
-        write(read(cell).saturating_sub(u128::from(self.interval) * u128::from(cost)))
+        write(read(cell).saturating_sub(self.price(cost)))
     }
 
     pub(crate) fn standing(&self, cell: Cell, now: u64) -> Standing {
@@ -79,9 +110,10 @@ impl Bucket {
         let whole = u128::from(self.whole());
         let left = if missing <= whole {
             // Fits in 64 bits, which divide quickly.
-            i64::try_from((self.whole() - missing as u64) / self.interval.max(1)).unwrap_or(i64::MAX)
+            let token = self.interval.max(1).saturating_mul(u64::from(self.proxies));
+            i64::try_from((self.whole() - missing as u64) / token).unwrap_or(i64::MAX)
         } else {
-            -i64::try_from((missing - whole).div_ceil(u128::from(self.interval.max(1)))).unwrap_or(i64::MAX)
+            -i64::try_from((missing - whole).div_ceil(self.price(1).max(1))).unwrap_or(i64::MAX)
         };
         Standing { left, full_in }
     }
@@ -141,6 +173,37 @@ mod tests {
         assert_eq!(bucket.charge(cell, SECOND, 1), Err(Duration::from_secs(8)));
         let cell = bucket.refund(cell, 10);
         assert_eq!(bucket.standing(cell, SECOND).left, 3);
+    }
+
+    #[test]
+    fn shares_together_are_the_whole_and_keys_stay_when_their_number_changes() {
+        let whole = bucket(10, 1, 20);
+        let share = whole.divided(4);
+        let mut cells = [Cell::default(); 4];
+        for cell in &mut cells {
+            for _ in 0..5 {
+                *cell = share.charge(*cell, SECOND, 1).expect("room");
+            }
+            assert_eq!(share.charge(*cell, SECOND, 1), Err(Duration::from_millis(400)));
+            assert_eq!(share.standing(*cell, SECOND), Standing { left: 0, full_in: Duration::from_secs(2) });
+        }
+        assert_eq!(share.fills_in(), whole.fills_in());
+        // Alone again, it has what it had, in larger pieces.
+        let half = share.debit(Cell::default(), SECOND, 2);
+        assert_eq!((share.standing(half, SECOND).left, whole.standing(half, SECOND).left), (3, 12));
+    }
+
+    #[test]
+    fn what_is_larger_than_a_share_passes_a_full_one() {
+        let share = bucket(1, 1, 3).divided(5);
+        assert_eq!(share.capacity(), 1);
+        for cost in [1, 3] {
+            let cell = share.charge(Cell::default(), SECOND, cost).expect("it is full");
+            let wait = share.charge(cell, SECOND, cost).expect_err("it is not");
+            assert_eq!(wait, Duration::from_secs(u64::from(5 * cost)), "a fifth of the rate");
+            assert!(share.standing(cell, SECOND).left <= 0);
+            assert!(share.charge(cell, SECOND + 5 * u64::from(cost) * SECOND, cost).is_ok());
+        }
     }
 
     #[test]

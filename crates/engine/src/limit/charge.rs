@@ -40,6 +40,8 @@ choice! {
 pub(crate) struct Limit {
     pub(crate) label: Label,
     pub(crate) algorithm: Algorithm,
+    /// What a request may cost at most: all that there ever is, at all proxies together.
+    pub(crate) most: u32,
     pub(crate) key: Key,
     /// Only for principals on one of these plans; for all when there are none.
     pub(crate) plans: Vec<Box<str>>,
@@ -119,7 +121,7 @@ pub(crate) fn admit(
         else {
             continue;
         };
-        let most = u64::from(limit.algorithm.capacity());
+        let most = u64::from(limit.most);
         let priced = limit.costs.of_request(most, x).map_err(|unpriced| Refused::Unpriced(index, unpriced));
         let cost = priced.inspect_err(|_| put_back(&all, now))?;
         let mut one = Candidate { index, limit, hash, cost, held: None, drawn: None, uncounted: false };
@@ -330,11 +332,15 @@ impl Limit {
     }
 
     fn describe(&self, touch: &Touch, x: &Exchange<'_>) -> String {
-        let how = match self.algorithm {
+        let mut how = match self.algorithm {
             Algorithm::Bucket(_) if touch.is_shared => "shared token bucket",
             Algorithm::Bucket(_) => "token bucket",
             Algorithm::Window(_) => "sliding window",
-        };
+        }
+        .to_owned();
+        if self.algorithm.proxies() > 1 {
+            how.push_str(&format!(", the share of one of {} proxies", self.algorithm.proxies()));
+        }
         let policy = &self.policy;
         let capacity = self.algorithm.capacity();
         let left = touch.standing.left;

@@ -62,8 +62,14 @@ impl Inquiry {
                     return unknown();
                 };
                 let cell = Cell { first, second };
+                let proxies = number("proxies").and_then(|proxies| u32::try_from(proxies).ok()).unwrap_or(1);
+                let algorithm = algorithm.divided(proxies);
                 let standing = algorithm.standing(cell, now);
-                let left = format!("{} of {} left", standing.left, algorithm.capacity());
+                let share = match proxies {
+                    0 | 1 => String::new(),
+                    more => format!(" in the share of one of {more} proxies"),
+                };
+                let left = format!("{} of {} left{share}", standing.left, algorithm.capacity());
                 match algorithm.charge(cell, now, cost) {
                     Ok(_) if standing.full_in.is_zero() => left,
                     Ok(_) => format!("{left}, as at first in {} s", seconds(standing.full_in)),
@@ -92,8 +98,9 @@ pub fn answer(keep: &Keep, questions: &Value, now: Duration) -> Value {
         let key: Vec<u8> = bytes.map(|byte| u8::try_from(byte.as_u64()?).ok()).collect::<Option<_>>()?;
         match question.get("kind").and_then(Value::as_str)? {
             "rate" => {
-                let cell = keep.known::<Table>(name)?.look(&key);
-                Some(json!({"first": cell.first, "second": cell.second, "now": nanoseconds(now)}))
+                let table = keep.known::<Table>(name)?;
+                let (cell, proxies) = (table.look(&key), table.proxies());
+                Some(json!({"first": cell.first, "second": cell.second, "now": nanoseconds(now), "proxies": proxies}))
             }
             "quota" => {
                 let (used, begin) = keep.known::<Book>(BOOK)?.look(&key);

@@ -127,10 +127,26 @@ impl Algorithm {
         }
     }
 
+    /// The share of one of so many proxies.
+    pub(crate) fn divided(self, proxies: u32) -> Algorithm {
+        match self {
+            Algorithm::Bucket(bucket) => Algorithm::Bucket(bucket.divided(proxies)),
+            Algorithm::Window(window) => Algorithm::Window(window.divided(proxies)),
+        }
+    }
+
+    /// Among how many proxies it is divided.
+    pub(crate) fn proxies(&self) -> u32 {
+        match self {
+            Algorithm::Bucket(bucket) => bucket.proxies(),
+            Algorithm::Window(window) => window.proxies,
+        }
+    }
+
     /// What can be used at once, after a long time without use.
     pub(crate) fn capacity(&self) -> u32 {
         match self {
-            Algorithm::Bucket(bucket) => bucket.burst,
+            Algorithm::Bucket(bucket) => bucket.capacity(),
             Algorithm::Window(window) => window.most,
         }
     }

@@ -6,7 +6,7 @@
 //! never forgotten**, so a flood of other keys cannot reset it: where all eight places of a group are of that kind, new keys share the one
 //! spare cell of the shard until a place is free. To fill a group so, somebody must have spent eight limits whole.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Algorithm, Cell};
@@ -21,6 +21,8 @@ pub(crate) struct Table {
     most: AtomicUsize,
     seed: OnceLock<u64>,
     forgotten: AtomicU64,
+    /// Among how many proxies the limit is divided at present, for who asks from outside.
+    proxies: AtomicU32,
 }
 
 /// Alone on its cache lines, so that the locks of neighbours do not slow each other down.
@@ -65,7 +67,8 @@ impl Table {
     /// A table for about `keys` keys at most. It begins small.
     pub(crate) fn new(keys: usize) -> Table {
         let shards = (0..SHARDS).map(|_| Shard(Mutex::default())).collect();
-        let table = Table { shards, most: AtomicUsize::new(1), seed: OnceLock::new(), forgotten: AtomicU64::new(0) };
+        let (most, seed, forgotten) = (AtomicUsize::new(1), OnceLock::new(), AtomicU64::new(0));
+        let table = Table { shards, most, seed, forgotten, proxies: AtomicU32::new(1) };
         table.resize(keys);
         table
     }
@@ -74,6 +77,16 @@ impl Table {
     pub(crate) fn resize(&self, keys: usize) {
         let groups = keys.div_ceil(SHARDS * PLACES).next_power_of_two();
         self.most.store(groups, Ordering::Relaxed);
+    }
+
+    /// Notes among how many proxies the limit is divided.
+    pub(crate) fn note_proxies(&self, proxies: u32) {
+        self.proxies.store(proxies, Ordering::Relaxed);
+    }
+
+    /// Among how many proxies the limit is divided.
+    pub(crate) fn proxies(&self) -> u32 {
+        self.proxies.load(Ordering::Relaxed)
     }
 
     /// The seed of the hashes: the first random number that is offered.

@@ -2,7 +2,7 @@
 //!
 //! Windows of a key begin with its first request, so that not all keys begin anew at once. Where the requests of the window before came
 //! unevenly, the estimate is off: within one length of the window at most twice the limit pass, and only after a window that began
-//! idle and ended with everything at once.
+//! idle and ended with everything at once. Of several proxies that divide a window each has its part of it, and one request at least.
 
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ pub(crate) struct Window {
     pub(crate) length: u64,
     /// What fits.
     pub(crate) most: u32,
+    /// Among how many proxies it is divided.
+    pub(crate) proxies: u32,
 }
 
 /// A cell taken apart, brought up to a moment.
@@ -29,7 +31,13 @@ struct Counts {
 
 impl Window {
     pub(crate) fn new(most: u32, length: Duration) -> Window {
-        Window { length: super::nanoseconds(length).max(1), most }
+        Window { length: super::nanoseconds(length).max(1), most, proxies: 1 }
+    }
+
+    /// The share of one of so many proxies.
+    pub(crate) fn divided(self, proxies: u32) -> Window {
+        let proxies = proxies.max(1);
+        Window { most: (self.most / proxies).max(1), proxies, ..self }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of one number")]
@@ -55,14 +63,23 @@ impl Window {
 
     pub(crate) fn charge(&self, cell: Cell, now: u64, cost: u32) -> Result<Cell, Duration> {
         let counts = self.read(cell, now);
-        if self.used(counts) + u64::from(cost) > u64::from(self.most) {
-            return Err(self.wait(counts, cost));
+        let used = self.used(counts);
+        if used + u64::from(cost) > u64::from(self.most) {
+            // What fits into the whole window and not into a share passes one that is empty.
+            let passes = used == 0 && self.proxies > 1;
+            if !passes {
+                return Err(self.wait(counts, cost));
+            }
         }
         Ok(write(Counts { here: counts.here.saturating_add(cost), ..counts }))
     }
 
     fn wait(&self, counts: Counts, cost: u32) -> Duration {
         let rest = self.length - counts.elapsed;
+        if cost > self.most && self.proxies > 1 {
+            let next = if counts.here == 0 { 0 } else { self.length };
+            return Duration::from_nanos(rest + next);
+        }
         let here = u64::from(counts.here) + u64::from(cost);
         let nanoseconds = match u64::from(self.most).checked_sub(here) {
             Some(room) => rest.saturating_sub(self.reach_for(counts.before, room)),
@@ -178,6 +195,24 @@ mod tests {
                 assert_eq!(counts.here as usize, log.iter().filter(|at| **at >= counts.begin).count(), "seed {seed}");
             }
         }
+    }
+
+    #[test]
+    fn a_share_is_a_part_and_one_request_at_least() {
+        let share = Window::new(10, Duration::from_secs(60)).divided(3);
+        let mut cell = Cell::default();
+        for _ in 0..3 {
+            cell = share.charge(cell, SECOND, 1).expect("room");
+        }
+        assert!(share.charge(cell, SECOND, 1).is_err());
+        let wait = share.charge(cell, SECOND, 5).expect_err("it is not empty");
+        assert_eq!(wait, Duration::from_secs(120));
+        let later = SECOND + u64::try_from(wait.as_nanos()).expect("small");
+        assert!(share.charge(cell, later - 2, 5).is_err());
+        let cell = share.charge(cell, later, 5).expect("it is empty");
+        assert_eq!(share.standing(cell, later).left, -2);
+        let one = Window::new(2, Duration::from_secs(60)).divided(5);
+        assert!(one.charge(Cell::default(), SECOND, 1).is_ok());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use transept_model::kinds::{BackendObjectReference, ConfigMapBody, Object, SecretBody};
 use transept_model::place::{ObjectName, Place, Spot};
+use transept_model::policy::PROXIES;
 use transept_model::schema::Decoder;
 use transept_model::world::World;
 
@@ -97,6 +98,20 @@ impl<'c> CompileCx<'c> {
     /// Memory that all policies share.
     pub fn keep_for_all<T: Send + Sync + 'static>(&self, part: &str, make: impl FnOnce() -> T) -> Arc<T> {
         self.keep.of(part, make)
+    }
+
+    /// Among how many proxies the policy's limits are divided, as far as it was told.
+    pub(crate) fn proxies(&mut self, at: Spot) -> Option<u32> {
+        let policy = self.world.policies().iter().find(|policy| policy.meta.object_name() == *self.name);
+        match policy.map_or(Ok(None), |policy| policy.proxies()) {
+            Ok(proxies) => Some(proxies.unwrap_or(1)),
+            Err(text) => {
+                self.decoder
+                    .refuse(at, format!("the annotation {PROXIES} says `{text}`, which is no number of proxies"))
+                    .remedy("write a number from 1 to 10000, or leave it out where a control plane counts them");
+                None
+            }
+        }
     }
 
     /// A document that is kept fresh; `part` tells documents with one label apart.

@@ -40,10 +40,23 @@ object! {
         stage: Stage = Stage::AfterAuthorization;
         /// Where the limits are counted for all proxies together. Without it each proxy counts by itself.
         store: Option<StoreSpec>;
+        /// Without a store, how much of the limits each proxy has.
+        per_proxy: PerProxy = PerProxy::Whole;
         /// The limits, all of which hold.
         limits: Vec<LimitSpec> => Rule::MinItems(1), Rule::MaxItems(16), Rule::UniqueBy("name");
     }
     check check_spec;
+}
+
+choice! {
+    /// How much of a limit one of several proxies has.
+    pub enum PerProxy {
+        /// All of it: with three proxies, three times as much passes.
+        Whole = "Whole",
+        /// An equal share: as much as passes by all proxies that hold the policy together. Their number comes from the control plane;
+        /// without one, from the annotation `transept.dev/proxies` of the policy.
+        Share = "Share",
+    }
 }
 
 object! {
@@ -151,8 +164,16 @@ impl LimitSpec {
     }
 }
 
-/// A limit that another one, which counts the same, always reaches first.
 fn check_spec(spec: &RateLimitPolicySpec, _: &Value, cx: &mut Decoder) {
+    if spec.per_proxy == PerProxy::Share && spec.store.is_some() {
+        cx.refuse(spec.at, "what a store counts for all proxies together cannot be divided among them as well")
+            .remedy("leave out `perProxy`, or `store`");
+    }
+    check_reached(spec, cx);
+}
+
+/// A limit that another one, which counts the same, always reaches first.
+fn check_reached(spec: &RateLimitPolicySpec, cx: &mut Decoder) {
     let rate = |limit: &LimitSpec| (u128::from(limit.requests), limit.per.as_nanos());
     let counts_alike = |a: &LimitSpec, b: &LimitSpec| {
         a.key == b.key
@@ -262,8 +283,12 @@ impl Policy for RateLimitPolicy {
             None => None,
         };
         let store = store.as_ref().map(|(spec, store)| (*spec, store));
+        let proxies = match spec.per_proxy {
+            PerProxy::Whole => 1,
+            PerProxy::Share => cx.proxies(spec.at)?,
+        };
         let limits: Vec<Option<Arc<Limit>>> =
-            spec.limits.iter().map(|limit| compile_limit(limit, phase, store, cx).map(Arc::new)).collect();
+            spec.limits.iter().map(|limit| compile_limit(limit, phase, store, proxies, cx).map(Arc::new)).collect();
         Some(RateLimitPolicy::new(spec.stage, limits.into_iter().collect::<Option<Vec<_>>>()?, Vec::new()))
     }
 
@@ -386,10 +411,13 @@ fn compile_limit(
     spec: &LimitSpec,
     phase: Phase,
     store: Option<(&StoreSpec, &Arc<Store>)>,
+    proxies: u32,
     cx: &mut CompileCx<'_>,
 ) -> Option<Limit> {
     let key = Key::compile(spec.key.as_ref(), spec.missing, spec.at, phase, cx)?;
     let algorithm = compile_algorithm(spec.algorithm, spec.requests, spec.per, spec.burst, spec.at, cx)?;
+    let most = algorithm.capacity();
+    let algorithm = algorithm.divided(proxies);
     if store.is_some() && (spec.algorithm != AlgorithmSpec::TokenBucket || spec.count == Count::Answers) {
         cx.refuse(spec.at, "only token buckets that count requests as they come can be shared").remedy(
             "write `algorithm: TokenBucket` and leave out `count: Answers`, or put it into a policy without `store`",
@@ -399,14 +427,16 @@ fn compile_limit(
     let shared = store.and_then(|(store_spec, store)| share(store, store_spec, &algorithm, &spec.name, cx));
     let (quota, window) = match spec.algorithm {
         AlgorithmSpec::TokenBucket => (algorithm.capacity(), algorithm.period()),
-        AlgorithmSpec::SlidingWindow => (spec.requests, spec.per),
+        AlgorithmSpec::SlidingWindow => (algorithm.capacity(), spec.per),
     };
     let keys = spec.max_keys as usize;
     let table = cx.keep(&algorithm.kept_as(&spec.name), || Table::new(keys));
     table.resize(keys);
+    table.note_proxies(proxies);
     Some(Limit {
         label: Label::new(&spec.name, quota, Some(window), None, spec.headers),
         algorithm,
+        most,
         key,
         plans: spec.plans.iter().map(|plan| (&**plan).into()).collect(),
         costs: Costs::compile(&spec.cost_fields(), cx),

@@ -335,6 +335,9 @@ fn mistakes_about_stores_are_refused() {
         assert!(problems.iter().any(|problem| problem.why.contains(part)), "{store}: {problems:?}");
         assert!(problems.iter().all(|problem| !problem.to_string().contains("hunter2")), "{problems:?}");
     }
+    let divided =
+        "store: {url: 'redis://store.test'}\nperProxy: Share\nlimits: [{name: a, requests: 3, per: 1m, key: []}]\n";
+    assert!(refusals::<RateLimitPolicy>(divided).iter().any(|problem| problem.why.contains("cannot be divided")));
     let window = "store: {url: 'redis://store.test'}\nlimits: [{name: a, algorithm: SlidingWindow, requests: 3, per: 1m, key: []}]\n";
     assert!(refusals::<RateLimitPolicy>(window).iter().any(|problem| problem.why.contains("only token buckets")));
 }
