@@ -239,6 +239,14 @@ impl Reason {
         )
     }
 
+    /// The value of `Proxy-Status` that tells of it.
+    pub fn as_proxy_status(self) -> String {
+        match self.proxy_status() {
+            Some(error) => format!("transept; error={error}"),
+            None => "transept".to_owned(),
+        }
+    }
+
     /// Whether this reason tells of a fault, unlike a redirect or a preflight that went as configured.
     pub const fn is_fault(self) -> bool {
         self.proxy_status().is_some()

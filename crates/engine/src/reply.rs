@@ -76,12 +76,7 @@ pub fn render(
     // The values below are made of tokens, numbers and percent-encoded text, so no push is refused; a refused field of
     // a reply is left out rather than sent damaged.
     if reply.reason.is_fault() {
-        let mut status = String::from("transept");
-        if let Some(error) = reply.reason.proxy_status() {
-            status.push_str("; error=");
-            status.push_str(error);
-        }
-        let _ = fields.push(&PROXY_STATUS, status.as_bytes());
+        let _ = fields.push(&PROXY_STATUS, reply.reason.as_proxy_status().as_bytes());
         let _ = fields.push(&CACHE_CONTROL, b"no-store");
     }
     for (name, value) in &reply.fields {

@@ -29,8 +29,9 @@ use crate::tunnel;
 use crate::upstream::{Age, Destination, Pooled, connect};
 use crate::worker::Worker;
 
-/// Bodies up to this size are read before the first try when the request may be tried again.
-const HELD: u64 = 64 * 1024;
+/// Bodies up to this size are read before the first try when the request may be tried again. Of one that streams as much is remembered where
+/// a backend may refuse it late.
+const HELD: usize = 64 * 1024;
 
 /// What stays the same over all tries.
 #[derive(Clone, Copy)]
@@ -149,7 +150,9 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
                 }
                 tries.endpoints.push(chosen.address);
                 let resend = match content {
-                    Content::Streaming if age.is_some() => Resend::Impossible,
+                    Content::Streaming if age.is_some() && !journey.arrival.body.can_begin_again() => {
+                        Resend::Impossible
+                    }
                     _ => Resend::Possible,
                 };
                 match judge_failure(crossing, &tries, resend, &failure, journey) {
@@ -193,7 +196,7 @@ async fn hold<'h>(
     }
     let length = match arrival.framing {
         Body::None | Body::Length(0) => return Ok(Content::Held(&[])),
-        Body::Length(length) if length <= HELD => length,
+        Body::Length(length) if length <= HELD as u64 => length,
         _ => return Ok(Content::Streaming),
     };
     let repeatable = terms.asks() || journey.trip.request.method.is_idempotent();
@@ -247,6 +250,10 @@ async fn try_once(
         within_try(crossing, connecting).await.map_err(unconnected)?
     };
     let age = upstream.age();
+    if matches!(content, Content::Streaming) && !wants_tunnel && upstream.may_refuse() {
+        journey.arrival.body.remember(HELD);
+        journey.arrival.body.begin_again();
+    }
     let outcome = match content {
         _ if wants_tunnel => Box::pin(tunnel::open(crossing, &mut upstream, journey)).await,
         Content::Held(bytes) => forward_held(crossing, tries, bytes, &mut upstream, journey).await,

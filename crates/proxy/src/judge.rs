@@ -15,7 +15,7 @@ use crate::path::Journey;
 
 /// A pooled connection that the server had closed, seen only when it was used (RFC 9112 section 9.3.1).
 pub(crate) fn may_be_stale(failure: &Failure, content: Content<'_>, journey: &Journey<'_, '_, '_>) -> bool {
-    let resend = matches!(content, Content::Held(_));
+    let resend = matches!(content, Content::Held(_)) || journey.arrival.body.can_begin_again();
     let harmless = engine::Repeat::of(&journey.trip.request) == engine::Repeat::Harmless;
     let early = matches!(failure.reason, Reason::UpstreamReset | Reason::UpstreamIncomplete);
     match failure.repeat {

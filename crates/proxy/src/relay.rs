@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Poll, Waker};
 use std::time::{Duration, UNIX_EPOCH};
 
+use transept_engine::judge::effective_status;
 use transept_engine::reason::Reason;
 use transept_engine::redact::CredentialPlaces;
 use transept_engine::relay as engine;
@@ -103,10 +104,31 @@ pub(crate) async fn await_final(
         };
         match received {
             Received::Interim => pass_on(trip, replier, gate).await?,
-            Received::Final { stated, rest } => return Ok((stated, rest)),
+            Received::Final { stated, rest } => {
+                if inlet.is_in_tunnel() && says_unreached(&trip.response) {
+                    return Err(unreached());
+                }
+                return Ok((stated, rest));
+            }
         }
     }
     Err(Failure::new(Side::Upstream, Reason::UpstreamMalformed, Repeat::Never, "too many interim responses"))
+}
+
+/// Whether the proxy at the other end of a tunnel says that it could not connect to its program: what `answer.rs` writes there. The request was
+/// seen by nobody, and other instances may be well.
+fn says_unreached(response: &Response) -> bool {
+    let is_said = |reason: Reason| {
+        let said = response.fields.first(FieldId::PROXY_STATUS);
+        effective_status(response) == reason.status()
+            && said.is_some_and(|said| *said == *reason.as_proxy_status().as_bytes())
+    };
+    is_said(Reason::UpstreamRefused) || is_said(Reason::UpstreamConnectTimeout)
+}
+
+fn unreached() -> Failure {
+    let detail = "the proxy of the endpoint cannot connect to its program";
+    Failure::new(Side::Upstream, Reason::UpstreamRefused, Repeat::Safe, detail)
 }
 
 /// Waits for one head. A backend that does not ask for a body that the client holds back gets it after a while all the

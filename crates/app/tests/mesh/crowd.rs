@@ -212,14 +212,16 @@ impl Caller {
         Ok(())
     }
 
-    /// One request without a body; gives the status when the answer is complete.
+    /// One request, with a body when it is a POST; gives the status when the answer is complete.
     async fn ask(&mut self, method: &str, target: &str) -> Result<u16, String> {
+        let content = if method == "POST" { "words" } else { "" };
         match self {
             Caller::Http1(Some(reader)) => {
-                let fields = [("Host", "cart"), ("Content-Length", "0")];
-                let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
-                let head = head_bytes(&format!("{method} {target} HTTP/1.1"), &fields);
-                reader.send(&head).await.map_err(|error| error.to_string())?;
+                let fields = [("Host", "cart".to_owned()), ("Content-Length", content.len().to_string())];
+                let fields = fields.map(|(name, value)| (name.to_owned(), value));
+                let mut message = head_bytes(&format!("{method} {target} HTTP/1.1"), &fields);
+                message.extend_from_slice(content.as_bytes());
+                reader.send(&message).await.map_err(|error| error.to_string())?;
                 let head = reader.read_head().await.map_err(|error| error.to_string())?.ok_or("no answer")?;
                 let body = reader.read_body(Framing::of_response(&head, method)).await;
                 let body = body.map_err(|error| error.to_string())?;
@@ -232,7 +234,11 @@ impl Caller {
                 let mut requests = requests.clone().ready().await.map_err(|error| error.to_string())?;
                 let request = http::Request::builder().method(method).uri(format!("http://cart{target}"));
                 let request = request.body(()).expect("a request");
-                let (response, _) = requests.send_request(request, true).map_err(|error| error.to_string())?;
+                let (response, mut body) =
+                    requests.send_request(request, content.is_empty()).map_err(|error| error.to_string())?;
+                if !content.is_empty() {
+                    body.send_data(Bytes::from_static(content.as_bytes()), true).map_err(|error| error.to_string())?;
+                }
                 let response = response.await.map_err(|error| error.to_string())?;
                 let (status, mut body) = (response.status().as_u16(), response.into_body());
                 while let Some(piece) = body.data().await {

@@ -173,6 +173,19 @@ async fn an_instance_that_is_killed_takes_nothing_along_but_what_it_held() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_dies_behind_its_sidecar_takes_nothing_along_but_what_it_held() {
+    let mesh = Mesh::start("").await;
+    let mut shop = Shop::start(&mesh, 2).await;
+    let crowd = shop.open(PACE).await;
+    // Its sidecar lives, and so do the tunnels that are open.
+    shop.carts[0].programs.clear();
+    let dead = Instant::now();
+    crowd.more().await;
+    crowd.more().await;
+    crowd.end().await.is_clean_but_for(dead, &shop.carts[1].log);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_one_of_two_instances_stops() {
     let mesh = Mesh::start("").await;
     let mut shop = Shop::start(&mesh, 2).await;

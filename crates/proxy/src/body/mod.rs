@@ -3,6 +3,7 @@
 //! The same loop carries requests upstream and responses downstream, over every pairing of HTTP/1.1 and HTTP/2.
 //! Called by `attempt.rs` and `relay.rs`; heads are not its business.
 
+mod remembered;
 mod sink;
 mod source;
 

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use transept_wire::h1::Decoder;
 use transept_wire::head::Fields;
 
+use super::remembered::Remembered;
 use crate::buffer::{self, Inbound};
 use crate::deadline::Watch;
 use crate::failure::{Failure, Side};
@@ -27,6 +28,8 @@ pub(crate) enum Source<'c> {
     Kept(Rc<[u8]>, usize),
     /// What somebody has read ahead, how much of that has been consumed, and where the rest comes from.
     Begun(Vec<u8>, usize, Box<Source<'c>>),
+    /// One that can be begun again.
+    Remembered(Box<Remembered<'c>>),
 }
 
 /// A body framed by HTTP/1.1 (RFC 9112 section 6).
@@ -55,7 +58,7 @@ pub(crate) struct H2Source<'c> {
     done: bool,
 }
 
-impl Source<'_> {
+impl<'c> Source<'c> {
     /// Bytes that are here.
     pub(crate) fn data(&self) -> &[u8] {
         match self {
@@ -66,6 +69,7 @@ impl Source<'_> {
             Source::Kept(bytes, consumed) => &bytes[*consumed..],
             Source::Begun(bytes, consumed, rest) if *consumed == bytes.len() => rest.data(),
             Source::Begun(bytes, consumed, _) => &bytes[*consumed..],
+            Source::Remembered(body) => body.data(),
         }
     }
 
@@ -79,6 +83,7 @@ impl Source<'_> {
             Source::Kept(_, consumed) => *consumed += count,
             Source::Begun(bytes, consumed, rest) if *consumed == bytes.len() => rest.consume(count),
             Source::Begun(_, consumed, _) => *consumed += count,
+            Source::Remembered(body) => body.consume(count),
         }
     }
 
@@ -88,6 +93,8 @@ impl Source<'_> {
             Source::H1(source) => source.advance(),
             Source::Begun(bytes, consumed, rest) if *consumed == bytes.len() => rest.advance(),
             Source::Begun(..) => Ok(true),
+            Source::Remembered(body) if body.serves_again() => Ok(true),
+            Source::Remembered(body) => body.rest_mut().advance(),
             Source::H2(_) | Source::Empty | Source::Held(_) | Source::Kept(..) => Ok(false),
         }
     }
@@ -101,21 +108,45 @@ impl Source<'_> {
             Source::Held(bytes) => bytes.is_empty(),
             Source::Kept(bytes, consumed) => *consumed == bytes.len(),
             Source::Begun(bytes, consumed, rest) => *consumed == bytes.len() && rest.is_done(),
+            Source::Remembered(body) => !body.serves_again() && body.rest().is_done(),
         }
     }
 
     /// Waits for more from the network. Meant for when [`Source::data`] is empty and the body is not done.
     pub(crate) async fn fill(&mut self) -> Result<(), Failure> {
-        match self {
-            Source::Empty | Source::Held(_) | Source::Kept(..) => Ok(()),
+        match self.innermost() {
             Source::H1(source) => source.fill().await,
             Source::H2(source) => source.fill().await,
-            // What is read ahead is read from the network, not from memory.
-            Source::Begun(_, _, rest) => match &mut **rest {
-                Source::H1(source) => source.fill().await,
-                Source::H2(source) => source.fill().await,
-                _ => Ok(()),
-            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Where bytes come from that are not here yet: what is read ahead or remembered is read from the network, not from memory.
+    fn innermost(&mut self) -> &mut Source<'c> {
+        match self {
+            Source::Begun(_, _, rest) => rest.innermost(),
+            Source::Remembered(body) => body.rest_mut().innermost(),
+            source => source,
+        }
+    }
+
+    /// From now on remembers what is taken, up to so many bytes, so that the body can be begun again.
+    pub(crate) fn remember(&mut self, most: usize) {
+        if !matches!(self, Source::Remembered(_)) {
+            let rest = std::mem::replace(self, Source::Empty);
+            *self = Source::Remembered(Box::new(Remembered::new(rest, most)));
+        }
+    }
+
+    /// Whether [`Source::begin_again`] gives the whole body once more.
+    pub(crate) fn can_begin_again(&self) -> bool {
+        matches!(self, Source::Remembered(body) if body.can_begin_again())
+    }
+
+    /// The next byte is the first again, of a body that is remembered.
+    pub(crate) fn begin_again(&mut self) {
+        if let Source::Remembered(body) = self {
+            body.begin_again();
         }
     }
 
@@ -175,6 +206,7 @@ impl Source<'_> {
             Source::H1(source) => source.decoder.trailers().map(|trailers| &*trailers),
             Source::H2(source) => source.trailers.as_ref(),
             Source::Begun(_, _, rest) => rest.trailers(),
+            Source::Remembered(body) => body.rest_mut().trailers(),
         }
     }
 }

@@ -80,6 +80,15 @@ impl Upstream {
         }
     }
 
+    /// Whether a request that was sent may turn out to have been looked at by nobody: its stream was refused, or there is no program behind
+    /// the tunnel.
+    pub(crate) fn may_refuse(&self) -> bool {
+        match self {
+            Upstream::H1(upstream) => upstream.io.is_tunnel(),
+            Upstream::H2(_) => true,
+        }
+    }
+
     /// Writes a request head, and splits the connection into where the request's body goes and where the response comes
     /// from. Over HTTP/1.1 the head leaves with the first bytes of the body.
     ///
@@ -121,11 +130,15 @@ impl Upstream {
 impl<'u> Inlet<'u> {
     /// The backend, unless the connection to it is in a tunnel.
     pub(crate) fn in_clear_to<'b>(&self, backend: &'b Backend) -> Option<&'b Backend> {
-        let is_tunnel = match self {
+        (!self.is_in_tunnel()).then_some(backend)
+    }
+
+    /// Whether the connection to the backend is in a tunnel.
+    pub(crate) fn is_in_tunnel(&self) -> bool {
+        match self {
             Inlet::H1 { io, .. } => io.is_tunnel(),
             Inlet::H2(stream) => stream.is_in_tunnel(),
-        };
-        (!is_tunnel).then_some(backend)
+        }
     }
 
     /// Waits for the next head.
