@@ -1,7 +1,8 @@
 //! Asks endpoints whether they are well, for backends whose policy wants it.
 //!
 //! Runs on the background runtime, one task per backend, started and stopped by [`crate::Proxy::apply`]; what it finds is published
-//! in the backend's `ledger.health`, where `pick` reads it. No request ever waits for it. What a result means and when the next
+//! in the backend's `ledger.health`, where `pick` reads it. No request ever waits for it. An endpoint at the end of a tunnel is asked by nobody but the
+//! sidecar beside it, which reports to the registry: here it counts as well. What a result means and when the next
 //! check is due is the engine's [`transept_engine::health`]; how an endpoint is asked is in `ask`.
 
 mod ask;
@@ -18,7 +19,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use transept_engine::health::{Change, Check, Outcome, State, Verdict};
-use transept_engine::snapshot::{Backend, Endpoint, EndpointSet, Snapshot};
+use transept_engine::snapshot::{Backend, BackendId, Endpoint, EndpointSet, Snapshot};
 use transept_engine::traffic::{Verdicts, Wellness};
 
 use crate::worker::Shared;
@@ -51,6 +52,9 @@ impl Watching {
             .filter(|backend| check_of(backend).is_some())
             .map(|backend| (Arc::as_ptr(backend) as usize, backend))
             .collect();
+        let asked = self.tasks.values().map(|following| &following.backend);
+        let questions: HashMap<BackendId, Arc<Check>> =
+            asked.filter_map(|backend| Some((backend.id.clone(), check_of(backend)?.clone()))).collect();
         self.tasks.retain(|key, following| {
             let keep = wanted.contains_key(key);
             if !keep {
@@ -65,7 +69,9 @@ impl Watching {
         });
         for (key, backend) in wanted {
             self.tasks.entry(key).or_insert_with(|| {
-                let keeper = Keeper::new(backend.clone(), shared.clone());
+                let same = questions.get(&backend.id).is_none_or(|before| Some(before) == check_of(backend));
+                let question = if same { Question::Same } else { Question::Another };
+                let keeper = Keeper::new(backend.clone(), shared.clone(), question);
                 Following { backend: backend.clone(), task: runtime.spawn(keeper.keep()) }
             });
         }
@@ -76,11 +82,22 @@ fn check_of(backend: &Backend) -> Option<&Arc<Check>> {
     backend.traffic.as_ref()?.check.as_ref()
 }
 
+/// Whether what is known of endpoints are answers to the question that is asked now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Question {
+    Same,
+    /// The first answer decides anew; until then what is known holds.
+    Another,
+}
+
 /// What one task knows.
 struct Keeper {
     backend: Arc<Backend>,
     shared: Arc<Shared>,
+    question: Question,
     known: HashMap<SocketAddr, Known>,
+    /// Endpoints whose sidecars are believed.
+    vouched: HashSet<SocketAddr>,
     random: RandomState,
     drawn: u64,
 }
@@ -88,14 +105,17 @@ struct Keeper {
 /// What is known of one endpoint.
 struct Known {
     state: State,
+    /// What was known before the first answer.
+    before: Option<Wellness>,
     why: Arc<str>,
     due: Instant,
     asking: bool,
 }
 
 impl Keeper {
-    fn new(backend: Arc<Backend>, shared: Arc<Shared>) -> Keeper {
-        Keeper { backend, shared, known: HashMap::new(), random: RandomState::new(), drawn: 0 }
+    fn new(backend: Arc<Backend>, shared: Arc<Shared>, question: Question) -> Keeper {
+        let (known, vouched) = (HashMap::new(), HashSet::new());
+        Keeper { backend, shared, question, known, vouched, random: RandomState::new(), drawn: 0 }
     }
 
     /// Random bits, for what is spread in time.
@@ -136,16 +156,20 @@ impl Keeper {
 
     /// Begins with endpoints that are new, and forgets those that are gone.
     fn follow_endpoints(&mut self, check: &Check, set: &EndpointSet) {
-        let here: HashSet<SocketAddr> = set.endpoints().iter().map(|endpoint| endpoint.address).collect();
+        let (behind, asked): (Vec<_>, Vec<_>) = set.endpoints().iter().partition(|endpoint| endpoint.tunnel.is_some());
+        let addresses = |all: &[&Endpoint]| all.iter().map(|endpoint| endpoint.address).collect::<HashSet<_>>();
+        let here = addresses(&asked);
+        self.vouched = addresses(&behind);
         self.known.retain(|address, _| here.contains(address));
         let said = self.backend.ledger.health.load_full();
-        for endpoint in set.endpoints() {
+        for endpoint in asked {
             if self.known.contains_key(&endpoint.address) {
                 continue;
             }
-            let before = said.as_ref().and_then(|said| said.by_address.get(&endpoint.address));
-            let (state, why, wait) = match before {
+            let before = said.as_ref().and_then(|said| said.by_address.get(&endpoint.address)).cloned();
+            let (state, why, wait) = match &before {
                 None => (State::default(), Arc::from(""), Duration::ZERO),
+                Some(_) if self.question == Question::Another => (State::default(), Arc::from(""), Duration::ZERO),
                 Some(Wellness::Well) => {
                     let random = self.random();
                     (State::known(Verdict::Healthy), Arc::from(""), check.first_wait(random))
@@ -155,8 +179,11 @@ impl Keeper {
                     (State::known(Verdict::Unhealthy), why.clone(), check.first_wait(random))
                 }
             };
-            self.known.insert(endpoint.address, Known { state, why, due: Instant::now() + wait, asking: false });
+            let due = Instant::now() + wait;
+            self.known.insert(endpoint.address, Known { state, before, why, due, asking: false });
         }
+        // Who comes later is new, and nothing was known of him before.
+        self.question = Question::Same;
         self.publish();
     }
 
@@ -193,18 +220,21 @@ impl Keeper {
     /// Publishes the verdicts. Before every endpoint was asked once there is none to publish, unless there was one before.
     fn publish(&self) {
         let health = &self.backend.ledger.health;
-        let complete = !self.known.is_empty() && self.known.values().all(|known| known.state.verdict().is_some());
+        let complete = self.known.len() + self.vouched.len() > 0
+            && self.known.values().all(|known| known.state.verdict().is_some());
         if !complete && health.load().is_none() {
             return;
         }
         let verdicts = self.known.iter().filter_map(|(address, known)| {
-            let wellness = match known.state.verdict()? {
-                Verdict::Healthy => Wellness::Well,
-                Verdict::Unhealthy => Wellness::Unwell(known.why.clone()),
+            let wellness = match known.state.verdict() {
+                Some(Verdict::Healthy) => Wellness::Well,
+                Some(Verdict::Unhealthy) => Wellness::Unwell(known.why.clone()),
+                None => known.before.clone()?,
             };
             Some((*address, wellness))
         });
-        health.store(Some(Arc::new(Verdicts { by_address: verdicts.collect() })));
+        let vouched = self.vouched.iter().map(|address| (*address, Wellness::Well));
+        health.store(Some(Arc::new(Verdicts { by_address: verdicts.chain(vouched).collect() })));
     }
 }
 

@@ -185,3 +185,42 @@ fn a_captured_connection_to_an_address_is_cut_when_the_address_may_only_be_calle
         assert!(line.contains("MeshPolicy default/cart: the connection was open without a tunnel"), "{line}");
     });
 }
+
+const CHECKED: &str = "\
+{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {ports: [{port: 80}]}}
+---
+apiVersion: transept.dev/v1alpha1
+kind: MeshPolicy
+metadata: {name: cart}
+spec: {targetRefs: [{group: '', kind: Service, name: cart}], mode: Strict}
+---
+apiVersion: transept.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: cart}
+spec:
+  targetRefs: [{group: '', kind: Service, name: cart}]
+  healthCheck: {path: /health, interval: 100ms}
+  balancer: {panicThreshold: 0}
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_health_check_goes_past_no_tunnel() {
+    let mesh = Mesh::start(CHECKED).await;
+    let program = program("cart-1", Port::Http1).await;
+    let cart = mesh.sidecar("cart").await.port(80, program.address, "");
+    // Where somebody would come who calls the instance's address in clear text.
+    let beside = SocketAddr::new(cart.tunnels.ip(), program.address.port());
+    let listener = TcpListener::bind(beside).await.expect("a port of another address");
+    let web = mesh.sidecar("web").await.upstream("cart");
+    let (_cart, running) = (cart.start().await, web.start().await);
+    answered(web.local[0], 200).await;
+    for _ in 0..30 {
+        assert_eq!(get(web.local[0]).await.expect("an answer").status, 200);
+    }
+    let checked = |status: &Result<serde_json::Value, _>| {
+        status.as_ref().is_ok_and(|status| status["backends"].to_string().contains("serving"))
+    };
+    until(|| running.status(), checked).await.expect("a status");
+    let listener = listener.into_std().expect("a socket");
+    assert!(listener.accept().is_err(), "somebody came in clear text");
+}
