@@ -26,7 +26,7 @@ use crate::path::{Journey, Stop};
 use crate::relay::unless_gone;
 use crate::trial::{self, Trial};
 use crate::tunnel;
-use crate::upstream::{Age, Destination, Pooled, connect};
+use crate::upstream::{Age, Destination, Pooled, connect, no_room};
 use crate::worker::Worker;
 
 /// Bodies up to this size are read before the first try when the request may be tried again. Of one that streams as much is remembered where
@@ -235,6 +235,7 @@ async fn try_once(
         },
         identity: crossing.listener.client_identity.as_ref(),
         client: None,
+        queued: crossing.trial.map(Trial::queued),
     };
     // Whatever happened, no byte of the request was sent.
     let unconnected = |failure: Failure| {
@@ -247,7 +248,8 @@ async fn try_once(
         let connecting = pin!(connect(journey.worker, &destination));
         let connecting = pin!(trial::within_pending(crossing.backend, connecting));
         let connecting = pin!(unless_gone(connecting, journey.replier));
-        within_try(crossing, connecting).await.map_err(unconnected)?
+        let connected = within(crossing.try_timeout(), connecting).await;
+        connected.unwrap_or_else(|| Err(late(crossing))).map_err(unconnected)?
     };
     let age = upstream.age();
     if matches!(content, Content::Streaming) && !wants_tunnel && upstream.may_refuse() {
@@ -286,6 +288,12 @@ impl Exchanged {
     pub(crate) fn again(after: Duration) -> Self {
         Self { tried: Tried::Again(after), reusable: false }
     }
+}
+
+/// Why a try that has no connection is over: a limit of ours is no fault of the endpoint's.
+fn late(crossing: Crossing<'_>) -> Failure {
+    let queued = crossing.trial.is_some_and(|trial| trial.queued().get());
+    if queued { no_room("no connection became free in the time of a try") } else { try_timeout() }
 }
 
 fn try_timeout() -> Failure {

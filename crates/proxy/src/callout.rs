@@ -214,6 +214,7 @@ async fn exchange(
         protocol: if is_grpc(call) { UpstreamProtocol::Http2 } else { backend.protocol },
         identity,
         client: None,
+        queued: None,
     };
     let mut upstream = connect(worker, &destination).await?;
     let watch = worker.watches.add();

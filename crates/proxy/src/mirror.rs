@@ -149,6 +149,7 @@ async fn exchange(worker: &Rc<Worker>, copy: &Copy) -> Result<(), Failure> {
         protocol: copy.backend.protocol,
         identity: copy.identity.as_ref(),
         client: None,
+        queued: None,
     };
     let mut upstream = connect(worker, &destination).await?;
     let watch = worker.watches.add();

@@ -89,6 +89,7 @@ pub(crate) async fn land(worker: &Rc<Worker>, passenger: &Passenger<'_>, trip: &
             protocol: UpstreamProtocol::Opaque,
             identity: passenger.listener.client_identity.as_ref(),
             client: Some(passenger.connection.peer.ip()),
+            queued: None,
         };
         let carriage = Carriage::new(worker.clone(), chosen.address);
         let connected = connect_stream(worker, &destination).await;

@@ -32,6 +32,8 @@ pub(crate) struct Trial<'t> {
     /// When the time of the whole exchange is over: a try that is dropped then has failed.
     due: Option<Duration>,
     noted: Cell<bool>,
+    /// Whether it waits for room that a limit of ours does not leave it: the time that it loses is no fault of the endpoint's.
+    queued: Cell<bool>,
 }
 
 impl<'t> Trial<'t> {
@@ -39,7 +41,8 @@ impl<'t> Trial<'t> {
         worker.turns.borrow_mut().begin(chosen.address);
         let limit = if trip.upgrade.is_some() { None } else { crossing.rule.timeouts.request.or(None) };
         let due = limit.map(|limit| trip.started.monotonic.saturating_add(limit));
-        Self { worker, backend: crossing.backend, chosen, due, noted: Cell::new(false) }
+        let (noted, queued) = (Cell::new(false), Cell::new(false));
+        Self { worker, backend: crossing.backend, chosen, due, noted, queued }
     }
 
     /// What became of the try, as far as its endpoint is concerned. A response that breaks off later is told besides.
@@ -49,6 +52,11 @@ impl<'t> Trial<'t> {
         }
         self.noted.set(true);
         note(&self.worker, self.backend, self.chosen, outcome);
+    }
+
+    /// Whether it waits for room; set by who waits.
+    pub(crate) fn queued(&self) -> &Cell<bool> {
+        &self.queued
     }
 
     /// The try failed.
@@ -66,7 +74,7 @@ impl Drop for Trial<'_> {
             return;
         }
         let now = self.worker.clock.now();
-        if self.due.is_some_and(|due| due <= now.monotonic) {
+        if !self.queued.get() && self.due.is_some_and(|due| due <= now.monotonic) {
             self.note(Outcome::TimedOut);
         } else if self.chosen.probe == Probe::Yes {
             self.worker.turns.borrow_mut().give_up_probe(self.backend, self.chosen.address, now.into());

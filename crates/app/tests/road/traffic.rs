@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use crate::stage::{Answering, Ask, Backend, Caller, Down, Framed, Gateway, Nobody, Served, Setup, Up, soon};
+use crate::tunnels::{AGREED, websocket};
 
 /// A TrafficPolicy for the backend, with these lines in its spec.
 fn policy(lines: &[&str]) -> String {
@@ -310,4 +311,35 @@ async fn only_so_many_wait_for_a_connection() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_limit_of_ours_blames_no_endpoint() {
+    let [one, two] = [Backend::start(Up::Http1).await, Backend::start(Up::Http1).await];
+    let addresses = [one.address, two.address];
+    // Whose connection is taken for as long as a client likes, whatever the times of requests are.
+    let _answering = [one, two].map(|backend| {
+        backend.answer_with(|mut served| async move {
+            served.send_raw(AGREED).await;
+            served.sees_the_end().await;
+        })
+    });
+    let ejection = "outlierDetection: {consecutiveErrors: 1, baseEjectionTime: 1h, maxEjectionTime: 2h}";
+    for (timeouts, status, code) in [
+        ("timeouts: {backendRequest: 100ms}", 503, "backend.overflow"),
+        ("timeouts: {request: 100ms}", 504, "request.timeout"),
+    ] {
+        let setup = Setup::of(&addresses, Up::Http1).rule(timeouts);
+        let gateway = setup.document(&policy(&["limits: {connections: 1}", ejection])).start().await;
+        let mut caller = Caller::http11(gateway.address).await;
+        let mut held = caller.ask(websocket()).await;
+        held.head().await;
+        assert_eq!(held.status, 101);
+        let mut waiting = Caller::http11(gateway.address).await;
+        let (answered, body) = waiting.ask(Ask::get("/")).await.answer().await;
+        assert_eq!((answered, body.contains(code)), (status, true), "{timeouts}: {body}");
+        let metrics = gateway.running.metrics().await.expect("metrics");
+        let ejected = metrics.lines().find(|line| line.contains("state=\"ejected\""));
+        assert_eq!(ejected, Some("transept_endpoints{backend=\"default/app\",state=\"ejected\"} 0"), "{timeouts}");
+    }
 }

@@ -12,7 +12,7 @@ async fn stage() -> (Gateway, Backend) {
 }
 
 /// The handshake of RFC 6455.
-fn websocket() -> Ask {
+pub(crate) fn websocket() -> Ask {
     Ask::get("/ws")
         .with("connection", "Upgrade")
         .with("upgrade", "websocket")
@@ -20,7 +20,7 @@ fn websocket() -> Ask {
         .with("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
 }
 
-const AGREED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+pub(crate) const AGREED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
     sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// Both sides talk at will, and the end of either side arrives.

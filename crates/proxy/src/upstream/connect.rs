@@ -3,6 +3,7 @@
 //! Called by `attempt.rs` for every try, and by `mirror.rs`. Which endpoint is tried, and whether another one follows, is
 //! decided elsewhere; opening a connection is `dial.rs`.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -59,6 +60,8 @@ pub(crate) struct Destination<'d> {
     pub identity: Option<&'d Arc<KeyPair>>,
     /// For a tunnel that carries one client's connection: whose.
     pub client: Option<IpAddr>,
+    /// Set while the try waits for room that a limit of ours does not leave it.
+    pub queued: Option<&'d Cell<bool>>,
 }
 
 /// A connection of its own to an endpoint, for bytes that are not looked at, with the permit that counts it.
@@ -107,7 +110,7 @@ pub(crate) async fn connect(worker: &Rc<Worker>, destination: &Destination<'_>) 
         }
         let room = match find_room(worker, destination.backend) {
             Ok(permit) => Room::New(permit),
-            Err(_) => Box::pin(wait_for_room(worker, destination.backend, key, &mut due)).await?,
+            Err(_) => Box::pin(wait_for_room(worker, destination, key, &mut due)).await?,
         };
         if let Room::New(permit) = room {
             let (io, _) = Box::pin(dial(worker, destination, tls.as_deref())).await?;
@@ -153,7 +156,7 @@ async fn share_or_dial(
         let attempt = shares.then(|| Dialling::new(&worker.pool, key));
         let room = match find_room(worker, destination.backend) {
             Ok(permit) => Ok(Room::New(permit)),
-            Err(_) => Box::pin(wait_for_room(worker, destination.backend, key, &mut due)).await,
+            Err(_) => Box::pin(wait_for_room(worker, destination, key, &mut due)).await,
         };
         let outcome = match room {
             Ok(Room::New(permit)) => dial_shared(worker, destination, tls, key, permit).await,

@@ -12,6 +12,7 @@ mod secure;
 pub(crate) use connect::{Destination, Pooled, connect, connect_stream};
 pub(crate) use dial::open;
 pub(crate) use pool::{H2Lease, Pool, PoolKey};
+pub(crate) use room::no_room;
 pub(crate) use secure::TlsChoices;
 
 use std::time::Duration;

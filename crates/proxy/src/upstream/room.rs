@@ -12,6 +12,7 @@ use transept_engine::reason::Reason;
 use transept_engine::snapshot::Backend;
 use transept_engine::traffic::{Permit, Place, Resource};
 
+use super::connect::Destination;
 use super::pool::PoolKey;
 use crate::failure::{Failure, Repeat, Side};
 use crate::worker::Worker;
@@ -37,7 +38,7 @@ pub(super) fn find_room(worker: &Worker, backend: &Backend) -> Result<Option<Per
             return Ok(permit);
         }
         if !worker.pool.make_room(&backend.ledger) {
-            return Err(full("there are as many connections as there may be"));
+            return Err(no_room("there are as many connections as there may be"));
         }
     }
 }
@@ -48,13 +49,19 @@ pub(super) fn find_room(worker: &Worker, backend: &Backend) -> Result<Option<Per
 /// As [`find_room`], when there is none in time.
 pub(super) async fn wait_for_room(
     worker: &Worker,
-    backend: &Backend,
+    destination: &Destination<'_>,
     key: PoolKey,
     due: &mut Option<Instant>,
 ) -> Result<Room, Failure> {
+    let backend = destination.backend;
     let due = *due.get_or_insert_with(|| Instant::now() + backend.connect_timeout);
     let waiting = pin!(wait(worker, backend, key));
-    tokio::time::timeout_at(due, waiting).await.map_err(|_| full("no connection became free in time"))
+    let say = |queued| destination.queued.is_none_or(|flag| flag.replace(queued));
+    say(true);
+    // Given up while it waits, it stays said.
+    let outcome = tokio::time::timeout_at(due, waiting).await;
+    say(false);
+    outcome.map_err(|_| no_room("no connection became free in time"))
 }
 
 async fn wait(worker: &Worker, backend: &Backend, key: PoolKey) -> Room {
@@ -69,6 +76,7 @@ async fn wait(worker: &Worker, backend: &Backend, key: PoolKey) -> Room {
     .await
 }
 
-fn full(detail: &'static str) -> Failure {
+/// A limit of ours leaves no room.
+pub(crate) fn no_room(detail: &'static str) -> Failure {
     Failure::new(Side::Upstream, Reason::BackendOverflow, Repeat::Never, detail)
 }
