@@ -21,7 +21,7 @@ use crate::edge::h2_server::{self, Facts};
 use crate::io::Io;
 use crate::race::{self, First, Patience, Spoken};
 use crate::recheck::{self, Ground};
-use crate::splice::{self, Landing, Passenger};
+use crate::splice::{self, Landing, Passenger, Purpose};
 use crate::worker::Worker;
 
 /// Who takes a connection before anything is known of what it carries.
@@ -216,7 +216,7 @@ impl Way {
 async fn land_early(worker: &Rc<Worker>, passenger: &Passenger<'_>) -> Option<Landing> {
     let mut trip = worker.take_trip();
     trip.random = worker.random();
-    let landed = splice::land(worker, passenger, &mut trip).await.ok();
+    let landed = splice::land(worker, passenger, Purpose::Case, &mut trip).await.ok();
     worker.give_back(trip);
     landed
 }

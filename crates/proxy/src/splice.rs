@@ -14,7 +14,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use transept_engine::admit::admit_stream;
 use transept_engine::exchange::Connection;
-use transept_engine::pick::{self, Call, pick_endpoint};
+use transept_engine::pick::{self, Call, Chosen, pick_endpoint};
 use transept_engine::reason::Reason;
 use transept_engine::rule::Rule;
 use transept_engine::snapshot::{Backend, Listener, Role, UpstreamProtocol};
@@ -61,14 +61,30 @@ pub(crate) struct Landing {
     pub said: Inbound,
     /// What it is counted by, where connections are limited.
     pub permit: Option<Permit>,
-    _carriage: Carriage,
+    carriage: Carriage,
+    /// Of a connection that was made in case that it is needed: whom its endpoint's record is to hear of when it is.
+    unproven: Option<Chosen>,
+}
+
+/// What a connection to an endpoint is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be used.
+    Use,
+    /// In case that the program speaks first. That it can be made is no success yet: a request may follow that goes elsewhere, or fails.
+    Case,
 }
 
 /// Connects a client that has been let in to an endpoint.
 ///
 /// # Errors
 /// The reply of the configuration, or the failure of the last try.
-pub(crate) async fn land(worker: &Rc<Worker>, passenger: &Passenger<'_>, trip: &mut Trip) -> Result<Landing, Stop> {
+pub(crate) async fn land(
+    worker: &Rc<Worker>,
+    passenger: &Passenger<'_>,
+    purpose: Purpose,
+    trip: &mut Trip,
+) -> Result<Landing, Stop> {
     let backend_ref = pick::pick_backend(passenger.rule, &mut worker.turns.borrow_mut())?;
     let backend = pick::target(backend_ref)?;
     trip.facts.backend = Some(backend.clone());
@@ -93,12 +109,15 @@ pub(crate) async fn land(worker: &Rc<Worker>, passenger: &Passenger<'_>, trip: &
         };
         let carriage = Carriage::new(worker.clone(), chosen.address);
         let connected = connect_stream(worker, &destination).await;
-        carriage.note(backend, &chosen, connected.as_ref().err());
+        match (&connected, purpose) {
+            (Ok(_), Purpose::Case) => carriage.leave_open(backend, &chosen),
+            _ => carriage.note(backend, &chosen, connected.as_ref().err()),
+        }
         match connected {
             Ok((io, permit)) => {
-                let backend = backend.clone();
-                let said = Inbound::default();
-                return Ok(Landing { io, endpoint: chosen.address, backend, said, permit, _carriage: carriage });
+                let (backend, endpoint, said) = (backend.clone(), chosen.address, Inbound::default());
+                let unproven = (purpose == Purpose::Case).then_some(chosen);
+                return Ok(Landing { io, endpoint, backend, said, permit, carriage, unproven });
             }
             Err(failure) => {
                 tried.push(chosen.address);
@@ -169,7 +188,7 @@ pub(crate) async fn travel(
     let landed = match landing {
         Some(landing) => Ok(landing),
         None => match admit_stream(passenger.listener, passenger.connection) {
-            Ok(()) => land(worker, passenger, &mut trip).await,
+            Ok(()) => land(worker, passenger, Purpose::Use, &mut trip).await,
             Err(reply) => Err(Stop::Answer(reply)),
         },
     };
@@ -177,6 +196,9 @@ pub(crate) async fn travel(
     let outcome = match landed {
         Ok(landing) => {
             endpoint = Some(landing.endpoint);
+            if let Some(chosen) = &landing.unproven {
+                landing.carriage.note(&landing.backend, chosen, None);
+            }
             ride = worker.edges.as_ref().map(|edges| {
                 let Passenger { connection, listener, .. } = passenger;
                 edges.borrow_mut().begin(listener, connection, &landing.backend, landing.endpoint)

@@ -101,11 +101,15 @@ impl Carriage {
         }
         match failure.map_or(Some(Outcome::Connected), outcome_of) {
             Some(outcome) => note(&self.worker, backend, chosen, outcome),
-            None if chosen.probe == Probe::Yes => {
-                let now = self.worker.clock.now();
-                self.worker.turns.borrow_mut().give_up_probe(backend, chosen.address, now.into());
-            }
-            None => {}
+            None => self.leave_open(backend, chosen),
+        }
+    }
+
+    /// Nothing is known of the endpoint by this: somebody else may find out whether it is well.
+    pub(crate) fn leave_open(&self, backend: &Backend, chosen: &Chosen) {
+        if backend.traffic.is_some() && chosen.probe == Probe::Yes {
+            let now = self.worker.clock.now();
+            self.worker.turns.borrow_mut().give_up_probe(backend, chosen.address, now.into());
         }
     }
 }

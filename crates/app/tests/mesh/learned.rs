@@ -1,7 +1,11 @@
 //! What a port speaks when nobody says it: told by the first bytes, and remembered.
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use transept_testkit::client::{Endpoint, Request, exchange};
 use transept_testkit::echo::{Echo, Port};
 use transept_testkit::launch::Running;
@@ -121,4 +125,61 @@ async fn http2_is_found_out_without_a_declaration() {
     let seen = Echo::parse(&answer.expect("an answer").body).expect("an echo");
     let said = seen.header("x-forwarded-client-cert");
     assert!(said.as_ref().is_some_and(|said| said.contains("sa/web")), "it went the road of requests: {said:?}");
+}
+
+/// A server of HTTP that has only one answer, and counts its connections.
+async fn always(answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let count = Arc::new(AtomicUsize::new(0));
+    let connections = count.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            connections.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                while stream.read(&mut [0; 4096]).await.is_ok_and(|count| count > 0) {
+                    stream.write_all(answer.as_bytes()).await?;
+                }
+                Ok::<(), std::io::Error>(())
+            });
+        }
+    });
+    (address, count)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_made_in_case_proves_nothing() {
+    let (bad, connections) = always("HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n").await;
+    let (good, _) = always("HTTP/1.1 200 Yes\r\ncontent-length: 0\r\n\r\n").await;
+    let slice = |name: &str, at: SocketAddr| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+             metadata: {{name: {name}, labels: {{kubernetes.io/service-name: cart}}}}\n\
+             ports: [{{port: {}}}]\nendpoints: [{{addresses: [{}]}}]\n",
+            at.port(),
+            at.ip()
+        )
+    };
+    let policy = "---\napiVersion: transept.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: cart}\nspec:\n  \
+        targetRefs: [{group: '', kind: Service, name: cart}]\n  balancer: {algorithm: RoundRobin}\n  \
+        outlierDetection: {consecutiveErrors: 1, baseEjectionTime: 100ms, maxEjectionTime: 100ms}\n";
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {ports: [{port: 80}]}}\n";
+    let mesh = Mesh::start(&format!("{service}{}{}{policy}", slice("bad", bad), slice("good", good))).await;
+    let setup = mesh.sidecar("web").await.upstream("cart:80");
+    let web = setup.start().await;
+    // Both have been asked, and one is left alone for a moment.
+    answered(setup.local[0], 500).await;
+    let before = connections.load(Ordering::SeqCst);
+    // Who says nothing is connected to somebody, in case that the program speaks first: sooner or later to the one that may be well again.
+    let mut silent = Vec::new();
+    let reached = || {
+        silent.push(std::net::TcpStream::connect(setup.local[0]).expect("connected"));
+        let now = connections.load(Ordering::SeqCst);
+        async move { now }
+    };
+    until(reached, |now| *now > before).await;
+    let status = web.status().await.expect("a status");
+    let endpoints = status["backends"][0]["endpoints"].as_array().expect("endpoints").clone();
+    let state = endpoints.iter().find(|one| one["address"] == bad.to_string()).map(|one| &one["state"]);
+    assert!(state.is_some_and(|state| state != "serving"), "{endpoints:?}");
 }

@@ -22,7 +22,7 @@ use crate::h2::{Arrival, Driver, Link, Patience, Stream};
 use crate::io::{Io, Tunnel};
 use crate::path::Stop;
 use crate::recheck::{Ending, Standing};
-use crate::splice::{self, Passenger};
+use crate::splice::{self, Passenger, Purpose};
 use crate::worker::Worker;
 
 /// What the other end may send in one tunnel before we have taken it, and in all together.
@@ -112,7 +112,7 @@ async fn pass(worker: Rc<Worker>, peer: Rc<Peer>, stream: Stream, request: Reque
     let mut trip = worker.take_trip();
     splice::board(&worker, &connection, &mut trip);
     let landed = match admit_connection(&listener, &connection) {
-        Ok(()) => splice::land(&worker, &passenger, &mut trip).await,
+        Ok(()) => splice::land(&worker, &passenger, Purpose::Use, &mut trip).await,
         Err(reply) => Err(Stop::Answer(reply)),
     };
     let landing = match landed {

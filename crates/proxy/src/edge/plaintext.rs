@@ -13,7 +13,7 @@ use super::entry::{self, Entry, Visitor};
 use crate::accept::Guest;
 use crate::io::Io;
 use crate::path::Stop;
-use crate::splice::{self, Passenger};
+use crate::splice::{self, Passenger, Purpose};
 use crate::worker::Worker;
 
 /// Serves a connection to its end. One that is refused is closed without a word, and recorded.
@@ -35,7 +35,7 @@ pub(crate) async fn serve(
     let mut trip = worker.take_trip();
     splice::board(&worker, &connection, &mut trip);
     let landed = match admit_connection(&listener, &connection) {
-        Ok(()) => splice::land(&worker, &passenger, &mut trip).await,
+        Ok(()) => splice::land(&worker, &passenger, Purpose::Use, &mut trip).await,
         Err(reply) => Err(Stop::Answer(reply)),
     };
     match landed {
