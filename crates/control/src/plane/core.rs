@@ -529,6 +529,9 @@ impl Plane {
         if inner.sharing.sweep(moment) {
             self.stale.notify_one();
         }
+        if !self.store.is_sound() && self.store.commit(&[]).is_ok() {
+            tracing::info!("the state can be stored again");
+        }
         // A failure is in the log, and the next sweep tries again.
         let _ = self.save(&mut inner).and_then(|()| self.turn(&mut inner));
         if let Err(error) = self.tend_resident(&mut inner) {

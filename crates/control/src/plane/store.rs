@@ -9,6 +9,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use prost::Message;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
@@ -32,6 +34,8 @@ const TOKENS: &str = "tokens";
 const ROTATION: &str = "rotation";
 const SHARERS: &str = "sharers";
 const REVISION: &str = "revision";
+/// How long another process may have the file open before it counts as one that keeps it.
+const MOMENT: Duration = Duration::from_secs(1);
 /// Memory for pages of the file.
 const CACHE: usize = 16 << 20;
 
@@ -106,11 +110,20 @@ pub enum Write<'a> {
     Object(&'a str, &'a Value),
 }
 
+/// What went wrong with the database.
+enum Failed {
+    /// It cannot be opened again.
+    Open(StoreError),
+    /// What was to be done with it.
+    Work(redb::Error),
+}
+
 /// The open file.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    database: Database,
+    /// None after an error: a database that has failed once answers nothing any more, and is opened anew when it is asked next.
+    database: Mutex<Option<Database>>,
 }
 
 impl Store {
@@ -119,15 +132,36 @@ impl Store {
     /// # Errors
     /// It is in use, damaged, or open to others.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let file = open_private(path)?;
-        let database = redb::Builder::new().set_cache_size(CACHE).create_file(file).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => StoreError::Locked(path.to_owned()),
-            DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
-                StoreError::Io(path.to_owned(), error.to_string())
+        let began = Instant::now();
+        let database = loop {
+            match open_database(path) {
+                // Commands have it open for a moment when no control plane runs.
+                Err(StoreError::Locked(_)) if began.elapsed() < MOMENT => std::thread::sleep(MOMENT / 20),
+                opened => break opened?,
             }
-            other => StoreError::Damaged(path.to_owned(), other.to_string()),
-        })?;
-        Ok(Self { path: path.to_owned(), database })
+        };
+        Ok(Self { path: path.to_owned(), database: Mutex::new(Some(database)) })
+    }
+
+    /// Does something with the database, which is opened anew when it has failed before.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, Failed> {
+        let mut held = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match held.take() {
+            Some(database) => database,
+            None => open_database(&self.path).map_err(Failed::Open)?,
+        };
+        let done = work(&database).map_err(Failed::Work);
+        match &done {
+            // A full disk has room again some day.
+            Err(Failed::Work(redb::Error::Io(_) | redb::Error::PreviousIo)) => {}
+            _ => *held = Some(database),
+        }
+        done
+    }
+
+    /// Whether the latest change could be stored, as far as one was tried.
+    pub fn is_sound(&self) -> bool {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Reads everything.
@@ -138,9 +172,9 @@ impl Store {
         // A table that does not exist yet is made here, so that the rest need not ask.
         self.commit(&[])?;
         let damaged = |why: String| StoreError::Damaged(self.path.clone(), why);
-        let read = || -> Result<State, redb::Error> {
+        let read = |database: &Database| -> Result<State, redb::Error> {
             let mut state = State::default();
-            let read = self.database.begin_read()?;
+            let read = database.begin_read()?;
             let things = read.open_table(THINGS)?;
             if let Some(bytes) = things.get(TOKENS)? {
                 state.tokens = parse(bytes.value())?;
@@ -170,7 +204,10 @@ impl Store {
             state.revision = read.open_table(NUMBERS)?.get(REVISION)?.map_or(0, |number| number.value());
             Ok(state)
         };
-        read().map_err(|error| damaged(error.to_string()))
+        self.with(read).map_err(|failed| match failed {
+            Failed::Open(error) => error,
+            Failed::Work(error) => damaged(error.to_string()),
+        })
     }
 
     /// Makes changes, all or none, and returns when they are on the disk: with the number of commits so far.
@@ -178,8 +215,8 @@ impl Store {
     /// # Errors
     /// Nothing was changed: the disk is full, for example.
     pub fn commit(&self, writes: &[Write<'_>]) -> Result<u64, StoreError> {
-        let write = || -> Result<u64, redb::Error> {
-            let transaction = self.database.begin_write()?;
+        let write = |database: &Database| -> Result<u64, redb::Error> {
+            let transaction = database.begin_write()?;
             let revision;
             {
                 let mut things = transaction.open_table(THINGS)?;
@@ -222,8 +259,22 @@ impl Store {
             transaction.commit()?;
             Ok(revision)
         };
-        write().map_err(|error| StoreError::Io(self.path.clone(), format!("cannot be written: {error}")))
+        self.with(write).map_err(|failed| match failed {
+            Failed::Open(error) => error,
+            Failed::Work(error) => StoreError::Io(self.path.clone(), format!("cannot be written: {error}")),
+        })
     }
+}
+
+fn open_database(path: &Path) -> Result<Database, StoreError> {
+    let file = open_private(path)?;
+    redb::Builder::new().set_cache_size(CACHE).create_file(file).map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::Locked(path.to_owned()),
+        DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
+            StoreError::Io(path.to_owned(), error.to_string())
+        }
+        other => StoreError::Damaged(path.to_owned(), other.to_string()),
+    })
 }
 
 fn key(name: &Name) -> String {
@@ -256,6 +307,8 @@ fn open_private(path: &Path) -> Result<File, StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
     use transept_identity::lease::LeaseHash;
@@ -308,6 +361,68 @@ mod tests {
         assert_eq!((state.tokens, state.rotation, state.revision), (tokens, Some(rotation), 2));
         assert_eq!(state.entries, [entry("b")]);
         assert_eq!(state.leases, [(b, lease())]);
+    }
+
+    /// A file on a disk that is full at times.
+    #[derive(Debug)]
+    struct Disk(redb::backends::FileBackend, Arc<AtomicBool>);
+
+    impl Disk {
+        fn room(&self) -> io::Result<()> {
+            match self.1.load(Ordering::SeqCst) {
+                true => Err(io::ErrorKind::StorageFull.into()),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl redb::StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.room()?;
+            self.0.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.room()?;
+            self.0.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.room()?;
+            self.0.write(offset, data)
+        }
+
+        fn close(&self) -> io::Result<()> {
+            self.0.close()
+        }
+    }
+
+    #[test]
+    fn a_disk_that_was_full_is_written_to_again() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("state.redb");
+        let is_full = Arc::new(AtomicBool::new(false));
+        let file = redb::backends::FileBackend::new(open_private(&path).expect("a file")).expect("a backend");
+        let database = redb::Builder::new().create_with_backend(Disk(file, is_full.clone())).expect("a database");
+        let store = Store { path, database: Mutex::new(Some(database)) };
+        let (a, b) = (("default".to_owned(), "a".to_owned()), ("default".to_owned(), "b".to_owned()));
+        store.commit(&[Write::Workload(&a, Some(&entry("a")))]).expect("there is room");
+        is_full.store(true, Ordering::SeqCst);
+        let full = store.commit(&[Write::Workload(&b, Some(&entry("b")))]).expect_err("there is none");
+        assert!(matches!(full, StoreError::Io(..)) && full.to_string().contains("cannot be written"), "{full}");
+        assert!(!store.is_sound());
+        is_full.store(false, Ordering::SeqCst);
+        store.commit(&[Write::Workload(&b, Some(&entry("b")))]).expect("there is room again");
+        assert!(store.is_sound());
+        assert_eq!(store.load().expect("readable").entries, [entry("a"), entry("b")]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::commands::certs::question;
 use crate::commands::check::render_objects;
 use crate::commands::control::StateArgs;
 use crate::commands::status::is_refused;
-use crate::console::{self, GREEN, PLAIN, YELLOW};
+use crate::console::{self, GREEN, PLAIN, RED, YELLOW};
 use crate::table;
 
 const EXAMPLES: &str = "\
@@ -24,7 +24,7 @@ Examples:
 A verdict is healthy, degraded (from 1 % of errors, or an instance is not well), failing (from 50 % of errors, or no instance is well) or
 unknown (nobody calls it, and no instance is registered). It becomes worse after two windows of 10 s, and better after three.
 
-Exit codes: 0 fine, 1 a service is failing, a proxy refuses a resource, an endpoint may not be called or expiries are frozen, 3 no control plane answers.";
+Exit codes: 0 fine, 1 a service is failing, a proxy refuses a resource, an endpoint may not be called, expiries are frozen or the state cannot be stored, 3 no control plane answers.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -58,7 +58,8 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
     let mut services = shown["services"].as_array().into_iter().flatten();
     let failing = services.any(|service| service["verdict"] == "failing");
     let left_out = shown["leftOut"].as_array().is_some_and(|all| !all.is_empty());
-    Ok(if failing || refused || left_out || shown["frozen"] == Value::Bool(true) { Exit::Findings } else { Exit::Fine })
+    let unwell = shown["frozen"] == Value::Bool(true) || shown["stored"] == Value::Bool(false);
+    Ok(if failing || refused || left_out || unwell { Exit::Findings } else { Exit::Fine })
 }
 
 /// Prints the objects; a finding when a proxy refuses one.
@@ -105,6 +106,11 @@ fn render(shown: &Value) -> String {
     if shown["frozen"] == Value::Bool(true) {
         out.push_str(&format!(
             "\n{YELLOW}most workloads fell silent at once: nobody is taken out until they return{PLAIN}\n"
+        ));
+    }
+    if shown["stored"] == Value::Bool(false) {
+        out.push_str(&format!(
+            "\n{RED}the state cannot be stored{PLAIN}: nobody can join, register or renew a certificate until it can; the log of the control plane says why\n"
         ));
     }
     for one in &list("leftOut") {
@@ -172,7 +178,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::console::RED;
 
     #[test]
     fn a_refusal_is_shown_with_its_proxy_and_its_reason() {
@@ -182,6 +187,7 @@ mod tests {
                            "learned": {"25": "tcp-server-first", "80": "http"}}],
             "refused": [{"type": "core/v1/Service", "name": "default/cart", "proxies": {"default/cart/a": "no port"}}],
             "frozen": true,
+            "stored": false,
             "leftOut": [{"service": "default/cart", "port": 80, "policy": "MeshPolicy default/cart", "endpoints": ["10.0.0.9:80"], "called": 1}],
             "services": [{
                 "service": "default/cart", "verdict": "failing", "requestsPerSecond": 3.0, "errorRate": 0.75, "p50Ms": 2.0, "p99Ms": 40.0,
@@ -193,6 +199,7 @@ mod tests {
             "default/cart/a  spiffe://a/b  127.0.0.1:1  connected",
             "default/a  cart      10.0.0.1  silent  25 tcp-server-first, 80 http",
             "fell silent at once",
+            "the state cannot be stored",
             "is not called at 10.0.0.9:80: no tunnel leads there, and MeshPolicy default/cart wants one; 1 with one are called",
             &format!("default/cart  {RED}failing{PLAIN}  1/2        3.0/s     75.0 %  2.0 ms  40 ms"),
         ] {

@@ -110,6 +110,7 @@ impl Plane {
             "revision": revision,
             "resources": resources,
             "frozen": inner.registry.is_frozen(),
+            "stored": self.store.is_sound(),
             "members": members,
             "workloads": workloads,
             "refused": self.show_refused(&inner),
