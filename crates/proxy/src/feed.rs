@@ -25,6 +25,7 @@ use transept_model::World;
 use transept_xds::mesh::Workload;
 
 pub use contact::Unreached;
+use disk::{Disk, Lock};
 use member::{Command, Member};
 pub use teller::Teller;
 
@@ -145,6 +146,8 @@ pub struct Feed {
     received: watch::Receiver<Arc<Received>>,
     standing: watch::Receiver<Standing>,
     commands: mpsc::UnboundedSender<Command>,
+    /// Of the directory of what is kept.
+    _lock: Lock,
 }
 
 impl Feed {
@@ -152,15 +155,18 @@ impl Feed {
     /// control plane in the background. Has to be called inside a runtime, which then runs the background work.
     ///
     /// # Errors
-    /// There is no identity, and none to be had.
+    /// There is no identity, and none to be had; or another process uses the directory.
     pub async fn start(options: FeedOptions) -> Result<Feed, FeedError> {
         let (received, latest) = watch::channel(Arc::new(objects::nothing()));
         let (standing, state) = watch::channel(Standing::default());
         let (commands, inbox) = mpsc::unbounded_channel();
-        let member = Member::prepare(options, received, standing).await?;
+        let disk = Disk::open(&options.state)
+            .map_err(|error| FeedError::State(format!("{}: {error}", options.state.display())))?;
+        let lock = disk.lock().map_err(FeedError::State)?;
+        let member = Member::prepare(options, disk, received, standing).await?;
         let (svid, bundles) = (member.svid().clone(), member.bundles().clone());
         tokio::spawn(member.run(inbox));
-        Ok(Feed { svid, bundles, received: latest, standing: state, commands })
+        Ok(Feed { svid, bundles, received: latest, standing: state, commands, _lock: lock })
     }
 
     /// What makes the proxy a member of the mesh.

@@ -15,7 +15,7 @@ use transept_proxy::feed::{FeedOptions, Interest};
 
 use super::Exit;
 use super::control::default_state;
-use super::sidecar::read_ticket;
+use super::sidecar::{parse_control, read_ticket};
 use crate::console;
 use crate::gateway::{self, ServeArgs};
 use crate::logging;
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     to: Option<Target>,
 
     /// Control plane that the configuration comes from; the gateway is then a member of its mesh
-    #[arg(long, env = "TRANSEPT_CONTROL", value_name = "HOST:PORT")]
+    #[arg(long, env = "TRANSEPT_CONTROL", value_name = "HOST:PORT", value_parser = parse_control)]
     control: Option<String>,
 
     /// File with the join token for `--control`, as `transept token create --service NAME-OF-GATEWAY` prints it; needed for the

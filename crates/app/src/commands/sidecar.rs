@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use transept_identity::Ticket;
 use transept_proxy::capture::IpNet;
 
@@ -17,7 +17,8 @@ use super::control::default_state;
 use crate::access_log::Target;
 use crate::gateway::ServeArgs;
 use crate::sidecar::{
-    self, AppPort, Place, Plan, Question, TOKEN, Transparent, Upstream, is_label, own_address, parse_local, settle,
+    self, AppPort, Listen, Place, Plan, Question, TOKEN, Transparent, Upstream, check_ports, is_label, parse_local,
+    settle,
 };
 use crate::{duration, logging};
 
@@ -59,7 +60,13 @@ pub(crate) struct Args {
     port: Vec<AppPort>,
 
     /// Control plane
-    #[arg(long, env = "TRANSEPT_CONTROL", value_name = "HOST:PORT", default_value = "127.0.0.1:9909")]
+    #[arg(
+        long,
+        env = "TRANSEPT_CONTROL",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:9909",
+        value_parser = parse_control
+    )]
     control: String,
 
     /// File with the join token, as `transept token create` prints it
@@ -75,7 +82,8 @@ pub(crate) struct Args {
     #[arg(long, env = "TRANSEPT_LISTEN", value_name = "ADDR", value_parser = parse_listen)]
     listen: Option<Listen>,
 
-    /// Own address, where others in the mesh reach this instance [default: the one on the way to the control plane]
+    /// Own address, where others in the mesh reach this instance [default: the one on the way to the control plane; the one from last
+    /// time, while its name leads nowhere]
     #[arg(long, env = "TRANSEPT_ADDRESS", value_name = "IP")]
     address: Option<IpAddr>,
 
@@ -158,34 +166,27 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
         // Standard output is the program's.
         args.serve.access_log.access_log.get_or_insert(Target::Stderr);
     }
+    check_ports(&args.port)?;
+    let mut listen = args.listen.unwrap_or(Listen { ip: None, port: TUNNEL_PORT });
+    if listen.port == 0 {
+        let ip = listen.ip.or(args.address).unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        listen.port = settle(SocketAddr::new(ip, 0)).context("--listen")?.port();
+    }
+    let inbound = (!args.port.is_empty()).then_some(listen);
+    let name = match args.name {
+        Some(name) => name,
+        None => instance_name(&args.service, &machine_name(), inbound.map(|inbound| inbound.port)),
+    };
     if args.transparent {
-        let port = args.listen.map_or(TUNNEL_PORT, |listen| listen.port);
-        let named = || instance_name(&args.service, &machine_name(), (!args.port.is_empty()).then_some(port));
-        Transparent::clear(&args.name.clone().unwrap_or_else(named))?;
+        Transparent::clear(&name)?;
     }
     let ticket = read_ticket(args.token_file.as_deref())?;
-    let address = match (args.address, args.listen.and_then(|listen| listen.ip)) {
-        (Some(address), _) => address,
-        (None, Some(ip)) if !ip.is_unspecified() => ip,
-        _ => own_address(&args.control).with_context(|| {
-            format!(
-                "no way to the control plane at {}, so the own address is not known; say it with --address",
-                args.control
-            )
-        })?,
-    };
-    let listen = args.listen.unwrap_or(Listen { ip: None, port: TUNNEL_PORT });
-    let inbound = match args.port.is_empty() {
-        true => None,
-        false => Some(settle(SocketAddr::new(listen.ip.unwrap_or(address), listen.port))?),
-    };
+    if let Some(ticket) = &ticket {
+        check_ticket(ticket, &args.namespace, &args.service)?;
+    }
     for upstream in &mut args.upstream {
         upstream.local = settle(upstream.local).with_context(|| upstream.local.to_string())?;
     }
-    let name = match args.name {
-        Some(name) => name,
-        None => instance_name(&args.service, &machine_name(), inbound.map(|inbound| inbound.port())),
-    };
     let state = args.state.unwrap_or_else(|| default_state("sidecar").join(&args.namespace).join(&name));
     let question = args.port.first().map(|port| {
         Question::new((Ipv4Addr::LOCALHOST, port.target).into(), args.health_path.as_deref(), args.health_interval)
@@ -194,12 +195,13 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
         control: args.control,
         ticket,
         state,
-        address,
+        address: args.address.or(listen.ip.filter(|ip| !ip.is_unspecified())),
+        inbound,
         place: Place {
             namespace: args.namespace,
             workload: name,
             service: args.service,
-            inbound,
+            inbound: None,
             ports: args.port,
             upstreams: args.upstream,
             http_proxy: args.http_proxy.map(settle).transpose().context("--http-proxy")?,
@@ -220,13 +222,6 @@ fn parse_name(text: &str) -> Result<String, String> {
     Err(format!("`{text}` is not a name: lower-case letters, digits and `-`, at most 63"))
 }
 
-/// Where tunnels come in, from `15008`, `:15008` or an address with its port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Listen {
-    ip: Option<IpAddr>,
-    port: u16,
-}
-
 fn parse_listen(text: &str) -> Result<Listen, String> {
     let port = text.strip_prefix(':').unwrap_or(text);
     if let Ok(port) = port.parse() {
@@ -237,17 +232,45 @@ fn parse_listen(text: &str) -> Result<Listen, String> {
     address.map(|address| Listen { ip: Some(address.ip()), port: address.port() }).map_err(wrong)
 }
 
+/// The address of a control plane, of which nobody looks at the name before it is needed.
+pub(super) fn parse_control(text: &str) -> Result<String, String> {
+    let wrong =
+        |what: &str| Err(format!("`{text}` {what}, such as 10.0.0.1:9909, control.example:9909 or [fd00::1]:9909"));
+    match text.rsplit_once(':') {
+        _ if text.parse::<IpAddr>().is_ok() => wrong("has no port; say the control plane's address with its port"),
+        None => wrong("has no port; say the control plane's host with its port"),
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) => {
+            Ok(text.to_owned())
+        }
+        Some(_) => wrong("is not a host and a port"),
+    }
+}
+
 /// The join token: from the file, else from the environment; none when there is neither, because a member needs it only once.
 pub(super) fn read_ticket(file: Option<&Path>) -> Result<Option<Ticket>> {
     let text = match file {
-        Some(file) => std::fs::read_to_string(file).with_context(|| file.display().to_string())?,
+        Some(file) => std::fs::read_to_string(file).with_context(|| format!("--token-file {}", file.display()))?,
         None => std::env::var(TOKEN).unwrap_or_default(),
     };
     if text.trim().is_empty() {
         return Ok(None);
     }
-    let place = || file.map_or_else(|| TOKEN.to_owned(), |file| file.display().to_string());
+    let place = || file.map_or_else(|| TOKEN.to_owned(), |file| format!("--token-file {}", file.display()));
     Ticket::read(&text).map(Some).with_context(place)
+}
+
+/// Refuses the token of another workload before it is used up: nobody could call the program as what it is not.
+fn check_ticket(ticket: &Ticket, namespace: &str, service: &str) -> Result<()> {
+    let id = &ticket.id;
+    let for_whom = match id.workload() {
+        Some(workload) if workload.namespace() == namespace && workload.service_account() == service => return Ok(()),
+        Some(workload) => format!("{}/{}", workload.namespace(), workload.service_account()),
+        None => id.to_string(),
+    };
+    bail!(
+        "the join token is for {for_whom}, and this is the sidecar of {namespace}/{service}. It was not used and is as good as before; \
+         `transept token create --namespace {namespace} --service {service}` at the control plane makes one for this service"
+    )
 }
 
 fn machine_name() -> String {
@@ -275,6 +298,30 @@ mod tests {
         assert_eq!(parse_listen(":15008"), Ok(Listen { ip: None, port: 15008 }));
         assert_eq!(parse_listen("127.0.0.2:0"), Ok(Listen { ip: Some([127, 0, 0, 2].into()), port: 0 }));
         assert!(parse_listen("here").is_err_and(|why| why.contains("10.0.0.7:15008")));
+    }
+
+    #[test]
+    fn a_control_plane_has_a_port() {
+        for good in ["127.0.0.1:9909", "control:9909", "[::1]:9909"] {
+            assert_eq!(parse_control(good), Ok(good.to_owned()));
+        }
+        for bad in ["127.0.0.1", "control", "::1", "[::1]"] {
+            assert!(parse_control(bad).is_err_and(|why| why.contains("port")), "{bad}");
+        }
+        for bad in ["control:", "control:x", ":9909", "control:0", "control:99999"] {
+            assert!(parse_control(bad).is_err_and(|why| why.contains("10.0.0.1:9909")), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_token_of_another_workload_is_refused_with_a_way_out() {
+        let root = transept_identity::Fingerprint::of(b"root");
+        let text = format!("{}abc.{root}.transept.local/ns/shop/sa/web", transept_identity::token::PREFIX);
+        let ticket = Ticket::read(&text).expect("a ticket");
+        assert!(check_ticket(&ticket, "shop", "web").is_ok());
+        let why = check_ticket(&ticket, "shop", "cart").expect_err("another service").to_string();
+        assert!(why.contains("is for shop/web") && why.contains("--namespace shop --service cart"), "{why}");
+        assert!(check_ticket(&ticket, "default", "web").is_err(), "another namespace");
     }
 
     #[test]

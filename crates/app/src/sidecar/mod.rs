@@ -2,22 +2,21 @@
 //!
 //! Called by the subcommand. Starting: join, hold a configuration, listen, register, and then the program. Stopping: the registration
 //! says so, inbound drains, the program is told, outbound works until it has ended. This file holds the order; the program is in
-//! `program`, its health in `probe`, what is compiled in `station`, flags and environment in `places`, the
-//! services that it asks for in `asked`, memory that it can spare in `pages`.
+//! `program`, its health in `probe`, what is compiled in `station`, flags and environment in `places` and
+//! `plan`, the own address in `whereabouts`, the services that it asks for in `asked`, memory that it can spare in `pages`.
 
 mod asked;
 mod pages;
 mod places;
+mod plan;
 mod probe;
 mod program;
 mod station;
 mod transparent;
+mod whereabouts;
 
-use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,22 +27,21 @@ use tokio::sync::{mpsc, watch};
 use transept_control::Update;
 use transept_engine::compile::mesh::Captured;
 use transept_engine::health::Verdict;
-use transept_identity::Ticket;
 use transept_model::World;
-use transept_proxy::capture::IpNet;
-use transept_proxy::feed::{self, Feed, FeedOptions, Interest, Received};
+use transept_proxy::feed::{self, Feed, Received};
 use transept_proxy::{BindOutcome, Proxy, Wanted};
-use transept_xds::mesh::{Condition, Port, Workload};
+use transept_xds::mesh::Condition;
 
 use self::asked::Asked;
 use self::program::{End, Mail, Program, Terminal, code_of};
 use self::station::Stationing;
 use crate::admin::Admin;
 use crate::commands::Exit;
-use crate::gateway::{Retry, ServeArgs, Standing, announce};
+use crate::gateway::{Retry, Standing, announce};
 use crate::logging::Format;
 
-pub(crate) use places::{AppPort, Upstream, is_label, own_address, parse_local, settle};
+pub(crate) use places::{AppPort, Listen, Upstream, check_ports, is_label, parse_local, settle};
+pub(crate) use plan::Plan;
 pub(crate) use probe::Question;
 pub(crate) use program::TOKEN;
 pub(crate) use station::Place;
@@ -54,40 +52,22 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// What is left for connections of a program that has ended.
 const AFTERMATH: Duration = Duration::from_secs(1);
 
-/// Everything that the command line says.
-pub(crate) struct Plan {
-    /// The control plane, `host:port`.
-    pub(crate) control: String,
-    /// The join token, if there is one.
-    pub(crate) ticket: Option<Ticket>,
-    /// The directory of what is kept.
-    pub(crate) state: PathBuf,
-    /// Where others reach this instance.
-    pub(crate) address: IpAddr,
-    /// The place in the mesh.
-    pub(crate) place: Place,
-    /// Whether the program's calls of services are captured.
-    pub(crate) transparent: bool,
-    /// Where instances may be that the program calls by their own address.
-    pub(crate) instances_in: Vec<IpNet>,
-    /// How the program is asked whether it is well; none when it has no port.
-    pub(crate) question: Option<Question>,
-    /// The program with its arguments; empty when it is there already.
-    pub(crate) program: Vec<OsString>,
-    /// What all that serve have in common.
-    pub(crate) serve: ServeArgs,
-}
-
 /// Runs until the program or a signal ends it.
 ///
 /// # Errors
 /// The mesh cannot be joined, or the proxy cannot start.
-pub(crate) fn serve(plan: Plan) -> Result<Exit> {
+pub(crate) fn serve(mut plan: Plan) -> Result<Exit> {
     let asked = Asked::begin(&plan);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("sidecar").enable_all().build()?;
+    runtime.block_on(plan.find_address());
+    plan.settle_inbound()?;
     let joined = runtime.block_on(join(&plan, &asked))?;
     let Some((mail, feed)) = joined else { return Ok(Exit::Fine) };
+    plan.check_identity(&feed)?;
+    // At the first start the control plane may have been there only now.
+    runtime.block_on(plan.find_address());
+    plan.settle_inbound()?;
     let prepare = async { Transparent::prepare(&plan.place, &plan.state, &plan.instances_in) };
     let transparent = if plan.transparent { Some(runtime.block_on(prepare)?) } else { None };
     let mut options = plan.serve.options();
@@ -128,55 +108,6 @@ async fn join(plan: &Plan, asked: &Asked) -> Result<Option<(Mail, Feed)>> {
                 return Ok(None);
             },
         }
-    }
-}
-
-impl Plan {
-    fn feed_options(&self, interest: Interest) -> FeedOptions {
-        FeedOptions {
-            control: vec![self.control.clone()],
-            state: self.state.clone(),
-            ticket: self.ticket.clone(),
-            node: self.place.workload.clone(),
-            interest,
-            workload: None,
-        }
-    }
-
-    /// What is called, and the own service, whose policies count here.
-    fn services(&self) -> BTreeSet<feed::ServiceName> {
-        let own = (self.place.namespace.clone(), self.place.service.clone());
-        let called = self.place.upstreams.iter().map(|upstream| {
-            let namespace = upstream.namespace.as_ref().unwrap_or(&self.place.namespace);
-            (namespace.clone(), upstream.service.clone())
-        });
-        called.chain([own]).collect()
-    }
-
-    /// The registration; none when nobody can call the program.
-    fn workload(&self, condition: Condition) -> Option<Workload> {
-        let inbound = self.place.inbound?;
-        let port = |port: &AppPort| Port {
-            name: String::new(),
-            port: port.service.into(),
-            target_port: port.target.into(),
-            app_protocol: port.protocol.clone().unwrap_or_default(),
-            // The feed says what is heard.
-            learned: String::new(),
-        };
-        Some(Workload {
-            namespace: self.place.namespace.clone(),
-            name: self.place.workload.clone(),
-            services: vec![self.place.service.clone()],
-            service_account: self.place.service.clone(),
-            address: self.address.to_string(),
-            ports: self.place.ports.iter().map(port).collect(),
-            tunnel_port: inbound.port().into(),
-            zone: self.place.zone.as_deref().unwrap_or_default().to_owned(),
-            region: String::new(),
-            weight: 1,
-            condition: condition.into(),
-        })
     }
 }
 
@@ -244,6 +175,9 @@ impl Sidecar {
                 Ok(()) = connection.changed() => {
                     let connected = connection.borrow_and_update().connected;
                     self.asked.note_connection(connected, Instant::now());
+                    if connected {
+                        self.find_address().await;
+                    }
                 }
                 () = sleep_until(self.asked.alone_at()) => self.go_on_alone(&mut in_force).await?,
                 () = in_force.retry.due() => self.retry(&mut in_force).await?,
@@ -320,9 +254,20 @@ impl Sidecar {
         }
     }
 
+    /// Finds the own address, if it was not known at the start, and registers with it.
+    async fn find_address(&mut self) {
+        if self.plan.inbound.is_some() && self.plan.address.is_none() {
+            self.plan.find_address().await;
+            self.register();
+        }
+    }
+
     /// Says what is to be known about this instance, now.
     fn register(&self) {
         if let Some(workload) = self.plan.workload(self.verdict) {
+            if let Some(address) = self.plan.address {
+                whereabouts::keep(&self.plan.state, address);
+            }
             self.feed.register(workload);
         }
     }

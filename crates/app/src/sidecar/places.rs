@@ -3,8 +3,10 @@
 //! Parsed from the command line of `sidecar`, read when the station is made and when the program is started.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::str::FromStr;
+
+use anyhow::{Result as Checked, bail};
 
 /// What may be left out of an address: loopback.
 const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -47,6 +49,48 @@ impl FromStr for AppPort {
         };
         Ok(AppPort { service, target, protocol: protocol.map(str::to_owned) })
     }
+}
+
+/// Where tunnels come in, from `15008`, `:15008` or an address with its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Listen {
+    /// The address; none is the own one.
+    pub(crate) ip: Option<IpAddr>,
+    /// The port.
+    pub(crate) port: u16,
+}
+
+/// Refuses a port that others call and that would lead to two places.
+///
+/// # Errors
+/// A port is there twice.
+pub(crate) fn check_ports(ports: &[AppPort]) -> Checked<()> {
+    for (number, port) in ports.iter().enumerate() {
+        if let Some(other) = ports.iter().take(number).find(|other| other.service == port.service) {
+            let (service, first, second) = (port.service, other.target, port.target);
+            bail!(
+                "--port {service}:{first} and --port {service}:{second}: others call port {service}, and it can lead to one port of the \
+                 program only; give each another one in front of the colon"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a place for tunnels that is the program's own: what came in would be led to the sidecar again.
+///
+/// # Errors
+/// It is that of one of these ports.
+pub(crate) fn check_tunnels(inbound: SocketAddr, ports: &[AppPort]) -> Checked<()> {
+    let takes_home = inbound.ip() == HOME || inbound.ip().is_unspecified();
+    if takes_home && ports.iter().any(|port| port.target == inbound.port()) {
+        bail!(
+            "tunnels come in at {inbound}, and --port says that the program listens there itself; choose another port for one of \
+             them, such as --listen {}",
+            inbound.port().checked_add(1).unwrap_or(15_008)
+        );
+    }
+    Ok(())
 }
 
 /// A local port that stands for a service, from `NAME[.NAMESPACE][:PORT]=ADDRESS`.
@@ -130,27 +174,6 @@ pub(crate) fn settle(address: SocketAddr) -> io::Result<SocketAddr> {
     TcpListener::bind(address)?.local_addr()
 }
 
-/// The address of this machine that packets to `control` come from: the one that others in the mesh will reach.
-///
-/// # Errors
-/// The name does not resolve, or there is no way there.
-#[expect(clippy::disallowed_methods, reason = "asked once, before there is a proxy")]
-pub(crate) fn own_address(control: &str) -> io::Result<IpAddr> {
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for there in control.to_socket_addrs()? {
-        let here = SocketAddr::new(
-            if there.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() },
-            0,
-        );
-        // Connecting a datagram socket sends nothing; it only asks for the route.
-        match UdpSocket::bind(here).and_then(|socket| socket.connect(there).and_then(|()| socket.local_addr())) {
-            Ok(own) => return Ok(own.ip()),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
 /// What the program's environment has besides ours.
 pub(crate) fn environment(
     identity: &str,
@@ -211,8 +234,21 @@ mod tests {
     }
 
     #[test]
-    fn the_own_address_is_the_one_on_the_way() {
-        assert_eq!(own_address("127.0.0.1:9").ok(), Some(HOME));
-        assert!(own_address("nothing").is_err());
+    fn a_port_that_others_call_leads_to_one_place() {
+        let ports = |all: &[&str]| all.iter().map(|one| one.parse().expect("a port")).collect::<Vec<AppPort>>();
+        assert!(check_ports(&ports(&["80:8081", "81:8081", "8082"])).is_ok());
+        let why = check_ports(&ports(&["80:8081", "80:8082"])).expect_err("twice").to_string();
+        assert!(why.contains("80:8081 and --port 80:8082"), "{why}");
+    }
+
+    #[test]
+    fn tunnels_do_not_come_in_where_the_program_listens() {
+        let ports = ["80:15010".parse().expect("a port")];
+        let at = |text: &str| check_tunnels(text.parse().expect("an address"), &ports);
+        assert!(at("10.0.0.8:15010").is_ok(), "the program is on another address");
+        assert!(at("127.0.0.1:15008").is_ok());
+        for taken in ["127.0.0.1:15010", "0.0.0.0:15010", "[::]:15010"] {
+            assert!(at(taken).is_err_and(|why| why.to_string().contains("--listen")), "{taken}");
+        }
     }
 }

@@ -23,6 +23,7 @@ mod seen;
 mod shares;
 mod spans;
 mod stage;
+mod starts;
 mod streams;
 mod strict;
 mod talk;

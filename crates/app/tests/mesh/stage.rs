@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
 use transept_testkit::client::{Answer, Endpoint, Request, exchange};
 use transept_testkit::echo::{self, Pod, Port, RequestLog, Serving};
-use transept_testkit::launch::{Launch, Running, unused_address};
+use transept_testkit::launch::{Launch, LaunchError, Running, unused_address};
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -238,10 +238,33 @@ impl Sidecar {
         self.argument(format!("--upstream={target}={local}"))
     }
 
+    /// With another value for an argument that it has.
+    pub(crate) fn changed(mut self, name: &str, value: &str) -> Sidecar {
+        let prefix = format!("--{name}=");
+        let found = self.arguments.iter_mut().find(|argument| argument.starts_with(&prefix));
+        *found.expect("the argument") = format!("{prefix}{value}");
+        self
+    }
+
+    /// Without an argument that it has.
+    pub(crate) fn without(mut self, name: &str) -> Sidecar {
+        self.arguments.retain(|argument| !argument.starts_with(&format!("--{name}=")));
+        self
+    }
+
     /// Starts it without a program of its own.
     pub(crate) async fn start(&self) -> Running {
-        let launch = Launch::subcommand(binary(), self.arguments.clone());
-        launch.start(PATIENCE).await.unwrap_or_else(|failure| panic!("{failure}"))
+        self.try_start().await.unwrap_or_else(|failure| panic!("{failure}"))
+    }
+
+    /// The same, where it may refuse.
+    pub(crate) async fn try_start(&self) -> Result<Running, LaunchError> {
+        Launch::subcommand(binary(), self.arguments.clone()).start(PATIENCE).await
+    }
+
+    /// What it says when it does not start.
+    pub(crate) async fn refusal(&self) -> String {
+        self.try_start().await.expect_err("it does not start").log
     }
 
     /// The command that starts it with a program.

@@ -1,9 +1,10 @@
 //! What a proxy keeps on the disk: its identity, whom it believes, and the last good configuration.
 //!
-//! Used by `member`, off the threads that wait for sockets. Every file is whole or is the one before: it is written beside, forced
+//! Used by `member`, off the threads that wait for sockets, by one process at a time: two with one identity and one registration would
+//! take both from each other. Every file is whole or is the one before: it is written beside, forced
 //! to the disk and renamed into place. The configuration carries a checksum, so that a disk that lies is noticed.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -16,8 +17,16 @@ const IDENTITY: &str = "identity.pem";
 const BUNDLE: &str = "bundle.json";
 const NONCE: &str = "nonce";
 const CONFIGURATION: &str = "configuration";
+/// Locked by the process that uses the directory, whose number it holds.
+const LOCK: &str = "lock";
 /// Begins the file of the configuration; a checksum of the rest follows.
 const MAGIC: &str = "transept configuration 1 ";
+
+/// A directory that nobody else has while this is there. It ends with the process, however that ends.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
 
 /// One resource as it is kept: type, name, version, contents.
 pub(super) type Kept = (String, String, String, String);
@@ -31,6 +40,41 @@ impl Disk {
     pub(super) fn open(path: &Path) -> io::Result<Disk> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         Ok(Disk(path.to_owned()))
+    }
+
+    /// Takes the directory for this process.
+    ///
+    /// # Errors
+    /// Another process has it, or no file can be made in it.
+    pub(super) fn lock(&self) -> Result<Lock, String> {
+        let path = self.0.join(LOCK);
+        let explained = |error: io::Error| explain(&path, &error);
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let mut file = opened.map_err(explained)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(self.is_taken(&path)),
+            // Some file systems have no locks; they are no reason not to serve.
+            Err(TryLockError::Error(error)) => {
+                tracing::warn!(%error, path = %path.display(), "nothing prevents two processes from using this directory");
+            }
+        }
+        let written = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+        written.map_err(explained)?;
+        Ok(Lock { _file: file })
+    }
+
+    fn is_taken(&self, lock: &Path) -> String {
+        let number = read(lock).ok().flatten().unwrap_or_default();
+        let holder = match number.trim() {
+            "" => "another process".to_owned(),
+            number => format!("process {number}"),
+        };
+        format!(
+            "{}: {holder} uses this directory, and two would take identity and registration from each other; stop it, or give this one a \
+             directory of its own with --state (a sidecar also a name of its own with --name)",
+            self.0.display()
+        )
     }
 
     /// The identity with its bundle, if both are there.
@@ -76,15 +120,14 @@ impl Disk {
         Ok(nonce.into_bytes())
     }
 
-    /// The last configuration. What is damaged counts as none, and is told.
-    pub(super) fn read_configuration(&self) -> Vec<Kept> {
+    /// The last configuration, if one was kept. What is damaged counts as none, and is told.
+    pub(super) fn read_configuration(&self) -> Option<Vec<Kept>> {
         let path = self.0.join(CONFIGURATION);
         let text = match read(&path) {
-            Ok(Some(text)) => text,
-            Ok(None) => return Vec::new(),
+            Ok(text) => text?,
             Err(why) => {
                 tracing::warn!(%why, "the configuration that was kept cannot be read");
-                return Vec::new();
+                return None;
             }
         };
         let whole = text.strip_prefix(MAGIC).and_then(|rest| rest.split_once('\n'));
@@ -92,9 +135,10 @@ impl Disk {
         let items = sound.and_then(|(_, body)| serde_json::from_str::<Vec<[String; 4]>>(body).ok());
         let Some(items) = items else {
             tracing::warn!(file = %path.display(), "the configuration that was kept is damaged and counts as none");
-            return Vec::new();
+            return None;
         };
-        items.into_iter().map(|[type_url, name, version, contents]| (type_url, name, version, contents)).collect()
+        let kept = items.into_iter().map(|[type_url, name, version, contents]| (type_url, name, version, contents));
+        Some(kept.collect())
     }
 
     /// Keeps a configuration.
@@ -145,19 +189,32 @@ mod tests {
     fn a_configuration_is_read_back_or_counts_as_none() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let disk = Disk::open(&directory.path().join("proxy")).expect("made");
-        assert!(disk.read_configuration().is_empty());
+        assert_eq!(disk.read_configuration(), None);
         disk.write_configuration(&kept()).expect("written");
-        assert_eq!(disk.read_configuration(), kept());
+        assert_eq!(disk.read_configuration(), Some(kept()));
 
         let path = directory.path().join("proxy").join(CONFIGURATION);
         assert_eq!(path.metadata().expect("a file").permissions().mode() & 0o777, 0o600);
         let text = std::fs::read_to_string(&path).expect("read");
         std::fs::write(&path, text.replace("cart", "bank")).expect("written");
-        assert!(disk.read_configuration().is_empty());
+        assert_eq!(disk.read_configuration(), None);
         std::fs::write(&path, &text[..text.len() / 2]).expect("written");
-        assert!(disk.read_configuration().is_empty());
-        disk.write_configuration(&kept()).expect("written over what was damaged");
-        assert_eq!(disk.read_configuration(), kept());
+        assert_eq!(disk.read_configuration(), None);
+        disk.write_configuration(&[]).expect("written over what was damaged");
+        assert_eq!(disk.read_configuration(), Some(Vec::new()), "nothing was said");
+        disk.write_configuration(&kept()).expect("written over nothing");
+        assert_eq!(disk.read_configuration(), Some(kept()));
+    }
+
+    #[test]
+    fn one_process_at_a_time_has_the_directory() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let disk = Disk::open(directory.path()).expect("opened");
+        let lock = disk.lock().expect("it is free");
+        let why = disk.lock().expect_err("it is in use");
+        assert!(why.contains(&format!("process {}", std::process::id())) && why.contains("--state"), "{why}");
+        drop(lock);
+        disk.lock().expect("it is free again");
     }
 
     #[test]

@@ -113,12 +113,11 @@ impl Member {
     /// Finds an identity, on the disk or by joining, and takes in what was kept.
     pub(super) async fn prepare(
         options: FeedOptions,
+        disk: Disk,
         received: watch::Sender<Arc<Received>>,
         standing: watch::Sender<Standing>,
     ) -> Result<Self, FeedError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let disk = Disk::open(&options.state)
-            .map_err(|error| FeedError::State(format!("{}: {error}", options.state.display())))?;
         let nonce = disk.nonce(random(&provider)).map_err(FeedError::State)?;
         let (svid, bundle) = match find_identity(&options, &disk, &provider)? {
             Some(identity) => identity,

@@ -26,7 +26,10 @@ const NO_VERSION: &str = "";
 impl Member {
     /// Takes in what was kept on the disk.
     pub(super) fn restore(&mut self) {
-        for (type_url, name, version, contents) in self.disk.read_configuration() {
+        let Some(kept) = self.disk.read_configuration() else { return };
+        // That there is nothing is an answer too, such as after the only instance of a Service has left.
+        let said_nothing = kept.is_empty();
+        for (type_url, name, version, contents) in kept {
             let key = Key::new(&TypeUrl::from(type_url.as_str()), &name);
             // A kind that this version no longer knows is left out.
             if version == NO_VERSION {
@@ -36,7 +39,7 @@ impl Member {
                 let _ = self.client.restore(&key, &version, contents.into());
             }
         }
-        if self.client.holdings().next().is_some() {
+        if said_nothing || self.client.holdings().next().is_some() {
             self.restored = self.options.interest.services().cloned().unwrap_or_default();
             self.publish(true);
         }

@@ -1,0 +1,102 @@
+//! What a sidecar starts without, and what it does not start with: nothing is used up or taken from others by a mistake.
+
+use transept_testkit::echo::Port;
+use transept_testkit::launch::unused_port;
+
+use crate::stage::{Mesh, PATIENCE, answered, program, until};
+
+/// Waits until a sidecar has the service cart on its disk.
+async fn kept(mesh: &Mesh, name: &str) {
+    let file = mesh.path(&format!("{name}.state")).join("configuration");
+    until(|| async { std::fs::read_to_string(&file).unwrap_or_default() }, |text| text.contains("cart")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sidecars_start_from_their_disk_where_the_name_of_the_control_plane_leads_nowhere() {
+    let mut mesh = Mesh::start("").await;
+    let cart_program = program("cart-1", Port::Http1).await;
+    // Its address is the one on the way to the control plane.
+    let cart = mesh.sidecar("cart").await.argument(format!("--listen=:{}", unused_port()));
+    let cart = cart.port(80, cart_program.address, "");
+    let web = mesh.sidecar("web").await.upstream("cart");
+    let running = [cart.start().await, web.start().await];
+    answered(web.local[0], 200).await;
+    kept(&mesh, "cart").await;
+    kept(&mesh, "web").await;
+    mesh.kill_control().await;
+    for sidecar in running {
+        assert!(sidecar.stop(PATIENCE).await.expect("it ends").success());
+    }
+    let gone = "control.invalid:9909";
+    let _cart = cart.changed("control", gone).start().await;
+    let _web = web.clone().changed("control", gone).start().await;
+    answered(web.local[0], 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_starts_from_its_disk_on_a_machine_with_another_address() {
+    let mesh = Mesh::start("").await;
+    let cart_program = program("cart-1", Port::Http1).await;
+    let cart = mesh.sidecar("cart").await.argument(format!("--listen=:{}", unused_port()));
+    let cart = cart.port(80, cart_program.address, "");
+    let running = cart.start().await;
+    kept(&mesh, "cart").await;
+    assert!(running.stop(PATIENCE).await.expect("it ends").success());
+    // With its only instance the service is gone, and so is all that the control plane has to say.
+    let empty = |status: &serde_json::Value| status["workloads"].as_array().is_some_and(Vec::is_empty);
+    until(|| mesh.status(), empty).await;
+    // As where the machine has another address than last time.
+    std::fs::write(mesh.path("cart.state").join("address"), "192.0.2.1").expect("written");
+    let running = cart.changed("control", "control.invalid:9909").start().await;
+    assert!(running.log().contains("the own address is not known yet"), "{}", running.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_of_another_service_is_refused_and_stays_good() {
+    let mesh = Mesh::start("").await;
+    let token = mesh.token("web").await.display().to_string();
+    let wrong = mesh.sidecar("cart").await.changed("token-file", &token);
+    let why = wrong.refusal().await;
+    assert!(why.contains("is for default/web") && why.contains("--service cart"), "{why}");
+    let web = mesh.sidecar("web").await.changed("token-file", &token);
+    assert!(web.start().await.stop(PATIENCE).await.expect("it ends").success());
+
+    // Nor does an identity from before become another one.
+    let state = mesh.path("web.state").display().to_string();
+    let why = mesh.sidecar("cart").await.without("token-file").changed("state", &state).refusal().await;
+    assert!(why.contains("/sa/web") && why.contains("--state"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_sidecars_do_not_share_a_directory() {
+    let mesh = Mesh::start("").await;
+    let cart_program = program("cart-1", Port::Http1).await;
+    let cart = mesh.sidecar("cart").await.port(80, cart_program.address, "");
+    let first = cart.start().await;
+    let why = cart.refusal().await;
+    assert!(why.contains("uses this directory") && why.contains("--name"), "{why}");
+    let registered = |status: &serde_json::Value| status["workloads"].as_array().is_some_and(|all| all.len() == 1);
+    until(|| mesh.status(), registered).await;
+    // The lock is gone with its holder, however that ends.
+    first.signal(rustix::process::Signal::KILL).expect("sent");
+    let mut first = first;
+    first.ended().await.expect("it ends");
+    let _second = cart.start().await;
+    until(|| mesh.status(), registered).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_would_lead_to_the_wrong_place_is_refused_at_the_start() {
+    let mesh = Mesh::start("").await;
+    let cart = mesh.sidecar("cart").await;
+    let own = cart.clone().argument("--listen=127.0.0.1:15010").argument("--port=15010").refusal().await;
+    assert!(own.contains("tunnels come in at 127.0.0.1:15010") && own.contains("--listen"), "{own}");
+    let twice = cart.clone().argument("--port=80:8081").argument("--port=80:8082").refusal().await;
+    assert!(twice.contains("--port 80:8081 and --port 80:8082"), "{twice}");
+    let portless = cart.clone().changed("control", "127.0.0.1").refusal().await;
+    assert!(portless.contains("has no port"), "{portless}");
+    let fileless = cart.clone().changed("token-file", "nofile").refusal().await;
+    assert!(fileless.contains("--token-file nofile"), "{fileless}");
+    // None of this has used the token.
+    let _cart = cart.start().await;
+}
