@@ -48,7 +48,9 @@ pub(crate) fn introduce(worker: &Worker, connection: &Connection, settings: &Set
     let stripped = strip_hop_by_hop(&mut trip.request.fields);
     // HTTP/1.0 has no upgrades (RFC 9110 section 7.8).
     trip.upgrade = stripped.upgrade.filter(|_| trip.request.version != Version::Http10);
-    announce(&mut trip.request, connection, &client, settings, connection.local.port());
+    // Captured, it came to a port of ours that its client knows nothing of.
+    let port = connection.destination.unwrap_or(connection.local).port();
+    announce(&mut trip.request, connection, &client, settings, port);
 }
 
 /// Brings the rest of a request into the form that every later verb relies on.

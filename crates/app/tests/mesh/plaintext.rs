@@ -74,6 +74,7 @@ async fn knock() {
         "what a stranger says is not believed"
     );
     assert!(seen.header("x-forwarded-client-cert").is_none());
+    assert_eq!(seen.header("x-forwarded-port"), Some(http.port().to_string()), "the port that was called, not ours");
     let mut stream = connect(&elsewhere, bytes);
     say(&mut stream, "before\n", "before\n").await;
 
