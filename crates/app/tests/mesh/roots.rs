@@ -160,4 +160,20 @@ async fn who_has_nothing_but_a_certificate_of_a_distrusted_root_is_sent_away() {
         .await
         .expect("a status");
     answered(pair.local(), 502).await;
+    // They have used their tokens up, and say what helps.
+    let says = |status: &std::io::Result<Value>, words: &str| {
+        let failure = status.as_ref().ok().and_then(|status| status["mesh"]["failure"].as_str().map(str::to_owned));
+        failure.is_some_and(|failure| failure.contains(words))
+    };
+    let helps = |status: &std::io::Result<Value>| {
+        says(status, "refuses the certificate of this proxy") && says(status, "`transept token create --service web`")
+    };
+    until(|| pair.web.status(), helps).await.expect("a status");
+    // With a new token and the state that they have, they are members again.
+    let Pair { cart, web, cart_setup, web_setup, .. } = pair;
+    drop((cart, web));
+    mesh.token("cart").await;
+    mesh.token("web").await;
+    let (_cart, _web) = (cart_setup.start().await, web_setup.start().await);
+    answered(web_setup.local[0], 200).await;
 }

@@ -17,7 +17,10 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::time_provider::DefaultTimeProvider;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme,
+};
+use tokio::io::AsyncBufReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use transept_identity::handshake::client_config;
@@ -41,8 +44,10 @@ const LONGEST: usize = 64 << 20;
 pub enum Unreached {
     /// Nobody is there, or the way is blocked; later it may be different.
     Away(String),
-    /// Who is there is not the control plane, or does not believe us.
+    /// Who is there is not the control plane, as far as our roots say.
     Stranger(String),
+    /// It does not take our certificate.
+    Distrusted(String),
     /// It answers, and refuses.
     Refused(Failed),
 }
@@ -50,7 +55,7 @@ pub enum Unreached {
 impl fmt::Display for Unreached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Away(why) | Self::Stranger(why) => f.write_str(why),
+            Self::Away(why) | Self::Stranger(why) | Self::Distrusted(why) => f.write_str(why),
             Self::Refused(failed) => fmt::Display::fmt(failed, f),
         }
     }
@@ -182,6 +187,27 @@ async fn connect(address: &str) -> io::Result<TcpStream> {
     outcome
 }
 
+/// Whether the other side has ended a handshake because of our certificate (RFC 8446, section 6.2).
+fn distrusts(error: &io::Error) -> bool {
+    use AlertDescription::{
+        AccessDenied, BadCertificate, CertificateExpired, CertificateRevoked, CertificateUnknown, UnknownCA,
+        UnsupportedCertificate,
+    };
+    let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    matches!(
+        cause,
+        Some(Error::AlertReceived(
+            AccessDenied
+                | BadCertificate
+                | CertificateExpired
+                | CertificateRevoked
+                | CertificateUnknown
+                | UnknownCA
+                | UnsupportedCertificate
+        ))
+    )
+}
+
 /// An open connection; it ends when the last copy and the last call are dropped.
 #[derive(Clone)]
 pub(super) struct Connection(SendRequest<Bytes>);
@@ -200,7 +226,7 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         // No name is sent or checked: the identity in the certificate counts.
         let name = ServerName::IpAddress(std::net::IpAddr::from([0, 0, 0, 0]).into());
-        let stream = tls.connect(name, stream).await.map_err(|error| {
+        let mut stream = tls.connect(name, stream).await.map_err(|error| {
             let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
             match cause {
                 Some(Error::InvalidCertificate(CertificateError::Other(OtherError(why)))) => {
@@ -210,6 +236,16 @@ impl Connection {
                 _ => away(&error),
             }
         })?;
+        // In TLS 1.3 we are through before the other side has looked at our certificate, and an alert is lost to whoever writes on. It speaks
+        // first when it takes it.
+        match stream.fill_buf().await {
+            Ok([]) => return Err(Unreached::Away(format!("{address}: the connection was closed at once"))),
+            Ok(_) => {}
+            Err(error) if distrusts(&error) => {
+                return Err(Unreached::Distrusted(format!("{address} refuses the certificate of this proxy")));
+            }
+            Err(error) => return Err(away(&error)),
+        }
         let mut builder = h2::client::Builder::new();
         builder.initial_window_size(4 << 20).initial_connection_window_size(16 << 20).enable_push(false);
         let (calls, mut connection) = builder.handshake::<_, Bytes>(stream).await.map_err(|error| away(&error))?;

@@ -64,6 +64,7 @@ enum Event {
     Answer(u64, Answer),
     Closed(u64, Option<Unreached>),
     Renewed(Result<Box<(Svid, Bundle)>, Unreached>),
+    Rejoined(Result<Box<(Svid, Bundle)>, Unreached>),
     Stored(u64),
 }
 
@@ -94,6 +95,12 @@ pub(super) struct Member {
     links: u64,
     renewal: Renewal,
     renew_at: Option<Duration>,
+    /// Whether the token is being tried again.
+    rejoining: bool,
+    /// Why the control plane and this proxy do not believe each other, as found last.
+    unbelieved: Option<String>,
+    /// Why the token has not helped.
+    useless: Option<String>,
     beat_at: Option<Duration>,
     interval: Duration,
     /// Whether the next beat carries the workload.
@@ -157,6 +164,9 @@ impl Member {
             links: 0,
             renewal,
             renew_at: None,
+            rejoining: false,
+            unbelieved: None,
+            useless: None,
             beat_at: None,
             interval: BEAT,
             introduce: options.workload.is_some(),
@@ -297,11 +307,15 @@ impl Member {
                 self.tell(|standing| standing.failure = None);
                 self.beat();
             }
-            Event::NotOpened(number, why) if number == current => self.close(Some(why)),
+            Event::NotOpened(number, why) if number == current => {
+                let why = self.look_into(why);
+                self.close(Some(why));
+            }
             Event::Closed(number, why) if number == current => self.close(why),
             Event::Response(number, response) if number == current => return self.settle(*response),
             Event::Answer(number, answer) if number == current => self.take_answer(answer),
             Event::Renewed(outcome) => self.take_renewed(outcome),
+            Event::Rejoined(outcome) => self.take_rejoined(outcome),
             Event::Stored(number) => {
                 self.storing = None;
                 self.tell(|standing| standing.stored = number);

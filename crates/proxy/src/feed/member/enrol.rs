@@ -1,6 +1,6 @@
 //! How a member gets its identity: from the disk, with a token, or for the one that it has.
 //!
-//! Called by `member` at its start and when the certificate is due. Every key is made here and goes nowhere but into its file.
+//! Called by `member` at its start, when the certificate is due, and when nobody takes it any more. Every key is made here and goes nowhere but into its file.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +70,27 @@ pub(super) async fn join(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(JOIN_PAUSE);
     }
+}
+
+/// Joins once more with the token, for a member whose certificate is good for nothing any more.
+pub(super) async fn join_again(
+    control: &[String],
+    ticket: &Ticket,
+    nonce: &[u8],
+    provider: &Arc<CryptoProvider>,
+) -> Result<(Svid, Bundle), Unreached> {
+    let tls = first_tls(ticket, provider.clone()).map_err(Unreached::Away)?;
+    let mut outcome = Err(Unreached::Away("there is no control plane to ask".to_owned()));
+    for address in control {
+        outcome = match Connection::open(address, &tls).await {
+            Ok(connection) => join_once(&connection, ticket, nonce, provider).await,
+            Err(why) => Err(why),
+        };
+        if !matches!(outcome, Err(Unreached::Away(_))) {
+            break;
+        }
+    }
+    outcome
 }
 
 async fn join_once(

@@ -1,11 +1,13 @@
-//! The certificate and the bundle of a member while it lives: renewed in time, replaced when told to, and on the disk before they count.
+//! The certificate and the bundle of a member while it lives: renewed in time, replaced when told to, asked for anew with the token when
+//! nobody takes it any more, and on the disk before they count.
 //!
 //! Called by `member`. How a certificate is asked for is in `enrol`, when to ask in `transept_identity::renew`.
 
 use transept_identity::renew::Renewal;
 use transept_identity::{Bundle, Svid};
+use transept_xds::grpc::Code;
 
-use super::enrol::renew;
+use super::enrol::{join_again, renew};
 use super::{Event, Member, now};
 use crate::feed::contact::{Connection, Unreached};
 
@@ -47,31 +49,102 @@ impl Member {
     }
 
     pub(super) fn take_renewed(&mut self, outcome: Result<Box<(Svid, Bundle)>, Unreached>) {
-        let now_ = self.began.elapsed();
-        let kept = outcome.and_then(|renewed| match self.disk.write_identity(&renewed.0) {
-            Ok(()) => Ok(renewed),
-            Err(error) => Err(Unreached::Away(format!("the certificate cannot be kept on the disk: {error}"))),
-        });
-        match kept {
-            Ok(renewed) => {
-                let (svid, bundle) = *renewed;
-                let leaf = svid.leaf();
-                self.renewal = Renewal::new(leaf.not_before, leaf.not_after);
-                self.renew_at = Some(now_ + self.renewal.first_wait(now(), self.draw()));
-                tracing::info!(id = %svid.id(), until = leaf.not_after.as_secs(), "the certificate was renewed");
-                self.svid.store(svid);
-                self.hold_bundle(&bundle);
+        match outcome.and_then(|renewed| self.adopt(*renewed)) {
+            Ok(()) => {
+                let svid = self.svid.load();
+                tracing::info!(id = %svid.id(), until = svid.leaf().not_after.as_secs(), "the certificate was renewed");
                 self.tell(|standing| standing.renewed += 1);
-                // The connection ends with the certificate that it began with: the next one begins with the new one.
-                if self.link.is_some() {
-                    self.close(None);
-                }
             }
             Err(why) => {
+                let why = self.look_into(why);
                 let random = self.draw();
                 let wait = self.renewal.wait_after_failure(now(), random);
-                tracing::warn!(%why, again_in = ?wait, "the certificate is not renewed yet; the one before stays in use");
-                self.renew_at = Some(now_ + wait);
+                if self.renewal.may_show(now()) {
+                    tracing::warn!(%why, again_in = ?wait, "the certificate is not renewed yet; the one before stays in use");
+                } else {
+                    tracing::error!(%why, again_in = ?wait, "the certificate has ended: nobody in the mesh takes it any more");
+                }
+                self.renew_at = Some(self.began.elapsed() + wait);
+            }
+        }
+    }
+
+    /// Keeps a certificate with its bundle, and shows it from then on.
+    fn adopt(&mut self, (svid, bundle): (Svid, Bundle)) -> Result<(), Unreached> {
+        let kept = self.disk.write_identity(&svid);
+        kept.map_err(|error| Unreached::Away(format!("the certificate cannot be kept on the disk: {error}")))?;
+        let leaf = svid.leaf();
+        self.renewal = Renewal::new(leaf.not_before, leaf.not_after);
+        self.renew_at = Some(self.began.elapsed() + self.renewal.first_wait(now(), self.draw()));
+        self.svid.store(svid);
+        self.hold_bundle(&bundle);
+        // The connection ends with the certificate that it began with: the next one begins with the new one.
+        if self.link.is_some() {
+            self.close(None);
+        }
+        Ok(())
+    }
+
+    /// Looks whether what keeps us from the control plane are certificates, ours or its own: then only a token helps. It is tried again if there is
+    /// one, and the answer says what is to be done if there is none.
+    pub(super) fn look_into(&mut self, why: Unreached) -> Unreached {
+        let unbelieved = match &why {
+            Unreached::Distrusted(why) if !self.renewal.may_show(now()) => format!("{why}, which has ended"),
+            Unreached::Distrusted(why) => format!("{why}: it trusts no root that vouches for it"),
+            Unreached::Stranger(why) => why.clone(),
+            Unreached::Refused(failed) if failed.code == Code::Unauthenticated => {
+                "the control plane trusts no root any more that vouches for the certificate of this proxy".to_owned()
+            }
+            Unreached::Refused(_) | Unreached::Away(_) => return why,
+        };
+        self.join_again();
+        let told = self.advise(&unbelieved);
+        self.unbelieved = Some(unbelieved);
+        Unreached::Distrusted(told)
+    }
+
+    /// What is wrong, with what is done or to be done about it.
+    fn advise(&self, unbelieved: &str) -> String {
+        match (&self.useless, &self.options.ticket) {
+            (Some(why), _) => format!("{unbelieved}; its join token does not help: {why}; {}", self.way_back()),
+            (None, Some(_)) => format!("{unbelieved}; its join token is tried"),
+            (None, None) => format!("{unbelieved}; {}", self.way_back()),
+        }
+    }
+
+    /// What brings this proxy back into the mesh.
+    fn way_back(&self) -> String {
+        let id = self.svid.load().id().clone();
+        let workload = id.workload().map(|workload| match workload.namespace() {
+            "default" => format!(" --service {}", workload.service_account()),
+            namespace => format!(" --service {} --namespace {namespace}", workload.service_account()),
+        });
+        format!("start it again with a new token: `transept token create{}`", workload.unwrap_or_default())
+    }
+
+    fn join_again(&mut self) {
+        let Some(ticket) = self.options.ticket.clone().filter(|_| !self.rejoining) else { return };
+        self.rejoining = true;
+        let (control, nonce) = (self.options.control.clone(), self.nonce.clone());
+        let (provider, reports) = (self.provider.clone(), self.reports.clone());
+        tokio::spawn(async move {
+            let outcome = join_again(&control, &ticket, &nonce, &provider).await.map(Box::new);
+            let _ = reports.send(Event::Rejoined(outcome)).await;
+        });
+    }
+
+    pub(super) fn take_rejoined(&mut self, outcome: Result<Box<(Svid, Bundle)>, Unreached>) {
+        self.rejoining = false;
+        match outcome.and_then(|joined| self.adopt(*joined)) {
+            Ok(()) => tracing::info!(id = %self.svid.load().id(), "joined the mesh again"),
+            Err(Unreached::Away(why)) => tracing::warn!(%why, "not joined again yet"),
+            Err(why) => {
+                // A refusal does not change; whoever is a stranger now may be the wrong one.
+                self.options.ticket.take_if(|_| matches!(why, Unreached::Refused(_)));
+                self.useless = Some(why.to_string());
+                let why = self.advise(self.unbelieved.as_deref().unwrap_or_default());
+                tracing::error!(why, "not joined again");
+                self.tell(|standing| standing.failure = Some(why));
             }
         }
     }
