@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, wait, waitpid};
 use tokio::signal::unix::{self, SignalKind};
 
 /// What shells answer for a program that was ended by a signal, besides the number of the signal.
@@ -144,10 +144,13 @@ impl Program {
         if self.end.is_some() {
             return self.end;
         }
-        // Only the first process inherits orphans; children of other origin are their starters' to wait for.
-        let wanted = if getpid() == Pid::INIT { None } else { Some(self.pid) };
+        // Only the first process inherits orphans; children of other origin are their starters' to wait for. Orphans, and a program
+        // without our terminal, are in groups of their own, so it is not enough to wait for ours, as `waitpid(None)` does.
+        let inherits = getpid() == Pid::INIT;
         while self.end.is_none() {
-            match waitpid(wanted, WaitOptions::NOHANG) {
+            let buried =
+                if inherits { wait(WaitOptions::NOHANG) } else { waitpid(Some(self.pid), WaitOptions::NOHANG) };
+            match buried {
                 Ok(Some((pid, status))) if pid == self.pid => self.end = End::of(status),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(rustix::io::Errno::INTR) => break,

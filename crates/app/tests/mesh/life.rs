@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout};
+use tokio::process::{Child, ChildStdout, Command};
 use transept_testkit::client::Endpoint;
 use transept_testkit::echo::Port;
 use transept_testkit::grpc::Channel;
 
+use crate::alone::alone_with;
 use crate::stage::{Mesh, answered, program, soon, until};
 
 fn signal(child: &Child, signal: Signal) {
@@ -131,4 +132,47 @@ async fn connections_that_idle_do_not_hold_up_an_instance_that_stops() {
     until(call, Option::is_some).await;
     // Sooner than what idles is closed anyway, which is after 55 s.
     assert!(cart.stop(Duration::from_secs(30)).await.expect("it ends in time").success());
+}
+
+/// What makes the sidecar the first process of a container.
+const FIRST: [&str; 4] = ["--pid", "--fork", "--mount-proc", "--kill-child"];
+
+fn no_container() -> Option<String> {
+    let made = std::process::Command::new("unshare").args(FIRST).args(["setsid", "true"]).status();
+    (!made.is_ok_and(|status| status.success()))
+        .then(|| "no process namespace can be made (unshare, setsid)".to_owned())
+}
+
+#[test]
+fn the_first_process_of_a_container_waits_for_its_program_and_buries_orphans() {
+    const TEST: &str = "life::the_first_process_of_a_container_waits_for_its_program_and_buries_orphans";
+    alone_with(TEST, "ip link set lo up", Some(no_container), || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("a runtime").block_on(first_process());
+    });
+}
+
+async fn first_process() {
+    let mesh = Mesh::start("").await;
+    let web = mesh.sidecar("web").await;
+    // The orphan has a process group that is neither ours nor the program's. What has ended and nobody has buried is in /proc still.
+    let script = "\
+orphan=$(setsid sh -c '(read answer < \"$PIPE\") > /dev/null & echo $!')
+test -d /proc/$orphan && echo alive
+echo now > \"$PIPE\"
+while test -d /proc/$orphan; do sleep 0.05; done
+echo buried
+exit 5";
+    let pipe = mesh.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().await.expect("mkfifo").success());
+    let sidecar = web.command(&["/bin/sh", "-c", script]);
+    let sidecar = sidecar.as_std();
+    let mut command = Command::new("unshare");
+    command.args(FIRST).arg(sidecar.get_program()).args(sidecar.get_args()).env("PIPE", &pipe);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().expect("it starts");
+    let mut said = lines(&mut child);
+    assert_eq!(line(&mut said).await, "alive");
+    assert_eq!(line(&mut said).await, "buried");
+    assert_eq!(soon(child.wait()).await.expect("it ends").code(), Some(5));
 }
