@@ -101,7 +101,8 @@ pub(crate) struct Args {
     transparent: bool,
 
     /// Addresses in which instances may be that the program calls by their own address: with --transparent, its TCP connections there are
-    /// captured too, and those to anybody else there are passed on; `none` captures none [default: the private ranges of IPv4 and IPv6]
+    /// captured too, and those to anybody else there are passed on; `none` captures none but those that names are answered with
+    /// [default: the private ranges of IPv4 and IPv6]
     #[arg(long, env = "TRANSEPT_INSTANCES_IN", value_name = "CIDR", value_delimiter = ',', requires = "transparent")]
     instances_in: Vec<Ranges>,
 

@@ -2,7 +2,7 @@
 //!
 //! Called by `sidecar`. Its questions for names are led to a name server of ours, which gives every service a virtual address;
 //! connections to those, and to the addresses that services have in a cluster, are led to the proxy. So are connections to where instances
-//! may be, which may be called by their own address. Everything else the program does is left alone. Connections of others to the program's ports are led to the proxy too, when they do not come by the tunnel: a door
+//! may be, which may be called by their own address, and to every address that a name is answered with. Everything else the program does is left alone. Connections of others to the program's ports are led to the proxy too, when they do not come by the tunnel: a door
 //! beside it would be no door. The addresses are kept in the state directory, because a program may hold on to one for longer than
 //! we live.
 
@@ -40,6 +40,8 @@ pub(crate) struct Transparent {
     /// Where it takes connections of others to the program that come without a tunnel.
     plaintext: Option<SocketAddr>,
     plan: capture::Plan,
+    /// Where instances may be that are called by their own address.
+    instances_in: Vec<IpNet>,
     /// Dropping them captures no longer.
     rules: Option<capture::Captured>,
 }
@@ -80,7 +82,6 @@ impl Transparent {
             .context("no names can be answered")?;
         let port = names.addresses().first().map_or(0, SocketAddr::port);
         let listen = loopback()?;
-        let capture_port = listen.first().map_or(0, SocketAddr::port);
         let inbound = match place.inbound.filter(|_| !place.ports.is_empty()) {
             None => None,
             Some(tunnels) => Some((open_to_all()?, tunnels.port())),
@@ -97,17 +98,13 @@ impl Transparent {
                 only_ports: place.ports.iter().map(|port| port.target).collect(),
                 exclude_ports: Vec::new(),
             }),
-            outbound: (!instances_in.is_empty()).then(|| OutboundPlan {
-                port: capture_port,
-                scope: Scope::Everything,
-                only: instances_in.to_vec(),
-                ..OutboundPlan::default()
-            }),
+            outbound: outbound(&listen, instances_in, &BTreeSet::new()),
             dns: Some(DnsPlan { port, servers }),
             virtual_range: range,
         };
         let plaintext = inbound.map(|(listen, _)| listen);
-        Ok(Transparent { names, kept, listen, plaintext, plan, rules: None })
+        let instances_in = instances_in.to_vec();
+        Ok(Transparent { names, kept, listen, plaintext, plan, instances_in, rules: None })
     }
 
     /// Where the proxy is to take connections of others to the program that come without a tunnel; nowhere, when nobody calls it.
@@ -126,10 +123,13 @@ impl Transparent {
             (!ports.is_empty()).then_some(MeshService { namespace, name, ports })
         });
         let mut table = Table::build(before.realm().clone(), before.assigned(), services);
-        for service in headless(world) {
-            let (namespace, name) = (&service.meta.namespace, &service.meta.name);
-            table = table.with_instances(namespace, name, instances_of(world, namespace, name));
-        }
+        let headless = headless(world).map(|service| {
+            let (namespace, name) = (&*service.meta.namespace, &*service.meta.name);
+            (namespace, name, instances_of(world, namespace, name))
+        });
+        let headless: Vec<_> = headless.collect();
+        let given = headless.iter().flat_map(|(.., instances)| instances.iter().map(|one| one.address)).collect();
+        let outbound = outbound(&self.listen, &self.instances_in, &given);
         // Before anybody can be told of them.
         if table.assigned() != before.assigned()
             && let Err(error) = keep(&self.kept, table.assigned())
@@ -144,7 +144,7 @@ impl Transparent {
             }),
             _ => None,
         });
-        let located = self.plan.outbound.as_ref().map(|_| BTreeSet::new());
+        let located = outbound.as_ref().map(|_| BTreeSet::new());
         let mut captured = Captured { listen: self.listen.clone(), services: services.collect(), located };
         captured.services.extend(table.services().iter().flat_map(|service| cluster_addresses(world, service)));
         let ports_of: HashMap<(&str, &str), &[u16]> =
@@ -155,20 +155,30 @@ impl Transparent {
             let ports = ports_of.get(&(&*at.namespace, &*at.service)).copied().unwrap_or_default();
             ports.iter().map(move |&port| ServicePort { address, port, listener })
         });
-        self.lead(ports.collect());
+        // Before anybody can be told of an address of an instance. One that is not captured would be called in clear text: then the names of
+        // headless services stand for virtual addresses like others.
+        if self.lead(ports.collect(), outbound) {
+            for (namespace, name, instances) in headless {
+                table = table.with_instances(namespace, name, instances);
+            }
+        }
         self.names.update(table);
         captured
     }
 
-    /// Leads these ports to the proxy; others of virtual addresses are refused.
-    fn lead(&mut self, services: Vec<ServicePort>) {
-        if self.plan.services == services {
-            return;
+    /// Leads these ports to the proxy, and connections of this plan; other ports of virtual addresses are refused. Tells whether that came to
+    /// pass: if not, it is as it was, and tried again at the next change.
+    fn lead(&mut self, services: Vec<ServicePort>, outbound: Option<OutboundPlan>) -> bool {
+        if self.plan.services == services && self.plan.outbound == outbound {
+            return true;
         }
-        self.plan.services = services;
-        if let Some(Err(error)) = self.rules.as_mut().map(|rules| rules.replace(&self.plan)) {
-            tracing::error!(%error, "calls of new services are not captured");
+        let plan = capture::Plan { services, outbound, ..self.plan.clone() };
+        if let Some(Err(error)) = self.rules.as_mut().map(|rules| rules.replace(&plan)) {
+            tracing::error!(%error, "calls of new services are not captured; it is tried again at the next change");
+            return false;
         }
+        self.plan = plan;
+        true
     }
 
     /// Captures from now on; the proxy listens.
@@ -184,6 +194,20 @@ impl Transparent {
         self.rules = Some(rules);
         Ok(())
     }
+}
+
+/// Which connections are led to the proxy that do not go to services: those to where instances may be, and to addresses that were given out
+/// for names.
+fn outbound(listen: &[SocketAddr], instances_in: &[IpNet], given: &BTreeSet<IpAddr>) -> Option<OutboundPlan> {
+    let others = given.iter().filter(|address| !instances_in.iter().any(|range| range.contains(*address)));
+    let only: Vec<IpNet> = instances_in.iter().copied().chain(others.copied().map(IpNet::from)).collect();
+    // Without any, all would be captured.
+    (!only.is_empty()).then(|| OutboundPlan {
+        port: listen.first().map_or(0, SocketAddr::port),
+        scope: Scope::Everything,
+        only,
+        ..OutboundPlan::default()
+    })
 }
 
 /// A free port on the loopback addresses, of IPv6 where there is such an address.
@@ -237,13 +261,18 @@ fn instances_of(world: &World, namespace: &str, service: &str) -> Vec<Instance> 
     let mut found: BTreeMap<IpAddr, Instance> = BTreeMap::new();
     for workload in world.workloads_of(namespace, service) {
         let Some(address) = workload.spec.ip() else { continue };
+        let address = address.to_canonical();
         let ready = workload.spec.health == WorkloadHealth::Healthy;
         let instance = Instance { name: Some(workload.meta.name.to_string()), address, ready };
         found.insert(address, instance);
     }
     for slice in world.endpoint_slices_of(namespace, service) {
         for endpoint in &slice.spec.endpoints {
-            let Some(address) = endpoint.addresses.first().and_then(|text| text.parse().ok()) else { continue };
+            let Some(address) = endpoint.addresses.first().and_then(|text| text.parse::<IpAddr>().ok()) else {
+                continue;
+            };
+            // The kernel connects to one of IPv4 that is written as one of IPv6 by IPv4, and so it is captured.
+            let address = address.to_canonical();
             let hostname = endpoint.hostname.as_ref().map(|name| name.to_string());
             let ready = endpoint.conditions.is_ready();
             let instance = found.entry(address).or_insert(Instance { name: None, address, ready });
@@ -334,6 +363,49 @@ spec: {clusterIP: 127.0.0.1, ports: [{port: 80}]}
             let led = transparent.plan.services.iter().filter(|one| one.address == address);
             assert_eq!(led.map(|one| one.port).collect::<Vec<_>>(), [80, 81]);
         }
+    }
+
+    #[tokio::test]
+    async fn every_address_that_a_name_is_answered_with_is_captured() {
+        let text = "\
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {clusterIP: None, ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: cart, namespace: shop, labels: {kubernetes.io/service-name: cart}}
+addressType: IPv4
+endpoints: [{addresses: [203.0.113.7]}, {addresses: [10.0.0.7]}]
+ports: [{port: 80}]
+---
+apiVersion: transept.dev/v1alpha1
+kind: Workload
+metadata: {name: cart-1, namespace: shop}
+spec: {services: [cart], address: '2001:db8::7', ports: [{port: 80}], tunnel: {}, health: Unhealthy}
+";
+        let full = Loader::new(MODEL_KINDS).load(&[SourceText::new("world", text)]).world;
+        let state = tempfile::tempdir().expect("a directory");
+        let private: IpNet = "10.0.0.0/8".parse().expect("a range");
+        let only = |transparent: &Transparent| {
+            let outbound = transparent.plan.outbound.as_ref();
+            outbound.map(|outbound| outbound.only.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let mut transparent = Transparent::prepare(&place(), state.path(), &[private]).expect("prepared");
+        assert!(transparent.follow(&full).located.is_some());
+        let expected = ["10.0.0.0/8", "203.0.113.7/32", "2001:db8::7/128"].map(str::to_owned);
+        assert_eq!(only(&transparent), Some(expected.to_vec()));
+        let answered: Vec<IpAddr> = transparent.names.table().instances("cart.shop");
+        assert_eq!(answered.len(), 2, "the instance that is not well is named below it alone");
+
+        let mut transparent = Transparent::prepare(&place(), state.path(), &[]).expect("prepared");
+        assert_eq!(only(&transparent), None, "none of all addresses, not all of them");
+        assert!(transparent.follow(&world(&["cart"])).located.is_none());
+        assert!(transparent.follow(&full).located.is_some());
+        assert_eq!(only(&transparent).map(|only| only.len()), Some(3));
+        transparent.follow(&world(&["cart"]));
+        assert_eq!(only(&transparent), None);
     }
 
     #[tokio::test]

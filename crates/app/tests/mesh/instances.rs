@@ -55,14 +55,14 @@ fn place(mesh: &Mesh, middle: &Machine, number: u8, name: &'static str) -> Place
 }
 
 /// What the program saw that answers a request.
-async fn seen(at: SocketAddr, path: &str) -> Result<Echo, String> {
+pub(crate) async fn seen(at: SocketAddr, path: &str) -> Result<Echo, String> {
     let answer = send(at, &Request::get("anybody", path)).await?;
     Echo::parse(&answer.body).ok_or_else(|| format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body)))
 }
 
 /// The addresses of a name, as programs find them.
 #[expect(clippy::disallowed_methods, reason = "the resolver of the system is what is tested")]
-async fn addresses(name: &str) -> BTreeSet<IpAddr> {
+pub(crate) async fn addresses(name: &str) -> BTreeSet<IpAddr> {
     let found = tokio::net::lookup_host((name, 80)).await.map(|all| all.map(|one| one.ip()).collect());
     found.unwrap_or_default()
 }

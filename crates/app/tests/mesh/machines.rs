@@ -87,6 +87,13 @@ impl Machine {
         address_of(self.number)
     }
 
+    /// Gives it another address on its link, such as `203.0.113.1/24`.
+    pub(crate) fn also(&self, address: &str) {
+        // Of IPv6 nobody else is asked first whether he has it.
+        let more = if address.contains(':') { " nodad" } else { "" };
+        self.inside(|| ip(&format!("addr add {address} dev {LINK}{more}")));
+    }
+
     /// Runs something to its end on this machine.
     pub(crate) fn run<T: Send>(&self, what: impl Future<Output = T> + Send) -> T {
         self.inside(|| self.runtime.block_on(what))

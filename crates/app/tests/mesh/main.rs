@@ -17,6 +17,7 @@ mod outages;
 mod partition;
 mod plaintext;
 mod programs;
+mod public;
 mod refusals;
 mod roots;
 mod seen;

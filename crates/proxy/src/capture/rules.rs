@@ -63,7 +63,7 @@ pub enum Scope {
 }
 
 /// Connections that programs of this namespace open.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OutboundPlan {
     /// The port on 127.0.0.1 and ::1 that they are led to.
     pub port: u16,

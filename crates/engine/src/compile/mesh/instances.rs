@@ -7,13 +7,14 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use transept_model::kinds::cluster::SERVICE_NAME_LABEL;
 use transept_model::kinds::workload::find_learned;
-use transept_model::kinds::{Object, ServicePort, WorkloadPort, WorkloadSpec};
+use transept_model::kinds::{Object, ServicePort, ServiceSpec, WorkloadPort, WorkloadSpec};
 
 use super::{AppProtocol, Sides, whole_rule};
 use crate::learned::Known;
 use crate::role::{Destinations, Role, Tunnel};
-use crate::snapshot::{BackendId, Endpoint, Listener, ListenerName};
+use crate::snapshot::{BackendId, Endpoint, Listener, ListenerName, Speaks};
 
 impl<'w> Sides<'_, 'w> {
     /// Adds the instances that have tunnels among these addresses, under their own ports and those of their Services.
@@ -26,7 +27,8 @@ impl<'w> Sides<'_, 'w> {
         destinations.located = Some(located.iter().copied().collect());
         let world = self.world;
         for workload in world.workloads() {
-            let Some(address) = workload.spec.ip().filter(|address| located.contains(address)) else { continue };
+            let address = workload.spec.ip().map(|address| address.to_canonical());
+            let Some(address) = address.filter(|address| located.contains(address)) else { continue };
             let mut others = Vec::new();
             for port in &workload.spec.ports {
                 let Some(listener) = self.instance_listener(workload, port, address) else { continue };
@@ -40,6 +42,62 @@ impl<'w> Sides<'_, 'w> {
                 destinations.add_address(destination, id);
             }
         }
+        self.shut_strangers(located, listeners, destinations);
+    }
+
+    /// Where a policy on a Service wants a tunnel, nobody is called at an address that an EndpointSlice names and from which nobody has
+    /// registered.
+    fn shut_strangers(
+        &mut self,
+        located: &BTreeSet<IpAddr>,
+        listeners: &mut Vec<Arc<Listener>>,
+        destinations: &mut Destinations,
+    ) {
+        let world = self.world;
+        for slice in world.endpoint_slices() {
+            let namespace = &slice.meta.namespace;
+            let service = slice.meta.labels.get(SERVICE_NAME_LABEL);
+            let Some(service) = service.and_then(|name| world.service(namespace, name)) else { continue };
+            let addresses = slice.spec.endpoints.iter().filter_map(|endpoint| endpoint.addresses.first()?.parse().ok());
+            let addresses = addresses.map(|address: IpAddr| address.to_canonical());
+            let addresses: Vec<_> = addresses.filter(|address| located.contains(address)).collect();
+            for port in slice.spec.ports.iter().filter(|port| port.protocol == "TCP" && !addresses.is_empty()) {
+                let name = port.name.as_deref().unwrap_or_default();
+                let wanted = service.spec.ports.iter().find(|one| one.name.as_deref().unwrap_or_default() == name);
+                let effective = self.policies.on_service(
+                    namespace,
+                    &service.meta.name,
+                    wanted.and_then(|wanted| wanted.name.clone()),
+                );
+                let Some(policy) = self.policies.tunnel_only(&effective) else { continue };
+                let numbers: BTreeSet<u16> = port.port.into_iter().chain(wanted.map(|wanted| wanted.port)).collect();
+                for (address, number) in addresses.iter().flat_map(|one| numbers.iter().map(|number| (*one, *number))) {
+                    let at = SocketAddr::new(address, number);
+                    if destinations.by_address(&at).is_none() {
+                        let id = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
+                        listeners.push(self.shut_listener(service, at, &policy));
+                        destinations.add_address(at, id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The listener that refuses calls of an address of a Service.
+    fn shut_listener(&mut self, service: &Object<ServiceSpec>, at: SocketAddr, policy: &Arc<str>) -> Arc<Listener> {
+        let (namespace, name) = (&*service.meta.namespace, &*service.meta.name);
+        let id = BackendId {
+            kind: "Instance",
+            namespace: namespace.into(),
+            name: format!("{name}/{}", at.ip()).into(),
+            port: Some(at.port()),
+        };
+        let backend = self.backends.shut(id, AppProtocol::Unknown.upstream(), at, Arc::clone(policy));
+        let rule = Arc::new(whole_rule(namespace, name, at.port(), self.site(namespace, name), Ok(backend)));
+        let listener = self.listener(namespace, name, at.port(), rule, None, Role::Outbound);
+        let name = ListenerName { section: format!("outbound-{at}").into(), ..listener.name.clone() };
+        let learned = self.learned(Speaks::Detect, &name);
+        Arc::new(Listener { metric_label: name.to_string().into(), name, learned, ..listener })
     }
 
     /// The listener that stands for a port of an instance; none when it has no tunnel, and is reached as everybody reaches it. Where a policy

@@ -351,6 +351,45 @@ spec: {{services: [cart], address: 10.0.0.9, ports: [{{port: 80}}]}}
 }
 
 #[test]
+fn where_a_tunnel_is_wanted_nobody_is_called_at_an_address_of_a_slice_that_did_not_register() {
+    let yaml = format!(
+        "{WORLD}---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: cart, namespace: shop, labels: {{kubernetes.io/service-name: cart}}}}
+addressType: IPv4
+endpoints: [{{addresses: [10.0.0.7]}}, {{addresses: [203.0.113.7]}}]
+ports: [{{name: http, port: 8080}}, {{name: db, port: 5432}}]
+"
+    );
+    let at = |address: [u8; 4], port: u16| SocketAddr::from((address, port));
+    let (registered, stranger) = ([10, 0, 0, 7], [203, 0, 113, 7]);
+    let station = Station {
+        captured: Some(Captured {
+            listen: vec![local(15001)],
+            services: Vec::new(),
+            located: Some([registered.into(), stranger.into()].into()),
+        }),
+        ..station()
+    };
+    let open = compiled(&yaml, &station, None).install();
+    assert!(bind(&open, 15001).callee(Some(at(stranger, 8080))).is_none(), "nobody wants a tunnel");
+    let strict = format!("{yaml}{}", mesh_policy("http", ", sectionName: http", "Strict"));
+    let shut = compiled(&strict, &station, None).install();
+    let out = bind(&shut, 15001);
+    for port in [8080, 80] {
+        let listener = out.callee(Some(at(stranger, port))).expect("somebody to refuse it");
+        let backend = listener.stream.as_ref().expect("a rule").backends[0].target.as_ref().expect("a backend");
+        assert_eq!(backend.tunnel_only.as_deref(), Some("MeshPolicy shop/http"));
+        assert!(backend.endpoints.load().endpoints().is_empty());
+    }
+    assert!(out.callee(Some(at(stranger, 5432))).is_none(), "the other port is none of this policy's");
+    let listener = out.callee(Some(at(registered, 8080))).expect("an instance");
+    let backend = listener.stream.as_ref().expect("a rule").backends[0].target.as_ref().expect("a backend");
+    assert_eq!(backend.endpoints.load().endpoints().len(), 1, "it has a tunnel");
+}
+
+#[test]
 fn what_the_proxies_of_all_instances_say_of_a_port_is_a_hint_where_nobody_declared_it() {
     let instance = |name: &str, last: u8, words: &str| {
         format!(
