@@ -96,10 +96,11 @@ pub fn follow_joined(
     loader: Loader,
     plane: Arc<Plane>,
 ) -> Result<(Trigger, watch::Receiver<Arc<Update>>), StartError> {
-    begin(sources, loader, Some(Joined::new(plane, Registrations::Loaded)))
+    begin(sources, loader, Some(Joined::new(plane, Registrations::All)))
 }
 
-/// The same for a control plane on its own: it is given the files that are in force, and what registers is for its proxies alone.
+/// The same for a control plane on its own: it is given the files that are in force, and of what registers only the Services are loaded,
+/// for the status of what the files say about them.
 ///
 /// # Errors
 /// As for [`follow`].
@@ -108,7 +109,7 @@ pub fn follow_apart(
     loader: Loader,
     plane: Arc<Plane>,
 ) -> Result<(Trigger, watch::Receiver<Arc<Update>>), StartError> {
-    begin(sources, loader, Some(Joined::new(plane, Registrations::Apart)))
+    begin(sources, loader, Some(Joined::new(plane, Registrations::Services)))
 }
 
 fn begin(

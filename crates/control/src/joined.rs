@@ -1,9 +1,10 @@
-//! The feed of a process with a control plane: the files that are in force go to the plane, and for a gateway in the same process
-//! what registers is loaded beside them.
+//! The feed of a process with a control plane: the files that are in force go to the plane, and what registers is loaded beside them: all of
+//! it for a gateway in the same process, else the Services alone, because the status of objects in the files speaks of them.
 //!
-//! Held by `follow`. The texts of the files that are in force are kept for a gateway, so that a registration never reads a file that is being
+//! Held by `follow`. The texts of the files that are in force are kept, so that a registration never reads a file that is being
 //! written, and so that a file with a mistake holds up no registration.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use transept_model::SourceText;
@@ -13,13 +14,13 @@ use crate::plane::Plane;
 use crate::plane::files::Files;
 use crate::sources::Reading;
 
-/// Whether what registers is loaded as well.
+/// What of the registrations is loaded as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Registrations {
-    /// For a gateway that lives in the process.
-    Loaded,
-    /// Only proxies hear of it.
-    Apart,
+    /// Everything, for a gateway that lives in the process.
+    All,
+    /// The Services that nothing else mentions. They change seldom; of instances only proxies hear.
+    Services,
 }
 
 /// A plane, and what of it is in force.
@@ -38,6 +39,8 @@ pub(crate) struct Draft {
     files: Option<Arc<Files>>,
     /// The number of the latest change of the registrations.
     registrations: u64,
+    /// What of them was loaded.
+    registered: Vec<SourceText>,
 }
 
 impl Joined {
@@ -51,17 +54,16 @@ impl Joined {
         &self.plane
     }
 
-    /// Adds the registrations to what the files hold, when they are wanted.
+    /// Adds what is wanted of the registrations to what the files hold.
     pub(crate) fn draft(&self, reading: &mut Reading) -> Draft {
         let texts = reading.texts.clone();
-        if self.registrations == Registrations::Apart {
-            return Draft { texts, ..Draft::default() };
-        }
         let files = Arc::new(self.plane.read_files(&texts));
-        let (registrations, mut registered) = self.plane.registered_beside(&files);
-        reading.texts.append(&mut registered);
-        reading.proxies = self.plane.sharers(&files);
-        Draft { texts, files: Some(files), registrations }
+        let (registrations, registered) = self.plane.registered_beside(&files, self.registrations);
+        reading.texts.extend(registered.iter().cloned());
+        if self.registrations == Registrations::All {
+            reading.proxies = self.plane.sharers(&files);
+        }
+        Draft { texts, files: Some(files), registrations, registered }
     }
 
     /// Notes what is in force, and gives the files to the proxies.
@@ -69,22 +71,29 @@ impl Joined {
         self.plane.note_loaded(loaded);
         let files = draft.files.clone().unwrap_or_else(|| Arc::new(self.plane.read_files(&draft.texts)));
         self.plane.take_files(files);
-        if self.registrations == Registrations::Loaded {
-            self.in_force = draft;
-        }
+        self.in_force = draft;
     }
 
-    /// The files that are in force with the registrations of now; nothing when they are not loaded, or are already.
+    /// The files that are in force with the registrations of now; nothing when what is wanted of those is loaded already.
     pub(crate) fn news(&mut self) -> Option<Reading> {
         if self.plane.registrations() == self.in_force.registrations {
             return None;
         }
         let files = self.in_force.files.as_deref()?;
-        let (number, mut registered) = self.plane.registered_beside(files);
-        let proxies = self.plane.sharers(files);
+        let (number, registered) = self.plane.registered_beside(files, self.registrations);
         self.in_force.registrations = number;
-        let mut texts = self.in_force.texts.clone();
-        texts.append(&mut registered);
+        let proxies = match self.registrations {
+            Registrations::All => self.plane.sharers(files),
+            Registrations::Services if are_same(&registered, &self.in_force.registered) => return None,
+            Registrations::Services => BTreeMap::new(),
+        };
+        let texts = self.in_force.texts.iter().chain(&registered).cloned().collect();
+        self.in_force.registered = registered;
         Some(Reading { texts, unreadable: Vec::new(), proxies, digest: 0 })
     }
+}
+
+fn are_same(some: &[SourceText], others: &[SourceText]) -> bool {
+    some.len() == others.len()
+        && some.iter().zip(others).all(|(one, other)| one.name == other.name && one.text == other.text)
 }

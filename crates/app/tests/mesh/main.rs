@@ -19,6 +19,7 @@ mod plaintext;
 mod programs;
 mod public;
 mod refusals;
+mod registered;
 mod roots;
 mod seen;
 mod shares;

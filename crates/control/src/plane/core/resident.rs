@@ -17,6 +17,7 @@ use super::super::registry::Name;
 use super::super::store::Write;
 use super::{Inner, NotDone, Plane, now};
 use crate::follow::Trigger;
+use crate::joined::Registrations;
 
 /// The name of the resident in a rotation. No SPIFFE id, as those of other members are; always the same one, because only
 /// one process can have the state open.
@@ -61,8 +62,8 @@ impl Plane {
         self.lock().registrations
     }
 
-    /// The registrations beside what the files hold, as texts, with the number of their latest change.
-    pub(crate) fn registered_beside(&self, files: &Files) -> (u64, Vec<SourceText>) {
+    /// What is wanted of the registrations beside what the files hold, as texts, with the number of their latest change.
+    pub(crate) fn registered_beside(&self, files: &Files, wanted: Registrations) -> (u64, Vec<SourceText>) {
         let (number, objects) = {
             let inner = self.lock();
             (inner.registrations, inner.beside_files(files))
@@ -71,7 +72,8 @@ impl Plane {
             let key = self.kinds.key(object).filter(|key| !files.hold(key))?;
             Some(SourceText::new(format!("registration of {key}"), object.to_string()))
         };
-        (number, objects.iter().filter_map(text).collect())
+        let objects = objects.iter().filter(|object| wanted == Registrations::All || object["kind"] == "Service");
+        (number, objects.filter_map(text).collect())
     }
 
     /// Renews the certificate of the resident when it is time, and notes what it holds while that matters.
