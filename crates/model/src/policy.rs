@@ -203,7 +203,7 @@ pub(crate) fn salvage(spec: Value) -> Option<(Vec<PolicyTargetReference>, Value)
 }
 
 /// The article before the name of a kind.
-fn article(kind: &str) -> &'static str {
+pub(crate) fn article(kind: &str) -> &'static str {
     if kind.starts_with(['A', 'E', 'I', 'O']) || kind.starts_with("HTTP") { "an" } else { "a" }
 }
 

@@ -294,7 +294,8 @@ fn make(making: &Making, namespace: &str, name: &str, mut spec: Value) -> Result
     });
     let text = transept_model::SourceText::new("the new key", file::write(&object)?);
     if let Some(problem) = transept_model::load(&[text], &[]).invalid.first() {
-        bail!("{}: {}", problem.field, problem.why);
+        let remedy = problem.remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+        bail!("{}: {}{remedy}", problem.field, problem.why);
     }
     Ok((key, object))
 }

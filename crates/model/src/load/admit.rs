@@ -11,7 +11,7 @@ use crate::load::outside::{self, FROM_ENV, FROM_FILE};
 use crate::load::recognise::{Recognised, recognise, wrong};
 use crate::load::standalone::DEFAULT_NAMESPACE;
 use crate::place::{Invalid, Note, ObjectName, Place, SourceText, Spot};
-use crate::policy::{self, Policy, PolicyKind};
+use crate::policy::{self, Policy, PolicyKind, article};
 use crate::schema::{Decoder, Schema};
 use crate::value::{self, Budget, Entry, Node, Value, Words};
 
@@ -248,7 +248,8 @@ fn take_spec(rest: Vec<Entry>, at: Spot, cx: &mut Decoder) -> Option<Value> {
         }
     }
     if spec.is_none() {
-        cx.refuse(at, "the field `spec` is missing");
+        cx.refuse(at, "the field `spec` is missing")
+            .remedy("add it, `spec: {}` where nothing must be said; `transept schema KIND` prints what belongs in it");
     }
     spec
 }
@@ -261,7 +262,8 @@ fn read_metadata(envelope: &Envelope, kind: &'static str, scope: Scope, cx: &mut
     let fields = cx.within("metadata", |cx| {
         let fields = MetadataFields::decode(value, cx)?;
         if scope == Scope::Cluster && fields.namespace.is_some() {
-            cx.refuse_field(value, "namespace", format!("a {kind} has no namespace")).remedy("remove `namespace`");
+            cx.refuse_field(value, "namespace", format!("{} {kind} has no namespace", article(kind)))
+                .remedy("remove `namespace`");
         }
         check_wishes(kind, &fields, value, cx);
         Some(fields)

@@ -10,6 +10,7 @@ use super::resolved::{AppProtocol, BackendId, BackendKey, BackendTarget, Backend
 use super::tls_policies::read_sans;
 use super::{RefProblem, RefReason, References, Referrer, Target};
 use crate::kinds::{BackendProtocol, BackendSpec, Object, ServicePort, ServiceSpec, TRANSEPT_GROUP};
+use crate::policy::article;
 
 /// A reference that leads to an existing backend.
 pub(crate) enum FoundBackend<'w> {
@@ -96,7 +97,7 @@ impl<'w> References<'w> {
             let group = if group.is_empty() { "the core group" } else { group };
             return Err(RefProblem::new(
                 RefReason::InvalidKind,
-                format!("a {kind} of {group} cannot be a backend"),
+                format!("{} {kind} of {group} cannot be a backend", article(kind)),
                 "refer to a Service (group \"\") or a Backend (group transept.dev)",
             ));
         };

@@ -10,6 +10,7 @@ use rustls_pki_types::CertificateDer;
 use super::{RefProblem, RefReason, References, Referrer, Target};
 use crate::certificate::{KeyPair, read_bundle};
 use crate::kinds::{Object, SecretBody, SecretObjectReference};
+use crate::policy::article;
 
 /// The entry of a ConfigMap or Secret that holds trusted certificates.
 const CA_ENTRY: &str = "ca.crt";
@@ -123,7 +124,8 @@ impl References<'_> {
 }
 
 fn show_kind(group: &str, kind: &str) -> String {
-    if group.is_empty() { format!("a {kind}") } else { format!("a {kind} of group {group}") }
+    let article = article(kind);
+    if group.is_empty() { format!("{article} {kind}") } else { format!("{article} {kind} of group {group}") }
 }
 
 /// The key pair in a Secret.
