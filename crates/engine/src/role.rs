@@ -101,6 +101,8 @@ pub(crate) struct Destinations {
     addresses: HashMap<SocketAddr, u32, RandomState>,
     /// Whether the connections of the bind are captured, and may have been going anywhere.
     pub(crate) captured: bool,
+    /// The address by which others know this bind, besides those that it has.
+    pub(crate) announced: Option<IpAddr>,
     /// Whether the connections of the bind are of clients that were told of a proxy, and each request says where it goes.
     pub(crate) by_authority: bool,
     /// Services without a listener yet.

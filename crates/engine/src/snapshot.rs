@@ -101,6 +101,11 @@ impl Bind {
         self.listeners.get(index as usize)
     }
 
+    /// Whether others know an inbound bind by this address, whatever the socket says: a translation of addresses may be between.
+    pub fn is_announced_at(&self, address: IpAddr) -> bool {
+        self.destinations.announced == Some(address.to_canonical())
+    }
+
     /// The listener of a port of the program behind an inbound bind.
     pub fn listener_for_port(&self, port: u16) -> Option<&Arc<Listener>> {
         let index = self.destinations.by_port(port)?;

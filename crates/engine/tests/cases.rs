@@ -102,7 +102,7 @@ fn station(place: &format::Place) -> Station {
         workload: format!("{service}-1"),
         services: place.services.clone(),
         identity: format!("spiffe://transept.local/ns/{}/sa/{service}", place.namespace),
-        inbound: vec![Inbound { listen: local(15008) }],
+        inbound: vec![Inbound { listen: local(15008), announced: None }],
         app: place
             .ports
             .iter()

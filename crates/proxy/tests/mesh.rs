@@ -208,7 +208,11 @@ impl Stage {
         let outbound = Outbound { listen: self.local, service: "cart".into(), namespace: "default".into(), port: 80 };
         let app = AppPort { port: 80, to: self.program, protocol: AppProtocol::Unknown };
         let front = Station { outbound: vec![outbound], ..station("front") };
-        let cart = Station { inbound: vec![Inbound { listen: self.tunnels }], app: vec![app], ..station("cart") };
+        let cart = Station {
+            inbound: vec![Inbound { listen: self.tunnels, announced: None }],
+            app: vec![app],
+            ..station("cart")
+        };
         for (proxy, station) in [(&self.front, &front), (&self.cart, &cart)] {
             let compiled = compile_station(&loaded.world, &attached, station, None, 1);
             assert!(compiled.problems.is_empty(), "{:?}", compiled.problems);

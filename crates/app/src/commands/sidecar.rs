@@ -202,6 +202,7 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
             namespace: args.namespace,
             workload: name,
             service: args.service,
+            announced: args.address,
             inbound: None,
             ports: args.port,
             upstreams: args.upstream,

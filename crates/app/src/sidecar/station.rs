@@ -28,6 +28,8 @@ pub(crate) struct Place {
     pub(crate) workload: String,
     /// The service.
     pub(crate) service: String,
+    /// Where others are told that they reach this instance, when that was said.
+    pub(crate) announced: Option<IpAddr>,
     /// Where tunnels come in; none when the program has no port.
     pub(crate) inbound: Option<SocketAddr>,
     /// The ports of the program.
@@ -62,7 +64,7 @@ impl Place {
             workload: self.workload.clone(),
             services: self.services(world),
             identity: identity.to_owned(),
-            inbound: self.inbound.map(|listen| Inbound { listen }).into_iter().collect(),
+            inbound: self.inbound.map(|listen| Inbound { listen, announced: self.announced }).into_iter().collect(),
             app: app.collect(),
             outbound: outbound.collect(),
             http_proxy: self.http_proxy,
@@ -188,6 +190,7 @@ spec: {services: [catalog], address: 10.0.0.9, ports: [{port: 9000, targetPort: 
             namespace: "shop".to_owned(),
             workload: "cart-1".to_owned(),
             service: "cart".to_owned(),
+            announced: None,
             inbound: Some(SocketAddr::from(([10, 0, 0, 8], 15008))),
             ports: vec!["80:8080".parse().expect("a port")],
             upstreams: vec!["catalog=9001".parse().expect("an upstream")],

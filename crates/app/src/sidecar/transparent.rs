@@ -324,6 +324,7 @@ mod tests {
             namespace: "shop".to_owned(),
             workload: "web-1".to_owned(),
             service: "web".to_owned(),
+            announced: None,
             inbound: None,
             ports: Vec::new(),
             upstreams: Vec::new(),

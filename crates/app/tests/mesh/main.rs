@@ -18,6 +18,7 @@ mod partition;
 mod plaintext;
 mod programs;
 mod public;
+mod published;
 mod refusals;
 mod registered;
 mod roots;

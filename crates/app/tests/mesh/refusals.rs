@@ -18,6 +18,7 @@ use transept_identity::{
 };
 use transept_testkit::echo::Port;
 
+use crate::instances::lead_on;
 use crate::machines::{Machine, with_machines};
 use crate::stage::{Mesh, answered, program, repeater, say, soon, told, until};
 use crate::wiretap::occurs;
@@ -185,6 +186,14 @@ fn whoever_is_not_let_in_is_told_of_with_the_reason() {
             let line = cart_machine.run(told(&cart, why));
             assert!(line.contains(&middle.address().to_string()), "who it was: {line}");
         }
+        // Tunnels that lead nowhere: to a port that is nobody's, and to an address that nobody has told the workload of.
+        let elsewhere = middle.run(papers.knock(tunnels, 99, Some(papers.good("web"))));
+        assert_eq!(elsewhere, Ok(503));
+        cart_machine.run(told(&cart, "port 99 is none of the program's"));
+        let translated = middle.run(lead_on(SocketAddr::new(middle.address().into(), 0), tunnels));
+        assert_eq!(middle.run(soon(papers.knock(translated, 80, Some(papers.good("web"))))), Ok(400));
+        let line = cart_machine.run(told(&cart, "is no address of this workload"));
+        assert!(line.contains(&format!("\"host\":\"{}:80\"", middle.address())), "{line}");
         // Clear text gets no word of HTTP.
         let answer = middle.run(soon(heard(tunnels, b"GET / HTTP/1.1\r\nHost: cart\r\n\r\n")));
         assert!(!occurs(b"HTTP/", &answer), "{}", answer.escape_ascii());

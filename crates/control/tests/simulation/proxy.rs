@@ -337,7 +337,7 @@ pub(crate) fn compile_for(role: &Role, world: &World, previous: Option<&Snapshot
         workload: format!("{own}-1"),
         services: vec![own.to_owned()],
         identity: identity(own),
-        inbound: vec![Inbound { listen: local(15008) }],
+        inbound: vec![Inbound { listen: local(15008), announced: None }],
         app: vec![AppPort { port: 80, to: local(PROGRAM), protocol: AppProtocol::Http1 }],
         outbound: outbound.collect(),
         http_proxy,

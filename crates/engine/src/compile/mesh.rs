@@ -111,7 +111,7 @@ impl Station {
                 Some(workload) => workload.spec.identity(&workload.meta),
                 None => format!("spiffe://{DEFAULT_TRUST_DOMAIN}/ns/{namespace}/sa/{service}"),
             },
-            inbound: vec![Inbound { listen: local(HBONE_PORT) }],
+            inbound: vec![Inbound { listen: local(HBONE_PORT), announced: None }],
             plaintext: None,
             awake: None,
             app: app.collect(),
@@ -128,6 +128,8 @@ impl Station {
 pub struct Inbound {
     /// What to listen on.
     pub listen: SocketAddr,
+    /// The address that others know it by, when that is another than those of this machine, as behind a translation of addresses.
+    pub announced: Option<IpAddr>,
 }
 
 /// One port of the program.
@@ -283,7 +285,9 @@ impl<'w> Sides<'_, 'w> {
         for (id, app) in (0..).zip(&self.station.app) {
             destinations.add_port(app.port, id);
         }
-        for Inbound { listen } in &self.station.inbound {
+        for Inbound { listen, announced } in &self.station.inbound {
+            let mut destinations = destinations.clone();
+            destinations.announced = announced.map(|address| address.to_canonical());
             let bind = Bind {
                 address: *listen,
                 role: Role::Inbound,
@@ -291,7 +295,7 @@ impl<'w> Sides<'_, 'w> {
                 listeners: listeners.clone(),
                 settings: Arc::clone(&self.inbound),
                 hosts: Hosts::default(),
-                destinations: Arc::new(destinations.clone()),
+                destinations: Arc::new(destinations),
             };
             binds.entry(*listen).or_insert(bind);
         }

@@ -11,7 +11,7 @@ use transept_engine::admit::admit_connection;
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
 use transept_engine::snapshot::Listener;
-use transept_wire::h2::head::{Connect, HeadLimits, Refused};
+use transept_wire::h2::head::{Connect, HeadLimits};
 use transept_wire::h2::{self, Config};
 use transept_wire::head::{FieldId, Method, Request, Response};
 
@@ -20,8 +20,9 @@ use crate::accept::Guest;
 use crate::buffer::Inbound;
 use crate::h2::{Arrival, Driver, Link, Patience, Stream};
 use crate::io::{Io, Tunnel};
-use crate::path::Stop;
+use crate::path::{Marks, Stop};
 use crate::recheck::{Ending, Standing};
+use crate::record::record;
 use crate::splice::{self, Passenger, Purpose};
 use crate::worker::Worker;
 
@@ -83,7 +84,16 @@ pub(crate) async fn serve(
                 link.swap_request(&mut request);
                 tokio::task::spawn_local(pass(worker.clone(), peer.clone(), stream, request));
             }
-            Arrival::Refused { stream, why } => refuse_head(&stream, &why),
+            Arrival::Refused { stream, why } => {
+                let detail = format!("a tunnel was asked for in a way that is not understood: {why}");
+                refuse(
+                    &worker,
+                    &peer,
+                    &stream,
+                    None,
+                    Refusal { status: 400, reason: Reason::RequestMalformed, detail },
+                );
+            }
         })
     })
     .await;
@@ -91,21 +101,45 @@ pub(crate) async fn serve(
     driver.close(over).await;
 }
 
-fn refuse_head(stream: &Stream, why: &Refused) {
-    tracing::debug!(%why, "a tunnel was asked for in a way that is not understood");
+/// Why there is no tunnel, before anybody was asked whether the peer may have one.
+struct Refusal {
+    /// What the peer is answered.
+    status: u16,
+    /// What the access log calls it.
+    reason: Reason,
+    /// What is wrong.
+    detail: String,
+}
+
+/// Answers a request for a tunnel that leads nowhere, and records it.
+fn refuse(worker: &Worker, peer: &Peer, stream: &Stream, request: Option<&Request>, refusal: Refusal) {
     // The peer may be gone already, and then there is nobody to tell.
-    let _ = stream.send_head(&Response::new(400), true);
+    let _ = stream.send_head(&Response::new(refusal.status), true);
+    let mut trip = worker.take_trip();
+    splice::board(worker, &peer.connection, &mut trip);
+    if let Some(request) = request {
+        trip.request.method = request.method.clone();
+        trip.host = String::from_utf8_lossy(request.authority()).into_owned();
+    }
+    trip.facts.status = refusal.status;
+    trip.facts.error = Some(refusal.reason);
+    trip.facts.detail = refusal.detail.into();
+    let generation = worker.snapshot().generation;
+    record(worker, &trip, &Marks { generation, ..Marks::default() }, &peer.connection);
+    worker.give_back(trip);
 }
 
 /// One tunnel, from its CONNECT to its last byte.
 async fn pass(worker: Rc<Worker>, peer: Rc<Peer>, stream: Stream, request: Request) {
-    let Some(target) = target_of(&request, &peer.connection) else {
-        let _ = stream.send_head(&Response::new(400), true);
-        return;
+    let announced_at = |address| worker.snapshot().bind(&peer.bound).is_some_and(|bind| bind.is_announced_at(address));
+    let target = match target_of(&request, peer.connection.local.ip(), announced_at) {
+        Ok(target) => target,
+        Err(refusal) => return refuse(&worker, &peer, &stream, Some(&request), refusal),
     };
     let Some((listener, rule, generation)) = entry::find_listener(&worker, peer.bound, target.port()) else {
-        let _ = stream.send_head(&Response::new(503), true);
-        return;
+        let detail = format!("port {} is none of the program's, nor of its Services", target.port());
+        let refusal = Refusal { status: 503, reason: Reason::ListenerNotFound, detail };
+        return refuse(&worker, &peer, &stream, Some(&request), refusal);
     };
     let connection = inner(&peer.connection, &request, target, &listener);
     let passenger = Passenger { connection: &connection, listener: &listener, rule: &rule, generation };
@@ -134,11 +168,28 @@ async fn pass(worker: Rc<Worker>, peer: Rc<Peer>, stream: Stream, request: Reque
     entry::carry(worker, Entry { io, connection, bound: peer.bound, port: target.port(), guest }, landing).await;
 }
 
-/// Where a tunnel leads: an address that is ours, and a port. None when the request is not such a CONNECT.
-fn target_of(request: &Request, connection: &Connection) -> Option<SocketAddr> {
-    let target: SocketAddr = std::str::from_utf8(request.authority()).ok()?.parse().ok()?;
-    let ours = target.ip().to_canonical() == connection.local.ip().to_canonical();
-    (request.method == Method::Connect && request.protocol().is_none() && ours).then_some(target)
+/// Where a tunnel leads: an address that is ours, because the connection came there or because others know us by it, and a port.
+///
+/// # Errors
+/// The request is not such a CONNECT.
+fn target_of(request: &Request, local: IpAddr, announced_at: impl Fn(IpAddr) -> bool) -> Result<SocketAddr, Refusal> {
+    let refusal = |reason, detail| Refusal { status: 400, reason, detail };
+    if request.method != Method::Connect || request.protocol().is_some() {
+        return Err(refusal(Reason::RequestMalformed, "only CONNECT asks for a tunnel".to_owned()));
+    }
+    let authority = String::from_utf8_lossy(request.authority());
+    let Ok(target) = authority.parse::<SocketAddr>() else {
+        return Err(refusal(Reason::AuthorityInvalid, "a tunnel leads to an IP address and a port".to_owned()));
+    };
+    let (wanted, local) = (target.ip().to_canonical(), local.to_canonical());
+    if wanted != local && !announced_at(wanted) {
+        let detail = format!(
+            "{wanted} is no address of this workload, whom the connection reached at {local}; if others know it by that address, say so \
+             with --address"
+        );
+        return Err(refusal(Reason::AuthorityInvalid, detail));
+    }
+    Ok(target)
 }
 
 /// The connection inside a tunnel, as policies see it: with the identity of the peer, and from its address, or from that of the client
@@ -173,6 +224,26 @@ fn status_of(stop: &Stop) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tunnel_leads_to_an_address_of_the_workload_and_to_none_else() {
+        let asked = |method: Method, authority: &str| {
+            let mut request = Request::new();
+            request.method = method;
+            request.set_authority(authority.as_bytes()).expect("an authority");
+            let public = IpAddr::from([203, 0, 113, 7]);
+            target_of(&request, IpAddr::from([10, 0, 0, 7]), |address| address == public)
+                .map(|target| target.to_string())
+                .map_err(|refusal| (refusal.status, refusal.reason))
+        };
+        for ours in ["10.0.0.7:80", "203.0.113.7:80", "[::ffff:10.0.0.7]:80"] {
+            assert_eq!(asked(Method::Connect, ours), Ok(ours.to_owned()));
+        }
+        for foreign in ["10.0.0.8:80", "127.0.0.1:80", "cart:80", "10.0.0.7"] {
+            assert_eq!(asked(Method::Connect, foreign), Err((400, Reason::AuthorityInvalid)), "{foreign}");
+        }
+        assert_eq!(asked(Method::Get, "10.0.0.7:80"), Err((400, Reason::RequestMalformed)));
+    }
 
     #[test]
     fn the_client_of_a_tunnel_is_in_forwarded() {

@@ -59,7 +59,7 @@ fn station() -> Station {
         workload: "cart-1".into(),
         services: vec!["cart".into()],
         identity: "spiffe://transept.local/ns/shop/sa/cart".into(),
-        inbound: vec![Inbound { listen: local(15008) }],
+        inbound: vec![Inbound { listen: local(15008), announced: None }],
         app: vec![AppPort { port: 80, to: local(8080), protocol: AppProtocol::Unknown }],
         outbound: vec![outbound(9001, "cart"), outbound(9002, "nobody")],
         http_proxy: Some(local(3128)),
