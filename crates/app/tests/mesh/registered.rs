@@ -5,7 +5,7 @@ use transept_testkit::echo::Port;
 use crate::stage::{Mesh, PATIENCE, program, until};
 
 const OBJECTS: &str = "\
-{apiVersion: v1, kind: Service, metadata: {name: api}, spec: {ports: [{port: 80}, {port: 25}]}}
+{apiVersion: v1, kind: Service, metadata: {name: api}, spec: {ports: [{name: http, port: 80}, {name: mail, port: 25}]}}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: TCPRoute
