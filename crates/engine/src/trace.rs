@@ -135,7 +135,7 @@ pub fn request_id(now: Now, random: u64) -> [u8; 36] {
 }
 
 /// A new trace, sampled, as backends without a decision of their own expect it from whoever begins one.
-fn traceparent(random: u64) -> [u8; 55] {
+pub fn traceparent(random: u64) -> [u8; 55] {
     let mut out = *b"00-00000000000000000000000000000000-0000000000000000-01";
     write_hex(&mut out[3..19], draw(random, FIRST_DRAW + 2));
     // All-zero identifiers are invalid; one bit keeps them from being.

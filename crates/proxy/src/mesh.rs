@@ -92,6 +92,14 @@ impl Membership {
         self.svid.load().id().as_str().into()
     }
 
+    /// Who we are, in the words that requests for tunnels use (OpenTelemetry's, as members of W3C baggage); none for an identity of another
+    /// form than that of a workload.
+    pub(crate) fn baggage(&self) -> Option<String> {
+        let svid = self.svid.load();
+        let own = svid.id().workload()?;
+        Some(format!("k8s.namespace.name={},service.name={}", own.namespace(), own.service_account()))
+    }
+
     /// For tunnels that come in.
     pub(crate) fn server(&self) -> Arc<ServerConfig> {
         self.server.clone()

@@ -56,6 +56,11 @@ pub(crate) async fn secure_member(
         let membership = worker.shared.mesh.as_ref().ok_or_else(|| Unproven::of("this proxy is not in the mesh"))?;
         let hello = accept_hello(tcp).await.map_err(|error| Unproven::told(&error))?;
         let session = hello.proceed(tcp, membership.server()).await.map_err(|error| Unproven::told(&error))?;
+        if session.with(|rustls| rustls.alpn_protocol() != Some(b"h2")) {
+            return Err(Unproven::of(
+                "the peer does not say that it speaks HTTP/2 (ALPN h2), and tunnels speak nothing else",
+            ));
+        }
         let now = worker.clock.now().unix;
         let member = session.with(|rustls| membership.member(rustls, now));
         let member = member.ok_or_else(|| Unproven::of("the peer has shown no identity that is accepted"))?;

@@ -91,8 +91,13 @@ impl Papers {
 
     /// Asks for a tunnel to a port, as a sidecar does, and gives the status of the answer.
     async fn knock(&self, at: SocketAddr, port: u16, shows: Option<Svid>) -> Result<u16, String> {
+        self.knock_by(ALPN, at, port, shows).await
+    }
+
+    /// The same by a protocol of the caller's choice.
+    async fn knock_by(&self, alpn: &[&[u8]], at: SocketAddr, port: u16, shows: Option<Svid>) -> Result<u16, String> {
         let shows = shows.map(|svid| Arc::new(LiveSvid::new(svid)));
-        let config = client_config(shows, self.peers(), ALPN, Arc::new(DefaultTimeProvider)).expect("TLS");
+        let config = client_config(shows, self.peers(), alpn, Arc::new(DefaultTimeProvider)).expect("TLS");
         let tcp = TcpStream::connect(at).await.expect("connected");
         let name = ServerName::try_from("cart").expect("a name");
         let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(|error| error.to_string())?;
@@ -200,6 +205,10 @@ fn whoever_is_not_let_in_is_told_of_with_the_reason() {
         cart_machine
             .run(until(|| async { failures(&cart.metrics().await.expect("metrics")) }, |failures| *failures == 4));
         cart_machine.run(told(&cart, "InvalidContentType"));
+        // Nor does a member that does not say that it speaks HTTP/2.
+        let silent = middle.run(soon(papers.knock_by(&[], tunnels, 80, Some(papers.good("web")))));
+        assert!(silent.is_err(), "{silent:?}");
+        cart_machine.run(told(&cart, "ALPN h2"));
 
         // Those who pretend to be somebody get no request.
         let anywhere = SocketAddr::new(middle.address().into(), 0);

@@ -113,6 +113,7 @@ fn config(settings: &Settings) -> Config {
             .max_streams
             .saturating_mul(STREAM_WINDOW)
             .clamp(STREAM_WINDOW, (1 << 31) - 1),
+        data_frame: h2::LARGEST_FRAME,
         max_streams: settings.limits.max_streams,
         heads: HeadLimits {
             bytes: settings.limits.head_bytes,

@@ -30,6 +30,9 @@ use crate::worker::Worker;
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
+/// The largest frame of them.
+const DATA_FRAME: u32 = 1024 * 1024;
+
 /// Tunnels that one peer may have open on a connection.
 const MOST_TUNNELS: u32 = 200;
 
@@ -59,6 +62,7 @@ pub(crate) async fn serve(
     let config = Config {
         stream_window: STREAM_WINDOW,
         connection_window: CONNECTION_WINDOW,
+        data_frame: DATA_FRAME,
         max_streams: MOST_TUNNELS,
         heads: HEADS,
     };

@@ -5,7 +5,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use transept_wire::h1::Body;
 use transept_wire::h2::head::{Connect, HeadLimits};
-use transept_wire::h2::{Config, Connection, Event, Key};
+use transept_wire::h2::{Config, Connection, Event, Key, LARGEST_FRAME};
 use transept_wire::head::{Fields, Request};
 
 use super::ask::Trouble;
@@ -17,6 +17,7 @@ const MOST: usize = 16 * 1024;
 const CONFIG: Config = Config {
     stream_window: 65_535,
     connection_window: 65_535,
+    data_frame: LARGEST_FRAME,
     max_streams: 1,
     heads: HeadLimits { bytes: MOST, fields: 100, connect: Connect::Refused },
 };

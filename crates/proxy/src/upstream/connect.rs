@@ -185,6 +185,7 @@ async fn dial_shared(
     let config = Config {
         stream_window: STREAM_WINDOW,
         connection_window: CONNECTION_WINDOW,
+        data_frame: h2::LARGEST_FRAME,
         max_streams: 0,
         heads: LARGEST_HEAD,
     };

@@ -40,7 +40,7 @@ pub(super) async fn dial(
             settled => settled,
         };
         if let Some(passage) = &destination.endpoint.tunnel {
-            let io = open_tunnel(worker, passage, destination.endpoint.address, destination.client).await?;
+            let io = open_tunnel(worker, passage, destination).await?;
             return Ok((io, in_the_clear));
         }
         let tcp = open(destination.endpoint.address).await.map_err(|error| refused(&error))?;

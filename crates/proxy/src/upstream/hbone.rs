@@ -13,12 +13,14 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use transept_engine::reason::Reason;
 use transept_engine::snapshot::Tunnel as Passage;
+use transept_engine::trace::traceparent;
 use transept_identity::Purpose;
 use transept_wire::h1::Body;
 use transept_wire::h2::head::{Connect, HeadLimits};
 use transept_wire::h2::{self, Config};
 use transept_wire::head::{FieldId, FieldName, Method, Request, Response};
 
+use super::connect::Destination;
 use super::dial::{failed, handshake_failed, open, refused};
 use super::pool::{Dialling, H2Lease, PoolKey};
 use crate::buffer::Inbound;
@@ -33,6 +35,9 @@ use crate::worker::Worker;
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
+/// The largest frame of them.
+const DATA_FRAME: u32 = 1024 * 1024;
+
 /// The part of a pool's key that says "a tunnel of the mesh"; configurations of TLS are numbered from 1.
 const MESH: u64 = u64::MAX;
 
@@ -40,24 +45,33 @@ const MESH: u64 = u64::MAX;
 const HEADS: HeadLimits = HeadLimits { bytes: 16 * 1024, fields: 64, connect: Connect::Refused };
 
 static FORWARDED: FieldName = FieldName::known(FieldId::FORWARDED);
+static BAGGAGE: FieldName = FieldName::known(FieldId::BAGGAGE);
+static TRACEPARENT: FieldName = FieldName::known(FieldId::TRACEPARENT);
 
 /// What makes two tunnels to an endpoint interchangeable.
 pub(super) fn key_of(worker: &Worker, passage: &Passage) -> (u64, u64) {
     (MESH, worker.hasher.hash_one((&passage.identity, passage.address)))
 }
 
-/// Opens a tunnel to `target`. `client` is who asked for it.
+/// Opens a tunnel to an endpoint.
 ///
 /// # Errors
 /// A failure with `Repeat::Safe`: nothing has reached the endpoint.
 pub(super) async fn open_tunnel(
     worker: &Rc<Worker>,
     passage: &Passage,
-    target: SocketAddr,
-    client: Option<IpAddr>,
+    destination: &Destination<'_>,
 ) -> Result<Io, Failure> {
     let mut lease = lease(worker, passage).await?;
-    let request = ask_for(target, client);
+    let (target, backend) = (destination.endpoint.address, destination.backend);
+    let membership = worker.shared.mesh.as_ref();
+    let request = ask_for(&Errand {
+        target,
+        client: destination.client,
+        service: (backend.service(), &backend.id.namespace),
+        baggage: membership.and_then(|membership| membership.baggage()),
+        random: worker.random(),
+    });
     lease.open(&request, &Body::UntilClose).map_err(|cut| Failure::h2_response(&cut))?;
     let Some(stream) = lease.take_stream() else {
         return Err(failed(Reason::UpstreamReset, "the tunnel was not opened"));
@@ -79,18 +93,38 @@ pub(super) async fn open_tunnel(
     }
 }
 
-fn ask_for(target: SocketAddr, client: Option<IpAddr>) -> Request {
+/// What a request for a tunnel says.
+struct Errand<'e> {
+    /// Where it leads.
+    target: SocketAddr,
+    /// For whom it is; none when it is for several, one after the other.
+    client: Option<IpAddr>,
+    /// The name and the namespace of the Service that is meant.
+    service: (&'e str, &'e str),
+    /// Who we are.
+    baggage: Option<String>,
+    random: u64,
+}
+
+/// The request for a tunnel, with what other proxies of such meshes look for in it: who is behind it (`for`) and which Service is meant (`by`,
+/// after RFC 7239, as ztunnel writes it), who we are, and a trace for the connection.
+fn ask_for(errand: &Errand<'_>) -> Request {
     let mut request = Request::new();
     request.method = Method::Connect;
-    // An address and a port are a valid authority, and a valid value.
-    let _ = request.set_authority(target.to_string().as_bytes());
-    if let Some(client) = client {
-        let value = match client {
-            IpAddr::V4(address) => format!("for={address}"),
-            IpAddr::V6(address) => format!("for=\"[{address}]\""),
-        };
-        let _ = request.fields.set(&FORWARDED, value.as_bytes());
+    // An address and a port are a valid authority; names and identities hold nothing that a value may not.
+    let _ = request.set_authority(errand.target.to_string().as_bytes());
+    let client = match errand.client {
+        Some(IpAddr::V4(address)) => address.to_string(),
+        Some(IpAddr::V6(address)) => format!("\"[{address}]\""),
+        None => "unknown".to_owned(),
+    };
+    let (service, namespace) = errand.service;
+    let forwarded = format!("for={client};by={service}.{namespace}.svc.cluster.local");
+    let _ = request.fields.set(&FORWARDED, forwarded.as_bytes());
+    if let Some(baggage) = &errand.baggage {
+        let _ = request.fields.set(&BAGGAGE, baggage.as_bytes());
     }
+    let _ = request.fields.set(&TRACEPARENT, &traceparent(errand.random));
     request
 }
 
@@ -146,13 +180,18 @@ fn add(worker: &Rc<Worker>, key: PoolKey, io: Io, chain: Vec<CertificateDer<'sta
     let Some(standing) = standing else {
         return Err(failed(Reason::UpstreamTls, "no root vouches any more for the proxy of the endpoint"));
     };
-    let config =
-        Config { stream_window: STREAM_WINDOW, connection_window: CONNECTION_WINDOW, max_streams: 0, heads: HEADS };
+    let config = Config {
+        stream_window: STREAM_WINDOW,
+        connection_window: CONNECTION_WINDOW,
+        data_frame: DATA_FRAME,
+        max_streams: 0,
+        heads: HEADS,
+    };
     let link = Link::new(h2::Connection::client(config));
     let patience = Patience { head: None, stall: Some(Duration::from_secs(60)), idle: None };
     let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);
     // It is shared by Services; what is counted are the tunnels in it.
-    let lease = worker.pool.add(key, link, None);
+    let lease = worker.pool.add_carrier(key, link);
     let mut ending = Ending::default();
     tokio::task::spawn_local(async move {
         let over = std::future::poll_fn(|cx| {
@@ -166,4 +205,30 @@ fn add(worker: &Rc<Worker>, key: PoolKey, io: Io, chain: Vec<CertificateDer<'sta
         driver.close(over).await;
     });
     Ok(lease)
+}
+
+#[cfg(test)]
+mod tests {
+    use transept_engine::trace::is_traceparent;
+
+    use super::*;
+
+    #[test]
+    fn a_request_for_a_tunnel_says_for_whom_it_is_and_by_whom() {
+        let asked = |client: Option<IpAddr>, baggage: Option<&str>| {
+            let target = SocketAddr::from(([10, 0, 0, 7], 8080));
+            let baggage = baggage.map(str::to_owned);
+            let request = ask_for(&Errand { target, client, service: ("cart", "shop"), baggage, random: 7 });
+            assert_eq!((request.method.clone(), request.authority()), (Method::Connect, &b"10.0.0.7:8080"[..]));
+            assert!(request.fields.first(FieldId::TRACEPARENT).is_some_and(is_traceparent));
+            let said = |id| request.fields.first(id).map(|value| String::from_utf8_lossy(value).into_owned());
+            (said(FieldId::FORWARDED).expect("always"), said(FieldId::BAGGAGE))
+        };
+        let by = "by=cart.shop.svc.cluster.local";
+        let known = asked(Some([10, 0, 0, 1].into()), Some("service.name=web"));
+        assert_eq!(known, (format!("for=10.0.0.1;{by}"), Some("service.name=web".to_owned())));
+        assert_eq!(asked(None, None), (format!("for=unknown;{by}"), None));
+        let six = "2001:db8::1".parse().ok();
+        assert_eq!(asked(six, None).0, format!("for=\"[2001:db8::1]\";{by}"));
+    }
 }

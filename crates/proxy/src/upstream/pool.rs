@@ -29,6 +29,9 @@ const IDLE_PER_KEY: usize = 256;
 /// How long a connection may idle. Servers that close sooner are found out by [`Io::is_stale`].
 const IDLE_TIME: Duration = Duration::from_secs(55);
 
+/// The same for a connection between two proxies of the mesh that carries no tunnel any more.
+const CARRIER_IDLE_TIME: Duration = Duration::from_secs(300);
+
 /// Of so many connections that are handed to somebody who waits, one goes to the other workers when they wait too.
 const TURN_OF_OTHERS: u32 = 8;
 
@@ -149,6 +152,7 @@ struct Shared {
     link: Rc<Link>,
     streams: Cell<usize>,
     idle_since: Cell<Duration>,
+    idle_time: Duration,
     /// Those who wait for a stream, where connections are limited.
     wanted: Option<Rc<Wanted>>,
     permit: Option<Permit>,
@@ -231,8 +235,16 @@ impl Pool {
     /// Adds a connection and takes its first stream.
     pub(crate) fn add(&self, key: PoolKey, link: Rc<Link>, permit: Option<Permit>) -> H2Lease {
         let wanted = permit.as_ref().map(|_| self.wanted.borrow_mut().entry(key).or_default().clone());
-        let (streams, idle_since) = (Cell::new(0), Cell::new(Duration::MAX));
-        let connection = Rc::new(Shared { link, streams, idle_since, wanted, permit });
+        self.begin(key, Shared::new(link, IDLE_TIME, wanted, permit))
+    }
+
+    /// The same for a connection between two proxies of the mesh, whose streams are tunnels.
+    pub(crate) fn add_carrier(&self, key: PoolKey, link: Rc<Link>) -> H2Lease {
+        self.begin(key, Shared::new(link, CARRIER_IDLE_TIME, None, None))
+    }
+
+    fn begin(&self, key: PoolKey, connection: Shared) -> H2Lease {
+        let connection = Rc::new(connection);
         let lease = H2Lease::on(&connection, Age::Fresh);
         self.shared.borrow_mut().entry(key).or_default().push(connection);
         lease
@@ -261,12 +273,13 @@ impl Pool {
 
     /// Closes what has idled too long, and what idles in a tunnel whose other end is about to go; called by the worker's sweep.
     pub(crate) fn expire(&self, now: Duration) {
-        let too_long = |since: Duration| now.saturating_sub(since) >= IDLE_TIME;
+        let too_long = |since: Duration, most: Duration| now.saturating_sub(since) >= most;
         // Another worker may need the room: who waits in this one has taken it already.
         let in_the_way = |permit: Option<&Permit>| permit.is_some_and(|permit| permit.ledger().waiting() > 0);
         self.idle.borrow_mut().retain(|_, list| {
             list.retain(|entry| {
-                let is_over = too_long(entry.since) || entry.io.carrier().is_some_and(|carrier| carrier.is_closed());
+                let is_over =
+                    too_long(entry.since, IDLE_TIME) || entry.io.carrier().is_some_and(|carrier| carrier.is_closed());
                 !is_over && !in_the_way(entry.permit.as_ref())
             });
             !list.is_empty()
@@ -276,7 +289,8 @@ impl Pool {
                 if connection.streams.get() == 0 && connection.idle_since.get() == Duration::MAX {
                     connection.idle_since.set(now);
                 }
-                let over = too_long(connection.idle_since.get()) || in_the_way(connection.permit.as_ref());
+                let over = too_long(connection.idle_since.get(), connection.idle_time)
+                    || in_the_way(connection.permit.as_ref());
                 !(connection.link.is_closed() || connection.is_idle() && over)
             });
             !list.is_empty()
@@ -298,6 +312,10 @@ fn is_of(permit: Option<&Permit>, ledger: &Arc<Ledger>) -> bool {
 }
 
 impl Shared {
+    fn new(link: Rc<Link>, idle_time: Duration, wanted: Option<Rc<Wanted>>, permit: Option<Permit>) -> Self {
+        Self { link, streams: Cell::new(0), idle_since: Cell::new(Duration::MAX), idle_time, wanted, permit }
+    }
+
     fn is_idle(&self) -> bool {
         self.streams.get() == 0
     }

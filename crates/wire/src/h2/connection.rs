@@ -10,7 +10,7 @@ use super::hpack::{Decoder, Encoder};
 use super::receive::Block;
 use super::receive_data::InData;
 use super::stream::{Key, Stream, Streams};
-use super::{Code, Fault};
+use super::{Code, Fault, LARGEST_FRAME};
 use crate::head::{Fields, Request, Response};
 
 /// Which end of the connection we are.
@@ -31,6 +31,9 @@ pub struct Config {
     /// Bytes that the peer may send on all streams together. They are given back as they arrive: what is held is bounded by the
     /// windows of the streams.
     pub connection_window: u32,
+    /// Bytes of a DATA frame that the peer may send, at most 16,777,215; what is less than [`LARGEST_FRAME`](super::LARGEST_FRAME) means that.
+    /// Other frames have at most so many whatever it is: they are read when they are whole.
+    pub data_frame: u32,
     /// Streams that a client may have open. Unused by clients.
     pub max_streams: u32,
     /// How large a head may be.
@@ -156,7 +159,11 @@ impl Connection {
     }
 
     fn greet(&mut self, settings: &[(u16, u32)]) {
-        frame::write_settings(&mut self.out, settings);
+        let mut settings = settings.to_vec();
+        if self.config.data_frame > LARGEST_FRAME {
+            settings.push((setting::MAX_FRAME_SIZE, self.config.data_frame));
+        }
+        frame::write_settings(&mut self.out, &settings);
         let more = i64::from(self.config.connection_window).min(LARGEST_WINDOW) - FIRST_WINDOW;
         if more > 0 {
             frame::write_window_update(&mut self.out, 0, more as u32);

@@ -7,7 +7,7 @@ use super::Code;
 /// Bytes before every payload (RFC 9113 section 4.1).
 pub(super) const HEAD: usize = 9;
 
-/// The largest payload that we accept and send: what every endpoint takes without being asked (RFC 9113 section 4.2).
+/// The largest payload that we send, and accept but for DATA: what every endpoint takes without being asked (RFC 9113 section 4.2).
 pub(super) const LARGEST: usize = 16_384;
 
 /// The largest window (RFC 9113 section 6.9.1).

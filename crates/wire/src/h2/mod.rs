@@ -19,6 +19,9 @@ pub use receive::{Breach, Event, Step};
 pub use send::{Gone, Room};
 pub use stream::Key;
 
+/// The largest payload of a frame that every endpoint takes without being asked (RFC 9113 section 4.2).
+pub const LARGEST_FRAME: u32 = frame::LARGEST as u32;
+
 /// An error code (RFC 9113 section 7). Unknown numbers are possible and mean nothing special.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Code(pub u32);

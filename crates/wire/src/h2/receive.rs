@@ -144,7 +144,8 @@ impl Connection {
             return Ok(self.receive_data_rest(data, input, 0));
         }
         let Some(head) = FrameHead::read(input) else { return Ok(Step::silent(0)) };
-        if head.length > LARGEST {
+        let most = if head.kind == kind::DATA { LARGEST.max(self.config.data_frame as usize) } else { LARGEST };
+        if head.length > most {
             return Err(self.give_up(Code::FRAME_SIZE_ERROR, "a frame is larger than we allow"));
         }
         if self.stage == Stage::Settings && (head.kind != kind::SETTINGS || head.has(flag::ACK)) {

@@ -134,6 +134,31 @@ fn the_connection_is_never_held_up() {
     }
 }
 
+/// DATA is handed over in the pieces in which it comes, however large its frame is; other frames have to be whole.
+#[test]
+fn frames_of_data_are_as_large_as_we_say() {
+    let config = Config { stream_window: 1 << 20, data_frame: 1 << 20, ..CONFIG };
+    let hello = frames(&{
+        let mut out = Vec::new();
+        Connection::server(config).take_pending(&mut out);
+        out
+    });
+    assert!(hello[0].payload.windows(6).any(|entry| entry == [0, 5, 0, 16, 0, 0]), "{:?}", hello[0]);
+    let mut end = server_with(config);
+    feed(&mut end, &headers(1, flag::END_HEADERS, &post(&[])));
+    let large = data(1, flag::END_STREAM, &[7; 100_000]);
+    let received = large.chunks(30_000).flat_map(|piece| feed(&mut end, piece)).collect::<Vec<_>>();
+    let bytes = received.iter().map(|seen| match seen {
+        Seen::Data { bytes, .. } => bytes.len(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(bytes.sum::<usize>(), 100_000);
+    let fault = |end: &mut Connection, bytes: &[u8]| end.receive(bytes).map_err(|fault| fault.code);
+    assert_eq!(fault(&mut end, &headers(3, 0, &[0; 16_385])), Err(Code::FRAME_SIZE_ERROR));
+    let mut end = server();
+    assert_eq!(fault(&mut end, &data(1, 0, &[0; 16_385])), Err(Code::FRAME_SIZE_ERROR));
+}
+
 /// Padding uses the windows, and nobody takes it but we.
 #[test]
 fn padding_is_given_back() {

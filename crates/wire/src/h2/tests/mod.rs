@@ -16,6 +16,7 @@ use crate::head::{Request, Response};
 const CONFIG: Config = Config {
     stream_window: 65_535,
     connection_window: 1 << 20,
+    data_frame: LARGEST_FRAME,
     max_streams: 10,
     heads: HeadLimits { bytes: 16 * 1024, fields: 50, connect: Connect::Refused },
 };

@@ -125,6 +125,7 @@ impl Run {
             stream_window: dice.one_of(&[1, 100, 1000, 16_384, 65_535, 70_000, 262_144]),
             connection_window: dice.one_of(&[1, 65_535, 65_536, 200_000, 1 << 20]),
             max_streams: dice.one_of(&[1, 2, 5, 100]),
+            data_frame: dice.one_of(&[LARGEST_FRAME, 1 << 20]),
             ..CONFIG
         };
         let (ours, theirs) = (config(), config());
