@@ -54,7 +54,7 @@ impl PrivateKey {
         match PrivateKeyDer::from_pem_slice(text.as_bytes()) {
             Ok(key) => Ok(Self(key)),
             Err(PemError::NoItemsFound) => Err(BadKey::Missing),
-            Err(error) => Err(BadKey::Pem(error.to_string())),
+            Err(error) => Err(BadKey::Pem(pem::explain(&error))),
         }
     }
 

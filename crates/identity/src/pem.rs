@@ -4,7 +4,7 @@
 
 use data_encoding::BASE64;
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::pem::{Error, PemObject as _};
 
 /// Bytes per line: 64 characters (RFC 7468, section 2).
 const LINE: usize = 48;
@@ -31,14 +31,36 @@ pub(crate) fn write_certificates<'a>(certificates: impl IntoIterator<Item = &'a 
 /// Every certificate block of the text, in its order; blocks of another kind are passed over.
 ///
 /// # Errors
-/// What is damaged, in the words of the library.
+/// What is damaged.
 pub(crate) fn read_certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().map_err(|error| error.to_string())
+    CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().map_err(|error| explain(&error))
+}
+
+/// What is damaged, in words: the library gives lines of the text as lists of numbers.
+pub(crate) fn explain(error: &Error) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    match error {
+        Error::MissingSectionEnd { end_marker } => {
+            format!("the text ends before its line `{}`", text(end_marker))
+        }
+        // What stands there may be part of a key.
+        Error::IllegalSectionStart { .. } => "a line with `-----BEGIN` is not whole".to_owned(),
+        error => error.to_string(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_damaged_is_told_in_words() {
+        let whole = write("CERTIFICATE", &[7; 100]);
+        let cut = read_certificates(&whole[..whole.len() - 30]);
+        assert_eq!(cut, Err("the text ends before its line `-----END CERTIFICATE-----`".to_owned()));
+        let begun = read_certificates("-----BEGIN CERTIFICATE\nAAAA\n");
+        assert_eq!(begun, Err("a line with `-----BEGIN` is not whole".to_owned()));
+    }
 
     #[test]
     fn lines_have_64_characters_and_are_read_back() {

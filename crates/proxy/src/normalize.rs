@@ -8,10 +8,11 @@ use transept_engine::exchange::Connection;
 use transept_engine::forwarded::{announce, derive};
 use transept_engine::reason::Reason;
 use transept_engine::settings::Settings;
+use transept_engine::snapshot::{Bind, Role};
 use transept_engine::trace::{begin_span, correlate};
 use transept_engine::verdict::Reply;
 use transept_wire::h1::{self, Protocol, strip_hop_by_hop};
-use transept_wire::head::{FieldId, FieldName, Method, Version};
+use transept_wire::head::{FieldId, FieldName, Method, Request, Version};
 use transept_wire::normalize::{self as rules, Normal};
 
 use crate::path::Stop;
@@ -19,6 +20,21 @@ use crate::trip::Trip;
 use crate::worker::Worker;
 
 static MAX_FORWARDS: FieldName = FieldName::known(FieldId::MAX_FORWARDS);
+
+/// Supplies the host that a request of HTTP/1.0 need not name, where the connection says it (RFC 9112 section 3.3): the Service that it was made
+/// to, or else the address. At the door of a Gateway it says nothing of the kind.
+pub(crate) fn supply_host(bind: &Bind, connection: &Connection, request: &mut Request) {
+    let named = request.version != Version::Http10 || !request.authority().is_empty();
+    if named || bind.role == Role::Gateway || bind.is_found_by_authority() {
+        return;
+    }
+    let host = match bind.callee(connection.destination) {
+        Some(listener) => format!("{}.{}.svc.cluster.local", listener.name.gateway, listener.name.namespace),
+        None => connection.destination.unwrap_or(connection.local).to_string(),
+    };
+    // A name of a Service, like an address, is a valid authority.
+    let _ = request.set_authority(host.as_bytes());
+}
 
 /// Settles which host the request is for, which decides about its listener.
 pub(crate) fn settle_host(trip: &mut Trip) -> Result<(), Stop> {

@@ -168,6 +168,7 @@ async fn drop_rest(arrival: &mut Arrival<'_>, replier: &mut Replier<'_>) {
 /// The verbs from *normalize* on.
 async fn road<'s>(snapshot: &'s Snapshot, bind: &'s Bind, journey: &mut Journey<'_, '_, 's>) -> Result<(), Stop> {
     let connection = journey.arrival.connection;
+    normalize::supply_host(bind, connection, &mut journey.trip.request);
     let admitted = normalize::settle_host(journey.trip)
         .and_then(|()| Ok(admit_here(bind, connection, &journey.trip.request, &journey.trip.host)?));
     // A request that no listener takes has an id all the same.

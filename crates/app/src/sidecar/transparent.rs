@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,6 +25,8 @@ use super::station::Place;
 
 /// Where the system says which name servers there are.
 const SYSTEM: &str = "/etc/resolv.conf";
+/// Where the kernel lists the IPv4 routes of our network namespace.
+const ROUTES: &str = "/proc/thread-self/net/route";
 /// The file with the addresses, in the state directory.
 const KEPT: &str = "addresses.json";
 /// How many ports are tried for one that is free on both loopback addresses.
@@ -76,7 +78,8 @@ impl Transparent {
             Ok(true) => Resolvers::File(SYSTEM.into()),
             _ => Resolvers::These { servers: Vec::new(), search: Vec::new() },
         };
-        let servers = resolvers.servers().context(SYSTEM)?.iter().map(SocketAddr::ip).collect();
+        let servers: Vec<IpAddr> = resolvers.servers().context(SYSTEM)?.iter().map(SocketAddr::ip).collect();
+        warn_of_surroundings(&servers);
         let listen = [(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()].to_vec();
         let names = NameServer::start(&names::Options { listen, resolvers, mark: Some(capture::MARK) }, table)
             .context("no names can be answered")?;
@@ -194,6 +197,30 @@ impl Transparent {
         self.rules = Some(rules);
         Ok(())
     }
+}
+
+/// Says what of the network namespace keeps calls from being captured: the kernel refuses what has no route before any rule sees it.
+fn warn_of_surroundings(servers: &[IpAddr]) {
+    if fs::read_to_string(ROUTES).is_ok_and(|routes| lead_nowhere(&routes)) {
+        tracing::warn!(
+            "this network namespace has no IPv4 route but over loopback: the program's calls of services by name will not be answered; give it an \
+             interface with an address and a route"
+        );
+        return;
+    }
+    for server in servers {
+        let here: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        // Connecting a UDP socket asks for a route and sends nothing.
+        if let Err(error) = UdpSocket::bind((here, 0)).and_then(|socket| socket.connect((*server, 53))) {
+            tracing::warn!(%server, %error, "no route leads to a name server of {SYSTEM}: what the program asks it will not be answered; add a route");
+        }
+    }
+}
+
+/// Whether no route leads beyond loopback, by the list of the kernel: a line of titles, then one for each route that begins with its interface.
+fn lead_nowhere(routes: &str) -> bool {
+    let mut interfaces = routes.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+    interfaces.all(|name| name == "lo")
 }
 
 /// Which connections are led to the proxy that do not go to services: those to where instances may be, and to addresses that were given out

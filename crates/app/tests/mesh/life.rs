@@ -113,6 +113,24 @@ async fn without_a_token_it_is_said_what_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_control_plane_that_speaks_no_tls_is_told_as_such() {
+    let mesh = Mesh::start("").await;
+    let other = program("portal", Port::Http1).await;
+    let mut command = Command::new(crate::stage::binary());
+    command.args(["sidecar", "--service=cart", "--admin=off"]).arg(format!("--control={}", other.address));
+    command.arg("--state").arg(mesh.path("cart.state")).arg("--token-file").arg(mesh.token("cart").await);
+    let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("it starts");
+    let mut said = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+    while let Some(line) = soon(said.next_line()).await.expect("text") {
+        if line.contains("does not speak TLS") {
+            assert!(line.contains("9909"), "{line}");
+            return;
+        }
+    }
+    panic!("it ended without a word of it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_idle_do_not_hold_up_an_instance_that_stops() {
     let service = "{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {ports: [
         {name: http, port: 80, appProtocol: http}, {name: grpc, port: 81}]}}";

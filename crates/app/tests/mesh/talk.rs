@@ -43,6 +43,14 @@ async fn every_protocol_passes_two_sidecars() {
     assert!(said.contains("By=spiffe://transept.local/ns/default/sa/cart"), "{said}");
     assert!(!said.contains("sa/bank"), "{said}");
 
+    // HTTP/1.0 without a host: the destination is known.
+    let mut old = TcpStream::connect(at[0]).await.expect("connected");
+    old.write_all(b"GET /old HTTP/1.0\r\n\r\n").await.expect("sent");
+    let mut answer = Vec::new();
+    soon(old.read_to_end(&mut answer)).await.expect("an answer");
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("cart.default.svc.cluster.local"), "{answer}");
+
     // As a program that was told of an HTTP proxy asks.
     for (host, status) in [("cart", 200), ("cart.default.svc.cluster.local", 200), ("nobody", 404)] {
         let answer = send(proxy, &Request::get(host, &format!("http://{host}/there"))).await.expect("an answer");

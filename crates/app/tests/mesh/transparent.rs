@@ -8,8 +8,8 @@ use transept_proxy::names::Resolvers;
 use transept_testkit::client::Request;
 use transept_testkit::echo::{Echo, Port};
 
-use crate::alone::alone;
-use crate::stage::{Mesh, PATIENCE, answered, program, send, until};
+use crate::alone::{alone, alone_with};
+use crate::stage::{Mesh, PATIENCE, answered, program, send, told, until};
 
 const TEST: &str = "transparent::a_program_calls_a_service_by_its_name";
 
@@ -95,4 +95,17 @@ async fn call_by_name() {
     answered(cart, 200).await;
     assert!(web.stop(PATIENCE).await.expect("it ends").success());
     assert_eq!(capture::owners().expect("owners"), []);
+}
+
+#[test]
+fn a_namespace_with_loopback_alone_is_told_of() {
+    const LONELY: &str = "transparent::a_namespace_with_loopback_alone_is_told_of";
+    alone_with(LONELY, "ip link set lo up", None, || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let mesh = Mesh::start("").await;
+            let web = mesh.sidecar("web").await.argument("--transparent").start().await;
+            told(&web, "no IPv4 route but over loopback").await;
+        });
+    });
 }

@@ -18,7 +18,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::time_provider::DefaultTimeProvider;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage, OtherError,
+    SignatureScheme,
 };
 use tokio::io::AsyncBufReadExt;
 use tokio::net::TcpStream;
@@ -233,6 +234,10 @@ impl Connection {
                     Unreached::Stranger(format!("{address}: {why}"))
                 }
                 Some(Error::InvalidCertificate(_)) => Unreached::Stranger(format!("{address}: {error}")),
+                Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => Unreached::Away(format!(
+                    "{address}: who answers there does not speak TLS; is it the address at which the control plane takes proxies (port 9909 \
+                     unless its --listen says otherwise)?"
+                )),
                 _ => away(&error),
             }
         })?;

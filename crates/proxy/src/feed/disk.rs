@@ -89,11 +89,10 @@ impl Disk {
             return Err(format!("{} can be read by others than its owner; `chmod 600` it", path.display()));
         }
         let pem = zeroize::Zeroizing::new(pem);
-        let svid = Svid::from_pem(&pem, &pem, provider).map_err(|error| format!("{}: {error}", path.display()))?;
+        let svid = Svid::from_pem(&pem, &pem, provider).map_err(|error| damaged(&path, &error))?;
         let path = self.0.join(BUNDLE);
         let Some(document) = read(&path)? else { return Ok(None) };
-        let bundle = Bundle::from_jwks(svid.id().trust_domain(), &document)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+        let bundle = Bundle::from_jwks(svid.id().trust_domain(), &document).map_err(|error| damaged(&path, &error))?;
         Ok(Some((svid, bundle)))
     }
 
@@ -173,6 +172,14 @@ fn read(path: &Path) -> Result<Option<String>, String> {
     }
 }
 
+/// A file of ours that nobody but us writes is not what we wrote.
+fn damaged(path: &Path, error: &dyn std::fmt::Display) -> String {
+    format!(
+        "{}: {error}; the file is damaged: put it back from a copy, or remove it and join again with a new token (`transept token create`)",
+        path.display()
+    )
+}
+
 fn explain(path: &Path, error: &io::Error) -> String {
     format!("{}: {error}", path.display())
 }
@@ -226,6 +233,7 @@ mod tests {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         assert!(disk.read_identity(&provider).expect("none yet").is_none());
         std::fs::write(directory.path().join(IDENTITY), "junk").expect("written");
-        assert!(disk.read_identity(&provider).is_err());
+        let why = disk.read_identity(&provider).expect_err("it is damaged");
+        assert!(why.contains(IDENTITY) && why.contains("transept token create"), "{why}");
     }
 }
