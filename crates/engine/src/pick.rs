@@ -97,7 +97,7 @@ pub fn apply_backend_filters(backend: &WeightedBackend, x: &mut Exchange<'_>) ->
 /// # Errors
 /// The reply for a reference that leads nowhere.
 pub fn target(backend: &WeightedBackend) -> Result<&Arc<Backend>, Box<Reply>> {
-    backend.target.as_ref().map_err(|broken| Box::new(Reply::new(broken.reason)))
+    backend.target.as_ref().map_err(|broken| Box::new(Reply::new(broken.reason).because(&*broken.why)))
 }
 
 /// Chooses an endpoint as the backend's balancer does, by default of two drawn by weight the one with fewer requests outstanding.

@@ -17,7 +17,7 @@ use transept_engine::reason::Reason;
 use transept_engine::route::{Routed, route};
 use transept_engine::rule::{Rule, WeightedBackend};
 use transept_engine::screen::screen;
-use transept_engine::snapshot::{Backend, Bind, Listener, ServerTls, Snapshot};
+use transept_engine::snapshot::{Backend, Bind, Listener, Role, ServerTls, Snapshot};
 use transept_engine::verdict::{Reply, Verdict};
 use transept_wire::h1::Body;
 use transept_wire::head::Request;
@@ -197,7 +197,7 @@ async fn road<'s>(snapshot: &'s Snapshot, bind: &'s Bind, journey: &mut Journey<
     }
     screen_backend(backend_ref, listener, connection, journey.trip)?;
     mirror::send_copies(&backend_ref.filters, listener, journey).await?;
-    let backend = pick::target(backend_ref)?;
+    let backend = pick::target(backend_ref).map_err(|reply| name_missing(bind.role, reply))?;
     journey.marks.backend = Some(backend);
     let crossing = Crossing { listener, rule, backend, trial: None };
     // A tunnel may stay open for as long as it likes; `tunnel.rs` times the way to it.
@@ -221,6 +221,17 @@ pub(crate) fn admit_here<'s>(
     }
     let port = authority(request.authority()).ok().and_then(|authority| authority.port);
     admit_to(bind, connection, host, port)
+}
+
+/// A program is told which of the services that it calls is not there. What is behind a gateway its clients need not know.
+fn name_missing(role: Role, reply: Box<Reply>) -> Box<Reply> {
+    match &reply.cause {
+        Some(cause) if role == Role::Outbound => {
+            let detail = cause.to_string();
+            Box::new(reply.with_detail(detail))
+        }
+        _ => reply,
+    }
 }
 
 /// A body that announces itself as too large is refused before it is read; one of unknown length is counted on its way.

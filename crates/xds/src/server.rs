@@ -299,6 +299,11 @@ impl<V> Session<V> {
         all || is_asked(&self.asked, key)
     }
 
+    /// The names of a type that the proxy asked for one by one.
+    pub fn asked(&self, type_url: &TypeUrl) -> impl Iterator<Item = &str> {
+        self.asked.get(type_url.as_str()).into_iter().flatten().map(|name| &**name)
+    }
+
     /// What the proxy refused and was not sent in another version since.
     pub fn refused(&self) -> impl Iterator<Item = (Key, Version)> {
         self.ledgers.iter().flat_map(Ledger::refused)

@@ -10,8 +10,8 @@ use std::time::{Instant, SystemTime};
 
 use transept_control::{Loaded, Update};
 use transept_engine::compile::mesh::{self, AppProtocol, Inbound, Outbound, Station, compile_station};
-use transept_model::World;
 use transept_model::attach::{Surroundings, attach};
+use transept_model::{Invalid, World, place, suggest};
 use transept_proxy::feed::ServiceName;
 
 use super::places::{AppPort, Upstream};
@@ -87,6 +87,47 @@ impl Place {
     }
 }
 
+impl Place {
+    /// The local ports that stand for nothing: a service, or a port of one, that is not there.
+    fn missing(&self, world: &World) -> Vec<Invalid> {
+        let find = |upstream: &Upstream| {
+            let (name, namespace) = (&upstream.service, upstream.namespace.as_deref().unwrap_or(&self.namespace));
+            let (why, remedy) = match world.service(namespace, name) {
+                None => {
+                    let near = world.services().iter().filter(|one| *one.meta.namespace == *namespace);
+                    let near = suggest::nearest(name, near.map(|one| &*one.meta.name));
+                    let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+                    let remedy = format!(
+                        "correct the name{near}, or start an instance of it (transept sidecar --service {name} --port ...), or give the \
+                         control plane a Service"
+                    );
+                    (format!("there is no service {namespace}/{name}"), remedy)
+                }
+                Some(service) => {
+                    let port = upstream.port.unwrap_or_else(|| usual_port(world, namespace, name));
+                    let ports: Vec<u16> = service.spec.ports.iter().map(|port| port.port).collect();
+                    if ports.contains(&port) {
+                        return None;
+                    }
+                    let named: Vec<String> = ports.iter().map(u16::to_string).collect();
+                    let why = format!("the service {namespace}/{name} has no port {port}");
+                    (
+                        why,
+                        format!(
+                            "its ports are: {}; say one of them as {name}:PORT={}",
+                            named.join(", "),
+                            upstream.local
+                        ),
+                    )
+                }
+            };
+            let at = place::Place { file: format!("--upstream {name}={}", upstream.local).into(), line: 0, column: 0 };
+            Some(Invalid { remedy: Some(remedy), ..Invalid::new(at, why) })
+        };
+        self.upstreams.iter().filter_map(find).collect()
+    }
+}
+
 /// The port of a service that has one, else that of HTTP.
 fn usual_port(world: &World, namespace: &str, name: &str) -> u16 {
     let ports = world.service(namespace, name).map_or(&[][..], |service| &service.spec.ports);
@@ -145,6 +186,7 @@ impl Stationing {
         compiled.report(&mut attached.status);
         let mut problems = std::mem::take(&mut attached.problems);
         problems.extend(compiled.problems.iter().cloned());
+        problems.extend(self.place.missing(world));
         for problem in &mut problems {
             world.complete(problem);
         }
@@ -239,9 +281,17 @@ spec: {targetRefs: [{group: '', kind: Service, name: all}], allow: [{from: [{ide
         let mut stationing = Stationing::new(place(), "spiffe://transept.local/ns/shop/sa/cart".to_owned());
         let empty = stationing.take(&world(""));
         assert_eq!(empty.loaded.generation, 1);
+        let problem = &empty.loaded.problems[0];
+        assert_eq!(
+            (&*problem.why, &*problem.at.file),
+            ("there is no service shop/catalog", "--upstream catalog=127.0.0.1:9001")
+        );
+        let near = stationing.take(&world(&WORLD.replace("catalog", "catalogs")));
+        let remedy = near.loaded.problems[0].remedy.as_deref().unwrap_or_default();
+        assert!(remedy.contains("did you mean catalogs?"), "{remedy}");
         let update = stationing.take(&world(WORLD));
         let loaded = &update.loaded;
-        assert_eq!((loaded.generation, loaded.problems.len()), (2, 0), "{:?}", loaded.problems);
+        assert_eq!((loaded.generation, loaded.problems.len()), (3, 0), "{:?}", loaded.problems);
         let roles: Vec<Role> = loaded.snapshot.binds.iter().map(|bind| bind.role).collect();
         assert_eq!(roles.len(), 2);
         assert!(roles.contains(&Role::Inbound) && roles.contains(&Role::Outbound));

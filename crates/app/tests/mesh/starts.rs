@@ -3,7 +3,7 @@
 use transept_testkit::echo::Port;
 use transept_testkit::launch::unused_port;
 
-use crate::stage::{Mesh, PATIENCE, answered, program, until};
+use crate::stage::{Mesh, PATIENCE, answered, program, told, until};
 
 /// Waits until a sidecar has the service cart on its disk.
 async fn kept(mesh: &Mesh, name: &str) {
@@ -65,6 +65,24 @@ async fn a_token_of_another_service_is_refused_and_stays_good() {
     let state = mesh.path("web.state").display().to_string();
     let why = mesh.sidecar("cart").await.without("token-file").changed("state", &state).refusal().await;
     assert!(why.contains("/sa/web") && why.contains("--state"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_not_there_is_named_wherever_somebody_looks() {
+    let mesh =
+        Mesh::start("{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {ports: [{port: 80}]}}").await;
+    let setup = mesh.sidecar("web").await.upstream("carr");
+    let web = setup.start().await;
+    let answer = answered(setup.local[0], 500).await;
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(body.contains("backend.invalid") && body.contains("There is no Service default/carr"), "{body}");
+    let line = told(&web, "backend.invalid").await;
+    assert!(line.contains("default/carr"), "{line}");
+    let status = web.status().await.expect("a status");
+    assert!(status["problems"].to_string().contains("there is no service default/carr"), "{status}");
+    let shown =
+        until(|| mesh.transept(&["mesh", "status"]), |shown| shown.contains("there is no service default/carr")).await;
+    assert!(shown.contains("did you mean default/cart?") && !shown.contains("no service default/web"), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

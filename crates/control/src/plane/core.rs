@@ -153,6 +153,8 @@ struct Member {
     seen: Instant,
     /// Types of this control plane that the proxy does not understand.
     lacks: BTreeSet<TypeUrl>,
+    /// Services that the proxy asked for and that are not there.
+    missing: BTreeSet<String>,
 }
 
 /// What proxies may see: the resources, and who is a gateway.
@@ -420,6 +422,7 @@ impl Plane {
             streams: 0,
             seen: Instant::now(),
             lacks: BTreeSet::new(),
+            missing: BTreeSet::new(),
         });
         member.leaf = leaf.clone();
         member.address = from;

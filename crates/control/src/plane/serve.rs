@@ -7,6 +7,7 @@
 mod call;
 mod report;
 
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
@@ -31,6 +32,7 @@ use transept_xds::mesh::{Answer, Beat, Issued, JOIN, JoinRequest, LONGEST, REGIS
 use transept_xds::messages::DeltaDiscoveryRequest;
 use transept_xds::report::{LONGEST as LONGEST_REPORT, METHOD as REPORTS};
 use transept_xds::server::{Session, Settings};
+use transept_xds::{Store, TypeUrl};
 
 use self::call::{Call, Reply, accept, refuse};
 pub use self::report::Reporting;
@@ -311,15 +313,21 @@ impl Server {
         let mut rules = 0;
         let mut member: Option<Presence> = None;
         let mut greeted = false;
+        let mut missing = BTreeSet::new();
         loop {
-            let responses = {
+            let (responses, now_missing) = {
                 let shelves = self.plane.shelves.read().unwrap_or_else(PoisonError::into_inner);
                 if rules != shelves.rules {
                     rules = shelves.rules;
                     session.reconsider(&shelves.resources);
                 }
-                session.poll(began.elapsed(), &shelves.resources, &shelves.visible)
+                let responses = session.poll(began.elapsed(), &shelves.resources, &shelves.visible);
+                (responses, find_missing(&session, &shelves.resources))
             };
+            if let Some(presence) = member.as_ref().filter(|_| missing != now_missing) {
+                missing.clone_from(&now_missing);
+                self.plane.note_missing(&presence.name, now_missing);
+            }
             for response in &responses {
                 reply.send(response)?;
             }
@@ -378,6 +386,14 @@ impl Server {
             Failed::new(code, error.to_string())
         })
     }
+}
+
+/// The Services that a proxy asked for and that are not there. It asks for its own too, which is there when somebody can call it.
+fn find_missing(session: &Session<SpiffeId>, store: &Store) -> BTreeSet<String> {
+    let kind = TypeUrl::of("", "v1", "Service");
+    let own = session.viewer().workload().map(|own| format!("{}/{}", own.namespace(), own.service_account()));
+    let asked = session.asked(&kind).filter(|name| own.as_deref() != Some(*name));
+    asked.filter(|name| store.resource(&kind, name).is_none()).map(str::to_owned).collect()
 }
 
 /// A proxy that is connected; dropping it tells that it is not.

@@ -113,6 +113,7 @@ fn render(shown: &Value) -> String {
             "\n{RED}the state cannot be stored{PLAIN}: nobody can join, register or renew a certificate until it can; the log of the control plane says why\n"
         ));
     }
+    out.push_str(&render_missing(&list("members")));
     for one in &list("leftOut") {
         let endpoints: Vec<String> = one["endpoints"].as_array().into_iter().flatten().map(text).collect();
         let service = format!("{}:{}", text(&one["service"]), one["port"]);
@@ -134,6 +135,20 @@ fn render(shown: &Value) -> String {
         for (proxy, why) in one["proxies"].as_object().into_iter().flatten() {
             let what = format!("{} {}", text(&one["type"]), text(&one["name"]));
             out.push_str(&format!("\n{YELLOW}{what}{PLAIN} is refused by {proxy}: {}\n", text(why)));
+        }
+    }
+    out
+}
+
+/// The services that proxies ask for and that are not there.
+fn render_missing(members: &[Value]) -> String {
+    let mut out = String::new();
+    for member in members.iter().filter(|member| member["connected"] == Value::Bool(true)) {
+        for one in member["missing"].as_array().into_iter().flatten() {
+            let service = one["service"].as_str().unwrap_or_default();
+            let proxy = member["proxy"].as_str().unwrap_or_default();
+            let near = one["near"].as_str().map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+            out.push_str(&format!("\n{YELLOW}there is no service {service}{PLAIN}, which {proxy} asks for{near}\n"));
         }
     }
     out
@@ -182,7 +197,8 @@ mod tests {
     #[test]
     fn a_refusal_is_shown_with_its_proxy_and_its_reason() {
         let shown = json!({
-            "members": [{"proxy": "default/cart/a", "identity": "spiffe://a/b", "address": "127.0.0.1:1", "connected": true}],
+            "members": [{"proxy": "default/cart/a", "identity": "spiffe://a/b", "address": "127.0.0.1:1", "connected": true,
+                         "missing": [{"service": "default/carr", "near": "default/cart"}]}],
             "workloads": [{"namespace": "default", "name": "a", "services": ["cart"], "address": "10.0.0.1", "lapsed": true,
                            "learned": {"25": "tcp-server-first", "80": "http"}}],
             "refused": [{"type": "core/v1/Service", "name": "default/cart", "proxies": {"default/cart/a": "no port"}}],
@@ -200,6 +216,9 @@ mod tests {
             "default/a  cart      10.0.0.1  silent  25 tcp-server-first, 80 http",
             "fell silent at once",
             "the state cannot be stored",
+            &format!(
+                "there is no service default/carr{PLAIN}, which default/cart/a asks for; did you mean default/cart?"
+            ),
             "is not called at 10.0.0.9:80: no tunnel leads there, and MeshPolicy default/cart wants one; 1 with one are called",
             &format!("default/cart  {RED}failing{PLAIN}  1/2        3.0/s     75.0 %  2.0 ms  40 ms"),
         ] {

@@ -95,6 +95,13 @@ impl Plane {
         }
     }
 
+    /// Notes which Services a proxy asked for that are not there.
+    pub(in crate::plane) fn note_missing(&self, proxy: &str, missing: BTreeSet<String>) {
+        if let Some(member) = self.lock().members.get_mut(proxy) {
+            member.missing = missing;
+        }
+    }
+
     /// Who refuses what, for people.
     pub(super) fn show_refused(&self, inner: &Inner) -> Vec<Value> {
         let show = |(key, proxies): (Key, BTreeMap<String, (String, bool)>)| {

@@ -8,6 +8,7 @@ use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
 use transept_identity::Fingerprint;
 use transept_identity::renew::Remaining;
+use transept_model::suggest::nearest;
 
 use super::super::registry::learned;
 use super::super::strict::Strict;
@@ -86,12 +87,14 @@ impl Plane {
         };
         let left_out = self.left_out();
         let inner = self.lock();
+        let services = self.services(&inner);
         let shown = inner.members.iter().map(|(proxy, member)| {
             json!({
                 "proxy": proxy,
                 "identity": member.identity,
                 "address": member.address.to_string(),
                 "connected": member.streams > 0,
+                "missing": member.missing.iter().map(|name| missing(name, &services)).collect::<Vec<_>>(),
             })
         });
         let members: Vec<Value> = inner.show_resident().into_iter().chain(shown).collect();
@@ -116,7 +119,7 @@ impl Plane {
             "refused": self.show_refused(&inner),
             "objects": self.show_refused_objects(&inner),
             "leftOut": left_out,
-            "services": self.services(&inner),
+            "services": services,
         })
     }
 
@@ -130,6 +133,12 @@ impl Plane {
             files.resources().filter_map(|resource| serde_json::from_slice(resource.payload()).ok()).collect();
         Strict::of(&objects).show(&registered)
     }
+}
+
+/// A Service that is asked for and not there, with the name that may have been meant.
+fn missing(name: &str, services: &[Value]) -> Value {
+    let known = services.iter().filter_map(|service| service["service"].as_str());
+    json!({"service": name, "near": nearest(name, known)})
 }
 
 fn certificate(kind: &str, holder: &str, id: &str, from: UnixTime, until: UnixTime) -> Value {
