@@ -122,7 +122,7 @@ fn refuse(worker: &Worker, peer: &Peer, stream: &Stream, request: Option<&Reques
     let mut trip = worker.take_trip();
     splice::board(worker, &peer.connection, &mut trip);
     if let Some(request) = request {
-        trip.request.method = request.method.clone();
+        trip.request.method = request.method;
         trip.host = String::from_utf8_lossy(request.authority()).into_owned();
     }
     trip.facts.status = refusal.status;
