@@ -219,7 +219,7 @@ mod tests {
             let target = SocketAddr::from(([10, 0, 0, 7], 8080));
             let baggage = baggage.map(str::to_owned);
             let request = ask_for(&Errand { target, client, service: ("cart", "shop"), baggage, random: 7 });
-            assert_eq!((request.method.clone(), request.authority()), (Method::Connect, &b"10.0.0.7:8080"[..]));
+            assert_eq!((request.method, request.authority()), (Method::Connect, &b"10.0.0.7:8080"[..]));
             assert!(request.fields.first(FieldId::TRACEPARENT).is_some_and(is_traceparent));
             let said = |id| request.fields.first(id).map(|value| String::from_utf8_lossy(value).into_owned());
             (said(FieldId::FORWARDED).expect("always"), said(FieldId::BAGGAGE))
