@@ -11,7 +11,7 @@ use transept_testkit::echo::Port;
 use transept_testkit::grpc::Channel;
 
 use crate::alone::alone_with;
-use crate::stage::{Mesh, answered, program, soon, until};
+use crate::stage::{Mesh, answered, program, repeater, soon, until};
 
 fn signal(child: &Child, signal: Signal) {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).expect("it runs");
@@ -115,19 +115,22 @@ async fn without_a_token_it_is_said_what_is_missing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_control_plane_that_speaks_no_tls_is_told_as_such() {
     let mesh = Mesh::start("").await;
-    let other = program("portal", Port::Http1).await;
+    // What an HTTP server says to bytes that it does not understand.
+    let other = repeater("HTTP/1.1 400 Bad Request\r\n\r\n").await;
     let mut command = Command::new(crate::stage::binary());
-    command.args(["sidecar", "--service=cart", "--admin=off"]).arg(format!("--control={}", other.address));
+    command.args(["sidecar", "--service=cart", "--admin=off"]).arg(format!("--control={other}"));
     command.arg("--state").arg(mesh.path("cart.state")).arg("--token-file").arg(mesh.token("cart").await);
     let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("it starts");
     let mut said = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-    while let Some(line) = soon(said.next_line()).await.expect("text") {
-        if line.contains("does not speak TLS") {
-            assert!(line.contains("9909"), "{line}");
-            return;
+    let told = soon(async {
+        loop {
+            let line = said.next_line().await.expect("text").expect("it says so before it ends");
+            if line.contains("does not speak TLS") {
+                return line;
+            }
         }
-    }
-    panic!("it ended without a word of it");
+    });
+    assert!(told.await.contains("9909"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
