@@ -19,6 +19,7 @@ mod plaintext;
 mod programs;
 mod public;
 mod published;
+mod rebuilt;
 mod refusals;
 mod registered;
 mod roots;
