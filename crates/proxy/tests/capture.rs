@@ -14,7 +14,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 use transept_proxy::capture::{
     CaptureError, DnsPlan, InboundPlan, Liveness, LoopGuard, MARK, Means, NOBODY, OutboundPlan, Plan, Scope,
-    ServicePort, Unusable, capture, capture_by, mark, owners, remove_leftovers,
+    ServicePort, Unusable, capture, capture_by, mark, others, owners, remove_leftovers,
 };
 use transept_proxy::names::{Assigned, Meaning, MeshService, NameServer, Options, Realm, Resolvers, Table, Target};
 
@@ -476,6 +476,8 @@ fn two_workloads_share_a_namespace() {
         let first = capture(&outbound(proxy.port())).unwrap();
         let second = capture(&Plan { workload: "shop-1".to_owned(), ..outbound(proxy.port()) }).unwrap();
         assert_eq!(owners().unwrap().len(), 2);
+        let others = |workload| others(workload).unwrap().into_iter().map(|owner| owner.workload).collect::<Vec<_>>();
+        assert_eq!((others("cart-1"), others("shop-1")), (vec!["shop-1".to_owned()], vec!["cart-1".to_owned()]));
         drop(first);
         let virtual_address = "240.1.2.3:80".parse().unwrap();
         let _client = connect(virtual_address);

@@ -23,6 +23,9 @@ const MOST_KEPT: usize = 10_000;
 const MOST_ADDRESSES: usize = 4096;
 /// How long a control plane may be away before it is taken for away: connections break, and are there again at once.
 const RESPITE: Duration = Duration::from_secs(2);
+/// How long a control plane that seems to be there may leave a question unanswered before it is taken for away: a connection to a machine
+/// that cannot be reached any more looks alive for longer than callers wait.
+const SILENCE: Duration = Duration::from_secs(4);
 
 /// The services that are asked for.
 #[derive(Debug)]
@@ -30,14 +33,18 @@ pub(crate) struct Asked {
     services: BTreeSet<ServiceName>,
     /// Where what was called is kept; none when only what the command line names can be called.
     kept: Option<PathBuf>,
-    /// The addresses that are asked about, in the order in which they were called.
-    addresses: VecDeque<IpAddr>,
+    /// The addresses that are asked about, in the order in which they were called, and since when.
+    addresses: VecDeque<(IpAddr, Instant)>,
     /// Those of them that were called while there was nobody to ask: they are whose they were, as far as that is known here.
     unanswered: BTreeSet<IpAddr>,
     /// When the control plane is taken for away; none while it is there.
     alone_at: Option<Instant>,
     /// Whether somebody may still wait for an answer then.
     waiting: bool,
+    /// When to look whether a question has been left unanswered for too long; none while there is none.
+    patient_until: Option<Instant>,
+    /// Whether one has, and nothing was answered since.
+    silent: bool,
 }
 
 impl Asked {
@@ -54,6 +61,8 @@ impl Asked {
             unanswered: BTreeSet::new(),
             alone_at: Some(Instant::now() + RESPITE),
             waiting: false,
+            patient_until: None,
+            silent: false,
         }
     }
 
@@ -86,25 +95,30 @@ impl Asked {
     }
 
     /// Adds an address that is called; all of them, when it is new.
-    pub(crate) fn locate(&mut self, address: IpAddr) -> Option<BTreeSet<IpAddr>> {
-        if self.addresses.contains(&address) {
+    pub(crate) fn locate(&mut self, address: IpAddr, now: Instant) -> Option<BTreeSet<IpAddr>> {
+        if self.addresses.iter().any(|(known, _)| *known == address) {
             return None;
         }
         if self.addresses.len() == MOST_ADDRESSES
-            && let Some(oldest) = self.addresses.pop_front()
+            && let Some((oldest, _)) = self.addresses.pop_front()
         {
             self.unanswered.remove(&oldest);
         }
-        self.addresses.push_back(address);
+        self.addresses.push_back((address, now));
         self.waiting = true;
+        self.patient_until.get_or_insert(now + SILENCE);
         tracing::debug!(%address, "an address is called for the first time");
-        Some(self.addresses.iter().copied().collect())
+        Some(self.addresses.iter().map(|(address, _)| *address).collect())
     }
 
     /// Whether there is a control plane now.
     pub(crate) fn note_connection(&mut self, connected: bool, now: Instant) {
         match (connected, self.alone_at) {
-            (true, _) => self.alone_at = None,
+            (true, None) => {}
+            (true, Some(_)) => {
+                self.alone_at = None;
+                self.begin_anew(now);
+            }
             (false, None) => {
                 self.alone_at = Some(now + RESPITE);
                 self.waiting = true;
@@ -113,22 +127,56 @@ impl Asked {
         }
     }
 
+    /// Another connection has its time to answer what was asked before.
+    fn begin_anew(&mut self, now: Instant) {
+        self.silent = false;
+        for (_, since) in &mut self.addresses {
+            *since = now;
+        }
+        self.patient_until = (!self.addresses.is_empty()).then_some(now + SILENCE);
+    }
+
+    /// Takes note of answers: a control plane that gives one is there.
+    pub(crate) fn hear(&mut self, received: &Received) {
+        let before = self.unanswered.len();
+        self.unanswered.retain(|address| !received.located.contains(address));
+        self.silent &= self.unanswered.len() == before;
+    }
+
     /// When to [give up](Asked::give_up) next.
     pub(crate) fn alone_at(&self) -> Option<Instant> {
-        self.alone_at.filter(|_| self.waiting)
+        let away = self.alone_at.filter(|_| self.waiting);
+        away.into_iter().chain(self.patient_until.filter(|_| !self.silent)).min()
     }
 
     /// When there is nobody to ask, nobody is to wait for an answer about the addresses that were called until now. Tells whether anybody
     /// did.
     pub(crate) fn give_up(&mut self, received: &Received, now: Instant) -> bool {
-        if self.alone_at.is_none_or(|at| at > now) {
+        if self.alone_at.is_none_or(|at| at > now) && !self.is_silent(received, now) {
             return false;
         }
         self.waiting = false;
         let before = self.unanswered.len();
-        let waiting = self.addresses.iter().filter(|address| !received.located.contains(*address));
-        self.unanswered.extend(waiting);
+        let waiting = self.addresses.iter().map(|(address, _)| *address);
+        self.unanswered.extend(waiting.filter(|address| !received.located.contains(address)));
         self.unanswered.len() != before
+    }
+
+    /// Whether the control plane has left a question unanswered for too long.
+    fn is_silent(&mut self, received: &Received, now: Instant) -> bool {
+        if self.silent || self.patient_until.is_none_or(|at| at > now) {
+            return self.silent;
+        }
+        let open = |address: &IpAddr| !received.located.contains(address) && !self.unanswered.contains(address);
+        let oldest = self.addresses.iter().filter(|(address, _)| open(address)).map(|(_, since)| *since).min();
+        self.patient_until = oldest.map(|since| since + SILENCE);
+        self.silent = self.patient_until.is_some_and(|at| at <= now);
+        if self.silent {
+            tracing::warn!(
+                "the control plane does not say whose an address is; until it does, calls of new addresses go on without it"
+            );
+        }
+        self.silent
     }
 
     /// The addresses that need not be asked about any more.
@@ -181,6 +229,8 @@ mod tests {
             unanswered: BTreeSet::new(),
             alone_at: None,
             waiting: false,
+            patient_until: None,
+            silent: false,
         }
     }
 
@@ -189,22 +239,23 @@ mod tests {
         let mut asked = nothing();
         let address =
             |number: usize| IpAddr::from(u32::to_be_bytes(0x0a00_0000 + u32::try_from(number).expect("small")));
-        assert_eq!(asked.locate(address(0)), Some(BTreeSet::from([address(0)])));
-        assert_eq!(asked.locate(address(0)), None);
+        let now = Instant::now();
+        assert_eq!(asked.locate(address(0), now), Some(BTreeSet::from([address(0)])));
+        assert_eq!(asked.locate(address(0), now), None);
         for number in 1..=MOST_ADDRESSES {
-            asked.locate(address(number));
+            asked.locate(address(number), now);
         }
         assert_eq!(asked.addresses.len(), MOST_ADDRESSES);
-        assert!(asked.locate(address(0)).is_some(), "it was forgotten");
+        assert!(asked.locate(address(0), now).is_some(), "it was forgotten");
     }
 
     #[test]
     fn nobody_waits_for_an_answer_when_there_is_nobody_to_ask() {
         let (known, new) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
         let mut asked = nothing();
-        asked.locate(known);
-        asked.locate(new);
         let (received, now) = (received(&[known]), Instant::now());
+        asked.locate(known, now);
+        asked.locate(new, now);
         assert_eq!(asked.located(&received), BTreeSet::from([known]));
         assert!(!asked.give_up(&received, now), "there is one");
         asked.note_connection(false, now);
@@ -213,7 +264,30 @@ mod tests {
         assert_eq!(asked.alone_at(), Some(later));
         assert!(asked.give_up(&received, later));
         assert!(!asked.give_up(&received, later));
-        assert_eq!(asked.alone_at(), None, "until somebody calls again");
+        assert_eq!(asked.alone_at(), Some(now + SILENCE), "when it is there by then, and does not answer");
         assert_eq!(asked.located(&received), BTreeSet::from([known, new]));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_control_plane_that_seems_to_be_there_and_is_silent() {
+        let [first, second, third] = [1, 2, 3].map(|last| IpAddr::from([10, 0, 0, last]));
+        let mut asked = nothing();
+        let (nothing_located, now) = (received(&[]), Instant::now());
+        asked.locate(first, now);
+        assert_eq!(asked.alone_at(), Some(now + SILENCE));
+        assert!(!asked.give_up(&nothing_located, now + RESPITE));
+        let late = now + SILENCE;
+        assert!(asked.give_up(&nothing_located, late), "the first has waited long enough");
+        assert_eq!(asked.alone_at(), None);
+        asked.locate(second, late);
+        assert!(asked.give_up(&nothing_located, late), "the next need not find it out again");
+
+        // With an answer it is there, and has its time for the next one.
+        let answered = received(&[first]);
+        asked.hear(&answered);
+        asked.locate(third, late);
+        assert!(!asked.give_up(&answered, late));
+        assert_eq!(asked.located(&answered), BTreeSet::from([first, second]));
+        assert!(asked.give_up(&answered, late + SILENCE));
     }
 }

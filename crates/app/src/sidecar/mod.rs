@@ -161,6 +161,7 @@ impl Sidecar {
             tokio::spawn(async move { question.ask(|verdict, why| note(&tell, verdict, why)).await });
         }
         self.asked.note_connection(connection.borrow_and_update().connected, Instant::now());
+        let mut servers = self.transparent.as_ref().map(Transparent::servers);
         let cause = loop {
             tokio::select! {
                 changed = received.changed() => {
@@ -179,6 +180,7 @@ impl Sidecar {
                         self.find_address().await;
                     }
                 }
+                () = changed(&mut servers) => self.follow_servers(servers.as_mut()),
                 () = sleep_until(self.asked.alone_at()) => self.go_on_alone(&mut in_force).await?,
                 () = in_force.retry.due() => self.retry(&mut in_force).await?,
                 Ok(()) = verdicts.changed() => {
@@ -291,6 +293,13 @@ impl Sidecar {
         Some(Captured { located, ..captured })
     }
 
+    /// Captures questions to the name servers that the system names now.
+    fn follow_servers(&mut self, servers: Option<&mut watch::Receiver<Vec<SocketAddr>>>) {
+        if let (Some(transparent), Some(servers)) = (&mut self.transparent, servers) {
+            transparent.follow_servers(&servers.borrow_and_update());
+        }
+    }
+
     /// Asks for what the program calls for the first time.
     fn ask(&mut self, wanted: Wanted) {
         match wanted {
@@ -300,7 +309,7 @@ impl Sidecar {
                 }
             }
             Wanted::Address(address) => {
-                if let Some(addresses) = self.asked.locate(address) {
+                if let Some(addresses) = self.asked.locate(address, Instant::now()) {
                     self.feed.ask_about(addresses);
                 }
             }
@@ -318,6 +327,7 @@ impl Sidecar {
 
     /// Puts a new configuration in force.
     async fn take(&mut self, received: &Received, in_force: &mut InForce) -> Result<()> {
+        self.asked.hear(received);
         self.follow_membership(&received.world);
         in_force.stationing.take_captured(self.capture(received));
         in_force.stationing.take_awake(self.asked.awake(received));
@@ -423,6 +433,17 @@ async fn sleep_until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Waits for another value; for ever when there is nobody who would have one.
+async fn changed<T>(values: &mut Option<watch::Receiver<T>>) {
+    let ended = match values {
+        Some(values) => values.changed().await.is_err(),
+        None => true,
+    };
+    if ended {
+        std::future::pending().await
     }
 }
 

@@ -14,10 +14,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use tokio::sync::watch;
 use transept_engine::compile::mesh::{Captured, VirtualService};
 use transept_model::World;
 use transept_model::kinds::{Object, ServiceSpec, WorkloadHealth};
-use transept_proxy::capture::{self, DnsPlan, InboundPlan, IpNet, OutboundPlan, Scope, ServicePort};
+use transept_proxy::capture::{self, DnsPlan, InboundPlan, IpNet, Liveness, OutboundPlan, Scope, ServicePort};
 use transept_proxy::names::{self, Assigned, Instance, Meaning, MeshService, NameServer, Realm, Resolvers, Table};
 
 use super::places::settle;
@@ -29,6 +30,8 @@ const SYSTEM: &str = "/etc/resolv.conf";
 const ROUTES: &str = "/proc/thread-self/net/route";
 /// The file with the addresses, in the state directory.
 const KEPT: &str = "addresses.json";
+/// Name servers whose questions are captured; of those that are named no more, the ones that were named first are left out first.
+const SERVERS: usize = 16;
 /// How many ports are tried for one that is free on both loopback addresses.
 const PORTS: usize = 16;
 
@@ -52,7 +55,7 @@ impl Transparent {
     /// Removes the rules of a sidecar that was killed. To be called before anything else: they would hold us up too.
     ///
     /// # Errors
-    /// The privilege is missing, or the workload has a sidecar here that lives.
+    /// The privilege is missing, or this workload or another one has a sidecar here that lives.
     pub(crate) fn clear(workload: &str) -> Result<()> {
         for owner in capture::remove_leftovers(workload)? {
             tracing::warn!(
@@ -61,7 +64,7 @@ impl Transparent {
                 "removed the rules of a sidecar that was killed"
             );
         }
-        Ok(())
+        refuse_company(workload)
     }
 
     /// Starts the name server on the runtime of the caller. Nothing is captured yet. Connections to `instances_in` will be, with those to
@@ -169,6 +172,26 @@ impl Transparent {
         captured
     }
 
+    /// The name servers that the system names, now and whenever others are named.
+    pub(crate) fn servers(&self) -> watch::Receiver<Vec<SocketAddr>> {
+        self.names.servers()
+    }
+
+    /// Answers the questions to these name servers, too. Programs that have read of others before go on asking those.
+    pub(crate) fn follow_servers(&mut self, servers: &[SocketAddr]) {
+        let Some(dns) = self.plan.dns.as_mut().filter(|dns| !dns.servers.is_empty()) else { return };
+        let mut all: Vec<IpAddr> = servers.iter().map(SocketAddr::ip).collect();
+        all.extend(dns.servers.iter().filter(|known| servers.iter().all(|server| server.ip() != **known)));
+        all.truncate(SERVERS);
+        if all == dns.servers {
+            return;
+        }
+        dns.servers = all;
+        if let Some(Err(error)) = self.rules.as_mut().map(|rules| rules.replace(&self.plan)) {
+            tracing::error!(%error, "questions to other name servers are not captured");
+        }
+    }
+
     /// Leads these ports to the proxy, and connections of this plan; other ports of virtual addresses are refused. Tells whether that came to
     /// pass: if not, it is as it was, and tried again at the next change.
     fn lead(&mut self, services: Vec<ServicePort>, outbound: Option<OutboundPlan>) -> bool {
@@ -187,8 +210,9 @@ impl Transparent {
     /// Captures from now on; the proxy listens.
     ///
     /// # Errors
-    /// The privilege is missing, or the kernel lacks something.
+    /// The privilege is missing, the kernel lacks something, or another sidecar has begun here.
     pub(crate) fn begin(&mut self) -> Result<()> {
+        refuse_company(&self.plan.workload)?;
         let rules = capture::capture(&self.plan)?;
         tracing::info!(means = %rules.means(), range = %self.plan.virtual_range, "calls of services by name are captured");
         if let Some(inbound) = &self.plan.inbound {
@@ -235,6 +259,23 @@ fn outbound(listen: &[SocketAddr], instances_in: &[IpNet], given: &BTreeSet<IpAd
         only,
         ..OutboundPlan::default()
     })
+}
+
+/// Refuses to capture beside a sidecar of another workload: nobody could tell whose program a call is of, and one would call as the other.
+fn refuse_company(workload: &str) -> Result<()> {
+    let Some(other) = capture::others(workload)?.into_iter().next() else { return Ok(()) };
+    let who = match other.liveness() {
+        Liveness::Unknown => "a process that cannot be seen from here",
+        _ => "another sidecar",
+    };
+    anyhow::bail!(
+        "{who} (workload {name}, pid {pid}) captures calls in this network namespace already, and the calls of one program would go out with \
+         the identity of the other; give each program a network namespace of its own (a container, PrivateNetwork= of systemd, ip netns), or \
+         start this one with --upstream or --http-proxy instead of --transparent. If that process is gone, \
+         `nft delete table inet transept_{name}` removes what it left",
+        name = other.workload,
+        pid = other.pid,
+    )
 }
 
 /// A free port on the loopback addresses, of IPv6 where there is such an address.
@@ -434,6 +475,27 @@ spec: {services: [cart], address: '2001:db8::7', ports: [{port: 80}], tunnel: {}
         assert_eq!(only(&transparent).map(|only| only.len()), Some(3));
         transparent.follow(&world(&["cart"]));
         assert_eq!(only(&transparent), None);
+    }
+
+    #[tokio::test]
+    async fn questions_to_name_servers_of_now_and_of_before_are_captured() {
+        let state = tempfile::tempdir().expect("a directory");
+        let mut transparent = Transparent::prepare(&place(), state.path(), &[]).expect("prepared");
+        let address = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let captured = |transparent: &Transparent| transparent.plan.dns.clone().expect("a plan").servers;
+        transparent.plan.dns.as_mut().expect("a plan").servers = vec![address(1)];
+        transparent.follow_servers(&[(address(2), 53).into()]);
+        assert_eq!(captured(&transparent), [address(2), address(1)]);
+        transparent.follow_servers(&[(address(1), 53).into()]);
+        assert_eq!(captured(&transparent), [address(1), address(2)]);
+        for last in 3..100 {
+            transparent.follow_servers(&[(address(last), 53).into()]);
+        }
+        assert_eq!((captured(&transparent).len(), captured(&transparent)[0]), (SERVERS, address(99)));
+        // None are all, and stay so.
+        transparent.plan.dns.as_mut().expect("a plan").servers.clear();
+        transparent.follow_servers(&[(address(2), 53).into()]);
+        assert!(captured(&transparent).is_empty());
     }
 
     #[tokio::test]

@@ -83,6 +83,11 @@ async fn call_by_name() {
     let other_port = tokio::net::TcpStream::connect((address, 81)).await.expect_err("the service does not have it");
     assert_eq!(other_port.kind(), std::io::ErrorKind::ConnectionRefused);
 
+    // Whose program a call is of can be told as long as there is one.
+    let why = mesh.sidecar("bank").await.argument("--transparent").refusal().await;
+    assert!(why.contains("workload web") && why.contains("network namespace of its own"), "{why}");
+    answered(cart, 200).await;
+
     // One that is killed leaves its rules; the next start removes them, and gives the same addresses.
     web.signal(rustix::process::Signal::KILL).expect("sent");
     until(

@@ -230,6 +230,16 @@ pub fn remove_leftovers(workload: &str) -> Result<Vec<Owner>, CaptureError> {
     Ok(before.into_iter().filter(|owner| !after.contains(owner)).collect())
 }
 
+/// Who else captures traffic in the network namespace of the calling thread: other workloads whose owners live, or cannot be seen.
+///
+/// # Errors
+/// See [`CaptureError`].
+pub fn others(workload: &str) -> Result<Vec<Owner>, CaptureError> {
+    let this = Owner::this(workload);
+    let is_other = |owner: &Owner| owner.workload != this.workload && owner.liveness() != Liveness::Gone;
+    Ok(owners()?.into_iter().filter(is_other).collect())
+}
+
 /// Who captures traffic in the network namespace of the calling thread, dead owners among them.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use hickory_resolver::proto::op::ResponseCode;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -70,6 +70,8 @@ struct Counters {
 struct Shared {
     table: ArcSwap<Table>,
     system: ArcSwap<System>,
+    /// Those that the system names, for who captures the questions to them.
+    servers: watch::Sender<Vec<SocketAddr>>,
     forwarder: Forwarder,
     forwarded: Semaphore,
     connections: Arc<Semaphore>,
@@ -93,9 +95,11 @@ impl NameServer {
         let sockets = bind(&options.listen)?;
         let addresses = sockets.iter().map(|(udp, _)| udp.local_addr()).collect::<io::Result<Vec<_>>>()?;
         let system = options.resolvers.read(&addresses)?;
+        let (servers, _) = watch::channel(system.servers.clone());
         let shared = Arc::new(Shared {
             table: ArcSwap::from_pointee(table),
             system: ArcSwap::from_pointee(system),
+            servers,
             forwarder: Forwarder::new(options.mark),
             forwarded: Semaphore::new(FORWARDED),
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
@@ -125,6 +129,11 @@ impl NameServer {
     /// The table in force.
     pub fn table(&self) -> Arc<Table> {
         self.shared.table.load_full()
+    }
+
+    /// The name servers that the system names, those of our own left out: now, and whenever others are named.
+    pub fn servers(&self) -> watch::Receiver<Vec<SocketAddr>> {
+        self.shared.servers.subscribe()
     }
 
     /// How many questions were answered how.
@@ -190,13 +199,8 @@ fn bind_pair(address: SocketAddr) -> io::Result<Pair> {
 async fn follow(shared: Arc<Shared>, path: PathBuf, own: Vec<SocketAddr>) {
     loop {
         tokio::time::sleep(LOOK).await;
-        let Ok(text) = tokio::fs::read_to_string(&path).await else {
-            continue;
-        };
-        let system = System::parse(&text, &own);
-        if **shared.system.load() != system {
-            tracing::info!(servers = ?system.servers, "other name servers are asked from now on");
-            shared.system.store(Arc::new(system));
+        if let Ok(text) = tokio::fs::read_to_string(&path).await {
+            shared.follow(System::parse(&text, &own));
         }
     }
 }
@@ -273,6 +277,17 @@ async fn converse(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
 }
 
 impl Shared {
+    /// Asks those that the system names now.
+    fn follow(&self, system: System) {
+        if **self.system.load() == system {
+            return;
+        }
+        tracing::info!(servers = ?system.servers, "other name servers are asked from now on");
+        let servers = system.servers.clone();
+        self.system.store(Arc::new(system));
+        self.servers.send_replace(servers);
+    }
+
     fn decide(&self, message: &[u8]) -> Outcome {
         let outcome = answer::decide(message, &self.table.load(), &self.system.load());
         match &outcome {

@@ -178,3 +178,16 @@ async fn a_file_of_name_servers_is_read_at_the_start() {
     };
     assert_eq!(NameServer::start(&same, shop()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
 }
+
+#[tokio::test]
+async fn other_name_servers_are_told_of() {
+    let names = start(vec!["192.0.2.1:53".parse().unwrap()]);
+    let mut servers = names.servers();
+    assert_eq!(*servers.borrow_and_update(), ["192.0.2.1:53".parse().unwrap()]);
+    let system = System::parse("nameserver 192.0.2.2\n", names.addresses());
+    names.shared.follow(system.clone());
+    assert!(servers.has_changed().unwrap());
+    assert_eq!(*servers.borrow_and_update(), ["192.0.2.2:53".parse().unwrap()]);
+    names.shared.follow(system);
+    assert!(!servers.has_changed().unwrap());
+}
