@@ -258,6 +258,73 @@ async fn a_proxy_starts_from_its_disk_while_the_control_plane_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_made_where_a_mesh_is_and_for_names_that_a_workload_can_have() {
+    let mesh = Mesh::new();
+    let refused = async |arguments: &[&str]| {
+        let output = mesh.run(arguments).await;
+        assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let create = ["token", "create", "--service", "cart"];
+    for arguments in [&create[..], &["token", "list"], &["token", "revoke", "3f9a0c1b2d4e"]] {
+        let said = refused(arguments).await;
+        assert!(said.contains("there is no control plane's state in") && said.contains("--init"), "{said}");
+    }
+    assert!(!mesh.path("control").exists(), "nothing is made by mistake");
+    mesh.ticket("cart", &["--init"]).await;
+    // Now there is one, and it is the one of its trust domain.
+    let said = refused(&[&create[..], &["--trust-domain", "shop.test"]].concat()).await;
+    assert!(said.contains("transept.local") && said.contains("shop.test"), "{said}");
+    let _control = mesh.control(&[]).await;
+    let said = refused(&[&create[..], &["--trust-domain", "shop.test"]].concat()).await;
+    assert!(said.contains("transept.local") && said.contains("shop.test"), "{said}");
+    mesh.ticket("cart", &["--trust-domain", "transept.local"]).await;
+    let long = "a".repeat(64);
+    for (name, remedy) in
+        [("Cart", "lower-case letters"), ("cart.shop", "`--service cart --namespace shop`"), (&long, "at most 63")]
+    {
+        let said = refused(&["token", "create", "--service", name]).await;
+        assert!(said.contains("no Service can be called") && said.contains(remedy), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_control_plane_logs_what_is_wrong_with_its_files() {
+    let mesh = Mesh::new();
+    let route = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop}
+spec: {rules: [{backendRefs: [{name: nowhere, port: 80}]}]}
+";
+    std::fs::write(mesh.path("shop.yaml"), route).expect("written");
+    let mut child = Command::new(BINARY)
+        .arg("control")
+        .arg(mesh.path("shop.yaml"))
+        .args(["--listen", "127.0.0.1:0", "--log", "text", "--state"])
+        .arg(mesh.path("control"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("started");
+    let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+    let said = async |lines: &mut tokio::io::Lines<BufReader<tokio::process::ChildStderr>>, words: &str| {
+        while let Some(line) = timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("readable") {
+            if line.contains(words) {
+                return;
+            }
+        }
+        panic!("it ended without a word of `{words}`");
+    };
+    said(&mut lines, "there is no Service default/nowhere").await;
+    said(&mut lines, "configuration loaded").await;
+    std::fs::write(mesh.path("shop.new"), route.replace("nowhere", "elsewhere")).expect("written");
+    std::fs::rename(mesh.path("shop.new"), mesh.path("shop.yaml")).expect("renamed");
+    said(&mut lines, "there is no Service default/elsewhere").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_no_right_stays_outside() {
     let mesh = Mesh::new();
     let _control = mesh.control(&[]).await;
@@ -270,7 +337,7 @@ async fn who_has_no_right_stays_outside() {
     // A token that was never made here, under the right root.
     let good = mesh.ticket("cart", &[]).await;
     let other = Mesh::new();
-    let foreign = other.ticket("cart", &[]).await;
+    let foreign = other.ticket("cart", &["--init"]).await;
     let mixed = Ticket::new(foreign.token(), good.root, good.id.clone());
     assert!(refused("unknown", Some(mixed)).await.contains("not known"));
 

@@ -95,6 +95,7 @@ impl Control {
             token: ticket.token().to_owned(),
             nonce: Bytes::from_static(b"nonce"),
             request: request::create(&key, &ticket.id).expect("a request").to_vec().into(),
+            proxy: String::new(),
         };
         let issued: Issued = self.connect(None).await.ask(JOIN, &message).await.expect("joined");
         self.read(issued, key)
@@ -433,14 +434,17 @@ async fn without_a_certificate_one_may_join_and_nothing_else() {
     let key = PrivateKey::generate().expect("a key");
     let own = request::create(&key, svid.id()).expect("a request").to_vec();
     let issued: Issued = cart
-        .ask(RENEW, &RenewRequest { request: own.into(), nonce: Bytes::from_static(b"nonce") })
+        .ask(RENEW, &RenewRequest { request: own.into(), nonce: Bytes::from_static(b"nonce"), proxy: String::new() })
         .await
         .expect("renewed");
     assert_eq!(control.read(issued, key.clone()).id(), svid.id());
     let bank = SpiffeId::parse("spiffe://shop.test/ns/default/sa/bank").expect("an id");
     let other = request::create(&key, &bank).expect("a request").to_vec();
     let refused = cart
-        .ask::<Issued>(RENEW, &RenewRequest { request: other.into(), nonce: Bytes::from_static(b"nonce") })
+        .ask::<Issued>(
+            RENEW,
+            &RenewRequest { request: other.into(), nonce: Bytes::from_static(b"nonce"), proxy: String::new() },
+        )
         .await
         .expect_err("refused");
     assert_eq!(refused.0, "7", "{}", refused.1);
@@ -513,7 +517,12 @@ async fn a_lost_answer_can_be_asked_for_again_and_a_bad_request_costs_no_token()
     let made = control.plane.answer(&question).expect("a token");
     let ticket = Ticket::read(made["token"].as_str().expect("text")).expect("a ticket");
     let join = async |nonce: &'static [u8], request: Vec<u8>| {
-        let message = JoinRequest { token: ticket.token().to_owned(), nonce: nonce.into(), request: request.into() };
+        let message = JoinRequest {
+            token: ticket.token().to_owned(),
+            nonce: nonce.into(),
+            request: request.into(),
+            proxy: String::new(),
+        };
         control.connect(None).await.ask::<Issued>(JOIN, &message).await
     };
     let key = PrivateKey::generate().expect("a key");

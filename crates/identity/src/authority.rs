@@ -31,7 +31,8 @@ pub const INTERMEDIATE_LIFE: Duration = Duration::from_secs(365 * DAY);
 pub const LEAF_LIFE: Duration = Duration::from_secs(DAY);
 /// The longest that a leaf may live.
 pub const MAX_LEAF_LIFE: Duration = Duration::from_secs(90 * DAY);
-/// How far a certificate is dated back, for clocks that are behind.
+/// How far a certificate is dated back, for clocks that are behind; a leaf that lives shortly at most by a tenth of its life, so that half of
+/// its life is not over when it is issued.
 pub const BACKDATING: Duration = Duration::from_secs(60);
 
 const DAY: u64 = 24 * 60 * 60;
@@ -209,7 +210,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         params.serial_number = Some(SerialNumber::from_slice(&serial));
-        let begin = now.as_secs().saturating_sub(BACKDATING.as_secs()).max(self.not_before.as_secs());
+        let begin = now.as_secs().saturating_sub(BACKDATING.min(life / 10).as_secs()).max(self.not_before.as_secs());
         let end = now.as_secs().saturating_add(life.as_secs()).min(self.not_after.as_secs());
         set_validity(&mut params, begin, end);
         let leaf = CertificateDer::from(params.signed_by(request.key(), &self.issuer).map_err(failed)?);

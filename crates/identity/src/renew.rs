@@ -94,9 +94,9 @@ impl Renewal {
         self.failures = self.failures.saturating_add(1);
         let bound = doubled.min(millis(LONGEST_PAUSE));
         // A leaf that has ended has nothing left to save, and its holder keeps asking at the usual pace.
-        let bound = match self.left_in_millis(now) / 4 {
-            0 => bound,
-            quarter => bound.min(quarter.max(millis(FIRST_PAUSE))),
+        let bound = match self.may_show(now) {
+            true => bound.min((self.left_in_millis(now) / 4).max(millis(FIRST_PAUSE))),
+            false => bound,
         };
         Duration::from_millis(scale(random, bound))
     }
@@ -170,6 +170,13 @@ mod tests {
         assert_eq!(bounds, [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, 150_000, 150_000]);
         assert_eq!(renewal.failures(), 11);
         assert_eq!(renewal.wait_after_failure(moment(DAY / 2), 0), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_end_of_a_leaf_is_noticed_when_it_comes() {
+        let mut renewal = Renewal { failures: 9, ..Renewal::new(moment(0), moment(DAY)) };
+        assert_eq!(renewal.wait_after_failure(moment(DAY), u64::MAX), FIRST_PAUSE);
+        assert_eq!(renewal.wait_after_failure(moment(DAY + 1), u64::MAX), LONGEST_PAUSE);
     }
 
     #[test]

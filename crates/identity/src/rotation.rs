@@ -69,6 +69,30 @@ struct Member {
     holds: u64,
     /// Under which roots it may have a leaf, and until when in seconds since the Unix epoch.
     leaves: BTreeMap<Fingerprint, u64>,
+    /// What people call it; empty when that was never told.
+    #[serde(default)]
+    name: String,
+}
+
+/// A proxy that has no leaf but one of a root that was distrusted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct CutOff {
+    name: String,
+    /// When that leaf ends, in seconds since the Unix epoch.
+    until: u64,
+}
+
+/// Who holds a leaf, as far as is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder<'r> {
+    /// The proxy, as it was noted.
+    pub proxy: &'r str,
+    /// What people call it; empty when that was never told.
+    pub name: &'r str,
+    /// When its last leaf ends.
+    pub until: UnixTime,
+    /// Whether it has none but of a root that was distrusted.
+    pub refused: bool,
 }
 
 /// A root that was replaced in order: it counts for connections that were made under it, and for nothing else.
@@ -84,7 +108,7 @@ pub struct Retired {
 /// What a stage still waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
-    /// The proxy.
+    /// The proxy, by what people call it when that is known.
     pub proxy: String,
     /// What it lacks.
     pub lacks: Lacks,
@@ -172,12 +196,20 @@ pub struct Rotation {
     proxies: BTreeMap<String, Member>,
     #[serde(default)]
     retired: BTreeMap<Fingerprint, Retired>,
+    #[serde(default)]
+    cut_off: BTreeMap<String, CutOff>,
 }
 
 impl Rotation {
     /// Begins with one root, and with bundle number 1.
     pub fn new(root: Fingerprint) -> Self {
-        Self { stage: Stage::Steady { root }, sequence: 1, proxies: BTreeMap::new(), retired: BTreeMap::new() }
+        Self {
+            stage: Stage::Steady { root },
+            sequence: 1,
+            proxies: BTreeMap::new(),
+            retired: BTreeMap::new(),
+            cut_off: BTreeMap::new(),
+        }
     }
 
     /// Where it stands.
@@ -216,6 +248,7 @@ impl Rotation {
     /// Notes a leaf that is about to be handed to a proxy: store this before the answer leaves. It may never arrive, so
     /// earlier leaves of the proxy still count.
     pub fn note_issued(&mut self, proxy: &str, root: Fingerprint, not_after: UnixTime) {
+        self.cut_off.remove(proxy);
         let leaves = &mut self.proxies.entry(proxy.to_owned()).or_default().leaves;
         let until = leaves.entry(root).or_default();
         *until = (*until).max(not_after.as_secs());
@@ -232,6 +265,13 @@ impl Rotation {
         }
         let until = member.leaves.entry(root).or_default();
         *until = (*until).max(not_after.as_secs());
+    }
+
+    /// Notes what people call a proxy that is known.
+    pub fn note_name(&mut self, proxy: &str, name: &str) {
+        if let Some(member) = self.proxies.get_mut(proxy).filter(|member| !name.is_empty() && member.name != name) {
+            name.clone_into(&mut member.name);
+        }
     }
 
     /// Forgets a proxy whose process is known to have ended. One that was only lost from sight may still be serving and
@@ -326,8 +366,12 @@ impl Rotation {
         }
         self.sequence += 1;
         // Its leaves convince nobody any more.
-        self.proxies.retain(|_, member| {
-            member.leaves.remove(root);
+        let cut_off = &mut self.cut_off;
+        self.proxies.retain(|proxy, member| {
+            let ended = member.leaves.remove(root);
+            if let Some(until) = ended.filter(|_| member.leaves.is_empty()) {
+                cut_off.insert(proxy.clone(), CutOff { name: std::mem::take(&mut member.name), until });
+            }
             !member.leaves.is_empty()
         });
         Ok(())
@@ -344,7 +388,12 @@ impl Rotation {
             Stage::Announced { .. } => None,
             Stage::Signing { old, .. } => member.leaves.get(&old).map(|until| Lacks::Leaf { until: moment(*until) }),
         };
-        let waits = |(proxy, member): (&String, &Member)| Some(Waiting { proxy: proxy.clone(), lacks: lacks(member)? });
+        let name = |proxy: &String, member: &Member| match &*member.name {
+            "" => proxy.clone(),
+            name => name.to_owned(),
+        };
+        let waits =
+            |(proxy, member): (&String, &Member)| Some(Waiting { proxy: name(proxy, member), lacks: lacks(member)? });
         self.proxies.iter().filter_map(waits).collect()
     }
 
@@ -353,13 +402,31 @@ impl Rotation {
         self.proxies.len()
     }
 
+    /// Everybody who holds a leaf that has not ended, those whose leaf is refused last.
+    pub fn holders(&self, now: UnixTime) -> impl Iterator<Item = Holder<'_>> {
+        let members = self.proxies.iter().map(|(proxy, member)| Holder {
+            proxy,
+            name: &member.name,
+            until: moment(member.leaves.values().copied().max().unwrap_or(0)),
+            refused: false,
+        });
+        let cut_off = self.cut_off.iter().map(|(proxy, one)| Holder {
+            proxy,
+            name: &one.name,
+            until: moment(one.until),
+            refused: true,
+        });
+        members.chain(cut_off).filter(move |holder| holder.until.as_secs() >= now.as_secs())
+    }
+
     /// Leaves that have ended convince nobody, and a proxy without one has to come back for another.
-    fn forget_ended_leaves(&mut self, now: UnixTime) {
+    pub fn forget_ended_leaves(&mut self, now: UnixTime) {
         let now = now.as_secs();
         self.proxies.retain(|_, member| {
             member.leaves.retain(|_, until| until.saturating_add(CLOCK_SLACK.as_secs()) >= now);
             !member.leaves.is_empty()
         });
+        self.cut_off.retain(|_, one| one.until >= now);
     }
 }
 

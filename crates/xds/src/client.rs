@@ -303,6 +303,12 @@ impl Client {
         self.forget_stream();
     }
 
+    /// The stream is given up for another one to the same control plane, at once: nothing has failed.
+    pub fn begin_anew(&mut self, now: Duration) {
+        self.link = Link::Down { dial_at: now };
+        self.forget_stream();
+    }
+
     /// The next request to send.
     pub fn next_request(&mut self) -> Option<DeltaDiscoveryRequest> {
         if !self.is_connected() {

@@ -46,6 +46,9 @@ pub struct JoinRequest {
     /// A certificate signing request (PKCS#10) in DER.
     #[prost(bytes = "bytes", tag = "3")]
     pub request: Bytes,
+    /// What the proxy calls itself, for people.
+    #[prost(string, tag = "4")]
+    pub proxy: String,
 }
 
 /// Another certificate for the identity of the connection.
@@ -57,6 +60,9 @@ pub struct RenewRequest {
     /// The nonce of the instance: of several with one identity, each is waited for while a root is replaced.
     #[prost(bytes = "bytes", tag = "2")]
     pub nonce: Bytes,
+    /// What the proxy calls itself, for people.
+    #[prost(string, tag = "3")]
+    pub proxy: String,
 }
 
 /// A certificate, and whom to trust.

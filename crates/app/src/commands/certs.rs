@@ -23,7 +23,9 @@ Examples:
 Leaves are renewed at half of their life: one that has less than a quarter left is not being renewed. A root is announced long
 before it ends.
 
-Exit codes: 0 fine, 1 a certificate has less than a quarter of its life left, 3 no control plane answers.";
+A leaf that is `away` is that of a proxy that is not connected now; one that is `refused` is of a root that was distrusted.
+
+Exit codes: 0 fine, 1 a certificate has less than a quarter of its life left or is refused, 3 no control plane answers.";
 
 /// Show the certificates of a mesh
 #[derive(Debug, clap::Args)]
@@ -83,7 +85,24 @@ pub(super) fn question(state: &StateArgs, question: &Question) -> Result<Option<
 
 fn late(shown: &Value) -> Vec<&Value> {
     let all = shown["certificates"].as_array().into_iter().flatten();
-    all.filter(|one| matches!(one["remaining"].as_str(), Some("quarter" | "tenth" | "ended"))).collect()
+    all.filter(|one| is_refused(one) || matches!(one["remaining"].as_str(), Some("quarter" | "tenth" | "ended")))
+        .collect()
+}
+
+/// Whether nobody takes a certificate any more, however long it lives.
+fn is_refused(one: &Value) -> bool {
+    one["refused"] == Value::Bool(true)
+}
+
+/// What brings the holder of a certificate back.
+fn way_back(id: &str) -> String {
+    let parts: Vec<&str> = id.rsplit('/').take(4).collect();
+    let workload = match parts[..] {
+        [service, "sa", "default", "ns"] => format!(" --service {service}"),
+        [service, "sa", namespace, "ns"] => format!(" --service {service} --namespace {namespace}"),
+        _ => String::new(),
+    };
+    format!("start its proxy again with a new token: `transept token create{workload}`")
 }
 
 fn render(shown: &Value) -> String {
@@ -94,7 +113,12 @@ fn render(shown: &Value) -> String {
         .flatten()
         .map(|one| {
             let until = jiff::Timestamp::from_second(one["notAfter"].as_i64().unwrap_or_default());
-            let left = in_words(one["secondsLeft"].as_u64().unwrap_or_default());
+            let mut left = in_words(one["secondsLeft"].as_u64().unwrap_or_default());
+            if is_refused(one) {
+                left = "refused".to_owned();
+            } else if one["connected"] == Value::Bool(false) {
+                left.push_str(", away");
+            }
             vec![
                 text(&one["kind"]),
                 text(&one["holder"]),
@@ -125,10 +149,12 @@ fn render(shown: &Value) -> String {
         out.push_str(&format!("\n{GREEN}all of them are renewed in time{PLAIN}\n"));
     }
     for one in late {
+        let id = one["id"].as_str().unwrap_or_default();
         let warning = match (one["kind"].as_str(), one["remaining"].as_str()) {
-            (Some("root"), _) => "the root has little of its life left; a new one is needed before it ends",
-            (_, Some("ended")) => "has ended; its holder has to join again with a new token",
-            _ => "is not being renewed: can its holder reach the control plane?",
+            (Some("root"), _) => "the root has little of its life left; a new one is needed before it ends".to_owned(),
+            _ if is_refused(one) => format!("is refused, because its root is not trusted any more; {}", way_back(id)),
+            (_, Some("ended")) => format!("has ended; {}", way_back(id)),
+            _ => "is not being renewed: can its holder reach the control plane?".to_owned(),
         };
         out.push_str(&format!("\n{YELLOW}{}{PLAIN} {}: {warning}\n", text(&one["holder"]), text(&one["id"])));
     }
@@ -168,6 +194,21 @@ mod tests {
         assert!(text.contains("default/cart/a  spiffe://a/b  1970-01-01T00:00:00Z  1m 30s"), "{text}");
         assert!(text.contains("is not being renewed"), "{text}");
         assert!(render(&json!({"certificates": [certificate("half")]})).contains("renewed in time"));
+    }
+
+    #[test]
+    fn a_certificate_of_a_distrusted_root_is_a_finding_however_long_it_lives() {
+        let leaf = |id: &str, refused: bool| {
+            json!({"kind": "leaf", "holder": "shop/cart/a", "id": id, "notAfter": 0, "secondsLeft": 86_000,
+                "remaining": "plenty", "connected": false, "refused": refused})
+        };
+        let (cart, web) = ("spiffe://a/ns/shop/sa/cart", "spiffe://a/ns/default/sa/web");
+        let text = render(&json!({"certificates": [leaf(cart, true), leaf(web, true)]}));
+        assert!(text.contains("  refused") && !text.contains("renewed in time"), "{text}");
+        assert!(text.contains("`transept token create --service cart --namespace shop`"), "{text}");
+        assert!(text.contains("`transept token create --service web`"), "{text}");
+        let away = json!({"certificates": [leaf(cart, false)]});
+        assert!(late(&away).is_empty() && render(&away).contains("23h 53m, away"), "{}", render(&away));
     }
 
     #[test]

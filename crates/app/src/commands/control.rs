@@ -18,6 +18,7 @@ use transept_identity::TrustDomain;
 use transept_identity::authority::{LEAF_LIFE, MAX_LEAF_LIFE};
 
 use super::Exit;
+use crate::gateway::announce;
 use crate::logging::LogArgs;
 use crate::report::{self, Severity};
 use crate::signals::{Signals, Wish};
@@ -112,15 +113,9 @@ pub(crate) struct StateArgs {
     #[arg(long, env = "TRANSEPT_STATE", value_name = "DIR")]
     state: Option<PathBuf>,
 
-    /// Trust domain of the mesh: the first part of every identity
-    #[arg(
-        long,
-        env = "TRANSEPT_TRUST_DOMAIN",
-        value_name = "NAME",
-        default_value = "transept.local",
-        value_parser = parse_trust_domain
-    )]
-    trust_domain: TrustDomain,
+    /// Trust domain of the mesh: the first part of every identity [default: transept.local]
+    #[arg(long, env = "TRANSEPT_TRUST_DOMAIN", value_name = "NAME", value_parser = parse_trust_domain)]
+    trust_domain: Option<TrustDomain>,
 }
 
 impl StateArgs {
@@ -129,11 +124,24 @@ impl StateArgs {
         self.state.clone().unwrap_or_else(|| default_state("control"))
     }
 
+    /// The trust domain, if one is written.
+    pub(super) fn trust_domain(&self) -> Option<&TrustDomain> {
+        self.trust_domain.as_ref()
+    }
+
     /// The set-up of a plane, with certificates that live for `leaf_life`.
-    pub(super) fn setup(&self, leaf_life: Duration) -> Setup {
-        Setup { trust_domain: self.trust_domain.clone(), leaf_life }
+    ///
+    /// # Errors
+    /// There is no usual trust domain.
+    pub(super) fn setup(&self, leaf_life: Duration) -> Result<Setup> {
+        let usual = || TrustDomain::new(USUAL_DOMAIN);
+        let trust_domain = self.trust_domain.clone().map_or_else(usual, Ok)?;
+        Ok(Setup { trust_domain, leaf_life })
     }
 }
+
+/// The trust domain of a mesh that is not told of another one.
+const USUAL_DOMAIN: &str = "transept.local";
 
 /// The usual directory for the state of one role.
 pub(crate) fn default_state(role: &str) -> PathBuf {
@@ -150,12 +158,16 @@ fn parse_trust_domain(text: &str) -> Result<TrustDomain, String> {
     TrustDomain::new(text).map_err(|error| error.to_string())
 }
 
+/// The shortest life of a certificate: its moments are whole seconds, and half of it is for renewing it.
+const SHORTEST_LIFE: Duration = Duration::from_secs(4);
+
 /// How long a certificate may live.
 pub(super) fn parse_life(text: &str) -> Result<Duration, String> {
     let life = duration::parse(text)?;
-    if life < Duration::from_secs(1) || life > MAX_LEAF_LIFE {
+    if life < SHORTEST_LIFE || life > MAX_LEAF_LIFE {
         return Err(format!(
-            "certificates live between 1s and {}h; {}h is usual",
+            "certificates live between {}s and {}h; {}h is usual",
+            SHORTEST_LIFE.as_secs(),
             hours(MAX_LEAF_LIFE),
             hours(LEAF_LIFE)
         ));
@@ -183,7 +195,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         return Ok(Exit::Findings);
     };
     let directory = args.state.directory();
-    let plane = Plane::open(&directory, args.state.setup(args.leaf_life))?;
+    let plane = Plane::open(&directory, args.state.setup(args.leaf_life)?)?;
     let (trigger, feed) = match follow_apart(sources, Loader::for_checking().keeping_objects(), plane.clone()) {
         Ok(running) => running,
         Err(StartError::Refused(refused)) => {
@@ -210,7 +222,7 @@ async fn attend(
     let mut signals = Signals::listen()?;
     let directory = args.state.directory();
     plane.report_every(args.report_interval);
-    feed.borrow_and_update();
+    let first = feed.borrow_and_update().clone();
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("cannot listen for proxies on {} (choose another with --listen ADDR)", args.listen))?;
@@ -231,18 +243,16 @@ async fn attend(
         root = %plane.ca().root(),
         "control plane ready"
     );
+    let format = args.log.log.settle();
+    announce::loaded(&first, format);
     loop {
         tokio::select! {
             changed = feed.changed() => {
                 changed.context("the configuration thread has ended")?;
                 let update = feed.borrow_and_update().clone();
                 match &update.refused {
-                    Some(refused) => {
-                        for invalid in &refused.invalid {
-                            tracing::error!(at = %invalid.at, why = %invalid.why, "reload refused: the configuration before stays in force");
-                        }
-                    }
-                    None => tracing::info!(generation = update.loaded.generation, "configuration loaded"),
+                    Some(refused) => announce::refused_reload(&update, refused, format),
+                    None => announce::loaded(&update, format),
                 }
             }
             ended = &mut serving => {

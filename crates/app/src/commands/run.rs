@@ -103,7 +103,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     let plan = MeshPlan {
         listen: args.mesh.mesh_listen,
         directory: args.mesh.state.directory(),
-        setup: args.mesh.state.setup(args.mesh.leaf_life),
+        setup: args.mesh.state.setup(args.mesh.leaf_life)?,
         identity: args.mesh.mesh_identity,
         report_interval: args.mesh.report_interval,
     };

@@ -6,7 +6,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 use transept_control::plane::{Plane, Question, ask};
 use transept_identity::authority::LEAF_LIFE;
@@ -21,6 +21,7 @@ Examples:
   transept token create --service cart                       good once, for a day
   transept token create --service cart --reusable --ttl 720h for every instance of an image, for a month
   transept token create --service cart > cart.token
+  transept token create --service cart --state mesh --init   before the first start of the control plane: makes its state
   transept token list
   transept token revoke 3f9a0c1b2d4e
 
@@ -63,6 +64,10 @@ struct Create {
     #[arg(long)]
     reusable: bool,
 
+    /// Make the state when there is none yet, with the certificate authority of a new mesh
+    #[arg(long)]
+    init: bool,
+
     #[command(flatten)]
     state: StateArgs,
 }
@@ -97,12 +102,14 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
                 uses,
                 seconds: create.ttl.as_secs(),
             };
+            check_state(&create.state, create.init)?;
             let made = put(&create.state, &question)?;
             let text = |field: &str| made[field].as_str().unwrap_or_default().to_owned();
             console::tell(&format!("token {} for {}", text("id"), text("workload")));
             console::print(&format!("{}\n", text("token")))?;
         }
         Action::List(list) => {
+            check_state(&list.state, false)?;
             let tokens = put(&list.state, &Question::ListTokens)?;
             if list.json {
                 console::print_json(&tokens)?;
@@ -111,11 +118,36 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
             }
         }
         Action::Revoke(revoke) => {
+            check_state(&revoke.state, false)?;
             put(&revoke.state, &Question::RevokeToken { id: revoke.id.clone() })?;
             console::tell(&format!("token {} is revoked", revoke.id));
         }
     }
     Ok(Exit::Fine)
+}
+
+/// Whether the state that is named is the one that is meant: one that is there, unless it may be made, and of the trust domain that is named.
+fn check_state(state: &StateArgs, may_make: bool) -> Result<()> {
+    let directory = state.directory();
+    let shown = directory.display();
+    if !may_make && !directory.join("ca.pem").exists() && !directory.join("state.redb").exists() {
+        bail!(
+            "there is no control plane's state in {shown}: start `transept control --state {shown}` first, correct --state, or say \
+             `transept token create --init` to make a new mesh there"
+        );
+    }
+    // A state that nobody serves says so when it is opened.
+    if let Some(domain) = state.trust_domain() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let known = runtime.block_on(ask(&directory, &Question::Certificates)).ok();
+        let known = known.as_ref().and_then(|shown| shown["trustDomain"].as_str());
+        if let Some(known) = known.filter(|known| *known != domain.as_str()) {
+            bail!(
+                "the control plane with the state in {shown} is that of the trust domain {known}, and not of {domain}; leave --trust-domain away"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Asks the control plane that runs, or answers from its state when none does.
@@ -127,7 +159,7 @@ pub(super) fn put(state: &StateArgs, question: &Question) -> Result<Value> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(ask(&directory, question)) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-            let plane = Plane::open(&directory, state.setup(LEAF_LIFE))?;
+            let plane = Plane::open(&directory, state.setup(LEAF_LIFE)?)?;
             plane.answer(question).map_err(|error| anyhow!("{error}"))
         }
         other => Ok(other?),

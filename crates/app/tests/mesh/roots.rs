@@ -11,7 +11,7 @@ use transept_testkit::launch::Running;
 use transept_testkit::websocket::{Frame, TEXT, WebSocket};
 
 use crate::outages::{certificates, roots};
-use crate::stage::{Mesh, Pair, answered, get, repeater, say, soon, until};
+use crate::stage::{Mesh, Pair, answered, get, repeater, say, soon, told, until};
 
 /// A bank whose program repeats what it is told, and an office whose sidecar calls it.
 struct Office {
@@ -126,7 +126,7 @@ async fn what_is_open_outlives_a_root_that_is_replaced_and_no_root_that_is_distr
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_nothing_but_a_certificate_of_a_distrusted_root_is_sent_away() {
-    let mesh = Mesh::start("").await;
+    let mut mesh = Mesh::start("").await;
     let pair = Pair::start(&mesh).await;
     let only = roots(&certificates(&mesh, &[]).await).remove(0);
     // One that is switched off holds the rotation up.
@@ -143,7 +143,7 @@ async fn who_has_nothing_but_a_certificate_of_a_distrusted_root_is_sent_away() {
         let waiting = shown["waiting"].as_array().expect("a list");
         shown["stage"] == "announced"
             && waiting.len() == 1
-            && waiting[0].as_str().is_some_and(|one| one.contains("/away"))
+            && waiting[0].as_str().is_some_and(|one| one.starts_with("`default/away/away` "))
     };
     until(|| certificates(&mesh, &[]), waits).await;
     let after = certificates(&mesh, &["--distrust", &only]).await;
@@ -160,6 +160,18 @@ async fn who_has_nothing_but_a_certificate_of_a_distrusted_root_is_sent_away() {
         .await
         .expect("a status");
     answered(pair.local(), 502).await;
+    // All three are shown as what they are, after a restart too, when none of them can come.
+    let refused = |shown: &Value| -> Vec<String> {
+        let all = shown["certificates"].as_array().expect("a list").iter();
+        all.filter(|one| one["refused"] == true).map(|one| one["holder"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(refused(&after), ["default/away/away", "default/cart/cart", "default/web/web"]);
+    mesh.kill_control().await;
+    mesh.start_control().await;
+    let after = certificates(&mesh, &[]).await;
+    assert_eq!(refused(&after), ["default/away/away", "default/cart/cart", "default/web/web"]);
+    let mut all = after["certificates"].as_array().expect("a list").iter();
+    assert!(all.any(|one| one["holder"] == "default/newcomer/newcomer" && one["refused"] == false), "{after}");
     // They have used their tokens up, and say what helps.
     let says = |status: &std::io::Result<Value>, words: &str| {
         let failure = status.as_ref().ok().and_then(|status| status["mesh"]["failure"].as_str().map(str::to_owned));
@@ -176,4 +188,21 @@ async fn who_has_nothing_but_a_certificate_of_a_distrusted_root_is_sent_away() {
     mesh.token("web").await;
     let (_cart, _web) = (cart_setup.start().await, web_setup.start().await);
     answered(web_setup.local[0], 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_ends_while_the_control_plane_is_away_is_replaced_with_the_token() {
+    let mut mesh = Mesh::start_with("", &["--leaf-life=4s"]).await;
+    let web = mesh.sidecar("web").await.start().await;
+    let is = |connected: bool| {
+        move |status: &std::io::Result<Value>| {
+            status.as_ref().is_ok_and(|status| status["mesh"]["connected"] == Value::from(connected))
+        }
+    };
+    until(|| web.status(), is(true)).await.expect("a status");
+    mesh.kill_control().await;
+    told(&web, "the certificate has ended").await;
+    mesh.start_control().await;
+    told(&web, "joined the mesh again").await;
+    until(|| web.status(), is(true)).await.expect("a status");
 }

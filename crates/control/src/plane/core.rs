@@ -12,6 +12,7 @@ mod roots;
 mod share;
 mod show;
 mod sight;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -20,22 +21,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls_pki_types::{CertificateDer, UnixTime};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use transept_identity::authority::Issued;
 use transept_identity::renew::Remaining;
 use transept_identity::svid::Leaf;
-use transept_identity::token::{BadToken, SECRET, TokenId, Uses};
-use transept_identity::{
-    Bundles, LiveBundles, LiveSvid, Rotation, SpiffeId, Ticket, Tokens, TrustDomain, WorkloadName,
-};
+use transept_identity::token::BadToken;
+use transept_identity::{Bundles, Fingerprint, LiveBundles, LiveSvid, Rotation, SpiffeId, Tokens, TrustDomain};
 use transept_model::SourceText;
 use transept_xds::mesh::{Answer, Beat};
 use transept_xds::report::INTERVAL;
 use transept_xds::source::Scope;
 use transept_xds::{Key, Resource, TypeUrl};
 
-use super::ca::{Ca, CaError, NotSigned, make_directory, random};
+use super::ca::{Ca, CaError, NotSigned, make_directory};
 use super::files::{Files, Reader};
 use super::leases::Leases;
 use super::registry::{self, Name, Registry, name_of};
@@ -48,6 +47,7 @@ use crate::load::Loaded;
 use crate::outside::Shelf;
 
 use refused::Refused;
+pub(super) use roots::name_of_proxy;
 
 /// The file of the store.
 const STATE: &str = "state.redb";
@@ -149,6 +149,8 @@ struct Member {
     identity: String,
     address: SocketAddr,
     leaf: Arc<Leaf>,
+    /// Which root vouches for it.
+    root: Option<Fingerprint>,
     streams: usize,
     seen: Instant,
     /// Types of this control plane that the proxy does not understand.
@@ -337,7 +339,12 @@ impl Plane {
     }
 
     /// Redeems a token for a certificate.
-    pub(super) fn join(&self, token: &str, nonce: &[u8], request: &[u8]) -> Result<(Issued, SpiffeId), NotDone> {
+    pub(super) fn join(
+        &self,
+        token: &str,
+        (nonce, node): (&[u8], &str),
+        request: &[u8],
+    ) -> Result<(Issued, SpiffeId), NotDone> {
         let now = now();
         let mut inner = self.lock();
         inner.tokens.recognize(token).map_err(NotDone::Token)?;
@@ -346,7 +353,7 @@ impl Plane {
         let id = grant.workload.id(self.trust_domain()).map_err(|error| NotDone::Wrong(error.to_string()))?;
         // A request that cannot be granted leaves the token as it is.
         let issued = self.ca.sign(request, &id, now).map_err(NotDone::Sign)?;
-        let rotation = self.note_issued(&inner, &id, nonce, &issued);
+        let rotation = self.note_issued(&inner, &id, (nonce, node), &issued);
         self.store(&[Write::Tokens(&tokens), Write::Rotation(&rotation)])?;
         inner.tokens = tokens;
         inner.rotation = rotation;
@@ -355,10 +362,10 @@ impl Plane {
     }
 
     /// Another certificate for an identity that is proven by one.
-    pub(super) fn renew(&self, id: &SpiffeId, nonce: &[u8], request: &[u8]) -> Result<Issued, NotDone> {
+    pub(super) fn renew(&self, id: &SpiffeId, caller: (&[u8], &str), request: &[u8]) -> Result<Issued, NotDone> {
         let mut inner = self.lock();
         let issued = self.ca.sign(request, id, now()).map_err(NotDone::Sign)?;
-        let rotation = self.note_issued(&inner, id, nonce, &issued);
+        let rotation = self.note_issued(&inner, id, caller, &issued);
         self.store(&[Write::Rotation(&rotation)])?;
         inner.rotation = rotation;
         tracing::debug!(%id, "a certificate was renewed");
@@ -413,18 +420,26 @@ impl Plane {
     }
 
     /// Notes that a stream of a proxy begins.
-    pub(super) fn arrive(&self, proxy: &str, who: &SpiffeId, from: SocketAddr, leaf: &Arc<Leaf>) {
+    pub(super) fn arrive(
+        &self,
+        proxy: &str,
+        who: &SpiffeId,
+        (from, leaf, chain): (SocketAddr, &Arc<Leaf>, &[CertificateDer<'static>]),
+    ) {
         let mut inner = self.lock();
+        let root = self.root_of(&inner.rotation, chain);
         let member = inner.members.entry(proxy.to_owned()).or_insert_with(|| Member {
             identity: who.as_str().to_owned(),
             address: from,
             leaf: leaf.clone(),
+            root,
             streams: 0,
             seen: Instant::now(),
             lacks: BTreeSet::new(),
             missing: BTreeSet::new(),
         });
         member.leaf = leaf.clone();
+        member.root = root;
         member.address = from;
         member.streams += 1;
         member.seen = Instant::now();
@@ -444,41 +459,6 @@ impl Plane {
         }
         let room = inner.members.len() <= MOST_MEMBERS;
         inner.members.retain(|_, member| member.streams > 0 || (room && member.seen.elapsed() < FORGET));
-    }
-
-    /// Makes a token for a workload; the text is shown once.
-    pub(super) fn create_token(
-        &self,
-        namespace: &str,
-        service: &str,
-        uses: Uses,
-        life: Duration,
-    ) -> Result<Value, NotDone> {
-        let wrong = |why: String| NotDone::Wrong(why);
-        let workload = WorkloadName::new(namespace, service).map_err(|error| wrong(error.to_string()))?;
-        let id = workload.id(self.trust_domain()).map_err(|error| wrong(error.to_string()))?;
-        let root = self.ca.root();
-        let secret = random::<SECRET>(self.ca.provider()).ok_or_else(|| wrong("there is no randomness".into()))?;
-        let mut inner = self.lock();
-        let mut tokens = inner.tokens.clone();
-        let (name, token) =
-            tokens.create(workload, uses, life, now(), secret.into()).map_err(|error| wrong(error.to_string()))?;
-        self.store(&[Write::Tokens(&tokens)])?;
-        inner.tokens = tokens;
-        let text = Ticket::new(token.as_str(), root, id.clone()).write();
-        Ok(json!({"id": name.as_str(), "workload": id.as_str(), "token": text.as_str()}))
-    }
-
-    /// Takes a token back.
-    pub(super) fn revoke_token(&self, id: &str) -> Result<Value, NotDone> {
-        let mut inner = self.lock();
-        let mut tokens = inner.tokens.clone();
-        if !tokens.revoke(&TokenId::from(id)) {
-            return Err(NotDone::Wrong(format!("there is no token `{id}`; `transept token list` shows all")));
-        }
-        self.store(&[Write::Tokens(&tokens)])?;
-        inner.tokens = tokens;
-        Ok(json!({"revoked": id}))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -37,7 +37,7 @@ use transept_xds::{Store, TypeUrl};
 use self::call::{Call, Reply, accept, refuse};
 pub use self::report::Reporting;
 use self::report::take_reports;
-use super::core::{NotDone, Plane, now};
+use super::core::{NotDone, Plane, name_of_proxy, now};
 
 /// How many members are served at a time; the others wait.
 const CONNECTIONS: usize = 16_384;
@@ -54,8 +54,6 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Streams of one proxy at a time.
 const STREAMS: u32 = 16;
-/// Characters that are kept of what a proxy calls itself.
-const LONGEST_NODE: usize = 253;
 /// The longest request of discovery in bytes: a proxy names everything that it holds.
 const LONGEST_DISCOVERY: usize = 32 << 20;
 
@@ -243,7 +241,8 @@ impl Server {
 
     async fn join(&self, call: &mut Call, reply: &mut Reply) -> Result<(), Failed> {
         let asked: JoinRequest = call.only().await?;
-        let (issued, _) = self.run(move |plane| plane.join(&asked.token, &asked.nonce, &asked.request)).await?;
+        let (issued, _) =
+            self.run(move |plane| plane.join(&asked.token, (&asked.nonce, &asked.proxy), &asked.request)).await?;
         reply.send(&self.issued(&issued))
     }
 
@@ -254,7 +253,7 @@ impl Server {
             let why = "the root of this certificate is not trusted any more; join again with a new token";
             return Err(Failed::new(Code::Unauthenticated, why));
         }
-        let issued = self.run(move |plane| plane.renew(&id, &asked.nonce, &asked.request)).await?;
+        let issued = self.run(move |plane| plane.renew(&id, (&asked.nonce, &asked.proxy), &asked.request)).await?;
         reply.send(&self.issued(&issued))
     }
 
@@ -353,7 +352,7 @@ impl Server {
                     let may_divide = self.plane.is_dividable(&request_type);
                     let presence = member.get_or_insert_with(|| {
                         let node = session.node().map(|node| node.id.as_str()).unwrap_or_default();
-                        Presence::begin(&self.plane, id, node, peer.address, leaf)
+                        Presence::begin(&self.plane, id, node, (peer.address, leaf, &peer.chain))
                     });
                     if !greeted {
                         greeted = true;
@@ -403,15 +402,14 @@ struct Presence {
 }
 
 impl Presence {
-    fn begin(plane: &Arc<Plane>, id: &SpiffeId, node: &str, address: SocketAddr, leaf: &Arc<Leaf>) -> Self {
-        // What a proxy calls itself stands behind what it has proven, so that it cannot speak for another one.
-        let proven = match id.workload() {
-            Some(workload) => format!("{}/{}", workload.namespace(), workload.service_account()),
-            None => id.path().to_owned(),
-        };
-        let node: String = node.chars().take(LONGEST_NODE).collect();
-        let name = format!("{proven}/{node}");
-        plane.arrive(&name, id, address, leaf);
+    fn begin(
+        plane: &Arc<Plane>,
+        id: &SpiffeId,
+        node: &str,
+        peer: (SocketAddr, &Arc<Leaf>, &[CertificateDer<'static>]),
+    ) -> Self {
+        let name = name_of_proxy(id, node);
+        plane.arrive(&name, id, peer);
         Self { plane: plane.clone(), name }
     }
 }

@@ -6,6 +6,7 @@ use rustls::crypto::aws_lc_rs;
 use super::*;
 use crate::bundle::{Bundle, Bundles};
 use crate::forge::{NOW, domain, id, now};
+use crate::renew::Renewal;
 use crate::svid::{Svid, moment};
 use crate::verify::{Accept, Purpose, verify};
 
@@ -127,6 +128,13 @@ fn a_leaf_lives_as_long_as_is_allowed() {
     let (_, request) = request_for(CART);
     let life = |life: Duration| root.issue(&request, life, now(), SERIAL).map(|issued| issued.leaf.not_after);
     assert_eq!(life(Duration::from_secs(5)), Ok(moment(NOW + 5)));
+    for (life, back) in [(5, 0), (10, 1), (60, 6), (600, 60), (3600, 60)] {
+        let leaf = root.issue(&request, Duration::from_secs(life), now(), SERIAL).unwrap().leaf;
+        assert_eq!(leaf.not_before, moment(NOW - back), "a leaf that lives for {life} s");
+        let due = Renewal::new(leaf.not_before, leaf.not_after).first_wait(now(), u64::MAX / 2).as_millis();
+        let half = u128::from(life) * 500;
+        assert!(due <= half && due >= half * 9 / 10, "{due} ms of {life} s");
+    }
     assert_eq!(life(MAX_LEAF_LIFE), Ok(moment(NOW + 90 * DAY)));
     for wrong in [Duration::ZERO, MAX_LEAF_LIFE + Duration::from_secs(1), Duration::MAX] {
         assert_eq!(life(wrong).unwrap_err(), NotIssued::Life(wrong));

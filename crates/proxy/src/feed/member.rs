@@ -279,16 +279,28 @@ impl Member {
         if let Some(why) = &why {
             tracing::warn!(%why, "no control plane; what was received stays in force");
         }
+        let random = self.draw();
+        self.client.disconnected(self.began.elapsed(), random);
+        self.let_go();
+        self.tell(|standing| {
+            standing.failure = why.map(|why| why.to_string());
+        });
+    }
+
+    /// Has another connection take the place of this one, at once.
+    fn replace_link(&mut self) {
+        self.client.begin_anew(self.began.elapsed());
+        self.let_go();
+        self.tell(|_| {});
+    }
+
+    /// Forgets the connection and what was under way on it.
+    fn let_go(&mut self) {
         self.link = None;
         self.links += 1;
         self.unanswered = 0;
         self.beat_at = None;
         self.introduce = self.options.workload.is_some();
-        let random = self.draw();
-        self.client.disconnected(self.began.elapsed(), random);
-        self.tell(|standing| {
-            standing.failure = why.map(|why| why.to_string());
-        });
         // Nobody is there to confirm it; the lease ends by itself.
         if let Some(done) = self.leaving.take() {
             let _ = done.send(());

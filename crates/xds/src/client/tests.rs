@@ -285,3 +285,16 @@ fn what_was_refused_at_first_sight_is_asked_about_until_there_is_something_bette
     take(&mut client, response(Vec::new(), &["c"], ""), Vec::new());
     assert!(!client.is_refused(&key("c")), "its end is told");
 }
+
+#[test]
+fn a_stream_that_is_replaced_is_no_failure() {
+    let mut client = connected(settings());
+    for _ in 0..9 {
+        client.begin_anew(NOW);
+        assert_eq!(client.dial(NOW), Some(0), "at once, and the same one");
+        client.connected(NOW);
+        assert!(client.next_request().is_some(), "everything is asked for anew");
+    }
+    client.disconnected(NOW, u64::MAX);
+    assert_eq!(client.wake_at(), Some(NOW + Duration::from_millis(500)), "the first failure");
+}

@@ -19,13 +19,26 @@ use super::{Inner, NotDone, Plane, now};
 
 /// The fewest digits of a fingerprint that name a root: as many as are shown.
 const SHORTEST: usize = 8;
+/// Characters that are kept of what a proxy calls itself.
+const LONGEST_NODE: usize = 253;
 
 impl Plane {
     /// The rotation with a certificate that is about to be handed out.
-    pub(super) fn note_issued(&self, inner: &Inner, id: &SpiffeId, nonce: &[u8], issued: &Issued) -> Rotation {
+    pub(super) fn note_issued(
+        &self,
+        inner: &Inner,
+        id: &SpiffeId,
+        (nonce, node): (&[u8], &str),
+        issued: &Issued,
+    ) -> Rotation {
         let mut rotation = inner.rotation.clone();
+        rotation.forget_ended_leaves(now());
         if let Some(root) = issued.root {
-            rotation.note_issued(&instance(id, nonce), root, issued.leaf.not_after);
+            let instance = instance(id, nonce);
+            rotation.note_issued(&instance, root, issued.leaf.not_after);
+            if !node.is_empty() {
+                rotation.note_name(&instance, &name_of_proxy(id, node));
+            }
         }
         rotation
     }
@@ -44,7 +57,11 @@ impl Plane {
         let (Some(root), Some(leaf)) = (self.root_of(&inner.rotation, chain), chain.first()) else { return Ok(()) };
         let Ok(leaf) = transept_identity::Leaf::parse(leaf) else { return Ok(()) };
         let mut rotation = inner.rotation.clone();
-        rotation.note_report(&instance(id, &beat.nonce), beat.bundle_sequence, root, leaf.not_after);
+        let instance = instance(id, &beat.nonce);
+        rotation.note_report(&instance, beat.bundle_sequence, root, leaf.not_after);
+        if !beat.proxy.is_empty() {
+            rotation.note_name(&instance, &name_of_proxy(id, &beat.proxy));
+        }
         if rotation != inner.rotation {
             self.store(&[Write::Rotation(&rotation)])?;
             inner.rotation = rotation;
@@ -196,6 +213,17 @@ pub(super) fn bundle_of(ca: &Ca, rotation: &Rotation) -> Result<Bundle, String> 
         bundle.retire(retired.certificate.clone(), until).map_err(|error| error.to_string())?;
     }
     Ok(bundle)
+}
+
+/// What people are shown as the name of a proxy. What it calls itself stands behind what it has proven, so that it cannot speak for
+/// another one.
+pub(in crate::plane) fn name_of_proxy(id: &SpiffeId, node: &str) -> String {
+    let proven = match id.workload() {
+        Some(workload) => format!("{}/{}", workload.namespace(), workload.service_account()),
+        None => id.path().to_owned(),
+    };
+    let node: String = node.chars().take(LONGEST_NODE).collect();
+    format!("{proven}/{node}")
 }
 
 /// The name of an instance in the rotation: several share an identity, and each has to hold the bundle.

@@ -2,7 +2,9 @@
 //!
 //! Asked by `admin`. Nothing is changed here.
 
+use std::collections::BTreeSet;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
@@ -13,7 +15,7 @@ use transept_model::suggest::nearest;
 use super::super::registry::learned;
 use super::super::strict::Strict;
 use super::resident::RESIDENT;
-use super::{Plane, now};
+use super::{Inner, Plane, now};
 
 /// Instances that are named when a rotation waits for them.
 const SHOWN: usize = 20;
@@ -58,12 +60,15 @@ impl Plane {
             shown["connected"] = true.into();
             all.push(shown);
         }
+        let trusted = inner.rotation.trusted();
         for (proxy, member) in &inner.members {
             let leaf = &member.leaf;
             let mut shown = certificate("leaf", proxy, leaf.id.as_str(), leaf.not_before, leaf.not_after);
             shown["connected"] = (member.streams > 0).into();
+            shown["refused"] = member.root.is_none_or(|root| !trusted.contains(&root)).into();
             all.push(shown);
         }
+        all.extend(self.certificates_of_others(&inner));
         let waiting: Vec<String> = inner.rotation.waiting().iter().take(SHOWN).map(ToString::to_string).collect();
         let now = now().as_secs();
         let retiring = inner.rotation.retired().iter().map(|(root, retired)| {
@@ -77,6 +82,28 @@ impl Plane {
             "retiring": retiring.collect::<Vec<_>>(),
             "certificates": all,
         })
+    }
+
+    /// The certificates of proxies that were not here since the start: the store knows them.
+    fn certificates_of_others(&self, inner: &Inner) -> Vec<Value> {
+        let mut known: BTreeSet<&str> = inner.members.keys().map(String::as_str).collect();
+        let mut all = Vec::new();
+        for holder in inner.rotation.holders(now()).filter(|holder| holder.proxy != RESIDENT) {
+            let id = holder.proxy.split(' ').next().unwrap_or_default();
+            let name = if holder.name.is_empty() { holder.proxy } else { holder.name };
+            // Of one that never said what it is called only the identity is known, which it may share.
+            let is_here = holder.name.is_empty() && inner.members.values().any(|member| member.identity == id);
+            if is_here || !known.insert(name) {
+                continue;
+            }
+            let begin = holder.until.as_secs().saturating_sub(self.ca.leaf_life().as_secs());
+            let begin = UnixTime::since_unix_epoch(Duration::from_secs(begin));
+            let mut shown = certificate("leaf", name, id, begin, holder.until);
+            shown["connected"] = false.into();
+            shown["refused"] = holder.refused.into();
+            all.push(shown);
+        }
+        all
     }
 
     /// How services are, who is connected, what is registered, and which resources are refused by whom.

@@ -50,7 +50,7 @@ pub(super) async fn join(
     loop {
         for address in &options.control {
             let joined = match Connection::open(address, &tls).await {
-                Ok(connection) => join_once(&connection, ticket, nonce, provider).await,
+                Ok(connection) => join_once(&connection, ticket, (nonce, &options.node), provider).await,
                 Err(why) => Err(why),
             };
             match joined {
@@ -72,18 +72,19 @@ pub(super) async fn join(
     }
 }
 
-/// Joins once more with the token, for a member whose certificate is good for nothing any more.
+/// Joins once more with the token, for a member whose certificate is good for nothing any more. The caller is its nonce and what it calls
+/// itself.
 pub(super) async fn join_again(
     control: &[String],
     ticket: &Ticket,
-    nonce: &[u8],
+    caller: (&[u8], &str),
     provider: &Arc<CryptoProvider>,
 ) -> Result<(Svid, Bundle), Unreached> {
     let tls = first_tls(ticket, provider.clone()).map_err(Unreached::Away)?;
     let mut outcome = Err(Unreached::Away("there is no control plane to ask".to_owned()));
     for address in control {
         outcome = match Connection::open(address, &tls).await {
-            Ok(connection) => join_once(&connection, ticket, nonce, provider).await,
+            Ok(connection) => join_once(&connection, ticket, caller, provider).await,
             Err(why) => Err(why),
         };
         if !matches!(outcome, Err(Unreached::Away(_))) {
@@ -96,12 +97,16 @@ pub(super) async fn join_again(
 async fn join_once(
     connection: &Connection,
     ticket: &Ticket,
-    nonce: &[u8],
+    (nonce, node): (&[u8], &str),
     provider: &CryptoProvider,
 ) -> Result<(Svid, Bundle), Unreached> {
     let (key, asked) = ask_for_certificate(&ticket.id)?;
-    let message =
-        JoinRequest { token: ticket.token().to_owned(), nonce: Bytes::copy_from_slice(nonce), request: asked };
+    let message = JoinRequest {
+        token: ticket.token().to_owned(),
+        nonce: Bytes::copy_from_slice(nonce),
+        request: asked,
+        proxy: node.to_owned(),
+    };
     let issued: Issued = connection.ask(JOIN, &message).await?;
     read_issued(issued, key, &ticket.id, provider)
 }
@@ -110,11 +115,11 @@ async fn join_once(
 pub(super) async fn renew(
     connection: &Connection,
     id: &SpiffeId,
-    nonce: Bytes,
+    (nonce, node): (Bytes, String),
     provider: &CryptoProvider,
 ) -> Result<(Svid, Bundle), Unreached> {
     let (key, asked) = ask_for_certificate(id)?;
-    let issued: Issued = connection.ask(RENEW, &RenewRequest { request: asked, nonce }).await?;
+    let issued: Issued = connection.ask(RENEW, &RenewRequest { request: asked, nonce, proxy: node }).await?;
     read_issued(issued, key, id, provider)
 }
 

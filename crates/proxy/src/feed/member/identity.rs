@@ -28,7 +28,7 @@ impl Member {
         let id = self.svid.load().id().clone();
         let (tls, provider, reports) = (self.tls.clone(), self.provider.clone(), self.reports.clone());
         let open = self.link.as_ref().map(|link| link.connection.clone());
-        let (addresses, nonce) = (self.options.control.clone(), self.nonce.clone());
+        let (addresses, caller) = (self.options.control.clone(), (self.nonce.clone(), self.options.node.clone()));
         tokio::spawn(async move {
             let mut outcome = Err(Unreached::Away("there is no control plane to ask".to_owned()));
             for address in &addresses {
@@ -37,7 +37,7 @@ impl Member {
                     None => Connection::open(address, &tls).await,
                 };
                 outcome = match connection {
-                    Ok(connection) => renew(&connection, &id, nonce.clone(), &provider).await.map(Box::new),
+                    Ok(connection) => renew(&connection, &id, caller.clone(), &provider).await.map(Box::new),
                     Err(why) => Err(why),
                 };
                 if outcome.is_ok() || open.is_some() {
@@ -80,7 +80,7 @@ impl Member {
         self.hold_bundle(&bundle);
         // The connection ends with the certificate that it began with: the next one begins with the new one.
         if self.link.is_some() {
-            self.close(None);
+            self.replace_link();
         }
         Ok(())
     }
@@ -125,10 +125,10 @@ impl Member {
     fn join_again(&mut self) {
         let Some(ticket) = self.options.ticket.clone().filter(|_| !self.rejoining) else { return };
         self.rejoining = true;
-        let (control, nonce) = (self.options.control.clone(), self.nonce.clone());
+        let (control, nonce, node) = (self.options.control.clone(), self.nonce.clone(), self.options.node.clone());
         let (provider, reports) = (self.provider.clone(), self.reports.clone());
         tokio::spawn(async move {
-            let outcome = join_again(&control, &ticket, &nonce, &provider).await.map(Box::new);
+            let outcome = join_again(&control, &ticket, (&nonce, &node), &provider).await.map(Box::new);
             let _ = reports.send(Event::Rejoined(outcome)).await;
         });
     }
