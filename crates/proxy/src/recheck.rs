@@ -54,8 +54,8 @@ pub(crate) enum Ground {
 /// Why a connection that was let in must end.
 #[derive(Clone, Debug)]
 enum Cause {
-    /// It would not be let in today, or what it was let in by has ended.
-    Denied,
+    /// It would not be let in today, or what it was let in by has ended. Names policy and rule, or what else says so.
+    Denied(Option<Box<str>>),
     /// This policy lets nobody call the endpoint without a tunnel.
     NoTunnel(Arc<str>),
 }
@@ -82,7 +82,7 @@ impl Standing {
         if let Some(until) = &mut *self.until.borrow_mut()
             && until.as_mut().poll(cx).is_ready()
         {
-            let _ = self.ended.set(Cause::Denied);
+            let _ = self.ended.set(Cause::Denied(Some("its credential has ended".into())));
             return Poll::Ready(());
         }
         let mut waker = self.waker.borrow_mut();
@@ -100,7 +100,11 @@ impl Standing {
                     format!("{policy}: the connection was open without a tunnel, which is not allowed any more");
                 Failure::new(Side::Upstream, Reason::MeshNoTunnel, Repeat::Never, detail)
             }
-            _ => {
+            Some(Cause::Denied(Some(cause))) => {
+                let detail = format!("{cause}: the connection is not allowed any more");
+                Failure::new(Side::Downstream, Reason::NotAuthorized, Repeat::Never, detail)
+            }
+            Some(Cause::Denied(None)) | None => {
                 let detail = "the connection is not allowed any more";
                 Failure::new(Side::Downstream, Reason::NotAuthorized, Repeat::Never, detail)
             }
@@ -312,20 +316,21 @@ fn find_tunnel_only(snapshot: &Snapshot) -> HashMap<&BackendId, &Arc<str>> {
 
 /// Why a connection must end that was let in, if it must.
 fn judge(worker: &Worker, snapshot: &Snapshot, now: Moment, standing: &Standing) -> Option<Cause> {
-    let stands = match &standing.ground {
+    let judged = match &standing.ground {
         Ground::Certificates(chain, end) => {
             let membership = worker.shared.mesh.as_ref();
-            membership.is_some_and(|membership| is_believed(membership, standing, chain, *end, now.unix))
+            let stands = membership.is_some_and(|membership| is_believed(membership, standing, chain, *end, now.unix));
+            if stands { Ok(()) } else { Err(Some("no root vouches for the peer any more".into())) }
         }
-        Ground::Admission { connection, bound, port } => snapshot
-            .bind(bound)
-            .and_then(|bind| bind.listener_for_port(*port))
-            .is_some_and(|listener| admit_stream(listener, connection).is_ok()),
-        Ground::Request(opening) => opening.stands(snapshot, now.into()),
+        Ground::Admission { connection, bound, port } => {
+            let listener = snapshot.bind(bound).and_then(|bind| bind.listener_for_port(*port));
+            let gone = || Err(Some(format!("port {port} of the program is gone").into()));
+            listener.map_or_else(gone, |listener| admit_stream(listener, connection).map_err(|reply| reply.cause))
+        }
+        Ground::Request(opening) => opening.judge(snapshot, now.into()),
         // Where there is no such listener any more, nobody forbids what was begun.
-        Ground::Passage { connection, bound } => {
-            find_callee(snapshot, *bound, connection).is_none_or(|listener| admit_stream(listener, connection).is_ok())
-        }
+        Ground::Passage { connection, bound } => find_callee(snapshot, *bound, connection)
+            .map_or(Ok(()), |listener| admit_stream(listener, connection).map_err(|reply| reply.cause)),
         // One who has joined meanwhile is called through the tunnel from the next connection on.
         Ground::Stranger { connection, bound } => {
             let listener = find_callee(snapshot, *bound, connection)?;
@@ -334,7 +339,7 @@ fn judge(worker: &Worker, snapshot: &Snapshot, now: Moment, standing: &Standing)
             return Some(Cause::NoTunnel(policy));
         }
     };
-    (!stands).then_some(Cause::Denied)
+    judged.err().map(Cause::Denied)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use transept_engine::principal::Principal;
 use transept_engine::route::route;
 use transept_engine::screen::screen_again;
 use transept_engine::snapshot::{Backend, Snapshot};
+use transept_engine::verdict::Verdict;
 use transept_wire::head::Request;
 
 use super::{Cause, Ground, Standing};
@@ -51,11 +52,11 @@ pub(crate) struct Entrance<'e> {
 }
 
 impl Opening {
-    /// Whether it would be let in today. That nobody would serve it any more does not end it.
-    pub(super) fn stands(&self, snapshot: &Snapshot, now: Now) -> bool {
+    /// Whether it would be let in today; if not, who says so. That nobody would serve it any more does not end it.
+    pub(super) fn judge(&self, snapshot: &Snapshot, now: Now) -> Result<(), Option<Box<str>>> {
         let bind = snapshot.bind(&self.bound);
         let listener = bind.map(|bind| admit_here(bind, &self.connection, &self.request, &self.host));
-        let Some(Ok(listener)) = listener else { return true };
+        let Some(Ok(listener)) = listener else { return Ok(()) };
         let routed = route(listener, &self.request, &self.host);
         // Guards change nothing in a request; the copy only keeps them from doing so here.
         let (mut request, mut notes) = (self.request.clone(), Notes::new());
@@ -69,7 +70,11 @@ impl Opening {
             request: &mut request,
             notes: &mut notes,
         };
-        screen_again(listener, routed.as_ref(), &mut exchange).goes_on()
+        match screen_again(listener, routed.as_ref(), &mut exchange) {
+            Verdict::Continue => Ok(()),
+            Verdict::Respond(reply) => Err(reply.cause),
+            Verdict::Call(_) => Err(None),
+        }
     }
 }
 
@@ -90,10 +95,10 @@ impl Entrance<'_> {
         let snapshot = self.worker.snapshot();
         // The keys that its credential is good by may have changed without a configuration.
         let is_as_before = snapshot.generation == self.generation && opening.principal.is_none();
-        let stands = is_as_before || opening.stands(&snapshot, now.into());
+        let judged = if is_as_before { Ok(()) } else { opening.judge(&snapshot, now.into()) };
         let standing = self.worker.standings.add_until(Ground::Request(Box::new(opening)), lasts);
-        if !stands {
-            standing.end(Cause::Denied);
+        if let Err(cause) = judged {
+            standing.end(Cause::Denied(cause));
         }
         if let Some(backend) = self.in_clear_to {
             standing.note_without_tunnel(&snapshot, backend);
