@@ -18,6 +18,7 @@ use transept_model::world::World;
 pub use self::protocol::AppProtocol;
 use super::backends::Backends;
 use super::policies::{Effective, Policies};
+use super::ports;
 use super::routes::{CompiledRoute, RouteCompiler, bare_rule};
 use super::{Compiled, RouteKey, find_nothing_left, key_of, rule_on, stream_rule};
 use crate::filters::Filters;
@@ -167,7 +168,7 @@ pub fn compile_station(
     let mut problems = Vec::new();
     let attachments = find_attachments(world, attached, station);
     let keep = previous.map(|snapshot| Arc::clone(&snapshot.keep)).unwrap_or_default();
-    let policies = Policies::new(&attachments, world, &keep);
+    let policies = Policies::new(&attachments, world, &keep, ports::led_to(world, station));
     let mut backends = Backends::new(world, previous, &policies, attached.zone.as_ref());
     let mut conditions = backends.settle_wanted(&policies.needs.wanted, &mut problems);
     let mut compiler = RouteCompiler { backends: &mut backends, problems: &mut problems, single: HashMap::new() };
@@ -570,7 +571,7 @@ impl<'w> Sides<'_, 'w> {
 }
 
 /// Whether a port of a Service is the one that a port of the program serves.
-fn serves(port: &ServicePort, app: &AppPort) -> bool {
+pub(super) fn serves(port: &ServicePort, app: &AppPort) -> bool {
     port.port == app.port || matches!(port.target_port, Some(TargetPort::Number(number)) if number == app.to.port())
 }
 

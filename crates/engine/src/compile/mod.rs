@@ -9,6 +9,7 @@ pub(crate) mod filters;
 mod keys;
 pub mod mesh;
 mod policies;
+mod ports;
 mod reach;
 mod routes;
 
@@ -102,7 +103,7 @@ impl Compiled {
 pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, generation: u64) -> Compiled {
     let mut problems = Vec::new();
     let keep = previous.map(|snapshot| Arc::clone(&snapshot.keep)).unwrap_or_default();
-    let policies = Policies::new(&attached.policies, world, &keep);
+    let policies = Policies::new(&attached.policies, world, &keep, BTreeMap::new());
     let mut backends = Backends::new(world, previous, &policies, attached.zone.as_ref());
     let unresolved = backends.settle_wanted(&policies.needs.wanted, &mut problems);
     let routes = compile_routes(attached, &mut backends, &mut problems);
@@ -128,7 +129,8 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
     let mut conditions = policies::tell_where_they_stand(world, &attached.policies);
     conditions.extend(policies.conditions());
     conditions.extend(unresolved);
-    let notes = policies.notes();
+    let mut notes = policies.notes();
+    notes.extend(ports::notes(world, &attached.policies, &policies));
     problems.extend(policies.problems);
     keys::judge(world, &mut problems);
     let binds = drafts.into_iter().map(|(address, draft)| Arc::new(draft.finish(address))).collect();

@@ -5,7 +5,7 @@
 //! policy that others replace everywhere is `Overridden`.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -77,12 +77,17 @@ impl Effective {
 }
 
 impl<'w> Policies<'w> {
-    pub(super) fn new(attachments: &'w [PolicyAttachment], world: &World, keep: &Keep) -> Policies<'w> {
+    pub(super) fn new(
+        attachments: &'w [PolicyAttachment],
+        world: &World,
+        keep: &Keep,
+        programs: BTreeMap<u16, BTreeSet<u16>>,
+    ) -> Policies<'w> {
         let mut policies = Policies {
             on: HashMap::new(),
             verdicts: Vec::new(),
             problems: Vec::new(),
-            needs: Needs::default(),
+            needs: Needs { programs, ..Needs::default() },
             credentials: CredentialPlaces::default(),
         };
         let mut compiled: HashMap<*const Policy, (usize, Option<Arc<AnyPolicy>>)> = HashMap::new();
@@ -237,6 +242,12 @@ impl<'w> Policies<'w> {
         }
     }
 
+    /// The ports that a policy names, and those that they lead to.
+    pub(super) fn ports_named_by(&self, name: &ObjectName) -> BTreeSet<u16> {
+        let compiled = self.verdicts.iter().filter(|verdicts| verdicts.name == *name);
+        compiled.filter_map(|verdicts| verdicts.policy.as_ref()).flat_map(|policy| policy.ports()).collect()
+    }
+
     /// What the owners of policies should know, once all rules are made.
     pub(super) fn notes(&self) -> Vec<Note> {
         let note = |verdicts: &Verdicts| {
@@ -348,14 +359,18 @@ impl<'w> Policies<'w> {
                         format!("{why}. Until it is mended, requests to its targets are answered with 500."),
                     ),
                     (None, true, false) => {
-                        let message = format!("The policy is in force.{}", verdicts.without.get());
-                        Condition::new("Programmed", Truth::True, "Programmed", message)
+                        let without = verdicts.without.get();
+                        let reason = if without.is_empty() { "Programmed" } else { "PartiallyProgrammed" };
+                        Condition::new("Programmed", Truth::True, reason, format!("The policy is in force.{without}"))
                     }
                     (None, true, true) => Condition::new(
                         "Programmed",
                         Truth::True,
                         "PartiallyProgrammed",
-                        "The policy is in force, except where one on a more specific target replaces it.",
+                        format!(
+                            "The policy is in force, except where one on a more specific target replaces it.{}",
+                            verdicts.without.get()
+                        ),
                     ),
                     (None, false, true) => Condition::new(
                         "Programmed",

@@ -2,6 +2,8 @@
 //!
 //! Asked by the control plane, which calls nobody itself.
 
+use std::collections::BTreeMap;
+
 use transept_model::attach::Attached;
 use transept_model::references::find_endpoints;
 use transept_model::world::World;
@@ -29,7 +31,7 @@ pub struct LeftOut {
 
 /// All ports of which endpoints are left out, in the order of the Services.
 pub fn find_left_out(world: &World, attached: &Attached) -> Vec<LeftOut> {
-    let policies = Policies::new(&attached.policies, world, &Keep::default());
+    let policies = Policies::new(&attached.policies, world, &Keep::default(), BTreeMap::new());
     let mut found = Vec::new();
     for service in world.services() {
         let (namespace, name) = (&service.meta.namespace, &service.meta.name);

@@ -377,6 +377,41 @@ spec:
 }
 
 #[test]
+fn a_rule_on_a_port_that_nothing_has_is_noted() {
+    let notes = |target: &str, port: u16| {
+        let yaml = format!(
+            "\
+apiVersion: v1
+kind: Service
+metadata: {{name: cart}}
+spec: {{ports: [{{name: http, port: 80, targetPort: {target}}}]}}
+---
+apiVersion: transept.dev/v1alpha1
+kind: Workload
+metadata: {{name: cart-1}}
+spec: {{services: [cart], address: 10.0.0.7, ports: [{{port: 80, targetPort: 9090}}], tunnel: {{}}}}
+---
+apiVersion: transept.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {{name: cart}}
+spec:
+  targetRefs: [{{group: '', kind: Service, name: cart}}]
+  deny: [{{to: [{{ports: [{port}]}}]}}]
+"
+        );
+        compiled(&yaml, None).0.notes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let found = notes("8080", 81);
+    assert!(found.len() == 1 && found[0].contains("AuthorizationPolicy default/cart"), "{found:?}");
+    assert!(found[0].contains("a rule names port 81") && found[0].ends_with("they have 80, 8080, 9090"), "{found:?}");
+    for port in [80, 8080, 9090] {
+        assert_eq!(notes("8080", port), Vec::<String>::new());
+    }
+    // Which port a name stands for, each instance says for itself.
+    assert_eq!(notes("web", 81), Vec::<String>::new());
+}
+
+#[test]
 fn what_judges_requests_is_not_attached_to_connections() {
     let route = "---\napiVersion: gateway.networking.k8s.io/v1alpha2\nkind: TCPRoute\nmetadata: {name: db}\n\
                  spec: {parentRefs: [{name: edge, sectionName: raw}], rules: [{backendRefs: [{name: db, port: 1}]}]}\n";

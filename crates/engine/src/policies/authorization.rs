@@ -128,7 +128,8 @@ object! {
 object! {
     /// What: everything that is written must hold, of each list one; of `headers` all.
     pub struct AccessOperation {
-        /// Ports: of the listener, or of the program behind a Service.
+        /// Ports: of the listener, or behind a Service those of the program. The port of a Service stands for the one of the program that it
+        /// leads to.
         ports: Vec<u16> => Limit::MaxItems(256), Limit::Range(1, 65535);
         /// Methods of HTTP.
         methods: Vec<Text> => Limit::MaxItems(32), Limit::Length(1, 64);
@@ -319,6 +320,14 @@ impl Policy for AuthorizationPolicy {
             asks_principal: all.iter().any(|(_, policy)| policy.asks_principal),
             asks_credential: all.iter().any(|(_, policy)| policy.asks_credential),
         })
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        let rules = |part: &Part| {
+            let rules = Arc::clone(&part.rules);
+            rules.deny.iter().chain(rules.allow.iter().flatten()).flat_map(Access::ports).collect::<Vec<u16>>()
+        };
+        self.parts.iter().flat_map(rules).collect()
     }
 
     fn caution(&self, identified: Identified) -> Option<String> {

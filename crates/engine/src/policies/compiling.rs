@@ -3,6 +3,7 @@
 //! Made by `compile/policies.rs` for each policy. Errors go to the [`Decoder`] that this dereferences to. A reference that leads nowhere
 //! is an error of the policy, which then fails closed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -28,13 +29,15 @@ pub struct CompileCx<'c> {
     needs: &'c mut Needs,
 }
 
-/// What policies need from outside, gathered while they are compiled.
+/// What policies need from outside, gathered while they are compiled, and what they are told beforehand.
 #[derive(Debug, Default)]
 pub(crate) struct Needs {
     /// The backends that they want to ask.
     pub(crate) wanted: Vec<Wanted>,
     /// The documents that they read, each with where it is fetched once the configuration is in force.
     pub(crate) documents: Vec<(Arc<Document>, Source)>,
+    /// Beside a program: the ports of the Services that it is an instance of, with those of the program that they lead to.
+    pub(crate) programs: BTreeMap<u16, BTreeSet<u16>>,
 }
 
 /// A backend that a policy wants to ask.
@@ -87,6 +90,13 @@ impl<'c> CompileCx<'c> {
         needs: &'c mut Needs,
     ) -> CompileCx<'c> {
         CompileCx { decoder, world, name, keep, needs }
+    }
+
+    /// The ports on which that is in force which a policy says of these: they themselves, and beside a program those that they lead to, because
+    /// nobody but a port of the program is seen there.
+    pub(crate) fn ports_meant(&self, ports: &[u16]) -> Vec<u16> {
+        let led_to = ports.iter().filter_map(|port| self.needs.programs.get(port)).flatten();
+        ports.iter().chain(led_to).copied().collect()
     }
 
     /// Memory that outlives this compile; `part` tells several of one policy apart.

@@ -146,6 +146,11 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
         None
     }
 
+    /// The ports that it names, and those that they lead to.
+    fn ports(&self) -> Vec<u16> {
+        Vec::new()
+    }
+
     /// Says where in requests it looks for credentials, so that no log repeats them.
     fn credential_places(&self, places: &mut CredentialPlaces) {
         let _ = places;
@@ -339,6 +344,10 @@ macro_rules! policies {
 
             pub(crate) fn traffic(&self) -> Option<&Traffic> {
                 match self { $( AnyPolicy::$variant(policy) => policy.traffic(), )* }
+            }
+
+            pub(crate) fn ports(&self) -> Vec<u16> {
+                match self { $( AnyPolicy::$variant(policy) => policy.ports(), )* }
             }
 
             pub(crate) fn credential_places(&self, places: &mut CredentialPlaces) {

@@ -200,7 +200,7 @@ fn compiled_with_problems(yaml: &str, station: &Station) -> Compiled {
 }
 
 #[test]
-fn policies_name_the_port_of_the_program() {
+fn policies_name_the_port_of_the_program_or_one_of_the_service_that_leads_to_it() {
     let refused = |port: u16| {
         let rules = format!("deny: [{{to: [{{ports: [{port}]}}]}}]");
         let world = WORLD.replace("allow: [{from: [{namespaces: [till]}], to: [{methods: [GET]}]}]", &rules);
@@ -213,7 +213,7 @@ fn policies_name_the_port_of_the_program() {
             admit_connection(&listener, &connection).is_err()
         })
     };
-    assert_eq!((refused(8080), refused(80)), ([true, true], [false, false]));
+    assert_eq!((refused(8080), refused(80), refused(81)), ([true, true], [true, true], [false, false]));
 }
 
 /// Whether strangers are let in on the plaintext bind, on port 80 of the Service, and why not.

@@ -7,11 +7,10 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde_json::Value as Json;
-use transept_model::schema::Decoder;
 use transept_wire::head::{FieldName, Method};
 
-use super::super::Network;
 use super::super::patterns::{HostPattern, IdentityPattern, NamePattern, PathPattern};
+use super::super::{CompileCx, Network};
 use super::{AccessHeader, AccessOperation, AccessRule, AccessSource};
 use crate::exchange::Exchange;
 use crate::expression::{Condition, Fault};
@@ -135,13 +134,18 @@ impl fmt::Display for Missed {
 }
 
 impl Access {
-    pub(super) fn compile(list: &str, index: usize, spec: &AccessRule, side: Side, cx: &mut Decoder) -> Access {
+    pub(super) fn compile(list: &str, index: usize, spec: &AccessRule, side: Side, cx: &mut CompileCx<'_>) -> Access {
         let label = match &spec.name {
             Some(name) => name.to_string(),
             None => format!("{list}[{index}]"),
         };
         let to = spec.to.iter().map(|operation| Operation::compile(operation, cx)).collect();
         Access { label: label.into(), side, to, from: spec.from.clone(), when: spec.when.clone() }
+    }
+
+    /// The ports that it names, and those that they lead to.
+    pub(super) fn ports(&self) -> impl Iterator<Item = u16> {
+        self.to.iter().flat_map(|operation| &operation.ports).copied()
     }
 
     /// Whether it wants to know who makes the request.
@@ -353,7 +357,8 @@ fn namespace_of(identity: &str) -> Option<&str> {
 }
 
 impl Operation {
-    fn compile(spec: &AccessOperation, cx: &mut Decoder) -> Operation {
+    fn compile(spec: &AccessOperation, cx: &mut CompileCx<'_>) -> Operation {
+        let ports = cx.ports_meant(&spec.ports);
         let mut methods = |names: &[transept_model::schema::Text]| -> Vec<Method> {
             let known = names.iter().filter_map(|name| {
                 let known = Method::from_bytes(name.as_bytes());
@@ -370,7 +375,7 @@ impl Operation {
             known.collect()
         };
         Operation {
-            ports: spec.ports.clone(),
+            ports,
             methods: methods(&spec.methods),
             not_methods: methods(&spec.not_methods),
             paths: spec.paths.clone(),
