@@ -3,11 +3,12 @@
 //!
 //! Called by [`crate::Proxy`] for `/status` and for a scrape. Backends without a `TrafficPolicy` have nothing to tell.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use transept_engine::balance::Absence;
 use transept_engine::learned::Known;
 use transept_engine::snapshot::{Backend, Role, Snapshot};
 use transept_engine::traffic::{Resource, Wellness};
@@ -92,6 +93,8 @@ pub struct Reading {
 pub enum EndpointState {
     /// It takes requests.
     Serving,
+    /// Its time alone is over for every worker; the next request to it decides.
+    Probation,
     /// At least one worker leaves it alone, because it failed.
     Ejected,
     /// The health checks find it unwell, for this reason.
@@ -103,17 +106,31 @@ impl EndpointState {
     pub const fn as_str(&self) -> &'static str {
         match self {
             EndpointState::Serving => "serving",
+            EndpointState::Probation => "probation",
             EndpointState::Ejected => "ejected",
             EndpointState::Unwell(_) => "unwell",
         }
     }
 }
 
-/// Ejected endpoints, by backend.
-pub(crate) type Ejected = BTreeMap<Arc<str>, BTreeSet<SocketAddr>>;
+/// Endpoints that were left alone and have not proven themselves since, by backend.
+pub(crate) type Absent = BTreeMap<Arc<str>, BTreeMap<SocketAddr, Absence>>;
+
+/// Adds what another worker says: of two views of one endpoint the worse one counts.
+pub(crate) fn add_absent(
+    all: &mut Absent,
+    backend: &Arc<str>,
+    others: impl IntoIterator<Item = (SocketAddr, Absence)>,
+) {
+    let mine = all.entry(backend.clone()).or_default();
+    for (address, absence) in others {
+        let known = mine.entry(address).or_insert(absence);
+        *known = absence.max(*known);
+    }
+}
 
 /// Every backend with a policy, by label. A Service port that several kinds of routes use is one.
-pub(crate) fn describe(snapshot: &Snapshot, ejected: &Ejected) -> Vec<BackendState> {
+pub(crate) fn describe(snapshot: &Snapshot, absent: &Absent) -> Vec<BackendState> {
     let mut all: BTreeMap<&str, BackendState> = BTreeMap::new();
     for backend in &snapshot.backends {
         let Some(traffic) = &backend.traffic else { continue };
@@ -134,11 +151,12 @@ pub(crate) fn describe(snapshot: &Snapshot, ejected: &Ejected) -> Vec<BackendSta
                 Some(Wellness::Unwell(why)) => Some(why.clone()),
                 None => Some("not checked yet".into()),
             });
-            let is_ejected = ejected.get(&backend.label).is_some_and(|ejected| ejected.contains(&address));
-            let now = match unwell {
-                Some(why) => EndpointState::Unwell(why),
-                None if is_ejected => EndpointState::Ejected,
-                None => EndpointState::Serving,
+            let absence = absent.get(&backend.label).and_then(|absent| absent.get(&address));
+            let now = match (unwell, absence) {
+                (Some(why), _) => EndpointState::Unwell(why),
+                (None, Some(Absence::Ejected)) => EndpointState::Ejected,
+                (None, Some(Absence::Probation)) => EndpointState::Probation,
+                (None, None) => EndpointState::Serving,
             };
             // Of two views of one endpoint the worse one counts.
             let known = state.endpoints.entry(address).or_insert(EndpointState::Serving);

@@ -324,7 +324,7 @@ impl Proxy {
 
     fn backends_of(&self, report: &Report) -> Vec<BackendState> {
         let snapshot = self.shared.snapshot.load();
-        condition::describe(&snapshot, &report.ejected)
+        condition::describe(&snapshot, &report.absent)
     }
 
     /// What the ports of the mesh have spoken whose protocol nobody declared.

@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use transept_engine::reason::Reason;
 use transept_wire::head::{Method, Version};
 
-use crate::condition::Ejected;
+use crate::condition::{Absent, add_absent};
 
 /// Upper bounds in seconds, those of the OpenTelemetry HTTP conventions.
 pub(crate) const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
@@ -43,7 +43,7 @@ pub(crate) struct Report {
     /// Ejections of endpoints, by backend.
     pub ejections: BTreeMap<Arc<str>, u64>,
     /// Endpoints that a worker leaves alone now, by backend.
-    pub ejected: Ejected,
+    pub absent: Absent,
 }
 
 /// What a request is counted under.
@@ -219,8 +219,8 @@ impl Report {
         for (backend, count) in &other.ejections {
             *self.ejections.entry(backend.clone()).or_default() += count;
         }
-        for (backend, endpoints) in &other.ejected {
-            self.ejected.entry(backend.clone()).or_default().extend(endpoints);
+        for (backend, endpoints) in &other.absent {
+            add_absent(&mut self.absent, backend, endpoints.iter().map(|(address, absence)| (*address, *absence)));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::condition::{BackendState, Ejected, describe, heard_inside};
+use crate::condition::{Absent, BackendState, add_absent, describe, heard_inside};
 use crate::edges::{Graph, add_all};
 use crate::tap::Order;
 use crate::worker::{Command, Shared};
@@ -53,17 +53,17 @@ impl Sight {
     /// a part of the workers would look as if time went back.
     pub(crate) async fn observe(&self) -> Option<(Graph, Vec<BackendState>)> {
         let mut edges = Vec::new();
-        let mut ejected = Ejected::new();
+        let mut absent = Absent::new();
         for worker in &*self.workers {
             let (reply, observed) = oneshot::channel();
             worker.upgrade()?.send(Command::Observe(reply)).ok()?;
             let observed = observed.await.ok()?;
             edges.extend(observed.edges);
-            for (backend, endpoints) in observed.ejected {
-                ejected.entry(backend).or_default().extend(endpoints);
+            for (backend, endpoints) in observed.absent {
+                add_absent(&mut absent, &backend, endpoints);
             }
         }
-        let backends = describe(&self.shared.snapshot.load(), &ejected);
+        let backends = describe(&self.shared.snapshot.load(), &absent);
         Some((add_all(edges), backends))
     }
 

@@ -19,7 +19,7 @@ use transept_engine::snapshot::{Role, Snapshot};
 
 use crate::access_log::{LogBuffer, Sink};
 use crate::clock::Clock;
-use crate::condition::Ejected;
+use crate::condition::{Absent, add_absent};
 use crate::deadline::{SWEEP, Watches, Whose};
 use crate::demand::Demand;
 use crate::edge::StreamTasks;
@@ -108,7 +108,7 @@ pub(crate) enum Command {
 pub(crate) struct Observed {
     /// Summed by who asks, so that no request waits for it.
     pub edges: Vec<Counted>,
-    pub ejected: Ejected,
+    pub absent: Absent,
 }
 
 /// The state of one worker thread.
@@ -242,22 +242,22 @@ impl Worker {
         let (idle, shared) = self.pool.open();
         report.upstream_idle = idle as u64;
         report.upstream_shared = shared as u64;
-        report.ejected = self.ejected();
+        report.absent = self.absent();
         report
     }
 
     fn observe(&self) -> Observed {
         let edges = self.edges.as_ref().map(|edges| edges.borrow_mut().all()).unwrap_or_default();
-        Observed { edges, ejected: self.ejected() }
+        Observed { edges, absent: self.absent() }
     }
 
-    fn ejected(&self) -> Ejected {
-        let mut all = Ejected::new();
-        let turns = self.turns.borrow();
+    fn absent(&self) -> Absent {
+        let mut all = Absent::new();
+        let (turns, now) = (self.turns.borrow(), self.clock.now());
         for backend in &self.snapshot().0.backends {
-            let ejected = turns.ejected(backend);
-            if !ejected.is_empty() {
-                all.entry(backend.label.clone()).or_default().extend(ejected);
+            let absent = turns.absent(backend, now.into());
+            if !absent.is_empty() {
+                add_absent(&mut all, &backend.label, absent);
             }
         }
         all

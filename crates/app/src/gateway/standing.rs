@@ -295,6 +295,7 @@ fn backend_to_json(backend: &BackendState) -> Value {
     let endpoint = |(address, state): (&SocketAddr, &EndpointState)| {
         let why = match state {
             EndpointState::Unwell(why) => Some(why.to_string()),
+            EndpointState::Probation => Some("its time alone is over, and the next request decides".to_owned()),
             EndpointState::Serving | EndpointState::Ejected => None,
         };
         json!({"address": address.to_string(), "state": state.as_str(), "why": why})

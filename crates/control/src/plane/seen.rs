@@ -179,7 +179,8 @@ impl Seen {
         self.book.shunned(now).any(|(of, workload, _)| of == service && is_it(workload))
     }
 
-    /// The edges by caller and service. Where both ends tell of one, the caller is believed: it knows what never arrived.
+    /// The edges by caller and service. Where both ends tell of one, the caller is believed: it knows what never arrived. What the called
+    /// side has refused is known there alone.
     fn edges(&self, from: u64, until: u64, now: Duration) -> Edges {
         let mut ends: [Edges; 2] = Default::default();
         for (key, total, recent) in self.book.edges(from, until, now) {
@@ -197,7 +198,14 @@ impl Seen {
             some.add(&recent);
         }
         let [by_source, mut edges] = ends;
-        edges.extend(by_source);
+        for (name, mut edge) in by_source {
+            // What the called side refuses its caller takes for an answer like any other: so nothing is counted twice.
+            if let Some(called) = edges.get(&name) {
+                edge.total.refusals = edge.total.refusals.saturating_add(called.total.refusals);
+                edge.recent.refusals = edge.recent.refusals.saturating_add(called.recent.refusals);
+            }
+            edges.insert(name, edge);
+        }
         edges
     }
 

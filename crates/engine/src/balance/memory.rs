@@ -54,6 +54,15 @@ struct Rotation {
     split: Split,
 }
 
+/// How an endpoint is not in use like the others. The worse comes last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Absence {
+    /// Its time alone is over: the next request to it decides.
+    Probation,
+    /// It is left alone.
+    Ejected,
+}
+
 /// What came of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -156,6 +165,15 @@ impl Memory {
     /// The endpoints that are left alone.
     pub(super) fn ejected(&self) -> impl Iterator<Item = SocketAddr> {
         self.gates.iter().filter(|(_, gate)| gate.state != State::Open).map(|(address, _)| *address)
+    }
+
+    /// The endpoints that are not quite in use, and how that is at this time.
+    pub(super) fn absent(&self, now: Duration) -> impl Iterator<Item = (SocketAddr, Absence)> {
+        self.gates.iter().filter_map(move |(address, gate)| match gate.state {
+            State::Open => None,
+            State::Shut { until } if until > now => Some((*address, Absence::Ejected)),
+            State::Shut { .. } | State::Probing => Some((*address, Absence::Probation)),
+        })
     }
 
     fn changed(&mut self) {

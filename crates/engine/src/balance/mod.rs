@@ -20,7 +20,7 @@ use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet};
 
 pub(crate) use keyed::{hash_connection, hash_request};
-pub use memory::Event;
+pub use memory::{Absence, Event};
 pub(crate) use table::Table;
 
 use crate::exchange::Now;
@@ -79,6 +79,11 @@ impl Turns {
     /// The endpoints of a backend that this worker leaves alone because they failed.
     pub fn ejected(&self, backend: &Backend) -> Vec<SocketAddr> {
         self.backends.get(&backend.key).map(|memory| memory.ejected().collect()).unwrap_or_default()
+    }
+
+    /// The endpoints of a backend that this worker has left alone because they failed, and has not tried again yet, at this time.
+    pub fn absent(&self, backend: &Backend, now: Now) -> Vec<(SocketAddr, Absence)> {
+        self.backends.get(&backend.key).map(|memory| memory.absent(now.monotonic).collect()).unwrap_or_default()
     }
 
     /// Forgets what belongs to rules and backends that the snapshot no longer has. Call it when a new snapshot is first used.

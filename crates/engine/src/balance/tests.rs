@@ -164,8 +164,12 @@ fn five_failures_eject_and_one_probe_decides() {
     assert_eq!(stage.send_to(0, BAD, 5), [Event::Ejected(Duration::from_secs(30))]);
     assert_eq!(stage.turns.ejected(&stage.backend), [address(0)]);
     assert_eq!(stage.spread(50).into_keys().collect::<Vec<_>>(), [address(1)]);
-    // Time is over: one request tries, and only one.
-    stage.seconds += 30;
+    let absent = |stage: &Stage| stage.turns.absent(&stage.backend, stage.now());
+    stage.seconds += 29;
+    assert_eq!(absent(&stage), [(address(0), Absence::Ejected)]);
+    // Time is over, whether requests come or not: one request tries, and only one.
+    stage.seconds += 1;
+    assert_eq!(absent(&stage), [(address(0), Absence::Probation)]);
     let probe = stage.pick(None, &[]);
     assert_eq!((probe.address, probe.probe), (address(0), Probe::Yes));
     assert_eq!(stage.spread(50).into_keys().collect::<Vec<_>>(), [address(1)]);
@@ -176,6 +180,7 @@ fn five_failures_eject_and_one_probe_decides() {
     let probe = stage.pick(None, &[]);
     assert_eq!(stage.note(&probe, GOOD), Some(Event::Recovered));
     assert_eq!(stage.spread(50).len(), 2);
+    assert!(absent(&stage).is_empty());
     assert!(stage.turns.ejected(&stage.backend).is_empty());
 }
 

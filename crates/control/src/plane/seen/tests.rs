@@ -103,11 +103,20 @@ fn an_edge_is_shown_once_with_the_figures_of_the_caller() {
     // The instance has its name, and where it is.
     assert_eq!(edge["workloads"][0]["workload"], "cart-1");
     assert_eq!(edge["workloads"][0]["address"], "10.0.0.1:80");
+    // What the called side refused is shown, though its caller took it for an answer.
+    assert_eq!(edge["refusals"], 0);
+    cart.totals.refusals = 7;
+    stage.count(&mut cart, End::Destination, 7, 0);
+    web.totals.refusals = 1;
+    stage.count(&mut web, End::Source, 7, 0);
+    stage.pass();
+    let edge = &stage.graph()["edges"][0];
+    assert_eq!((&edge["requests"], &edge["refusals"], &edge["recentRefusals"]), (&19.into(), &8.into(), &8.into()));
     // The caller goes away: what the called side tells is left.
     stage.seen.close(&web.stream, stage.now);
     stage.pass();
     stage.pass();
-    assert_eq!(stage.graph()["edges"][0]["requests"], 10);
+    assert_eq!(stage.graph()["edges"][0]["requests"], 17);
     assert_eq!(web.identity.as_str(), "spiffe://transept.local/ns/default/sa/web");
 }
 

@@ -123,7 +123,8 @@ impl Told {
             for (address, state) in &backend.endpoints {
                 let place = (service_of(&backend.label).to_owned(), address.to_string());
                 let state = match state {
-                    EndpointState::Serving => (Health::Healthy, String::new()),
+                    // What has served its time is nobody's fault until it fails again.
+                    EndpointState::Serving | EndpointState::Probation => (Health::Healthy, String::new()),
                     EndpointState::Ejected => (Health::Ejected, String::new()),
                     EndpointState::Unwell(why) => (Health::Failing, why.to_string()),
                 };
@@ -281,6 +282,7 @@ mod tests {
         assert_eq!(tell(Some(EndpointState::Serving)), place(Health::Healthy));
         assert_eq!(tell(Some(EndpointState::Serving)), []);
         assert_eq!(tell(Some(EndpointState::Ejected)), place(Health::Ejected));
+        assert_eq!(tell(Some(EndpointState::Probation)), place(Health::Healthy));
         assert_eq!(tell(None), place(Health::Unknown));
         assert_eq!(tell(None), []);
     }
