@@ -46,12 +46,29 @@ pub struct Surroundings {
     pub default_address: IpAddr,
     /// The zone of the machine, if it is known.
     pub zone: Option<Arc<str>>,
+    /// How much of what there is the world holds.
+    pub extent: Extent,
+}
+
+/// How much of what there is a world holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Extent {
+    /// Everything: what is not in it is not there.
+    #[default]
+    Whole,
+    /// What somebody asked for: the target of a policy may well be elsewhere, and then the policy has nothing to do here.
+    Part,
 }
 
 impl Default for Surroundings {
     /// Every address is usable; a Gateway that asks for none listens on all IPv4 addresses of the machine.
     fn default() -> Self {
-        Self { unusable: BTreeMap::new(), default_address: Ipv4Addr::UNSPECIFIED.into(), zone: None }
+        Self {
+            unusable: BTreeMap::new(),
+            default_address: Ipv4Addr::UNSPECIFIED.into(),
+            zone: None,
+            extent: Extent::Whole,
+        }
     }
 }
 
@@ -194,7 +211,7 @@ pub fn attach(world: &World, surroundings: &Surroundings) -> Attached {
     binds::keep_apart(&mut drafts, &mut findings);
     let (uses, services) = routes::attach_all(world, &references, &mut drafts, &mut status, &mut findings);
     backend_tls::judge(world, &references, &drafts, &uses, &mut status, &mut findings);
-    let policies = policies::attach_all(world, &drafts, &uses, &mut status, &mut findings);
+    let policies = policies::attach_all((world, surroundings.extent), &drafts, &uses, &mut status, &mut findings);
     let gateways = drafts.into_iter().map(|draft| draft.finish(&mut status)).collect();
     Attached {
         gateways,

@@ -230,6 +230,11 @@ fn write_conditions(conditions: &Value) -> String {
                 condition.reason,
                 condition.message.trim_end_matches('.')
             ));
+        } else if condition.kind == "Programmed" && condition.reason != "Programmed" && truth != Truth::Unknown {
+            // No trouble, but not all of what its owner wrote.
+            let equals = if truth == Truth::True { "" } else { "=False" };
+            let message = condition.message.trim_end_matches('.');
+            parts.push(format!("Programmed{equals}/{} ({message})", condition.reason));
         } else if truth == Truth::True {
             parts.push(condition.kind.into_owned());
         }
@@ -278,6 +283,22 @@ mod tests {
         assert!(shown.contains("shop/web"), "{shown}");
         assert!(shown.contains("listener http: 2 routes (HTTPRoute GRPCRoute)"), "{shown}");
         assert!(shown.contains("on Gateway web/https "), "{shown}");
+        let policy = |status: &str, reason: &str| {
+            let condition = json!({"type": "Programmed", "status": status, "reason": reason, "message": "Because."});
+            json!([{
+                "kind": "TrafficPolicy",
+                "metadata": {"namespace": "shop", "name": "late"},
+                "status": {"ancestors": [{"ancestorRef": {"kind": "Service", "name": "cart"}, "conditions": [condition]}]},
+            }])
+        };
+        for (status, reason, expected) in [
+            ("False", "Overridden", "Programmed=False/Overridden (Because)\n"),
+            ("True", "PartiallyProgrammed", "Programmed/PartiallyProgrammed (Because)\n"),
+            ("True", "Programmed", " Programmed\n"),
+        ] {
+            let shown = render_objects(items(&policy(status, reason)));
+            assert!(shown.contains(expected), "{shown}");
+        }
         assert!(shown.contains("Accepted=False/NoMatchingParent (There is no such listener)\n"), "{shown}");
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use transept_control::{Loaded, Update};
 use transept_engine::compile::mesh::{self, AppProtocol, Inbound, Outbound, Station, compile_station};
-use transept_model::attach::{Surroundings, attach};
+use transept_model::attach::{Extent, Surroundings, attach};
 use transept_model::{Invalid, World, place, suggest};
 use transept_proxy::feed::ServiceName;
 
@@ -172,7 +172,9 @@ impl Stationing {
     /// The update that this world leads to.
     pub(crate) fn take(&mut self, world: &World) -> Arc<Update> {
         let started = Instant::now();
-        let surroundings = Surroundings { zone: self.place.zone.clone(), ..Surroundings::default() };
+        // A sidecar holds the Services that it talks to, and policies that are for others too.
+        let surroundings =
+            Surroundings { zone: self.place.zone.clone(), extent: Extent::Part, ..Surroundings::default() };
         let mut attached = attach(world, &surroundings);
         let generation = self.previous.as_ref().map_or(1, |previous| previous.generation + 1);
         let before = self.previous.as_ref().map(|previous| &*previous.snapshot);
@@ -274,6 +276,32 @@ spec: {targetRefs: [{group: '', kind: Service, name: all}], allow: [{from: [{ide
         };
         assert!(guarded(&world(text)));
         assert!(!guarded(&world(&text.replace("[cart, all]", "[cart]"))));
+    }
+
+    #[test]
+    fn a_policy_for_a_service_that_is_not_held_here_is_no_problem() {
+        let policy = |name: &str, section: &str| {
+            format!(
+                "---
+apiVersion: transept.dev/v1alpha1
+kind: MeshPolicy
+metadata: {{name: {name}, namespace: shop}}
+spec: {{targetRefs: [{{group: '', kind: Service, name: {name}{section}}}], mode: Strict}}
+"
+            )
+        };
+        let problems = |policies: &str| {
+            let mut stationing = Stationing::new(place(), "spiffe://transept.local/ns/shop/sa/cart".to_owned());
+            let update = stationing.take(&world(&format!("{WORLD}{policies}")));
+            let problems = &update.loaded.problems;
+            (problems.iter().map(|one| one.why.clone()).collect::<Vec<_>>(), update.loaded.settled.status.to_json())
+        };
+        let (found, status) = problems(&policy("bank", ""));
+        assert_eq!(found, [""; 0], "who calls it knows it");
+        assert!(!status.to_string().contains("MeshPolicy"), "{status}");
+        // Of what is held everything is known.
+        let (found, _) = problems(&policy("catalog", ", sectionName: admin"));
+        assert!(found.len() == 1 && found[0].contains("with a part named admin"), "{found:?}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::Extent;
 use super::backend_tls::{MOST_ANCESTORS, gateway_ref, target_ref};
 use super::findings::{Findings, Objection};
 use super::gateways::GatewayDraft;
@@ -88,7 +89,7 @@ pub enum PolicyTarget {
 
 /// Attaches every policy to the targets that exist and writes its status.
 pub(super) fn attach_all(
-    world: &World,
+    (world, extent): (&World, Extent),
     drafts: &[GatewayDraft],
     uses: &Uses<'_>,
     status: &mut Status,
@@ -99,8 +100,13 @@ pub(super) fn attach_all(
     for policy in world.policies() {
         let mut refused = Vec::new();
         let mut ancestors = Vec::new();
+        let mut elsewhere = 0;
         for (index, reference) in policy.target_refs.iter().enumerate() {
             let refusal = match find_target(world, policy, reference) {
+                Err(_) if extent == Extent::Part && !is_here(world, policy, reference) => {
+                    elsewhere += 1;
+                    None
+                }
                 Err(refusal) => Some(refusal),
                 Ok(target) => {
                     let owner = *taken.entry((policy.kind, target.clone())).or_insert(policy);
@@ -117,6 +123,9 @@ pub(super) fn attach_all(
                 findings.object(&policy.meta, reference.at, field, &objection);
                 refused.push(objection);
             }
+        }
+        if elsewhere > 0 && elsewhere == policy.target_refs.len() {
+            continue;
         }
         if ancestors.is_empty() {
             ancestors = policy.target_refs.iter().map(target_ref).collect();
@@ -191,6 +200,11 @@ fn names_of<'w>(world: &'w World, kind: &str, namespace: &str) -> Vec<&'w str> {
         "Backend" => of(world.backends(), namespace),
         _ => Vec::new(),
     }
+}
+
+/// Whether the object that a reference names is in the world, whatever part of it is meant.
+fn is_here(world: &World, policy: &Policy, reference: &PolicyTargetReference) -> bool {
+    names_of(world, reference.kind.as_str(), &policy.meta.namespace).contains(&&*reference.name)
 }
 
 /// The names of the parts of an object that a policy may be attached to.
