@@ -128,8 +128,8 @@ object! {
         base_ejection_time: Duration = Duration::from_secs(30);
         /// How long at most.
         max_ejection_time: Duration = Duration::from_secs(300);
-        /// How many endpoints may be left alone at a time, in percent. One may in any case, and the last never is. When more fail,
-        /// it is rarely they who are ill.
+        /// How many endpoints may be left alone at a time, in percent. One may in any case, unless this is 0, which leaves nobody alone, and
+        /// the last never is. When more fail, it is rarely they who are ill.
         max_ejection_percent: u32 = 50 => Rule::Range(0, 100);
         /// Leaves endpoints alone also for a low share of successes.
         success_rate: Option<SuccessRateSpec>;
@@ -158,6 +158,7 @@ object! {
         /// Requests that wait for a connection to be opened, or to become free.
         pending: Option<u32> => Rule::Range(1, 10_000_000);
     }
+    check check_limits;
 }
 
 object! {
@@ -199,7 +200,7 @@ object! {
     }
 }
 
-fn check_spec(spec: &TrafficPolicySpec, _: &Value, cx: &mut Decoder) {
+fn check_spec(spec: &TrafficPolicySpec, value: &Value, cx: &mut Decoder) {
     let says = spec.balancer.is_some()
         || spec.locality.is_some()
         || spec.outlier_detection.is_some()
@@ -214,12 +215,18 @@ fn check_spec(spec: &TrafficPolicySpec, _: &Value, cx: &mut Decoder) {
     if spec.connect_timeout.is_some_and(|time| time.is_zero()) {
         cx.refuse(spec.at, "a connect timeout of 0s lets no connection be opened").remedy("write how long it may take");
     }
-    if let Some(balancer) = &spec.balancer {
-        cx.within("balancer", |cx| check_balancer(balancer, cx));
+    if let (Some(balancer), Some(value)) = (&spec.balancer, value.field("balancer")) {
+        cx.within("balancer", |cx| check_balancer(balancer, value, cx));
     }
 }
 
-fn check_balancer(balancer: &BalancerSpec, cx: &mut Decoder) {
+fn check_limits(spec: &LimitSpec, _: &Value, cx: &mut Decoder) {
+    if spec.connections.is_none() && spec.requests.is_none() && spec.pending.is_none() {
+        cx.refuse(spec.at, "the limits say nothing").remedy("write `connections`, `requests` or `pending`");
+    }
+}
+
+fn check_balancer(balancer: &BalancerSpec, value: &Value, cx: &mut Decoder) {
     let hashes = matches!(balancer.algorithm, Algorithm::RingHash | Algorithm::Maglev);
     if !hashes && let Some(key) = balancer.hash_on.first() {
         cx.refuse(key.at, format!("{} hashes nothing", balancer.algorithm))
@@ -228,6 +235,10 @@ fn check_balancer(balancer: &BalancerSpec, cx: &mut Decoder) {
     if !hashes && balancer.load_bound.is_some() {
         cx.refuse(balancer.at, format!("{} has no `loadBound`", balancer.algorithm))
             .remedy("write `algorithm: RingHash` or `Maglev`");
+    }
+    if balancer.algorithm != Algorithm::RingHash && value.field("minimumRingSize").is_some() {
+        cx.refuse_field(value, "minimumRingSize", format!("{} has no ring", balancer.algorithm))
+            .remedy("remove it, or write `algorithm: RingHash`");
     }
     if hashes && !balancer.slow_start.is_zero() {
         cx.refuse(balancer.at, format!("{} cannot start slowly: a request has its endpoint", balancer.algorithm))
@@ -434,6 +445,9 @@ mod tests {
             "connectTimeout: 0s\n",
             "balancer: {hashOn: [{from: Path}]}\n",
             "balancer: {loadBound: 120}\n",
+            "balancer: {algorithm: RoundRobin, minimumRingSize: 64}\n",
+            "balancer: {algorithm: Maglev, minimumRingSize: 1024}\n",
+            "limits: {}\n",
             "balancer: {algorithm: Maglev, slowStart: 5s}\n",
             "balancer: {algorithm: Maglev, hashOn: [{header: a, cookie: b}]}\n",
             "balancer: {algorithm: Maglev, hashOn: [{}]}\n",

@@ -76,8 +76,11 @@ fn check_check(spec: &HealthCheckSpec, value: &Value, cx: &mut Decoder) {
     if spec.r#type != CheckType::Grpc && spec.service.is_some() {
         cx.refuse_field(value, "service", "only a check of type GRPC has a service");
     }
-    if spec.r#type != CheckType::Http && spec.host.is_some() {
-        cx.refuse_field(value, "host", "only a check of type HTTP has a host");
+    if spec.r#type != CheckType::Http {
+        for field in ["path", "host", "expectedCodes"].into_iter().filter(|field| value.field(field).is_some()) {
+            cx.refuse_field(value, field, format!("only a check of type HTTP has `{field}`"))
+                .remedy("remove it, or write `type: HTTP`");
+        }
     }
 }
 
@@ -132,6 +135,8 @@ mod tests {
             "healthCheck: {path: '/a b'}\n",
             "healthCheck: {service: a}\n",
             "healthCheck: {type: TCP, host: a}\n",
+            "healthCheck: {type: TCP, path: /up}\n",
+            "healthCheck: {type: GRPC, expectedCodes: [200]}\n",
         ] {
             assert_eq!(refusals::<TrafficPolicy>(yaml).len(), 1, "{yaml}");
         }
