@@ -56,7 +56,7 @@ pub enum Extent {
     /// Everything: what is not in it is not there.
     #[default]
     Whole,
-    /// What somebody asked for: the target of a policy may well be elsewhere, and then the policy has nothing to do here.
+    /// What somebody asked for: the target of a policy, or a parent of a route, may well be elsewhere, and then it has nothing to do here.
     Part,
 }
 
@@ -209,8 +209,9 @@ pub fn attach(world: &World, surroundings: &Surroundings) -> Attached {
     gateways::judge_classes(world, &mut status, &mut findings);
     let mut drafts = gateways::draft(world, &references, surroundings, &mut status, &mut findings);
     binds::keep_apart(&mut drafts, &mut findings);
-    let (uses, services) = routes::attach_all(world, &references, &mut drafts, &mut status, &mut findings);
-    backend_tls::judge(world, &references, &drafts, &uses, &mut status, &mut findings);
+    let part = (world, surroundings.extent);
+    let (uses, services) = routes::attach_all(part, &references, &mut drafts, &mut status, &mut findings);
+    backend_tls::judge(part, &references, &drafts, &uses, &mut status, &mut findings);
     let policies = policies::attach_all((world, surroundings.extent), &drafts, &uses, &mut status, &mut findings);
     let gateways = drafts.into_iter().map(|draft| draft.finish(&mut status)).collect();
     Attached {

@@ -34,6 +34,12 @@ pub fn address_key(address: IpAddr) -> Key {
     Key::new(&address_type(), &address.to_canonical().to_string())
 }
 
+/// The key of what guards the instances of a Service. No resource has it, and nobody asks for it: policies join it, and Workloads bring it,
+/// so that the policies on all Services of an instance come along with it, whichever of them a proxy has asked for.
+pub fn guard_key(namespace: &str, service: &str) -> Key {
+    Key::new(&TypeUrl::of("transept.dev", "v1alpha1", "Guard"), &format!("{namespace}/{service}"))
+}
+
 /// A token for a certificate.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct JoinRequest {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use transept_engine::snapshot;
+use transept_model::kinds::{Object, WorkloadSpec};
 use transept_proxy::feed::{Interest, Received, ServiceName};
 
 use super::Plan;
@@ -139,7 +140,8 @@ impl Asked {
     /// Takes note of answers: a control plane that gives one is there.
     pub(crate) fn hear(&mut self, received: &Received) {
         let before = self.unanswered.len();
-        self.unanswered.retain(|address| !received.located.contains(address));
+        let known = known(received);
+        self.unanswered.retain(|address| !known.contains(address));
         self.silent &= self.unanswered.len() == before;
     }
 
@@ -157,8 +159,9 @@ impl Asked {
         }
         self.waiting = false;
         let before = self.unanswered.len();
+        let known = known(received);
         let waiting = self.addresses.iter().map(|(address, _)| *address);
-        self.unanswered.extend(waiting.filter(|address| !received.located.contains(address)));
+        self.unanswered.extend(waiting.filter(|address| !known.contains(address)));
         self.unanswered.len() != before
     }
 
@@ -167,7 +170,8 @@ impl Asked {
         if self.silent || self.patient_until.is_none_or(|at| at > now) {
             return self.silent;
         }
-        let open = |address: &IpAddr| !received.located.contains(address) && !self.unanswered.contains(address);
+        let known = known(received);
+        let open = |address: &IpAddr| !known.contains(address) && !self.unanswered.contains(address);
         let oldest = self.addresses.iter().filter(|(address, _)| open(address)).map(|(_, since)| *since).min();
         self.patient_until = oldest.map(|since| since + SILENCE);
         self.silent = self.patient_until.is_some_and(|at| at <= now);
@@ -179,15 +183,37 @@ impl Asked {
         self.silent
     }
 
+    /// The Services of the instances at the addresses that were called: what binds who calls such a one has to be here first.
+    pub(crate) fn called_instances(&self, received: &Received) -> BTreeSet<ServiceName> {
+        let addresses: BTreeSet<IpAddr> = self.addresses.iter().map(|(address, _)| *address).collect();
+        let is_called = |address: IpAddr| addresses.contains(&address);
+        let called = received.world.workloads().iter().filter(|workload| workload.spec.ip().is_some_and(is_called));
+        called.flat_map(|workload| services_of(workload)).collect()
+    }
+
     /// The addresses that need not be asked about any more.
     pub(crate) fn located(&self, received: &Received) -> BTreeSet<IpAddr> {
-        received.located.union(&self.unanswered).copied().collect()
+        known(received).union(&self.unanswered).copied().collect()
     }
 
     /// The services that need not be asked for any more; none are all.
     pub(crate) fn awake(&self, received: &Received) -> Option<BTreeSet<ServiceName>> {
         self.kept.as_ref().map(|_| received.answered.clone())
     }
+}
+
+/// The addresses of which is known whose they are, and of those of instances all about their Services.
+fn known(received: &Received) -> BTreeSet<IpAddr> {
+    let workloads = received.world.workloads().iter();
+    let waiting = workloads.filter(|one| services_of(one).any(|service| !received.answered.contains(&service)));
+    let waiting: BTreeSet<IpAddr> = waiting.filter_map(|workload| workload.spec.ip()).collect();
+    received.located.difference(&waiting).copied().collect()
+}
+
+/// The Services that a workload is an instance of.
+fn services_of(workload: &Object<WorkloadSpec>) -> impl Iterator<Item = ServiceName> {
+    let namespace = &workload.meta.namespace;
+    workload.spec.services.iter().map(move |service| (namespace.to_string(), service.to_string()))
 }
 
 /// What was kept; nothing, when it is not there or no longer what it was.
@@ -247,6 +273,25 @@ mod tests {
         }
         assert_eq!(asked.addresses.len(), MOST_ADDRESSES);
         assert!(asked.locate(address(0), now).is_some(), "it was forgotten");
+    }
+
+    #[test]
+    fn who_calls_an_instance_waits_for_what_binds_its_callers() {
+        let text = "{apiVersion: transept.dev/v1alpha1, kind: Workload, metadata: {name: cart-1, namespace: shop}, spec: \
+             {services: [cart, all], address: 10.0.0.1, ports: [{port: 80}]}}";
+        let loaded = transept_model::Loader::new(transept_engine::policies::MODEL_KINDS)
+            .load(&[transept_model::SourceText::new("world", text)]);
+        let (instance, stranger) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let mut received = Received { world: loaded.world, ..received(&[instance, stranger]) };
+        let mut asked = nothing();
+        assert_eq!(asked.called_instances(&received), BTreeSet::new(), "nobody has called it");
+        asked.locate(instance, Instant::now());
+        let name = |service: &str| ("shop".to_owned(), service.to_owned());
+        assert_eq!(asked.called_instances(&received), BTreeSet::from([name("cart"), name("all")]));
+        received.answered.insert(name("cart"));
+        assert_eq!(asked.located(&received), BTreeSet::from([stranger]));
+        received.answered.insert(name("all"));
+        assert_eq!(asked.located(&received), BTreeSet::from([instance, stranger]));
     }
 
     #[test]

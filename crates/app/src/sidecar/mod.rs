@@ -27,7 +27,6 @@ use tokio::sync::{mpsc, watch};
 use transept_control::Update;
 use transept_engine::compile::mesh::Captured;
 use transept_engine::health::Verdict;
-use transept_model::World;
 use transept_proxy::feed::{self, Feed, Received};
 use transept_proxy::{BindOutcome, Proxy, Wanted};
 use transept_xds::mesh::Condition;
@@ -210,7 +209,7 @@ impl Sidecar {
         let mut stationing = Stationing::new(self.plan.place.clone(), identity.clone());
         stationing.take_plaintext(self.transparent.as_ref().and_then(Transparent::plaintext));
         let first = received.borrow_and_update().clone();
-        self.follow_membership(&first.world);
+        self.follow_membership(&first);
         stationing.take_captured(self.capture(&first));
         stationing.take_awake(self.asked.awake(&first));
         let update = stationing.take(&first.world);
@@ -274,14 +273,15 @@ impl Sidecar {
         }
     }
 
-    /// Asks for the Services that this is an instance of, too: their policies count here. And for those whose names are answered with the
-    /// addresses of their instances.
-    fn follow_membership(&mut self, world: &World) {
+    /// Asks for the Services that this is an instance of, too: their policies count here. For those whose names are answered with the
+    /// addresses of their instances. And for those whose instances are called by their addresses: policies on them bind who calls.
+    fn follow_membership(&mut self, received: &Received) {
+        let world = &received.world;
         let namespace = &self.plan.place.namespace;
         let own = self.plan.place.services(world).into_iter().map(|service| (namespace.clone(), service));
         let named = self.transparent.is_some().then(|| transparent::headless(world)).into_iter().flatten();
         let headless = named.map(|service| (service.meta.namespace.to_string(), service.meta.name.to_string()));
-        if let Some(asked) = self.asked.add(own.chain(headless)) {
+        if let Some(asked) = self.asked.add(own.chain(headless).chain(self.asked.called_instances(received))) {
             self.feed.ask_for(asked);
         }
     }
@@ -328,7 +328,7 @@ impl Sidecar {
     /// Puts a new configuration in force.
     async fn take(&mut self, received: &Received, in_force: &mut InForce) -> Result<()> {
         self.asked.hear(received);
-        self.follow_membership(&received.world);
+        self.follow_membership(received);
         in_force.stationing.take_captured(self.capture(received));
         in_force.stationing.take_awake(self.asked.awake(received));
         let update = in_force.stationing.take(&received.world);

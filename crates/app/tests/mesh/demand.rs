@@ -20,9 +20,21 @@ fn kept(mesh: &Mesh, name: &str) -> String {
     std::fs::read_to_string(mesh.path(&format!("{name}.state/configuration"))).unwrap_or_default()
 }
 
+/// Policies on a service, and on one that does not exist anywhere near.
+fn guards(service: &str) -> String {
+    let target = |service: &str| format!("{{group: '', kind: Service, name: {service}}}");
+    let (own, other) = (target(service), target("till"));
+    format!(
+        "apiVersion: transept.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: {service}}}\n\
+         spec: {{targetRefs: [{own}, {other}], allow: [{{from: [{{identities: [default/web]}}]}}]}}\n---\n\
+         apiVersion: transept.dev/v1alpha1\nkind: MeshPolicy\nmetadata: {{name: {service}}}\n\
+         spec: {{targetRefs: [{own}], mode: Strict}}\n---\n"
+    )
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_belongs_to_a_service_comes_with_the_first_call() {
-    let mut mesh = Mesh::start("").await;
+    let mut mesh = Mesh::start(&["cart", "bank"].map(guards).concat()).await;
     let programs = [program("cart-1", Port::Http1).await, program("bank-1", Port::Http1).await];
     let mut sidecars = Vec::new();
     for (service, program) in ["cart", "bank"].into_iter().zip(&programs) {
@@ -32,7 +44,10 @@ async fn what_belongs_to_a_service_comes_with_the_first_call() {
     let setup = mesh.sidecar("web").await.argument(format!("--http-proxy={proxy}"));
     let web = setup.start().await;
     until(|| async { kept(&mesh, "web") }, |text| text.contains("default/bank") && text.contains("default/cart")).await;
-    assert!(!kept(&mesh, "web").contains("/Workload\""), "that services exist is all that is known of them");
+    for kind in ["Workload", "AuthorizationPolicy", "MeshPolicy"] {
+        let held = kept(&mesh, "web").contains(&format!("/{kind}\""));
+        assert!(!held, "{kind}: that services exist is all that is known of them");
+    }
 
     // The first call waits, and fails for no want of knowledge.
     until(|| call(proxy, "cart"), |status| *status == 200).await;
@@ -40,6 +55,9 @@ async fn what_belongs_to_a_service_comes_with_the_first_call() {
     assert!(text.contains("default/cart-") || text.contains("\"default/cart\""), "{text}");
     let workloads = text.matches("/Workload\"").count();
     assert_eq!(workloads, 1, "{text}");
+    for kind in ["AuthorizationPolicy", "MeshPolicy"] {
+        assert_eq!(text.matches(&format!("/{kind}\"")).count(), 1, "{kind}: {text}");
+    }
     assert_eq!(call(proxy, "nobody").await, 404);
 
     // What was called is known after a restart without a control plane too, and what was not, is not.

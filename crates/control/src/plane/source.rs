@@ -14,10 +14,13 @@ use transept_model::kinds::Scope;
 use transept_model::load::{DEFAULT_NAMESPACE, FROM_ENV, FROM_FILE, Outside, ValueFrom, Wanted};
 use transept_model::value::Budget;
 use transept_model::{ObjectName, Place, SourceText};
-use transept_xds::mesh::{address_key, address_type};
+use transept_xds::mesh::{address_key, address_type, guard_key};
 use transept_xds::{Key, Resource, TypeUrl};
 
 use super::registry::Name;
+
+/// Policies on a Service that are in force at its instances, or bind whoever calls one of them.
+const GUARDS: [&str; 2] = ["AuthorizationPolicy", "MeshPolicy"];
 
 /// The kinds that travel.
 #[derive(Debug)]
@@ -32,16 +35,17 @@ impl Default for Kinds {
 }
 
 impl Kinds {
-    /// The types in the order in which they are added: what is pointed at before what points at it.
+    /// The types in the order in which they are added: what is pointed at before what points at it, and what guards something before that.
     pub fn order(&self) -> Vec<TypeUrl> {
         let rank = |kind: &str| match kind {
             "Namespace" | "GatewayClass" | "ReferenceGrant" => 0,
             "Secret" | "ConfigMap" | "Consumer" => 1,
-            "Service" | "Backend" | "ApiKey" => 2,
-            "EndpointSlice" | "Workload" => 3,
-            "Gateway" => 5,
-            kind if kind.ends_with("Route") => 6,
-            _ => 4,
+            kind if GUARDS.contains(&kind) => 2,
+            "Service" | "Backend" | "ApiKey" => 3,
+            "EndpointSlice" | "Workload" => 4,
+            "Gateway" => 6,
+            kind if kind.ends_with("Route") => 7,
+            _ => 5,
         };
         let mut kinds: Vec<&KindDescription> = self.kinds.iter().collect();
         kinds.sort_by_key(|kind| (rank(kind.kind), kind.kind));
@@ -71,11 +75,18 @@ impl Kinds {
     /// The resource of an object, with its company.
     pub fn resource(&self, object: &Value) -> Option<Resource> {
         let key = self.key(object)?;
-        let brings: BTreeSet<Key> = self.keys(company::brings(object)).into_iter().collect();
-        let mut joins = self.keys(company::joins(object));
-        if object["kind"] == "Workload" {
+        let mut brings: BTreeSet<Key> = self.keys(company::brings(object)).into_iter().collect();
+        let targets = company::joins(object);
+        let mut joins = self.keys(targets.clone());
+        let services = targets.iter().filter(|one| one.kind == "Service" && one.group.is_empty());
+        let guards = services.map(|service| guard_key(&service.namespace, &service.name));
+        let kind = object["kind"].as_str().unwrap_or_default();
+        if kind == "Workload" {
             // Who asks whose an address is, is told.
             joins.extend(object["spec"]["address"].as_str().and_then(|text| text.parse().ok()).map(address_key));
+            brings.extend(guards);
+        } else if GUARDS.contains(&kind) {
+            joins.extend(guards);
         }
         Some(Resource::from_json(key, object).joining(joins).bringing(brings.into_iter().collect()))
     }
@@ -355,11 +366,44 @@ metadata: {name: x}
     }
 
     #[test]
+    fn what_guards_a_service_comes_along_with_all_its_instances() {
+        let policy = |kind: &str| {
+            let object = json!({
+                "apiVersion": "transept.dev/v1alpha1", "kind": kind, "metadata": {"name": "all", "namespace": "shop"},
+                "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "all"}]},
+            });
+            Kinds::default().resource(&object).expect("a resource")
+        };
+        let instance = json!({
+            "apiVersion": "transept.dev/v1alpha1", "kind": "Workload", "metadata": {"name": "cart-1", "namespace": "shop"},
+            "spec": {"services": ["cart", "all"], "address": "10.0.0.7", "ports": [{"port": 80}]},
+        });
+        let mut store = transept_xds::Store::new();
+        store.put(Kinds::default().resource(&instance).expect("a resource"));
+        for kind in ["AuthorizationPolicy", "MeshPolicy", "TrafficPolicy"] {
+            store.put(policy(kind));
+        }
+        let with = |asked: Key| -> Vec<String> {
+            let found = store.bundles().follow([asked]);
+            found.iter().filter(|key| key.type_url.as_str().ends_with("Policy")).map(ToString::to_string).collect()
+        };
+        let service = |name: &str| Key::new(&TypeUrl::of("", "v1", "Service"), &format!("shop/{name}"));
+        let guards =
+            ["transept.dev/v1alpha1/AuthorizationPolicy shop/all", "transept.dev/v1alpha1/MeshPolicy shop/all"];
+        assert_eq!(with(service("cart")), guards, "by its instance, which is one of all, too");
+        assert_eq!(with(address_key([10, 0, 0, 7].into())), guards);
+        assert_eq!(with(service("all")).len(), 3);
+        assert_eq!(with(service("bank")), [""; 0]);
+    }
+
+    #[test]
     fn what_is_pointed_at_comes_first() {
         let order: Vec<String> = Kinds::default().order().iter().map(ToString::to_string).collect();
         let at = |kind: &str| order.iter().position(|one| one.ends_with(kind)).expect(kind);
         assert!(at("/Secret") < at("/Gateway") && at("/Service") < at("/EndpointSlice"));
         assert!(at("/Gateway") < at("/HTTPRoute") && at("/Workload") < at("/HTTPRoute"));
+        // Nobody is to know of a Service, or of an instance, and not yet of what guards it.
+        assert!(GUARDS.iter().all(|guard| at(&format!("/{guard}")) < at("/Service")));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::objects::{GATEWAY, NAMESPACE, SERVICES, identity, service_key};
 use crate::truth::Archive;
 
 /// Kinds that a sidecar asks for whole.
-const SHARED: [&str; 5] = ["Namespace", "ReferenceGrant", "GatewayClass", "MeshPolicy", "AuthorizationPolicy"];
+const SHARED: [&str; 3] = ["Namespace", "ReferenceGrant", "GatewayClass"];
 /// Where the outbound ports of a sidecar begin, one for each service.
 pub(crate) const OUTBOUND: u16 = 9001;
 /// The port of every program.

@@ -3,6 +3,7 @@
 //! Called after the routes, which tell who uses which backend. Which policy rules and whether its certificates can be used was found
 //! out by `references`; here it becomes conditions. A policy that no Gateway uses answers for its targets instead.
 
+use super::Extent;
 use super::findings::{Findings, Objection};
 use super::gateways::GatewayDraft;
 use super::routes::Uses;
@@ -16,9 +17,12 @@ use crate::world::World;
 /// The most entries that `status.ancestors` may have (the CRD's limit).
 pub(super) const MOST_ANCESTORS: usize = 16;
 
+/// The reason when a target does not exist.
+const NOT_FOUND: &str = "TargetNotFound";
+
 /// Writes the status of every BackendTLSPolicy, and reports what is wrong with the TLS of `Backend`s.
 pub(super) fn judge(
-    world: &World,
+    (world, extent): (&World, Extent),
     references: &References<'_>,
     drafts: &[GatewayDraft],
     uses: &Uses<'_>,
@@ -32,7 +36,7 @@ pub(super) fn judge(
         }
     }
     for (policy, users) in references.tls_policies().iter().zip(gateways) {
-        let verdict = judge_one(world, references, policy, findings);
+        let verdict = judge_one((world, extent), references, policy, findings);
         let meta = &policy.policy.meta;
         let mut ancestors: Vec<StatusRef> = users.iter().map(|&user| gateway_ref(&drafts[user])).collect();
         if ancestors.is_empty() {
@@ -91,7 +95,7 @@ pub(super) fn target_ref(target: &PolicyTargetReference) -> StatusRef {
 
 /// The conditions of a policy, the same for every ancestor.
 fn judge_one(
-    world: &World,
+    (world, extent): (&World, Extent),
     references: &References<'_>,
     policy: &TlsPolicy<'_>,
     findings: &mut Findings,
@@ -120,6 +124,9 @@ fn judge_one(
         let Some(objection) = refuse_target(world, policy, target, winner) else {
             continue;
         };
+        if extent == Extent::Part && objection.reason == NOT_FOUND && !is_there(world, policy, target) {
+            continue;
+        }
         let field = format!("spec.targetRefs[{index}]");
         findings.object(meta, target.at, field, &objection);
         refused.push(objection);
@@ -141,6 +148,12 @@ fn judge_one(
         }
     };
     [accepted, resolved]
+}
+
+/// Whether the object that a policy targets is in the world, with or without the port that is meant.
+fn is_there(world: &World, policy: &TlsPolicy<'_>, target: &PolicyTargetReference) -> bool {
+    let (namespace, name) = (&policy.policy.meta.namespace, &target.name);
+    world.backend(namespace, name).is_some() || world.service(namespace, name).is_some()
 }
 
 fn refuse_target(
@@ -179,5 +192,5 @@ fn refuse_target(
         }
         None => format!("there is no {kind} {namespace}/{name}"),
     };
-    Some(Objection::new("TargetNotFound", why, "add it, or correct the name"))
+    Some(Objection::new(NOT_FOUND, why, "add it, or correct the name"))
 }

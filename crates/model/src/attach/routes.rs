@@ -9,11 +9,11 @@ use std::collections::{BTreeSet, HashMap};
 
 use refs::{JudgedRefs, judge_refs};
 
-use super::RouteRef;
 use super::findings::{Findings, sentence};
 use super::gateways::GatewayDraft;
 use super::parents::{About, Candidate, Refusal, attach_to};
 use super::services::{AttachedService, ServiceDrafts};
+use super::{Extent, RouteRef};
 use crate::hostname::Hostname;
 use crate::kinds::gateway::DefaultScope;
 use crate::kinds::{GATEWAY_GROUP, ParentReference};
@@ -66,7 +66,7 @@ impl RouteRef {
 
 /// Attaches every route of `world` and writes its status.
 pub(super) fn attach_all<'w>(
-    world: &'w World,
+    (world, extent): (&'w World, Extent),
     references: &References<'w>,
     drafts: &mut [GatewayDraft],
     status: &mut Status,
@@ -88,6 +88,7 @@ pub(super) fn attach_all<'w>(
     routes.sort_by(|a, b| a.meta().precedence().cmp(&b.meta().precedence()));
     let mut run = Run {
         world,
+        extent,
         index,
         drafts,
         findings,
@@ -114,6 +115,7 @@ pub(super) fn attach_all<'w>(
 
 struct Run<'a, 'w> {
     world: &'w World,
+    extent: Extent,
     index: HashMap<(&'a str, &'a str), usize>,
     drafts: &'a mut [GatewayDraft],
     findings: &'a mut Findings,
@@ -129,7 +131,7 @@ enum Outcome {
     /// Attached to a Service, which is described.
     OnService(String),
     Refused(Refusal),
-    /// The parent belongs to another controller.
+    /// The parent belongs to another controller, or is not in this part of the world.
     Foreign,
 }
 
@@ -213,7 +215,12 @@ impl<'w> Run<'_, 'w> {
     }
 
     fn attach_to_parent(&mut self, parent: &ParentReference, candidate: &Candidate<'_>) -> Outcome {
+        let own = &candidate.route.meta().namespace;
+        let namespace = parent.namespace.as_ref().unwrap_or(own);
         if (parent.group.as_str(), parent.kind.as_str()) == ("", "Service") {
+            if self.extent == Extent::Part && self.world.service(namespace, &parent.name).is_none() {
+                return Outcome::Foreign;
+            }
             let attached = self.services.attach(self.world, parent, candidate.route, candidate.order);
             return attached.map_or_else(Outcome::Refused, Outcome::OnService);
         }
@@ -225,10 +232,8 @@ impl<'w> Run<'_, 'w> {
                 "name a Gateway, or a Service with `group: \"\"`",
             ));
         }
-        let own = &candidate.route.meta().namespace;
-        let namespace = parent.namespace.as_ref().unwrap_or(own);
         let Some(&number) = self.index.get(&(namespace.as_str(), parent.name.as_str())) else {
-            if self.world.gateway(namespace, &parent.name).is_some() {
+            if self.extent == Extent::Part || self.world.gateway(namespace, &parent.name).is_some() {
                 return Outcome::Foreign;
             }
             return Outcome::Refused(self.no_gateway(namespace, &parent.name));

@@ -348,6 +348,36 @@ spec:
 }
 
 #[test]
+fn what_is_missing_in_a_part_of_the_world_is_no_problem_there() {
+    let text = "\
+{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {ports: [{name: http, port: 80}]}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: shop}, spec: {parentRefs: [
+  {group: '', kind: Service, name: cart}, {group: '', kind: Service, name: bank}, {name: web}]}}
+---
+{apiVersion: transept.dev/v1alpha1, kind: DirectPolicy, metadata: {name: p}, spec: {targetRefs: [
+  {group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop}, {group: gateway.networking.k8s.io, kind: HTTPRoute, name: other}]}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: BackendTLSPolicy, metadata: {name: tls}, spec: {targetRefs: [
+  {group: '', kind: Service, name: cart, sectionName: SECTION}, {group: '', kind: Service, name: bank}],
+  validation: {hostname: cart.test, wellKnownCACertificates: System}}}
+";
+    let problems = |section: &str, extent: Extent| -> Vec<String> {
+        let surroundings = Surroundings { extent, ..Surroundings::default() };
+        let attached = attached_in(&text.replace("SECTION", section), &surroundings);
+        attached.problems.iter().map(|problem| problem.why.clone()).collect()
+    };
+    assert_eq!(problems("http", Extent::Part), [""; 0]);
+    let all = problems("http", Extent::Whole);
+    for missing in ["Service default/bank", "Gateway default/web", "HTTPRoute default/other"] {
+        assert!(all.iter().any(|why| why.contains(&format!("there is no {missing}"))), "{missing}: {all:?}");
+    }
+    // What is there, but not as it is meant, is known here as well as anywhere.
+    let wrong = problems("htp", Extent::Part);
+    assert!(matches!(wrong.as_slice(), [why] if why.contains("with a port named htp")), "{wrong:?}");
+}
+
+#[test]
 fn many_routes_attach_in_time() {
     let mut world = String::new();
     for gateway in 0..10 {

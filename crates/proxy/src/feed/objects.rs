@@ -18,7 +18,7 @@ use transept_xds::{Key, TypeUrl};
 use super::Received;
 
 /// Kinds that hold for everyone, so that a sidecar asks for all of them.
-const SHARED: [&str; 5] = ["Namespace", "ReferenceGrant", "GatewayClass", "MeshPolicy", "AuthorizationPolicy"];
+const SHARED: [&str; 3] = ["Namespace", "ReferenceGrant", "GatewayClass"];
 
 /// A kind that travels.
 #[derive(Clone, Debug)]
