@@ -35,6 +35,8 @@ pub enum Reply {
     Empty,
     /// The server cannot tell (SERVFAIL).
     Failure,
+    /// Nothing, until something else is said.
+    Later,
 }
 
 /// How a question came.
@@ -82,6 +84,7 @@ struct Desk {
     zone: Mutex<HashMap<String, Reply>>,
     questions: Mutex<Vec<Question>>,
     asked: Notify,
+    said: Notify,
 }
 
 impl NameServer {
@@ -118,6 +121,7 @@ impl NameServer {
     /// From now on says this about a name; about names that nothing was said about it says that there are none.
     pub fn say(&self, name: &str, reply: Reply) {
         lock(&self.desk.zone).insert(name.to_ascii_lowercase(), reply);
+        self.desk.said.notify_waiters();
     }
 
     /// The questions of one family about a name so far.
@@ -165,12 +169,16 @@ async fn bind() -> io::Result<(TcpListener, UdpSocket)> {
 }
 
 async fn serve_datagrams(udp: UdpSocket, desk: Arc<Desk>) {
+    let udp = Arc::new(udp);
     let mut message = [0; 4096];
     while let Ok((length, from)) = udp.recv_from(&mut message).await {
-        if let Some(answer) = desk.answer(&message[..length], Transport::Udp) {
-            // Whoever asked may have gone.
-            let _ = udp.send_to(&answer, from).await;
-        }
+        let (udp, desk, message) = (udp.clone(), desk.clone(), message[..length].to_vec());
+        tokio::spawn(async move {
+            if let Some(answer) = desk.answer(&message, Transport::Udp).await {
+                // Whoever asked may have gone.
+                let _ = udp.send_to(&answer, from).await;
+            }
+        });
     }
 }
 
@@ -189,7 +197,7 @@ async fn serve_connection(mut stream: TcpStream, desk: &Desk) -> io::Result<()> 
         let length = stream.read_u16().await?;
         let mut message = vec![0; usize::from(length)];
         stream.read_exact(&mut message).await?;
-        let Some(answer) = desk.answer(&message, Transport::Tcp) else {
+        let Some(answer) = desk.answer(&message, Transport::Tcp).await else {
             return Ok(());
         };
         stream.write_u16(u16::try_from(answer.len()).map_err(io::Error::other)?).await?;
@@ -199,21 +207,35 @@ async fn serve_connection(mut stream: TcpStream, desk: &Desk) -> io::Result<()> 
 
 impl Desk {
     /// Notes the question and answers it; nothing for a message that is no question.
-    fn answer(&self, message: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    async fn answer(&self, message: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let (name, kind, end) = read_question(message)?;
         let family = match kind {
             TYPE_A => Family::A,
             TYPE_AAAA => Family::Aaaa,
             _ => return None,
         };
-        let reply = lock(&self.zone).get(&name).cloned().unwrap_or(Reply::NoSuchName);
-        lock(&self.questions).push(Question { name, family, transport, at: Instant::now() });
+        lock(&self.questions).push(Question { name: name.clone(), family, transport, at: Instant::now() });
         self.asked.notify_waiters();
+        let reply = self.reply(&name).await;
         let answer = write_answer(message, end, family, &reply);
         if transport == Transport::Udp && answer.len() > LARGEST_DATAGRAM {
             return Some(truncate(message, end));
         }
         Some(answer)
+    }
+}
+
+impl Desk {
+    /// What is to be said about a name, as soon as something is.
+    async fn reply(&self, name: &str) -> Reply {
+        loop {
+            let said = self.said.notified();
+            match lock(&self.zone).get(name).cloned().unwrap_or(Reply::NoSuchName) {
+                Reply::Later => {}
+                reply => return reply,
+            }
+            said.await;
+        }
     }
 }
 

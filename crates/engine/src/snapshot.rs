@@ -279,6 +279,14 @@ impl Backend {
         self.id.name.split_once('/').map_or(&*self.id.name, |(service, _)| service)
     }
 
+    /// Whether it has no endpoint yet because nobody has heard what its names resolve to.
+    pub fn awaits_names(&self) -> bool {
+        matches!(self.source, EndpointSource::Dns { .. }) && {
+            let set = self.endpoints.load();
+            set.unasked && set.endpoints.is_empty()
+        }
+    }
+
     /// A set of endpoints with the table that the balancer of this backend needs.
     pub fn equip(&self, set: EndpointSet) -> EndpointSet {
         set.with_table(self.traffic.as_deref())
@@ -393,13 +401,15 @@ pub struct EndpointSet {
     even: bool,
     /// What would be an endpoint, had it a tunnel: addresses, and names with their ports.
     left_out: Box<[Box<str>]>,
+    /// Whether it stands for names that nobody has asked for yet.
+    unasked: bool,
     /// Follows from the endpoints and the balancer.
     table: Option<Table>,
 }
 
 impl PartialEq for EndpointSet {
     fn eq(&self, other: &EndpointSet) -> bool {
-        self.endpoints == other.endpoints && self.left_out == other.left_out
+        self.endpoints == other.endpoints && self.left_out == other.left_out && self.unasked == other.unasked
     }
 }
 
@@ -417,12 +427,18 @@ impl EndpointSet {
             })
             .collect();
         let even = endpoints.windows(2).all(|pair| matches!(pair, [one, other] if one.weight == other.weight));
-        EndpointSet { endpoints, sums, even, left_out: Box::default(), table: None }
+        EndpointSet { endpoints, sums, even, left_out: Box::default(), unasked: false, table: None }
     }
 
     /// The same set beside these, which may not be called without a tunnel and have none.
     pub fn leaving_out(mut self, left_out: Vec<Box<str>>) -> EndpointSet {
         self.left_out = left_out.into();
+        self
+    }
+
+    /// The same set, until the names beside it were asked for.
+    pub(crate) fn before_names(mut self) -> EndpointSet {
+        self.unasked = true;
         self
     }
 

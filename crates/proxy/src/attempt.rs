@@ -24,6 +24,7 @@ use crate::judge::{judge_failure, may_be_stale};
 use crate::mesh::advise;
 use crate::path::{Journey, Stop};
 use crate::relay::unless_gone;
+use crate::resolve::await_names;
 use crate::trial::{self, Trial};
 use crate::tunnel;
 use crate::upstream::{Age, Destination, Pooled, connect, no_room};
@@ -115,6 +116,13 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
     let content = hold(terms, journey, &mut memory).await?;
     judge::begin(terms, &mut journey.worker.turns.borrow_mut(), journey.trip.now());
     let hash = pick::hash(crossing.backend, &journey.trip.request, journey.trip.client);
+    if crossing.backend.awaits_names() {
+        let waiting = pin!(async {
+            await_names(&journey.worker.shared, crossing.backend).await;
+            Ok(())
+        });
+        unless_gone(waiting, journey.replier).await?;
+    }
     let mut tries = Tries { endpoints: SmallVec::new(), pooled: Pooled::Welcome };
     loop {
         let chosen = {

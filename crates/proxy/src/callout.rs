@@ -24,6 +24,7 @@ use crate::documents;
 use crate::failure::Failure;
 use crate::path::{Journey, Stop, timed_out};
 use crate::relay::unless_gone;
+use crate::resolve::await_names;
 use crate::upstream::{Destination, Pooled, Received, connect};
 use crate::worker::Worker;
 
@@ -195,6 +196,7 @@ async fn exchange(
     let backend = &call.backend;
     let limits = backend.traffic.as_ref().map(|traffic| traffic.limits).unwrap_or_default();
     let _permit = backend.ledger.take(&limits, Resource::Request).map_err(|_| Trouble::Busy)?;
+    await_names(&worker.shared, backend).await;
     let own = std::net::Ipv4Addr::LOCALHOST.into();
     let when = Call {
         now: worker.clock.now().into(),

@@ -166,6 +166,7 @@ impl Proxy {
             spans,
             demand: options.demand.clone(),
             open: OpenConnections::default(),
+            named: Arc::default(),
             fetched: Notify::new(),
             heard: Notify::new(),
             ledger: Arc::default(),
@@ -189,7 +190,7 @@ impl Proxy {
             .thread_name("background")
             .enable_all()
             .build()?;
-        let resolving = Mutex::new(Resolving::new(options.name_servers.clone()));
+        let resolving = Mutex::new(Resolving::new(options.name_servers.clone(), shared.named.clone()));
         let weak = workers.iter().map(|worker| worker.commands.downgrade()).collect();
         let sight = Sight::new(shared.clone(), weak);
         let (bound, watching) = (Mutex::default(), Mutex::default());

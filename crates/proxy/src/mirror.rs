@@ -21,6 +21,7 @@ use crate::body::{Source, carry};
 use crate::failure::Failure;
 use crate::normalize::codec_limits;
 use crate::path::{Journey, Stop};
+use crate::resolve::await_names;
 use crate::upstream::{Destination, Pooled, Received, connect};
 use crate::worker::Worker;
 
@@ -130,6 +131,7 @@ async fn exchange(worker: &Rc<Worker>, copy: &Copy) -> Result<(), Failure> {
     let limits = copy.backend.traffic.as_ref().map(|traffic| traffic.limits).unwrap_or_default();
     // A copy is the first to give way.
     let Ok(_permit) = copy.backend.ledger.take(&limits, Resource::Request) else { return Ok(()) };
+    await_names(&worker.shared, &copy.backend).await;
     let call = Call {
         now: worker.clock.now().into(),
         random: copy.random,

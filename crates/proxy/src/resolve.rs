@@ -1,8 +1,8 @@
 //! Names to addresses: keeps the endpoints of backends that come from DNS.
 //!
-//! Runs on the background runtime, one task per backend with names, started and stopped by [`crate::Proxy::apply`]. No
-//! request ever waits for it: it swaps the backend's set of endpoints. What was good stays in use while a name does not
-//! resolve. What one name is known to be is in `name`.
+//! Runs on the background runtime, one task per backend with names, started and stopped by [`crate::Proxy::apply`]. It swaps the
+//! backend's set of endpoints, and no request waits for it but those that come before the first answer. What was good stays in use
+//! while a name does not resolve. What one name is known to be is in `name`.
 
 mod name;
 
@@ -18,9 +18,11 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::RecordType;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use transept_engine::snapshot::{Backend, DnsName, Endpoint, EndpointSource, Snapshot};
 
+use crate::worker::Shared;
 use name::{Answer, Known, LATEST, Outcome, SOONEST};
 
 /// What a name of a backend resolves to now.
@@ -50,6 +52,8 @@ pub(crate) struct Resolving {
     resolver: Option<Arc<TokioResolver>>,
     tasks: HashMap<usize, Following>,
     pub(crate) lookups: Arc<Lookups>,
+    /// Raised after each answer.
+    answered: Arc<Notify>,
 }
 
 struct Following {
@@ -60,9 +64,9 @@ struct Following {
 }
 
 impl Resolving {
-    /// Asks these name servers, or those of the system when there are none.
-    pub(crate) fn new(name_servers: Vec<SocketAddr>) -> Self {
-        Resolving { name_servers, resolver: None, tasks: HashMap::new(), lookups: Arc::default() }
+    /// Asks these name servers, or those of the system when there are none, and raises `answered` after each answer.
+    pub(crate) fn new(name_servers: Vec<SocketAddr>, answered: Arc<Notify>) -> Self {
+        Resolving { name_servers, resolver: None, tasks: HashMap::new(), lookups: Arc::default(), answered }
     }
 
     /// Starts tasks for the backends of `snapshot` that need one, and stops the others.
@@ -85,7 +89,11 @@ impl Resolving {
                 continue;
             }
             let Some(resolver) = self.resolver() else {
-                return;
+                // Nobody is to wait for an answer that cannot come.
+                if backend.awaits_names() {
+                    backend.endpoints.store(Arc::new(backend.equip(backend.source.assemble(&[]))));
+                }
+                continue;
             };
             let names = Arc::<Mutex<Vec<ResolvedName>>>::default();
             let keeper = Keeper {
@@ -94,6 +102,7 @@ impl Resolving {
                 told: names.clone(),
                 lookups: self.lookups.clone(),
                 known: Vec::new(),
+                answered: self.answered.clone(),
             };
             let task = runtime.spawn(keeper.keep());
             self.tasks.insert(key, Following { _backend: backend.clone(), names, task });
@@ -150,6 +159,7 @@ struct Keeper {
     told: Arc<Mutex<Vec<ResolvedName>>>,
     lookups: Arc<Lookups>,
     known: Vec<Known>,
+    answered: Arc<Notify>,
 }
 
 impl Keeper {
@@ -183,6 +193,7 @@ impl Keeper {
             }
             self.install();
             self.tell(names);
+            self.answered.notify_waiters();
             asking.push(ask(self.resolver.clone(), index, name.name.clone(), wait));
         }
     }
@@ -207,6 +218,24 @@ impl Keeper {
         };
         *lock(&self.told) = names.iter().zip(&self.known).map(tell_one).collect();
     }
+}
+
+/// Waits for the first answer about the names of a backend that has no endpoint before it, for as long as connecting may take.
+pub(crate) async fn await_names(shared: &Shared, backend: &Backend) {
+    if !backend.awaits_names() {
+        return;
+    }
+    let answered = async {
+        loop {
+            let answered = shared.named.notified();
+            if !backend.awaits_names() {
+                return;
+            }
+            answered.await;
+        }
+    };
+    // Boxed, because every request has room for this, and hardly one needs it. Who has waited in vain finds no endpoint.
+    let _ = Box::pin(tokio::time::timeout(backend.connect_timeout, answered)).await;
 }
 
 impl Lookups {

@@ -32,6 +32,7 @@ use crate::mesh::advise;
 use crate::path::{Marks, Stop};
 use crate::recheck::Standing;
 use crate::record::record;
+use crate::resolve::await_names;
 use crate::trial::Carriage;
 use crate::trip::Trip;
 use crate::tunnel::join;
@@ -90,6 +91,7 @@ pub(crate) async fn land(
     trip.facts.backend = Some(backend.clone());
     let hash = pick::hash_stream(backend, passenger.connection.peer.ip());
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
+    await_names(&worker.shared, backend).await;
     loop {
         let chosen = {
             let now = worker.clock.now().into();

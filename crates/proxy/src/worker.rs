@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     pub spans: Option<Arc<spans::Sink>>,
     pub demand: Option<Demand>,
     pub open: OpenConnections,
+    /// Raised after each answer about the names of backends.
+    pub named: Arc<Notify>,
     /// Raised after each fetch of a document.
     pub fetched: Notify,
     /// Raised when another protocol was heard on a port of the program, for who tells the control plane.

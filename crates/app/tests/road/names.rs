@@ -138,6 +138,32 @@ async fn what_was_good_outlives_an_empty_answer() {
 }
 
 #[tokio::test]
+async fn the_first_request_waits_for_the_first_answer() {
+    let ((one, _two), server) = (pods().await, NameServer::start().await.expect("a name server"));
+    server.say(NAME, Reply::Later);
+    let gateway = Setup::named(&server).name(NAME, one.address.port(), 1).start().await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(Ask::get("/")).await;
+    soon(server.asked(NAME, Family::A, 1)).await;
+    server.say(NAME, at(&[&one], LONG));
+    assert_eq!(call.answer().await.0, 200);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_an_answer_for_longer_than_connecting_may_take() {
+    let (one, server) = (pods().await.0, NameServer::start().await.expect("a name server"));
+    server.say(NAME, Reply::Later);
+    let setup = Setup::named(&server).name(NAME, one.address.port(), 1).backend("connectTimeout: 300ms");
+    let gateway = setup.start().await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let began = std::time::Instant::now();
+    let (status, body) = caller.get("/").await;
+    let body = String::from_utf8_lossy(&body);
+    assert!(status == 503 && body.contains("upstream.dns_failed"), "{status} {body}");
+    assert!(began.elapsed() >= Duration::from_millis(300), "it has waited");
+}
+
+#[tokio::test]
 async fn a_name_that_never_resolved_is_told_to_clients() {
     let ((one, _two), server) = (pods().await, NameServer::start().await.expect("a name server"));
     let gateway = Setup::named(&server).name(NAME, one.address.port(), 1).start().await;

@@ -155,8 +155,14 @@ impl<'w> Backends<'w> {
             _ => {
                 let resolved_before = before
                     .filter(|before| source != EndpointSource::Static && before.source != EndpointSource::Static)
-                    .map(|before| EndpointSet::clone(&before.endpoints.load()));
-                let endpoints = resolved_before.unwrap_or(endpoints).with_table(traffic.as_deref());
+                    .map(|before| EndpointSet::clone(&before.endpoints.load()))
+                    .filter(|known| !known.endpoints().is_empty());
+                let endpoints = match (resolved_before, &source) {
+                    (Some(known), _) => known,
+                    (None, EndpointSource::Static) => endpoints,
+                    (None, EndpointSource::Dns { .. }) => endpoints.before_names(),
+                };
+                let endpoints = endpoints.with_table(traffic.as_deref());
                 Arc::new(Backend {
                     id: key.0.clone(),
                     label: label(&key.0).into(),
