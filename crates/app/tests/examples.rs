@@ -281,6 +281,9 @@ fn a_workload_is_asked_on_both_sides() {
     assert_eq!(at_cart("GET", "desk")["backend"], "shop/cart-7f3a:8080");
     assert_eq!(at_cart("DELETE", "desk")["reply"]["cause"], "AuthorizationPolicy shop/cart, rule nobody-deletes");
     assert_eq!(at_cart("GET", "till")["reply"]["cause"], "AuthorizationPolicy shop/cart, no rule allows it");
+    // As policies name it, it is the same.
+    let short = explain("15-mesh.yaml", &["GET", "http://cart/items", "--at", "shop/cart", "--identity", "shop/desk"]);
+    assert_eq!(short, at_cart("GET", "desk"));
 }
 
 #[test]

@@ -16,8 +16,10 @@ use transept_engine::compile::mesh::{Station, compile_station};
 use transept_engine::explain::{Ask, explain};
 use transept_engine::limit::inquiry::Inquiry;
 use transept_engine::policies::MODEL_KINDS;
+use transept_identity::{SpiffeId, TrustDomain, WorkloadName};
 use transept_model::SourceText;
 use transept_model::attach::{Surroundings, attach};
+use transept_model::kinds::DEFAULT_TRUST_DOMAIN;
 
 use super::Exit;
 use crate::console::{self, BOLD, FAINT, GREEN, PLAIN, YELLOW};
@@ -31,10 +33,11 @@ Examples:
   transept explain GET http://localhost:8080/cart -H 'x-user: 7' -f shop.yaml --running
   transept explain GET http://cart/items --at shop/desk -f shop.yaml
   transept explain tcp://db:5432 --at shop/desk -f shop.yaml
-  transept explain GET http://cart/items --at shop/cart --identity spiffe://transept.local/ns/shop/sa/desk -f shop.yaml
+  transept explain GET http://cart/items --at shop/cart --identity shop/desk -f shop.yaml
 
 Nothing is sent: names are not resolved, backends are not asked. The backend is assumed to answer 200. Limits are as if nobody had
-made a request before; with --running the gateway that runs is asked how much is left, which takes nothing of it.";
+made a request before; with --running the process that runs is asked how much is left, which takes nothing of it, and which endpoints
+of a backend with a TrafficPolicy it leaves alone or finds unwell.";
 
 /// Explain which route takes a request or a connection, and why
 #[derive(Debug, clap::Args)]
@@ -63,8 +66,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     server_name: Option<String>,
 
-    /// Verified identity of the client, a SPIFFE id
-    #[arg(long, value_name = "SPIFFE-ID")]
+    /// Verified identity of the client: NAMESPACE/SERVICE, as policies name it, or a SPIFFE id
+    #[arg(long, value_name = "IDENTITY", value_parser = parse_identity)]
     identity: Option<String>,
 
     /// Ask a workload of this Service instead of a gateway: its way out, or with `--identity` its way in
@@ -75,13 +78,27 @@ pub(crate) struct Args {
     #[arg(long, env = "TRANSEPT_ZONE", value_name = "ZONE")]
     zone: Option<String>,
 
-    /// Ask a gateway that runs with these files how much is left of each limit; the URL is that of its admin server
+    /// Ask a gateway or sidecar that runs with these files how much is left of each limit, and how the endpoints stand; the URL is that of
+    /// its admin server
     #[arg(long, value_name = "URL", num_args = 0..=1, require_equals = true, default_missing_value = "http://127.0.0.1:9908")]
     running: Option<String>,
 
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
+}
+
+/// The SPIFFE id that is meant. NAMESPACE/SERVICE is that workload in the usual trust domain; policies that name it so mean it in any.
+fn parse_identity(text: &str) -> Result<String, String> {
+    let remedy = "write NAMESPACE/SERVICE, such as default/web, or a SPIFFE id, such as spiffe://transept.local/ns/default/sa/web";
+    let wrong = |why: &dyn std::fmt::Display| format!("{why}; {remedy}");
+    if text.starts_with("spiffe://") {
+        return SpiffeId::parse(text).map(|id| id.as_str().to_owned()).map_err(|why| wrong(&why));
+    }
+    let (namespace, service) = text.split_once('/').ok_or_else(|| wrong(&"it is no identity"))?;
+    let domain = TrustDomain::new(DEFAULT_TRUST_DOMAIN).map_err(|why| wrong(&why))?;
+    let id = WorkloadName::new(namespace, service).and_then(|name| name.id(&domain)).map_err(|why| wrong(&why))?;
+    Ok(id.as_str().to_owned())
 }
 
 /// Explains and prints.
@@ -119,8 +136,12 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     let mut explanation = explain(&snapshot, &ask);
     if let Some(admin) = &args.running {
         let questions = explanation.inquiries.iter().map(Inquiry::to_json).collect();
-        match super::status::limits_of(admin, &questions) {
-            Ok(answers) => explanation.learn(&answers),
+        let asked = super::status::limits_of(admin, &questions);
+        match asked.and_then(|answers| Ok((answers, super::status::of(admin)?))) {
+            Ok((answers, status)) => {
+                explanation.learn(&answers);
+                explanation.learn_states(&status["backends"]);
+            }
             Err(error) => {
                 console::fail(&format!("no instance answers at {admin}: {error:#}"));
                 return Ok(Exit::Unreachable);
@@ -194,6 +215,18 @@ fn paint(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_identity_is_named_as_policies_name_it_or_whole() {
+        let web = "spiffe://transept.local/ns/default/sa/web";
+        assert_eq!(parse_identity("default/web").as_deref(), Ok(web));
+        assert_eq!(parse_identity(web).as_deref(), Ok(web));
+        assert_eq!(parse_identity("spiffe://other.test/job").as_deref(), Ok("spiffe://other.test/job"));
+        for garbage in ["garbage", "a/b/c", "/web", "default/", "spiffe://", "spiffe://a b/c", ""] {
+            let why = parse_identity(garbage).expect_err(garbage);
+            assert!(why.contains("write NAMESPACE/SERVICE"), "{garbage}: {why}");
+        }
+    }
 
     #[test]
     fn paint_changes_no_word() {

@@ -93,6 +93,15 @@ async fn an_endpoint_that_fails_is_left_alone_and_a_reload_forgets_nothing() {
     let metrics = gateway.running.metrics().await.expect("metrics");
     assert!(metrics.contains("transept_endpoint_ejections_total{backend=\"default/app\"} 1\n"), "{metrics}");
     assert!(metrics.contains("transept_endpoints{backend=\"default/app\",state=\"ejected\"} 1\n"), "{metrics}");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_transept"));
+    command.args(["explain", "GET", &format!("http://{}/", gateway.address), "-f"]).arg(gateway.file());
+    let explained =
+        command.arg(format!("--running={}", gateway.running.admin())).env_clear().output().expect("it starts");
+    let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
+    for (actor, state) in [(&good, "serving"), (&bad, "ejected")] {
+        let line = format!("{} is {state} in the process that runs\n", actor.address);
+        assert!(explained.contains(&line), "{line}{explained}");
+    }
     gateway.reload(&setup.clone().rule("timeouts: {request: 9s}")).await;
     assert_eq!(statuses(&gateway, 20).await, [200; 20]);
     assert_eq!(bad.heard(), 3);

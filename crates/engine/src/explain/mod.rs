@@ -107,6 +107,8 @@ pub struct Explanation {
     pub endpoint: Option<String>,
     /// Addresses that health checks found unwell, with the reason.
     pub unwell: Vec<(String, String)>,
+    /// The addresses of the backend in the process that runs, each with its state there and the reason for it, when that was asked.
+    pub states: Vec<(String, String, Option<String>)>,
     /// Where copies of the request go.
     pub mirrors: Vec<String>,
     /// The request as it leaves for the backend.
@@ -118,6 +120,15 @@ pub struct Explanation {
 }
 
 impl Explanation {
+    /// Takes up how the endpoints of the backend stand in a process that runs, out of its `backends`: in them are those with a policy.
+    pub fn learn_states(&mut self, backends: &Value) {
+        let mut all = backends.as_array().into_iter().flatten();
+        let Some(found) = all.find(|one| one["name"].as_str() == self.backend.as_deref()) else { return };
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let state = |one: &Value| Some((text(&one["address"])?, text(&one["state"])?, text(&one["why"])));
+        self.states = found["endpoints"].as_array().into_iter().flatten().filter_map(state).collect();
+    }
+
     /// Takes up what a gateway that runs says to the `inquiries` ([`crate::limit::inquiry::answer`]): behind the lines that they are about.
     pub fn learn(&mut self, answers: &Value) {
         for (index, inquiry) in std::mem::take(&mut self.inquiries).iter().enumerate() {

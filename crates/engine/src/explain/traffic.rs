@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use transept_model::schema::write_duration;
 
 use crate::health::{Check, Probe};
-use crate::traffic::{Balancer, HashKey, Limits, Locality, Outliers, Retries, Traffic};
+use crate::traffic::{Allowance, Balancer, HashKey, Limits, Locality, Outliers, Retries, Traffic};
 
 /// One line for each thing that the policy says.
 pub(super) fn describe(traffic: &Traffic) -> Vec<String> {
@@ -18,6 +18,10 @@ pub(super) fn describe(traffic: &Traffic) -> Vec<String> {
     lines.extend(traffic.locality.as_ref().map(describe_locality));
     lines.extend(traffic.outliers.as_ref().map(describe_outliers));
     lines.extend(traffic.check.as_deref().map(describe_check));
+    if traffic.outliers.is_some() || traffic.check.is_some() {
+        lines.push(describe_panic(traffic.panic_threshold));
+    }
+    lines.extend(traffic.connect_timeout.map(|limit| format!("connecting may take {}", write_duration(limit))));
     lines.extend(describe_limits(&traffic.limits));
     lines.extend(traffic.retries.as_ref().map(describe_retries));
     lines
@@ -88,6 +92,15 @@ fn describe_check(check: &Check) -> String {
     format!("health is checked every {} with {what}", write_duration(check.interval))
 }
 
+fn describe_panic(threshold: u32) -> String {
+    match threshold {
+        0 => "endpoints that are left alone or unwell are never used, even when no other is there".to_owned(),
+        _ => format!(
+            "when less than {threshold} percent of the endpoints are neither left alone nor unwell, all are used"
+        ),
+    }
+}
+
 fn describe_limits(limits: &Limits) -> Option<String> {
     let mut text = String::new();
     let counts = [
@@ -109,12 +122,19 @@ fn describe_retries(retries: &Retries) -> String {
     let codes: Vec<String> = retries.codes.iter().map(u16::to_string).collect();
     let codes = if codes.is_empty() { String::new() } else { format!(", also for {}", codes.join(", ")) };
     let limit = retries.per_try.map_or_else(String::new, |limit| format!(", {} each", write_duration(limit)));
-    format!("up to {} retries{limit}{codes}", retries.attempts)
+    let Allowance { percent, per_second } = retries.budget;
+    format!(
+        "up to {} retries{limit}{codes}; all together at most {percent} percent of the requests, and {per_second} a second and worker beyond",
+        retries.attempts
+    )
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::traffic::Repeatable;
 
     #[test]
     fn a_policy_that_says_little_is_described_shortly() {
@@ -131,6 +151,16 @@ mod tests {
             limits: Limits { connections: Some(9), requests: Some(7), pending: Some(3) },
             locality: Some(Locality { here: Some("a".into()), failover: vec!["b".into()], overprovisioning: 140 }),
             check: Some(crate::policies::check_for_tests()),
+            panic_threshold: 10,
+            connect_timeout: Some(Duration::from_secs(2)),
+            retries: Some(Retries {
+                attempts: 2,
+                codes: [503].into(),
+                per_try: Some(Duration::from_secs(1)),
+                backoff: (Duration::from_millis(25), Duration::from_millis(250)),
+                repeatable: Repeatable::ByMethod,
+                budget: Allowance::default(),
+            }),
             ..Traffic::default()
         };
         assert_eq!(
@@ -140,8 +170,12 @@ mod tests {
                 "zones in order: a, b, then all others",
                 "an endpoint is left alone after 5 failures in a row, for 30s and up to 5m, then tried with one request",
                 "health is checked every 10s with GET /",
+                "when less than 10 percent of the endpoints are neither left alone nor unwell, all are used",
+                "connecting may take 2s",
                 "at most 9 connections, 7 requests, 3 waiting for a connection",
+                "up to 2 retries, 1s each, also for 503; all together at most 20 percent of the requests, and 3 a second and worker beyond",
             ]
         );
+        assert!(describe_panic(0).contains("never used"));
     }
 }

@@ -70,6 +70,8 @@ impl Explanation {
             "endpoint": self.endpoint,
             "unwell": self.unwell.iter()
                 .map(|(address, why)| json!({"address": address, "why": why})).collect::<Vec<_>>(),
+            "states": self.states.iter()
+                .map(|(address, state, why)| json!({"address": address, "state": state, "why": why})).collect::<Vec<_>>(),
             "mirrors": self.mirrors,
             "forwarded": self.forwarded.as_ref().map(|request| json!({
                 "method": request.method.as_str(),
@@ -245,6 +247,10 @@ impl Explanation {
         }
         for (address, why) in &self.unwell {
             writeln!(out, "           not {address}: {why}")?;
+        }
+        for (address, state, why) in &self.states {
+            let why = why.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
+            writeln!(out, "           {address} is {state}{why} in the process that runs")?;
         }
         Ok(())
     }
