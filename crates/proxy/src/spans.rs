@@ -197,6 +197,8 @@ fn write_span(out: &mut Vec<u8>, span: &Span, seen: (&Trip, &Marks<'_>, &Connect
     attribute(out, "url.scheme", connection.scheme().as_bytes());
     let client = trip.client.to_string();
     let endpoint = marks.endpoint.map(|endpoint| endpoint.to_string());
+    // Who is called, where this side calls; elsewhere who has called.
+    let peer = if is_caller { called(marks) } else { connection.identity.as_deref().map(str::to_owned) };
     let others = [
         ("url.path", Some(&facts.target[..query])),
         ("server.address", Some(trip.host.as_bytes())),
@@ -205,7 +207,7 @@ fn write_span(out: &mut Vec<u8>, span: &Span, seen: (&Trip, &Marks<'_>, &Connect
         ("transept.listener", marks.listener.map(|listener| listener.metric_label.as_bytes())),
         ("transept.backend", marks.backend.map(|backend| backend.label.as_bytes())),
         ("transept.endpoint", endpoint.as_deref().map(str::as_bytes)),
-        ("transept.peer", connection.identity.as_deref().map(str::as_bytes)),
+        ("transept.peer", peer.as_deref().map(str::as_bytes)),
         ("error.type", facts.error.map(|error| error.slug().as_bytes())),
     ];
     for (name, value) in others {
@@ -217,6 +219,14 @@ fn write_span(out: &mut Vec<u8>, span: &Span, seen: (&Trip, &Marks<'_>, &Connect
     // A client's mistake is no error of who serves it (semantic conventions for HTTP spans, "status").
     let failed = facts.status >= if is_caller { 400 } else { 500 } || facts.error.is_some_and(Reason::is_fault);
     let _ = write!(out, "],\"status\":{{{}}}}}", if failed { "\"code\":2" } else { "" });
+}
+
+/// The identity that must be at the other end of the tunnel that a request took; none where it took none.
+fn called(marks: &Marks<'_>) -> Option<String> {
+    let endpoint = marks.endpoint?;
+    let endpoints = marks.backend?.endpoints.load();
+    let found = endpoints.endpoints().iter().find(|one| one.address == endpoint)?;
+    Some(found.tunnel.as_ref()?.identity.to_string())
 }
 
 fn text(out: &mut Vec<u8>, name: &str, value: &[u8]) {

@@ -218,6 +218,9 @@ impl Standing {
         self.proxy.write_metrics(&mut out).await;
         let now = self.now();
         write_config_metrics(&now, &mut out);
+        if let Some(describe) = &self.member {
+            write_member_metrics(&describe(), &mut out);
+        }
         self.process.write_metrics(&mut out);
         out
     }
@@ -374,6 +377,22 @@ fn write_config_metrics(now: &Now, out: &mut String) {
     ];
     for (name, kind, help, samples) in families {
         write_metric(out, name, kind, help, &samples);
+    }
+}
+
+/// What an alarm needs of a membership, out of what the status says about it. A gateway that lives in the process of its control plane has
+/// no connection to it.
+fn write_member_metrics(member: &Value, out: &mut String) {
+    let ends = member["certificateEnds"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    if let Some(ends) = ends {
+        let help = "When the certificate of this member of the mesh ends, in seconds since the epoch.";
+        let samples = [(String::new(), ends.as_second() as f64)];
+        write_metric(out, "transept_mesh_certificate_expiration_timestamp_seconds", "gauge", help, &samples);
+    }
+    if let Some(connected) = member["connected"].as_bool() {
+        let help = "Whether this member is connected to its control plane.";
+        let samples = [(String::new(), if connected { 1.0 } else { 0.0 })];
+        write_metric(out, "transept_mesh_control_connected", "gauge", help, &samples);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -123,6 +124,7 @@ async fn a_call_is_one_trace_with_a_span_of_each_side() {
         assert!(time("startTimeUnixNano") <= time("endTimeUnixNano"), "{span}");
     }
     assert_eq!(attribute(&inside, "transept.peer"), Some("spiffe://transept.local/ns/default/sa/web"));
+    assert_eq!(attribute(&out, "transept.peer"), Some("spiffe://transept.local/ns/default/sa/cart"));
     assert_eq!(collector.spans().iter().filter(|(_, span)| span["traceId"] == trace).count(), 2);
 
     let counted = |metrics: &Option<String>| {
@@ -136,4 +138,11 @@ async fn a_call_is_one_trace_with_a_span_of_each_side() {
     for sidecar in [&cart, &web] {
         until(|| async { sidecar.metrics().await.ok() }, counted).await;
     }
+    // What an alarm needs.
+    let metrics = web.metrics().await.expect("metrics");
+    let value = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs_f64();
+    assert_eq!(value("transept_mesh_control_connected "), Some(1.0));
+    let left = value("transept_mesh_certificate_expiration_timestamp_seconds ").expect("an end") - now;
+    assert!((23.0 * 3600.0..=24.0 * 3600.0).contains(&left), "{left}");
 }
