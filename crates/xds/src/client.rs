@@ -333,7 +333,7 @@ impl Client {
         matches!(self.link, Link::Up { .. })
     }
 
-    /// Takes in a response. `None` when there is nothing to settle, because the whole of it was refused.
+    /// Takes in a response. `None` when there is nothing to settle, because the whole of it was refused, or is a repetition.
     ///
     /// # Errors
     /// When the control plane breaks the protocol; the stream is to be closed.
@@ -355,9 +355,14 @@ impl Client {
             self.refuse_type(response);
             return Ok(None);
         };
+        // A response that arrives twice says nothing new; what it brought may have been given up meanwhile.
+        if interest.latest.as_deref() == Some(response.nonce.as_str()) {
+            return Ok(None);
+        }
         if interest.unsettled {
             return Err(Breach::Overrun);
         }
+        interest.latest = Some(response.nonce.as_str().into());
         let all = Progress { revision: 0, sent_to: u64::MAX, heard: u64::MAX };
         let progress = Progress::parse(&response.system_version_info).unwrap_or(all);
         self.sequence += 1;

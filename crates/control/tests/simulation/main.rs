@@ -34,11 +34,12 @@ const SEEDS: u64 = 400;
 /// So many seeds see everything in [`SIGHTS`]; if they do not, the runs have become too tame to show anything.
 const MANY: u64 = 300;
 /// What must happen in some run or other.
-const SIGHTS: [&str; 14] = [
+const SIGHTS: [&str; 15] = [
     "a call by a route",
     "a call straight to a Service",
     "a freeze",
     "a lapse",
+    "a message that arrives twice",
     "a policy that is kept though it cannot be used",
     "a probe",
     "a recovery",

@@ -1,7 +1,8 @@
 //! Connections between members and control planes: two streams in each direction, whose messages are late, and which break.
 //!
 //! Within a stream messages keep their order, because the transport is TCP; streams overtake each other, and so do connections. A
-//! break lets a part of what is on its way arrive, and each end learns of it at a time of its own.
+//! break lets a part of what is on its way arrive, and each end learns of it at a time of its own. Some messages arrive twice: signs of life
+//! and their answers, and responses. Requests of discovery do not: both ends of a stream count them.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use crate::dice::Dice;
 pub(crate) const SLOWEST: Duration = Duration::from_secs(2);
 /// How long an end may not know that its connection is gone.
 const HALF_OPEN: Duration = Duration::from_secs(60);
+/// Of a hundred messages, those that arrive twice.
+const REPEATED: usize = 5;
 /// Messages of one stream that may be on their way: an announcement of each type, an answer to each, and some beats.
 const MOST: usize = 96;
 
@@ -81,12 +84,26 @@ pub(crate) struct Link {
     pub(crate) cut: bool,
     pub(crate) opened: Duration,
     slowest: Duration,
+    /// Of a hundred messages, those that arrive twice now.
+    repeated: usize,
+    /// Whether one has.
+    pub(crate) has_repeated: bool,
 }
 
 impl Link {
     pub(crate) fn new(member: usize, plane: usize, now: Duration, slow: bool) -> Self {
         let slowest = if slow { SLOWEST } else { Duration::from_millis(20) };
-        Self { member, plane, up: Way::default(), down: Way::default(), cut: false, opened: now, slowest }
+        Self {
+            member,
+            plane,
+            up: Way::default(),
+            down: Way::default(),
+            cut: false,
+            opened: now,
+            slowest,
+            repeated: REPEATED,
+            has_repeated: false,
+        }
     }
 
     fn send(way: &mut Way, stream: Stream, due: Duration, message: Vec<u8>) -> Result<(), String> {
@@ -111,6 +128,11 @@ impl Link {
         message: Vec<u8>,
     ) -> Result<(), String> {
         let due = now + dice.within(self.slowest);
+        if stream == Stream::Beats && dice.chance(self.repeated) {
+            self.has_repeated = true;
+            Self::send(&mut self.up, stream, due, message.clone())?;
+            return Self::send(&mut self.up, stream, due + dice.within(self.slowest), message);
+        }
         Self::send(&mut self.up, stream, due, message)
     }
 
@@ -122,6 +144,11 @@ impl Link {
         message: Vec<u8>,
     ) -> Result<(), String> {
         let due = now + dice.within(self.slowest);
+        if dice.chance(self.repeated) {
+            self.has_repeated = true;
+            Self::send(&mut self.down, stream, due, message.clone())?;
+            return Self::send(&mut self.down, stream, due + dice.within(self.slowest), message);
+        }
         Self::send(&mut self.down, stream, due, message)
     }
 
@@ -164,8 +191,9 @@ impl Link {
         [&self.up, &self.down].into_iter().flat_map(|way| [way.discovery.next(), way.beats.next()]).flatten().min()
     }
 
-    /// No more delays.
+    /// No more delays, and nothing arrives twice.
     pub(crate) fn heal(&mut self) {
         self.slowest = Duration::from_millis(20);
+        self.repeated = 0;
     }
 }

@@ -269,7 +269,7 @@ impl Run {
 
     /// Takes in what has arrived at a member.
     fn listen(&mut self, index: usize) -> Result<(), String> {
-        let Run { dice, now, members, links, truth, .. } = self;
+        let Run { dice, now, members, links, truth, saw, .. } = self;
         let member = &mut members[index];
         let Some(id) = member.link else { return Ok(()) };
         let Some(link) = links.get_mut(&id) else { return Ok(()) };
@@ -285,6 +285,7 @@ impl Run {
                     .map_err(|why| format!("member {index}: {why}"))?;
             }
         }
+        saw.extend(link.has_repeated.then_some("a message that arrives twice"));
         if link.down.is_over(*now) {
             member.closed(dice);
         }
@@ -311,7 +312,11 @@ impl Run {
         let slow = self.troubled && !self.small && self.dice.chance(30);
         let member = &mut self.members[index];
         site.plane.accept(id, member.viewer(), member.who.clone(), member.address.into());
-        self.links.insert(id, Link::new(index, plane, self.now, slow));
+        let mut link = Link::new(index, plane, self.now, slow);
+        if !self.troubled {
+            link.heal();
+        }
+        self.links.insert(id, link);
         if let Some(proxy) = &mut member.proxy {
             proxy.client.connected(member.clock);
         }

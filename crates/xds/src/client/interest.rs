@@ -58,6 +58,8 @@ pub(super) struct Interest {
     pub(super) bytes: usize,
     /// Whether a batch of this type is not settled.
     pub(super) unsettled: bool,
+    /// The nonce of the latest response of the stream.
+    pub(super) latest: Option<Arc<str>>,
     /// Names without a whole answer.
     waiting: BTreeMap<Arc<str>, Wait>,
     /// The same for all of them.
@@ -77,6 +79,7 @@ impl Interest {
             refused: BTreeSet::new(),
             bytes: 0,
             unsettled: false,
+            latest: None,
             waiting: BTreeMap::new(),
             waiting_all: None,
             subscribe: BTreeSet::new(),
@@ -295,6 +298,7 @@ impl Interest {
         self.subscribe.clear();
         self.unsubscribe.clear();
         self.unsettled = false;
+        self.latest = None;
         for wait in self.waits() {
             *wait = Wait::Untold;
         }

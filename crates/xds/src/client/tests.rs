@@ -1,5 +1,6 @@
 //! Clients, response by response.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,12 +39,18 @@ fn resource(name: &str, version: &str, contents: &'static str) -> messages::Reso
     }
 }
 
+/// A nonce that no other response has.
+fn nonce() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed).to_string()
+}
+
 fn response(resources: Vec<messages::Resource>, removed: &[&str], progress: &str) -> DeltaDiscoveryResponse {
     DeltaDiscoveryResponse {
         system_version_info: progress.to_owned(),
         resources,
         type_url: "backend".into(),
-        nonce: "1".into(),
+        nonce: nonce(),
         removed_resources: removed.iter().map(|name| (*name).to_owned()).collect(),
         control_plane: None,
     }
@@ -96,8 +103,10 @@ fn what_is_refused_keeps_its_last_good_version_and_its_siblings_apply() {
     take(&mut client, response(vec![resource("a", "1", ""), resource("b", "1", "")], &[], "1@2"), vec![]);
     let no = Refusal::new("a", "2", Reason::Invalid, "no");
     let changes = vec![resource("a", "2", ""), resource("b", "2", ""), resource("c", "1", "")];
-    let reply = take(&mut client, response(changes, &[], "2@2"), vec![no]);
-    assert_eq!((reply.response_nonce.as_str(), refused(&reply)), ("1", vec![("a".to_owned(), Reason::Invalid)]));
+    let second = response(changes, &[], "2@2");
+    let nonce = second.nonce.clone();
+    let reply = take(&mut client, second, vec![no]);
+    assert_eq!((reply.response_nonce, refused(&reply)), (nonce, vec![("a".to_owned(), Reason::Invalid)]));
     assert_eq!(names(&client), ["a=1", "b=2", "c=1"]);
     let reply = take(&mut client, response(vec![], &["b"], "3@3"), vec![]);
     assert_eq!(reply.error_detail, None);
@@ -187,15 +196,30 @@ fn changes_of_mind_are_told_once_and_before_the_answer_that_follows_them() {
     for name in ["a", "b"] {
         client.subscribe(&key(name)).expect("a known type");
     }
-    let batch =
-        client.receive(response(vec![resource("a", "1", "")], &[], "1@2")).expect("no breach").expect("a batch");
+    let first = response(vec![resource("a", "1", "")], &[], "1@2");
+    let nonce = first.nonce.clone();
+    let batch = client.receive(first).expect("no breach").expect("a batch");
     assert!(!client.unsubscribe(&key("a")).expect("a known type"));
     client.settle(NOW, batch, vec![]);
     let told = client.next_request().expect("a request");
     assert_eq!(told.resource_names_subscribe, ["b"]);
     assert_eq!(told.resource_names_unsubscribe, ["a"]);
-    assert_eq!(client.next_request().expect("an answer").response_nonce, "1");
+    assert_eq!(client.next_request().expect("an answer").response_nonce, nonce);
     assert!(client.next_request().is_none() && !client.has_requests());
+}
+
+#[test]
+fn a_response_that_arrives_twice_brings_nothing_back() {
+    let mut client = connected(settings());
+    client.subscribe(&key("a")).expect("a known type");
+    let first = response(vec![resource("a", "1", "")], &[], "1@2");
+    let batch = client.receive(first.clone()).expect("no breach").expect("a batch");
+    assert!(client.receive(first.clone()).expect("no breach").is_none(), "before it is settled");
+    client.settle(NOW, batch, vec![]);
+    assert_eq!(names(&client), ["a=1"]);
+    client.unsubscribe(&key("a")).expect("a known type");
+    assert!(client.receive(first).expect("no breach").is_none(), "and after that");
+    assert_eq!(names(&client), [""; 0]);
 }
 
 #[test]

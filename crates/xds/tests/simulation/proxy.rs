@@ -27,6 +27,8 @@ pub(crate) struct Proxy {
     /// For what each control plane said: the earliest position in the log at which it can have been true.
     low: BTreeMap<(usize, Key), usize>,
     pub(crate) link: Option<u64>,
+    /// The latest response, with the link by which it came.
+    pub(crate) latest: Option<(u64, Vec<u8>)>,
     pub(crate) clock: Duration,
     /// Bodies that were received; a heartbeat has none.
     pub(crate) bodies: usize,
@@ -51,6 +53,7 @@ impl Proxy {
             force: BTreeMap::new(),
             low: BTreeMap::new(),
             link: None,
+            latest: None,
             clock: Duration::from_secs(1000),
             bodies: 0,
         };

@@ -139,7 +139,8 @@ impl Run {
                 self.note(format!("proxy {proxy} settles {at} of {waiting}"));
                 return self.proxies[proxy].settle(at, &self.truth);
             }
-            75..85 => self.change_interest(),
+            75..83 => self.change_interest(),
+            83..85 => return self.repeat(),
             85..92 => self.pass_time(),
             92..96 => self.cut(),
             96..98 => self.restart_plane(),
@@ -182,6 +183,11 @@ impl Run {
             } else if self.proxies[proxy].link == Some(id) {
                 let applied = self.planes[plane].applied;
                 self.proxies[proxy].receive(&frame, plane, applied)?;
+                // A response may arrive twice. A request may not: both ends of a stream count them.
+                if self.troubled && self.dice.chance(10) {
+                    self.proxies[proxy].receive(&frame, plane, applied)?;
+                }
+                self.proxies[proxy].latest = Some((id, frame));
             }
         }
         if ended && upward {
@@ -190,6 +196,16 @@ impl Run {
             self.hang_up(id);
         }
         Ok(())
+    }
+
+    /// The latest response arrives once more, after what its proxy has done meanwhile.
+    fn repeat(&mut self) -> Result<(), String> {
+        let index = self.dice.below(self.proxies.len());
+        let proxy = &mut self.proxies[index];
+        let Some((id, frame)) = proxy.latest.clone().filter(|(id, _)| proxy.link == Some(*id)) else { return Ok(()) };
+        let Some(link) = self.links.get(&id) else { return Ok(()) };
+        self.trace.push(format!("proxy {index} hears its latest response again"));
+        proxy.receive(&frame, link.plane, self.planes[link.plane].applied)
     }
 
     /// The proxy learns that its link is gone.
