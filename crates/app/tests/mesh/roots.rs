@@ -196,7 +196,7 @@ async fn a_certificate_that_ends_while_the_control_plane_is_away_is_replaced_wit
     let web = mesh.sidecar("web").await.start().await;
     let is = |connected: bool| {
         move |status: &std::io::Result<Value>| {
-            status.as_ref().is_ok_and(|status| status["mesh"]["connected"] == Value::from(connected))
+            status.as_ref().is_ok_and(|status| status["mesh"]["connected"] == connected)
         }
     };
     until(|| web.status(), is(true)).await.expect("a status");
