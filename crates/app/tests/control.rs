@@ -168,7 +168,7 @@ fn has_service(received: &Received, service: &str) -> bool {
 async fn a_proxy_joins_gets_what_it_asks_for_and_hears_of_changes() {
     let mesh = Mesh::new();
     // A token can be made before the first start.
-    let ticket = mesh.ticket("cart", &[]).await;
+    let ticket = mesh.ticket("cart", &["--init"]).await;
     assert_eq!(ticket.id.as_str(), "spiffe://transept.local/ns/default/sa/cart");
     let _control = mesh.control(&[]).await;
     let feed = start(mesh.options("proxy", Some(ticket))).await;
