@@ -106,7 +106,7 @@ fn what_is_refused_keeps_its_last_good_version_and_its_siblings_apply() {
     let second = response(changes, &[], "2@2");
     let nonce = second.nonce.clone();
     let reply = take(&mut client, second, vec![no]);
-    assert_eq!((reply.response_nonce, refused(&reply)), (nonce, vec![("a".to_owned(), Reason::Invalid)]));
+    assert_eq!((refused(&reply), reply.response_nonce), (vec![("a".to_owned(), Reason::Invalid)], nonce));
     assert_eq!(names(&client), ["a=1", "b=2", "c=1"]);
     let reply = take(&mut client, response(vec![], &["b"], "3@3"), vec![]);
     assert_eq!(reply.error_detail, None);
