@@ -1,7 +1,7 @@
 //! `transept token create|list|revoke`: the join tokens of a mesh.
 //!
-//! Asks the running control plane through its socket. When none runs, the state is opened directly, so that tokens can be made before
-//! the first start.
+//! Asks the running control plane through its socket. When none runs, the state is opened directly; where there is none, it is made only
+//! when that is asked for, so that a mistake in the directory makes no second mesh.
 
 use std::io::ErrorKind;
 use std::time::Duration;
