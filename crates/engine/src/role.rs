@@ -127,6 +127,11 @@ impl Destinations {
         }
     }
 
+    /// Whether a host name, lower-case, has a port with a listener.
+    pub(crate) fn has_name(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
     /// Gives a destination to a listener, unless it has one.
     pub(crate) fn add_address(&mut self, address: SocketAddr, id: u32) {
         self.addresses.entry(address).or_insert(id);
@@ -195,6 +200,7 @@ mod tests {
         assert_eq!(places.by_name("cart", None), Some(4));
         assert_eq!(places.by_name("cart", Some(9000)), Some(3));
         assert_eq!(places.by_name("cake", None), None);
+        assert!(places.has_name("cart") && !places.has_name("cake"));
         let captured = SocketAddr::from(([240, 0, 0, 1], 80));
         places.add_address(captured, 5);
         places.add_address(captured, 6);

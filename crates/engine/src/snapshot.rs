@@ -153,6 +153,11 @@ impl Bind {
         self.destinations.by_authority
     }
 
+    /// Whether a host name is one of the mesh, on the bind for clients that were told of a proxy. `host` as above.
+    pub fn is_name_in_mesh(&self, host: &str) -> bool {
+        self.destinations.has_name(host) || self.destinations.asleep.by_host(host).is_some() || host.ends_with(".mesh")
+    }
+
     /// The Service that a client means by this host, when nothing is known about it yet but that it exists. `host` as above.
     pub fn asleep_by_authority(&self, host: &str) -> Option<&ServiceName> {
         self.destinations.asleep.by_host(host)

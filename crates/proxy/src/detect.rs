@@ -4,6 +4,7 @@
 //! on, as a task of its own.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -61,7 +62,8 @@ pub(crate) async fn detect(
     match taker(&bind, &connection) {
         Taker::Requests => {}
         Taker::Service(listener) => {
-            tokio::task::spawn_local(leave(worker, io, connection, bind, listener, watch, guest));
+            let down = (io, Inbound::default());
+            tokio::task::spawn_local(leave(worker, down, connection, bind, listener, watch, guest));
             return;
         }
         Taker::Stranger(destination) => {
@@ -111,18 +113,26 @@ pub(crate) async fn detect(
     }
 }
 
+/// What follows on a connection of a program that asked its proxy for a tunnel to a Service: it may be anything.
+pub(crate) fn enter_tunnel(worker: Rc<Worker>, it: H1Connection, listener: Arc<Listener>) {
+    let H1Connection { io, inbound, connection, bound, watch, _guest: guest, .. } = it;
+    let Some(bind) = worker.snapshot().bind(&bound).cloned() else { return };
+    let future: Pin<Box<dyn Future<Output = ()>>> =
+        Box::pin(leave(worker, (io, inbound), connection, bind, listener, watch, guest));
+    tokio::task::spawn_local(future);
+}
+
 /// On the way out of a workload: a connection to a Service, whatever it carries. On a TCP listener, and where bytes are declared,
 /// nothing is looked at.
 async fn leave(
     worker: Rc<Worker>,
-    io: Io,
+    (io, mut inbound): (Io, Inbound),
     connection: Connection,
     bind: Arc<Bind>,
     listener: Arc<Listener>,
     watch: Watch,
     guest: Guest,
 ) {
-    let mut inbound = Inbound::default();
     let bound = bind.address;
     let idle = bind.settings.timeouts.idle;
     drop(bind);

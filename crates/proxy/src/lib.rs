@@ -36,6 +36,7 @@ mod meter;
 mod mirror;
 pub mod names;
 mod normalize;
+mod outside;
 mod path;
 mod quotas;
 mod race;

@@ -91,7 +91,8 @@ pub(crate) struct Args {
     #[arg(long, env = "TRANSEPT_UPSTREAM", value_name = "NAME[.NAMESPACE][:PORT]=ADDR", value_delimiter = ',')]
     upstream: Vec<Upstream>,
 
-    /// Local address of an HTTP proxy to all services; the program is told of it in HTTP_PROXY (port 0: any free port)
+    /// Local address of an HTTP proxy to all services, and on to names outside the mesh; the program is told of it in HTTP_PROXY
+    /// (port 0: any free port)
     #[arg(long, env = "TRANSEPT_HTTP_PROXY", value_name = "ADDR", value_parser = parse_local)]
     http_proxy: Option<SocketAddr>,
 

@@ -58,7 +58,7 @@ async fn what_belongs_to_a_service_comes_with_the_first_call() {
     for kind in ["AuthorizationPolicy", "MeshPolicy"] {
         assert_eq!(text.matches(&format!("/{kind}\"")).count(), 1, "{kind}: {text}");
     }
-    assert_eq!(call(proxy, "nobody").await, 404);
+    assert_eq!(call(proxy, "nobody.mesh").await, 404);
 
     // What was called is known after a restart without a control plane too, and what was not, is not.
     assert!(web.stop(PATIENCE).await.expect("it ends").success());

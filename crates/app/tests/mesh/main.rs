@@ -17,6 +17,7 @@ mod outages;
 mod partition;
 mod plaintext;
 mod programs;
+mod proxied;
 mod public;
 mod published;
 mod rebuilt;

@@ -52,7 +52,7 @@ async fn every_protocol_passes_two_sidecars() {
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("cart.default.svc.cluster.local"), "{answer}");
 
     // As a program that was told of an HTTP proxy asks.
-    for (host, status) in [("cart", 200), ("cart.default.svc.cluster.local", 200), ("nobody", 404)] {
+    for (host, status) in [("cart", 200), ("cart.default.svc.cluster.local", 200), ("nobody.mesh", 404)] {
         let answer = send(proxy, &Request::get(host, &format!("http://{host}/there"))).await.expect("an answer");
         assert_eq!(answer.status, status, "{host}");
     }

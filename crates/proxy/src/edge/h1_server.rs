@@ -11,25 +11,27 @@ use tokio::net::TcpStream;
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
 use transept_engine::settings::Settings;
-use transept_engine::snapshot::{Role, ServerTls};
+use transept_engine::snapshot::{Bind, Listener, Role, ServerTls};
 use transept_engine::verdict::Reply;
 use transept_wire::h1::{self, Body, Decoder, Malformed, RequestMeta};
-use transept_wire::head::Version;
+use transept_wire::head::{Method, Version};
+use transept_wire::normalize;
 
 use super::Replier;
 use super::replier::{H1Replier, LINGER, linger};
 use crate::accept::Guest;
-use crate::answer;
 use crate::body::{H1Source, Source};
 use crate::buffer::{Inbound, Outbound};
 use crate::deadline::{Expired, Watch};
 use crate::failure::{Side, reason_of};
 use crate::io::Io;
 use crate::normalize::codec_limits;
+use crate::outside::{self, Client, Outside};
 use crate::path::{Arrival, Marks, travel};
 use crate::record::record;
 use crate::trip::Trip;
 use crate::worker::Worker;
+use crate::{answer, demand, detect};
 
 /// Why a connection has no further request.
 enum NoRequest {
@@ -49,6 +51,8 @@ enum After {
     Close,
     /// It breaks, so that a part of a response is not taken for the whole.
     Cut,
+    /// It is a tunnel to a Service from here on.
+    Tunnel(Arc<Listener>),
 }
 
 /// One connection with what it keeps between requests.
@@ -79,6 +83,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut it: Box<H1Connection>) {
         match Box::pin(serve_burst(&worker, &mut it)).await {
             Burst::Lull => {}
             Burst::Ended => return,
+            Burst::Tunnel(listener) => return detect::enter_tunnel(worker, *it, listener),
         }
     }
     it.io.shut_down_writing();
@@ -90,16 +95,19 @@ enum Burst {
     Lull,
     /// The end of the connection.
     Ended,
+    /// A tunnel to a Service.
+    Tunnel(Arc<Listener>),
 }
 
 /// Serves requests as long as one follows the other.
 async fn serve_burst(worker: &Rc<Worker>, it: &mut H1Connection) -> Burst {
     loop {
         let snapshot = worker.snapshot();
-        let Some(settings) = snapshot.bind(&it.bound).map(|bind| &*bind.settings) else { return Burst::Ended };
+        let Some(bind) = snapshot.bind(&it.bound) else { return Burst::Ended };
+        let settings = &*bind.settings;
         it.served += 1;
         let mut trip = worker.take_trip();
-        let after = exchange(worker, it, settings, &mut trip).await;
+        let after = exchange(worker, it, bind, &mut trip).await;
         worker.give_back(trip);
         match after {
             After::NextRequest => {}
@@ -112,6 +120,7 @@ async fn serve_burst(worker: &Rc<Worker>, it: &mut H1Connection) -> Burst {
                 it.io.abort_on_drop();
                 return Burst::Ended;
             }
+            After::Tunnel(listener) => return Burst::Tunnel(listener),
         }
         let patience = settings.timeouts.idle.map_or(LULL, |idle| idle.min(LULL));
         match it.wait_for_bytes(Some(patience)).await {
@@ -143,7 +152,8 @@ impl H1Connection {
 }
 
 /// One request and its response.
-async fn exchange(worker: &Rc<Worker>, it: &mut H1Connection, settings: &Settings, trip: &mut Trip) -> After {
+async fn exchange(worker: &Rc<Worker>, it: &mut H1Connection, bind: &Bind, trip: &mut Trip) -> After {
+    let settings = &*bind.settings;
     let H1Connection { io, inbound, connection, handshake, bound, watch, served, .. } = it;
     let last = settings.limits.max_requests_per_connection.is_some_and(|most| *served >= most);
     trip.started = worker.clock.now();
@@ -164,6 +174,15 @@ async fn exchange(worker: &Rc<Worker>, it: &mut H1Connection, settings: &Setting
     };
     watch.set_stall(settings.timeouts.stream_idle);
     trip.request.set_scheme(connection.scheme().as_bytes()).ok();
+    if bind.is_found_by_authority() {
+        let client = Client { io, inbound, watch, connection, body: meta.body };
+        if let Some(to) = outside::find(bind, connection, &trip.request, meta.form) {
+            return Box::pin(go_outside(worker, to, client, trip)).await;
+        }
+        if trip.request.method == Method::Connect {
+            return Box::pin(open_tunnel(worker, *bound, client, trip)).await;
+        }
+    }
     let tunnels = meta.upgrade;
     let body = match meta.body {
         Body::None if tunnels => source(io, inbound, watch, Body::UntilClose, &limits),
@@ -194,6 +213,44 @@ async fn exchange(worker: &Rc<Worker>, it: &mut H1Connection, settings: &Setting
         Replier::H1(replier) if replier.cut || !replier.begun => After::Cut,
         Replier::H1(replier) if replier.keep_alive => After::NextRequest,
         _ => After::Close,
+    }
+}
+
+/// A request for somebody outside the mesh. Its connection ends with it.
+async fn go_outside(worker: &Rc<Worker>, to: Outside, client: Client<'_>, trip: &mut Trip) -> After {
+    let (io, connection) = (client.io, client.connection);
+    if let Err(reply) = outside::pass(worker, to, client, trip).await {
+        refuse(worker, io, connection, trip, *reply).await;
+    }
+    After::Close
+}
+
+/// A CONNECT to a Service: what follows on the connection is for the Service, whatever it is.
+async fn open_tunnel(worker: &Rc<Worker>, bound: SocketAddr, client: Client<'_>, trip: &mut Trip) -> After {
+    let found = match demand::await_authority(worker, bound, &trip.request).await {
+        Ok(()) => {
+            let snapshot = worker.snapshot();
+            let mut lower = Vec::new();
+            let authority = normalize::authority(trip.request.authority()).ok();
+            let listener = authority.zip(snapshot.bind(&bound)).and_then(|(authority, bind)| {
+                bind.listener_for_authority(normalize::host_lower(authority.host, &mut lower), authority.port)
+            });
+            listener.cloned().ok_or(Reason::ListenerNotFound)
+        }
+        Err(reason) => Err(reason),
+    };
+    let listener = match found {
+        Ok(listener) => listener,
+        Err(reason) => {
+            refuse(worker, client.io, client.connection, trip, Reply::new(reason)).await;
+            return After::Close;
+        }
+    };
+    let mut out = Outbound::take();
+    out.tail().extend_from_slice(outside::CONNECTED);
+    match client.io.send(&mut out, &[]).await {
+        Ok(()) => After::Tunnel(listener),
+        Err(_) => After::Cut,
     }
 }
 
