@@ -283,7 +283,8 @@ fn a_workload_is_asked_on_both_sides() {
     assert_eq!(at_cart("GET", "till")["reply"]["cause"], "AuthorizationPolicy shop/cart, no rule allows it");
     // As policies name it, it is the same.
     let short = explain("15-mesh.yaml", &["GET", "http://cart/items", "--at", "shop/cart", "--identity", "shop/desk"]);
-    assert_eq!(short, at_cart("GET", "desk"));
+    let whole = at_cart("GET", "desk");
+    assert!(["identity", "told", "backend"].iter().all(|part| short[part] == whole[part]), "{short:#}");
 }
 
 #[test]
