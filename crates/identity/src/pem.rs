@@ -41,7 +41,7 @@ pub(crate) fn explain(error: &Error) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     match error {
         Error::MissingSectionEnd { end_marker } => {
-            format!("the text ends before its line `{}`", text(end_marker))
+            format!("the text ends before its line `-----END {}-----`", text(end_marker))
         }
         // What stands there may be part of a key.
         Error::IllegalSectionStart { .. } => "a line with `-----BEGIN` is not whole".to_owned(),

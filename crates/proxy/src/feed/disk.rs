@@ -232,7 +232,9 @@ mod tests {
         assert_eq!(disk.nonce([8; 16]).expect("read"), first);
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         assert!(disk.read_identity(&provider).expect("none yet").is_none());
-        std::fs::write(directory.path().join(IDENTITY), "junk").expect("written");
+        let path = directory.path().join(IDENTITY);
+        std::fs::write(&path, "junk").expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("set");
         let why = disk.read_identity(&provider).expect_err("it is damaged");
         assert!(why.contains(IDENTITY) && why.contains("transept token create"), "{why}");
     }
