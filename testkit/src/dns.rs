@@ -336,37 +336,37 @@ mod tests {
         message
     }
 
-    #[test]
-    fn addresses_of_the_family_are_answered() {
+    #[tokio::test]
+    async fn addresses_of_the_family_are_answered() {
         let desk = Desk::default();
         let both = vec![IpAddr::from([10, 0, 0, 1]), "fd00::1".parse().expect("an address")];
         lock(&desk.zone).insert("shop.test".to_owned(), Reply::Addresses(both, 5));
-        let answer = desk.answer(&question(TYPE_A), Transport::Udp).expect("an answer");
+        let answer = desk.answer(&question(TYPE_A), Transport::Udp).await.expect("an answer");
         assert_eq!(answer[..12], [7, 7, 0x85, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
         assert_eq!(answer[answer.len() - 16..], [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 10, 0, 0, 1]);
-        let answer = desk.answer(&question(TYPE_AAAA), Transport::Udp).expect("an answer");
+        let answer = desk.answer(&question(TYPE_AAAA), Transport::Udp).await.expect("an answer");
         assert_eq!(answer.last(), Some(&1));
         let names: Vec<String> = lock(&desk.questions).iter().map(|question| question.name.clone()).collect();
         assert_eq!(names, ["shop.test", "shop.test"]);
     }
 
-    #[test]
-    fn what_does_not_fit_is_truncated_and_told_over_tcp() {
+    #[tokio::test]
+    async fn what_does_not_fit_is_truncated_and_told_over_tcp() {
         let desk = Desk::default();
         let many = (0..300u32).map(|n| IpAddr::from((0x0a00_0000 + n).to_be_bytes())).collect();
         lock(&desk.zone).insert("shop.test".to_owned(), Reply::Addresses(many, 5));
-        let short = desk.answer(&question(TYPE_A), Transport::Udp).expect("an answer");
+        let short = desk.answer(&question(TYPE_A), Transport::Udp).await.expect("an answer");
         assert_eq!((short[2] & 2, short[6..8].to_vec()), (2, vec![0, 0]));
-        let whole = desk.answer(&question(TYPE_A), Transport::Tcp).expect("an answer");
+        let whole = desk.answer(&question(TYPE_A), Transport::Tcp).await.expect("an answer");
         assert_eq!(whole[6..8], 300u16.to_be_bytes());
     }
 
-    #[test]
-    fn an_unknown_name_does_not_exist_and_rubbish_is_not_answered() {
+    #[tokio::test]
+    async fn an_unknown_name_does_not_exist_and_rubbish_is_not_answered() {
         let desk = Desk::default();
-        let answer = desk.answer(&question(TYPE_A), Transport::Udp).expect("an answer");
+        let answer = desk.answer(&question(TYPE_A), Transport::Udp).await.expect("an answer");
         assert_eq!(answer[3] & 15, 3);
-        assert_eq!(desk.answer(&question(TYPE_A)[..20], Transport::Udp), None);
-        assert_eq!(desk.answer(b"x", Transport::Udp), None);
+        assert_eq!(desk.answer(&question(TYPE_A)[..20], Transport::Udp).await, None);
+        assert_eq!(desk.answer(b"x", Transport::Udp).await, None);
     }
 }
