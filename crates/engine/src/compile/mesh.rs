@@ -15,6 +15,7 @@ use transept_model::references::{BackendTarget, Grant, Referrer};
 use transept_model::schema::Text;
 use transept_model::world::World;
 
+pub use self::captured::{Captured, VirtualService};
 pub use self::protocol::AppProtocol;
 use super::backends::Backends;
 use super::policies::{Effective, Policies};
@@ -61,29 +62,6 @@ pub struct Station {
     /// The Services of which all is known that there is to know, by namespace and name; none are all. The others are called by
     /// `http_proxy` and `captured` only after somebody has asked for them.
     pub awake: Option<BTreeSet<(String, String)>>,
-}
-
-/// Connections that are led to us, whatever they were going to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Captured {
-    /// What to listen on, once for each family of addresses.
-    pub listen: Vec<SocketAddr>,
-    /// The virtual addresses of Services.
-    pub services: Vec<VirtualService>,
-    /// The addresses of which is known whose they are, because somebody has asked. Those of instances are reached through their tunnels,
-    /// the others as ever. None: nobody is to be asked.
-    pub located: Option<BTreeSet<IpAddr>>,
-}
-
-/// The address that stands for a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VirtualService {
-    /// The address.
-    pub address: IpAddr,
-    /// The namespace of the Service.
-    pub namespace: String,
-    /// Its name.
-    pub service: String,
 }
 
 impl Station {
@@ -421,36 +399,6 @@ impl<'w> Sides<'_, 'w> {
         binds.entry(address).or_insert(Bind { destinations: Arc::new(destinations), ..bind });
     }
 
-    fn add_captured(&mut self, binds: &mut BTreeMap<SocketAddr, Bind>) {
-        let Some(captured) = &self.station.captured else {
-            return;
-        };
-        let mut listeners = Vec::new();
-        let mut destinations = Destinations::default();
-        destinations.captured = true;
-        for VirtualService { address, namespace, service } in &captured.services {
-            if !self.is_awake(namespace, service) {
-                let service = ServiceName { namespace: namespace.as_str().into(), name: service.as_str().into() };
-                destinations.asleep.addresses.insert(*address, service);
-                continue;
-            }
-            let ports = self.world.service(namespace, service).map_or(&[][..], |service| &service.spec.ports);
-            for port in ports.iter().filter(|port| port.protocol == "TCP") {
-                let id = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
-                listeners.push(self.outbound_listener(Callee { namespace, name: service, port: port.port }));
-                destinations.add_address(SocketAddr::new(*address, port.port), id);
-            }
-        }
-        if let Some(located) = &captured.located {
-            self.add_instances(located, &mut listeners, &mut destinations);
-        }
-        let destinations = Arc::new(destinations);
-        for listen in &captured.listen {
-            let bind = self.outbound_bind(*listen, listeners.clone(), Hosts::default());
-            binds.entry(*listen).or_insert(Bind { destinations: Arc::clone(&destinations), ..bind });
-        }
-    }
-
     /// Whether all is known about a Service that there is to know.
     fn is_awake(&self, namespace: &str, name: &str) -> bool {
         self.awake.as_ref().is_none_or(|awake| awake.contains(&(namespace, name)))
@@ -605,6 +553,7 @@ fn names_of(namespace: &str, name: &str, from: &str) -> Vec<String> {
     names
 }
 
+mod captured;
 mod instances;
 mod protocol;
 #[cfg(test)]
