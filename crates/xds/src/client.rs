@@ -356,7 +356,7 @@ impl Client {
             return Ok(None);
         };
         // A response that arrives twice says nothing new; what it brought may have been given up meanwhile.
-        if interest.latest.as_deref() == Some(response.nonce.as_str()) {
+        if !response.nonce.is_empty() && interest.latest.as_deref() == Some(response.nonce.as_str()) {
             return Ok(None);
         }
         if interest.unsettled {

@@ -100,6 +100,8 @@ mod tests {
     struct Receiver {
         client: Client,
         broken: BrokenPolicies,
+        /// How many responses have come.
+        heard: u32,
     }
 
     impl Receiver {
@@ -109,11 +111,12 @@ mod tests {
             client.subscribe_all(&policy).expect("a known type");
             client.dial(Duration::ZERO).expect("a server");
             client.connected(Duration::ZERO);
-            Receiver { client, broken: BrokenPolicies::default() }
+            Receiver { client, broken: BrokenPolicies::default(), heard: 0 }
         }
 
         /// Receives the policy with this spec, or that it is gone.
         fn take(&mut self, spec: Option<&str>) -> bool {
+            self.heard += 1;
             let resources = spec.map(|spec| Resource {
                 name: NAME.to_owned(),
                 version: spec.to_owned(),
@@ -124,7 +127,7 @@ mod tests {
                 removed_resources: if spec.is_none() { vec![NAME.to_owned()] } else { Vec::new() },
                 resources: resources.into_iter().collect(),
                 type_url: POLICY.to_owned(),
-                nonce: "1".to_owned(),
+                nonce: self.heard.to_string(),
                 ..DeltaDiscoveryResponse::default()
             };
             let batch = self.client.receive(response).expect("no breach").expect("a batch");
