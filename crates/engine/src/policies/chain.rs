@@ -77,6 +77,11 @@ impl fmt::Display for PolicyName {
     }
 }
 
+/// What becomes of whatever meets a policy that cannot be used.
+fn unusable(step: &Step) -> Reply {
+    Reply::new(Reason::PolicyInvalid).because(step.name.to_string())
+}
+
 impl Chain {
     /// A chain of these policies. Within a phase the order of the table of kinds stays.
     pub(crate) fn new(mut steps: Vec<Arc<Step>>) -> Chain {
@@ -117,7 +122,7 @@ impl Chain {
         for step in self.steps.iter() {
             let verdict = match &step.policy {
                 Some(policy) => policy.on_connect(x),
-                None => Reply::new(Reason::PolicyInvalid).because(step.name.to_string()).into(),
+                None => unusable(step).into(),
             };
             if !matches!(verdict, Verdict::Continue) {
                 return verdict;
@@ -137,7 +142,7 @@ impl Chain {
             let verdict = match (&step.policy, x.notes.outcome.take()) {
                 (Some(policy), Some(outcome)) => policy.on_callout(x, outcome),
                 (Some(policy), None) => policy.on_request(x),
-                (None, _) => Reply::new(Reason::PolicyInvalid).into(),
+                (None, _) => unusable(step).into(),
             };
             match verdict {
                 Verdict::Continue => x.notes.between = None,
@@ -160,7 +165,7 @@ impl Chain {
         for step in self.steps.iter().filter(|step| step.phase == phase) {
             let verdict = match &step.policy {
                 Some(policy) => policy.on_recheck(x),
-                None => Reply::new(Reason::PolicyInvalid).into(),
+                None => unusable(step).into(),
             };
             if !verdict.goes_on() {
                 return verdict;

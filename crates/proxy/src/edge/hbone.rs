@@ -219,7 +219,8 @@ fn client_of(forwarded: &[u8]) -> Option<IpAddr> {
 
 fn status_of(stop: &Stop) -> u16 {
     match stop {
-        Stop::Answer(reply) if reply.status == 403 => 401,
+        // A policy that cannot be used refuses like one that says so.
+        Stop::Answer(reply) if reply.status == 403 || reply.reason == Reason::PolicyInvalid => 401,
         Stop::Failed(failure) if failure.reason == Reason::MeshDenied => 401,
         _ => 503,
     }
