@@ -260,8 +260,11 @@ async fn try_once(
         connected.unwrap_or_else(|| Err(late(crossing))).map_err(unconnected)?
     };
     let age = upstream.age();
-    if matches!(content, Content::Streaming) && !wants_tunnel && upstream.may_refuse() {
-        journey.arrival.body.remember(HELD);
+    if matches!(content, Content::Streaming) && !wants_tunnel {
+        if upstream.may_refuse() {
+            journey.arrival.body.remember(HELD);
+        }
+        // Also where this connection cannot refuse: the one before may have, with a part of the body.
         journey.arrival.body.begin_again();
     }
     let outcome = match content {

@@ -13,6 +13,7 @@ mod instances;
 mod learned;
 mod life;
 mod machines;
+mod mixed;
 mod outages;
 mod partition;
 mod plaintext;
