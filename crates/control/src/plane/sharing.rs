@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use transept_model::kinds::TRANSEPT_GROUP;
-use transept_xds::Key;
+use transept_xds::{Key, TypeUrl};
 
 use super::registry::LEASE;
 use super::source::Kinds;
@@ -17,9 +17,9 @@ use super::source::Kinds;
 /// The kind of policies that can be divided.
 const KIND: &str = "RateLimitPolicy";
 
-/// Whether resources of this type are policies that can be divided.
-pub(super) fn is_dividable(kinds: &Kinds, type_url: &str) -> bool {
-    kinds.type_of(TRANSEPT_GROUP, KIND).is_some_and(|own| own.as_str() == type_url)
+/// The type of the policies that can be divided.
+pub(super) fn dividable(kinds: &Kinds) -> Option<TypeUrl> {
+    kinds.type_of(TRANSEPT_GROUP, KIND)
 }
 
 /// The policies among objects whose limits are divided among proxies.
@@ -106,9 +106,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn key(name: &str) -> Key {
-        let kind = Kinds::default().type_of(TRANSEPT_GROUP, KIND).expect("it travels");
-        assert!(is_dividable(&Kinds::default(), kind.as_str()) && !is_dividable(&Kinds::default(), "core/v1/Service"));
-        Key::new(&kind, name)
+        Key::new(&dividable(&Kinds::default()).expect("it travels"), name)
     }
 
     fn holds(names: &[&str]) -> BTreeSet<Key> {

@@ -11,18 +11,19 @@ use transept_xds::{Key, Resource, Version};
 
 use super::{Inner, Plane};
 use crate::plane::files::Files;
-use crate::plane::sharing::is_dividable;
+use crate::plane::sharing::dividable;
 use crate::plane::store::Write;
 
 impl Plane {
     /// Whether what a proxy holds of this type matters to [`Plane::note_sharer`].
     pub(in crate::plane) fn is_dividable(&self, type_url: &str) -> bool {
-        is_dividable(&self.kinds, type_url)
+        dividable(&self.kinds).is_some_and(|own| own.as_str() == type_url)
     }
 
     /// Notes what a proxy holds.
     pub(in crate::plane) fn note_sharer(&self, proxy: &str, holdings: impl Iterator<Item = (Key, Option<Version>)>) {
-        let is_policy = |key: &Key| self.is_dividable(key.type_url.as_str());
+        let policies = dividable(&self.kinds);
+        let is_policy = |key: &Key| policies.as_ref() == Some(&key.type_url);
         let policies: BTreeSet<Key> = holdings.map(|(key, _)| key).filter(is_policy).collect();
         if self.lock().sharing.hold(proxy, policies) {
             self.stale.notify_one();
