@@ -95,18 +95,25 @@ static FORWARDED_PORT: FieldName = FieldName::known(FieldId::X_FORWARDED_PORT);
 static FORWARDED: FieldName = FieldName::known(FieldId::FORWARDED);
 static FORWARDED_CLIENT_CERT: FieldName = FieldName::known(FieldId::X_FORWARDED_CLIENT_CERT);
 
+/// Whether a request comes from a proxy whose word counts, rather than from a client or a program.
+pub fn is_relayed(connection: &Connection, client: &Client, role: Role) -> bool {
+    match role {
+        Role::Gateway => client.peer == Peer::Trusted,
+        Role::Inbound => connection.identity.is_some(),
+        Role::Outbound => false,
+    }
+}
+
 /// Rewrites the forwarding fields of a request. Call it before filters run: a filter that sets one of them has the last word.
 /// `port` is the listener's.
 pub fn announce(request: &mut Request, connection: &Connection, client: &Client, settings: &Settings, port: u16) {
     drop_aliases(&mut request.fields);
-    let believed = match settings.role {
-        Role::Gateway => client.peer == Peer::Trusted,
-        Role::Inbound => connection.identity.is_some(),
-        // What a program passes on, such as who its own client is, is between it and the next one.
-        Role::Outbound => true,
-    };
+    // What a program passes on, such as who its own client is, is between it and the next one.
+    let believed = settings.role == Role::Outbound || is_relayed(connection, client, settings.role);
     if !believed {
         drop_identities(&mut request.fields);
+        request.fields.remove_id(FieldId::X_TRANSEPT_ATTEMPT);
+        request.fields.remove_id(FieldId::X_TRANSEPT_TIMEOUT);
     } else if settings.role == Role::Gateway {
         // Whose word about addresses is taken may still pass on what its own clients make up.
         drop_principal(&mut request.fields);

@@ -7,6 +7,9 @@
 //! retried, connection errors and timeouts of one try always are. What the backend may have acted on is only sent twice when that is
 //! harmless (RFC 9110 section 9.2.2): an idempotent method, or an `Idempotency-Key`. Without either only a connection that was never
 //! established, or a stream that was refused, is tried again, on another endpoint.
+//!
+//! Every retry is counted against a budget when it is decided. What an endpoint has answered is delivered where the budget has no room; what nobody
+//! has seen yet waits for room, as long as somebody is left who may take it.
 
 use std::time::Duration;
 
@@ -14,6 +17,7 @@ use transept_wire::head::{FieldId, Request, Response};
 
 use crate::balance::Turns;
 use crate::exchange::{Now, below, draw};
+use crate::hops;
 use crate::rule::{Retry, Rule};
 use crate::snapshot::Backend;
 use crate::traffic::{Allowance, Repeatable, Retries};
@@ -64,6 +68,14 @@ pub struct Attempt {
     pub resend: Resend,
     /// Endpoints of the backend that were not tried yet.
     pub alternatives: usize,
+    /// Whether one of these is not known to be away.
+    pub hope: bool,
+    /// How often it has waited for room in the budget since the try.
+    pub waits: u32,
+    /// What is left of the time for the whole exchange, where there is a limit.
+    pub left: Option<Duration>,
+    /// The time that half of the tries take, as far as that is known.
+    pub usual: Option<Duration>,
 }
 
 /// What to do after a try.
@@ -73,6 +85,11 @@ pub enum Judgement {
     Deliver,
     /// Try again.
     Retry {
+        /// After this time.
+        after: Duration,
+    },
+    /// Ask again: the budget has no room.
+    Wait {
         /// After this time.
         after: Duration,
     },
@@ -96,6 +113,15 @@ const UNASKED: u32 = 2;
 /// Backoff grows up to so many times its base.
 const MOST_BACKOFF: u32 = 10;
 
+/// The bounds of a wait for room in a budget.
+const WAIT: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(250));
+
+/// So often a request waits for room: on average that is as long as the budget looks back.
+const MOST_WAITS: u32 = 80;
+
+/// Keeps the draws of these waits apart from those of the backoff.
+const WAIT_DRAW: u64 = 1024;
+
 /// Keeps the draw of the jitter apart from those that other parts take from the same random number.
 const FIRST_DRAW: u64 = 256;
 
@@ -118,6 +144,11 @@ impl<'t> Terms<'t> {
             (None, Some(policy)) => Terms::Policy(backend.key, policy),
             (None, None) => Terms::Unasked,
         }
+    }
+
+    /// What remains of them for a request that a proxy in front has sent again already: whatever has been answered is that one's to try again.
+    pub fn behind_others(self, request: &Request) -> Terms<'t> {
+        if hops::attempt(request) > 1 { Terms::Unasked } else { self }
     }
 
     /// Whether somebody asked for retries, so that it pays to keep what is needed for one.
@@ -152,6 +183,31 @@ impl<'t> Terms<'t> {
             Terms::Unasked => &[],
         }
     }
+
+    /// How many retries there may be.
+    fn allowance(&self) -> Allowance {
+        match self {
+            Terms::Policy(_, policy) => policy.budget,
+            Terms::Stanza(..) | Terms::Unasked => Allowance::default(),
+        }
+    }
+
+    /// How long to wait before another try.
+    fn backoff(&self, tries: u32, random: u64) -> Duration {
+        match self {
+            Terms::Stanza(_, stanza) => backoff(stanza.backoff, tries, random),
+            Terms::Policy(_, policy) => jittered(policy.backoff, tries, random, FIRST_DRAW),
+            // It goes where the request has not been, in place of a try that nobody saw.
+            Terms::Unasked => Duration::ZERO,
+        }
+    }
+
+    fn take_retry(&self, turns: &mut Turns, now: Now) -> bool {
+        match self {
+            Terms::Stanza(key, _) | Terms::Policy(key, _) => turns.take_retry(*key, self.allowance(), now),
+            Terms::Unasked => turns.take_unasked(now),
+        }
+    }
 }
 
 /// How long one try may take: what the rule says, else what the backend's policy says.
@@ -164,7 +220,7 @@ pub fn try_timeout(rule: &Rule, backend: &Backend) -> Option<Duration> {
 pub fn begin(terms: Terms<'_>, turns: &mut Turns, now: Now) {
     match terms {
         Terms::Stanza(key, _) | Terms::Policy(key, _) => turns.count_request(key, now),
-        Terms::Unasked => {}
+        Terms::Unasked => turns.count_unasked(now),
     }
 }
 
@@ -180,19 +236,20 @@ pub fn judge(terms: Terms<'_>, attempt: &Attempt, turns: &mut Turns, now: Now, r
         (_, Outcome::Reset | Outcome::TimedOut) => attempt.repeat == Repeat::Harmless,
         (_, Outcome::Status(code)) => attempt.repeat == Repeat::Harmless && terms.codes().contains(&code),
     };
-    // Without terms a retry goes where the request has not been, in place of a try that nobody saw: it adds no load.
-    let (allowed, after) = match terms {
-        _ if !wanted => (false, Duration::ZERO),
-        Terms::Unasked => (true, Duration::ZERO),
-        Terms::Stanza(key, stanza) => {
-            (turns.take_retry(key, Allowance::default(), now), backoff(stanza.backoff, attempt.tries, random))
-        }
-        Terms::Policy(key, policy) => {
-            let wait = jittered(policy.backoff, attempt.tries, random);
-            (turns.take_retry(key, policy.budget, now), wait)
-        }
-    };
-    if allowed { Judgement::Retry { after } } else { Judgement::Deliver }
+    let after = terms.backoff(attempt.tries, random);
+    let needed = after.saturating_add(attempt.usual.unwrap_or_default());
+    if !wanted || attempt.left.is_some_and(|left| left <= needed) {
+        return Judgement::Deliver;
+    }
+    if terms.take_retry(turns, now) {
+        return Judgement::Retry { after };
+    }
+    let may_wait = attempt.outcome == Outcome::Unreachable && attempt.hope && attempt.waits < MOST_WAITS;
+    if may_wait && terms.allowance() != Allowance::NONE {
+        let after = jittered(WAIT, attempt.waits.saturating_add(1), random, WAIT_DRAW);
+        return Judgement::Wait { after };
+    }
+    Judgement::Deliver
 }
 
 /// The status code that a response stands for: of a gRPC response that is an error and nothing else, the one that HTTP has for it.
@@ -206,10 +263,10 @@ pub fn effective_status(response: &Response) -> u16 {
 }
 
 /// A random wait up to a bound that doubles with every try.
-fn jittered((base, most): (Duration, Duration), tries: u32, random: u64) -> Duration {
+fn jittered((base, most): (Duration, Duration), tries: u32, random: u64, first: u64) -> Duration {
     let factor = 1u32.checked_shl(tries).unwrap_or(u32::MAX).saturating_sub(1);
     let bound = u64::try_from(base.saturating_mul(factor).min(most).as_micros()).unwrap_or(u64::MAX);
-    Duration::from_micros(below(draw(random, FIRST_DRAW + u64::from(tries)), bound))
+    Duration::from_micros(below(draw(random, first + u64::from(tries)), bound))
 }
 
 /// The stated backoff is the least: it doubles with every try, and up to half of it is added by chance, so that clients that failed
@@ -239,7 +296,8 @@ mod tests {
     }
 
     fn attempt(tries: u32, outcome: Outcome) -> Attempt {
-        Attempt { tries, outcome, repeat: Repeat::Harmless, resend: Resend::Possible, alternatives: 0 }
+        let (repeat, resend, hope) = (Repeat::Harmless, Resend::Possible, false);
+        Attempt { tries, outcome, repeat, resend, alternatives: 0, hope, waits: 0, left: None, usual: None }
     }
 
     fn retries(rule: &Rule, attempt: Attempt) -> bool {
@@ -295,6 +353,61 @@ mod tests {
         assert!(!retries(&rule, attempt(1, Outcome::Unreachable)));
         assert!(retries(&rule, Attempt { alternatives: 1, ..attempt(1, Outcome::Unreachable) }));
         assert!(!retries(&rule, Attempt { alternatives: 1, ..attempt(1, Outcome::Status(503)) }));
+    }
+
+    #[test]
+    fn the_default_has_a_budget_and_what_nobody_saw_waits_for_room() {
+        let (rule, backend) = (rule(None), Backend::for_tests(EndpointSet::default(), None));
+        let terms = Terms::of(&rule, &backend);
+        let mut turns = Turns::new();
+        let unseen = Attempt { alternatives: 1, hope: true, ..attempt(1, Outcome::Unreachable) };
+        for _ in 0..30 {
+            begin(terms, &mut turns, NOW);
+            assert_eq!(judge(terms, &unseen, &mut turns, NOW, 1), Judgement::Retry { after: Duration::ZERO });
+        }
+        let mut judged = |attempt: &Attempt, random| judge(terms, attempt, &mut turns, NOW, random);
+        for waits in 0..MOST_WAITS {
+            let Judgement::Wait { after } = judged(&Attempt { waits, ..unseen }, u64::from(waits)) else {
+                panic!("the budget has room after {waits} waits");
+            };
+            assert!(after <= WAIT.1);
+        }
+        assert_eq!(judged(&Attempt { waits: MOST_WAITS, ..unseen }, 1), Judgement::Deliver);
+        assert_eq!(judged(&Attempt { hope: false, ..unseen }, 1), Judgement::Deliver);
+        // A fifth of all requests.
+        for _ in 0..125 {
+            begin(terms, &mut turns, NOW);
+        }
+        assert_eq!(judge(terms, &unseen, &mut turns, NOW, 1), Judgement::Retry { after: Duration::ZERO });
+        assert!(matches!(judge(terms, &unseen, &mut turns, NOW, 1), Judgement::Wait { .. }));
+    }
+
+    #[test]
+    fn an_answer_does_not_wait_for_room_and_nothing_waits_where_there_is_none() {
+        let budget = Allowance { percent: 0, per_second: 1 };
+        let unseen = Attempt { hope: true, ..attempt(1, Outcome::Unreachable) };
+        let spend = |budget, last: &Attempt| {
+            let (silent, backend) = (rule(None), with(Retries { budget, ..policy() }));
+            let (terms, mut turns) = (Terms::of(&silent, &backend), Turns::new());
+            for _ in 0..10 {
+                judge(terms, &attempt(1, Outcome::Reset), &mut turns, NOW, 1);
+            }
+            judge(terms, last, &mut turns, NOW, 1)
+        };
+        assert!(matches!(spend(budget, &unseen), Judgement::Wait { .. }));
+        assert_eq!(spend(budget, &Attempt { hope: true, ..attempt(1, Outcome::Status(503)) }), Judgement::Deliver);
+        assert_eq!(spend(Allowance::NONE, &unseen), Judgement::Deliver);
+    }
+
+    #[test]
+    fn no_try_begins_that_half_of_all_would_not_finish() {
+        let rule = rule(stanza(&[500], 3));
+        let millis = |millis| Some(Duration::from_millis(millis));
+        let failed = attempt(1, Outcome::Status(500));
+        assert!(retries(&rule, Attempt { left: millis(200), usual: millis(100), ..failed }));
+        assert!(!retries(&rule, Attempt { left: millis(110), usual: millis(100), ..failed }));
+        assert!(!retries(&rule, Attempt { left: millis(20), ..failed }));
+        assert!(retries(&rule, Attempt { usual: millis(100_000), ..failed }));
     }
 
     #[test]
@@ -361,7 +474,7 @@ mod tests {
     #[test]
     fn a_wait_is_anything_up_to_a_bound_that_doubles() {
         let bounds = (Duration::from_millis(25), Duration::from_millis(250));
-        let longest = |tries| (0..500).map(|random| jittered(bounds, tries, random)).max().expect("some");
+        let longest = |tries| (0..500).map(|random| jittered(bounds, tries, random, FIRST_DRAW)).max().expect("some");
         for (tries, bound) in [(1, 25), (2, 75), (3, 175), (4, 250), (40, 250)] {
             let longest = longest(tries);
             assert!(longest <= Duration::from_millis(bound) && longest > Duration::from_millis(bound * 9 / 10));

@@ -19,6 +19,7 @@ pub mod filters;
 mod form;
 pub mod forwarded;
 pub mod health;
+pub mod hops;
 pub mod jose;
 pub mod judge;
 pub mod keep;

@@ -26,11 +26,7 @@ pub enum Audience {
 impl Audience {
     /// Tells from the request's `Content-Type` and `Accept`.
     pub fn of(request: &Request) -> Audience {
-        let grpc = request
-            .fields
-            .first(FieldId::CONTENT_TYPE)
-            .is_some_and(|value| value.len() >= 16 && value[..16].eq_ignore_ascii_case(b"application/grpc"));
-        if grpc && request.version == Version::Http2 {
+        if is_grpc(request) && request.version == Version::Http2 {
             return Audience::Grpc;
         }
         let html = request.fields.all(FieldId::ACCEPT).any(|value| {
@@ -41,6 +37,12 @@ impl Audience {
         });
         if html { Audience::Person } else { Audience::Program }
     }
+}
+
+/// Whether the content of a request is that of gRPC.
+pub fn is_grpc(request: &Request) -> bool {
+    let media_type = request.fields.first(FieldId::CONTENT_TYPE);
+    media_type.is_some_and(|value| value.len() >= 16 && value[..16].eq_ignore_ascii_case(b"application/grpc"))
 }
 
 static CONTENT_TYPE: FieldName = FieldName::known(FieldId::CONTENT_TYPE);

@@ -26,7 +26,7 @@ use crate::route::RouteTable;
 use crate::route::hosts::Hosts;
 use crate::rule::Rule;
 use crate::settings::Settings;
-use crate::traffic::{Ledger, Traffic};
+use crate::traffic::{Ledger, Outliers, Traffic};
 
 /// One generation of the configuration.
 #[derive(Debug, Default)]
@@ -282,6 +282,11 @@ impl Backend {
     /// The Service that it is counted for: of an instance that is called by its own address, the one that it is an instance of.
     pub fn service(&self) -> &str {
         self.id.name.split_once('/').map_or(&*self.id.name, |(service, _)| service)
+    }
+
+    /// When its endpoints are left alone because they failed; none where no policy says so.
+    pub(crate) fn outliers(&self) -> Option<&Outliers> {
+        self.traffic.as_ref()?.outliers.as_ref()
     }
 
     /// Whether it has no endpoint yet because nobody has heard what its names resolve to.

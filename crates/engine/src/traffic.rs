@@ -163,6 +163,11 @@ pub struct Allowance {
     pub per_second: u32,
 }
 
+impl Allowance {
+    /// There may be no retries.
+    pub const NONE: Allowance = Allowance { percent: 0, per_second: 0 };
+}
+
 impl Default for Allowance {
     /// A fifth, and three a second.
     fn default() -> Self {

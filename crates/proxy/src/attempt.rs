@@ -9,6 +9,7 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use smallvec::SmallVec;
+use transept_engine::hops;
 use transept_engine::judge::{self, Judgement, Outcome, Resend, Terms};
 use transept_engine::pick::{self, Call, Chosen, pick_endpoint};
 use transept_engine::reason::Reason;
@@ -28,7 +29,6 @@ use crate::resolve::await_names;
 use crate::trial::{self, Trial};
 use crate::tunnel;
 use crate::upstream::{Age, Destination, Pooled, connect, no_room};
-use crate::worker::Worker;
 
 /// Bodies up to this size are read before the first try when the request may be tried again. Of one that streams as much is remembered where
 /// a backend may refuse it late.
@@ -40,6 +40,10 @@ pub(crate) struct Crossing<'s> {
     pub listener: &'s Listener,
     pub rule: &'s Rule,
     pub backend: &'s Backend,
+    /// What is tried again.
+    pub terms: Terms<'s>,
+    /// When the time for the whole exchange is over, on the worker's clock.
+    pub due: Option<Duration>,
     /// The try under way.
     pub trial: Option<&'s Trial<'s>>,
 }
@@ -86,6 +90,8 @@ struct Failed {
 pub(crate) struct Tries {
     pub endpoints: SmallVec<[SocketAddr; 4]>,
     pooled: Pooled,
+    /// How often the request has waited for room in the budget since the last of them.
+    pub waits: u32,
 }
 
 /// Runs `future`, for at most `limit`. None when the time is over. Takes a pinned reference, because an async function
@@ -109,7 +115,7 @@ pub(crate) async fn within_try<T>(
 /// Tries until a response is delivered, or until another try would be wrong.
 pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, '_>) -> Result<(), Stop> {
     let settings = &crossing.listener.settings;
-    let terms = Terms::of(crossing.rule, crossing.backend);
+    let terms = crossing.terms;
     let _permit = trial::admit(crossing.backend)?;
     journey.arrival.watch.set_stall(settings.timeouts.stream_idle);
     let mut memory = Vec::new();
@@ -123,17 +129,20 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
         });
         unless_gone(waiting, journey.replier).await?;
     }
-    let mut tries = Tries { endpoints: SmallVec::new(), pooled: Pooled::Welcome };
+    let mut tries = Tries { endpoints: SmallVec::new(), pooled: Pooled::Welcome, waits: 0 };
     loop {
+        let now = journey.worker.clock.now().into();
         let chosen = {
-            let now = journey.worker.clock.now().into();
             let call = Call { now, random: journey.trip.random, hash, tried: &tries.endpoints };
             pick_endpoint(crossing.backend, &mut journey.worker.turns.borrow_mut(), &call)
                 .map_err(|reply| advise(journey.worker.shared.mesh.as_ref(), reply))?
         };
         journey.marks.endpoint = Some(chosen.address);
         journey.trip.facts.tries += 1;
-        let trial = Trial::new(journey.worker.clone(), crossing, &chosen, journey.trip);
+        if let Some(due) = crossing.due {
+            hops::tell_timeout(&mut journey.trip.request, due.saturating_sub(now.monotonic));
+        }
+        let trial = Trial::new(journey.worker.clone(), crossing, &chosen, journey.trip, now);
         let crossing = Crossing { trial: Some(&trial), ..crossing };
         let pause = match try_once(crossing, &chosen, &tries, content, journey).await {
             Ok(Tried::Delivered) => return Ok(()),
@@ -163,26 +172,56 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
                     }
                     _ => Resend::Possible,
                 };
-                match judge_failure(crossing, &tries, resend, &failure, journey) {
-                    Judgement::Retry { after } => after,
-                    Judgement::Deliver => return Err(failure.into()),
+                match Box::pin(await_judgement(crossing, &mut tries, resend, &failure, journey)).await? {
+                    Some(after) => after,
+                    None => return Err(failure.into()),
                 }
             }
         };
-        count_retry(&crossing, chosen.address, journey.worker);
+        count_retry(&crossing, chosen.address, journey);
         drop(trial);
         if !pause.is_zero() {
-            let waiting = pin!(async {
-                tokio::time::sleep(pause).await;
-                Ok(())
-            });
-            unless_gone(waiting, journey.replier).await?;
+            Box::pin(rest(pause, journey)).await?;
         }
     }
 }
 
-/// Counts that a request is sent again after it failed at an endpoint.
-fn count_retry(crossing: &Crossing<'_>, endpoint: SocketAddr, worker: &Worker) {
+/// Decides whether the request is sent again after a failure, and after which time, once the budget has room for it.
+async fn await_judgement(
+    crossing: Crossing<'_>,
+    tries: &mut Tries,
+    resend: Resend,
+    failure: &Failure,
+    journey: &mut Journey<'_, '_, '_>,
+) -> Result<Option<Duration>, Failure> {
+    tries.waits = 0;
+    loop {
+        match judge_failure(crossing, tries, resend, failure, journey) {
+            Judgement::Retry { after } => return Ok(Some(after)),
+            Judgement::Deliver => return Ok(None),
+            Judgement::Wait { after } => rest(after, journey).await?,
+        }
+        tries.waits += 1;
+    }
+}
+
+/// Does nothing for a while, unless the client goes away.
+async fn rest(pause: Duration, journey: &mut Journey<'_, '_, '_>) -> Result<(), Failure> {
+    let waiting = pin!(async {
+        tokio::time::sleep(pause).await;
+        Ok(())
+    });
+    unless_gone(waiting, journey.replier).await
+}
+
+/// Counts that a request is sent again after it failed at an endpoint, and tells those behind.
+fn count_retry(crossing: &Crossing<'_>, endpoint: SocketAddr, journey: &mut Journey<'_, '_, '_>) {
+    let (worker, trip) = (journey.worker, &mut *journey.trip);
+    if crossing.terms.asks() {
+        let attempt = hops::attempt(&trip.request).saturating_add(1);
+        hops::tell_attempt(&mut trip.request.fields, attempt);
+        trip.facts.attempt = Some(attempt);
+    }
     worker.meter.borrow_mut().plain().retries += 1;
     if let Some(edges) = worker.edges.as_ref().filter(|_| crossing.listener.settings.role != Role::Inbound) {
         edges.borrow_mut().retried(crossing.backend, endpoint);

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use transept_engine::callout::{Answer, Callout, CalloutResult, HttpCall, Receiver};
 use transept_engine::pick::{self, Call, Probe, pick_endpoint};
+use transept_engine::reply::is_grpc;
 use transept_engine::snapshot::{EndpointSource, Listener, UpstreamProtocol};
 use transept_engine::traffic::Resource;
 use transept_model::certificate::KeyPair;
 use transept_wire::h1::{Body, Connection, Limits};
-use transept_wire::head::{FieldId, Response};
+use transept_wire::head::Response;
 
 use crate::attempt::within;
 use crate::body::{Source, carry};
@@ -169,12 +170,6 @@ async fn await_name(call: &HttpCall) {
     }
 }
 
-/// Whether a call is one of gRPC, which is spoken over HTTP/2 only.
-fn is_grpc(call: &HttpCall) -> bool {
-    let media_type = call.request.fields.first(FieldId::CONTENT_TYPE).unwrap_or_default();
-    media_type.starts_with(b"application/grpc")
-}
-
 enum Trouble {
     Nobody,
     Busy,
@@ -213,7 +208,7 @@ async fn exchange(
         backend,
         endpoint: &chosen,
         pooled: Pooled::Welcome,
-        protocol: if is_grpc(call) { UpstreamProtocol::Http2 } else { backend.protocol },
+        protocol: if is_grpc(&call.request) { UpstreamProtocol::Http2 } else { backend.protocol },
         identity,
         client: None,
         queued: None,

@@ -1,7 +1,8 @@
 //! How the endpoints of backends are, for people and metrics: what the health checks found, what workers have ejected, and how much
 //! room is left under the limits; and what the ports of the mesh have spoken whose protocol nobody declared.
 //!
-//! Called by [`crate::Proxy`] for `/status` and for a scrape. Backends without a `TrafficPolicy` have nothing to tell.
+//! Called by [`crate::Proxy`] for `/status` and for a scrape. Backends without a `TrafficPolicy` have nothing to tell, unless an
+//! endpoint of theirs could not be reached.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,8 +19,8 @@ use transept_engine::traffic::{Resource, Wellness};
 pub struct BackendState {
     /// `namespace/name:port`.
     pub label: Arc<str>,
-    /// The policy that says how it is used.
-    pub policy: Arc<str>,
+    /// The policy that says how it is used, where there is one.
+    pub policy: Option<Arc<str>>,
     /// Its endpoints, by address.
     pub endpoints: BTreeMap<SocketAddr, EndpointState>,
     /// Each limit with what is taken of it.
@@ -95,6 +96,8 @@ pub enum EndpointState {
     Serving,
     /// Its time alone is over for every worker; the next request to it decides.
     Probation,
+    /// At least one worker could not reach it, and uses others.
+    Unreachable,
     /// At least one worker leaves it alone, because it failed.
     Ejected,
     /// The health checks find it unwell, for this reason.
@@ -107,6 +110,7 @@ impl EndpointState {
         match self {
             EndpointState::Serving => "serving",
             EndpointState::Probation => "probation",
+            EndpointState::Unreachable => "unreachable",
             EndpointState::Ejected => "ejected",
             EndpointState::Unwell(_) => "unwell",
         }
@@ -129,21 +133,25 @@ pub(crate) fn add_absent(
     }
 }
 
-/// Every backend with a policy, by label. A Service port that several kinds of routes use is one.
+/// Every backend with a policy, or with an endpoint that could not be reached, by label. A Service port that several kinds of routes use is one.
 pub(crate) fn describe(snapshot: &Snapshot, absent: &Absent) -> Vec<BackendState> {
     let mut all: BTreeMap<&str, BackendState> = BTreeMap::new();
     for backend in &snapshot.backends {
-        let Some(traffic) = &backend.traffic else { continue };
+        let traffic = backend.traffic.as_ref();
+        if traffic.is_none() && !absent.contains_key(&backend.label) {
+            continue;
+        }
         let state = all.entry(&backend.label).or_insert_with(|| BackendState {
             label: backend.label.clone(),
-            policy: traffic.policy.clone(),
+            policy: traffic.map(|traffic| traffic.policy.clone()),
             endpoints: BTreeMap::new(),
             limits: Vec::new(),
         });
         if state.limits.is_empty() {
             state.limits = readings(backend);
         }
-        let health = traffic.check.as_ref().and_then(|_| backend.ledger.health.load_full());
+        let check = traffic.and_then(|traffic| traffic.check.as_ref());
+        let health = check.and_then(|_| backend.ledger.health.load_full());
         for endpoint in backend.endpoints.load().endpoints() {
             let address = endpoint.address;
             let unwell = health.as_ref().and_then(|health| match health.by_address.get(&address) {
@@ -155,6 +163,7 @@ pub(crate) fn describe(snapshot: &Snapshot, absent: &Absent) -> Vec<BackendState
             let now = match (unwell, absence) {
                 (Some(why), _) => EndpointState::Unwell(why),
                 (None, Some(Absence::Ejected)) => EndpointState::Ejected,
+                (None, Some(Absence::Unreachable)) => EndpointState::Unreachable,
                 (None, Some(Absence::Probation)) => EndpointState::Probation,
                 (None, None) => EndpointState::Serving,
             };

@@ -51,8 +51,8 @@ pub(crate) fn write_backends(backends: &[BackendState], ejections: &BTreeMap<Arc
     }
     const ENDPOINTS: &str = "transept_endpoints";
     head(out, ENDPOINTS, "gauge", "Endpoints of backends with a TrafficPolicy, by how they are.");
-    for backend in backends {
-        for state in ["serving", "probation", "ejected", "unwell"] {
+    for backend in backends.iter().filter(|backend| backend.policy.is_some()) {
+        for state in ["serving", "probation", "unreachable", "ejected", "unwell"] {
             let count = backend.endpoints.values().filter(|endpoint| endpoint.as_str() == state).count();
             let _ = writeln!(out, "{ENDPOINTS}{{{},state=\"{state}\"}} {count}", label("backend", &backend.label));
         }

@@ -5,8 +5,10 @@
 
 use std::time::Duration;
 
-use transept_engine::judge::{self as engine, Attempt, Judgement, Outcome, Resend, Terms};
-use transept_engine::pick::alternatives;
+use transept_engine::exchange::Now;
+use transept_engine::hops::was_retried;
+use transept_engine::judge::{self as engine, Attempt, Judgement, Outcome, Resend};
+use transept_engine::pick::{alternatives, has_hope};
 use transept_engine::reason::Reason;
 
 use crate::attempt::{Content, Crossing, Tries};
@@ -27,20 +29,14 @@ pub(crate) fn may_be_stale(failure: &Failure, content: Content<'_>, journey: &Jo
 
 /// Only a retry stanza, or a policy of the backend, makes a status a reason for another try.
 pub(crate) fn judge_status(crossing: Crossing<'_>, tries: &Tries, journey: &Journey<'_, '_, '_>) -> Option<Duration> {
-    let terms = Terms::of(crossing.rule, crossing.backend);
-    if !terms.asks() {
+    // What a proxy behind has tried again for is its last word.
+    if !crossing.terms.asks() || was_retried(&journey.trip.response) {
         return None;
     }
-    let attempt = Attempt {
-        tries: journey.trip.facts.tries,
-        outcome: Outcome::Status(engine::effective_status(&journey.trip.response)),
-        repeat: terms.repeat(&journey.trip.request),
-        resend: Resend::Possible,
-        alternatives: alternatives(crossing.backend, &tries.endpoints),
-    };
-    match ask(terms, &attempt, journey) {
+    let outcome = Outcome::Status(engine::effective_status(&journey.trip.response));
+    match ask(crossing, tries, outcome, Resend::Possible, journey) {
         Judgement::Retry { after } => Some(after),
-        Judgement::Deliver => None,
+        Judgement::Deliver | Judgement::Wait { .. } => None,
     }
 }
 
@@ -58,18 +54,29 @@ pub(crate) fn judge_failure(
         (Repeat::IfIdempotent, Reason::UpstreamTimeout) => Outcome::TimedOut,
         (Repeat::IfIdempotent, _) => Outcome::Reset,
     };
-    let terms = Terms::of(crossing.rule, crossing.backend);
-    let attempt = Attempt {
-        tries: journey.trip.facts.tries,
-        outcome,
-        repeat: terms.repeat(&journey.trip.request),
-        resend,
-        alternatives: alternatives(crossing.backend, &tries.endpoints),
-    };
-    ask(terms, &attempt, journey)
+    ask(crossing, tries, outcome, resend, journey)
 }
 
-fn ask(terms: Terms<'_>, attempt: &Attempt, journey: &Journey<'_, '_, '_>) -> Judgement {
-    let now = journey.worker.clock.now().into();
-    engine::judge(terms, attempt, &mut journey.worker.turns.borrow_mut(), now, journey.trip.random)
+fn ask(
+    crossing: Crossing<'_>,
+    tries: &Tries,
+    outcome: Outcome,
+    resend: Resend,
+    journey: &Journey<'_, '_, '_>,
+) -> Judgement {
+    let Crossing { backend, terms, .. } = crossing;
+    let (trip, mut turns) = (&*journey.trip, journey.worker.turns.borrow_mut());
+    let now: Now = journey.worker.clock.now().into();
+    let attempt = Attempt {
+        tries: trip.facts.tries,
+        outcome,
+        repeat: terms.repeat(&trip.request),
+        resend,
+        alternatives: alternatives(backend, &tries.endpoints),
+        hope: outcome == Outcome::Unreachable && has_hope(backend, &turns, &tries.endpoints, now),
+        waits: tries.waits,
+        left: crossing.due.map(|due| due.saturating_sub(now.monotonic)),
+        usual: crossing.due.and_then(|_| turns.usual_time(backend, now)),
+    };
+    engine::judge(terms, &attempt, &mut turns, now, trip.random)
 }

@@ -5,7 +5,8 @@
 //! [`transept_wire::normalize`] and [`transept_engine::forwarded`].
 
 use transept_engine::exchange::Connection;
-use transept_engine::forwarded::{announce, derive};
+use transept_engine::forwarded::{announce, derive, is_relayed};
+use transept_engine::hops;
 use transept_engine::reason::Reason;
 use transept_engine::settings::Settings;
 use transept_engine::snapshot::{Bind, Role};
@@ -67,6 +68,8 @@ pub(crate) fn introduce(worker: &Worker, connection: &Connection, settings: &Set
     // Captured, it came to a port of ours that its client knows nothing of.
     let port = connection.destination.unwrap_or(connection.local).port();
     announce(&mut trip.request, connection, &client, settings, port);
+    trip.relayed = is_relayed(connection, &client, settings.role);
+    trip.patience = hops::timeout(&trip.request);
 }
 
 /// Brings the rest of a request into the form that every later verb relies on.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use transept_engine::admit::{admit, admit_to};
 use transept_engine::exchange::Connection;
+use transept_engine::judge::Terms;
 use transept_engine::pick;
 use transept_engine::reason::Reason;
 use transept_engine::route::{Routed, route};
@@ -199,14 +200,19 @@ async fn road<'s>(snapshot: &'s Snapshot, bind: &'s Bind, journey: &mut Journey<
     mirror::send_copies(&backend_ref.filters, listener, journey).await?;
     let backend = pick::target(backend_ref).map_err(|reply| name_missing(bind.role, reply))?;
     journey.marks.backend = Some(backend);
-    let crossing = Crossing { listener, rule, backend, trial: None };
     // A tunnel may stay open for as long as it likes; `tunnel.rs` times the way to it.
     let limit = if journey.trip.upgrade.is_some() { None } else { time_left(Some(rule), journey.trip) };
-    let crossed = pin!(attempt::cross(crossing, journey));
-    match attempt::within(limit, crossed).await {
-        Some(outcome) => outcome,
-        None => Err(Stop::Failed(timed_out())),
+    if limit == Some(Duration::ZERO) {
+        return Err(Stop::Failed(out_of_time(rule, journey.trip)));
     }
+    let due = limit.map(|limit| journey.trip.now().monotonic.saturating_add(limit));
+    let terms = Terms::of(rule, backend).behind_others(&journey.trip.request);
+    let crossing = Crossing { listener, rule, backend, terms, due, trial: None };
+    let crossed = {
+        let crossed = pin!(attempt::cross(crossing, journey));
+        attempt::within(limit, crossed).await
+    };
+    crossed.unwrap_or_else(|| Err(Stop::Failed(out_of_time(rule, journey.trip))))
 }
 
 /// The verb *admit*. Where one bind stands for all Services, the port of the authority counts too.
@@ -274,9 +280,10 @@ async fn screen_rule(
     }
 }
 
-/// What is left of the rule's time for the whole exchange: policies that ask somebody use it up too.
+/// What is left of the time for the whole exchange, the rule's or the caller's: policies that ask somebody use it up too.
 fn time_left(rule: Option<&Rule>, trip: &Trip) -> Option<Duration> {
-    rule?.timeouts.request.or(None).map(|limit| limit.saturating_sub(trip.asked))
+    let limits = [rule.and_then(|rule| rule.timeouts.request.or(None)), trip.patience];
+    limits.into_iter().flatten().min().map(|limit| limit.saturating_sub(trip.asked))
 }
 
 /// The verb *screen* again, with the filters of the chosen backendRef.
@@ -299,6 +306,18 @@ fn screen_backend(
 pub(crate) fn timed_out() -> Failure {
     let detail = "the exchange exceeded the route's request timeout";
     Failure::new(Side::Upstream, Reason::RequestTimeout, Repeat::Never, detail)
+}
+
+/// The time for the whole exchange is over.
+fn out_of_time(rule: &Rule, trip: &Trip) -> Failure {
+    match (rule.timeouts.request.or(None), trip.patience) {
+        (Some(limit), Some(patience)) if limit <= patience => timed_out(),
+        (_, Some(_)) => {
+            let detail = "the time is over that the caller gives the exchange";
+            Failure::new(Side::Upstream, Reason::RequestTimeout, Repeat::Never, detail)
+        }
+        (_, None) => timed_out(),
+    }
 }
 
 /// Counts an exchange as active while it is on the road.

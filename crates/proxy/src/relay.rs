@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Poll, Waker};
 use std::time::{Duration, UNIX_EPOCH};
 
+use transept_engine::hops;
 use transept_engine::judge::effective_status;
 use transept_engine::reason::Reason;
 use transept_engine::redact::CredentialPlaces;
@@ -222,6 +223,9 @@ pub(crate) fn begin<'t, 'r>(
 /// The response side of the configuration, after the fields of the upstream hop are gone.
 pub(crate) fn finish_head(listener: &Listener, entrance: Entrance<'_>, marks: &Marks<'_>, trip: &mut Trip) {
     strip_hop_by_hop(&mut trip.response.fields);
+    if let Some(attempt) = trip.facts.attempt.filter(|_| trip.relayed) {
+        hops::tell_attempt(&mut trip.response.fields, attempt);
+    }
     let clock = &entrance.worker.clock;
     let (mut exchange, response) = trip.exchange(entrance.connection, listener.port);
     let rule = marks.rule.map(|rule| &**rule);

@@ -14,6 +14,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use transept_engine::admit::admit_stream;
 use transept_engine::exchange::Connection;
+use transept_engine::judge::{Attempt, Judgement, Outcome, Repeat as Repeatable, Resend, Terms, begin, judge};
 use transept_engine::pick::{self, Call, Chosen, pick_endpoint};
 use transept_engine::reason::Reason;
 use transept_engine::rule::Rule;
@@ -41,9 +42,6 @@ use crate::worker::Worker;
 
 /// How long a connection to somebody outside the mesh may take to be established.
 const CONNECT: Duration = Duration::from_secs(10);
-
-/// Endpoints that are tried before a connection is given up.
-const TRIES: usize = 3;
 
 /// A connection of one client with what is known about it.
 pub(crate) struct Passenger<'p> {
@@ -92,6 +90,7 @@ pub(crate) async fn land(
     let hash = pick::hash_stream(backend, passenger.connection.peer.ip());
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
     await_names(&worker.shared, backend).await;
+    begin(Terms::Unasked, &mut worker.turns.borrow_mut(), trip.now());
     loop {
         let chosen = {
             let now = worker.clock.now().into();
@@ -123,9 +122,8 @@ pub(crate) async fn land(
             }
             Err(failure) => {
                 tried.push(chosen.address);
-                let others = pick::alternatives(backend, &tried);
                 let final_word = matches!(failure.reason, Reason::MeshDenied | Reason::BackendOverflow);
-                if others == 0 || tried.len() >= TRIES || final_word {
+                if final_word || !may_try_again(worker, backend, &tried, trip.random).await {
                     return Err(failure.into());
                 }
                 if let Some(edges) = worker.edges.as_ref().filter(|_| passenger.listener.settings.role != Role::Inbound)
@@ -134,6 +132,34 @@ pub(crate) async fn land(
                 }
             }
         }
+    }
+}
+
+/// Whether another endpoint is tried after one that could not be reached, once the budget of retries has room for it.
+async fn may_try_again(worker: &Worker, backend: &Backend, tried: &[SocketAddr], random: u64) -> bool {
+    let mut waits = 0;
+    loop {
+        let judgement = {
+            let (now, mut turns) = (worker.clock.now().into(), worker.turns.borrow_mut());
+            let attempt = Attempt {
+                tries: u32::try_from(tried.len()).unwrap_or(u32::MAX),
+                outcome: Outcome::Unreachable,
+                repeat: Repeatable::Harmless,
+                resend: Resend::Possible,
+                alternatives: pick::alternatives(backend, tried),
+                hope: pick::has_hope(backend, &turns, tried, now),
+                waits,
+                left: None,
+                usual: None,
+            };
+            judge(Terms::Unasked, &attempt, &mut turns, now, random)
+        };
+        match judgement {
+            Judgement::Retry { .. } => return true,
+            Judgement::Deliver => return false,
+            Judgement::Wait { after } => tokio::time::sleep(after).await,
+        }
+        waits += 1;
     }
 }
 

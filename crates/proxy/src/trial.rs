@@ -12,6 +12,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use transept_engine::balance::Event;
+use transept_engine::exchange::Now;
 use transept_engine::judge::Outcome;
 use transept_engine::pick::{Chosen, Probe};
 use transept_engine::reason::Reason;
@@ -31,23 +32,31 @@ pub(crate) struct Trial<'t> {
     chosen: &'t Chosen,
     /// When the time of the whole exchange is over: a try that is dropped then has failed.
     due: Option<Duration>,
+    /// When it began, where its time is limited: how long it takes matters for others then.
+    began: Option<Duration>,
     noted: Cell<bool>,
     /// Whether it waits for room that a limit of ours does not leave it: the time that it loses is no fault of the endpoint's.
     queued: Cell<bool>,
 }
 
 impl<'t> Trial<'t> {
-    pub(crate) fn new(worker: Rc<Worker>, crossing: Crossing<'t>, chosen: &'t Chosen, trip: &Trip) -> Self {
+    pub(crate) fn new(worker: Rc<Worker>, crossing: Crossing<'t>, chosen: &'t Chosen, trip: &Trip, now: Now) -> Self {
         worker.turns.borrow_mut().begin(chosen.address);
         let limit = if trip.upgrade.is_some() { None } else { crossing.rule.timeouts.request.or(None) };
         let due = limit.map(|limit| trip.started.monotonic.saturating_add(limit));
+        let began = crossing.due.map(|_| now.monotonic);
         let (noted, queued) = (Cell::new(false), Cell::new(false));
-        Self { worker, backend: crossing.backend, chosen, due, noted, queued }
+        Self { worker, backend: crossing.backend, chosen, due, began, noted, queued }
     }
 
     /// What became of the try, as far as its endpoint is concerned. A response that breaks off later is told besides.
     pub(crate) fn note(&self, outcome: Outcome) {
-        if self.backend.traffic.is_none() {
+        if let Some(began) = self.began.filter(|_| matches!(outcome, Outcome::Status(_) | Outcome::TimedOut)) {
+            let now: Now = self.worker.clock.now().into();
+            let took = now.monotonic.saturating_sub(began);
+            self.worker.turns.borrow_mut().note_time(self.backend, took, now);
+        }
+        if !teaches(&self.worker, self.backend, outcome) {
             return;
         }
         self.noted.set(true);
@@ -96,11 +105,11 @@ impl Carriage {
 
     /// What became of connecting.
     pub(crate) fn note(&self, backend: &Backend, chosen: &Chosen, failure: Option<&Failure>) {
-        if backend.traffic.is_none() {
-            return;
-        }
         match failure.map_or(Some(Outcome::Connected), outcome_of) {
-            Some(outcome) => note(&self.worker, backend, chosen, outcome),
+            Some(outcome) if teaches(&self.worker, backend, outcome) => {
+                note(&self.worker, backend, chosen, outcome);
+            }
+            Some(_) => {}
             None => self.leave_open(backend, chosen),
         }
     }
@@ -120,6 +129,11 @@ impl Drop for Carriage {
     }
 }
 
+/// Whether anything is learned from an outcome.
+fn teaches(worker: &Worker, backend: &Backend, outcome: Outcome) -> bool {
+    outcome == Outcome::Unreachable || worker.turns.borrow().awaits_success(backend)
+}
+
 fn note(worker: &Worker, backend: &Backend, chosen: &Chosen, outcome: Outcome) {
     let now = worker.clock.now().into();
     let event = worker.turns.borrow_mut().note(backend, chosen, outcome, now);
@@ -132,6 +146,10 @@ fn note(worker: &Worker, backend: &Backend, chosen: &Chosen, outcome: Outcome) {
                 edges.borrow_mut().ejected(backend, endpoint);
             }
             tracing::warn!(backend = %label, %endpoint, seconds = time.as_secs(), "an endpoint fails and is left alone");
+        }
+        Some(Event::Unreachable(time)) => {
+            let seconds = time.as_secs();
+            tracing::warn!(backend = %label, %endpoint, seconds, "an endpoint cannot be reached: others are used where there are any");
         }
         Some(Event::Recovered) => tracing::info!(backend = %label, %endpoint, "an endpoint has recovered"),
     }

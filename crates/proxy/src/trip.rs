@@ -44,6 +44,10 @@ pub(crate) struct Trip {
     pub started: Moment,
     /// The time that policies have taken to ask somebody.
     pub asked: Duration,
+    /// How long the caller waits for the response, where it says so.
+    pub patience: Option<Duration>,
+    /// Whether the caller is a proxy whose word counts.
+    pub relayed: bool,
     pub random: u64,
     /// What the record tells.
     pub facts: Facts,
@@ -70,6 +74,8 @@ pub(crate) struct Facts {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub tries: u32,
+    /// The try that a response is of, counted over all proxies, where one before it was answered or may have been.
+    pub attempt: Option<u32>,
     /// The backend of a connection that is no request.
     pub backend: Option<Arc<Backend>>,
     /// The path as it arrived; kept because filters change the request. Empty when there is no access log.
@@ -95,6 +101,8 @@ impl Default for Trip {
             watch: None,
             started: nowhen,
             asked: Duration::ZERO,
+            patience: None,
+            relayed: false,
             random: 0,
             facts: Facts::default(),
         }
@@ -115,6 +123,8 @@ impl Trip {
             self.has_original = false;
         }
         self.asked = Duration::ZERO;
+        self.patience = None;
+        self.relayed = false;
         if let Some(watch) = &self.watch {
             watch.clear();
         }

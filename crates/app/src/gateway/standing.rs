@@ -299,6 +299,7 @@ fn backend_to_json(backend: &BackendState) -> Value {
         let why = match state {
             EndpointState::Unwell(why) => Some(why.to_string()),
             EndpointState::Probation => Some("its time alone is over, and the next request decides".to_owned()),
+            EndpointState::Unreachable => Some("it could not be reached, and others are used".to_owned()),
             EndpointState::Serving | EndpointState::Ejected => None,
         };
         json!({"address": address.to_string(), "state": state.as_str(), "why": why})
@@ -306,7 +307,7 @@ fn backend_to_json(backend: &BackendState) -> Value {
     let limit = |one: &Reading| json!({"resource": one.resource, "taken": one.taken, "limit": one.limit});
     json!({
         "name": &*backend.label,
-        "policy": &*backend.policy,
+        "policy": backend.policy.as_deref(),
         "endpoints": backend.endpoints.iter().map(endpoint).collect::<Value>(),
         "limits": backend.limits.iter().map(limit).collect::<Value>(),
     })

@@ -12,6 +12,7 @@ mod http2;
 mod http2_flow;
 mod identities;
 mod keys;
+mod layers;
 mod limits;
 mod listeners;
 mod logins;

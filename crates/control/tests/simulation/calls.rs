@@ -194,6 +194,10 @@ impl Run {
                 repeat,
                 resend: Resend::Possible,
                 alternatives: pick::alternatives(&backend, &tried),
+                hope: false,
+                waits: 0,
+                left: None,
+                usual: None,
             };
             let Some(proxy) = self.members[caller].proxy.as_mut() else { return Ok(()) };
             let again =
@@ -225,6 +229,8 @@ impl Run {
         // Without rules about it nobody is ejected any more; the memory finds out with this choice.
         let ruled = backend.traffic.as_ref().is_some_and(|traffic| traffic.outliers.is_some());
         let ejected = if ruled { proxy.turns.ejected(backend) } else { Vec::new() };
+        // Known before the choice: a request that finds out makes others wait for it.
+        let away = proxy.turns.absent(backend, call.now);
         let set = backend.endpoints.load_full();
         let health = backend
             .traffic
@@ -260,6 +266,14 @@ impl Run {
                 return Err(format!("{label}: {address} is chosen although {untried} of {all} are fit and it is not"));
             }
             Probe::No => {}
+        }
+        if !ruled && health.is_none() {
+            let is_away = |address: &SocketAddr| away.iter().any(|(one, _)| one == address);
+            let others = set.endpoints().iter().filter(|one| one.weight > 0 && !call.tried.contains(&one.address));
+            let others = others.filter(|one| !is_away(&one.address)).count();
+            if others > 0 && is_away(&address) {
+                return Err(format!("{label}: {address} is chosen although it cannot be reached and {others} may be"));
+            }
         }
         Ok(Some(chosen))
     }
@@ -325,9 +339,17 @@ impl Run {
             proxy.turns.give_up_probe(backend, chosen.address, now);
             return Ok(());
         }
-        let Some(rules) = backend.traffic.as_ref().and_then(|traffic| traffic.outliers) else { return Ok(()) };
-        match proxy.turns.note(backend, chosen, outcome, now) {
-            Some(Event::Ejected(time)) => {
+        let rules = backend.traffic.as_ref().and_then(|traffic| traffic.outliers);
+        match (proxy.turns.note(backend, chosen, outcome, now), rules) {
+            (Some(Event::Ejected(_)), None) | (Some(Event::Unreachable(_)), Some(_)) => {
+                return Err(format!("{}: {} is left alone by rules that do not hold", backend.label, chosen.address));
+            }
+            (Some(Event::Unreachable(time)), None) => {
+                self.saw.insert("an endpoint that cannot be reached");
+                let (address, seconds) = (chosen.address, time.as_secs());
+                self.trace.push(format!("member {caller} cannot reach {address}, and uses others for {seconds} s"));
+            }
+            (Some(Event::Ejected(time)), Some(rules)) => {
                 let set = backend.endpoints.load_full();
                 let all = set.endpoints().len();
                 let out = proxy.turns.ejected(backend);
@@ -341,11 +363,11 @@ impl Run {
                 books.ejected.insert((backend.key, chosen.address), now.monotonic + time);
                 self.trace.push(format!("member {caller} ejects {} of {} for {time:?}", chosen.address, backend.label));
             }
-            Some(Event::Recovered) => {
+            (Some(Event::Recovered), Some(_)) => {
                 self.saw.insert("a recovery");
                 books.ejected.remove(&(backend.key, chosen.address));
             }
-            None => {}
+            (Some(Event::Recovered), None) | (None, _) => {}
         }
         Ok(())
     }

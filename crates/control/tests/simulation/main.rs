@@ -34,7 +34,7 @@ const SEEDS: u64 = 400;
 /// So many seeds see everything in [`SIGHTS`]; if they do not, the runs have become too tame to show anything.
 const MANY: u64 = 300;
 /// What must happen in some run or other.
-const SIGHTS: [&str; 15] = [
+const SIGHTS: [&str; 16] = [
     "a call by a route",
     "a call straight to a Service",
     "a freeze",
@@ -46,6 +46,7 @@ const SIGHTS: [&str; 15] = [
     "a removal",
     "a retry",
     "an ejection",
+    "an endpoint that cannot be reached",
     "an overflow",
     "somebody is kept out",
     "somebody is let in",

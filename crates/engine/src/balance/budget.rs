@@ -1,6 +1,6 @@
 //! The retry budget: retries may add a fifth to the requests, and three a second in any case, unless a policy says otherwise.
 //!
-//! Called by `Turns`, for each rule with a retry stanza and each backend with a policy about retries. Without it a failing backend gets the more requests the worse it does. A retry is counted when it is decided,
+//! Called by `Turns`, for each rule with a retry stanza, each backend with a policy about retries, and once for everything else. Without it a failing backend gets the more requests the worse it does. A retry is counted when it is decided,
 //! before its backoff, so that a herd of waiting retries is seen.
 
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub(super) struct Budget {
 
 impl Budget {
     fn turn(&mut self, now: Duration) -> usize {
-        let half = (now.as_millis() / (WINDOW.as_millis() / 2)) as u64;
+        let half = now.as_secs() / (WINDOW.as_secs() / 2);
         if half != self.half {
             let slot = (half % 2) as usize;
             self.requests[slot] = 0;
@@ -82,7 +82,6 @@ mod tests {
 
     #[test]
     fn a_policy_may_allow_none() {
-        let none = Allowance { percent: 0, per_second: 0 };
-        assert!(!Budget::default().take_retry(none, Duration::from_secs(1)));
+        assert!(!Budget::default().take_retry(Allowance::NONE, Duration::from_secs(1)));
     }
 }

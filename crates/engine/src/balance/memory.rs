@@ -59,6 +59,8 @@ struct Rotation {
 pub enum Absence {
     /// Its time alone is over: the next request to it decides.
     Probation,
+    /// It is left alone, because it could not be reached.
+    Unreachable,
     /// It is left alone.
     Ejected,
 }
@@ -68,6 +70,8 @@ pub enum Absence {
 pub enum Event {
     /// The endpoint is left alone for this long.
     Ejected(Duration),
+    /// The endpoint could not be reached, and is left alone for this long where there are others.
+    Unreachable(Duration),
     /// The endpoint takes requests again.
     Recovered,
 }

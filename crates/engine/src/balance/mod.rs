@@ -2,19 +2,23 @@
 //!
 //! Every worker owns one [`Turns`] and shares it with nobody, so there is no lock. The memory is keyed by identity, never by position
 //! in a snapshot, and so survives a change of the configuration. Backends without a `TrafficPolicy` need none but the count of
-//! outstanding requests.
+//! outstanding requests, and of endpoints that could not be reached.
 
 mod budget;
 mod gate;
 mod keyed;
 mod least;
 mod memory;
+mod pace;
+mod shunned;
 mod smooth;
 mod table;
 mod tiers;
 mod view;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet};
@@ -27,7 +31,7 @@ use crate::exchange::Now;
 use crate::judge::Outcome;
 use crate::pick::{Call, Chosen, Probe};
 use crate::rule::WeightedBackend;
-use crate::snapshot::{Backend, Snapshot};
+use crate::snapshot::{Backend, EndpointSet, Snapshot};
 use crate::traffic::Allowance;
 use least::{Field, Outstanding, least_loaded};
 use memory::Memory;
@@ -38,7 +42,11 @@ pub struct Turns {
     splits: HashMap<u64, smooth::Split, RandomState>,
     outstanding: Outstanding,
     budgets: HashMap<u64, budget::Budget, RandomState>,
+    /// The budget of requests to which neither a rule's stanza nor a policy applies.
+    unasked: budget::Budget,
     backends: HashMap<u64, Memory, RandomState>,
+    paces: HashMap<u64, pace::Pace, RandomState>,
+    shunned: shunned::Shunned,
 }
 
 impl Turns {
@@ -65,8 +73,34 @@ impl Turns {
     /// Takes in what became of a request that was sent to an endpoint. Only what the endpoint is to blame for: our own limits and
     /// clients that went away are no outcome.
     pub fn note(&mut self, backend: &Backend, chosen: &Chosen, outcome: Outcome, now: Now) -> Option<Event> {
-        let rules = backend.traffic.as_ref()?.outliers.as_ref()?;
-        self.backends.get_mut(&backend.key)?.note(rules, chosen.address, outcome, chosen.probe, now)
+        if let Some(rules) = backend.outliers() {
+            return self.backends.get_mut(&backend.key)?.note(rules, chosen.address, outcome, chosen.probe, now);
+        }
+        match outcome {
+            Outcome::Unreachable => {
+                self.shunned.note_unreachable(chosen.address, now.monotonic).map(Event::Unreachable)
+            }
+            Outcome::Connected | Outcome::Status(_) | Outcome::Reset => {
+                self.shunned.note_reached(&chosen.address).then_some(Event::Recovered)
+            }
+            // Perhaps it was connecting that took too long.
+            Outcome::TimedOut => None,
+        }
+    }
+
+    /// Whether anything is learned from requests to a backend that end well.
+    pub fn awaits_success(&self, backend: &Backend) -> bool {
+        backend.traffic.is_some() || !self.shunned.is_empty()
+    }
+
+    /// Takes in how long a try of a request with limited time has taken, to its response head or to the end of its time.
+    pub fn note_time(&mut self, backend: &Backend, took: Duration, now: Now) {
+        self.paces.entry(backend.key).or_default().note(took, now.monotonic);
+    }
+
+    /// The time that half of the tries of such requests take; none while too few are known.
+    pub fn usual_time(&self, backend: &Backend, now: Now) -> Option<Duration> {
+        self.paces.get(&backend.key)?.median(now.monotonic)
     }
 
     /// A request that was sent as a probe ended without an outcome.
@@ -83,11 +117,28 @@ impl Turns {
 
     /// The endpoints of a backend that this worker has left alone because they failed, and has not tried again yet, at this time.
     pub fn absent(&self, backend: &Backend, now: Now) -> Vec<(SocketAddr, Absence)> {
-        self.backends.get(&backend.key).map(|memory| memory.absent(now.monotonic).collect()).unwrap_or_default()
+        let memory = self.backends.get(&backend.key);
+        let mut absent: Vec<_> = memory.map(|memory| memory.absent(now.monotonic).collect()).unwrap_or_default();
+        if !self.shunned.is_empty() && backend.outliers().is_none() {
+            let set = backend.endpoints.load();
+            let shunned = set.endpoints().iter().filter(|one| self.shunned.has(&one.address, now.monotonic));
+            absent.extend(shunned.map(|one| (one.address, Absence::Unreachable)));
+        }
+        absent
+    }
+
+    /// Whether an endpoint that was not tried is left that this worker does not leave alone.
+    pub(crate) fn has_hope(&self, backend: &Backend, tried: &[SocketAddr], now: Now) -> bool {
+        let absent = self.absent(backend, now);
+        let is_absent = |address: &SocketAddr| absent.iter().any(|(one, _)| one == address);
+        let set = backend.endpoints.load();
+        set.endpoints().iter().any(|one| !tried.contains(&one.address) && !is_absent(&one.address))
     }
 
     /// Forgets what belongs to rules and backends that the snapshot no longer has. Call it when a new snapshot is first used.
     pub fn prune(&mut self, snapshot: &Snapshot) {
+        let all: HashSet<u64, RandomState> = snapshot.backends.iter().map(|backend| backend.key).collect();
+        self.paces.retain(|key, _| all.contains(key));
         let backends = snapshot.backends.iter().filter(|backend| backend.traffic.is_some()).map(|backend| backend.key);
         let backends: HashSet<u64, RandomState> = backends.collect();
         let alive: HashSet<u64, RandomState> = snapshot
@@ -100,6 +151,10 @@ impl Turns {
         self.splits.retain(|key, _| alive.contains(key));
         self.budgets.retain(|key, _| alive.contains(key) || backends.contains(key));
         self.backends.retain(|key, _| backends.contains(key));
+        if !self.shunned.is_empty() {
+            let known: HashSet<SocketAddr, RandomState> = snapshot.backends.iter().flat_map(addresses).collect();
+            self.shunned.retain(|endpoint| known.contains(endpoint));
+        }
     }
 
     /// The next backendRef of a rule, by smooth weighted round robin; none when no weight is above zero.
@@ -113,11 +168,24 @@ impl Turns {
     /// The next endpoint of a backend; none when there is none to use.
     pub(crate) fn next_endpoint(&mut self, backend: &Backend, call: &Call<'_>) -> Option<Chosen> {
         let set = backend.endpoints.load();
+        if self.shunned.is_empty() || backend.outliers().is_some() {
+            return self.choose(backend, &set, call);
+        }
+        let now = call.now.monotonic;
+        let avoided = self.shunned.beside(call.tried, now);
+        let chosen = self.choose(backend, &set, &Call { tried: &avoided, ..*call })?;
+        // There is nobody else: better one that may be back than one that this request has tried.
+        let chosen = if avoided.contains(&chosen.address) { self.choose(backend, &set, call)? } else { chosen };
+        self.shunned.begin_probe(&chosen.address, now);
+        Some(chosen)
+    }
+
+    fn choose(&mut self, backend: &Backend, set: &Arc<EndpointSet>, call: &Call<'_>) -> Option<Chosen> {
         let (position, probe) = match &backend.traffic {
-            None => (least_loaded(&Field::Whole(&set), &self.outstanding, call.random, call.tried)?, Probe::No),
+            None => (least_loaded(&Field::Whole(set), &self.outstanding, call.random, call.tried)?, Probe::No),
             Some(traffic) => {
                 let memory = self.backends.entry(backend.key).or_insert_with(|| Memory::new(set.clone()));
-                memory.choose(traffic, &backend.ledger, &set, &self.outstanding, call)?
+                memory.choose(traffic, &backend.ledger, set, &self.outstanding, call)?
             }
         };
         let endpoint = set.endpoints().get(position)?;
@@ -133,6 +201,20 @@ impl Turns {
     pub(crate) fn take_retry(&mut self, of: u64, allowance: Allowance, now: Now) -> bool {
         self.budgets.entry(of).or_default().take_retry(allowance, now.monotonic)
     }
+
+    /// As [`Turns::count_request`], for requests of which neither a rule nor a policy says what is tried again.
+    pub(crate) fn count_unasked(&mut self, now: Now) {
+        self.unasked.count_request(now.monotonic);
+    }
+
+    /// As [`Turns::take_retry`], for those.
+    pub(crate) fn take_unasked(&mut self, now: Now) -> bool {
+        self.unasked.take_retry(Allowance::default(), now.monotonic)
+    }
+}
+
+fn addresses(backend: &Arc<Backend>) -> Vec<SocketAddr> {
+    backend.endpoints.load().endpoints().iter().map(|endpoint| endpoint.address).collect()
 }
 
 #[cfg(test)]

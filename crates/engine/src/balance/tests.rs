@@ -314,3 +314,55 @@ fn memory_goes_with_the_backend() {
     stage.turns.prune(&Snapshot::default());
     assert!(stage.turns.ejected(&stage.backend).is_empty());
 }
+
+/// Without a policy, and with one that says nothing of failures.
+fn heedless() -> [Stage; 2] {
+    let policy = backend(&[1, 1, 1], Traffic { balancer: Balancer::RoundRobin, ..Traffic::default() });
+    [Backend::for_tests(set(&[1, 1, 1]), None), policy].map(Stage::new)
+}
+
+#[test]
+fn who_cannot_be_reached_is_passed_over_and_asked_by_one_request() {
+    for mut stage in heedless() {
+        assert_eq!(stage.send_to(0, Outcome::Unreachable, 3), [Event::Unreachable(Duration::from_secs(1))]);
+        let now = stage.now();
+        assert_eq!(stage.turns.absent(&stage.backend, now), [(address(0), Absence::Unreachable)]);
+        assert_eq!(stage.spread(100).get(&address(0)), None);
+        // A second later one request finds out, and until it has the others go elsewhere.
+        stage.seconds += 1;
+        assert_eq!(stage.spread(100).get(&address(0)), Some(&1));
+        assert_eq!(stage.send_to(0, Outcome::Unreachable, 1), []);
+        stage.seconds += 1;
+        assert_eq!(stage.spread(100).get(&address(0)), None);
+        stage.seconds += 1;
+        assert_eq!(stage.spread(100).get(&address(0)), Some(&1));
+        assert_eq!(stage.send_to(0, Outcome::Status(500), 1), [Event::Recovered]);
+        assert!(stage.spread(100)[&address(0)] > 10);
+    }
+}
+
+#[test]
+fn where_nobody_can_be_reached_everybody_is_used() {
+    for mut stage in heedless() {
+        for last in 0..3 {
+            stage.send_to(last, Outcome::Unreachable, 1);
+        }
+        assert_eq!(stage.spread(100).len(), 3);
+        // Those that the request has not tried come first all the same.
+        for _ in 0..20 {
+            assert_eq!(stage.pick(None, &[address(0), address(2)]).address, address(1));
+        }
+        let now = stage.now();
+        assert!(!stage.turns.has_hope(&stage.backend, &[], now));
+        stage.send_to(1, GOOD, 1);
+        assert!(stage.turns.has_hope(&stage.backend, &[], now));
+        assert!(!stage.turns.has_hope(&stage.backend, &[address(1)], now));
+    }
+}
+
+#[test]
+fn with_outlier_detection_a_single_failure_is_no_reason() {
+    let mut stage = Stage::new(backend(&[1, 1], watched()));
+    assert_eq!(stage.send_to(0, Outcome::Unreachable, 1), []);
+    assert!(stage.spread(100)[&address(0)] > 10);
+}

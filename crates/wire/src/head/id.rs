@@ -112,6 +112,8 @@ field_ids! {
     X_REAL_IP = "x-real-ip",
     X_REQUEST_ID = "x-request-id",
     X_REWRITE_URL = "x-rewrite-url",
+    X_TRANSEPT_ATTEMPT = "x-transept-attempt",
+    X_TRANSEPT_TIMEOUT = "x-transept-timeout",
 }
 
 // The set of present ids is a `u128`.

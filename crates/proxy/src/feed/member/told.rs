@@ -125,7 +125,7 @@ impl Told {
                 let state = match state {
                     // What has served its time is nobody's fault until it fails again.
                     EndpointState::Serving | EndpointState::Probation => (Health::Healthy, String::new()),
-                    EndpointState::Ejected => (Health::Ejected, String::new()),
+                    EndpointState::Unreachable | EndpointState::Ejected => (Health::Ejected, String::new()),
                     EndpointState::Unwell(why) => (Health::Failing, why.to_string()),
                 };
                 now.insert(place, state);
@@ -264,7 +264,7 @@ mod tests {
     fn an_endpoint_is_told_when_it_changes_and_when_it_is_gone() {
         let backend = |state: Option<EndpointState>| BackendState {
             label: "default/cart:80".into(),
-            policy: "".into(),
+            policy: Some("".into()),
             endpoints: state.map(|state| (([10, 0, 0, 1], 80).into(), state)).into_iter().collect(),
             limits: Vec::new(),
         };
