@@ -5,6 +5,7 @@
 //! requests from the second on, and on responses that a layer has tried again for: the layers before it leave those alone.
 //! `x-transept-timeout` has the form of `grpc-timeout` (gRPC over HTTP/2, "Requests"), which takes its place for gRPC. Who is believed is settled by
 //! [`announce`](crate::forwarded::announce), which removes the word of strangers; anybody may give a gRPC request less time than it has.
+//! `x-transept-unreached` stands on a reply of the proxy beside a program that could not be connected to; it ends at the next proxy, and no program can say it.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use transept_wire::head::{FieldId, FieldName, Fields, Request, Response};
 use crate::reply::is_grpc;
 
 static ATTEMPT: FieldName = FieldName::known(FieldId::X_TRANSEPT_ATTEMPT);
+static UNREACHED: FieldName = FieldName::known(FieldId::X_TRANSEPT_UNREACHED);
 static TIMEOUT: FieldName = FieldName::known(FieldId::X_TRANSEPT_TIMEOUT);
 static GRPC_TIMEOUT: FieldName = FieldName::known(FieldId::GRPC_TIMEOUT);
 
@@ -32,6 +34,22 @@ pub fn attempt(request: &Request) -> u32 {
 /// Whether a layer behind has tried for this response more than once: it is not tried for again.
 pub fn was_retried(response: &Response) -> bool {
     number(&response.fields).is_some_and(|attempt| attempt > 1)
+}
+
+/// Says that a request was seen by nobody: the program behind the proxy cannot be connected to.
+pub fn tell_unreached(response: &mut Response) {
+    // A digit is a valid value.
+    let _ = response.fields.set(&UNREACHED, b"1");
+}
+
+/// Whether the proxy beside a program says that nobody has seen the request.
+pub fn is_unreached(response: &Response) -> bool {
+    response.fields.contains(FieldId::X_TRANSEPT_UNREACHED)
+}
+
+/// Removes what only a proxy may say from what a program, or whoever is behind it, has answered.
+pub fn drop_unreached(response: &mut Response) {
+    response.fields.remove_id(FieldId::X_TRANSEPT_UNREACHED);
 }
 
 fn number(fields: &Fields) -> Option<u32> {

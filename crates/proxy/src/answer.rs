@@ -6,8 +6,10 @@
 use std::cell::Cell;
 use std::time::{Duration, UNIX_EPOCH};
 
+use transept_engine::hops;
 use transept_engine::reason::Reason;
 use transept_engine::reply::{Audience, render, trailers};
+use transept_engine::snapshot::Role;
 use transept_engine::verdict::Reply;
 use transept_wire::h1::Body;
 use transept_wire::head::{FieldId, FieldName, Fields, Method};
@@ -35,6 +37,10 @@ pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
     if let Some(listener) = journey.marks.listener {
         let entrance = journey.arrival.entrance(journey.worker, journey.marks.generation);
         finish_head(listener, entrance, journey.marks, journey.trip);
+        let unreached = matches!(reply.reason, Reason::UpstreamRefused | Reason::UpstreamConnectTimeout);
+        if unreached && listener.settings.role == Role::Inbound && journey.trip.relayed {
+            hops::tell_unreached(&mut journey.trip.response);
+        }
     }
     journey.trip.facts.status = journey.trip.response.status;
     if !take_what_is_here(&mut journey.arrival.body) || journey.trip.request.method == Method::Connect {
@@ -51,6 +57,9 @@ pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
 pub(crate) async fn fail(failure: Failure, journey: &mut Journey<'_, '_, '_>) {
     note(&failure, journey.trip);
     if journey.replier.begun() {
+        if failure.reason == Reason::NotAuthorized && journey.arrival.connection.identity.is_some() {
+            journey.replier.refuse();
+        }
         journey.replier.abort();
         return;
     }

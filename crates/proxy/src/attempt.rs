@@ -287,8 +287,9 @@ async fn try_once(
     // Whatever happened, no byte of the request was sent.
     let unconnected = |failure: Failure| {
         let repeat = if failure.side == Side::Upstream { Repeat::Safe } else { Repeat::Never };
-        let ours = matches!(failure.reason, Reason::Overloaded | Reason::BackendOverflow);
-        let repeat = if ours { Repeat::Never } else { repeat };
+        // A limit of ours, or the word of the other side that this caller is not let in: another endpoint changes nothing.
+        let is_final = matches!(failure.reason, Reason::Overloaded | Reason::BackendOverflow | Reason::MeshDenied);
+        let repeat = if is_final { Repeat::Never } else { repeat };
         Failed { failure: Failure { repeat, ..failure }, age: None }
     };
     let mut upstream = {

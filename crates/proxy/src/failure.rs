@@ -75,6 +75,7 @@ impl Failure {
     pub(crate) fn body_cut(side: Side, error: &io::Error) -> Self {
         let reason = match side {
             Side::Downstream => Reason::DownstreamClosed,
+            Side::Upstream if is_refusal(error) => Reason::MeshDenied,
             Side::Upstream => Reason::UpstreamIncomplete,
         };
         Self::new(side, reason, Repeat::Never, error.to_string())
@@ -84,6 +85,7 @@ impl Failure {
     pub(crate) fn send(side: Side, error: &io::Error) -> Self {
         let (reason, repeat) = match side {
             Side::Downstream => (Reason::DownstreamClosed, Repeat::Never),
+            Side::Upstream if is_refusal(error) => (Reason::MeshDenied, Repeat::Never),
             Side::Upstream => (Reason::UpstreamReset, Repeat::IfIdempotent),
         };
         Self::new(side, reason, repeat, error.to_string())
@@ -115,6 +117,7 @@ impl Failure {
             (Side::Downstream, Cut::Breach(Breach::Rule(_))) => Reason::RequestMalformed,
             (Side::Downstream, _) => Reason::DownstreamClosed,
             (Side::Upstream, Cut::Breach(why)) => refused_response(why),
+            (Side::Upstream, cut) if cut.is_refusal() => Reason::MeshDenied,
             (Side::Upstream, _) => Reason::UpstreamIncomplete,
         };
         Self::new(side, reason, Repeat::Never, cut.to_string())
@@ -134,15 +137,30 @@ impl Failure {
             Cut::Breach(why) => (refused_response(why), Repeat::Never),
             // Refused streams, and those above the last one that GOAWAY names (RFC 9113 section 8.7).
             Cut::Unprocessed => (Reason::UpstreamReset, Repeat::Safe),
+            cut if cut.is_refusal() => (Reason::MeshDenied, Repeat::Never),
             Cut::Reset(_) | Cut::Lost(_) => (Reason::UpstreamReset, Repeat::IfIdempotent),
         };
         Self::new(Side::Upstream, reason, repeat, cut.to_string())
+    }
+
+    /// The connection broke before a response began.
+    pub(crate) fn broken(error: &io::Error) -> Self {
+        let mut failure = Self::no_response(error.to_string());
+        if is_refusal(error) {
+            (failure.reason, failure.repeat) = (Reason::MeshDenied, Repeat::Never);
+        }
+        failure
     }
 
     /// The connection ended before a response began.
     pub(crate) fn no_response(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Side::Upstream, Reason::UpstreamReset, Repeat::IfIdempotent, detail)
     }
+}
+
+/// Whether the proxy at the other end of a tunnel says that a policy does not allow it any more.
+fn is_refusal(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
 }
 
 fn refused_response(why: &Breach) -> Reason {

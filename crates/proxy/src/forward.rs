@@ -7,16 +7,18 @@ use std::cell::Cell;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
+use transept_engine::role::Role;
 use transept_wire::h1::{Body, Connection};
 
 use crate::attempt::{Crossing, Exchanged, Tries, within_try};
 use crate::body::{Source, carry};
 use crate::failure::{Failure, Side};
+use crate::gate::{Gate, Listens};
 use crate::judge::judge_status;
 use crate::normalize::codec_limits;
 use crate::path::Journey;
 use crate::recheck::Entrance;
-use crate::relay::{self, Delivery, Departure, Gate};
+use crate::relay::{self, Delivery, Departure};
 use crate::upstream::Upstream;
 
 /// Sends a request whose body is here, waits for the response head, and delivers it unless it is to be tried again.
@@ -81,7 +83,9 @@ pub(crate) async fn forward_streaming(
     let watch = arrival.watch;
     let limits = codec_limits(&crossing.listener.settings);
     let (mut sink, mut inlet) = upstream.begin(&trip.request, &arrival.framing, Connection::KeepAlive, watch)?;
-    let gate = Gate::new(arrival.expects_continue);
+    let beside_program = crossing.listener.settings.role == Role::Inbound;
+    let listens = if beside_program && trip.relayed && !arrival.expects_continue { Listens::Yes } else { Listens::No };
+    let gate = Gate::new(arrival.expects_continue, listens, inlet.in_tunnel());
     let most = crossing.listener.settings.limits.body_bytes;
     let mut sent = 0;
     let answered = Cell::new(false);
@@ -93,8 +97,9 @@ pub(crate) async fn forward_streaming(
     let outcome = {
         let upload = pin!(async {
             sink.flush().await?;
-            gate.opened().await;
-            relay::carry_upstream(&mut arrival.body, &mut sink, &mut sent, most, &snapshot.credentials).await?;
+            gate.wanted.wait().await;
+            let credentials = &snapshot.credentials;
+            relay::carry_upstream(&mut arrival.body, &mut sink, &mut sent, most, credentials, &gate).await?;
             if !answered.get() {
                 relay::expect_response(crossing, watch);
             }
@@ -108,9 +113,10 @@ pub(crate) async fn forward_streaming(
             };
             crossing.heard(&trip.response);
             answered.set(true);
+            gate.taken.give();
             watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
             let keep_alive = rest.keeps_alive();
-            if !gate.is_open() {
+            if !gate.wanted.is_given() {
                 // The client was never told to go on: what it does with its body now is anybody's guess.
                 replier.forbid_keep_alive();
             }
@@ -125,6 +131,8 @@ pub(crate) async fn forward_streaming(
         both(upload, download).await
     };
     trip.facts.bytes_in = sent;
+    // Once told, the client sends its body, whoever gets it.
+    arrival.expects_continue &= !gate.wanted.is_given();
     let (uploaded, downloaded) = outcome?;
     // Asked first: a response that failed is a failure, whatever became of the request's body.
     let reusable = downloaded?;

@@ -26,6 +26,7 @@ mod exposition;
 mod failure;
 pub mod feed;
 mod forward;
+mod gate;
 mod h2;
 mod health;
 mod io;

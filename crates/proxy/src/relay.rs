@@ -3,13 +3,12 @@
 //! Called by `attempt.rs` with the backend's response. Filters and policies of the response side are the engine's;
 //! framing towards the client is the replier's.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::pin::Pin;
-use std::task::{Poll, Waker};
-use std::time::{Duration, UNIX_EPOCH};
+use std::task::Poll;
+use std::time::UNIX_EPOCH;
 
 use transept_engine::hops;
-use transept_engine::judge::effective_status;
 use transept_engine::reason::Reason;
 use transept_engine::redact::CredentialPlaces;
 use transept_engine::relay as engine;
@@ -23,6 +22,7 @@ use crate::body::{Sink, Source, drop_claims, fill_unless_gone};
 use crate::deadline::Watch;
 use crate::edge::Replier;
 use crate::failure::{Failure, Repeat, Side};
+use crate::gate::{Gate, UNASKED};
 use crate::path::Marks;
 use crate::recheck::Entrance;
 use crate::trip::{LetIn, Trip};
@@ -32,46 +32,6 @@ static DATE: FieldName = FieldName::known(FieldId::DATE);
 
 /// Interim responses that one exchange may have. An endless row of them would hold the client for ever.
 const MOST_INTERIM: usize = 16;
-
-/// How long a backend may take to ask for the body of a request that expects 100, before it gets it unasked (RFC 9110
-/// section 10.1.1 lets every hop go on).
-const UNASKED: Duration = Duration::from_secs(1);
-
-/// Holds the body of a request back until somebody wants it.
-pub(crate) struct Gate {
-    open: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Gate {
-    /// A gate that is closed when the client expects 100.
-    pub(crate) fn new(expects_continue: bool) -> Self {
-        Self { open: Cell::new(!expects_continue), waker: RefCell::new(None) }
-    }
-
-    pub(crate) fn is_open(&self) -> bool {
-        self.open.get()
-    }
-
-    fn open(&self) {
-        self.open.set(true);
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
-    }
-
-    /// Waits until the body may flow.
-    pub(crate) async fn opened(&self) {
-        std::future::poll_fn(|cx| {
-            if self.open.get() {
-                return Poll::Ready(());
-            }
-            *self.waker.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
-}
 
 /// Sets how long the response head may take once the request has been sent: what the rule says is timed exactly by the
 /// caller; the listener's `response` timeout holds when the rule says nothing.
@@ -104,9 +64,14 @@ pub(crate) async fn await_final(
             }
         };
         match received {
-            Received::Interim => pass_on(trip, replier, gate).await?,
+            Received::Interim => {
+                if let Some(gate) = gate.filter(|_| trip.response.status == 100) {
+                    gate.hear();
+                }
+                pass_on(trip, replier, gate).await?;
+            }
             Received::Final { stated, rest } => {
-                if inlet.is_in_tunnel() && says_unreached(&trip.response) {
+                if inlet.is_in_tunnel() && hops::is_unreached(&trip.response) {
                     return Err(unreached());
                 }
                 return Ok((stated, rest));
@@ -114,17 +79,6 @@ pub(crate) async fn await_final(
         }
     }
     Err(Failure::new(Side::Upstream, Reason::UpstreamMalformed, Repeat::Never, "too many interim responses"))
-}
-
-/// Whether the proxy at the other end of a tunnel says that it could not connect to its program: what `answer.rs` writes there. The request was
-/// seen by nobody, and other instances may be well.
-fn says_unreached(response: &Response) -> bool {
-    let is_said = |reason: Reason| {
-        let said = response.fields.first(FieldId::PROXY_STATUS);
-        effective_status(response) == reason.status()
-            && said.is_some_and(|said| *said == *reason.as_proxy_status().as_bytes())
-    };
-    is_said(Reason::UpstreamRefused) || is_said(Reason::UpstreamConnectTimeout)
 }
 
 fn unreached() -> Failure {
@@ -144,12 +98,25 @@ async fn await_head(
     gate: Option<&Gate>,
 ) -> Result<Received, Failure> {
     let mut receiving = std::pin::pin!(inlet.receive(method, limits, watch, response));
-    if let Some(gate) = gate.filter(|gate| !gate.is_open()) {
+    if let Some(gate) = gate.filter(|gate| !gate.wanted.is_given()) {
         if let Ok(received) = tokio::time::timeout(UNASKED, receiving.as_mut()).await {
             return received;
         }
         replier.interim(&Response::new(100)).await?;
-        gate.open();
+        gate.wanted.give();
+    }
+    if let Some(gate) = gate.filter(|gate| !gate.is_told()) {
+        let first = std::future::poll_fn(|cx| match (receiving.as_mut().poll(cx), gate.passed.poll(cx)) {
+            (Poll::Ready(received), _) => Poll::Ready(received.map(Some)),
+            (Poll::Pending, Poll::Ready(())) => Poll::Ready(Ok(None)),
+            (Poll::Pending, Poll::Pending) => replier.poll_gone(cx).map(Err),
+        });
+        if let Some(received) = first.await? {
+            return Ok(received);
+        }
+        // The proxy in front has the rest of the body, and waits to hear that there is somebody to take it.
+        gate.note_told();
+        replier.interim(&Response::new(100)).await?;
     }
     unless_gone(receiving, replier).await
 }
@@ -170,10 +137,10 @@ pub(crate) async fn unless_gone<T>(
 async fn pass_on(trip: &mut Trip, replier: &mut Replier<'_>, gate: Option<&Gate>) -> Result<(), Failure> {
     if trip.response.status == 100 {
         // Only a client that waits for it is told; for everybody else we have gone on already.
-        let Some(gate) = gate.filter(|gate| !gate.is_open()) else {
+        let Some(gate) = gate.filter(|gate| !gate.wanted.is_given()) else {
             return Ok(());
         };
-        gate.open();
+        gate.wanted.give();
     }
     strip_hop_by_hop(&mut trip.response.fields);
     replier.interim(&trip.response).await
@@ -223,6 +190,7 @@ pub(crate) fn begin<'t, 'r>(
 /// The response side of the configuration, after the fields of the upstream hop are gone.
 pub(crate) fn finish_head(listener: &Listener, entrance: Entrance<'_>, marks: &Marks<'_>, trip: &mut Trip) {
     strip_hop_by_hop(&mut trip.response.fields);
+    hops::drop_unreached(&mut trip.response);
     if let Some(attempt) = trip.facts.attempt.filter(|_| trip.relayed) {
         hops::tell_attempt(&mut trip.response.fields, attempt);
     }
@@ -242,19 +210,26 @@ pub(crate) fn finish_head(listener: &Listener, entrance: Entrance<'_>, marks: &M
     }
 }
 
-/// As [`carry`](crate::body::carry), for the body of a request: refuses one of more than `most` bytes, and leaves credentials in trailers out.
+/// As [`carry`](crate::body::carry), for the body of a request: refuses one of more than `most` bytes, leaves credentials in trailers out, and holds back what
+/// could not be sent once more while it may have to be.
 pub(crate) async fn carry_upstream(
     source: &mut Source<'_>,
     sink: &mut Sink<'_>,
     moved: &mut u64,
     most: Option<u64>,
     credentials: &CredentialPlaces,
+    gate: &Gate,
 ) -> Result<(), Failure> {
     loop {
+        let room = gate.room(source);
         let data = source.data();
-        if !data.is_empty() {
+        if !data.is_empty() && room == Some(0) {
+            gate.settle(source, sink).await?;
+        } else if !data.is_empty() {
+            let data = room.and_then(|room| data.get(..room)).unwrap_or(data);
             let length = data.len();
             *moved += length as u64;
+            gate.note(*moved);
             if most.is_some_and(|most| *moved > most) {
                 let detail = "the body is larger than the listener's limit";
                 return Err(Failure::new(Side::Downstream, Reason::BodyTooLarge, Repeat::Never, detail));

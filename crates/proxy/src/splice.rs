@@ -251,6 +251,9 @@ pub(crate) async fn travel(
         Err(stop) => Err(stop),
     };
     if let Err(stop) = outcome {
+        if matches!(&stop, Stop::Failed(failure) if failure.reason == Reason::NotAuthorized) {
+            io.refuse();
+        }
         // A client must not take the part that it got for the whole.
         io.abort_on_drop();
         note(&stop, &mut trip);

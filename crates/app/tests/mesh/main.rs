@@ -34,5 +34,6 @@ mod streams;
 mod strict;
 mod talk;
 mod transparent;
+mod unreached;
 mod wiretap;
 mod zones;

@@ -7,7 +7,7 @@ use transept_testkit::client::{Request, exchange_http1};
 use transept_testkit::echo::{Echo, Port};
 
 use crate::alone::{Elsewhere, HERE, THERE, alone};
-use crate::stage::{Mesh, answered, program, repeater, say, soon, until};
+use crate::stage::{Mesh, answered, begin_events, events, program, repeater, say, soon, until};
 
 const TEST: &str = "plaintext::only_a_permissive_workload_is_reached_without_the_mesh";
 
@@ -50,13 +50,13 @@ async fn ask(elsewhere: &Elsewhere, to: SocketAddr) -> Option<(u16, Option<Echo>
 async fn knock() {
     let elsewhere = Elsewhere::new();
     let mesh = Mesh::start("").await;
-    let (http, bytes) = (program("cart-1", Port::Http1).await, repeater("").await);
+    let (http, bytes, lasting) = (program("cart-1", Port::Http1).await, repeater("").await, events().await);
     let cart = mesh.sidecar("cart").await.argument(format!("--listen={HERE}:15008"));
-    let cart = cart.port(80, http.address, "").port(90, bytes, "/tcp").argument("--transparent");
+    let cart = cart.port(80, http.address, "").port(90, bytes, "/tcp").port(91, lasting, "").argument("--transparent");
     let web = mesh.sidecar("web").await.upstream("cart:80");
     let (cart, _web) = (cart.start().await, web.start().await);
     let outside = |program: SocketAddr| SocketAddr::from((HERE, program.port()));
-    let (http, bytes) = (outside(http.address), outside(bytes));
+    let (http, bytes, lasting) = (outside(http.address), outside(bytes), outside(lasting));
     answered(web.local[0], 200).await;
 
     // Strict is what nobody has to say.
@@ -91,6 +91,8 @@ async fn knock() {
 
     mesh.configure(&mesh_policy("Permissive"));
     until(|| ask(&elsewhere, http), Option::is_some).await;
+    let mut response = connect(&elsewhere, lasting);
+    begin_events(&mut response).await;
     mesh.configure(&mesh_policy("Strict"));
     let refused = || async {
         // A request on a connection that was let in before is refused in words.
@@ -99,5 +101,9 @@ async fn knock() {
         cart.log()
     };
     until(refused, |log| log.contains("MeshPolicy default/cart, mode Strict")).await;
+    // A response that is under way is cut, and does not look complete.
+    let mut rest = Vec::new();
+    let _ = soon(tokio::io::AsyncReadExt::read_to_end(&mut response, &mut rest)).await;
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
     answered(web.local[0], 200).await;
 }

@@ -303,6 +303,33 @@ pub(crate) async fn repeater(greeting: &'static str) -> SocketAddr {
     address
 }
 
+/// A program whose responses never end.
+pub(crate) async fn events() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: one\n\n";
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(head).await;
+                let _ = stream.read(&mut [0]).await;
+            });
+        }
+    });
+    address
+}
+
+/// Asks such a program over a connection, and returns when its response has begun.
+pub(crate) async fn begin_events(stream: &mut TcpStream) {
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n").await.expect("sent");
+    let mut received = Vec::new();
+    while !received.windows(3).any(|part| part == b"one") {
+        let count = soon(stream.read_buf(&mut received)).await.expect("a response");
+        assert_ne!(count, 0, "{}", String::from_utf8_lossy(&received));
+    }
+}
+
 /// One GET through a local address.
 pub(crate) async fn get(at: SocketAddr) -> Result<Answer, String> {
     send(at, &Request::get("cart", "/")).await

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use transept_testkit::client::{Answer, Endpoint};
 use transept_testkit::echo::Port;
@@ -11,7 +11,9 @@ use transept_testkit::websocket::{BINARY, Frame, WebSocket};
 
 use crate::instances::lead_on;
 use crate::machines::{Machine, with_machines};
-use crate::stage::{Mesh, PATIENCE, answered, get, passes, program, repeater, say, soon, told, until};
+use crate::stage::{
+    Mesh, PATIENCE, answered, begin_events, events, get, passes, program, repeater, say, soon, told, until,
+};
 
 /// A Service whose only endpoint is known from a file, whether somebody has registered from there or not.
 fn shop(port: u16, mode: &str) -> String {
@@ -115,41 +117,18 @@ async fn a_websocket_that_is_open_in_clear_text_is_cut_too() {
     assert!(matches!(soon(socket.receive()).await, Ok(None) | Err(_)), "it is cut");
 }
 
-/// A program whose responses never end.
-async fn events() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("bound");
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: one\n\n";
-                let _ = stream.read(&mut [0; 4096]).await;
-                let _ = stream.write_all(head).await;
-                let _ = stream.read(&mut [0]).await;
-            });
-        }
-    });
-    address
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_response_that_is_under_way_in_clear_text_is_cut_too() {
     let mesh = Mesh::start(&shop(events().await.port(), "Permissive")).await;
     let setup = mesh.sidecar("web").await.upstream("cart:80");
     let web = setup.start().await;
     let mut stream = TcpStream::connect(setup.local[0]).await.expect("connected");
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n").await.expect("sent");
-    let mut received = Vec::new();
-    while !received.windows(3).any(|part| part == b"one") {
-        let mut piece = [0; 4096];
-        let count = soon(stream.read(&mut piece)).await.expect("a response");
-        assert_ne!(count, 0, "{}", String::from_utf8_lossy(&received));
-        received.extend_from_slice(&piece[..count]);
-    }
+    begin_events(&mut stream).await;
 
     mesh.configure(&shop(1, "Strict"));
     let line = told(&web, "mesh.no_tunnel").await;
     assert!(line.contains("MeshPolicy default/cart: the connection was open without a tunnel"), "{line}");
+    let mut received = Vec::new();
     let _ = soon(stream.read_to_end(&mut received)).await;
     assert!(!received.ends_with(b"0\r\n\r\n"), "the response has not come to its end");
 }

@@ -36,11 +36,7 @@ impl<'c> Remembered<'c> {
                 self.served = self.bytes.len();
             }
             // Too much: what is remembered is of no use any more.
-            _ => {
-                self.most = None;
-                self.bytes = Vec::new();
-                self.served = 0;
-            }
+            _ => self.forget(),
         }
         self.rest.consume(count);
     }
@@ -56,6 +52,21 @@ impl<'c> Remembered<'c> {
 
     pub(super) fn rest_mut(&mut self) -> &mut Source<'c> {
         &mut self.rest
+    }
+
+    /// How much more can be remembered; none when that does not matter.
+    pub(super) fn room(&self) -> Option<usize> {
+        let most = self.most.filter(|_| !self.serves_again())?;
+        Some(most.saturating_sub(self.bytes.len()))
+    }
+
+    /// What is taken from now on need not be remembered.
+    pub(super) fn forget(&mut self) {
+        if !self.serves_again() {
+            self.most = None;
+            self.bytes = Vec::new();
+            self.served = 0;
+        }
     }
 
     /// Whether all that has been taken is remembered.
@@ -93,10 +104,24 @@ mod tests {
         assert!(body.can_begin_again());
         body.begin_again();
         assert_eq!(take(&mut body, 2), b"01");
+        assert_eq!(body.room(), None, "nothing new is taken");
         // Once more, from the middle.
         body.begin_again();
         assert_eq!(take(&mut body, 20), b"0123456789");
         assert!(body.is_done() && !body.can_begin_again(), "more than may be remembered");
+    }
+
+    #[test]
+    fn what_is_there_is_known_until_it_is_forgotten() {
+        let mut body = Source::Held(b"0123456789");
+        assert_eq!(body.room(), None);
+        body.remember(8);
+        assert_eq!(body.room(), Some(8));
+        take(&mut body, 5);
+        assert_eq!(body.room(), Some(3));
+        body.forget();
+        assert_eq!((body.room(), body.can_begin_again()), (None, false));
+        assert_eq!(take(&mut body, 20), b"56789");
     }
 
     #[test]

@@ -143,6 +143,21 @@ impl<'c> Source<'c> {
         matches!(self, Source::Remembered(body) if body.can_begin_again())
     }
 
+    /// How many more bytes can be taken so that [`Source::begin_again`] still gives all of them; none when that does not matter.
+    pub(crate) fn room(&self) -> Option<usize> {
+        match self {
+            Source::Remembered(body) => body.room(),
+            _ => None,
+        }
+    }
+
+    /// The body need not be begun again.
+    pub(crate) fn forget(&mut self) {
+        if let Source::Remembered(body) = self {
+            body.forget();
+        }
+    }
+
     /// The next byte is the first again, of a body that is remembered.
     pub(crate) fn begin_again(&mut self) {
         if let Source::Remembered(body) = self {

@@ -126,6 +126,14 @@ impl<'c> Replier<'c> {
         }
     }
 
+    /// Cuts the response because a policy does not allow it any more, and says so; for members of the mesh.
+    pub(crate) fn refuse(&mut self) {
+        match self {
+            Replier::H1(replier) => replier.io.refuse(),
+            Replier::H2(replier) => replier.stream.abort(Code::NOT_ALLOWED),
+        }
+    }
+
     /// Cuts a response that has begun, so that nobody can take the part for the whole.
     pub(crate) fn abort(&mut self) {
         match self {

@@ -38,6 +38,13 @@ pub(crate) enum Cut {
     Lost(Rc<str>),
 }
 
+impl Cut {
+    /// Whether the peer says that a policy does not allow the stream any more.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Cut::Reset(Code::NOT_ALLOWED))
+    }
+}
+
 impl std::fmt::Display for Cut {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -102,6 +109,8 @@ pub(crate) struct Link {
     greeted: Notify,
     /// The connection whose tunnel it is in, if it is in one.
     carrier: Option<Rc<Link>>,
+    /// The peer does not say when it has passed on a part of a body.
+    silent: Cell<bool>,
 }
 
 pub(super) struct Inner {
@@ -128,12 +137,23 @@ impl Link {
             retired: Cell::new(false),
             greeted: Notify::new(),
             carrier,
+            silent: Cell::new(false),
         })
     }
 
     /// Whether it is in a tunnel of another connection.
     pub(super) fn is_in_tunnel(&self) -> bool {
         self.carrier.is_some()
+    }
+
+    /// Whether the peer was seen not to say that it has passed on a part of a body.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent.get()
+    }
+
+    /// Notes whether the peer says so.
+    pub(crate) fn note_silent(&self, silent: bool) {
+        self.silent.set(silent);
     }
 
     /// Puts the request that came last into `request`, and takes what was there to be used again.

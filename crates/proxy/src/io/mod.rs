@@ -144,6 +144,14 @@ impl Io {
         }
     }
 
+    /// Ends the connection because a policy does not allow it any more, and says so where the other end would understand it: in a tunnel.
+    pub(crate) fn refuse(&self) {
+        match self {
+            Io::Socket { .. } => {}
+            Io::Tunnel(tunnel) => tunnel.refuse(),
+        }
+    }
+
     /// Ready when the peer has broken the connection off. That it has closed its half says nothing: it may go on reading.
     pub(crate) fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let Io::Socket { tcp, .. } = self else { return Poll::Pending };

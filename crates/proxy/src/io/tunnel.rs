@@ -105,8 +105,14 @@ impl Tunnel {
     pub(super) fn abort(&self) {
         self.stream.abort(Code::CANCEL);
     }
+
+    /// Breaks the tunnel off because a policy does not allow it any more.
+    pub(super) fn refuse(&self) {
+        self.stream.abort(Code::NOT_ALLOWED);
+    }
 }
 
 fn broken(cut: &Cut) -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, cut.to_string())
+    let kind = if cut.is_refusal() { io::ErrorKind::PermissionDenied } else { io::ErrorKind::ConnectionReset };
+    io::Error::new(kind, cut.to_string())
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use transept_engine::exchange::{Connection, Exchange, Notes, Now};
 use transept_engine::principal::Principal;
+use transept_engine::reason::Reason;
 use transept_engine::route::route;
 use transept_engine::screen::screen_again;
 use transept_engine::snapshot::{Backend, Snapshot};
@@ -56,7 +57,11 @@ impl Opening {
     pub(super) fn judge(&self, snapshot: &Snapshot, now: Now) -> Result<(), Option<Box<str>>> {
         let bind = snapshot.bind(&self.bound);
         let listener = bind.map(|bind| admit_here(bind, &self.connection, &self.request, &self.host));
-        let Some(Ok(listener)) = listener else { return Ok(()) };
+        let listener = match listener {
+            Some(Ok(listener)) => listener,
+            Some(Err(reply)) if reply.reason == Reason::MeshPlaintext => return Err(reply.cause),
+            Some(Err(_)) | None => return Ok(()),
+        };
         let routed = route(listener, &self.request, &self.host);
         // Guards change nothing in a request; the copy only keeps them from doing so here.
         let (mut request, mut notes) = (self.request.clone(), Notes::new());

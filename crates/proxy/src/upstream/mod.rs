@@ -15,6 +15,7 @@ pub(crate) use pool::{H2Lease, Pool, PoolKey};
 pub(crate) use room::no_room;
 pub(crate) use secure::TlsChoices;
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use transept_engine::reason::Reason;
@@ -27,7 +28,7 @@ use crate::body::{H1Sink, H1Source, H2Sink, H2Source, Sink, Source};
 use crate::buffer::{Inbound, Outbound};
 use crate::deadline::Watch;
 use crate::failure::{Failure, Repeat, Side};
-use crate::h2::Stream;
+use crate::h2::{Link, Stream};
 use crate::io::Io;
 
 /// Whether a connection had carried a request before.
@@ -134,6 +135,14 @@ impl<'u> Inlet<'u> {
         (!self.is_in_tunnel()).then_some(backend)
     }
 
+    /// The connection of HTTP/2 that is in a tunnel or carries one, if there is one on the way to the backend.
+    pub(crate) fn in_tunnel(&self) -> Option<Rc<Link>> {
+        match self {
+            Inlet::H1 { io, .. } => io.carrier(),
+            Inlet::H2(stream) => stream.is_in_tunnel().then(|| stream.link().clone()),
+        }
+    }
+
     /// Whether the connection to the backend is in a tunnel.
     pub(crate) fn is_in_tunnel(&self) -> bool {
         match self {
@@ -204,7 +213,7 @@ async fn receive_h1(
             .wait(|cx| io.poll_fill(cx, inbound))
             .await
             .map_err(|_| response_timeout())?
-            .map_err(|error| Failure::no_response(error.to_string()))?;
+            .map_err(|error| Failure::broken(&error))?;
         if count == 0 {
             return Err(ended_early(inbound.is_empty()));
         }

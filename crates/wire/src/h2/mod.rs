@@ -51,6 +51,8 @@ impl Code {
     pub const ENHANCE_YOUR_CALM: Code = Code(0xb);
     /// The request needs HTTP/1.1.
     pub const HTTP_1_1_REQUIRED: Code = Code(0xd);
+    /// Our own, between members of a mesh: what was let in is not allowed any more. Others take it for an error like any that they do not know.
+    pub const NOT_ALLOWED: Code = Code(0x7472_6e73);
 }
 
 impl std::fmt::Display for Code {
@@ -65,6 +67,7 @@ impl std::fmt::Display for Code {
             0x6 => "FRAME_SIZE_ERROR",
             0x7 => "REFUSED_STREAM",
             0x8 => "CANCEL",
+            0x7472_6e73 => "NOT_ALLOWED",
             0x9 => "COMPRESSION_ERROR",
             0xa => "CONNECT_ERROR",
             0xb => "ENHANCE_YOUR_CALM",

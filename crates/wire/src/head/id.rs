@@ -114,6 +114,7 @@ field_ids! {
     X_REWRITE_URL = "x-rewrite-url",
     X_TRANSEPT_ATTEMPT = "x-transept-attempt",
     X_TRANSEPT_TIMEOUT = "x-transept-timeout",
+    X_TRANSEPT_UNREACHED = "x-transept-unreached",
 }
 
 // The set of present ids is a `u128`.
