@@ -217,7 +217,8 @@ fn write_span(out: &mut Vec<u8>, span: &Span, seen: (&Trip, &Marks<'_>, &Connect
         }
     }
     // A client's mistake is no error of who serves it (semantic conventions for HTTP spans, "status").
-    let failed = facts.status >= if is_caller { 400 } else { 500 } || facts.error.is_some_and(Reason::is_fault);
+    let is_mistake = !is_caller && (400..500).contains(&facts.status);
+    let failed = !is_mistake && (facts.status >= 400 || facts.error.is_some_and(Reason::is_fault));
     let _ = write!(out, "],\"status\":{{{}}}}}", if failed { "\"code\":2" } else { "" });
 }
 
@@ -310,6 +311,12 @@ fn add(gathered: &mut Batch, batch: Batch) {
     gathered.count += batch.count;
 }
 
+/// The longest answer of a collector that is read.
+const MOST_ANSWER: u64 = 64 * 1024;
+
+/// How long a collector may take to end its answer and the connection.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// One message to the collector, on a connection of its own.
 async fn post(target: &SpanTarget, resource: &[u8], spans: &[u8]) -> io::Result<()> {
     const END: &[u8] = b"]}]}]}";
@@ -326,7 +333,12 @@ async fn post(target: &SpanTarget, resource: &[u8], spans: &[u8]) -> io::Result<
     let mut line = [0; 12];
     tcp.read_exact(&mut line).await?;
     match line {
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', _, b' ', b'2', _, _] => Ok(()),
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', _, b' ', b'2', _, _] => {
+            // Its answer is heard to the end, or it would see a connection that breaks. What it says does not matter.
+            let mut rest = tcp.take(MOST_ANSWER);
+            let _ = timeout(FAREWELL, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+            Ok(())
+        }
         line => Err(io::Error::other(format!("the collector answers `{}`", line.escape_ascii()))),
     }
 }
@@ -385,6 +397,27 @@ mod tests {
 
     fn spans(count: u64) -> Batch {
         Batch { json: vec![b"{}".to_vec(); usize::try_from(count).expect("few")].join(&b','), count }
+    }
+
+    #[tokio::test]
+    async fn a_collector_may_say_what_it_likes_and_sees_a_regular_end() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let target: SpanTarget = format!("http://127.0.0.1:{port}").parse().expect("a URL");
+        let collector = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"]}]}]}") {
+                stream.read_buf(&mut seen).await.expect("the message");
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n").await.expect("sent");
+            stream.write_all(b"{}").await.expect("sent");
+            stream.shutdown().await.expect("sent");
+            stream.read_to_end(&mut seen).await
+        };
+        let (sent, ended) = tokio::join!(post(&target, b"[", b"{}"), collector);
+        sent.expect("taken");
+        assert_eq!(ended.expect("a regular end"), 0);
     }
 
     #[tokio::test]

@@ -62,10 +62,13 @@ pub(super) async fn dial(
 pub(crate) async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     let tcp = capture::connect(address).await?;
     tcp.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
-    let socket = socket2::SockRef::from(&tcp);
-    socket.set_tcp_keepalive(&keepalive)?;
+    keep_alive(&tcp, &socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3))?;
     Ok(tcp)
+}
+
+/// Has the kernel ask now and then whether the peer is still there.
+pub(super) fn keep_alive(tcp: &TcpStream, keepalive: &socket2::TcpKeepalive) -> io::Result<()> {
+    socket2::SockRef::from(tcp).set_tcp_keepalive(keepalive)
 }
 
 async fn secure(

@@ -21,7 +21,7 @@ use transept_wire::h2::{self, Config};
 use transept_wire::head::{FieldId, FieldName, Method, Request, Response};
 
 use super::connect::Destination;
-use super::dial::{failed, handshake_failed, open, refused};
+use super::dial::{failed, handshake_failed, keep_alive, open, refused};
 use super::pool::{Dialling, H2Lease, PoolKey};
 use crate::buffer::Inbound;
 use crate::failure::{Failure, Repeat, Side};
@@ -37,6 +37,9 @@ const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// The largest frame of them.
 const DATA_FRAME: u32 = 1024 * 1024;
+
+/// Silence after which the kernel asks whether the other end is there, and the time between two of its nine questions. HTTP/2 asks by PING besides, and sooner.
+const KEEPALIVE: Duration = Duration::from_secs(180);
 
 /// The part of a pool's key that says "a tunnel of the mesh"; configurations of TLS are numbered from 1.
 const MESH: u64 = u64::MAX;
@@ -153,6 +156,8 @@ async fn dial(worker: &Rc<Worker>, passage: &Passage) -> Result<(Io, Vec<Certifi
     };
     let config = membership.client(&passage.identity).map_err(|why| failed(Reason::UpstreamTls, why))?;
     let tcp: TcpStream = open(passage.address).await.map_err(|error| refused(&error))?;
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(9);
+    keep_alive(&tcp, &keepalive).map_err(|error| refused(&error))?;
     // The name is never sent: the identity is what counts.
     let name = ServerName::IpAddress(passage.address.ip().into());
     let connection =

@@ -205,6 +205,9 @@ async fn receive_h1(
                 if into.is_interim() && into.status != 101 {
                     return Ok(Received::Interim);
                 }
+                if inbound.is_empty() && meta.body != Body::None {
+                    io.acknowledge();
+                }
                 let rest = Rest::H1 { body: meta.body, keep_alive: meta.keep_alive };
                 return Ok(Received::Final { stated: meta.announced, rest });
             }
