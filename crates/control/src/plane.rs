@@ -2,13 +2,14 @@
 //!
 //! Started by the application (`transept control`, `transept run --mesh`). The pieces: `registry` knows which instances live, `store` keeps
 //! what must not be lost, `ca` signs, `source` turns files into resources, `members` knows whom they make an instance of what, `strict` which endpoints may not be called, `seen`
-//! folds what proxies report, `core` joins them, `serve` speaks to proxies, `api` to programs without one and `admin` to people.
+//! folds what proxies report, `core` joins them, `serve` speaks to proxies, `api` to programs without one and `admin` to people; `kept` reads the keys of a state that may be somebody else's.
 
 pub mod admin;
 pub mod api;
 pub mod ca;
 pub mod core;
 pub(crate) mod files;
+mod kept;
 pub mod leases;
 pub mod members;
 pub mod registry;
@@ -22,5 +23,6 @@ mod strict;
 pub use admin::{Admin, Question, TapFilter, Tapping, ask};
 pub use api::{Api, ApiError, RATE, TlsFiles};
 pub use core::{Plane, Setup, StartError};
+pub use kept::{KeptError, kept, kept_beside};
 pub use seen::Verdict;
 pub use serve::{Reporting, serve};

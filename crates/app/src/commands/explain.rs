@@ -5,12 +5,13 @@
 //! answer is printed.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use transept_control::{Loader, Outcome};
+use transept_control::plane::{kept, kept_beside};
+use transept_control::{Loader, Outcome, Reading, Sources};
 use transept_engine::Snapshot;
 use transept_engine::compile::mesh::{Station, compile_station};
 use transept_engine::explain::{Ask, explain};
@@ -32,6 +33,7 @@ Examples:
   transept explain GET http://localhost:8080/admin --client 203.0.113.9 -f shop.yaml --json
   transept explain GET http://localhost:8080/cart -H 'x-user: 7' -f shop.yaml --running
   transept explain GET http://cart/items --at shop/desk -f shop.yaml
+  transept explain GET http://localhost:8080/cart -H 'x-api-key: tr_live_...' -f shop.yaml --state /var/lib/transept/control
   transept explain tcp://db:5432 --at shop/desk -f shop.yaml
   transept explain GET http://cart/items --at shop/cart --identity shop/desk -f shop.yaml
 
@@ -74,6 +76,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "[NAMESPACE/]SERVICE")]
     at: Option<String>,
 
+    /// Take the ApiKeys and Consumers in the state of a control plane in, too: the directory that `transept run --mesh` or `transept control`
+    /// has as its `--state`
+    #[arg(long, value_name = "DIR", conflicts_with = "at")]
+    state: Option<PathBuf>,
+
     /// Zone that the proxy is in, for policies about zones
     #[arg(long, env = "TRANSEPT_ZONE", value_name = "ZONE")]
     zone: Option<String>,
@@ -113,7 +120,14 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     let Some(sources) = super::run::collect(&args.files)? else {
         return Ok(Exit::Findings);
     };
-    let loaded = match Loader::for_checking().in_zone(args.zone.as_deref()).load(sources.read()) {
+    let reading = match read(&sources, args.state.as_deref()) {
+        Ok(reading) => reading,
+        Err(why) => {
+            console::fail(&format!("{why:#}"));
+            return Ok(Exit::Findings);
+        }
+    };
+    let loaded = match Loader::for_checking().in_zone(args.zone.as_deref()).load(reading) {
         Outcome::Loaded(loaded) => loaded,
         Outcome::Refused(refused) => {
             for invalid in &refused.invalid {
@@ -154,6 +168,17 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         console::print(&paint(&explanation.to_text()))?;
     }
     Ok(Exit::Fine)
+}
+
+/// What the files hold, and beside it the keys in the state of a control plane where one is named.
+fn read(sources: &Sources, state: Option<&Path>) -> Result<Reading> {
+    let mut reading = sources.read();
+    if let Some(directory) = state {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let kept = runtime.block_on(kept(directory))?;
+        reading.texts.extend(kept_beside(&kept, &reading.texts));
+    }
+    Ok(reading)
 }
 
 /// What the proxy beside a workload of a Service serves.

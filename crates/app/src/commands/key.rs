@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use transept_engine::key;
 use transept_model::schema::Moment;
 
-use self::book::{Book, Stored};
+use self::book::Book;
 use super::control::StateArgs;
 use super::{Exit, status};
 use crate::{console, duration, table};
@@ -208,7 +208,7 @@ fn run_create(create: &Create) -> Result<()> {
     set_end(&mut spec, create.ttl)?;
     let namespace = &create.place.namespace;
     let book = (!create.print).then(|| Book::open(&create.place)).transpose()?;
-    let taken = book.as_ref().map(|book| names(&book.keys(), namespace)).unwrap_or_default();
+    let taken = book.as_ref().map(|book| book.names(namespace)).transpose()?.unwrap_or_default();
     let name = create.name.clone().unwrap_or_else(|| free_name(&create.consumer, &taken));
     if taken.contains(&name) {
         bail!("there is an ApiKey {namespace}/{name} already; choose another --name, or use `transept key rotate`");
@@ -258,7 +258,7 @@ fn run_rotate(rotate: &Rotate) -> Result<()> {
         Some((stem, number)) if number.parse::<u32>().is_ok() => stem,
         _ => &rotate.name,
     };
-    let name = free_name(stem, &names(&book.keys(), namespace));
+    let name = free_name(stem, &book.names(namespace)?);
     let (key, object) = make(&rotate.making, namespace, &name, spec)?;
     let end = end_after(rotate.overlap)?;
     let end = own_end.map_or(end, |own| own.min(end));
@@ -319,11 +319,6 @@ fn set_end(spec: &mut Value, ttl: Option<Duration>) -> Result<()> {
         spec["expires"] = end_after(ttl)?.to_string().into();
     }
     Ok(())
-}
-
-fn names(keys: &[Stored], namespace: &str) -> Vec<String> {
-    let of_namespace = keys.iter().filter(|key| key.object["metadata"]["namespace"] == namespace);
-    of_namespace.filter_map(|key| key.object["metadata"]["name"].as_str()).map(str::to_owned).collect()
 }
 
 /// `mobile-1`, or the first number that is free.

@@ -10,6 +10,7 @@ mod embedded;
 mod examples;
 mod gateway;
 mod instances;
+mod keys;
 mod learned;
 mod life;
 mod machines;

@@ -58,6 +58,11 @@ pub enum Question {
     },
     /// Show all ApiKeys and Consumers that are kept.
     ListKeys,
+    /// Show the names of all ApiKeys of a namespace: those of the files, and those that are kept.
+    KeyNames {
+        /// The namespace.
+        namespace: String,
+    },
     /// Show all certificates.
     Certificates,
     /// Begin to replace the root.
@@ -108,6 +113,7 @@ impl Plane {
             Question::RevokeToken { id } => self.revoke_token(id),
             Question::PutKey { object } => self.put_key(object),
             Question::ListKeys => Ok(self.list_keys()),
+            Question::KeyNames { namespace } => Ok(self.key_names(namespace)),
             Question::Certificates => Ok(self.certificates()),
             Question::Rotate => self.rotate(),
             Question::Distrust { root } => self.distrust(root),

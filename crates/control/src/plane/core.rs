@@ -50,7 +50,7 @@ use refused::Refused;
 pub(super) use roots::name_of_proxy;
 
 /// The file of the store.
-const STATE: &str = "state.redb";
+pub(super) const STATE: &str = "state.redb";
 /// Proxies whose last word is longer ago are forgotten in lists.
 const FORGET: Duration = Duration::from_secs(24 * 3600);
 /// With more proxies than this, those that are not connected are forgotten at once: what they call themselves is their choice.

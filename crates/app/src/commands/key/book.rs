@@ -56,6 +56,17 @@ impl<'p> Book<'p> {
         }
     }
 
+    /// The names of a namespace that keys have: of a control plane that runs those of its files as well.
+    pub(super) fn names(&self, namespace: &str) -> Result<Vec<String>> {
+        if let Book::Plane { state, .. } = self {
+            let names = token::put(state, &Question::KeyNames { namespace: namespace.to_owned() })?;
+            return Ok(names.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect());
+        }
+        let keys = self.keys();
+        let of_namespace = keys.iter().filter(|key| key.object["metadata"]["namespace"] == namespace);
+        Ok(of_namespace.filter_map(|key| key.object["metadata"]["name"].as_str()).map(str::to_owned).collect())
+    }
+
     /// One by name.
     pub(super) fn find(&self, namespace: &str, name: &str) -> Result<Stored> {
         let named = |stored: &Stored| {

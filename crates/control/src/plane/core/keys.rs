@@ -3,9 +3,13 @@
 //! They are published like registrations, beside what the files say. A change is on the disk before it is confirmed, and on its way to
 //! the gateways right after.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use transept_engine::policies::MODEL_KINDS;
+use transept_model::kinds::TRANSEPT_GROUP;
 use transept_model::{SourceText, load};
+use transept_xds::Key;
 
 use super::super::store::Write;
 use super::{Inner, NotDone, Plane};
@@ -14,6 +18,16 @@ impl Plane {
     /// All ApiKeys and Consumers that are kept, and how they are named.
     pub(in crate::plane) fn list_keys(&self) -> Value {
         self.lock().kept.values().cloned().collect()
+    }
+
+    /// The names of the ApiKeys of a namespace, wherever they are: none of them is free for another key.
+    pub(in crate::plane) fn key_names(&self, namespace: &str) -> Value {
+        let kind = self.kinds.type_of(TRANSEPT_GROUP, "ApiKey");
+        let inner = self.lock();
+        let kept: Vec<Key> = inner.kept.values().filter_map(|object| self.kinds.key(object)).collect();
+        let keys = inner.files.keys().iter().chain(&kept).filter(|key| Some(&key.type_url) == kind.as_ref());
+        let names = keys.filter_map(|key| key.name.split_once('/')).filter(|(its, _)| *its == namespace);
+        names.map(|(_, name)| name).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Keeps an ApiKey or a Consumer, in the place of one of the same name.
@@ -104,5 +118,7 @@ mod tests {
         plane.set_files(&[SourceText::new("keys.yaml", key("one").to_string())]);
         assert!(plane.put_key(&key("one")).is_err());
         assert!(plane.put_key(&key("two")).is_ok());
+        assert_eq!(plane.key_names("default"), json!(["one", "two"]), "no name is given twice");
+        assert_eq!(plane.key_names("shop"), json!([]));
     }
 }

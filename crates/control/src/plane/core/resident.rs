@@ -13,6 +13,7 @@ use transept_identity::{LiveBundles, LiveSvid, PrivateKey, Rotation, SpiffeId, S
 use transept_model::SourceText;
 
 use super::super::files::Files;
+use super::super::kept::text_of;
 use super::super::registry::Name;
 use super::super::store::Write;
 use super::{Inner, NotDone, Plane, now};
@@ -70,7 +71,7 @@ impl Plane {
         };
         let text = |object: &Value| {
             let key = self.kinds.key(object).filter(|key| !files.hold(key))?;
-            Some(SourceText::new(format!("registration of {key}"), object.to_string()))
+            Some(text_of(&key, object))
         };
         let objects = objects.iter().filter(|object| wanted == Registrations::All || object["kind"] == "Service");
         (number, objects.filter_map(text).collect())

@@ -123,8 +123,8 @@ impl Scheme for ApiKeyScheme {
         }
         let Some(known) = self.look_up(&text) else {
             x.tell(|| {
-                "authentication: no ApiKey of these files has this key; those that `transept key` has made without `--file` are in the state of \
-                 the control plane, and are not looked for here"
+                "authentication: no ApiKey that was read has this key; those that `transept key` has made without `--file` are in the state of \
+                 the control plane, which `transept explain --state DIR` reads, too"
                     .to_owned()
             });
             return Proof::invalid("the key is not known");
