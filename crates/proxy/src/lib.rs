@@ -110,7 +110,7 @@ pub struct Options {
     pub spans: Option<SpanTarget>,
     /// The name servers that are asked for the names of backends; none are those of `/etc/resolv.conf`.
     pub name_servers: Vec<SocketAddr>,
-    /// The file in which quotas are kept; made when a configuration first has one. None keeps them in memory only.
+    /// The file in which quotas and logouts are kept; made when a configuration first has some. None keeps them in memory only.
     pub quotas: Option<PathBuf>,
     /// What makes the proxy a member of the mesh; without it binds of the mesh take nobody in, and endpoints in the mesh cannot be
     /// reached.

@@ -1,9 +1,12 @@
-//! Keeps quotas on the disk: what each key has used, in one file, written in batches behind the requests.
+//! Keeps on the disk what policies must not forget in a restart: what each key has used of its quotas, and which sessions were given up. In one
+//! file, written in batches behind the requests.
 //!
-//! Started by [`crate::Proxy::apply`] when a configuration first has a quota, before that comes into force; a thread of its own, because
-//! a disk may take its time. The counting, and how much may be used that is not yet written, is the engine's [`Book`]. A file that cannot
-//! be used is told in the log, and policies then do as their `onUnavailable` says.
+//! Started by [`crate::Proxy::apply`] when a configuration first has a quota, or a login whose provider tells of logouts, before that comes into
+//! force; a thread of its own, because a disk may take its time. The counting, and how much may be used that is not yet written, is the
+//! engine's [`Book`]; who waits for a logout to be written is the business of [`Ended`]. A file that cannot be used is told in the log: policies
+//! then do as their `onUnavailable` says, and providers are told that a logout cannot be taken.
 
+use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -13,14 +16,17 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use transept_engine::limit::book::{BOOK, Book, Call, Count, Period};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use transept_engine::limit::book::{BOOK, Bell, Book, Call, Count, Period};
+use transept_engine::login::ended::{ENDED, End, Ended, MOST_KEPT, Subject};
 use transept_engine::snapshot::Snapshot;
 
 /// What a key has used: the hash of the key; the beginning and the end of its period, and what it has used in it.
 const USED: TableDefinition<'_, u128, (u64, u64, u64)> = TableDefinition::new("used-1");
 /// Numbers by name.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers-1");
+/// What was given up: the hash of what it is about; when, and until when that must be known, in seconds since 1970.
+const GIVEN_UP: TableDefinition<'_, &Subject, (u64, u64)> = TableDefinition::new("given-up-1");
 /// The seed of the hashes.
 const SEED: &str = "seed";
 
@@ -42,7 +48,46 @@ pub(crate) struct Quotas {
 struct Keeping {
     calls: SyncSender<Message>,
     thread: Option<JoinHandle<()>>,
-    book: Arc<Book>,
+    what: What,
+}
+
+/// What is kept.
+#[derive(Clone, Default)]
+struct What {
+    book: Option<Arc<Book>>,
+    ended: Option<Arc<Ended>>,
+}
+
+impl What {
+    /// What a configuration wants to be kept, and what is kept already.
+    fn wanted(snapshot: &Snapshot, kept: Option<&What>) -> What {
+        let kept = kept.cloned().unwrap_or_default();
+        let ended = snapshot.keep.known::<Ended>(ENDED).filter(|ended| ended.is_wanted());
+        What { book: snapshot.keep.known::<Book>(BOOK).or(kept.book), ended: ended.or(kept.ended) }
+    }
+
+    fn is(&self, other: &What) -> bool {
+        let pointers = |what: &What| (what.book.as_ref().map(Arc::as_ptr), what.ended.as_ref().map(Arc::as_ptr));
+        pointers(self) == pointers(other)
+    }
+
+    /// In a word, for logs.
+    fn name(&self) -> &'static str {
+        match (&self.book, &self.ended) {
+            (_, None) => "quotas",
+            (None, Some(_)) => "logouts",
+            (Some(_), Some(_)) => "quotas and logouts",
+        }
+    }
+
+    fn note_health(&self, can_write: bool) {
+        if let Some(book) = &self.book {
+            book.note_health(can_write);
+        }
+        if let Some(ended) = &self.ended {
+            ended.note_health(can_write);
+        }
+    }
 }
 
 enum Message {
@@ -56,12 +101,11 @@ impl Quotas {
         Quotas { path, keeping: None }
     }
 
-    /// Begins to keep the quotas of a configuration, if it is the first that has any.
+    /// Begins to keep what a configuration wants to be kept, if it is the first that does.
     pub(crate) fn follow(&mut self, snapshot: &Snapshot) {
-        let Some(book) = snapshot.keep.known::<Book>(BOOK) else {
-            return;
-        };
-        if self.keeping.as_ref().is_some_and(|keeping| Arc::ptr_eq(&keeping.book, &book)) {
+        let kept = self.keeping.as_ref().map(|keeping| &keeping.what);
+        let what = What::wanted(snapshot, kept);
+        if kept.is_some_and(|kept| what.is(kept)) || what.is(&What::default()) {
             return;
         }
         self.close();
@@ -72,26 +116,27 @@ impl Quotas {
         let mut keeper = Keeper {
             path: path.clone(),
             file: None,
-            seed: None,
+            seed: what.book.as_ref().and_then(|book| book.seed()),
+            is_attached: false,
             calls: calls.clone(),
-            book: Arc::clone(&book),
+            what: what.clone(),
             inbox,
             can_write: true,
             cleaned: Instant::now(),
         };
         match keeper.open() {
-            Ok(keys) => tracing::info!(file = %path.display(), keys, "quotas are kept"),
+            Ok(keys) => tracing::info!(file = %path.display(), keys, "{} are kept", what.name()),
             Err(error) => {
-                tracing::error!(file = %path.display(), %error, remedy = remedy(&error), "quotas cannot be kept");
+                tracing::error!(file = %path.display(), %error, remedy = remedy(&error), "{} cannot be kept", what.name());
                 keeper.can_write = false;
-                book.note_health(false);
+                what.note_health(false);
             }
         }
         match std::thread::Builder::new().name("quotas".into()).spawn(move || keeper.keep()) {
-            Ok(thread) => self.keeping = Some(Keeping { calls, thread: Some(thread), book }),
+            Ok(thread) => self.keeping = Some(Keeping { calls, thread: Some(thread), what }),
             Err(error) => {
-                tracing::error!(%error, "quotas cannot be kept");
-                book.note_health(false);
+                tracing::error!(%error, "{} cannot be kept", what.name());
+                what.note_health(false);
             }
         }
     }
@@ -108,8 +153,14 @@ impl Quotas {
     }
 }
 
-/// The open file, the seed in it, and what is still counted.
-type Opened = (File, u64, Vec<(u128, Count)>);
+/// What is in the file.
+struct Contents {
+    seed: u64,
+    /// What is still counted.
+    counts: Vec<(u128, Count)>,
+    /// What was given up and is not over by itself.
+    ended: HashMap<Subject, End>,
+}
 
 /// The open file.
 struct File {
@@ -127,9 +178,8 @@ fn remedy(error: &redb::Error) -> &'static str {
 }
 
 impl File {
-    /// Opens the file or makes it, readable for its owner only: the seed, and what is still counted. A seed that is in use already is the
-    /// one of the file from now on.
-    fn open(path: &Path, seed: Option<u64>) -> Result<Opened, Box<redb::Error>> {
+    /// Opens the file or makes it, readable for its owner only. A seed that is in use already is the one of the file from now on.
+    fn open(path: &Path, seed: Option<u64>) -> Result<(File, Contents), Box<redb::Error>> {
         let wrong = |error: redb::Error| Box::new(error);
         if let Some(directory) = path.parent() {
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
@@ -140,11 +190,11 @@ impl File {
         let database =
             redb::Builder::new().set_cache_size(CACHE).create_file(file).map_err(|error| wrong(error.into()))?;
         let file = File { database };
-        let (seed, counts) = file.begin(seed).map_err(wrong)?;
-        Ok((file, seed, counts))
+        let contents = file.begin(seed).map_err(wrong)?;
+        Ok((file, contents))
     }
 
-    fn begin(&self, seed: Option<u64>) -> Result<(u64, Vec<(u128, Count)>), redb::Error> {
+    fn begin(&self, seed: Option<u64>) -> Result<Contents, redb::Error> {
         let write = self.database.begin_write()?;
         let seed = {
             let mut numbers = write.open_table(NUMBERS)?;
@@ -156,25 +206,38 @@ impl File {
             seed
         };
         write.open_table(USED)?;
+        write.open_table(GIVEN_UP)?;
         write.commit()?;
         self.clean()?;
-        let mut counts = Vec::new();
-        for row in self.database.begin_read()?.open_table(USED)?.iter()? {
+        let (mut counts, mut ended) = (Vec::new(), HashMap::new());
+        let read = self.database.begin_read()?;
+        for row in read.open_table(USED)?.iter()? {
             let (hash, row) = row?;
             let (begin, end, used) = row.value();
             counts.push((hash.value(), Count { period: Period { begin, end }, used }));
         }
-        Ok((seed, counts))
+        for row in read.open_table(GIVEN_UP)?.iter()? {
+            let (subject, row) = row?;
+            let (at, until) = row.value();
+            ended.insert(*subject.value(), End { at: Duration::from_secs(at), until: Duration::from_secs(until) });
+        }
+        Ok(Contents { seed, counts, ended })
     }
 
     /// Writes all or nothing, and returns when it is on the disk.
-    fn write(&self, counts: &[(u128, Count)]) -> Result<(), redb::Error> {
+    fn write(&self, counts: &[(u128, Count)], ended: &[(Subject, End)]) -> Result<(), redb::Error> {
         let write = self.database.begin_write()?;
         {
             let mut used = write.open_table(USED)?;
             for (hash, count) in counts {
                 used.insert(hash, (count.period.begin, count.period.end, count.used))?;
             }
+            let mut given_up = write.open_table(GIVEN_UP)?;
+            for (subject, end) in ended {
+                // A part of a second counts whole: what is known too long does no harm.
+                given_up.insert(subject, (end.at.as_secs(), end.until.as_secs().saturating_add(1)))?;
+            }
+            make_room(&mut given_up, MOST_KEPT)?;
         }
         write.commit()?;
         Ok(())
@@ -185,9 +248,27 @@ impl File {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let write = self.database.begin_write()?;
         write.open_table(USED)?.retain(|_, (_, end, _)| end + 86_400 > now)?;
+        write.open_table(GIVEN_UP)?.retain(|_, (_, until)| until.saturating_add(86_400) > now)?;
         write.commit()?;
         Ok(())
     }
+}
+
+/// Forgets what ends first where there is more than this, and some more, so that this is not done for each.
+fn make_room(given_up: &mut redb::Table<'_, &Subject, (u64, u64)>, most: usize) -> Result<(), redb::Error> {
+    if given_up.len()? <= most as u64 {
+        return Ok(());
+    }
+    let mut ends = Vec::with_capacity(most);
+    for row in given_up.iter()? {
+        ends.push(row?.1.value().1);
+    }
+    let stay = most - most / 8;
+    let over = ends.len().saturating_sub(stay + 1);
+    let (_, last, _) = ends.select_nth_unstable(over);
+    let last = *last;
+    given_up.retain(|_, (_, until)| until > last)?;
+    Ok(())
 }
 
 /// The thread that writes.
@@ -197,8 +278,10 @@ struct Keeper {
     file: Option<File>,
     /// That of the hashes in the book, once it has one.
     seed: Option<u64>,
+    /// Whether what was in the file has been taken in.
+    is_attached: bool,
     calls: SyncSender<Message>,
-    book: Arc<Book>,
+    what: What,
     inbox: Receiver<Message>,
     can_write: bool,
     cleaned: Instant,
@@ -206,6 +289,8 @@ struct Keeper {
 
 impl Keeper {
     fn keep(mut self) {
+        // Of what has changed while nobody was called.
+        self.write();
         let mut last = Instant::now();
         loop {
             let message = if self.can_write {
@@ -240,19 +325,27 @@ impl Keeper {
         true
     }
 
-    /// Opens the file, and tells how many keys are in it. The first time the book begins with them.
+    /// Opens the file, and tells how many keys are in it. The first time what is kept begins with them.
     fn open(&mut self) -> Result<usize, Box<redb::Error>> {
-        let (file, seed, counts) = File::open(&self.path, self.seed)?;
-        let keys = counts.len();
-        if self.seed.is_none() {
-            let calls = self.calls.clone();
-            // A full channel is one that will be read: nothing is lost.
-            let bell = Box::new(move |call| drop(calls.try_send(Message::Call(call))));
-            self.book.attach(seed, counts, bell);
+        let (file, Contents { seed, counts, ended }) = File::open(&self.path, self.seed)?;
+        let keys = counts.len() + ended.len();
+        if !std::mem::replace(&mut self.is_attached, true) {
+            if let Some(book) = &self.what.book {
+                book.attach(seed, counts, self.bell());
+            }
+            if let Some(list) = &self.what.ended {
+                list.attach(ended, self.bell());
+            }
             self.seed = Some(seed);
         }
         self.file = Some(file);
         Ok(keys)
+    }
+
+    fn bell(&self) -> Bell {
+        let calls = self.calls.clone();
+        // A full channel is one that will be read: nothing is lost.
+        Box::new(move |call| drop(calls.try_send(Message::Call(call))))
     }
 
     fn write(&mut self) {
@@ -263,12 +356,21 @@ impl Keeper {
             return;
         }
         let Some(file) = &self.file else { return };
-        let counts = self.book.take_changed();
+        let counts = self.what.book.as_ref().map(|book| book.take_changed()).unwrap_or_default();
+        let ended = self.what.ended.as_ref().map(|ended| ended.take_unwritten());
         // Also with nothing to write, when nothing could be written before.
-        let mut written = file.write(&counts);
-        match &written {
-            Ok(()) => self.book.note_written(&counts),
-            Err(_) => self.book.note_unwritten(&counts),
+        let mut written = file.write(&counts, ended.as_ref().map_or(&[][..], |batch| &batch.ends));
+        if let Some(book) = &self.what.book {
+            match &written {
+                Ok(()) => book.note_written(&counts),
+                Err(_) => book.note_unwritten(&counts),
+            }
+        }
+        if let (Some(list), Some(batch)) = (&self.what.ended, ended) {
+            match &written {
+                Ok(()) => list.note_written(&batch),
+                Err(_) => list.note_unwritten(batch),
+            }
         }
         if written.is_ok() && self.cleaned.elapsed() > CLEAN {
             self.cleaned = Instant::now();
@@ -276,8 +378,8 @@ impl Keeper {
         }
         match written {
             Ok(()) if !std::mem::replace(&mut self.can_write, true) => {
-                tracing::info!("quotas can be written again");
-                self.book.note_health(true);
+                tracing::info!("{} can be written again", self.what.name());
+                self.what.note_health(true);
             }
             Ok(()) => {}
             Err(error) => {
@@ -289,8 +391,27 @@ impl Keeper {
 
     fn note_failure(&mut self, error: &redb::Error) {
         if std::mem::replace(&mut self.can_write, false) {
-            tracing::error!(%error, "quotas cannot be written");
+            tracing::error!(%error, "{} cannot be written", self.what.name());
         }
-        self.book.note_health(false);
+        self.what.note_health(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_is_no_room_what_ends_first_is_forgotten() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (file, _) = File::open(&directory.path().join("quotas.redb"), None).expect("a file");
+        let write = file.database.begin_write().expect("a transaction");
+        let mut table = write.open_table(GIVEN_UP).expect("a table");
+        for number in 0..17 {
+            table.insert(&[number; 32], (0, 100 - u64::from(number))).expect("inserted");
+        }
+        make_room(&mut table, 16).expect("made");
+        let ends: Vec<u64> = table.iter().expect("rows").map(|row| row.expect("a row").1.value().1).collect();
+        assert_eq!(ends, (87..=100).rev().collect::<Vec<u64>>());
     }
 }

@@ -43,7 +43,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "TRANSEPT_ZONE", value_name = "ZONE")]
     zone: Option<String>,
 
-    /// File in which QuotaPolicies keep what has been used; made when the configuration has one [default:
+    /// File that outlives the process: what QuotaPolicies have counted, and which sessions providers have ended (`backChannelLogoutPath`); made
+    /// when the configuration has one of these [default:
     /// /var/lib/transept/quotas.redb for root, else ~/.local/state/transept/quotas.redb]
     #[arg(long, env = "TRANSEPT_QUOTAS", value_name = "FILE")]
     quotas: Option<PathBuf>,

@@ -1,7 +1,9 @@
 //! Browsers that log in at a real OpenID provider, through the real binary (`tokens` has the provider).
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use transept_testkit::client::{Answer, Endpoint, Request, exchange};
 
@@ -35,10 +37,11 @@ spec:
     )
 }
 
-/// A gateway of two workers before a backend that answers everything.
-async fn stage(provider: &Provider) -> (Gateway, Answering) {
+/// A gateway of two workers before a backend that answers everything. What must outlive it is kept in this directory.
+async fn stage(provider: &Provider, directory: &Path) -> (Gateway, Answering) {
     let backend = Backend::start(Up::Http1).await;
     let setup = Setup::before(&backend).workers(2).document(&policy(provider));
+    let setup = setup.argument(format!("--quotas={}", directory.join("quotas.redb").display()));
     let gateway = setup.argument("--access-log=stdout").argument("--access-log-format=json").start().await;
     (gateway, backend.answer_all())
 }
@@ -115,6 +118,16 @@ impl Browser {
         panic!("it leads nowhere: {url}");
     }
 
+    /// Logs out at the provider, which tells the gateway.
+    async fn leave_the_provider(&mut self) {
+        let page = self.ask(&format!("{}/session/end", self.issuer)).await;
+        let page = String::from_utf8_lossy(&page.body).into_owned();
+        let secret = page.split_once("name=\"xsrf\" value=\"").and_then(|(_, rest)| rest.split('"').next());
+        let form = format!("xsrf={}&logout=yes", secret.unwrap_or_else(|| panic!("{page}")));
+        let answer = self.send(&format!("{}/session/end/confirm", self.issuer), Some(&form)).await;
+        assert!(answer.status < 400, "{answer:?}");
+    }
+
     fn session(&self) -> Option<&String> {
         self.cookies.get(&("site.test".to_owned(), "__Host-session".to_owned()))
     }
@@ -123,7 +136,8 @@ impl Browser {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_logs_in_at_a_real_provider_and_out_again() {
     let Some(provider) = Provider::start().await else { return };
-    let (gateway, _backend) = stage(&provider).await;
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (gateway, _backend) = stage(&provider, directory.path()).await;
     let mut browser = Browser::new(&gateway, &provider);
     let (url, answer) = browser.open("https://site.test/cart?page=2").await;
     assert_eq!((url.as_str(), answer.status), ("https://site.test/cart?page=2", 200), "{answer:?}");
@@ -164,7 +178,8 @@ async fn a_browser_logs_in_at_a_real_provider_and_out_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_logs_out_at_the_provider_is_out_here_without_the_browser() {
     let Some(provider) = Provider::start().await else { return };
-    let (gateway, _backend) = stage(&provider).await;
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (gateway, _backend) = stage(&provider, directory.path()).await;
     provider.tell(&format!("gateway?at={}", gateway.address)).await;
     let mut browsers = [Browser::new(&gateway, &provider), Browser::new(&gateway, &provider)];
     for browser in &mut browsers {
@@ -172,12 +187,7 @@ async fn who_logs_out_at_the_provider_is_out_here_without_the_browser() {
     }
     let [one, other] = &mut browsers;
     let sealed = one.session().expect("a session").clone();
-    let page = one.ask(&format!("{}/session/end", provider.issuer)).await;
-    let page = String::from_utf8_lossy(&page.body).into_owned();
-    let secret = page.split_once("name=\"xsrf\" value=\"").and_then(|(_, rest)| rest.split('"').next());
-    let form = format!("xsrf={}&logout=yes", secret.unwrap_or_else(|| panic!("{page}")));
-    let answer = one.send(&format!("{}/session/end/confirm", provider.issuer), Some(&form)).await;
-    assert!(answer.status < 400, "{answer:?}");
+    one.leave_the_provider().await;
     let line = soon(gateway.running.log_line_with("/oauth2/backchannel")).await;
     let record: Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!((record["method"].as_str(), record["status"].as_u64()), (Some("POST"), Some(200)), "{record}");
@@ -193,10 +203,34 @@ async fn who_logs_out_at_the_provider_is_out_here_without_the_browser() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_logout_that_the_provider_has_told_of_survives_a_sudden_end() {
+    let Some(provider) = Provider::start().await else { return };
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (mut gateway, _backend) = stage(&provider, directory.path()).await;
+    provider.tell(&format!("gateway?at={}", gateway.address)).await;
+    let mut browsers = [Browser::new(&gateway, &provider), Browser::new(&gateway, &provider)];
+    for browser in &mut browsers {
+        assert_eq!(browser.open("https://site.test/").await.1.status, 200);
+    }
+    let [one, other] = &mut browsers;
+    one.leave_the_provider().await;
+    soon(gateway.running.log_line_with("/oauth2/backchannel")).await;
+    gateway.running.signal(Signal::KILL).expect("killed");
+    soon(gateway.running.ended()).await.expect("it has ended");
+    let (gateway, _backend) = stage(&provider, directory.path()).await;
+    for browser in [&mut *one, &mut *other] {
+        browser.site = Endpoint::http1(gateway.address);
+    }
+    assert_eq!(one.ask("https://site.test/").await.status, 302, "the session stays given up");
+    assert_eq!(other.ask("https://site.test/").await.status, 200, "another session of the same person goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tokens_that_end_are_renewed_by_one_request_for_all() {
     let Some(provider) = Provider::start().await else { return };
     provider.tell("ttl?seconds=1").await;
-    let (gateway, _backend) = stage(&provider).await;
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (gateway, _backend) = stage(&provider, directory.path()).await;
     let mut browser = Browser::new(&gateway, &provider);
     assert_eq!(browser.open("https://site.test/").await.1.status, 200);
     // All from now on are good for long; the provider would end the session of who shows a refresh token twice.

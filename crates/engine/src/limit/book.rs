@@ -60,14 +60,15 @@ pub enum Call {
     Awaited,
 }
 
-type Bell = Box<dyn Fn(Call) + Send + Sync>;
+/// Tells the writer that there is something to do. Never blocks.
+pub type Bell = Box<dyn Fn(Call) + Send + Sync>;
 
 /// All quotas.
 pub struct Book {
     shards: Box<[Mutex<Shelf>]>,
     seed: OnceLock<u64>,
     state: AtomicU8,
-    bell: OnceLock<Bell>,
+    bell: Mutex<Option<Bell>>,
     changed: Mutex<Vec<u128>>,
     waiting: Mutex<Vec<Waker>>,
 }
@@ -104,7 +105,7 @@ impl Default for Book {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             seed: OnceLock::new(),
             state: AtomicU8::new(MEMORY),
-            bell: OnceLock::new(),
+            bell: Mutex::default(),
             changed: Mutex::default(),
             waiting: Mutex::default(),
         }
@@ -119,16 +120,23 @@ impl std::fmt::Debug for Book {
 
 impl Book {
     /// Begins with what was written before, under the seed of that. From then on `bell` is rung when there is something to write.
-    /// Only the first attachment counts.
+    /// A later attachment, with the same seed, only changes the bell.
     pub fn attach(&self, seed: u64, counts: impl IntoIterator<Item = (u128, Count)>, bell: Bell) {
-        if self.seed.set(seed).is_err() || self.bell.set(bell).is_err() {
+        if self.seed.set(seed).is_ok() {
+            for (hash, count) in counts {
+                let entry = Entry { count, written: count.used, listed: false };
+                self.shard(hash).entries.insert(hash, entry);
+            }
+        } else if self.seed.get() != Some(&seed) {
             return;
         }
-        for (hash, count) in counts {
-            let entry = Entry { count, written: count.used, listed: false };
-            self.shard(hash).entries.insert(hash, entry);
-        }
+        *lock(&self.bell) = Some(bell);
         self.state.store(WRITTEN, Ordering::Release);
+    }
+
+    /// The seed of the hashes, once there is one.
+    pub fn seed(&self) -> Option<u64> {
+        self.seed.get().copied()
     }
 
     /// Says that nothing can be written, or that it can again.
@@ -258,7 +266,7 @@ impl Book {
     }
 
     fn ring(&self, call: Call) {
-        if let Some(bell) = self.bell.get() {
+        if let Some(bell) = &*lock(&self.bell) {
             bell(call);
         }
     }

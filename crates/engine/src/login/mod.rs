@@ -1,9 +1,10 @@
 //! Sessions of browsers that have logged in at an OpenID provider: what is in their cookies, and how cookies are read and written.
 //!
 //! Used by the scheme `login` of `AuthenticationPolicy`, which knows the protocol. No session is stored anywhere: all of it is in the
-//! browser, sealed, so that any proxy with the same secret knows it, and none loses it in a restart.
+//! browser, sealed, so that any proxy with the same secret knows it, and none loses it in a restart. What is stored is that one was given up (`ended`).
 
 mod cookies;
+pub mod ended;
 mod flow;
 mod seal;
 mod session;

@@ -11,6 +11,7 @@
 mod back_channel;
 mod browser;
 mod errand;
+mod given_up;
 mod grant;
 mod spec;
 #[cfg(test)]
@@ -35,21 +36,21 @@ use crate::callout::{Callout, CalloutResult, Receiver};
 use crate::document::Document;
 use crate::exchange::Exchange;
 use crate::jose::{Algorithms, Expectations, Expiry};
+use crate::login::ended::End;
 use crate::login::{Flow, Handed, Jar, Purpose, Seals, Session, Written, of_this_site};
 use crate::principal::Principal;
 use crate::reason::Reason;
 use crate::redact::CredentialPlaces;
 use crate::verdict::Reply;
 
-use back_channel::{Logouts, Message};
+use back_channel::Message;
 use browser::{is_opening_a_page, is_own_will, parameter, parameter_text};
 use errand::{Came, Errand, Progress};
+use given_up::GivenUp;
 pub(super) use spec::LoginSpec;
 
 /// Sessions that are remembered open. One of the largest, with all of its cookies full, takes about 40 KiB; a usual one a tenth of that.
 const MOST_OPEN: usize = 2048;
-/// Sessions that were given up and are not over yet.
-const MOST_ENDED: usize = 65_536;
 /// Sessions that came out of each other and are followed to the newest, at most.
 const MOST_FOLLOWED: usize = 64;
 /// How long a login may take: the browser forgets it then.
@@ -78,9 +79,9 @@ pub(super) struct LoginScheme {
     timeout: Duration,
     memory: Arc<Memory>,
     /// The sessions that browsers have given up, by the hash of their name.
-    ended: Arc<Verified<()>>,
+    ended: Arc<GivenUp>,
     /// The logouts that the provider has told of.
-    logouts: Arc<Logouts>,
+    logouts: Arc<GivenUp>,
 }
 
 /// The places of the site that mean something here.
@@ -179,6 +180,10 @@ impl Scheme for LoginScheme {
             answers: Verified::new(MOST_OPEN),
             flights: Arc::default(),
         });
+        let logouts = GivenUp::of(&format!("logouts at {}, client {}", &*spec.issuer, &*spec.client_id), cx);
+        if spec.back_channel_logout_path.is_some() {
+            logouts.stored().want();
+        }
         Some(LoginScheme {
             name: (&**name).into(),
             issuer: (&*spec.issuer).into(),
@@ -197,9 +202,8 @@ impl Scheme for LoginScheme {
             access_token: if spec.forward_access_token { AccessToken::HandedOn } else { AccessToken::Dropped },
             timeout: spec.timeout,
             memory,
-            ended: cx.keep_for_all(&format!("ended sessions {context}"), || Verified::new(MOST_ENDED)),
-            logouts: cx
-                .keep_for_all(&format!("logouts at {}, client {}", &*spec.issuer, &*spec.client_id), Logouts::default),
+            ended: GivenUp::of(&format!("ended sessions {context}"), cx),
+            logouts,
         })
     }
 
@@ -438,8 +442,9 @@ impl LoginScheme {
         let mut to = self.places.after_logout.to_string();
         if let Some(Opened { session, .. }) = opened.as_deref() {
             let name = verified::hash(session.name.as_bytes());
-            if self.ended.find(&name, 0, now).is_none() {
-                self.ended.note(name, Arc::new(()), 0, session.until, now);
+            if self.ended.find(&name, now).is_none() {
+                // The browser has forgotten it as well, so nobody waits for the disk.
+                self.ended.note(name, End { at: now, until: session.until }, now);
                 self.provider.judge_again();
             }
             if let Some(away) = self.end_at_provider(session, x.now.monotonic) {

@@ -2,24 +2,24 @@
 //!
 //! The message is a token, signed by the provider's keys, about one session (`sid`) or about all of a person (`sub`). Sessions are in cookies,
 //! so what is remembered is that they were given up, and when: one whose ID token is no younger is good for nothing, and a login that comes
-//! later is. It is remembered for as long as a session lasts at most, by this process alone, in a memory of a fixed size. Nobody but the provider
-//! can fill it.
+//! later is. The provider is told that it was understood when that is stored: it says it once, and the cookies outlive this process. Nobody but the
+//! provider can fill the memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 use transept_wire::head::{FieldId, FieldName};
 
 use super::super::scheme::Proof;
-use super::super::verified::{Hash, Verified, hash};
+use super::super::verified::{Hash, hash};
 use super::{LoginScheme, failed, fruitless};
-use crate::callout::{Callout, CalloutResult};
+use crate::callout::{Callout, CalloutResult, Wait};
 use crate::document::Occasion;
 use crate::exchange::Exchange;
 use crate::form;
 use crate::jose::{Claims, Expectations, Expiry, KeySet, Refusal, Token};
+use crate::login::ended::{End, Ticket};
 use crate::principal::Principal;
 use crate::reason::Reason;
 use crate::redact::{is_named, parameters};
@@ -31,43 +31,8 @@ const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 const MOST_MESSAGE: usize = 32 * 1024;
 /// How long a message may have been under way.
 const OLDEST: Duration = Duration::from_secs(600);
-/// Logouts that are remembered.
-const MOST: usize = 65_536;
-
-/// The logouts that a provider has told of, of all policies with one client.
-#[derive(Debug)]
-pub(super) struct Logouts {
-    /// When, in the provider's time, by the hash of what they were about.
-    by_subject: Verified<Duration>,
-    /// Whether there was any: nothing is looked up before.
-    any: AtomicBool,
-}
-
-impl Default for Logouts {
-    fn default() -> Logouts {
-        Logouts { by_subject: Verified::new(MOST), any: AtomicBool::new(false) }
-    }
-}
-
-impl Logouts {
-    /// Whether a session with these claims in its ID token was given up.
-    pub(super) fn cover(&self, claims: &Claims, now: Duration) -> bool {
-        if !self.any.load(Ordering::Acquire) {
-            return false;
-        }
-        let issued = claims.get("iat").and_then(Value::as_u64).map_or(Duration::ZERO, Duration::from_secs);
-        subjects(claims).any(|subject| self.by_subject.find(&subject, 0, now).is_some_and(|at| issued <= *at))
-    }
-
-    fn note(&self, subject: Hash, at: Duration, until: Duration, now: Duration) {
-        // A message may come twice, the older one after the newer.
-        let before = self.by_subject.find(&subject, 0, now);
-        let at = before.map_or(at, |before| at.max(*before));
-        self.by_subject.note(subject, Arc::new(at), 0, until, now);
-        self.any.store(true, Ordering::Release);
-    }
-}
-
+/// How long the provider waits at most for what it has said to be stored.
+const PATIENCE_WITH_DISK: Duration = Duration::from_secs(5);
 /// What claims are about: a session, and a person.
 fn subjects(claims: &Claims) -> impl Iterator<Item = Hash> + '_ {
     let of =
@@ -83,6 +48,8 @@ pub(super) struct Message {
     described: bool,
     /// Whether its keys were.
     sought: bool,
+    /// What it says is known, and is being stored.
+    storing: Option<Ticket>,
 }
 
 impl LoginScheme {
@@ -98,6 +65,13 @@ impl LoginScheme {
 
     /// Goes on with what came of the last step.
     pub(super) fn hear_on(&self, mut message: Message, result: CalloutResult, x: &mut Exchange<'_>) -> Proof {
+        if let Some(ticket) = message.storing {
+            return match self.logouts.stored().is_stored(ticket) {
+                true => heard(),
+                // Known here all the same. The provider may say it again.
+                false => Proof::Unavailable("the logout cannot be stored (see --quotas)".into()),
+            };
+        }
         match result {
             CalloutResult::Body(content) => message.token = logout_token(&content),
             CalloutResult::BodyTooLarge => return no_good("the message is longer than 32 KiB"),
@@ -124,13 +98,11 @@ impl LoginScheme {
             Ok(claims) => {
                 let at = claims.get("iat").and_then(Value::as_u64).map_or(x.now.unix, Duration::from_secs);
                 // One about a session says nothing of the others of the person.
-                let subject = subjects(&claims).next();
-                if let Some(subject) = subject {
-                    self.logouts.note(subject, at, x.now.unix + self.lifetime, x.now.unix);
-                    self.provider.judge_again();
-                }
+                let end = End { at, until: x.now.unix + self.lifetime };
+                let ticket = subjects(&claims).next().and_then(|subject| self.logouts.note(subject, end, x.now.unix));
+                self.provider.judge_again();
                 x.tell(|| format!("scheme {}: the provider has logged somebody out", self.name));
-                heard()
+                ticket.map_or_else(heard, |ticket| self.wait_for_disk(message, ticket))
             }
             Err((refusal, Some(kid))) => {
                 let occasion = Occasion::UnknownKey(kid);
@@ -142,6 +114,12 @@ impl LoginScheme {
             }
             Err((refusal, None)) => no_good(&refusal.why()),
         }
+    }
+
+    fn wait_for_disk(&self, message: Message, ticket: Ticket) -> Proof {
+        let until = self.logouts.stored().stored(ticket);
+        let wait = Wait { what: "the logout to be stored", until, timeout: PATIENCE_WITH_DISK };
+        Proof::Ask(Box::new(Callout::Wait(wait)), Box::new(Message { storing: Some(ticket), ..message }))
     }
 
     fn wait_for_keys(&self, message: Message, occasion: Occasion) -> Proof {
@@ -186,7 +164,13 @@ impl LoginScheme {
     /// Whether a session was given up: by its browser, or as the provider says.
     pub(super) fn has_ended(&self, principal: &Principal, now: Duration) -> bool {
         let name = principal.credential.as_deref().unwrap_or_default();
-        self.ended.find(&hash(name.as_bytes()), 0, now).is_some() || self.logouts.cover(&principal.claims, now)
+        self.ended.find(&hash(name.as_bytes()), now).is_some() || self.has_logged_out(&principal.claims, now)
+    }
+
+    /// Whether the provider has told that a session with these claims in its ID token was given up.
+    fn has_logged_out(&self, claims: &Claims, now: Duration) -> bool {
+        let issued = claims.get("iat").and_then(Value::as_u64).map_or(Duration::ZERO, Duration::from_secs);
+        subjects(claims).any(|subject| self.logouts.find(&subject, now).is_some_and(|end| issued <= end.at))
     }
 }
 

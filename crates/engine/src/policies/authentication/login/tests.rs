@@ -6,6 +6,7 @@ mod sessions;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ use crate::form;
 use crate::jose::tests::Issuer;
 use crate::keep::Keep;
 use crate::login::challenge;
+use crate::login::ended::{ENDED, End, Ended, Subject};
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
 
@@ -52,6 +54,8 @@ struct Site {
     asked: Vec<String>,
     /// Those by which tokens were taken back.
     revoked: Vec<String>,
+    /// What was brought to the disk; None while it is full.
+    disk: Option<Vec<(Subject, End)>>,
 }
 
 /// A browser with its cookies.
@@ -110,6 +114,7 @@ impl Site {
             tokens: None,
             asked: Vec::new(),
             revoked: Vec::new(),
+            disk: Some(Vec::new()),
         }
     }
 
@@ -180,6 +185,24 @@ impl Site {
                     Some((status, said)) => answered(*status, said),
                     None => CalloutResult::Failed("login.test: nobody answers".into()),
                 });
+                CalloutResult::Waited
+            }
+            Callout::Wait(mut wait) => {
+                let ended = self.keep.known::<Ended>(ENDED).expect("the list");
+                let mut is_over = || wait.until.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+                let batch = ended.take_unwritten();
+                match &mut self.disk {
+                    Some(written) => {
+                        assert!(!is_over(), "nothing is written yet");
+                        written.extend(batch.ends.iter().copied());
+                        ended.note_written(&batch);
+                    }
+                    None => {
+                        ended.note_unwritten(batch);
+                        ended.note_health(false);
+                    }
+                }
+                assert!(is_over());
                 CalloutResult::Waited
             }
             other => panic!("{other:?}"),

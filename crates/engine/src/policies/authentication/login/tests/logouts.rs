@@ -96,6 +96,39 @@ fn who_has_logged_out_at_the_provider_is_out_here_and_may_log_in_again() {
 }
 
 #[test]
+fn the_provider_is_told_when_it_is_stored_and_another_process_knows() {
+    let begin = |before: &[(Subject, End)]| {
+        let site = Site::new(PLACE);
+        let ended = site.keep.known::<Ended>(ENDED).expect("the list");
+        assert!(ended.is_wanted(), "a file is opened for it");
+        ended.attach(before.iter().copied().collect(), Box::new(|_| {}));
+        site
+    };
+    let mut site = begin(&[]);
+    let (mut ann, mut bob) = (site.log_in_as(json!({"sid": "one"})), site.log_in_as(json!({"sub": "bob"})));
+    site.disk = None;
+    let came = site.say(&site.message(json!({})));
+    assert_eq!(came.reply().status, 503, "so that the provider says it again");
+    assert!(came.cause().contains("--quotas"), "{}", came.cause());
+    assert!(!site.is_in(&mut ann), "it is known all the same");
+    // The disk has room again.
+    site.disk = Some(Vec::new());
+    site.keep.known::<Ended>(ENDED).expect("the list").note_health(true);
+    assert_eq!(site.say(&site.message(json!({}))).reply().status, 200);
+    // Another process, with what is on the disk.
+    let stored = site.disk.take().expect("a disk");
+    let mut other = begin(&stored);
+    assert!(!other.is_in(&mut ann) && other.is_in(&mut bob));
+    other.now += 5;
+    let mut again = other.log_in_as(json!({"sid": "two"}));
+    assert!(other.is_in(&mut again), "a later login counts");
+    // A message that is older than what is stored changes nothing.
+    assert_eq!(other.say(&site.message(json!({"iat": NOW - 60}))).reply().status, 400, "it is signed by another key");
+    assert_eq!(other.say(&other.message(json!({"iat": NOW - 60}))).reply().status, 200);
+    assert!(!other.is_in(&mut ann) && other.is_in(&mut again));
+}
+
+#[test]
 fn what_is_no_message_of_the_provider_logs_nobody_out() {
     let mut site = Site::new(PLACE);
     let mut ann = site.log_in_as(json!({"sid": "one"}));
