@@ -167,6 +167,8 @@ pub struct Notes {
     pub(crate) rule_key: u64,
     /// Whether a request that was let in before is judged again, and is not to be counted a second time.
     pub(crate) again: bool,
+    /// Whether, besides, who has vouched for it may be asked anew.
+    pub(crate) asks: bool,
     /// Why the gateway itself answers, when it does. Set before the response side runs.
     pub replied: Option<Reason>,
     /// The limits that the request has touched.
@@ -253,6 +255,7 @@ impl Notes {
         self.matched_prefix = 0;
         self.rule_key = 0;
         self.again = false;
+        self.asks = false;
         self.replied = None;
         self.touched.clear();
         self.patience = Patience::default();

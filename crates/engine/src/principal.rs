@@ -61,6 +61,9 @@ pub struct Principal {
     pub credential: Option<Box<str>>,
     /// When its credential ends, since the Unix epoch; a connection that lives longer is ended then.
     pub until: Option<Duration>,
+    /// When the answer ends by which somebody else has vouched for it, since the Unix epoch: he is asked again about a connection that
+    /// lives longer.
+    pub asked: Option<Duration>,
     /// What stands for the credential as it is stored, by which a credential that has become another one under the same name is told apart.
     pub stored: Option<StoredMark>,
     /// Where several credentials are required together: all of them, with the first. Empty where one was enough.

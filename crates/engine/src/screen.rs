@@ -62,3 +62,16 @@ pub fn screen_again(listener: &Listener, routed: Option<&Routed<'_>>, x: &mut Ex
     }
     chain.recheck(x, Phase::Authorize)
 }
+
+/// The same by what somebody says who is asked anew, because his last answer has ended ([`Principal::asked`](crate::principal::Principal::asked)). A
+/// [`Verdict::Call`] is performed, and this is called again with what came of it ([`Notes::resume`](crate::exchange::Notes::resume)).
+pub fn ask_again(listener: &Listener, routed: Option<&Routed<'_>>, x: &mut Exchange<'_>) -> Verdict {
+    let chain = routed.map_or(&listener.chain, |routed| &routed.rule.chain);
+    x.notes.again = true;
+    x.notes.asks = true;
+    let verdict = chain.recheck(x, Phase::Authenticate);
+    if !verdict.goes_on() {
+        return verdict;
+    }
+    chain.recheck(x, Phase::Authorize)
+}

@@ -53,7 +53,7 @@ pub(crate) struct Arrival<'c> {
 
 impl<'c> Arrival<'c> {
     /// Where it came in.
-    pub(crate) fn entrance<'e>(&'e self, worker: &'e Worker, generation: u64) -> Entrance<'e> {
+    pub(crate) fn entrance<'e>(&'e self, worker: &'e Rc<Worker>, generation: u64) -> Entrance<'e> {
         Entrance { worker, connection: self.connection, bound: self.bound, generation, in_clear_to: None }
     }
 }

@@ -1,5 +1,5 @@
-//! Connections that live for long are judged again: when a configuration comes into force, when the roots of the mesh change, and when an issuer of tokens
-//! has other keys.
+//! Connections that live for long are judged again: when a configuration comes into force, when the roots of the mesh change, when an issuer of tokens
+//! has other keys, and when an answer has ended by which somebody has vouched for them (`inquiry`).
 //!
 //! What was let in under other rules must not outlive them. Called by the worker when something has changed; the connections that
 //! carry no requests, those that a request has opened by an upgrade, those between two proxies, and exchanges whose response has lasted for a
@@ -29,8 +29,10 @@ use crate::h2::{Driver, Over};
 use crate::mesh::{Membership, Trust};
 use crate::worker::Worker;
 
+mod inquiry;
 mod request;
 
+use inquiry::Asking;
 pub(crate) use request::{Entrance, Opening};
 
 /// What is under way between two proxies when the roots that vouched for one of them are not believed any more may end within this time.
@@ -46,7 +48,7 @@ pub(crate) enum Ground {
     /// The policies of a route for connections, on a bind of a Gateway or on the way out of a workload.
     Passage { connection: Box<Connection>, bound: SocketAddr },
     /// The policies on a request that is still under way.
-    Request(Box<Opening>),
+    Request(Rc<Opening>),
     /// That nobody in the mesh is where a captured connection goes.
     Stranger { connection: Box<Connection>, bound: SocketAddr },
 }
@@ -71,6 +73,8 @@ pub(crate) struct Standing {
     /// The end of the credential by which it was let in.
     until: RefCell<Option<Pin<Box<tokio::time::Sleep>>>>,
     waker: RefCell<Option<Waker>>,
+    /// Who has vouched for it is asked again from time to time.
+    asking: OnceCell<Asking>,
 }
 
 impl Standing {
@@ -216,6 +220,7 @@ impl Standings {
             retiring: Cell::new(None),
             until,
             waker: RefCell::default(),
+            asking: OnceCell::new(),
         });
         let mut all = self.all.borrow_mut();
         if all.len() == all.capacity() {

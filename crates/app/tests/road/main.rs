@@ -1,5 +1,6 @@
 //! The road of requests, end to end: the real binary between clients and backends that each test plays itself.
 
+mod asked;
 mod certificates;
 mod connections;
 mod disorder;

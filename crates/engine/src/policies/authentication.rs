@@ -554,13 +554,18 @@ fn combined<'p>(mut principals: impl Iterator<Item = &'p Arc<Principal>>) -> Opt
         for (name, value) in &other.claims {
             whole.claims.entry(name).or_insert_with(|| value.clone());
         }
-        whole.until = match (whole.until, other.until) {
-            (Some(one), Some(two)) => Some(one.min(two)),
-            (one, two) => one.or(two),
-        };
+        whole.until = first_of(whole.until, other.until);
+        whole.asked = first_of(whole.asked, other.asked);
         whole.together.push(Arc::clone(other));
     }
     Some(whole.map_or_else(|| Arc::clone(first), Arc::new))
+}
+
+fn first_of(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }
 
 /// `app default/mobile, credential mobile-1`.

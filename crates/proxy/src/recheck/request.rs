@@ -15,11 +15,11 @@ use transept_engine::principal::Principal;
 use transept_engine::reason::Reason;
 use transept_engine::route::route;
 use transept_engine::screen::screen_again;
-use transept_engine::snapshot::{Backend, Snapshot};
+use transept_engine::snapshot::{Backend, Listener, Snapshot};
 use transept_engine::verdict::Verdict;
 use transept_wire::head::Request;
 
-use super::{Cause, Ground, Standing};
+use super::{Asking, Cause, Ground, Standing};
 use crate::deadline::Watch;
 use crate::failure::Failure;
 use crate::path::admit_here;
@@ -31,19 +31,19 @@ const LASTING: Duration = Duration::from_secs(2);
 
 /// A request that is still under way, as it was when it was let in.
 pub(crate) struct Opening {
-    request: Request,
-    connection: Connection,
+    pub(super) request: Request,
+    pub(super) connection: Connection,
     /// The address that the worker listens on.
-    bound: SocketAddr,
-    host: String,
+    pub(super) bound: SocketAddr,
+    pub(super) host: String,
     client: IpAddr,
-    principal: Option<Arc<Principal>>,
+    pub(super) principal: Option<Arc<Principal>>,
 }
 
 /// Where a request came in, and under which configuration it was let in.
 #[derive(Clone, Copy)]
 pub(crate) struct Entrance<'e> {
-    pub worker: &'e Worker,
+    pub worker: &'e Rc<Worker>,
     pub connection: &'e Connection,
     /// The address that the worker listens on.
     pub bound: SocketAddr,
@@ -66,19 +66,30 @@ impl Opening {
         // Guards change nothing in a request; the copy only keeps them from doing so here.
         let (mut request, mut notes) = (self.request.clone(), Notes::new());
         notes.principal.clone_from(&self.principal);
-        let mut exchange = Exchange {
+        let mut exchange = self.exchange(now, listener, &mut request, &mut notes);
+        match screen_again(listener, routed.as_ref(), &mut exchange) {
+            Verdict::Continue => Ok(()),
+            Verdict::Respond(reply) => Err(reply.cause),
+            Verdict::Call(_) => Err(None),
+        }
+    }
+
+    /// It as the engine sees it.
+    pub(super) fn exchange<'x>(
+        &'x self,
+        now: Now,
+        listener: &Listener,
+        request: &'x mut Request,
+        notes: &'x mut Notes,
+    ) -> Exchange<'x> {
+        Exchange {
             now,
             random: 0,
             connection: &self.connection,
             client: self.client,
             listener_port: listener.port,
-            request: &mut request,
-            notes: &mut notes,
-        };
-        match screen_again(listener, routed.as_ref(), &mut exchange) {
-            Verdict::Continue => Ok(()),
-            Verdict::Respond(reply) => Err(reply.cause),
-            Verdict::Call(_) => Err(None),
+            request,
+            notes,
         }
     }
 }
@@ -101,7 +112,11 @@ impl Entrance<'_> {
         // The keys that its credential is good by may have changed without a configuration.
         let is_as_before = snapshot.generation == self.generation && opening.principal.is_none();
         let judged = if is_as_before { Ok(()) } else { opening.judge(&snapshot, now.into()) };
-        let standing = self.worker.standings.add_until(Ground::Request(Box::new(opening)), lasts);
+        let opening = Rc::new(opening);
+        let standing = self.worker.standings.add_until(Ground::Request(Rc::clone(&opening)), lasts);
+        if let Some(ends) = opening.principal.as_ref().and_then(|principal| principal.asked) {
+            let _ = standing.asking.set(Asking::begin(self.worker, &standing, &opening, ends));
+        }
         if let Err(cause) = judged {
             standing.end(Cause::Denied(cause));
         }

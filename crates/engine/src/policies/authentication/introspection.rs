@@ -3,7 +3,9 @@
 //! An answer is remembered by the hash of the token: that it is active for as long as the policy says, a minute at most and never beyond its
 //! end, so that a revocation is felt after that time; that it is not, or why it is no good here, for ten seconds, in a memory of its own, so that a
 //! flood of junk pushes out nothing that is good. One question is asked at a time about one token, and whatever came of it is what those who have
-//! waited get. When nobody answers the request is refused with 503: never let in, and not blamed on the client.
+//! waited get. When nobody answers the request is refused with 503: never let in, and not blamed on the client. About a
+//! connection that is still open when an answer has ended the issuer is asked again, with the token that the request has shown; it ends where it
+//! would not be let in.
 
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
@@ -279,6 +281,14 @@ impl Scheme for IntrospectionScheme {
         self.expected.check(&claims, x.now.unix).map_err(|refusal| Box::from(refusal.why()))?;
         self.principal(claims, principal.until).map(Arc::new)
     }
+
+    /// The issuer is asked anew, or was meanwhile for another request with the token.
+    fn renew(&self, principal: &Arc<Principal>, x: &mut Exchange<'_>) -> Proof {
+        match self.stands(principal, x) {
+            Ok(_) => self.authenticate(x),
+            Err(why) => Proof::Invalid(why),
+        }
+    }
 }
 
 impl IntrospectionScheme {
@@ -295,9 +305,13 @@ impl IntrospectionScheme {
             .ok_or_else(|| "the introspection endpoint cannot be asked".into())
     }
 
-    /// An active token is good for whom it was given to.
+    /// An active token is good for whom it was given to, as he has proved when he came.
     fn admit(&self, principal: Arc<Principal>, word: Word, token: &[u8], x: &Exchange<'_>) -> Proof {
-        match self.sender.check(&principal.claims, word, token, x) {
+        let checked = match x.notes.again {
+            true => self.sender.stands(&principal.claims, x).map_err(Proof::invalid),
+            false => self.sender.check(&principal.claims, word, token, x),
+        };
+        match checked {
             Ok(()) => Proof::Valid(principal),
             Err(proof) => proof,
         }
@@ -334,9 +348,9 @@ impl IntrospectionScheme {
         if ends.is_some_and(|ends| now >= ends) {
             return Err(self.refuse("the token has expired (`exp`)", hash, now));
         }
-        let principal = self.principal(claims, ends).map_err(|why| self.refuse(&why, hash, now))?;
-        let principal = Arc::new(principal);
         let until = ends.map_or(now + self.remember, |ends| ends.min(now + self.remember));
+        let principal = self.principal(claims, ends).map_err(|why| self.refuse(&why, hash, now))?;
+        let principal = Arc::new(Principal { asked: Some(until), ..principal });
         self.memory.active.note(hash, Arc::clone(&principal), 0, until, now);
         Ok(principal)
     }

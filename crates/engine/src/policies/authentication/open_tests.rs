@@ -9,6 +9,7 @@ use super::token_tests::{
     Desk, FETCHED, INTROSPECTION, NOW, Visit, answer, compile, inline, keys_of, looked_up, reason, token,
 };
 use super::*;
+use crate::callout::Callout;
 use crate::document::{Documents, Occasion, Step};
 use crate::exchange::{Connection, Notes, Now};
 use crate::jose::tests::Issuer;
@@ -213,5 +214,53 @@ fn who_lacks_a_scope_for_a_later_policy_is_told_in_the_words_of_the_scheme() {
         let said = String::from_utf8_lossy(said);
         assert!(said.starts_with(begin), "{said}");
         assert_eq!(said.contains("resource_metadata"), !end.is_empty(), "{said}");
+    }
+}
+
+/// What becomes of a request with an opaque token that this principal has opened, when its issuer may be asked again.
+fn asked_again(desk: &Desk, principal: &Arc<Principal>) -> (Verdict, Visit) {
+    let mut visit =
+        Visit { request: Request::build("GET", "http", "a.test", "/").expect("a request"), notes: Notes::new() };
+    visit.request.fields.push_bytes(b"Authorization", b"Bearer opaque").expect("a field");
+    visit.notes.principal = Some(Arc::clone(principal));
+    (visit.notes.again, visit.notes.asks) = (true, true);
+    let verdict = desk.visit(&mut visit, |policy, x| policy.on_recheck(x));
+    (verdict, visit)
+}
+
+fn gone_on_with(desk: &Desk, visit: &mut Visit, result: CalloutResult) -> Verdict {
+    visit.notes.resume(result);
+    desk.visit(visit, |policy, x| policy.on_recheck(x))
+}
+
+#[test]
+fn an_issuer_is_asked_again_when_its_answer_about_what_is_open_has_ended() {
+    let mut desk = Desk::new(INTROSPECTION);
+    let (_, mut visit) = desk.ask("opaque");
+    let active = |scope: &str| answer(200, &json!({"active": true, "sub": "7", "scope": scope}).to_string());
+    let verdict = desk.resume(&mut visit, active("a"));
+    let principal = let_in((verdict, visit));
+    assert_eq!(principal.asked, Some(Duration::from_secs(NOW + 60)));
+    assert!(asked_again(&desk, &principal).0.goes_on(), "the answer holds");
+    desk.now = NOW + 60;
+    assert!(recheck(&desk, &principal).is_ok(), "a change of the configuration asks nobody");
+    let (verdict, mut visit) = asked_again(&desk, &principal);
+    assert_eq!(looked_up(verdict).body, b"token=opaque&token_type_hint=access_token");
+    // Another connection by the same token waits for the same answer.
+    let (other, mut waiting) = asked_again(&desk, &principal);
+    assert!(matches!(other, Verdict::Call(callout) if matches!(*callout, Callout::Wait(_))));
+    assert!(gone_on_with(&desk, &mut visit, active("b")).goes_on());
+    let today = visit.notes.principal.expect("a principal");
+    assert_eq!((today.asked, &*today.scopes), (Some(Duration::from_secs(NOW + 120)), &["b".into()][..]));
+    assert!(gone_on_with(&desk, &mut waiting, CalloutResult::Waited).goes_on());
+    for (result, why) in [
+        (answer(200, r#"{"active": false}"#), "not active"),
+        (answer(500, ""), "answers with status 500"),
+        (CalloutResult::Failed("no answer".into()), "no answer"),
+    ] {
+        desk.now += 60;
+        let (verdict, mut visit) = asked_again(&desk, &today);
+        let _ = looked_up(verdict);
+        assert!(reason(&gone_on_with(&desk, &mut visit, result)).1.contains(why), "{why}");
     }
 }

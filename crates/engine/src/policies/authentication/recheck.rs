@@ -1,16 +1,26 @@
 //! Whether what was let in before, and is still under way, would be let in today.
 //!
-//! Called by `AuthenticationPolicy` when the configuration has changed. The credentials are not there any more, but what is known of each of them:
-//! whose it was, and a mark of how it was stored. Each must be good today, and together they must be what is required today. Who it
-//! is, its groups and scopes among that, is said anew, for the policies that ask after this one.
+//! Called by `AuthenticationPolicy` when the configuration has changed, and when an answer has ended by which somebody else has vouched. What is
+//! known of each credential is whose it was, and a mark of how it was stored. Each must be good today, and together they must be what is
+//! required today. Who it is, its groups and scopes among that, is said anew, for the policies that ask after this one.
 
+use std::any::Any;
 use std::slice;
 
 use super::requirement::{Alternative, Need};
+use super::scheme::Proof;
 use super::{Anonymous, AuthenticationPolicy, Outcome, Outcomes, combined, valid};
 use crate::exchange::Exchange;
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
+
+/// What is remembered while somebody is asked anew.
+struct Asking {
+    outcomes: Outcomes,
+    /// Which of the credentials he is asked about.
+    index: usize,
+    between: Box<dyn Any + Send>,
+}
 
 impl AuthenticationPolicy {
     pub(super) fn recheck(&self, x: &mut Exchange<'_>) -> Verdict {
@@ -23,8 +33,12 @@ impl AuthenticationPolicy {
         let refuse = |why: String| Reply::new(Reason::CredentialsInvalid).because(why).into();
         let shown =
             if principal.together.is_empty() { slice::from_ref(&principal) } else { principal.together.as_slice() };
-        let mut outcomes = Outcomes::from_elem(None, self.schemes.len());
-        for one in shown {
+        let asking = x.notes.between.take().and_then(|between| between.downcast::<Asking>().ok());
+        let (mut outcomes, begun, mut resumed) = match asking.map(|asking| *asking) {
+            Some(Asking { outcomes, index, between }) => (outcomes, index, Some(between).zip(x.notes.outcome.take())),
+            None => (Outcomes::from_elem(None, self.schemes.len()), 0, None),
+        };
+        for (index, one) in shown.iter().enumerate().skip(begun) {
             if one.until.is_some_and(|until| x.now.unix >= until) {
                 return refuse(format!("scheme {}: the credential has ended", one.scheme));
             }
@@ -32,9 +46,22 @@ impl AuthenticationPolicy {
             let Some((named, outcome)) = found else {
                 return refuse(format!("there is no scheme {} any more", one.scheme));
             };
-            match named.scheme.stands(one, x) {
-                Ok(today) => *outcome = Some(Outcome::Valid(today)),
-                Err(why) => return refuse(format!("scheme {}: {why}", named.name)),
+            let proof = match resumed.take() {
+                Some((between, result)) => named.scheme.resume(x, between, result),
+                None if x.notes.asks => named.scheme.renew(one, x),
+                None => named.scheme.stands(one, x).map_or_else(Proof::Invalid, Proof::Valid),
+            };
+            match proof {
+                Proof::Valid(today) => *outcome = Some(Outcome::Valid(today)),
+                Proof::Ask(callout, between) => {
+                    x.notes.between = Some(Box::new(Asking { outcomes, index, between }));
+                    return Verdict::Call(callout);
+                }
+                Proof::Invalid(why) | Proof::Unavailable(why) => {
+                    return refuse(format!("scheme {}: {why}", named.name));
+                }
+                Proof::Absent => return refuse(format!("scheme {}: it was not shown in this way", named.name)),
+                Proof::Answer(reply) | Proof::Refused(reply) => return Verdict::Respond(reply),
             }
         }
         let held = self.alternatives.iter().find(|alternative| holds(alternative, &outcomes));

@@ -137,6 +137,12 @@ pub(super) trait Scheme: Sized + Send + Sync + fmt::Debug {
         let _ = x;
         Ok(Arc::clone(principal))
     }
+
+    /// The same where somebody else has vouched for the principal, and his answer has ended ([`Principal::asked`]): he may be asked again about
+    /// what the request has shown, which goes on in [`Scheme::resume`]. Nothing is proved again by who has shown it.
+    fn renew(&self, principal: &Arc<Principal>, x: &mut Exchange<'_>) -> Proof {
+        self.stands(principal, x).map_or_else(Proof::Invalid, Proof::Valid)
+    }
 }
 
 /// A challenge with a realm, and with RFC 6750's words for what is wrong (section 3).
@@ -255,6 +261,10 @@ macro_rules! schemes {
                 &self, principal: &Arc<Principal>, x: &Exchange<'_>,
             ) -> Result<Arc<Principal>, Box<str>> {
                 match self { $( AnyScheme::$variant(scheme) => scheme.stands(principal, x), )* }
+            }
+
+            pub(super) fn renew(&self, principal: &Arc<Principal>, x: &mut Exchange<'_>) -> Proof {
+                match self { $( AnyScheme::$variant(scheme) => scheme.renew(principal, x), )* }
             }
         }
     };

@@ -1,0 +1,73 @@
+//! Connections by opaque tokens: their issuer, played by a backend, is asked again while they last.
+
+use crate::stage::{Ask, Backend, Call, Caller, Framed, Gateway, Served, Setup, Up, soon};
+
+const ACTIVE: &str = r#"{"active": true, "sub": "7"}"#;
+
+/// A gateway that asks this issuer about tokens, every second.
+async fn stage(issuer: &Backend, backend: &Backend) -> Gateway {
+    let policy = format!(
+        "\
+apiVersion: transept.dev/v1alpha1
+kind: AuthenticationPolicy
+metadata: {{name: guard}}
+spec:
+  targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: gate-0}}]
+  schemes: [{{name: token, introspection: {{url: 'http://{}/look', clientId: gate, clientSecret: {{name: gate, key: secret}}, anyAudience: true,
+    remember: 1s}}}}]
+---
+{{apiVersion: v1, kind: Secret, metadata: {{name: gate}}, stringData: {{secret: planted}}}}
+",
+        issuer.address
+    );
+    Setup::before(backend).document(&policy).start().await
+}
+
+async fn say(issuer: &mut Backend, status: u16, answer: &str) {
+    let asked = soon(issuer.next()).await;
+    assert_eq!(asked.target, "/look");
+    asked.answer(status, answer).await;
+}
+
+async fn has_ended(served: &mut Served, call: &mut Call<'_>) {
+    assert!(soon(served.read_raw(1)).await.is_err(), "the backend hears of it");
+    assert!(!matches!(soon(call.piece()).await, Ok(Some(_))));
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_when_its_token_is_not_active_any_more() {
+    let (mut issuer, mut backend) = (Backend::start(Up::Http1).await, Backend::start(Up::Http1).await);
+    let gateway = stage(&issuer, &backend).await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let ask = Ask::get("/").with("authorization", "Bearer opaque");
+    let mut call = caller.ask(ask.with("connection", "Upgrade").with("upgrade", "websocket")).await;
+    say(&mut issuer, 200, ACTIVE).await;
+    let mut served = backend.next().await;
+    served.send_raw(b"HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    call.head().await;
+    assert_eq!(call.status, 101);
+    for _ in 0..2 {
+        say(&mut issuer, 200, ACTIVE).await;
+        call.send(b"ping").await;
+        assert_eq!(served.read_raw(4).await.expect("heard"), b"ping");
+    }
+    say(&mut issuer, 200, r#"{"active": false}"#).await;
+    has_ended(&mut served, &mut call).await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_nobody_vouches_for_its_token_any_more() {
+    let (mut issuer, mut backend) = (Backend::start(Up::Http1).await, Backend::start(Up::Http1).await);
+    let gateway = stage(&issuer, &backend).await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(Ask::get("/").with("authorization", "Bearer opaque")).await;
+    say(&mut issuer, 200, ACTIVE).await;
+    let mut served = backend.next().await;
+    served.begin(200, Framed::Open, &[("content-type", "text/event-stream")]).await;
+    served.send(b"data: 1\n\n").await;
+    call.head().await;
+    assert_eq!(call.piece().await.expect("heard").as_deref(), Some(&b"data: 1\n\n"[..]));
+    say(&mut issuer, 200, ACTIVE).await;
+    say(&mut issuer, 500, "").await;
+    has_ended(&mut served, &mut call).await;
+}
