@@ -10,6 +10,7 @@ use transept_wire::head::FieldName;
 use super::facts::Fact;
 use super::kind::{FUNCTIONS, Function, Kind, METHODS, Plain, RECORDS, Signature, VARIABLES, WALKS, Walk};
 use super::parse::{Binary, Form, Tree};
+use super::remedy;
 use super::value::{Value, span, time};
 use super::{Flaw, MOST_DEPTH, MOST_STEPS, Scope};
 use crate::policies::Network;
@@ -79,7 +80,7 @@ impl Node {
         Ok(Node { at, kind, op, steps })
     }
 
-    fn text(&self) -> Option<&str> {
+    pub(super) fn text(&self) -> Option<&str> {
         match &self.op {
             Op::Constant(Value::Text(text)) => Some(text),
             _ => None,
@@ -90,7 +91,8 @@ impl Node {
         if self.kind.fits(wanted) {
             return Ok(());
         }
-        Err(Flaw::new(self.at, format!("{whose} is {}, not {}", self.kind.as_str(), wanted.as_str())))
+        let flaw = Flaw::new(self.at, format!("{whose} is {}, not {}", self.kind.as_str(), wanted.as_str()));
+        Err(flaw.maybe(remedy::turned(self.kind, wanted).map(str::to_owned)))
     }
 }
 
@@ -117,7 +119,8 @@ impl Check {
 
     pub(super) fn node(&mut self, tree: &Tree) -> Checked {
         if self.depth > MOST_DEPTH {
-            return Err(Flaw::new(tree.at, format!("it is nested deeper than {MOST_DEPTH} levels")));
+            return Err(Flaw::new(tree.at, format!("it is nested deeper than {MOST_DEPTH} levels"))
+                .remedy("make several of it"));
         }
         self.depth += 1;
         let node = self.form(tree);
@@ -417,7 +420,11 @@ fn member(on: &Node, name: &str) -> Result<Kind, Flaw> {
     match on.kind {
         Kind::Map(items) => Ok(items.kind()),
         Kind::Any => Ok(Kind::Any),
-        kind => Err(Flaw::new(on.at, format!("{} has no field `{name}`", kind.as_str()))),
+        kind => {
+            let flaw = Flaw::new(on.at, format!("{} has no field `{name}`", kind.as_str()));
+            let is_method = METHODS.iter().any(|(known, ..)| *known == name);
+            Err(flaw.maybe(is_method.then(|| format!("it is a function: write value.{name}(...)"))))
+        }
     }
 }
 
@@ -468,10 +475,10 @@ fn kind_of(operator: Binary, left: &Node, right: &Node) -> Result<Kind, Flaw> {
     let both = || format!("{} and {}", a.as_str(), b.as_str());
     match operator {
         Binary::Equal | Binary::Unequal => {
-            if a.meets(b) {
+            if a.meets(b) && !remedy::is_never_null(left, right) {
                 Ok(Kind::Bool)
             } else {
-                refuse(format!("{} are never equal", both()))
+                Err(Flaw::new(left.at, format!("{} are never equal", both())).maybe(remedy::compared(left, right)))
             }
         }
         Binary::Less | Binary::LessOrEqual | Binary::Greater | Binary::GreaterOrEqual => {
@@ -479,14 +486,16 @@ fn kind_of(operator: Binary, left: &Node, right: &Node) -> Result<Kind, Flaw> {
             if a.meets(b) && ordered(a) && ordered(b) {
                 Ok(Kind::Bool)
             } else {
-                refuse(format!("{} have no order", both()))
+                Err(Flaw::new(left.at, format!("{} have no order", both())).maybe(remedy::compared(left, right)))
             }
         }
         Binary::In => match b {
             Kind::Any => Ok(Kind::Bool),
             Kind::List(items) if a.meets(items.kind()) => Ok(Kind::Bool),
             Kind::Map(_) if a.meets(Kind::Text) => Ok(Kind::Bool),
-            Kind::List(_) | Kind::Map(_) => refuse(format!("{} is never in {}", a.as_str(), b.as_str())),
+            Kind::List(items) => Err(Flaw::new(left.at, format!("{} is never in {}", a.as_str(), b.as_str()))
+                .maybe(remedy::turned(a, items.kind()).map(str::to_owned))),
+            Kind::Map(_) => refuse(format!("{} is never in {}", a.as_str(), b.as_str())),
             Kind::Text => Err(Flaw::new(left.at, "`in` looks into lists and maps, not into text")
                 .remedy("write text.contains(\"part\")")),
             _ => refuse(format!("`in` looks into lists and maps, not into {}", b.as_str())),

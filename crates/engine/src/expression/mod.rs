@@ -15,6 +15,7 @@ mod evaluate;
 mod facts;
 mod kind;
 mod parse;
+mod remedy;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -118,7 +119,7 @@ impl Expression {
         let root = check.node(&tree)?;
         if !root.kind.fits(wanted) {
             let why = format!("the expression is {}, not {}", root.kind.as_str(), wanted.as_str());
-            return Err(Flaw::new(0, why));
+            return Err(Flaw::new(0, why).maybe(remedy::turned(root.kind, wanted).map(str::to_owned)));
         }
         Ok(Expression { text: text.into(), root, asks_principal: check.asks_principal })
     }

@@ -80,7 +80,7 @@ struct Parser {
 pub(super) fn parse(text: &str) -> Parsed {
     let mut parser = Parser { tokens: tokens(text)?, next: 0, depth: 0 };
     if parser.peek() == &Token::End {
-        return Err(Flaw::new(0, "the expression is empty"));
+        return Err(Flaw::new(0, "the expression is empty").remedy("write one, such as request.method == \"GET\""));
     }
     let tree = parser.expression()?;
     match parser.peek() {
@@ -132,7 +132,8 @@ impl Parser {
 
     fn deeper(&mut self, parse: fn(&mut Self) -> Parsed) -> Parsed {
         if self.depth == MOST_DEPTH {
-            return Err(Flaw::new(self.at(), format!("it is nested deeper than {MOST_DEPTH} levels")));
+            return Err(Flaw::new(self.at(), format!("it is nested deeper than {MOST_DEPTH} levels"))
+                .remedy("make several of it"));
         }
         self.depth += 1;
         let tree = parse(self);

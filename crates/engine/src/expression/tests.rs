@@ -155,9 +155,40 @@ fn what_cannot_work_is_refused_with_its_place_and_a_remedy() {
             "there is no function `startsWith`",
             Some("write it behind what it is about: value.startsWith(...)"),
         ),
-        ("request.method", 0, "the expression is text, not true or false", None),
-        ("request.method == 7", 0, "text and a whole number are never equal", None),
-        ("7 in principal.groups", 0, "a whole number is never in a list of texts", None),
+        (
+            "request.method",
+            0,
+            "the expression is text, not true or false",
+            Some(
+                "compare it, as in request.method == \"GET\"; whether a header is there says \"x-name\" in request.headers",
+            ),
+        ),
+        (
+            "request.method == 7",
+            0,
+            "text and a whole number are never equal",
+            Some("write int(...) around the text, or the number in quotes"),
+        ),
+        ("size(request.path) == '7'", 0, "a whole number and text are never equal", Some("write 7 without quotes")),
+        (
+            "request.headers['x-n'] > 5",
+            0,
+            "text and a whole number have no order",
+            Some("write int(...) around the text, or the number in quotes"),
+        ),
+        (
+            "request.headers['x-n'] != null",
+            0,
+            "text and null are never equal",
+            Some("ask whether it is there: has(principal.claims.email), or \"x-name\" in request.headers"),
+        ),
+        (
+            "principal.groups == 'admin'",
+            0,
+            "a list of texts and text are never equal",
+            Some("ask with `in`, as in \"admin\" in principal.groups"),
+        ),
+        ("7 in principal.groups", 0, "a whole number is never in a list of texts", Some("write string(...) around it")),
         (
             "'a' in request.path",
             0,
