@@ -50,6 +50,15 @@ spec: {endpoints: [{address: 127.0.0.1, port: 3000}]}
 ";
 
 #[test]
+fn a_state_without_a_mesh_is_refused_with_what_it_is_for_and_what_helps() {
+    let (code, _, told) = run(&["run", "x.yaml", "--state", "somewhere"]);
+    assert_eq!(code, Some(2), "{told}");
+    for word in ["--state somewhere", "control plane of a mesh", "add --mesh", "proxy --control", "--quotas FILE"] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+}
+
+#[test]
 fn wrong_usage_is_2_and_help_is_0() {
     for arguments in [
         &["nonsense"][..],

@@ -124,6 +124,11 @@ impl StateArgs {
         self.state.clone().unwrap_or_else(|| default_state("control"))
     }
 
+    /// The directory, if one is written.
+    pub(super) fn given(&self) -> Option<&Path> {
+        self.state.as_deref()
+    }
+
     /// The trust domain, if one is written.
     pub(super) fn trust_domain(&self) -> Option<&TrustDomain> {
         self.trust_domain.as_ref()

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -49,7 +49,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(group = ArgGroup::new("only with a mesh")
-    .args(["mesh_listen", "mesh_identity", "leaf_life", "report_interval", "state", "trust_domain"])
+    .args(["mesh_listen", "mesh_identity", "leaf_life", "report_interval", "trust_domain"])
     .multiple(true)
     .requires("mesh"))]
 struct MeshArgs {
@@ -91,8 +91,22 @@ fn parse_identity(text: &str) -> Result<WorkloadName, String> {
     WorkloadName::new(namespace, name).map_err(|error| error.to_string())
 }
 
+/// What somebody is told who names a state that nobody would keep.
+fn state_without_mesh(directory: &Path) -> String {
+    let directory = directory.display();
+    format!(
+        "--state {directory} (or TRANSEPT_STATE) is where the control plane of a mesh keeps its authority, tokens, registrations and API keys, and this \
+         gateway has none: add --mesh to be the control plane as well, run `transept proxy --control ADDR` for a gateway of a control plane \
+         elsewhere, or leave it away; what quotas have counted is kept in --quotas FILE"
+    )
+}
+
 /// Serves until a signal ends it.
 pub(crate) fn run(args: Args) -> Result<Exit> {
+    if let (false, Some(directory)) = (args.mesh.mesh, args.mesh.state.given()) {
+        console::fail(&state_without_mesh(directory));
+        return Ok(Exit::Usage);
+    }
     logging::start(&args.serve.log)?;
     let Some(sources) = collect(&args.files)? else {
         return Ok(Exit::Findings);
@@ -143,9 +157,7 @@ mod tests {
         let parse = |line: &str| Line::try_parse_from(line.split_whitespace());
         assert!(parse("run a.yaml").is_ok_and(|line| !line.args.mesh.mesh));
         assert!(parse("run a.yaml --mesh --state s --trust-domain a.test --mesh-listen 127.0.0.1:0").is_ok());
-        for flag in
-            ["--state s", "--trust-domain a.test", "--mesh-listen 127.0.0.1:0", "--mesh-identity a/b", "--leaf-life 1h"]
-        {
+        for flag in ["--trust-domain a.test", "--mesh-listen 127.0.0.1:0", "--mesh-identity a/b", "--leaf-life 1h"] {
             assert!(
                 parse(&format!("run a.yaml {flag}")).is_err_and(|why| why.to_string().contains("--mesh")),
                 "{flag}"
