@@ -2,7 +2,8 @@
 //!
 //! Started by the application (`transept control`, `transept run --mesh`). The pieces: `registry` knows which instances live, `store` keeps
 //! what must not be lost, `ca` signs, `source` turns files into resources, `members` knows whom they make an instance of what, `strict` which endpoints may not be called, `seen`
-//! folds what proxies report, `core` joins them, `serve` speaks to proxies, `api` to programs without one and `admin` to people; `kept` reads the keys of a state that may be somebody else's.
+//! folds what proxies report, `core` joins them, `places` bounds what one address may hold open, `serve` speaks to proxies, `api` to programs without one and `admin`
+//! to people; `kept` reads the keys of a state that may be somebody else's.
 
 pub mod admin;
 pub mod api;
@@ -12,6 +13,7 @@ pub(crate) mod files;
 mod kept;
 pub mod leases;
 pub mod members;
+mod places;
 pub mod registry;
 mod seen;
 pub mod serve;

@@ -28,11 +28,14 @@ use self::certificate::Certificate;
 pub use self::certificate::TlsFiles;
 use self::quota::Quotas;
 use super::core::Plane;
+use super::places::Places;
 
 /// Requests per second of one address, unless told otherwise: a machine with a thousand programs gives that many signs of life.
 pub const RATE: NonZeroU32 = NonZeroU32::new(100).unwrap();
 /// How many connections are served at a time; the others wait.
 const CONNECTIONS: usize = 256;
+/// Connections of one address at a time: a quarter of all.
+const OF_ONE_ADDRESS: usize = 64;
 /// How long a handshake may take, and then the head of the request.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long a connection may last. It carries one request.
@@ -108,6 +111,7 @@ impl Api {
     /// Answers for `plane`; never ends.
     pub async fn serve(self, plane: Arc<Plane>) {
         let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let places = Places::new(OF_ONE_ADDRESS);
         let began = Instant::now();
         loop {
             let Ok(place) = room.clone().acquire_owned().await else { return };
@@ -120,7 +124,7 @@ impl Api {
                 }
             };
             let from = from.ip().to_canonical();
-            let Some(own) = self.quotas.connect(from) else {
+            let Some(own) = places.take(from) else {
                 // Whoever holds that many reads no answer on another one.
                 tracing::debug!(%from, "an address has too many connections to the registration API");
                 continue;

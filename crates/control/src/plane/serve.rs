@@ -5,6 +5,7 @@
 //! distrusted. What is asked for is done by `core`, on threads that may wait for the disk.
 
 mod call;
+mod door;
 mod report;
 
 use std::collections::BTreeSet;
@@ -21,7 +22,7 @@ use http::{Method, Request};
 use rustls::time_provider::DefaultTimeProvider;
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use transept_identity::authority;
 use transept_identity::handshake::{ClientAuth, server_config};
@@ -35,15 +36,13 @@ use transept_xds::server::{Session, Settings};
 use transept_xds::{Store, TypeUrl};
 
 use self::call::{Call, Reply, accept, refuse};
+use self::door::{Door, Greeting, Held};
 pub use self::report::Reporting;
 use self::report::take_reports;
 use super::core::{NotDone, Plane, name_of_proxy, now};
 
 /// How many members are served at a time; the others wait.
 const CONNECTIONS: usize = 16_384;
-/// How many connections may be greeting or joining at a time. They have places of their own, so that whoever has no certificate takes none
-/// of a member's.
-const GREETINGS: usize = 1024;
 /// How long a handshake may take, and a connection without a certificate may stay.
 const GREETING: Duration = Duration::from_secs(15);
 /// How long the other side may be silent before it is asked for a sign of life, and how long it has to give one.
@@ -89,15 +88,17 @@ pub async fn serve(plane: Arc<Plane>, listener: TcpListener) -> io::Result<()> {
     let config = server_config(plane.own.clone(), peers.clone(), ClientAuth::Optional, &[b"h2"], clock)
         .map_err(io::Error::other)?;
     let tls = TlsAcceptor::from(Arc::new(config));
-    let door = Arc::new(Semaphore::new(GREETINGS));
+    let mut door = Door::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let settings = Settings { identifier: "transept".to_owned(), order: plane.kinds.order(), ..Settings::default() };
     let server = Server { plane, peers, tls, settings: Arc::new(settings), room };
     loop {
-        let Ok(place) = door.clone().acquire_owned().await else { return Ok(()) };
+        let Some(place) = door.place().await else { return Ok(()) };
         match listener.accept().await {
             Ok((stream, address)) => {
-                tokio::spawn(server.clone().attend(stream, address, place));
+                if let Some(greeting) = door.let_in(place, address.ip()) {
+                    tokio::spawn(server.clone().attend(stream, address, greeting));
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "no connection of a proxy can be accepted");
@@ -118,8 +119,8 @@ struct Server {
 }
 
 impl Server {
-    /// One connection to its end. `place` is at the door, and given back when the other side turns out to be a member.
-    async fn attend(self, stream: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) {
+    /// One connection to its end. `greeting` is its place at the door, given back when the other side turns out to be a member.
+    async fn attend(self, stream: TcpStream, address: SocketAddr, greeting: Greeting) {
         // Small messages in both directions: waiting to fill packets only adds delay.
         let _ = stream.set_nodelay(true);
         let tls = match tokio::time::timeout(GREETING, self.tls.accept(stream)).await {
@@ -144,9 +145,9 @@ impl Server {
             },
         };
         let _place = match &leaf {
-            None => place,
+            None => Held::AtTheDoor(greeting),
             Some(_) => match self.room.clone().acquire_owned().await {
-                Ok(room) => room,
+                Ok(room) => Held::Inside(room),
                 Err(_) => return,
             },
         };
