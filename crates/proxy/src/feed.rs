@@ -122,7 +122,7 @@ pub struct Received {
 pub struct Standing {
     /// Whether a control plane is there.
     pub connected: bool,
-    /// Whether everything that was asked for has been answered.
+    /// Whether everything that was asked for has been answered, and the configuration tells of it.
     pub synced: bool,
     /// Whether the workload is registered, as far as the latest answer says.
     pub registered: bool,

@@ -17,8 +17,8 @@ use super::control::default_state;
 use crate::access_log::Target;
 use crate::gateway::ServeArgs;
 use crate::sidecar::{
-    self, AppPort, Listen, Place, Plan, Question, TOKEN, Transparent, Upstream, check_ports, is_label, parse_local,
-    settle,
+    self, AppPort, Listen, Place, Plan, Question, TOKEN, Transparent, Upstream, check_locals, check_ports, is_label,
+    parse_local, settle,
 };
 use crate::{duration, logging};
 
@@ -169,6 +169,7 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
         args.serve.access_log.access_log.get_or_insert(Target::Stderr);
     }
     check_ports(&args.port)?;
+    check_locals(&args.upstream, args.http_proxy, &args.port)?;
     let mut listen = args.listen.unwrap_or(Listen { ip: None, port: TUNNEL_PORT });
     if listen.port == 0 {
         let ip = listen.ip.or(args.address).unwrap_or(Ipv4Addr::UNSPECIFIED.into());

@@ -39,13 +39,15 @@ use crate::commands::Exit;
 use crate::gateway::{Retry, Standing, announce};
 use crate::logging::Format;
 
-pub(crate) use places::{AppPort, Listen, Upstream, check_ports, is_label, parse_local, settle};
+pub(crate) use places::{AppPort, Listen, Upstream, check_locals, check_ports, is_label, parse_local, settle};
 pub(crate) use plan::Plan;
 pub(crate) use probe::Question;
 pub(crate) use program::TOKEN;
 pub(crate) use station::Place;
 pub(crate) use transparent::Transparent;
 
+/// How long a control plane that seems to be there may leave it open where services are that were not asked for before.
+const RESPITE: Duration = Duration::from_secs(4);
 /// How long the control plane may take to hear that we leave.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// What is left for connections of a program that has ended.
@@ -90,13 +92,7 @@ async fn join(plan: &Plan, asked: &Asked) -> Result<Option<(Mail, Feed)>> {
     let joining = async {
         tracing::info!(control = plan.control, "joining the mesh");
         let feed = Feed::start(plan.feed_options(asked.interest())).await?;
-        let (mut received, mut standing) = (feed.received(), feed.standing());
-        // What was kept on the disk is enough to begin with.
-        tokio::select! {
-            kept = received.wait_for(|received| received.kept) => kept.map(drop),
-            synced = standing.wait_for(|standing| standing.synced) => synced.map(drop),
-        }
-        .context("the feed has ended")?;
+        hold_configuration(plan, &feed).await.context("the feed has ended")?;
         anyhow::Ok(feed)
     };
     tokio::pin!(joining);
@@ -107,6 +103,27 @@ async fn join(plan: &Plan, asked: &Asked) -> Result<Option<(Mail, Feed)>> {
                 return Ok(None);
             },
         }
+    }
+}
+
+/// Waits until there is a configuration to begin with. What was kept on the disk is enough, if it tells of every service that the command line
+/// names: the program may call a new one at once, and nobody would know it yet. It is waited for while there is somebody to ask.
+async fn hold_configuration(plan: &Plan, feed: &Feed) -> Result<(), watch::error::RecvError> {
+    let (mut received, mut standing, mut contact) = (feed.received(), feed.standing(), feed.standing());
+    let kept = async {
+        let knows_all =
+            received.wait_for(|received| received.kept).await.map(|received| plan.is_told(&received.world))?;
+        if !knows_all {
+            let away = contact.wait_for(|standing| standing.failure.is_some());
+            if let Ok(away) = tokio::time::timeout(RESPITE, away).await {
+                away?;
+            }
+        }
+        Ok(())
+    };
+    tokio::select! {
+        kept = kept => kept,
+        synced = standing.wait_for(|standing| standing.synced) => synced.map(drop),
     }
 }
 

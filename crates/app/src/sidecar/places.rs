@@ -93,6 +93,72 @@ pub(crate) fn check_tunnels(inbound: SocketAddr, ports: &[AppPort]) -> Checked<(
     Ok(())
 }
 
+/// Refuses local addresses at which one would answer for another: what the program asks of one would come to the other.
+///
+/// # Errors
+/// Two things are to be at one address, or two services under one variable.
+pub(crate) fn check_locals(upstreams: &[Upstream], http_proxy: Option<SocketAddr>, ports: &[AppPort]) -> Checked<()> {
+    let program = ports.iter().map(|port| {
+        let at = SocketAddr::new(HOME, port.target);
+        (format!("--port {}", port.target), "the program itself".to_owned(), at)
+    });
+    let proxy = http_proxy.map(|at| (format!("--http-proxy {at}"), "the HTTP proxy".to_owned(), at));
+    let mut taken: Vec<_> = program.collect();
+    for (flag, whose, at) in upstreams.iter().map(Upstream::place).chain(proxy) {
+        // Any free port is nobody's yet.
+        let taken_already =
+            taken.iter().find(|(_, other, place)| at.port() != 0 && *other != whose && overlap(*place, at));
+        if let Some((other_flag, other, _)) = taken_already {
+            bail!(
+                "{other_flag} and {flag}: {at} can lead to {other} or to {whose}, and not to both; choose another port for one of \
+                 them, or for upstreams and the HTTP proxy port 0, which is any free one"
+            );
+        }
+        taken.push((flag, whose, at));
+    }
+    for (number, upstream) in upstreams.iter().enumerate() {
+        let mut before = upstreams.iter().take(number);
+        let variable = upstream.variable();
+        if let Some(other) = before.find(|other| other.variable() == variable && other.target() != upstream.target()) {
+            let (first, second) = (other.target(), upstream.target());
+            bail!(
+                "--upstream {first} and --upstream {second}: the program is told of both in {variable}, which can hold one of them only; \
+                 say the namespace or the port of one of them too, which become part of its variable"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a place for tunnels that is one of the local addresses of the program.
+///
+/// # Errors
+/// It is that of an upstream or of the HTTP proxy.
+pub(crate) fn check_inbound(
+    inbound: SocketAddr,
+    upstreams: &[Upstream],
+    http_proxy: Option<SocketAddr>,
+) -> Checked<()> {
+    let proxy = http_proxy.map(|at| (format!("--http-proxy {at}"), "the HTTP proxy".to_owned(), at));
+    let taken = upstreams.iter().map(Upstream::place).chain(proxy).find(|(_, _, at)| overlap(*at, inbound));
+    if let Some((flag, whose, _)) = taken {
+        bail!(
+            "tunnels come in at {inbound}, and {flag} says that {whose} is there; choose another port for one of them, such as \
+             --listen {}",
+            inbound.port().checked_add(1).unwrap_or(15_008)
+        );
+    }
+    Ok(())
+}
+
+/// Whether what connects to one of them may come to the other.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    // The wildcard of IPv6 takes what comes over IPv4 too.
+    let takes = |a: IpAddr, b: IpAddr| a.is_unspecified() && (a.is_ipv6() || b.is_ipv4());
+    one.port() == other.port() && (a == b || takes(a, b) || takes(b, a))
+}
+
 /// A local port that stands for a service, from `NAME[.NAMESPACE][:PORT]=ADDRESS`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Upstream {
@@ -137,6 +203,19 @@ impl FromStr for Upstream {
 }
 
 impl Upstream {
+    /// The service as the command line names it.
+    fn target(&self) -> String {
+        let namespace = self.namespace.iter().map(|namespace| format!(".{namespace}"));
+        let port = self.port.iter().map(|port| format!(":{port}"));
+        [self.service.clone()].into_iter().chain(namespace).chain(port).collect()
+    }
+
+    /// The flag that says so, what is there, and where.
+    fn place(&self) -> (String, String, SocketAddr) {
+        let target = self.target();
+        (format!("--upstream {target}={}", self.local), target, self.local)
+    }
+
     /// The variable that tells the program where the service is.
     fn variable(&self) -> String {
         let mut name = format!("TRANSEPT_UPSTREAM_{}", self.service);
@@ -239,6 +318,58 @@ mod tests {
         assert!(check_ports(&ports(&["80:8081", "81:8081", "8082"])).is_ok());
         let why = check_ports(&ports(&["80:8081", "80:8082"])).expect_err("twice").to_string();
         assert!(why.contains("80:8081 and --port 80:8082"), "{why}");
+    }
+
+    #[test]
+    fn a_local_address_leads_to_one_place() {
+        let check = |upstreams: &[&str], proxy: Option<&str>, ports: &[&str]| {
+            let upstreams: Vec<Upstream> = upstreams.iter().map(|one| one.parse().expect("an upstream")).collect();
+            let ports: Vec<AppPort> = ports.iter().map(|one| one.parse().expect("a port")).collect();
+            let proxy = proxy.map(|proxy| parse_local(proxy).expect("an address"));
+            check_locals(&upstreams, proxy, &ports).map_err(|why| why.to_string())
+        };
+        assert_eq!(check(&["cart=1", "cart.shop=2", "db=127.0.0.2:1", "x=0", "y=0"], Some("3"), &["80:4"]), Ok(()));
+        assert_eq!(check(&["cart=1", "cart=1"], None, &[]), Ok(()), "the same again leads nowhere else");
+        let wrong: [(&[&str], _, &[&str], _); 5] = [
+            (&["cart=1", "cart.shop=1"], None, &[], "--upstream cart=127.0.0.1:1 and --upstream cart.shop=127.0.0.1:1"),
+            (
+                &["cart=1", "cart:90=0.0.0.0:1"],
+                None,
+                &[],
+                "--upstream cart:90=0.0.0.0:1: 0.0.0.0:1 can lead to cart or to cart:90",
+            ),
+            (&["cart=1"], Some("[::]:1"), &[], "to cart or to the HTTP proxy"),
+            (&["cart=8080"], None, &["80:8080"], "--port 8080 and --upstream cart=127.0.0.1:8080"),
+            (&[], Some("8080"), &["8080"], "--http-proxy 127.0.0.1:8080"),
+        ];
+        for (upstreams, proxy, ports, expected) in wrong {
+            let why = check(upstreams, proxy, ports).expect_err(expected);
+            assert!(why.contains(expected), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_variable_tells_of_one_service() {
+        let check = |all: &[&str]| {
+            let upstreams: Vec<Upstream> = all.iter().map(|one| one.parse().expect("an upstream")).collect();
+            check_locals(&upstreams, None, &[]).map_err(|why| why.to_string())
+        };
+        let why = check(&["cart-shop=0", "cart.shop=0"]).expect_err("one variable");
+        assert!(why.contains("--upstream cart-shop and --upstream cart.shop"), "{why}");
+        assert!(why.contains("TRANSEPT_UPSTREAM_CART_SHOP,"), "{why}");
+        assert_eq!(check(&["cart-shop.default=0", "cart.shop=0"]), Ok(()));
+    }
+
+    #[test]
+    fn tunnels_do_not_come_in_where_the_program_finds_others() {
+        let upstreams = ["cart=15010".parse().expect("an upstream")];
+        let at = |text: &str, proxy: Option<&str>| {
+            let proxy = proxy.map(|proxy| parse_local(proxy).expect("an address"));
+            check_inbound(text.parse().expect("an address"), &upstreams, proxy).map_err(|why| why.to_string())
+        };
+        assert_eq!(at("10.0.0.8:15010", Some("10.0.0.8:3128")), Ok(()));
+        assert!(at("127.0.0.1:15010", None).is_err_and(|why| why.contains("--upstream cart=127.0.0.1:15010 says")));
+        assert!(at("0.0.0.0:3128", Some("3128")).is_err_and(|why| why.contains("--listen 3129")));
     }
 
     #[test]

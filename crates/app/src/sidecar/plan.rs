@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use transept_identity::{Ticket, WorkloadName};
+use transept_model::World;
 use transept_proxy::capture::IpNet;
 use transept_proxy::feed::{self, Feed, FeedOptions, Interest};
 use transept_xds::mesh::{Condition, Port, Workload};
@@ -56,13 +57,14 @@ impl Plan {
     /// Where tunnels come in. As long as the own address is not known they do at every address; who calls has to prove who it is anyway.
     ///
     /// # Errors
-    /// The program listens there itself.
+    /// The program listens there itself, or finds something else there.
     pub(super) fn settle_inbound(&mut self) -> Result<()> {
         let Some(listen) = self.inbound else { return Ok(()) };
         let ip = listen.ip.or(self.address).unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         let inbound = SocketAddr::new(ip, listen.port);
         if self.address.is_some() {
             places::check_tunnels(inbound, &self.place.ports)?;
+            places::check_inbound(inbound, &self.place.upstreams, self.place.http_proxy)?;
         }
         self.place.inbound = Some(inbound);
         Ok(())
@@ -102,6 +104,17 @@ impl Plan {
             (namespace.clone(), upstream.service.clone())
         });
         called.chain([own]).collect()
+    }
+
+    /// Whether a configuration tells of every service that the command line names, and of somebody who answers for it.
+    pub(super) fn is_told(&self, world: &World) -> bool {
+        self.place.upstreams.iter().all(|upstream| {
+            let (service, namespace) =
+                (&upstream.service, upstream.namespace.as_ref().unwrap_or(&self.place.namespace));
+            let has_instances = !world.workloads_of(namespace, service).is_empty();
+            world.service(namespace, service).is_some()
+                && (has_instances || !world.endpoint_slices_of(namespace, service).is_empty())
+        })
     }
 
     /// The registration; none when nobody can call the program, or nobody knows where.

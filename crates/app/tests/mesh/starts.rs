@@ -3,7 +3,7 @@
 use transept_testkit::echo::Port;
 use transept_testkit::launch::unused_port;
 
-use crate::stage::{Mesh, PATIENCE, answered, program, told, until};
+use crate::stage::{Mesh, PATIENCE, answered, get, program, told, until};
 
 /// Waits until a sidecar has the service cart on its disk.
 async fn kept(mesh: &Mesh, name: &str) {
@@ -31,6 +31,30 @@ async fn sidecars_start_from_their_disk_where_the_name_of_the_control_plane_lead
     let _cart = cart.changed("control", gone).start().await;
     let _web = web.clone().changed("control", gone).start().await;
     answered(web.local[0], 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_is_started_when_the_service_is_known_that_its_command_line_names_for_the_first_time() {
+    let mut mesh = Mesh::start("").await;
+    let cart_program = program("cart-1", Port::Http1).await;
+    let cart = mesh.sidecar("cart").await.port(80, cart_program.address, "");
+    let _cart = cart.start().await;
+    let web = mesh.sidecar("web").await;
+    let synced = |status: &serde_json::Value| status["mesh"]["synced"] == true;
+    let first = web.start().await;
+    until(|| async { first.status().await.unwrap_or_default() }, synced).await;
+    until(|| async { mesh.path("web.state").join("configuration").exists() }, |kept| *kept).await;
+    assert!(first.stop(PATIENCE).await.expect("it ends").success());
+
+    let web = web.upstream("cart");
+    let second = web.start().await;
+    assert!(!second.log().contains("there is no service"), "{}", second.log());
+    assert_eq!(get(web.local[0]).await.expect("an answer").status, 200);
+    assert!(second.stop(PATIENCE).await.expect("it ends").success());
+    // Nobody can be asked: the program is not kept waiting.
+    mesh.kill_control().await;
+    let third = web.upstream("stock").start().await;
+    assert!(third.log().contains("there is no service default/stock"), "{}", third.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,6 +135,12 @@ async fn what_would_lead_to_the_wrong_place_is_refused_at_the_start() {
     assert!(own.contains("tunnels come in at 127.0.0.1:15010") && own.contains("--listen"), "{own}");
     let twice = cart.clone().argument("--port=80:8081").argument("--port=80:8082").refusal().await;
     assert!(twice.contains("--port 80:8081 and --port 80:8082"), "{twice}");
+    let one_address = cart.clone().argument("--upstream=web=22301").argument("--http-proxy=22301").refusal().await;
+    assert!(one_address.contains("can lead to web or to the HTTP proxy"), "{one_address}");
+    let tunnels =
+        cart.clone().argument("--listen=127.0.0.1:15010").argument("--port=8080").argument("--upstream=web=15010");
+    let tunnels = tunnels.refusal().await;
+    assert!(tunnels.contains("--upstream web=127.0.0.1:15010 says that web is there"), "{tunnels}");
     let portless = cart.clone().changed("control", "127.0.0.1").refusal().await;
     assert!(portless.contains("has no port"), "{portless}");
     let fileless = cart.clone().changed("token-file", "nofile").refusal().await;

@@ -89,6 +89,8 @@ pub(super) struct Member {
     broken: BrokenPolicies,
     older: KeptVersions,
     number: u64,
+    /// Whether something has arrived that nobody was told of yet.
+    untold: bool,
     began: Instant,
     link: Option<Link>,
     /// Counts connections.
@@ -159,6 +161,7 @@ impl Member {
             broken: BrokenPolicies::default(),
             older: KeptVersions::default(),
             number: 0,
+            untold: false,
             began: Instant::now(),
             link: None,
             links: 0,
@@ -396,7 +399,7 @@ impl Member {
     /// Tells how the connection stands, if that has changed.
     fn tell(&self, change: impl FnOnce(&mut Standing)) {
         let connected = self.link.is_some();
-        let synced = connected && self.client.is_synced();
+        let synced = connected && self.client.is_synced() && !self.untold;
         self.standing.send_if_modified(|standing| {
             let before = standing.clone();
             change(standing);

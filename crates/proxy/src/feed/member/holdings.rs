@@ -90,16 +90,19 @@ impl Member {
         let settled = self.client.settle(self.began.elapsed(), batch, refusals);
         self.broken.take(broken, &self.client);
         self.older.release(&mut self.client, &own);
+        // Before everything has arrived for the first time there is only a part to show.
+        let is_news = settled == Settled::Held && (self.number > 0 || self.client.is_synced());
+        self.untold |= is_news;
         self.flush();
         if settled == Settled::Held {
             self.tell(|standing| standing.received += count);
         }
-        // Before everything has arrived for the first time there is only a part to show.
-        settled == Settled::Held && (self.number > 0 || self.client.is_synced())
+        is_news
     }
 
     /// Makes a world of what is held, tells of it and has it kept.
     pub(super) fn publish(&mut self, kept: bool) {
+        self.untold = false;
         let holdings: Vec<_> = self.client.holdings().map(|(key, held)| (key, held.payload.clone())).collect();
         let held = holdings.iter().map(|(key, payload)| (&key.type_url, &key.name, payload));
         let parts = self.broken.among(held).into_iter();
