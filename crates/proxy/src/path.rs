@@ -35,6 +35,10 @@ use crate::trip::Trip;
 use crate::worker::Worker;
 use crate::{answer, callout, demand, mirror, normalize, record};
 
+/// How much longer a caller's time is waited for than it says, so that it has given up itself: an answer that came just before would look like
+/// a failure of whoever stands behind.
+const GRACE: Duration = Duration::from_millis(5);
+
 /// A request whose head has been read.
 pub(crate) struct Arrival<'c> {
     pub connection: &'c Connection,
@@ -208,9 +212,10 @@ async fn road<'s>(snapshot: &'s Snapshot, bind: &'s Bind, journey: &mut Journey<
     let due = limit.map(|limit| journey.trip.now().monotonic.saturating_add(limit));
     let terms = Terms::of(rule, backend).behind_others(&journey.trip.request);
     let crossing = Crossing { listener, rule, backend, terms, due, trial: None };
+    let enforced = limit.map(|limit| if is_caller_s(rule, journey.trip) { limit.saturating_add(GRACE) } else { limit });
     let crossed = {
         let crossed = pin!(attempt::cross(crossing, journey));
-        attempt::within(limit, crossed).await
+        attempt::within(enforced, crossed).await
     };
     crossed.unwrap_or_else(|| Err(Stop::Failed(out_of_time(rule, journey.trip))))
 }
@@ -310,14 +315,16 @@ pub(crate) fn timed_out() -> Failure {
 
 /// The time for the whole exchange is over.
 fn out_of_time(rule: &Rule, trip: &Trip) -> Failure {
-    match (rule.timeouts.request.or(None), trip.patience) {
-        (Some(limit), Some(patience)) if limit <= patience => timed_out(),
-        (_, Some(_)) => {
-            let detail = "the time is over that the caller gives the exchange";
-            Failure::new(Side::Upstream, Reason::RequestTimeout, Repeat::Never, detail)
-        }
-        (_, None) => timed_out(),
+    if is_caller_s(rule, trip) {
+        let detail = "the time is over that the caller gives the exchange";
+        return Failure::new(Side::Upstream, Reason::RequestTimeout, Repeat::Never, detail);
     }
+    timed_out()
+}
+
+/// Whether it is the caller who gives the exchange the least time.
+fn is_caller_s(rule: &Rule, trip: &Trip) -> bool {
+    trip.patience.is_some_and(|patience| rule.timeouts.request.or(None).is_none_or(|limit| patience < limit))
 }
 
 /// Counts an exchange as active while it is on the road.

@@ -172,6 +172,9 @@ pub(crate) struct Upstream {
     pub(crate) local: SocketAddr,
 }
 
+/// What names of services may end with.
+const DOMAINS: [&str; 3] = [".svc.cluster.local", ".svc", ".mesh"];
+
 impl FromStr for Upstream {
     type Err = String;
 
@@ -186,6 +189,8 @@ impl FromStr for Upstream {
             Some((name, port)) => (name, Some(port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?)),
             None => (target, None),
         };
+        // The name may be one that mesh DNS answers, and means the same then.
+        let name = DOMAINS.iter().find_map(|domain| name.strip_suffix(domain)).unwrap_or(name);
         let (service, namespace) = match name.split_once('.') {
             Some((service, namespace)) => (service, Some(namespace)),
             None => (name, None),
@@ -293,6 +298,15 @@ mod tests {
         assert_eq!((&*one.service, one.namespace.clone(), one.port), ("catalog", None, None));
         assert_eq!(one.local, SocketAddr::from(([127, 0, 0, 1], 9001)));
         assert_eq!(one.variable(), "TRANSEPT_UPSTREAM_CATALOG");
+        for (name, namespace) in [
+            ("cart.mesh", None),
+            ("cart.shop.mesh", Some("shop")),
+            ("cart.shop.svc", Some("shop")),
+            ("cart.mesh.svc.cluster.local", Some("mesh")),
+        ] {
+            let named: Upstream = format!("{name}:80=9001").parse().expect(name);
+            assert_eq!((&*named.service, named.namespace.as_deref()), ("cart", namespace), "{name}");
+        }
         let far: Upstream = "my-db.shop:5432=127.0.0.2:15432".parse().expect("everything");
         assert_eq!((far.namespace.as_deref(), far.port), (Some("shop"), Some(5432)));
         assert_eq!(far.variable(), "TRANSEPT_UPSTREAM_MY_DB_SHOP_5432");

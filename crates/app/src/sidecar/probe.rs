@@ -5,10 +5,11 @@
 
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 use http_body_util::Empty;
 use hyper::Request;
 use hyper::body::Bytes;
@@ -76,7 +77,7 @@ impl Question {
 
     /// The status that it answers, if it is asked for one.
     async fn ask_once(&self) -> Result<Option<u16>> {
-        let stream = TcpStream::connect(self.address).await?;
+        let stream = connect(self.address).await?;
         let Probe::Http { path, .. } = &self.check.probe else {
             return Ok(None);
         };
@@ -87,6 +88,22 @@ impl Question {
         driving.spawn(connection);
         Ok(Some(sender.send_request(request).await?.status().as_u16()))
     }
+}
+
+/// Connects to a program, or says where it was looked for.
+async fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let error = match TcpStream::connect(address).await {
+        Ok(stream) => return Ok(stream),
+        Err(error) => error,
+    };
+    let beside = SocketAddr::from((Ipv6Addr::LOCALHOST, address.port()));
+    let is_refused = error.kind() == io::ErrorKind::ConnectionRefused;
+    if is_refused && address.ip() == Ipv4Addr::LOCALHOST && TcpStream::connect(beside).await.is_ok() {
+        bail!(
+            "nobody listens on {address}, but somebody does on {beside}: let the program listen on 127.0.0.1, or on all addresses"
+        );
+    }
+    Err(error).with_context(|| format!("{address} is asked"))
 }
 
 #[cfg(test)]
@@ -125,6 +142,18 @@ mod tests {
         assert_eq!(told.recv().await, Some((Verdict::Healthy, None)));
         drop(listener);
         assert_eq!(told.recv().await.map(|(verdict, _)| verdict), Some(Verdict::Unhealthy));
+    }
+
+    #[tokio::test]
+    async fn who_listens_at_another_address_is_told_which_is_asked() {
+        let beside = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.expect("a port");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, beside.local_addr().expect("bound").port()));
+        let mut told = listen(Question::new(address, None, OFTEN));
+        let (_, why) = told.recv().await.expect("a verdict");
+        assert!(why.is_some_and(|why| why.contains(&format!("nobody listens on {address}")) && why.contains("[::1]")));
+        drop(beside);
+        let (_, why) = listen(Question::new(address, None, OFTEN)).recv().await.expect("a verdict");
+        assert!(why.is_some_and(|why| why.contains(&format!("{address} is asked"))));
     }
 
     #[tokio::test]
