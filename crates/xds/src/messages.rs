@@ -126,6 +126,16 @@ pub struct Node {
 /// twice nor taken away while the proxy is still saying what it holds.
 pub const ANNOUNCES: &str = "dev.transept.announces:";
 
+/// Begins a client feature that tells proxies of one name apart: what follows is of this proxy alone, and the same after its restart.
+pub const INSTANCE: &str = "dev.transept.instance:";
+
+impl Node {
+    /// What tells this proxy from others of its name; empty when it does not say.
+    pub fn instance(&self) -> &str {
+        self.client_features.iter().find_map(|feature| feature.strip_prefix(INSTANCE)).unwrap_or_default()
+    }
+}
+
 /// `envoy.config.core.v3.ControlPlane`: which control plane answers.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ControlPlane {

@@ -15,7 +15,7 @@ use transept_proxy::feed::{FeedOptions, Interest};
 
 use super::Exit;
 use super::control::default_state;
-use super::sidecar::{parse_control, read_ticket};
+use super::sidecar::{machine_name, parse_control, parse_name, read_ticket};
 use crate::console;
 use crate::gateway::{self, ServeArgs};
 use crate::logging;
@@ -58,6 +58,10 @@ pub(crate) struct Args {
     #[arg(long, env = "TRANSEPT_STATE", value_name = "DIR", requires = "control")]
     state: Option<PathBuf>,
 
+    /// Name of this gateway among those of its identity, for people who ask the control plane [default: the name of the machine]
+    #[arg(long, env = "TRANSEPT_NAME", value_name = "NAME", requires = "control", value_parser = parse_name)]
+    name: Option<String>,
+
     /// Address and port to listen on; port 0 is any free port
     #[arg(
         long,
@@ -88,7 +92,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
 /// A gateway with the configuration of a control plane.
 fn run_member(control: String, args: Args) -> Result<Exit> {
     logging::start(&args.serve.log)?;
-    let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let node = args.name.unwrap_or_else(machine_name);
     let options = FeedOptions {
         control: vec![control],
         state: args.state.unwrap_or_else(|| default_state("gateway")),

@@ -219,7 +219,8 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
     })
 }
 
-fn parse_name(text: &str) -> Result<String, String> {
+/// A name of an object.
+pub(super) fn parse_name(text: &str) -> Result<String, String> {
     if is_label(text) {
         return Ok(text.to_owned());
     }
@@ -277,7 +278,8 @@ fn check_ticket(ticket: &Ticket, namespace: &str, service: &str) -> Result<()> {
     )
 }
 
-fn machine_name() -> String {
+/// What the machine calls itself.
+pub(super) fn machine_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 

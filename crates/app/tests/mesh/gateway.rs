@@ -45,10 +45,12 @@ spec:
         format!("--control={}", mesh.address),
         format!("--token-file={}", token.display()),
         format!("--state={}", mesh.path("edge.state").display()),
+        "--name=edge-1".to_owned(),
     ];
     let _gateway =
         Launch::subcommand(binary(), arguments).start(PATIENCE).await.unwrap_or_else(|failure| panic!("{failure}"));
     answered(at, 200).await;
+    assert!(mesh.status().await.to_string().contains("\"default/edge/edge-1\""));
     let claim = Request::get("shop.test", "/")
         .with("x-forwarded-client-cert", "URI=spiffe://transept.local/ns/default/sa/bank");
     let seen = Echo::parse(&send(at, &claim).await.expect("an answer").body).expect("an echo");

@@ -67,3 +67,28 @@ async fn proxies_share_a_limit_and_keep_their_shares_while_the_control_plane_res
     until(|| share(local[1]), |share| share.as_deref().is_some_and(|share| share.contains(";q=100;"))).await;
     drop(cart);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxies_of_one_name_are_counted_one_by_one() {
+    let mesh = Mesh::start(LIMITED).await;
+    let echo = program("cart-1", Port::Http1).await;
+    let _cart = mesh.sidecar("cart").await.port(80, echo.address, "").start().await;
+    // As on two copies of a machine: without a port nothing is registered, and no name is taken.
+    let one = mesh.instance("web", "copy").await.upstream("cart");
+    let _one = one.start().await;
+    let other = mesh.path("other.state").display().to_string();
+    let two = mesh.instance("web", "copy").await.changed("state", &other).upstream("cart");
+    let _two = two.start().await;
+    for at in [one.local[0], two.local[0]] {
+        until(|| share(at), |share| share.as_deref().is_some_and(|share| share.contains(";q=66;"))).await;
+    }
+    let names = |status: &serde_json::Value| {
+        let members = status["members"].as_array().into_iter().flatten();
+        let names = members.filter_map(|member| member["proxy"].as_str()).filter(|name| name.contains("copy"));
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let names = names(&mesh.status().await);
+    let [first, second] = &names[..] else { panic!("{names:?}") };
+    assert_eq!(first, "default/web/copy");
+    assert!(second.starts_with("default/web/copy~"), "{second}");
+}

@@ -6,6 +6,7 @@
 
 mod keys;
 pub(super) mod lease;
+mod presence;
 mod refused;
 mod resident;
 mod roots;
@@ -47,7 +48,7 @@ use crate::load::Loaded;
 use crate::outside::Shelf;
 
 use refused::Refused;
-pub(super) use roots::name_of_proxy;
+use roots::name_of_proxy;
 
 /// The file of the store.
 pub(super) const STATE: &str = "state.redb";
@@ -147,6 +148,8 @@ struct Inner {
 #[derive(Debug, Clone)]
 struct Member {
     identity: String,
+    /// What tells it from others of its name; empty when it does not say.
+    instance: String,
     address: SocketAddr,
     leaf: Arc<Leaf>,
     /// Which root vouches for it.
@@ -417,48 +420,6 @@ impl Plane {
         self.note_report(&mut inner, who, beat, chain)?;
         drop(inner);
         Ok(Answer { refused, ..self.news(beat.bundle_sequence, chain) })
-    }
-
-    /// Notes that a stream of a proxy begins.
-    pub(super) fn arrive(
-        &self,
-        proxy: &str,
-        who: &SpiffeId,
-        (from, leaf, chain): (SocketAddr, &Arc<Leaf>, &[CertificateDer<'static>]),
-    ) {
-        let mut inner = self.lock();
-        let root = self.root_of(&inner.rotation, chain);
-        let member = inner.members.entry(proxy.to_owned()).or_insert_with(|| Member {
-            identity: who.as_str().to_owned(),
-            address: from,
-            leaf: leaf.clone(),
-            root,
-            streams: 0,
-            seen: Instant::now(),
-            lacks: BTreeSet::new(),
-            missing: BTreeSet::new(),
-        });
-        member.leaf = leaf.clone();
-        member.root = root;
-        member.address = from;
-        member.streams += 1;
-        member.seen = Instant::now();
-    }
-
-    /// Notes that one ends.
-    pub(super) fn depart(&self, proxy: &str) {
-        let mut inner = self.lock();
-        if let Some(member) = inner.members.get_mut(proxy) {
-            member.streams = member.streams.saturating_sub(1);
-            member.seen = Instant::now();
-        }
-        if inner.members.get(proxy).is_none_or(|member| member.streams == 0) {
-            // It tells again what it refuses when it returns.
-            inner.refused.forget_proxy(proxy);
-            inner.sharing.depart(proxy, self.began.elapsed());
-        }
-        let room = inner.members.len() <= MOST_MEMBERS;
-        inner.members.retain(|_, member| member.streams > 0 || (room && member.seen.elapsed() < FORGET));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

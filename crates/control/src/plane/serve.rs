@@ -30,7 +30,7 @@ use transept_identity::svid::Leaf;
 use transept_identity::{Accept, PeerVerifier, Purpose, SpiffeId};
 use transept_xds::grpc::{Code, Failed};
 use transept_xds::mesh::{Answer, Beat, Issued, JOIN, JoinRequest, LONGEST, REGISTER, RENEW, RenewRequest};
-use transept_xds::messages::DeltaDiscoveryRequest;
+use transept_xds::messages::{DeltaDiscoveryRequest, Node};
 use transept_xds::report::{LONGEST as LONGEST_REPORT, METHOD as REPORTS};
 use transept_xds::server::{Session, Settings};
 use transept_xds::{Store, TypeUrl};
@@ -39,7 +39,7 @@ use self::call::{Call, Reply, accept, refuse};
 use self::door::{Door, Greeting, Held};
 pub use self::report::Reporting;
 use self::report::take_reports;
-use super::core::{NotDone, Plane, name_of_proxy, now};
+use super::core::{NotDone, Plane, now};
 
 /// How many members are served at a time; the others wait.
 const CONNECTIONS: usize = 16_384;
@@ -352,8 +352,7 @@ impl Server {
                     let facts = facts.map_err(|breach| Failed::new(Code::ResourceExhausted, breach.to_string()))?;
                     let may_divide = self.plane.is_dividable(&request_type);
                     let presence = member.get_or_insert_with(|| {
-                        let node = session.node().map(|node| node.id.as_str()).unwrap_or_default();
-                        Presence::begin(&self.plane, id, node, (peer.address, leaf, &peer.chain))
+                        Presence::begin(&self.plane, id, session.node(), (peer.address, leaf, &peer.chain))
                     });
                     if !greeted {
                         greeted = true;
@@ -406,11 +405,10 @@ impl Presence {
     fn begin(
         plane: &Arc<Plane>,
         id: &SpiffeId,
-        node: &str,
+        node: Option<&Node>,
         peer: (SocketAddr, &Arc<Leaf>, &[CertificateDer<'static>]),
     ) -> Self {
-        let name = name_of_proxy(id, node);
-        plane.arrive(&name, id, peer);
+        let name = plane.arrive(id, node.unwrap_or(&Node::default()), peer);
         Self { plane: plane.clone(), name }
     }
 }

@@ -24,11 +24,11 @@ use rustls::pki_types::UnixTime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_rustls::TlsConnector;
 use transept_identity::renew::Renewal;
-use transept_identity::{Bundle, LiveBundles, LiveSvid, Svid};
+use transept_identity::{Bundle, Fingerprint, LiveBundles, LiveSvid, Svid};
 use transept_model::load::Past;
 use transept_xds::client::{Client, Settings};
 use transept_xds::mesh::{Answer, Workload, address_type};
-use transept_xds::messages::{DeltaDiscoveryResponse, Node};
+use transept_xds::messages::{DeltaDiscoveryResponse, INSTANCE, Node};
 use transept_xds::{Key, TypeUrl};
 
 use self::enrol::{find_identity, join};
@@ -139,7 +139,7 @@ impl Member {
         let tls = member_tls(svid.clone(), bundles.clone(), provider.clone()).map_err(FeedError::Crypto)?;
         let kinds = objects::kinds();
         let client = Client::new(Settings {
-            node: Node { id: options.node.clone(), user_agent_name: "transept".to_owned(), ..Node::default() },
+            node: describe(&options.node, &nonce),
             types: kinds.iter().map(|kind| kind.type_url.clone()).chain([address_type()]).collect(),
             servers: options.control.len(),
             ..Settings::default()
@@ -427,6 +427,16 @@ fn random<const N: usize>(provider: &CryptoProvider) -> [u8; N] {
     let mut bytes = [0; N];
     // Without randomness keys cannot be made either; here it would only cost jitter.
     let _ = provider.secure_random.fill(&mut bytes);
+/// What this proxy says of itself.
+fn describe(name: &str, nonce: &[u8]) -> Node {
+    Node {
+        id: name.to_owned(),
+        user_agent_name: "transept".to_owned(),
+        client_features: vec![format!("{INSTANCE}{}", Fingerprint::of(nonce).short())],
+        ..Node::default()
+    }
+}
+
     bytes
 }
 

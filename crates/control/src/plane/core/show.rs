@@ -87,13 +87,16 @@ impl Plane {
     /// The certificates of proxies that were not here since the start: the store knows them.
     fn certificates_of_others(&self, inner: &Inner) -> Vec<Value> {
         let mut known: BTreeSet<&str> = inner.members.keys().map(String::as_str).collect();
+        // Those that are known by another name than their own are here too.
+        let here: BTreeSet<String> =
+            inner.members.values().map(|member| format!("{} {}", member.identity, member.instance)).collect();
         let mut all = Vec::new();
         for holder in inner.rotation.holders(now()).filter(|holder| holder.proxy != RESIDENT) {
             let id = holder.proxy.split(' ').next().unwrap_or_default();
             let name = if holder.name.is_empty() { holder.proxy } else { holder.name };
             // Of one that never said what it is called only the identity is known, which it may share.
             let is_here = holder.name.is_empty() && inner.members.values().any(|member| member.identity == id);
-            if is_here || !known.insert(name) {
+            if is_here || here.contains(holder.proxy) || !known.insert(name) {
                 continue;
             }
             let begin = holder.until.as_secs().saturating_sub(self.ca.leaf_life().as_secs());
