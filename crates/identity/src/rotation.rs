@@ -212,6 +212,17 @@ impl Rotation {
         }
     }
 
+    /// Numbers the bundle in force by the clock, unless its number is higher. To be called whenever that has changed: so a number that was told
+    /// from a state that is lost, or newer than the copy that took its place, does not come again for another bundle.
+    pub fn number_by_clock(&mut self, now: UnixTime) {
+        self.sequence = self.sequence.max(now.as_secs());
+    }
+
+    /// Whether anything is known of a proxy.
+    pub fn knows(&self, proxy: &str) -> bool {
+        self.proxies.contains_key(proxy)
+    }
+
     /// Where it stands.
     pub fn stage(&self) -> &Stage {
         &self.stage

@@ -1,9 +1,17 @@
 //! A control plane that was built anew: the same names, and another root. Who was a member of the one before joins with a new token, whatever
-//! is in its state.
+//! is in its state. And one that has lost its state but not its root: its members stay.
 
 use serde_json::Value;
+use tokio::process::Command;
 
-use crate::stage::{Mesh, Pair, answered, until};
+use crate::outages::certificates;
+use crate::stage::{Mesh, Pair, answered, binary, until};
+
+/// Whom a rotation waits for.
+fn waiting(shown: &Value) -> Vec<String> {
+    let all = shown["waiting"].as_array().map_or(&[][..], Vec::as_slice);
+    all.iter().filter_map(|one| one.as_str()).map(str::to_owned).collect()
+}
 
 fn connected(status: &Value) -> usize {
     let members = status["members"].as_array().map_or(&[][..], Vec::as_slice);
@@ -34,4 +42,44 @@ async fn members_join_a_control_plane_that_was_built_anew_with_new_tokens() {
     let (_cart, _web) = (cart_setup.start().await, web_setup.start().await);
     until(|| mesh.status(), |status| connected(status) == 2).await;
     answered(web_setup.local[0], 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_the_state_is_lost_a_new_root_waits_for_everybody_who_may_have_a_certificate() {
+    let mut mesh = Mesh::start("").await;
+    let pair = Pair::start(&mesh).await;
+    mesh.kill_control().await;
+    let state = mesh.path("control").join("state.redb");
+    // As the message about a damaged one says.
+    std::fs::rename(&state, state.with_extension("away")).expect("moved");
+    mesh.start_control().await;
+    until(|| mesh.status(), |status| connected(status) == 2).await;
+    answered(pair.local(), 200).await;
+    let Pair { cart: _cart, mut web, web_setup, .. } = pair;
+    web.signal(rustix::process::Signal::KILL).expect("sent");
+    web.ended().await.expect("it ends");
+
+    certificates(&mesh, &["--rotate"]).await;
+    let for_web = |shown: &Value| waiting(shown).iter().any(|one| one.contains("default/web"));
+    let for_cart = |shown: &Value| waiting(shown).iter().any(|one| one.contains("default/cart"));
+    let shown = until(|| certificates(&mesh, &[]), |shown| for_web(shown) && !for_cart(shown)).await;
+    assert_eq!(shown["stage"], "announced", "{shown}");
+    let _web = web_setup.start().await;
+    let shown = until(|| certificates(&mesh, &[]), |shown| !for_web(shown)).await;
+    // Somebody who has not come since may have one, too.
+    assert_eq!(waiting(&shown).len(), 1, "{shown}");
+    assert!(waiting(&shown)[0].contains("whoever joined before the state was lost"), "{shown}");
+    assert_eq!(shown["stage"], "announced");
+    answered(web_setup.local[0], 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_state_beside_an_authority_is_no_new_one() {
+    let mut mesh = Mesh::start("").await;
+    mesh.kill_control().await;
+    std::fs::write(mesh.path("control").join("state.redb"), "").expect("emptied");
+    let output = Command::new(binary()).arg("control").arg("--state").arg(mesh.path("control")).output().await;
+    let output = output.expect("it starts");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && told.contains("it is empty") && told.contains("backup"), "{told}");
 }

@@ -135,6 +135,11 @@ impl Ca {
         Ok(Self { directory: directory.to_owned(), trust_domain: trust_domain.clone(), provider, leaf_life, roots })
     }
 
+    /// Whether there is an authority in `directory`, or a part of one.
+    pub fn is_in(directory: &Path) -> bool {
+        pairs(directory).is_ok_and(|names| !names.is_empty())
+    }
+
     /// Lets `signer` sign, and forgets and deletes every authority but those of `trusted`.
     ///
     /// # Errors
@@ -236,6 +241,11 @@ impl Ca {
         let roots = self.roots.read().unwrap_or_else(PoisonError::into_inner);
         // The signer is always one of the known ones: both change together.
         roots.known[&roots.signer].1.clone()
+    }
+
+    /// Whose authority it is.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
     }
 
     /// The crypto library that signs.

@@ -229,7 +229,12 @@ impl Plane {
     /// What is there cannot be used.
     pub fn open(directory: &Path, setup: Setup) -> Result<Arc<Self>, StartError> {
         make_directory(directory).map_err(|e| StartError::Directory(format!("{}: {e}", directory.display())))?;
-        let store = Store::open(&directory.join(STATE)).map_err(StartError::Store)?;
+        let path = directory.join(STATE);
+        let had_authority = Ca::is_in(directory);
+        if had_authority && path.metadata().is_ok_and(|file| file.len() == 0) {
+            return Err(StartError::Store(StoreError::Damaged(path, "it is empty".to_owned())));
+        }
+        let store = Store::open(&path).map_err(StartError::Store)?;
         let state = store.load().map_err(StartError::Store)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let now = now();
@@ -242,9 +247,16 @@ impl Plane {
                 return Err(StartError::Own(format!("{why}; put state.redb back from a backup")));
             }
             None => {
-                let rotation = Rotation::new(ca.root());
+                let rotation = roots::begin(&ca, had_authority, now);
                 store.commit(&[Write::Rotation(&rotation)]).map_err(StartError::Store)?;
                 rotation
+                if had_authority {
+                    tracing::warn!(
+                        state = %path.display(),
+                        "the state is new, and the authority beside it is not: tokens and registrations from before are not known, and the root \
+                         can be replaced when every certificate that it may have signed before has ended"
+                    );
+                }
             }
         };
         // Who lived in the process that had the state before has ended with it.

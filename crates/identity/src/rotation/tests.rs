@@ -148,6 +148,19 @@ fn a_retired_root_counts_for_what_is_open_until_its_time_is_over() {
 }
 
 #[test]
+fn bundles_are_numbered_by_the_clock_where_that_is_ahead() {
+    let mut lost = Rotation::new(root(1));
+    lost.number_by_clock(now());
+    lost.announce(root(2), now()).unwrap();
+    assert_eq!(lost.sequence(), NOW + 1);
+    lost.number_by_clock(now());
+    assert_eq!(lost.sequence(), NOW + 1, "it never falls");
+    let mut next = Rotation::new(root(1));
+    next.number_by_clock(moment(NOW + 60));
+    assert!(next.sequence() > lost.sequence());
+}
+
+#[test]
 fn a_state_from_before_there_were_retired_roots_is_read() {
     let text = format!(r#"{{"stage":"steady","root":"{}","sequence":4,"proxies":{{}}}}"#, root(1));
     let rotation: Rotation = serde_json::from_str(&text).unwrap();

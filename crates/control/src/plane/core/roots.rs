@@ -19,6 +19,8 @@ use super::{Inner, NotDone, Plane, now};
 
 /// The fewest digits of a fingerprint that name a root: as many as are shown.
 const SHORTEST: usize = 8;
+/// What people are shown as the name of those that nobody knows of.
+const BEFORE: &str = "whoever joined before the state was lost";
 /// Characters that are kept of what a proxy calls itself.
 const LONGEST_NODE: usize = 253;
 
@@ -51,13 +53,14 @@ impl Plane {
         beat: &Beat,
         chain: &[CertificateDer<'static>],
     ) -> Result<(), NotDone> {
-        if matches!(inner.rotation.stage(), Stage::Steady { .. }) {
+        let instance = instance(id, &beat.nonce);
+        // A proxy that is not known has joined before the state was lost, or after the copy was made that took its place.
+        if matches!(inner.rotation.stage(), Stage::Steady { .. }) && inner.rotation.knows(&instance) {
             return Ok(());
         }
         let (Some(root), Some(leaf)) = (self.root_of(&inner.rotation, chain), chain.first()) else { return Ok(()) };
         let Ok(leaf) = transept_identity::Leaf::parse(leaf) else { return Ok(()) };
         let mut rotation = inner.rotation.clone();
-        let instance = instance(id, &beat.nonce);
         rotation.note_report(&instance, beat.bundle_sequence, root, leaf.not_after);
         if !beat.proxy.is_empty() {
             rotation.note_name(&instance, &name_of_proxy(id, &beat.proxy));
@@ -97,6 +100,7 @@ impl Plane {
         let root = self.ca.add_root(now()).map_err(|error| wrong(error.to_string()))?;
         let mut rotation = inner.rotation.clone();
         rotation.announce(root, now()).map_err(|error| wrong(error.to_string()))?;
+        rotation.number_by_clock(now());
         self.store(&[Write::Rotation(&rotation)])?;
         inner.rotation = rotation;
         tracing::info!(%root, "a new root is announced");
@@ -115,6 +119,9 @@ impl Plane {
         let advance = rotation.advance(now());
         if let Advance::Retired(root) = advance {
             self.keep_for_open(&mut rotation, &root);
+        }
+        if rotation.sequence() != inner.rotation.sequence() {
+            rotation.number_by_clock(now());
         }
         if !forgotten && !matches!(advance, Advance::Signs(_) | Advance::Retired(_)) {
             return Ok(());
@@ -156,6 +163,7 @@ impl Plane {
         };
         let mut rotation = inner.rotation.clone();
         rotation.distrust(&root).map_err(|error| wrong(format!("{}: {error}", root.short())))?;
+        rotation.number_by_clock(now());
         self.store(&[Write::Rotation(&rotation)])?;
         inner.rotation = rotation;
         tracing::warn!(%root, "a root is distrusted: what it vouched for ends now");
@@ -200,6 +208,20 @@ impl Plane {
         };
         rotation.trusted().into_iter().find(leads)
     }
+}
+
+/// A rotation of which nothing is known yet. Where the authority has signed before, somebody may be away with a certificate that nobody
+/// knows of any more: it counts until every such certificate has ended.
+pub(super) fn begin(ca: &Ca, had_authority: bool, now: UnixTime) -> Rotation {
+    let mut rotation = Rotation::new(ca.root());
+    rotation.number_by_clock(now);
+    if had_authority {
+        let unknown = format!("{} {BEFORE}", ca.trust_domain().id());
+        let until = Duration::from_secs(now.as_secs()).saturating_add(ca.leaf_life());
+        rotation.note_issued(&unknown, ca.root(), UnixTime::since_unix_epoch(until));
+        rotation.note_name(&unknown, BEFORE);
+    }
+    rotation
 }
 
 /// The bundle that a rotation says is in force.
