@@ -89,6 +89,12 @@ async fn a_token_of_another_service_is_refused_and_stays_good() {
     let state = mesh.path("web.state").display().to_string();
     let why = mesh.sidecar("cart").await.without("token-file").changed("state", &state).refusal().await;
     assert!(why.contains("/sa/web") && why.contains("--state"), "{why}");
+    // Not with a token of that one either, which stays good.
+    let cart = mesh.sidecar("cart").await;
+    let why = cart.clone().changed("state", &state).refusal().await;
+    assert!(why.contains("/sa/web") && why.contains("/sa/cart") && why.contains("--state"), "{why}");
+    let _web = mesh.sidecar("web").await.without("token-file").start().await;
+    let _cart = cart.start().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,12 +21,26 @@ use crate::feed::{FeedError, FeedOptions, Standing};
 const JOIN_PAUSE: Duration = Duration::from_secs(10);
 
 /// The identity on the disk, when it has not ended and is the one that the ticket is for, if there is one.
+///
+/// # Errors
+/// It cannot be read, or is that of another workload, which would lose it.
 pub(super) fn find_identity(
     options: &FeedOptions,
     disk: &Disk,
     provider: &CryptoProvider,
 ) -> Result<Option<(Svid, Bundle)>, FeedError> {
     let found = disk.read_identity(provider).map_err(FeedError::State)?;
+    if let (Some((svid, _)), Some(ticket)) = (&found, &options.ticket)
+        && svid.id().workload() != ticket.id.workload()
+    {
+        return Err(FeedError::State(format!(
+            "{} holds the identity {}, and the join token is for {}. The identity was left as it is, and the token was not used; give \
+             this one a directory of its own with --state, or remove that one if nobody needs it any more",
+            options.state.display(),
+            svid.id(),
+            ticket.id
+        )));
+    }
     let is_right = |svid: &Svid| {
         let wanted = options.ticket.as_ref().is_none_or(|ticket| ticket.id == *svid.id());
         wanted && now().as_secs() < svid.leaf().not_after.as_secs()
