@@ -182,6 +182,8 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
     };
     if args.transparent {
         Transparent::clear(&name)?;
+    } else {
+        Transparent::clear_for_others(&name);
     }
     let ticket = read_ticket(args.token_file.as_deref())?;
     if let Some(ticket) = &ticket {

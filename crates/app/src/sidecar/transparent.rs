@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use transept_engine::compile::mesh::{Captured, VirtualService};
 use transept_model::World;
 use transept_model::kinds::{Object, ServiceSpec, WorkloadHealth};
-use transept_proxy::capture::{self, DnsPlan, InboundPlan, IpNet, Liveness, OutboundPlan, Scope, ServicePort};
+use transept_proxy::capture::{self, DnsPlan, InboundPlan, IpNet, Liveness, OutboundPlan, Owner, Scope, ServicePort};
 use transept_proxy::names::{self, Assigned, Instance, Meaning, MeshService, NameServer, Realm, Resolvers, Table};
 
 use super::places::settle;
@@ -57,14 +57,27 @@ impl Transparent {
     /// # Errors
     /// The privilege is missing, or this workload or another one has a sidecar here that lives.
     pub(crate) fn clear(workload: &str) -> Result<()> {
-        for owner in capture::remove_leftovers(workload)? {
+        tell_removed(&capture::remove_leftovers(workload)?);
+        refuse_company(workload)
+    }
+
+    /// The same for a sidecar that captures nothing: they would lead its own connections to nobody. What it may not remove it tells of,
+    /// as far as it may see it.
+    pub(crate) fn clear_for_others(workload: &str) {
+        match capture::remove_leftovers(workload) {
+            Ok(removed) => tell_removed(&removed),
+            Err(error) => tracing::debug!(%error, "whether a sidecar that was killed has left rules here is not known"),
+        }
+        let others = capture::others(workload).unwrap_or_default().into_iter();
+        for other in others.filter(|other| other.liveness() == Liveness::Unknown) {
             tracing::warn!(
-                workload = owner.workload,
-                pid = owner.pid,
-                "removed the rules of a sidecar that was killed"
+                workload = other.workload,
+                pid = other.pid,
+                "a process that cannot be seen from here captures calls in this network namespace; if it is gone, the rules that it left \
+                 hold up this sidecar, and `nft delete table inet transept_{}` removes them",
+                other.workload
             );
         }
-        refuse_company(workload)
     }
 
     /// Starts the name server on the runtime of the caller. Nothing is captured yet. Connections to `instances_in` will be, with those to
@@ -259,6 +272,13 @@ fn outbound(listen: &[SocketAddr], instances_in: &[IpNet], given: &BTreeSet<IpAd
         only,
         ..OutboundPlan::default()
     })
+}
+
+/// Tells whose rules were removed.
+fn tell_removed(removed: &[Owner]) {
+    for owner in removed {
+        tracing::warn!(workload = owner.workload, pid = owner.pid, "removed the rules of a sidecar that was killed");
+    }
 }
 
 /// Refuses to capture beside a sidecar of another workload: nobody could tell whose program a call is of, and one would call as the other.

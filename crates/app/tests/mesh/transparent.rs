@@ -100,6 +100,18 @@ async fn call_by_name() {
     answered(cart, 200).await;
     assert!(web.stop(PATIENCE).await.expect("it ends").success());
     assert_eq!(capture::owners().expect("owners"), []);
+
+    // So does that of a sidecar that captures nothing, and that they would keep from the control plane.
+    let web = setup.start().await;
+    web.signal(rustix::process::Signal::KILL).expect("sent");
+    until(
+        || async { capture::owners().expect("owners").iter().map(capture::Owner::liveness).collect::<Vec<_>>() },
+        |all| *all == [capture::Liveness::Gone],
+    )
+    .await;
+    let bank = mesh.sidecar("bank").await.start().await;
+    told(&bank, "removed the rules of a sidecar that was killed").await;
+    assert_eq!(capture::owners().expect("owners"), []);
 }
 
 #[test]
