@@ -24,7 +24,7 @@ mod strict;
 
 pub use admin::{Admin, Question, TapFilter, Tapping, ask};
 pub use api::{Api, ApiError, RATE, TlsFiles};
-pub use core::{Plane, Setup, StartError};
+pub use core::{Plane, Setup, StartError, check_first_token};
 pub use kept::{KeptError, kept, kept_beside};
 pub use seen::Verdict;
 pub use serve::{Reporting, serve};

@@ -207,6 +207,11 @@ impl Tokens {
         Self::default()
     }
 
+    /// Whether a token can be made that lives for so long.
+    pub fn may_live(life: Duration) -> bool {
+        life >= Duration::from_secs(1) && life <= MAX_LIFE
+    }
+
     /// Makes a token for a workload. `secret` is random bytes from the crypto library; the text is shown once and cannot be
     /// had again.
     ///
@@ -220,7 +225,7 @@ impl Tokens {
         now: UnixTime,
         secret: Zeroizing<[u8; SECRET]>,
     ) -> Result<(TokenId, Token), NotMade> {
-        if life < Duration::from_secs(1) || life > MAX_LIFE {
+        if !Self::may_live(life) {
             return Err(NotMade::Life);
         }
         if self.tokens.len() >= MAX_TOKENS {

@@ -243,14 +243,24 @@ fn parse_listen(text: &str) -> Result<Listen, String> {
 pub(super) fn parse_control(text: &str) -> Result<String, String> {
     let wrong =
         |what: &str| Err(format!("`{text}` {what}, such as 10.0.0.1:9909, control.example:9909 or [fd00::1]:9909"));
+    if let Some((_, rest)) = text.split_once("://") {
+        return Err(format!(
+            "`{text}` is a URL; say the control plane's host and port alone, as in {}",
+            rest.trim_end_matches('/')
+        ));
+    }
     match text.rsplit_once(':') {
         _ if text.parse::<IpAddr>().is_ok() => wrong("has no port; say the control plane's address with its port"),
         None => wrong("has no port; say the control plane's host with its port"),
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) => {
-            Ok(text.to_owned())
-        }
+        Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok_and(|port| port != 0) => Ok(text.to_owned()),
         Some(_) => wrong("is not a host and a port"),
     }
+}
+
+/// Whether a text can be a host: a name, or an address, of IPv6 in brackets.
+fn is_host(text: &str) -> bool {
+    let inside = |one: char| one.is_alphanumeric() || matches!(one, '-' | '_' | '.' | ':' | '[' | ']' | '%');
+    !text.is_empty() && text.chars().all(inside)
 }
 
 /// The join token: from the file, else from the environment; none when there is neither, because a member needs it only once.
@@ -316,7 +326,9 @@ mod tests {
         for bad in ["127.0.0.1", "control", "::1", "[::1]"] {
             assert!(parse_control(bad).is_err_and(|why| why.contains("port")), "{bad}");
         }
-        for bad in ["control:", "control:x", ":9909", "control:0", "control:99999"] {
+        let url = parse_control("https://control.example:9909/");
+        assert!(url.is_err_and(|why| why.ends_with("as in control.example:9909")));
+        for bad in ["control:", "control:x", "control/path:9909", "a b:9909", ":9909", "control:0", "control:99999"] {
             assert!(parse_control(bad).is_err_and(|why| why.contains("10.0.0.1:9909")), "{bad}");
         }
     }

@@ -4,11 +4,13 @@
 //! when that is asked for, so that a mistake in the directory makes no second mesh.
 
 use std::io::ErrorKind;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
-use transept_control::plane::{Plane, Question, ask};
+use transept_control::plane::store::StoreError;
+use transept_control::plane::{Plane, Question, StartError, ask, check_first_token};
 use transept_identity::authority::LEAF_LIFE;
 use transept_identity::token::Uses;
 
@@ -96,13 +98,13 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     match args.action {
         Action::Create(create) => {
             let uses = if create.reusable { Uses::Many } else { Uses::Once };
-            let question = Question::CreateToken {
-                namespace: create.namespace,
-                service: create.service,
-                uses,
-                seconds: create.ttl.as_secs(),
-            };
             check_state(&create.state, create.init)?;
+            if !is_there(&create.state.directory()) {
+                // Nothing is made for a token that cannot be.
+                check_first_token(&create.namespace, &create.service, create.ttl).map_err(|why| anyhow!("{why}"))?;
+            }
+            let Create { namespace, service, ttl, .. } = create;
+            let question = Question::CreateToken { namespace, service, uses, seconds: ttl.as_secs() };
             let made = put(&create.state, &question)?;
             let text = |field: &str| made[field].as_str().unwrap_or_default().to_owned();
             console::tell(&format!("token {} for {}", text("id"), text("workload")));
@@ -130,7 +132,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
 fn check_state(state: &StateArgs, may_make: bool) -> Result<()> {
     let directory = state.directory();
     let shown = directory.display();
-    if !may_make && !directory.join("ca.pem").exists() && !directory.join("state.redb").exists() {
+    if !may_make && !is_there(&directory) {
         bail!(
             "there is no control plane's state in {shown}: start `transept control --state {shown}` first, correct --state, or say \
              `transept token create --init` to make a new mesh there"
@@ -150,6 +152,14 @@ fn check_state(state: &StateArgs, may_make: bool) -> Result<()> {
     Ok(())
 }
 
+/// Whether a directory holds the state of a control plane, or a part of it.
+fn is_there(directory: &Path) -> bool {
+    directory.join("ca.pem").exists() || directory.join("state.redb").exists()
+}
+
+/// How long a control plane that has its state open may take until it can be asked: it starts.
+const STARTING: Duration = Duration::from_secs(10);
+
 /// Asks the control plane that runs, or answers from its state when none does.
 ///
 /// # Errors
@@ -157,12 +167,21 @@ fn check_state(state: &StateArgs, may_make: bool) -> Result<()> {
 pub(super) fn put(state: &StateArgs, question: &Question) -> Result<Value> {
     let directory = state.directory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match runtime.block_on(ask(&directory, question)) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-            let plane = Plane::open(&directory, state.setup(LEAF_LIFE)?)?;
-            plane.answer(question).map_err(|error| anyhow!("{error}"))
+    let began = Instant::now();
+    loop {
+        match runtime.block_on(ask(&directory, question)) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                match Plane::open(&directory, state.setup(LEAF_LIFE)?) {
+                    // It waits for a while itself.
+                    Err(StartError::Store(StoreError::Locked(_))) if began.elapsed() < STARTING => {}
+                    opened => return opened?.answer(question).map_err(|error| anyhow!("{error}")),
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotADirectory => {
+                bail!("--state {}: this is no directory; name that of the control plane's state", directory.display())
+            }
+            other => return Ok(other?),
         }
-        other => Ok(other?),
     }
 }
 

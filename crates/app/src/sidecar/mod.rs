@@ -235,7 +235,7 @@ impl Sidecar {
         announce::listeners(&update, &outcomes, &[]);
         // The others would call us in vain, or the program would call somebody else.
         if outcomes.iter().any(|outcome| outcome.bound.is_err()) {
-            anyhow::bail!("not every listener could be opened");
+            anyhow::bail!("not every listener could be opened{}", self.plan.other_place(&outcomes));
         }
         if let Some(transparent) = &mut self.transparent {
             transparent.begin()?;

@@ -4,12 +4,14 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Result;
 use transept_identity::{Ticket, WorkloadName};
 use transept_model::World;
+use transept_proxy::BindOutcome;
 use transept_proxy::capture::IpNet;
 use transept_proxy::feed::{self, Feed, FeedOptions, Interest};
 use transept_xds::mesh::{Condition, Port, Workload};
@@ -68,6 +70,24 @@ impl Plan {
         }
         self.place.inbound = Some(inbound);
         Ok(())
+    }
+
+    /// What helps when tunnels cannot come in because the own address is none of this machine; else nothing.
+    pub(super) fn other_place(&self, outcomes: &[BindOutcome]) -> String {
+        let Some(inbound) = self.place.inbound else { return String::new() };
+        let is_foreign = |outcome: &BindOutcome| {
+            let failure = outcome.bound.as_ref().err().map(std::io::Error::kind);
+            outcome.address == inbound && failure == Some(ErrorKind::AddrNotAvailable)
+        };
+        if !outcomes.iter().any(is_foreign) {
+            return String::new();
+        }
+        format!(
+            ": {} is none of this machine's addresses; if others know the machine by it, give --listen an address of its own, such as \
+             --listen 0.0.0.0:{}",
+            inbound.ip(),
+            inbound.port()
+        )
     }
 
     /// Refuses the identity of another workload, which a directory may hold.

@@ -34,6 +34,7 @@ mod starts;
 mod streams;
 mod strict;
 mod talk;
+mod tokens;
 mod transparent;
 mod unreached;
 mod wiretap;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::{CertificateDer, UnixTime};
-use transept_identity::authority::{Issued, NotIssued};
+use transept_identity::authority::{BadAuthority, Issued, NotIssued};
 use transept_identity::request::BadRequest;
 use transept_identity::{Authority, Bundle, Fingerprint, PrivateKey, Request, SpiffeId, Svid, TrustDomain};
 use transept_xds::mesh::CONTROL_PATH;
@@ -284,8 +284,10 @@ fn read(trust_domain: &TrustDomain, key: &Path, chain: &Path) -> Result<Authorit
     }
     let secret = zeroize::Zeroizing::new(std::fs::read_to_string(key).map_err(failed(key))?);
     let certificates = std::fs::read_to_string(chain).map_err(failed(chain))?;
-    Authority::from_pem(trust_domain, &certificates, &secret)
-        .map_err(|error| CaError::Bad(chain.to_owned(), error.to_string()))
+    Authority::from_pem(trust_domain, &certificates, &secret).map_err(|error| match error {
+        BadAuthority::Key(why) => CaError::Bad(key.to_owned(), format!("{why}; put it back from a backup")),
+        error => CaError::Bad(chain.to_owned(), error.to_string()),
+    })
 }
 
 /// The names of the authorities in a directory: what stands before `.key` and `.pem`.
@@ -403,6 +405,11 @@ mod tests {
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o604)).expect("chmod");
         assert!(matches!(open(directory.path(), "shop.test"), Err(CaError::Open(_))));
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+
+        let good = std::fs::read(&key).expect("readable");
+        std::fs::write(&key, "").expect("emptied");
+        assert!(matches!(open(directory.path(), "shop.test"), Err(CaError::Bad(path, _)) if path == key));
+        std::fs::write(&key, good).expect("written");
 
         // Ended between the two renames: the certificate is found and put in place.
         std::fs::rename(&chain, directory.path().join("ca.pem.new")).expect("renamed");

@@ -49,6 +49,7 @@ use crate::outside::Shelf;
 
 use refused::Refused;
 use roots::name_of_proxy;
+pub use tokens::check_first_token;
 
 /// The file of the store.
 pub(super) const STATE: &str = "state.redb";
@@ -249,7 +250,6 @@ impl Plane {
             None => {
                 let rotation = roots::begin(&ca, had_authority, now);
                 store.commit(&[Write::Rotation(&rotation)]).map_err(StartError::Store)?;
-                rotation
                 if had_authority {
                     tracing::warn!(
                         state = %path.display(),
@@ -257,6 +257,7 @@ impl Plane {
                          can be replaced when every certificate that it may have signed before has ended"
                     );
                 }
+                rotation
             }
         };
         // Who lived in the process that had the state before has ended with it.

@@ -228,6 +228,12 @@ impl Registry {
         self.frozen
     }
 
+    /// For how long an instance has been silent that would have lost its lease, were expiries not frozen.
+    pub fn kept_silence(&self, name: &Name, now: Duration) -> Option<Duration> {
+        let held = self.held.get(name).filter(|held| self.frozen && !held.entry.lapsed)?;
+        Some(now.saturating_sub(held.seen)).filter(|silence| *silence > LEASE)
+    }
+
     /// What is stored about an instance.
     pub fn entry(&self, name: &Name) -> Option<&Entry> {
         self.held.get(name).map(|held| &held.entry)

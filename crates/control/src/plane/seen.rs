@@ -48,6 +48,8 @@ pub(super) enum State {
     Unwell,
     /// It gives no sign of life.
     Silent,
+    /// Nor does this one, and it is called all the same: most fell silent together.
+    Kept,
     /// It ends.
     Draining,
 }
@@ -166,7 +168,7 @@ impl Seen {
             let seen = all.entry(service.clone()).or_default();
             let staying = instances.iter().filter(|instance| instance.state != State::Draining);
             seen.instances = staying.count();
-            let well = || instances.iter().filter(|instance| instance.state == State::Well);
+            let well = || instances.iter().filter(|instance| matches!(instance.state, State::Well | State::Kept));
             seen.well = well().count();
             seen.shunned = well().filter(|instance| self.is_shunned(service, instance, now)).count();
         }

@@ -91,12 +91,16 @@ fn render(shown: &Value) -> String {
         .iter()
         .map(|one| {
             let services: Vec<String> = one["services"].as_array().into_iter().flatten().map(text).collect();
-            let state = if one["lapsed"] == Value::Bool(true) { "silent" } else { "registered" };
+            let state = match (&one["lapsed"], one["silentFor"].as_u64()) {
+                (Value::Bool(true), _) => "silent".to_owned(),
+                (_, Some(seconds)) => format!("silent for {seconds} s, kept"),
+                _ => "registered".to_owned(),
+            };
             let name = format!("{}/{}", text(&one["namespace"]), text(&one["name"]));
             let learned = one["learned"].as_object().into_iter().flatten();
             let learned: Vec<String> = learned.map(|(port, word)| format!("{port} {}", text(word))).collect();
             let learned = if learned.is_empty() { "-".to_owned() } else { learned.join(", ") };
-            vec![name, services.join(", "), text(&one["address"]), state.to_owned(), learned]
+            vec![name, services.join(", "), text(&one["address"]), state, learned]
         })
         .collect();
     if !workloads.is_empty() {
@@ -148,6 +152,12 @@ fn render_missing(members: &[Value]) -> String {
             let service = one["service"].as_str().unwrap_or_default();
             let proxy = member["proxy"].as_str().unwrap_or_default();
             let near = one["near"].as_str().map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+            if one["wasThere"] == Value::Bool(true) {
+                out.push_str(&format!(
+                    "\n{YELLOW}the service {service} has gone{PLAIN} with its last instance, and {proxy} asks for it\n"
+                ));
+                continue;
+            }
             out.push_str(&format!("\n{YELLOW}there is no service {service}{PLAIN}, which {proxy} asks for{near}\n"));
         }
     }
@@ -198,9 +208,11 @@ mod tests {
     fn a_refusal_is_shown_with_its_proxy_and_its_reason() {
         let shown = json!({
             "members": [{"proxy": "default/cart/a", "identity": "spiffe://a/b", "address": "127.0.0.1:1", "connected": true,
-                         "missing": [{"service": "default/carr", "near": "default/cart"}]}],
+                         "missing": [{"service": "default/carr", "near": "default/cart"},
+                                     {"service": "default/reg", "near": null, "wasThere": true}]}],
             "workloads": [{"namespace": "default", "name": "a", "services": ["cart"], "address": "10.0.0.1", "lapsed": true,
-                           "learned": {"25": "tcp-server-first", "80": "http"}}],
+                           "learned": {"25": "tcp-server-first", "80": "http"}},
+                          {"namespace": "default", "name": "b", "services": ["cart"], "address": "10.0.0.2", "lapsed": false, "silentFor": 100}],
             "refused": [{"type": "core/v1/Service", "name": "default/cart", "proxies": {"default/cart/a": "no port"}}],
             "frozen": true,
             "stored": false,
@@ -213,7 +225,9 @@ mod tests {
         let text = render(&shown);
         for part in [
             "default/cart/a  spiffe://a/b  127.0.0.1:1  connected",
-            "default/a  cart      10.0.0.1  silent  25 tcp-server-first, 80 http",
+            "default/a  cart      10.0.0.1  silent                  25 tcp-server-first, 80 http",
+            "default/b  cart      10.0.0.2  silent for 100 s, kept",
+            &format!("the service default/reg has gone{PLAIN} with its last instance, and default/cart/a asks for it"),
             "fell silent at once",
             "the state cannot be stored",
             &format!(

@@ -131,10 +131,13 @@ impl Plane {
         let workloads: Vec<Value> = inner
             .registry
             .iter()
-            .map(|((namespace, name), entry)| {
+            .map(|(place, entry)| {
+                let (namespace, name) = place;
+                let silence = inner.registry.kept_silence(place, self.began.elapsed());
                 json!({
                     "namespace": namespace, "name": name, "services": entry.workload.services,
-                    "address": entry.workload.address, "lapsed": entry.lapsed, "learned": learned(&entry.workload),
+                    "address": entry.workload.address, "lapsed": entry.lapsed,
+                    "silentFor": silence.map(|silence| silence.as_secs()), "learned": learned(&entry.workload),
                 })
             })
             .collect();
@@ -165,10 +168,12 @@ impl Plane {
     }
 }
 
-/// A Service that is asked for and not there, with the name that may have been meant.
+/// A Service that is asked for and not there, with the name that may have been meant. One that callers have told of lately was there.
 fn missing(name: &str, services: &[Value]) -> Value {
-    let known = services.iter().filter_map(|service| service["service"].as_str());
-    json!({"service": name, "near": nearest(name, known)})
+    let known: Vec<&str> = services.iter().filter_map(|service| service["service"].as_str()).collect();
+    let was_there = known.contains(&name);
+    let near = if was_there { None } else { nearest(name, known) };
+    json!({"service": name, "near": near, "wasThere": was_there})
 }
 
 fn certificate(kind: &str, holder: &str, id: &str, from: UnixTime, until: UnixTime) -> Value {

@@ -35,19 +35,19 @@ impl Plane {
 
     /// Judges what has been seen since the last time.
     pub(super) fn judge(&self) {
-        let known = known(&self.lock());
+        let known = known(&self.lock(), self.elapsed());
         self.seen().fold(&known, self.elapsed());
     }
 
     /// Who calls whom, and how that goes.
     pub(in crate::plane) fn graph(&self) -> Value {
-        let known = known(&self.lock());
+        let known = known(&self.lock(), self.elapsed());
         self.seen().graph(&known, self.trust_domain(), self.elapsed())
     }
 
     /// Every service with its verdict.
     pub(super) fn services(&self, inner: &Inner) -> Vec<Value> {
-        let known = known(inner);
+        let known = known(inner, self.elapsed());
         self.seen().services(&known, self.elapsed())
     }
 
@@ -58,7 +58,7 @@ impl Plane {
             WorkloadName::new(&filter.namespace, &filter.service).map_err(|error| wrong(error.to_string()))?;
         let identity = workload.id(self.trust_domain()).map_err(|error| wrong(error.to_string()))?;
         let service = format!("{}/{}", filter.namespace, filter.service);
-        if !known(&self.lock()).contains_key(&service) {
+        if !known(&self.lock(), self.elapsed()).contains_key(&service) {
             return Err(wrong(format!("there is no service {service}; `transept mesh status` shows all")));
         }
         let source =
@@ -95,25 +95,29 @@ impl Plane {
 }
 
 /// The services of files and registrations, with their registered instances.
-fn known(inner: &Inner) -> Known {
+fn known(inner: &Inner, now: Duration) -> Known {
     let named = inner.files.services.iter().map(|(namespace, name)| (format!("{namespace}/{name}"), Vec::new()));
     let mut known: Known = named.collect();
-    for ((namespace, _), entry) in inner.registry.iter() {
+    for (place, entry) in inner.registry.iter() {
+        let namespace = &place.0;
+        let instance = instance(entry, inner.registry.kept_silence(place, now));
         let own = &entry.workload.services;
         // As in the object that stands for the registration.
         let others = inner.files.members.services_of(&entry.workload).filter(|_| entry.at_home);
         let others = others.filter(|service| !own.iter().any(|one| one == service)).map(|service| service.to_string());
         for service in own.iter().cloned().chain(others) {
-            known.entry(format!("{namespace}/{service}")).or_default().push(instance(entry));
+            known.entry(format!("{namespace}/{service}")).or_default().push(instance.clone());
         }
     }
     known
 }
 
-fn instance(entry: &Entry) -> Instance {
+/// An instance that may have been kept in spite of a silence.
+fn instance(entry: &Entry, kept: Option<Duration>) -> Instance {
     let Workload { name, address, ports, .. } = &entry.workload;
     let state = match entry.workload.condition() {
         _ if entry.lapsed => State::Silent,
+        Condition::Healthy if kept.is_some() => State::Kept,
         Condition::Healthy => State::Well,
         Condition::Unhealthy => State::Unwell,
         Condition::Draining => State::Draining,

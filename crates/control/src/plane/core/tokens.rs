@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use transept_identity::token::{SECRET, TokenId, Uses};
-use transept_identity::{Ticket, WorkloadName};
+use transept_identity::token::{NotMade, SECRET, TokenId, Uses};
+use transept_identity::{Ticket, Tokens, WorkloadName};
 
 use super::super::ca::random;
 use super::super::store::Write;
@@ -39,26 +39,8 @@ impl Plane {
 
     /// Whether a workload can have these names: as a Service, or as a Gateway of the files, which may have dots in its name.
     fn check_names(&self, namespace: &str, service: &str) -> Result<(), String> {
-        const RULE: &str = "lower-case letters, digits and `-` between them, at most 63";
-        if !is_label(namespace) {
-            return Err(format!("no namespace can be called `{namespace}`; write {RULE}"));
-        }
         let place = (namespace.to_owned(), service.to_owned());
-        if is_label(service) || self.lock().files.secrets.gateways.contains_key(&place) {
-            return Ok(());
-        }
-        let meant = match service
-            .split_once('.')
-            .map(|(service, rest)| (service, rest.split('.').next().unwrap_or(rest)))
-        {
-            Some((service, namespace)) if is_label(service) && is_label(namespace) => {
-                format!(
-                    "for Service {service} in namespace {namespace} write `--service {service} --namespace {namespace}`"
-                )
-            }
-            _ => format!("write {RULE}"),
-        };
-        Err(format!("no Service can be called `{service}`, and no Gateway of the files is; {meant}"))
+        check_names(namespace, service, self.lock().files.secrets.gateways.contains_key(&place))
     }
 
     /// Takes a token back.
@@ -72,6 +54,38 @@ impl Plane {
         inner.tokens = tokens;
         Ok(json!({"revoked": id}))
     }
+}
+
+/// Whether a control plane without files would make such a token.
+///
+/// # Errors
+/// Why it would not, as a sentence.
+pub fn check_first_token(namespace: &str, service: &str, life: Duration) -> Result<(), String> {
+    check_names(namespace, service, false)?;
+    if !Tokens::may_live(life) {
+        return Err(NotMade::Life.to_string());
+    }
+    Ok(())
+}
+
+fn check_names(namespace: &str, service: &str, is_gateway: bool) -> Result<(), String> {
+    const RULE: &str = "lower-case letters, digits and `-` between them, at most 63";
+    if !is_label(namespace) {
+        return Err(format!("no namespace can be called `{namespace}`; write {RULE}"));
+    }
+    if is_label(service) || is_gateway {
+        return Ok(());
+    }
+    let parts = service.split_once('.').map(|(service, rest)| (service, rest.split('.').next().unwrap_or(rest)));
+    let meant = match parts {
+        Some((service, namespace)) if is_label(service) && is_label(namespace) => {
+            format!(
+                "for Service {service} in namespace {namespace} write `--service {service} --namespace {namespace}`"
+            )
+        }
+        _ => format!("write {RULE}"),
+    };
+    Err(format!("no Service can be called `{service}`, and no Gateway of the files is; {meant}"))
 }
 
 /// Whether a text is a name that a Service or a namespace can have (RFC 1123 label).

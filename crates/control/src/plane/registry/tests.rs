@@ -73,6 +73,8 @@ fn a_mass_lapse_empties_no_service() {
         assert!(registry.sweep(at(second)).is_empty(), "{second}");
     }
     assert!(registry.is_frozen());
+    assert_eq!(registry.kept_silence(&name("a"), at(3600)), Some(at(3600)));
+    assert_eq!(registry.kept_silence(&name("d"), at(3600)), None, "it lives");
     // Two return: the one that does not is on its own again.
     registry.beat(&name("b"), b"b", at(3600));
     registry.beat(&name("c"), b"c", at(3600));

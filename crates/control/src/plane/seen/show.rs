@@ -57,7 +57,7 @@ impl Seen {
                 State::Well if self.is_shunned(service, instance, now) => "shunned",
                 State::Well => "healthy",
                 State::Unwell => "unhealthy",
-                State::Silent => "silent",
+                State::Silent | State::Kept => "silent",
                 State::Draining => "draining",
             };
             let instances: Vec<Value> =
