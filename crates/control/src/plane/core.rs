@@ -48,7 +48,7 @@ use crate::load::Loaded;
 use crate::outside::Shelf;
 
 use refused::Refused;
-use roots::name_of_proxy;
+use roots::{Age, name_of_proxy};
 pub use tokens::check_first_token;
 
 /// The file of the store.
@@ -231,8 +231,8 @@ impl Plane {
     pub fn open(directory: &Path, setup: Setup) -> Result<Arc<Self>, StartError> {
         make_directory(directory).map_err(|e| StartError::Directory(format!("{}: {e}", directory.display())))?;
         let path = directory.join(STATE);
-        let had_authority = Ca::is_in(directory);
-        if had_authority && path.metadata().is_ok_and(|file| file.len() == 0) {
+        let age = if Ca::is_in(directory) { Age::Old } else { Age::New };
+        if age == Age::Old && path.metadata().is_ok_and(|file| file.len() == 0) {
             return Err(StartError::Store(StoreError::Damaged(path, "it is empty".to_owned())));
         }
         let store = Store::open(&path).map_err(StartError::Store)?;
@@ -240,26 +240,11 @@ impl Plane {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let now = now();
         let ca = Ca::open(directory, &setup.trust_domain, setup.leaf_life, provider, now).map_err(StartError::Ca)?;
-        let mut rotation = match state.rotation {
-            Some(rotation) => rotation,
-            None if ca.authorities().len() > 1 => {
-                let why =
-                    "there are several authorities in the directory, and the state that says which one signs is lost";
-                return Err(StartError::Own(format!("{why}; put state.redb back from a backup")));
-            }
-            None => {
-                let rotation = roots::begin(&ca, had_authority, now);
-                store.commit(&[Write::Rotation(&rotation)]).map_err(StartError::Store)?;
-                if had_authority {
-                    tracing::warn!(
-                        state = %path.display(),
-                        "the state is new, and the authority beside it is not: tokens and registrations from before are not known, and the root \
-                         can be replaced when every certificate that it may have signed before has ended"
-                    );
-                }
-                rotation
-            }
-        };
+        let is_known = state.rotation.is_some();
+        let mut rotation = roots::restore(state.rotation, &ca, age, now).map_err(StartError::Own)?;
+        if !is_known {
+            store.commit(&[Write::Rotation(&rotation)]).map_err(StartError::Store)?;
+        }
         // Who lived in the process that had the state before has ended with it.
         rotation.note_ended(resident::RESIDENT);
         ca.settle(rotation.signer(), &rotation.trusted()).map_err(StartError::Ca)?;

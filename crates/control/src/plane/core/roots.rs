@@ -210,18 +210,41 @@ impl Plane {
     }
 }
 
-/// A rotation of which nothing is known yet. Where the authority has signed before, somebody may be away with a certificate that nobody
-/// knows of any more: it counts until every such certificate has ended.
-pub(super) fn begin(ca: &Ca, had_authority: bool, now: UnixTime) -> Rotation {
+/// Whether there was an authority before the state was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
+    /// It is made now.
+    New,
+    /// It was there, and may have signed.
+    Old,
+}
+
+/// The rotation that was stored, or one of which nothing is known yet. Where the authority may have signed before, somebody may be away with
+/// a certificate that nobody knows of any more: it counts until every such certificate has ended.
+///
+/// # Errors
+/// Only the state could say which of several roots signs.
+pub(super) fn restore(stored: Option<Rotation>, ca: &Ca, age: Age, now: UnixTime) -> Result<Rotation, String> {
+    if let Some(stored) = stored {
+        return Ok(stored);
+    }
+    if ca.authorities().len() > 1 {
+        let why = "there are several authorities in the directory, and the state that says which one signs is lost";
+        return Err(format!("{why}; put state.redb back from a backup"));
+    }
     let mut rotation = Rotation::new(ca.root());
     rotation.number_by_clock(now);
-    if had_authority {
+    if age == Age::Old {
         let unknown = format!("{} {BEFORE}", ca.trust_domain().id());
         let until = Duration::from_secs(now.as_secs()).saturating_add(ca.leaf_life());
         rotation.note_issued(&unknown, ca.root(), UnixTime::since_unix_epoch(until));
         rotation.note_name(&unknown, BEFORE);
+        tracing::warn!(
+            "state.redb is new, and the authority beside it is not: tokens and registrations from before are not known, and the root can be \
+             replaced when every certificate that it may have signed before has ended"
+        );
     }
-    rotation
+    Ok(rotation)
 }
 
 /// The bundle that a rotation says is in force.
