@@ -134,6 +134,8 @@ pub struct Standing {
     pub received: u64,
     /// How often the certificate was renewed since the start.
     pub renewed: u64,
+    /// Whether the control plane and this proxy did not take each other's certificates when they met last: only a new token helps.
+    pub unbelieved: bool,
     /// Why the latest attempt to reach a control plane failed.
     pub failure: Option<String>,
 }

@@ -40,7 +40,7 @@ const INDEX: &str = "\
 transept admin
 
 /livez     the process runs
-/readyz    it takes traffic (503 while draining)
+/readyz    it takes traffic (503 while draining, and when its certificate of the mesh has ended)
 /metrics   Prometheus metrics
 /status    configuration generation, last reload, listeners, status of every object (JSON)
 /limits    how much is left of limits, for `transept explain --running` (JSON by POST)

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use transept_control::{Loaded, Loader, Update};
-use transept_proxy::feed::{Feed, FeedOptions, Received};
+use transept_proxy::feed::{self, Feed, FeedOptions, Received};
 use transept_proxy::{Options, Proxy};
 
 use super::{Gateway, ServeArgs};
@@ -45,7 +46,7 @@ pub(crate) fn serve_member(options: FeedOptions, args: &ServeArgs) -> Result<Exi
         trigger: None,
         args,
         format,
-        member: None,
+        member: Some(Box::new(describe(&feed))),
         plane: None,
         refusals: 0,
     };
@@ -53,6 +54,25 @@ pub(crate) fn serve_member(options: FeedOptions, args: &ServeArgs) -> Result<Exi
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     drop((proxy, feed));
     exit
+}
+
+/// What `/status` says about the membership.
+fn describe(feed: &Feed) -> impl Fn() -> Value + Send + Sync + use<> {
+    let (standing, svid) = (feed.standing(), feed.svid().clone());
+    move || {
+        let feed::Standing { connected, synced, unbelieved, failure, renewed, .. } = standing.borrow().clone();
+        let held = svid.load();
+        let ends = i64::try_from(held.leaf().not_after.as_secs()).unwrap_or(i64::MAX);
+        json!({
+            "identity": held.id().as_str(),
+            "connected": connected,
+            "synced": synced,
+            "unbelieved": unbelieved,
+            "failure": failure,
+            "renewed": renewed,
+            "certificateEnds": jiff::Timestamp::from_second(ends).ok().map(|at| at.to_string()),
+        })
+    }
 }
 
 /// Joins and waits for the first configuration.

@@ -32,6 +32,8 @@ pub(crate) enum Readiness {
     Ready,
     /// A data thread has ended, which none should.
     Broken,
+    /// Its certificate of the mesh has ended: nobody there takes its calls, and it takes nobody's.
+    Ended,
     /// No longer: it ends when the requests under way have ended.
     Draining,
 }
@@ -41,6 +43,7 @@ impl fmt::Display for Readiness {
         out.write_str(match self {
             Readiness::Ready => "ready",
             Readiness::Broken => "broken: a worker has ended",
+            Readiness::Ended => "not ready: the certificate of this member of the mesh has ended",
             Readiness::Draining => "draining",
         })
     }
@@ -159,9 +162,17 @@ impl Standing {
             Readiness::Broken
         } else if self.draining.load(Ordering::Relaxed) {
             Readiness::Draining
+        } else if self.has_ended() {
+            Readiness::Ended
         } else {
             Readiness::Ready
         }
+    }
+
+    /// Whether this is a member of the mesh whose certificate has ended.
+    fn has_ended(&self) -> bool {
+        let ends = self.member.as_ref().and_then(|describe| certificate_end(&describe()));
+        ends.is_some_and(|ends| ends <= jiff::Timestamp::now())
     }
 
     /// The whole state as one JSON object; the objects are in Kubernetes' own shape.
@@ -220,6 +231,9 @@ impl Standing {
         write_config_metrics(&now, &mut out);
         if let Some(describe) = &self.member {
             write_member_metrics(&describe(), &mut out);
+        }
+        if let Some(plane) = &self.plane {
+            write_root_metrics(plane, &mut out);
         }
         self.process.write_metrics(&mut out);
         out
@@ -384,17 +398,41 @@ fn write_config_metrics(now: &Now, out: &mut String) {
 /// What an alarm needs of a membership, out of what the status says about it. A gateway that lives in the process of its control plane has
 /// no connection to it.
 fn write_member_metrics(member: &Value, out: &mut String) {
-    let ends = member["certificateEnds"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
-    if let Some(ends) = ends {
+    if let Some(ends) = certificate_end(member) {
         let help = "When the certificate of this member of the mesh ends, in seconds since the epoch.";
         let samples = [(String::new(), ends.as_second() as f64)];
         write_metric(out, "transept_mesh_certificate_expiration_timestamp_seconds", "gauge", help, &samples);
     }
-    if let Some(connected) = member["connected"].as_bool() {
-        let help = "Whether this member is connected to its control plane.";
-        let samples = [(String::new(), if connected { 1.0 } else { 0.0 })];
-        write_metric(out, "transept_mesh_control_connected", "gauge", help, &samples);
+    let states = [
+        ("connected", "transept_mesh_control_connected", "Whether this member is connected to its control plane."),
+        (
+            "unbelieved",
+            "transept_mesh_certificate_refused",
+            "Whether this member and its control plane did not take each other's certificates when they met last: a new join token helps.",
+        ),
+    ];
+    for (state, name, help) in states {
+        if let Some(state) = member[state].as_bool() {
+            write_metric(out, name, "gauge", help, &[(String::new(), if state { 1.0 } else { 0.0 })]);
+        }
     }
+}
+
+/// When the certificate of a member ends, by what the status says about it.
+fn certificate_end(member: &Value) -> Option<jiff::Timestamp> {
+    member["certificateEnds"].as_str()?.parse().ok()
+}
+
+/// When the roots of the mesh end, for the gateway that has them.
+fn write_root_metrics(plane: &Plane, out: &mut String) {
+    let authorities = plane.ca().authorities();
+    let samples = authorities.iter().filter_map(|authority| {
+        let root = transept_identity::Fingerprint::of(authority.root()?);
+        Some((format!("{{root=\"{}\"}}", root.short()), authority.not_after().as_secs() as f64))
+    });
+    let samples: Vec<_> = samples.collect();
+    let help = "When a root of the mesh ends, in seconds since the epoch.";
+    write_metric(out, "transept_mesh_root_expiration_timestamp_seconds", "gauge", help, &samples);
 }
 
 /// RFC 3339 in UTC, to the millisecond.

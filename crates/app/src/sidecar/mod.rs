@@ -511,7 +511,8 @@ fn describe(place: &Place, identity: String, feed: &Feed) -> impl Fn() -> Value 
     let (namespace, service, name) = (place.namespace.clone(), place.service.clone(), place.workload.clone());
     let inbound: Option<SocketAddr> = place.inbound;
     move || {
-        let feed::Standing { connected, synced, registered, refused, failure, renewed, .. } = standing.borrow().clone();
+        let feed::Standing { connected, synced, registered, refused, unbelieved, failure, renewed, .. } =
+            standing.borrow().clone();
         let leaf = svid.load();
         let world = received.borrow().clone();
         let in_slices: usize = world.world.endpoint_slices().iter().map(|slice| slice.spec.endpoints.len()).sum();
@@ -526,6 +527,7 @@ fn describe(place: &Place, identity: String, feed: &Feed) -> impl Fn() -> Value 
             "synced": synced,
             "registered": registered,
             "refused": refused,
+            "unbelieved": unbelieved,
             "failure": failure,
             "renewed": renewed,
             "holds": {

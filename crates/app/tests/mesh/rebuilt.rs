@@ -30,7 +30,10 @@ async fn members_join_a_control_plane_that_was_built_anew_with_new_tokens() {
         let failure = status.as_ref().ok().and_then(|status| status["mesh"]["failure"].as_str());
         failure.is_some_and(|failure| failure.contains("transept token create --service web"))
     };
-    until(|| pair.web.status(), helps).await.expect("a status");
+    let status = until(|| pair.web.status(), helps).await.expect("a status");
+    assert_eq!(status["readiness"], "ready", "others take its certificate: {status}");
+    let refused = |metrics: &String| metrics.contains("\ntransept_mesh_certificate_refused 1\n");
+    until(|| async { pair.web.metrics().await.unwrap_or_default() }, refused).await;
     answered(pair.local(), 200).await;
     assert_eq!(connected(&mesh.status().await), 0);
 
@@ -82,4 +85,17 @@ async fn an_empty_state_beside_an_authority_is_no_new_one() {
     let output = output.expect("it starts");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && told.contains("it is empty") && told.contains("backup"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_certificate_has_ended_is_not_ready() {
+    let mut mesh = Mesh::start_with("", &["--leaf-life=4s"]).await;
+    let pair = Pair::start(&mesh).await;
+    assert_eq!(pair.web.status().await.expect("a status")["readiness"], "ready");
+    mesh.kill_control().await;
+    let ended = |status: &std::io::Result<Value>| {
+        let readiness = status.as_ref().ok().and_then(|status| status["readiness"].as_str());
+        readiness.is_some_and(|readiness| readiness.contains("has ended"))
+    };
+    until(|| pair.web.status(), ended).await.expect("a status");
 }

@@ -286,6 +286,7 @@ impl Member {
         self.client.disconnected(self.began.elapsed(), random);
         self.let_go();
         self.tell(|standing| {
+            standing.unbelieved |= matches!(why, Some(Unreached::Distrusted(_)));
             standing.failure = why.map(|why| why.to_string());
         });
     }
@@ -319,7 +320,10 @@ impl Member {
                 self.link = Some(*link);
                 self.begin_reports();
                 self.client.connected(self.began.elapsed());
-                self.tell(|standing| standing.failure = None);
+                self.tell(|standing| {
+                    standing.failure = None;
+                    standing.unbelieved = false;
+                });
                 self.beat();
             }
             Event::NotOpened(number, why) if number == current => {
@@ -423,10 +427,6 @@ async fn hears(sight: Option<Sight>) {
     }
 }
 
-fn random<const N: usize>(provider: &CryptoProvider) -> [u8; N] {
-    let mut bytes = [0; N];
-    // Without randomness keys cannot be made either; here it would only cost jitter.
-    let _ = provider.secure_random.fill(&mut bytes);
 /// What this proxy says of itself.
 fn describe(name: &str, nonce: &[u8]) -> Node {
     Node {
@@ -437,6 +437,10 @@ fn describe(name: &str, nonce: &[u8]) -> Node {
     }
 }
 
+fn random<const N: usize>(provider: &CryptoProvider) -> [u8; N] {
+    let mut bytes = [0; N];
+    // Without randomness keys cannot be made either; here it would only cost jitter.
+    let _ = provider.secure_random.fill(&mut bytes);
     bytes
 }
 
