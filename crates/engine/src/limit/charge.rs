@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use smallvec::SmallVec;
 use transept_model::choice;
 use transept_wire::head::Response;
@@ -48,12 +49,30 @@ pub(crate) struct Limit {
     pub(crate) costs: Costs,
     pub(crate) count: Count,
     pub(crate) statuses: Vec<Statuses>,
-    pub(crate) shows_partition: bool,
+    /// What tells clients of the key of a request without telling it, if they are told.
+    pub(crate) partition: Option<Partition>,
     pub(crate) table: Arc<Table>,
     /// How it is shared with other proxies, if it is.
     pub(crate) shared: Option<Shared>,
     /// The policy that it belongs to: `RateLimitPolicy shop/burst`.
     pub(crate) policy: Box<str>,
+}
+
+/// Names keys to clients: the same at all proxies with the same limit, and nothing from which the key could be guessed by who does not know how
+/// the limit is written.
+#[derive(Debug)]
+pub(crate) struct Partition(hmac::Key);
+
+impl Partition {
+    /// Of a limit of this policy, as it is written.
+    pub(crate) fn new(policy: &str, written: &str) -> Partition {
+        Partition(hmac::Key::new(hmac::HMAC_SHA256, format!("{policy}\n{written}").as_bytes()))
+    }
+
+    fn name(&self, key: &[u8]) -> u64 {
+        let tag = hmac::sign(&self.0, key);
+        tag.as_ref().first_chunk().copied().map_or(0, u64::from_be_bytes)
+    }
 }
 
 /// A status code, or all of one class.
@@ -95,6 +114,7 @@ struct Candidate<'l> {
     index: usize,
     limit: &'l Limit,
     hash: u64,
+    partition: Option<u64>,
     cost: u32,
     held: Option<Held<'l>>,
     /// What its store has said, of a shared limit whose store answers.
@@ -124,7 +144,8 @@ pub(crate) fn admit(
         let most = u64::from(limit.most);
         let priced = limit.costs.of_request(most, x).map_err(|unpriced| Refused::Unpriced(index, unpriced));
         let cost = priced.inspect_err(|_| put_back(&all, now))?;
-        let mut one = Candidate { index, limit, hash, cost, held: None, drawn: None, uncounted: false };
+        let partition = limit.partition.as_ref().map(|partition| partition.name(&key));
+        let mut one = Candidate { index, limit, hash, partition, cost, held: None, drawn: None, uncounted: false };
         if let Some(shared) = &limit.shared {
             let without = x.notes.between.as_ref().and_then(|between| between.downcast_ref::<Without>().copied());
             match shared.draw(limit, hash, &key, one.cost, now, without) {
@@ -197,6 +218,7 @@ fn settle_all(
             charged: cost,
             cost: one.cost,
             hash: one.hash,
+            partition: one.partition,
             is_shared: one.drawn.is_some(),
             standing,
             wait: charged.err(),
@@ -309,7 +331,7 @@ impl Limit {
             label: &self.label,
             standing: touch.standing,
             wait: touch.wait,
-            partition: self.shows_partition.then(|| hash(touch.hash, b"partition")),
+            partition: touch.partition,
             timed: true,
         }
     }

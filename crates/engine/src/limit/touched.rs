@@ -30,6 +30,8 @@ pub(crate) struct Touch {
     pub(crate) cost: u32,
     /// Which key.
     pub(crate) hash: u64,
+    /// What the client is told of it, if it is.
+    pub(crate) partition: Option<u64>,
     /// Whether a shared store has counted it.
     pub(crate) is_shared: bool,
     pub(crate) standing: Standing,

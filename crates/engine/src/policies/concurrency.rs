@@ -205,6 +205,7 @@ impl ConcurrencyPolicy {
             charged: 1,
             cost: 1,
             hash,
+            partition: None,
             is_shared: false,
             standing: Standing { left, full_in: Duration::ZERO },
             wait: count.is_none().then_some(Duration::from_secs(1)),

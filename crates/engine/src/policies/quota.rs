@@ -391,6 +391,7 @@ impl QuotaPolicy {
             charged,
             cost: charged,
             hash: 0,
+            partition: None,
             is_shared: false,
             standing,
             wait,

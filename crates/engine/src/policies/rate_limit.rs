@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use transept_model::place::Spot;
 use transept_model::policy::{Merge, Target};
-use transept_model::schema::{Decoder, HEADER_NAME, Rule, Text};
+use transept_model::schema::{Decoder, HEADER_NAME, Rule, Schema, Text};
 use transept_model::value::Value;
 use transept_model::{choice, object};
 use transept_wire::head::Response;
@@ -20,7 +20,7 @@ use crate::exchange::Exchange;
 use crate::expression::{NumberExpression, ResponseExpression};
 use crate::limit::body_cost::{BodyCostSpec, bill};
 use crate::limit::bucket::Bucket;
-use crate::limit::charge::{Count, Limit, Refused, Statuses, admit};
+use crate::limit::charge::{Count, Limit, Partition, Refused, Statuses, admit};
 use crate::limit::cost::{CostFields, CostSpec, Costs};
 use crate::limit::fields::{Label, LimitHeaders, refusal, show};
 use crate::limit::key::{Key, KeyPartSpec, Missing, caution};
@@ -99,7 +99,8 @@ object! {
         response_cost_body: Option<BodyCostSpec>;
         /// Which fields of responses tell of it.
         headers: LimitHeaders = LimitHeaders::Ietf;
-        /// Whether those fields hold a hash of the key (`pk`), by which a client with several keys can tell them apart.
+        /// Whether those fields hold a hash of the key (`pk`), by which a client with several keys can tell them apart. It is the same at all
+        /// gateways with the same limit.
         partition_key: bool = false;
         /// How many keys are remembered. Beyond it those are forgotten that have used least; never one that has nothing left.
         max_keys: u32 = 1_000_000 => Rule::Range(1_000, 100_000_000);
@@ -429,6 +430,7 @@ fn compile_limit(
         AlgorithmSpec::TokenBucket => (algorithm.capacity(), algorithm.period()),
         AlgorithmSpec::SlidingWindow => (algorithm.capacity(), spec.per),
     };
+    let policy = format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name);
     let keys = spec.max_keys as usize;
     let table = cx.keep(&algorithm.kept_as(&spec.name), || Table::new(keys));
     table.resize(keys);
@@ -442,10 +444,10 @@ fn compile_limit(
         costs: Costs::compile(&spec.cost_fields(), cx),
         count: spec.count,
         statuses: spec.statuses.iter().filter_map(|status| Statuses::parse(status)).collect(),
-        shows_partition: spec.partition_key,
+        partition: spec.partition_key.then(|| Partition::new(&policy, &spec.encode().to_string())),
         table,
         shared,
-        policy: format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name).into(),
+        policy: policy.into(),
     })
 }
 

@@ -13,6 +13,7 @@ use crate::principal::{Principal, PrincipalKind};
 /// One request through a policy and back.
 struct Visit {
     client: &'static str,
+    random: u64,
     at: Duration,
     path: &'static str,
     fields: Vec<(&'static str, &'static str)>,
@@ -27,6 +28,7 @@ impl Default for Visit {
     fn default() -> Visit {
         Visit {
             client: "192.0.2.1",
+            random: 7,
             at: Duration::from_secs(1),
             path: "/",
             fields: Vec::new(),
@@ -48,7 +50,7 @@ fn visit(policy: &RateLimitPolicy, visit: Visit) -> (Option<Box<Reply>>, Respons
     let connection = Connection::new(address, address, None);
     let mut x = Exchange {
         now: Now { monotonic: visit.at, unix: visit.at },
-        random: 7,
+        random: visit.random,
         connection: &connection,
         client: visit.client.parse().expect("an address"),
         listener_port: 80,
@@ -505,4 +507,18 @@ fn all_waits_of_a_request_together_have_one_bound() {
     assert_eq!(wait(policy.on_callout(&mut x, CalloutResult::Waited)), Some(1));
     x.now.monotonic += Duration::from_millis(1);
     assert_eq!(wait(policy.on_callout(&mut x, CalloutResult::Waited)), None);
+}
+
+#[test]
+fn a_key_has_one_name_at_all_gateways_and_none_that_could_be_guessed() {
+    let spec = "limits: [{name: a, requests: 5, per: 1m, key: [{from: Address}], partitionKey: true}]";
+    let named = |spec: &str, client, random| {
+        let (_, response) = visit(&compile(spec), Visit { client, random, ..Visit::default() });
+        let told = field(&response, "ratelimit");
+        told.split_once(";pk=").unwrap_or_else(|| panic!("{told}")).1.to_owned()
+    };
+    let here = named(spec, "192.0.2.1", 7);
+    assert_eq!(here, named(spec, "192.0.2.1", 8), "another process has another seed");
+    assert_ne!(here, named(spec, "192.0.2.2", 7));
+    assert_ne!(here, named(&spec.replace("requests: 5", "requests: 6"), "192.0.2.1", 7), "who guesses knows the limit");
 }
