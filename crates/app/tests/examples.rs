@@ -54,6 +54,25 @@ fn every_example_is_clean() {
 }
 
 #[test]
+fn identities_are_noted_only_where_no_listener_asks_for_certificates() {
+    let (directory, copy) = stage(&examples().join("37-certificate-bound-tokens.yaml"));
+    let policy = "{apiVersion: transept.dev/v1alpha1, kind: AuthorizationPolicy, metadata: {name: ids}, spec: {targetRefs: [{group: \
+                  gateway.networking.k8s.io, kind: HTTPRoute, name: orders}], allow: [{from: [{identities: [shop/desk]}]}]}}";
+    let beside = directory.path().join("policy.yaml");
+    std::fs::write(&beside, policy).expect("write");
+    let notes = || {
+        let output = transept(&["check", copy.to_str().expect("UTF-8"), beside.to_str().expect("UTF-8"), "-o", "json"]);
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        report["notes"].to_string()
+    };
+    assert!(!notes().contains("identities"), "{}", notes());
+    let text = std::fs::read_to_string(&copy).expect("readable");
+    let open: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("tls: {frontend")).collect();
+    std::fs::write(&copy, open.join("\n")).expect("write");
+    assert!(notes().contains("it asks for identities"), "{}", notes());
+}
+
+#[test]
 fn every_example_begins_with_what_it_is_for() {
     for file in files() {
         let text = std::fs::read_to_string(&file).expect("readable");

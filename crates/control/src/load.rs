@@ -18,7 +18,7 @@ use transept_model::kinds::{ApiKeySpec, Object};
 use transept_model::load::{Cache, Past};
 use transept_model::schema::Moment;
 use transept_model::status::Status;
-use transept_model::{Invalid, Note, World};
+use transept_model::{Invalid, Note, Place, World};
 
 use crate::outside::Shelf;
 use crate::sources::Reading;
@@ -214,7 +214,7 @@ fn ended_keys(world: &World) -> Vec<Note> {
     let ended =
         world.api_keys().iter().filter_map(|key| Some((key, key.spec.expires.filter(|end| now >= end.unix())?)));
     let note = |(key, end): (&Arc<Object<ApiKeySpec>>, Moment)| Note {
-        at: key.meta.at.clone(),
+        at: Place::new(key.meta.at.file.clone(), key.spec.at),
         object: Some(key.meta.object_name()),
         what: format!("the key has expired on {end}; make another with `transept key create`, or remove it"),
     };

@@ -28,7 +28,7 @@ use transept_model::status::{Condition, Status, Truth};
 use transept_model::world::World;
 
 use self::backends::Backends;
-use self::policies::{Effective, Policies};
+use self::policies::{Clients, Effective, Policies};
 use self::routes::{CompiledRoute, RouteCompiler, page_matches};
 use crate::learned::Known;
 use crate::policies::Chain;
@@ -267,6 +267,7 @@ impl<'c, 'w> Listeners<'c, 'w> {
                 name: Text::from(attached.name.as_str()),
             },
         );
+        let of_listener = of_listener.for_clients(clients_of(attached));
         let name = ListenerName {
             namespace: (&*meta.namespace).into(),
             gateway: (&*meta.name).into(),
@@ -365,6 +366,15 @@ impl<'c, 'w> Listeners<'c, 'w> {
             }
         }
         RouteTable::new(entries)
+    }
+}
+
+/// Whether clients of a listener prove who they are.
+fn clients_of(attached: &AttachedListener) -> Clients {
+    let validation = attached.tls.as_ref().and_then(|tls| tls.client_validation.as_ref());
+    match validation.map(|validation| validation.mode) {
+        Some(FrontendValidationMode::AllowValidOnly) => Clients::Proven,
+        Some(FrontendValidationMode::AllowInsecureFallback) | None => Clients::Unproven,
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 use transept_model::attach::{PolicyAttachment, PolicyTarget};
-use transept_model::place::{Invalid, Note, ObjectName, Place};
+use transept_model::place::{Invalid, Note, ObjectName, Place, Spot};
 use transept_model::policy::{Merge, Policy};
 use transept_model::schema::{Decoder, Text};
 use transept_model::status::{Condition, Truth};
@@ -18,7 +18,8 @@ use transept_model::world::World;
 
 use crate::keep::Keep;
 use crate::policies::{
-    AnyPolicy, Chain, CompileCx, Force, Identified, KINDS, KindFacts, Needs, Phase, PolicyName, Reach, Step, kind,
+    AnyPolicy, Chain, CompileCx, Force, Identified, KINDS, KindFacts, Known, Needs, Phase, PolicyName, Reach, Step,
+    kind,
 };
 use crate::redact::CredentialPlaces;
 use crate::rule::Site;
@@ -48,10 +49,15 @@ struct Placed {
 struct Verdicts {
     name: ObjectName,
     at: Place,
+    /// Where its first target is written.
+    target: Spot,
     policy: Option<Arc<AnyPolicy>>,
     /// Whether it is in force at a rule where it is found out who makes a request, and at one where it is not.
     identified: Cell<bool>,
     unidentified: Cell<bool>,
+    /// The same for clients that prove an identity.
+    proven: Cell<bool>,
+    unproven: Cell<bool>,
     /// Whether it is also above connections that nobody looks into, of which it knows nothing.
     passes_by: Cell<bool>,
     invalid: Option<String>,
@@ -68,9 +74,25 @@ type Slot = SmallVec<[(Arc<Step>, usize); 1]>;
 #[derive(Clone, Default)]
 pub(super) struct Effective {
     by_kind: Vec<Slot>,
+    clients: Clients,
+}
+
+/// Whether those who get to a place can have proven an identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Clients {
+    /// As a member of the mesh, or by a certificate that the listener has verified.
+    #[default]
+    Proven,
+    /// Nobody has asked them for a certificate, or any was good enough.
+    Unproven,
 }
 
 impl Effective {
+    /// The same below a listener with such clients.
+    pub(super) fn for_clients(self, clients: Clients) -> Effective {
+        Effective { clients, ..self }
+    }
+
     fn all(&self) -> impl Iterator<Item = &(Arc<Step>, usize)> {
         self.by_kind.iter().flatten()
     }
@@ -139,9 +161,12 @@ impl<'w> Policies<'w> {
         self.verdicts.push(Verdicts {
             name,
             at: policy.meta.at.clone(),
+            target: policy.target_refs.first().map(|target| target.at).unwrap_or_default(),
             policy: compiled.clone(),
             identified: Cell::new(false),
             unidentified: Cell::new(false),
+            proven: Cell::new(false),
+            unproven: Cell::new(false),
             invalid,
             in_force: Cell::new(false),
             replaced: Cell::new(false),
@@ -230,6 +255,17 @@ impl<'w> Policies<'w> {
                 verdicts.passes_by.set(true);
             }
         }
+        self.meet_clients(effective);
+    }
+
+    /// Takes note of what can be known of those who get to a place.
+    fn meet_clients(&self, effective: &Effective) {
+        for verdicts in effective.all().filter_map(|(_, policy)| self.verdicts.get(*policy)) {
+            match effective.clients {
+                Clients::Proven => verdicts.proven.set(true),
+                Clients::Unproven => verdicts.unproven.set(true),
+            }
+        }
     }
 
     /// Takes note of what stands together at a rule.
@@ -240,33 +276,35 @@ impl<'w> Policies<'w> {
             let Some(verdicts) = self.verdicts.get(*policy) else { continue };
             if is_identified { verdicts.identified.set(true) } else { verdicts.unidentified.set(true) }
         }
+        self.meet_clients(effective);
     }
 
-    /// The ports that a policy names, and those that they lead to.
-    pub(super) fn ports_named_by(&self, name: &ObjectName) -> BTreeSet<u16> {
+    /// The ports that a policy names, and those that they lead to, each with where it is named.
+    pub(super) fn ports_named_by(&self, name: &ObjectName) -> BTreeMap<u16, Spot> {
         let compiled = self.verdicts.iter().filter(|verdicts| verdicts.name == *name);
         compiled.filter_map(|verdicts| verdicts.policy.as_ref()).flat_map(|policy| policy.ports()).collect()
     }
 
     /// What the owners of policies should know, once all rules are made.
     pub(super) fn notes(&self) -> Vec<Note> {
-        let note = |verdicts: &Verdicts| {
-            let identified = match (verdicts.identified.get(), verdicts.unidentified.get()) {
-                (_, false) => Identified::Everywhere,
-                (true, true) => Identified::Partly,
-                (false, true) => Identified::Nowhere,
-            };
-            let what = verdicts.policy.as_ref()?.caution(identified)?;
-            Some(Note { at: verdicts.at.clone(), object: Some(verdicts.name.clone()), what })
+        let note = |verdicts: &Verdicts, at: Spot, what: String| {
+            let at = if at.line == 0 { verdicts.at.clone() } else { Place::new(Arc::clone(&verdicts.at.file), at) };
+            Note { at, object: Some(verdicts.name.clone()), what }
         };
-        let passes_by = self.verdicts.iter().filter(|verdicts| verdicts.passes_by.get()).map(|verdicts| Note {
-            at: verdicts.at.clone(),
-            object: Some(verdicts.name.clone()),
-            what: "it judges requests, and a listener of TCP below its target takes connections without looking into them: nothing of it \
-                   holds there; connections are judged by AuthorizationPolicy and IpAccessPolicy"
-                .to_owned(),
+        let cautions = self.verdicts.iter().flat_map(|verdicts| {
+            let known = Known {
+                identified: where_of(&verdicts.identified, &verdicts.unidentified),
+                proven: where_of(&verdicts.proven, &verdicts.unproven),
+            };
+            let all = verdicts.policy.as_ref().map(|policy| policy.cautions(known)).unwrap_or_default();
+            all.into_iter().map(move |caution| note(verdicts, caution.at, caution.what))
         });
-        self.verdicts.iter().filter_map(note).chain(passes_by).collect()
+        let passes_by = self.verdicts.iter().filter(|verdicts| verdicts.passes_by.get()).map(|verdicts| {
+            let what = "it judges requests, and a listener of TCP below its target takes connections without looking into them: nothing of \
+                        it holds there; connections are judged by AuthorizationPolicy and IpAccessPolicy";
+            note(verdicts, verdicts.target, what.to_owned())
+        });
+        cautions.chain(passes_by).collect()
     }
 
     /// The chain that stands before a program: without what concerns its callers, which is theirs to do.
@@ -408,6 +446,15 @@ pub(super) fn tell_where_they_stand(world: &World, attachments: &[PolicyAttachme
         told.push((policy.meta.object_name(), Condition::new("Accepted", Truth::True, "Accepted", message)));
     }
     told
+}
+
+/// Where something holds that holds at one rule, and not at another.
+fn where_of(holds: &Cell<bool>, does_not: &Cell<bool>) -> Identified {
+    match (holds.get(), does_not.get()) {
+        (_, false) => Identified::Everywhere,
+        (true, true) => Identified::Partly,
+        (false, true) => Identified::Nowhere,
+    }
 }
 
 /// Added to the status of a policy about zones.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use transept_model::attach::{PolicyAttachment, PolicyTarget};
 use transept_model::kinds::TargetPort;
-use transept_model::place::Note;
+use transept_model::place::{Note, Place};
 use transept_model::world::World;
 
 use super::mesh::{Station, serves};
@@ -35,7 +35,7 @@ pub(super) fn notes(world: &World, attachments: &[PolicyAttachment], policies: &
         let PolicyTarget::Service { namespace, name, .. } = &attachment.target else { continue };
         let Some(known) = known_ports(world, namespace, name) else { continue };
         let policy = attachment.policy.meta.object_name();
-        for port in policies.ports_named_by(&policy) {
+        for (port, spot) in policies.ports_named_by(&policy) {
             if known.contains(&port) {
                 had.insert((policy.clone(), port));
                 continue;
@@ -46,7 +46,7 @@ pub(super) fn notes(world: &World, attachments: &[PolicyAttachment], policies: &
                  matches nothing there; they have {}",
                 all.join(", ")
             );
-            let at = attachment.policy.meta.at.clone();
+            let at = Place::new(attachment.policy.meta.at.file.clone(), spot);
             notes.insert((index, port), Note { at, object: Some(policy.clone()), what });
         }
     }

@@ -333,6 +333,11 @@ spec:
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains("RateLimitPolicy default/each") && found[0].contains(said), "{found:?}");
         assert!(!found[0].contains("where`"), "{found:?}");
+        assert_eq!(
+            line(&policies(missing, ""), &found[0]),
+            "  - {name: who, requests: 5, per: 1m, key: [{from: Principal}], missing: MISSING}"
+                .replace("MISSING", missing)
+        );
     }
     let covered = "---
 apiVersion: transept.dev/v1alpha1
@@ -376,6 +381,50 @@ spec:
     assert_eq!(notes(&policy("addresses: [10.0.0.0/8]")), Vec::<String>::new());
 }
 
+/// The line that a note points at.
+fn line<'y>(yaml: &'y str, note: &str) -> &'y str {
+    let number = note.split(':').nth(1).and_then(|number| number.parse::<usize>().ok()).expect("a line");
+    yaml.lines().nth(number - 1).expect("a line of the file")
+}
+
+#[test]
+fn who_asks_for_what_no_client_can_prove_is_told_so() {
+    let certificates = "metadata: {name: certified}\nspec:\n  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: site}]\n";
+    let yaml = |kind: &str, rest: &str| {
+        format!(
+            "{}---\napiVersion: transept.dev/v1alpha1\nkind: {kind}\n{certificates}{rest}",
+            site("10.0.0.1", "HTTP", "a")
+        )
+    };
+    let identities = "  allow:\n  - from: [{addresses: [10.0.0.0/8]}]\n  - from: [{identities: [shop/desk]}]\n";
+    for (text, said, at) in [
+        (yaml("AuthorizationPolicy", identities), "it asks for identities", "  - from: [{identities: [shop/desk]}]"),
+        (
+            yaml("AuthorizationPolicy", "  deny:\n  - from:\n    - {namespaces: [shop]}\n"),
+            "it asks for identities",
+            "    - {namespaces: [shop]}",
+        ),
+        (
+            yaml("AuthenticationPolicy", "  schemes:\n  - {name: c, clientCertificate: {}}\n"),
+            "scheme c looks for certificates of clients",
+            "  - {name: c, clientCertificate: {}}",
+        ),
+    ] {
+        let notes: Vec<String> = compiled(&text, None).0.notes.iter().map(ToString::to_string).collect();
+        assert!(notes.len() == 1 && notes[0].contains(said), "{notes:?}");
+        assert!(notes[0].contains("`tls.frontend.default.validation.caCertificateRefs`"), "the remedy: {notes:?}");
+        assert_eq!(line(&text, &notes[0]), at);
+    }
+    let not = yaml("AuthorizationPolicy", "  deny: [{from: [{notIdentities: [shop/desk]}]}]\n");
+    assert!(compiled(&not, None).0.notes.is_empty(), "that matches those without one");
+    let in_the_mesh = yaml("AuthorizationPolicy", identities).replace(
+        "group: gateway.networking.k8s.io, kind: HTTPRoute, name: site",
+        "group: '', kind: Service, name: cart",
+    );
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: cart}\nspec: {ports: [{port: 80}]}\n";
+    assert!(compiled(&(in_the_mesh + service), None).0.notes.is_empty());
+}
+
 #[test]
 fn a_rule_on_a_port_that_nothing_has_is_noted() {
     let notes = |target: &str, port: u16| {
@@ -404,6 +453,7 @@ spec:
     let found = notes("8080", 81);
     assert!(found.len() == 1 && found[0].contains("AuthorizationPolicy default/cart"), "{found:?}");
     assert!(found[0].contains("a rule names port 81") && found[0].ends_with("they have 80, 8080, 9090"), "{found:?}");
+    assert!(found[0].starts_with("test.yaml:16:"), "{found:?}");
     for port in [80, 8080, 9090] {
         assert_eq!(notes("8080", port), Vec::<String>::new());
     }

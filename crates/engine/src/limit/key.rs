@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use smallvec::SmallVec;
+use transept_model::place::Spot;
 use transept_model::schema::{Decoder, HEADER_NAME, Rule, Text};
 use transept_model::value::Value;
 use transept_model::{choice, object};
@@ -14,7 +15,7 @@ use twox_hash::XxHash3_128;
 
 use crate::exchange::Exchange;
 use crate::expression::TextExpression;
-use crate::policies::{CompileCx, Identified, Phase, kind};
+use crate::policies::{Caution, CompileCx, Identified, Known, Phase, kind};
 use crate::principal::PrincipalKind;
 
 object! {
@@ -81,6 +82,8 @@ fn check_part(part: &KeyPartSpec, _: &Value, cx: &mut Decoder) {
 pub(crate) struct Key {
     parts: Vec<Part>,
     missing: Missing,
+    /// Where the limit is written.
+    at: Spot,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +117,7 @@ impl Key {
     pub(crate) fn compile(
         parts: Option<&Vec<KeyPartSpec>>,
         missing: Option<Missing>,
-        at: transept_model::place::Spot,
+        at: Spot,
         phase: Phase,
         cx: &mut CompileCx<'_>,
     ) -> Option<Key> {
@@ -135,7 +138,7 @@ impl Key {
         for (part, spec) in compiled.iter().zip(parts) {
             judge_part(part, spec, phase, cx);
         }
-        Some(Key { parts: compiled, missing: missing.unwrap_or(Missing::Share) })
+        Some(Key { parts: compiled, missing: missing.unwrap_or(Missing::Share), at })
     }
 
     /// Writes the key of a request.
@@ -186,25 +189,25 @@ impl Key {
 }
 
 /// What the owner of limits should know where nobody finds out who makes a request: each with its name, its key and its plans.
-pub(crate) fn caution<'l>(
+pub(crate) fn cautions<'l>(
     limits: impl Iterator<Item = (&'l str, &'l Key, &'l [Box<str>])>,
-    identified: Identified,
-) -> Option<String> {
-    let place = match identified {
-        Identified::Everywhere => return None,
+    known: Known,
+) -> Vec<Caution> {
+    let place = match known.identified {
+        Identified::Everywhere => return Vec::new(),
         Identified::Partly => "where no AuthenticationPolicy stands",
         Identified::Nowhere => "here, because no AuthenticationPolicy stands where this one is in force",
     };
+    let remedy = "attach an AuthenticationPolicy to the same targets, or count by something else";
     let say = |(name, key, plans): (&str, &Key, &[Box<str>])| {
         let what = match plans {
             [] => key.without_principal()?,
             _ => "is for some plans only, and anonymous requests are on none".to_owned(),
         };
-        Some(format!("limit `{name}` {what}"))
+        let what = format!("nobody finds out who makes requests {place}: limit `{name}` {what}; {remedy}");
+        Some(Caution { at: key.at, what })
     };
-    let said: Vec<String> = limits.filter_map(say).collect();
-    let remedy = "attach an AuthenticationPolicy to the same targets, or count by something else";
-    (!said.is_empty()).then(|| format!("nobody finds out who makes requests {place}: {}; {remedy}", said.join("; ")))
+    limits.filter_map(say).collect()
 }
 
 /// Whether the principal is on one of these plans; everybody is when there are none.

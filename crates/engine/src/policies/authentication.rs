@@ -23,7 +23,7 @@ use transept_model::schema::{Decoder, Rule, Text};
 use transept_model::value::Value;
 use transept_wire::head::{FieldId, FieldName, Response};
 
-use super::{CompileCx, Phase, Policy};
+use super::{Caution, CompileCx, Known, Phase, Policy};
 use crate::callout::CalloutResult;
 use crate::exchange::Exchange;
 use crate::forwarded;
@@ -35,6 +35,7 @@ use crate::verdict::{Reply, Verdict};
 
 mod api_key;
 mod basic;
+mod cautions;
 mod challenges;
 mod claims;
 mod client;
@@ -223,6 +224,10 @@ impl Policy for AuthenticationPolicy {
 
     fn credential_places(&self, places: &mut CredentialPlaces) {
         self.schemes.iter().for_each(|named| named.scheme.places(places));
+    }
+
+    fn cautions(&self, known: Known) -> Vec<Caution> {
+        cautions::find(&self.schemes, known)
     }
 
     fn page(&self) -> Option<&str> {

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use transept_model::place::Spot;
 use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, HEADER_NAME, Rule as Limit, Text};
 use transept_model::{choice, object};
@@ -17,7 +18,7 @@ use transept_wire::head::{FieldId, FieldName};
 use transept_wire::normalize;
 
 use super::patterns::{HostPattern, IdentityPattern, NamePattern, PathPattern};
-use super::{Arrival, Carried, CompileCx, Identified, Network, Phase, Policy, PolicyName};
+use super::{Arrival, Carried, Caution, CompileCx, Identified, Known, Network, Phase, Policy, PolicyName};
 use crate::exchange::Exchange;
 use crate::expression::Condition;
 use crate::principal::PrincipalKind;
@@ -190,8 +191,10 @@ pub(crate) struct AuthorizationPolicy {
     parts: Vec<Part>,
     /// Whether some rule wants to know who makes the request.
     asks_principal: bool,
-    /// Whether some rule asks for what only a credential says.
-    asks_credential: bool,
+    /// Where some rule asks for what only a credential says.
+    asks_credential: Option<Spot>,
+    /// Where some rule asks for an identity.
+    asks_identity: Option<Spot>,
 }
 
 /// One object's rules with its name; no name before they are joined.
@@ -245,7 +248,7 @@ impl AuthorizationPolicy {
         let cause = format!("{}, no rule allows it", Named(first));
         let reply = Reply::new(Reason::NotAuthorized).because(cause);
         let rules = self.parts.iter().flat_map(|part| part.rules.allow.iter().flatten());
-        let lacking = rules.filter(|rule| rule.asks_credential()).find_map(|rule| rule.lacks_scopes(subject));
+        let lacking = rules.filter(|rule| rule.asks_credential().is_some()).find_map(|rule| rule.lacks_scopes(subject));
         Some(Refusal { reply, by: first.name.clone(), lacking: lacking.map(nameable) })
     }
 }
@@ -301,9 +304,11 @@ impl Policy for AuthorizationPolicy {
         let deny = compile("deny", &spec.deny, rules::Side::Deny);
         let allow = spec.allow.as_ref().map(|allow| compile("allow", allow, rules::Side::Allow));
         let asks_principal = deny.iter().chain(allow.iter().flatten()).any(Access::asks_principal);
-        let asks_credential = deny.iter().chain(allow.iter().flatten()).any(Access::asks_credential);
+        let rules = || deny.iter().chain(allow.iter().flatten());
+        let asks_credential = rules().find_map(Access::asks_credential);
+        let asks_identity = rules().find_map(Access::asks_identity);
         let parts = vec![Part { name: None, rules: Arc::new(Rules { deny, allow }) }];
-        Some(AuthorizationPolicy { parts, asks_principal, asks_credential })
+        Some(AuthorizationPolicy { parts, asks_principal, asks_credential, asks_identity })
     }
 
     fn join(all: &[(&Arc<PolicyName>, &Self)]) -> Option<Self> {
@@ -318,28 +323,37 @@ impl Policy for AuthorizationPolicy {
         Some(AuthorizationPolicy {
             parts: all.iter().flat_map(named).collect(),
             asks_principal: all.iter().any(|(_, policy)| policy.asks_principal),
-            asks_credential: all.iter().any(|(_, policy)| policy.asks_credential),
+            asks_credential: all.iter().find_map(|(_, policy)| policy.asks_credential),
+            asks_identity: all.iter().find_map(|(_, policy)| policy.asks_identity),
         })
     }
 
-    fn ports(&self) -> Vec<u16> {
+    fn ports(&self) -> Vec<(u16, Spot)> {
         let rules = |part: &Part| {
             let rules = Arc::clone(&part.rules);
-            rules.deny.iter().chain(rules.allow.iter().flatten()).flat_map(Access::ports).collect::<Vec<u16>>()
+            rules.deny.iter().chain(rules.allow.iter().flatten()).flat_map(Access::ports).collect::<Vec<_>>()
         };
         self.parts.iter().flat_map(rules).collect()
     }
 
-    fn caution(&self, identified: Identified) -> Option<String> {
-        let what =
-            "it asks who calls, by principals, groups, scopes or claims, and no AuthenticationPolicy finds that out";
-        let place = match identified {
-            Identified::Nowhere => "where it is in force",
-            Identified::Partly => "at some of the places where it is in force",
-            Identified::Everywhere => return None,
+    fn cautions(&self, known: Known) -> Vec<Caution> {
+        let place = match known.identified {
+            Identified::Nowhere => Some("where it is in force"),
+            Identified::Partly => Some("at some of the places where it is in force"),
+            Identified::Everywhere => None,
         };
-        let remedy = "attach an AuthenticationPolicy to the same target, or to its Gateway";
-        self.asks_credential.then(|| format!("{what} {place}; {remedy}"))
+        let credential = self.asks_credential.zip(place).map(|(at, place)| {
+            let what = "it asks who calls, by principals, groups, scopes or claims, and no AuthenticationPolicy finds that out";
+            let remedy = "attach an AuthenticationPolicy to the same target, or to its Gateway";
+            Caution { at, what: format!("{what} {place}; {remedy}") }
+        });
+        let identity = self.asks_identity.filter(|_| known.proven == Identified::Nowhere).map(|at| {
+            let what = "it asks for identities, and no client has one where it is in force: no listener there takes only clients whose \
+                        certificates an authority of its own vouches for, and this is not the way into a workload of the mesh";
+            let remedy = "write `tls.frontend.default.validation.caCertificateRefs` into the Gateway, or attach the policy to a Service of the mesh";
+            Caution { at, what: format!("{what}; {remedy}") }
+        });
+        credential.into_iter().chain(identity).collect()
     }
 
     fn on_connect(&self, x: &Arrival<'_>) -> Verdict {

@@ -12,12 +12,12 @@ use transept_model::schema::{Decoder, Rule, Text};
 use transept_model::value::Value;
 use transept_wire::head::Response;
 
-use super::{CompileCx, Identified, Phase, Policy, PolicyName};
+use super::{Caution, CompileCx, Known, Phase, Policy, PolicyName};
 use crate::callout::{Callout, CalloutResult, Wait};
 use crate::exchange::Exchange;
 use crate::limit::fields::{Label, LimitHeaders, Shown, refusal, show};
 use crate::limit::inquiry::{Asked, Inquiry};
-use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, caution, hash, is_on_plan};
+use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, cautions, hash, is_on_plan};
 use crate::limit::places::{Places, Taken, Turn};
 use crate::limit::touched::{Touch, address};
 use crate::limit::{Stage, Standing};
@@ -274,8 +274,8 @@ impl Policy for ConcurrencyPolicy {
         Some(ConcurrencyPolicy { stage: all.first()?.1.stage, limits, owners })
     }
 
-    fn caution(&self, identified: Identified) -> Option<String> {
-        caution(self.limits.iter().map(|one| (&*one.label.name, &one.key, &*one.plans)), identified)
+    fn cautions(&self, known: Known) -> Vec<Caution> {
+        cautions(self.limits.iter().map(|one| (&*one.label.name, &one.key, &*one.plans)), known)
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use transept_model::kinds::filters::{ExternalAuthProtocol, ForwardBodyConfig, GrpcAuthConfig, HttpAuthConfig};
 use transept_model::kinds::{BackendObjectReference, ExternalAuthFilter};
+use transept_model::place::Spot;
 use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, Labels, Rule, Text};
 use transept_model::value::Value;
 use transept_model::{choice, object};
 use transept_wire::head::{FieldId, FieldName, Method, Request, Response};
 
-use super::{CompileCx, Identified, Phase, Policy};
+use super::{Caution, CompileCx, Known, Phase, Policy};
 use crate::callout::{Answer, Callee, Callout, CalloutResult, HttpCall};
 use crate::exchange::Exchange;
 use crate::ext_authz::{self, Begin, Decision, How, Told, may_change};
@@ -99,6 +100,8 @@ pub(crate) struct ExternalAuthPolicy {
     body: Option<usize>,
     timeout: Duration,
     without_answer: WithoutAnswer,
+    /// Where the service is written.
+    at: Spot,
 }
 
 #[derive(Debug)]
@@ -141,6 +144,7 @@ impl Policy for ExternalAuthPolicy {
                 body: shown(spec.forward_body.as_ref()),
                 timeout: spec.timeout,
                 without_answer: spec.on_failure,
+                at: spec.http.as_ref().map_or(spec.at, |http| http.at),
             }),
             Err(why) => {
                 cx.refuse(spec.at, why);
@@ -149,13 +153,12 @@ impl Policy for ExternalAuthPolicy {
         }
     }
 
-    fn caution(&self, _: Identified) -> Option<String> {
-        let Protocol::Http(settings) = &self.protocol else { return None };
-        settings.takes_any_answer().then(|| {
-            "without `http.allowedResponseHeaders` a field that the service leaves out of an answer is the client's own; list those that \
-             the backend relies on, so that no client can send them"
-                .to_owned()
-        })
+    fn cautions(&self, _: Known) -> Vec<Caution> {
+        let Protocol::Http(settings) = &self.protocol else { return Vec::new() };
+        let what = "without `http.allowedResponseHeaders` a field that the service leaves out of an answer is the client's own; list those that \
+                    the backend relies on, so that no client can send them";
+        let caution = settings.takes_any_answer().then(|| Caution { at: self.at, what: what.to_owned() });
+        caution.into_iter().collect()
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
@@ -226,6 +229,7 @@ impl ExternalAuthPolicy {
             body: shown(filter.forward_body.as_ref()),
             timeout: TIMEOUT,
             without_answer: WithoutAnswer::Refuse,
+            at: filter.at,
         })
     }
 

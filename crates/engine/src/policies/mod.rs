@@ -37,6 +37,7 @@ mod traffic;
 use std::fmt;
 use std::sync::Arc;
 
+use transept_model::place::Spot;
 use transept_model::policy::{Merge, PolicyKind, Target};
 use transept_model::schema::{Decoder, Schema, Text};
 use transept_model::value::Value;
@@ -146,8 +147,8 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
         None
     }
 
-    /// The ports that it names, and those that they lead to.
-    fn ports(&self) -> Vec<u16> {
+    /// The ports that it names, and those that they lead to, each with where it is named.
+    fn ports(&self) -> Vec<(u16, Spot)> {
         Vec::new()
     }
 
@@ -166,10 +167,10 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
         None
     }
 
-    /// What its owner should know although nothing is wrong with it; `identified` tells where it is found out who makes a request.
-    fn caution(&self, identified: Identified) -> Option<String> {
-        let _ = identified;
-        None
+    /// What its owner should know although nothing is wrong with it, by what is found out of clients where it is in force.
+    fn cautions(&self, known: Known) -> Vec<Caution> {
+        let _ = known;
+        Vec::new()
     }
 
     /// Looks at a connection before it is let through.
@@ -214,6 +215,24 @@ pub enum Identified {
     Partly,
     /// At none.
     Nowhere,
+}
+
+/// What is found out of clients where a policy is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Where policies that authenticate stand.
+    pub identified: Identified,
+    /// Where clients prove an identity to the listener, or to the mesh.
+    pub proven: Identified,
+}
+
+/// What the owner of a policy should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caution {
+    /// Where it is written.
+    pub at: Spot,
+    /// What it is, and what helps.
+    pub what: String,
 }
 
 /// How endpoints may be called.
@@ -346,7 +365,7 @@ macro_rules! policies {
                 match self { $( AnyPolicy::$variant(policy) => policy.traffic(), )* }
             }
 
-            pub(crate) fn ports(&self) -> Vec<u16> {
+            pub(crate) fn ports(&self) -> Vec<(u16, Spot)> {
                 match self { $( AnyPolicy::$variant(policy) => policy.ports(), )* }
             }
 
@@ -362,8 +381,8 @@ macro_rules! policies {
                 match self { $( AnyPolicy::$variant(policy) => policy.reach(), )* }
             }
 
-            pub(crate) fn caution(&self, identified: Identified) -> Option<String> {
-                match self { $( AnyPolicy::$variant(policy) => policy.caution(identified), )* }
+            pub(crate) fn cautions(&self, known: Known) -> Vec<Caution> {
+                match self { $( AnyPolicy::$variant(policy) => policy.cautions(known), )* }
             }
 
             pub(crate) fn on_connect(&self, x: &Arrival<'_>) -> Verdict {

@@ -14,7 +14,7 @@ use transept_model::{choice, object};
 use transept_wire::head::Response;
 use twox_hash::XxHash3_128;
 
-use super::{CompileCx, Identified, Phase, Policy, PolicyName};
+use super::{Caution, CompileCx, Known, Phase, Policy, PolicyName};
 use crate::callout::{Callout, CalloutResult, Wait};
 use crate::exchange::Exchange;
 use crate::expression::{NumberExpression, ResponseExpression};
@@ -24,7 +24,7 @@ use crate::limit::book::{Allowance, BOOK, Book, Taken};
 use crate::limit::cost::{CostFields, CostSpec, Costs};
 use crate::limit::fields::{Label, LimitHeaders, Shown, refusal, show};
 use crate::limit::inquiry::{Asked, Inquiry};
-use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, caution, is_on_plan};
+use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, cautions, is_on_plan};
 use crate::limit::period::{Period, PeriodLength, Periods, day, zone};
 use crate::limit::touched::{Touch, address};
 use crate::reason::Reason;
@@ -462,8 +462,8 @@ impl Policy for QuotaPolicy {
         Some(QuotaPolicy { quotas, owners })
     }
 
-    fn caution(&self, identified: Identified) -> Option<String> {
-        caution(self.quotas.iter().map(|one| (&*one.label.name, &one.key, &*one.plans)), identified)
+    fn cautions(&self, known: Known) -> Vec<Caution> {
+        cautions(self.quotas.iter().map(|one| (&*one.label.name, &one.key, &*one.plans)), known)
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {

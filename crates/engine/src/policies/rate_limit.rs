@@ -14,7 +14,7 @@ use transept_model::value::Value;
 use transept_model::{choice, object};
 use transept_wire::head::Response;
 
-use super::{CompileCx, Identified, Phase, Policy, PolicyName};
+use super::{Caution, CompileCx, Known, Phase, Policy, PolicyName};
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::expression::{NumberExpression, ResponseExpression};
@@ -23,7 +23,7 @@ use crate::limit::bucket::Bucket;
 use crate::limit::charge::{Count, Limit, Partition, Refused, Statuses, admit};
 use crate::limit::cost::{CostFields, CostSpec, Costs};
 use crate::limit::fields::{Label, LimitHeaders, refusal, show};
-use crate::limit::key::{Key, KeyPartSpec, Missing, caution};
+use crate::limit::key::{Key, KeyPartSpec, Missing, cautions};
 use crate::limit::shared::{StoreSpec, Without, share};
 use crate::limit::store::Store;
 use crate::limit::table::Table;
@@ -311,8 +311,8 @@ impl Policy for RateLimitPolicy {
         Some(RateLimitPolicy::new(stage, limits, owners))
     }
 
-    fn caution(&self, identified: Identified) -> Option<String> {
-        caution(self.limits.iter().map(|one| (&*one.label.name, &one.key, &*one.plans)), identified)
+    fn cautions(&self, known: Known) -> Vec<Caution> {
+        cautions(self.limits.iter().map(|one| (&*one.label.name, &one.key, &*one.plans)), known)
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {

@@ -9,6 +9,7 @@ use aws_lc_rs::digest;
 use data_encoding::HEXLOWER;
 use hashbrown::HashMap;
 use transept_model::certificate::read_names;
+use transept_model::place::Spot;
 use transept_model::schema::{Decoder, RESOURCE_NAME, Rule, Text};
 use transept_model::value::Value;
 use transept_model::{choice, object};
@@ -103,6 +104,8 @@ pub(super) struct ClientCertificateScheme {
     name: CertificateName,
     named: HashMap<Box<str>, Owned>,
     pinned: HashMap<[u8; 32], Owned>,
+    /// Where it is written.
+    pub(super) at: Spot,
 }
 
 impl Scheme for ClientCertificateScheme {
@@ -123,7 +126,7 @@ impl Scheme for ClientCertificateScheme {
                 (None, None) => {}
             }
         }
-        Some(ClientCertificateScheme { scheme: (&**name).into(), name: spec.name, named, pinned })
+        Some(ClientCertificateScheme { scheme: (&**name).into(), name: spec.name, named, pinned, at: spec.at })
     }
 
     fn presents(&self, x: &Exchange<'_>) -> bool {

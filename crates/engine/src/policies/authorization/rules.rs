@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde_json::Value as Json;
+use transept_model::place::Spot;
 use transept_wire::head::{FieldName, Method};
 
 use super::super::patterns::{HostPattern, IdentityPattern, NamePattern, PathPattern};
@@ -37,6 +38,7 @@ pub(super) enum Side {
 
 #[derive(Debug)]
 struct Operation {
+    at: Spot,
     ports: Vec<u16>,
     methods: Vec<Method>,
     paths: Vec<PathPattern>,
@@ -144,8 +146,8 @@ impl Access {
     }
 
     /// The ports that it names, and those that they lead to.
-    pub(super) fn ports(&self) -> impl Iterator<Item = u16> {
-        self.to.iter().flat_map(|operation| &operation.ports).copied()
+    pub(super) fn ports(&self) -> impl Iterator<Item = (u16, Spot)> {
+        self.to.iter().flat_map(|operation| operation.ports.iter().map(|port| (*port, operation.at)))
     }
 
     /// Whether it wants to know who makes the request.
@@ -153,9 +155,15 @@ impl Access {
         self.from.iter().any(AccessSource::asks_principal)
     }
 
-    /// Whether it asks for what only a credential says.
-    pub(super) fn asks_credential(&self) -> bool {
-        self.from.iter().any(AccessSource::asks_credential)
+    /// Where it asks for what only a credential says.
+    pub(super) fn asks_credential(&self) -> Option<Spot> {
+        self.from.iter().find(|source| source.asks_credential()).map(|source| source.at)
+    }
+
+    /// Where it asks for an identity, so that it matches nobody who has none.
+    pub(super) fn asks_identity(&self) -> Option<Spot> {
+        let asks = |source: &&AccessSource| !(source.identities.is_empty() && source.namespaces.is_empty());
+        self.from.iter().find(asks).map(|source| source.at)
     }
 
     /// The scopes of which one is all that a known principal lacks for this rule to match.
@@ -375,6 +383,7 @@ impl Operation {
             known.collect()
         };
         Operation {
+            at: spec.at,
             ports,
             methods: methods(&spec.methods),
             not_methods: methods(&spec.not_methods),

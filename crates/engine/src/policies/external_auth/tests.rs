@@ -19,6 +19,7 @@ fn policy(protocol: Protocol, without_answer: WithoutAnswer) -> ExternalAuthPoli
         body: None,
         timeout: TIMEOUT,
         without_answer,
+        at: Spot::default(),
     }
 }
 
