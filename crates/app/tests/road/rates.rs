@@ -361,6 +361,35 @@ async fn a_quota_survives_a_stop_exactly_and_a_sudden_end_but_for_its_slack() {
 }
 
 #[tokio::test]
+async fn quotas_go_on_when_logouts_come_into_their_file() {
+    let login = "\
+apiVersion: transept.dev/v1alpha1
+kind: AuthenticationPolicy
+metadata: {name: who}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: all}]
+  require: [{browser: []}, {}]
+  schemes: [{name: browser, login: {issuer: 'https://127.0.0.1:9', clientId: shop, redirectUrl: 'https://site.test/back',
+    backChannelLogoutPath: /gone, session: {secret: {name: login, key: seal}}}}]
+---
+{apiVersion: v1, kind: Secret, metadata: {name: login}, stringData: {seal: planted-0123456789abcdef0123456789}}";
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let file = directory.path().join("quotas.redb");
+    let quota = policy("QuotaPolicy", "quotas: [{name: month, requests: 300, per: Month, key: []}]");
+    let begin = |setup: Setup| setup.document(&quota).argument(format!("--quotas={}", file.display()));
+    let (setup, mut gateway, _answering) = stage(begin).await;
+    assert_eq!(passing(&gateway, 20).await, 20);
+    gateway.reload(&setup.clone().document(login)).await;
+    soon(gateway.running.log_line_with("quotas and logouts are kept")).await;
+    assert_eq!(passing(&gateway, 20).await, 20);
+    gateway.running.signal(Signal::KILL).expect("killed");
+    soon(gateway.running.ended()).await.expect("it has ended");
+    let (_, gateway, _answering) = stage(begin).await;
+    let left = passing(&gateway, 300).await;
+    assert!((260..=263).contains(&left), "{left} left");
+}
+
+#[tokio::test]
 async fn while_the_file_of_quotas_cannot_be_used_requests_are_refused() {
     let directory = tempfile::tempdir().expect("temporary directory");
     // A directory where the file should be.
