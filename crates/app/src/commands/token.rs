@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 use transept_control::plane::store::StoreError;
-use transept_control::plane::{Plane, Question, StartError, ask, check_first_token};
+use transept_control::plane::{Plane, Question, STARTING, StartError, ask, check_first_token};
 use transept_identity::authority::LEAF_LIFE;
 use transept_identity::token::Uses;
 
@@ -156,9 +156,6 @@ fn check_state(state: &StateArgs, may_make: bool) -> Result<()> {
 fn is_there(directory: &Path) -> bool {
     directory.join("ca.pem").exists() || directory.join("state.redb").exists()
 }
-
-/// How long a control plane that has its state open may take until it can be asked: it starts.
-const STARTING: Duration = Duration::from_secs(10);
 
 /// Asks the control plane that runs, or answers from its state when none does.
 ///

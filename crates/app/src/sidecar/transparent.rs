@@ -64,12 +64,12 @@ impl Transparent {
     /// The same for a sidecar that captures nothing: they would lead its own connections to nobody. What it may not remove it tells of,
     /// as far as it may see it.
     pub(crate) fn clear_for_others(workload: &str) {
-        match capture::remove_leftovers(workload) {
-            Ok(removed) => tell_removed(&removed),
-            Err(error) => tracing::debug!(%error, "whether a sidecar that was killed has left rules here is not known"),
-        }
-        let others = capture::others(workload).unwrap_or_default().into_iter();
-        for other in others.filter(|other| other.liveness() == Liveness::Unknown) {
+        let found = capture::clear(workload).unwrap_or_else(|error| {
+            tracing::debug!(%error, "whether a sidecar that was killed has left rules here is not known");
+            capture::Leftovers::default()
+        });
+        tell_removed(&found.removed);
+        for other in &found.unseen {
             tracing::warn!(
                 workload = other.workload,
                 pid = other.pid,

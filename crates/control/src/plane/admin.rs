@@ -282,6 +282,9 @@ fn settle(mut answer: Value) -> io::Result<Value> {
     }
 }
 
+/// How long a control plane that has its state open may take until it can be asked: it starts.
+pub const STARTING: Duration = Duration::from_secs(10);
+
 /// Asks the control plane that runs with the state in `directory`.
 ///
 /// # Errors

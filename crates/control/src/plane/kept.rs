@@ -6,12 +6,13 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::Value;
 use transept_model::SourceText;
 use transept_xds::Key;
 
-use super::admin::{Question, ask};
+use super::admin::{Question, STARTING, ask};
 use super::core::STATE;
 use super::source::{Kinds, objects};
 use super::store::{Store, StoreError};
@@ -53,18 +54,24 @@ impl std::error::Error for KeptError {}
 /// # Errors
 /// There is none, or it cannot be read.
 pub async fn kept(directory: &Path) -> Result<Vec<Value>, KeptError> {
-    match ask(directory, &Question::ListKeys).await {
-        Ok(Value::Array(objects)) => Ok(objects),
-        Ok(_) => Ok(Vec::new()),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-            let file = directory.join(STATE);
-            if !file.exists() {
-                return Err(KeptError::Missing(directory.to_owned()));
+    let began = Instant::now();
+    loop {
+        match ask(directory, &Question::ListKeys).await {
+            Ok(Value::Array(objects)) => return Ok(objects),
+            Ok(_) => return Ok(Vec::new()),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                let file = directory.join(STATE);
+                if !file.exists() {
+                    return Err(KeptError::Missing(directory.to_owned()));
+                }
+                match Store::open(&file).and_then(|store| store.load()) {
+                    // It waits for a while itself.
+                    Err(StoreError::Locked(_)) if began.elapsed() < STARTING => {}
+                    state => return Ok(state.map_err(KeptError::Store)?.objects.into_values().collect()),
+                }
             }
-            let state = Store::open(&file).and_then(|store| store.load()).map_err(KeptError::Store)?;
-            Ok(state.objects.into_values().collect())
+            Err(error) => return Err(KeptError::Silent(directory.to_owned(), error)),
         }
-        Err(error) => Err(KeptError::Silent(directory.to_owned(), error)),
     }
 }
 

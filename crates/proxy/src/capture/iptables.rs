@@ -55,6 +55,12 @@ pub(super) fn is_present() -> bool {
     find(Family::V4.restore()).is_some() && find(Family::V4.save()).is_some()
 }
 
+/// Whether there is a table that could hold rules of ours: asking the programs would make one.
+pub(super) fn is_used() -> bool {
+    let tables = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names");
+    is_present() && tables.is_ok_and(|tables| tables.lines().any(|table| table == "nat"))
+}
+
 /// Writes the rules of a plan in the place of what there was of it, and removes those whose owners are gone.
 pub(super) fn install(plan: &Plan, owner: &Owner) -> Result<(), CaptureError> {
     let rules = plan.rules();

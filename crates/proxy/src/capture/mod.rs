@@ -230,6 +230,35 @@ pub fn remove_leftovers(workload: &str) -> Result<Vec<Owner>, CaptureError> {
     Ok(before.into_iter().filter(|owner| !after.contains(owner)).collect())
 }
 
+/// What a sidecar that captures nothing has found of others.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    /// Whose rules were removed.
+    pub removed: Vec<Owner>,
+    /// Whose rules are there, and who cannot be seen from here.
+    pub unseen: Vec<Owner>,
+}
+
+/// The same as [`remove_leftovers`] for a process that captures nothing. It looks only where there are rules already, so that nothing is loaded
+/// into the kernel on its account.
+///
+/// # Errors
+/// See [`CaptureError`].
+pub fn clear(workload: &str) -> Result<Leftovers, CaptureError> {
+    let owners: Vec<Owner> = match nftables::tables() {
+        Ok(tables) => tables.into_iter().map(|table| table.owner).collect(),
+        Err(CaptureError::Unsupported(_)) if iptables::is_used() => iptables::owners()?,
+        Err(CaptureError::Unsupported(_)) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let next = Owner::this(workload);
+    let yields = |owner: &Owner| owner.yields_to(&next).unwrap_or(false);
+    let removed = if owners.iter().any(yields) { remove_leftovers(workload)? } else { Vec::new() };
+    let is_unseen = |owner: &Owner| owner.liveness() == Liveness::Unknown && !removed.contains(owner);
+    let unseen = owners.into_iter().filter(is_unseen).collect();
+    Ok(Leftovers { removed, unseen })
+}
+
 /// Who else captures traffic in the network namespace of the calling thread: other workloads whose owners live, or cannot be seen.
 ///
 /// # Errors
