@@ -241,6 +241,9 @@ fn render_member(member: &Value) -> String {
     }
     let control = match (member["connected"].as_bool(), member["failure"].as_str()) {
         (Some(true), _) => format!("{GREEN}connected{PLAIN}"),
+        (_, Some(why)) if member["unbelieved"] == Value::Bool(true) => {
+            format!("{RED}cut off{PLAIN} ({why}); what it said last is in force")
+        }
         (_, Some(why)) => format!("{YELLOW}away{PLAIN} ({why}); what it said last is in force"),
         (_, None) => format!("{YELLOW}away{PLAIN}; what it said last is in force"),
     };
@@ -250,7 +253,9 @@ fn render_member(member: &Value) -> String {
         (Some(_), _, Some(why)) => format!("{RED}not registered{PLAIN}: {why}"),
         (Some(_), _, None) => "not registered yet".to_owned(),
     };
-    format!("{identity}, certificate until {ends}\ncontrol plane {control}\n{registered}\n")
+    // A gateway registers nothing.
+    let registered = if member["service"].is_null() { String::new() } else { format!("{registered}\n") };
+    format!("{identity}, certificate until {ends}\ncontrol plane {control}\n{registered}")
 }
 
 fn render(status: &Value) -> String {
@@ -345,6 +350,7 @@ mod tests {
         assert_eq!(render_member(&Value::Null), "");
         let member = serde_json::json!({
             "identity": "spiffe://transept.local/ns/default/sa/cart",
+            "service": "cart",
             "instance": "cart-1",
             "tunnels": "10.0.0.7:15008",
             "connected": false,
@@ -356,6 +362,15 @@ mod tests {
         for part in ["sa/cart, certificate until 2026-11-22", "(10.0.0.1:9909: refused)", "registered as cart-1"] {
             assert!(shown.contains(part), "{shown}");
         }
+        let gateway = serde_json::json!({
+            "identity": "spiffe://transept.local/ns/default/sa/edge",
+            "connected": false,
+            "unbelieved": true,
+            "failure": "10.0.0.1:9909 refuses the certificate of this proxy",
+            "certificateEnds": "2026-11-22T00:00:00Z",
+        });
+        let shown = render_member(&gateway);
+        assert!(shown.contains("cut off") && !shown.contains("registered"), "{shown}");
         let embedded = serde_json::json!({
             "identity": "spiffe://transept.local/ns/default/sa/edge",
             "certificateEnds": "2026-11-22T00:00:00Z",
