@@ -180,7 +180,8 @@ impl Scheme for LoginScheme {
             answers: Verified::new(MOST_OPEN),
             flights: Arc::default(),
         });
-        let logouts = GivenUp::of(&format!("logouts at {}, client {}", &*spec.issuer, &*spec.client_id), cx);
+        let lifetime = spec.session.lifetime;
+        let logouts = GivenUp::of(&format!("logouts at {}, client {}", &*spec.issuer, &*spec.client_id), lifetime, cx);
         if spec.back_channel_logout_path.is_some() {
             logouts.stored().want();
         }
@@ -195,14 +196,14 @@ impl Scheme for LoginScheme {
             scope: spec.scope().into(),
             jar,
             seals,
-            lifetime: spec.session.lifetime,
+            lifetime,
             expected,
             allowed: Algorithms::asymmetric(),
             claims: spec.claims.clone(),
             access_token: if spec.forward_access_token { AccessToken::HandedOn } else { AccessToken::Dropped },
             timeout: spec.timeout,
             memory,
-            ended: GivenUp::of(&format!("ended sessions {context}"), cx),
+            ended: GivenUp::of(&format!("ended sessions {context}"), lifetime, cx),
             logouts,
         })
     }

@@ -98,7 +98,7 @@ impl LoginScheme {
             Ok(claims) => {
                 let at = claims.get("iat").and_then(Value::as_u64).map_or(x.now.unix, Duration::from_secs);
                 // One about a session says nothing of the others of the person.
-                let end = End { at, until: x.now.unix + self.lifetime };
+                let end = End { at, until: x.now.unix + self.logouts.longest() };
                 let ticket = subjects(&claims).next().and_then(|subject| self.logouts.note(subject, end, x.now.unix));
                 self.provider.judge_again();
                 x.tell(|| format!("scheme {}: the provider has logged somebody out", self.name));

@@ -4,7 +4,7 @@
 //! [written](crate::login::ended).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::super::super::CompileCx;
@@ -21,15 +21,25 @@ pub(super) struct GivenUp {
     here: Verified<End>,
     /// Whether there was any: nothing is looked up before.
     any: AtomicBool,
+    /// The longest that a session of any of them lasts, in seconds; also of one that has another lifetime by now.
+    longest: AtomicU64,
     stored: Arc<Ended>,
 }
 
 impl GivenUp {
     /// That of all policies that give it this name.
-    pub(super) fn of(scope: &str, cx: &CompileCx<'_>) -> Arc<GivenUp> {
+    pub(super) fn of(scope: &str, lifetime: Duration, cx: &CompileCx<'_>) -> Arc<GivenUp> {
         let stored = cx.keep_everywhere().of(ENDED, Ended::default);
-        let make = || GivenUp { scope: scope.into(), here: Verified::new(MOST), any: AtomicBool::new(false), stored };
-        cx.keep_for_all(scope, make)
+        let (any, longest) = (AtomicBool::new(false), AtomicU64::new(0));
+        let make = || GivenUp { scope: scope.into(), here: Verified::new(MOST), any, longest, stored };
+        let found = cx.keep_for_all(scope, make);
+        found.longest.fetch_max(lifetime.as_secs().saturating_add(1), Ordering::Relaxed);
+        found
+    }
+
+    /// How long a session can last that has begun.
+    pub(super) fn longest(&self) -> Duration {
+        Duration::from_secs(self.longest.load(Ordering::Relaxed))
     }
 
     /// What is written of it.

@@ -129,6 +129,20 @@ fn the_provider_is_told_when_it_is_stored_and_another_process_knows() {
 }
 
 #[test]
+fn a_logout_is_known_for_as_long_as_any_session_of_the_client_can_last() {
+    let mut site = Site::new("");
+    site.keep.known::<Ended>(ENDED).expect("the list").attach(std::collections::HashMap::new(), Box::new(|_| {}));
+    let before = std::mem::replace(
+        &mut site.policy,
+        Site::policy(&spec(PLACE).replace("key: seal}", "key: seal}, lifetime: 1h"), &site.keep),
+    );
+    assert_eq!(site.say(&site.message(json!({}))).reply().status, 200);
+    let (_, end) = site.disk.as_ref().expect("a disk")[0];
+    assert!(end.until >= Duration::from_secs(NOW + 12 * 3600), "sessions of before last for twelve hours: {end:?}");
+    drop(before);
+}
+
+#[test]
 fn what_is_no_message_of_the_provider_logs_nobody_out() {
     let mut site = Site::new(PLACE);
     let mut ann = site.log_in_as(json!({"sid": "one"}));
