@@ -35,8 +35,8 @@ use crate::trip::Trip;
 use crate::worker::Worker;
 use crate::{answer, callout, demand, mirror, normalize, record};
 
-/// How much longer a caller's time is waited for than it says, so that it has given up itself: an answer that came just before would look like
-/// a failure of whoever stands behind.
+/// How much longer the time that a proxy in front gives is waited for than it says, so that it has given up itself, and everything behind it with it: an answer that came
+/// just before would look like a failure of this proxy, or of who stands behind.
 const GRACE: Duration = Duration::from_millis(5);
 
 /// A request whose head has been read.
@@ -212,7 +212,8 @@ async fn road<'s>(snapshot: &'s Snapshot, bind: &'s Bind, journey: &mut Journey<
     let due = limit.map(|limit| journey.trip.now().monotonic.saturating_add(limit));
     let terms = Terms::of(rule, backend).behind_others(&journey.trip.request);
     let crossing = Crossing { listener, rule, backend, terms, due, trial: None };
-    let enforced = limit.map(|limit| if is_caller_s(rule, journey.trip) { limit.saturating_add(GRACE) } else { limit });
+    let is_told = journey.trip.relayed && is_caller_s(rule, journey.trip);
+    let enforced = limit.map(|limit| limit.saturating_add(if is_told { GRACE } else { Duration::ZERO }));
     let crossed = {
         let crossed = pin!(attempt::cross(crossing, journey));
         attempt::within(enforced, crossed).await
