@@ -35,8 +35,8 @@ use crate::trip::Trip;
 use crate::worker::Worker;
 use crate::{answer, callout, demand, mirror, normalize, record};
 
-/// How much longer the time that a proxy in front gives is waited for than it says, so that it has given up itself, and everything behind it with it: an answer that came
-/// just before would look like a failure of this proxy, or of who stands behind.
+/// How much longer the time that a proxy in front gives is waited for than it says, and whoever is behind is told: so of proxies in a row the first gives up first, and everything
+/// behind it with it. An answer that came just before would look like a failure of who gives it.
 const GRACE: Duration = Duration::from_millis(5);
 
 /// A request whose head has been read.
@@ -209,14 +209,14 @@ async fn road<'s>(snapshot: &'s Snapshot, bind: &'s Bind, journey: &mut Journey<
     if limit == Some(Duration::ZERO) {
         return Err(Stop::Failed(out_of_time(rule, journey.trip)));
     }
+    let is_told = journey.trip.relayed && is_caller_s(rule, journey.trip);
+    let limit = limit.map(|limit| limit.saturating_add(if is_told { GRACE } else { Duration::ZERO }));
     let due = limit.map(|limit| journey.trip.now().monotonic.saturating_add(limit));
     let terms = Terms::of(rule, backend).behind_others(&journey.trip.request);
     let crossing = Crossing { listener, rule, backend, terms, due, trial: None };
-    let is_told = journey.trip.relayed && is_caller_s(rule, journey.trip);
-    let enforced = limit.map(|limit| limit.saturating_add(if is_told { GRACE } else { Duration::ZERO }));
     let crossed = {
         let crossed = pin!(attempt::cross(crossing, journey));
-        attempt::within(enforced, crossed).await
+        attempt::within(limit, crossed).await
     };
     crossed.unwrap_or_else(|| Err(Stop::Failed(out_of_time(rule, journey.trip))))
 }
