@@ -132,16 +132,8 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
     let mut tries = Tries { endpoints: SmallVec::new(), pooled: Pooled::Welcome, waits: 0 };
     loop {
         let now = journey.worker.clock.now().into();
-        let chosen = {
-            let call = Call { now, random: journey.trip.random, hash, tried: &tries.endpoints };
-            pick_endpoint(crossing.backend, &mut journey.worker.turns.borrow_mut(), &call)
-                .map_err(|reply| advise(journey.worker.shared.mesh.as_ref(), reply))?
-        };
-        journey.marks.endpoint = Some(chosen.address);
-        journey.trip.facts.tries += 1;
-        if let Some(due) = crossing.due {
-            hops::tell_timeout(&mut journey.trip.request, due.saturating_sub(now.monotonic));
-        }
+        let call = Call { now, random: journey.trip.random, hash, tried: &tries.endpoints };
+        let chosen = choose(crossing, &call, journey)?;
         let trial = Trial::new(journey.worker.clone(), crossing, &chosen, journey.trip, now);
         let crossing = Crossing { trial: Some(&trial), ..crossing };
         let pause = match try_once(crossing, &chosen, &tries, content, journey).await {
@@ -184,6 +176,18 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
             Box::pin(rest(pause, journey)).await?;
         }
     }
+}
+
+/// Chooses the endpoint of the next try, and says on the request how long it may take.
+fn choose(crossing: Crossing<'_>, call: &Call<'_>, journey: &mut Journey<'_, '_, '_>) -> Result<Chosen, Stop> {
+    let picked = pick_endpoint(crossing.backend, &mut journey.worker.turns.borrow_mut(), call);
+    let chosen = picked.map_err(|reply| advise(journey.worker.shared.mesh.as_ref(), reply))?;
+    journey.marks.endpoint = Some(chosen.address);
+    journey.trip.facts.tries += 1;
+    if let Some(due) = crossing.due {
+        hops::tell_timeout(&mut journey.trip.request, due.saturating_sub(call.now.monotonic));
+    }
+    Ok(chosen)
 }
 
 /// Decides whether the request is sent again after a failure, and after which time, once the budget has room for it.
