@@ -14,6 +14,7 @@ use std::time::Duration;
 use transept_wire::head::{Fields, Request};
 
 use crate::document::{Document, Occasion};
+use crate::judge::Repeat;
 use crate::rule::BrokenRef;
 use crate::snapshot::Backend;
 
@@ -72,6 +73,8 @@ pub struct HttpCall {
     pub timeout: Duration,
     /// The largest answer that is read, in bytes of content.
     pub most: usize,
+    /// Whether the server may be asked twice: where a pooled connection turns out to have been closed, it may have heard the question.
+    pub repeat: Repeat,
 }
 
 impl fmt::Debug for HttpCall {

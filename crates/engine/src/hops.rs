@@ -36,6 +36,17 @@ pub fn was_retried(response: &Response) -> bool {
     number(&response.fields).is_some_and(|attempt| attempt > 1)
 }
 
+/// Tells a proxy in front, and nobody else, which try a response is of, if there was another one before it here or further behind.
+pub fn pass_on_attempt(response: &mut Response, attempt: Option<u32>, is_relayed: bool) {
+    match attempt {
+        Some(attempt) if is_relayed => tell_attempt(&mut response.fields, attempt),
+        _ if is_relayed => {}
+        _ => {
+            response.fields.remove_id(FieldId::X_TRANSEPT_ATTEMPT);
+        }
+    }
+}
+
 /// Says that a request was seen by nobody: the program behind the proxy cannot be connected to.
 pub fn tell_unreached(response: &mut Response) {
     // A digit is a valid value.
@@ -162,5 +173,9 @@ mod tests {
         assert!(!was_retried(&response));
         tell_attempt(&mut response.fields, 2);
         assert!(was_retried(&response));
+        pass_on_attempt(&mut response, None, true);
+        assert!(was_retried(&response), "what was tried further behind is passed on");
+        pass_on_attempt(&mut response, Some(3), false);
+        assert!(!response.fields.contains(FieldId::X_TRANSEPT_ATTEMPT), "a client hears nothing of it");
     }
 }

@@ -105,6 +105,8 @@ reasons! {
     BodyTimeout: 408, "request.body_timeout", "SI", Some("http_request_error"), DeadlineExceeded, "The request content took too long";
     /// The whole exchange exceeded the route's `timeouts.request`.
     RequestTimeout: 504, "request.timeout", "UT", Some("http_response_timeout"), DeadlineExceeded, "The request took too long";
+    /// The time is over that the caller gives the request (`grpc-timeout`, or `x-transept-timeout` of a proxy in front). Nobody behind is to blame.
+    RequestDeadline: 504, "request.deadline", "UT", Some("http_response_timeout"), DeadlineExceeded, "The caller's time for the request is over";
 
     /// The request shows no credentials, and an `AuthenticationPolicy` asks for some.
     CredentialsMissing: 401, "auth.credentials_missing", "UA", Some("http_request_denied"), Unauthenticated, "Credentials are required";

@@ -23,10 +23,11 @@ use crate::attempt::within;
 use crate::body::{Source, carry};
 use crate::documents;
 use crate::failure::Failure;
+use crate::judge::is_stale;
 use crate::path::{Journey, Stop, timed_out};
 use crate::relay::unless_gone;
 use crate::resolve::await_names;
-use crate::upstream::{Destination, Pooled, Received, connect};
+use crate::upstream::{Age, Destination, Pooled, Received, Upstream, connect};
 use crate::worker::Worker;
 
 /// Performs a callout within what is left of the exchange's time, and leaves its outcome for the policy.
@@ -182,7 +183,7 @@ impl From<Failure> for Trouble {
     }
 }
 
-/// One request and its whole answer; none when that is too large.
+/// One request and its whole answer; none when that is too large. Asked once more where a pooled connection turns out to be dead.
 async fn exchange(
     worker: &Rc<Worker>,
     call: &HttpCall,
@@ -204,7 +205,7 @@ async fn exchange(
     if chosen.probe == Probe::Yes {
         worker.turns.borrow_mut().give_up_probe(backend, chosen.address, when.now);
     }
-    let destination = Destination {
+    let mut destination = Destination {
         backend,
         endpoint: &chosen,
         pooled: Pooled::Welcome,
@@ -213,7 +214,23 @@ async fn exchange(
         client: None,
         queued: None,
     };
-    let mut upstream = connect(worker, &destination).await?;
+    let upstream = connect(worker, &destination).await?;
+    let age = upstream.age();
+    match exchange_over(worker, call, upstream).await {
+        Err(failure) if age == Age::Reused && is_stale(&failure, call.repeat) => {}
+        outcome => return Ok(outcome?),
+    }
+    destination.pooled = Pooled::Unwanted;
+    let upstream = connect(worker, &destination).await?;
+    Ok(exchange_over(worker, call, upstream).await?)
+}
+
+/// The same over one connection.
+async fn exchange_over(
+    worker: &Rc<Worker>,
+    call: &HttpCall,
+    mut upstream: Upstream,
+) -> Result<Option<Answer>, Failure> {
     let watch = worker.watches.add();
     let framing = if call.body.is_empty() { Body::None } else { Body::Length(call.body.len() as u64) };
     let codec = Limits::default();

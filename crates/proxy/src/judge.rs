@@ -18,11 +18,15 @@ use crate::path::Journey;
 /// A pooled connection that the server had closed, seen only when it was used (RFC 9112 section 9.3.1).
 pub(crate) fn may_be_stale(failure: &Failure, content: Content<'_>, journey: &Journey<'_, '_, '_>) -> bool {
     let resend = matches!(content, Content::Held(_)) || journey.arrival.body.can_begin_again();
-    let harmless = engine::Repeat::of(&journey.trip.request) == engine::Repeat::Harmless;
+    resend && is_stale(failure, engine::Repeat::of(&journey.trip.request))
+}
+
+/// Whether a failure on a pooled connection may only mean that the server had closed it, and the request may be sent again.
+pub(crate) fn is_stale(failure: &Failure, repeat: engine::Repeat) -> bool {
     let early = matches!(failure.reason, Reason::UpstreamReset | Reason::UpstreamIncomplete);
     match failure.repeat {
-        Repeat::Safe => early && resend,
-        Repeat::IfIdempotent => early && resend && harmless,
+        Repeat::Safe => early,
+        Repeat::IfIdempotent => early && repeat == engine::Repeat::Harmless,
         Repeat::Never => false,
     }
 }

@@ -318,7 +318,7 @@ pub(crate) fn timed_out() -> Failure {
 fn out_of_time(rule: &Rule, trip: &Trip) -> Failure {
     if is_caller_s(rule, trip) {
         let detail = "the time is over that the caller gives the exchange";
-        return Failure::new(Side::Upstream, Reason::RequestTimeout, Repeat::Never, detail);
+        return Failure::new(Side::Upstream, Reason::RequestDeadline, Repeat::Never, detail);
     }
     timed_out()
 }

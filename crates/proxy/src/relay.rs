@@ -191,9 +191,7 @@ pub(crate) fn begin<'t, 'r>(
 pub(crate) fn finish_head(listener: &Listener, entrance: Entrance<'_>, marks: &Marks<'_>, trip: &mut Trip) {
     strip_hop_by_hop(&mut trip.response.fields);
     hops::drop_unreached(&mut trip.response);
-    if let Some(attempt) = trip.facts.attempt.filter(|_| trip.relayed) {
-        hops::tell_attempt(&mut trip.response.fields, attempt);
-    }
+    hops::pass_on_attempt(&mut trip.response, trip.facts.attempt, trip.relayed);
     let clock = &entrance.worker.clock;
     let (mut exchange, response) = trip.exchange(entrance.connection, listener.port);
     let rule = marks.rule.map(|rule| &**rule);

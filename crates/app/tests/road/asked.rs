@@ -71,3 +71,27 @@ async fn a_stream_ends_when_nobody_vouches_for_its_token_any_more() {
     say(&mut issuer, 500, "").await;
     has_ended(&mut served, &mut call).await;
 }
+
+/// An issuer that closes a connection that nobody uses is asked on another one, and no tunnel ends for it.
+#[tokio::test]
+async fn a_connection_to_the_issuer_that_has_ended_is_replaced() {
+    let (mut issuer, mut backend) = (Backend::start(Up::Http1).await, Backend::start(Up::Http1).await);
+    let gateway = stage(&issuer, &backend).await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let ask = Ask::get("/").with("authorization", "Bearer opaque");
+    let mut call = caller.ask(ask.with("connection", "Upgrade").with("upgrade", "websocket")).await;
+    say(&mut issuer, 200, ACTIVE).await;
+    let mut served = backend.next().await;
+    served.send_raw(b"HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    call.head().await;
+    for _ in 0..2 {
+        soon(issuer.next()).await.reset();
+        say(&mut issuer, 200, ACTIVE).await;
+        call.send(b"ping").await;
+        assert_eq!(served.read_raw(4).await.expect("heard"), b"ping");
+    }
+    // A new one that fails as well is an answer.
+    soon(issuer.next()).await.reset();
+    soon(issuer.next()).await.reset();
+    has_ended(&mut served, &mut call).await;
+}

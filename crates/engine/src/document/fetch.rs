@@ -12,6 +12,7 @@ use transept_wire::head::Request;
 use super::{Document, Endpoints, Source, SourceKind};
 use crate::callout::{Answer, CalloutResult, HttpCall};
 use crate::jose::{KeySet, parse_json};
+use crate::judge::Repeat;
 use crate::policies::{Origin, PlainHttp, Url, parse_url};
 
 /// How long one call may take.
@@ -171,7 +172,7 @@ fn call(url: &Url) -> Result<HttpCall, String> {
         .push_bytes(b"accept", b"application/json, application/jwk-set+json")
         .map_err(|why| why.to_string())?;
     request.fields.push_bytes(b"user-agent", b"transept").map_err(|why| why.to_string())?;
-    Ok(HttpCall { backend, request, body: Vec::new(), timeout: TIMEOUT, most: MOST })
+    Ok(HttpCall { backend, request, body: Vec::new(), timeout: TIMEOUT, most: MOST, repeat: Repeat::Harmless })
 }
 
 /// What the answer says about how long it is good (RFC 9111 section 5.2.2.1).

@@ -22,6 +22,7 @@ use super::{Caution, CompileCx, Known, Phase, Policy};
 use crate::callout::{Answer, Callee, Callout, CalloutResult, HttpCall};
 use crate::exchange::Exchange;
 use crate::ext_authz::{self, Begin, Decision, How, Told, may_change};
+use crate::judge::Repeat;
 use crate::reason::Reason;
 use crate::reply::Audience;
 use crate::verdict::{Reply, ReplyBody, Verdict};
@@ -249,7 +250,8 @@ impl ExternalAuthPolicy {
         };
         match made {
             Some((request, body)) => {
-                let call = HttpCall { backend, request, body, timeout: self.timeout, most: LARGEST_ANSWER };
+                let (timeout, repeat) = (self.timeout, Repeat::Harmless);
+                let call = HttpCall { backend, request, body, timeout, most: LARGEST_ANSWER, repeat };
                 Callout::Http(Box::new(call)).into()
             }
             // It is the client who wrote it so, and must not get in by it.

@@ -18,6 +18,7 @@ use super::quota::Unavailable;
 use super::{CompileCx, Phase, Policy, PolicyName};
 use crate::callout::{Answer, Callee, Callout, CalloutResult, HttpCall};
 use crate::exchange::Exchange;
+use crate::judge::Repeat;
 use crate::limit::fields::refusal;
 use crate::limit::key::{KeySource, part_text};
 use crate::protobuf::{Content, Garbled, Reader, Writer, grpc_frame, grpc_message};
@@ -176,7 +177,9 @@ impl RateLimitServicePolicy {
                 return Reply::new(Reason::PolicyInvalid).into();
             };
             x.notes.between = Some(Box::new(Asking(index)));
-            let call = HttpCall { backend, request, body, timeout: service.timeout, most: LARGEST };
+            // Asked twice, it would count twice.
+            let (timeout, repeat) = (service.timeout, Repeat::Harmful);
+            let call = HttpCall { backend, request, body, timeout, most: LARGEST, repeat };
             return Callout::Http(Box::new(call)).into();
         }
         Verdict::Continue

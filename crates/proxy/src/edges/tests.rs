@@ -12,6 +12,7 @@ fn our_own_overflow_and_refusals_are_not_the_fault_of_the_destination() {
     assert_eq!(blame(503, None), Blame::Destination);
     assert_eq!(blame(503, Some(Reason::UpstreamRefused)), Blame::Destination);
     assert_eq!(blame(504, Some(Reason::RequestTimeout)), Blame::Destination);
+    assert_eq!(blame(504, Some(Reason::RequestDeadline)), Blame::Nobody);
     assert_eq!(blame(503, Some(Reason::BackendOverflow)), Blame::Refusal);
     assert_eq!(blame(403, Some(Reason::NotAuthorized)), Blame::Refusal);
     assert_eq!(blame(499, Some(Reason::DownstreamClosed)), Blame::Nobody);

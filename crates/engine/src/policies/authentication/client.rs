@@ -12,6 +12,7 @@ use transept_wire::head::Request;
 use super::super::Url;
 use crate::callout::HttpCall;
 use crate::form;
+use crate::judge::Repeat;
 use crate::snapshot::Backend;
 
 choice! {
@@ -37,6 +38,8 @@ pub(super) struct Ask<'u> {
     pub(super) timeout: Duration,
     /// The largest answer that is read, in bytes.
     pub(super) most: usize,
+    /// Whether it may be asked twice.
+    pub(super) repeat: Repeat,
 }
 
 impl Client {
@@ -70,7 +73,8 @@ impl Client {
             body.push('&');
         }
         body.push_str(&form::written(parameters.iter().copied()));
-        Some(HttpCall { backend: ask.backend, request, body: body.into_bytes(), timeout: ask.timeout, most: ask.most })
+        let Ask { backend, timeout, most, repeat, .. } = ask;
+        Some(HttpCall { backend, request, body: body.into_bytes(), timeout, most, repeat })
     }
 }
 

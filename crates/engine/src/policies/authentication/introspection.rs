@@ -30,6 +30,7 @@ use super::verified::{self, Hash, Verified};
 use crate::callout::{Answer, Callout, CalloutResult, HttpCall, Wait};
 use crate::exchange::Exchange;
 use crate::jose::{Claims, Expectations, Expiry, MOST_TOKEN, parse_json};
+use crate::judge::Repeat;
 use crate::principal::{Principal, PrincipalKind, StoredMark};
 use crate::redact::CredentialPlaces;
 
@@ -299,7 +300,8 @@ impl IntrospectionScheme {
             None => return Err("the configuration is not in force yet".into()),
         };
         let token = std::str::from_utf8(token).unwrap_or_default();
-        let call = Ask { backend, url: &self.url, timeout: self.timeout, most: MOST_ANSWER };
+        let (timeout, repeat) = (self.timeout, Repeat::Harmless);
+        let call = Ask { backend, url: &self.url, timeout, most: MOST_ANSWER, repeat };
         self.client
             .call(call, &[("token", token), ("token_type_hint", "access_token")])
             .ok_or_else(|| "the introspection endpoint cannot be asked".into())

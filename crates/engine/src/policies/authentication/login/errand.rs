@@ -14,6 +14,7 @@ use crate::callout::{Answer, Callout, CalloutResult, HttpCall, Receiver, Wait};
 use crate::document::{Content, Occasion};
 use crate::exchange::Exchange;
 use crate::form;
+use crate::judge::Repeat;
 use crate::login::{FLOW_RANDOM, Flow, NONCE, Purpose, SESSION_NAME, Session, Written, challenge};
 use crate::reason::Reason;
 use crate::verdict::Reply;
@@ -276,7 +277,9 @@ impl LoginScheme {
             Some(Err(broken)) => return Err(broken.why.to_string()),
             None => return Err("the configuration is not in force yet".into()),
         };
-        let ask = Ask { backend, url: &url, timeout: self.timeout, most: MOST_ANSWER };
+        // A code, and many a refresh token, is good for one question.
+        let (timeout, repeat) = (self.timeout, Repeat::Harmful);
+        let ask = Ask { backend, url: &url, timeout, most: MOST_ANSWER, repeat };
         self.client.call(ask, parameters).ok_or_else(|| "it cannot be asked".to_owned())
     }
 
