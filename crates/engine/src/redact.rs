@@ -3,6 +3,7 @@
 //! The policies of a snapshot say where they look for credentials. The access log and explanations leave out what stands there, on every
 //! request of every listener: a key that was sent to the wrong host is a secret all the same.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use transept_wire::head::{FieldId, NameRef, Request};
@@ -23,18 +24,29 @@ pub struct CredentialPlaces {
     pub fields: BTreeSet<Box<str>>,
 }
 
-/// Parameters of queries in which programs send credentials, wherever they send them: RFC 6750 section 2.3, RFC 6749, OpenID Connect, and what
-/// APIs call their keys. Who may use them is not asked: what was refused is as secret.
+/// Parameters of queries in which programs send credentials, wherever they send them: RFC 6750 section 2.3, RFC 6749, OpenID Connect, what
+/// APIs call their keys, and the signatures of links that are good for whoever has them. In any case of their letters. Who may use them is
+/// not asked: what was refused is as secret.
 const USUAL: &[&str] = &[
     "access_token",
     "api-key",
     "api_key",
     "apikey",
+    "auth_token",
     "client_assertion",
     "client_secret",
     "id_token",
     "password",
     "refresh_token",
+    "secret",
+    "sig",
+    "signature",
+    "token",
+    "x-amz-credential",
+    "x-amz-security-token",
+    "x-amz-signature",
+    "x-goog-credential",
+    "x-goog-signature",
 ];
 
 /// What is written in place of a credential.
@@ -70,8 +82,9 @@ impl CredentialPlaces {
 
     /// Whether a parameter of a query holds a credential, for us or for others.
     fn is_credential(&self, name: &[u8]) -> bool {
-        let names = self.parameters.iter().map(|name| &**name).chain(USUAL.iter().copied());
-        names.into_iter().any(|hidden| is_named(name, hidden))
+        let name = decoded(name);
+        self.parameters.iter().any(|hidden| hidden.as_bytes() == &*name)
+            || USUAL.iter().any(|usual| usual.as_bytes().eq_ignore_ascii_case(&name))
     }
 
     /// Takes sessions of browsers out of a request that goes on to a backend.
@@ -112,8 +125,13 @@ pub(crate) fn parameters(query: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 
 /// Whether the name of a parameter, as it was sent, means `name`.
 pub(crate) fn is_named(sent: &[u8], name: &str) -> bool {
+    *decoded(sent) == *name.as_bytes()
+}
+
+/// What a name means that was sent.
+fn decoded(sent: &[u8]) -> Cow<'_, [u8]> {
     if !sent.contains(&b'%') && !sent.contains(&b'+') {
-        return sent == name.as_bytes();
+        return Cow::Borrowed(sent);
     }
     let mut decoded = Vec::with_capacity(sent.len());
     let mut rest = sent;
@@ -131,7 +149,7 @@ pub(crate) fn is_named(sent: &[u8], name: &str) -> bool {
             }
         }
     }
-    decoded == name.as_bytes()
+    Cow::Owned(decoded)
 }
 
 /// The query without the parameters of this name; none when there is none of them.
@@ -216,6 +234,10 @@ mod tests {
             written("/a?access_token=x&api%5Fkey=y&client_secret="),
             "/a?access_token=(hidden)&api%5Fkey=(hidden)&client_secret="
         );
-        assert_eq!(written("/a?q=eyJ.x&token=7"), "/a?q=eyJ.x&token=7");
+        assert_eq!(
+            written("/a?token=x&Sig=y&X-Amz-Signature=z&pageToken=1"),
+            "/a?token=(hidden)&Sig=(hidden)&X-Amz-Signature=(hidden)&pageToken=1"
+        );
+        assert_eq!(written("/a?q=eyJ.x&tokens=7"), "/a?q=eyJ.x&tokens=7");
     }
 }

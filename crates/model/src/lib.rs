@@ -15,6 +15,7 @@ pub mod place;
 pub mod policy;
 pub mod references;
 pub mod schema;
+pub mod secrecy;
 pub mod status;
 pub mod suggest;
 pub mod value;

@@ -145,7 +145,7 @@ pub struct Invalid {
     pub why: String,
     /// What would make it right, when we can say.
     pub remedy: Option<String>,
-    /// The offending line of the file, for [`Invalid::snippet`]; the loader fills it in.
+    /// The offending line of the file, for [`Invalid::snippet`]; the loader fills it in where it may be shown.
     pub line: Option<Arc<str>>,
 }
 

@@ -17,6 +17,7 @@ use crate::load::Past;
 use crate::place::{Invalid, ObjectName, SourceText};
 use crate::policy::{PROXIES, Policy};
 use crate::schema::{Labels, Text};
+use crate::secrecy;
 
 /// The objects of one kind: a list in order of precedence (oldest first), and an index by namespace and name.
 #[derive(Clone, Debug)]
@@ -298,7 +299,7 @@ fn implied_labels(namespace: &str) -> Labels {
     Labels::from([label])
 }
 
-/// Fills in the offending lines from the sources.
+/// Fills in the offending lines from the sources, but for those that may hold a secret: what is printed ends in the logs of others.
 pub(crate) fn complete(sources: &[SourceText], invalid: &mut [Invalid]) {
     for source in sources {
         let mut mine = invalid.iter_mut().filter(|one| one.at.file == source.name).peekable();
@@ -308,7 +309,7 @@ pub(crate) fn complete(sources: &[SourceText], invalid: &mut [Invalid]) {
         let lines: Vec<&str> = source.text.lines().collect();
         for one in mine {
             let index = (one.at.line as usize).checked_sub(1);
-            let line = index.and_then(|index| lines.get(index));
+            let line = index.and_then(|index| lines.get(index)).filter(|_| !secrecy::is_secret(one, &lines));
             one.line = line.map(|line| Arc::from(line.trim_end_matches('\r')));
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use transept_model::certificate::read_bundle;
 use transept_model::schema::{Decoder, Rule, Text};
+use transept_model::secrecy::without_user;
 use transept_model::value::Value;
 use transept_model::{choice, object};
 
@@ -66,14 +67,6 @@ fn check_store(store: &StoreSpec, _: &Value, cx: &mut Decoder) {
     }
     if store.timeout.is_zero() || store.timeout > Duration::from_secs(10) {
         cx.refuse(store.at, "`timeout` must be above 0s and at most 10s");
-    }
-}
-
-/// A URL as it may be shown.
-fn without_user(url: &str) -> String {
-    match url.rsplit_once('@') {
-        Some((_, rest)) => format!("...@{rest}"),
-        None => url.to_owned(),
     }
 }
 
@@ -290,6 +283,5 @@ mod tests {
         for wrong in ["http://store.test", "redis://u:p@store.test", "redis://store.test/a", "redis://", "store.test"] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
-        assert_eq!(without_user("redis://u:secret@store.test"), "...@store.test");
     }
 }

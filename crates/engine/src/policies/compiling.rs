@@ -12,6 +12,7 @@ use transept_model::kinds::{BackendObjectReference, ConfigMapBody, Object, Secre
 use transept_model::place::{ObjectName, Place, Spot};
 use transept_model::policy::PROXIES;
 use transept_model::schema::Decoder;
+use transept_model::secrecy::without_user;
 use transept_model::world::World;
 
 use crate::callout::Callee;
@@ -217,25 +218,26 @@ pub(crate) type Refused = (String, &'static str);
 /// Why it cannot be asked, and the remedy.
 pub(crate) fn parse_url(text: &str, plain: PlainHttp) -> Result<(Origin, &str, String), Refused> {
     let whole = "write all of it, such as `https://login.test/keys`";
+    let shown = without_user(text);
     let (tls, rest) = match text.split_once("://") {
         Some(("https", rest)) => (true, rest),
         Some(("http", rest)) => (false, rest),
-        _ => return Err((format!("`{text}` is not an https URL"), whole)),
+        _ => return Err((format!("`{shown}` is not an https URL"), whole)),
     };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, target) = rest.split_at(end);
     if authority.contains('@') || target.contains('#') || !target.is_ascii() || target.contains(char::is_whitespace) {
         let remedy = "leave out user names, passwords and fragments, and write other characters as %XX";
-        return Err((format!("`{text}` holds what a server is not sent"), remedy));
+        return Err((format!("`{shown}` holds what a server is not sent"), remedy));
     }
     let parts = transept_wire::normalize::authority(authority.as_bytes())
-        .map_err(|why| (format!("`{authority}` is not a host: {why}"), whole))?;
+        .map_err(|why| (format!("`{shown}` has no host: {why}"), whole))?;
     let host = String::from_utf8_lossy(parts.host).to_ascii_lowercase();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let is_here = bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
     if !tls && plain == PlainHttp::OnLoopback && !is_here {
         let remedy = "write https; in clear text anybody on the way could answer";
-        return Err((format!("`{text}` is asked in clear text"), remedy));
+        return Err((format!("`{shown}` is asked in clear text"), remedy));
     }
     let target = match target {
         "" => "/".to_owned(),
@@ -280,6 +282,12 @@ mod tests {
         assert!(parse_url("http://login.test/", PlainHttp::Anywhere).is_ok());
         for wrong in ["login.test", "ftp://a.test/", "https://u:p@a.test/", "https://a.test/#x", "https:///x"] {
             assert!(parse_url(wrong, PlainHttp::Anywhere).is_err(), "{wrong}");
+        }
+        for wrong in
+            ["https://u:PLANTED@a.test/", "ftp://u:PLANTED@a.test/", "u:PLANTED@a.test", "https://u:PLA/NTED@a.test"]
+        {
+            let (why, remedy) = parse_url(wrong, PlainHttp::OnLoopback).expect_err("a user");
+            assert!(why.contains("@a.test") && !format!("{why} {remedy}").contains("PLA"), "{why}");
         }
     }
 }
