@@ -112,11 +112,15 @@ impl Window {
     pub(crate) fn standing(&self, cell: Cell, now: u64) -> Standing {
         let counts = self.read(cell, now);
         let left = i64::from(self.most).saturating_sub_unsigned(self.used(counts));
-        Standing { left, full_in: Duration::from_nanos(self.length - counts.elapsed) }
+        Standing { left, full_in: Duration::from_nanos(self.counted_for(counts)) }
     }
 
     pub(crate) fn memory(&self, cell: Cell, now: u64) -> u64 {
-        let counts = self.read(cell, now);
+        self.counted_for(self.read(cell, now))
+    }
+
+    /// How long something of it counts: what is in the current window does until the next one has ended.
+    fn counted_for(&self, counts: Counts) -> u64 {
         let rest = self.length - counts.elapsed;
         match (counts.before, counts.here) {
             (0, 0) => 0,
@@ -213,6 +217,21 @@ mod tests {
         assert_eq!(share.standing(cell, later).left, -2);
         let one = Window::new(2, Duration::from_secs(60)).divided(5);
         assert!(one.charge(Cell::default(), SECOND, 1).is_ok());
+    }
+
+    #[test]
+    fn all_of_it_is_there_again_when_that_is_told() {
+        let window = Window::new(2, Duration::from_secs(4));
+        let first = window.charge(Cell::default(), SECOND, 1).expect("room");
+        let cell = window.charge(first, 2 * SECOND, 1).expect("room");
+        let told = window.standing(cell, 2 * SECOND);
+        assert_eq!(told, Standing { left: 0, full_in: Duration::from_secs(7) });
+        // At the end of the window all of it still counts.
+        assert!(window.charge(cell, 5 * SECOND, 1).is_err());
+        assert_eq!(window.standing(cell, 6 * SECOND), Standing { left: 0, full_in: Duration::from_secs(3) });
+        assert_eq!(window.standing(cell, 9 * SECOND - 1).left, 1);
+        assert_eq!(window.standing(cell, 9 * SECOND).left, 2);
+        assert_eq!(window.standing(Cell::default(), SECOND), Standing { left: 2, full_in: Duration::ZERO });
     }
 
     #[test]
