@@ -22,7 +22,7 @@ pub mod source;
 pub mod store;
 mod strict;
 
-pub use admin::{Admin, Question, STARTING, TapFilter, Tapping, ask};
+pub use admin::{Admin, KeyChange, Question, STARTING, TapFilter, Tapping, ask};
 pub use api::{Api, ApiError, RATE, TlsFiles};
 pub use core::{Plane, Setup, StartError, check_first_token};
 pub use kept::{KeptError, kept, kept_beside};

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use transept_engine::key;
 use transept_model::schema::Moment;
 
-use self::book::Book;
+use self::book::{Book, Saved};
 use super::control::StateArgs;
 use super::{Exit, status};
 use crate::{console, duration, table};
@@ -175,26 +175,44 @@ fn word(text: &str) -> Result<String, String> {
     Err(format!("`{text}` cannot be in a key: write 1 to 16 lower-case letters and digits"))
 }
 
+/// How often a change is begun anew because others were faster.
+const TRIES: usize = 100;
+
 /// Does what is asked for.
 pub(crate) fn run(args: Args) -> Result<Exit> {
     match args.action {
-        Action::Create(create) => run_create(&create)?,
+        Action::Create(create) => settle(|| run_create(&create))?,
         Action::List(list) => return run_list(&list),
-        Action::Rotate(rotate) => run_rotate(&rotate)?,
-        Action::Revoke(revoke) => {
-            let namespace = &revoke.place.namespace;
-            let mut book = Book::open(&revoke.place)?;
-            let mut stored = book.find(namespace, &revoke.name)?;
-            stored.object["spec"]["disabled"] = true.into();
-            book.replace(&stored)?;
-            book.save()?;
-            console::tell(&format!("key {namespace}/{} is revoked", revoke.name));
-        }
+        Action::Rotate(rotate) => settle(|| run_rotate(&rotate))?,
+        Action::Revoke(revoke) => settle(|| run_revoke(&revoke))?,
     }
     Ok(Exit::Fine)
 }
 
-fn run_create(create: &Create) -> Result<()> {
+/// Reads, changes and saves until nobody has changed the same key in between.
+fn settle(mut change: impl FnMut() -> Result<Saved>) -> Result<()> {
+    for _ in 0..TRIES {
+        if change()? == Saved::Done {
+            return Ok(());
+        }
+    }
+    bail!("others change the same keys all the time, and nothing was changed; try again")
+}
+
+fn run_revoke(revoke: &Revoke) -> Result<Saved> {
+    let namespace = &revoke.place.namespace;
+    let mut book = Book::open(&revoke.place)?;
+    let mut stored = book.find(namespace, &revoke.name)?;
+    stored.object["spec"]["disabled"] = true.into();
+    book.replace(&stored)?;
+    if book.save()? == Saved::Overtaken {
+        return Ok(Saved::Overtaken);
+    }
+    console::tell(&format!("key {namespace}/{} is revoked", revoke.name));
+    Ok(Saved::Done)
+}
+
+fn run_create(create: &Create) -> Result<Saved> {
     let mut spec = json!({"consumer": create.consumer});
     if !create.scopes.is_empty() {
         spec["scopes"] = create.scopes.clone().into();
@@ -217,14 +235,17 @@ fn run_create(create: &Create) -> Result<()> {
     let Some(mut book) = book else {
         console::print(&file::write(&object)?)?;
         console::tell(&format!("key {namespace}/{name}, shown this once: {key}"));
-        return Ok(());
+        return Ok(Saved::Done);
     };
     book.add(&object)?;
-    book.save()?;
-    show_once(namespace, &name, &key)
+    if book.save()? == Saved::Overtaken {
+        return Ok(Saved::Overtaken);
+    }
+    show_once(namespace, &name, &key)?;
+    Ok(Saved::Done)
 }
 
-fn run_rotate(rotate: &Rotate) -> Result<()> {
+fn run_rotate(rotate: &Rotate) -> Result<Saved> {
     let namespace = &rotate.place.namespace;
     let mut book = Book::open(&rotate.place)?;
     let mut old = book.find(namespace, &rotate.name)?;
@@ -265,9 +286,12 @@ fn run_rotate(rotate: &Rotate) -> Result<()> {
     old.object["spec"]["expires"] = end.to_string().into();
     book.add(&object)?;
     book.replace(&old)?;
-    book.save()?;
+    if book.save()? == Saved::Overtaken {
+        return Ok(Saved::Overtaken);
+    }
     console::tell(&format!("key {namespace}/{} is good until {end}", rotate.name));
-    show_once(namespace, &name, &key)
+    show_once(namespace, &name, &key)?;
+    Ok(Saved::Done)
 }
 
 /// Makes a key and the object that stands for it.

@@ -61,3 +61,32 @@ async fn explain_reads_the_keys_of_a_control_plane_that_runs_and_of_one_that_doe
     assert_eq!(mesh.transept(&explain).await, running, "the state itself is read");
     assert!(!running.contains(key.trim()), "a secret is nobody's: {running}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_at_once_lose_no_key_and_no_revocation() {
+    let at = unused_address().expect("an address");
+    let mesh = Mesh::prepare(unused_address().expect("an address"), &shop(at), &[]);
+    let _gateway = mesh.start_embedded().await;
+    let create = ["key", "create", "--consumer", "par"];
+    let made = tokio::join!(
+        mesh.transept(&create),
+        mesh.transept(&create),
+        mesh.transept(&create),
+        mesh.transept(&create),
+        mesh.transept(&create),
+    );
+    assert!([&made.0, &made.1, &made.2, &made.3, &made.4].iter().all(|key| key.starts_with("tr_live_")), "{made:?}");
+    let listed = async || {
+        let text = mesh.transept(&["key", "list", "--json"]).await;
+        serde_json::from_str::<Vec<serde_json::Value>>(&text).expect("JSON")
+    };
+    assert_eq!(listed().await.len(), 5, "each has a name of its own");
+    for number in 1..=5 {
+        let name = format!("par-{number}");
+        let (revoke, rotate) = (["key", "revoke", &name], ["key", "rotate", &name]);
+        let _both = tokio::join!(mesh.transept(&revoke), mesh.transept(&rotate));
+        let all = listed().await;
+        let one = all.iter().find(|key| key["name"] == *name).expect("it is kept");
+        assert_eq!(one["state"], "revoked", "{name}");
+    }
+}

@@ -51,10 +51,10 @@ pub enum Question {
         /// Its name.
         id: String,
     },
-    /// Keep an ApiKey or a Consumer.
-    PutKey {
-        /// The whole object.
-        object: Value,
+    /// Keep ApiKeys and Consumers, all of them or, where one is no longer what it was, none.
+    PutKeys {
+        /// What is kept.
+        changes: Vec<KeyChange>,
     },
     /// Show all ApiKeys and Consumers that are kept.
     ListKeys,
@@ -80,6 +80,15 @@ pub enum Question {
     Graph,
     /// Show live requests of a service.
     Tap(TapFilter),
+}
+
+/// A change of an ApiKey or a Consumer.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct KeyChange {
+    /// What it was when it was read; none where it is new, and its name free.
+    pub before: Option<Value>,
+    /// The whole object.
+    pub object: Value,
 }
 
 /// Which live requests are wanted.
@@ -111,7 +120,7 @@ impl Plane {
             }
             Question::ListTokens => Ok(self.list_tokens()),
             Question::RevokeToken { id } => self.revoke_token(id),
-            Question::PutKey { object } => self.put_key(object),
+            Question::PutKeys { changes } => self.put_keys(changes),
             Question::ListKeys => Ok(self.list_keys()),
             Question::KeyNames { namespace } => Ok(self.key_names(namespace)),
             Question::Certificates => Ok(self.certificates()),

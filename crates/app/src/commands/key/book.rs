@@ -1,10 +1,10 @@
 //! Where ApiKeys are kept: in a file, or in the state of a control plane.
 //!
-//! Called by `transept key`. What is changed counts once [`Book::save`] has returned, and is on the disk then.
+//! Called by `transept key`. What is changed counts once [`Book::save`] says so, and is on the disk then.
 
 use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
-use transept_control::plane::Question;
+use transept_control::plane::{KeyChange, Question};
 
 use super::super::control::StateArgs;
 use super::super::token;
@@ -16,7 +16,16 @@ pub(super) enum Book<'p> {
     /// Those of a file.
     File(KeyFile),
     /// Those of a control plane, with what is to be changed.
-    Plane { state: &'p StateArgs, keys: Vec<Value>, changed: Vec<Value> },
+    Plane { state: &'p StateArgs, keys: Vec<Value>, changed: Vec<KeyChange> },
+}
+
+/// What has become of changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Saved {
+    /// They count, and are on the disk.
+    Done,
+    /// Somebody else has changed or made one of the keys since they were read. Nothing was changed.
+    Overtaken,
 }
 
 /// An ApiKey.
@@ -81,7 +90,7 @@ impl<'p> Book<'p> {
     pub(super) fn add(&mut self, object: &Value) -> Result<()> {
         match self {
             Book::File(file) => file.add(object)?,
-            Book::Plane { changed, .. } => changed.push(object.clone()),
+            Book::Plane { changed, .. } => changed.push(KeyChange { before: None, object: object.clone() }),
         }
         Ok(())
     }
@@ -90,20 +99,20 @@ impl<'p> Book<'p> {
     pub(super) fn replace(&mut self, stored: &Stored) -> Result<()> {
         match self {
             Book::File(file) => file.replace(stored)?,
-            Book::Plane { changed, .. } => changed.push(stored.object.clone()),
+            Book::Plane { keys, changed, .. } => {
+                changed.push(KeyChange { before: keys.get(stored.index).cloned(), object: stored.object.clone() });
+            }
         }
         Ok(())
     }
 
-    /// Brings the changes to the disk.
-    pub(super) fn save(self) -> Result<()> {
+    /// Brings the changes to the disk, all or none. A file is nobody else's meanwhile; a control plane is asked by others too.
+    pub(super) fn save(self) -> Result<Saved> {
         match self {
-            Book::File(file) => file.save(),
+            Book::File(file) => file.save().map(|()| Saved::Done),
             Book::Plane { state, changed, .. } => {
-                for object in changed {
-                    token::put(state, &Question::PutKey { object })?;
-                }
-                Ok(())
+                let answer = token::put(state, &Question::PutKeys { changes: changed })?;
+                Ok(if answer["overtaken"].is_null() { Saved::Done } else { Saved::Overtaken })
             }
         }
     }

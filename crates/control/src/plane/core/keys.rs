@@ -11,6 +11,7 @@ use transept_model::kinds::TRANSEPT_GROUP;
 use transept_model::{SourceText, load};
 use transept_xds::Key;
 
+use super::super::admin::KeyChange;
 use super::super::store::Write;
 use super::{Inner, NotDone, Plane};
 
@@ -30,30 +31,45 @@ impl Plane {
         names.map(|(_, name)| name).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Keeps an ApiKey or a Consumer, in the place of one of the same name.
-    pub(in crate::plane) fn put_key(&self, object: &Value) -> Result<Value, NotDone> {
+    /// Keeps ApiKeys and Consumers. Where somebody else was faster, and one of them is no longer what the change was made of or its name no
+    /// longer free, nothing is kept, and the answer says which one it is.
+    pub(in crate::plane) fn put_keys(&self, changes: &[KeyChange]) -> Result<Value, NotDone> {
+        let keys: Vec<Key> = changes.iter().map(|change| self.check_key(&change.object)).collect::<Result<_, _>>()?;
+        let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        let mut inner = self.lock();
+        for ((key, name), change) in keys.iter().zip(&names).zip(changes) {
+            let is_in_files = inner.files.hold(key);
+            if inner.kept.get(name) != change.before.as_ref() || (is_in_files && change.before.is_none()) {
+                return Ok(json!({"overtaken": name}));
+            }
+            if is_in_files {
+                return Err(NotDone::Wrong(format!("{key} is in the files; change it there")));
+            }
+        }
+        let writes: Vec<_> =
+            names.iter().zip(changes).map(|(name, change)| Write::Object(name, &change.object)).collect();
+        self.store(&writes)?;
+        inner.kept.extend(names.iter().cloned().zip(changes.iter().map(|change| change.object.clone())));
+        inner.registrations += 1;
+        if let Some(follower) = &inner.follower {
+            follower.registrations_changed();
+        }
+        self.stale.notify_one();
+        Ok(json!({"kept": names}))
+    }
+
+    /// The key of an object that can be kept.
+    fn check_key(&self, object: &Value) -> Result<Key, NotDone> {
         let kind = object["kind"].as_str().unwrap_or_default();
         let key = self.kinds.key(object).filter(|_| matches!(kind, "ApiKey" | "Consumer"));
         let Some(key) = key else {
             return Err(NotDone::Wrong("only an ApiKey or a Consumer can be kept".to_owned()));
         };
         let loaded = load(&[SourceText::new("the object", object.to_string())], MODEL_KINDS);
-        if let Some(problem) = loaded.invalid.first() {
-            return Err(NotDone::Wrong(format!("{}: {}", problem.field, problem.why)));
+        match loaded.invalid.first() {
+            Some(problem) => Err(NotDone::Wrong(format!("{}: {}", problem.field, problem.why))),
+            None => Ok(key),
         }
-        let mut inner = self.lock();
-        if inner.files.hold(&key) {
-            return Err(NotDone::Wrong(format!("{key} is in the files; change it there")));
-        }
-        let name = key.to_string();
-        self.store(&[Write::Object(&name, object)])?;
-        inner.kept.insert(name, object.clone());
-        inner.registrations += 1;
-        if let Some(follower) = &inner.follower {
-            follower.registrations_changed();
-        }
-        self.stale.notify_one();
-        Ok(json!({"kept": key.to_string()}))
     }
 }
 
@@ -86,15 +102,19 @@ mod tests {
             "spec": {"consumer": "mobile", "hash": format!("sha256:{}", "0".repeat(64))}})
     }
 
+    fn put(plane: &Plane, before: Option<&Value>, object: &Value) -> Result<Value, NotDone> {
+        plane.put_keys(&[KeyChange { before: before.cloned(), object: object.clone() }])
+    }
+
     #[test]
     fn what_was_confirmed_is_there_after_the_end() {
         let directory = tempfile::tempdir().expect("a directory");
         let first = plane(directory.path());
-        first.put_key(&key("one")).expect("kept");
+        put(&first, None, &key("one")).expect("kept");
         let mut revoked = key("one");
         revoked["spec"]["disabled"] = true.into();
-        first.put_key(&revoked).expect("kept");
-        first.put_key(&key("two")).expect("kept");
+        put(&first, Some(&key("one")), &revoked).expect("kept");
+        put(&first, None, &key("two")).expect("kept");
         // As after a kill: nothing is said to the store.
         drop(first);
         let again = plane(directory.path());
@@ -113,12 +133,31 @@ mod tests {
             json!({"apiVersion": "transept.dev/v1alpha1", "kind": "ApiKey", "metadata": {"name": "x"}, "spec": {"consumer": "c"}}),
             json!(null),
         ] {
-            assert!(plane.put_key(&wrong).is_err(), "{wrong}");
+            assert!(put(&plane, None, &wrong).is_err(), "{wrong}");
         }
         plane.set_files(&[SourceText::new("keys.yaml", key("one").to_string())]);
-        assert!(plane.put_key(&key("one")).is_err());
-        assert!(plane.put_key(&key("two")).is_ok());
+        let taken = put(&plane, None, &key("one")).expect("an answer");
+        assert_eq!(taken, json!({"overtaken": "transept.dev/v1alpha1/ApiKey default/one"}));
+        assert!(put(&plane, None, &key("two")).is_ok());
         assert_eq!(plane.key_names("default"), json!(["one", "two"]), "no name is given twice");
         assert_eq!(plane.key_names("shop"), json!([]));
+    }
+
+    #[test]
+    fn of_two_changes_of_one_key_the_later_is_told_and_nothing_of_it_is_kept() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let plane = plane(directory.path());
+        put(&plane, None, &key("one")).expect("kept");
+        let (mut revoked, mut ending) = (key("one"), key("one"));
+        revoked["spec"]["disabled"] = true.into();
+        ending["spec"]["expires"] = "2030-01-01T00:00:00Z".into();
+        put(&plane, Some(&key("one")), &revoked).expect("kept");
+        // A rotation that read the key before that.
+        let rotation =
+            [KeyChange { before: None, object: key("two") }, KeyChange { before: Some(key("one")), object: ending }];
+        let overtaken = json!({"overtaken": "transept.dev/v1alpha1/ApiKey default/one"});
+        assert_eq!(plane.put_keys(&rotation).expect("an answer"), overtaken);
+        assert_eq!(put(&plane, None, &key("one")).expect("an answer"), overtaken, "its name is taken");
+        assert_eq!(plane.list_keys(), json!([revoked]));
     }
 }
