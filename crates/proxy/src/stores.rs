@@ -2,11 +2,14 @@
 //!
 //! One task and one connection per store, on the background runtime, started and stopped by [`crate::Proxy::apply`]. All orders
 //! that wait go out together; while their answers come the next ones gather. A server that does not answer in time, or answers with an error,
-//! is left: the limits are told, and it is tried again after a pause that grows to [`LATEST`]. What is spoken is in `resp`; the arithmetic that the
+//! is left: the limits are told, and it is tried again after a pause that grows to [`LATEST`]. One that only closes its connection, as servers
+//! do with those that are idle, is connected to again at once, and what it has not answered is sent once more: if it had been done,
+//! it is counted twice, at most once for each order. A connection that is seen to be closed before anything is sent on it costs nothing. What is spoken is in `resp`; the arithmetic that the
 //! server does for us is the token bucket of the engine (GCRA), with the server's own clock.
 
 mod resp;
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -115,11 +118,11 @@ impl Carrier {
         while self.store.strong_count() > 0 {
             let opened = tokio::time::timeout(self.address.timeout * 4, self.open(&shared)).await;
             let trouble = match opened.unwrap_or(Err(Trouble::Slow)) {
-                Ok((mut client, script)) => {
+                Ok(link) => {
                     tracing::info!(store = %self.address, "the store of shared limits answers");
                     self.note_health(true);
                     let since = Instant::now();
-                    let trouble = self.serve(&mut client, &script, &shared).await;
+                    let trouble = self.serve(link, &shared).await;
                     // A server that takes connections and fails at each question is as good as away.
                     if since.elapsed() > LATEST {
                         (pause, said) = (SOONEST, false);
@@ -144,7 +147,7 @@ impl Carrier {
     }
 
     /// Connects and gets ready: the client, and the name of the script at the server.
-    async fn open(&self, shared: &Shared) -> Result<(Client<Box<dyn Stream>>, Vec<u8>), Trouble> {
+    async fn open(&self, shared: &Shared) -> Result<Link, Trouble> {
         let address = &self.address;
         let tcp = TcpStream::connect((&*address.host, address.port)).await?;
         tcp.set_nodelay(true)?;
@@ -168,25 +171,27 @@ impl Carrier {
         if address.database != 0 {
             client.ask(&[b"SELECT", address.database.to_string().as_bytes()]).await?;
         }
-        match client.ask(&[b"SCRIPT", b"LOAD", SCRIPT.as_bytes()]).await? {
-            Reply::Text(name) => Ok((client, name)),
-            _ => Err(Trouble::Answer("SCRIPT LOAD gives no name".into())),
-        }
+        let script = load_script(&mut client).await?;
+        Ok(Link { client, script, is_open: true })
     }
 
     /// Carries orders until something goes wrong.
-    async fn serve(&self, client: &mut Client<Box<dyn Stream>>, script: &[u8], shared: &Shared) -> Trouble {
+    async fn serve(&self, mut link: Link, shared: &Shared) -> Trouble {
         loop {
             let Some(store) = self.store.upgrade() else { return Trouble::Unused };
             let mut orders = store.take_orders();
             drop(store);
             if orders.is_empty() {
-                self.bell.notified().await;
+                tokio::select! {
+                    () = self.bell.notified() => {}
+                    () = link.client.closed(), if link.is_open => link.is_open = false,
+                }
                 continue;
             }
             while !orders.is_empty() {
                 let rest = orders.split_off(orders.len().min(AT_ONCE));
-                let carried = carry_all(client, script, &orders, shared);
+                let mut waiting: VecDeque<&Order> = orders.iter().collect();
+                let carried = self.carry_all(&mut link, &mut waiting, shared);
                 let outcome = tokio::time::timeout(self.address.timeout, carried).await.unwrap_or(Err(Trouble::Slow));
                 if let Err(trouble) = outcome {
                     for order in orders.iter().chain(&rest) {
@@ -201,22 +206,72 @@ impl Carrier {
             }
         }
     }
+
+    /// Carries orders, once more over another connection where the server closes this one.
+    async fn carry_all(&self, link: &mut Link, waiting: &mut VecDeque<&Order>, shared: &Shared) -> Result<(), Trouble> {
+        let (mut was_closed, mut was_unknown) = (false, false);
+        while !waiting.is_empty() {
+            match self.carry_once(link, waiting, shared).await {
+                Err(trouble) if trouble.is_closing() && !was_closed => {
+                    (link.is_open, was_closed) = (false, true);
+                }
+                Err(trouble) => return Err(trouble),
+                Ok(()) if waiting.is_empty() => {}
+                Ok(()) if was_unknown => return Err(Trouble::NoScript),
+                Ok(()) => {
+                    link.script.clear();
+                    was_unknown = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries orders as far as the connection goes, which is opened where it is closed. Those that are not done stay in `waiting`: what was not
+    /// answered, and without an error what the server has not done because it does not know the script.
+    async fn carry_once(
+        &self,
+        link: &mut Link,
+        waiting: &mut VecDeque<&Order>,
+        shared: &Shared,
+    ) -> Result<(), Trouble> {
+        if !link.is_open {
+            *link = self.open(shared).await?;
+        }
+        if link.script.is_empty() {
+            link.script = load_script(&mut link.client).await?;
+        }
+        exchange(link, waiting, shared).await
+    }
 }
 
-/// Sends orders together and hands over the answers.
-async fn carry_all(
-    client: &mut Client<Box<dyn Stream>>,
-    script: &[u8],
-    orders: &[Order],
-    shared: &Shared,
-) -> Result<(), Trouble> {
-    for order in orders {
+/// A connection to a server, which is ready for orders.
+struct Link {
+    client: Client<Box<dyn Stream>>,
+    /// What the server calls the script; empty where it does not know it.
+    script: Vec<u8>,
+    /// Whether it is not known to be closed.
+    is_open: bool,
+}
+
+/// Tells the server the script, and brings back what it calls it.
+async fn load_script(client: &mut Client<Box<dyn Stream>>) -> Result<Vec<u8>, Trouble> {
+    match client.ask(&[b"SCRIPT", b"LOAD", SCRIPT.as_bytes()]).await? {
+        Reply::Text(name) => Ok(name),
+        _ => Err(Trouble::Answer("SCRIPT LOAD gives no name".into())),
+    }
+}
+
+/// Sends orders together and hands over the answers, and takes what is done out of `waiting`.
+async fn exchange(link: &mut Link, waiting: &mut VecDeque<&Order>, shared: &Shared) -> Result<(), Trouble> {
+    let Link { client, script, .. } = link;
+    for order in &*waiting {
         let interval = order.interval.to_string();
         let least = order.least.map_or_else(|| "-1".to_owned(), |least| least.to_string());
         let (burst, want) = (order.burst.to_string(), order.want.to_string());
         client.add(&[
             b"EVALSHA",
-            script,
+            &*script,
             b"1",
             order.key.as_bytes(),
             interval.as_bytes(),
@@ -226,10 +281,17 @@ async fn carry_all(
         ]);
     }
     client.send().await?;
-    for order in orders {
-        let grant = read_grant(&client.reply().await?)?;
-        let now = u64::try_from(shared.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        order.deliver(grant, now);
+    for _ in 0..waiting.len() {
+        let reply = client.reply().await;
+        let Some(order) = waiting.pop_front() else { break };
+        match reply.and_then(|reply| read_grant(&reply)) {
+            Ok(grant) => order.deliver(grant, u64::try_from(shared.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)),
+            Err(Trouble::NoScript) => waiting.push_back(order),
+            Err(trouble) => {
+                waiting.push_front(order);
+                return Err(trouble);
+            }
+        }
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use transept_testkit::certificates::{Authority, KeyKind, Usage};
@@ -81,6 +82,17 @@ impl Redis {
     fn signal(&self, signal: Signal) {
         let id = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).expect("small"))).expect("running");
         kill_process(id, signal).expect("signalled");
+    }
+
+    /// Has the server do something, and waits until it is done.
+    async fn ask(&self, words: &str) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.expect("connected");
+        stream.write_all(format!("AUTH {PASSWORD}\r\n{words}\r\n").as_bytes()).await.expect("sent");
+        let mut lines = BufReader::new(stream).lines();
+        for _ in 0..2 {
+            let line = soon(lines.next_line()).await.expect("read").expect("a reply");
+            assert!(!line.starts_with('-'), "{line}");
+        }
     }
 
     async fn kill(mut self) -> u16 {
@@ -182,6 +194,27 @@ async fn a_server_that_is_killed_and_comes_back_is_used_again() {
         until(&deny, 200).await;
         deny.status_when(state("answers")).await;
         assert!(deny.running.log().contains("the store of shared limits does not answer"));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_closes_connections_and_forgets_scripts_is_not_away() {
+    for program in installed().await {
+        let redis = Redis::start(program, unused_port()).await;
+        let (deny, _answers) = gateway(redis.port, 20, "Deny").await;
+        assert_eq!(status(&deny).await, 200);
+        for _ in 0..6 {
+            redis.ask("CLIENT KILL TYPE normal").await;
+            assert_eq!(status(&deny).await, 200, "{}", deny.running.log());
+            redis.ask("SCRIPT FLUSH").await;
+            assert_eq!(status(&deny).await, 200, "{}", deny.running.log());
+        }
+        let mut rest = 0;
+        while status(&deny).await == 200 {
+            rest += 1;
+        }
+        assert!(rest <= 7, "13 have passed, and {rest} after them");
+        assert!(!deny.running.log().contains("does not answer"), "{}", deny.running.log());
     }
 }
 

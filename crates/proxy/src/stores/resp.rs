@@ -28,9 +28,24 @@ pub(super) enum Trouble {
     Io(io::Error),
     /// It said something that it should not.
     Answer(String),
+    /// It does not know the script any more, and has done nothing.
+    NoScript,
     Slow,
     /// Nobody needs it any more.
     Unused,
+}
+
+impl Trouble {
+    /// Whether the server has closed the connection.
+    pub(super) fn is_closing(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        match self {
+            Trouble::Io(error) => {
+                matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl From<io::Error> for Trouble {
@@ -44,6 +59,7 @@ impl fmt::Display for Trouble {
         match self {
             Trouble::Io(error) => error.fmt(out),
             Trouble::Answer(what) => out.write_str(what),
+            Trouble::NoScript => out.write_str("the server forgets its script as soon as it has it"),
             Trouble::Slow => out.write_str("it takes too long"),
             Trouble::Unused => out.write_str("nobody uses it"),
         }
@@ -132,7 +148,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         match kind {
             b'+' => Ok(Reply::Text(rest.to_vec())),
             b':' => Ok(Reply::Number(number(rest)?)),
-            b'-' => Err(Trouble::Answer(explained(&first_word(rest)))),
+            b'-' => match &*first_word(rest) {
+                "NOSCRIPT" => Err(Trouble::NoScript),
+                word => Err(Trouble::Answer(explained(word))),
+            },
             b'$' => {
                 let Some(count) = length(rest, MOST_TEXT)? else { return Ok(Reply::Nothing) };
                 while self.inbox.len() - self.read < count + 2 {
@@ -160,6 +179,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             }
             self.fill().await?;
         }
+    }
+
+    /// Waits until the server closes the connection, or sends what nobody has asked for.
+    pub(super) async fn closed(&mut self) {
+        // Whatever it is, nothing more is asked on it.
+        let _ = self.fill().await;
     }
 
     async fn fill(&mut self) -> Result<(), Trouble> {
