@@ -83,6 +83,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use transept_engine::document::{DocumentState, Documents};
 use transept_engine::limit::inquiry::answer;
 use transept_engine::limit::store::{STORES, Stores};
+use transept_engine::login::ended::{ENDED, Ended};
 use transept_engine::snapshot::Snapshot;
 
 use access_log::Sink;
@@ -305,6 +306,12 @@ impl Proxy {
         all.sort();
         all.dedup_by(|next, one| next.0 == one.0);
         all
+    }
+
+    /// Whether nobody knows which sessions have ended, because the file that says so cannot be read: those of before count as ended.
+    pub fn misses_logouts(&self) -> bool {
+        let ended = self.shared.snapshot.load().keep.known::<Ended>(ENDED);
+        ended.is_some_and(|ended| ended.unread_since().is_some())
     }
 
     /// The documents of identity providers, and how they are.

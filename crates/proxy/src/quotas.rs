@@ -4,7 +4,8 @@
 //! Started by [`crate::Proxy::apply`] when a configuration first has a quota, or a login whose provider tells of logouts, before that comes into
 //! force; a thread of its own, because a disk may take its time. The counting, and how much may be used that is not yet written, is the
 //! engine's [`Book`]; who waits for a logout to be written is the business of [`Ended`]. A file that cannot be used is told in the log: policies
-//! then do as their `onUnavailable` says, and providers are told that a logout cannot be taken.
+//! then do as their `onUnavailable` says, providers are told that a logout cannot be taken, and where it could not be read since the start,
+//! sessions of before count as ended.
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
@@ -130,6 +131,15 @@ impl Quotas {
                 tracing::error!(file = %path.display(), %error, remedy = remedy(&error), "{} cannot be kept", what.name());
                 keeper.can_write = false;
                 what.note_health(false);
+                if let Some(ended) = &what.ended {
+                    ended.note_unread(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+                    if ended.unread_since().is_some() {
+                        tracing::warn!(
+                            file = %path.display(),
+                            "which sessions have ended cannot be read: who is logged in has to log in again until it can"
+                        );
+                    }
+                }
             }
         }
         match std::thread::Builder::new().name("quotas".into()).spawn(move || keeper.keep()) {
@@ -167,12 +177,18 @@ struct File {
     database: Database,
 }
 
+/// What to do about a file that nobody can read any more.
+const DAMAGED: &str = "the file is damaged: put a copy of it in its place, or move it away to begin a new one, which knows of no quota that was \
+                       used and of no session that has ended";
+
 /// What to do about a file that cannot be opened.
 fn remedy(error: &redb::Error) -> &'static str {
     match error {
         redb::Error::DatabaseAlreadyOpen => {
             "another process has the file: give this one a file of its own with --quotas FILE"
         }
+        redb::Error::Corrupted(_) | redb::Error::RepairAborted | redb::Error::UpgradeRequired(_) => DAMAGED,
+        redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => DAMAGED,
         _ => "see that the directory is there and can be written to, or name another file with --quotas FILE",
     }
 }
@@ -413,5 +429,17 @@ mod tests {
         make_room(&mut table, 16).expect("made");
         let ends: Vec<u64> = table.iter().expect("rows").map(|row| row.expect("a row").1.value().1).collect();
         assert_eq!(ends, (87..=100).rev().collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn a_damaged_file_and_one_of_another_process_have_their_own_remedies() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("quotas.redb");
+        let held = File::open(&path, None).expect("a file");
+        let remedy_of = || remedy(&File::open(&path, None).err().expect("it cannot be used"));
+        assert!(remedy_of().contains("another process"));
+        drop(held);
+        std::fs::write(&path, "this is no database, and long enough to look like one".repeat(1000)).expect("written");
+        assert!(remedy_of().contains("damaged"), "{}", remedy_of());
     }
 }

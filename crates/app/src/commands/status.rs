@@ -208,6 +208,12 @@ fn render_helpers(status: &Value) -> String {
         out.push('\n');
         out.push_str(&table::lay_out(&["STORE OF LIMITS", "STATE"], &stores));
     }
+    if status["logouts"] == "unread" {
+        out.push_str(
+            "\nThe file of quotas cannot be read, and so not which sessions have ended: who was logged in has to log in again. The log says \
+             what to do.\n",
+        );
+    }
     let documents = rows("documents", &|one| {
         let state = one["error"].as_str().map_or("fresh".to_owned(), |why| format!("the last fetch failed: {why}"));
         vec![text(&one["url"]), one["keys"].to_string(), state]
@@ -224,7 +230,9 @@ fn misses_helpers(status: &Value) -> bool {
     let any = |list: &str, is_away: &dyn Fn(&Value) -> bool| {
         status[list].as_array().is_some_and(|all| all.iter().any(is_away))
     };
-    any("stores", &|one| one["state"] == "away") || any("documents", &|one| one["error"].is_string())
+    any("stores", &|one| one["state"] == "away")
+        || status["logouts"] == "unread"
+        || any("documents", &|one| one["error"].is_string())
 }
 
 /// A few lines about the membership in the mesh; nothing when there is none.

@@ -207,6 +207,7 @@ impl Standing {
             "listeners": listeners(&now),
             "names": self.proxy.names().iter().map(name_to_json).collect::<Value>(),
             "stores": self.proxy.stores().iter().map(store_to_json).collect::<Value>(),
+            "logouts": self.proxy.misses_logouts().then_some("unread"),
             "documents": self.proxy.documents().iter().map(document_to_json).collect::<Value>(),
             "learned": self.proxy.learned().iter().map(learned_to_json).collect::<Value>(),
             "backends": backends.iter().map(backend_to_json).collect::<Value>(),

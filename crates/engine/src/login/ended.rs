@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -51,6 +51,8 @@ pub struct Batch {
 #[derive(Default)]
 pub struct Ended {
     before: OnceLock<HashMap<Subject, End>>,
+    /// Since when what was written before cannot be read, in seconds since 1970; zero where it can.
+    unread: AtomicU64,
     wanted: AtomicBool,
     state: AtomicU8,
     journal: Mutex<Journal>,
@@ -94,8 +96,25 @@ impl Ended {
     pub fn attach(&self, before: HashMap<Subject, End>, bell: Bell) {
         // What was noted since is in the memory of the policies.
         let _ = self.before.set(before);
+        self.unread.store(0, Ordering::Release);
         self.journal().bell = Some(bell);
         self.state.store(WRITTEN, Ordering::Release);
+    }
+
+    /// Says that what was written before cannot be read, unless it has been. Until it can, what was begun by `now` counts as given up: it
+    /// may have been.
+    pub fn note_unread(&self, now: Duration) {
+        if self.before.get().is_none() {
+            self.unread.store(now.as_secs().max(1), Ordering::Release);
+        }
+    }
+
+    /// What was begun by then counts as given up, because nobody knows; none where it is known.
+    pub fn unread_since(&self) -> Option<Duration> {
+        match self.unread.load(Ordering::Acquire) {
+            0 => None,
+            seconds => Some(Duration::from_secs(seconds)),
+        }
     }
 
     /// Says that nothing can be written, or that it can again.

@@ -170,7 +170,10 @@ impl LoginScheme {
     /// Whether the provider has told that a session with these claims in its ID token was given up.
     fn has_logged_out(&self, claims: &Claims, now: Duration) -> bool {
         let issued = claims.get("iat").and_then(Value::as_u64).map_or(Duration::ZERO, Duration::from_secs);
-        subjects(claims).any(|subject| self.logouts.find(&subject, now).is_some_and(|end| issued <= end.at))
+        // What cannot be read may say so.
+        let unread = self.logouts.stored().unread_since().filter(|_| self.places.back_channel.is_some());
+        unread.is_some_and(|since| issued <= since)
+            || subjects(claims).any(|subject| self.logouts.find(&subject, now).is_some_and(|end| issued <= end.at))
     }
 }
 

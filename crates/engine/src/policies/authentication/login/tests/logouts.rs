@@ -129,6 +129,26 @@ fn the_provider_is_told_when_it_is_stored_and_another_process_knows() {
 }
 
 #[test]
+fn while_nobody_can_read_who_has_logged_out_sessions_of_before_are_none() {
+    let mut site = Site::new(PLACE);
+    let mut ann = site.log_in_as(json!({"sid": "one"}));
+    let ended = site.keep.known::<Ended>(ENDED).expect("the list");
+    ended.note_unread(Duration::from_secs(site.now));
+    assert!(!site.is_in(&mut ann), "the file may say that it has ended");
+    site.now += 5;
+    let mut again = site.log_in_as(json!({"sid": "two"}));
+    assert!(site.is_in(&mut again), "who logs in again is let in");
+    ended.attach(std::collections::HashMap::new(), Box::new(|_| {}));
+    ended.note_unread(Duration::from_secs(site.now));
+    assert!(site.is_in(&mut again), "what was read once is known");
+    // Where no provider tells of logouts there is nothing to read.
+    let mut plain = Site::new("");
+    let mut bob = plain.log_in_as(json!({"sub": "bob"}));
+    plain.keep.known::<Ended>(ENDED).expect("the list").note_unread(Duration::from_secs(plain.now));
+    assert!(plain.is_in(&mut bob));
+}
+
+#[test]
 fn a_logout_is_known_for_as_long_as_any_session_of_the_client_can_last() {
     let mut site = Site::new("");
     site.keep.known::<Ended>(ENDED).expect("the list").attach(std::collections::HashMap::new(), Box::new(|_| {}));
