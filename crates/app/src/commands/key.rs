@@ -95,7 +95,7 @@ struct Create {
     name: Option<String>,
 
     /// What the key is good for; may be repeated
-    #[arg(long = "scope", value_name = "SCOPE")]
+    #[arg(long = "scope", value_name = "SCOPE", value_parser = scope)]
     scopes: Vec<String>,
 
     /// Network of clients that may use it; may be repeated
@@ -107,7 +107,7 @@ struct Create {
     origins: Vec<String>,
 
     /// How long the key is good, such as 720h; without it, until it is revoked
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", value_parser = lifetime)]
     ttl: Option<Duration>,
 
     /// Print the object instead of keeping it; the key is told on standard error
@@ -145,7 +145,7 @@ struct Rotate {
     overlap: Duration,
 
     /// How long the new key is good; without it, until it is revoked. Needed where the old one has an end
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, conflicts_with = "without_end")]
+    #[arg(long, value_name = "DURATION", value_parser = lifetime, conflicts_with = "without_end")]
     ttl: Option<Duration>,
 
     /// The new key is good until it is revoked, though the old one has an end
@@ -173,6 +173,26 @@ fn word(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!("`{text}` cannot be in a key: write 1 to 16 lower-case letters and digits"))
+}
+
+/// A time that is long enough for a key: its end is told in seconds.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text)?;
+    if time < Duration::from_secs(1) {
+        return Err(format!("a key that is good for `{text}` has ended already: write 1s or more, such as 720h"));
+    }
+    Ok(time)
+}
+
+/// RFC 6749 section 3.3.
+fn scope(text: &str) -> Result<String, String> {
+    let is_part = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
+    if !text.is_empty() && text.bytes().all(is_part) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "`{text}` is no scope, which has no spaces and no quotes: write --scope once for each, such as --scope a --scope b"
+    ))
 }
 
 /// How often a change is begun anew because others were faster.
@@ -452,6 +472,16 @@ mod tests {
         let expected =
             ["mobile-1", "mobile", "tr_live_7Xk2", "expired", "a", "b", "2001-01-01T00:00:00Z", "2000-12-31T23:59:00Z"];
         assert_eq!(words, expected);
+    }
+
+    #[test]
+    fn a_key_is_good_for_some_time_and_a_scope_is_one_word() {
+        assert_eq!(lifetime("720h"), Ok(Duration::from_secs(720 * 3600)));
+        assert!(lifetime("0s").is_err_and(|why| why.contains("1s or more")));
+        assert_eq!(scope("orders.read"), Ok("orders.read".to_owned()));
+        for wrong in ["a b", "", "a\"", "é"] {
+            assert!(scope(wrong).is_err_and(|why| why.contains("--scope a --scope b")), "{wrong}");
+        }
     }
 
     #[test]
