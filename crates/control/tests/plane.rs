@@ -532,3 +532,18 @@ async fn a_lost_answer_can_be_asked_for_again_and_a_bad_request_costs_no_token()
     assert!(join(b"one", good.clone()).await.is_ok(), "the same instance may ask again");
     assert_eq!(join(b"two", good).await.expect_err("another instance").0, "16");
 }
+
+/// Members give their places at the door back: more of them stay than strangers may be there at a time.
+#[tokio::test]
+async fn many_members_behind_one_address_are_served() {
+    let state = tempfile::tempdir().expect("a directory");
+    let control = Control::start(state.path()).await;
+    let svid = control.join("cart").await;
+    let mut wires = Vec::new();
+    for _ in 0..300 {
+        wires.push(control.connect(Some(svid.clone())).await);
+    }
+    // And another one can join.
+    control.join("web").await;
+    assert_eq!(wires.len(), 300);
+}

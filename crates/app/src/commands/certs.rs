@@ -85,7 +85,11 @@ pub(super) fn question(state: &StateArgs, question: &Question) -> Result<Option<
 
 fn late(shown: &Value) -> Vec<&Value> {
     let all = shown["certificates"].as_array().into_iter().flatten();
-    all.filter(|one| is_refused(one) || matches!(one["remaining"].as_str(), Some("quarter" | "tenth" | "ended")))
+    // What stands for everybody unknown is an identity without a path, and nobody renews it.
+    let has_holder =
+        |one: &&Value| one["kind"] == "root" || one["id"].as_str().is_some_and(|id| id.matches('/').count() > 2);
+    all.filter(has_holder)
+        .filter(|one| is_refused(one) || matches!(one["remaining"].as_str(), Some("quarter" | "tenth" | "ended")))
         .collect()
 }
 

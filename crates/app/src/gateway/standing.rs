@@ -314,7 +314,9 @@ fn backend_to_json(backend: &BackendState) -> Value {
         let why = match state {
             EndpointState::Unwell(why) => Some(why.to_string()),
             EndpointState::Probation => Some("its time alone is over, and the next request decides".to_owned()),
-            EndpointState::Unreachable => Some("it could not be reached; others are used where there are any".to_owned()),
+            EndpointState::Unreachable => {
+                Some("it could not be reached; others are used where there are any".to_owned())
+            }
             EndpointState::Serving | EndpointState::Ejected => None,
         };
         json!({"address": address.to_string(), "state": state.as_str(), "why": why})

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::outages::certificates;
+use crate::outages::{certificates, roots};
 use crate::stage::{Mesh, Pair, answered, binary, until};
 
 /// Whom a rotation waits for.
@@ -98,4 +98,33 @@ async fn a_member_whose_certificate_has_ended_is_not_ready() {
         readiness.is_some_and(|readiness| readiness.contains("has ended"))
     };
     until(|| pair.web.status(), ended).await.expect("a status");
+}
+
+/// A copy of the state from before a root was announced: the root is taken in again, and whoever has a certificate of it stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_state_takes_in_a_root_that_is_younger() {
+    let mut mesh = Mesh::start("").await;
+    let pair = Pair::start(&mesh).await;
+    mesh.kill_control().await;
+    let state = mesh.path("control").join("state.redb");
+    let copy = state.with_extension("copy");
+    std::fs::copy(&state, &copy).expect("copied");
+    mesh.start_control().await;
+    until(|| mesh.status(), |status| connected(status) == 2).await;
+    let Pair { cart: _cart, mut web, web_setup, .. } = pair;
+    web.signal(rustix::process::Signal::KILL).expect("sent");
+    web.ended().await.expect("it ends");
+    let before = certificates(&mesh, &["--rotate"]).await;
+    assert_eq!((before["stage"].as_str(), roots(&before).len()), (Some("announced"), 2));
+
+    mesh.kill_control().await;
+    std::fs::rename(&copy, &state).expect("put back");
+    mesh.start_control().await;
+    let shown = certificates(&mesh, &[]).await;
+    assert_eq!((shown["stage"].as_str(), roots(&shown)), (Some("announced"), roots(&before)));
+    let _web = web_setup.start().await;
+    let replaced = |shown: &Value| shown["stage"] == "steady" && roots(shown).len() == 1;
+    let shown = until(|| certificates(&mesh, &[]), replaced).await;
+    assert!(roots(&before).contains(&roots(&shown)[0]));
+    answered(web_setup.local[0], 200).await;
 }

@@ -140,6 +140,15 @@ impl Ca {
         pairs(directory).is_ok_and(|names| !names.is_empty())
     }
 
+    /// The roots that were made after that of `signer`, or in the same second, and are not among these.
+    pub fn made_after(&self, signer: Fingerprint, known: &[Fingerprint]) -> Vec<Fingerprint> {
+        let roots = self.roots.read().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, before)) = roots.known.get(&signer) else { return Vec::new() };
+        let is_later = |authority: &Authority| authority.not_before() >= before.not_before();
+        let unknown = roots.known.iter().filter(|(root, _)| !known.contains(root));
+        unknown.filter(|(_, (_, authority))| is_later(authority)).map(|(root, _)| *root).collect()
+    }
+
     /// Lets `signer` sign, and forgets and deletes every authority but those of `trusted`.
     ///
     /// # Errors

@@ -240,9 +240,9 @@ impl Plane {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let now = now();
         let ca = Ca::open(directory, &setup.trust_domain, setup.leaf_life, provider, now).map_err(StartError::Ca)?;
-        let is_known = state.rotation.is_some();
+        let stored = state.rotation.as_ref().map(Rotation::sequence);
         let mut rotation = roots::restore(state.rotation, &ca, age, now).map_err(StartError::Own)?;
-        if !is_known {
+        if stored != Some(rotation.sequence()) {
             store.commit(&[Write::Rotation(&rotation)]).map_err(StartError::Store)?;
         }
         // Who lived in the process that had the state before has ended with it.

@@ -147,7 +147,11 @@ impl Server {
         let _place = match &leaf {
             None => Held::AtTheDoor(greeting),
             Some(_) => match self.room.clone().acquire_owned().await {
-                Ok(room) => Held::Inside(room),
+                Ok(room) => {
+                    // Not at the end of this function: members stay.
+                    drop(greeting);
+                    Held::Inside(room)
+                }
                 Err(_) => return,
             },
         };

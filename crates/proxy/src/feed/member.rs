@@ -292,7 +292,7 @@ impl Member {
     }
 
     /// Has another connection take the place of this one, at once.
-    fn replace_link(&mut self) {
+    pub(super) fn replace_link(&mut self) {
         self.client.begin_anew(self.began.elapsed());
         self.let_go();
         self.tell(|_| {});

@@ -219,14 +219,26 @@ pub(super) enum Age {
     Old,
 }
 
-/// The rotation that was stored, or one of which nothing is known yet. Where the authority may have signed before, somebody may be away with
+/// The rotation that was stored, or one of which nothing is known yet. A root that is younger than the state is taken in: members may have certificates of it. Where the authority may have signed before, somebody may be away with
 /// a certificate that nobody knows of any more: it counts until every such certificate has ended.
 ///
 /// # Errors
-/// Only the state could say which of several roots signs.
+/// Only a newer state could say which of several roots signs.
 pub(super) fn restore(stored: Option<Rotation>, ca: &Ca, age: Age, now: UnixTime) -> Result<Rotation, String> {
-    if let Some(stored) = stored {
-        return Ok(stored);
+    if let Some(mut stored) = stored {
+        return match ca.made_after(stored.signer(), &stored.trusted())[..] {
+            [] => Ok(stored),
+            [root] if stored.announce(root, now).is_ok() => {
+                stored.number_by_clock(now);
+                tracing::warn!(
+                    %root,
+                    "a root is there that the state does not know: the state is an older copy, or the command that made the root was cut short. \
+                     The root is announced, and what it may have signed is believed"
+                );
+                Ok(stored)
+            }
+            _ => Err("the state is older than the authorities in the directory; put the newest state.redb back from a backup".to_owned()),
+        };
     }
     if ca.authorities().len() > 1 {
         let why = "there are several authorities in the directory, and the state that says which one signs is lost";

@@ -136,7 +136,13 @@ impl Member {
     pub(super) fn take_rejoined(&mut self, outcome: Result<Box<(Svid, Bundle)>, Unreached>) {
         self.rejoining = false;
         match outcome.and_then(|joined| self.adopt(*joined)) {
-            Ok(()) => tracing::info!(id = %self.svid.load().id(), "joined the mesh again"),
+            Ok(()) => {
+                tracing::info!(id = %self.svid.load().id(), "joined the mesh again");
+                // What kept it from discovery is over: nothing is waited for, and nothing of it is true any more.
+                self.unbelieved = None;
+                self.replace_link();
+                self.tell(|standing| (standing.unbelieved, standing.failure) = (false, None));
+            }
             Err(Unreached::Away(why)) => tracing::warn!(%why, "not joined again yet"),
             Err(why) => {
                 // A refusal does not change; whoever is a stranger now may be the wrong one.
