@@ -88,6 +88,8 @@ pub enum Judgement {
         /// After this time.
         after: Duration,
     },
+    /// It would be tried again, and there is no time for that: the exchange ends as one whose time is over (GEP-1742).
+    Late,
     /// Ask again: the budget has no room.
     Wait {
         /// After this time.
@@ -238,8 +240,11 @@ pub fn judge(terms: Terms<'_>, attempt: &Attempt, turns: &mut Turns, now: Now, r
     };
     let after = terms.backoff(attempt.tries, random);
     let needed = after.saturating_add(attempt.usual.unwrap_or_default());
-    if !wanted || attempt.left.is_some_and(|left| left <= needed) {
+    if !wanted {
         return Judgement::Deliver;
+    }
+    if attempt.left.is_some_and(|left| left <= needed) {
+        return Judgement::Late;
     }
     if terms.take_retry(turns, now) {
         return Judgement::Retry { after };
@@ -300,9 +305,13 @@ mod tests {
         Attempt { tries, outcome, repeat, resend, alternatives: 0, hope, waits: 0, left: None, usual: None }
     }
 
-    fn retries(rule: &Rule, attempt: Attempt) -> bool {
+    fn judged(rule: &Rule, attempt: Attempt) -> Judgement {
         let backend = Backend::for_tests(EndpointSet::default(), None);
-        judge(Terms::of(rule, &backend), &attempt, &mut Turns::new(), NOW, 1) != Judgement::Deliver
+        judge(Terms::of(rule, &backend), &attempt, &mut Turns::new(), NOW, 1)
+    }
+
+    fn retries(rule: &Rule, attempt: Attempt) -> bool {
+        judged(rule, attempt) != Judgement::Deliver
     }
 
     fn policy() -> Retries {
@@ -404,10 +413,13 @@ mod tests {
         let rule = rule(stanza(&[500], 3));
         let millis = |millis| Some(Duration::from_millis(millis));
         let failed = attempt(1, Outcome::Status(500));
-        assert!(retries(&rule, Attempt { left: millis(200), usual: millis(100), ..failed }));
-        assert!(!retries(&rule, Attempt { left: millis(110), usual: millis(100), ..failed }));
-        assert!(!retries(&rule, Attempt { left: millis(20), ..failed }));
-        assert!(retries(&rule, Attempt { usual: millis(100_000), ..failed }));
+        let is_late = |attempt| judged(&rule, attempt) == Judgement::Late;
+        assert!(!is_late(Attempt { left: millis(200), usual: millis(100), ..failed }));
+        assert!(is_late(Attempt { left: millis(110), usual: millis(100), ..failed }));
+        assert!(is_late(Attempt { left: millis(20), ..failed }));
+        assert!(!is_late(Attempt { usual: millis(100_000), ..failed }));
+        // What is not tried again anyway is delivered, however late it is.
+        assert!(!is_late(Attempt { left: millis(1), ..attempt(1, Outcome::Status(404)) }));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::failure::{Failure, Repeat, Side};
 use crate::forward::{forward_held, forward_streaming};
 use crate::judge::{judge_failure, may_be_stale};
 use crate::mesh::advise;
-use crate::path::{Journey, Stop};
+use crate::path::{Journey, Stop, out_of_time};
 use crate::relay::unless_gone;
 use crate::resolve::await_names;
 use crate::trial::{self, Trial};
@@ -203,6 +203,7 @@ async fn await_judgement(
         match judge_failure(crossing, tries, resend, failure, journey) {
             Judgement::Retry { after } => return Ok(Some(after)),
             Judgement::Deliver => return Ok(None),
+            Judgement::Late => return Err(out_of_time(crossing.rule, journey.trip)),
             Judgement::Wait { after } => rest(after, journey).await?,
         }
         tries.waits += 1;

@@ -56,7 +56,7 @@ pub(crate) async fn forward_held(
         within_try(crossing, heading).await?
     };
     crossing.heard(&journey.trip.response);
-    if let Some(after) = judge_status(crossing, tries, journey) {
+    if let Some(after) = judge_status(crossing, tries, journey)? {
         return Ok(Exchanged::again(after));
     }
     let keep_alive = rest.keeps_alive() && taken;

@@ -13,7 +13,7 @@ use transept_engine::reason::Reason;
 
 use crate::attempt::{Content, Crossing, Tries};
 use crate::failure::{Failure, Repeat};
-use crate::path::Journey;
+use crate::path::{Journey, out_of_time};
 
 /// A pooled connection that the server had closed, seen only when it was used (RFC 9112 section 9.3.1).
 pub(crate) fn may_be_stale(failure: &Failure, content: Content<'_>, journey: &Journey<'_, '_, '_>) -> bool {
@@ -32,15 +32,20 @@ pub(crate) fn is_stale(failure: &Failure, repeat: engine::Repeat) -> bool {
 }
 
 /// Only a retry stanza, or a policy of the backend, makes a status a reason for another try.
-pub(crate) fn judge_status(crossing: Crossing<'_>, tries: &Tries, journey: &Journey<'_, '_, '_>) -> Option<Duration> {
+pub(crate) fn judge_status(
+    crossing: Crossing<'_>,
+    tries: &Tries,
+    journey: &Journey<'_, '_, '_>,
+) -> Result<Option<Duration>, Failure> {
     // What a proxy behind has tried again for is its last word.
     if !crossing.terms.asks() || was_retried(&journey.trip.response) {
-        return None;
+        return Ok(None);
     }
     let outcome = Outcome::Status(engine::effective_status(&journey.trip.response));
     match ask(crossing, tries, outcome, Resend::Possible, journey) {
-        Judgement::Retry { after } => Some(after),
-        Judgement::Deliver | Judgement::Wait { .. } => None,
+        Judgement::Retry { after } => Ok(Some(after)),
+        Judgement::Late => Err(out_of_time(crossing.rule, journey.trip)),
+        Judgement::Deliver | Judgement::Wait { .. } => Ok(None),
     }
 }
 

@@ -315,7 +315,7 @@ pub(crate) fn timed_out() -> Failure {
 }
 
 /// The time for the whole exchange is over.
-fn out_of_time(rule: &Rule, trip: &Trip) -> Failure {
+pub(crate) fn out_of_time(rule: &Rule, trip: &Trip) -> Failure {
     if is_caller_s(rule, trip) {
         let detail = "the time is over that the caller gives the exchange";
         return Failure::new(Side::Upstream, Reason::RequestDeadline, Repeat::Never, detail);

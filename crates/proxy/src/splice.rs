@@ -156,7 +156,7 @@ async fn may_try_again(worker: &Worker, backend: &Backend, tried: &[SocketAddr],
         };
         match judgement {
             Judgement::Retry { .. } => return true,
-            Judgement::Deliver => return false,
+            Judgement::Deliver | Judgement::Late => return false,
             Judgement::Wait { after } => tokio::time::sleep(after).await,
         }
         waits += 1;

@@ -239,7 +239,13 @@ impl Check {
             .chain(VARIABLES.iter().map(|(name, ..)| *name))
             .collect();
         let flaw = Flaw::new(at, format!("there is no variable `{name}`"));
-        Err(flaw.maybe(suggest::remedy(name, &known)))
+        // With nothing like it, it is most often a part of a name with `-`, or a text without its quotes.
+        Err(match suggest::nearest(name, known) {
+            Some(near) => flaw.remedy(format!("did you mean `{near}`?")),
+            None => {
+                flaw.remedy("write texts in quotes, and a header with `-` in its name as `request.headers['x-team']`")
+            }
+        })
     }
 
     /// The field of a variable that `on.name` is.

@@ -138,6 +138,12 @@ fn what_is_not_there_has_no_value_and_says_so() {
 fn what_cannot_work_is_refused_with_its_place_and_a_remedy() {
     for (text, at, why, remedy) in [
         ("reqest.method == 'GET'", 0, "there is no variable `reqest`", Some("did you mean `request`?")),
+        (
+            "request.headers.x-team == 'a'",
+            18,
+            "there is no variable `team`",
+            Some("write texts in quotes, and a header with `-` in its name as `request.headers['x-team']`"),
+        ),
         ("true && request.mehtod == ''", 8, "`request` has no field `mehtod`", Some("did you mean `method`?")),
         ("request", 0, "`request` has no value of its own", None),
         ("request.method = 'GET'", 15, "`=` means nothing here", Some("write `==` to compare")),

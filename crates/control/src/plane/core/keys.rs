@@ -38,12 +38,10 @@ impl Plane {
         let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
         let mut inner = self.lock();
         for ((key, name), change) in keys.iter().zip(&names).zip(changes) {
-            let is_in_files = inner.files.hold(key);
-            if inner.kept.get(name) != change.before.as_ref() || (is_in_files && change.before.is_none()) {
+            // One that files hide can be revoked all the same: it would count again without them.
+            let is_taken = change.before.is_none() && inner.files.hold(key);
+            if is_taken || inner.kept.get(name) != change.before.as_ref() {
                 return Ok(json!({"overtaken": name}));
-            }
-            if is_in_files {
-                return Err(NotDone::Wrong(format!("{key} is in the files; change it there")));
             }
         }
         let writes: Vec<_> =
@@ -140,6 +138,12 @@ mod tests {
         assert_eq!(taken, json!({"overtaken": "transept.dev/v1alpha1/ApiKey default/one"}));
         assert!(put(&plane, None, &key("two")).is_ok());
         assert_eq!(plane.key_names("default"), json!(["one", "two"]), "no name is given twice");
+        plane.set_files(&[SourceText::new("keys.yaml", key("two").to_string())]);
+        let mut revoked = key("two");
+        revoked["spec"]["disabled"] = true.into();
+        let told = put(&plane, Some(&key("two")), &revoked).expect("an answer");
+        assert_eq!(told, json!({"kept": ["transept.dev/v1alpha1/ApiKey default/two"]}), "though files hide it");
+        assert_eq!(plane.list_keys(), json!([revoked]));
         assert_eq!(plane.key_names("shop"), json!([]));
     }
 
