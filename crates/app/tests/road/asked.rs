@@ -34,22 +34,32 @@ async fn has_ended(served: &mut Served, call: &mut Call<'_>) {
     assert!(!matches!(soon(call.piece()).await, Ok(Some(_))));
 }
 
+/// A WebSocket by a token that the issuer calls active.
+async fn open_tunnel<'c>(caller: &'c mut Caller, issuer: &mut Backend, backend: &mut Backend) -> (Call<'c>, Served) {
+    let ask = Ask::get("/").with("authorization", "Bearer opaque");
+    let mut call = caller.ask(ask.with("connection", "Upgrade").with("upgrade", "websocket")).await;
+    say(issuer, 200, ACTIVE).await;
+    let mut served = backend.next().await;
+    served.send_raw(b"HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    call.head().await;
+    assert_eq!(call.status, 101);
+    (call, served)
+}
+
+async fn passes(call: &mut Call<'_>, served: &mut Served) {
+    call.send(b"ping").await;
+    assert_eq!(served.read_raw(4).await.expect("heard"), b"ping");
+}
+
 #[tokio::test]
 async fn a_tunnel_ends_when_its_token_is_not_active_any_more() {
     let (mut issuer, mut backend) = (Backend::start(Up::Http1).await, Backend::start(Up::Http1).await);
     let gateway = stage(&issuer, &backend).await;
     let mut caller = Caller::http11(gateway.address).await;
-    let ask = Ask::get("/").with("authorization", "Bearer opaque");
-    let mut call = caller.ask(ask.with("connection", "Upgrade").with("upgrade", "websocket")).await;
-    say(&mut issuer, 200, ACTIVE).await;
-    let mut served = backend.next().await;
-    served.send_raw(b"HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
-    call.head().await;
-    assert_eq!(call.status, 101);
+    let (mut call, mut served) = open_tunnel(&mut caller, &mut issuer, &mut backend).await;
     for _ in 0..2 {
         say(&mut issuer, 200, ACTIVE).await;
-        call.send(b"ping").await;
-        assert_eq!(served.read_raw(4).await.expect("heard"), b"ping");
+        passes(&mut call, &mut served).await;
     }
     say(&mut issuer, 200, r#"{"active": false}"#).await;
     has_ended(&mut served, &mut call).await;
@@ -78,17 +88,11 @@ async fn a_connection_to_the_issuer_that_has_ended_is_replaced() {
     let (mut issuer, mut backend) = (Backend::start(Up::Http1).await, Backend::start(Up::Http1).await);
     let gateway = stage(&issuer, &backend).await;
     let mut caller = Caller::http11(gateway.address).await;
-    let ask = Ask::get("/").with("authorization", "Bearer opaque");
-    let mut call = caller.ask(ask.with("connection", "Upgrade").with("upgrade", "websocket")).await;
-    say(&mut issuer, 200, ACTIVE).await;
-    let mut served = backend.next().await;
-    served.send_raw(b"HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
-    call.head().await;
+    let (mut call, mut served) = open_tunnel(&mut caller, &mut issuer, &mut backend).await;
     for _ in 0..2 {
         soon(issuer.next()).await.reset();
         say(&mut issuer, 200, ACTIVE).await;
-        call.send(b"ping").await;
-        assert_eq!(served.read_raw(4).await.expect("heard"), b"ping");
+        passes(&mut call, &mut served).await;
     }
     // A new one that fails as well is an answer.
     soon(issuer.next()).await.reset();
