@@ -17,8 +17,8 @@ use super::control::default_state;
 use crate::access_log::Target;
 use crate::gateway::ServeArgs;
 use crate::sidecar::{
-    self, AppPort, Listen, Place, Plan, Question, TOKEN, Transparent, Upstream, check_locals, check_ports, is_label,
-    parse_local, settle,
+    self, AppPort, FreePorts, Listen, Place, Plan, Question, TOKEN, Transparent, Upstream, check_locals, check_ports,
+    is_label, parse_local,
 };
 use crate::{duration, logging};
 
@@ -170,10 +170,11 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
     }
     check_ports(&args.port)?;
     check_locals(&args.upstream, args.http_proxy, &args.port)?;
+    let mut free = FreePorts::default();
     let mut listen = args.listen.unwrap_or(Listen { ip: None, port: TUNNEL_PORT });
     if listen.port == 0 {
         let ip = listen.ip.or(args.address).unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-        listen.port = settle(SocketAddr::new(ip, 0)).context("--listen")?.port();
+        listen.port = free.settle(SocketAddr::new(ip, 0)).context("--listen")?.port();
     }
     let inbound = (!args.port.is_empty()).then_some(listen);
     let name = match args.name {
@@ -190,7 +191,7 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
         check_ticket(ticket, &args.namespace, &args.service)?;
     }
     for upstream in &mut args.upstream {
-        upstream.local = settle(upstream.local).with_context(|| upstream.local.to_string())?;
+        upstream.local = free.settle(upstream.local).with_context(|| upstream.local.to_string())?;
     }
     let state = args.state.unwrap_or_else(|| default_state("sidecar").join(&args.namespace).join(&name));
     let question = args.port.first().map(|port| {
@@ -210,9 +211,10 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
             inbound: None,
             ports: args.port,
             upstreams: args.upstream,
-            http_proxy: args.http_proxy.map(settle).transpose().context("--http-proxy")?,
+            http_proxy: args.http_proxy.map(|at| free.settle(at)).transpose().context("--http-proxy")?,
             zone: args.serve.zone().map(Into::into),
         },
+        free,
         transparent: args.transparent,
         instances_in: instances_in(&args.instances_in),
         question,

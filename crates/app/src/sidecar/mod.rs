@@ -6,6 +6,7 @@
 //! `plan`, the own address in `whereabouts`, the services that it asks for in `asked`, memory that it can spare in `pages`.
 
 mod asked;
+mod free_ports;
 mod pages;
 mod places;
 mod plan;
@@ -16,6 +17,7 @@ mod transparent;
 mod whereabouts;
 
 use std::io::IsTerminal;
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +41,8 @@ use crate::commands::Exit;
 use crate::gateway::{Retry, Standing, announce};
 use crate::logging::Format;
 
-pub(crate) use places::{AppPort, Listen, Upstream, check_locals, check_ports, is_label, parse_local, settle};
+pub(crate) use free_ports::FreePorts;
+pub(crate) use places::{AppPort, Listen, Upstream, check_locals, check_ports, is_label, parse_local};
 pub(crate) use plan::Plan;
 pub(crate) use probe::Question;
 pub(crate) use program::TOKEN;
@@ -69,7 +72,7 @@ pub(crate) fn serve(mut plan: Plan) -> Result<Exit> {
     // At the first start the control plane may have been there only now.
     runtime.block_on(plan.find_address());
     plan.settle_inbound()?;
-    let prepare = async { Transparent::prepare(&plan.place, &plan.state, &plan.instances_in) };
+    let prepare = async { Transparent::prepare(&plan.place, &plan.state, &plan.instances_in, &mut plan.free) };
     let transparent = if plan.transparent { Some(runtime.block_on(prepare)?) } else { None };
     let mut options = plan.serve.options();
     options.mesh = Some(feed.mesh());
@@ -230,6 +233,7 @@ impl Sidecar {
         stationing.take_captured(self.capture(&first));
         stationing.take_awake(self.asked.awake(&first));
         let update = stationing.take(&first.world);
+        drop(mem::take(&mut self.plan.free));
         let outcomes = self.apply(&update).await?;
         announce::loaded(&update, format);
         announce::listeners(&update, &outcomes, &[]);

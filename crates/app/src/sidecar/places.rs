@@ -2,8 +2,7 @@
 //!
 //! Parsed from the command line of `sidecar`, read when the station is made and when the program is started.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use anyhow::{Result as Checked, bail};
@@ -245,17 +244,6 @@ pub(crate) fn parse_local(text: &str) -> Result<SocketAddr, String> {
         return Ok(SocketAddr::new(HOME, port));
     }
     text.parse().map_err(|_| format!("`{text}` is not an address and a port, such as 127.0.0.1:9001"))
-}
-
-/// The same with a port instead of port 0: one that is free now.
-///
-/// # Errors
-/// Nothing can be bound.
-pub(crate) fn settle(address: SocketAddr) -> io::Result<SocketAddr> {
-    if address.port() != 0 {
-        return Ok(address);
-    }
-    TcpListener::bind(address)?.local_addr()
 }
 
 /// What the program's environment has besides ours.

@@ -16,6 +16,7 @@ use transept_proxy::capture::IpNet;
 use transept_proxy::feed::{self, Feed, FeedOptions, Interest};
 use transept_xds::mesh::{Condition, Port, Workload};
 
+use super::free_ports::FreePorts;
 use super::places::{self, AppPort, Listen};
 use super::probe::Question;
 use super::station::Place;
@@ -36,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) inbound: Option<Listen>,
     /// The place in the mesh, in which `inbound` follows from the two above.
     pub(crate) place: Place,
+    /// The ports that were chosen for port 0, until the proxy listens on them.
+    pub(crate) free: FreePorts,
     /// Whether the program's calls of services are captured.
     pub(crate) transparent: bool,
     /// Where instances may be that the program calls by their own address.

@@ -8,8 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
-use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,7 +20,7 @@ use transept_model::kinds::{Object, ServiceSpec, WorkloadHealth};
 use transept_proxy::capture::{self, DnsPlan, InboundPlan, IpNet, Liveness, OutboundPlan, Owner, Scope, ServicePort};
 use transept_proxy::names::{self, Assigned, Instance, Meaning, MeshService, NameServer, Realm, Resolvers, Table};
 
-use super::places::settle;
+use super::free_ports::FreePorts;
 use super::station::Place;
 
 /// Where the system says which name servers there are.
@@ -32,8 +31,6 @@ const ROUTES: &str = "/proc/thread-self/net/route";
 const KEPT: &str = "addresses.json";
 /// Name servers whose questions are captured; of those that are named no more, the ones that were named first are left out first.
 const SERVERS: usize = 16;
-/// How many ports are tried for one that is free on both loopback addresses.
-const PORTS: usize = 16;
 
 /// Names, addresses and rules of one program.
 #[derive(Debug)]
@@ -85,7 +82,12 @@ impl Transparent {
     ///
     /// # Errors
     /// Nothing can be listened on.
-    pub(crate) fn prepare(place: &Place, state: &Path, instances_in: &[IpNet]) -> Result<Transparent> {
+    pub(crate) fn prepare(
+        place: &Place,
+        state: &Path,
+        instances_in: &[IpNet],
+        free: &mut FreePorts,
+    ) -> Result<Transparent> {
         let realm = Realm::new(&place.namespace);
         let range = realm.range;
         let kept = state.join(KEPT);
@@ -100,10 +102,12 @@ impl Transparent {
         let names = NameServer::start(&names::Options { listen, resolvers, mark: Some(capture::MARK) }, table)
             .context("no names can be answered")?;
         let port = names.addresses().first().map_or(0, SocketAddr::port);
-        let listen = loopback()?;
+        const NO_PORT: &str = "no port for captured connections";
+        let listen = free.loopback().context(NO_PORT)?;
         let inbound = match place.inbound.filter(|_| !place.ports.is_empty()) {
             None => None,
-            Some(tunnels) => Some((open_to_all()?, tunnels.port())),
+            // The kernel redirects to the address that a connection came to.
+            Some(tunnels) => Some((free.everywhere().context(NO_PORT)?, tunnels.port())),
         };
         let plan = capture::Plan {
             workload: place.workload.clone(),
@@ -298,28 +302,6 @@ fn refuse_company(workload: &str) -> Result<()> {
     )
 }
 
-/// A free port on the loopback addresses, of IPv6 where there is such an address.
-fn loopback() -> Result<Vec<SocketAddr>> {
-    for _ in 0..PORTS {
-        let v4 = settle((Ipv4Addr::LOCALHOST, 0).into())?;
-        match TcpListener::bind((Ipv6Addr::LOCALHOST, v4.port())) {
-            Ok(v6) => return Ok(vec![v4, v6.local_addr()?]),
-            // Somebody else has it there.
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
-            Err(_) => return Ok(vec![v4]),
-        }
-    }
-    anyhow::bail!("no port is free on both loopback addresses")
-}
-
-/// A free port on every address of the machine, of both families where there are both: the kernel redirects to the address that a
-/// connection came to.
-fn open_to_all() -> Result<SocketAddr> {
-    settle((Ipv6Addr::UNSPECIFIED, 0).into())
-        .or_else(|_| settle((Ipv4Addr::UNSPECIFIED, 0).into()))
-        .context("no port for captured connections")
-}
-
 /// The addresses that a Service has in a cluster, where programs may know it by them. One that everybody has for himself stands for
 /// nobody else.
 fn cluster_addresses(world: &World, service: &MeshService) -> Vec<VirtualService> {
@@ -441,7 +423,8 @@ spec: {clusterIP: 127.0.0.1, ports: [{port: 80}]}
 ";
         let world = Loader::new(MODEL_KINDS).load(&[SourceText::new("world", text)]).world;
         let state = tempfile::tempdir().expect("a directory");
-        let mut transparent = Transparent::prepare(&place(), state.path(), &[]).expect("prepared");
+        let mut transparent =
+            Transparent::prepare(&place(), state.path(), &[], &mut FreePorts::default()).expect("prepared");
         let captured = transparent.follow(&world);
         let outside = |address: &IpAddr| !transparent.names.table().is_virtual(*address);
         let cluster: Vec<_> = captured.services.iter().filter(|one| outside(&one.address)).collect();
@@ -481,14 +464,16 @@ spec: {services: [cart], address: '2001:db8::7', ports: [{port: 80}], tunnel: {}
             let outbound = transparent.plan.outbound.as_ref();
             outbound.map(|outbound| outbound.only.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
-        let mut transparent = Transparent::prepare(&place(), state.path(), &[private]).expect("prepared");
+        let mut transparent =
+            Transparent::prepare(&place(), state.path(), &[private], &mut FreePorts::default()).expect("prepared");
         assert!(transparent.follow(&full).located.is_some());
         let expected = ["10.0.0.0/8", "203.0.113.7/32", "2001:db8::7/128"].map(str::to_owned);
         assert_eq!(only(&transparent), Some(expected.to_vec()));
         let answered: Vec<IpAddr> = transparent.names.table().instances("cart.shop");
         assert_eq!(answered.len(), 2, "the instance that is not well is named below it alone");
 
-        let mut transparent = Transparent::prepare(&place(), state.path(), &[]).expect("prepared");
+        let mut transparent =
+            Transparent::prepare(&place(), state.path(), &[], &mut FreePorts::default()).expect("prepared");
         assert_eq!(only(&transparent), None, "none of all addresses, not all of them");
         assert!(transparent.follow(&world(&["cart"])).located.is_none());
         assert!(transparent.follow(&full).located.is_some());
@@ -500,7 +485,8 @@ spec: {services: [cart], address: '2001:db8::7', ports: [{port: 80}], tunnel: {}
     #[tokio::test]
     async fn questions_to_name_servers_of_now_and_of_before_are_captured() {
         let state = tempfile::tempdir().expect("a directory");
-        let mut transparent = Transparent::prepare(&place(), state.path(), &[]).expect("prepared");
+        let mut transparent =
+            Transparent::prepare(&place(), state.path(), &[], &mut FreePorts::default()).expect("prepared");
         let address = |last: u8| IpAddr::from([192, 0, 2, last]);
         let captured = |transparent: &Transparent| transparent.plan.dns.clone().expect("a plan").servers;
         transparent.plan.dns.as_mut().expect("a plan").servers = vec![address(1)];
@@ -521,14 +507,15 @@ spec: {services: [cart], address: '2001:db8::7', ports: [{port: 80}], tunnel: {}
     #[tokio::test]
     async fn services_have_addresses_that_last() {
         let state = tempfile::tempdir().expect("a directory");
-        let mut transparent = Transparent::prepare(&place(), state.path(), &[]).expect("prepared");
+        let mut transparent =
+            Transparent::prepare(&place(), state.path(), &[], &mut FreePorts::default()).expect("prepared");
         let first = transparent.follow(&world(&["cart", "catalog"]));
         assert_eq!(first.services.len(), 2);
         assert!(first.services.iter().all(|service| transparent.names.table().is_virtual(service.address)));
         assert_eq!(transparent.plan.services.len(), 2);
         assert_eq!(transparent.follow(&world(&["catalog"])).services, first.services[1..]);
         drop(transparent);
-        let mut again = Transparent::prepare(&place(), state.path(), &[]).expect("prepared");
+        let mut again = Transparent::prepare(&place(), state.path(), &[], &mut FreePorts::default()).expect("prepared");
         assert_eq!(again.follow(&world(&["cart", "catalog"])).services, first.services);
         fs::write(state.path().join(KEPT), "{").expect("written");
         assert_eq!(read(&state.path().join(KEPT)), Assigned::new());
