@@ -69,9 +69,11 @@ pub(crate) struct Report {
     pub(crate) warnings: Vec<Finding>,
 }
 
-/// The root of the repository: the parent of this crate's directory.
+/// The root of the repository: the parent of this crate's directory. Cargo says which: a target directory that two checkouts share may hold
+/// what the other one built.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).parent().map_or_else(PathBuf::new, Path::to_path_buf)
 }
 
 /// Reads the tree under `root` and runs every rule.
