@@ -129,11 +129,6 @@ fn nobody(backend: &Backend) -> Reply {
     }
 }
 
-/// Whether an endpoint that has not been tried is left that is not known to be away.
-pub fn has_hope(backend: &Backend, turns: &Turns, tried: &[SocketAddr], now: Now) -> bool {
-    turns.has_hope(backend, tried, now)
-}
-
 /// How many endpoints of a backend have not been tried.
 pub fn alternatives(backend: &Backend, tried: &[SocketAddr]) -> usize {
     let set = backend.endpoints.load();

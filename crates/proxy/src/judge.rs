@@ -8,7 +8,7 @@ use std::time::Duration;
 use transept_engine::exchange::Now;
 use transept_engine::hops::was_retried;
 use transept_engine::judge::{self as engine, Attempt, Judgement, Outcome, Resend};
-use transept_engine::pick::{alternatives, has_hope};
+use transept_engine::pick::alternatives;
 use transept_engine::reason::Reason;
 
 use crate::attempt::{Content, Crossing, Tries};
@@ -82,7 +82,7 @@ fn ask(
         repeat: terms.repeat(&trip.request),
         resend,
         alternatives: alternatives(backend, &tries.endpoints),
-        hope: outcome == Outcome::Unreachable && has_hope(backend, &turns, &tries.endpoints, now),
+        hope: outcome == Outcome::Unreachable && turns.has_hope(backend, &tries.endpoints, now),
         waits: tries.waits,
         left: crossing.due.map(|due| due.saturating_sub(now.monotonic)),
         usual: crossing.due.and_then(|_| turns.usual_time(backend, now)),

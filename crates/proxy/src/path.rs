@@ -209,7 +209,7 @@ async fn road<'s>(snapshot: &'s Snapshot, bind: &'s Bind, journey: &mut Journey<
     if limit == Some(Duration::ZERO) {
         return Err(Stop::Failed(out_of_time(rule, journey.trip)));
     }
-    let is_told = journey.trip.relayed && is_caller_s(rule, journey.trip);
+    let is_told = journey.trip.relayed && caller_is_in_a_hurry(rule, journey.trip);
     let limit = limit.map(|limit| limit.saturating_add(if is_told { GRACE } else { Duration::ZERO }));
     let due = limit.map(|limit| journey.trip.now().monotonic.saturating_add(limit));
     let terms = Terms::of(rule, backend).behind_others(&journey.trip.request);
@@ -316,7 +316,7 @@ pub(crate) fn timed_out() -> Failure {
 
 /// The time for the whole exchange is over.
 pub(crate) fn out_of_time(rule: &Rule, trip: &Trip) -> Failure {
-    if is_caller_s(rule, trip) {
+    if caller_is_in_a_hurry(rule, trip) {
         let detail = "the time is over that the caller gives the exchange";
         return Failure::new(Side::Upstream, Reason::RequestDeadline, Repeat::Never, detail);
     }
@@ -324,7 +324,7 @@ pub(crate) fn out_of_time(rule: &Rule, trip: &Trip) -> Failure {
 }
 
 /// Whether it is the caller who gives the exchange the least time.
-fn is_caller_s(rule: &Rule, trip: &Trip) -> bool {
+fn caller_is_in_a_hurry(rule: &Rule, trip: &Trip) -> bool {
     trip.patience.is_some_and(|patience| rule.timeouts.request.or(None).is_none_or(|limit| patience < limit))
 }
 

@@ -32,6 +32,9 @@ const KEPT: &str = "addresses.json";
 /// Name servers whose questions are captured; of those that are named no more, the ones that were named first are left out first.
 const SERVERS: usize = 16;
 
+/// What cannot be done where no port is free.
+const NO_PORT: &str = "no port for captured connections";
+
 /// Names, addresses and rules of one program.
 #[derive(Debug)]
 pub(crate) struct Transparent {
@@ -102,7 +105,6 @@ impl Transparent {
         let names = NameServer::start(&names::Options { listen, resolvers, mark: Some(capture::MARK) }, table)
             .context("no names can be answered")?;
         let port = names.addresses().first().map_or(0, SocketAddr::port);
-        const NO_PORT: &str = "no port for captured connections";
         let listen = free.loopback().context(NO_PORT)?;
         let inbound = match place.inbound.filter(|_| !place.ports.is_empty()) {
             None => None,

@@ -128,7 +128,7 @@ impl Turns {
     }
 
     /// Whether an endpoint that was not tried is left that this worker does not leave alone.
-    pub(crate) fn has_hope(&self, backend: &Backend, tried: &[SocketAddr], now: Now) -> bool {
+    pub fn has_hope(&self, backend: &Backend, tried: &[SocketAddr], now: Now) -> bool {
         let absent = self.absent(backend, now);
         let is_absent = |address: &SocketAddr| absent.iter().any(|(one, _)| one == address);
         let set = backend.endpoints.load();

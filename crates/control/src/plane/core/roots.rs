@@ -219,8 +219,9 @@ pub(super) enum Age {
     Old,
 }
 
-/// The rotation that was stored, or one of which nothing is known yet. A root that is younger than the state is taken in: members may have certificates of it. Where the authority may have signed before, somebody may be away with
-/// a certificate that nobody knows of any more: it counts until every such certificate has ended.
+/// The rotation that was stored, or one of which nothing is known yet. A root that is younger than the state is taken in: members may have
+/// certificates of it. Where the authority may have signed before, somebody may be away with a certificate that nobody knows of any more: it
+/// counts until every such certificate has ended.
 ///
 /// # Errors
 /// Only a newer state could say which of several roots signs.
