@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use transept_wire::head::{FieldId, Request, Response};
 
-use crate::balance::Turns;
+use crate::balance::{Budget, Turns};
 use crate::exchange::{Now, below, draw};
 use crate::hops;
 use crate::rule::{Retry, Rule};
@@ -204,10 +204,11 @@ impl<'t> Terms<'t> {
         }
     }
 
-    fn take_retry(&self, turns: &mut Turns, now: Now) -> bool {
+    /// What its retries are counted against.
+    fn budget<'b>(&self, turns: &'b mut Turns) -> &'b mut Budget {
         match self {
-            Terms::Stanza(key, _) | Terms::Policy(key, _) => turns.take_retry(*key, self.allowance(), now),
-            Terms::Unasked => turns.take_unasked(now),
+            Terms::Stanza(key, _) | Terms::Policy(key, _) => turns.budget(*key),
+            Terms::Unasked => turns.unasked_budget(),
         }
     }
 }
@@ -220,10 +221,7 @@ pub fn try_timeout(rule: &Rule, backend: &Backend) -> Option<Duration> {
 
 /// Counts a request towards the retry budget. Call it once per request.
 pub fn begin(terms: Terms<'_>, turns: &mut Turns, now: Now) {
-    match terms {
-        Terms::Stanza(key, _) | Terms::Policy(key, _) => turns.count_request(key, now),
-        Terms::Unasked => turns.count_unasked(now),
-    }
+    terms.budget(turns).count_request(now.monotonic);
 }
 
 /// Decides what follows a try.
@@ -238,19 +236,22 @@ pub fn judge(terms: Terms<'_>, attempt: &Attempt, turns: &mut Turns, now: Now, r
         (_, Outcome::Reset | Outcome::TimedOut) => attempt.repeat == Repeat::Harmless,
         (_, Outcome::Status(code)) => attempt.repeat == Repeat::Harmless && terms.codes().contains(&code),
     };
-    let after = terms.backoff(attempt.tries, random);
-    let needed = after.saturating_add(attempt.usual.unwrap_or_default());
     if !wanted {
         return Judgement::Deliver;
     }
-    if attempt.left.is_some_and(|left| left <= needed) {
-        return Judgement::Late;
-    }
-    if terms.take_retry(turns, now) {
-        return Judgement::Retry { after };
+    let after = terms.backoff(attempt.tries, random);
+    let needed = after.saturating_add(attempt.usual.unwrap_or_default());
+    let is_late = attempt.left.is_some_and(|left| left <= needed);
+    match terms.budget(turns).has_room(terms.allowance(), now.monotonic) {
+        true if is_late => return Judgement::Late,
+        true => {
+            terms.budget(turns).count_retry(now.monotonic);
+            return Judgement::Retry { after };
+        }
+        false => {}
     }
     let may_wait = attempt.outcome == Outcome::Unreachable && attempt.hope && attempt.waits < MOST_WAITS;
-    if may_wait && terms.allowance() != Allowance::NONE {
+    if may_wait && !is_late && terms.allowance() != Allowance::NONE {
         let after = jittered(WAIT, attempt.waits.saturating_add(1), random, WAIT_DRAW);
         return Judgement::Wait { after };
     }
@@ -418,6 +419,14 @@ mod tests {
         assert!(is_late(Attempt { left: millis(110), usual: millis(100), ..failed }));
         assert!(is_late(Attempt { left: millis(20), ..failed }));
         assert!(!is_late(Attempt { usual: millis(100_000), ..failed }));
+        // Where the budget has no room nothing would follow, late or not.
+        let spent = Retries { budget: Allowance::NONE, ..policy() };
+        let backend = Backend::for_tests(EndpointSet::default(), None);
+        let late = Attempt { left: millis(1), ..attempt(1, Outcome::Status(503)) };
+        for (retries, expected) in [(policy(), Judgement::Late), (spent, Judgement::Deliver)] {
+            let terms = Terms::Policy(backend.key, &retries);
+            assert_eq!(judge(terms, &late, &mut Turns::new(), NOW, 1), expected);
+        }
         // What is not tried again anyway is delivered, however late it is.
         assert!(!is_late(Attempt { left: millis(1), ..attempt(1, Outcome::Status(404)) }));
     }

@@ -16,19 +16,19 @@ use transept_engine::reason::Reason;
 use transept_engine::rule::Rule;
 use transept_engine::snapshot::{Backend, Listener, Role, UpstreamProtocol};
 use transept_wire::h1::Body;
-use transept_wire::head::{Response, Version};
+use transept_wire::head::{Request, Response, Version};
 
 use crate::body::Source;
 use crate::failure::{Failure, Repeat, Side};
 use crate::forward::{forward_held, forward_streaming};
 use crate::judge::{judge_failure, may_be_stale};
 use crate::mesh::advise;
-use crate::path::{Journey, Stop, out_of_time};
+use crate::path::{Journey, Stop, no_time_to_retry};
 use crate::relay::unless_gone;
 use crate::resolve::await_names;
 use crate::trial::{self, Trial};
 use crate::tunnel;
-use crate::upstream::{Age, Destination, Pooled, connect, no_room};
+use crate::upstream::{Destination, Pooled, Used, connect, no_room};
 
 /// Bodies up to this size are read before the first try when the request may be tried again. Of one that streams as much is remembered where
 /// a backend may refuse it late.
@@ -52,6 +52,11 @@ impl Crossing<'_> {
     /// How long one try may take.
     pub(crate) fn try_timeout(&self) -> Option<Duration> {
         judge::try_timeout(self.rule, self.backend)
+    }
+
+    /// Whether an answer may be a reason to send the request again.
+    pub(crate) fn may_repeat(&self, request: &Request) -> bool {
+        self.terms.asks() && self.terms.repeat(request) == judge::Repeat::Harmless
     }
 
     /// A response head has come.
@@ -82,14 +87,16 @@ pub(crate) enum Tried {
 /// A try that failed.
 struct Failed {
     failure: Failure,
-    /// That of the connection; none when there was no connection, and so no byte of the request was sent.
-    age: Option<Age>,
+    /// The connection; none when there was none, and so no byte of the request was sent.
+    used: Option<Used>,
 }
 
 /// What has been tried.
 pub(crate) struct Tries {
     pub endpoints: SmallVec<[SocketAddr; 4]>,
     pooled: Pooled,
+    /// Whether one of them was on a connection that had gone stale, and counts for nothing.
+    pub replaced: bool,
     /// How often the request has waited for room in the budget since the last of them.
     pub waits: u32,
 }
@@ -129,7 +136,7 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
         });
         unless_gone(waiting, journey.replier).await?;
     }
-    let mut tries = Tries { endpoints: SmallVec::new(), pooled: Pooled::Welcome, waits: 0 };
+    let mut tries = Tries { endpoints: SmallVec::new(), pooled: Pooled::Welcome, replaced: false, waits: 0 };
     loop {
         let now = journey.worker.clock.now().into();
         let call = Call { now, random: journey.trip.random, hash, tried: &tries.endpoints };
@@ -146,20 +153,20 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
                 trial.failed(&failure);
                 return Err(failure.into());
             }
-            Err(Failed { failure, age }) => {
-                let had_stale = age == Some(Age::Reused) && tries.pooled == Pooled::Welcome;
-                if had_stale && may_be_stale(&failure, content, journey) {
-                    tries.pooled = Pooled::Unwanted;
-                    // A retry stanza counts every try of its own; without one this is the only second try there is.
-                    if !terms.asks() {
-                        continue;
-                    }
-                } else {
-                    trial.failed(&failure);
+            Err(Failed { failure, used: Some(used) })
+                if !tries.replaced && may_be_stale(used, &failure, content, journey) =>
+            {
+                tries.replaced = true;
+                if used.is_over {
+                    tries.pooled = Pooled::Younger(journey.worker.pool.youngest());
                 }
+                continue;
+            }
+            Err(Failed { failure, used }) => {
+                trial.failed(&failure);
                 tries.endpoints.push(chosen.address);
                 let resend = match content {
-                    Content::Streaming if age.is_some() && !journey.arrival.body.can_begin_again() => {
+                    Content::Streaming if used.is_some() && !journey.arrival.body.can_begin_again() => {
                         Resend::Impossible
                     }
                     _ => Resend::Possible,
@@ -203,7 +210,7 @@ async fn await_judgement(
         match judge_failure(crossing, tries, resend, failure, journey) {
             Judgement::Retry { after } => return Ok(Some(after)),
             Judgement::Deliver => return Ok(None),
-            Judgement::Late => return Err(out_of_time(crossing.rule, journey.trip)),
+            Judgement::Late => return Err(no_time_to_retry(crossing.rule, journey.trip)),
             Judgement::Wait { after } => rest(after, journey).await?,
         }
         tries.waits += 1;
@@ -295,7 +302,7 @@ async fn try_once(
         // A limit of ours, or the word of the other side that this caller is not let in: another endpoint changes nothing.
         let is_final = matches!(failure.reason, Reason::Overloaded | Reason::BackendOverflow | Reason::MeshDenied);
         let repeat = if is_final { Repeat::Never } else { repeat };
-        Failed { failure: Failure { repeat, ..failure }, age: None }
+        Failed { failure: Failure { repeat, ..failure }, used: None }
     };
     let mut upstream = {
         let connecting = pin!(connect(journey.worker, &destination));
@@ -304,9 +311,8 @@ async fn try_once(
         let connected = within(crossing.try_timeout(), connecting).await;
         connected.unwrap_or_else(|| Err(late(crossing))).map_err(unconnected)?
     };
-    let age = upstream.age();
     if matches!(content, Content::Streaming) && !wants_tunnel {
-        if upstream.may_refuse() {
+        if upstream.may_refuse() || crossing.may_repeat(&journey.trip.request) {
             journey.arrival.body.remember(HELD);
         }
         // Also where this connection cannot refuse: the one before may have, with a part of the body.
@@ -315,7 +321,7 @@ async fn try_once(
     let outcome = match content {
         _ if wants_tunnel => Box::pin(tunnel::open(crossing, &mut upstream, journey)).await,
         Content::Held(bytes) => forward_held(crossing, tries, bytes, &mut upstream, journey).await,
-        Content::Streaming => Box::pin(forward_streaming(crossing, &mut upstream, journey)).await,
+        Content::Streaming => Box::pin(forward_streaming(crossing, tries, &mut upstream, journey)).await,
     };
     match outcome {
         Ok(Exchanged { tried, reusable }) => {
@@ -324,7 +330,7 @@ async fn try_once(
             }
             Ok(tried)
         }
-        Err(failure) => Err(Failed { failure, age: Some(age) }),
+        Err(failure) => Err(Failed { failure, used: Some(upstream.used()) }),
     }
 }
 
@@ -343,6 +349,11 @@ impl Exchanged {
     /// The response is not delivered, and the request sent again after this time.
     pub(crate) fn again(after: Duration) -> Self {
         Self { tried: Tried::Again(after), reusable: false }
+    }
+
+    /// The same, where the body of the request has moved beside it: the connection is good for another only if all of that was sent.
+    pub(crate) fn with_upload(self, is_complete: bool) -> Self {
+        Self { reusable: self.reusable && is_complete, ..self }
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use transept_engine::callout::{Answer, Callout, CalloutResult, HttpCall, Receiver};
 use transept_engine::pick::{self, Call, Probe, pick_endpoint};
 use transept_engine::reply::is_grpc;
+use transept_engine::rule::Rule;
 use transept_engine::snapshot::{EndpointSource, Listener, UpstreamProtocol};
 use transept_engine::traffic::Resource;
 use transept_model::certificate::KeyPair;
@@ -24,24 +25,29 @@ use crate::body::{Source, carry};
 use crate::documents;
 use crate::failure::Failure;
 use crate::judge::is_stale;
-use crate::path::{Journey, Stop, timed_out};
+use crate::path::{Journey, Stop, out_of_time, time_left};
 use crate::relay::unless_gone;
 use crate::resolve::await_names;
-use crate::upstream::{Age, Destination, Pooled, Received, Upstream, connect};
+use crate::upstream::{Destination, Pooled, Received, Upstream, Used, connect};
 use crate::worker::Worker;
 
 /// Performs a callout within what is left of the exchange's time, and leaves its outcome for the policy.
 pub(crate) async fn perform(
     callout: Callout,
     listener: &Listener,
-    left: Option<Duration>,
+    rule: Option<&Rule>,
     journey: &mut Journey<'_, '_, '_>,
 ) -> Result<(), Stop> {
+    let left = time_left(rule, journey.trip);
+    if left == Some(Duration::ZERO) {
+        return Err(out_of_time(rule, journey.trip).into());
+    }
     let begun = journey.worker.clock.now().monotonic;
     let outcome = {
         let performing = pin!(outcome_of(callout, listener, journey));
-        within(left, performing).await.unwrap_or_else(|| Err(timed_out().into()))?
+        within(left, performing).await
     };
+    let outcome = outcome.unwrap_or_else(|| Err(out_of_time(rule, journey.trip).into()))?;
     journey.trip.asked += journey.worker.clock.now().monotonic.saturating_sub(begun);
     journey.trip.notes.resume(outcome);
     Ok(())
@@ -215,28 +221,45 @@ async fn exchange(
         queued: None,
     };
     let upstream = connect(worker, &destination).await?;
-    let age = upstream.age();
     match exchange_over(worker, call, upstream).await {
-        Err(failure) if age == Age::Reused && is_stale(&failure, call.repeat) => {}
-        outcome => return Ok(outcome?),
+        Err((failure, used)) if is_stale(used, &failure, call.repeat) => {
+            if used.is_over {
+                destination.pooled = Pooled::Younger(worker.pool.youngest());
+            }
+        }
+        outcome => return Ok(outcome.map_err(|(failure, _)| failure)?),
     }
-    destination.pooled = Pooled::Unwanted;
     let upstream = connect(worker, &destination).await?;
-    Ok(exchange_over(worker, call, upstream).await?)
+    Ok(exchange_over(worker, call, upstream).await.map_err(|(failure, _)| failure)?)
 }
 
-/// The same over one connection.
+/// The same over one connection. A failure comes with how that was then.
 async fn exchange_over(
     worker: &Rc<Worker>,
     call: &HttpCall,
     mut upstream: Upstream,
-) -> Result<Option<Answer>, Failure> {
+) -> Result<Option<Answer>, (Failure, Used)> {
+    let outcome = converse(worker, call, &mut upstream).await.map_err(|failure| (failure, upstream.used()))?;
+    Ok(outcome.map(|(answer, is_reusable)| {
+        if is_reusable {
+            upstream.release(&worker.pool, worker.watches.last_sweep());
+        }
+        answer
+    }))
+}
+
+/// Asks and listens. With the answer comes whether the connection is good for another question; there is none where it is too large.
+async fn converse(
+    worker: &Rc<Worker>,
+    call: &HttpCall,
+    upstream: &mut Upstream,
+) -> Result<Option<(Answer, bool)>, Failure> {
     let watch = worker.watches.add();
     let framing = if call.body.is_empty() { Body::None } else { Body::Length(call.body.len() as u64) };
     let codec = Limits::default();
     let mut response = Response::new(200);
     let mut answer = Answer::default();
-    let reusable = {
+    let is_reusable = {
         let (mut sink, mut inlet) = upstream.begin(&call.request, &framing, Connection::KeepAlive, &watch)?;
         carry(&mut Source::Held(&call.body), &mut sink, &Cell::new(0)).await?;
         let rest = loop {
@@ -270,8 +293,5 @@ async fn exchange_over(
     };
     answer.status = response.status;
     answer.fields.copy_from(&response.fields);
-    if reusable {
-        upstream.release(&worker.pool, worker.watches.last_sweep());
-    }
-    Ok(Some(answer))
+    Ok(Some((answer, is_reusable)))
 }

@@ -13,7 +13,7 @@ use transept_wire::h1::{Body, Connection};
 use crate::attempt::{Crossing, Exchanged, Tries, within_try};
 use crate::body::{Source, carry};
 use crate::failure::{Failure, Side};
-use crate::gate::{Gate, Listens};
+use crate::gate::{Again, Gate, Listens};
 use crate::judge::judge_status;
 use crate::normalize::codec_limits;
 use crate::path::Journey;
@@ -56,7 +56,7 @@ pub(crate) async fn forward_held(
         within_try(crossing, heading).await?
     };
     crossing.heard(&journey.trip.response);
-    if let Some(after) = judge_status(crossing, tries, journey)? {
+    if let Some(after) = judge_status(crossing, tries, journey.worker, journey.trip)? {
         return Ok(Exchanged::again(after));
     }
     let keep_alive = rest.keeps_alive() && taken;
@@ -73,9 +73,11 @@ pub(crate) async fn forward_held(
     Ok(Exchanged::delivered(keep_alive && source.is_done()))
 }
 
-/// Sends a request while its body arrives, and delivers the response as it comes, possibly before the body has ended.
+/// Sends a request while its body arrives, and delivers the response as it comes, possibly before the body has ended, unless the request is to
+/// be tried again and what has been sent of the body is remembered.
 pub(crate) async fn forward_streaming(
     crossing: Crossing<'_>,
+    tries: &Tries,
     upstream: &mut Upstream,
     journey: &mut Journey<'_, '_, '_>,
 ) -> Result<Exchanged, Failure> {
@@ -85,7 +87,8 @@ pub(crate) async fn forward_streaming(
     let (mut sink, mut inlet) = upstream.begin(&trip.request, &arrival.framing, Connection::KeepAlive, watch)?;
     let beside_program = crossing.listener.settings.role == Role::Inbound;
     let listens = if beside_program && trip.relayed && !arrival.expects_continue { Listens::Yes } else { Listens::No };
-    let gate = Gate::new(arrival.expects_continue, listens, inlet.in_tunnel());
+    let again = if crossing.may_repeat(&trip.request) { Again::Possible } else { Again::Never };
+    let gate = Gate::new(arrival.expects_continue, listens, inlet.in_tunnel(), again);
     let most = crossing.listener.settings.limits.body_bytes;
     let mut sent = 0;
     let answered = Cell::new(false);
@@ -112,6 +115,11 @@ pub(crate) async fn forward_streaming(
                 within_try(crossing, heading).await?
             };
             crossing.heard(&trip.response);
+            if gate.can_send_again()
+                && let Some(after) = judge_status(crossing, tries, worker, trip)?
+            {
+                return Ok(Exchanged::again(after));
+            }
             answered.set(true);
             gate.taken.give();
             watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
@@ -126,7 +134,7 @@ pub(crate) async fn forward_streaming(
                 let carrying = pin!(carry(&mut source, &mut sink, bytes_out));
                 entrance.while_it_stands(watch, let_in, carrying).await?;
             }
-            Ok(keep_alive && source.is_done())
+            Ok(Exchanged::delivered(keep_alive && source.is_done()))
         });
         both(upload, download).await
     };
@@ -135,16 +143,15 @@ pub(crate) async fn forward_streaming(
     arrival.expects_continue &= !gate.wanted.is_given();
     let (uploaded, downloaded) = outcome?;
     // Asked first: a response that failed is a failure, whatever became of the request's body.
-    let reusable = downloaded?;
-    Ok(Exchanged::delivered(uploaded && reusable))
+    Ok(downloaded?.with_upload(uploaded))
 }
 
 /// Runs both directions. The response ends the exchange; a request body that breaks on the client's side ends it too,
 /// while one that the backend does not want leaves the backend its say.
 async fn both(
     mut upload: Pin<&mut impl Future<Output = Result<(), Failure>>>,
-    mut download: Pin<&mut impl Future<Output = Result<bool, Failure>>>,
-) -> Result<(bool, Result<bool, Failure>), Failure> {
+    mut download: Pin<&mut impl Future<Output = Result<Exchanged, Failure>>>,
+) -> Result<(bool, Result<Exchanged, Failure>), Failure> {
     let mut uploaded: Option<Result<(), Failure>> = None;
     std::future::poll_fn(|cx| {
         if uploaded.is_none()

@@ -77,17 +77,31 @@ pub(crate) struct Gate {
     told: Cell<bool>,
     /// The connection in a tunnel whose other end says when the request is taken.
     teller: Option<Rc<Link>>,
+    /// Whether an answer may be a reason to send the body again, so that it is remembered after it has been taken, too.
+    again: Again,
+    /// Whether all of it that has been sent is remembered.
+    is_remembered: Cell<bool>,
+}
+
+/// What a body that was seen by somebody is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// It may be sent again.
+    Possible,
+    /// It is not.
+    Never,
 }
 
 impl Gate {
     /// One that is closed when the client expects 100.
-    pub(crate) fn new(expects_continue: bool, listens: Listens, teller: Option<Rc<Link>>) -> Self {
+    pub(crate) fn new(expects_continue: bool, listens: Listens, teller: Option<Rc<Link>>, again: Again) -> Self {
         let wanted = Signal::default();
         if !expects_continue {
             wanted.give();
         }
         let told = Cell::new(listens == Listens::No);
-        Self { wanted, taken: Signal::default(), passed: Signal::default(), told, teller }
+        let (taken, passed, is_remembered) = (Signal::default(), Signal::default(), Cell::new(true));
+        Self { wanted, taken, passed, told, teller, again, is_remembered }
     }
 
     /// Notes how much of the body has gone on.
@@ -117,10 +131,20 @@ impl Gate {
 
     /// How much of the body may be sent now. None is all; zero asks for [`Gate::settle`].
     pub(crate) fn room(&self, source: &mut Source<'_>) -> Option<usize> {
+        if self.again == Again::Possible {
+            self.is_remembered.set(source.can_begin_again());
+            // What is too much forgets itself.
+            return if self.taken.is_given() { None } else { source.room() };
+        }
         if self.taken.is_given() {
             source.forget();
         }
         source.room()
+    }
+
+    /// Whether the request can be sent again because of what was answered.
+    pub(crate) fn can_send_again(&self) -> bool {
+        self.again == Again::Possible && self.is_remembered.get()
     }
 
     /// Called when no more can be remembered: waits until the request is taken, where somebody says so.

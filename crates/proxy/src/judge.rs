@@ -13,38 +13,44 @@ use transept_engine::reason::Reason;
 
 use crate::attempt::{Content, Crossing, Tries};
 use crate::failure::{Failure, Repeat};
-use crate::path::{Journey, out_of_time};
+use crate::path::{Journey, no_time_to_retry};
+use crate::trip::Trip;
+use crate::upstream::{Age, Used};
+use crate::worker::Worker;
 
 /// A pooled connection that the server had closed, seen only when it was used (RFC 9112 section 9.3.1).
-pub(crate) fn may_be_stale(failure: &Failure, content: Content<'_>, journey: &Journey<'_, '_, '_>) -> bool {
+pub(crate) fn may_be_stale(used: Used, failure: &Failure, content: Content<'_>, journey: &Journey<'_, '_, '_>) -> bool {
     let resend = matches!(content, Content::Held(_)) || journey.arrival.body.can_begin_again();
-    resend && is_stale(failure, engine::Repeat::of(&journey.trip.request))
+    resend && is_stale(used, failure, engine::Repeat::of(&journey.trip.request))
 }
 
-/// Whether a failure on a pooled connection may only mean that the server had closed it, and the request may be sent again.
-pub(crate) fn is_stale(failure: &Failure, repeat: engine::Repeat) -> bool {
+/// Whether a failure may only mean that the server had closed a pooled connection, or wanted no more on it, and the request may be sent
+/// again. A stream that was reset on a connection that goes on was meant.
+pub(crate) fn is_stale(used: Used, failure: &Failure, repeat: engine::Repeat) -> bool {
     let early = matches!(failure.reason, Reason::UpstreamReset | Reason::UpstreamIncomplete);
-    match failure.repeat {
-        Repeat::Safe => early,
-        Repeat::IfIdempotent => early && repeat == engine::Repeat::Harmless,
+    let may_repeat = match failure.repeat {
+        Repeat::Safe => true,
+        Repeat::IfIdempotent => used.is_over && repeat == engine::Repeat::Harmless,
         Repeat::Never => false,
-    }
+    };
+    used.age == Age::Reused && early && may_repeat
 }
 
 /// Only a retry stanza, or a policy of the backend, makes a status a reason for another try.
 pub(crate) fn judge_status(
     crossing: Crossing<'_>,
     tries: &Tries,
-    journey: &Journey<'_, '_, '_>,
+    worker: &Worker,
+    trip: &Trip,
 ) -> Result<Option<Duration>, Failure> {
     // What a proxy behind has tried again for is its last word.
-    if !crossing.terms.asks() || was_retried(&journey.trip.response) {
+    if !crossing.terms.asks() || was_retried(&trip.response) {
         return Ok(None);
     }
-    let outcome = Outcome::Status(engine::effective_status(&journey.trip.response));
-    match ask(crossing, tries, outcome, Resend::Possible, journey) {
+    let outcome = Outcome::Status(engine::effective_status(&trip.response));
+    match ask(crossing, tries, outcome, Resend::Possible, worker, trip) {
         Judgement::Retry { after } => Ok(Some(after)),
-        Judgement::Late => Err(out_of_time(crossing.rule, journey.trip)),
+        Judgement::Late => Err(no_time_to_retry(crossing.rule, trip)),
         Judgement::Deliver | Judgement::Wait { .. } => Ok(None),
     }
 }
@@ -63,7 +69,7 @@ pub(crate) fn judge_failure(
         (Repeat::IfIdempotent, Reason::UpstreamTimeout) => Outcome::TimedOut,
         (Repeat::IfIdempotent, _) => Outcome::Reset,
     };
-    ask(crossing, tries, outcome, resend, journey)
+    ask(crossing, tries, outcome, resend, journey.worker, journey.trip)
 }
 
 fn ask(
@@ -71,13 +77,14 @@ fn ask(
     tries: &Tries,
     outcome: Outcome,
     resend: Resend,
-    journey: &Journey<'_, '_, '_>,
+    worker: &Worker,
+    trip: &Trip,
 ) -> Judgement {
     let Crossing { backend, terms, .. } = crossing;
-    let (trip, mut turns) = (&*journey.trip, journey.worker.turns.borrow_mut());
-    let now: Now = journey.worker.clock.now().into();
+    let mut turns = worker.turns.borrow_mut();
+    let now: Now = worker.clock.now().into();
     let attempt = Attempt {
-        tries: trip.facts.tries,
+        tries: trip.facts.tries - u32::from(tries.replaced),
         outcome,
         repeat: terms.repeat(&trip.request),
         resend,

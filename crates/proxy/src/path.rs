@@ -207,10 +207,8 @@ async fn road<'s>(snapshot: &'s Snapshot, bind: &'s Bind, journey: &mut Journey<
     // A tunnel may stay open for as long as it likes; `tunnel.rs` times the way to it.
     let limit = if journey.trip.upgrade.is_some() { None } else { time_left(Some(rule), journey.trip) };
     if limit == Some(Duration::ZERO) {
-        return Err(Stop::Failed(out_of_time(rule, journey.trip)));
+        return Err(Stop::Failed(out_of_time(Some(rule), journey.trip)));
     }
-    let is_told = journey.trip.relayed && caller_is_in_a_hurry(rule, journey.trip);
-    let limit = limit.map(|limit| limit.saturating_add(if is_told { GRACE } else { Duration::ZERO }));
     let due = limit.map(|limit| journey.trip.now().monotonic.saturating_add(limit));
     let terms = Terms::of(rule, backend).behind_others(&journey.trip.request);
     let crossing = Crossing { listener, rule, backend, terms, due, trial: None };
@@ -218,7 +216,7 @@ async fn road<'s>(snapshot: &'s Snapshot, bind: &'s Bind, journey: &mut Journey<
         let crossed = pin!(attempt::cross(crossing, journey));
         attempt::within(limit, crossed).await
     };
-    crossed.unwrap_or_else(|| Err(Stop::Failed(out_of_time(rule, journey.trip))))
+    crossed.unwrap_or_else(|| Err(Stop::Failed(out_of_time(Some(rule), journey.trip))))
 }
 
 /// The verb *admit*. Where one bind stands for all Services, the port of the authority counts too.
@@ -279,17 +277,28 @@ async fn screen_rule(
             Verdict::Continue => return Ok(()),
             Verdict::Respond(reply) => return Err(Stop::Answer(reply)),
             Verdict::Call(callout) => {
-                let left = time_left(routed.map(|routed| &**routed.rule), journey.trip);
-                Box::pin(callout::perform(*callout, listener, left, journey)).await?;
+                let rule = routed.map(|routed| &**routed.rule);
+                Box::pin(callout::perform(*callout, listener, rule, journey)).await?;
             }
         }
     }
 }
 
 /// What is left of the time for the whole exchange, the rule's or the caller's: policies that ask somebody use it up too.
-fn time_left(rule: Option<&Rule>, trip: &Trip) -> Option<Duration> {
-    let limits = [rule.and_then(|rule| rule.timeouts.request.or(None)), trip.patience];
+pub(crate) fn time_left(rule: Option<&Rule>, trip: &Trip) -> Option<Duration> {
+    let limits = [request_time(rule), caller_time(trip)];
     limits.into_iter().flatten().min().map(|limit| limit.saturating_sub(trip.asked))
+}
+
+fn request_time(rule: Option<&Rule>) -> Option<Duration> {
+    rule.and_then(|rule| rule.timeouts.request.or(None))
+}
+
+/// How long it is of use to the caller that the exchange goes on. The caller is the first to know when that is over, and to say so: what is
+/// cut here in the same moment would look like a failure to him.
+fn caller_time(trip: &Trip) -> Option<Duration> {
+    let patience = trip.patience?;
+    Some(if patience <= trip.asked { patience } else { patience.saturating_add(GRACE) })
 }
 
 /// The verb *screen* again, with the filters of the chosen backendRef.
@@ -314,18 +323,37 @@ pub(crate) fn timed_out() -> Failure {
     Failure::new(Side::Upstream, Reason::RequestTimeout, Repeat::Never, detail)
 }
 
-/// The time for the whole exchange is over.
-pub(crate) fn out_of_time(rule: &Rule, trip: &Trip) -> Failure {
-    if caller_is_in_a_hurry(rule, trip) {
-        let detail = "the time is over that the caller gives the exchange";
-        return Failure::new(Side::Upstream, Reason::RequestDeadline, Repeat::Never, detail);
+/// The time for the whole exchange is over, whoever's it is.
+pub(crate) fn out_of_time(rule: Option<&Rule>, trip: &Trip) -> Failure {
+    match whose_time(rule, trip) {
+        Whose::Route => timed_out(),
+        Whose::Caller => {
+            let detail = "the time is over that the caller gives the exchange";
+            Failure::new(Side::Upstream, Reason::RequestDeadline, Repeat::Never, detail)
+        }
     }
-    timed_out()
 }
 
-/// Whether it is the caller who gives the exchange the least time.
-fn caller_is_in_a_hurry(rule: &Rule, trip: &Trip) -> bool {
-    trip.patience.is_some_and(|patience| rule.timeouts.request.or(None).is_none_or(|limit| patience < limit))
+/// The time for the whole exchange has no room for another try, which would have followed.
+pub(crate) fn no_time_to_retry(rule: &Rule, trip: &Trip) -> Failure {
+    let (reason, detail) = match whose_time(Some(rule), trip) {
+        Whose::Caller => (Reason::RequestDeadline, "the caller gives the exchange no time for another try"),
+        Whose::Route => (Reason::RequestTimeout, "the route's request timeout leaves no time for another try"),
+    };
+    Failure::new(Side::Upstream, reason, Repeat::Never, detail)
+}
+
+/// Who gives an exchange the least time.
+enum Whose {
+    Caller,
+    Route,
+}
+
+fn whose_time(rule: Option<&Rule>, trip: &Trip) -> Whose {
+    match (caller_time(trip), request_time(rule)) {
+        (Some(patience), limit) if limit.is_none_or(|limit| patience < limit) => Whose::Caller,
+        _ => Whose::Route,
+    }
 }
 
 /// Counts an exchange as active while it is on the road.

@@ -219,6 +219,25 @@ async fn patient_resets_end_the_connection_too() {
     assert_eq!(verdict, Verdict::GoAway(ENHANCE_YOUR_CALM));
 }
 
+/// A proxy in front cancels for its clients, and the others among them would pay for it.
+#[tokio::test]
+async fn a_proxy_may_cancel_as_often_as_its_clients_do() {
+    let mut backend = Backend::start(Up::Http1).await;
+    let trusted = "clientAddress: {trustedProxies: [127.0.0.0/8]}";
+    let gateway = Setup::before(&backend).policy(trusted).start().await;
+    let mut client = Frames::connect(gateway.address).await;
+    for number in 0..300 {
+        let stream = 2 * number + 1;
+        client.send(&headers(stream, END_HEADERS | END_STREAM, &get("/", &[]))).await;
+        let mut served = backend.next().await;
+        client.send(&reset(stream, CANCEL)).await;
+        served.sees_the_end().await;
+    }
+    client.send(&headers(601, END_HEADERS | END_STREAM, &get("/", &[]))).await;
+    backend.next().await.answer(200, "").await;
+    assert!(matches!(client.verdict(601).await, Verdict::Response(_)));
+}
+
 /// Somebody who changes his mind now and then is no attacker.
 #[tokio::test]
 async fn a_few_cancelled_calls_are_no_attack() {

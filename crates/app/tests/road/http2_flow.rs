@@ -414,6 +414,30 @@ async fn large_bodies_share_a_connection() {
     }
 }
 
+/// A connection that ends under many requests is replaced by one.
+#[tokio::test]
+async fn those_whose_connection_has_ended_share_the_next_one() {
+    let (gateway, listener) = scripted().await;
+    let mut client = Frames::connect(gateway.address).await;
+    let ask = |number: u32| headers(2 * number + 1, END_HEADERS | END_STREAM, &get("/", &[]));
+    client.send(&ask(0)).await;
+    let mut first = Frames::accept(&listener).await;
+    let (_, stream, _) = first.next(HEADERS).await;
+    first.send(&headers(stream, END_HEADERS | END_STREAM, &ok())).await;
+    client.next(HEADERS).await;
+    for number in 1..=20 {
+        client.send(&ask(number)).await;
+        first.next(HEADERS).await;
+    }
+    drop(first);
+    let mut second = Frames::accept(&listener).await;
+    for _ in 0..20 {
+        let (_, stream, _) = soon(second.next(HEADERS)).await;
+        second.send(&headers(stream, END_HEADERS | END_STREAM, &ok())).await;
+        client.next(HEADERS).await;
+    }
+}
+
 /// Letting go of a response half-way says so to the backend, and costs nobody else anything.
 #[tokio::test]
 async fn a_client_that_leaves_is_told_to_the_backend() {

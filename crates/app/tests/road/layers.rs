@@ -92,6 +92,42 @@ async fn the_time_that_a_layer_in_front_gives_is_kept() {
     assert!(backend.unheard().is_none());
 }
 
+/// A caller's time that ends while a policy asks somebody is the caller's, and none at all asks nobody.
+#[tokio::test]
+async fn the_time_that_a_caller_gives_holds_for_policies_too() {
+    let (mut asked, mut backend) = (Backend::start(Up::Http1).await, Backend::start(Up::Http1).await);
+    let guard = format!(
+        "\
+apiVersion: transept.dev/v1alpha1
+kind: ExternalAuthPolicy
+metadata: {{name: guard}}
+spec:
+  targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: gate-0}}]
+  protocol: HTTP
+  backendRef: {{group: transept.dev, kind: Backend, name: guard}}
+---
+apiVersion: transept.dev/v1alpha1
+kind: Backend
+metadata: {{name: guard}}
+spec: {{endpoints: [{{address: 127.0.0.1, port: {port}}}]}}
+",
+        port = asked.address.port()
+    );
+    let setup = Setup::before(&backend).policy("clientAddress: {trustedProxies: [127.0.0.0/8]}");
+    let gateway = setup.document(&guard).start().await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(Ask::get("/").with(TIMEOUT, "200m")).await;
+    let mut question = asked.next().await;
+    let (status, problem) = soon(call.answer()).await;
+    assert_eq!(status, 504);
+    assert!(problem.contains("request.deadline"), "{problem}");
+    question.sees_the_end().await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(Ask::get("/").with(TIMEOUT, "0m")).await;
+    assert_eq!(soon(call.answer()).await.0, 504);
+    assert!(asked.unheard().is_none() && backend.unheard().is_none());
+}
+
 #[tokio::test]
 async fn the_deadline_of_a_grpc_call_is_kept_and_passed_on() {
     let mut backend = Backend::start(Up::H2c).await;
@@ -104,7 +140,7 @@ async fn the_deadline_of_a_grpc_call_is_kept_and_passed_on() {
     let mut served = backend.next().await;
     let told: u64 =
         served.field("grpc-timeout").and_then(|value| value.strip_suffix('u')?.parse().ok()).expect("a time");
-    assert!(told < 400_000, "{told}");
+    assert!(told <= 405_000, "the client ends it first, and by a moment: {told}");
     assert_eq!(served.field(TIMEOUT), None);
     // Nobody answers: the call ends as gRPC says that it does.
     assert_eq!(soon(call.answer()).await.0, 200);

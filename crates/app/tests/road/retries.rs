@@ -26,6 +26,31 @@ async fn a_status_that_is_named_is_tried_again() {
     }
 }
 
+/// A body of unknown length, as every gRPC client sends it, is remembered while it streams, and begun again while more of it comes.
+#[tokio::test]
+async fn a_body_that_streams_is_sent_again() {
+    let backend = Backend::start(Up::H2c).await;
+    let setup = Setup::before(&backend).rule("retry: {codes: [503], attempts: 2, backoff: 1ms}");
+    let (gateway, mut backend) = (setup.start().await, backend);
+    let mut caller = Caller::connect(&Down::H2c, gateway.address).await;
+    let ask = Ask::post("/shop.Cart/Add", Framed::Open).with("content-type", "application/grpc");
+    let mut call = caller.ask(ask.with("idempotency-key", "\"1\"")).await;
+    call.send(b"the first").await;
+    let mut served = backend.next().await;
+    assert_eq!(served.piece().await.expect("heard").as_deref(), Some(&b"the first"[..]));
+    served.begin(200, Framed::Not, &[("content-type", "application/grpc"), ("grpc-status", "14")]).await;
+    let mut served = backend.next().await;
+    assert_eq!(served.piece().await.expect("heard").as_deref(), Some(&b"the first"[..]));
+    call.send(b" and the last").await;
+    call.end(&[]).await;
+    assert_eq!(served.whole().await.content, b" and the last");
+    served.answer(503, "").await;
+    let mut served = backend.next().await;
+    assert_eq!(served.whole().await.content, b"the first and the last");
+    served.answer(200, "done").await;
+    assert_eq!(call.answer().await, (200, "done".to_owned()));
+}
+
 /// When all tries are spent the last answer is the answer, of the backend's own words.
 #[tokio::test]
 async fn the_last_answer_is_delivered() {

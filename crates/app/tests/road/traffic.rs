@@ -25,6 +25,25 @@ spec:
     )
 }
 
+/// A connection that had gone stale is replaced without being counted, also where retries are configured and none is left.
+#[tokio::test]
+async fn a_stale_connection_takes_nothing_from_the_budget() {
+    let backend = Backend::start(Up::Http1).await;
+    let retries = policy(&["retries: {attempts: 1, budget: {percent: 0, perSecond: 0}}"]);
+    let (gateway, mut backend) = (Setup::before(&backend).document(&retries).start().await, backend);
+    let mut caller = Caller::http11(gateway.address).await;
+    for _ in 0..3 {
+        let mut call = caller.ask(Ask::get("/first")).await;
+        backend.next().await.answer(200, "").await;
+        assert_eq!(call.answer().await.0, 200);
+        drop(call);
+        let mut call = caller.ask(Ask::get("/")).await;
+        backend.next().await.reset();
+        backend.next().await.answer(200, "fine").await;
+        assert_eq!(soon(call.answer()).await, (200, "fine".to_owned()));
+    }
+}
+
 /// An endpoint that answers everything with its status of the moment and its name, which is its address.
 pub(crate) struct Actor {
     pub(crate) address: SocketAddr,

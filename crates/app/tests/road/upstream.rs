@@ -43,6 +43,25 @@ async fn a_refused_stream_is_tried_again() {
     backend.next().await.refuse();
     backend.next().await.answer(200, "fine").await;
     assert_eq!(call.answer().await, (200, "fine".to_owned()));
+    assert_eq!(backend.connections(), 1, "nothing is wrong with it");
+}
+
+/// A stream that is reset on a connection that goes on was meant: that is no connection that had gone stale.
+#[tokio::test]
+async fn a_stream_that_is_reset_is_the_answer() {
+    let (gateway, mut backend) = stage(Up::H2c).await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(Ask::get("/first")).await;
+    backend.next().await.answer(200, "").await;
+    assert_eq!(call.answer().await.0, 200);
+    for _ in 0..3 {
+        let mut caller = Caller::http11(gateway.address).await;
+        let mut call = caller.ask(Ask::get("/")).await;
+        backend.next().await.reset();
+        assert_eq!(soon(call.answer()).await.0, 503);
+        assert!(backend.unheard().is_none());
+    }
+    assert_eq!(backend.connections(), 1);
 }
 
 /// More requests at once than one connection may carry.

@@ -1,7 +1,8 @@
 //! The retry budget: retries may add a fifth to the requests, and three a second in any case, unless a policy says otherwise.
 //!
-//! Called by `Turns`, for each rule with a retry stanza, each backend with a policy about retries, and once for everything else. Without it a failing backend gets the more requests the worse it does. A retry is counted when it is decided,
-//! before its backoff, so that a herd of waiting retries is seen.
+//! Kept by `Turns`, for each rule with a retry stanza, each backend with a policy about retries, and once for everything else; asked by `judge`.
+//! Without it a failing backend gets the more requests the worse it does. A retry is counted when it is decided, before its backoff, so that
+//! a herd of waiting retries is seen.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// Requests and retries of one rule in the current and the last half window.
 #[derive(Debug, Default)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     half: u64,
     requests: [u32; 2],
     retries: [u32; 2],
@@ -34,21 +35,25 @@ impl Budget {
         (half % 2) as usize
     }
 
-    pub(super) fn count_request(&mut self, now: Duration) {
+    /// Counts a request that may be followed by retries.
+    pub(crate) fn count_request(&mut self, now: Duration) {
         let slot = self.turn(now);
         self.requests[slot] = self.requests[slot].saturating_add(1);
     }
 
-    pub(super) fn take_retry(&mut self, allowance: Allowance, now: Duration) -> bool {
-        let slot = self.turn(now);
+    /// Whether there may be another retry.
+    pub(crate) fn has_room(&mut self, allowance: Allowance, now: Duration) -> bool {
+        self.turn(now);
         let requests = self.requests[0].saturating_add(self.requests[1]);
         let retries = self.retries[0].saturating_add(self.retries[1]);
         let floor = u64::from(allowance.per_second) * WINDOW.as_secs();
-        let allowed = u64::from(retries) < floor.max(u64::from(requests) * u64::from(allowance.percent) / 100);
-        if allowed {
-            self.retries[slot] += 1;
-        }
-        allowed
+        u64::from(retries) < floor.max(u64::from(requests) * u64::from(allowance.percent) / 100)
+    }
+
+    /// Counts a retry, when it is decided.
+    pub(crate) fn count_retry(&mut self, now: Duration) {
+        let slot = self.turn(now);
+        self.retries[slot] = self.retries[slot].saturating_add(1);
     }
 }
 
@@ -58,7 +63,12 @@ mod tests {
 
     fn takes(budget: &mut Budget, tries: usize, seconds: u64) -> usize {
         let now = Duration::from_secs(seconds);
-        (0..tries).filter(|_| budget.take_retry(Allowance::default(), now)).count()
+        let mut taken = 0;
+        while taken < tries && budget.has_room(Allowance::default(), now) {
+            budget.count_retry(now);
+            taken += 1;
+        }
+        taken
     }
 
     #[test]
@@ -82,6 +92,6 @@ mod tests {
 
     #[test]
     fn a_policy_may_allow_none() {
-        assert!(!Budget::default().take_retry(Allowance::NONE, Duration::from_secs(1)));
+        assert!(!Budget::default().has_room(Allowance::NONE, Duration::from_secs(1)));
     }
 }

@@ -23,6 +23,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet};
 
+pub(crate) use budget::Budget;
 pub(crate) use keyed::{hash_connection, hash_request};
 pub use memory::{Absence, Event};
 pub(crate) use table::Table;
@@ -32,7 +33,6 @@ use crate::judge::Outcome;
 use crate::pick::{Call, Chosen, Probe};
 use crate::rule::WeightedBackend;
 use crate::snapshot::{Backend, EndpointSet, Snapshot};
-use crate::traffic::Allowance;
 use least::{Field, Outstanding, least_loaded};
 use memory::Memory;
 
@@ -41,9 +41,9 @@ use memory::Memory;
 pub struct Turns {
     splits: HashMap<u64, smooth::Split, RandomState>,
     outstanding: Outstanding,
-    budgets: HashMap<u64, budget::Budget, RandomState>,
+    budgets: HashMap<u64, Budget, RandomState>,
     /// The budget of requests to which neither a rule's stanza nor a policy applies.
-    unasked: budget::Budget,
+    unasked: Budget,
     backends: HashMap<u64, Memory, RandomState>,
     paces: HashMap<u64, pace::Pace, RandomState>,
     shunned: shunned::Shunned,
@@ -192,24 +192,14 @@ impl Turns {
         Some(Chosen { address: endpoint.address, host: endpoint.host.clone(), tunnel: endpoint.tunnel.clone(), probe })
     }
 
-    /// Counts a request towards the retry budget of a rule or backend.
-    pub(crate) fn count_request(&mut self, of: u64, now: Now) {
-        self.budgets.entry(of).or_default().count_request(now.monotonic);
+    /// The retry budget of a rule or backend.
+    pub(crate) fn budget(&mut self, of: u64) -> &mut Budget {
+        self.budgets.entry(of).or_default()
     }
 
-    /// Takes one retry out of the budget of a rule or backend, if there is one left.
-    pub(crate) fn take_retry(&mut self, of: u64, allowance: Allowance, now: Now) -> bool {
-        self.budgets.entry(of).or_default().take_retry(allowance, now.monotonic)
-    }
-
-    /// As [`Turns::count_request`], for requests of which neither a rule nor a policy says what is tried again.
-    pub(crate) fn count_unasked(&mut self, now: Now) {
-        self.unasked.count_request(now.monotonic);
-    }
-
-    /// As [`Turns::take_retry`], for those.
-    pub(crate) fn take_unasked(&mut self, now: Now) -> bool {
-        self.unasked.take_retry(Allowance::default(), now.monotonic)
+    /// That of requests of which neither a rule nor a policy says what is tried again.
+    pub(crate) fn unasked_budget(&mut self) -> &mut Budget {
+        &mut self.unasked
     }
 }
 

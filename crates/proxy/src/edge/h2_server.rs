@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
@@ -26,6 +27,7 @@ use crate::accept::Guest;
 use crate::answer;
 use crate::body::{H2Source, Source};
 use crate::buffer::Inbound;
+use crate::clock::Clock;
 use crate::failure::{Side, reason_of_refused};
 use crate::h2::{self as link, Driver, Link, Patience, Stream};
 use crate::io::Io;
@@ -38,9 +40,15 @@ use crate::worker::Worker;
 /// one that stalls does not hold up the others.
 const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// Streams that a client may cancel before its connection is given up, beside one in ten of those that it lets finish
+/// Streams that a client may cancel in haste before its connection is given up, beside one in ten of those that it lets finish
 /// (rapid reset, CVE-2023-44487; made by us on the client's account, CVE-2025-8671).
 const CANCELLED: u64 = 100;
+
+/// Who has waited so long has not asked in order to cancel.
+const HASTE: Duration = Duration::from_millis(100);
+
+/// The same for who has said that he has no more time than that.
+const LEAST_PATIENCE: Duration = Duration::from_millis(10);
 
 /// What all streams of a connection share.
 pub(crate) struct Facts {
@@ -87,7 +95,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, io: Io, inbound: Inbound, facts: F
     };
     let mut driver = Driver::new(link.clone(), io, inbound, watch, patience);
     let facts = Rc::new(facts);
-    let streams = Rc::new(Streams::new(link.clone()));
+    let streams = Rc::new(Streams::new(link.clone(), settings.role));
     let mut leaving = false;
     let over = std::future::poll_fn(|cx| {
         if drains.get() && !leaving {
@@ -140,19 +148,26 @@ fn begin(worker: &Rc<Worker>, facts: &Rc<Facts>, link: &Link, streams: &Rc<Strea
 /// The streams of one connection.
 struct Streams {
     link: Rc<Link>,
+    role: Role,
     finished: Cell<u64>,
     cancelled: Cell<u64>,
 }
 
 impl Streams {
-    fn new(link: Rc<Link>) -> Self {
-        Self { link, finished: Cell::new(0), cancelled: Cell::new(0) }
+    fn new(link: Rc<Link>, role: Role) -> Self {
+        Self { link, role, finished: Cell::new(0), cancelled: Cell::new(0) }
     }
 
     /// Whether the client cancels more than a client would, or makes us do it.
     fn is_abusive(&self) -> bool {
         self.cancelled.get() + self.link.broken() > CANCELLED + self.finished.get() / 10
     }
+}
+
+/// Whether a client that has cancelled a request after this time had hardly waited for it.
+fn is_hasty(lived: Duration, patience: Option<Duration>) -> bool {
+    // By its own clock the client has waited a little longer.
+    lived < patience.map_or(HASTE, |patience| (patience / 2).clamp(LEAST_PATIENCE, HASTE))
 }
 
 /// One stream, counted when its work is over.
@@ -163,9 +178,12 @@ impl Counted {
         Self(all)
     }
 
-    fn ended(&self, error: Option<Reason>) {
+    fn ended(&self, trip: &Trip, clock: &Clock) {
         let streams = &*self.0;
-        if error == Some(Reason::DownstreamClosed) {
+        let lived = || clock.now().monotonic.saturating_sub(trip.started.monotonic);
+        // Another proxy cancels for its clients, and a sidecar's program at its own expense: others on the connection would pay for it.
+        let is_on_its_own = !trip.relayed && streams.role != Role::Outbound;
+        if trip.facts.error == Some(Reason::DownstreamClosed) && is_on_its_own && is_hasty(lived(), trip.patience) {
             streams.cancelled.set(streams.cancelled.get() + 1);
             if streams.is_abusive() {
                 streams.link.kick();
@@ -186,7 +204,7 @@ pub(super) async fn exchange(worker: &Rc<Worker>, job: Job) {
         Opening::Request { head, end } => (head, end),
         Opening::Refused(why) => {
             refuse(worker, &why, &stream, &mut trip, connection);
-            counted.ended(None);
+            counted.ended(&trip, &worker.clock);
             worker.give_back(trip);
             return;
         }
@@ -215,7 +233,7 @@ pub(super) async fn exchange(worker: &Rc<Worker>, job: Job) {
         expects_continue: head.expect_continue,
     };
     travel(worker, arrival, &mut trip, &mut replier).await;
-    counted.ended(trip.facts.error);
+    counted.ended(&trip, &worker.clock);
     trip.watch = Some(watch);
     worker.give_back(trip);
 }
@@ -238,4 +256,26 @@ fn refuse(worker: &Worker, refused: &Refused, stream: &Stream, trip: &mut Trip, 
         let _ = stream.end(None);
     }
     record(worker, trip, &Marks::default(), connection);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_as_long_as_he_said_is_not_hasty() {
+        let millis = Duration::from_millis;
+        for (lived, patience, expected) in [
+            (0, None, true),
+            (99, None, true),
+            (100, None, false),
+            (19, Some(20), false),
+            (9, Some(20), true),
+            // Nobody can say that he has no time at all.
+            (9, Some(0), true),
+            (100, Some(60_000), false),
+        ] {
+            assert_eq!(is_hasty(millis(lived), patience.map(millis)), expected, "{lived} {patience:?}");
+        }
+    }
 }

@@ -46,7 +46,9 @@ const LARGEST_HEAD: HeadLimits = HeadLimits { bytes: 1024 * 1024, fields: 10_000
 pub(crate) enum Pooled {
     /// Any that is good.
     Welcome,
-    /// A new one: an open one has just failed, or the connection will not come back.
+    /// One that others use as well and that was made after this one of the pool, by [`Pool::youngest`]: an older one has just failed.
+    Younger(u64),
+    /// None: the connection will not come back.
     Unwanted,
 }
 
@@ -137,14 +139,20 @@ async fn share_or_dial(
     key: PoolKey,
 ) -> Result<Upstream, Failure> {
     // Without open connections in play, nobody else's attempt matters either.
-    let shares = destination.pooled == Pooled::Welcome;
+    let older = match destination.pooled {
+        Pooled::Welcome => Some(0),
+        Pooled::Younger(than) => Some(than),
+        Pooled::Unwanted => None,
+    };
     let mut due = None;
     loop {
-        if shares {
-            if let Some(lease) = worker.pool.share(&key, destination.counted()) {
+        if let Some(older) = older {
+            if let Some(lease) = worker.pool.share(&key, destination.counted(), older) {
                 return Ok(Upstream::H2(lease));
             }
-            if let Some((io, permit)) = worker.pool.take(&key, destination.counted()) {
+            if destination.pooled == Pooled::Welcome
+                && let Some((io, permit)) = worker.pool.take(&key, destination.counted())
+            {
                 return Ok(h1(io, key, Age::Reused, permit));
             }
             if let Some(waiting) = worker.pool.await_dialled(key) {
@@ -153,7 +161,7 @@ async fn share_or_dial(
             }
         }
         // Given up half-way, this tells those who wait to try for themselves.
-        let attempt = shares.then(|| Dialling::new(&worker.pool, key));
+        let attempt = older.map(|_| Dialling::new(&worker.pool, key));
         let room = match find_room(worker, destination.backend) {
             Ok(permit) => Ok(Room::New(permit)),
             Err(_) => Box::pin(wait_for_room(worker, destination, key, &mut due)).await,

@@ -135,7 +135,7 @@ fn ask_for(errand: &Errand<'_>) -> Request {
 async fn lease(worker: &Rc<Worker>, passage: &Passage) -> Result<H2Lease, Failure> {
     let key = PoolKey { address: passage.address, tls: key_of(worker, passage), h2: true };
     loop {
-        if let Some(lease) = worker.pool.share(&key, None) {
+        if let Some(lease) = worker.pool.share(&key, None, 0) {
             return Ok(lease);
         }
         match worker.pool.await_dialled(key) {

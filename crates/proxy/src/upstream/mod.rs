@@ -38,6 +38,14 @@ pub(crate) enum Age {
     Reused,
 }
 
+/// How a connection was when a try had failed on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Used {
+    pub age: Age,
+    /// Whether it is of no use any more. Of one that others share it may be the stream alone.
+    pub is_over: bool,
+}
+
 /// A connection for one request.
 pub(crate) enum Upstream {
     H1(H1Upstream),
@@ -75,10 +83,11 @@ pub(crate) enum Rest {
 }
 
 impl Upstream {
-    pub(crate) fn age(&self) -> Age {
+    /// How it is, now that a try has failed on it.
+    pub(crate) fn used(&self) -> Used {
         match self {
-            Upstream::H1(upstream) => upstream.age,
-            Upstream::H2(lease) => lease.age(),
+            Upstream::H1(upstream) => Used { age: upstream.age, is_over: true },
+            Upstream::H2(lease) => Used { age: lease.age(), is_over: lease.is_over() },
         }
     }
 

@@ -56,6 +56,8 @@ pub(crate) struct Pool {
     wanted: RefCell<HashMap<PoolKey, Rc<Wanted>>>,
     /// Counts what was handed over, so that the other workers get their part.
     handed: Cell<u32>,
+    /// Numbers the HTTP/2 connections, in the order in which they were made.
+    made: Cell<u64>,
 }
 
 struct Idle {
@@ -150,6 +152,7 @@ impl Drop for Dialling<'_> {
 /// One HTTP/2 connection.
 struct Shared {
     link: Rc<Link>,
+    number: u64,
     streams: Cell<usize>,
     idle_since: Cell<Duration>,
     idle_time: Duration,
@@ -220,13 +223,20 @@ impl Pool {
         Wish(wanted)
     }
 
-    /// A stream on a connection that has room. With a ledger, only one that it counts.
-    pub(crate) fn share(&self, key: &PoolKey, counted: Option<&Arc<Ledger>>) -> Option<H2Lease> {
+    /// The number of the HTTP/2 connection that was made last.
+    pub(crate) fn youngest(&self) -> u64 {
+        self.made.get()
+    }
+
+    /// A stream on a connection that has room, and a higher number than `older`. With a ledger, only one that it counts.
+    pub(crate) fn share(&self, key: &PoolKey, counted: Option<&Arc<Ledger>>, older: u64) -> Option<H2Lease> {
         let mut shared = self.shared.borrow_mut();
         let list = shared.get_mut(key)?;
         list.retain(|connection| !connection.link.is_closed());
         let fits = |connection: &&Rc<Shared>| {
-            connection.has_room() && counted.is_none_or(|ledger| is_of(connection.permit.as_ref(), ledger))
+            connection.number > older
+                && connection.has_room()
+                && counted.is_none_or(|ledger| is_of(connection.permit.as_ref(), ledger))
         };
         let connection = list.iter().find(fits)?;
         Some(H2Lease::on(connection, Age::Reused))
@@ -235,12 +245,17 @@ impl Pool {
     /// Adds a connection and takes its first stream.
     pub(crate) fn add(&self, key: PoolKey, link: Rc<Link>, permit: Option<Permit>) -> H2Lease {
         let wanted = permit.as_ref().map(|_| self.wanted.borrow_mut().entry(key).or_default().clone());
-        self.begin(key, Shared::new(link, IDLE_TIME, wanted, permit))
+        self.begin(key, Shared::new(self.number(), link, IDLE_TIME, wanted, permit))
     }
 
     /// The same for a connection between two proxies of the mesh, whose streams are tunnels.
     pub(crate) fn add_carrier(&self, key: PoolKey, link: Rc<Link>) -> H2Lease {
-        self.begin(key, Shared::new(link, CARRIER_IDLE_TIME, None, None))
+        self.begin(key, Shared::new(self.number(), link, CARRIER_IDLE_TIME, None, None))
+    }
+
+    fn number(&self) -> u64 {
+        self.made.set(self.made.get() + 1);
+        self.made.get()
     }
 
     fn begin(&self, key: PoolKey, connection: Shared) -> H2Lease {
@@ -312,8 +327,14 @@ fn is_of(permit: Option<&Permit>, ledger: &Arc<Ledger>) -> bool {
 }
 
 impl Shared {
-    fn new(link: Rc<Link>, idle_time: Duration, wanted: Option<Rc<Wanted>>, permit: Option<Permit>) -> Self {
-        Self { link, streams: Cell::new(0), idle_since: Cell::new(Duration::MAX), idle_time, wanted, permit }
+    fn new(
+        number: u64,
+        link: Rc<Link>,
+        idle_time: Duration,
+        wanted: Option<Rc<Wanted>>,
+        permit: Option<Permit>,
+    ) -> Self {
+        Self { link, number, streams: Cell::new(0), idle_since: Cell::new(Duration::MAX), idle_time, wanted, permit }
     }
 
     fn is_idle(&self) -> bool {
@@ -348,6 +369,11 @@ impl H2Lease {
 
     pub(crate) fn age(&self) -> Age {
         self.age
+    }
+
+    /// Whether the connection takes no more streams.
+    pub(crate) fn is_over(&self) -> bool {
+        self.connection.link.is_closed()
     }
 
     /// Opens the stream with a request.
