@@ -120,6 +120,9 @@ pub struct Options {
     pub demand: Option<Demand>,
 }
 
+/// An address, and a socket for each worker.
+type Opened = (SocketAddr, Vec<std::net::TcpListener>);
+
 /// What became of one address of a configuration.
 #[derive(Debug)]
 pub struct BindOutcome {
@@ -214,15 +217,17 @@ impl Proxy {
         lock(&self.carrying).follow(&snapshot, &self.shared, self.background.handle());
         let wanted: BTreeSet<SocketAddr> = snapshot.binds.iter().map(|bind| bind.address).collect();
         let mut bound = lock(&self.bound);
+        // What connects before the workers have them waits.
+        let (outcomes, opened) = self.open(&wanted, &mut bound);
         snapshot.go_live();
         self.shared.snapshot.store(snapshot);
         self.shared.epoch.fetch_add(1, Ordering::Release);
         self.tell(|| Command::Refresh);
+        self.hand_over(opened);
         for &address in bound.difference(&wanted) {
             self.tell(|| Command::Close(address));
         }
         bound.retain(|address| wanted.contains(address));
-        let outcomes = self.open(&wanted, &mut bound);
         self.shared.tls.forget_unused();
         outcomes
     }
@@ -232,28 +237,37 @@ impl Proxy {
         // The lock comes first: the snapshot of a change that is being applied must not be overtaken.
         let mut bound = lock(&self.bound);
         let wanted = self.shared.snapshot.load().binds.iter().map(|bind| bind.address).collect();
-        self.open(&wanted, &mut bound)
+        let (outcomes, opened) = self.open(&wanted, &mut bound);
+        self.hand_over(opened);
+        outcomes
     }
 
     /// Opens what is wanted and not yet open.
-    fn open(&self, wanted: &BTreeSet<SocketAddr>, bound: &mut BTreeSet<SocketAddr>) -> Vec<BindOutcome> {
-        let open_one = |&address: &SocketAddr| {
-            let outcome = if bound.contains(&address) { Ok(()) } else { self.listen(address) };
-            if outcome.is_ok() {
-                bound.insert(address);
+    fn open(&self, wanted: &BTreeSet<SocketAddr>, bound: &mut BTreeSet<SocketAddr>) -> (Vec<BindOutcome>, Vec<Opened>) {
+        let mut opened = Vec::new();
+        let mut open_one = |&address: &SocketAddr| {
+            if bound.contains(&address) {
+                return BindOutcome { address, bound: Ok(()) };
             }
+            let listened = sockets::listen(address, self.workers.len(), bound);
+            let outcome = listened.map(|listeners| {
+                bound.insert(address);
+                opened.push((address, listeners));
+            });
             BindOutcome { address, bound: outcome }
         };
-        wanted.iter().map(open_one).collect()
+        let outcomes = wanted.iter().map(&mut open_one).collect();
+        (outcomes, opened)
     }
 
-    fn listen(&self, address: SocketAddr) -> stdio::Result<()> {
-        let listeners = sockets::listen(address, self.workers.len())?;
-        for (worker, listener) in self.workers.iter().zip(listeners) {
-            // A worker that is gone is found by `is_sound`.
-            let _ = worker.commands.send(Command::Listen(address, listener));
+    /// Gives each worker its socket of every address.
+    fn hand_over(&self, opened: Vec<Opened>) {
+        for (address, listeners) in opened {
+            for (worker, listener) in self.workers.iter().zip(listeners) {
+                // A worker that is gone is found by `is_sound`.
+                let _ = worker.commands.send(Command::Listen(address, listener));
+            }
         }
-        Ok(())
     }
 
     /// Whether every worker lives.

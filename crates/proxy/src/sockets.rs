@@ -3,6 +3,7 @@
 //!
 //! Called by [`crate::Proxy::apply`] on the thread that applies a configuration; the workers only accept.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
@@ -12,14 +13,16 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Connections that the kernel keeps until a worker accepts them.
 const BACKLOG: i32 = 4096;
 
-/// Opens `count` listening sockets on `address`.
+/// Opens `count` listening sockets on `address`. Of two addresses with one port the system prefers the one that says more.
 ///
 /// # Errors
 /// That of the operating system, as when the address is not of this machine, the port needs a privilege, or another
 /// process listens there. The last is found even if that process would share the port: a stray one would otherwise take
-/// a part of the traffic.
-pub(crate) fn listen(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    drop(bind(address, Sharing::Alone)?);
+/// a part of the traffic. Beside those of our own that take the same connections, `own`, it cannot be told.
+pub(crate) fn listen(address: SocketAddr, count: usize, own: &BTreeSet<SocketAddr>) -> io::Result<Vec<TcpListener>> {
+    if !own.iter().any(|&other| overlap(address, other)) {
+        drop(bind(address, Sharing::Alone)?);
+    }
     (0..count)
         .map(|_| {
             let socket = bind(address, Sharing::Workers)?;
@@ -27,6 +30,12 @@ pub(crate) fn listen(address: SocketAddr, count: usize) -> io::Result<Vec<TcpLis
             Ok(socket.into())
         })
         .collect()
+}
+
+/// Whether some connections could come to either.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && (is_any || one.ip() == other.ip())
 }
 
 /// Lets the process have as many descriptors as the system allows it: two for every proxied connection. Returns that
@@ -64,9 +73,23 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_an_error() {
-        let first = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let first = listen("127.0.0.1:0".parse().unwrap(), 1, &BTreeSet::new()).unwrap();
         let address = first[0].local_addr().unwrap();
-        assert_eq!(listen(address, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(listen(address, 2, &BTreeSet::new()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let elsewhere = BTreeSet::from([SocketAddr::new(address.ip(), address.port() ^ 1)]);
+        assert_eq!(listen(address, 2, &elsewhere).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn our_own_sockets_are_in_nobody_s_way() {
+        let first = listen("127.0.0.1:0".parse().unwrap(), 2, &BTreeSet::new()).unwrap();
+        let address = first[0].local_addr().unwrap();
+        let own = BTreeSet::from([address]);
+        for wide in ["0.0.0.0", "::"] {
+            let wide = SocketAddr::new(wide.parse().unwrap(), address.port());
+            assert_eq!(listen(wide, 2, &BTreeSet::new()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+            assert_eq!(listen(wide, 2, &own).unwrap().len(), 2);
+        }
     }
 
     #[test]
@@ -74,6 +97,6 @@ mod tests {
         let spare = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = spare.local_addr().unwrap();
         drop(spare);
-        assert_eq!(listen(address, 3).unwrap().len(), 3);
+        assert_eq!(listen(address, 3, &BTreeSet::new()).unwrap().len(), 3);
     }
 }

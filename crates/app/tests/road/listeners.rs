@@ -41,3 +41,32 @@ async fn a_taken_port_is_opened_when_it_becomes_free() {
     let metrics = gateway.running.metrics().await.expect("metrics");
     assert!(metrics.contains("transept_listeners_closed 0\n"), "{metrics}");
 }
+
+/// A Gateway that listens everywhere beside one that has an address, and alone: our own sockets are in nobody's way, and no client finds the
+/// port closed meanwhile.
+#[tokio::test]
+async fn addresses_of_one_port_come_and_go_without_a_gap() {
+    let backend = Backend::start(Up::Http1).await;
+    let narrow = Setup::before(&backend);
+    let mut gateway = narrow.start().await;
+    let _answering = backend.answer_all();
+    let port = gateway.address.port();
+    let wide = format!(
+        "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: wide}}
+spec: {{gatewayClassName: transept, listeners: [{{name: http, protocol: HTTP, port: {port}}}]}}
+"
+    );
+    let both = narrow.clone().document(&wide);
+    let alone = both.clone().without_last_listener();
+    for (setup, open) in [(&both, 2), (&alone, 1), (&narrow, 1)] {
+        gateway.reload(setup).await;
+        let status = gateway.running.status().await.expect("status");
+        let listeners = status["listeners"].as_array().expect("a list");
+        assert_eq!(listeners.len(), open, "{listeners:?}");
+        assert!(listeners.iter().all(|one| one["error"].is_null()), "{listeners:?}");
+        assert_eq!(Caller::http11(gateway.address).await.get("/").await.0, 200);
+    }
+}

@@ -66,7 +66,7 @@ impl Addresses {
         if let Some(why) = surroundings.unusable.get(&ip) {
             return Err((
                 format!("the address {ip} cannot be used: {why}"),
-                "use an address of this machine, or leave `addresses` out to listen on all of them",
+                "use an address of this machine, or leave `addresses` out to listen on all IPv4 addresses",
             ));
         }
         self.listen_on(ip);

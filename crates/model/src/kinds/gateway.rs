@@ -24,7 +24,7 @@ crate::object! {
         gateway_class_name: Option<Text> => Rule::Is(&OBJECT_NAME);
         /// What the Gateway listens on.
         listeners: Vec<Listener> => Rule::MinItems(1), Rule::MaxItems(64), Rule::UniqueBy("name");
-        /// The addresses to listen on. Without them, all addresses of the machine.
+        /// The addresses to listen on. Without them, all IPv4 addresses of the machine; `::` stands for those of IPv6 and IPv4 together.
         addresses: Vec<GatewayAddress> => Rule::MaxItems(16);
         /// Labels and annotations for what is made for this Gateway, and its parameters.
         infrastructure: Option<GatewayInfrastructure>;
