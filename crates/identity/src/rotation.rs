@@ -6,7 +6,7 @@
 //! is known allows it, and never because time has passed. Only distrust skips one, and that may cut. Keys and bundles themselves are
 //! left to `authority` and `bundle`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -164,6 +164,9 @@ pub enum NotNow {
     /// The root is the one that is trusted already.
     #[error("the root is trusted already")]
     SameRoot,
+    /// It was trusted before.
+    #[error("the root is retired or distrusted, and is never trusted again")]
+    Gone,
     /// The last ones are not over yet.
     #[error("{MOST_RETIRING} roots are retiring; the next rotation can begin when the first of them has gone")]
     TooMany,
@@ -198,6 +201,9 @@ pub struct Rotation {
     retired: BTreeMap<Fingerprint, Retired>,
     #[serde(default)]
     cut_off: BTreeMap<String, CutOff>,
+    /// Roots that were retired, distrusted or given up. For ever: whatever is left of one must not bring it back.
+    #[serde(default)]
+    gone: BTreeSet<Fingerprint>,
 }
 
 impl Rotation {
@@ -209,6 +215,7 @@ impl Rotation {
             proxies: BTreeMap::new(),
             retired: BTreeMap::new(),
             cut_off: BTreeMap::new(),
+            gone: BTreeSet::new(),
         }
     }
 
@@ -245,6 +252,11 @@ impl Rotation {
     /// The roots that count only for what is open.
     pub fn retired(&self) -> &BTreeMap<Fingerprint, Retired> {
         &self.retired
+    }
+
+    /// Whether a root was trusted once and is not any more: it never is again, and its key is to be destroyed wherever it is found.
+    pub fn is_gone(&self, root: &Fingerprint) -> bool {
+        self.gone.contains(root)
     }
 
     /// The root that signs.
@@ -291,19 +303,40 @@ impl Rotation {
         self.proxies.remove(proxy);
     }
 
+    /// Whether a rotation may begin, so that no root is made for one that may not.
+    ///
+    /// # Errors
+    /// When one is under way, or too many roots are retiring.
+    pub fn may_announce(&self) -> Result<(), NotNow> {
+        match self.stage {
+            Stage::Steady { .. } if self.retired.len() < MOST_RETIRING => Ok(()),
+            Stage::Steady { .. } => Err(NotNow::TooMany),
+            _ => Err(NotNow::UnderWay),
+        }
+    }
+
     /// Begins a rotation: the new root joins the bundle.
     ///
     /// # Errors
-    /// When one is under way, or the root is the one in force.
+    /// As [`Rotation::may_announce`] and [`Rotation::take_in`].
     pub fn announce(&mut self, new: Fingerprint, now: UnixTime) -> Result<(), NotNow> {
+        self.may_announce()?;
+        self.take_in(new, now)
+    }
+
+    /// Announces a root that is there already and may have signed, however many are retiring.
+    ///
+    /// # Errors
+    /// When a rotation is under way, or the root is the one in force, or it is gone.
+    pub fn take_in(&mut self, new: Fingerprint, now: UnixTime) -> Result<(), NotNow> {
         let Stage::Steady { root: old } = self.stage else {
             return Err(NotNow::UnderWay);
         };
         if old == new {
             return Err(NotNow::SameRoot);
         }
-        if self.retired.len() >= MOST_RETIRING {
-            return Err(NotNow::TooMany);
+        if self.is_gone(&new) {
+            return Err(NotNow::Gone);
         }
         self.stage = Stage::Announced { old, new, since: now.as_secs() };
         self.sequence += 1;
@@ -315,10 +348,11 @@ impl Rotation {
     /// # Errors
     /// When there is none at that stage.
     pub fn give_up(&mut self) -> Result<(), NotNow> {
-        let Stage::Announced { old, .. } = self.stage else {
+        let Stage::Announced { old, new, .. } = self.stage else {
             return Err(NotNow::TooLate);
         };
         self.stage = Stage::Steady { root: old };
+        self.gone.insert(new);
         self.sequence += 1;
         Ok(())
     }
@@ -336,6 +370,7 @@ impl Rotation {
             }
             Stage::Signing { old, new, .. } => {
                 self.stage = Stage::Steady { root: new };
+                self.gone.insert(old);
                 self.sequence += 1;
                 Advance::Retired(old)
             }
@@ -375,6 +410,7 @@ impl Rotation {
                 _ => return Err(NotDistrusted::Unknown),
             };
         }
+        self.gone.insert(*root);
         self.sequence += 1;
         // Its leaves convince nobody any more.
         let cut_off = &mut self.cut_off;

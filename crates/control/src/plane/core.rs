@@ -239,7 +239,8 @@ impl Plane {
         let state = store.load().map_err(StartError::Store)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let now = now();
-        let ca = Ca::open(directory, &setup.trust_domain, setup.leaf_life, provider, now).map_err(StartError::Ca)?;
+        let ca = Ca::open(directory, &setup.trust_domain, setup.leaf_life, provider, state.rotation.as_ref(), now);
+        let ca = ca.map_err(StartError::Ca)?;
         let stored = state.rotation.as_ref().map(Rotation::sequence);
         let mut rotation = roots::restore(state.rotation, &ca, age, now).map_err(StartError::Own)?;
         if stored != Some(rotation.sequence()) {

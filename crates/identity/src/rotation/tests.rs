@@ -49,6 +49,7 @@ fn a_rotation_goes_through_its_stages_one_by_one() {
     assert_eq!(rotation.advance(now()), Advance::Retired(old));
     assert_eq!((rotation.trusted(), rotation.signer(), rotation.sequence()), (vec![new], new, 3));
     assert_eq!(rotation.stage().slug(), "steady");
+    assert!(rotation.is_gone(&old) && !rotation.is_gone(&new));
 }
 
 #[test]
@@ -177,6 +178,7 @@ fn retired_roots_are_bounded() {
         rotation.keep_for_open(vec![number].into(), moment(NOW + LIFE));
     }
     assert_eq!(rotation.announce(root(99), now()), Err(NotNow::TooMany));
+    assert_eq!(rotation.clone().take_in(root(99), now()), Ok(()), "it is there already");
     assert!(rotation.forget_retired(moment(NOW + LIFE + 1)));
     rotation.announce(root(99), now()).unwrap();
 }
@@ -194,6 +196,9 @@ fn distrust_waits_for_nobody() {
     rotation.distrust(&root(2)).unwrap();
     assert_eq!((rotation.trusted(), rotation.sequence()), (vec![root(1)], 3), "the new one never signs");
     assert_eq!(rotation.distrust(&root(1)), Err(NotDistrusted::Only));
+    for again in [Rotation::announce, Rotation::take_in] {
+        assert_eq!(again(&mut rotation, root(2), now()), Err(NotNow::Gone), "it never comes back");
+    }
 
     let mut rotation = announced();
     rotation.distrust(&root(1)).unwrap();

@@ -97,11 +97,14 @@ impl Plane {
         if !matches!(inner.rotation.stage(), Stage::Steady { .. }) {
             return Err(wrong("a rotation is under way already; `transept certs` shows what it waits for".into()));
         }
-        let root = self.ca.add_root(now()).map_err(|error| wrong(error.to_string()))?;
+        inner.rotation.may_announce().map_err(|error| wrong(error.to_string()))?;
+        let new = self.ca.prepare_root(now()).map_err(|error| wrong(error.to_string()))?;
+        let root = new.root();
         let mut rotation = inner.rotation.clone();
         rotation.announce(root, now()).map_err(|error| wrong(error.to_string()))?;
         rotation.number_by_clock(now());
         self.store(&[Write::Rotation(&rotation)])?;
+        self.ca.add_root(new);
         inner.rotation = rotation;
         tracing::info!(%root, "a new root is announced");
         self.hold_bundle(&inner.rotation);
@@ -227,18 +230,26 @@ pub(super) enum Age {
 /// Only a newer state could say which of several roots signs.
 pub(super) fn restore(stored: Option<Rotation>, ca: &Ca, age: Age, now: UnixTime) -> Result<Rotation, String> {
     if let Some(mut stored) = stored {
-        return match ca.made_after(stored.signer(), &stored.trusted())[..] {
+        let younger = ca.made_after(stored.signer(), &stored.trusted());
+        return match younger[..] {
             [] => Ok(stored),
-            [root] if stored.announce(root, now).is_ok() => {
+            [(root, _)] if stored.take_in(root, now).is_ok() => {
                 stored.number_by_clock(now);
                 tracing::warn!(
                     %root,
-                    "a root is there that the state does not know: the state is an older copy, or the command that made the root was cut short. \
-                     The root is announced, and what it may have signed is believed"
+                    "a root is there that the state does not know: the state is an older copy. The root is announced, and what it may have signed \
+                     is believed"
                 );
                 Ok(stored)
             }
-            _ => Err("the state is older than the authorities in the directory; put the newest state.redb back from a backup".to_owned()),
+            _ => {
+                let names: Vec<&str> = younger.iter().map(|(_, name)| &**name).collect();
+                Err(format!(
+                    "the state is older than the authorities in the directory; put the newest state.redb back from a backup. If it is the newest, \
+                     nobody has a certificate of {} (.key and .pem): move them away",
+                    names.join(", ")
+                ))
+            }
         };
     }
     if ca.authorities().len() > 1 {
@@ -287,4 +298,67 @@ pub(in crate::plane) fn name_of_proxy(id: &SpiffeId, node: &str) -> String {
 /// The name of an instance in the rotation: several share an identity, and each has to hold the bundle.
 fn instance(id: &SpiffeId, nonce: &[u8]) -> String {
     format!("{id} {}", Fingerprint::of(nonce).short())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use transept_identity::TrustDomain;
+    use transept_identity::rotation::MOST_RETIRING;
+
+    use super::super::Setup;
+    use super::*;
+
+    fn open(directory: &Path) -> std::sync::Arc<Plane> {
+        let trust_domain = TrustDomain::new("shop.test").expect("a domain");
+        Plane::open(directory, Setup { trust_domain, leaf_life: Duration::from_secs(3600) }).expect("it starts")
+    }
+
+    /// The files of authorities, with what is in them.
+    fn files(directory: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+        let all = directory.read_dir().expect("a directory").map(|one| one.expect("an entry").path());
+        let of_authorities = all.filter(|path| !path.ends_with(super::super::STATE));
+        let mut files: Vec<_> =
+            of_authorities.map(|path| (path.clone(), std::fs::read(&path).expect("readable"))).collect();
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn a_rotation_that_may_not_begin_makes_no_root() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let plane = open(directory.path());
+        let before = files(directory.path());
+        for number in 0..MOST_RETIRING {
+            let certificate = CertificateDer::from(number.to_be_bytes().to_vec());
+            plane.lock().rotation.keep_for_open(certificate, now());
+        }
+        let why = plane.rotate().expect_err("too many").to_string();
+        assert!(why.contains("16 roots are retiring"), "{why}");
+        assert_eq!((files(directory.path()), plane.ca.authorities().len()), (before, 1));
+    }
+
+    #[test]
+    fn a_root_that_is_distrusted_stays_away_whatever_is_left_of_its_files() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let plane = open(directory.path());
+        let first = files(directory.path());
+        let distrusted = plane.rotate().expect("announced")["root"].as_str().expect("a root").to_owned();
+        let both = files(directory.path());
+        assert_eq!(both.len(), 4);
+        plane.distrust(&distrusted).expect("it is known");
+        drop(plane);
+        // As if the process had ended before they were deleted, or between the two.
+        for left in [&["key", "pem"][..], &["pem"]] {
+            let is_left = |path: &Path| left.iter().any(|kind| path.extension().is_some_and(|own| own == *kind));
+            for (path, bytes) in both.iter().filter(|(path, _)| is_left(path)) {
+                std::fs::write(path, bytes).expect("put back");
+            }
+            let plane = open(directory.path());
+            assert_eq!(plane.lock().rotation.trusted(), [plane.ca.root()]);
+            assert_ne!(plane.ca.root().to_string(), distrusted);
+            assert_eq!(files(directory.path()), first);
+        }
+    }
 }
