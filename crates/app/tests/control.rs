@@ -64,7 +64,14 @@ impl Mesh {
 
     /// Starts the control plane and waits until it takes proxies.
     async fn control(&self, more: &[&str]) -> Control {
-        let mut child = Command::new(BINARY)
+        self.control_by(&[], more).await
+    }
+
+    /// Has a program start it.
+    async fn control_by(&self, program: &[&str], more: &[&str]) -> Control {
+        let mut words = program.iter().copied().chain([BINARY]);
+        let mut child = Command::new(words.next().unwrap_or(BINARY))
+            .args(words)
             .arg("control")
             .arg(self.path("shop.yaml"))
             .args(["--listen", &self.address.to_string(), "--log", "text"])

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use transept_control::plane::{Plane, Setup, serve};
+use transept_control::plane::{Capacity, Plane, Setup, serve};
 use transept_identity::TrustDomain;
 
 /// Long enough for a busy machine, and shorter than a silent connection is kept.
@@ -35,7 +35,7 @@ async fn silent_connections_of_one_address_keep_nobody_else_out() {
     let plane = Plane::open(state.path(), Setup { trust_domain, leaf_life: Duration::from_secs(3600) });
     let listener = TcpListener::bind("0.0.0.0:0").await.expect("bound");
     let port = listener.local_addr().expect("an address").port();
-    tokio::spawn(serve(plane.expect("a plane"), listener));
+    tokio::spawn(serve(plane.expect("a plane"), listener, Capacity::WHOLE));
     let at = SocketAddr::from(([127, 0, 0, 1], port));
     let [hostile, other] = [[127, 0, 0, 2], [127, 0, 0, 3]].map(IpAddr::from);
 

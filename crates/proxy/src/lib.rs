@@ -65,6 +65,7 @@ pub use demand::{Demand, Wanted};
 pub use mesh::Mesh;
 pub use resolve::ResolvedName;
 pub use sight::Sight;
+pub use sockets::raise_descriptor_limit;
 pub use spans::SpanTarget;
 
 use std::collections::BTreeSet;

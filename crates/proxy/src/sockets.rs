@@ -39,8 +39,8 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 /// Lets the process have as many descriptors as the system allows it: two for every proxied connection. Returns that
-/// number.
-pub(crate) fn raise_descriptor_limit() -> Option<u64> {
+/// number. A control plane has it raised too.
+pub fn raise_descriptor_limit() -> Option<u64> {
     let mut limit = rustix::process::getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // A refusal leaves what there was, and accepting pauses when that is used up.

@@ -12,10 +12,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use transept_control::plane::{Admin, Api, Plane, RATE, Setup, TlsFiles, serve};
+use transept_control::plane::{Admin, Api, Capacity, Plane, RATE, Setup, TlsFiles, serve};
 use transept_control::{Loader, StartError, Trigger, Update, follow_apart};
 use transept_identity::TrustDomain;
 use transept_identity::authority::{LEAF_LIFE, MAX_LEAF_LIFE};
+use transept_proxy::raise_descriptor_limit;
 
 use super::Exit;
 use crate::gateway::announce;
@@ -234,12 +235,13 @@ async fn attend(
     let address = listener.local_addr()?;
     let admin = Admin::bind(&directory).with_context(|| format!("the admin socket in {}", directory.display()))?;
     let api = args.api.bind().await?;
+    let capacity = Capacity::within(raise_descriptor_limit());
     tokio::spawn(plane.clone().attend());
     if let Some(api) = api {
-        tokio::spawn(api.serve(plane.clone()));
+        tokio::spawn(api.serve(plane.clone(), capacity));
     }
     tokio::spawn(admin.serve(plane.clone()));
-    let mut serving = tokio::spawn(serve(plane.clone(), listener));
+    let mut serving = tokio::spawn(serve(plane.clone(), listener, capacity));
     console::tell(&format!("control plane listening on {address}"));
     tracing::info!(
         %address,

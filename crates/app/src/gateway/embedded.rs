@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::MissedTickBehavior;
-use transept_control::plane::{self, Plane, Reporting, Setup};
+use transept_control::plane::{self, Capacity, Plane, Reporting, Setup};
 use transept_control::{Loader, Sources, follow_joined};
 use transept_identity::{LiveSvid, WorkloadName};
 use transept_proxy::feed::Teller;
-use transept_proxy::{Mesh, Options, Proxy};
+use transept_proxy::{Mesh, Options, Proxy, raise_descriptor_limit};
 
 use super::{Gateway, ServeArgs, begun};
 use crate::commands::Exit;
@@ -120,7 +120,9 @@ async fn open(plan: &MeshPlan, plane: &Arc<Plane>) -> Result<SocketAddr> {
         .with_context(|| format!("the admin socket in {}", plan.directory.display()))?;
     tokio::spawn(plane.clone().attend());
     tokio::spawn(admin.serve(plane.clone()));
-    let serving = plane::serve(plane.clone(), listener);
+    // The other half is for the traffic of the gateway.
+    let capacity = Capacity::within(raise_descriptor_limit().map(|descriptors| descriptors / 2));
+    let serving = plane::serve(plane.clone(), listener, capacity);
     tokio::spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "sidecars cannot be served; the gateway goes on");

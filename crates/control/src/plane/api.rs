@@ -28,14 +28,12 @@ use self::certificate::Certificate;
 pub use self::certificate::TlsFiles;
 use self::quota::Quotas;
 use super::core::Plane;
-use super::places::Places;
+use super::places::{Capacity, Places, whose};
 
 /// Requests per second of one address, unless told otherwise: a machine with a thousand programs gives that many signs of life.
 pub const RATE: NonZeroU32 = NonZeroU32::new(100).unwrap();
-/// How many connections are served at a time; the others wait.
-const CONNECTIONS: usize = 256;
-/// Connections of one address at a time: a quarter of all.
-const OF_ONE_ADDRESS: usize = 64;
+/// The part of all connections that one address may have open at a time.
+const OF_ONE_ADDRESS: usize = 4;
 /// How long a handshake may take, and then the head of the request.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long a connection may last. It carries one request.
@@ -108,10 +106,10 @@ impl Api {
         format!("{scheme}://{}", self.address)
     }
 
-    /// Answers for `plane`; never ends.
-    pub async fn serve(self, plane: Arc<Plane>) {
-        let room = Arc::new(Semaphore::new(CONNECTIONS));
-        let places = Places::new(OF_ONE_ADDRESS);
+    /// Answers for `plane`, so many at a time as there is room for, while others wait; never ends.
+    pub async fn serve(self, plane: Arc<Plane>, capacity: Capacity) {
+        let room = Arc::new(Semaphore::new(capacity.visits));
+        let places = Places::new(capacity.visits.div_ceil(OF_ONE_ADDRESS));
         let began = Instant::now();
         loop {
             let Ok(place) = room.clone().acquire_owned().await else { return };
@@ -124,7 +122,7 @@ impl Api {
                 }
             };
             let from = from.ip().to_canonical();
-            let Some(own) = places.take(from) else {
+            let Some(own) = places.take(whose(from)) else {
                 // Whoever holds that many reads no answer on another one.
                 tracing::debug!(%from, "an address has too many connections to the registration API");
                 continue;

@@ -2,7 +2,7 @@
 //!
 //! Started by the application with a bound listener. Who calls is what the certificate says and nothing else. A connection
 //! without one may join and do nothing more; a connection ends when the certificate does that it began with, or when its root is
-//! distrusted. What is asked for is done by `core`, on threads that may wait for the disk.
+//! distrusted, and serves nothing from then on. What is asked for is done by `core`, on threads that may wait for the disk.
 
 mod call;
 mod door;
@@ -22,8 +22,9 @@ use http::{Method, Request};
 use rustls::time_provider::DefaultTimeProvider;
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use transept_identity::authority;
 use transept_identity::handshake::{ClientAuth, server_config};
 use transept_identity::svid::Leaf;
@@ -36,14 +37,13 @@ use transept_xds::server::{Session, Settings};
 use transept_xds::{Store, TypeUrl};
 
 use self::call::{Call, Reply, accept, refuse};
-use self::door::{Door, Greeting, Held};
+use self::door::{Door, Greeting, Held, Inside, Trouble};
 pub use self::report::Reporting;
 use self::report::take_reports;
 use super::core::{NotDone, Plane, now};
+use super::places::Capacity;
 
-/// How many members are served at a time; the others wait.
-const CONNECTIONS: usize = 16_384;
-/// How long a handshake may take, and a connection without a certificate may stay.
+/// How long the handshakes of TLS and HTTP/2 may take together, and a connection without a certificate may stay after them.
 const GREETING: Duration = Duration::from_secs(15);
 /// How long the other side may be silent before it is asked for a sign of life, and how long it has to give one.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -77,21 +77,30 @@ impl Peer {
     }
 }
 
-/// Serves every connection of `listener`; never ends.
+/// A connection that can take calls.
+type Connection = h2::server::Connection<TlsStream<TcpStream>, Bytes>;
+
+/// Serves every connection of `listener`, as many at a time as there is room for; never ends.
 ///
 /// # Errors
 /// TLS cannot be set up.
-pub async fn serve(plane: Arc<Plane>, listener: TcpListener) -> io::Result<()> {
+pub async fn serve(plane: Arc<Plane>, listener: TcpListener, capacity: Capacity) -> io::Result<()> {
     let accepted = Accept::TrustDomain(plane.trust_domain().clone());
     let peers = PeerVerifier::new(plane.bundles.clone(), accepted, plane.ca().provider().clone());
     let clock = Arc::new(DefaultTimeProvider);
     let config = server_config(plane.own.clone(), peers.clone(), ClientAuth::Optional, &[b"h2"], clock)
         .map_err(io::Error::other)?;
     let tls = TlsAcceptor::from(Arc::new(config));
-    let mut door = Door::new();
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let (mut door, inside) = (Door::new(capacity), Arc::new(Inside::new(capacity)));
+    if capacity != Capacity::WHOLE {
+        tracing::warn!(
+            members = capacity.members,
+            "so few descriptors are allowed that fewer members are served at a time than could be; raise the limit (`ulimit -Hn`, LimitNOFILE=)"
+        );
+    }
+    let mut trouble = Trouble::default();
     let settings = Settings { identifier: "transept".to_owned(), order: plane.kinds.order(), ..Settings::default() };
-    let server = Server { plane, peers, tls, settings: Arc::new(settings), room };
+    let server = Server { plane, peers, tls, settings: Arc::new(settings), inside };
     loop {
         let Some(place) = door.place().await else { return Ok(()) };
         match listener.accept().await {
@@ -101,7 +110,9 @@ pub async fn serve(plane: Arc<Plane>, listener: TcpListener) -> io::Result<()> {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "no connection of a proxy can be accepted");
+                if let Some(times) = trouble.note(Instant::now()) {
+                    tracing::warn!(%error, times, "no connection of a proxy can be accepted");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -115,7 +126,7 @@ struct Server {
     tls: TlsAcceptor,
     settings: Arc<Settings>,
     /// Places of members.
-    room: Arc<Semaphore>,
+    inside: Arc<Inside>,
 }
 
 impl Server {
@@ -123,45 +134,25 @@ impl Server {
     async fn attend(self, stream: TcpStream, address: SocketAddr, greeting: Greeting) {
         // Small messages in both directions: waiting to fill packets only adds delay.
         let _ = stream.set_nodelay(true);
-        let tls = match tokio::time::timeout(GREETING, self.tls.accept(stream)).await {
-            Ok(Ok(tls)) => tls,
-            Ok(Err(error)) => {
-                let why = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-                let refusal = why.and_then(transept_identity::handshake::refusal);
-                match refusal {
-                    Some(refusal) => tracing::warn!(%address, why = %refusal, "the certificate of a proxy is refused"),
-                    None => tracing::debug!(%address, %error, "the handshake with a proxy failed"),
+        let Ok(Some((peer, connection))) = tokio::time::timeout(GREETING, self.greet(stream, address)).await else {
+            return;
+        };
+        let turned = self.plane.turned.subscribe();
+        let (_place, stay) = match &peer.leaf {
+            None => (Held::AtTheDoor(greeting), GREETING),
+            Some(leaf) => {
+                // Between the handshake and now its root may have been distrusted.
+                if !self.is_trusted(&peer) {
+                    return tracing::warn!(%address, id = %leaf.id, "the root of a proxy is not trusted any more: it is sent away");
                 }
-                return;
+                let Some(place) = self.inside.take(&leaf.id) else { return };
+                // Not at the end of this function: members stay.
+                drop(greeting);
+                let left = leaf.not_after.as_secs().saturating_sub(now().as_secs());
+                (Held::Inside(place), Duration::from_secs(left + 1))
             }
-            Err(_) => return,
         };
-        let chain: Arc<[CertificateDer<'static>]> = tls.get_ref().1.peer_certificates().unwrap_or_default().into();
-        let leaf = match &*chain {
-            [] => None,
-            chain => match self.peers.peer(chain, Purpose::Client, now()) {
-                Ok(peer) => Some(peer.leaf),
-                Err(_) => return,
-            },
-        };
-        let _place = match &leaf {
-            None => Held::AtTheDoor(greeting),
-            Some(_) => match self.room.clone().acquire_owned().await {
-                Ok(room) => {
-                    // Not at the end of this function: members stay.
-                    drop(greeting);
-                    Held::Inside(room)
-                }
-                Err(_) => return,
-            },
-        };
-        let stay = match &leaf {
-            Some(leaf) => Duration::from_secs(leaf.not_after.as_secs().saturating_sub(now().as_secs()) + 1),
-            None => GREETING,
-        };
-        let peer = Peer { address, leaf, chain };
-        let served = self.exchange(tls, peer);
-        match tokio::time::timeout(stay, served).await {
+        match tokio::time::timeout(stay, self.exchange(connection, peer, turned)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%address, %error, "the connection of a proxy broke"),
             Err(_) => {
@@ -170,12 +161,40 @@ impl Server {
         }
     }
 
-    /// Takes the calls of one connection.
-    async fn exchange(&self, tls: tokio_rustls::server::TlsStream<TcpStream>, peer: Peer) -> Result<(), h2::Error> {
+    /// The handshakes of TLS and of HTTP/2. Whoever is slow with either of them is still at the door.
+    async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Option<(Peer, Connection)> {
+        let tls = match self.tls.accept(stream).await {
+            Ok(tls) => tls,
+            Err(error) => {
+                let why = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+                let refusal = why.and_then(transept_identity::handshake::refusal);
+                match refusal {
+                    Some(refusal) => tracing::warn!(%address, why = %refusal, "the certificate of a proxy is refused"),
+                    None => tracing::debug!(%address, %error, "the handshake with a proxy failed"),
+                }
+                return None;
+            }
+        };
+        let chain: Arc<[CertificateDer<'static>]> = tls.get_ref().1.peer_certificates().unwrap_or_default().into();
+        let leaf = match &*chain {
+            [] => None,
+            chain => Some(self.peers.peer(chain, Purpose::Client, now()).ok()?.leaf),
+        };
         let mut builder = h2::server::Builder::new();
         builder.max_concurrent_streams(STREAMS).initial_window_size(1 << 20).initial_connection_window_size(4 << 20);
         builder.max_header_list_size(16 << 10);
-        let mut connection = builder.handshake::<_, Bytes>(tls).await?;
+        let connection = builder.handshake(tls).await;
+        let connection = connection.inspect_err(|error| tracing::debug!(%address, %error, "a proxy speaks no HTTP/2"));
+        Some((Peer { address, leaf, chain }, connection.ok()?))
+    }
+
+    /// Takes the calls of one connection. `turned` tells of what has changed since its peer was last looked at.
+    async fn exchange(
+        &self,
+        mut connection: Connection,
+        peer: Peer,
+        mut turned: watch::Receiver<u64>,
+    ) -> Result<(), h2::Error> {
         let mut pings = connection.ping_pong();
         let alive = async move {
             let Some(pings) = &mut pings else { return pending().await };
@@ -190,7 +209,6 @@ impl Server {
         let leave = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(alive, leave);
         let mut leaves = false;
-        let mut turned = self.plane.turned.subscribe();
         let mut calls = tokio::task::JoinSet::new();
         loop {
             tokio::select! {
@@ -254,12 +272,19 @@ impl Server {
     async fn renew(&self, call: &mut Call, reply: &mut Reply, peer: &Peer) -> Result<(), Failed> {
         let id = peer.prove()?.0.clone();
         let asked: RenewRequest = call.only().await?;
+        self.prove(peer)?;
+        let issued = self.run(move |plane| plane.renew(&id, (&asked.nonce, &asked.proxy), &asked.request)).await?;
+        reply.send(&self.issued(&issued))
+    }
+
+    /// Who a peer is, now.
+    fn prove<'p>(&self, peer: &'p Peer) -> Result<(&'p SpiffeId, &'p Arc<Leaf>), Failed> {
+        let proven = peer.prove()?;
         if !self.is_trusted(peer) {
             let why = "the root of this certificate is not trusted any more; join again with a new token";
             return Err(Failed::new(Code::Unauthenticated, why));
         }
-        let issued = self.run(move |plane| plane.renew(&id, (&asked.nonce, &asked.proxy), &asked.request)).await?;
-        reply.send(&self.issued(&issued))
+        Ok(proven)
     }
 
     /// Whether a peer would be let in now.
@@ -273,7 +298,7 @@ impl Server {
     }
 
     async fn register(&self, call: &mut Call, reply: &mut Reply, peer: &Peer) -> Result<(), Failed> {
-        let id = peer.prove()?.0.clone();
+        let id = self.prove(peer)?.0.clone();
         let address = peer.address;
         let mut registered = None;
         let mut turned = self.plane.turned.subscribe();
@@ -306,11 +331,12 @@ impl Server {
     }
 
     async fn report(&self, call: &mut Call, reply: &mut Reply, peer: &Peer) -> Result<(), Failed> {
-        take_reports(&self.plane, peer.prove()?.0, call, reply).await
+        take_reports(&self.plane, self.prove(peer)?.0, call, reply).await
     }
 
     async fn discover(&self, call: &mut Call, reply: &mut Reply, peer: &Peer) -> Result<(), Failed> {
-        let (id, leaf) = peer.prove()?;
+        let mut turned = self.plane.turned.subscribe();
+        let (id, leaf) = self.prove(peer)?;
         let began = Instant::now();
         let mut session = Session::new(id.clone(), self.settings.clone());
         let mut changed = self.plane.changed.subscribe();
@@ -344,8 +370,12 @@ impl Server {
             };
             tokio::select! {
                 () = wait => {}
-                // The sender lives as long as the plane.
+                // The senders live as long as the plane.
                 _ = changed.changed() => {}
+                _ = turned.changed() => if !self.is_trusted(peer) {
+                    // Its connection ends when it has had the time to hear of it; it sees nothing more until then.
+                    return pending().await;
+                },
                 request = call.next::<DeltaDiscoveryRequest>() => {
                     let Some(request) = request? else { return Ok(()) };
                     let request_type = request.type_url.clone();

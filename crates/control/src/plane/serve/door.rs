@@ -1,27 +1,28 @@
-//! The door of the control plane: places for those who have not shown who they are.
+//! The door of the control plane: places for those who have not shown who they are, and behind it those of members.
 //!
-//! Called by `serve` for every connection. Members have places of their own, so that whoever has no certificate takes none of theirs, and one
-//! address has a part of those at the door only, so that it keeps nobody else out.
+//! Called by `serve` for every connection. Members have places of their own, so that whoever has no certificate takes none of theirs. One
+//! address has a part of those at the door only, and one identity a part of those behind it, so that it keeps nobody else out.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use transept_identity::SpiffeId;
 
-use crate::plane::places::{Place, Places};
+use crate::plane::places::{Capacity, Place, Places, whose};
 
-/// How many connections may be greeting or joining at a time.
-const GREETINGS: usize = 1024;
-/// How many of them may be those of one address: a quarter.
-const OF_ONE_ADDRESS: usize = 256;
+/// The part of all places that one address may take at the door, and one identity behind it.
+const OF_ONE: usize = 4;
 /// How often the log tells of the same trouble.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// Who greets.
 pub(super) struct Door {
+    /// How many may greet or join at a time.
+    greetings: usize,
     all: Arc<Semaphore>,
-    of_one: Arc<Places>,
+    of_one: Arc<Places<IpAddr>>,
     full: Trouble,
     refused: Trouble,
 }
@@ -29,7 +30,23 @@ pub(super) struct Door {
 /// A place at the door, given back when it is dropped.
 pub(super) struct Greeting {
     _of_all: OwnedSemaphorePermit,
-    _of_one: Place,
+    _of_one: Place<IpAddr>,
+}
+
+/// Where members are.
+pub(super) struct Inside {
+    /// How many at a time.
+    members: usize,
+    all: Arc<Semaphore>,
+    of_one: Arc<Places<SpiffeId>>,
+    full: Mutex<Trouble>,
+    refused: Mutex<Trouble>,
+}
+
+/// The place of a member, given back when it is dropped.
+pub(super) struct Membership {
+    _of_all: OwnedSemaphorePermit,
+    _of_one: Place<SpiffeId>,
 }
 
 /// What a connection holds as long as it lives.
@@ -37,14 +54,16 @@ pub(super) enum Held {
     /// The place of somebody without a certificate.
     AtTheDoor(#[expect(dead_code, reason = "held until it is dropped")] Greeting),
     /// The place of a member.
-    Inside(#[expect(dead_code, reason = "held until it is dropped")] OwnedSemaphorePermit),
+    Inside(#[expect(dead_code, reason = "held until it is dropped")] Membership),
 }
 
 impl Door {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(capacity: Capacity) -> Self {
+        let greetings = capacity.greetings;
         Self {
-            all: Arc::new(Semaphore::new(GREETINGS)),
-            of_one: Places::new(OF_ONE_ADDRESS),
+            greetings,
+            all: Arc::new(Semaphore::new(greetings)),
+            of_one: Places::new(greetings.div_ceil(OF_ONE)),
             full: Trouble::default(),
             refused: Trouble::default(),
         }
@@ -57,8 +76,8 @@ impl Door {
         }
         if self.full.note(Instant::now()).is_some() {
             tracing::warn!(
-                places = GREETINGS,
-                "every place for connections that have not shown a certificate is taken: proxies that join or connect again wait; \
+                places = self.greetings,
+                "every place for connections that are not a member's yet is taken: proxies that join or connect again wait; \
                  keep strangers away from this port"
             );
         }
@@ -67,15 +86,15 @@ impl Door {
 
     /// Lets a connection in that has a place; none when its address has too many already.
     pub(super) fn let_in(&mut self, place: OwnedSemaphorePermit, from: IpAddr) -> Option<Greeting> {
-        if let Some(of_one) = self.of_one.take(from) {
+        if let Some(of_one) = self.of_one.take(whose(from)) {
             return Some(Greeting { _of_all: place, _of_one: of_one });
         }
         if let Some(times) = self.refused.note(Instant::now()) {
             tracing::warn!(
                 address = %from.to_canonical(),
-                connections = OF_ONE_ADDRESS,
+                connections = self.greetings.div_ceil(OF_ONE),
                 refused = times,
-                "an address has too many connections open that have not shown a certificate: further ones of it are closed at once; \
+                "an address has too many connections open that are not a member's yet: further ones of it are closed at once; \
                  keep it away from this port if it is none of the mesh"
             );
         }
@@ -83,9 +102,51 @@ impl Door {
     }
 }
 
+impl Inside {
+    pub(super) fn new(capacity: Capacity) -> Self {
+        let members = capacity.members;
+        Self {
+            members,
+            all: Arc::new(Semaphore::new(members)),
+            of_one: Places::new(members.div_ceil(OF_ONE)),
+            full: Mutex::default(),
+            refused: Mutex::default(),
+        }
+    }
+
+    /// A place for a member. None when all are taken, or too many of them by this identity: waiting would take a place at the door.
+    pub(super) fn take(&self, id: &SpiffeId) -> Option<Membership> {
+        let note =
+            |trouble: &Mutex<Trouble>| trouble.lock().unwrap_or_else(PoisonError::into_inner).note(Instant::now());
+        let Some(of_one) = self.of_one.take(id.clone()) else {
+            if let Some(times) = note(&self.refused) {
+                tracing::warn!(
+                    %id,
+                    connections = self.members.div_ceil(OF_ONE),
+                    refused = times,
+                    "an identity has too many connections open: further ones of it are closed at once; if it has not that many instances, a \
+                     certificate of it is in wrong hands"
+                );
+            }
+            return None;
+        };
+        let Ok(of_all) = self.all.clone().try_acquire_owned() else {
+            if let Some(times) = note(&self.full) {
+                tracing::warn!(
+                    places = self.members,
+                    refused = times,
+                    "every place for members is taken: further ones are closed at once, and try again"
+                );
+            }
+            return None;
+        };
+        Some(Membership { _of_all: of_all, _of_one: of_one })
+    }
+}
+
 /// Trouble that comes again and again, and is told of once in a while.
 #[derive(Debug, Default)]
-struct Trouble {
+pub(super) struct Trouble {
     told: Option<Instant>,
     /// How often since then.
     times: u64,
@@ -93,7 +154,7 @@ struct Trouble {
 
 impl Trouble {
     /// Notes it once more; how often it has come since it was last told of, when it is time to tell.
-    fn note(&mut self, now: Instant) -> Option<u64> {
+    pub(super) fn note(&mut self, now: Instant) -> Option<u64> {
         self.times += 1;
         if self.told.is_some_and(|told| now < told + PAUSE) {
             return None;
@@ -109,17 +170,31 @@ mod tests {
 
     #[test]
     fn one_address_leaves_places_for_others() {
-        let mut door = Door::new();
+        let mut door = Door::new(Capacity::WHOLE);
         let [hostile, other] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(IpAddr::from);
         let mut enter = |from| {
             let place = door.all.clone().try_acquire_owned().expect("a place");
             door.let_in(place, from)
         };
-        let held: Vec<_> = (0..2 * GREETINGS).filter_map(|_| enter(hostile)).collect();
-        assert_eq!(held.len(), OF_ONE_ADDRESS);
+        let door_places = Capacity::WHOLE.greetings;
+        let held: Vec<_> = (0..2 * door_places).filter_map(|_| enter(hostile)).collect();
+        assert_eq!(held.len(), door_places / OF_ONE);
         assert!(enter(other).is_some());
         drop(held);
         assert!(enter(hostile).is_some(), "what ends makes room");
+    }
+
+    #[test]
+    fn one_identity_leaves_places_for_others_and_nobody_waits() {
+        let inside = Inside::new(Capacity { members: 8, ..Capacity::WHOLE });
+        let id = |name: &str| SpiffeId::parse(&format!("spiffe://shop.test/ns/default/sa/{name}")).expect("an id");
+        let mut held: Vec<_> = (0..8).filter_map(|_| inside.take(&id("stolen"))).collect();
+        assert_eq!(held.len(), 2);
+        held.extend(["a", "b", "c"].iter().flat_map(|name| [inside.take(&id(name)), inside.take(&id(name))]).flatten());
+        assert_eq!(held.len(), 8);
+        assert!(inside.take(&id("late")).is_none());
+        held.pop();
+        assert!(inside.take(&id("late")).is_some(), "what ends makes room");
     }
 
     #[test]

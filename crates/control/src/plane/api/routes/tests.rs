@@ -50,7 +50,7 @@ impl Mesh {
         let api = Api::bind("127.0.0.1:0".parse().expect("an address"), None, crate::plane::RATE).await.expect("bound");
         let address = api.address;
         assert_eq!(api.url(), format!("http://{address}"));
-        tokio::spawn(api.serve(plane.clone()));
+        tokio::spawn(api.serve(plane.clone(), crate::plane::Capacity::WHOLE));
         Self { _directory: directory, plane, address }
     }
 
