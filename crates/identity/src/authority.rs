@@ -36,6 +36,8 @@ pub const MAX_LEAF_LIFE: Duration = Duration::from_secs(90 * DAY);
 pub const BACKDATING: Duration = Duration::from_secs(60);
 
 const DAY: u64 = 24 * 60 * 60;
+/// The label of a sign that one authority has left for another.
+const VOUCHER: &str = "TRANSEPT VOUCHER";
 /// A moment in the year 9999; X.509 cannot write a later one (RFC 5280, section 4.1.2.5).
 const END_OF_TIME: u64 = 253_370_764_800;
 
@@ -218,6 +220,31 @@ impl Authority {
         let above = self.chain.len() - usize::from(self.root.is_some());
         let chain = std::iter::once(leaf).chain(self.chain[..above].iter().cloned()).collect();
         Ok(Issued { chain, leaf: read, root: self.root })
+    }
+
+    /// A sign that this authority has seen a root come after it: PEM text for beside the root's certificate. It proves nothing to anybody
+    /// but [`Authority::has_vouched_for`]: what it is made of may sign nothing and names no identity. `serial` is 16 random bytes.
+    ///
+    /// # Errors
+    /// When the crypto library refuses to sign.
+    pub fn vouch_for(&self, root: &Authority, now: UnixTime, serial: [u8; 16]) -> Result<String, BadAuthority> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        set_validity(&mut params, now.as_secs(), now.as_secs());
+        let voucher = params.signed_by(&root.key.signer()?, &self.issuer).map_err(not_signed)?;
+        Ok(pem::write(VOUCHER, voucher.der()))
+    }
+
+    /// Whether a text holds the sign that [`Authority::vouch_for`] has made for this root.
+    pub fn has_vouched_for(&self, root: &Authority, text: &str) -> bool {
+        let (Some(own), Some(new)) = (self.chain.first(), root.root()) else { return false };
+        let Some(voucher) = pem::read_other(VOUCHER, text) else { return false };
+        let (Ok(own), Ok(new), Ok(voucher)) = (svid::read(own), svid::read(new), svid::read(&voucher)) else {
+            return false;
+        };
+        voucher.public_key().raw == new.public_key().raw && voucher.verify_signature(Some(own.public_key())).is_ok()
     }
 
     /// Whose authority this is.

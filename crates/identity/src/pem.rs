@@ -36,6 +36,14 @@ pub(crate) fn read_certificates(text: &str) -> Result<Vec<CertificateDer<'static
     CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().map_err(|error| explain(&error))
 }
 
+/// The first block of a kind that the library does not know; none when there is none, or it is damaged.
+pub(crate) fn read_other(label: &str, text: &str) -> Option<CertificateDer<'static>> {
+    let (_, rest) = text.split_once(&format!("-----BEGIN {label}-----"))?;
+    let (lines, _) = rest.split_once(&format!("-----END {label}-----"))?;
+    let characters: String = lines.split_whitespace().collect();
+    BASE64.decode(characters.as_bytes()).ok().map(CertificateDer::from)
+}
+
 /// What is damaged, in words: the library gives lines of the text as lists of numbers.
 pub(crate) fn explain(error: &Error) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();

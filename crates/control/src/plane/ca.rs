@@ -94,6 +94,17 @@ pub struct Ca {
     roots: RwLock<Roots>,
 }
 
+/// A root that is younger than the one that signs, and that the state does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Younger {
+    /// Its fingerprint.
+    pub root: Fingerprint,
+    /// What the names of its files begin with.
+    pub name: String,
+    /// Whether it was made to come after the one that signs, and is not somebody else's.
+    pub of_mesh: bool,
+}
+
 /// A root that was made and is not trusted yet.
 #[derive(Debug)]
 pub struct NewRoot {
@@ -147,7 +158,7 @@ impl Ca {
             }
             let authority =
                 make(trust_domain, &provider, now).map_err(|why| CaError::Bad(directory.to_owned(), why))?;
-            files::prepare(directory, FIRST, &authority)?;
+            files::prepare(directory, FIRST, &authority, "")?;
             files::put_in_place(directory, FIRST)?;
             let root = root_of(&authority).ok_or_else(|| no_root(directory))?;
             known.insert(root, (FIRST.to_owned(), Arc::new(authority)));
@@ -163,30 +174,41 @@ impl Ca {
         files::any(directory)
     }
 
-    /// The roots that were made after that of `signer`, or in the same second, and are not among these, with the names of their files.
-    pub fn made_after(&self, signer: Fingerprint, known: &[Fingerprint]) -> Vec<(Fingerprint, String)> {
+    /// The roots that were made after that of `signer`, or in the same second, and are not among these.
+    pub fn made_after(&self, signer: Fingerprint, known: &[Fingerprint]) -> Vec<Younger> {
         let roots = self.roots.read().unwrap_or_else(PoisonError::into_inner);
         let Some((_, before)) = roots.known.get(&signer) else { return Vec::new() };
-        let is_later = |authority: &Authority| authority.not_before() >= before.not_before();
-        let unknown = roots.known.iter().filter(|(root, _)| !known.contains(root));
-        let later = unknown.filter(|(_, (_, authority))| is_later(authority));
-        later.map(|(root, (name, _))| (*root, name.clone())).collect()
+        let younger = |(root, (name, authority)): (&Fingerprint, &(String, Arc<Authority>))| {
+            if known.contains(root) || authority.not_before() < before.not_before() {
+                return None;
+            }
+            let text = std::fs::read_to_string(files::paths(&self.directory, name).1).unwrap_or_default();
+            Some(Younger { root: *root, name: name.clone(), of_mesh: before.has_vouched_for(authority, &text) })
+        };
+        roots.known.iter().filter_map(younger).collect()
     }
 
-    /// Lets `signer` sign, and forgets and deletes every authority but those of `trusted`.
+    /// Lets what a rotation says count: its signer signs, other authorities than those that it trusts are forgotten, and what is gone is deleted.
     ///
     /// # Errors
     /// One of them is not there.
-    pub fn settle(&self, signer: Fingerprint, trusted: &[Fingerprint]) -> Result<(), CaError> {
+    pub fn settle(&self, said: &Rotation) -> Result<(), CaError> {
         let mut roots = self.roots.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(absent) = trusted.iter().chain([&signer]).find(|root| !roots.known.contains_key(root)) {
+        let (signer, trusted) = (said.signer(), said.trusted());
+        if let Some(absent) = trusted.iter().find(|root| !roots.known.contains_key(root)) {
             return Err(missing(&self.directory, absent));
         }
         roots.signer = signer;
         roots.known.retain(|root, (name, _)| {
             let stays = trusted.contains(root);
-            if !stays {
+            if said.is_gone(root) {
                 files::delete(&self.directory, name);
+            } else if !stays {
+                tracing::warn!(
+                    %root,
+                    name,
+                    "an authority beside that of this mesh is none of it, as far as the state says: it is left alone, and nobody believes it"
+                );
             }
             stays
         });
@@ -204,7 +226,9 @@ impl Ca {
         let name = format!("{FIRST}-{}", data_encoding::HEXLOWER.encode(&mark));
         let authority = make(&self.trust_domain, &self.provider, now).map_err(bad)?;
         let root = root_of(&authority).ok_or_else(|| no_root(&self.directory))?;
-        files::prepare(&self.directory, &name, &authority)?;
+        let serial = random(&self.provider).ok_or_else(|| bad(NO_RANDOMNESS.to_owned()))?;
+        let voucher = self.authority().vouch_for(&authority, now, serial).map_err(|error| bad(error.to_string()))?;
+        files::prepare(&self.directory, &name, &authority, &voucher)?;
         Ok(NewRoot { root, name, authority })
     }
 
@@ -320,7 +344,10 @@ fn no_root(path: &Path) -> CaError {
 }
 
 fn missing(directory: &Path, root: &Fingerprint) -> CaError {
-    let why = format!("the authority with the root {root} is missing; put its files back from a backup");
+    let why = format!(
+        "the authority with the root {root} is missing; put its files back from a backup. If it was replaced after this state.redb was stored, \
+         put the newest state.redb back, or, when that is lost, move this one away: tokens and registrations are lost then, and members stay"
+    );
     CaError::Bad(directory.to_owned(), why)
 }
 

@@ -248,7 +248,7 @@ impl Plane {
         }
         // Who lived in the process that had the state before has ended with it.
         rotation.note_ended(resident::RESIDENT);
-        ca.settle(rotation.signer(), &rotation.trusted()).map_err(StartError::Ca)?;
+        ca.settle(&rotation).map_err(StartError::Ca)?;
         let own = ca.own_svid(now).map_err(StartError::Own)?;
         let bundle = roots::bundle_of(&ca, &rotation).map_err(StartError::Own)?;
         let inner = Inner {

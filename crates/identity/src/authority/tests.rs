@@ -184,3 +184,23 @@ fn the_longest_trust_domain_fits_into_a_root() {
     let text = svid::read(root.root().unwrap()).unwrap().subject().to_string();
     assert_eq!(text.len(), "O=Transept, CN=".len() + 64, "{text}");
 }
+
+#[test]
+fn a_root_that_comes_after_another_one_is_told_from_a_foreign_one() {
+    let (old, foreign) = (root(), root());
+    let new = Authority::create_root(&domain("shop.test"), now(), [7; 16]).unwrap();
+    let voucher = old.vouch_for(&new, now(), SERIAL).unwrap();
+    let text = new.chain_pem() + &voucher;
+    assert!(old.has_vouched_for(&new, &text));
+    assert!(!foreign.has_vouched_for(&new, &text), "somebody else's sign");
+    assert!(!old.has_vouched_for(&foreign, &text), "for another root");
+    assert!(!old.has_vouched_for(&new, &new.chain_pem()) && !old.has_vouched_for(&new, &text[..text.len() - 40]));
+    let again = Authority::from_pem(new.trust_domain(), &text, &new.key_pem()).unwrap();
+    assert_eq!(again.chain(), new.chain(), "the chain is read as if it were not there");
+
+    // It lets nobody speak for the one who vouched.
+    let (_, request) = request_for(CART);
+    let mut issued = new.issue(&request, LEAF_LIFE, now(), SERIAL).unwrap();
+    issued.chain.push(pem::read_other(VOUCHER, &voucher).unwrap());
+    assert!(!is_proven(&issued, &bundles(&old), now()));
+}

@@ -112,10 +112,10 @@ pub(super) fn read(trust_domain: &TrustDomain, key: &Path, chain: &Path) -> Resu
     })
 }
 
-/// Writes an authority beside its place, whole and on the disk. It does not count yet.
-pub(super) fn prepare(directory: &Path, name: &str, authority: &Authority) -> Result<(), CaError> {
+/// Writes an authority beside its place, whole and on the disk, with the sign that another one has left for it. It does not count yet.
+pub(super) fn prepare(directory: &Path, name: &str, authority: &Authority, voucher: &str) -> Result<(), CaError> {
     let (key, chain) = paths(directory, name);
-    for (path, text) in [(&key, authority.key_pem()), (&chain, authority.chain_pem().into())] {
+    for (path, text) in [(&key, authority.key_pem()), (&chain, (authority.chain_pem() + voucher).into())] {
         let path = beside(path);
         write_new(&path, text.as_bytes()).map_err(|error| CaError::Io(path, error.to_string()))?;
     }

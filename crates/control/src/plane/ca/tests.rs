@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use transept_identity::rotation::Advance;
+
 use super::*;
 
 const LIFE: Duration = Duration::from_secs(3600);
@@ -83,14 +85,19 @@ fn another_root_signs_when_it_is_told_to_and_the_first_one_goes_with_its_files()
     let second = add(&ca);
     assert_eq!((ca.root(), ca.authorities().len()), (first, 2));
     assert_eq!(ca.bundle(&[first, second], 2).expect("both").roots().len(), 2);
-    ca.settle(second, &[second, first]).expect("known");
+    let mut said = Rotation::new(first);
+    said.announce(second, now()).expect("announced");
+    assert!(matches!(said.advance(now()), Advance::Signs(_)));
+    ca.settle(&said).expect("known");
     let again = open(directory.path(), "shop.test").expect("read");
-    again.settle(second, &[second, first]).expect("known");
-    ca.settle(second, &[second]).expect("known");
+    again.settle(&said).expect("known");
+    assert_eq!(again.root(), second);
+    assert!(matches!(said.advance(now()), Advance::Retired(_)));
+    ca.settle(&said).expect("known");
     assert!(!directory.path().join("ca.key").exists() && !directory.path().join("ca.pem").exists());
     let again = open(directory.path(), "shop.test").expect("read");
     assert_eq!((again.root(), again.authorities().len()), (second, 1));
-    assert!(matches!(again.settle(first, &[first]), Err(CaError::Bad(..))));
+    assert!(matches!(again.settle(&Rotation::new(first)), Err(CaError::Bad(..))));
     assert_eq!(again.root(), second);
 }
 
@@ -116,10 +123,10 @@ fn a_root_counts_as_soon_as_the_state_trusts_it_and_not_before() {
             std::fs::rename(key.with_extension("key.new"), &key).expect("moved");
         }
         let after = open_with(directory.path(), "shop.test", Some(&said)).expect("finished");
-        after.settle(said.signer(), &said.trusted()).expect("both are there");
+        after.settle(&said).expect("both are there");
         assert_eq!((after.authorities().len(), listed(directory.path()).len()), (2, 4));
         said.distrust(&new.root()).expect("known");
-        after.settle(said.signer(), &said.trusted()).expect("the first is there");
+        after.settle(&said).expect("the first is there");
         assert_eq!(listed(directory.path()), ["ca.key", "ca.pem"]);
     }
 }
@@ -164,4 +171,24 @@ fn only_the_proven_identity_is_signed() {
     assert_eq!(ca.sign(&request, &cart, now()).expect("signed").leaf.id, cart);
     assert!(matches!(ca.sign(&request, &bank, now()), Err(NotSigned::Request(_))));
     assert!(matches!(ca.sign(b"junk", &cart, now()), Err(NotSigned::Request(_))));
+}
+
+#[test]
+fn a_root_is_of_the_mesh_when_it_was_made_to_come_after_the_one_that_signs() {
+    let [directory, other] = [(); 2].map(|()| tempfile::tempdir().expect("temporary directory"));
+    let ca = open(directory.path(), "shop.test").expect("made");
+    let (first, second) = (ca.root(), add(&ca));
+    let foreign = open(other.path(), "shop.test").expect("made");
+    for (from, to) in [("ca.key", "ca-bak.key"), ("ca.pem", "ca-bak.pem")] {
+        std::fs::copy(other.path().join(from), directory.path().join(to)).expect("copied");
+    }
+    let again = open(directory.path(), "shop.test").expect("read");
+    let younger = again.made_after(first, &[first]);
+    let of_mesh: Vec<Fingerprint> = younger.iter().filter(|one| one.of_mesh).map(|one| one.root).collect();
+    assert_eq!((younger.len(), of_mesh), (2, vec![second]));
+
+    // What the state does not know is nobody's to delete.
+    again.settle(&Rotation::new(first)).expect("it is there");
+    assert!(again.authorities().len() == 1 && again.certificate(&foreign.root()).is_none());
+    assert_eq!(listed(directory.path()).len(), 6);
 }

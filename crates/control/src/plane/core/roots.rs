@@ -12,7 +12,7 @@ use transept_identity::rotation::{Advance, Stage};
 use transept_identity::{Accept, Bundle, Fingerprint, LiveBundles, PeerVerifier, Purpose, Rotation, SpiffeId};
 use transept_xds::mesh::{Answer, Beat};
 
-use super::super::ca::Ca;
+use super::super::ca::{Ca, Younger};
 use super::super::registry::HEARTBEAT;
 use super::super::store::Write;
 use super::{Inner, NotDone, Plane, now};
@@ -21,6 +21,8 @@ use super::{Inner, NotDone, Plane, now};
 const SHORTEST: usize = 8;
 /// What people are shown as the name of those that nobody knows of.
 const BEFORE: &str = "whoever joined before the state was lost";
+/// The same of a state that is an older one.
+const SINCE: &str = "whoever joined after the copy of the state was made";
 /// Characters that are kept of what a proxy calls itself.
 const LONGEST_NODE: usize = 253;
 
@@ -177,7 +179,7 @@ impl Plane {
 
     /// Lets authorities, own certificate and bundle be what the rotation says.
     fn follow_rotation(&self, inner: &Inner) {
-        if let Err(error) = self.ca.settle(inner.rotation.signer(), &inner.rotation.trusted()) {
+        if let Err(error) = self.ca.settle(&inner.rotation) {
             tracing::error!(%error, "the authorities do not follow the rotation");
             return;
         }
@@ -222,31 +224,33 @@ pub(super) enum Age {
     Old,
 }
 
-/// The rotation that was stored, or one of which nothing is known yet. A root that is younger than the state is taken in: members may have
-/// certificates of it. Where the authority may have signed before, somebody may be away with a certificate that nobody knows of any more: it
+/// The rotation that was stored, or one of which nothing is known yet. A root of the mesh that is younger than the state is taken in: members
+/// may have certificates of it, and of the one before, which nobody knows of. Where the authority may have signed before, somebody may be away with a certificate that nobody knows of any more: it
 /// counts until every such certificate has ended.
 ///
 /// # Errors
-/// Only a newer state could say which of several roots signs.
+/// Only a newer state could say which of several roots signs, or what a root is that was not made to come after the one that signs.
 pub(super) fn restore(stored: Option<Rotation>, ca: &Ca, age: Age, now: UnixTime) -> Result<Rotation, String> {
     if let Some(mut stored) = stored {
-        let younger = ca.made_after(stored.signer(), &stored.trusted());
-        return match younger[..] {
+        return match ca.made_after(stored.signer(), &stored.trusted())[..] {
             [] => Ok(stored),
-            [(root, _)] if stored.take_in(root, now).is_ok() => {
+            [Younger { root, of_mesh: true, .. }] if stored.take_in(root, now).is_ok() => {
                 stored.number_by_clock(now);
+                for root in stored.trusted() {
+                    note_unknown(&mut stored, SINCE, root, ca, now);
+                }
                 tracing::warn!(
                     %root,
-                    "a root is there that the state does not know: the state is an older copy. The root is announced, and what it may have signed \
-                     is believed"
+                    "a root is there that the state does not know: the state is an older copy. The root is announced, and signs when every \
+                     certificate that may be unknown has ended"
                 );
                 Ok(stored)
             }
-            _ => {
-                let names: Vec<&str> = younger.iter().map(|(_, name)| &**name).collect();
+            ref several => {
+                let names: Vec<&str> = several.iter().map(|one| &*one.name).collect();
                 Err(format!(
-                    "the state is older than the authorities in the directory; put the newest state.redb back from a backup. If it is the newest, \
-                     nobody has a certificate of {} (.key and .pem): move them away",
+                    "the state does not know the authority in {} (.key and .pem), which is younger than the one that signs. If state.redb is an \
+                     older copy, put the newest one back; if it is the newest, nobody has a certificate of that authority: move its files away",
                     names.join(", ")
                 ))
             }
@@ -259,16 +263,21 @@ pub(super) fn restore(stored: Option<Rotation>, ca: &Ca, age: Age, now: UnixTime
     let mut rotation = Rotation::new(ca.root());
     rotation.number_by_clock(now);
     if age == Age::Old {
-        let unknown = format!("{} {BEFORE}", ca.trust_domain().id());
-        let until = Duration::from_secs(now.as_secs()).saturating_add(ca.leaf_life());
-        rotation.note_issued(&unknown, ca.root(), UnixTime::since_unix_epoch(until));
-        rotation.note_name(&unknown, BEFORE);
+        note_unknown(&mut rotation, BEFORE, ca.root(), ca, now);
         tracing::warn!(
             "state.redb is new, and the authority beside it is not: tokens and registrations from before are not known, and the root can be \
              replaced when every certificate that it may have signed before has ended"
         );
     }
     Ok(rotation)
+}
+
+/// Has a rotation count those who may have a certificate of a root that nobody knows of, as long as it may live.
+fn note_unknown(rotation: &mut Rotation, name: &str, root: Fingerprint, ca: &Ca, now: UnixTime) {
+    let unknown = format!("{} {name}", ca.trust_domain().id());
+    let until = Duration::from_secs(now.as_secs()).saturating_add(ca.leaf_life());
+    rotation.note_issued(&unknown, root, UnixTime::since_unix_epoch(until));
+    rotation.note_name(&unknown, name);
 }
 
 /// The bundle that a rotation says is in force.
@@ -360,5 +369,47 @@ mod tests {
             assert_ne!(plane.ca.root().to_string(), distrusted);
             assert_eq!(files(directory.path()), first);
         }
+    }
+
+    #[test]
+    fn an_older_state_announces_a_younger_root_and_waits_for_whom_it_does_not_know() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let state = directory.path().join(super::super::STATE);
+        drop(open(directory.path()));
+        let older = std::fs::read(&state).expect("readable");
+        let plane = open(directory.path());
+        let first = plane.ca.root();
+        plane.rotate().expect("announced");
+        drop(plane);
+        std::fs::write(&state, older).expect("put back");
+        let plane = open(directory.path());
+        let mut inner = plane.lock();
+        for _ in 0..3 {
+            plane.turn(&mut inner).expect("stored");
+        }
+        assert!(matches!(inner.rotation.stage(), Stage::Announced { old, .. } if *old == first));
+        let waiting: Vec<String> = inner.rotation.waiting().iter().map(ToString::to_string).collect();
+        assert_eq!(waiting, [format!("`{SINCE}` has not confirmed bundle {}", inner.rotation.sequence())]);
+        let after = UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs() + 3600 + 301));
+        let mut rotation = inner.rotation.clone();
+        assert!(matches!(rotation.advance(after), Advance::Signs(_)));
+    }
+
+    #[test]
+    fn the_root_of_another_mesh_is_not_taken_in() {
+        let [directory, other] = [(); 2].map(|()| tempfile::tempdir().expect("temporary directory"));
+        let own = open(directory.path()).ca.root();
+        drop(open(other.path()));
+        for kind in ["key", "pem"] {
+            let to = directory.path().join(format!("ca-bak.{kind}"));
+            std::fs::copy(other.path().join(format!("ca.{kind}")), to).expect("copied");
+        }
+        let trust_domain = TrustDomain::new("shop.test").expect("a domain");
+        let setup = Setup { trust_domain, leaf_life: Duration::from_secs(3600) };
+        let refused = Plane::open(directory.path(), setup).expect_err("it is younger").to_string();
+        assert!(refused.contains("ca-bak") && refused.contains("move its files away"), "{refused}");
+        std::fs::remove_file(directory.path().join("ca-bak.key")).expect("moved");
+        std::fs::remove_file(directory.path().join("ca-bak.pem")).expect("moved");
+        assert_eq!(open(directory.path()).ca.root(), own);
     }
 }
