@@ -18,6 +18,8 @@ mod table;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use commands::Exit;
+use commands::asking::Unanswered;
 
 /// jemalloc returns memory to the operating system after load peaks and does not fragment under per-core workers.
 #[global_allocator]
@@ -90,7 +92,8 @@ fn main() -> ExitCode {
         Err(error) if console::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             console::fail(&format!("{error:#}"));
-            commands::Exit::Findings.into()
+            let exit = if error.is::<Unanswered>() { Exit::Unreachable } else { Exit::Findings };
+            exit.into()
         }
     }
 }

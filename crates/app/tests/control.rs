@@ -549,6 +549,33 @@ fn answer_with_caller(mut stream: &std::net::TcpStream) {
 }
 
 #[tokio::test]
+async fn as_many_descriptors_are_used_as_the_system_allows() {
+    let mesh = Mesh::new();
+    let control = mesh.control_by(&["sh", "-c", "ulimit -Sn 256; exec \"$0\" \"$@\""], &[]).await;
+    let limits = format!("/proc/{}/limits", control.0.id().expect("it runs"));
+    let limits = std::fs::read_to_string(limits).expect("readable");
+    let open_files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
+    let [.., used, allowed, _] = open_files.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{open_files}") };
+    assert_eq!(used, allowed);
+}
+
+/// Looks at a mesh, and changes of it, that are for another trust domain or another place.
+#[tokio::test]
+async fn a_question_to_the_wrong_control_plane_is_refused_with_what_is_wrong() {
+    let mesh = Mesh::new();
+    let _control = mesh.control(&[]).await;
+    let file = mesh.path("shop.yaml").display().to_string();
+    for command in [&["certs"][..], &["mesh", "status"], &["mesh", "graph"], &["key", "list"], &["token", "list"]] {
+        let output = mesh.run(&[command, &["--trust-domain", "other.test"]].concat()).await;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && told.contains("and not of other.test"), "{command:?}: {told}");
+        let output = Command::new(BINARY).args(command).args(["--state", &file]).output().await.expect("run");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && told.contains(&file), "{command:?}: {told}");
+    }
+}
+
+#[tokio::test]
 async fn a_state_that_cannot_be_used_ends_the_start_with_the_reason() {
     let mesh = Mesh::new();
     let _control = mesh.control(&[]).await;

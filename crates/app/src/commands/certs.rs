@@ -2,13 +2,12 @@
 //!
 //! Asks the running control plane through its socket and judges what is late.
 
-use std::io::ErrorKind;
-
 use anyhow::Result;
 use serde_json::Value;
-use transept_control::plane::{Question, ask};
+use transept_control::plane::Question;
 
 use super::Exit;
+use super::asking::question;
 use super::control::StateArgs;
 use crate::console::{self, GREEN, PLAIN, YELLOW};
 use crate::table;
@@ -51,36 +50,19 @@ pub(crate) struct Args {
 
 /// Asks and prints.
 pub(crate) fn run(args: Args) -> Result<Exit> {
-    if args.rotate && question(&args.state, &Question::Rotate)?.is_none() {
-        return Ok(Exit::Unreachable);
+    if args.rotate {
+        question(&args.state, &Question::Rotate)?;
     }
-    if let Some(root) = &args.distrust
-        && question(&args.state, &Question::Distrust { root: root.to_ascii_lowercase() })?.is_none()
-    {
-        return Ok(Exit::Unreachable);
+    if let Some(root) = &args.distrust {
+        question(&args.state, &Question::Distrust { root: root.to_ascii_lowercase() })?;
     }
-    let Some(shown) = question(&args.state, &Question::Certificates)? else {
-        return Ok(Exit::Unreachable);
-    };
+    let shown = question(&args.state, &Question::Certificates)?;
     if args.json {
         console::print_json(&shown)?;
     } else {
         console::print(&render(&shown))?;
     }
     Ok(if late(&shown).is_empty() { Exit::Fine } else { Exit::Findings })
-}
-
-/// Asks the control plane that runs; `None` when there is none, which is told.
-pub(super) fn question(state: &StateArgs, question: &Question) -> Result<Option<Value>> {
-    let directory = state.directory();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match runtime.block_on(ask(&directory, question)) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-            console::fail(&format!("no control plane runs with the state in {}", directory.display()));
-            Ok(None)
-        }
-        other => Ok(Some(other?)),
-    }
 }
 
 fn late(shown: &Value) -> Vec<&Value> {

@@ -1,5 +1,6 @@
 //! One file per subcommand: its arguments, their help, and one function `run` that `main` calls.
 
+pub(crate) mod asking;
 pub(crate) mod certs;
 pub(crate) mod check;
 pub(crate) mod completion;

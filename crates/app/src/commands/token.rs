@@ -15,6 +15,7 @@ use transept_identity::authority::LEAF_LIFE;
 use transept_identity::token::Uses;
 
 use super::Exit;
+use super::asking::{check_domain, unanswered};
 use super::control::StateArgs;
 use crate::{console, duration, table};
 
@@ -128,7 +129,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     Ok(Exit::Fine)
 }
 
-/// Whether the state that is named is the one that is meant: one that is there, unless it may be made, and of the trust domain that is named.
+/// Whether the state that is named is there, unless it may be made.
 fn check_state(state: &StateArgs, may_make: bool) -> Result<()> {
     let directory = state.directory();
     let shown = directory.display();
@@ -137,17 +138,6 @@ fn check_state(state: &StateArgs, may_make: bool) -> Result<()> {
             "there is no control plane's state in {shown}: start `transept control --state {shown}` first, correct --state, or say \
              `transept token create --init` to make a new mesh there"
         );
-    }
-    // A state that nobody serves says so when it is opened.
-    if let Some(domain) = state.trust_domain() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let known = runtime.block_on(ask(&directory, &Question::Certificates)).ok();
-        let known = known.as_ref().and_then(|shown| shown["trustDomain"].as_str());
-        if let Some(known) = known.filter(|known| *known != domain.as_str()) {
-            bail!(
-                "the control plane with the state in {shown} is that of the trust domain {known}, and not of {domain}; leave --trust-domain away"
-            );
-        }
     }
     Ok(())
 }
@@ -165,6 +155,8 @@ pub(super) fn put(state: &StateArgs, question: &Question) -> Result<Value> {
     let directory = state.directory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let began = Instant::now();
+    // A state that nobody serves says so when it is opened.
+    check_domain(state)?;
     loop {
         match runtime.block_on(ask(&directory, question)) {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
@@ -174,10 +166,7 @@ pub(super) fn put(state: &StateArgs, question: &Question) -> Result<Value> {
                     opened => return opened?.answer(question).map_err(|error| anyhow!("{error}")),
                 }
             }
-            Err(error) if error.kind() == ErrorKind::NotADirectory => {
-                bail!("--state {}: this is no directory; name that of the control plane's state", directory.display())
-            }
-            other => return Ok(other?),
+            answered => return answered.map_err(|error| unanswered(error, state, question)),
         }
     }
 }

@@ -183,7 +183,9 @@ async fn converse(mut stream: UnixStream, plane: Arc<Plane>, allowed: bool) -> i
     tokio::time::timeout(PATIENCE, read.read_line(&mut line)).await??;
     let answer = match (allowed, serde_json::from_str::<Question>(&line)) {
         (false, _) => json!({"error": "only the user who runs the control plane may ask"}),
-        (true, Err(error)) => json!({"error": format!("this is no question: {error}")}),
+        (true, Err(error)) => json!({"error": format!(
+            "the control plane does not understand the question ({error}); it may be of another version than this command"
+        )}),
         (true, Ok(Question::Tap(filter))) => match plane.tap(&filter) {
             Ok((begun, watcher)) => return tell_tapped(begun, watcher, &mut read, &mut write).await,
             Err(error) => json!({"error": error.to_string()}),
@@ -266,10 +268,10 @@ impl Tapping {
     pub async fn begin(directory: &Path, filter: TapFilter) -> io::Result<Tapping> {
         let mut stream = UnixStream::connect(directory.join(SOCKET)).await?;
         let question = serde_json::to_string(&Question::Tap(filter))?;
-        stream.write_all(format!("{question}\n").as_bytes()).await?;
+        stream.write_all(format!("{question}\n").as_bytes()).await.map_err(cut_short)?;
         let mut tapping = Tapping { lines: BufReader::new(stream).lines(), begun: Value::Null };
         let first = tokio::time::timeout(PATIENCE, tapping.next()).await??;
-        tapping.begun = settle(first.unwrap_or_default())?;
+        tapping.begun = settle(first.ok_or_else(|| cut_short(io::ErrorKind::UnexpectedEof.into()))?)?;
         Ok(tapping)
     }
 
@@ -278,7 +280,10 @@ impl Tapping {
     /// # Errors
     /// What comes is no JSON.
     pub async fn next(&mut self) -> io::Result<Option<Value>> {
-        let line = self.lines.next_line().await?;
+        let line = match self.lines.next_line().await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => None,
+            line => line?,
+        };
         line.map(|line| serde_json::from_str(&line).map_err(io::Error::from)).transpose()
     }
 }
@@ -297,14 +302,63 @@ pub const STARTING: Duration = Duration::from_secs(10);
 /// Asks the control plane that runs with the state in `directory`.
 ///
 /// # Errors
-/// `NotFound` or `ConnectionRefused` when none runs; `Other` with a sentence when it refuses.
+/// `NotFound` or `ConnectionRefused` when none runs; `UnexpectedEof` or `TimedOut` when it does not answer, and may have done what was asked;
+/// `Other` with a sentence when it refuses.
 pub async fn ask(directory: &Path, question: &Question) -> io::Result<Value> {
     let exchange = async {
         let mut stream = UnixStream::connect(directory.join(SOCKET)).await?;
-        stream.write_all(format!("{}\n", serde_json::to_string(question)?).as_bytes()).await?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await?;
-        serde_json::from_str::<Value>(&text).map_err(io::Error::from)
+        let asked = async {
+            stream.write_all(format!("{}\n", serde_json::to_string(question)?).as_bytes()).await?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await?;
+            serde_json::from_str::<Value>(&text).map_err(io::Error::from)
+        };
+        asked.await.map_err(cut_short)
     };
     settle(tokio::time::timeout(PATIENCE, exchange).await.map_err(io::Error::from)??)
+}
+
+/// An end without an answer, however the socket tells of it.
+fn cut_short(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => {
+            io::Error::new(io::ErrorKind::UnexpectedEof, "the control plane ended before it had answered")
+        }
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_end_without_an_answer_is_told_as_one() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let listener = UnixListener::bind(directory.path().join(SOCKET)).expect("bound");
+        let ends = async {
+            // At once, after the question, and within the answer.
+            drop(listener.accept().await.expect("asked"));
+            for answer in ["", "{\"answer\": [1"] {
+                let (mut stream, _) = listener.accept().await.expect("asked");
+                BufReader::new(&mut stream).read_line(&mut String::new()).await.expect("a question");
+                stream.write_all(answer.as_bytes()).await.expect("said");
+            }
+        };
+        let asks = async {
+            for _ in 0..3 {
+                let error = ask(directory.path(), &Question::Status).await.expect_err("no answer");
+                assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
+            }
+        };
+        tokio::join!(ends, asks);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_answer_is_waited_for_for_a_while() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let _listener = UnixListener::bind(directory.path().join(SOCKET)).expect("bound");
+        let error = ask(directory.path(), &Question::Status).await.expect_err("no answer");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
 }

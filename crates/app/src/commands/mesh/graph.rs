@@ -10,7 +10,7 @@ use transept_control::plane::Question;
 
 use super::{coloured, latency, rate, share};
 use crate::commands::Exit;
-use crate::commands::certs::question;
+use crate::commands::asking::question;
 use crate::commands::control::StateArgs;
 use crate::console::{self, BOLD, FAINT, PLAIN};
 use crate::table;
@@ -51,9 +51,7 @@ pub(super) struct Args {
 /// Asks and prints.
 pub(super) fn run(args: &Args) -> Result<Exit> {
     loop {
-        let Some(shown) = question(&args.state, &Question::Graph)? else {
-            return Ok(Exit::Unreachable);
-        };
+        let shown = question(&args.state, &Question::Graph)?;
         if args.json {
             console::print_json(&shown)?;
         } else if args.dot {

@@ -8,7 +8,7 @@ use transept_control::plane::Question;
 
 use super::{coloured, latency, rate, share};
 use crate::commands::Exit;
-use crate::commands::certs::question;
+use crate::commands::asking::question;
 use crate::commands::check::render_objects;
 use crate::commands::control::StateArgs;
 use crate::commands::status::is_refused;
@@ -46,9 +46,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
     if args.objects {
         return show_objects(args);
     }
-    let Some(shown) = question(&args.state, &Question::Status)? else {
-        return Ok(Exit::Unreachable);
-    };
+    let shown = question(&args.state, &Question::Status)?;
     if args.json {
         console::print_json(&shown)?;
     } else {
@@ -64,9 +62,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
 
 /// Prints the objects; a finding when a proxy refuses one.
 fn show_objects(args: &Args) -> Result<Exit> {
-    let Some(objects) = question(&args.state, &Question::Objects)? else {
-        return Ok(Exit::Unreachable);
-    };
+    let objects = question(&args.state, &Question::Objects)?;
     if args.json {
         console::print_json(&objects)?;
     } else {

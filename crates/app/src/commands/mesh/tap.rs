@@ -3,14 +3,14 @@
 //! The control plane tells those proxies what is wanted, and hands on what they tell, as long as this process listens.
 
 use std::fmt::Write as _;
-use std::io::ErrorKind;
 
 use anyhow::Result;
 use serde_json::Value;
-use transept_control::plane::{TapFilter, Tapping};
+use transept_control::plane::{Question, TapFilter, Tapping};
 
 use super::latency;
 use crate::commands::Exit;
+use crate::commands::asking::{check_domain, unanswered};
 use crate::commands::control::StateArgs;
 use crate::console::{self, FAINT, PLAIN, RED, YELLOW};
 
@@ -83,7 +83,7 @@ fn parse_status(text: &str) -> Result<(u16, u16), String> {
 
 /// Listens and prints.
 pub(super) fn run(args: Args) -> Result<Exit> {
-    let directory = args.state.directory();
+    check_domain(&args.state)?;
     let filter = TapFilter {
         namespace: args.namespace,
         service: args.service,
@@ -94,13 +94,9 @@ pub(super) fn run(args: Args) -> Result<Exit> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let tapping = match Tapping::begin(&directory, filter).await {
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-                console::fail(&format!("no control plane runs with the state in {}", directory.display()));
-                return Ok(Exit::Unreachable);
-            }
-            tapping => tapping?,
-        };
+        let question = Question::Tap(filter.clone());
+        let tapping = Tapping::begin(&args.state.directory(), filter).await;
+        let tapping = tapping.map_err(|error| unanswered(error, &args.state, &question))?;
         console::tell(&greet(&tapping.begun));
         print_all(tapping, args.limit, args.json).await
     })

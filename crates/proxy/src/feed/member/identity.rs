@@ -139,7 +139,7 @@ impl Member {
             Ok(()) => {
                 tracing::info!(id = %self.svid.load().id(), "joined the mesh again");
                 // What kept it from discovery is over: nothing is waited for, and nothing of it is true any more.
-                self.unbelieved = None;
+                (self.unbelieved, self.useless) = (None, None);
                 self.replace_link();
                 self.tell(|standing| (standing.unbelieved, standing.failure) = (false, None));
             }
