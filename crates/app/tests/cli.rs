@@ -152,6 +152,16 @@ fn a_dangling_reference_is_a_problem_with_its_place() {
 }
 
 #[test]
+fn without_a_route_there_is_a_gateway_that_knows_none() {
+    let (code, out, _) = feed(&["check", "-"], "");
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains("default/default") && out.contains("0 routes"), "{out}");
+    let (code, out, _) = feed(&["explain", "GET", "http://localhost:8080/", "-f", "-"], "");
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains("404"), "{out}");
+}
+
+#[test]
 fn json_and_yaml_say_the_same() {
     let (_, json, _) = feed(&["check", "-", "-o", "json"], GOOD);
     let (_, yaml, _) = feed(&["check", "-", "-o", "yaml"], GOOD);

@@ -246,6 +246,20 @@ async fn a_taken_port_ends_the_start_when_it_is_the_only_one() {
     let failure = Launch::run(binary(), [&path]).start(PATIENCE).await.expect_err("the port is taken");
     assert!(failure.log.contains("another process listens"), "{failure}");
     assert!(failure.log.contains("no listener could be opened"), "{failure}");
+    assert!(!failure.log.contains("will try again"), "it has ended: {failure}");
+}
+
+#[tokio::test]
+async fn a_gateway_that_listens_nowhere_says_so() {
+    let (one, listen) = (backend("one").await, unused_address().expect("an address"));
+    let theirs = shop(listen, one.address).replace("gatewayClassName: transept", "gatewayClassName: theirs");
+    let class = "---\n{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {name: theirs}, spec: {controllerName: a.test/x}}\n";
+    let (_keep, path) = file(&format!("{theirs}{class}"));
+    let running = start(&path).await;
+    soon(running.log_line_with("nothing is listened on")).await;
+    replace(&path, &shop(listen, one.address));
+    generation(&running, 2).await;
+    assert_eq!(who_answers(listen).await, "one");
 }
 
 #[tokio::test]

@@ -63,11 +63,12 @@ pub enum Outcome {
     Refused(Arc<Refused>),
 }
 
-/// Whether the addresses of this machine matter.
+/// What is loaded for: whether the addresses of this machine matter, and whether the files are those of one gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Serve,
     Check,
+    Distribute,
 }
 
 /// A world with everything that was found out about it.
@@ -105,6 +106,13 @@ impl Loader {
         Loader::new(Purpose::Check)
     }
 
+    /// For proxies elsewhere, which a control plane gives each its part: every address counts as usable, and nobody but a route asks for the
+    /// Gateway that there is when none is written.
+    #[must_use]
+    pub fn for_distributing() -> Self {
+        Loader::new(Purpose::Distribute)
+    }
+
     fn new(purpose: Purpose) -> Self {
         let (wished, unusable) = (Vec::new(), BTreeMap::new());
         Loader { purpose, previous: None, shelf: Shelf::default(), wished, unusable, zone: None, cache: None }
@@ -128,6 +136,9 @@ impl Loader {
     pub fn load(&mut self, reading: Reading) -> Outcome {
         let shelf = Shelf::default();
         let mut loader = transept_model::Loader::new(policies::MODEL_KINDS).outside(&shelf);
+        if self.purpose != Purpose::Distribute {
+            loader = loader.for_one_gateway();
+        }
         if let Some(previous) = &self.previous {
             loader = loader.after(&previous.past);
         }
@@ -136,12 +147,12 @@ impl Loader {
         }
         let transept_model::Loaded { mut world, invalid: mut unreadable, mut notes } = loader.load(&reading.texts);
         world.tell_proxies(&reading.proxies);
-        if self.purpose == Purpose::Check {
+        if self.purpose != Purpose::Serve {
             notes.extend(ended_keys(&world));
         }
         self.shelf = shelf;
         let Weighed { attached, compiled, problems, generation } = self.weigh(&world);
-        if self.purpose == Purpose::Check {
+        if self.purpose != Purpose::Serve {
             notes.extend(compiled.notes.iter().cloned());
         }
         let mut invalid = reading.unreadable;
@@ -200,7 +211,7 @@ impl Loader {
 
     /// The addresses that Gateways ask for and this machine does not have.
     fn find_unusable(&self) -> BTreeMap<IpAddr, String> {
-        if self.purpose == Purpose::Check {
+        if self.purpose != Purpose::Serve {
             return BTreeMap::new();
         }
         let foreign = self.wished.iter().filter(|ip| is_foreign(**ip));

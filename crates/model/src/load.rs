@@ -45,6 +45,15 @@ pub enum Broken {
     Kept,
 }
 
+/// Who goes by the files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Readers {
+    /// Proxies of several kinds, of which each takes its part.
+    Anybody,
+    /// One gateway, for which they are everything.
+    OneGateway,
+}
+
 /// How to load.
 #[derive(Clone, Copy)]
 pub struct Loader<'a> {
@@ -54,12 +63,21 @@ pub struct Loader<'a> {
     budget: Budget,
     broken: Broken,
     cache: Option<&'a Cache>,
+    readers: Readers,
 }
 
 impl<'a> Loader<'a> {
     /// A loader that knows these policies.
     pub fn new(kinds: &'a [PolicyKind]) -> Self {
-        Self { kinds, outside: None, previous: None, budget: Budget::default(), broken: Broken::default(), cache: None }
+        Self {
+            kinds,
+            outside: None,
+            previous: None,
+            budget: Budget::default(),
+            broken: Broken::default(),
+            cache: None,
+            readers: Readers::Anybody,
+        }
     }
 
     /// Where the values of Secrets come from that are not in the files.
@@ -84,6 +102,13 @@ impl<'a> Loader<'a> {
     /// Keeps what the files hold until the next load with the same cache, which reads only those that have changed.
     pub fn reusing(mut self, cache: &'a Cache) -> Self {
         self.cache = Some(cache);
+        self
+    }
+
+    /// The files are all that one gateway has: without a Gateway in them there is the default one, whether a route counts on it or not,
+    /// unless the routes belong to others.
+    pub fn for_one_gateway(mut self) -> Self {
+        self.readers = Readers::OneGateway;
         self
     }
 
@@ -112,7 +137,7 @@ impl<'a> Loader<'a> {
             }
         }
         drop((words, reading));
-        standalone::complete(&mut draft);
+        standalone::complete(&mut draft, self.readers);
         let (mut world, mut invalid, notes) = draft.finish(self.previous);
         complete(files, &mut invalid);
         // Syntax errors are found before the errors of objects; people read a file from top to bottom.

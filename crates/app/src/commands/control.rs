@@ -202,7 +202,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     };
     let directory = args.state.directory();
     let plane = Plane::open(&directory, args.state.setup(args.leaf_life)?)?;
-    let (trigger, feed) = match follow_apart(sources, Loader::for_checking().keeping_objects(), plane.clone()) {
+    let (trigger, feed) = match follow_apart(sources, Loader::for_distributing().keeping_objects(), plane.clone()) {
         Ok(running) => running,
         Err(StartError::Refused(refused)) => {
             for invalid in &refused.invalid {

@@ -28,7 +28,7 @@ Examples:
 Files are watched and reloaded when they change, and on SIGHUP; a wrong file keeps the running configuration.
 SIGTERM and SIGINT drain and exit 0; a second one exits at once. SIGUSR1 opens log files again.
 Requests are logged to standard output: text on a terminal, JSON elsewhere; `--access-log off` saves the cost.
-Without a Gateway in the files there is one named `default` with an HTTP listener on port 8080.";
+Without a Gateway in the files there is one named `default` with an HTTP listener on port 8080, unless their routes name another.";
 
 /// Run the gateway from configuration files
 #[derive(Debug, clap::Args)]

@@ -45,13 +45,26 @@ pub(crate) fn loaded(update: &Update, format: Format) {
     tracing::info!(
         generation = loaded.generation,
         problems = loaded.problems.len(),
-        milliseconds = update.took.as_secs_f64() * 1000.0,
+        milliseconds = update.took.as_micros() as f64 / 1000.0,
         "configuration loaded"
     );
 }
 
+/// What comes after an address could not be opened.
+#[derive(Clone, Copy)]
+pub(crate) enum Next {
+    /// It is tried again.
+    Retry,
+    /// The process ends.
+    End,
+}
+
 /// Tells which addresses are open and which are not, as far as that is news.
-pub(crate) fn listeners(update: &Update, outcomes: &[BindOutcome], before: &[BindOutcome]) {
+pub(crate) fn listeners(update: &Update, outcomes: &[BindOutcome], before: &[BindOutcome], next: Next) {
+    let failure = match next {
+        Next::Retry => "cannot listen, and will try again",
+        Next::End => "cannot listen",
+    };
     for outcome in outcomes {
         let was = before.iter().find(|was| was.address == outcome.address);
         let names = binds::names(&update.loaded.snapshot, outcome.address).join(", ");
@@ -62,7 +75,7 @@ pub(crate) fn listeners(update: &Update, outcomes: &[BindOutcome], before: &[Bin
                 tracing::error!(
                     address = %outcome.address,
                     listeners = names,
-                    "cannot listen, and will try again: {}",
+                    "{failure}: {}",
                     binds::explain(error)
                 );
             }
@@ -72,6 +85,15 @@ pub(crate) fn listeners(update: &Update, outcomes: &[BindOutcome], before: &[Bin
         if outcomes.iter().all(|now| now.address != was.address) {
             tracing::info!(address = %was.address, "no longer listening");
         }
+    }
+}
+
+/// Warns of a gateway that listens nowhere, when that is news: it is ready all the same, because a reload can change it.
+pub(crate) fn nothing_served(outcomes: &[BindOutcome], before: Option<&[BindOutcome]>) {
+    if outcomes.is_empty() && before.is_none_or(|before| !before.is_empty()) {
+        tracing::warn!(
+            "nothing is listened on: no Gateway here has a listener that can be served; `transept check FILE` shows which there are, and why not"
+        );
     }
 }
 

@@ -23,6 +23,7 @@ use transept_control::plane::Plane;
 use transept_control::{Loader, Sources, StartError, Trigger, Update, follow};
 use transept_proxy::{BindOutcome, Proxy};
 
+use self::announce::Next;
 use crate::admin::Admin;
 use crate::commands::Exit;
 use crate::logging::Format;
@@ -102,8 +103,10 @@ impl Gateway<'_> {
         let first = self.feed.borrow_and_update().clone();
         let outcomes = self.apply(&first).await?;
         announce::loaded(&first, self.format);
-        announce::listeners(&first, &outcomes, &[]);
-        if !outcomes.is_empty() && outcomes.iter().all(|outcome| outcome.bound.is_err()) {
+        let in_vain = !outcomes.is_empty() && outcomes.iter().all(|outcome| outcome.bound.is_err());
+        announce::listeners(&first, &outcomes, &[], if in_vain { Next::End } else { Next::Retry });
+        announce::nothing_served(&outcomes, None);
+        if in_vain {
             anyhow::bail!("no listener could be opened");
         }
         let mut retry = Retry::begin(&outcomes, Instant::now());
@@ -161,7 +164,8 @@ impl Gateway<'_> {
             *retry = Retry::begin(&outcomes, Instant::now());
             standing.replace(update.clone(), outcomes.clone(), retry.pause());
             announce::loaded(&update, self.format);
-            announce::listeners(&update, &outcomes, &before);
+            announce::listeners(&update, &outcomes, &before, Next::Retry);
+            announce::nothing_served(&outcomes, Some(&before));
         }
         let told = std::mem::replace(&mut self.refusals, update.failed);
         if let Some(refused) = update.refused.as_ref().filter(|_| told != update.failed) {

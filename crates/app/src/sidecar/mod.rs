@@ -38,7 +38,8 @@ use self::program::{End, Mail, Program, Terminal, code_of};
 use self::station::Stationing;
 use crate::admin::Admin;
 use crate::commands::Exit;
-use crate::gateway::{Retry, Standing, announce};
+use crate::gateway::announce::{self, Next};
+use crate::gateway::{Retry, Standing};
 use crate::logging::Format;
 
 pub(crate) use free_ports::FreePorts;
@@ -236,9 +237,10 @@ impl Sidecar {
         drop(mem::take(&mut self.plan.free));
         let outcomes = self.apply(&update).await?;
         announce::loaded(&update, format);
-        announce::listeners(&update, &outcomes, &[]);
         // The others would call us in vain, or the program would call somebody else.
-        if outcomes.iter().any(|outcome| outcome.bound.is_err()) {
+        let in_vain = outcomes.iter().any(|outcome| outcome.bound.is_err());
+        announce::listeners(&update, &outcomes, &[], if in_vain { Next::End } else { Next::Retry });
+        if in_vain {
             anyhow::bail!("not every listener could be opened{}", self.plan.other_place(&outcomes));
         }
         if let Some(transparent) = &mut self.transparent {
@@ -358,7 +360,7 @@ impl Sidecar {
         in_force.retry = Retry::begin(&outcomes, Instant::now());
         in_force.standing.replace(update.clone(), outcomes.clone(), in_force.retry.pause());
         announce::loaded(&update, in_force.format);
-        announce::listeners(&update, &outcomes, &before);
+        announce::listeners(&update, &outcomes, &before, Next::Retry);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use crate::kinds::{
     Age, CONTROLLER_NAME, GATEWAY_GROUP, GatewayClassSpec, GrpcRouteSpec, HttpRouteSpec, Kind, Metadata, Object,
     ParentReference, TcpRouteSpec,
 };
+use crate::load::Readers;
 use crate::load::draft::{Draft, UNNUMBERED};
 use crate::place::{Note, Place, Spot};
 use crate::schema::Labels;
@@ -47,10 +48,19 @@ macro_rules! attaches {
 
 attaches!(HttpRouteSpec GrpcRouteSpec TcpRouteSpec);
 
-/// Adds the Gateway and the parents that the files left out.
-pub(super) fn complete(draft: &mut Draft<'_>) {
+/// Adds the Gateway and the parents that the files left out. Where they are all that one gateway has, there is a Gateway also when no
+/// route counts on it, unless routes say that they belong to another one.
+pub(super) fn complete(draft: &mut Draft<'_>, readers: Readers) {
     // A TCPRoute cannot count on it: nobody could guess its port.
-    if draft.gateways.is_empty() && (wants_gateway(&draft.http_routes) || wants_gateway(&draft.grpc_routes)) {
+    let counted_on = wants_gateway(&draft.http_routes) || wants_gateway(&draft.grpc_routes);
+    let elsewhere = || {
+        let parentless = |route: &Object<TcpRouteSpec>| route.spec.parent_refs.is_empty();
+        name_gateways(&draft.http_routes)
+            || name_gateways(&draft.grpc_routes)
+            || name_gateways(&draft.tcp_routes)
+            || draft.tcp_routes.iter().any(parentless)
+    };
+    if draft.gateways.is_empty() && (counted_on || (readers == Readers::OneGateway && !elsewhere())) {
         draft.gateways.push(default_gateway());
     }
     let classes = &draft.gateway_classes;
@@ -77,6 +87,14 @@ fn wants_gateway<S: Attaches>(routes: &[Object<S>]) -> bool {
                 && *namespace == DEFAULT_NAMESPACE
         });
         named || (parents.is_empty() && !route.spec.asks_for_defaults())
+    })
+}
+
+/// True when a route says which Gateways it belongs to.
+fn name_gateways<S: Attaches>(routes: &[Object<S>]) -> bool {
+    routes.iter().any(|route| {
+        let gateway = |parent: &ParentReference| parent.group == GATEWAY_GROUP && parent.kind == GatewaySpec::KIND;
+        route.spec.asks_for_defaults() || route.spec.parents().iter().any(gateway)
     })
 }
 

@@ -629,6 +629,26 @@ fn without_a_gateway_there_is_the_default_one() {
 }
 
 #[test]
+fn files_of_one_gateway_have_the_default_one_also_without_a_route() {
+    let gateways = |text: &str| {
+        let files = [SourceText::new("a.yaml", text)];
+        let loaded = Loader::new(KINDS).for_one_gateway().load(&files);
+        assert_eq!(loaded.invalid, []);
+        loaded.world.gateways().len()
+    };
+    let of_the_mesh = http_route("parentRefs: [{group: '', kind: Service, name: a}]");
+    assert_eq!((gateways(""), gateways(&of_the_mesh)), (1, 1));
+    assert!(good(&of_the_mesh).world.gateways().is_empty(), "other proxies are not given a port");
+    assert_eq!(gateways(&http_route("parentRefs: [{name: other}]")), 0);
+    assert_eq!(gateways(&http_route("useDefaultGateways: All")), 0);
+    let tcp = http_route("rules: [{backendRefs: [{name: a, port: 80}]}]")
+        .replace("HTTPRoute", "TCPRoute")
+        .replace("/v1\n", "/v1alpha2\n");
+    assert_eq!(gateways(&tcp), 0);
+    assert_eq!(gateways(&gateway(&format!("listeners:\n{LISTENER}"))), 1);
+}
+
+#[test]
 fn a_route_without_parents_attaches_to_the_only_gateway() {
     let gateway_text = gateway(&format!("listeners:\n{LISTENER}"));
     let loaded = good(&format!("{gateway_text}---\n{}", http_route("rules: [{}]")));
