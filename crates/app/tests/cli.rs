@@ -217,3 +217,29 @@ fn schema_knows_every_kind() {
     assert_eq!(code, Some(2));
     assert!(err.contains("HTTPRoute"), "{err}");
 }
+
+const MESH: &str = "\
+{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {ports: [{port: 80, appProtocol: http}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop}
+spec: {rules: [{backendRefs: [{name: cart, port: 80}]}]}
+";
+
+#[test]
+fn a_service_without_endpoints_in_the_files_is_that_of_instances_that_register() {
+    for (url, at) in [("http://localhost:8080/", None), ("http://cart/", Some("cart")), ("http://cart/", Some("web"))] {
+        let mut arguments = vec!["explain", "GET", url, "-f", "-"];
+        arguments.extend(at.into_iter().flat_map(|at| ["--at", at]));
+        let (code, out, err) = feed(&arguments, MESH);
+        assert_eq!(code, Some(0), "{err}");
+        assert!(out.contains("connect    default/cart:80: no endpoint\n"), "{out}");
+        assert!(out.contains("instance that has registered") && out.contains("503 (backend.no_endpoints)"), "{out}");
+        assert!(out.contains("relay      200"), "{out}");
+        assert_eq!(err.contains("only calls"), at == Some("web"), "{err}");
+    }
+    let (code, _, err) = feed(&["explain", "GET", "http://web/", "-f", "-", "--at", "web", "--identity", "a/b"], MESH);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("there is no Service default/web") && err.contains("--identity"), "{err}");
+}

@@ -14,7 +14,7 @@ use transept_control::plane::{kept, kept_beside};
 use transept_control::{Loader, Outcome, Reading, Sources};
 use transept_engine::Snapshot;
 use transept_engine::compile::mesh::{Station, compile_station};
-use transept_engine::explain::{Ask, explain};
+use transept_engine::explain::{Ask, Explanation, Unlisted, explain};
 use transept_engine::limit::inquiry::Inquiry;
 use transept_engine::policies::MODEL_KINDS;
 use transept_identity::{SpiffeId, TrustDomain, WorkloadName};
@@ -37,7 +37,8 @@ Examples:
   transept explain tcp://db:5432 --at shop/desk -f shop.yaml
   transept explain GET http://cart/items --at shop/cart --identity shop/desk -f shop.yaml
 
-Nothing is sent: names are not resolved, backends are not asked. The backend is assumed to answer 200. Limits are as if nobody had
+Nothing is sent: names are not resolved, backends are not asked. The backend is assumed to answer 200; so is a Service of which the
+files hold no endpoint, because its instances may have registered in the mesh. Limits are as if nobody had
 made a request before; with --running the process that runs is asked how much is left, which takes nothing of it, and which endpoints
 of a backend with a TrafficPolicy it leaves alone or finds unwell.";
 
@@ -110,7 +111,7 @@ fn parse_identity(text: &str) -> Result<String, String> {
 
 /// Explains and prints.
 pub(crate) fn run(args: Args) -> Result<Exit> {
-    let ask = match describe(&args) {
+    let mut ask = match describe(&args) {
         Ok(ask) => ask,
         Err(why) => {
             console::fail(&why);
@@ -139,29 +140,24 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     };
     let snapshot = match &args.at {
         None => Arc::clone(&loaded.snapshot),
-        Some(service) => match beside(service, &sources.read().texts, args.zone.as_deref()) {
-            Some(snapshot) => snapshot,
-            None => {
-                console::fail(&format!("there is no Service {service}"));
+        Some(service) => match beside(service, &sources.read().texts, &args) {
+            Ok(snapshot) => snapshot,
+            Err(why) => {
+                console::fail(&why);
                 return Ok(Exit::Findings);
             }
         },
     };
-    let mut explanation = explain(&snapshot, &ask);
-    if let Some(admin) = &args.running {
-        let questions = explanation.inquiries.iter().map(Inquiry::to_json).collect();
-        let asked = super::status::limits_of(admin, &questions);
-        match asked.and_then(|answers| Ok((answers, super::status::of(admin)?))) {
-            Ok((answers, status)) => {
-                explanation.learn(&answers);
-                explanation.learn_states(&status["backends"]);
-            }
+    let explanation = match &args.running {
+        None => explain(&snapshot, &ask),
+        Some(admin) => match explain_running(&snapshot, &mut ask, admin) {
+            Ok(explanation) => explanation,
             Err(error) => {
                 console::fail(&format!("no instance answers at {admin}: {error:#}"));
                 return Ok(Exit::Unreachable);
             }
-        }
-    }
+        },
+    };
     if args.json {
         console::print_json(&explanation.to_json())?;
     } else {
@@ -181,14 +177,44 @@ fn read(sources: &Sources, state: Option<&Path>) -> Result<Reading> {
     Ok(reading)
 }
 
+/// The explanation with what the process knows that runs, whose admin server is `admin`.
+fn explain_running(snapshot: &Snapshot, ask: &mut Ask, admin: &str) -> Result<Explanation> {
+    let status = super::status::of(admin)?;
+    // Instances register in a mesh; who is not in one has the files alone.
+    ask.unlisted = if status["mesh"].is_null() { Unlisted::Nobody } else { Unlisted::Instances };
+    let mut explanation = explain(snapshot, ask);
+    let questions = explanation.inquiries.iter().map(Inquiry::to_json).collect();
+    explanation.learn(&super::status::limits_of(admin, &questions)?);
+    explanation.learn_states(&status["backends"]);
+    Ok(explanation)
+}
+
 /// What the proxy beside a workload of a Service serves.
-fn beside(service: &str, texts: &[SourceText], zone: Option<&str>) -> Option<Arc<Snapshot>> {
+///
+/// # Errors
+/// A sentence for the user when there is no such Service, and who calls it is asked about.
+fn beside(service: &str, texts: &[SourceText], args: &Args) -> Result<Arc<Snapshot>, String> {
     let (namespace, name) = service.split_once('/').unwrap_or(("default", service));
     // What is wrong with the objects has been said already.
     let world = transept_model::Loader::new(MODEL_KINDS).load(texts).world;
-    let attached = attach(&world, &Surroundings { zone: zone.map(Into::into), ..Surroundings::default() });
-    let station = Station::beside(&world, namespace, name)?;
-    Some(compile_station(&world, &attached, &station, None, 1).install())
+    let attached =
+        attach(&world, &Surroundings { zone: args.zone.as_deref().map(Into::into), ..Surroundings::default() });
+    let station = match Station::beside(&world, namespace, name) {
+        Some(station) => station,
+        None if args.identity.is_some() => {
+            return Err(format!(
+                "there is no Service {namespace}/{name} in the files, so that nobody knows the ports on which it is called; add it, or leave \
+                 --identity away to ask about the calls that {name} makes"
+            ));
+        }
+        None => {
+            console::tell(&format!(
+                "{BOLD}note:{PLAIN} there is no Service {namespace}/{name} in the files; it is taken for a program that only calls"
+            ));
+            Station::of_caller(namespace, name)
+        }
+    };
+    Ok(compile_station(&world, &attached, &station, None, 1).install())
 }
 
 /// The request that the command line describes.
@@ -213,6 +239,7 @@ fn describe(args: &Args) -> Result<Ask, String> {
     ask.peer = args.client;
     ask.server_name.clone_from(&args.server_name);
     ask.identity.clone_from(&args.identity);
+    ask.unlisted = Unlisted::Instances;
     ask.now.unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Ok(ask)
 }

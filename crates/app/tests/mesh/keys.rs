@@ -58,7 +58,9 @@ async fn explain_reads_the_keys_of_a_control_plane_that_runs_and_of_one_that_doe
     assert!(running.contains("app default/mobile, credential mobile-2"), "the free name: {running}");
     gateway.signal(Signal::KILL).expect("sent");
     soon(gateway.ended()).await.expect("it ends");
-    assert_eq!(mesh.transept(&explain).await, running, "the state itself is read");
+    // The request as it is forwarded has an id of its own each time.
+    let before_forward = |text: &str| text.split("\nforward ").next().expect("a part").to_owned();
+    assert_eq!(before_forward(&mesh.transept(&explain).await), before_forward(&running), "the state itself is read");
     assert!(!running.contains(key.trim()), "a secret is nobody's: {running}");
 }
 

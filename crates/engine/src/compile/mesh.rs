@@ -100,6 +100,23 @@ impl Station {
             captured: None,
         })
     }
+
+    /// The place beside a program that only calls, which needs no Service: its way out is asked by host names.
+    pub fn of_caller(namespace: &str, service: &str) -> Station {
+        Station {
+            namespace: namespace.to_owned(),
+            workload: service.to_owned(),
+            services: vec![service.to_owned()],
+            identity: format!("spiffe://{DEFAULT_TRUST_DOMAIN}/ns/{namespace}/sa/{service}"),
+            inbound: Vec::new(),
+            plaintext: None,
+            awake: None,
+            app: Vec::new(),
+            outbound: Vec::new(),
+            http_proxy: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            captured: None,
+        }
+    }
 }
 
 /// One address for tunnels.

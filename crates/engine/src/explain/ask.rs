@@ -42,8 +42,19 @@ pub struct Ask {
     pub now: Now,
     /// Its random bits.
     pub random: u64,
+    /// Who answers for a Service without an endpoint.
+    pub unlisted: Unlisted,
     /// What the backend would answer.
     pub assumed: Assumed,
+}
+
+/// Who answers for a Service of which the configuration holds no endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unlisted {
+    /// Nobody: the configuration is everything.
+    Nobody,
+    /// Instances that have registered in the mesh, of which files tell nothing.
+    Instances,
 }
 
 /// A response that a backend is assumed to give.
@@ -78,6 +89,9 @@ impl Ask {
             query if query.starts_with('?') => format!("/{query}"),
             target => target.to_owned(),
         };
+        if authority.is_empty() {
+            return Err(format!("`{url}` has no host; write the whole URL, such as http://localhost:8080/"));
+        }
         let parts = transept_wire::normalize::authority(authority.as_bytes())
             .map_err(|why| format!("`{authority}` is not a host: {why}"))?;
         if carried == Carried::Opaque && (parts.port.is_none() || target != "/") {
@@ -98,6 +112,7 @@ impl Ask {
             address: None,
             now: Now { monotonic: Duration::ZERO, unix: Duration::ZERO },
             random: 0,
+            unlisted: Unlisted::Nobody,
             assumed: Assumed { status: 200, fields: Fields::new() },
         })
     }
@@ -117,5 +132,19 @@ impl Ask {
     /// The peer's socket address, with a port that means nothing.
     pub(super) fn peer_address(&self) -> SocketAddr {
         SocketAddr::new(self.peer, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_without_a_host_is_told_what_is_missing() {
+        for url in ["/api", "http:///api", "?x=1", ""] {
+            let why = Ask::new("GET", url).expect_err(url);
+            assert!(why.contains("has no host") && why.contains("http://localhost:8080/"), "{why}");
+        }
+        assert!(Ask::new("GET", "localhost:8080/api").is_ok_and(|ask| ask.port == 8080));
     }
 }

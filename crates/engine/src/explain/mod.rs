@@ -13,7 +13,7 @@ mod write;
 
 use std::sync::Arc;
 
-pub use ask::{Ask, Assumed};
+pub use ask::{Ask, Assumed, Unlisted};
 pub use considered::Considered;
 use serde_json::Value;
 use transept_wire::head::{Fields, Request};
@@ -97,6 +97,8 @@ pub struct Explanation {
     pub backend: Option<String>,
     /// The addresses of that backend, each with its weight. Names that DNS has still to resolve come with weight zero.
     pub endpoints: Vec<(String, u32)>,
+    /// Whether it has none that the configuration tells, so that instances that have registered take it, if there are any.
+    pub awaits_instances: bool,
     /// The addresses of that backend that are members of the mesh: where their tunnels lead, and who must be there.
     pub tunnels: Vec<(String, String)>,
     /// What is left out of them, because it has no tunnel, and the policy that wants one.

@@ -61,8 +61,8 @@ fn pick(rule: &Rule, ask: &Ask, found: &mut Explanation) -> Option<Box<Reply>> {
         Err(reply) => return Some(reply),
     };
     found.backend = Some(target.label.to_string());
-    note_endpoints(target, found);
-    if target.source != EndpointSource::Static {
+    note_endpoints(target, ask.unlisted, found);
+    if target.source != EndpointSource::Static || found.awaits_instances {
         return None;
     }
     let hash = pick::hash_stream(target, ask.peer);

@@ -6,12 +6,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use transept_model::kinds::{Kind, ServiceSpec};
 use transept_wire::head::{FieldId, Fields, Request, Response};
 use transept_wire::normalize::{self, Normal};
 
 use super::considered::{Tried, consider};
 use super::traffic::describe;
-use super::{Ask, BackendShare, Explanation, stream};
+use super::{Ask, BackendShare, Explanation, Unlisted, stream};
 use crate::balance::Turns;
 use crate::callout::CalloutResult;
 use crate::exchange::{Connection, Exchange, Notes, TlsFacts};
@@ -209,7 +210,7 @@ fn decide<'s>(
     (found.told, found.inquiries) = (told.lines, told.inquiries);
     let reply = match verdict {
         Verdict::Respond(reply) => Some(reply),
-        _ => routed.and_then(|routed| forward(routed, &mut backend, &mut x, found)),
+        _ => routed.and_then(|routed| forward(routed, &mut backend, &mut x, ask.unlisted, found)),
     };
     let mut response = Response::new(ask.assumed.status);
     match &reply {
@@ -234,6 +235,7 @@ fn forward<'s>(
     routed: &Routed<'s>,
     chosen: &mut Option<&'s WeightedBackend>,
     x: &mut Exchange<'_>,
+    unlisted: Unlisted,
     found: &mut Explanation,
 ) -> Option<Box<Reply>> {
     let rule = &**routed.rule;
@@ -254,8 +256,8 @@ fn forward<'s>(
         Err(reply) => return Some(reply),
     };
     found.backend = Some(target.label.to_string());
-    note_endpoints(target, found);
-    if target.source == EndpointSource::Static {
+    note_endpoints(target, unlisted, found);
+    if target.source == EndpointSource::Static && !found.awaits_instances {
         let call =
             pick::Call { now: x.now, random: x.random, hash: pick::hash(target, x.request, x.client), tried: &[] };
         return match pick::pick_endpoint(target, &mut turns, &call) {
@@ -270,8 +272,10 @@ fn forward<'s>(
     None
 }
 
-pub(super) fn note_endpoints(backend: &Backend, found: &mut Explanation) {
+pub(super) fn note_endpoints(backend: &Backend, unlisted: Unlisted, found: &mut Explanation) {
     let set = backend.endpoints.load();
+    let nobody = set.endpoints().is_empty() && set.left_out().is_empty();
+    found.awaits_instances = unlisted == Unlisted::Instances && nobody && backend.id.kind == ServiceSpec::KIND;
     found.endpoints = set.endpoints().iter().map(|one| (one.address.to_string(), one.weight)).collect();
     let tunnels = set.endpoints().iter().filter_map(|one| one.tunnel.as_ref());
     found.tunnels = tunnels.map(|tunnel| (tunnel.address.to_string(), tunnel.identity.to_string())).collect();

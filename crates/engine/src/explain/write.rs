@@ -9,6 +9,7 @@ use transept_wire::head::Fields;
 
 use super::{BackendShare, Explanation};
 use crate::forwarded::Peer;
+use crate::reason::Reason;
 use crate::redact::{CredentialPlaces, HIDDEN};
 use crate::role::Role;
 use crate::rule::Bound;
@@ -62,6 +63,7 @@ impl Explanation {
             "backend": self.backend,
             "endpoints": self.endpoints.iter()
                 .map(|(address, weight)| json!({"address": address, "weight": weight})).collect::<Vec<_>>(),
+            "awaitsInstances": self.awaits_instances,
             "tunnels": self.tunnels.iter()
                 .map(|(address, identity)| json!({"address": address, "identity": identity})).collect::<Vec<_>>(),
             "leftOut": self.left_out.as_ref()
@@ -183,8 +185,20 @@ impl Explanation {
             }
         }
         if let Some(backend) = &self.backend {
-            let endpoints: Vec<_> = self.endpoints.iter().map(|(address, _)| address.as_str()).collect();
-            writeln!(out, "connect    {backend}: {}", endpoints.join(", "))?;
+            let mut endpoints: Vec<_> = self.endpoints.iter().map(|(address, _)| address.as_str()).collect();
+            if self.awaits_instances {
+                endpoints.extend(self.states.iter().map(|(address, ..)| address.as_str()));
+            }
+            let endpoints = if endpoints.is_empty() { "no endpoint".to_owned() } else { endpoints.join(", ") };
+            writeln!(out, "connect    {backend}: {endpoints}")?;
+        }
+        if self.awaits_instances && self.states.is_empty() {
+            writeln!(
+                out,
+                "           in the files: an instance that has registered in the mesh takes it; without one the answer is {} ({})",
+                Reason::NoEndpoints.status(),
+                Reason::NoEndpoints.slug()
+            )?;
         }
         for (address, identity) in &self.tunnels {
             writeln!(out, "           through a tunnel to {address}, where {identity} must be")?;

@@ -165,6 +165,10 @@ fn the_station_of_a_service_is_known_from_the_world() {
     assert_eq!(ports, [(80, 8080, AppProtocol::Unknown), (5432, 5432, AppProtocol::Opaque)]);
     assert_eq!(station.identity, "spiffe://transept.local/ns/shop/sa/cart");
     assert!(Station::beside(&world, "shop", "card").is_none());
+    let caller = Station::of_caller("shop", "card");
+    let snapshot = compiled(WORLD, &caller, None).install();
+    let out = snapshot.binds.iter().find(|bind| bind.role == Role::Outbound).expect("a way out");
+    assert!(out.listener_for_authority("cart", Some(80)).is_some(), "names are those of its namespace");
 }
 
 #[test]
