@@ -106,8 +106,10 @@ fn the_longest_prefix_wins_and_the_path_is_rewritten() {
 #[test]
 fn a_tester_goes_to_the_preview() {
     let url = "http://localhost:8080/";
-    let tester = explain("03-headers-and-methods.yaml", &["POST", url, "-H", "x-tester: yes"]);
-    assert_eq!(tester["backend"], "default/preview", "{tester:#}");
+    for method in ["GET", "HEAD", "POST"] {
+        let tester = explain("03-headers-and-methods.yaml", &[method, url, "-H", "x-tester: yes"]);
+        assert_eq!(tester["backend"], "default/preview", "{tester:#}");
+    }
     let nobody = explain("03-headers-and-methods.yaml", &["POST", url]);
     assert_eq!(nobody["reply"]["status"], 404, "{nobody:#}");
     let reader = explain("03-headers-and-methods.yaml", &["GET", url]);
