@@ -36,7 +36,7 @@ What the control plane said last is kept in the directory of --state, so that a 
 The program starts when the sidecar is ready, and finds in its environment TRANSEPT_IDENTITY, for each --upstream
 TRANSEPT_UPSTREAM_NAME with the local address, and with --http-proxy HTTP_PROXY. SIGHUP, SIGUSR1 and SIGUSR2 are handed on to it.
 SIGTERM and SIGINT stop in order: no new requests come in, those under way end, the program gets the signal, its own requests work
-until it has ended. The exit code is the program's, or 128 and the number of the signal that ended it.";
+until it has ended. A second signal goes to the program at once, a third one kills it. The exit code is the program's, or 128 and the number of the signal that ended it.";
 
 /// Run a program in the mesh: identity, mutual TLS, access control, health
 #[derive(Debug, clap::Args)]

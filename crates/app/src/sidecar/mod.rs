@@ -34,7 +34,7 @@ use transept_proxy::{BindOutcome, Proxy, Wanted};
 use transept_xds::mesh::Condition;
 
 use self::asked::Asked;
-use self::program::{End, Mail, Program, Terminal, code_of};
+use self::program::{End, Mail, Program, Terminal, code_of, name_of};
 use self::station::Stationing;
 use crate::admin::Admin;
 use crate::commands::Exit;
@@ -403,11 +403,14 @@ impl Sidecar {
         Some(end.exit_code())
     }
 
-    /// Stops in order; a second signal skips what is waited for, a third one ends the program at once.
+    /// Stops in order; a second signal goes to the program, whatever is waited for, a third one ends it at once.
     async fn stop(&mut self, signal: Signal, program: &mut Option<Program>) -> Option<u8> {
         let limit = self.plan.serve.drain;
         let over = tokio::time::Instant::now() + limit;
-        tracing::info!(seconds = limit.as_secs_f64(), "draining inbound; a second signal goes to the program at once");
+        tracing::info!(
+            seconds = limit.as_secs_f64(),
+            "draining inbound; a second signal goes to the program at once, a third one kills it"
+        );
         self.verdict = Condition::Draining;
         self.register();
         let delay = if signal == Signal::TERM { self.plan.serve.drain_delay() } else { Duration::ZERO };
@@ -418,16 +421,19 @@ impl Sidecar {
             }
             self.proxy.drain_inbound(limit.saturating_sub(delay)).await
         };
-        let mut early = None;
+        let (mut early, mut heard) = (None, 1);
         tokio::select! {
             complete = drain => tracing::info!(complete, "inbound is drained"),
             end = ended(program) => early = Some(end),
-            signal = until_stop(&mut self.mail) => tracing::warn!(?signal, "inbound is not waited for"),
+            signal = self.mail.stop() => {
+                heard += 1;
+                tracing::warn!(signal = name_of(signal), "inbound is not waited for");
+            }
         }
         let end = match (early, program) {
             (Some(end), _) => Some(end),
             (None, None) => None,
-            (None, Some(program)) => Some(end_program(program, signal, over, &mut self.mail).await),
+            (None, Some(program)) => Some(program.stop(signal, heard, over, &mut self.mail).await),
         };
         self.say_goodbye().await;
         self.proxy.drain(AFTERMATH.min(over.saturating_duration_since(tokio::time::Instant::now()))).await;
@@ -468,31 +474,6 @@ async fn changed<T>(values: &mut Option<watch::Receiver<T>>) {
     if ended {
         std::future::pending().await
     }
-}
-
-/// Waits for a signal that means stopping.
-async fn until_stop(mail: &mut Mail) -> Signal {
-    loop {
-        let signal = mail.next().await;
-        if matches!(signal, Signal::TERM | Signal::INT) {
-            return signal;
-        }
-    }
-}
-
-/// Tells the program to end and waits for it, but not beyond `over`.
-async fn end_program(program: &mut Program, signal: Signal, over: tokio::time::Instant, mail: &mut Mail) -> End {
-    match signal {
-        Signal::INT => program.interrupt(),
-        signal => program.signal(signal),
-    }
-    tokio::select! {
-        end = program.ended() => return end,
-        signal = until_stop(mail) => tracing::warn!(?signal, "the program is ended at once"),
-        () = tokio::time::sleep_until(over) => tracing::warn!("the time to drain is over: the program is ended at once"),
-    }
-    program.signal(Signal::KILL);
-    program.ended().await
 }
 
 /// Tells of a verdict on the program, in the log and for the registration.

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, wait, waitpid};
 use tokio::signal::unix::{self, SignalKind};
+use tokio::time::Instant;
 
 /// What shells answer for a program that was ended by a signal, besides the number of the signal.
 const BY_SIGNAL: i32 = 128;
@@ -17,6 +18,9 @@ const BY_SIGNAL: i32 = 128;
 const NOT_FOUND: u8 = 127;
 /// What shells answer for a program that they cannot start for another reason.
 const NOT_STARTED: u8 = 126;
+
+/// How many signals to stop it takes until the program is killed.
+const SIGNALS_TO_KILL: u32 = 3;
 
 /// The variable that may hold the join token. It is not handed on: who has it can join the mesh.
 pub(crate) const TOKEN: &str = "TRANSEPT_TOKEN";
@@ -128,7 +132,7 @@ impl Program {
             return;
         }
         if let Err(error) = kill_process(self.pid, signal) {
-            tracing::debug!(%error, ?signal, "the program cannot be signalled");
+            tracing::debug!(%error, signal = name_of(signal), "the program cannot be signalled");
         }
     }
 
@@ -137,6 +141,34 @@ impl Program {
         if self.terminal == Terminal::None {
             self.signal(Signal::INT);
         }
+    }
+
+    /// Tells it to end and waits for that, but not beyond `over`. `heard` is how many signals to stop have come until now; a second one is
+    /// handed on, too, a third one kills it.
+    pub(crate) async fn stop(&mut self, mut signal: Signal, mut heard: u32, over: Instant, mail: &mut Mail) -> End {
+        loop {
+            match signal {
+                Signal::INT => self.interrupt(),
+                signal => self.signal(signal),
+            }
+            tokio::select! {
+                end = self.ended() => return end,
+                another = mail.stop() => {
+                    (signal, heard) = (another, heard + 1);
+                    if heard >= SIGNALS_TO_KILL {
+                        tracing::warn!(signal = name_of(signal), "the program is killed");
+                        break;
+                    }
+                    tracing::warn!(signal = name_of(signal), "a second signal goes to the program, a third one kills it");
+                }
+                () = tokio::time::sleep_until(over) => {
+                    tracing::warn!("the time to drain is over: the program is killed");
+                    break;
+                }
+            }
+        }
+        self.signal(Signal::KILL);
+        self.ended().await
     }
 
     /// Buries what has ended.
@@ -161,6 +193,19 @@ impl Program {
             }
         }
         self.end
+    }
+}
+
+/// What people call a signal.
+pub(crate) fn name_of(signal: Signal) -> &'static str {
+    match signal {
+        Signal::TERM => "SIGTERM",
+        Signal::INT => "SIGINT",
+        Signal::HUP => "SIGHUP",
+        Signal::USR1 => "SIGUSR1",
+        Signal::USR2 => "SIGUSR2",
+        Signal::KILL => "SIGKILL",
+        _ => "another",
     }
 }
 
@@ -197,6 +242,16 @@ impl Mail {
             _ = self.hangup.recv() => Signal::HUP,
             _ = self.user1.recv() => Signal::USR1,
             _ = self.user2.recv() => Signal::USR2,
+        }
+    }
+
+    /// The next signal that means stopping.
+    pub(crate) async fn stop(&mut self) -> Signal {
+        loop {
+            let signal = self.next().await;
+            if matches!(signal, Signal::TERM | Signal::INT) {
+                return signal;
+            }
         }
     }
 }

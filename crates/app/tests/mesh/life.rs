@@ -86,6 +86,21 @@ while :; do sleep 0.05; done";
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_goes_to_the_program_and_a_third_one_kills_it() {
+    let mesh = Mesh::start("").await;
+    let script = "trap 'echo term' TERM; trap 'echo int' INT; echo ready; while :; do sleep 0.05; done";
+    let mut child = mesh.sidecar("web").await.command(&["/bin/sh", "-c", script]).spawn().expect("it starts");
+    let mut said = lines(&mut child);
+    assert_eq!(line(&mut said).await, "ready");
+    for (number, word) in [(Signal::TERM, "term"), (Signal::INT, "int")] {
+        signal(&child, number);
+        assert_eq!(line(&mut said).await, word);
+    }
+    signal(&child, Signal::TERM);
+    assert_eq!(soon(child.wait()).await.expect("it ends").code(), Some(128 + 9));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_that_a_signal_ends_or_that_is_not_there_is_told_as_by_a_shell() {
     let mesh = Mesh::start("").await;
     let web = mesh.sidecar("web").await;
