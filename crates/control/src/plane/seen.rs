@@ -73,12 +73,28 @@ pub(super) struct Seen {
 type Edges = BTreeMap<(Arc<str>, Arc<str>), Edge>;
 
 /// An edge with all that tell of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Edge {
+    all: Sums,
+    /// By workload: the same.
+    workloads: BTreeMap<Arc<str>, Sums>,
+}
+
+/// What was counted together.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Sums {
     total: Figures,
     recent: Figures,
-    /// By workload: the same.
-    workloads: BTreeMap<Arc<str>, (Figures, Figures)>,
+    /// Requests per second.
+    rate: f64,
+}
+
+impl Sums {
+    fn add(&mut self, total: &Figures, recent: &Figures, rate: f64) {
+        self.total.add(total);
+        self.recent.add(recent);
+        self.rate += rate;
+    }
 }
 
 impl Seen {
@@ -148,7 +164,7 @@ impl Seen {
             }
         }
         self.judged = current;
-        let named = self.edges(current.saturating_sub(RECENT), current, now);
+        let named = self.edges(now);
         self.standings.retain(|service, standing| {
             standing.verdict() != Verdict::Unknown
                 || known.contains_key(service)
@@ -159,10 +175,10 @@ impl Seen {
     /// What one window shows of every service.
     fn windows(&self, known: &Known, window: u64, now: Duration) -> BTreeMap<String, Window> {
         let mut all: BTreeMap<String, Window> = BTreeMap::new();
-        for ((_, service), edge) in self.edges(window, window, now) {
+        for ((_, service), edge) in self.edges_of(window, now) {
             let seen = all.entry(service.to_string()).or_default();
-            seen.requests = seen.requests.saturating_add(edge.recent.requests);
-            seen.errors = seen.errors.saturating_add(edge.recent.errors);
+            seen.requests = seen.requests.saturating_add(edge.all.recent.requests);
+            seen.errors = seen.errors.saturating_add(edge.all.recent.errors);
         }
         for (service, instances) in known {
             let seen = all.entry(service.clone()).or_default();
@@ -181,39 +197,47 @@ impl Seen {
         self.book.shunned(now).any(|(of, workload, _)| of == service && is_it(workload))
     }
 
-    /// The edges by caller and service. Where both ends tell of one, the caller is believed: it knows what never arrived. What the called
-    /// side has refused is known there alone.
-    fn edges(&self, from: u64, until: u64, now: Duration) -> Edges {
-        let mut ends: [Edges; 2] = Default::default();
-        for (key, total, recent) in self.book.edges(from, until, now) {
-            let EdgeKey { end, source, service, workload } = key;
-            let [by_source, by_destination] = &mut ends;
-            let side = match end {
-                End::Source => by_source,
-                End::Destination => by_destination,
-            };
-            let edge = side.entry((source.clone(), service.clone())).or_default();
-            edge.total.add(total);
-            edge.recent.add(&recent);
-            let (all, some) = edge.workloads.entry(workload.clone()).or_default();
-            all.add(total);
-            some.add(&recent);
-        }
-        let [by_source, mut edges] = ends;
-        for (name, mut edge) in by_source {
-            // What the called side refuses its caller takes for an answer like any other: so nothing is counted twice.
-            if let Some(called) = edges.get(&name) {
-                edge.total.refusals = edge.total.refusals.saturating_add(called.total.refusals);
-                edge.recent.refusals = edge.recent.refusals.saturating_add(called.recent.refusals);
-            }
-            edges.insert(name, edge);
-        }
-        edges
+    /// The edges for people, about the latest time.
+    fn edges(&self, now: Duration) -> Edges {
+        join(self.book.recent(now))
+    }
+
+    /// The edges in one window; rates are not known.
+    fn edges_of(&self, window: u64, now: Duration) -> Edges {
+        join(self.book.edges(window, window, now).map(|(key, total, recent)| (key, total, recent, 0.0)))
     }
 
     fn verdict(&self, service: &str) -> Verdict {
         self.standings.get(service).map(Standing::verdict).unwrap_or_default()
     }
+}
+
+/// Edges by caller and service. Where both ends tell of one, the caller is believed: it knows what never arrived. What the called side has
+/// refused is known there alone.
+fn join<'b>(tracks: impl Iterator<Item = (&'b EdgeKey, &'b Figures, Figures, f64)>) -> Edges {
+    let mut ends: [Edges; 2] = Default::default();
+    for (key, total, recent, rate) in tracks {
+        let EdgeKey { end, source, service, workload } = key;
+        let [by_source, by_destination] = &mut ends;
+        let side = match end {
+            End::Source => by_source,
+            End::Destination => by_destination,
+        };
+        let edge = side.entry((source.clone(), service.clone())).or_default();
+        edge.all.add(total, &recent, rate);
+        edge.workloads.entry(workload.clone()).or_default().add(total, &recent, rate);
+    }
+    let [by_source, mut edges] = ends;
+    for (name, mut edge) in by_source {
+        // What the called side refuses its caller takes for an answer like any other: so nothing is counted twice.
+        if let Some(called) = edges.get(&name) {
+            let (Sums { total, recent, .. }, called) = (&mut edge.all, &called.all);
+            total.refusals = total.refusals.saturating_add(called.total.refusals);
+            recent.refusals = recent.refusals.saturating_add(called.recent.refusals);
+        }
+        edges.insert(name, edge);
+    }
+    edges
 }
 
 fn tell_change(service: &str, verdict: Verdict, window: &Window) {

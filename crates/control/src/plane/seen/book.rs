@@ -11,6 +11,7 @@ use std::time::Duration;
 use transept_identity::SpiffeId;
 use transept_xds::report::{EdgeName, End, EndpointHealth, Health, Report};
 
+use super::REPORTS_PER_WINDOW;
 use super::figures::Figures;
 
 /// Edges and endpoints that one reporter may tell of.
@@ -49,6 +50,20 @@ struct Track {
     born: u64,
     /// By number of the window, oldest first.
     recent: VecDeque<(u64, Figures)>,
+    /// Since when it is known what it counts.
+    since: Duration,
+    /// When it was told of last.
+    heard: Duration,
+}
+
+/// When a report comes.
+#[derive(Clone, Copy)]
+struct When {
+    now: Duration,
+    /// The number of the window.
+    window: u64,
+    /// How much time is between two reports.
+    interval: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -65,8 +80,10 @@ struct Reporter {
 
 impl Reporter {
     /// Takes the totals of an edge in; false when there is no room for it.
-    fn take_totals(&mut self, key: &EdgeKey, (latest, born): (Figures, u64), window: u64, room: bool) -> bool {
+    fn take_totals(&mut self, key: &EdgeKey, (latest, born): (Figures, u64), when: When, room: bool) -> bool {
+        let When { now, window, interval } = when;
         if let Some(track) = self.edges.get_mut(key) {
+            track.heard = now;
             track.take(latest, born, window);
             return true;
         }
@@ -76,9 +93,13 @@ impl Reporter {
         if !room || self.edges.len() >= MOST_EACH {
             return false;
         }
-        let mut track = Track { born, ..Track::default() };
+        let mut track = Track { born, since: now, heard: now, ..Track::default() };
         match self.settled {
-            true => track.take(latest, born, window),
+            true => {
+                // It began after the report before this one.
+                track.since = now.saturating_sub(interval);
+                track.take(latest, born, window);
+            }
             // What was counted before we were there did not happen now.
             false => track.total = latest,
         }
@@ -190,6 +211,11 @@ impl Book {
         self.window
     }
 
+    /// How much time is between two reports.
+    fn interval(&self) -> Duration {
+        self.window / REPORTS_PER_WINDOW
+    }
+
     /// The number of the window of a moment.
     pub(super) fn window_at(&self, now: Duration) -> u64 {
         u64::try_from(now.as_millis() / self.window.as_millis().max(1)).unwrap_or(u64::MAX)
@@ -241,7 +267,7 @@ impl Book {
             stream.names.remove(edge);
         }
         stream.take_names(&report.names);
-        let window = self.window_at(now);
+        let when = When { now, window: self.window_at(now), interval: self.interval() };
         let reporter = self.reporters.entry(who).or_default();
         if reporter.stream > stream.number {
             return false;
@@ -253,7 +279,7 @@ impl Book {
         for totals in &report.edges {
             if let Some(Some(key)) = stream.names.get(&totals.edge) {
                 let room = self.edges + reporter.edges.len() < MOST_EDGES + before;
-                fits &= reporter.take_totals(key, (Figures::of(totals), totals.born), window, room);
+                fits &= reporter.take_totals(key, (Figures::of(totals), totals.born), when, room);
             }
         }
         // Some may have made room for others.
@@ -295,11 +321,29 @@ impl Book {
         now: Duration,
     ) -> impl Iterator<Item = (&EdgeKey, &Figures, Figures)> {
         let present = self.reporters.values().filter(move |reporter| self.is_present(reporter, now));
+        present
+            .flat_map(|reporter| &reporter.edges)
+            .map(move |(key, track)| (key, &track.total, track.sum(from, until)))
+    }
+
+    /// The same for people, each with its requests per second: of the latest full windows, or, where an edge is not known for so long, of all the
+    /// time since then.
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    pub(super) fn recent(&self, now: Duration) -> impl Iterator<Item = (&EdgeKey, &Figures, Figures, f64)> {
+        let current = self.window_at(now);
+        let whole = self.window * u32::try_from(RECENT).unwrap_or(1);
+        let begin = self.window * u32::try_from(current).unwrap_or(u32::MAX);
+        let present = self.reporters.values().filter(move |reporter| self.is_present(reporter, now));
         present.flat_map(|reporter| &reporter.edges).map(move |(key, track)| {
-            let mut sum = Figures::default();
-            let wanted = track.recent.iter().filter(|(window, _)| (from..=until).contains(window));
-            wanted.for_each(|(_, figures)| sum.add(figures));
-            (key, &track.total, sum)
+            // Whether the windows that are kept hold all of it.
+            let is_new = track.since + self.interval() + whole >= begin;
+            let last = if is_new { current } else { current.saturating_sub(1) };
+            let sum = track.sum(current.saturating_sub(RECENT), last);
+            // Nobody has told yet what came after the latest report.
+            let told = track.heard.max(now.saturating_sub(self.interval()));
+            let time = if is_new { told.saturating_sub(track.since) } else { whole };
+            let rate = if time.is_zero() { 0.0 } else { sum.requests as f64 / time.as_secs_f64() };
+            (key, &track.total, sum, rate)
         })
     }
 
@@ -326,6 +370,14 @@ impl Track {
     /// The window in which it moved last.
     fn moved(&self) -> u64 {
         self.recent.back().map_or(0, |(window, _)| *window)
+    }
+
+    /// What it counted in the windows `from..=until`.
+    fn sum(&self, from: u64, until: u64) -> Figures {
+        let mut sum = Figures::default();
+        let wanted = self.recent.iter().filter(|(window, _)| (from..=until).contains(window));
+        wanted.for_each(|(_, figures)| sum.add(figures));
+        sum
     }
 
     /// Takes totals in that were reported in this window.

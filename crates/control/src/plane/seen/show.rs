@@ -1,6 +1,6 @@
 //! Figures, verdicts and edges as JSON, for people and scripts.
 //!
-//! Asked by `core/sight.rs`. Figures are about the latest full windows; totals about the time since the proxies that report now began to count.
+//! Asked by `core/sight.rs`. Figures are about the latest full windows, of edges that are newer about all the time since they began; totals about the time since the proxies that report now began to count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,26 +9,24 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use transept_identity::{SpiffeId, TrustDomain};
 
-use super::figures::Figures;
-use super::{Instance, Known, RECENT, Seen, State};
+use super::{Instance, Known, RECENT, Seen, State, Sums};
 
 impl Seen {
     /// Every edge with its figures, and the verdict on its destination.
     pub(in crate::plane) fn graph(&self, known: &Known, domain: &TrustDomain, now: Duration) -> Value {
-        let (from, until) = self.recent(now);
-        let edges = self.edges(from, until, now);
+        let edges = self.edges(now);
         let shown = edges.iter().map(|((source, service), edge)| {
             let instances = known.get(&**service).map_or(&[][..], Vec::as_slice);
             let workloads: Vec<Value> = by_instance(&edge.workloads, instances)
                 .into_iter()
-                .map(|((workload, address), (total, recent))| {
-                    let mut shown = self.figures(&total, &recent);
+                .map(|((workload, address), sums)| {
+                    let mut shown = figures(&sums);
                     shown["workload"] = workload.into();
                     shown["address"] = address.into();
                     shown
                 })
                 .collect();
-            let mut shown = self.figures(&edge.total, &edge.recent);
+            let mut shown = figures(&edge.all);
             shown["source"] = short_name(source, domain).into();
             shown["sourceIdentity"] = (**source).into();
             shown["destination"] = (**service).into();
@@ -41,17 +39,14 @@ impl Seen {
 
     /// Every service with its verdict, its instances and what its callers see.
     pub(in crate::plane) fn services(&self, known: &Known, now: Duration) -> Vec<Value> {
-        let (from, until) = self.recent(now);
-        let mut sums: BTreeMap<String, (Figures, Figures)> = BTreeMap::new();
-        for ((_, service), edge) in self.edges(from, until, now) {
-            let (total, recent) = sums.entry(service.to_string()).or_default();
-            total.add(&edge.total);
-            recent.add(&edge.recent);
+        let mut sums: BTreeMap<String, Sums> = BTreeMap::new();
+        for ((_, service), edge) in self.edges(now) {
+            let Sums { total, recent, rate } = edge.all;
+            sums.entry(service.to_string()).or_default().add(&total, &recent, rate);
         }
         let names: BTreeSet<&String> = known.keys().chain(sums.keys()).chain(self.standings.keys()).collect();
-        let nothing = (Figures::default(), Figures::default());
+        let nothing = Sums::default();
         let shown = names.into_iter().map(|service| {
-            let (total, recent) = sums.get(service).unwrap_or(&nothing);
             let instances = known.get(service).map_or(&[][..], Vec::as_slice);
             let state = |instance: &Instance| match instance.state {
                 State::Well if self.is_shunned(service, instance, now) => "shunned",
@@ -62,7 +57,7 @@ impl Seen {
             };
             let instances: Vec<Value> =
                 instances.iter().map(|instance| json!({"name": instance.name, "state": state(instance)})).collect();
-            let mut shown = self.figures(total, recent);
+            let mut shown = figures(sums.get(service).unwrap_or(&nothing));
             shown["service"] = service.as_str().into();
             shown["verdict"] = self.verdict(service).as_str().into();
             shown["instances"] = instances.into();
@@ -71,48 +66,42 @@ impl Seen {
         shown.collect()
     }
 
-    /// The latest full windows.
-    fn recent(&self, now: Duration) -> (u64, u64) {
-        let current = self.book.window_at(now);
-        (current.saturating_sub(RECENT), current.saturating_sub(1))
-    }
-
-    /// How long they are together.
+    /// How long the latest full windows are together.
     fn seconds(&self) -> f64 {
         (self.book.window() * u32::try_from(RECENT).unwrap_or(1)).as_secs_f64()
     }
+}
 
-    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-    fn figures(&self, total: &Figures, recent: &Figures) -> Value {
-        let millis = |percent: u64| recent.percentile(percent).map(|micros| micros as f64 / 1000.0);
-        json!({
-            "requests": total.requests,
-            "errors": total.errors,
-            "refusals": total.refusals,
-            "retries": total.retries,
-            "ejections": total.ejections,
-            "bytesSent": total.bytes_sent,
-            "bytesReceived": total.bytes_received,
-            "open": total.open,
-            "recentRequests": recent.requests,
-            "recentRefusals": recent.refusals,
-            "recentRetries": recent.retries,
-            "recentEjections": recent.ejections,
-            "requestsPerSecond": recent.requests as f64 / self.seconds(),
-            "errorRate": recent.error_rate(),
-            "p50Ms": millis(50),
-            "p99Ms": millis(99),
-        })
-    }
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn figures(Sums { total, recent, rate }: &Sums) -> Value {
+    let millis = |percent: u64| recent.percentile(percent).map(|micros| micros as f64 / 1000.0);
+    json!({
+        "requests": total.requests,
+        "errors": total.errors,
+        "refusals": total.refusals,
+        "retries": total.retries,
+        "ejections": total.ejections,
+        "bytesSent": total.bytes_sent,
+        "bytesReceived": total.bytes_received,
+        "open": total.open,
+        "recentRequests": recent.requests,
+        "recentRefusals": recent.refusals,
+        "recentRetries": recent.retries,
+        "recentEjections": recent.ejections,
+        "requestsPerSecond": rate,
+        "errorRate": recent.error_rate(),
+        "p50Ms": millis(50),
+        "p99Ms": millis(99),
+    })
 }
 
 /// The workloads of an edge, those that are registered by their names: a workload and where it is.
 fn by_instance(
-    workloads: &BTreeMap<Arc<str>, (Figures, Figures)>,
+    workloads: &BTreeMap<Arc<str>, Sums>,
     instances: &[Instance],
-) -> BTreeMap<(Option<String>, Option<String>), (Figures, Figures)> {
-    let mut all: BTreeMap<_, (Figures, Figures)> = BTreeMap::new();
-    for (workload, (total, recent)) in workloads {
+) -> BTreeMap<(Option<String>, Option<String>), Sums> {
+    let mut all: BTreeMap<_, Sums> = BTreeMap::new();
+    for (workload, Sums { total, recent, rate }) in workloads {
         let found = |instance: &&Instance| instance.addresses.iter().any(|address| **address == **workload);
         let is_address = workload.parse::<std::net::SocketAddr>().is_ok();
         let name = match instances.iter().find(found) {
@@ -120,9 +109,7 @@ fn by_instance(
             None => Some(workload.to_string()).filter(|name| !name.is_empty() && !is_address),
         };
         let address = Some(workload.to_string()).filter(|_| is_address);
-        let (all, some) = all.entry((name, address)).or_default();
-        all.add(total);
-        some.add(recent);
+        all.entry((name, address)).or_default().add(total, recent, *rate);
     }
     all
 }

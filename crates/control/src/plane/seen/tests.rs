@@ -97,7 +97,7 @@ fn an_edge_is_shown_once_with_the_figures_of_the_caller() {
     let edge = &graph["edges"][0];
     assert_eq!((&edge["source"], &edge["destination"]), (&"default/web".into(), &"default/cart".into()));
     assert_eq!((&edge["requests"], &edge["errors"], &edge["errorRate"]), (&12.into(), &3.into(), &0.25.into()));
-    assert_eq!(edge["requestsPerSecond"], 12.0 / 30.0);
+    assert_eq!(edge["requestsPerSecond"], 1.2, "of the ten seconds since it began");
     let p50 = edge["p50Ms"].as_f64().expect("a latency");
     assert!((1.6..=2.4).contains(&p50), "{p50}");
     // The instance has its name, and where it is.
@@ -118,6 +118,27 @@ fn an_edge_is_shown_once_with_the_figures_of_the_caller() {
     stage.pass();
     assert_eq!(stage.graph()["edges"][0]["requests"], 17);
     assert_eq!(web.identity.as_str(), "spiffe://transept.local/ns/default/sa/web");
+}
+
+#[test]
+fn the_rate_of_a_new_caller_is_true_from_its_first_report_on() {
+    let mut stage = Stage::new(&[("cart-1", State::Well)]);
+    let mut web = stage.proxy("web");
+    for report in 1..20 {
+        stage.now += INTERVAL;
+        stage.count(&mut web, End::Source, 15, 0);
+        stage.seen.fold(&stage.known, stage.now);
+        // Somebody looks when half of the time until the next report is over.
+        stage.now += INTERVAL / 2;
+        let graph = stage.graph();
+        let rate = graph["edges"][0]["requestsPerSecond"].as_f64().expect("a rate");
+        assert!((2.9..=3.1).contains(&rate), "{rate} after {report} reports");
+        assert_eq!(graph["services"][0]["requestsPerSecond"], rate);
+        stage.now -= INTERVAL / 2;
+    }
+    // It falls silent: the average of the time that figures are about goes down to nothing.
+    stage.now += INTERVAL * 9;
+    assert_eq!(stage.graph()["edges"][0]["requestsPerSecond"], 0.0);
 }
 
 #[test]
