@@ -152,7 +152,7 @@ impl Launch {
             }
             () = tokio::time::sleep_until(deadline) => return Err(failed("it does not name its admin address".to_owned())),
         };
-        let admin = admin.split(ADMIN_LINE).nth(1).and_then(|rest| rest.trim().trim_end_matches('/').parse().ok());
+        let admin = admin.split(ADMIN_LINE).nth(1).and_then(|rest| rest.split('"').next()?.trim().parse().ok());
         let Some(admin) = admin else {
             return Err(failed("its admin line has no address".to_owned()));
         };

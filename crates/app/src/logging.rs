@@ -5,7 +5,10 @@
 
 use std::io::IsTerminal;
 
+use serde_json::json;
 use tracing_subscriber::EnvFilter;
+
+use crate::console;
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -39,6 +42,19 @@ pub(crate) struct LogArgs {
     /// What to log, for example `info`, `debug` or `info,transept_proxy=trace` [default: RUST_LOG, or info]
     #[arg(long, env = "TRANSEPT_LOG_LEVEL", value_name = "FILTER")]
     pub(crate) log_level: Option<String>,
+}
+
+/// Says where something listens, whatever else is logged: who has it choose a port waits for this line.
+pub(crate) fn say_place(format: Format, message: &str) {
+    match format.settle() {
+        Format::Json => {
+            let at = jiff::Timestamp::now();
+            let record =
+                json!({"timestamp": format!("{at:.6}"), "level": "INFO", "message": message, "target": "transept"});
+            console::tell(&record.to_string());
+        }
+        _ => console::tell(message),
+    }
 }
 
 /// Starts logging.

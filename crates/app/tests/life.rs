@@ -250,6 +250,21 @@ async fn a_taken_port_ends_the_start_when_it_is_the_only_one() {
 }
 
 #[tokio::test]
+async fn every_line_of_a_log_in_json_is_json_also_when_little_is_logged() {
+    let (one, listen) = (backend("one").await, unused_address().expect("an address"));
+    let (_keep, path) = file(&shop(listen, one.address));
+    for level in ["info", "error"] {
+        let launch = Launch::run(binary(), [&path]).argument("--log=json").argument(format!("--log-level={level}"));
+        let running = launch.start(PATIENCE).await.expect("it starts");
+        let log = running.log();
+        assert!(log.contains("\"message\":\"admin listening on http://"), "{log}");
+        for line in log.lines() {
+            assert!(serde_json::from_str::<Value>(line).is_ok(), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_gateway_that_listens_nowhere_says_so() {
     let (one, listen) = (backend("one").await, unused_address().expect("an address"));
     let theirs = shop(listen, one.address).replace("gatewayClassName: transept", "gatewayClassName: theirs");

@@ -21,8 +21,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::console;
 use crate::gateway::{Readiness, Standing};
+use crate::logging::{self, Format};
 
 pub(crate) use process::{Process, write_metric};
 
@@ -56,6 +56,20 @@ pub(crate) struct AdminArgs {
     /// Host name under which the admin server may be asked, besides localhost and addresses; may be repeated
     #[arg(long, env = "TRANSEPT_ADMIN_HOST", value_name = "NAME", value_delimiter = ',')]
     pub(crate) admin_host: Vec<String>,
+}
+
+impl AdminArgs {
+    /// Gives a taken address up for any free port of it.
+    pub(crate) fn give_way(&mut self) {
+        let is_taken = |address| {
+            std::net::TcpListener::bind(address).is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+        };
+        if let Address::At(address) = self.admin
+            && is_taken(address)
+        {
+            self.admin = Address::At(SocketAddr::new(address.ip(), 0));
+        }
+    }
 }
 
 /// Where the admin server listens.
@@ -92,7 +106,7 @@ impl Admin {
     ///
     /// # Errors
     /// The address is taken or not allowed.
-    pub(crate) async fn bind(args: &AdminArgs) -> Result<Option<Admin>> {
+    pub(crate) async fn bind(args: &AdminArgs, format: Format) -> Result<Option<Admin>> {
         let Address::At(address) = args.admin else {
             return Ok(None);
         };
@@ -100,7 +114,7 @@ impl Admin {
             format!("the admin server cannot listen on {address} (choose another with --admin ADDR, or --admin off)")
         })?;
         let address = listener.local_addr()?;
-        console::tell(&format!("admin listening on http://{address}"));
+        logging::say_place(format, &format!("admin listening on http://{address}"));
         if !address.ip().is_loopback() {
             tracing::warn!(%address, "the admin server has no authentication and is reachable from other machines");
         }
@@ -111,14 +125,14 @@ impl Admin {
     ///
     /// # Errors
     /// The address is not allowed.
-    pub(crate) async fn bind_beside_others(args: &AdminArgs) -> Result<Option<Admin>> {
+    pub(crate) async fn bind_beside_others(args: &AdminArgs, format: Format) -> Result<Option<Admin>> {
         let taken = |error: &anyhow::Error| {
             error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
         };
-        match (Admin::bind(args).await, args.admin) {
+        match (Admin::bind(args, format).await, args.admin) {
             (Err(error), Address::At(address)) if taken(&error) => {
                 let elsewhere = Address::At(SocketAddr::new(address.ip(), 0));
-                Admin::bind(&AdminArgs { admin: elsewhere, ..args.clone() }).await
+                Admin::bind(&AdminArgs { admin: elsewhere, ..args.clone() }, format).await
             }
             (bound, _) => bound,
         }
@@ -229,9 +243,12 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = taken.local_addr().expect("bound");
         let args = AdminArgs { admin: Address::At(address), admin_host: Vec::new() };
-        let refused = Admin::bind(&args).await.err().expect("it is taken");
+        let refused = Admin::bind(&args, Format::Text).await.err().expect("it is taken");
         assert!(refused.to_string().contains("--admin off"), "{refused:#}");
-        let beside = Admin::bind_beside_others(&args).await.expect("another port").expect("a server");
+        let mut elsewhere = args.clone();
+        elsewhere.give_way();
+        assert_eq!(elsewhere.admin, Address::At(SocketAddr::new(address.ip(), 0)));
+        let beside = Admin::bind_beside_others(&args, Format::Text).await.expect("another port").expect("a server");
         assert!(beside.address() != address && beside.address().ip() == address.ip());
     }
 

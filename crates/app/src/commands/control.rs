@@ -20,7 +20,7 @@ use transept_proxy::raise_descriptor_limit;
 
 use super::Exit;
 use crate::gateway::announce;
-use crate::logging::LogArgs;
+use crate::logging::{Format, LogArgs};
 use crate::report::{self, Severity};
 use crate::signals::{Signals, Wish};
 use crate::{console, duration, logging};
@@ -96,12 +96,12 @@ pub(crate) struct ApiArgs {
 
 impl ApiArgs {
     /// Binds the API when it is asked for, and says where it is.
-    pub(super) async fn bind(&self) -> Result<Option<Api>> {
+    pub(super) async fn bind(&self, format: Format) -> Result<Option<Api>> {
         let Some(address) = self.api else { return Ok(None) };
         let files = self.api_tls_cert.clone().zip(self.api_tls_key.clone());
         let files = files.map(|(certificate, key)| TlsFiles { certificate, key });
         let api = Api::bind(address, files, self.api_rate).await?;
-        console::tell(&format!("registration API listening on {}", api.url()));
+        logging::say_place(format, &format!("registration API listening on {}", api.url()));
         Ok(Some(api))
     }
 }
@@ -227,6 +227,7 @@ async fn attend(
 ) -> Result<Exit> {
     let mut signals = Signals::listen()?;
     let directory = args.state.directory();
+    let format = args.log.log.settle();
     plane.report_every(args.report_interval);
     let first = feed.borrow_and_update().clone();
     let listener = TcpListener::bind(args.listen)
@@ -234,7 +235,7 @@ async fn attend(
         .with_context(|| format!("cannot listen for proxies on {} (choose another with --listen ADDR)", args.listen))?;
     let address = listener.local_addr()?;
     let admin = Admin::bind(&directory).with_context(|| format!("the admin socket in {}", directory.display()))?;
-    let api = args.api.bind().await?;
+    let api = args.api.bind(format).await?;
     let capacity = Capacity::within(raise_descriptor_limit());
     tokio::spawn(plane.clone().attend());
     if let Some(api) = api {
@@ -242,7 +243,7 @@ async fn attend(
     }
     tokio::spawn(admin.serve(plane.clone()));
     let mut serving = tokio::spawn(serve(plane.clone(), listener, capacity));
-    console::tell(&format!("control plane listening on {address}"));
+    logging::say_place(format, &format!("control plane listening on {address}"));
     tracing::info!(
         %address,
         trust_domain = plane.trust_domain().as_str(),
@@ -250,7 +251,6 @@ async fn attend(
         root = %plane.ca().root(),
         "control plane ready"
     );
-    let format = args.log.log.settle();
     announce::loaded(&first, format);
     loop {
         tokio::select! {

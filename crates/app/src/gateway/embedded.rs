@@ -22,7 +22,7 @@ use transept_proxy::{Mesh, Options, Proxy, raise_descriptor_limit};
 
 use super::{Gateway, ServeArgs, begun};
 use crate::commands::Exit;
-use crate::console;
+use crate::logging::{self, Format};
 
 /// Namespace and name of the Gateway that stands for files without one.
 const UNNAMED: (&str, &str) = ("default", "default");
@@ -73,7 +73,7 @@ pub(crate) fn serve_with_mesh(
     };
     let svid = plane.move_in(&identity(plan, &plane)?).context("the identity of the gateway")?;
     let control = Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build()?;
-    let address = control.block_on(open(plan, &plane))?;
+    let address = control.block_on(open(plan, &plane, format))?;
     let mesh = Mesh { svid: svid.clone(), bundles: plane.bundles() };
     let options = Options { mesh: Some(mesh), ..args.options() };
     let proxy = Arc::new(Proxy::start(&options).context("the data plane cannot start")?);
@@ -111,7 +111,7 @@ fn identity(plan: &MeshPlan, plane: &Plane) -> Result<WorkloadName> {
 }
 
 /// Opens the doors for proxies and for people, and gives the address for proxies.
-async fn open(plan: &MeshPlan, plane: &Arc<Plane>) -> Result<SocketAddr> {
+async fn open(plan: &MeshPlan, plane: &Arc<Plane>, format: Format) -> Result<SocketAddr> {
     let listener = TcpListener::bind(plan.listen).await.with_context(|| {
         format!("cannot listen for sidecars on {} (choose another with --mesh-listen ADDR)", plan.listen)
     })?;
@@ -128,7 +128,7 @@ async fn open(plan: &MeshPlan, plane: &Arc<Plane>) -> Result<SocketAddr> {
             tracing::error!(%error, "sidecars cannot be served; the gateway goes on");
         }
     });
-    console::tell(&format!("control plane listening on {address}"));
+    logging::say_place(format, &format!("control plane listening on {address}"));
     Ok(address)
 }
 

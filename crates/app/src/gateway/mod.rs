@@ -98,7 +98,7 @@ impl Gateway<'_> {
     /// Everything after the first load.
     async fn attend(mut self, opened: impl FnOnce(Option<SocketAddr>)) -> Result<Exit> {
         let mut signals = Signals::listen()?;
-        let admin = Admin::bind(&self.args.admin).await?;
+        let admin = Admin::bind(&self.args.admin, self.format).await?;
         let admin_address = admin.as_ref().map(Admin::address);
         let first = self.feed.borrow_and_update().clone();
         let outcomes = self.apply(&first).await?;

@@ -224,9 +224,9 @@ impl Sidecar {
 
     /// Puts the first configuration in force and opens the doors.
     async fn begin(&mut self, received: &mut watch::Receiver<Arc<Received>>) -> Result<InForce> {
-        let admin = Admin::bind_beside_others(&self.plan.serve.admin).await?;
         let identity = self.feed.svid().load().id().to_string();
         let format = self.plan.serve.log.log.settle();
+        let admin = Admin::bind_beside_others(&self.plan.serve.admin, format).await?;
         let mut stationing = Stationing::new(self.plan.place.clone(), identity.clone());
         stationing.take_plaintext(self.transparent.as_ref().and_then(Transparent::plaintext));
         let first = received.borrow_and_update().clone();

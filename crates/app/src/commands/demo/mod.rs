@@ -33,6 +33,7 @@ use crate::access_log::Target;
 use crate::console::{self, BOLD, FAINT, PLAIN};
 use crate::gateway::{self, MeshPlan, Opened, ServeArgs};
 use crate::logging;
+use crate::table;
 
 const SHOP: &str = include_str!("shop.yaml");
 /// How many ports above the wanted one are tried.
@@ -50,7 +51,7 @@ Examples:
   transept demo
   transept demo --port 9000 --quiet --access-log stdout
 
-Stop it with Ctrl-C.";
+Ports that are taken, that of the admin server among them, give way to free ones. Stop it with Ctrl-C.";
 
 /// Run a shop of three services in a mesh behind a gateway, to look around
 #[derive(Debug, clap::Args)]
@@ -81,6 +82,7 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("demo").enable_all().build()?;
     let port = free_port(args.port)?;
+    args.serve.admin.give_way();
     let posts = Post::all()?;
     let directory = Scratch::create()?;
     let file = directory.0.join("shop.yaml");
@@ -156,40 +158,43 @@ impl Shop {
 
     fn introduce(&self, admin: Option<SocketAddr>) -> String {
         let (gateway, file, state) = (self.gateway, self.file.display(), self.state.display());
+        let status = admin.map(|admin| format!("transept status --admin http://{admin}"));
         let mut out = format!(
             "\n{BOLD}The shop is open at http://{gateway}{PLAIN}\n
-  Five programs, each with a sidecar of its own. The gateway calls them, and they each other, by mutual TLS.\n
-  curl http://{gateway}/catalog                         a service behind a rewritten path; its two instances take turns
-  curl http://{gateway}/cart                            version 1 or, one time in ten, 2; it asks the catalogue for a price
-  curl http://{gateway}/cart -H 'x-preview: yes'        always version 2
-  curl -i http://{gateway}/old                          a redirect
-  curl -i http://{gateway}/cart -X POST                 what the service saw, and who its caller is
-  curl -i http://{gateway}/catalog -X DELETE            403: the catalogue may only be read
-  transept explain GET http://{gateway}/old -f {file}
-  transept mesh status --state {state}
-  transept mesh graph --state {state}            who calls whom; with --watch, again and again
-  transept mesh tap catalog --state {state}      its requests, live
-  transept certs --state {state}
-"
+  Five programs, each with a sidecar of its own. The gateway calls them, and they each other, by mutual TLS.\n\n"
         );
-        let status = admin.map(|admin| format!("transept status --admin http://{admin}"));
+        out.push_str(&lines(&[
+            (format!("curl http://{gateway}/catalog"), "a service behind a rewritten path, of two instances"),
+            (format!("curl http://{gateway}/cart"), "version 1 or, one time in ten, 2; it asks the catalogue"),
+            (format!("curl http://{gateway}/cart -H 'x-preview: yes'"), "always version 2"),
+            (format!("curl -i http://{gateway}/old"), "a redirect"),
+            (format!("curl -i http://{gateway}/cart -X POST"), "what the service saw, and who its caller is"),
+            (format!("curl -i http://{gateway}/catalog -X DELETE"), "403: the catalogue may only be read"),
+        ]));
+        out.push_str(&format!("\n  transept explain GET http://{gateway}/old -f {file}\n\n"));
+        let of_mesh = |command: &str| format!("transept {command} --state {state}");
+        out.push_str(&lines(&[
+            (of_mesh("mesh status"), ""),
+            (of_mesh("mesh graph"), "who calls whom; --watch: again and again"),
+            (of_mesh("mesh tap catalog"), "its requests, live"),
+            (of_mesh("certs"), ""),
+        ]));
         if let (Some(admin), Some(status)) = (admin, &status) {
-            out.push_str(&format!("  {status}\n  curl http://{admin}/metrics\n"));
+            out.push_str(&format!("\n  {status}\n  curl http://{admin}/metrics\n"));
         }
         if let Some(second) = self.posts.iter().rfind(|post| post.service == Service::Catalog) {
             let (name, program) = (second.name(), second.program);
-            out.push_str(&format!(
-                "\n  Break something:\n
-  curl -X POST http://{program}/break                    {name} answers 503 from now on, but says that it is well
-  curl -i http://{gateway}/catalog                      still 200, every time: what it fails is tried on the other one
-"
+            let breaks = format!("{name} answers 503, but says that it is well");
+            let mut rows = vec![
+                (format!("curl -X POST http://{program}/break"), breaks.as_str()),
+                (format!("curl -i http://{gateway}/catalog"), "still 200: what it fails is tried on the other one"),
+            ];
+            rows.extend(status.map(|status| (status, "soon it is ejected: left alone, and tried now and then")));
+            rows.push((
+                format!("curl -X POST http://{program}/mend"),
+                "back at the next try, after 5 s, 10 s, 20 s ...",
             ));
-            if let Some(status) = status {
-                out.push_str(&format!("  {status}   after some requests it is ejected: left alone, and tried with one request now and then\n"));
-            }
-            out.push_str(&format!(
-                "  curl -X POST http://{program}/mend                     and it comes back at the next try; they come after 5 s, 10 s, 20 s ...\n"
-            ));
+            out.push_str(&format!("\n  Break something:\n\n{}", lines(&rows)));
         }
         out.push_str(&format!(
             "\n  edit {file} and it is reloaded\n{FAINT}  logs of the services are in {}\n  stop with Ctrl-C{PLAIN}\n",
@@ -197,6 +202,12 @@ impl Shop {
         ));
         out
     }
+}
+
+/// Commands, each with what it shows, in two columns.
+fn lines(rows: &[(String, &str)]) -> String {
+    let rows = rows.iter().map(|(command, shows)| vec![format!("  {command}"), (*shows).to_owned()]);
+    table::align(&rows.collect::<Vec<_>>()).iter().map(|line| format!("{line}\n")).collect()
 }
 
 /// Waits until every service answers through the gateway.
