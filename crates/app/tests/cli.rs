@@ -243,3 +243,22 @@ fn a_service_without_endpoints_in_the_files_is_that_of_instances_that_register()
     assert_eq!(code, Some(1));
     assert!(err.contains("there is no Service default/web") && err.contains("--identity"), "{err}");
 }
+
+#[test]
+fn keys_of_a_file_that_is_not_there_are_not_none() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let file = directory.path().join("keys.yaml");
+    let file = file.to_str().expect("UTF-8");
+    for arguments in [&["list"][..], &["revoke", "mobile-1"], &["rotate", "mobile-1"]] {
+        let mut all = vec!["key"];
+        all.extend_from_slice(arguments);
+        all.extend(["--file", file]);
+        let (code, _, err) = run(&all);
+        assert_eq!(code, Some(1), "{err}");
+        assert!(err.contains(&format!("there is no file {file}")) && err.contains("key create"), "{err}");
+    }
+    let (code, _, err) = run(&["key", "create", "--consumer", "mobile", "--file", file]);
+    assert_eq!(code, Some(0), "{err}");
+    let (code, out, _) = run(&["key", "list", "--file", file]);
+    assert!(code == Some(0) && out.contains("mobile-1"), "{out}");
+}

@@ -69,7 +69,12 @@ impl Sink {
         let target = match &log.target {
             LogTarget::Stdout => Output::Stdout,
             LogTarget::Stderr => Output::Stderr,
-            LogTarget::File(path) => Output::File(path.clone(), open(path)?),
+            LogTarget::File(path) => {
+                let named = |error: io::Error| {
+                    io::Error::new(error.kind(), format!("the access log {} cannot be opened: {error}", path.display()))
+                };
+                Output::File(path.clone(), open(path).map_err(named)?)
+            }
         };
         let _detached: JoinHandle<()> =
             std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(target, &inbox))?;
@@ -194,5 +199,14 @@ mod tests {
         sink.flush();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\n");
         std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named() {
+        let path = std::env::temp_dir().join(format!("transept-no-directory-{}/access.log", std::process::id()));
+        let log = AccessLog { target: LogTarget::File(path.clone()), format: LogFormat::Json };
+        let why = Sink::start(&log).err().expect("no directory");
+        assert_eq!(why.kind(), io::ErrorKind::NotFound);
+        assert!(why.to_string().contains(&path.display().to_string()), "{why}");
     }
 }

@@ -221,7 +221,7 @@ fn settle(mut change: impl FnMut() -> Result<Saved>) -> Result<()> {
 
 fn run_revoke(revoke: &Revoke) -> Result<Saved> {
     let namespace = &revoke.place.namespace;
-    let mut book = Book::open(&revoke.place)?;
+    let mut book = Book::existing(&revoke.place)?;
     let mut stored = book.find(namespace, &revoke.name)?;
     stored.object["spec"]["disabled"] = true.into();
     book.replace(&stored)?;
@@ -267,7 +267,7 @@ fn run_create(create: &Create) -> Result<Saved> {
 
 fn run_rotate(rotate: &Rotate) -> Result<Saved> {
     let namespace = &rotate.place.namespace;
-    let mut book = Book::open(&rotate.place)?;
+    let mut book = Book::existing(&rotate.place)?;
     let mut old = book.find(namespace, &rotate.name)?;
     let mut spec = json!({"consumer": old.object["spec"]["consumer"]});
     for field in ["scopes", "addresses", "origins"] {
@@ -378,7 +378,7 @@ fn free_name(stem: &str, taken: &[String]) -> String {
 }
 
 fn run_list(list: &List) -> Result<Exit> {
-    let keys = Book::open(&list.place)?.keys();
+    let keys = Book::existing(&list.place)?.keys();
     let used = match &list.admin {
         Some(admin) => match last_uses(admin) {
             Ok(used) => Some(used),

@@ -163,6 +163,15 @@ fn render_listener(listener: &Value) -> Vec<String> {
     vec![text(&listener["address"]), text(&listener["protocol"]), state]
 }
 
+/// Where a problem is: what stands in no file, such as a flag, has no line.
+fn place(problem: &Value) -> String {
+    let file = problem["file"].as_str().unwrap_or("-");
+    match problem["line"].as_u64() {
+        None | Some(0) => format!("{file}:"),
+        Some(line) => format!("{file}:{line}:{}", problem["column"]),
+    }
+}
+
 /// A row for a name of a backend: a few of its addresses, and why there are no newer ones.
 fn render_name(name: &Value) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
@@ -335,10 +344,8 @@ fn render(status: &Value) -> String {
         out.push_str(&format!("\n{YELLOW}problems{PLAIN}\n"));
         for problem in &problems {
             out.push_str(&format!(
-                "  {}:{}:{} {}{FAINT}{}{PLAIN}\n",
-                text(&problem["file"]),
-                problem["line"],
-                problem["column"],
+                "  {} {}{FAINT}{}{PLAIN}\n",
+                place(problem),
                 text(&problem["why"]),
                 problem["remedy"].as_str().map(|remedy| format!("  {remedy}")).unwrap_or_default(),
             ));
@@ -352,6 +359,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_stands_in_no_file_has_no_line() {
+        assert_eq!(place(&json!({"file": "a.yaml", "line": 3, "column": 7})), "a.yaml:3:7");
+        assert_eq!(place(&json!({"file": "--upstream a=1", "line": 0, "column": 0})), "--upstream a=1:");
+    }
 
     #[test]
     fn a_member_of_the_mesh_says_who_it_is_and_what_holds_without_a_control_plane() {

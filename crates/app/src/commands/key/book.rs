@@ -37,7 +37,15 @@ pub(super) struct Stored {
 }
 
 impl<'p> Book<'p> {
-    /// Opens the book at a place.
+    /// Opens a book that keys have been made in.
+    pub(super) fn existing(place: &'p Place) -> Result<Book<'p>> {
+        if let Some(file) = place.file.as_ref().filter(|file| !file.exists()) {
+            bail!("there is no file {}; `transept key create --consumer NAME --file {0}` makes it", file.display());
+        }
+        Book::open(place)
+    }
+
+    /// Opens the book at a place; a file that is not there is begun.
     pub(super) fn open(place: &'p Place) -> Result<Book<'p>> {
         if let Some(file) = &place.file {
             return KeyFile::open(file).map(Book::File);
