@@ -27,13 +27,13 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const EXAMPLES: &str = "\
 Examples:
-  transept demo                                 three services behind a gateway: look around
-  transept proxy --to http://127.0.0.1:3000     a gateway in front of one service, no file at all
-  transept run shop.yaml                        a gateway from Gateway API YAML, reloaded when it changes
-  transept control shop.yaml                    the control plane of a mesh: who may join, who is there, what they may do
-  transept sidecar --service cart -- ./cart     a program in the mesh: identity, mutual TLS, access control, health
-  transept check shop.yaml                      every error at once, and the status of each object
-  transept explain GET http://localhost:8080/cart -f shop.yaml       which route takes it, and why
+  transept demo                              three services behind a gateway: look around
+  transept proxy --to http://127.0.0.1:3000  a gateway in front of one service, no file at all
+  transept run shop.yaml                     a gateway from Gateway API YAML, reloaded on change
+  transept control shop.yaml                 the control plane of a mesh
+  transept sidecar --service cart -- ./cart  a program in the mesh: identity, mutual TLS, health
+  transept check shop.yaml                   every error at once, and the status of each object
+  transept explain GET http://localhost:8080/cart -f shop.yaml
 
 Exit codes: 0 fine, 1 findings or failure, 2 wrong usage, 3 nobody answers.
 Flags can be environment variables: --drain is TRANSEPT_DRAIN (see --help). NO_COLOR is honoured.";
@@ -107,6 +107,22 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_is_wrapped_by_the_terminal_alone() {
+        /// What a terminal of usual width, and clap where there is none, take.
+        const WIDTH: usize = 100;
+        let mut waiting = vec![Cli::command()];
+        while let Some(command) = waiting.pop() {
+            waiting.extend(command.get_subcommands().cloned());
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines() {
+                let is_sentence = line.is_empty() || line.ends_with(['.', ':']);
+                let is_example = line.starts_with("  ") && line.chars().count() <= WIDTH;
+                assert!(is_sentence || is_example, "{}: {line}", command.get_name());
+            }
+        }
     }
 
     #[test]

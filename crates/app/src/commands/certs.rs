@@ -19,12 +19,14 @@ Examples:
   transept certs --rotate
   transept certs --distrust 1f6e0c9a
 
-Leaves are renewed at half of their life: one that has less than a quarter left is not being renewed. A root is announced long
-before it ends.
+Leaves are renewed at half of their life: one that has less than a quarter left is not being renewed. A root is \
+announced long before it ends.
 
-A leaf that is `away` is that of a proxy that is not connected now; one that is `refused` is of a root that was distrusted.
+A leaf that is `away` is that of a proxy that is not connected now; one that is `refused` is of a root that was \
+distrusted.
 
-Exit codes: 0 fine, 1 a certificate has less than a quarter of its life left or is refused, 3 no control plane answers.";
+Exit codes: 0 fine, 1 a certificate has less than a quarter of its life left or is refused, 3 no control plane \
+answers.";
 
 /// Show the certificates of a mesh
 #[derive(Debug, clap::Args)]

@@ -27,14 +27,14 @@ use crate::{console, duration, logging};
 
 const EXAMPLES: &str = "\
 Examples:
-  transept control shop.yaml                                     for proxies on this machine
+  transept control shop.yaml             for proxies on this machine
   transept control /etc/transept --listen 0.0.0.0:9909 --state /var/lib/transept
-  transept control --api 127.0.0.1:9910                          programs without a sidecar register over HTTP
-  transept token create --service cart                           a token with which an instance of `cart` may join
-  transept certs                                                 every certificate, its holder and how long it lives
+  transept control --api 127.0.0.1:9910  programs without a sidecar register over HTTP
+  transept token create --service cart   a token with which an instance of `cart` may join
+  transept certs                         every certificate, its holder and how long it lives
 
-The first start makes a certificate authority in the directory of the state: ca.key and ca.pem, readable by their owner alone. Back
-that directory up. Tokens and registrations are in state.redb beside them.
+The first start makes a certificate authority in the directory of the state: ca.key and ca.pem, readable by their \
+owner alone. Back that directory up. Tokens and registrations are in state.redb beside them.
 Files are watched and reloaded when they change, and on SIGHUP; a wrong file keeps the running configuration.
 Proxies go on without the control plane, so it may be stopped and started at any time.";
 

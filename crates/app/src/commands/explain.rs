@@ -33,14 +33,14 @@ Examples:
   transept explain GET http://localhost:8080/admin --client 203.0.113.9 -f shop.yaml --json
   transept explain GET http://localhost:8080/cart -H 'x-user: 7' -f shop.yaml --running
   transept explain GET http://cart/items --at shop/desk -f shop.yaml
-  transept explain GET http://localhost:8080/cart -H 'x-api-key: tr_live_...' -f shop.yaml --state /var/lib/transept/control
+  transept explain GET http://localhost:8080/ -H 'x-api-key: tr_live_...' -f shop.yaml --state DIR
   transept explain tcp://db:5432 --at shop/desk -f shop.yaml
   transept explain GET http://cart/items --at shop/cart --identity shop/desk -f shop.yaml
 
-Nothing is sent: names are not resolved, backends are not asked. The backend is assumed to answer 200; so is a Service of which the
-files hold no endpoint, because its instances may have registered in the mesh. Limits are as if nobody had
-made a request before; with --running the process that runs is asked how much is left, which takes nothing of it, and which endpoints
-of a backend with a TrafficPolicy it leaves alone or finds unwell.";
+Nothing is sent: names are not resolved, backends are not asked. The backend is assumed to answer 200; so is a Service \
+of which the files hold no endpoint, because its instances may have registered in the mesh. Limits are as if nobody \
+had made a request before; with --running the process that runs is asked how much is left, which takes nothing of it, \
+and which endpoints of a backend with a TrafficPolicy it leaves alone or finds unwell.";
 
 /// Explain which route takes a request or a connection, and why
 #[derive(Debug, clap::Args)]

@@ -23,15 +23,16 @@ use crate::{console, duration, table};
 
 const EXAMPLES: &str = "\
 Examples:
-  transept key create --consumer mobile --file keys.yaml                        prints the key, once
+  transept key create --consumer mobile --file keys.yaml       prints the key, once
   transept key create --consumer mobile --scope orders.read --ttl 2160h --file keys.yaml
-  transept key create --consumer mobile --print > mobile.yaml                   the object to the file, the key to the terminal
-  transept key create --consumer mobile                                         into the state of the control plane
+  transept key create --consumer mobile --print > mobile.yaml  the key to the terminal alone
+  transept key create --consumer mobile                        into the state of the control plane
   transept key list --file keys.yaml
-  transept key rotate mobile-1 --overlap 24h --file keys.yaml                   both are good for a day
+  transept key rotate mobile-1 --overlap 24h --file keys.yaml  both are good for a day
   transept key revoke mobile-1 --file keys.yaml
 
-Only a hash of a key is stored. A gateway that runs with the file, or with its directory, takes changes over by itself.";
+Only a hash of a key is stored. A gateway that runs with the file, or with its directory, takes changes over by \
+itself.";
 
 /// Make, list, replace and revoke the API keys of Consumers
 #[derive(Debug, clap::Args)]

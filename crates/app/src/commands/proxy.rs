@@ -24,11 +24,11 @@ const EXAMPLES: &str = "\
 Examples:
   transept proxy --to http://127.0.0.1:3000
   transept proxy --to https://www.example.com --listen 0.0.0.0:8080 --access-log off
-  transept proxy --to http://127.0.0.1:3000 --print > shop.yaml      to go on from here with `transept run shop.yaml`
-  transept proxy --control 10.0.0.1:9909 --token-file gateway.token   a gateway of the mesh, with the configuration of its control plane
+  transept proxy --to http://127.0.0.1:3000 --print > shop.yaml      for `transept run`
+  transept proxy --control 10.0.0.1:9909 --token-file gateway.token  a gateway of the mesh
 
-A path in the URL is put in front of every request path. When the URL names a host that is neither an address nor localhost,
-requests carry that host name; otherwise they keep the one the client sent.";
+A path in the URL is put in front of every request path. When the URL names a host that is neither an address nor \
+localhost, requests carry that host name; otherwise they keep the one the client sent.";
 
 /// Run a gateway without any file: in front of one service, or as a member of a mesh
 #[derive(Debug, clap::Args)]

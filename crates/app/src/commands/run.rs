@@ -23,12 +23,13 @@ Examples:
   transept run /etc/transept --log json --access-log /var/log/transept/access.log
   transept run shop.yaml --resolver 10.0.0.2 --resolver 10.0.0.3
   generate | transept run - --admin off
-  transept run shop.yaml --mesh                       the control plane as well: `transept token`, `certs` and `mesh` work on it
+  transept run shop.yaml --mesh  the control plane as well, for `transept token`, `certs` and `mesh`
 
 Files are watched and reloaded when they change, and on SIGHUP; a wrong file keeps the running configuration.
 SIGTERM and SIGINT drain and exit 0; a second one exits at once. SIGUSR1 opens log files again.
 Requests are logged to standard output: text on a terminal, JSON elsewhere; `--access-log off` saves the cost.
-Without a Gateway in the files there is one named `default` with an HTTP listener on port 8080, unless their routes name another.";
+Without a Gateway in the files there is one named `default` with an HTTP listener on port 8080, unless their routes \
+name another.";
 
 /// Run the gateway from configuration files
 #[derive(Debug, clap::Args)]

@@ -24,19 +24,23 @@ use crate::{duration, logging};
 
 const EXAMPLES: &str = "\
 Examples:
-  transept sidecar --service cart --port 8080 --control 10.0.0.1:9909 --token-file cart.token -- ./cart
-  transept sidecar --service cart --port 80:8080/http --upstream catalog=9001 --control 10.0.0.1:9909 -- ./cart
-  transept sidecar --service web --transparent --control 10.0.0.1:9909 -- ./web        calls http://catalog:9000 by its name
-  transept sidecar --service jobs --http-proxy 127.0.0.1:0 --control 10.0.0.1:9909 -- python3 jobs.py
-  transept sidecar --service cart --port 8080 --control 10.0.0.1:9909        beside a program that is there already
+  transept sidecar --service cart --port 8080 -- ./cart
+  transept sidecar --service cart --port 8080            beside a program that is there already
+  transept sidecar --service web --transparent -- ./web  calls http://catalog:9000 by its name
+  transept sidecar --service jobs --http-proxy 127.0.0.1:0 -- python3 jobs.py
+  transept sidecar --service cart --port 80:8080/http --upstream catalog=9001 -- ./cart
+  transept sidecar --service cart --port 8080 --control 10.0.0.1:9909 --token-file token -- ./cart
 
-The token is read from the file, or from TRANSEPT_TOKEN, and needed only for the first start: the certificate is renewed from then on.
+The token is read from the file, or from TRANSEPT_TOKEN, and needed only for the first start: the certificate is \
+renewed from then on.
 What the control plane said last is kept in the directory of --state, so that a start without the control plane works.
 
-The program starts when the sidecar is ready, and finds in its environment TRANSEPT_IDENTITY, for each --upstream
-TRANSEPT_UPSTREAM_NAME with the local address, and with --http-proxy HTTP_PROXY. SIGHUP, SIGUSR1 and SIGUSR2 are handed on to it.
-SIGTERM and SIGINT stop in order: no new requests come in, those under way end, the program gets the signal, its own requests work
-until it has ended. A second signal goes to the program at once, a third one kills it. The exit code is the program's, or 128 and the number of the signal that ended it.";
+The program starts when the sidecar is ready, and finds in its environment TRANSEPT_IDENTITY, for each --upstream \
+TRANSEPT_UPSTREAM_NAME with the local address, and with --http-proxy HTTP_PROXY. SIGHUP, SIGUSR1 and SIGUSR2 are \
+handed on to it.
+SIGTERM and SIGINT stop in order: no new requests come in, those under way end, the program gets the signal, its own \
+requests work until it has ended. A second signal goes to the program at once, a third one kills it. The exit code is \
+the program's, or 128 and the number of the signal that ended it.";
 
 /// Run a program in the mesh: identity, mutual TLS, access control, health
 #[derive(Debug, clap::Args)]

@@ -29,7 +29,8 @@ Examples:
   transept status
   transept status --admin http://127.0.0.1:9908 --json
 
-Exit codes: 0 fine, 1 the last reload failed, an object has a problem, a proxy of the mesh refuses one or a listener is not open, 3 nobody answers.";
+Exit codes: 0 fine, 1 the last reload failed, an object has a problem, a proxy of the mesh refuses one or a listener \
+is not open, 3 nobody answers.";
 
 /// Show how a running instance is
 #[derive(Debug, clap::Args)]

@@ -21,15 +21,16 @@ use crate::{console, duration, table};
 
 const EXAMPLES: &str = "\
 Examples:
-  transept token create --service cart                       good once, for a day
-  transept token create --service cart --reusable --ttl 720h for every instance of an image, for a month
+  transept token create --service cart                        good once, for a day
+  transept token create --service cart --reusable --ttl 720h  for every instance, for a month
   transept token create --service cart > cart.token
-  transept token create --service cart --state mesh --init   before the first start of the control plane: makes its state
+  transept token create --service cart --state mesh --init    makes the state of a control plane
   transept token list
   transept token revoke 3f9a0c1b2d4e
 
-A token lets one workload join as one service, and nothing else. The text holds the token, the fingerprint of the mesh's root and the
-identity; it is shown once and stored only as a hash. Revoking a token does not touch who has joined with it.";
+A token lets one workload join as one service, and nothing else. The text holds the token, the fingerprint of the \
+mesh's root and the identity; it is shown once and stored only as a hash. Revoking a token does not touch who has \
+joined with it.";
 
 /// Make, list and revoke the tokens with which workloads join a mesh
 #[derive(Debug, clap::Args)]

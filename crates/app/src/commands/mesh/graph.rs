@@ -22,7 +22,8 @@ Examples:
   transept mesh graph --json
   transept mesh graph --dot | dot -Tsvg > mesh.svg
 
-Figures are about the last six reports of the proxies, which is 30 s as a rule (`seconds` in JSON), and about less where a call is newer.
+Figures are about the last six reports of the proxies, which is 30 s as a rule (`seconds` in JSON), and about less \
+where a call is newer.
 Where both ends of a call tell of it, those of the caller are shown: it knows what never arrived.
 
 Exit codes: 0 fine, 3 no control plane answers.";

@@ -19,12 +19,14 @@ const EXAMPLES: &str = "\
 Examples:
   transept mesh status
   transept mesh status --state /var/lib/transept/control --json
-  transept mesh status --objects                    each object of the files, with what proxies make of it
+  transept mesh status --objects  each object of the files, with what proxies make of it
 
-A verdict is healthy, degraded (from 1 % of errors, or an instance is not well), failing (from 50 % of errors, or no instance is well) or
-unknown (nobody calls it, and no instance is registered). It becomes worse after two windows of 10 s, and better after three.
+A verdict is healthy, degraded (from 1 % of errors, or an instance is not well), failing (from 50 % of errors, or no \
+instance is well) or unknown (nobody calls it, and no instance is registered). It becomes worse after two windows of \
+10 s, and better after three.
 
-Exit codes: 0 fine, 1 a service is failing, a proxy refuses a resource, an endpoint may not be called, expiries are frozen or the state cannot be stored, 3 no control plane answers.";
+Exit codes: 0 fine, 1 a service is failing, a proxy refuses a resource, an endpoint may not be called, expiries are \
+frozen or the state cannot be stored, 3 no control plane answers.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]

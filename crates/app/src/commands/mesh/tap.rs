@@ -6,6 +6,102 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use serde_json::Value;
+use transept_control::plane::{Question, TapFilter, Tapping};
+use transept_model::load::DEFAULT_NAMESPACE;
+
+use super::latency;
+use crate::commands::Exit;
+use crate::commands::asking::{check_domain, unanswered};
+use crate::commands::control::StateArgs;
+use crate::console::{self, FAINT, PLAIN, RED, YELLOW};
+
+const EXAMPLES: &str = "\
+Examples:
+  transept mesh tap cart
+  transept mesh tap cart --status 5xx --limit 10
+  transept mesh tap shop/cart --method POST --path /items --from shop/web --json
+
+The proxies of the service's instances tell of requests that have ended, those that a policy refused among them; a \
+request that never reached them is in the graph and in the caller's access log. Nothing of header fields, queries or \
+contents is told. Each proxy tells of 100 requests in a second at most; how many were left out is said. A tap ends \
+after an hour.
+
+Exit codes: 0 the limit is reached or an hour is over, 3 no control plane answers, or it has gone.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The service that is called, as `mesh status` shows it
+    #[arg(value_name = "[NAMESPACE/]SERVICE")]
+    service: String,
+
+    /// Its namespace, where it is not written before the service [default: default]
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
+
+    /// Only requests with this method
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
+
+    /// Only requests whose path begins like this
+    #[arg(long, value_name = "PATH", value_parser = parse_path)]
+    path: Option<String>,
+
+    /// Only requests with this status: 503, 5xx or 400-499
+    #[arg(long, value_name = "STATUS", value_parser = parse_status)]
+    status: Option<(u16, u16)>,
+
+    /// Only requests of this caller: web, shop/web or a SPIFFE id
+    #[arg(long, value_name = "IDENTITY")]
+    from: Option<String>,
+
+    /// End after so many requests
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+
+    /// Print each request as a line of JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+fn parse_path(text: &str) -> Result<String, String> {
+    if text.starts_with('/') { Ok(text.to_owned()) } else { Err(format!("a path begins with `/`: `/{text}`")) }
+}
+
+fn parse_status(text: &str) -> Result<(u16, u16), String> {
+    let wrong = || format!("`{text}` is no status; write 503, 5xx or 400-499");
+    if let Some(class) = text.strip_suffix("xx") {
+        let class: u16 = class.parse().ok().filter(|class| (1..=5).contains(class)).ok_or_else(wrong)?;
+        return Ok((class * 100, class * 100 + 99));
+    }
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    let number = |text: &str| text.parse::<u16>().ok().filter(|status| (100..=599).contains(status)).ok_or_else(wrong);
+    let (from, to) = (number(from)?, number(to)?);
+    if from <= to { Ok((from, to)) } else { Err(wrong()) }
+}
+
+/// Namespace and name of the service that is meant.
+fn name(service: &str, namespace: Option<&str>) -> Result<(String, String), String> {
+    let (before, name) = match service.split_once('/') {
+        Some((before, name)) => (Some(before), name),
+        None => (None, service),
+    };
+    match (before, namespace) {
+        (Some(before), Some(said)) if before != said => Err(format!(
+            "`{service}` is in the namespace {before}, and --namespace says {said}; leave one of them away"
+        )),
+        _ if name.contains('/') || name.is_empty() || before == Some("") => {
+            Err(format!("`{service}` is not a service; write cart, or shop/cart with its namespace"))
+        }
+        _ => Ok((before.or(namespace).unwrap_or(DEFAULT_NAMESPACE).to_owned(), name.to_owned())),
+    }
+}
+
+/// Listens and prints.
+pub(super) fn run(args: Args) -> Result<Exit> {
     check_domain(&args.state)?;
     let (namespace, service) = match name(&args.service, args.namespace.as_deref()) {
         Ok(name) => name,

@@ -18,7 +18,7 @@ Examples:
   transept schema --reference > reference.md
   transept schema --crds | kubectl apply --server-side -f -
 
-For completion in an editor, begin a file with
+For completion in an editor, begin a file with:
   # yaml-language-server: $schema=transept.schema.json";
 
 /// Print the JSON Schema of all kinds or of one
