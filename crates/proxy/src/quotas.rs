@@ -7,29 +7,19 @@
 //! then do as their `onUnavailable` says, providers are told that a logout cannot be taken, and where it could not be read since the start,
 //! sessions of before count as ended.
 
-use std::collections::HashMap;
-use std::fs::OpenOptions;
-use std::hash::{BuildHasher, RandomState};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+mod file;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
-use transept_engine::limit::book::{BOOK, Bell, Book, Call, Count, Period};
-use transept_engine::login::ended::{ENDED, End, Ended, MOST_KEPT, Subject};
+use transept_engine::limit::book::{BOOK, Bell, Book, Call};
+use transept_engine::login::ended::{ENDED, Ended};
 use transept_engine::snapshot::Snapshot;
 
-/// What a key has used: the hash of the key; the beginning and the end of its period, and what it has used in it.
-const USED: TableDefinition<'_, u128, (u64, u64, u64)> = TableDefinition::new("used-1");
-/// Numbers by name.
-const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers-1");
-/// What was given up: the hash of what it is about; when, and until when that must be known, in seconds since 1970.
-const GIVEN_UP: TableDefinition<'_, &Subject, (u64, u64)> = TableDefinition::new("given-up-1");
-/// The seed of the hashes.
-const SEED: &str = "seed";
+use self::file::{Contents, File, Version, is_damaged, remedy};
 
 /// The least time between two batches that nobody waits for.
 const PACE: Duration = Duration::from_millis(50);
@@ -37,8 +27,6 @@ const PACE: Duration = Duration::from_millis(50);
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often what belongs to periods that are over is thrown away.
 const CLEAN: Duration = Duration::from_secs(3600);
-/// Memory for pages of the file.
-const CACHE: usize = 16 << 20;
 
 /// The file, once some configuration needs it.
 pub(crate) struct Quotas {
@@ -117,6 +105,7 @@ impl Quotas {
         let mut keeper = Keeper {
             path: path.clone(),
             file: None,
+            damaged: None,
             seed: what.book.as_ref().and_then(|book| book.seed()),
             is_attached: false,
             calls: calls.clone(),
@@ -163,135 +152,13 @@ impl Quotas {
     }
 }
 
-/// What is in the file.
-struct Contents {
-    seed: u64,
-    /// What is still counted.
-    counts: Vec<(u128, Count)>,
-    /// What was given up and is not over by itself.
-    ended: HashMap<Subject, End>,
-}
-
-/// The open file.
-struct File {
-    database: Database,
-}
-
-/// What to do about a file that nobody can read any more.
-const DAMAGED: &str = "the file is damaged: put a copy of it in its place, or move it away to begin a new one, which knows of no quota that was \
-                       used and of no session that has ended";
-
-/// What to do about a file that cannot be opened.
-fn remedy(error: &redb::Error) -> &'static str {
-    match error {
-        redb::Error::DatabaseAlreadyOpen => {
-            "another process has the file: give this one a file of its own with --quotas FILE"
-        }
-        redb::Error::Corrupted(_) | redb::Error::RepairAborted | redb::Error::UpgradeRequired(_) => DAMAGED,
-        redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => DAMAGED,
-        _ => "see that the directory is there and can be written to, or name another file with --quotas FILE",
-    }
-}
-
-impl File {
-    /// Opens the file or makes it, readable for its owner only. A seed that is in use already is the one of the file from now on.
-    fn open(path: &Path, seed: Option<u64>) -> Result<(File, Contents), Box<redb::Error>> {
-        let wrong = |error: redb::Error| Box::new(error);
-        if let Some(directory) = path.parent() {
-            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-            made.map_err(|error| wrong(error.into()))?;
-        }
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        let file = file.map_err(|error| wrong(error.into()))?;
-        let database =
-            redb::Builder::new().set_cache_size(CACHE).create_file(file).map_err(|error| wrong(error.into()))?;
-        let file = File { database };
-        let contents = file.begin(seed).map_err(wrong)?;
-        Ok((file, contents))
-    }
-
-    fn begin(&self, seed: Option<u64>) -> Result<Contents, redb::Error> {
-        let write = self.database.begin_write()?;
-        let seed = {
-            let mut numbers = write.open_table(NUMBERS)?;
-            let known = numbers.get(SEED)?.map(|seed| seed.value());
-            let seed = seed.or(known).unwrap_or_else(|| RandomState::new().hash_one(SEED));
-            if known != Some(seed) {
-                numbers.insert(SEED, seed)?;
-            }
-            seed
-        };
-        write.open_table(USED)?;
-        write.open_table(GIVEN_UP)?;
-        write.commit()?;
-        self.clean()?;
-        let (mut counts, mut ended) = (Vec::new(), HashMap::new());
-        let read = self.database.begin_read()?;
-        for row in read.open_table(USED)?.iter()? {
-            let (hash, row) = row?;
-            let (begin, end, used) = row.value();
-            counts.push((hash.value(), Count { period: Period { begin, end }, used }));
-        }
-        for row in read.open_table(GIVEN_UP)?.iter()? {
-            let (subject, row) = row?;
-            let (at, until) = row.value();
-            ended.insert(*subject.value(), End { at: Duration::from_secs(at), until: Duration::from_secs(until) });
-        }
-        Ok(Contents { seed, counts, ended })
-    }
-
-    /// Writes all or nothing, and returns when it is on the disk.
-    fn write(&self, counts: &[(u128, Count)], ended: &[(Subject, End)]) -> Result<(), redb::Error> {
-        let write = self.database.begin_write()?;
-        {
-            let mut used = write.open_table(USED)?;
-            for (hash, count) in counts {
-                used.insert(hash, (count.period.begin, count.period.end, count.used))?;
-            }
-            let mut given_up = write.open_table(GIVEN_UP)?;
-            for (subject, end) in ended {
-                // A part of a second counts whole: what is known too long does no harm.
-                given_up.insert(subject, (end.at.as_secs(), end.until.as_secs().saturating_add(1)))?;
-            }
-            make_room(&mut given_up, MOST_KEPT)?;
-        }
-        write.commit()?;
-        Ok(())
-    }
-
-    /// Throws away what belongs to periods that are over. A day later, because clocks are set back.
-    fn clean(&self) -> Result<(), redb::Error> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let write = self.database.begin_write()?;
-        write.open_table(USED)?.retain(|_, (_, end, _)| end + 86_400 > now)?;
-        write.open_table(GIVEN_UP)?.retain(|_, (_, until)| until.saturating_add(86_400) > now)?;
-        write.commit()?;
-        Ok(())
-    }
-}
-
-/// Forgets what ends first where there is more than this, and some more, so that this is not done for each.
-fn make_room(given_up: &mut redb::Table<'_, &Subject, (u64, u64)>, most: usize) -> Result<(), redb::Error> {
-    if given_up.len()? <= most as u64 {
-        return Ok(());
-    }
-    let mut ends = Vec::with_capacity(most);
-    for row in given_up.iter()? {
-        ends.push(row?.1.value().1);
-    }
-    let stay = most - most / 8;
-    let over = ends.len().saturating_sub(stay + 1);
-    let (_, last, _) = ends.select_nth_unstable(over);
-    let last = *last;
-    given_up.retain(|_, (_, until)| until > last)?;
-    Ok(())
-}
-
 /// The thread that writes.
 struct Keeper {
     path: PathBuf,
     /// None while it cannot be opened, and after an error: a database that has failed once answers nothing any more.
     file: Option<File>,
+    /// The file that was found damaged, which is not read again until it is another one.
+    damaged: Option<Version>,
     /// That of the hashes in the book, once it has one.
     seed: Option<u64>,
     /// Whether what was in the file has been taken in.
@@ -343,7 +210,13 @@ impl Keeper {
 
     /// Opens the file, and tells how many keys are in it. The first time what is kept begins with them.
     fn open(&mut self) -> Result<usize, Box<redb::Error>> {
-        let (file, Contents { seed, counts, ended }) = File::open(&self.path, self.seed)?;
+        if self.damaged.is_some() && self.damaged == Version::of(&self.path) {
+            return Err(Box::new(redb::Error::Corrupted("it has not changed since".to_owned())));
+        }
+        let opened = File::open(&self.path, self.seed);
+        let is_damaged = opened.as_ref().is_err_and(|error| is_damaged(error));
+        self.damaged = if is_damaged { Version::of(&self.path) } else { None };
+        let (file, Contents { seed, counts, ended }) = opened?;
         let keys = counts.len() + ended.len();
         if !std::mem::replace(&mut self.is_attached, true) {
             if let Some(book) = &self.what.book {
@@ -407,7 +280,8 @@ impl Keeper {
 
     fn note_failure(&mut self, error: &redb::Error) {
         if std::mem::replace(&mut self.can_write, false) {
-            tracing::error!(%error, "{} cannot be written", self.what.name());
+            let file = self.path.display();
+            tracing::error!(%file, %error, remedy = remedy(error), "{} cannot be written", self.what.name());
         }
         self.what.note_health(false);
     }
@@ -418,28 +292,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_there_is_no_room_what_ends_first_is_forgotten() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let (file, _) = File::open(&directory.path().join("quotas.redb"), None).expect("a file");
-        let write = file.database.begin_write().expect("a transaction");
-        let mut table = write.open_table(GIVEN_UP).expect("a table");
-        for number in 0..17 {
-            table.insert(&[number; 32], (0, 100 - u64::from(number))).expect("inserted");
-        }
-        make_room(&mut table, 16).expect("made");
-        let ends: Vec<u64> = table.iter().expect("rows").map(|row| row.expect("a row").1.value().1).collect();
-        assert_eq!(ends, (87..=100).rev().collect::<Vec<u64>>());
-    }
-
-    #[test]
-    fn a_damaged_file_and_one_of_another_process_have_their_own_remedies() {
+    fn a_file_that_was_emptied_is_unread_until_there_is_another() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("quotas.redb");
-        let held = File::open(&path, None).expect("a file");
-        let remedy_of = || remedy(&File::open(&path, None).err().expect("it cannot be used"));
-        assert!(remedy_of().contains("another process"));
-        drop(held);
-        std::fs::write(&path, "this is no database, and long enough to look like one".repeat(1000)).expect("written");
-        assert!(remedy_of().contains("damaged"), "{}", remedy_of());
+        std::fs::write(&path, "").expect("written");
+        let (calls, inbox) = sync_channel(64);
+        let ended = Arc::new(Ended::default());
+        let mut keeper = Keeper {
+            path: path.clone(),
+            file: None,
+            damaged: None,
+            seed: None,
+            is_attached: false,
+            calls,
+            what: What { book: None, ended: Some(ended.clone()) },
+            inbox,
+            can_write: false,
+            cleaned: Instant::now(),
+        };
+        assert!(keeper.open().is_err());
+        ended.note_unread(Duration::from_secs(5));
+        keeper.write();
+        assert_eq!((ended.unread_since(), keeper.can_write), (Some(Duration::from_secs(5)), false));
+        std::fs::remove_file(&path).expect("removed");
+        drop(File::open(&path, None).expect("a file"));
+        keeper.write();
+        assert_eq!((ended.unread_since(), keeper.can_write), (None, true));
     }
 }
