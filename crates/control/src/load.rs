@@ -71,6 +71,17 @@ enum Purpose {
     Distribute,
 }
 
+/// What is wrong when there are Gateways, and not the one that is served here.
+fn without_gateway(world: &World, (namespace, name): &(Arc<str>, Arc<str>)) -> Option<Invalid> {
+    if world.gateways().is_empty() || world.has_implied_gateway() || world.gateway(namespace, name).is_some() {
+        return None;
+    }
+    let at = Place { file: "identity of this gateway".into(), line: 0, column: 0 };
+    let mut problem = Invalid::new(at, format!("there is no Gateway {namespace}/{name}, and it serves no other one"));
+    problem.remedy("add that Gateway, or start it with a token of one that is there: `transept token create --service NAME-OF-GATEWAY`");
+    Some(problem)
+}
+
 /// A world with everything that was found out about it.
 struct Weighed {
     attached: Attached,
@@ -89,6 +100,8 @@ pub struct Loader {
     wished: Vec<IpAddr>,
     unusable: BTreeMap<IpAddr, String>,
     zone: Option<Arc<str>>,
+    /// The only Gateway that is served.
+    gateway: Option<(Arc<str>, Arc<str>)>,
     /// What the files hold, where it is kept.
     cache: Option<Cache>,
 }
@@ -115,13 +128,21 @@ impl Loader {
 
     fn new(purpose: Purpose) -> Self {
         let (wished, unusable) = (Vec::new(), BTreeMap::new());
-        Loader { purpose, previous: None, shelf: Shelf::default(), wished, unusable, zone: None, cache: None }
+        let (zone, gateway, cache) = (None, None, None);
+        Loader { purpose, previous: None, shelf: Shelf::default(), wished, unusable, zone, gateway, cache }
     }
 
     /// The same for a machine in this zone.
     #[must_use]
     pub fn in_zone(mut self, zone: Option<&str>) -> Self {
         self.zone = zone.map(Arc::from);
+        self
+    }
+
+    /// The same for one of the Gateways, by namespace and name: the others are served elsewhere.
+    #[must_use]
+    pub fn of_gateway(mut self, gateway: Option<(&str, &str)>) -> Self {
+        self.gateway = gateway.map(|(namespace, name)| (namespace.into(), name.into()));
         self
     }
 
@@ -179,8 +200,12 @@ impl Loader {
     fn weigh(&mut self, world: &World) -> Weighed {
         self.wished = wished(world);
         self.unusable = self.find_unusable();
-        let surroundings =
-            Surroundings { unusable: self.unusable.clone(), zone: self.zone.clone(), ..Surroundings::default() };
+        let surroundings = Surroundings {
+            unusable: self.unusable.clone(),
+            zone: self.zone.clone(),
+            gateway: self.gateway.clone(),
+            ..Surroundings::default()
+        };
         let mut attached = attach(world, &surroundings);
         let generation = self.previous.as_ref().map_or(1, |previous| previous.generation + 1);
         let before = self.previous.as_ref().map(|previous| &*previous.snapshot);
@@ -191,6 +216,7 @@ impl Loader {
         for problem in &mut problems {
             world.complete(problem);
         }
+        problems.extend(self.gateway.as_ref().and_then(|own| without_gateway(world, own)));
         problems.sort_by(|a, b| {
             let place = |one: &Invalid| (one.at.file.clone(), one.at.line, one.at.column);
             place(a).cmp(&place(b))

@@ -32,6 +32,7 @@ use crate::hostname::Hostname;
 use crate::kinds::{
     FrontendValidationMode, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, Metadata, Object, Protocol, TcpRouteSpec,
 };
+use crate::load::is_implied;
 use crate::place::Invalid;
 use crate::references::References;
 use crate::status::Status;
@@ -48,6 +49,21 @@ pub struct Surroundings {
     pub zone: Option<Arc<str>>,
     /// How much of what there is the world holds.
     pub extent: Extent,
+    /// The only Gateway that is served here, by namespace and name, but for the one that nobody wrote; none is every one.
+    pub gateway: Option<(Arc<str>, Arc<str>)>,
+}
+
+impl Surroundings {
+    /// Whether a Gateway is served somewhere else.
+    fn is_elsewhere(&self, gateway: &Metadata) -> bool {
+        let Some((namespace, name)) = &self.gateway else { return false };
+        let is_own = gateway.namespace.as_str() == &**namespace && gateway.name.as_str() == &**name;
+        !is_own && !is_implied(gateway)
+    }
+
+    fn extent(&self) -> Extent {
+        if self.gateway.is_some() && self.extent == Extent::Whole { Extent::OneGateway } else { self.extent }
+    }
 }
 
 /// How much of what there is a world holds.
@@ -56,6 +72,8 @@ pub enum Extent {
     /// Everything: what is not in it is not there.
     #[default]
     Whole,
+    /// Everything but the Gateways of others.
+    OneGateway,
     /// What somebody asked for: the target of a policy, or a parent of a route, may well be elsewhere, and then it has nothing to do here.
     Part,
 }
@@ -68,6 +86,7 @@ impl Default for Surroundings {
             default_address: Ipv4Addr::UNSPECIFIED.into(),
             zone: None,
             extent: Extent::Whole,
+            gateway: None,
         }
     }
 }
@@ -209,10 +228,10 @@ pub fn attach(world: &World, surroundings: &Surroundings) -> Attached {
     gateways::judge_classes(world, &mut status, &mut findings);
     let mut drafts = gateways::draft(world, &references, surroundings, &mut status, &mut findings);
     binds::keep_apart(&mut drafts, &mut findings);
-    let part = (world, surroundings.extent);
+    let part = (world, surroundings.extent());
     let (uses, services) = routes::attach_all(part, &references, &mut drafts, &mut status, &mut findings);
     backend_tls::judge(part, &references, &drafts, &uses, &mut status, &mut findings);
-    let policies = policies::attach_all((world, surroundings.extent), &drafts, &uses, &mut status, &mut findings);
+    let policies = policies::attach_all(part, &drafts, &uses, &mut status, &mut findings);
     let gateways = drafts.into_iter().map(|draft| draft.finish(&mut status)).collect();
     Attached {
         gateways,

@@ -21,6 +21,7 @@ use crate::world::{World, complete};
 pub use cache::Cache;
 pub use outside::{FROM_ENV, FROM_FILE, Outside, ValueFrom, Wanted};
 pub use past::Past;
+pub(crate) use standalone::is_implied;
 pub use standalone::{DEFAULT_GATEWAY, DEFAULT_NAMESPACE, DEFAULT_PORT};
 
 /// What loading gives.

@@ -13,7 +13,7 @@ use crate::kinds::{
     GatewayClassSpec, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, NamespaceBody, Object, ReferenceGrantSpec, SecretBody,
     ServiceSpec, TcpRouteSpec, WorkloadSpec,
 };
-use crate::load::Past;
+use crate::load::{Past, is_implied};
 use crate::place::{Invalid, ObjectName, SourceText};
 use crate::policy::{PROXIES, Policy};
 use crate::schema::{Labels, Text};
@@ -211,6 +211,11 @@ impl World {
             Some(labels) => labels.clone(),
             None => Arc::new(implied_labels(namespace)),
         }
+    }
+
+    /// Whether a Gateway is in it that nobody wrote.
+    pub fn has_implied_gateway(&self) -> bool {
+        self.gateways().iter().any(|gateway| is_implied(&gateway.meta))
     }
 
     /// True when a Gateway is ours: its class is left out, is not written down, or names our controller.

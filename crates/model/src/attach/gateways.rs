@@ -106,7 +106,7 @@ pub(super) fn draft(
 ) -> Vec<GatewayDraft> {
     listeners::report_kept(world, findings);
     let mut drafts = Vec::new();
-    for gateway in world.gateways() {
+    for gateway in world.gateways().iter().filter(|gateway| !surroundings.is_elsewhere(&gateway.meta)) {
         match find_owner(world, gateway) {
             Ownership::Foreign => {}
             Ownership::Unknown(class) => leave_pending(gateway, &class, status, findings),

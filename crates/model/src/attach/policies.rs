@@ -103,7 +103,7 @@ pub(super) fn attach_all(
         let mut elsewhere = 0;
         for (index, reference) in policy.target_refs.iter().enumerate() {
             let refusal = match find_target(world, policy, reference) {
-                Err(_) if extent == Extent::Part && !is_here(world, policy, reference) => {
+                Err(_) if is_elsewhere(extent, reference) && !is_here(world, policy, reference) => {
                     elsewhere += 1;
                     None
                 }
@@ -205,6 +205,15 @@ fn names_of<'w>(world: &'w World, kind: &str, namespace: &str) -> Vec<&'w str> {
 /// Whether the object that a reference names is in the world, whatever part of it is meant.
 fn is_here(world: &World, policy: &Policy, reference: &PolicyTargetReference) -> bool {
     names_of(world, reference.kind.as_str(), &policy.meta.namespace).contains(&&*reference.name)
+}
+
+/// Whether what a policy names may be somewhere else.
+fn is_elsewhere(extent: Extent, reference: &PolicyTargetReference) -> bool {
+    match extent {
+        Extent::Whole => false,
+        Extent::OneGateway => &*reference.kind == "Gateway",
+        Extent::Part => true,
+    }
 }
 
 /// The names of the parts of an object that a policy may be attached to.

@@ -233,7 +233,7 @@ impl<'w> Run<'_, 'w> {
             ));
         }
         let Some(&number) = self.index.get(&(namespace.as_str(), parent.name.as_str())) else {
-            if self.extent == Extent::Part || self.world.gateway(namespace, &parent.name).is_some() {
+            if self.extent != Extent::Whole || self.world.gateway(namespace, &parent.name).is_some() {
                 return Outcome::Foreign;
             }
             return Outcome::Refused(self.no_gateway(namespace, &parent.name));

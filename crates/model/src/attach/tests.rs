@@ -378,6 +378,36 @@ fn what_is_missing_in_a_part_of_the_world_is_no_problem_there() {
 }
 
 #[test]
+fn one_gateway_is_served_and_what_belongs_to_others_is_no_problem() {
+    let gateway = |name: &str| {
+        let spec = "{gatewayClassName: transept, listeners: [{name: http, protocol: HTTP, port: 8080}]}";
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: {name}}}, spec: {spec}}}\n---\n"
+        )
+    };
+    let rest = "\
+{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: shop}, spec: {parentRefs: [{name: edge}, {name: inner}]}}
+---
+{apiVersion: transept.dev/v1alpha1, kind: DirectPolicy, metadata: {name: p}, spec: {targetRefs: [
+  {group: gateway.networking.k8s.io, kind: Gateway, name: inner}, {group: gateway.networking.k8s.io, kind: HTTPRoute, name: other}]}}
+";
+    let served = |text: &str, name: &str| {
+        let gateway = Some(("default".into(), name.into()));
+        let attached = attached_in(text, &Surroundings { gateway, ..Surroundings::default() });
+        let names: Vec<String> = attached.gateways.iter().map(|one| one.gateway.meta.name.to_string()).collect();
+        (names, attached.problems.iter().map(|problem| problem.why.clone()).collect::<Vec<_>>())
+    };
+    let other = "there is no HTTPRoute default/other".to_owned();
+    for text in [gateway("edge") + rest, gateway("edge") + &gateway("inner") + rest] {
+        assert_eq!(served(&text, "edge"), (vec!["edge".to_owned()], vec![other.clone()]));
+        assert_eq!(served(&text, "lost").0, [""; 0]);
+    }
+    // The one that nobody wrote is everybody's.
+    let bare = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: shop}, spec: {}}";
+    assert_eq!(served(bare, "edge").0, ["default"]);
+}
+
+#[test]
 fn many_routes_attach_in_time() {
     let mut world = String::new();
     for gateway in 0..10 {

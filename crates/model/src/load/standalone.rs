@@ -20,6 +20,8 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 pub const DEFAULT_GATEWAY: &str = "default";
 /// The port of its one listener.
 pub const DEFAULT_PORT: u16 = 8080;
+/// Where an object stands that nobody wrote.
+const IMPLIED: &str = "(default)";
 
 /// A route, of any kind, as far as its parents are concerned.
 trait Attaches {
@@ -132,6 +134,11 @@ fn adopt<S: Attaches>(routes: &mut [Object<S>], only: &Result<Metadata, usize>, 
     }
 }
 
+/// Whether an object is one that nobody wrote.
+pub(crate) fn is_implied(meta: &Metadata) -> bool {
+    &*meta.at.file == IMPLIED
+}
+
 fn default_gateway() -> Object<GatewaySpec> {
     let at = Spot::default();
     let listener = Listener {
@@ -155,7 +162,7 @@ fn default_gateway() -> Object<GatewaySpec> {
             annotations: Labels::new(),
             generation: UNNUMBERED,
             age: Age::Written { file: 0, document: 0 },
-            at: Place { file: Arc::from("(default)"), line: 0, column: 0 },
+            at: Place { file: Arc::from(IMPLIED), line: 0, column: 0 },
         },
         spec: GatewaySpec {
             at,
