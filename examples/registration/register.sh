@@ -3,6 +3,7 @@
 # its service, and reach it on TARGET. Needs curl, a join token in TRANSEPT_TOKEN, and in TRANSEPT_REGISTRY where the control plane has
 # its registration API, such as http://127.0.0.1:9910.
 set -eu
+[ $# -ge 4 ] || { echo "usage: $0 NAME PORT TARGET COMMAND..." >&2; exit 2; }
 name=$1 port=$2 target=$3 secret=$TRANSEPT_TOKEN stopped=''
 shift 3
 unset TRANSEPT_TOKEN
@@ -22,7 +23,10 @@ child=$!
 # Nobody shall call a program that is about to end.
 trap 'stopped=yes; leave; kill "$child"' TERM INT
 # What has ended, because this machine slept for example, is registered again.
-while sleep 10; do call POST "$path/beat" || call PUT "$path" -d "$spec" || true; done >/dev/null 2>&1 &
+(
+  trap 'kill "$pause"; exit' TERM
+  while sleep 10 & pause=$!; wait "$pause"; do call POST "$path/beat" || call PUT "$path" -d "$spec" || true; done
+) >/dev/null 2>&1 &
 beats=$!
 status=0
 wait "$child" || status=$?

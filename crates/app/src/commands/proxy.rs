@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use hyper::Uri;
 use transept_control::Sources;
 use transept_model::SourceText;
@@ -107,9 +107,13 @@ fn run_member(control: String, args: Args) -> Result<Exit> {
 /// A gateway in front of one service.
 fn run_to(to: &Target, args: Args) -> Result<Exit> {
     let mut listen = args.listen;
-    if listen.port() == 0 {
-        // A listener of Gateway API has a port of its own choice; the system's choice is made here.
-        let probe = TcpListener::bind(listen).with_context(|| listen.to_string())?;
+    if !args.print || listen.port() == 0 {
+        // A listener of Gateway API has a port of its own choice; the system's choice is made here. And nobody has written the Gateway
+        // that would be blamed for an address.
+        let wrong = |error| {
+            format!("cannot listen on {listen}: {}; choose another address with --listen ADDR", gateway::explain_bind(&error))
+        };
+        let probe = TcpListener::bind(listen).map_err(|error| anyhow!(wrong(error)))?;
         listen = probe.local_addr()?;
     }
     let yaml = to.configure(listen);

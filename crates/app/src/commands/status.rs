@@ -338,6 +338,8 @@ fn render(status: &Value) -> String {
         out.push_str(&format!("\n{YELLOW}proxies of the mesh refuse objects; see `Programmed` above{PLAIN}\n"));
     } else if problems.is_empty() && misses_helpers(status) {
         out.push_str(&format!("\n{YELLOW}somebody whom policies ask does not answer; see above{PLAIN}\n"));
+    } else if problems.is_empty() && list(&status["listeners"]).iter().any(|one| !one["error"].is_null()) {
+        out.push_str(&format!("\n{YELLOW}not every listener is open; see above{PLAIN}\n"));
     } else if problems.is_empty() {
         out.push_str(&format!("\n{GREEN}no problem{PLAIN}\n"));
     }

@@ -18,7 +18,7 @@ pub(super) fn names(snapshot: &Snapshot, address: SocketAddr) -> Vec<String> {
 }
 
 /// A failed bind as a sentence with its remedy.
-pub(super) fn explain(error: &io::Error) -> String {
+pub(crate) fn explain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => "another process listens on this port; stop it or choose another port".to_owned(),
         io::ErrorKind::PermissionDenied => {

@@ -30,6 +30,7 @@ use crate::logging::Format;
 use crate::signals::{Signals, Wish};
 
 pub(crate) use args::ServeArgs;
+pub(crate) use binds::explain as explain_bind;
 pub(crate) use embedded::{MeshPlan, Opened, serve_with_mesh};
 pub(crate) use member::serve_member;
 pub(crate) use retry::Retry;

@@ -13,8 +13,15 @@ use serde_json::Value;
 use super::Exit;
 use crate::console::{GREEN, PLAIN, RED, YELLOW};
 
+const EXAMPLES: &str = "\
+Examples:
+  transept mesh status          how every service is
+  transept mesh graph --watch   who calls whom
+  transept mesh tap shop/cart   the requests of a service, live";
+
 /// Look at a mesh
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
