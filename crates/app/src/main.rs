@@ -54,8 +54,6 @@ enum Command {
     Explain(commands::explain::Args),
     Status(commands::status::Args),
     Demo(commands::demo::Args),
-    #[command(hide = true)]
-    DemoPart(commands::demo::part::Args),
     Schema(commands::schema::Args),
     Control(commands::control::Args),
     Token(commands::token::Args),
@@ -67,16 +65,28 @@ enum Command {
     Version(commands::version::Args),
 }
 
+/// What starts a process of the demo. Nobody writes it, so that it is in no help and in no completion.
+#[derive(Debug, Parser)]
+#[command(name = "transept")]
+enum Part {
+    DemoPart(commands::demo::part::Args),
+}
+
+/// The word that it begins with.
+const PART: &str = "demo-part";
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = match cli.command {
+    if std::env::args_os().nth(1).is_some_and(|word| word == PART) {
+        let Part::DemoPart(args) = Part::parse();
+        return end(commands::demo::part::run(args));
+    }
+    let outcome = match Cli::parse().command {
         Command::Run(args) => commands::run::run(args),
         Command::Proxy(args) => commands::proxy::run(args),
         Command::Check(args) => commands::check::run(args),
         Command::Explain(args) => commands::explain::run(args),
         Command::Status(args) => commands::status::run(args),
         Command::Demo(args) => commands::demo::run(args),
-        Command::DemoPart(args) => commands::demo::part::run(args),
         Command::Schema(args) => commands::schema::run(&args),
         Command::Control(args) => commands::control::run(args),
         Command::Token(args) => commands::token::run(args),
@@ -87,6 +97,11 @@ fn main() -> ExitCode {
         Command::Completion(args) => commands::completion::run(&args),
         Command::Version(args) => commands::version::run(&args),
     };
+    end(outcome)
+}
+
+/// The exit code for what a subcommand has come to, which is told when it failed.
+fn end(outcome: anyhow::Result<commands::Exit>) -> ExitCode {
     match outcome {
         Ok(exit) => exit.into(),
         Err(error) if console::is_broken_pipe(&error) => ExitCode::SUCCESS,

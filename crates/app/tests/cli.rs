@@ -101,6 +101,7 @@ fn completion_knows_the_subcommands() {
         let (code, out, _) = run(&["completion", shell]);
         assert_eq!(code, Some(0), "{shell}");
         assert!(out.contains("explain"), "{shell}");
+        assert!(!out.contains("demo-part"), "{shell}: nobody writes that");
     }
 }
 
@@ -261,4 +262,16 @@ fn keys_of_a_file_that_is_not_there_are_not_none() {
     assert_eq!(code, Some(0), "{err}");
     let (code, out, _) = run(&["key", "list", "--file", file]);
     assert!(code == Some(0) && out.contains("mobile-1"), "{out}");
+}
+
+#[test]
+fn an_address_that_a_proxy_cannot_listen_on_is_blamed_on_its_flag() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().map(|at| (at.to_string(), taken)).expect("bound");
+    // The second is for documentation (RFC 5737), and no machine's.
+    for (address, why) in [(&*taken.0, "another process listens"), ("192.0.2.1:8080", "not one of this machine")] {
+        let (code, _, err) = run(&["proxy", "--to", "http://127.0.0.1:3000", "--listen", address, "--admin", "off"]);
+        assert_eq!(code, Some(1), "{err}");
+        assert!(err.contains(why) && err.contains(address) && err.contains("--listen ADDR"), "{err}");
+    }
 }

@@ -111,7 +111,10 @@ fn run_to(to: &Target, args: Args) -> Result<Exit> {
         // A listener of Gateway API has a port of its own choice; the system's choice is made here. And nobody has written the Gateway
         // that would be blamed for an address.
         let wrong = |error| {
-            format!("cannot listen on {listen}: {}; choose another address with --listen ADDR", gateway::explain_bind(&error))
+            format!(
+                "cannot listen on {listen}: {}; choose another address with --listen ADDR",
+                gateway::explain_bind(&error)
+            )
         };
         let probe = TcpListener::bind(listen).map_err(|error| anyhow!(wrong(error)))?;
         listen = probe.local_addr()?;
