@@ -103,6 +103,8 @@ async fn a_service_that_breaks_costs_no_request_and_comes_back() {
     let demo = Demo::start(&["--quiet"]).await;
     // Five sidecars, and a service under each.
     assert_eq!(demo.processes().len(), 10, "{:?}", demo.processes());
+    let metrics = demo.running.metrics().await.expect("metrics");
+    assert!(!metrics.contains("code_class=\"5xx\""), "nobody was asked who was not there yet: {metrics}");
     let cart = send(demo.gateway, "GET", "/cart").await;
     let body: Value = serde_json::from_slice(&cart.body).expect("JSON");
     assert_eq!(body["request"]["caller"], "spiffe://transept.local/ns/default/sa/shop");

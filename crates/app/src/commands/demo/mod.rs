@@ -19,10 +19,11 @@ use hyper::body::Bytes;
 use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use transept_control::Sources;
-use transept_control::plane::Setup;
+use transept_control::plane::{Plane, Question, Setup};
 use transept_identity::TrustDomain;
 use transept_identity::authority::LEAF_LIFE;
 
@@ -139,7 +140,8 @@ impl Shop {
             }
         };
         let shopping = async {
-            if tokio::time::timeout(OPENING, everybody_is_there(self.gateway)).await.is_err() {
+            let everybody = everybody_is_there(self.gateway, &opened.plane, self.posts.len());
+            if tokio::time::timeout(OPENING, everybody).await.is_err() {
                 console::fail(&format!("not every service answers; their logs are in {}", self.directory.display()));
             }
             console::tell(&self.introduce(opened.admin));
@@ -210,16 +212,25 @@ fn lines(rows: &[(String, &str)]) -> String {
     table::align(&rows.collect::<Vec<_>>()).iter().map(|line| format!("{line}\n")).collect()
 }
 
-/// Waits until every service answers through the gateway.
-async fn everybody_is_there(gateway: SocketAddr) {
+/// Waits until all instances say that they are well, and every service answers through the gateway. Nobody is asked before: the figures of
+/// who looks around begin without failures.
+async fn everybody_is_there(gateway: SocketAddr, plane: &Plane, instances: usize) {
     let mut pace = tokio::time::interval(GLANCE);
-    // Without the header either version of the cart may answer; of so many requests in a row the first has answered some.
-    let walk = [("/", "no"), ("/catalog", "no"), ("/cart", "yes")].into_iter().chain([("/cart", "no"); 20]);
-    for (path, preview) in walk {
+    while !plane.answer(&Question::Status).is_ok_and(|status| well(&status) == instances) {
+        pace.tick().await;
+    }
+    for (path, preview) in [("/", "no"), ("/catalog", "no"), ("/cart", "yes"), ("/cart", "no")] {
         while !ask(gateway, path, preview).await.is_ok_and(|status| status == StatusCode::OK) {
             pace.tick().await;
         }
     }
+}
+
+/// How many instances are well.
+fn well(status: &Value) -> usize {
+    let services = status["services"].as_array().into_iter().flatten();
+    let instances = services.filter_map(|service| service["instances"].as_array()).flatten();
+    instances.filter(|instance| instance["state"] == "healthy").count()
 }
 
 /// The wanted port, or the next one that is free on 127.0.0.1.
