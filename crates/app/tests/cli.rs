@@ -65,6 +65,8 @@ fn wrong_usage_is_2_and_help_is_0() {
         &["run"],
         &["check"],
         &["proxy", "--to", "here"],
+        &["proxy"],
+        &["proxy", "--to", "http://a", "--control", "a:1"],
         &["run", "x.yaml", "--drain", "30"],
         &["status", "--admin", "https://x"],
         &["explain", "GET", "no url", "-f", "x.yaml"],

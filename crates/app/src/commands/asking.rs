@@ -59,7 +59,10 @@ pub(super) fn unanswered(error: io::Error, state: &StateArgs, question: &Questio
     let shown = directory.display();
     let why = match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-            format!("no control plane runs with the state in {shown}")
+            format!(
+                "no control plane runs with the state in {shown}: start `transept control` or `transept run --mesh` with it, or name \
+                 another with --state DIR"
+            )
         }
         ErrorKind::TimedOut | ErrorKind::WouldBlock => {
             format!("the control plane with the state in {shown} does not answer; {}", and_now(question))

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Result, anyhow};
+use clap::ArgGroup;
 use hyper::Uri;
 use transept_control::Sources;
 use transept_model::SourceText;
@@ -32,16 +33,10 @@ localhost, requests carry that host name; otherwise they keep the one the client
 
 /// Run a gateway without any file: in front of one service, or as a member of a mesh
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, group = ArgGroup::new("what to serve").args(["to", "control"]).required(true))]
 pub(crate) struct Args {
     /// URL of the service: http:// or https://, a host or an address, a port, a path
-    #[arg(
-        long,
-        env = "TRANSEPT_TO",
-        value_name = "URL",
-        required_unless_present = "control",
-        conflicts_with = "control"
-    )]
+    #[arg(long, env = "TRANSEPT_TO", value_name = "URL")]
     to: Option<Target>,
 
     /// Control plane that the configuration comes from; the gateway is then a member of its mesh

@@ -272,7 +272,10 @@ fn is_host(text: &str) -> bool {
 /// The join token: from the file, else from the environment; none when there is neither, because a member needs it only once.
 pub(super) fn read_ticket(file: Option<&Path>) -> Result<Option<Ticket>> {
     let text = match file {
-        Some(file) => std::fs::read_to_string(file).with_context(|| format!("--token-file {}", file.display()))?,
+        Some(file) => std::fs::read_to_string(file).with_context(|| {
+            let file = file.display();
+            format!("cannot read --token-file {file}, which `transept token create --service NAME > {file}` makes")
+        })?,
         None => std::env::var(TOKEN).unwrap_or_default(),
     };
     if text.trim().is_empty() {

@@ -30,7 +30,7 @@ pub(crate) struct ServeArgs {
     pub(crate) admin: AdminArgs,
 
     /// Number of data threads [default: one per CPU that the process may use]
-    #[arg(long, env = "TRANSEPT_WORKERS", value_name = "N")]
+    #[arg(long, env = "TRANSEPT_WORKERS", value_name = "N", value_parser = parse_workers)]
     pub(crate) workers: Option<NonZeroUsize>,
 
     /// Name server for the names of backends, such as 10.0.0.2 or 10.0.0.2:5353; may be repeated [default: those of
@@ -104,6 +104,11 @@ impl ServeArgs {
     }
 }
 
+/// Accepts a number from 1 on.
+fn parse_workers(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| format!("`{text}` is no number of threads; write 1 or more, or leave --workers away"))
+}
+
 /// Accepts `10.0.0.2`, `10.0.0.2:5353`, `::1` and `[::1]:5353`.
 fn parse_name_server(text: &str) -> Result<SocketAddr, String> {
     if let Ok(ip) = text.parse::<IpAddr>() {
@@ -135,6 +140,14 @@ mod tests {
         let servers: Vec<String> = args.resolver.iter().map(ToString::to_string).collect();
         assert_eq!(servers, ["10.0.0.2:53", "[::1]:5353", "10.0.0.3:54"]);
         assert!(parse_name_server("ns.shop.test").is_err_and(|why| why.contains("10.0.0.2")));
+    }
+
+    #[test]
+    fn there_is_at_least_one_data_thread() {
+        assert_eq!(parse("run --workers 2").workers.map(NonZeroUsize::get), Some(2));
+        for wrong in ["0", "-1", "many"] {
+            assert!(parse_workers(wrong).is_err_and(|why| why.contains("1 or more")), "{wrong}");
+        }
     }
 
     #[test]
