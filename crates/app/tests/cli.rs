@@ -277,3 +277,29 @@ fn an_address_that_a_proxy_cannot_listen_on_is_blamed_on_its_flag() {
         assert!(err.contains(why) && err.contains(address) && err.contains("--listen ADDR"), "{err}");
     }
 }
+
+#[test]
+fn the_socket_that_is_explained_is_the_one_that_the_system_would_choose() {
+    let gateway = |name: &str, address: &str| {
+        let addresses = match address {
+            "" => String::new(),
+            address => format!("addresses: [{{type: IPAddress, value: '{address}'}}], "),
+        };
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: {name}}}, spec: {{gatewayClassName: transept, \
+             {addresses}listeners: [{{name: http, protocol: HTTP, port: 8080}}]}}}}\n---\n"
+        )
+    };
+    let here = gateway("here", "127.0.0.1");
+    let explained =
+        |yaml: &str, host: &str| feed(&["explain", "GET", &format!("http://{host}:8080/"), "-f", "-"], yaml).1;
+    let both = format!("{}{here}", gateway("all", ""));
+    assert!(explained(&both, "127.0.0.1").contains("default/here/http"));
+    assert!(explained(&both, "127.0.0.2").contains("default/all/http"));
+    let none = explained(&both, "[::1]");
+    assert!(none.contains("Nothing listens on port 8080"), "all IPv4 addresses: {none}");
+    let wide = format!("{}{here}", gateway("wide", "::"));
+    assert!(explained(&wide, "[::1]").contains("default/wide/http"));
+    assert!(explained(&wide, "127.0.0.2").contains("default/wide/http"), "it takes IPv4 as well");
+    assert!(explained(&wide, "127.0.0.1").contains("default/here/http"));
+}

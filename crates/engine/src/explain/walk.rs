@@ -3,7 +3,7 @@
 //! Called by [`super::explain`]'s users only. Reads like the proxy's own path, with everything it does not know (sockets, TLS, the
 //! backend's answer) taken from the [`Ask`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use transept_model::kinds::{Kind, ServiceSpec};
@@ -79,15 +79,26 @@ fn find_bind<'s>(snapshot: &'s Snapshot, ask: &Ask) -> Option<&'s Arc<Bind>> {
         return Some(inbound);
     }
     let secure = if ask.tls { Secure::Tls } else { Secure::Plain };
-    let listening = binds.clone().find(|bind| {
-        let address_fits =
-            ask.address.is_none_or(|address| bind.address.ip() == address || bind.address.ip().is_unspecified());
-        bind.secure == secure && bind.address.port() == ask.port && address_fits
-    });
+    let on_port = binds.clone().filter(|bind| bind.secure == secure && bind.address.port() == ask.port);
+    let fitting = on_port.filter_map(|bind| Some((distance(bind.address.ip(), ask.address)?, bind)));
+    let listening = fitting.min_by_key(|(distance, _)| *distance).map(|(_, bind)| bind);
     listening.or_else(|| {
         let host = host_of(ask);
         binds.find(|bind| bind.listener_for_authority(&host, Some(ask.port)).is_some())
     })
+}
+
+/// How far a socket is from the address that a client connects to, as the system sees it: it gives a connection to the nearest one. None when
+/// it cannot be meant.
+fn distance(socket: IpAddr, asked: Option<IpAddr>) -> Option<u8> {
+    match (socket, asked) {
+        (_, None) => Some(0),
+        (socket, Some(asked)) if socket == asked => Some(0),
+        (IpAddr::V4(all), Some(IpAddr::V4(_))) if all.is_unspecified() => Some(1),
+        // It takes IPv4 as well.
+        (IpAddr::V6(all), Some(_)) if all.is_unspecified() => Some(2),
+        _ => None,
+    }
 }
 
 pub(super) fn host_of(ask: &Ask) -> String {
