@@ -1,66 +1,129 @@
-//! What a finding must not repeat: the values of Secrets, keys that were written in place of their hashes, and users in URLs.
+//! What a finding must not repeat: the values of Secrets, what was written in place of a reference to one, keys in place of their hashes, and
+//! users and queries of URLs.
 //!
-//! Findings are printed, logged and sent to others. Called by `world`, which keeps such a line out of a finding, and by whoever quotes a URL.
+//! Findings are printed, logged and sent to others, where the line, the column and the name of the field are enough. Called by `world`, which
+//! keeps such a line out of a finding, by the decoder and the formats, which quote values, and by whoever quotes a URL. The rules are broad on
+//! purpose: a line that is not shown costs a look into the file.
 
 use std::borrow::Cow;
 
-use crate::place::Invalid;
+use crate::place::{Invalid, ObjectName};
+
+/// The kinds in which a field that does not exist is no secret under a wrong name. Others may hold or name credentials.
+const PLAIN: &[&str] = &[
+    "Backend",
+    "BackendTLSPolicy",
+    "EndpointSlice",
+    "GRPCRoute",
+    "Gateway",
+    "GatewayClass",
+    "HTTPRoute",
+    "Namespace",
+    "ReferenceGrant",
+    "Service",
+    "TCPRoute",
+    "Workload",
+];
+/// What the name of a field that takes or refers to a credential has in it, in lower case.
+const SECRET_NAMES: &[&str] = &["secr", "pass", "pwd", "pepper", "cred", "nonce", "inline", "users", "token", "hash"];
+/// What the kinds of objects have in their names, in lower case, of which no line is shown: spelled right or wrong.
+const SECRET_KINDS: &[&str] = &["secret", "apikey"];
 
 /// Whether the line that a finding points at may hold a secret. A line of a Secret is one even where the finding is of something else, or
 /// of text that could not be read as objects.
 pub(crate) fn is_secret(invalid: &Invalid, lines: &[&str]) -> bool {
     let Some(index) = (invalid.at.line as usize).checked_sub(1) else { return false };
     let Some(line) = lines.get(index) else { return false };
-    if has_user(line) || is_of_secret(line) {
+    // A file that is no object may be one that holds a secret and nothing else.
+    if line_is_secret(line) || takes_secret(&invalid.field) || invalid.why.starts_with("expected an object") {
         return true;
     }
     match &invalid.object {
-        Some(object) if object.kind == *"Secret" => true,
-        // Who writes the key itself there, is told so.
-        Some(object) => object.kind == *"ApiKey" && (invalid.field.starts_with("spec.hash") || line.contains("hash")),
-        None => {
-            let is_border = |line: &&str| line.starts_with("---");
-            let begin =
-                lines.get(..index).unwrap_or_default().iter().rposition(is_border).map_or(0, |border| border + 1);
-            let document = lines.get(begin..).unwrap_or_default();
-            let end = document
-                .iter()
-                .skip(index - begin + 1)
-                .position(is_border)
-                .map_or(document.len(), |border| index - begin + 1 + border);
-            is_of_secret(&document.get(..end).unwrap_or_default().join("\n"))
+        Some(object) if holds_secrets(object) => true,
+        Some(object) if !matches!(&*invalid.field, "kind" | "apiVersion") => {
+            invalid.why.starts_with("unknown field") && !PLAIN.contains(&&*object.kind)
         }
+        _ => document_is_secret(&document(index, lines).to_ascii_lowercase()),
     }
 }
 
-/// Whether text looks like that of a Secret, or holds one.
-fn is_of_secret(text: &str) -> bool {
-    let is_noise = |char: char| matches!(char, '"' | '\'' | ' ' | '\t' | '\r');
-    let plain: String = text.chars().filter(|char| !is_noise(*char)).collect();
-    let says = |field: &str| {
-        plain.match_indices(field).any(|(at, _)| {
-            let behind = plain.get(at + field.len()..).and_then(|rest| rest.chars().next());
-            behind.is_none_or(|char| matches!(char, ',' | '}' | '\n' | '#'))
-        })
-    };
-    says("kind:Secret") && says("apiVersion:v1")
+/// Whether all that is in an object may be secret.
+pub(crate) fn holds_secrets(object: &ObjectName) -> bool {
+    let kind = object.kind.to_ascii_lowercase();
+    kind == "configmap" || SECRET_KINDS.iter().any(|secret| kind.contains(secret))
 }
 
-/// Whether text holds a URL with a user before its host (RFC 3986 section 3.2.1), which is mostly one with a password.
-fn has_user(text: &str) -> bool {
-    let ends = |char: char| char.is_whitespace() || matches!(char, '"' | '\'' | '`');
-    text.split("://").skip(1).any(|rest| rest.split(ends).next().is_some_and(|url| url.contains('@')))
+/// Whether a field, by its path, takes a credential or refers to one.
+pub(crate) fn takes_secret(field: &str) -> bool {
+    let sets_header = field.contains("HeaderModifier") && field.ends_with(".value");
+    field.split(['.', '[', ']']).any(names_secret) || field.ends_with(".url") || sets_header
 }
 
-/// A URL as it may be shown: without what stands before its host.
-pub fn without_user(url: &str) -> Cow<'_, str> {
-    match url.rsplit_once('@') {
-        Some((before, rest)) => {
-            let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
-            let dots = if scheme.is_empty() { "..." } else { "://..." };
-            Cow::Owned(format!("{scheme}{dots}@{rest}"))
+fn names_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.ends_with("key") || name.ends_with("keys") || SECRET_NAMES.iter().any(|word| name.contains(word))
+}
+
+/// Whether a line has a field that takes a credential, or looks as if it had one.
+fn line_is_secret(line: &str) -> bool {
+    // A user before a host (RFC 3986 section 3.2.1), also where the URL is none.
+    if line.contains('@') || line.contains("-----BEGIN") {
+        return true;
+    }
+    let has_query = line.split("://").skip(1).any(|rest| rest.contains('?'));
+    let is_part = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_');
+    let mut rest = line;
+    while let Some(begin) = rest.find(is_part) {
+        let from = rest.get(begin..).unwrap_or_default();
+        let (word, behind) = from.split_at(from.find(|char| !is_part(char)).unwrap_or(from.len()));
+        let is_field = behind.trim_start_matches(['"', '\'', ' ', '\t']).starts_with(':');
+        if is_field && names_secret(word) || ["authorization", "bearer"].contains(&&*word.to_ascii_lowercase()) {
+            return true;
         }
-        None => Cow::Borrowed(url),
+        rest = behind;
+    }
+    has_query
+}
+
+/// The text of the document that a line is in.
+fn document(index: usize, lines: &[&str]) -> String {
+    // What a private key begins and ends with is no border.
+    let is_border = |line: &&str| line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
+    let begin = lines.get(..index).unwrap_or_default().iter().rposition(is_border).map_or(0, |border| border + 1);
+    let rest = lines.get(index + 1..).unwrap_or_default();
+    let end = rest.iter().position(is_border).map_or(lines.len(), |border| index + 1 + border);
+    lines.get(begin..end).unwrap_or_default().join("\n")
+}
+
+/// Whether a document, in lower case, looks like one of which no line is shown, however its kind is written: with quotes, an anchor or a tag, on a
+/// line of its own, in a list. In other objects, which say at the beginning of a line what they are, a reference may name such a kind.
+fn document_is_secret(text: &str) -> bool {
+    let mut kinds = Vec::new();
+    for (at, _) in text.match_indices("kind") {
+        let is_outer = text.get(..at).is_some_and(|before| before.is_empty() || before.ends_with('\n'));
+        let behind = text.get(at + "kind".len()..).unwrap_or_default().trim_start_matches(['"', '\'']).trim_start();
+        let Some(value) = behind.strip_prefix(':') else { continue };
+        let value = value.trim_start();
+        let end = value.find([',', '}', '\n']).unwrap_or(value.len());
+        kinds.push((is_outer, value.get(..end).unwrap_or_default()));
+    }
+    let is_plain = |kind: &str| PLAIN.iter().any(|plain| plain.eq_ignore_ascii_case(kind.trim_end()));
+    let says_what_it_is = kinds.iter().any(|(is_outer, kind)| *is_outer && is_plain(kind));
+    let names = |kind: &str| ["authentication", "consumer"].iter().chain(SECRET_KINDS).any(|name| kind.contains(name));
+    text.contains("stringdata") || !says_what_it_is && kinds.iter().any(|(_, kind)| names(kind))
+}
+
+/// A URL as it may be shown: without what stands before its host, and without its query.
+pub fn plain_url(url: &str) -> Cow<'_, str> {
+    let (before, rest) = match url.rsplit_once('@') {
+        Some((before, rest)) => (before.split_once("://").map_or("...@", |_| "://...@"), rest),
+        None => ("", url),
+    };
+    let scheme = if before.starts_with(':') { url.split("://").next().unwrap_or_default() } else { "" };
+    match (before, rest.split_once('?')) {
+        ("", None) => Cow::Borrowed(url),
+        (_, None) => Cow::Owned(format!("{scheme}{before}{rest}")),
+        (_, Some((path, _))) => Cow::Owned(format!("{scheme}{before}{path}?...")),
     }
 }
 
@@ -77,19 +140,55 @@ mod tests {
 
     #[test]
     fn no_finding_repeats_a_secret() {
+        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n";
+        let key = "apiVersion: transept.dev/v1alpha1\nkind: ApiKey\nmetadata: {name: k}\nspec:\n  consumer: x\n";
         for text in [
-            "{apiVersion: v1, kind: Secret, metadata: {name: s}, stringDat: {k: PLANTED}}",
-            "{apiVersion: v1, kind: Secret, metadata: {name: s}, stringData: {k: [PLANTED]}}",
-            "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata:\n  k: \"PLANTED!!\"\n",
-            "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData:\n  k: \"PLANTED\n",
+            &format!("{secret}stringDat: {{k: PLANTED}}\n"),
+            &format!("{secret}data: PLANTED\n"),
+            &format!("{secret}data:\n  k: \"PLANTED!!\"\n"),
+            &format!("{secret}stringData: {{k: [PLANTED]}}\n"),
+            &format!("{secret}stringData:\n  k: \"PLANTED\n"),
+            &format!("{secret}stringData:\n  k: \"\n---PLANTED: [\n"),
+            &format!(
+                "{secret}stringData:\n  k: |\n-----BEGIN PRIVATE KEY-----\nPLANTED: x: y\n-----END PRIVATE KEY-----\n"
+            ),
+            &format!("{secret}stringData:\n  k: PLANTED1\n  k: PLANTED2\n"),
             "a: 1\n---\nkind: \"Secret\"\napiVersion: \"v1\"\nstringData:\n  k: [PLANTED\n---\nb: 1\n",
             "{apiVersion: v1, kind: Secret, metadata: {name: s}, stringData: {k: PLANTED: x}}",
-            "{apiVersion: transept.dev/v1alpha1, kind: ApiKey, metadata: {name: k}, spec: {consumer: x, hash: tr_live_PLANTED}}",
+            "kind: Secret\nmetadata: {name: s}\ndata:\n  k: PLANTED: x\n",
+            "{kind: Secret, metadata: {name: s}, data: {k: PLANTED}}",
+            "{apiVersion: v1beta1, kind: Secret, metadata: {name: s}, data: {k: PLANTED}}",
+            "apiVersion: v1\nkind: secret\ndata:\n  k: PLANTED: x\n",
+            "{apiVersion: v1, kind: Secrets, metadata: {name: s}, data: {k: PLANTED}}",
+            "apiVersion: v1\nkind: !!str Secret\ndata:\n  k: PLANTED: x\n",
+            "apiVersion: v1\nkind: &a 'Secret'\ndata:\n  k: PLANTED: x\n",
+            "apiVersion: v1\nkind:\n  Secret\ndata:\n  k: PLANTED: x\n",
+            "apiVersion: v1\nkind: SecretList\nitems:\n- data:\n    k: PLANTED: x\n",
+            "apiVersion: v1\nkind: List\nitems:\n- kind: Secret\n  data:\n    k: PLANTED: x\n",
+            "{\"apiVersion\":\"v1\",\"kind\":\"Secret\",\n\"data\":{\"k\":\"PLANTED\"\n",
+            &format!("{key}  hash: tr_live_PLANTED\n"),
+            &format!("{key}  hash:\n  - tr_live_PLANTED\n"),
+            &format!("{key}  hash: tr_live_PLANTED: x\n"),
+            &format!("{key}  hash: tr_live_PLANTED1\n  hash: tr_live_PLANTED2\n"),
+            &format!("{key}  hahs: tr_live_PLANTED\n"),
+            &format!("{key}  key: tr_live_PLANTED\n"),
+            &format!("{key}  scopes: [tr_live_PLANTED: x]\n"),
+            "{apiVersion: transept.dev/v1alpha1, kind: ApiKeys, metadata: {name: k}, spec: {hahs: tr_live_PLANTED}}",
+            "{apiVersion: transept.dev/v1alpha1, kind: Consumer, metadata: {name: k}, spec: {passwd: PLANTED}}",
+            "{apiVersion: transept.dev/v1alpha1, kind: Consumer, metadata: {name: k}, spec: {login: PLANTED}}",
+            "{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {k: {PLANTED: 1}}}",
             "{apiVersion: transept.dev/v1alpha1, kind: Backend, metadata: {name: b}, spec: {ends: 'https://u:PLANTED@b.test/'}}",
+            "{apiVersion: transept.dev/v1alpha1, kind: Backend, metadata: {name: b}, spec: {ends: 'u:PLANTED@b.test'}}",
+            "{apiVersion: transept.dev/v1alpha1, kind: Backend, metadata: {name: b}, spec: {ends: 'https://b.test/?k=PLANTED'}}",
+            "PLANTED",
+            "- PLANTED",
         ] {
             let found = findings(text);
             assert!(!found.is_empty(), "{text}");
-            assert!(found.iter().all(|one| one.starts_with("a.yaml:") && !one.contains("PLANTED")), "{found:?}");
+            assert!(
+                found.iter().all(|one| one.starts_with("a.yaml:") && !one.contains("PLANTED")),
+                "{text}\n{found:#?}"
+            );
         }
     }
 
@@ -106,10 +205,12 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_shown_without_its_user() {
-        assert_eq!(without_user("redis://u:secret@store.test"), "redis://...@store.test");
-        assert_eq!(without_user("https://u:a/b@c@l.test/k"), "https://...@l.test/k");
-        assert_eq!(without_user("u:secret@l.test"), "...@l.test");
-        assert_eq!(without_user("https://l.test/k"), "https://l.test/k");
+    fn a_url_is_shown_without_its_user_and_its_query() {
+        assert_eq!(plain_url("redis://u:secret@store.test"), "redis://...@store.test");
+        assert_eq!(plain_url("https://u:a/b@c@l.test/k"), "https://...@l.test/k");
+        assert_eq!(plain_url("https://u:a?b@l.test/k?token=x"), "https://...@l.test/k?...");
+        assert_eq!(plain_url("u:secret@l.test"), "...@l.test");
+        assert_eq!(plain_url("https://l.test/k?token=x"), "https://l.test/k?...");
+        assert_eq!(plain_url("https://l.test/k"), "https://l.test/k");
     }
 }

@@ -130,6 +130,18 @@ impl Value {
         }
     }
 
+    /// What kind of node it is in words, for messages that must not repeat it: `text`, `a number`, `a list`.
+    pub fn kind(&self) -> &'static str {
+        match &self.node {
+            Node::Null => "nothing",
+            Node::Bool(_) => "true or false",
+            Node::Integer(_) | Node::Float(_) => "a number",
+            Node::Text(_) => "text",
+            Node::List(_) => "a list",
+            Node::Map(_) => "a mapping",
+        }
+    }
+
     /// The same tree as JSON, without positions.
     pub fn to_json(&self) -> serde_json::Value {
         match &self.node {

@@ -481,4 +481,6 @@ impl BindDraft {
 }
 
 #[cfg(test)]
+mod secrecy_tests;
+#[cfg(test)]
 mod tests;

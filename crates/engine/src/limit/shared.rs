@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use transept_model::certificate::read_bundle;
-use transept_model::schema::{Decoder, Rule, Text};
-use transept_model::secrecy::without_user;
+use transept_model::schema::{Decoder, RESOURCE_NAME, Rule, Text};
+use transept_model::secrecy::plain_url;
 use transept_model::value::Value;
 use transept_model::{choice, object};
 
@@ -30,9 +30,9 @@ object! {
         /// The user, of a server that has several.
         username: Option<Text> => Rule::Length(1, 253);
         /// The Secret whose entry `password` is the password.
-        password_secret: Option<Text> => Rule::Length(1, 253);
+        password_secret: Option<Text> => Rule::Is(&RESOURCE_NAME);
         /// The ConfigMap whose entry `ca.crt` has the authorities that may sign the server's certificate (those of the system).
-        ca_config_map: Option<Text> => Rule::Length(1, 253);
+        ca_config_map: Option<Text> => Rule::Is(&RESOURCE_NAME);
         /// How long the server may take to answer.
         timeout: Duration = Duration::from_millis(250);
         /// What becomes of requests while it does not.
@@ -55,7 +55,7 @@ choice! {
 
 fn check_store(store: &StoreSpec, _: &Value, cx: &mut Decoder) {
     let Some((tls, ..)) = parse(&store.url) else {
-        cx.refuse(store.at, format!("`{}` is not the URL of a store", without_user(&store.url)))
+        cx.refuse(store.at, format!("`{}` is not the URL of a store", plain_url(&store.url)))
             .remedy("write redis://HOST:PORT or rediss://HOST:PORT; user and password have fields of their own");
         return;
     };

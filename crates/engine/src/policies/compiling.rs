@@ -11,8 +11,8 @@ use std::sync::Arc;
 use transept_model::kinds::{BackendObjectReference, ConfigMapBody, Object, SecretBody};
 use transept_model::place::{ObjectName, Place, Spot};
 use transept_model::policy::PROXIES;
-use transept_model::schema::Decoder;
-use transept_model::secrecy::without_user;
+use transept_model::schema::{Decoder, RESOURCE_NAME};
+use transept_model::secrecy::plain_url;
 use transept_model::world::World;
 
 use crate::callout::Callee;
@@ -142,7 +142,11 @@ impl<'c> CompileCx<'c> {
         let namespace = &self.name.namespace;
         let found = self.world.secret(namespace, name).cloned();
         if found.is_none() {
-            let why = format!("there is no Secret {namespace}/{name}");
+            // What cannot be a name may be the secret itself.
+            let why = match (RESOURCE_NAME.accept)(name) {
+                true => format!("there is no Secret {namespace}/{name}"),
+                false => format!("there is no Secret of that name in {namespace}"),
+            };
             self.decoder.refuse(at, why).remedy("add it, or mend the name");
         }
         found
@@ -218,7 +222,7 @@ pub(crate) type Refused = (String, &'static str);
 /// Why it cannot be asked, and the remedy.
 pub(crate) fn parse_url(text: &str, plain: PlainHttp) -> Result<(Origin, &str, String), Refused> {
     let whole = "write all of it, such as `https://login.test/keys`";
-    let shown = without_user(text);
+    let shown = plain_url(text);
     let (tls, rest) = match text.split_once("://") {
         Some(("https", rest)) => (true, rest),
         Some(("http", rest)) => (false, rest),

@@ -44,7 +44,7 @@ impl Draft<'_> {
     fn read_document(&mut self, source: &SourceText, age: Age, document: Value) {
         let at = Place::new(source.name.clone(), document.at);
         let Node::Map(entries) = document.node else {
-            let why = format!("expected an object, found {}", document.describe());
+            let why = format!("expected an object, found {}", document.kind());
             let remedy = "an object has apiVersion, kind and metadata".to_owned();
             self.invalid.push(wrong(at, "", why, Some(remedy)));
             return;

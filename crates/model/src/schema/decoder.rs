@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::place::{Invalid, ObjectName, Place, Spot};
 use crate::schema::{Rule, Schema};
+use crate::secrecy;
 use crate::suggest;
 use crate::value::{Node, Value, quote};
 
@@ -161,8 +162,21 @@ impl Decoder {
         out
     }
 
-    /// Writes that `what` was expected instead of `value`, with the usual remedies for numbers and quotes.
+    /// Whether what is read here may be a credential, or stand in the place of one: no error repeats it.
+    pub(crate) fn reads_secret(&self) -> bool {
+        self.object.as_ref().is_some_and(secrecy::holds_secrets) || secrecy::takes_secret(&self.field_path())
+    }
+
+    /// Writes that `what` was expected instead of `value`, with the usual remedies for numbers and quotes. A value in place of a mapping or a list
+    /// is not repeated: it may be the secret that a reference should name.
     pub fn expected(&mut self, value: &Value, what: &str) {
+        if matches!(what, "a mapping" | "a list") && !matches!(value.node, Node::Map(_)) || self.reads_secret() {
+            let invalid = self.refuse(value.at, format!("expected {what}, found {}", value.kind()));
+            if what == "text" && matches!(value.node, Node::Integer(_) | Node::Float(_) | Node::Bool(_)) {
+                invalid.remedy("put it in quotes");
+            }
+            return;
+        }
         let invalid = self.refuse(value.at, format!("expected {what}, found {}", value.describe()));
         match &value.node {
             Node::Integer(number) if what == "text" => {

@@ -33,7 +33,8 @@ impl Format {
         if !rules::length(text, self.least, self.most, at, cx) || (self.accept)(text) {
             return;
         }
-        let invalid = cx.refuse(at, format!("{} is not {}", quote(text), self.what));
+        let shown = if cx.reads_secret() { "what is written here".to_owned() } else { quote(text) };
+        let invalid = cx.refuse(at, format!("{shown} is not {}", self.what));
         if !self.hint.is_empty() {
             invalid.remedy(self.hint);
         }
