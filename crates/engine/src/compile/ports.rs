@@ -27,13 +27,23 @@ pub(super) fn led_to(world: &World, station: &Station) -> BTreeMap<u16, BTreeSet
     all
 }
 
-/// What the owners of policies should know about ports that neither the Service under them nor, as far as is known, its programs have.
+/// What the owners of policies should know about ports that nothing under them has: no listener of a Gateway,
+/// neither a Service nor, as far as is known, its programs.
 pub(super) fn notes(world: &World, attachments: &[PolicyAttachment], policies: &Policies<'_>) -> Vec<Note> {
     let mut notes: BTreeMap<(usize, u16), Note> = BTreeMap::new();
     let mut had = BTreeSet::new();
     for (index, attachment) in attachments.iter().enumerate() {
-        let PolicyTarget::Service { namespace, name, .. } = &attachment.target else { continue };
-        let Some(known) = known_ports(world, namespace, name) else { continue };
+        let (known, whose) = match &attachment.target {
+            PolicyTarget::Service { namespace, name, .. } => (
+                known_ports(world, namespace, name),
+                format!("neither Service {namespace}/{name} nor, as far as these files say, its programs have"),
+            ),
+            PolicyTarget::Gateway { namespace, name } => {
+                (ports_of(world, namespace, name), format!("no listener of Gateway {namespace}/{name} has"))
+            }
+            _ => continue,
+        };
+        let Some(known) = known else { continue };
         let policy = attachment.policy.meta.object_name();
         for (port, spot) in policies.ports_named_by(&policy) {
             if known.contains(&port) {
@@ -42,19 +52,24 @@ pub(super) fn notes(world: &World, attachments: &[PolicyAttachment], policies: &
             }
             let all: Vec<_> = known.iter().map(u16::to_string).collect();
             let what = format!(
-                "a rule names port {port}, which neither Service {namespace}/{name} nor, as far as these files say, its programs have: it \
-                 matches nothing there; they have {}",
+                "a rule names port {port}, which {whose}: it matches nothing there; they have {}",
                 all.join(", ")
             );
             let at = Place::new(attachment.policy.meta.at.file.clone(), spot);
             notes.insert((index, port), Note { at, object: Some(policy.clone()), what });
         }
     }
-    // One policy may stand on several Services, each with ports of its own.
+    // One policy may stand on several targets, each with ports of its own.
     notes.retain(|(index, port), _| {
         attachments.get(*index).is_none_or(|one| !had.contains(&(one.policy.meta.object_name(), *port)))
     });
     notes.into_values().collect()
+}
+
+/// The ports of the listeners of a Gateway.
+fn ports_of(world: &World, namespace: &str, name: &str) -> Option<BTreeSet<u16>> {
+    let gateway = world.gateway(namespace, name)?;
+    Some(gateway.spec.listeners.iter().map(|listener| listener.port).collect())
 }
 
 /// The ports of a Service and of its programs; none where some of them cannot be known.

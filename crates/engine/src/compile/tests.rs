@@ -462,6 +462,25 @@ spec:
 }
 
 #[test]
+fn a_rule_on_a_port_that_no_listener_has_is_noted() {
+    let notes = |port: u16| {
+        let yaml = format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: edge}}, spec: {{gatewayClassName: transept, \
+             listeners: [{{name: http, protocol: HTTP, port: 80}}]}}}}\n---\n{{apiVersion: transept.dev/v1alpha1, kind: \
+             AuthorizationPolicy, metadata: {{name: p}}, spec: {{targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: \
+             edge}}], deny: [{{to: [{{ports: [{port}]}}]}}]}}}}\n"
+        );
+        compiled(&yaml, None).0.notes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let found = notes(99);
+    assert!(
+        found.len() == 1 && found[0].contains("names port 99, which no listener of Gateway default/edge"),
+        "{found:?}"
+    );
+    assert_eq!(notes(80), Vec::<String>::new());
+}
+
+#[test]
 fn what_judges_requests_is_not_attached_to_connections() {
     let route = "---\napiVersion: gateway.networking.k8s.io/v1alpha2\nkind: TCPRoute\nmetadata: {name: db}\n\
                  spec: {parentRefs: [{name: edge, sectionName: raw}], rules: [{backendRefs: [{name: db, port: 1}]}]}\n";

@@ -132,7 +132,7 @@ object! {
         /// Ports: of the listener, or behind a Service those of the program. The port of a Service stands for the one of the program that it
         /// leads to.
         ports: Vec<u16> => Limit::MaxItems(256), Limit::Range(1, 65535);
-        /// Methods of HTTP.
+        /// Methods of HTTP. A deny rule means them in any case, an allow rule as they are written.
         methods: Vec<Text> => Limit::MaxItems(32), Limit::Length(1, 64);
         /// Paths: `/cart`, or `/cart/*` for `/cart` and everything below it.
         paths: Vec<PathPattern> => Limit::MaxItems(256);
@@ -155,8 +155,18 @@ object! {
     pub struct AccessHeader {
         /// Its name.
         name: Text => Limit::Is(&HEADER_NAME);
-        /// What it may be; a `*` at the end stands for anything. Without it, the field must be there.
+        /// What it may be, without spaces at the ends; a `*` at the end stands for anything. Without it, the field must be there.
         values: Vec<NamePattern> => Limit::MaxItems(256);
+    }
+    check check_header;
+}
+
+fn check_header(header: &AccessHeader, value: &transept_model::value::Value, cx: &mut Decoder) {
+    // Lines are compared without spaces at their ends (RFC 9110 section 5.5).
+    let is_padded = |text: &str| text.trim() != text;
+    if header.values.iter().any(|pattern| is_padded(pattern.as_str())) {
+        cx.refuse_field(value, "values", "a value has no spaces at its ends, so this never matches")
+            .remedy("write it without them");
     }
 }
 

@@ -41,6 +41,11 @@ impl NamePattern {
         fits(&self.0, text)
     }
 
+    /// The pattern as it is written.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// The only name that fits, if there is one.
     pub(super) fn exact(&self) -> Option<&str> {
         (!self.0.ends_with('*')).then_some(&*self.0)
@@ -131,10 +136,15 @@ impl PathPattern {
 impl HostPattern {
     fn parse(text: &str) -> Result<HostPattern, &'static str> {
         let bare = text.strip_prefix("*.").unwrap_or(text);
-        if bare.is_empty() || bare.contains(['*', '/', ':']) && bare.parse::<std::net::IpAddr>().is_err() {
+        if matches!(bare, "" | ".") || bare.contains(['*', '/', ':']) && bare.parse::<std::net::IpAddr>().is_err() {
             return Err("write a host without a port: `shop.test`, or `*.shop.test` for every name below it");
         }
-        Ok(HostPattern(text.to_ascii_lowercase().into()))
+        // Names of requests are compared without the dot of the root.
+        let name = text.strip_suffix('.').unwrap_or(text);
+        if name.ends_with('.') {
+            return Err("a name has one `.` at its end at most");
+        }
+        Ok(HostPattern(name.to_ascii_lowercase().into()))
     }
 
     /// Whether a host, lower-case and without port, fits.
@@ -242,7 +252,8 @@ mod tests {
                 && !fits("*.shop.test", "shop.test")
                 && !fits("*.shop.test", ".shop.test")
         );
-        for odd in ["shop.test:80", "a*.test", "", "*.", "a/b"] {
+        assert!(fits("shop.test.", "shop.test") && fits("*.Shop.test.", "a.shop.test"));
+        for odd in ["shop.test:80", "a*.test", "", "*.", "a/b", "shop.test..", ".", "*.."] {
             assert!(HostPattern::parse(odd).is_err(), "{odd}");
         }
     }

@@ -417,10 +417,18 @@ impl Operation {
             };
         };
         let request = &*http.exchange.request;
-        if !one_of(&self.methods, |method| *method == request.method) {
+        // Methods are case-sensitive (RFC 9110 section 9.1), and programs that do not know it take `delete` for DELETE: what a rule refuses, it refuses
+        // in any case, and what it lets in is only what is spelled right.
+        let is = |method: &Method| *method == request.method;
+        let is_alike = |method: &Method| method.as_bytes().eq_ignore_ascii_case(request.method.as_bytes());
+        let (named, excluded) = match side {
+            Side::Deny => (one_of(&self.methods, is_alike), self.not_methods.iter().any(is)),
+            Side::Allow => (one_of(&self.methods, is), self.not_methods.iter().any(is_alike)),
+        };
+        if !named {
             return Some("methods");
         }
-        if self.not_methods.contains(&request.method) {
+        if excluded {
             return Some("notMethods");
         }
         let path = |pattern: &PathPattern| pattern.matches(request.path());

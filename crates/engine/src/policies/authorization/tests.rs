@@ -188,6 +188,8 @@ fn what_would_never_match_is_refused() {
         "allow: [{to: [{methods: ['G T']}]}]",
         "deny: [{to: [{methods: [delete]}]}]",
         "allow: [{to: [{hosts: ['shop.test:80']}]}]",
+        "deny: [{to: [{headers: [{name: X-Role, values: [' a']}]}]}]",
+        "deny: [{to: [{headers: [{name: X-Role, values: [b, 'a ']}]}]}]",
         "allow: [{from: [{kinds: [anonymous], groups: [staff]}]}]",
         "allow: [{from: [{addresses: [10.1.0.0/16], notAddresses: [10.0.0.0/8]}]}]",
         "allow: [{from: [{principals: ['a*b']}]}]",
@@ -241,6 +243,21 @@ fn nobody_is_anonymous_and_none_of_the_others() {
     }
     let others = compile::<AuthorizationPolicy>("deny: [{from: [{notPrincipals: [ann]}]}]\n");
     assert!(!is_let_in(&others, None) && is_let_in(&others, Some(ann())));
+}
+
+#[test]
+fn a_method_in_another_case_is_refused_and_not_let_in() {
+    let refused = |yaml: &str, asked: &str| request(&compile(yaml), None, asked).is_err();
+    for method in ["DELETE", "delete", "Delete"] {
+        let asked = format!("{method} /x");
+        assert!(refused("deny: [{to: [{methods: [DELETE]}]}]", &asked), "{method}");
+        assert!(refused("allow: [{to: [{notMethods: [DELETE]}]}]", &asked), "{method}");
+        assert!(refused("deny: [{to: [{notMethods: [GET]}]}]", &asked), "{method}");
+        assert_eq!(refused("allow: [{to: [{methods: [DELETE]}]}]", &asked), method != "DELETE", "{method}");
+    }
+    assert!(refused("deny: [{to: [{notMethods: [GET]}]}]", "get /x"));
+    assert!(!refused("deny: [{to: [{notMethods: [GET]}]}]", "GET /x"));
+    assert!(!refused("deny: [{to: [{methods: [DELETE]}]}]", "GET /x"));
 }
 
 #[test]
