@@ -272,6 +272,9 @@ async fn a_gateway_that_listens_nowhere_says_so() {
     let (_keep, path) = file(&format!("{theirs}{class}"));
     let running = start(&path).await;
     soon(running.log_line_with("nothing is listened on")).await;
+    let admin = format!("http://{}", running.admin());
+    let told = Command::new(binary()).args(["status", "--admin", &admin]).output().expect("the binary starts");
+    assert!(String::from_utf8_lossy(&told.stdout).contains("nothing is listened on"), "{told:?}");
     replace(&path, &shop(listen, one.address));
     generation(&running, 2).await;
     assert_eq!(who_answers(listen).await, "one");

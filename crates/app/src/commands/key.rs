@@ -19,7 +19,8 @@ use transept_model::schema::Moment;
 use self::book::{Book, Saved};
 use super::control::StateArgs;
 use super::{Exit, status};
-use crate::{console, duration, table};
+use crate::console::{self, FAINT, PLAIN};
+use crate::{duration, table};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -455,6 +456,9 @@ fn render(rows: &[Value]) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
+    if rows.is_empty() {
+        return format!("{FAINT}no key; `transept key create` makes one{PLAIN}\n");
+    }
     table::lay_out(&["NAME", "CONSUMER", "PREFIX", "STATE", "SCOPES", "EXPIRES", "LAST USED"], &rows)
 }
 
@@ -467,6 +471,7 @@ mod tests {
         let object = json!({"metadata": {"name": "mobile-1", "namespace": "default"},
             "spec": {"consumer": "mobile", "prefix": "tr_live_7Xk2", "scopes": ["a", "b"], "expires": "2001-01-01T00:00:00Z"}});
         let used = HashMap::from([("default/mobile-1".to_owned(), "2000-12-31T23:59:00Z".to_owned())]);
+        assert!(render(&[]).contains("no key"));
         let shown = render(&[describe(&object, Some(&used))]);
         let row = shown.lines().nth(1).expect("a row");
         let words: Vec<&str> = row.split_whitespace().collect();

@@ -301,6 +301,11 @@ fn render(status: &Value) -> String {
     if !binds.is_empty() {
         out.push('\n');
         out.push_str(&table::lay_out(&["ADDRESS", "PROTOCOL", "STATE"], &binds));
+    } else if status["mesh"]["service"].is_null() {
+        // A sidecar may have nobody to let in or out.
+        out.push_str(&format!(
+            "\n{YELLOW}nothing is listened on: no Gateway has a listener that can be served{PLAIN}\n"
+        ));
     }
     let names: Vec<Vec<String>> = list(&status["names"]).iter().map(render_name).collect();
     if !names.is_empty() {
@@ -333,6 +338,15 @@ fn render(status: &Value) -> String {
     out.push('\n');
     out.push_str(&super::check::render_objects(&list(&status["objects"])));
 
+    out.push_str(&render_findings(status));
+    out
+}
+
+/// What is wrong, or that nothing is.
+fn render_findings(status: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let (empty, mut out) = (Vec::new(), String::new());
+    let list = |value: &Value| value.as_array().unwrap_or(&empty).clone();
     let problems = list(&status["problems"]);
     if is_refused(&status["objects"]) {
         out.push_str(&format!("\n{YELLOW}proxies of the mesh refuse objects; see `Programmed` above{PLAIN}\n"));

@@ -17,7 +17,8 @@ use transept_identity::token::Uses;
 use super::Exit;
 use super::asking::{check_domain, unanswered};
 use super::control::StateArgs;
-use crate::{console, duration, table};
+use crate::console::{self, FAINT, PLAIN};
+use crate::{duration, table};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -192,6 +193,9 @@ fn render(tokens: &Value) -> String {
             ]
         })
         .collect();
+    if rows.is_empty() {
+        return format!("{FAINT}no token; `transept token create` makes one{PLAIN}\n");
+    }
     table::lay_out(&["ID", "WORKLOAD", "USES", "USED", "ENDS"], &rows)
 }
 
@@ -204,6 +208,7 @@ mod tests {
     #[test]
     fn a_list_names_tokens_and_not_their_secrets() {
         let token = json!({"id": "3f9a", "namespace": "shop", "service": "cart", "uses": "once", "used": 1, "ends": 0});
+        assert!(render(&json!([])).contains("no token"));
         let shown = render(&json!([token]));
         assert_eq!(shown, "ID    WORKLOAD   USES  USED  ENDS\n3f9a  shop/cart  once  1     1970-01-01T00:00:00Z\n");
     }

@@ -108,7 +108,9 @@ impl Gateway<'_> {
         announce::listeners(&first, &outcomes, &[], if in_vain { Next::End } else { Next::Retry });
         announce::nothing_served(&outcomes, None);
         if in_vain {
-            anyhow::bail!("no listener could be opened");
+            anyhow::bail!(
+                "no listener could be opened; a Gateway in the files says on which addresses and ports to listen"
+            );
         }
         let mut retry = Retry::begin(&outcomes, Instant::now());
         let mut standing = Standing::new(self.proxy.clone(), first, outcomes, retry.pause());

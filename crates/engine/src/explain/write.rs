@@ -13,6 +13,7 @@ use crate::reason::Reason;
 use crate::redact::{CredentialPlaces, HIDDEN};
 use crate::role::Role;
 use crate::rule::Bound;
+use crate::verdict::Reply;
 
 impl Explanation {
     /// The explanation as JSON.
@@ -81,10 +82,7 @@ impl Explanation {
                 "target": text(&self.hidden(request.target())),
                 "headers": fields(&request.fields, &self.credentials),
             })),
-            "reply": self.reply.as_ref().map(|reply| json!({
-                "status": reply.status, "code": reply.reason.slug(), "title": reply.reason.title(),
-                "detail": reply.detail.as_ref(), "cause": reply.cause,
-            })),
+            "reply": self.reply.as_deref().map(reply),
             "response": self.response.as_ref().map(|(status, of)| json!({"status": status, "headers": fields(of, &self.credentials)})),
         })
     }
@@ -284,6 +282,13 @@ fn text(bytes: &[u8]) -> String {
         Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
         _ => bytes.escape_ascii().to_string(),
     }
+}
+
+fn reply(reply: &Reply) -> Value {
+    json!({
+        "status": reply.status, "code": reply.reason.slug(), "title": reply.reason.title(), "detail": reply.detail.as_ref(),
+        "cause": reply.cause,
+    })
 }
 
 fn share(one: &BackendShare) -> Value {
