@@ -1,11 +1,13 @@
 //! The control plane of a mesh: registrations, certificates and configuration for proxies on other machines.
 //!
 //! Started by the application (`transept control`, `transept run --mesh`). The pieces: `registry` knows which instances live, `store` keeps
-//! what must not be lost, `ca` signs, `source` turns files into resources, `members` knows whom they make an instance of what, `strict` which endpoints may not be called, `seen`
-//! folds what proxies report, `core` joins them, `places` bounds what is open, and what of it is one caller's, `serve` speaks to proxies, `api` to programs without one and `admin`
-//! to people; `kept` reads the keys of a state that may be somebody else's.
+//! what must not be lost, `ca` signs, `source` turns files into resources, `adoption` which of them stay here, `members` knows whom they
+//! make an instance of what, `strict` which endpoints may not be called, `seen` folds what proxies report, `core` joins them, `places`
+//! bounds what is open, and what of it is one caller's, `serve` speaks to proxies, `api` to programs without one and `admin` to people;
+//! `kept` reads the keys of a state that may be somebody else's.
 
 pub mod admin;
+mod adoption;
 pub mod api;
 pub mod ca;
 pub mod core;

@@ -10,6 +10,7 @@ use transept_model::SourceText;
 use transept_model::load::Outside;
 use transept_xds::{Key, Resource, Version};
 
+use super::adoption::Adoption;
 use super::members::Members;
 use super::registry::Name;
 use super::sharing;
@@ -25,6 +26,9 @@ pub(crate) struct Files {
     pub(super) secrets: Secrets,
     /// Policies whose limits are divided among the proxies that hold them, as objects.
     pub(super) divided: BTreeMap<Key, Value>,
+    adoption: Adoption,
+    /// Routes that attach to nothing. They stay here: a gateway that is sent one sees no Gateway but its own, and would take it in.
+    withheld: BTreeSet<Key>,
 }
 
 /// What one text holds.
@@ -35,6 +39,7 @@ struct Contents {
     members: Members,
     secrets: Secrets,
     divided: BTreeMap<Key, Value>,
+    adoption: Adoption,
 }
 
 /// Reads texts, and keeps what came of them until the next time.
@@ -59,6 +64,8 @@ impl Reader {
             }
             files.add(contents);
         }
+        files.withheld = files.adoption.withheld();
+        files.keys.retain(|key| !files.withheld.contains(key));
         *kept = keep;
         files
     }
@@ -73,6 +80,7 @@ impl Contents {
             members: Members::of(&objects),
             secrets: source::secrets(&objects),
             divided: sharing::divided(&objects, kinds),
+            adoption: Adoption::of(&objects, kinds),
         }
     }
 }
@@ -83,6 +91,7 @@ impl Files {
         self.services.extend(contents.services.iter().cloned());
         self.members.add(&contents.members);
         self.secrets.add(&contents.secrets);
+        self.adoption.add(&contents.adoption);
         for (key, object) in &contents.divided {
             // Of two of one name the first counts.
             self.divided.entry(key.clone()).or_insert_with(|| object.clone());
@@ -94,7 +103,7 @@ impl Files {
     pub(super) fn resources(&self) -> impl Iterator<Item = &Resource> {
         let mut seen = BTreeSet::new();
         let all = self.texts.iter().flat_map(|contents| &contents.resources);
-        all.filter(move |resource| seen.insert(resource.key()))
+        all.filter(move |resource| !self.withheld.contains(resource.key()) && seen.insert(resource.key()))
     }
 
     /// Whether there is an object of this key.
@@ -160,6 +169,40 @@ mod tests {
         let before = payload(&reader.read(&texts, &kinds, &outside));
         let after = payload(&reader.read(&texts, &kinds, &outside));
         assert!(before.is_some() && before != after);
+    }
+
+    #[test]
+    fn a_route_without_parents_stays_here_where_there_are_several_gateways() {
+        let (reader, kinds, outside) = (Reader::default(), Kinds::default(), Clock::default());
+        let gateway = |name: &str, class: &str| {
+            format!(
+                "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: {name}}}\nspec: {{gatewayClassName: {class}}}\n"
+            )
+        };
+        let route = |name: &str, spec: &str| {
+            format!(
+                "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+            )
+        };
+        let class = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: else}\nspec: {controllerName: example.com/c}\n";
+        let routes = route("bare", "{rules: []}")
+            + &route("own", "{parentRefs: [{name: edge}]}")
+            + &route("all", "{useDefaultGateways: All}");
+        let sent = |gateways: String| {
+            let texts = [SourceText::new("routes.yaml", routes.as_str()), SourceText::new("gateways.yaml", gateways)];
+            let files = reader.read(&texts, &kinds, &outside);
+            let bare = files.keys().iter().any(|key| &*key.name == "default/bare");
+            let names = names(&files);
+            assert_eq!(names.contains(&"default/bare".to_owned()), bare);
+            assert!(["default/own", "default/all"].iter().all(|name| names.contains(&(*name).to_owned())), "{names:?}");
+            bare
+        };
+        assert!(sent(String::new()) && sent(gateway("edge", "transept")));
+        assert!(!sent(gateway("edge", "transept") + &gateway("inner", "transept")));
+        assert!(
+            sent(gateway("edge", "transept") + &gateway("inner", "else") + class),
+            "the other one is somebody else's"
+        );
     }
 
     #[test]
