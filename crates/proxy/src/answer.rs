@@ -57,7 +57,8 @@ pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
 pub(crate) async fn fail(failure: Failure, journey: &mut Journey<'_, '_, '_>) {
     note(&failure, journey.trip);
     if journey.replier.begun() {
-        if failure.reason == Reason::NotAuthorized && journey.arrival.connection.identity.is_some() {
+        let is_refused = failure.reply.is_some() || failure.reason == Reason::NotAuthorized;
+        if is_refused && journey.arrival.connection.identity.is_some() {
             journey.replier.refuse();
         }
         journey.replier.abort();
@@ -68,7 +69,8 @@ pub(crate) async fn fail(failure: Failure, journey: &mut Journey<'_, '_, '_>) {
         journey.trip.facts.status = failure.reason.status();
         return;
     }
-    answer(&Reply::new(failure.reason), journey).await;
+    let reply = failure.reply.map_or_else(|| Reply::new(failure.reason), |reply| *reply);
+    answer(&reply, journey).await;
     journey.trip.facts.detail = failure.detail;
 }
 

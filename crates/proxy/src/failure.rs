@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::io;
 
 use transept_engine::reason::Reason;
+use transept_engine::verdict::Reply;
 use transept_wire::h1::Malformed;
 use transept_wire::h2::Breach;
 use transept_wire::h2::head::Refused;
@@ -42,11 +43,13 @@ pub(crate) struct Failure {
     pub repeat: Repeat,
     /// For the log only; never sent to a client.
     pub detail: Cow<'static, str>,
+    /// What a client is told to whom nothing has been said yet, where that is more than the reason: a policy's own words.
+    pub reply: Option<Box<Reply>>,
 }
 
 impl Failure {
     pub(crate) fn new(side: Side, reason: Reason, repeat: Repeat, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { side, reason, repeat, detail: detail.into() }
+        Self { side, reason, repeat, detail: detail.into(), reply: None }
     }
 
     /// A message that breaks the grammar or the framing.

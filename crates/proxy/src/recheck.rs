@@ -5,6 +5,7 @@
 //! carry no requests, those that a request has opened by an upgrade, those between two proxies, and exchanges whose response has lasted for a
 //! while (events, streams of gRPC, downloads) stand in a list here. Other requests are judged one by one and need none of this.
 
+use std::borrow::Cow;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use transept_engine::document::Documents;
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
 use transept_engine::snapshot::{Backend, BackendId, Listener, Snapshot};
+use transept_engine::verdict::Reply;
 use transept_identity::{Bundles, Fingerprint, Purpose};
 use transept_wire::h2::Code;
 
@@ -58,6 +60,8 @@ pub(crate) enum Ground {
 enum Cause {
     /// It would not be let in today, or what it was let in by has ended. Names policy and rule, or what else says so.
     Denied(Option<Box<str>>),
+    /// A policy says this of the request today.
+    Refused(Box<Reply>),
     /// This policy lets nobody call the endpoint without a tunnel.
     NoTunnel(Arc<str>),
 }
@@ -107,6 +111,14 @@ impl Standing {
             Some(Cause::Denied(Some(cause))) => {
                 let detail = format!("{cause}: the connection is not allowed any more");
                 Failure::new(Side::Downstream, Reason::NotAuthorized, Repeat::Never, detail)
+            }
+            Some(Cause::Refused(reply)) => {
+                let detail = match &reply.cause {
+                    Some(cause) => format!("{cause}: the connection is not allowed any more").into(),
+                    None => Cow::Borrowed("the connection is not allowed any more"),
+                };
+                let failure = Failure::new(Side::Downstream, reply.reason, Repeat::Never, detail);
+                Failure { reply: Some(reply.clone()), ..failure }
             }
             Some(Cause::Denied(None)) | None => {
                 let detail = "the connection is not allowed any more";
@@ -332,7 +344,7 @@ fn judge(worker: &Worker, snapshot: &Snapshot, now: Moment, standing: &Standing)
             let gone = || Err(Some(format!("port {port} of the program is gone").into()));
             listener.map_or_else(gone, |listener| admit_stream(listener, connection).map_err(|reply| reply.cause))
         }
-        Ground::Request(opening) => opening.judge(snapshot, now.into()),
+        Ground::Request(opening) => return opening.judge(snapshot, now.into()).err(),
         // Where there is no such listener any more, nobody forbids what was begun.
         Ground::Passage { connection, bound } => find_callee(snapshot, *bound, connection)
             .map_or(Ok(()), |listener| admit_stream(listener, connection).map_err(|reply| reply.cause)),

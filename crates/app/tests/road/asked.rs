@@ -99,3 +99,26 @@ async fn a_connection_to_the_issuer_that_has_ended_is_replaced() {
     soon(issuer.next()).await.reset();
     has_ended(&mut served, &mut call).await;
 }
+
+/// An upload to which nothing has been said yet: who cannot be vouched for now may come again, who is revoked needs another token.
+#[tokio::test]
+async fn an_upload_that_is_cut_is_told_why() {
+    let (mut issuer, mut backend) = (Backend::start(Up::Http1).await, Backend::start(Up::Http1).await);
+    let gateway = stage(&issuer, &backend).await;
+    for (status, answer, told, challenge) in [
+        (500, "", 503, None),
+        (200, r#"{"active": false}"#, 401, Some("Bearer realm=\"transept\", error=\"invalid_token\"")),
+    ] {
+        let mut caller = Caller::http11(gateway.address).await;
+        let ask = Ask::post("/", Framed::Open).with("authorization", &format!("Bearer opaque{status}"));
+        let mut call = caller.ask(ask).await;
+        say(&mut issuer, 200, ACTIVE).await;
+        let served = backend.next().await;
+        call.send(b"a piece").await;
+        say(&mut issuer, status, answer).await;
+        soon(call.head()).await;
+        assert_eq!(call.status, told);
+        assert_eq!(call.field("www-authenticate"), challenge);
+        drop(served);
+    }
+}

@@ -49,7 +49,7 @@ async fn keep_asking(worker: Rc<Worker>, standing: Weak<Standing>, opening: Rc<O
             Ok(None) => return,
             Err(cause) => {
                 if let Some(standing) = standing.upgrade() {
-                    standing.end(Cause::Denied(cause));
+                    standing.end(cause);
                 }
                 return;
             }
@@ -58,8 +58,8 @@ async fn keep_asking(worker: Rc<Worker>, standing: Weak<Standing>, opening: Rc<O
 }
 
 impl Opening {
-    /// Whether it would be let in today by what somebody says who is asked now: when that answer ends. If not, who says so.
-    async fn ask(&self, worker: &Rc<Worker>) -> Result<Option<Duration>, Option<Box<str>>> {
+    /// Whether it would be let in today by what somebody says who is asked now: when that answer ends. If not, why it ends.
+    async fn ask(&self, worker: &Rc<Worker>) -> Result<Option<Duration>, Cause> {
         let snapshot = worker.snapshot();
         let bind = snapshot.bind(&self.bound);
         let listener = bind.map(|bind| admit_here(bind, &self.connection, &self.request, &self.host));
@@ -71,7 +71,7 @@ impl Opening {
             let mut exchange = self.exchange(worker.clock.now().into(), listener, &mut request, &mut notes);
             match ask_again(listener, routed.as_ref(), &mut exchange) {
                 Verdict::Continue => return Ok(notes.principal.and_then(|principal| principal.asked)),
-                Verdict::Respond(reply) => return Err(reply.cause),
+                Verdict::Respond(reply) => return Err(Cause::Refused(reply)),
                 Verdict::Call(callout) => notes.resume(perform(*callout, worker, listener).await),
             }
         }

@@ -53,13 +53,13 @@ pub(crate) struct Entrance<'e> {
 }
 
 impl Opening {
-    /// Whether it would be let in today; if not, who says so. That nobody would serve it any more does not end it.
-    pub(super) fn judge(&self, snapshot: &Snapshot, now: Now) -> Result<(), Option<Box<str>>> {
+    /// Whether it would be let in today; if not, why it ends. That nobody would serve it any more does not end it.
+    pub(super) fn judge(&self, snapshot: &Snapshot, now: Now) -> Result<(), Cause> {
         let bind = snapshot.bind(&self.bound);
         let listener = bind.map(|bind| admit_here(bind, &self.connection, &self.request, &self.host));
         let listener = match listener {
             Some(Ok(listener)) => listener,
-            Some(Err(reply)) if reply.reason == Reason::MeshPlaintext => return Err(reply.cause),
+            Some(Err(reply)) if reply.reason == Reason::MeshPlaintext => return Err(Cause::Denied(reply.cause)),
             Some(Err(_)) | None => return Ok(()),
         };
         let routed = route(listener, &self.request, &self.host);
@@ -69,8 +69,8 @@ impl Opening {
         let mut exchange = self.exchange(now, listener, &mut request, &mut notes);
         match screen_again(listener, routed.as_ref(), &mut exchange) {
             Verdict::Continue => Ok(()),
-            Verdict::Respond(reply) => Err(reply.cause),
-            Verdict::Call(_) => Err(None),
+            Verdict::Respond(reply) => Err(Cause::Refused(reply)),
+            Verdict::Call(_) => Err(Cause::Denied(None)),
         }
     }
 
@@ -118,7 +118,7 @@ impl Entrance<'_> {
             let _ = standing.asking.set(Asking::begin(self.worker, &standing, &opening, ends));
         }
         if let Err(cause) = judged {
-            standing.end(Cause::Denied(cause));
+            standing.end(cause);
         }
         if let Some(backend) = self.in_clear_to {
             standing.note_without_tunnel(&snapshot, backend);

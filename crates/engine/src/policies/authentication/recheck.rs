@@ -8,7 +8,7 @@ use std::any::Any;
 use std::slice;
 
 use super::requirement::{Alternative, Need};
-use super::scheme::Proof;
+use super::scheme::{Fault, Proof};
 use super::{Anonymous, AuthenticationPolicy, Outcome, Outcomes, combined, valid};
 use crate::exchange::Exchange;
 use crate::reason::Reason;
@@ -27,10 +27,15 @@ impl AuthenticationPolicy {
         let Some(principal) = x.notes.principal.clone() else {
             return match self.anonymous {
                 Anonymous::Allowed => Verdict::Continue,
-                Anonymous::Refused => Reply::new(Reason::CredentialsMissing).into(),
+                Anonymous::Refused => self.refuse(Reply::new(Reason::CredentialsMissing), |_| Fault::Missing),
             };
         };
-        let refuse = |why: String| Reply::new(Reason::CredentialsInvalid).because(why).into();
+        // To whom nothing has been said yet hears it as one who comes today.
+        let refuse = |scheme: &str, why: String| {
+            let is_it = |other: usize| self.schemes.get(other).is_some_and(|named| *named.name == *scheme);
+            let fault = |other: usize| if is_it(other) { Fault::Invalid } else { Fault::Missing };
+            self.refuse(Reply::new(Reason::CredentialsInvalid).because(why), fault)
+        };
         let shown =
             if principal.together.is_empty() { slice::from_ref(&principal) } else { principal.together.as_slice() };
         let asking = x.notes.between.take().and_then(|between| between.downcast::<Asking>().ok());
@@ -40,11 +45,11 @@ impl AuthenticationPolicy {
         };
         for (index, one) in shown.iter().enumerate().skip(begun) {
             if one.until.is_some_and(|until| x.now.unix >= until) {
-                return refuse(format!("scheme {}: the credential has ended", one.scheme));
+                return refuse(&one.scheme, format!("scheme {}: the credential has ended", one.scheme));
             }
             let found = self.schemes.iter().zip(&mut outcomes).find(|(named, _)| named.name == one.scheme);
             let Some((named, outcome)) = found else {
-                return refuse(format!("there is no scheme {} any more", one.scheme));
+                return refuse(&one.scheme, format!("there is no scheme {} any more", one.scheme));
             };
             let proof = match resumed.take() {
                 Some((between, result)) => named.scheme.resume(x, between, result),
@@ -57,10 +62,14 @@ impl AuthenticationPolicy {
                     x.notes.between = Some(Box::new(Asking { outcomes, index, between }));
                     return Verdict::Call(callout);
                 }
-                Proof::Invalid(why) | Proof::Unavailable(why) => {
-                    return refuse(format!("scheme {}: {why}", named.name));
+                Proof::Invalid(why) => return refuse(&one.scheme, format!("scheme {}: {why}", named.name)),
+                Proof::Unavailable(why) => {
+                    let cause = format!("scheme {}: {why}", named.name);
+                    return Reply::new(Reason::AuthenticationUnavailable).because(cause).into();
                 }
-                Proof::Absent => return refuse(format!("scheme {}: it was not shown in this way", named.name)),
+                Proof::Absent => {
+                    return refuse(&one.scheme, format!("scheme {}: it was not shown in this way", named.name));
+                }
                 Proof::Answer(reply) | Proof::Refused(reply) => return Verdict::Respond(reply),
             }
         }
