@@ -114,9 +114,13 @@ impl Expression {
             let why = format!("it is {} bytes long, the most is {LONGEST}", text.len());
             return Err(Flaw::new(0, why).remedy("make several rules of it"));
         }
-        let tree = parse::parse(text)?;
+        let better = |flaw: Flaw| match remedy::dashed_header(text) {
+            Some(remedy) => flaw.remedy(remedy),
+            None => flaw,
+        };
+        let tree = parse::parse(text).map_err(better)?;
         let mut check = Check::new(scope);
-        let root = check.node(&tree)?;
+        let root = check.node(&tree).map_err(better)?;
         if !root.kind.fits(wanted) {
             let why = format!("the expression is {}, not {}", root.kind.as_str(), wanted.as_str());
             return Err(Flaw::new(0, why).maybe(remedy::turned(root.kind, wanted).map(str::to_owned)));

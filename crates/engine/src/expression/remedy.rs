@@ -8,6 +8,17 @@ use super::kind::Kind;
 /// How one asks whether something is there.
 pub(super) const THERE: &str = "ask whether it is there: has(principal.claims.email), or \"x-name\" in request.headers";
 
+/// How a header with `-` in its name is asked for, where an expression asks for one as if the name had none. Whatever is found wrong then,
+/// a reserved word or a name without a value, comes from that.
+pub(super) fn dashed_header(text: &str) -> Option<String> {
+    let is_part = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_');
+    text.match_indices(".headers.").find_map(|(at, found)| {
+        let rest = text.get(at + found.len()..)?;
+        let name = rest.get(..rest.find(|char| !is_part(char)).unwrap_or(rest.len()))?;
+        name.contains('-').then(|| format!("write a header with `-` in its name as `request.headers['{name}']`"))
+    })
+}
+
 /// How a value becomes one of the kind that is wanted.
 pub(super) const fn turned(found: Kind, wanted: Kind) -> Option<&'static str> {
     match (wanted, found) {
