@@ -28,7 +28,7 @@ use crate::relay::unless_gone;
 use crate::resolve::await_names;
 use crate::trial::{self, Trial};
 use crate::tunnel;
-use crate::upstream::{Destination, Pooled, Used, connect, no_room};
+use crate::upstream::{Destination, Pooled, Replacing, Used, connect, no_room};
 
 /// Bodies up to this size are read before the first try when the request may be tried again. Of one that streams as much is remembered where
 /// a backend may refuse it late.
@@ -94,9 +94,7 @@ struct Failed {
 /// What has been tried.
 pub(crate) struct Tries {
     pub endpoints: SmallVec<[SocketAddr; 4]>,
-    pooled: Pooled,
-    /// Whether one of them was on a connection that had gone stale, and counts for nothing.
-    pub replaced: bool,
+    pub replacing: Replacing,
     /// How often the request has waited for room in the budget since the last of them.
     pub waits: u32,
 }
@@ -136,7 +134,7 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
         });
         unless_gone(waiting, journey.replier).await?;
     }
-    let mut tries = Tries { endpoints: SmallVec::new(), pooled: Pooled::Welcome, replaced: false, waits: 0 };
+    let mut tries = Tries { endpoints: SmallVec::new(), replacing: Replacing::default(), waits: 0 };
     loop {
         let now = journey.worker.clock.now().into();
         let call = Call { now, random: journey.trip.random, hash, tried: &tries.endpoints };
@@ -154,12 +152,9 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
                 return Err(failure.into());
             }
             Err(Failed { failure, used: Some(used) })
-                if !tries.replaced && may_be_stale(used, &failure, content, journey) =>
+                if tries.replacing.may_follow(used) && may_be_stale(used, &failure, content, journey) =>
             {
-                tries.replaced = true;
-                if used.is_over {
-                    tries.pooled = Pooled::Younger(journey.worker.pool.youngest());
-                }
+                tries.replacing.follow(used, journey.worker);
                 continue;
             }
             Err(Failed { failure, used }) => {
@@ -279,7 +274,7 @@ async fn try_once(
     let destination = Destination {
         backend: crossing.backend,
         endpoint,
-        pooled: if wants_tunnel { Pooled::Unwanted } else { tries.pooled },
+        pooled: if wants_tunnel { Pooled::Unwanted } else { tries.replacing.pooled },
         // An upgrade needs a connection of its own.
         protocol: match crossing.backend.protocol {
             UpstreamProtocol::Auto if wants_tunnel => UpstreamProtocol::Http1,
@@ -330,7 +325,7 @@ async fn try_once(
             }
             Ok(tried)
         }
-        Err(failure) => Err(Failed { failure, used: Some(upstream.used()) }),
+        Err(failure) => Err(Failed { used: Some(upstream.used_after(&failure).await), failure }),
     }
 }
 

@@ -28,7 +28,7 @@ use crate::judge::is_stale;
 use crate::path::{Journey, Stop, out_of_time, time_left};
 use crate::relay::unless_gone;
 use crate::resolve::await_names;
-use crate::upstream::{Destination, Pooled, Received, Upstream, Used, connect};
+use crate::upstream::{Destination, Received, Replacing, Upstream, Used, connect};
 use crate::worker::Worker;
 
 /// Performs a callout within what is left of the exchange's time, and leaves its outcome for the policy.
@@ -211,26 +211,26 @@ async fn exchange(
     if chosen.probe == Probe::Yes {
         worker.turns.borrow_mut().give_up_probe(backend, chosen.address, when.now);
     }
+    let mut replacing = Replacing::default();
     let mut destination = Destination {
         backend,
         endpoint: &chosen,
-        pooled: Pooled::Welcome,
+        pooled: replacing.pooled,
         protocol: if is_grpc(&call.request) { UpstreamProtocol::Http2 } else { backend.protocol },
         identity,
         client: None,
         queued: None,
     };
-    let upstream = connect(worker, &destination).await?;
-    match exchange_over(worker, call, upstream).await {
-        Err((failure, used)) if is_stale(used, &failure, call.repeat) => {
-            if used.is_over {
-                destination.pooled = Pooled::Younger(worker.pool.youngest());
+    loop {
+        destination.pooled = replacing.pooled;
+        let upstream = connect(worker, &destination).await?;
+        match exchange_over(worker, call, upstream).await {
+            Err((failure, used)) if replacing.may_follow(used) && is_stale(used, &failure, call.repeat) => {
+                replacing.follow(used, worker);
             }
+            outcome => return Ok(outcome.map_err(|(failure, _)| failure)?),
         }
-        outcome => return Ok(outcome.map_err(|(failure, _)| failure)?),
     }
-    let upstream = connect(worker, &destination).await?;
-    Ok(exchange_over(worker, call, upstream).await.map_err(|(failure, _)| failure)?)
 }
 
 /// The same over one connection. A failure comes with how that was then.
@@ -239,13 +239,18 @@ async fn exchange_over(
     call: &HttpCall,
     mut upstream: Upstream,
 ) -> Result<Option<Answer>, (Failure, Used)> {
-    let outcome = converse(worker, call, &mut upstream).await.map_err(|failure| (failure, upstream.used()))?;
-    Ok(outcome.map(|(answer, is_reusable)| {
-        if is_reusable {
-            upstream.release(&worker.pool, worker.watches.last_sweep());
+    match converse(worker, call, &mut upstream).await {
+        Ok(outcome) => Ok(outcome.map(|(answer, is_reusable)| {
+            if is_reusable {
+                upstream.release(&worker.pool, worker.watches.last_sweep());
+            }
+            answer
+        })),
+        Err(failure) => {
+            let used = upstream.used_after(&failure).await;
+            Err((failure, used))
         }
-        answer
-    }))
+    }
 }
 
 /// Asks and listens. With the answer comes whether the connection is good for another question; there is none where it is too large.

@@ -121,7 +121,7 @@ pub(crate) async fn forward_streaming(
                 return Ok(Exchanged::again(after));
             }
             answered.set(true);
-            gate.taken.give();
+            gate.commit();
             watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
             let keep_alive = rest.keeps_alive();
             if !gate.wanted.is_given() {

@@ -78,7 +78,7 @@ pub(crate) struct Gate {
     /// The connection in a tunnel whose other end says when the request is taken.
     teller: Option<Rc<Link>>,
     /// Whether an answer may be a reason to send the body again, so that it is remembered after it has been taken, too.
-    again: Again,
+    again: Cell<Again>,
     /// Whether all of it that has been sent is remembered.
     is_remembered: Cell<bool>,
 }
@@ -101,7 +101,7 @@ impl Gate {
         }
         let told = Cell::new(listens == Listens::No);
         let (taken, passed, is_remembered) = (Signal::default(), Signal::default(), Cell::new(true));
-        Self { wanted, taken, passed, told, teller, again, is_remembered }
+        Self { wanted, taken, passed, told, teller, again: Cell::new(again), is_remembered }
     }
 
     /// Notes how much of the body has gone on.
@@ -119,6 +119,12 @@ impl Gate {
         }
     }
 
+    /// An answer is on its way to the client: nothing is sent again.
+    pub(crate) fn commit(&self) {
+        self.again.set(Again::Never);
+        self.taken.give();
+    }
+
     /// Whether the caller need not be told that the request is taken, or has been.
     pub(crate) fn is_told(&self) -> bool {
         self.told.get()
@@ -131,7 +137,7 @@ impl Gate {
 
     /// How much of the body may be sent now. None is all; zero asks for [`Gate::settle`].
     pub(crate) fn room(&self, source: &mut Source<'_>) -> Option<usize> {
-        if self.again == Again::Possible {
+        if self.again.get() == Again::Possible {
             self.is_remembered.set(source.can_begin_again());
             // What is too much forgets itself.
             return if self.taken.is_given() { None } else { source.room() };
@@ -144,7 +150,7 @@ impl Gate {
 
     /// Whether the request can be sent again because of what was answered.
     pub(crate) fn can_send_again(&self) -> bool {
-        self.again == Again::Possible && self.is_remembered.get()
+        self.again.get() == Again::Possible && self.is_remembered.get()
     }
 
     /// Called when no more can be remembered: waits until the request is taken, where somebody says so.

@@ -84,7 +84,7 @@ fn ask(
     let mut turns = worker.turns.borrow_mut();
     let now: Now = worker.clock.now().into();
     let attempt = Attempt {
-        tries: trip.facts.tries - u32::from(tries.replaced),
+        tries: trip.facts.tries.saturating_sub(tries.replacing.count),
         outcome,
         repeat: terms.repeat(&trip.request),
         resend,

@@ -438,6 +438,63 @@ async fn those_whose_connection_has_ended_share_the_next_one() {
     }
 }
 
+/// A connection that takes one request, and says so: the others get one each, because the next that they share may do the same.
+#[tokio::test]
+async fn who_is_refused_on_the_shared_connection_too_has_one_of_his_own() {
+    let (gateway, listener) = scripted().await;
+    let mut client = Frames::connect(gateway.address).await;
+    let ask = |number: u32| headers(2 * number + 1, END_HEADERS | END_STREAM, &get("/", &[]));
+    client.send(&ask(0)).await;
+    let mut first = Frames::accept(&listener).await;
+    let (_, stream, _) = first.next(HEADERS).await;
+    first.send(&headers(stream, END_HEADERS | END_STREAM, &ok())).await;
+    client.next(HEADERS).await;
+    for number in 1..=3 {
+        client.send(&ask(number)).await;
+        first.next(HEADERS).await;
+    }
+    first.send(&goaway(stream)).await;
+    let mut second = Frames::accept(&listener).await;
+    let (_, stream, _) = soon(second.next(HEADERS)).await;
+    for _ in 0..2 {
+        soon(second.next(HEADERS)).await;
+    }
+    second.send(&headers(stream, END_HEADERS | END_STREAM, &ok())).await;
+    second.send(&goaway(stream)).await;
+    client.next(HEADERS).await;
+    let mut own = Vec::new();
+    for _ in 0..2 {
+        let mut one = Frames::accept(&listener).await;
+        let (_, stream, _) = soon(one.next(HEADERS)).await;
+        one.send(&headers(stream, END_HEADERS | END_STREAM, &ok())).await;
+        own.push(one);
+        client.next(HEADERS).await;
+    }
+}
+
+/// Streams are reset before a connection ends: it was stale all the same.
+#[tokio::test]
+async fn a_reset_before_the_end_of_a_connection_is_no_answer() {
+    let (gateway, listener) = scripted().await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(Ask::get("/")).await;
+    let mut first = Frames::accept(&listener).await;
+    let (_, stream, _) = first.next(HEADERS).await;
+    first.send(&headers(stream, END_HEADERS | END_STREAM, &ok())).await;
+    call.head().await;
+    assert_eq!(call.status, 200);
+    drop(call);
+    let mut call = caller.ask(Ask::get("/")).await;
+    let (_, stream, _) = first.next(HEADERS).await;
+    first.send(&frame(RST_STREAM, 0, stream, &[0; 4])).await;
+    drop(first);
+    let mut second = Frames::accept(&listener).await;
+    let (_, stream, _) = soon(second.next(HEADERS)).await;
+    second.send(&headers(stream, END_HEADERS | END_STREAM, &ok())).await;
+    call.head().await;
+    assert_eq!(call.status, 200);
+}
+
 /// Letting go of a response half-way says so to the backend, and costs nobody else anything.
 #[tokio::test]
 async fn a_client_that_leaves_is_told_to_the_backend() {

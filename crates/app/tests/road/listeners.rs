@@ -42,10 +42,9 @@ async fn a_taken_port_is_opened_when_it_becomes_free() {
     assert!(metrics.contains("transept_listeners_closed 0\n"), "{metrics}");
 }
 
-/// A Gateway that listens everywhere beside one that has an address, and alone: our own sockets are in nobody's way, and no client finds the
-/// port closed meanwhile.
+/// A Gateway that listens everywhere beside one that has an address, and alone: our own sockets are in nobody's way.
 #[tokio::test]
-async fn addresses_of_one_port_come_and_go_without_a_gap() {
+async fn addresses_of_one_port_come_and_go() {
     let backend = Backend::start(Up::Http1).await;
     let narrow = Setup::before(&backend);
     let mut gateway = narrow.start().await;

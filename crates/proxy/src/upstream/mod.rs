@@ -6,12 +6,14 @@ mod connect;
 mod dial;
 mod hbone;
 mod pool;
+mod replacing;
 mod room;
 mod secure;
 
 pub(crate) use connect::{Destination, Pooled, connect, connect_stream};
 pub(crate) use dial::open;
 pub(crate) use pool::{H2Lease, Pool, PoolKey};
+pub(crate) use replacing::Replacing;
 pub(crate) use room::no_room;
 pub(crate) use secure::TlsChoices;
 
@@ -30,6 +32,10 @@ use crate::deadline::Watch;
 use crate::failure::{Failure, Repeat, Side};
 use crate::h2::{Link, Stream};
 use crate::io::Io;
+
+/// How often, and how long apart, a connection is looked at that may be ending.
+const LOOKS: u32 = 10;
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Whether a connection had carried a request before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,12 +89,20 @@ pub(crate) enum Rest {
 }
 
 impl Upstream {
-    /// How it is, now that a try has failed on it.
-    pub(crate) fn used(&self) -> Used {
-        match self {
-            Upstream::H1(upstream) => Used { age: upstream.age, is_over: true },
-            Upstream::H2(lease) => Used { age: lease.age(), is_over: lease.is_over() },
+    /// How it is, now that a try has failed on it. Servers reset streams before they end a connection: what comes behind such a reset is waited
+    /// for, a moment.
+    pub(crate) async fn used_after(&self, failure: &Failure) -> Used {
+        let lease = match self {
+            Upstream::H1(upstream) => return Used { age: upstream.age, is_over: true },
+            Upstream::H2(lease) => lease,
+        };
+        let may_be_ending = failure.reason == Reason::UpstreamReset && failure.repeat == Repeat::IfIdempotent;
+        let mut looks = if may_be_ending && lease.age() == Age::Reused { LOOKS } else { 0 };
+        while !lease.is_over() && looks > 0 {
+            looks -= 1;
+            tokio::time::sleep(LOOK).await;
         }
+        Used { age: lease.age(), is_over: lease.is_over() }
     }
 
     /// Whether a request that was sent may turn out to have been looked at by nobody: its stream was refused, or there is no program behind
