@@ -53,9 +53,14 @@ impl<K: Eq + Hash + Clone> Places<K> {
 
     /// A place for a connection of this caller, given back when it is dropped; none when it has too many open.
     pub(super) fn take(self: &Arc<Self>, whose: K) -> Option<Place<K>> {
+        self.take_where(whose, || false)
+    }
+
+    /// The same where a caller may go beyond its part, as long as `spare` says that there is enough for others.
+    pub(super) fn take_where(self: &Arc<Self>, whose: K, spare: impl FnOnce() -> bool) -> Option<Place<K>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(whose.clone()).or_default();
-        if *count >= self.most {
+        if *count >= self.most && !spare() {
             return None;
         }
         *count += 1;

@@ -5,6 +5,7 @@
 //! distrusted, and serves nothing from then on. What is asked for is done by `core`, on threads that may wait for the disk.
 
 mod call;
+mod decline;
 mod door;
 mod report;
 
@@ -37,6 +38,7 @@ use transept_xds::server::{Session, Settings};
 use transept_xds::{Store, TypeUrl};
 
 use self::call::{Call, Reply, accept, refuse};
+use self::decline::decline;
 use self::door::{Door, Greeting, Held, Inside, Trouble};
 pub use self::report::Reporting;
 use self::report::take_reports;
@@ -145,7 +147,10 @@ impl Server {
                 if !self.is_trusted(&peer) {
                     return tracing::warn!(%address, id = %leaf.id, "the root of a proxy is not trusted any more: it is sent away");
                 }
-                let Some(place) = self.inside.take(&leaf.id) else { return };
+                let place = match self.inside.take(&leaf.id) {
+                    Ok(place) => place,
+                    Err(none) => return decline(connection, &none.failed()).await,
+                };
                 // Not at the end of this function: members stay.
                 drop(greeting);
                 let left = leaf.not_after.as_secs().saturating_sub(now().as_secs());

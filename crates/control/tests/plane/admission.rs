@@ -4,7 +4,9 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use transept_control::plane::{Capacity, Question};
 use transept_identity::{PrivateKey, Svid, request};
+use transept_xds::grpc::frame;
 use transept_xds::mesh::{Issued, RENEW, RenewRequest};
+use transept_xds::messages::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 use crate::stage::{Control, PATIENCE, Wire};
 
@@ -48,6 +50,19 @@ async fn who_speaks_no_http_after_the_handshake_takes_no_place_of_a_member() {
     silent.read_u8().await.expect("the other side speaks first");
     let cart = control.connect(Some(svid.clone())).await;
     assert!(renew(&cart, &svid).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_for_whom_there_is_no_place_hears_why() {
+    let state = tempfile::tempdir().expect("a directory");
+    let control = Control::start_with(state.path(), Capacity::within(Some(171))).await;
+    let [cart, web] = [control.join("cart").await, control.join("web").await];
+    let _only = control.connect(Some(cart)).await;
+    let refused = control.connect(Some(web)).await;
+    let mut call = refused.call(transept_xds::METHOD).await;
+    call.send.send_data(frame(&DeltaDiscoveryRequest::default()), false).expect("sent");
+    let (code, why) = call.next::<DeltaDiscoveryResponse>().await.expect_err("there is one place");
+    assert!(code == "8" && why.contains("has no place for another member"), "{code} {why}");
 }
 
 /// The clock of the test stands, and goes on when there is nothing to do but to wait for it.

@@ -1,7 +1,7 @@
 //! The door of the control plane: places for those who have not shown who they are, and behind it those of members.
 //!
 //! Called by `serve` for every connection. Members have places of their own, so that whoever has no certificate takes none of theirs. One
-//! address has a part of those at the door only, and one identity a part of those behind it, so that it keeps nobody else out.
+//! address has a part of those at the door only. One identity has a part of those behind it, and may go beyond it while there is enough for others.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use transept_identity::SpiffeId;
+use transept_xds::grpc::{Code, Failed};
 
 use crate::plane::places::{Capacity, Place, Places, whose};
 
-/// The part of all places that one address may take at the door, and one identity behind it.
+/// The part of all places that one address may take at the door, and one identity behind it when no more than that part is free.
 const OF_ONE: usize = 4;
 /// How often the log tells of the same trouble.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -47,6 +48,29 @@ pub(super) struct Inside {
 pub(super) struct Membership {
     _of_all: OwnedSemaphorePermit,
     _of_one: Place<SpiffeId>,
+}
+
+/// Why a member has no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoPlace {
+    /// All are taken.
+    Full,
+    /// Its identity has its part of them, and what is free is for others.
+    OfOne,
+}
+
+impl NoPlace {
+    /// What its calls are answered.
+    pub(super) fn failed(self) -> Failed {
+        let why = match self {
+            Self::Full => "the control plane has no place for another member now: it tries again",
+            Self::OfOne => {
+                "the control plane has places left for members of other identities only; it serves more where more descriptors are allowed \
+                 (`ulimit -Hn`, LimitNOFILE=)"
+            }
+        };
+        Failed::new(Code::ResourceExhausted, why)
+    }
 }
 
 /// What a connection holds as long as it lives.
@@ -114,33 +138,38 @@ impl Inside {
         }
     }
 
-    /// A place for a member. None when all are taken, or too many of them by this identity: waiting would take a place at the door.
-    pub(super) fn take(&self, id: &SpiffeId) -> Option<Membership> {
+    /// A place for a member.
+    ///
+    /// # Errors
+    /// All are taken, or so many of them, by this identity too, that the rest is for others: waiting would take a place at the door.
+    pub(super) fn take(&self, id: &SpiffeId) -> Result<Membership, NoPlace> {
         let note =
             |trouble: &Mutex<Trouble>| trouble.lock().unwrap_or_else(PoisonError::into_inner).note(Instant::now());
-        let Some(of_one) = self.of_one.take(id.clone()) else {
-            if let Some(times) = note(&self.refused) {
-                tracing::warn!(
-                    %id,
-                    connections = self.members.div_ceil(OF_ONE),
-                    refused = times,
-                    "an identity has too many connections open: further ones of it are closed at once; if it has not that many instances, a \
-                     certificate of it is in wrong hands"
-                );
-            }
-            return None;
-        };
         let Ok(of_all) = self.all.clone().try_acquire_owned() else {
             if let Some(times) = note(&self.full) {
                 tracing::warn!(
                     places = self.members,
                     refused = times,
-                    "every place for members is taken: further ones are closed at once, and try again"
+                    "every place for members is taken: further ones are sent away, and try again; raise the limit of descriptors if it is low"
                 );
             }
-            return None;
+            return Err(NoPlace::Full);
         };
-        Some(Membership { _of_all: of_all, _of_one: of_one })
+        let part = self.members.div_ceil(OF_ONE);
+        let Some(of_one) = self.of_one.take_where(id.clone(), || self.all.available_permits() >= part) else {
+            if let Some(times) = note(&self.refused) {
+                tracing::warn!(
+                    %id,
+                    part,
+                    places = self.members,
+                    refused = times,
+                    "an identity has more connections open than its part, and the places that are free are for others: further ones of it are \
+                     sent away; raise the limit of descriptors if it has that many instances, otherwise a certificate of it is in wrong hands"
+                );
+            }
+            return Err(NoPlace::OfOne);
+        };
+        Ok(Membership { _of_all: of_all, _of_one: of_one })
     }
 }
 
@@ -188,13 +217,27 @@ mod tests {
     fn one_identity_leaves_places_for_others_and_nobody_waits() {
         let inside = Inside::new(Capacity { members: 8, ..Capacity::WHOLE });
         let id = |name: &str| SpiffeId::parse(&format!("spiffe://shop.test/ns/default/sa/{name}")).expect("an id");
-        let mut held: Vec<_> = (0..8).filter_map(|_| inside.take(&id("stolen"))).collect();
-        assert_eq!(held.len(), 2);
-        held.extend(["a", "b", "c"].iter().flat_map(|name| [inside.take(&id(name)), inside.take(&id(name))]).flatten());
+        let take = |name: &str| inside.take(&id(name));
+        let mut held: Vec<_> = (0..8).filter_map(|_| take("many").ok()).collect();
+        assert_eq!(held.len(), 6, "beyond its part while others have theirs");
+        assert_eq!(take("many").err(), Some(NoPlace::OfOne));
+        held.extend([take("a"), take("b")].into_iter().flatten());
         assert_eq!(held.len(), 8);
-        assert!(inside.take(&id("late")).is_none());
+        assert_eq!(take("late").err(), Some(NoPlace::Full));
         held.pop();
-        assert!(inside.take(&id("late")).is_some(), "what ends makes room");
+        assert!(take("late").is_ok(), "what ends makes room");
+    }
+
+    #[test]
+    fn an_identity_has_its_part_when_places_are_short() {
+        let inside = Inside::new(Capacity { members: 8, ..Capacity::WHOLE });
+        let id = |name: &str| SpiffeId::parse(&format!("spiffe://shop.test/ns/default/sa/{name}")).expect("an id");
+        let others: Vec<_> = ["a", "b", "c", "d", "e"].iter().filter_map(|name| inside.take(&id(name)).ok()).collect();
+        let own: Vec<_> = (0..3).map(|_| inside.take(&id("cart")).map(drop)).collect();
+        assert_eq!((others.len(), own), (5, vec![Ok(()); 3]));
+        let own: Vec<_> = (0..3).filter_map(|_| inside.take(&id("cart")).ok()).collect();
+        assert_eq!(own.len(), 2);
+        assert!(inside.take(&id("f")).is_ok());
     }
 
     #[test]
