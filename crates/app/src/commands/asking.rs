@@ -5,7 +5,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 use transept_control::plane::{Question, ask};
 
@@ -33,6 +33,16 @@ pub(super) fn question(state: &StateArgs, question: &Question) -> Result<Value> 
     runtime.block_on(ask(&state.directory(), question)).map_err(|error| unanswered(error, state, question))
 }
 
+/// Asks the same control plane once more, when something is done already: `done` says what, and what to do without the answer.
+///
+/// # Errors
+/// [`Unanswered`], behind what is done.
+pub(super) fn question_after(done: &str, state: &StateArgs, question: &Question) -> Result<Value> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let answer = runtime.block_on(ask(&state.directory(), question));
+    answer.map_err(|error| told(error, state, "")).with_context(|| done.to_owned())
+}
+
 /// Whether the control plane that runs with a state is that of the trust domain that is named, if one is.
 ///
 /// # Errors
@@ -55,6 +65,11 @@ pub(super) fn check_domain(state: &StateArgs) -> Result<()> {
 
 /// What is said of a question that was not answered.
 pub(super) fn unanswered(error: io::Error, state: &StateArgs, question: &Question) -> anyhow::Error {
+    told(error, state, &format!("; {}", and_now(question)))
+}
+
+/// The same, with what to do now at the end where somebody was there.
+fn told(error: io::Error, state: &StateArgs, and_now: &str) -> anyhow::Error {
     let directory = state.directory();
     let shown = directory.display();
     let why = match error.kind() {
@@ -65,10 +80,10 @@ pub(super) fn unanswered(error: io::Error, state: &StateArgs, question: &Questio
             )
         }
         ErrorKind::TimedOut | ErrorKind::WouldBlock => {
-            format!("the control plane with the state in {shown} does not answer; {}", and_now(question))
+            format!("the control plane with the state in {shown} does not answer{and_now}")
         }
         ErrorKind::UnexpectedEof => {
-            format!("the control plane with the state in {shown} ended before it had answered; {}", and_now(question))
+            format!("the control plane with the state in {shown} ended before it had answered{and_now}")
         }
         ErrorKind::NotADirectory => {
             return anyhow!("--state {shown}: this is no directory; name that of the control plane's state");
@@ -121,6 +136,9 @@ mod tests {
         assert!(hangs.is::<Unanswered>() && hangs.to_string().contains("`transept certs` shows it"), "{hangs}");
         assert!(told(ErrorKind::TimedOut, &Question::Status).to_string().contains("ask again"));
         assert!(told(ErrorKind::ConnectionRefused, &put).to_string().starts_with("no control plane runs"));
+        let gone = Line::parse_from(["transept", "--state", "/nowhere/mesh"]).state;
+        let later = question_after("a root is announced", &gone, &Question::Certificates).expect_err("nobody is there");
+        assert!(later.is::<Unanswered>() && format!("{later:#}").starts_with("a root is announced: no control plane"));
         let file = told(ErrorKind::NotADirectory, &put);
         assert!(
             !file.is::<Unanswered>() && file.to_string().starts_with("--state /mesh: this is no directory"),

@@ -7,7 +7,7 @@ use serde_json::Value;
 use transept_control::plane::Question;
 
 use super::Exit;
-use super::asking::question;
+use super::asking::{question, question_after};
 use super::control::StateArgs;
 use crate::console::{self, GREEN, PLAIN, YELLOW};
 use crate::table;
@@ -52,13 +52,23 @@ pub(crate) struct Args {
 
 /// Asks and prints.
 pub(crate) fn run(args: Args) -> Result<Exit> {
+    let mut done = None;
     if args.rotate {
         question(&args.state, &Question::Rotate)?;
+        done = Some("a new root is announced");
     }
     if let Some(root) = &args.distrust {
         question(&args.state, &Question::Distrust { root: root.to_ascii_lowercase() })?;
+        done = Some("the root is distrusted");
     }
-    let shown = question(&args.state, &Question::Certificates)?;
+    let shown = match done {
+        None => question(&args.state, &Question::Certificates)?,
+        Some(done) => question_after(
+            &format!("{done}, and only the list is missing: `transept certs` shows it"),
+            &args.state,
+            &Question::Certificates,
+        )?,
+    };
     if args.json {
         console::print_json(&shown)?;
     } else {
