@@ -204,6 +204,9 @@ pub struct Rotation {
     /// Roots that were retired, distrusted or given up. For ever: whatever is left of one must not bring it back.
     #[serde(default)]
     gone: BTreeSet<Fingerprint>,
+    /// Whether members that are not known may be on their way back. Stored, so that another start does not take it for settled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    awaiting: bool,
 }
 
 impl Rotation {
@@ -216,7 +219,30 @@ impl Rotation {
             retired: BTreeMap::new(),
             cut_off: BTreeMap::new(),
             gone: BTreeSet::new(),
+            awaiting: false,
         }
+    }
+
+    /// Has every stage wait, because this may be an older copy of what was known, and members that joined since may be about to connect
+    /// again; until [`Rotation::end_await`].
+    pub fn await_unknown(&mut self) {
+        self.awaiting = true;
+    }
+
+    /// Whoever was on the way back has had the time to come; true when somebody was awaited.
+    pub fn end_await(&mut self) -> bool {
+        std::mem::take(&mut self.awaiting)
+    }
+
+    /// Whether stages wait for members that are not known.
+    pub fn awaits_unknown(&self) -> bool {
+        self.awaiting
+    }
+
+    /// When something was noted last, as far as it shows, in seconds since the Unix epoch: a bundle, or a leaf that lives for `leaf_life`.
+    pub fn noted_last(&self, leaf_life: Duration) -> u64 {
+        let ends = self.proxies.values().flat_map(|member| member.leaves.values());
+        ends.map(|until| until.saturating_sub(leaf_life.as_secs())).max().unwrap_or_default().max(self.sequence)
     }
 
     /// Numbers the bundle in force by the clock, unless its number is higher. To be called whenever that has changed: so a number that was told
@@ -363,7 +389,7 @@ impl Rotation {
         let waiting = self.waiting();
         match self.stage {
             Stage::Steady { .. } => Advance::Idle,
-            _ if !waiting.is_empty() => Advance::Waits(waiting),
+            _ if self.awaiting || !waiting.is_empty() => Advance::Waits(waiting),
             Stage::Announced { old, new, .. } => {
                 self.stage = Stage::Signing { old, new, since: now.as_secs() };
                 Advance::Signs(new)

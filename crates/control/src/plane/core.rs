@@ -241,9 +241,9 @@ impl Plane {
         let now = now();
         let ca = Ca::open(directory, &setup.trust_domain, setup.leaf_life, provider, state.rotation.as_ref(), now);
         let ca = ca.map_err(StartError::Ca)?;
-        let stored = state.rotation.as_ref().map(Rotation::sequence);
+        let before = state.rotation.clone();
         let mut rotation = roots::restore(state.rotation, &ca, age, now).map_err(StartError::Own)?;
-        if stored != Some(rotation.sequence()) {
+        if before.as_ref() != Some(&rotation) {
             store.commit(&[Write::Rotation(&rotation)]).map_err(StartError::Store)?;
         }
         // Who lived in the process that had the state before has ended with it.
@@ -476,7 +476,7 @@ impl Plane {
             tracing::info!("the state can be stored again");
         }
         // A failure is in the log, and the next sweep tries again.
-        let _ = self.save(&mut inner).and_then(|()| self.turn(&mut inner));
+        let _ = self.save(&mut inner).and_then(|()| self.turn(&mut inner, moment));
         if let Err(error) = self.tend_resident(&mut inner) {
             tracing::error!(%error, "the certificate of the gateway in this process cannot be looked after");
         }

@@ -23,6 +23,10 @@ const SHORTEST: usize = 8;
 const BEFORE: &str = "whoever joined before the state was lost";
 /// The same of a state that is an older one.
 const SINCE: &str = "whoever joined after the copy of the state was made";
+/// How long members may take to connect again after a start: their longest pause (`transept_xds::backoff`), and some time to be served.
+pub(super) const RETURN: Duration = Duration::from_secs(45);
+/// A state that has noted something in this time is nobody's older copy.
+const FRESH: Duration = Duration::from_secs(10);
 /// Characters that are kept of what a proxy calls itself.
 const LONGEST_NODE: usize = 253;
 
@@ -114,12 +118,15 @@ impl Plane {
     }
 
     /// Goes to the next stage of a rotation, if there is one and it may, and forgets retired roots whose time is over.
-    pub(super) fn turn(&self, inner: &mut Inner) -> Result<(), NotDone> {
+    /// `moment` is counted from the start.
+    pub(super) fn turn(&self, inner: &mut Inner, moment: Duration) -> Result<(), NotDone> {
         let is_steady = matches!(inner.rotation.stage(), Stage::Steady { .. });
-        if is_steady && inner.rotation.retired().is_empty() {
+        let is_over = inner.rotation.awaits_unknown() && moment >= RETURN;
+        if is_steady && !is_over && inner.rotation.retired().is_empty() {
             return Ok(());
         }
         let mut rotation = inner.rotation.clone();
+        let is_over = is_over && rotation.end_await();
         let forgotten = rotation.forget_retired(now());
         let advance = rotation.advance(now());
         if let Advance::Retired(root) = advance {
@@ -128,7 +135,8 @@ impl Plane {
         if rotation.sequence() != inner.rotation.sequence() {
             rotation.number_by_clock(now());
         }
-        if !forgotten && !matches!(advance, Advance::Signs(_) | Advance::Retired(_)) {
+        let is_new = forgotten || matches!(advance, Advance::Signs(_) | Advance::Retired(_));
+        if !is_new && !is_over {
             return Ok(());
         }
         // What is stored comes first: after an end at any moment the next start goes on from there.
@@ -139,7 +147,9 @@ impl Plane {
             Advance::Retired(root) => tracing::info!(%root, "the old root is retired"),
             _ => {}
         }
-        self.follow_rotation(inner);
+        if is_new {
+            self.follow_rotation(inner);
+        }
         Ok(())
     }
 
@@ -232,6 +242,10 @@ pub(super) enum Age {
 /// Only a newer state could say which of several roots signs, or what a root is that was not made to come after the one that signs.
 pub(super) fn restore(stored: Option<Rotation>, ca: &Ca, age: Age, now: UnixTime) -> Result<Rotation, String> {
     if let Some(mut stored) = stored {
+        // Whether it is the newest does not show. Who joined after a copy of it was made becomes known by connecting again.
+        if now.as_secs().abs_diff(stored.noted_last(ca.leaf_life())) > FRESH.as_secs() {
+            stored.await_unknown();
+        }
         return match ca.made_after(stored.signer(), &stored.trusted())[..] {
             [] => Ok(stored),
             [Younger { root, of_mesh: true, .. }] if stored.take_in(root, now).is_ok() => {
@@ -385,7 +399,7 @@ mod tests {
         let plane = open(directory.path());
         let mut inner = plane.lock();
         for _ in 0..3 {
-            plane.turn(&mut inner).expect("stored");
+            plane.turn(&mut inner, RETURN).expect("stored");
         }
         assert!(matches!(inner.rotation.stage(), Stage::Announced { old, .. } if *old == first));
         let waiting: Vec<String> = inner.rotation.waiting().iter().map(ToString::to_string).collect();
@@ -393,6 +407,47 @@ mod tests {
         let after = UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs() + 3600 + 301));
         let mut rotation = inner.rotation.clone();
         assert!(matches!(rotation.advance(after), Advance::Signs(_)));
+    }
+
+    #[test]
+    fn a_state_that_may_be_an_older_copy_leaves_no_stage_before_members_have_had_the_time_to_return() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let plane = open(directory.path());
+        plane.rotate().expect("announced");
+        // As if nothing had been noted for long: the numbers of its bundles are small.
+        let text = serde_json::to_value(&plane.lock().rotation).expect("written");
+        let mut text = text.as_object().expect("fields").clone();
+        text.insert("sequence".into(), json!(2));
+        let aged: Rotation = serde_json::from_value(text.into()).expect("read");
+        plane.store(&[Write::Rotation(&aged)]).expect("stored");
+        drop(plane);
+        // A member that it knows, and another start, do not make it fresh.
+        let plane = open(directory.path());
+        let mut rotation = plane.lock().rotation.clone();
+        let until = UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs() + 3600));
+        rotation.note_report("web", u64::MAX, plane.ca.root(), until);
+        assert!(now().as_secs().abs_diff(rotation.noted_last(plane.ca.leaf_life())) <= FRESH.as_secs());
+        plane.store(&[Write::Rotation(&rotation)]).expect("stored");
+        drop(plane);
+        let plane = open(directory.path());
+        let mut inner = plane.lock();
+        assert!(inner.rotation.awaits_unknown());
+        for moment in [Duration::ZERO, RETURN / 2, RETURN - Duration::from_secs(1)] {
+            plane.turn(&mut inner, moment).expect("stored");
+            assert_eq!(inner.rotation.stage().slug(), "announced");
+        }
+        plane.turn(&mut inner, RETURN).expect("stored");
+        assert_eq!(inner.rotation.stage().slug(), "signing");
+        drop(inner);
+        drop(plane);
+        // What goes on by itself waits for nobody.
+        let fresh = tempfile::tempdir().expect("temporary directory");
+        drop(open(fresh.path()));
+        let plane = open(fresh.path());
+        plane.rotate().expect("announced");
+        let mut inner = plane.lock();
+        plane.turn(&mut inner, Duration::ZERO).expect("stored");
+        assert_eq!(inner.rotation.stage().slug(), "signing");
     }
 
     #[test]

@@ -10,11 +10,13 @@ use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
 use transept_identity::Fingerprint;
 use transept_identity::renew::Remaining;
+use transept_identity::rotation::Stage;
 use transept_model::suggest::nearest;
 
 use super::super::registry::learned;
 use super::super::strict::Strict;
 use super::resident::RESIDENT;
+use super::roots::RETURN;
 use super::{Inner, Plane, now};
 
 /// Instances that are named when a rotation waits for them.
@@ -69,7 +71,11 @@ impl Plane {
             all.push(shown);
         }
         all.extend(self.certificates_of_others(&inner));
-        let waiting: Vec<String> = inner.rotation.waiting().iter().take(SHOWN).map(ToString::to_string).collect();
+        let mut waiting: Vec<String> = inner.rotation.waiting().iter().take(SHOWN).map(ToString::to_string).collect();
+        if inner.rotation.awaits_unknown() && !matches!(inner.rotation.stage(), Stage::Steady { .. }) {
+            let seconds = RETURN.saturating_sub(self.began.elapsed()).as_secs();
+            waiting.insert(0, format!("members may be about to connect again after the start: up to {seconds} s more"));
+        }
         let now = now().as_secs();
         let retiring = inner.rotation.retired().iter().map(|(root, retired)| {
             let left = retired.until.saturating_sub(now);
