@@ -112,6 +112,7 @@ impl Quotas {
             what: what.clone(),
             inbox,
             can_write: true,
+            told: None,
             cleaned: Instant::now(),
         };
         match keeper.open() {
@@ -119,6 +120,7 @@ impl Quotas {
             Err(error) => {
                 tracing::error!(file = %path.display(), %error, remedy = remedy(&error), "{} cannot be kept", what.name());
                 keeper.can_write = false;
+                keeper.told = Some(remedy(&error));
                 what.note_health(false);
                 if let Some(ended) = &what.ended {
                     ended.note_unread(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
@@ -167,6 +169,8 @@ struct Keeper {
     what: What,
     inbox: Receiver<Message>,
     can_write: bool,
+    /// What the log last said is to be done, so that it tells when that is something else.
+    told: Option<&'static str>,
     cleaned: Instant,
 }
 
@@ -279,9 +283,10 @@ impl Keeper {
     }
 
     fn note_failure(&mut self, error: &redb::Error) {
-        if std::mem::replace(&mut self.can_write, false) {
-            let file = self.path.display();
-            tracing::error!(%file, %error, remedy = remedy(error), "{} cannot be written", self.what.name());
+        let remedy = remedy(error);
+        let is_other = self.told.replace(remedy) != Some(remedy);
+        if std::mem::replace(&mut self.can_write, false) || is_other {
+            tracing::error!(file = %self.path.display(), %error, remedy, "{} cannot be written", self.what.name());
         }
         self.what.note_health(false);
     }
@@ -308,12 +313,14 @@ mod tests {
             what: What { book: None, ended: Some(ended.clone()) },
             inbox,
             can_write: false,
+            told: None,
             cleaned: Instant::now(),
         };
         assert!(keeper.open().is_err());
         ended.note_unread(Duration::from_secs(5));
         keeper.write();
         assert_eq!((ended.unread_since(), keeper.can_write), (Some(Duration::from_secs(5)), false));
+        assert!(keeper.told.is_some_and(|told| told.contains("damaged")));
         std::fs::remove_file(&path).expect("removed");
         drop(File::open(&path, None).expect("a file"));
         keeper.write();

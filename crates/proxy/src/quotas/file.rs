@@ -111,7 +111,10 @@ impl Drop for File {
 impl File {
     /// Opens the file or makes it, readable for its owner only. A seed that is in use already is the one of the file from now on.
     pub(super) fn open(path: &Path, seed: Option<u64>) -> Result<(File, Contents), Box<redb::Error>> {
-        let database = guarded(|| Ok(redb::Builder::new().set_cache_size(CACHE).create_file(disk_file(path)?)?))?;
+        let database = guarded(|| match disk_file(path)? {
+            Some(file) => database_in(file),
+            None => make(path),
+        })?;
         // A name of its own, so that it is not dropped by a panic.
         let file = File { database: Some(database) };
         let contents = guarded(|| file.begin(seed))?;
@@ -190,21 +193,44 @@ impl File {
     }
 }
 
-/// The file on the disk; made where there is none. An empty one is not ours: somebody has lost what was in it.
-fn disk_file(path: &Path) -> Result<std::fs::File, redb::Error> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true);
-    match options.open(path) {
+/// The file on the disk; none where there is none. An empty one is not ours: somebody has lost what was in it.
+fn disk_file(path: &Path) -> Result<Option<std::fs::File>, redb::Error> {
+    match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) if file.metadata()?.len() == 0 => Err(redb::Error::Corrupted("it is empty".to_owned())),
-        Ok(file) => Ok(file),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            if let Some(directory) = path.parent() {
-                std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-            }
-            Ok(options.create_new(true).mode(0o600).open(path)?)
-        }
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+fn database_in(file: std::fs::File) -> Result<Database, redb::Error> {
+    Ok(redb::Builder::new().set_cache_size(CACHE).create_file(file)?)
+}
+
+/// Makes the file beside its place and puts it there when it is whole: what is left of an end in between is no damaged file.
+fn make(path: &Path) -> Result<Database, redb::Error> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&beside)?;
+    // The database keeps the lock. Whoever has made the file meanwhile still has it, or has put it in its place.
+    file.try_lock().map_err(|_| redb::Error::DatabaseAlreadyOpen)?;
+    if let Some(file) = disk_file(path)? {
+        std::fs::remove_file(&beside)?;
+        return database_in(file);
+    }
+    file.set_len(0)?;
+    let made = database_in(file).and_then(|database| {
+        std::fs::rename(&beside, path)?;
+        std::fs::File::open(directory)?.sync_all()?;
+        Ok(database)
+    });
+    if made.is_err() {
+        // What is left of it takes room on a disk that may be full; the next attempt begins anew anyway.
+        let _ = std::fs::remove_file(&beside);
+    }
+    made
 }
 
 /// Forgets what ends first where there is more than this, and some more, so that this is not done for each.
@@ -257,6 +283,24 @@ mod tests {
             std::fs::write(&path, damaged).expect("written");
             assert!(remedy_of().contains("damaged"), "{}: {}", damaged.len(), remedy_of());
         }
+    }
+
+    #[test]
+    fn what_is_left_of_a_file_that_was_not_finished_is_begun_anew() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("quotas.redb");
+        let beside = directory.path().join("quotas.redb.new");
+        std::fs::write(&beside, [0; 5000]).expect("written");
+        let held = std::fs::File::open(&beside).expect("a file");
+        held.lock().expect("locked");
+        assert!(matches!(File::open(&path, None).err().map(|error| *error), Some(redb::Error::DatabaseAlreadyOpen)));
+        assert!(!path.exists(), "somebody else is making it");
+        drop(held);
+        let (file, _) = File::open(&path, None).expect("a file");
+        assert!(path.exists() && !beside.exists());
+        assert!(remedy(&File::open(&path, None).err().expect("it is in use")).contains("another process"));
+        drop(file);
+        assert!(File::open(&path, None).is_ok());
     }
 
     #[test]
