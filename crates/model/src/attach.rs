@@ -72,7 +72,7 @@ pub enum Extent {
     /// Everything: what is not in it is not there.
     #[default]
     Whole,
-    /// Everything but the Gateways of others.
+    /// Everything but the Gateways of others, and the routes that belong to nobody.
     OneGateway,
     /// What somebody asked for: the target of a policy, or a parent of a route, may well be elsewhere, and then it has nothing to do here.
     Part,

@@ -56,7 +56,10 @@ pub(crate) fn holds_secrets(object: &ObjectName) -> bool {
 /// Whether a field, by its path, takes a credential or refers to one.
 pub(crate) fn takes_secret(field: &str) -> bool {
     let sets_header = field.contains("HeaderModifier") && field.ends_with(".value");
-    field.split(['.', '[', ']']).any(names_secret) || field.ends_with(".url") || sets_header
+    // What a limit counts by is called a key, too.
+    let counts_by = field.contains("limits[") && !field.contains("store");
+    let names_one = |part: &str| names_secret(part) && !(counts_by && part == "key");
+    field.split(['.', '[', ']']).any(names_one) || field.ends_with(".url") || sets_header
 }
 
 fn names_secret(name: &str) -> bool {
@@ -201,6 +204,18 @@ mod tests {
         ] {
             let found = findings(text);
             assert!(found.iter().any(|one| one.contains("SHOWN")), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn fields_that_take_or_name_a_credential_are_known() {
+        for field in
+            ["spec.schemes[0].hmac.keys[0].secret", "spec.schemes[0].hmac.keys[0]", "spec.store.passwordSecret"]
+        {
+            assert!(takes_secret(field), "{field}");
+        }
+        for field in ["spec.limits[0].key[1].header", "spec.limits[0].key", "spec.rules[0].matches[0].path.value"] {
+            assert!(!takes_secret(field), "{field}");
         }
     }
 

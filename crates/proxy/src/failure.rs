@@ -9,8 +9,8 @@ use std::io;
 use transept_engine::reason::Reason;
 use transept_engine::verdict::Reply;
 use transept_wire::h1::Malformed;
-use transept_wire::h2::Breach;
 use transept_wire::h2::head::Refused;
+use transept_wire::h2::{Breach, Code};
 
 use crate::deadline::Expired;
 use crate::h2::Cut;
@@ -45,11 +45,13 @@ pub(crate) struct Failure {
     pub detail: Cow<'static, str>,
     /// What a client is told to whom nothing has been said yet, where that is more than the reason: a policy's own words.
     pub reply: Option<Box<Reply>>,
+    /// Whether the other side has said that it means this request, not the connection.
+    pub is_meant: bool,
 }
 
 impl Failure {
     pub(crate) fn new(side: Side, reason: Reason, repeat: Repeat, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { side, reason, repeat, detail: detail.into(), reply: None }
+        Self { side, reason, repeat, detail: detail.into(), reply: None, is_meant: false }
     }
 
     /// A message that breaks the grammar or the framing.
@@ -143,7 +145,9 @@ impl Failure {
             cut if cut.is_refusal() => (Reason::MeshDenied, Repeat::Never),
             Cut::Reset(_) | Cut::Lost(_) => (Reason::UpstreamReset, Repeat::IfIdempotent),
         };
-        Self::new(Side::Upstream, reason, repeat, cut.to_string())
+        // Servers that end a connection reset its streams with these two.
+        let is_meant = matches!(cut, Cut::Reset(code) if ![Code::NO_ERROR, Code::CANCEL].contains(code));
+        Self { is_meant, ..Self::new(Side::Upstream, reason, repeat, cut.to_string()) }
     }
 
     /// The connection broke before a response began.

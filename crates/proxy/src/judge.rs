@@ -25,7 +25,7 @@ pub(crate) fn may_be_stale(used: Used, failure: &Failure, content: Content<'_>, 
 }
 
 /// Whether a failure may only mean that the server had closed a pooled connection, or wanted no more on it, and the request may be sent
-/// again. A stream that was reset on a connection that goes on was meant.
+/// again. A stream that was reset on a connection that goes on was meant, and so was one that was reset because of an error.
 pub(crate) fn is_stale(used: Used, failure: &Failure, repeat: engine::Repeat) -> bool {
     let early = matches!(failure.reason, Reason::UpstreamReset | Reason::UpstreamIncomplete);
     let may_repeat = match failure.repeat {
@@ -33,7 +33,7 @@ pub(crate) fn is_stale(used: Used, failure: &Failure, repeat: engine::Repeat) ->
         Repeat::IfIdempotent => used.is_over && repeat == engine::Repeat::Harmless,
         Repeat::Never => false,
     };
-    used.age == Age::Reused && early && may_repeat
+    used.age == Age::Reused && early && !failure.is_meant && may_repeat
 }
 
 /// Only a retry stanza, or a policy of the backend, makes a status a reason for another try.

@@ -495,6 +495,24 @@ async fn a_reset_before_the_end_of_a_connection_is_no_answer() {
     assert_eq!(call.status, 200);
 }
 
+/// An error on a stream was meant, whatever becomes of the connection: nothing is sent twice for it.
+#[tokio::test]
+async fn a_reset_because_of_an_error_is_the_answer() {
+    let (gateway, listener) = scripted().await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(Ask::get("/")).await;
+    let mut first = Frames::accept(&listener).await;
+    let (_, stream, _) = first.next(HEADERS).await;
+    first.send(&headers(stream, END_HEADERS | END_STREAM, &ok())).await;
+    call.head().await;
+    drop(call);
+    let mut call = caller.ask(Ask::new("DELETE", "/")).await;
+    let (_, stream, _) = first.next(HEADERS).await;
+    first.send(&[frame(RST_STREAM, 0, stream, &[0, 0, 0, 2]), goaway(stream)].concat()).await;
+    call.head().await;
+    assert_eq!(call.status, 503);
+}
+
 /// Letting go of a response half-way says so to the backend, and costs nobody else anything.
 #[tokio::test]
 async fn a_client_that_leaves_is_told_to_the_backend() {

@@ -211,7 +211,7 @@ fn is_here(world: &World, policy: &Policy, reference: &PolicyTargetReference) ->
 fn is_elsewhere(extent: Extent, reference: &PolicyTargetReference) -> bool {
     match extent {
         Extent::Whole => false,
-        Extent::OneGateway => &*reference.kind == "Gateway",
+        Extent::OneGateway => matches!(&*reference.kind, "Gateway" | "HTTPRoute" | "GRPCRoute" | "TCPRoute"),
         Extent::Part => true,
     }
 }

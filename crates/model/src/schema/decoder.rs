@@ -233,7 +233,11 @@ impl Decoder {
     /// Writes that there is no field `key` here.
     pub fn unknown(&mut self, key: &str, at: Spot, names: &[&str]) {
         let full = self.is_full();
-        let invalid = self.refuse(at, format!("unknown field {}", tick(key)));
+        // What is like no field, where a reference to a credential belongs, may be the credential in braces.
+        let is_like_none = suggest::nearest(key, names.iter().copied()).is_none();
+        let may_be_secret = is_like_none && secrecy::takes_secret(&self.field_path());
+        let why = if may_be_secret { "unknown field".to_owned() } else { format!("unknown field {}", tick(key)) };
+        let invalid = self.refuse(at, why);
         if !full {
             invalid.remedy = suggest::remedy(key, names);
         }

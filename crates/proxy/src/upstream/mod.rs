@@ -34,7 +34,7 @@ use crate::h2::{Link, Stream};
 use crate::io::Io;
 
 /// How often, and how long apart, a connection is looked at that may be ending.
-const LOOKS: u32 = 10;
+const LOOKS: u32 = 5;
 const LOOK: Duration = Duration::from_millis(1);
 
 /// Whether a connection had carried a request before.
@@ -96,7 +96,8 @@ impl Upstream {
             Upstream::H1(upstream) => return Used { age: upstream.age, is_over: true },
             Upstream::H2(lease) => lease,
         };
-        let may_be_ending = failure.reason == Reason::UpstreamReset && failure.repeat == Repeat::IfIdempotent;
+        let is_reset = failure.reason == Reason::UpstreamReset && failure.repeat == Repeat::IfIdempotent;
+        let may_be_ending = is_reset && !failure.is_meant;
         let mut looks = if may_be_ending && lease.age() == Age::Reused { LOOKS } else { 0 };
         while !lease.is_over() && looks > 0 {
             looks -= 1;
