@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use transept_engine::exchange::Now;
 use transept_engine::hops::was_retried;
-use transept_engine::judge::{self as engine, Attempt, Judgement, Outcome, Resend};
+use transept_engine::judge::{self as engine, Attempt, Judgement, Outcome, Resend, Terms};
 use transept_engine::pick::alternatives;
 use transept_engine::reason::Reason;
 
@@ -83,8 +83,10 @@ fn ask(
     let Crossing { backend, terms, .. } = crossing;
     let mut turns = worker.turns.borrow_mut();
     let now: Now = worker.clock.now().into();
+    // A rule's stanza says how many tries there are at most, whatever they are for (GEP-1731).
+    let uncounted = if matches!(terms, Terms::Stanza(..)) { 0 } else { tries.replacing.count };
     let attempt = Attempt {
-        tries: trip.facts.tries.saturating_sub(tries.replacing.count),
+        tries: trip.facts.tries.saturating_sub(uncounted),
         outcome,
         repeat: terms.repeat(&trip.request),
         resend,
