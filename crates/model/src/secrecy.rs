@@ -57,7 +57,7 @@ pub(crate) fn holds_secrets(object: &ObjectName) -> bool {
 pub(crate) fn takes_secret(field: &str) -> bool {
     let sets_header = field.contains("HeaderModifier") && field.ends_with(".value");
     // What a limit counts by is called a key, too.
-    let counts_by = field.contains("limits[") && !field.contains("store");
+    let counts_by = (["limits[", "quotas["].iter().any(|list| field.contains(list))) && !field.contains("store");
     let names_one = |part: &str| names_secret(part) && !(counts_by && part == "key");
     field.split(['.', '[', ']']).any(names_one) || field.ends_with(".url") || sets_header
 }
@@ -79,8 +79,12 @@ fn line_is_secret(line: &str) -> bool {
     while let Some(begin) = rest.find(is_part) {
         let from = rest.get(begin..).unwrap_or_default();
         let (word, behind) = from.split_at(from.find(|char| !is_part(char)).unwrap_or(from.len()));
-        let is_field = behind.trim_start_matches(['"', '\'', ' ', '\t']).starts_with(':');
-        if is_field && names_secret(word) || ["authorization", "bearer"].contains(&&*word.to_ascii_lowercase()) {
+        let value = behind.trim_start_matches(['"', '\'', ' ', '\t']).strip_prefix(':');
+        // A list of what a limit counts by, which is called a key, too.
+        let counts_by = word == "key" && value.is_some_and(|value| value.trim_start().starts_with('['));
+        if value.is_some() && names_secret(word) && !counts_by
+            || ["authorization", "bearer"].contains(&&*word.to_ascii_lowercase())
+        {
             return true;
         }
         rest = behind;
@@ -174,6 +178,7 @@ mod tests {
             &format!("{key}  hash: tr_live_PLANTED: x\n"),
             &format!("{key}  hash: tr_live_PLANTED1\n  hash: tr_live_PLANTED2\n"),
             &format!("{key}  hahs: tr_live_PLANTED\n"),
+            &key.replace("spec:\n  consumer: x\n", "spec: {tr_live_PLANTED}\n"),
             &format!("{key}  key: tr_live_PLANTED\n"),
             &format!("{key}  scopes: [tr_live_PLANTED: x]\n"),
             "{apiVersion: transept.dev/v1alpha1, kind: ApiKeys, metadata: {name: k}, spec: {hahs: tr_live_PLANTED}}",
@@ -201,6 +206,7 @@ mod tests {
             "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nspec: {refs: [{kind: Secret, name: SHOWN: x}]}\n",
             "apiVersion: v1\nkind: Secret\n---\na: [SHOWN: x: y\n",
             "{apiVersion: transept.dev/v1alpha1, kind: Backend, metadata: {name: b}, spec: {SHOWN: 'https://b.test/'}}",
+            "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: b}, spec: {SHOWN: {key: [x]}}}",
         ] {
             let found = findings(text);
             assert!(found.iter().any(|one| one.contains("SHOWN")), "{found:?}");
@@ -214,7 +220,12 @@ mod tests {
         {
             assert!(takes_secret(field), "{field}");
         }
-        for field in ["spec.limits[0].key[1].header", "spec.limits[0].key", "spec.rules[0].matches[0].path.value"] {
+        for field in [
+            "spec.quotas[0].key[0]",
+            "spec.limits[0].key[1].header",
+            "spec.limits[0].key",
+            "spec.rules[0].matches[0].path.value",
+        ] {
             assert!(!takes_secret(field), "{field}");
         }
     }

@@ -83,8 +83,9 @@ fn ask(
     let Crossing { backend, terms, .. } = crossing;
     let mut turns = worker.turns.borrow_mut();
     let now: Now = worker.clock.now().into();
-    // A rule's stanza says how many tries there are at most, whatever they are for (GEP-1731).
-    let uncounted = if matches!(terms, Terms::Stanza(..)) { 0 } else { tries.replacing.count };
+    // A rule's stanza says how often a backend may see a request (GEP-1731). What nobody has seen is no reason to count what was replaced.
+    let counts_all = matches!(terms, Terms::Stanza(..)) && outcome != Outcome::Unreachable;
+    let uncounted = if counts_all { 0 } else { tries.replacing.count };
     let attempt = Attempt {
         tries: trip.facts.tries.saturating_sub(uncounted),
         outcome,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::stage::{Ask, Backend, Caller, Down, Framed, Gateway, Nobody, Setup, Up, soon};
+use crate::stage::{Ask, Backend, Call, Caller, Down, Framed, Gateway, Nobody, Served, Setup, Up, soon};
 
 async fn stage(rule: &str) -> (Gateway, Backend) {
     let backend = Backend::start(Up::Http1).await;
@@ -49,6 +49,55 @@ async fn a_body_that_streams_is_sent_again() {
     assert_eq!(served.whole().await.content, b"the first and the last");
     served.answer(200, "done").await;
     assert_eq!(call.answer().await, (200, "done".to_owned()));
+}
+
+/// Asks by every caller; the requests as they have come to each of two backends.
+async fn ask_all<'c>(
+    callers: &'c mut [Caller],
+    one: &mut Backend,
+    other: &mut Backend,
+) -> (Vec<Call<'c>>, Vec<Served>, Vec<Served>) {
+    let (mut calls, mut of_one, mut of_other) = (Vec::new(), Vec::new(), Vec::new());
+    for caller in callers {
+        calls.push(caller.ask(Ask::get("/")).await);
+        tokio::select! {
+            served = one.next() => of_one.push(served),
+            served = other.next() => of_other.push(served),
+        }
+    }
+    (calls, of_one, of_other)
+}
+
+/// What was under way at an endpoint that ends goes to another one, though its own is asked first whether it has only closed a connection.
+#[tokio::test]
+async fn an_endpoint_that_ends_costs_no_request() {
+    let (mut ends, mut stays) = (Backend::start(Up::Http1).await, Backend::start(Up::Http1).await);
+    let setup = Setup::of(&[ends.address, stays.address], Up::Http1).rule("retry: {attempts: 1, backoff: 1ms}");
+    let gateway = setup.start().await;
+    let mut callers = Vec::new();
+    for _ in 0..8 {
+        callers.push(Caller::http11(gateway.address).await);
+    }
+    let (calls, of_one, of_other) = ask_all(&mut callers, &mut ends, &mut stays).await;
+    for served in of_one.into_iter().chain(of_other) {
+        served.answer(200, "").await;
+    }
+    for mut call in calls {
+        assert_eq!(soon(call.answer()).await.0, 200);
+    }
+    let (calls, of_one, of_other) = ask_all(&mut callers, &mut ends, &mut stays).await;
+    let lost = of_one.len();
+    assert!(lost > 0, "both are used");
+    drop((of_one, ends));
+    for _ in 0..lost {
+        stays.next().await.answer(200, "").await;
+    }
+    for served in of_other {
+        served.answer(200, "").await;
+    }
+    for mut call in calls {
+        assert_eq!(soon(call.answer()).await.0, 200);
+    }
 }
 
 /// When all tries are spent the last answer is the answer, of the backend's own words.

@@ -235,7 +235,7 @@ impl Decoder {
         let full = self.is_full();
         // What is like no field, where a reference to a credential belongs, may be the credential in braces.
         let is_like_none = suggest::nearest(key, names.iter().copied()).is_none();
-        let may_be_secret = is_like_none && secrecy::takes_secret(&self.field_path());
+        let may_be_secret = is_like_none && self.reads_secret();
         let why = if may_be_secret { "unknown field".to_owned() } else { format!("unknown field {}", tick(key)) };
         let invalid = self.refuse(at, why);
         if !full {

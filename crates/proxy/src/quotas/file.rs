@@ -4,7 +4,7 @@
 //! an error like others.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -209,13 +209,19 @@ fn database_in(file: std::fs::File) -> Result<Database, redb::Error> {
 
 /// Makes the file beside its place and puts it there when it is whole: what is left of an end in between is no damaged file.
 fn make(path: &Path) -> Result<Database, redb::Error> {
+    if path.is_symlink() {
+        // What it leads to may be on a disk that is not there yet.
+        return Err(std::io::Error::new(ErrorKind::NotFound, "it is a link to a file that is not there").into());
+    }
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&beside)?;
     // The database keeps the lock. Whoever has made the file meanwhile still has it, or has put it in its place.
-    file.try_lock().map_err(|_| redb::Error::DatabaseAlreadyOpen)?;
+    if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        return Err(redb::Error::DatabaseAlreadyOpen);
+    }
     if let Some(file) = disk_file(path)? {
         std::fs::remove_file(&beside)?;
         return database_in(file);
