@@ -1,8 +1,8 @@
 //! From *pick* (the endpoint) to *judge* and back: one or several tries, until one is delivered.
 //!
 //! Called by `path.rs` when the backend is known. Each verb is a module of its own: `upstream/connect.rs`, `forward.rs`,
-//! `judge.rs`, `relay.rs`. A request whose body is here, or that
-//! has none, can be tried again; one whose body streams moves both ways at once and is tried once.
+//! `judge.rs`, `relay.rs`. A request whose body is here, or that has none, can be tried again; one whose body streams moves both ways at
+//! once, and can be as long as all that was sent of it is remembered.
 
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};

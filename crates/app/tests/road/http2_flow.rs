@@ -414,21 +414,28 @@ async fn large_bodies_share_a_connection() {
     }
 }
 
+/// One connection from the gateway to a scripted backend, on which one request was answered and so many more are under way, and the client that
+/// has sent them; the number of the stream that was answered.
+async fn under_way(gateway: &Gateway, listener: &TcpListener, count: u32) -> (Frames, Frames, u32) {
+    let mut client = Frames::connect(gateway.address).await;
+    let ask = |number: u32| headers(2 * number + 1, END_HEADERS | END_STREAM, &get("/", &[]));
+    client.send(&ask(0)).await;
+    let mut backend = Frames::accept(listener).await;
+    let (_, answered, _) = backend.next(HEADERS).await;
+    backend.send(&headers(answered, END_HEADERS | END_STREAM, &ok())).await;
+    client.next(HEADERS).await;
+    for number in 1..=count {
+        client.send(&ask(number)).await;
+        backend.next(HEADERS).await;
+    }
+    (client, backend, answered)
+}
+
 /// A connection that ends under many requests is replaced by one.
 #[tokio::test]
 async fn those_whose_connection_has_ended_share_the_next_one() {
     let (gateway, listener) = scripted().await;
-    let mut client = Frames::connect(gateway.address).await;
-    let ask = |number: u32| headers(2 * number + 1, END_HEADERS | END_STREAM, &get("/", &[]));
-    client.send(&ask(0)).await;
-    let mut first = Frames::accept(&listener).await;
-    let (_, stream, _) = first.next(HEADERS).await;
-    first.send(&headers(stream, END_HEADERS | END_STREAM, &ok())).await;
-    client.next(HEADERS).await;
-    for number in 1..=20 {
-        client.send(&ask(number)).await;
-        first.next(HEADERS).await;
-    }
+    let (mut client, first, _) = under_way(&gateway, &listener, 20).await;
     drop(first);
     let mut second = Frames::accept(&listener).await;
     for _ in 0..20 {
@@ -442,18 +449,8 @@ async fn those_whose_connection_has_ended_share_the_next_one() {
 #[tokio::test]
 async fn who_is_refused_on_the_shared_connection_too_has_one_of_his_own() {
     let (gateway, listener) = scripted().await;
-    let mut client = Frames::connect(gateway.address).await;
-    let ask = |number: u32| headers(2 * number + 1, END_HEADERS | END_STREAM, &get("/", &[]));
-    client.send(&ask(0)).await;
-    let mut first = Frames::accept(&listener).await;
-    let (_, stream, _) = first.next(HEADERS).await;
-    first.send(&headers(stream, END_HEADERS | END_STREAM, &ok())).await;
-    client.next(HEADERS).await;
-    for number in 1..=3 {
-        client.send(&ask(number)).await;
-        first.next(HEADERS).await;
-    }
-    first.send(&goaway(stream)).await;
+    let (mut client, mut first, answered) = under_way(&gateway, &listener, 3).await;
+    first.send(&goaway(answered)).await;
     let mut second = Frames::accept(&listener).await;
     let (_, stream, _) = soon(second.next(HEADERS)).await;
     for _ in 0..2 {
