@@ -9,7 +9,8 @@ use std::time::Duration;
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration; write for example 30s, 1m30s or 500ms");
     if text.starts_with(|first: char| first.is_ascii_digit()) && text.ends_with(|last: char| last.is_ascii_digit()) {
-        return Err(format!("`{text}` has no unit; write for example {text}s"));
+        let meant = if text.bytes().all(|digit| digit == b'0') { "30" } else { text };
+        return Err(format!("`{text}` has no unit; write for example {meant}s"));
     }
     let duration: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
     Duration::try_from(duration).map_err(|_| wrong())
@@ -30,6 +31,7 @@ mod tests {
     #[test]
     fn refuses_with_a_hint() {
         assert!(parse("30").is_err_and(|why| why.contains("30s")));
+        assert!(parse("0").is_err_and(|why| why.contains("30s")));
         assert!(parse("soon").is_err());
         assert!(parse("-5s").is_err());
     }

@@ -15,6 +15,7 @@ mod standalone;
 use self::draft::Draft;
 use crate::place::{Invalid, Note, SourceText};
 use crate::policy::PolicyKind;
+use crate::secrecy::Hidden;
 use crate::value::{Budget, Words};
 use crate::world::{World, complete};
 
@@ -140,11 +141,12 @@ impl<'a> Loader<'a> {
         drop((words, reading));
         standalone::complete(&mut draft, self.readers);
         let (mut world, mut invalid, notes) = draft.finish(self.previous);
-        complete(files, &mut invalid);
+        let hidden = Hidden::of(files, &invalid);
+        complete(files, &hidden, &mut invalid);
         // Syntax errors are found before the errors of objects; people read a file from top to bottom.
         let order = |file: &str| files.iter().position(|source| &*source.name == file);
         invalid.sort_by_key(|one| (order(&one.at.file), one.at.line, one.at.column));
-        world.index(files.to_vec());
+        world.index(files.to_vec(), hidden);
         if let Some(previous) = self.previous {
             kept::keep_pairs(&mut world, previous);
         }

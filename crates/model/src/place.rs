@@ -100,6 +100,7 @@ impl SourceText {
                     field: String::new(),
                     why: "the file is not UTF-8 text".to_owned(),
                     remedy: Some("save it as UTF-8 without other encodings".to_owned()),
+                    is_misshapen: false,
                     line: None,
                 }))
             }
@@ -145,6 +146,9 @@ pub struct Invalid {
     pub why: String,
     /// What would make it right, when we can say.
     pub remedy: Option<String>,
+    /// Whether what stands here has a shape that nothing here has, such as a field that does not exist or text in place of a mapping: nobody
+    /// knows what it is, so that it may be a secret.
+    pub is_misshapen: bool,
     /// The offending line of the file, for [`Invalid::snippet`]; the loader fills it in where it may be shown.
     pub line: Option<Arc<str>>,
 }
@@ -152,7 +156,7 @@ pub struct Invalid {
 impl Invalid {
     /// A finding without object, field or remedy; those are public fields.
     pub fn new(at: Place, why: impl Into<String>) -> Self {
-        Self { at, object: None, field: String::new(), why: why.into(), remedy: None, line: None }
+        Self { at, object: None, field: String::new(), why: why.into(), remedy: None, is_misshapen: false, line: None }
     }
 
     /// Adds what would make it right.

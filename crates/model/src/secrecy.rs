@@ -1,15 +1,17 @@
 //! What a finding must not repeat: the values of Secrets, what was written in place of a reference to one, keys in place of their hashes, and
-//! users and queries of URLs.
+//! users, queries and fragments of URLs.
 //!
 //! Findings are printed, logged and sent to others, where the line, the column and the name of the field are enough. Called by `world`, which
 //! keeps such a line out of a finding, by the decoder and the formats, which quote values, and by whoever quotes a URL. The rules are broad on
 //! purpose: a line that is not shown costs a look into the file.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::Arc;
 
-use crate::place::{Invalid, ObjectName};
+use crate::place::{Invalid, ObjectName, Place, SourceText};
 
-/// The kinds in which a field that does not exist is no secret under a wrong name. Others may hold or name credentials.
+/// The kinds in which what is misshapen is no secret in a wrong place. Others may hold or name credentials.
 const PLAIN: &[&str] = &[
     "Backend",
     "BackendTLSPolicy",
@@ -27,39 +29,70 @@ const PLAIN: &[&str] = &[
 /// What the name of a field that takes or refers to a credential has in it, in lower case.
 const SECRET_NAMES: &[&str] = &["secr", "pass", "pwd", "pepper", "cred", "nonce", "inline", "users", "token", "hash"];
 /// What the kinds of objects have in their names, in lower case, of which no line is shown: spelled right or wrong.
-const SECRET_KINDS: &[&str] = &["secret", "apikey"];
+const SECRET_KINDS: &[&str] = &["secret", "apikey", "configmap"];
 
 /// Whether the line that a finding points at may hold a secret. A line of a Secret is one even where the finding is of something else, or
 /// of text that could not be read as objects.
 pub(crate) fn is_secret(invalid: &Invalid, lines: &[&str]) -> bool {
     let Some(index) = (invalid.at.line as usize).checked_sub(1) else { return false };
     let Some(line) = lines.get(index) else { return false };
-    // A file that is no object may be one that holds a secret and nothing else.
-    if line_is_secret(line) || takes_secret(&invalid.field) || invalid.why.starts_with("expected an object") {
+    if line_is_secret(line) || takes_secret(&invalid.field) || is_of_header(&invalid.field) {
         return true;
     }
     match &invalid.object {
         Some(object) if holds_secrets(object) => true,
         Some(object) if !matches!(&*invalid.field, "kind" | "apiVersion") => {
-            invalid.why.starts_with("unknown field") && !PLAIN.contains(&&*object.kind)
+            invalid.is_misshapen && !PLAIN.contains(&&*object.kind)
         }
-        _ => document_is_secret(&document(index, lines).to_ascii_lowercase()),
+        _ => invalid.is_misshapen || document_is_secret(&document(index, lines).to_ascii_lowercase()),
+    }
+}
+
+/// The lines with something misshapen that may be a secret. Nothing else that is found there shows them: a field may be missing, or of another
+/// object, in the same line.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hidden(HashSet<(Arc<str>, u32)>);
+
+impl Hidden {
+    /// Those of the files in which this was found.
+    pub(crate) fn of(files: &[SourceText], invalid: &[Invalid]) -> Hidden {
+        let mut hidden = HashSet::new();
+        for file in files {
+            let mut mine = invalid.iter().filter(|one| one.at.file == file.name).peekable();
+            if mine.peek().is_some() {
+                let lines: Vec<&str> = file.text.lines().collect();
+                let secret = mine.filter(|one| one.is_misshapen && is_secret(one, &lines));
+                hidden.extend(secret.map(|one| (Arc::clone(&file.name), one.at.line)));
+            }
+        }
+        Hidden(hidden)
+    }
+
+    /// Whether this place is in one of them.
+    pub(crate) fn contains(&self, at: &Place) -> bool {
+        !self.0.is_empty() && self.0.contains(&(Arc::clone(&at.file), at.line))
     }
 }
 
 /// Whether all that is in an object may be secret.
 pub(crate) fn holds_secrets(object: &ObjectName) -> bool {
     let kind = object.kind.to_ascii_lowercase();
-    kind == "configmap" || SECRET_KINDS.iter().any(|secret| kind.contains(secret))
+    SECRET_KINDS.iter().any(|secret| kind.contains(secret))
 }
 
 /// Whether a field, by its path, takes a credential or refers to one.
 pub(crate) fn takes_secret(field: &str) -> bool {
-    let sets_header = field.contains("HeaderModifier") && field.ends_with(".value");
     // What a limit counts by is called a key, too.
     let counts_by = (["limits[", "quotas["].iter().any(|list| field.contains(list))) && !field.contains("store");
     let names_one = |part: &str| names_secret(part) && !(counts_by && part == "key");
-    field.split(['.', '[', ']']).any(names_one) || field.ends_with(".url") || sets_header
+    field.split(['.', '[', ']']).any(names_one) || field.ends_with(".url")
+        // Whatever was written in place of a value, too.
+        || is_of_header(field) && !field.ends_with(".name")
+}
+
+/// Whether a field, by its path, is a part of a header, the value of which may be a credential.
+fn is_of_header(field: &str) -> bool {
+    field.contains("HeaderModifier") || field.contains(".headers[")
 }
 
 fn names_secret(name: &str) -> bool {
@@ -73,7 +106,7 @@ fn line_is_secret(line: &str) -> bool {
     if line.contains('@') || line.contains("-----BEGIN") {
         return true;
     }
-    let has_query = line.split("://").skip(1).any(|rest| rest.contains('?'));
+    let has_query = line.split("://").skip(1).any(|rest| rest.contains(['?', '#']));
     let is_part = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_');
     let mut rest = line;
     while let Some(begin) = rest.find(is_part) {
@@ -82,14 +115,22 @@ fn line_is_secret(line: &str) -> bool {
         let value = behind.trim_start_matches(['"', '\'', ' ', '\t']).strip_prefix(':');
         // A list of what a limit counts by, which is called a key, too.
         let counts_by = word == "key" && value.is_some_and(|value| value.trim_start().starts_with('['));
-        if value.is_some() && names_secret(word) && !counts_by
-            || ["authorization", "bearer"].contains(&&*word.to_ascii_lowercase())
-        {
+        let is_named_so = value.is_some() && names_secret(word) && !counts_by;
+        if is_named_so || names_credentials(word, value.is_some()) {
             return true;
         }
         rest = behind;
     }
     has_query
+}
+
+/// Whether a word of a line says that credentials of HTTP, or the values of headers, are beside it. A scheme of a policy is called `basic`, too.
+fn names_credentials(word: &str, is_field: bool) -> bool {
+    match &*word.to_ascii_lowercase() {
+        "authorization" | "bearer" | "cookie" | "requestheadermodifier" | "responseheadermodifier" => true,
+        "basic" | "digest" | "negotiate" => !is_field,
+        _ => false,
+    }
 }
 
 /// The text of the document that a line is in.
@@ -120,17 +161,17 @@ fn document_is_secret(text: &str) -> bool {
     text.contains("stringdata") || !says_what_it_is && kinds.iter().any(|(_, kind)| names(kind))
 }
 
-/// A URL as it may be shown: without what stands before its host, and without its query.
+/// A URL as it may be shown: without what stands before its host, and without its query and fragment.
 pub fn plain_url(url: &str) -> Cow<'_, str> {
     let (before, rest) = match url.rsplit_once('@') {
         Some((before, rest)) => (before.split_once("://").map_or("...@", |_| "://...@"), rest),
         None => ("", url),
     };
     let scheme = if before.starts_with(':') { url.split("://").next().unwrap_or_default() } else { "" };
-    match (before, rest.split_once('?')) {
+    match (before, rest.find(['?', '#'])) {
         ("", None) => Cow::Borrowed(url),
         (_, None) => Cow::Owned(format!("{scheme}{before}{rest}")),
-        (_, Some((path, _))) => Cow::Owned(format!("{scheme}{before}{path}?...")),
+        (_, Some(end)) => Cow::Owned(format!("{scheme}{before}{}...", rest.get(..=end).unwrap_or_default())),
     }
 }
 
@@ -149,6 +190,11 @@ mod tests {
     fn no_finding_repeats_a_secret() {
         let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n";
         let key = "apiVersion: transept.dev/v1alpha1\nkind: ApiKey\nmetadata: {name: k}\nspec:\n  consumer: x\n";
+        let policy = "apiVersion: transept.dev/v1alpha1\nkind: AuthenticationPolicy\nmetadata: {name: a}\nspec:\n";
+        let rules = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec:\n  rules:\n";
+        let route = format!(
+            "{rules}  - filters:\n    - type: RequestHeaderModifier\n      requestHeaderModifier:\n        set:\n"
+        );
         for text in [
             &format!("{secret}stringDat: {{k: PLANTED}}\n"),
             &format!("{secret}data: PLANTED\n"),
@@ -188,6 +234,18 @@ mod tests {
             "{apiVersion: transept.dev/v1alpha1, kind: Backend, metadata: {name: b}, spec: {ends: 'https://u:PLANTED@b.test/'}}",
             "{apiVersion: transept.dev/v1alpha1, kind: Backend, metadata: {name: b}, spec: {ends: 'u:PLANTED@b.test'}}",
             "{apiVersion: transept.dev/v1alpha1, kind: Backend, metadata: {name: b}, spec: {ends: 'https://b.test/?k=PLANTED'}}",
+            "{apiVersion: transept.dev/v1alpha1, kind: Backend, metadata: {name: b}, spec: {ends: 'https://b.test/#PLANTED'}}",
+            &format!("{policy}  schemes: [{{name: s, basic: PLANTED}}]\n"),
+            &format!("{policy}  schemes: PLANTED\n"),
+            &format!("{policy}  schemes: [{{name: s, jwt: {{issuers: PLANTED}}}}]\n"),
+            &format!("{route}        - {{name: x-api, vaule: PLANTED}}\n"),
+            &format!("{route}        - {{name: x-api, PLANTED}}\n"),
+            &format!("{route}        - {{name: 'not a name', value: PLANTED}}\n"),
+            &format!("{route}        - PLANTED\n"),
+            &format!("{route}        - {{name: a, value: Basic PLANTED: x}}\n"),
+            &format!("{rules}  - matches: [{{headers: [{{name: x-api, vaule: PLANTED}}]}}]\n"),
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata:\n  k: PLANTED: x\n",
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata:\n  k: \"PLANTED\n",
             "PLANTED",
             "- PLANTED",
         ] {
@@ -225,6 +283,7 @@ mod tests {
             "spec.limits[0].key[1].header",
             "spec.limits[0].key",
             "spec.rules[0].matches[0].path.value",
+            "spec.rules[0].matches[0].headers[0].name",
         ] {
             assert!(!takes_secret(field), "{field}");
         }
@@ -237,6 +296,7 @@ mod tests {
         assert_eq!(plain_url("https://u:a?b@l.test/k?token=x"), "https://...@l.test/k?...");
         assert_eq!(plain_url("u:secret@l.test"), "...@l.test");
         assert_eq!(plain_url("https://l.test/k?token=x"), "https://l.test/k?...");
+        assert_eq!(plain_url("https://l.test/k#token=x?y"), "https://l.test/k#...");
         assert_eq!(plain_url("https://l.test/k"), "https://l.test/k");
     }
 }

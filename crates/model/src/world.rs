@@ -17,7 +17,7 @@ use crate::load::{Past, is_implied};
 use crate::place::{Invalid, ObjectName, SourceText};
 use crate::policy::{PROXIES, Policy};
 use crate::schema::{Labels, Text};
-use crate::secrecy;
+use crate::secrecy::{self, Hidden};
 
 /// The objects of one kind: a list in order of precedence (oldest first), and an index by namespace and name.
 #[derive(Clone, Debug)]
@@ -90,6 +90,8 @@ pub struct World {
     /// Why BackendTLSPolicies that were kept cannot be used ([`crate::load::Broken::Kept`]), by namespace and name.
     pub(crate) broken_tls: HashMap<(Text, Text), Box<str>>,
     pub(crate) sources: Vec<SourceText>,
+    /// The lines of the sources that no finding shows.
+    pub(crate) hidden: Hidden,
 }
 
 macro_rules! lists {
@@ -261,12 +263,12 @@ impl World {
 
     /// Fills in the line of the file that a finding is about, for its snippet.
     pub fn complete(&self, invalid: &mut Invalid) {
-        complete(&self.sources, std::slice::from_mut(invalid));
+        complete(&self.sources, &self.hidden, std::slice::from_mut(invalid));
     }
 
     /// Builds everything that is looked up by something else than a name.
-    pub(crate) fn index(&mut self, sources: Vec<SourceText>) {
-        self.sources = sources;
+    pub(crate) fn index(&mut self, sources: Vec<SourceText>, hidden: Hidden) {
+        (self.sources, self.hidden) = (sources, hidden);
         for slice in self.endpoint_slices.all() {
             let Some(service) = slice.meta.labels.get(SERVICE_NAME_LABEL) else {
                 continue;
@@ -305,7 +307,7 @@ fn implied_labels(namespace: &str) -> Labels {
 }
 
 /// Fills in the offending lines from the sources, but for those that may hold a secret: what is printed ends in the logs of others.
-pub(crate) fn complete(sources: &[SourceText], invalid: &mut [Invalid]) {
+pub(crate) fn complete(sources: &[SourceText], hidden: &Hidden, invalid: &mut [Invalid]) {
     for source in sources {
         let mut mine = invalid.iter_mut().filter(|one| one.at.file == source.name).peekable();
         if mine.peek().is_none() {
@@ -314,7 +316,8 @@ pub(crate) fn complete(sources: &[SourceText], invalid: &mut [Invalid]) {
         let lines: Vec<&str> = source.text.lines().collect();
         for one in mine {
             let index = (one.at.line as usize).checked_sub(1);
-            let line = index.and_then(|index| lines.get(index)).filter(|_| !secrecy::is_secret(one, &lines));
+            let is_shown = !hidden.contains(&one.at) && !secrecy::is_secret(one, &lines);
+            let line = index.and_then(|index| lines.get(index)).filter(|_| is_shown);
             one.line = line.map(|line| Arc::from(line.trim_end_matches('\r')));
         }
     }

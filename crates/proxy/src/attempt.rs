@@ -325,7 +325,10 @@ async fn try_once(
             }
             Ok(tried)
         }
-        Err(failure) => Err(Failed { used: Some(upstream.used_after(&failure).await), failure }),
+        Err(failure) => {
+            let repeat = judge::Repeat::of(&journey.trip.request);
+            Err(Failed { used: Some(upstream.used_after(&failure, repeat).await), failure })
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! client, unless the client itself is to blame or gone.
 
 use std::cell::Cell;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,13 +23,16 @@ use transept_wire::head::Response;
 use crate::attempt::within;
 use crate::body::{Source, carry};
 use crate::documents;
-use crate::failure::Failure;
+use crate::failure::{Failure, Repeat};
 use crate::judge::is_stale;
 use crate::path::{Journey, Stop, out_of_time, time_left};
 use crate::relay::unless_gone;
 use crate::resolve::await_names;
 use crate::upstream::{Destination, Received, Replacing, Upstream, Used, connect};
 use crate::worker::Worker;
+
+/// How long a server that has not heard a question is left alone before it is asked again.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Performs a callout within what is left of the exchange's time, and leaves its outcome for the policy.
 pub(crate) async fn perform(
@@ -151,10 +154,37 @@ enum Part {
 
 /// Asks a server, within the time of the call. Also for those who ask on behalf of no request.
 pub(crate) async fn ask(worker: &Rc<Worker>, call: &HttpCall, identity: Option<&Arc<KeyPair>>) -> CalloutResult {
+    within_time(call, pin!(exchange(worker, call, identity))).await
+}
+
+/// The same for a question that can wait: within the time of the call, it is asked again for as long as nobody has heard it.
+pub(crate) async fn ask_until_heard(
+    worker: &Rc<Worker>,
+    call: &HttpCall,
+    identity: Option<&Arc<KeyPair>>,
+) -> CalloutResult {
+    let due = tokio::time::Instant::now() + call.timeout;
+    let asking = pin!(async {
+        loop {
+            match exchange(worker, call, identity).await {
+                Err(trouble) if trouble.is_unheard() && tokio::time::Instant::now() + PAUSE < due => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    });
+    within_time(call, asking).await
+}
+
+async fn within_time(
+    call: &HttpCall,
+    asking: Pin<&mut impl Future<Output = Result<Option<Answer>, Trouble>>>,
+) -> CalloutResult {
     let failed = |why: &str| CalloutResult::Failed(format!("{}: {why}", call.backend.label).into());
     let asking = pin!(async {
         await_name(call).await;
-        exchange(worker, call, identity).await
+        asking.await
     });
     match tokio::time::timeout(call.timeout, asking).await {
         Ok(Ok(Some(answer))) => CalloutResult::Answered(Box::new(answer)),
@@ -181,6 +211,17 @@ enum Trouble {
     Nobody,
     Busy,
     Failed(Failure),
+}
+
+impl Trouble {
+    /// Whether nobody has heard the question, so that somebody may next time.
+    fn is_unheard(&self) -> bool {
+        match self {
+            Trouble::Nobody => true,
+            Trouble::Busy => false,
+            Trouble::Failed(failure) => failure.repeat == Repeat::Safe,
+        }
+    }
 }
 
 impl From<Failure> for Trouble {
@@ -247,7 +288,7 @@ async fn exchange_over(
             answer
         })),
         Err(failure) => {
-            let used = upstream.used_after(&failure).await;
+            let used = upstream.used_after(&failure, call.repeat).await;
             Err((failure, used))
         }
     }

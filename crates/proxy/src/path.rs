@@ -121,14 +121,14 @@ pub(crate) async fn travel<'c>(
 ) {
     let mut snapshot = worker.snapshot();
     let mut prepared = Ok(());
-    if snapshot.bind(&arrival.bound).is_some_and(|bind| bind.is_found_by_authority()) {
+    if snapshot.bind_for(&arrival.bound, arrival.connection).is_some_and(|bind| bind.is_found_by_authority()) {
         prepared = Box::pin(demand::await_authority(worker, arrival.bound, &trip.request)).await;
         snapshot = worker.snapshot();
     }
     let mut marks = Marks { generation: snapshot.generation, ..Marks::default() };
     let _in_flight = InFlight::new(worker.clone());
     let mut journey = Journey { worker, arrival: &mut arrival, trip, marks: &mut marks, replier };
-    let outcome = match snapshot.bind(&journey.arrival.bound) {
+    let outcome = match snapshot.bind_for(&journey.arrival.bound, journey.arrival.connection) {
         Some(_) if let Err(reason) = prepared => Err(reason.into()),
         Some(bind) => road(&snapshot, bind, &mut journey).await,
         // A reload took the address away while the connection was open.

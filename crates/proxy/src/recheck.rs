@@ -58,8 +58,10 @@ pub(crate) enum Ground {
 /// Why a connection that was let in must end.
 #[derive(Clone, Debug)]
 enum Cause {
-    /// It would not be let in today, or what it was let in by has ended. Names policy and rule, or what else says so.
+    /// It would not be let in today. Names policy and rule, or what else says so.
     Denied(Option<Box<str>>),
+    /// The credential by which it was let in has ended.
+    Outlived,
     /// A policy says this of the request today.
     Refused(Box<Reply>),
     /// This policy lets nobody call the endpoint without a tunnel.
@@ -90,7 +92,7 @@ impl Standing {
         if let Some(until) = &mut *self.until.borrow_mut()
             && until.as_mut().poll(cx).is_ready()
         {
-            let _ = self.ended.set(Cause::Denied(Some("its credential has ended".into())));
+            let _ = self.ended.set(Cause::Outlived);
             return Poll::Ready(());
         }
         let mut waker = self.waker.borrow_mut();
@@ -100,9 +102,18 @@ impl Standing {
         Poll::Pending
     }
 
+    /// Whether it ends because its credential has.
+    fn has_outlived(&self) -> bool {
+        matches!(self.ended.get(), Some(Cause::Outlived))
+    }
+
     /// What is recorded of a connection that must end.
     pub(crate) fn failure(&self) -> Failure {
         match self.ended.get() {
+            Some(Cause::Outlived) => {
+                let detail = "its credential has ended: the connection is not allowed any more";
+                Failure::new(Side::Downstream, Reason::NotAuthorized, Repeat::Never, detail)
+            }
             Some(Cause::NoTunnel(policy)) => {
                 let detail =
                     format!("{policy}: the connection was open without a tunnel, which is not allowed any more");
@@ -112,14 +123,7 @@ impl Standing {
                 let detail = format!("{cause}: the connection is not allowed any more");
                 Failure::new(Side::Downstream, Reason::NotAuthorized, Repeat::Never, detail)
             }
-            Some(Cause::Refused(reply)) => {
-                let detail = match &reply.cause {
-                    Some(cause) => format!("{cause}: the connection is not allowed any more").into(),
-                    None => Cow::Borrowed("the connection is not allowed any more"),
-                };
-                let failure = Failure::new(Side::Downstream, reply.reason, Repeat::Never, detail);
-                Failure { reply: Some(reply.clone()), ..failure }
-            }
+            Some(Cause::Refused(reply)) => refusal(reply),
             Some(Cause::Denied(None)) | None => {
                 let detail = "the connection is not allowed any more";
                 Failure::new(Side::Downstream, Reason::NotAuthorized, Repeat::Never, detail)
@@ -151,6 +155,18 @@ impl Standing {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
+    }
+}
+
+/// What is recorded of a request that is answered so, if its client has heard nothing yet.
+fn refusal(reply: &Reply) -> Failure {
+    let detail = match &reply.cause {
+        Some(cause) => format!("{cause}: the connection is not allowed any more").into(),
+        None => Cow::Borrowed("the connection is not allowed any more"),
+    };
+    Failure {
+        reply: Some(Box::new(reply.clone())),
+        ..Failure::new(Side::Downstream, reply.reason, Repeat::Never, detail)
     }
 }
 
@@ -301,7 +317,7 @@ pub(crate) fn find_callee<'s>(
     bound: SocketAddr,
     connection: &Connection,
 ) -> Option<&'s Arc<Listener>> {
-    let bind = snapshot.bind(&bound)?;
+    let bind = snapshot.bind_for(&bound, connection)?;
     bind.listener_for_streams().or_else(|| bind.callee(connection.destination))
 }
 

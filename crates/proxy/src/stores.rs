@@ -116,8 +116,7 @@ impl Carrier {
         let mut pause = SOONEST;
         let mut said = false;
         while self.store.strong_count() > 0 {
-            let opened = tokio::time::timeout(self.address.timeout * 4, self.open(&shared)).await;
-            let trouble = match opened.unwrap_or(Err(Trouble::Slow)) {
+            let trouble = match self.open_in_time(&shared).await {
                 Ok(link) => {
                     tracing::info!(store = %self.address, "the store of shared limits answers");
                     self.note_health(true);
@@ -146,6 +145,10 @@ impl Carrier {
         }
     }
 
+    async fn open_in_time(&self, shared: &Shared) -> Result<Link, Trouble> {
+        tokio::time::timeout(self.address.timeout * 4, self.open(shared)).await.unwrap_or(Err(Trouble::Slow))
+    }
+
     /// Connects and gets ready: the client, and the name of the script at the server.
     async fn open(&self, shared: &Shared) -> Result<Link, Trouble> {
         let address = &self.address;
@@ -172,7 +175,7 @@ impl Carrier {
             client.ask(&[b"SELECT", address.database.to_string().as_bytes()]).await?;
         }
         let script = load_script(&mut client).await?;
-        Ok(Link { client, script, is_open: true })
+        Ok(Link { client, script, is_open: true, opened: Instant::now() })
     }
 
     /// Carries orders until something goes wrong.
@@ -185,6 +188,14 @@ impl Carrier {
                 tokio::select! {
                     () = self.bell.notified() => {}
                     () = link.client.closed(), if link.is_open => link.is_open = false,
+                    // A server that has closed a connection that nobody used may be gone, which is said before the next order finds out. One
+                    // that closes them all is given its time.
+                    () = tokio::time::sleep_until((link.opened + LATEST).into()), if !link.is_open => {
+                        match self.open_in_time(shared).await {
+                            Ok(another) => link = another,
+                            Err(trouble) => return trouble,
+                        }
+                    }
                 }
                 continue;
             }
@@ -252,6 +263,7 @@ struct Link {
     script: Vec<u8>,
     /// Whether it is not known to be closed.
     is_open: bool,
+    opened: Instant,
 }
 
 /// Tells the server the script, and brings back what it calls it.

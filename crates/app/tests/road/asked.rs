@@ -100,6 +100,21 @@ async fn a_connection_to_the_issuer_that_has_ended_is_replaced() {
     has_ended(&mut served, &mut call).await;
 }
 
+/// An issuer that starts anew cuts nobody off, if it is back within the time that it has for an answer.
+#[tokio::test]
+async fn a_question_that_nobody_has_heard_is_asked_again() {
+    let (mut issuer, mut backend) = (Backend::start(Up::Http1).await, Backend::start(Up::Http1).await);
+    let gateway = stage(&issuer, &backend).await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let (mut call, mut served) = open_tunnel(&mut caller, &mut issuer, &mut backend).await;
+    let address = issuer.address;
+    drop(issuer);
+    gateway.tells("reason=\"upstream.connection_refused\"} 1\n").await;
+    let mut issuer = Backend::after(address, Up::Http1).await;
+    say(&mut issuer, 200, ACTIVE).await;
+    passes(&mut call, &mut served).await;
+}
+
 /// An upload to which nothing has been said yet: who cannot be vouched for now may come again, who is revoked needs another token.
 #[tokio::test]
 async fn an_upload_that_is_cut_is_told_why() {

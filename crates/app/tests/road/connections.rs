@@ -21,17 +21,6 @@ spec:
     )
 }
 
-/// Waits until the metrics say so.
-async fn until_told(gateway: &Gateway, line: &str) {
-    soon(async {
-        let mut pace = tokio::time::interval(std::time::Duration::from_millis(10));
-        while !gateway.running.metrics().await.expect("metrics").contains(line) {
-            pace.tick().await;
-        }
-    })
-    .await;
-}
-
 fn left(resource: &str, count: u32) -> String {
     format!("transept_backend_limit_remaining{{backend=\"default/app\",resource=\"{resource}\"}} {count}\n")
 }
@@ -50,9 +39,9 @@ async fn a_request_waits_for_a_connection_and_one_too_many_is_refused() {
         let (mut first, mut second) = (Caller::http11(gateway.address).await, Caller::http11(gateway.address).await);
         let mut call = first.ask(Ask::get("/first")).await;
         let served = backend.next().await;
-        until_told(&gateway, &left("connections", 0)).await;
+        gateway.tells(&left("connections", 0)).await;
         let mut waiting = second.ask(Ask::get("/second")).await;
-        until_told(&gateway, &left("pending", 0)).await;
+        gateway.tells(&left("pending", 0)).await;
         let mut third = Caller::http11(gateway.address).await;
         let mut refused = third.ask(Ask::get("/third")).await;
         let (status, body) = refused.answer().await;
@@ -149,7 +138,7 @@ spec:
     assert!(greeted().await.is_none());
     soon(gateway.running.log_line_with("backend.overflow")).await;
     drop(first);
-    until_told(&gateway, &left("connections", 1)).await;
+    gateway.tells(&left("connections", 1)).await;
     assert!(greeted().await.is_some());
     nobody_is_to_blame(&gateway).await;
 }

@@ -253,6 +253,20 @@ async fn a_stream_ends_with_its_key() {
 }
 
 #[tokio::test]
+async fn an_upload_that_outlasts_its_key_is_told_so() {
+    let mut desk = Desk::new().await;
+    let key = desk.key(&["create", "--consumer", "mobile", "--ttl", "6s"]).await;
+    let mut caller = Caller::http11(desk.gateway.address).await;
+    let mut call = caller.ask(Ask::post("/", Framed::Open).with("x-api-key", &key)).await;
+    let served = desk.backend.next().await;
+    call.send(b"a piece").await;
+    soon(call.head()).await;
+    assert_eq!(call.status, 401);
+    assert_eq!(call.field("www-authenticate"), Some("Bearer realm=\"transept\", error=\"invalid_token\""));
+    drop(served);
+}
+
+#[tokio::test]
 async fn callers_are_refused_in_their_own_way() {
     let desk = Desk::new().await;
     for down in [Down::Http11, Down::H2c] {

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use serde_json::Value;
 
-use crate::stage::{Backend, Caller, Gateway, Setup, Up, soon};
+use crate::stage::{Backend, Caller, Down, Gateway, Setup, Up, soon};
 
 #[tokio::test]
 async fn a_taken_port_is_opened_when_it_becomes_free() {
@@ -42,7 +42,8 @@ async fn a_taken_port_is_opened_when_it_becomes_free() {
     assert!(metrics.contains("transept_listeners_closed 0\n"), "{metrics}");
 }
 
-/// A Gateway that listens everywhere beside one that has an address, and alone: our own sockets are in nobody's way.
+/// A Gateway that listens everywhere beside one that has an address, and alone: our own sockets are in nobody's way, and connections from before
+/// are served as new ones are.
 #[tokio::test]
 async fn addresses_of_one_port_come_and_go() {
     let backend = Backend::start(Up::Http1).await;
@@ -60,8 +61,15 @@ spec: {{gatewayClassName: transept, listeners: [{{name: http, protocol: HTTP, po
     );
     let both = narrow.clone().document(&wide);
     let alone = both.clone().without_last_listener();
+    let mut callers = Vec::new();
     for (setup, open) in [(&both, 2), (&alone, 1), (&narrow, 1)] {
+        for down in [Down::Http11, Down::H2c] {
+            callers.push(Caller::connect(&down, gateway.address).await);
+        }
         gateway.reload(setup).await;
+        for caller in &mut callers {
+            assert_eq!(caller.get("/").await.0, 200);
+        }
         let status = gateway.running.status().await.expect("status");
         let listeners = status["listeners"].as_array().expect("a list");
         assert_eq!(listeners.len(), open, "{listeners:?}");

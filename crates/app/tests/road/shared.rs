@@ -178,16 +178,17 @@ async fn a_server_that_is_killed_and_comes_back_is_used_again() {
         let (local, _local_answers) = gateway(redis.port, 1_000, "Local").await;
         assert_eq!((status(&deny).await, status(&local).await), (200, 200));
         let port = redis.kill().await;
-        until(&deny, 503).await;
-        for _ in 0..20 {
-            assert_eq!(status(&local).await, 200);
-        }
         let store = format!("redis://127.0.0.1:{port}/2");
         let state = |state: &'static str| {
             let store = store.clone();
             move |status: &Value| status["stores"] == json!([{"store": store, "state": state}])
         };
+        // Before any request has found it out.
         deny.status_when(state("away")).await;
+        until(&deny, 503).await;
+        for _ in 0..20 {
+            assert_eq!(status(&local).await, 200);
+        }
         let metrics = deny.running.metrics().await.expect("metrics");
         assert!(metrics.contains(&format!("transept_limit_store_up{{store=\"{store}\"}} 0")), "{metrics}");
         let _redis = Redis::start(program, port).await;

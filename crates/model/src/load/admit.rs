@@ -46,7 +46,8 @@ impl Draft<'_> {
         let Node::Map(entries) = document.node else {
             let why = format!("expected an object, found {}", document.kind());
             let remedy = "an object has apiVersion, kind and metadata".to_owned();
-            self.invalid.push(wrong(at, "", why, Some(remedy)));
+            // It may be a file that holds a secret and nothing else.
+            self.invalid.push(Invalid { is_misshapen: true, ..wrong(at, "", why, Some(remedy)) });
             return;
         };
         let mut envelope = Envelope { at, age, api_version: None, kind: None, metadata: None, rest: Vec::new() };

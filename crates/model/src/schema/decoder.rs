@@ -172,6 +172,7 @@ impl Decoder {
     pub fn expected(&mut self, value: &Value, what: &str) {
         if matches!(what, "a mapping" | "a list") && !matches!(value.node, Node::Map(_)) || self.reads_secret() {
             let invalid = self.refuse(value.at, format!("expected {what}, found {}", value.kind()));
+            invalid.is_misshapen = true;
             if what == "text" && matches!(value.node, Node::Integer(_) | Node::Float(_) | Node::Bool(_)) {
                 invalid.remedy("put it in quotes");
             }
@@ -238,6 +239,7 @@ impl Decoder {
         let may_be_secret = is_like_none && self.reads_secret();
         let why = if may_be_secret { "unknown field".to_owned() } else { format!("unknown field {}", tick(key)) };
         let invalid = self.refuse(at, why);
+        invalid.is_misshapen = true;
         if !full {
             invalid.remedy = suggest::remedy(key, names);
         }

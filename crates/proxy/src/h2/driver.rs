@@ -141,6 +141,7 @@ impl Driver {
             if !self.greeted {
                 self.greeted = self.link.note_greeting();
             }
+            self.link.note_close();
         }
         let put_off = std::mem::take(&mut self.put_off);
         if heard && !put_off && self.link.inner.borrow().wire.pending() > 0 {

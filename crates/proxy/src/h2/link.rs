@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use transept_wire::h2::head::{Refused, RequestHead};
@@ -107,6 +108,8 @@ pub(crate) struct Link {
     /// Nobody will open a stream any more.
     retired: Cell<bool>,
     greeted: Notify,
+    /// It has become of no more use for new streams.
+    closed: Notify,
     /// The connection whose tunnel it is in, if it is in one.
     carrier: Option<Rc<Link>>,
     /// The peer does not say when it has passed on a part of a body.
@@ -136,6 +139,7 @@ impl Link {
             driver: RefCell::default(),
             retired: Cell::new(false),
             greeted: Notify::new(),
+            closed: Notify::new(),
             carrier,
             silent: Cell::new(false),
         })
@@ -197,6 +201,20 @@ impl Link {
         inner.over.is_some() || !inner.wire.takes_streams() || carrier_is()
     }
 
+    /// Waits for this time at most until the connection is of no more use for new streams.
+    pub(crate) async fn await_close(&self, most: Duration) {
+        if !self.is_closed() {
+            let _ = tokio::time::timeout(most, self.closed.notified()).await;
+        }
+    }
+
+    /// Tells those who wait for it that the peer wants no more streams, if so.
+    pub(super) fn note_close(&self) {
+        if !self.inner.borrow().wire.takes_streams() {
+            self.closed.notify_waiters();
+        }
+    }
+
     /// Streams that we had to break off because of what the peer sent on them.
     pub(crate) fn broken(&self) -> u64 {
         self.inner.borrow().wire.broken()
@@ -252,6 +270,7 @@ impl Link {
         }
         inner.over = Some(cut);
         self.greeted.notify_waiters();
+        self.closed.notify_waiters();
     }
 }
 

@@ -15,7 +15,7 @@ use transept_engine::snapshot::Listener;
 use transept_engine::verdict::Verdict;
 
 use super::{Cause, Opening, Standing};
-use crate::callout::ask;
+use crate::callout::ask_until_heard;
 use crate::path::admit_here;
 use crate::worker::Worker;
 
@@ -61,7 +61,7 @@ impl Opening {
     /// Whether it would be let in today by what somebody says who is asked now: when that answer ends. If not, why it ends.
     async fn ask(&self, worker: &Rc<Worker>) -> Result<Option<Duration>, Cause> {
         let snapshot = worker.snapshot();
-        let bind = snapshot.bind(&self.bound);
+        let bind = snapshot.bind_for(&self.bound, &self.connection);
         let listener = bind.map(|bind| admit_here(bind, &self.connection, &self.request, &self.host));
         let Some(Ok(listener)) = listener else { return Ok(None) };
         let routed = route(listener, &self.request, &self.host);
@@ -78,10 +78,11 @@ impl Opening {
     }
 }
 
-/// Performs what can be done without a client who waits.
+/// Performs what can be done without a client who waits. A server that is just starting anew ends nothing: it is asked again for as long as it has
+/// time to answer, and has heard nothing.
 async fn perform(callout: Callout, worker: &Rc<Worker>, listener: &Listener) -> CalloutResult {
     match callout {
-        Callout::Http(call) => ask(worker, &call, listener.client_identity.as_ref()).await,
+        Callout::Http(call) => ask_until_heard(worker, &call, listener.client_identity.as_ref()).await,
         Callout::Wait(wait) => match tokio::time::timeout(wait.timeout, wait.until).await {
             Ok(()) => CalloutResult::Waited,
             Err(_) => CalloutResult::Failed(format!("waited in vain for {}", wait.what).into()),

@@ -19,7 +19,7 @@ use transept_engine::snapshot::{Backend, Listener, Snapshot};
 use transept_engine::verdict::Verdict;
 use transept_wire::head::Request;
 
-use super::{Asking, Cause, Ground, Standing};
+use super::{Asking, Cause, Ground, Standing, refusal};
 use crate::deadline::Watch;
 use crate::failure::Failure;
 use crate::path::admit_here;
@@ -55,7 +55,7 @@ pub(crate) struct Entrance<'e> {
 impl Opening {
     /// Whether it would be let in today; if not, why it ends. That nobody would serve it any more does not end it.
     pub(super) fn judge(&self, snapshot: &Snapshot, now: Now) -> Result<(), Cause> {
-        let bind = snapshot.bind(&self.bound);
+        let bind = snapshot.bind_for(&self.bound, &self.connection);
         let listener = bind.map(|bind| admit_here(bind, &self.connection, &self.request, &self.host));
         let listener = match listener {
             Some(Ok(listener)) => listener,
@@ -155,8 +155,24 @@ impl Entrance<'_> {
                 }
             }
             let standing = standing.get_or_insert_with(|| self.stand(let_in));
-            standing.poll_ended(cx).map(|()| Err(standing.failure()))
+            standing.poll_ended(cx).map(|()| Err(self.failure_of(standing)))
         })
         .await
+    }
+
+    /// Why a request ends. One of which a credential has come to its end is answered as one that shows such a credential.
+    fn failure_of(&self, standing: &Standing) -> Failure {
+        let ended = match &standing.ground {
+            Ground::Request(opening) if standing.has_outlived() => opening.principal.as_ref().zip(Some(opening)),
+            _ => None,
+        };
+        let Some((principal, opening)) = ended else { return standing.failure() };
+        let now = self.worker.clock.now();
+        // The timer and the clock may differ by a moment.
+        let unix = principal.until.map_or(now.unix, |until| until.max(now.unix));
+        match opening.judge(&self.worker.snapshot(), Now { monotonic: now.monotonic, unix }) {
+            Err(Cause::Refused(reply)) => refusal(&reply),
+            _ => standing.failure(),
+        }
     }
 }

@@ -20,6 +20,7 @@ pub(crate) use secure::TlsChoices;
 use std::rc::Rc;
 use std::time::Duration;
 
+use transept_engine::judge;
 use transept_engine::reason::Reason;
 use transept_engine::snapshot::Backend;
 use transept_engine::traffic::Permit;
@@ -33,9 +34,8 @@ use crate::failure::{Failure, Repeat, Side};
 use crate::h2::{Link, Stream};
 use crate::io::Io;
 
-/// How often, and how long apart, a connection is looked at that may be ending.
-const LOOKS: u32 = 5;
-const LOOK: Duration = Duration::from_millis(1);
+/// How long the end of a connection is waited for after a stream of it was reset.
+const END: Duration = Duration::from_millis(5);
 
 /// Whether a connection had carried a request before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,19 +89,17 @@ pub(crate) enum Rest {
 }
 
 impl Upstream {
-    /// How it is, now that a try has failed on it. Servers reset streams before they end a connection: what comes behind such a reset is waited
-    /// for, a moment.
-    pub(crate) async fn used_after(&self, failure: &Failure) -> Used {
+    /// How it is, now that a try of such a request has failed on it. Servers reset streams before they end a connection: where that would mean that
+    /// the request is sent again, the end is waited for, a moment.
+    pub(crate) async fn used_after(&self, failure: &Failure, request: judge::Repeat) -> Used {
         let lease = match self {
             Upstream::H1(upstream) => return Used { age: upstream.age, is_over: true },
             Upstream::H2(lease) => lease,
         };
         let is_reset = failure.reason == Reason::UpstreamReset && failure.repeat == Repeat::IfIdempotent;
-        let may_be_ending = is_reset && !failure.is_meant;
-        let mut looks = if may_be_ending && lease.age() == Age::Reused { LOOKS } else { 0 };
-        while !lease.is_over() && looks > 0 {
-            looks -= 1;
-            tokio::time::sleep(LOOK).await;
+        let may_be_ending = is_reset && !failure.is_meant && lease.age() == Age::Reused;
+        if may_be_ending && request == judge::Repeat::Harmless {
+            lease.await_close(END).await;
         }
         Used { age: lease.age(), is_over: lease.is_over() }
     }

@@ -376,6 +376,11 @@ impl H2Lease {
         self.connection.link.is_closed()
     }
 
+    /// Waits for this time at most until it takes no more.
+    pub(crate) async fn await_close(&self, most: Duration) {
+        self.connection.link.await_close(most).await;
+    }
+
     /// Opens the stream with a request.
     ///
     /// # Errors

@@ -38,6 +38,15 @@ impl Backend {
     /// One that allows so many concurrent streams on an HTTP/2 connection.
     pub(crate) async fn with_streams(up: Up, streams: u32) -> Backend {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("binds");
+        Backend::listening(listener, up, streams)
+    }
+
+    /// One at the address of another one that has ended.
+    pub(crate) async fn after(address: SocketAddr, up: Up) -> Backend {
+        Backend::listening(TcpListener::bind(address).await.expect("binds"), up, 100)
+    }
+
+    fn listening(listener: TcpListener, up: Up, streams: u32) -> Backend {
         let address = listener.local_addr().expect("bound");
         let (sender, requests) = mpsc::unbounded_channel();
         let connections = Arc::new(AtomicUsize::new(0));

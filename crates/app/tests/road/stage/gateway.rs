@@ -340,6 +340,17 @@ impl Gateway {
         }
     }
 
+    /// Waits until the metrics have this.
+    pub(crate) async fn tells(&self, line: &str) {
+        soon(async {
+            let mut pace = tokio::time::interval(Duration::from_millis(10));
+            while !self.running.metrics().await.expect("metrics").contains(line) {
+                pace.tick().await;
+            }
+        })
+        .await;
+    }
+
     /// The condition of a listener of the first Gateway, in a status.
     pub(crate) fn listener_condition(status: &Value, kind: &str) -> Value {
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
