@@ -44,6 +44,8 @@ pub struct Connection {
     pub destination: Option<SocketAddr>,
     /// What `X-Forwarded-Client-Cert` says about the peer, ready to be sent; none is not sent.
     pub client_certificate: Option<Arc<str>>,
+    /// The requests on it are of several clients, and the address of each comes with his request: a tunnel of a member whose word is taken.
+    pub is_shared: bool,
     peer_text: Box<str>,
 }
 
@@ -69,6 +71,7 @@ impl Connection {
             identity: None,
             destination: None,
             client_certificate: None,
+            is_shared: false,
             peer_text: peer.ip().to_string().into_boxed_str(),
         }
     }

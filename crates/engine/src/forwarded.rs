@@ -3,7 +3,7 @@
 //! Called by the proxy between `normalize` and `admit`'s policies: [`derive()`] gives the one client address that policies and logs
 //! use; [`announce`] rewrites the forwarding fields before the request goes upstream. No peer is believed until its network is named in
 //! a `ListenerPolicy`: what an untrusted peer says about the client is removed, aliases with underscores included, and replaced. In the
-//! mesh the gateway in front has settled all that, and only the certificates of clients are told here.
+//! mesh the gateway in front has settled all that (who its client is, where others made that known to it, is in `x-transept-client`), and only the certificates of clients are told here.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -38,8 +38,16 @@ const MOST_HOPS: usize = 64;
 
 /// Derives the client's address: the peer, or behind trusted proxies the first untrusted hop of `X-Forwarded-For` from the right. A hop
 /// that is no address ends the walk, and the last good one counts.
+///
+/// Of a member of the mesh whose word is taken (`forwardedFrom`) it is the client that this one has derived, or who connected to it.
 pub fn derive(connection: &Connection, fields: &Fields, settings: &Settings) -> Client {
     let peer = connection.peer.ip();
+    if settings.role == Role::Inbound && settings.believes_forwarder(connection.identity.as_deref()) {
+        let last =
+            fields.all(FieldId::X_FORWARDED_FOR).last().and_then(|line| line.rsplit(|byte| *byte == b',').next());
+        let named = fields.first(FieldId::X_TRANSEPT_CLIENT).or(last).and_then(|hop| parse_hop(hop.trim_ascii()));
+        return Client { address: named.unwrap_or(peer), peer: Peer::Untrusted };
+    }
     if settings.trusted_proxies.is_empty() || !settings.trusts(peer) {
         return Client { address: peer, peer: Peer::Untrusted };
     }
@@ -108,6 +116,8 @@ pub fn is_relayed(connection: &Connection, client: &Client, role: Role) -> bool 
 /// `port` is the listener's.
 pub fn announce(request: &mut Request, connection: &Connection, client: &Client, settings: &Settings, port: u16) {
     drop_aliases(&mut request.fields);
+    // It is for the next proxy and ends there.
+    request.fields.remove_id(FieldId::X_TRANSEPT_CLIENT);
     // What a program passes on, such as who its own client is, is between it and the next one.
     let believed = settings.role == Role::Outbound || is_relayed(connection, client, settings.role);
     if !believed {
@@ -258,7 +268,8 @@ pub fn claims_identity(name: &[u8]) -> bool {
     if claims_principal(name) {
         return true;
     }
-    if lower.starts_with(b"x-amzn-mtls-") || lower.starts_with(b"x-transept-") {
+    let families: [&[u8]; 4] = [b"x-amzn-mtls-", b"x-authenticated-", b"x-consumer-", b"x-transept-"];
+    if families.iter().any(|family| lower.starts_with(family)) {
         return true;
     }
     let known = matches!(
@@ -316,6 +327,7 @@ fn drop_aliases(fields: &mut Fields) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policies::IdentityPattern;
 
     fn connection(peer: &str) -> Connection {
         let peer = format!("{peer}:5000").parse().expect("an address");
@@ -333,6 +345,38 @@ mod tests {
         Settings {
             trusted_proxies: networks.iter().map(|network| network.parse().expect("a network")).collect(),
             ..Settings::default()
+        }
+    }
+
+    /// A gateway of the mesh is believed about its client, where a MeshPolicy says so, and nobody else is.
+    #[test]
+    fn the_client_of_a_gateway_is_known_behind_it() {
+        let edge = "spiffe://transept.local/ns/default/sa/edge";
+        let settings = Settings {
+            role: Role::Inbound,
+            forwarders: [IdentityPattern::parse("default/edge").expect("a pattern")].into(),
+            ..Settings::default()
+        };
+        let gateway = connection("10.0.0.4").with_identity(edge);
+        let other = connection("10.0.0.4").with_identity("spiffe://transept.local/ns/default/sa/web");
+        let address = |connection: &Connection, fields: &[(&str, &str)]| {
+            derive(connection, &request(fields).fields, &settings).address.to_string()
+        };
+        let hops = ("x-forwarded-for", "198.51.100.9, 10.0.0.9");
+        assert_eq!(address(&gateway, &[hops]), "10.0.0.9");
+        assert_eq!(address(&gateway, &[hops, ("x-transept-client", "198.51.100.9")]), "198.51.100.9");
+        assert_eq!(address(&gateway, &[]), "10.0.0.4");
+        assert_eq!(address(&other, &[hops, ("x-transept-client", "198.51.100.9")]), "10.0.0.4");
+    }
+
+    #[test]
+    fn nobody_makes_up_who_the_client_of_a_gateway_is() {
+        for role in [Role::Gateway, Role::Outbound, Role::Inbound] {
+            let settings = Settings { role, ..trusting(&["10.0.0.0/8"]) };
+            let (mut request, connection) = (request(&[("x-transept-client", "192.0.2.66")]), connection("10.0.0.1"));
+            let client = derive(&connection, &request.fields, &settings);
+            announce(&mut request, &connection, &client, &settings, 80);
+            assert!(!request.fields.contains(FieldId::X_TRANSEPT_CLIENT), "{role:?}");
         }
     }
 

@@ -5,9 +5,11 @@
 //! requests from the second on, and on responses that a layer has tried again for: the layers before it leave those alone.
 //! `x-transept-timeout` has the form of `grpc-timeout` (gRPC over HTTP/2, "Requests"), which takes its place for gRPC. Who is believed is settled by
 //! [`announce`](crate::forwarded::announce), which removes the word of strangers; anybody may give a gRPC request less time than it has.
+//! `x-transept-client` is who the client of a gateway is, for the proxies of the mesh that take its word (`forwardedFrom`).
 //! `x-transept-unreached` stands on a reply of the proxy beside a program that could not be connected to; it ends at the next proxy, and no program can say it.
 
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -16,6 +18,7 @@ use transept_wire::head::{FieldId, FieldName, Fields, Request, Response};
 use crate::reply::is_grpc;
 
 static ATTEMPT: FieldName = FieldName::known(FieldId::X_TRANSEPT_ATTEMPT);
+static CLIENT: FieldName = FieldName::known(FieldId::X_TRANSEPT_CLIENT);
 static UNREACHED: FieldName = FieldName::known(FieldId::X_TRANSEPT_UNREACHED);
 static TIMEOUT: FieldName = FieldName::known(FieldId::X_TRANSEPT_TIMEOUT);
 static GRPC_TIMEOUT: FieldName = FieldName::known(FieldId::GRPC_TIMEOUT);
@@ -71,6 +74,12 @@ fn number(fields: &Fields) -> Option<u32> {
 pub fn tell_attempt(fields: &mut Fields, attempt: u32) {
     // A number is a valid value.
     let _ = fields.set(&ATTEMPT, attempt.to_string().as_bytes());
+}
+
+/// Tells the proxy behind who the client is, where others have made that known: the last hop of `X-Forwarded-For` is one of them then.
+pub fn tell_client(request: &mut Request, client: IpAddr) {
+    // An address is a valid value.
+    let _ = request.fields.set(&CLIENT, client.to_string().as_bytes());
 }
 
 /// How long the caller waits for the response, where it says so: the least of what it says. What is no time is no statement.

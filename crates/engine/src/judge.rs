@@ -170,6 +170,14 @@ impl<'t> Terms<'t> {
         }
     }
 
+    /// Whether a backend may see the request once more, after so many tries that it may have seen: a stanza says how often (GEP-1731).
+    pub fn allows_another(&self, tries: u32) -> bool {
+        match self {
+            Terms::Stanza(_, stanza) => tries <= stanza.attempts,
+            Terms::Policy(..) | Terms::Unasked => true,
+        }
+    }
+
     fn attempts(&self) -> u32 {
         match self {
             Terms::Stanza(_, stanza) => stanza.attempts,

@@ -87,7 +87,10 @@ pub enum NotIssued {
         trust_domain: TrustDomain,
     },
     /// The authority's own certificate, or one above it, has ended.
-    #[error("the authority's certificate has expired, so it issues nothing; a new root is needed")]
+    #[error(
+        "the authority's certificate has expired, so it issues nothing, and nobody trusts what it has issued; start with another --state \
+         directory, which makes a new authority, and give every member a new token"
+    )]
     Expired,
     /// The authority's own certificate is not valid yet.
     #[error("the authority's certificate is not valid yet; is the clock right?")]

@@ -519,10 +519,10 @@ mod base64 {
     }
 }
 
-/// Whether it is time for a new root: the last fifth of the old one's life has begun.
+/// Whether it is time for a new root: the last third of the old one's life has begun, before anybody is warned of its end.
 pub fn is_due(not_before: UnixTime, not_after: UnixTime, now: UnixTime) -> bool {
     let life = not_after.as_secs().saturating_sub(not_before.as_secs());
-    now.as_secs() >= not_after.as_secs().saturating_sub(life / 5)
+    now.as_secs() >= not_after.as_secs().saturating_sub(life / 3)
 }
 
 #[cfg(test)]

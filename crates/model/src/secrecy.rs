@@ -92,7 +92,12 @@ pub(crate) fn takes_secret(field: &str) -> bool {
 
 /// Whether a field, by its path, is a part of a header, the value of which may be a credential.
 fn is_of_header(field: &str) -> bool {
-    field.contains("HeaderModifier") || field.contains(".headers[")
+    [".headers[", ".set[", ".add["].iter().any(|list| field.contains(list)) || field.contains("HeaderModifier")
+}
+
+/// Whether a text may be a credential by itself, wherever it is written: it is not repeated.
+pub(crate) fn may_be_credential(text: &str) -> bool {
+    line_is_secret(text)
 }
 
 fn names_secret(name: &str) -> bool {
@@ -106,7 +111,8 @@ fn line_is_secret(line: &str) -> bool {
     if line.contains('@') || line.contains("-----BEGIN") {
         return true;
     }
-    let has_query = line.split("://").skip(1).any(|rest| rest.contains(['?', '#']));
+    let has_query = line.split("://").skip(1).any(|rest| rest.contains(['?', '#']))
+        || line.split_once('?').is_some_and(|(_, query)| query.contains('='));
     let is_part = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_');
     let mut rest = line;
     while let Some(begin) = rest.find(is_part) {
@@ -116,7 +122,7 @@ fn line_is_secret(line: &str) -> bool {
         // A list of what a limit counts by, which is called a key, too.
         let counts_by = word == "key" && value.is_some_and(|value| value.trim_start().starts_with('['));
         let is_named_so = value.is_some() && names_secret(word) && !counts_by;
-        if is_named_so || names_credentials(word, value.is_some()) {
+        if is_named_so || names_credentials(word, value.is_some()) || is_random(word) {
             return true;
         }
         rest = behind;
@@ -131,6 +137,13 @@ fn names_credentials(word: &str, is_field: bool) -> bool {
         "basic" | "digest" | "negotiate" => !is_field,
         _ => false,
     }
+}
+
+/// Whether a word looks as if chance had made it, as keys and tokens do: long, with digits and letters of both cases.
+fn is_random(word: &str) -> bool {
+    const LEAST: usize = 24;
+    let has = |of: fn(&u8) -> bool| word.bytes().any(|byte| of(&byte));
+    word.len() >= LEAST && has(u8::is_ascii_digit) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase)
 }
 
 /// The text of the document that a line is in.
@@ -190,6 +203,8 @@ mod tests {
     fn no_finding_repeats_a_secret() {
         let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n";
         let key = "apiVersion: transept.dev/v1alpha1\nkind: ApiKey\nmetadata: {name: k}\nspec:\n  consumer: x\n";
+        let hosts =
+            "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r}, spec: {hostnames: ";
         let policy = "apiVersion: transept.dev/v1alpha1\nkind: AuthenticationPolicy\nmetadata: {name: a}\nspec:\n";
         let rules = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec:\n  rules:\n";
         let route = format!(
@@ -246,6 +261,10 @@ mod tests {
             &format!("{rules}  - matches: [{{headers: [{{name: x-api, vaule: PLANTED}}]}}]\n"),
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata:\n  k: PLANTED: x\n",
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata:\n  k: \"PLANTED\n",
+            &format!("{hosts}[a.test, 'u:PLANTED@b.test']}}}}"),
+            &format!("{hosts}['Bearer PLANTED']}}}}"),
+            &format!("{hosts}['b.test/x?token=PLANTED']}}}}"),
+            &format!("{hosts}[tr_live_9PLANTEDxx8Zq2LrWmKd4]}}}}"),
             "PLANTED",
             "- PLANTED",
         ] {

@@ -12,6 +12,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::place::Spot;
+use crate::secrecy;
 
 pub(crate) use read::read_each;
 pub use read::{Budget, read};
@@ -160,9 +161,12 @@ impl Value {
     }
 }
 
-/// `text` in quotes for a message, cut when it is long.
+/// `text` in quotes for a message, cut when it is long. What may be a credential is not repeated.
 pub fn quote(text: &str) -> String {
     const LONGEST: usize = 60;
+    if secrecy::may_be_credential(text) {
+        return "what is written here".to_owned();
+    }
     if text.chars().count() <= LONGEST {
         return format!("{text:?}");
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 use transept_engine::hops;
-use transept_engine::judge::{self, Judgement, Outcome, Resend, Terms};
+use transept_engine::judge::{self, Judgement, Resend, Terms};
 use transept_engine::pick::{self, Call, Chosen, pick_endpoint};
 use transept_engine::reason::Reason;
 use transept_engine::rule::Rule;
@@ -62,7 +62,7 @@ impl Crossing<'_> {
     /// A response head has come.
     pub(crate) fn heard(&self, response: &Response) {
         if let Some(trial) = self.trial {
-            trial.note(Outcome::Status(judge::effective_status(response)));
+            trial.heard(judge::effective_status(response));
         }
     }
 }
@@ -152,7 +152,7 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
                 return Err(failure.into());
             }
             Err(Failed { failure, used: Some(used) })
-                if tries.replacing.may_follow(used) && may_be_stale(used, &failure, content, journey) =>
+                if tries.replacing.may_follow(used) && may_be_stale(used, &failure, content, terms, journey) =>
             {
                 tries.replacing.follow(used, journey.worker);
                 continue;
@@ -186,6 +186,11 @@ fn choose(crossing: Crossing<'_>, call: &Call<'_>, journey: &mut Journey<'_, '_,
     let chosen = picked.map_err(|reply| advise(journey.worker.shared.mesh.as_ref(), reply))?;
     journey.marks.endpoint = Some(chosen.address);
     journey.trip.facts.tries += 1;
+    let client = journey.trip.client;
+    let is_edge = chosen.tunnel.is_some() && crossing.listener.settings.role == Role::Gateway;
+    if is_edge && client != journey.arrival.connection.peer.ip() {
+        hops::tell_client(&mut journey.trip.request, client);
+    }
     if let Some(due) = crossing.due {
         hops::tell_timeout(&mut journey.trip.request, due.saturating_sub(call.now.monotonic));
     }
@@ -307,7 +312,8 @@ async fn try_once(
         connected.unwrap_or_else(|| Err(late(crossing))).map_err(unconnected)?
     };
     if matches!(content, Content::Streaming) && !wants_tunnel {
-        if upstream.may_refuse() || crossing.may_repeat(&journey.trip.request) {
+        let may_be_stale = upstream.is_reused() && judge::Repeat::of(&journey.trip.request) == judge::Repeat::Harmless;
+        if upstream.may_refuse() || may_be_stale || crossing.may_repeat(&journey.trip.request) {
             journey.arrival.body.remember(HELD);
         }
         // Also where this connection cannot refuse: the one before may have, with a part of the body.

@@ -19,13 +19,21 @@ use crate::upstream::{Age, Used};
 use crate::worker::Worker;
 
 /// A pooled connection that the server had closed, seen only when it was used (RFC 9112 section 9.3.1).
-pub(crate) fn may_be_stale(used: Used, failure: &Failure, content: Content<'_>, journey: &Journey<'_, '_, '_>) -> bool {
+pub(crate) fn may_be_stale(
+    used: Used,
+    failure: &Failure,
+    content: Content<'_>,
+    terms: Terms<'_>,
+    journey: &Journey<'_, '_, '_>,
+) -> bool {
     let resend = matches!(content, Content::Held(_)) || journey.arrival.body.can_begin_again();
-    resend && is_stale(used, failure, engine::Repeat::of(&journey.trip.request))
+    let may_be_seen = failure.repeat == Repeat::Safe || terms.allows_another(journey.trip.facts.tries);
+    resend && may_be_seen && is_stale(used, failure, engine::Repeat::of(&journey.trip.request))
 }
 
 /// Whether a failure may only mean that the server had closed a pooled connection, or wanted no more on it, and the request may be sent
-/// again. A stream that was reset on a connection that goes on was meant, and so was one that was reset because of an error.
+/// again. A stream that was reset on a connection that goes on was meant, and so was one that was reset because of an error. What a server says that it
+/// has not looked at is sent again in any case.
 pub(crate) fn is_stale(used: Used, failure: &Failure, repeat: engine::Repeat) -> bool {
     let early = matches!(failure.reason, Reason::UpstreamReset | Reason::UpstreamIncomplete);
     let may_repeat = match failure.repeat {
@@ -33,7 +41,8 @@ pub(crate) fn is_stale(used: Used, failure: &Failure, repeat: engine::Repeat) ->
         Repeat::IfIdempotent => used.is_over && repeat == engine::Repeat::Harmless,
         Repeat::Never => false,
     };
-    used.age == Age::Reused && early && !failure.is_meant && may_repeat
+    let was_refused = failure.repeat == Repeat::Safe && used.age == Age::Fresh;
+    early && (was_refused || used.age == Age::Reused && !failure.is_meant) && may_repeat
 }
 
 /// Only a retry stanza, or a policy of the backend, makes a status a reason for another try.

@@ -251,7 +251,7 @@ pub(crate) async fn travel(
         Err(stop) => Err(stop),
     };
     if let Err(stop) = outcome {
-        if matches!(&stop, Stop::Failed(failure) if failure.reason == Reason::NotAuthorized) {
+        if is_refusal(&stop) {
             io.refuse();
         }
         // A client must not take the part that it got for the whole.
@@ -260,6 +260,14 @@ pub(crate) async fn travel(
     }
     finish(worker, passenger, &trip, endpoint, ride.as_deref());
     worker.give_back(trip);
+}
+
+/// Whether a policy does not let a connection pass, rather than that nobody takes it.
+fn is_refusal(stop: &Stop) -> bool {
+    match stop {
+        Stop::Answer(reply) => reply.status == 403 || reply.reason == Reason::PolicyInvalid,
+        Stop::Failed(failure) => failure.reason == Reason::NotAuthorized,
+    }
 }
 
 /// Closes a connection that no route is there for, and records it.

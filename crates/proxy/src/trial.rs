@@ -35,6 +35,8 @@ pub(crate) struct Trial<'t> {
     /// When it began, where its time is limited: how long it takes matters for others then.
     began: Option<Duration>,
     noted: Cell<bool>,
+    /// A good head that has come: it counts when the response is whole, or as far as anybody wanted it.
+    good: Cell<Option<Outcome>>,
     /// Whether it waits for room that a limit of ours does not leave it: the time that it loses is no fault of the endpoint's.
     queued: Cell<bool>,
 }
@@ -45,17 +47,40 @@ impl<'t> Trial<'t> {
         let limit = if trip.upgrade.is_some() { None } else { crossing.rule.timeouts.request.or(None) };
         let due = limit.map(|limit| trip.started.monotonic.saturating_add(limit));
         let began = crossing.due.map(|_| now.monotonic);
-        let (noted, queued) = (Cell::new(false), Cell::new(false));
-        Self { worker, backend: crossing.backend, chosen, due, began, noted, queued }
+        let (noted, good, queued) = (Cell::new(false), Cell::new(None), Cell::new(false));
+        Self { worker, backend: crossing.backend, chosen, due, began, noted, good, queued }
+    }
+
+    /// A response head has come with this status. A good one may break off yet; whoever waits for a probe does not wait for its end.
+    pub(crate) fn heard(&self, status: u16) {
+        let outcome = Outcome::Status(status);
+        if status < 500 && self.chosen.probe == Probe::No {
+            self.note_time();
+            self.good.set(Some(outcome));
+        } else {
+            self.note(outcome);
+        }
     }
 
     /// What became of the try, as far as its endpoint is concerned. A response that breaks off later is told besides.
     pub(crate) fn note(&self, outcome: Outcome) {
-        if let Some(began) = self.began.filter(|_| matches!(outcome, Outcome::Status(_) | Outcome::TimedOut)) {
+        self.good.set(None);
+        if matches!(outcome, Outcome::Status(_) | Outcome::TimedOut) {
+            self.note_time();
+        }
+        self.teach(outcome);
+    }
+
+    /// How long it took until there was an answer, or none was waited for any longer.
+    fn note_time(&self) {
+        if let Some(began) = self.began {
             let now: Now = self.worker.clock.now().into();
             let took = now.monotonic.saturating_sub(began);
             self.worker.turns.borrow_mut().note_time(self.backend, took, now);
         }
+    }
+
+    fn teach(&self, outcome: Outcome) {
         if !teaches(&self.worker, self.backend, outcome) {
             return;
         }
@@ -79,6 +104,9 @@ impl<'t> Trial<'t> {
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
         self.worker.turns.borrow_mut().end(self.chosen.address);
+        if let Some(good) = self.good.take() {
+            return self.teach(good);
+        }
         if self.noted.get() || self.backend.traffic.is_none() {
             return;
         }

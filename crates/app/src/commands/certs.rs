@@ -20,7 +20,7 @@ Examples:
   transept certs --distrust 1f6e0c9a
 
 Leaves are renewed at half of their life: one that has less than a quarter left is not being renewed. A root is \
-announced long before it ends.
+replaced by itself when a third of its life is left.
 
 A leaf that is `away` is that of a proxy that is not connected now; one that is `refused` is of a root that was \
 distrusted.

@@ -3,10 +3,11 @@
 //! Called by the subcommand. Starting: join, hold a configuration, listen, register, and then the program. Stopping: the registration
 //! says so, inbound drains, the program is told, outbound works until it has ended. This file holds the order; the program is in
 //! `program`, its health in `probe`, what is compiled in `station`, flags and environment in `places` and
-//! `plan`, the own address in `whereabouts`, the services that it asks for in `asked`, memory that it can spare in `pages`.
+//! `plan`, the own address in `whereabouts`, the services that it asks for in `asked`, what it follows in `news`, memory that it can spare in `pages`.
 
 mod asked;
 mod free_ports;
+mod news;
 mod pages;
 mod places;
 mod plan;
@@ -19,6 +20,7 @@ mod whereabouts;
 use std::io::IsTerminal;
 use std::mem;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,7 @@ use transept_proxy::{BindOutcome, Proxy, Wanted};
 use transept_xds::mesh::Condition;
 
 use self::asked::Asked;
+use self::news::{News, Sources};
 use self::program::{End, Mail, Program, Terminal, code_of, name_of};
 use self::station::Stationing;
 use crate::admin::Admin;
@@ -81,9 +84,8 @@ pub(crate) fn serve(mut plan: Plan) -> Result<Exit> {
     options.demand = Some(demand);
     let proxy = Arc::new(Proxy::start(&options).context("the data plane cannot start")?);
     feed.report(proxy.sight());
-    let sidecar =
-        Sidecar { plan, feed, asked, wanted, proxy: proxy.clone(), transparent, mail, verdict: Condition::Unhealthy };
-    let exit = runtime.block_on(sidecar.attend());
+    let sidecar = Sidecar { plan, feed, asked, proxy: proxy.clone(), transparent, verdict: Condition::Unhealthy };
+    let exit = runtime.block_on(sidecar.attend(wanted, mail));
     // The proxy has a runtime of its own, which must not end inside another: it goes last, on this thread.
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(proxy);
@@ -136,12 +138,9 @@ struct Sidecar {
     plan: Plan,
     feed: Feed,
     asked: Asked,
-    /// What the program calls for the first time.
-    wanted: mpsc::UnboundedReceiver<Wanted>,
     proxy: Arc<Proxy>,
     /// Gone after the program, whose calls it captures.
     transparent: Option<Transparent>,
-    mail: Mail,
     verdict: Condition,
 }
 
@@ -163,10 +162,11 @@ struct InForce {
 }
 
 impl Sidecar {
-    /// Everything after joining.
-    async fn attend(mut self) -> Result<Exit> {
-        let (mut received, mut connection) = (self.feed.received(), self.feed.standing());
-        let mut in_force = self.begin(&mut received).await?;
+    /// Everything after joining. `wanted` tells what the program calls for the first time.
+    async fn attend(mut self, wanted: mpsc::UnboundedReceiver<Wanted>, mut mail: Mail) -> Result<Exit> {
+        let mut sources = Sources::new(&self.feed, wanted, self.transparent.as_ref());
+        let first = sources.latest();
+        let mut in_force = self.begin(&first).await?;
         self.register();
         let mut program = match self.start_program() {
             Ok(program) => program,
@@ -180,35 +180,18 @@ impl Sidecar {
         if let Some(question) = self.plan.question.clone() {
             tokio::spawn(async move { question.ask(|verdict, why| note(&tell, verdict, why)).await });
         }
-        self.asked.note_connection(connection.borrow_and_update().connected, Instant::now());
-        let mut servers = self.transparent.as_ref().map(Transparent::servers);
+        self.asked.note_connection(sources.is_connected(), Instant::now());
         let cause = loop {
             tokio::select! {
-                changed = received.changed() => {
-                    changed.context("the feed has ended")?;
-                    let latest = received.borrow_and_update().clone();
-                    self.take(&latest, &mut in_force).await?;
+                news = sources.next(self.asked.alone_at(), in_force.retry.due()) => {
+                    self.follow(news?, &mut sources, &mut in_force).await?;
                 }
-                Some(wanted) = self.wanted.recv() => {
-                    self.ask(wanted);
-                    self.go_on_alone(&mut in_force).await?;
-                }
-                Ok(()) = connection.changed() => {
-                    let connected = connection.borrow_and_update().connected;
-                    self.asked.note_connection(connected, Instant::now());
-                    if connected {
-                        self.find_address().await;
-                    }
-                }
-                () = changed(&mut servers) => self.follow_servers(servers.as_mut()),
-                () = sleep_until(self.asked.alone_at()) => self.go_on_alone(&mut in_force).await?,
-                () = in_force.retry.due() => self.retry(&mut in_force).await?,
                 Ok(()) = verdicts.changed() => {
                     self.verdict = *verdicts.borrow_and_update();
                     self.register();
                 }
                 end = ended(&mut program) => break Cause::Ended(end),
-                signal = self.mail.next() => match signal {
+                signal = mail.next() => match signal {
                     Signal::TERM | Signal::INT => break Cause::Told(signal),
                     signal => self.hand_on(signal, &mut program),
                 },
@@ -217,22 +200,76 @@ impl Sidecar {
         in_force.standing.begin_draining();
         let code = match cause {
             Cause::Ended(end) => self.follow_program(end).await,
-            Cause::Told(signal) => self.stop(signal, &mut program).await,
+            Cause::Told(signal) => {
+                let limit = self.plan.serve.drain;
+                let over = tokio::time::Instant::now() + limit;
+                let end = {
+                    let stopping = pin!(self.stop(signal, over, &mut program, &mut mail));
+                    self.follow_until(stopping, &mut sources, &mut in_force).await
+                };
+                self.say_goodbye().await;
+                self.proxy.drain(AFTERMATH.min(over.saturating_duration_since(tokio::time::Instant::now()))).await;
+                tracing::info!("stopped");
+                end.map(End::exit_code)
+            }
         };
         Ok(code.map_or(Exit::Fine, Exit::Program))
     }
 
+    /// Does what has to be done about news.
+    async fn follow(&mut self, news: News, sources: &mut Sources, in_force: &mut InForce) -> Result<()> {
+        match news {
+            News::Received(latest) => self.take(&latest, in_force).await?,
+            News::Wanted(wanted) => {
+                self.ask(wanted);
+                self.go_on_alone(in_force).await?;
+            }
+            News::Connection(connected) => {
+                self.asked.note_connection(connected, Instant::now());
+                if connected {
+                    self.find_address().await;
+                }
+            }
+            News::Servers => self.follow_servers(sources.servers.as_mut()),
+            News::Alone => self.go_on_alone(in_force).await?,
+            News::Retry => self.retry(in_force).await?,
+        }
+        Ok(())
+    }
+
+    /// Follows the news until something else is done.
+    async fn follow_until<T>(
+        &mut self,
+        mut done: Pin<&mut impl Future<Output = T>>,
+        sources: &mut Sources,
+        in_force: &mut InForce,
+    ) -> T {
+        loop {
+            let news = tokio::select! {
+                done = &mut done => return done,
+                news = sources.next(self.asked.alone_at(), in_force.retry.due()) => news,
+            };
+            let followed = match news {
+                Ok(news) => self.follow(news, sources, in_force).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = followed {
+                tracing::warn!("what is in force now stays so: {error:#}");
+                return done.await;
+            }
+        }
+    }
+
     /// Puts the first configuration in force and opens the doors.
-    async fn begin(&mut self, received: &mut watch::Receiver<Arc<Received>>) -> Result<InForce> {
+    async fn begin(&mut self, first: &Received) -> Result<InForce> {
         let identity = self.feed.svid().load().id().to_string();
         let format = self.plan.serve.log.log.settle();
         let admin = Admin::bind_beside_others(&self.plan.serve.admin, format).await?;
         let mut stationing = Stationing::new(self.plan.place.clone(), identity.clone());
         stationing.take_plaintext(self.transparent.as_ref().and_then(Transparent::plaintext));
-        let first = received.borrow_and_update().clone();
-        self.follow_membership(&first);
-        stationing.take_captured(self.capture(&first));
-        stationing.take_awake(self.asked.awake(&first));
+        self.follow_membership(first);
+        stationing.take_captured(self.capture(first));
+        stationing.take_awake(self.asked.awake(first));
         let update = stationing.take(&first.world);
         drop(mem::take(&mut self.plan.free));
         let outcomes = self.apply(&update).await?;
@@ -243,6 +280,7 @@ impl Sidecar {
         if in_vain {
             anyhow::bail!("not every listener could be opened{}", self.plan.other_place(&outcomes));
         }
+        self.plan.place.warn_of_strangers();
         if let Some(transparent) = &mut self.transparent {
             transparent.begin()?;
         }
@@ -403,10 +441,16 @@ impl Sidecar {
         Some(end.exit_code())
     }
 
-    /// Stops in order; a second signal goes to the program, whatever is waited for, a third one ends it at once.
-    async fn stop(&mut self, signal: Signal, program: &mut Option<Program>) -> Option<u8> {
+    /// Has the registration say so, drains inbound, and stops the program, in this order, until `over`. A second signal goes to the program, whatever is
+    /// waited for, a third one ends it at once.
+    fn stop<'p>(
+        &mut self,
+        signal: Signal,
+        over: tokio::time::Instant,
+        program: &'p mut Option<Program>,
+        mail: &'p mut Mail,
+    ) -> impl Future<Output = Option<End>> + use<'p> {
         let limit = self.plan.serve.drain;
-        let over = tokio::time::Instant::now() + limit;
         tracing::info!(
             seconds = limit.as_secs_f64(),
             "draining inbound; a second signal goes to the program at once, a third one kills it"
@@ -414,31 +458,30 @@ impl Sidecar {
         self.verdict = Condition::Draining;
         self.register();
         let delay = if signal == Signal::TERM { self.plan.serve.drain_delay() } else { Duration::ZERO };
-        let drain = async {
+        let proxy = self.proxy.clone();
+        let drain = async move {
             // Even a pause of nothing would take until the next tick of the clock.
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
-            self.proxy.drain_inbound(limit.saturating_sub(delay)).await
+            proxy.drain_inbound(limit.saturating_sub(delay)).await
         };
-        let (mut early, mut heard) = (None, 1);
-        tokio::select! {
-            complete = drain => tracing::info!(complete, "inbound is drained"),
-            end = ended(program) => early = Some(end),
-            signal = self.mail.stop() => {
-                heard += 1;
-                tracing::warn!(signal = name_of(signal), "inbound is not waited for");
+        async move {
+            let (mut early, mut heard) = (None, 1);
+            tokio::select! {
+                complete = drain => tracing::info!(complete, "inbound is drained"),
+                end = ended(program) => early = Some(end),
+                signal = mail.stop() => {
+                    heard += 1;
+                    tracing::warn!(signal = name_of(signal), "inbound is not waited for");
+                }
+            }
+            match (early, program) {
+                (Some(end), _) => Some(end),
+                (None, None) => None,
+                (None, Some(program)) => Some(program.stop(signal, heard, over, mail).await),
             }
         }
-        let end = match (early, program) {
-            (Some(end), _) => Some(end),
-            (None, None) => None,
-            (None, Some(program)) => Some(program.stop(signal, heard, over, &mut self.mail).await),
-        };
-        self.say_goodbye().await;
-        self.proxy.drain(AFTERMATH.min(over.saturating_duration_since(tokio::time::Instant::now()))).await;
-        tracing::info!("stopped");
-        end.map(End::exit_code)
     }
 
     /// Takes the registration out of the mesh; who cannot be told finds out by the lease.
@@ -454,25 +497,6 @@ async fn ended(program: &mut Option<Program>) -> End {
     match program {
         Some(program) => program.ended().await,
         None => std::future::pending().await,
-    }
-}
-
-/// Waits for a time; for ever when there is none.
-async fn sleep_until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits for another value; for ever when there is nobody who would have one.
-async fn changed<T>(values: &mut Option<watch::Receiver<T>>) {
-    let ended = match values {
-        Some(values) => values.changed().await.is_err(),
-        None => true,
-    };
-    if ended {
-        std::future::pending().await
     }
 }
 

@@ -43,6 +43,15 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// Warns of ports by which other machines could call as this workload.
+    pub(super) fn warn_of_strangers(&self) {
+        let upstreams = self.upstreams.iter().map(|upstream| ("--upstream", upstream.local));
+        let proxy = self.http_proxy.map(|address| ("--http-proxy", address));
+        for (flag, address) in upstreams.chain(proxy).filter(|(_, address)| !address.ip().is_loopback()) {
+            tracing::warn!(%address, "{flag} is reachable from other machines, which call with the identity of this workload there");
+        }
+    }
+
     /// The station in a world, which says what the ports of services are.
     fn station(&self, world: &World, identity: &str) -> Station {
         let app = self.ports.iter().map(|port| mesh::AppPort {

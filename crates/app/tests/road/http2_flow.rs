@@ -142,6 +142,51 @@ async fn a_silent_backend_is_asked_for_a_sign_of_life() {
     assert_eq!(call.answer().await, (200, "slow".to_owned()));
 }
 
+/// A server that takes connections and says nothing is no reason to wait for those who have another one.
+#[tokio::test]
+async fn who_waits_for_a_mute_backend_goes_elsewhere_with_the_first() {
+    let mute = TcpListener::bind(("127.0.0.1", 0)).await.expect("bound");
+    let backend = Backend::start(Up::H2c).await;
+    let endpoints = [mute.local_addr().expect("bound"), backend.address];
+    let setup = Setup::of(&endpoints, Up::H2c).backend("connectTimeout: 1s");
+    let gateway = setup.start().await;
+    let answering = backend.answer_all();
+    let mut clients = tokio::task::JoinSet::new();
+    let first = Caller::connect(&Down::H2c, gateway.address).await;
+    for mut caller in (0..20).map(|_| first.beside()) {
+        clients.spawn(async move { caller.get("/").await.0 });
+    }
+    let mut failed = 0;
+    while let Some(status) = soon(clients.join_next()).await {
+        failed += usize::from(status.expect("answered") != 200);
+    }
+    // One has sent its request there before anything was said.
+    assert!(failed <= 1, "{failed}");
+    assert!(answering.heard().len() >= 19);
+}
+
+/// A stream that was refused just before its connection ends: the next one is opened elsewhere.
+#[tokio::test]
+async fn a_refused_stream_on_a_connection_that_ends_is_sent_again() {
+    let (gateway, listener) = scripted().await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(Ask::get("/")).await;
+    let mut backend = Frames::accept(&listener).await;
+    let answer = |stream| [headers(stream, END_HEADERS, &ok()), data(stream, END_STREAM, b"fine")].concat();
+    let (_, stream, _) = backend.next(HEADERS).await;
+    backend.send(&answer(stream)).await;
+    assert_eq!(call.answer().await.0, 200);
+    drop(call);
+    let mut call = caller.ask(Ask::post("/", Framed::Not)).await;
+    let (_, stream, _) = backend.next(HEADERS).await;
+    backend.send(&frame(RST_STREAM, 0, stream, &7_u32.to_be_bytes())).await;
+    drop(backend);
+    let mut another = Frames::accept(&listener).await;
+    let (_, stream, _) = another.next(HEADERS).await;
+    another.send(&answer(stream)).await;
+    assert_eq!(call.answer().await, (200, "fine".to_owned()));
+}
+
 /// A goodbye that leaves requests out: they are sent again, whatever they are, for nobody has looked at them.
 #[tokio::test]
 async fn what_a_goodbye_leaves_out_is_sent_again() {

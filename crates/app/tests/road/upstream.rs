@@ -46,6 +46,25 @@ async fn a_refused_stream_is_tried_again() {
     assert_eq!(backend.connections(), 1, "nothing is wrong with it");
 }
 
+/// A body of unknown length that the next request on a connection has, which the server has closed.
+#[tokio::test]
+async fn a_body_that_streams_outlives_a_connection_that_had_gone_stale() {
+    let (gateway, mut backend) = stage(Up::Http1).await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(Ask::get("/first")).await;
+    backend.next().await.answer(200, "").await;
+    assert_eq!(call.answer().await.0, 200);
+    drop(call);
+    let mut call = caller.ask(Ask::new("PUT", "/").framed(Framed::Open)).await;
+    call.send(b"piece").await;
+    call.end(&[]).await;
+    backend.next().await.reset();
+    let mut served = backend.next().await;
+    assert_eq!(served.whole().await.content, b"piece");
+    served.answer(200, "fine").await;
+    assert_eq!(call.answer().await, (200, "fine".to_owned()));
+}
+
 /// A stream that is reset on a connection that goes on was meant: that is no connection that had gone stale.
 #[tokio::test]
 async fn a_stream_that_is_reset_is_the_answer() {

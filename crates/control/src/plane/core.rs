@@ -329,6 +329,7 @@ impl Plane {
                 if swept {
                     plane.sweep(plane.began.elapsed());
                     plane.renew_own();
+                    plane.renew_root();
                     plane.judge();
                 } else {
                     plane.publish(None);

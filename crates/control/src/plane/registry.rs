@@ -3,10 +3,11 @@
 //! Held by `plane`, which stores what changes before it confirms it. Pure: time arrives as an argument, counted from any moment,
 //! and starts anew with the process, so that a clock that jumps ends no lease. An instance that is silent for [`LEASE`] is
 //! unhealthy, and after [`GRACE`] more it is removed. When most instances fall silent at once, it is the control plane or the
-//! network that failed and not all of them, so nothing ends until they return or [`PATIENCE`] is over. Who may register what is
+//! network that failed and not all of them, so nothing ends until they return or [`PATIENCE`] is over. Nor does a silence empty a service: whoever
+//! is left last is kept as long, since callers find out for themselves whether he answers. Who may register what is
 //! decided here as well; that the identity is proven is the transport's work.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -101,6 +102,22 @@ pub enum Origin {
 struct Held {
     entry: Entry,
     seen: Duration,
+    /// Silent for longer than a lease, as of the last sweep: another instance may take the name.
+    overdue: bool,
+    /// Nothing ends for it, as of the last sweep.
+    kept: bool,
+}
+
+impl Held {
+    fn new(entry: Entry, seen: Duration) -> Held {
+        Held { entry, seen, overdue: false, kept: false }
+    }
+
+    /// The names of the Services that it registered for.
+    fn services(&self) -> impl Iterator<Item = Name> {
+        let workload = &self.entry.workload;
+        workload.services.iter().map(|service| (workload.namespace.clone(), service.clone()))
+    }
 }
 
 /// All registered instances.
@@ -113,7 +130,7 @@ pub struct Registry {
 impl Registry {
     /// Takes in what was stored. Nobody could give a sign of life meanwhile, so every lease begins anew.
     pub fn restore(entries: impl IntoIterator<Item = Entry>, now: Duration) -> Self {
-        let held = entries.into_iter().map(|entry| (name_of(&entry.workload), Held { entry, seen: now }));
+        let held = entries.into_iter().map(|entry| (name_of(&entry.workload), Held::new(entry, now)));
         Self { held: held.collect(), frozen: false }
     }
 
@@ -153,7 +170,7 @@ impl Registry {
         }
         let name = name_of(&workload);
         if let Some(held) = self.held.get(&name)
-            && !held.entry.lapsed
+            && !(held.entry.lapsed || held.overdue)
             && (held.entry.nonce != before || held.entry.identity != identity.as_str())
         {
             return Err(Refused::Taken);
@@ -175,14 +192,14 @@ impl Registry {
 
     /// Takes in what was admitted.
     pub fn insert(&mut self, entry: Entry, now: Duration) {
-        self.held.insert(name_of(&entry.workload), Held { entry, seen: now });
+        self.held.insert(name_of(&entry.workload), Held::new(entry, now));
     }
 
     /// Notes a sign of life of the instance with this nonce. `None` when it is not registered; else whether its lease had ended,
     /// so that there is something to store.
     pub fn beat(&mut self, name: &Name, nonce: &[u8], now: Duration) -> Option<bool> {
         let held = self.held.get_mut(name).filter(|held| held.entry.nonce == nonce)?;
-        held.seen = now;
+        (held.seen, held.overdue) = (now, false);
         Some(std::mem::take(&mut held.entry.lapsed))
     }
 
@@ -199,16 +216,20 @@ impl Registry {
     pub fn sweep(&mut self, now: Duration) -> Vec<Name> {
         let silence = |held: &Held| now.saturating_sub(held.seen);
         let silent = self.held.values().filter(|held| silence(held) > SILENCE).count();
-        let was_frozen = std::mem::replace(&mut self.frozen, silent >= MASS && silent * 2 > self.held.len());
-        let (frozen, thaws) = (self.frozen, was_frozen && !self.frozen);
+        self.frozen = silent >= MASS && silent * 2 > self.held.len();
+        let (frozen, alive) = (self.frozen, self.alive(now));
         let mut changed = Vec::new();
         self.held.retain(|name, held| {
+            let (is_patient, is_overdue) = (silence(held) <= PATIENCE, silence(held) > LEASE);
+            let is_last = is_overdue && !held.entry.lapsed && !held.services().any(|one| alive.contains(&one));
+            let was_kept = std::mem::replace(&mut held.kept, is_patient && (frozen || is_last));
             // Those who were cut off together come back one after the other: who has not been heard yet is on his way.
-            if thaws && !held.entry.lapsed {
+            if was_kept && !held.kept && is_patient && !held.entry.lapsed {
                 held.seen = held.seen.max(now.saturating_sub(SILENCE));
             }
             let silence = now.saturating_sub(held.seen);
-            if frozen && silence <= PATIENCE {
+            held.overdue = silence > LEASE;
+            if held.kept {
                 return true;
             }
             if silence > LEASE && !held.entry.lapsed {
@@ -223,14 +244,23 @@ impl Registry {
         changed
     }
 
+    /// The Services of which an instance gives signs of life. Nobody asks while all do.
+    fn alive(&self, now: Duration) -> HashSet<Name> {
+        let lives = |held: &&Held| now.saturating_sub(held.seen) <= LEASE && !held.entry.lapsed;
+        if self.held.values().all(|held| lives(&held)) {
+            return HashSet::new();
+        }
+        self.held.values().filter(lives).flat_map(Held::services).collect()
+    }
+
     /// Whether expiries are frozen, because most instances fell silent at once.
     pub fn is_frozen(&self) -> bool {
         self.frozen
     }
 
-    /// For how long an instance has been silent that would have lost its lease, were expiries not frozen.
+    /// For how long an instance has been silent that would have lost its lease, were it not kept.
     pub fn kept_silence(&self, name: &Name, now: Duration) -> Option<Duration> {
-        let held = self.held.get(name).filter(|held| self.frozen && !held.entry.lapsed)?;
+        let held = self.held.get(name).filter(|held| held.kept && !held.entry.lapsed)?;
         Some(now.saturating_sub(held.seen)).filter(|silence| *silence > LEASE)
     }
 

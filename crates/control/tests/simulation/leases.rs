@@ -1,10 +1,10 @@
 //! What the registry must do, out of what a control plane has heard: told beside the registry, from the words of the documentation.
 //!
 //! Asked by `plane` around every call of the registry. `docs/mesh.md`, "Registration": 30 s of silence make an instance unhealthy, 60 s
-//! more take it out; when more than half of all, and at least three, fall silent together, nobody ends for an hour; and
-//! when that is over, who has not come back yet has half a lease left.
+//! more take it out; when more than half of all, and at least three, fall silent together, nobody ends for an hour, nor does who is left last
+//! of a service; and when that is over, who has not come back yet has half a lease left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use transept_control::plane::registry::{Name, Registry};
@@ -19,39 +19,53 @@ struct Lease {
     nonce: Vec<u8>,
     heard: Duration,
     lapsed: bool,
+    /// Silent for longer than a lease, when somebody looked last.
+    overdue: bool,
+    /// Nothing ended for it, when somebody looked last.
+    kept: bool,
+}
+
+impl Lease {
+    fn begin(nonce: &[u8], heard: Duration) -> Lease {
+        Lease { nonce: nonce.to_vec(), heard, lapsed: false, overdue: false, kept: false }
+    }
+}
+
+/// Names of instances here are those of their services with a number.
+fn service_of(name: &Name) -> &str {
+    name.1.rsplit_once('-').map_or("", |(service, _)| service)
 }
 
 /// The leases as they should be.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     all: BTreeMap<Name, Lease>,
-    /// Whether the last look found that most are silent.
-    mass: bool,
 }
 
 impl Leases {
     /// Every lease begins anew.
     pub(crate) fn restart(&mut self, now: Duration) {
-        self.all.values_mut().for_each(|lease| lease.heard = now);
-        self.mass = false;
+        for lease in self.all.values_mut() {
+            (lease.heard, lease.overdue, lease.kept) = (now, false, false);
+        }
     }
 
     /// What became of a registration by the right identity.
     pub(crate) fn registered(&mut self, name: &Name, nonce: &[u8], done: bool, now: Duration) -> Result<(), String> {
-        let taken = self.all.get(name).is_some_and(|lease| !lease.lapsed && lease.nonce != nonce);
+        let taken = self.all.get(name).is_some_and(|lease| !(lease.lapsed || lease.overdue) && lease.nonce != nonce);
         if done == taken {
             let who = if taken { "takes the place of one that lives" } else { "is refused" };
             return Err(format!("a registration of {name:?} {who}"));
         }
         if done {
-            self.all.insert(name.clone(), Lease { nonce: nonce.to_vec(), heard: now, lapsed: false });
+            self.all.insert(name.clone(), Lease::begin(nonce, now));
         }
         Ok(())
     }
 
     pub(crate) fn beat(&mut self, name: &Name, nonce: &[u8], known: bool, now: Duration) -> Result<(), String> {
         match self.all.get_mut(name).filter(|lease| lease.nonce == nonce) {
-            Some(lease) if known => (lease.heard, lease.lapsed) = (now, false),
+            Some(lease) if known => (lease.heard, lease.lapsed, lease.overdue) = (now, false, false),
             None if !known => {}
             _ => return Err(format!("a beat of {name:?} is known: {known}")),
         }
@@ -69,13 +83,22 @@ impl Leases {
         let silence = |lease: &Lease| now.saturating_sub(lease.heard);
         let silent = self.all.values().filter(|lease| silence(lease) > MISSED).count();
         let mass = silent >= 3 && silent * 2 > self.all.len();
-        let is_over = std::mem::replace(&mut self.mass, mass) && !mass;
-        self.all.retain(|_, lease| {
-            if is_over && !lease.lapsed {
+        let heard_of: BTreeSet<String> = self
+            .all
+            .iter()
+            .filter(|(_, lease)| silence(lease) <= LEASE && !lease.lapsed)
+            .map(|(name, _)| service_of(name).to_owned())
+            .collect();
+        self.all.retain(|name, lease| {
+            let is_last = silence(lease) > LEASE && !lease.lapsed && !heard_of.contains(service_of(name));
+            let within_the_hour = silence(lease) <= HOUR;
+            let was_kept = std::mem::replace(&mut lease.kept, within_the_hour && (mass || is_last));
+            if was_kept && !lease.kept && within_the_hour && !lease.lapsed {
                 lease.heard = lease.heard.max(now.saturating_sub(MISSED));
             }
             let silence = silence(lease);
-            if mass && silence <= HOUR || silence <= LEASE {
+            lease.overdue = silence > LEASE;
+            if lease.kept || silence <= LEASE {
                 return true;
             }
             // Whoever is taken out was unhealthy before.

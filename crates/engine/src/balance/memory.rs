@@ -116,6 +116,14 @@ impl Memory {
             _ => self.in_turn(traffic, outstanding, call),
         }?;
         let address = set.endpoints().get(position)?.address;
+        // Those in use have all been tried in vain: somebody who is left alone may be well by now.
+        if call.tried.contains(&address)
+            && let Some(other) = self.last_resort(call)
+        {
+            let is_first = set.endpoints().get(other).is_some_and(|one| !self.is_probed(one.address));
+            self.begin_probe(set, other);
+            return Some((other, if is_first { Probe::Yes } else { Probe::No }));
+        }
         match self.gates.get(&address).map(|gate| gate.state) {
             Some(State::Shut { until }) if hashed && until <= call.now.monotonic => {
                 self.begin_probe(set, position);
@@ -279,6 +287,18 @@ impl Memory {
             let state = self.gates.get(&endpoint.address).map(|gate| gate.state);
             matches!(state, Some(State::Shut { until }) if until <= now.monotonic) && self.is_well(endpoint)
         })
+    }
+
+    /// An endpoint that is left alone, well as far as is known, and was not tried.
+    fn last_resort(&self, call: &Call<'_>) -> Option<usize> {
+        self.set.endpoints().iter().position(|endpoint| {
+            !self.is_open(endpoint) && self.is_well(endpoint) && !call.tried.contains(&endpoint.address)
+        })
+    }
+
+    /// Whether a request is on its way to find out.
+    fn is_probed(&self, endpoint: SocketAddr) -> bool {
+        self.gates.get(&endpoint).is_some_and(|gate| gate.state == State::Probing)
     }
 
     fn begin_probe(&mut self, set: &EndpointSet, position: usize) {

@@ -227,6 +227,22 @@ fn small_sets_lose_one_and_never_the_last() {
     }
 }
 
+/// A rolling restart of two: the first was ejected and is back, when the second goes.
+#[test]
+fn who_is_left_alone_is_asked_where_all_others_were_tried() {
+    let mut stage = Stage::new(backend(&[1, 1], watched()));
+    stage.spread(1);
+    assert_eq!(stage.send_to(0, BAD, 5).len(), 1);
+    assert_eq!(stage.pick(None, &[]).address, address(1));
+    let probe = stage.pick(None, &[address(1)]);
+    assert_eq!((probe.address, probe.probe), (address(0), Probe::Yes));
+    // Others who have tried the second one do not wait for what comes of it.
+    let beside = stage.pick(None, &[address(1)]);
+    assert_eq!((beside.address, beside.probe), (address(0), Probe::No));
+    assert_eq!(stage.note(&probe, GOOD), Some(Event::Recovered));
+    assert_eq!(stage.spread(100).len(), 2);
+}
+
 #[test]
 fn an_ejection_survives_another_set_and_is_forgotten_with_its_endpoint() {
     let mut stage = Stage::new(backend(&[1, 1], watched()));

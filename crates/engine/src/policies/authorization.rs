@@ -369,7 +369,7 @@ impl Policy for AuthorizationPolicy {
     fn on_connect(&self, x: &Arrival<'_>) -> Verdict {
         let subject = Subject {
             identity: x.connection.identity.as_deref(),
-            address: x.connection.peer.ip(),
+            address: (!x.connection.is_shared).then(|| x.connection.peer.ip()),
             port: x.port,
             http: None,
         };
@@ -399,7 +399,7 @@ impl Policy for AuthorizationPolicy {
             let principal = if self.asks_principal { x.principal() } else { None };
             let subject = Subject {
                 identity: x.connection.identity.as_deref(),
-                address: x.client.to_canonical(),
+                address: Some(x.client.to_canonical()),
                 port: x.listener_port,
                 http: Some(Http {
                     exchange: x,

@@ -66,7 +66,7 @@ fn fits(pattern: &str, text: &str) -> bool {
 }
 
 impl IdentityPattern {
-    fn parse(text: &str) -> Result<IdentityPattern, &'static str> {
+    pub(crate) fn parse(text: &str) -> Result<IdentityPattern, &'static str> {
         let bare = text.strip_suffix('*').unwrap_or(text);
         if bare.contains('*') {
             return Err("a `*` stands at the end only");

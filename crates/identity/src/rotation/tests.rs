@@ -242,9 +242,9 @@ fn it_is_stored_and_read_back_at_every_stage() {
 }
 
 #[test]
-fn a_new_root_is_due_in_the_last_fifth() {
+fn a_new_root_is_due_in_the_last_third() {
     let due = |seconds| is_due(moment(0), moment(1000), moment(seconds));
-    assert!(!due(0) && !due(799) && due(800) && due(1000) && due(2000));
+    assert!(!due(0) && !due(666) && due(667) && due(1000) && due(2000));
 }
 
 /// One workload as it really is.

@@ -207,6 +207,7 @@ fn inner(outer: &Connection, request: &Request, target: SocketAddr, listener: &L
     let mut connection = Connection::new(peer, outer.local, None).with_destination(target);
     connection.identity = outer.identity.clone();
     connection.client_certificate = outer.client_certificate.clone();
+    connection.is_shared = believed && client.is_none();
     connection
 }
 

@@ -344,7 +344,10 @@ impl Driver {
             }
             Awaiting::Idle => self.shut_down(),
             Awaiting::Sound => self.link.inner.borrow_mut().wire.ping(),
-            Awaiting::Rest => return Poll::Ready(Over("the peer did not finish what it began in time".into())),
+            Awaiting::Rest => {
+                self.link.note_mute(self.role == Role::Client && !self.greeted);
+                return Poll::Ready(Over("the peer did not finish what it began in time".into()));
+            }
             Awaiting::Write => return Poll::Ready(Over("the peer took nothing for too long".into())),
             Awaiting::Answer => return Poll::Ready(Over("the peer gave no sign of life".into())),
             Awaiting::Farewell => return Poll::Ready(Over("the peer kept a connection that was to end".into())),

@@ -101,6 +101,10 @@ impl Seat {
     }
 }
 
+/// The peer of a connection says nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mute;
+
 /// The shared part of a connection.
 pub(crate) struct Link {
     pub(super) inner: RefCell<Inner>,
@@ -114,6 +118,10 @@ pub(crate) struct Link {
     carrier: Option<Rc<Link>>,
     /// The peer does not say when it has passed on a part of a body.
     silent: Cell<bool>,
+    /// The peer has taken the connection and said nothing in time.
+    mute: Cell<bool>,
+    /// How many streams there may be, whatever the peer says.
+    most: Cell<usize>,
 }
 
 pub(super) struct Inner {
@@ -142,6 +150,8 @@ impl Link {
             closed: Notify::new(),
             carrier,
             silent: Cell::new(false),
+            mute: Cell::new(false),
+            most: Cell::new(usize::MAX),
         })
     }
 
@@ -153,6 +163,11 @@ impl Link {
     /// Whether the peer was seen not to say that it has passed on a part of a body.
     pub(crate) fn is_silent(&self) -> bool {
         self.silent.get()
+    }
+
+    /// Allows so many streams at most.
+    pub(crate) fn limit_streams(&self, most: usize) {
+        self.most.set(most);
     }
 
     /// Notes whether the peer says so.
@@ -169,8 +184,14 @@ impl Link {
     /// one: what it refuses then could perhaps not be sent again.
     pub(crate) fn has_room(&self, open: usize) -> bool {
         let inner = self.inner.borrow();
-        let most = if inner.wire.is_greeted() { inner.wire.most_streams() } else { 1 };
+        let most = if inner.wire.is_greeted() { inner.wire.most_streams().min(self.most.get()) } else { 1 };
         inner.over.is_none() && inner.wire.takes_streams() && open < most && !inner.is_clogged()
+    }
+
+    /// Whether the peer has said that it takes no stream.
+    pub(crate) fn takes_none(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.wire.is_greeted() && inner.wire.most_streams() == 0
     }
 
     /// Whether the peer has not said yet how many streams it takes, and may still do so.
@@ -178,11 +199,18 @@ impl Link {
         !self.is_closed() && !self.inner.borrow().wire.is_greeted()
     }
 
-    /// Waits until the peer has said how many streams it takes, or the connection is over.
-    pub(crate) async fn greeting(&self) {
+    /// Waits until the peer has said how many streams it takes, or the connection is over. Whether it was waited for in vain: the peer has taken the
+    /// connection and said nothing in time.
+    pub(crate) async fn greeting(&self) -> Result<(), Mute> {
         if self.is_new() {
             self.greeted.notified().await;
         }
+        if self.mute.get() { Err(Mute) } else { Ok(()) }
+    }
+
+    /// Notes whether the peer has said nothing in time.
+    pub(super) fn note_mute(&self, mute: bool) {
+        self.mute.set(mute);
     }
 
     /// Tells those who wait for it that the peer's SETTINGS are here, if they are.

@@ -38,6 +38,8 @@ const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// The largest frame of them.
 const DATA_FRAME: u32 = 1024 * 1024;
 
+/// Tunnels on one connection, also where its peer takes more: another one shares what the window and a lost packet hold up.
+const MOST_TUNNELS: usize = 100;
 /// Silence after which the kernel asks whether the other end is there, and the time between two of its nine questions. HTTP/2 asks by PING besides, and sooner.
 const KEEPALIVE: Duration = Duration::from_secs(180);
 
@@ -193,6 +195,7 @@ fn add(worker: &Rc<Worker>, key: PoolKey, io: Io, chain: Vec<CertificateDer<'sta
         heads: HEADS,
     };
     let link = Link::new(h2::Connection::client(config));
+    link.limit_streams(MOST_TUNNELS);
     let patience = Patience { head: None, stall: Some(Duration::from_secs(60)), idle: None };
     let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);
     // It is shared by Services; what is counted are the tunnels in it.

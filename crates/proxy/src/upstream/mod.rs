@@ -96,9 +96,14 @@ impl Upstream {
             Upstream::H1(upstream) => return Used { age: upstream.age, is_over: true },
             Upstream::H2(lease) => lease,
         };
-        let is_reset = failure.reason == Reason::UpstreamReset && failure.repeat == Repeat::IfIdempotent;
-        let may_be_ending = is_reset && !failure.is_meant && lease.age() == Age::Reused;
-        if may_be_ending && request == judge::Repeat::Harmless {
+        let would_follow = match failure.repeat {
+            Repeat::Safe => true,
+            Repeat::IfIdempotent => {
+                !failure.is_meant && lease.age() == Age::Reused && request == judge::Repeat::Harmless
+            }
+            Repeat::Never => false,
+        };
+        if would_follow && failure.reason == Reason::UpstreamReset {
             lease.await_close(END).await;
         }
         Used { age: lease.age(), is_over: lease.is_over() }
@@ -110,6 +115,14 @@ impl Upstream {
         match self {
             Upstream::H1(upstream) => upstream.io.is_tunnel(),
             Upstream::H2(_) => true,
+        }
+    }
+
+    /// Whether it has carried a request before, so that its server may have closed it.
+    pub(crate) fn is_reused(&self) -> bool {
+        match self {
+            Upstream::H1(upstream) => upstream.age == Age::Reused,
+            Upstream::H2(lease) => lease.age() == Age::Reused,
         }
     }
 

@@ -110,8 +110,9 @@ impl Waiting {
         let dial = match self {
             Waiting::Dial(dial) => dial,
             Waiting::Greeting(link) => {
-                link.greeting().await;
-                return Ok(());
+                let detail = "the backend has taken a connection and said nothing in time";
+                let silent = |_| Failure::new(Side::Upstream, Reason::UpstreamConnectTimeout, Repeat::Safe, detail);
+                return link.greeting().await.map_err(silent);
             }
         };
         dial.over.notified().await;
@@ -232,7 +233,7 @@ impl Pool {
     pub(crate) fn share(&self, key: &PoolKey, counted: Option<&Arc<Ledger>>, older: u64) -> Option<H2Lease> {
         let mut shared = self.shared.borrow_mut();
         let list = shared.get_mut(key)?;
-        list.retain(|connection| !connection.link.is_closed());
+        list.retain(|connection| !connection.link.is_closed() && !connection.is_useless());
         let fits = |connection: &&Rc<Shared>| {
             connection.number > older
                 && connection.has_room()
@@ -343,6 +344,11 @@ impl Shared {
 
     fn has_room(&self) -> bool {
         self.link.has_room(self.streams.get())
+    }
+
+    /// Whether its peer takes no stream at all, not even a first one.
+    fn is_useless(&self) -> bool {
+        self.is_idle() && self.link.takes_none()
     }
 }
 

@@ -113,6 +113,7 @@ field_ids! {
     X_REQUEST_ID = "x-request-id",
     X_REWRITE_URL = "x-rewrite-url",
     X_TRANSEPT_ATTEMPT = "x-transept-attempt",
+    X_TRANSEPT_CLIENT = "x-transept-client",
     X_TRANSEPT_TIMEOUT = "x-transept-timeout",
     X_TRANSEPT_UNREACHED = "x-transept-unreached",
 }

@@ -319,6 +319,26 @@ fn refusals_are_facts_of_their_resource_and_siblings_are_accepted() {
 }
 
 #[test]
+fn a_refused_version_that_is_taken_back_is_refused_no_more() {
+    let mut store = store(&[("backend", "b", "1")]);
+    let mut session = session();
+    let sent = ask(&mut session, request("backend", &["*"], &[]), &store);
+    accept_all(&mut session, sent, &store);
+    store.put(resource("backend", "b", "2"));
+    let sent = poll(&mut session, NOW, &store);
+    let refusal = Refusal::new("b", &version("2"), Reason::Invalid, "no port");
+    session.receive(NOW, answer(&sent[0], refusal::to_status(vec![refusal])), &store).expect("no breach");
+    // It holds the first version still, and says so once more: whoever was told of the refusal hears that it is over.
+    store.put(resource("backend", "b", "1"));
+    let sent = poll(&mut session, NOW, &store);
+    assert_eq!(sent[0].names(), ["b"]);
+    let facts = session.receive(NOW, answer(&sent[0], None), &store).expect("no breach");
+    assert!(matches!(&facts[..], [Fact::Accepted { .. }]), "{facts:?}");
+    assert_eq!(session.refused().count(), 0);
+    assert_eq!(poll(&mut session, NOW, &store), []);
+}
+
+#[test]
 fn a_large_set_is_split_and_says_when_it_is_whole() {
     let store = store(&[("backend", "a", "1"), ("backend", "b", "1"), ("backend", "c", "1")]);
     let size = resource("backend", "a", "1").encoded().len();

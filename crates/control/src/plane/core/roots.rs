@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::{Value, json};
 use transept_identity::authority::Issued;
-use transept_identity::rotation::{Advance, Stage};
+use transept_identity::rotation::{Advance, Stage, is_due};
 use transept_identity::{Accept, Bundle, Fingerprint, LiveBundles, PeerVerifier, Purpose, Rotation, SpiffeId};
 use transept_xds::mesh::{Answer, Beat};
 
@@ -115,6 +115,25 @@ impl Plane {
         tracing::info!(%root, "a new root is announced");
         self.hold_bundle(&inner.rotation);
         Ok(json!({"root": root.to_string()}))
+    }
+
+    /// Begins to replace the root when the last third of its life has begun, without anybody who asks for it.
+    pub(super) fn renew_root(&self) {
+        let root = self.ca.authority();
+        if !is_due(root.not_before(), root.not_after(), now()) {
+            return;
+        }
+        let may_begin = {
+            let inner = self.lock();
+            matches!(inner.rotation.stage(), Stage::Steady { .. }) && inner.rotation.may_announce().is_ok()
+        };
+        if !may_begin {
+            return;
+        }
+        tracing::warn!(root = %self.ca.root(), ends = root.not_after().as_secs(), "the root is in the last third of its life and is replaced");
+        if let Err(error) = self.rotate() {
+            tracing::error!("the root cannot be replaced: {error}");
+        }
     }
 
     /// Goes to the next stage of a rotation, if there is one and it may, and forgets retired roots whose time is over.

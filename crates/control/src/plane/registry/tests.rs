@@ -41,25 +41,62 @@ fn registry(count: u8) -> Registry {
 
 #[test]
 fn one_missed_lease_is_unhealthy_then_comes_the_grace_and_then_the_end() {
-    let mut registry = registry(1);
-    assert!(registry.sweep(at(30)).is_empty());
-    assert_eq!(registry.sweep(at(31)), [name("a")]);
-    assert!(registry.entry(&name("a")).is_some_and(|entry| entry.lapsed));
-    assert!(registry.sweep(at(90)).is_empty());
+    let mut registry = registry(2);
+    let mut swept = |second| {
+        registry.beat(&name("b"), b"b", at(second));
+        let changed = registry.sweep(at(second));
+        (changed, registry.entry(&name("a")).map(|entry| entry.lapsed))
+    };
+    assert_eq!(swept(30), (vec![], Some(false)));
+    assert_eq!(swept(31), (vec![name("a")], Some(true)));
+    assert_eq!(swept(90), (vec![], Some(true)));
+    assert_eq!(swept(91), (vec![name("a")], None));
+}
+
+#[test]
+fn who_is_left_last_is_kept_and_gives_way_to_another() {
+    let mut registry = registry(2);
+    registry.beat(&name("b"), b"b", at(20));
+    assert_eq!(registry.sweep(at(31)), [name("a")], "there is another one");
+    for second in [51, 90] {
+        assert!(registry.sweep(at(second)).is_empty(), "{second}");
+    }
     assert_eq!(registry.sweep(at(91)), [name("a")]);
-    assert!(registry.entry(&name("a")).is_none());
+    for second in [92, 3620] {
+        assert!(registry.sweep(at(second)).is_empty(), "{second}");
+        assert_eq!(registry.kept_silence(&name("b"), at(second)), Some(at(second - 20)));
+    }
+    // One that comes under its name takes its place, and one that comes beside it leaves it a moment to come back, too.
+    let mut replaced = registry.clone();
+    assert_eq!(replaced.register(workload("b"), &cart(), b"new", Origin::Home, at(3620)), Ok(true));
+    assert_eq!(registry.register(workload("c"), &cart(), b"c", Origin::Home, at(3620)), Ok(true));
+    assert!(registry.sweep(at(3620)).is_empty());
+    assert!(registry.sweep(at(3635)).is_empty());
+    assert_eq!(registry.sweep(at(3636)), [name("b")]);
+}
+
+#[test]
+fn nobody_is_kept_for_ever() {
+    let mut registry = registry(1);
+    assert!(registry.sweep(PATIENCE).is_empty());
+    for _ in 0..2 {
+        assert_eq!(registry.sweep(PATIENCE + at(1)), [name("a")]);
+    }
+    assert_eq!(registry.iter().count(), 0);
 }
 
 #[test]
 fn a_sign_of_life_makes_it_healthy_again() {
-    let mut registry = registry(1);
+    let mut registry = registry(2);
     assert_eq!(registry.beat(&name("a"), b"a", at(20)), Some(false));
+    registry.beat(&name("b"), b"b", at(50));
     assert!(registry.sweep(at(50)).is_empty());
-    registry.sweep(at(51));
+    assert_eq!(registry.sweep(at(51)), [name("a")]);
     assert_eq!(registry.beat(&name("a"), b"a", at(60)), Some(true));
+    registry.beat(&name("b"), b"b", at(90));
     assert!(registry.sweep(at(90)).is_empty());
     assert_eq!(registry.beat(&name("a"), b"other", at(60)), None);
-    assert_eq!(registry.beat(&name("b"), b"b", at(60)), None);
+    assert_eq!(registry.beat(&name("c"), b"c", at(60)), None);
 }
 
 #[test]

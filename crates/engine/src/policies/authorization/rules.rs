@@ -58,7 +58,8 @@ struct Header {
 /// Who and what is judged.
 pub(super) struct Subject<'a> {
     pub identity: Option<&'a str>,
-    pub address: IpAddr,
+    /// None while there are several clients behind a connection.
+    pub address: Option<IpAddr>,
     pub port: u16,
     pub http: Option<Http<'a>>,
 }
@@ -284,12 +285,8 @@ impl AccessSource {
         if !one_of(&self.namespaces, |namespace| identity.and_then(namespace_of) == Some(&**namespace)) {
             return Some("namespaces");
         }
-        let contains = |network: &Network| network.contains(subject.address);
-        if !one_of(&self.addresses, contains) {
-            return Some("addresses");
-        }
-        if self.not_addresses.iter().any(contains) {
-            return Some("notAddresses");
+        if let Some(missed) = self.misses_address(subject.address, unseen) {
+            return Some(missed);
         }
         if !self.asks_principal() {
             return None;
@@ -299,6 +296,21 @@ impl AccessSource {
             (None, Unseen::Holds) => None,
             (None, Unseen::Fails) => Some("principals"),
         }
+    }
+
+    fn misses_address(&self, address: Option<IpAddr>, unseen: Unseen) -> Option<&'static str> {
+        let Some(address) = address else {
+            return match unseen {
+                Unseen::Fails if !self.addresses.is_empty() => Some("addresses"),
+                Unseen::Fails if !self.not_addresses.is_empty() => Some("notAddresses"),
+                _ => None,
+            };
+        };
+        let contains = |network: &Network| network.contains(address);
+        if !one_of(&self.addresses, contains) {
+            return Some("addresses");
+        }
+        self.not_addresses.iter().any(contains).then_some("notAddresses")
     }
 
     fn misses_principal(&self, principal: Option<&Principal>) -> Option<&'static str> {

@@ -6,6 +6,7 @@ use aws_lc_rs::digest;
 use transept_model::kinds::BackendObjectReference;
 use transept_model::object;
 use transept_model::schema::{Decoder, Rule, SECTION_NAME, Text};
+use transept_model::secrecy::plain_url;
 use transept_model::value::Value;
 use transept_wire::normalize::{self, Normal, PathRules};
 
@@ -208,7 +209,10 @@ fn is_normal(path: &str) -> bool {
 fn site(url: &str) -> Result<(&str, &str), (String, &'static str)> {
     let (_, _, target) = parse_url(url, PlainHttp::OnLoopback)?;
     if target.contains('?') {
-        return Err((format!("`{url}` has a query"), "write a path only: the provider adds its answer as the query"));
+        return Err((
+            format!("`{}` has a query", plain_url(url)),
+            "write a path only: the provider adds its answer as the query",
+        ));
     }
     let begin = url.find("://").map_or(0, |at| at + 3);
     let at = url.get(begin..).and_then(|rest| rest.find('/')).map_or(url.len(), |at| begin + at);
