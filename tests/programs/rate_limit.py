@@ -3,7 +3,7 @@
     rate_limit.py
 
 Prints the port that it listens on. Of each descriptor three hits pass and the rest are over the limit; some values of the entry `how` are of
-no use on purpose: slow, garbage, unknown, fail. Run by crates/app/tests/road/rate_service.rs.
+no use on purpose: slow, garbage, unknown, fail. With `told` it says all that an answer has room for. Run by crates/app/tests/road/rate_service.rs.
 """
 
 import threading
@@ -17,11 +17,25 @@ counts = Counter()
 lock = threading.Lock()
 
 
+def told(field, name, value):
+    return content(field, content(1, name) + content(2, value))
+
+
+TOLD = (
+    told(3, "x-from-limits", "seen")
+    + told(3, "content-length", "3")
+    + told(3, "connection", "close")
+    + told(4, "x-tier", "free")
+    + told(4, "x-auth-id", "somebody")
+    + content(5, "no more")
+)
+
+
 def should_rate_limit(message, context):
     request = fields(message)
     domain = request[1][0].decode()
     hits = request.get(3, [1])[0]
-    over, statuses = False, b""
+    over, statuses, rest = False, b"", b""
     for descriptor in request.get(2, []):
         entries = []
         for entry in fields(descriptor).get(1, []):
@@ -38,10 +52,15 @@ def should_rate_limit(message, context):
             context.abort(grpc.StatusCode.INTERNAL, "broken")
         with lock:
             counts[(domain, tuple(entries))] += hits
-            full = counts[(domain, tuple(entries))] > 3
+            count = counts[(domain, tuple(entries))]
+        full = count > 3
         over = over or full
-        statuses += content(2, number(1, 2 if full else 1) + content(4, number(1, 17)))
-    return number(1, 2 if over else 1) + statuses
+        status = number(1, 2 if full else 1) + content(4, number(1, 17))
+        if how == "told":
+            status += content(2, number(1, 3) + number(2, 2) + content(3, "three")) + number(3, max(3 - count, 0))
+            rest = TOLD
+        statuses += content(2, status)
+    return number(1, 2 if over else 1) + statuses + rest
 
 
 if __name__ == "__main__":

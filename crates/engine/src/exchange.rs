@@ -14,6 +14,7 @@ use transept_wire::head::Request;
 use crate::callout::CalloutResult;
 use crate::limit::body_cost::{Bill, Meter};
 use crate::limit::inquiry::Inquiry;
+use crate::limit::service::ServiceNotes;
 use crate::limit::touched::Touched;
 use crate::login::{Handed, Written};
 use crate::policies::{PolicyName, QuotaCharge};
@@ -194,6 +195,8 @@ pub struct Notes {
     pub held: Vec<Box<dyn Any + Send>>,
     /// Fields that a service has asked to be added to the backend's response.
     pub(crate) response_changes: Vec<crate::ext_authz::Change>,
+    /// What has come of asking rate limit services.
+    pub services: Option<Box<ServiceNotes>>,
     /// The scope that a client lacks for what it may not do; empty where several would do of which none can be named.
     pub(crate) lacking: Option<Box<str>>,
     /// Cookies to be set with the response, whoever makes it.
@@ -269,6 +272,7 @@ impl Notes {
         self.between = None;
         self.held.clear();
         self.response_changes.clear();
+        self.services = None;
         self.lacking = None;
         self.cookies.clear();
         self.handed.clear();

@@ -305,23 +305,31 @@ pub fn claims_identity(name: &[u8]) -> bool {
     known && name.len() == length
 }
 
+/// Whether a field of a request tells who the client is or where it comes from, or is its credential: what nobody who is only asked about limits may
+/// say.
+pub(crate) fn tells_of_client(name: &FieldName) -> bool {
+    let bytes = name.as_bytes();
+    CLAIMS.contains(&name.id())
+        || matches!(name.id(), FieldId::AUTHORIZATION | FieldId::COOKIE)
+        || claims_identity(bytes)
+        || is_alias(bytes)
+}
+
 /// Removes fields that a backend which turns `-` into `_` (CGI, WSGI) would take for a forwarding field.
 fn drop_aliases(fields: &mut Fields) {
-    let is_alias = |name: NameRef<'_>| {
-        name.id == FieldId::OTHER
-            && name.bytes.contains(&b'_')
-            && CLAIMS.iter().any(|id| {
-                let claim = id.as_str().as_bytes();
-                claim.len() == name.bytes.len()
-                    && claim
-                        .iter()
-                        .zip(name.bytes)
-                        .all(|(a, b)| *a == b.to_ascii_lowercase() || (*a == b'-' && *b == b'_'))
-            })
-    };
-    if fields.iter().any(|(name, _)| is_alias(name)) {
-        fields.retain(|name, _| !is_alias(name));
+    let claims = |name: NameRef<'_>| name.id == FieldId::OTHER && is_alias(name.bytes);
+    if fields.iter().any(|(name, _)| claims(name)) {
+        fields.retain(|name, _| !claims(name));
     }
+}
+
+/// Whether a field is a forwarding field but for `_` in its name.
+fn is_alias(name: &[u8]) -> bool {
+    let reads_as = |claim: &[u8]| {
+        claim.len() == name.len()
+            && claim.iter().zip(name).all(|(a, b)| *a == b.to_ascii_lowercase() || (*a == b'-' && *b == b'_'))
+    };
+    name.contains(&b'_') && CLAIMS.iter().any(|id| reads_as(id.as_str().as_bytes()))
 }
 
 #[cfg(test)]

@@ -68,6 +68,18 @@ pub(crate) fn write_backends(backends: &[BackendState], ejections: &BTreeMap<Arc
     }
 }
 
+/// Writes whether rate limit services answer that have been asked.
+pub(crate) fn write_services(services: &[(String, bool)], out: &mut String) {
+    const UP: &str = "transept_rate_limit_service_up";
+    if services.is_empty() {
+        return;
+    }
+    head(out, UP, "gauge", "Whether the service that a RateLimitServicePolicy asks answers.");
+    for (policy, answers) in services {
+        let _ = writeln!(out, "{UP}{{{}}} {}", label("policy", policy), u8::from(*answers));
+    }
+}
+
 /// Writes what became of spans.
 pub(crate) fn write_spans(exported: u64, dropped: u64, out: &mut String) {
     for (name, help, value) in [

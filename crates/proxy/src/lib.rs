@@ -83,6 +83,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
 use transept_engine::document::{DocumentState, Documents};
 use transept_engine::limit::inquiry::answer;
+use transept_engine::limit::service::{SERVICES, Services};
 use transept_engine::limit::store::{STORES, Stores};
 use transept_engine::login::ended::{ENDED, Ended};
 use transept_engine::snapshot::Snapshot;
@@ -310,6 +311,9 @@ impl Proxy {
         resolve::write_metrics(&names, lookups, out);
         documents::write_metrics(&self.documents(), out);
         stores::write_metrics(&self.stores(), out);
+        if let Some(services) = self.shared.snapshot.load().keep.known::<Services>(SERVICES) {
+            exposition::write_services(&services.standing(), out);
+        }
     }
 
     /// The stores of shared limits, without passwords, and whether they answer; none before that is known.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use transept_engine::exchange::Connection;
+use transept_engine::limit::service::Turn;
 use transept_engine::reason::Reason;
 use transept_wire::head::FieldId;
 
@@ -26,6 +27,7 @@ pub(crate) fn record(worker: &Worker, trip: &Trip, marks: &Marks<'_>, connection
     let ended = worker.clock.now().monotonic;
     let took = ended.saturating_sub(trip.started.monotonic);
     let facts = &trip.facts;
+    trip.notes.services.iter().flat_map(|services| &services.turns).for_each(tell);
     worker.meter.borrow_mut().finished(&Finished {
         listener: marks.listener.map(|listener| &listener.metric_label),
         route: marks.rule.map(|rule| &rule.metric_label),
@@ -59,6 +61,16 @@ pub(crate) fn record(worker: &Worker, trip: &Trip, marks: &Marks<'_>, connection
     log.end_line();
 }
 
+/// Tells the log of what is new of a rate limit service.
+fn tell(turn: &Turn) {
+    match turn {
+        Turn::Away { policy, why, meanwhile } => {
+            tracing::warn!(%policy, %why, meanwhile, "the rate limit service does not answer");
+        }
+        Turn::Back { policy } => tracing::info!(%policy, "the rate limit service answers again"),
+    }
+}
+
 /// Everything that a line tells.
 struct Line<'l> {
     trip: &'l Trip,
@@ -90,6 +102,9 @@ impl Line<'_> {
         }
         if !facts.detail.is_empty() {
             text(out, "detail", facts.detail.as_bytes());
+        }
+        if let Some(why) = trip.uncounted() {
+            text(out, "uncounted", why.as_bytes());
         }
         if let Some(principal) = &trip.notes.principal {
             text(out, "principal", principal.kind.as_str().as_bytes());
@@ -152,6 +167,11 @@ impl Line<'_> {
                 escape(out, facts.detail.as_bytes());
                 out.push(b'"');
             }
+        }
+        if let Some(why) = trip.uncounted() {
+            out.extend_from_slice(b" uncounted=\"");
+            escape(out, why.as_bytes());
+            out.push(b'"');
         }
         if let Some(principal) = &trip.notes.principal {
             out.extend_from_slice(b" principal=");

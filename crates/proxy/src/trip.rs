@@ -110,6 +110,11 @@ impl Default for Trip {
 }
 
 impl Trip {
+    /// Why a limit has not counted it that was to, of one that has passed all the same.
+    pub(crate) fn uncounted(&self) -> Option<&str> {
+        self.notes.services.as_ref()?.uncounted.as_deref()
+    }
+
     /// Forgets the exchange and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.request.clear();

@@ -3,9 +3,16 @@
 use std::net::SocketAddr;
 
 use crate::service::Service;
-use crate::stage::{Answering, Ask, Backend, Caller, Down, Gateway, Nobody, Setup, Up};
+use crate::stage::{Answering, Ask, Backend, Caller, Down, Gateway, Nobody, Setup, Up, soon};
 
 async fn behind(address: SocketAddr, unavailable: &str) -> (Gateway, Answering) {
+    let backend = Backend::start(Up::Http1).await;
+    let gateway = before(&backend, address, unavailable).await;
+    (gateway, backend.answer_all())
+}
+
+/// A gateway before a backend that asks the service at an address.
+async fn before(backend: &Backend, address: SocketAddr, unavailable: &str) -> Gateway {
     let service = format!(
         "apiVersion: transept.dev/v1alpha1\nkind: Backend\nmetadata: {{name: limits}}\nspec: {{protocol: H2C, endpoints: \
          [{{address: {}, port: {}}}]}}",
@@ -19,9 +26,8 @@ async fn behind(address: SocketAddr, unavailable: &str) -> (Gateway, Answering) 
          onUnavailable: {unavailable}\n  descriptors:\n  \
          - entries: [{{key: how, header: X-How}}, {{key: remote_address, from: Address}}]"
     );
-    let backend = Backend::start(Up::Http1).await;
-    let gateway = Setup::before(&backend).document(&service).document(&policy).start().await;
-    (gateway, backend.answer_all())
+    let setup = Setup::before(backend).document(&service).document(&policy).argument("--access-log=stdout");
+    setup.argument("--access-log-format=json").start().await
 }
 
 /// The status, and `Retry-After`.
@@ -66,6 +72,41 @@ async fn a_service_that_is_of_no_use_lets_nobody_pass_unless_it_is_said() {
         }
         let nobody = Nobody::here();
         let (gateway, _answering) = behind(nobody.address, unavailable).await;
-        assert_eq!(ask(&gateway, Some("a")).await.0, status);
+        for _ in 0..3 {
+            assert_eq!(ask(&gateway, Some("a")).await.0, status);
+        }
+        let down = "transept_rate_limit_service_up{policy=\"RateLimitServicePolicy default/ask\"} 0";
+        let metrics = gateway.running.metrics().await.expect("metrics");
+        assert!(metrics.contains(down), "{metrics}");
+        if unavailable == "Allow" {
+            let line = "\"uncounted\":\"RateLimitServicePolicy default/ask: ";
+            soon(gateway.running.log_line_with(line)).await;
+        }
+        let log = gateway.running.log();
+        assert_eq!(log.matches("the rate limit service does not answer").count(), 1, "{log}");
+    }
+}
+
+#[tokio::test]
+async fn all_that_a_service_says_is_passed_on() {
+    let Some(service) = Service::start("rate_limit.py").await else { return };
+    let backend = Backend::start(Up::Http1).await;
+    let gateway = before(&backend, service.address, "Deny").await;
+    let _answering = backend.answer_with(|mut served| async move {
+        let seen = format!("{:?} {:?}", served.field("x-tier"), served.field("x-auth-id"));
+        if served.try_whole().await.is_ok() {
+            served.answer(200, &seen).await;
+        }
+    });
+    let mut caller = Caller::connect(&Down::Http11, gateway.address).await;
+    for left in [2, 1, 0, 0] {
+        let mut call = caller.ask(Ask::get("/").with("X-How", "told").with("X-Tier", "gold")).await;
+        let (status, body) = call.answer().await;
+        let (passes, reset) = (status == 200, 17);
+        assert_eq!(call.field("x-from-limits"), Some("seen"));
+        assert_eq!(call.field("ratelimit-policy"), Some("\"three\";q=3;w=60"));
+        assert_eq!(call.field("ratelimit"), Some(&*format!("\"three\";r={left};t={reset}")));
+        assert_eq!(call.field("retry-after"), if passes { None } else { Some("17") });
+        assert_eq!(body, if passes { "Some(\"free\") None" } else { "no more" });
     }
 }

@@ -139,6 +139,27 @@ impl Shown<'_> {
     }
 }
 
+impl Names {
+    fn all(&self) -> [&FieldName; 5] {
+        [&self.limit, &self.policy, &self.legacy_limit, &self.legacy_remaining, &self.legacy_reset]
+    }
+}
+
+/// Whether a field of this name tells of limits.
+pub(crate) fn tells_of_limits(name: &FieldName) -> bool {
+    NAMES.all().contains(&name)
+}
+
+/// Takes out of a response what its backend tells of limits. What was put there since stays.
+pub(crate) fn clear(touched: &mut Touched, response: &mut Response) {
+    if !touched.cleared {
+        touched.cleared = true;
+        for name in NAMES.all() {
+            response.fields.remove(name);
+        }
+    }
+}
+
 /// Tells of limits in a response.
 pub(crate) fn show<'l>(shown: impl Iterator<Item = Shown<'l>> + Clone, touched: &mut Touched, response: &mut Response) {
     let names = &*NAMES;
@@ -151,13 +172,8 @@ pub(crate) fn show<'l>(shown: impl Iterator<Item = Shown<'l>> + Clone, touched: 
     if (line.is_empty() && legacy.is_none()) || response.status == 101 {
         return;
     }
+    clear(touched, response);
     let fields = &mut response.fields;
-    if !touched.cleared {
-        touched.cleared = true;
-        for name in [&names.limit, &names.policy, &names.legacy_limit, &names.legacy_remaining, &names.legacy_reset] {
-            fields.remove(name);
-        }
-    }
     // Strings of printable characters and numbers are values of fields.
     if !line.is_empty() {
         let _ = fields.push(&names.policy, &policy);

@@ -15,6 +15,7 @@ pub(crate) mod lease;
 pub(crate) mod period;
 pub(crate) mod places;
 pub(crate) mod scan;
+pub mod service;
 pub(crate) mod shared;
 pub mod store;
 pub(crate) mod table;

@@ -313,7 +313,7 @@ impl ExternalAuthPolicy {
 }
 
 /// Removes what a backend that takes `_` for `-` would read as this field, and the field itself.
-fn remove_alike(fields: &mut transept_wire::head::Fields, name: &FieldName) {
+pub(super) fn remove_alike(fields: &mut transept_wire::head::Fields, name: &FieldName) {
     if may_change(name) && fields.iter().any(|(field, _)| is_alike(name, field.bytes)) {
         fields.retain(|field, _| !is_alike(name, field.bytes));
     }

@@ -2,28 +2,36 @@
 //!
 //! For those who have such a service, and rules in it. Each request is asked about, so each waits for the service; a `RateLimitPolicy` with a
 //! `store` does not. The request is described by descriptors, as Envoy does it: one that lacks a part is left out, and where none is left
-//! the service is not asked. All policies of the kind at one place are asked, one after the other.
+//! the service is not asked. All policies of the kind at one place are asked, one after the other. What a service wants to be added to the request
+//! is added when it lets it pass; what the response is to tell waits in the notes of the exchange.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use transept_model::kinds::BackendObjectReference;
-use transept_model::object;
 use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, HEADER_NAME, Rule, Text};
 use transept_model::value::Value;
-use transept_wire::head::{FieldId, FieldName, Method, Request};
+use transept_model::{choice, object};
+use transept_wire::head::{FieldId, FieldName, Method, Request, Response};
 
-use super::quota::Unavailable;
+use super::external_auth::remove_alike;
 use super::{CompileCx, Phase, Policy, PolicyName};
-use crate::callout::{Answer, Callee, Callout, CalloutResult, HttpCall};
+use crate::callout::{Callee, Callout, CalloutResult, HttpCall};
 use crate::exchange::Exchange;
 use crate::judge::Repeat;
-use crate::limit::fields::refusal;
-use crate::limit::key::{KeySource, part_text};
-use crate::protobuf::{Content, Garbled, Reader, Writer, grpc_frame, grpc_message};
+use crate::limit::Standing;
+use crate::limit::fields::{Label, LimitHeaders, refusal};
+use crate::limit::key::{KeySource, hash, part_text};
+use crate::limit::service::{Health, Heard, SERVICES, Served, ServiceNotes, Services, Turn};
+use crate::protobuf::{Writer, grpc_frame};
 use crate::reason::Reason;
-use crate::verdict::{Reply, Verdict};
+use crate::reply::Audience;
+use crate::verdict::{Reply, ReplyBody, Verdict};
+
+mod answer;
+
+use answer::{Said, Status, read};
 
 object! {
     /// Asks a rate limit service (Envoy's, v3) whether a request may pass.
@@ -39,9 +47,21 @@ object! {
         /// How long the service may take.
         timeout: Duration = Duration::from_millis(100);
         /// What becomes of a request when the service does not answer.
-        on_unavailable: Unavailable = Unavailable::Deny;
+        on_unavailable: ServiceUnavailable = ServiceUnavailable::Deny;
+        /// Which fields tell of the service's limits where it says their numbers, and has no such fields of its own.
+        headers: LimitHeaders = LimitHeaders::Ietf;
     }
     check check_spec;
+}
+
+choice! {
+    /// What becomes of a request when a rate limit service does not answer.
+    pub enum ServiceUnavailable {
+        /// It is refused with 503.
+        Deny = "Deny",
+        /// It passes uncounted, which the access log says of it.
+        Allow = "Allow",
+    }
 }
 
 object! {
@@ -90,7 +110,9 @@ struct Service {
     descriptors: Vec<DescriptorSpec>,
     hits: u32,
     timeout: Duration,
-    unavailable: Unavailable,
+    unavailable: ServiceUnavailable,
+    headers: LimitHeaders,
+    health: Arc<Health>,
     /// `RateLimitServicePolicy shop/limits`.
     policy: Box<str>,
 }
@@ -105,14 +127,6 @@ pub(crate) struct RateLimitServicePolicy {
 
 /// Which of the services is being asked.
 struct Asking(usize);
-
-/// What a service says.
-#[derive(Debug, PartialEq, Eq)]
-enum Said {
-    Pass,
-    /// There is room again after this time, if it says so.
-    Refuse(Duration),
-}
 
 /// The largest answer that is read.
 const LARGEST: usize = 64 * 1024;
@@ -138,6 +152,52 @@ impl Service {
         let message = message.into_bytes();
         any.then(|| grpc_frame(&message))
     }
+
+    /// The question in words, for explanations. What may be secret is shown as a hash.
+    fn describe(&self, x: &Exchange<'_>) -> String {
+        let mut text = format!("{}: asks about {} of domain {}", self.policy, hits(self.hits), self.domain);
+        for descriptor in &self.descriptors {
+            let entries: Vec<String> = descriptor.entries.iter().map(|entry| entry.describe(x)).collect();
+            let is_whole = descriptor.entries.iter().all(|entry| entry.read(x).is_some());
+            let left_out = if is_whole { "" } else { ", which is left out" };
+            text.push_str(&format!("; descriptor ({}){left_out}", entries.join(", ")));
+        }
+        text
+    }
+
+    /// What the response tells of limits, by what the service says of them.
+    fn served(&self, statuses: &[Status]) -> Vec<Served> {
+        let mut all: Vec<Served> = Vec::new();
+        for status in statuses {
+            let Some(quota) = status.quota else { continue };
+            let name = status.name(&self.domain);
+            let left = if status.is_over { 0 } else { i64::from(status.left) };
+            let served = Served {
+                label: Label::new(name, quota, status.window, None, self.headers),
+                standing: Standing { left, full_in: status.reset.unwrap_or_default() },
+                wait: status.reset.filter(|_| status.is_over),
+                timed: status.reset.is_some(),
+            };
+            // Two limits of one name would be two answers to one question: the tighter one holds.
+            match all.iter_mut().find(|known| *known.label.name == *name) {
+                Some(known) if left < known.standing.left => *known = served,
+                Some(_) => {}
+                None => all.push(served),
+            }
+        }
+        all
+    }
+}
+
+impl Status {
+    /// The name of the limit; that of the domain where the service gives it none.
+    fn name<'n>(&'n self, domain: &'n str) -> &'n str {
+        if self.name.is_empty() { domain } else { &self.name }
+    }
+}
+
+fn hits(count: u32) -> String {
+    if count == 1 { "1 hit".to_owned() } else { format!("{count} hits") }
 }
 
 impl EntrySpec {
@@ -150,6 +210,24 @@ impl EntrySpec {
                 Some(String::from_utf8_lossy(value).into_owned().into_bytes())
             }
             (None, None) => part_text(self.from, self.claim.as_deref(), x).map(String::into_bytes),
+        }
+    }
+
+    /// `tenant=header X-Tenant #1a2b3c4d`, `remote_address=192.0.2.1`.
+    fn describe(&self, x: &Exchange<'_>) -> String {
+        let key = &*self.key;
+        let source = match (&self.header, &self.claim, self.from) {
+            (Some(header), ..) => format!("header {}", &**header),
+            (None, Some(claim), _) => format!("claim {}", &**claim),
+            (None, None, Some(from)) => from.as_str().to_ascii_lowercase(),
+            (None, None, None) => String::new(),
+        };
+        let Some(value) = self.read(x) else { return format!("{key}: no {source}") };
+        let is_plain = matches!(self.from, Some(KeySource::Principal | KeySource::App | KeySource::Address));
+        match self.from {
+            Some(KeySource::Route) => format!("{key}=this rule"),
+            _ if is_plain || self.value.is_some() => format!("{key}={}", String::from_utf8_lossy(&value)),
+            _ => format!("{key}={source} #{:08x}", hash(0, &value) as u32),
         }
     }
 }
@@ -176,6 +254,10 @@ impl RateLimitServicePolicy {
             let Some(request) = request(&backend.label) else {
                 return Reply::new(Reason::PolicyInvalid).into();
             };
+            if x.is_told() {
+                let line = service.describe(x);
+                x.tell(|| line);
+            }
             x.notes.between = Some(Box::new(Asking(index)));
             // Asked twice, it would count twice.
             let (timeout, repeat) = (service.timeout, Repeat::Harmful);
@@ -187,25 +269,79 @@ impl RateLimitServicePolicy {
 
     fn without_answer(&self, index: usize, why: &str, x: &mut Exchange<'_>) -> Verdict {
         let Some(service) = self.services.get(index) else { return Verdict::Continue };
-        if service.unavailable == Unavailable::Allow {
-            let line = format!("{}: {why}; the request passes all the same", service.policy);
-            x.tell(|| line);
+        let passes = service.unavailable == ServiceUnavailable::Allow;
+        let cause = format!("{}: {why}", service.policy);
+        if !x.is_told() && service.health.failed(x.now.monotonic) {
+            let meanwhile = if passes { "requests pass uncounted" } else { "requests are refused with 503" };
+            notes(x).turns.push(Turn::Away { policy: service.policy.clone(), why: why.into(), meanwhile });
+        }
+        if passes {
+            x.tell(|| format!("{cause}; the request passes all the same"));
+            notes(x).uncounted = Some(cause.into());
             return Verdict::Continue;
         }
         x.notes.answered_by = self.owners.get(index).map(Arc::clone);
-        let cause = format!("{}: {why}", service.policy);
         let reply = Reply::new(Reason::LimitUnavailable).because(cause);
         reply.with_field(FieldName::known(FieldId::RETRY_AFTER), *b"1").into()
     }
 
-    fn refuse(&self, index: usize, wait: Duration, x: &mut Exchange<'_>) -> Verdict {
-        x.notes.answered_by = self.owners.get(index).map(Arc::clone);
+    /// What becomes of a request about which a service has said something.
+    fn settle(&self, index: usize, mut said: Said, x: &mut Exchange<'_>) -> Verdict {
         let Some(service) = self.services.get(index) else { return Reply::new(Reason::PolicyInvalid).into() };
+        if service.health.answered(x.now.monotonic) {
+            notes(x).turns.push(Turn::Back { policy: service.policy.clone() });
+        }
+        let retry_after = |(name, _): &(FieldName, Vec<u8>)| name.id() == FieldId::RETRY_AFTER;
+        let (only, fields) = std::mem::take(&mut said.response).into_iter().partition(retry_after);
+        let limits = service.served(&said.statuses);
+        notes(x).heard.push(Heard { limits, fields, only });
+        if said.refuses {
+            x.notes.answered_by = self.owners.get(index).map(Arc::clone);
+            return service.refuse(said, Audience::of(x.request)).into();
+        }
+        // What a client has sent under the same name is not the service's word.
+        for (name, _) in &said.request {
+            remove_alike(&mut x.request.fields, name);
+        }
+        for (name, value) in &said.request {
+            // A value that no field can have is left out.
+            let _ = x.request.fields.push(name, value);
+        }
+        Verdict::Continue
+    }
+}
+
+impl Service {
+    /// The refusal: as the service has written it, or a problem document; for callers of gRPC in their words.
+    fn refuse(&self, said: Said, audience: Audience) -> Reply {
+        let over = || said.statuses.iter().filter(|status| status.is_over);
+        let wait = over().filter_map(|status| status.reset).max().unwrap_or_default();
+        let mut names: Vec<&str> = Vec::new();
+        for name in over().map(|status| status.name(&self.domain)) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        if names.is_empty() {
+            names.push(&self.domain);
+        }
         let seconds = crate::limit::seconds(wait).max(1);
         let detail = format!("There is room again in {seconds} s.");
-        let reply = refusal(Reason::RateLimited, &[&service.domain], wait, detail.into());
-        reply.because(format!("{}, domain {}", service.policy, service.domain)).into()
+        let mut reply = refusal(Reason::RateLimited, &names, wait, detail.into());
+        if !said.body.is_empty() && audience != Audience::Grpc {
+            let is_text = std::str::from_utf8(&said.body).is_ok();
+            let usual = || if is_text { "text/plain; charset=utf-8" } else { "application/octet-stream" };
+            let told = said.media_type.and_then(|value| String::from_utf8(value).ok());
+            let media_type = told.map_or_else(|| usual().into(), Into::into);
+            reply.body = ReplyBody::Bytes { media_type, bytes: said.body.into() };
+        }
+        reply.because(format!("{}, domain {}", self.policy, self.domain))
     }
+}
+
+/// The notes about services of an exchange.
+fn notes<'x>(x: &'x mut Exchange<'_>) -> &'x mut ServiceNotes {
+    x.notes.services.get_or_insert_default()
 }
 
 fn request(label: &str) -> Option<Request> {
@@ -220,65 +356,6 @@ fn request(label: &str) -> Option<Request> {
     Some(request)
 }
 
-fn read_answer(answer: &Answer) -> Result<Said, String> {
-    if answer.status != 200 {
-        return Err(format!("its answer has the status {}", answer.status));
-    }
-    match answer.trailers.first(FieldId::GRPC_STATUS).or_else(|| answer.fields.first(FieldId::GRPC_STATUS)) {
-        Some(b"0") => {}
-        Some(code) => return Err(format!("the call ended with grpc-status {}", code.escape_ascii())),
-        None => return Err("the call ended without a grpc-status".to_owned()),
-    }
-    let message = grpc_message(&answer.body).map_err(|Garbled| "its answer is not one message".to_owned())?;
-    read_response(message).map_err(|Garbled| "its answer is not a RateLimitResponse".to_owned())
-}
-
-/// `RateLimitResponse`: `overall_code` is 1, `statuses` is 2.
-fn read_response(message: &[u8]) -> Result<Said, Garbled> {
-    let (mut code, mut wait) = (0, Duration::ZERO);
-    let mut reader = Reader::new(message);
-    while let Some((field, content)) = reader.next()? {
-        match field {
-            1 => code = content.number()?,
-            2 => {
-                let (over, reset) = read_status(content)?;
-                if over {
-                    wait = wait.max(reset);
-                }
-            }
-            _ => {}
-        }
-    }
-    match code {
-        1 => Ok(Said::Pass),
-        2 => Ok(Said::Refuse(wait)),
-        // Unknown is no word to let anybody pass by.
-        _ => Err(Garbled),
-    }
-}
-
-/// `DescriptorStatus`: `code` is 1, `duration_until_reset` is 4.
-fn read_status(content: Content<'_>) -> Result<(bool, Duration), Garbled> {
-    let (mut over, mut reset) = (false, Duration::ZERO);
-    let mut reader = Reader::new(content.bytes()?);
-    while let Some((field, content)) = reader.next()? {
-        match field {
-            1 => over = content.number()? == 2,
-            4 => {
-                let mut duration = Reader::new(content.bytes()?);
-                while let Some((field, content)) = duration.next()? {
-                    if field == 1 {
-                        // Negative ones are as good as none.
-                        reset = Duration::from_secs(content.number()?.min(86_400 * 366));
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok((over, reset))
-}
-
 impl Policy for RateLimitServicePolicy {
     const KIND: &'static str = "RateLimitServicePolicy";
     const ABOUT: &'static str = "Asks a rate limit service whether a request may pass (Envoy's protocol, v3).";
@@ -288,6 +365,8 @@ impl Policy for RateLimitServicePolicy {
     type Spec = RateLimitServicePolicySpec;
 
     fn compile(spec: &RateLimitServicePolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {
+        let policy = format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name);
+        let health = cx.keep_for_all(SERVICES, Services::default).open(&policy);
         let service = Service {
             callee: cx.backend(&spec.backend_ref),
             domain: (&*spec.domain).into(),
@@ -295,7 +374,9 @@ impl Policy for RateLimitServicePolicy {
             hits: spec.hits,
             timeout: spec.timeout,
             unavailable: spec.on_unavailable,
-            policy: format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name).into(),
+            headers: spec.headers,
+            health,
+            policy: policy.into(),
         };
         Some(RateLimitServicePolicy { services: vec![Arc::new(service)], owners: Vec::new() })
     }
@@ -319,51 +400,25 @@ impl Policy for RateLimitServicePolicy {
             return Reply::new(Reason::PolicyInvalid).into();
         };
         let said = match result {
-            CalloutResult::Answered(answer) => read_answer(&answer),
-            CalloutResult::Assumed => Ok(Said::Pass),
+            CalloutResult::Answered(answer) => read(&answer),
+            CalloutResult::Assumed => return self.ask(index + 1, x),
             CalloutResult::Failed(why) => Err(why.into_string()),
             _ => Err("the service was not asked".to_owned()),
         };
         let verdict = match said {
-            Ok(Said::Pass) => Verdict::Continue,
-            Ok(Said::Refuse(wait)) => self.refuse(index, wait, x),
+            Ok(said) => self.settle(index, said, x),
             Err(why) => self.without_answer(index, &why, x),
         };
         if verdict.goes_on() { self.ask(index + 1, x) } else { verdict }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn response(write: impl FnOnce(&mut Writer)) -> Vec<u8> {
-        let mut message = Writer::default();
-        write(&mut message);
-        message.into_bytes()
-    }
-
-    #[test]
-    fn ok_passes_and_over_limit_refuses_until_the_last_reset() {
-        assert_eq!(read_response(&response(|message| message.number(1, 1))), Ok(Said::Pass));
-        let over = response(|message| {
-            message.number(1, 2);
-            for (code, seconds) in [(2, 7), (1, 90), (2, 30)] {
-                message.message(2, |status| {
-                    status.number(1, code);
-                    status.message(4, |duration| duration.number(1, seconds));
-                });
-            }
-        });
-        assert_eq!(read_response(&over), Ok(Said::Refuse(Duration::from_secs(30))));
-    }
-
-    #[test]
-    fn what_is_unknown_or_garbled_lets_nobody_pass() {
-        assert_eq!(read_response(&[]), Err(Garbled));
-        assert_eq!(read_response(&response(|message| message.number(1, 3))), Err(Garbled));
-        for garbage in [&[0x08][..], &[0x12, 0x05, 0x08], &[0x0a, 0x01, 0x01], &[0xff; 20]] {
-            assert_eq!(read_response(garbage), Err(Garbled), "{garbage:?}");
+    fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {
+        let heard = x.notes.services.as_mut().map(|notes| std::mem::take(&mut notes.heard));
+        for one in heard.into_iter().flatten() {
+            one.tell(&mut x.notes.touched, response);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
