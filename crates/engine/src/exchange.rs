@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use transept_wire::head::Request;
+use transept_wire::normalize::PathRules;
 
 use crate::callout::CalloutResult;
 use crate::limit::body_cost::{Bill, Meter};
@@ -169,6 +170,8 @@ pub struct Notes {
     pub(crate) matched_prefix: usize,
     /// The key of the rule that takes the request; zero without a rule.
     pub(crate) rule_key: u64,
+    /// How its listener reads paths.
+    pub(crate) paths: PathRules,
     /// Whether a request that was let in before is judged again, and is not to be counted a second time.
     pub(crate) again: bool,
     /// Whether, besides, who has vouched for it may be asked anew.
@@ -260,6 +263,7 @@ impl Notes {
         self.cors.origin_is = Origin::Refused;
         self.matched_prefix = 0;
         self.rule_key = 0;
+        self.paths = PathRules::default();
         self.again = false;
         self.asks = false;
         self.replied = None;

@@ -13,6 +13,7 @@ use crate::verdict::{Reply, Verdict};
 /// Screens a request. With a rule: its policies, its filters. Without: the policies of the listener, then 404. After
 /// [`Verdict::Call`], call it again with the same notes, resumed.
 pub fn screen(listener: &Listener, routed: Option<&Routed<'_>>, x: &mut Exchange<'_>) -> Verdict {
+    x.notes.paths = listener.settings.path;
     let Some(routed) = routed else {
         return match listener.chain.screen(x, Phase::FIRST..=Phase::LAST) {
             Verdict::Continue => Reply::new(Reason::RouteNotFound).into(),
@@ -52,6 +53,7 @@ pub fn screen(listener: &Listener, routed: Option<&Routed<'_>>, x: &mut Exchange
 pub fn screen_again(listener: &Listener, routed: Option<&Routed<'_>>, x: &mut Exchange<'_>) -> Verdict {
     let chain = routed.map_or(&listener.chain, |routed| &routed.rule.chain);
     x.notes.again = true;
+    x.notes.paths = listener.settings.path;
     let verdict = chain.screen(x, Phase::Guard..=Phase::Guard);
     if !verdict.goes_on() {
         return verdict;
@@ -69,6 +71,7 @@ pub fn ask_again(listener: &Listener, routed: Option<&Routed<'_>>, x: &mut Excha
     let chain = routed.map_or(&listener.chain, |routed| &routed.rule.chain);
     x.notes.again = true;
     x.notes.asks = true;
+    x.notes.paths = listener.settings.path;
     let verdict = chain.recheck(x, Phase::Authenticate);
     if !verdict.goes_on() {
         return verdict;

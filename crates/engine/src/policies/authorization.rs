@@ -14,8 +14,8 @@ use transept_model::place::Spot;
 use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, HEADER_NAME, Rule as Limit, Text};
 use transept_model::{choice, object};
-use transept_wire::head::{FieldId, FieldName};
-use transept_wire::normalize;
+use transept_wire::head::{FieldId, FieldName, Request};
+use transept_wire::normalize::{self, Form, Normal, PathRules};
 
 use super::patterns::{HostPattern, IdentityPattern, NamePattern, PathPattern};
 use super::{Arrival, Carried, Caution, CompileCx, Identified, Known, Network, Phase, Policy, PolicyName};
@@ -263,6 +263,38 @@ impl AuthorizationPolicy {
     }
 }
 
+impl AuthorizationPolicy {
+    /// The refusal of a request as it is.
+    fn judge_request(&self, x: &mut Exchange<'_>) -> Option<Refusal> {
+        let mut told = Vec::new();
+        let is_told = x.is_told();
+        let refusal = {
+            let x = &*x;
+            let mut lower = Vec::new();
+            // The codec has refused heads whose authority is no host.
+            let host = normalize::authority(x.request.authority()).map(|parts| parts.host).unwrap_or_default();
+            let principal = if self.asks_principal { x.principal() } else { None };
+            let subject = Subject {
+                identity: x.connection.identity.as_deref(),
+                address: Some(x.client.to_canonical()),
+                port: x.listener_port,
+                http: Some(Http {
+                    exchange: x,
+                    principal: principal.as_deref(),
+                    host: normalize::host_lower(host, &mut lower),
+                }),
+            };
+            self.judge(&subject, (Unseen::Fails, Unseen::Fails), &mut |line| {
+                if is_told {
+                    told.push(line.to_string());
+                }
+            })
+        };
+        told.into_iter().for_each(|line| x.tell(|| line));
+        refusal
+    }
+}
+
 /// A refusal, whose it is, and the scope that would have helped; empty when none can be named.
 struct Refusal {
     reply: Reply,
@@ -389,31 +421,16 @@ impl Policy for AuthorizationPolicy {
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
-        let mut told = Vec::new();
-        let is_told = x.is_told();
-        let refusal = {
-            let x = &*x;
-            let mut lower = Vec::new();
-            // The codec has refused heads whose authority is no host.
-            let host = normalize::authority(x.request.authority()).map(|parts| parts.host).unwrap_or_default();
-            let principal = if self.asks_principal { x.principal() } else { None };
-            let subject = Subject {
-                identity: x.connection.identity.as_deref(),
-                address: Some(x.client.to_canonical()),
-                port: x.listener_port,
-                http: Some(Http {
-                    exchange: x,
-                    principal: principal.as_deref(),
-                    host: normalize::host_lower(host, &mut lower),
-                }),
-            };
-            self.judge(&subject, (Unseen::Fails, Unseen::Fails), &mut |line| {
-                if is_told {
-                    told.push(line.to_string());
-                }
-            })
-        };
-        told.into_iter().for_each(|line| x.tell(|| line));
+        let mut refusal = self.judge_request(x);
+        // A backend may read the path in the other form, and whoever may not have it in one of them does not get it.
+        if refusal.is_none()
+            && let Some(mut normal) = in_normal_form(x)
+        {
+            x.tell(|| format!("form: Raw, so it is judged as {} besides", normal.path().escape_ascii()));
+            std::mem::swap(x.request, &mut normal);
+            refusal = self.judge_request(x);
+            std::mem::swap(x.request, &mut normal);
+        }
         match refusal {
             Some(Refusal { mut reply, by, lacking }) => {
                 if let Some(scope) = &lacking {
@@ -426,6 +443,22 @@ impl Policy for AuthorizationPolicy {
             None => Verdict::Continue,
         }
     }
+}
+
+/// The request with its path in normal form, where the listener leaves paths as they are and this one is not normal.
+fn in_normal_form(x: &Exchange<'_>) -> Option<Request> {
+    if x.notes.paths.form != Form::Raw {
+        return None;
+    }
+    let rules = PathRules { form: Form::Normalize, ..x.notes.paths };
+    let mut path = Vec::new();
+    // What has no normal form was refused when it came.
+    if normalize::path(x.request.path(), &rules, &mut path) != Ok(Normal::Rewritten) {
+        return None;
+    }
+    let mut request = x.request.clone();
+    request.set_path(&path).ok()?;
+    Some(request)
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ choice! {
         Normalize = "Normalize",
         /// The request is refused.
         Refuse = "Refuse",
-        /// It is matched and forwarded as it is.
+        /// It is matched and forwarded as it is. Who may have it is decided by its normal form, too.
         Raw = "Raw",
     }
 }
