@@ -13,7 +13,7 @@ use transept_wire::head::{FieldName, Method, Response};
 use super::body_cost::{BodyCost, BodyCostSpec};
 use crate::exchange::Exchange;
 use crate::expression::{Fault, NumberExpression, ResponseExpression};
-use crate::policies::{CompileCx, PathPattern};
+use crate::policies::{CompileCx, PathPattern, is_method_alike, methods};
 use crate::reason::Reason;
 use crate::verdict::Reply;
 
@@ -23,7 +23,7 @@ pub(crate) const MOST_AFTERWARDS: u32 = 999_999_999;
 object! {
     /// What some operations cost: everything that is written must hold, of each list one.
     pub struct CostSpec {
-        /// Methods of HTTP.
+        /// Methods of HTTP, which are meant in any case.
         methods: Vec<Text> => Rule::MaxItems(32), Rule::Length(1, 64);
         /// Paths: `/cart`, or `/cart/*` for `/cart` and everything below it.
         paths: Vec<PathPattern> => Rule::MaxItems(64);
@@ -129,7 +129,7 @@ impl Costs {
     /// Compiles the fields of a spec.
     pub(crate) fn compile(fields: &CostFields<'_>, cx: &mut CompileCx<'_>) -> Costs {
         let operations = fields.costs.iter().map(|cost| Operation {
-            methods: methods(cost, cx),
+            methods: methods(&cost.methods, cost.at, cx),
             paths: cost.paths.clone(),
             cost: cost.cost,
         });
@@ -149,8 +149,10 @@ impl Costs {
 
     /// What a request costs, where `most` are there at once.
     pub(crate) fn of_request(&self, most: u64, x: &Exchange<'_>) -> Result<u32, Unpriced> {
+        // Who writes `post` for POST gets the same done by some backends, and pays the same.
+        let is = |method: &Method| is_method_alike(method, &x.request.method);
         let fits = |one: &&Operation| {
-            (one.methods.is_empty() || one.methods.contains(&x.request.method))
+            (one.methods.is_empty() || one.methods.iter().any(is))
                 && (one.paths.is_empty() || one.paths.iter().any(|path| path.matches(x.request.path())))
         };
         if let Some(operation) = self.operations.iter().find(fits) {
@@ -189,17 +191,6 @@ impl Costs {
         let request = if self.expression.is_some() { ", as costExpression or costs say" } else { "" };
         format!("{request}{}", self.body.as_ref().map_or("", |body| body.describe()))
     }
-}
-
-fn methods(cost: &CostSpec, cx: &mut CompileCx<'_>) -> Vec<Method> {
-    let known = |method: &Text| {
-        let known = Method::from_bytes(method.as_bytes());
-        if known.is_none() {
-            cx.refuse(cost.at, format!("`{}` is not a method", &**method));
-        }
-        known
-    };
-    cost.methods.iter().filter_map(known).collect()
 }
 
 /// A cost in a field: a number of at most nine digits, of which fractions are rounded up. Anything else costs nothing.

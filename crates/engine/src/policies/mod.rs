@@ -51,6 +51,7 @@ pub(crate) use compiling::{Needs, Wanted, WantedBackend, parse_url};
 pub(crate) use external_auth::ExternalAuthPolicy;
 pub use network::Network;
 pub use patterns::{HostPattern, IdentityPattern, PathPattern};
+pub(crate) use patterns::{is_method_alike, methods};
 pub(crate) use quota::QuotaCharge;
 
 use crate::callout::CalloutResult;

@@ -3,9 +3,13 @@
 //! Called by the specs of policies. Anything else is refused when it is read, so that a pattern never means less than it seems to.
 
 use serde_json::Value as Json;
-use transept_model::schema::{Decoder, Schema, Shape};
+use transept_model::place::Spot;
+use transept_model::schema::{Decoder, Schema, Shape, Text};
 use transept_model::value::{Value, quote};
+use transept_wire::head::Method;
 use transept_wire::normalize::{self, Normal, PathRules, Slashes};
+
+use super::CompileCx;
 
 /// Identities: a SPIFFE id or `namespace/account`, with `*` at the end perhaps.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -154,6 +158,28 @@ impl HostPattern {
             Some(below) => host.len() > below.len() && host.ends_with(below),
         }
     }
+}
+
+/// Methods as they are written. What is none, and what no request has, is refused.
+pub(crate) fn methods(names: &[Text], at: Spot, cx: &mut CompileCx<'_>) -> Vec<Method> {
+    let known = names.iter().filter_map(|name| {
+        let known = Method::from_bytes(name.as_bytes());
+        if known.is_none() {
+            cx.refuse(at, format!("`{}` is not a method", &**name));
+        } else if name.bytes().any(|byte| byte.is_ascii_lowercase()) {
+            // They are case-sensitive (RFC 9110 section 9.1), and no method that anybody uses has small letters.
+            let capitals = name.to_ascii_uppercase();
+            cx.refuse(at, format!("`{}` is no method that a request has", &**name))
+                .remedy(format!("write `{capitals}`"));
+        }
+        known
+    });
+    known.collect()
+}
+
+/// Whether a program that does not know that methods are case-sensitive takes the one for the other.
+pub(crate) fn is_method_alike(one: &Method, other: &Method) -> bool {
+    one.as_bytes().eq_ignore_ascii_case(other.as_bytes())
 }
 
 macro_rules! text_schema {

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use transept_model::place::Spot;
 use transept_wire::head::{FieldName, Method};
 
-use super::super::patterns::{HostPattern, IdentityPattern, NamePattern, PathPattern};
+use super::super::patterns::{HostPattern, IdentityPattern, NamePattern, PathPattern, is_method_alike, methods};
 use super::super::{CompileCx, Network};
 use super::{AccessHeader, AccessOperation, AccessRule, AccessSource};
 use crate::exchange::Exchange;
@@ -379,21 +379,7 @@ fn namespace_of(identity: &str) -> Option<&str> {
 impl Operation {
     fn compile(spec: &AccessOperation, cx: &mut CompileCx<'_>) -> Operation {
         let ports = cx.ports_meant(&spec.ports);
-        let mut methods = |names: &[transept_model::schema::Text]| -> Vec<Method> {
-            let known = names.iter().filter_map(|name| {
-                let known = Method::from_bytes(name.as_bytes());
-                if known.is_none() {
-                    cx.refuse(spec.at, format!("`{}` is not a method", &**name));
-                } else if name.bytes().any(|byte| byte.is_ascii_lowercase()) {
-                    // They are case-sensitive (RFC 9110 section 9.1), and no method that anybody uses has small letters.
-                    let capitals = name.to_ascii_uppercase();
-                    cx.refuse(spec.at, format!("`{}` is no method that a request has", &**name))
-                        .remedy(format!("write `{capitals}`"));
-                }
-                known
-            });
-            known.collect()
-        };
+        let mut methods = |names| methods(names, spec.at, cx);
         Operation {
             at: spec.at,
             ports,
@@ -432,7 +418,7 @@ impl Operation {
         // Methods are case-sensitive (RFC 9110 section 9.1), and programs that do not know it take `delete` for DELETE: what a rule refuses, it refuses
         // in any case, and what it lets in is only what is spelled right.
         let is = |method: &Method| *method == request.method;
-        let is_alike = |method: &Method| method.as_bytes().eq_ignore_ascii_case(request.method.as_bytes());
+        let is_alike = |method: &Method| is_method_alike(method, &request.method);
         let (named, excluded) = match side {
             Side::Deny => (one_of(&self.methods, is_alike), self.not_methods.iter().any(is)),
             Side::Allow => (one_of(&self.methods, is), self.not_methods.iter().any(is_alike)),

@@ -15,6 +15,7 @@ struct Visit {
     client: &'static str,
     random: u64,
     at: Duration,
+    method: &'static str,
     path: &'static str,
     fields: Vec<(&'static str, &'static str)>,
     principal: Option<Principal>,
@@ -30,6 +31,7 @@ impl Default for Visit {
             client: "192.0.2.1",
             random: 7,
             at: Duration::from_secs(1),
+            method: "GET",
             path: "/",
             fields: Vec::new(),
             principal: None,
@@ -41,7 +43,7 @@ impl Default for Visit {
 
 /// The reply of the policy, if it refused, and the response that the client gets.
 fn visit(policy: &RateLimitPolicy, visit: Visit) -> (Option<Box<Reply>>, Response) {
-    let mut request = Request::build("GET", "http", "a.test", visit.path).expect("a request");
+    let mut request = Request::build(visit.method, "http", "a.test", visit.path).expect("a request");
     for (name, value) in &visit.fields {
         request.fields.push_bytes(name.as_bytes(), value.as_bytes()).expect("a field");
     }
@@ -173,6 +175,16 @@ fn operations_cost_what_is_written() {
     assert_eq!(count(&policy, 20, at("/ping")), 20);
     assert_eq!(count(&policy, 1, at("/search/a")), 1);
     assert_eq!(count(&policy, 9, at("/")), 5);
+    // Some backends take `get` for GET, so that it costs the same.
+    let policy = compile::<RateLimitPolicy>(
+        "limits: [{name: a, requests: 10, per: 1m, key: [], costs: [{methods: [GET], cost: 5}]}]\n",
+    );
+    let in_small_letters = || Visit { method: "get", ..Visit::default() };
+    assert_eq!(count(&policy, 5, in_small_letters), 2);
+    let refused = refusals::<RateLimitPolicy>(
+        "limits: [{name: a, requests: 10, per: 1m, key: [], costs: [{methods: [post], cost: 5}]}]\n",
+    );
+    assert!(refused.len() == 1 && refused[0].why.contains("`post` is no method that a request has"), "{refused:?}");
 }
 
 #[test]
