@@ -18,8 +18,8 @@ use transept_model::world::World;
 
 use crate::keep::Keep;
 use crate::policies::{
-    AnyPolicy, Chain, CompileCx, Force, Identified, KINDS, KindFacts, Known, Needs, Phase, PolicyName, Reach, Step,
-    kind,
+    Age, AnyPolicy, Caution, Chain, CompileCx, Force, Identified, KINDS, KindFacts, Known, Needs, Phase, PolicyName,
+    Reach, Step, kind,
 };
 use crate::redact::CredentialPlaces;
 use crate::rule::Site;
@@ -304,7 +304,32 @@ impl<'w> Policies<'w> {
                         it holds there; connections are judged by AuthorizationPolicy and IpAccessPolicy";
             note(verdicts, verdicts.target, what.to_owned())
         });
-        cautions.chain(passes_by).collect()
+        let beside = self.beside().into_iter().map(|(verdicts, caution)| note(verdicts, caution.at, caution.what));
+        cautions.chain(passes_by).chain(beside).collect()
+    }
+
+    /// What the owners of policies should know of others that stand wherever theirs do, by the order of the policies.
+    fn beside(&self) -> Vec<(&Verdicts, Caution)> {
+        let mut targets: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut shared: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+        for placed in self.on.values() {
+            for one in placed {
+                *targets.entry(one.policy).or_default() += 1;
+                let others = placed.iter().filter(|other| other.kind == one.kind && other.policy != one.policy);
+                for other in others {
+                    *shared.entry((one.policy, other.policy)).or_default() += 1;
+                }
+            }
+        }
+        let all = |pair: &(usize, usize), count: usize| targets.get(&pair.0) == Some(&count);
+        let pairs = shared.into_iter().filter(|(pair, count)| all(pair, *count));
+        let cautions = pairs.filter_map(|((one, other), _)| {
+            let age = if one < other { Age::Older } else { Age::Younger };
+            let (one, other) = (self.verdicts.get(one)?, self.verdicts.get(other)?);
+            let cautions = one.policy.as_ref()?.beside(other.policy.as_ref()?, &other.name, age);
+            Some(cautions.into_iter().map(move |caution| (one, caution)))
+        });
+        cautions.flatten().collect()
     }
 
     /// The chain that stands before a program: without what concerns its callers, which is theirs to do.

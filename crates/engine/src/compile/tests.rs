@@ -381,6 +381,42 @@ spec:
     assert_eq!(notes(&policy("addresses: [10.0.0.0/8]")), Vec::<String>::new());
 }
 
+#[test]
+fn a_limit_that_another_policy_always_reaches_first_is_told_so() {
+    let policy = |name: &str, targets: &str, limits: &str| {
+        let targets = targets.replace("ROUTE", "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: site}");
+        let targets = targets.replace("GATEWAY", "{group: gateway.networking.k8s.io, kind: Gateway, name: default}");
+        format!(
+            "---\napiVersion: transept.dev/v1alpha1\nkind: RateLimitPolicy\nmetadata: {{name: {name}}}\nspec:\n  \
+             targetRefs: [{targets}]\n  limits:\n  - {{{limits}}}\n"
+        )
+    };
+    let notes = |policies: [String; 2]| {
+        let yaml = format!("{}{}", site("10.0.0.1", "HTTP", "a"), policies.concat());
+        compiled(&yaml, None).0.notes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let few = "name: few, requests: 5, per: 1m, key: []";
+    let many = "name: many, requests: 50, per: 1m, key: []";
+    for policies in [
+        [policy("a", "ROUTE", few), policy("b", "ROUTE", many)],
+        [policy("b", "ROUTE", many), policy("a", "ROUTE, GATEWAY", few)],
+    ] {
+        let found = notes(policies);
+        let said = "limit `many` is never reached, because `few` of RateLimitPolicy default/a";
+        assert!(found.len() == 1 && found[0].contains(said), "{found:?}");
+    }
+    let found = notes([policy("a", "ROUTE", few), policy("b", "ROUTE", few)]);
+    assert!(found.len() == 1 && found[0].contains("RateLimitPolicy default/b"), "the younger one: {found:?}");
+    for policies in [
+        // What comes in elsewhere counts there only.
+        [policy("a", "ROUTE", few), policy("b", "ROUTE, GATEWAY", many)],
+        [policy("a", "ROUTE", few), policy("b", "ROUTE", "name: m, requests: 50, per: 1m, key: [{from: Address}]")],
+        [policy("a", "ROUTE", few), policy("b", "ROUTE", "name: hour, requests: 100, per: 1h, key: []")],
+    ] {
+        assert_eq!(notes(policies), Vec::<String>::new());
+    }
+}
+
 /// The line that a note points at.
 fn line<'y>(yaml: &'y str, note: &str) -> &'y str {
     let number = note.split(':').nth(1).and_then(|number| number.parse::<usize>().ok()).expect("a line");

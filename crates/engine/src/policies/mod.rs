@@ -37,7 +37,7 @@ mod traffic;
 use std::fmt;
 use std::sync::Arc;
 
-use transept_model::place::Spot;
+use transept_model::place::{ObjectName, Spot};
 use transept_model::policy::{Merge, PolicyKind, Target};
 use transept_model::schema::{Decoder, Schema, Text};
 use transept_model::value::Value;
@@ -174,6 +174,12 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
         Vec::new()
     }
 
+    /// What its owner should know because another policy of the kind, of this name, stands on all of its targets, too, and they act together.
+    fn beside(&self, other: &Self, name: &ObjectName, age: Age) -> Vec<Caution> {
+        let _ = (other, name, age);
+        Vec::new()
+    }
+
     /// Looks at a connection before it is let through.
     fn on_connect(&self, x: &Arrival<'_>) -> Verdict {
         let _ = x;
@@ -234,6 +240,15 @@ pub struct Caution {
     pub at: Spot,
     /// What it is, and what helps.
     pub what: String,
+}
+
+/// Which of two policies that say the same is the one too many: the younger one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// It comes first.
+    Older,
+    /// The other one comes first.
+    Younger,
 }
 
 /// How endpoints may be called.
@@ -384,6 +399,13 @@ macro_rules! policies {
 
             pub(crate) fn cautions(&self, known: Known) -> Vec<Caution> {
                 match self { $( AnyPolicy::$variant(policy) => policy.cautions(known), )* }
+            }
+
+            pub(crate) fn beside(&self, other: &AnyPolicy, name: &ObjectName, age: Age) -> Vec<Caution> {
+                match (self, other) {
+                    $( (AnyPolicy::$variant(one), AnyPolicy::$variant(other)) => one.beside(other, name, age), )*
+                    _ => Vec::new(),
+                }
             }
 
             pub(crate) fn on_connect(&self, x: &Arrival<'_>) -> Verdict {

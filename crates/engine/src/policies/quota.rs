@@ -104,17 +104,15 @@ fn check_spec(spec: &QuotaPolicySpec, _: &Value, cx: &mut Decoder) {
             && (&a.response_cost_expression, &a.response_cost_body)
                 == (&b.response_cost_expression, &b.response_cost_body)
     };
-    // A day is in one week and in one month; a week may be in two months.
-    let lasts = |a: &QuotaSpec, b: &QuotaSpec| (a.per == b.per && a.start == b.start) || b.per == PeriodLength::Day;
     for (index, quota) in spec.quotas.iter().enumerate().filter(|(_, quota)| !quota.soft) {
         let first = spec.quotas.iter().enumerate().find(|(other_index, other)| {
-            let is_first = other.requests < quota.requests || other.per != quota.per || *other_index < index;
+            let most = most_within(other, quota);
+            let same = other.per == quota.per && other.requests == quota.requests;
             *other_index != index
                 && !other.soft
-                && other.requests <= quota.requests
-                && is_first
-                && lasts(other, quota)
                 && counts_alike(other, quota)
+                && most.is_some_and(|most| most <= quota.requests.into())
+                && (!same || *other_index < index)
         });
         if let Some((_, other)) = first {
             cx.refuse(
@@ -124,6 +122,24 @@ fn check_spec(spec: &QuotaPolicySpec, _: &Value, cx: &mut Decoder) {
             .remedy("remove it, or mend its numbers or its key");
         }
     }
+}
+
+/// How much a quota lets pass at most in one period of another one; none where that cannot be said.
+fn most_within(quota: &QuotaSpec, other: &QuotaSpec) -> Option<u64> {
+    // What responses have cost is taken even when it is not there, and may come to any sum in several periods.
+    let is_exact =
+        quota.response_cost.is_none() && quota.response_cost_expression.is_none() && quota.response_cost_body.is_none();
+    let periods = match (quota.per, other.per) {
+        // A day is in one week and in one month; a week may be in two months.
+        (one, another) if one == another && quota.start == other.start => 1,
+        (_, PeriodLength::Day) => 1,
+        // The longest month has 31 days, and parts of six weeks.
+        (PeriodLength::Day, PeriodLength::Week) if is_exact => 7,
+        (PeriodLength::Day, PeriodLength::Month) if is_exact => 31,
+        (PeriodLength::Week, PeriodLength::Month) if is_exact => 6,
+        _ => return None,
+    };
+    Some(u64::from(quota.requests) * periods)
 }
 
 fn check_quota(quota: &QuotaSpec, _: &Value, cx: &mut Decoder) {

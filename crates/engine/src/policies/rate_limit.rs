@@ -7,14 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use transept_model::place::Spot;
+use transept_model::place::{ObjectName, Spot};
 use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, HEADER_NAME, Rule, Schema, Text};
 use transept_model::value::Value;
 use transept_model::{choice, object};
 use transept_wire::head::Response;
 
-use super::{Caution, CompileCx, Known, Phase, Policy, PolicyName};
+use super::{Age, Caution, CompileCx, Known, Phase, Policy, PolicyName};
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::expression::{NumberExpression, ResponseExpression};
@@ -175,36 +175,9 @@ fn check_spec(spec: &RateLimitPolicySpec, _: &Value, cx: &mut Decoder) {
 
 /// A limit that another one, which counts the same, always reaches first.
 fn check_reached(spec: &RateLimitPolicySpec, cx: &mut Decoder) {
-    let rate = |limit: &LimitSpec| (u128::from(limit.requests), limit.per.as_nanos());
-    let counts_alike = |a: &LimitSpec, b: &LimitSpec| {
-        a.key == b.key
-            && a.plans == b.plans
-            && a.missing == b.missing
-            && a.count == b.count
-            && a.cost == b.cost
-            && a.costs == b.costs
-            && a.statuses == b.statuses
-            && a.cost_expression == b.cost_expression
-            && a.response_cost == b.response_cost
-            && a.response_cost_expression == b.response_cost_expression
-            && a.response_cost_body == b.response_cost_body
-            && a.algorithm == b.algorithm
-    };
     for (index, limit) in spec.limits.iter().enumerate() {
-        let (requests, per) = rate(limit);
         let first = spec.limits.iter().enumerate().find(|(other_index, other)| {
-            let (other_requests, other_per) = rate(other);
-            let slower = other_requests * per <= requests * other_per;
-            let smaller = other.burst.unwrap_or(other.requests) <= limit.burst.unwrap_or(limit.requests);
-            let same = other_requests * per == requests * other_per
-                && other.burst.unwrap_or(other.requests) == limit.burst.unwrap_or(limit.requests);
-            let shorter = other.algorithm == AlgorithmSpec::TokenBucket || other.per <= limit.per;
-            *other_index != index
-                && counts_alike(other, limit)
-                && slower
-                && smaller
-                && shorter
-                && (!same || *other_index < index)
+            *other_index != index && other.forestalls(limit) && (!limit.forestalls(other) || *other_index < index)
         });
         if let Some((_, other)) = first {
             cx.refuse(
@@ -213,6 +186,33 @@ fn check_reached(spec: &RateLimitPolicySpec, cx: &mut Decoder) {
             )
             .remedy("remove it, or mend its numbers or its key");
         }
+    }
+}
+
+impl LimitSpec {
+    /// Whether it is reached wherever the other one would be.
+    fn forestalls(&self, other: &LimitSpec) -> bool {
+        let rate = |limit: &LimitSpec| (u128::from(limit.requests), limit.per.as_nanos());
+        let ((requests, per), (other_requests, other_per)) = (rate(self), rate(other));
+        let slower = requests * other_per <= other_requests * per;
+        let smaller = self.burst.unwrap_or(self.requests) <= other.burst.unwrap_or(other.requests);
+        let shorter = self.algorithm == AlgorithmSpec::TokenBucket || self.per <= other.per;
+        self.counts_like(other) && slower && smaller && shorter
+    }
+
+    fn counts_like(&self, other: &LimitSpec) -> bool {
+        self.key == other.key
+            && self.plans == other.plans
+            && self.missing == other.missing
+            && self.count == other.count
+            && self.cost == other.cost
+            && self.costs == other.costs
+            && self.statuses == other.statuses
+            && self.cost_expression == other.cost_expression
+            && self.response_cost == other.response_cost
+            && self.response_cost_expression == other.response_cost_expression
+            && self.response_cost_body == other.response_cost_body
+            && self.algorithm == other.algorithm
     }
 }
 
@@ -225,6 +225,8 @@ pub(crate) struct RateLimitPolicy {
     owners: Vec<Arc<PolicyName>>,
     /// Positions of `limits` in the order of locking.
     order: Vec<usize>,
+    /// It as it is written, before it is joined.
+    written: Option<Box<RateLimitPolicySpec>>,
 }
 
 impl RateLimitPolicy {
@@ -232,7 +234,7 @@ impl RateLimitPolicy {
         let mut order: Vec<usize> = (0..limits.len()).collect();
         // One order for all requests, whatever the order of their chains: else two could wait for each other.
         order.sort_by_key(|index| limits.get(*index).map(|limit| Arc::as_ptr(&limit.table)));
-        RateLimitPolicy { stage, limits, owners, order }
+        RateLimitPolicy { stage, limits, owners, order, written: None }
     }
 
     fn refuse(&self, refused: Refused, x: &mut Exchange<'_>) -> Verdict {
@@ -290,7 +292,9 @@ impl Policy for RateLimitPolicy {
         };
         let limits: Vec<Option<Arc<Limit>>> =
             spec.limits.iter().map(|limit| compile_limit(limit, phase, store, proxies, cx).map(Arc::new)).collect();
-        Some(RateLimitPolicy::new(spec.stage, limits.into_iter().collect::<Option<Vec<_>>>()?, Vec::new()))
+        let limits = limits.into_iter().collect::<Option<Vec<_>>>()?;
+        let written = Some(Box::new(spec.clone()));
+        Some(RateLimitPolicy { written, ..RateLimitPolicy::new(spec.stage, limits, Vec::new()) })
     }
 
     fn phase(&self) -> Phase {
@@ -313,6 +317,25 @@ impl Policy for RateLimitPolicy {
 
     fn cautions(&self, known: Known) -> Vec<Caution> {
         cautions(self.limits.iter().map(|one| (&*one.label.name, &one.key, &*one.plans)), known)
+    }
+
+    fn beside(&self, other: &Self, name: &ObjectName, age: Age) -> Vec<Caution> {
+        let (Some(own), Some(other)) = (&self.written, &other.written) else { return Vec::new() };
+        let is_whole = own.per_proxy == PerProxy::Whole && other.per_proxy == PerProxy::Whole;
+        if own.stage != other.stage || own.store != other.store || !is_whole {
+            return Vec::new();
+        }
+        let say = |limit: &LimitSpec| {
+            let first = |one: &&LimitSpec| one.forestalls(limit) && (!limit.forestalls(one) || age == Age::Younger);
+            let first = other.limits.iter().find(first)?;
+            let (limit_name, first) = (&*limit.name, &*first.name);
+            let what = format!(
+                "limit `{limit_name}` is never reached, because `{first}` of {name}, which stands wherever this policy does, \
+                 allows no more; remove it, or mend its numbers or its key"
+            );
+            Some(Caution { at: limit.at, what })
+        };
+        own.limits.iter().filter_map(say).collect()
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {

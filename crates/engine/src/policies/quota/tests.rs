@@ -130,6 +130,18 @@ fn a_quota_that_nobody_can_reach_is_refused() {
         // A week may be in two months.
         ("[{name: a, requests: 100, per: Month, key: []}, {name: b, requests: 150, per: Week, key: []}]", 0),
         ("[{name: a, requests: 1000, per: Month, key: []}, {name: b, requests: 100, per: Day, key: []}]", 0),
+        // No month has more than 31 days, nor parts of more than six weeks, and no week more than seven days.
+        ("[{name: a, requests: 10, per: Day, key: []}, {name: b, requests: 310, per: Month, key: []}]", 1),
+        ("[{name: a, requests: 10, per: Day, key: []}, {name: b, requests: 309, per: Month, key: []}]", 0),
+        ("[{name: a, requests: 10, per: Day, key: []}, {name: b, requests: 70, per: Week, key: []}]", 1),
+        ("[{name: a, requests: 10, per: Week, key: []}, {name: b, requests: 60, per: Month, key: []}]", 1),
+        ("[{name: a, requests: 10, per: Week, key: []}, {name: b, requests: 59, per: Month, key: []}]", 0),
+        // Of what responses cost more may be used than there is.
+        (
+            "[{name: a, requests: 10, per: Day, responseCost: X-Cost, key: []}, \
+             {name: b, requests: 1000, per: Month, responseCost: X-Cost, key: []}]",
+            0,
+        ),
         (
             "[{name: a, requests: 100, per: Month, soft: true, key: []}, {name: b, requests: 1000, per: Day, key: []}]",
             0,
