@@ -58,6 +58,9 @@ struct Verdicts {
     /// The same for clients that prove an identity.
     proven: Cell<bool>,
     unproven: Cell<bool>,
+    /// The same for one or the other.
+    named: Cell<bool>,
+    unnamed: Cell<bool>,
     /// Whether it is also above connections that nobody looks into, of which it knows nothing.
     passes_by: Cell<bool>,
     invalid: Option<String>,
@@ -167,6 +170,8 @@ impl<'w> Policies<'w> {
             unidentified: Cell::new(false),
             proven: Cell::new(false),
             unproven: Cell::new(false),
+            named: Cell::new(false),
+            unnamed: Cell::new(false),
             invalid,
             in_force: Cell::new(false),
             replaced: Cell::new(false),
@@ -274,7 +279,13 @@ impl<'w> Policies<'w> {
         let is_identified = steps.any(|phase| phase == Phase::Authenticate);
         for (_, policy) in effective.all() {
             let Some(verdicts) = self.verdicts.get(*policy) else { continue };
-            if is_identified { verdicts.identified.set(true) } else { verdicts.unidentified.set(true) }
+            if is_identified {
+                verdicts.identified.set(true)
+            } else {
+                verdicts.unidentified.set(true)
+            }
+            let is_named = is_identified || effective.clients == Clients::Proven;
+            if is_named { verdicts.named.set(true) } else { verdicts.unnamed.set(true) }
         }
         self.meet_clients(effective);
     }
@@ -295,6 +306,7 @@ impl<'w> Policies<'w> {
             let known = Known {
                 identified: where_of(&verdicts.identified, &verdicts.unidentified),
                 proven: where_of(&verdicts.proven, &verdicts.unproven),
+                named: where_of(&verdicts.named, &verdicts.unnamed),
             };
             let all = verdicts.policy.as_ref().map(|policy| policy.cautions(known)).unwrap_or_default();
             all.into_iter().map(move |caution| note(verdicts, caution.at, caution.what))

@@ -156,15 +156,16 @@ impl Key {
         Found::Whole
     }
 
-    /// What happens where nobody finds out who makes a request, when the key needs to know.
-    pub(crate) fn without_principal(&self) -> Option<String> {
-        let part = self.parts.iter().find(|part| part.asks_principal())?;
+    /// Where a part of it is not found out, and what happens there.
+    fn unknown(&self, known: Known) -> Option<(Identified, String)> {
+        let mut places = self.parts.iter().filter_map(|part| Some((part, part.found_out(known)?)));
+        let (part, place) = places.find(|(_, place)| *place != Identified::Everywhere)?;
         let missing = match self.missing {
             Missing::Reject => "`missing: Reject` refuses all requests",
             Missing::Share => "`missing: Share` counts all requests under one key",
             Missing::Skip => "`missing: Skip` means that the limit never holds",
         };
-        Some(format!("counts by {}, and {missing}", part.name()))
+        Some((place, format!("counts by {}, and {missing}", part.name())))
     }
 
     /// The first part that the request lacks, for explanations.
@@ -193,16 +194,17 @@ pub(crate) fn cautions<'l>(
     limits: impl Iterator<Item = (&'l str, &'l Key, &'l [Box<str>])>,
     known: Known,
 ) -> Vec<Caution> {
-    let place = match known.identified {
-        Identified::Everywhere => return Vec::new(),
-        Identified::Partly => "where no AuthenticationPolicy stands",
-        Identified::Nowhere => "here, because no AuthenticationPolicy stands where this one is in force",
-    };
     let remedy = "attach an AuthenticationPolicy to the same targets, or count by something else";
     let say = |(name, key, plans): (&str, &Key, &[Box<str>])| {
-        let what = match plans {
-            [] => key.without_principal()?,
-            _ => "is for some plans only, and anonymous requests are on none".to_owned(),
+        let (place, what) = match plans {
+            [] => key.unknown(known)?,
+            _ => (known.identified, "is for some plans only, and anonymous requests are on none".to_owned()),
+        };
+        let place = match place {
+            Identified::Everywhere => return None,
+            Identified::Partly if known.proven == Identified::Nowhere => "where no AuthenticationPolicy stands",
+            Identified::Partly => "where no AuthenticationPolicy stands and clients prove no identity",
+            Identified::Nowhere => "here, because no AuthenticationPolicy stands where this one is in force",
         };
         let what = format!("nobody finds out who makes requests {place}: limit `{name}` {what}; {remedy}");
         Some(Caution { at: key.at, what })
@@ -300,6 +302,15 @@ impl Part {
             Part::Principal | Part::App | Part::Credential | Part::Claim(_) => true,
             Part::Expression(expression) => expression.asks_principal(),
             Part::Address { .. } | Part::Route | Part::Header(_) => false,
+        }
+    }
+
+    /// Where that is found out; none of what needs nobody. Who is known by a certificate is a principal, and has neither a credential nor claims.
+    fn found_out(&self, known: Known) -> Option<Identified> {
+        match self {
+            part if !part.asks_principal() => None,
+            Part::Principal | Part::Expression(_) => Some(known.named),
+            _ => Some(known.identified),
         }
     }
 

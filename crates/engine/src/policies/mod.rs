@@ -231,6 +231,8 @@ pub struct Known {
     pub identified: Identified,
     /// Where clients prove an identity to the listener, or to the mesh.
     pub proven: Identified,
+    /// Where one or the other tells who the client is.
+    pub named: Identified,
 }
 
 /// What the owner of a policy should know.

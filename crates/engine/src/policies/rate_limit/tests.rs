@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde_json::Value as Json;
 use transept_wire::head::{FieldName, Request};
 
+use super::super::Identified;
 use super::super::tests::{compile, refusals};
 use super::*;
 use crate::exchange::{Connection, Notes, Now};
@@ -164,6 +165,24 @@ fn principals_and_plans_are_told_apart() {
     assert_eq!(count(&policy, 5, user), 2);
     let free = || Visit { principal: who(PrincipalKind::App, "a", None), ..Visit::default() };
     assert_eq!(count(&policy, 5, free), 5);
+}
+
+#[test]
+fn who_proves_an_identity_is_a_principal_and_on_no_plan() {
+    let said = |limit: &str, proven: Identified| {
+        let policy = compile::<RateLimitPolicy>(&format!("limits: [{{name: a, requests: 5, per: 1m, {limit}}}]\n"));
+        let found = policy.cautions(Known { identified: Identified::Nowhere, proven, named: proven });
+        found.into_iter().map(|caution| caution.what).collect::<Vec<_>>().join("; ")
+    };
+    let by_principal = "key: [{from: Principal}], missing: Skip";
+    assert_eq!(said(by_principal, Identified::Everywhere), "");
+    let partly = said(by_principal, Identified::Partly);
+    assert!(
+        partly.contains("where no AuthenticationPolicy stands and clients prove no identity: limit `a`"),
+        "{partly}"
+    );
+    assert!(said(by_principal, Identified::Nowhere).contains("here, because no AuthenticationPolicy stands"));
+    assert!(said("key: [], plans: [gold]", Identified::Everywhere).contains("is for some plans only"));
 }
 
 #[test]
