@@ -7,6 +7,7 @@ use regex::{Regex, RegexBuilder};
 use transept_model::suggest;
 use transept_wire::head::FieldName;
 
+use super::cost::{BYTES, ITEMS, Size, cost};
 use super::facts::Fact;
 use super::kind::{FUNCTIONS, Function, Kind, METHODS, Plain, RECORDS, Signature, VARIABLES, WALKS, Walk};
 use super::parse::{Binary, Form, Tree};
@@ -15,8 +16,6 @@ use super::value::{Value, span, time};
 use super::{Flaw, MOST_DEPTH, MOST_STEPS, Scope};
 use crate::policies::Network;
 
-/// How long a list is taken to be when the steps of an expression are counted beforehand.
-const TYPICAL_LENGTH: u64 = 50;
 /// The largest compiled pattern, in bytes.
 const PATTERN_SIZE: usize = 256 * 1024;
 
@@ -27,8 +26,10 @@ pub(super) struct Node {
     pub at: usize,
     pub kind: Kind,
     pub op: Op,
-    /// The most steps that it is taken to need.
-    steps: u64,
+    /// The most steps that it takes.
+    pub steps: u64,
+    /// How large its value is at most.
+    pub size: Size,
 }
 
 #[derive(Debug)]
@@ -62,8 +63,8 @@ type Checked = Result<Node, Flaw>;
 /// What is known while an expression is checked.
 #[derive(Default)]
 pub(super) struct Check {
-    /// Names given by walks, with the kind of what they stand for.
-    locals: Vec<(String, Kind)>,
+    /// Names given by walks, with the kind and the size of what they stand for.
+    locals: Vec<(String, Kind, Size)>,
     depth: usize,
     scope: Scope,
     /// Whether somebody has to find out who makes the request.
@@ -71,13 +72,15 @@ pub(super) struct Check {
 }
 
 impl Node {
-    fn new(at: usize, kind: Kind, op: Op, steps: u64) -> Checked {
+    fn new(at: usize, kind: Kind, op: Op) -> Checked {
+        let (steps, size) = cost(&op, kind);
         if steps > u64::from(MOST_STEPS) {
-            let why =
-                format!("it may take {steps} steps for lists of {TYPICAL_LENGTH} items, the most is {MOST_STEPS}");
-            return Err(Flaw::new(at, why).remedy("nest fewer `all`, `exists`, `filter` and `map`"));
+            let why = format!(
+                "it may take {steps} steps for lists of {ITEMS} items and texts of {BYTES} bytes, the most is {MOST_STEPS}"
+            );
+            return Err(Flaw::new(at, why).remedy("nest fewer `all`, `exists`, `filter`, `map` and `split`"));
         }
-        Ok(Node { at, kind, op, steps })
+        Ok(Node { at, kind, op, steps, size })
     }
 
     pub(super) fn text(&self) -> Option<&str> {
@@ -130,7 +133,7 @@ impl Check {
 
     fn form(&mut self, tree: &Tree) -> Checked {
         let at = tree.at;
-        let constant = |kind, value| Node::new(at, kind, Op::Constant(value), 1);
+        let constant = |kind, value| Node::new(at, kind, Op::Constant(value));
         match &tree.form {
             Form::Null => constant(Kind::Null, Value::Null),
             Form::Bool(value) => constant(Kind::Bool, Value::Bool(*value)),
@@ -145,16 +148,14 @@ impl Check {
             Form::Not(inner) => {
                 let inner = self.node(inner)?;
                 inner.wants(Kind::Bool, "what follows `!`")?;
-                let steps = inner.steps + 1;
-                Node::new(at, Kind::Bool, Op::Not(Box::new(inner)), steps)
+                Node::new(at, Kind::Bool, Op::Not(Box::new(inner)))
             }
             Form::Negate(inner) => {
                 let inner = self.node(inner)?;
                 if !inner.kind.is_number() {
                     inner.wants(Kind::Double, "what follows `-`")?;
                 }
-                let (kind, steps) = (inner.kind, inner.steps + 1);
-                Node::new(at, kind, Op::Negate(Box::new(inner)), steps)
+                Node::new(at, inner.kind, Op::Negate(Box::new(inner)))
             }
             Form::Binary(operator, left, right) => {
                 let (left, right) = (self.node(left)?, self.node(right)?);
@@ -169,30 +170,27 @@ impl Check {
                 if !yes.kind.meets(no.kind) {
                     no.wants(yes.kind, "what follows `:`")?;
                 }
-                let steps = condition.steps + yes.steps.max(no.steps) + 1;
-                Node::new(at, kind, Op::Choice(Box::new(condition), Box::new(yes), Box::new(no)), steps)
+                Node::new(at, kind, Op::Choice(Box::new(condition), Box::new(yes), Box::new(no)))
             }
             Form::List(items) => self.list(at, items),
             Form::Map(entries) => self.map(at, entries),
         }
     }
 
-    fn nodes(&mut self, trees: &[Tree]) -> Result<(Vec<Node>, u64), Flaw> {
-        let nodes = trees.iter().map(|tree| self.node(tree)).collect::<Result<Vec<_>, _>>()?;
-        let steps = nodes.iter().map(|node| node.steps).sum::<u64>() + 1;
-        Ok((nodes, steps))
+    fn nodes(&mut self, trees: &[Tree]) -> Result<Vec<Node>, Flaw> {
+        trees.iter().map(|tree| self.node(tree)).collect()
     }
 
     fn connected(&mut self, at: usize, parts: &[Tree], sign: &str, make: fn(Vec<Node>) -> Op) -> Checked {
-        let (nodes, steps) = self.nodes(parts)?;
+        let nodes = self.nodes(parts)?;
         for node in &nodes {
             node.wants(Kind::Bool, &format!("what stands beside `{sign}`"))?;
         }
-        Node::new(at, Kind::Bool, make(nodes), steps)
+        Node::new(at, Kind::Bool, make(nodes))
     }
 
     fn list(&mut self, at: usize, items: &[Tree]) -> Checked {
-        let (nodes, steps) = self.nodes(items)?;
+        let nodes = self.nodes(items)?;
         let mut kinds = nodes.iter().map(|node| node.kind);
         let first = kinds.next().unwrap_or(Kind::Any);
         let kind = if kinds.all(|kind| kind == first) { Plain::of(first) } else { Plain::Any };
@@ -202,30 +200,29 @@ impl Check {
         });
         // A list that is always the same is made once.
         if let Some(all) = values.by_ref().collect::<Option<Vec<_>>>() {
-            return Node::new(at, Kind::List(kind), Op::Constant(Value::List(all.into())), 1);
+            return Node::new(at, Kind::List(kind), Op::Constant(Value::List(all.into())));
         }
-        Node::new(at, Kind::List(kind), Op::List(nodes), steps)
+        Node::new(at, Kind::List(kind), Op::List(nodes))
     }
 
     fn map(&mut self, at: usize, entries: &[(Tree, Tree)]) -> Checked {
         let mut nodes = Vec::with_capacity(entries.len());
-        let mut steps = 1;
         for (key, value) in entries {
             let (key, value) = (self.node(key)?, self.node(value)?);
             key.wants(Kind::Text, "a key")?;
-            steps += key.steps + value.steps;
             nodes.push((key, value));
         }
-        Node::new(at, Kind::Map(Plain::Any), Op::Map(nodes), steps)
+        Node::new(at, Kind::Map(Plain::Any), Op::Map(nodes))
     }
 
     fn name(&mut self, at: usize, name: &str) -> Checked {
-        if let Some(slot) = self.locals.iter().rposition(|(known, _)| known == name) {
-            let kind = self.locals.get(slot).map_or(Kind::Any, |(_, kind)| *kind);
-            return Node::new(at, kind, Op::Local(slot), 1);
+        if let Some(slot) = self.locals.iter().rposition(|(known, ..)| known == name)
+            && let Some((_, kind, size)) = self.locals.get(slot)
+        {
+            return Ok(Node { size: *size, ..Node::new(at, *kind, Op::Local(slot))? });
         }
         if let Some((_, fact, kind)) = VARIABLES.iter().find(|(known, ..)| *known == name) {
-            return Node::new(at, *kind, Op::Fact(*fact), 1);
+            return Node::new(at, *kind, Op::Fact(*fact));
         }
         if let Some((_, fields)) = RECORDS.iter().find(|(known, _)| *known == name) {
             self.scope.knows(at, name)?;
@@ -233,7 +230,7 @@ impl Check {
             let remedy = format!("write one of its fields: {}", fields.join(", "));
             return Err(Flaw::new(at, format!("`{name}` has no value of its own")).remedy(remedy));
         }
-        let known = self.locals.iter().map(|(name, _)| name.as_str());
+        let known = self.locals.iter().map(|(name, ..)| name.as_str());
         let known: Vec<&str> = known
             .chain(RECORDS.iter().map(|(name, _)| *name).filter(|name| self.scope.knows(at, name).is_ok()))
             .chain(VARIABLES.iter().map(|(name, ..)| *name))
@@ -251,7 +248,7 @@ impl Check {
     /// The field of a variable that `on.name` is.
     fn fact(&mut self, on: &Tree, name: &str) -> Result<Option<(Fact, Kind)>, Flaw> {
         let Form::Name(record) = &on.form else { return Ok(None) };
-        if self.locals.iter().any(|(known, _)| known == record) {
+        if self.locals.iter().any(|(known, ..)| known == record) {
             return Ok(None);
         }
         let Some((_, fields)) = RECORDS.iter().find(|(known, _)| known == record) else { return Ok(None) };
@@ -269,22 +266,21 @@ impl Check {
 
     fn select(&mut self, at: usize, on: &Tree, name: &str) -> Checked {
         if let Some((fact, kind)) = self.fact(on, name)? {
-            return Node::new(at, kind, Op::Fact(fact), 1);
+            return Node::new(at, kind, Op::Fact(fact));
         }
         let on = self.node(on)?;
         if let Op::Fact(Fact::Headers | Fact::ResponseHeaders) = on.op {
-            return Node::new(at, Kind::Text, Op::Header(header(at, name)?), 2);
+            return Node::new(at, Kind::Text, Op::Header(header(at, name)?));
         }
         let kind = member(&on, name)?;
-        let steps = on.steps + 1;
-        Node::new(at, kind, Op::Select(Box::new(on), name.into()), steps)
+        Node::new(at, kind, Op::Select(Box::new(on), name.into()))
     }
 
     fn index(&mut self, at: usize, on: &Tree, index: &Tree) -> Checked {
         let (on, index) = (self.node(on)?, self.node(index)?);
         if let (Op::Fact(Fact::Headers | Fact::ResponseHeaders), Some(name)) = (&on.op, index.text()) {
             let name = header(index.at, name)?;
-            return Node::new(at, Kind::Text, Op::Header(name), 2);
+            return Node::new(at, Kind::Text, Op::Header(name));
         }
         let kind = match on.kind {
             Kind::List(items) => {
@@ -298,8 +294,7 @@ impl Check {
             Kind::Any => Kind::Any,
             kind => return Err(Flaw::new(at, format!("{} has no items", kind.as_str()))),
         };
-        let steps = on.steps + index.steps + 1;
-        Node::new(at, kind, Op::Index(Box::new(on), Box::new(index)), steps)
+        Node::new(at, kind, Op::Index(Box::new(on), Box::new(index)))
     }
 
     fn has(&mut self, at: usize, arguments: &[Tree]) -> Checked {
@@ -308,15 +303,14 @@ impl Check {
             return Err(Flaw::new(at, "`has` takes one field").remedy(remedy));
         };
         if let Some((fact, _)) = self.fact(on, name)? {
-            return Node::new(at, Kind::Bool, Op::HasFact(fact), 1);
+            return Node::new(at, Kind::Bool, Op::HasFact(fact));
         }
         let on = self.node(on)?;
         if let Op::Fact(Fact::Headers | Fact::ResponseHeaders) = on.op {
-            return Node::new(at, Kind::Bool, Op::HasHeader(header(at, name)?), 2);
+            return Node::new(at, Kind::Bool, Op::HasHeader(header(at, name)?));
         }
         member(&on, name)?;
-        let steps = on.steps + 1;
-        Node::new(at, Kind::Bool, Op::Has(Box::new(on), name.as_str().into()), steps)
+        Node::new(at, Kind::Bool, Op::Has(Box::new(on), name.as_str().into()))
     }
 
     fn call(&mut self, at: usize, name: &str, arguments: &[Tree]) -> Checked {
@@ -332,7 +326,7 @@ impl Check {
             let known: Vec<&str> = FUNCTIONS.iter().map(|(known, ..)| *known).chain(["has"]).collect();
             return Err(flaw.maybe(suggest::remedy(name, &known)));
         };
-        let (nodes, _) = self.nodes(arguments)?;
+        let nodes = self.nodes(arguments)?;
         called(at, signature, nodes)
     }
 
@@ -352,7 +346,7 @@ impl Check {
             let flaw = Flaw::new(at, format!("there is no function `{name}` behind a value"));
             return Err(flaw.maybe(suggest::remedy(name, &known)));
         };
-        let (mut nodes, _) = self.nodes(arguments)?;
+        let mut nodes = self.nodes(arguments)?;
         nodes.insert(0, on);
         called(at, signature, nodes)
     }
@@ -369,8 +363,7 @@ impl Check {
             let last = last.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
             Flaw::new(*place, format!("this is not a pattern: {last}"))
         })?;
-        let steps = on.steps + 8;
-        Node::new(at, Kind::Bool, Op::Matches(Box::new(on), pattern), steps)
+        Node::new(at, Kind::Bool, Op::Matches(Box::new(on), pattern))
     }
 
     fn in_network(&mut self, at: usize, on: Node, arguments: &[Tree]) -> Checked {
@@ -381,8 +374,7 @@ impl Check {
         };
         let network =
             Network::parse(network).map_err(|remedy| Flaw::new(*place, "this is not a network").remedy(remedy))?;
-        let steps = on.steps + 2;
-        Node::new(at, Kind::Bool, Op::InNetwork(Box::new(on), network), steps)
+        Node::new(at, Kind::Bool, Op::InNetwork(Box::new(on), network))
     }
 
     fn walk(&mut self, at: usize, walk: Walk, on: &Tree, name: &str, arguments: &[Tree]) -> Checked {
@@ -400,7 +392,7 @@ impl Check {
         if RECORDS.iter().any(|(known, _)| known == local) || VARIABLES.iter().any(|(known, ..)| known == local) {
             return Err(Flaw::new(at, format!("`{local}` has a meaning already")).remedy("choose another name"));
         }
-        self.locals.push((local.clone(), item));
+        self.locals.push((local.clone(), item, on.size.item()));
         let body = self.node(body);
         self.locals.pop();
         let body = body?;
@@ -412,8 +404,7 @@ impl Check {
         if walk != Walk::Map {
             body.wants(Kind::Bool, &format!("what `{name}` asks of each item"))?;
         }
-        let steps = on.steps + body.steps.saturating_mul(TYPICAL_LENGTH) + 1;
-        Node::new(at, kind, Op::Walk(walk, Box::new(on), Box::new(body)), steps)
+        Node::new(at, kind, Op::Walk(walk, Box::new(on), Box::new(body)))
     }
 }
 
@@ -457,7 +448,7 @@ fn called(at: usize, (name, function, takes, gives): &Signature, nodes: Vec<Node
             _ => None,
         };
         match value {
-            Some(Some(value)) => return Node::new(at, *gives, Op::Constant(value), 1),
+            Some(Some(value)) => return Node::new(at, *gives, Op::Constant(value)),
             Some(None) => {
                 let flaw = Flaw::new(node.at, format!("this is not {}", gives.as_str()));
                 return Err(flaw.remedy("write timestamp(\"2026-01-31T08:00:00Z\") or duration(\"1h30m\")"));
@@ -465,14 +456,12 @@ fn called(at: usize, (name, function, takes, gives): &Signature, nodes: Vec<Node
             None => {}
         }
     }
-    let steps = nodes.iter().map(|node| node.steps).sum::<u64>() + 2;
-    Node::new(at, *gives, Op::Call(*function, nodes), steps)
+    Node::new(at, *gives, Op::Call(*function, nodes))
 }
 
 fn binary(at: usize, operator: Binary, left: Node, right: Node) -> Checked {
     let kind = kind_of(operator, &left, &right)?;
-    let steps = left.steps + right.steps + 1;
-    Node::new(at, kind, Op::Binary(operator, Box::new(left), Box::new(right)), steps)
+    Node::new(at, kind, Op::Binary(operator, Box::new(left), Box::new(right)))
 }
 
 fn kind_of(operator: Binary, left: &Node, right: &Node) -> Result<Kind, Flaw> {

@@ -1,5 +1,7 @@
 //! The value of an expression for one request.
 //!
+//! What a step costs is in `cost`, too, which says beforehand how many there may be.
+//!
 //! Called by `Expression`. Every step costs, long texts cost more, and who runs out has no value: whatever is in a request, an expression
 //! takes no longer than [`MOST_STEPS`] steps.
 
@@ -16,7 +18,11 @@ use super::value::{Value, entry, span, time};
 use super::{Fault, MOST_STEPS};
 
 /// How many bytes of a text cost one step.
-const BYTES_A_STEP: usize = 32;
+pub(super) const BYTES_A_STEP: usize = 32;
+/// The same where it is looked through for a pattern.
+pub(super) const BYTES_A_PATTERN_STEP: usize = 4;
+/// How many items of two lists that are compared cost one step.
+pub(super) const ITEMS_A_STEP: usize = 32;
 
 pub(super) struct Run<'v> {
     facts: &'v Facts<'v>,
@@ -106,7 +112,7 @@ impl<'v> Run<'v> {
             }
             Op::Matches(on, pattern) => {
                 let text = self.text(on)?;
-                self.pay(node.at, text.len() / 4)?;
+                self.pay(node.at, text.len() / BYTES_A_PATTERN_STEP)?;
                 Ok(Value::Bool(pattern.is_match(&text)))
             }
             Op::InNetwork(on, network) => {
@@ -232,7 +238,8 @@ impl<'v> Run<'v> {
         };
         match operator {
             Binary::Equal | Binary::Unequal => {
-                self.pay(at, left.length().unwrap_or(0))?;
+                let compared = left.length().unwrap_or(0).min(right.length().unwrap_or(0));
+                self.pay(at, compared / ITEMS_A_STEP)?;
                 Ok(Value::Bool(left.equals(&right) == (operator == Binary::Equal)))
             }
             Binary::Less => ordered(Ordering::is_lt),

@@ -5,12 +5,13 @@
 //! a request only evaluates. A subset of CEL's specification with its meaning, plus `inNetwork`; `docs/access.md` lists it.
 //! Own code and no library: CEL's libraries check no types and bound no costs, and both are the point here.
 //!
-//! **Cost.** The length, the nesting and the steps taken for lists of fifty items are bounded when it is compiled; the steps of every
+//! **Cost.** The length, the nesting and the steps taken for lists of fifty items and texts of 256 bytes are bounded when it is compiled; the steps of every
 //! evaluation are counted, whatever a request holds; patterns are matched in linear time.
 //! **No value.** A header that is not there, a claim of another kind, too many steps: that is a [`Fault`], and who asks decides in favour of
 //! refusing. Nothing here knows what a policy makes of it.
 
 mod check;
+mod cost;
 mod evaluate;
 mod facts;
 mod kind;
