@@ -8,6 +8,11 @@
 //! count-min sketch. A client is refused while all four of its counters are used up. So the memory is the same for one client and for a million,
 //! there is nothing to push out and no way to reset one's own counter, and a stranger shares the fate of an attacker only where
 //! all four rows agree: with a thousand addresses that fail as often as they may, for about 2 strangers in ten thousand.
+//!
+//! **Networks.** Who has one network of IPv6 has 65,536 of those that are counted for, and so could use up all counters. So the wider ones around
+//! them have counters, too, in the same table ([`NETWORKS`]), and where those are used up, the client is refused and nothing is counted: a /48 adds
+//! at most as much as 64 clients that fail as often as they may, and a /32 as much as 512, which use up 6 of a hundred counters
+//! of a row: all four agree for one stranger in 70,000.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::OnceLock;
@@ -23,7 +28,8 @@ use crate::exchange::draw;
 object! {
     /// How many requests of one client (an IPv4 address, or an IPv6 network of 64 bits) may fail to say who it is, before it has to
     /// wait. It is answered with 429 then, whatever it shows, unless that is a good session of a browser and nothing else. Failures are missing credentials,
-    /// too, where they are required and browsers cannot log in: a page of somebody else can make a browser come without its session.
+    /// too, where they are required and browsers cannot log in: a page of somebody else can make a browser come without its session. An IPv6 network of
+    /// 48 bits may fail 64 times as often, and one of 32 bits 512 times as often.
     pub struct FailureLimit {
         /// How many, in a row or over the time in `per`.
         requests: u32 = 60 => Rule::Range(1, 1_000_000);
@@ -48,6 +54,12 @@ fn check_limit(limit: &FailureLimit, value: &Value, cx: &mut Decoder) {
 const ROWS: usize = 4;
 const SLOTS: usize = 8192;
 
+/// The networks of IPv6 that failures are counted for, by the bits of their prefix, each with how many times as often as one client it may
+/// fail. The others that share one wait with it when it is used up: its allowance is well above what the clients of a company, or of a provider, fail by chance.
+const NETWORKS: [(u32, u64); 3] = [(64, 1), (48, 64), (32, 512)];
+/// Those of IPv4: each address is one client.
+const ADDRESSES: [(u32, u64); 1] = [(32, 1)];
+
 /// What is remembered; no memory is taken before the first failure.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
@@ -64,21 +76,27 @@ struct Table {
 /// A failure that was counted before it was one.
 #[derive(Debug)]
 pub(super) struct Hold {
-    /// Microseconds, by row.
-    added: [u64; ROWS],
+    /// Microseconds, by network and row.
+    added: [[u64; ROWS]; NETWORKS.len()],
     at: Duration,
 }
 
 impl Table {
-    fn counters(&self, client: IpAddr) -> impl Iterator<Item = &AtomicU64> {
-        let key = match network(client) {
-            IpAddr::V4(address) => u64::from(u32::from(address)) | 1 << 40,
-            IpAddr::V6(address) => (u128::from(address) >> 64) as u64 ^ self.seed.rotate_left(17),
-        };
-        let hash = draw(self.seed ^ key, key);
-        (0..ROWS).filter_map(move |row| {
-            let slot = draw(hash, row as u64) as usize % SLOTS;
-            self.forgiven_at.get(row * SLOTS + slot)
+    /// The counters of a client, and of the networks that it is in, each with how many failures of one client it takes.
+    fn counters(&self, client: IpAddr) -> impl Iterator<Item = (u64, impl Iterator<Item = &AtomicU64>)> {
+        let client = client.to_canonical();
+        let networks: &[(u32, u64)] = if client.is_ipv4() { &ADDRESSES } else { &NETWORKS };
+        networks.iter().map(move |(bits, times)| {
+            let key = match client {
+                IpAddr::V4(address) => u64::from(u32::from(address)) | 1 << 40,
+                IpAddr::V6(address) => prefix(address, *bits) ^ self.seed.rotate_left(17 + bits),
+            };
+            let hash = draw(self.seed ^ key, key);
+            let counters = (0..ROWS).filter_map(move |row| {
+                let slot = draw(hash, row as u64) as usize % SLOTS;
+                self.forgiven_at.get(row * SLOTS + slot)
+            });
+            (*times, counters)
         })
     }
 }
@@ -87,11 +105,12 @@ impl Failures {
     /// How long the client has to wait; none when it need not.
     pub(super) fn wait(&self, limit: &FailureLimit, client: IpAddr, now: Duration) -> Option<Duration> {
         let table = self.table.get()?;
-        let at = table.counters(client).map(|counter| counter.load(Ordering::Relaxed)).min()?;
         let (now, per) = (micros(now), micros(limit.per));
-        let one = per / u64::from(limit.requests);
-        let over = at.saturating_sub(now).saturating_sub(per.saturating_sub(one.max(1)));
-        (over > 0).then(|| Duration::from_micros(over))
+        let over = table.counters(client).filter_map(|(times, counters)| {
+            let at = counters.map(|counter| counter.load(Ordering::Relaxed)).min()?;
+            Some(at.saturating_sub(now).saturating_sub(per.saturating_sub(one(limit, times))))
+        });
+        over.max().filter(|over| *over > 0).map(Duration::from_micros)
     }
 
     /// Counts a failure. `random` seeds the memory, the first time.
@@ -118,37 +137,51 @@ impl Failures {
     pub(super) fn release(&self, hold: &Hold, client: IpAddr, now: Duration) {
         let Some(table) = self.table.get() else { return };
         let passed = micros(now.saturating_sub(hold.at));
-        for (counter, added) in table.counters(client).zip(hold.added) {
-            let back = added.saturating_sub(passed);
-            // The function always gives a value.
-            let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| Some(at.saturating_sub(back)));
+        for ((_, counters), added) in table.counters(client).zip(hold.added) {
+            for (counter, added) in counters.zip(added) {
+                let back = added.saturating_sub(passed);
+                // The function always gives a value.
+                let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| Some(at.saturating_sub(back)));
+            }
         }
     }
 
-    /// Counts one, and gives how much that was in each row.
-    fn add(&self, limit: &FailureLimit, client: IpAddr, now: Duration, random: u64) -> [u64; ROWS] {
+    /// Counts one, and gives how much that was, by network and row.
+    fn add(&self, limit: &FailureLimit, client: IpAddr, now: Duration, random: u64) -> [[u64; ROWS]; NETWORKS.len()] {
         let table = self.table.get_or_init(|| Table {
             seed: draw(random, 7),
             forgiven_at: (0..ROWS * SLOTS).map(|_| AtomicU64::new(0)).collect(),
         });
         let (now, per) = (micros(now), micros(limit.per));
-        let one = (per / u64::from(limit.requests)).max(1);
-        let next = |at: u64| (at.max(now) + one).min(now + per);
-        let mut added = [0; ROWS];
-        for (counter, added) in table.counters(client).zip(&mut added) {
-            // The function always gives a value.
-            let before = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| Some(next(at)));
-            *added = before.map_or(0, |at| next(at).saturating_sub(at.max(now)));
+        let mut all = [[0; ROWS]; NETWORKS.len()];
+        for ((times, counters), added) in table.counters(client).zip(&mut all) {
+            let next = |at: u64| (at.max(now) + one(limit, times)).min(now + per);
+            for (counter, added) in counters.zip(added) {
+                // The function always gives a value.
+                let before = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| Some(next(at)));
+                *added = before.map_or(0, |at| next(at).saturating_sub(at.max(now)));
+            }
         }
-        added
+        all
     }
+}
+
+/// How much one failure counts where that many times the failures of one client are allowed, in microseconds.
+fn one(limit: &FailureLimit, times: u64) -> u64 {
+    (micros(limit.per) / (u64::from(limit.requests) * times)).max(1)
+}
+
+/// The first bits of an address, not more than 64, and zeros.
+fn prefix(address: Ipv6Addr, bits: u32) -> u64 {
+    let (all, rest) = ((u128::from(address) >> 64) as u64, 64u32.saturating_sub(bits));
+    all.checked_shr(rest).and_then(|first| first.checked_shl(rest)).unwrap_or_default()
 }
 
 /// Whom failures are counted for: an IPv4 address, or a network of 64 bits.
 pub(super) fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(prefix(address, 64)) << 64).into(),
     }
 }
 
@@ -234,6 +267,46 @@ mod tests {
         assert!(failures.wait(&limit, ip("2001:db8:0:1:ffff::1"), at(1.0)).is_some());
         assert!(failures.wait(&limit, ip("192.0.2.8"), at(1.0)).is_none());
         assert!(failures.wait(&limit, ip("2001:db8:0:2::7"), at(1.0)).is_none());
+    }
+
+    /// Lets each of these fail as often as it may, all at once.
+    fn flood(failures: &Failures, limit: &FailureLimit, networks: impl Iterator<Item = u64>) -> u64 {
+        let mut failed = 0;
+        for network in networks {
+            let client = IpAddr::from(Ipv6Addr::from(u128::from(network) << 64 | 1));
+            while failures.hold(limit, client, at(1.0), 3).is_ok() {
+                failed += 1;
+            }
+        }
+        failed
+    }
+
+    #[test]
+    fn who_has_a_network_of_ipv6_shuts_out_nobody_else() {
+        for requests in [1, 5, 60] {
+            let (failures, limit) = (Failures::default(), limit(requests, 60));
+            let site = 0x2001_0db8_0007_0000;
+            let failed = flood(&failures, &limit, (0..65_536).map(|number| site + number));
+            assert!(failed < 65 * u64::from(requests), "{failed} of a /48 with {requests}");
+            // As many of its sites as it takes until nothing of the provider is let fail any more.
+            let provider = 0x2001_0db9_0000_0000;
+            let sites = (0..1024_u64).flat_map(|number| (0..64).map(move |one| provider + (number << 16) + one));
+            let failed = flood(&failures, &limit, sites);
+            assert!(failed < 513 * u64::from(requests), "{failed} of a /32 with {requests}");
+            let strangers = (0..10_000_u32).map(|number| IpAddr::from((0x0a00_0000 + number).to_be_bytes()));
+            let shut_out = strangers.filter(|stranger| failures.wait(&limit, *stranger, at(1.0)).is_some()).count();
+            assert!(shut_out < 5, "{shut_out} with {requests}");
+        }
+    }
+
+    #[test]
+    fn what_was_no_failure_counts_nothing_for_the_networks_around_it() {
+        let (failures, limit) = (Failures::default(), limit(1, 60));
+        for network in 0..100_u128 {
+            let client = IpAddr::from(Ipv6Addr::from((0x2001_0db8_0007_0000_u128 + network) << 64));
+            let hold = failures.hold(&limit, client, at(1.0), 3).expect("allowed");
+            failures.release(&hold, client, at(1.0));
+        }
     }
 
     #[test]
