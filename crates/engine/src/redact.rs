@@ -1,11 +1,13 @@
 //! Where requests hold credentials, so that nothing that is written for people repeats them; and the parameters of queries.
 //!
 //! The policies of a snapshot say where they look for credentials. The access log and explanations leave out what stands there, on every
-//! request of every listener: a key that was sent to the wrong host is a secret all the same.
+//! request of every listener: a key that was sent to the wrong host is a secret all the same. So are those that the configuration has the gateway
+//! show to backends: explanations go by what names of fields say, too.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use smallvec::SmallVec;
 use transept_wire::head::{FieldId, NameRef, Request};
 
 use crate::login::Jar;
@@ -24,30 +26,135 @@ pub struct CredentialPlaces {
     pub fields: BTreeSet<Box<str>>,
 }
 
-/// Parameters of queries in which programs send credentials, wherever they send them: RFC 6750 section 2.3, RFC 6749, OpenID Connect, what
-/// APIs call their keys, and the signatures of links that are good for whoever has them. In any case of their letters. Who may use them is
-/// not asked: what was refused is as secret.
+/// Parameters of queries in which programs send credentials, wherever they send them: OAuth 1.0 and 2.0 (RFC 6749, 6750, 7521, 7636, 8628, 8693),
+/// OpenID Connect, SAML, WS-Federation and CAS, what APIs call keys, passwords and sessions, and the signatures of links that are good for
+/// whoever has them. Small letters and digits, in order: the case of letters, and what stands between words, makes no difference. Who may use them is not asked: what was
+/// refused is as secret.
 const USUAL: &[&str] = &[
-    "access_token",
-    "api-key",
-    "api_key",
+    "accesscode",
+    "accesskey",
+    "accesstoken",
+    "actortoken",
     "apikey",
-    "auth_token",
-    "client_assertion",
-    "client_secret",
-    "id_token",
+    "apisecret",
+    "apitoken",
+    "appsecret",
+    "assertion",
+    "auth",
+    "authcode",
+    "authenticitytoken",
+    "authkey",
+    "authorization",
+    "authtoken",
+    "bearer",
+    "bearertoken",
+    "clientassertion",
+    "clientsecret",
+    "code",
+    "codeverifier",
+    "cookie",
+    "credential",
+    "credentials",
+    "csrftoken",
+    "currentpassword",
+    "devicecode",
+    "devicesecret",
+    "hmac",
+    "idtoken",
+    "idtokenhint",
+    "jsessionid",
+    "jwt",
+    "key",
+    "logintoken",
+    "logouttoken",
+    "newpassword",
+    "oauthsignature",
+    "oauthtoken",
+    "oauthtokensecret",
+    "oauthverifier",
+    "oldpassword",
+    "otp",
+    "pass",
+    "passcode",
+    "passphrase",
+    "passwd",
     "password",
-    "refresh_token",
+    "pgt",
+    "pgtid",
+    "pgtiou",
+    "phpsessid",
+    "pin",
+    "privatekey",
+    "pwd",
+    "refreshtoken",
+    "resettoken",
+    "samlart",
+    "samlresponse",
+    "sas",
     "secret",
+    "secretkey",
+    "securitytoken",
+    "session",
+    "sessionid",
+    "sessionkey",
+    "sessiontoken",
+    "sharedkey",
+    "sid",
     "sig",
     "signature",
+    "signingkey",
+    "ssotoken",
+    "subjecttoken",
+    "subscriptionkey",
+    "ticket",
     "token",
-    "x-amz-credential",
-    "x-amz-security-token",
-    "x-amz-signature",
-    "x-goog-credential",
-    "x-goog-signature",
+    "totp",
+    "uploadtoken",
+    "usercode",
+    "verificationcode",
+    "verifytoken",
+    "webhooksecret",
+    "wresult",
+    "xamzcredential",
+    "xamzsecuritytoken",
+    "xamzsignature",
+    "xapikey",
+    "xauthtoken",
+    "xgoogcredential",
+    "xgoogsignature",
 ];
+
+/// No usual name is longer.
+const LONGEST_USUAL: usize = 24;
+
+/// How words of names of header fields end that say that the value is a credential.
+const WORDS: &[&str] = &[
+    "key",
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "passphrase",
+    "passcode",
+    "pwd",
+    "credential",
+    "authorization",
+    "cookie",
+    "signature",
+    "assertion",
+    "jwt",
+    "session",
+    "dpop",
+    "otp",
+    "hmac",
+];
+
+/// Words that say so when they are the whole name, or its end.
+const LAST_WORDS: &[&str] = &["auth", "authentication", "pass", "sid"];
+
+/// Fields whose names sound so and that hold none.
+const ORDINARY: &[&str] =
+    &["access-control-allow-credentials", "idempotency-key", "surrogate-key", "x-auth-credential", "x-cache-key"];
 
 /// What is written in place of a credential.
 pub const HIDDEN: &[u8] = b"(hidden)";
@@ -83,8 +190,19 @@ impl CredentialPlaces {
     /// Whether a parameter of a query holds a credential, for us or for others.
     fn is_credential(&self, name: &[u8]) -> bool {
         let name = decoded(name);
-        self.parameters.iter().any(|hidden| hidden.as_bytes() == &*name)
-            || USUAL.iter().any(|usual| usual.as_bytes().eq_ignore_ascii_case(&name))
+        self.parameters.iter().any(|hidden| hidden.as_bytes() == &*name) || is_usual(&name)
+    }
+
+    /// What people are shown of what a parameter of a query is, or should be; `name` is what it means.
+    pub(crate) fn shown_parameter<'v>(&self, name: &[u8], value: &'v [u8]) -> &'v [u8] {
+        let is_hidden = self.parameters.iter().any(|hidden| hidden.as_bytes() == name) || is_usual(name);
+        if is_hidden || is_token(value) { HIDDEN } else { value }
+    }
+
+    /// What people are shown of the value of a header field, or of what it should be.
+    pub fn shown<'v>(&self, name: NameRef<'_>, value: &'v [u8]) -> &'v [u8] {
+        let last = value.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+        if self.hides(name) || says_credential(name.bytes) || is_token(last) { HIDDEN } else { value }
     }
 
     /// Takes sessions of browsers out of a request that goes on to a backend.
@@ -95,12 +213,41 @@ impl CredentialPlaces {
         }
     }
 
-    /// Whether the value of a header field may be a credential.
+    /// Whether somebody looks for a credential in a header field: a policy, or what everybody knows.
     pub fn hides(&self, name: NameRef<'_>) -> bool {
         matches!(name.id, FieldId::AUTHORIZATION | FieldId::PROXY_AUTHORIZATION | FieldId::COOKIE)
             || self.fields.iter().any(|hidden| is_alike(hidden.as_bytes(), name.bytes))
             || (name.id == FieldId::OTHER && is_alike(b"proxy-authorization", name.bytes))
     }
+}
+
+/// Whether a name is that of a parameter in which programs send credentials.
+fn is_usual(name: &[u8]) -> bool {
+    let mut plain = SmallVec::<[u8; LONGEST_USUAL + 1]>::new();
+    let letters = name.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase);
+    plain.extend(letters.take(LONGEST_USUAL + 1));
+    USUAL.binary_search_by(|usual| usual.as_bytes().cmp(&plain)).is_ok()
+}
+
+/// Whether the name of a header field says that its value is a credential.
+fn says_credential(name: &[u8]) -> bool {
+    if ORDINARY.iter().any(|ordinary| is_alike(ordinary.as_bytes(), name)) {
+        return false;
+    }
+    let ends = |word: &[u8], with: &str| {
+        word.len()
+            .checked_sub(with.len())
+            .and_then(|from| word.get(from..))
+            .is_some_and(|end| is_alike(end, with.as_bytes()))
+    };
+    let is_last = |last: &&str| {
+        let front = name.len().checked_sub(last.len()).and_then(|from| name.get(..from));
+        ends(name, last) && front.is_some_and(|front| front.last().is_none_or(|byte| !byte.is_ascii_alphanumeric()))
+    };
+    name.split(|byte| !byte.is_ascii_alphanumeric()).any(|word| {
+        let word = word.strip_suffix(b"s").unwrap_or(word);
+        WORDS.iter().any(|said| ends(word, said))
+    }) || LAST_WORDS.iter().any(is_last)
 }
 
 /// Whether a value is a key of ours or a JSON Web Token, by its looks.
@@ -215,8 +362,8 @@ mod tests {
         let places = CredentialPlaces { paths: ["/back".into()].into(), ..CredentialPlaces::default() };
         let mut out = Vec::new();
         places.write_target(b"/back?code=secret&state=secret", &mut out);
-        places.write_target(b"/backs?code=404", &mut out);
-        assert_eq!(String::from_utf8_lossy(&out), "/back?(hidden)/backs?code=404");
+        places.write_target(b"/backs?error=404", &mut out);
+        assert_eq!(String::from_utf8_lossy(&out), "/back?(hidden)/backs?error=404");
     }
 
     #[test]
@@ -239,5 +386,107 @@ mod tests {
             "/a?token=(hidden)&Sig=(hidden)&X-Amz-Signature=(hidden)&pageToken=1"
         );
         assert_eq!(written("/a?q=eyJ.x&tokens=7"), "/a?q=eyJ.x&tokens=7");
+    }
+
+    #[test]
+    fn what_protocols_call_their_credentials_is_hidden_however_it_is_spelled() {
+        assert!(USUAL.is_sorted() && USUAL.iter().all(|usual| usual.len() <= LONGEST_USUAL));
+        let places = CredentialPlaces::default();
+        for name in [
+            "id_token_hint",
+            "code",
+            "code_verifier",
+            "device_code",
+            "user_code",
+            "assertion",
+            "client_assertion",
+            "SAMLResponse",
+            "SAMLart",
+            "jwt",
+            "bearer",
+            "key",
+            "passwd",
+            "pwd",
+            "credentials",
+            "ticket",
+            "sid",
+            "session",
+            "otp",
+            "private_key",
+            "accessToken",
+            "ACCESS-TOKEN",
+            "subject_token",
+            "oauth_verifier",
+            "api_key[]",
+            "%20apikey",
+            "pgtId",
+            "JSESSIONID",
+        ] {
+            let mut out = Vec::new();
+            places.write_target(format!("/a?{name}=PLANTED&b=1").as_bytes(), &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), format!("/a?{name}=(hidden)&b=1"));
+        }
+        for name in
+            ["state", "page", "keys", "keyword", "codes", "country_code", "sort", "author", "token_type", "client_id"]
+        {
+            assert!(!places.is_credential(name.as_bytes()), "{name}");
+        }
+        assert!(!places.is_credential(&[b'a'; 4096]));
+    }
+
+    #[test]
+    fn people_are_not_shown_what_the_name_of_a_field_calls_a_credential() {
+        let places = CredentialPlaces::default();
+        let is_shown = |name: &str, value: &str| {
+            let name = FieldName::new(name).expect("a name");
+            let name = NameRef { id: name.id(), bytes: name.as_bytes() };
+            places.shown(name, value.as_bytes()) != HIDDEN
+        };
+        for name in [
+            "X-Api-Key",
+            "X-Goog-Api-Key",
+            "Ocp-Apim-Subscription-Key",
+            "X-Auth-Token",
+            "X-Amz-Security-Token",
+            "Private-Token",
+            "X-Vault-Token",
+            "Api_Key",
+            "X-ApiKey",
+            "X-Upstream-Secret",
+            "X-Secret-2",
+            "Authorization",
+            "Cookie",
+            "Set-Cookie",
+            "X-Hub-Signature-256",
+            "X-Credentials",
+            "X-Auth",
+            "Basic-Auth",
+            "DPoP",
+            "Mcp-Session-Id",
+            "Cf-Access-Jwt-Assertion",
+            "X-Password",
+        ] {
+            assert!(!is_shown(name, "x"), "{name}");
+        }
+        for name in [
+            "X-Request-Id",
+            "Idempotency-Key",
+            "X-Author",
+            "X-Auth-Id",
+            "X-Auth-Kind",
+            "X-Auth-Groups",
+            "X-Auth-Scopes",
+            "X-Auth-Credential",
+            "WWW-Authenticate",
+            "Access-Control-Allow-Credentials",
+            "Keep-Alive",
+            "X-Keyword",
+            "X-Passenger",
+            "Signed-By",
+            "ETag",
+        ] {
+            assert!(is_shown(name, "x"), "{name}");
+        }
+        assert!(!is_shown("X-Who", "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiI3In0."));
     }
 }

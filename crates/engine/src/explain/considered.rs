@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use transept_wire::head::Request;
+use transept_wire::head::{NameRef, Request};
 
 use super::Trace;
-use crate::route::predicates::{Lost, Predicates};
+use crate::redact::CredentialPlaces;
+use crate::route::predicates::{HeaderTest, Lost, Predicates, QueryTest};
 use crate::route::table::Surveyed;
 use crate::route::{RouteTable, Routed};
 use crate::rule::{Rule, Site};
@@ -60,6 +61,7 @@ pub(super) fn consider(
     host: &str,
     won: Option<&Routed<'_>>,
     tried: &Tried,
+    credentials: &CredentialPlaces,
 ) -> (Vec<Considered>, usize) {
     let all = table.survey();
     let total = all.len();
@@ -78,8 +80,8 @@ pub(super) fn consider(
             rule: one.rule.metric_label.to_string(),
             place: one.rule.name.place.clone(),
             match_index: one.index,
-            asks: asks(one),
-            lost: if is_winner(one) { None } else { Some(why_lost(one, request, winner.as_ref())) },
+            asks: asks(one, credentials),
+            lost: if is_winner(one) { None } else { Some(why_lost(one, request, winner.as_ref(), credentials)) },
         })
         .collect();
     (considered, others)
@@ -94,7 +96,12 @@ fn host_fits(pattern: &str, host: &str) -> bool {
     }
 }
 
-fn why_lost(one: &Surveyed<'_>, request: &Request, winner: Option<&Surveyed<'_>>) -> String {
+fn why_lost(
+    one: &Surveyed<'_>,
+    request: &Request,
+    winner: Option<&Surveyed<'_>>,
+    credentials: &CredentialPlaces,
+) -> String {
     if !one.path.fits(request.path()) {
         return format!("the path {} does not fit", request.path().escape_ascii());
     }
@@ -104,11 +111,11 @@ fn why_lost(one: &Surveyed<'_>, request: &Request, winner: Option<&Surveyed<'_>>
             Lost::Path(_) => format!("the path {} does not fit its pattern", request.path().escape_ascii()),
             Lost::Header(test) => match request.fields.first_named(&test.name) {
                 None => format!("there is no header {}", test.name),
-                Some(_) => format!("the header {} is not {}", test.name, test.value.source()),
+                Some(_) => format!("the header {} is not {}", test.name, header_value(test, credentials)),
             },
             Lost::Query(test) => {
                 let name = String::from_utf8_lossy(&test.name).into_owned();
-                format!("the query parameter {name} is not {}", test.value.source())
+                format!("the query parameter {name} is not {}", parameter_value(test, credentials))
             }
         };
     }
@@ -139,7 +146,18 @@ fn why_later(one: &Surveyed<'_>, winner: &Surveyed<'_>) -> &'static str {
     }
 }
 
-fn asks(one: &Surveyed<'_>) -> String {
+/// What a header must be, unless that is a credential.
+fn header_value(test: &HeaderTest, credentials: &CredentialPlaces) -> String {
+    let name = NameRef { id: test.name.id(), bytes: test.name.as_bytes() };
+    String::from_utf8_lossy(credentials.shown(name, test.value.source().as_bytes())).into_owned()
+}
+
+/// What a parameter of the query must be, unless that is a credential.
+fn parameter_value(test: &QueryTest, credentials: &CredentialPlaces) -> String {
+    String::from_utf8_lossy(credentials.shown_parameter(&test.name, test.value.source().as_bytes())).into_owned()
+}
+
+fn asks(one: &Surveyed<'_>, credentials: &CredentialPlaces) -> String {
     let mut words = vec![one.path.to_string()];
     if !one.hostname.is_empty() {
         words.push(format!("on {}", one.hostname));
@@ -148,13 +166,11 @@ fn asks(one: &Surveyed<'_>) -> String {
         if let Some(method) = &asked.method {
             words.push(format!("with method {method}"));
         }
-        words.extend(asked.headers.iter().map(|test| format!("with header {}: {}", test.name, test.value.source())));
-        words.extend(
-            asked
-                .query
-                .iter()
-                .map(|test| format!("with query {}={}", String::from_utf8_lossy(&test.name), test.value.source())),
-        );
+        let header = |test: &HeaderTest| format!("with header {}: {}", test.name, header_value(test, credentials));
+        words.extend(asked.headers.iter().map(header));
+        words.extend(asked.query.iter().map(|test| {
+            format!("with query {}={}", String::from_utf8_lossy(&test.name), parameter_value(test, credentials))
+        }));
     }
     words.join(", ")
 }

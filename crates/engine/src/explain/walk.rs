@@ -179,7 +179,8 @@ fn walk(bind: &Bind, ask: &Ask, found: &mut Explanation) {
 
     let mut tried = Tried::default();
     let routed = route_traced(listener, &request, &host, &mut tried);
-    (found.considered, found.under_other_hosts) = consider(&listener.routes, &request, &host, routed.as_ref(), &tried);
+    (found.considered, found.under_other_hosts) =
+        consider(&listener.routes, &request, &host, routed.as_ref(), &tried, &found.credentials);
     found.rule = routed.as_ref().map(|routed| Arc::clone(routed.rule));
     let chain = routed.as_ref().map_or(&listener.chain, |routed| &routed.rule.chain);
     note_policies(listener, chain, found);

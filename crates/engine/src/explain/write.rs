@@ -10,7 +10,7 @@ use transept_wire::head::Fields;
 use super::{BackendShare, Explanation};
 use crate::forwarded::Peer;
 use crate::reason::Reason;
-use crate::redact::{CredentialPlaces, HIDDEN};
+use crate::redact::CredentialPlaces;
 use crate::role::Role;
 use crate::rule::Bound;
 use crate::verdict::Reply;
@@ -270,8 +270,7 @@ impl Explanation {
 
 fn write_fields(out: &mut String, fields: &Fields, credentials: &CredentialPlaces) -> std::fmt::Result {
     for (name, value) in fields {
-        let value = if credentials.hides(name) { HIDDEN } else { value };
-        writeln!(out, "           {}: {}", name.as_str(), text(value))?;
+        writeln!(out, "           {}: {}", name.as_str(), text(credentials.shown(name, value)))?;
     }
     Ok(())
 }
@@ -299,7 +298,7 @@ fn share(one: &BackendShare) -> Value {
 }
 
 fn fields(fields: &Fields, credentials: &CredentialPlaces) -> Vec<Value> {
-    let shown = |name, value| text(if credentials.hides(name) { HIDDEN } else { value });
+    let shown = |name, value| text(credentials.shown(name, value));
     fields.iter().map(|(name, value)| json!([name.as_str(), shown(name, value)])).collect()
 }
 
