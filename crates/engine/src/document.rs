@@ -10,7 +10,7 @@
 //! - A token that names an unknown key causes one fetch, at least 30 s after the one before that was so caused; a name that was not found then
 //!   causes none until the document changes, or ten minutes are over. A token whose signature is wrong does, too, with the same pause, where it or
 //!   a key has no name.
-//! - What was good stays in use for 24 h after it was fetched. Then nobody can tell whether a key still is one.
+//! - What was good stays in use for 24 h after it should have been refreshed. Then nobody can tell whether a key still is one.
 
 mod fetch;
 #[cfg(test)]
@@ -33,7 +33,7 @@ pub use fetch::{Fetch, Step};
 const USUALLY: Duration = Duration::from_secs(600);
 const SOONEST: Duration = Duration::from_secs(60);
 const LATEST: Duration = Duration::from_secs(86_400);
-/// How long what was good is used while fetches fail.
+/// How long what was good is used while fetches fail, from when the first of them was due.
 const STALE: Duration = Duration::from_secs(86_400);
 /// Between two fetches for the sake of unknown keys.
 const GAP: Duration = Duration::from_secs(30);
@@ -92,6 +92,8 @@ pub struct Content {
     pub version: u64,
     /// When it was fetched, on the monotonic clock.
     fetched: Duration,
+    /// When the next fetch was due then.
+    due: Duration,
 }
 
 /// The places that a provider names.
@@ -196,9 +198,9 @@ impl Document {
         reached(url, origins)
     }
 
-    /// What was fetched last, unless that is too long ago.
+    /// What was fetched last, unless it should have been fetched again too long ago.
     pub fn content(&self, now: Duration) -> Option<Arc<Content>> {
-        self.content.load_full().filter(|content| now.saturating_sub(content.fetched) < STALE)
+        self.content.load_full().filter(|content| now.saturating_sub(content.due) < STALE)
     }
 
     /// Whether a fetch now may help a policy that has met `occasion`. Then it is worth asking for it and waiting.
@@ -291,8 +293,9 @@ impl Document {
         state.fetched += 1;
         state.failures_in_a_row = 0;
         state.error = None;
-        state.due = now + good_for.unwrap_or(USUALLY).clamp(SOONEST, LATEST);
-        self.content.store(Some(Arc::new(Content { keys, endpoints, version, fetched: now })));
+        let due = now + good_for.unwrap_or(USUALLY).clamp(SOONEST, LATEST);
+        state.due = due;
+        self.content.store(Some(Arc::new(Content { keys, endpoints, version, fetched: now, due })));
         if changed {
             self.judge_again();
         }

@@ -93,11 +93,20 @@ fn what_was_good_is_used_for_a_day() {
         assert!(document.content(now).is_some());
     }
     assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 300, 300]);
-    assert!(document.content(at(86_399)).is_some());
-    assert!(document.content(at(86_400)).is_none());
+    assert!(document.content(at(600 + 86_399)).is_some());
+    assert!(document.content(at(600 + 86_400)).is_none());
     assert!(document.error().expect("an error").contains("no set of keys"));
     let state = document.describe(at(100));
     assert_eq!((state.fetched, state.failed, state.keys, state.age), (1, 8, 1, Some(at(100))));
+}
+
+#[test]
+fn what_is_good_for_a_day_is_used_for_another_one_while_fetches_fail() {
+    let document = keys_at(&Keep::default());
+    fetch(&document, KEYS, "max-age=86400", at(0)).expect("a good fetch");
+    fetch(&document, "no keys", "", at(86_400)).expect_err("a bad fetch");
+    assert!(document.content(at(2 * 86_400 - 1)).is_some());
+    assert!(document.content(at(2 * 86_400)).is_none());
 }
 
 #[test]
