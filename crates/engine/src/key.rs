@@ -104,9 +104,16 @@ pub fn hash(key: &[u8], pepper: Option<&hmac::Key>) -> KeyHash {
     KeyHash { by, bytes: made.unwrap_or_default() }
 }
 
-/// A pepper as the key of an HMAC. Line ends behind it, as editors leave them in files, are not part of it.
-pub fn pepper(secret: &str) -> hmac::Key {
-    hmac::Key::new(hmac::HMAC_SHA256, secret.trim_end_matches(['\r', '\n']).as_bytes())
+/// A secret as a file or an entry of a Secret says it: text without one line end behind it. Bytes that are no text are taken as they are, for any of them may be a
+/// part of the secret.
+pub fn without_line_end(bytes: &[u8]) -> &[u8] {
+    let line = bytes.strip_suffix(b"\n").map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    line.filter(|line| std::str::from_utf8(line).is_ok()).unwrap_or(bytes)
+}
+
+/// A pepper as the key of an HMAC.
+pub fn pepper(secret: &[u8]) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, secret)
 }
 
 /// When keys were last used, to the minute: shared by all workers, and by all generations of the configuration.
@@ -210,6 +217,15 @@ mod tests {
     }
 
     #[test]
+    fn one_line_end_behind_text_is_no_part_of_it() {
+        for (entry, said) in [("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a\r", "a\r"), ("a ", "a "), ("\n", "")]
+        {
+            assert_eq!(without_line_end(entry.as_bytes()), said.as_bytes(), "{entry:?}");
+        }
+        assert_eq!(without_line_end(b"\xff\n"), b"\xff\n");
+    }
+
+    #[test]
     fn the_checksum_is_the_usual_crc() {
         assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
         assert_eq!(&checksum(b""), b"000000");
@@ -222,7 +238,7 @@ mod tests {
         assert_eq!(key.len(), "tr_test_".len() + RANDOM + 1 + CHECK);
         assert_eq!(prefix(&key), &key[..12]);
         assert_eq!(hash(key.as_bytes(), None), hash(key.as_bytes(), None));
-        assert_ne!(hash(key.as_bytes(), None), hash(key.as_bytes(), Some(&pepper("salt\n"))));
+        assert_ne!(hash(key.as_bytes(), None), hash(key.as_bytes(), Some(&pepper(b"salt"))));
     }
 
     #[test]

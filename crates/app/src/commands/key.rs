@@ -320,8 +320,8 @@ fn run_rotate(rotate: &Rotate) -> Result<Saved> {
 fn make(making: &Making, namespace: &str, name: &str, mut spec: Value) -> Result<(String, Value)> {
     let pepper = match &making.pepper_file {
         Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            Some(key::pepper(&text))
+            let secret = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Some(key::pepper(key::without_line_end(&secret)))
         }
         None => None,
     };

@@ -94,7 +94,7 @@ impl StoreSpec {
     pub(crate) fn open(&self, cx: &mut CompileCx<'_>) -> Option<Arc<Store>> {
         let (tls, host, port, database) = parse(&self.url)?;
         let password = match &self.password_secret {
-            Some(secret) => Some(cx.secret_entry(self.at, secret, "password")?),
+            Some(secret) => Some(cx.secret_text(self.at, secret, "password", "`password`")?),
             None => None,
         };
         let tls = match tls {

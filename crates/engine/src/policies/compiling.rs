@@ -18,6 +18,7 @@ use transept_model::world::World;
 use crate::callout::Callee;
 use crate::document::{Document, Source};
 use crate::keep::Keep;
+use crate::key::without_line_end;
 
 /// What a policy sees while it is compiled.
 pub struct CompileCx<'c> {
@@ -152,16 +153,27 @@ impl<'c> CompileCx<'c> {
         found
     }
 
-    /// An entry of a Secret in the namespace of the policy, as text.
-    pub fn secret_entry(&mut self, at: Spot, name: &str, entry: &str) -> Option<String> {
+    /// An entry of a Secret in the namespace of the policy, without the line end that editors and tools leave behind it. `called` is what people are told
+    /// it is called: where they write its name, the secret itself may stand instead.
+    pub fn secret_entry(&mut self, at: Spot, name: &str, entry: &str, called: &str) -> Option<Vec<u8>> {
         let secret = self.secret(at, name)?;
-        let text = secret.spec.entry(entry).and_then(|bytes| std::str::from_utf8(bytes).ok());
-        if text.is_none() {
-            let namespace = &self.name.namespace;
-            let why = format!("the Secret {namespace}/{name} has no entry {entry} that is text");
-            self.decoder.refuse(at, why).remedy(format!("add the entry {entry}"));
+        let bytes = secret.spec.entry(entry).map(|bytes| without_line_end(bytes).to_vec());
+        if bytes.is_none() {
+            let why = format!("the Secret {}/{name} does not have the entry {called}", self.name.namespace);
+            self.decoder.refuse(at, why).remedy("add it, or mend the name");
         }
-        text.map(str::to_owned)
+        bytes
+    }
+
+    /// As [`CompileCx::secret_entry`], where only text can be used.
+    pub fn secret_text(&mut self, at: Spot, name: &str, entry: &str, called: &str) -> Option<String> {
+        let text = String::from_utf8(self.secret_entry(at, name, entry, called)?).ok();
+        if text.is_none() {
+            let why =
+                format!("the entry {called} of the Secret {}/{name} is there, but is no text", self.name.namespace);
+            self.decoder.refuse(at, why).remedy("write text there (UTF-8)");
+        }
+        text
     }
 
     /// A ConfigMap in the namespace of the policy.

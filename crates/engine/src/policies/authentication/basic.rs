@@ -119,7 +119,7 @@ impl Scheme for BasicScheme {
     type Spec = BasicSchemeSpec;
 
     fn compile(name: &Text, spec: &BasicSchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
-        let text = spec.users.read(cx)?;
+        let text = spec.users.read_text(cx)?;
         let mut users = HashMap::new();
         let mut hashes = Vec::new();
         let before = cx.count();

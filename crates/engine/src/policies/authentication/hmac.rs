@@ -237,8 +237,8 @@ fn lines(request: &Request, field: &FieldName) -> Vec<u8> {
 }
 
 fn compile_key(scheme: &Text, spec: &HmacKey, cx: &mut CompileCx<'_>) -> Option<Known> {
-    let text = spec.secret.read(cx)?;
-    let secret = match shared_secret(&text) {
+    let entry = spec.secret.read(cx)?;
+    let secret = match shared_secret(&entry) {
         Ok(secret) => secret,
         Err((why, remedy)) => {
             cx.refuse(spec.at, format!("the key {}: {why}", &*spec.username)).remedy(remedy);

@@ -146,7 +146,7 @@ impl Scheme for IntrospectionScheme {
             Some(reference) => Url { callee: cx.backend(reference), ..url },
             None => url,
         };
-        let secret = spec.client_secret.read(cx)?;
+        let secret = spec.client_secret.read_text(cx)?;
         let client = Client::new(&spec.client_id, Some(&secret), spec.client_authentication);
         // Whatever is expected differently has a memory of its own.
         let identity = verified::identity(spec).finish();

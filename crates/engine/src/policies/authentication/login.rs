@@ -155,7 +155,7 @@ impl Scheme for LoginScheme {
     fn compile(name: &Text, spec: &LoginSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let provider = jwt::provider(spec.at, &spec.issuer, Some(&spec.whereabouts()), cx)?;
         let client_secret = match &spec.client_secret {
-            Some(entry) => Some(entry.read(cx)?),
+            Some(entry) => Some(entry.read_text(cx)?),
             None => None,
         };
         let jar = Jar::new(&spec.session.cookie);

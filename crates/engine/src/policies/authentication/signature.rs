@@ -242,15 +242,15 @@ impl Scheme for SignatureScheme {
 type Refusal = String;
 
 fn compile_key(scheme: &Text, spec: &SignatureKey, cx: &mut CompileCx<'_>) -> Option<Known> {
-    let text = spec.key.read(cx)?;
-    let key = match verifier(spec.algorithm, &text) {
+    let entry = spec.key.read(cx)?;
+    let key = match verifier(spec.algorithm, &entry) {
         Ok(key) => key,
         Err((why, remedy)) => {
             cx.refuse(spec.at, format!("the key {}: {why}", &*spec.id)).remedy(remedy);
             return None;
         }
     };
-    let stored = StoredMark::of(&[spec.algorithm.as_str().as_bytes(), text.as_bytes()]);
+    let stored = StoredMark::of(&[spec.algorithm.as_str().as_bytes(), &entry]);
     let owned = Owned::compile(spec.at, &spec.consumer, scheme, &spec.id, Some(stored), cx)?;
     let nonces = cx.keep(&format!("nonces of {}, key {}", &**scheme, &*spec.id), Nonces::default);
     Some(Known { key, algorithm: spec.algorithm, owned, nonces })
@@ -260,24 +260,23 @@ fn compile_key(scheme: &Text, spec: &SignatureKey, cx: &mut CompileCx<'_>) -> Op
 type BadKey = (&'static str, &'static str);
 
 /// The bytes of a secret for HMAC, as it stands in an entry of a Secret.
-pub(super) fn shared_secret(text: &str) -> Result<&[u8], BadKey> {
-    if text.contains("-----BEGIN") {
+pub(super) fn shared_secret(secret: &[u8]) -> Result<&[u8], BadKey> {
+    if secret.windows(10).any(|at| at == b"-----BEGIN") {
         return Err((
             "a key in PEM is no secret for HMAC: whoever knows it could sign",
             "name the algorithm of the key, or write a secret from a random generator",
         ));
     }
-    let secret = text.trim_end_matches(['\r', '\n']).as_bytes();
     if secret.len() < SHORTEST_SECRET {
         return Err(("the secret is shorter than 16 bytes", "write a longer one, from a random generator"));
     }
     Ok(secret)
 }
 
-fn verifier(algorithm: SignatureAlgorithm, text: &str) -> Result<Verifier, BadKey> {
+fn verifier(algorithm: SignatureAlgorithm, entry: &[u8]) -> Result<Verifier, BadKey> {
     let by: &'static dyn VerificationAlgorithm = match algorithm {
         SignatureAlgorithm::HmacSha256 => {
-            let secret = shared_secret(text)?;
+            let secret = shared_secret(entry)?;
             return Ok(Verifier::Secret(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret))));
         }
         SignatureAlgorithm::Ed25519 => &ED25519,
@@ -286,7 +285,7 @@ fn verifier(algorithm: SignatureAlgorithm, text: &str) -> Result<Verifier, BadKe
         SignatureAlgorithm::RsaPss => &RSA_PSS_2048_8192_SHA512,
         SignatureAlgorithm::RsaPkcs1 => &RSA_PKCS1_2048_8192_SHA256,
     };
-    let der = SubjectPublicKeyInfoDer::from_pem_slice(text.as_bytes()).map_err(|_| {
+    let der = SubjectPublicKeyInfoDer::from_pem_slice(entry).map_err(|_| {
         ("this is no public key in PEM", "write the block PUBLIC KEY, as `openssl pkey -pubout` prints it")
     })?;
     match ParsedPublicKey::new(by, der.as_ref()) {

@@ -464,3 +464,46 @@ fn mistakes_in_the_spec_are_refused_with_a_remedy() {
         assert!(first.remedy.is_some(), "{spec}");
     }
 }
+
+/// Schemes with a secret that may be any bytes, and those whose secret is text.
+const ANY_BYTES: [&str; 4] = [
+    "jwt: {issuer: i, audiences: [a], keys: {sharedSecret: {name: s, key: KEY}}}",
+    "hmac: {keys: [{username: u, secret: {name: s, key: KEY}, consumer: mobile}]}",
+    "signature: {keys: [{id: u, algorithm: hmac-sha256, key: {name: s, key: KEY}, consumer: mobile}]}",
+    "apiKey: {pepper: {name: s, key: KEY}}",
+];
+const TEXT: [&str; 2] = [
+    "introspection: {url: 'https://l.test/i', clientId: a, clientSecret: {name: s, key: KEY}, anyAudience: true}",
+    "basic: {users: {name: s, key: KEY}}",
+];
+
+#[test]
+fn entries_of_secrets_are_read_alike_and_their_names_are_not_repeated() {
+    let secret = "\
+{apiVersion: v1, kind: Secret, metadata: {name: s}, data: {bytes: '//////////////////////////////////////////8='},
+ stringData: {short: \"0123456789abcdef0123456789abcde\\n\", long: \"0123456789abcdef0123456789abcdef\\r\\n\"}}
+---
+";
+    let refused = |scheme: &str, key: &str| {
+        let spec = format!("schemes: [{{name: x, {}}}]\n", scheme.replace("KEY", key));
+        let problems = Desk::refusals(&spec, secret);
+        let told = |one: &Invalid| format!("{}; {}", one.why, one.remedy.as_deref().unwrap_or_default());
+        problems.iter().map(told).collect::<Vec<_>>().join("; ")
+    };
+    for scheme in ANY_BYTES {
+        assert_eq!(refused(scheme, "bytes"), "", "{scheme}");
+        assert_eq!(refused(scheme, "long"), "", "{scheme}");
+    }
+    assert!(refused(ANY_BYTES[0], "short").contains("fewer than 32 bytes"), "the line end is no part of it");
+    for scheme in TEXT {
+        let told = refused(scheme, "bytes");
+        assert!(told.contains("the entry that `key` names of the Secret default/s is there, but is no text"), "{told}");
+    }
+    for scheme in ANY_BYTES.into_iter().chain(TEXT) {
+        let told = refused(scheme, "PLANTED");
+        assert!(
+            told.contains("the Secret default/s does not have the entry that `key` names") && !told.contains("PLANTED"),
+            "{told}"
+        );
+    }
+}

@@ -327,7 +327,7 @@ fn a_shared_secret_signs_and_nothing_else_does() {
     for (entry, more, why) in [
         ("short", "", "fewer than 32 bytes"),
         ("pem", "", "a key in PEM"),
-        ("missing", "", "no entry missing"),
+        ("missing", "", "not have the entry that `key` names"),
         ("key", ", algorithms: [RS256]", "does not go with keys of this kind"),
     ] {
         let (policy, problems) = compile(&spec(entry, more), "", &keep);

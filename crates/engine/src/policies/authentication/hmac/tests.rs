@@ -299,7 +299,7 @@ fn keys_that_cannot_work_are_refused() {
     for (spec, why) in [
         (key("public", "partner"), "is no secret for HMAC"),
         (key("short", "partner"), "shorter than 16 bytes"),
-        (key("missing", "partner"), "no entry missing"),
+        (key("missing", "partner"), "not have the entry that `key` names"),
         (key("shared", "nobody"), "there is no Consumer default/nobody"),
         (format!("{{{}}}\n", KEYS.replace("key: late", "key: shared")), "the keys ann and late have the same secret"),
         ("{keys: []}\n".to_owned(), "needs at least 1 item"),

@@ -37,7 +37,7 @@ pub(super) fn compile_keys(spec: &JwtSpec, identity: &mut digest::Context, cx: &
     }
     if let Some(entry) = &keys.shared_secret {
         let secret = entry.read(cx)?;
-        identity.update(secret.as_bytes());
+        identity.update(&secret);
         return shared(entry.at, &secret, cx);
     }
     let Some(text) = &keys.url else {
@@ -87,14 +87,14 @@ fn fixed(at: Spot, bytes: &[u8], cx: &mut CompileCx<'_>) -> Option<Keys> {
     }
 }
 
-fn shared(at: Spot, secret: &str, cx: &mut CompileCx<'_>) -> Option<Keys> {
-    let start = secret.trim_start();
-    if start.starts_with("-----BEGIN") || start.starts_with('{') {
+fn shared(at: Spot, secret: &[u8], cx: &mut CompileCx<'_>) -> Option<Keys> {
+    let start = secret.trim_ascii_start();
+    if start.starts_with(b"-----BEGIN") || start.starts_with(b"{") {
         cx.refuse(at, "the shared secret is a key in PEM or JSON, which somebody else may know")
             .remedy("with a public key use `keys.inline` and RS256 or ES256; a shared secret is random bytes");
         return None;
     }
-    let keys = KeySet::shared(secret.as_bytes());
+    let keys = KeySet::shared(secret);
     if keys.keys().is_empty() {
         cx.refuse(at, "the shared secret has fewer than 32 bytes, and could be guessed")
             .remedy("make one with `openssl rand -hex 32` (RFC 7518 section 3.2)");

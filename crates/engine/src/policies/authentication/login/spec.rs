@@ -295,10 +295,10 @@ impl SessionSpec {
                     .remedy("make one with `openssl rand -hex 32`");
                 return None;
             }
-            identity.update(secret.as_bytes());
+            identity.update(&secret);
             secrets.push(secret);
         }
-        let secrets: Vec<&[u8]> = secrets.iter().map(String::as_bytes).collect();
+        let secrets: Vec<&[u8]> = secrets.iter().map(Vec::as_slice).collect();
         Seals::new(&secrets, context)
     }
 }

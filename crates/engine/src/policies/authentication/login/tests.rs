@@ -639,7 +639,7 @@ fn mistakes_are_told_with_a_remedy() {
     assert!(wrong(callback, "'https://shop.test/oauth2/logout'").contains("another meaning"));
     assert!(wrong(callback, "'https://shop.test/cb?x=1'").contains("has a query"));
     assert!(wrong("key: seal", "key: short").contains("fewer than 32 bytes"));
-    assert!(wrong("key: seal", "key: none").contains("no entry none"));
+    assert!(wrong("key: seal", "key: none").contains("not have the entry that `key` names"));
     assert!(wrong("clientId: shop", "clientId: shop, logoutPath: logout").contains("no path of this site"));
     assert!(wrong("clientId: shop", "clientId: shop, afterLogout: '//evil.test'").contains("no path of this site"));
     assert!(

@@ -38,7 +38,7 @@ impl ProofNonces {
                 .remedy("make one with `openssl rand -hex 32`");
             return None;
         }
-        let key = Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()));
+        let key = Box::new(hmac::Key::new(hmac::HMAC_SHA256, &secret));
         Some(ProofNonces { key, field: FieldName::new("dpop-nonce").ok()? })
     }
 

@@ -124,7 +124,7 @@ fn signatures_of_the_reference_are_good() {
     let signature = BASE64
         .decode(b"wqcAqbmYJ2ji2glfAMaRy4gruYYnx2nEFN2HN6jrnDnQCK1u02Gb04v9EDgwUPiu4A0w6vuQv5lIp5WPpBKRCw==")
         .expect("base64");
-    let Ok(key) = verifier(SignatureAlgorithm::Ed25519, ED25519_PEM) else { panic!("a key") };
+    let Ok(key) = verifier(SignatureAlgorithm::Ed25519, ED25519_PEM.as_bytes()) else { panic!("a key") };
     assert!(key.is_good(&base, &signature) && !key.is_good(&base[1..], &signature));
     // B.2.5
     let base = base_of(r#"("date" "@authority" "content-type");created=1618884473;keyid="test-shared-secret""#);
@@ -303,7 +303,7 @@ fn keys_that_cannot_work_are_refused() {
         (key("hmac-sha256", "short", "partner"), "shorter than 16 bytes"),
         (key("ed25519", "shared", "partner"), "no public key in PEM"),
         (key("ecdsa-p256-sha256", "public", "partner"), "not one for its algorithm"),
-        (key("ed25519", "missing", "partner"), "no entry missing"),
+        (key("ed25519", "missing", "partner"), "not have the entry that `key` names"),
         (key("ed25519", "public", "nobody"), "there is no Consumer default/nobody"),
         (
             format!("{{{}}}\n", KEYS.replace("key: late", "key: shared")),
