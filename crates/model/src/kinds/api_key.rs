@@ -42,6 +42,9 @@ crate::object! {
     check check_key;
 }
 
+/// The most characters of what is random in a key that may be public: 83 bits stay secret.
+const MOST_SHOWN: usize = 8;
+
 impl Kind for ApiKeySpec {
     const KIND: &'static str = "ApiKey";
     const GROUP: &'static str = TRANSEPT_GROUP;
@@ -188,12 +191,25 @@ fn check_key(key: &ApiKeySpec, value: &Value, cx: &mut Decoder) {
     {
         cx.refuse_field(value, "expires", "the key ends before it begins").remedy("write a later moment");
     }
+    if key.prefix.as_deref().is_some_and(is_whole) {
+        // It is not repeated.
+        cx.refuse_field(value, "prefix", "this is a whole key, or most of one, and whoever reads it here could use it")
+            .remedy(
+                "write its first characters only, as `transept key create` does, and replace the key: it is known now",
+            );
+    }
     if let Some(origin) = key.origins.iter().find(|origin| !is_origin(origin)) {
         let why = format!("{} is no origin as browsers write it, so the key would be good nowhere", quote(origin));
         cx.refuse_field(value, "origins", why).remedy(
             "write scheme and host in lower case, and the port unless it is the usual one: `https://app.shop.test`",
         );
     }
+}
+
+/// Whether what should be the first characters of a key shows so much of what is random in it that the rest could be tried out, or all. What is random
+/// stands behind brand and environment, and has 22 characters at least.
+fn is_whole(prefix: &str) -> bool {
+    prefix.splitn(3, '_').nth(2).is_some_and(|random| random.len() > MOST_SHOWN)
 }
 
 /// Whether a text is an origin as it is serialised (RFC 6454 section 6.2); of HTTP, or of an app that brings a scheme of its own.
@@ -245,6 +261,16 @@ mod tests {
         ] {
             let why = read(&format!("{{consumer: c, hash: '{HASH}', origins: ['{wrong}']}}")).expect_err(wrong);
             assert!(why.contains("is no origin"), "{wrong}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_whole_key_is_no_prefix_and_is_not_repeated() {
+        let written = |prefix: &str| read(&format!("{{consumer: c, hash: '{HASH}', prefix: {prefix}}}"));
+        assert!(written("tr_live_7Xk2").is_ok() && written("mine").is_ok() && written("tr_live_7Xk2mQ9d").is_ok());
+        for whole in ["tr_live_7Xk2mQ9dVb3nR5tYc8pLsw_1ZkP0c", "tr_live_7Xk2mQ9dVb3nR5tYc8pLsw", "a_b_7Xk2mQ9dV"] {
+            let why = written(whole).expect_err(whole);
+            assert!(why.contains("whole key") && !why.contains("7Xk2"), "{why}");
         }
     }
 

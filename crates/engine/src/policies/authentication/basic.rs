@@ -134,6 +134,11 @@ impl Scheme for BasicScheme {
                 _ => Err("this is not NAME:HASH"),
             };
             match parsed {
+                // Whose password is good would depend on the order of the lines.
+                Ok((user, ..)) if users.contains_key(user) => {
+                    let why = format!("line {index} of the entry {} names a user again", &*spec.users.key);
+                    cx.refuse(spec.users.at, why).remedy("keep one line for each user");
+                }
                 Ok((user, hash, parsed)) => {
                     let principal = principal(name, user, hash, &spec.groups, cx);
                     let user_hash = Arc::new(parsed);

@@ -129,6 +129,14 @@ fn hashes_that_are_quick_to_try_are_refused_without_being_shown() {
     assert_eq!(problems[0].why, "line 1 of the entry old: this is no bcrypt or Argon2 hash");
 }
 
+#[test]
+fn a_user_that_stands_twice_is_refused() {
+    let twice = SECRET.replace("    bob:$argon2id", "    ann:$argon2id");
+    let problems = Desk::refusals(SPEC, &twice);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].why, "line 3 of the entry htpasswd names a user again");
+}
+
 /// The verdict on a request whose password nobody has computed yet, and what goes on with it.
 fn begin(desk: &Desk, name: &str, password: &str) -> (Verdict, Notes) {
     let mut notes = Notes::new();
