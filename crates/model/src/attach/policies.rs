@@ -231,6 +231,9 @@ fn parts_of<'w>(world: &'w World, kind: &str, namespace: &str, name: &str) -> Ve
         "GRPCRoute" => {
             world.grpc_route(namespace, name).map(|one| of(one.spec.rules.iter().map(|part| part.name.as_ref())))
         }
+        "TCPRoute" => {
+            world.tcp_route(namespace, name).map(|one| of(one.spec.rules.iter().map(|part| part.name.as_ref())))
+        }
         "Service" => world.service(namespace, name).map(|one| of(one.spec.ports.iter().map(|part| part.name.as_ref()))),
         _ => None,
     };
@@ -254,9 +257,17 @@ fn find_target(world: &World, policy: &Policy, reference: &PolicyTargetReference
             why.push_str(&format!("; {kind} {namespace}/{meant}, which may be meant, is without this {}", policy.kind));
         }
         if let Some(section) = &reference.section_name
-            && let Some(meant) = suggest::nearest(section, parts_of(world, kind, &namespace, &name))
+            && is_here(world, policy, reference)
         {
-            why.push_str(&format!("; its part {meant}, which may be meant, is without this {}", policy.kind));
+            let parts = parts_of(world, kind, &namespace, &name);
+            let left_out = match suggest::nearest(section, parts.iter().copied()) {
+                Some(meant) => format!("; its part {meant}, which may be meant, is without this {}", policy.kind),
+                None if parts.is_empty() => {
+                    format!("; the whole of it is without this {} (none of its parts has a name)", policy.kind)
+                }
+                None => format!("; the whole of it is without this {} (its parts: {})", policy.kind, some(&parts)),
+            };
+            why.push_str(&left_out);
         }
         let remedy = "add it, or correct the name; a policy reaches only its own namespace";
         Objection::new("TargetNotFound", why, remedy)
@@ -288,6 +299,12 @@ fn find_target(world: &World, policy: &Policy, reference: &PolicyTargetReference
         Some(Target::Workload) | None => None,
     };
     found.ok_or_else(missing)
+}
+
+/// The first few of some names.
+fn some(names: &[&str]) -> String {
+    let more = if names.len() > 8 { ", ..." } else { "" };
+    format!("{}{more}", names.iter().take(8).copied().collect::<Vec<_>>().join(", "))
 }
 
 fn find_route(world: &World, namespace: &Text, reference: &PolicyTargetReference) -> Option<PolicyTarget> {

@@ -317,7 +317,7 @@ spec:
         )
     };
     let world = format!(
-        "{GATEWAY}{SERVICE}{}{}{}{}{}{}{}",
+        "{GATEWAY}{SERVICE}{}{}{}{}{}{}{}{}",
         route("HTTPRoute", "cart", "  parentRefs: [{name: web}]"),
         policy("DirectPolicy", "b-first", "kind: Gateway, name: web"),
         policy("DirectPolicy", "a-second", "kind: Gateway, name: web"),
@@ -325,6 +325,7 @@ spec:
         policy("LayeredPolicy", "two", "kind: Gateway, name: web, sectionName: http"),
         policy("LayeredPolicy", "of-route", "kind: HTTPRoute, name: cart"),
         policy("LayeredPolicy", "lost", "kind: HTTPRoute, name: cart, sectionName: none"),
+        policy("LayeredPolicy", "unlike", "kind: Gateway, name: web, sectionName: secure"),
     );
     let attached = attached(&world);
     let accepted = |kind: &str, name: &str| {
@@ -340,6 +341,10 @@ spec:
     assert_eq!(accepted("LayeredPolicy", "two"), gateway("Accepted"));
     assert_eq!(accepted("LayeredPolicy", "of-route"), gateway("Accepted"));
     assert_eq!(accepted("LayeredPolicy", "lost"), ("cart".to_owned(), "TargetNotFound".to_owned()));
+    let open = "there is no HTTPRoute default/cart with a part named none; the whole of it is without this LayeredPolicy (none of its parts has a name)";
+    assert!(attached.problems.iter().any(|problem| problem.why == open), "{:?}", attached.problems);
+    let unlike = "the whole of it is without this LayeredPolicy (its parts: http)";
+    assert!(attached.problems.iter().any(|problem| problem.why.ends_with(unlike)), "{:?}", attached.problems);
     let names: Vec<_> = attached.policies.iter().map(|attachment| attachment.policy.meta.name.as_str()).collect();
     assert_eq!(names, ["b-first", "one", "two", "of-route"]);
     let listener = PolicyTarget::Listener { namespace: "default".into(), gateway: "web".into(), name: "http".into() };
