@@ -107,6 +107,11 @@ impl BodyCost {
         BodyCost { measure, per: spec.per, otherwise: spec.otherwise, what }
     }
 
+    /// Whether each byte of the bodies costs one.
+    pub(crate) fn is_bytes(&self) -> bool {
+        matches!(self.measure, Measure::Bytes(_)) && self.per == 1
+    }
+
     /// What it takes and when, for explanations.
     pub(crate) fn describe(&self) -> &str {
         &self.what

@@ -186,6 +186,11 @@ impl Costs {
         self.body.as_ref()
     }
 
+    /// What a limit counts, where that is no requests, as clients are told (`qu`).
+    pub(crate) fn unit(&self) -> Option<&'static str> {
+        self.body.as_ref().is_some_and(|body| body.is_bytes()).then_some("content-bytes")
+    }
+
     /// What says the cost, for explanations.
     pub(crate) fn describe(&self) -> String {
         let request = if self.expression.is_some() { ", as costExpression or costs say" } else { "" };

@@ -451,13 +451,14 @@ impl Policy for QuotaPolicy {
             let key = Key::compile(quota.key.as_ref(), quota.missing, quota.at, Phase::Limit, cx)?;
             let (start, zone) = (quota.start.as_ref().and_then(|start| day(start)), zone(&quota.time_zone)?);
             let (length, nominal) = (quota.per, nominal(quota.per));
+            let costs = Costs::compile(&quota.cost_fields(), cx);
             Some(Arc::new(Quota {
-                label: Label::new(&quota.name, quota.requests, Some(nominal), None, quota.headers),
+                label: Label::new(&quota.name, quota.requests, Some(nominal), costs.unit(), quota.headers),
                 most: u64::from(quota.requests),
                 periods: Periods::new(length, zone, start),
                 key,
                 plans: quota.plans.iter().map(|plan| (&**plan).into()).collect(),
-                costs: Costs::compile(&quota.cost_fields(), cx),
+                costs,
                 soft: quota.soft,
                 unavailable: spec.on_unavailable,
                 book: Arc::clone(&book),

@@ -455,16 +455,17 @@ fn compile_limit(
     };
     let policy = format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name);
     let keys = spec.max_keys as usize;
+    let costs = Costs::compile(&spec.cost_fields(), cx);
     let table = cx.keep(&algorithm.kept_as(&spec.name), || Table::new(keys));
     table.resize(keys);
     table.note_proxies(proxies);
     Some(Limit {
-        label: Label::new(&spec.name, quota, Some(window), None, spec.headers),
+        label: Label::new(&spec.name, quota, Some(window), costs.unit(), spec.headers),
         algorithm,
         most,
         key,
         plans: spec.plans.iter().map(|plan| (&**plan).into()).collect(),
-        costs: Costs::compile(&spec.cost_fields(), cx),
+        costs,
         count: spec.count,
         statuses: spec.statuses.iter().filter_map(|status| Statuses::parse(status)).collect(),
         partition: spec.partition_key.then(|| Partition::new(&policy, &spec.encode().to_string())),

@@ -484,6 +484,17 @@ fn what_a_body_costs_is_settled_even_when_its_exchange_is_dropped() {
 }
 
 #[test]
+fn a_limit_of_bytes_says_so() {
+    for (body, unit) in
+        [("{bytes: Both}", ";qu=\"content-bytes\""), ("{bytes: Both, per: 1000}", ""), ("{json: n}", "")]
+    {
+        let spec = format!("limits: [{{name: a, requests: 10, per: 10s, key: [], responseCostBody: {body}}}]\n");
+        let (_, response) = visit(&compile::<RateLimitPolicy>(&spec), Visit::default());
+        assert_eq!(field(&response, "ratelimit-policy"), format!("\"a\";q=10;w=10{unit}"), "{body}");
+    }
+}
+
+#[test]
 fn costs_of_bodies_are_checked_with_the_policy() {
     for (wrong, why) in [
         ("{}", "what a body costs is not said"),
