@@ -82,6 +82,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
 use transept_engine::document::{DocumentState, Documents};
+use transept_engine::limit::book::{BOOK, Book};
 use transept_engine::limit::inquiry::answer;
 use transept_engine::limit::service::{SERVICES, Services};
 use transept_engine::limit::store::{STORES, Stores};
@@ -314,6 +315,8 @@ impl Proxy {
         if let Some(services) = self.shared.snapshot.load().keep.known::<Services>(SERVICES) {
             exposition::write_services(&services.standing(), out);
         }
+        let book = self.shared.snapshot.load().keep.known::<Book>(BOOK);
+        quotas::write_metrics(&book.map(|book| book.forgotten()).unwrap_or_default(), out);
     }
 
     /// The stores of shared limits, without passwords, and whether they answer; none before that is known.

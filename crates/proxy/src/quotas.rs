@@ -9,6 +9,7 @@
 
 mod file;
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -18,6 +19,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use transept_engine::limit::book::{BOOK, Bell, Book, Call};
 use transept_engine::login::ended::{ENDED, Ended};
 use transept_engine::snapshot::Snapshot;
+
+use crate::documents::escape;
 
 use self::file::{Contents, File, Version, is_damaged, remedy};
 
@@ -224,7 +227,7 @@ impl Keeper {
         let keys = counts.len() + ended.len();
         if !std::mem::replace(&mut self.is_attached, true) {
             if let Some(book) = &self.what.book {
-                book.attach(seed, counts, self.bell());
+                book.attach(seed, counts, seconds_now(), self.bell());
             }
             if let Some(list) = &self.what.ended {
                 list.attach(ended, self.bell());
@@ -268,7 +271,11 @@ impl Keeper {
         if written.is_ok() && self.cleaned.elapsed() > CLEAN {
             self.cleaned = Instant::now();
             written = file.clean();
+            if let Some(book) = &self.what.book {
+                book.clean(seconds_now());
+            }
         }
+        self.tell_news();
         match written {
             Ok(()) if !std::mem::replace(&mut self.can_write, true) => {
                 tracing::info!("{} can be written again", self.what.name());
@@ -282,6 +289,18 @@ impl Keeper {
         }
     }
 
+    /// Says once of each quota that it has more keys than it remembers.
+    fn tell_news(&self) {
+        for quota in self.what.book.iter().flat_map(|book| book.news()) {
+            let remedy = "raise its `maxKeys`, or count by what a client cannot invent";
+            tracing::warn!(
+                quota,
+                remedy,
+                "there are more keys than are remembered: those that have used least are forgotten"
+            );
+        }
+    }
+
     fn note_failure(&mut self, error: &redb::Error) {
         let remedy = remedy(error);
         let is_other = self.told.replace(remedy) != Some(remedy);
@@ -289,6 +308,26 @@ impl Keeper {
             tracing::error!(file = %self.path.display(), %error, remedy, "{} cannot be written", self.what.name());
         }
         self.what.note_health(false);
+    }
+}
+
+/// Seconds since 1970.
+fn seconds_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Appends how many keys of quotas were forgotten, in the Prometheus text format.
+pub(crate) fn write_metrics(forgotten: &[(String, u64)], out: &mut String) {
+    if forgotten.is_empty() {
+        return;
+    }
+    out.push_str(
+        "# HELP transept_quota_keys_forgotten_total Keys that have given way to others because a quota has more than `maxKeys`.\n\
+         # TYPE transept_quota_keys_forgotten_total counter\n",
+    );
+    for (quota, number) in forgotten {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "transept_quota_keys_forgotten_total{{quota=\"{}\"}} {number}", escape(quota));
     }
 }
 

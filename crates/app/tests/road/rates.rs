@@ -361,6 +361,58 @@ async fn a_quota_survives_a_stop_exactly_and_a_sudden_end_but_for_its_slack() {
 }
 
 #[tokio::test]
+async fn a_flood_of_quota_keys_locks_nobody_out_and_resets_nobody_through_a_sudden_end_too() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let begin = async || {
+        let file = directory.path().join("quotas.redb");
+        let flooded =
+            "quotas: [{name: a, requests: 400, per: Month, key: [{header: X-Key}], missing: Skip, maxKeys: 1000}]";
+        let other =
+            "quotas: [{name: b, requests: 2, per: Month, key: [{header: X-Customer}], missing: Skip, maxKeys: 1000}]";
+        let mut other = policy("QuotaPolicy", other);
+        other = other.replacen("name: ", "name: another-", 1);
+        stage(|setup| {
+            let setup = setup.document(&policy("QuotaPolicy", flooded)).document(&other);
+            setup.argument(format!("--quotas={}", file.display()))
+        })
+        .await
+    };
+    let ask = async |caller: &mut Caller, field: &'static str, key: &str| {
+        let mut call = caller.ask(Ask::get("/").with(field, key)).await;
+        call.answer().await.0
+    };
+    let (_, mut gateway, _answering) = begin().await;
+    let mut caller = Caller::connect(&Down::Http11, gateway.address).await;
+    for _ in 0..400 {
+        assert_eq!(ask(&mut caller, "x-key", "much").await, 200);
+    }
+    assert_eq!(ask(&mut caller, "x-customer", "old").await, 200);
+    for key in 0..2_500 {
+        assert_eq!(ask(&mut caller, "x-key", &format!("invented {key}")).await, 200, "a new key is let in");
+    }
+    assert_eq!(ask(&mut caller, "x-key", "much").await, 429, "what has used much keeps its count");
+    assert_eq!(ask(&mut caller, "x-customer", "new").await, 200);
+    let metrics = gateway.running.metrics().await.expect("metrics");
+    let forgotten = metrics.lines().filter(|line| line.starts_with("transept_quota_keys_forgotten_total{"));
+    let forgotten: Vec<&str> = forgotten.filter_map(|line| line.rsplit(' ').next()).collect();
+    assert_eq!(forgotten, ["1501", "0"], "{metrics}");
+    soon(gateway.running.log_line_with("there are more keys than are remembered")).await;
+    gateway.running.signal(Signal::KILL).expect("killed");
+    soon(gateway.running.ended()).await.expect("it has ended");
+
+    let (_, gateway, _answering) = begin().await;
+    let mut caller = Caller::connect(&Down::Http11, gateway.address).await;
+    // Of 400, four may have been forgotten.
+    let mut left = 0;
+    while ask(&mut caller, "x-key", "much").await == 200 {
+        left += 1;
+    }
+    assert!(left <= 4, "{left}");
+    assert_eq!(ask(&mut caller, "x-key", "newer").await, 200);
+    assert_eq!(ask(&mut caller, "x-customer", "newer").await, 200);
+}
+
+#[tokio::test]
 async fn quotas_go_on_when_logouts_come_into_their_file() {
     let login = "\
 apiVersion: transept.dev/v1alpha1

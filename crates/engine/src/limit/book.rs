@@ -4,6 +4,9 @@
 //! can give back is bounded:** of no key may more be used than what is written plus its slack, a hundredth of the quota and at least one
 //! request. A request beyond that waits for the next batch. So what was let go before a crash and is not remembered after it is at
 //! most the slack of each key.
+//!
+//! Each quota has a ledger of its own (`limit/ledger.rs`) with as many keys as it may have: a flood of keys at one takes no room from another. What
+//! gives way there leaves the file with the next batch.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -14,14 +17,8 @@ use std::task::{Context, Poll, Waker};
 
 use twox_hash::XxHash3_128;
 
+use super::ledger::{Entry, Ledger};
 pub use super::period::Period;
-
-const SHARDS: usize = 64;
-/// Keys in one shard. Beyond it new keys share one, so that a flood of keys takes no memory without end.
-const MOST: usize = 1 << 16;
-
-/// The least time between two searches for what may be forgotten, in seconds.
-const CLEAN: u64 = 60;
 
 /// The name of the book in the memory of policies.
 pub const BOOK: &str = "quotas";
@@ -33,22 +30,6 @@ pub struct Count {
     pub period: Period,
     /// What it has used in it.
     pub used: u64,
-}
-
-#[derive(Debug)]
-struct Entry {
-    count: Count,
-    /// What is on the disk, of the same period.
-    written: u64,
-    /// Whether it is in the list of what has changed.
-    listed: bool,
-}
-
-#[derive(Default)]
-struct Shelf {
-    entries: HashMap<u128, Entry>,
-    /// When it was last looked through for what may be forgotten, in seconds since 1970.
-    cleaned: u64,
 }
 
 /// Why the writer is called.
@@ -65,7 +46,8 @@ pub type Bell = Box<dyn Fn(Call) + Send + Sync>;
 
 /// All quotas.
 pub struct Book {
-    shards: Box<[Mutex<Shelf>]>,
+    /// By the first half of the names of their keys.
+    ledgers: Mutex<HashMap<u64, Arc<Ledger>>>,
     seed: OnceLock<u64>,
     state: AtomicU8,
     bell: Mutex<Option<Bell>>,
@@ -102,7 +84,7 @@ pub(crate) struct Allowance {
 impl Default for Book {
     fn default() -> Book {
         Book {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            ledgers: Mutex::default(),
             seed: OnceLock::new(),
             state: AtomicU8::new(MEMORY),
             bell: Mutex::default(),
@@ -120,12 +102,13 @@ impl std::fmt::Debug for Book {
 
 impl Book {
     /// Begins with what was written before, under the seed of that. From then on `bell` is rung when there is something to write.
-    /// A later attachment, with the same seed, only changes the bell.
-    pub fn attach(&self, seed: u64, counts: impl IntoIterator<Item = (u128, Count)>, bell: Bell) {
+    /// A later attachment, with the same seed, only changes the bell. `now` is in seconds since 1970.
+    pub fn attach(&self, seed: u64, counts: impl IntoIterator<Item = (u128, Count)>, now: u64, bell: Bell) {
         if self.seed.set(seed).is_ok() {
             for (hash, count) in counts {
-                let entry = Entry { count, written: count.used, listed: false };
-                self.shard(hash).entries.insert(hash, entry);
+                let ledger = self.ledger(hash);
+                let gone = ledger.put(&mut ledger.shelf(key(hash)), key(hash), Entry::kept(count), now);
+                self.list_gone(hash, gone);
             }
         } else if self.seed.get() != Some(&seed) {
             return;
@@ -147,22 +130,25 @@ impl Book {
         }
     }
 
-    /// Takes the list of what has changed.
-    pub fn take_changed(&self) -> Vec<(u128, Count)> {
+    /// Takes the list of what has changed; with no count what has given way.
+    pub fn take_changed(&self) -> Vec<(u128, Option<Count>)> {
         let changed = std::mem::take(&mut *lock(&self.changed));
         let read = |hash: u128| {
-            let mut shard = self.shard(hash);
-            let entry = shard.entries.get_mut(&hash)?;
-            entry.listed = false;
-            Some((hash, entry.count))
+            let ledger = self.ledger(hash);
+            let mut shelf = ledger.shelf(key(hash));
+            let count = shelf.entry_mut(key(hash)).map(|entry| {
+                (entry.listed, entry.kept) = (false, true);
+                entry.count
+            });
+            (hash, count)
         };
-        changed.into_iter().filter_map(read).collect()
+        changed.into_iter().map(read).collect()
     }
 
     /// Notes that these are on the disk, and lets those go on who wait.
-    pub fn note_written(&self, counts: &[(u128, Count)]) {
-        for (hash, count) in counts {
-            if let Some(entry) = self.shard(*hash).entries.get_mut(hash)
+    pub fn note_written(&self, counts: &[(u128, Option<Count>)]) {
+        for (hash, count) in counts.iter().filter_map(|(hash, count)| Some((*hash, (*count)?))) {
+            if let Some(entry) = self.ledger(hash).shelf(key(hash)).entry_mut(key(hash))
                 && entry.count.period.begin == count.period.begin
             {
                 entry.written = count.used;
@@ -172,15 +158,43 @@ impl Book {
     }
 
     /// Puts what could not be written back on the list.
-    pub fn note_unwritten(&self, counts: &[(u128, Count)]) {
+    pub fn note_unwritten(&self, counts: &[(u128, Option<Count>)]) {
         for (hash, _) in counts {
-            if let Some(entry) = self.shard(*hash).entries.get_mut(hash)
-                && !entry.listed
-            {
-                entry.listed = true;
+            let ledger = self.ledger(*hash);
+            let mut shelf = ledger.shelf(key(*hash));
+            // What has given way is still to be taken from the disk.
+            if shelf.entry_mut(key(*hash)).is_none_or(|entry| !std::mem::replace(&mut entry.listed, true)) {
                 lock(&self.changed).push(*hash);
             }
         }
+    }
+
+    /// Forgets what has been over for a day.
+    pub fn clean(&self, now: u64) {
+        lock(&self.ledgers).retain(|_, ledger| !ledger.clean(now) || Arc::strong_count(ledger) > 1);
+    }
+
+    /// The quotas at which keys have given way before their time, each once.
+    pub fn news(&self) -> Vec<String> {
+        lock(&self.ledgers).values().filter_map(|ledger| ledger.news().map(str::to_owned)).collect()
+    }
+
+    /// The names of all quotas, and how many keys of each have given way before their time.
+    pub fn forgotten(&self) -> Vec<(String, u64)> {
+        let ledgers = lock(&self.ledgers);
+        let mut all: Vec<_> = ledgers
+            .values()
+            .filter_map(|ledger| ledger.forgotten().map(|(name, number)| (name.to_owned(), number)))
+            .collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// The ledger of a quota, whose keys begin with `prefix`: under this name, for so many keys.
+    pub(crate) fn open(&self, prefix: &[u8; 16], name: &str, most: usize) -> Arc<Ledger> {
+        let ledger = self.ledger(name_of(0, prefix));
+        ledger.name(name, most);
+        ledger
     }
 
     /// What is known under a key.
@@ -190,25 +204,53 @@ impl Book {
             FAILED => self.seed.get().copied().unwrap_or(random),
             _ => *self.seed.get_or_init(|| random),
         };
-        XxHash3_128::oneshot_with_seed(seed, key)
+        name_of(seed, key)
     }
 
     /// What is used under a key, and when its period began, for who uses nothing.
-    pub(crate) fn look(&self, key: &[u8]) -> (u64, u64) {
+    pub(crate) fn look(&self, name: &[u8]) -> (u64, u64) {
         let Some(seed) = self.seed.get() else { return (0, 0) };
-        let hash = XxHash3_128::oneshot_with_seed(*seed, key);
-        self.shard(hash).entries.get(&hash).map_or((0, 0), |entry| (entry.count.used, entry.count.period.begin))
+        let hash = name_of(*seed, name);
+        let known = lock(&self.ledgers).get(&quota(hash)).map(Arc::clone);
+        let used = known.and_then(|ledger| {
+            let shelf = ledger.shelf(key(hash));
+            shelf.entry(key(hash)).map(|entry| (entry.count.used, entry.count.period.begin))
+        });
+        used.unwrap_or_default()
     }
 
-    /// Counts a request, and says under which key: where there is no room for a new one it is a key that several share.
-    pub(crate) fn take(&self, hash: u128, period: Period, now: u64, cost: u64, allowance: Allowance) -> (u128, Taken) {
+    /// Counts a request under a key of this ledger.
+    pub(crate) fn take(
+        &self,
+        ledger: &Ledger,
+        hash: u128,
+        period: Period,
+        now: u64,
+        cost: u64,
+        allowance: Allowance,
+    ) -> Taken {
         let state = self.state.load(Ordering::Acquire);
         if state == FAILED && allowance.slack.is_some() {
-            return (hash, Taken::Unavailable);
+            return Taken::Unavailable;
         }
-        let (hash, mut shard) = self.shard_with_room(hash, now);
-        let new = Entry { count: Count { period, used: 0 }, written: 0, listed: false };
-        let entry = shard.entries.entry(hash).or_insert(new);
+        let mut shelf = ledger.shelf(key(hash));
+        let Some(entry) = shelf.entry_mut(key(hash)) else {
+            if allowance.most.is_some_and(|most| cost > most) {
+                return Taken::Full(0);
+            }
+            // What is free takes nobody's place.
+            if cost > 0 {
+                let listed = state == WRITTEN;
+                let entry = Entry { count: Count { period, used: cost }, written: 0, listed, kept: false };
+                let gone = ledger.put(&mut shelf, key(hash), entry, now);
+                drop(shelf);
+                self.list_gone(hash, gone);
+                if listed {
+                    self.list(hash);
+                }
+            }
+            return Taken::Counted(cost);
+        };
         // A clock that was set back does not begin an old period anew.
         if entry.count.period.begin < period.begin {
             entry.count = Count { period, used: 0 };
@@ -216,34 +258,38 @@ impl Book {
         }
         let after = entry.count.used.saturating_add(cost);
         if allowance.most.is_some_and(|most| after > most) {
-            return (hash, Taken::Full(entry.count.used));
+            return Taken::Full(entry.count.used);
         }
         if let (WRITTEN, Some(slack)) = (state, allowance.slack)
             && after > entry.written.saturating_add(slack.max(cost))
         {
-            return (hash, Taken::Wait);
+            return Taken::Wait;
         }
         entry.count.used = after;
         let list = !entry.listed && state == WRITTEN;
         entry.listed |= list;
-        drop(shard);
+        drop(shelf);
         if list {
             self.list(hash);
         }
-        (hash, Taken::Counted(after))
+        Taken::Counted(after)
     }
 
-    /// Takes a charge back from the key that [`Book::take`] has named.
-    pub(crate) fn give_back(&self, hash: u128, period: Period, cost: u64) -> u64 {
-        let mut shard = self.shard(hash);
-        let Some(entry) = shard.entries.get_mut(&hash).filter(|entry| entry.count.period.begin == period.begin) else {
+    /// Takes a charge back from a key of this ledger.
+    pub(crate) fn give_back(&self, ledger: &Ledger, hash: u128, period: Period, cost: u64) -> u64 {
+        let mut shelf = ledger.shelf(key(hash));
+        let Some(entry) = shelf.entry_mut(key(hash)).filter(|entry| entry.count.period.begin == period.begin) else {
             return 0;
         };
         entry.count.used = entry.count.used.saturating_sub(cost);
         let used = entry.count.used;
+        if used == 0 && !entry.kept {
+            ledger.take_out(&mut shelf, key(hash));
+            return 0;
+        }
         let list = !entry.listed && self.state.load(Ordering::Acquire) != MEMORY;
         entry.listed |= list;
-        drop(shard);
+        drop(shelf);
         if list {
             self.list(hash);
         }
@@ -277,25 +323,35 @@ impl Book {
         }
     }
 
-    fn shard(&self, hash: u128) -> MutexGuard<'_, Shelf> {
-        lock(&self.shards[(hash >> 122) as usize % SHARDS])
+    /// The ledger of a key, made where there is none: that of a quota which only the file knows.
+    fn ledger(&self, hash: u128) -> Arc<Ledger> {
+        Arc::clone(lock(&self.ledgers).entry(quota(hash)).or_default())
     }
 
-    /// The shard of a key, or the spare key of the shard where there is no room for a new one.
-    fn shard_with_room(&self, hash: u128, now: u64) -> (u128, MutexGuard<'_, Shelf>) {
-        let mut shard = self.shard(hash);
-        if shard.entries.len() >= MOST && !shard.entries.contains_key(&hash) {
-            // Looking for room again and again would cost each request of a flood what it costs to look through all.
-            if shard.cleaned + CLEAN <= now {
-                shard.cleaned = now;
-                shard.entries.retain(|_, entry| entry.listed || entry.count.period.end > now);
-            }
-            if shard.entries.len() >= MOST {
-                return (hash & !(u128::MAX >> 6), shard);
-            }
+    /// Lists keys of the same quota as this one that are to be taken from the disk.
+    fn list_gone(&self, hash: u128, gone: Vec<u64>) {
+        for one in gone {
+            self.list(u128::from(quota(hash)) << 64 | u128::from(one));
         }
-        (hash, shard)
     }
+}
+
+/// The name of a key: half of it is the beginning of what its quota puts before its keys, half is a hash.
+fn name_of(seed: u64, key: &[u8]) -> u128 {
+    let quota = key.first_chunk().copied().map_or(0, u64::from_be_bytes);
+    u128::from(quota) << 64 | XxHash3_128::oneshot_with_seed(seed, key) & u128::from(u64::MAX)
+}
+
+/// The half of a name that is its quota.
+#[expect(clippy::cast_possible_truncation, reason = "the upper half")]
+fn quota(hash: u128) -> u64 {
+    (hash >> 64) as u64
+}
+
+/// The half of a name by which its quota knows it.
+#[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+fn key(hash: u128) -> u64 {
+    hash as u64
 }
 
 /// See [`Book::written`].
@@ -330,12 +386,12 @@ mod tests {
 
     fn attached() -> Book {
         let book = Book::default();
-        book.attach(3, [], Box::new(|_| {}));
+        book.attach(3, [], 0, Box::new(|_| {}));
         book
     }
 
     fn take(book: &Book, hash: u128, period: Period, now: u64, cost: u64, allowance: Allowance) -> Taken {
-        book.take(hash, period, now, cost, allowance).1
+        book.take(&book.ledger(hash), hash, period, now, cost, allowance)
     }
 
     fn ten(slack: u64) -> Allowance {
@@ -349,7 +405,7 @@ mod tests {
         assert_eq!(take(&book, 1, PERIOD, 5, 1, ten(2)), Taken::Counted(2));
         assert_eq!(take(&book, 1, PERIOD, 5, 1, ten(2)), Taken::Wait);
         let changed = book.take_changed();
-        assert_eq!(changed, [(1, Count { period: PERIOD, used: 2 })]);
+        assert_eq!(changed, [(1, Some(Count { period: PERIOD, used: 2 }))]);
         assert_eq!(take(&book, 1, PERIOD, 5, 1, ten(2)), Taken::Wait, "it is not yet written");
         book.note_written(&changed);
         assert_eq!(take(&book, 1, PERIOD, 5, 1, ten(2)), Taken::Counted(3));
@@ -368,7 +424,7 @@ mod tests {
         assert_eq!(take(&book, 1, PERIOD, 999, 1, ten(10)), Taken::Full(10));
         assert_eq!(take(&book, 1, next, 1_000, 4, ten(10)), Taken::Counted(4));
         assert_eq!(take(&book, 1, PERIOD, 999, 1, ten(10)), Taken::Counted(5));
-        assert_eq!(book.give_back(1, next, 5), 0);
+        assert_eq!(book.give_back(&book.ledger(1), 1, next, 5), 0);
     }
 
     #[test]
@@ -384,23 +440,101 @@ mod tests {
     #[test]
     fn it_goes_on_with_what_was_written() {
         let book = Book::default();
-        book.attach(3, [(7, Count { period: PERIOD, used: 9 })], Box::new(|_| {}));
+        book.attach(3, [(7, Count { period: PERIOD, used: 9 })], 0, Box::new(|_| {}));
         assert_eq!(take(&book, 7, PERIOD, 5, 1, ten(1)), Taken::Counted(10));
         assert_eq!(take(&book, 7, PERIOD, 5, 1, ten(1)), Taken::Full(10));
     }
 
+    /// A quota's prefix, and the name of one of its keys.
+    fn named(quota: u8, key: u64) -> ([u8; 16], u128) {
+        let prefix = [quota; 16];
+        (prefix, name_of(7, &[&prefix[..], &key.to_be_bytes()].concat()))
+    }
+
     #[test]
-    fn a_flood_of_keys_shares_one_when_there_is_no_room() {
+    fn a_flood_at_one_quota_pushes_out_its_own_and_no_key_of_another() {
         let book = attached();
-        let free = Allowance { most: None, slack: None };
-        for key in 0..MOST as u128 {
-            take(&book, key + 1, PERIOD, 5, 1, free);
+        let [flooded, other] = [1, 2].map(|quota| book.open(&named(quota, 0).0, "a quota", 1_000));
+        let once = |quota: u8, key: u64, ledger: &Ledger| {
+            book.take(ledger, named(quota, key).1, PERIOD, 5, 1, Allowance { most: Some(10), slack: None })
+        };
+        for key in 0..1_000 {
+            once(1, key % 100, &flooded);
+            once(2, key, &other);
         }
-        assert_eq!(take(&book, 1 << 100, PERIOD, 5, 1, free), Taken::Counted(1));
-        assert_eq!(take(&book, 1 << 101, PERIOD, 5, 1, free), Taken::Counted(2));
-        assert_eq!(take(&book, 1, PERIOD, 5, 1, free), Taken::Counted(2), "a known key keeps its own");
-        let (key, taken) = book.take(1 << 102, PERIOD, 5, 3, free);
-        assert_eq!(taken, Taken::Counted(5));
-        assert_eq!(book.give_back(key, PERIOD, 3), 2, "what the shared key was charged is given back to it");
+        for key in 1_000..50_000 {
+            assert_eq!(once(1, key, &flooded), Taken::Counted(1), "a new key is let in");
+        }
+        for key in 0..100 {
+            assert_eq!(once(1, key, &flooded), Taken::Full(10), "what has used much keeps its count");
+        }
+        assert!((0..1_000).all(|key| once(2, key, &other) == Taken::Counted(2)), "nothing gives way at another quota");
+        assert_eq!(book.forgotten(), [("a quota".to_owned(), 0), ("a quota".to_owned(), 48_100)]);
+        assert_eq!((book.news(), book.news()), (vec!["a quota".to_owned()], Vec::new()), "told once");
+        assert_eq!(once(2, 2_000, &other), Taken::Counted(1));
+    }
+
+    #[test]
+    fn the_disk_has_what_is_remembered_and_no_more() {
+        let book = attached();
+        let ledger = book.open(&named(1, 0).0, "a quota", 1_000);
+        let mut disk = HashMap::new();
+        for key in 0..20_000 {
+            book.take(&ledger, named(1, key).1, PERIOD, 5, 1 + key / 19_900, Allowance { most: None, slack: None });
+            if key % 700 == 0 || key == 19_999 {
+                let changed = book.take_changed();
+                // Every other batch fails and comes again.
+                if key % 1_400 == 0 {
+                    book.note_unwritten(&changed);
+                    continue;
+                }
+                for (hash, count) in &changed {
+                    match count {
+                        Some(count) => disk.insert(*hash, *count),
+                        None => disk.remove(hash),
+                    };
+                }
+                book.note_written(&changed);
+            }
+        }
+        assert_eq!(disk.len(), 1_000);
+        // A book that begins with it knows what was used most; with room for less, the rest gives way there and on the disk.
+        let again = Book::default();
+        let ledger = again.open(&named(1, 0).0, "a quota", 500);
+        again.attach(3, disk, 5, Box::new(|_| {}));
+        let gone = again.take_changed();
+        assert!(gone.len() == 500 && gone.iter().all(|(_, count)| count.is_none()));
+        let two = Allowance { most: Some(2), slack: None };
+        for key in 19_900..20_000 {
+            assert_eq!(again.take(&ledger, named(1, key).1, PERIOD, 5, 1, two), Taken::Full(2));
+        }
+    }
+
+    #[test]
+    fn what_is_free_or_given_back_takes_nobodys_place_and_what_is_over_goes_first() {
+        let book = attached();
+        let ledger = book.open(&named(1, 0).0, "a quota", 1_000);
+        let free = Allowance { most: None, slack: None };
+        let next = Period { begin: 1_000, end: 2_000 };
+        for key in 0..500 {
+            book.take(&ledger, named(1, key).1, PERIOD, 5, 9, free);
+            book.take(&ledger, named(1, 500 + key).1, next, 1_000, 1, free);
+        }
+        assert_eq!(book.take(&ledger, named(1, 5_000).1, next, 1_000, 0, free), Taken::Counted(0));
+        assert_eq!(book.look(&[&[1; 16][..], &5_000u64.to_be_bytes()].concat()), (0, 0));
+        for key in 2_000..2_300 {
+            book.take(&ledger, named(1, key).1, next, 1_000, 1, free);
+            assert_eq!(book.give_back(&ledger, named(1, key).1, next, 1), 0);
+            book.take(&ledger, named(1, key).1, next, 1_000, 1, free);
+        }
+        assert_eq!(book.forgotten()[0].1, 0, "only those have gone whose period is over");
+        assert!(
+            (500..1_000).all(|key| { book.take(&ledger, named(1, key).1, next, 1_000, 1, free) == Taken::Counted(2) })
+        );
+        book.clean(1_000 + 86_400);
+        assert_eq!(book.take(&ledger, named(1, 600).1, next, 1_001, 1, free), Taken::Counted(3));
+        drop(ledger);
+        book.clean(2_000 + 86_400);
+        assert!(lock(&book.ledgers).is_empty());
     }
 }

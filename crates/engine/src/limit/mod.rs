@@ -12,6 +12,7 @@ pub(crate) mod fields;
 pub mod inquiry;
 pub(crate) mod key;
 pub(crate) mod lease;
+pub(crate) mod ledger;
 pub(crate) mod period;
 pub(crate) mod places;
 pub(crate) mod scan;

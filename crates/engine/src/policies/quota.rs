@@ -25,6 +25,7 @@ use crate::limit::cost::{CostFields, CostSpec, Costs};
 use crate::limit::fields::{Label, LimitHeaders, Shown, refusal, show};
 use crate::limit::inquiry::{Asked, Inquiry};
 use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, cautions, is_on_plan};
+use crate::limit::ledger::Ledger;
 use crate::limit::period::{Period, PeriodLength, Periods, day, zone};
 use crate::limit::touched::{Touch, address};
 use crate::reason::Reason;
@@ -91,6 +92,8 @@ object! {
         soft: bool = false;
         /// Which fields of responses tell of it.
         headers: LimitHeaders = LimitHeaders::Ietf;
+        /// How many keys are remembered, in memory and in the file. Beyond it those give way that have used least in their period.
+        max_keys: u32 = 1_000_000 => Rule::Range(1_000, 100_000_000);
     }
     check check_quota;
 }
@@ -187,6 +190,8 @@ struct Quota {
     soft: bool,
     unavailable: Unavailable,
     book: Arc<Book>,
+    /// Where its keys are counted.
+    ledger: Arc<Ledger>,
     /// `QuotaPolicy shop/gold`.
     policy: Box<str>,
     /// What all of its keys begin with: a hash of its name, the same after a restart.
@@ -265,8 +270,8 @@ impl Quota {
             most: (!self.soft).then_some(self.most),
             slack: (written == Written::Asked).then_some((self.most / 100).max(1)),
         };
-        let (hash, taken) = self.book.take(hash, period, x.now.unix.as_secs(), u64::from(cost), allowance);
-        match taken {
+        let now = x.now.unix.as_secs();
+        match self.book.take(&self.ledger, hash, period, now, u64::from(cost), allowance) {
             Taken::Counted(used) => Ok(Some((Charge { hash, period, cost }, self.standing(used, period, x.now.unix)))),
             Taken::Full(_) => {
                 let wait = period.rest(x.now.unix);
@@ -286,7 +291,7 @@ impl Quota {
     fn settle(&self, charge: &mut QuotaCharge, x: &Exchange<'_>, response: &Response) -> Option<u64> {
         if x.notes.replied.is_some_and(|reason| reason.is_limit() || reason.is_before_backend()) {
             let cost = u64::from(std::mem::take(&mut charge.cost));
-            return Some(self.book.give_back(charge.hash, charge.period, cost));
+            return Some(self.book.give_back(&self.ledger, charge.hash, charge.period, cost));
         }
         if x.notes.replied.is_some() {
             return None;
@@ -295,7 +300,8 @@ impl Quota {
         if debit == 0 {
             return None;
         }
-        match self.book.take(charge.hash, charge.period, x.now.unix.as_secs(), u64::from(debit), ANYWAY).1 {
+        let now = x.now.unix.as_secs();
+        match self.book.take(&self.ledger, charge.hash, charge.period, now, u64::from(debit), ANYWAY) {
             Taken::Counted(used) => Some(used),
             _ => None,
         }
@@ -304,9 +310,10 @@ impl Quota {
     /// Notes that the bodies of an exchange will cost something.
     fn bill_bodies(&self, charge: &QuotaCharge, x: &mut Exchange<'_>, response: &Response) {
         let Some(body) = self.costs.of_bodies().filter(|_| x.notes.replied.is_none()) else { return };
-        let (book, hash, period) = (Arc::clone(&self.book), charge.hash, charge.period);
+        let (book, ledger) = (Arc::clone(&self.book), Arc::clone(&self.ledger));
+        let (hash, period) = (charge.hash, charge.period);
         bill(body, x, response, move |cost, now| {
-            book.take(hash, period, now.unix.as_secs(), u64::from(cost), ANYWAY);
+            book.take(&ledger, hash, period, now.unix.as_secs(), u64::from(cost), ANYWAY);
         });
     }
 
@@ -336,7 +343,7 @@ impl QuotaPolicy {
             };
             for (index, charge) in charges {
                 if let Some(quota) = self.quotas.get(index) {
-                    quota.book.give_back(charge.hash, charge.period, u64::from(charge.cost));
+                    quota.book.give_back(&quota.ledger, charge.hash, charge.period, u64::from(charge.cost));
                 }
             }
             x.notes.touched.limits.truncate(before);
@@ -452,6 +459,8 @@ impl Policy for QuotaPolicy {
             let (start, zone) = (quota.start.as_ref().and_then(|start| day(start)), zone(&quota.time_zone)?);
             let (length, nominal) = (quota.per, nominal(quota.per));
             let costs = Costs::compile(&quota.cost_fields(), cx);
+            let prefix = prefix(&policy, quota);
+            let ledger = book.open(&prefix, &format!("{} of {policy}", &*quota.name), quota.max_keys as usize);
             Some(Arc::new(Quota {
                 label: Label::new(&quota.name, quota.requests, Some(nominal), costs.unit(), quota.headers),
                 most: u64::from(quota.requests),
@@ -462,8 +471,9 @@ impl Policy for QuotaPolicy {
                 soft: quota.soft,
                 unavailable: spec.on_unavailable,
                 book: Arc::clone(&book),
+                ledger,
                 policy: policy.as_str().into(),
-                prefix: prefix(&policy, quota),
+                prefix,
             }))
         };
         let quotas: Vec<Option<Arc<Quota>>> = spec.quotas.iter().map(|quota| compile(quota, cx)).collect();

@@ -16,8 +16,8 @@ use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Tab
 use transept_engine::limit::book::{Count, Period};
 use transept_engine::login::ended::{End, MOST_KEPT, Subject};
 
-/// What a key has used: the hash of the key; the beginning and the end of its period, and what it has used in it.
-const USED: TableDefinition<'_, u128, (u64, u64, u64)> = TableDefinition::new("used-1");
+/// What a key has used: the name of the key; the beginning and the end of its period, and what it has used in it.
+const USED: TableDefinition<'_, u128, (u64, u64, u64)> = TableDefinition::new("used-2");
 /// Numbers by name.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers-1");
 /// What was given up: the hash of what it is about; when, and until when that must be known, in seconds since 1970.
@@ -156,16 +156,19 @@ impl File {
     }
 
     /// Writes all or nothing, and returns when it is on the disk.
-    pub(super) fn write(&self, counts: &[(u128, Count)], ended: &[(Subject, End)]) -> Result<(), redb::Error> {
+    pub(super) fn write(&self, counts: &[(u128, Option<Count>)], ended: &[(Subject, End)]) -> Result<(), redb::Error> {
         guarded(|| self.put(counts, ended))
     }
 
-    fn put(&self, counts: &[(u128, Count)], ended: &[(Subject, End)]) -> Result<(), redb::Error> {
+    fn put(&self, counts: &[(u128, Option<Count>)], ended: &[(Subject, End)]) -> Result<(), redb::Error> {
         let write = self.database()?.begin_write()?;
         {
             let mut used = write.open_table(USED)?;
             for (hash, count) in counts {
-                used.insert(hash, (count.period.begin, count.period.end, count.used))?;
+                match count {
+                    Some(count) => used.insert(hash, (count.period.begin, count.period.end, count.used))?,
+                    None => used.remove(hash)?,
+                };
             }
             let mut given_up = write.open_table(GIVEN_UP)?;
             for (subject, end) in ended {

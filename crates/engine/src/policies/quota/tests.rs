@@ -86,7 +86,7 @@ fn while_nothing_can_be_written_the_spec_decides() {
         let yaml = format!("quotas: [{{name: day, requests: 5, per: Day, key: []}}]\nonUnavailable: {unavailable}\n");
         let policy = compile::<QuotaPolicy>(&yaml);
         let book = &policy.quotas[0].book;
-        book.attach(1, [], Box::new(|_| {}));
+        book.attach(1, [], 0, Box::new(|_| {}));
         book.note_health(false);
         let (verdict, _) = visit(&policy, NOON, None);
         assert_eq!(verdict.goes_on(), passes, "{unavailable}");
@@ -99,7 +99,7 @@ fn while_nothing_can_be_written_the_spec_decides() {
 #[test]
 fn a_request_waits_when_too_much_is_not_written() {
     let policy = compile::<QuotaPolicy>("quotas: [{name: day, requests: 5, per: Day, key: []}]\n");
-    policy.quotas[0].book.attach(1, [], Box::new(|_| {}));
+    policy.quotas[0].book.attach(1, [], 0, Box::new(|_| {}));
     assert!(visit(&policy, NOON, None).0.goes_on());
     assert!(matches!(visit(&policy, NOON, None).0, Verdict::Call(_)));
     let changed = policy.quotas[0].book.take_changed();
