@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Cell, Standing};
+use super::{Cell, Standing, WHOLE};
 
 /// Fractions of a nanosecond that are kept, so that a billion per second is as exact as one per hour.
 const FRACTION: u32 = 16;
@@ -118,8 +118,21 @@ impl Bucket {
         Standing { left, full_in }
     }
 
-    pub(crate) fn memory(&self, cell: Cell, now: u64) -> u64 {
-        nanoseconds(read(cell).saturating_sub(moment(now)))
+    /// The share that is missing, in parts of [`WHOLE`], rounded up.
+    pub(crate) fn share(&self, cell: Cell, now: u64) -> u64 {
+        let missing = read(cell).saturating_sub(moment(now));
+        let share = missing.saturating_mul(u128::from(WHOLE)).div_ceil(u128::from(self.whole().max(1)));
+        u64::try_from(share).unwrap_or(u64::MAX)
+    }
+
+    /// A cell with this share missing.
+    pub(crate) fn with_share(&self, share: u64, now: u64) -> Cell {
+        write(moment(now) + (u128::from(share) * u128::from(self.whole())).div_ceil(u128::from(WHOLE)))
+    }
+
+    /// Whether it takes as long to fill, but for the rounding of the rate.
+    pub(crate) fn fills_as(&self, other: &Bucket) -> bool {
+        self.fills_in_milliseconds() == other.fills_in_milliseconds()
     }
 }
 

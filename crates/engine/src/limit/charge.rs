@@ -16,7 +16,7 @@ use super::fields::{Label, Shown};
 use super::inquiry::{Asked, Inquiry};
 use super::key::{Found, Key, KeyBytes, hash, is_on_plan};
 use super::shared::{Draw, Shared, Without};
-use super::table::{Held, Table};
+use super::table::{Held, Table, Terms};
 use super::touched::Touch;
 use super::{Algorithm, Standing, nanoseconds};
 use crate::callout::Wait;
@@ -40,7 +40,7 @@ choice! {
 #[derive(Debug)]
 pub(crate) struct Limit {
     pub(crate) label: Label,
-    pub(crate) algorithm: Algorithm,
+    pub(crate) terms: Terms,
     /// What a request may cost at most: all that there ever is, at all proxies together.
     pub(crate) most: u32,
     pub(crate) key: Key,
@@ -167,7 +167,7 @@ pub(crate) fn admit(
     }
     for position in order {
         if let Some(one) = all.iter_mut().find(|one| one.index == *position && one.is_local()) {
-            one.held = Some(one.limit.table.hold(one.hash, &one.limit.algorithm, now));
+            one.held = Some(one.limit.table.hold(one.hash, &one.limit.terms, one.cost, now));
         }
     }
     settle_all(all, policy, now, x)
@@ -190,7 +190,7 @@ fn settle_all(
             (Some((_, None)), _) | (None, true) => Ok(cell),
             // What is free passes even where there is a debt.
             (None, false) if one.cost == 0 => Ok(cell),
-            (None, false) => one.limit.algorithm.charge(cell, now, one.cost),
+            (None, false) => one.algorithm().charge(cell, now, one.cost),
         };
         if let Err(wait) = charged {
             refused.push(one.index);
@@ -209,9 +209,9 @@ fn settle_all(
             _ => (before, 0),
         };
         if let (Some(held), true) = (&mut one.held, cost > 0) {
-            held.put(cell, &one.limit.algorithm, now);
+            held.put(cell);
         }
-        let standing = one.drawn.map_or_else(|| one.limit.algorithm.standing(cell, now), |(standing, _)| standing);
+        let standing = one.drawn.map_or_else(|| one.algorithm().standing(cell, now), |(standing, _)| standing);
         x.notes.touched.limits.push(Touch {
             policy,
             limit: u16::try_from(one.index).unwrap_or(u16::MAX),
@@ -240,6 +240,10 @@ fn put_back(all: &[Candidate<'_>], now: u64) {
 impl Candidate<'_> {
     fn is_local(&self) -> bool {
         self.drawn.is_none() && !self.uncounted
+    }
+
+    fn algorithm(&self) -> &Algorithm {
+        self.held.as_ref().map_or(&self.limit.terms.algorithm, |held| &held.algorithm)
     }
 }
 
@@ -299,18 +303,18 @@ impl Limit {
             }
             return;
         }
-        let mut held = self.table.hold(touch.hash, &self.algorithm, now);
+        let mut held = self.table.hold(touch.hash, &self.terms, touch.cost, now);
         let mut cell = held.cell();
         if refund {
-            cell = self.algorithm.refund(cell, now, touch.charged);
+            cell = held.algorithm.refund(cell, now, touch.charged);
             touch.charged = 0;
         }
         if debit > 0 {
-            cell = self.algorithm.debit(cell, now, debit);
+            cell = held.algorithm.debit(cell, now, debit);
             touch.charged = touch.charged.saturating_add(debit);
         }
-        held.put(cell, &self.algorithm, now);
-        touch.standing = self.algorithm.standing(cell, now);
+        held.put(cell);
+        touch.standing = held.algorithm.standing(cell, now);
     }
 
     /// Takes what the bodies of an exchange have cost, whether it is there or not.
@@ -320,9 +324,9 @@ impl Limit {
             return;
         }
         let now = nanoseconds(now.monotonic);
-        let mut held = self.table.hold(hash, &self.algorithm, now);
-        let cell = self.algorithm.debit(held.cell(), now, cost);
-        held.put(cell, &self.algorithm, now);
+        let mut held = self.table.hold(hash, &self.terms, 1, now);
+        let cell = held.algorithm.debit(held.cell(), now, cost);
+        held.put(cell);
     }
 
     /// What the client is told.
@@ -348,23 +352,24 @@ impl Limit {
         if self.shared.is_none()
             && let Found::Whole = self.key.write(x, &mut key)
         {
-            let name = format!("{} {}", self.policy, self.algorithm.kept_as(&self.label.name));
-            x.inquire(|| Inquiry::new(name, &key, Asked::Rate(self.algorithm, touch.cost)));
+            let name = format!("{} {}", self.policy, super::kept_as(&self.label.name));
+            x.inquire(|| Inquiry::new(name, &key, Asked::Rate(self.terms.algorithm, touch.cost)));
         }
     }
 
     fn describe(&self, touch: &Touch, x: &Exchange<'_>) -> String {
-        let mut how = match self.algorithm {
+        let algorithm = &self.terms.algorithm;
+        let mut how = match algorithm {
             Algorithm::Bucket(_) if touch.is_shared => "shared token bucket",
             Algorithm::Bucket(_) => "token bucket",
             Algorithm::Window(_) => "sliding window",
         }
         .to_owned();
-        if self.algorithm.proxies() > 1 {
-            how.push_str(&format!(", the share of one of {} proxies", self.algorithm.proxies()));
+        if algorithm.proxies() > 1 {
+            how.push_str(&format!(", the share of one of {} proxies", algorithm.proxies()));
         }
         let policy = &self.policy;
-        let capacity = self.algorithm.capacity();
+        let capacity = algorithm.capacity();
         let left = touch.standing.left;
         let key = self.key.describe(x);
         let full = super::seconds(touch.standing.full_in);

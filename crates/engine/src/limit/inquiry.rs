@@ -2,8 +2,8 @@
 //!
 //! An explanation counts in memories of its own, which are always new. It notes in which ones it has counted ([`Inquiry`]). The command line
 //! sends that to the gateway, which says what is in its own memories of the same name and changes nothing in them ([`answer`]); what it means
-//! is read by the files that were explained. A memory is named after its policy, its limit and what else its counts depend on, so
-//! that a gateway that runs with other numbers has none of that name.
+//! is read by the files that were explained. A memory is named after its policy and its limit; it says how it counts where its numbers mean nothing to
+//! who counts otherwise.
 
 use std::time::Duration;
 
@@ -61,6 +61,9 @@ impl Inquiry {
                 let (Some(first), Some(second), Some(now)) = (number("first"), number("second"), number("now")) else {
                     return unknown();
                 };
+                if answer.get("counted").and_then(Value::as_str) != Some(&*counted(&algorithm)) {
+                    return unknown();
+                }
                 let cell = Cell { first, second };
                 let proxies = number("proxies").and_then(|proxies| u32::try_from(proxies).ok()).unwrap_or(1);
                 let algorithm = algorithm.divided(proxies);
@@ -89,6 +92,15 @@ impl Inquiry {
     }
 }
 
+/// What the numbers of a cell mean: the time at which a bucket is full means nothing in one that fills in another time, nor do counts of windows
+/// of another length.
+fn counted(algorithm: &Algorithm) -> String {
+    match algorithm {
+        Algorithm::Bucket(bucket) => format!("bucket of {}", bucket.fills_in_milliseconds()),
+        Algorithm::Window(window) => format!("window of {} ns", window.length),
+    }
+}
+
 /// What the memories of this process say to the questions in a list, in its order; null where they have nothing of that name. `now` is the
 /// time by which they count.
 pub fn answer(keep: &Keep, questions: &Value, now: Duration) -> Value {
@@ -99,8 +111,10 @@ pub fn answer(keep: &Keep, questions: &Value, now: Duration) -> Value {
         match question.get("kind").and_then(Value::as_str)? {
             "rate" => {
                 let table = keep.known::<Table>(name)?;
-                let (cell, proxies) = (table.look(&key), table.proxies());
-                Some(json!({"first": cell.first, "second": cell.second, "now": nanoseconds(now), "proxies": proxies}))
+                let now = nanoseconds(now);
+                let (Cell { first, second }, algorithm) = table.look(&key, now)?;
+                let (proxies, counted) = (algorithm.proxies(), counted(&algorithm));
+                Some(json!({"first": first, "second": second, "now": now, "proxies": proxies, "counted": counted}))
             }
             "quota" => {
                 let (used, begin) = keep.known::<Book>(BOOK)?.look(&key);

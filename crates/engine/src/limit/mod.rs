@@ -107,26 +107,32 @@ impl Algorithm {
         }
     }
 
-    /// How far the cell is from one that has never been used, in nanoseconds; zero when it may as well be forgotten.
-    pub(crate) fn memory(&self, cell: Cell, now: u64) -> u64 {
+    /// The share of the limit that is used, in parts of [`WHOLE`]; more than that with a debt, and zero when the cell may as well be forgotten.
+    pub(crate) fn share(&self, cell: Cell, now: u64) -> u64 {
         match self {
-            Algorithm::Bucket(bucket) => bucket.memory(cell, now),
-            Algorithm::Window(window) => window.memory(cell, now),
+            Algorithm::Bucket(bucket) => bucket.share(cell, now),
+            Algorithm::Window(window) => window.share(cell, now),
         }
     }
 
-    /// Whether a request of cost 1 would be refused.
-    pub(crate) fn is_spent(&self, cell: Cell, now: u64) -> bool {
-        self.charge(cell, now, 1).is_err()
+    /// What a cell that another algorithm has counted is worth here: who has used half has used half.
+    pub(crate) fn take_over(&self, cell: Cell, from: &Algorithm, now: u64) -> Cell {
+        match (self, from) {
+            // It means the same: when it is full, or how many came when.
+            (Algorithm::Bucket(one), Algorithm::Bucket(other)) if one.fills_as(other) => cell,
+            (Algorithm::Window(one), Algorithm::Window(other)) if one.length == other.length => cell,
+            // A share is rounded up; what is more than it by less than a token must not cost one.
+            _ => match (from.share(cell, now).checked_sub(1), self) {
+                (None, _) => Cell::default(),
+                (Some(share), Algorithm::Bucket(bucket)) => bucket.with_share(share, now),
+                (Some(share), Algorithm::Window(window)) => window.with_share(share, now),
+            },
+        }
     }
 
-    /// The part of a name under which cells are kept: what is left is kept as the time at which a bucket is full, which means nothing in one that
-    /// fills in another time, nor do counts of windows of another length.
-    pub(crate) fn kept_as(&self, limit: &str) -> String {
-        match self {
-            Algorithm::Bucket(bucket) => format!("limit {limit} bucket of {}", bucket.fills_in_milliseconds()),
-            Algorithm::Window(window) => format!("limit {limit} window of {} ns", window.length),
-        }
+    /// Whether a request that costs this much would be refused.
+    pub(crate) fn is_spent(&self, cell: Cell, now: u64, cost: u32) -> bool {
+        self.charge(cell, now, cost).is_err()
     }
 
     /// The share of one of so many proxies.
@@ -161,6 +167,14 @@ impl Algorithm {
         }
     }
 }
+
+/// The part of a name under which the cells of a limit are kept.
+pub(crate) fn kept_as(limit: &str) -> String {
+    format!("limit {limit}")
+}
+
+/// All of a limit, in the parts that shares are told in.
+pub(crate) const WHOLE: u64 = 1 << 32;
 
 /// Nanoseconds, as far as they go: 584 years.
 pub(crate) fn nanoseconds(time: Duration) -> u64 {

@@ -2,11 +2,11 @@
 //!
 //! Keys are known by 64 bits of a hash with a secret seed. The table is cut into shards, each behind its own lock, and a shard into groups
 //! of eight places; a key belongs to one group. A group that is full makes the shard grow until it has its most; from then on a new
-//! key takes the place of one that may be forgotten, or else of the one that is nearest to that. **A key that has nothing left is
-//! never forgotten**, so a flood of other keys cannot reset it: where all eight places of a group are of that kind, new keys share the one
-//! spare cell of the shard until a place is free. To fill a group so, somebody must have spent eight limits whole.
+//! key takes the place of one that may be forgotten, or else of the one that has used the smallest share. **A key that has nothing left for
+//! what the new one asks is never forgotten**, so a flood of other keys cannot reset it: where all eight places of a group are of that kind, new
+//! keys share the one spare cell of the shard until a place is free. To fill a group so, somebody must have spent eight limits.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Algorithm, Cell};
@@ -21,8 +21,8 @@ pub(crate) struct Table {
     most: AtomicUsize,
     seed: OnceLock<u64>,
     forgotten: AtomicU64,
-    /// Among how many proxies the limit is divided at present, for who asks from outside.
-    proxies: AtomicU32,
+    /// How the newest configuration counts.
+    terms: Mutex<Option<Terms>>,
 }
 
 /// Alone on its cache lines, so that the locks of neighbours do not slow each other down.
@@ -35,6 +35,15 @@ struct Groups {
     /// New keys since the shard was last looked through.
     arrived: usize,
     spare: Cell,
+    /// How its cells are counted, once there are any.
+    terms: Option<Terms>,
+}
+
+/// How cells are counted, and which in turn that is: what is newer holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) algorithm: Algorithm,
+    edition: u64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -50,6 +59,10 @@ pub(crate) struct Held<'t> {
     table: &'t Table,
     hash: u64,
     place: Place,
+    /// How it is counted: as the newest configuration says that has counted here.
+    pub(crate) algorithm: Algorithm,
+    cost: u32,
+    now: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -68,7 +81,7 @@ impl Table {
     pub(crate) fn new(keys: usize) -> Table {
         let shards = (0..SHARDS).map(|_| Shard(Mutex::default())).collect();
         let (most, seed, forgotten) = (AtomicUsize::new(1), OnceLock::new(), AtomicU64::new(0));
-        let table = Table { shards, most, seed, forgotten, proxies: AtomicU32::new(1) };
+        let table = Table { shards, most, seed, forgotten, terms: Mutex::default() };
         table.resize(keys);
         table
     }
@@ -79,14 +92,14 @@ impl Table {
         self.most.store(groups, Ordering::Relaxed);
     }
 
-    /// Notes among how many proxies the limit is divided.
-    pub(crate) fn note_proxies(&self, proxies: u32) {
-        self.proxies.store(proxies, Ordering::Relaxed);
-    }
-
-    /// Among how many proxies the limit is divided.
-    pub(crate) fn proxies(&self) -> u32 {
-        self.proxies.load(Ordering::Relaxed)
+    /// How a new configuration counts. What other configurations have counted is put into these terms, shard by shard when one is next used.
+    pub(crate) fn terms(&self, algorithm: Algorithm) -> Terms {
+        let mut terms = self.terms.lock().unwrap_or_else(PoisonError::into_inner);
+        let edition = match *terms {
+            Some(known) if known.algorithm == algorithm => return known,
+            known => known.map_or(1, |known| known.edition + 1),
+        };
+        *terms.insert(Terms { algorithm, edition })
     }
 
     /// The seed of the hashes: the first random number that is offered.
@@ -94,24 +107,32 @@ impl Table {
         *self.seed.get_or_init(|| random)
     }
 
-    /// Locks the shard of a key. Several keys at once are locked in the order of their tables' addresses.
-    pub(crate) fn hold(&self, hash: u64, algorithm: &Algorithm, now: u64) -> Held<'_> {
+    /// Locks the shard of a key, for a charge of `cost`. Several keys at once are locked in the order of their tables' addresses.
+    pub(crate) fn hold(&self, hash: u64, terms: &Terms, cost: u32, now: u64) -> Held<'_> {
         let hash = hash.max(1);
-        let index = (hash >> 58) as usize % SHARDS;
-        let shard = self.shards[index].0.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = shard.find(hash, algorithm, now, self.most.load(Ordering::Relaxed));
-        Held { shard, table: self, hash, place }
+        let mut shard = self.shard(hash);
+        let algorithm = shard.agree(terms, now);
+        let place = shard.find(hash, &algorithm, cost, now, self.most.load(Ordering::Relaxed));
+        Held { shard, table: self, hash, place, algorithm, cost, now }
     }
 
-    /// What is remembered of a key, for who changes nothing.
-    pub(crate) fn look(&self, key: &[u8]) -> Cell {
-        let Some(seed) = self.seed.get() else { return Cell::default() };
+    /// What is remembered of a key and how it is counted, for who changes nothing.
+    pub(crate) fn look(&self, key: &[u8], now: u64) -> Option<(Cell, Algorithm)> {
+        let newest = (*self.terms.lock().unwrap_or_else(PoisonError::into_inner))?.algorithm;
+        let Some(seed) = self.seed.get() else { return Some((Cell::default(), newest)) };
         let hash = super::key::hash(*seed, key).max(1);
-        let shard = self.shards[(hash >> 58) as usize % SHARDS].0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mask) = shard.groups.len().checked_sub(1) else { return Cell::default() };
-        let group = &shard.groups[hash as usize & mask];
-        let place = group.keys.iter().position(|one| *one == hash);
-        place.map(|place| group.cells[place]).unwrap_or_default()
+        let shard = self.shard(hash);
+        let cell = shard.groups.len().checked_sub(1).and_then(|mask| {
+            let group = &shard.groups[hash as usize & mask];
+            let place = group.keys.iter().position(|one| *one == hash)?;
+            let terms = shard.terms.as_ref()?;
+            Some(newest.take_over(group.cells[place], &terms.algorithm, now))
+        });
+        Some((cell.unwrap_or_default(), newest))
+    }
+
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Groups> {
+        self.shards[(hash >> 58) as usize % SHARDS].0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keys that were forgotten for others before their time.
@@ -150,19 +171,20 @@ impl Held<'_> {
     }
 
     /// Remembers a cell for the key.
-    pub(crate) fn put(&mut self, cell: Cell, algorithm: &Algorithm, now: u64) {
+    pub(crate) fn put(&mut self, cell: Cell) {
+        let (algorithm, now) = (self.algorithm, self.now);
         let most = self.table.most.load(Ordering::Relaxed);
         while matches!(self.place, Place::Grow) {
             let groups = (self.shard.groups.len() * 2).clamp(1, most);
-            self.shard.rebuild(groups, algorithm, now);
-            self.place = self.shard.find(self.hash, algorithm, now, most);
+            self.shard.rebuild(groups, &algorithm, now);
+            self.place = self.shard.find(self.hash, &algorithm, self.cost, now, most);
         }
         match self.place {
             Place::Known(group, place) => self.shard.groups[group].cells[place] = cell,
             Place::Free(group, place) => {
                 let shard = &mut *self.shard;
                 let free = &mut shard.groups[group];
-                if free.keys[place] != 0 && algorithm.memory(free.cells[place], now) > 0 {
+                if free.keys[place] != 0 && algorithm.share(free.cells[place], now) > 0 {
                     self.table.forgotten.fetch_add(1, Ordering::Relaxed);
                 }
                 free.keys[place] = self.hash;
@@ -170,8 +192,8 @@ impl Held<'_> {
                 self.place = Place::Known(group, place);
                 shard.arrived += 1;
                 if shard.arrived > shard.groups.len() {
-                    shard.look_through(algorithm, now);
-                    self.place = shard.find(self.hash, algorithm, now, most);
+                    shard.look_through(&algorithm, now);
+                    self.place = shard.find(self.hash, &algorithm, self.cost, now, most);
                 }
             }
             Place::Grow | Place::Spare => self.shard.spare = cell,
@@ -180,7 +202,23 @@ impl Held<'_> {
 }
 
 impl Groups {
-    fn find(&self, hash: u64, algorithm: &Algorithm, now: u64, most: usize) -> Place {
+    /// How is counted here, after what is here was put into these terms if they are newer.
+    fn agree(&mut self, terms: &Terms, now: u64) -> Algorithm {
+        match self.terms {
+            Some(known) if known.edition >= terms.edition => return known.algorithm,
+            Some(Terms { algorithm, .. }) => {
+                let cells = self.groups.iter_mut().flat_map(|group| group.cells.iter_mut());
+                for cell in cells.chain(std::iter::once(&mut self.spare)) {
+                    *cell = terms.algorithm.take_over(*cell, &algorithm, now);
+                }
+            }
+            None => {}
+        }
+        self.terms = Some(*terms);
+        terms.algorithm
+    }
+
+    fn find(&self, hash: u64, algorithm: &Algorithm, cost: u32, now: u64, most: usize) -> Place {
         let Some(mask) = self.groups.len().checked_sub(1) else {
             return Place::Grow;
         };
@@ -192,18 +230,18 @@ impl Groups {
         if let Some(place) = group.keys.iter().position(|key| *key == 0) {
             return Place::Free(index, place);
         }
-        let memory = |place: &usize| algorithm.memory(group.cells[*place], now);
-        let Some(nearest) = (0..PLACES).min_by_key(memory) else {
+        let share = |place: &usize| algorithm.share(group.cells[*place], now);
+        let Some(nearest) = (0..PLACES).min_by_key(share) else {
             return Place::Spare;
         };
-        if memory(&nearest) == 0 {
+        if share(&nearest) == 0 {
             return Place::Free(index, nearest);
         }
         if self.groups.len() < most {
             return Place::Grow;
         }
-        let unspent = (0..PLACES).filter(|place| !algorithm.is_spent(group.cells[*place], now));
-        match unspent.min_by_key(memory) {
+        let unspent = (0..PLACES).filter(|place| !algorithm.is_spent(group.cells[*place], now, cost));
+        match unspent.min_by_key(share) {
             Some(place) => Place::Free(index, place),
             None => Place::Spare,
         }
@@ -214,7 +252,7 @@ impl Groups {
         let mut groups = vec![Group::default(); count];
         for group in &self.groups {
             for (key, cell) in group.keys.iter().zip(&group.cells) {
-                if *key == 0 || algorithm.memory(*cell, now) == 0 {
+                if *key == 0 || algorithm.share(*cell, now) == 0 {
                     continue;
                 }
                 let target = &mut groups[*key as usize & (count - 1)];
@@ -234,7 +272,7 @@ impl Groups {
         let mut kept = 0;
         for group in &mut self.groups {
             for (key, cell) in group.keys.iter_mut().zip(&group.cells) {
-                if *key != 0 && algorithm.memory(*cell, now) == 0 {
+                if *key != 0 && algorithm.share(*cell, now) == 0 {
                     *key = 0;
                 }
                 kept += usize::from(*key != 0);

@@ -3,10 +3,13 @@
 //! Windows of a key begin with its first request, so that not all keys begin anew at once. Where the requests of the window before came
 //! unevenly, the estimate is off: within one length of the window at most twice the limit pass, and only after a window that began
 //! idle and ended with everything at once. Of several proxies that divide a window each has its part of it, and one request at least.
+//!
+//! A window that was charged with more than fits is full, and its beginning lies in the future: as far as the rate takes to pay what is too
+//! much. A debt is time, as with the token bucket, and is worth as much when the limit has changed.
 
 use std::time::Duration;
 
-use super::{Cell, Standing};
+use super::{Cell, Standing, WHOLE};
 
 /// A number in a length of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,8 @@ struct Counts {
     here: u32,
     /// Time in the current window.
     elapsed: u64,
+    /// Time until it begins: what is left of a debt.
+    ahead: u64,
 }
 
 impl Window {
@@ -43,50 +48,60 @@ impl Window {
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of one number")]
     fn read(&self, cell: Cell, now: u64) -> Counts {
         let (before, here) = ((cell.second >> 32) as u32, cell.second as u32);
-        // Another worker may have read the clock a moment later.
         let elapsed = now.saturating_sub(cell.first);
         if cell == Cell::default() || elapsed >= self.length.saturating_mul(2) {
-            return Counts { begin: now, before: 0, here: 0, elapsed: 0 };
+            return Counts { begin: now, before: 0, here: 0, elapsed: 0, ahead: 0 };
         }
         if elapsed >= self.length {
             let begin = cell.first + self.length;
-            return Counts { begin, before: here, here: 0, elapsed: elapsed - self.length };
+            return Counts { begin, before: here, here: 0, elapsed: elapsed - self.length, ahead: 0 };
         }
-        Counts { begin: cell.first, before, here, elapsed }
+        // It is also ahead, a little, of a worker that has read the clock a moment before another one.
+        Counts { begin: cell.first, before, here, elapsed, ahead: cell.first.saturating_sub(now) }
     }
 
     fn used(&self, counts: Counts) -> u64 {
         let reach = u128::from(self.length - counts.elapsed);
         let weighed = (u128::from(counts.before) * reach).div_ceil(u128::from(self.length));
-        u64::try_from(weighed).unwrap_or(u64::MAX) + u64::from(counts.here)
+        let debt = u128::from(counts.ahead) * u128::from(self.most) / u128::from(self.length);
+        u64::try_from(weighed + debt).unwrap_or(u64::MAX).saturating_add(u64::from(counts.here))
+    }
+
+    /// Adds to what is counted in the current window. What does not fit into it becomes time.
+    fn add(&self, counts: Counts, cost: u32) -> Cell {
+        let here = counts.here.saturating_add(cost).min(self.most.max(counts.here));
+        let debt = u64::from(cost) - u64::from(here - counts.here);
+        let time = (u128::from(debt) * u128::from(self.length)).div_ceil(u128::from(self.most.max(1)));
+        let begin = counts.begin.saturating_add(u64::try_from(time).unwrap_or(u64::MAX));
+        write(Counts { begin, here, ..counts })
     }
 
     pub(crate) fn charge(&self, cell: Cell, now: u64, cost: u32) -> Result<Cell, Duration> {
         let counts = self.read(cell, now);
         let used = self.used(counts);
-        if used + u64::from(cost) > u64::from(self.most) {
+        if used.saturating_add(u64::from(cost)) > u64::from(self.most) {
             // What fits into the whole window and not into a share passes one that is empty.
             let passes = used == 0 && self.proxies > 1;
             if !passes {
                 return Err(self.wait(counts, cost));
             }
         }
-        Ok(write(Counts { here: counts.here.saturating_add(cost), ..counts }))
+        Ok(self.add(counts, cost))
     }
 
     fn wait(&self, counts: Counts, cost: u32) -> Duration {
-        let rest = self.length - counts.elapsed;
+        let rest = (self.length - counts.elapsed).saturating_add(counts.ahead);
         if cost > self.most && self.proxies > 1 {
             let next = if counts.here == 0 { 0 } else { self.length };
-            return Duration::from_nanos(rest + next);
+            return Duration::from_nanos(rest.saturating_add(next));
         }
         let here = u64::from(counts.here) + u64::from(cost);
         let nanoseconds = match u64::from(self.most).checked_sub(here) {
-            Some(room) => rest.saturating_sub(self.reach_for(counts.before, room)),
+            Some(room) => rest.saturating_sub(self.reach_for(counts.before, room)).max(counts.ahead),
             // Only the next window can have room.
             None => {
                 let room = u64::from(self.most.saturating_sub(cost));
-                rest + self.length.saturating_sub(self.reach_for(counts.here, room))
+                rest.saturating_add(self.length.saturating_sub(self.reach_for(counts.here, room)))
             }
         };
         Duration::from_nanos(nanoseconds)
@@ -99,14 +114,18 @@ impl Window {
     }
 
     pub(crate) fn debit(&self, cell: Cell, now: u64, cost: u32) -> Cell {
-        let counts = self.read(cell, now);
-        write(Counts { here: counts.here.saturating_add(cost), ..counts })
+        self.add(self.read(cell, now), cost)
     }
 
-    /// Out of the current window only: what the one before weighs is on its way out.
+    /// Out of a debt, and then out of the current window: what the one before weighs is on its way out.
     pub(crate) fn refund(&self, cell: Cell, now: u64, cost: u32) -> Cell {
         let counts = self.read(cell, now);
-        write(Counts { here: counts.here.saturating_sub(cost), ..counts })
+        let time = u128::from(cost) * u128::from(self.length) / u128::from(self.most.max(1));
+        let time = u64::try_from(time).unwrap_or(u64::MAX).min(counts.ahead);
+        let debt = (u128::from(time) * u128::from(self.most)).div_ceil(u128::from(self.length));
+        let rest = u64::from(cost).saturating_sub(u64::try_from(debt).unwrap_or(u64::MAX));
+        let here = counts.here.saturating_sub(u32::try_from(rest).unwrap_or(u32::MAX));
+        write(Counts { begin: counts.begin - time, here, ..counts })
     }
 
     pub(crate) fn standing(&self, cell: Cell, now: u64) -> Standing {
@@ -115,17 +134,29 @@ impl Window {
         Standing { left, full_in: Duration::from_nanos(self.counted_for(counts)) }
     }
 
-    pub(crate) fn memory(&self, cell: Cell, now: u64) -> u64 {
-        self.counted_for(self.read(cell, now))
+    /// The share that is used, in parts of [`WHOLE`], rounded up.
+    pub(crate) fn share(&self, cell: Cell, now: u64) -> u64 {
+        let counts = self.read(cell, now);
+        let (length, most) = (u128::from(self.length), u128::from(self.most.max(1)));
+        let weighed = u128::from(counts.before) * u128::from(self.length - counts.elapsed);
+        let all = weighed + u128::from(counts.here) * length + u128::from(counts.ahead) * most;
+        let share = all.saturating_mul(u128::from(WHOLE)).div_ceil(length * most);
+        u64::try_from(share).unwrap_or(u64::MAX)
+    }
+
+    /// A cell of a window that begins now, with this share used.
+    pub(crate) fn with_share(&self, share: u64, now: u64) -> Cell {
+        let used = (u128::from(share) * u128::from(self.most)).div_ceil(u128::from(WHOLE));
+        self.debit(Cell::default(), now, u32::try_from(used).unwrap_or(u32::MAX))
     }
 
     /// How long something of it counts: what is in the current window does until the next one has ended.
     fn counted_for(&self, counts: Counts) -> u64 {
-        let rest = self.length - counts.elapsed;
+        let rest = (self.length - counts.elapsed).saturating_add(counts.ahead);
         match (counts.before, counts.here) {
             (0, 0) => 0,
             (_, 0) => rest,
-            _ => rest + self.length,
+            _ => rest.saturating_add(self.length),
         }
     }
 }
@@ -235,10 +266,49 @@ mod tests {
     }
 
     #[test]
-    fn a_debit_goes_below_zero() {
+    fn a_debit_goes_below_zero_and_a_refund_takes_back() {
         let window = Window::new(10, Duration::from_secs(60));
         let cell = window.debit(Cell::default(), SECOND, 25);
         assert_eq!(window.standing(cell, SECOND).left, -15);
+        assert_eq!(window.standing(window.refund(cell, SECOND, 10), SECOND).left, -5);
         assert_eq!(window.standing(window.refund(cell, SECOND, 20), SECOND).left, 5);
+    }
+
+    #[test]
+    fn a_debt_is_paid_at_the_rate_of_the_limit() {
+        let window = Window::new(4, Duration::from_secs(2));
+        let first = window.charge(Cell::default(), SECOND, 1).expect("room");
+        // 997 more than fits, in a window that has half gone by.
+        let cell = window.debit(first, 2 * SECOND, 1_000);
+        let wait = window.charge(cell, 2 * SECOND, 1).expect_err("it is full");
+        // What is owed is paid by four in two seconds; then the window has its length, and the next one a quarter of it before there is room.
+        let then = 2 * SECOND + u64::try_from(wait.as_nanos()).expect("small");
+        assert_eq!(wait, Duration::from_secs(500));
+        assert!(window.charge(cell, then, 1).is_ok() && window.charge(cell, then - 2, 1).is_err());
+        assert!(window.standing(cell, 2 * SECOND).left < -990);
+        let told = window.standing(cell, 100 * SECOND);
+        assert!((-810..-790).contains(&told.left), "{told:?}");
+        assert_eq!(window.standing(cell, 100 * SECOND + nanoseconds(told.full_in)), full(4));
+    }
+
+    #[test]
+    fn a_limit_that_is_lowered_makes_no_debt() {
+        let (many, few) = (Window::new(100, Duration::from_secs(60)), Window::new(10, Duration::from_secs(60)));
+        let cell = many.debit(Cell::default(), SECOND, 90);
+        assert!(few.charge(cell, 2 * SECOND, 1).is_err());
+        assert_eq!(few.standing(cell, 121 * SECOND), full(10));
+        // A debt stays one when the limit is raised.
+        let cell = few.debit(Cell::default(), SECOND, 20);
+        assert!(many.charge(cell, 2 * SECOND, 1).is_err(), "the rest of a minute is owed");
+        let wait = many.charge(cell, 2 * SECOND, 1).expect_err("full");
+        assert!(many.charge(cell, 2 * SECOND + nanoseconds(wait), 1).is_ok());
+    }
+
+    fn full(most: i64) -> Standing {
+        Standing { left: most, full_in: Duration::ZERO }
+    }
+
+    fn nanoseconds(time: Duration) -> u64 {
+        u64::try_from(time.as_nanos()).expect("small")
     }
 }

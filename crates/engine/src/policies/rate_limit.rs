@@ -29,7 +29,7 @@ use crate::limit::store::Store;
 use crate::limit::table::Table;
 use crate::limit::touched::{Touch, address};
 use crate::limit::window::Window;
-use crate::limit::{Algorithm, Stage};
+use crate::limit::{Algorithm, Stage, kept_as};
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
 
@@ -102,7 +102,8 @@ object! {
         /// Whether those fields hold a hash of the key (`pk`), by which a client with several keys can tell them apart. It is the same at all
         /// gateways with the same limit.
         partition_key: bool = false;
-        /// How many keys are remembered. Beyond it those are forgotten that have used least; never one that has nothing left.
+        /// How many keys are remembered. Beyond it those are forgotten that have used least; never one that has nothing left for what a new
+        /// one asks.
         max_keys: u32 = 1_000_000 => Rule::Range(1_000, 100_000_000);
     }
     check check_limit;
@@ -456,12 +457,11 @@ fn compile_limit(
     let policy = format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name);
     let keys = spec.max_keys as usize;
     let costs = Costs::compile(&spec.cost_fields(), cx);
-    let table = cx.keep(&algorithm.kept_as(&spec.name), || Table::new(keys));
+    let table = cx.keep(&kept_as(&spec.name), || Table::new(keys));
     table.resize(keys);
-    table.note_proxies(proxies);
     Some(Limit {
         label: Label::new(&spec.name, quota, Some(window), costs.unit(), spec.headers),
-        algorithm,
+        terms: table.terms(algorithm),
         most,
         key,
         plans: spec.plans.iter().map(|plan| (&**plan).into()).collect(),

@@ -21,9 +21,9 @@ use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
 use crate::limit::fields::{Label, LimitHeaders, Shown, show};
 use crate::limit::key::{KeyBytes, hash};
-use crate::limit::table::Table;
+use crate::limit::table::{Table, Terms};
 use crate::limit::touched::Touched;
-use crate::limit::{Algorithm, Standing, nanoseconds, seconds};
+use crate::limit::{Standing, kept_as, nanoseconds, seconds};
 use crate::protobuf::{Garbled, Writer};
 use crate::reason::Reason;
 use crate::verdict::{Reply, ReplyBody, Verdict};
@@ -134,7 +134,7 @@ struct Limit {
     descriptor: Vec<(Box<str>, Option<Box<str>>)>,
     requests: u32,
     unit: u64,
-    algorithm: Algorithm,
+    terms: Terms,
     overdraws: bool,
     table: Arc<Table>,
 }
@@ -178,19 +178,20 @@ impl Limit {
 
     /// Takes hits, if there is room or where the limit may be overdrawn.
     fn take(&self, key: u64, hits: u32, now: u64) -> Status<'_> {
-        let mut held = self.table.hold(key, &self.algorithm, now);
+        let mut held = self.table.hold(key, &self.terms, hits.max(1), now);
+        let algorithm = held.algorithm;
         // Who adds nothing asks whether there is anything left.
-        let charged = self.algorithm.charge(held.cell(), now, hits.max(1));
+        let charged = algorithm.charge(held.cell(), now, hits.max(1));
         let (cell, taken) = match charged {
             Ok(_) if hits == 0 => (held.cell(), 0),
             Ok(cell) => (cell, hits),
-            Err(_) if self.overdraws => (self.algorithm.debit(held.cell(), now, hits), hits),
+            Err(_) if self.overdraws => (algorithm.debit(held.cell(), now, hits), hits),
             Err(_) => (held.cell(), 0),
         };
         if taken > 0 {
-            held.put(cell, &self.algorithm, now);
+            held.put(cell);
         }
-        let standing = self.algorithm.standing(cell, now);
+        let standing = algorithm.standing(cell, now);
         Status { limit: Some(self), key, taken, standing, wait: charged.err() }
     }
 }
@@ -198,10 +199,10 @@ impl Limit {
 impl Status<'_> {
     fn give_back(&mut self, now: u64) {
         let Some(limit) = self.limit.filter(|limit| !limit.overdraws && self.taken > 0) else { return };
-        let mut held = limit.table.hold(self.key, &limit.algorithm, now);
-        let cell = limit.algorithm.refund(held.cell(), now, self.taken);
-        held.put(cell, &limit.algorithm, now);
-        self.standing = limit.algorithm.standing(cell, now);
+        let mut held = limit.table.hold(self.key, &limit.terms, self.taken, now);
+        let cell = held.algorithm.refund(held.cell(), now, self.taken);
+        held.put(cell);
+        self.standing = held.algorithm.standing(cell, now);
         self.taken = 0;
     }
 
@@ -383,14 +384,14 @@ fn compile_limit(limit: &ServedLimitSpec, spec: &RateLimitServerPolicySpec, cx: 
     };
     let keys = limit.max_keys as usize;
     let entry = |entry: &WantedEntrySpec| ((&*entry.key).into(), entry.value.as_ref().map(|value| (&**value).into()));
-    let table = cx.keep(&format!("served {}", algorithm.kept_as(&limit.name)), || Table::new(keys));
+    let table = cx.keep(&format!("served {}", kept_as(&limit.name)), || Table::new(keys));
     table.resize(keys);
     Some(Limit {
         label: Label::new(&limit.name, quota, Some(window), None, spec.headers),
         descriptor: limit.descriptor.iter().map(entry).collect(),
         requests: limit.requests,
         unit: unit(limit.per),
-        algorithm,
+        terms: table.terms(algorithm),
         overdraws: limit.overdraw,
         table,
     })

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::bucket::Bucket;
+use super::super::window::Window;
 use super::*;
 use crate::exchange::draw;
 
@@ -15,13 +16,71 @@ fn ten_a_minute() -> Algorithm {
 
 /// Takes one; false when there is none left.
 fn take(table: &Table, algorithm: &Algorithm, hash: u64, now: u64) -> bool {
-    let mut held = table.hold(hash, algorithm, now);
-    match algorithm.charge(held.cell(), now, 1) {
+    take_some(table, algorithm, hash, now, 1)
+}
+
+fn take_some(table: &Table, algorithm: &Algorithm, hash: u64, now: u64, cost: u32) -> bool {
+    let mut held = table.hold(hash, &table.terms(*algorithm), cost, now);
+    match held.algorithm.charge(held.cell(), now, cost) {
         Ok(cell) => {
-            held.put(cell, algorithm, now);
+            held.put(cell);
             true
         }
         Err(_) => false,
+    }
+}
+
+/// Somebody who stops before he has spent all, and a flood of others, again and again: how often he passes.
+fn passed_among_floods(algorithm: &Algorithm, cost: u32, stops_at: u32) -> u32 {
+    let table = Table::new(1_024);
+    let mut passed = 0;
+    for round in 0..5 {
+        let mut now = (1 + round) * SECOND;
+        let mut own = 0;
+        while own < stops_at && take_some(&table, algorithm, draw(7, 1), now, cost) {
+            own += cost;
+        }
+        passed += own / cost;
+        for flood in 0..20_000 {
+            now += 10_000;
+            take_some(&table, algorithm, draw(8, round * 20_000 + flood), now, cost);
+        }
+    }
+    passed
+}
+
+#[test]
+fn a_flood_resets_nobody_whatever_the_algorithm_and_the_cost() {
+    let hour = Duration::from_secs(3_600);
+    let bucket = Algorithm::Bucket(Bucket::new(10, hour, 10).expect("a bucket"));
+    let window = Algorithm::Window(Window::new(10, hour));
+    for algorithm in [bucket, window] {
+        assert!(passed_among_floods(&algorithm, 1, 9) <= 10, "{algorithm:?}: nine of ten are used before each flood");
+        assert_eq!(passed_among_floods(&algorithm, 6, 10), 1, "{algorithm:?}: there is room for one that costs six");
+    }
+}
+
+#[test]
+fn who_has_spent_his_limit_has_spent_it_after_a_change_too() {
+    let bucket = |requests, seconds, burst| {
+        Algorithm::Bucket(Bucket::new(requests, Duration::from_secs(seconds), burst).expect("a bucket"))
+    };
+    let window = |most, seconds| Algorithm::Window(Window::new(most, Duration::from_secs(seconds)));
+    let all = [bucket(5, 60, 5), bucket(5, 60, 6), bucket(6, 60, 6), bucket(5, 120, 5), window(5, 60), window(6, 90)];
+    for before in all {
+        for after in all {
+            let table = Table::new(1_000);
+            while take(&table, &before, 7, SECOND) {}
+            assert!(take(&table, &before, 8, SECOND));
+            assert_eq!(table.look(&[], SECOND).map(|(_, algorithm)| algorithm), Some(before));
+            let left = (0..20).filter(|_| take(&table, &after, 8, SECOND)).count();
+            assert!((4..=5).contains(&left), "{before:?} to {after:?}: {left}");
+            assert!(!take(&table, &after, 7, SECOND), "{before:?} to {after:?}");
+            // A request of the configuration before counts as the new one does.
+            let old = Terms { algorithm: before, edition: 0 };
+            assert_eq!(table.hold(7, &old, 1, SECOND).algorithm, after);
+            assert!(!take(&table, &before, 7, SECOND), "and back");
+        }
     }
 }
 
