@@ -31,22 +31,34 @@ const LATEST: Duration = Duration::from_secs(5);
 /// Orders that go out together.
 const AT_ONCE: usize = 256;
 
-/// What the server computes. `KEYS[1]` is the bucket, kept as the moment when it is full, in microseconds of the server's clock. The
-/// arguments are the time of one token, the size of the bucket, how many tokens are wanted, and how many it must be at least; -1
-/// takes what is wanted in any case. Gives what was granted, how long to wait, what is left, and when it is full.
+/// What the server computes. `KEYS[1]` is the bucket, kept as the moment when it is full, in microseconds of the server's clock, and the time in
+/// which it fills: one that fills in another time now has the same share in it. The arguments are the time of one token, the size of the bucket,
+/// how many tokens are wanted, and how many it must be at least; -1 takes what is wanted in any case. Gives what was granted, how long to wait,
+/// what is left, and when it is full; nothing where the key holds what is no bucket.
 const SCRIPT: &str = "\
 local interval, burst, want, least = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local full = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now)
-local room = math.floor((now + burst * interval - full) / interval + 0.000001)
+local fills, full = burst * interval, now
+local kept = redis.pcall('GET', KEYS[1])
+if kept then
+  if type(kept) == 'table' then
+    if string.find(kept.err, 'WRONGTYPE', 1, true) then return false end
+    return kept
+  end
+  local was_full, filled = string.match(kept, '^(%d+%.?%d*) (%d+%.?%d*)$')
+  if not was_full then return false end
+  full = math.max(tonumber(was_full), now)
+  if math.abs(tonumber(filled) - fills) > 1000 then full = now + (full - now) * fills / tonumber(filled) end
+end
+local room = math.floor((now + fills - full) / interval + 0.000001)
 local granted = want
 if least >= 0 then granted = math.min(want, room) end
 if least >= 0 and granted < least then
   return {0, math.ceil(full + (least - burst) * interval - now), room, math.ceil(full - now)}
 end
 full = full + granted * interval
-redis.call('SET', KEYS[1], string.format('%.3f', full), 'PX', math.ceil((full - now) / 1000) + 1000)
+redis.call('SET', KEYS[1], string.format('%.3f %.3f', full, fills), 'PX', math.ceil((full - now) / 1000) + 1000)
 return {granted, 0, room - granted, math.ceil(full - now)}
 ";
 
@@ -175,7 +187,7 @@ impl Carrier {
             client.ask(&[b"SELECT", address.database.to_string().as_bytes()]).await?;
         }
         let script = load_script(&mut client).await?;
-        Ok(Link { client, script, is_open: true, opened: Instant::now() })
+        Ok(Link { client, script, is_open: true, opened: Instant::now(), has_strangers: false })
     }
 
     /// Carries orders until something goes wrong.
@@ -264,6 +276,8 @@ struct Link {
     /// Whether it is not known to be closed.
     is_open: bool,
     opened: Instant,
+    /// Whether it was told that keys hold what is not ours.
+    has_strangers: bool,
 }
 
 /// Tells the server the script, and brings back what it calls it.
@@ -276,7 +290,7 @@ async fn load_script(client: &mut Client<Box<dyn Stream>>) -> Result<Vec<u8>, Tr
 
 /// Sends orders together and hands over the answers, and takes what is done out of `waiting`.
 async fn exchange(link: &mut Link, waiting: &mut VecDeque<&Order>, shared: &Shared) -> Result<(), Trouble> {
-    let Link { client, script, .. } = link;
+    let Link { client, script, .. } = &mut *link;
     for order in &*waiting {
         let interval = order.interval.to_string();
         let least = order.least.map_or_else(|| "-1".to_owned(), |least| least.to_string());
@@ -294,10 +308,21 @@ async fn exchange(link: &mut Link, waiting: &mut VecDeque<&Order>, shared: &Shar
     }
     client.send().await?;
     for _ in 0..waiting.len() {
-        let reply = client.reply().await;
+        let reply = link.client.reply().await;
         let Some(order) = waiting.pop_front() else { break };
+        let now = u64::try_from(shared.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
         match reply.and_then(|reply| read_grant(&reply)) {
-            Ok(grant) => order.deliver(grant, u64::try_from(shared.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)),
+            Ok(Some(grant)) => order.deliver(grant, now),
+            Ok(None) => {
+                order.silence(now);
+                if !std::mem::replace(&mut link.has_strangers, true) {
+                    tracing::warn!(
+                        key = order.key,
+                        remedy = "delete it there, and see who else writes keys that begin with `transept:`",
+                        "a key at the store of shared limits holds something else than a limit"
+                    );
+                }
+            }
             Err(Trouble::NoScript) => waiting.push_back(order),
             Err(trouble) => {
                 waiting.push_front(order);
@@ -308,19 +333,23 @@ async fn exchange(link: &mut Link, waiting: &mut VecDeque<&Order>, shared: &Shar
     Ok(())
 }
 
-fn read_grant(reply: &Reply) -> Result<Grant, Trouble> {
+/// What was granted; none where the server has something else under the key.
+fn read_grant(reply: &Reply) -> Result<Option<Grant>, Trouble> {
+    if *reply == Reply::Nothing {
+        return Ok(None);
+    }
     let wrong = || Trouble::Answer("the script gives something else than four numbers".into());
     let Reply::List(items) = reply else { return Err(wrong()) };
     let [Reply::Number(tokens), Reply::Number(wait), Reply::Number(left), Reply::Number(full)] = items[..] else {
         return Err(wrong());
     };
     let microseconds = |number: i64| Duration::from_micros(u64::try_from(number).unwrap_or(0));
-    Ok(Grant {
+    Ok(Some(Grant {
         tokens: u32::try_from(tokens).map_err(|_| wrong())?,
         wait: microseconds(wait),
         left,
         full_in: microseconds(full),
-    })
+    }))
 }
 
 /// What bytes come from and go to.
@@ -335,10 +364,10 @@ mod tests {
     #[test]
     fn a_grant_is_four_numbers() {
         let numbers = |numbers: &[i64]| Reply::List(numbers.iter().map(|number| Reply::Number(*number)).collect());
-        let grant = read_grant(&numbers(&[3, 0, -2, 1_500_000])).expect("a grant");
+        let grant = read_grant(&numbers(&[3, 0, -2, 1_500_000])).expect("four numbers").expect("a grant");
         assert_eq!((grant.tokens, grant.left, grant.full_in), (3, -2, Duration::from_millis(1_500)));
         assert!(read_grant(&numbers(&[1, 2, 3])).is_err());
         assert!(read_grant(&numbers(&[-1, 0, 0, 0])).is_err());
-        assert!(read_grant(&Reply::Nothing).is_err());
+        assert!(read_grant(&Reply::Nothing).is_ok_and(|grant| grant.is_none()), "what is there is no bucket");
     }
 }

@@ -110,11 +110,17 @@ async fn gateway(port: u16, requests: u32, unavailable: &str) -> (Gateway, Answe
 
 /// A gateway with a limit that is counted in a store, whose password is in the Secret `store`, and its authority in the ConfigMap `ca`.
 async fn with_store(store: &str, requests: u32, password: &str, authority: Option<&Authority>) -> (Gateway, Answering) {
+    let limit = format!("{{name: all, requests: {requests}, per: 1h, key: []}}");
+    with_limit(store, &limit, password, authority).await
+}
+
+/// The same with a limit of one's own.
+async fn with_limit(store: &str, limit: &str, password: &str, authority: Option<&Authority>) -> (Gateway, Answering) {
     let backend = Backend::start(Up::Http1).await;
     let policy = format!(
         "apiVersion: transept.dev/v1alpha1\nkind: RateLimitPolicy\nmetadata: {{name: shared}}\nspec:\n  \
          targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: all}}]\n  \
-         store: {{{store}}}\n  limits: [{{name: all, requests: {requests}, per: 1h, key: []}}]"
+         store: {{{store}}}\n  limits: [{limit}]"
     );
     let secret =
         format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: store}}\nstringData: {{password: {password}}}");
@@ -216,6 +222,50 @@ async fn a_server_that_closes_connections_and_forgets_scripts_is_not_away() {
         }
         assert!(rest <= 7, "13 have passed, and {rest} after them");
         assert!(!deny.running.log().contains("does not answer"), "{}", deny.running.log());
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_holds_something_else_is_of_no_harm_to_others() {
+    for program in installed().await {
+        for spoil in ["redis.call('SET', key, 'junk')", "redis.call('DEL', key) redis.call('LPUSH', key, 'junk')"] {
+            let redis = Redis::start(program, unused_port()).await;
+            let store = format!("url: 'redis://127.0.0.1:{}', passwordSecret: store, onUnavailable: Deny", redis.port);
+            let limit = "{name: each, requests: 5, per: 1h, key: [{header: X-Key}], missing: Share}";
+            let (gateway, _answering) = with_limit(&store, limit, PASSWORD, None).await;
+            let ask = async |key: &str| {
+                let mut caller = Caller::connect(&Down::Http11, gateway.address).await;
+                let mut call = caller.ask(Ask::get("/").with("x-key", key)).await;
+                call.answer().await.0
+            };
+            assert_eq!(ask("theirs").await, 200);
+            redis.ask(&format!("EVAL \"local key = redis.call('KEYS', '*')[1] {spoil} return 1\" 0")).await;
+            assert_eq!(ask("theirs").await, 503, "nobody knows how much is left");
+            for own in ["a", "b", "c"] {
+                assert_eq!(ask(own).await, 200, "{spoil}");
+            }
+            assert_eq!(ask("theirs").await, 503);
+            let log = gateway.running.log();
+            assert_eq!(log.matches("holds something else than a limit").count(), 1, "{log}");
+            assert!(!log.contains("does not answer"), "{log}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_empty_is_empty_in_another_size_too() {
+    for program in installed().await {
+        let redis = Redis::start(program, unused_port()).await;
+        let store = format!("url: 'redis://127.0.0.1:{}', passwordSecret: store, onUnavailable: Deny", redis.port);
+        for (burst, passes) in [(5, 5), (8, 0), (3, 0)] {
+            let limit = format!("{{name: all, requests: 5, per: 1h, burst: {burst}, key: []}}");
+            let (gateway, _answering) = with_limit(&store, &limit, PASSWORD, None).await;
+            let mut passed = 0;
+            for _ in 0..8 {
+                passed += usize::from(status(&gateway).await == 200);
+            }
+            assert_eq!(passed, passes, "burst {burst}");
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! The store has counted them already. They are good for a moment ([`LIFE`]), after which they are lost; how many are taken at once follows
 //! how quickly they are used: one by one for a key that is rarely seen, up to a tenth of the bucket for one that is busy. When half of them
-//! are used the next are ordered, and only who finds none has to wait. **The bound:** within any time the proxies together let through at
+//! are used the next are ordered, and a key that is seen again within that moment has its next token ordered with the last one, so that only who
+//! finds none has to wait. Nothing is ordered ahead where a request costs more than a tenth of the bucket: too much of a small limit would be
+//! lost whenever the next request does not come. **The bound:** within any time the proxies together let through at
 //! most what the limit says and the tokens that were out at its beginning, which is at most a tenth of the burst, and at least one, for each
 //! proxy.
 
@@ -25,8 +27,8 @@ const BUSY: Duration = Duration::from_millis(50);
 /// The tokens of all keys of one limit.
 pub(crate) struct Leases {
     shards: Box<[Mutex<HashMap<u64, Lease>>]>,
-    /// The most tokens that are taken at once.
-    most: u32,
+    /// The most tokens that are ordered ahead of the requests that need them. None is, where a request costs more.
+    ahead: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +41,10 @@ struct Lease {
     size: u32,
     /// Whether more are ordered.
     asked: bool,
+    /// When some were last used.
+    used: u64,
+    /// Until then the store is not asked, because it could not say anything.
+    silent_until: u64,
     /// Until then the store has none for requests that cost `refused_cost` or more.
     refused_until: u64,
     refused_cost: u32,
@@ -58,18 +64,20 @@ pub(crate) enum Drawn {
     Refused(Standing, Duration),
     /// There are none here: so many should be ordered, unless they are ordered already.
     None(Option<u32>),
+    /// The store cannot say anything about this key.
+    Silent,
 }
 
 impl std::fmt::Debug for Leases {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Leases").field("most", &self.most).finish_non_exhaustive()
+        out.debug_struct("Leases").field("ahead", &self.ahead).finish_non_exhaustive()
     }
 }
 
 impl Leases {
     /// For a bucket of this size.
     pub(crate) fn new(burst: u32) -> Leases {
-        Leases { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), most: (burst / 10).max(1) }
+        Leases { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), ahead: burst / 10 }
     }
 
     /// Takes tokens. What is said to be ordered has to be ordered: it is noted here.
@@ -78,7 +86,7 @@ impl Leases {
         let full = shard.len() >= MOST;
         if full && !shard.contains_key(&hash) {
             // A quarter at least, so that a flood of keys does not make every request clean up.
-            shard.retain(|_, lease| lease.asked || lease.until > now || lease.refused_until > now);
+            shard.retain(|_, lease| lease.asked || lease.until.max(lease.refused_until) > now);
             if shard.len() > MOST / 4 * 3 {
                 shard.clear();
             }
@@ -90,8 +98,10 @@ impl Leases {
         let held = lease.tokens;
         if held >= cost {
             lease.tokens -= cost;
-            let more = (!lease.asked && lease.size > 1 && lease.tokens * 2 <= lease.size)
-                .then(|| lease.next_size(self.most, now));
+            let last = std::mem::replace(&mut lease.used, now);
+            let is_busy = last > 0 && now.saturating_sub(last) < super::nanoseconds(LIFE);
+            let more = (!lease.asked && is_busy && cost <= self.ahead && lease.tokens * 2 <= lease.size)
+                .then(|| lease.next_size(self.ahead, last, now).max(cost));
             lease.asked |= more.is_some();
             return Drawn::Taken(lease.standing(now), more);
         }
@@ -101,8 +111,11 @@ impl Leases {
         if lease.asked {
             return Drawn::None(None);
         }
+        if lease.silent_until > now {
+            return Drawn::Silent;
+        }
         lease.asked = true;
-        Drawn::None(Some(lease.next_size(self.most, now).max(cost)))
+        Drawn::None(Some(lease.next_size(self.ahead.max(1), lease.used, now).max(cost)))
     }
 
     /// Puts tokens back that were not used after all.
@@ -155,6 +168,14 @@ impl Leases {
         }
     }
 
+    /// Notes that the store could not say anything about a key: it is not asked again for a moment.
+    pub(crate) fn silence(&self, hash: u64, now: u64) {
+        if let Some(lease) = self.shard(hash).get_mut(&hash) {
+            lease.asked = false;
+            lease.silent_until = now.saturating_add(super::nanoseconds(LIFE));
+        }
+    }
+
     /// Whether tokens are ordered.
     pub(crate) fn is_asked(&self, hash: u64) -> bool {
         self.shard(hash).get(&hash).is_some_and(|lease| lease.asked)
@@ -166,9 +187,10 @@ impl Leases {
 }
 
 impl Lease {
-    /// Twice as many as last time when those did not last, half when they lasted long.
-    fn next_size(&self, most: u32, now: u64) -> u32 {
-        let lasted = now.saturating_sub(self.since);
+    /// Twice as many as last time when those did not last, half when they lasted long. One that somebody has waited for is used as it comes: how
+    /// long it lasts is how long ago the one before was used.
+    fn next_size(&self, most: u32, used: u64, now: u64) -> u32 {
+        let lasted = now.saturating_sub(self.since.min(used));
         let size = if lasted < super::nanoseconds(BUSY) {
             self.size.saturating_mul(2)
         } else if lasted > super::nanoseconds(BUSY) * 4 {
@@ -224,6 +246,62 @@ mod tests {
         assert!(sizes.iter().all(|size| *size <= 10) && sizes.contains(&10), "{sizes:?}");
         // A second of silence later they are lost, and it begins with fewer.
         assert_eq!(leases.draw(7, 1, now + 10_000 * MS), Drawn::None(Some(5)));
+    }
+
+    /// Requests at these times, and a store that takes a while to answer: how many have to wait.
+    fn waiting(burst: u32, cost: u32, requests: impl Iterator<Item = u64>, delay: u64) -> usize {
+        let leases = Leases::new(burst);
+        let (mut due, mut waited) = (None::<(u64, u32)>, 0);
+        for mut now in requests.map(|at| at * MS) {
+            let mut waits = false;
+            loop {
+                if let Some((_, size)) = due.take_if(|(at, _)| *at <= now) {
+                    leases.deliver(7, Some(cost), grant(size, 5), now);
+                }
+                let (more, goes_on) = match leases.draw(7, cost, now) {
+                    Drawn::Taken(_, more) => (more, true),
+                    Drawn::None(more) => (more, false),
+                    drawn => panic!("{drawn:?}"),
+                };
+                due = due.or(more.map(|size| (now + delay * MS, size)));
+                if goes_on {
+                    break;
+                }
+                waits = true;
+                now = due.expect("an order is under way").0;
+            }
+            waited += usize::from(waits);
+        }
+        waited
+    }
+
+    #[test]
+    fn a_key_that_comes_again_soon_waits_no_more_however_small_its_limit() {
+        for burst in [10, 19, 100, 1_000] {
+            let every = |gap: u64| (1..=50).map(move |n| 1_000 + n * gap);
+            assert_eq!(
+                waiting(burst, 1, every(100), 40),
+                2,
+                "burst {burst}: the first, and the second, which shows that it is busy"
+            );
+            assert_eq!(waiting(burst, 1, every(450), 40), 2, "burst {burst}");
+            assert_eq!(waiting(burst, 1, every(600), 40), 50, "burst {burst}: tokens would be lost in between");
+        }
+        let every = |gap: u64| (1..=50).map(move |n| 1_000 + n * gap);
+        assert_eq!(waiting(9, 1, every(100), 40), 50, "one token is more than a tenth");
+        assert_eq!(waiting(50, 6, every(100), 40), 50, "what a request costs is more than a tenth");
+        assert_eq!(waiting(60, 6, every(100), 40), 2);
+    }
+
+    #[test]
+    fn a_key_of_which_the_store_cannot_say_anything_is_left_for_a_moment() {
+        let leases = Leases::new(10);
+        assert_eq!(leases.draw(7, 1, MS), Drawn::None(Some(1)));
+        leases.silence(7, MS);
+        assert!(!leases.is_asked(7));
+        assert_eq!(leases.draw(7, 1, 400 * MS), Drawn::Silent);
+        assert_eq!(leases.draw(8, 1, 400 * MS), Drawn::None(Some(1)), "others are asked about");
+        assert_eq!(leases.draw(7, 1, 600 * MS), Drawn::None(Some(1)));
     }
 
     #[test]
@@ -308,7 +386,7 @@ mod tests {
         for seed in 0..12 {
             let mut draws = (0..).map(|n| draw(seed, n));
             let mut number = |most: u64| below(draws.next().expect("endless"), most);
-            let (rate, burst) = (20 + number(200) as u32, 20 + number(100) as u32);
+            let (rate, burst) = (20 + number(200) as u32, 5 + number(115) as u32);
             let bucket = Bucket::new(rate, Duration::from_secs(1), burst).expect("a bucket");
             let proxies: Vec<Leases> = (0..1 + number(4)).map(|_| Leases::new(burst)).collect();
             let (mut cell, mut orders, mut passed) = (Cell::default(), Vec::<(u64, usize, u32)>::new(), Vec::new());
@@ -328,7 +406,7 @@ mod tests {
                                 more
                             }
                             Drawn::None(more) => more,
-                            Drawn::Refused(..) => None,
+                            Drawn::Refused(..) | Drawn::Silent => None,
                         };
                         orders.extend(more.map(|want| (now + number(20) * MS, proxy, want)));
                     }

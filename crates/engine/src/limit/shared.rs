@@ -196,6 +196,7 @@ impl Shared {
                 Draw::Taken(standing)
             }
             Drawn::Refused(standing, wait) => Draw::Refused(standing, wait),
+            Drawn::Silent => self.without_store(),
             Drawn::None(want) => {
                 if without == Some(Without::Failed) {
                     if want.is_some() {
@@ -239,8 +240,7 @@ impl Shared {
     }
 
     fn send(&self, limit: &Limit, hash: u64, name: [u8; 16], want: u32, least: Option<u32>) {
-        let fill = self.bucket.fills_in_milliseconds();
-        let mut key = format!("transept:{}:{}:{fill}:", limit.policy, limit.label.name).replace(' ', ":");
+        let mut key = format!("transept:{}:{}:", limit.policy, limit.label.name).replace(' ', ":");
         for byte in name {
             key.push_str(&format!("{byte:02x}"));
         }

@@ -205,6 +205,11 @@ impl Order {
     pub fn give_up(&self) {
         self.leases.give_up(self.hash);
     }
+
+    /// Says that the store cannot say anything about this key, which says nothing about others. `now` as for [`Order::deliver`].
+    pub fn silence(&self, now: u64) {
+        self.leases.silence(self.hash, now);
+    }
 }
 
 struct Answered {
