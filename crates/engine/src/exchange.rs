@@ -18,7 +18,7 @@ use crate::limit::inquiry::Inquiry;
 use crate::limit::service::ServiceNotes;
 use crate::limit::touched::Touched;
 use crate::login::{Handed, Written};
-use crate::policies::{PolicyName, QuotaCharge};
+use crate::policies::{AuthorizerNotes, PolicyName, QuotaCharge};
 use crate::principal::Principal;
 use crate::reason::Reason;
 
@@ -200,6 +200,8 @@ pub struct Notes {
     pub(crate) response_changes: Vec<crate::ext_authz::Change>,
     /// What has come of asking rate limit services.
     pub services: Option<Box<ServiceNotes>>,
+    /// What has come of asking a service whether it may pass, where that is to be told.
+    pub authorizer: Option<Box<AuthorizerNotes>>,
     /// The scope that a client lacks for what it may not do; empty where several would do of which none can be named.
     pub(crate) lacking: Option<Box<str>>,
     /// Cookies to be set with the response, whoever makes it.
@@ -277,6 +279,7 @@ impl Notes {
         self.held.clear();
         self.response_changes.clear();
         self.services = None;
+        self.authorizer = None;
         self.lacking = None;
         self.cookies.clear();
         self.handed.clear();

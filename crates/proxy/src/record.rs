@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use transept_engine::exchange::Connection;
 use transept_engine::limit::service::Turn;
+use transept_engine::policies::{AuthorizerNews, AuthorizerTurn};
 use transept_engine::reason::Reason;
 use transept_wire::head::FieldId;
 
@@ -28,6 +29,9 @@ pub(crate) fn record(worker: &Worker, trip: &Trip, marks: &Marks<'_>, connection
     let took = ended.saturating_sub(trip.started.monotonic);
     let facts = &trip.facts;
     trip.notes.services.iter().flat_map(|services| &services.turns).for_each(tell);
+    if let Some(news) = trip.notes.authorizer.as_ref().and_then(|notes| notes.news.as_ref()) {
+        tell_of_authorizer(news);
+    }
     worker.meter.borrow_mut().finished(&Finished {
         listener: marks.listener.map(|listener| &listener.metric_label),
         route: marks.rule.map(|rule| &rule.metric_label),
@@ -71,6 +75,21 @@ fn tell(turn: &Turn) {
     }
 }
 
+/// Tells the log of what is new of a service that is asked whether requests may pass.
+fn tell_of_authorizer(AuthorizerNews { policy, turn }: &AuthorizerNews) {
+    match turn {
+        AuthorizerTurn::Away { why, meanwhile } => {
+            tracing::warn!(%policy, %why, meanwhile, "the service that decides on requests does not answer");
+        }
+        AuthorizerTurn::Back => tracing::info!(%policy, "the service that decides on requests answers again"),
+    }
+}
+
+/// Why the service was not heard that should have decided on a request which passed all the same.
+fn unasked(trip: &Trip) -> Option<&str> {
+    trip.notes.authorizer.as_ref()?.unasked.as_deref()
+}
+
 /// Everything that a line tells.
 struct Line<'l> {
     trip: &'l Trip,
@@ -105,6 +124,9 @@ impl Line<'_> {
         }
         if let Some(why) = trip.uncounted() {
             text(out, "uncounted", why.as_bytes());
+        }
+        if let Some(why) = unasked(trip) {
+            text(out, "unasked", why.as_bytes());
         }
         if let Some(principal) = &trip.notes.principal {
             text(out, "principal", principal.kind.as_str().as_bytes());
@@ -170,6 +192,11 @@ impl Line<'_> {
         }
         if let Some(why) = trip.uncounted() {
             out.extend_from_slice(b" uncounted=\"");
+            escape(out, why.as_bytes());
+            out.push(b'"');
+        }
+        if let Some(why) = unasked(trip) {
+            out.extend_from_slice(b" unasked=\"");
             escape(out, why.as_bytes());
             out.push(b'"');
         }

@@ -129,6 +129,7 @@ async fn without_an_answer_requests_pass_where_that_is_said() {
     served.whole().await;
     served.answer(200, "fine").await;
     assert_eq!(call.answer().await, (200, "fine".to_owned()));
+    gateway.running.log_line_with("\"unasked\":\"ExternalAuthPolicy default/ask: ").await;
 }
 
 /// A filter in the rule of the route.

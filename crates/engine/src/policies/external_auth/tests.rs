@@ -19,6 +19,7 @@ fn policy(protocol: Protocol, without_answer: WithoutAnswer) -> ExternalAuthPoli
         body: None,
         timeout: TIMEOUT,
         without_answer,
+        standing: Some(("ExternalAuthPolicy shop/ask".into(), Arc::default())),
         at: Spot::default(),
     }
 }
@@ -137,6 +138,25 @@ fn a_refusal_over_http_is_the_services_own() {
     let reply = refused(after(&over_http(&[]), answered(401, &[("Content-Type", "text/html")], b"<p>no")).0);
     assert_eq!(reply.status, 401);
     assert!(matches!(reply.body, ReplyBody::Bytes { media_type, .. } if media_type == "text/html"));
+}
+
+#[test]
+fn that_requests_pass_unasked_is_told_of_each_and_as_news_once() {
+    let open = policy(grpc(None, Vec::new()).expect("settings"), WithoutAnswer::Allow);
+    let told = |result| {
+        let mut notes = Notes::new();
+        assert!(exchange(&mut sent(), &mut notes, |x| open.on_callout(x, result)).goes_on());
+        let notes = notes.authorizer.take().expect("notes");
+        (notes.unasked, notes.news.map(|news| news.turn))
+    };
+    let failed = || CalloutResult::Failed("shop/auth:9001: no answer within 1000 ms".into());
+    let unasked = Some("ExternalAuthPolicy shop/ask: shop/auth:9001: no answer within 1000 ms".into());
+    let away = AuthorizerTurn::Away {
+        why: "shop/auth:9001: no answer within 1000 ms".into(),
+        meanwhile: "requests pass unasked",
+    };
+    assert_eq!(told(failed()), (unasked.clone(), Some(away)));
+    assert_eq!(told(failed()), (unasked, None));
 }
 
 #[test]
