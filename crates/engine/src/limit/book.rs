@@ -343,7 +343,6 @@ fn name_of(seed: u64, key: &[u8]) -> u128 {
 }
 
 /// The half of a name that is its quota.
-#[expect(clippy::cast_possible_truncation, reason = "the upper half")]
 fn quota(hash: u128) -> u64 {
     (hash >> 64) as u64
 }
