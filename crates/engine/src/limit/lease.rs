@@ -41,8 +41,11 @@ struct Lease {
     size: u32,
     /// Whether more are ordered.
     asked: bool,
-    /// When some were last used.
-    used: u64,
+    /// When the last request came, and how long after the one before the one that waits did.
+    came: u64,
+    awaited: Option<u64>,
+    /// Whether a request has waited for tokens that were under way already.
+    short: bool,
     /// Until then the store is not asked, because it could not say anything.
     silent_until: u64,
     /// Until then the store has none for requests that cost `refused_cost` or more.
@@ -98,10 +101,10 @@ impl Leases {
         let held = lease.tokens;
         if held >= cost {
             lease.tokens -= cost;
-            let last = std::mem::replace(&mut lease.used, now);
-            let is_busy = last > 0 && now.saturating_sub(last) < super::nanoseconds(LIFE);
+            let gap = lease.awaited.take().unwrap_or_else(|| lease.gap(now));
+            let is_busy = gap < super::nanoseconds(LIFE);
             let more = (!lease.asked && is_busy && cost <= self.ahead && lease.tokens * 2 <= lease.size)
-                .then(|| lease.next_size(self.ahead, last, now).max(cost));
+                .then(|| lease.next_size(self.ahead, gap, now).max(cost));
             lease.asked |= more.is_some();
             return Drawn::Taken(lease.standing(now), more);
         }
@@ -109,13 +112,17 @@ impl Leases {
             return Drawn::Refused(lease.standing(now), Duration::from_nanos(lease.refused_until - now));
         }
         if lease.asked {
+            lease.awaited = Some(lease.gap(now));
+            lease.short = true;
             return Drawn::None(None);
         }
         if lease.silent_until > now {
             return Drawn::Silent;
         }
         lease.asked = true;
-        Drawn::None(Some(lease.next_size(self.ahead.max(1), lease.used, now).max(cost)))
+        let gap = lease.gap(now);
+        lease.awaited = Some(gap);
+        Drawn::None(Some(lease.next_size(self.ahead.max(1), gap, now).max(cost)))
     }
 
     /// Puts tokens back that were not used after all.
@@ -187,11 +194,19 @@ impl Leases {
 }
 
 impl Lease {
-    /// Twice as many as last time when those did not last, half when they lasted long. One that somebody has waited for is used as it comes: how
-    /// long it lasts is how long ago the one before was used.
-    fn next_size(&self, most: u32, used: u64, now: u64) -> u32 {
-        let lasted = now.saturating_sub(self.since.min(used));
-        let size = if lasted < super::nanoseconds(BUSY) {
+    /// How long after the one before a request comes; the first, longer than anything lasts.
+    fn gap(&mut self, now: u64) -> u64 {
+        match std::mem::replace(&mut self.came, now) {
+            0 => u64::MAX,
+            came => now.saturating_sub(came),
+        }
+    }
+
+    /// Twice as many as last time when those did not last or came too late, half when they lasted long. Those that have only just come last as long
+    /// as requests are apart.
+    fn next_size(&mut self, most: u32, gap: u64, now: u64) -> u32 {
+        let lasted = now.saturating_sub(self.since).max(gap);
+        let size = if std::mem::take(&mut self.short) || lasted < super::nanoseconds(BUSY) {
             self.size.saturating_mul(2)
         } else if lasted > super::nanoseconds(BUSY) * 4 {
             self.size / 2
@@ -251,8 +266,10 @@ mod tests {
     /// Requests at these times, and a store that takes a while to answer: how many have to wait.
     fn waiting(burst: u32, cost: u32, requests: impl Iterator<Item = u64>, delay: u64) -> usize {
         let leases = Leases::new(burst);
-        let (mut due, mut waited) = (None::<(u64, u32)>, 0);
-        for mut now in requests.map(|at| at * MS) {
+        let (mut due, mut waited, mut now) = (None::<(u64, u32)>, 0, 0);
+        for at in requests.map(|at| at * MS) {
+            // One after the other.
+            now = now.max(at);
             let mut waits = false;
             loop {
                 if let Some((_, size)) = due.take_if(|(at, _)| *at <= now) {
@@ -291,6 +308,12 @@ mod tests {
         assert_eq!(waiting(9, 1, every(100), 40), 50, "one token is more than a tenth");
         assert_eq!(waiting(50, 6, every(100), 40), 50, "what a request costs is more than a tenth");
         assert_eq!(waiting(60, 6, every(100), 40), 2);
+    }
+
+    #[test]
+    fn a_slow_store_is_asked_for_as_much_as_is_used_meanwhile() {
+        let waited = waiting(1_000, 1, (1..=800).map(|n| 1_000 + n * 5), 80);
+        assert!(waited < 24, "{waited}");
     }
 
     #[test]
@@ -334,7 +357,8 @@ mod tests {
         assert!(matches!(leases.draw(7, 9, 2 * MS), Drawn::Refused(..)));
         assert_eq!(leases.draw(7, 1, 2 * MS), Drawn::None(Some(1)));
         leases.deliver(7, Some(1), grant(1, 2), 3 * MS);
-        assert!(matches!(leases.draw(7, 1, 3 * MS), Drawn::Taken(..)));
+        assert!(matches!(leases.draw(7, 1, 3 * MS), Drawn::Taken(_, Some(1))), "it is busy");
+        leases.give_up(7);
         // What the store has said of the dear one is not forgotten over that.
         assert!(matches!(leases.draw(7, 8, 4 * MS), Drawn::Refused(..)));
         // Nor is a refusal of a cheap one taken for one of less.
