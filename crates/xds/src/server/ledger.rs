@@ -404,10 +404,8 @@ impl Ledger {
         let holds = self.held.get(name).copied().flatten() == version;
         // What was refused is given up: the proxy is asked to say that it holds what it should, since its word on the other one stands.
         let takes_back = holds && self.refused.remove(name).is_some();
-        if holds {
-            if current.ttl().is_some() {
-                self.beats.entry(current.key().name.clone()).or_insert(now);
-            }
+        if holds && current.ttl().is_some() {
+            self.beats.entry(current.key().name.clone()).or_insert(now);
         }
         let settled = holds && !takes_back || self.refused.get(name).copied() == version;
         if settled && !self.forced.contains(name) { Step::Nothing } else { Step::Send(current.clone()) }
