@@ -76,6 +76,8 @@ pub struct Attempt {
     pub left: Option<Duration>,
     /// The time that half of the tries take, as far as that is known.
     pub usual: Option<Duration>,
+    /// How long the server that has answered wants to be left alone (RFC 9110 section 10.2.3).
+    pub wished: Option<Duration>,
 }
 
 /// What to do after a try.
@@ -120,6 +122,12 @@ const WAIT: (Duration, Duration) = (Duration::from_millis(25), Duration::from_mi
 
 /// So often a request waits for room: on average that is as long as the budget looks back.
 const MOST_WAITS: u32 = 80;
+
+/// A server that wants to be left alone for longer than this is not waited for: the client is told so.
+const MOST_WISHED: Duration = Duration::from_secs(5);
+
+/// Keeps the draw of the wait that a server wishes for apart from those of the backoff.
+const WISH_DRAW: u64 = 2048;
 
 /// Keeps the draws of these waits apart from those of the backoff.
 const WAIT_DRAW: u64 = 1024;
@@ -247,10 +255,18 @@ pub fn judge(terms: Terms<'_>, attempt: &Attempt, turns: &mut Turns, now: Now, r
     if !wanted {
         return Judgement::Deliver;
     }
-    let after = terms.backoff(attempt.tries, random);
+    // Of a server that says when to come again; another one has said nothing.
+    let wished = attempt.wished.filter(|_| attempt.alternatives == 0);
+    if wished.is_some_and(|wished| wished > MOST_WISHED) {
+        return Judgement::Deliver;
+    }
+    let after =
+        terms.backoff(attempt.tries, random).max(wished.map_or(Duration::ZERO, |wished| spread(wished, random)));
     let needed = after.saturating_add(attempt.usual.unwrap_or_default());
     let is_late = attempt.left.is_some_and(|left| left <= needed);
     match terms.budget(turns).has_room(terms.allowance(), now.monotonic) {
+        // The answer says more than that the time is over.
+        true if is_late && wished.is_some() => return Judgement::Deliver,
         true if is_late => return Judgement::Late,
         true => {
             terms.budget(turns).count_retry(now.monotonic);
@@ -264,6 +280,18 @@ pub fn judge(terms: Terms<'_>, attempt: &Attempt, turns: &mut Turns, now: Now, r
         return Judgement::Wait { after };
     }
     Judgement::Deliver
+}
+
+/// How long a server wants to be left alone, in seconds (RFC 9110 section 10.2.3). A date is left out: the clock of another machine is no measure.
+pub fn wish(response: &Response) -> Option<Duration> {
+    let seconds = std::str::from_utf8(response.fields.first(FieldId::RETRY_AFTER)?).ok()?;
+    seconds.trim_ascii().parse().ok().map(Duration::from_secs)
+}
+
+/// Up to half longer, so that those who were told the same do not come back together.
+fn spread(wished: Duration, random: u64) -> Duration {
+    let most = u64::try_from(wished.as_micros() / 2).unwrap_or(u64::MAX);
+    wished.saturating_add(Duration::from_micros(below(draw(random, WISH_DRAW), most)))
 }
 
 /// The status code that a response stands for: of a gRPC response that is an error and nothing else, the one that HTTP has for it.
@@ -295,6 +323,8 @@ fn backoff(base: Duration, tries: u32, random: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use transept_wire::head::FieldName;
+
     use super::*;
     use crate::snapshot::EndpointSet;
     use crate::traffic::Traffic;
@@ -311,7 +341,8 @@ mod tests {
 
     fn attempt(tries: u32, outcome: Outcome) -> Attempt {
         let (repeat, resend, hope) = (Repeat::Harmless, Resend::Possible, false);
-        Attempt { tries, outcome, repeat, resend, alternatives: 0, hope, waits: 0, left: None, usual: None }
+        let (left, usual, wished) = (None, None, None);
+        Attempt { tries, outcome, repeat, resend, alternatives: 0, hope, waits: 0, left, usual, wished }
     }
 
     fn judged(rule: &Rule, attempt: Attempt) -> Judgement {
@@ -321,6 +352,28 @@ mod tests {
 
     fn retries(rule: &Rule, attempt: Attempt) -> bool {
         judged(rule, attempt) != Judgement::Deliver
+    }
+
+    #[test]
+    fn a_server_that_says_when_is_asked_then() {
+        let mut response = Response::new(503);
+        assert_eq!(wish(&response), None);
+        for (text, expected) in [("2", Some(Duration::from_secs(2))), ("soon", None), ("-1", None)] {
+            response.fields.set(&FieldName::known(FieldId::RETRY_AFTER), text.as_bytes()).expect("a value");
+            assert_eq!(wish(&response), expected, "{text}");
+        }
+        let rule = rule(stanza(&[503], 3));
+        let told = |seconds| Attempt { wished: Some(Duration::from_secs(seconds)), ..attempt(1, Outcome::Status(503)) };
+        let Judgement::Retry { after } = judged(&rule, told(2)) else { panic!("it is tried again") };
+        assert!((2000..3000).contains(&after.as_millis()), "{after:?}");
+        // Longer than anybody waits, or than there is time: the client hears what the server has said.
+        assert_eq!(judged(&rule, told(6)), Judgement::Deliver);
+        assert_eq!(judged(&rule, Attempt { left: Some(Duration::from_secs(1)), ..told(2) }), Judgement::Deliver);
+        // Another server has said nothing.
+        let Judgement::Retry { after } = judged(&rule, Attempt { alternatives: 1, ..told(60) }) else {
+            panic!("it is tried elsewhere")
+        };
+        assert!(after < Duration::from_millis(50), "{after:?}");
     }
 
     fn policy() -> Retries {

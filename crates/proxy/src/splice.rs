@@ -151,6 +151,7 @@ async fn may_try_again(worker: &Worker, backend: &Backend, tried: &[SocketAddr],
                 waits,
                 left: None,
                 usual: None,
+                wished: None,
             };
             judge(Terms::Unasked, &attempt, &mut turns, now, random)
         };

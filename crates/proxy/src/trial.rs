@@ -114,7 +114,7 @@ impl Drop for Trial<'_> {
         if !self.queued.get() && self.due.is_some_and(|due| due <= now.monotonic) {
             self.note(Outcome::TimedOut);
         } else if self.chosen.probe == Probe::Yes {
-            self.worker.turns.borrow_mut().give_up_probe(self.backend, self.chosen.address, now.into());
+            self.worker.turns.borrow_mut().give_up_probe(self.backend, self.chosen.address);
         }
     }
 }
@@ -145,8 +145,7 @@ impl Carriage {
     /// Nothing is known of the endpoint by this: somebody else may find out whether it is well.
     pub(crate) fn leave_open(&self, backend: &Backend, chosen: &Chosen) {
         if backend.traffic.is_some() && chosen.probe == Probe::Yes {
-            let now = self.worker.clock.now();
-            self.worker.turns.borrow_mut().give_up_probe(backend, chosen.address, now.into());
+            self.worker.turns.borrow_mut().give_up_probe(backend, chosen.address);
         }
     }
 }

@@ -3,9 +3,10 @@
 //! Called by `sidecar` before it joins, and again when the control plane is there, if it was not. Who starts from its disk needs no
 //! control plane, and so no name of one either: where that name is gone with it (containers), the address from last time counts.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -39,7 +40,11 @@ pub(super) fn keep(state: &Path, address: IpAddr) {
         return;
     }
     let (path, beside) = (state.join(KEPT), state.join(KEPT).with_extension("new"));
-    let kept = fs::write(&beside, address.to_string()).and_then(|()| fs::rename(beside, &path));
+    // As every file there, it is its owner's.
+    let open = || OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
+    let kept = open()
+        .and_then(|mut file| file.write_all(address.to_string().as_bytes()))
+        .and_then(|()| fs::rename(&beside, &path));
     if let Err(error) = kept {
         tracing::warn!(%error, path = %path.display(), "the own address cannot be kept for the next start");
     }

@@ -198,6 +198,7 @@ impl Run {
                 waits: 0,
                 left: None,
                 usual: None,
+                wished: None,
             };
             let Some(proxy) = self.members[caller].proxy.as_mut() else { return Ok(()) };
             let again =
@@ -255,8 +256,15 @@ impl Run {
         }
         let until = self.books[caller].ejected.get(&(backend.key, address)).copied();
         match chosen.probe {
+            // Where all who are fit were tried, whoever is left alone is asked sooner.
+            Probe::Yes if until.is_some() && untried == 0 && !call.tried.contains(&address) => {
+                self.saw.insert("a probe");
+            }
             Probe::Yes if until.is_none_or(|until| until > call.now.monotonic) => {
-                return Err(format!("{label}: {address} is tried before its ejection is over, {until:?}"));
+                return Err(format!(
+                    "{label}: {address} is tried before its ejection is over, {until:?}, while {untried} of {all} are fit and untried; tried {:?}",
+                    call.tried
+                ));
             }
             Probe::Yes => {
                 self.saw.insert("a probe");
@@ -336,7 +344,7 @@ impl Run {
         let Some(proxy) = self.members[caller].proxy.as_mut() else { return Ok(()) };
         let books = &mut self.books[caller];
         if chosen.probe == Probe::Yes && self.dice.chance(15) {
-            proxy.turns.give_up_probe(backend, chosen.address, now);
+            proxy.turns.give_up_probe(backend, chosen.address);
             return Ok(());
         }
         let rules = backend.traffic.as_ref().and_then(|traffic| traffic.outliers);

@@ -41,6 +41,8 @@ pub(super) enum Finding {
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     pub(super) state: State,
+    /// Until when it was to be left alone when somebody was sent to find out, who may be sent sooner.
+    until: Duration,
     errors: u32,
     gateway_errors: u32,
     /// Ejections that are remembered.
@@ -70,6 +72,23 @@ pub(super) fn is_failure(outcome: Outcome) -> bool {
 }
 
 impl Gate {
+    /// A request is on its way to find out.
+    pub(super) fn begin_probe(&mut self) {
+        if let State::Shut { until } = self.state {
+            self.until = until;
+        }
+        self.state = State::Probing;
+    }
+
+    /// It has found out nothing: everything is as before. Whether there was one.
+    pub(super) fn give_up_probe(&mut self) -> bool {
+        let was_probed = self.state == State::Probing;
+        if was_probed {
+            self.state = State::Shut { until: self.until };
+        }
+        was_probed
+    }
+
     /// Takes the result of a request in. `probe`: it was the one that was let through.
     pub(super) fn note(&mut self, rules: &Outliers, outcome: Outcome, probe: bool, now: Duration) -> Finding {
         let grade = grade(outcome);

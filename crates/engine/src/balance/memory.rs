@@ -165,11 +165,8 @@ impl Memory {
     }
 
     /// A probe ended without a result: another one may go.
-    pub(super) fn give_up_probe(&mut self, endpoint: SocketAddr, now: Now) {
-        if let Some(gate) = self.gates.get_mut(&endpoint)
-            && gate.state == State::Probing
-        {
-            gate.state = State::Shut { until: now.monotonic };
+    pub(super) fn give_up_probe(&mut self, endpoint: SocketAddr) {
+        if self.gates.get_mut(&endpoint).is_some_and(Gate::give_up_probe) {
             self.changed();
         }
     }
@@ -305,7 +302,7 @@ impl Memory {
         if let Some(endpoint) = set.endpoints().get(position)
             && let Some(gate) = self.gates.get_mut(&endpoint.address)
         {
-            gate.state = State::Probing;
+            gate.begin_probe();
             self.changed();
         }
     }

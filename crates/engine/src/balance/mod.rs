@@ -104,9 +104,9 @@ impl Turns {
     }
 
     /// A request that was sent as a probe ended without an outcome.
-    pub fn give_up_probe(&mut self, backend: &Backend, endpoint: SocketAddr, now: Now) {
+    pub fn give_up_probe(&mut self, backend: &Backend, endpoint: SocketAddr) {
         if let Some(memory) = self.backends.get_mut(&backend.key) {
-            memory.give_up_probe(endpoint, now);
+            memory.give_up_probe(endpoint);
         }
     }
 

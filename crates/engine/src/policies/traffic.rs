@@ -34,7 +34,7 @@ object! {
         /// Asks endpoints whether they are well.
         health_check: Option<HealthCheckSpec>;
         /// How much at a time. What is beyond is answered with 503 at once, is not tried again, and is no fault of an endpoint.
-        limits: Option<LimitSpec>;
+        limits: Option<TrafficLimitSpec>;
         /// What is tried again. A route's own `retry` wins over it.
         retries: Option<RetrySpec>;
         /// How long connecting to an endpoint may take, TLS included (5s, or what the Backend says).
@@ -149,7 +149,7 @@ object! {
 
 object! {
     /// How much at a time, for all workers of a proxy together. What is not written has no limit.
-    pub struct LimitSpec {
+    pub struct TrafficLimitSpec {
         /// Connections to the endpoints, those that idle included, whatever they carry. A request that finds none waits for one that
         /// becomes free, for as long as connecting may take; a connection that is not looked at is closed at once.
         connections: Option<u32> => Rule::Range(1, 10_000_000);
@@ -220,7 +220,7 @@ fn check_spec(spec: &TrafficPolicySpec, value: &Value, cx: &mut Decoder) {
     }
 }
 
-fn check_limits(spec: &LimitSpec, _: &Value, cx: &mut Decoder) {
+fn check_limits(spec: &TrafficLimitSpec, _: &Value, cx: &mut Decoder) {
     if spec.connections.is_none() && spec.requests.is_none() && spec.pending.is_none() {
         cx.refuse(spec.at, "the limits say nothing").remedy("write `connections`, `requests` or `pending`");
     }
@@ -383,7 +383,7 @@ fn compile_outliers(spec: &OutlierSpec) -> Outliers {
     }
 }
 
-fn compile_limits(spec: &LimitSpec) -> Limits {
+fn compile_limits(spec: &TrafficLimitSpec) -> Limits {
     Limits { connections: spec.connections, requests: spec.requests, pending: spec.pending }
 }
 

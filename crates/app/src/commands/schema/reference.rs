@@ -241,4 +241,29 @@ mod tests {
         unique.dedup();
         assert_eq!(unique.len(), headings.len(), "two headings are the same");
     }
+
+    /// What every type with a section says of itself, by name.
+    fn walk(shape: &Shape, said: &mut BTreeMap<&'static str, &'static str>) {
+        let (name, doc, inner): (_, _, Vec<&Shape>) = match shape {
+            Shape::List(inner) | Shape::Map(inner) => return walk(inner, said),
+            Shape::Object(object) => {
+                (object.name, object.doc, object.fields.iter().map(|field| &field.shape).collect())
+            }
+            Shape::Union(union) => (union.name, union.doc, union.variants.iter().map(|one| &one.shape).collect()),
+            _ => return,
+        };
+        match said.insert(name, doc) {
+            Some(other) => assert_eq!(other, doc, "two types are called {name}, and one of them has no section"),
+            None => inner.into_iter().for_each(|shape| walk(shape, said)),
+        }
+    }
+
+    #[test]
+    fn no_two_types_have_one_name() {
+        let mut said = BTreeMap::new();
+        for kind in catalogue(policies::MODEL_KINDS) {
+            walk(&kind.shape, &mut said);
+        }
+        assert!(said.len() > 50, "{}", said.len());
+    }
 }
