@@ -9,7 +9,7 @@
 //! established, or a stream that was refused, is tried again, on another endpoint.
 //!
 //! Every retry is counted against a budget when it is decided. What an endpoint has answered is delivered where the budget has no room; what nobody
-//! has seen yet waits for room, as long as somebody is left who may take it.
+//! has seen yet waits for room, as long as somebody is left who may take it. A `Retry-After` is heeded where no other endpoint is left.
 
 use std::time::Duration;
 

@@ -228,10 +228,7 @@ async fn a_stale_connection_costs_no_repeatable_request() {
         for ask in asks {
             let has_body = ask.is_framed();
             // A connection into the pool.
-            let mut call = caller.ask(Ask::get("/first")).await;
-            backend.next().await.answer(200, "").await;
-            assert_eq!(call.answer().await.0, 200);
-            drop(call);
+            caller.use_once(&mut backend).await;
             let mut call = caller.ask(ask).await;
             if has_body {
                 call.send(b"me").await;
@@ -255,10 +252,7 @@ async fn a_stale_connection_never_sends_a_post_twice() {
     for framed in [Framed::Not, Framed::Length(2), Framed::Open] {
         let (gateway, mut backend) = stage(Up::Http1).await;
         let mut caller = Caller::http11(gateway.address).await;
-        let mut call = caller.ask(Ask::get("/first")).await;
-        backend.next().await.answer(200, "").await;
-        assert_eq!(call.answer().await.0, 200);
-        drop(call);
+        caller.use_once(&mut backend).await;
         let mut call = caller.ask(Ask::post("/", framed)).await;
         if framed != Framed::Not {
             call.send(b"me").await;

@@ -35,10 +35,7 @@ async fn a_backend_that_says_goodbye_costs_nothing() {
 async fn a_refused_stream_is_tried_again() {
     let (gateway, mut backend) = stage(Up::H2c).await;
     let mut caller = Caller::http11(gateway.address).await;
-    let mut call = caller.ask(Ask::get("/first")).await;
-    backend.next().await.answer(200, "").await;
-    assert_eq!(call.answer().await.0, 200);
-    drop(call);
+    caller.use_once(&mut backend).await;
     let mut call = caller.ask(Ask::post("/", Framed::Not)).await;
     backend.next().await.refuse();
     backend.next().await.answer(200, "fine").await;
@@ -51,10 +48,7 @@ async fn a_refused_stream_is_tried_again() {
 async fn a_body_that_streams_outlives_a_connection_that_had_gone_stale() {
     let (gateway, mut backend) = stage(Up::Http1).await;
     let mut caller = Caller::http11(gateway.address).await;
-    let mut call = caller.ask(Ask::get("/first")).await;
-    backend.next().await.answer(200, "").await;
-    assert_eq!(call.answer().await.0, 200);
-    drop(call);
+    caller.use_once(&mut backend).await;
     let mut call = caller.ask(Ask::new("PUT", "/").framed(Framed::Open)).await;
     call.send(b"piece").await;
     call.end(&[]).await;
@@ -70,9 +64,7 @@ async fn a_body_that_streams_outlives_a_connection_that_had_gone_stale() {
 async fn a_stream_that_is_reset_is_the_answer() {
     let (gateway, mut backend) = stage(Up::H2c).await;
     let mut caller = Caller::http11(gateway.address).await;
-    let mut call = caller.ask(Ask::get("/first")).await;
-    backend.next().await.answer(200, "").await;
-    assert_eq!(call.answer().await.0, 200);
+    caller.use_once(&mut backend).await;
     for _ in 0..3 {
         let mut caller = Caller::http11(gateway.address).await;
         let mut call = caller.ask(Ask::get("/")).await;

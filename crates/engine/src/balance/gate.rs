@@ -1,7 +1,7 @@
 //! One endpoint as one worker has experienced it: whether it is left alone, and when it is tried again.
 //!
 //! Called by `memory`. Consecutive failures, or a low share of successes, shut the gate (an ejection). When its time is over a single
-//! request is let through as a probe: a success opens the gate, a failure shuts it for twice as long. Whether so many endpoints may be
+//! request is let through as a probe: a success opens the gate, a failure shuts it for twice as long. It may be let through sooner, where all others were tried in vain. Whether so many endpoints may be
 //! ejected at all is not decided here.
 
 use std::time::Duration;

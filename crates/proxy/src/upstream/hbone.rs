@@ -40,6 +40,7 @@ const DATA_FRAME: u32 = 1024 * 1024;
 
 /// Tunnels on one connection, also where its peer takes more: another one shares what the window and a lost packet hold up.
 const MOST_TUNNELS: usize = 100;
+
 /// Silence after which the kernel asks whether the other end is there, and the time between two of its nine questions. HTTP/2 asks by PING besides, and sooner.
 const KEEPALIVE: Duration = Duration::from_secs(180);
 

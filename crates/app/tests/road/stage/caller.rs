@@ -10,7 +10,7 @@ use transept_testkit::certificates::Identity;
 use transept_testkit::client::{Endpoint, Protocol, Tls, Trust, open};
 use transept_testkit::h1::{self, Framing, Pieces, Reader, Stream};
 
-use super::{Framed, Whole, fields_of, map_of, next_piece, owned, send_paced, soon, trailers_of};
+use super::{Backend, Framed, Whole, fields_of, map_of, next_piece, owned, send_paced, soon, trailers_of};
 
 /// What the client speaks.
 #[derive(Clone, Debug)]
@@ -178,6 +178,13 @@ impl Caller {
             }
         };
         Call { status: 0, fields: Vec::new(), interim: Vec::new(), method, side }
+    }
+
+    /// Has one request answered, so that the gateway holds a connection to the backend that was used before.
+    pub(crate) async fn use_once(&mut self, backend: &mut Backend) {
+        let mut call = self.ask(Ask::get("/first")).await;
+        backend.next().await.answer(200, "").await;
+        assert_eq!(call.answer().await.0, 200);
     }
 
     /// A whole exchange without a request body.
