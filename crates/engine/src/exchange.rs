@@ -15,12 +15,12 @@ use transept_wire::normalize::PathRules;
 use crate::callout::CalloutResult;
 use crate::limit::body_cost::{Bill, Meter};
 use crate::limit::inquiry::Inquiry;
-use crate::limit::service::ServiceNotes;
 use crate::limit::touched::Touched;
 use crate::login::{Handed, Written};
-use crate::policies::{AuthorizerNotes, PolicyName, QuotaCharge};
+use crate::policies::{PolicyName, QuotaCharge};
 use crate::principal::Principal;
 use crate::reason::Reason;
+use crate::services::ServiceNotes;
 
 /// The time of a decision, read once by the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,10 +198,8 @@ pub struct Notes {
     pub held: Vec<Box<dyn Any + Send>>,
     /// Fields that a service has asked to be added to the backend's response.
     pub(crate) response_changes: Vec<crate::ext_authz::Change>,
-    /// What has come of asking rate limit services.
+    /// What has come of asking services about it.
     pub services: Option<Box<ServiceNotes>>,
-    /// What has come of asking a service whether it may pass, where that is to be told.
-    pub authorizer: Option<Box<AuthorizerNotes>>,
     /// The scope that a client lacks for what it may not do; empty where several would do of which none can be named.
     pub(crate) lacking: Option<Box<str>>,
     /// Cookies to be set with the response, whoever makes it.
@@ -279,12 +277,16 @@ impl Notes {
         self.held.clear();
         self.response_changes.clear();
         self.services = None;
-        self.authorizer = None;
         self.lacking = None;
         self.cookies.clear();
         self.handed.clear();
         self.reached = 0;
         self.outcome = None;
+    }
+
+    /// What comes of asking services about it.
+    pub(crate) fn services(&mut self) -> &mut ServiceNotes {
+        self.services.get_or_insert_default()
     }
 
     /// Who wants to read the body of the response on its way, if anybody does.

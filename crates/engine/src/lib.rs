@@ -40,6 +40,7 @@ pub mod role;
 pub mod route;
 pub mod rule;
 pub mod screen;
+pub mod services;
 pub mod settings;
 pub mod signature;
 pub mod snapshot;

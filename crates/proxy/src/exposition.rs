@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use transept_engine::services::{ServiceRole, ServiceStanding};
+
 use crate::condition::{BackendState, HeardBy, LearnedPort};
 use crate::meter::{BUCKETS, Histogram, Labels, Report};
 
@@ -69,14 +71,26 @@ pub(crate) fn write_backends(backends: &[BackendState], ejections: &BTreeMap<Arc
 }
 
 /// Writes whether rate limit services answer that have been asked.
-pub(crate) fn write_services(services: &[(String, bool)], out: &mut String) {
-    const UP: &str = "transept_rate_limit_service_up";
-    if services.is_empty() {
-        return;
-    }
-    head(out, UP, "gauge", "Whether the service that a RateLimitServicePolicy asks answers.");
-    for (policy, answers) in services {
-        let _ = writeln!(out, "{UP}{{{}}} {}", label("policy", policy), u8::from(*answers));
+pub(crate) fn write_services(services: &[ServiceStanding], out: &mut String) {
+    for (role, name, help) in [
+        (
+            ServiceRole::Authorizer,
+            "transept_external_auth_service_up",
+            "Whether the service that an ExternalAuthPolicy asks answers.",
+        ),
+        (
+            ServiceRole::RateLimit,
+            "transept_rate_limit_service_up",
+            "Whether the service that a RateLimitServicePolicy asks answers.",
+        ),
+    ] {
+        let mut of_role = services.iter().filter(|service| service.role == role).peekable();
+        if of_role.peek().is_some() {
+            head(out, name, "gauge", help);
+        }
+        for service in of_role {
+            let _ = writeln!(out, "{name}{{{}}} {}", label("policy", &service.policy), u8::from(service.is_up));
+        }
     }
 }
 

@@ -84,9 +84,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use transept_engine::document::{DocumentState, Documents};
 use transept_engine::limit::book::{BOOK, Book};
 use transept_engine::limit::inquiry::answer;
-use transept_engine::limit::service::{SERVICES, Services};
 use transept_engine::limit::store::{STORES, Stores};
 use transept_engine::login::ended::{ENDED, Ended};
+use transept_engine::services::{SERVICES, Services};
 use transept_engine::snapshot::Snapshot;
 
 use access_log::Sink;

@@ -9,9 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use transept_engine::exchange::Connection;
-use transept_engine::limit::service::Turn;
-use transept_engine::policies::{AuthorizerNews, AuthorizerTurn};
 use transept_engine::reason::Reason;
+use transept_engine::services::{ServiceRole, ServiceState, ServiceTurn};
 use transept_wire::head::FieldId;
 
 use crate::access_log::LogFormat;
@@ -29,9 +28,6 @@ pub(crate) fn record(worker: &Worker, trip: &Trip, marks: &Marks<'_>, connection
     let took = ended.saturating_sub(trip.started.monotonic);
     let facts = &trip.facts;
     trip.notes.services.iter().flat_map(|services| &services.turns).for_each(tell);
-    if let Some(news) = trip.notes.authorizer.as_ref().and_then(|notes| notes.news.as_ref()) {
-        tell_of_authorizer(news);
-    }
     worker.meter.borrow_mut().finished(&Finished {
         listener: marks.listener.map(|listener| &listener.metric_label),
         route: marks.rule.map(|rule| &rule.metric_label),
@@ -65,29 +61,23 @@ pub(crate) fn record(worker: &Worker, trip: &Trip, marks: &Marks<'_>, connection
     log.end_line();
 }
 
-/// Tells the log of what is new of a rate limit service.
-fn tell(turn: &Turn) {
-    match turn {
-        Turn::Away { policy, why, meanwhile } => {
-            tracing::warn!(%policy, %why, meanwhile, "the rate limit service does not answer");
+/// Tells the log of what is new of a service that is asked about requests.
+fn tell(ServiceTurn { role, policy, now }: &ServiceTurn) {
+    let service = match role {
+        ServiceRole::Authorizer => "the service that decides on requests",
+        ServiceRole::RateLimit => "the rate limit service",
+    };
+    match now {
+        ServiceState::Away { why, meanwhile } => {
+            tracing::warn!(%policy, %why, meanwhile, "{service} does not answer");
         }
-        Turn::Back { policy } => tracing::info!(%policy, "the rate limit service answers again"),
-    }
-}
-
-/// Tells the log of what is new of a service that is asked whether requests may pass.
-fn tell_of_authorizer(AuthorizerNews { policy, turn }: &AuthorizerNews) {
-    match turn {
-        AuthorizerTurn::Away { why, meanwhile } => {
-            tracing::warn!(%policy, %why, meanwhile, "the service that decides on requests does not answer");
-        }
-        AuthorizerTurn::Back => tracing::info!(%policy, "the service that decides on requests answers again"),
+        ServiceState::Back => tracing::info!(%policy, "{service} answers again"),
     }
 }
 
 /// Why the service was not heard that should have decided on a request which passed all the same.
 fn unasked(trip: &Trip) -> Option<&str> {
-    trip.notes.authorizer.as_ref()?.unasked.as_deref()
+    trip.notes.services.as_ref()?.unasked.as_deref()
 }
 
 /// Everything that a line tells.

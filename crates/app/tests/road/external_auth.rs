@@ -130,6 +130,9 @@ async fn without_an_answer_requests_pass_where_that_is_said() {
     served.answer(200, "fine").await;
     assert_eq!(call.answer().await, (200, "fine".to_owned()));
     gateway.running.log_line_with("\"unasked\":\"ExternalAuthPolicy default/ask: ").await;
+    let metrics = gateway.running.metrics().await.expect("metrics");
+    let down = "transept_external_auth_service_up{policy=\"ExternalAuthPolicy default/ask\"} 0";
+    assert!(metrics.contains(down), "{metrics}");
 }
 
 /// A filter in the rule of the route.

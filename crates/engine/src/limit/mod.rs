@@ -16,7 +16,7 @@ pub(crate) mod ledger;
 pub(crate) mod period;
 pub(crate) mod places;
 pub(crate) mod scan;
-pub mod service;
+pub(crate) mod service;
 pub(crate) mod shared;
 pub mod store;
 pub(crate) mod table;

@@ -19,6 +19,7 @@ use crate::callout::Callee;
 use crate::document::{Document, Source};
 use crate::keep::Keep;
 use crate::key::without_line_end;
+use crate::services::{AskedService, SERVICES, ServiceRole, Services};
 
 /// What a policy sees while it is compiled.
 pub struct CompileCx<'c> {
@@ -110,6 +111,11 @@ impl<'c> CompileCx<'c> {
     /// Memory that all policies share.
     pub fn keep_for_all<T: Send + Sync + 'static>(&self, part: &str, make: impl FnOnce() -> T) -> Arc<T> {
         self.keep.of(part, make)
+    }
+
+    /// The service that the policy asks about requests, with what is known of whether it answers.
+    pub(crate) fn asked_service(&self, role: ServiceRole) -> Arc<AskedService> {
+        self.keep_for_all(SERVICES, Services::default).open(role, self.name.to_string())
     }
 
     /// Among how many proxies the policy's limits are divided, as far as it was told.

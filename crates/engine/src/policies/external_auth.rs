@@ -25,12 +25,10 @@ use crate::ext_authz::{self, Begin, Decision, How, Told, may_change};
 use crate::judge::Repeat;
 use crate::reason::Reason;
 use crate::reply::Audience;
+use crate::services::{AskedService, ServiceRole};
 use crate::verdict::{Reply, ReplyBody, Verdict};
-use standing::Standing;
-pub use standing::{AuthorizerNews, AuthorizerNotes, AuthorizerTurn};
 
 mod forward_auth;
-mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -104,8 +102,8 @@ pub(crate) struct ExternalAuthPolicy {
     body: Option<usize>,
     timeout: Duration,
     without_answer: WithoutAnswer,
-    /// Whether the service answers, by the name of the policy; a filter has none, and refuses each request that it gets no answer about.
-    standing: Option<(Box<str>, Arc<Standing>)>,
+    /// Whether the service answers; a filter does not keep that, and refuses each request that it gets no answer about.
+    asked: Option<Arc<AskedService>>,
     /// Where the service is written.
     at: Spot,
 }
@@ -150,7 +148,7 @@ impl Policy for ExternalAuthPolicy {
                 body: shown(spec.forward_body.as_ref()),
                 timeout: spec.timeout,
                 without_answer: spec.on_failure,
-                standing: Some((cx.name.to_string().into(), cx.keep("whether its service answers", Standing::default))),
+                asked: Some(cx.asked_service(ServiceRole::Authorizer)),
                 at: spec.http.as_ref().map_or(spec.at, |http| http.at),
             }),
             Err(why) => {
@@ -236,7 +234,7 @@ impl ExternalAuthPolicy {
             body: shown(filter.forward_body.as_ref()),
             timeout: TIMEOUT,
             without_answer: WithoutAnswer::Refuse,
-            standing: None,
+            asked: None,
             at: filter.at,
         })
     }
@@ -279,19 +277,15 @@ impl ExternalAuthPolicy {
     fn without_answer(&self, x: &mut Exchange<'_>, why: &str) -> Verdict {
         x.tell(|| format!("external authorization: no answer, {why}"));
         let passes = self.without_answer == WithoutAnswer::Allow;
-        if let Some((policy, standing)) = &self.standing
-            && !x.is_told()
-            && standing.failed(x.now.monotonic)
-        {
+        if let Some(service) = &self.asked {
             let meanwhile = if passes { "requests pass unasked" } else { "requests are refused with 503" };
-            let turn = AuthorizerTurn::Away { why: why.into(), meanwhile };
-            notes(x).news = Some(AuthorizerNews { policy: policy.clone(), turn });
+            service.failed(why, meanwhile, x);
         }
         if !passes {
             return Reply::new(Reason::AuthorizerUnavailable).because(format!("external authorization: {why}")).into();
         }
-        let policy = self.standing.as_ref().map_or("external authorization", |(policy, _)| policy);
-        notes(x).unasked = Some(format!("{policy}: {why}").into());
+        let policy = self.asked.as_ref().map_or("external authorization", |service| service.policy());
+        x.notes.services().unasked = Some(format!("{policy}: {why}").into());
         if let Protocol::Http(settings) = &self.protocol {
             settings.clear(x.request);
         }
@@ -304,10 +298,8 @@ impl ExternalAuthPolicy {
             Outcome::Decided(decision) => decision,
             Outcome::Failed(why) => return self.without_answer(x, &why),
         };
-        if let Some((policy, standing)) = &self.standing
-            && standing.answered(x.now.monotonic)
-        {
-            notes(x).news = Some(AuthorizerNews { policy: policy.clone(), turn: AuthorizerTurn::Back });
+        if let Some(service) = &self.asked {
+            service.answered(x);
         }
         let by = decision.rule.as_ref().map_or_else(String::new, |rule| format!(", rule {rule}"));
         if decision.code != 0 {
@@ -332,11 +324,6 @@ impl ExternalAuthPolicy {
         x.notes.response_changes.extend(decision.response);
         Verdict::Continue
     }
-}
-
-/// The notes about the service of an exchange.
-fn notes<'x>(x: &'x mut Exchange<'_>) -> &'x mut AuthorizerNotes {
-    x.notes.authorizer.get_or_insert_default()
 }
 
 /// Removes what a backend that takes `_` for `-` would read as this field, and the field itself.

@@ -49,7 +49,6 @@ pub use chain::{Chain, Force, PolicyName, Step};
 pub use compiling::{CompileCx, Origin, PlainHttp, Url};
 pub(crate) use compiling::{Needs, Wanted, WantedBackend, parse_url};
 pub(crate) use external_auth::ExternalAuthPolicy;
-pub use external_auth::{AuthorizerNews, AuthorizerNotes, AuthorizerTurn};
 pub use network::Network;
 pub use patterns::{HostPattern, IdentityPattern, PathPattern};
 pub(crate) use patterns::{is_method_alike, methods};

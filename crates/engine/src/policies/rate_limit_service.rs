@@ -23,10 +23,11 @@ use crate::judge::Repeat;
 use crate::limit::Standing;
 use crate::limit::fields::{Label, LimitHeaders, refusal};
 use crate::limit::key::{KeySource, hash, part_text};
-use crate::limit::service::{Health, Heard, SERVICES, Served, ServiceNotes, Services, Turn};
+use crate::limit::service::{Heard, Served};
 use crate::protobuf::{Writer, grpc_frame};
 use crate::reason::Reason;
 use crate::reply::Audience;
+use crate::services::{AskedService, ServiceRole};
 use crate::verdict::{Reply, ReplyBody, Verdict};
 
 mod answer;
@@ -112,9 +113,8 @@ struct Service {
     timeout: Duration,
     unavailable: ServiceUnavailable,
     headers: LimitHeaders,
-    health: Arc<Health>,
-    /// `RateLimitServicePolicy shop/limits`.
-    policy: Box<str>,
+    /// Whether it answers.
+    asked: Arc<AskedService>,
 }
 
 /// One or several compiled `RateLimitServicePolicy` objects.
@@ -155,7 +155,7 @@ impl Service {
 
     /// The question in words, for explanations. What may be secret is shown as a hash.
     fn describe(&self, x: &Exchange<'_>) -> String {
-        let mut text = format!("{}: asks about {} of domain {}", self.policy, hits(self.hits), self.domain);
+        let mut text = format!("{}: asks about {} of domain {}", self.asked.policy(), hits(self.hits), self.domain);
         for descriptor in &self.descriptors {
             let entries: Vec<String> = descriptor.entries.iter().map(|entry| entry.describe(x)).collect();
             let is_whole = descriptor.entries.iter().all(|entry| entry.read(x).is_some());
@@ -237,8 +237,8 @@ impl RateLimitServicePolicy {
     fn ask(&self, begin: usize, x: &mut Exchange<'_>) -> Verdict {
         for (index, service) in self.services.iter().enumerate().skip(begin) {
             let Some(body) = service.question(x) else {
-                let policy = service.policy.clone();
                 x.tell(|| {
+                    let policy = service.asked.policy();
                     format!("{policy}: the request lacks a part of every descriptor, so that the service is not asked")
                 });
                 continue;
@@ -270,14 +270,12 @@ impl RateLimitServicePolicy {
     fn without_answer(&self, index: usize, why: &str, x: &mut Exchange<'_>) -> Verdict {
         let Some(service) = self.services.get(index) else { return Verdict::Continue };
         let passes = service.unavailable == ServiceUnavailable::Allow;
-        let cause = format!("{}: {why}", service.policy);
-        if !x.is_told() && service.health.failed(x.now.monotonic) {
-            let meanwhile = if passes { "requests pass uncounted" } else { "requests are refused with 503" };
-            notes(x).turns.push(Turn::Away { policy: service.policy.clone(), why: why.into(), meanwhile });
-        }
+        let cause = format!("{}: {why}", service.asked.policy());
+        let meanwhile = if passes { "requests pass uncounted" } else { "requests are refused with 503" };
+        service.asked.failed(why, meanwhile, x);
         if passes {
             x.tell(|| format!("{cause}; the request passes all the same"));
-            notes(x).uncounted = Some(cause.into());
+            x.notes.services().uncounted = Some(cause.into());
             return Verdict::Continue;
         }
         x.notes.answered_by = self.owners.get(index).map(Arc::clone);
@@ -288,13 +286,11 @@ impl RateLimitServicePolicy {
     /// What becomes of a request about which a service has said something.
     fn settle(&self, index: usize, mut said: Said, x: &mut Exchange<'_>) -> Verdict {
         let Some(service) = self.services.get(index) else { return Reply::new(Reason::PolicyInvalid).into() };
-        if service.health.answered(x.now.monotonic) {
-            notes(x).turns.push(Turn::Back { policy: service.policy.clone() });
-        }
+        service.asked.answered(x);
         let retry_after = |(name, _): &(FieldName, Vec<u8>)| name.id() == FieldId::RETRY_AFTER;
         let (only, fields) = std::mem::take(&mut said.response).into_iter().partition(retry_after);
         let limits = service.served(&said.statuses);
-        notes(x).heard.push(Heard { limits, fields, only });
+        x.notes.services().heard.push(Heard { limits, fields, only });
         if said.refuses {
             x.notes.answered_by = self.owners.get(index).map(Arc::clone);
             return service.refuse(said, Audience::of(x.request)).into();
@@ -335,13 +331,8 @@ impl Service {
             let media_type = told.map_or_else(|| usual().into(), Into::into);
             reply.body = ReplyBody::Bytes { media_type, bytes: said.body.into() };
         }
-        reply.because(format!("{}, domain {}", self.policy, self.domain))
+        reply.because(format!("{}, domain {}", self.asked.policy(), self.domain))
     }
-}
-
-/// The notes about services of an exchange.
-fn notes<'x>(x: &'x mut Exchange<'_>) -> &'x mut ServiceNotes {
-    x.notes.services.get_or_insert_default()
 }
 
 fn request(label: &str) -> Option<Request> {
@@ -365,8 +356,6 @@ impl Policy for RateLimitServicePolicy {
     type Spec = RateLimitServicePolicySpec;
 
     fn compile(spec: &RateLimitServicePolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {
-        let policy = format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name);
-        let health = cx.keep_for_all(SERVICES, Services::default).open(&policy);
         let service = Service {
             callee: cx.backend(&spec.backend_ref),
             domain: (&*spec.domain).into(),
@@ -375,8 +364,7 @@ impl Policy for RateLimitServicePolicy {
             timeout: spec.timeout,
             unavailable: spec.on_unavailable,
             headers: spec.headers,
-            health,
-            policy: policy.into(),
+            asked: cx.asked_service(ServiceRole::RateLimit),
         };
         Some(RateLimitServicePolicy { services: vec![Arc::new(service)], owners: Vec::new() })
     }

@@ -10,6 +10,7 @@ use super::*;
 use crate::exchange::{Connection, Notes, Now};
 use crate::protobuf::Writer;
 use crate::rule::BrokenRef;
+use crate::services::{ServiceState, Services};
 
 fn policy(protocol: Protocol, without_answer: WithoutAnswer) -> ExternalAuthPolicy {
     let broken = BrokenRef { reason: Reason::BackendInvalid, why: "there is no Service shop/auth".into() };
@@ -19,7 +20,9 @@ fn policy(protocol: Protocol, without_answer: WithoutAnswer) -> ExternalAuthPoli
         body: None,
         timeout: TIMEOUT,
         without_answer,
-        standing: Some(("ExternalAuthPolicy shop/ask".into(), Arc::default())),
+        asked: Some(
+            Arc::new(Services::default()).open(ServiceRole::Authorizer, "ExternalAuthPolicy shop/ask".to_owned()),
+        ),
         at: Spot::default(),
     }
 }
@@ -146,17 +149,17 @@ fn that_requests_pass_unasked_is_told_of_each_and_as_news_once() {
     let told = |result| {
         let mut notes = Notes::new();
         assert!(exchange(&mut sent(), &mut notes, |x| open.on_callout(x, result)).goes_on());
-        let notes = notes.authorizer.take().expect("notes");
-        (notes.unasked, notes.news.map(|news| news.turn))
+        let notes = notes.services.take().expect("notes");
+        (notes.unasked, notes.turns.into_iter().map(|turn| turn.now).collect::<Vec<_>>())
     };
     let failed = || CalloutResult::Failed("shop/auth:9001: no answer within 1000 ms".into());
     let unasked = Some("ExternalAuthPolicy shop/ask: shop/auth:9001: no answer within 1000 ms".into());
-    let away = AuthorizerTurn::Away {
+    let away = ServiceState::Away {
         why: "shop/auth:9001: no answer within 1000 ms".into(),
         meanwhile: "requests pass unasked",
     };
-    assert_eq!(told(failed()), (unasked.clone(), Some(away)));
-    assert_eq!(told(failed()), (unasked, None));
+    assert_eq!(told(failed()), (unasked.clone(), vec![away]));
+    assert_eq!(told(failed()), (unasked, Vec::new()));
 }
 
 #[test]
