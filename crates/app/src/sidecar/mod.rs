@@ -2,11 +2,13 @@
 //!
 //! Called by the subcommand. Starting: join, hold a configuration, listen, register, and then the program. Stopping: the registration
 //! says so, inbound drains, the program is told, outbound works until it has ended. This file holds the order; the program is in
-//! `program`, its health in `probe`, what is compiled in `station`, flags and environment in `places` and
+//! `program`, what a killed sidecar left of it in `leftover`, its health in `probe`, what is compiled in `station`, flags and environment in `places` and
 //! `plan`, the own address in `whereabouts`, the services that it asks for in `asked`, what it follows in `news`, memory that it can spare in `pages`.
 
 mod asked;
 mod free_ports;
+mod kept;
+mod leftover;
 mod news;
 mod pages;
 mod places;
@@ -36,6 +38,7 @@ use transept_proxy::{BindOutcome, Proxy, Wanted};
 use transept_xds::mesh::Condition;
 
 use self::asked::Asked;
+use self::leftover::Left;
 use self::news::{News, Sources};
 use self::program::{End, Mail, Program, Terminal, code_of, name_of};
 use self::station::Stationing;
@@ -168,7 +171,11 @@ impl Sidecar {
         let first = sources.latest();
         let mut in_force = self.begin(&first).await?;
         self.register();
-        let mut program = match self.start_program() {
+        let started = match self.end_leftover(&mut sources, &mut in_force, &mut mail).await {
+            Left::None => self.start_program(),
+            Left::Told => Err(Exit::Fine),
+        };
+        let mut program = match started {
             Ok(program) => program,
             Err(exit) => {
                 self.say_goodbye().await;
@@ -294,6 +301,16 @@ impl Sidecar {
         Ok(InForce { stationing, standing, retry, format })
     }
 
+    /// Ends the program that a killed sidecar has left, if there is one to be started in its place.
+    async fn end_leftover(&mut self, sources: &mut Sources, in_force: &mut InForce, mail: &mut Mail) -> Left {
+        if self.plan.program.is_empty() {
+            return Left::None;
+        }
+        let (state, patience) = (self.plan.state.clone(), self.plan.serve.drain);
+        let ending = pin!(leftover::end(&state, patience, mail));
+        self.follow_until(ending, sources, in_force).await
+    }
+
     /// Starts the program, if there is one to start; tells when it cannot be.
     fn start_program(&self) -> Result<Option<Program>, Exit> {
         if self.plan.program.is_empty() {
@@ -306,6 +323,7 @@ impl Sidecar {
         match Program::start(&self.plan.program, &environment, terminal) {
             Ok(program) => {
                 tracing::info!(pid = program.pid(), "the program is started");
+                leftover::keep(&self.plan.state, program.pid());
                 Ok(Some(program))
             }
             Err(error) => {

@@ -3,12 +3,12 @@
 //! Called by `sidecar` before it joins, and again when the control plane is there, if it was not. Who starts from its disk needs no
 //! control plane, and so no name of one either: where that name is gone with it (containers), the address from last time counts.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
+
+use super::kept;
 
 /// The file, in the state directory.
 const KEPT: &str = "address";
@@ -39,20 +39,14 @@ pub(super) fn keep(state: &Path, address: IpAddr) {
     if read(state) == Some(address) {
         return;
     }
-    let (path, beside) = (state.join(KEPT), state.join(KEPT).with_extension("new"));
-    // As every file there, it is its owner's.
-    let open = || OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
-    let kept = open()
-        .and_then(|mut file| file.write_all(address.to_string().as_bytes()))
-        .and_then(|()| fs::rename(&beside, &path));
-    if let Err(error) = kept {
-        tracing::warn!(%error, path = %path.display(), "the own address cannot be kept for the next start");
+    if let Err(error) = kept::put(state, KEPT, &address.to_string()) {
+        tracing::warn!(%error, path = %state.join(KEPT).display(), "the own address cannot be kept for the next start");
     }
 }
 
 /// What was kept; nothing, when it is not there or no address.
 fn read(state: &Path) -> Option<IpAddr> {
-    fs::read_to_string(state.join(KEPT)).ok()?.trim().parse().ok()
+    kept::read(state, KEPT)?.trim().parse().ok()
 }
 
 /// Whether this machine has the address: it may have got another one since.

@@ -86,6 +86,37 @@ while :; do sleep 0.05; done";
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_of_a_killed_sidecar_ends_before_the_next_one_starts() {
+    let mesh = Mesh::start("").await;
+    let web = mesh.sidecar("web").await;
+    let pipe = mesh.path("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().await.expect("mkfifo");
+    assert!(made.success());
+    // Both ends are held open, so that neither writing nor reading waits for somebody.
+    let held = std::fs::File::options().read(true).write(true).open(&pipe).expect("a pipe");
+    let mut said = BufReader::new(tokio::fs::File::from_std(held)).lines();
+    let script = "\
+exec > \"$PIPE\"
+trap \"echo $1 ends; exit 0\" TERM
+echo \"$1 starts\"
+while :; do sleep 0.05; done";
+    let start = |name: &str| {
+        let mut command = web.command(&["/bin/sh", "-c", script, "sh", name]);
+        command.env("PIPE", &pipe).stdout(Stdio::null()).spawn().expect("it starts")
+    };
+    let mut first = start("first");
+    assert_eq!(soon(said.next_line()).await.expect("text").as_deref(), Some("first starts"));
+    first.kill().await.expect("killed");
+    let mut second = start("second");
+    for line in ["first ends", "second starts"] {
+        assert_eq!(soon(said.next_line()).await.expect("text").as_deref(), Some(line));
+    }
+    signal(&second, Signal::TERM);
+    assert_eq!(soon(second.wait()).await.expect("it ends").code(), Some(0));
+    assert_eq!(soon(said.next_line()).await.expect("text").as_deref(), Some("second ends"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_goes_to_the_program_and_a_third_one_kills_it() {
     let mesh = Mesh::start("").await;
     let script = "trap 'echo term' TERM; trap 'echo int' INT; echo ready; while :; do sleep 0.05; done";
