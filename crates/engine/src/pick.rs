@@ -192,7 +192,13 @@ mod tests {
             tried.push(chosen.address);
         }
         assert_eq!(alternatives(&backend, &tried), 0);
-        assert!(pick_endpoint(&backend, &mut Turns::new(), &Call { tried: &tried, ..CALL }).is_ok());
+        // Then in turns, not to the one that has just failed.
+        for _ in 0..4 {
+            let call = Call { random: tried.len() as u64, tried: &tried, ..CALL };
+            let chosen = pick_endpoint(&backend, &mut Turns::new(), &call).expect("an endpoint");
+            assert_ne!(Some(&chosen.address), tried.last());
+            tried.push(chosen.address);
+        }
     }
 
     #[test]

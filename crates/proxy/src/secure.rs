@@ -12,6 +12,7 @@ use transept_engine::snapshot::{Bind, ClientValidationMode, ServerTls};
 use crate::deadline::Watch;
 use crate::io::{TlsSession, accept_hello};
 use crate::mesh::Member;
+use crate::tls::in_words;
 use crate::worker::Worker;
 
 /// The TLS handshake with the configuration of the listener that the server name chooses.
@@ -22,13 +23,13 @@ pub(crate) async fn secure(
     watch: &Watch,
 ) -> Option<(Box<TlsSession>, Arc<ServerTls>)> {
     let handshake = async {
-        let hello = accept_hello(tcp).await.map_err(|error| error.to_string())?;
+        let hello = accept_hello(tcp).await.map_err(|error| in_words(&error))?;
         let name = hello.server_name();
         let listener =
             bind.listener_for_sni(name.as_deref()).ok_or_else(|| "no listener serves this name".to_owned())?;
         let tls = listener.tls.as_ref().ok_or_else(|| "the listener has no certificate".to_owned())?;
         let config = worker.shared.tls.server(tls).map_err(|why| why.to_string())?;
-        let session = hello.proceed(tcp, config).await.map_err(|error| error.to_string())?;
+        let session = hello.proceed(tcp, config).await.map_err(|error| in_words(&error))?;
         Ok::<_, String>((Box::new(session), tls.clone()))
     };
     let mut handshake = std::pin::pin!(handshake);
@@ -99,7 +100,7 @@ impl Unproven {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
         match inner.and_then(transept_identity::handshake::refusal) {
             Some(refusal) => Self { refusal: Some(refusal.slug()), why: refusal.to_string() },
-            None => Self { refusal: None, why: error.to_string() },
+            None => Self { refusal: None, why: in_words(error) },
         }
     }
 }

@@ -150,6 +150,10 @@ fn render(shown: &Value) -> String {
         let id = one["id"].as_str().unwrap_or_default();
         let warning = match (one["kind"].as_str(), one["remaining"].as_str()) {
             (Some("root"), _) => "the root has little of its life left; a new one is needed before it ends".to_owned(),
+            // It renews itself, and nobody could send it a token.
+            _ if one["holder"] == "control plane" => {
+                "the control plane cannot renew its own certificate; its log says why".to_owned()
+            }
             _ if is_refused(one) => format!("is refused, because its root is not trusted any more; {}", way_back(id)),
             (_, Some("ended")) => format!("has ended; {}", way_back(id)),
             _ => "is not being renewed: can its holder reach the control plane?".to_owned(),
@@ -207,6 +211,14 @@ mod tests {
         assert!(text.contains("`transept token create --service web`"), "{text}");
         let away = json!({"certificates": [leaf(cart, false)]});
         assert!(late(&away).is_empty() && render(&away).contains("23h 53m, away"), "{}", render(&away));
+    }
+
+    #[test]
+    fn the_control_plane_is_sent_no_token() {
+        let own = json!({"kind": "leaf", "holder": "control plane", "id": "spiffe://a/ns/transept/sa/control", "notAfter": 0,
+            "secondsLeft": 0, "remaining": "ended"});
+        let text = render(&json!({"certificates": [own]}));
+        assert!(text.contains("cannot renew its own certificate") && !text.contains("token"), "{text}");
     }
 
     #[test]

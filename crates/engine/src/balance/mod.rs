@@ -173,14 +173,26 @@ impl Turns {
         }
         let now = call.now.monotonic;
         let avoided = self.shunned.beside(call.tried, now);
-        let chosen = self.choose(backend, &set, &Call { tried: &avoided, ..*call })?;
+        let chosen = self.draw(backend, &set, &Call { tried: &avoided, ..*call })?;
         // There is nobody else: better one that may be back than one that this request has tried.
         let chosen = if avoided.contains(&chosen.address) { self.choose(backend, &set, call)? } else { chosen };
         self.shunned.begin_probe(&chosen.address, now);
         Some(chosen)
     }
 
+    /// Draws one; where all were tried, the one whose turn is longest ago, and not the one that has just failed.
     fn choose(&mut self, backend: &Backend, set: &Arc<EndpointSet>, call: &Call<'_>) -> Option<Chosen> {
+        let mut call = *call;
+        loop {
+            let chosen = self.draw(backend, set, &call)?;
+            match call.tried.split_first() {
+                Some((_, later)) if !later.is_empty() && call.tried.contains(&chosen.address) => call.tried = later,
+                _ => return Some(chosen),
+            }
+        }
+    }
+
+    fn draw(&mut self, backend: &Backend, set: &Arc<EndpointSet>, call: &Call<'_>) -> Option<Chosen> {
         let (position, probe) = match &backend.traffic {
             None => (least_loaded(&Field::Whole(set), &self.outstanding, call.random, call.tried)?, Probe::No),
             Some(traffic) => {

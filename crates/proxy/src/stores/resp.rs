@@ -8,6 +8,8 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::tls::in_words;
+
 /// The longest line, the longest text, and the most items of a list.
 const MOST_LINE: usize = 4_096;
 const MOST_TEXT: usize = 65_536;
@@ -57,7 +59,7 @@ impl From<io::Error> for Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Trouble::Io(error) => error.fmt(out),
+            Trouble::Io(error) => out.write_str(&in_words(error)),
             Trouble::Answer(what) => out.write_str(what),
             Trouble::NoScript => out.write_str("the server forgets its script as soon as it has it"),
             Trouble::Slow => out.write_str("it takes too long"),

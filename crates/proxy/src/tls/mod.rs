@@ -8,6 +8,7 @@
 mod client;
 mod names;
 mod server;
+mod words;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, ServerConfig};
 use transept_engine::snapshot::{ServerTls, UpstreamProtocol, UpstreamTls};
 use transept_model::certificate::KeyPair;
+
+pub(crate) use words::in_words;
 
 /// All TLS configurations in use.
 pub(crate) struct TlsConfigs {

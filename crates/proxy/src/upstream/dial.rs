@@ -18,6 +18,7 @@ use crate::buffer::Inbound;
 use crate::capture;
 use crate::failure::{Failure, Repeat, Side};
 use crate::io::{Io, TlsSession};
+use crate::tls::in_words;
 use crate::worker::Worker;
 
 /// Silence after which the kernel asks whether the peer is still there. There is no limit on unacknowledged data beside
@@ -95,7 +96,7 @@ pub(super) fn handshake_failed(error: &io::Error) -> Failure {
         .and_then(|inner| inner.downcast_ref::<rustls::Error>())
         .is_some_and(|error| matches!(error, rustls::Error::InvalidCertificate(_)));
     let reason = if certificate { Reason::UpstreamCertificate } else { Reason::UpstreamTls };
-    failed(reason, error.to_string())
+    failed(reason, in_words(error))
 }
 
 pub(super) fn refused(error: &io::Error) -> Failure {

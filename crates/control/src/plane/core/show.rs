@@ -71,7 +71,11 @@ impl Plane {
             all.push(shown);
         }
         all.extend(self.certificates_of_others(&inner));
-        let mut waiting: Vec<String> = inner.rotation.waiting().iter().take(SHOWN).map(ToString::to_string).collect();
+        let awaited = inner.rotation.waiting();
+        let mut waiting: Vec<String> = awaited.iter().take(SHOWN).map(ToString::to_string).collect();
+        if awaited.len() > SHOWN {
+            waiting.push(format!("and {} more", awaited.len() - SHOWN));
+        }
         if inner.rotation.awaits_unknown() && !matches!(inner.rotation.stage(), Stage::Steady { .. }) {
             let seconds = RETURN.saturating_sub(self.began.elapsed()).as_secs();
             waiting.insert(0, format!("members may be about to connect again after the start: up to {seconds} s more"));
