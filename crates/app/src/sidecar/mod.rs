@@ -40,7 +40,7 @@ use transept_xds::mesh::Condition;
 use self::asked::Asked;
 use self::leftover::Left;
 use self::news::{News, Sources};
-use self::program::{End, Mail, Program, Terminal, code_of, name_of};
+use self::program::{Ambient, End, Mail, Program, Terminal, code_of, name_of};
 use self::station::Stationing;
 use crate::admin::Admin;
 use crate::commands::Exit;
@@ -320,7 +320,8 @@ impl Sidecar {
         let place = &self.plan.place;
         let identity = self.feed.svid().load().id().to_string();
         let environment = places::environment(&identity, &place.upstreams, place.http_proxy);
-        match Program::start(&self.plan.program, &environment, terminal) {
+        let ambient = if self.plan.transparent { Ambient::WithoutNetAdmin } else { Ambient::Passed };
+        match Program::start(&self.plan.program, &environment, (terminal, ambient)) {
             Ok(program) => {
                 tracing::info!(pid = program.pid(), "the program is started");
                 leftover::keep(&self.plan.state, program.pid());

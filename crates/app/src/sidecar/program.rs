@@ -6,9 +6,10 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Child, Command};
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, wait, waitpid};
+use rustix::thread::{CapabilitySet, configure_capability_in_ambient_set};
 use tokio::signal::unix::{self, SignalKind};
 use tokio::time::Instant;
 
@@ -77,6 +78,15 @@ pub(crate) enum Terminal {
     None,
 }
 
+/// What of our capabilities a program gets beyond what it has by its user and its file (capabilities(7), the ambient set).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ambient {
+    /// All that the sidecar was given.
+    Passed,
+    /// All but CAP_NET_ADMIN, which was given for the capture: who has it can go around the mesh.
+    WithoutNetAdmin,
+}
+
 /// A program that was started.
 #[derive(Debug)]
 pub(crate) struct Program {
@@ -94,7 +104,7 @@ impl Program {
     pub(crate) fn start(
         words: &[OsString],
         environment: &[(String, String)],
-        terminal: Terminal,
+        (terminal, ambient): (Terminal, Ambient),
     ) -> io::Result<Program> {
         // Before the start, so that no end is missed.
         let children = unix::signal(SignalKind::child())?;
@@ -106,7 +116,10 @@ impl Program {
             // Then whoever signals our group means us, and the order of stopping is ours.
             command.process_group(0);
         }
-        let child = command.spawn()?;
+        let child = match ambient {
+            Ambient::Passed => command.spawn()?,
+            Ambient::WithoutNetAdmin => spawn_without_net_admin(command)?,
+        };
         Ok(Program { pid: Pid::from_child(&child), terminal, children, end: None })
     }
 
@@ -196,6 +209,16 @@ impl Program {
     }
 }
 
+/// Starts a program from a thread without CAP_NET_ADMIN in its ambient set, which is a thread's own and the child's by inheritance.
+fn spawn_without_net_admin(mut command: Command) -> io::Result<Child> {
+    let thread = std::thread::Builder::new().name("program".to_owned());
+    let started = thread.spawn(move || {
+        configure_capability_in_ambient_set(CapabilitySet::NET_ADMIN, false)?;
+        command.spawn()
+    })?;
+    started.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts it has failed")))
+}
+
 /// What people call a signal.
 pub(crate) fn name_of(signal: Signal) -> &'static str {
     match signal {
@@ -262,7 +285,7 @@ mod tests {
 
     fn sh(script: &str, environment: &[(String, String)]) -> Program {
         let words = ["/bin/sh", "-c", script].map(OsString::from);
-        Program::start(&words, environment, Terminal::None).expect("it starts")
+        Program::start(&words, environment, (Terminal::None, Ambient::Passed)).expect("it starts")
     }
 
     #[tokio::test]
@@ -294,8 +317,40 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_start_answers_as_a_shell_does() {
         for (name, code) in [("/nowhere/at/all", 127), ("/", 126)] {
-            let error = Program::start(&[name.into()], &[], Terminal::None).expect_err("no program");
+            let error = Program::start(&[name.into()], &[], (Terminal::None, Ambient::WithoutNetAdmin))
+                .expect_err("no program");
             assert_eq!(code_of(&error), code, "{error}");
         }
+    }
+
+    /// The ambient set that a program was started with.
+    async fn ambient_of(ambient: Ambient) -> CapabilitySet {
+        let place = tempfile::tempdir().expect("a directory");
+        let script = format!("exec grep CapAmb /proc/self/status > {}/out", place.path().display());
+        let words = ["/bin/sh", "-c", &script].map(OsString::from);
+        let mut program = Program::start(&words, &[], (Terminal::None, ambient)).expect("it starts");
+        assert_eq!(program.ended().await, End::Code(0));
+        let said = std::fs::read_to_string(place.path().join("out")).expect("it was written");
+        let digits = said.split_ascii_whitespace().nth(1).expect("a number");
+        CapabilitySet::from_bits_retain(u64::from_str_radix(digits, 16).expect("hexadecimal"))
+    }
+
+    #[tokio::test]
+    async fn what_was_given_for_the_capture_is_not_handed_on() {
+        use rustix::thread::{capabilities, set_capabilities};
+        let ours = CapabilitySet::NET_ADMIN | CapabilitySet::NET_BIND_SERVICE;
+        let mut sets = capabilities(None).expect("asked");
+        if !sets.permitted.contains(ours) {
+            // Nothing that could be installed: it is a matter of who runs the tests.
+            return transept_testkit::parts::skips("CAP_NET_ADMIN and CAP_NET_BIND_SERVICE are needed");
+        }
+        sets.inheritable |= ours;
+        set_capabilities(None, sets).expect("set");
+        for one in [CapabilitySet::NET_ADMIN, CapabilitySet::NET_BIND_SERVICE] {
+            configure_capability_in_ambient_set(one, true).expect("set");
+        }
+        assert!(ambient_of(Ambient::Passed).await.contains(ours));
+        let passed = ambient_of(Ambient::WithoutNetAdmin).await;
+        assert!(passed.contains(CapabilitySet::NET_BIND_SERVICE) && !passed.contains(CapabilitySet::NET_ADMIN));
     }
 }
