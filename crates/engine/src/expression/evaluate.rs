@@ -16,6 +16,7 @@ use super::kind::{Function, Walk};
 use super::parse::Binary;
 use super::value::{Value, entry, span, time};
 use super::{Fault, MOST_STEPS};
+use crate::policies::Network;
 
 /// How many bytes of a text cost one step.
 pub(super) const BYTES_A_STEP: usize = 32;
@@ -74,11 +75,7 @@ impl<'v> Run<'v> {
             }
             Op::Index(on, index) => self.index(node.at, on, index),
             Op::Not(inner) => Ok(Value::Bool(!self.bool(inner)?)),
-            Op::Negate(inner) => match self.value(inner)? {
-                Value::Int(value) => value.checked_neg().map(Value::Int).ok_or_else(|| overflow(node.at)),
-                Value::Double(value) => Ok(Value::Double(-value)),
-                other => Err(wrong(node.at, "a number", &other)),
-            },
+            Op::Negate(inner) => self.negative(node.at, inner),
             Op::Binary(operator, left, right) => {
                 let (left, right) = (self.value(left)?, self.value(right)?);
                 self.binary(node.at, *operator, left, right)
@@ -115,14 +112,24 @@ impl<'v> Run<'v> {
                 self.pay(node.at, text.len() / BYTES_A_PATTERN_STEP)?;
                 Ok(Value::Bool(pattern.is_match(&text)))
             }
-            Op::InNetwork(on, network) => {
-                let text = self.text(on)?;
-                let address = text.parse::<std::net::IpAddr>();
-                let address = address.map_err(|_| Fault::new(node.at, "the text is not an address"))?;
-                Ok(Value::Bool(network.contains(address.to_canonical())))
-            }
+            Op::InNetwork(on, network) => self.is_in_network(node.at, on, network).map(Value::Bool),
             Op::Walk(walk, on, body) => self.walk(node.at, *walk, on, body),
         }
+    }
+
+    fn negative(&mut self, at: usize, inner: &'v Node) -> Found<'v> {
+        match self.value(inner)? {
+            Value::Int(value) => value.checked_neg().map(Value::Int).ok_or_else(|| overflow(at)),
+            Value::Double(value) => Ok(Value::Double(-value)),
+            other => Err(wrong(at, "a number", &other)),
+        }
+    }
+
+    fn is_in_network(&mut self, at: usize, on: &'v Node, network: &Network) -> Result<bool, Fault> {
+        let text = self.text(on)?;
+        let address = text.parse::<std::net::IpAddr>();
+        let address = address.map_err(|_| Fault::new(at, "the text is not an address"))?;
+        Ok(network.contains(address.to_canonical()))
     }
 
     pub(super) fn bool(&mut self, node: &'v Node) -> Result<bool, Fault> {
