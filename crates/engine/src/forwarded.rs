@@ -39,13 +39,15 @@ const MOST_HOPS: usize = 64;
 /// Derives the client's address: the peer, or behind trusted proxies the first untrusted hop of `X-Forwarded-For` from the right. A hop
 /// that is no address ends the walk, and the last good one counts.
 ///
-/// Of a member of the mesh whose word is taken (`forwardedFrom`) it is the client that this one has derived, or who connected to it.
+/// Of a member of the mesh whose word is taken (`forwardedFrom`) it is the client that this one has derived, or who connected to it; of one on
+/// its own machine the address of that machine.
 pub fn derive(connection: &Connection, fields: &Fields, settings: &Settings) -> Client {
     let peer = connection.peer.ip();
     if settings.role == Role::Inbound && settings.believes_forwarder(connection.identity.as_deref()) {
         let last =
             fields.all(FieldId::X_FORWARDED_FOR).last().and_then(|line| line.rsplit(|byte| *byte == b',').next());
         let named = fields.first(FieldId::X_TRANSEPT_CLIENT).or(last).and_then(|hop| parse_hop(hop.trim_ascii()));
+        let named = named.filter(|named| !named.is_loopback());
         return Client { address: named.unwrap_or(peer), peer: Peer::Untrusted };
     }
     if settings.trusted_proxies.is_empty() || !settings.trusts(peer) {
@@ -374,6 +376,9 @@ mod tests {
         assert_eq!(address(&gateway, &[hops]), "10.0.0.9");
         assert_eq!(address(&gateway, &[hops, ("x-transept-client", "198.51.100.9")]), "198.51.100.9");
         assert_eq!(address(&gateway, &[]), "10.0.0.4");
+        for own in ["127.0.0.1", "::1"] {
+            assert_eq!(address(&gateway, &[hops, ("x-transept-client", own)]), "10.0.0.4", "one on its machine");
+        }
         assert_eq!(address(&other, &[hops, ("x-transept-client", "198.51.100.9")]), "10.0.0.4");
     }
 

@@ -76,10 +76,16 @@ pub fn tell_attempt(fields: &mut Fields, attempt: u32) {
     let _ = fields.set(&ATTEMPT, attempt.to_string().as_bytes());
 }
 
-/// Tells the proxy behind who the client is, where others have made that known: the last hop of `X-Forwarded-For` is one of them then.
-pub fn tell_client(request: &mut Request, client: IpAddr) {
-    // An address is a valid value.
-    let _ = request.fields.set(&CLIENT, client.to_string().as_bytes());
+/// Tells a proxy of the mesh who the client is; nobody else is told, and what an earlier try has told one goes no further.
+pub fn tell_client(request: &mut Request, client: Option<IpAddr>) {
+    let Some(client) = client else {
+        request.fields.remove_id(FieldId::X_TRANSEPT_CLIENT);
+        return;
+    };
+    let mut text: SmallVec<[u8; 48]> = SmallVec::new();
+    // Writing to memory cannot fail, and an address is a valid value.
+    let _ = write!(text, "{client}");
+    let _ = request.fields.set(&CLIENT, &text);
 }
 
 /// How long the caller waits for the response, where it says so: the least of what it says. What is no time is no statement.

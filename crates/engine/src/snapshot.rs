@@ -16,7 +16,6 @@ pub use transept_model::references::BackendId;
 
 use crate::balance::Table;
 use crate::document::{Document, Source};
-use crate::exchange::Connection;
 use crate::keep::Keep;
 use crate::learned::{Known, Learned};
 use crate::policies::{Chain, Step};
@@ -60,11 +59,10 @@ impl Snapshot {
         self.binds.binary_search_by(|bind| bind.address.cmp(address)).ok().and_then(|index| self.binds.get(index))
     }
 
-    /// The bind of a connection that came in at such an address. Where there is none any more, because the addresses of the Gateway have changed,
+    /// The bind of a connection that came in at such an address, and whose own end is `local`. Where there is none any more, because the addresses of the Gateway have changed,
     /// the one at which it would come in today.
-    pub fn bind_for(&self, bound: &SocketAddr, connection: &Connection) -> Option<&Arc<Bind>> {
+    pub fn bind_for(&self, bound: &SocketAddr, local: SocketAddr) -> Option<&Arc<Bind>> {
         self.bind(bound).or_else(|| {
-            let local = connection.local;
             let everywhere: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
             let ips = [local.ip().to_canonical()].into_iter().chain(everywhere);
             let today = ips.filter_map(|ip| self.bind(&SocketAddr::new(ip, local.port()))).next();

@@ -108,14 +108,15 @@ impl Drop for Open {
 async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: SocketAddr) {
     let open = Open::new(worker.clone());
     let snapshot = worker.snapshot();
-    let Some(bind) = snapshot.bind(&bound).cloned() else {
+    let local = local_address(&tcp, bound);
+    let Some(bind) = snapshot.bind_for(&bound, local).cloned() else {
         return;
     };
     drop(snapshot);
     let Some(place) = worker.shared.open.enter(bound, peer.ip(), &bind.settings.limits) else {
         worker.meter.borrow_mut().plain().connections_refused += 1;
         if bind.secure == Secure::Plain && bind.listener_for_streams().is_none() {
-            h1_server::turn_away(&worker, &tcp, peer, local_address(&tcp, bound));
+            h1_server::turn_away(&worker, &tcp, peer, local);
         }
         return;
     };
@@ -123,7 +124,6 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
         return;
     }
     let guest = Guest { _open: open, _place: Some(place) };
-    let local = local_address(&tcp, bound);
     let watch = worker.watches.add();
     match bind.secure {
         Secure::Plain => {

@@ -186,9 +186,9 @@ fn choose(crossing: Crossing<'_>, call: &Call<'_>, journey: &mut Journey<'_, '_,
     let chosen = picked.map_err(|reply| advise(journey.worker.shared.mesh.as_ref(), reply))?;
     journey.marks.endpoint = Some(chosen.address);
     journey.trip.facts.tries += 1;
-    let client = journey.trip.client;
-    let is_edge = chosen.tunnel.is_some() && crossing.listener.settings.role == Role::Gateway;
-    if is_edge && client != journey.arrival.connection.peer.ip() {
+    if crossing.listener.settings.role == Role::Gateway {
+        // Always, where it is for the proxies of the mesh: filters may have changed what else tells of him.
+        let client = chosen.tunnel.is_some().then_some(journey.trip.client);
         hops::tell_client(&mut journey.trip.request, client);
     }
     if let Some(due) = crossing.due {

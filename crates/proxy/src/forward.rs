@@ -34,6 +34,8 @@ pub(crate) async fn forward_held(
     let framing = if bytes.is_empty() { journey.arrival.framing } else { Body::Length(bytes.len() as u64) };
     let (mut sink, mut inlet) = upstream.begin(&journey.trip.request, &framing, Connection::KeepAlive, watch)?;
     let mut source = if bytes.is_empty() { Source::Empty } else { Source::Held(bytes) };
+    let in_clear_to = inlet.in_clear_to(crossing.backend);
+    let entrance = Entrance { in_clear_to, ..journey.arrival.entrance(journey.worker, journey.marks.generation) };
     let (stated, rest, taken) = {
         let heading = pin!(async {
             let sent = carry(&mut source, &mut sink, &Cell::new(0)).await;
@@ -43,8 +45,8 @@ pub(crate) async fn forward_held(
                 return Err(Failure::new(failure.side, failure.reason, failure.repeat, failure.detail.clone()));
             }
             relay::expect_response(crossing, watch);
-            let received =
-                relay::await_final(&mut inlet, &limits, watch, journey.trip, journey.replier, None, None).await;
+            let (trip, replier, standing) = (&mut *journey.trip, &mut *journey.replier, Some(entrance));
+            let received = relay::await_final(&mut inlet, &limits, watch, trip, replier, None, standing).await;
             watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
             match (sent, received) {
                 (Ok(()), received) => received.map(|(stated, rest)| (stated, rest, true)),
@@ -60,9 +62,7 @@ pub(crate) async fn forward_held(
         return Ok(Exchanged::again(after));
     }
     let keep_alive = rest.keeps_alive() && taken;
-    let in_clear_to = inlet.in_clear_to(crossing.backend);
     let mut source = inlet.into_source(rest, &limits, watch);
-    let entrance = Entrance { in_clear_to, ..journey.arrival.entrance(journey.worker, journey.marks.generation) };
     let delivery = Delivery { listener: crossing.listener, entrance };
     let Departure { mut sink, let_in, bytes_out } =
         relay::begin(delivery, journey.marks, journey.trip, journey.replier, stated)?;

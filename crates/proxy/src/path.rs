@@ -121,14 +121,14 @@ pub(crate) async fn travel<'c>(
 ) {
     let mut snapshot = worker.snapshot();
     let mut prepared = Ok(());
-    if snapshot.bind_for(&arrival.bound, arrival.connection).is_some_and(|bind| bind.is_found_by_authority()) {
+    if snapshot.bind_for(&arrival.bound, arrival.connection.local).is_some_and(|bind| bind.is_found_by_authority()) {
         prepared = Box::pin(demand::await_authority(worker, arrival.bound, &trip.request)).await;
         snapshot = worker.snapshot();
     }
     let mut marks = Marks { generation: snapshot.generation, ..Marks::default() };
     let _in_flight = InFlight::new(worker.clone());
     let mut journey = Journey { worker, arrival: &mut arrival, trip, marks: &mut marks, replier };
-    let outcome = match snapshot.bind_for(&journey.arrival.bound, journey.arrival.connection) {
+    let outcome = match snapshot.bind_for(&journey.arrival.bound, journey.arrival.connection.local) {
         Some(_) if let Err(reason) = prepared => Err(reason.into()),
         Some(bind) => road(&snapshot, bind, &mut journey).await,
         // A reload took the address away while the connection was open.
@@ -253,16 +253,18 @@ fn refuse_large_body(framing: &Body, listener: &Listener) -> Result<(), Stop> {
 }
 
 /// A connection whose client was verified, or not, by settings that a reload has replaced is not good for a listener
-/// that asks for certificates: the client is told to come again (RFC 9110 section 15.5.20).
+/// that asks for certificates, nor one in clear text for a listener with TLS: the client is told to come again (RFC 9110 section 15.5.20).
 fn verify_handshake(listener: &Listener, arrival: &Arrival<'_>) -> Result<(), Stop> {
-    let demands = listener.tls.as_ref().filter(|tls| tls.client_validation.is_some());
-    match (demands, arrival.handshake) {
-        (Some(now), Some(then)) if !Arc::ptr_eq(now, then) => {
-            let detail = "The TLS settings have changed. Open a new connection.";
-            Err(Box::new(Reply::new(Reason::Misdirected).with_detail(detail)).into())
-        }
-        _ => Ok(()),
+    let is_good = match (listener.tls.as_ref(), arrival.handshake) {
+        (Some(now), Some(then)) => now.client_validation.is_none() || Arc::ptr_eq(now, then),
+        (Some(_), None) => false,
+        (None, _) => true,
+    };
+    if is_good {
+        return Ok(());
     }
+    let detail = "The TLS settings have changed. Open a new connection.";
+    Err(Box::new(Reply::new(Reason::Misdirected).with_detail(detail)).into())
 }
 
 /// The verb *screen*: the policies in force and the rule's filters.

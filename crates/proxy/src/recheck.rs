@@ -317,7 +317,7 @@ pub(crate) fn find_callee<'s>(
     bound: SocketAddr,
     connection: &Connection,
 ) -> Option<&'s Arc<Listener>> {
-    let bind = snapshot.bind_for(&bound, connection)?;
+    let bind = snapshot.bind_for(&bound, connection.local)?;
     bind.listener_for_streams().or_else(|| bind.callee(connection.destination))
 }
 

@@ -43,7 +43,7 @@ pub(crate) fn expect_response(crossing: Crossing<'_>, watch: &Watch) {
 }
 
 /// Waits for the final response head and passes interim ones on. Gives the framing that its fields state and what
-/// follows it. With an entrance, for as long as the request would be let in: its body is under way meanwhile.
+/// follows it. With an entrance, for as long as the request would be let in.
 pub(crate) async fn await_final(
     inlet: &mut Inlet<'_>,
     limits: &h1::Limits,

@@ -66,6 +66,53 @@ async fn long_streams_survive_reloads() {
     }
 }
 
+fn forbid(path: &str) -> String {
+    format!(
+        "apiVersion: transept.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: guard}}\nspec:\n  targetRefs: \
+         [{{group: gateway.networking.k8s.io, kind: Gateway, name: gate-0}}]\n  deny: [{{to: [{{paths: [{path}]}}]}}]\n"
+    )
+}
+
+/// Whether its body has come or is on its way.
+#[tokio::test]
+async fn a_request_that_waits_for_its_answer_ends_when_it_is_forbidden_and_for_no_other_change() {
+    for ask in [Ask::get("/poll"), Ask::post("/poll", Framed::Length(4))] {
+        for down in [Down::Http11, Down::H2c] {
+            let mut backend = Backend::start(Up::Http1).await;
+            let setup = Setup::before(&backend);
+            let mut gateway = setup.start().await;
+            let mut caller = Caller::connect(&down, gateway.address).await;
+            let mut call = caller.ask(ask.clone()).await;
+            let mut served = backend.next().await;
+            gateway.reload(&setup.clone().document(&forbid("/other"))).await;
+            gateway.reload(&setup.clone().document(&forbid("/poll"))).await;
+            assert!(served.read_raw(1).await.is_err(), "the backend hears of it");
+            let (status, body) = call.answer().await;
+            assert_eq!(status, 403, "{down:?}: {body}");
+            let log = soon(gateway.running.log_line_with("access.not_authorized")).await;
+            assert!(log.contains("AuthorizationPolicy default/guard"), "{log}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_opened_in_clear_text_does_not_reach_a_listener_with_tls() {
+    let mut backend = Backend::start(Up::Http1).await;
+    let setup = Setup::before(&backend);
+    let mut gateway = setup.start().await;
+    let mut callers = [Caller::http11(gateway.address).await, Caller::connect(&Down::H2c, gateway.address).await];
+    for caller in &mut callers {
+        let mut call = caller.ask(Ask::get("/")).await;
+        backend.next().await.answer(200, "open").await;
+        assert_eq!(call.answer().await, (200, "open".to_owned()));
+    }
+    let identity = Identity::self_signed(KeyKind::Ecdsa, Usage::Server, &["site.test"]).expect("a certificate");
+    gateway.reload(&setup.tls(&Arc::new(identity))).await;
+    for caller in &mut callers {
+        assert_eq!(caller.ask(Ask::get("/")).await.answer().await.0, 421);
+    }
+}
+
 #[tokio::test]
 async fn a_tunnel_ends_when_its_request_is_forbidden_and_for_no_other_change() {
     let mut backend = Backend::start(Up::Http1).await;
@@ -77,12 +124,6 @@ async fn a_tunnel_ends_when_its_request_is_forbidden_and_for_no_other_change() {
     served.send_raw(b"HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
     call.head().await;
     assert_eq!(call.status, 101);
-    let forbid = |path: &str| {
-        format!(
-            "apiVersion: transept.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: guard}}\nspec:\n  targetRefs: \
-             [{{group: gateway.networking.k8s.io, kind: Gateway, name: gate-0}}]\n  deny: [{{to: [{{paths: [{path}]}}]}}]\n"
-        )
-    };
     gateway.reload(&setup.clone().document(&forbid("/other"))).await;
     call.send(b"ping").await;
     assert_eq!(served.read_raw(4).await.expect("heard"), b"ping");

@@ -4,6 +4,7 @@
 //! before it is on the disk. What changed is put into the store of resources soon after, many changes at once, and never while
 //! a proxy waits for its answer.
 
+mod clock;
 mod keys;
 pub(super) mod lease;
 mod presence;
@@ -35,6 +36,7 @@ use transept_xds::report::INTERVAL;
 use transept_xds::source::Scope;
 use transept_xds::{Key, Resource, TypeUrl};
 
+use self::clock::Clock;
 use super::ca::{Ca, CaError, NotSigned, make_directory};
 use super::files::{Files, Reader};
 use super::leases::Leases;
@@ -133,6 +135,8 @@ struct Inner {
     resident: Option<Arc<LiveSvid>>,
     tokens: Tokens,
     rotation: Rotation,
+    /// When a root that is due is made again after a failure, counted from the start.
+    no_root_before: Duration,
     /// ApiKeys and Consumers that are in no file, by kind and name.
     kept: BTreeMap<String, Value>,
     files: Arc<Files>,
@@ -219,6 +223,7 @@ pub struct Plane {
     pub(super) turned: watch::Sender<u64>,
     stale: Notify,
     began: Instant,
+    clock: Mutex<Clock>,
     /// What proxies report.
     seen: Mutex<Seen>,
 }
@@ -260,6 +265,7 @@ impl Plane {
             resident: None,
             tokens: state.tokens,
             rotation,
+            no_root_before: Duration::ZERO,
             kept: state.objects,
             files: Arc::default(),
             registered: BTreeSet::new(),
@@ -283,6 +289,7 @@ impl Plane {
             turned: watch::Sender::new(0),
             stale: Notify::new(),
             began: Instant::now(),
+            clock: Mutex::default(),
             seen: Mutex::new(Seen::new(INTERVAL)),
         };
         plane.publish(None);
@@ -329,7 +336,7 @@ impl Plane {
                 if swept {
                     plane.sweep(plane.began.elapsed());
                     plane.renew_own();
-                    plane.renew_root();
+                    plane.renew_root(plane.began.elapsed());
                     plane.judge();
                 } else {
                     plane.publish(None);
@@ -457,13 +464,18 @@ impl Plane {
     fn sweep(&self, moment: Duration) {
         let mut inner = self.lock();
         let was_frozen = inner.registry.is_frozen();
-        let changed = inner.registry.sweep(moment);
+        let files = inner.files.clone();
+        let changed = inner.registry.sweep(moment, &files.members);
         if inner.registry.is_frozen() && !was_frozen {
             tracing::warn!("most workloads fell silent at once: nobody is taken out until they return");
         }
         for name in changed {
-            let state = if inner.registry.entry(&name).is_some() { "unhealthy" } else { "removed" };
-            if state == "removed" {
+            let state = match inner.registry.entry(&name).map(|entry| entry.lapsed) {
+                Some(true) => "unhealthy",
+                Some(false) => "kept after all, because nobody who is heard serves what it serves",
+                None => "removed",
+            };
+            if inner.registry.entry(&name).is_none() {
                 inner.leases.end(&name, now().as_secs());
             }
             tracing::warn!(workload = format!("{}/{}", name.0, name.1), "silent for too long: {state}");

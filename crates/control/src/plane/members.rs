@@ -72,7 +72,7 @@ fn port_of(port: &Value) -> Option<u16> {
 }
 
 /// The port of the program; 0 means the same as that of the Service.
-fn target_of(port: &transept_xds::mesh::Port) -> u32 {
+pub(super) fn target_of(port: &transept_xds::mesh::Port) -> u32 {
     if port.target_port == 0 { port.port } else { port.target_port }
 }
 

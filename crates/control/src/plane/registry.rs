@@ -3,9 +3,9 @@
 //! Held by `plane`, which stores what changes before it confirms it. Pure: time arrives as an argument, counted from any moment,
 //! and starts anew with the process, so that a clock that jumps ends no lease. An instance that is silent for [`LEASE`] is
 //! unhealthy, and after [`GRACE`] more it is removed. When most instances fall silent at once, it is the control plane or the
-//! network that failed and not all of them, so nothing ends until they return or [`PATIENCE`] is over. Nor does a silence empty a service: whoever
-//! is left last is kept as long, since callers find out for themselves whether he answers. Who may register what is
-//! decided here as well; that the identity is proven is the transport's work.
+//! network that failed and not all of them, so nothing ends until they return or [`PATIENCE`] is over. Nor does a silence empty a service: while
+//! nobody who is heard serves it, whoever fell silent is kept as long, since callers find out for themselves whether he answers. Who may
+//! register what is decided here as well; that the identity is proven is the transport's work.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
@@ -20,7 +20,7 @@ use transept_model::SourceText;
 use transept_model::kinds::workload::LEARNED;
 use transept_xds::mesh::{Condition, Port, Workload};
 
-use super::members::Members;
+use super::members::{Members, target_of};
 
 /// How long an instance counts as alive after a sign of life.
 pub const LEASE: Duration = Duration::from_secs(30);
@@ -52,6 +52,8 @@ pub type Name = (String, String);
 pub enum Refused {
     /// Another instance of that name is alive.
     Taken,
+    /// One of another identity has that name, is silent, and is kept.
+    Kept,
     /// The identity is not the one that may say this.
     NotAllowed(String),
     /// A field makes no sense.
@@ -62,6 +64,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Taken => f.write_str("another instance of this name is registered and alive; choose another name, or wait until its lease ends"),
+            Self::Kept => f.write_str("an instance of another service has this name; it is silent, and is kept for an hour because it may live on; choose another name"),
             Self::NotAllowed(why) | Self::Wrong(why) => f.write_str(why),
         }
     }
@@ -102,22 +105,69 @@ pub enum Origin {
 struct Held {
     entry: Entry,
     seen: Duration,
-    /// Silent for longer than a lease, as of the last sweep: another instance may take the name.
+    /// Silent for longer than a lease, as of the last sweep: another instance of the identity may take the name.
     overdue: bool,
     /// Nothing ends for it, as of the last sweep.
     kept: bool,
+    /// Since when it is not kept any more, of those whose lease had not ended until then.
+    spared: Option<Duration>,
 }
 
 impl Held {
     fn new(entry: Entry, seen: Duration) -> Held {
-        Held { entry, seen, overdue: false, kept: false }
+        Held { entry, seen, overdue: false, kept: false, spared: None }
     }
 
-    /// The names of the Services that it registered for.
-    fn services(&self) -> impl Iterator<Item = Name> {
-        let workload = &self.entry.workload;
-        workload.services.iter().map(|service| (workload.namespace.clone(), service.clone()))
+    /// For how long nothing was heard of it.
+    fn silence(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.seen)
     }
+
+    /// The silence that counts against it. Those who were cut off together come back one after the other: who has not been heard yet
+    /// when nothing is kept any more is on his way.
+    fn counted(&self, now: Duration) -> Duration {
+        let silence = self.silence(now);
+        self.spared.map_or(silence, |spared| silence.min(now.saturating_sub(spared) + SILENCE))
+    }
+
+    /// Whether it is heard.
+    fn lives(&self, now: Duration) -> bool {
+        self.silence(now) <= LEASE && !self.entry.lapsed
+    }
+
+    /// The Services that it is an instance of: those that it registered for, and those whose slices name it.
+    fn services<'h>(&'h self, members: &'h Members) -> impl Iterator<Item = (&'h str, &'h str)> {
+        let workload = &self.entry.workload;
+        let own = workload.services.iter().map(String::as_str);
+        let all = own.chain(self.sliced(members));
+        all.map(|service| (workload.namespace.as_str(), service))
+    }
+
+    /// The Services whose slices name it. They would go on to name its address if it were taken out.
+    fn sliced<'h>(&'h self, members: &'h Members) -> impl Iterator<Item = &'h str> {
+        let at_home = self.entry.at_home.then(|| members.services_of(&self.entry.workload));
+        at_home.into_iter().flatten()
+    }
+
+    /// Where it is: one that is there has taken the place of whoever was there before. Only what one identity says of itself is compared.
+    fn places(&self) -> impl Iterator<Item = (&str, &str, u32)> {
+        let workload = &self.entry.workload;
+        let ports = workload.ports.iter().map(target_of).chain([workload.tunnel_port]);
+        ports.filter(|port| *port != 0).map(|port| (self.entry.identity.as_str(), workload.address.as_str(), port))
+    }
+}
+
+/// How one that is silent ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// In its time.
+    Ordinary,
+    /// As unhealthy, but not taken out: a slice names its address, and who calls that would find no tunnel, and no door in the way.
+    Sliced,
+    /// Not yet: nobody else who is heard and well serves what it serves.
+    Last,
+    /// At once: another one of its identity is where it was.
+    Replaced,
 }
 
 /// All registered instances.
@@ -169,11 +219,13 @@ impl Registry {
             return Err(Refused::Wrong("the nonce of the instance has between 1 and 128 bytes".into()));
         }
         let name = name_of(&workload);
-        if let Some(held) = self.held.get(&name)
-            && !(held.entry.lapsed || held.overdue)
-            && (held.entry.nonce != before || held.entry.identity != identity.as_str())
-        {
-            return Err(Refused::Taken);
+        if let Some(held) = self.held.get(&name) {
+            let is_own = held.entry.identity == identity.as_str();
+            let has_ended = held.entry.lapsed || held.overdue;
+            // One that is kept may well live. Its own kind may know better.
+            if !(is_own && held.entry.nonce == before) && !(has_ended && (is_own || !held.kept)) {
+                return Err(if has_ended { Refused::Kept } else { Refused::Taken });
+            }
         }
         let own = || self.held.values().filter(|held| held.entry.identity == identity.as_str());
         if !self.held.contains_key(&name) && own().count() >= MOST_INSTANCES {
@@ -199,7 +251,7 @@ impl Registry {
     /// so that there is something to store.
     pub fn beat(&mut self, name: &Name, nonce: &[u8], now: Duration) -> Option<bool> {
         let held = self.held.get_mut(name).filter(|held| held.entry.nonce == nonce)?;
-        (held.seen, held.overdue) = (now, false);
+        (held.seen, held.overdue, held.kept, held.spared) = (now, false, false, None);
         Some(std::mem::take(&mut held.entry.lapsed))
     }
 
@@ -212,45 +264,65 @@ impl Registry {
         false
     }
 
-    /// Looks who has fallen silent, and names whose lease has ended or who is removed.
-    pub fn sweep(&mut self, now: Duration) -> Vec<Name> {
-        let silence = |held: &Held| now.saturating_sub(held.seen);
-        let silent = self.held.values().filter(|held| silence(held) > SILENCE).count();
+    /// Looks who has fallen silent, and names of whom there is something to store: whose lease has ended, or counts after all, or who is
+    /// removed. `members` says who is in which slices.
+    pub fn sweep(&mut self, now: Duration, members: &Members) -> Vec<Name> {
+        let silent = self.held.values().filter(|held| held.silence(now) > SILENCE).count();
         self.frozen = silent >= MASS && silent * 2 > self.held.len();
-        let (frozen, alive) = (self.frozen, self.alive(now));
+        let endings = self.endings(now, members);
         let mut changed = Vec::new();
         self.held.retain(|name, held| {
-            let (is_patient, is_overdue) = (silence(held) <= PATIENCE, silence(held) > LEASE);
-            let is_last = is_overdue && !held.entry.lapsed && !held.services().any(|one| alive.contains(&one));
-            let was_kept = std::mem::replace(&mut held.kept, is_patient && (frozen || is_last));
-            // Those who were cut off together come back one after the other: who has not been heard yet is on his way.
-            if was_kept && !held.kept && is_patient && !held.entry.lapsed {
-                held.seen = held.seen.max(now.saturating_sub(SILENCE));
+            held.overdue = held.silence(now) > LEASE;
+            let ending = if held.overdue { endings.get(name).copied() } else { None };
+            let is_patient = held.silence(now) <= PATIENCE;
+            let stays_as_it_is = ending != Some(Ending::Replaced) && (self.frozen || ending == Some(Ending::Last));
+            let was_kept = std::mem::replace(&mut held.kept, is_patient && stays_as_it_is);
+            if was_kept && !held.kept {
+                held.spared = (is_patient && !held.entry.lapsed).then_some(now);
             }
-            let silence = now.saturating_sub(held.seen);
-            held.overdue = silence > LEASE;
             if held.kept {
+                if ending == Some(Ending::Last) && std::mem::take(&mut held.entry.lapsed) {
+                    changed.push(name.clone());
+                }
                 return true;
+            }
+            let silence = held.counted(now);
+            let stays = (is_patient && ending == Some(Ending::Sliced)) || silence <= LEASE + GRACE;
+            if ending == Some(Ending::Replaced) || (held.entry.lapsed && !stays) {
+                changed.push(name.clone());
+                return false;
             }
             if silence > LEASE && !held.entry.lapsed {
                 held.entry.lapsed = true;
                 changed.push(name.clone());
-            } else if silence > LEASE + GRACE {
-                changed.push(name.clone());
-                return false;
             }
             true
         });
         changed
     }
 
-    /// The Services of which an instance gives signs of life. Nobody asks while all do.
-    fn alive(&self, now: Duration) -> HashSet<Name> {
-        let lives = |held: &&Held| now.saturating_sub(held.seen) <= LEASE && !held.entry.lapsed;
-        if self.held.values().all(|held| lives(&held)) {
-            return HashSet::new();
+    /// What there is to consider about those who were silent for longer than a lease.
+    fn endings(&self, now: Duration, members: &Members) -> BTreeMap<Name, Ending> {
+        let overdue = || self.held.iter().filter(|(_, held)| held.silence(now) > LEASE);
+        if overdue().next().is_none() {
+            return BTreeMap::new();
         }
-        self.held.values().filter(lives).flat_map(Held::services).collect()
+        let living = || self.held.values().filter(|held| held.lives(now));
+        let well = living().filter(|held| held.entry.workload.condition() == Condition::Healthy);
+        let served: HashSet<(&str, &str)> = well.flat_map(|held| held.services(members)).collect();
+        let taken: HashSet<(&str, &str, u32)> = living().flat_map(Held::places).collect();
+        let ending = |held: &Held| {
+            if held.places().any(|place| taken.contains(&place)) {
+                Ending::Replaced
+            } else if held.services(members).any(|service| !served.contains(&service)) {
+                Ending::Last
+            } else if held.sliced(members).next().is_some() {
+                Ending::Sliced
+            } else {
+                Ending::Ordinary
+            }
+        };
+        overdue().map(|(name, held)| (name.clone(), ending(held))).collect()
     }
 
     /// Whether expiries are frozen, because most instances fell silent at once.

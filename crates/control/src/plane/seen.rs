@@ -48,7 +48,7 @@ pub(super) enum State {
     Unwell,
     /// It gives no sign of life.
     Silent,
-    /// Nor does this one, and it is called all the same: most fell silent together.
+    /// Nor does this one, and it is called all the same: most fell silent together, or nobody else is heard who serves what it serves.
     Kept,
     /// It ends.
     Draining,
@@ -186,6 +186,7 @@ impl Seen {
             seen.instances = staying.count();
             let well = || instances.iter().filter(|instance| matches!(instance.state, State::Well | State::Kept));
             seen.well = well().count();
+            seen.kept = instances.iter().filter(|instance| instance.state == State::Kept).count();
             seen.shunned = well().filter(|instance| self.is_shunned(service, instance, now)).count();
         }
         all
@@ -241,7 +242,7 @@ fn join<'b>(tracks: impl Iterator<Item = (&'b EdgeKey, &'b Figures, Figures, f64
 }
 
 fn tell_change(service: &str, verdict: Verdict, window: &Window) {
-    let Window { requests, errors, instances, well, shunned } = *window;
+    let Window { requests, errors, instances, well, kept, shunned } = *window;
     let verdict_word = verdict.as_str();
     match verdict {
         Verdict::Healthy | Verdict::Unknown => tracing::info!(service, verdict = verdict_word, "a verdict has changed"),
@@ -253,6 +254,7 @@ fn tell_change(service: &str, verdict: Verdict, window: &Window) {
                 errors,
                 instances,
                 well,
+                kept,
                 shunned,
                 "a verdict has changed"
             );

@@ -1,13 +1,15 @@
 //! What the registry must do, out of what a control plane has heard: told beside the registry, from the words of the documentation.
 //!
 //! Asked by `plane` around every call of the registry. `docs/mesh.md`, "Registration": 30 s of silence make an instance unhealthy, 60 s
-//! more take it out; when more than half of all, and at least three, fall silent together, nobody ends for an hour, nor does who is left last
-//! of a service; and when that is over, who has not come back yet has half a lease left.
+//! more take it out; when more than half of all, and at least three, fall silent together, nobody ends for an hour, nor does anybody of a service
+//! of which nobody is heard who is well; and when that is over, who has not come back yet has half a lease left. Whoever comes where a silent one of its
+//! service was takes its place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use transept_control::plane::registry::{Name, Registry};
+use transept_control::plane::registry::{Name, Registry, name_of};
+use transept_xds::mesh::{Condition, Workload};
 
 const LEASE: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(60);
@@ -17,17 +19,24 @@ const HOUR: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug)]
 struct Lease {
     nonce: Vec<u8>,
+    address: String,
+    /// Whether it says that it is well.
+    well: bool,
     heard: Duration,
     lapsed: bool,
     /// Silent for longer than a lease, when somebody looked last.
     overdue: bool,
     /// Nothing ended for it, when somebody looked last.
     kept: bool,
+    /// Until when what was kept before does not end.
+    until: Duration,
 }
 
 impl Lease {
-    fn begin(nonce: &[u8], heard: Duration) -> Lease {
-        Lease { nonce: nonce.to_vec(), heard, lapsed: false, overdue: false, kept: false }
+    fn begin(nonce: &[u8], workload: &Workload, heard: Duration) -> Lease {
+        let (nonce, address) = (nonce.to_vec(), workload.address.clone());
+        let well = workload.condition() == Condition::Healthy;
+        Lease { nonce, address, well, heard, lapsed: false, overdue: false, kept: false, until: Duration::ZERO }
     }
 }
 
@@ -46,26 +55,36 @@ impl Leases {
     /// Every lease begins anew.
     pub(crate) fn restart(&mut self, now: Duration) {
         for lease in self.all.values_mut() {
-            (lease.heard, lease.overdue, lease.kept) = (now, false, false);
+            (lease.heard, lease.overdue, lease.kept, lease.until) = (now, false, false, Duration::ZERO);
         }
     }
 
     /// What became of a registration by the right identity.
-    pub(crate) fn registered(&mut self, name: &Name, nonce: &[u8], done: bool, now: Duration) -> Result<(), String> {
+    pub(crate) fn registered(
+        &mut self,
+        workload: &Workload,
+        nonce: &[u8],
+        done: bool,
+        now: Duration,
+    ) -> Result<(), String> {
+        let name = &name_of(workload);
         let taken = self.all.get(name).is_some_and(|lease| !(lease.lapsed || lease.overdue) && lease.nonce != nonce);
         if done == taken {
             let who = if taken { "takes the place of one that lives" } else { "is refused" };
             return Err(format!("a registration of {name:?} {who}"));
         }
         if done {
-            self.all.insert(name.clone(), Lease::begin(nonce, now));
+            self.all.insert(name.clone(), Lease::begin(nonce, workload, now));
         }
         Ok(())
     }
 
     pub(crate) fn beat(&mut self, name: &Name, nonce: &[u8], known: bool, now: Duration) -> Result<(), String> {
         match self.all.get_mut(name).filter(|lease| lease.nonce == nonce) {
-            Some(lease) if known => (lease.heard, lease.lapsed, lease.overdue) = (now, false, false),
+            Some(lease) if known => {
+                (lease.heard, lease.lapsed, lease.overdue) = (now, false, false);
+                (lease.kept, lease.until) = (false, Duration::ZERO);
+            }
             None if !known => {}
             _ => return Err(format!("a beat of {name:?} is known: {known}")),
         }
@@ -83,26 +102,34 @@ impl Leases {
         let silence = |lease: &Lease| now.saturating_sub(lease.heard);
         let silent = self.all.values().filter(|lease| silence(lease) > MISSED).count();
         let mass = silent >= 3 && silent * 2 > self.all.len();
-        let heard_of: BTreeSet<String> = self
-            .all
-            .iter()
-            .filter(|(_, lease)| silence(lease) <= LEASE && !lease.lapsed)
-            .map(|(name, _)| service_of(name).to_owned())
-            .collect();
+        let heard = || self.all.iter().filter(|(_, lease)| silence(lease) <= LEASE && !lease.lapsed);
+        let heard_of: BTreeSet<String> =
+            heard().filter(|(_, lease)| lease.well).map(|(name, _)| service_of(name).to_owned()).collect();
+        let heard_at: BTreeSet<(String, String)> =
+            heard().map(|(name, lease)| (service_of(name).to_owned(), lease.address.clone())).collect();
         self.all.retain(|name, lease| {
-            let is_last = silence(lease) > LEASE && !lease.lapsed && !heard_of.contains(service_of(name));
-            let within_the_hour = silence(lease) <= HOUR;
-            let was_kept = std::mem::replace(&mut lease.kept, within_the_hour && (mass || is_last));
-            if was_kept && !lease.kept && within_the_hour && !lease.lapsed {
-                lease.heard = lease.heard.max(now.saturating_sub(MISSED));
-            }
             let silence = silence(lease);
             lease.overdue = silence > LEASE;
-            if lease.kept || silence <= LEASE {
+            if lease.overdue && heard_at.contains(&(service_of(name).to_owned(), lease.address.clone())) {
+                return false;
+            }
+            let is_last = lease.overdue && !heard_of.contains(service_of(name));
+            let within_the_hour = silence <= HOUR;
+            let was_kept = std::mem::replace(&mut lease.kept, within_the_hour && (mass || is_last));
+            if was_kept && !lease.kept {
+                lease.until = if within_the_hour && !lease.lapsed { now + LEASE - MISSED } else { Duration::ZERO };
+            }
+            if lease.kept {
+                lease.lapsed &= !is_last;
+                return true;
+            }
+            // What was kept ends later, and all that follows.
+            let late = lease.until.saturating_sub(lease.heard + LEASE);
+            if silence <= LEASE + late {
                 return true;
             }
             // Whoever is taken out was unhealthy before.
-            let stays = !lease.lapsed || silence <= LEASE + GRACE;
+            let stays = !lease.lapsed || silence <= LEASE + GRACE + late;
             lease.lapsed = true;
             stays
         });

@@ -235,13 +235,13 @@ impl Plane {
         let mut refused = String::new();
         let mut changed = None;
         if let Some(workload) = beat.workload.take() {
-            let name = name_of(&workload);
+            let (name, said) = (name_of(&workload), workload.clone());
             let rightful =
                 *seat.who.path() == *format!("/ns/{}/sa/{}", workload.namespace, workload.services.join(","));
             let done = registry::check_place(&workload, seat.from);
             let done = done.and_then(|origin| self.registry.register(workload, &seat.who, &beat.nonce, origin, now));
             if rightful {
-                self.leases.registered(&name, &beat.nonce, done.is_ok(), now)?;
+                self.leases.registered(&said, &beat.nonce, done.is_ok(), now)?;
             } else if done.is_ok() {
                 return Err(format!("{} registers {name:?}, which is not its own", seat.who));
             }
@@ -283,7 +283,7 @@ impl Plane {
         }
         self.next_sweep = self.clock + SWEEP;
         let count = self.registry.iter().count();
-        let changed = self.registry.sweep(self.clock);
+        let changed = self.registry.sweep(self.clock, &Members::default());
         self.leases.swept(self.clock);
         if self.registry.is_frozen() {
             self.saw.insert("a freeze");

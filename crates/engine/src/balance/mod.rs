@@ -180,13 +180,18 @@ impl Turns {
         Some(chosen)
     }
 
-    /// Draws one; where all were tried, the one whose turn is longest ago, and not the one that has just failed.
+    /// Draws one; where all were tried, the one whose turn is longest ago, and not the one that has just failed. Where endpoints are
+    /// ejected, those that were tried stay tried: else an ejected one would be taken for new.
     fn choose(&mut self, backend: &Backend, set: &Arc<EndpointSet>, call: &Call<'_>) -> Option<Chosen> {
         let mut call = *call;
         loop {
             let chosen = self.draw(backend, set, &call)?;
             match call.tried.split_first() {
-                Some((_, later)) if !later.is_empty() && call.tried.contains(&chosen.address) => call.tried = later,
+                Some((_, later))
+                    if !later.is_empty() && call.tried.contains(&chosen.address) && backend.outliers().is_none() =>
+                {
+                    call.tried = later;
+                }
                 _ => return Some(chosen),
             }
         }

@@ -105,7 +105,10 @@ pub fn find_endpoints(world: &World, service: &Object<ServiceSpec>, port: &Servi
     let slices = world.endpoint_slices_of(&service.meta.namespace, &service.meta.name);
     let workloads = world.workloads_of(&service.meta.namespace, &service.meta.name);
     let said = if workloads.is_empty() { HashMap::new() } else { ports_in(slices, port) };
-    for workload in workloads {
+    // At one address whoever takes requests comes before one that does not, and that may be what was there before.
+    let (well, others): (Vec<_>, Vec<_>) =
+        workloads.iter().partition(|workload| workload.spec.health == WorkloadHealth::Healthy);
+    for workload in well.into_iter().chain(others) {
         match workload.spec.ip().and_then(|ip| said.get(&ip)) {
             Some(numbers) => numbers.iter().for_each(|number| ready.add_workload(workload, *number)),
             None => ready.add_workload_of(workload, port),

@@ -76,7 +76,8 @@ const LULL: Duration = Duration::from_millis(500);
 /// this small future and nothing else.
 pub(crate) async fn serve(worker: Rc<Worker>, mut it: Box<H1Connection>) {
     loop {
-        let Some(idle) = worker.snapshot().bind_for(&it.bound, &it.connection).map(|bind| bind.settings.timeouts.idle)
+        let Some(idle) =
+            worker.snapshot().bind_for(&it.bound, it.connection.local).map(|bind| bind.settings.timeouts.idle)
         else {
             break;
         };
@@ -106,7 +107,7 @@ enum Burst {
 async fn serve_burst(worker: &Rc<Worker>, it: &mut H1Connection) -> Burst {
     loop {
         let snapshot = worker.snapshot();
-        let Some(bind) = snapshot.bind_for(&it.bound, &it.connection) else { return Burst::Ended };
+        let Some(bind) = snapshot.bind_for(&it.bound, it.connection.local) else { return Burst::Ended };
         let settings = &*bind.settings;
         it.served += 1;
         let mut trip = worker.take_trip();

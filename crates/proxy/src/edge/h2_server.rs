@@ -79,7 +79,8 @@ enum Opening {
 /// Serves a connection to its end.
 pub(crate) async fn serve(worker: Rc<Worker>, io: Io, inbound: Inbound, facts: Facts) {
     let snapshot = worker.snapshot();
-    let Some(settings) = snapshot.bind_for(&facts.bound, &facts.connection).map(|bind| bind.settings.clone()) else {
+    let Some(settings) = snapshot.bind_for(&facts.bound, facts.connection.local).map(|bind| bind.settings.clone())
+    else {
         return;
     };
     drop(snapshot);

@@ -200,14 +200,14 @@ fn target_of(request: &Request, local: IpAddr, announced_at: impl Fn(IpAddr) -> 
 /// that it names when it is one who is believed.
 fn inner(outer: &Connection, request: &Request, target: SocketAddr, listener: &Listener) -> Connection {
     let believed = listener.settings.believes_forwarder(outer.identity.as_deref());
-    let client = request.fields.first(FieldId::FORWARDED).filter(|_| believed).and_then(client_of);
-    // A program on the peer's own machine has no address that means anything here.
-    let client = client.filter(|client| !client.to_canonical().is_loopback());
+    let named = request.fields.first(FieldId::FORWARDED).filter(|_| believed).and_then(client_of);
+    // A program on the peer's own machine has no address that means anything here: that of the machine counts.
+    let client = named.filter(|client| !client.to_canonical().is_loopback());
     let peer = client.map_or(outer.peer, |client| SocketAddr::new(client, 0));
     let mut connection = Connection::new(peer, outer.local, None).with_destination(target);
     connection.identity = outer.identity.clone();
     connection.client_certificate = outer.client_certificate.clone();
-    connection.is_shared = believed && client.is_none();
+    connection.is_shared = believed && named.is_none();
     connection
 }
 

@@ -61,7 +61,7 @@ impl Opening {
     /// Whether it would be let in today by what somebody says who is asked now: when that answer ends. If not, why it ends.
     async fn ask(&self, worker: &Rc<Worker>) -> Result<Option<Duration>, Cause> {
         let snapshot = worker.snapshot();
-        let bind = snapshot.bind_for(&self.bound, &self.connection);
+        let bind = snapshot.bind_for(&self.bound, self.connection.local);
         let listener = bind.map(|bind| admit_here(bind, &self.connection, &self.request, &self.host));
         let Some(Ok(listener)) = listener else { return Ok(None) };
         let routed = route(listener, &self.request, &self.host);

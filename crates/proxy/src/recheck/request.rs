@@ -55,7 +55,7 @@ pub(crate) struct Entrance<'e> {
 impl Opening {
     /// Whether it would be let in today; if not, why it ends. That nobody would serve it any more does not end it.
     pub(super) fn judge(&self, snapshot: &Snapshot, now: Now) -> Result<(), Cause> {
-        let bind = snapshot.bind_for(&self.bound, &self.connection);
+        let bind = snapshot.bind_for(&self.bound, self.connection.local);
         let listener = bind.map(|bind| admit_here(bind, &self.connection, &self.request, &self.host));
         let listener = match listener {
             Some(Ok(listener)) => listener,

@@ -142,8 +142,8 @@ impl From<Denied> for Problem {
             }
             Denied::Refused(Refused::NotAllowed(why)) => Self::denied(why),
             Denied::Refused(Refused::Wrong(why)) => Self::invalid(vec![json!({"field": "", "why": why})]),
-            Denied::Refused(Refused::Taken) => {
-                Self::new(409, "registration.name_taken", "This name is taken", Refused::Taken.to_string())
+            Denied::Refused(taken @ (Refused::Taken | Refused::Kept)) => {
+                Self::new(409, "registration.name_taken", "This name is taken", taken.to_string())
             }
             Denied::Ended => {
                 let why = "it was silent for too long, or has taken itself out; register again with the same lease";

@@ -3,6 +3,7 @@
 //! Called by `core` for every certificate, every sign of life and every second. The stages and when one may be left are those of
 //! `transept_identity::rotation`; here they meet the store, the authorities and the proxies.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -15,6 +16,8 @@ use transept_xds::mesh::{Answer, Beat};
 use super::super::ca::{Ca, Younger};
 use super::super::registry::HEARTBEAT;
 use super::super::store::Write;
+use super::clock::SETTLING;
+use super::resident::RESIDENT;
 use super::{Inner, NotDone, Plane, now};
 
 /// The fewest digits of a fingerprint that name a root: as many as are shown.
@@ -40,7 +43,9 @@ impl Plane {
         issued: &Issued,
     ) -> Rotation {
         let mut rotation = inner.rotation.clone();
-        rotation.forget_ended_leaves(now());
+        if !self.clock_has_jumped() {
+            rotation.forget_ended_leaves(now());
+        }
         if let Some(root) = issued.root {
             let instance = instance(id, nonce);
             rotation.note_issued(&instance, root, issued.leaf.not_after);
@@ -117,23 +122,37 @@ impl Plane {
         Ok(json!({"root": root.to_string()}))
     }
 
-    /// Begins to replace the root when the last third of its life has begun, without anybody who asks for it.
-    pub(super) fn renew_root(&self) {
+    /// Begins to replace the root when the last third of its life has begun, without anybody who asks for it. `moment` is counted from the
+    /// start.
+    pub(super) fn renew_root(&self, moment: Duration) {
         let root = self.ca.authority();
-        if !is_due(root.not_before(), root.not_after(), now()) {
-            return;
-        }
-        let may_begin = {
-            let inner = self.lock();
-            matches!(inner.rotation.stage(), Stage::Steady { .. }) && inner.rotation.may_announce().is_ok()
-        };
-        if !may_begin {
+        if !is_due(root.not_before(), root.not_after(), now()) || !self.may_renew_root(moment) {
             return;
         }
         tracing::warn!(root = %self.ca.root(), ends = root.not_after().as_secs(), "the root is in the last third of its life and is replaced");
         if let Err(error) = self.rotate() {
-            tracing::error!("the root cannot be replaced: {error}");
+            tracing::error!("the root cannot be replaced, and it is tried again in {SETTLING:?}: {error}");
+            self.lock().no_root_before = moment + SETTLING;
         }
+    }
+
+    /// Whether a root may be replaced by what the clock says: that has gone on evenly, and somebody has a certificate that is good by it. If
+    /// nobody has, the clock is wrong, or nobody needs another root.
+    fn may_renew_root(&self, moment: Duration) -> bool {
+        let has_settled = {
+            let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+            clock.has_settled(now(), moment)
+        };
+        let inner = self.lock();
+        let is_held = inner.rotation.holders(now()).any(|holder| holder.proxy != RESIDENT && !holder.refused);
+        let is_steady = matches!(inner.rotation.stage(), Stage::Steady { .. });
+        has_settled && is_held && is_steady && inner.rotation.may_announce().is_ok() && moment >= inner.no_root_before
+    }
+
+    /// Whether what depends on the clock has to wait.
+    fn clock_has_jumped(&self) -> bool {
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.has_jumped(now(), self.began.elapsed())
     }
 
     /// Goes to the next stage of a rotation, if there is one and it may, and forgets retired roots whose time is over.
@@ -141,7 +160,7 @@ impl Plane {
     pub(super) fn turn(&self, inner: &mut Inner, moment: Duration) -> Result<(), NotDone> {
         let is_steady = matches!(inner.rotation.stage(), Stage::Steady { .. });
         let is_over = inner.rotation.awaits_unknown() && moment >= RETURN;
-        if is_steady && !is_over && inner.rotation.retired().is_empty() {
+        if self.clock_has_jumped() || (is_steady && !is_over && inner.rotation.retired().is_empty()) {
             return Ok(());
         }
         let mut rotation = inner.rotation.clone();
@@ -379,6 +398,34 @@ mod tests {
         let why = plane.rotate().expect_err("too many").to_string();
         assert!(why.contains("16 roots are retiring"), "{why}");
         assert_eq!((files(directory.path()), plane.ca.authorities().len()), (before, 1));
+    }
+
+    #[test]
+    fn a_root_that_is_due_is_replaced_when_the_clock_has_settled_and_somebody_is_there() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let plane = open(directory.path());
+        let later = SETTLING + Duration::from_secs(1);
+        assert!(!plane.may_renew_root(later), "by this clock nobody has a certificate that is good");
+        let until = UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs() + 3600));
+        plane.lock().rotation.note_issued("web", plane.ca.root(), until);
+        assert!(plane.may_renew_root(later));
+        plane.lock().no_root_before = later + later;
+        assert!(!plane.may_renew_root(later), "it has failed just now");
+    }
+
+    #[test]
+    fn nobody_is_forgotten_and_no_stage_is_left_while_the_clock_may_be_wrong() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let plane = open(directory.path());
+        let long_ago = UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs() - 10_000));
+        plane.lock().rotation.note_issued("web", plane.ca.root(), long_ago);
+        plane.rotate().expect("announced");
+        // As if the clock had shown that time a moment ago.
+        plane.clock.lock().expect("sound").has_jumped(long_ago, plane.began.elapsed());
+        let mut inner = plane.lock();
+        plane.turn(&mut inner, RETURN).expect("stored");
+        assert_eq!(inner.rotation.stage().slug(), "announced");
+        assert!(inner.rotation.knows("web"));
     }
 
     #[test]

@@ -14,11 +14,18 @@ fn workload(name: &str) -> Workload {
         name: name.into(),
         services: vec!["cart".into()],
         service_account: "cart".into(),
-        address: "10.0.0.7".into(),
+        address: address_of(name),
         ports: vec![Port { port: 80, target_port: 8080, app_protocol: "http".into(), ..Port::default() }],
         tunnel_port: 15008,
         ..Workload::default()
     }
+}
+
+/// One for each name.
+fn address_of(name: &str) -> String {
+    let number = name.bytes().fold(0u16, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let [high, low] = number.to_be_bytes();
+    format!("10.0.{high}.{low}")
 }
 
 fn at(seconds: u64) -> Duration {
@@ -44,7 +51,7 @@ fn one_missed_lease_is_unhealthy_then_comes_the_grace_and_then_the_end() {
     let mut registry = registry(2);
     let mut swept = |second| {
         registry.beat(&name("b"), b"b", at(second));
-        let changed = registry.sweep(at(second));
+        let changed = registry.sweep(at(second), &Members::default());
         (changed, registry.entry(&name("a")).map(|entry| entry.lapsed))
     };
     assert_eq!(swept(30), (vec![], Some(false)));
@@ -57,30 +64,103 @@ fn one_missed_lease_is_unhealthy_then_comes_the_grace_and_then_the_end() {
 fn who_is_left_last_is_kept_and_gives_way_to_another() {
     let mut registry = registry(2);
     registry.beat(&name("b"), b"b", at(20));
-    assert_eq!(registry.sweep(at(31)), [name("a")], "there is another one");
-    for second in [51, 90] {
-        assert!(registry.sweep(at(second)).is_empty(), "{second}");
-    }
-    assert_eq!(registry.sweep(at(91)), [name("a")]);
-    for second in [92, 3620] {
-        assert!(registry.sweep(at(second)).is_empty(), "{second}");
+    assert_eq!(registry.sweep(at(31), &Members::default()), [name("a")], "there is another one");
+    assert!(registry.sweep(at(50), &Members::default()).is_empty());
+    assert!(registry.leave(&name("a"), b"a"));
+    for second in [51, 3620] {
+        assert!(registry.sweep(at(second), &Members::default()).is_empty(), "{second}");
         assert_eq!(registry.kept_silence(&name("b"), at(second)), Some(at(second - 20)));
     }
     // One that comes under its name takes its place, and one that comes beside it leaves it a moment to come back, too.
     let mut replaced = registry.clone();
     assert_eq!(replaced.register(workload("b"), &cart(), b"new", Origin::Home, at(3620)), Ok(true));
     assert_eq!(registry.register(workload("c"), &cart(), b"c", Origin::Home, at(3620)), Ok(true));
-    assert!(registry.sweep(at(3620)).is_empty());
-    assert!(registry.sweep(at(3635)).is_empty());
-    assert_eq!(registry.sweep(at(3636)), [name("b")]);
+    assert!(registry.sweep(at(3620), &Members::default()).is_empty());
+    assert!(registry.sweep(at(3635), &Members::default()).is_empty());
+    assert_eq!(registry.sweep(at(3636), &Members::default()), [name("b")]);
+}
+
+#[test]
+fn who_fell_silent_before_counts_again_when_the_others_are_gone() {
+    let none = Members::default();
+    // The other one stops in order, or is no more heard either, or says that it is not well.
+    type Event = fn(&mut Registry);
+    let stops: Event = |registry| assert!(registry.leave(&name("b"), b"b"));
+    let is_unwell: Event = |registry| {
+        let unwell = Workload { condition: Condition::Unhealthy.into(), ..workload("b") };
+        assert_eq!(registry.register(unwell, &cart(), b"b", Origin::Home, at(40)), Ok(true));
+    };
+    for (event, second) in [(stops, 41), (is_unwell, 41), (|_| (), 71)] {
+        let mut registry = registry(2);
+        registry.beat(&name("b"), b"b", at(40));
+        assert_eq!(registry.sweep(at(31), &none), [name("a")]);
+        event(&mut registry);
+        assert_eq!(registry.sweep(at(second), &none), [name("a")], "at {second}");
+        assert!(registry.iter().all(|(_, entry)| !entry.lapsed), "at {second}");
+        assert!(registry.sweep(at(200), &none).is_empty(), "at {second}");
+        // Once another one serves, it has half a lease to come back.
+        assert_eq!(registry.register(workload("c"), &cart(), b"c", Origin::Home, at(200)), Ok(true));
+        assert!(registry.sweep(at(200), &none).is_empty());
+        registry.beat(&name("c"), b"c", at(215));
+        assert!(registry.sweep(at(215), &none).is_empty());
+        assert!(registry.sweep(at(216), &none).contains(&name("a")));
+    }
+}
+
+#[test]
+fn who_comes_where_a_silent_one_was_takes_its_place() {
+    let none = Members::default();
+    let mut registry = registry(1);
+    assert!(registry.sweep(at(100), &none).is_empty(), "the last one is kept");
+    let next = Workload { address: address_of("a"), ..workload("z") };
+    assert_eq!(registry.register(next, &cart(), b"z", Origin::Home, at(100)), Ok(true));
+    assert_eq!(registry.sweep(at(101), &none), [name("a")]);
+    assert_eq!(registry.iter().map(|(name, _)| name.1.as_str()).collect::<Vec<_>>(), ["z"]);
+}
+
+#[test]
+fn the_name_of_one_that_is_kept_is_free_for_its_own_kind_alone() {
+    let mut registry = registry(1);
+    registry.sweep(at(40), &Members::default());
+    let bank = SpiffeId::parse("spiffe://transept.local/ns/default/sa/bank").expect("an id");
+    let other = Workload { services: vec!["bank".into()], service_account: "bank".into(), ..workload("a") };
+    assert_eq!(registry.register(other, &bank, b"z", Origin::Home, at(41)), Err(Refused::Kept));
+    assert_eq!(registry.register(workload("a"), &cart(), b"z", Origin::Home, at(41)), Ok(true));
+}
+
+#[test]
+fn whom_a_slice_names_is_not_taken_out_by_silence() {
+    let slice = json!({
+        "kind": "EndpointSlice", "metadata": {"name": "all", "labels": {"kubernetes.io/service-name": "all"}},
+        "ports": [{"port": 8080}], "endpoints": [{"addresses": [address_of("a")]}, {"addresses": [address_of("b")]}],
+    });
+    let members = Members::of(&[slice]);
+    let mut registry = registry(2);
+    // The Service of the slices has another instance: this one is unhealthy, and stays in the way of calls in clear text.
+    for second in (0..3600).step_by(10) {
+        registry.beat(&name("b"), b"b", at(second));
+        registry.sweep(at(second), &members);
+    }
+    assert_eq!(registry.entry(&name("a")).map(|entry| entry.lapsed), Some(true));
+    registry.beat(&name("b"), b"b", at(3601));
+    assert_eq!(registry.sweep(at(3601), &members), [name("a")], "not for ever");
+    // One whose slices name nobody else is the last of that Service, though its own has others.
+    let one = Members::of(&[json!({
+        "kind": "EndpointSlice", "metadata": {"name": "all", "labels": {"kubernetes.io/service-name": "all"}},
+        "ports": [{"port": 8080}], "endpoints": [{"addresses": [address_of("a")]}],
+    })]);
+    let mut registry = super::tests::registry(2);
+    registry.beat(&name("b"), b"b", at(20));
+    assert!(registry.sweep(at(31), &one).is_empty());
+    assert_eq!(registry.entry(&name("a")).map(|entry| entry.lapsed), Some(false));
 }
 
 #[test]
 fn nobody_is_kept_for_ever() {
     let mut registry = registry(1);
-    assert!(registry.sweep(PATIENCE).is_empty());
+    assert!(registry.sweep(PATIENCE, &Members::default()).is_empty());
     for _ in 0..2 {
-        assert_eq!(registry.sweep(PATIENCE + at(1)), [name("a")]);
+        assert_eq!(registry.sweep(PATIENCE + at(1), &Members::default()), [name("a")]);
     }
     assert_eq!(registry.iter().count(), 0);
 }
@@ -90,11 +170,11 @@ fn a_sign_of_life_makes_it_healthy_again() {
     let mut registry = registry(2);
     assert_eq!(registry.beat(&name("a"), b"a", at(20)), Some(false));
     registry.beat(&name("b"), b"b", at(50));
-    assert!(registry.sweep(at(50)).is_empty());
-    assert_eq!(registry.sweep(at(51)), [name("a")]);
+    assert!(registry.sweep(at(50), &Members::default()).is_empty());
+    assert_eq!(registry.sweep(at(51), &Members::default()), [name("a")]);
     assert_eq!(registry.beat(&name("a"), b"a", at(60)), Some(true));
     registry.beat(&name("b"), b"b", at(90));
-    assert!(registry.sweep(at(90)).is_empty());
+    assert!(registry.sweep(at(90), &Members::default()).is_empty());
     assert_eq!(registry.beat(&name("a"), b"other", at(60)), None);
     assert_eq!(registry.beat(&name("c"), b"c", at(60)), None);
 }
@@ -107,7 +187,7 @@ fn a_mass_lapse_empties_no_service() {
     registry.beat(&name("c"), b"c", at(9));
     for second in 0..3600 {
         registry.beat(&name("d"), b"d", at(second));
-        assert!(registry.sweep(at(second)).is_empty(), "{second}");
+        assert!(registry.sweep(at(second), &Members::default()).is_empty(), "{second}");
     }
     assert!(registry.is_frozen());
     assert_eq!(registry.kept_silence(&name("a"), at(3600)), Some(at(3600)));
@@ -115,26 +195,26 @@ fn a_mass_lapse_empties_no_service() {
     // Two return: the one that does not is on its own again.
     registry.beat(&name("b"), b"b", at(3600));
     registry.beat(&name("c"), b"c", at(3600));
-    assert!(registry.sweep(at(3600)).is_empty());
+    assert!(registry.sweep(at(3600), &Members::default()).is_empty());
     assert!(!registry.is_frozen());
     for second in 3600..3616 {
         for one in ["b", "c", "d"] {
             registry.beat(&name(one), one.as_bytes(), at(second));
         }
-        assert!(registry.sweep(at(second)).is_empty(), "{second}");
+        assert!(registry.sweep(at(second), &Members::default()).is_empty(), "{second}");
     }
-    assert_eq!(registry.sweep(at(3616)), [name("a")]);
+    assert_eq!(registry.sweep(at(3616), &Members::default()), [name("a")]);
 }
 
 #[test]
 fn who_comes_back_first_from_a_mass_lapse_ends_nobody_else() {
     let mut registry = registry(3);
-    assert!(registry.sweep(at(31)).is_empty() && registry.is_frozen());
+    assert!(registry.sweep(at(31), &Members::default()).is_empty() && registry.is_frozen());
     // Two of three are too few for a mass; they are heard a moment later.
     registry.beat(&name("a"), b"a", at(32));
-    assert!(registry.sweep(at(32)).is_empty());
+    assert!(registry.sweep(at(32), &Members::default()).is_empty());
     registry.beat(&name("b"), b"b", at(33));
-    assert!(registry.sweep(at(33)).is_empty());
+    assert!(registry.sweep(at(33), &Members::default()).is_empty());
     assert!(registry.iter().all(|(_, entry)| !entry.lapsed));
 }
 
@@ -145,7 +225,7 @@ fn a_beat_that_came_a_moment_late_does_not_hide_a_mass_lapse() {
     registry.beat(&name("c"), b"c", HEARTBEAT + Duration::from_millis(900));
     for tenth in 0..1000 {
         let now = Duration::from_millis(tenth * 100);
-        assert!(registry.sweep(now).is_empty(), "{now:?}");
+        assert!(registry.sweep(now, &Members::default()).is_empty(), "{now:?}");
     }
     assert!(registry.is_frozen());
 }
@@ -153,10 +233,10 @@ fn a_beat_that_came_a_moment_late_does_not_hide_a_mass_lapse() {
 #[test]
 fn a_mass_lapse_does_not_last_for_ever() {
     let mut registry = registry(3);
-    assert!(registry.sweep(PATIENCE).is_empty());
+    assert!(registry.sweep(PATIENCE, &Members::default()).is_empty());
     let late = PATIENCE + at(1);
-    assert_eq!(registry.sweep(late).len(), 3);
-    assert_eq!(registry.sweep(late).len(), 3);
+    assert_eq!(registry.sweep(late, &Members::default()).len(), 3);
+    assert_eq!(registry.sweep(late, &Members::default()).len(), 3);
     assert_eq!(registry.iter().count(), 0);
 }
 
@@ -166,7 +246,7 @@ fn a_few_that_end_of_many_are_no_mass_lapse() {
     for letter in b'a'..=b'd' {
         registry.beat(&name(&char::from(letter).to_string()), &[letter], at(25));
     }
-    assert_eq!(registry.sweep(at(31)).len(), 4);
+    assert_eq!(registry.sweep(at(31), &Members::default()).len(), 4);
 }
 
 #[test]
@@ -177,7 +257,7 @@ fn the_name_of_a_live_instance_is_not_taken_over() {
     assert_eq!(registry.register(workload("a"), &cart(), b"a", Origin::Home, at(1)), Ok(false));
     let changed = Workload { condition: Condition::Draining.into(), ..workload("a") };
     assert_eq!(registry.register(changed, &cart(), b"a", Origin::Home, at(1)), Ok(true));
-    registry.sweep(at(40));
+    registry.sweep(at(40), &Members::default());
     assert_eq!(registry.register(workload("a"), &cart(), b"z", Origin::Home, at(41)), Ok(true));
     assert!(!registry.leave(&name("a"), b"a"));
     assert!(registry.leave(&name("a"), b"z"));
@@ -211,7 +291,7 @@ fn who_one_is_decides_what_one_may_register() {
 fn objects_stand_for_instances_and_for_services_that_no_file_has() {
     let mut registry = registry(2);
     registry.beat(&name("b"), b"b", at(30));
-    registry.sweep(at(31));
+    registry.sweep(at(31), &Members::default());
     let objects = registry.objects(&BTreeSet::new(), &Members::default());
     let shown: Vec<String> = objects
         .iter()
@@ -221,7 +301,7 @@ fn objects_stand_for_instances_and_for_services_that_no_file_has() {
     assert_eq!(
         objects[0]["spec"],
         json!({
-            "services": ["cart"], "serviceAccount": "cart", "trustDomain": "transept.local", "address": "10.0.0.7", "weight": 1, "health": "Unhealthy",
+            "services": ["cart"], "serviceAccount": "cart", "trustDomain": "transept.local", "address": "10.0.0.97", "weight": 1, "health": "Unhealthy",
             "ports": [{"port": 80, "targetPort": 8080, "appProtocol": "http"}],
             "tunnel": {"protocol": "HBONE", "port": 15008},
         })
@@ -265,7 +345,8 @@ fn slices_make_an_instance_of_more_services_if_it_is_where_it_says() {
     let members = Members::of(&[slice("all", "10.0.0.7"), slice("cart", "10.0.0.7"), slice("far", "10.0.0.8")]);
     let mut registry = Registry::default();
     for (name, origin) in [("a", Origin::Home), ("b", Origin::Elsewhere)] {
-        assert_eq!(registry.register(workload(name), &cart(), name.as_bytes(), origin, at(0)), Ok(true));
+        let workload = Workload { address: "10.0.0.7".into(), ..workload(name) };
+        assert_eq!(registry.register(workload, &cart(), name.as_bytes(), origin, at(0)), Ok(true));
     }
     let objects = registry.objects(&BTreeSet::new(), &members);
     let services: Vec<&Value> = objects[..2].iter().map(|object| &object["spec"]["services"]).collect();
@@ -278,7 +359,7 @@ fn a_restart_begins_every_lease_anew() {
     let before = registry(2);
     let entries: Vec<Entry> = before.iter().map(|(_, entry)| entry.clone()).collect();
     let mut after = Registry::restore(entries, at(1000));
-    assert!(after.sweep(at(1030)).is_empty());
+    assert!(after.sweep(at(1030), &Members::default()).is_empty());
     assert_eq!(after.register(workload("a"), &cart(), b"a", Origin::Home, at(1001)), Ok(false));
 }
 
@@ -309,7 +390,7 @@ fn an_address_leads_to_a_machine() {
 #[test]
 fn only_a_tunnel_is_registered_at_another_address() {
     let from = |text: &str| text.parse().expect("an address");
-    let plain = Workload { tunnel_port: 0, ..workload("a") };
+    let plain = Workload { tunnel_port: 0, address: "10.0.0.7".into(), ..workload("a") };
     assert_eq!(check_place(&plain, from("::ffff:10.0.0.7")), Ok(Origin::Home));
     assert!(matches!(check_place(&plain, from("10.0.0.8")), Err(Refused::NotAllowed(_))));
     assert_eq!(check_place(&workload("a"), from("10.0.0.8")), Ok(Origin::Elsewhere));

@@ -48,8 +48,10 @@ pub(super) struct Window {
     pub(super) errors: u64,
     /// Instances that are registered and do not end.
     pub(super) instances: usize,
-    /// Those of them that are well.
+    /// Those of them that are well, as far as was heard.
     pub(super) well: usize,
+    /// Those of the well ones that are silent, and called all the same.
+    pub(super) kept: usize,
     /// Instances that are well by their own word, and that a caller leaves alone.
     pub(super) shunned: usize,
 }
@@ -68,7 +70,7 @@ impl Window {
         let registry = match (self.instances, self.well) {
             (0, _) => Verdict::Unknown,
             (_, 0) => Verdict::Failing,
-            (all, well) if well < all || self.shunned > 0 => Verdict::Degraded,
+            (all, well) if well < all || self.kept > 0 || self.shunned > 0 => Verdict::Degraded,
             _ => Verdict::Healthy,
         };
         traffic.max(registry)
@@ -126,7 +128,13 @@ mod tests {
     use super::*;
 
     fn window(requests: u64, errors: u64, instances: usize, well: usize, shunned: usize) -> Window {
-        Window { requests, errors, instances, well, shunned }
+        Window { requests, errors, instances, well, shunned, kept: 0 }
+    }
+
+    #[test]
+    fn who_is_silent_and_called_all_the_same_is_no_sign_of_health() {
+        assert_eq!(Window { kept: 1, ..window(0, 0, 1, 1, 0) }.verdict(), Degraded);
+        assert_eq!(Window { kept: 1, ..window(100, 60, 1, 1, 0) }.verdict(), Failing);
     }
 
     #[test]
