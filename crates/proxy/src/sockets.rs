@@ -82,14 +82,18 @@ mod tests {
 
     #[test]
     fn our_own_sockets_are_in_nobody_s_way() {
-        let first = listen("127.0.0.1:0".parse().unwrap(), 2, &BTreeSet::new()).unwrap();
-        let address = first[0].local_addr().unwrap();
-        let own = BTreeSet::from([address]);
-        for wide in ["0.0.0.0", "::"] {
-            let wide = SocketAddr::new(wide.parse().unwrap(), address.port());
-            assert_eq!(listen(wide, 2, &BTreeSet::new()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-            assert_eq!(listen(wide, 2, &own).unwrap().len(), 2);
-        }
+        // Somebody else on the machine may have the same port at another address: then with another port.
+        let is_shown = || {
+            let first = listen("127.0.0.1:0".parse().unwrap(), 2, &BTreeSet::new()).unwrap();
+            let address = first[0].local_addr().unwrap();
+            let own = BTreeSet::from([address]);
+            ["0.0.0.0", "::"].iter().all(|wide| {
+                let wide = SocketAddr::new(wide.parse().unwrap(), address.port());
+                assert_eq!(listen(wide, 2, &BTreeSet::new()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+                listen(wide, 2, &own).is_ok_and(|sockets| sockets.len() == 2)
+            })
+        };
+        assert!((0..20).any(|_| is_shown()));
     }
 
     #[test]
