@@ -296,7 +296,7 @@ impl Backend {
     }
 
     /// When its endpoints are left alone because they failed; none where no policy says so.
-    pub(crate) fn outliers(&self) -> Option<&Outliers> {
+    pub fn outliers(&self) -> Option<&Outliers> {
         self.traffic.as_ref()?.outliers.as_ref()
     }
 

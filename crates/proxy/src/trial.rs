@@ -35,7 +35,7 @@ pub(crate) struct Trial<'t> {
     /// When it began, where its time is limited: how long it takes matters for others then.
     began: Option<Duration>,
     noted: Cell<bool>,
-    /// A good head that has come: it counts when the response is whole, or as far as anybody wanted it.
+    /// A good head that has come, where it also counts that the response is whole, or as far as anybody wanted it.
     good: Cell<Option<Outcome>>,
     /// Whether it waits for room that a limit of ours does not leave it: the time that it loses is no fault of the endpoint's.
     queued: Cell<bool>,
@@ -51,15 +51,22 @@ impl<'t> Trial<'t> {
         Self { worker, backend: crossing.backend, chosen, due, began, noted, good, queued }
     }
 
-    /// A response head has come with this status. A good one may break off yet; whoever waits for a probe does not wait for its end.
+    /// A response head has come with this status. Who is back is back with a good one, however long the response goes on; that one may break
+    /// off yet.
     pub(crate) fn heard(&self, status: u16) {
         let outcome = Outcome::Status(status);
-        if status < 500 && self.chosen.probe == Probe::No {
-            self.note_time();
-            self.good.set(Some(outcome));
-        } else {
-            self.note(outcome);
+        if status >= 500 {
+            return self.note(outcome);
         }
+        self.note_time();
+        self.noted.set(true);
+        if !teaches(&self.worker, self.backend, outcome) {
+            return;
+        }
+        let now = self.worker.clock.now().into();
+        let event = self.worker.turns.borrow_mut().note_head(self.backend, self.chosen, now);
+        tell(&self.worker, self.backend, self.chosen, event);
+        self.good.set(self.backend.outliers().map(|_| outcome));
     }
 
     /// What became of the try, as far as its endpoint is concerned. A response that breaks off later is told besides.
@@ -105,7 +112,8 @@ impl Drop for Trial<'_> {
     fn drop(&mut self) {
         self.worker.turns.borrow_mut().end(self.chosen.address);
         if let Some(good) = self.good.take() {
-            return self.teach(good);
+            let now = self.worker.clock.now().into();
+            return self.worker.turns.borrow_mut().note_end(self.backend, self.chosen, good, now);
         }
         if self.noted.get() || self.backend.traffic.is_none() {
             return;
@@ -164,6 +172,11 @@ fn teaches(worker: &Worker, backend: &Backend, outcome: Outcome) -> bool {
 fn note(worker: &Worker, backend: &Backend, chosen: &Chosen, outcome: Outcome) {
     let now = worker.clock.now().into();
     let event = worker.turns.borrow_mut().note(backend, chosen, outcome, now);
+    tell(worker, backend, chosen, event);
+}
+
+/// Tells what has come of a result.
+fn tell(worker: &Worker, backend: &Backend, chosen: &Chosen, event: Option<Event>) {
     let (label, endpoint) = (&backend.label, chosen.address);
     match event {
         None => {}

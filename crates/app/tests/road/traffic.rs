@@ -159,6 +159,36 @@ async fn one_request_finds_out_that_an_endpoint_is_well_again() {
     assert_eq!(places, [good.name(), bad.name()].into());
 }
 
+/// A response that has begun is proof enough that its endpoint is back, however long it goes on.
+#[tokio::test]
+async fn who_could_not_be_reached_is_back_with_the_first_head() {
+    let (good, away) = (Actor::start().await, Nobody::here());
+    let address = away.address;
+    let gateway = Setup::of(&[good.address, address], Up::Http1).start().await;
+    assert_eq!(statuses(&gateway, 30).await, [200; 30]);
+    soon(gateway.running.log_line_with("an endpoint cannot be reached")).await;
+    drop(away);
+    let _endless = Backend::after(address, Up::Http1).await.answer_with(|mut served| async move {
+        served.begin(200, Framed::Open, &[("x-endless", "yes")]).await;
+        served.sees_the_end().await;
+    });
+    let mut callers = Vec::new();
+    for _ in 0..2 {
+        soon(async {
+            loop {
+                let mut caller = Caller::http11(gateway.address).await;
+                let mut call = caller.ask(Ask::get("/")).await;
+                call.head().await;
+                if call.field("x-endless").is_some() {
+                    break callers.push(caller);
+                }
+            }
+        })
+        .await;
+        soon(gateway.running.log_line_with("an endpoint has recovered")).await;
+    }
+}
+
 /// Neither a client that goes away nor a limit of our own is the fault of an endpoint.
 #[tokio::test]
 async fn what_others_did_is_no_failure() {

@@ -45,13 +45,15 @@ pub(super) struct Gate {
     until: Duration,
     errors: u32,
     gateway_errors: u32,
+    /// A good response has begun since the first of these errors.
+    answers: bool,
     /// Ejections that are remembered.
     times: u32,
     opened: Duration,
     window: Window,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Grade {
     Success,
     Error,
@@ -92,15 +94,8 @@ impl Gate {
     /// Takes the result of a request in. `probe`: it was the one that was let through.
     pub(super) fn note(&mut self, rules: &Outliers, outcome: Outcome, probe: bool, now: Duration) -> Finding {
         let grade = grade(outcome);
-        match self.state {
-            State::Probing if probe && grade == Grade::Success => {
-                *self = Gate { times: self.times, opened: now, ..Gate::default() };
-                return Finding::Recovered;
-            }
-            State::Probing if probe => return Finding::StillFailing,
-            // Requests from before the ejection have nothing new to tell.
-            State::Shut { .. } | State::Probing => return Finding::Steady,
-            State::Open => {}
+        if self.state != State::Open {
+            return self.note_shut(grade, probe, now);
         }
         if let Some(success) = &rules.success {
             self.window.count(now, grade == Grade::Success);
@@ -109,6 +104,7 @@ impl Gate {
                 return Finding::Failing;
             }
         }
+        self.answers &= self.errors > 0;
         self.errors = if grade == Grade::Success { 0 } else { self.errors.saturating_add(1) };
         self.gateway_errors = if grade == Grade::GatewayError { self.gateway_errors.saturating_add(1) } else { 0 };
         let reached = |count: u32, most: u32| most > 0 && count >= most;
@@ -119,6 +115,32 @@ impl Gate {
             return Finding::Failing;
         }
         Finding::Steady
+    }
+
+    /// Takes in that a good response has begun. It may break off yet, but for a probe it is enough.
+    pub(super) fn note_head(&mut self, probe: bool, now: Duration) -> Finding {
+        if self.state != State::Open {
+            return self.note_shut(Grade::Success, probe, now);
+        }
+        self.answers = true;
+        Finding::Steady
+    }
+
+    /// While it is not open, requests from before that have nothing new to tell.
+    fn note_shut(&mut self, grade: Grade, probe: bool, now: Duration) -> Finding {
+        match (self.state, grade) {
+            (State::Probing, Grade::Success) if probe => {
+                *self = Gate { times: self.times, opened: now, ..Gate::default() };
+                Finding::Recovered
+            }
+            (State::Probing, _) if probe => Finding::StillFailing,
+            _ => Finding::Steady,
+        }
+    }
+
+    /// Whether every response that has begun since the last success was a failure.
+    pub(super) fn only_fails(&self) -> bool {
+        self.errors > 0 && !self.answers
     }
 
     /// Shuts the gate, for longer each time.

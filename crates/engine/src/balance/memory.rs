@@ -150,11 +150,7 @@ impl Memory {
         let finding = gate.note(rules, outcome, probe == Probe::Yes, now.monotonic);
         match finding {
             Finding::Steady => None,
-            Finding::Recovered => {
-                self.young.insert(endpoint, now.monotonic);
-                self.changed();
-                Some(Event::Recovered)
-            }
+            Finding::Recovered => Some(self.welcome_back(endpoint, now)),
             Finding::Failing if !self.may_eject(rules, endpoint) => None,
             Finding::Failing | Finding::StillFailing => {
                 let time = self.gates.get_mut(&endpoint)?.shut(rules, now.monotonic);
@@ -162,6 +158,26 @@ impl Memory {
                 Some(Event::Ejected(time))
             }
         }
+    }
+
+    /// A good response head has come.
+    pub(super) fn note_head(&mut self, endpoint: SocketAddr, probe: Probe, now: Now) -> Option<Event> {
+        let finding = self.gates.get_mut(&endpoint)?.note_head(probe == Probe::Yes, now.monotonic);
+        (finding == Finding::Recovered).then(|| self.welcome_back(endpoint, now))
+    }
+
+    /// A response with this good head has come to its end. It is no success after failures where nothing but failures has begun since: it may be
+    /// much older than they are.
+    pub(super) fn note_end(&mut self, rules: &Outliers, endpoint: SocketAddr, head: Outcome, now: Now) {
+        if !self.gates.get(&endpoint).is_some_and(Gate::only_fails) {
+            self.note(rules, endpoint, head, Probe::No, now);
+        }
+    }
+
+    fn welcome_back(&mut self, endpoint: SocketAddr, now: Now) -> Event {
+        self.young.insert(endpoint, now.monotonic);
+        self.changed();
+        Event::Recovered
     }
 
     /// A probe ended without a result: another one may go.

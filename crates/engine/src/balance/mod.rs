@@ -80,17 +80,37 @@ impl Turns {
             Outcome::Unreachable => {
                 self.shunned.note_unreachable(chosen.address, now.monotonic).map(Event::Unreachable)
             }
-            Outcome::Connected | Outcome::Status(_) | Outcome::Reset => {
-                self.shunned.note_reached(&chosen.address).then_some(Event::Recovered)
-            }
-            // Perhaps it was connecting that took too long.
-            Outcome::TimedOut => None,
+            Outcome::Connected | Outcome::Status(_) => self.reached(chosen),
+            // What breaks may be older than the time alone, and perhaps it was connecting that took too long.
+            Outcome::Reset | Outcome::TimedOut => None,
         }
+    }
+
+    /// A good response head has come from an endpoint: it can be reached, and answers. Whether the response will be whole is told by
+    /// [`Turns::note_end`], or by [`Turns::note`] if it is not.
+    pub fn note_head(&mut self, backend: &Backend, chosen: &Chosen, now: Now) -> Option<Event> {
+        match backend.outliers() {
+            Some(_) => self.backends.get_mut(&backend.key)?.note_head(chosen.address, chosen.probe, now),
+            None => self.reached(chosen),
+        }
+    }
+
+    /// A response with this good head is whole, or as long as anybody wanted it.
+    pub fn note_end(&mut self, backend: &Backend, chosen: &Chosen, head: Outcome, now: Now) {
+        if let Some(rules) = backend.outliers()
+            && let Some(memory) = self.backends.get_mut(&backend.key)
+        {
+            memory.note_end(rules, chosen.address, head, now);
+        }
+    }
+
+    fn reached(&mut self, chosen: &Chosen) -> Option<Event> {
+        self.shunned.note_reached(&chosen.address).then_some(Event::Recovered)
     }
 
     /// Whether anything is learned from requests to a backend that end well.
     pub fn awaits_success(&self, backend: &Backend) -> bool {
-        backend.traffic.is_some() || !self.shunned.is_empty()
+        backend.outliers().is_some() || !self.shunned.is_empty()
     }
 
     /// Takes in how long a try of a request with limited time has taken, to its response head or to the end of its time.

@@ -178,7 +178,8 @@ fn five_failures_eject_and_one_probe_decides() {
     assert_eq!(stage.spread(50).into_keys().collect::<Vec<_>>(), [address(1)]);
     stage.seconds += 1;
     let probe = stage.pick(None, &[]);
-    assert_eq!(stage.note(&probe, GOOD), Some(Event::Recovered));
+    let now = stage.now();
+    assert_eq!(stage.turns.note_head(&stage.backend, &probe, now), Some(Event::Recovered));
     assert_eq!(stage.spread(50).len(), 2);
     assert!(absent(&stage).is_empty());
     assert!(stage.turns.ejected(&stage.backend).is_empty());
@@ -359,6 +360,45 @@ fn who_cannot_be_reached_is_passed_over_and_asked_by_one_request() {
         assert_eq!(stage.send_to(0, Outcome::Status(500), 1), [Event::Recovered]);
         assert!(stage.spread(100)[&address(0)] > 10);
     }
+}
+
+/// A stream may last for hours: that it has begun is what is known, and its end tells nothing of who can be reached by then.
+#[test]
+fn who_could_not_be_reached_is_back_with_the_head_of_a_response_and_not_with_its_end() {
+    for mut stage in heedless() {
+        assert_eq!(stage.send_to(0, Outcome::Unreachable, 1).len(), 1);
+        let old = Chosen { address: address(0), host: None, tunnel: None, probe: Probe::No };
+        let now = stage.now();
+        stage.turns.note_end(&stage.backend, &old, GOOD, now);
+        assert_eq!(stage.note(&old, Outcome::Reset), None);
+        assert_eq!(stage.spread(100).get(&address(0)), None);
+        assert_eq!(stage.turns.note_head(&stage.backend, &old, now), Some(Event::Recovered));
+        assert_eq!(stage.turns.note_head(&stage.backend, &old, now), None);
+        assert!(stage.spread(100)[&address(0)] > 10);
+    }
+}
+
+/// Streams from better days end, one after the other, at an endpoint that fails whatever is new.
+#[test]
+fn the_end_of_what_began_before_the_failures_is_no_success_after_them() {
+    let mut stage = Stage::new(backend(&[1, 1], watched()));
+    stage.spread(1);
+    let (old, now) = (Chosen { address: address(0), host: None, tunnel: None, probe: Probe::No }, stage.now());
+    let mut rows = Vec::new();
+    for has_begun in [true, false] {
+        stage.send_to(0, GOOD, 1);
+        stage.turns.note_head(&stage.backend, &old, now);
+        for _ in 0..4 {
+            rows.extend(stage.send_to(0, BAD, 1));
+            if has_begun {
+                assert_eq!(stage.turns.note_head(&stage.backend, &old, now), None);
+            }
+            stage.turns.note_end(&stage.backend, &old, GOOD, now);
+        }
+        rows.extend(stage.send_to(0, BAD, 1));
+    }
+    // In the first row others had begun well in between.
+    assert_eq!(rows, [Event::Ejected(Duration::from_secs(30))]);
 }
 
 #[test]
