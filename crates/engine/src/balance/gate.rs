@@ -1,16 +1,24 @@
 //! One endpoint as one worker has experienced it: whether it is left alone, and when it is tried again.
 //!
 //! Called by `memory`. Consecutive failures, or a low share of successes, shut the gate (an ejection). When its time is over a single
-//! request is let through as a probe: a success opens the gate, a failure shuts it for twice as long. It may be let through sooner, where all others were tried in vain. Whether so many endpoints may be
-//! ejected at all is not decided here.
+//! request is let through as a probe: a success opens the gate, a failure shuts it for twice as long. Where all others were tried in vain it may be let through
+//! sooner, and then changes nothing when it fails, too. Whether so many endpoints may be ejected at all is not decided here.
 
 use std::time::Duration;
 
 use crate::judge::Outcome;
+use crate::pick::Probe;
 use crate::traffic::{Outliers, SuccessRate};
 
 /// After this long without trouble an ejection less is remembered.
 const CALM: Duration = Duration::from_secs(10);
+
+/// A probe whose outcome is not known after this long is followed by another.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// While a probe before its time is no older than this, others that have nobody else may go along; and when it has failed nobody is
+/// sent before the time for as long.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Whether requests may go to an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,8 +28,8 @@ pub(super) enum State {
     Open,
     /// Not before this time.
     Shut { until: Duration },
-    /// One is on its way; its outcome decides.
-    Probing,
+    /// One is on its way since this time; its outcome decides.
+    Probing { since: Duration },
 }
 
 /// What one result means for an endpoint.
@@ -33,6 +41,8 @@ pub(super) enum Finding {
     Failing,
     /// It was ejected, was tried again, and is not better.
     StillFailing,
+    /// The same, but before its time: nothing is held against it.
+    TooEarly,
     /// It was ejected, was tried again, and is well.
     Recovered,
 }
@@ -43,6 +53,8 @@ pub(super) struct Gate {
     pub(super) state: State,
     /// Until when it was to be left alone when somebody was sent to find out, who may be sent sooner.
     until: Duration,
+    /// Before this time nobody is sent early again.
+    early_from: Duration,
     errors: u32,
     gateway_errors: u32,
     /// A good response has begun since the first of these errors.
@@ -74,17 +86,49 @@ pub(super) fn is_failure(outcome: Outcome) -> bool {
 }
 
 impl Gate {
-    /// A request is on its way to find out.
-    pub(super) fn begin_probe(&mut self) {
-        if let State::Shut { until } = self.state {
-            self.until = until;
+    /// When a request is let through to find out, unless somebody has nobody else; none while everybody is.
+    pub(super) fn probe_at(&self) -> Option<Duration> {
+        match self.state {
+            State::Open => None,
+            State::Shut { until } => Some(until),
+            State::Probing { since } => Some(self.until.max(since.saturating_add(PATIENCE))),
         }
-        self.state = State::Probing;
+    }
+
+    /// Whether a request is let through now to find out.
+    pub(super) fn is_due(&self, now: Duration) -> bool {
+        self.probe_at().is_some_and(|at| at <= now)
+    }
+
+    /// Until when it is left alone, or was to be.
+    pub(super) fn ends(&self) -> Duration {
+        match self.state {
+            State::Shut { until } => until,
+            State::Open | State::Probing { .. } => self.until,
+        }
+    }
+
+    /// As what a request that has nobody else may go to an endpoint that is left alone.
+    pub(super) fn admit_early(&self, now: Duration) -> Option<Probe> {
+        match self.state {
+            State::Open => None,
+            State::Shut { .. } => (self.early_from <= now).then_some(Probe::Yes),
+            State::Probing { since } => match now.saturating_sub(since) {
+                age if age < MOMENT => Some(Probe::No),
+                age => (age >= PATIENCE).then_some(Probe::Yes),
+            },
+        }
+    }
+
+    /// A request is on its way to find out.
+    pub(super) fn begin_probe(&mut self, now: Duration) {
+        self.until = self.ends();
+        self.state = State::Probing { since: now };
     }
 
     /// It has found out nothing: everything is as before. Whether there was one.
     pub(super) fn give_up_probe(&mut self) -> bool {
-        let was_probed = self.state == State::Probing;
+        let was_probed = matches!(self.state, State::Probing { .. });
         if was_probed {
             self.state = State::Shut { until: self.until };
         }
@@ -126,15 +170,22 @@ impl Gate {
         Finding::Steady
     }
 
-    /// While it is not open, requests from before that have nothing new to tell.
+    /// While it is not open, only who was sent to find out has something new to tell. The good word of one that took long holds, whatever
+    /// another one has found out meanwhile.
     fn note_shut(&mut self, grade: Grade, probe: bool, now: Duration) -> Finding {
-        match (self.state, grade) {
-            (State::Probing, Grade::Success) if probe => {
+        match self.state {
+            _ if !probe => Finding::Steady,
+            _ if grade == Grade::Success => {
                 *self = Gate { times: self.times, opened: now, ..Gate::default() };
                 Finding::Recovered
             }
-            (State::Probing, _) if probe => Finding::StillFailing,
-            _ => Finding::Steady,
+            State::Probing { since } if since < self.until => {
+                self.early_from = now.saturating_add(MOMENT);
+                self.state = State::Shut { until: self.until };
+                Finding::TooEarly
+            }
+            State::Probing { .. } => Finding::StillFailing,
+            State::Open | State::Shut { .. } => Finding::Steady,
         }
     }
 
@@ -255,13 +306,14 @@ mod tests {
     #[test]
     fn an_ejection_lasts_twice_as_long_each_time_up_to_a_bound() {
         let rules = Outliers::default();
-        let mut gate = Gate::default();
+        let (mut gate, mut now) = (Gate::default(), secs(100));
         let times: Vec<u64> = (0..6)
             .map(|_| {
-                let time = gate.shut(&rules, secs(100)).as_secs();
-                gate.state = State::Probing;
-                assert_eq!(gate.note(&rules, BAD, true, secs(100)), Finding::StillFailing);
-                time
+                let time = gate.shut(&rules, now);
+                now += time;
+                gate.begin_probe(now);
+                assert_eq!(gate.note(&rules, BAD, true, now), Finding::StillFailing);
+                time.as_secs()
             })
             .collect();
         assert_eq!(times, [30, 60, 120, 240, 300, 300]);
@@ -273,11 +325,11 @@ mod tests {
         let mut gate = Gate::default();
         gate.shut(&rules, secs(0));
         assert_eq!(gate.note(&rules, GOOD, false, secs(1)), Finding::Steady);
-        gate.state = State::Probing;
+        gate.begin_probe(secs(30));
         assert_eq!(gate.note(&rules, GOOD, true, secs(40)), Finding::Recovered);
         assert_eq!(gate.state, State::Open);
         assert_eq!(gate.shut(&rules, secs(41)), secs(60));
-        gate.state = State::Probing;
+        gate.begin_probe(secs(99));
         gate.note(&rules, GOOD, true, secs(100));
         assert_eq!(gate.shut(&rules, secs(125)), secs(30));
     }

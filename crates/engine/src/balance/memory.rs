@@ -108,7 +108,7 @@ impl Memory {
             && self.probe_at.is_some_and(|at| at <= call.now.monotonic)
             && let Some(position) = self.due(call.now)
         {
-            self.begin_probe(set, position);
+            self.begin_probe(set, position, call.now);
             return Some((position, Probe::Yes));
         }
         let position = match call.hash {
@@ -118,15 +118,16 @@ impl Memory {
         let address = set.endpoints().get(position)?.address;
         // Those in use have all been tried in vain: somebody who is left alone may be well by now.
         if call.tried.contains(&address)
-            && let Some(other) = self.last_resort(call)
+            && let Some((other, probe)) = self.last_resort(call)
         {
-            let is_first = set.endpoints().get(other).is_some_and(|one| !self.is_probed(one.address));
-            self.begin_probe(set, other);
-            return Some((other, if is_first { Probe::Yes } else { Probe::No }));
+            if probe == Probe::Yes {
+                self.begin_probe(set, other, call.now);
+            }
+            return Some((other, probe));
         }
-        match self.gates.get(&address).map(|gate| gate.state) {
-            Some(State::Shut { until }) if hashed && until <= call.now.monotonic => {
-                self.begin_probe(set, position);
+        match self.gates.get(&address) {
+            Some(gate) if hashed && gate.is_due(call.now.monotonic) => {
+                self.begin_probe(set, position, call.now);
                 Some((position, Probe::Yes))
             }
             _ => Some((position, Probe::No)),
@@ -150,6 +151,10 @@ impl Memory {
         let finding = gate.note(rules, outcome, probe == Probe::Yes, now.monotonic);
         match finding {
             Finding::Steady => None,
+            Finding::TooEarly => {
+                self.changed();
+                None
+            }
             Finding::Recovered => Some(self.welcome_back(endpoint, now)),
             Finding::Failing if !self.may_eject(rules, endpoint) => None,
             Finding::Failing | Finding::StillFailing => {
@@ -197,17 +202,13 @@ impl Memory {
         self.gates.iter().filter_map(move |(address, gate)| match gate.state {
             State::Open => None,
             State::Shut { until } if until > now => Some((*address, Absence::Ejected)),
-            State::Shut { .. } | State::Probing => Some((*address, Absence::Probation)),
+            State::Shut { .. } | State::Probing { .. } => Some((*address, Absence::Probation)),
         })
     }
 
     fn changed(&mut self) {
         self.stale = true;
-        let ends = self.gates.values().filter_map(|gate| match gate.state {
-            State::Shut { until } => Some(until),
-            State::Open | State::Probing => None,
-        });
-        self.probe_at = ends.min();
+        self.probe_at = self.gates.values().filter_map(Gate::probe_at).min();
     }
 
     /// Whether one more endpoint may be left alone: not too many, and never the last.
@@ -278,11 +279,7 @@ impl Memory {
 
     fn rebuild(&mut self, traffic: &Traffic, now: Now) {
         let hashed = self.set.table().is_some();
-        let passes = |gate: &Gate| match gate.state {
-            State::Open => true,
-            State::Shut { until } => hashed && until <= now.monotonic,
-            State::Probing => false,
-        };
+        let passes = |gate: &Gate| gate.state == State::Open || hashed && gate.is_due(now.monotonic);
         let view = View::build(&self.set, traffic, |endpoint| Standing {
             usable: self.is_well(endpoint) && self.gates.get(&endpoint.address).is_none_or(passes),
             young: self.young.get(&endpoint.address).map(|since| now.monotonic.saturating_sub(*since)),
@@ -297,28 +294,26 @@ impl Memory {
     /// An endpoint whose ejection is over.
     fn due(&self, now: Now) -> Option<usize> {
         self.set.endpoints().iter().position(|endpoint| {
-            let state = self.gates.get(&endpoint.address).map(|gate| gate.state);
-            matches!(state, Some(State::Shut { until }) if until <= now.monotonic) && self.is_well(endpoint)
+            self.gates.get(&endpoint.address).is_some_and(|gate| gate.is_due(now.monotonic)) && self.is_well(endpoint)
         })
     }
 
-    /// An endpoint that is left alone, well as far as is known, and was not tried.
-    fn last_resort(&self, call: &Call<'_>) -> Option<usize> {
-        self.set.endpoints().iter().position(|endpoint| {
-            !self.is_open(endpoint) && self.is_well(endpoint) && !call.tried.contains(&endpoint.address)
-        })
+    /// Of the endpoints that are left alone, are well as far as is known, and were not tried, the one that will be for the shortest time. Also whether the
+    /// request finds out how it is.
+    fn last_resort(&self, call: &Call<'_>) -> Option<(usize, Probe)> {
+        let untried = self.set.endpoints().iter().enumerate().filter(|(_, one)| !call.tried.contains(&one.address));
+        let admitted = untried.filter_map(|(position, one)| {
+            let gate = self.gates.get(&one.address).filter(|_| self.is_well(one))?;
+            Some((gate.ends(), position, gate.admit_early(call.now.monotonic)?))
+        });
+        admitted.min_by_key(|(ends, ..)| *ends).map(|(_, position, probe)| (position, probe))
     }
 
-    /// Whether a request is on its way to find out.
-    fn is_probed(&self, endpoint: SocketAddr) -> bool {
-        self.gates.get(&endpoint).is_some_and(|gate| gate.state == State::Probing)
-    }
-
-    fn begin_probe(&mut self, set: &EndpointSet, position: usize) {
+    fn begin_probe(&mut self, set: &EndpointSet, position: usize, now: Now) {
         if let Some(endpoint) = set.endpoints().get(position)
             && let Some(gate) = self.gates.get_mut(&endpoint.address)
         {
-            gate.begin_probe();
+            gate.begin_probe(now.monotonic);
             self.changed();
         }
     }

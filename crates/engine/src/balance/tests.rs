@@ -248,6 +248,74 @@ fn who_is_left_alone_is_asked_where_all_others_were_tried() {
     assert_eq!(stage.spread(100).len(), 2);
 }
 
+/// An outage of all of them: who was ejected before is asked now and then, and left alone as long as ever for that.
+#[test]
+fn who_is_asked_before_the_time_in_vain_is_left_alone_as_before() {
+    let mut stage = Stage::new(backend(&[1, 1, 1], watched()));
+    stage.spread(1);
+    assert_eq!(stage.send_to(0, BAD, 5).len(), 1);
+    let tried = [address(1), address(2)];
+    let mut asked = Vec::new();
+    for _ in 0..10 {
+        stage.seconds += 1;
+        let probe = stage.pick(None, &tried);
+        asked.push((probe.address, probe.probe));
+        assert_eq!(stage.note(&probe, Outcome::Unreachable), None);
+        // Not all of those who come now.
+        assert_ne!(stage.pick(None, &tried).address, address(0));
+    }
+    assert_eq!(asked, [(address(0), Probe::Yes); 10]);
+    stage.seconds += 19;
+    assert_eq!(stage.spread(10).get(&address(0)), None);
+    stage.seconds += 1;
+    let probe = stage.pick(None, &[]);
+    assert_eq!((probe.address, probe.probe), (address(0), Probe::Yes));
+    assert_eq!(stage.note(&probe, BAD), Some(Event::Ejected(Duration::from_secs(60))));
+}
+
+/// Of several that are left alone the one is asked whose time is over first, and only for a moment by all who have nobody else.
+#[test]
+fn who_has_nobody_else_asks_the_one_that_is_left_alone_for_the_shortest_time() {
+    let outliers = Outliers { share: 70, ..Outliers::default() };
+    let mut stage = Stage::new(backend(&[1, 1, 1], Traffic { outliers: Some(outliers), ..Traffic::default() }));
+    stage.spread(1);
+    for last in [1, 0] {
+        assert_eq!(stage.send_to(last, BAD, 5).len(), 1);
+        stage.seconds += 1;
+    }
+    let ask = |stage: &mut Stage| {
+        let chosen = stage.pick(None, &[address(2)]);
+        (chosen.address, chosen.probe)
+    };
+    assert_eq!(ask(&mut stage), (address(1), Probe::Yes));
+    assert_eq!(ask(&mut stage), (address(1), Probe::No));
+    // It keeps its client waiting: the other one is asked.
+    stage.seconds += 1;
+    assert_eq!(ask(&mut stage), (address(0), Probe::Yes));
+    stage.seconds += 1;
+    assert_eq!(ask(&mut stage), (address(2), Probe::No));
+}
+
+#[test]
+fn a_probe_that_never_ends_is_followed_by_another() {
+    let mut stage = Stage::new(backend(&[1, 1], watched()));
+    stage.spread(1);
+    stage.send_to(0, BAD, 5);
+    stage.seconds += 30;
+    let endless = stage.pick(None, &[]);
+    assert_eq!(endless.probe, Probe::Yes);
+    stage.seconds += 9;
+    assert_eq!(stage.spread(50).get(&address(0)), None);
+    stage.seconds += 1;
+    let second = stage.pick(None, &[]);
+    assert_eq!((second.address, second.probe), (address(0), Probe::Yes));
+    assert_eq!(stage.spread(50).get(&address(0)), None);
+    // The first comes to its end after all: the word of the second holds.
+    assert_eq!(stage.note(&endless, Outcome::TimedOut), Some(Event::Ejected(Duration::from_secs(60))));
+    assert_eq!(stage.note(&second, GOOD), Some(Event::Recovered));
+    assert_eq!(stage.spread(50).len(), 2);
+}
+
 #[test]
 fn an_ejection_survives_another_set_and_is_forgotten_with_its_endpoint() {
     let mut stage = Stage::new(backend(&[1, 1], watched()));
