@@ -56,6 +56,34 @@ async fn a_request_waits_for_a_connection_and_one_too_many_is_refused() {
     }
 }
 
+/// A server that ends a connection before it has said a word of HTTP/2: all who stand in line for it learn it together.
+#[tokio::test]
+async fn who_waits_for_a_connection_that_ends_without_a_word_learns_it_with_the_first() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("bound");
+    let address = listener.local_addr().expect("bound");
+    let setup = Setup::of(&[address], Up::H2c).backend("connectTimeout: 60s");
+    let gateway = setup.document(&limited("pending: 10")).start().await;
+    let mut callers = Vec::new();
+    for _ in 0..4 {
+        callers.push(Caller::http11(gateway.address).await);
+    }
+    let mut calls = Vec::new();
+    for caller in &mut callers {
+        calls.push(caller.ask(Ask::get("/")).await);
+    }
+    let (mut wordless, _) = soon(listener.accept()).await.expect("a connection");
+    soon(wordless.read_exact(&mut [0; 24])).await.expect("the preface");
+    gateway.tells(&left("pending", 7)).await;
+    drop(wordless);
+    let mut refused = 0;
+    for mut call in calls {
+        let (status, body) = soon(call.answer()).await;
+        assert_eq!(status, 503, "{body}");
+        refused += usize::from(body.contains("upstream.connection_refused"));
+    }
+    assert_eq!(refused, 3);
+}
+
 #[tokio::test]
 async fn a_wait_is_over_when_connecting_would_be() {
     let mut backend = Backend::start(Up::Http1).await;

@@ -345,7 +345,9 @@ impl Driver {
             Awaiting::Idle => self.shut_down(),
             Awaiting::Sound => self.link.inner.borrow_mut().wire.ping(),
             Awaiting::Rest => {
-                self.link.note_mute(self.role == Role::Client && !self.greeted);
+                if self.role == Role::Client && !self.greeted {
+                    self.link.note_mute();
+                }
                 return Poll::Ready(Over("the peer did not finish what it began in time".into()));
             }
             Awaiting::Write => return Poll::Ready(Over("the peer took nothing for too long".into())),

@@ -101,9 +101,14 @@ impl Seat {
     }
 }
 
-/// The peer of a connection says nothing.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Mute;
+/// Why a peer has not said how many streams it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ungreeted {
+    /// It has taken the connection and said nothing in time.
+    Mute,
+    /// The connection has ended before that.
+    Ended,
+}
 
 /// The shared part of a connection.
 pub(crate) struct Link {
@@ -118,8 +123,8 @@ pub(crate) struct Link {
     carrier: Option<Rc<Link>>,
     /// The peer does not say when it has passed on a part of a body.
     silent: Cell<bool>,
-    /// The peer has taken the connection and said nothing in time.
-    mute: Cell<bool>,
+    /// Why the peer will not say any more how many streams it takes.
+    ungreeted: Cell<Option<Ungreeted>>,
     /// How many streams there may be, whatever the peer says.
     most: Cell<usize>,
 }
@@ -150,7 +155,7 @@ impl Link {
             closed: Notify::new(),
             carrier,
             silent: Cell::new(false),
-            mute: Cell::new(false),
+            ungreeted: Cell::new(None),
             most: Cell::new(usize::MAX),
         })
     }
@@ -199,18 +204,18 @@ impl Link {
         !self.is_closed() && !self.inner.borrow().wire.is_greeted()
     }
 
-    /// Waits until the peer has said how many streams it takes, or the connection is over. Whether it was waited for in vain: the peer has taken the
-    /// connection and said nothing in time.
-    pub(crate) async fn greeting(&self) -> Result<(), Mute> {
+    /// Waits until the peer has said how many streams it takes, or the connection is over. Whether it was waited for in vain; a connection that
+    /// nobody wanted any more tells nothing.
+    pub(crate) async fn greeting(&self) -> Result<(), Ungreeted> {
         if self.is_new() {
             self.greeted.notified().await;
         }
-        if self.mute.get() { Err(Mute) } else { Ok(()) }
+        self.ungreeted.get().map_or(Ok(()), Err)
     }
 
-    /// Notes whether the peer has said nothing in time.
-    pub(super) fn note_mute(&self, mute: bool) {
-        self.mute.set(mute);
+    /// The peer has said nothing in time.
+    pub(super) fn note_mute(&self) {
+        self.ungreeted.set(Some(Ungreeted::Mute));
     }
 
     /// Tells those who wait for it that the peer's SETTINGS are here, if they are.
@@ -297,6 +302,9 @@ impl Link {
             }
         }
         inner.over = Some(cut);
+        if self.ungreeted.get().is_none() && !inner.wire.is_greeted() && !self.retired.get() {
+            self.ungreeted.set(Some(Ungreeted::Ended));
+        }
         self.greeted.notify_waiters();
         self.closed.notify_waiters();
     }

@@ -9,7 +9,7 @@ mod link;
 mod stream;
 
 pub(crate) use driver::{Arrival, Driver, Over, Patience};
-pub(crate) use link::{Cut, Link};
+pub(crate) use link::{Cut, Link, Ungreeted};
 pub(crate) use stream::{More, Stream};
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ pub(super) async fn open_tunnel(
     passage: &Passage,
     destination: &Destination<'_>,
 ) -> Result<Io, Failure> {
-    let mut lease = lease(worker, passage).await?;
+    let mut lease = lease(worker, passage, destination.backend.connect_timeout).await?;
     let (target, backend) = (destination.endpoint.address, destination.backend);
     let membership = worker.shared.mesh.as_ref();
     let request = ask_for(&Errand {
@@ -134,8 +134,8 @@ fn ask_for(errand: &Errand<'_>) -> Request {
     request
 }
 
-/// A place on the connection to the proxy of an endpoint. Only one of those who wait dials.
-async fn lease(worker: &Rc<Worker>, passage: &Passage) -> Result<H2Lease, Failure> {
+/// A place on the connection to the proxy of an endpoint. Only one of those who wait dials. `greeting`: how long its SETTINGS may take.
+async fn lease(worker: &Rc<Worker>, passage: &Passage, greeting: Duration) -> Result<H2Lease, Failure> {
     let key = PoolKey { address: passage.address, tls: key_of(worker, passage), h2: true };
     loop {
         if let Some(lease) = worker.pool.share(&key, None, 0) {
@@ -148,7 +148,7 @@ async fn lease(worker: &Rc<Worker>, passage: &Passage) -> Result<H2Lease, Failur
     }
     // Given up half-way, this tells those who wait to try for themselves.
     let attempt = Dialling::new(&worker.pool, key);
-    let added = dial(worker, passage).await.and_then(|(io, chain)| add(worker, key, io, chain));
+    let added = dial(worker, passage).await.and_then(|(io, chain)| add(worker, key, io, chain, greeting));
     added.inspect_err(|failure| attempt.failed(failure))
 }
 
@@ -181,7 +181,13 @@ async fn dial(worker: &Rc<Worker>, passage: &Passage) -> Result<(Io, Vec<Certifi
 ///
 /// # Errors
 /// When the roots have changed since the handshake, and do not vouch for the other end any more.
-fn add(worker: &Rc<Worker>, key: PoolKey, io: Io, chain: Vec<CertificateDer<'static>>) -> Result<H2Lease, Failure> {
+fn add(
+    worker: &Rc<Worker>,
+    key: PoolKey,
+    io: Io,
+    chain: Vec<CertificateDer<'static>>,
+    greeting: Duration,
+) -> Result<H2Lease, Failure> {
     let now = worker.clock.now().unix;
     let membership = worker.shared.mesh.as_ref();
     let standing = membership.and_then(|mesh| worker.standings.add_member(mesh, chain, Purpose::Server, now));
@@ -197,7 +203,7 @@ fn add(worker: &Rc<Worker>, key: PoolKey, io: Io, chain: Vec<CertificateDer<'sta
     };
     let link = Link::new(h2::Connection::client(config));
     link.limit_streams(MOST_TUNNELS);
-    let patience = Patience { head: None, stall: Some(Duration::from_secs(60)), idle: None };
+    let patience = Patience { head: Some(greeting), stall: Some(Duration::from_secs(60)), idle: None };
     let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);
     // It is shared by Services; what is counted are the tunnels in it.
     let lease = worker.pool.add_carrier(key, link);

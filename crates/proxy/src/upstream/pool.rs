@@ -20,7 +20,7 @@ use transept_wire::head::Request;
 
 use super::Age;
 use crate::failure::{Failure, Repeat, Side};
-use crate::h2::{Cut, Link, Stream};
+use crate::h2::{Cut, Link, Stream, Ungreeted};
 use crate::io::Io;
 
 /// Idle HTTP/1.1 connections kept for one key.
@@ -110,9 +110,7 @@ impl Waiting {
         let dial = match self {
             Waiting::Dial(dial) => dial,
             Waiting::Greeting(link) => {
-                let detail = "the backend has taken a connection and said nothing in time";
-                let silent = |_| Failure::new(Side::Upstream, Reason::UpstreamConnectTimeout, Repeat::Safe, detail);
-                return link.greeting().await.map_err(silent);
+                return link.greeting().await.map_err(|ungreeted| ungreeted.failure());
             }
         };
         dial.over.notified().await;
@@ -120,6 +118,20 @@ impl Waiting {
             None => Ok(()),
             Some((reason, detail)) => Err(Failure::new(Side::Upstream, *reason, Repeat::Safe, detail.clone())),
         }
+    }
+}
+
+impl Ungreeted {
+    fn failure(self) -> Failure {
+        let (reason, detail) = match self {
+            Ungreeted::Mute => {
+                (Reason::UpstreamConnectTimeout, "the backend has taken a connection and said nothing in time")
+            }
+            Ungreeted::Ended => {
+                (Reason::UpstreamRefused, "the backend has taken a connection and ended it without a word of HTTP/2")
+            }
+        };
+        Failure::new(Side::Upstream, reason, Repeat::Safe, detail)
     }
 }
 
