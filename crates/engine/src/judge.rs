@@ -16,6 +16,7 @@ use std::time::Duration;
 use transept_wire::head::{FieldId, Request, Response};
 
 use crate::balance::{Budget, Turns};
+use crate::date;
 use crate::exchange::{Now, below, draw};
 use crate::hops;
 use crate::rule::{Retry, Rule};
@@ -150,6 +151,8 @@ impl<'t> Terms<'t> {
     /// The terms for a request of a rule that goes to a backend.
     pub fn of(rule: &'t Rule, backend: &'t Backend) -> Terms<'t> {
         match (&rule.retry, backend.traffic.as_ref().and_then(|traffic| traffic.retries.as_ref())) {
+            // What a backend may have seen is not tried again; what nobody has seen is, as without a stanza.
+            (Some(stanza), _) if stanza.attempts == 0 => Terms::Unasked,
             (Some(stanza), _) => Terms::Stanza(rule.key, stanza),
             (None, Some(policy)) => Terms::Policy(backend.key, policy),
             (None, None) => Terms::Unasked,
@@ -282,10 +285,17 @@ pub fn judge(terms: Terms<'_>, attempt: &Attempt, turns: &mut Turns, now: Now, r
     Judgement::Deliver
 }
 
-/// How long a server wants to be left alone, in seconds (RFC 9110 section 10.2.3). A date is left out: the clock of another machine is no measure.
-pub fn wish(response: &Response) -> Option<Duration> {
-    let seconds = std::str::from_utf8(response.fields.first(FieldId::RETRY_AFTER)?).ok()?;
-    seconds.trim_ascii().parse().ok().map(Duration::from_secs)
+/// How long a server wants to be left alone (RFC 9110 section 10.2.3): so many seconds, or until a date, which is measured by the server's own clock
+/// if the response says what that shows.
+pub fn wish(response: &Response, now: Now) -> Option<Duration> {
+    let text = response.fields.first(FieldId::RETRY_AFTER)?.trim_ascii();
+    if !text.is_empty() && text.iter().all(u8::is_ascii_digit) {
+        // More than can be counted is too long in any case.
+        return Some(Duration::from_secs(std::str::from_utf8(text).ok()?.parse().unwrap_or(u64::MAX)));
+    }
+    let until = date::read(text)?;
+    let clock = response.fields.first(FieldId::DATE).and_then(date::read);
+    Some(until.saturating_sub(clock.unwrap_or(now.unix)))
 }
 
 /// Up to half longer, so that those who were told the same do not come back together.
@@ -357,13 +367,32 @@ mod tests {
     #[test]
     fn a_server_that_says_when_is_asked_then() {
         let mut response = Response::new(503);
-        assert_eq!(wish(&response), None);
-        for (text, expected) in [("2", Some(Duration::from_secs(2))), ("soon", None), ("-1", None)] {
+        assert_eq!(wish(&response, NOW), None);
+        // The clock of the server is a few years behind ours, until it does not tell.
+        let ours = Now { unix: Duration::from_secs(784_111_774), ..NOW };
+        response.fields.set(&FieldName::known(FieldId::DATE), b"Sun, 06 Nov 1994 08:49:35 GMT").expect("a value");
+        let huge = "99999999999999999999";
+        for (text, seconds) in [
+            ("2", Some(2)),
+            ("soon", None),
+            ("-1", None),
+            ("", None),
+            (huge, Some(u64::MAX)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(2)),
+            ("Sun, 06 Nov 1994 08:49:30 GMT", Some(0)),
+        ] {
             response.fields.set(&FieldName::known(FieldId::RETRY_AFTER), text.as_bytes()).expect("a value");
-            assert_eq!(wish(&response), expected, "{text}");
+            assert_eq!(wish(&response, NOW), seconds.map(Duration::from_secs), "{text}");
         }
+        response.fields.remove_id(FieldId::DATE);
+        response
+            .fields
+            .set(&FieldName::known(FieldId::RETRY_AFTER), b"Sun, 06 Nov 1994 08:49:37 GMT")
+            .expect("a value");
+        assert_eq!(wish(&response, ours), Some(Duration::from_secs(3)));
         let rule = rule(stanza(&[503], 3));
         let told = |seconds| Attempt { wished: Some(Duration::from_secs(seconds)), ..attempt(1, Outcome::Status(503)) };
+        assert_eq!(judged(&rule, told(u64::MAX)), Judgement::Deliver);
         let Judgement::Retry { after } = judged(&rule, told(2)) else { panic!("it is tried again") };
         assert!((2000..3000).contains(&after.as_millis()), "{after:?}");
         // Longer than anybody waits, or than there is time: the client hears what the server has said.
@@ -424,6 +453,16 @@ mod tests {
         assert!(!retries(&rule, attempt(1, Outcome::Unreachable)));
         assert!(retries(&rule, Attempt { alternatives: 1, ..attempt(1, Outcome::Unreachable) }));
         assert!(!retries(&rule, Attempt { alternatives: 1, ..attempt(1, Outcome::Status(503)) }));
+    }
+
+    #[test]
+    fn a_stanza_without_attempts_leaves_what_nobody_has_seen() {
+        let rule = rule(stanza(&[503], 0));
+        assert!(!retries(&rule, Attempt { alternatives: 1, ..attempt(1, Outcome::Status(503)) }));
+        assert!(retries(&rule, Attempt { alternatives: 1, ..attempt(1, Outcome::Unreachable) }));
+        // The policy of the backend does not take its place.
+        let backend = with(policy());
+        assert!(matches!(Terms::of(&rule, &backend), Terms::Unasked) && Terms::of(&rule, &backend).allows_another(1));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod balance;
 mod base64;
 pub mod callout;
 pub mod compile;
+mod date;
 pub mod document;
 pub mod exchange;
 pub mod explain;

@@ -91,7 +91,7 @@ struct Failed {
     used: Option<Used>,
 }
 
-/// What has been tried.
+/// What has been tried, the try under way included.
 pub(crate) struct Tries {
     pub endpoints: SmallVec<[SocketAddr; 4]>,
     pub replacing: Replacing,
@@ -139,14 +139,12 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
         let now = journey.worker.clock.now().into();
         let call = Call { now, random: journey.trip.random, hash, tried: &tries.endpoints };
         let chosen = choose(crossing, &call, journey)?;
+        tries.endpoints.push(chosen.address);
         let trial = Trial::new(journey.worker.clone(), crossing, &chosen, journey.trip, now);
         let crossing = Crossing { trial: Some(&trial), ..crossing };
         let pause = match try_once(crossing, &chosen, &tries, content, journey).await {
             Ok(Tried::Delivered) => return Ok(()),
-            Ok(Tried::Again(after)) => {
-                tries.endpoints.push(chosen.address);
-                after
-            }
+            Ok(Tried::Again(after)) => after,
             Err(Failed { failure, .. }) if journey.replier.begun() => {
                 trial.failed(&failure);
                 return Err(failure.into());
@@ -154,12 +152,12 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
             Err(Failed { failure, used: Some(used) })
                 if tries.replacing.may_follow(used) && may_be_stale(used, &failure, content, terms, journey) =>
             {
+                tries.endpoints.pop();
                 tries.replacing.follow(used, journey.worker);
                 continue;
             }
             Err(Failed { failure, used }) => {
                 trial.failed(&failure);
-                tries.endpoints.push(chosen.address);
                 let resend = match content {
                     Content::Streaming if used.is_some() && !journey.arrival.body.can_begin_again() => {
                         Resend::Impossible

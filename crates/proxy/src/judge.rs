@@ -104,7 +104,7 @@ fn ask(
         hope: outcome == Outcome::Unreachable && turns.has_hope(backend, &tries.endpoints, now),
         waits: tries.waits,
         left: crossing.due.map(|due| due.saturating_sub(now.monotonic)),
-        wished: matches!(outcome, Outcome::Status(_)).then(|| engine::wish(&trip.response)).flatten(),
+        wished: matches!(outcome, Outcome::Status(_)).then(|| engine::wish(&trip.response, now)).flatten(),
         usual: crossing.due.and_then(|_| turns.usual_time(backend, now)),
     };
     engine::judge(terms, &attempt, &mut turns, now, trip.random)

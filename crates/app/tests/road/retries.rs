@@ -1,6 +1,6 @@
 //! Requests that are sent more than once: again after a failure, and besides, to a mirror.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::stage::{Ask, Backend, Call, Caller, Down, Framed, Gateway, Nobody, Served, Setup, Up, soon};
 
@@ -98,6 +98,41 @@ async fn an_endpoint_that_ends_costs_no_request() {
     for mut call in calls {
         assert_eq!(soon(call.answer()).await.0, 200);
     }
+}
+
+/// The only endpoint says when to come again, and is heeded from its first answer on.
+#[tokio::test]
+async fn a_server_that_says_when_is_asked_then() {
+    let (gateway, mut backend) = stage("retry: {codes: [503], attempts: 2, backoff: 1ms}").await;
+    let mut caller = Caller::http11(gateway.address).await;
+    for (after, is_waited_for) in [("60", false), ("99999999999999999999", false), ("1", true)] {
+        let began = Instant::now();
+        let mut call = caller.ask(Ask::get("/")).await;
+        let mut served = backend.next().await;
+        served.begin(503, Framed::Length(4), &[("retry-after", after)]).await;
+        served.send(b"busy").await;
+        served.end(&[]).await;
+        if is_waited_for {
+            backend.next().await.answer(200, "fine").await;
+            assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+            assert_eq!(call.answer().await, (200, "fine".to_owned()));
+        } else {
+            assert_eq!(soon(call.answer()).await, (503, "busy".to_owned()), "{after}");
+            assert_eq!(call.field("retry-after"), Some(after));
+        }
+    }
+}
+
+/// No attempts take nothing from what is done where no retries are asked for.
+#[tokio::test]
+async fn without_attempts_a_stale_connection_is_replaced_all_the_same() {
+    let (gateway, mut backend) = stage("retry: {codes: [503], attempts: 0}").await;
+    let mut caller = Caller::http11(gateway.address).await;
+    caller.use_once(&mut backend).await;
+    let mut call = caller.ask(Ask::get("/")).await;
+    backend.next().await.reset();
+    backend.next().await.answer(503, "once").await;
+    assert_eq!(soon(call.answer()).await, (503, "once".to_owned()));
 }
 
 /// When all tries are spent the last answer is the answer, of the backend's own words.

@@ -228,7 +228,7 @@ crate::object! {
     pub struct HttpRetry {
         /// Status codes of the backend after which the request is tried again.
         codes: Vec<u16> => Rule::Range(400, 599);
-        /// How often, after the first try.
+        /// How often, after the first try. With 0 all is as without `retry`, whatever the policy of the backend says.
         attempts: Option<u32> => Rule::Range(0, 2147483647);
         /// How long to wait at least before a try.
         backoff: Option<Duration>;

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use jiff::fmt::rfc2822::DateTimeParser;
 use transept_model::schema::{Decoder, RESOURCE_NAME, Rule, Text};
 use transept_model::value::Value;
 use transept_model::{choice, object};
@@ -25,6 +24,7 @@ use super::scheme::{Fault, Proof, Scheme};
 use super::secret::SecretEntry;
 use super::signature::shared_secret;
 use crate::callout::CalloutResult;
+use crate::date;
 use crate::exchange::Exchange;
 use crate::principal::{Principal, StoredMark};
 use crate::signature::hmac::{Shown, is_digest_of, parameters};
@@ -300,7 +300,7 @@ impl HmacScheme {
         let mut end = None;
         for name in TIMES.into_iter().filter(|name| shown.covers(name)) {
             let field = FieldName::new(name).map_err(|why| why.to_string())?;
-            let time = time(&lines(x.request, &field)).ok_or_else(|| format!("`{name}` is no HTTP date"))?;
+            let time = date::read(&lines(x.request, &field)).ok_or_else(|| format!("`{name}` is no HTTP date"))?;
             if time > x.now.unix + self.clock_skew {
                 return Err("it was made in the future".to_owned());
             }
@@ -332,13 +332,6 @@ impl HmacScheme {
             Err(Refused::Crowded) => Proof::Unavailable("too many signatures of this key are remembered".into()),
         }
     }
-}
-
-/// A date of HTTP (RFC 9110 section 5.6.7) in the form that is still in use, since the Unix epoch.
-fn time(text: &[u8]) -> Option<Duration> {
-    let text = std::str::from_utf8(text).ok()?.strip_suffix(" GMT")?;
-    let stamp = DateTimeParser::new().parse_timestamp(format!("{text} +0000")).ok()?;
-    u64::try_from(stamp.as_second()).ok().map(Duration::from_secs)
 }
 
 #[cfg(test)]
