@@ -8,7 +8,7 @@
 //! Each quota has a ledger of its own (`limit/ledger.rs`) with as many keys as it may have: a flood of keys at one takes no room from another. What
 //! gives way there leaves the file with the next batch.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker};
 
 use twox_hash::XxHash3_128;
 
-use super::ledger::{Entry, Ledger};
+use super::ledger::{Account, Entry, Gone, Ledger, Room};
 pub use super::period::Period;
 
 /// The name of the book in the memory of policies.
@@ -51,7 +51,8 @@ pub struct Book {
     seed: OnceLock<u64>,
     state: AtomicU8,
     bell: Mutex<Option<Bell>>,
-    changed: Mutex<Vec<u128>>,
+    /// What is to be written, or taken from the disk; nothing else, so that it is bounded however long a write takes.
+    changed: Mutex<HashSet<u128>>,
     waiting: Mutex<Vec<Waker>>,
 }
 
@@ -107,8 +108,9 @@ impl Book {
         if self.seed.set(seed).is_ok() {
             for (hash, count) in counts {
                 let ledger = self.ledger(hash);
-                let gone = ledger.put(&mut ledger.shelf(key(hash)), key(hash), Entry::kept(count), now);
-                self.list_gone(hash, gone);
+                let mut shelf = ledger.shelf(key(hash));
+                let gone = ledger.put(&mut shelf, key(hash), Entry::kept(count), Room::default(), now);
+                self.list_gone(hash, &gone);
             }
         } else if self.seed.get() != Some(&seed) {
             return;
@@ -162,10 +164,11 @@ impl Book {
         for (hash, _) in counts {
             let ledger = self.ledger(*hash);
             let mut shelf = ledger.shelf(key(*hash));
-            // What has given way is still to be taken from the disk.
-            if shelf.entry_mut(key(*hash)).is_none_or(|entry| !std::mem::replace(&mut entry.listed, true)) {
-                lock(&self.changed).push(*hash);
+            if let Some(entry) = shelf.entry_mut(key(*hash)) {
+                (entry.listed, entry.kept) = (true, true);
             }
+            // Also what has given way, which is still to be taken from the disk.
+            lock(&self.changed).insert(*hash);
         }
     }
 
@@ -190,11 +193,11 @@ impl Book {
         all
     }
 
-    /// The ledger of a quota, whose keys begin with `prefix`: under this name, for so many keys.
-    pub(crate) fn open(&self, prefix: &[u8; 16], name: &str, most: usize) -> Arc<Ledger> {
+    /// Where a quota is counted whose keys begin with `prefix`: under this name, for so many keys.
+    pub(crate) fn open(&self, prefix: &[u8; 16], name: &str, most: u32) -> Account {
         let ledger = self.ledger(name_of(0, prefix));
-        ledger.name(name, most);
-        ledger
+        let room = ledger.name(name, most);
+        Account { ledger, room }
     }
 
     /// What is known under a key.
@@ -219,10 +222,10 @@ impl Book {
         used.unwrap_or_default()
     }
 
-    /// Counts a request under a key of this ledger.
+    /// Counts a request under a key of this quota.
     pub(crate) fn take(
         &self,
-        ledger: &Ledger,
+        account: &Account,
         hash: u128,
         period: Period,
         now: u64,
@@ -233,7 +236,7 @@ impl Book {
         if state == FAILED && allowance.slack.is_some() {
             return Taken::Unavailable;
         }
-        let mut shelf = ledger.shelf(key(hash));
+        let mut shelf = account.ledger.shelf(key(hash));
         let Some(entry) = shelf.entry_mut(key(hash)) else {
             if allowance.most.is_some_and(|most| cost > most) {
                 return Taken::Full(0);
@@ -241,10 +244,11 @@ impl Book {
             // What is free takes nobody's place.
             if cost > 0 {
                 let listed = state == WRITTEN;
-                let entry = Entry { count: Count { period, used: cost }, written: 0, listed, kept: false };
-                let gone = ledger.put(&mut shelf, key(hash), entry, now);
-                drop(shelf);
-                self.list_gone(hash, gone);
+                // What has given way a moment ago may still be on the disk.
+                let kept = lock(&self.changed).contains(&hash);
+                let entry = Entry { count: Count { period, used: cost }, written: 0, listed, kept };
+                let gone = account.ledger.put(&mut shelf, key(hash), entry, account.room, now);
+                self.list_gone(hash, &gone);
                 if listed {
                     self.list(hash);
                 }
@@ -266,31 +270,26 @@ impl Book {
             return Taken::Wait;
         }
         entry.count.used = after;
-        let list = !entry.listed && state == WRITTEN;
-        entry.listed |= list;
-        drop(shelf);
-        if list {
+        if state == WRITTEN && !std::mem::replace(&mut entry.listed, true) {
             self.list(hash);
         }
         Taken::Counted(after)
     }
 
-    /// Takes a charge back from a key of this ledger.
-    pub(crate) fn give_back(&self, ledger: &Ledger, hash: u128, period: Period, cost: u64) -> u64 {
-        let mut shelf = ledger.shelf(key(hash));
+    /// Takes a charge back from a key of this quota.
+    pub(crate) fn give_back(&self, account: &Account, hash: u128, period: Period, cost: u64) -> u64 {
+        let mut shelf = account.ledger.shelf(key(hash));
         let Some(entry) = shelf.entry_mut(key(hash)).filter(|entry| entry.count.period.begin == period.begin) else {
             return 0;
         };
         entry.count.used = entry.count.used.saturating_sub(cost);
         let used = entry.count.used;
         if used == 0 && !entry.kept {
-            ledger.take_out(&mut shelf, key(hash));
+            account.ledger.take_out(&mut shelf, key(hash));
+            lock(&self.changed).remove(&hash);
             return 0;
         }
-        let list = !entry.listed && self.state.load(Ordering::Acquire) != MEMORY;
-        entry.listed |= list;
-        drop(shelf);
-        if list {
+        if self.state.load(Ordering::Acquire) != MEMORY && !std::mem::replace(&mut entry.listed, true) {
             self.list(hash);
         }
         used
@@ -301,10 +300,11 @@ impl Book {
         Box::pin(Written { book: Arc::clone(self), waits: false })
     }
 
+    /// Called with the shelf of the key locked, so that it says what is on the shelf.
     fn list(&self, hash: u128) {
         let mut changed = lock(&self.changed);
-        changed.push(hash);
-        let first = changed.len() == 1;
+        let first = changed.is_empty();
+        changed.insert(hash);
         drop(changed);
         if first {
             self.ring(Call::Changed);
@@ -328,10 +328,15 @@ impl Book {
         Arc::clone(lock(&self.ledgers).entry(quota(hash)).or_default())
     }
 
-    /// Lists keys of the same quota as this one that are to be taken from the disk.
-    fn list_gone(&self, hash: u128, gone: Vec<u64>) {
+    /// Lists keys of the same quota as this one that are to be taken from the disk. What has not come there need not be written any more.
+    fn list_gone(&self, hash: u128, gone: &[Gone]) {
         for one in gone {
-            self.list(u128::from(quota(hash)) << 64 | u128::from(one));
+            let name = u128::from(quota(hash)) << 64 | u128::from(one.key);
+            if one.kept {
+                self.list(name);
+            } else {
+                lock(&self.changed).remove(&name);
+            }
         }
     }
 }
@@ -390,7 +395,12 @@ mod tests {
     }
 
     fn take(book: &Book, hash: u128, period: Period, now: u64, cost: u64, allowance: Allowance) -> Taken {
-        book.take(&book.ledger(hash), hash, period, now, cost, allowance)
+        book.take(&account(book, hash), hash, period, now, cost, allowance)
+    }
+
+    /// Where a key of a quota is counted that has room for all.
+    fn account(book: &Book, hash: u128) -> Account {
+        Account { ledger: book.ledger(hash), room: Room::default() }
     }
 
     fn ten(slack: u64) -> Allowance {
@@ -423,7 +433,7 @@ mod tests {
         assert_eq!(take(&book, 1, PERIOD, 999, 1, ten(10)), Taken::Full(10));
         assert_eq!(take(&book, 1, next, 1_000, 4, ten(10)), Taken::Counted(4));
         assert_eq!(take(&book, 1, PERIOD, 999, 1, ten(10)), Taken::Counted(5));
-        assert_eq!(book.give_back(&book.ledger(1), 1, next, 5), 0);
+        assert_eq!(book.give_back(&account(&book, 1), 1, next, 5), 0);
     }
 
     #[test]
@@ -454,8 +464,8 @@ mod tests {
     fn a_flood_at_one_quota_pushes_out_its_own_and_no_key_of_another() {
         let book = attached();
         let [flooded, other] = [1, 2].map(|quota| book.open(&named(quota, 0).0, "a quota", 1_000));
-        let once = |quota: u8, key: u64, ledger: &Ledger| {
-            book.take(ledger, named(quota, key).1, PERIOD, 5, 1, Allowance { most: Some(10), slack: None })
+        let once = |quota: u8, key: u64, account: &Account| {
+            book.take(account, named(quota, key).1, PERIOD, 5, 1, Allowance { most: Some(10), slack: None })
         };
         for key in 0..1_000 {
             once(1, key % 100, &flooded);
@@ -487,12 +497,7 @@ mod tests {
                     book.note_unwritten(&changed);
                     continue;
                 }
-                for (hash, count) in &changed {
-                    match count {
-                        Some(count) => disk.insert(*hash, *count),
-                        None => disk.remove(hash),
-                    };
-                }
+                write(&mut disk, &changed);
                 book.note_written(&changed);
             }
         }
@@ -506,6 +511,89 @@ mod tests {
         let two = Allowance { most: Some(2), slack: None };
         for key in 19_900..20_000 {
             assert_eq!(again.take(&ledger, named(1, key).1, PERIOD, 5, 1, two), Taken::Full(2));
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_counts_nothing_takes_nothing_away() {
+        let book = attached();
+        let once = |key: u64, account: &Account| {
+            book.take(account, named(1, key).1, PERIOD, 5, 1, Allowance { most: Some(1), slack: None })
+        };
+        let running = book.open(&named(1, 0).0, "a quota", 100_000);
+        assert!((0..3_000).all(|key| once(key, &running) == Taken::Counted(1)));
+        // One that is refused.
+        let small = book.open(&named(1, 0).0, "a quota", 1_000);
+        assert!((3_000..4_500).all(|key| once(key, &running) == Taken::Counted(1)));
+        assert!((0..4_500).all(|key| once(key, &running) == Taken::Full(1)));
+        assert_eq!(book.forgotten()[0].1, 0);
+        // In force it holds, whatever requests of the one before still bring, until there is another.
+        assert!((4_500..9_000).all(|key| once(key, if key % 2 == 0 { &small } else { &running }) == Taken::Counted(1)));
+        assert_eq!(book.forgotten()[0].1, 8_000);
+        let large = book.open(&named(1, 0).0, "a quota", 100_000);
+        assert!((10_000..12_000).all(|key| once(key, &large) == Taken::Counted(1)));
+        assert_eq!(book.forgotten()[0].1, 8_000);
+    }
+
+    #[test]
+    fn who_has_used_all_keeps_his_count_however_few_others_there_are() {
+        let book = attached();
+        let account = book.open(&named(1, 0).0, "a quota", 1_000);
+        let take = |key: u64, cost: u64| {
+            book.take(&account, named(1, key).1, PERIOD, 5, cost, Allowance { most: Some(10), slack: None })
+        };
+        assert!((0..960).all(|key| take(key, 10) == Taken::Counted(10)));
+        assert!((1_000..20_000).all(|key| take(key, 1) == Taken::Counted(1)));
+        let kept = (0..960).filter(|key| take(*key, 10) == Taken::Full(10)).count();
+        // Where a sixteenth of all has nobody who has used less, one of them gives way.
+        assert!(kept >= 960 - 16, "{kept}");
+    }
+
+    #[test]
+    fn what_is_to_be_written_is_bounded_and_the_disk_has_no_more_than_is_remembered() {
+        let book = attached();
+        let account = book.open(&named(1, 0).0, "a quota", 1_000);
+        let take = |key: u64| {
+            book.take(&account, named(1, key).1, PERIOD, 5, 1, Allowance { most: None, slack: None });
+        };
+        for key in 0..20_000 {
+            take(key);
+            take(30_000 + key);
+            book.give_back(&account, named(1, 30_000 + key).1, PERIOD, 1);
+        }
+        assert!(lock(&book.changed).len() <= 1_000, "what has given way meanwhile need not be written");
+        let (mut disk, mut batches) = (HashMap::new(), Vec::new());
+        for round in 0..4_000u64 {
+            // Keys that come back soon after they have given way, and some of them give way again at once.
+            (0..5).for_each(|n| take(crate::exchange::draw(4, round * 5 + n) % 1_500));
+            if round % 7 == 0 {
+                batches.push(book.take_changed());
+            }
+            if round % 7 == 3 {
+                for batch in std::mem::take(&mut batches) {
+                    if round % 2 == 0 {
+                        book.note_unwritten(&batch);
+                        continue;
+                    }
+                    write(&mut disk, &batch);
+                    book.note_written(&batch);
+                }
+            }
+            assert!(lock(&book.changed).len() <= 2_500, "the keys, and those on the disk that have given way");
+        }
+        batches.iter().for_each(|batch| book.note_unwritten(batch));
+        write(&mut disk, &book.take_changed());
+        let on_disk = disk.keys().all(|hash| account.ledger.shelf(key(*hash)).entry(key(*hash)).is_some());
+        assert!(on_disk && disk.len() == 1_000, "{}", disk.len());
+    }
+
+    /// What a batch makes of the disk.
+    fn write(disk: &mut HashMap<u128, Count>, batch: &[(u128, Option<Count>)]) {
+        for (hash, count) in batch {
+            match count {
+                Some(count) => disk.insert(*hash, *count),
+                None => disk.remove(hash),
+            };
         }
     }
 

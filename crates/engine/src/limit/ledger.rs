@@ -2,16 +2,20 @@
 //!
 //! Part of the book of all quotas (`limit/book.rs`). Where there is no room for a new key, one of those gives way that have used the smallest
 //! share of the quota in the present period: those of a flood push out each other, and one that has used much keeps its count. A shelf
-//! draws up the eighth of its keys that has used least, and sends them away one after another: that costs a new key no more than looking at
-//! eight others.
+//! draws up the eighth of its keys that has used least, takes those among them that come meanwhile, and sends them away one after another: that costs
+//! a new key no more than looking at eight others. A shelf looks at its own keys only, a sixteenth of all.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::book::Count;
 
 const SHELVES: usize = 16;
+
+/// The lower half of a [`Room`], and the room where nobody has said how much there is.
+const NO_BOUND: u64 = u32::MAX as u64;
 
 /// How long what is over is remembered, in seconds: clocks are set back.
 const LATER: u64 = 86_400;
@@ -20,14 +24,28 @@ const LATER: u64 = 86_400;
 #[derive(Debug)]
 pub(crate) struct Ledger {
     shelves: Box<[Mutex<Shelf>]>,
-    /// How many keys there may be, and how many there are.
-    most: AtomicUsize,
+    /// The [`Room`] that holds, and the one that was given out last.
+    room: AtomicU64,
+    newest: AtomicU64,
+    /// How many keys there are.
     keys: AtomicUsize,
     /// How many keys with something used in their period have given way, and whether that was told.
     forgotten: AtomicU64,
     told: AtomicBool,
     /// `month of QuotaPolicy shop/gold`; none while only the file knows of it.
     name: OnceLock<Box<str>>,
+}
+
+/// How many keys a quota may have, by one configuration: the lower half, below which in turn it is. What is newer holds, from the first new key
+/// on that brings it, so that a configuration that is refused changes nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Room(u64);
+
+/// Where the keys of a quota are counted, by one configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) room: Room,
 }
 
 #[derive(Debug)]
@@ -41,20 +59,34 @@ pub(crate) struct Entry {
     pub(crate) kept: bool,
 }
 
+/// A key that has given way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gone {
+    pub(crate) key: u64,
+    /// Whether it is on the disk, or on its way there.
+    pub(crate) kept: bool,
+}
+
 /// Some of the keys.
 #[derive(Debug, Default)]
 pub(crate) struct Shelf {
     entries: HashMap<u64, Entry>,
-    /// Those that give way next, the last one first, as long as they have not used more than `line`.
-    next: Vec<u64>,
+    /// Those that give way next, who has used least first, and of several who came first: what they had used, their turn, and which they are.
+    next: BinaryHeap<Reverse<(u64, u64, u64)>>,
+    /// What they have used at most: nobody else had used less when they were drawn up.
     line: u64,
+    /// How many more keys may come and go until they are drawn up anew.
+    left: usize,
+    /// Whose turn is last.
+    turn: u64,
 }
 
 impl Default for Ledger {
     fn default() -> Ledger {
         Ledger {
             shelves: (0..SHELVES).map(|_| Mutex::default()).collect(),
-            most: AtomicUsize::new(usize::MAX),
+            room: AtomicU64::new(NO_BOUND),
+            newest: AtomicU64::new(NO_BOUND),
             keys: AtomicUsize::new(0),
             forgotten: AtomicU64::new(0),
             told: AtomicBool::new(false),
@@ -64,10 +96,20 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// Names it, and says how many keys there may be. What is too much goes when new ones come.
-    pub(crate) fn name(&self, name: &str, most: usize) {
+    /// Names it, and says how many keys a configuration lets it have. What is too much goes when new ones come.
+    pub(crate) fn name(&self, name: &str, most: u32) -> Room {
         self.name.get_or_init(|| name.into());
-        self.most.store(most, Ordering::Relaxed);
+        let next = |last: u64| match last & NO_BOUND == u64::from(most) {
+            true => last,
+            false => ((last >> 32) + 1) << 32 | u64::from(most),
+        };
+        let last = self.newest.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+        let room = next(last.unwrap_or_else(|last| last));
+        // The first one: no other is in force.
+        if room >> 32 == 1 {
+            self.room.fetch_max(room, Ordering::Relaxed);
+        }
+        Room(room)
     }
 
     /// The shelf of a key.
@@ -75,18 +117,20 @@ impl Ledger {
         self.shelves[(key >> 60) as usize % SHELVES].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a new key on its shelf. Gives the keys that have given way and are on the disk.
-    pub(crate) fn put(&self, shelf: &mut Shelf, key: u64, entry: Entry, now: u64) -> Vec<u64> {
+    /// Puts a new key on its shelf. Gives the keys that have given way.
+    pub(crate) fn put(&self, shelf: &mut Shelf, key: u64, entry: Entry, room: Room, now: u64) -> Vec<Gone> {
         let mut gone = Vec::new();
-        let over = (self.keys.fetch_add(1, Ordering::Relaxed) + 1).saturating_sub(self.most.load(Ordering::Relaxed));
+        let most = self.room.fetch_max(room.0, Ordering::Relaxed).max(room.0) & NO_BOUND;
+        let keys = self.keys.fetch_add(1, Ordering::Relaxed) + 1;
+        let over = keys.saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
         // Where there are too many for long, because there may be fewer than before, they become fewer with each new one.
         for _ in 0..over.min(2) {
             let Some((key, entry)) = shelf.send_away(now) else { break };
             self.keys.fetch_sub(1, Ordering::Relaxed);
             self.forgotten.fetch_add(u64::from(entry.used(now) > 0), Ordering::Relaxed);
-            gone.extend(entry.kept.then_some(key));
+            gone.push(Gone { key, kept: entry.kept });
         }
-        shelf.entries.insert(key, entry);
+        shelf.insert(key, entry, now);
         gone
     }
 
@@ -132,30 +176,47 @@ impl Shelf {
         self.entries.get_mut(&key)
     }
 
+    fn insert(&mut self, key: u64, entry: Entry, now: u64) {
+        let used = entry.used(now);
+        if self.left > 0 && used <= self.line {
+            self.left -= 1;
+            self.turn += 1;
+            self.next.push(Reverse((used, self.turn, key)));
+        }
+        self.entries.insert(key, entry);
+    }
+
     /// Takes out the key that has used least.
     fn send_away(&mut self, now: u64) -> Option<(u64, Entry)> {
-        loop {
-            while let Some(key) = self.next.pop() {
-                if self.entries.get(&key).is_some_and(|entry| entry.used(now) <= self.line) {
+        while !self.entries.is_empty() {
+            if self.left == 0 {
+                self.draw_up(now);
+            }
+            while let Some(Reverse((used_then, turn, key))) = self.next.pop() {
+                let Some(used) = self.entries.get(&key).map(|entry| entry.used(now)) else { continue };
+                if used <= used_then {
+                    self.left = self.left.saturating_sub(1);
                     return Some((key, self.entries.remove(&key)?));
                 }
+                if used <= self.line {
+                    self.next.push(Reverse((used, turn, key)));
+                }
             }
-            if self.entries.is_empty() {
-                return None;
-            }
-            self.draw_up(now);
+            self.left = 0;
         }
+        None
     }
 
     /// Finds those that have used least.
     fn draw_up(&mut self, now: u64) {
-        let mut all: Vec<(u64, u64)> = self.entries.iter().map(|(key, entry)| (entry.used(now), *key)).collect();
+        let mut all: Vec<_> = self.entries.iter().map(|(key, entry)| Reverse((entry.used(now), 0, *key))).collect();
         let count = all.len().div_ceil(8);
-        all.select_nth_unstable(count - 1);
+        // Those that have used least are the greatest in this order.
+        all.select_nth_unstable_by(count - 1, |one, other| other.cmp(one));
         all.truncate(count);
-        all.sort_unstable_by(|one, other| other.cmp(one));
-        self.line = all.first().map_or(0, |(used, _)| *used);
-        self.next = all.into_iter().map(|(_, key)| key).collect();
+        self.line = all.last().map_or(0, |Reverse((used, ..))| *used);
+        (self.left, self.turn) = (count * 2, 0);
+        self.next = all.into();
     }
 }
 

@@ -25,7 +25,7 @@ use crate::limit::cost::{CostFields, CostSpec, Costs};
 use crate::limit::fields::{Label, LimitHeaders, Shown, refusal, show};
 use crate::limit::inquiry::{Asked, Inquiry};
 use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, cautions, is_on_plan};
-use crate::limit::ledger::Ledger;
+use crate::limit::ledger::Account;
 use crate::limit::period::{Period, PeriodLength, Periods, day, zone};
 use crate::limit::touched::{Touch, address};
 use crate::reason::Reason;
@@ -191,7 +191,7 @@ struct Quota {
     unavailable: Unavailable,
     book: Arc<Book>,
     /// Where its keys are counted.
-    ledger: Arc<Ledger>,
+    account: Account,
     /// `QuotaPolicy shop/gold`.
     policy: Box<str>,
     /// What all of its keys begin with: a hash of its name, the same after a restart.
@@ -271,7 +271,7 @@ impl Quota {
             slack: (written == Written::Asked).then_some((self.most / 100).max(1)),
         };
         let now = x.now.unix.as_secs();
-        match self.book.take(&self.ledger, hash, period, now, u64::from(cost), allowance) {
+        match self.book.take(&self.account, hash, period, now, u64::from(cost), allowance) {
             Taken::Counted(used) => Ok(Some((Charge { hash, period, cost }, self.standing(used, period, x.now.unix)))),
             Taken::Full(_) => {
                 let wait = period.rest(x.now.unix);
@@ -291,7 +291,7 @@ impl Quota {
     fn settle(&self, charge: &mut QuotaCharge, x: &Exchange<'_>, response: &Response) -> Option<u64> {
         if x.notes.replied.is_some_and(|reason| reason.is_limit() || reason.is_before_backend()) {
             let cost = u64::from(std::mem::take(&mut charge.cost));
-            return Some(self.book.give_back(&self.ledger, charge.hash, charge.period, cost));
+            return Some(self.book.give_back(&self.account, charge.hash, charge.period, cost));
         }
         if x.notes.replied.is_some() {
             return None;
@@ -301,7 +301,7 @@ impl Quota {
             return None;
         }
         let now = x.now.unix.as_secs();
-        match self.book.take(&self.ledger, charge.hash, charge.period, now, u64::from(debit), ANYWAY) {
+        match self.book.take(&self.account, charge.hash, charge.period, now, u64::from(debit), ANYWAY) {
             Taken::Counted(used) => Some(used),
             _ => None,
         }
@@ -310,10 +310,10 @@ impl Quota {
     /// Notes that the bodies of an exchange will cost something.
     fn bill_bodies(&self, charge: &QuotaCharge, x: &mut Exchange<'_>, response: &Response) {
         let Some(body) = self.costs.of_bodies().filter(|_| x.notes.replied.is_none()) else { return };
-        let (book, ledger) = (Arc::clone(&self.book), Arc::clone(&self.ledger));
+        let (book, account) = (Arc::clone(&self.book), self.account.clone());
         let (hash, period) = (charge.hash, charge.period);
         bill(body, x, response, move |cost, now| {
-            book.take(&ledger, hash, period, now.unix.as_secs(), u64::from(cost), ANYWAY);
+            book.take(&account, hash, period, now.unix.as_secs(), u64::from(cost), ANYWAY);
         });
     }
 
@@ -343,7 +343,7 @@ impl QuotaPolicy {
             };
             for (index, charge) in charges {
                 if let Some(quota) = self.quotas.get(index) {
-                    quota.book.give_back(&quota.ledger, charge.hash, charge.period, u64::from(charge.cost));
+                    quota.book.give_back(&quota.account, charge.hash, charge.period, u64::from(charge.cost));
                 }
             }
             x.notes.touched.limits.truncate(before);
@@ -460,7 +460,7 @@ impl Policy for QuotaPolicy {
             let (length, nominal) = (quota.per, nominal(quota.per));
             let costs = Costs::compile(&quota.cost_fields(), cx);
             let prefix = prefix(&policy, quota);
-            let ledger = book.open(&prefix, &format!("{} of {policy}", &*quota.name), quota.max_keys as usize);
+            let account = book.open(&prefix, &format!("{} of {policy}", &*quota.name), quota.max_keys);
             Some(Arc::new(Quota {
                 label: Label::new(&quota.name, quota.requests, Some(nominal), costs.unit(), quota.headers),
                 most: u64::from(quota.requests),
@@ -471,7 +471,7 @@ impl Policy for QuotaPolicy {
                 soft: quota.soft,
                 unavailable: spec.on_unavailable,
                 book: Arc::clone(&book),
-                ledger,
+                account,
                 policy: policy.as_str().into(),
                 prefix,
             }))
