@@ -167,7 +167,7 @@ pub(crate) fn admit(
     }
     for position in order {
         if let Some(one) = all.iter_mut().find(|one| one.index == *position && one.is_local()) {
-            one.held = Some(one.limit.table.hold(one.hash, &one.limit.terms, one.cost, now));
+            one.held = Some(one.limit.table.hold(one.hash, &one.limit.terms, now));
         }
     }
     settle_all(all, policy, now, x)
@@ -303,7 +303,7 @@ impl Limit {
             }
             return;
         }
-        let mut held = self.table.hold(touch.hash, &self.terms, touch.cost, now);
+        let mut held = self.table.hold(touch.hash, &self.terms, now);
         let mut cell = held.cell();
         if refund {
             cell = held.algorithm.refund(cell, now, touch.charged);
@@ -324,7 +324,7 @@ impl Limit {
             return;
         }
         let now = nanoseconds(now.monotonic);
-        let mut held = self.table.hold(hash, &self.terms, 1, now);
+        let mut held = self.table.hold(hash, &self.terms, now);
         let cell = held.algorithm.debit(held.cell(), now, cost);
         held.put(cell);
     }

@@ -118,9 +118,12 @@ impl Algorithm {
     /// What a cell that another algorithm has counted is worth here: who has used half has used half.
     pub(crate) fn take_over(&self, cell: Cell, from: &Algorithm, now: u64) -> Cell {
         match (self, from) {
-            // It means the same: when it is full, or how many came when.
+            // It means the same: when it is full.
             (Algorithm::Bucket(one), Algorithm::Bucket(other)) if one.fills_as(other) => cell,
-            (Algorithm::Window(one), Algorithm::Window(other)) if one.length == other.length => cell,
+            // What came when stays, as a part of what fits.
+            (Algorithm::Window(one), Algorithm::Window(other)) if one.length == other.length => {
+                one.rescale(cell, other)
+            }
             // A share is rounded up; what is more than it by less than a token must not cost one.
             _ => match (from.share(cell, now).checked_sub(1), self) {
                 (None, _) => Cell::default(),
@@ -128,11 +131,6 @@ impl Algorithm {
                 (Some(share), Algorithm::Window(window)) => window.with_share(share, now),
             },
         }
-    }
-
-    /// Whether a request that costs this much would be refused.
-    pub(crate) fn is_spent(&self, cell: Cell, now: u64, cost: u32) -> bool {
-        self.charge(cell, now, cost).is_err()
     }
 
     /// The share of one of so many proxies.

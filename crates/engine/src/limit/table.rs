@@ -2,14 +2,15 @@
 //!
 //! Keys are known by 64 bits of a hash with a secret seed. The table is cut into shards, each behind its own lock, and a shard into groups
 //! of eight places; a key belongs to one group. A group that is full makes the shard grow until it has its most; from then on a new
-//! key takes the place of one that may be forgotten, or else of the one that has used the smallest share. **A key that has nothing left for
-//! what the new one asks is never forgotten**, so a flood of other keys cannot reset it: where all eight places of a group are of that kind, new
-//! keys share the one spare cell of the shard until a place is free. To fill a group so, somebody must have spent eight limits.
+//! key takes the place of one that may be forgotten, or else of the one that has used the smallest share. **A key that has used more than half of
+//! its limit is never forgotten**, whatever the new one asks, so a flood of other keys cannot reset it: who has just found no room for one more
+//! like those before has used more than half, whatever they cost. Where all eight places of a group are of that kind, new keys share the one
+//! spare cell of the shard until a place is free. To fill a group so, somebody must have used more than half of eight limits.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::{Algorithm, Cell};
+use super::{Algorithm, Cell, WHOLE};
 
 const SHARDS: usize = 64;
 const PLACES: usize = 8;
@@ -17,11 +18,9 @@ const PLACES: usize = 8;
 /// The cells of all keys of one limit.
 pub(crate) struct Table {
     shards: Box<[Shard]>,
-    /// The most groups of a shard.
-    most: AtomicUsize,
     seed: OnceLock<u64>,
     forgotten: AtomicU64,
-    /// How the newest configuration counts.
+    /// Those of the newest configuration, which need not have come into force.
     terms: Mutex<Option<Terms>>,
 }
 
@@ -39,10 +38,13 @@ struct Groups {
     terms: Option<Terms>,
 }
 
-/// How cells are counted, and which in turn that is: what is newer holds.
+/// How cells are counted, and how many there may be. A limit brings them with each charge, so that a configuration that is refused changes nothing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
     pub(crate) algorithm: Algorithm,
+    /// The most groups of a shard.
+    most: usize,
+    /// Which in turn these are: what is newer holds.
     edition: u64,
 }
 
@@ -61,7 +63,7 @@ pub(crate) struct Held<'t> {
     place: Place,
     /// How it is counted: as the newest configuration says that has counted here.
     pub(crate) algorithm: Algorithm,
-    cost: u32,
+    most: usize,
     now: u64,
 }
 
@@ -77,29 +79,22 @@ enum Place {
 }
 
 impl Table {
-    /// A table for about `keys` keys at most. It begins small.
-    pub(crate) fn new(keys: usize) -> Table {
+    /// An empty table.
+    pub(crate) fn new() -> Table {
         let shards = (0..SHARDS).map(|_| Shard(Mutex::default())).collect();
-        let (most, seed, forgotten) = (AtomicUsize::new(1), OnceLock::new(), AtomicU64::new(0));
-        let table = Table { shards, most, seed, forgotten, terms: Mutex::default() };
-        table.resize(keys);
-        table
+        Table { shards, seed: OnceLock::new(), forgotten: AtomicU64::new(0), terms: Mutex::default() }
     }
 
-    /// Changes how many keys there may be. A table that is larger already stays so until it empties.
-    pub(crate) fn resize(&self, keys: usize) {
-        let groups = keys.div_ceil(SHARDS * PLACES).next_power_of_two();
-        self.most.store(groups, Ordering::Relaxed);
-    }
-
-    /// How a new configuration counts. What other configurations have counted is put into these terms, shard by shard when one is next used.
-    pub(crate) fn terms(&self, algorithm: Algorithm) -> Terms {
+    /// The terms of a configuration: how it counts, and about how many keys it has at most. From its first charge on, what other configurations
+    /// have counted is put into these terms, shard by shard when one is next used. A table that is larger already stays so until it empties.
+    pub(crate) fn terms(&self, algorithm: Algorithm, keys: usize) -> Terms {
+        let most = keys.div_ceil(SHARDS * PLACES).next_power_of_two();
         let mut terms = self.terms.lock().unwrap_or_else(PoisonError::into_inner);
         let edition = match *terms {
-            Some(known) if known.algorithm == algorithm => return known,
+            Some(known) if known.algorithm == algorithm && known.most == most => return known,
             known => known.map_or(1, |known| known.edition + 1),
         };
-        *terms.insert(Terms { algorithm, edition })
+        *terms.insert(Terms { algorithm, most, edition })
     }
 
     /// The seed of the hashes: the first random number that is offered.
@@ -107,16 +102,16 @@ impl Table {
         *self.seed.get_or_init(|| random)
     }
 
-    /// Locks the shard of a key, for a charge of `cost`. Several keys at once are locked in the order of their tables' addresses.
-    pub(crate) fn hold(&self, hash: u64, terms: &Terms, cost: u32, now: u64) -> Held<'_> {
+    /// Locks the shard of a key. Several keys at once are locked in the order of their tables' addresses.
+    pub(crate) fn hold(&self, hash: u64, terms: &Terms, now: u64) -> Held<'_> {
         let hash = hash.max(1);
         let mut shard = self.shard(hash);
-        let algorithm = shard.agree(terms, now);
-        let place = shard.find(hash, &algorithm, cost, now, self.most.load(Ordering::Relaxed));
-        Held { shard, table: self, hash, place, algorithm, cost, now }
+        let Terms { algorithm, most, .. } = shard.agree(terms, now);
+        let place = shard.find(hash, &algorithm, now, most);
+        Held { shard, table: self, hash, place, algorithm, most, now }
     }
 
-    /// What is remembered of a key and how it is counted, for who changes nothing.
+    /// What is remembered of a key and how it is counted, for who changes nothing. Where nothing is remembered yet, it is counted as it would be.
     pub(crate) fn look(&self, key: &[u8], now: u64) -> Option<(Cell, Algorithm)> {
         let newest = (*self.terms.lock().unwrap_or_else(PoisonError::into_inner))?.algorithm;
         let Some(seed) = self.seed.get() else { return Some((Cell::default(), newest)) };
@@ -172,12 +167,11 @@ impl Held<'_> {
 
     /// Remembers a cell for the key.
     pub(crate) fn put(&mut self, cell: Cell) {
-        let (algorithm, now) = (self.algorithm, self.now);
-        let most = self.table.most.load(Ordering::Relaxed);
+        let (algorithm, most, now) = (self.algorithm, self.most, self.now);
         while matches!(self.place, Place::Grow) {
             let groups = (self.shard.groups.len() * 2).clamp(1, most);
             self.shard.rebuild(groups, &algorithm, now);
-            self.place = self.shard.find(self.hash, &algorithm, self.cost, now, most);
+            self.place = self.shard.find(self.hash, &algorithm, now, most);
         }
         match self.place {
             Place::Known(group, place) => self.shard.groups[group].cells[place] = cell,
@@ -193,7 +187,7 @@ impl Held<'_> {
                 shard.arrived += 1;
                 if shard.arrived > shard.groups.len() {
                     shard.look_through(&algorithm, now);
-                    self.place = shard.find(self.hash, &algorithm, self.cost, now, most);
+                    self.place = shard.find(self.hash, &algorithm, now, most);
                 }
             }
             Place::Grow | Place::Spare => self.shard.spare = cell,
@@ -202,10 +196,10 @@ impl Held<'_> {
 }
 
 impl Groups {
-    /// How is counted here, after what is here was put into these terms if they are newer.
-    fn agree(&mut self, terms: &Terms, now: u64) -> Algorithm {
+    /// The terms that hold here, after what is here was put into these if they are newer.
+    fn agree(&mut self, terms: &Terms, now: u64) -> Terms {
         match self.terms {
-            Some(known) if known.edition >= terms.edition => return known.algorithm,
+            Some(known) if known.edition >= terms.edition => return known,
             Some(Terms { algorithm, .. }) => {
                 let cells = self.groups.iter_mut().flat_map(|group| group.cells.iter_mut());
                 for cell in cells.chain(std::iter::once(&mut self.spare)) {
@@ -214,11 +208,10 @@ impl Groups {
             }
             None => {}
         }
-        self.terms = Some(*terms);
-        terms.algorithm
+        *self.terms.insert(*terms)
     }
 
-    fn find(&self, hash: u64, algorithm: &Algorithm, cost: u32, now: u64, most: usize) -> Place {
+    fn find(&self, hash: u64, algorithm: &Algorithm, now: u64, most: usize) -> Place {
         let Some(mask) = self.groups.len().checked_sub(1) else {
             return Place::Grow;
         };
@@ -230,20 +223,12 @@ impl Groups {
         if let Some(place) = group.keys.iter().position(|key| *key == 0) {
             return Place::Free(index, place);
         }
-        let share = |place: &usize| algorithm.share(group.cells[*place], now);
-        let Some(nearest) = (0..PLACES).min_by_key(share) else {
-            return Place::Spare;
-        };
-        if share(&nearest) == 0 {
-            return Place::Free(index, nearest);
-        }
-        if self.groups.len() < most {
-            return Place::Grow;
-        }
-        let unspent = (0..PLACES).filter(|place| !algorithm.is_spent(group.cells[*place], now, cost));
-        match unspent.min_by_key(share) {
-            Some(place) => Place::Free(index, place),
-            None => Place::Spare,
+        let shares = (0..PLACES).map(|place| (algorithm.share(group.cells[place], now), place));
+        match shares.min() {
+            Some((0, place)) => Place::Free(index, place),
+            _ if self.groups.len() < most => Place::Grow,
+            Some((share, place)) if share <= WHOLE / 2 => Place::Free(index, place),
+            _ => Place::Spare,
         }
     }
 

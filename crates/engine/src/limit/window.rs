@@ -150,6 +150,16 @@ impl Window {
         self.debit(Cell::default(), now, u32::try_from(used).unwrap_or(u32::MAX))
     }
 
+    /// A cell of a window that is as long and has room for another number, with the same shares of it used; a debt is time, and is the same.
+    pub(crate) fn rescale(&self, cell: Cell, from: &Window) -> Cell {
+        let scaled = |count: u64| {
+            let part = (count * u64::from(self.most)).div_ceil(u64::from(from.most.max(1)));
+            part.min(u64::from(u32::MAX))
+        };
+        let (before, here) = (cell.second >> 32, cell.second & u64::from(u32::MAX));
+        Cell { second: scaled(before) << 32 | scaled(here), ..cell }
+    }
+
     /// How long something of it counts: what is in the current window does until the next one has ended.
     fn counted_for(&self, counts: Counts) -> u64 {
         let rest = (self.length - counts.elapsed).saturating_add(counts.ahead);
@@ -302,6 +312,22 @@ mod tests {
         assert!(many.charge(cell, 2 * SECOND, 1).is_err(), "the rest of a minute is owed");
         let wait = many.charge(cell, 2 * SECOND, 1).expect_err("full");
         assert!(many.charge(cell, 2 * SECOND + nanoseconds(wait), 1).is_ok());
+    }
+
+    #[test]
+    fn a_key_keeps_its_share_when_the_limit_is_another() {
+        let window = |most| Window::new(most, Duration::from_secs(600));
+        let left = |used: u32, from: u32, to: u32, at: u64| {
+            let cell = window(from).debit(Cell::default(), SECOND, used);
+            window(to).standing(window(to).rescale(cell, &window(from)), at).left
+        };
+        assert_eq!(left(5, 5, 50, SECOND), 0);
+        assert_eq!(left(50, 100, 10, SECOND), 5);
+        assert_eq!(left(1, 1_000, 10, SECOND), 9, "what is less than one is one");
+        assert_eq!(left(0, 100, 10, SECOND), 10);
+        // What came in the window before, too, and a debt is as long.
+        assert_eq!(left(100, 100, 10, 901 * SECOND), 5);
+        assert_eq!(left(200, 100, 10, SECOND), -10);
     }
 
     fn full(most: i64) -> Standing {

@@ -102,8 +102,8 @@ object! {
         /// Whether those fields hold a hash of the key (`pk`), by which a client with several keys can tell them apart. It is the same at all
         /// gateways with the same limit.
         partition_key: bool = false;
-        /// How many keys are remembered. Beyond it those are forgotten that have used least; never one that has nothing left for what a new
-        /// one asks.
+        /// How many keys are remembered. Beyond it those are forgotten that have used least; never one that has used more
+        /// than half of its limit.
         max_keys: u32 = 1_000_000 => Rule::Range(1_000, 100_000_000);
     }
     check check_limit;
@@ -457,11 +457,10 @@ fn compile_limit(
     let policy = format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name);
     let keys = spec.max_keys as usize;
     let costs = Costs::compile(&spec.cost_fields(), cx);
-    let table = cx.keep(&kept_as(&spec.name), || Table::new(keys));
-    table.resize(keys);
+    let table = cx.keep(&kept_as(&spec.name), Table::new);
     Some(Limit {
         label: Label::new(&spec.name, quota, Some(window), costs.unit(), spec.headers),
-        terms: table.terms(algorithm),
+        terms: table.terms(algorithm, keys),
         most,
         key,
         plans: spec.plans.iter().map(|plan| (&**plan).into()).collect(),

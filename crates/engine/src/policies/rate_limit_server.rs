@@ -75,7 +75,8 @@ object! {
         /// Whether hits for which there is no room are taken all the same, so that less than nothing is left: for costs that are told after the
         /// response, as an Envoy does with `apply_on_stream_done`.
         overdraw: bool = false;
-        /// How many sets of values are remembered. Beyond it those are forgotten that have used least; never one that has nothing left.
+        /// How many sets of values are remembered. Beyond it those are forgotten that have used least; never one that has used more
+        /// than half of its limit.
         max_keys: u32 = 1_000_000 => Rule::Range(1_000, 100_000_000);
     }
     check check_limit;
@@ -178,7 +179,7 @@ impl Limit {
 
     /// Takes hits, if there is room or where the limit may be overdrawn.
     fn take(&self, key: u64, hits: u32, now: u64) -> Status<'_> {
-        let mut held = self.table.hold(key, &self.terms, hits.max(1), now);
+        let mut held = self.table.hold(key, &self.terms, now);
         let algorithm = held.algorithm;
         // Who adds nothing asks whether there is anything left.
         let charged = algorithm.charge(held.cell(), now, hits.max(1));
@@ -199,7 +200,7 @@ impl Limit {
 impl Status<'_> {
     fn give_back(&mut self, now: u64) {
         let Some(limit) = self.limit.filter(|limit| !limit.overdraws && self.taken > 0) else { return };
-        let mut held = limit.table.hold(self.key, &limit.terms, self.taken, now);
+        let mut held = limit.table.hold(self.key, &limit.terms, now);
         let cell = held.algorithm.refund(held.cell(), now, self.taken);
         held.put(cell);
         self.standing = held.algorithm.standing(cell, now);
@@ -384,14 +385,13 @@ fn compile_limit(limit: &ServedLimitSpec, spec: &RateLimitServerPolicySpec, cx: 
     };
     let keys = limit.max_keys as usize;
     let entry = |entry: &WantedEntrySpec| ((&*entry.key).into(), entry.value.as_ref().map(|value| (&**value).into()));
-    let table = cx.keep(&format!("served {}", kept_as(&limit.name)), || Table::new(keys));
-    table.resize(keys);
+    let table = cx.keep(&format!("served {}", kept_as(&limit.name)), Table::new);
     Some(Limit {
         label: Label::new(&limit.name, quota, Some(window), None, spec.headers),
         descriptor: limit.descriptor.iter().map(entry).collect(),
         requests: limit.requests,
         unit: unit(limit.per),
-        terms: table.terms(algorithm),
+        terms: table.terms(algorithm, keys),
         overdraws: limit.overdraw,
         table,
     })

@@ -14,13 +14,31 @@ fn ten_a_minute() -> Algorithm {
     Algorithm::Bucket(Bucket::new(10, Duration::from_secs(60), 10).expect("a bucket"))
 }
 
+/// A table of a limit with so many keys.
+struct Kept {
+    table: Table,
+    keys: usize,
+}
+
+impl std::ops::Deref for Kept {
+    type Target = Table;
+
+    fn deref(&self) -> &Table {
+        &self.table
+    }
+}
+
+fn kept(keys: usize) -> Kept {
+    Kept { table: Table::new(), keys }
+}
+
 /// Takes one; false when there is none left.
-fn take(table: &Table, algorithm: &Algorithm, hash: u64, now: u64) -> bool {
+fn take(table: &Kept, algorithm: &Algorithm, hash: u64, now: u64) -> bool {
     take_some(table, algorithm, hash, now, 1)
 }
 
-fn take_some(table: &Table, algorithm: &Algorithm, hash: u64, now: u64, cost: u32) -> bool {
-    let mut held = table.hold(hash, &table.terms(*algorithm), cost, now);
+fn take_some(table: &Kept, algorithm: &Algorithm, hash: u64, now: u64, cost: u32) -> bool {
+    let mut held = table.hold(hash, &table.terms(*algorithm, table.keys), now);
     match held.algorithm.charge(held.cell(), now, cost) {
         Ok(cell) => {
             held.put(cell);
@@ -32,7 +50,7 @@ fn take_some(table: &Table, algorithm: &Algorithm, hash: u64, now: u64, cost: u3
 
 /// Somebody who stops before he has spent all, and a flood of others, again and again: how often he passes.
 fn passed_among_floods(algorithm: &Algorithm, cost: u32, stops_at: u32) -> u32 {
-    let table = Table::new(1_024);
+    let table = kept(1_024);
     let mut passed = 0;
     for round in 0..5 {
         let mut now = (1 + round) * SECOND;
@@ -61,15 +79,50 @@ fn a_flood_resets_nobody_whatever_the_algorithm_and_the_cost() {
 }
 
 #[test]
+fn new_keys_find_room_after_a_flood_whatever_they_cost() {
+    let hour = Duration::from_secs(3_600);
+    let bucket = Algorithm::Bucket(Bucket::new(10, hour, 10).expect("a bucket"));
+    let window = Algorithm::Window(Window::new(10, hour));
+    for algorithm in [bucket, window] {
+        for (each, cost) in [(1, 10), (1, 1), (5, 10), (5, 5)] {
+            let table = kept(1_024);
+            for flood in 0..20_000 {
+                take_some(&table, &algorithm, draw(8, flood), SECOND, each);
+            }
+            let passed = (0..200).filter(|new| take_some(&table, &algorithm, draw(9, *new), SECOND, cost)).count();
+            assert_eq!(passed, 200, "{algorithm:?}: a flood of keys that use {each}, then new ones that use {cost}");
+        }
+    }
+}
+
+#[test]
+fn terms_that_nobody_brings_change_nothing() {
+    let (table, limit) = (kept(100_000), ten_a_minute());
+    let running = table.terms(limit, 100_000);
+    for key in 0..3_000 {
+        assert!(take(&table, &limit, draw(1, key), SECOND));
+    }
+    // A configuration that is looked at and refused.
+    table.terms(Algorithm::Window(Window::new(3, Duration::from_secs(5))), 1_000);
+    for key in 0..6_000 {
+        let mut held = table.hold(draw(2, key), &running, SECOND);
+        let cell = held.algorithm.charge(held.cell(), SECOND, 1).expect("room");
+        held.put(cell);
+    }
+    assert_eq!((table.size().0, table.forgotten()), (9_000, 0));
+}
+
+#[test]
 fn who_has_spent_his_limit_has_spent_it_after_a_change_too() {
     let bucket = |requests, seconds, burst| {
         Algorithm::Bucket(Bucket::new(requests, Duration::from_secs(seconds), burst).expect("a bucket"))
     };
     let window = |most, seconds| Algorithm::Window(Window::new(most, Duration::from_secs(seconds)));
-    let all = [bucket(5, 60, 5), bucket(5, 60, 6), bucket(6, 60, 6), bucket(5, 120, 5), window(5, 60), window(6, 90)];
-    for before in all {
-        for after in all {
-            let table = Table::new(1_000);
+    let buckets = [bucket(5, 60, 5), bucket(5, 60, 6), bucket(6, 60, 6), bucket(5, 120, 5)];
+    let all = buckets.into_iter().chain([window(5, 60), window(6, 60), window(6, 90)]).collect::<Vec<_>>();
+    for &before in &all {
+        for &after in &all {
+            let table = kept(1_000);
             while take(&table, &before, 7, SECOND) {}
             assert!(take(&table, &before, 8, SECOND));
             assert_eq!(table.look(&[], SECOND).map(|(_, algorithm)| algorithm), Some(before));
@@ -77,8 +130,8 @@ fn who_has_spent_his_limit_has_spent_it_after_a_change_too() {
             assert!((4..=5).contains(&left), "{before:?} to {after:?}: {left}");
             assert!(!take(&table, &after, 7, SECOND), "{before:?} to {after:?}");
             // A request of the configuration before counts as the new one does.
-            let old = Terms { algorithm: before, edition: 0 };
-            assert_eq!(table.hold(7, &old, 1, SECOND).algorithm, after);
+            let old = Terms { algorithm: before, most: 2, edition: 0 };
+            assert_eq!(table.hold(7, &old, SECOND).algorithm, after);
             assert!(!take(&table, &before, 7, SECOND), "and back");
         }
     }
@@ -86,7 +139,7 @@ fn who_has_spent_his_limit_has_spent_it_after_a_change_too() {
 
 #[test]
 fn keys_are_counted_each_by_itself() {
-    let (table, limit) = (Table::new(100_000), ten_a_minute());
+    let (table, limit) = (kept(100_000), ten_a_minute());
     for key in 0..1_000 {
         let admitted = (0..15).filter(|_| take(&table, &limit, draw(1, key), SECOND)).count();
         assert_eq!(admitted, 10);
@@ -96,7 +149,7 @@ fn keys_are_counted_each_by_itself() {
 
 #[test]
 fn a_flood_of_keys_does_not_reset_those_that_have_nothing_left() {
-    let (table, limit) = (Table::new(4_096), ten_a_minute());
+    let (table, limit) = (kept(4_096), ten_a_minute());
     let spent: Vec<u64> = (0..200).map(|n| draw(7, n)).collect();
     for hash in &spent {
         while take(&table, &limit, *hash, SECOND) {}
@@ -114,7 +167,7 @@ fn a_flood_of_keys_does_not_reset_those_that_have_nothing_left() {
 
 #[test]
 fn where_everything_is_spent_new_keys_share_what_there_is_for_one() {
-    let (table, limit) = (Table::new(1), ten_a_minute());
+    let (table, limit) = (kept(1), ten_a_minute());
     // All in the first shard, whose one group has eight places.
     for hash in 1..=8 {
         while take(&table, &limit, hash, SECOND) {}
@@ -129,7 +182,7 @@ fn where_everything_is_spent_new_keys_share_what_there_is_for_one() {
 
 #[test]
 fn what_has_refilled_makes_room_and_memory_is_given_back() {
-    let (table, limit) = (Table::new(1_000_000), ten_a_minute());
+    let (table, limit) = (kept(1_000_000), ten_a_minute());
     for key in 0..100_000 {
         take(&table, &limit, draw(3, key), SECOND);
     }
@@ -146,7 +199,7 @@ fn what_has_refilled_makes_room_and_memory_is_given_back() {
 
 #[test]
 fn workers_together_admit_what_one_would() {
-    let (table, limit) = (Arc::new(Table::new(1_000)), ten_a_minute());
+    let (table, limit) = (Arc::new(kept(1_000)), ten_a_minute());
     let threads: Vec<_> = (0..4)
         .map(|_| {
             let table = Arc::clone(&table);
