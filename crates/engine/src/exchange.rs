@@ -59,7 +59,28 @@ pub struct TlsFacts {
     /// The negotiated application protocol, such as `h2`.
     pub alpn: Option<Box<[u8]>>,
     /// The client's verified leaf certificate.
-    pub client_certificate: Option<CertificateDer<'static>>,
+    pub client_certificate: Option<ClientCertificate>,
+}
+
+/// A certificate of a client that was verified when the connection began. The connection may outlive it.
+#[derive(Clone, Debug)]
+pub struct ClientCertificate {
+    /// The certificate itself.
+    pub leaf: CertificateDer<'static>,
+    /// From when on it is no good any more, since the Unix epoch.
+    pub until: Duration,
+}
+
+/// The certificate that the client has shown has ended since the connection began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CertificateEnded;
+
+impl ClientCertificate {
+    /// Of a certificate that was verified. None when it does not say in a way that can be read when it ends.
+    pub fn read(leaf: &CertificateDer<'_>) -> Option<ClientCertificate> {
+        let until = transept_model::certificate::read_end(leaf)?;
+        Some(ClientCertificate { leaf: leaf.clone().into_owned(), until })
+    }
 }
 
 impl Connection {
@@ -121,6 +142,24 @@ pub struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
+    /// The certificate of the client, which has not ended.
+    ///
+    /// # Errors
+    /// Why there is none to go by.
+    pub(crate) fn client_certificate(&self) -> Result<Option<&ClientCertificate>, CertificateEnded> {
+        let shown = self.connection.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
+        match shown {
+            Some(shown) if self.now.unix >= shown.until => Err(CertificateEnded),
+            shown => Ok(shown),
+        }
+    }
+
+    /// The verified SPIFFE id of the peer. By a certificate that was shown to a listener it is one until that ends; connections of the mesh are ended
+    /// with theirs.
+    pub(crate) fn identity(&self) -> Option<&Arc<str>> {
+        self.connection.identity.as_ref().filter(|_| self.client_certificate().is_ok())
+    }
+
     /// Whether somebody listens to [`Exchange::tell`].
     pub(crate) fn is_told(&self) -> bool {
         self.notes.told.is_some()

@@ -40,7 +40,7 @@ pub(crate) fn question(x: &Exchange<'_>, told: &Told<'_>) -> Vec<u8> {
     check.message(1, |attributes| {
         attributes.message(1, |source| {
             address(source, x.client, x.connection.peer.port());
-            source.bytes(4, x.connection.identity.as_deref().unwrap_or_default().as_bytes());
+            source.bytes(4, x.identity().map_or("", |identity| identity).as_bytes());
         });
         attributes.message(2, |destination| address(destination, x.connection.local.ip(), x.listener_port));
         attributes.message(4, |request| {

@@ -134,7 +134,7 @@ pub fn claim<'c>(claims: &'c Map<String, Value>, path: &str) -> Option<&'c Value
 impl Exchange<'_> {
     /// Who makes the request, if a policy has found out, or else the verified identity of the connection. None is anonymous.
     pub fn principal(&self) -> Option<Arc<Principal>> {
-        match (&self.notes.principal, &self.connection.identity) {
+        match (&self.notes.principal, self.identity()) {
             (Some(principal), _) => Some(Arc::clone(principal)),
             (None, Some(identity)) => Some(Arc::new(Principal::workload(identity))),
             (None, None) => None,

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::crypto::aws_lc_rs;
 use rustls::sign::CertifiedKey;
@@ -207,6 +208,14 @@ fn read_leaf(chain: &[CertificateDer<'static>]) -> Result<(i64, Vec<String>), Ce
         }
     }
     Ok((leaf.validity().not_after.timestamp(), names))
+}
+
+/// From when on a certificate is no good any more, since the Unix epoch; none when it cannot be read. It is good to the end of the second that it
+/// names (RFC 5280 section 4.1.2.5).
+pub fn read_end(leaf: &[u8]) -> Option<Duration> {
+    let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
+    let last = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    Some(Duration::from_secs(last.saturating_add(1)))
 }
 
 /// The names in a certificate.

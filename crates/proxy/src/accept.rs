@@ -146,7 +146,7 @@ async fn converse(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, bound: S
             let facts = facts_of(&session, &tls);
             // The CA of a listener vouches for its clients, not for members of the mesh.
             let foreign = |id: &Arc<str>| worker.shared.mesh.as_ref().is_none_or(|membership| !membership.owns(id));
-            let identity = facts.client_certificate.as_ref().and_then(|leaf| identity_in(leaf)).filter(foreign);
+            let identity = facts.client_certificate.as_ref().and_then(|shown| identity_in(&shown.leaf)).filter(foreign);
             let mut connection = Connection::new(peer, local, Some(facts));
             connection.identity = identity;
             detect(worker, Io::secured(tcp, session), connection, Some(tls), bind, watch, guest).await;

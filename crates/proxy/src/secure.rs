@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
-use transept_engine::exchange::TlsFacts;
+use transept_engine::exchange::{ClientCertificate, TlsFacts};
 use transept_engine::snapshot::{Bind, ClientValidationMode, ServerTls};
 
 use crate::deadline::Watch;
@@ -105,7 +105,7 @@ impl Unproven {
     }
 }
 
-/// A certificate that was only asked for, and not verified, is no fact.
+/// A certificate that was only asked for, and not verified, is no fact, and neither is one of which nobody can tell when it ends.
 pub(crate) fn facts_of(session: &TlsSession, tls: &ServerTls) -> TlsFacts {
     let verified = tls
         .client_validation
@@ -123,6 +123,6 @@ pub(crate) fn facts_of(session: &TlsSession, tls: &ServerTls) -> TlsFacts {
             .peer_certificates()
             .and_then(|chain| chain.first())
             .filter(|_| verified)
-            .map(|leaf| leaf.clone().into_owned()),
+            .and_then(ClientCertificate::read),
     })
 }

@@ -333,7 +333,7 @@ impl Part {
             }
             Part::Route => out.extend_from_slice(&x.notes.rule_key.to_le_bytes()),
             Part::Header(name) => text(x.request.fields.first_named(name)?, out),
-            Part::Principal => match (principal, &x.connection.identity) {
+            Part::Principal => match (principal, x.identity()) {
                 (Some(one), _) if one.kind != PrincipalKind::Anonymous => {
                     out.push(one.kind as u8);
                     text(one.id.as_bytes(), out);

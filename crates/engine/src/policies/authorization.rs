@@ -275,7 +275,7 @@ impl AuthorizationPolicy {
             let host = normalize::authority(x.request.authority()).map(|parts| parts.host).unwrap_or_default();
             let principal = if self.asks_principal { x.principal() } else { None };
             let subject = Subject {
-                identity: x.connection.identity.as_deref(),
+                identity: x.identity().map(|identity| &**identity),
                 address: Some(x.client.to_canonical()),
                 port: x.listener_port,
                 http: Some(Http {

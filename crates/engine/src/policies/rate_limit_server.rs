@@ -300,8 +300,7 @@ impl RateLimitServerPolicy {
     /// Whether whoever calls may ask at all: of several domains, one of them.
     fn trusts(&self, x: &Exchange<'_>) -> bool {
         let connection = x.connection;
-        let is_verified = connection.identity.is_some()
-            || connection.tls.as_ref().is_some_and(|tls| tls.client_certificate.is_some());
+        let is_verified = x.identity().is_some() || matches!(x.client_certificate(), Ok(Some(_)));
         connection.peer.ip().is_loopback()
             || is_verified
             || self.domains.iter().all(|domain| domain.callers == Callers::Any)

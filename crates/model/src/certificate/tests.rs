@@ -128,3 +128,13 @@ fn the_names_of_a_client_are_read_by_kind() {
     assert_eq!(read_names(odd.self_signed(&ecdsa()).unwrap().der()), None);
     assert_eq!(read_names(b"\x30\x03abc"), None);
 }
+
+#[test]
+fn a_certificate_is_good_to_the_end_of_its_last_second() {
+    let mut params = CertificateParams::default();
+    params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+    let certificate = params.self_signed(&ecdsa()).unwrap();
+    // date -ud 2030-01-01 +%s
+    assert_eq!(read_end(certificate.der()), Some(Duration::from_secs(1_893_456_001)));
+    assert_eq!(read_end(b"\x30\x03abc"), None);
+}

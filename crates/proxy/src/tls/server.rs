@@ -9,7 +9,7 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use transept_engine::snapshot::{ClientValidation, ClientValidationMode, ServerTls};
@@ -29,9 +29,15 @@ pub(super) fn build(tls: &ServerTls, provider: &Arc<CryptoProvider>) -> Result<S
     };
     let mut config = builder.with_cert_resolver(Arc::new(Certificates(keys)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // One ticket key per listener: a session that one listener's client validation admitted means nothing to another.
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?;
-    config.send_tls13_tickets = 2;
+    if tls.client_validation.is_some() {
+        // Nobody looks at the certificate of a session that is resumed: it would be good beyond its end, and when its CA is not trusted any more.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+    } else {
+        // One ticket key per listener.
+        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?;
+        config.send_tls13_tickets = 2;
+    }
     Ok(config)
 }
 
@@ -114,5 +120,86 @@ impl ClientCertVerifier for AskOnly {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::client::{ClientConnection, Resumption};
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::{ClientConfig, HandshakeKind, ServerConnection, SupportedProtocolVersion, version};
+    use transept_model::certificate::KeyPair;
+    use transept_testkit::certificates::{Authority, Identity, KeyKind, Usage};
+
+    use super::*;
+
+    /// How two connections of one client after the other begin.
+    fn kinds(
+        server: &Arc<ServerConfig>,
+        versions: &[&'static SupportedProtocolVersion],
+        site: &Identity,
+        own: &Identity,
+    ) -> [Option<HandshakeKind>; 2] {
+        let mut roots = RootCertStore::empty();
+        roots.add(site.certificate().expect("DER")).expect("a root");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let key = PrivateKeyDer::from_pem_slice(own.key_pem.as_bytes()).expect("a key");
+        let mut client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![own.certificate().expect("DER")], key)
+            .expect("a client");
+        client.resumption = Resumption::in_memory_sessions(8);
+        let client = Arc::new(client);
+        [(); 2].map(|()| {
+            let name = "site.test".try_into().expect("a name");
+            let mut client = ClientConnection::new(Arc::clone(&client), name).expect("a client");
+            let mut server = ServerConnection::new(Arc::clone(server)).expect("a server");
+            for _ in 0..6 {
+                let mut wire = Vec::new();
+                while client.wants_write() {
+                    client.write_tls(&mut wire).expect("written");
+                }
+                pass(&wire, |bytes| server.read_tls(bytes));
+                server.process_new_packets().expect("a client");
+                wire.clear();
+                while server.wants_write() {
+                    server.write_tls(&mut wire).expect("written");
+                }
+                pass(&wire, |bytes| client.read_tls(bytes));
+                client.process_new_packets().expect("a server");
+            }
+            server.handshake_kind()
+        })
+    }
+
+    fn pass(mut wire: &[u8], mut read: impl FnMut(&mut &[u8]) -> std::io::Result<usize>) {
+        while !wire.is_empty() {
+            read(&mut wire).expect("read");
+        }
+    }
+
+    #[test]
+    fn who_shows_a_certificate_shows_it_on_every_connection() {
+        let site = Identity::self_signed(KeyKind::Ecdsa, Usage::Server, &["site.test"]).expect("a certificate");
+        let clients = Authority::new(KeyKind::Ecdsa).expect("an authority");
+        let own = clients.issue(Usage::Client, &["mobile.test"]).expect("a certificate");
+        let pair = KeyPair::from_pem(site.certificate_pem.as_bytes(), site.key_pem.as_bytes()).expect("a pair");
+        let mut tls = ServerTls { certificates: vec![Arc::new(pair)], client_validation: None };
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        for (mode, second) in [
+            (None, HandshakeKind::Resumed),
+            (Some(ClientValidationMode::AllowValidOnly), HandshakeKind::Full),
+            (Some(ClientValidationMode::AllowInsecureFallback), HandshakeKind::Full),
+        ] {
+            tls.client_validation = mode.map(|mode| ClientValidation { roots: vec![clients.certificate()], mode });
+            let server = Arc::new(build(&tls, &provider).expect("a configuration"));
+            for versions in [&[&version::TLS13], &[&version::TLS12]] {
+                let found = kinds(&server, versions, &site, &own);
+                assert_eq!(found, [Some(HandshakeKind::Full), Some(second)], "{mode:?} {versions:?}");
+            }
+        }
     }
 }

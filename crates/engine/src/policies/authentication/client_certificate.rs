@@ -4,6 +4,7 @@
 //! leaves nothing here to go by. A name decides only when it is the only one of its kind: of two, none is believed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest;
 use data_encoding::HEXLOWER;
@@ -18,7 +19,7 @@ use transept_wire::head::Request;
 use super::super::CompileCx;
 use super::consumer::Owned;
 use super::scheme::{Fault, Proof, Scheme};
-use crate::exchange::Exchange;
+use crate::exchange::{CertificateEnded, ClientCertificate, Exchange};
 use crate::principal::{Principal, PrincipalKind};
 
 choice! {
@@ -34,6 +35,9 @@ choice! {
         Email = "Email",
     }
 }
+
+/// What is said of a certificate that has ended while the connection lasted.
+const ENDED: &str = "the certificate has ended";
 
 impl CertificateName {
     const fn prefix(self) -> &'static str {
@@ -130,14 +134,14 @@ impl Scheme for ClientCertificateScheme {
     }
 
     fn presents(&self, x: &Exchange<'_>) -> bool {
-        leaf(x).is_some()
+        !matches!(x.client_certificate(), Ok(None))
     }
 
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
-        match leaf(x).map(|leaf| self.owner(leaf)) {
-            None => Proof::Absent,
-            Some(Ok(principal)) => Proof::Valid(principal),
-            Some(Err(why)) => Proof::Invalid(why),
+        match x.client_certificate() {
+            Ok(None) => Proof::Absent,
+            Ok(Some(shown)) => self.owner(shown).map_or_else(Proof::Invalid, Proof::Valid),
+            Err(CertificateEnded) => Proof::invalid(ENDED),
         }
     }
 
@@ -151,8 +155,8 @@ impl Scheme for ClientCertificateScheme {
 
     fn stands(&self, principal: &Arc<Principal>, x: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
         // The connection has its certificate still: it is looked at as on the first day.
-        let leaf = leaf(x).ok_or("there is no certificate")?;
-        let today = self.owner(leaf)?;
+        let shown = x.client_certificate().map_err(|CertificateEnded| ENDED)?.ok_or("there is no certificate")?;
+        let today = self.owner(shown)?;
         if today.id == principal.id { Ok(today) } else { Err("the certificate is somebody else's by now".into()) }
     }
 }
@@ -162,12 +166,13 @@ impl ClientCertificateScheme {
     ///
     /// # Errors
     /// Why nobody's.
-    fn owner(&self, leaf: &[u8]) -> Result<Arc<Principal>, Box<str>> {
+    fn owner(&self, shown: &ClientCertificate) -> Result<Arc<Principal>, Box<str>> {
+        let ClientCertificate { leaf, until } = shown;
         if !self.pinned.is_empty()
             && let Ok(print) = <[u8; 32]>::try_from(digest::digest(&digest::SHA256, leaf).as_ref())
             && let Some(owned) = self.pinned.get(&print)
         {
-            return principal_of(owned);
+            return principal_of(owned, *until);
         }
         let Some(name) = self.name_in(leaf) else {
             return Err(format!("the certificate has not exactly one name of the kind {}", self.name).into());
@@ -179,11 +184,13 @@ impl ClientCertificateScheme {
                 id: format!("{}:{name}", self.name.prefix()).into(),
                 scheme: self.scheme.clone(),
                 credential: Some(name.into()),
+                until: Some(*until),
                 ..Principal::default()
             };
             return Ok(Arc::new(principal));
         }
-        self.named.get(&*name).ok_or("the certificate is no Consumer's".into()).and_then(principal_of)
+        let owned = self.named.get(&*name).ok_or("the certificate is no Consumer's")?;
+        principal_of(owned, *until)
     }
 
     /// The one name of the kind that counts.
@@ -199,12 +206,9 @@ impl ClientCertificateScheme {
     }
 }
 
-fn principal_of(owned: &Owned) -> Result<Arc<Principal>, Box<str>> {
-    owned.principal().cloned().map_err(|why| format!("the certificate {why}").into())
-}
-
-fn leaf<'x>(x: &'x Exchange<'_>) -> Option<&'x [u8]> {
-    x.connection.tls.as_ref()?.client_certificate.as_deref()
+fn principal_of(owned: &Owned, until: Duration) -> Result<Arc<Principal>, Box<str>> {
+    let principal = owned.principal().map_err(|why| format!("the certificate {why}"))?;
+    Ok(Arc::new(Principal { until: Some(until), ..Principal::clone(principal) }))
 }
 
 #[cfg(test)]
@@ -247,15 +251,25 @@ wEPYRkSYfvpWKwnhaSkeABpcOsn0
         leaf: Option<&str>,
         ask: impl FnOnce(&ClientCertificateScheme, &mut Exchange<'_>) -> T,
     ) -> T {
+        with_at(Duration::ZERO, spec, leaf, ask)
+    }
+
+    fn with_at<T>(
+        unix: Duration,
+        spec: &str,
+        leaf: Option<&str>,
+        ask: impl FnOnce(&ClientCertificateScheme, &mut Exchange<'_>) -> T,
+    ) -> T {
         let (scheme, problems) = compile_scheme::<ClientCertificateScheme>(spec, OBJECTS);
         assert!(problems.is_empty(), "{problems:?}");
         let leaf = leaf.map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate"));
         let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
-        let facts = TlsFacts { client_certificate: leaf, ..TlsFacts::default() };
+        let shown = leaf.map(|leaf| ClientCertificate::read(&leaf).expect("a certificate that ends"));
+        let facts = TlsFacts { client_certificate: shown, ..TlsFacts::default() };
         let mut request = Request::build("GET", "https", "a.test", "/").expect("a request");
         let scheme = scheme.expect("a scheme");
         let mut x = Exchange {
-            now: Now { monotonic: Duration::ZERO, unix: Duration::ZERO },
+            now: Now { monotonic: Duration::ZERO, unix },
             random: 0,
             connection: &Connection::new(address, address, Some(facts)),
             client: address.ip(),
@@ -311,6 +325,51 @@ wEPYRkSYfvpWKwnhaSkeABpcOsn0
             assert!(!stands(&spec), "{spec}");
         }
         assert!(!with(&pinned, None, |scheme, x| scheme.stands(&principal, x).is_ok()));
+    }
+
+    #[test]
+    fn a_certificate_is_no_good_after_its_end_and_what_it_has_opened_ends_with_it() {
+        // date -ud '2126-11-04 21:57:08' +%s
+        let last = Duration::from_secs(4_949_503_028);
+        let end = last + Duration::from_secs(1);
+        let pinned = format!("{{consumers: [{{consumer: mobile, fingerprint: '{PRINT}'}}]}}\n");
+        let named = "{consumers: [{consumer: mobile, name: mobile}]}\n".to_owned();
+        for spec in ["{}\n".to_owned(), named, pinned] {
+            let proof = |at| with_at(at, &spec, Some(PEM), |scheme, x| (scheme.presents(x), scheme.authenticate(x)));
+            let (true, Proof::Valid(principal)) = proof(last) else { panic!("{spec}") };
+            assert_eq!(principal.until, Some(end), "{spec}");
+            let (true, Proof::Invalid(why)) = proof(end) else { panic!("{spec}") };
+            assert_eq!(&*why, "the certificate has ended");
+            assert!(!with_at(end, &spec, Some(PEM), |scheme, x| scheme.stands(&principal, x).is_ok()), "{spec}");
+        }
+    }
+
+    #[test]
+    fn an_identity_by_a_certificate_is_one_until_that_ends() {
+        let leaf = CertificateDer::from_pem_slice(PEM.as_bytes()).expect("a certificate");
+        let shown = ClientCertificate::read(&leaf).expect("a certificate that ends");
+        let until = shown.until;
+        let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
+        let facts = TlsFacts { client_certificate: Some(shown), ..TlsFacts::default() };
+        let by_certificate = Connection::new(address, address, Some(facts)).with_identity("spiffe://a.test/b");
+        let of_the_mesh = Connection::new(address, address, None).with_identity("spiffe://a.test/b");
+        for (connection, unix, known) in [
+            (&by_certificate, until - Duration::from_secs(1), true),
+            (&by_certificate, until, false),
+            (&of_the_mesh, until, true),
+        ] {
+            let mut request = Request::build("GET", "https", "a.test", "/").expect("a request");
+            let x = Exchange {
+                now: Now { monotonic: Duration::ZERO, unix },
+                random: 0,
+                connection,
+                client: address.ip(),
+                listener_port: 443,
+                request: &mut request,
+                notes: &mut Notes::new(),
+            };
+            assert_eq!((x.identity().is_some(), x.principal().is_some()), (known, known));
+        }
     }
 
     #[test]

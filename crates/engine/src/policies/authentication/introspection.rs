@@ -25,7 +25,7 @@ use super::flights::{Flight, Flights};
 use super::jwt::{RequiredClaim, strip_tokens, wanted};
 use super::scheme::{Fault, Proof, Scheme, challenge};
 use super::secret::SecretEntry;
-use super::sender::{Sender, SenderConstraint, Word};
+use super::sender::{Sender, SenderConstraint, Word, ending};
 use super::verified::{self, Hash, Verified};
 use crate::callout::{Answer, Callout, CalloutResult, HttpCall, Wait};
 use crate::exchange::Exchange;
@@ -277,10 +277,10 @@ impl Scheme for IntrospectionScheme {
         if principal.stored != Some(self.vouches) {
             return Err("another issuer is asked by now, or as another client".into());
         }
-        self.sender.stands(&principal.claims, x)?;
+        let ends = self.sender.stands(&principal.claims, x)?;
         let claims = principal.claims.clone();
         self.expected.check(&claims, x.now.unix).map_err(|refusal| Box::from(refusal.why()))?;
-        self.principal(claims, principal.until).map(Arc::new)
+        Ok(ending(Arc::new(self.principal(claims, principal.until)?), ends))
     }
 
     /// The issuer is asked anew, or was meanwhile for another request with the token.
@@ -314,7 +314,7 @@ impl IntrospectionScheme {
             false => self.sender.check(&principal.claims, word, token, x),
         };
         match checked {
-            Ok(()) => Proof::Valid(principal),
+            Ok(ends) => Proof::Valid(ending(principal, ends)),
             Err(proof) => proof,
         }
     }

@@ -26,7 +26,7 @@ use super::claims::{ClaimNames, TokenOwner, principal};
 use super::nonces::{Nonces, Refused};
 use super::scheme::{Fault, Proof, Scheme, challenge};
 use super::secret::SecretEntry;
-use super::sender::{Sender, SenderConstraint, Word};
+use super::sender::{Sender, SenderConstraint, Word, ending};
 use super::verified::{self, Verified};
 use crate::callout::{Callout, CalloutResult};
 use crate::document::{Document, Occasion};
@@ -324,7 +324,7 @@ impl Scheme for JwtScheme {
 
     /// What a token says is held against what is expected today, and the key that has vouched for it must be one of the issuer's today.
     fn stands(&self, principal: &Arc<Principal>, x: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
-        self.sender.stands(&principal.claims, x)?;
+        let ends = self.sender.stands(&principal.claims, x)?;
         let today = self.principal(principal.claims.clone(), x.now.unix).map_err(|refusal| Box::from(refusal.why()))?;
         let is_known = |keys: &KeySet| keys.keys().iter().any(|key| self.has_vouched(key, principal));
         let stands = match &self.keys {
@@ -339,7 +339,7 @@ impl Scheme for JwtScheme {
         if !stands {
             return Err("the key that has signed the token is not one of the issuer's any more".into());
         }
-        Ok(Arc::new(Principal { stored: principal.stored, ..today }))
+        Ok(ending(Arc::new(Principal { stored: principal.stored, ..today }), ends))
     }
 }
 
@@ -389,15 +389,16 @@ impl JwtScheme {
 
     /// A genuine token is good for whom it was given to, and once where that is said.
     fn admit(&self, principal: Arc<Principal>, word: Word, token: &[u8], x: &Exchange<'_>) -> Proof {
-        if let Err(proof) = self.sender.check(&principal.claims, word, token, x) {
-            return proof;
-        }
-        let Some(seen) = &self.seen else { return Proof::Valid(principal) };
+        let ends = match self.sender.check(&principal.claims, word, token, x) {
+            Ok(ends) => ends,
+            Err(proof) => return proof,
+        };
+        let Some(seen) = &self.seen else { return Proof::Valid(ending(principal, ends)) };
         let (Some(id), Some(until)) = (principal.claims.get("jti").and_then(Json::as_str), principal.until) else {
             return Proof::invalid("the token has no `jti` by which it could be good once");
         };
         match seen.spend(id, until, x.now.unix, MOST_SEEN) {
-            Ok(()) => Proof::Valid(principal),
+            Ok(()) => Proof::Valid(ending(principal, ends)),
             Err(Refused::Seen) => Proof::invalid("the token was seen before"),
             Err(Refused::Crowded) => Proof::Unavailable("too many tokens of this issuer are remembered".into()),
         }

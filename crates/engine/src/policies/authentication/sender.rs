@@ -19,8 +19,9 @@ use super::jwt::tokens;
 use super::nonces::{Nonces, Refused};
 use super::scheme::{Fault, Proof, challenge};
 use super::secret::SecretEntry;
-use crate::exchange::Exchange;
+use crate::exchange::{CertificateEnded, Exchange};
 use crate::jose::{Claims, PossessionProof};
+use crate::principal::Principal;
 
 mod nonce;
 
@@ -145,13 +146,19 @@ impl Sender {
         }
     }
 
-    /// Whether a genuine token with these claims is shown by whom it was given to.
+    /// Whether a genuine token with these claims is shown by whom it was given to: the end of the certificate that it is bound to, if it is to one.
     ///
     /// # Errors
     /// The proof that it is not.
-    pub(super) fn check(&self, claims: &Claims, word: Word, token: &[u8], x: &Exchange<'_>) -> Result<(), Proof> {
+    pub(super) fn check(
+        &self,
+        claims: &Claims,
+        word: Word,
+        token: &[u8],
+        x: &Exchange<'_>,
+    ) -> Result<Option<Duration>, Proof> {
         if self.constraint == SenderConstraint::Anybody {
-            return Ok(());
+            return Ok(None);
         }
         let invalid = |why: &str| Err(Proof::invalid(why));
         let Bound { certificate, key } = self.bound(claims).map_err(Proof::invalid)?;
@@ -161,28 +168,23 @@ impl Sender {
             (None, Word::Dpop) => return invalid("the token is shown with DPoP and is not bound to a key"),
             _ => {}
         }
-        if let Some(expected) = certificate {
-            check_certificate(expected, x).map_err(Proof::invalid)?;
+        let ends = certificate.map(|expected| check_certificate(expected, x)).transpose().map_err(Proof::invalid)?;
+        if let Some(expected) = key {
+            self.check_proof(expected, token, x)?;
         }
-        match key {
-            Some(expected) => self.check_proof(expected, token, x),
-            None => Ok(()),
-        }
+        Ok(ends)
     }
 
-    /// Whether a token with these claims, which was let in before, is good for whom it was given to today. What was proved then is not
-    /// proved again.
+    /// Whether a token with these claims, which was let in before, is good for whom it was given to today: the end of the certificate that it is
+    /// bound to. What was proved then is not proved again.
     ///
     /// # Errors
     /// Why not.
-    pub(super) fn stands(&self, claims: &Claims, x: &Exchange<'_>) -> Result<(), &'static str> {
+    pub(super) fn stands(&self, claims: &Claims, x: &Exchange<'_>) -> Result<Option<Duration>, &'static str> {
         if self.constraint == SenderConstraint::Anybody {
-            return Ok(());
+            return Ok(None);
         }
-        match self.bound(claims)?.certificate {
-            Some(expected) => check_certificate(expected, x),
-            None => Ok(()),
-        }
+        self.bound(claims)?.certificate.map(|expected| check_certificate(expected, x)).transpose()
     }
 
     /// To what a token is bound, if that is enough here.
@@ -241,14 +243,25 @@ fn dpop_token(value: &[u8]) -> Option<&[u8]> {
     word.eq_ignore_ascii_case(b"dpop ").then(|| token.trim_ascii())
 }
 
-/// RFC 8705 section 3.
-fn check_certificate(expected: &str, x: &Exchange<'_>) -> Result<(), &'static str> {
-    let leaf = x.connection.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
-    let Some(leaf) = leaf else {
-        return Err("the token is bound to a certificate, and the client has shown none");
+/// RFC 8705 section 3. When the certificate ends.
+fn check_certificate(expected: &str, x: &Exchange<'_>) -> Result<Duration, &'static str> {
+    let shown = match x.client_certificate() {
+        Ok(Some(shown)) => shown,
+        Ok(None) => return Err("the token is bound to a certificate, and the client has shown none"),
+        Err(CertificateEnded) => return Err("the token is bound to a certificate, and the client's has ended"),
     };
-    let print = BASE64URL_NOPAD.encode(digest::digest(&digest::SHA256, leaf).as_ref());
-    if print == expected { Ok(()) } else { Err("the token is bound to another certificate") }
+    let print = BASE64URL_NOPAD.encode(digest::digest(&digest::SHA256, &shown.leaf).as_ref());
+    if print == expected { Ok(shown.until) } else { Err("the token is bound to another certificate") }
+}
+
+/// Who has shown a token that is bound to a certificate, which may end first.
+pub(super) fn ending(principal: Arc<Principal>, ends: Option<Duration>) -> Arc<Principal> {
+    match ends {
+        Some(ends) if principal.until.is_none_or(|until| ends < until) => {
+            Arc::new(Principal { until: Some(ends), ..Principal::clone(&principal) })
+        }
+        _ => principal,
+    }
 }
 
 /// A proof that is good for this request, and until when it is (RFC 9449 section 4.3). The sentences hold nothing of it.

@@ -8,10 +8,12 @@ use super::super::jwt::JwtScheme;
 use super::super::scheme::Scheme;
 use super::super::tests::compile_scheme;
 use super::*;
-use crate::exchange::{Connection, Notes, Now, TlsFacts};
+use crate::exchange::{ClientCertificate, Connection, Notes, Now, TlsFacts};
 use crate::jose::tests::Issuer;
 
 const NOW: u64 = 1_800_000_000;
+/// Before the tokens.
+const CERTIFICATE_ENDS: Duration = Duration::from_secs(NOW + 500);
 const SECRETS: &str = "\
 {apiVersion: v1, kind: Secret, metadata: {name: nonces}, stringData: {key: 0123456789abcdef0123456789abcdef, other: fedcba9876543210fedcba9876543210, short: abc}}
 ";
@@ -66,12 +68,23 @@ impl Stage {
     }
 
     fn ask_at(&self, now: u64, fields: &[(&str, &str)], certificate: Option<&[u8]>) -> Result<(), String> {
+        self.let_in_at(now, fields, certificate).map(|_| ())
+    }
+
+    /// Until when what the request opens may last.
+    fn let_in_at(
+        &self,
+        now: u64,
+        fields: &[(&str, &str)],
+        certificate: Option<&[u8]>,
+    ) -> Result<Option<Duration>, String> {
         let mut request = Request::build("GET", "https", "a.test", "/x?q=1").expect("a request");
         for (name, value) in fields {
             request.fields.push_bytes(name.as_bytes(), value.as_bytes()).expect("a field");
         }
         let address: SocketAddr = "127.0.0.1:443".parse().expect("an address");
-        let tls = TlsFacts { client_certificate: certificate.map(|der| der.to_vec().into()), ..TlsFacts::default() };
+        let shown = |der: &[u8]| ClientCertificate { leaf: der.to_vec().into(), until: CERTIFICATE_ENDS };
+        let tls = TlsFacts { client_certificate: certificate.map(shown), ..TlsFacts::default() };
         let mut x = Exchange {
             now: Now { monotonic: Duration::from_secs(5), unix: Duration::from_secs(now) },
             random: 1,
@@ -85,10 +98,10 @@ impl Stage {
         let proof = self.scheme.authenticate(&mut x);
         self.scheme.strip(&mut request);
         match proof {
-            Proof::Valid(_) => {
+            Proof::Valid(principal) => {
                 let left: Vec<_> = request.fields.iter().map(|(name, _)| name.bytes.to_ascii_lowercase()).collect();
                 assert!(!left.contains(&b"authorization".to_vec()) && !left.contains(&b"dpop".to_vec()));
-                Ok(())
+                Ok(principal.until)
             }
             Proof::Invalid(why) => Err(why.into()),
             Proof::Answer(reply) => {
@@ -205,6 +218,10 @@ fn a_token_that_is_bound_to_a_certificate_is_good_over_that_connection() {
     assert_eq!(ask(Some(b"leaf")), Ok(()));
     assert!(ask(Some(b"other")).expect_err("refused").contains("another certificate"));
     assert!(ask(None).expect_err("refused").contains("has shown none"));
+    // It is no better than the certificate, remembered or not.
+    let at = |now| stage.let_in_at(now, &[("Authorization", &token)], Some(b"leaf"));
+    assert_eq!(at(NOW + 499), Ok(Some(CERTIFICATE_ENDS)));
+    assert!(at(NOW + 500).expect_err("refused").contains("has ended"));
     let both = json!({"x5t#S256": print, "jkt": thumbprint(&stage.client)});
     let token = stage.token(&both);
     let (shown, proof) = (format!("DPoP {token}"), stage.proof(&token, &json!({})));
