@@ -7,7 +7,7 @@ use regex::{Regex, RegexBuilder};
 use transept_model::suggest;
 use transept_wire::head::FieldName;
 
-use super::cost::{BYTES, ITEMS, Size, cost};
+use super::cost::{BYTES, BYTES_WITHIN, ITEMS, Size, cost};
 use super::facts::Fact;
 use super::kind::{FUNCTIONS, Function, Kind, METHODS, Plain, RECORDS, Signature, VARIABLES, WALKS, Walk};
 use super::parse::{Binary, Form, Tree};
@@ -76,7 +76,8 @@ impl Node {
         let (steps, size) = cost(&op, kind);
         if steps > u64::from(MOST_STEPS) {
             let why = format!(
-                "it may take {steps} steps for lists of {ITEMS} items and texts of {BYTES} bytes, the most is {MOST_STEPS}"
+                "it may take {steps} steps for lists of {ITEMS} items and texts of {BYTES} bytes, of {BYTES_WITHIN} in lists; \
+                 the most is {MOST_STEPS}"
             );
             return Err(Flaw::new(at, why).remedy("nest fewer `all`, `exists`, `filter`, `map` and `split`"));
         }

@@ -1,12 +1,14 @@
 //! How many steps an expression takes at most, before any request is there, and how large its values get.
 //!
 //! Called by `check` for every node. What each step costs is what `evaluate` takes for it, so that the two are changed together. What a request
-//! brings is not known: its lists, maps and what a text is split into are taken to have [`ITEMS`] items, its texts [`BYTES`] bytes. Under
-//! that no expression takes more than is said here.
+//! brings is not known: its lists, maps and what a text is split into are taken to have [`ITEMS`] items, its texts [`BYTES`] bytes, and
+//! those in lists and maps, which are names, [`BYTES_WITHIN`]; what is compared, to hold no lists in lists. Under that no expression takes more than
+//! is said here.
 
 use super::check::{Node, Op};
-use super::evaluate::{BYTES_A_PATTERN_STEP, BYTES_A_STEP, ITEMS_A_STEP};
-use super::kind::{Function, Kind, Plain, Walk};
+use super::evaluate::{BYTES_A_GLANCE, BYTES_A_PATTERN_STEP, BYTES_A_STEP, ITEMS_A_STEP};
+use super::facts::Fact;
+use super::kind::{Function, Kind, Walk};
 use super::parse::Binary;
 use super::value::Value;
 
@@ -14,6 +16,8 @@ use super::value::Value;
 pub(super) const ITEMS: u64 = 50;
 /// How many bytes a text of a request is taken to have.
 pub(super) const BYTES: u64 = 256;
+/// How many bytes a text in a list or a map of a request is taken to have.
+pub(super) const BYTES_WITHIN: u64 = 96;
 /// How long the text of a number is at most.
 const DIGITS: u64 = 400;
 
@@ -26,6 +30,8 @@ pub(super) struct Size {
     items: u64,
     /// The bytes of the texts in it.
     within: u64,
+    /// The bytes that are looked through for a name, of headers or a query, or of what is in it.
+    names: u64,
 }
 
 impl Size {
@@ -35,7 +41,7 @@ impl Size {
 
     /// What a request brings.
     fn brought(kind: Kind) -> Size {
-        let holds = Size { bytes: 0, items: ITEMS, within: BYTES };
+        let holds = Size { items: ITEMS, within: BYTES_WITHIN, ..Size::default() };
         match kind {
             Kind::Text => Size::text(BYTES),
             Kind::List(_) | Kind::Map(_) => holds,
@@ -56,7 +62,7 @@ impl Size {
     fn of(all: impl Iterator<Item = Size>) -> Size {
         let mut count = 0;
         let widest = all.inspect(|_| count += 1).fold(Size::default(), Size::or);
-        Size { bytes: 0, items: widest.items.max(count), within: widest.within.max(widest.bytes) }
+        Size { bytes: 0, items: widest.items.max(count), within: widest.within.max(widest.bytes), ..widest }
     }
 
     /// One or the other.
@@ -65,6 +71,7 @@ impl Size {
             bytes: self.bytes.max(other.bytes),
             items: self.items.max(other.items),
             within: self.within.max(other.within),
+            names: self.names.max(other.names),
         }
     }
 
@@ -79,12 +86,15 @@ pub(super) fn cost(op: &Op, kind: Kind) -> (u64, Size) {
     let nothing = Size::default();
     let (steps, size) = match op {
         Op::Constant(value) => (0, Size::written(value)),
-        Op::Fact(_) | Op::Local(_) => (0, Size::brought(kind)),
+        Op::Fact(Fact::Query | Fact::Headers | Fact::ResponseHeaders) => {
+            (0, Size { within: BYTES, names: BYTES, ..Size::brought(kind) })
+        }
+        Op::Fact(_) | Op::Local(_) => (glance(BYTES), Size::brought(kind)),
         Op::HasFact(_) | Op::HasHeader(_) => (0, nothing),
-        Op::Header(_) => (read(BYTES), Size::text(BYTES)),
-        Op::Select(on, _) => (on.steps + keyed(on), on.size.item()),
-        Op::Index(on, index) => (on.steps + index.steps + keyed(on), on.size.item()),
-        Op::Has(on, _) => (on.steps + contained(on), nothing),
+        Op::Header(_) => (glance(BYTES), Size::text(BYTES)),
+        Op::Select(on, name) => (on.steps + keyed(on, name.len() as u64), on.size.item()),
+        Op::Index(on, index) => (on.steps + index.steps + keyed(on, index.size.bytes), on.size.item()),
+        Op::Has(on, name) => (on.steps + contained(on, Size::text(name.len() as u64)), nothing),
         Op::Not(inner) | Op::Negate(inner) | Op::InNetwork(inner, _) => (inner.steps, nothing),
         Op::Matches(on, _) => (on.steps + on.size.bytes / BYTES_A_PATTERN_STEP as u64, nothing),
         Op::Binary(operator, left, right) => {
@@ -105,7 +115,7 @@ pub(super) fn cost(op: &Op, kind: Kind) -> (u64, Size) {
         }
         Op::Walk(walk, on, body) => {
             // Twice for each item: that it is there, and that it is looked at.
-            let steps = on.size.items.saturating_mul(body.steps + 2);
+            let steps = on.size.items.saturating_mul(body.steps + 2).saturating_add(named(on));
             let size = match walk {
                 Walk::Map => Size { items: on.size.items, ..nothing }.or(Size::of([body.size].into_iter())),
                 Walk::Filter => Size { bytes: 0, ..on.size },
@@ -121,19 +131,32 @@ fn read(bytes: u64) -> u64 {
     bytes / BYTES_A_STEP as u64
 }
 
-/// What it takes to find a key, which is read where it is a header and looked for in a query.
-fn keyed(on: &Node) -> u64 {
-    match on.kind {
-        Kind::Map(Plain::Text) | Kind::Any => read(BYTES),
-        _ => 0,
+fn glance(bytes: u64) -> u64 {
+    bytes / BYTES_A_GLANCE as u64
+}
+
+/// What it takes to find all names in headers or a query.
+fn named(on: &Node) -> u64 {
+    read(on.size.names)
+}
+
+/// The same to find a name of so many bytes.
+fn keyed(on: &Node, wanted: u64) -> u64 {
+    match on.size.names {
+        0 => 0,
+        names => read(names).saturating_add(read(wanted)),
     }
 }
 
 /// What it takes to find out whether something is in it: of a list all is looked at.
-fn contained(on: &Node) -> u64 {
+fn contained(on: &Node, wanted: Size) -> u64 {
     match on.kind {
-        Kind::List(_) | Kind::Any => on.size.items.max(keyed(on)),
-        _ => keyed(on),
+        Kind::List(_) | Kind::Any => {
+            let compared = glance(wanted.bytes.min(on.size.within));
+            let items = wanted.items.min(on.size.items) / ITEMS_A_STEP as u64;
+            on.size.items.saturating_mul(1 + compared + items).max(keyed(on, wanted.bytes))
+        }
+        _ => keyed(on, wanted.bytes),
     }
 }
 
@@ -142,14 +165,22 @@ fn binary(operator: Binary, left: &Node, right: &Node) -> (u64, Size) {
     let (one, other) = (left.size, right.size);
     let are = |is: fn(Kind) -> bool| is(left.kind) && is(right.kind);
     match operator {
-        Binary::Equal | Binary::Unequal => (one.items.min(other.items) / ITEMS_A_STEP as u64, nothing),
-        Binary::In => (contained(right), nothing),
+        Binary::Equal | Binary::Unequal => {
+            let items = one.items.min(other.items);
+            let within = items.saturating_mul(glance(one.within.min(other.within)));
+            let compared = glance(one.bytes.min(other.bytes)).max(within);
+            ((items / ITEMS_A_STEP as u64).saturating_add(compared), nothing)
+        }
+        Binary::Less | Binary::LessOrEqual | Binary::Greater | Binary::GreaterOrEqual => {
+            (glance(one.bytes.min(other.bytes)), nothing)
+        }
+        Binary::In => (contained(right, one), nothing),
         Binary::Add => {
             let texts = are(|kind| matches!(kind, Kind::Text | Kind::Any));
             let lists = are(|kind| matches!(kind, Kind::List(_) | Kind::Any));
             let bytes = if texts { one.bytes.saturating_add(other.bytes) } else { 0 };
             let items = if lists { one.items.saturating_add(other.items) } else { 0 };
-            (read(bytes).max(items), Size { bytes, items, within: one.within.max(other.within) })
+            (read(bytes).max(items), Size { bytes, items, ..one.or(other) })
         }
         _ => (0, nothing),
     }
@@ -159,13 +190,13 @@ fn call(function: Function, sizes: &[Size]) -> (u64, Size) {
     let first = sizes.first().copied().unwrap_or_default();
     let reading = sizes.iter().map(|size| read(size.bytes)).sum::<u64>();
     let (steps, size) = match function {
-        Function::Split => (first.bytes, Size { bytes: 0, items: ITEMS, within: first.bytes }),
+        Function::Split => (first.bytes, Size { items: ITEMS, within: first.bytes, ..Size::default() }),
         Function::Join => {
             let by = sizes.get(1).map_or(0, |by| by.bytes);
             let part = first.within.saturating_add(by);
             (first.items.saturating_mul(1 + read(part)), Size::text(first.items.saturating_mul(part)))
         }
-        Function::Size => (read(first.bytes.max(first.items)), Size::default()),
+        Function::Size => (read(first.bytes.max(first.items)).saturating_add(read(first.names)), Size::default()),
         Function::Lower | Function::Upper | Function::Trim => (0, Size::text(first.bytes)),
         Function::ToText => (0, Size::text(first.bytes.max(DIGITS))),
         _ => (0, Size::default()),
@@ -185,7 +216,7 @@ mod tests {
 
     /// A request that is as large as is assumed: every text, list, map and number of parts.
     fn with_the_largest<T>(work: impl FnOnce(&Exchange<'_>) -> T) -> T {
-        let texts = || (0..ITEMS).map(|item| format!("{item:0>width$}", width = BYTES as usize));
+        let texts = || (0..ITEMS).map(|item| format!("{item:0>width$}", width = BYTES_WITHIN as usize));
         let parts: Vec<String> = (0..ITEMS).map(|item| format!("{item:04}")).collect();
         let mut request = Request::build("GET", "http", "a.test", "/").expect("a request");
         request.fields.push_bytes(b"X-List", parts.join(",").as_bytes()).expect("a field");
@@ -235,6 +266,9 @@ mod tests {
             r#"[a, b].join("-") == "z""#,
             r#"a.split(",").exists(c, c == b)"#,
             "size(a) == size(b) + 1000",
+            "a in principal.claims.lists",
+            "request.headers.exists(h, h == string(a))",
+            r#"[request.headers].exists(h, "x-none" in h) || request.path < string(b)"#,
         ];
         let (mut accepted, mut refused) = (0, 0);
         for outer in lists {
@@ -263,6 +297,8 @@ mod tests {
             "principal.groups.all(a, principal.groups.exists(b, a == b))",
             "principal.claims.roles.exists(a, principal.claims.others.exists(b, a == b))",
             r#"principal.groups.exists(a, a in request.headers["x-list"].split(","))"#,
+            r#"principal.claims.orgs.exists(o, o.roles.exists(r, r == "admin" && o.id == request.headers["x-org"]))"#,
+            "principal.groups.all(a, principal.groups.exists(b, a.startsWith(b)))",
         ] {
             assert!(Condition::compile(good).is_ok(), "{good}: {:?}", Condition::compile(good));
         }

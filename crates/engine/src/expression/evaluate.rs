@@ -5,8 +5,6 @@
 //! Called by `Expression`. Every step costs, long texts cost more, and who runs out has no value: whatever is in a request, an expression
 //! takes no longer than [`MOST_STEPS`] steps.
 
-use std::borrow::Cow;
-
 use smallvec::SmallVec;
 use transept_wire::head::FieldName;
 
@@ -14,12 +12,14 @@ use super::check::{Node, Op};
 use super::facts::{self, Fact, Facts};
 use super::kind::{Function, Walk};
 use super::parse::Binary;
-use super::value::{Value, entry, span, time};
+use super::value::{Text, Value, entry, span, time};
 use super::{Fault, MOST_STEPS};
 use crate::policies::Network;
 
-/// How many bytes of a text cost one step.
+/// How many bytes of a text cost one step, where something is made of it or it is looked through.
 pub(super) const BYTES_A_STEP: usize = 32;
+/// The same where it is only read or compared with another one, of which a processor does much at once.
+pub(super) const BYTES_A_GLANCE: usize = 512;
 /// The same where it is looked through for a pattern.
 pub(super) const BYTES_A_PATTERN_STEP: usize = 4;
 /// How many items of two lists that are compared cost one step.
@@ -48,16 +48,27 @@ impl<'v> Run<'v> {
         }
     }
 
-    /// Pays for looking at a text.
+    /// Pays for looking through a text.
     fn read(&mut self, at: usize, text: &str) -> Result<(), Fault> {
         self.pay(at, text.len() / BYTES_A_STEP)
+    }
+
+    /// A value that a request has brought, where a text was found to be one.
+    fn brought(&mut self, at: usize, value: Value<'v>) -> Found<'v> {
+        if let Value::Text(text) = &value {
+            self.pay(at, text.len() / BYTES_A_GLANCE)?;
+        }
+        Ok(value)
     }
 
     pub(super) fn value(&mut self, node: &'v Node) -> Found<'v> {
         self.pay(node.at, 1)?;
         match &node.op {
             Op::Constant(value) => Ok(Value::borrowed(value)),
-            Op::Fact(fact) => self.facts.value(*fact).map_err(|why| Fault::new(node.at, why)),
+            Op::Fact(fact) => {
+                let value = self.facts.value(*fact).map_err(|why| Fault::new(node.at, why))?;
+                self.brought(node.at, value)
+            }
             Op::HasFact(fact) => self.has_fact(node.at, *fact).map(Value::Bool),
             Op::Local(slot) => {
                 let value = self.locals.get(*slot).cloned();
@@ -71,7 +82,7 @@ impl<'v> Run<'v> {
             }
             Op::Has(on, name) => {
                 let on = self.value(on)?;
-                self.contains(node.at, &on, &Value::Text(Cow::Borrowed(name))).map(Value::Bool)
+                self.contains(node.at, &on, &Value::Text(Text::Borrowed(name))).map(Value::Bool)
             }
             Op::Index(on, index) => self.index(node.at, on, index),
             Op::Not(inner) => Ok(Value::Bool(!self.bool(inner)?)),
@@ -139,7 +150,7 @@ impl<'v> Run<'v> {
         }
     }
 
-    fn text(&mut self, node: &'v Node) -> Result<Cow<'v, str>, Fault> {
+    fn text(&mut self, node: &'v Node) -> Result<Text<'v>, Fault> {
         match self.value(node)? {
             Value::Text(text) => Ok(text),
             other => Err(wrong(node.at, "text", &other)),
@@ -175,12 +186,7 @@ impl<'v> Run<'v> {
     fn header(&mut self, at: usize, name: &FieldName) -> Found<'v> {
         let facts = self.facts;
         match facts::header(facts.fields(), name) {
-            Some(Ok(value)) => {
-                if let Value::Text(text) = &value {
-                    self.read(at, text)?;
-                }
-                Ok(value)
-            }
+            Some(Ok(value)) => self.brought(at, value),
             Some(Err(why)) => Err(Fault::new(at, why)),
             None => Err(Fault::new(at, format!("there is no header {}", name.as_str()))),
         }
@@ -203,6 +209,7 @@ impl<'v> Run<'v> {
         let missing = || Fault::new(at, format!("nothing is called `{}`", key.escape_debug()));
         match on {
             Value::Headers(_) => {
+                self.read(at, key)?;
                 let name = FieldName::new(key).map_err(|_| missing())?;
                 self.header(at, &name)
             }
@@ -213,7 +220,7 @@ impl<'v> Run<'v> {
                     None => Err(missing()),
                 }
             }
-            Value::Map(_) | Value::Members(_) => entry(on, &Value::Text(Cow::Borrowed(key))).ok_or_else(missing),
+            Value::Map(_) | Value::Members(_) => entry(on, &Value::Text(Text::Borrowed(key))).ok_or_else(missing),
             other => Err(wrong(at, "a map", other)),
         }
     }
@@ -221,6 +228,7 @@ impl<'v> Run<'v> {
     fn contains(&mut self, at: usize, on: &Value<'v>, wanted: &Value<'_>) -> Result<bool, Fault> {
         match (on, wanted) {
             (Value::Headers(fields), Value::Text(name)) => {
+                self.read(at, name)?;
                 Ok(FieldName::new(&**name).is_ok_and(|name| fields.first_named(&name).is_some()))
             }
             (Value::Query(query), Value::Text(name)) => {
@@ -232,27 +240,68 @@ impl<'v> Run<'v> {
             _ => {
                 let length = on.length().ok_or_else(|| wrong(at, "a list or a map", on))?;
                 self.pay(at, length)?;
-                Ok((0..length).any(|index| on.item(index).is_some_and(|item| item.equals(wanted))))
+                for index in 0..length {
+                    if let Some(item) = on.item(index)
+                        && self.equal(at, &item, wanted)?
+                    {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
             }
         }
     }
 
-    fn binary(&mut self, at: usize, operator: Binary, left: Value<'v>, right: Value<'v>) -> Found<'v> {
-        use std::cmp::Ordering;
-        let ordered = |wanted: fn(Ordering) -> bool| match left.order(&right) {
-            Some(order) => Ok(Value::Bool(wanted(order))),
-            None => Err(Fault::new(at, format!("{} and {} have no order", left.describe(), right.describe()))),
-        };
-        match operator {
-            Binary::Equal | Binary::Unequal => {
-                let compared = left.length().unwrap_or(0).min(right.length().unwrap_or(0));
-                self.pay(at, compared / ITEMS_A_STEP)?;
-                Ok(Value::Bool(left.equals(&right) == (operator == Binary::Equal)))
+    /// Equality of any two values. What is in lists and maps is paid for as well: one that is written out may hold another one many times.
+    fn equal(&mut self, at: usize, one: &Value<'_>, other: &Value<'_>) -> Result<bool, Fault> {
+        if let (Value::Text(one), Value::Text(other)) = (one, other) {
+            if one.len() != other.len() {
+                return Ok(false);
             }
-            Binary::Less => ordered(Ordering::is_lt),
-            Binary::LessOrEqual => ordered(Ordering::is_le),
-            Binary::Greater => ordered(Ordering::is_gt),
-            Binary::GreaterOrEqual => ordered(Ordering::is_ge),
+            self.pay(at, one.len() / BYTES_A_GLANCE)?;
+            return Ok(**one == **other);
+        }
+        let is_list = one.is_list() && other.is_list();
+        let Some(length) = one.length().filter(|_| is_list || one.is_map() && other.is_map()) else {
+            return Ok(one.equals(other));
+        };
+        if other.length() != Some(length) {
+            return Ok(false);
+        }
+        self.pay(at, length / ITEMS_A_STEP)?;
+        let keys = if is_list { Vec::new() } else { one.items().unwrap_or_default() };
+        for index in 0..length {
+            let pair = match keys.get(index) {
+                Some(key) => (entry(one, key), entry(other, key)),
+                None => (one.item(index), other.item(index)),
+            };
+            let (Some(one), Some(other)) = pair else { return Ok(false) };
+            // What holds others costs a step of its own, however little it holds.
+            self.pay(at, usize::from(one.length().is_some()))?;
+            if !self.equal(at, &one, &other)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The order of two values that have one.
+    fn order(&mut self, at: usize, left: &Value<'_>, right: &Value<'_>) -> Result<std::cmp::Ordering, Fault> {
+        if let (Value::Text(left), Value::Text(right)) = (left, right) {
+            self.pay(at, left.len().min(right.len()) / BYTES_A_GLANCE)?;
+        }
+        let order = left.order(right);
+        order.ok_or_else(|| Fault::new(at, format!("{} and {} have no order", left.describe(), right.describe())))
+    }
+
+    fn binary(&mut self, at: usize, operator: Binary, left: Value<'v>, right: Value<'v>) -> Found<'v> {
+        match operator {
+            Binary::Equal => self.equal(at, &left, &right).map(Value::Bool),
+            Binary::Unequal => self.equal(at, &left, &right).map(|equal| Value::Bool(!equal)),
+            Binary::Less => self.order(at, &left, &right).map(|order| Value::Bool(order.is_lt())),
+            Binary::LessOrEqual => self.order(at, &left, &right).map(|order| Value::Bool(order.is_le())),
+            Binary::Greater => self.order(at, &left, &right).map(|order| Value::Bool(order.is_gt())),
+            Binary::GreaterOrEqual => self.order(at, &left, &right).map(|order| Value::Bool(order.is_ge())),
             Binary::In => self.contains(at, &right, &left).map(Value::Bool),
             Binary::Add => self.add(at, left, right),
             Binary::Subtract | Binary::Multiply | Binary::Divide | Binary::Remainder => {
@@ -265,7 +314,7 @@ impl<'v> Run<'v> {
         match (left, right) {
             (Value::Text(left), Value::Text(right)) => {
                 self.pay(at, (left.len() + right.len()) / BYTES_A_STEP)?;
-                Ok(Value::Text(left + right))
+                Ok(Value::Text([&*left, &*right].concat().into()))
             }
             (left, right) => match (left.items(), right.items()) {
                 (Some(mut all), Some(more)) if left.is_list() && right.is_list() => {
@@ -348,7 +397,10 @@ impl<'v> Run<'v> {
         let size = match value {
             Value::Text(text) => text.chars().count(),
             Value::Headers(fields) => fields.len(),
-            Value::Query(query) => facts::query_names(*query).len(),
+            Value::Query(query) => {
+                self.pay(at, query.map_or(0, <[u8]>::len) / BYTES_A_STEP)?;
+                facts::query_names(*query).len()
+            }
             other => other.length().ok_or_else(|| Fault::new(at, format!("{} has no size", other.describe())))?,
         };
         self.pay(at, size / BYTES_A_STEP)?;
@@ -359,9 +411,14 @@ impl<'v> Run<'v> {
         let on = self.value(on)?;
         let items = match &on {
             Value::Headers(fields) => {
-                Some(fields.iter().map(|(name, _)| Value::Text(name.as_str().to_ascii_lowercase().into())).collect())
+                let names = fields.iter().map(|(name, _)| name.as_str());
+                self.pay(at, names.clone().map(str::len).sum::<usize>() / BYTES_A_STEP)?;
+                Some(names.map(|name| Value::Text(name.to_ascii_lowercase().into())).collect())
             }
-            Value::Query(query) => Some(facts::query_names(*query)),
+            Value::Query(query) => {
+                self.pay(at, query.map_or(0, <[u8]>::len) / BYTES_A_STEP)?;
+                Some(facts::query_names(*query))
+            }
             other => {
                 self.pay(at, other.length().unwrap_or(0))?;
                 other.items()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use transept_wire::head::{FieldName, Fields, Response, Version};
 use transept_wire::normalize;
 
-use super::value::Value;
+use super::value::{Text, Value};
 use crate::exchange::Exchange;
 use crate::form;
 use crate::principal::{Principal, PrincipalKind};
@@ -76,7 +76,7 @@ impl<'x> Facts<'x> {
             Fact::Query => Value::Query(request.query()),
             Fact::Headers | Fact::ResponseHeaders => Value::Headers(self.fields()),
             Fact::Status => Value::Int(self.response.map_or(0, |response| i64::from(response.status))),
-            Fact::Address => Value::Text(Cow::Owned(x.client.to_canonical().to_string())),
+Fact::Address => Value::Text(x.client.to_canonical().to_string().into()),
             Fact::Identity => borrowed(x.identity().map_or("", |identity| identity)),
             Fact::Port => Value::Int(i64::from(x.listener_port)),
             Fact::Now => Value::Time(i64::try_from(x.now.unix.as_micros()).unwrap_or(i64::MAX)),
@@ -116,7 +116,7 @@ impl<'x> Facts<'x> {
 }
 
 fn borrowed(text: &str) -> Value<'_> {
-    Value::Text(Cow::Borrowed(text))
+    Value::Text(Text::Borrowed(text))
 }
 
 fn text<'v>(bytes: &'v [u8], what: &'static str) -> Result<Value<'v>, Cow<'static, str>> {
@@ -130,7 +130,7 @@ fn host(authority: &[u8]) -> Result<Value<'_>, Cow<'static, str>> {
     let host = normalize::authority(authority).map(|parts| parts.host).unwrap_or_default();
     if host.iter().any(u8::is_ascii_uppercase) || host.ends_with(b".") {
         let mut lower = Vec::new();
-        return Ok(Value::Text(Cow::Owned(normalize::host_lower(host, &mut lower).to_owned())));
+        return Ok(Value::Text(normalize::host_lower(host, &mut lower).to_owned().into()));
     }
     text(host, "the host")
 }
@@ -148,7 +148,7 @@ pub(super) fn header<'v>(fields: &'v Fields, name: &FieldName) -> Option<Result<
         }
         joined.extend_from_slice(line);
     }
-    let joined = String::from_utf8(joined).map(|text| Value::Text(Cow::Owned(text)));
+    let joined = String::from_utf8(joined).map(|text| Value::Text(text.into()));
     Some(joined.map_err(|_| Cow::Borrowed("the header is not UTF-8 text")))
 }
 
@@ -165,12 +165,13 @@ pub(super) fn query_value<'v>(query: Option<&'v [u8]>, name: &str) -> Option<Res
     if found.next().is_some() {
         return Some(Err("the query has the name more than once".into()));
     }
-    Some(decoded(value).map(Value::Text).ok_or(Cow::Borrowed("the value in the query is not UTF-8 text")))
+    let value = decoded(value).map(|text| Value::Text(text.into()));
+    Some(value.ok_or(Cow::Borrowed("the value in the query is not UTF-8 text")))
 }
 
 /// The names in a query, each once for every time that it is written.
 pub(super) fn query_names(query: Option<&[u8]>) -> Vec<Value<'_>> {
-    pairs(query).filter_map(|(key, _)| decoded(key)).map(Value::Text).collect()
+    pairs(query).filter_map(|(key, _)| decoded(key)).map(|text| Value::Text(text.into())).collect()
 }
 
 fn pairs(query: Option<&[u8]>) -> impl Iterator<Item = (&[u8], &[u8])> {
@@ -196,7 +197,7 @@ mod tests {
     fn value(query: &str, name: &str) -> Option<Result<String, String>> {
         let found = query_value(Some(query.as_bytes()), name)?;
         Some(match found {
-            Ok(Value::Text(text)) => Ok(text.into_owned()),
+            Ok(Value::Text(text)) => Ok(text.to_string()),
             Ok(other) => panic!("{other:?}"),
             Err(why) => Err(why.into_owned()),
         })

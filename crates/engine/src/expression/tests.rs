@@ -254,6 +254,13 @@ fn what_would_take_long_is_refused_or_stopped() {
             .expect_err("too long")
             .contains("steps")
     );
+    // What is compared is paid for by its length, and by all that is in it.
+    let long = format!("[\"0123456789abcdef\"]{}", ".map(a, a + a)".repeat(12));
+    let compared = holds(&format!("{long}.all(t, principal.claims.many.all(m, t == t))"));
+    assert!(compared.as_ref().is_err_and(|why| why.contains("steps")), "{compared:?}");
+    let wide = format!("[0]{}", ".map(a, [a, a])".repeat(24));
+    let compared = holds(&format!("{wide}.all(x, x == x)"));
+    assert!(compared.as_ref().is_err_and(|why| why.contains("steps")), "{compared:?}");
     assert!(flaw(&"(".repeat(500)).why.contains("nested deeper"));
     assert!(flaw(&"!".repeat(500)).why.contains("nested deeper"));
     assert!(flaw(&format!("1{} == 1", "+1".repeat(500))).why.contains("nested deeper"));

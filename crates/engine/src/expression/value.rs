@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
@@ -15,7 +16,7 @@ pub(super) enum Value<'v> {
     Bool(bool),
     Int(i64),
     Double(f64),
-    Text(Cow<'v, str>),
+    Text(Text<'v>),
     Time(i64),
     Span(i64),
     List(Arc<[Value<'v>]>),
@@ -30,6 +31,45 @@ pub(super) enum Value<'v> {
     Query(Option<&'v [u8]>),
 }
 
+/// Text that is there once, however often it is asked for: borrowed, or shared where it was made.
+#[derive(Clone, Debug)]
+pub(super) enum Text<'v> {
+    Borrowed(&'v str),
+    Shared(Arc<str>),
+}
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Text::Borrowed(text) => text,
+            Text::Shared(text) => text,
+        }
+    }
+}
+
+impl<'v> From<&'v str> for Text<'v> {
+    fn from(text: &'v str) -> Text<'v> {
+        Text::Borrowed(text)
+    }
+}
+
+impl From<String> for Text<'_> {
+    fn from(text: String) -> Text<'static> {
+        Text::Shared(text.into())
+    }
+}
+
+impl<'v> From<Cow<'v, str>> for Text<'v> {
+    fn from(text: Cow<'v, str>) -> Text<'v> {
+        match text {
+            Cow::Borrowed(text) => text.into(),
+            Cow::Owned(text) => text.into(),
+        }
+    }
+}
+
 impl<'v> Value<'v> {
     pub(super) fn of_json(json: &'v Json) -> Value<'v> {
         match json {
@@ -39,7 +79,7 @@ impl<'v> Value<'v> {
                 Some(value) => Value::Int(value),
                 None => Value::Double(number.as_f64().unwrap_or(f64::NAN)),
             },
-            Json::String(text) => Value::Text(Cow::Borrowed(text)),
+            Json::String(text) => Value::Text(Text::Borrowed(text)),
             Json::Array(items) => Value::Items(items),
             Json::Object(members) => Value::Members(members),
         }
@@ -47,7 +87,7 @@ impl<'v> Value<'v> {
 
     pub(super) fn borrowed(constant: &'v Value<'static>) -> Value<'v> {
         match constant {
-            Value::Text(text) => Value::Text(Cow::Borrowed(text)),
+            Value::Text(text) => Value::Text(Text::Borrowed(text)),
             other => other.clone(),
         }
     }
@@ -64,6 +104,10 @@ impl<'v> Value<'v> {
             Value::List(_) | Value::Texts(_) | Value::Items(_) => "a list",
             Value::Map(_) | Value::Members(_) | Value::Headers(_) | Value::Query(_) => "a map",
         }
+    }
+
+    pub(super) fn is_map(&self) -> bool {
+        matches!(self, Value::Map(_) | Value::Members(_))
     }
 
     pub(super) fn is_list(&self) -> bool {
@@ -86,7 +130,7 @@ impl<'v> Value<'v> {
     pub(super) fn item(&self, index: usize) -> Option<Value<'v>> {
         match self {
             Value::List(items) => items.get(index).cloned(),
-            Value::Texts(items) => items.get(index).map(|text| Value::Text(Cow::Borrowed(text))),
+            Value::Texts(items) => items.get(index).map(|text| Value::Text(Text::Borrowed(text))),
             Value::Items(items) => items.get(index).map(Value::of_json),
             _ => None,
         }
@@ -96,34 +140,25 @@ impl<'v> Value<'v> {
     pub(super) fn items(&self) -> Option<Vec<Value<'v>>> {
         match self {
             Value::List(items) => Some(items.to_vec()),
-            Value::Texts(items) => Some(items.iter().map(|text| Value::Text(Cow::Borrowed(text))).collect()),
+            Value::Texts(items) => Some(items.iter().map(|text| Value::Text(Text::Borrowed(text))).collect()),
             Value::Items(items) => Some(items.iter().map(Value::of_json).collect()),
             Value::Map(entries) => Some(entries.iter().map(|(key, _)| key.clone()).collect()),
-            Value::Members(members) => Some(members.keys().map(|key| Value::Text(Cow::Borrowed(key))).collect()),
+            Value::Members(members) => Some(members.keys().map(|key| Value::Text(Text::Borrowed(key))).collect()),
             _ => None,
         }
     }
 
-    /// Equality of any two values: different kinds are never equal, numbers are compared as numbers.
+    /// Equality of two values that hold no others: different kinds are never equal, numbers are compared as numbers.
     pub(super) fn equals(&self, other: &Value<'_>) -> bool {
         match (self, other) {
             (Value::Null, Value::Null) => true,
             (Value::Bool(a), Value::Bool(b)) => a == b,
-            (Value::Text(a), Value::Text(b)) => a == b,
+            (Value::Text(a), Value::Text(b)) => **a == **b,
             (Value::Time(a), Value::Time(b)) | (Value::Span(a), Value::Span(b)) => a == b,
             (Value::Int(_) | Value::Double(_), Value::Int(_) | Value::Double(_)) => {
                 self.order(other) == Some(Ordering::Equal)
             }
-            (Value::Map(_) | Value::Members(_), Value::Map(_) | Value::Members(_)) => maps_equal(self, other),
-            _ => match (self.length(), other.length()) {
-                (Some(a), Some(b)) if a == b && self.describe() == other.describe() => {
-                    (0..a).all(|index| match (self.item(index), other.item(index)) {
-                        (Some(one), Some(two)) => one.equals(&two),
-                        _ => false,
-                    })
-                }
-                _ => false,
-            },
+            _ => false,
         }
     }
 
@@ -135,7 +170,7 @@ impl<'v> Value<'v> {
             (Value::Double(a), Value::Double(b)) => a.partial_cmp(b),
             (Value::Int(a), Value::Double(b)) => whole_to_real(*a, *b),
             (Value::Double(a), Value::Int(b)) => whole_to_real(*b, *a).map(Ordering::reverse),
-            (Value::Text(a), Value::Text(b)) => Some(a.cmp(b)),
+            (Value::Text(a), Value::Text(b)) => Some(a.as_bytes().cmp(b.as_bytes())),
             (Value::Time(a), Value::Time(b)) | (Value::Span(a), Value::Span(b)) => Some(a.cmp(b)),
             _ => None,
         }
@@ -156,15 +191,6 @@ fn whole_to_real(whole: i64, real: f64) -> Option<Ordering> {
     }
     let part = real.fract();
     Some(whole.cmp(&(real.trunc() as i64)).then(0.0f64.partial_cmp(&part)?))
-}
-
-fn maps_equal(one: &Value<'_>, other: &Value<'_>) -> bool {
-    let (Some(keys), Some(length)) = (one.items(), other.length()) else { return false };
-    keys.len() == length
-        && keys.iter().all(|key| match (entry(one, key), entry(other, key)) {
-            (Some(a), Some(b)) => a.equals(&b),
-            _ => false,
-        })
 }
 
 /// The value of a key in a map of the expression's own or in a claim.
@@ -321,6 +347,14 @@ mod tests {
         for wrong in ["", "-", "5", "5d", "s"] {
             assert_eq!(span::parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_text_that_was_made_is_there_once() {
+        let list = Value::List([Value::Text("made".to_owned().into())].into());
+        let again = list.items().and_then(|items| items.into_iter().next());
+        let (Some(Value::Text(one)), Some(Value::Text(other))) = (list.item(0), again) else { panic!("a list") };
+        assert!(std::ptr::eq(&*one, &*other));
     }
 
     #[test]
