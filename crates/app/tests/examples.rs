@@ -368,8 +368,16 @@ fn an_expression_names_the_tenant_and_the_price() {
     assert!(told.contains("by value of request.path.split") && !told.contains("acme"), "{told}");
     let without = explain("35-limit-expressions.yaml", &["GET", "http://localhost:8080/"]);
     assert_eq!(without["reply"]["code"], "limit.key_missing", "{without:#}");
-    let dear = explain("35-limit-expressions.yaml", &["GET", "http://localhost:8080/t/a/b?rows=60000"]);
-    assert_eq!(dear["reply"]["code"], "limit.cost_unknown", "{dear:#}");
+    for rows in [60_000, -1, -100, -150] {
+        let url = format!("http://localhost:8080/t/a/b?rows={rows}");
+        let unpriced = explain("35-limit-expressions.yaml", &["GET", &url]);
+        assert_eq!(unpriced["reply"]["code"], "limit.cost_unknown", "{unpriced:#}");
+    }
+    for rows in [0, 1, 99] {
+        let url = format!("http://localhost:8080/t/a/b?rows={rows}");
+        let told = explain("35-limit-expressions.yaml", &["GET", &url])["told"].to_string();
+        assert!(told.contains("takes 1, as costExpression or costs say, 599 of 600 left"), "{told}");
+    }
 }
 
 #[test]
