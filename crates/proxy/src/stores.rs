@@ -34,12 +34,13 @@ const AT_ONCE: usize = 256;
 /// What the server computes. `KEYS[1]` is the bucket, kept as the moment when it is full, in microseconds of the server's clock, and the time in
 /// which it fills: one that fills in another time now has the same share in it. The arguments are the time of one token, the size of the bucket,
 /// how many tokens are wanted, and how many it must be at least; -1 takes what is wanted in any case. Gives what was granted, how long to wait,
-/// what is left, and when it is full; nothing where the key holds what is no bucket.
+/// what is left, and when it is full; nothing where the key holds what is no bucket. Nobody owes more than what ten years pay: the
+/// server takes no numbers without end.
 const SCRIPT: &str = "\
 local interval, burst, want, least = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local fills, full = burst * interval, now
+local fills, full, latest = burst * interval, now, now + 315576000000000
 local kept = redis.pcall('GET', KEYS[1])
 if kept then
   if type(kept) == 'table' then
@@ -50,6 +51,7 @@ if kept then
   if not was_full then return false end
   full = math.max(tonumber(was_full), now)
   if math.abs(tonumber(filled) - fills) > 1000 then full = now + (full - now) * fills / tonumber(filled) end
+  full = math.min(full, latest)
 end
 local room = math.floor((now + fills - full) / interval + 0.000001)
 local granted = want
@@ -57,7 +59,7 @@ if least >= 0 then granted = math.min(want, room) end
 if least >= 0 and granted < least then
   return {0, math.ceil(full + (least - burst) * interval - now), room, math.ceil(full - now)}
 end
-full = full + granted * interval
+full = math.min(full + granted * interval, latest)
 redis.call('SET', KEYS[1], string.format('%.3f %.3f', full, fills), 'PX', math.ceil((full - now) / 1000) + 1000)
 return {granted, 0, room - granted, math.ceil(full - now)}
 ";

@@ -270,6 +270,44 @@ async fn a_bucket_that_is_empty_is_empty_in_another_size_too() {
 }
 
 #[tokio::test]
+async fn a_debt_that_nobody_lives_to_pay_is_told_and_does_no_harm() {
+    for program in installed().await {
+        let redis = Redis::start(program, unused_port()).await;
+        let store = format!("url: 'redis://127.0.0.1:{}', passwordSecret: store, onUnavailable: Deny", redis.port);
+        // Each response costs as many tokens as fill in three million years.
+        let limit = "{name: each, requests: 1, per: 24h, burst: 3, key: [{header: X-Key}], missing: Share, \
+                     responseCostExpression: '999999999'}";
+        let (gateway, _answering) = with_limit(&store, limit, PASSWORD, None).await;
+        let mut caller = Caller::connect(&Down::Http11, gateway.address).await;
+        for key in ["a", "b"] {
+            // What a response has cost is on its way to the store when its client asks again.
+            let wait = loop {
+                let mut call = caller.ask(Ask::get("/").with("x-key", key)).await;
+                match call.answer().await.0 {
+                    200 => {}
+                    429 => break call.field("retry-after").and_then(|text| text.parse::<u64>().ok()),
+                    other => panic!("{other}"),
+                }
+            };
+            assert!(wait.is_some_and(|wait| (300_000_000..400_000_000).contains(&wait)), "{wait:?}");
+        }
+        // Also one that is there already.
+        let all = "for _, key in ipairs(redis.call('KEYS', '*')) do \
+                   redis.call('SET', key, '990000000000000000000.000 259200000000.000') end return 1";
+        redis.ask(&format!("EVAL \"{all}\" 0")).await;
+        let (other, _other_answering) = with_limit(&store, limit, PASSWORD, None).await;
+        let mut caller = Caller::connect(&Down::Http11, other.address).await;
+        let mut call = caller.ask(Ask::get("/").with("x-key", "a")).await;
+        assert_eq!(call.answer().await.0, 429);
+        let wait = call.field("retry-after").and_then(|text| text.parse::<u64>().ok());
+        assert!(wait.is_some_and(|wait| wait > 300_000_000), "{wait:?}");
+        for gateway in [&gateway, &other] {
+            assert!(!gateway.running.log().contains("does not answer"), "{}", gateway.running.log());
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_stands_still_holds_nobody_up_for_long() {
     for program in installed().await {
         let redis = Redis::start(program, unused_port()).await;

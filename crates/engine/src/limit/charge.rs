@@ -15,7 +15,7 @@ use super::cost::{Costs, Unpriced};
 use super::fields::{Label, Shown};
 use super::inquiry::{Asked, Inquiry};
 use super::key::{Found, Key, KeyBytes, hash, is_on_plan};
-use super::shared::{Draw, Shared, Without};
+use super::shared::{Draw, Shared, StoreName, Without};
 use super::table::{Held, Table, Terms};
 use super::touched::Touch;
 use super::{Algorithm, Standing, nanoseconds};
@@ -119,6 +119,8 @@ struct Candidate<'l> {
     held: Option<Held<'l>>,
     /// What its store has said, of a shared limit whose store answers.
     drawn: Option<(Standing, Option<Duration>)>,
+    /// What its store calls the key, where the response may cost something.
+    name: Option<StoreName>,
     /// Whether it is let pass uncounted, because its store does not answer.
     uncounted: bool,
 }
@@ -145,11 +147,15 @@ pub(crate) fn admit(
         let priced = limit.costs.of_request(most, x).map_err(|unpriced| Refused::Unpriced(index, unpriced));
         let cost = priced.inspect_err(|_| put_back(&all, now))?;
         let partition = limit.partition.as_ref().map(|partition| partition.name(&key));
-        let mut one = Candidate { index, limit, hash, partition, cost, held: None, drawn: None, uncounted: false };
+        let (held, drawn, name) = (None, None, None);
+        let mut one = Candidate { index, limit, hash, partition, cost, held, drawn, name, uncounted: false };
         if let Some(shared) = &limit.shared {
             let without = x.notes.between.as_ref().and_then(|between| between.downcast_ref::<Without>().copied());
             match shared.draw(limit, hash, &key, one.cost, now, without) {
-                Draw::Taken(standing) => one.drawn = Some((standing, None)),
+                Draw::Taken(standing) => {
+                    one.drawn = Some((standing, None));
+                    one.name = limit.costs.has_more().then(|| StoreName::of(&key));
+                }
                 Draw::Refused(standing, wait) => one.drawn = Some((standing, Some(wait))),
                 Draw::Uncounted => one.uncounted = true,
                 Draw::Local => {}
@@ -220,6 +226,7 @@ fn settle_all(
             hash: one.hash,
             partition: one.partition,
             is_shared: one.drawn.is_some(),
+            name: one.name,
             standing,
             wait: charged.err(),
         });
@@ -297,8 +304,8 @@ impl Limit {
                 touch.standing.left = touch.standing.left.saturating_add(i64::from(touch.charged));
                 touch.charged = 0;
             }
-            if debit > 0 {
-                shared.debit(self, touch.hash, debit);
+            if let (Some(name), true) = (touch.name, debit > 0) {
+                shared.debit(self, touch.hash, name, debit);
                 touch.standing.left = touch.standing.left.saturating_sub(i64::from(debit));
             }
             return;
@@ -318,9 +325,9 @@ impl Limit {
     }
 
     /// Takes what the bodies of an exchange have cost, whether it is there or not.
-    pub(crate) fn debit(&self, hash: u64, is_shared: bool, cost: u32, now: Now) {
-        if let (Some(shared), true) = (&self.shared, is_shared) {
-            shared.debit(self, hash, cost);
+    pub(crate) fn debit(&self, hash: u64, at_store: Option<StoreName>, cost: u32, now: Now) {
+        if let (Some(shared), Some(name)) = (&self.shared, at_store) {
+            shared.debit(self, hash, name, cost);
             return;
         }
         let now = nanoseconds(now.monotonic);

@@ -170,6 +170,11 @@ impl Costs {
         }
     }
 
+    /// Whether a request may cost something after its response.
+    pub(crate) fn has_more(&self) -> bool {
+        self.body.is_some() || !matches!(self.response, Afterwards::Nothing)
+    }
+
     /// What the backend's response says that the request has cost besides; nothing when it says nothing that can be read.
     pub(crate) fn of_response(&self, x: &Exchange<'_>, response: &Response) -> u32 {
         match &self.response {

@@ -54,8 +54,6 @@ struct Lease {
     /// How the store stood.
     left: i64,
     full_at: u64,
-    /// A hash of the key that is the same everywhere.
-    name: [u8; 16],
 }
 
 /// What became of a request for tokens.
@@ -154,18 +152,6 @@ impl Leases {
             lease.refused_until = now.saturating_add(super::nanoseconds(grant.wait));
             lease.refused_cost = least;
         }
-    }
-
-    /// Remembers the name of the key at the store.
-    pub(crate) fn note_name(&self, hash: u64, name: [u8; 16]) {
-        if let Some(lease) = self.shard(hash).get_mut(&hash) {
-            lease.name = name;
-        }
-    }
-
-    /// The name of the key at the store, as long as it is remembered.
-    pub(crate) fn name(&self, hash: u64) -> Option<[u8; 16]> {
-        self.shard(hash).get(&hash).map(|lease| lease.name)
     }
 
     /// Notes that an order came to nothing.

@@ -143,6 +143,20 @@ pub(crate) struct Shared {
     pub(crate) bucket: Bucket,
 }
 
+/// What a store calls a key: a hash that is the same at all proxies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StoreName([u8; 16]);
+
+impl StoreName {
+    pub(crate) fn of(key: &[u8]) -> StoreName {
+        let mut name = [0; 16];
+        for (to, from) in name.iter_mut().zip(digest(&SHA256, key).as_ref()) {
+            *to = *from;
+        }
+        StoreName(name)
+    }
+}
+
 /// Why a request is counted without its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Without {
@@ -191,7 +205,7 @@ impl Shared {
         match self.leases.draw(hash, cost, now) {
             Drawn::Taken(standing, more) => {
                 if let Some(want) = more {
-                    self.order(limit, hash, key, want, Some(1));
+                    self.order(limit, hash, StoreName::of(key), want, Some(1));
                 }
                 Draw::Taken(standing)
             }
@@ -205,7 +219,7 @@ impl Shared {
                     return self.without_store();
                 }
                 if let Some(want) = want {
-                    self.order(limit, hash, key, want, Some(cost));
+                    self.order(limit, hash, StoreName::of(key), want, Some(cost));
                 }
                 let timeout = self.store.address.timeout * 2;
                 let until = self.store.answered(&self.leases, hash);
@@ -223,25 +237,15 @@ impl Shared {
     }
 
     /// Takes what a response has cost, whether it is there or not.
-    pub(crate) fn debit(&self, limit: &Limit, hash: u64, cost: u32) {
-        if let (Some(name), false) = (self.leases.name(hash), self.store.is_down()) {
-            self.send(limit, hash, name, cost, None);
+    pub(crate) fn debit(&self, limit: &Limit, hash: u64, name: StoreName, cost: u32) {
+        if !self.store.is_down() {
+            self.order(limit, hash, name, cost, None);
         }
     }
 
-    fn order(&self, limit: &Limit, hash: u64, key: &[u8], want: u32, least: Option<u32>) {
-        let digest = digest(&SHA256, key);
-        let mut name = [0; 16];
-        for (to, from) in name.iter_mut().zip(digest.as_ref()) {
-            *to = *from;
-        }
-        self.leases.note_name(hash, name);
-        self.send(limit, hash, name, want, least);
-    }
-
-    fn send(&self, limit: &Limit, hash: u64, name: [u8; 16], want: u32, least: Option<u32>) {
+    fn order(&self, limit: &Limit, hash: u64, name: StoreName, want: u32, least: Option<u32>) {
         let mut key = format!("transept:{}:{}:", limit.policy, limit.label.name).replace(' ', ":");
-        for byte in name {
+        for byte in name.0 {
             key.push_str(&format!("{byte:02x}"));
         }
         self.store.order(Order {

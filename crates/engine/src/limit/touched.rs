@@ -6,6 +6,7 @@
 use smallvec::SmallVec;
 
 use super::Standing;
+use super::shared::StoreName;
 
 /// The limits that a request has touched, in the order in which it met them.
 #[derive(Debug, Default)]
@@ -34,6 +35,8 @@ pub(crate) struct Touch {
     pub(crate) partition: Option<u64>,
     /// Whether a shared store has counted it.
     pub(crate) is_shared: bool,
+    /// What the store calls the key, where the response may cost something there.
+    pub(crate) name: Option<StoreName>,
     pub(crate) standing: Standing,
     /// When there is room again, of a limit that refused.
     pub(crate) wait: Option<std::time::Duration>,

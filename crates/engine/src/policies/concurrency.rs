@@ -207,6 +207,7 @@ impl ConcurrencyPolicy {
             hash,
             partition: None,
             is_shared: false,
+            name: None,
             standing: Standing { left, full_in: Duration::ZERO },
             wait: count.is_none().then_some(Duration::from_secs(1)),
         });

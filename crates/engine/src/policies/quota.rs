@@ -416,6 +416,7 @@ impl QuotaPolicy {
             hash: 0,
             partition: None,
             is_shared: false,
+            name: None,
             standing,
             wait,
         });

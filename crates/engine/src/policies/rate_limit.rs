@@ -406,8 +406,8 @@ impl Policy for RateLimitPolicy {
 /// Notes that the bodies of an exchange will cost something, and at which key.
 fn bill_bodies(limit: &Arc<Limit>, touch: &Touch, x: &mut Exchange<'_>, response: &Response) {
     let Some(body) = limit.costs.of_bodies().filter(|_| x.notes.replied.is_none()) else { return };
-    let (limit, hash, is_shared) = (Arc::clone(limit), touch.hash, touch.is_shared);
-    bill(body, x, response, move |cost, now| limit.debit(hash, is_shared, cost, now));
+    let (limit, hash, at_store) = (Arc::clone(limit), touch.hash, touch.name);
+    bill(body, x, response, move |cost, now| limit.debit(hash, at_store, cost, now));
 }
 
 /// How is counted.

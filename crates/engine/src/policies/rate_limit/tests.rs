@@ -307,16 +307,17 @@ fn limits_of_different_lengths_stand_side_by_side() {
 }
 
 /// A policy whose limits are in a store that never answers, or has not yet.
-fn shared(unavailable: &str) -> RateLimitPolicy {
+fn shared(unavailable: &str, more: &str) -> RateLimitPolicy {
     compile(&format!(
-        "store: {{url: 'redis://store.test', onUnavailable: {unavailable}}}\nlimits: [{{name: a, requests: 3, per: 1m, key: []}}]\n"
+        "store: {{url: 'redis://store.test', onUnavailable: {unavailable}}}\n\
+         limits: [{{name: a, requests: 3, per: 1m, key: []{more}}}]\n"
     ))
 }
 
 #[test]
 fn a_shared_limit_waits_for_tokens_and_counts_what_is_granted() {
-    let policy = shared("Deny");
-    let store = &policy.limits[0].shared.as_ref().expect("shared").store;
+    let policy = shared("Deny", ", responseCostExpression: '2'");
+    let crate::limit::shared::Shared { store, leases, .. } = policy.limits[0].shared.as_ref().expect("shared");
     store.note_health(true);
     let mut request = Request::build("GET", "http", "a.test", "/").expect("a request");
     let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
@@ -339,15 +340,23 @@ fn a_shared_limit_waits_for_tokens_and_counts_what_is_granted() {
         crate::limit::store::Grant { tokens: 1, wait: Duration::ZERO, left: 2, full_in: Duration::from_secs(20) };
     orders[0].deliver(grant, 1_000_000_000);
     assert!(policy.on_callout(&mut x, CalloutResult::Waited).goes_on());
+    // Other keys, so many that this one is forgotten.
+    let part = x.notes.touched.limits[0].hash & !(u64::MAX >> 6);
+    for other in 0..20_000 {
+        leases.draw(part | other, 1, 2_000_000_000);
+    }
     let mut response = Response::new(200);
     policy.on_response(&mut x, &mut response);
-    assert_eq!(field(&response, "ratelimit"), r#""a";r=2;t=20"#);
+    assert_eq!(field(&response, "ratelimit"), r#""a";r=0;t=20"#);
+    let debits = store.take_orders();
+    assert_eq!((debits.len(), debits[0].want, debits[0].least), (1, 2, None), "what the response has cost is taken");
+    assert_eq!(debits[0].key, orders[0].key);
 }
 
 #[test]
 fn while_a_store_does_not_answer_the_spec_decides() {
     for (unavailable, passing) in [("Local", 3), ("Allow", 9), ("Deny", 0)] {
-        let policy = shared(unavailable);
+        let policy = shared(unavailable, "");
         policy.limits[0].shared.as_ref().expect("shared").store.note_health(false);
         assert_eq!(count(&policy, 9, Visit::default), passing, "{unavailable}");
     }
