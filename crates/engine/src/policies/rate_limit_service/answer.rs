@@ -14,6 +14,8 @@ use crate::protobuf::{Content, Garbled, Reader, grpc_message};
 
 /// The most header fields that an answer may ask for.
 const MOST_FIELDS: usize = 256;
+/// The most limits that it may tell of. There is one for each descriptor.
+const MOST_STATUSES: usize = 256;
 /// The longest time until a limit is reset that is believed.
 const LONGEST: u64 = 86_400 * 366;
 
@@ -72,6 +74,7 @@ fn response(message: &[u8]) -> Result<Said, Garbled> {
     while let Some((number, content)) = reader.next()? {
         match number {
             1 => code = content.number()?,
+            2 if said.statuses.len() == MOST_STATUSES => return Err(Garbled),
             2 => said.statuses.push(status(content)?),
             3 | 4 if fields == MOST_FIELDS => return Err(Garbled),
             3 => {
@@ -270,10 +273,16 @@ mod tests {
         for garbage in [&[0x08][..], &[0x12, 0x05, 0x08], &[0x0a, 0x01, 0x01], &[0xff; 20]] {
             assert_eq!(response(garbage), Err(Garbled), "{garbage:?}");
         }
-        let many = written(|message| {
+        let fields = written(|message| {
             message.number(1, 1);
             (0..=MOST_FIELDS).for_each(|_| message.entry(3, b"a", b"b"));
         });
-        assert_eq!(response(&many), Err(Garbled));
+        let statuses = written(|message| {
+            message.number(1, 1);
+            (0..=MOST_STATUSES).for_each(|_| message.message(2, |status| status.number(1, 1)));
+        });
+        for many in [fields, statuses] {
+            assert_eq!(response(&many), Err(Garbled));
+        }
     }
 }
