@@ -76,7 +76,7 @@ impl<'x> Facts<'x> {
             Fact::Query => Value::Query(request.query()),
             Fact::Headers | Fact::ResponseHeaders => Value::Headers(self.fields()),
             Fact::Status => Value::Int(self.response.map_or(0, |response| i64::from(response.status))),
-Fact::Address => Value::Text(x.client.to_canonical().to_string().into()),
+            Fact::Address => Value::Text(x.client.to_canonical().to_string().into()),
             Fact::Identity => borrowed(x.identity().map_or("", |identity| identity)),
             Fact::Port => Value::Int(i64::from(x.listener_port)),
             Fact::Now => Value::Time(i64::try_from(x.now.unix.as_micros()).unwrap_or(i64::MAX)),
