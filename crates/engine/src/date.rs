@@ -1,4 +1,4 @@
-//! Dates of HTTP.
+//! Dates of HTTP, as they are read. Called by `judge` for `Retry-After`, and by the HMAC scheme for the time of a signature; what a date means there is decided there.
 
 use std::time::Duration;
 
