@@ -104,6 +104,9 @@ impl<'t> Trial<'t> {
     pub(crate) fn failed(&self, failure: &Failure) {
         if let Some(outcome) = outcome_of(failure) {
             self.note(outcome);
+        } else if failure.side == Side::Upstream && failure.reason == Reason::UpstreamReset {
+            let now = self.worker.clock.now().into();
+            self.worker.turns.borrow_mut().note_refused(self.chosen, now);
         }
     }
 }

@@ -43,6 +43,21 @@ async fn a_refused_stream_is_tried_again() {
     assert_eq!(backend.connections(), 1, "nothing is wrong with it");
 }
 
+/// Who refuses streams at once is always the one with the fewest under way: it is passed over for a moment, and not asked by everybody.
+#[tokio::test]
+async fn who_refuses_streams_is_not_asked_by_everybody() {
+    let (busy, idle) = (Backend::start(Up::H2c).await, Backend::start(Up::H2c).await);
+    let gateway = Setup::of(&[busy.address, idle.address], Up::H2c).start().await;
+    let (busy, _idle) = (busy.answer_with(|served| async move { served.refuse() }), idle.answer_all());
+    let mut caller = Caller::http11(gateway.address).await;
+    for _ in 0..60 {
+        let mut call = caller.ask(Ask::post("/", Framed::Not)).await;
+        assert_eq!(soon(call.answer()).await.0, 200);
+    }
+    // The first try on a new connection is repeated there.
+    assert!((1..10).contains(&busy.heard().len()), "{:?}", busy.heard());
+}
+
 /// A body of unknown length that the next request on a connection has, which the server has closed.
 #[tokio::test]
 async fn a_body_that_streams_outlives_a_connection_that_had_gone_stale() {

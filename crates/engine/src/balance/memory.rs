@@ -47,6 +47,14 @@ pub(super) struct Memory {
     rotations: Vec<Rotation>,
 }
 
+/// Whether a request may find out something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probing {
+    Yes,
+    /// Only those in use are wanted.
+    No,
+}
+
 /// Whose turn it is within one rank.
 #[derive(Debug)]
 struct Rotation {
@@ -99,11 +107,13 @@ impl Memory {
         set: &Arc<EndpointSet>,
         outstanding: &Outstanding,
         call: &Call<'_>,
+        probing: Probing,
     ) -> Option<(usize, Probe)> {
         self.follow(traffic, ledger, set, call.now);
         let hashed = set.table().is_some();
         // A probe of its own, unless the hash decides: there it is the request that belongs to the endpoint.
-        if !hashed
+        if probing == Probing::Yes
+            && !hashed
             && call.tried.is_empty()
             && self.probe_at.is_some_and(|at| at <= call.now.monotonic)
             && let Some(position) = self.due(call.now)
@@ -117,7 +127,8 @@ impl Memory {
         }?;
         let address = set.endpoints().get(position)?.address;
         // Those in use have all been tried in vain: somebody who is left alone may be well by now.
-        if call.tried.contains(&address)
+        if probing == Probing::Yes
+            && call.tried.contains(&address)
             && let Some((other, probe)) = self.last_resort(call)
         {
             if probe == Probe::Yes {
@@ -126,7 +137,7 @@ impl Memory {
             return Some((other, probe));
         }
         match self.gates.get(&address) {
-            Some(gate) if hashed && gate.is_due(call.now.monotonic) => {
+            Some(gate) if probing == Probing::Yes && hashed && gate.is_due(call.now.monotonic) => {
                 self.begin_probe(set, position, call.now);
                 Some((position, Probe::Yes))
             }

@@ -34,10 +34,12 @@ use crate::pick::{Call, Chosen, Probe};
 use crate::rule::WeightedBackend;
 use crate::snapshot::{Backend, EndpointSet, Snapshot};
 use least::{Field, Outstanding, least_loaded};
-use memory::Memory;
+use memory::{Memory, Probing};
+use shunned::Shunned;
+use smallvec::SmallVec;
 
 /// What one worker remembers between requests in order to balance and to keep retries within bounds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Turns {
     splits: HashMap<u64, smooth::Split, RandomState>,
     outstanding: Outstanding,
@@ -46,7 +48,23 @@ pub struct Turns {
     unasked: Budget,
     backends: HashMap<u64, Memory, RandomState>,
     paces: HashMap<u64, pace::Pace, RandomState>,
-    shunned: shunned::Shunned,
+    shunned: Shunned,
+    busy: Shunned,
+}
+
+impl Default for Turns {
+    fn default() -> Turns {
+        Turns {
+            splits: HashMap::default(),
+            outstanding: Outstanding::default(),
+            budgets: HashMap::default(),
+            unasked: Budget::default(),
+            backends: HashMap::default(),
+            paces: HashMap::default(),
+            shunned: Shunned::away(),
+            busy: Shunned::busy(),
+        }
+    }
 }
 
 impl Turns {
@@ -73,13 +91,14 @@ impl Turns {
     /// Takes in what became of a request that was sent to an endpoint. Only what the endpoint is to blame for: our own limits and
     /// clients that went away are no outcome.
     pub fn note(&mut self, backend: &Backend, chosen: &Chosen, outcome: Outcome, now: Now) -> Option<Event> {
+        if matches!(outcome, Outcome::Status(_)) {
+            self.busy.note_reached(&chosen.address);
+        }
         if let Some(rules) = backend.outliers() {
             return self.backends.get_mut(&backend.key)?.note(rules, chosen.address, outcome, chosen.probe, now);
         }
         match outcome {
-            Outcome::Unreachable => {
-                self.shunned.note_unreachable(chosen.address, now.monotonic).map(Event::Unreachable)
-            }
+            Outcome::Unreachable => self.shunned.note_vain(chosen.address, now.monotonic).map(Event::Unreachable),
             Outcome::Connected | Outcome::Status(_) => self.reached(chosen),
             // What breaks may be older than the time alone, and perhaps it was connecting that took too long.
             Outcome::Reset | Outcome::TimedOut => None,
@@ -89,6 +108,7 @@ impl Turns {
     /// A good response head has come from an endpoint: it can be reached, and answers. Whether the response will be whole is told by
     /// [`Turns::note_end`], or by [`Turns::note`] if it is not.
     pub fn note_head(&mut self, backend: &Backend, chosen: &Chosen, now: Now) -> Option<Event> {
+        self.busy.note_reached(&chosen.address);
         match backend.outliers() {
             Some(_) => self.backends.get_mut(&backend.key)?.note_head(chosen.address, chosen.probe, now),
             None => self.reached(chosen),
@@ -104,13 +124,18 @@ impl Turns {
         }
     }
 
+    /// An endpoint has refused a stream on a connection that goes on: it is busy, which is no failure, and for a moment others are asked.
+    pub fn note_refused(&mut self, chosen: &Chosen, now: Now) {
+        self.busy.note_vain(chosen.address, now.monotonic);
+    }
+
     fn reached(&mut self, chosen: &Chosen) -> Option<Event> {
         self.shunned.note_reached(&chosen.address).then_some(Event::Recovered)
     }
 
     /// Whether anything is learned from requests to a backend that end well.
     pub fn awaits_success(&self, backend: &Backend) -> bool {
-        backend.outliers().is_some() || !self.shunned.is_empty()
+        backend.outliers().is_some() || !self.shunned.is_empty() || !self.busy.is_empty()
     }
 
     /// Takes in how long a try of a request with limited time has taken, to its response head or to the end of its time.
@@ -171,9 +196,10 @@ impl Turns {
         self.splits.retain(|key, _| alive.contains(key));
         self.budgets.retain(|key, _| alive.contains(key) || backends.contains(key));
         self.backends.retain(|key, _| backends.contains(key));
-        if !self.shunned.is_empty() {
+        if !self.shunned.is_empty() || !self.busy.is_empty() {
             let known: HashSet<SocketAddr, RandomState> = snapshot.backends.iter().flat_map(addresses).collect();
             self.shunned.retain(|endpoint| known.contains(endpoint));
+            self.busy.retain(|endpoint| known.contains(endpoint));
         }
     }
 
@@ -188,16 +214,34 @@ impl Turns {
     /// The next endpoint of a backend; none when there is none to use.
     pub(crate) fn next_endpoint(&mut self, backend: &Backend, call: &Call<'_>) -> Option<Chosen> {
         let set = backend.endpoints.load();
-        if self.shunned.is_empty() || backend.outliers().is_some() {
-            return self.choose(backend, &set, call);
+        let chosen = self.choose(backend, &set, call)?;
+        // With rules about failures those say who cannot be used.
+        let is_ruled = backend.outliers().is_some();
+        if self.busy.is_empty() && (is_ruled || self.shunned.is_empty()) || chosen.probe == Probe::Yes {
+            return Some(chosen);
         }
         let now = call.now.monotonic;
-        let avoided = self.shunned.beside(call.tried, now);
-        let chosen = self.draw(backend, &set, &Call { tried: &avoided, ..*call })?;
-        // There is nobody else: better one that may be back than one that this request has tried.
-        let chosen = if avoided.contains(&chosen.address) { self.choose(backend, &set, call)? } else { chosen };
-        self.shunned.begin_probe(&chosen.address, now);
+        let is_alone = self.busy.has(&chosen.address, now) || !is_ruled && self.shunned.has(&chosen.address, now);
+        let chosen = match is_alone {
+            true => self.beside(backend, &set, call, is_ruled).unwrap_or(chosen),
+            false => chosen,
+        };
+        self.busy.begin_probe(&chosen.address, now);
+        if !is_ruled {
+            self.shunned.begin_probe(&chosen.address, now);
+        }
         Some(chosen)
+    }
+
+    /// One that was not tried and is not left alone. Where there is none, one that may be well again is better than one that this request has tried.
+    fn beside(&mut self, backend: &Backend, set: &Arc<EndpointSet>, call: &Call<'_>, is_ruled: bool) -> Option<Chosen> {
+        let now = call.now.monotonic;
+        let mut avoided: SmallVec<[SocketAddr; 8]> = call.tried.iter().copied().chain(self.busy.all(now)).collect();
+        if !is_ruled {
+            avoided.extend(self.shunned.all(now));
+        }
+        let call = Call { tried: &avoided, ..*call };
+        self.draw(backend, set, &call, Probing::No).filter(|other| !avoided.contains(&other.address))
     }
 
     /// Draws one; where all were tried, the one whose turn is longest ago, and not the one that has just failed. Where endpoints are
@@ -205,7 +249,7 @@ impl Turns {
     fn choose(&mut self, backend: &Backend, set: &Arc<EndpointSet>, call: &Call<'_>) -> Option<Chosen> {
         let mut call = *call;
         loop {
-            let chosen = self.draw(backend, set, &call)?;
+            let chosen = self.draw(backend, set, &call, Probing::Yes)?;
             match call.tried.split_first() {
                 Some((_, later))
                     if !later.is_empty() && call.tried.contains(&chosen.address) && backend.outliers().is_none() =>
@@ -217,12 +261,12 @@ impl Turns {
         }
     }
 
-    fn draw(&mut self, backend: &Backend, set: &Arc<EndpointSet>, call: &Call<'_>) -> Option<Chosen> {
+    fn draw(&mut self, backend: &Backend, set: &Arc<EndpointSet>, call: &Call<'_>, probing: Probing) -> Option<Chosen> {
         let (position, probe) = match &backend.traffic {
             None => (least_loaded(&Field::Whole(set), &self.outstanding, call.random, call.tried)?, Probe::No),
             Some(traffic) => {
                 let memory = self.backends.entry(backend.key).or_insert_with(|| Memory::new(set.clone()));
-                memory.choose(traffic, &backend.ledger, set, &self.outstanding, call)?
+                memory.choose(traffic, &backend.ledger, set, &self.outstanding, call, probing)?
             }
         };
         let endpoint = set.endpoints().get(position)?;

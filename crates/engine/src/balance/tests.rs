@@ -469,6 +469,37 @@ fn the_end_of_what_began_before_the_failures_is_no_success_after_them() {
     assert_eq!(rows, [Event::Ejected(Duration::from_secs(30))]);
 }
 
+/// Who refuses at once has the fewest requests under way, and would get them all.
+#[test]
+fn who_has_refused_a_stream_is_passed_over_for_a_moment_and_asked_by_one_request() {
+    for mut stage in heedless().into_iter().chain([Stage::new(backend(&[1, 1, 1], watched()))]) {
+        let busy = Chosen { address: address(0), host: None, tunnel: None, probe: Probe::No };
+        let now = stage.now();
+        stage.turns.note_refused(&busy, now);
+        assert_eq!(stage.spread(100).get(&address(0)), None);
+        // It is not away, and where there is nobody else it is asked.
+        assert!(stage.turns.absent(&stage.backend, now).is_empty());
+        assert_eq!(stage.pick(None, &[address(1), address(2)]).address, address(0));
+        stage.seconds += 1;
+        assert_eq!(stage.spread(100).get(&address(0)), Some(&1));
+        let now = stage.now();
+        assert_eq!(stage.turns.note_head(&stage.backend, &busy, now), None);
+        assert!(stage.spread(100)[&address(0)] > 10);
+    }
+}
+
+/// Of two that are left alone the time of one is over: one request finds out, also where the other was drawn first.
+#[test]
+fn who_is_passed_over_makes_nobody_else_be_asked_by_more_than_one() {
+    for mut stage in heedless() {
+        stage.send_to(0, Outcome::Unreachable, 1);
+        stage.seconds += 1;
+        stage.send_to(1, Outcome::Unreachable, 1);
+        let counts = stage.spread(100);
+        assert_eq!((counts.get(&address(0)), counts.get(&address(1)), counts[&address(2)]), (Some(&1), None, 99));
+    }
+}
+
 #[test]
 fn where_nobody_can_be_reached_everybody_is_used() {
     for mut stage in heedless() {
