@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 use transept_engine::key;
+use transept_model::kinds::ApiKeySpec;
 use transept_model::schema::Moment;
 
 use self::book::{Book, Saved};
@@ -430,7 +431,8 @@ fn describe(object: &Value, used: Option<&HashMap<String, String>>) -> Value {
         "name": metadata["name"],
         "namespace": metadata["namespace"],
         "consumer": spec["consumer"],
-        "prefix": spec["prefix"],
+        // A list is shown to others: whatever is no prefix may be the key.
+        "prefix": spec["prefix"].as_str().map(|prefix| ApiKeySpec::shown_prefix(prefix).unwrap_or("(hidden)")),
         "scopes": spec["scopes"],
         "state": state,
         "expires": spec["expires"],
@@ -478,6 +480,10 @@ mod tests {
         let expected =
             ["mobile-1", "mobile", "tr_live_7Xk2", "expired", "a", "b", "2001-01-01T00:00:00Z", "2000-12-31T23:59:00Z"];
         assert_eq!(words, expected);
+        let whole =
+            json!({"metadata": {"name": "a"}, "spec": {"consumer": "c", "prefix": "live_7Xk2mQ9dVb3nR5tYc8pLsw"}});
+        assert!(render(&[describe(&whole, None)]).contains("(hidden)"));
+        assert!(!describe(&whole, None).to_string().contains("7Xk2"));
     }
 
     #[test]

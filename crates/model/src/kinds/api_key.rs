@@ -55,6 +55,11 @@ impl Kind for ApiKeySpec {
 }
 
 impl ApiKeySpec {
+    /// A prefix as it may be shown: none where it is a whole key, or most of one.
+    pub fn shown_prefix(prefix: &str) -> Option<&str> {
+        Some(prefix).filter(|prefix| !is_whole(prefix))
+    }
+
     /// Whether the key may be used at this time since the Unix epoch.
     ///
     /// # Errors
@@ -206,10 +211,22 @@ fn check_key(key: &ApiKeySpec, value: &Value, cx: &mut Decoder) {
     }
 }
 
-/// Whether what should be the first characters of a key shows so much of what is random in it that the rest could be tried out, or all. What is random
-/// stands behind brand and environment, and has 22 characters at least.
+/// Whether what should be the first characters of a key shows so much of what is random in it that the rest could be tried out, or all. How the key is
+/// spelled is not known here: whatever stands between other characters and is no word counts.
 fn is_whole(prefix: &str) -> bool {
-    prefix.splitn(3, '_').nth(2).is_some_and(|random| random.len() > MOST_SHOWN)
+    let pieces = prefix.split(|char: char| !char.is_ascii_alphanumeric());
+    pieces.filter(|piece| !is_word(piece)).map(str::len).sum::<usize>() > MOST_SHOWN
+}
+
+/// Whether somebody may have written it: letters of one case, perhaps with a capital in front, and perhaps a number behind. Chance makes hardly any that
+/// long.
+fn is_word(piece: &str) -> bool {
+    let letters = piece.trim_end_matches(|char: char| char.is_ascii_digit());
+    let number = piece.len() - letters.len();
+    let behind = letters.get(1..).unwrap_or_default();
+    let is_one_case =
+        behind.bytes().all(|byte| byte.is_ascii_lowercase()) || letters.bytes().all(|byte| byte.is_ascii_uppercase());
+    number <= 4 && is_one_case && letters.bytes().all(|byte| byte.is_ascii_alphabetic())
 }
 
 /// Whether a text is an origin as it is serialised (RFC 6454 section 6.2); of HTTP, or of an app that brings a scheme of its own.
@@ -267,8 +284,20 @@ mod tests {
     #[test]
     fn a_whole_key_is_no_prefix_and_is_not_repeated() {
         let written = |prefix: &str| read(&format!("{{consumer: c, hash: '{HASH}', prefix: {prefix}}}"));
-        assert!(written("tr_live_7Xk2").is_ok() && written("mine").is_ok() && written("tr_live_7Xk2mQ9d").is_ok());
-        for whole in ["tr_live_7Xk2mQ9dVb3nR5tYc8pLsw_1ZkP0c", "tr_live_7Xk2mQ9dVb3nR5tYc8pLsw", "a_b_7Xk2mQ9dV"] {
+        for prefix in ["tr_live_7Xk2", "mine", "tr_live_7Xk2mQ9d", "my_company_production_ab", "ACME-Production2-7Xk2"]
+        {
+            assert!(written(prefix).is_ok(), "{prefix}");
+        }
+        for whole in [
+            "tr_live_7Xk2mQ9dVb3nR5tYc8pLsw_1ZkP0c",
+            "tr_live_7Xk2mQ9dVb3nR5tYc8pLsw",
+            "a_b_7Xk2mQ9dV",
+            "7Xk2mQ9dVb3nR5tYc8pLsw",
+            "live_7Xk2mQ9dVb3nR5tYc8pLsw",
+            "tr-live-7Xk2mQ9dVb3nR5tYc8pLsw",
+            "tr.7Xk2mQ.9dVb3n.R5tYc8pLsw",
+            "7Xk25ec9e7deadbeefcafe0123456789abcdef",
+        ] {
             let why = written(whole).expect_err(whole);
             assert!(why.contains("whole key") && !why.contains("7Xk2"), "{why}");
         }
