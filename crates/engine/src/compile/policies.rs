@@ -15,6 +15,7 @@ use transept_model::policy::{Merge, Policy};
 use transept_model::schema::{Decoder, Text};
 use transept_model::status::{Condition, Truth};
 use transept_model::world::World;
+use transept_wire::normalize::Form;
 
 use crate::keep::Keep;
 use crate::policies::{
@@ -66,6 +67,10 @@ struct Verdicts {
     invalid: Option<String>,
     in_force: Cell<bool>,
     replaced: Cell<bool>,
+    /// Whether it has a target above routes.
+    is_above_routes: Cell<bool>,
+    /// Whether it decides about requests at a rule to which their paths come as they are.
+    meets_raw_paths: Cell<bool>,
     /// What the policy cannot do here, though it is in force.
     without: Cell<&'static str>,
 }
@@ -123,6 +128,10 @@ impl<'w> Policies<'w> {
             };
             let (index, body) =
                 compiled.entry(Arc::as_ptr(policy)).or_insert_with(|| policies.compile(policy, world, keep)).clone();
+            let is_of_route = matches!(attachment.target, PolicyTarget::Route { .. } | PolicyTarget::Rule { .. });
+            if let Some(verdicts) = policies.verdicts.get(index).filter(|_| !is_of_route) {
+                verdicts.is_above_routes.set(true);
+            }
             let step = Arc::new(make_step(facts, policy, &attachment.target, body));
             let placed = policies.on.entry(&attachment.target).or_default();
             // The oldest comes first; a younger one of the same kind on the same target is replaced by it.
@@ -177,6 +186,8 @@ impl<'w> Policies<'w> {
             replaced: Cell::new(false),
             without: Cell::new(""),
             passes_by: Cell::new(false),
+            is_above_routes: Cell::new(false),
+            meets_raw_paths: Cell::new(false),
         });
         (self.verdicts.len() - 1, compiled)
     }
@@ -287,6 +298,14 @@ impl<'w> Policies<'w> {
             let is_named = is_identified || effective.clients == Clients::Proven;
             if is_named { verdicts.named.set(true) } else { verdicts.unnamed.set(true) }
         }
+        if leaves_paths(effective) {
+            let decides = |step: &Step| matches!(step.phase, Phase::Authenticate | Phase::Authorize);
+            for (_, policy) in effective.all().filter(|(step, _)| decides(step)) {
+                if let Some(verdicts) = self.verdicts.get(*policy) {
+                    verdicts.meets_raw_paths.set(true);
+                }
+            }
+        }
         self.meet_clients(effective);
     }
 
@@ -316,8 +335,15 @@ impl<'w> Policies<'w> {
                         it holds there; connections are judged by AuthorizationPolicy and IpAccessPolicy";
             note(verdicts, verdicts.target, what.to_owned())
         });
+        let raw = self.verdicts.iter().filter(|one| one.meets_raw_paths.get() && !one.is_above_routes.get());
+        let raw = raw.map(|verdicts| {
+            let what = "it is on a route, and a ListenerPolicy above leaves paths as they are (`form: Raw`): a request for `/x/../admin` or `/%61dmin` \
+                        takes another route than one for `/admin`, where nobody asks this policy; attach it to the Gateway or the listener, or \
+                        write `form: Refuse`";
+            note(verdicts, verdicts.target, what.to_owned())
+        });
         let beside = self.beside().into_iter().map(|(verdicts, caution)| note(verdicts, caution.at, caution.what));
-        cautions.chain(passes_by).chain(beside).collect()
+        cautions.chain(passes_by).chain(raw).chain(beside).collect()
     }
 
     /// What the owners of policies should know of others that stand wherever theirs do, by the order of the policies.
@@ -483,6 +509,14 @@ pub(super) fn tell_where_they_stand(world: &World, attachments: &[PolicyAttachme
         told.push((policy.meta.object_name(), Condition::new("Accepted", Truth::True, "Accepted", message)));
     }
     told
+}
+
+/// Whether paths stay as they come where these policies are in force.
+fn leaves_paths(effective: &Effective) -> bool {
+    let mut settings = Settings::default();
+    let settling = effective.all().filter(|(step, _)| step.phase == Phase::Settle);
+    settling.filter_map(|(step, _)| step.policy.as_ref()).for_each(|policy| policy.settle(&mut settings));
+    settings.path.form == Form::Raw
 }
 
 /// Where something holds that holds at one rule, and not at another.

@@ -462,6 +462,40 @@ fn who_asks_for_what_no_client_can_prove_is_told_so() {
 }
 
 #[test]
+fn who_guards_a_route_that_other_spellings_pass_by_is_told_so() {
+    let on = |kind: &str, name: &str| {
+        format!("  targetRefs: [{{group: gateway.networking.k8s.io, kind: {kind}, name: {name}}}]\n")
+    };
+    let one = |kind: &str, name: &str, spec: &str| {
+        format!("---\napiVersion: transept.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{spec}")
+    };
+    let (route, gateway) = (on("HTTPRoute", "site"), on("Gateway", "default"));
+    let key = "  schemes: [{name: key, apiKey: {}}]\n";
+    let backend = "{group: transept.dev, kind: Backend, name: app}";
+    let service = format!("  protocol: GRPC\n  backendRef: {backend}\n");
+    let guards = |target: &str| {
+        one("AuthenticationPolicy", "known", &format!("{target}{key}"))
+            + &one("AuthorizationPolicy", "allowed", &format!("{target}  deny: [{{name: all}}]\n"))
+            + &one("ExternalAuthPolicy", "asked", &format!("{target}{service}"))
+            + &one("HeaderPolicy", "other", &format!("{target}  request: {{remove: [a]}}\n"))
+    };
+    let listener = |form: &str| one("ListenerPolicy", "paths", &format!("{gateway}  path: {{form: {form}}}\n"));
+    let notes = |rest: String| {
+        let text = site("10.0.0.1", "HTTP", "a") + &rest;
+        let notes: Vec<String> = compiled(&text, None).0.notes.iter().map(ToString::to_string).collect();
+        notes.into_iter().filter(|note| note.contains("`form: Raw`")).collect::<Vec<_>>()
+    };
+    let found = notes(listener("Raw") + &guards(&route));
+    assert_eq!(found.len(), 3, "{found:?}");
+    for (found, name) in found.iter().zip(["known", "allowed", "asked"]) {
+        assert!(found.contains(&format!("default/{name}: it is on a route")), "{found}");
+    }
+    assert!(notes(listener("Raw") + &guards(&gateway)).is_empty());
+    assert!(notes(listener("Refuse") + &guards(&route)).is_empty());
+    assert!(notes(guards(&route)).is_empty());
+}
+
+#[test]
 fn a_rule_on_a_port_that_nothing_has_is_noted() {
     let notes = |target: &str, port: u16| {
         let yaml = format!(

@@ -127,7 +127,8 @@ choice! {
         Normalize = "Normalize",
         /// The request is refused.
         Refuse = "Refuse",
-        /// It is matched and forwarded as it is. Who may have it is decided by its normal form, too.
+        /// It is matched and forwarded as it is. Rules of an AuthorizationPolicy are put to its normal form, too; which route it takes, and with it which
+        /// policies are asked, goes by the path as it came.
         Raw = "Raw",
     }
 }
