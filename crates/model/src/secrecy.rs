@@ -2,8 +2,8 @@
 //! users, queries and fragments of URLs.
 //!
 //! Findings are printed, logged and sent to others, where the line, the column and the name of the field are enough. Called by `world`, which
-//! keeps such a line out of a finding, by the decoder and the formats, which quote values, and by whoever quotes a URL. The rules are broad on
-//! purpose: a line that is not shown costs a look into the file.
+//! keeps such a line out of a finding, by the decoder and the formats, which quote values (`quote`, `ticked`), and by whoever quotes a URL. The rules
+//! are broad on purpose: a line that is not shown costs a look into the file.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -36,7 +36,10 @@ const SECRET_KINDS: &[&str] = &["secret", "apikey", "configmap"];
 pub(crate) fn is_secret(invalid: &Invalid, lines: &[&str]) -> bool {
     let Some(index) = (invalid.at.line as usize).checked_sub(1) else { return false };
     let Some(line) = lines.get(index) else { return false };
-    if line_is_secret(line) || takes_secret(&invalid.field) || is_of_header(&invalid.field) {
+    let (field, lower) = (&invalid.field, line.to_ascii_lowercase());
+    let is_named = takes_secret(field) || is_of_header(field) || field.contains(".remove");
+    // A finding about a whole match points at the line with its headers.
+    if is_named || line_is_secret(line) || tests_header(&lower, &lower) {
         return true;
     }
     match &invalid.object {
@@ -44,7 +47,10 @@ pub(crate) fn is_secret(invalid: &Invalid, lines: &[&str]) -> bool {
         Some(object) if !matches!(&*invalid.field, "kind" | "apiVersion") => {
             invalid.is_misshapen && !PLAIN.contains(&&*object.kind)
         }
-        _ => invalid.is_misshapen || document_is_secret(&document(index, lines).to_ascii_lowercase()),
+        _ => {
+            let text = document(index, lines).to_ascii_lowercase();
+            invalid.is_misshapen || document_is_secret(&text) || may_be_of_header(&lower, &text)
+        }
     }
 }
 
@@ -90,19 +96,44 @@ pub(crate) fn takes_secret(field: &str) -> bool {
         || is_of_header(field) && !field.ends_with(".name")
 }
 
-/// Whether a field, by its path, is a part of a header, the value of which may be a credential.
+/// Whether a field, by its path, is a part of a header or of the query, the value of which may be a credential.
 fn is_of_header(field: &str) -> bool {
-    [".headers[", ".set[", ".add["].iter().any(|list| field.contains(list)) || field.contains("HeaderModifier")
+    let lists = [".headers", ".set", ".add", ".queryParams"];
+    let is_in = |list: &&str| {
+        field.match_indices(list).any(|(at, _)| matches!(field.as_bytes().get(at + list.len()), None | Some(b'[')))
+    };
+    lists.iter().any(is_in) || field.contains("HeaderModifier")
+}
+
+/// The same for a line of a document that could not be read, both in lower case: there is no path of a field then. What gives headers their values
+/// gives them in every line.
+fn may_be_of_header(line: &str, document: &str) -> bool {
+    ["headermodifier", "headerpolicy"].iter().any(|word| document.contains(word)) || tests_header(line, document)
+}
+
+/// Whether a line has a field that is called like `value` in it, and something around it is about headers or the query; both in lower case.
+fn tests_header(line: &str, around: &str) -> bool {
+    ["headers", "queryparams"].iter().any(|word| around.contains(word))
+        && ["val", "vla", "vau"].iter().any(|begin| line.contains(begin))
+}
+
+/// Whether the value seems to be written with the name of a header field, which is not repeated then.
+pub fn has_value(name: &str) -> bool {
+    let ends = |char: char| matches!(char, ':' | '=') || char.is_whitespace();
+    name.split_once(ends).is_some_and(|(_, rest)| rest.contains(|char: char| char.is_ascii_alphanumeric()))
 }
 
 /// Whether a text may be a credential by itself, wherever it is written: it is not repeated.
-pub(crate) fn may_be_credential(text: &str) -> bool {
+pub fn may_be_credential(text: &str) -> bool {
     line_is_secret(text)
 }
 
 fn names_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    name.ends_with("key") || name.ends_with("keys") || SECRET_NAMES.iter().any(|word| name.contains(word))
+    name == "auth"
+        || name.ends_with("key")
+        || name.ends_with("keys")
+        || SECRET_NAMES.iter().any(|word| name.contains(word))
 }
 
 /// Whether a line has a field that takes a credential, or looks as if it had one.
@@ -113,37 +144,102 @@ fn line_is_secret(line: &str) -> bool {
     }
     let has_query = line.split("://").skip(1).any(|rest| rest.contains(['?', '#']))
         || line.split_once('?').is_some_and(|(_, query)| query.contains('='));
-    let is_part = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_');
     let mut rest = line;
-    while let Some(begin) = rest.find(is_part) {
-        let from = rest.get(begin..).unwrap_or_default();
-        let (word, behind) = from.split_at(from.find(|char| !is_part(char)).unwrap_or(from.len()));
+    let mut field = "";
+    while let Some((before, word, behind)) = next_word(rest) {
         let value = behind.trim_start_matches(['"', '\'', ' ', '\t']).strip_prefix(':');
         // A list of what a limit counts by, which is called a key, too.
         let counts_by = word == "key" && value.is_some_and(|value| value.trim_start().starts_with('['));
         let is_named_so = value.is_some() && names_secret(word) && !counts_by;
-        if is_named_so || names_credentials(word, value.is_some()) || is_random(word) {
+        // What tells certificates apart is no secret.
+        let is_print = field.eq_ignore_ascii_case("fingerprint");
+        if is_named_so || names_credentials(word, value, behind) || is_random(before, word) && !is_print {
             return true;
+        }
+        if value.is_some() {
+            field = word;
         }
         rest = behind;
     }
-    has_query
+    has_query || has_random_base64(line)
 }
 
-/// Whether a word of a line says that credentials of HTTP, or the values of headers, are beside it. A scheme of a policy is called `basic`, too.
-fn names_credentials(word: &str, is_field: bool) -> bool {
+/// What stands before the next word of a text, the word, and what stands behind it.
+fn next_word(text: &str) -> Option<(&str, &str, &str)> {
+    let is_part = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_');
+    let (before, from) = text.split_at(text.find(is_part)?);
+    let (word, behind) = from.split_at(from.find(|char| !is_part(char)).unwrap_or(from.len()));
+    Some((before, word, behind))
+}
+
+/// Whether a word of a line says that credentials of HTTP, or the values of headers, are beside it; `value` is what stands behind it if it is a field.
+/// The word alone is none, as where a field, a kind of sessions or a scheme of a policy is named.
+fn names_credentials(word: &str, value: Option<&str>, behind: &str) -> bool {
+    let says = |text: &str| text.contains(|char: char| char.is_ascii_alphanumeric());
+    let is_before_word =
+        behind.starts_with([' ', '\t']) && behind.trim_start().starts_with(|char: char| char.is_ascii_alphanumeric());
     match &*word.to_ascii_lowercase() {
-        "authorization" | "bearer" | "cookie" | "requestheadermodifier" | "responseheadermodifier" => true,
-        "basic" | "digest" | "negotiate" => !is_field,
+        "bearer" => is_before_word || value.is_some_and(says),
+        "basic" | "digest" | "negotiate" => value.is_none() && is_before_word,
+        "authorization" | "cookie" => match value {
+            Some(value) => says(value),
+            // `{name: Authorization, value: ...}`
+            None => behind.contains(':') && behind.to_ascii_lowercase().contains("va"),
+        },
+        "requestheadermodifier" | "responseheadermodifier" => {
+            behind.split_once(':').is_some_and(|(_, value)| says(value))
+        }
         _ => false,
     }
 }
 
-/// Whether a word looks as if chance had made it, as keys and tokens do: long, with digits and letters of both cases.
-fn is_random(word: &str) -> bool {
+/// Whether a word looks as if chance had made it, as keys and tokens do: long, with digits and letters of both cases; with nothing but hexadecimal
+/// digits, as UUIDs are; or with letters and digits that take turns. UUIDs stand in the paths of URLs, too, where they name whose service it is.
+fn is_random(before: &str, word: &str) -> bool {
     const LEAST: usize = 24;
+    const TURNS: usize = 6;
     let has = |of: fn(&u8) -> bool| word.bytes().any(|byte| of(&byte));
-    word.len() >= LEAST && has(u8::is_ascii_digit) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase)
+    if word.len() < LEAST || !has(u8::is_ascii_digit) || !has(u8::is_ascii_alphabetic) {
+        return false;
+    }
+    if before.ends_with('/') && word.split('-').map(str::len).eq([8, 4, 4, 4, 12]) {
+        return false;
+    }
+    let digits = || word.bytes().filter(|byte| *byte != b'-');
+    let turns = |part: &str| {
+        let pairs = part.as_bytes().windows(2);
+        pairs.filter(|pair| matches!(pair, [one, other] if one.is_ascii_digit() != other.is_ascii_digit())).count()
+    };
+    has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase)
+        || digits().count() >= LEAST && digits().all(|byte| byte.is_ascii_hexdigit())
+        || word.split(['-', '_']).any(|part| part.len() >= LEAST && turns(part) >= TURNS)
+}
+
+/// Whether a text has a word of base64 in it that looks as if chance had made it, and that `/` or `+` would tear apart. What begins with `/` is a path.
+fn has_random_base64(text: &str) -> bool {
+    const LEAST: usize = 40;
+    let is_part = |char: char| char.is_ascii_alphanumeric() || matches!(char, '/' | '+');
+    text.split(|char| !is_part(char)).any(|word| {
+        let has = |of: fn(&u8) -> bool| word.bytes().any(|byte| of(&byte));
+        word.len() >= LEAST
+            && !word.starts_with('/')
+            && has(u8::is_ascii_digit)
+            && has(u8::is_ascii_lowercase)
+            && has(u8::is_ascii_uppercase)
+    })
+}
+
+/// A text in which `(hidden)` stands in place of words that look as if chance had made them. Those that stand in `known`, too, are shown.
+pub fn without_random(text: &str, known: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, word, behind)) = next_word(rest) {
+        out.push_str(before);
+        out.push_str(if is_random(before, word) && !known.contains(word) { "(hidden)" } else { word });
+        rest = behind;
+    }
+    out.push_str(rest);
+    out
 }
 
 /// The text of the document that a line is in.
@@ -169,7 +265,9 @@ fn document_is_secret(text: &str) -> bool {
         kinds.push((is_outer, value.get(..end).unwrap_or_default()));
     }
     let is_plain = |kind: &str| PLAIN.iter().any(|plain| plain.eq_ignore_ascii_case(kind.trim_end()));
-    let says_what_it_is = kinds.iter().any(|(is_outer, kind)| *is_outer && is_plain(kind));
+    // Where a border was forgotten, one document says it more than once.
+    let mut outer = kinds.iter().filter(|(is_outer, _)| *is_outer).peekable();
+    let says_what_it_is = outer.peek().is_some() && outer.all(|(_, kind)| is_plain(kind));
     let names = |kind: &str| ["authentication", "consumer"].iter().chain(SECRET_KINDS).any(|name| kind.contains(name));
     text.contains("stringdata") || !says_what_it_is && kinds.iter().any(|(_, kind)| names(kind))
 }
@@ -187,6 +285,18 @@ pub fn plain_url(url: &str) -> Cow<'_, str> {
         (_, Some(end)) => Cow::Owned(format!("{scheme}{before}{}...", rest.get(..=end).unwrap_or_default())),
     }
 }
+
+/// A URL in backticks, as it may be shown; it is not repeated where it looks as if it were a credential itself.
+pub fn ticked_url(url: &str) -> String {
+    let shown = plain_url(url);
+    if has_random_base64(&shown) || without_random(&shown, "") != *shown {
+        return HIDDEN.to_owned();
+    }
+    format!("`{shown}`")
+}
+
+/// What is written in place of what may be a credential, in a sentence.
+pub(crate) const HIDDEN: &str = "what is written here";
 
 #[cfg(test)]
 mod tests {
@@ -210,6 +320,9 @@ mod tests {
         let route = format!(
             "{rules}  - filters:\n    - type: RequestHeaderModifier\n      requestHeaderModifier:\n        set:\n"
         );
+        let header =
+            "apiVersion: transept.dev/v1alpha1\nkind: HeaderPolicy\nmetadata: {name: h}\nspec:\n  request:\n    set:\n";
+        let backend = "apiVersion: transept.dev/v1alpha1\nkind: Backend\nmetadata: {name: b}\n";
         for text in [
             &format!("{secret}stringDat: {{k: PLANTED}}\n"),
             &format!("{secret}data: PLANTED\n"),
@@ -265,6 +378,22 @@ mod tests {
             &format!("{hosts}['Bearer PLANTED']}}}}"),
             &format!("{hosts}['b.test/x?token=PLANTED']}}}}"),
             &format!("{hosts}[tr_live_9PLANTEDxx8Zq2LrWmKd4]}}}}"),
+            &format!("{header}    - name: X-Upstream\n      value: PLANTED: x\n"),
+            &format!("{header}    - name: X-Upstream\n     value: PLANTED\n"),
+            &format!("{header}    - name: X-Upstream\n      value: PLANTED1\n      value: PLANTED2\n"),
+            &format!("{header}    - name: X-Upstream\n      value: \"PLANTED\n"),
+            &format!("{header}      X-Upstream: PLANTED: x\n"),
+            &format!("{route}        - name: X-Upstream\n         value: PLANTED\n"),
+            &format!("{route}        - name: X-Upstream\n          value: PLANTED1\n          value: PLANTED2\n"),
+            &format!("{route}          X-Upstream: PLANTED\n"),
+            &format!("{rules}  - matches:\n    - headers:\n      - name: X-Upstream\n        vaule: PLANTED: x\n"),
+            &format!("{rules}  - matches:\n    - headers:\n        X-Upstream: PLANTED\n"),
+            &format!("{rules}  - matches: [{{queryParams: [{{name: token, valu: PLANTED}}]}}]\n"),
+            &format!("{rules}  - matches: [{{queryParams: [{{name: token, value: [PLANTED]}}]}}]\n"),
+            &format!("{backend}spec: {{endpoints: []}}\n{secret}data:\n  k: PLANTED : x: y\n"),
+            &format!("{rules}  - {{}}\n{secret}data:\n  k: a\n j: PLANTED\n"),
+            &format!("{backend}spec:\n  auth: PLANTED\n"),
+            "{apiVersion: transept.dev/v1alpha1, kind: Consumer, metadata: {name: k}, spec: {plan: [PLANTED]}}",
             "PLANTED",
             "- PLANTED",
         ] {
@@ -284,10 +413,58 @@ mod tests {
             "apiVersion: v1\nkind: Secret\n---\na: [SHOWN: x: y\n",
             "{apiVersion: transept.dev/v1alpha1, kind: Backend, metadata: {name: b}, spec: {SHOWN: 'https://b.test/'}}",
             "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: b}, spec: {SHOWN: {key: [x]}}}",
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec: {rules: [{sessionPersistence: {type: cookie, SHOWN: a}}]}\n",
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec:\n  rules:\n  - matches: [{headers: []}]\n   SHOWN: x\n",
         ] {
             let found = findings(text);
             assert!(found.iter().any(|one| one.contains("SHOWN")), "{found:?}");
         }
+    }
+
+    #[test]
+    fn words_that_name_schemes_and_fields_alone_are_no_credentials() {
+        for text in [
+            "basic",
+            "Bearer",
+            "cookie",
+            "Authorization",
+            "requestHeaderModifier",
+            "      clientAuthentication: basic",
+            "  forward: [Authorization]",
+            "    from: [{kinds: [bearer]}]",
+            "  - sessionPersistence: {type: cookie, sessionName: a}",
+            "    - type: requestHeaderModifier",
+            "      issuer: https://login.test/2b4f81d4-fae7-41d0-a765-00a0c91e6bf6/v2.0",
+            "      fingerprint: 057a0e2f4fc5caf1ddcad269ef4c0458b325fc97a1b8f3c5f5843cf4b40f2387",
+            "gateway.networking.k8s.io/v1",
+            "/Api/V1/GetUserById/OrderHistory2/Of/All/Users",
+            "internationalization-of-the-shop",
+        ] {
+            assert!(!may_be_credential(text), "{text}");
+        }
+        for text in [
+            "Basic cGxhbnRlZA",
+            "bearer: planted",
+            "Authorization: planted",
+            "{name: Authorization, value: planted}",
+            "{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: planted}]}}",
+            // openssl rand -hex 32, uuidgen, and the key of a cloud.
+            "057a0e2f4fc5caf1ddcad269ef4c0458b325fc97a1b8f3c5f5843cf4b40f2387",
+            "2b4f81d4-fae7-41d0-a765-00a0c91e6bf6",
+            "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+        ] {
+            assert!(may_be_credential(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_looks_like_chance_is_left_out_of_a_text_unless_it_is_known() {
+        let random = "057a0e2f4fc5caf1ddcad269ef4c0458";
+        let text = format!("/hooks/{random}?x%3Dsig={random}&a=b");
+        assert_eq!(without_random(&text, "/"), "/hooks/(hidden)?x%3Dsig=(hidden)&a=b");
+        assert_eq!(without_random(&text, random), text);
+        assert_eq!(ticked_url(&format!("https://h.test/hooks/{random}")), HIDDEN);
+        assert_eq!(ticked_url("https://u:p@h.test/?k=v"), "`https://...@h.test/?...`");
     }
 
     #[test]
@@ -303,6 +480,7 @@ mod tests {
             "spec.limits[0].key",
             "spec.rules[0].matches[0].path.value",
             "spec.rules[0].matches[0].headers[0].name",
+            "spec.limits[0].key[0].headersOf",
         ] {
             assert!(!takes_secret(field), "{field}");
         }

@@ -27,6 +27,12 @@ pub fn remedy(word: &str, candidates: &[&str]) -> Option<String> {
     if candidates.is_empty() {
         return None;
     }
+    // Who writes `user` means `username`.
+    let plain = flatten(word);
+    let mut longer = candidates.iter().filter(|known| plain.len() >= 4 && flatten(known).starts_with(&plain));
+    if let (Some(longer), None) = (longer.next(), longer.next()) {
+        return Some(format!("did you mean `{longer}`?"));
+    }
     Some(format!("known here: {}", candidates.join(", ")))
 }
 
@@ -68,6 +74,13 @@ mod tests {
         assert_eq!(nearest("pth", known), Some("path"));
         assert_eq!(nearest("apth", known), Some("path"));
         assert_eq!(nearest("query_params", known), Some("queryParams"));
+        let store = ["url", "username", "passwordSecret"];
+        assert_eq!(remedy("user", &store).as_deref(), Some("did you mean `username`?"));
+        assert_eq!(remedy("password", &store).as_deref(), Some("did you mean `passwordSecret`?"));
+        assert_eq!(
+            remedy("pass", &["passwordSecret", "passwordHash"]).as_deref(),
+            Some("known here: passwordSecret, passwordHash")
+        );
         assert_eq!(nearest("Header", known), Some("headers"));
         assert_eq!(nearest("cookies", known), None);
         assert_eq!(nearest("", known), None);

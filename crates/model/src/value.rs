@@ -125,6 +125,7 @@ impl Value {
             Node::Bool(value) => format!("`{value}`"),
             Node::Integer(value) => format!("the number {value}"),
             Node::Float(value) => format!("the number {value}"),
+            Node::Text(text) if secrecy::may_be_credential(text) => "text".to_owned(),
             Node::Text(text) => format!("the text {}", quote(text)),
             Node::List(_) => "a list".to_owned(),
             Node::Map(_) => "a mapping".to_owned(),
@@ -165,13 +166,24 @@ impl Value {
 pub fn quote(text: &str) -> String {
     const LONGEST: usize = 60;
     if secrecy::may_be_credential(text) {
-        return "what is written here".to_owned();
+        return secrecy::HIDDEN.to_owned();
     }
     if text.chars().count() <= LONGEST {
         return format!("{text:?}");
     }
     let short: String = text.chars().take(LONGEST).collect();
     format!("{short:?}...")
+}
+
+/// `text` in backticks for a message, as everything that findings name is written, cut when it is long. What may be a credential is not repeated.
+pub fn ticked(text: &str) -> String {
+    const LONGEST: usize = 60;
+    if secrecy::may_be_credential(text) {
+        return secrecy::HIDDEN.to_owned();
+    }
+    let short: String = text.chars().take(LONGEST).filter(|char| !char.is_control()).collect();
+    let more = if text.chars().nth(LONGEST).is_some() { "..." } else { "" };
+    format!("`{short}{more}`")
 }
 
 #[cfg(test)]

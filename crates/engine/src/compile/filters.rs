@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use crate::policies::patterns::field_name;
 use transept_model::kinds::filters::CorsMethod;
 use transept_model::kinds::{
     CorsFilter, ExternalAuthFilter, GrpcRouteFilter, HttpHeader, HttpHeaderFilter, HttpRouteFilter,
@@ -12,7 +13,6 @@ use transept_model::kinds::{
 };
 use transept_model::place::{Invalid, Place, Spot};
 use transept_model::references::{BackendTarget, Referrer};
-use transept_wire::head::FieldName;
 
 use super::backends::Backends;
 use crate::callout::Callee;
@@ -207,7 +207,7 @@ impl<'w> FilterCompiler<'_, 'w> {
 /// A sentence about the first field that cannot be changed.
 pub(crate) fn compile_changes(filter: &HttpHeaderFilter) -> Result<HeaderChanges, String> {
     let name = |text: &str| {
-        let name = FieldName::new(text).map_err(|why| format!("`{text}`: {why}"))?;
+        let name = field_name(text)?;
         if is_reserved(&name) {
             return Err(format!("`{text}` frames the message and cannot be changed"));
         }

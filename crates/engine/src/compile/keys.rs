@@ -8,6 +8,7 @@ use std::collections::hash_map::Entry;
 
 use transept_model::place::Invalid;
 use transept_model::schema::Text;
+use transept_model::secrecy::may_be_credential;
 use transept_model::suggest::nearest;
 use transept_model::world::World;
 
@@ -26,9 +27,14 @@ pub(super) fn judge(world: &World, problems: &mut Vec<Invalid>) {
             let known = world.consumers().iter().filter(|one| one.meta.namespace == *namespace);
             let remedy = match nearest(consumer, known.map(|one| &*one.meta.name)) {
                 Some(near) => format!("did you mean `{near}`?"),
+                None if may_be_credential(consumer) => "add it, or mend the name".to_owned(),
                 None => format!("add it: `kind: Consumer`, `name: {consumer}`"),
             };
-            let why = format!("there is no Consumer {namespace}/{consumer}, so that nobody can come in with this key");
+            let named = match may_be_credential(consumer) {
+                true => format!("of that name in {namespace}"),
+                false => format!("{namespace}/{consumer}"),
+            };
+            let why = format!("there is no Consumer {named}, so that nobody can come in with this key");
             refuse("spec.consumer", why, remedy);
         }
         match seen.entry((namespace, key.spec.hash.bytes)) {

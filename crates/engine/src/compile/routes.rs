@@ -7,6 +7,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::policies::patterns::field_name;
 use foldhash::fast::FixedState;
 use transept_model::attach::RouteRef;
 use transept_model::kinds::{
@@ -15,7 +16,8 @@ use transept_model::kinds::{
 };
 use transept_model::place::{Invalid, Place, Spot};
 use transept_model::references::{BackendTarget, Referrer};
-use transept_wire::head::{FieldName, Method};
+use transept_model::value::ticked;
+use transept_wire::head::Method;
 use transept_wire::normalize::{self, Normal, PathRules, Slashes};
 
 use super::backends::Backends;
@@ -272,7 +274,9 @@ fn compile_http_match(spec: &HttpRouteMatch, index: usize) -> Result<CompiledMat
         PathMatchType::Exact => (PathKey::Exact(normal(&spec.path.value)), None),
         PathMatchType::PathPrefix => (PathKey::prefix(&normal(&spec.path.value)), None),
         PathMatchType::RegularExpression => {
-            (PathKey::Pattern, Some(PathTest::Pattern(Pattern::new(&spec.path.value)?)))
+            let pattern =
+                Pattern::new(&spec.path.value).map_err(|why| format!("{} {why}", ticked(&spec.path.value)))?;
+            (PathKey::Pattern, Some(PathTest::Pattern(pattern)))
         }
     };
     Ok(CompiledMatch {
@@ -321,9 +325,11 @@ fn text_test(kind: MatchType, value: &str) -> Result<TextTest, String> {
 fn compile_headers(specs: &[HttpHeaderMatch]) -> Result<Box<[HeaderTest]>, String> {
     let mut tests: Vec<HeaderTest> = Vec::with_capacity(specs.len());
     for spec in specs {
-        let name = FieldName::new(&*spec.name).map_err(|why| format!("`{}`: {why}", &*spec.name))?;
+        let name = field_name(&spec.name)?;
         if tests.iter().all(|test| test.name != name) {
-            tests.push(HeaderTest { name, value: text_test(spec.r#type, &spec.value)? });
+            let value = text_test(spec.r#type, &spec.value)
+                .map_err(|why| format!("the value of the header `{}` {why}", name.as_str()))?;
+            tests.push(HeaderTest { name, value });
         }
     }
     Ok(tests.into())
@@ -334,7 +340,9 @@ fn compile_query(specs: &[HttpQueryParamMatch]) -> Result<Box<[QueryTest]>, Stri
     for spec in specs {
         let name = spec.name.as_bytes();
         if tests.iter().all(|test| *test.name != *name) {
-            tests.push(QueryTest { name: name.into(), value: text_test(spec.r#type, &spec.value)? });
+            let value = text_test(spec.r#type, &spec.value)
+                .map_err(|why| format!("the value of the query parameter {} {why}", ticked(&spec.name)))?;
+            tests.push(QueryTest { name: name.into(), value });
         }
     }
     Ok(tests.into())

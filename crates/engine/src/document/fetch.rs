@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 use serde_json::Value;
+use transept_model::secrecy::ticked_url;
 use transept_wire::head::Request;
 
 use super::{Document, Endpoints, Source, SourceKind};
@@ -116,10 +117,11 @@ impl Fetch {
             Some(said) if *said == **issuer => {}
             Some(said) if said.trim_end_matches('/') == issuer.trim_end_matches('/') => {
                 return Err(format!(
-                    "its `issuer` differs from `{issuer}` in the slash at the end; write it as it is there"
+                    "its `issuer` differs from {} in the slash at the end; write it as it is there",
+                    ticked_url(issuer)
                 ));
             }
-            _ => return Err(format!("its `issuer` is not `{issuer}`")),
+            _ => return Err(format!("its `issuer` is not {}", ticked_url(issuer))),
         }
         let keys = text("jwks_uri").ok_or("it has no `jwks_uri`")?;
         let keys = reached(keys, origins).map_err(|why| format!("its `jwks_uri`: {why}"))?;

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use transept_model::secrecy::ticked_url;
 use transept_wire::head::{FieldId, Fields, Method, Version};
 
 use crate::exchange::Now;
@@ -90,12 +91,15 @@ impl Ask {
             target => target.to_owned(),
         };
         if authority.is_empty() {
-            return Err(format!("`{url}` has no host; write the whole URL, such as http://localhost:8080/"));
+            return Err(format!(
+                "{} has no host; write the whole URL, such as http://localhost:8080/",
+                ticked_url(url)
+            ));
         }
         let parts = transept_wire::normalize::authority(authority.as_bytes())
             .map_err(|why| format!("`{authority}` is not a host: {why}"))?;
         if carried == Carried::Opaque && (parts.port.is_none() || target != "/") {
-            return Err(format!("`{url}` does not say where a connection goes; write `tcp://host:port`"));
+            return Err(format!("{} does not say where a connection goes; write `tcp://host:port`", ticked_url(url)));
         }
         Ok(Ask {
             method,

@@ -5,6 +5,7 @@
 
 use regex::{Regex, RegexBuilder};
 use transept_model::suggest;
+use transept_model::value::ticked;
 use transept_wire::head::FieldName;
 
 use super::cost::{BYTES, BYTES_WITHIN, ITEMS, Size, cost};
@@ -236,7 +237,7 @@ impl Check {
             .chain(RECORDS.iter().map(|(name, _)| *name).filter(|name| self.scope.knows(at, name).is_ok()))
             .chain(VARIABLES.iter().map(|(name, ..)| *name))
             .collect();
-        let flaw = Flaw::new(at, format!("there is no variable `{name}`"));
+        let flaw = Flaw::new(at, format!("there is no variable {}", ticked(name)));
         // With nothing like it, it is most often a part of a name with `-`, or a text without its quotes.
         Err(match suggest::nearest(name, known) {
             Some(near) => flaw.remedy(format!("did you mean `{near}`?")),
@@ -319,7 +320,7 @@ impl Check {
             return self.has(at, arguments);
         }
         let Some(signature) = FUNCTIONS.iter().find(|(known, ..)| *known == name) else {
-            let flaw = Flaw::new(at, format!("there is no function `{name}`"));
+            let flaw = Flaw::new(at, format!("there is no function {}", ticked(name)));
             let behind = METHODS.iter().map(|(known, ..)| *known).chain(WALKS.iter().map(|(known, _)| *known));
             if behind.chain(["matches", "inNetwork"]).any(|known| known == name) {
                 return Err(flaw.remedy(format!("write it behind what it is about: value.{name}(...)")));

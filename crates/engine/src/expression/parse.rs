@@ -4,6 +4,7 @@
 
 use super::token::{Token, tokens};
 use super::{Flaw, MOST_DEPTH};
+use transept_model::value::ticked;
 
 /// A part of an expression and where it begins, in bytes.
 #[derive(Debug)]
@@ -122,7 +123,7 @@ impl Parser {
     fn unexpected(&self, wanted: &str) -> Flaw {
         let found = match self.peek() {
             Token::End => "the end".to_owned(),
-            Token::Name(name) => format!("`{name}`"),
+            Token::Name(name) => ticked(name),
             Token::Sign(sign) => format!("`{sign}`"),
             Token::Int(_) | Token::Double(_) => "a number".to_owned(),
             Token::Text(_) => "a text".to_owned(),

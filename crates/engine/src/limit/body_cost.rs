@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use transept_model::schema::{Decoder, Rule, Text};
-use transept_model::value::Value;
+use transept_model::value::{Value, ticked};
 use transept_model::{choice, object};
 use transept_wire::head::{FieldId, FieldName, Method, Response};
 
@@ -50,7 +50,7 @@ choice! {
 fn check_body_cost(spec: &BodyCostSpec, _: &Value, cx: &mut Decoder) {
     match (&spec.json, spec.bytes) {
         (Some(path), None) if path.split('.').any(|name| name.is_empty() || name.contains(['"', '\\', '['])) => {
-            cx.refuse(spec.at, format!("`{}` is not a path of names joined by dots", &**path))
+            cx.refuse(spec.at, format!("{} is not a path of names joined by dots", ticked(path)))
                 .remedy("write it like `usage.total_tokens`; elements of lists cannot be reached");
         }
         (Some(_), Some(_)) => {

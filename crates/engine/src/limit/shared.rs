@@ -9,7 +9,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use transept_model::certificate::read_bundle;
 use transept_model::schema::{Decoder, RESOURCE_NAME, Rule, Text};
-use transept_model::secrecy::plain_url;
+use transept_model::secrecy::ticked_url;
 use transept_model::value::Value;
 use transept_model::{choice, object};
 
@@ -55,8 +55,8 @@ choice! {
 
 fn check_store(store: &StoreSpec, _: &Value, cx: &mut Decoder) {
     let Some((tls, ..)) = parse(&store.url) else {
-        cx.refuse(store.at, format!("`{}` is not the URL of a store", plain_url(&store.url)))
-            .remedy("write redis://HOST:PORT or rediss://HOST:PORT; user and password have fields of their own");
+        cx.refuse(store.at, format!("{} is not the URL of a store", ticked_url(&store.url)))
+            .remedy("write redis://HOST:PORT or rediss://HOST:PORT; the user is `username`, and `passwordSecret` names the entry of a Secret with the password");
         return;
     };
     if store.ca_config_map.is_some() && !tls {

@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 use transept_model::object;
 use transept_model::policy::Target;
 use transept_model::schema::{Decoder, Rule, Text};
-use transept_model::value::Value;
+use transept_model::value::{Value, ticked};
 use transept_wire::head::{FieldId, FieldName, Response};
 
 use super::{Caution, CompileCx, Known, Phase, Policy};
@@ -115,7 +115,7 @@ fn check_pages(spec: &AuthenticationPolicySpec, cx: &mut Decoder) {
         for page in scheme.login.iter().flat_map(LoginSpec::pages) {
             match taken.iter().find(|(path, _)| *path == page) {
                 Some((_, other)) => {
-                    let why = format!("`{page}` belongs to the scheme `{}` already", &***other);
+                    let why = format!("{} belongs to the scheme `{}` already", ticked(&page), &***other);
                     cx.refuse(scheme.at, why)
                         .remedy("give each scheme a `redirectUrl`, `logoutPath` and `loginPath` of its own");
                 }

@@ -12,7 +12,8 @@ use transept_model::kinds::{BackendObjectReference, ConfigMapBody, Object, Secre
 use transept_model::place::{ObjectName, Place, Spot};
 use transept_model::policy::PROXIES;
 use transept_model::schema::{Decoder, RESOURCE_NAME};
-use transept_model::secrecy::plain_url;
+use transept_model::secrecy::{may_be_credential, ticked_url};
+use transept_model::value::ticked;
 use transept_model::world::World;
 
 use crate::callout::Callee;
@@ -125,7 +126,10 @@ impl<'c> CompileCx<'c> {
             Ok(proxies) => Some(proxies.unwrap_or(1)),
             Err(text) => {
                 self.decoder
-                    .refuse(at, format!("the annotation {PROXIES} says `{text}`, which is no number of proxies"))
+                    .refuse(
+                        at,
+                        format!("the annotation {PROXIES} says {}, which is no number of proxies", ticked(text)),
+                    )
                     .remedy("write a number from 1 to 10000, or leave it out where a control plane counts them");
                 None
             }
@@ -149,8 +153,8 @@ impl<'c> CompileCx<'c> {
         let namespace = &self.name.namespace;
         let found = self.world.secret(namespace, name).cloned();
         if found.is_none() {
-            // What cannot be a name may be the secret itself.
-            let why = match (RESOURCE_NAME.accept)(name) {
+            // What cannot be a name, or does not look like one, may be the secret itself.
+            let why = match (RESOURCE_NAME.accept)(name) && !may_be_credential(name) {
                 true => format!("there is no Secret {namespace}/{name}"),
                 false => format!("there is no Secret of that name in {namespace}"),
             };
@@ -240,26 +244,26 @@ pub(crate) type Refused = (String, &'static str);
 /// Why it cannot be asked, and the remedy.
 pub(crate) fn parse_url(text: &str, plain: PlainHttp) -> Result<(Origin, &str, String), Refused> {
     let whole = "write all of it, such as `https://login.test/keys`";
-    let shown = plain_url(text);
+    let shown = ticked_url(text);
     let (tls, rest) = match text.split_once("://") {
         Some(("https", rest)) => (true, rest),
         Some(("http", rest)) => (false, rest),
-        _ => return Err((format!("`{shown}` is not an https URL"), whole)),
+        _ => return Err((format!("{shown} is not an https URL"), whole)),
     };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, target) = rest.split_at(end);
     if authority.contains('@') || target.contains('#') || !target.is_ascii() || target.contains(char::is_whitespace) {
         let remedy = "leave out user names, passwords and fragments, and write other characters as %XX";
-        return Err((format!("`{shown}` holds what a server is not sent"), remedy));
+        return Err((format!("{shown} holds what a server is not sent"), remedy));
     }
     let parts = transept_wire::normalize::authority(authority.as_bytes())
-        .map_err(|why| (format!("`{shown}` has no host: {why}"), whole))?;
+        .map_err(|why| (format!("{shown} has no host: {why}"), whole))?;
     let host = String::from_utf8_lossy(parts.host).to_ascii_lowercase();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let is_here = bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
     if !tls && plain == PlainHttp::OnLoopback && !is_here {
         let remedy = "write https; in clear text anybody on the way could answer";
-        return Err((format!("`{shown}` is asked in clear text"), remedy));
+        return Err((format!("{shown} is asked in clear text"), remedy));
     }
     let target = match target {
         "" => "/".to_owned(),

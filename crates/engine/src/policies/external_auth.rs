@@ -9,6 +9,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::patterns::field_name;
 use transept_model::kinds::filters::{ExternalAuthProtocol, ForwardBodyConfig, GrpcAuthConfig, HttpAuthConfig};
 use transept_model::kinds::{BackendObjectReference, ExternalAuthFilter};
 use transept_model::place::Spot;
@@ -210,8 +211,7 @@ fn grpc(config: Option<&GrpcAuthConfig>, extensions: Vec<(Box<str>, Box<str>)>) 
 
 /// The names of header fields.
 fn names(texts: &[Text]) -> Result<Vec<FieldName>, String> {
-    let name = |text: &Text| FieldName::new(text.as_bytes()).map_err(|why| format!("`{text}`: {why}"));
-    texts.iter().map(name).collect()
+    texts.iter().map(|text| field_name(text)).collect()
 }
 
 fn shown(config: Option<&ForwardBodyConfig>) -> Option<usize> {

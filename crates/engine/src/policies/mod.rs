@@ -25,7 +25,7 @@ mod ip_access;
 mod listener;
 mod mesh;
 mod network;
-mod patterns;
+pub(crate) mod patterns;
 mod quota;
 mod rate_limit;
 mod rate_limit_server;

@@ -5,8 +5,9 @@
 use serde_json::Value as Json;
 use transept_model::place::Spot;
 use transept_model::schema::{Decoder, Schema, Shape, Text};
-use transept_model::value::{Value, quote};
-use transept_wire::head::Method;
+use transept_model::secrecy::has_value;
+use transept_model::value::{Value, quote, ticked};
+use transept_wire::head::{FieldName, Method};
 use transept_wire::normalize::{self, Normal, PathRules, Slashes};
 
 use super::CompileCx;
@@ -160,17 +161,27 @@ impl HostPattern {
     }
 }
 
+/// The name of a header field as it is written.
+///
+/// # Errors
+/// Why it is none. It is not repeated where a value may stand behind it.
+pub(crate) fn field_name(text: &str) -> Result<FieldName, String> {
+    FieldName::new(text).map_err(|why| match has_value(text) {
+        true => format!("what is written here is no name of a field: {why}"),
+        false => format!("{}: {why}", ticked(text)),
+    })
+}
+
 /// Methods as they are written. What is none, and what no request has, is refused.
 pub(crate) fn methods(names: &[Text], at: Spot, cx: &mut CompileCx<'_>) -> Vec<Method> {
     let known = names.iter().filter_map(|name| {
         let known = Method::from_bytes(name.as_bytes());
         if known.is_none() {
-            cx.refuse(at, format!("`{}` is not a method", &**name));
+            cx.refuse(at, format!("{} is not a method", ticked(name)));
         } else if name.bytes().any(|byte| byte.is_ascii_lowercase()) {
             // They are case-sensitive (RFC 9110 section 9.1), and no method that anybody uses has small letters.
-            let capitals = name.to_ascii_uppercase();
-            cx.refuse(at, format!("`{}` is no method that a request has", &**name))
-                .remedy(format!("write `{capitals}`"));
+            cx.refuse(at, format!("{} is no method that a request has", ticked(name)))
+                .remedy(format!("write {}", ticked(&name.to_ascii_uppercase())));
         }
         known
     });

@@ -9,7 +9,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, HEADER_NAME, Rule, Text};
-use transept_model::value::Value;
+use transept_model::value::{Value, ticked};
 use transept_model::{choice, object};
 use transept_wire::head::Response;
 use twox_hash::XxHash3_128;
@@ -147,12 +147,12 @@ fn most_within(quota: &QuotaSpec, other: &QuotaSpec) -> Option<u64> {
 
 fn check_quota(quota: &QuotaSpec, _: &Value, cx: &mut Decoder) {
     if zone(&quota.time_zone).is_none() {
-        cx.refuse(quota.at, format!("there is no time zone `{}`", &*quota.time_zone))
+        cx.refuse(quota.at, format!("there is no time zone {}", ticked(&quota.time_zone)))
             .remedy("write an IANA name such as Europe/Berlin, or UTC");
     }
     if let Some(start) = &quota.start {
         if day(start).is_none() {
-            cx.refuse(quota.at, format!("`{}` is not a day", &**start)).remedy("write it as 2026-01-15");
+            cx.refuse(quota.at, format!("{} is not a day", ticked(start))).remedy("write it as 2026-01-15");
         }
         if quota.per == PeriodLength::Day {
             cx.refuse(quota.at, "a day begins at midnight, whatever `start` says").remedy("leave out `start`");

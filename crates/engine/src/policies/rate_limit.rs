@@ -10,7 +10,7 @@ use std::time::Duration;
 use transept_model::place::{ObjectName, Spot};
 use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, HEADER_NAME, Rule, Schema, Text};
-use transept_model::value::Value;
+use transept_model::value::{Value, ticked};
 use transept_model::{choice, object};
 use transept_wire::head::Response;
 
@@ -147,7 +147,7 @@ fn check_limit(limit: &LimitSpec, _: &Value, cx: &mut Decoder) {
         _ => {}
     }
     for status in limit.statuses.iter().filter(|status| Statuses::parse(status).is_none()) {
-        cx.refuse(limit.at, format!("`{}` is not a status code", &**status))
+        cx.refuse(limit.at, format!("{} is not a status code", ticked(status)))
             .remedy("write `\"401\"`, or `4xx` for a class");
     }
 }

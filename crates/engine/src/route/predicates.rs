@@ -26,15 +26,15 @@ impl Pattern {
     /// Compiles a regular expression (RE2 syntax without look-around and back-references). It is anchored at both ends.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with it.
+    /// What is wrong with it, in words that fit behind what it is called. It is not repeated: a header that it is about may be a credential.
     pub fn new(source: &str) -> Result<Pattern, String> {
         let compile = |expression: &str| {
             RegexBuilder::new(expression).size_limit(PATTERN_SIZE).dfa_size_limit(PATTERN_SIZE).build().map_err(
                 |error| match error {
                     regex::Error::CompiledTooBig(limit) => {
-                        format!("the regular expression `{source}` compiles to more than {limit} bytes")
+                        format!("compiles to more than {limit} bytes as a regular expression")
                     }
-                    _ => format!("`{source}` is not a regular expression"),
+                    _ => "is not a regular expression".to_owned(),
                 },
             )
         };

@@ -15,6 +15,7 @@ use crate::kinds::http_route::{
 use crate::kinds::refs::{check_parents, needs_port};
 use crate::place::Spot;
 use crate::schema::{Decoder, GRPC_METHOD, GRPC_SERVICE, PATH_CHARACTERS, Text};
+use crate::secrecy::may_be_credential;
 use crate::value::Value;
 
 /// Most matches of all rules of a route together.
@@ -184,7 +185,9 @@ pub(super) fn check_path(path: &HttpPathMatch, value: &Value, cx: &mut Decoder) 
             return;
         };
         let invalid = cx.refuse(at, why);
-        if !text.starts_with('/') {
+        if !text.starts_with('/') && may_be_credential(text) {
+            invalid.remedy("begin it with `/`");
+        } else if !text.starts_with('/') {
             invalid.remedy(format!("write `/{}`", text.trim_start_matches('.')));
         } else if text.contains('?') {
             invalid.remedy("match query parameters with `queryParams`");

@@ -52,7 +52,12 @@ fn wrong(text: &str, place: &str, field: &str, why: &str) -> Invalid {
         Some("Secret" | "ConfigMap" | "ApiKey") => true,
         Some("TestPolicy") | None => one.is_misshapen,
         // The value of a header beside it may be a credential, and so may a query.
-        Some(_) => field.contains("HeaderModifier") || field.contains(".headers[") || why == "query",
+        Some(_) => {
+            field.contains("HeaderModifier")
+                || field.contains(".headers")
+                || why == "query"
+                || why.starts_with("what is written here")
+        }
     };
     assert_eq!(one.line.is_some(), !is_kept_out, "{shown}");
     one
@@ -106,8 +111,33 @@ fn a_wrong_type_is_refused_with_a_remedy() {
         "expected text",
     );
     assert_eq!(one.remedy.as_deref(), Some("put it in quotes"));
-    wrong(&http_route("hostnames: a.com"), "5:14", "spec.hostnames", "expected a list");
-    wrong(&http_route("rules: [1]"), "5:11", "spec.rules[0]", "expected a mapping");
+    let list = "write `[` before it and `]` behind it, or begin each item with `- `";
+    let one = wrong(&http_route("hostnames: a.com"), "5:14", "spec.hostnames", "expected a list");
+    assert_eq!(one.remedy.as_deref(), Some(list));
+    let one = wrong(&http_route("rules: [1]"), "5:11", "spec.rules[0]", "expected a mapping");
+    assert!(one.remedy.is_some_and(|remedy| remedy.contains("known here: name, matches, filters")));
+    let modifier = |text: &str| {
+        http_rule(&format!("filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{{text}}}}}]"))
+    };
+    let field = "spec.rules[0].filters[0].requestHeaderModifier";
+    let one = wrong(&modifier("set: {a: b}"), "7:74", &format!("{field}.set"), "expected a list, found a mapping");
+    assert_eq!(one.remedy.as_deref(), Some("begin each item with `- `"));
+    let one = wrong(&modifier("remove: X-A"), "7:77", &format!("{field}.remove"), "expected a list, found text");
+    assert_eq!(one.remedy.as_deref(), Some(list));
+    let one = wrong(&http_rule("name: [a]"), "7:11", "spec.rules[0].name", "expected text, found a list");
+    assert_eq!(one.remedy.as_deref(), Some("write one text, without `[`, `]` and `- `"));
+}
+
+#[test]
+fn a_word_that_is_not_allowed_is_shown_unless_it_may_be_a_credential() {
+    let persistence = |kind: &str| http_rule(&format!("sessionPersistence:\n  type: {kind}\n"));
+    let field = "spec.rules[0].sessionPersistence.type";
+    let one = wrong(&persistence("cookie"), "8:13", field, "\"cookie\" is not allowed here");
+    assert_eq!(one.remedy.as_deref(), Some("did you mean `Cookie`?"));
+    assert_eq!(one.line.as_deref(), Some("      type: cookie"));
+    let random = "5ec9e7deadbeefcafe0123456789abcdef";
+    let one = wrong(&persistence(random), "8:13", field, "what is written here is not allowed here");
+    assert_eq!(one.line, None);
 }
 
 #[test]

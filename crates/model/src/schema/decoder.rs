@@ -167,43 +167,16 @@ impl Decoder {
         self.object.as_ref().is_some_and(secrecy::holds_secrets) || secrecy::takes_secret(&self.field_path())
     }
 
-    /// Writes that `what` was expected instead of `value`, with the usual remedies for numbers and quotes. A value in place of a mapping or a list
-    /// is not repeated: it may be the secret that a reference should name.
+    /// Writes that `what` was expected instead of `value`, with the usual remedies. A value in place of a mapping or a list is not repeated: it
+    /// may be the secret that a reference should name.
     pub fn expected(&mut self, value: &Value, what: &str) {
-        if matches!(what, "a mapping" | "a list") && !matches!(value.node, Node::Map(_)) || self.reads_secret() {
-            let invalid = self.refuse(value.at, format!("expected {what}, found {}", value.kind()));
-            invalid.is_misshapen = true;
-            if what == "text" && matches!(value.node, Node::Integer(_) | Node::Float(_) | Node::Bool(_)) {
-                invalid.remedy("put it in quotes");
-            }
-            return;
-        }
-        let invalid = self.refuse(value.at, format!("expected {what}, found {}", value.describe()));
-        match &value.node {
-            Node::Integer(number) if what == "text" => {
-                invalid.remedy(format!("put it in quotes: \"{number}\""));
-            }
-            Node::Bool(flag) if what == "text" => {
-                invalid.remedy(format!("put it in quotes: \"{flag}\""));
-            }
-            Node::Text(text) if what.contains("number") && text.parse::<i64>().is_ok() => {
-                invalid.remedy(format!("write it without quotes: {text}"));
-            }
-            Node::Text(text) if what == "true or false" => {
-                let meant = match text.to_ascii_lowercase().as_str() {
-                    "yes" | "on" | "true" => Some("true"),
-                    "no" | "off" | "false" => Some("false"),
-                    _ => None,
-                };
-                if let Some(meant) = meant {
-                    invalid.remedy(format!("write `{meant}`"));
-                }
-            }
-            Node::Map(_) if what == "a list" => {
-                invalid.remedy("begin each item with `- `");
-            }
-            _ => {}
-        }
+        let wants_parts = matches!(what, "a mapping" | "a list");
+        let has_parts = matches!(value.node, Node::Map(_) | Node::List(_));
+        let is_hidden = wants_parts && !matches!(value.node, Node::Map(_)) || self.reads_secret();
+        let found = if is_hidden { value.kind().to_owned() } else { value.describe() };
+        let invalid = self.refuse(value.at, format!("expected {what}, found {found}"));
+        invalid.is_misshapen = is_hidden || has_parts && !wants_parts;
+        invalid.remedy = remedy(value, what, is_hidden);
     }
 
     /// Sorts the entries of a mapping into the fields `names`, in that order. Keys that are neither there nor in
@@ -217,6 +190,7 @@ impl Decoder {
         let mut found = [None; N];
         let Node::Map(entries) = &value.node else {
             self.expected(value, "a mapping");
+            self.amend(format!("write the fields with their values; known here: {}", names.join(", ")));
             return None;
         };
         for entry in entries {
@@ -355,6 +329,31 @@ impl Decoder {
             }
         }
     }
+}
+
+/// What is done about a value that is none of what was expected. It repeats nothing of one that is hidden.
+fn remedy(value: &Value, what: &str, is_hidden: bool) -> Option<String> {
+    let said = match (&value.node, what) {
+        (Node::Integer(_) | Node::Float(_) | Node::Bool(_), "text") if is_hidden => "put it in quotes",
+        (Node::Integer(number), "text") => return Some(format!("put it in quotes: \"{number}\"")),
+        (Node::Bool(flag), "text") => return Some(format!("put it in quotes: \"{flag}\"")),
+        (Node::Text(text), _) if !is_hidden && what.contains("number") && text.parse::<i64>().is_ok() => {
+            return Some(format!("write it without quotes: {text}"));
+        }
+        (Node::Text(text), "true or false") => match text.to_ascii_lowercase().as_str() {
+            "yes" | "on" | "true" => "write `true`",
+            "no" | "off" | "false" => "write `false`",
+            _ => return None,
+        },
+        (Node::Map(_), "a list") => "begin each item with `- `",
+        (Node::Text(_) | Node::Integer(_) | Node::Float(_) | Node::Bool(_), "a list") => {
+            "write `[` before it and `]` behind it, or begin each item with `- `"
+        }
+        (Node::List(_), "text") => "write one text, without `[`, `]` and `- `",
+        (Node::Map(_), "text") => "write a text; one in braces, such as JSON, is put in quotes",
+        _ => return None,
+    };
+    Some(said.to_owned())
 }
 
 fn tick(key: &str) -> String {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::place::Spot;
 use crate::schema::{Decoder, rules};
+use crate::secrecy::{HIDDEN, has_value};
 use crate::value::quote;
 
 /// A format of text.
@@ -33,8 +34,10 @@ impl Format {
         if !rules::length(text, self.least, self.most, at, cx) || (self.accept)(text) {
             return;
         }
-        let shown = if cx.reads_secret() { "what is written here".to_owned() } else { quote(text) };
+        let is_hidden = cx.reads_secret() || std::ptr::eq(self, &HEADER_NAME) && has_value(text);
+        let shown = if is_hidden { HIDDEN.to_owned() } else { quote(text) };
         let invalid = cx.refuse(at, format!("{shown} is not {}", self.what));
+        invalid.is_misshapen = is_hidden;
         if !self.hint.is_empty() {
             invalid.remedy(self.hint);
         }

@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 use transept_model::certificate::read_names;
 use transept_model::place::Spot;
 use transept_model::schema::{Decoder, RESOURCE_NAME, Rule, Text};
-use transept_model::value::Value;
+use transept_model::value::{Value, ticked};
 use transept_model::{choice, object};
 use transept_wire::head::Request;
 
@@ -81,7 +81,7 @@ fn check_consumers(spec: &ClientCertificateSchemeSpec, value: &Value, cx: &mut D
         spec.consumers.iter().take(index).any(|other| other.name.as_deref() == Some(name)).then_some(name)
     });
     if let Some(name) = twice {
-        cx.refuse_field(value, "consumers", format!("the name `{name}` is there twice"));
+        cx.refuse_field(value, "consumers", format!("the name {} is there twice", ticked(name)));
     }
 }
 

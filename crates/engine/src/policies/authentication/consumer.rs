@@ -5,6 +5,7 @@ use std::sync::Arc;
 use transept_model::kinds::ConsumerSpec;
 use transept_model::place::Spot;
 use transept_model::schema::Text;
+use transept_model::secrecy::may_be_credential;
 
 use super::super::CompileCx;
 use crate::principal::{Principal, PrincipalKind, StoredMark};
@@ -29,7 +30,10 @@ impl Owned {
     ) -> Option<Owned> {
         let namespace = cx.name.namespace.clone();
         let Some(known) = cx.world.consumer(&namespace, consumer) else {
-            let why = format!("there is no Consumer {}/{}", &*namespace, &**consumer);
+            let why = match may_be_credential(consumer) {
+                true => format!("there is no Consumer of that name in {}", &*namespace),
+                false => format!("there is no Consumer {}/{}", &*namespace, &**consumer),
+            };
             cx.refuse(at, why).remedy("add it, or mend the name");
             return None;
         };

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use transept_model::schema::{Decoder, RESOURCE_NAME, Rule, Text};
-use transept_model::value::Value;
+use transept_model::value::{Value, ticked};
 use transept_model::{choice, object};
 use transept_wire::head::{FieldId, FieldName, Request};
 
@@ -96,7 +96,7 @@ fn check_hmac(spec: &HmacSchemeSpec, value: &Value, cx: &mut Decoder) {
     for name in &spec.required {
         let is_target = name.eq_ignore_ascii_case("@request-target") || name.eq_ignore_ascii_case("(request-target)");
         if !is_target && FieldName::new(&**name).is_err() {
-            let why = format!("`{}` is no name of a field, so no signature covers it", &**name);
+            let why = format!("{} is no name of a field, so no signature covers it", ticked(name));
             cx.refuse_field(value, "required", why)
                 .remedy("write `@request-target` for method, path and query, and names of fields such as `host`");
         }

@@ -5,7 +5,7 @@
 
 use transept_model::object;
 use transept_model::schema::{Decoder, Rule, Text};
-use transept_model::value::Value;
+use transept_model::value::{Value, ticked};
 use transept_wire::head::{FieldId, FieldName, Method, Request};
 use transept_wire::normalize::{self, Normal, PathRules};
 
@@ -36,8 +36,12 @@ fn check_resource(spec: &ProtectedResource, value: &Value, cx: &mut Decoder) {
     match parse_url(&spec.url, PlainHttp::OnLoopback) {
         Ok((_, _, target)) if is_normal(&target) => {}
         Ok((_, _, target)) if !target.contains('?') => {
-            cx.refuse_field(value, "url", format!("`{target}` is not in the form that paths have when they come"))
-                .remedy("write no `//`, no dots as segments, and %XX only for what must be encoded");
+            cx.refuse_field(
+                value,
+                "url",
+                format!("{} is not in the form that paths have when they come", ticked(&target)),
+            )
+            .remedy("write no `//`, no dots as segments, and %XX only for what must be encoded");
         }
         Ok(_) => {
             cx.refuse_field(value, "url", "the identifier has a query").remedy("write scheme, host and path");

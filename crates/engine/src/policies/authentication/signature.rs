@@ -18,7 +18,7 @@ use aws_lc_rs::signature::{
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject;
 use transept_model::schema::{Decoder, RESOURCE_NAME, Rule, Text};
-use transept_model::value::Value;
+use transept_model::value::{Value, ticked};
 use transept_model::{choice, object};
 use transept_wire::head::{FieldName, Request};
 
@@ -106,8 +106,12 @@ fn check_signature(spec: &SignatureSchemeSpec, value: &Value, cx: &mut Decoder) 
         cx.refuse_field(value, "maxAge", "a signature is good for a second to a day").remedy("write `maxAge: 5m`");
     }
     if let Some(upper) = spec.required.iter().find(|name| name.bytes().any(|byte| byte.is_ascii_uppercase())) {
-        cx.refuse_field(value, "required", format!("`{}` is not in lower case, so no signature covers it", &**upper))
-            .remedy("write names of fields in lower case");
+        cx.refuse_field(
+            value,
+            "required",
+            format!("{} is not in lower case, so no signature covers it", ticked(upper)),
+        )
+        .remedy("write names of fields in lower case");
     }
 }
 

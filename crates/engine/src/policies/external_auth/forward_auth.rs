@@ -4,6 +4,7 @@
 //! is the refusal that the client gets.
 
 use transept_model::kinds::filters::HttpAuthConfig;
+use transept_model::value::ticked;
 use transept_wire::head::{FieldId, FieldName, Method, Request};
 
 use super::{Outcome, is_alike, names};
@@ -38,7 +39,7 @@ impl Settings {
     pub(super) fn compile(config: Option<&HttpAuthConfig>) -> Result<Settings, String> {
         let prefix = config.and_then(|config| config.path.as_deref()).unwrap_or_default();
         if !prefix.is_empty() && !prefix.starts_with('/') {
-            return Err(format!("the path `{prefix}` of the service does not begin with `/`"));
+            return Err(format!("{} is no path of the service: it does not begin with `/`", ticked(prefix)));
         }
         Ok(Settings {
             prefix: prefix.trim_end_matches('/').into(),

@@ -6,8 +6,8 @@ use aws_lc_rs::digest;
 use transept_model::kinds::BackendObjectReference;
 use transept_model::object;
 use transept_model::schema::{Decoder, Rule, SECTION_NAME, Text};
-use transept_model::secrecy::plain_url;
-use transept_model::value::Value;
+use transept_model::secrecy::ticked_url;
+use transept_model::value::{Value, ticked};
 use transept_wire::normalize::{self, Normal, PathRules};
 
 use super::super::super::{CompileCx, PlainHttp, parse_url};
@@ -123,7 +123,7 @@ fn check_spec(spec: &LoginSpec, value: &Value, cx: &mut Decoder) {
             cx.refuse_field(
                 value,
                 "redirectUrl",
-                format!("`{path}` is not in the form that paths have when they come"),
+                format!("{} is not in the form that paths have when they come", ticked(path)),
             )
             .remedy("write no `//`, no dots as segments, and %XX only for what must be encoded");
         }
@@ -147,7 +147,7 @@ fn check_spec(spec: &LoginSpec, value: &Value, cx: &mut Decoder) {
     }
     let is_word = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
     if let Some(scope) = spec.scopes.iter().find(|scope| !scope.bytes().all(is_word)) {
-        cx.refuse_field(value, "scopes", format!("`{}` is no scope", &**scope)).remedy("write one word each");
+        cx.refuse_field(value, "scopes", format!("{} is no scope", ticked(scope))).remedy("write one word each");
     }
     if let Some(one) = spec.parameters.iter().find(|one| OURS.contains(&&*one.name)) {
         cx.refuse(one.at, format!("`{}` is written by the gateway itself", &*one.name)).remedy("remove it");
@@ -179,7 +179,7 @@ fn check_paths(spec: &LoginSpec, value: &Value, cx: &mut Decoder) {
         if let Some(path) = path
             && !is_normal(if field == "afterLogout" { path.split('?').next().unwrap_or(path) } else { path })
         {
-            cx.refuse_field(value, field, format!("`{}` is no path of this site", &**path))
+            cx.refuse_field(value, field, format!("{} is no path of this site", ticked(path)))
                 .remedy("begin it with `/`; write no `//`, no dots as segments, and %XX only for what must be encoded");
         }
     }
@@ -210,7 +210,7 @@ fn site(url: &str) -> Result<(&str, &str), (String, &'static str)> {
     let (_, _, target) = parse_url(url, PlainHttp::OnLoopback)?;
     if target.contains('?') {
         return Err((
-            format!("`{}` has a query", plain_url(url)),
+            format!("{} has a query", ticked_url(url)),
             "write a path only: the provider adds its answer as the query",
         ));
     }
