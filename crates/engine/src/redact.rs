@@ -202,7 +202,9 @@ impl CredentialPlaces {
     /// What people are shown of the value of a header field, or of what it should be.
     pub fn shown<'v>(&self, name: NameRef<'_>, value: &'v [u8]) -> &'v [u8] {
         let last = value.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
-        if self.hides(name) || says_credential(name.bytes) || is_token(last) { HIDDEN } else { value }
+        let is_hidden =
+            self.hides(name) || says_credential(name.bytes) || is_token(last) || shows_scheme(name.bytes, value);
+        if is_hidden { HIDDEN } else { value }
     }
 
     /// Takes sessions of browsers out of a request that goes on to a backend.
@@ -248,6 +250,43 @@ fn says_credential(name: &[u8]) -> bool {
         let word = word.strip_suffix(b"s").unwrap_or(word);
         WORDS.iter().any(|said| ends(word, said))
     }) || LAST_WORDS.iter().any(is_last)
+}
+
+/// Schemes of HTTP (RFC 9110 section 11.1), and what programs use like them, in lower case. Credentials stand behind them.
+const SCHEMES: &[&str] = &[
+    "apikey",
+    "aws4-hmac-sha256",
+    "basic",
+    "bearer",
+    "concealed",
+    "digest",
+    "dpop",
+    "gnap",
+    "hmac",
+    "hoba",
+    "mutual",
+    "negotiate",
+    "ntlm",
+    "oauth",
+    "privatetoken",
+    "scram-sha-1",
+    "scram-sha-256",
+    "signature",
+    "token",
+    "vapid",
+];
+
+/// Fields in which servers ask for credentials by these schemes.
+const CHALLENGES: &[&str] = &["www-authenticate", "proxy-authenticate"];
+
+/// Whether a value has a scheme of HTTP in front, and something behind it that is no challenge.
+fn shows_scheme(name: &[u8], value: &[u8]) -> bool {
+    if CHALLENGES.iter().any(|challenge| is_alike(challenge.as_bytes(), name)) {
+        return false;
+    }
+    let mut words = value.trim_ascii().splitn(2, |byte| matches!(byte, b' ' | b'\t'));
+    let first = words.next().unwrap_or_default();
+    words.next().is_some() && SCHEMES.iter().any(|scheme| first.eq_ignore_ascii_case(scheme.as_bytes()))
 }
 
 /// Whether a value is a key of ours or a JSON Web Token, by its looks.
@@ -488,5 +527,14 @@ mod tests {
             assert!(is_shown(name, "x"), "{name}");
         }
         assert!(!is_shown("X-Who", "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiI3In0."));
+        for value in ["Bearer PLANTED", "basic PLANTED", "Token PLANTED", "AWS4-HMAC-SHA256 Credential=PLANTED"] {
+            assert!(!is_shown("X-Client", value), "{value}");
+        }
+        for value in ["Bearer", "basic", "tokens are fine", "Basically all"] {
+            assert!(is_shown("X-Client", value), "{value}");
+        }
+        assert!(
+            is_shown("WWW-Authenticate", "Bearer realm=\"a\"") && is_shown("Proxy-Authenticate", "Basic realm=\"a\"")
+        );
     }
 }

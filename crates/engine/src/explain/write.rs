@@ -5,12 +5,12 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
-use transept_wire::head::Fields;
+use transept_model::secrecy::without_random;
+use transept_wire::head::{FieldId, Fields, NameRef};
 
 use super::{BackendShare, Explanation};
 use crate::forwarded::Peer;
 use crate::reason::Reason;
-use crate::redact::CredentialPlaces;
 use crate::role::Role;
 use crate::rule::Bound;
 use crate::verdict::Reply;
@@ -79,11 +79,11 @@ impl Explanation {
             "forwarded": self.forwarded.as_ref().map(|request| json!({
                 "method": request.method.as_str(),
                 "authority": text(request.authority()),
-                "target": text(&self.hidden(request.target())),
-                "headers": fields(&request.fields, &self.credentials),
+                "target": self.hidden(request.target()),
+                "headers": self.fields(&request.fields),
             })),
             "reply": self.reply.as_deref().map(reply),
-            "response": self.response.as_ref().map(|(status, of)| json!({"status": status, "headers": fields(of, &self.credentials)})),
+            "response": self.response.as_ref().map(|(status, of)| json!({"status": status, "headers": self.fields(of)})),
         })
     }
 
@@ -213,9 +213,9 @@ impl Explanation {
             writeln!(out, "mirror     a copy to {mirror}")?;
         }
         if let Some(request) = &self.forwarded {
-            let (host, target) = (text(request.authority()), text(&self.hidden(request.target())));
+            let (host, target) = (text(request.authority()), self.hidden(request.target()));
             writeln!(out, "forward    {} {target} to host {host}", request.method)?;
-            write_fields(out, &request.fields, &self.credentials)?;
+            self.write_fields(out, &request.fields)?;
         }
         if let Some(reply) = &self.reply {
             match self.is_stream {
@@ -233,18 +233,36 @@ impl Explanation {
         }
         if let Some((status, fields)) = &self.response {
             writeln!(out, "relay      {status}")?;
-            write_fields(out, fields, &self.credentials)?;
+            self.write_fields(out, fields)?;
         }
         Ok(())
     }
 }
 
 impl Explanation {
-    /// A target without what is secret in it.
-    fn hidden(&self, target: &[u8]) -> Vec<u8> {
+    /// A target, or a URL, without what is secret in it, and without what was not asked for and looks as if it were: a route may have written it there.
+    fn hidden(&self, target: &[u8]) -> String {
         let mut out = Vec::with_capacity(target.len());
         self.credentials.write_target(target, &mut out);
-        out
+        without_random(&text(&out), &self.asked)
+    }
+
+    fn shown(&self, name: NameRef<'_>, value: &[u8]) -> String {
+        match name.id {
+            FieldId::LOCATION => self.hidden(value),
+            _ => text(self.credentials.shown(name, value)),
+        }
+    }
+
+    fn fields(&self, fields: &Fields) -> Vec<Value> {
+        fields.iter().map(|(name, value)| json!([name.as_str(), self.shown(name, value)])).collect()
+    }
+
+    fn write_fields(&self, out: &mut String, fields: &Fields) -> std::fmt::Result {
+        for (name, value) in fields {
+            writeln!(out, "           {}: {}", name.as_str(), self.shown(name, value))?;
+        }
+        Ok(())
     }
 
     fn write_traffic(&self, out: &mut String) -> std::fmt::Result {
@@ -268,13 +286,6 @@ impl Explanation {
     }
 }
 
-fn write_fields(out: &mut String, fields: &Fields, credentials: &CredentialPlaces) -> std::fmt::Result {
-    for (name, value) in fields {
-        writeln!(out, "           {}: {}", name.as_str(), text(credentials.shown(name, value)))?;
-    }
-    Ok(())
-}
-
 fn text(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         // What a terminal would obey is not shown to it.
@@ -295,11 +306,6 @@ fn share(one: &BackendShare) -> Value {
         Ok(label) => json!({"backend": label, "weight": one.weight}),
         Err(why) => json!({"invalid": why, "weight": one.weight}),
     }
-}
-
-fn fields(fields: &Fields, credentials: &CredentialPlaces) -> Vec<Value> {
-    let shown = |name, value| text(credentials.shown(name, value));
-    fields.iter().map(|(name, value)| json!([name.as_str(), shown(name, value)])).collect()
 }
 
 fn bound(bound: Bound) -> Value {
