@@ -250,7 +250,7 @@ async fn exchange(
     let chosen = pick_endpoint(backend, &mut worker.turns.borrow_mut(), &when).map_err(|_| Trouble::Nobody)?;
     // What becomes of a callout is no verdict on the endpoint for those who forward requests there.
     if chosen.probe == Probe::Yes {
-        worker.turns.borrow_mut().give_up_probe(backend, chosen.address);
+        worker.turns.borrow_mut().give_up_probe(backend, chosen.address, Duration::ZERO);
     }
     let mut replacing = Replacing::default();
     let mut destination = Destination {

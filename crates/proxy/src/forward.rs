@@ -17,7 +17,7 @@ use crate::gate::{Again, Gate, Listens};
 use crate::judge::judge_status;
 use crate::normalize::codec_limits;
 use crate::path::Journey;
-use crate::recheck::Entrance;
+use crate::recheck::{Ends, Entrance};
 use crate::relay::{self, Delivery, Departure};
 use crate::upstream::Upstream;
 
@@ -36,6 +36,8 @@ pub(crate) async fn forward_held(
     let mut source = if bytes.is_empty() { Source::Empty } else { Source::Held(bytes) };
     let in_clear_to = inlet.in_clear_to(crossing.backend);
     let entrance = Entrance { in_clear_to, ..journey.arrival.entrance(journey.worker, journey.marks.generation) };
+    // All of it is with the backend: that a credential ends while that works does not undo it, and the client would take it for not done.
+    let waiting = Entrance { ends: Ends::WithPolicy, ..entrance };
     let (stated, rest, taken) = {
         let heading = pin!(async {
             let sent = carry(&mut source, &mut sink, &Cell::new(0)).await;
@@ -45,13 +47,15 @@ pub(crate) async fn forward_held(
                 return Err(Failure::new(failure.side, failure.reason, failure.repeat, failure.detail.clone()));
             }
             relay::expect_response(crossing, watch);
-            let (trip, replier, standing) = (&mut *journey.trip, &mut *journey.replier, Some(entrance));
+            let (trip, replier, standing) = (&mut *journey.trip, &mut *journey.replier, Some(waiting));
             let received = relay::await_final(&mut inlet, &limits, watch, trip, replier, None, standing).await;
             watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
             match (sent, received) {
                 (Ok(()), received) => received.map(|(stated, rest)| (stated, rest, true)),
                 // A backend may answer before it has read everything, and close.
                 (Err(_), Ok((stated, rest))) => Ok((stated, rest, false)),
+                // A policy has ended it meanwhile.
+                (Err(_), Err(failure)) if failure.side == Side::Downstream => Err(failure),
                 (Err(failure), Err(_)) => Err(failure),
             }
         });
@@ -94,7 +98,7 @@ pub(crate) async fn forward_streaming(
     let answered = Cell::new(false);
     let in_clear_to = inlet.in_clear_to(crossing.backend);
     let (connection, bound, generation) = (arrival.connection, arrival.bound, marks.generation);
-    let entrance = Entrance { worker, connection, bound, generation, in_clear_to };
+    let entrance = Entrance { worker, connection, bound, generation, in_clear_to, ends: Ends::WithCredential };
     let delivery = Delivery { listener: crossing.listener, entrance };
     let snapshot = worker.snapshot();
     let outcome = {

@@ -142,7 +142,7 @@ async fn exchange(worker: &Rc<Worker>, copy: &Copy) -> Result<(), Failure> {
     let Ok(chosen) = chosen else { return Ok(()) };
     // What becomes of a copy is nobody's fault.
     if chosen.probe == Probe::Yes {
-        worker.turns.borrow_mut().give_up_probe(&copy.backend, chosen.address);
+        worker.turns.borrow_mut().give_up_probe(&copy.backend, chosen.address, Duration::ZERO);
     }
     let destination = Destination {
         backend: &copy.backend,

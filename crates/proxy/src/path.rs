@@ -30,7 +30,7 @@ use crate::deadline::Watch;
 use crate::edge::Replier;
 use crate::edges::{Carried, Ride};
 use crate::failure::{Failure, Repeat, Side};
-use crate::recheck::Entrance;
+use crate::recheck::{Ends, Entrance};
 use crate::trip::Trip;
 use crate::worker::Worker;
 use crate::{answer, callout, demand, mirror, normalize, record};
@@ -58,7 +58,14 @@ pub(crate) struct Arrival<'c> {
 impl<'c> Arrival<'c> {
     /// Where it came in.
     pub(crate) fn entrance<'e>(&'e self, worker: &'e Rc<Worker>, generation: u64) -> Entrance<'e> {
-        Entrance { worker, connection: self.connection, bound: self.bound, generation, in_clear_to: None }
+        Entrance {
+            worker,
+            connection: self.connection,
+            bound: self.bound,
+            generation,
+            in_clear_to: None,
+            ends: Ends::WithCredential,
+        }
     }
 }
 
@@ -181,7 +188,10 @@ async fn road<'s>(snapshot: &'s Snapshot, bind: &'s Bind, journey: &mut Journey<
     normalize::introduce(journey.worker, connection, settings, journey.trip);
     let listener = admitted?;
     journey.marks.listener = Some(listener);
-    verify_handshake(listener, journey.arrival)?;
+    if let Err(stop) = verify_handshake(listener, journey.arrival) {
+        journey.replier.forbid_keep_alive();
+        return Err(stop);
+    }
     normalize::normalize(&listener.settings, journey.trip)?;
     let routed = route(listener, &journey.trip.request, &journey.trip.host);
     journey.marks.rule = routed.as_ref().map(|routed| routed.rule);

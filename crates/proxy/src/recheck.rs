@@ -35,7 +35,7 @@ mod inquiry;
 mod request;
 
 use inquiry::Asking;
-pub(crate) use request::{Entrance, Opening};
+pub(crate) use request::{Ends, Entrance, Opening};
 
 /// What is under way between two proxies when the roots that vouched for one of them are not believed any more may end within this time.
 /// A root that is replaced in order retires first, and then this is for what has lived on for longer than it counts.

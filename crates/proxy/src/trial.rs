@@ -125,10 +125,13 @@ impl Drop for Trial<'_> {
         if !self.queued.get() && self.due.is_some_and(|due| due <= now.monotonic) {
             self.note(Outcome::TimedOut);
         } else if self.chosen.probe == Probe::Yes {
-            self.worker.turns.borrow_mut().give_up_probe(self.backend, self.chosen.address);
+            self.worker.turns.borrow_mut().give_up_probe(self.backend, self.chosen.address, now.monotonic + PAUSE);
         }
     }
 }
+
+/// How long nobody is sent to an endpoint that is left alone after a request that has found out nothing: what was so once may be so each time.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A connection that is carried whole: it counts as one that its endpoint has not finished while this lives.
 pub(crate) struct Carriage {
@@ -156,7 +159,8 @@ impl Carriage {
     /// Nothing is known of the endpoint by this: somebody else may find out whether it is well.
     pub(crate) fn leave_open(&self, backend: &Backend, chosen: &Chosen) {
         if backend.traffic.is_some() && chosen.probe == Probe::Yes {
-            self.worker.turns.borrow_mut().give_up_probe(backend, chosen.address);
+            let next = self.worker.clock.now().monotonic + PAUSE;
+            self.worker.turns.borrow_mut().give_up_probe(backend, chosen.address, next);
         }
     }
 }

@@ -118,14 +118,17 @@ pub(super) async fn end(state: &Path, patience: Duration, mail: &mut Mail) -> Le
 fn find(state: &Path) -> Option<(Mark, OwnedFd)> {
     let mark: Mark = kept::read(state, KEPT)?.parse().ok()?;
     // First hold it, then see who it is: between the two nobody else can get its number.
-    let process = pidfd_open(Pid::from_raw(mark.pid)?, PidfdFlags::NONBLOCK).ok()?;
+    let process = pidfd_open(Pid::from_raw(mark.pid)?, PidfdFlags::empty()).ok()?;
     (Mark::of(mark.pid)? == mark).then_some((mark, process))
 }
 
 /// Waits for the end of a process that is not a child, so that no signal tells of it.
 async fn ended(process: &OwnedFd) {
     // It can be read from when it has ended (pidfd_open(2)). A system that cannot say so has nothing to wait for.
-    let lives = || matches!(poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&Timespec::default())), Ok(0));
+    let lives = || {
+        let looked = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&Timespec::default()));
+        matches!(looked, Ok(0) | Err(rustix::io::Errno::INTR))
+    };
     while lives() {
         tokio::time::sleep(LOOK).await;
     }

@@ -27,6 +27,7 @@ use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use transept_identity::authority::Issued;
 use transept_identity::renew::Remaining;
+use transept_identity::rotation::CLOCK_SLACK;
 use transept_identity::svid::Leaf;
 use transept_identity::token::BadToken;
 use transept_identity::{Bundles, Fingerprint, LiveBundles, LiveSvid, Rotation, SpiffeId, Tokens, TrustDomain};
@@ -247,6 +248,11 @@ impl Plane {
         let ca = Ca::open(directory, &setup.trust_domain, setup.leaf_life, provider, state.rotation.as_ref(), now);
         let ca = ca.map_err(StartError::Ca)?;
         let before = state.rotation.clone();
+        // Whoever was away for so long has no certificate any more; or it is the clock.
+        let may_be_ahead = before.as_ref().is_some_and(|rotation| {
+            let last = rotation.noted_last(setup.leaf_life) + setup.leaf_life.as_secs() + CLOCK_SLACK.as_secs();
+            now.as_secs() > last
+        });
         let mut rotation = roots::restore(state.rotation, &ca, age, now).map_err(StartError::Own)?;
         if before.as_ref() != Some(&rotation) {
             store.commit(&[Write::Rotation(&rotation)]).map_err(StartError::Store)?;
@@ -289,7 +295,7 @@ impl Plane {
             turned: watch::Sender::new(0),
             stale: Notify::new(),
             began: Instant::now(),
-            clock: Mutex::default(),
+            clock: Mutex::new(Clock::new(may_be_ahead)),
             seen: Mutex::new(Seen::new(INTERVAL)),
         };
         plane.publish(None);

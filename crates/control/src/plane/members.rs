@@ -48,6 +48,12 @@ impl Members {
         }
     }
 
+    /// All Services that have slices, by namespace and name; one may come several times.
+    pub fn services(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.0.iter();
+        all.flat_map(|((namespace, _), services)| services.keys().map(|service| (namespace.as_str(), service.as_str())))
+    }
+
     /// The Services that have one of the workload's ports at its address.
     pub fn services_of<'m>(&'m self, workload: &'m Workload) -> impl Iterator<Item = &'m str> {
         let address = workload.address.parse::<IpAddr>().ok();

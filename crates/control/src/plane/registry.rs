@@ -137,10 +137,14 @@ impl Held {
 
     /// The Services that it is an instance of: those that it registered for, and those whose slices name it.
     fn services<'h>(&'h self, members: &'h Members) -> impl Iterator<Item = (&'h str, &'h str)> {
+        let namespace = self.entry.workload.namespace.as_str();
+        self.own_services().chain(self.sliced(members).map(move |service| (namespace, service)))
+    }
+
+    /// Those that it registered for.
+    fn own_services(&self) -> impl Iterator<Item = (&str, &str)> {
         let workload = &self.entry.workload;
-        let own = workload.services.iter().map(String::as_str);
-        let all = own.chain(self.sliced(members));
-        all.map(|service| (workload.namespace.as_str(), service))
+        workload.services.iter().map(|service| (workload.namespace.as_str(), service.as_str()))
     }
 
     /// The Services whose slices name it. They would go on to name its address if it were taken out.
@@ -149,11 +153,13 @@ impl Held {
         at_home.into_iter().flatten()
     }
 
-    /// Where it is: one that is there has taken the place of whoever was there before. Only what one identity says of itself is compared.
+    /// Where it is: one that is there has taken the place of whoever was there before. Only what one identity says of itself is compared. Ports
+    /// behind tunnels may be alike at one address, as of containers.
     fn places(&self) -> impl Iterator<Item = (&str, &str, u32)> {
         let workload = &self.entry.workload;
-        let ports = workload.ports.iter().map(target_of).chain([workload.tunnel_port]);
-        ports.filter(|port| *port != 0).map(|port| (self.entry.identity.as_str(), workload.address.as_str(), port))
+        let open = workload.ports.iter().map(target_of).filter(|_| workload.tunnel_port == 0);
+        let ports = open.chain([workload.tunnel_port]).filter(|port| *port != 0);
+        ports.map(|port| (self.entry.identity.as_str(), workload.address.as_str(), port))
     }
 }
 
@@ -310,13 +316,22 @@ impl Registry {
         let living = || self.held.values().filter(|held| held.lives(now));
         let well = living().filter(|held| held.entry.workload.condition() == Condition::Healthy);
         let served: HashSet<(&str, &str)> = well.flat_map(|held| held.services(members)).collect();
-        let taken: HashSet<(&str, &str, u32)> = living().flat_map(Held::places).collect();
+        let places: HashSet<(&str, &str, u32)> = overdue().flat_map(|(_, held)| held.places()).collect();
+        let taken: HashSet<(&str, &str, u32)> =
+            living().flat_map(Held::places).filter(|place| places.contains(place)).collect();
+        let sliced: HashSet<(&str, &str)> = members.services().collect();
         let ending = |held: &Held| {
+            // Slices of its own Service that name it no more tell that its address is somebody else's.
+            let mut own = held.own_services().filter(|service| sliced.contains(service)).peekable();
+            let is_elsewhere =
+                own.peek().is_some() && !own.any(|(_, service)| held.sliced(members).any(|it| it == service));
             if held.places().any(|place| taken.contains(&place)) {
                 Ending::Replaced
+            } else if is_elsewhere {
+                Ending::Ordinary
             } else if held.services(members).any(|service| !served.contains(&service)) {
                 Ending::Last
-            } else if held.sliced(members).next().is_some() {
+            } else if held.entry.workload.tunnel_port != 0 && held.sliced(members).next().is_some() {
                 Ending::Sliced
             } else {
                 Ending::Ordinary

@@ -344,7 +344,7 @@ impl Run {
         let Some(proxy) = self.members[caller].proxy.as_mut() else { return Ok(()) };
         let books = &mut self.books[caller];
         if chosen.probe == Probe::Yes && self.dice.chance(15) {
-            proxy.turns.give_up_probe(backend, chosen.address);
+            proxy.turns.give_up_probe(backend, chosen.address, Duration::ZERO);
             return Ok(());
         }
         let rules = backend.traffic.as_ref().and_then(|traffic| traffic.outliers);

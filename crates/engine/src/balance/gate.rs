@@ -126,11 +126,15 @@ impl Gate {
         self.state = State::Probing { since: now };
     }
 
-    /// It has found out nothing: everything is as before. Whether there was one.
-    pub(super) fn give_up_probe(&mut self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// It has found out nothing: everything is as before, but that the next one goes no sooner than then. Whether there was one.
+    pub(super) fn give_up_probe(&mut self, not_before: Duration) -> bool {
         let was_probed = matches!(self.state, State::Probing { .. });
         if was_probed {
-            self.state = State::Shut { until: self.until };
+            self.state = State::Shut { until: self.until.max(not_before) };
         }
         was_probed
     }

@@ -141,6 +141,8 @@ impl Memory {
                 self.begin_probe(set, position, call.now);
                 Some((position, Probe::Yes))
             }
+            // Who is drawn beside another one is no probe.
+            Some(gate) if probing == Probing::No && !gate.is_open() => None,
             _ => Some((position, Probe::No)),
         }
     }
@@ -197,8 +199,8 @@ impl Memory {
     }
 
     /// A probe ended without a result: another one may go.
-    pub(super) fn give_up_probe(&mut self, endpoint: SocketAddr) {
-        if self.gates.get_mut(&endpoint).is_some_and(Gate::give_up_probe) {
+    pub(super) fn give_up_probe(&mut self, endpoint: SocketAddr, not_before: Duration) {
+        if self.gates.get_mut(&endpoint).is_some_and(|gate| gate.give_up_probe(not_before)) {
             self.changed();
         }
     }

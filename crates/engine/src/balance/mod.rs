@@ -148,10 +148,10 @@ impl Turns {
         self.paces.get(&backend.key)?.median(now.monotonic)
     }
 
-    /// A request that was sent as a probe ended without an outcome.
-    pub fn give_up_probe(&mut self, backend: &Backend, endpoint: SocketAddr) {
+    /// A request that was sent as a probe ended without an outcome. The next one goes no sooner than `not_before`.
+    pub fn give_up_probe(&mut self, backend: &Backend, endpoint: SocketAddr, not_before: Duration) {
         if let Some(memory) = self.backends.get_mut(&backend.key) {
-            memory.give_up_probe(endpoint);
+            memory.give_up_probe(endpoint, not_before);
         }
     }
 

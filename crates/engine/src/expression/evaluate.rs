@@ -33,6 +33,15 @@ pub(super) struct Run<'v> {
 
 type Found<'v> = Result<Value<'v>, Fault>;
 
+/// Where the name of what is looked up stands.
+#[derive(Clone, Copy)]
+enum Key {
+    /// In the expression.
+    Written,
+    /// It was computed.
+    Computed,
+}
+
 impl<'v> Run<'v> {
     pub(super) fn new(facts: &'v Facts<'v>) -> Run<'v> {
         Run { facts, steps: MOST_STEPS, locals: SmallVec::new() }
@@ -78,7 +87,7 @@ impl<'v> Run<'v> {
             Op::HasHeader(name) => Ok(Value::Bool(self.facts.fields().first_named(name).is_some())),
             Op::Select(on, name) => {
                 let on = self.value(on)?;
-                self.keyed(node.at, &on, name)
+                self.keyed(node.at, &on, name, Key::Written)
             }
             Op::Has(on, name) => {
                 let on = self.value(on)?;
@@ -195,7 +204,7 @@ impl<'v> Run<'v> {
     fn index(&mut self, at: usize, on: &'v Node, index: &'v Node) -> Found<'v> {
         let (on, index) = (self.value(on)?, self.value(index)?);
         match &index {
-            Value::Text(key) => self.keyed(at, &on, key),
+            Value::Text(key) => self.keyed(at, &on, key, Key::Computed),
             Value::Int(place) => {
                 let item = usize::try_from(*place).ok().and_then(|place| on.item(place));
                 item.ok_or_else(|| Fault::new(at, format!("{} has no item {place}", on.describe())))
@@ -205,8 +214,12 @@ impl<'v> Run<'v> {
     }
 
     /// The value of a key.
-    fn keyed(&mut self, at: usize, on: &Value<'v>, key: &str) -> Found<'v> {
-        let missing = || Fault::new(at, format!("nothing is called `{}`", key.escape_debug()));
+    fn keyed(&mut self, at: usize, on: &Value<'v>, key: &str, from: Key) -> Found<'v> {
+        let missing = || match from {
+            Key::Written => Fault::new(at, format!("nothing is called `{}`", key.escape_debug())),
+            // It may have come with the request, and faults go to logs.
+            Key::Computed => Fault::new(at, "nothing has the name that was asked for"),
+        };
         match on {
             Value::Headers(_) => {
                 self.read(at, key)?;

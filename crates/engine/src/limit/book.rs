@@ -49,6 +49,8 @@ pub struct Book {
     /// By the first half of the names of their keys.
     ledgers: Mutex<HashMap<u64, Arc<Ledger>>>,
     seed: OnceLock<u64>,
+    /// That of what is counted while the file cannot be read and its own seed is not known.
+    makeshift: OnceLock<u64>,
     state: AtomicU8,
     bell: Mutex<Option<Bell>>,
     /// What is to be written, or taken from the disk; nothing else, so that it is bounded however long a write takes.
@@ -87,6 +89,7 @@ impl Default for Book {
         Book {
             ledgers: Mutex::default(),
             seed: OnceLock::new(),
+            makeshift: OnceLock::new(),
             state: AtomicU8::new(MEMORY),
             bell: Mutex::default(),
             changed: Mutex::default(),
@@ -204,7 +207,7 @@ impl Book {
     pub(crate) fn hash(&self, random: u64, key: &[u8]) -> u128 {
         // Those of a file that cannot be read yet are under its own seed.
         let seed = match self.state.load(Ordering::Acquire) {
-            FAILED => self.seed.get().copied().unwrap_or(random),
+            FAILED => self.seed.get().copied().unwrap_or_else(|| *self.makeshift.get_or_init(|| random)),
             _ => *self.seed.get_or_init(|| random),
         };
         name_of(seed, key)

@@ -101,7 +101,6 @@ pub fn find_endpoints(world: &World, service: &Object<ServiceSpec>, port: &Servi
         return EndpointSource::Dns { names: names.into_iter().collect(), addresses: Vec::new() };
     }
     let mut ready = Found::default();
-    let mut ending = Found::default();
     let slices = world.endpoint_slices_of(&service.meta.namespace, &service.meta.name);
     let workloads = world.workloads_of(&service.meta.namespace, &service.meta.name);
     let said = if workloads.is_empty() { HashMap::new() } else { ports_in(slices, port) };
@@ -114,6 +113,8 @@ pub fn find_endpoints(world: &World, service: &Object<ServiceSpec>, port: &Servi
             None => ready.add_workload_of(workload, port),
         }
     }
+    // Where a Workload is, whatever it says of itself, nobody is called as if there were none.
+    let mut ending = Found { seen: ready.seen.clone(), ..Found::default() };
     for slice in slices {
         let Some(number) = slice_port(&slice.spec, port) else {
             continue;

@@ -50,6 +50,16 @@ pub(crate) struct Entrance<'e> {
     pub generation: u64,
     /// The backend, if the request has gone to it without a tunnel.
     pub in_clear_to: Option<&'e Backend>,
+    pub ends: Ends,
+}
+
+/// When a request ends that was let in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ends {
+    /// When a policy would not let it in any more.
+    WithPolicy,
+    /// Then, and with the credential that has let it in.
+    WithCredential,
 }
 
 impl Opening {
@@ -106,7 +116,11 @@ impl Entrance<'_> {
             principal: let_in.principal.cloned(),
         };
         let now = self.worker.clock.now();
-        let until = opening.principal.as_ref().and_then(|principal| principal.until);
+        let credential = opening.principal.as_ref().and_then(|principal| principal.until);
+        // It may be by the identity in a certificate alone, without a principal.
+        let certificate = self.connection.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
+        let until = credential.into_iter().chain(certificate.map(|shown| shown.until)).min();
+        let until = until.filter(|_| self.ends == Ends::WithCredential);
         let lasts = until.map(|until| until.saturating_sub(now.unix));
         let snapshot = self.worker.snapshot();
         // The keys that its credential is good by may have changed without a configuration.

@@ -150,7 +150,7 @@ impl Plane {
     }
 
     /// Whether what depends on the clock has to wait.
-    fn clock_has_jumped(&self) -> bool {
+    pub(super) fn clock_has_jumped(&self) -> bool {
         let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         clock.has_jumped(now(), self.began.elapsed())
     }

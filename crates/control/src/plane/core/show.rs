@@ -15,6 +15,7 @@ use transept_model::suggest::nearest;
 
 use super::super::registry::learned;
 use super::super::strict::Strict;
+use super::clock::SETTLING;
 use super::resident::RESIDENT;
 use super::roots::RETURN;
 use super::{Inner, Plane, now};
@@ -75,6 +76,9 @@ impl Plane {
         let mut waiting: Vec<String> = awaited.iter().take(SHOWN).map(ToString::to_string).collect();
         if awaited.len() > SHOWN {
             waiting.push(format!("and {} more", awaited.len() - SHOWN));
+        }
+        if !waiting.is_empty() && self.clock_has_jumped() {
+            waiting.insert(0, format!("the clock of this machine has jumped: nothing is changed until it has gone on evenly for {SETTLING:?}"));
         }
         if inner.rotation.awaits_unknown() && !matches!(inner.rotation.stage(), Stage::Steady { .. }) {
             let seconds = RETURN.saturating_sub(self.began.elapsed()).as_secs();
