@@ -34,9 +34,17 @@ impl Client {
     /// # Errors
     /// When the address refuses.
     pub(crate) fn connect(address: SocketAddr) -> anyhow::Result<Self> {
+        Self::connect_for(address, PATIENCE)
+    }
+
+    /// The same, for somebody who waits so long for an answer.
+    ///
+    /// # Errors
+    /// When the address refuses.
+    pub(crate) fn connect_for(address: SocketAddr, patience: Duration) -> anyhow::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
         Ok(Self { stream, buffer: Vec::new() })
     }
 
