@@ -153,9 +153,9 @@ impl Window {
     /// A cell of a window that is as long and has room for another number, with the same shares of it used; a debt is time, and is the same.
     pub(crate) fn rescale(&self, cell: Cell, from: &Window) -> Cell {
         let scaled = |count: u64| {
-            let (whole, from) = (count * u64::from(self.most), u64::from(from.most.max(1)));
+            let (whole, parts) = (count * u64::from(self.most), u64::from(from.most.max(1)));
             // Always up would make a key use more with each change there and back.
-            let part = if self.most < from as u32 { whole.div_ceil(from) } else { whole / from };
+            let part = if self.most < from.most { whole.div_ceil(parts) } else { whole / parts };
             part.min(u64::from(u32::MAX))
         };
         let (before, here) = (cell.second >> 32, cell.second & u64::from(u32::MAX));
