@@ -22,6 +22,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::client::{Answer, Endpoint, Request, exchange};
 
 const POLL: Duration = Duration::from_millis(10);
+/// How long a child that was killed is waited for.
+const LAST_MOMENT: Duration = Duration::from_secs(5);
 const ADMIN_LINE: &str = "admin listening on http://";
 
 /// Finds the binary: `TRANSEPT_BIN`, or `transept` beside the test executable or above it.
@@ -275,6 +277,18 @@ impl Running {
                 return Ok(());
             }
             sleep(POLL).await;
+        }
+    }
+}
+
+/// Kills it and waits for its end: whoever is started next at the same address is to find it free.
+impl Drop for Running {
+    fn drop(&mut self) {
+        let over = Instant::now() + LAST_MOMENT;
+        // It may have ended by itself.
+        let _ = self.child.start_kill();
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < over {
+            std::thread::yield_now();
         }
     }
 }

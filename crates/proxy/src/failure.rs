@@ -90,8 +90,7 @@ impl Failure {
     pub(crate) fn send(side: Side, error: &io::Error) -> Self {
         let (reason, repeat) = match side {
             Side::Downstream => (Reason::DownstreamClosed, Repeat::Never),
-            Side::Upstream if is_refusal(error) => (Reason::MeshDenied, Repeat::Never),
-            Side::Upstream => (Reason::UpstreamReset, Repeat::IfIdempotent),
+            Side::Upstream => said_by(error),
         };
         Self::new(side, reason, repeat, error.to_string())
     }
@@ -152,11 +151,8 @@ impl Failure {
 
     /// The connection broke before a response began.
     pub(crate) fn broken(error: &io::Error) -> Self {
-        let mut failure = Self::no_response(error.to_string());
-        if is_refusal(error) {
-            (failure.reason, failure.repeat) = (Reason::MeshDenied, Repeat::Never);
-        }
-        failure
+        let (reason, repeat) = said_by(error);
+        Self::new(Side::Upstream, reason, repeat, error.to_string())
     }
 
     /// The connection ended before a response began.
@@ -168,6 +164,16 @@ impl Failure {
 /// Whether the proxy at the other end of a tunnel says that a policy does not allow it any more.
 fn is_refusal(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied
+}
+
+/// What a backend's connection that breaks before a response says of the request.
+fn said_by(error: &io::Error) -> (Reason, Repeat) {
+    match error.kind() {
+        _ if is_refusal(error) => (Reason::MeshDenied, Repeat::Never),
+        // The proxy at the other end of a tunnel had closed it, idle as it was, and has read nothing.
+        io::ErrorKind::ConnectionAborted => (Reason::UpstreamReset, Repeat::Safe),
+        _ => (Reason::UpstreamReset, Repeat::IfIdempotent),
+    }
 }
 
 fn refused_response(why: &Breach) -> Reason {
@@ -195,5 +201,23 @@ pub(crate) fn reason_of(malformed: &Malformed) -> Reason {
         505 => Reason::VersionUnsupported,
         417 => Reason::ExpectationFailed,
         _ => Reason::RequestMalformed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_crosses_the_end_of_an_idle_tunnel_may_be_sent_again_and_what_breaks_off_may_not() {
+        let of = |kind: io::ErrorKind| {
+            let error = io::Error::from(kind);
+            let (read, sent) = (Failure::broken(&error), Failure::send(Side::Upstream, &error));
+            assert_eq!((read.reason, read.repeat), (sent.reason, sent.repeat));
+            (read.reason, read.repeat)
+        };
+        assert_eq!(of(io::ErrorKind::ConnectionAborted), (Reason::UpstreamReset, Repeat::Safe));
+        assert_eq!(of(io::ErrorKind::ConnectionReset), (Reason::UpstreamReset, Repeat::IfIdempotent));
+        assert_eq!(of(io::ErrorKind::PermissionDenied), (Reason::MeshDenied, Repeat::Never));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Called by [`super::carry`] for the whole body, and by `attempt.rs` when a small request body is held for a retry.
 
+use std::io::ErrorKind;
 use std::rc::Rc;
 
 use transept_wire::h1::Decoder;
@@ -260,7 +261,11 @@ impl<'c> H1Source<'c> {
             .wait(|cx| self.io.poll_fill(cx, self.inbound))
             .await
             .map_err(|expired| Failure::stalled(self.side, expired))?
-            .map_err(|error| Failure::body_cut(self.side, &error))?;
+            .or_else(|error| match error.kind() {
+                // A tunnel whose other end had nothing to do: for bytes an end like any other.
+                ErrorKind::ConnectionAborted => Ok(0),
+                _ => Err(Failure::body_cut(self.side, &error)),
+            })?;
         if count == 0 {
             return self.decoder.finish_eof().map_err(|malformed| Failure::malformed(self.side, &malformed));
         }

@@ -87,7 +87,9 @@ pub(super) async fn carry(worker: Rc<Worker>, entry: Entry, mut landing: Landing
         }
     };
     match spoken {
-        Spoken::Ended | Spoken::Gone => {}
+        // A first request may be on its way.
+        Spoken::Gone => entry.io.close_idle(),
+        Spoken::Ended => {}
         Spoken::Bytes(_) => pass(worker, entry, inbound, landing, watch).await,
         spoken => speak(worker, entry, spoken, inbound, landing, watch).await,
     }

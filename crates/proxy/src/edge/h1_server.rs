@@ -35,9 +35,11 @@ use crate::{answer, demand, detect};
 
 /// Why a connection has no further request.
 enum NoRequest {
-    /// The client left, or was silent for too long, or the worker drains.
+    /// The client left.
     Gone,
-    /// The head did not come in time.
+    /// The worker drains, and nothing has come.
+    Draining,
+    /// The head did not come in time, or nothing did.
     TooSlow,
     /// What came is not HTTP.
     Malformed(Malformed),
@@ -81,8 +83,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut it: Box<H1Connection>) {
         else {
             break;
         };
-        if it.wait_for_bytes(idle).await.is_err() {
-            break;
+        match it.wait_for_bytes(idle).await {
+            Ok(()) => {}
+            Err(NoRequest::TooSlow | NoRequest::Draining) => return it.io.close_idle(),
+            Err(_) => break,
         }
         match Box::pin(serve_burst(&worker, &mut it)).await {
             Burst::Lull => {}
@@ -130,6 +134,10 @@ async fn serve_burst(worker: &Rc<Worker>, it: &mut H1Connection) -> Burst {
         match it.wait_for_bytes(Some(patience)).await {
             Ok(()) => {}
             Err(NoRequest::TooSlow) => return Burst::Lull,
+            Err(NoRequest::Draining) => {
+                it.io.close_idle();
+                return Burst::Ended;
+            }
             Err(_) => {
                 it.io.shut_down_writing();
                 return Burst::Ended;
@@ -150,7 +158,8 @@ impl H1Connection {
         match watch.wait(|cx| io.poll_fill(cx, inbound)).await {
             Ok(Ok(count)) if count > 0 => Ok(()),
             Err(Expired::TimedOut) => Err(NoRequest::TooSlow),
-            _ => Err(NoRequest::Gone),
+            Err(Expired::Draining) => Err(NoRequest::Draining),
+            Ok(_) => Err(NoRequest::Gone),
         }
     }
 }
@@ -165,7 +174,7 @@ async fn exchange(worker: &Rc<Worker>, it: &mut H1Connection, bind: &Bind, trip:
     let limits = codec_limits(settings);
     let meta = match read_head(io, inbound, watch, settings, &limits, trip).await {
         Ok(meta) => meta,
-        Err(NoRequest::Gone) => return After::Cut,
+        Err(NoRequest::Gone | NoRequest::Draining) => return After::Cut,
         Err(NoRequest::TooSlow) => {
             refuse(worker, io, connection, trip, Reply::new(Reason::HeadTimeout)).await;
             return After::Close;

@@ -44,6 +44,11 @@ impl Cut {
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Cut::Reset(Code::NOT_ALLOWED))
     }
+
+    /// Whether the peer says that it has closed an idle connection in a tunnel, without a look at what was sent meanwhile.
+    pub(crate) fn is_unread(&self) -> bool {
+        matches!(self, Cut::Reset(Code::UNREAD))
+    }
 }
 
 impl std::fmt::Display for Cut {

@@ -161,6 +161,15 @@ impl Io {
         }
     }
 
+    /// Closes a connection that waits for a request. Where the other end would understand it, in a tunnel, it is told that nothing was read, so
+    /// that a request that crosses this is not lost, whatever its method.
+    pub(crate) fn close_idle(&self) {
+        match self {
+            Io::Socket { .. } => self.shut_down_writing(),
+            Io::Tunnel(tunnel) => tunnel.close_idle(),
+        }
+    }
+
     /// Ready when the peer has broken the connection off. That it has closed its half says nothing: it may go on reading.
     pub(crate) fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let Io::Socket { tcp, .. } = self else { return Poll::Pending };

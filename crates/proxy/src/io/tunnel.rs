@@ -110,9 +110,18 @@ impl Tunnel {
     pub(super) fn refuse(&self) {
         self.stream.abort(Code::NOT_ALLOWED);
     }
+
+    /// Closes what waited for a request, and says that it has read none: one may be on its way.
+    pub(super) fn close_idle(&self) {
+        self.stream.abort(Code::UNREAD);
+    }
 }
 
 fn broken(cut: &Cut) -> io::Error {
-    let kind = if cut.is_refusal() { io::ErrorKind::PermissionDenied } else { io::ErrorKind::ConnectionReset };
+    let kind = match cut {
+        cut if cut.is_refusal() => io::ErrorKind::PermissionDenied,
+        cut if cut.is_unread() => io::ErrorKind::ConnectionAborted,
+        _ => io::ErrorKind::ConnectionReset,
+    };
     io::Error::new(kind, cut.to_string())
 }

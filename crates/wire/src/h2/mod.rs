@@ -53,6 +53,8 @@ impl Code {
     pub const HTTP_1_1_REQUIRED: Code = Code(0xd);
     /// Our own, between members of a mesh: what was let in is not allowed any more. Others take it for an error like any that they do not know.
     pub const NOT_ALLOWED: Code = Code(0x7472_6e73);
+    /// Our own as well: an idle connection in a tunnel is closed, and nothing of what may be on its way was read.
+    pub const UNREAD: Code = Code(0x7472_6e74);
 }
 
 impl std::fmt::Display for Code {
@@ -68,6 +70,7 @@ impl std::fmt::Display for Code {
             0x7 => "REFUSED_STREAM",
             0x8 => "CANCEL",
             0x7472_6e73 => "NOT_ALLOWED",
+            0x7472_6e74 => "UNREAD",
             0x9 => "COMPRESSION_ERROR",
             0xa => "CONNECT_ERROR",
             0xb => "ENHANCE_YOUR_CALM",
