@@ -40,7 +40,7 @@ options:
   --endpoints N     endpoints of scenarios r and s (default 10000)
   --proxies N       simulated proxies of scenario s (default 1000)
   --changes N       changes of each kind in scenario s (default 20)
-  --order FILE      no scenario: write the functions that sidecars run through, for TRANSEPT_ORDER; needs `valgrind`
+  --order FILE      no scenario: write the linker script that puts what sidecars run through side by side; needs `valgrind`
   --json FILE       write every sample as JSON
 
 Close other programs first: two cores are used, one by the load and the backend, one by the proxy under test.";

@@ -1,10 +1,13 @@
-//! The functions that a sidecar runs through, so that a linker can put them side by side.
+//! The linker script that puts the functions side by side that a sidecar runs through: `crates/app/order.ld`.
 //!
-//! Called by `main` for `--order`. Two sidecars start, join, carry requests and stop under callgrind, which names every function that was
+//! Called by `main` for `--order`. Two sidecars join, wait, carry requests and stop under callgrind, which names every function that was
 //! entered. A process has the pages of its program that were touched and those around them: without an order nearly all of
-//! them, because what runs and what does not lie mixed.
+//! them, because what runs and what does not lie mixed. First comes what runs while there is nothing to do, then what requests need.
+//!
+//! Hashes of compilers and versions of libraries are left out of the names, so that the script outlives them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -23,7 +26,17 @@ use crate::stage::Stage;
 /// How long a sidecar may take to stop under callgrind.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Plays and writes the names, one a line.
+/// How long there is nothing to do: registrations, reports and clocks go on.
+const REST: Duration = Duration::from_secs(45);
+
+/// What the script begins with.
+const HEAD: &str = "\
+/* The functions that a sidecar runs through, side by side: first while there is nothing to do, then for requests. Written by
+   `cargo run --release -p transept-bench -- --order crates/app/order.ld`; see docs/performance.md. What is named here and is
+   nowhere does no harm. */
+";
+
+/// Plays and writes the script.
 ///
 /// # Errors
 /// When valgrind is not there, or a sidecar does not do its work.
@@ -42,22 +55,45 @@ pub(crate) fn write_order(options: &Options, stage: &Stage, file: &Path) -> anyh
     let arguments = sidecar_arguments(ports);
     let called = control.sidecar(&under("cart"), "cart", &arguments.called)?;
     let caller = control.sidecar(&under("web"), "web", &arguments.caller)?;
-    until_answered(ports.http).with_context(|| control.said())?;
-    until_answered(ports.tcp)?;
-    for page in ["metrics", "status", "readyz"] {
-        let url = format!("http://127.0.0.1:{}/{page}", ports.admin);
-        let asked = Command::new("curl").args(["--silent", "--fail", "--output", "/dev/null", &url]).status()?;
-        ensure!(asked.success(), "{url} does not answer");
-    }
-    let mut names = BTreeSet::new();
+    let ask = || {
+        until_answered(ports.http).with_context(|| control.said())?;
+        until_answered(ports.tcp)?;
+        for page in ["metrics", "status", "readyz"] {
+            let url = format!("http://127.0.0.1:{}/{page}", ports.admin);
+            let asked = Command::new("curl").args(["--silent", "--fail", "--output", "/dev/null", &url]).status()?;
+            ensure!(asked.success(), "{url} does not answer");
+        }
+        anyhow::Ok(())
+    };
+    // Twice, so that what only the first request needs is not taken for what every one does.
+    ask()?;
+    let sidecars = [("web", &caller), ("cart", &called)];
+    dump(&sidecars)?;
+    std::thread::sleep(REST);
+    dump(&sidecars)?;
+    ask()?;
+    dump(&sidecars)?;
+    let (mut idle, mut busy) = (BTreeSet::new(), BTreeSet::new());
     for (service, process) in [("web", caller), ("cart", called)] {
         stop(process)?;
-        let calls = fs::read_to_string(at.join(format!("{service}.calls"))).context("callgrind wrote nothing")?;
-        names.extend(calls.lines().filter_map(name).map(str::to_owned));
+        for (part, patterns) in [(2, &mut idle), (3, &mut busy)] {
+            let calls =
+                fs::read_to_string(at.join(format!("{service}.calls.{part}"))).context("callgrind wrote nothing")?;
+            patterns.extend(entered(&calls, &peer.program).into_iter().map(pattern));
+        }
     }
-    ensure!(!names.is_empty(), "no function has a name: the binary was stripped");
-    fs::write(file, names.iter().map(|name| format!("{name}\n")).collect::<String>())?;
-    eprintln!("wrote {} functions to {}", names.len(), file.display());
+    ensure!(!idle.is_empty() && !busy.is_empty(), "no function has a name: the binary was stripped");
+    fs::write(file, script(&idle, &busy))?;
+    eprintln!("wrote {} functions that always run, and {} more, to {}", idle.len(), busy.len(), file.display());
+    Ok(())
+}
+
+/// Has callgrind write down what ran since it last did.
+fn dump(sidecars: &[(&str, &Process)]) -> anyhow::Result<()> {
+    for (service, process) in sidecars {
+        let asked = Command::new("callgrind_control").arg("--dump").arg(process.id().to_string()).output()?;
+        ensure!(asked.status.success(), "callgrind does not write down what {service} did");
+    }
     Ok(())
 }
 
@@ -71,13 +107,67 @@ fn stop(mut process: Process) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The function that a line names for the first time: `fn=(7) _ZN...`, and the same with `cfn`. Recursion is marked behind the name.
-fn name(line: &str) -> Option<&str> {
-    let line = line.strip_prefix('c').unwrap_or(line).strip_prefix("fn=(")?;
-    let (_, name) = line.split_once(") ")?;
-    let name = name.split('\'').next().unwrap_or(name);
-    // What has no symbol has its address for a name.
-    (!name.starts_with("0x") && !name.starts_with('(')).then_some(name)
+/// The functions of a program that ran, by a file of callgrind: `ob=(1) PROGRAM`, then `fn=(7) NAME` for each, where a number that was there
+/// before, also as that of a callee (`cfn=`, `cob=`), stands for its name.
+fn entered<'c>(calls: &'c str, program: &Path) -> BTreeSet<&'c str> {
+    let (mut objects, mut functions) = (HashMap::new(), HashMap::new());
+    let (mut ours, mut found) = (false, BTreeSet::new());
+    for line in calls.lines() {
+        let Some((kind, entry)) = line.split_once("=(") else { continue };
+        let Some((number, name)) = entry.split_once(')') else { continue };
+        let known = match kind {
+            "ob" | "cob" => &mut objects,
+            "fn" | "cfn" => &mut functions,
+            _ => continue,
+        };
+        if !name.is_empty() {
+            // Recursion is marked behind the name.
+            known.insert(number, name.trim_start().split('\'').next().unwrap_or_default());
+        }
+        let name = known.get(number).copied().unwrap_or_default();
+        match kind {
+            "ob" => ours = Path::new(name) == program,
+            // What has no symbol has its address for a name.
+            "fn" if ours && !name.starts_with("0x") && !name.starts_with('(') => {
+                found.insert(name);
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// What a symbol is called by every compiler: `*` for hashes (`17h...E` of the old names, `Cs..._` of the new) and for versions of libraries.
+fn pattern(symbol: &str) -> String {
+    let symbol = symbol.split(".llvm.").next().unwrap_or(symbol);
+    let symbol = symbol
+        .strip_suffix("E")
+        .and_then(|rest| Some(rest.rsplit_once("17h")?.0))
+        .map_or_else(|| symbol.to_owned(), |path| format!("{path}17h*"));
+    if let Some(rest) = symbol.strip_prefix("aws_lc_") {
+        return format!("aws_lc_*{}", rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '_'));
+    }
+    if !symbol.starts_with("_R") {
+        return symbol;
+    }
+    let mut pattern = String::with_capacity(symbol.len());
+    let mut pieces = symbol.split("Cs");
+    pattern.push_str(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        let rest = piece.find('_').and_then(|end| piece.get(end..)).unwrap_or(piece);
+        let _ = write!(pattern, "Cs*{rest}");
+    }
+    pattern
+}
+
+/// The script: a section before all the others of the program.
+fn script(idle: &BTreeSet<String>, busy: &BTreeSet<String>) -> String {
+    let mut script = format!("{HEAD}SECTIONS\n{{\n  .text.order :\n  {{\n");
+    for pattern in idle.iter().chain(busy.difference(idle)) {
+        let _ = writeln!(script, "    *(.text.{pattern})");
+    }
+    script.push_str("  }\n}\nINSERT BEFORE .text;\n");
+    script
 }
 
 #[cfg(test)]
@@ -85,11 +175,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn functions_are_named_once_and_without_what_callgrind_adds() {
-        assert_eq!(name("fn=(12) _ZN5tokio3run17h0123456789abcdefE"), Some("_ZN5tokio3run17h0123456789abcdefE"));
-        assert_eq!(name("cfn=(13) drop'2"), Some("drop"));
-        for other in ["fn=(12)", "calls=3 15", "cfn=(9) 0x0000000000001050", "fn=(1) (below main)"] {
-            assert_eq!(name(other), None, "{other}");
+    fn functions_of_the_program_are_found_by_name_and_by_number() {
+        let calls = "ob=(1) /bin/transept\nfl=(1) a.rs\nfn=(12) _ZN5tokio3run17h0123456789abcdefE\n7 8\ncob=(2) /lib/libc.so\ncfn=(13) drop'2\n\
+                     calls=3 15\nfn=(14) 0x0000000000001050\nob=(2)\nfn=(13)\nfn=(15) malloc\nob=(1)\nfn=(13)\nfn=(16) (below main)\n";
+        let found = entered(calls, Path::new("/bin/transept"));
+        assert_eq!(found, BTreeSet::from(["_ZN5tokio3run17h0123456789abcdefE", "drop"]));
+    }
+
+    #[test]
+    fn a_pattern_has_no_hash_and_no_version() {
+        for (symbol, expected) in [
+            ("_ZN5tokio3run17h0123456789abcdefE", "_ZN5tokio3run17h*"),
+            ("_ZN5tokio3run17h0123456789abcdefE.llvm.123", "_ZN5tokio3run17h*"),
+            ("_RNvNtCsgEmfK2I1SDS_4core3fmt5write", "_RNvNtCs*_4core3fmt5write"),
+            ("aws_lc_0_34_0_sha256_block", "aws_lc_*sha256_block"),
+            ("_rjem_je_arena_init", "_rjem_je_arena_init"),
+        ] {
+            assert_eq!(pattern(symbol), expected);
         }
     }
 }
