@@ -83,6 +83,19 @@ impl ClientCertificate {
     }
 }
 
+impl TlsFacts {
+    /// Whether the client's certificate was good when the connection began and is not any more, at this time since the Unix epoch. Nobody knows who
+    /// speaks then, also not that it is somebody who is denied.
+    pub fn has_outlived_certificate(&self, unix: Duration) -> bool {
+        self.certificate_left(unix).is_some_and(|left| left.is_zero())
+    }
+
+    /// How much longer the certificate is good that the client was verified by; none without one.
+    pub fn certificate_left(&self, unix: Duration) -> Option<Duration> {
+        self.client_certificate.as_ref().map(|shown| shown.until.saturating_sub(unix))
+    }
+}
+
 impl Connection {
     /// Describes a connection. An IPv4-mapped IPv6 peer (RFC 4291 section 2.5.5.2) counts as IPv4.
     pub fn new(peer: SocketAddr, local: SocketAddr, tls: Option<TlsFacts>) -> Connection {

@@ -8,6 +8,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::value::quote;
+
 /// A host name pattern of Gateway API: an exact DNS name, or a wildcard `*.` followed by one.
 ///
 /// A wildcard stands for one or more labels and never for the name behind it: `*.shop.test` matches `a.shop.test` and
@@ -34,7 +36,7 @@ impl Hostname {
     /// An empty name, an IP address, a port, a `*` anywhere but as the whole first label, a label that is not RFC 1123
     /// (letters, digits and inner hyphens, 1 to 63 of them), or more than 253 characters.
     pub fn parse(text: &str) -> Result<Self, BadHostname> {
-        let refuse = |why: &str| Err(BadHostname(format!("\"{text}\" is not a host name: {why}")));
+        let refuse = |why: &str| Err(BadHostname(format!("{} is not a host name: {why}", quote(text))));
         if text.is_empty() {
             return refuse("it is empty");
         }

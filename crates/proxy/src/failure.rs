@@ -14,6 +14,7 @@ use transept_wire::h2::{Breach, Code};
 
 use crate::deadline::Expired;
 use crate::h2::Cut;
+use crate::io::Farewell;
 
 /// Whose fault it was, or whose connection broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +81,7 @@ impl Failure {
     pub(crate) fn body_cut(side: Side, error: &io::Error) -> Self {
         let reason = match side {
             Side::Downstream => Reason::DownstreamClosed,
-            Side::Upstream if is_refusal(error) => Reason::MeshDenied,
+            Side::Upstream if Farewell::of(error) == Some(Farewell::Denied) => Reason::MeshDenied,
             Side::Upstream => Reason::UpstreamIncomplete,
         };
         Self::new(side, reason, Repeat::Never, error.to_string())
@@ -161,18 +162,12 @@ impl Failure {
     }
 }
 
-/// Whether the proxy at the other end of a tunnel says that a policy does not allow it any more.
-fn is_refusal(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::PermissionDenied
-}
-
 /// What a backend's connection that breaks before a response says of the request.
 fn said_by(error: &io::Error) -> (Reason, Repeat) {
-    match error.kind() {
-        _ if is_refusal(error) => (Reason::MeshDenied, Repeat::Never),
-        // The proxy at the other end of a tunnel had closed it, idle as it was, and has read nothing.
-        io::ErrorKind::ConnectionAborted => (Reason::UpstreamReset, Repeat::Safe),
-        _ => (Reason::UpstreamReset, Repeat::IfIdempotent),
+    match Farewell::of(error) {
+        Some(Farewell::Denied) => (Reason::MeshDenied, Repeat::Never),
+        Some(Farewell::Unread) => (Reason::UpstreamReset, Repeat::Safe),
+        None => (Reason::UpstreamReset, Repeat::IfIdempotent),
     }
 }
 
@@ -210,14 +205,18 @@ mod tests {
 
     #[test]
     fn what_crosses_the_end_of_an_idle_tunnel_may_be_sent_again_and_what_breaks_off_may_not() {
-        let of = |kind: io::ErrorKind| {
-            let error = io::Error::from(kind);
+        let of = |error: io::Error| {
             let (read, sent) = (Failure::broken(&error), Failure::send(Side::Upstream, &error));
             assert_eq!((read.reason, read.repeat), (sent.reason, sent.repeat));
             (read.reason, read.repeat)
         };
-        assert_eq!(of(io::ErrorKind::ConnectionAborted), (Reason::UpstreamReset, Repeat::Safe));
-        assert_eq!(of(io::ErrorKind::ConnectionReset), (Reason::UpstreamReset, Repeat::IfIdempotent));
-        assert_eq!(of(io::ErrorKind::PermissionDenied), (Reason::MeshDenied, Repeat::Never));
+        let said = |farewell: Farewell| io::Error::new(io::ErrorKind::ConnectionReset, farewell);
+        assert_eq!(of(said(Farewell::Unread)), (Reason::UpstreamReset, Repeat::Safe));
+        assert_eq!(of(said(Farewell::Denied)), (Reason::MeshDenied, Repeat::Never));
+        // The kernel says this of sockets that somebody destroys, and of packets that may not leave.
+        for kind in [io::ErrorKind::ConnectionReset, io::ErrorKind::ConnectionAborted, io::ErrorKind::PermissionDenied]
+        {
+            assert_eq!(of(io::Error::from(kind)), (Reason::UpstreamReset, Repeat::IfIdempotent), "{kind}");
+        }
     }
 }

@@ -106,7 +106,8 @@ pub(crate) async fn forward_streaming(
             sink.flush().await?;
             gate.wanted.wait().await;
             let credentials = &snapshot.credentials;
-            relay::carry_upstream(&mut arrival.body, &mut sink, &mut sent, most, credentials, &gate).await?;
+            let (body, trial) = (&mut arrival.body, crossing.trial);
+            relay::carry_upstream(body, &mut sink, &mut sent, most, credentials, &gate, trial).await?;
             if !answered.get() {
                 relay::expect_response(crossing, watch);
             }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use transept_engine::admit::{admit, admit_to};
-use transept_engine::exchange::Connection;
+use transept_engine::exchange::{Connection, Now};
 use transept_engine::judge::Terms;
 use transept_engine::pick;
 use transept_engine::reason::Reason;
@@ -188,8 +188,8 @@ async fn road<'s>(snapshot: &'s Snapshot, bind: &'s Bind, journey: &mut Journey<
     normalize::introduce(journey.worker, connection, settings, journey.trip);
     let listener = admitted?;
     journey.marks.listener = Some(listener);
-    if let Err(stop) = verify_handshake(listener, journey.arrival) {
-        journey.replier.forbid_keep_alive();
+    if let Err(stop) = verify_handshake(listener, journey.arrival, journey.trip.now()) {
+        journey.replier.dismiss();
         return Err(stop);
     }
     normalize::normalize(&listener.settings, journey.trip)?;
@@ -263,8 +263,13 @@ fn refuse_large_body(framing: &Body, listener: &Listener) -> Result<(), Stop> {
 }
 
 /// A connection whose client was verified, or not, by settings that a reload has replaced is not good for a listener
-/// that asks for certificates, nor one in clear text for a listener with TLS: the client is told to come again (RFC 9110 section 15.5.20).
-fn verify_handshake(listener: &Listener, arrival: &Arrival<'_>) -> Result<(), Stop> {
+/// that asks for certificates, nor one in clear text for a listener with TLS, nor one whose client was verified by a certificate that has ended: the
+/// client is told to come again (RFC 9110 section 15.5.20).
+fn verify_handshake(listener: &Listener, arrival: &Arrival<'_>, now: Now) -> Result<(), Stop> {
+    let again = |detail: &'static str| Box::new(Reply::new(Reason::Misdirected).with_detail(detail));
+    if arrival.connection.tls.as_ref().is_some_and(|tls| tls.has_outlived_certificate(now.unix)) {
+        return Err(again("The client's certificate has ended. Open a new connection.").into());
+    }
     let is_good = match (listener.tls.as_ref(), arrival.handshake) {
         (Some(now), Some(then)) => now.client_validation.is_none() || Arc::ptr_eq(now, then),
         (Some(_), None) => false,
@@ -273,8 +278,7 @@ fn verify_handshake(listener: &Listener, arrival: &Arrival<'_>) -> Result<(), St
     if is_good {
         return Ok(());
     }
-    let detail = "The TLS settings have changed. Open a new connection.";
-    Err(Box::new(Reply::new(Reason::Misdirected).with_detail(detail)).into())
+    Err(again("The TLS settings have changed. Open a new connection.").into())
 }
 
 /// The verb *screen*: the policies in force and the rule's filters.

@@ -25,6 +25,7 @@ use crate::failure::{Failure, Repeat, Side};
 use crate::gate::{Gate, UNASKED};
 use crate::path::Marks;
 use crate::recheck::Entrance;
+use crate::trial::Trial;
 use crate::trip::{LetIn, Trip};
 use crate::upstream::{Inlet, Received, Rest};
 
@@ -217,6 +218,7 @@ pub(crate) async fn carry_upstream(
     most: Option<u64>,
     credentials: &CredentialPlaces,
     gate: &Gate,
+    trial: Option<&Trial<'_>>,
 ) -> Result<(), Failure> {
     loop {
         let room = gate.room(source);
@@ -241,7 +243,9 @@ pub(crate) async fn carry_upstream(
                 return sink.finish(kept.as_deref().or(trailers)).await;
             }
             sink.flush().await?;
+            trial.inspect(|trial| trial.await_client());
             fill_unless_gone(source, sink).await?;
+            trial.inspect(|trial| trial.await_endpoint());
         }
     }
 }

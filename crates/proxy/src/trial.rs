@@ -32,6 +32,10 @@ pub(crate) struct Trial<'t> {
     chosen: &'t Chosen,
     /// When the time of the whole exchange is over: a try that is dropped then has failed.
     due: Option<Duration>,
+    /// How long the whole exchange may take, and how long the try.
+    limits: (Option<Duration>, Option<Duration>),
+    /// Since when nothing but the endpoint is waited for; none while the client owes a part of the request.
+    turn: Cell<Option<Duration>>,
     /// When it began, where its time is limited: how long it takes matters for others then.
     began: Option<Duration>,
     noted: Cell<bool>,
@@ -48,7 +52,28 @@ impl<'t> Trial<'t> {
         let due = limit.map(|limit| trip.started.monotonic.saturating_add(limit));
         let began = crossing.due.map(|_| now.monotonic);
         let (noted, good, queued) = (Cell::new(false), Cell::new(None), Cell::new(false));
-        Self { worker, backend: crossing.backend, chosen, due, began, noted, good, queued }
+        let (limits, turn) = ((limit, crossing.try_timeout()), Cell::new(Some(now.monotonic)));
+        Self { worker, backend: crossing.backend, chosen, due, limits, turn, began, noted, good, queued }
+    }
+
+    /// The client is waited for, not the endpoint.
+    pub(crate) fn await_client(&self) {
+        self.turn.set(None);
+    }
+
+    /// The endpoint has again what it needs to go on.
+    pub(crate) fn await_endpoint(&self) {
+        if self.limits != (None, None) {
+            self.turn.set(Some(self.worker.clock.now().monotonic));
+        }
+    }
+
+    /// Whether the endpoint had a fair part of the time that is over, half of it. What policies, earlier tries or a slow client have used up is no
+    /// fault of its.
+    fn had_its_time(&self, limit: Option<Duration>) -> bool {
+        let Some(limit) = limit else { return true };
+        let now = self.worker.clock.now().monotonic;
+        self.turn.get().is_some_and(|since| now.saturating_sub(since) >= limit / 2)
     }
 
     /// A response head has come with this status. Who is back is back with a good one, however long the response goes on; that one may break
@@ -102,7 +127,11 @@ impl<'t> Trial<'t> {
 
     /// The try failed.
     pub(crate) fn failed(&self, failure: &Failure) {
-        if let Some(outcome) = outcome_of(failure) {
+        let outcome = outcome_of(failure);
+        if outcome == Some(Outcome::TimedOut) && !self.had_its_time(self.limits.1.or(self.limits.0)) {
+            return;
+        }
+        if let Some(outcome) = outcome {
             self.note(outcome);
         } else if failure.side == Side::Upstream && failure.reason == Reason::UpstreamReset {
             let now = self.worker.clock.now().into();
@@ -122,7 +151,8 @@ impl Drop for Trial<'_> {
             return;
         }
         let now = self.worker.clock.now();
-        if !self.queued.get() && self.due.is_some_and(|due| due <= now.monotonic) {
+        let is_over = self.due.is_some_and(|due| due <= now.monotonic);
+        if is_over && !self.queued.get() && self.had_its_time(self.limits.0) {
             self.note(Outcome::TimedOut);
         } else if self.chosen.probe == Probe::Yes {
             self.worker.turns.borrow_mut().give_up_probe(self.backend, self.chosen.address, now.monotonic + PAUSE);

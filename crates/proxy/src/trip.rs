@@ -62,6 +62,8 @@ pub(crate) struct LetIn<'t> {
     pub client: IpAddr,
     /// Who made it.
     pub principal: Option<&'t Arc<Principal>>,
+    /// When it came, since the Unix epoch.
+    pub since: Duration,
 }
 
 /// What is known about an exchange when it ends.
@@ -166,6 +168,7 @@ impl Trip {
             host: &self.host,
             client: self.client,
             principal: self.notes.principal.as_ref(),
+            since: self.started.unix,
         };
         (let_in, &mut self.response, &mut self.facts)
     }

@@ -260,7 +260,7 @@ impl Check {
             Some((_, fact, kind)) => Ok(Some((*fact, *kind))),
             None => {
                 let known: Vec<&str> = fields.iter().map(|(field, ..)| *field).collect();
-                let flaw = Flaw::new(on.at, format!("`{record}` has no field `{name}`"));
+                let flaw = Flaw::new(on.at, format!("`{record}` has no field {}", ticked(name)));
                 Err(flaw.maybe(suggest::remedy(name, &known)))
             }
         }
@@ -420,7 +420,7 @@ fn member(on: &Node, name: &str) -> Result<Kind, Flaw> {
         Kind::Map(items) => Ok(items.kind()),
         Kind::Any => Ok(Kind::Any),
         kind => {
-            let flaw = Flaw::new(on.at, format!("{} has no field `{name}`", kind.as_str()));
+            let flaw = Flaw::new(on.at, format!("{} has no field {}", kind.as_str(), ticked(name)));
             let is_method = METHODS.iter().any(|(known, ..)| *known == name);
             Err(flaw.maybe(is_method.then(|| format!("it is a function: write value.{name}(...)"))))
         }

@@ -246,7 +246,7 @@ impl Book {
             }
             // What is free takes nobody's place.
             if cost > 0 {
-                let listed = state == WRITTEN;
+                let listed = self.is_to_be_written(state);
                 // What has given way a moment ago may still be on the disk.
                 let kept = lock(&self.changed).contains(&hash);
                 let entry = Entry { count: Count { period, used: cost }, written: 0, listed, kept };
@@ -270,10 +270,14 @@ impl Book {
         if let (WRITTEN, Some(slack)) = (state, allowance.slack)
             && after > entry.written.saturating_add(slack.max(cost))
         {
+            // Whatever the next batch would hold without it: it is what is waited for.
+            if !std::mem::replace(&mut entry.listed, true) {
+                self.list(hash);
+            }
             return Taken::Wait;
         }
         entry.count.used = after;
-        if state == WRITTEN && !std::mem::replace(&mut entry.listed, true) {
+        if self.is_to_be_written(state) && !std::mem::replace(&mut entry.listed, true) {
             self.list(hash);
         }
         Taken::Counted(after)
@@ -292,10 +296,20 @@ impl Book {
             lock(&self.changed).remove(&hash);
             return 0;
         }
-        if self.state.load(Ordering::Acquire) != MEMORY && !std::mem::replace(&mut entry.listed, true) {
+        if self.is_to_be_written(self.state.load(Ordering::Acquire)) && !std::mem::replace(&mut entry.listed, true) {
             self.list(hash);
         }
         used
+    }
+
+    /// Whether what is counted goes into the file, now or once it can be written again. What is counted before the seed of the file is known is under
+    /// no name that it has.
+    fn is_to_be_written(&self, state: u8) -> bool {
+        match state {
+            MEMORY => false,
+            WRITTEN => true,
+            _ => self.seed.get().is_some(),
+        }
     }
 
     /// Waits until a batch is written.
@@ -408,6 +422,39 @@ mod tests {
 
     fn ten(slack: u64) -> Allowance {
         Allowance { most: Some(10), slack: Some(slack) }
+    }
+
+    #[test]
+    fn what_is_counted_while_nothing_can_be_written_is_written_later() {
+        let book = attached();
+        let uncounted = Allowance { most: Some(10), slack: None };
+        assert_eq!(take(&book, 1, PERIOD, 5, 1, ten(2)), Taken::Counted(1));
+        let changed = book.take_changed();
+        book.note_health(false);
+        book.note_unwritten(&changed);
+        // What a response has cost is counted in any case, and so is who needs no file.
+        assert_eq!(take(&book, 1, PERIOD, 5, 4, uncounted), Taken::Counted(5));
+        assert_eq!(take(&book, 2, PERIOD, 5, 4, uncounted), Taken::Counted(4));
+        assert_eq!(take(&book, 2, PERIOD, 5, 1, ten(2)), Taken::Unavailable);
+        book.note_health(true);
+        let mut changed = book.take_changed();
+        changed.sort_by_key(|(hash, _)| *hash);
+        let used = |used| Some(Count { period: PERIOD, used });
+        assert_eq!(changed, [(1, used(5)), (2, used(4))]);
+        book.note_written(&changed);
+        assert_eq!(take(&book, 1, PERIOD, 5, 1, ten(2)), Taken::Counted(6));
+    }
+
+    #[test]
+    fn what_waits_is_in_the_next_batch() {
+        let book = attached();
+        assert_eq!(take(&book, 1, PERIOD, 5, 2, ten(2)), Taken::Counted(2));
+        // A batch that was taken and is not written yet.
+        let first = book.take_changed();
+        assert_eq!(take(&book, 1, PERIOD, 5, 1, ten(1)), Taken::Wait);
+        assert_eq!(book.take_changed(), first);
+        book.note_written(&first);
+        assert_eq!(take(&book, 1, PERIOD, 5, 1, ten(1)), Taken::Counted(3));
     }
 
     #[test]

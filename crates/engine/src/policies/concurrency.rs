@@ -9,7 +9,7 @@ use std::time::Duration;
 use transept_model::object;
 use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, Rule, Text};
-use transept_model::value::Value;
+use transept_model::value::{Value, ticked};
 use transept_wire::head::Response;
 
 use super::{Caution, CompileCx, Known, Phase, Policy, PolicyName};
@@ -91,7 +91,11 @@ fn check_spec(spec: &ConcurrencyPolicySpec, _: &Value, cx: &mut Decoder) {
         if let Some((_, other)) = first {
             cx.refuse(
                 limit.at,
-                format!("limit `{}` is never reached, because `{}` allows no more", &*limit.name, &*other.name),
+                format!(
+                    "limit {} is never reached, because {} allows no more",
+                    ticked(&limit.name),
+                    ticked(&other.name)
+                ),
             )
             .remedy("remove it, or mend its numbers or its key");
         }

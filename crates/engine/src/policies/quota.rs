@@ -120,7 +120,11 @@ fn check_spec(spec: &QuotaPolicySpec, _: &Value, cx: &mut Decoder) {
         if let Some((_, other)) = first {
             cx.refuse(
                 quota.at,
-                format!("quota `{}` is never reached, because `{}` allows no more", &*quota.name, &*other.name),
+                format!(
+                    "quota {} is never reached, because {} allows no more",
+                    ticked(&quota.name),
+                    ticked(&other.name)
+                ),
             )
             .remedy("remove it, or mend its numbers or its key");
         }

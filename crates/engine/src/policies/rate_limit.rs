@@ -183,7 +183,11 @@ fn check_reached(spec: &RateLimitPolicySpec, cx: &mut Decoder) {
         if let Some((_, other)) = first {
             cx.refuse(
                 limit.at,
-                format!("limit `{}` is never reached, because `{}` allows no more", &*limit.name, &*other.name),
+                format!(
+                    "limit {} is never reached, because {} allows no more",
+                    ticked(&limit.name),
+                    ticked(&other.name)
+                ),
             )
             .remedy("remove it, or mend its numbers or its key");
         }

@@ -4,6 +4,7 @@
 
 use crate::kinds::{Object, SecretBody};
 use crate::place::{Note, ObjectName, Place};
+use crate::secrecy::{HIDDEN, may_be_credential};
 
 /// Annotation of a Secret: entries from environment variables, `key=VARIABLE`, separated by commas.
 pub const FROM_ENV: &str = "transept.dev/from-env";
@@ -52,8 +53,8 @@ pub(super) fn fetch(secret: &mut Object<SecretBody>, outside: Option<&dyn Outsid
             }
             Err(why) => {
                 let source = match &wanted.from {
-                    ValueFrom::Env(name) => format!("environment variable {name}"),
-                    ValueFrom::File(path) => format!("file {path}"),
+                    ValueFrom::Env(name) => format!("environment variable {}", shown(name)),
+                    ValueFrom::File(path) => format!("file {}", shown(path)),
                 };
                 notes.push(Note {
                     at: wanted.at,
@@ -63,6 +64,11 @@ pub(super) fn fetch(secret: &mut Object<SecretBody>, outside: Option<&dyn Outsid
             }
         }
     }
+}
+
+/// The name of a source. Somebody may have written the value itself in its place.
+fn shown(name: &str) -> &str {
+    if may_be_credential(name) { HIDDEN } else { name }
 }
 
 fn wishes(secret: &Object<SecretBody>) -> Vec<Wanted> {

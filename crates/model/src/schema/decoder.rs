@@ -10,7 +10,7 @@ use crate::place::{Invalid, ObjectName, Place, Spot};
 use crate::schema::{Rule, Schema};
 use crate::secrecy;
 use crate::suggest;
-use crate::value::{Node, Value, quote};
+use crate::value::{Node, Value, quote, ticked};
 
 /// One step of the way into an object.
 #[derive(Clone, Debug)]
@@ -211,7 +211,7 @@ impl Decoder {
         // What is like no field, where a reference to a credential belongs, may be the credential in braces.
         let is_like_none = suggest::nearest(key, names.iter().copied()).is_none();
         let may_be_secret = is_like_none && self.reads_secret();
-        let why = if may_be_secret { "unknown field".to_owned() } else { format!("unknown field {}", tick(key)) };
+        let why = if may_be_secret { "unknown field".to_owned() } else { format!("unknown field {}", ticked(key)) };
         let invalid = self.refuse(at, why);
         invalid.is_misshapen = true;
         if !full {
@@ -354,9 +354,4 @@ fn remedy(value: &Value, what: &str, is_hidden: bool) -> Option<String> {
         _ => return None,
     };
     Some(said.to_owned())
-}
-
-fn tick(key: &str) -> String {
-    let short: String = key.chars().take(60).filter(|c| !c.is_control()).collect();
-    format!("`{short}`")
 }

@@ -2,7 +2,6 @@
 //!
 //! Called by [`super::carry`] for the whole body, and by `attempt.rs` when a small request body is held for a retry.
 
-use std::io::ErrorKind;
 use std::rc::Rc;
 
 use transept_wire::h1::Decoder;
@@ -13,7 +12,7 @@ use crate::buffer::{self, Inbound};
 use crate::deadline::Watch;
 use crate::failure::{Failure, Side};
 use crate::h2::{More, Stream};
-use crate::io::Io;
+use crate::io::{Farewell, Io};
 
 /// A body that is still to be read.
 pub(crate) enum Source<'c> {
@@ -261,9 +260,9 @@ impl<'c> H1Source<'c> {
             .wait(|cx| self.io.poll_fill(cx, self.inbound))
             .await
             .map_err(|expired| Failure::stalled(self.side, expired))?
-            .or_else(|error| match error.kind() {
-                // A tunnel whose other end had nothing to do: for bytes an end like any other.
-                ErrorKind::ConnectionAborted => Ok(0),
+            .or_else(|error| match Farewell::of(&error) {
+                // The other end of the tunnel had nothing to do: for bytes an end like any other.
+                Some(Farewell::Unread) => Ok(0),
                 _ => Err(Failure::body_cut(self.side, &error)),
             })?;
         if count == 0 {

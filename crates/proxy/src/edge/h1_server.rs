@@ -83,7 +83,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut it: Box<H1Connection>) {
         else {
             break;
         };
-        match it.wait_for_bytes(idle).await {
+        // The client is to come again with its new certificate, and not to send on this what would be refused.
+        let left = it.connection.tls.as_ref().and_then(|tls| tls.certificate_left(worker.clock.now().unix));
+        match it.wait_for_bytes(idle.into_iter().chain(left).min()).await {
             Ok(()) => {}
             Err(NoRequest::TooSlow | NoRequest::Draining) => return it.io.close_idle(),
             Err(_) => break,

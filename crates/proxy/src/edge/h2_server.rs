@@ -94,12 +94,19 @@ pub(crate) async fn serve(worker: Rc<Worker>, io: Io, inbound: Inbound, facts: F
     } else {
         &worker.draining
     };
+    let tls = facts.connection.tls.as_ref();
+    if let Some(left) = tls.and_then(|tls| tls.certificate_left(worker.clock.now().unix)) {
+        watch.nudge(Some(watch.last_sweep().saturating_add(left)));
+    }
     let mut driver = Driver::new(link.clone(), io, inbound, watch, patience);
     let facts = Rc::new(facts);
     let streams = Rc::new(Streams::new(link.clone(), settings.role));
+    // The client is to come again with its new certificate.
+    let has_outlived =
+        || facts.connection.tls.as_ref().is_some_and(|tls| tls.has_outlived_certificate(worker.clock.now().unix));
     let mut leaving = false;
     let over = std::future::poll_fn(|cx| {
-        if drains.get() && !leaving {
+        if !leaving && (drains.get() || link.is_dismissed() || has_outlived()) {
             leaving = true;
             driver.shut_down();
         }

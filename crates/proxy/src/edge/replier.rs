@@ -71,6 +71,14 @@ impl<'c> Replier<'c> {
         }
     }
 
+    /// The connection ends with this exchange, or with those that it carries meanwhile: what it was let in by is not good any more.
+    pub(crate) fn dismiss(&mut self) {
+        match self {
+            Replier::H1(replier) => replier.keep_alive = false,
+            Replier::H2(replier) => replier.stream.link().dismiss(),
+        }
+    }
+
     /// Ready when the client has cancelled the request before its response began. Over HTTP/1.1 that is to break the connection
     /// off; to close its half is not.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {

@@ -126,6 +126,8 @@ pub(crate) struct Link {
     closed: Notify,
     /// The connection whose tunnel it is in, if it is in one.
     carrier: Option<Rc<Link>>,
+    /// Whoever serves it is to end it, gracefully.
+    dismissed: Cell<bool>,
     /// The peer does not say when it has passed on a part of a body.
     silent: Cell<bool>,
     /// Why the peer will not say any more how many streams it takes.
@@ -159,6 +161,7 @@ impl Link {
             greeted: Notify::new(),
             closed: Notify::new(),
             carrier,
+            dismissed: Cell::new(false),
             silent: Cell::new(false),
             ungreeted: Cell::new(None),
             most: Cell::new(usize::MAX),
@@ -266,6 +269,17 @@ impl Link {
 
     pub(super) fn is_retired(&self) -> bool {
         self.retired.get()
+    }
+
+    /// Has whoever serves the connection end it, once what it carries is done.
+    pub(crate) fn dismiss(&self) {
+        self.dismissed.set(true);
+        self.kick();
+    }
+
+    /// Whether it is to end.
+    pub(crate) fn is_dismissed(&self) -> bool {
+        self.dismissed.get()
     }
 
     /// Has the driver look after the connection.

@@ -8,7 +8,7 @@ mod tls;
 mod tunnel;
 
 pub(crate) use tls::{TlsSession, accept_hello};
-pub(crate) use tunnel::Tunnel;
+pub(crate) use tunnel::{Farewell, Tunnel};
 
 use std::io::{self, IoSlice};
 use std::rc::Rc;

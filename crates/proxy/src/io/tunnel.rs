@@ -3,6 +3,7 @@
 //! Called by [`super::Io`]; made where a CONNECT was answered, on either side of the mesh.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -117,11 +118,39 @@ impl Tunnel {
     }
 }
 
+/// What the proxy at the other end of a tunnel has said when it broke it off. It is inside the error, whose kinds the kernel gives to ordinary
+/// connections, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// A policy does not allow it any more.
+    Denied,
+    /// It was idle, and nothing of what may be on its way was read.
+    Unread,
+}
+
+impl Farewell {
+    /// In an error of a tunnel.
+    pub(crate) fn of(error: &io::Error) -> Option<Farewell> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+}
+
+impl fmt::Display for Farewell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Farewell::Denied => "a policy of the other end does not allow the connection any more",
+            Farewell::Unread => "the other end has closed the connection, and read nothing of this",
+        })
+    }
+}
+
+impl std::error::Error for Farewell {}
+
 fn broken(cut: &Cut) -> io::Error {
-    let kind = match cut {
-        cut if cut.is_refusal() => io::ErrorKind::PermissionDenied,
-        cut if cut.is_unread() => io::ErrorKind::ConnectionAborted,
-        _ => io::ErrorKind::ConnectionReset,
+    let farewell = match cut {
+        cut if cut.is_refusal() => Farewell::Denied,
+        cut if cut.is_unread() => Farewell::Unread,
+        _ => return io::Error::new(io::ErrorKind::ConnectionReset, cut.to_string()),
     };
-    io::Error::new(kind, cut.to_string())
+    io::Error::new(io::ErrorKind::ConnectionReset, farewell)
 }

@@ -38,6 +38,8 @@ pub(crate) struct Opening {
     pub(super) host: String,
     client: IpAddr,
     pub(super) principal: Option<Arc<Principal>>,
+    /// The time since the Unix epoch by which its credentials are good, where it is not the time of today: that one ends meanwhile ends nothing.
+    as_of: Option<Duration>,
 }
 
 /// Where a request came in, and under which configuration it was let in.
@@ -76,6 +78,7 @@ impl Opening {
         // Guards change nothing in a request; the copy only keeps them from doing so here.
         let (mut request, mut notes) = (self.request.clone(), Notes::new());
         notes.principal.clone_from(&self.principal);
+        let now = Now { unix: self.as_of.unwrap_or(now.unix), ..now };
         let mut exchange = self.exchange(now, listener, &mut request, &mut notes);
         match screen_again(listener, routed.as_ref(), &mut exchange) {
             Verdict::Continue => Ok(()),
@@ -114,6 +117,7 @@ impl Entrance<'_> {
             host: let_in.host.to_owned(),
             client: let_in.client,
             principal: let_in.principal.cloned(),
+            as_of: Some(let_in.since).filter(|_| self.ends == Ends::WithPolicy),
         };
         let now = self.worker.clock.now();
         let credential = opening.principal.as_ref().and_then(|principal| principal.until);
@@ -128,7 +132,8 @@ impl Entrance<'_> {
         let judged = if is_as_before { Ok(()) } else { opening.judge(&snapshot, now.into()) };
         let opening = Rc::new(opening);
         let standing = self.worker.standings.add_until(Ground::Request(Rc::clone(&opening)), lasts);
-        if let Some(ends) = opening.principal.as_ref().and_then(|principal| principal.asked) {
+        let asked = opening.principal.as_ref().and_then(|principal| principal.asked);
+        if let Some(ends) = asked.filter(|_| self.ends == Ends::WithCredential) {
             let _ = standing.asking.set(Asking::begin(self.worker, &standing, &opening, ends));
         }
         if let Err(cause) = judged {

@@ -23,6 +23,7 @@ use super::room::{Room, find_room, wait_for_room};
 use super::secure::{TlsChoice, choose_tls};
 use super::{Age, H1Upstream, Upstream};
 use crate::buffer::Inbound;
+use crate::deadline::SWEEP;
 use crate::failure::Failure;
 use crate::h2::{Driver, Link, Patience};
 use crate::io::Io;
@@ -198,7 +199,7 @@ async fn dial_shared(
         heads: LARGEST_HEAD,
     };
     let link = Link::inside(h2::Connection::client(config), io.carrier());
-    let patience = Patience { head: Some(destination.backend.connect_timeout), stall: Some(STALL), idle: None };
+    let patience = Patience { head: Some(destination.backend.connect_timeout + SWEEP), stall: Some(STALL), idle: None };
     let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);
     let lease = worker.pool.add(key, link, permit);
     tokio::task::spawn_local(async move {

@@ -24,6 +24,7 @@ use super::connect::Destination;
 use super::dial::{failed, handshake_failed, keep_alive, open, refused};
 use super::pool::{Dialling, H2Lease, PoolKey};
 use crate::buffer::Inbound;
+use crate::deadline::SWEEP;
 use crate::failure::{Failure, Repeat, Side};
 use crate::h2::{Driver, Link, Patience};
 use crate::io::{Io, TlsSession, Tunnel};
@@ -203,7 +204,7 @@ fn add(
     };
     let link = Link::new(h2::Connection::client(config));
     link.limit_streams(MOST_TUNNELS);
-    let patience = Patience { head: Some(greeting), stall: Some(Duration::from_secs(60)), idle: None };
+    let patience = Patience { head: Some(greeting + SWEEP), stall: Some(Duration::from_secs(60)), idle: None };
     let mut driver = Driver::new(link.clone(), io, Inbound::default(), worker.watches.add(), patience);
     // It is shared by Services; what is counted are the tunnels in it.
     let lease = worker.pool.add_carrier(key, link);

@@ -52,9 +52,7 @@ impl Post {
             (Service::Cart(1), 1),
             (Service::Cart(2), 1),
         ];
-        // All are held until all are chosen, so that no two get the same.
-        let held: Vec<TcpListener> =
-            (0..posts.len() * 2).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<Result<_, _>>()?;
+        let held = hold_ports(posts.len() * 2)?;
         let all = posts.into_iter().zip(held.chunks_exact(2));
         let post = |((service, instance), held): ((Service, u8), &[TcpListener])| {
             Ok(Post { service, instance, program: held[0].local_addr()?, tunnels: held[1].local_addr()? })
@@ -84,6 +82,19 @@ impl Post {
         all.extend(words(&format!("demo-part service {service} --instance {name} --port {port}")));
         all
     }
+}
+
+/// Free ports, each with the socket that holds it until all are chosen, so that no two are the same. They are below those that the system gives to
+/// connections (`net.ipv4.ip_local_port_range`), of which one could have it before a process has started; which ones differs from demo to demo.
+fn hold_ports(count: usize) -> Result<Vec<TcpListener>> {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    let begin = u16::try_from(std::process::id() % u32::from(COUNT)).unwrap_or(0).wrapping_mul(61);
+    let ports = (0..COUNT).map(|step| FIRST + begin.wrapping_add(step) % COUNT);
+    let held: Vec<TcpListener> =
+        ports.filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()).take(count).collect();
+    anyhow::ensure!(held.len() == count, "no {count} free ports between {FIRST} and {}", FIRST + COUNT - 1);
+    Ok(held)
 }
 
 /// The running processes.

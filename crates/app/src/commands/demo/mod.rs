@@ -23,7 +23,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use transept_control::Sources;
-use transept_control::plane::{Plane, Question, Setup};
+use transept_control::plane::{Question, Setup};
 use transept_identity::TrustDomain;
 use transept_identity::authority::LEAF_LIFE;
 
@@ -140,7 +140,7 @@ impl Shop {
             }
         };
         let shopping = async {
-            let everybody = everybody_is_there(self.gateway, &opened.plane, self.posts.len());
+            let everybody = everybody_is_there(self.gateway, &opened, self.posts.len());
             if tokio::time::timeout(OPENING, everybody).await.is_err() {
                 console::fail(&format!("not every service answers; their logs are in {}", self.directory.display()));
             }
@@ -214,10 +214,16 @@ fn lines(rows: &[(String, &str)]) -> String {
 
 /// Waits until all instances say that they are well, and every service answers through the gateway. Nobody is asked before: the figures of
 /// who looks around begin without failures.
-async fn everybody_is_there(gateway: SocketAddr, plane: &Plane, instances: usize) {
+async fn everybody_is_there(gateway: SocketAddr, opened: &Opened, instances: usize) {
     let mut pace = tokio::time::interval(GLANCE);
-    while !plane.answer(&Question::Status).is_ok_and(|status| well(&status) == instances) {
+    while !opened.plane.answer(&Question::Status).is_ok_and(|status| well(&status) == instances) {
         pace.tick().await;
+    }
+    // What the control plane knows is on its way to the gateway.
+    if let Some(admin) = opened.admin {
+        while !status_of(admin).await.is_ok_and(|status| known(&status) >= instances) {
+            pace.tick().await;
+        }
     }
     for (path, preview) in [("/", "no"), ("/catalog", "no"), ("/cart", "yes"), ("/cart", "no")] {
         while !ask(gateway, path, preview).await.is_ok_and(|status| status == StatusCode::OK) {
@@ -231,6 +237,18 @@ fn well(status: &Value) -> usize {
     let services = status["services"].as_array().into_iter().flatten();
     let instances = services.filter_map(|service| service["instances"].as_array()).flatten();
     instances.filter(|instance| instance["state"] == "healthy").count()
+}
+
+/// The status of the gateway.
+async fn status_of(admin: SocketAddr) -> Result<Value> {
+    let (_, body) = get(admin, "/status", "no").await?;
+    Ok(serde_json::from_slice(&body)?)
+}
+
+/// How many endpoints the gateway knows.
+fn known(status: &Value) -> usize {
+    let backends = status["backends"].as_array().into_iter().flatten();
+    backends.filter_map(|backend| Some(backend["endpoints"].as_array()?.len())).sum()
 }
 
 /// The wanted port, or the next one that is free on 127.0.0.1.
@@ -257,14 +275,17 @@ async fn visit(gateway: SocketAddr) {
 }
 
 async fn ask(gateway: SocketAddr, path: &str, preview: &str) -> Result<StatusCode> {
+    Ok(get(gateway, path, preview).await?.0)
+}
+
+async fn get(gateway: SocketAddr, path: &str, preview: &str) -> Result<(StatusCode, Bytes)> {
     let stream = TcpStream::connect(gateway).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let request = Request::get(path).header(HOST, gateway.to_string()).header("x-preview", preview);
     let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
     let status = response.status();
-    response.into_body().collect().await?;
-    Ok(status)
+    Ok((status, response.into_body().collect().await?.to_bytes()))
 }
 
 /// A directory that only this process uses and that goes away with it.

@@ -5,6 +5,7 @@
 use serde_json::Value as Json;
 use transept_model::place::Spot;
 use transept_model::schema::{Decoder, Schema, Shape, Text};
+use transept_model::secrecy::may_be_credential;
 use transept_model::value::{Node, Value, quote};
 
 use super::AuthenticationPolicySpec;
@@ -21,7 +22,7 @@ impl Schema for Requirement {
     fn decode(value: &Value, cx: &mut Decoder) -> Option<Self> {
         let Node::Map(entries) = &value.node else {
             cx.expected(value, "a mapping");
-            if let Some(name) = value.text() {
+            if let Some(name) = value.text().filter(|name| !may_be_credential(name)) {
                 cx.amend(format!("write `{{{name}: []}}`"));
             }
             return None;
