@@ -119,6 +119,18 @@ impl Authority {
         let certificate = leaf(usage, names)?.signed_by(&key, &self.issuer).map_err(io::Error::other)?;
         Ok(Identity { certificate_pem: certificate.pem(), key_pem: key_pem(self.kind, &key)? })
     }
+
+    /// The same, good for so long from now on, to the second.
+    ///
+    /// # Errors
+    /// As of [`Authority::issue`].
+    pub fn issue_for(&self, usage: Usage, names: &[&str], life: Duration) -> io::Result<Identity> {
+        let key = new_key(self.kind)?;
+        let mut params = leaf(usage, names)?;
+        params.not_after = params.not_before + SKEW + life;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(io::Error::other)?;
+        Ok(Identity { certificate_pem: certificate.pem(), key_pem: key_pem(self.kind, &key)? })
+    }
 }
 
 /// The first certificate in a PEM text.
@@ -178,10 +190,14 @@ fn subject(parts: &[(DnType, &str)]) -> DistinguishedName {
     name
 }
 
+/// How long certificates are good already when they are made.
+const SKEW: Duration = Duration::from_secs(60);
+
 fn limit_validity(params: &mut CertificateParams) -> io::Result<()> {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
     // The validity is in whole seconds, and a peer's clock may be read a moment earlier than ours.
-    let now = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(since_epoch.as_secs().saturating_sub(60));
+    let now =
+        rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(since_epoch.as_secs().saturating_sub(SKEW.as_secs()));
     params.not_before = now;
     params.not_after = now + YEAR;
     Ok(())

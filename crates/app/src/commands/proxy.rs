@@ -57,18 +57,19 @@ pub(crate) struct Args {
     #[arg(long, env = "TRANSEPT_NAME", value_name = "NAME", requires = "control", value_parser = parse_name)]
     name: Option<String>,
 
-    /// Address and port to listen on; port 0 is any free port
+    /// Address and port to listen on with `--to`; port 0 is any free port. With `--control` the Gateway says where
     #[arg(
         long,
         env = "TRANSEPT_LISTEN",
         value_name = "ADDR",
         default_value = "127.0.0.1:8080",
+        requires = "to",
         value_parser = parse_listen
     )]
     listen: SocketAddr,
 
-    /// Print the configuration and exit
-    #[arg(long)]
+    /// Print the configuration for `--to` and exit
+    #[arg(long, requires = "to")]
     print: bool,
 
     #[command(flatten)]

@@ -126,13 +126,21 @@ async fn fetch(authority: &str, request: Builder, body: Bytes) -> Result<Value> 
     serde_json::from_slice(&body).context("its answer is not JSON")
 }
 
-/// 1 when the running configuration is not the one on disk, an object has a problem, or a listener is not open.
+/// 1 when the running configuration is not the one on disk, an object has a problem, a listener is not open, or no traffic is to come: also because
+/// the program beside a sidecar is not well.
 fn judge(status: &Value) -> Exit {
     let reload_failed = status["lastReload"]["ok"] == Value::Bool(false);
     let problems = status["problems"].as_array().is_some_and(|all| !all.is_empty());
     let open = |listener: &Value| listener["error"].is_null();
     let closed = status["listeners"].as_array().is_some_and(|all| !all.iter().all(open));
-    if reload_failed || problems || closed || is_refused(&status["objects"]) { Exit::Findings } else { Exit::Fine }
+    let is_wrong = reload_failed || problems || closed || is_out(status) || is_refused(&status["objects"]);
+    if is_wrong { Exit::Findings } else { Exit::Fine }
+}
+
+/// Whether no traffic is to come.
+fn is_out(status: &Value) -> bool {
+    let is_ready = status["readiness"].as_str().is_none_or(|readiness| readiness == "ready");
+    !is_ready || status["mesh"]["health"] == "Unhealthy"
 }
 
 /// Whether a proxy of the mesh refuses one of these objects.
@@ -273,7 +281,12 @@ fn render_member(member: &Value) -> String {
     };
     // A gateway registers nothing.
     let registered = if member["service"].is_null() { String::new() } else { format!("{registered}\n") };
-    format!("{identity}, certificate until {ends}\ncontrol plane {control}\n{registered}")
+    let health = match member["health"].as_str() {
+        Some("Unhealthy") => format!("{RED}the program is not well{PLAIN}; the log says why\n"),
+        Some("Draining") => "stopping: nobody is to call the program any more\n".to_owned(),
+        _ => String::new(),
+    };
+    format!("{identity}, certificate until {ends}\ncontrol plane {control}\n{registered}{health}")
 }
 
 fn render(status: &Value) -> String {
@@ -354,6 +367,8 @@ fn render_findings(status: &Value) -> String {
         out.push_str(&format!("\n{YELLOW}somebody whom policies ask does not answer; see above{PLAIN}\n"));
     } else if problems.is_empty() && list(&status["listeners"]).iter().any(|one| !one["error"].is_null()) {
         out.push_str(&format!("\n{YELLOW}not every listener is open; see above{PLAIN}\n"));
+    } else if problems.is_empty() && is_out(status) {
+        out.push_str(&format!("\n{YELLOW}no traffic is to come here; see above{PLAIN}\n"));
     } else if problems.is_empty() {
         out.push_str(&format!("\n{GREEN}no problem{PLAIN}\n"));
     }
@@ -416,6 +431,18 @@ mod tests {
         });
         let shown = render_member(&embedded);
         assert!(shown.contains("on 127.0.0.1:9909: sidecars connected 3, workloads registered 2"), "{shown}");
+    }
+
+    #[test]
+    fn whoever_takes_no_traffic_has_a_problem() {
+        let status = |readiness: &str, health: &str| json!({"readiness": readiness, "mesh": {"identity": "spiffe://a/b", "service": "cart", "health": health}});
+        assert_eq!(judge(&status("ready", "Healthy")), Exit::Fine);
+        let ended = status("not ready: the certificate of this member of the mesh has ended", "Healthy");
+        for (status, finding) in [(&ended, "certificate"), (&status("ready", "Unhealthy"), "not well")] {
+            assert_eq!(judge(status), Exit::Findings);
+            let shown = render(status);
+            assert!(shown.contains(finding) && !shown.contains("no problem"), "{shown}");
+        }
     }
 
     #[test]

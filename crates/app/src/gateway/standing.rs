@@ -15,7 +15,7 @@ use transept_control::plane::Plane;
 use transept_engine::document::DocumentState;
 use transept_engine::keep::Keep;
 use transept_engine::key::LastUses;
-use transept_engine::snapshot::Secure;
+use transept_engine::snapshot::{Secure, Speaks};
 use transept_model::schema::Moment;
 use transept_proxy::{BackendState, BindOutcome, EndpointState, LearnedPort, Proxy, Reading, ResolvedName};
 
@@ -277,9 +277,12 @@ fn listeners(now: &Now) -> Value {
         .iter()
         .map(|outcome| {
             let snapshot = &now.update.loaded.snapshot;
-            let protocol = match snapshot.bind(&outcome.address).map(|bind| bind.secure) {
-                Some(Secure::Tls) => "HTTPS",
+            let bind = snapshot.bind(&outcome.address);
+            let is_opaque = bind.is_some_and(|bind| bind.listeners.iter().all(|one| one.speaks == Speaks::Opaque));
+            let protocol = match bind.map(|bind| bind.secure) {
                 Some(Secure::Mesh) => "HBONE",
+                Some(Secure::Tls) => "HTTPS",
+                _ if is_opaque => "TCP",
                 _ => "HTTP",
             };
             json!({

@@ -87,7 +87,14 @@ pub(crate) fn serve(mut plan: Plan) -> Result<Exit> {
     options.demand = Some(demand);
     let proxy = Arc::new(Proxy::start(&options).context("the data plane cannot start")?);
     feed.report(proxy.sight());
-    let sidecar = Sidecar { plan, feed, asked, proxy: proxy.clone(), transparent, verdict: Condition::Unhealthy };
+    let sidecar = Sidecar {
+        plan,
+        feed,
+        asked,
+        proxy: proxy.clone(),
+        transparent,
+        verdict: watch::Sender::new(Condition::Unhealthy),
+    };
     let exit = runtime.block_on(sidecar.attend(wanted, mail));
     // The proxy has a runtime of its own, which must not end inside another: it goes last, on this thread.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -144,7 +151,7 @@ struct Sidecar {
     proxy: Arc<Proxy>,
     /// Gone after the program, whose calls it captures.
     transparent: Option<Transparent>,
-    verdict: Condition,
+    verdict: watch::Sender<Condition>,
 }
 
 /// Why the sidecar stops.
@@ -194,7 +201,7 @@ impl Sidecar {
                     self.follow(news?, &mut sources, &mut in_force).await?;
                 }
                 Ok(()) = verdicts.changed() => {
-                    self.verdict = *verdicts.borrow_and_update();
+                    self.verdict.send_replace(*verdicts.borrow_and_update());
                     self.register();
                 }
                 end = ended(&mut program) => break Cause::Ended(end),
@@ -293,7 +300,9 @@ impl Sidecar {
         }
         let retry = Retry::begin(&outcomes, Instant::now());
         let standing = Standing::new(self.proxy.clone(), update, outcomes, retry.pause());
-        let standing = Arc::new(standing.with_member(describe(&self.plan.place, identity.clone(), &self.feed)));
+        let health = self.plan.question.is_some().then(|| self.verdict.subscribe());
+        let member = describe(&self.plan.place, identity.clone(), &self.feed, health);
+        let standing = Arc::new(standing.with_member(member));
         if let Some(admin) = admin {
             tokio::spawn(admin.serve(standing.clone()));
         }
@@ -345,7 +354,7 @@ impl Sidecar {
 
     /// Says what is to be known about this instance, now.
     fn register(&self) {
-        if let Some(workload) = self.plan.workload(self.verdict) {
+        if let Some(workload) = self.plan.workload(*self.verdict.borrow()) {
             if let Some(address) = self.plan.address {
                 whereabouts::keep(&self.plan.state, address);
             }
@@ -474,7 +483,7 @@ impl Sidecar {
             seconds = limit.as_secs_f64(),
             "draining inbound; a second signal goes to the program at once, a third one kills it"
         );
-        self.verdict = Condition::Draining;
+        self.verdict.send_replace(Condition::Draining);
         self.register();
         let delay = if signal == Signal::TERM { self.plan.serve.drain_delay() } else { Duration::ZERO };
         let proxy = self.proxy.clone();
@@ -535,8 +544,13 @@ fn note(tell: &watch::Sender<Condition>, verdict: Verdict, why: Option<String>) 
     tell.send_if_modified(|known| std::mem::replace(known, condition) != condition);
 }
 
-/// What `/status` says about the membership.
-fn describe(place: &Place, identity: String, feed: &Feed) -> impl Fn() -> Value + Send + Sync + use<> {
+/// What `/status` says about the membership; with how the program is, where anybody looks after it.
+fn describe(
+    place: &Place,
+    identity: String,
+    feed: &Feed,
+    health: Option<watch::Receiver<Condition>>,
+) -> impl Fn() -> Value + Send + Sync + use<> {
     let (standing, received, svid) = (feed.standing(), feed.received(), feed.svid().clone());
     let (namespace, service, name) = (place.namespace.clone(), place.service.clone(), place.workload.clone());
     let inbound: Option<SocketAddr> = place.inbound;
@@ -556,6 +570,7 @@ fn describe(place: &Place, identity: String, feed: &Feed) -> impl Fn() -> Value 
             "connected": connected,
             "synced": synced,
             "registered": registered,
+            "health": health.as_ref().map(|health| health.borrow().as_str()),
             "refused": refused,
             "unbelieved": unbelieved,
             "failure": failure,

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 use transept_testkit::certificates::{Authority, Identity, KeyKind, Usage};
@@ -134,6 +134,29 @@ async fn a_certificate_says_whose_request_it_is() {
     let (status, body, challenge) = refused(&site.down(&other), &gateway, Ask::get("/"), "").await;
     assert_eq!((status, challenge.as_deref()), (401, Some("ClientCertificate realm=\"transept\"")));
     assert!(body.contains("auth.credentials_invalid"), "{body}");
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_the_certificate_of_its_client() {
+    const LIFE: Duration = Duration::from_secs(3);
+    let site = Site::new();
+    let mut backend = Backend::start(Up::Http1).await;
+    let gateway = site.setup(&backend, "AllowValidOnly").start().await;
+    let client = site.clients.issue_for(Usage::Client, &["mobile.clients.test"], LIFE).expect("a certificate");
+    let down = site.down(&Arc::new(client));
+    // Nobody asks who it is, and still nobody can go on as nobody: the connection is over.
+    let mut idle = Caller::connect(&down, gateway.address).await;
+    idle.use_once(&mut backend).await;
+    // What is under way ends, too.
+    let mut caller = Caller::connect(&down, gateway.address).await;
+    let mut call = caller.ask(Ask::get("/events")).await;
+    let mut served = backend.next().await;
+    served.begin(200, Framed::Open, &[]).await;
+    served.send(b"first").await;
+    call.head().await;
+    assert_eq!(call.piece().await.expect("a piece").as_deref(), Some(&b"first"[..]));
+    assert!(idle.sees_the_end().await);
+    assert!(call.piece().await.is_err(), "cut, and not taken for the whole");
 }
 
 #[tokio::test]

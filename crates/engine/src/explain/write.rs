@@ -191,12 +191,13 @@ impl Explanation {
             writeln!(out, "connect    {backend}: {endpoints}")?;
         }
         if self.awaits_instances && self.states.is_empty() {
-            writeln!(
-                out,
-                "           in the files: an instance that has registered in the mesh takes it; without one the answer is {} ({})",
-                Reason::NoEndpoints.status(),
-                Reason::NoEndpoints.slug()
-            )?;
+            let (status, slug) = (Reason::NoEndpoints.status(), Reason::NoEndpoints.slug());
+            let without = match self.is_stream {
+                true => format!("the connection is closed, with {status} ({slug}) in the access log"),
+                false => format!("the answer is {status} ({slug})"),
+            };
+            let taken = "an instance that has registered in the mesh takes it";
+            writeln!(out, "           in the files: {taken}; without one {without}")?;
         }
         for (address, identity) in &self.tunnels {
             writeln!(out, "           through a tunnel to {address}, where {identity} must be")?;

@@ -380,5 +380,10 @@ fn settle(fields: &HeaderMap) -> Result<(), Unreached> {
 }
 
 fn broken(error: h2::Error) -> Unreached {
-    Unreached::Away(format!("the connection to the control plane broke: {error}"))
+    let why = match error.get_io().map(std::io::Error::kind) {
+        // The library's own words lead to its manual.
+        Some(std::io::ErrorKind::UnexpectedEof) => "it ended without a word, as of one that was killed".to_owned(),
+        _ => error.to_string(),
+    };
+    Unreached::Away(format!("the connection to the control plane broke: {why}"))
 }

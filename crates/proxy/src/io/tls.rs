@@ -101,7 +101,7 @@ impl TlsSession {
                         return Poll::Ready(Err(error));
                     }
                 }
-                end if filled == 0 => return Poll::Ready(end),
+                end if filled == 0 => return Poll::Ready(end.map_err(in_our_words)),
                 // The end is told next time, and no event of the socket brings that about.
                 _ => {
                     inner.has_plaintext = true;
@@ -193,6 +193,17 @@ impl Inner {
         Poll::Ready(Ok(()))
     }
 }
+
+/// That a connection ended without `close_notify` (RFC 8446 section 6.1) is said by the library with a reference to its manual.
+fn in_our_words(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), UNANNOUNCED),
+        _ => error,
+    }
+}
+
+/// What is said of such an end.
+const UNANNOUNCED: &str = "the other side has ended the connection without a word, as one that was killed";
 
 /// The socket as rustls wants to write to it.
 struct Unbuffered<'a>(&'a TcpStream);

@@ -2,6 +2,8 @@
 //!
 //! Asks the running control plane through its socket.
 
+use std::collections::HashMap;
+
 use anyhow::Result;
 use serde_json::Value;
 use transept_control::plane::Question;
@@ -73,6 +75,23 @@ fn show_objects(args: &Args) -> Result<Exit> {
     Ok(if is_refused(&objects) { Exit::Findings } else { Exit::Fine })
 }
 
+/// How the instances of services are, by name: what is not well in one of several is what matters.
+fn health_by_name(services: &[Value]) -> HashMap<String, &str> {
+    let mut all = HashMap::new();
+    for service in services {
+        let namespace = service["service"].as_str().and_then(|name| name.split_once('/')).map_or("", |(name, _)| name);
+        for instance in service["instances"].as_array().into_iter().flatten() {
+            if let (Some(name), Some(state)) = (instance["name"].as_str(), instance["state"].as_str()) {
+                let known = all.entry(format!("{namespace}/{name}")).or_insert(state);
+                if *known == "healthy" {
+                    *known = state;
+                }
+            }
+        }
+    }
+    all
+}
+
 fn render(shown: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let list = |name: &str| shown[name].as_array().cloned().unwrap_or_default();
@@ -85,16 +104,21 @@ fn render(shown: &Value) -> String {
         })
         .collect();
     out.push_str(&table::lay_out(&["PROXY", "IDENTITY", "ADDRESS", "STATE"], &members));
+    let services = list("services");
+    let health = health_by_name(&services);
     let workloads: Vec<Vec<String>> = list("workloads")
         .iter()
         .map(|one| {
             let services: Vec<String> = one["services"].as_array().into_iter().flatten().map(text).collect();
-            let state = match (&one["lapsed"], one["silentFor"].as_u64()) {
-                (Value::Bool(true), _) => "silent".to_owned(),
-                (_, Some(seconds)) => format!("silent for {seconds} s, kept"),
+            let name = format!("{}/{}", text(&one["namespace"]), text(&one["name"]));
+            let state = match (&one["lapsed"], one["silentFor"].as_u64(), health.get(&name).copied()) {
+                (Value::Bool(true), ..) => "silent".to_owned(),
+                (_, Some(seconds), _) => format!("silent for {seconds} s, kept"),
+                (.., Some("unhealthy")) => "not well".to_owned(),
+                (.., Some("shunned")) => "left alone by its callers".to_owned(),
+                (.., Some("draining")) => "stopping".to_owned(),
                 _ => "registered".to_owned(),
             };
-            let name = format!("{}/{}", text(&one["namespace"]), text(&one["name"]));
             let learned = one["learned"].as_object().into_iter().flatten();
             let learned: Vec<String> = learned.map(|(port, word)| format!("{port} {}", text(word))).collect();
             let learned = if learned.is_empty() { "-".to_owned() } else { learned.join(", ") };
@@ -210,7 +234,9 @@ mod tests {
                                      {"service": "default/reg", "near": null, "wasThere": true}]}],
             "workloads": [{"namespace": "default", "name": "a", "services": ["cart"], "address": "10.0.0.1", "lapsed": true,
                            "learned": {"25": "tcp-server-first", "80": "http"}},
-                          {"namespace": "default", "name": "b", "services": ["cart"], "address": "10.0.0.2", "lapsed": false, "silentFor": 100}],
+                          {"namespace": "default", "name": "b", "services": ["cart"], "address": "10.0.0.2", "lapsed": false, "silentFor": 100},
+                          {"namespace": "default", "name": "c", "services": ["cart"], "address": "10.0.0.3", "lapsed": false},
+                          {"namespace": "default", "name": "d", "services": ["cart"], "address": "10.0.0.4", "lapsed": false}],
             "refused": [{"type": "core/v1/Service", "name": "default/cart", "proxies": {"default/cart/a": "no port"}}],
             "frozen": true,
             "stored": false,
@@ -218,6 +244,9 @@ mod tests {
             "services": [{
                 "service": "default/cart", "verdict": "failing", "requestsPerSecond": 3.0, "errorRate": 0.75, "p50Ms": 2.0, "p99Ms": 40.0,
                 "instances": [{"name": "a", "state": "healthy"}, {"name": "b", "state": "silent"}],
+            }, {
+                "service": "default/reg", "verdict": "healthy", "requestsPerSecond": 0.0, "errorRate": null, "p50Ms": null, "p99Ms": null,
+                "instances": [{"name": "c", "state": "unhealthy"}, {"name": "d", "state": "healthy"}],
             }],
         });
         let text = render(&shown);
@@ -225,6 +254,8 @@ mod tests {
             "default/cart/a  spiffe://a/b  127.0.0.1:1  connected",
             "default/a  cart      10.0.0.1  silent                  25 tcp-server-first, 80 http",
             "default/b  cart      10.0.0.2  silent for 100 s, kept",
+            "default/c  cart      10.0.0.3  not well",
+            "default/d  cart      10.0.0.4  registered",
             &format!("the service default/reg has gone{PLAIN} with its last instance, and default/cart/a asks for it"),
             "fell silent at once",
             "the state cannot be stored",
