@@ -164,7 +164,7 @@ async fn may_try_again(worker: &Worker, backend: &Backend, tried: &[SocketAddr],
     }
 }
 
-/// Moves bytes both ways until both directions have ended or one breaks.
+/// Moves bytes both ways until both directions have ended or one breaks. An end is passed on, a break is not: it is the caller's to break off both.
 pub(crate) async fn splice(
     down: (&Io, &mut Inbound),
     up: (&Io, &mut Inbound),
@@ -182,14 +182,14 @@ pub(crate) async fn splice(
     let facts = &mut trip.facts;
     let (sent, received) = (Cell::from_mut(&mut facts.bytes_in), Cell::from_mut(&mut facts.bytes_out));
     let upload = pin!(async {
-        let carried = carry(&mut from_client, &mut up_sink, sent).await;
+        carry(&mut from_client, &mut up_sink, sent).await?;
         up_io.shut_down_writing();
-        carried
+        Ok(())
     });
     let download = pin!(async {
-        let carried = carry(&mut from_server, &mut down_sink, received).await;
+        carry(&mut from_server, &mut down_sink, received).await?;
         down_io.shut_down_writing();
-        carried
+        Ok(())
     });
     let mut carried = pin!(join(upload, download));
     std::future::poll_fn(|cx| {

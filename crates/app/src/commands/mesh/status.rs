@@ -92,6 +92,25 @@ fn health_by_name(services: &[Value]) -> HashMap<String, &str> {
     all
 }
 
+/// A row for an instance.
+fn render_workload(one: &Value, health: &HashMap<String, &str>) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let services: Vec<String> = one["services"].as_array().into_iter().flatten().map(text).collect();
+    let name = format!("{}/{}", text(&one["namespace"]), text(&one["name"]));
+    let state = match (&one["lapsed"], one["silentFor"].as_u64(), health.get(&name).copied()) {
+        (Value::Bool(true), ..) => "silent".to_owned(),
+        (_, Some(seconds), _) => format!("silent for {seconds} s, kept"),
+        (.., Some("unhealthy")) => "not well".to_owned(),
+        (.., Some("shunned")) => "left alone by its callers".to_owned(),
+        (.., Some("draining")) => "stopping".to_owned(),
+        _ => "registered".to_owned(),
+    };
+    let learned = one["learned"].as_object().into_iter().flatten();
+    let learned: Vec<String> = learned.map(|(port, word)| format!("{port} {}", text(word))).collect();
+    let learned = if learned.is_empty() { "-".to_owned() } else { learned.join(", ") };
+    vec![name, services.join(", "), text(&one["address"]), state, learned]
+}
+
 fn render(shown: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let list = |name: &str| shown[name].as_array().cloned().unwrap_or_default();
@@ -106,25 +125,7 @@ fn render(shown: &Value) -> String {
     out.push_str(&table::lay_out(&["PROXY", "IDENTITY", "ADDRESS", "STATE"], &members));
     let services = list("services");
     let health = health_by_name(&services);
-    let workloads: Vec<Vec<String>> = list("workloads")
-        .iter()
-        .map(|one| {
-            let services: Vec<String> = one["services"].as_array().into_iter().flatten().map(text).collect();
-            let name = format!("{}/{}", text(&one["namespace"]), text(&one["name"]));
-            let state = match (&one["lapsed"], one["silentFor"].as_u64(), health.get(&name).copied()) {
-                (Value::Bool(true), ..) => "silent".to_owned(),
-                (_, Some(seconds), _) => format!("silent for {seconds} s, kept"),
-                (.., Some("unhealthy")) => "not well".to_owned(),
-                (.., Some("shunned")) => "left alone by its callers".to_owned(),
-                (.., Some("draining")) => "stopping".to_owned(),
-                _ => "registered".to_owned(),
-            };
-            let learned = one["learned"].as_object().into_iter().flatten();
-            let learned: Vec<String> = learned.map(|(port, word)| format!("{port} {}", text(word))).collect();
-            let learned = if learned.is_empty() { "-".to_owned() } else { learned.join(", ") };
-            vec![name, services.join(", "), text(&one["address"]), state, learned]
-        })
-        .collect();
+    let workloads: Vec<Vec<String>> = list("workloads").iter().map(|one| render_workload(one, &health)).collect();
     if !workloads.is_empty() {
         out.push('\n');
         out.push_str(&table::lay_out(&["WORKLOAD", "SERVICES", "ADDRESS", "STATE", "HEARD"], &workloads));
