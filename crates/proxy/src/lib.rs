@@ -369,6 +369,16 @@ impl Proxy {
         self.sight.clone()
     }
 
+    /// Tells the endpoints that take traffic, of all backends of the configuration in force. Holds nothing up that the proxy ends.
+    pub fn endpoints(&self) -> impl Fn() -> BTreeSet<SocketAddr> + Send + Sync + use<> {
+        let shared = self.shared.clone();
+        move || {
+            let snapshot = shared.snapshot.load();
+            let sets = snapshot.backends.iter().map(|backend| backend.endpoints.load());
+            sets.flat_map(|set| set.endpoints().iter().map(|one| one.address).collect::<Vec<_>>()).collect()
+        }
+    }
+
     /// What the names of backends resolve to now.
     pub fn names(&self) -> Vec<ResolvedName> {
         lock(&self.resolving).names()

@@ -4,6 +4,7 @@
 //! registers becomes part of its configuration by the loader that reads files. The plane has a runtime of its own, so that
 //! many proxies hold up neither the admin server nor a reload.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,6 +53,8 @@ pub(crate) struct Opened {
     pub(crate) control: SocketAddr,
     /// The plane itself.
     pub(crate) plane: Arc<Plane>,
+    /// Tells the endpoints that the gateway knows.
+    pub(crate) endpoints: Box<dyn Fn() -> BTreeSet<SocketAddr> + Send + Sync>,
 }
 
 /// Serves `sources` and their mesh until a signal ends it; `opened` is called once, when traffic is taken.
@@ -86,6 +89,7 @@ pub(crate) fn serve_with_mesh(
     );
     control.spawn(report(Reporting::begin(&plane, svid.load().id()), Teller::new(proxy.sight(), NAME)));
     let member = describe(plane.clone(), svid, address);
+    let endpoints = Box::new(proxy.endpoints());
     let gateway = Gateway {
         proxy,
         feed,
@@ -96,7 +100,7 @@ pub(crate) fn serve_with_mesh(
         plane: Some(plane.clone()),
         refusals: 0,
     };
-    let exit = gateway.run(|admin| opened(Opened { admin, control: address, plane }));
+    let exit = gateway.run(|admin| opened(Opened { admin, control: address, plane, endpoints }));
     shut_down(control);
     exit
 }
