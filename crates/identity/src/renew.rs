@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use rustls_pki_types::UnixTime;
 
+use crate::rotation::CLOCK_SLACK;
+
 /// The first pause after a failure is at most this long.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// No pause after a failure is longer.
@@ -29,6 +31,8 @@ pub enum Remaining {
     Tenth,
     /// Nothing: it has ended.
     Ended,
+    /// All of it, and nobody takes the certificate before it begins: whoever made it had a clock that ran ahead.
+    NotYet,
 }
 
 impl Remaining {
@@ -38,6 +42,7 @@ impl Remaining {
         let life = not_after.as_secs().saturating_sub(not_before.as_secs());
         let at_most = |part: u64| left.saturating_mul(part) <= life;
         match () {
+            () if now.as_secs() < not_before.as_secs() => Self::NotYet,
             () if now.as_secs() > not_after.as_secs() => Self::Ended,
             () if at_most(10) => Self::Tenth,
             () if at_most(4) => Self::Quarter,
@@ -54,11 +59,12 @@ impl Remaining {
             Self::Quarter => "quarter",
             Self::Tenth => "tenth",
             Self::Ended => "ended",
+            Self::NotYet => "not_yet",
         }
     }
 }
 
-/// The renewal of one leaf. Made anew for every leaf.
+/// The renewal of one leaf. Made anew for every leaf, out of the one before if there was one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Renewal {
     not_before: UnixTime,
@@ -72,9 +78,28 @@ impl Renewal {
         Self { not_before, not_after, failures: 0 }
     }
 
-    /// How long to wait before asking for the first time: until half the life is over, give or take one per cent of it.
-    /// `random` is any 64 random bits.
+    /// That of the leaf that comes in the place of this one. A leaf that is not valid yet is another failure: its holder asks again, and not at
+    /// every turn.
+    #[must_use]
+    pub fn followed_by(&self, not_before: UnixTime, not_after: UnixTime, now: UnixTime) -> Self {
+        let next = Self::new(not_before, not_after);
+        let failures = if next.remaining(now) == Remaining::NotYet { self.failures.saturating_add(1) } else { 0 };
+        Self { failures, ..next }
+    }
+
+    /// Whether another leaf is better kept back for this one, which is good and has time: by more than a clock may be wrong it is not valid yet, so
+    /// the clock of its maker is wrong, or ours, and whoever has the right one does not take it.
+    pub fn is_better_than(&self, other_begins: UnixTime, now: UnixTime) -> bool {
+        let is_early = now.as_secs().saturating_add(CLOCK_SLACK.as_secs()) < other_begins.as_secs();
+        is_early && self.remaining(now) <= Remaining::Half
+    }
+
+    /// How long to wait before asking for the first time: until half the life is over, give or take one per cent of it; of a leaf that is not
+    /// valid yet as long as after a failure. `random` is any 64 random bits.
     pub fn first_wait(&self, now: UnixTime, random: u64) -> Duration {
+        if self.remaining(now) == Remaining::NotYet {
+            return Duration::from_millis(scale(random, self.pause()));
+        }
         let life = self.life_in_millis();
         let spread = life / JITTER;
         let due = (self.not_before.as_secs() * 1000)
@@ -90,9 +115,8 @@ impl Renewal {
     /// How long to wait after another failure: anything up to a bound that doubles from [`FIRST_PAUSE`] to
     /// [`LONGEST_PAUSE`], and never more than a quarter of what is left of the leaf. `random` is any 64 random bits.
     pub fn wait_after_failure(&mut self, now: UnixTime, random: u64) -> Duration {
-        let doubled = millis(FIRST_PAUSE) << self.failures.min(20);
+        let bound = self.pause();
         self.failures = self.failures.saturating_add(1);
-        let bound = doubled.min(millis(LONGEST_PAUSE));
         // A leaf that has ended has nothing left to save, and its holder keeps asking at the usual pace.
         let bound = match self.may_show(now) {
             true => bound.min((self.left_in_millis(now) / 4).max(millis(FIRST_PAUSE))),
@@ -101,7 +125,12 @@ impl Renewal {
         Duration::from_millis(scale(random, bound))
     }
 
-    /// Failures since the leaf was issued.
+    /// The longest pause after the failures so far, in milliseconds.
+    fn pause(&self) -> u64 {
+        (millis(FIRST_PAUSE) << self.failures.min(20)).min(millis(LONGEST_PAUSE))
+    }
+
+    /// Failures since the leaf was issued, or since there was one that is valid.
     pub fn failures(&self) -> u32 {
         self.failures
     }
@@ -200,6 +229,30 @@ mod tests {
         ] {
             assert_eq!(Remaining::at(moment(now), moment(0), moment(1000)), remaining, "{now}");
         }
+    }
+
+    #[test]
+    fn a_leaf_that_is_not_valid_yet_is_asked_for_again() {
+        assert_eq!(Remaining::at(moment(9), moment(10), moment(1000)), Remaining::NotYet);
+        assert!(Remaining::NotYet > Remaining::Half, "it is due");
+        let (now, begin) = (moment(DAY), moment(4 * DAY));
+        let mut renewal = Renewal::new(begin, moment(5 * DAY));
+        assert_eq!(renewal.first_wait(now, u64::MAX), FIRST_PAUSE);
+        // Others that are no better follow at the pace of failures.
+        for bound in [1000, 2000, 4000] {
+            renewal = renewal.followed_by(begin, moment(5 * DAY), now);
+            assert_eq!(renewal.first_wait(now, u64::MAX).as_millis(), bound);
+        }
+        let good = renewal.followed_by(now, moment(2 * DAY), now);
+        assert_eq!((good.failures(), good.first_wait(now, 0)), (0, Duration::from_secs(DAY / 2 - DAY / 100)));
+    }
+
+    #[test]
+    fn a_good_leaf_is_kept_for_one_that_is_not_valid_yet() {
+        let own = Renewal::new(moment(0), moment(DAY));
+        assert!(own.is_better_than(moment(4 * DAY), moment(DAY / 2)));
+        assert!(!own.is_better_than(moment(DAY / 2 + 300), moment(DAY / 2)), "within what clocks are wrong");
+        assert!(!own.is_better_than(moment(4 * DAY), moment(DAY * 3 / 4)), "our clock may be the wrong one");
     }
 
     proptest! {

@@ -83,7 +83,9 @@ fn late(shown: &Value) -> Vec<&Value> {
     let has_holder =
         |one: &&Value| one["kind"] == "root" || one["id"].as_str().is_some_and(|id| id.matches('/').count() > 2);
     all.filter(has_holder)
-        .filter(|one| is_refused(one) || matches!(one["remaining"].as_str(), Some("quarter" | "tenth" | "ended")))
+        .filter(|one| {
+            is_refused(one) || matches!(one["remaining"].as_str(), Some("quarter" | "tenth" | "ended" | "not_yet"))
+        })
         .collect()
 }
 
@@ -155,6 +157,9 @@ fn render(shown: &Value) -> String {
                 "the control plane cannot renew its own certificate; its log says why".to_owned()
             }
             _ if is_refused(one) => format!("is refused, because its root is not trusted any more; {}", way_back(id)),
+            (_, Some("not_yet")) => {
+                "is not valid yet by the clock of this machine; its holder asks for another".to_owned()
+            }
             (_, Some("ended")) => format!("has ended; {}", way_back(id)),
             _ => "is not being renewed: can its holder reach the control plane?".to_owned(),
         };
@@ -196,6 +201,7 @@ mod tests {
         assert!(text.contains("default/cart/a  spiffe://a/b  1970-01-01T00:00:00Z  1m 30s"), "{text}");
         assert!(text.contains("is not being renewed"), "{text}");
         assert!(render(&json!({"certificates": [certificate("half")]})).contains("renewed in time"));
+        assert!(render(&json!({"certificates": [certificate("not_yet")]})).contains("is not valid yet"));
     }
 
     #[test]

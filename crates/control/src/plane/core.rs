@@ -502,9 +502,18 @@ impl Plane {
     }
 
     fn renew_own(&self) {
-        let leaf = self.own.load().leaf().clone();
-        if Remaining::at(now(), leaf.not_before, leaf.not_after) >= Remaining::Half {
+        if self.is_due(self.own.load().leaf()) {
             self.replace_own();
+        }
+    }
+
+    /// Whether a certificate of this process is to be replaced. One that is due only since the clock has jumped waits until that has gone on
+    /// evenly, or little is left: what is made by a clock that runs ahead is not valid yet for anybody else.
+    fn is_due(&self, leaf: &Leaf) -> bool {
+        match Remaining::at(now(), leaf.not_before, leaf.not_after) {
+            Remaining::Plenty => false,
+            Remaining::Half => !self.clock_has_jumped(),
+            Remaining::Quarter | Remaining::Tenth | Remaining::Ended | Remaining::NotYet => true,
         }
     }
 

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use transept_identity::renew::Remaining;
 use transept_identity::rotation::Stage;
 use transept_identity::{LiveBundles, LiveSvid, PrivateKey, Rotation, SpiffeId, Svid, WorkloadName, request};
 use transept_model::SourceText;
@@ -84,7 +83,7 @@ impl Plane {
         let leaf = held.leaf();
         let signing = matches!(inner.rotation.stage(), Stage::Signing { .. });
         let outdated = signing && self.root_of(&inner.rotation, held.chain()) != Some(inner.rotation.signer());
-        if outdated || Remaining::at(now(), leaf.not_before, leaf.not_after) >= Remaining::Half {
+        if outdated || self.is_due(leaf) {
             live.store(self.issue_resident(inner, held.id())?);
             tracing::debug!(id = %held.id(), "the certificate of the gateway in this process was renewed");
         }

@@ -43,7 +43,7 @@ impl Plane {
         issued: &Issued,
     ) -> Rotation {
         let mut rotation = inner.rotation.clone();
-        if !self.clock_has_jumped() {
+        if !self.clock_has_jumped() && !nobody_is_good(&rotation, now()) {
             rotation.forget_ended_leaves(now());
         }
         if let Some(root) = issued.root {
@@ -144,7 +144,7 @@ impl Plane {
             clock.has_settled(now(), moment)
         };
         let inner = self.lock();
-        let is_held = inner.rotation.holders(now()).any(|holder| holder.proxy != RESIDENT && !holder.refused);
+        let is_held = has_good_holder(&inner.rotation, now());
         let is_steady = matches!(inner.rotation.stage(), Stage::Steady { .. });
         has_settled && is_held && is_steady && inner.rotation.may_announce().is_ok() && moment >= inner.no_root_before
     }
@@ -166,7 +166,8 @@ impl Plane {
         let mut rotation = inner.rotation.clone();
         let is_over = is_over && rotation.end_await();
         let forgotten = rotation.forget_retired(now());
-        let advance = rotation.advance(now());
+        // A clock that goes on evenly may still be wrong.
+        let advance = if nobody_is_good(&rotation, now()) { Advance::Idle } else { rotation.advance(now()) };
         if let Advance::Retired(root) = advance {
             self.keep_for_open(&mut rotation, &root);
         }
@@ -261,6 +262,18 @@ impl Plane {
         };
         rotation.trusted().into_iter().find(leads)
     }
+}
+
+/// Whether somebody beside the resident, who renews by the same clock, has a certificate that is good at `now`.
+fn has_good_holder(rotation: &Rotation, now: UnixTime) -> bool {
+    rotation.holders(now).any(|holder| holder.proxy != RESIDENT && !holder.refused)
+}
+
+/// Whether there are members, and by this clock not one of them has a certificate that is good: then it is the clock that is wrong, or nobody is
+/// there who needs another root.
+pub(super) fn nobody_is_good(rotation: &Rotation, now: UnixTime) -> bool {
+    let others = rotation.proxies() - usize::from(rotation.knows(RESIDENT));
+    others > 0 && !has_good_holder(rotation, now)
 }
 
 /// Whether there was an authority before the state was opened.
@@ -426,6 +439,62 @@ mod tests {
         plane.turn(&mut inner, RETURN).expect("stored");
         assert_eq!(inner.rotation.stage().slug(), "announced");
         assert!(inner.rotation.knows("web"));
+    }
+
+    #[test]
+    fn no_stage_is_left_by_a_clock_by_which_nobody_has_a_good_certificate() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let plane = open(directory.path());
+        let long_ago = UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs() - 10_000));
+        let soon = UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs() + 1000));
+        plane.move_in(&transept_identity::WorkloadName::new("default", "edge").expect("a name")).expect("it moves in");
+        plane.lock().rotation.note_issued("web", plane.ca.root(), long_ago);
+        plane.rotate().expect("announced");
+        let mut inner = plane.lock();
+        for _ in 0..3 {
+            plane.tend_resident(&mut inner).expect("stored");
+            plane.turn(&mut inner, RETURN).expect("stored");
+            assert_eq!(inner.rotation.stage().slug(), "announced");
+        }
+        assert!(inner.rotation.knows("web"), "nor is anybody forgotten");
+        // Somebody is there: who has ended does not count any more.
+        inner.rotation.note_report("cart", u64::MAX, plane.ca.root(), soon);
+        plane.turn(&mut inner, RETURN).expect("stored");
+        assert_eq!((inner.rotation.stage().slug(), inner.rotation.knows("web")), ("signing", false));
+    }
+
+    #[test]
+    fn certificates_of_a_clock_that_ran_ahead_are_replaced_when_it_is_right() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let plane = open(directory.path());
+        let name = transept_identity::WorkloadName::new("default", "edge").expect("a name");
+        let live = plane.move_in(&name).expect("it moves in");
+        // As if they had been made by such a clock.
+        let ahead = UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs() + 3 * 86_400));
+        plane.own.store(plane.ca.own_svid(ahead).expect("signed"));
+        live.store(plane.ca.own_svid(ahead).expect("signed"));
+        plane.renew_own();
+        plane.tend_resident(&mut plane.lock()).expect("stored");
+        for held in [plane.own.load(), live.load()] {
+            assert!(held.leaf().not_before <= now(), "{:?}", held.leaf());
+        }
+    }
+
+    #[test]
+    fn what_is_due_only_by_a_clock_that_has_jumped_waits() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let plane = open(directory.path());
+        let before = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs() - seconds));
+        let own = plane.own.load().leaf().clone();
+        let made = |seconds: u64| transept_identity::Leaf {
+            not_before: before(seconds),
+            not_after: UnixTime::since_unix_epoch(Duration::from_secs(before(seconds).as_secs() + 3600)),
+            ..own.clone()
+        };
+        assert!(plane.is_due(&made(2000)) && !plane.is_due(&made(1000)));
+        plane.clock.lock().expect("sound").has_jumped(before(10_000), plane.began.elapsed());
+        assert!(!plane.is_due(&made(2000)), "more than a quarter is left");
+        assert!(plane.is_due(&made(3000)) && plane.is_due(&made(4000)));
     }
 
     #[test]

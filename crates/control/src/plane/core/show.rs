@@ -17,7 +17,7 @@ use super::super::registry::learned;
 use super::super::strict::Strict;
 use super::clock::SETTLING;
 use super::resident::RESIDENT;
-use super::roots::RETURN;
+use super::roots::{RETURN, nobody_is_good};
 use super::{Inner, Plane, now};
 
 /// Instances that are named when a rotation waits for them.
@@ -80,7 +80,11 @@ impl Plane {
         if !waiting.is_empty() && self.clock_has_jumped() {
             waiting.insert(0, format!("the clock of this machine has jumped: nothing is changed until it has gone on evenly for {SETTLING:?}"));
         }
-        if inner.rotation.awaits_unknown() && !matches!(inner.rotation.stage(), Stage::Steady { .. }) {
+        let is_steady = matches!(inner.rotation.stage(), Stage::Steady { .. });
+        if !is_steady && nobody_is_good(&inner.rotation, now()) {
+            waiting.insert(0, "by the clock of this machine nobody has a certificate that is good: nothing is changed until somebody has".to_owned());
+        }
+        if inner.rotation.awaits_unknown() && !is_steady {
             let seconds = RETURN.saturating_sub(self.began.elapsed()).as_secs();
             waiting.insert(0, format!("members may be about to connect again after the start: up to {seconds} s more"));
         }

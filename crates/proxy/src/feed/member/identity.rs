@@ -3,7 +3,6 @@
 //!
 //! Called by `member`. How a certificate is asked for is in `enrol`, when to ask in `transept_identity::renew`.
 
-use transept_identity::renew::Renewal;
 use transept_identity::{Bundle, Svid};
 use transept_xds::grpc::Code;
 
@@ -49,7 +48,15 @@ impl Member {
     }
 
     pub(super) fn take_renewed(&mut self, outcome: Result<Box<(Svid, Bundle)>, Unreached>) {
-        match outcome.and_then(|renewed| self.adopt(*renewed)) {
+        let good = outcome.and_then(|renewed| match renewed.0.leaf().not_before {
+            begin if self.renewal.is_better_than(begin, now()) => {
+                let early = begin.as_secs().saturating_sub(now().as_secs());
+                let why = format!("the one that came is valid only in {early} s: the clock of the control plane is wrong, or that of this machine");
+                Err(Unreached::Away(why))
+            }
+            _ => Ok(renewed),
+        });
+        match good.and_then(|renewed| self.adopt(*renewed)) {
             Ok(()) => {
                 let svid = self.svid.load();
                 tracing::info!(id = %svid.id(), until = svid.leaf().not_after.as_secs(), "the certificate was renewed");
@@ -74,7 +81,7 @@ impl Member {
         let kept = self.disk.write_identity(&svid);
         kept.map_err(|error| Unreached::Away(format!("the certificate cannot be kept on the disk: {error}")))?;
         let leaf = svid.leaf();
-        self.renewal = Renewal::new(leaf.not_before, leaf.not_after);
+        self.renewal = self.renewal.followed_by(leaf.not_before, leaf.not_after, now());
         self.renew_at = Some(self.began.elapsed() + self.renewal.first_wait(now(), self.draw()));
         self.svid.store(svid);
         self.hold_bundle(&bundle);
