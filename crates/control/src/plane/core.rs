@@ -449,7 +449,7 @@ impl Plane {
 
     /// Stores the registrations and leases that changed; they stay marked when that fails.
     fn save(&self, inner: &mut Inner) -> Result<(), NotDone> {
-        let workloads = inner.unsaved.iter().map(|name| Write::Workload(name, inner.registry.entry(name)));
+        let workloads = inner.unsaved.iter().map(|name| Write::Workload(name, inner.registry.stored(name)));
         let leases = inner.leases.unsaved().map(|(name, lease)| Write::Lease(name, lease));
         let changed: Vec<_> = workloads.chain(leases).collect();
         if changed.is_empty() {
@@ -487,6 +487,8 @@ impl Plane {
             tracing::warn!(workload = format!("{}/{}", name.0, name.1), "silent for too long: {state}");
             inner.unsaved.insert(name);
         }
+        let left = inner.registry.forget_left(moment, &files.members);
+        inner.unsaved.extend(left);
         inner.leases.forget(now().as_secs());
         if inner.sharing.sweep(moment) {
             self.stale.notify_one();

@@ -7,7 +7,7 @@
 //! nobody who is heard serves it, whoever fell silent is kept as long, since callers find out for themselves whether he answers. Who may
 //! register what is decided here as well; that the identity is proven is the transport's work.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -90,6 +90,9 @@ pub struct Entry {
     /// Whether it called from the address that it registered.
     #[prost(bool, tag = "5")]
     pub at_home: bool,
+    /// Whether it has said that it ends.
+    #[prost(bool, tag = "6")]
+    pub left: bool,
 }
 
 /// Where a registration came from.
@@ -111,11 +114,13 @@ struct Held {
     kept: bool,
     /// Since when it is not kept any more, of those whose lease had not ended until then.
     spared: Option<Duration>,
+    /// Whether slices of its own Service have named it.
+    was_named: bool,
 }
 
 impl Held {
     fn new(entry: Entry, seen: Duration) -> Held {
-        Held { entry, seen, overdue: false, kept: false, spared: None }
+        Held { entry, seen, overdue: false, kept: false, spared: None, was_named: false }
     }
 
     /// For how long nothing was heard of it.
@@ -147,10 +152,20 @@ impl Held {
         workload.services.iter().map(|service| (workload.namespace.as_str(), service.as_str()))
     }
 
-    /// The Services whose slices name it. They would go on to name its address if it were taken out.
+    /// The Services whose slices name it, and of which it is an instance for that: those of others only where it proves that it is there. They
+    /// would go on to name its address if it were taken out.
     fn sliced<'h>(&'h self, members: &'h Members) -> impl Iterator<Item = &'h str> {
-        let at_home = self.entry.at_home.then(|| members.services_of(&self.entry.workload));
-        at_home.into_iter().flatten()
+        members.services_of(&self.entry.workload).filter(|service| self.entry.at_home || self.is_own(service))
+    }
+
+    /// Whether it registered for a Service.
+    fn is_own(&self, service: &str) -> bool {
+        self.entry.workload.services.iter().any(|own| own == service)
+    }
+
+    /// Whether slices of a Service that it registered for name it.
+    fn is_named(&self, members: &Members) -> bool {
+        members.services_of(&self.entry.workload).any(|service| self.is_own(service))
     }
 
     /// Where it is: one that is there has taken the place of whoever was there before. Only what one identity says of itself is compared. Ports
@@ -160,6 +175,18 @@ impl Held {
         let open = workload.ports.iter().map(target_of).filter(|_| workload.tunnel_port == 0);
         let ports = open.chain([workload.tunnel_port]).filter(|port| *port != 0);
         ports.map(|port| (self.entry.identity.as_str(), workload.address.as_str(), port))
+    }
+}
+
+impl Held {
+    /// Whether it is where another one at its address was: with the same tunnel, or without any at a port of the same program, which it says for
+    /// its own address alone.
+    fn replaces(&self, other: &Held) -> bool {
+        let (own, before) = (&self.entry.workload, &other.entry.workload);
+        match own.tunnel_port {
+            0 => own.ports.iter().any(|port| before.ports.iter().any(|one| target_of(one) == target_of(port))),
+            tunnel => tunnel == before.tunnel_port && self.entry.identity == other.entry.identity,
+        }
     }
 }
 
@@ -180,14 +207,17 @@ enum Ending {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Registry {
     held: BTreeMap<Name, Held>,
+    /// Those with tunnels that have said that they end, while slices name them: the program may live on, and nobody calls it in clear text.
+    left: BTreeMap<Name, Held>,
     frozen: bool,
 }
 
 impl Registry {
     /// Takes in what was stored. Nobody could give a sign of life meanwhile, so every lease begins anew.
     pub fn restore(entries: impl IntoIterator<Item = Entry>, now: Duration) -> Self {
-        let held = entries.into_iter().map(|entry| (name_of(&entry.workload), Held::new(entry, now)));
-        Self { held: held.collect(), frozen: false }
+        let all = entries.into_iter().map(|entry| (name_of(&entry.workload), Held::new(entry, now)));
+        let (left, held) = all.partition(|(_, held)| held.entry.left);
+        Self { held, left, frozen: false }
     }
 
     /// Registers an instance, or changes what it registered. The answer says whether there is something to store. An instance
@@ -233,7 +263,13 @@ impl Registry {
                 return Err(if has_ended { Refused::Kept } else { Refused::Taken });
             }
         }
-        let own = || self.held.values().filter(|held| held.entry.identity == identity.as_str());
+        let is_in_the_way =
+            |left: &Held| left.entry.identity != identity.as_str() && left.entry.workload.address != workload.address;
+        if self.left.get(&name).is_some_and(is_in_the_way) {
+            return Err(Refused::Kept);
+        }
+        let all = self.held.values().chain(self.left.values());
+        let own = || all.clone().filter(|held| held.entry.identity == identity.as_str());
         if !self.held.contains_key(&name) && own().count() >= MOST_INSTANCES {
             return Err(Refused::NotAllowed(format!("`{identity}` has registered {MOST_INSTANCES} instances already")));
         }
@@ -243,6 +279,7 @@ impl Registry {
             nonce: nonce.to_vec(),
             lapsed: false,
             at_home: origin == Origin::Home,
+            left: false,
         };
         check_object(&entry)?;
         Ok(entry)
@@ -250,7 +287,9 @@ impl Registry {
 
     /// Takes in what was admitted.
     pub fn insert(&mut self, entry: Entry, now: Duration) {
-        self.held.insert(name_of(&entry.workload), Held::new(entry, now));
+        let name = name_of(&entry.workload);
+        self.left.remove(&name);
+        self.held.insert(name, Held::new(entry, now));
     }
 
     /// Notes a sign of life of the instance with this nonce. `None` when it is not registered; else whether its lease had ended,
@@ -263,18 +302,41 @@ impl Registry {
 
     /// Takes an instance out that says that it ends. False when it is not registered.
     pub fn leave(&mut self, name: &Name, nonce: &[u8]) -> bool {
-        if self.held.get(name).is_some_and(|held| held.entry.nonce == nonce) {
-            self.held.remove(name);
-            return true;
+        if self.held.get(name).is_none_or(|held| held.entry.nonce != nonce) {
+            return false;
         }
-        false
+        if let Some(mut held) = self.held.remove(name).filter(|held| held.entry.workload.tunnel_port != 0) {
+            (held.entry.lapsed, held.entry.left) = (true, true);
+            self.left.insert(name.clone(), held);
+        }
+        true
+    }
+
+    /// Forgets those that have left whose addresses no slice names any more, or where another one is now, or that left long ago, and names them.
+    pub fn forget_left(&mut self, now: Duration, members: &Members) -> Vec<Name> {
+        let mut at_address: HashMap<&str, Vec<&Held>> = HashMap::new();
+        if !self.left.is_empty() {
+            for held in self.held.values() {
+                at_address.entry(held.entry.workload.address.as_str()).or_default().push(held);
+            }
+        }
+        let is_over = |left: &Held| {
+            let here = at_address.get(left.entry.workload.address.as_str());
+            let is_replaced = here.is_some_and(|here| here.iter().any(|one| one.replaces(left)));
+            is_replaced || left.silence(now) > PATIENCE || left.sliced(members).next().is_none()
+        };
+        let over = self.left.iter().filter(|(_, left)| is_over(left)).map(|(name, _)| name.clone());
+        let over: Vec<Name> = over.collect();
+        self.left.retain(|name, _| !over.contains(name));
+        over
     }
 
     /// Looks who has fallen silent, and names of whom there is something to store: whose lease has ended, or counts after all, or who is
     /// removed. `members` says who is in which slices.
     pub fn sweep(&mut self, now: Duration, members: &Members) -> Vec<Name> {
         let silent = self.held.values().filter(|held| held.silence(now) > SILENCE).count();
-        self.frozen = silent >= MASS && silent * 2 > self.held.len();
+        let was_frozen = std::mem::replace(&mut self.frozen, silent >= MASS && silent * 2 > self.held.len());
+        self.held.values_mut().for_each(|held| held.was_named = held.was_named || held.is_named(members));
         let endings = self.endings(now, members);
         let mut changed = Vec::new();
         self.held.retain(|name, held| {
@@ -283,7 +345,8 @@ impl Registry {
             let is_patient = held.silence(now) <= PATIENCE;
             let stays_as_it_is = ending != Some(Ending::Replaced) && (self.frozen || ending == Some(Ending::Last));
             let was_kept = std::mem::replace(&mut held.kept, is_patient && stays_as_it_is);
-            if was_kept && !held.kept {
+            // Once, unless it is a network that comes back: another instance that comes and goes does not keep it for ever.
+            if was_kept && !held.kept && (was_frozen || held.spared.is_none()) {
                 held.spared = (is_patient && !held.entry.lapsed).then_some(now);
             }
             if held.kept {
@@ -321,15 +384,13 @@ impl Registry {
             living().flat_map(Held::places).filter(|place| places.contains(place)).collect();
         let sliced: HashSet<(&str, &str)> = members.services().collect();
         let ending = |held: &Held| {
-            // Slices of its own Service that name it no more tell that its address is somebody else's.
-            let mut own = held.own_services().filter(|service| sliced.contains(service)).peekable();
-            let is_elsewhere =
-                own.peek().is_some() && !own.any(|(_, service)| held.sliced(members).any(|it| it == service));
+            // Slices of its own Service that have named it, and name it no more, tell that its address is somebody else's.
+            let is_dropped = held.was_named && !held.is_named(members);
+            let is_elsewhere = is_dropped && held.own_services().any(|service| sliced.contains(&service));
+            let mut serves = held.services(members).filter(|service| !(is_elsewhere && held.is_own(service.1)));
             if held.places().any(|place| taken.contains(&place)) {
                 Ending::Replaced
-            } else if is_elsewhere {
-                Ending::Ordinary
-            } else if held.services(members).any(|service| !served.contains(&service)) {
+            } else if serves.any(|service| !served.contains(&service)) {
                 Ending::Last
             } else if held.entry.workload.tunnel_port != 0 && held.sliced(members).next().is_some() {
                 Ending::Sliced
@@ -351,7 +412,12 @@ impl Registry {
         Some(now.saturating_sub(held.seen)).filter(|silence| *silence > LEASE)
     }
 
-    /// What is stored about an instance.
+    /// What is to be stored under a name: an instance, or one that has left.
+    pub fn stored(&self, name: &Name) -> Option<&Entry> {
+        self.held.get(name).or_else(|| self.left.get(name)).map(|held| &held.entry)
+    }
+
+    /// What is known about an instance.
     pub fn entry(&self, name: &Name) -> Option<&Entry> {
         self.held.get(name).map(|held| &held.entry)
     }
@@ -382,6 +448,15 @@ impl Registry {
                 join(&mut object, workload, members);
             }
             objects.push(object);
+        }
+        // Of those that have left, what keeps their addresses from being called.
+        for left in self.left.values() {
+            let sliced: Vec<&str> = left.sliced(members).take(MOST_SERVICES).collect();
+            if !sliced.is_empty() {
+                let mut object = workload_object(&left.entry);
+                object["spec"]["services"] = sliced.into();
+                objects.push(object);
+            }
         }
         objects.extend(services.iter().map(|((namespace, name), ports)| service_object(namespace, name, ports)));
         objects

@@ -320,7 +320,7 @@ mod tests {
 
     fn entry(name: &str) -> Entry {
         let workload = Workload { namespace: "default".into(), name: name.into(), ..Workload::default() };
-        Entry { workload, identity: "spiffe://a/b".into(), nonce: vec![1], lapsed: false, at_home: true }
+        Entry { workload, identity: "spiffe://a/b".into(), nonce: vec![1], lapsed: false, at_home: true, left: false }
     }
 
     fn lease() -> Lease {

@@ -30,13 +30,25 @@ struct Lease {
     kept: bool,
     /// Until when what was kept before does not end.
     until: Duration,
+    /// Whether it has had that time in this silence.
+    had: bool,
 }
 
 impl Lease {
     fn begin(nonce: &[u8], workload: &Workload, heard: Duration) -> Lease {
         let (nonce, address) = (nonce.to_vec(), workload.address.clone());
         let well = workload.condition() == Condition::Healthy;
-        Lease { nonce, address, well, heard, lapsed: false, overdue: false, kept: false, until: Duration::ZERO }
+        Lease {
+            nonce,
+            address,
+            well,
+            heard,
+            lapsed: false,
+            overdue: false,
+            kept: false,
+            until: Duration::ZERO,
+            had: false,
+        }
     }
 }
 
@@ -49,13 +61,17 @@ fn service_of(name: &Name) -> &str {
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     all: BTreeMap<Name, Lease>,
+    /// Whether most were silent when somebody looked last.
+    mass: bool,
 }
 
 impl Leases {
     /// Every lease begins anew.
     pub(crate) fn restart(&mut self, now: Duration) {
+        self.mass = false;
         for lease in self.all.values_mut() {
             (lease.heard, lease.overdue, lease.kept, lease.until) = (now, false, false, Duration::ZERO);
+            lease.had = false;
         }
     }
 
@@ -83,7 +99,7 @@ impl Leases {
         match self.all.get_mut(name).filter(|lease| lease.nonce == nonce) {
             Some(lease) if known => {
                 (lease.heard, lease.lapsed, lease.overdue) = (now, false, false);
-                (lease.kept, lease.until) = (false, Duration::ZERO);
+                (lease.kept, lease.until, lease.had) = (false, Duration::ZERO, false);
             }
             None if !known => {}
             _ => return Err(format!("a beat of {name:?} is known: {known}")),
@@ -102,6 +118,7 @@ impl Leases {
         let silence = |lease: &Lease| now.saturating_sub(lease.heard);
         let silent = self.all.values().filter(|lease| silence(lease) > MISSED).count();
         let mass = silent >= 3 && silent * 2 > self.all.len();
+        let was_mass = std::mem::replace(&mut self.mass, mass);
         let heard = || self.all.iter().filter(|(_, lease)| silence(lease) <= LEASE && !lease.lapsed);
         let heard_of: BTreeSet<String> =
             heard().filter(|(_, lease)| lease.well).map(|(name, _)| service_of(name).to_owned()).collect();
@@ -116,8 +133,10 @@ impl Leases {
             let is_last = lease.overdue && !heard_of.contains(service_of(name));
             let within_the_hour = silence <= HOUR;
             let was_kept = std::mem::replace(&mut lease.kept, within_the_hour && (mass || is_last));
-            if was_kept && !lease.kept {
-                lease.until = if within_the_hour && !lease.lapsed { now + LEASE - MISSED } else { Duration::ZERO };
+            // An instance that comes and goes gives that time to the others of its service once.
+            if was_kept && !lease.kept && (was_mass || !lease.had) {
+                lease.had = within_the_hour && !lease.lapsed;
+                lease.until = if lease.had { now + LEASE - MISSED } else { Duration::ZERO };
             }
             if lease.kept {
                 lease.lapsed &= !is_last;

@@ -284,6 +284,7 @@ impl Plane {
         self.next_sweep = self.clock + SWEEP;
         let count = self.registry.iter().count();
         let changed = self.registry.sweep(self.clock, &Members::default());
+        self.registry.forget_left(self.clock, &Members::default());
         self.leases.swept(self.clock);
         if self.registry.is_frozen() {
             self.saw.insert("a freeze");

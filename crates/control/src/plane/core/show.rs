@@ -155,7 +155,8 @@ impl Plane {
                 json!({
                     "namespace": namespace, "name": name, "services": entry.workload.services,
                     "address": entry.workload.address, "lapsed": entry.lapsed,
-                    "silentFor": silence.map(|silence| silence.as_secs()), "learned": learned(&entry.workload),
+                    "silentFor": silence.map(|silence| silence.as_secs()), "health": entry.workload.condition().as_str(),
+                    "learned": learned(&entry.workload),
                 })
             })
             .collect();

@@ -155,6 +155,123 @@ fn whom_a_slice_names_is_not_taken_out_by_silence() {
     assert_eq!(registry.entry(&name("a")).map(|entry| entry.lapsed), Some(false));
 }
 
+/// A slice of a Service that names one address.
+fn slice(service: &str, address: &str) -> Value {
+    json!({
+        "kind": "EndpointSlice", "metadata": {"name": service, "labels": {"kubernetes.io/service-name": service}},
+        "ports": [{"port": 8080}], "endpoints": [{"addresses": [address]}],
+    })
+}
+
+#[test]
+fn slices_that_name_others_empty_no_service_and_those_that_name_it_no_more_do() {
+    let here = address_of("a");
+    // Registered through a translation of addresses; beside a machine without a sidecar, and in the slice of another Service; beside that machine alone.
+    let cases = [
+        (Origin::Elsewhere, vec![slice("cart", &here)]),
+        (Origin::Home, vec![slice("cart", "10.9.0.9"), slice("all", &here)]),
+        (Origin::Home, vec![slice("cart", "10.9.0.9")]),
+    ];
+    for (origin, slices) in cases {
+        let members = Members::of(&slices);
+        let mut registry = Registry::default();
+        assert_eq!(registry.register(workload("a"), &cart(), b"a", origin, at(0)), Ok(true));
+        for second in [1, 31, 100, 3600] {
+            assert!(registry.sweep(at(second), &members).is_empty(), "{slices:?} at {second}");
+        }
+        assert_eq!(registry.sweep(at(3601), &members), [name("a")], "for an hour");
+    }
+    // What was in the slices and is not any more is somebody else's address, and who is in those of another Service is not called in clear text there.
+    let before = Members::of(&[slice("cart", &here), slice("all", &here)]);
+    for (after, ends) in
+        [(vec![slice("cart", "10.9.0.9")], 91), (vec![slice("cart", "10.9.0.9"), slice("all", &here)], 3601)]
+    {
+        let (mut registry, after) = (registry(1), Members::of(&after));
+        assert!(registry.sweep(at(1), &before).is_empty());
+        let other = Workload { services: vec!["all".into()], service_account: "all".into(), ..workload("z") };
+        let all = SpiffeId::parse("spiffe://transept.local/ns/default/sa/all").expect("an id");
+        assert_eq!(registry.register(other, &all, b"z", Origin::Home, at(1)), Ok(true));
+        let mut swept = |second| {
+            registry.beat(&name("z"), b"z", at(second));
+            registry.sweep(at(second), &after)
+        };
+        assert_eq!((swept(31), swept(ends - 1), swept(ends)), (vec![name("a")], vec![], vec![name("a")]));
+    }
+}
+
+#[test]
+fn whom_a_slice_names_is_not_called_in_clear_text_when_it_has_left() {
+    let members = Members::of(&[slice("cart", &address_of("a")), slice("all", &address_of("a"))]);
+    let known = BTreeSet::from([name("cart"), name("all")]);
+    let mut registry = registry(2);
+    assert!(registry.leave(&name("a"), b"a") && registry.leave(&name("b"), b"b"));
+    assert_eq!(registry.iter().count(), 0);
+    assert_eq!(registry.beat(&name("a"), b"a", at(1)), None, "it has ended");
+    let objects = registry.objects(&known, &members);
+    let shown: Vec<(&Value, &Value)> =
+        objects.iter().map(|one| (&one["spec"]["services"], &one["spec"]["health"])).collect();
+    assert_eq!(shown, [(&json!(["all", "cart"]), &json!("Unhealthy"))], "the other one is in no slice");
+    assert_eq!(registry.forget_left(at(1), &members), [name("b")]);
+    let entries: Vec<Entry> = [name("a"), name("b")].iter().filter_map(|name| registry.stored(name)).cloned().collect();
+    let registry = Registry::restore(entries, at(0));
+    assert_eq!(registry.objects(&known, &members), objects, "also after a restart");
+    // Until the slices name it no more, for an hour, or until somebody is there.
+    type Event = fn(&mut Registry);
+    let returns: Event =
+        |registry| assert_eq!(registry.register(workload("a"), &cart(), b"z", Origin::Home, at(1)), Ok(true));
+    let comes_without: Event = |registry| {
+        let plain = Workload { tunnel_port: 0, address: address_of("a"), ..workload("c") };
+        assert_eq!(registry.register(plain, &cart(), b"c", Origin::Home, at(1)), Ok(true));
+    };
+    let comes_with: Event = |registry| {
+        let next = Workload { address: address_of("a"), ..workload("c") };
+        assert_eq!(registry.register(next, &cart(), b"c", Origin::Home, at(1)), Ok(true));
+    };
+    let comes_elsewhere: Event =
+        |registry| assert_eq!(registry.register(workload("c"), &cart(), b"c", Origin::Home, at(1)), Ok(true));
+    for (event, second, is_over) in [
+        (returns, 1, true),
+        (comes_without, 1, true),
+        (comes_with, 1, true),
+        (comes_elsewhere, 3600, false),
+        (comes_elsewhere, 3601, true),
+    ] {
+        let mut registry = registry.clone();
+        event(&mut registry);
+        registry.forget_left(at(second), &members);
+        assert_eq!(registry.left.is_empty(), is_over, "at {second}");
+    }
+    let mut dropped = registry.clone();
+    assert_eq!(dropped.forget_left(at(1), &Members::default()), [name("a")]);
+    let bank = SpiffeId::parse("spiffe://transept.local/ns/default/sa/bank").expect("an id");
+    let other = Workload {
+        services: vec!["bank".into()],
+        service_account: "bank".into(),
+        address: address_of("z"),
+        ..workload("a")
+    };
+    assert_eq!(registry.clone().register(other, &bank, b"z", Origin::Home, at(1)), Err(Refused::Kept));
+}
+
+#[test]
+fn an_instance_that_comes_and_goes_does_not_keep_one_that_is_dead() {
+    let none = Members::default();
+    let mut registry = registry(2);
+    let mut lapsed = 0;
+    for second in 0..200 {
+        let condition = if second % 14 < 4 { Condition::Unhealthy } else { Condition::Healthy };
+        let flapping = Workload { condition: condition.into(), ..workload("b") };
+        registry.register(flapping, &cart(), b"b", Origin::Home, at(second)).expect("its own");
+        registry.sweep(at(second), &none);
+        lapsed += u64::from(registry.entry(&name("a")).is_none_or(|entry| entry.lapsed));
+        assert!(
+            second < 62 || condition == Condition::Unhealthy || lapsed > 0,
+            "called at {second}, while another is well"
+        );
+    }
+    assert!(lapsed > 90, "unhealthy for {lapsed} s");
+}
+
 #[test]
 fn nobody_is_kept_for_ever() {
     let mut registry = registry(1);
