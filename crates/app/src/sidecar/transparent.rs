@@ -16,7 +16,8 @@ use anyhow::{Context, Result};
 use tokio::sync::watch;
 use transept_engine::compile::mesh::{Captured, VirtualService};
 use transept_model::World;
-use transept_model::kinds::{Object, ServiceSpec, WorkloadHealth};
+use transept_model::kinds::workload::is_well_for;
+use transept_model::kinds::{Object, ServiceSpec};
 use transept_proxy::capture::{self, DnsPlan, InboundPlan, IpNet, Liveness, OutboundPlan, Owner, Scope, ServicePort};
 use transept_proxy::names::{self, Assigned, Instance, Meaning, MeshService, NameServer, Realm, Resolvers, Table};
 
@@ -334,7 +335,7 @@ fn instances_of(world: &World, namespace: &str, service: &str) -> Vec<Instance> 
     for workload in world.workloads_of(namespace, service) {
         let Some(address) = workload.spec.ip() else { continue };
         let address = address.to_canonical();
-        let ready = workload.spec.health == WorkloadHealth::Healthy;
+        let ready = is_well_for(workload, service);
         let instance = Instance { name: Some(workload.meta.name.to_string()), address, ready };
         found.insert(address, instance);
     }

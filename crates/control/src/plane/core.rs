@@ -478,7 +478,7 @@ impl Plane {
         for name in changed {
             let state = match inner.registry.entry(&name).map(|entry| entry.lapsed) {
                 Some(true) => "unhealthy",
-                Some(false) => "kept after all, because nobody who is heard serves what it serves",
+                Some(false) => "kept, because nobody who is heard serves what it serves, or a part of it",
                 None => "removed",
             };
             if inner.registry.entry(&name).is_none() {

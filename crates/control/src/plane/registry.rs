@@ -7,19 +7,22 @@
 //! nobody who is heard serves it, whoever fell silent is kept as long, since callers find out for themselves whether he answers. Who may
 //! register what is decided here as well; that the identity is proven is the transport's work.
 
+mod objects;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use transept_engine::learned::Known;
+use serde_json::Value;
 use transept_engine::policies::MODEL_KINDS;
 use transept_identity::SpiffeId;
 use transept_model::SourceText;
-use transept_model::kinds::workload::LEARNED;
+use transept_model::kinds::workload::SILENT;
 use transept_xds::mesh::{Condition, Port, Workload};
 
+use self::objects::{MOST_SERVICES, join, service_object};
+pub(super) use self::objects::{learned, workload_object};
 use super::members::{Members, target_of};
 
 /// How long an instance counts as alive after a sign of life.
@@ -39,8 +42,6 @@ const MASS: usize = 3;
 const MOST: usize = 64;
 /// The longest word for what a port speaks, in bytes.
 const MOST_LEARNED: usize = 32;
-/// The most Services of a `Workload` object.
-const MOST_SERVICES: usize = 16;
 /// The most instances that one identity may register: a workload that runs wild must not fill everybody's memory.
 pub const MOST_INSTANCES: usize = 4096;
 
@@ -114,13 +115,26 @@ struct Held {
     kept: bool,
     /// Since when it is not kept any more, of those whose lease had not ended until then.
     spared: Option<Duration>,
+    /// The Services that others serve, while it is kept for one that nobody else does.
+    silent_for: BTreeSet<String>,
     /// Whether slices of its own Service have named it.
     was_named: bool,
 }
 
 impl Held {
     fn new(entry: Entry, seen: Duration) -> Held {
-        Held { entry, seen, overdue: false, kept: false, spared: None, was_named: false }
+        let silent_for = BTreeSet::new();
+        Held { entry, seen, overdue: false, kept: false, spared: None, silent_for, was_named: false }
+    }
+
+    /// Has it called again as long as nobody else serves what it serves, but for Services that others do; those stay as they are while everything does.
+    /// True when that is news.
+    fn keep_but_for(&mut self, others: BTreeSet<String>, is_frozen: bool) -> bool {
+        let differs = !is_frozen && self.silent_for != others;
+        if differs {
+            self.silent_for = others;
+        }
+        std::mem::take(&mut self.entry.lapsed) || differs
     }
 
     /// For how long nothing was heard of it.
@@ -191,14 +205,14 @@ impl Held {
 }
 
 /// How one that is silent ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Ending {
     /// In its time.
     Ordinary,
     /// As unhealthy, but not taken out: a slice names its address, and who calls that would find no tunnel, and no door in the way.
     Sliced,
-    /// Not yet: nobody else who is heard and well serves what it serves.
-    Last,
+    /// Not yet: nobody else who is heard and well serves what it serves, but for these Services.
+    Last(BTreeSet<String>),
     /// At once: another one of its identity is where it was.
     Replaced,
 }
@@ -297,7 +311,8 @@ impl Registry {
     pub fn beat(&mut self, name: &Name, nonce: &[u8], now: Duration) -> Option<bool> {
         let held = self.held.get_mut(name).filter(|held| held.entry.nonce == nonce)?;
         (held.seen, held.overdue, held.kept, held.spared) = (now, false, false, None);
-        Some(std::mem::take(&mut held.entry.lapsed))
+        let was_silent = !std::mem::take(&mut held.silent_for).is_empty();
+        Some(std::mem::take(&mut held.entry.lapsed) || was_silent)
     }
 
     /// Takes an instance out that says that it ends. False when it is not registered.
@@ -337,20 +352,23 @@ impl Registry {
         let silent = self.held.values().filter(|held| held.silence(now) > SILENCE).count();
         let was_frozen = std::mem::replace(&mut self.frozen, silent >= MASS && silent * 2 > self.held.len());
         self.held.values_mut().for_each(|held| held.was_named = held.was_named || held.is_named(members));
-        let endings = self.endings(now, members);
+        let mut endings = self.endings(now, members);
         let mut changed = Vec::new();
         self.held.retain(|name, held| {
             held.overdue = held.silence(now) > LEASE;
-            let ending = if held.overdue { endings.get(name).copied() } else { None };
+            let ending = if held.overdue { endings.remove(name) } else { None };
+            let is_last = matches!(ending, Some(Ending::Last(_)));
             let is_patient = held.silence(now) <= PATIENCE;
-            let stays_as_it_is = ending != Some(Ending::Replaced) && (self.frozen || ending == Some(Ending::Last));
+            let stays_as_it_is = ending != Some(Ending::Replaced) && (self.frozen || is_last);
             let was_kept = std::mem::replace(&mut held.kept, is_patient && stays_as_it_is);
             // Once, unless it is a network that comes back: another instance that comes and goes does not keep it for ever.
             if was_kept && !held.kept && (was_frozen || held.spared.is_none()) {
                 held.spared = (is_patient && !held.entry.lapsed).then_some(now);
             }
             if held.kept {
-                if ending == Some(Ending::Last) && std::mem::take(&mut held.entry.lapsed) {
+                if let Some(Ending::Last(others)) = ending
+                    && held.keep_but_for(others, self.frozen)
+                {
                     changed.push(name.clone());
                 }
                 return true;
@@ -363,6 +381,7 @@ impl Registry {
             }
             if silence > LEASE && !held.entry.lapsed {
                 held.entry.lapsed = true;
+                held.silent_for.clear();
                 changed.push(name.clone());
             }
             true
@@ -387,11 +406,13 @@ impl Registry {
             // Slices of its own Service that have named it, and name it no more, tell that its address is somebody else's.
             let is_dropped = held.was_named && !held.is_named(members);
             let is_elsewhere = is_dropped && held.own_services().any(|service| sliced.contains(&service));
-            let mut serves = held.services(members).filter(|service| !(is_elsewhere && held.is_own(service.1)));
+            let has_others =
+                |service: &(&str, &str)| served.contains(service) || (is_elsewhere && held.is_own(service.1));
+            let (others, alone): (Vec<_>, Vec<_>) = held.services(members).partition(has_others);
             if held.places().any(|place| taken.contains(&place)) {
                 Ending::Replaced
-            } else if serves.any(|service| !served.contains(&service)) {
-                Ending::Last
+            } else if !alone.is_empty() {
+                Ending::Last(others.into_iter().map(|(_, service)| service.to_owned()).collect())
             } else if held.entry.workload.tunnel_port != 0 && held.sliced(members).next().is_some() {
                 Ending::Sliced
             } else {
@@ -410,6 +431,11 @@ impl Registry {
     pub fn kept_silence(&self, name: &Name, now: Duration) -> Option<Duration> {
         let held = self.held.get(name).filter(|held| held.kept && !held.entry.lapsed)?;
         Some(now.saturating_sub(held.seen)).filter(|silence| *silence > LEASE)
+    }
+
+    /// Whether an instance is kept, and not for this Service, which others serve.
+    pub fn is_silent_for(&self, name: &Name, service: &str) -> bool {
+        self.held.get(name).is_some_and(|held| held.silent_for.contains(service))
     }
 
     /// What is to be stored under a name: an instance, or one that has left.
@@ -447,6 +473,10 @@ impl Registry {
             if held.entry.at_home {
                 join(&mut object, workload, members);
             }
+            if !held.silent_for.is_empty() {
+                let names: Vec<&str> = held.silent_for.iter().map(String::as_str).collect();
+                object["metadata"]["annotations"][SILENT] = names.join(",").into();
+            }
             objects.push(object);
         }
         // Of those that have left, what keeps their addresses from being called.
@@ -461,16 +491,6 @@ impl Registry {
         objects.extend(services.iter().map(|((namespace, name), ports)| service_object(namespace, name, ports)));
         objects
     }
-}
-
-/// Adds to the Services of a Workload those that have its address in their slices, as many as an object may have.
-fn join(object: &mut Value, workload: &Workload, members: &Members) {
-    let Some(services) = object["spec"]["services"].as_array_mut() else {
-        return;
-    };
-    let others = members.services_of(workload).filter(|service| !workload.services.iter().any(|own| own == service));
-    services.extend(others.map(Value::from));
-    services.truncate(MOST_SERVICES);
 }
 
 /// The name under which a workload is registered.
@@ -559,83 +579,6 @@ fn check_object(entry: &Entry) -> Result<(), Refused> {
 fn is_label(name: &str) -> bool {
     let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
     !name.is_empty() && name.bytes().all(inside) && !name.starts_with(['-', '.']) && !name.ends_with(['-', '.'])
-}
-
-/// The object of the kind `Workload` that stands for a registration.
-pub(super) fn workload_object(entry: &Entry) -> Value {
-    let workload = &entry.workload;
-    let health = match workload.condition() {
-        _ if entry.lapsed => Condition::Unhealthy,
-        said => said,
-    };
-    let mut spec = json!({
-        "services": workload.services,
-        "serviceAccount": workload.service_account,
-        "trustDomain": entry.identity.trim_start_matches("spiffe://").split('/').next().unwrap_or_default(),
-        "address": workload.address,
-        "ports": workload.ports.iter().map(|port| port_object(port, PortOf::Workload)).collect::<Vec<_>>(),
-        "weight": workload.weight.max(1),
-        "health": health.as_str(),
-    });
-    if workload.tunnel_port != 0 {
-        spec["tunnel"] = json!({"protocol": "HBONE", "port": workload.tunnel_port});
-    }
-    for (field, value) in [("zone", &workload.zone), ("region", &workload.region)] {
-        if !value.is_empty() {
-            spec[field] = value.as_str().into();
-        }
-    }
-    let mut metadata = json!({"name": workload.name, "namespace": workload.namespace});
-    let learned = learned(workload);
-    if !learned.is_empty() {
-        let words: Vec<String> = learned.iter().map(|(port, word)| format!("{port}={word}")).collect();
-        metadata["annotations"] = json!({LEARNED: words.join(",")});
-    }
-    json!({"apiVersion": "transept.dev/v1alpha1", "kind": "Workload", "metadata": metadata, "spec": spec})
-}
-
-/// What the ports of a workload have been heard to speak whose protocol nobody declared, by the port of the Service. Words that this
-/// version does not know are left out.
-pub(super) fn learned(workload: &Workload) -> BTreeMap<u32, &'static str> {
-    let undeclared = workload.ports.iter().filter(|port| port.app_protocol.is_empty());
-    undeclared.filter_map(|port| Some((port.port, Known::of_word(&port.learned).as_str()?))).collect()
-}
-
-fn service_object(namespace: &str, name: &str, ports: &BTreeMap<u32, &Port>) -> Value {
-    let several = ports.len() > 1;
-    let ports = ports.values().map(|port| {
-        let mut object = port_object(port, PortOf::Service);
-        // Kubernetes wants a name as soon as there are two.
-        if several && port.name.is_empty() {
-            object["name"] = format!("port-{}", port.port).into();
-        }
-        object
-    });
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {"ports": ports.collect::<Vec<_>>()},
-    })
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum PortOf {
-    Workload,
-    Service,
-}
-
-fn port_object(port: &Port, of: PortOf) -> Value {
-    let mut object = json!({"port": port.port});
-    if port.target_port != 0 && of == PortOf::Workload {
-        object["targetPort"] = port.target_port.into();
-    }
-    for (field, value) in [("name", &port.name), ("appProtocol", &port.app_protocol)] {
-        if !value.is_empty() {
-            object[field] = value.as_str().into();
-        }
-    }
-    object
 }
 
 #[cfg(test)]

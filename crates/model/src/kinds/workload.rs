@@ -5,9 +5,9 @@
 
 use std::net::IpAddr;
 
-use crate::kinds::TRANSEPT_GROUP;
 use crate::kinds::cluster::ServicePort;
 use crate::kinds::metadata::{Body, Kind, Metadata, Scope};
+use crate::kinds::{Object, TRANSEPT_GROUP};
 use crate::schema::{Decoder, NAMESPACE, PRECISE_HOSTNAME, Rule, Text};
 use crate::value::{Value, quote};
 
@@ -16,6 +16,9 @@ pub const DEFAULT_TRUST_DOMAIN: &str = "transept.local";
 /// The annotation that says what ports have been heard to speak whose protocol nobody declared: `80=http,25=tcp-server-first`, by the port of
 /// the Service. An annotation and no field, so that who does not know of it takes the object all the same.
 pub const LEARNED: &str = "transept.dev/learned";
+/// The annotation that names the Services, with commas between them, for which a healthy Workload takes no requests all the same: it is silent, and others serve
+/// them. An annotation and no field, so that who does not know of it takes the object all the same.
+pub const SILENT: &str = "transept.dev/silent";
 /// Where HBONE listens unless told otherwise.
 pub const HBONE_PORT: u16 = 15008;
 
@@ -126,6 +129,12 @@ impl WorkloadSpec {
         let named = name.and_then(|name| self.ports.iter().find(|port| port.name.as_deref() == Some(name)));
         named.or_else(|| self.ports.iter().find(|port| port.port == wanted.port))
     }
+}
+
+/// Whether a Workload takes requests as an instance of a Service.
+pub fn is_well_for(workload: &Object<WorkloadSpec>, service: &str) -> bool {
+    let is_silent = |names: &String| names.split(',').any(|name| name.trim() == service);
+    workload.spec.health == WorkloadHealth::Healthy && !workload.meta.annotations.get(SILENT).is_some_and(is_silent)
 }
 
 /// What a port of a Workload has been heard to speak, by the port of its Service; a word of the annotation [`LEARNED`].

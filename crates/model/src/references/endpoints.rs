@@ -8,9 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::kinds::cluster::AddressFamily;
+use crate::kinds::workload::is_well_for;
 use crate::kinds::{
-    BackendSpec, Endpoint, EndpointSliceBody, Object, ServicePort, ServiceSpec, TargetPort, WorkloadHealth,
-    WorkloadSpec,
+    BackendSpec, Endpoint, EndpointSliceBody, Object, ServicePort, ServiceSpec, TargetPort, WorkloadSpec,
 };
 use crate::world::World;
 
@@ -106,11 +106,13 @@ pub fn find_endpoints(world: &World, service: &Object<ServiceSpec>, port: &Servi
     let said = if workloads.is_empty() { HashMap::new() } else { ports_in(slices, port) };
     // At one address whoever takes requests comes before one that does not, and that may be what was there before.
     let (well, others): (Vec<_>, Vec<_>) =
-        workloads.iter().partition(|workload| workload.spec.health == WorkloadHealth::Healthy);
-    for workload in well.into_iter().chain(others) {
-        match workload.spec.ip().and_then(|ip| said.get(&ip)) {
-            Some(numbers) => numbers.iter().for_each(|number| ready.add_workload(workload, *number)),
-            None => ready.add_workload_of(workload, port),
+        workloads.iter().partition(|workload| is_well_for(workload, &service.meta.name));
+    for (all, takes) in [(well, Takes::Requests), (others, Takes::None)] {
+        for workload in all {
+            match workload.spec.ip().and_then(|ip| said.get(&ip)) {
+                Some(numbers) => numbers.iter().for_each(|number| ready.add_workload(workload, *number, takes)),
+                None => ready.add_workload_of(workload, port, takes),
+            }
         }
     }
     // Where a Workload is, whatever it says of itself, nobody is called as if there were none.
@@ -156,6 +158,13 @@ fn slice_port(slice: &EndpointSliceBody, wanted: &ServicePort) -> Option<u16> {
         Some(TargetPort::Name(_)) => None,
         None => Some(wanted.port),
     })
+}
+
+/// What a Workload takes as an instance of a Service.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Requests,
+    None,
 }
 
 /// Endpoints found so far, each once.
@@ -204,20 +213,20 @@ impl Found {
     }
 
     /// A Workload under the port that it has for one of its Service.
-    fn add_workload_of(&mut self, workload: &Object<WorkloadSpec>, port: &ServicePort) {
+    fn add_workload_of(&mut self, workload: &Object<WorkloadSpec>, port: &ServicePort, takes: Takes) {
         if let Some(port) = workload.spec.port_for(port) {
-            self.add_workload(workload, port.target());
+            self.add_workload(workload, port.target(), takes);
         }
     }
 
     /// A Workload under one of its own ports; it has nothing to do with others at its address.
-    fn add_workload(&mut self, workload: &Object<WorkloadSpec>, number: u16) {
+    fn add_workload(&mut self, workload: &Object<WorkloadSpec>, number: u16, takes: Takes) {
         let spec = &workload.spec;
         let Some(ip) = spec.ip().filter(|_| spec.ports.iter().any(|port| port.target() == number)) else {
             return;
         };
         // One that takes no requests takes none through a slice either.
-        if self.seen.insert((ip, number)) && spec.health == WorkloadHealth::Healthy {
+        if self.seen.insert((ip, number)) && takes == Takes::Requests {
             self.addresses.push(EndpointAddress {
                 ip,
                 port: number,

@@ -218,6 +218,35 @@ spec: {services: [all], address: 10.0.0.5, ports: [{port: 80, targetPort: 8080}]
 }
 
 #[test]
+fn an_instance_may_be_called_for_one_service_and_not_for_another() {
+    let text = "
+{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: all}, spec: {ports: [{port: 80}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: cart-1, labels: {kubernetes.io/service-name: cart}}
+addressType: IPv4
+ports: [{port: 80}]
+endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2]}]
+---
+apiVersion: transept.dev/v1alpha1
+kind: Workload
+metadata: {name: one, annotations: {transept.dev/silent: 'other, cart'}}
+spec: {services: [cart, all], address: 10.0.0.1, ports: [{port: 80}], tunnel: {}}
+";
+    let loaded = load(&[SourceText::new("world.yaml", text)], &[]);
+    assert!(loaded.invalid.is_empty(), "{:#?}", loaded.invalid);
+    let found = |service: &str| {
+        let service = loaded.world.service("default", service).unwrap();
+        addresses(&find_endpoints(&loaded.world, service, &service.spec.ports[0]))
+    };
+    assert_eq!(found("cart"), ["10.0.0.2:80"], "nor is it called in clear text");
+    assert_eq!(found("all"), ["10.0.0.1:80"]);
+}
+
+#[test]
 fn the_protocol_comes_from_the_port() {
     let world = world();
     let references = References::new(&world);

@@ -106,7 +106,11 @@ fn known(inner: &Inner, now: Duration) -> Known {
         let others = inner.files.members.services_of(&entry.workload).filter(|_| entry.at_home);
         let others = others.filter(|service| !own.iter().any(|one| one == service)).map(|service| service.to_string());
         for service in own.iter().cloned().chain(others) {
-            known.entry(format!("{namespace}/{service}")).or_default().push(instance.clone());
+            let mut instance = instance.clone();
+            if inner.registry.is_silent_for(place, &service) {
+                instance.state = State::Silent;
+            }
+            known.entry(format!("{namespace}/{service}")).or_default().push(instance);
         }
     }
     known

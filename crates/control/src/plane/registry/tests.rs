@@ -1,5 +1,7 @@
 //! Leases, lapses and replacements, moment by moment.
 
+use serde_json::json;
+
 use super::*;
 
 const CART: &str = "spiffe://transept.local/ns/default/sa/cart";
@@ -151,8 +153,27 @@ fn whom_a_slice_names_is_not_taken_out_by_silence() {
     })]);
     let mut registry = super::tests::registry(2);
     registry.beat(&name("b"), b"b", at(20));
-    assert!(registry.sweep(at(31), &one).is_empty());
+    assert_eq!(registry.sweep(at(31), &one), [name("a")], "it is news");
     assert_eq!(registry.entry(&name("a")).map(|entry| entry.lapsed), Some(false));
+    assert!(registry.sweep(at(32), &one).is_empty());
+    // It is called for that one alone.
+    let silent = |registry: &Registry| {
+        let object = &registry.objects(&BTreeSet::new(), &one)[0];
+        (object["spec"]["health"].clone(), object["metadata"]["annotations"][SILENT].clone())
+    };
+    assert_eq!(silent(&registry), (json!("Healthy"), json!("cart")));
+    assert!(registry.is_silent_for(&name("a"), "cart") && !registry.is_silent_for(&name("a"), "all"));
+    let mut emptied = registry.clone();
+    assert_eq!((emptied.leave(&name("b"), b"b"), emptied.sweep(at(33), &one)), (true, vec![name("a")]));
+    assert_eq!(silent(&emptied), (json!("Healthy"), Value::Null), "nobody else serves the other one either");
+    let mut mass = registry.clone();
+    for other in ["c", "d"] {
+        assert_eq!(mass.register(workload(other), &cart(), b"n", Origin::Home, at(0)), Ok(true));
+    }
+    assert!(mass.sweep(at(33), &one).is_empty() && mass.is_frozen(), "nothing changes when most fall silent");
+    assert_eq!(silent(&mass), silent(&registry));
+    assert_eq!(registry.beat(&name("a"), b"a", at(33)), Some(true));
+    assert_eq!(silent(&registry), (json!("Healthy"), Value::Null));
 }
 
 /// A slice of a Service that names one address.
