@@ -448,6 +448,11 @@ impl Registry {
         self.held.get(name).map(|held| &held.entry)
     }
 
+    /// Those that have left, whose addresses are not called in clear text yet, ordered by name.
+    pub fn left(&self) -> impl Iterator<Item = (&Name, &Entry)> {
+        self.left.iter().map(|(name, held)| (name, &held.entry))
+    }
+
     /// All instances, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = (&Name, &Entry)> {
         self.held.iter().map(|(name, held)| (name, &held.entry))

@@ -149,12 +149,13 @@ impl Plane {
         let workloads: Vec<Value> = inner
             .registry
             .iter()
+            .chain(inner.registry.left())
             .map(|(place, entry)| {
                 let (namespace, name) = place;
                 let silence = inner.registry.kept_silence(place, self.began.elapsed());
                 json!({
                     "namespace": namespace, "name": name, "services": entry.workload.services,
-                    "address": entry.workload.address, "lapsed": entry.lapsed,
+                    "address": entry.workload.address, "lapsed": entry.lapsed, "left": entry.left,
                     "silentFor": silence.map(|silence| silence.as_secs()), "health": entry.workload.condition().as_str(),
                     "learned": learned(&entry.workload),
                 })

@@ -233,6 +233,7 @@ fn whom_a_slice_names_is_not_called_in_clear_text_when_it_has_left() {
         objects.iter().map(|one| (&one["spec"]["services"], &one["spec"]["health"])).collect();
     assert_eq!(shown, [(&json!(["all", "cart"]), &json!("Unhealthy"))], "the other one is in no slice");
     assert_eq!(registry.forget_left(at(1), &members), [name("b")]);
+    assert_eq!(registry.left().map(|(name, _)| name.1.as_str()).collect::<Vec<_>>(), ["a"]);
     let entries: Vec<Entry> = [name("a"), name("b")].iter().filter_map(|name| registry.stored(name)).cloned().collect();
     let registry = Registry::restore(entries, at(0));
     assert_eq!(registry.objects(&known, &members), objects, "also after a restart");
