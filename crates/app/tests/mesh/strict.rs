@@ -70,13 +70,20 @@ async fn an_address_without_a_tunnel_is_called_by_nobody_while_the_policy_is_str
     let status = mesh.status().await;
     assert_eq!(status["leftOut"].as_array().map(Vec::len), Some(0), "{status}");
 
-    // When the registration ends, the slice still names the address.
+    // When it has stopped in order, the slice still names the address, and the program lives on: nobody calls it in clear text, whatever the policy says.
     assert!(cart.stop(PATIENCE).await.expect("it ends").success());
     let never_in_clear_text = |answer: &Result<Answer, String>| {
         assert!(!answer.as_ref().is_ok_and(|answer| answer.status == 200), "{answer:?}");
-        nobody(answer)
+        let body = answer.as_ref().map(|answer| String::from_utf8_lossy(&answer.body).into_owned());
+        body.is_ok_and(|body| body.contains("backend.no_endpoints"))
     };
     let _ = until(call, never_in_clear_text).await;
+    assert_eq!(mesh.status().await["workloads"][0]["left"], true);
+    mesh.configure(&shop(program.address.port(), "Permissive"));
+    let _ = until(call, never_in_clear_text).await;
+    // Once the slice has named it no more, whoever names it again means what is there now.
+    mesh.configure(&shop(unused_port(), "Permissive"));
+    until(|| mesh.status(), |status| status["workloads"].as_array().is_some_and(Vec::is_empty)).await;
     mesh.configure(&shop(program.address.port(), "Permissive"));
     answered(setup.local[0], 200).await;
 }
