@@ -16,8 +16,8 @@ pub const DEFAULT_TRUST_DOMAIN: &str = "transept.local";
 /// The annotation that says what ports have been heard to speak whose protocol nobody declared: `80=http,25=tcp-server-first`, by the port of
 /// the Service. An annotation and no field, so that who does not know of it takes the object all the same.
 pub const LEARNED: &str = "transept.dev/learned";
-/// The annotation that names the Services, with commas between them, for which a healthy Workload takes no requests all the same: it is silent, and others serve
-/// them. An annotation and no field, so that who does not know of it takes the object all the same.
+/// The annotation that names the Services, with commas between them, for which a healthy Workload takes no requests all the same: it is silent, and
+/// others serve them. An annotation and no field, so that who does not know of it takes the object all the same.
 pub const SILENT: &str = "transept.dev/silent";
 /// Where HBONE listens unless told otherwise.
 pub const HBONE_PORT: u16 = 15008;
