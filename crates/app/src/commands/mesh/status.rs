@@ -92,19 +92,35 @@ fn health_by_name(services: &[Value]) -> HashMap<String, &str> {
     all
 }
 
+/// How an instance is registered, in words; with how the control plane sees it in its services.
+fn state_of(workload: &Value, seen: Option<&str>) -> String {
+    if workload["left"] == Value::Bool(true) {
+        return "left, not called in clear text".to_owned();
+    }
+    match (&workload["lapsed"], workload["silentFor"].as_u64(), workload["health"].as_str()) {
+        (Value::Bool(true), ..) => return "silent".to_owned(),
+        (_, Some(seconds), None | Some("Healthy")) => return format!("silent for {seconds} s, kept"),
+        // Nobody calls it, whether it answers or not.
+        (_, Some(seconds), Some(health)) => {
+            return format!("silent for {seconds} s, not called: {}", health.to_lowercase());
+        }
+        _ => {}
+    }
+    let word = match seen {
+        Some("unhealthy") => "not well",
+        Some("shunned") => "left alone by its callers",
+        Some("draining") => "stopping",
+        _ => "registered",
+    };
+    word.to_owned()
+}
+
 /// A row for an instance.
 fn render_workload(one: &Value, health: &HashMap<String, &str>) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let services: Vec<String> = one["services"].as_array().into_iter().flatten().map(text).collect();
     let name = format!("{}/{}", text(&one["namespace"]), text(&one["name"]));
-    let state = match (&one["lapsed"], one["silentFor"].as_u64(), health.get(&name).copied()) {
-        (Value::Bool(true), ..) => "silent".to_owned(),
-        (_, Some(seconds), _) => format!("silent for {seconds} s, kept"),
-        (.., Some("unhealthy")) => "not well".to_owned(),
-        (.., Some("shunned")) => "left alone by its callers".to_owned(),
-        (.., Some("draining")) => "stopping".to_owned(),
-        _ => "registered".to_owned(),
-    };
+    let state = state_of(one, health.get(&name).copied());
     let learned = one["learned"].as_object().into_iter().flatten();
     let learned: Vec<String> = learned.map(|(port, word)| format!("{port} {}", text(word))).collect();
     let learned = if learned.is_empty() { "-".to_owned() } else { learned.join(", ") };
@@ -237,7 +253,9 @@ mod tests {
                            "learned": {"25": "tcp-server-first", "80": "http"}},
                           {"namespace": "default", "name": "b", "services": ["cart"], "address": "10.0.0.2", "lapsed": false, "silentFor": 100},
                           {"namespace": "default", "name": "c", "services": ["cart"], "address": "10.0.0.3", "lapsed": false},
-                          {"namespace": "default", "name": "d", "services": ["cart"], "address": "10.0.0.4", "lapsed": false}],
+                          {"namespace": "default", "name": "d", "services": ["cart"], "address": "10.0.0.4", "lapsed": false},
+                          {"namespace": "default", "name": "e", "services": ["cart"], "address": "10.0.0.5", "lapsed": false, "silentFor": 9, "health": "Draining"},
+                          {"namespace": "default", "name": "f", "services": ["cart"], "address": "10.0.0.6", "lapsed": true, "left": true}],
             "refused": [{"type": "core/v1/Service", "name": "default/cart", "proxies": {"default/cart/a": "no port"}}],
             "frozen": true,
             "stored": false,
@@ -253,10 +271,12 @@ mod tests {
         let text = render(&shown);
         for part in [
             "default/cart/a  spiffe://a/b  127.0.0.1:1  connected",
-            "default/a  cart      10.0.0.1  silent                  25 tcp-server-first, 80 http",
+            "default/a  cart      10.0.0.1  silent                                25 tcp-server-first, 80 http",
             "default/b  cart      10.0.0.2  silent for 100 s, kept",
             "default/c  cart      10.0.0.3  not well",
             "default/d  cart      10.0.0.4  registered",
+            "default/e  cart      10.0.0.5  silent for 9 s, not called: draining",
+            "default/f  cart      10.0.0.6  left, not called in clear text",
             &format!("the service default/reg has gone{PLAIN} with its last instance, and default/cart/a asks for it"),
             "fell silent at once",
             "the state cannot be stored",
