@@ -78,26 +78,31 @@ impl Renewal {
         Self { not_before, not_after, failures: 0 }
     }
 
-    /// That of the leaf that comes in the place of this one. A leaf that is not valid yet is another failure: its holder asks again, and not at
-    /// every turn.
+    /// That of the leaf that comes in the place of this one. A leaf that is not valid for long is another failure: its holder asks again, and not
+    /// at every turn.
     #[must_use]
     pub fn followed_by(&self, not_before: UnixTime, not_after: UnixTime, now: UnixTime) -> Self {
         let next = Self::new(not_before, not_after);
-        let failures = if next.remaining(now) == Remaining::NotYet { self.failures.saturating_add(1) } else { 0 };
+        let failures = if next.is_early(now) { self.failures.saturating_add(1) } else { 0 };
         Self { failures, ..next }
     }
 
-    /// Whether another leaf is better kept back for this one, which is good and has time: by more than a clock may be wrong it is not valid yet, so
-    /// the clock of its maker is wrong, or ours, and whoever has the right one does not take it.
-    pub fn is_better_than(&self, other_begins: UnixTime, now: UnixTime) -> bool {
-        let is_early = now.as_secs().saturating_add(CLOCK_SLACK.as_secs()) < other_begins.as_secs();
-        is_early && self.remaining(now) <= Remaining::Half
+    /// Whether the leaf is not valid yet by more than a clock may be wrong: that of its maker is, or ours. A leaf that begins sooner is a good one.
+    fn is_early(&self, now: UnixTime) -> bool {
+        now.as_secs().saturating_add(CLOCK_SLACK.as_secs()) < self.not_before.as_secs()
+    }
+
+    /// Whether another leaf is better kept back for this one, which is good and has time: it is not valid yet by more than a clock may be wrong, or not any
+    /// more, so the clock of its maker is wrong, or ours, and whoever has the right one does not take it.
+    pub fn is_better_than(&self, other: &Self, now: UnixTime) -> bool {
+        let is_wrong = other.is_early(now) || other.remaining(now) == Remaining::Ended;
+        is_wrong && self.remaining(now) <= Remaining::Half
     }
 
     /// How long to wait before asking for the first time: until half the life is over, give or take one per cent of it; of a leaf that is not
     /// valid yet as long as after a failure. `random` is any 64 random bits.
     pub fn first_wait(&self, now: UnixTime, random: u64) -> Duration {
-        if self.remaining(now) == Remaining::NotYet {
+        if self.is_early(now) {
             return Duration::from_millis(scale(random, self.pause()));
         }
         let life = self.life_in_millis();
@@ -248,11 +253,24 @@ mod tests {
     }
 
     #[test]
+    fn a_leaf_that_begins_in_a_minute_is_renewed_like_others() {
+        let (now, begin) = (moment(DAY), moment(DAY + 61));
+        let before = Renewal::new(moment(0), moment(DAY + 10));
+        let renewal = before.followed_by(begin, moment(2 * DAY), now);
+        assert_eq!(renewal.failures(), 0);
+        assert!(renewal.first_wait(now, 0) > Duration::from_secs(DAY / 3));
+    }
+
+    #[test]
     fn a_good_leaf_is_kept_for_one_that_is_not_valid_yet() {
         let own = Renewal::new(moment(0), moment(DAY));
-        assert!(own.is_better_than(moment(4 * DAY), moment(DAY / 2)));
-        assert!(!own.is_better_than(moment(DAY / 2 + 300), moment(DAY / 2)), "within what clocks are wrong");
-        assert!(!own.is_better_than(moment(4 * DAY), moment(DAY * 3 / 4)), "our clock may be the wrong one");
+        let from = |begin: u64| Renewal::new(moment(begin), moment(begin + DAY));
+        assert!(own.is_better_than(&from(4 * DAY), moment(DAY / 2)));
+        assert!(!own.is_better_than(&from(DAY / 2 + 300), moment(DAY / 2)), "within what clocks are wrong");
+        assert!(!own.is_better_than(&from(4 * DAY), moment(DAY * 3 / 4)), "our clock may be the wrong one");
+        // The same by a clock that is behind.
+        let late = Renewal::new(moment(10 * DAY), moment(11 * DAY));
+        assert!(late.is_better_than(&from(8 * DAY), moment(10 * DAY + DAY / 2)));
     }
 
     proptest! {

@@ -243,7 +243,7 @@ pub(crate) async fn carry_upstream(
                 return sink.finish(kept.as_deref().or(trailers)).await;
             }
             sink.flush().await?;
-            trial.inspect(|trial| trial.await_client());
+            trial.inspect(|trial| trial.await_client(*moved));
             fill_unless_gone(source, sink).await?;
             trial.inspect(|trial| trial.await_endpoint());
         }

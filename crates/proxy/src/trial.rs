@@ -16,6 +16,7 @@ use transept_engine::exchange::Now;
 use transept_engine::judge::Outcome;
 use transept_engine::pick::{Chosen, Probe};
 use transept_engine::reason::Reason;
+use transept_engine::reply::is_grpc;
 use transept_engine::snapshot::Backend;
 use transept_engine::traffic::{Permit, Resource};
 
@@ -36,6 +37,8 @@ pub(crate) struct Trial<'t> {
     limits: (Option<Duration>, Option<Duration>),
     /// Since when nothing but the endpoint is waited for; none while the client owes a part of the request.
     turn: Cell<Option<Duration>>,
+    /// Whether both sides may speak in turns, as with gRPC.
+    is_dialogue: bool,
     /// When it began, where its time is limited: how long it takes matters for others then.
     began: Option<Duration>,
     noted: Cell<bool>,
@@ -53,12 +56,15 @@ impl<'t> Trial<'t> {
         let began = crossing.due.map(|_| now.monotonic);
         let (noted, good, queued) = (Cell::new(false), Cell::new(None), Cell::new(false));
         let (limits, turn) = ((limit, crossing.try_timeout()), Cell::new(Some(now.monotonic)));
-        Self { worker, backend: crossing.backend, chosen, due, limits, turn, began, noted, good, queued }
+        let is_dialogue = is_grpc(&trip.request);
+        Self { worker, backend: crossing.backend, chosen, due, limits, turn, is_dialogue, began, noted, good, queued }
     }
 
-    /// The client is waited for, not the endpoint.
-    pub(crate) fn await_client(&self) {
-        self.turn.set(None);
+    /// The client is waited for, which has sent so many bytes, and not the endpoint; but in a dialogue the next word may be the endpoint's.
+    pub(crate) fn await_client(&self, sent: u64) {
+        if !self.is_dialogue || sent == 0 {
+            self.turn.set(None);
+        }
     }
 
     /// The endpoint has again what it needs to go on.
@@ -128,7 +134,8 @@ impl<'t> Trial<'t> {
     /// The try failed.
     pub(crate) fn failed(&self, failure: &Failure) {
         let outcome = outcome_of(failure);
-        if outcome == Some(Outcome::TimedOut) && !self.had_its_time(self.limits.1.or(self.limits.0)) {
+        // Without a limit of its own a try is over by the listener's, which begins when the endpoint has all of the request.
+        if outcome == Some(Outcome::TimedOut) && !self.had_its_time(self.limits.1) {
             return;
         }
         if let Some(outcome) = outcome {

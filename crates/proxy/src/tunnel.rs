@@ -104,23 +104,28 @@ async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '
     let mut from_backend = Source::H1(H1Source::new(io, inbound, watch, decoder, Side::Upstream));
     let facts = &mut trip.facts;
     let upload = pin!(async {
-        let carried = carry(&mut arrival.body, &mut up, Cell::from_mut(&mut facts.bytes_in)).await;
+        carry(&mut arrival.body, &mut up, Cell::from_mut(&mut facts.bytes_in)).await?;
         io.shut_down_writing();
-        carried
+        Ok(())
     });
     let download = pin!(async {
-        let carried = carry(&mut from_backend, &mut down, Cell::from_mut(&mut facts.bytes_out)).await;
+        carry(&mut from_backend, &mut down, Cell::from_mut(&mut facts.bytes_out)).await?;
         if let Replier::H1(replier) = &**replier {
             replier.io.shut_down_writing();
         }
-        carried
+        Ok(())
     });
     let mut carried = pin!(join(upload, download));
-    std::future::poll_fn(|cx| match standing.poll_ended(cx) {
+    let ended = std::future::poll_fn(|cx| match standing.poll_ended(cx) {
         Poll::Ready(()) => Poll::Ready(Err(standing.failure())),
         Poll::Pending => carried.as_mut().poll(cx),
     })
-    .await
+    .await;
+    if ended.is_err() {
+        // The backend must not take the part that it got for the whole.
+        io.abort_on_drop();
+    }
+    ended
 }
 
 /// Both futures to their ends, or the first failure.

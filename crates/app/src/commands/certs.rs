@@ -151,6 +151,9 @@ fn render(shown: &Value) -> String {
     for one in late {
         let id = one["id"].as_str().unwrap_or_default();
         let warning = match (one["kind"].as_str(), one["remaining"].as_str()) {
+            (Some("root"), Some("not_yet")) => {
+                "the root is not valid yet by the clock of this machine: nothing can be signed until it is".to_owned()
+            }
             (Some("root"), _) => "the root has little of its life left; a new one is needed before it ends".to_owned(),
             // It renews itself, and nobody could send it a token.
             _ if one["holder"] == "control plane" => {

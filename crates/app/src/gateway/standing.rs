@@ -278,7 +278,9 @@ fn listeners(now: &Now) -> Value {
         .map(|outcome| {
             let snapshot = &now.update.loaded.snapshot;
             let bind = snapshot.bind(&outcome.address);
-            let is_opaque = bind.is_some_and(|bind| bind.listeners.iter().all(|one| one.speaks == Speaks::Opaque));
+            let is_opaque = bind.is_some_and(|bind| {
+                !bind.listeners.is_empty() && bind.listeners.iter().all(|one| one.speaks == Speaks::Opaque)
+            });
             let protocol = match bind.map(|bind| bind.secure) {
                 Some(Secure::Mesh) => "HBONE",
                 Some(Secure::Tls) => "HTTPS",

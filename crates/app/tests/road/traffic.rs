@@ -401,3 +401,39 @@ async fn who_waits_for_a_limit_of_ours_blames_no_endpoint() {
         assert_eq!(ejected, Some("transept_endpoints{backend=\"default/app\",state=\"ejected\"} 0"), "{timeouts}");
     }
 }
+
+/// Who is silent is left alone; who waits for the rest of a request is not.
+#[tokio::test]
+async fn a_time_that_is_over_blames_the_endpoint_that_had_it() {
+    let response = "{apiVersion: transept.dev/v1alpha1, kind: ListenerPolicy, metadata: {name: short}, spec: {targetRefs: [{group: \
+                    gateway.networking.k8s.io, kind: Gateway, name: gate-0}], timeouts: {response: 200ms}}}";
+    let ejection = "outlierDetection: {consecutiveErrors: 1, baseEjectionTime: 1h, maxEjectionTime: 2h}";
+    let half = || Ask::post("/", Framed::Length(10));
+    for (timeouts, ask, ejected) in [
+        ("timeouts: {request: 300ms}", Ask::get("/"), 1),
+        ("timeouts: {backendRequest: 300ms}", Ask::get("/"), 1),
+        // The listener's time is over long before that of the rule.
+        ("timeouts: {request: 10s}", Ask::get("/"), 1),
+        ("timeouts: {request: 300ms}", half(), 0),
+        ("timeouts: {backendRequest: 300ms}", half(), 0),
+    ] {
+        let [one, two] = [Backend::start(Up::Http1).await, Backend::start(Up::Http1).await];
+        let setup = Setup::of(&[one.address, two.address], Up::Http1).rule(timeouts).document(response);
+        let _answering = [one, two].map(|backend| {
+            backend.answer_with(|mut served| async move {
+                served.sees_the_end().await;
+            })
+        });
+        let gateway = setup.document(&policy(&[ejection])).start().await;
+        let mut caller = Caller::http11(gateway.address).await;
+        let is_half = ask.is_framed();
+        let mut call = caller.ask(ask).await;
+        if is_half {
+            call.send(b"half").await;
+        }
+        assert_eq!(call.answer().await.0, 504, "{timeouts}");
+        let metrics = gateway.running.metrics().await.expect("metrics");
+        let line = format!("transept_endpoints{{backend=\"default/app\",state=\"ejected\"}} {ejected}");
+        assert!(metrics.lines().any(|one| one == line), "{timeouts} {is_half}: {metrics}");
+    }
+}

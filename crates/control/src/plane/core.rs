@@ -515,7 +515,9 @@ impl Plane {
         match Remaining::at(now(), leaf.not_before, leaf.not_after) {
             Remaining::Plenty => false,
             Remaining::Half => !self.clock_has_jumped(),
-            Remaining::Quarter | Remaining::Tenth | Remaining::Ended | Remaining::NotYet => true,
+            Remaining::Quarter | Remaining::Tenth | Remaining::Ended => true,
+            // A root that is not valid yet either signs nothing.
+            Remaining::NotYet => self.ca.authority().not_before().as_secs() <= now().as_secs(),
         }
     }
 

@@ -55,6 +55,8 @@ pub enum Refused {
     Taken,
     /// One of another identity has that name, is silent, and is kept.
     Kept,
+    /// One of another identity had that name, has ended, and slices still name its address.
+    Left,
     /// The identity is not the one that may say this.
     NotAllowed(String),
     /// A field makes no sense.
@@ -66,6 +68,7 @@ impl fmt::Display for Refused {
         match self {
             Self::Taken => f.write_str("another instance of this name is registered and alive; choose another name, or wait until its lease ends"),
             Self::Kept => f.write_str("an instance of another service has this name; it is silent, and is kept for an hour because it may live on; choose another name"),
+            Self::Left => f.write_str("an instance of another service that has stopped had this name, and slices still name its address; choose another name"),
             Self::NotAllowed(why) | Self::Wrong(why) => f.write_str(why),
         }
     }
@@ -127,14 +130,26 @@ impl Held {
         Held { entry, seen, overdue: false, kept: false, spared: None, silent_for, was_named: false }
     }
 
-    /// Has it called again as long as nobody else serves what it serves, but for Services that others do; those stay as they are while everything does.
-    /// True when that is news.
-    fn keep_but_for(&mut self, others: BTreeSet<String>, is_frozen: bool) -> bool {
-        let differs = !is_frozen && self.silent_for != others;
-        if differs {
-            self.silent_for = others;
+    /// Has it called again as long as nobody else serves what it serves, but for Services that others do. While everything stays as it is, it is called for
+    /// no fewer of them than before. True when that is news.
+    fn keep_but_for(&mut self, mut others: BTreeSet<String>, is_frozen: bool) -> bool {
+        if is_frozen {
+            others.retain(|service| self.silent_for.contains(service));
         }
+        let differs = self.silent_for != others;
+        self.silent_for = others;
         std::mem::take(&mut self.entry.lapsed) || differs
+    }
+
+    /// Nothing keeps it any more: it may be on its way. It has that time once, unless it is a network that comes back: another instance that comes and
+    /// goes does not keep it for ever. After that it is unhealthy at once, and still there for whom it is the last one next time.
+    fn spare(&mut self, now: Duration, is_patient: bool, was_frozen: bool) {
+        if was_frozen || self.spared.is_none() {
+            self.spared = (is_patient && !self.entry.lapsed).then_some(now);
+        } else if is_patient {
+            let over = LEASE - SILENCE + Duration::from_secs(1);
+            self.spared = Some(now.saturating_sub(over));
+        }
     }
 
     /// For how long nothing was heard of it.
@@ -248,9 +263,15 @@ impl Registry {
         now: Duration,
     ) -> Result<bool, Refused> {
         let entry = self.admit(workload, identity, (nonce, nonce), origin)?;
-        let changed = self.held.get(&name_of(&entry.workload)).is_none_or(|held| held.entry != entry);
+        let changed = self.is_news(&entry);
         self.insert(entry, now);
         Ok(changed)
+    }
+
+    /// Whether what was admitted changes anything that others are told.
+    pub fn is_news(&self, entry: &Entry) -> bool {
+        let held = self.held.get(&name_of(&entry.workload));
+        held.is_none_or(|held| held.entry != *entry || !held.silent_for.is_empty())
     }
 
     /// What would be stored about an instance with the first nonce, which may take the place of one with the second.
@@ -280,7 +301,7 @@ impl Registry {
         let is_in_the_way =
             |left: &Held| left.entry.identity != identity.as_str() && left.entry.workload.address != workload.address;
         if self.left.get(&name).is_some_and(is_in_the_way) {
-            return Err(Refused::Kept);
+            return Err(Refused::Left);
         }
         let all = self.held.values().chain(self.left.values());
         let own = || all.clone().filter(|held| held.entry.identity == identity.as_str());
@@ -303,7 +324,11 @@ impl Registry {
     pub fn insert(&mut self, entry: Entry, now: Duration) {
         let name = name_of(&entry.workload);
         self.left.remove(&name);
-        self.held.insert(name, Held::new(entry, now));
+        let was_named = self
+            .held
+            .get(&name)
+            .is_some_and(|before| before.was_named && before.entry.workload.address == entry.workload.address);
+        self.held.insert(name, Held { was_named, ..Held::new(entry, now) });
     }
 
     /// Notes a sign of life of the instance with this nonce. `None` when it is not registered; else whether its lease had ended,
@@ -361,9 +386,8 @@ impl Registry {
             let is_patient = held.silence(now) <= PATIENCE;
             let stays_as_it_is = ending != Some(Ending::Replaced) && (self.frozen || is_last);
             let was_kept = std::mem::replace(&mut held.kept, is_patient && stays_as_it_is);
-            // Once, unless it is a network that comes back: another instance that comes and goes does not keep it for ever.
-            if was_kept && !held.kept && (was_frozen || held.spared.is_none()) {
-                held.spared = (is_patient && !held.entry.lapsed).then_some(now);
+            if was_kept && !held.kept {
+                held.spare(now, is_patient, was_frozen);
             }
             if held.kept {
                 if let Some(Ending::Last(others)) = ending

@@ -137,6 +137,9 @@ impl Leases {
             if was_kept && !lease.kept && (was_mass || !lease.had) {
                 lease.had = within_the_hour && !lease.lapsed;
                 lease.until = if lease.had { now + LEASE - MISSED } else { Duration::ZERO };
+            } else if was_kept && !lease.kept && within_the_hour {
+                // The next time they are unhealthy at once, and taken out no sooner than others.
+                lease.until = now.saturating_sub(Duration::from_secs(1));
             }
             if lease.kept {
                 lease.lapsed &= !is_last;

@@ -94,21 +94,20 @@ pub(crate) async fn serve(worker: Rc<Worker>, io: Io, inbound: Inbound, facts: F
     } else {
         &worker.draining
     };
-    let tls = facts.connection.tls.as_ref();
-    if let Some(left) = tls.and_then(|tls| tls.certificate_left(worker.clock.now().unix)) {
-        watch.nudge(Some(watch.last_sweep().saturating_add(left)));
-    }
     let mut driver = Driver::new(link.clone(), io, inbound, watch, patience);
     let facts = Rc::new(facts);
     let streams = Rc::new(Streams::new(link.clone(), settings.role));
-    // The client is to come again with its new certificate.
-    let has_outlived =
-        || facts.connection.tls.as_ref().is_some_and(|tls| tls.has_outlived_certificate(worker.clock.now().unix));
     let mut leaving = false;
     let over = std::future::poll_fn(|cx| {
-        if !leaving && (drains.get() || link.is_dismissed() || has_outlived()) {
+        // With its certificate the client is to come again: looked at anew in every turn, because clocks are set.
+        let left = facts.connection.tls.as_ref().and_then(|tls| tls.certificate_left(worker.clock.now().unix));
+        let has_outlived = left.is_some_and(|left| left.is_zero());
+        if !leaving && (drains.get() || link.is_dismissed() || has_outlived) {
             leaving = true;
             driver.shut_down();
+        }
+        if !leaving && let Some(left) = left {
+            driver.nudge(left);
         }
         if streams.is_abusive() {
             tracing::debug!(client = %facts.connection.peer, "a client cancels too many requests");

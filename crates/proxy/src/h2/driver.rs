@@ -13,9 +13,9 @@ use transept_wire::h2::{Code, Role};
 use super::link::{Cut, Link, Opened};
 use super::stream::Stream;
 use crate::buffer::{Inbound, Outbound};
-use crate::deadline::{Expired, Watch};
+use crate::deadline::{Expired, SWEEP, Watch};
 use crate::edge::linger;
-use crate::io::Io;
+use crate::io::{Farewell, Io};
 
 /// Reads, and bytes, in one turn before other tasks have theirs: what has come is passed on while it is in the cache of the core.
 const READS: usize = 4;
@@ -90,6 +90,8 @@ pub(crate) struct Driver {
     /// The peer's first SETTINGS have come.
     greeted: bool,
     leaving: bool,
+    /// The other end of the tunnel that it is in has closed that without a look at what was sent.
+    unread: bool,
 }
 
 impl Driver {
@@ -110,6 +112,7 @@ impl Driver {
             put_off: false,
             greeted: false,
             leaving: false,
+            unread: false,
         }
     }
 
@@ -117,6 +120,11 @@ impl Driver {
     pub(crate) fn shut_down(&mut self) {
         self.leaving = true;
         self.link.inner.borrow_mut().wire.shut_down();
+    }
+
+    /// Has whoever polls this woken when that time is over, at the sweep after it, whatever it waits for.
+    pub(crate) fn nudge(&self, after: Duration) {
+        self.watch.nudge(Some(self.watch.last_sweep().saturating_add(after).saturating_add(SWEEP)));
     }
 
     /// Ends the connection with a code, as far as the peer still listens.
@@ -197,11 +205,16 @@ impl Driver {
                         break;
                     }
                 }
-                Poll::Ready(Err(error)) => return Err(Over(error.to_string().into())),
+                Poll::Ready(Err(error)) => return Err(self.broken(&error)),
             }
         }
         cx.waker().wake_by_ref();
         Ok(true)
+    }
+
+    fn broken(&mut self, error: &std::io::Error) -> Over {
+        self.unread = !self.greeted && Farewell::of(error) == Some(Farewell::Unread);
+        Over(error.to_string().into())
     }
 
     /// What the peer's frames cost is counted by the second.
@@ -256,12 +269,12 @@ impl Driver {
                     self.out.advance(count);
                     self.progressed();
                 }
-                Poll::Ready(Err(error)) => return Err(Over(error.to_string().into())),
+                Poll::Ready(Err(error)) => return Err(self.broken(&error)),
                 Poll::Pending => return Ok(()),
             }
         }
         match self.io.poll_flush(cx) {
-            Poll::Ready(Err(error)) => Err(Over(error.to_string().into())),
+            Poll::Ready(Err(error)) => Err(self.broken(&error)),
             _ => Ok(()),
         }
     }
@@ -361,7 +374,7 @@ impl Driver {
 
     /// Says the last words to the peer and to the streams.
     pub(crate) async fn close(mut self, over: Over) {
-        self.link.end(Cut::Lost(over.0));
+        self.link.end(if self.unread { Cut::Unprocessed } else { Cut::Lost(over.0) });
         self.watch.set(Some(FAREWELL));
         self.link.take_pending(&mut self.out);
         let Driver { io, inbound, out, watch, .. } = &mut self;

@@ -142,7 +142,7 @@ impl From<Denied> for Problem {
             }
             Denied::Refused(Refused::NotAllowed(why)) => Self::denied(why),
             Denied::Refused(Refused::Wrong(why)) => Self::invalid(vec![json!({"field": "", "why": why})]),
-            Denied::Refused(taken @ (Refused::Taken | Refused::Kept)) => {
+            Denied::Refused(taken @ (Refused::Taken | Refused::Kept | Refused::Left)) => {
                 Self::new(409, "registration.name_taken", "This name is taken", taken.to_string())
             }
             Denied::Ended => {

@@ -143,7 +143,7 @@ impl Plane {
         let is_new = inner.registry.entry(&name).is_none();
         let nonce = claim.hash.as_bytes().as_slice();
         let entry = inner.registry.admit(workload, &id, (nonce, nonce), origin).map_err(Denied::Refused)?;
-        if inner.registry.entry(&name) != Some(&entry) {
+        if inner.registry.is_news(&entry) {
             inner.unsaved.insert(name.clone());
         }
         inner.registry.insert(entry.clone(), self.began.elapsed());

@@ -270,10 +270,10 @@ fn has_good_holder(rotation: &Rotation, now: UnixTime) -> bool {
 }
 
 /// Whether there are members, and by this clock not one of them has a certificate that is good: then it is the clock that is wrong, or nobody is
-/// there who needs another root.
+/// there who needs another root. Those of whom only is known that there may be some renew nothing.
 pub(super) fn nobody_is_good(rotation: &Rotation, now: UnixTime) -> bool {
-    let others = rotation.proxies() - usize::from(rotation.knows(RESIDENT));
-    others > 0 && !has_good_holder(rotation, now)
+    let no_members = [RESIDENT, BEFORE, SINCE].into_iter().filter(|name| rotation.knows(name)).count();
+    rotation.proxies() > no_members && !has_good_holder(rotation, now)
 }
 
 /// Whether there was an authority before the state was opened.

@@ -172,6 +172,15 @@ fn whom_a_slice_names_is_not_taken_out_by_silence() {
     }
     assert!(mass.sweep(at(33), &one).is_empty() && mass.is_frozen(), "nothing changes when most fall silent");
     assert_eq!(silent(&mass), silent(&registry));
+    assert!(mass.leave(&name("b"), b"b") && mass.sweep(at(34), &one).contains(&name("a")) && mass.is_frozen());
+    assert_eq!(silent(&mass), (json!("Healthy"), Value::Null), "but for those whom nobody serves any more");
+    let mut back = registry.clone();
+    assert_eq!(
+        back.register(workload("a"), &cart(), b"a", Origin::Home, at(33)),
+        Ok(true),
+        "it is heard: that is news"
+    );
+    assert_eq!(silent(&back), (json!("Healthy"), Value::Null));
     assert_eq!(registry.beat(&name("a"), b"a", at(33)), Some(true));
     assert_eq!(silent(&registry), (json!("Healthy"), Value::Null));
 }
@@ -272,7 +281,7 @@ fn whom_a_slice_names_is_not_called_in_clear_text_when_it_has_left() {
         address: address_of("z"),
         ..workload("a")
     };
-    assert_eq!(registry.clone().register(other, &bank, b"z", Origin::Home, at(1)), Err(Refused::Kept));
+    assert_eq!(registry.clone().register(other, &bank, b"z", Origin::Home, at(1)), Err(Refused::Left));
 }
 
 #[test]
@@ -292,6 +301,7 @@ fn an_instance_that_comes_and_goes_does_not_keep_one_that_is_dead() {
         );
     }
     assert!(lapsed > 90, "unhealthy for {lapsed} s");
+    assert!(registry.entry(&name("a")).is_some(), "and there for the next time that nobody is well");
 }
 
 #[test]

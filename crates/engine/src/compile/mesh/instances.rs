@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use transept_model::kinds::cluster::SERVICE_NAME_LABEL;
 use transept_model::kinds::workload::find_learned;
-use transept_model::kinds::{Object, ServicePort, ServiceSpec, WorkloadPort, WorkloadSpec};
+use transept_model::kinds::{Object, ServicePort, ServiceSpec, WorkloadHealth, WorkloadPort, WorkloadSpec};
 
 use super::{AppProtocol, Sides, whole_rule};
 use crate::learned::Known;
@@ -26,7 +26,10 @@ impl<'w> Sides<'_, 'w> {
     ) {
         destinations.located = Some(located.iter().copied().collect());
         let world = self.world;
-        for workload in world.workloads() {
+        // Who takes requests comes before who does not: that may be who was there before.
+        let (well, others): (Vec<_>, Vec<_>) =
+            world.workloads().iter().partition(|workload| workload.spec.health == WorkloadHealth::Healthy);
+        for workload in well.into_iter().chain(others) {
             let address = workload.spec.ip().map(|address| address.to_canonical());
             let Some(address) = address.filter(|address| located.contains(address)) else { continue };
             let mut others = Vec::new();

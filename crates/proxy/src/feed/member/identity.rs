@@ -3,6 +3,7 @@
 //!
 //! Called by `member`. How a certificate is asked for is in `enrol`, when to ask in `transept_identity::renew`.
 
+use transept_identity::renew::Renewal;
 use transept_identity::{Bundle, Svid};
 use transept_xds::grpc::Code;
 
@@ -48,13 +49,15 @@ impl Member {
     }
 
     pub(super) fn take_renewed(&mut self, outcome: Result<Box<(Svid, Bundle)>, Unreached>) {
-        let good = outcome.and_then(|renewed| match renewed.0.leaf().not_before {
-            begin if self.renewal.is_better_than(begin, now()) => {
-                let early = begin.as_secs().saturating_sub(now().as_secs());
-                let why = format!("the one that came is valid only in {early} s: the clock of the control plane is wrong, or that of this machine");
-                Err(Unreached::Away(why))
+        let good = outcome.and_then(|renewed| {
+            let leaf = renewed.0.leaf();
+            if !self.renewal.is_better_than(&Renewal::new(leaf.not_before, leaf.not_after), now()) {
+                return Ok(renewed);
             }
-            _ => Ok(renewed),
+            let early = leaf.not_before.as_secs().saturating_sub(now().as_secs());
+            let when = if early == 0 { "has ended already".to_owned() } else { format!("is valid only in {early} s") };
+            let whose = "the clock of the control plane is wrong, or that of this machine";
+            Err(Unreached::Away(format!("the one that came {when}: {whose}")))
         });
         match good.and_then(|renewed| self.adopt(*renewed)) {
             Ok(()) => {
