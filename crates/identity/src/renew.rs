@@ -78,12 +78,12 @@ impl Renewal {
         Self { not_before, not_after, failures: 0 }
     }
 
-    /// That of the leaf that comes in the place of this one. A leaf that is not valid for long is another failure: its holder asks again, and not
+    /// That of the leaf that comes in the place of this one. A leaf that is not valid for long, or not any more, is another failure: its holder asks again, and not
     /// at every turn.
     #[must_use]
     pub fn followed_by(&self, not_before: UnixTime, not_after: UnixTime, now: UnixTime) -> Self {
         let next = Self::new(not_before, not_after);
-        let failures = if next.is_early(now) { self.failures.saturating_add(1) } else { 0 };
+        let failures = if next.is_of_no_use(now) { self.failures.saturating_add(1) } else { 0 };
         Self { failures, ..next }
     }
 
@@ -92,17 +92,21 @@ impl Renewal {
         now.as_secs().saturating_add(CLOCK_SLACK.as_secs()) < self.not_before.as_secs()
     }
 
+    /// Whether the clock of its maker is wrong, or ours: nobody takes it.
+    fn is_of_no_use(&self, now: UnixTime) -> bool {
+        self.is_early(now) || self.remaining(now) == Remaining::Ended
+    }
+
     /// Whether another leaf is better kept back for this one, which is good and has time: it is not valid yet by more than a clock may be wrong, or not any
     /// more, so the clock of its maker is wrong, or ours, and whoever has the right one does not take it.
     pub fn is_better_than(&self, other: &Self, now: UnixTime) -> bool {
-        let is_wrong = other.is_early(now) || other.remaining(now) == Remaining::Ended;
-        is_wrong && self.remaining(now) <= Remaining::Half
+        other.is_of_no_use(now) && self.remaining(now) <= Remaining::Half
     }
 
-    /// How long to wait before asking for the first time: until half the life is over, give or take one per cent of it; of a leaf that is not
-    /// valid yet as long as after a failure. `random` is any 64 random bits.
+    /// How long to wait before asking for the first time: until half the life is over, give or take one per cent of it; of a leaf that nobody
+    /// takes as long as after a failure. `random` is any 64 random bits.
     pub fn first_wait(&self, now: UnixTime, random: u64) -> Duration {
-        if self.is_early(now) {
+        if self.is_of_no_use(now) {
             return Duration::from_millis(scale(random, self.pause()));
         }
         let life = self.life_in_millis();
@@ -193,7 +197,7 @@ mod tests {
         assert_eq!(renewal.first_wait(moment(DAY - 3600), 0), Duration::ZERO);
         assert_eq!(renewal.first_wait(moment(DAY - 3600), u64::MAX), LATE_SPREAD);
         assert_eq!(renewal.first_wait(moment(DAY - 4), u64::MAX), Duration::from_secs(1));
-        assert_eq!(renewal.first_wait(moment(DAY + 4), u64::MAX), Duration::ZERO);
+        assert_eq!(renewal.first_wait(moment(DAY + 4), u64::MAX), FIRST_PAUSE);
     }
 
     #[test]
@@ -248,6 +252,9 @@ mod tests {
             renewal = renewal.followed_by(begin, moment(5 * DAY), now);
             assert_eq!(renewal.first_wait(now, u64::MAX).as_millis(), bound);
         }
+        // Nor are those that have ended already, by a clock that is behind.
+        let ended = renewal.followed_by(moment(0), moment(DAY / 2), now);
+        assert_eq!((ended.failures(), ended.first_wait(now, u64::MAX).as_secs()), (4, 8));
         let good = renewal.followed_by(now, moment(2 * DAY), now);
         assert_eq!((good.failures(), good.first_wait(now, 0)), (0, Duration::from_secs(DAY / 2 - DAY / 100)));
     }

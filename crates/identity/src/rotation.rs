@@ -475,6 +475,11 @@ impl Rotation {
         self.proxies.len()
     }
 
+    /// How many of those are meant whose names are these.
+    pub fn count(&self, is_meant: impl Fn(&str) -> bool) -> usize {
+        self.proxies.keys().filter(|name| is_meant(name)).count()
+    }
+
     /// Everybody who holds a leaf that has not ended, those whose leaf is refused last.
     pub fn holders(&self, now: UnixTime) -> impl Iterator<Item = Holder<'_>> {
         let members = self.proxies.iter().map(|(proxy, member)| Holder {

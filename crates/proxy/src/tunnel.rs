@@ -103,9 +103,11 @@ async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '
     let decoder = Decoder::new(Body::UntilClose, &limits);
     let mut from_backend = Source::H1(H1Source::new(io, inbound, watch, decoder, Side::Upstream));
     let facts = &mut trip.facts;
+    let is_sent = Cell::new(false);
     let upload = pin!(async {
         carry(&mut arrival.body, &mut up, Cell::from_mut(&mut facts.bytes_in)).await?;
         io.shut_down_writing();
+        is_sent.set(true);
         Ok(())
     });
     let download = pin!(async {
@@ -121,8 +123,8 @@ async fn pump(inlet: Inlet<'_>, asked: Protocol, journey: &mut Journey<'_, '_, '
         Poll::Pending => carried.as_mut().poll(cx),
     })
     .await;
-    if ended.is_err() {
-        // The backend must not take the part that it got for the whole.
+    if ended.is_err() && !is_sent.get() {
+        // The backend must not take the part that it got for the whole. What is whole may still be on its way.
         io.abort_on_drop();
     }
     ended

@@ -324,10 +324,9 @@ impl Registry {
     pub fn insert(&mut self, entry: Entry, now: Duration) {
         let name = name_of(&entry.workload);
         self.left.remove(&name);
-        let was_named = self
-            .held
-            .get(&name)
-            .is_some_and(|before| before.was_named && before.entry.workload.address == entry.workload.address);
+        let is_same =
+            |before: &Entry| before.identity == entry.identity && before.workload.address == entry.workload.address;
+        let was_named = self.held.get(&name).is_some_and(|before| before.was_named && is_same(&before.entry));
         self.held.insert(name, Held { was_named, ..Held::new(entry, now) });
     }
 

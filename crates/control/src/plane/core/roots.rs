@@ -272,8 +272,8 @@ fn has_good_holder(rotation: &Rotation, now: UnixTime) -> bool {
 /// Whether there are members, and by this clock not one of them has a certificate that is good: then it is the clock that is wrong, or nobody is
 /// there who needs another root. Those of whom only is known that there may be some renew nothing.
 pub(super) fn nobody_is_good(rotation: &Rotation, now: UnixTime) -> bool {
-    let no_members = [RESIDENT, BEFORE, SINCE].into_iter().filter(|name| rotation.knows(name)).count();
-    rotation.proxies() > no_members && !has_good_holder(rotation, now)
+    let is_member = |name: &str| name != RESIDENT && ![BEFORE, SINCE].iter().any(|unknown| name.ends_with(unknown));
+    rotation.count(is_member) > 0 && !has_good_holder(rotation, now)
 }
 
 /// Whether there was an authority before the state was opened.
@@ -461,6 +461,20 @@ mod tests {
         inner.rotation.note_report("cart", u64::MAX, plane.ca.root(), soon);
         plane.turn(&mut inner, RETURN).expect("stored");
         assert_eq!((inner.rotation.stage().slug(), inner.rotation.knows("web")), ("signing", false));
+    }
+
+    #[test]
+    fn those_of_whom_only_is_known_that_there_may_be_some_say_nothing_of_the_clock() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let plane = open(directory.path());
+        let long_ago = UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs() - 10 * 86_400));
+        let mut inner = plane.lock();
+        for unknown in [BEFORE, SINCE] {
+            note_unknown(&mut inner.rotation, unknown, plane.ca.root(), &plane.ca, long_ago);
+        }
+        assert!(!nobody_is_good(&inner.rotation, now()));
+        inner.rotation.note_issued("web", plane.ca.root(), long_ago);
+        assert!(nobody_is_good(&inner.rotation, now()));
     }
 
     #[test]

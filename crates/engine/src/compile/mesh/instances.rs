@@ -29,21 +29,21 @@ impl<'w> Sides<'_, 'w> {
         // Who takes requests comes before who does not: that may be who was there before.
         let (well, others): (Vec<_>, Vec<_>) =
             world.workloads().iter().partition(|workload| workload.spec.health == WorkloadHealth::Healthy);
+        let mut of_services = Vec::new();
         for workload in well.into_iter().chain(others) {
             let address = workload.spec.ip().map(|address| address.to_canonical());
             let Some(address) = address.filter(|address| located.contains(address)) else { continue };
-            let mut others = Vec::new();
             for port in &workload.spec.ports {
                 let Some(listener) = self.instance_listener(workload, port, address) else { continue };
                 let id = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
                 listeners.push(listener);
                 destinations.add_address(SocketAddr::new(address, port.target()), id);
-                others.push((SocketAddr::new(address, port.port), id));
+                of_services.push((SocketAddr::new(address, port.port), id));
             }
-            // A port of the program comes before one of a Service that has the same number.
-            for (destination, id) in others {
-                destinations.add_address(destination, id);
-            }
+        }
+        // A port of a program comes before one of a Service that has the same number.
+        for (destination, id) in of_services {
+            destinations.add_address(destination, id);
         }
         self.shut_strangers(located, listeners, destinations);
     }

@@ -352,11 +352,13 @@ impl JwtScheme {
 
     /// Judges the token of a request. `asked` says that its keys were asked for already: it is not done twice.
     fn judge(&self, x: &mut Exchange<'_>, asked: Option<&Asked>) -> Proof {
-        let mut shown = self.sender.shown(&self.header, x.request);
-        let (word, token) = match (shown.next(), shown.next()) {
-            (None, _) => return Proof::Absent,
-            (Some(one), None) => one,
-            (Some(_), Some(_)) => return Proof::invalid("several tokens are shown"),
+        let (word, token) = {
+            let mut shown = self.sender.shown(&self.header, x.request);
+            match (shown.next(), shown.next()) {
+                (None, _) => return Proof::Absent,
+                (Some(one), None) => one,
+                (Some(_), Some(_)) => return Proof::invalid("several tokens are shown"),
+            }
         };
         let document;
         let (keys, version) = match &self.keys {
@@ -381,7 +383,15 @@ impl JwtScheme {
             }
             Err((refusal, Some(occasion))) => match &self.keys {
                 Keys::Fixed(_) => Proof::invalid(refusal.why()),
-                Keys::Fetched(document) => seek(document, &refusal, occasion, x.now.monotonic, asked),
+                Keys::Fetched(document) => {
+                    let sought = seek(document, &refusal, occasion, x.now.monotonic, asked);
+                    // A fetch for somebody else may have come to its end between the look at the keys and the question whether one would help.
+                    let is_newer = document.content(x.now.monotonic).is_some_and(|content| content.version != version);
+                    if is_newer && !matches!(sought, Proof::Ask(..)) {
+                        return self.judge(x, asked);
+                    }
+                    sought
+                }
             },
             Err((refusal, None)) => Proof::invalid(refusal.why()),
         }
