@@ -1,7 +1,8 @@
 //! One try as its endpoint's record sees it: counted while it lasts, and its outcome noted once.
 //!
 //! Made by `attempt.rs` for every try, and by `splice.rs` for every connection that is carried whole. What an outcome means for the endpoint is the engine's business; here it is settled which
-//! failures are the endpoint's at all. Our own limits, clients that went away and pooled connections that had gone stale are not.
+//! failures are the endpoint's at all. Our own limits, clients that went away and pooled connections that had gone stale are not,
+//! nor is a time that policies, earlier tries or a slow client have used up.
 //! Also asks for room where a policy limits a backend.
 
 use std::cell::Cell;
