@@ -63,13 +63,13 @@ pub(crate) struct Args {
         env = "TRANSEPT_LISTEN",
         value_name = "ADDR",
         default_value = "127.0.0.1:8080",
-        requires = "to",
+        conflicts_with = "control",
         value_parser = parse_listen
     )]
     listen: SocketAddr,
 
     /// Print the configuration for `--to` and exit
-    #[arg(long, requires = "to")]
+    #[arg(long, conflicts_with = "control")]
     print: bool,
 
     #[command(flatten)]
@@ -241,6 +241,24 @@ fn quote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn what_would_do_nothing_with_a_control_plane_is_refused() {
+        let parsed = |more: &[&str]| {
+            let line = ["proxy", "--control", "10.0.0.1:9909"].iter().chain(more);
+            <Line as clap::Parser>::try_parse_from(line).map(|line| line.args.listen)
+        };
+        assert!(parsed(&[]).is_ok());
+        for more in [&["--listen", "127.0.0.1:9700"][..], &["--print"]] {
+            assert!(parsed(more).is_err(), "{more:?}");
+        }
+    }
 
     fn target(text: &str) -> Target {
         text.parse().expect(text)
