@@ -361,6 +361,15 @@ fn a_quota_names_its_tenant_by_a_hash_and_refuses_who_has_none() {
 }
 
 #[test]
+fn a_repeat_is_free_to_a_trusted_proxy_alone() {
+    let ask = ["GET", "http://localhost:8080/", "-H", "x-request-id: 7", "-H", "X-Tenant: ada", "--client"];
+    let told = |client| explain("42-quota-repeats.yaml", &[&ask[..], &[client]].concat())["told"].to_string();
+    let free = "takes 1, and nothing when it comes again under this x-request-id";
+    assert!(told("10.1.2.3").contains(free) && told("203.0.113.9").contains("takes 1,"));
+    assert!(!told("203.0.113.9").contains(free));
+}
+
+#[test]
 fn an_expression_names_the_tenant_and_the_price() {
     let url = "http://localhost:8080/t/acme/export?rows=900";
     let told = explain("35-limit-expressions.yaml", &["GET", url])["told"].to_string();

@@ -228,6 +228,8 @@ pub struct Notes {
     pub(crate) again: bool,
     /// Whether, besides, who has vouched for it may be asked anew.
     pub(crate) asks: bool,
+    /// Whether a trusted proxy, and not the client, has named the request: its `x-request-id` is the one that came.
+    pub is_named_by_proxy: bool,
     /// Why the gateway itself answers, when it does. Set before the response side runs.
     pub replied: Option<Reason>,
     /// The limits that the request has touched.
@@ -318,6 +320,7 @@ impl Notes {
         self.paths = PathRules::default();
         self.again = false;
         self.asks = false;
+        self.is_named_by_proxy = false;
         self.replied = None;
         self.touched.clear();
         self.patience = Patience::default();

@@ -28,6 +28,15 @@ pub enum Trace {
     Begun,
 }
 
+/// What a request is called, and where it belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Correlation {
+    /// Its trace.
+    pub trace: Trace,
+    /// Whether it has the `x-request-id` that came with it.
+    pub is_named: bool,
+}
+
 /// The place of one hop in a trace, as hexadecimal digits (W3C Trace Context level 2, section 3.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -43,18 +52,19 @@ pub struct Span {
 
 /// Makes sure that a request carries one `x-request-id` and one valid `traceparent`. Those that came are kept if they are valid and
 /// the edge lets them in; a trace that is not kept loses its `tracestate` too.
-pub fn correlate(fields: &mut Fields, peer: Peer, edge: TraceEdge, now: Now, random: u64) -> Trace {
+pub fn correlate(fields: &mut Fields, peer: Peer, edge: TraceEdge, now: Now, random: u64) -> Correlation {
     let believed = edge == TraceEdge::Continue || peer == Peer::Trusted;
-    if !(believed && only(fields, FieldId::X_REQUEST_ID).is_some_and(is_request_id)) {
+    let is_named = believed && only(fields, FieldId::X_REQUEST_ID).is_some_and(is_request_id);
+    if !is_named {
         // Hexadecimal digits and hyphens are a valid value.
         let _ = fields.set(&REQUEST_ID, &request_id(now, random));
     }
     if !(believed && only(fields, FieldId::TRACEPARENT).is_some_and(is_traceparent)) {
         fields.remove_id(FieldId::TRACESTATE);
         let _ = fields.set(&TRACEPARENT, &traceparent(random));
-        return Trace::Begun;
+        return Correlation { trace: Trace::Begun, is_named };
     }
-    Trace::Kept
+    Correlation { trace: Trace::Kept, is_named }
 }
 
 /// Makes the span of this hop the parent of what follows: the one that came with the trace becomes our own parent, and in a trace that begins
@@ -234,10 +244,10 @@ mod tests {
     #[test]
     fn a_span_is_the_parent_of_the_next() {
         let mut fields = Fields::new();
-        let begun = correlate(&mut fields, Peer::Untrusted, TraceEdge::Continue, NOW, 7);
+        let begun = correlate(&mut fields, Peer::Untrusted, TraceEdge::Continue, NOW, 7).trace;
         let first = begin_span(&mut fields, begun, 7).expect("a span");
         assert_eq!((begun, first.parent), (Trace::Begun, None));
-        let kept = correlate(&mut fields, Peer::Untrusted, TraceEdge::Continue, NOW, 8);
+        let kept = correlate(&mut fields, Peer::Untrusted, TraceEdge::Continue, NOW, 8).trace;
         let second = begin_span(&mut fields, kept, 8).expect("a span");
         assert_eq!((kept, second.trace, second.parent), (Trace::Kept, first.trace, Some(first.id)));
         assert_ne!(second.id, first.id);
@@ -258,7 +268,8 @@ mod tests {
         let mut fields = Fields::new();
         fields.push(&REQUEST_ID, b"a").expect("a value");
         fields.push(&REQUEST_ID, b"b").expect("a value");
-        correlate(&mut fields, Peer::Untrusted, TraceEdge::Continue, NOW, 7);
+        let correlation = correlate(&mut fields, Peer::Untrusted, TraceEdge::Continue, NOW, 7);
+        assert!(!correlation.is_named);
         assert_eq!(fields.all(FieldId::X_REQUEST_ID).count(), 1);
         assert_eq!(fields.first(FieldId::X_REQUEST_ID).map(<[u8]>::len), Some(36));
     }

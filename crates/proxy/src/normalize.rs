@@ -55,9 +55,9 @@ pub(crate) fn introduce(worker: &Worker, connection: &Connection, settings: &Set
     let client = derive(connection, &trip.request.fields, settings);
     trip.client = client.address;
     let now = trip.now();
-    let trace = correlate(&mut trip.request.fields, client.peer, settings.trace, now, trip.random);
+    let correlation = correlate(&mut trip.request.fields, client.peer, settings.trace, now, trip.random);
     if worker.edges.is_some() || worker.spans.is_some() {
-        trip.facts.span = begin_span(&mut trip.request.fields, trace, trip.random);
+        trip.facts.span = begin_span(&mut trip.request.fields, correlation.trace, trip.random);
     }
     if let Some(id) = trip.request.fields.first(FieldId::X_REQUEST_ID) {
         trip.facts.request_id.extend_from_slice(id);
@@ -69,6 +69,7 @@ pub(crate) fn introduce(worker: &Worker, connection: &Connection, settings: &Set
     let port = connection.destination.unwrap_or(connection.local).port();
     announce(&mut trip.request, connection, &client, settings, port);
     trip.relayed = is_relayed(connection, &client, settings.role);
+    trip.notes.is_named_by_proxy = trip.relayed && correlation.is_named;
     trip.patience = hops::timeout(&trip.request);
 }
 

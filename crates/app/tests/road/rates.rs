@@ -361,6 +361,39 @@ async fn a_quota_survives_a_stop_exactly_and_a_sudden_end_but_for_its_slack() {
 }
 
 #[tokio::test]
+async fn what_a_trusted_proxy_tries_again_counts_once_over_all_workers_and_reloads() {
+    let quota = |requests: u32| {
+        let spec = format!("quotas: [{{name: month, requests: {requests}, per: Month, key: [], repeats: Free}}]");
+        policy("QuotaPolicy", &spec)
+    };
+    let trusted = "clientAddress: {trustedProxies: [127.0.0.0/8]}";
+    let passing = async |gateway: &Gateway, ids: &[&str]| {
+        let mut passed = 0;
+        for id in ids {
+            // Each on a connection of its own, so that all workers take part.
+            let mut caller = Caller::connect(&Down::Http11, gateway.address).await;
+            let (status, _) = caller.ask(Ask::get("/").with("x-request-id", id)).await.answer().await;
+            passed += usize::from(status == 200);
+        }
+        passed
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    for (by_proxy, expected) in [(true, (6, 8, 3)), (false, (3, 1, 0))] {
+        let file = directory.path().join(format!("{by_proxy}.redb"));
+        let backend = Backend::start(Up::Http1).await;
+        let setup = Setup::before(&backend).workers(4).argument(format!("--quotas={}", file.display()));
+        let setup = if by_proxy { setup.policy(trusted) } else { setup };
+        let mut gateway = setup.clone().document(&quota(3)).start().await;
+        let _answering = backend.answer_all();
+        let first = passing(&gateway, &["a", "b", "a", "b", "a", "b"]).await;
+        gateway.reload(&setup.document(&quota(4))).await;
+        let second = passing(&gateway, &["a"; 8]).await;
+        let third = passing(&gateway, &["c", "d", "c", "e"]).await;
+        assert_eq!((first, second, third), expected, "{by_proxy}");
+    }
+}
+
+#[tokio::test]
 async fn a_flood_of_quota_keys_locks_nobody_out_and_resets_nobody_through_a_sudden_end_too() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let begin = async || {

@@ -62,6 +62,9 @@ struct Verdicts {
     /// The same for one or the other.
     named: Cell<bool>,
     unnamed: Cell<bool>,
+    /// The same for trusted proxies in front.
+    forwarded: Cell<bool>,
+    direct: Cell<bool>,
     /// Whether it is also above connections that nobody looks into, of which it knows nothing.
     passes_by: Cell<bool>,
     invalid: Option<String>,
@@ -181,6 +184,8 @@ impl<'w> Policies<'w> {
             unproven: Cell::new(false),
             named: Cell::new(false),
             unnamed: Cell::new(false),
+            forwarded: Cell::new(false),
+            direct: Cell::new(false),
             invalid,
             in_force: Cell::new(false),
             replaced: Cell::new(false),
@@ -288,6 +293,8 @@ impl<'w> Policies<'w> {
     pub(super) fn meet(&self, effective: &Effective) {
         let mut steps = effective.all().map(|(step, _)| step.phase);
         let is_identified = steps.any(|phase| phase == Phase::Authenticate);
+        let settings = settings_of(effective);
+        let is_forwarded = !settings.trusted_proxies.is_empty();
         for (_, policy) in effective.all() {
             let Some(verdicts) = self.verdicts.get(*policy) else { continue };
             if is_identified {
@@ -296,9 +303,15 @@ impl<'w> Policies<'w> {
                 verdicts.unidentified.set(true)
             }
             let is_named = is_identified || effective.clients == Clients::Proven;
-            if is_named { verdicts.named.set(true) } else { verdicts.unnamed.set(true) }
+            if is_named {
+                verdicts.named.set(true)
+            } else {
+                verdicts.unnamed.set(true)
+            }
+            if is_forwarded { verdicts.forwarded.set(true) } else { verdicts.direct.set(true) }
         }
-        if leaves_paths(effective) {
+        // Paths stay as they come.
+        if settings.path.form == Form::Raw {
             let decides = |step: &Step| matches!(step.phase, Phase::Authenticate | Phase::Authorize);
             for (_, policy) in effective.all().filter(|(step, _)| decides(step)) {
                 if let Some(verdicts) = self.verdicts.get(*policy) {
@@ -326,6 +339,7 @@ impl<'w> Policies<'w> {
                 identified: where_of(&verdicts.identified, &verdicts.unidentified),
                 proven: where_of(&verdicts.proven, &verdicts.unproven),
                 named: where_of(&verdicts.named, &verdicts.unnamed),
+                forwarded: where_of(&verdicts.forwarded, &verdicts.direct),
             };
             let all = verdicts.policy.as_ref().map(|policy| policy.cautions(known)).unwrap_or_default();
             all.into_iter().map(move |caution| note(verdicts, caution.at, caution.what))
@@ -511,12 +525,12 @@ pub(super) fn tell_where_they_stand(world: &World, attachments: &[PolicyAttachme
     told
 }
 
-/// Whether paths stay as they come where these policies are in force.
-fn leaves_paths(effective: &Effective) -> bool {
+/// The settings of a listener where these policies are in force.
+fn settings_of(effective: &Effective) -> Settings {
     let mut settings = Settings::default();
     let settling = effective.all().filter(|(step, _)| step.phase == Phase::Settle);
     settling.filter_map(|(step, _)| step.policy.as_ref()).for_each(|policy| policy.settle(&mut settings));
-    settings.path.form == Form::Raw
+    settings
 }
 
 /// Where something holds that holds at one rule, and not at another.

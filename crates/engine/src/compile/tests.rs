@@ -496,6 +496,37 @@ fn who_guards_a_route_that_other_spellings_pass_by_is_told_so() {
 }
 
 #[test]
+fn free_repeats_where_no_proxy_is_trusted_are_noted() {
+    let quotas = "\
+---
+apiVersion: transept.dev/v1alpha1
+kind: QuotaPolicy
+metadata: {name: day}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: site}]
+  quotas:
+  - {name: other, requests: 9, per: Day, key: []}
+  - {name: day, requests: 5, per: Day, key: [], repeats: Free}
+";
+    let trusted = "\
+---
+apiVersion: transept.dev/v1alpha1
+kind: ListenerPolicy
+metadata: {name: edge}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: default}]
+  clientAddress: {trustedProxies: [10.0.0.0/8]}
+";
+    let notes = |text: &str| -> Vec<String> { compiled(text, None).0.notes.iter().map(ToString::to_string).collect() };
+    let text = site("10.0.0.1", "HTTP", "a") + quotas;
+    let found = notes(&text);
+    assert!(found.len() == 1 && found[0].contains("`repeats: Free` of quota `day` spares nobody"), "{found:?}");
+    assert!(found[0].contains("`clientAddress.trustedProxies`"), "the remedy: {found:?}");
+    assert_eq!(line(&text, &found[0]), "  - {name: day, requests: 5, per: Day, key: [], repeats: Free}");
+    assert!(notes(&(text + trusted)).is_empty());
+}
+
+#[test]
 fn a_rule_on_a_port_that_nothing_has_is_noted() {
     let notes = |target: &str, port: u16| {
         let yaml = format!(

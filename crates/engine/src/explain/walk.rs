@@ -174,7 +174,7 @@ fn walk(bind: &Bind, ask: &Ask, found: &mut Explanation) {
     let settings = &listener.settings;
     let client = forwarded::derive(&connection, &request.fields, settings);
     found.client = Some(client);
-    trace::correlate(&mut request.fields, client.peer, settings.trace, ask.now, ask.random);
+    let correlation = trace::correlate(&mut request.fields, client.peer, settings.trace, ask.now, ask.random);
     forwarded::announce(&mut request, &connection, &client, settings, listener.port);
 
     let mut tried = Tried::default();
@@ -185,6 +185,7 @@ fn walk(bind: &Bind, ask: &Ask, found: &mut Explanation) {
     let chain = routed.as_ref().map_or(&listener.chain, |routed| &routed.rule.chain);
     note_policies(listener, chain, found);
     let mut notes = Notes::told();
+    notes.is_named_by_proxy = correlation.is_named && forwarded::is_relayed(&connection, &client, settings.role);
     let x = Exchange {
         now: ask.now,
         random: ask.random,

@@ -83,7 +83,7 @@ pub(crate) struct Key {
     parts: Vec<Part>,
     missing: Missing,
     /// Where the limit is written.
-    at: Spot,
+    pub(crate) at: Spot,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::book::Count;
+use super::repeats::Repeats;
 
 const SHELVES: usize = 16;
 
@@ -32,6 +33,8 @@ pub(crate) struct Ledger {
     /// How many keys with something used in their period have given way, and whether that was told.
     forgotten: AtomicU64,
     told: AtomicBool,
+    /// What has been counted and may come again.
+    pub(crate) repeats: Repeats,
     /// `month of QuotaPolicy shop/gold`; none while only the file knows of it.
     name: OnceLock<Box<str>>,
 }
@@ -90,6 +93,7 @@ impl Default for Ledger {
             keys: AtomicUsize::new(0),
             forgotten: AtomicU64::new(0),
             told: AtomicBool::new(false),
+            repeats: Repeats::default(),
             name: OnceLock::new(),
         }
     }

@@ -233,6 +233,8 @@ pub struct Known {
     pub proven: Identified,
     /// Where one or the other tells who the client is.
     pub named: Identified,
+    /// Where proxies in front are trusted to say who the client is.
+    pub forwarded: Identified,
 }
 
 /// What the owner of a policy should know.

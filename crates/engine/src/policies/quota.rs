@@ -3,18 +3,20 @@
 //! What is used survives the end of the process, a sudden one too: `limit/book.rs` says how much such an end can give back. All policies of the
 //! kind at one place hold together: a request is counted by all of their quotas or by none.
 
+mod check;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
 use transept_model::policy::{Merge, Target};
-use transept_model::schema::{Decoder, HEADER_NAME, Rule, Text};
-use transept_model::value::{Value, ticked};
+use transept_model::schema::{HEADER_NAME, Rule, Text};
 use transept_model::{choice, object};
 use transept_wire::head::Response;
 use twox_hash::XxHash3_128;
 
-use super::{Caution, CompileCx, Known, Phase, Policy, PolicyName};
+use self::check::{check_quota, check_spec};
+use super::{Caution, CompileCx, Identified, Known, Phase, Policy, PolicyName};
 use crate::callout::{Callout, CalloutResult, Wait};
 use crate::exchange::Exchange;
 use crate::expression::{NumberExpression, ResponseExpression};
@@ -27,6 +29,7 @@ use crate::limit::inquiry::{Asked, Inquiry};
 use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, cautions, is_on_plan};
 use crate::limit::ledger::Account;
 use crate::limit::period::{Period, PeriodLength, Periods, day, zone};
+use crate::limit::repeats::{Paid, Repeatable};
 use crate::limit::touched::{Touch, address};
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
@@ -88,6 +91,9 @@ object! {
         response_cost_expression: Option<ResponseExpression>;
         /// What the bodies say, instead: a number in the JSON of the response, or bytes. Taken when the response is over.
         response_cost_body: Option<BodyCostSpec>;
+        /// What a request costs that a trusted proxy sends again, under the `x-request-id` that it had. Make it free only where the proxies
+        /// name requests themselves, and take no name from their clients.
+        repeats: Repeats = Repeats::Count;
         /// Lets requests pass that are beyond it, and counts them. Clients are told that nothing is left.
         soft: bool = false;
         /// Which fields of responses tell of it.
@@ -98,74 +104,14 @@ object! {
     check check_quota;
 }
 
-/// A quota that another one, which counts the same, always reaches first.
-fn check_spec(spec: &QuotaPolicySpec, _: &Value, cx: &mut Decoder) {
-    let counts_alike = |a: &QuotaSpec, b: &QuotaSpec| {
-        (&a.key, &a.missing, &a.plans, &a.time_zone, &a.costs, &a.cost)
-            == (&b.key, &b.missing, &b.plans, &b.time_zone, &b.costs, &b.cost)
-            && (&a.cost_expression, &a.response_cost) == (&b.cost_expression, &b.response_cost)
-            && (&a.response_cost_expression, &a.response_cost_body)
-                == (&b.response_cost_expression, &b.response_cost_body)
-    };
-    for (index, quota) in spec.quotas.iter().enumerate().filter(|(_, quota)| !quota.soft) {
-        let first = spec.quotas.iter().enumerate().find(|(other_index, other)| {
-            let most = most_within(other, quota);
-            let same = other.per == quota.per && other.requests == quota.requests;
-            *other_index != index
-                && !other.soft
-                && counts_alike(other, quota)
-                && most.is_some_and(|most| most <= quota.requests.into())
-                && (!same || *other_index < index)
-        });
-        if let Some((_, other)) = first {
-            cx.refuse(
-                quota.at,
-                format!(
-                    "quota {} is never reached, because {} allows no more",
-                    ticked(&quota.name),
-                    ticked(&other.name)
-                ),
-            )
-            .remedy("remove it, or mend its numbers or its key");
-        }
-    }
-}
-
-/// How much a quota lets pass at most in one period of another one; none where that cannot be said.
-fn most_within(quota: &QuotaSpec, other: &QuotaSpec) -> Option<u64> {
-    // What responses have cost is taken even when it is not there, and may come to any sum in several periods.
-    let is_exact =
-        quota.response_cost.is_none() && quota.response_cost_expression.is_none() && quota.response_cost_body.is_none();
-    let periods = match (quota.per, other.per) {
-        // A day is in one week and in one month; a week may be in two months.
-        (one, another) if one == another && quota.start == other.start => 1,
-        (_, PeriodLength::Day) => 1,
-        // The longest month has 31 days, and parts of six weeks.
-        (PeriodLength::Day, PeriodLength::Week) if is_exact => 7,
-        (PeriodLength::Day, PeriodLength::Month) if is_exact => 31,
-        (PeriodLength::Week, PeriodLength::Month) if is_exact => 6,
-        _ => return None,
-    };
-    Some(u64::from(quota.requests) * periods)
-}
-
-fn check_quota(quota: &QuotaSpec, _: &Value, cx: &mut Decoder) {
-    if zone(&quota.time_zone).is_none() {
-        cx.refuse(quota.at, format!("there is no time zone {}", ticked(&quota.time_zone)))
-            .remedy("write an IANA name such as Europe/Berlin, or UTC");
-    }
-    if let Some(start) = &quota.start {
-        if day(start).is_none() {
-            cx.refuse(quota.at, format!("{} is not a day", ticked(start))).remedy("write it as 2026-01-15");
-        }
-        if quota.per == PeriodLength::Day {
-            cx.refuse(quota.at, "a day begins at midnight, whatever `start` says").remedy("leave out `start`");
-        }
-    }
-    quota.cost_fields().check(if quota.soft { u32::MAX } else { quota.requests }, cx);
-    if !quota.name.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        cx.refuse(quota.at, "the name is told in a header field, which has room for printable ASCII only")
-            .remedy("use letters, digits and dashes");
+choice! {
+    /// What a request costs that comes again.
+    pub enum Repeats {
+        /// As much as any other.
+        Count = "Count",
+        /// Nothing, where a trusted proxy tries a request again: method, host, path and `x-request-id` are those of one that was counted for the
+        /// same key a few minutes ago. Who connects to the listener himself has no say in it, whatever he calls his requests.
+        Free = "Free",
     }
 }
 
@@ -191,6 +137,7 @@ struct Quota {
     key: Key,
     plans: Vec<Box<str>>,
     costs: Costs,
+    repeats: Repeats,
     soft: bool,
     unavailable: Unavailable,
     book: Arc<Book>,
@@ -208,6 +155,8 @@ struct Charge {
     hash: u128,
     period: Period,
     cost: u32,
+    /// What it is called if it may come again for nothing.
+    request: Option<Repeatable>,
 }
 
 /// One or several compiled `QuotaPolicy` objects.
@@ -275,8 +224,26 @@ impl Quota {
             slack: (written == Written::Asked).then_some((self.most / 100).max(1)),
         };
         let now = x.now.unix.as_secs();
-        match self.book.take(&self.account, hash, period, now, u64::from(cost), allowance) {
-            Taken::Counted(used) => Ok(Some((Charge { hash, period, cost }, self.standing(used, period, x.now.unix)))),
+        let request = match self.repeats {
+            Repeats::Free => Repeatable::of(x, hash),
+            Repeats::Count => None,
+        };
+        let take = |cost, allowance| self.book.take(&self.account, hash, period, now, u64::from(cost), allowance);
+        let (cost, taken) = match request {
+            None => (cost, take(cost, allowance)),
+            Some(request) => {
+                let repeats = &self.account.ledger.repeats;
+                match repeats.begin(request, Paid { period, cost }, x.now.monotonic, || take(cost, allowance)) {
+                    Some(taken) => (cost, taken),
+                    None => (0, take(0, ANYWAY)),
+                }
+            }
+        };
+        match taken {
+            Taken::Counted(used) => {
+                let charge = Charge { hash, period, cost, request };
+                Ok(Some((charge, self.standing(used, period, x.now.unix))))
+            }
             Taken::Full(_) => {
                 let wait = period.rest(x.now.unix);
                 let detail = format!("There is room again in {} s.", crate::limit::seconds(wait).max(1));
@@ -294,30 +261,46 @@ impl Quota {
     /// Settles a request whose response is known: how much is used then, if that has changed.
     fn settle(&self, charge: &mut QuotaCharge, x: &Exchange<'_>, response: &Response) -> Option<u64> {
         if x.notes.replied.is_some_and(|reason| reason.is_limit() || reason.is_before_backend()) {
-            let cost = u64::from(std::mem::take(&mut charge.cost));
-            return Some(self.book.give_back(&self.account, charge.hash, charge.period, cost));
+            let back = self.undo(charge.charge);
+            charge.charge.cost = 0;
+            return back;
+        }
+        if let Some(request) = charge.charge.request {
+            self.account.ledger.repeats.stand(request);
         }
         if x.notes.replied.is_some() {
             return None;
         }
+        let Charge { hash, period, request, .. } = charge.charge;
         let debit = self.costs.of_response(x, response);
-        if debit == 0 {
+        if debit == 0 || request.is_some_and(|request| !self.account.ledger.repeats.bill(request)) {
             return None;
         }
         let now = x.now.unix.as_secs();
-        match self.book.take(&self.account, charge.hash, charge.period, now, u64::from(debit), ANYWAY) {
+        match self.book.take(&self.account, hash, period, now, u64::from(debit), ANYWAY) {
             Taken::Counted(used) => Some(used),
             _ => None,
         }
+    }
+
+    /// Gives back what a request has taken that comes to nothing. How much is used then, if that has changed.
+    fn undo(&self, charge: Charge) -> Option<u64> {
+        let paid = match charge.request {
+            None => Paid { period: charge.period, cost: charge.cost },
+            Some(request) => self.account.ledger.repeats.fail(request)?,
+        };
+        Some(self.book.give_back(&self.account, charge.hash, paid.period, u64::from(paid.cost)))
     }
 
     /// Notes that the bodies of an exchange will cost something.
     fn bill_bodies(&self, charge: &QuotaCharge, x: &mut Exchange<'_>, response: &Response) {
         let Some(body) = self.costs.of_bodies().filter(|_| x.notes.replied.is_none()) else { return };
         let (book, account) = (Arc::clone(&self.book), self.account.clone());
-        let (hash, period) = (charge.hash, charge.period);
+        let Charge { hash, period, request, .. } = charge.charge;
         bill(body, x, response, move |cost, now| {
-            book.take(&account, hash, period, now.unix.as_secs(), u64::from(cost), ANYWAY);
+            if cost > 0 && request.is_none_or(|request| account.ledger.repeats.bill(request)) {
+                book.take(&account, hash, period, now.unix.as_secs(), u64::from(cost), ANYWAY);
+            }
         });
     }
 
@@ -340,14 +323,14 @@ impl QuotaPolicy {
                 Ok(None) => continue,
                 Ok(Some((charge, standing))) => {
                     charges.push((index, charge));
-                    self.note(index, charge.cost, standing, None, x);
+                    self.note(index, Some(charge), standing, None, x);
                     continue;
                 }
                 Err(stop) => stop,
             };
             for (index, charge) in charges {
                 if let Some(quota) = self.quotas.get(index) {
-                    quota.book.give_back(&quota.account, charge.hash, charge.period, u64::from(charge.cost));
+                    quota.undo(charge);
                 }
             }
             x.notes.touched.limits.truncate(before);
@@ -365,13 +348,9 @@ impl QuotaPolicy {
                 body.prepare(x);
             }
         }
-        x.notes.charges.extend(charges.into_iter().map(|(index, charge)| QuotaCharge {
-            policy: address(self),
-            quota: index,
-            hash: charge.hash,
-            period: charge.period,
-            cost: charge.cost,
-        }));
+        let policy = address(self);
+        let charges = charges.into_iter().map(|(quota, charge)| QuotaCharge { policy, quota, charge });
+        x.notes.charges.extend(charges);
         Verdict::Continue
     }
 
@@ -380,7 +359,7 @@ impl QuotaPolicy {
             && let Some(period) = quota.periods.at(x.now.unix)
         {
             let standing = quota.standing(quota.most, period, x.now.unix);
-            self.note(index, 0, standing, Some(period.rest(x.now.unix)), x);
+            self.note(index, None, standing, Some(period.rest(x.now.unix)), x);
         }
         x.notes.answered_by = self.owners.get(index).map(Arc::clone);
         reply.because(format!("{}, quota {}{why}", quota.policy, quota.label.name)).into()
@@ -397,12 +376,24 @@ impl QuotaPolicy {
         }
     }
 
-    fn note(&self, index: usize, charged: u32, standing: Standing, wait: Option<Duration>, x: &mut Exchange<'_>) {
+    fn note(
+        &self,
+        index: usize,
+        charge: Option<Charge>,
+        standing: Standing,
+        wait: Option<Duration>,
+        x: &mut Exchange<'_>,
+    ) {
+        let charged = charge.map_or(0, |charge| charge.cost);
         if let Some(quota) = self.quotas.get(index).filter(|_| x.is_told()) {
             let verdict = if wait.is_some() {
                 "no room".to_owned()
             } else {
-                format!("takes {charged}{}", quota.costs.describe())
+                let again = match charge.and_then(|charge| charge.request) {
+                    Some(_) => ", and nothing when it comes again under this x-request-id",
+                    None => "",
+                };
+                format!("takes {charged}{}{again}", quota.costs.describe())
             };
             let line = quota.describe(standing, &verdict, x);
             x.tell(|| line);
@@ -437,9 +428,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) struct QuotaCharge {
     policy: usize,
     quota: usize,
-    hash: u128,
-    period: Period,
-    cost: u32,
+    charge: Charge,
 }
 
 /// What the keys of a quota begin with. Counts of other periods mean nothing in these.
@@ -473,6 +462,7 @@ impl Policy for QuotaPolicy {
                 key,
                 plans: quota.plans.iter().map(|plan| (&**plan).into()).collect(),
                 costs,
+                repeats: quota.repeats,
                 soft: quota.soft,
                 unavailable: spec.on_unavailable,
                 book: Arc::clone(&book),
@@ -495,7 +485,17 @@ impl Policy for QuotaPolicy {
     }
 
     fn cautions(&self, known: Known) -> Vec<Caution> {
-        cautions(self.quotas.iter().map(|one| (&*one.label.name, &one.key, &*one.plans)), known)
+        let unspared = self.quotas.iter().filter(|one| one.repeats == Repeats::Free);
+        let unspared = unspared.filter(|_| known.forwarded == Identified::Nowhere).map(|one| Caution {
+            at: one.key.at,
+            what: format!(
+                "`repeats: Free` of quota `{}` spares nobody, because no proxy is trusted here to name requests; write the networks of those in \
+                 front into `clientAddress.trustedProxies` of a ListenerPolicy, or leave it out",
+                one.label.name
+            ),
+        });
+        let keys = cautions(self.quotas.iter().map(|one| (&*one.label.name, &one.key, &*one.plans)), known);
+        keys.into_iter().chain(unspared).collect()
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
@@ -520,7 +520,7 @@ impl Policy for QuotaPolicy {
             let Some(used) = quota.settle(charge, x, response) else { continue };
             let mut own_touches = touched.limits.iter_mut().filter(|touch| touch.policy == own);
             if let Some(touch) = own_touches.find(|touch| usize::from(touch.limit) == charge.quota) {
-                touch.standing = quota.standing(used, charge.period, x.now.unix);
+                touch.standing = quota.standing(used, charge.charge.period, x.now.unix);
             }
         }
         x.notes.charges = charges;

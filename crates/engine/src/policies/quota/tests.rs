@@ -14,23 +14,46 @@ const NOON: u64 = 1_795_867_200;
 /// One request at a moment, and what becomes of it when the gateway answers for this reason.
 fn visit(policy: &QuotaPolicy, unix: u64, replied: Option<Reason>) -> (Verdict, String) {
     let mut request = Request::build("GET", "http", "a.test", "/").expect("a request");
+    exchange(policy, unix, replied, &mut request, &mut Notes::new(), &mut Response::new(200))
+}
+
+/// What becomes of a request with this id that a trusted proxy, or else the client, has given it: whether it passes, and what is left.
+fn visit_as(policy: &QuotaPolicy, id: &str, by_proxy: bool, path: &str, replied: Option<Reason>) -> (bool, String) {
+    let mut request = Request::build("GET", "http", "a.test", path).expect("a request");
+    request.fields.push_bytes(b"x-request-id", id.as_bytes()).expect("a field");
+    let mut notes = Notes::new();
+    notes.is_named_by_proxy = by_proxy;
+    let mut response = Response::new(200);
+    response.fields.push_bytes(b"x-cost", b"3").expect("a field");
+    let (verdict, told) = exchange(policy, NOON, replied, &mut request, &mut notes, &mut response);
+    (verdict.goes_on(), told)
+}
+
+/// Both sides of the road, and what clients are told.
+fn exchange(
+    policy: &QuotaPolicy,
+    unix: u64,
+    replied: Option<Reason>,
+    request: &mut Request,
+    notes: &mut Notes,
+    response: &mut Response,
+) -> (Verdict, String) {
     let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
-    let (mut notes, mut response) = (Notes::new(), Response::new(200));
     let mut x = Exchange {
         now: Now { monotonic: Duration::ZERO, unix: Duration::from_secs(unix) },
         random: 7,
         connection: &Connection::new(address, address, None),
         client: address.ip(),
         listener_port: 80,
-        request: &mut request,
-        notes: &mut notes,
+        request,
+        notes,
     };
     let verdict = policy.on_request(&mut x);
     if let Verdict::Respond(reply) = &verdict {
         x.notes.replied = Some(reply.reason);
     }
     x.notes.replied = x.notes.replied.or(replied);
-    policy.on_response(&mut x, &mut response);
+    policy.on_response(&mut x, response);
     let name = FieldName::new("RateLimit").expect("a name");
     let told = response.fields.first_named(&name).map(|value| String::from_utf8_lossy(value).into_owned());
     (verdict, told.unwrap_or_default())
@@ -155,25 +178,10 @@ fn a_quota_that_nobody_can_reach_is_refused() {
 /// One request that the backend answers with a field, and what is told of the quota.
 fn answered(policy: &QuotaPolicy, target: &str, cost: &str) -> (Option<Reason>, String) {
     let mut request = Request::build("GET", "http", "a.test", target).expect("a request");
-    let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
     let (mut notes, mut response) = (Notes::new(), Response::new(200));
     response.fields.push_bytes(b"X-Cost", cost.as_bytes()).expect("a field");
-    let mut x = Exchange {
-        now: Now { monotonic: Duration::ZERO, unix: Duration::from_secs(NOON) },
-        random: 7,
-        connection: &Connection::new(address, address, None),
-        client: address.ip(),
-        listener_port: 80,
-        request: &mut request,
-        notes: &mut notes,
-    };
-    if let Verdict::Respond(reply) = policy.on_request(&mut x) {
-        x.notes.replied = Some(reply.reason);
-    }
-    policy.on_response(&mut x, &mut response);
-    let name = FieldName::new("RateLimit").expect("a name");
-    let told = response.fields.first_named(&name).map(|value| String::from_utf8_lossy(value).into_owned());
-    (notes.replied, told.unwrap_or_default())
+    let (_, told) = exchange(policy, NOON, None, &mut request, &mut notes, &mut response);
+    (notes.replied, told)
 }
 
 #[test]
@@ -194,4 +202,42 @@ fn requests_and_responses_say_what_they_cost() {
     );
     assert_eq!(answered(&policy, "/", "3").1, r#""day";r=3;t=43200"#);
     assert_eq!(answered(&policy, "/", "x").1, r#""day";r=2;t=43200"#);
+}
+
+#[test]
+fn what_a_trusted_proxy_tries_again_is_counted_once() {
+    let policy = compile::<QuotaPolicy>(
+        "quotas: [{name: day, requests: 10, per: Day, key: [], repeats: Free, responseCost: x-cost}]\n",
+    );
+    let left = |id, by_proxy, path| visit_as(&policy, id, by_proxy, path, None).1;
+    assert_eq!(left("a", true, "/"), r#""day";r=6;t=43200"#, "one, and three for the response");
+    assert_eq!(left("a", true, "/"), r#""day";r=6;t=43200"#, "it comes again, and so does its response");
+    // The id of a request that is passed on to others, and one that a client invents, spare nobody anything.
+    assert_eq!(left("a", true, "/other"), r#""day";r=2;t=43200"#);
+    assert_eq!(left("a", false, "/"), r#""day";r=0;t=43200"#);
+    assert_eq!(visit_as(&policy, "b", true, "/", None), (false, r#""day";r=0;t=43200"#.to_owned()));
+    assert!(visit_as(&policy, "a", true, "/", None).0, "it was let in before");
+    assert!(!visit_as(&policy, "a", false, "/", None).0);
+}
+
+#[test]
+fn a_request_that_first_fails_and_comes_again_is_counted_once() {
+    let policy = compile::<QuotaPolicy>("quotas: [{name: day, requests: 5, per: Day, key: [], repeats: Free}]\n");
+    let left = |replied| visit_as(&policy, "a", true, "/", replied).1;
+    assert_eq!(left(Some(Reason::NoEndpoints)), r#""day";r=5;t=43200"#, "it never got to a backend");
+    assert_eq!(left(Some(Reason::UpstreamTimeout)), r#""day";r=4;t=43200"#);
+    assert_eq!(left(Some(Reason::NoEndpoints)), r#""day";r=4;t=43200"#, "a backend has worked for it");
+    assert_eq!(left(None), r#""day";r=4;t=43200"#);
+}
+
+#[test]
+fn what_one_of_several_quotas_refuses_is_no_repeat_at_the_others() {
+    let policy = compile::<QuotaPolicy>(
+        "quotas: [{name: month, requests: 10, per: Month, key: [], repeats: Free}, {name: day, requests: 1, per: Day, key: []}]\n",
+    );
+    assert!(visit_as(&policy, "a", true, "/", None).0);
+    assert!(!visit_as(&policy, "b", true, "/", None).0);
+    assert!(!visit_as(&policy, "b", true, "/", None).0);
+    let (_, told) = visit(&policy, NOON + 86_400, None);
+    assert!(told.starts_with(r#""month";r=8;"#), "{told}");
 }

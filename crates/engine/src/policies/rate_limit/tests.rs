@@ -171,7 +171,12 @@ fn principals_and_plans_are_told_apart() {
 fn who_proves_an_identity_is_a_principal_and_on_no_plan() {
     let said = |limit: &str, proven: Identified| {
         let policy = compile::<RateLimitPolicy>(&format!("limits: [{{name: a, requests: 5, per: 1m, {limit}}}]\n"));
-        let found = policy.cautions(Known { identified: Identified::Nowhere, proven, named: proven });
+        let found = policy.cautions(Known {
+            identified: Identified::Nowhere,
+            proven,
+            named: proven,
+            forwarded: Identified::Nowhere,
+        });
         found.into_iter().map(|caution| caution.what).collect::<Vec<_>>().join("; ")
     };
     let by_principal = "key: [{from: Principal}], missing: Skip";
