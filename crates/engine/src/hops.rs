@@ -50,6 +50,14 @@ pub fn pass_on_attempt(response: &mut Response, attempt: Option<u32>, is_relayed
     }
 }
 
+/// Tells a proxy in front that a reply of our own is the last word: the same request would meet the same here, and each layer that comes again
+/// would multiply the tries of the next.
+pub fn tell_last_word(response: &mut Response) {
+    if !was_retried(response) {
+        tell_attempt(&mut response.fields, 2);
+    }
+}
+
 /// Says that a request was seen by nobody: the program behind the proxy cannot be connected to.
 pub fn tell_unreached(response: &mut Response) {
     // A digit is a valid value.

@@ -41,6 +41,10 @@ pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
         if unreached && listener.settings.role == Role::Inbound && journey.trip.relayed {
             hops::tell_unreached(&mut journey.trip.response);
         }
+        // Beside a program it is the word of one instance, and another one may do better.
+        if reply.status == 503 && listener.settings.role == Role::Gateway && journey.trip.relayed {
+            hops::tell_last_word(&mut journey.trip.response);
+        }
     }
     journey.trip.facts.status = journey.trip.response.status;
     if !take_what_is_here(&mut journey.arrival.body) || journey.trip.request.method == Method::Connect {

@@ -45,6 +45,35 @@ async fn a_layer_behind_leaves_it_to_the_one_that_has_begun() {
 }
 
 #[tokio::test]
+async fn what_a_gateway_behind_says_of_itself_is_not_asked_for_again() {
+    let policy = "clientAddress: {trustedProxies: [127.0.0.0/8]}";
+    let limits = "\
+apiVersion: transept.dev/v1alpha1
+kind: ConcurrencyPolicy
+metadata: {name: places}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: gate-0}]
+  limits: [{name: one, requests: 1, key: []}]
+";
+    let mut backend = Backend::start(Up::Http1).await;
+    let inner = Setup::before(&backend).policy(policy).document(limits).start().await;
+    let outer = Setup::of(&[inner.address], Up::Http1).rule(RETRY).start().await;
+    let mut first = Caller::http11(outer.address).await;
+    let mut held = first.ask(Ask::get("/held")).await;
+    let served = backend.next().await;
+    let mut second = Caller::http11(outer.address).await;
+    let mut call = second.ask(Ask::get("/")).await;
+    let (status, problem) = soon(call.answer()).await;
+    assert!(status == 503 && problem.contains("limit.concurrency_exceeded"), "{status} {problem}");
+    assert_eq!(call.field(ATTEMPT), None, "it is between proxies");
+    let metrics = inner.running.metrics().await.expect("metrics");
+    let refused: Vec<_> = metrics.lines().filter(|line| line.contains("limit.concurrency_exceeded")).collect();
+    assert!(refused.iter().any(|line| line.ends_with(" 1")), "{metrics}");
+    served.answer(200, "yes").await;
+    assert_eq!(soon(held.answer()).await.0, 200);
+}
+
+#[tokio::test]
 async fn what_strangers_say_about_tries_and_times_is_nothing() {
     let mut backend = Backend::start(Up::Http1).await;
     let gateway = Setup::before(&backend).rule(RETRY).start().await;
