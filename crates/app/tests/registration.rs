@@ -43,7 +43,9 @@ impl Mesh {
 
     fn command(&self, api: &str, more: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
-        command.args(["control", "--listen", "127.0.0.1:0", "--log", "text", "--api", api]).args(more);
+        command
+            .args(["control", "--listen", "127.0.0.1:0", "--admin", "off", "--log", "text", "--api", api])
+            .args(more);
         command.arg("--state").arg(self.path("control")).stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         command
     }

@@ -1,7 +1,7 @@
 //! The admin server: `/livez`, `/readyz`, `/metrics`, `/status` and `/limits` over HTTP/1.1, on a port of its own.
 //!
-//! Started by `gateway` and `sidecar` on a runtime of theirs, off the data threads. Who may ask is decided in `guard`; what is answered comes from
-//! [`Standing`]. It has no way to change anything: what is sent to `/limits` is a question, of `transept explain`.
+//! Started by `gateway` and `sidecar` on a runtime of theirs, off the data threads, and by the control plane. Who may ask is decided in `guard`; what is answered comes from
+//! the [`Subject`]. It has no way to change anything: what is sent to `/limits` is a question, of `transept explain`.
 
 mod guard;
 mod process;
@@ -18,10 +18,11 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::gateway::{Readiness, Standing};
+use crate::gateway::Readiness;
 use crate::logging::{self, Format};
 
 pub(crate) use process::{Process, write_metric};
@@ -35,16 +36,25 @@ const CONNECTIONS: usize = 128;
 const QUESTIONS: usize = 256 * 1024;
 
 const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
 
-const INDEX: &str = "\
-transept admin
+/// Whom an admin server speaks for.
+pub(crate) trait Subject: Send + Sync + 'static {
+    /// What there is to ask for.
+    const INDEX: &'static str;
 
-/livez     the process runs
-/readyz    it takes traffic (503 while draining, and when its certificate of the mesh has ended)
-/metrics   Prometheus metrics
-/status    configuration generation, last reload, listeners, status of every object (JSON)
-/limits    how much is left of limits, for `transept explain --running` (JSON by POST)
-";
+    /// Whether traffic should come.
+    fn readiness(&self) -> Readiness;
+
+    /// Everything that is counted, in the Prometheus text format.
+    fn metrics(&self) -> impl Future<Output = String> + Send;
+
+    /// The whole state as one JSON object, where there is one.
+    fn status(&self) -> impl Future<Output = Option<Value>> + Send;
+
+    /// How much is left of limits that somebody asks about, where there are any.
+    fn limits(&self, questions: &Value) -> Option<Value>;
+}
 
 /// Flags of the admin server.
 #[derive(Debug, Clone, clap::Args)]
@@ -144,7 +154,7 @@ impl Admin {
     }
 
     /// Answers until the runtime ends.
-    pub(crate) async fn serve(self, standing: Arc<Standing>) {
+    pub(crate) async fn serve<S: Subject>(self, subject: Arc<S>) {
         let free = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(place) = free.clone().acquire_owned().await else {
@@ -159,13 +169,13 @@ impl Admin {
                     continue;
                 }
             };
-            let standing = standing.clone();
+            let subject = subject.clone();
             let names = self.names.clone();
             tokio::spawn(async move {
                 let answer = service_fn(|request| {
-                    let (standing, names) = (standing.clone(), names.clone());
+                    let (subject, names) = (subject.clone(), names.clone());
                     async move {
-                        let answer = respond(request, &standing, &names).await;
+                        let answer = respond(request, &*subject, &names).await;
                         Ok::<_, std::convert::Infallible>(answer)
                     }
                 });
@@ -188,7 +198,7 @@ fn probe(readiness: Readiness, good: bool) -> Response<Full<Bytes>> {
 }
 
 /// Answers one request.
-async fn respond(request: Request<Incoming>, standing: &Standing, names: &[String]) -> Response<Full<Bytes>> {
+async fn respond<S: Subject>(request: Request<Incoming>, subject: &S, names: &[String]) -> Response<Full<Bytes>> {
     if let Err(refusal) = guard::admit(request.method(), request.uri().path(), request.headers(), names) {
         let mut answer = page(refusal.status(), TEXT, refusal.why().to_owned());
         if refusal == guard::Refusal::Method {
@@ -196,28 +206,35 @@ async fn respond(request: Request<Incoming>, standing: &Standing, names: &[Strin
         }
         return answer;
     }
+    let index = || S::INDEX.to_owned();
     match request.uri().path() {
-        guard::LIMITS if request.method() == Method::POST => limits(request.into_body(), standing).await,
-        "/" => page(StatusCode::OK, TEXT, INDEX.to_owned()),
+        guard::LIMITS if request.method() == Method::POST => limits(request.into_body(), subject).await,
+        "/" => page(StatusCode::OK, TEXT, index()),
         "/livez" => {
-            let readiness = standing.readiness();
+            let readiness = subject.readiness();
             probe(readiness, readiness != Readiness::Broken)
         }
         "/readyz" => {
-            let readiness = standing.readiness();
+            let readiness = subject.readiness();
             probe(readiness, readiness == Readiness::Ready)
         }
-        "/metrics" => page(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", standing.metrics().await),
-        "/status" => page(StatusCode::OK, "application/json", format!("{}\n", standing.status().await)),
-        _ => page(StatusCode::NOT_FOUND, TEXT, INDEX.to_owned()),
+        "/metrics" => page(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", subject.metrics().await),
+        "/status" => match subject.status().await {
+            Some(status) => page(StatusCode::OK, JSON, format!("{status}\n")),
+            None => page(StatusCode::NOT_FOUND, TEXT, index()),
+        },
+        _ => page(StatusCode::NOT_FOUND, TEXT, index()),
     }
 }
 
 /// Answers questions about limits.
-async fn limits(body: Incoming, standing: &Standing) -> Response<Full<Bytes>> {
+async fn limits<S: Subject>(body: Incoming, subject: &S) -> Response<Full<Bytes>> {
     let questions = Limited::new(body, QUESTIONS).collect().await.ok();
     match questions.and_then(|questions| serde_json::from_slice(&questions.to_bytes()).ok()) {
-        Some(questions) => page(StatusCode::OK, "application/json", format!("{}\n", standing.limits(&questions))),
+        Some(questions) => match subject.limits(&questions) {
+            Some(answers) => page(StatusCode::OK, JSON, format!("{answers}\n")),
+            None => page(StatusCode::NOT_FOUND, TEXT, S::INDEX.to_owned()),
+        },
         None => {
             page(StatusCode::BAD_REQUEST, TEXT, "this is no list of questions as JSON, or a very long one\n".to_owned())
         }

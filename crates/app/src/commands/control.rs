@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use transept_control::plane::{Admin, Api, Capacity, Plane, RATE, Setup, TlsFiles, serve};
@@ -19,7 +20,8 @@ use transept_identity::authority::{LEAF_LIFE, MAX_LEAF_LIFE};
 use transept_proxy::raise_descriptor_limit;
 
 use super::Exit;
-use crate::gateway::announce;
+use crate::admin::{self, AdminArgs, Process, Subject};
+use crate::gateway::{Readiness, announce, write_plane_metrics, write_update_metrics};
 use crate::logging::{Format, LogArgs};
 use crate::report::{self, Severity};
 use crate::signals::{Signals, Wish};
@@ -31,6 +33,7 @@ Examples:
   transept control /etc/transept --listen 0.0.0.0:9909 --state /var/lib/transept
   transept control --api 127.0.0.1:9910  programs without a sidecar register over HTTP
   transept token create --service cart   a token with which an instance of `cart` may join
+  transept mesh status                   every service, how it is, and what its callers see
   transept certs                         every certificate, its holder and how long it lives
 
 The first start makes a certificate authority in the directory of the state: ca.key and ca.pem, readable by their \
@@ -38,9 +41,25 @@ owner alone. Back that directory up. Tokens and registrations are in state.redb 
 Files are watched and reloaded when they change, and on SIGHUP; a wrong file keeps the running configuration.
 Proxies go on without the control plane, so it may be stopped and started at any time.";
 
+/// Where a control plane has its admin server, if nobody says otherwise: beside that of a gateway, which has the usual one.
+const ADMIN: &str = "127.0.0.1:9911";
+const ADMIN_HELP: &str =
+    "Address of the admin server (/livez, /readyz, /metrics), or `off`; it has no authentication: keep it on loopback";
+
+const INDEX: &str = "\
+transept control admin
+
+/livez     the process runs
+/readyz    it takes proxies
+/metrics   Prometheus metrics: verdicts on services, instances, proxies, configuration, roots
+
+Everything else is asked with `transept mesh status`, `mesh graph`, `mesh tap` and `certs`, on the same machine.
+";
+
 /// Run the control plane of a mesh
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
+#[command(mut_arg("admin", |admin| admin.default_value(ADMIN).help(ADMIN_HELP)))]
 pub(crate) struct Args {
     /// YAML or JSON files, directories of them (their *.yaml, *.yml and *.json), or `-` for standard input; none is fine too
     #[arg(value_name = "FILE")]
@@ -52,6 +71,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     api: ApiArgs,
+
+    #[command(flatten)]
+    admin: AdminArgs,
 
     #[command(flatten)]
     state: StateArgs,
@@ -226,6 +248,7 @@ async fn attend(
     mut feed: watch::Receiver<Arc<Update>>,
 ) -> Result<Exit> {
     let mut signals = Signals::listen()?;
+    let process = Process::begin();
     let directory = args.state.directory();
     let format = args.log.log.settle();
     plane.report_every(args.report_interval);
@@ -236,12 +259,16 @@ async fn attend(
     let address = listener.local_addr()?;
     let admin = Admin::bind(&directory).with_context(|| format!("the admin socket in {}", directory.display()))?;
     let api = args.api.bind(format).await?;
+    let watched = admin::Admin::bind_beside_others(&args.admin, format).await?;
     let capacity = Capacity::within(raise_descriptor_limit());
     tokio::spawn(plane.clone().attend());
     if let Some(api) = api {
         tokio::spawn(api.serve(plane.clone(), capacity));
     }
     tokio::spawn(admin.serve(plane.clone()));
+    if let Some(watched) = watched {
+        tokio::spawn(watched.serve(Arc::new(Watched { plane: plane.clone(), process, feed: feed.clone() })));
+    }
     let mut serving = tokio::spawn(serve(plane.clone(), listener, capacity));
     logging::say_place(format, &format!("control plane listening on {address}"));
     tracing::info!(
@@ -272,6 +299,39 @@ async fn attend(
                 Wish::Terminate | Wish::Interrupt => return Ok(Exit::Fine),
             }
         }
+    }
+}
+
+/// The control plane as its admin server shows it.
+struct Watched {
+    plane: Arc<Plane>,
+    process: Process,
+    feed: watch::Receiver<Arc<Update>>,
+}
+
+impl Subject for Watched {
+    const INDEX: &'static str = INDEX;
+
+    fn readiness(&self) -> Readiness {
+        Readiness::Ready
+    }
+
+    async fn metrics(&self) -> String {
+        let mut out = String::new();
+        write_plane_metrics(&self.plane, &mut out).await;
+        let update = self.feed.borrow().clone();
+        write_update_metrics(&update, &mut out);
+        self.process.write_metrics(&mut out);
+        out
+    }
+
+    /// It is asked for on its socket, where only the user who runs it is answered.
+    async fn status(&self) -> Option<Value> {
+        None
+    }
+
+    fn limits(&self, _: &Value) -> Option<Value> {
+        None
     }
 }
 

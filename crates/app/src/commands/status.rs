@@ -116,7 +116,11 @@ async fn fetch(authority: &str, request: Builder, body: Bytes) -> Result<Value> 
     let request = request.header(HOST, authority).body(Full::new(body))?;
     let response = sender.send_request(request).await?;
     if response.status() != StatusCode::OK {
-        bail!("it answers {}", response.status());
+        let hint = match response.status() {
+            StatusCode::NOT_FOUND => "; a control plane is shown by `transept mesh status`",
+            _ => "",
+        };
+        bail!("it answers {}{hint}", response.status());
     }
     let body = Limited::new(response.into_body(), LONGEST)
         .collect()

@@ -35,7 +35,7 @@ pub(crate) use embedded::{MeshPlan, Opened, serve_with_mesh};
 pub(crate) use member::serve_member;
 pub(crate) use retry::Retry;
 use standing::Member;
-pub(crate) use standing::{Readiness, Standing};
+pub(crate) use standing::{Readiness, Standing, write_plane_metrics, write_update_metrics};
 
 /// Serves `sources` until a signal ends it; `opened` is called once, when traffic is taken, with the address of the admin server.
 ///

@@ -21,7 +21,7 @@ use transept_proxy::{BackendState, BindOutcome, EndpointState, LearnedPort, Prox
 
 use super::binds;
 use super::certificates::{self, Ending};
-use crate::admin::{Process, write_metric};
+use crate::admin::{Process, Subject, write_metric};
 use crate::commands::version::VERSION;
 use crate::report::{self, Severity};
 
@@ -48,6 +48,16 @@ impl fmt::Display for Readiness {
         })
     }
 }
+
+const INDEX: &str = "\
+transept admin
+
+/livez     the process runs
+/readyz    it takes traffic (503 while draining, and when its certificate of the mesh has ended)
+/metrics   Prometheus metrics
+/status    configuration generation, last reload, listeners, status of every object (JSON)
+/limits    how much is left of limits, for `transept explain --running` (JSON by POST)
+";
 
 /// Says how the membership in the mesh stands, as a part of the status.
 pub(super) type Member = Box<dyn Fn() -> Value + Send + Sync>;
@@ -110,11 +120,6 @@ impl Standing {
         self
     }
 
-    /// How much is left of limits that somebody asks about.
-    pub(crate) fn limits(&self, questions: &Value) -> Value {
-        self.proxy.limits(questions)
-    }
-
     fn now(&self) -> Arc<Now> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -156,8 +161,17 @@ impl Standing {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether traffic should come.
-    pub(crate) fn readiness(&self) -> Readiness {
+    /// Whether this is a member of the mesh whose certificate has ended.
+    fn has_ended(&self) -> bool {
+        let ends = self.member.as_ref().and_then(|describe| certificate_end(&describe()));
+        ends.is_some_and(|ends| ends <= jiff::Timestamp::now())
+    }
+}
+
+impl Subject for Standing {
+    const INDEX: &'static str = INDEX;
+
+    fn readiness(&self) -> Readiness {
         if !self.proxy.is_sound() {
             Readiness::Broken
         } else if self.draining.load(Ordering::Relaxed) {
@@ -169,14 +183,8 @@ impl Standing {
         }
     }
 
-    /// Whether this is a member of the mesh whose certificate has ended.
-    fn has_ended(&self) -> bool {
-        let ends = self.member.as_ref().and_then(|describe| certificate_end(&describe()));
-        ends.is_some_and(|ends| ends <= jiff::Timestamp::now())
-    }
-
-    /// The whole state as one JSON object; the objects are in Kubernetes' own shape.
-    pub(crate) async fn status(&self) -> Value {
+    /// The objects are in Kubernetes' own shape.
+    async fn status(&self) -> Option<Value> {
         let backends = self.proxy.backends().await;
         let now = self.now();
         let update = &now.update;
@@ -192,7 +200,7 @@ impl Standing {
         if let Some(plane) = &self.plane {
             objects = plane.with_refusals(objects);
         }
-        json!({
+        Some(json!({
             "version": VERSION,
             "readiness": self.readiness().to_string(),
             "mesh": self.member.as_ref().map(|describe| describe()),
@@ -221,23 +229,27 @@ impl Standing {
                 .collect::<Value>(),
             "notes": update.loaded.notes.iter().map(ToString::to_string).collect::<Value>(),
             "objects": objects.to_json(),
-        })
+        }))
     }
 
-    /// Everything that is counted, in the Prometheus text format.
-    pub(crate) async fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
         let mut out = String::new();
         self.proxy.write_metrics(&mut out).await;
         let now = self.now();
-        write_config_metrics(&now, &mut out);
+        write_update_metrics(&now.update, &mut out);
+        write_listener_metrics(&now, &mut out);
         if let Some(describe) = &self.member {
             write_member_metrics(&describe(), &mut out);
         }
         if let Some(plane) = &self.plane {
-            write_root_metrics(plane, &mut out);
+            write_plane_metrics(plane, &mut out).await;
         }
         self.process.write_metrics(&mut out);
         out
+    }
+
+    fn limits(&self, questions: &Value) -> Option<Value> {
+        Some(self.proxy.limits(questions))
     }
 }
 
@@ -340,8 +352,19 @@ fn after(pause: Option<Duration>) -> Option<SystemTime> {
     Some(SystemTime::now() + pause?)
 }
 
-fn write_config_metrics(now: &Now, out: &mut String) {
-    let update = &now.update;
+/// How the mesh stands, by its control plane: asked apart, because that may be waiting for the disk.
+pub(crate) async fn write_plane_metrics(plane: &Arc<Plane>, out: &mut String) {
+    let plane = Arc::clone(plane);
+    let ask = move || {
+        let mut out = String::new();
+        plane.write_metrics(&mut out);
+        out
+    };
+    out.push_str(&tokio::task::spawn_blocking(ask).await.unwrap_or_default());
+}
+
+/// How the configuration stands, and the latest attempt to load it.
+pub(crate) fn write_update_metrics(update: &Update, out: &mut String) {
     let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let plain = |value: f64| vec![(String::new(), value)];
     let ok = if update.refused.is_none() { 1.0 } else { 0.0 };
@@ -385,11 +408,20 @@ fn write_config_metrics(now: &Now, out: &mut String) {
             "Problems in the configuration in force.",
             plain(update.loaded.problems.len() as f64),
         ),
+    ];
+    for (name, kind, help, samples) in families {
+        write_metric(out, name, kind, help, &samples);
+    }
+}
+
+fn write_listener_metrics(now: &Now, out: &mut String) {
+    let closed = now.outcomes.iter().filter(|outcome| outcome.bound.is_err()).count() as f64;
+    let families = [
         (
             "transept_listeners_closed",
             "gauge",
             "Addresses that should be listened on and could not be opened; they are tried again.",
-            plain(now.outcomes.iter().filter(|outcome| outcome.bound.is_err()).count() as f64),
+            vec![(String::new(), closed)],
         ),
         (
             "transept_certificate_expiration_timestamp_seconds",
@@ -429,18 +461,6 @@ fn write_member_metrics(member: &Value, out: &mut String) {
 /// When the certificate of a member ends, by what the status says about it.
 fn certificate_end(member: &Value) -> Option<jiff::Timestamp> {
     member["certificateEnds"].as_str()?.parse().ok()
-}
-
-/// When the roots of the mesh end, for the gateway that has them.
-fn write_root_metrics(plane: &Plane, out: &mut String) {
-    let authorities = plane.ca().authorities();
-    let samples = authorities.iter().filter_map(|authority| {
-        let root = transept_identity::Fingerprint::of(authority.root()?);
-        Some((format!("{{root=\"{}\"}}", root.short()), authority.not_after().as_secs() as f64))
-    });
-    let samples: Vec<_> = samples.collect();
-    let help = "When a root of the mesh ends, in seconds since the epoch.";
-    write_metric(out, "transept_mesh_root_expiration_timestamp_seconds", "gauge", help, &samples);
 }
 
 /// RFC 3339 in UTC, to the millisecond.

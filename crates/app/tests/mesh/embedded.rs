@@ -187,7 +187,8 @@ async fn a_new_root_waits_for_the_gateway_and_not_for_one_that_has_ended() {
     let gateway = mesh.start_embedded().await;
     let before = gateway.status().await.expect("a status")["mesh"].clone();
     let metrics = gateway.metrics().await.expect("metrics");
-    assert!(metrics.contains("\ntransept_mesh_root_expiration_timestamp_seconds{root=\""), "{metrics}");
+    assert!(metrics.contains("transept_mesh_root_expiration_timestamp_seconds{root=\""), "{metrics}");
+    assert!(metrics.contains("\ntransept_mesh_service_verdict{service=\"default/cart\","), "{metrics}");
     mesh.transept(&["certs", "--rotate"]).await;
     let stage = || async { mesh.transept(&["certs", "--json"]).await };
     let over = |shown: &String| {

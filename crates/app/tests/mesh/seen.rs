@@ -83,6 +83,23 @@ async fn an_edge_is_counted_on_both_sides_and_shown_in_the_graph() {
     assert!(dot.contains("\"default/web\" -> \"default/cart\""), "{dot}");
     let status = ask_text(&mesh, &["status"]).await;
     assert!(status.contains("SERVICE") && status.contains("default/cart"), "{status}");
+    assert_eq!(mesh.ask("/livez").await, (200, "ready\n".to_owned()));
+    assert_eq!(mesh.ask("/status").await.0, 404, "whoever may not ask on the socket is told nothing more");
+    let said = |line: &'static str| move |(_, metrics): &(u16, String)| metrics.lines().any(|one| one == line);
+    for line in [
+        "transept_control_proxies_connected 2",
+        "transept_control_state_written 1",
+        "transept_mesh_service_verdict{service=\"default/cart\",verdict=\"healthy\"} 1",
+        "transept_mesh_service_verdict{service=\"default/cart\",verdict=\"failing\"} 0",
+        "transept_mesh_service_instances{service=\"default/cart\",state=\"healthy\"} 1",
+        "transept_config_last_reload_successful 1",
+    ] {
+        until(|| mesh.ask("/metrics"), said(line)).await;
+    }
+    let (_, metrics) = mesh.ask("/metrics").await;
+    for name in ["transept_mesh_root_expiration_timestamp_seconds{root=", "process_resident_memory_bytes "] {
+        assert!(metrics.lines().any(|line| line.starts_with(name)), "{name}: {metrics}");
+    }
 }
 
 /// Somebody who asks for `/status/N` one time after the other.

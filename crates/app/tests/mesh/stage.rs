@@ -51,6 +51,8 @@ pub(crate) struct Mesh {
     pub(crate) address: SocketAddr,
     arguments: Vec<String>,
     control: Option<Child>,
+    /// Where the control plane that was started last has its admin server.
+    admin: Option<SocketAddr>,
 }
 
 impl Mesh {
@@ -79,6 +81,7 @@ impl Mesh {
             address,
             arguments: arguments.iter().map(|one| (*one).to_owned()).collect(),
             control: None,
+            admin: None,
         };
         std::fs::write(mesh.path("mesh.yaml"), yaml).expect("written");
         mesh
@@ -102,12 +105,19 @@ impl Mesh {
         self.directory.path().join(name)
     }
 
+    /// What the admin server of the control plane says there.
+    pub(crate) async fn ask(&self, path: &str) -> (u16, String) {
+        let admin = self.admin.expect("it runs");
+        let answer = send(admin, &Request::get(&admin.to_string(), path)).await.expect("an answer");
+        (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
+    }
+
     /// Starts the control plane and waits until it takes proxies.
     pub(crate) async fn start_control(&mut self) {
         let mut child = Command::new(binary())
             .arg("control")
             .arg(self.path("mesh.yaml"))
-            .args(["--listen", &self.address.to_string(), "--state"])
+            .args(["--listen", &self.address.to_string(), "--admin=127.0.0.1:0", "--state"])
             .arg(self.path("control"))
             .args(&self.arguments)
             .stdin(Stdio::null())
@@ -118,6 +128,10 @@ impl Mesh {
         let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
         let mut seen = String::new();
         while let Some(line) = soon(lines.next_line()).await.expect("text") {
+            if let Some((_, admin)) = line.split_once("admin listening on http://") {
+                let admin = admin.split('"').next().and_then(|admin| admin.parse().ok());
+                self.admin = Some(admin.expect("an address"));
+            }
             if line.contains("control plane listening on") {
                 // The pipe is read to its end, so that the process never waits for us.
                 tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });

@@ -7,6 +7,7 @@
 mod clock;
 mod keys;
 pub(super) mod lease;
+mod measures;
 mod presence;
 mod refused;
 mod resident;
