@@ -53,18 +53,14 @@ struct Verdicts {
     /// Where its first target is written.
     target: Spot,
     policy: Option<Arc<AnyPolicy>>,
-    /// Whether it is in force at a rule where it is found out who makes a request, and at one where it is not.
-    identified: Cell<bool>,
-    unidentified: Cell<bool>,
-    /// The same for clients that prove an identity.
-    proven: Cell<bool>,
-    unproven: Cell<bool>,
-    /// The same for one or the other.
-    named: Cell<bool>,
-    unnamed: Cell<bool>,
-    /// The same for trusted proxies in front.
-    forwarded: Cell<bool>,
-    direct: Cell<bool>,
+    /// Whether it is found out who makes requests at the rules where it is in force.
+    identified: Spread,
+    /// Whether clients prove an identity there.
+    proven: Spread,
+    /// One or the other.
+    named: Spread,
+    /// Whether proxies in front are trusted there.
+    forwarded: Spread,
     /// Whether it is also above connections that nobody looks into, of which it knows nothing.
     passes_by: Cell<bool>,
     invalid: Option<String>,
@@ -76,6 +72,28 @@ struct Verdicts {
     meets_raw_paths: Cell<bool>,
     /// What the policy cannot do here, though it is in force.
     without: Cell<&'static str>,
+}
+
+/// Where something holds of the rules where a policy is in force.
+#[derive(Default)]
+struct Spread {
+    holds: Cell<bool>,
+    does_not: Cell<bool>,
+}
+
+impl Spread {
+    /// Takes note of one of them.
+    fn note(&self, holds: bool) {
+        if holds { self.holds.set(true) } else { self.does_not.set(true) }
+    }
+
+    fn place(&self) -> Identified {
+        match (self.holds.get(), self.does_not.get()) {
+            (_, false) => Identified::Everywhere,
+            (true, true) => Identified::Partly,
+            (false, true) => Identified::Nowhere,
+        }
+    }
 }
 
 /// The policies of one kind in force at one place, each with its position in `verdicts`.
@@ -178,14 +196,10 @@ impl<'w> Policies<'w> {
             at: policy.meta.at.clone(),
             target: policy.target_refs.first().map(|target| target.at).unwrap_or_default(),
             policy: compiled.clone(),
-            identified: Cell::new(false),
-            unidentified: Cell::new(false),
-            proven: Cell::new(false),
-            unproven: Cell::new(false),
-            named: Cell::new(false),
-            unnamed: Cell::new(false),
-            forwarded: Cell::new(false),
-            direct: Cell::new(false),
+            identified: Spread::default(),
+            proven: Spread::default(),
+            named: Spread::default(),
+            forwarded: Spread::default(),
             invalid,
             in_force: Cell::new(false),
             replaced: Cell::new(false),
@@ -282,10 +296,7 @@ impl<'w> Policies<'w> {
     /// Takes note of what can be known of those who get to a place.
     fn meet_clients(&self, effective: &Effective) {
         for verdicts in effective.all().filter_map(|(_, policy)| self.verdicts.get(*policy)) {
-            match effective.clients {
-                Clients::Proven => verdicts.proven.set(true),
-                Clients::Unproven => verdicts.unproven.set(true),
-            }
+            verdicts.proven.note(effective.clients == Clients::Proven);
         }
     }
 
@@ -297,18 +308,9 @@ impl<'w> Policies<'w> {
         let is_forwarded = !settings.trusted_proxies.is_empty();
         for (_, policy) in effective.all() {
             let Some(verdicts) = self.verdicts.get(*policy) else { continue };
-            if is_identified {
-                verdicts.identified.set(true)
-            } else {
-                verdicts.unidentified.set(true)
-            }
-            let is_named = is_identified || effective.clients == Clients::Proven;
-            if is_named {
-                verdicts.named.set(true)
-            } else {
-                verdicts.unnamed.set(true)
-            }
-            if is_forwarded { verdicts.forwarded.set(true) } else { verdicts.direct.set(true) }
+            verdicts.identified.note(is_identified);
+            verdicts.named.note(is_identified || effective.clients == Clients::Proven);
+            verdicts.forwarded.note(is_forwarded);
         }
         // Paths stay as they come.
         if settings.path.form == Form::Raw {
@@ -336,10 +338,10 @@ impl<'w> Policies<'w> {
         };
         let cautions = self.verdicts.iter().flat_map(|verdicts| {
             let known = Known {
-                identified: where_of(&verdicts.identified, &verdicts.unidentified),
-                proven: where_of(&verdicts.proven, &verdicts.unproven),
-                named: where_of(&verdicts.named, &verdicts.unnamed),
-                forwarded: where_of(&verdicts.forwarded, &verdicts.direct),
+                identified: verdicts.identified.place(),
+                proven: verdicts.proven.place(),
+                named: verdicts.named.place(),
+                forwarded: verdicts.forwarded.place(),
             };
             let all = verdicts.policy.as_ref().map(|policy| policy.cautions(known)).unwrap_or_default();
             all.into_iter().map(move |caution| note(verdicts, caution.at, caution.what))
@@ -531,15 +533,6 @@ fn settings_of(effective: &Effective) -> Settings {
     let settling = effective.all().filter(|(step, _)| step.phase == Phase::Settle);
     settling.filter_map(|(step, _)| step.policy.as_ref()).for_each(|policy| policy.settle(&mut settings));
     settings
-}
-
-/// Where something holds that holds at one rule, and not at another.
-fn where_of(holds: &Cell<bool>, does_not: &Cell<bool>) -> Identified {
-    match (holds.get(), does_not.get()) {
-        (_, false) => Identified::Everywhere,
-        (true, true) => Identified::Partly,
-        (false, true) => Identified::Nowhere,
-    }
 }
 
 /// Added to the status of a policy about zones.
