@@ -10,6 +10,7 @@
 //! **No value.** A header that is not there, a claim of another kind, too many steps: that is a [`Fault`], and who asks decides in favour of
 //! refusing. Nothing here knows what a policy makes of it.
 
+mod arithmetic;
 mod check;
 mod cost;
 mod evaluate;
