@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use transept_wire::h1::Body;
 use transept_wire::h2::head::{Connect, HeadLimits};
-use transept_wire::h2::{Code, Config, Connection, Event, Key, LARGEST_FRAME, Role};
+use transept_wire::h2::{Code, Config, Connection, Event, Growth, Key, LARGEST_FRAME, Role};
 use transept_wire::head::{Fields, Request, Response};
 
 /// What one frame of the peer can make us write: an answer, updates of two windows, a reset or a goodbye.
@@ -31,6 +31,7 @@ impl End {
     fn new(choice: u8, packet: usize) -> End {
         let config = Config {
             stream_window: if choice & 2 == 0 { 65_535 } else { 300 },
+            growth: Growth { largest: if choice & 8 == 0 { 0 } else { 100_000 }, together: 150_000 },
             connection_window: if choice & 4 == 0 { 1 << 20 } else { 65_535 },
             data_frame: if choice & 1 == 0 { LARGEST_FRAME } else { 1 << 20 },
             max_streams: 8,

@@ -24,6 +24,7 @@ use crate::forward::{forward_held, forward_streaming};
 use crate::judge::{judge_failure, may_be_stale};
 use crate::mesh::advise;
 use crate::path::{Journey, Stop, no_time_to_retry};
+use crate::recheck::Entrance;
 use crate::relay::unless_gone;
 use crate::resolve::await_names;
 use crate::trial::{self, Trial};
@@ -121,10 +122,11 @@ pub(crate) async fn within_try<T>(
 pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, '_>) -> Result<(), Stop> {
     let settings = &crossing.listener.settings;
     let terms = crossing.terms;
-    let _permit = trial::admit(crossing.backend)?;
     journey.arrival.watch.set_stall(settings.timeouts.stream_idle);
     let mut memory = Vec::new();
     let content = hold(terms, journey, &mut memory).await?;
+    // Only now: who is slow to send a body takes up nothing of what the backend may have under way.
+    let _permit = trial::admit(crossing.backend)?;
     judge::begin(terms, &mut journey.worker.turns.borrow_mut(), journey.trip.now());
     let hash = pick::hash(crossing.backend, &journey.trip.request, journey.trip.client);
     if crossing.backend.awaits_names() {
@@ -260,8 +262,12 @@ async fn hold<'h>(
     if !repeatable || arrival.expects_continue {
         return Ok(Content::Streaming);
     }
-    *memory = arrival.body.read_all().await?;
-    journey.trip.facts.bytes_in = length;
+    let Journey { worker, arrival, trip, marks, .. } = journey;
+    let watch = arrival.watch;
+    let entrance = Entrance::new(worker, arrival.connection, arrival.bound, marks.generation);
+    let reading = pin!(arrival.body.read_all());
+    *memory = entrance.while_it_stands(watch, trip.let_in().0, reading).await?;
+    trip.facts.bytes_in = length;
     Ok(Content::Held(memory))
 }
 
@@ -309,6 +315,9 @@ async fn try_once(
         let connected = within(crossing.try_timeout(), connecting).await;
         connected.unwrap_or_else(|| Err(late(crossing))).map_err(unconnected)?
     };
+    let in_clear_to = (!upstream.is_in_tunnel()).then_some(crossing.backend);
+    let entrance = Entrance { in_clear_to, ..journey.arrival.entrance(journey.worker, journey.marks.generation) };
+    entrance.recheck(journey.trip.let_in().0).map_err(|failure| Failed { failure, used: None })?;
     if matches!(content, Content::Streaming) && !wants_tunnel {
         let may_be_stale = upstream.is_reused() && judge::Repeat::of(&journey.trip.request) == judge::Repeat::Harmless;
         if upstream.may_refuse() || may_be_stale || crossing.may_repeat(&journey.trip.request) {

@@ -97,8 +97,9 @@ pub(crate) async fn forward_streaming(
     let mut sent = 0;
     let answered = Cell::new(false);
     let in_clear_to = inlet.in_clear_to(crossing.backend);
-    let (connection, bound, generation) = (arrival.connection, arrival.bound, marks.generation);
-    let entrance = Entrance { worker, connection, bound, generation, in_clear_to, ends: Ends::WithCredential };
+    let whole = Cell::new(false);
+    let entrance = Entrance::new(worker, arrival.connection, arrival.bound, marks.generation);
+    let entrance = Entrance { in_clear_to, ..entrance };
     let delivery = Delivery { listener: crossing.listener, entrance };
     let snapshot = worker.snapshot();
     let outcome = {
@@ -108,6 +109,7 @@ pub(crate) async fn forward_streaming(
             let credentials = &snapshot.credentials;
             let (body, trial) = (&mut arrival.body, crossing.trial);
             relay::carry_upstream(body, &mut sink, &mut sent, most, credentials, &gate, trial).await?;
+            whole.set(true);
             if !answered.get() {
                 relay::expect_response(crossing, watch);
             }
@@ -115,7 +117,7 @@ pub(crate) async fn forward_streaming(
         });
         let download = pin!(async {
             let (stated, rest) = {
-                let (gate, entrance) = (Some(&gate), Some(entrance));
+                let (gate, entrance) = (Some(&gate), Some(Entrance { whole: Some(&whole), ..entrance }));
                 let heading = pin!(relay::await_final(&mut inlet, &limits, watch, trip, replier, gate, entrance));
                 within_try(crossing, heading).await?
             };

@@ -30,7 +30,7 @@ use crate::deadline::Watch;
 use crate::edge::Replier;
 use crate::edges::{Carried, Ride};
 use crate::failure::{Failure, Repeat, Side};
-use crate::recheck::{Ends, Entrance};
+use crate::recheck::Entrance;
 use crate::trip::Trip;
 use crate::worker::Worker;
 use crate::{answer, callout, demand, mirror, normalize, record};
@@ -58,14 +58,7 @@ pub(crate) struct Arrival<'c> {
 impl<'c> Arrival<'c> {
     /// Where it came in.
     pub(crate) fn entrance<'e>(&'e self, worker: &'e Rc<Worker>, generation: u64) -> Entrance<'e> {
-        Entrance {
-            worker,
-            connection: self.connection,
-            bound: self.bound,
-            generation,
-            in_clear_to: None,
-            ends: Ends::WithCredential,
-        }
+        Entrance::new(worker, self.connection, self.bound, generation)
     }
 }
 
@@ -271,7 +264,7 @@ fn verify_handshake(listener: &Listener, arrival: &Arrival<'_>, now: Now) -> Res
         return Err(again("The client's certificate has ended. Open a new connection.").into());
     }
     let is_good = match (listener.tls.as_ref(), arrival.handshake) {
-        (Some(now), Some(then)) => now.client_validation.is_none() || Arc::ptr_eq(now, then),
+        (Some(now), Some(then)) => now.client_validation.is_none() || now.client_validation == then.client_validation,
         (Some(_), None) => false,
         (None, _) => true,
     };

@@ -102,6 +102,11 @@ impl Standing {
         Poll::Pending
     }
 
+    /// Whether the connection must end.
+    fn has_ended(&self) -> bool {
+        self.ended.get().is_some()
+    }
+
     /// Whether it ends because its credential has.
     fn has_outlived(&self) -> bool {
         matches!(self.ended.get(), Some(Cause::Outlived))

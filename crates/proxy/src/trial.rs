@@ -38,6 +38,8 @@ pub(crate) struct Trial<'t> {
     limits: (Option<Duration>, Option<Duration>),
     /// Since when nothing but the endpoint is waited for; none while the client owes a part of the request.
     turn: Cell<Option<Duration>>,
+    /// How long that was before: one that reads slowly has many turns.
+    had: Cell<Duration>,
     /// Whether both sides may speak in turns, as with gRPC.
     is_dialogue: bool,
     /// When it began, where its time is limited: how long it takes matters for others then.
@@ -52,19 +54,36 @@ pub(crate) struct Trial<'t> {
 impl<'t> Trial<'t> {
     pub(crate) fn new(worker: Rc<Worker>, crossing: Crossing<'t>, chosen: &'t Chosen, trip: &Trip, now: Now) -> Self {
         worker.turns.borrow_mut().begin(chosen.address);
-        let limit = if trip.upgrade.is_some() { None } else { crossing.rule.timeouts.request.or(None) };
+        let limit = crossing.rule.timeouts.request.or(None);
         let due = limit.map(|limit| trip.started.monotonic.saturating_add(limit));
         let began = crossing.due.map(|_| now.monotonic);
         let (noted, good, queued) = (Cell::new(false), Cell::new(None), Cell::new(false));
-        let (limits, turn) = ((limit, crossing.try_timeout()), Cell::new(Some(now.monotonic)));
+        let limits = (limit, crossing.try_timeout());
+        let (turn, had) = (Cell::new(Some(now.monotonic)), Cell::new(Duration::ZERO));
         let is_dialogue = is_grpc(&trip.request);
-        Self { worker, backend: crossing.backend, chosen, due, limits, turn, is_dialogue, began, noted, good, queued }
+        Self {
+            worker,
+            backend: crossing.backend,
+            chosen,
+            due,
+            limits,
+            turn,
+            had,
+            is_dialogue,
+            began,
+            noted,
+            good,
+            queued,
+        }
     }
 
     /// The client is waited for, which has sent so many bytes, and not the endpoint; but in a dialogue the next word may be the endpoint's.
     pub(crate) fn await_client(&self, sent: u64) {
-        if !self.is_dialogue || sent == 0 {
-            self.turn.set(None);
+        if self.is_dialogue && sent > 0 || self.limits == (None, None) {
+            return;
+        }
+        if let Some(since) = self.turn.take() {
+            self.had.set(self.had.get() + self.worker.clock.now().monotonic.saturating_sub(since));
         }
     }
 
@@ -80,7 +99,7 @@ impl<'t> Trial<'t> {
     fn had_its_time(&self, limit: Option<Duration>) -> bool {
         let Some(limit) = limit else { return true };
         let now = self.worker.clock.now().monotonic;
-        self.turn.get().is_some_and(|since| now.saturating_sub(since) >= limit / 2)
+        self.turn.get().is_some_and(|since| self.had.get() + now.saturating_sub(since) >= limit / 2)
     }
 
     /// A response head has come with this status. Who is back is back with a good one, however long the response goes on; that one may break

@@ -147,6 +147,13 @@ async fn a_connection_ends_with_the_certificate_of_its_client() {
     // Nobody asks who it is, and still nobody can go on as nobody: the connection is over.
     let mut idle = Caller::connect(&down, gateway.address).await;
     idle.use_once(&mut backend).await;
+    // What the backend has as a whole is not undone.
+    let mut ordering = Caller::connect(&down, gateway.address).await;
+    let mut order = ordering.ask(Ask::post("/orders", Framed::Length(4))).await;
+    order.send(b"shoe").await;
+    order.end(&[]).await;
+    let mut ordered = backend.next().await;
+    assert_eq!(ordered.whole().await.content, b"shoe");
     // What is under way ends, too.
     let mut caller = Caller::connect(&down, gateway.address).await;
     let mut call = caller.ask(Ask::get("/events")).await;
@@ -157,6 +164,25 @@ async fn a_connection_ends_with_the_certificate_of_its_client() {
     assert_eq!(call.piece().await.expect("a piece").as_deref(), Some(&b"first"[..]));
     assert!(idle.sees_the_end().await);
     assert!(call.piece().await.is_err(), "cut, and not taken for the whole");
+    ordered.answer(201, "done").await;
+    assert_eq!(order.answer().await, (201, "done".to_owned()));
+}
+
+#[tokio::test]
+async fn another_certificate_of_the_server_asks_no_client_to_come_again() {
+    let site = Site::new();
+    let mut backend = Backend::start(Up::Http1).await;
+    let open = Setup::before(&backend).tls(&site.identity);
+    let setup = open.clone().clients(&site.clients, "AllowValidOnly");
+    let mut gateway = setup.start().await;
+    let mut caller = Caller::connect(&site.down(&site.client("mobile.clients.test")), gateway.address).await;
+    caller.use_once(&mut backend).await;
+    let renewed = Identity::self_signed(KeyKind::Ecdsa, Usage::Server, &["site.test"]).expect("a certificate");
+    gateway.reload(&setup.tls(&Arc::new(renewed))).await;
+    caller.use_once(&mut backend).await;
+    // Other clients are let in now: who this one is was found out by rules that are gone.
+    gateway.reload(&open.clients(&Site::new().clients, "AllowValidOnly")).await;
+    assert_eq!(caller.ask(Ask::get("/")).await.answer().await.0, 421);
 }
 
 #[tokio::test]

@@ -94,6 +94,27 @@ async fn a_request_that_waits_for_its_answer_ends_when_it_is_forbidden() {
     }
 }
 
+/// The body is small, and read before the backend is asked: nobody is asked after all, whether the rest of it comes or not.
+#[tokio::test]
+async fn a_request_of_which_the_body_is_read_ends_when_it_is_forbidden() {
+    for (down, comes) in [(Down::Http11, true), (Down::Http11, false), (Down::H2c, true), (Down::H2c, false)] {
+        let mut backend = Backend::start(Up::Http1).await;
+        let setup = Setup::before(&backend);
+        let mut gateway = setup.start().await;
+        let mut caller = Caller::connect(&down, gateway.address).await;
+        let mut call = caller.ask(Ask::new("PUT", "/poll").framed(Framed::Length(4))).await;
+        call.send(b"ha").await;
+        gateway.reload(&setup.clone().document(&forbid("/poll"))).await;
+        if comes {
+            call.send(b"lf").await;
+            call.end(&[]).await;
+        }
+        let (status, body) = call.answer().await;
+        assert_eq!(status, 403, "{down:?} {comes}: {body}");
+        assert!(backend.unheard().is_none(), "{down:?} {comes}");
+    }
+}
+
 #[tokio::test]
 async fn what_was_opened_in_clear_text_does_not_reach_a_listener_with_tls() {
     let mut backend = Backend::start(Up::Http1).await;

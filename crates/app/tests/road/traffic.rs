@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::stage::{Answering, Ask, Backend, Caller, Down, Framed, Gateway, Nobody, Served, Setup, Up, soon};
@@ -215,6 +216,10 @@ async fn what_is_too_much_is_refused_at_once() {
     let retries = "retries: {attempts: 3, codes: [503]}";
     let setup = Setup::before(&backend).document(&policy(&["limits: {requests: 1}", retries]));
     let gateway = setup.workers(2).start().await;
+    // Who is slow to send what is read before the backend is asked takes up nothing.
+    let mut slow = Caller::http11(gateway.address).await;
+    let mut half = slow.ask(Ask::new("PUT", "/slow").framed(Framed::Length(4))).await;
+    half.send(b"ha").await;
     let mut caller = Caller::http11(gateway.address).await;
     let mut call = caller.ask(Ask::get("/first")).await;
     let served = backend.next().await;
@@ -402,6 +407,31 @@ async fn who_waits_for_a_limit_of_ours_blames_no_endpoint() {
     }
 }
 
+/// Who takes what clients send a little at a time is as slow as one who is silent.
+#[tokio::test]
+async fn an_endpoint_that_reads_slowly_is_left_alone() {
+    let ejection = "outlierDetection: {consecutiveErrors: 1, baseEjectionTime: 1h, maxEjectionTime: 2h}";
+    let [one, two] = [Backend::start(Up::Http1).await, Backend::start(Up::Http1).await];
+    let setup = Setup::of(&[one.address, two.address], Up::Http1).rule("timeouts: {request: 1s}");
+    let _answering = [one, two].map(|backend| {
+        backend.answer_with(|mut served| async move {
+            let mut pace = tokio::time::interval(Duration::from_millis(10));
+            while served.read_raw(64 * 1024).await.is_ok() {
+                pace.tick().await;
+            }
+        })
+    });
+    let gateway = setup.document(&policy(&[ejection])).start().await;
+    let mut stream = TcpStream::connect(gateway.address).await.expect("connected");
+    let body = vec![b'x'; 1 << 20];
+    let begun = stream.write_all(b"POST / HTTP/1.1\r\nhost: site.test\r\ncontent-length: 1073741824\r\n\r\n").await;
+    begun.expect("a head");
+    soon(async { while stream.write_all(&body).await.is_ok() {} }).await;
+    let line = "transept_endpoints{backend=\"default/app\",state=\"ejected\"} 1";
+    let metrics = gateway.running.metrics().await.expect("metrics");
+    assert!(metrics.lines().any(|one| one == line), "{metrics}");
+}
+
 /// Who is silent is left alone; who waits for the rest of a request is not.
 #[tokio::test]
 async fn a_time_that_is_over_blames_the_endpoint_that_had_it() {
@@ -414,6 +444,8 @@ async fn a_time_that_is_over_blames_the_endpoint_that_had_it() {
         ("timeouts: {backendRequest: 300ms}", Ask::get("/"), 1),
         // The listener's time is over long before that of the rule.
         ("timeouts: {request: 10s}", Ask::get("/"), 1),
+        ("timeouts: {request: 300ms}", websocket(), 1),
+        ("timeouts: {backendRequest: 300ms}", websocket(), 1),
         ("timeouts: {request: 300ms}", half(), 0),
         ("timeouts: {backendRequest: 300ms}", half(), 0),
     ] {

@@ -17,7 +17,7 @@ use transept_engine::snapshot::{Role, ServerTls};
 use transept_engine::verdict::Reply;
 use transept_wire::h1::Body;
 use transept_wire::h2::head::{Connect, HeadLimits, Refused, RequestHead};
-use transept_wire::h2::{self, Code, Config};
+use transept_wire::h2::{self, Code, Config, Growth};
 use transept_wire::head::Version;
 
 use super::Replier;
@@ -123,6 +123,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, io: Io, inbound: Inbound, facts: F
 fn config(settings: &Settings) -> Config {
     Config {
         stream_window: STREAM_WINDOW,
+        growth: Growth::NONE,
         connection_window: settings
             .limits
             .max_streams

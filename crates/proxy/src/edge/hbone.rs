@@ -18,7 +18,7 @@ use transept_wire::head::{FieldId, Method, Request, Response};
 use super::entry::{self, Entry, Visitor};
 use crate::accept::Guest;
 use crate::buffer::Inbound;
-use crate::h2::{Arrival, Driver, Link, Patience, Stream};
+use crate::h2::{Arrival, Driver, Link, Patience, Stream, TUNNEL_GROWTH, TUNNEL_WINDOW};
 use crate::io::{Io, Tunnel};
 use crate::path::{Marks, Stop};
 use crate::recheck::{Ending, Standing};
@@ -26,8 +26,7 @@ use crate::record::record;
 use crate::splice::{self, Passenger, Purpose};
 use crate::worker::Worker;
 
-/// What the other end may send in one tunnel before we have taken it, and in all together.
-const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+/// What the other end may send in all tunnels together before it has heard that it came.
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// The largest frame of them.
@@ -60,7 +59,8 @@ pub(crate) async fn serve(
     let Some(timeouts) = snapshot.bind(&bound).map(|bind| bind.settings.timeouts.clone()) else { return };
     drop(snapshot);
     let config = Config {
-        stream_window: STREAM_WINDOW,
+        stream_window: TUNNEL_WINDOW,
+        growth: TUNNEL_GROWTH,
         connection_window: CONNECTION_WINDOW,
         data_frame: DATA_FRAME,
         max_streams: MOST_TUNNELS,

@@ -169,7 +169,7 @@ impl Link {
     }
 
     /// Whether it is in a tunnel of another connection.
-    pub(super) fn is_in_tunnel(&self) -> bool {
+    pub(crate) fn is_in_tunnel(&self) -> bool {
         self.carrier.is_some()
     }
 

@@ -8,9 +8,18 @@ mod driver;
 mod link;
 mod stream;
 
+use transept_wire::h2::Growth;
+
 pub(crate) use driver::{Arrival, Driver, Over, Patience};
 pub(crate) use link::{Cut, Link, Ungreeted};
 pub(crate) use stream::{More, Stream};
+
+/// Bytes that the other end may send in a tunnel before they are taken: little as long as nobody shows that he reads, since there may be a hundred tunnels whose
+/// clients do not.
+pub(crate) const TUNNEL_WINDOW: u32 = 64 * 1024;
+
+/// What that grows to.
+pub(crate) const TUNNEL_GROWTH: Growth = Growth { largest: 4 * 1024 * 1024, together: 16 * 1024 * 1024 };
 
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use transept_wire::h1::Body;
 use transept_wire::h2::head::{Connect, HeadLimits};
-use transept_wire::h2::{Code, Config, Connection, LARGEST_FRAME, Role};
+use transept_wire::h2::{Code, Config, Connection, Growth, LARGEST_FRAME, Role};
 use transept_wire::head::{Request, Response};
 
 use super::{Arrival, Cut, Driver, Link, Patience, Stream};
@@ -21,6 +21,7 @@ use crate::io::Io;
 
 const CONFIG: Config = Config {
     stream_window: 65_535,
+    growth: Growth::NONE,
     connection_window: 1 << 20,
     data_frame: LARGEST_FRAME,
     max_streams: 100,

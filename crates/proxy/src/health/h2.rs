@@ -5,7 +5,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use transept_wire::h1::Body;
 use transept_wire::h2::head::{Connect, HeadLimits};
-use transept_wire::h2::{Config, Connection, Event, Key, LARGEST_FRAME};
+use transept_wire::h2::{Config, Connection, Event, Growth, Key, LARGEST_FRAME};
 use transept_wire::head::{Fields, Request};
 
 use super::ask::Trouble;
@@ -16,6 +16,7 @@ const MOST: usize = 16 * 1024;
 
 const CONFIG: Config = Config {
     stream_window: 65_535,
+    growth: Growth::NONE,
     connection_window: 65_535,
     data_frame: LARGEST_FRAME,
     max_streams: 1,

@@ -3,11 +3,12 @@
 //! An upgrade is listed when it becomes a tunnel (`tunnel.rs`), a response or an upload when it has lasted for a while (`relay.rs`). The others come
 //! and go without being listed, so that being judged again costs them nothing.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use transept_engine::exchange::{Connection, Exchange, Notes, Now};
@@ -53,6 +54,8 @@ pub(crate) struct Entrance<'e> {
     /// The backend, if the request has gone to it without a tunnel.
     pub in_clear_to: Option<&'e Backend>,
     pub ends: Ends,
+    /// Set once the backend has all of the request: that the credential ends then does not undo it.
+    pub whole: Option<&'e Cell<bool>>,
 }
 
 /// When a request ends that was let in.
@@ -107,7 +110,41 @@ impl Opening {
     }
 }
 
-impl Entrance<'_> {
+impl<'e> Entrance<'e> {
+    /// Where it came in, of a request that ends with its credential.
+    pub(crate) fn new(
+        worker: &'e Rc<Worker>,
+        connection: &'e Connection,
+        bound: SocketAddr,
+        generation: u64,
+    ) -> Entrance<'e> {
+        Entrance { worker, connection, bound, generation, in_clear_to: None, ends: Ends::WithCredential, whole: None }
+    }
+
+    /// Whether a request that is about to be sent would still be let in: it may have waited for its body, for a connection or for another try.
+    ///
+    /// # Errors
+    /// Why it ends here.
+    pub(crate) fn recheck(&self, let_in: LetIn<'_>) -> Result<(), Failure> {
+        let has_outlived = || self.until(let_in).is_some_and(|until| until <= self.worker.clock.now().unix);
+        if self.worker.snapshot().generation == self.generation && !has_outlived() {
+            return Ok(());
+        }
+        let standing = self.stand(let_in);
+        match standing.has_ended() {
+            true => Err(self.failure_of(&standing)),
+            false => Ok(()),
+        }
+    }
+
+    /// When the credential ends by which a request was let in.
+    fn until(&self, let_in: LetIn<'_>) -> Option<Duration> {
+        let credential = let_in.principal.and_then(|principal| principal.until);
+        // It may be by the identity in a certificate alone, without a principal.
+        let certificate = self.connection.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
+        credential.into_iter().chain(certificate.map(|shown| shown.until)).min()
+    }
+
     /// Adds a request to the list. One that would not be let in by now has ended already.
     pub(crate) fn stand(&self, let_in: LetIn<'_>) -> Rc<Standing> {
         let opening = Opening {
@@ -120,11 +157,7 @@ impl Entrance<'_> {
             as_of: Some(let_in.since).filter(|_| self.ends == Ends::WithPolicy),
         };
         let now = self.worker.clock.now();
-        let credential = opening.principal.as_ref().and_then(|principal| principal.until);
-        // It may be by the identity in a certificate alone, without a principal.
-        let certificate = self.connection.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
-        let until = credential.into_iter().chain(certificate.map(|shown| shown.until)).min();
-        let until = until.filter(|_| self.ends == Ends::WithCredential);
+        let until = self.until(let_in).filter(|_| self.ends == Ends::WithCredential);
         let lasts = until.map(|until| until.saturating_sub(now.unix));
         let snapshot = self.worker.snapshot();
         // The keys that its credential is good by may have changed without a configuration.
@@ -173,8 +206,13 @@ impl Entrance<'_> {
                     return Poll::Pending;
                 }
             }
-            let standing = standing.get_or_insert_with(|| self.stand(let_in));
-            standing.poll_ended(cx).map(|()| Err(self.failure_of(standing)))
+            let listed = standing.get_or_insert_with(|| self.stand(let_in));
+            ready!(listed.poll_ended(cx));
+            if !listed.has_outlived() || !self.whole.is_some_and(Cell::get) {
+                return Poll::Ready(Err(self.failure_of(listed)));
+            }
+            let listed = standing.insert(Entrance { ends: Ends::WithPolicy, ..*self }.stand(let_in));
+            listed.poll_ended(cx).map(|()| Err(self.failure_of(listed)))
         })
         .await
     }

@@ -14,7 +14,7 @@ use transept_engine::snapshot::{Backend, UpstreamProtocol};
 use transept_engine::traffic::{Ledger, Permit};
 use transept_model::certificate::KeyPair;
 use transept_wire::h2::head::{Connect, HeadLimits};
-use transept_wire::h2::{self, Config};
+use transept_wire::h2::{self, Config, Growth};
 
 use super::dial::dial;
 use super::hbone;
@@ -193,6 +193,7 @@ async fn dial_shared(
     }
     let config = Config {
         stream_window: STREAM_WINDOW,
+        growth: Growth::NONE,
         connection_window: CONNECTION_WINDOW,
         data_frame: h2::LARGEST_FRAME,
         max_streams: 0,

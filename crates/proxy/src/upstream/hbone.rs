@@ -26,14 +26,13 @@ use super::pool::{Dialling, H2Lease, PoolKey};
 use crate::buffer::Inbound;
 use crate::deadline::SWEEP;
 use crate::failure::{Failure, Repeat, Side};
-use crate::h2::{Driver, Link, Patience};
+use crate::h2::{Driver, Link, Patience, TUNNEL_GROWTH, TUNNEL_WINDOW};
 use crate::io::{Io, TlsSession, Tunnel};
 use crate::mesh::OUTSIDE;
 use crate::recheck::Ending;
 use crate::worker::Worker;
 
-/// Bytes that the other end may send in one tunnel before we have taken them, and in all together.
-const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+/// What the other end may send in all tunnels together before it has heard that it came.
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// The largest frame of them.
@@ -196,7 +195,8 @@ fn add(
         return Err(failed(Reason::UpstreamTls, "no root vouches any more for the proxy of the endpoint"));
     };
     let config = Config {
-        stream_window: STREAM_WINDOW,
+        stream_window: TUNNEL_WINDOW,
+        growth: TUNNEL_GROWTH,
         connection_window: CONNECTION_WINDOW,
         data_frame: DATA_FRAME,
         max_streams: 0,

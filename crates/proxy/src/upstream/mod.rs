@@ -113,8 +113,16 @@ impl Upstream {
     /// the tunnel.
     pub(crate) fn may_refuse(&self) -> bool {
         match self {
-            Upstream::H1(upstream) => upstream.io.is_tunnel(),
+            Upstream::H1(_) => self.is_in_tunnel(),
             Upstream::H2(_) => true,
+        }
+    }
+
+    /// Whether it is in a tunnel.
+    pub(crate) fn is_in_tunnel(&self) -> bool {
+        match self {
+            Upstream::H1(upstream) => upstream.io.is_tunnel(),
+            Upstream::H2(lease) => lease.is_in_tunnel(),
         }
     }
 

@@ -394,6 +394,11 @@ impl H2Lease {
         self.connection.link.is_closed()
     }
 
+    /// Whether the connection is in a tunnel.
+    pub(crate) fn is_in_tunnel(&self) -> bool {
+        self.connection.link.is_in_tunnel()
+    }
+
     /// Waits for this time at most until it takes no more.
     pub(crate) async fn await_close(&self, most: Duration) {
         self.connection.link.await_close(most).await;

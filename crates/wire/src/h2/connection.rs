@@ -28,6 +28,8 @@ pub struct Config {
     /// Bytes that the peer may send on a stream before they are taken. A window of less than 65,535 holds from the moment
     /// at which the peer has acknowledged it.
     pub stream_window: u32,
+    /// How windows of streams grow whose bytes are taken as they come.
+    pub growth: Growth,
     /// Bytes that the peer may send on all streams together. They are given back as they arrive: what is held is bounded by the
     /// windows of the streams.
     pub connection_window: u32,
@@ -38,6 +40,21 @@ pub struct Config {
     pub max_streams: u32,
     /// How large a head may be.
     pub heads: HeadLimits,
+}
+
+/// How far windows of streams may grow. Each time half a window was taken, and little of it lies here, it is made twice as large: so a stream that is read
+/// is as fast as with a large window from the beginning, and one that nobody reads holds a small one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Growth {
+    /// The largest that one comes to, in bytes.
+    pub largest: u32,
+    /// Bytes by which all that are open may have grown together.
+    pub together: u32,
+}
+
+impl Growth {
+    /// Windows stay as they are.
+    pub const NONE: Growth = Growth { largest: 0, together: 0 };
 }
 
 /// The header table that we announce: the default (RFC 9113 section 6.5.2).
@@ -93,6 +110,8 @@ pub struct Connection {
     pub(super) next_stream: u32,
     pub(super) send_window: i64,
     pub(super) credit: i64,
+    /// Bytes by which windows of the streams have grown.
+    pub(super) grown: u32,
     /// Received bytes of the connection's window that the peer has not been told about.
     pub(super) owed: u32,
     pub(super) stage: Stage,
@@ -184,6 +203,7 @@ impl Connection {
             next_stream: 1,
             send_window: FIRST_WINDOW,
             credit: FIRST_WINDOW,
+            grown: 0,
             owed: 0,
             stage: if role == Role::Server { Stage::Preface } else { Stage::Settings },
             acknowledged: false,

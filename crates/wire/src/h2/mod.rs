@@ -14,7 +14,7 @@ mod receive_data;
 mod send;
 mod stream;
 
-pub use connection::{Config, Connection, Role};
+pub use connection::{Config, Connection, Growth, Role};
 pub use receive::{Breach, Event, Step};
 pub use send::{Gone, Room};
 pub use stream::Key;

@@ -348,6 +348,7 @@ impl Connection {
             send_window: self.peer.window,
             credit: self.first_credit(),
             owed: 0,
+            grown: 0,
             left,
             asked: Asked::Usual,
             last_data: None,

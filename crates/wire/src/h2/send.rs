@@ -49,6 +49,7 @@ impl Connection {
             send_window: self.peer.window,
             credit: self.first_credit(),
             owed: 0,
+            grown: 0,
             left: None,
             asked: match request.method {
                 Method::Head => Asked::Head,
@@ -136,11 +137,23 @@ impl Connection {
     pub fn took(&mut self, key: Key, count: usize) {
         let Some(stream) = self.streams.find_mut(key) else { return };
         stream.owed = stream.owed.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
-        if stream.receiving == Receiving::Body && stream.owed >= self.config.stream_window / 2 {
-            frame::write_window_update(&mut self.out, key.id(), stream.owed);
-            stream.credit += i64::from(stream.owed);
-            stream.owed = 0;
+        let window = self.config.stream_window.saturating_add(stream.grown);
+        if stream.receiving != Receiving::Body || stream.owed < window / 2 {
+            return;
         }
+        let growth = self.config.growth;
+        // What neither may be sent nor was taken lies here, or is on its way to whoever takes it.
+        let lying = i64::from(window) - stream.credit - i64::from(stream.owed);
+        let more = match lying <= i64::from(window / 4) {
+            true => window.min(growth.largest.saturating_sub(window)).min(growth.together.saturating_sub(self.grown)),
+            false => 0,
+        };
+        let given = stream.owed + more;
+        frame::write_window_update(&mut self.out, key.id(), given);
+        stream.credit += i64::from(given);
+        stream.grown += more;
+        stream.owed = 0;
+        self.grown += more;
     }
 
     /// Breaks the stream off.
@@ -161,7 +174,8 @@ impl Connection {
     pub fn release(&mut self, key: Key) {
         let complete = self.role == Role::Server && self.streams.find(key).is_some_and(|stream| !stream.sending);
         self.reset(key, if complete { Code::NO_ERROR } else { Code::CANCEL });
-        self.streams.remove(key);
+        let gone = self.streams.remove(key);
+        self.grown -= gone.map_or(0, |stream| stream.grown);
     }
 
     fn sending(&self, key: Key) -> Result<&Stream, Gone> {

@@ -64,6 +64,8 @@ pub(super) struct Stream {
     pub credit: i64,
     /// Bytes that were taken from us and that the peer has not been told about.
     pub owed: u32,
+    /// Bytes by which its window has grown.
+    pub grown: u32,
     /// Bytes that `Content-Length` promises and that have not come.
     pub left: Option<u64>,
     pub asked: Asked,
@@ -180,6 +182,7 @@ mod tests {
             send_window: 0,
             credit: 0,
             owed: 0,
+            grown: 0,
             left: None,
             asked: Asked::Usual,
             last_data: None,

@@ -113,6 +113,40 @@ fn what_was_taken_is_given_back_in_halves() {
     assert!(given > 0);
 }
 
+/// The window of a stream that is read grows until it is large, and that of one that is read slowly stays as it was.
+#[test]
+fn a_window_grows_as_it_is_read_and_no_further_than_all_may() {
+    let growth = Growth { largest: 4 * 65_536, together: 5 * 65_536 };
+    let mut end = server_with(Config { stream_window: 65_536, growth, ..CONFIG });
+    for id in [1, 3, 5] {
+        feed(&mut end, &headers(id, flag::END_HEADERS, &post(&[])));
+    }
+    let keys = [1, 3, 5].map(|id| key_of(&end, id));
+    assert_eq!(window_of(&mut end, keys[0], 1), 4 * 65_536);
+    assert_eq!(window_of(&mut end, keys[1], 1), 3 * 65_536, "all together have no more");
+    assert_eq!(window_of(&mut end, keys[2], 1), 65_536);
+    assert_eq!(end.grown, 5 * 65_536);
+    end.release(keys[0]);
+    assert_eq!(end.grown, 2 * 65_536);
+    assert_eq!(window_of(&mut end, keys[2], 8), 65_536, "it is read slowly");
+}
+
+/// How much of a stream may lie here when nobody reads any more, after a while in which one of so many bytes that lay here was read at a time.
+fn window_of(end: &mut Connection, key: Key, part: i64) -> i64 {
+    let (mut window, mut held) = (end.streams.find(key).expect("open").credit, 0);
+    for _ in 0..200 {
+        let size = window.min(16_384);
+        if size > 0 {
+            feed(end, &data(key.id(), 0, &vec![0; size as usize]));
+        }
+        let taken = (held + size) / part;
+        end.took(key, taken as usize);
+        held += size - taken;
+        window += updates(&sent(end), key.id()) as i64 - size;
+    }
+    window + held + i64::from(end.streams.find(key).expect("open").owed)
+}
+
 /// The window of the connection is given back whoever gets the bytes: nobody's stall is everybody's.
 #[test]
 fn the_connection_is_never_held_up() {

@@ -15,6 +15,7 @@ use crate::head::{Request, Response};
 
 const CONFIG: Config = Config {
     stream_window: 65_535,
+    growth: Growth::NONE,
     connection_window: 1 << 20,
     data_frame: LARGEST_FRAME,
     max_streams: 10,

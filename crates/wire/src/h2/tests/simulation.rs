@@ -123,6 +123,7 @@ impl Run {
         let mut dice = Dice(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
         let mut config = || Config {
             stream_window: dice.one_of(&[1, 100, 1000, 16_384, 65_535, 70_000, 262_144]),
+            growth: dice.one_of(&[Growth::NONE, Growth { largest: 300_000, together: 500_000 }]),
             connection_window: dice.one_of(&[1, 65_535, 65_536, 200_000, 1 << 20]),
             max_streams: dice.one_of(&[1, 2, 5, 100]),
             data_frame: dice.one_of(&[LARGEST_FRAME, 1 << 20]),
@@ -339,9 +340,11 @@ fn check(side: &Side, name: &str) {
     for talk in &side.talks {
         let Some(stream) = end.streams.find(talk.key) else { continue };
         assert!(stream.send_window >= 0 || side.shrunk, "{name}: {stream:?}");
-        let window = i64::from(end.config.stream_window).max(FIRST_WINDOW);
+        let window = i64::from(end.config.stream_window).max(FIRST_WINDOW) + i64::from(stream.grown);
         assert!(side.generous || talk.held as i64 <= window, "{name} holds {talk:?}");
     }
+    let grown: u32 = side.talks.iter().filter_map(|talk| end.streams.find(talk.key)).map(|stream| stream.grown).sum();
+    assert!(end.grown == grown && grown <= end.config.growth.together, "{name}: {grown}");
     let open = side.talks.len();
     assert!(end.unreleased() == open, "{name}: {} and {open}", end.unreleased());
     assert!(end.open as usize <= open);
