@@ -6,12 +6,16 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 use rustix::process::Resource;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// Connections that the kernel keeps until a worker accepts them.
 const BACKLOG: i32 = 4096;
+
+/// Silence after which the kernel asks whether a client is still there, three times at a third of this distance.
+const KEEPALIVE: Duration = Duration::from_secs(180);
 
 /// Opens `count` listening sockets on `address`. Of two addresses with one port the system prefers the one that says more.
 ///
@@ -57,6 +61,8 @@ fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
+    // Accepted connections have it from here: what is carried whole may be silent for long, and a client that has vanished would hold it for ever.
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3).with_retries(3))?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
@@ -102,5 +108,16 @@ mod tests {
         let address = spare.local_addr().unwrap();
         drop(spare);
         assert_eq!(listen(address, 3, &BTreeSet::new()).unwrap().len(), 3);
+    }
+    #[test]
+    fn who_is_accepted_is_asked_now_and_then_whether_he_is_there() {
+        let own = BTreeSet::new();
+        let socket = Socket::from(listen("127.0.0.1:0".parse().unwrap(), 1, &own).unwrap().remove(0));
+        socket.set_nonblocking(false).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let (accepted, _) = socket.accept().unwrap();
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), KEEPALIVE);
     }
 }

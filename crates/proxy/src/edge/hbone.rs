@@ -72,6 +72,7 @@ pub(crate) async fn serve(
     watch.belong_to_the_way_in();
     let _visitor = Visitor::new(worker.clone());
     let mut driver = Driver::new(link.clone(), io, Inbound::default(), watch, patience);
+    driver.ask_client();
     let peer = Rc::new(Peer { connection, bound, _guest: guest });
     let (mut leaving, mut ending) = (false, Ending::default());
     let over = std::future::poll_fn(|cx| {

@@ -66,7 +66,7 @@ enum Awaiting {
     Lull,
     Idle,
     Farewell,
-    /// A backend is silent, and then has been asked.
+    /// The peer is silent, and then has been asked.
     Sound,
     Answer,
 }
@@ -81,6 +81,8 @@ pub(crate) struct Driver {
     awaiting: Awaiting,
     patience: Patience,
     role: Role,
+    /// Whether a peer that is silent while there are streams is asked whether it is there.
+    asks: bool,
     /// The sweep at which the peer was last forgiven what it cost.
     forgiven: Duration,
     /// The highest stream when there was last one.
@@ -107,6 +109,7 @@ impl Driver {
             awaiting: Awaiting::Nothing,
             patience,
             role,
+            asks: role == Role::Client,
             forgiven: Duration::ZERO,
             newest: 0,
             put_off: false,
@@ -114,6 +117,11 @@ impl Driver {
             leaving: false,
             unread: false,
         }
+    }
+
+    /// Has a client that is silent while it has streams open asked whether it is there, as servers are always: one that has vanished would hold them for ever.
+    pub(crate) fn ask_client(&mut self) {
+        self.asks = true;
     }
 
     /// Begins a graceful end.
@@ -301,8 +309,8 @@ impl Driver {
             // A part of a frame, and nothing else under way.
             Role::Server if idle && !self.inbound.is_empty() => Awaiting::Rest,
             Role::Client if !self.greeted && self.patience.head.is_some() => Awaiting::Rest,
-            Role::Client if !idle && inner.wire.answered() => Awaiting::Sound,
-            Role::Client if !idle => Awaiting::Answer,
+            _ if !idle && self.asks && inner.wire.answered() => Awaiting::Sound,
+            _ if !idle && self.asks => Awaiting::Answer,
             _ if !idle => Awaiting::Nothing,
             _ if self.awaiting == Awaiting::Idle && !renewed => Awaiting::Idle,
             _ => Awaiting::Lull,
@@ -324,7 +332,11 @@ impl Driver {
             Awaiting::Lull => self.idle_for(Some(self.patience.idle.map_or(LULL, |idle| idle.min(LULL)))),
             Awaiting::Idle => self.idle_for(self.patience.idle.map(|idle| idle.saturating_sub(LULL))),
             Awaiting::Farewell => self.watch.set(Some(FAREWELL)),
-            Awaiting::Sound => self.watch.set(Some(SILENCE)),
+            Awaiting::Sound => self.watch.set(Some(match self.role {
+                Role::Client => SILENCE,
+                // A proxy has asked before, so that the two do not both.
+                Role::Server => SILENCE * 2,
+            })),
             Awaiting::Answer => self.watch.set(Some(ANSWER)),
         }
     }

@@ -198,6 +198,45 @@ fn a_silent_backend_is_asked_and_given_up() {
     });
 }
 
+/// So is a proxy with open tunnels; other clients may be silent.
+#[test]
+fn a_silent_proxy_is_asked_and_given_up() {
+    play(async {
+        for asks in [true, false] {
+            let (mut stage, mut driver) = stage(Connection::server(CONFIG)).await;
+            if asks {
+                driver.ask_client();
+            }
+            let held = Rc::new(RefCell::new(Vec::new()));
+            let taken = Rc::clone(&held);
+            let over = run(driver, move |arrival| {
+                let Arrival::Request { stream, .. } = arrival else { panic!("a request") };
+                taken.borrow_mut().push(stream);
+            });
+            stage.peer.send(&[HELLO, &get(1)].concat()).await;
+            stage.peer.is_heard().await;
+            stage.watches.sweep(10_002);
+            if !asks {
+                stage.peer.is_heard().await;
+                stage.watches.sweep(600_000);
+                stage.peer.is_heard().await;
+                continue;
+            }
+            let asked = stage.peer.frame_of(PING).await;
+            stage.peer.send(&frame(PING, ACK, 0, &asked.3)).await;
+            stage.peer.is_heard().await;
+            stage.watches.sweep(20_003);
+            stage.peer.frame_of(PING).await;
+            // It has gone.
+            stage.watches.sweep(30_004);
+            let why = std::future::poll_fn(|cx| held.borrow()[0].poll_cut(cx)).await;
+            assert!(matches!(&why, Cut::Lost(why) if why.contains("no sign of life")), "{why}");
+            drop(stage.peer);
+            assert!(over.await.expect("no panic").contains("no sign of life"));
+        }
+    });
+}
+
 /// Without streams nobody asks, and nothing ends.
 #[test]
 fn an_idle_backend_is_left_alone() {
