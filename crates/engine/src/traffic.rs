@@ -180,8 +180,10 @@ impl Default for Allowance {
 pub struct Locality {
     /// The zone that this proxy is in; none when nobody said.
     pub here: Option<Arc<str>>,
-    /// Where requests go next, in order; the zones that are not named come last.
+    /// Where requests go next, in order; the zones that are not named come after them.
     pub failover: Vec<Arc<str>>,
+    /// The other zones of the region; those that are left come behind them.
+    pub near: Vec<Arc<str>>,
     /// How much less than all endpoints of a zone must be healthy for it to carry everything, in percent of what is needed.
     pub overprovisioning: u32,
 }
@@ -192,10 +194,12 @@ impl Locality {
         let Some(here) = &self.here else {
             return 0;
         };
-        match zone {
-            Some(zone) if zone == here => 0,
-            Some(zone) => 1 + self.failover.iter().position(|one| one == zone).unwrap_or(self.failover.len()),
-            None => 1 + self.failover.len(),
+        let unnamed = 1 + self.failover.len();
+        let Some(zone) = zone else { return unnamed + usize::from(!self.near.is_empty()) };
+        match self.failover.iter().position(|one| one == zone) {
+            _ if zone == here => 0,
+            Some(position) => 1 + position,
+            None => unnamed + usize::from(!self.near.is_empty() && !self.near.contains(zone)),
         }
     }
 }
@@ -391,9 +395,13 @@ mod tests {
     #[test]
     fn zones_rank_as_they_are_named() {
         let zone = |name: &str| -> Arc<str> { name.into() };
-        let locality = Locality { here: Some(zone("a")), failover: vec![zone("c")], overprovisioning: 140 };
+        let locality =
+            Locality { here: Some(zone("a")), failover: vec![zone("c")], near: Vec::new(), overprovisioning: 140 };
         let rank = |name: &str| locality.rank(Some(&zone(name)));
         assert_eq!((rank("a"), rank("c"), rank("b"), locality.rank(None)), (0, 1, 2, 2));
         assert_eq!(Locality { here: None, ..locality.clone() }.rank(Some(&zone("c"))), 0);
+        let regional = Locality { near: vec![zone("b"), zone("c")], ..locality.clone() };
+        let rank = |name: &str| regional.rank(Some(&zone(name)));
+        assert_eq!((rank("a"), rank("c"), rank("b"), rank("d"), regional.rank(None)), (0, 1, 2, 3, 3));
     }
 }

@@ -3,7 +3,7 @@
 //! Made by the loader, read by `attach`, `engine` and `control`. It answers which objects there are; what they mean for each other is
 //! not decided here. Lists are sorted so that the object that wins a conflict comes first.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::certificate::KeyPair;
@@ -195,6 +195,15 @@ impl World {
     /// The EndpointSlices that say they belong to a Service.
     pub fn endpoint_slices_of(&self, namespace: &str, service: &str) -> &[Arc<Object<EndpointSliceBody>>] {
         self.slices_of.get(namespace).and_then(|slices| slices.0.get(service)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The zones in the region of this one, without it, as Workloads tell of zones and regions; in order.
+    pub fn zones_near<'w>(&'w self, zone: &str) -> BTreeSet<&'w str> {
+        let placed = || {
+            self.workloads.all().iter().filter_map(|one| Some((one.spec.zone.as_deref()?, one.spec.region.as_deref()?)))
+        };
+        let Some((_, here)) = placed().find(|(other, _)| *other == zone) else { return BTreeSet::new() };
+        placed().filter(|(other, region)| *region == here && *other != zone).map(|(other, _)| other).collect()
     }
 
     /// The Workloads that say they belong to a Service, whatever their health.

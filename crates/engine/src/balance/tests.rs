@@ -372,7 +372,7 @@ fn who_is_near_gets_everything_until_half_of_it_fails() {
     let endpoint =
         |(n, zone): (usize, &&str)| Endpoint { zone: Some((*zone).into()), ..Endpoint::at(address(n as u8)) };
     let set = EndpointSet::new(zones.iter().enumerate().map(endpoint).collect());
-    let locality = Locality { here: Some("a".into()), failover: Vec::new(), overprovisioning: 140 };
+    let locality = Locality { here: Some("a".into()), failover: Vec::new(), near: Vec::new(), overprovisioning: 140 };
     let mut stage = Stage::new(Backend::for_tests(set, Some(Traffic { locality: Some(locality), ..watched() })));
     assert_eq!(stage.spread(100).into_keys().collect::<Vec<_>>(), [address(0), address(1)]);
     // A retry leaves the zone when there is nobody else in it.

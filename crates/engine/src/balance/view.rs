@@ -159,7 +159,8 @@ mod tests {
     }
 
     fn here(zone: &str) -> Traffic {
-        let locality = Locality { here: Some(zone.into()), failover: Vec::new(), overprovisioning: 140 };
+        let locality =
+            Locality { here: Some(zone.into()), failover: Vec::new(), near: Vec::new(), overprovisioning: 140 };
         Traffic { locality: Some(locality), panic_threshold: 10, ..Traffic::default() }
     }
 

@@ -318,9 +318,12 @@ impl<'w> Backends<'w> {
             reason: Reason::PolicyInvalid,
             why: format!("{policy} is invalid").into(),
         })?;
-        let Some(traffic) = found else {
+        let Some(mut traffic) = found else {
             return Ok(None);
         };
+        if let (Some(locality), Some(zone)) = (&mut traffic.locality, self.zone) {
+            locality.near = self.world.zones_near(zone).into_iter().map(Arc::from).collect();
+        }
         Ok(Some(match before.and_then(|before| before.traffic.as_ref()) {
             Some(old) if **old == traffic => Arc::clone(old),
             _ => Arc::new(traffic),

@@ -249,6 +249,29 @@ fn zones_need_to_know_where_they_are_seen_from() {
 }
 
 #[test]
+fn zones_of_the_same_region_are_known_from_workloads() {
+    let workload = |name: &str, zone: &str, region: &str| {
+        format!(
+            "---\napiVersion: transept.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {name}}}\nspec: {{services: [other], address: \
+             10.0.9.1, ports: [{{port: 80}}], zone: {zone}, region: {region}}}\n"
+        )
+    };
+    let yaml = steered("10.0.0.1", "locality: {failover: [b]}")
+        + &workload("one", "a", "east")
+        + &workload("two", "c", "east")
+        + &workload("three", "d", "west");
+    let near = |zone: &str| {
+        let surroundings = Surroundings { zone: Some(zone.into()), ..Surroundings::default() };
+        let snapshot = compiled_in(&yaml, None, &surroundings).0.install();
+        let traffic = snapshot.backends[0].traffic.clone().expect("a policy");
+        let locality = traffic.locality.clone().expect("zones");
+        locality.near.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(near("a"), ["c"]);
+    assert!(near("d").is_empty() && near("x").is_empty());
+}
+
+#[test]
 fn what_is_wrong_with_a_route_of_the_mesh_is_known_to_its_status() {
     let (compiled, status) = compiled(
         "apiVersion: v1

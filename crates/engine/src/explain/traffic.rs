@@ -58,7 +58,10 @@ fn describe_locality(locality: &Locality) -> String {
         Some(here) => {
             let mut order = vec![&**here];
             order.extend(locality.failover.iter().map(|zone| &**zone));
-            format!("zones in order: {}, then all others", order.join(", "))
+            let near: Vec<&str> =
+                locality.near.iter().filter(|zone| !order.contains(&&***zone)).map(|zone| &**zone).collect();
+            let near = if near.is_empty() { String::new() } else { format!(", then the region's {}", near.join(", ")) };
+            format!("zones in order: {}{near}, then all others", order.join(", "))
         }
     }
 }
@@ -149,7 +152,12 @@ mod tests {
             balancer: Balancer::Maglev { keys: vec![HashKey::Cookie("sid".into()), HashKey::Address], bound: 125 },
             outliers: Some(Outliers::default()),
             limits: Limits { connections: Some(9), requests: Some(7), pending: Some(3) },
-            locality: Some(Locality { here: Some("a".into()), failover: vec!["b".into()], overprovisioning: 140 }),
+            locality: Some(Locality {
+                here: Some("a".into()),
+                failover: vec!["b".into()],
+                near: Vec::new(),
+                overprovisioning: 140,
+            }),
             check: Some(crate::policies::check_for_tests()),
             panic_threshold: 10,
             connect_timeout: Some(Duration::from_secs(2)),

@@ -109,7 +109,8 @@ object! {
     /// Which zones come first. Zones are those of the EndpointSlices, or `zone` of a Backend's endpoints; the zone of the proxy
     /// itself is given when it is started.
     pub struct LocalitySpec {
-        /// The zones that requests go to, in this order, as endpoints nearby fail. Zones that are not named come last, all alike.
+        /// The zones that requests go to, in this order, as endpoints nearby fail. Zones that are not named come last: first those
+        /// of the same region, as Workloads tell of it, then all others alike.
         failover: Vec<Text> => Rule::MaxItems(32), Rule::Unique;
         /// How much healthy capacity a zone is assumed to have beyond what it needs, in percent of it: with 140, a zone keeps
         /// everything until less than 72 percent of its endpoints are healthy.
@@ -299,6 +300,7 @@ impl Policy for TrafficPolicy {
             locality: spec.locality.as_ref().map(|locality| Locality {
                 here: None,
                 failover: locality.failover.iter().map(Text::shared).collect(),
+                near: Vec::new(),
                 overprovisioning: locality.overprovisioning,
             }),
             check: spec.health_check.as_ref().map(|check| check.compile().into()),

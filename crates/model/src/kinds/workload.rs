@@ -40,7 +40,7 @@ crate::object! {
         tunnel: Option<WorkloadTunnel>;
         /// The zone it is in.
         zone: Option<Text> => Rule::Length(1, 63);
-        /// The region it is in.
+        /// The region it is in: of a TrafficPolicy with `locality`, zones of the caller's region come before those of others.
         region: Option<Text> => Rule::Length(1, 63);
         /// Its share of requests, in proportion to the other endpoints of a Service. 0 takes none.
         weight: u32 = 1 => Rule::Range(0, 1_000_000);
