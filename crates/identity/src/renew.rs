@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustls_pki_types::UnixTime;
 
+use crate::authority::BACKDATING;
 use crate::rotation::CLOCK_SLACK;
 
 /// The first pause after a failure is at most this long.
@@ -64,6 +65,17 @@ impl Remaining {
     }
 }
 
+/// How another leaf has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Came {
+    /// It was asked for with the one that is held. With one that has ended by the clock of the maker there is no asking any more: soon before that
+    /// the last chance is taken.
+    ByRenewal,
+    /// With a token, because the one that is held was refused; there may be another. Where that is good by the clock of the maker, it was refused for its root, and is of no
+    /// use to anybody.
+    ByToken,
+}
+
 /// The renewal of one leaf. Made anew for every leaf, out of the one before if there was one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Renewal {
@@ -97,10 +109,21 @@ impl Renewal {
         self.is_early(now) || self.remaining(now) == Remaining::Ended
     }
 
-    /// Whether another leaf is better kept back for this one, which is good and has time: it is not valid yet by more than a clock may be wrong, or not any
-    /// more, so the clock of its maker is wrong, or ours, and whoever has the right one does not take it.
-    pub fn is_better_than(&self, other: &Self, now: UnixTime) -> bool {
-        other.is_of_no_use(now) && self.remaining(now) <= Remaining::Half
+    /// Whether this leaf stays in use for another that has come: it is good, and that one is not valid yet by more than a clock may be wrong, or not any more. So the
+    /// clock of the maker of that one is wrong, or ours, and by the one that is right nobody takes it. It does not stay where it would be of no more use by the
+    /// maker's clock, should that be the right one, or is of no use by both.
+    pub fn stays_for(&self, other: &Self, came: Came, now: UnixTime) -> bool {
+        if !other.is_of_no_use(now) || self.is_of_no_use(now) {
+            return false;
+        }
+        let made = other.not_before.as_secs().saturating_add(BACKDATING.as_secs());
+        let is_good_for_maker = (self.not_before.as_secs()..self.not_after.as_secs()).contains(&made);
+        let ends_for_maker = made.saturating_add(CLOCK_SLACK.as_secs()) >= self.not_after.as_secs();
+        let is_last_chance = match came {
+            Came::ByRenewal => is_good_for_maker && ends_for_maker,
+            Came::ByToken => is_good_for_maker,
+        };
+        !is_last_chance
     }
 
     /// How long to wait before asking for the first time: until half the life is over, give or take one per cent of it; of a leaf that nobody
@@ -269,15 +292,32 @@ mod tests {
     }
 
     #[test]
-    fn a_good_leaf_is_kept_for_one_that_is_not_valid_yet() {
+    fn a_good_leaf_stays_for_one_that_is_not_valid_yet() {
         let own = Renewal::new(moment(0), moment(DAY));
-        let from = |begin: u64| Renewal::new(moment(begin), moment(begin + DAY));
-        assert!(own.is_better_than(&from(4 * DAY), moment(DAY / 2)));
-        assert!(!own.is_better_than(&from(DAY / 2 + 300), moment(DAY / 2)), "within what clocks are wrong");
-        assert!(!own.is_better_than(&from(4 * DAY), moment(DAY * 3 / 4)), "our clock may be the wrong one");
-        // The same by a clock that is behind.
+        // What is made by a clock that is ahead.
+        let made = |now: u64, ahead: u64| Renewal::new(moment(now + ahead - 60), moment(now + ahead + DAY));
+        let stays = |came, now: u64, ahead| own.stays_for(&made(now, ahead), came, moment(now));
+        let hour = DAY / 24;
+        for now in [DAY / 2, DAY * 3 / 4, 18 * hour + hour / 2, 22 * hour] {
+            assert!(stays(Came::ByRenewal, now, hour), "{now}: it is good by both clocks");
+            assert!(!stays(Came::ByToken, now, hour), "{now}: it was refused for its root");
+            assert!(
+                !stays(Came::ByRenewal, now, 300) && !stays(Came::ByToken, now, 300),
+                "within what clocks are wrong"
+            );
+        }
+        // Whoever has no token could not ask again; the longest pause is shorter.
+        assert!(stays(Came::ByRenewal, DAY - hour - 301, hour) && !stays(Came::ByRenewal, DAY - hour - 299, hour));
+        assert!(LONGEST_PAUSE * 3 / 2 < CLOCK_SLACK);
+        // By the maker's clock it has ended, or not begun.
+        assert!(stays(Came::ByToken, 11 * hour + hour / 2, 13 * hour) && stays(Came::ByToken, DAY - 1, 13 * hour));
+        assert!(stays(Came::ByRenewal, DAY / 2, 4 * DAY), "a clock that jumped while it was asked");
         let late = Renewal::new(moment(10 * DAY), moment(11 * DAY));
-        assert!(late.is_better_than(&from(8 * DAY), moment(10 * DAY + DAY / 2)));
+        let ended = Renewal::new(moment(8 * DAY), moment(9 * DAY));
+        assert!(late.stays_for(&ended, Came::ByToken, moment(10 * DAY + hour)));
+        // What has ended, or has not begun, stays for nobody.
+        assert!(!stays(Came::ByToken, DAY + 1, 13 * hour) && !stays(Came::ByRenewal, DAY + 1, hour));
+        assert!(!late.stays_for(&made(9 * DAY, DAY / 2), Came::ByToken, moment(9 * DAY)));
     }
 
     proptest! {

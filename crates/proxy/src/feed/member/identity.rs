@@ -3,7 +3,7 @@
 //!
 //! Called by `member`. How a certificate is asked for is in `enrol`, when to ask in `transept_identity::renew`.
 
-use transept_identity::renew::Renewal;
+use transept_identity::renew::{Came, Renewal};
 use transept_identity::{Bundle, Svid};
 use transept_xds::grpc::Code;
 
@@ -49,17 +49,7 @@ impl Member {
     }
 
     pub(super) fn take_renewed(&mut self, outcome: Result<Box<(Svid, Bundle)>, Unreached>) {
-        let good = outcome.and_then(|renewed| {
-            let leaf = renewed.0.leaf();
-            if !self.renewal.is_better_than(&Renewal::new(leaf.not_before, leaf.not_after), now()) {
-                return Ok(renewed);
-            }
-            let early = leaf.not_before.as_secs().saturating_sub(now().as_secs());
-            let when = if early == 0 { "has ended already".to_owned() } else { format!("is valid only in {early} s") };
-            let whose = "the clock of the control plane is wrong, or that of this machine";
-            Err(Unreached::Away(format!("the one that came {when}: {whose}")))
-        });
-        match good.and_then(|renewed| self.adopt(*renewed)) {
+        match outcome.and_then(|renewed| self.adopt(*renewed, Came::ByRenewal)) {
             Ok(()) => {
                 let svid = self.svid.load();
                 tracing::info!(id = %svid.id(), until = svid.leaf().not_after.as_secs(), "the certificate was renewed");
@@ -79,11 +69,19 @@ impl Member {
         }
     }
 
-    /// Keeps a certificate with its bundle, and shows it from then on.
-    fn adopt(&mut self, (svid, bundle): (Svid, Bundle)) -> Result<(), Unreached> {
+    /// Keeps a certificate with its bundle, and shows it from then on; unless the one before is good, and this one is not, or not yet.
+    fn adopt(&mut self, (svid, bundle): (Svid, Bundle), came: Came) -> Result<(), Unreached> {
+        let leaf = svid.leaf();
+        if self.renewal.stays_for(&Renewal::new(leaf.not_before, leaf.not_after), came, now()) {
+            let when = match leaf.not_before.as_secs().saturating_sub(now().as_secs()) {
+                0 => "has ended already".to_owned(),
+                early => format!("is valid only in {early} s"),
+            };
+            let whose = "the clock of the control plane is wrong, or that of this machine";
+            return Err(Unreached::Away(format!("the one that came {when}: {whose}")));
+        }
         let kept = self.disk.write_identity(&svid);
         kept.map_err(|error| Unreached::Away(format!("the certificate cannot be kept on the disk: {error}")))?;
-        let leaf = svid.leaf();
         self.renewal = self.renewal.followed_by(leaf.not_before, leaf.not_after, now());
         self.renew_at = Some(self.began.elapsed() + self.renewal.first_wait(now(), self.draw()));
         self.svid.store(svid);
@@ -145,13 +143,16 @@ impl Member {
 
     pub(super) fn take_rejoined(&mut self, outcome: Result<Box<(Svid, Bundle)>, Unreached>) {
         self.rejoining = false;
-        match outcome.and_then(|joined| self.adopt(*joined)) {
+        match outcome.and_then(|joined| self.adopt(*joined, Came::ByToken)) {
             Ok(()) => {
                 tracing::info!(id = %self.svid.load().id(), "joined the mesh again");
                 // What kept it from discovery is over: nothing is waited for, and nothing of it is true any more.
                 (self.unbelieved, self.useless) = (None, None);
                 self.replace_link();
                 self.tell(|standing| (standing.unbelieved, standing.failure) = (false, None));
+            }
+            Err(Unreached::Away(why)) if self.renewal.may_show(now()) => {
+                tracing::warn!(%why, "not joined again yet; the certificate that is there stays in use");
             }
             Err(Unreached::Away(why)) => tracing::warn!(%why, "not joined again yet"),
             Err(why) => {
