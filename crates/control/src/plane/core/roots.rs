@@ -43,7 +43,7 @@ impl Plane {
         issued: &Issued,
     ) -> Rotation {
         let mut rotation = inner.rotation.clone();
-        if !self.clock_has_jumped() && !nobody_is_good(&rotation, now()) {
+        if !self.doubts_clock(&rotation) {
             rotation.forget_ended_leaves(now());
         }
         if let Some(root) = issued.root {
@@ -149,6 +149,23 @@ impl Plane {
         has_settled && is_held && is_steady && inner.rotation.may_announce().is_ok() && moment >= inner.no_root_before
     }
 
+    /// Whether the clock may be wrong, so that nothing is forgotten for good that has ended by it.
+    pub(super) fn doubts_clock(&self, rotation: &Rotation) -> bool {
+        self.clock_has_jumped() || self.nobody_is_good(rotation, self.began.elapsed())
+    }
+
+    /// Whether there are members, and by the clock not one of them has a certificate that is good: then it is the clock that is wrong, or nobody is
+    /// there who needs another root. Those of whom only is known that there may be some renew nothing: where they are all, their certificates end by a clock that
+    /// cannot be set, and that begins with the process. `moment` is counted from the start.
+    pub(super) fn nobody_is_good(&self, rotation: &Rotation, moment: Duration) -> bool {
+        let is_member = |name: &str| name != RESIDENT && !is_unknown(name);
+        if rotation.count(is_member) > 0 {
+            return !has_good_holder(rotation, now());
+        }
+        let is_there = rotation.holders(now()).any(|holder| is_unknown(holder.proxy));
+        rotation.count(is_unknown) > 0 && !is_there && moment < self.ca.leaf_life()
+    }
+
     /// Whether what depends on the clock has to wait.
     pub(super) fn clock_has_jumped(&self) -> bool {
         let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -165,9 +182,11 @@ impl Plane {
         }
         let mut rotation = inner.rotation.clone();
         let is_over = is_over && rotation.end_await();
-        let forgotten = rotation.forget_retired(now());
         // A clock that goes on evenly may still be wrong.
-        let advance = if nobody_is_good(&rotation, now()) { Advance::Idle } else { rotation.advance(now()) };
+        let (forgotten, advance) = match self.nobody_is_good(&rotation, moment) {
+            true => (false, Advance::Idle),
+            false => (rotation.forget_retired(now()), rotation.advance(now())),
+        };
         if let Advance::Retired(root) = advance {
             self.keep_for_open(&mut rotation, &root);
         }
@@ -264,16 +283,16 @@ impl Plane {
     }
 }
 
-/// Whether somebody beside the resident, who renews by the same clock, has a certificate that is good at `now`.
+/// Whether a member that is known has a certificate that is good at `now`. The resident renews by the same clock and says nothing of it, nor does what stands for
+/// everybody unknown.
 fn has_good_holder(rotation: &Rotation, now: UnixTime) -> bool {
-    rotation.holders(now).any(|holder| holder.proxy != RESIDENT && !holder.refused)
+    let mut holders = rotation.holders(now);
+    holders.any(|holder| holder.proxy != RESIDENT && !holder.refused && !is_unknown(holder.proxy))
 }
 
-/// Whether there are members, and by this clock not one of them has a certificate that is good: then it is the clock that is wrong, or nobody is
-/// there who needs another root. Those of whom only is known that there may be some renew nothing.
-pub(super) fn nobody_is_good(rotation: &Rotation, now: UnixTime) -> bool {
-    let is_member = |name: &str| name != RESIDENT && ![BEFORE, SINCE].iter().any(|unknown| name.ends_with(unknown));
-    rotation.count(is_member) > 0 && !has_good_holder(rotation, now)
+/// Whether a holder is no member, but stands for those that nobody knows of.
+fn is_unknown(name: &str) -> bool {
+    [BEFORE, SINCE].iter().any(|unknown| name.ends_with(unknown))
 }
 
 /// Whether there was an authority before the state was opened.
@@ -464,17 +483,57 @@ mod tests {
     }
 
     #[test]
-    fn those_of_whom_only_is_known_that_there_may_be_some_say_nothing_of_the_clock() {
+    fn those_of_whom_only_is_known_that_there_may_be_some_end_by_a_clock_that_cannot_be_set() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let plane = open(directory.path());
         let long_ago = UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs() - 10 * 86_400));
-        let mut inner = plane.lock();
+        let mut rotation = plane.lock().rotation.clone();
+        let life = plane.ca.leaf_life();
+        let is_doubted =
+            |rotation: &Rotation| [Duration::ZERO, life].map(|moment| plane.nobody_is_good(rotation, moment));
+        assert_eq!(is_doubted(&rotation), [false; 2], "nobody is there");
         for unknown in [BEFORE, SINCE] {
-            note_unknown(&mut inner.rotation, unknown, plane.ca.root(), &plane.ca, long_ago);
+            note_unknown(&mut rotation, unknown, plane.ca.root(), &plane.ca, long_ago);
         }
-        assert!(!nobody_is_good(&inner.rotation, now()));
+        assert_eq!(is_doubted(&rotation), [true, false]);
+        // They vouch for no clock by which somebody else has nothing good.
+        note_unknown(&mut rotation, SINCE, plane.ca.root(), &plane.ca, now());
+        assert_eq!(is_doubted(&rotation), [false; 2], "they are waited for");
+        assert!(!has_good_holder(&rotation, now()));
+        rotation.note_issued("web", plane.ca.root(), long_ago);
+        assert_eq!(is_doubted(&rotation), [true; 2]);
+        rotation.note_issued("cart", plane.ca.root(), now());
+        assert_eq!(is_doubted(&rotation), [false; 2]);
+    }
+
+    #[test]
+    fn after_the_state_was_lost_no_stage_is_left_by_a_clock_that_is_wrong_evenly() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let plane = open(directory.path());
+        let long_ago = UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs() - 10 * 86_400));
+        note_unknown(&mut plane.lock().rotation, BEFORE, plane.ca.root(), &plane.ca, long_ago);
+        plane.rotate().expect("announced");
+        let mut inner = plane.lock();
+        plane.turn(&mut inner, SETTLING).expect("stored");
+        assert_eq!(inner.rotation.stage().slug(), "announced");
+        plane.turn(&mut inner, plane.ca.leaf_life()).expect("stored");
+        assert_eq!(inner.rotation.stage().slug(), "signing");
+    }
+
+    #[test]
+    fn a_retired_root_counts_on_while_nobody_has_a_good_certificate_by_the_clock() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let plane = open(directory.path());
+        let at = |seconds: u64| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let (long_ago, soon) = (at(now().as_secs() - 3 * 86_400), at(now().as_secs() + 1000));
+        let mut inner = plane.lock();
+        inner.rotation.keep_for_open(CertificateDer::from(vec![1]), long_ago);
         inner.rotation.note_issued("web", plane.ca.root(), long_ago);
-        assert!(nobody_is_good(&inner.rotation, now()));
+        plane.turn(&mut inner, SETTLING).expect("stored");
+        assert_eq!(inner.rotation.retired().len(), 1);
+        inner.rotation.note_issued("web", plane.ca.root(), soon);
+        plane.turn(&mut inner, SETTLING).expect("stored");
+        assert!(inner.rotation.retired().is_empty());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::super::registry::learned;
 use super::super::strict::Strict;
 use super::clock::SETTLING;
 use super::resident::RESIDENT;
-use super::roots::{RETURN, nobody_is_good};
+use super::roots::RETURN;
 use super::{Inner, Plane, now};
 
 /// Instances that are named when a rotation waits for them.
@@ -81,7 +81,8 @@ impl Plane {
             waiting.insert(0, format!("the clock of this machine has jumped: nothing is changed until it has gone on evenly for {SETTLING:?}"));
         }
         let is_steady = matches!(inner.rotation.stage(), Stage::Steady { .. });
-        if !is_steady && nobody_is_good(&inner.rotation, now()) {
+        let is_nobody_good = self.nobody_is_good(&inner.rotation, self.began.elapsed());
+        if !is_steady && is_nobody_good {
             waiting.insert(0, "by the clock of this machine nobody has a certificate that is good: nothing is changed until somebody has".to_owned());
         }
         if inner.rotation.awaits_unknown() && !is_steady {
