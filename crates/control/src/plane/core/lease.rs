@@ -189,6 +189,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use rustls_pki_types::UnixTime;
     use transept_identity::TrustDomain;
     use transept_identity::token::Uses;
     use transept_xds::mesh::Port;
@@ -257,6 +258,29 @@ mod tests {
         plane.remove(&claim).expect("removed");
         plane.remove(&claim).expect("removed before");
         assert_eq!(health(&plane), None);
+    }
+
+    #[test]
+    fn a_clock_that_has_jumped_ends_no_lease() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let plane = open(directory.path());
+        let claim = enrol(&plane);
+        plane.remove(&claim).expect("removed");
+        let days_ago = |days: u64| UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs() - days * 86_400));
+        {
+            // As if it were ten days later by the clock, all at once.
+            let mut inner = plane.lock();
+            let name = (claim.namespace.clone(), claim.name.clone());
+            inner.leases.resume(&name);
+            inner.leases.end(&name, days_ago(10).as_secs());
+            plane.clock.lock().expect("sound").has_jumped(days_ago(10), plane.began.elapsed());
+        }
+        plane.sweep(plane.began.elapsed());
+        assert!(matches!(plane.touch(&claim), Err(Denied::Ended)));
+        // A clock of which nothing is wrong.
+        *plane.clock.lock().expect("sound") = super::super::clock::Clock::new(false);
+        plane.sweep(plane.began.elapsed());
+        assert!(matches!(plane.touch(&claim), Err(Denied::Lease)));
     }
 
     #[test]
