@@ -156,12 +156,18 @@ fn render(shown: &Value) -> String {
             }
             (Some("root"), _) => "the root has little of its life left; a new one is needed before it ends".to_owned(),
             // It renews itself, and nobody could send it a token.
+            (_, Some("not_yet")) if one["holder"] == "control plane" => {
+                "is not valid yet by the clock of this machine; another is made once that is right, or the root is valid by it".to_owned()
+            }
             _ if one["holder"] == "control plane" => {
                 "the control plane cannot renew its own certificate; its log says why".to_owned()
             }
             _ if is_refused(one) => format!("is refused, because its root is not trusted any more; {}", way_back(id)),
             (_, Some("not_yet")) => {
                 "is not valid yet by the clock of this machine; its holder asks for another".to_owned()
+            }
+            (_, Some("ended")) if shown["clockInDoubt"] == Value::Bool(true) => {
+                format!("has ended by the clock of this machine, which may be wrong; if it is right, {}", way_back(id))
             }
             (_, Some("ended")) => format!("has ended; {}", way_back(id)),
             _ => "is not being renewed: can its holder reach the control plane?".to_owned(),
@@ -228,6 +234,20 @@ mod tests {
             "secondsLeft": 0, "remaining": "ended"});
         let text = render(&json!({"certificates": [own]}));
         assert!(text.contains("cannot renew its own certificate") && !text.contains("token"), "{text}");
+    }
+
+    #[test]
+    fn a_clock_that_may_be_wrong_is_told_of() {
+        let leaf = |holder: &str, remaining: &str| json!({"kind": "leaf", "holder": holder, "id": "spiffe://a/ns/shop/sa/cart", "notAfter": 0, "secondsLeft": 0, "remaining": remaining});
+        let shown = json!({"certificates": [leaf("control plane", "not_yet")], "clockInDoubt": true});
+        let text = render(&shown);
+        assert!(
+            text.contains("is not valid yet by the clock of this machine; another") && !text.contains("log"),
+            "{text}"
+        );
+        let shown = |doubt: bool| json!({"certificates": [leaf("shop/cart/a", "ended")], "clockInDoubt": doubt});
+        assert!(render(&shown(true)).contains("which may be wrong; if it is right, start its proxy again"));
+        assert!(render(&shown(false)).contains("has ended; start its proxy again"));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use tokio_rustls::server::TlsStream;
 use transept_identity::authority;
 use transept_identity::handshake::{ClientAuth, server_config};
 use transept_identity::svid::Leaf;
-use transept_identity::{Accept, PeerVerifier, Purpose, SpiffeId};
+use transept_identity::{Accept, PeerVerifier, Purpose, Refusal, SpiffeId};
 use transept_xds::grpc::{Code, Failed};
 use transept_xds::mesh::{Answer, Beat, Issued, JOIN, JoinRequest, LONGEST, REGISTER, RENEW, RenewRequest};
 use transept_xds::messages::{DeltaDiscoveryRequest, Node};
@@ -285,10 +285,14 @@ impl Server {
     /// Who a peer is, now.
     fn prove<'p>(&self, peer: &'p Peer) -> Result<(&'p SpiffeId, &'p Arc<Leaf>), Failed> {
         let proven = peer.prove()?;
-        if !self.is_trusted(peer) {
-            let why = "the root of this certificate is not trusted any more; join again with a new token";
-            return Err(Failed::new(Code::Unauthenticated, why));
-        }
+        self.peers.peer(&peer.chain, Purpose::Client, now()).map_err(|refusal| {
+            let why = match refusal {
+                Refusal::Expired { .. } => "by the clock of the control plane this certificate has ended",
+                Refusal::NotYetValid { .. } => "by the clock of the control plane this certificate is not valid yet",
+                _ => "the root of this certificate is not trusted any more",
+            };
+            Failed::new(Code::Unauthenticated, why)
+        })?;
         Ok(proven)
     }
 

@@ -99,7 +99,14 @@ fn state_of(workload: &Value, seen: Option<&str>) -> String {
     }
     match (&workload["lapsed"], workload["silentFor"].as_u64(), workload["health"].as_str()) {
         (Value::Bool(true), ..) => return "silent".to_owned(),
-        (_, Some(seconds), None | Some("Healthy")) => return format!("silent for {seconds} s, kept"),
+        (_, Some(seconds), None | Some("Healthy")) => {
+            let others = workload["notCalledFor"].as_array().into_iter().flatten();
+            let others: Vec<&str> = others.filter_map(Value::as_str).collect();
+            return match &*others {
+                [] => format!("silent for {seconds} s, kept"),
+                others => format!("silent for {seconds} s, kept, and not called for {}", others.join(", ")),
+            };
+        }
         // Nobody calls it, whether it answers or not.
         (_, Some(seconds), Some(health)) => {
             return format!("silent for {seconds} s, not called: {}", health.to_lowercase());
@@ -252,6 +259,7 @@ mod tests {
             "workloads": [{"namespace": "default", "name": "a", "services": ["cart"], "address": "10.0.0.1", "lapsed": true,
                            "learned": {"25": "tcp-server-first", "80": "http"}},
                           {"namespace": "default", "name": "b", "services": ["cart"], "address": "10.0.0.2", "lapsed": false, "silentFor": 100},
+                          {"namespace": "default", "name": "g", "services": ["cart"], "address": "10.0.0.7", "lapsed": false, "silentFor": 149, "notCalledFor": ["cart"]},
                           {"namespace": "default", "name": "c", "services": ["cart"], "address": "10.0.0.3", "lapsed": false},
                           {"namespace": "default", "name": "d", "services": ["cart"], "address": "10.0.0.4", "lapsed": false},
                           {"namespace": "default", "name": "e", "services": ["cart"], "address": "10.0.0.5", "lapsed": false, "silentFor": 9, "health": "Draining"},
@@ -271,8 +279,9 @@ mod tests {
         let text = render(&shown);
         for part in [
             "default/cart/a  spiffe://a/b  127.0.0.1:1  connected",
-            "default/a  cart      10.0.0.1  silent                                25 tcp-server-first, 80 http",
+            "default/a  cart      10.0.0.1  silent                                           25 tcp-server-first, 80 http",
             "default/b  cart      10.0.0.2  silent for 100 s, kept",
+            "default/g  cart      10.0.0.7  silent for 149 s, kept, and not called for cart",
             "default/c  cart      10.0.0.3  not well",
             "default/d  cart      10.0.0.4  registered",
             "default/e  cart      10.0.0.5  silent for 9 s, not called: draining",

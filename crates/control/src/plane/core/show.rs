@@ -98,6 +98,7 @@ impl Plane {
             "trustDomain": self.trust_domain().as_str(),
             "stage": inner.rotation.stage().slug(),
             "waiting": waiting,
+            "clockInDoubt": is_nobody_good || self.clock_has_jumped(),
             "retiring": retiring.collect::<Vec<_>>(),
             "certificates": all,
         })
@@ -154,10 +155,14 @@ impl Plane {
             .map(|(place, entry)| {
                 let (namespace, name) = place;
                 let silence = inner.registry.kept_silence(place, self.began.elapsed());
+                let own = services.iter().filter_map(|one| one["service"].as_str()?.split_once('/'));
+                let own = own.filter(|(at, service)| at == namespace && inner.registry.is_silent_for(place, service));
+                let not_called_for: Vec<&str> = own.map(|(_, service)| service).collect();
                 json!({
                     "namespace": namespace, "name": name, "services": entry.workload.services,
                     "address": entry.workload.address, "lapsed": entry.lapsed, "left": entry.left,
-                    "silentFor": silence.map(|silence| silence.as_secs()), "health": entry.workload.condition().as_str(),
+                    "silentFor": silence.map(|silence| silence.as_secs()), "notCalledFor": not_called_for,
+                    "health": entry.workload.condition().as_str(),
                     "learned": learned(&entry.workload),
                 })
             })

@@ -98,10 +98,12 @@ impl Member {
     pub(super) fn look_into(&mut self, why: Unreached) -> Unreached {
         let unbelieved = match &why {
             Unreached::Distrusted(why) if !self.renewal.may_show(now()) => format!("{why}, which has ended"),
-            Unreached::Distrusted(why) => format!("{why}: it trusts no root that vouches for it"),
+            Unreached::Distrusted(why) => {
+                format!("{why}: it trusts no root that vouches for it, or by its clock that is not valid")
+            }
             Unreached::Stranger(why) => why.clone(),
             Unreached::Refused(failed) if failed.code == Code::Unauthenticated => {
-                "the control plane trusts no root any more that vouches for the certificate of this proxy".to_owned()
+                format!("the control plane does not take the certificate of this proxy: {}", failed.message)
             }
             Unreached::Refused(_) | Unreached::Away(_) => return why,
         };
