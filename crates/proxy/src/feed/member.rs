@@ -320,6 +320,8 @@ impl Member {
                 self.link = Some(*link);
                 self.begin_reports();
                 self.client.connected(self.began.elapsed());
+                // Whatever was the matter with certificate and token is over.
+                (self.unbelieved, self.useless) = (None, None);
                 self.tell(|standing| {
                     standing.failure = None;
                     standing.unbelieved = false;

@@ -148,8 +148,7 @@ impl Member {
         match outcome.and_then(|joined| self.adopt(*joined, Came::ByToken)) {
             Ok(()) => {
                 tracing::info!(id = %self.svid.load().id(), "joined the mesh again");
-                // What kept it from discovery is over: nothing is waited for, and nothing of it is true any more.
-                (self.unbelieved, self.useless) = (None, None);
+                // What kept it from discovery is over: nothing is waited for.
                 self.replace_link();
                 self.tell(|standing| (standing.unbelieved, standing.failure) = (false, None));
             }
