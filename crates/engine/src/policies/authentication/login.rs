@@ -430,7 +430,7 @@ impl LoginScheme {
 
     /// A browser gives up its session (OpenID Connect RP-Initiated Logout 1.0).
     fn log_out(&self, x: &mut Exchange<'_>) -> Proof {
-        if !is_own_will(x.request) {
+        if !is_own_will(x.request, &self.places.site) {
             let reply = Reply::new(Reason::LoginFailed)
                 .with_status(403)
                 .because("another page has asked for the logout, or a browser on its own account")

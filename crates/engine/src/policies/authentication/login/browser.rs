@@ -14,7 +14,6 @@ pub(super) fn is_opening_a_page(request: &Request) -> bool {
     if header(request, b"sec-fetch-mode").is_some() {
         return is_navigation(request);
     }
-    let wants_html = |line: &[u8]| line.windows(9).any(|word| word.eq_ignore_ascii_case(b"text/html"));
     request.fields.all(FieldId::ACCEPT).any(wants_html) && header(request, b"x-requested-with").is_none()
 }
 
@@ -25,12 +24,42 @@ fn is_navigation(request: &Request) -> bool {
         && header(request, b"sec-purpose").is_none_or(|purpose| !purpose.starts_with(b"prefetch"))
 }
 
-/// Whether somebody wants to log out: on a page of the site, or by its address. Browsers that say nothing of that are believed.
-pub(super) fn is_own_will(request: &Request) -> bool {
-    let Some(from) = header(request, b"sec-fetch-site") else { return true };
+/// Whether somebody wants to log out: on a page of the site, which is a scheme and an authority, or by its address. Without Fetch Metadata it is `Origin` and
+/// `Referer` that say where a browser comes from, and `Accept` whether it opens a page. One that says nothing of that is believed.
+pub(super) fn is_own_will(request: &Request, site: &str) -> bool {
+    let Some(from) = header(request, b"sec-fetch-site") else {
+        return is_from(request, site) && (request.method == Method::Post || may_open_a_page(request));
+    };
     let is_of_the_site = matches!(from, b"same-origin" | b"none");
     // A form or a script of the site posts; what is got must be the page of a window.
     is_of_the_site && (request.method == Method::Post || is_navigation(request))
+}
+
+/// Whether nothing says that a request comes from a page of another site. A proxy in front may call this one by another name.
+fn is_from(request: &Request, site: &str) -> bool {
+    let is_ours = |origin: &[u8]| {
+        let mut parts = origin.splitn(2, |byte| *byte == b':');
+        let (_scheme, rest) = (parts.next(), parts.next().unwrap_or_default());
+        let authority = rest.strip_prefix(b"//").unwrap_or_default();
+        origin.eq_ignore_ascii_case(site.as_bytes())
+            || (!authority.is_empty() && authority.eq_ignore_ascii_case(request.authority()))
+    };
+    // What it links to is behind the third slash.
+    let origin_of = |url: &[u8]| {
+        let end = url.iter().enumerate().filter(|(_, byte)| **byte == b'/').nth(2).map_or(url.len(), |(at, _)| at);
+        url.get(..end).is_some_and(is_ours)
+    };
+    request.fields.all(FieldId::ORIGIN).all(is_ours) && header(request, b"referer").is_none_or(origin_of)
+}
+
+/// Whether `Accept` speaks of a page, or of nothing in particular: what is got for a page, such as an image, names its kinds.
+fn may_open_a_page(request: &Request) -> bool {
+    let mut lines = request.fields.all(FieldId::ACCEPT).peekable();
+    lines.peek().is_none() || lines.any(|line| line.trim_ascii() == b"*/*" || wants_html(line))
+}
+
+fn wants_html(line: &[u8]) -> bool {
+    line.windows(9).any(|word| word.eq_ignore_ascii_case(b"text/html"))
 }
 
 fn header<'r>(request: &'r Request, name: &'static [u8]) -> Option<&'r [u8]> {

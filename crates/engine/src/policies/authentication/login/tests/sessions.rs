@@ -74,6 +74,38 @@ fn newer_tokens_about_somebody_else_end_the_session() {
 }
 
 #[test]
+fn a_browser_without_fetch_metadata_logs_out_by_the_site_alone() {
+    let mut site = Site::new("");
+    let mut ask = |method: &str, fields: &[(&str, &str)]| {
+        site.ask(&mut Browser::default(), method, "/oauth2/logout", fields).reply().reason == Reason::LoggedOut
+    };
+    for ours in [
+        &[][..],
+        &[("origin", "https://shop.test")],
+        &[("origin", "https://SHOP.test"), ("referer", "https://shop.test/cart?a=//b")],
+        &[("referer", "https://shop.test")],
+    ] {
+        assert!(ask("POST", ours), "{ours:?}");
+    }
+    for others in [
+        ("origin", "https://evil.test"),
+        ("origin", "null"),
+        ("origin", ""),
+        ("origin", "https://shop.test.evil.test"),
+        ("origin", "https://shop.test:8443"),
+        ("referer", "https://evil.test/https://shop.test/"),
+        ("referer", "https:"),
+    ] {
+        assert!(!ask("POST", &[others]) && !ask("GET", &[others, ("accept", "text/html")]), "{others:?}");
+    }
+    assert!(!ask("POST", &[("origin", "https://shop.test"), ("origin", "https://evil.test")]));
+    for page in [&[("accept", "text/html,*/*;q=0.8")][..], &[("accept", "*/*")], &[]] {
+        assert!(ask("GET", page), "{page:?}");
+    }
+    assert!(!ask("GET", &[("accept", "image/avif,image/*,*/*;q=0.5")]));
+}
+
+#[test]
 fn who_logs_out_is_out_here_and_at_the_provider_also_with_a_copy_of_the_cookie() {
     let mut site = Site::new(", afterLogout: /bye");
     let mut browser = Browser::default();
