@@ -20,16 +20,21 @@ use crate::path::admit_here;
 use crate::worker::Worker;
 
 /// The least time between two questions about one request, also where answers are not remembered.
-const PACE: Duration = Duration::from_secs(1);
+pub(super) const PACE: Duration = Duration::from_secs(1);
 
 /// The task that asks. It ends with what it asks about.
 pub(super) struct Asking(AbortHandle);
 
 impl Asking {
-    /// Asks when the first answer has ended, `ends` since the Unix epoch, and whenever the next one has.
-    pub(super) fn begin(worker: &Rc<Worker>, standing: &Rc<Standing>, opening: &Rc<Opening>, ends: Duration) -> Asking {
+    /// Asks at `first` since the Unix epoch, and whenever an answer has ended.
+    pub(super) fn begin(
+        worker: &Rc<Worker>,
+        standing: &Rc<Standing>,
+        opening: &Rc<Opening>,
+        first: Duration,
+    ) -> Asking {
         let (worker, standing, opening) = (Rc::clone(worker), Rc::downgrade(standing), Rc::clone(opening));
-        Asking(tokio::task::spawn_local(keep_asking(worker, standing, opening, ends)).abort_handle())
+        Asking(tokio::task::spawn_local(keep_asking(worker, standing, opening, first)).abort_handle())
     }
 }
 
@@ -39,12 +44,11 @@ impl Drop for Asking {
     }
 }
 
-async fn keep_asking(worker: Rc<Worker>, standing: Weak<Standing>, opening: Rc<Opening>, mut ends: Duration) {
+async fn keep_asking(worker: Rc<Worker>, standing: Weak<Standing>, opening: Rc<Opening>, mut at: Duration) {
     loop {
-        let left = ends.saturating_sub(worker.clock.now().unix);
-        tokio::time::sleep(left.max(PACE)).await;
+        tokio::time::sleep(at.saturating_sub(worker.clock.now().unix)).await;
         match opening.ask(&worker).await {
-            Ok(Some(next)) => ends = next,
+            Ok(Some(ends)) => at = ends.max(worker.clock.now().unix.saturating_add(PACE)),
             // Today it needs nobody who vouches for it.
             Ok(None) => return,
             Err(cause) => {

@@ -20,6 +20,7 @@ use transept_engine::snapshot::{Backend, Listener, Snapshot};
 use transept_engine::verdict::Verdict;
 use transept_wire::head::Request;
 
+use super::inquiry::PACE;
 use super::{Asking, Cause, Ground, Standing, refusal};
 use crate::deadline::Watch;
 use crate::failure::Failure;
@@ -167,7 +168,9 @@ impl<'e> Entrance<'e> {
         let standing = self.worker.standings.add_until(Ground::Request(Rc::clone(&opening)), lasts);
         let asked = opening.principal.as_ref().and_then(|principal| principal.asked);
         if let Some(ends) = asked.filter(|_| self.ends == Ends::WithCredential) {
-            let _ = standing.asking.set(Asking::begin(self.worker, &standing, &opening, ends));
+            // That may be long ago, where the backend took its time.
+            let first = ends.max(let_in.since.saturating_add(PACE));
+            let _ = standing.asking.set(Asking::begin(self.worker, &standing, &opening, first));
         }
         if let Err(cause) = judged {
             standing.end(cause);
