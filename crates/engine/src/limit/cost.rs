@@ -203,15 +203,17 @@ impl Costs {
     }
 }
 
-/// A cost in a field: a number of at most nine digits, of which fractions are rounded up. Anything else costs nothing.
+/// A cost in a field: a number, of which fractions are rounded up, and [`MOST_AFTERWARDS`] at most. Anything else costs nothing.
 fn read(value: &[u8]) -> u32 {
     let text = std::str::from_utf8(value.trim_ascii()).unwrap_or_default();
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits(whole) || !digits(fraction) || whole.len() > 9 {
+    if !digits(whole) || !digits(fraction) {
         return 0;
     }
-    whole.parse::<u32>().unwrap_or(0) + u32::from(fraction.bytes().any(|digit| digit != b'0'))
+    // Digits alone: what is no number of that kind is too large for one.
+    let whole = whole.parse::<u32>().unwrap_or(MOST_AFTERWARDS);
+    whole.saturating_add(u32::from(fraction.bytes().any(|digit| digit != b'0'))).min(MOST_AFTERWARDS)
 }
 
 #[cfg(test)]
@@ -220,10 +222,13 @@ mod tests {
 
     #[test]
     fn costs_in_fields_are_numbers_and_nothing_else() {
-        for (text, cost) in [("12", 12), (" 7 ", 7), ("1.5", 2), ("3.0", 3), ("0", 0)] {
+        for (text, cost) in [("12", 12), (" 7 ", 7), ("1.5", 2), ("3.0", 3), ("0", 0), ("0000000000050", 50)] {
             assert_eq!(read(text.as_bytes()), cost, "{text}");
         }
-        for text in ["", "-1", "1e3", "9999999999", "1.", ".5", "12 apples", "\u{fe}"] {
+        for text in ["999999999", "999999999.5", "1000000000", "4294967295.1", "4294967296", "99999999999999999999"] {
+            assert_eq!(read(text.as_bytes()), MOST_AFTERWARDS, "{text}");
+        }
+        for text in ["", "-1", "1e3", "1.", ".5", "12 apples", "\u{fe}"] {
             assert_eq!(read(text.as_bytes()), 0, "{text}");
         }
     }
