@@ -128,28 +128,36 @@ struct Carrier {
 impl Carrier {
     async fn carry(self, shared: Arc<Shared>) {
         let mut pause = SOONEST;
-        let mut said = false;
+        let mut told = None;
         while self.store.strong_count() > 0 {
             let trouble = match self.open_in_time(&shared).await {
                 Ok(link) => {
-                    tracing::info!(store = %self.address, "the store of shared limits answers");
+                    if told.is_none() {
+                        self.tell_that_it_answers(&mut told);
+                    }
                     self.note_health(true);
                     let since = Instant::now();
-                    let trouble = self.serve(link, &shared).await;
+                    let trouble = self.serve(link, &shared, &mut told).await;
                     // A server that takes connections and fails at each question is as good as away.
                     if since.elapsed() > LATEST {
-                        (pause, said) = (SOONEST, false);
+                        pause = SOONEST;
                     }
                     trouble
                 }
                 Err(trouble) => trouble,
             };
             self.note_health(false);
-            if !std::mem::replace(&mut said, true) {
+            if told.replace(false) != Some(false) {
                 tracing::warn!(store = %self.address, why = %trouble, "the store of shared limits does not answer");
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LATEST);
+        }
+    }
+
+    fn tell_that_it_answers(&self, told: &mut Option<bool>) {
+        if told.replace(true) != Some(true) {
+            tracing::info!(store = %self.address, "the store of shared limits answers");
         }
     }
 
@@ -192,8 +200,10 @@ impl Carrier {
         Ok(Link { client, script, is_open: true, opened: Instant::now(), has_strangers: false })
     }
 
-    /// Carries orders until something goes wrong.
-    async fn serve(&self, mut link: Link, shared: &Shared) -> Trouble {
+    /// Carries orders until something goes wrong. `told` is whether the log says that the server answers; where it says that it does not, the server has to do so
+    /// for a while.
+    async fn serve(&self, mut link: Link, shared: &Shared, told: &mut Option<bool>) -> Trouble {
+        let since = Instant::now();
         loop {
             let Some(store) = self.store.upgrade() else { return Trouble::Unused };
             let mut orders = store.take_orders();
@@ -225,6 +235,9 @@ impl Carrier {
                     return trouble;
                 }
                 orders = rest;
+                if since.elapsed() > LATEST {
+                    self.tell_that_it_answers(told);
+                }
                 if let Some(store) = self.store.upgrade() {
                     store.wake();
                 }

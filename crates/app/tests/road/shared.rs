@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -222,6 +223,25 @@ async fn a_server_that_closes_connections_and_forgets_scripts_is_not_away() {
         }
         assert!(rest <= 7, "13 have passed, and {rest} after them");
         assert!(!deny.running.log().contains("does not answer"), "{}", deny.running.log());
+    }
+}
+
+/// One that has become a copy of another server takes connections, and fails at every question.
+#[tokio::test]
+async fn a_server_that_fails_at_every_question_is_not_said_to_answer() {
+    for program in installed().await {
+        let redis = Redis::start(program, unused_port()).await;
+        let (deny, _answers) = gateway(redis.port, 1_000_000, "Deny").await;
+        assert_eq!(status(&deny).await, 200);
+        redis.ask(&format!("REPLICAOF 127.0.0.1 {}", unused_port())).await;
+        until(&deny, 503).await;
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(1) {
+            status(&deny).await;
+        }
+        let log = deny.running.log();
+        assert_eq!(log.matches("the store of shared limits does not answer").count(), 1, "{log}");
+        assert_eq!(log.matches("the store of shared limits answers").count(), 1, "{log}");
     }
 }
 
