@@ -225,6 +225,13 @@ impl Book {
         used.unwrap_or_default()
     }
 
+    /// The period in which a key of this quota is counted: this one, or a later one that had begun when the clock was set back.
+    pub(crate) fn counted_in(&self, account: &Account, hash: u128, period: Period) -> Period {
+        let shelf = account.ledger.shelf(key(hash));
+        let known = shelf.entry(key(hash)).map(|entry| entry.count.period);
+        known.filter(|known| known.begin > period.begin).unwrap_or(period)
+    }
+
     /// Counts a request under a key of this quota.
     pub(crate) fn take(
         &self,
@@ -483,6 +490,9 @@ mod tests {
         assert_eq!(take(&book, 1, PERIOD, 999, 1, ten(10)), Taken::Full(10));
         assert_eq!(take(&book, 1, next, 1_000, 4, ten(10)), Taken::Counted(4));
         assert_eq!(take(&book, 1, PERIOD, 999, 1, ten(10)), Taken::Counted(5));
+        assert_eq!(take(&book, 1, PERIOD, 999, 6, ten(10)), Taken::Full(5));
+        let counted_in = |hash, period| book.counted_in(&account(&book, 1), hash, period);
+        assert_eq!((counted_in(1, PERIOD), counted_in(1, next), counted_in(2, PERIOD)), (next, next, PERIOD));
         assert_eq!(book.give_back(&account(&book, 1), 1, next, 5), 0);
     }
 
