@@ -144,8 +144,8 @@ impl Server {
             None => (Held::AtTheDoor(greeting), GREETING),
             Some(leaf) => {
                 // Between the handshake and now its root may have been distrusted.
-                if !self.is_trusted(&peer) {
-                    return tracing::warn!(%address, id = %leaf.id, "the root of a proxy is not trusted any more: it is sent away");
+                if let Err(why) = self.look_at(&peer) {
+                    return tracing::warn!(%address, id = %leaf.id, %why, "a proxy is sent away");
                 }
                 let place = match self.inside.take(&leaf.id) {
                     Ok(place) => place,
@@ -220,8 +220,8 @@ impl Server {
                 () = &mut alive => return Ok(()),
                 // A rotation waits until nobody shows the old root any more; only a root that is distrusted is still shown.
                 _ = turned.changed() => {
-                    if !peer.chain.is_empty() && !self.is_trusted(&peer) {
-                        tracing::warn!(address = %peer.address, "a proxy's root is not trusted any more: it is sent away");
+                    if !peer.chain.is_empty() && let Err(why) = self.look_at(&peer) {
+                        tracing::warn!(address = %peer.address, %why, "a proxy is sent away");
                         leave.as_mut().reset(tokio::time::Instant::now() + LAST_WORDS);
                         leaves = true;
                     }
@@ -285,7 +285,7 @@ impl Server {
     /// Who a peer is, now.
     fn prove<'p>(&self, peer: &'p Peer) -> Result<(&'p SpiffeId, &'p Arc<Leaf>), Failed> {
         let proven = peer.prove()?;
-        self.peers.peer(&peer.chain, Purpose::Client, now()).map_err(|refusal| {
+        self.look_at(peer).map_err(|refusal| {
             let why = match refusal {
                 Refusal::Expired { .. } => "by the clock of the control plane this certificate has ended",
                 Refusal::NotYetValid { .. } => "by the clock of the control plane this certificate is not valid yet",
@@ -297,8 +297,8 @@ impl Server {
     }
 
     /// Whether a peer would be let in now.
-    fn is_trusted(&self, peer: &Peer) -> bool {
-        self.peers.peer(&peer.chain, Purpose::Client, now()).is_ok()
+    fn look_at(&self, peer: &Peer) -> Result<(), Refusal> {
+        self.peers.peer(&peer.chain, Purpose::Client, now()).map(drop)
     }
 
     fn issued(&self, issued: &authority::Issued) -> Issued {
@@ -381,7 +381,7 @@ impl Server {
                 () = wait => {}
                 // The senders live as long as the plane.
                 _ = changed.changed() => {}
-                _ = turned.changed() => if !self.is_trusted(peer) {
+                _ = turned.changed() => if self.look_at(peer).is_err() {
                     // Its connection ends when it has had the time to hear of it; it sees nothing more until then.
                     return pending().await;
                 },

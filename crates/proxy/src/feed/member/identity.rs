@@ -99,7 +99,7 @@ impl Member {
         let unbelieved = match &why {
             Unreached::Distrusted(why) if !self.renewal.may_show(now()) => format!("{why}, which has ended"),
             Unreached::Distrusted(why) => {
-                format!("{why}: it trusts no root that vouches for it, or by its clock that is not valid")
+                format!("{why}: it trusts no root that vouches for it, or the certificate is not valid by its clock")
             }
             Unreached::Stranger(why) => why.clone(),
             Unreached::Refused(failed) if failed.code == Code::Unauthenticated => {
