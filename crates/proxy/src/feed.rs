@@ -136,6 +136,8 @@ pub struct Standing {
     pub renewed: u64,
     /// Whether the control plane and this proxy did not take each other's certificates when they met last: only a new token helps.
     pub unbelieved: bool,
+    /// Why the certificate in use is not on the disk.
+    pub unkept: Option<String>,
     /// Why the latest attempt to reach a control plane failed.
     pub failure: Option<String>,
 }

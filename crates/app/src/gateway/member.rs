@@ -63,7 +63,7 @@ pub(crate) fn serve_member(options: FeedOptions, args: &ServeArgs) -> Result<Exi
 fn describe(feed: &Feed) -> impl Fn() -> Value + Send + Sync + use<> {
     let (standing, svid) = (feed.standing(), feed.svid().clone());
     move || {
-        let feed::Standing { connected, synced, unbelieved, failure, renewed, .. } = standing.borrow().clone();
+        let feed::Standing { connected, synced, unbelieved, unkept, failure, renewed, .. } = standing.borrow().clone();
         let held = svid.load();
         let ends = i64::try_from(held.leaf().not_after.as_secs()).unwrap_or(i64::MAX);
         json!({
@@ -72,6 +72,7 @@ fn describe(feed: &Feed) -> impl Fn() -> Value + Send + Sync + use<> {
             "synced": synced,
             "unbelieved": unbelieved,
             "failure": failure,
+            "unkept": unkept,
             "renewed": renewed,
             "certificateEnds": jiff::Timestamp::from_second(ends).ok().map(|at| at.to_string()),
         })

@@ -555,7 +555,7 @@ fn describe(
     let (namespace, service, name) = (place.namespace.clone(), place.service.clone(), place.workload.clone());
     let inbound: Option<SocketAddr> = place.inbound;
     move || {
-        let feed::Standing { connected, synced, registered, refused, unbelieved, failure, renewed, .. } =
+        let feed::Standing { connected, synced, registered, refused, unbelieved, unkept, failure, renewed, .. } =
             standing.borrow().clone();
         let leaf = svid.load();
         let world = received.borrow().clone();
@@ -574,6 +574,7 @@ fn describe(
             "refused": refused,
             "unbelieved": unbelieved,
             "failure": failure,
+            "unkept": unkept,
             "renewed": renewed,
             "holds": {
                 "services": world.world.services().len(),

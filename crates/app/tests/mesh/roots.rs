@@ -206,3 +206,29 @@ async fn a_certificate_that_ends_while_the_control_plane_is_away_is_replaced_wit
     told(&web, "joined the mesh again").await;
     until(|| web.status(), is(true)).await.expect("a status");
 }
+
+/// As where the disk is full: what is in use then is kept once there is room again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_cannot_be_kept_is_used_all_the_same() {
+    let mesh = Mesh::start_with("", &["--leaf-life=4s"]).await;
+    let setup = mesh.sidecar("web").await;
+    let web = setup.start().await;
+    let kept = mesh.path("web.state").join("identity.pem");
+    let first = std::fs::read_to_string(&kept).expect("kept");
+    // No file takes the place of a directory with something in it.
+    std::fs::remove_file(&kept).expect("removed");
+    std::fs::create_dir_all(kept.join("in the way")).expect("made");
+    let is = |renewed: u64, word: &'static str| {
+        move |status: &std::io::Result<Value>| {
+            let Ok(status) = status else { return false };
+            let why = status["mesh"]["unkept"].as_str().unwrap_or_default();
+            status["mesh"]["renewed"].as_u64() >= Some(renewed)
+                && why.contains(word)
+                && why.is_empty() == word.is_empty()
+        }
+    };
+    until(|| web.status(), is(3, "cannot be kept on the disk")).await.expect("a status");
+    std::fs::remove_dir_all(&kept).expect("removed");
+    until(|| web.status(), is(3, "")).await.expect("a status");
+    assert_ne!(std::fs::read_to_string(&kept).expect("kept"), first);
+}

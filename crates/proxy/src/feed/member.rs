@@ -97,6 +97,8 @@ pub(super) struct Member {
     links: u64,
     renewal: Renewal,
     renew_at: Option<Duration>,
+    /// When it is tried again to keep the certificate in use on the disk, which has failed.
+    keep_at: Option<Duration>,
     /// Whether the token is being tried again.
     rejoining: bool,
     /// Why the control plane and this proxy do not believe each other, as found last.
@@ -167,6 +169,7 @@ impl Member {
             links: 0,
             renewal,
             renew_at: None,
+            keep_at: None,
             rejoining: false,
             unbelieved: None,
             useless: None,
@@ -204,7 +207,7 @@ impl Member {
     pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
             self.act();
-            let wake = [self.client.wake_at(), self.renew_at, self.beat_at].into_iter().flatten().min();
+            let wake = [self.client.wake_at(), self.renew_at, self.keep_at, self.beat_at].into_iter().flatten().min();
             let wait = wake.map(|at| at.saturating_sub(self.began.elapsed()));
             tokio::select! {
                 command = commands.recv() => match command {
@@ -244,6 +247,9 @@ impl Member {
         if self.renew_at.is_some_and(|at| at <= now) {
             self.renew_at = None;
             self.renew();
+        }
+        if self.keep_at.is_some_and(|at| at <= now) {
+            self.keep_identity();
         }
         self.flush();
     }

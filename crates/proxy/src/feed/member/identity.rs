@@ -1,7 +1,9 @@
 //! The certificate and the bundle of a member while it lives: renewed in time, replaced when told to, asked for anew with the token when
-//! nobody takes it any more, and on the disk before they count.
+//! nobody takes it any more, and kept on the disk.
 //!
 //! Called by `member`. How a certificate is asked for is in `enrol`, when to ask in `transept_identity::renew`.
+
+use std::time::Duration;
 
 use transept_identity::renew::{Came, Renewal};
 use transept_identity::{Bundle, Svid};
@@ -10,6 +12,9 @@ use transept_xds::grpc::Code;
 use super::enrol::{join_again, renew};
 use super::{Event, Member, now};
 use crate::feed::contact::{Connection, Unreached};
+
+/// The time between two attempts to keep the certificate that is in use on the disk.
+const KEEP_AGAIN: Duration = Duration::from_secs(10);
 
 impl Member {
     /// Keeps a bundle, and only then uses it: what we say we hold survives a restart.
@@ -80,17 +85,35 @@ impl Member {
             let whose = "the clock of the control plane is wrong, or that of this machine";
             return Err(Unreached::Away(format!("the one that came {when}: {whose}")));
         }
-        let kept = self.disk.write_identity(&svid);
-        kept.map_err(|error| Unreached::Away(format!("the certificate cannot be kept on the disk: {error}")))?;
         self.renewal = self.renewal.followed_by(leaf.not_before, leaf.not_after, now());
         self.renew_at = Some(self.began.elapsed() + self.renewal.first_wait(now(), self.draw()));
         self.svid.store(svid);
+        self.keep_identity();
         self.hold_bundle(&bundle);
         // The connection ends with the certificate that it began with: the next one begins with the new one.
         if self.link.is_some() {
             self.replace_link();
         }
         Ok(())
+    }
+
+    /// Keeps the certificate that is in use on the disk. Where that fails it is used all the same, and tried again: one that was thrown away could not be
+    /// renewed when it had ended.
+    pub(super) fn keep_identity(&mut self) {
+        let kept = self.disk.write_identity(&self.svid.load());
+        let was_kept = self.keep_at.is_none();
+        self.keep_at = kept.is_err().then(|| self.began.elapsed() + KEEP_AGAIN);
+        match &kept {
+            Err(error) if was_kept => {
+                let hint =
+                    "it is tried again; a restart before that begins with the one before, and may need a new token";
+                tracing::warn!(%error, "the new certificate is in use and cannot be kept on the disk: {hint}");
+            }
+            Ok(()) if !was_kept => tracing::info!("the certificate is kept on the disk again"),
+            _ => {}
+        }
+        let why = kept.err().map(|error| format!("its certificate cannot be kept on the disk: {error}"));
+        self.tell(|standing| standing.unkept = why);
     }
 
     /// Looks whether what keeps us from the control plane are certificates, ours or its own: then only a token helps. It is tried again if there is
