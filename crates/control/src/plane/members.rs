@@ -13,10 +13,10 @@ use transept_xds::mesh::Workload;
 
 /// The Services by namespace and address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Members(BTreeMap<(String, IpAddr), Services>);
+pub struct Members(BTreeMap<String, BTreeMap<IpAddr, Services>>);
 
-/// Services, each with the ports that its slices name; no port is every port.
-type Services = BTreeMap<String, BTreeSet<Option<u16>>>;
+/// Services by the ports that their slices name; no port is every port.
+type Services = BTreeMap<Option<u16>, BTreeSet<String>>;
 
 impl Members {
     /// Those of the EndpointSlices among objects.
@@ -31,8 +31,11 @@ impl Members {
             // The first address of an endpoint counts, as for those who call it.
             let addresses = items(&slice["endpoints"]).iter().filter_map(|one| one["addresses"][0].as_str());
             for address in addresses.filter_map(|text| text.parse::<IpAddr>().ok()) {
-                let services = members.0.entry((namespace.to_owned(), address)).or_default();
-                services.entry(service.to_owned()).or_default().extend(&ports);
+                let here =
+                    members.0.entry(namespace.to_owned()).or_default().entry(address.to_canonical()).or_default();
+                for port in &ports {
+                    here.entry(*port).or_default().insert(service.to_owned());
+                }
             }
         }
         members
@@ -40,32 +43,34 @@ impl Members {
 
     /// Adds those of other objects.
     pub fn add(&mut self, other: &Members) {
-        for (address, services) in &other.0 {
-            let own = self.0.entry(address.clone()).or_default();
-            for (service, ports) in services {
-                own.entry(service.clone()).or_default().extend(ports);
+        for (namespace, addresses) in &other.0 {
+            let own = self.0.entry(namespace.clone()).or_default();
+            for (address, ports) in addresses {
+                let here = own.entry(*address).or_default();
+                for (port, services) in ports {
+                    here.entry(*port).or_default().extend(services.iter().cloned());
+                }
             }
         }
     }
 
     /// All Services that have slices, by namespace and name; one may come several times.
     pub fn services(&self) -> impl Iterator<Item = (&str, &str)> {
-        let all = self.0.iter();
-        all.flat_map(|((namespace, _), services)| services.keys().map(|service| (namespace.as_str(), service.as_str())))
+        self.0.iter().flat_map(|(namespace, addresses)| {
+            let services = addresses.values().flat_map(BTreeMap::values).flatten();
+            services.map(|service| (namespace.as_str(), service.as_str()))
+        })
     }
 
-    /// The Services that have one of the workload's ports at its address.
-    pub fn services_of<'m>(&'m self, workload: &'m Workload) -> impl Iterator<Item = &'m str> {
-        let address = workload.address.parse::<IpAddr>().ok();
-        let here = address.and_then(|address| self.0.get(&(workload.namespace.clone(), address)));
-        let serves = |port: &Option<u16>| {
-            let is_it = |wanted: u16| workload.ports.iter().any(|one| target_of(one) == u32::from(wanted));
-            port.is_none_or(is_it)
-        };
-        here.into_iter()
-            .flatten()
-            .filter(move |(_, ports)| ports.iter().any(serves))
-            .map(|(service, _)| service.as_str())
+    /// The Services that have one of the workload's ports at its address, in order.
+    pub fn services_of(&self, workload: &Workload) -> impl Iterator<Item = &str> {
+        let here = self.0.get(&workload.namespace).filter(|addresses| !addresses.is_empty());
+        let here = here.and_then(|addresses| addresses.get(&workload.address.parse::<IpAddr>().ok()?.to_canonical()));
+        let ports = workload.ports.iter().filter_map(|port| u16::try_from(target_of(port)).ok());
+        let ports = ports.map(Some).chain([None]);
+        let services = here.into_iter().flat_map(|here| ports.clone().filter_map(|port| here.get(&port)).flatten());
+        // Several ports may be of one Service.
+        services.map(String::as_str).collect::<BTreeSet<&str>>().into_iter()
     }
 }
 
