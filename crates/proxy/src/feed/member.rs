@@ -297,10 +297,12 @@ impl Member {
         });
     }
 
-    /// Has another connection take the place of this one, at once.
+    /// Has another connection take the place of this one, at once. Whoever waits for a word that the workload is out hears it there.
     pub(super) fn replace_link(&mut self) {
         self.client.begin_anew(self.began.elapsed());
+        let leaving = self.leaving.take();
         self.let_go();
+        self.leaving = leaving;
         self.tell(|_| {});
     }
 
