@@ -14,7 +14,7 @@ use crate::exchange::{Exchange, Now};
 use crate::reason::Reason;
 use crate::role::Tunnel;
 use crate::rule::{Rule, WeightedBackend};
-use crate::snapshot::{Backend, EndpointSource};
+use crate::snapshot::{Backend, Endpoint, EndpointSource};
 use crate::verdict::{Reply, Verdict};
 
 /// Endpoints without a tunnel that a reply names in the log.
@@ -31,6 +31,12 @@ pub struct Chosen {
     pub tunnel: Option<Arc<Tunnel>>,
     /// Whether the request finds out if an ejected endpoint is well again.
     pub probe: Probe,
+}
+
+impl Chosen {
+    pub(crate) fn of(endpoint: &Endpoint, probe: Probe) -> Chosen {
+        Chosen { address: endpoint.address, host: endpoint.host.clone(), tunnel: endpoint.tunnel.clone(), probe }
+    }
 }
 
 /// Whether a request finds out if an ejected endpoint is well again.
@@ -101,7 +107,7 @@ pub fn target(backend: &WeightedBackend) -> Result<&Arc<Backend>, Box<Reply>> {
 }
 
 /// Chooses an endpoint as the backend's balancer does, by default of two drawn by weight the one with fewer requests outstanding.
-/// None of those that were tried, if possible, and none that is ejected or unwell.
+/// None of those that were tried, if possible, and none that is ejected or unwell; where none is left but such, one that is silent.
 ///
 /// # Errors
 /// A reply when no endpoint can be used.
@@ -132,7 +138,7 @@ fn nobody(backend: &Backend) -> Reply {
 /// How many endpoints of a backend have not been tried.
 pub fn alternatives(backend: &Backend, tried: &[SocketAddr]) -> usize {
     let set = backend.endpoints.load();
-    set.endpoints().iter().filter(|endpoint| !tried.contains(&endpoint.address)).count()
+    set.all().filter(|endpoint| !tried.contains(&endpoint.address)).count()
 }
 
 #[cfg(test)]
@@ -140,7 +146,7 @@ mod tests {
     use super::*;
     use crate::filters::Filters;
     use crate::rule::BrokenRef;
-    use crate::snapshot::{Endpoint, EndpointSet};
+    use crate::snapshot::EndpointSet;
     use std::time::Duration;
 
     const CALL: Call<'_> =

@@ -424,13 +424,18 @@ pub struct EndpointSet {
     left_out: Box<[Box<str>]>,
     /// Whether it stands for names that nobody has asked for yet.
     unasked: bool,
+    /// Those of which nothing has been heard for some time: for when none of the endpoints is left.
+    silent: Option<Box<EndpointSet>>,
     /// Follows from the endpoints and the balancer.
     table: Option<Table>,
 }
 
 impl PartialEq for EndpointSet {
     fn eq(&self, other: &EndpointSet) -> bool {
-        self.endpoints == other.endpoints && self.left_out == other.left_out && self.unasked == other.unasked
+        self.endpoints == other.endpoints
+            && self.left_out == other.left_out
+            && self.unasked == other.unasked
+            && self.silent == other.silent
     }
 }
 
@@ -448,7 +453,13 @@ impl EndpointSet {
             })
             .collect();
         let even = endpoints.windows(2).all(|pair| matches!(pair, [one, other] if one.weight == other.weight));
-        EndpointSet { endpoints, sums, even, left_out: Box::default(), unasked: false, table: None }
+        EndpointSet { endpoints, sums, even, left_out: Box::default(), unasked: false, silent: None, table: None }
+    }
+
+    /// The same set before these, of which nothing has been heard for some time.
+    pub fn before_silent(mut self, silent: Vec<Endpoint>) -> EndpointSet {
+        self.silent = (!silent.is_empty()).then(|| Box::new(EndpointSet::new(silent)));
+        self
     }
 
     /// The same set beside these, which may not be called without a tunnel and have none.
@@ -487,6 +498,16 @@ impl EndpointSet {
     /// The endpoints that take traffic.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
+    }
+
+    /// Those that take traffic when none of the endpoints is left.
+    pub(crate) fn silent(&self) -> Option<&EndpointSet> {
+        self.silent.as_deref()
+    }
+
+    /// The endpoints, and those for when none of them is left.
+    pub fn all(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.iter().chain(self.silent.iter().flat_map(|silent| &silent.endpoints))
     }
 
     /// Chooses an endpoint by weight from random bits, and tells its position.

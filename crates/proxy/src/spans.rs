@@ -226,7 +226,7 @@ fn write_span(out: &mut Vec<u8>, span: &Span, seen: (&Trip, &Marks<'_>, &Connect
 fn called(marks: &Marks<'_>) -> Option<String> {
     let endpoint = marks.endpoint?;
     let endpoints = marks.backend?.endpoints.load();
-    let found = endpoints.endpoints().iter().find(|one| one.address == endpoint)?;
+    let found = endpoints.all().find(|one| one.address == endpoint)?;
     Some(found.tunnel.as_ref()?.identity.to_string())
 }
 

@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use tokio::sync::watch;
 use transept_engine::compile::mesh::{Captured, VirtualService};
 use transept_model::World;
-use transept_model::kinds::workload::is_well_for;
+use transept_model::kinds::workload::{Takes, is_proven, takes_for};
 use transept_model::kinds::{Object, ServiceSpec};
 use transept_proxy::capture::{self, DnsPlan, InboundPlan, IpNet, Liveness, OutboundPlan, Owner, Scope, ServicePort};
 use transept_proxy::names::{self, Assigned, Instance, Meaning, MeshService, NameServer, Realm, Resolvers, Table};
@@ -329,15 +329,22 @@ pub(super) fn headless(world: &World) -> impl Iterator<Item = &Arc<Object<Servic
     world.services().iter().filter(|service| service.spec.cluster_ip.as_deref() == Some("None"))
 }
 
-/// The instances of a Service, those with a tunnel and others, by their addresses.
+/// The instances of a Service, those with a tunnel and others, by their addresses. Of several at one address, one that takes requests; those that are not
+/// known to be at theirs are not called by it.
 fn instances_of(world: &World, namespace: &str, service: &str) -> Vec<Instance> {
     let mut found: BTreeMap<IpAddr, Instance> = BTreeMap::new();
-    for workload in world.workloads_of(namespace, service) {
-        let Some(address) = workload.spec.ip() else { continue };
-        let address = address.to_canonical();
-        let ready = is_well_for(workload, service);
-        let instance = Instance { name: Some(workload.meta.name.to_string()), address, ready };
-        found.insert(address, instance);
+    let mut silent = BTreeSet::new();
+    let workloads = || world.workloads_of(namespace, service).iter().filter(|workload| is_proven(workload));
+    for takes in [Takes::Requests, Takes::WhatIsLeft, Takes::Nothing] {
+        for workload in workloads().filter(|workload| takes_for(workload, service) == takes) {
+            let Some(address) = workload.spec.ip() else { continue };
+            let address = address.to_canonical();
+            let name = Some(workload.meta.name.to_string());
+            if !found.contains_key(&address) && takes == Takes::WhatIsLeft {
+                silent.insert(address);
+            }
+            found.entry(address).or_insert(Instance { name, address, ready: takes == Takes::Requests });
+        }
     }
     for slice in world.endpoint_slices_of(namespace, service) {
         for endpoint in &slice.spec.endpoints {
@@ -353,6 +360,9 @@ fn instances_of(world: &World, namespace: &str, service: &str) -> Vec<Instance> 
                 instance.name = hostname;
             }
         }
+    }
+    if !found.values().any(|instance| instance.ready) {
+        found.values_mut().for_each(|instance| instance.ready = silent.contains(&instance.address));
     }
     found.into_values().collect()
 }
@@ -483,6 +493,36 @@ spec: {services: [cart], address: '2001:db8::7', ports: [{port: 80}], tunnel: {}
         assert_eq!(only(&transparent).map(|only| only.len()), Some(3));
         transparent.follow(&world(&["cart"]));
         assert_eq!(only(&transparent), None);
+    }
+
+    #[test]
+    fn the_name_of_a_headless_service_means_who_is_well_at_an_address_else_who_is_silent() {
+        let instance = |name: &str, last: u8, annotation: &str, health: &str| {
+            format!(
+                "---\napiVersion: transept.dev/v1alpha1\nkind: Workload\n\
+                 metadata: {{name: {name}, namespace: shop, annotations: {{{annotation}}}}}\n\
+                 spec: {{services: [cart], address: 10.0.0.{last}, ports: [{{port: 80}}], tunnel: {{}}, health: {health}}}\n"
+            )
+        };
+        let found = |instances: &[String]| {
+            let text = instances.concat();
+            let world = Loader::new(MODEL_KINDS).load(&[SourceText::new("world", &*text)]).world;
+            let found = instances_of(&world, "shop", "cart").into_iter();
+            found.map(|one| (one.name.unwrap_or_default(), one.ready)).collect::<Vec<_>>()
+        };
+        let is = |name: &str, ready: bool| (name.to_owned(), ready);
+        let silent = || "transept.dev/silent: cart";
+        let well = instance("cart-1", 7, "", "Healthy");
+        // The one that was there before comes later by its name.
+        let before = instance("cart-2", 7, "", "Unhealthy");
+        assert_eq!(found(&[well.clone(), before.clone()]), [is("cart-1", true)]);
+        let lapsed = instance("cart-3", 8, silent(), "Unhealthy");
+        assert_eq!(found(&[well.clone(), lapsed.clone()]), [is("cart-1", true), is("cart-3", false)]);
+        assert_eq!(found(&[before, lapsed]), [is("cart-2", false), is("cart-3", true)]);
+        // Nobody is called by an address at which he is not known to be.
+        let claimed = instance("cart-4", 9, "transept.dev/unproven: 'true'", "Healthy");
+        assert_eq!(found(std::slice::from_ref(&claimed)), []);
+        assert_eq!(found(&[well, claimed]), [is("cart-1", true)]);
     }
 
     #[tokio::test]

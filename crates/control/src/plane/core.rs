@@ -426,7 +426,7 @@ impl Plane {
             }
         }
         if let (true, Some((name, nonce))) = (beat.leaves, &*registered)
-            && inner.registry.leave(name, nonce)
+            && inner.registry.leave(name, nonce, now)
         {
             inner.unsaved.insert(name.clone());
         }

@@ -7,6 +7,7 @@
 //! nobody who is heard serves it, whoever fell silent is kept as long, since callers find out for themselves whether he answers. Who may
 //! register what is decided here as well; that the identity is proven is the transport's work.
 
+mod check;
 mod objects;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -15,12 +16,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::Value;
-use transept_engine::policies::MODEL_KINDS;
 use transept_identity::SpiffeId;
-use transept_model::SourceText;
-use transept_model::kinds::workload::SILENT;
+use transept_model::kinds::workload::{SILENT, UNPROVEN};
 use transept_xds::mesh::{Condition, Port, Workload};
 
+use self::check::{check, check_object};
 use self::objects::{MOST_SERVICES, join, service_object};
 pub(super) use self::objects::{learned, workload_object};
 use super::members::{Members, target_of};
@@ -53,9 +53,9 @@ pub type Name = (String, String);
 pub enum Refused {
     /// Another instance of that name is alive.
     Taken,
-    /// One of another identity has that name, is silent, and is kept.
+    /// One of another identity has that name, and is silent.
     Kept,
-    /// One of another identity had that name, has ended, and slices still name its address.
+    /// One of another identity had that name, and has ended.
     Left,
     /// The identity is not the one that may say this.
     NotAllowed(String),
@@ -67,8 +67,8 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Taken => f.write_str("another instance of this name is registered and alive; choose another name, or wait until its lease ends"),
-            Self::Kept => f.write_str("an instance of another service has this name; it is silent, and is kept for an hour because it may live on; choose another name"),
-            Self::Left => f.write_str("an instance of another service that has stopped had this name, and slices still name its address; choose another name"),
+            Self::Kept => f.write_str("an instance of another service has this name; it is silent, and may live on; choose another name"),
+            Self::Left => f.write_str("an instance of another service had this name, which is kept for that service for an hour after its end; choose another name"),
             Self::NotAllowed(why) | Self::Wrong(why) => f.write_str(why),
         }
     }
@@ -116,6 +116,8 @@ struct Held {
     overdue: bool,
     /// Nothing ends for it, as of the last sweep.
     kept: bool,
+    /// Another one has registered from where it is, and it has not been heard since.
+    displaced: bool,
     /// Since when it is not kept any more, of those whose lease had not ended until then.
     spared: Option<Duration>,
     /// The Services that others serve, while it is kept for one that nobody else does.
@@ -127,7 +129,7 @@ struct Held {
 impl Held {
     fn new(entry: Entry, seen: Duration) -> Held {
         let silent_for = BTreeSet::new();
-        Held { entry, seen, overdue: false, kept: false, spared: None, silent_for, was_named: false }
+        Held { entry, seen, overdue: false, kept: false, displaced: false, spared: None, silent_for, was_named: false }
     }
 
     /// Has it called again as long as nobody else serves what it serves, but for Services that others do. While everything stays as it is, it is called for
@@ -213,10 +215,51 @@ impl Held {
     fn replaces(&self, other: &Held) -> bool {
         let (own, before) = (&self.entry.workload, &other.entry.workload);
         match own.tunnel_port {
-            0 => own.ports.iter().any(|port| before.ports.iter().any(|one| target_of(one) == target_of(port))),
+            0 => share_a_program(own, before),
             tunnel => tunnel == before.tunnel_port && self.entry.identity == other.entry.identity,
         }
     }
+
+    /// Whether it is called, as far as is known.
+    fn is_well(&self) -> bool {
+        self.entry.workload.condition() == Condition::Healthy && !self.displaced
+    }
+
+    /// The object that stands for it.
+    fn object(&self, members: &Members) -> Value {
+        let workload = &self.entry.workload;
+        let mut object = workload_object(&self.entry);
+        if self.entry.at_home {
+            join(&mut object, workload, members);
+        }
+        if self.displaced {
+            object["spec"]["health"] = Condition::Unhealthy.as_str().into();
+        } else if self.entry.lapsed && self.is_well() {
+            let services = object["spec"]["services"].as_array().into_iter().flatten();
+            let names: Vec<&str> = services.filter_map(Value::as_str).collect();
+            object["metadata"]["annotations"][SILENT] = names.join(",").into();
+        } else if !self.silent_for.is_empty() {
+            let names: Vec<&str> = self.silent_for.iter().map(String::as_str).collect();
+            object["metadata"]["annotations"][SILENT] = names.join(",").into();
+        }
+        if self.displaced || !(self.entry.at_home || self.is_named(members)) {
+            object["metadata"]["annotations"][UNPROVEN] = "true".into();
+        }
+        object
+    }
+}
+
+/// Whether two workloads have a port of their programs in common.
+fn share_a_program(one: &Workload, other: &Workload) -> bool {
+    one.ports.iter().any(|port| other.ports.iter().any(|another| target_of(another) == target_of(port)))
+}
+
+/// For whom a name is kept whose instance has ended.
+#[derive(Debug, Clone, PartialEq)]
+struct Kin {
+    identity: String,
+    address: String,
+    since: Duration,
 }
 
 /// How one that is silent ends.
@@ -238,6 +281,8 @@ pub struct Registry {
     held: BTreeMap<Name, Held>,
     /// Those with tunnels that have said that they end, while slices name them: the program may live on, and nobody calls it in clear text.
     left: BTreeMap<Name, Held>,
+    /// Names of those that have ended: who comes back, or in the place of one, finds its name free. Not stored.
+    names: BTreeMap<Name, Kin>,
     frozen: bool,
 }
 
@@ -246,7 +291,7 @@ impl Registry {
     pub fn restore(entries: impl IntoIterator<Item = Entry>, now: Duration) -> Self {
         let all = entries.into_iter().map(|entry| (name_of(&entry.workload), Held::new(entry, now)));
         let (left, held) = all.partition(|(_, held)| held.entry.left);
-        Self { held, left, frozen: false }
+        Self { held, left, ..Self::default() }
     }
 
     /// Registers an instance, or changes what it registered. The answer says whether there is something to store. An instance
@@ -271,7 +316,8 @@ impl Registry {
     /// Whether what was admitted changes anything that others are told.
     pub fn is_news(&self, entry: &Entry) -> bool {
         let held = self.held.get(&name_of(&entry.workload));
-        held.is_none_or(|held| held.entry != *entry || !held.silent_for.is_empty())
+        held.is_none_or(|held| held.entry != *entry || !held.silent_for.is_empty() || held.displaced)
+            || self.held.values().any(|other| !other.displaced && displaces(entry, other))
     }
 
     /// What would be stored about an instance with the first nonce, which may take the place of one with the second.
@@ -280,7 +326,7 @@ impl Registry {
     /// Why it may not.
     pub fn admit(
         &self,
-        workload: Workload,
+        mut workload: Workload,
         identity: &SpiffeId,
         (nonce, before): (&[u8], &[u8]),
         origin: Origin,
@@ -289,18 +335,23 @@ impl Registry {
         if nonce.is_empty() || nonce.len() > 128 {
             return Err(Refused::Wrong("the nonce of the instance has between 1 and 128 bytes".into()));
         }
+        if let Ok(address) = workload.address.parse::<IpAddr>() {
+            workload.address = address.to_canonical().to_string();
+        }
         let name = name_of(&workload);
+        // One that is silent may well live, and who has ended may come back. Its own kind may know better, and so does who is where it was.
+        let is_heir = |of: &str, at: &str| of == identity.as_str() || origin == Origin::Home && at == workload.address;
+        let is_heir_of = |entry: &Entry| is_heir(&entry.identity, &entry.workload.address);
         if let Some(held) = self.held.get(&name) {
-            let is_own = held.entry.identity == identity.as_str();
-            let has_ended = held.entry.lapsed || held.overdue;
-            // One that is kept may well live. Its own kind may know better.
-            if !(is_own && held.entry.nonce == before) && !(has_ended && (is_own || !held.kept)) {
+            let is_it = held.entry.identity == identity.as_str() && held.entry.nonce == before;
+            let has_ended = held.entry.lapsed || held.overdue || held.displaced;
+            if !(is_it || has_ended && is_heir_of(&held.entry)) {
                 return Err(if has_ended { Refused::Kept } else { Refused::Taken });
             }
         }
-        let is_in_the_way =
-            |left: &Held| left.entry.identity != identity.as_str() && left.entry.workload.address != workload.address;
-        if self.left.get(&name).is_some_and(is_in_the_way) {
+        let is_foreign = self.left.get(&name).is_some_and(|left| !is_heir_of(&left.entry))
+            || self.names.get(&name).is_some_and(|kin| !is_heir(&kin.identity, &kin.address));
+        if is_foreign {
             return Err(Refused::Left);
         }
         let all = self.held.values().chain(self.left.values());
@@ -324,6 +375,10 @@ impl Registry {
     pub fn insert(&mut self, entry: Entry, now: Duration) {
         let name = name_of(&entry.workload);
         self.left.remove(&name);
+        self.names.remove(&name);
+        for other in self.held.values_mut() {
+            other.displaced |= displaces(&entry, other);
+        }
         let is_same =
             |before: &Entry| before.identity == entry.identity && before.workload.address == entry.workload.address;
         let was_named = self.held.get(&name).is_some_and(|before| before.was_named && is_same(&before.entry));
@@ -336,19 +391,34 @@ impl Registry {
         let held = self.held.get_mut(name).filter(|held| held.entry.nonce == nonce)?;
         (held.seen, held.overdue, held.kept, held.spared) = (now, false, false, None);
         let was_silent = !std::mem::take(&mut held.silent_for).is_empty();
-        Some(std::mem::take(&mut held.entry.lapsed) || was_silent)
+        let was_displaced = std::mem::take(&mut held.displaced);
+        Some(std::mem::take(&mut held.entry.lapsed) || was_silent || was_displaced)
     }
 
     /// Takes an instance out that says that it ends. False when it is not registered.
-    pub fn leave(&mut self, name: &Name, nonce: &[u8]) -> bool {
+    pub fn leave(&mut self, name: &Name, nonce: &[u8], now: Duration) -> bool {
         if self.held.get(name).is_none_or(|held| held.entry.nonce != nonce) {
             return false;
         }
-        if let Some(mut held) = self.held.remove(name).filter(|held| held.entry.workload.tunnel_port != 0) {
+        let Some(mut held) = self.held.remove(name) else { return false };
+        self.keep_name(name, &held.entry, now);
+        if held.entry.workload.tunnel_port != 0 {
             (held.entry.lapsed, held.entry.left) = (true, true);
             self.left.insert(name.clone(), held);
         }
         true
+    }
+
+    /// Keeps a name for the service of the one that had it. An identity that has had too many loses the first of them.
+    fn keep_name(&mut self, name: &Name, entry: &Entry, since: Duration) {
+        let own = || self.names.iter().filter(|(_, kin)| kin.identity == entry.identity);
+        if own().count() >= MOST_INSTANCES
+            && let Some(first) = own().min_by_key(|(_, kin)| kin.since).map(|(name, _)| name.clone())
+        {
+            self.names.remove(&first);
+        }
+        let kin = Kin { identity: entry.identity.clone(), address: entry.workload.address.clone(), since };
+        self.names.insert(name.clone(), kin);
     }
 
     /// Forgets those that have left whose addresses no slice names any more, or where another one is now, or that left long ago, and names them.
@@ -373,11 +443,12 @@ impl Registry {
     /// Looks who has fallen silent, and names of whom there is something to store: whose lease has ended, or counts after all, or who is
     /// removed. `members` says who is in which slices.
     pub fn sweep(&mut self, now: Duration, members: &Members) -> Vec<Name> {
+        self.names.retain(|_, kin| now.saturating_sub(kin.since) <= PATIENCE);
         let silent = self.held.values().filter(|held| held.silence(now) > SILENCE).count();
         let was_frozen = std::mem::replace(&mut self.frozen, silent >= MASS && silent * 2 > self.held.len());
         self.held.values_mut().for_each(|held| held.was_named = held.was_named || held.is_named(members));
         let mut endings = self.endings(now, members);
-        let mut changed = Vec::new();
+        let (mut changed, mut gone) = (Vec::new(), Vec::new());
         self.held.retain(|name, held| {
             held.overdue = held.silence(now) > LEASE;
             let ending = if held.overdue { endings.remove(name) } else { None };
@@ -400,6 +471,7 @@ impl Registry {
             let stays = (is_patient && ending == Some(Ending::Sliced)) || silence <= LEASE + GRACE;
             if ending == Some(Ending::Replaced) || (held.entry.lapsed && !stays) {
                 changed.push(name.clone());
+                gone.push((name.clone(), held.entry.clone()));
                 return false;
             }
             if silence > LEASE && !held.entry.lapsed {
@@ -409,6 +481,7 @@ impl Registry {
             }
             true
         });
+        gone.iter().for_each(|(name, entry)| self.keep_name(name, entry, now));
         changed
     }
 
@@ -419,7 +492,7 @@ impl Registry {
             return BTreeMap::new();
         }
         let living = || self.held.values().filter(|held| held.lives(now));
-        let well = living().filter(|held| held.entry.workload.condition() == Condition::Healthy);
+        let well = living().filter(|held| held.is_well());
         let served: HashSet<(&str, &str)> = well.flat_map(|held| held.services(members)).collect();
         let places: HashSet<(&str, &str, u32)> = overdue().flat_map(|(_, held)| held.places()).collect();
         let taken: HashSet<(&str, &str, u32)> =
@@ -432,7 +505,7 @@ impl Registry {
             let has_others =
                 |service: &(&str, &str)| served.contains(service) || (is_elsewhere && held.is_own(service.1));
             let (others, alone): (Vec<_>, Vec<_>) = held.services(members).partition(has_others);
-            if held.places().any(|place| taken.contains(&place)) {
+            if held.displaced || held.places().any(|place| taken.contains(&place)) {
                 Ending::Replaced
             } else if !alone.is_empty() {
                 Ending::Last(others.into_iter().map(|(_, service)| service.to_owned()).collect())
@@ -456,9 +529,9 @@ impl Registry {
         Some(now.saturating_sub(held.seen)).filter(|silence| *silence > LEASE)
     }
 
-    /// Whether an instance is kept, and not for this Service, which others serve.
+    /// Whether an instance is kept, and not for this Service, which others serve; or whether another one has come to where it is.
     pub fn is_silent_for(&self, name: &Name, service: &str) -> bool {
-        self.held.get(name).is_some_and(|held| held.silent_for.contains(service))
+        self.held.get(name).is_some_and(|held| held.displaced || held.silent_for.contains(service))
     }
 
     /// What is to be stored under a name: an instance, or one that has left.
@@ -497,15 +570,7 @@ impl Registry {
                     });
                 }
             }
-            let mut object = workload_object(&held.entry);
-            if held.entry.at_home {
-                join(&mut object, workload, members);
-            }
-            if !held.silent_for.is_empty() {
-                let names: Vec<&str> = held.silent_for.iter().map(String::as_str).collect();
-                object["metadata"]["annotations"][SILENT] = names.join(",").into();
-            }
-            objects.push(object);
+            objects.push(held.object(members));
         }
         // Of those that have left, what keeps their addresses from being called.
         for left in self.left.values() {
@@ -526,6 +591,19 @@ pub fn name_of(workload: &Workload) -> Name {
     (workload.namespace.clone(), workload.name.clone())
 }
 
+/// Whether one that registers has come where another one is that is registered: it is there, and so the other one is not any more, unless it is heard again.
+/// A program behind a tunnel may have the same port as one beside it, as in a container: there it is silent for longer than a lease, too.
+fn displaces(entry: &Entry, other: &Held) -> bool {
+    let (own, before) = (&entry.workload, &other.entry.workload);
+    let is_there = || match (own.tunnel_port, before.tunnel_port) {
+        (0, 0) => share_a_program(own, before),
+        (0, _) | (_, 0) => (other.overdue || other.entry.lapsed) && share_a_program(own, before),
+        (tunnel, other) => tunnel == other,
+    };
+    let is_another = (&own.namespace, &own.name) != (&before.namespace, &before.name);
+    entry.at_home && own.address == before.address && is_another && is_there()
+}
+
 /// Whether a workload may be at the address that it names when it calls from `from`, and whether that is the same. With a tunnel it may be anywhere, since
 /// whoever answers must prove who it is; without one it would lead the callers of its service to whomever it likes.
 ///
@@ -544,69 +622,6 @@ pub fn check_place(workload: &Workload, from: IpAddr) -> Result<Origin, Refused>
         return Err(Refused::NotAllowed(why));
     }
     Ok(if address == from { Origin::Home } else { Origin::Elsewhere })
-}
-
-/// What `identity` may register: itself, as an instance of the service that its service account is named after.
-fn check(workload: &Workload, identity: &SpiffeId) -> Result<(), Refused> {
-    let wrong = |why: String| Err(Refused::Wrong(why));
-    let Some(own) = identity.workload() else {
-        return Err(Refused::NotAllowed(format!("`{identity}` is not the identity of a workload")));
-    };
-    let (namespace, account) = (own.namespace(), own.service_account());
-    if workload.namespace != namespace || workload.service_account != account {
-        let asked = format!("{}/{}", workload.namespace, workload.service_account);
-        return Err(Refused::NotAllowed(format!("`{identity}` may register {namespace}/{account} and not {asked}")));
-    }
-    if let Some(foreign) = workload.services.iter().find(|service| *service != account) {
-        return Err(Refused::NotAllowed(format!(
-            "`{identity}` may register instances of the service `{account}` and not of `{foreign}`"
-        )));
-    }
-    if !is_label(&workload.name) || workload.name.len() > 253 {
-        return wrong(format!("`{}` is no name of an instance: lower-case letters, digits and `-`", workload.name));
-    }
-    if workload.services.is_empty() || workload.services.len() > MOST || workload.ports.len() > MOST {
-        return wrong(format!("a workload has at least one service and at most {MOST} services and ports"));
-    }
-    if !workload.address.parse::<IpAddr>().is_ok_and(is_reachable) {
-        return wrong(format!("`{}` is no IP address to reach a workload at", workload.address));
-    }
-    let is_port = |port: u32| u16::try_from(port).is_ok();
-    let bad = |port: &&Port| port.port == 0 || !is_port(port.port) || !is_port(port.target_port);
-    if workload.ports.iter().find(bad).is_some() || !is_port(workload.tunnel_port) {
-        return wrong("a port is between 1 and 65535".into());
-    }
-    if workload.ports.iter().any(|port| port.learned.len() > MOST_LEARNED) {
-        return wrong(format!("what a port speaks is said in a word of {MOST_LEARNED} bytes at most"));
-    }
-    if let Some(port) = workload.ports.iter().find(|port| !port.name.is_empty() && !is_label(&port.name)) {
-        return wrong(format!("`{}` is no name of a port: lower-case letters, digits and `-`", port.name));
-    }
-    Ok(())
-}
-
-/// Whether an address means the same machine to everybody: those of a link, where clouds keep credentials, do not.
-fn is_reachable(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(ip) => !(ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.is_link_local()),
-        IpAddr::V6(ip) => !(ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local()),
-    }
-}
-
-/// Whether the object that stands for it is one that every proxy accepts.
-fn check_object(entry: &Entry) -> Result<(), Refused> {
-    let text = SourceText::new("registration", workload_object(entry).to_string());
-    let loaded = transept_model::Loader::new(MODEL_KINDS).load(&[text]);
-    match loaded.invalid.first() {
-        Some(invalid) => Err(Refused::Wrong(format!("{}: {}", invalid.field, invalid.why))),
-        None => Ok(()),
-    }
-}
-
-/// A DNS label (RFC 1123, section 2.1), as names of objects are.
-fn is_label(name: &str) -> bool {
-    let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
-    !name.is_empty() && name.bytes().all(inside) && !name.starts_with(['-', '.']) && !name.ends_with(['-', '.'])
 }
 
 #[cfg(test)]

@@ -247,12 +247,25 @@ impl Run {
             set.endpoints().iter().filter(|one| is_fit(&one.address) && !call.tried.contains(&one.address)).count();
         let chosen = match pick::pick_endpoint(backend, &mut proxy.turns, call) {
             Ok(chosen) => chosen,
+            Err(_) if all == 0 && force.has_instance(label) => {
+                return Err(format!("{label}: nobody is called, though somebody may be there"));
+            }
             Err(_) if fit == 0 => return Ok(None),
             Err(_) => return Err(format!("{label}: {fit} of {all} endpoints are fit, and none is chosen")),
         };
         let address = chosen.address;
         if !force.is_endpoint(label, address.ip()) {
             return Err(format!("{label}: {address} is no endpoint of it in what is in force"));
+        }
+        if !force.is_heard(label, address.ip()) {
+            self.saw.insert("a silent one is called");
+            let is_away = |address: &SocketAddr| away.iter().any(|(one, _)| one == address);
+            let heard = set.endpoints().iter().filter(|one| force.is_heard(label, one.address.ip()));
+            let mut left = heard
+                .filter(|one| is_fit(&one.address) && !is_away(&one.address) && !call.tried.contains(&one.address));
+            if let Some(left) = left.next() {
+                return Err(format!("{label}: {address} is silent, and chosen although {} is left", left.address));
+            }
         }
         let until = self.books[caller].ejected.get(&(backend.key, address)).copied();
         match chosen.probe {
@@ -277,7 +290,7 @@ impl Run {
         }
         if !ruled && health.is_none() {
             let is_away = |address: &SocketAddr| away.iter().any(|(one, _)| one == address);
-            let others = set.endpoints().iter().filter(|one| one.weight > 0 && !call.tried.contains(&one.address));
+            let others = set.all().filter(|one| one.weight > 0 && !call.tried.contains(&one.address));
             let others = others.filter(|one| !is_away(&one.address)).count();
             if others > 0 && is_away(&address) {
                 return Err(format!("{label}: {address} is chosen although it cannot be reached and {others} may be"));

@@ -2,6 +2,7 @@
 //!
 //! Called by `run` once for each event; the dice choose.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use prost::Message;
@@ -38,7 +39,8 @@ impl Run {
             85..88 => return self.turn_the_wall_clock(),
             88..91 => return self.intrude(),
             91..93 => self.call_others(),
-            93..96 => return self.feel(),
+            93..95 => return self.feel(),
+            95..98 => return self.desert(),
             _ => self.fall_ill(),
         }
         Ok(())
@@ -224,6 +226,40 @@ impl Run {
         let beat = member.register(condition);
         self.note(format!("member {index} is {condition:?}"));
         self.send_beat(index, &beat)
+    }
+
+    /// Of a service with a silent instance nobody else is left: the others say that they are not well, or cannot be reached.
+    fn desert(&mut self) -> Result<(), String> {
+        let entries = self.sites.iter().flat_map(|site| site.plane.registry.iter());
+        let silent: Vec<(String, IpAddr)> = entries
+            .filter(|(_, entry)| entry.lapsed)
+            .filter_map(|(_, entry)| Some((entry.workload.services[0].clone(), entry.workload.address.parse().ok()?)))
+            .collect();
+        let Some((service, here)) = self.dice.any(&silent) else { return Ok(()) };
+        self.note(format!("of {service} nobody is left but {here}, which is silent"));
+        let number = SERVICES.iter().position(|one| *one == service).unwrap_or_default() as u8;
+        self.sick.extend((0..8).map(|at| (IpAddr::from([10, 1, number, at]), Outcome::Unreachable)));
+        for index in 0..self.members.len() {
+            let member = &mut self.members[index];
+            if *member.service != *service || IpAddr::from(member.address) == here {
+                continue;
+            }
+            let is_there = member.is_running() && member.link.is_some() && member.workload.is_some() && !member.leaving;
+            if is_there && self.dice.chance(50) {
+                let beat = member.register(Condition::Unhealthy);
+                self.send_beat(index, &beat)?;
+            } else {
+                self.sick.insert(member.address.into(), Outcome::Unreachable);
+            }
+        }
+        self.advance(Duration::from_secs(8))?;
+        let callers: Vec<usize> =
+            (0..self.members.len()).filter(|index| self.members[*index].proxy.is_some()).collect();
+        for _ in 0..40 {
+            let caller = self.dice.one(&callers);
+            self.call(caller)?;
+        }
+        Ok(())
     }
 
     fn fall_ill(&mut self) {

@@ -66,6 +66,11 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
+    /// Whether an instance was well when it was heard last.
+    pub(crate) fn is_well(&self, name: &Name) -> bool {
+        self.all.get(name).is_some_and(|lease| lease.well)
+    }
+
     /// Every lease begins anew.
     pub(crate) fn restart(&mut self, now: Duration) {
         self.mass = false;

@@ -34,7 +34,7 @@ const SEEDS: u64 = 400;
 /// So many seeds see everything in [`SIGHTS`]; if they do not, the runs have become too tame to show anything.
 const MANY: u64 = 300;
 /// What must happen in some run or other.
-const SIGHTS: [&str; 16] = [
+const SIGHTS: [&str; 17] = [
     "a call by a route",
     "a call straight to a Service",
     "a freeze",
@@ -45,6 +45,7 @@ const SIGHTS: [&str; 16] = [
     "a recovery",
     "a removal",
     "a retry",
+    "a silent one is called",
     "an ejection",
     "an endpoint that cannot be reached",
     "an overflow",

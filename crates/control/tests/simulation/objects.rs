@@ -71,6 +71,8 @@ pub(crate) enum Meaning {
     Other,
     /// Where a Service or Backend is, as `Service/cart`.
     Endpoints(Vec<(String, IpAddr)>),
+    /// The same of one that is silent, and is there for when nobody else is left.
+    Silent(Vec<(String, IpAddr)>),
     Route(Route),
     Access(Access),
     /// A TrafficPolicy, on `Service/cart`.
@@ -213,7 +215,7 @@ impl Workshop {
         }
         let (mut joins, mut brings) = (Vec::new(), Vec::new());
         match &meaning {
-            Meaning::Endpoints(places) => {
+            Meaning::Endpoints(places) | Meaning::Silent(places) => {
                 joins.extend(places.iter().filter_map(|(label, _)| label.strip_prefix("Service/").map(service_key)))
             }
             Meaning::Route(route) => {

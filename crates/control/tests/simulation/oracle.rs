@@ -22,6 +22,9 @@ pub(crate) struct Force {
     /// Services and Backends whose traffic is to be refused for that.
     unusable: BTreeSet<String>,
     endpoints: BTreeSet<(String, IpAddr)>,
+    silent: BTreeSet<(String, IpAddr)>,
+    /// Services with a registered instance that is well or silent.
+    manned: BTreeSet<String>,
     keys: BTreeSet<Key>,
 }
 
@@ -52,6 +55,8 @@ impl Force {
             closed: BTreeSet::new(),
             unusable: BTreeSet::new(),
             endpoints: BTreeSet::new(),
+            silent: BTreeSet::new(),
+            manned: BTreeSet::new(),
             keys: in_force.held.keys().cloned().collect(),
         };
         let mut governed = BTreeSet::new();
@@ -60,10 +65,16 @@ impl Force {
             if spec.bad {
                 return Err(format!("{key} is in force although it is of a later version"));
             }
+            if let (true, Meaning::Endpoints(places) | Meaning::Silent(places)) =
+                (key.type_url.as_str().ends_with("/Workload"), &spec.meaning)
+            {
+                force.manned.extend(places.iter().map(|(label, _)| label.clone()));
+            }
             match &spec.meaning {
                 Meaning::Route(route) => force.routes.push((key.clone(), route.clone())),
                 Meaning::Access(access) => force.access.push(access.clone()),
                 Meaning::Endpoints(places) => force.endpoints.extend(places.iter().cloned()),
+                Meaning::Silent(places) => force.silent.extend(places.iter().cloned()),
                 Meaning::Traffic(label) => {
                     governed.insert(label);
                 }
@@ -142,7 +153,17 @@ impl Force {
         self.unusable.contains(label)
     }
 
-    pub(crate) fn is_endpoint(&self, label: &str, address: IpAddr) -> bool {
+    /// Whether an address takes requests like others.
+    pub(crate) fn is_heard(&self, label: &str, address: IpAddr) -> bool {
         self.endpoints.contains(&(label.to_owned(), address))
+    }
+
+    pub(crate) fn is_endpoint(&self, label: &str, address: IpAddr) -> bool {
+        self.is_heard(label, address) || self.silent.contains(&(label.to_owned(), address))
+    }
+
+    /// Whether a registered instance is there to be called, be it silent. What slices name may be a port that the Service does not have.
+    pub(crate) fn has_instance(&self, label: &str) -> bool {
+        self.manned.contains(label)
     }
 }

@@ -139,10 +139,16 @@ impl Plane {
         let known = known.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())).collect();
         // No slice of the simulation has the address of an instance.
         let registered = self.registry.objects(&known, &Members::default());
-        for (name, _) in self.registry.iter().filter(|(_, entry)| entry.lapsed) {
-            let takes = |object: &&Value| object["kind"] == "Workload" && object["metadata"]["name"] == *name.1;
-            if registered.iter().find(takes).is_none_or(|object| object["spec"]["health"] == "Healthy") {
+        for (name, entry) in self.registry.iter() {
+            let is_it = |object: &&Value| object["kind"] == "Workload" && object["metadata"]["name"] == *name.1;
+            let object = registered.iter().find(is_it).ok_or_else(|| format!("{name:?} is not published"))?;
+            let is_healthy = object["spec"]["health"] == "Healthy";
+            if entry.lapsed && is_healthy {
                 return Err(format!("{name:?} is silent, and is published as well"));
+            }
+            // Whoever was well when he was heard last is there for when nobody else is, whatever happens next, and nobody else is.
+            if self.leases.is_well(name) != (is_healthy || is_silent(object)) {
+                return Err(format!("{name:?} is published as {object}, and says otherwise himself"));
             }
         }
         let mut next: BTreeMap<Key, Rc<Spec>> = registered
@@ -261,7 +267,7 @@ impl Plane {
             }
         }
         if let (true, Some((name, nonce))) = (beat.leaves, &seat.registered) {
-            if self.registry.leave(name, nonce) {
+            if self.registry.leave(name, nonce, now) {
                 changed = Some(name.clone());
             }
             self.leases.left(name, nonce);
@@ -307,13 +313,24 @@ impl Plane {
     }
 }
 
-/// What a registration means: an instance takes requests while it is well.
+/// Whether an instance is published as one that is silent, for all its services.
+fn is_silent(object: &Value) -> bool {
+    let services: Vec<&str> =
+        object["spec"]["services"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    object["metadata"]["annotations"]["transept.dev/silent"] == services.join(",")
+}
+
+/// What a registration means: an instance takes requests while it is well, and while it is silent where nobody else does.
 fn of_registration(object: &Value, resource: Resource) -> Spec {
     let services: Vec<&str> =
         object["spec"]["services"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let address = object["spec"]["address"].as_str().and_then(|address| address.parse::<IpAddr>().ok());
-    let healthy = object["spec"]["health"] == "Healthy";
-    let places = services.iter().filter(|_| healthy).filter_map(|name| Some((format!("Service/{name}"), address?)));
+    let places = services.iter().filter_map(|name| Some((format!("Service/{name}"), address?))).collect();
+    let meaning = match object["spec"]["health"].as_str() {
+        _ if is_silent(object) => Meaning::Silent(places),
+        Some("Healthy") => Meaning::Endpoints(places),
+        _ => Meaning::Endpoints(Vec::new()),
+    };
     let joins = services.iter().map(|name| service_key(name)).collect();
-    Spec::new(resource, false, (joins, Vec::new()), Meaning::Endpoints(places.collect()))
+    Spec::new(resource, false, (joins, Vec::new()), meaning)
 }

@@ -166,7 +166,7 @@ impl Turns {
         let mut absent: Vec<_> = memory.map(|memory| memory.absent(now.monotonic).collect()).unwrap_or_default();
         if !self.shunned.is_empty() && backend.outliers().is_none() {
             let set = backend.endpoints.load();
-            let shunned = set.endpoints().iter().filter(|one| self.shunned.has(&one.address, now.monotonic));
+            let shunned = set.all().filter(|one| self.shunned.has(&one.address, now.monotonic));
             absent.extend(shunned.map(|one| (one.address, Absence::Unreachable)));
         }
         absent
@@ -177,7 +177,7 @@ impl Turns {
         let absent = self.absent(backend, now);
         let is_absent = |address: &SocketAddr| absent.iter().any(|(one, _)| one == address);
         let set = backend.endpoints.load();
-        set.endpoints().iter().any(|one| !tried.contains(&one.address) && !is_absent(&one.address))
+        set.all().any(|one| !tried.contains(&one.address) && !is_absent(&one.address))
     }
 
     /// Forgets what belongs to rules and backends that the snapshot no longer has. Call it when a new snapshot is first used.
@@ -214,9 +214,16 @@ impl Turns {
     /// The next endpoint of a backend; none when there is none to use.
     pub(crate) fn next_endpoint(&mut self, backend: &Backend, call: &Call<'_>) -> Option<Chosen> {
         let set = backend.endpoints.load();
-        let chosen = self.choose(backend, &set, call)?;
         // With rules about failures those say who cannot be used.
         let is_ruled = backend.outliers().is_some();
+        let chosen = self.choose(backend, &set, call);
+        if let Some(silent) = set.silent()
+            && chosen.as_ref().is_none_or(|chosen| self.is_vain(backend, &set, call, chosen))
+            && let Some(other) = self.draw_silent(silent, call, is_ruled)
+        {
+            return Some(other);
+        }
+        let chosen = chosen?;
         if self.busy.is_empty() && (is_ruled || self.shunned.is_empty()) || chosen.probe == Probe::Yes {
             return Some(chosen);
         }
@@ -231,6 +238,31 @@ impl Turns {
             self.shunned.begin_probe(&chosen.address, now);
         }
         Some(chosen)
+    }
+
+    /// Whether a choice says that nobody is left: it was tried already, or cannot be reached, and so it is with all others.
+    fn is_vain(&mut self, backend: &Backend, set: &Arc<EndpointSet>, call: &Call<'_>, chosen: &Chosen) -> bool {
+        if chosen.probe == Probe::Yes {
+            return false;
+        }
+        let is_ruled = backend.outliers().is_some();
+        let is_away = !is_ruled && self.shunned.has(&chosen.address, call.now.monotonic);
+        call.tried.contains(&chosen.address) || is_away && self.beside(backend, set, call, is_ruled).is_none()
+    }
+
+    /// One of those that are silent, which was not tried and can be reached as far as is known.
+    fn draw_silent(&mut self, silent: &EndpointSet, call: &Call<'_>, is_ruled: bool) -> Option<Chosen> {
+        let now = call.now.monotonic;
+        let mut avoided: SmallVec<[SocketAddr; 8]> = call.tried.iter().copied().collect();
+        if !is_ruled {
+            avoided.extend(self.shunned.all(now));
+        }
+        let position = least_loaded(&Field::Whole(silent), &self.outstanding, call.random, &avoided)?;
+        let endpoint = silent.endpoints().get(position).filter(|one| !avoided.contains(&one.address))?;
+        if !is_ruled {
+            self.shunned.begin_probe(&endpoint.address, now);
+        }
+        Some(Chosen::of(endpoint, Probe::No))
     }
 
     /// One that was not tried and is not left alone. Where there is none, one that may be well again is better than one that this request has tried.
@@ -270,7 +302,7 @@ impl Turns {
             }
         };
         let endpoint = set.endpoints().get(position)?;
-        Some(Chosen { address: endpoint.address, host: endpoint.host.clone(), tunnel: endpoint.tunnel.clone(), probe })
+        Some(Chosen::of(endpoint, probe))
     }
 
     /// The retry budget of a rule or backend.
@@ -285,7 +317,7 @@ impl Turns {
 }
 
 fn addresses(backend: &Arc<Backend>) -> Vec<SocketAddr> {
-    backend.endpoints.load().endpoints().iter().map(|endpoint| endpoint.address).collect()
+    backend.endpoints.load().all().map(|endpoint| endpoint.address).collect()
 }
 
 #[cfg(test)]

@@ -416,6 +416,36 @@ fn heedless() -> [Stage; 2] {
 }
 
 #[test]
+fn who_is_silent_is_asked_when_nobody_else_is_left() {
+    let ruled = || Traffic { panic_threshold: 10, ..watched() };
+    for traffic in [None, Some(Traffic { panic_threshold: 10, ..Traffic::default() }), Some(ruled())] {
+        let silent = [8, 9].map(|last| Endpoint::at(address(last))).to_vec();
+        let is_ruled = traffic.as_ref().is_some_and(|traffic| traffic.outliers.is_some());
+        let mut stage = Stage::new(Backend::for_tests(set(&[1, 1]).before_silent(silent), traffic));
+        assert_eq!(stage.spread(100).keys().copied().collect::<Vec<_>>(), [address(0), address(1)]);
+        // A request that has tried all others in vain goes on to them, one after the other.
+        let mut tried = vec![address(0), address(1)];
+        assert_eq!(crate::pick::alternatives(&stage.backend, &tried), 2);
+        for _ in 0..2 {
+            let chosen = stage.pick(None, &tried).address;
+            assert!([address(8), address(9)].contains(&chosen) && !tried.contains(&chosen), "{chosen}");
+            tried.push(chosen);
+        }
+        assert!(tried.contains(&stage.pick(None, &tried).address), "then it begins anew");
+        // Where nobody can be reached others need not find out for themselves.
+        if !is_ruled {
+            stage.send_to(0, Outcome::Unreachable, 1);
+            assert_eq!(stage.spread(10), BTreeMap::from([(address(1), 10)]));
+            stage.send_to(1, Outcome::Unreachable, 1);
+            stage.send_to(8, Outcome::Unreachable, 1);
+            assert_eq!(stage.spread(10), BTreeMap::from([(address(9), 10)]));
+            let now = stage.now();
+            assert!(stage.turns.has_hope(&stage.backend, &[], now));
+        }
+    }
+}
+
+#[test]
 fn who_cannot_be_reached_is_passed_over_and_asked_by_one_request() {
     for mut stage in heedless() {
         assert_eq!(stage.send_to(0, Outcome::Unreachable, 3), [Event::Unreachable(Duration::from_secs(1))]);

@@ -382,24 +382,19 @@ fn label(id: &BackendId) -> String {
 
 /// The endpoints as the snapshot holds them. With `tunnel_only`, those without a tunnel are left out; names never have one.
 pub(super) fn source_of(endpoints: references::EndpointSource, tunnel_only: bool) -> (EndpointSource, EndpointSet) {
-    let plain = |addresses: Vec<EndpointAddress>| -> Vec<Endpoint> {
-        addresses
-            .into_iter()
-            .map(|endpoint| Endpoint {
-                address: SocketAddr::new(endpoint.ip, endpoint.port),
-                weight: endpoint.weight,
-                host: endpoint.hostname,
-                zone: endpoint.zone,
-                tunnel: endpoint
-                    .tunnel
-                    .map(|tunnel| Arc::new(Tunnel { address: tunnel.address, identity: tunnel.identity.into() })),
-            })
-            .collect()
+    let plain = |endpoint: EndpointAddress| Endpoint {
+        address: SocketAddr::new(endpoint.ip, endpoint.port),
+        weight: endpoint.weight,
+        host: endpoint.hostname,
+        zone: endpoint.zone,
+        tunnel: endpoint
+            .tunnel
+            .map(|tunnel| Arc::new(Tunnel { address: tunnel.address, identity: tunnel.identity.into() })),
     };
     let (names, addresses) = match endpoints {
         references::EndpointSource::Static(addresses) => (Vec::new(), addresses),
         references::EndpointSource::Dns { names, addresses } if !tunnel_only => {
-            let fixed = plain(addresses);
+            let fixed: Vec<Endpoint> = addresses.into_iter().map(plain).collect();
             let names = names
                 .into_iter()
                 .map(|name| DnsName { name: name.name, port: name.port, weight: name.weight, zone: name.zone })
@@ -409,16 +404,16 @@ pub(super) fn source_of(endpoints: references::EndpointSource, tunnel_only: bool
         }
         references::EndpointSource::Dns { names, addresses } => (names, addresses),
     };
-    let mut endpoints = plain(addresses);
-    let mut left_out: Vec<Box<str>> = Vec::new();
-    if tunnel_only {
-        endpoints.retain(|endpoint| {
-            if endpoint.tunnel.is_none() {
-                left_out.push(endpoint.address.to_string().into());
-            }
-            endpoint.tunnel.is_some()
-        });
-        left_out.extend(names.iter().map(|name| format!("{}:{}", name.name, name.port).into()));
+    let (may, may_not): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|endpoint| !tunnel_only || endpoint.tunnel.is_some());
+    let left_out = may_not.iter().map(|endpoint| SocketAddr::new(endpoint.ip, endpoint.port).to_string());
+    let left_out = left_out.chain(names.iter().map(|name| format!("{}:{}", name.name, name.port)));
+    let left_out = left_out.map(String::into_boxed_str).collect();
+    let (silent, heard): (Vec<_>, Vec<_>) = may.into_iter().partition(|endpoint| endpoint.silent);
+    // Nobody is called in clear text only because the others are silent; but where those alone are left, they are all there are.
+    let [mut heard, mut silent] = [heard, silent].map(|all| all.into_iter().map(plain).collect::<Vec<_>>());
+    if heard.is_empty() {
+        heard = std::mem::take(&mut silent);
     }
-    (EndpointSource::Static, EndpointSet::new(endpoints).leaving_out(left_out))
+    (EndpointSource::Static, EndpointSet::new(heard).leaving_out(left_out).before_silent(silent))
 }

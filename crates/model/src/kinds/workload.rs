@@ -16,9 +16,13 @@ pub const DEFAULT_TRUST_DOMAIN: &str = "transept.local";
 /// The annotation that says what ports have been heard to speak whose protocol nobody declared: `80=http,25=tcp-server-first`, by the port of
 /// the Service. An annotation and no field, so that who does not know of it takes the object all the same.
 pub const LEARNED: &str = "transept.dev/learned";
-/// The annotation that names the Services, with commas between them, for which a healthy Workload takes no requests all the same: it is silent, and
-/// others serve them. An annotation and no field, so that who does not know of it takes the object all the same.
+/// The annotation that names the Services, with commas between them, for which a Workload takes requests only where nobody else does: it was well when
+/// it was heard last, and is silent. An annotation and no field, so that who does not know of it takes the object all the same.
 pub const SILENT: &str = "transept.dev/silent";
+/// The annotation of a Workload that is not known to be at its address: it did not register from there, or another one has since. Calls of its Services are
+/// led to it, since whoever answers must prove who it is; calls of the address are not, whose would it be. An annotation and no field, so that who does not know of it
+/// takes the object all the same.
+pub const UNPROVEN: &str = "transept.dev/unproven";
 /// Where HBONE listens unless told otherwise.
 pub const HBONE_PORT: u16 = 15008;
 
@@ -131,10 +135,30 @@ impl WorkloadSpec {
     }
 }
 
-/// Whether a Workload takes requests as an instance of a Service.
-pub fn is_well_for(workload: &Object<WorkloadSpec>, service: &str) -> bool {
+/// What a Workload takes as an instance of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Requests like any other.
+    Requests,
+    /// Requests that nobody else is left for: it is silent, and may live on.
+    WhatIsLeft,
+    /// None.
+    Nothing,
+}
+
+/// What a Workload takes as an instance of a Service.
+pub fn takes_for(workload: &Object<WorkloadSpec>, service: &str) -> Takes {
     let is_silent = |names: &String| names.split(',').any(|name| name.trim() == service);
-    workload.spec.health == WorkloadHealth::Healthy && !workload.meta.annotations.get(SILENT).is_some_and(is_silent)
+    match workload.spec.health {
+        _ if workload.meta.annotations.get(SILENT).is_some_and(is_silent) => Takes::WhatIsLeft,
+        WorkloadHealth::Healthy => Takes::Requests,
+        WorkloadHealth::Unhealthy | WorkloadHealth::Draining => Takes::Nothing,
+    }
+}
+
+/// Whether a Workload is known to be at its address, so that calls of the address are for it.
+pub fn is_proven(workload: &Object<WorkloadSpec>) -> bool {
+    !workload.meta.annotations.contains_key(UNPROVEN)
 }
 
 /// What a port of a Workload has been heard to speak, by the port of its Service; a word of the annotation [`LEARNED`].

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::kinds::cluster::AddressFamily;
-use crate::kinds::workload::is_well_for;
+use crate::kinds::workload::{Takes, takes_for};
 use crate::kinds::{
     BackendSpec, Endpoint, EndpointSliceBody, Object, ServicePort, ServiceSpec, TargetPort, WorkloadSpec,
 };
@@ -36,9 +36,10 @@ impl EndpointSource {
             return;
         };
         let is_for = |address: &EndpointAddress| address.for_zones.iter().any(|one| **one == *zone);
-        let all_say = addresses.iter().all(|address| !address.for_zones.is_empty());
-        if all_say && addresses.iter().any(is_for) {
-            addresses.retain(is_for);
+        let mut heard = addresses.iter().filter(|address| !address.silent);
+        let all_say = heard.clone().all(|address| !address.for_zones.is_empty());
+        if all_say && heard.any(is_for) {
+            addresses.retain(|address| address.silent || is_for(address));
         }
     }
 }
@@ -60,6 +61,8 @@ pub struct EndpointAddress {
     pub for_zones: Vec<Arc<str>>,
     /// The tunnel that leads there, for a member of the mesh.
     pub tunnel: Option<EndpointTunnel>,
+    /// Whether it is for when none of the others is left: nothing has been heard of it for some time.
+    pub silent: bool,
 }
 
 /// The tunnel to an endpoint that is a member of the mesh.
@@ -87,7 +90,8 @@ pub struct DnsEndpoint {
 /// The endpoints of one port of a Service, out of the EndpointSlices labelled with its name and the Workloads that name it.
 ///
 /// A slice's port belongs to the Service's port of the same name (both without one are the same name). Ready endpoints are
-/// used; when none is ready, those that are ending but still serve, as kube-proxy does (KEP-1669). An address in several
+/// used; when none is ready, those that are ending but still serve, as kube-proxy does (KEP-1669). Workloads that are silent come last: marked, while there are
+/// others, and like others when there is nobody else. An address in several
 /// slices counts once, and a Workload at the same address counts instead, because it tells more; but which of its ports is
 /// meant, the slice says. A Service of type ExternalName is a DNS name.
 pub fn find_endpoints(world: &World, service: &Object<ServiceSpec>, port: &ServicePort) -> EndpointSource {
@@ -105,10 +109,8 @@ pub fn find_endpoints(world: &World, service: &Object<ServiceSpec>, port: &Servi
     let workloads = world.workloads_of(&service.meta.namespace, &service.meta.name);
     let said = if workloads.is_empty() { HashMap::new() } else { ports_in(slices, port) };
     // At one address whoever takes requests comes before one that does not, and that may be what was there before.
-    let (well, others): (Vec<_>, Vec<_>) =
-        workloads.iter().partition(|workload| is_well_for(workload, &service.meta.name));
-    for (all, takes) in [(well, Takes::Requests), (others, Takes::None)] {
-        for workload in all {
+    for takes in [Takes::Requests, Takes::WhatIsLeft, Takes::Nothing] {
+        for workload in workloads.iter().filter(|workload| takes_for(workload, &service.meta.name) == takes) {
             match workload.spec.ip().and_then(|ip| said.get(&ip)) {
                 Some(numbers) => numbers.iter().for_each(|number| ready.add_workload(workload, *number, takes)),
                 None => ready.add_workload_of(workload, port, takes),
@@ -130,7 +132,17 @@ pub fn find_endpoints(world: &World, service: &Object<ServiceSpec>, port: &Servi
             }
         }
     }
-    if ready.is_empty() { ending.finish() } else { ready.finish() }
+    match (ready.has_heard(), ending.has_heard()) {
+        (true, _) => ready.finish(),
+        (false, true) => {
+            ending.addresses.append(&mut ready.addresses);
+            ending.finish()
+        }
+        (false, false) => {
+            ready.addresses.iter_mut().for_each(|address| address.silent = false);
+            ready.finish()
+        }
+    }
 }
 
 /// The ports of a Service's port by address, where slices name a ready one.
@@ -158,13 +170,6 @@ fn slice_port(slice: &EndpointSliceBody, wanted: &ServicePort) -> Option<u16> {
         Some(TargetPort::Name(_)) => None,
         None => Some(wanted.port),
     })
-}
-
-/// What a Workload takes as an instance of a Service.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Takes {
-    Requests,
-    None,
 }
 
 /// Endpoints found so far, each once.
@@ -208,6 +213,7 @@ impl Found {
                 zone: endpoint.zone.as_ref().map(|z| z.shared()),
                 for_zones,
                 tunnel: None,
+                silent: false,
             });
         }
     }
@@ -226,7 +232,7 @@ impl Found {
             return;
         };
         // One that takes no requests takes none through a slice either.
-        if self.seen.insert((ip, number)) && takes == Takes::Requests {
+        if self.seen.insert((ip, number)) && takes != Takes::Nothing {
             self.addresses.push(EndpointAddress {
                 ip,
                 port: number,
@@ -238,18 +244,22 @@ impl Found {
                     address: SocketAddr::new(ip, tunnel.port),
                     identity: spec.identity(&workload.meta),
                 }),
+                silent: takes == Takes::WhatIsLeft,
             });
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.addresses.is_empty() && self.names.is_empty()
+    /// Whether there is one that is not silent.
+    fn has_heard(&self) -> bool {
+        !self.names.is_empty() || self.addresses.iter().any(|address| !address.silent)
     }
 
-    fn finish(self) -> EndpointSource {
+    fn finish(mut self) -> EndpointSource {
         if self.names.is_empty() {
             EndpointSource::Static(self.addresses)
         } else {
+            // Whether anybody is left of those is known when their names have been asked for, and by nobody here.
+            self.addresses.retain(|address| !address.silent);
             EndpointSource::Dns { names: self.names, addresses: self.addresses }
         }
     }
@@ -268,6 +278,7 @@ pub(super) fn backend_endpoints(backend: &BackendSpec) -> EndpointSource {
                 zone: endpoint.zone.as_ref().map(|z| z.shared()),
                 for_zones: Vec::new(),
                 tunnel: None,
+                silent: false,
             }),
             None => found.names.push(DnsEndpoint {
                 name: endpoint.address.shared(),

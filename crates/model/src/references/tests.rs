@@ -242,8 +242,51 @@ spec: {services: [cart, all], address: 10.0.0.1, ports: [{port: 80}], tunnel: {}
         let service = loaded.world.service("default", service).unwrap();
         addresses(&find_endpoints(&loaded.world, service, &service.spec.ports[0]))
     };
-    assert_eq!(found("cart"), ["10.0.0.2:80"], "nor is it called in clear text");
+    assert_eq!(found("cart"), ["10.0.0.1:80", "10.0.0.2:80"]);
     assert_eq!(found("all"), ["10.0.0.1:80"]);
+    let service = loaded.world.service("default", "cart").unwrap();
+    let EndpointSource::Static(found) = find_endpoints(&loaded.world, service, &service.spec.ports[0]) else {
+        panic!("not static");
+    };
+    let marks: Vec<(bool, bool)> = found.iter().map(|one| (one.silent, one.tunnel.is_some())).collect();
+    assert_eq!(marks, [(true, true), (false, false)], "it comes last, and is not called in clear text");
+}
+
+#[test]
+fn who_is_silent_is_called_when_nobody_else_is_there() {
+    let instance = |name: &str, last: u8, annotation: &str, health: &str| {
+        format!(
+            "---\napiVersion: transept.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {name}, annotations: {{{annotation}}}}}\n\
+             spec: {{services: [cart], address: 10.0.0.{last}, ports: [{{port: 80}}], tunnel: {{}}, health: {health}}}\n"
+        )
+    };
+    let silent = instance("one", 1, "transept.dev/silent: cart", "Unhealthy");
+    let ending = "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: cart-1, labels: {kubernetes.io/service-name: cart}}
+addressType: IPv4
+ports: [{port: 80}]
+endpoints: [{addresses: [10.0.0.4], conditions: {ready: false, serving: true, terminating: true}}]
+";
+    let found = |others: &[&str]| {
+        let service = "{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {ports: [{port: 80}]}}\n";
+        let text = format!("{service}{silent}{}", others.concat());
+        let loaded = load(&[SourceText::new("world.yaml", &*text)], &[]);
+        assert!(loaded.invalid.is_empty(), "{:#?}", loaded.invalid);
+        let service = loaded.world.service("default", "cart").unwrap();
+        let EndpointSource::Static(found) = find_endpoints(&loaded.world, service, &service.spec.ports[0]) else {
+            panic!("not static");
+        };
+        found.iter().map(|one| (one.ip.to_string(), one.silent)).collect::<Vec<_>>()
+    };
+    let at = |last: u8, silent: bool| (format!("10.0.0.{last}"), silent);
+    let (well, unwell) = (instance("two", 2, "", "Healthy"), instance("three", 3, "", "Unhealthy"));
+    assert_eq!(found(&[]), [at(1, false)]);
+    assert_eq!(found(&[&unwell]), [at(1, false)], "one that says that it is not well is called by nobody");
+    assert_eq!(found(&[&unwell, &well]), [at(2, false), at(1, true)]);
+    assert_eq!(found(&[ending]), [at(4, false), at(1, true)]);
+    assert_eq!(found(&[&instance("four", 1, "", "Healthy")]), [at(1, false)], "one at its address comes before it");
 }
 
 #[test]

@@ -167,7 +167,7 @@ impl Plane {
     pub(in crate::plane) fn remove(&self, claim: &LeaseClaim) -> Result<(), Denied> {
         let mut inner = self.lock();
         let (name, id) = recognized(&inner, claim)?;
-        if inner.registry.leave(&name, claim.hash.as_bytes()) {
+        if inner.registry.leave(&name, claim.hash.as_bytes(), self.began.elapsed()) {
             tracing::info!(%id, instance = name.1, "a workload has taken itself out");
             inner.unsaved.insert(name.clone());
         }

@@ -68,7 +68,7 @@ fn who_is_left_last_is_kept_and_gives_way_to_another() {
     registry.beat(&name("b"), b"b", at(20));
     assert_eq!(registry.sweep(at(31), &Members::default()), [name("a")], "there is another one");
     assert!(registry.sweep(at(50), &Members::default()).is_empty());
-    assert!(registry.leave(&name("a"), b"a"));
+    assert!(registry.leave(&name("a"), b"a", at(0)));
     for second in [51, 3620] {
         assert!(registry.sweep(at(second), &Members::default()).is_empty(), "{second}");
         assert_eq!(registry.kept_silence(&name("b"), at(second)), Some(at(second - 20)));
@@ -87,7 +87,7 @@ fn who_fell_silent_before_counts_again_when_the_others_are_gone() {
     let none = Members::default();
     // The other one stops in order, or is no more heard either, or says that it is not well.
     type Event = fn(&mut Registry);
-    let stops: Event = |registry| assert!(registry.leave(&name("b"), b"b"));
+    let stops: Event = |registry| assert!(registry.leave(&name("b"), b"b", at(0)));
     let is_unwell: Event = |registry| {
         let unwell = Workload { condition: Condition::Unhealthy.into(), ..workload("b") };
         assert_eq!(registry.register(unwell, &cart(), b"b", Origin::Home, at(40)), Ok(true));
@@ -126,8 +126,137 @@ fn the_name_of_one_that_is_kept_is_free_for_its_own_kind_alone() {
     registry.sweep(at(40), &Members::default());
     let bank = SpiffeId::parse("spiffe://transept.local/ns/default/sa/bank").expect("an id");
     let other = Workload { services: vec!["bank".into()], service_account: "bank".into(), ..workload("a") };
-    assert_eq!(registry.register(other, &bank, b"z", Origin::Home, at(41)), Err(Refused::Kept));
+    let elsewhere = Workload { address: "10.9.0.9".into(), ..other.clone() };
+    assert_eq!(registry.register(elsewhere, &bank, b"z", Origin::Home, at(41)), Err(Refused::Kept));
+    assert_eq!(registry.register(other.clone(), &bank, b"z", Origin::Elsewhere, at(41)), Err(Refused::Kept));
+    let mut reused = registry.clone();
+    assert_eq!(reused.register(other, &bank, b"z", Origin::Home, at(41)), Ok(true), "its machine has another task");
     assert_eq!(registry.register(workload("a"), &cart(), b"z", Origin::Home, at(41)), Ok(true));
+}
+
+#[test]
+fn a_name_is_that_of_its_service_for_an_hour_after_its_instance() {
+    let none = Members::default();
+    let bank = SpiffeId::parse("spiffe://transept.local/ns/default/sa/bank").expect("an id");
+    let foreign = |address: &str| Workload {
+        services: vec!["bank".into()],
+        service_account: "bank".into(),
+        address: address.into(),
+        ..workload("a")
+    };
+    let squats = |registry: &Registry| {
+        registry.clone().register(foreign("10.9.0.9"), &bank, b"z", Origin::Home, at(41)) != Err(Refused::Left)
+    };
+    // It stops in order, with a tunnel and without; it is silent, is unhealthy for that, and is taken out.
+    let mut plain = registry(1);
+    let without = Workload { tunnel_port: 0, ..workload("p") };
+    assert_eq!(plain.register(Workload { name: "a".into(), ..without }, &cart(), b"a", Origin::Home, at(1)), Ok(true));
+    for mut stopped in [registry(1), plain] {
+        assert!(stopped.leave(&name("a"), b"a", at(40)));
+        assert!(!squats(&stopped));
+        stopped.sweep(at(40) + PATIENCE, &none);
+        stopped.forget_left(at(40) + PATIENCE, &none);
+        assert!(!squats(&stopped));
+        assert_eq!(stopped.clone().register(workload("a"), &cart(), b"n", Origin::Home, at(42)), Ok(true));
+        stopped.sweep(at(41) + PATIENCE, &none);
+        assert!(squats(&stopped), "not for ever");
+    }
+    let mut silent = registry(2);
+    for second in [31, 91] {
+        silent.beat(&name("b"), b"b", at(second));
+        assert_eq!(silent.sweep(at(second), &none), [name("a")]);
+        let refused = silent.clone().register(foreign("10.9.0.9"), &bank, b"z", Origin::Home, at(second));
+        assert_eq!(refused, Err(if second == 31 { Refused::Kept } else { Refused::Left }));
+        let claimed = silent.clone().register(foreign(&address_of("a")), &bank, b"z", Origin::Elsewhere, at(second));
+        assert!(claimed.is_err());
+        assert_eq!(silent.clone().register(foreign(&address_of("a")), &bank, b"z", Origin::Home, at(91)), Ok(true));
+    }
+    // An identity that starts and stops without end keeps no more than it may have.
+    let mut many = Registry::default();
+    for index in 0..=MOST_INSTANCES {
+        let one = format!("a{index}");
+        assert_eq!(many.register(workload(&one), &cart(), b"n", Origin::Home, at(0)), Ok(true));
+        assert!(many.leave(&name(&one), b"n", at(index as u64)));
+        many.forget_left(at(0), &none);
+    }
+    assert!(many.names.len() == MOST_INSTANCES && !many.names.contains_key(&name("a0")));
+}
+
+#[test]
+fn who_is_silent_is_published_for_when_nobody_else_is_there() {
+    let none = Members::default();
+    let mut registry = registry(3);
+    for name in ["b", "c"] {
+        registry.beat(&super::tests::name(name), name.as_bytes(), at(30));
+    }
+    let unwell = Workload { condition: Condition::Unhealthy.into(), ..workload("d") };
+    assert_eq!(registry.register(unwell, &cart(), b"d", Origin::Home, at(0)), Ok(true));
+    assert_eq!(registry.sweep(at(31), &none), [name("a"), name("d")]);
+    let shown = |registry: &Registry| {
+        let objects = registry.objects(&BTreeSet::new(), &none).into_iter();
+        let workloads = objects.filter(|object| object["kind"] == "Workload");
+        let shown = workloads.map(|o| format!("{} {}", o["spec"]["health"], o["metadata"]["annotations"][SILENT]));
+        shown.map(|text| text.replace('"', "")).collect::<Vec<_>>()
+    };
+    let said = ["Unhealthy cart", "Healthy null", "Healthy null", "Unhealthy null"];
+    assert_eq!(shown(&registry), said, "one that was not well is there for nobody");
+    // So callers need not wait for a sweep when the others stop, nor for a lease when that happens after a restart.
+    let entries: Vec<Entry> = registry.iter().map(|(_, entry)| entry.clone()).collect();
+    let mut again = Registry::restore(entries, at(0));
+    assert_eq!(shown(&again), said);
+    assert!(again.leave(&name("b"), b"b", at(1)) && again.leave(&name("c"), b"c", at(1)));
+    assert_eq!(shown(&again), ["Unhealthy cart", "Unhealthy null"]);
+}
+
+#[test]
+fn who_comes_to_an_address_puts_another_service_out_of_it() {
+    let none = Members::default();
+    let bank = SpiffeId::parse("spiffe://transept.local/ns/default/sa/bank").expect("an id");
+    let other = Workload {
+        services: vec!["bank".into()],
+        service_account: "bank".into(),
+        address: address_of("a"),
+        ..workload("z")
+    };
+    let plain = Workload { tunnel_port: 0, ..other.clone() };
+    let shown = |registry: &Registry| {
+        let objects = registry.objects(&BTreeSet::new(), &none).into_iter();
+        let annotations = |object: &Value| object["metadata"]["annotations"].clone();
+        objects.take(2).map(|one| (one["spec"]["health"].clone(), annotations(&one))).collect::<Vec<_>>()
+    };
+    let out = (json!("Unhealthy"), json!({UNPROVEN: "true"}));
+    for (comes, heard) in [(&other, 0), (&other, 100), (&plain, 0)] {
+        let mut registry = registry(1);
+        registry.beat(&name("a"), b"a", at(heard));
+        registry.sweep(at(100), &none);
+        assert_eq!(registry.register(comes.clone(), &bank, b"z", Origin::Home, at(100)), Ok(true));
+        assert_eq!(shown(&registry), [out.clone(), (json!("Healthy"), Value::Null)], "at once");
+        // After a restart it says the same as before, and that is news for that alone. A tunnel and none may be beside each other.
+        let entries: Vec<Entry> = registry.iter().map(|(_, entry)| entry.clone()).collect();
+        let mut again = Registry::restore(entries, at(0));
+        let has_tunnel = comes.tunnel_port != 0;
+        assert_eq!(again.register(comes.clone(), &bank, b"z", Origin::Home, at(1)), Ok(has_tunnel));
+        assert_eq!(again.register(comes.clone(), &bank, b"z", Origin::Home, at(2)), Ok(false));
+        assert_eq!(shown(&again) == shown(&registry), has_tunnel);
+        // It is heard, so it lives, whatever that means; else it is gone with its lease, though it is the last one.
+        let mut heard_again = registry.clone();
+        assert_eq!(heard_again.beat(&name("a"), b"a", at(101)), Some(true));
+        assert_eq!(shown(&heard_again)[0], (json!("Healthy"), Value::Null));
+        registry.beat(&name("z"), b"z", at(131));
+        assert_eq!(registry.sweep(at(131), &none), [name("a")]);
+    }
+    // Who only says that he is there puts nobody out, and takes no calls of the address unless slices of his own Service say so, too.
+    let mut registry = registry(1);
+    assert_eq!(registry.register(other.clone(), &bank, b"z", Origin::Elsewhere, at(1)), Ok(true));
+    let claimed = (json!("Healthy"), json!({UNPROVEN: "true"}));
+    assert_eq!(shown(&registry), [(json!("Healthy"), Value::Null), claimed]);
+    let named = Members::of(&[slice("bank", &address_of("a"))]);
+    let objects = registry.objects(&BTreeSet::new(), &named);
+    assert_eq!(objects[1]["metadata"]["annotations"], Value::Null);
+    // Another tunnel at the same address is another machine behind it.
+    let beside = Workload { tunnel_port: 15009, ..other };
+    assert_eq!(registry.register(beside, &bank, b"z", Origin::Home, at(2)), Ok(true));
+    assert_eq!(shown(&registry), [(json!("Healthy"), Value::Null), (json!("Healthy"), Value::Null)]);
 }
 
 #[test]
@@ -164,7 +293,7 @@ fn whom_a_slice_names_is_not_taken_out_by_silence() {
     assert_eq!(silent(&registry), (json!("Healthy"), json!("cart")));
     assert!(registry.is_silent_for(&name("a"), "cart") && !registry.is_silent_for(&name("a"), "all"));
     let mut emptied = registry.clone();
-    assert_eq!((emptied.leave(&name("b"), b"b"), emptied.sweep(at(33), &one)), (true, vec![name("a")]));
+    assert_eq!((emptied.leave(&name("b"), b"b", at(0)), emptied.sweep(at(33), &one)), (true, vec![name("a")]));
     assert_eq!(silent(&emptied), (json!("Healthy"), Value::Null), "nobody else serves the other one either");
     let mut mass = registry.clone();
     for other in ["c", "d"] {
@@ -172,7 +301,7 @@ fn whom_a_slice_names_is_not_taken_out_by_silence() {
     }
     assert!(mass.sweep(at(33), &one).is_empty() && mass.is_frozen(), "nothing changes when most fall silent");
     assert_eq!(silent(&mass), silent(&registry));
-    assert!(mass.leave(&name("b"), b"b") && mass.sweep(at(34), &one).contains(&name("a")) && mass.is_frozen());
+    assert!(mass.leave(&name("b"), b"b", at(0)) && mass.sweep(at(34), &one).contains(&name("a")) && mass.is_frozen());
     assert_eq!(silent(&mass), (json!("Healthy"), Value::Null), "but for those whom nobody serves any more");
     let mut back = registry.clone();
     assert_eq!(
@@ -234,7 +363,7 @@ fn whom_a_slice_names_is_not_called_in_clear_text_when_it_has_left() {
     let members = Members::of(&[slice("cart", &address_of("a")), slice("all", &address_of("a"))]);
     let known = BTreeSet::from([name("cart"), name("all")]);
     let mut registry = registry(2);
-    assert!(registry.leave(&name("a"), b"a") && registry.leave(&name("b"), b"b"));
+    assert!(registry.leave(&name("a"), b"a", at(0)) && registry.leave(&name("b"), b"b", at(0)));
     assert_eq!(registry.iter().count(), 0);
     assert_eq!(registry.beat(&name("a"), b"a", at(1)), None, "it has ended");
     let objects = registry.objects(&known, &members);
@@ -408,9 +537,9 @@ fn the_name_of_a_live_instance_is_not_taken_over() {
     assert_eq!(registry.register(changed, &cart(), b"a", Origin::Home, at(1)), Ok(true));
     registry.sweep(at(40), &Members::default());
     assert_eq!(registry.register(workload("a"), &cart(), b"z", Origin::Home, at(41)), Ok(true));
-    assert!(!registry.leave(&name("a"), b"a"));
-    assert!(registry.leave(&name("a"), b"z"));
-    assert!(!registry.leave(&name("a"), b"z"));
+    assert!(!registry.leave(&name("a"), b"a", at(0)));
+    assert!(registry.leave(&name("a"), b"z", at(0)));
+    assert!(!registry.leave(&name("a"), b"z", at(0)));
 }
 
 #[test]
