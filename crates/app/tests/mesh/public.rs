@@ -18,6 +18,14 @@ const CONTROL: u16 = 9909;
 const CART: &str = "\
 {apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {clusterIP: None, ports: [{port: 80}]}}
 ---
+# Of an address of another family than that of the control plane the instance itself cannot show that it is there.
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: cart, labels: {kubernetes.io/service-name: cart}}
+addressType: IPv6
+endpoints: [{addresses: ['2001:db8::2']}]
+ports: [{}]
+---
 apiVersion: transept.dev/v1alpha1
 kind: MeshPolicy
 metadata: {name: cart}

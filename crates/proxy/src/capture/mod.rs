@@ -27,7 +27,7 @@ pub use ipnet::IpNet;
 use ipnet::Ipv4Net;
 
 pub use origin::{LoopGuard, Unusable};
-pub use own::connect;
+pub use own::{connect, connect_from};
 pub use owner::{Liveness, Owner};
 pub use rules::{
     Chain, DnsPlan, InboundPlan, Match, NOBODY, OutboundPlan, Plan, Rule, Scope, ServicePort, Transport, Verdict,

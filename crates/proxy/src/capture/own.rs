@@ -4,7 +4,7 @@
 //! control plane, is its own. So it is kept once, and [`connect`] is how the proxy opens TCP connections.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::net::{TcpSocket, TcpStream};
@@ -26,7 +26,24 @@ pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     if mark == 0 {
         return TcpStream::connect(address).await;
     }
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    super::mark(&socket, mark)?;
+    marked(address, mark)?.connect(address).await
+}
+
+/// The same from one of several addresses of this machine.
+///
+/// # Errors
+/// As for a connection of any other; or the address is none of this machine's, or of another family.
+pub async fn connect_from(here: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = marked(address, MARK.load(Ordering::Relaxed))?;
+    socket.bind(SocketAddr::new(here, 0))?;
     socket.connect(address).await
+}
+
+/// A socket for a connection to there, with the mark if there is one.
+fn marked(address: SocketAddr, mark: u32) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if mark != 0 {
+        super::mark(&socket, mark)?;
+    }
+    Ok(socket)
 }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ use crate::capture;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the other side may be silent before it is asked for a sign of life, and how long it has to give one.
 const SILENCE: Duration = Duration::from_secs(20);
+/// How long a connection may take from the address that is registered, before the system chooses where it comes from.
+const FROM_HERE: Duration = Duration::from_secs(2);
 /// The longest message that is taken in, in bytes.
 const LONGEST: usize = 64 << 20;
 
@@ -175,11 +178,17 @@ impl ServerCertVerifier for FirstContact {
     }
 }
 
-/// Connects to the first of the addresses of a `host:port` that takes it. Rules that capture leave it alone.
+/// Connects to the first of the addresses of a `host:port` that takes it, from `here` where that can be: what calls from the address that it registers
+/// shows that it is there. Rules that capture leave it alone.
 #[expect(clippy::disallowed_methods, reason = "asked anew for each connection, so that nothing has to be kept")]
-async fn connect(address: &str) -> io::Result<TcpStream> {
+async fn connect(address: &str, here: Option<IpAddr>) -> io::Result<TcpStream> {
     let mut outcome = Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     for found in tokio::net::lookup_host(address).await? {
+        if let Some(here) = here
+            && let Ok(Ok(stream)) = tokio::time::timeout(FROM_HERE, capture::connect_from(here, found)).await
+        {
+            return Ok(stream);
+        }
         outcome = capture::connect(found).await;
         if outcome.is_ok() {
             break;
@@ -216,17 +225,22 @@ pub(super) struct Connection(SendRequest<Bytes>);
 impl Connection {
     /// Dials `address`, `host:port`.
     pub(super) async fn open(address: &str, tls: &TlsConnector) -> Result<Self, Unreached> {
-        let opened = tokio::time::timeout(PATIENCE, Self::dial(address, tls)).await;
+        Self::open_from(None, address, tls).await
+    }
+
+    /// The same from an address of this machine, as long as that comes to something.
+    pub(super) async fn open_from(here: Option<IpAddr>, address: &str, tls: &TlsConnector) -> Result<Self, Unreached> {
+        let opened = tokio::time::timeout(PATIENCE, Self::dial(here, address, tls)).await;
         opened.unwrap_or_else(|_| Err(Unreached::Away(format!("{address}: no answer within {PATIENCE:?}"))))
     }
 
-    async fn dial(address: &str, tls: &TlsConnector) -> Result<Self, Unreached> {
+    async fn dial(here: Option<IpAddr>, address: &str, tls: &TlsConnector) -> Result<Self, Unreached> {
         let away = |error: &dyn fmt::Display| Unreached::Away(format!("{address}: {error}"));
-        let stream = connect(address).await.map_err(|error| away(&error))?;
+        let stream = connect(address, here).await.map_err(|error| away(&error))?;
         // Small messages in both directions: waiting to fill packets only adds delay.
         let _ = stream.set_nodelay(true);
         // No name is sent or checked: the identity in the certificate counts.
-        let name = ServerName::IpAddress(std::net::IpAddr::from([0, 0, 0, 0]).into());
+        let name = ServerName::IpAddress(IpAddr::from([0, 0, 0, 0]).into());
         let mut stream = tls.connect(name, stream).await.map_err(|error| {
             let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
             match cause {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use transept_model::kinds::cluster::SERVICE_NAME_LABEL;
-use transept_model::kinds::workload::find_learned;
+use transept_model::kinds::workload::{find_learned, is_proven};
 use transept_model::kinds::{Object, ServicePort, ServiceSpec, WorkloadHealth, WorkloadPort, WorkloadSpec};
 
 use super::{AppProtocol, Sides, whole_rule};
@@ -26,9 +26,11 @@ impl<'w> Sides<'_, 'w> {
     ) {
         destinations.located = Some(located.iter().copied().collect());
         let world = self.world;
-        // Who takes requests comes before who does not: that may be who was there before.
+        // Whoever only says that he is somewhere takes no calls from who is there. Who takes requests comes before who does not: that may be who was
+        // there before.
+        let proven = world.workloads().iter().filter(|workload| is_proven(workload));
         let (well, others): (Vec<_>, Vec<_>) =
-            world.workloads().iter().partition(|workload| workload.spec.health == WorkloadHealth::Healthy);
+            proven.partition(|workload| workload.spec.health == WorkloadHealth::Healthy);
         let mut of_services = Vec::new();
         for workload in well.into_iter().chain(others) {
             let address = workload.spec.ip().map(|address| address.to_canonical());

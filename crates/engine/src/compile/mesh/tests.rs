@@ -345,6 +345,18 @@ spec: {{services: [cart], address: 10.0.0.9, ports: [{{port: 80}}]}}
     assert_eq!(backend.tunnel_only.as_deref(), Some("MeshPolicy shop/all"));
     assert!(backend.endpoints.load().endpoints().is_empty());
 
+    // Who only says that he is there takes nobody's calls, whatever his name.
+    let claimed = "---
+apiVersion: transept.dev/v1alpha1
+kind: Workload
+metadata: {name: aaa, namespace: shop, annotations: {transept.dev/unproven: 'true'}}
+spec: {services: [evil], address: 10.0.0.7, ports: [{port: 80, targetPort: 8080}, {port: 5555}], tunnel: {port: 15009}}
+";
+    let beside = compiled(&format!("{yaml}{claimed}"), &called(&[7, 9]), None).install();
+    let listener = bind(&beside, 15001).callee(Some(at(7, 8080))).expect("the instance");
+    assert_eq!(&*listener.metric_label, "shop/cart/outbound-cart-1-8080");
+    assert!(bind(&beside, 15001).callee(Some(at(7, 5555))).is_none());
+
     // What is learned about its port outlives a change.
     let listener = out.callee(Some(at(7, 80))).expect("a listener");
     let again = compiled(&yaml, &called(&[7, 8]), Some(&snapshot)).install();
