@@ -18,10 +18,17 @@ const CONTROL: u16 = 9909;
 const CART: &str = "\
 {apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {clusterIP: None, ports: [{port: 80}]}}
 ---
-# Of an address of another family than that of the control plane the instance itself cannot show that it is there.
+# From these addresses no instance reaches the control plane, so it cannot show itself that it is there.
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
-metadata: {name: cart, labels: {kubernetes.io/service-name: cart}}
+metadata: {name: cart-v4, labels: {kubernetes.io/service-name: cart}}
+addressType: IPv4
+endpoints: [{addresses: [203.0.113.1]}]
+ports: [{}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: cart-v6, labels: {kubernetes.io/service-name: cart}}
 addressType: IPv6
 endpoints: [{addresses: ['2001:db8::2']}]
 ports: [{}]
