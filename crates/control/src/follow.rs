@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::joined::{Joined, Registrations};
 use crate::load::{Loaded, Loader, Outcome, Refused};
 use crate::plane::Plane;
-use crate::settle::{PAIR, QUIET, Settle};
+use crate::settle::{PAIR, QUIET, STALLED, Settle};
 use crate::sources::{Reading, Sources};
 use crate::trace::Interest;
 use crate::watch::{Watch, read_event};
@@ -186,13 +186,15 @@ impl Follower {
             };
             let due = self.settle.due().unwrap_or(looked + poll);
             let now = Instant::now();
+            self.tell_whom_it_awaits(now);
             if due <= now {
                 // First: registrations that come all the time must not keep files from being looked at.
                 looked = now;
                 self.load_if_changed();
                 continue;
             }
-            match nudges.recv_timeout(due - now) {
+            let wake = self.settle.tell_at().map_or(due, |at| at.min(due));
+            match nudges.recv_timeout(wake - now) {
                 Ok(Nudge::Event(event)) => self.note(&event),
                 Ok(Nudge::Reload) => {
                     let reading = self.sources.read();
@@ -202,6 +204,19 @@ impl Follower {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+        }
+    }
+
+    /// Says why nothing is read for long, and why something is read that its writer has not closed.
+    fn tell_whom_it_awaits(&mut self, now: Instant) {
+        if let Some(file) = self.settle.tell(now) {
+            tracing::info!(
+                file = %file.display(),
+                "somebody writes to a file: changes are read when it is closed, or when nothing was written for {STALLED:?}"
+            );
+        }
+        if let Some(file) = self.settle.open().filter(|_| self.settle.due().is_some_and(|due| due <= now)) {
+            tracing::warn!(file = %file.display(), "a file was not closed by who has written to it; it is read as it is, whole or not");
         }
     }
 

@@ -2,9 +2,10 @@
 //!
 //! Called by `follow` with the events that `watch` let through. Pure: the caller brings the time. An editor that renames a
 //! finished file into place costs [`QUIET`]; one that truncates and writes is awaited until it closes the file, because an empty
-//! file is a valid configuration and would take every route away for a moment.
+//! file is a valid configuration and would take every route, and every policy, away for a moment. A writer that never closes its file is
+//! awaited for [`STALLED`] after it has written last.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,12 @@ pub(crate) const QUIET: Duration = Duration::from_millis(3);
 pub(crate) const PAIR: Duration = Duration::from_millis(250);
 /// How long to wait after a file has vanished: most editors put another in its place at once.
 pub(crate) const VANISHED: Duration = Duration::from_millis(50);
-/// How long to wait after a write to a file that its writer has not closed.
-pub(crate) const WRITING: Duration = Duration::from_millis(250);
-/// The longest that a steady stream of events may put off reading.
+/// How long to wait after the last write to a file that its writer does not close: what computes long before it writes has truncated its
+/// file before.
+pub(crate) const STALLED: Duration = Duration::from_secs(10);
+/// The longest that files which are not closed may put off reading.
+pub(crate) const LONGEST: Duration = Duration::from_secs(60);
+/// The longest that a steady stream of events may put off reading while every file is closed; who waits longer is told why.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What happened to one file.
@@ -34,11 +38,13 @@ pub(crate) enum Change {
 /// The burst that is going on.
 #[derive(Debug, Default)]
 pub(crate) struct Settle {
-    writing: HashSet<PathBuf>,
-    vanished: HashSet<PathBuf>,
+    writing: BTreeSet<PathBuf>,
+    vanished: BTreeSet<PathBuf>,
     quiet: Duration,
     first: Option<Instant>,
     due: Option<Instant>,
+    /// Whether it was told whose end is awaited.
+    told: bool,
 }
 
 impl Change {
@@ -68,20 +74,38 @@ impl Settle {
                 self.vanished.insert(path);
             }
         }
-        let wait = if !self.writing.is_empty() {
-            WRITING.max(self.quiet)
+        let (wait, longest) = if !self.writing.is_empty() {
+            (STALLED, LONGEST)
         } else if !self.vanished.is_empty() {
-            VANISHED.max(self.quiet)
+            (VANISHED.max(self.quiet), PATIENCE)
         } else {
-            self.quiet
+            (self.quiet, PATIENCE)
         };
         let first = *self.first.get_or_insert(now);
-        self.due = Some((now + wait).min(first + PATIENCE));
+        self.due = Some((now + wait).min(first + longest));
     }
 
     /// When the sources should be read, if anything happened.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due
+    }
+
+    /// When it should be told whose end is awaited, if that takes long.
+    pub(crate) fn tell_at(&self) -> Option<Instant> {
+        let first = self.first.filter(|_| !self.told && !self.writing.is_empty())?;
+        Some(first + PATIENCE)
+    }
+
+    /// The file whose end is awaited, when that is to be told: once in a burst.
+    pub(crate) fn tell(&mut self, now: Instant) -> Option<&Path> {
+        self.tell_at().filter(|at| *at <= now)?;
+        self.told = true;
+        self.open()
+    }
+
+    /// A file that somebody has written to and not closed.
+    pub(crate) fn open(&self) -> Option<&Path> {
+        self.writing.first().map(PathBuf::as_path)
     }
 
     /// Forgets the burst: the sources are being read now.
@@ -112,7 +136,7 @@ mod tests {
         let now = Instant::now();
         let mut settle = Settle::default();
         settle.note(Change::Writing(path()), QUIET, now);
-        assert_eq!(settle.due(), Some(now + WRITING));
+        assert_eq!(settle.due(), Some(now + STALLED));
         let later = now + Duration::from_millis(20);
         settle.note(Change::Complete(path()), QUIET, later);
         assert_eq!(settle.due(), Some(later + QUIET));
@@ -140,14 +164,45 @@ mod tests {
     }
 
     #[test]
-    fn patience_ends_even_when_the_writing_does_not() {
+    fn patience_ends_even_when_the_changes_do_not() {
         let start = Instant::now();
         let mut settle = Settle::default();
-        for step in 0..100 {
-            settle.note(Change::Writing(path()), QUIET, start + Duration::from_millis(20 * step));
+        for step in 0..1000 {
+            settle.note(Change::Complete(path()), QUIET, start + Duration::from_millis(2 * step));
         }
         assert_eq!(settle.due(), Some(start + PATIENCE));
         settle.clear();
         assert_eq!(settle.due(), None);
+    }
+
+    #[test]
+    fn a_slow_writer_is_awaited_and_told_of_once() {
+        let start = Instant::now();
+        let mut settle = Settle::default();
+        settle.note(Change::Writing(path()), QUIET, start);
+        assert_eq!(settle.tell(start), None);
+        let later = settle.tell_at().expect("somebody waits");
+        assert_eq!(later, start + PATIENCE);
+        // Others come and go meanwhile.
+        settle.note(Change::Complete(PathBuf::from("/etc/transept/other.yaml")), QUIET, later);
+        assert_eq!(settle.tell(later), Some(&*path()));
+        assert_eq!((settle.tell_at(), settle.tell(later)), (None, None));
+        let end = start + Duration::from_secs(9);
+        assert!(settle.due().is_some_and(|due| due > end));
+        settle.note(Change::Complete(path()), QUIET, end);
+        assert!(settle.due().is_some_and(|due| due <= end + QUIET));
+        assert_eq!(settle.open(), None);
+    }
+
+    #[test]
+    fn who_never_closes_a_file_is_not_awaited_for_ever() {
+        let start = Instant::now();
+        let mut settle = Settle::default();
+        settle.note(Change::Writing(path()), QUIET, start);
+        assert_eq!(settle.due(), Some(start + STALLED));
+        for second in 1..100 {
+            settle.note(Change::Writing(path()), QUIET, start + Duration::from_secs(second));
+        }
+        assert_eq!((settle.due(), settle.open()), (Some(start + LONGEST), Some(&*path())));
     }
 }

@@ -74,7 +74,8 @@ pub(crate) fn read_event(event: &notify::Event, interest: &Interest) -> Vec<Chan
     let change: fn(PathBuf) -> Change = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => Change::Complete,
         EventKind::Access(_) => return Vec::new(),
-        EventKind::Create(CreateKind::File) | EventKind::Modify(ModifyKind::Data(_)) => begin_writing,
+        EventKind::Create(CreateKind::File) => appear,
+        EventKind::Modify(ModifyKind::Data(_)) => begin_writing,
         EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => Change::Vanished,
         // A rename as a whole (`Both`) names the old path too; `From` and `To` have told of each end already.
         EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => return Vec::new(),
@@ -83,7 +84,14 @@ pub(crate) fn read_event(event: &notify::Event, interest: &Interest) -> Vec<Chan
     event.paths.iter().filter(|path| interest.concerns(path)).map(|path| change(path.clone())).collect()
 }
 
-/// A file that appears or changes is being written, unless it is a link, which is complete from its first moment.
+/// A file that appears with something in it was linked into place, which nobody closes: whoever writes it instead has been told of by a change of
+/// its own, next to this one.
+fn appear(path: PathBuf) -> Change {
+    let has_content = path.metadata().is_ok_and(|file| file.len() > 0);
+    if has_content { Change::Complete(path) } else { begin_writing(path) }
+}
+
+/// A file that changes is being written, unless it is a link, which is complete from its first moment.
 fn begin_writing(path: PathBuf) -> Change {
     if path.is_symlink() { Change::Complete(path) } else { Change::Writing(path) }
 }
@@ -114,6 +122,11 @@ mod tests {
         assert_eq!(read_event(&closed, &interest), [Change::Complete(file.clone())]);
         let opened = event(EventKind::Access(AccessKind::Open(AccessMode::Any)), &file);
         assert_eq!(read_event(&opened, &interest), []);
+        let created = event(EventKind::Create(CreateKind::File), &file);
+        assert_eq!(read_event(&created, &interest), [Change::Writing(file.clone())]);
+        // A hard link.
+        std::fs::write(&file, "kind: Service").expect("write");
+        assert_eq!(read_event(&created, &interest), [Change::Complete(file.clone())]);
         let neighbour =
             event(EventKind::Access(AccessKind::Close(AccessMode::Write)), &file.with_file_name("notes.txt"));
         assert_eq!(read_event(&neighbour, &interest), []);
