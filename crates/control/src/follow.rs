@@ -272,6 +272,9 @@ impl Follower {
                 update.failed += 1;
             }
         }
+        if let Some(joined) = &self.joined {
+            joined.plane().note_reload(update.refused.clone().map(|refused| (refused, now)));
+        }
         self.feed.send_replace(Arc::new(update));
     }
 

@@ -30,4 +30,4 @@ pub use core::{Plane, Setup, StartError, check_first_token};
 pub use kept::{KeptError, kept, kept_beside};
 pub use places::Capacity;
 pub use seen::Verdict;
-pub use serve::{Reporting, serve};
+pub use serve::{Reporting, say_farewell, serve};

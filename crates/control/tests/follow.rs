@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch::Receiver;
-use transept_control::{Loader, Sources, StartError, Trigger, Update, follow};
+use transept_control::plane::{Plane, Question, Setup};
+use transept_control::{Loader, Sources, StartError, Trigger, Update, follow, follow_apart};
+use transept_identity::TrustDomain;
 
 /// Long enough for a busy machine; only a failure waits so long.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -62,6 +64,30 @@ async fn a_change_is_published_and_a_mistake_beside_what_works() {
     let update = next(&mut feed).await;
     assert!(update.refused.is_none());
     assert_eq!((update.loaded.generation, update.succeeded, update.failed), (2, 2, 1));
+}
+
+#[tokio::test]
+async fn a_control_plane_shows_that_a_reload_was_refused() {
+    let (directory, file) = stage(ROUTE);
+    let setup =
+        Setup { trust_domain: TrustDomain::new("shop.test").expect("a name"), leaf_life: Duration::from_secs(3600) };
+    let plane = Plane::open(&directory.path().join("state"), setup).expect("a plane");
+    let mut sources = Sources::new();
+    sources.add_path(&file).expect("a path");
+    let (_trigger, mut feed) =
+        follow_apart(sources, Loader::for_checking(), plane.clone()).expect("a good configuration");
+    let shown = || plane.answer(&Question::Status).expect("a status")["lastReload"].clone();
+    assert_eq!(shown()["ok"], true);
+
+    std::fs::write(&file, ROUTE.replace("rules:", "rulez:")).expect("written");
+    assert!(next(&mut feed).await.refused.is_some());
+    let refused = shown();
+    assert_eq!(refused["ok"], false);
+    assert!(refused["errors"][0].as_str().is_some_and(|why| why.contains("shop.yaml:5:3")), "{refused}");
+
+    std::fs::write(&file, ROUTE.replace("3000", "3001")).expect("written");
+    assert!(next(&mut feed).await.refused.is_none());
+    assert_eq!(shown()["ok"], true);
 }
 
 #[tokio::test]

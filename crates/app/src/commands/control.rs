@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use transept_control::plane::{Admin, Api, Capacity, Plane, RATE, Setup, TlsFiles, serve};
+use transept_control::plane::{Admin, Api, Capacity, Plane, RATE, Setup, TlsFiles, say_farewell, serve};
 use transept_control::{Loader, StartError, Trigger, Update, follow_apart};
 use transept_identity::TrustDomain;
 use transept_identity::authority::{LEAF_LIFE, MAX_LEAF_LIFE};
@@ -296,10 +296,13 @@ async fn attend(
             wish = signals.next() => match wish {
                 Wish::Reload => trigger.reload(),
                 Wish::Reopen => {}
-                Wish::Terminate | Wish::Interrupt => return Ok(Exit::Fine),
+                Wish::Terminate | Wish::Interrupt => break,
             }
         }
     }
+    tracing::info!("the control plane stops; its members go on with what it has told them");
+    say_farewell(plane).await;
+    Ok(Exit::Fine)
 }
 
 /// The control plane as its admin server shows it.

@@ -121,6 +121,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         setup: args.mesh.state.setup(args.mesh.leaf_life)?,
         identity: args.mesh.mesh_identity,
         report_interval: args.mesh.report_interval,
+        ends_with_terminal: false,
     };
     gateway::serve_with_mesh(sources, &plan, &args.serve, |_| {})
 }

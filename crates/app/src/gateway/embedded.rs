@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::MissedTickBehavior;
-use transept_control::plane::{self, Capacity, Plane, Reporting, Setup};
+use transept_control::plane::{self, Capacity, Plane, Reporting, Setup, say_farewell};
 use transept_control::{Loader, Sources, follow_joined};
 use transept_identity::{LiveSvid, WorkloadName};
 use transept_proxy::feed::Teller;
@@ -43,6 +43,8 @@ pub(crate) struct MeshPlan {
     pub(crate) identity: Option<WorkloadName>,
     /// How often proxies report what they see.
     pub(crate) report_interval: Duration,
+    /// Whether SIGHUP ends the gateway.
+    pub(crate) ends_with_terminal: bool,
 }
 
 /// What is open when traffic is taken.
@@ -99,8 +101,10 @@ pub(crate) fn serve_with_mesh(
         member: Some(Box::new(member)),
         plane: Some(plane.clone()),
         refusals: 0,
+        ends_with_terminal: plan.ends_with_terminal,
     };
-    let exit = gateway.run(|admin| opened(Opened { admin, control: address, plane, endpoints }));
+    let exit = gateway.run(|admin| opened(Opened { admin, control: address, plane: plane.clone(), endpoints }));
+    control.block_on(say_farewell(&plane));
     shut_down(control);
     exit
 }

@@ -52,6 +52,7 @@ pub(crate) fn serve_member(options: FeedOptions, args: &ServeArgs) -> Result<Exi
         member: Some(Box::new(describe(&feed))),
         plane: None,
         refusals: 0,
+        ends_with_terminal: false,
     };
     let exit = runtime.block_on(gateway.attend(|_| {}));
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

@@ -47,7 +47,17 @@ pub(crate) fn serve(sources: Sources, args: &ServeArgs, opened: impl FnOnce(Opti
         return Ok(Exit::Findings);
     };
     let proxy = Arc::new(Proxy::start(&args.options()).context("the data plane cannot start")?);
-    let gateway = Gateway { proxy, feed, trigger: Some(trigger), args, format, member: None, plane: None, refusals: 0 };
+    let gateway = Gateway {
+        proxy,
+        feed,
+        trigger: Some(trigger),
+        args,
+        format,
+        member: None,
+        plane: None,
+        refusals: 0,
+        ends_with_terminal: false,
+    };
     gateway.run(opened)
 }
 
@@ -80,6 +90,8 @@ struct Gateway<'a> {
     plane: Option<Arc<Plane>>,
     /// How many refused attempts have been told of.
     refusals: u64,
+    /// Whether SIGHUP ends it, as when its terminal is closed, and is no wish to load the configuration again.
+    ends_with_terminal: bool,
 }
 
 impl Gateway<'_> {
@@ -134,6 +146,7 @@ impl Gateway<'_> {
                 }
                 () = retry.due() => self.retry(&standing, &mut retry).await?,
                 wish = signals.next() => match wish {
+                    Wish::Reload if self.ends_with_terminal => break Duration::ZERO,
                     Wish::Reload => match &self.trigger {
                         Some(trigger) => {
                             tracing::info!("SIGHUP: loading the configuration again");

@@ -149,6 +149,20 @@ struct Inner {
     refused: Refused,
     /// What was made of the files, with the status of their objects.
     loaded: Option<Arc<Loaded>>,
+    /// Why the latest attempt to load files was refused, and when.
+    reload: Option<(Arc<crate::load::Refused>, SystemTime)>,
+    /// Who had a certificate when the state was opened, those included whose leaf has ended; by what each is noted as.
+    inherited: BTreeMap<String, Inherited>,
+}
+
+/// A member that the state knew of when it was opened.
+#[derive(Debug, Clone)]
+struct Inherited {
+    /// What people call it; empty when that was never told.
+    name: String,
+    until: UnixTime,
+    /// Whether it had no leaf but one of a root that was distrusted.
+    refused: bool,
 }
 
 /// What is known of a proxy.
@@ -223,6 +237,8 @@ pub struct Plane {
     pub(super) changed: watch::Sender<u64>,
     /// Moves with every stage of a change of roots.
     pub(super) turned: watch::Sender<u64>,
+    /// Whether the control plane is being stopped; who serves a member listens.
+    pub(super) ending: watch::Sender<bool>,
     stale: Notify,
     began: Instant,
     clock: Mutex<Clock>,
@@ -263,6 +279,7 @@ impl Plane {
         ca.settle(&rotation).map_err(StartError::Ca)?;
         let own = ca.own_svid(now).map_err(StartError::Own)?;
         let bundle = roots::bundle_of(&ca, &rotation).map_err(StartError::Own)?;
+        let inherited = roots::inherited(&rotation);
         let inner = Inner {
             registry: Registry::restore(state.entries, Duration::ZERO),
             unsaved: BTreeSet::new(),
@@ -280,6 +297,8 @@ impl Plane {
             sharing: Sharing::restore(state.sharers),
             refused: Refused::default(),
             loaded: None,
+            reload: None,
+            inherited,
         };
         let bundles: Bundles = [bundle].into_iter().collect();
         let plane = Self {
@@ -294,6 +313,7 @@ impl Plane {
             shelves: RwLock::default(),
             changed: watch::Sender::new(0),
             turned: watch::Sender::new(0),
+            ending: watch::Sender::new(false),
             stale: Notify::new(),
             began: Instant::now(),
             clock: Mutex::new(Clock::new(may_be_ahead)),

@@ -82,7 +82,25 @@ impl Peer {
 /// A connection that can take calls.
 type Connection = h2::server::Connection<TlsStream<TcpStream>, Bytes>;
 
-/// Serves every connection of `listener`, as many at a time as there is room for; never ends.
+/// What a member hears whose call ends with the control plane.
+const ENDED: &str = "the control plane was stopped";
+/// How long members may take to hear it.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Tells every member that the control plane is being stopped, and takes no more. Returns when all have let go, or [`FAREWELL`] is over.
+pub async fn say_farewell(plane: &Plane) {
+    plane.ending.send_replace(true);
+    // Whoever serves a member listens for as long.
+    let _ = tokio::time::timeout(FAREWELL, plane.ending.closed()).await;
+}
+
+/// Waits until the control plane is being stopped.
+async fn ends(mut ending: watch::Receiver<bool>) {
+    // The sender lives as long as the plane.
+    let _ = ending.wait_for(|ends| *ends).await;
+}
+
+/// Serves every connection of `listener`, as many at a time as there is room for, until [`say_farewell`].
 ///
 /// # Errors
 /// TLS cannot be set up.
@@ -93,32 +111,21 @@ pub async fn serve(plane: Arc<Plane>, listener: TcpListener, capacity: Capacity)
     let config = server_config(plane.own.clone(), peers.clone(), ClientAuth::Optional, &[b"h2"], clock)
         .map_err(io::Error::other)?;
     let tls = TlsAcceptor::from(Arc::new(config));
-    let (mut door, inside) = (Door::new(capacity), Arc::new(Inside::new(capacity)));
+    let (door, inside) = (Door::new(capacity), Arc::new(Inside::new(capacity)));
     if capacity != Capacity::WHOLE {
         tracing::warn!(
             members = capacity.members,
             "so few descriptors are allowed that fewer members are served at a time than could be; raise the limit (`ulimit -Hn`, LimitNOFILE=)"
         );
     }
-    let mut trouble = Trouble::default();
     let settings = Settings { identifier: "transept".to_owned(), order: plane.kinds.order(), ..Settings::default() };
+    let ending = plane.ending.subscribe();
     let server = Server { plane, peers, tls, settings: Arc::new(settings), inside };
-    loop {
-        let Some(place) = door.place().await else { return Ok(()) };
-        match listener.accept().await {
-            Ok((stream, address)) => {
-                if let Some(greeting) = door.let_in(place, address.ip()) {
-                    tokio::spawn(server.clone().attend(stream, address, greeting));
-                }
-            }
-            Err(error) => {
-                if let Some(times) = trouble.note(Instant::now()) {
-                    tracing::warn!(%error, times, "no connection of a proxy can be accepted");
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
+    tokio::select! {
+        () = server.welcome(&listener, door) => {}
+        () = ends(ending) => {}
     }
+    Ok(())
 }
 
 #[derive(Clone)]
@@ -132,6 +139,26 @@ struct Server {
 }
 
 impl Server {
+    /// Takes connections in; never ends.
+    async fn welcome(&self, listener: &TcpListener, mut door: Door) {
+        let mut trouble = Trouble::default();
+        while let Some(place) = door.place().await {
+            match listener.accept().await {
+                Ok((stream, address)) => {
+                    if let Some(greeting) = door.let_in(place, address.ip()) {
+                        tokio::spawn(self.clone().attend(stream, address, greeting));
+                    }
+                }
+                Err(error) => {
+                    if let Some(times) = trouble.note(Instant::now()) {
+                        tracing::warn!(%error, times, "no connection of a proxy can be accepted");
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
     /// One connection to its end. `greeting` is its place at the door, given back when the other side turns out to be a member.
     async fn attend(self, stream: TcpStream, address: SocketAddr, greeting: Greeting) {
         // Small messages in both directions: waiting to fill packets only adds delay.
@@ -212,8 +239,10 @@ impl Server {
             }
         };
         let leave = tokio::time::sleep(Duration::ZERO);
-        tokio::pin!(alive, leave);
-        let mut leaves = false;
+        let ending = self.plane.ending.subscribe();
+        let ends = ends(ending.clone());
+        tokio::pin!(alive, leave, ends);
+        let (mut leaves, mut is_ending) = (false, false);
         let mut calls = tokio::task::JoinSet::new();
         loop {
             tokio::select! {
@@ -227,6 +256,10 @@ impl Server {
                     }
                 }
                 () = &mut leave, if leaves => return Ok(()),
+                () = &mut ends, if !is_ending => {
+                    is_ending = true;
+                    connection.graceful_shutdown();
+                }
                 // What has ended is not kept.
                 Some(_) = calls.join_next() => {}
                 next = connection.accept() => match next {
@@ -253,18 +286,25 @@ impl Server {
         };
         let mut call = Call::new(request.into_body(), longest);
         let Some(mut reply) = accept(respond) else { return };
-        let outcome = match path.as_str() {
-            JOIN => self.join(&mut call, &mut reply).await,
-            RENEW => self.renew(&mut call, &mut reply, &peer).await,
-            REGISTER => self.register(&mut call, &mut reply, &peer).await,
-            REPORTS => self.report(&mut call, &mut reply, &peer).await,
-            transept_xds::METHOD => self.discover(&mut call, &mut reply, &peer).await,
-            _ => Err(Failed::new(Code::Unimplemented, format!("there is no method {path}"))),
+        let outcome = tokio::select! {
+            outcome = self.perform(&path, &mut call, &mut reply, &peer) => outcome,
+            () = ends(self.plane.ending.subscribe()) => Err(Failed::new(Code::Unavailable, ENDED)),
         };
         if let Err(failed) = &outcome {
             tracing::debug!(address = %peer.address, %path, why = %failed, "a call of a proxy failed");
         }
         reply.finish(outcome);
+    }
+
+    async fn perform(&self, path: &str, call: &mut Call, reply: &mut Reply, peer: &Peer) -> Result<(), Failed> {
+        match path {
+            JOIN => self.join(call, reply).await,
+            RENEW => self.renew(call, reply, peer).await,
+            REGISTER => self.register(call, reply, peer).await,
+            REPORTS => self.report(call, reply, peer).await,
+            transept_xds::METHOD => self.discover(call, reply, peer).await,
+            _ => Err(Failed::new(Code::Unimplemented, format!("there is no method {path}"))),
+        }
     }
 
     async fn join(&self, call: &mut Call, reply: &mut Reply) -> Result<(), Failed> {

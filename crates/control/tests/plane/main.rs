@@ -4,20 +4,22 @@
 mod admission;
 mod stage;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde_json::Value;
 use transept_control::Loader;
 use transept_control::plane::source::Kinds;
-use transept_control::plane::{Admin, Question, TapFilter, Tapping};
+use transept_control::plane::{Admin, Capacity, Plane, Question, TapFilter, Tapping, say_farewell};
 use transept_identity::token::Uses;
 use transept_identity::{PrivateKey, SpiffeId, Ticket, request};
 use transept_xds::client::Client;
-use transept_xds::grpc::frame;
-use transept_xds::mesh::{Issued, JOIN, JoinRequest, RENEW, RenewRequest};
+use transept_xds::grpc::{decode_message, frame};
+use transept_xds::mesh::{Answer, Beat, Issued, JOIN, JoinRequest, REGISTER, RENEW, RenewRequest};
 use transept_xds::report::{EdgeName, EdgeTotals, End, Report, ReportAck, Tapped};
 use transept_xds::{Key, TypeUrl};
 
-use crate::stage::{Call, Control, PATIENCE, Proxy};
+use crate::stage::{Call, Control, PATIENCE, Proxy, setup};
 
 fn service(name: &str, port: u16) -> String {
     format!("{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{ports: [{{port: {port}}}]}}}}\n---\n")
@@ -58,6 +60,63 @@ async fn a_refusal_is_known_until_the_resource_is_right() {
     control.set_files(&(service("cart", 81) + &service("bank", 80)));
     proxy.until(&[], holds(SERVICE, "default/cart")).await;
     eventually(|| control.refused() == Value::Array(Vec::new())).await;
+}
+
+/// What the control plane says that a proxy misses.
+fn missed(control: &Control) -> Value {
+    let status = control.plane.answer(&Question::Status).expect("a status");
+    status["members"][0]["missing"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_comes_back_misses_what_it_misses_now() {
+    let state = tempfile::tempdir().expect("temporary directory");
+    let control = Control::start(state.path()).await;
+    control.set_files(&service("cart", 80));
+    let svid = control.join("web").await;
+    let mut proxy = Proxy::begin(&control, svid, &[(SERVICE, "default/crt")]).await;
+    proxy.until(&[], |client| client.is_synced()).await;
+    eventually(|| missed(&control)[0]["service"] == "default/crt").await;
+    drop(proxy);
+    // Its command line was mended.
+    let svid = control.join("web").await;
+    let mut proxy = Proxy::begin(&control, svid, &[(SERVICE, "default/cart")]).await;
+    proxy.until(&[], holds(SERVICE, "default/cart")).await;
+    eventually(|| missed(&control) == Value::Array(Vec::new())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_hears_that_the_control_plane_is_stopped() {
+    let state = tempfile::tempdir().expect("temporary directory");
+    let control = Control::start(state.path()).await;
+    let svid = control.join("cart").await;
+    let wire = control.connect(Some(svid)).await;
+    let mut call = wire.call(REGISTER).await;
+    call.send.send_data(frame(&Beat::default()), false).expect("sent");
+    let _: Answer = call.next().await.expect("an answer").expect("a message");
+    let (said, ()) = tokio::join!(call.next::<Answer>(), say_farewell(&control.plane));
+    let (code, why) = said.expect_err("an end");
+    assert_eq!((&*code, decode_message(&why).as_str()), ("14", "the control plane was stopped"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_lost_its_certificate_while_no_control_plane_ran_is_shown() {
+    let (state, later) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let short = Duration::from_secs(2);
+    let control = Control::serve(Plane::open(state.path(), setup(short)).expect("a plane"), Capacity::WHOLE).await;
+    let _ = control.join("cart").await;
+    // As it is left by a control plane that is killed.
+    for file in ["ca.key", "ca.pem", "state.redb"] {
+        std::fs::copy(state.path().join(file), later.path().join(file)).expect("copied");
+    }
+    let plane = Plane::open(later.path(), setup(short)).expect("a plane");
+    let certificates = || plane.answer(&Question::Certificates).expect("certificates")["certificates"].clone();
+    let of_cart = |shown: &Value| {
+        let mut all = shown.as_array().expect("a list").iter();
+        all.find(|one| one["id"].as_str().is_some_and(|id| id.ends_with("/sa/cart"))).cloned()
+    };
+    eventually(|| of_cart(&certificates()).is_some_and(|cart| cart["remaining"] == "ended")).await;
+    assert_eq!(of_cart(&certificates()).expect("cart")["connected"], false);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

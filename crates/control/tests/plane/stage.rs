@@ -35,6 +35,11 @@ use transept_xds::{Key, TypeUrl};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The setup of the mesh of these tests, with certificates that live for so long.
+pub(crate) fn setup(leaf_life: Duration) -> Setup {
+    Setup { trust_domain: TrustDomain::new("shop.test").expect("a name"), leaf_life }
+}
+
 /// A control plane in this process.
 pub(crate) struct Control {
     pub(crate) plane: Arc<Plane>,
@@ -48,11 +53,10 @@ impl Control {
     }
 
     pub(crate) async fn start_with(state: &Path, capacity: Capacity) -> Self {
-        let setup = Setup {
-            trust_domain: TrustDomain::new("shop.test").expect("a name"),
-            leaf_life: Duration::from_secs(3600),
-        };
-        let plane = Plane::open(state, setup).expect("a plane");
+        Self::serve(Plane::open(state, setup(Duration::from_secs(3600))).expect("a plane"), capacity).await
+    }
+
+    pub(crate) async fn serve(plane: Arc<Plane>, capacity: Capacity) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(plane.clone().attend());

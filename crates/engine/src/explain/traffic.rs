@@ -7,17 +7,39 @@ use std::fmt::Write as _;
 use transept_model::schema::write_duration;
 
 use crate::health::{Check, Probe};
+use crate::snapshot::EndpointSet;
 use crate::traffic::{Allowance, Balancer, HashKey, Limits, Locality, Outliers, Retries, Traffic};
 
+/// Which endpoints a health check asks: those in the mesh are asked by their own sidecars, and by nobody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    All,
+    /// Those outside the mesh alone; there are some of both.
+    Some,
+    None,
+}
+
+impl Asked {
+    /// Which of these endpoints.
+    pub(super) fn of(set: &EndpointSet) -> Asked {
+        let in_mesh = set.endpoints().iter().filter(|endpoint| endpoint.tunnel.is_some()).count();
+        match in_mesh {
+            0 => Asked::All,
+            all if all == set.endpoints().len() => Asked::None,
+            _ => Asked::Some,
+        }
+    }
+}
+
 /// One line for each thing that the policy says.
-pub(super) fn describe(traffic: &Traffic) -> Vec<String> {
+pub(super) fn describe(traffic: &Traffic, asked: Asked) -> Vec<String> {
     let mut lines = vec![describe_balancer(&traffic.balancer)];
     if !traffic.slow_start.is_zero() {
         lines.push(format!("new endpoints get their full share after {}", write_duration(traffic.slow_start)));
     }
     lines.extend(traffic.locality.as_ref().map(describe_locality));
     lines.extend(traffic.outliers.as_ref().map(describe_outliers));
-    lines.extend(traffic.check.as_deref().map(describe_check));
+    lines.extend(traffic.check.as_deref().map(|check| describe_check(check, asked)));
     if traffic.outliers.is_some() || traffic.check.is_some() {
         lines.push(describe_panic(traffic.panic_threshold));
     }
@@ -85,14 +107,26 @@ fn describe_outliers(outliers: &Outliers) -> String {
     )
 }
 
-fn describe_check(check: &Check) -> String {
+fn describe_check(check: &Check, asked: Asked) -> String {
     let what = match &check.probe {
         Probe::Http { path, .. } => format!("GET {path}"),
         Probe::Tcp => "a connection".to_owned(),
         Probe::Grpc { service } if service.is_empty() => "gRPC health".to_owned(),
         Probe::Grpc { service } => format!("gRPC health of {service}"),
     };
-    format!("health is checked every {} with {what}", write_duration(check.interval))
+    let every = write_duration(check.interval);
+    match asked {
+        Asked::All => format!("health is checked every {every} with {what}"),
+        Asked::Some => {
+            format!(
+                "health is checked every {every} with {what}, but where an endpoint is in the mesh: its own sidecar says how it is"
+            )
+        }
+        Asked::None => format!(
+            "health is what the sidecars of the endpoints say of them: all are in the mesh, and the health check of the policy (every {every} \
+             with {what}) asks nobody"
+        ),
+    }
 }
 
 fn describe_panic(threshold: u32) -> String {
@@ -134,14 +168,18 @@ fn describe_retries(retries: &Retries) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
+    use crate::role::Tunnel;
+    use crate::snapshot::Endpoint;
     use crate::traffic::Repeatable;
 
     #[test]
     fn a_policy_that_says_little_is_described_shortly() {
-        let lines = describe(&Traffic::default());
+        let lines = describe(&Traffic::default(), Asked::All);
         assert_eq!(lines.len(), 1);
         assert!(lines[0].starts_with("LeastRequest"));
     }
@@ -172,7 +210,7 @@ mod tests {
             ..Traffic::default()
         };
         assert_eq!(
-            describe(&traffic),
+            describe(&traffic, Asked::All),
             [
                 "Maglev by cookie sid, else the client's address, up to 125 percent of a share",
                 "zones in order: a, b, then all others",
@@ -185,5 +223,23 @@ mod tests {
             ]
         );
         assert!(describe_panic(0).contains("never used"));
+    }
+
+    #[test]
+    fn nobody_is_said_to_be_asked_who_is_in_the_mesh() {
+        let endpoint = |port: u16, in_mesh: bool| {
+            let address = SocketAddr::from(([10, 0, 0, 7], port));
+            let identity = "spiffe://shop.test/ns/default/sa/cart".into();
+            let tunnel = in_mesh.then(|| Arc::new(Tunnel { address, identity }));
+            Endpoint { tunnel, ..Endpoint::at(address) }
+        };
+        let set = |endpoints: Vec<Endpoint>| Asked::of(&EndpointSet::new(endpoints));
+        assert_eq!(set(Vec::new()), Asked::All);
+        assert_eq!(set(vec![endpoint(80, false)]), Asked::All);
+        assert_eq!(set(vec![endpoint(80, false), endpoint(81, true)]), Asked::Some);
+        assert_eq!(set(vec![endpoint(81, true)]), Asked::None);
+        let said = |asked| describe_check(&crate::policies::check_for_tests(), asked);
+        assert!(said(Asked::Some).contains("every 10s with GET /, but where an endpoint is in the mesh"));
+        assert!(said(Asked::None).contains("asks nobody"));
     }
 }

@@ -11,7 +11,7 @@ use transept_wire::head::{FieldId, Fields, Request, Response};
 use transept_wire::normalize::{self, Normal};
 
 use super::considered::{Tried, consider};
-use super::traffic::describe;
+use super::traffic::{Asked, describe};
 use super::{Ask, BackendShare, Explanation, Unlisted, stream};
 use crate::balance::Turns;
 use crate::callout::CalloutResult;
@@ -297,7 +297,7 @@ pub(super) fn note_endpoints(backend: &Backend, unlisted: Unlisted, found: &mut 
         found.left_out = Some((policy.to_string(), left_out));
     }
     if let Some(traffic) = &backend.traffic {
-        found.traffic = Some((traffic.policy.to_string(), describe(traffic)));
+        found.traffic = Some((traffic.policy.to_string(), describe(traffic, Asked::of(&set))));
         let health = traffic.check.as_ref().and_then(|_| backend.ledger.health.load_full());
         let verdicts = health.iter().flat_map(|health| &health.by_address);
         found.unwell = verdicts

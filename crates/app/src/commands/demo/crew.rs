@@ -84,8 +84,9 @@ impl Post {
     }
 }
 
-/// Free ports, each with the socket that holds it until all are chosen, so that no two are the same. They are below those that the system gives to
-/// connections (`net.ipv4.ip_local_port_range`), of which one could have it before a process has started; which ones differs from demo to demo.
+/// Free ports, each with the socket that holds it until all are chosen, so that no two are the same. They are below those that the system usually
+/// gives to connections (`net.ipv4.ip_local_port_range`, from 32768), of which one could have it before a process has started: where that begins
+/// lower, such a process ends and says so. Which ones they are differs from demo to demo.
 fn hold_ports(count: usize) -> Result<Vec<TcpListener>> {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;

@@ -52,7 +52,8 @@ Examples:
   transept demo
   transept demo --port 9000 --quiet --access-log stdout
 
-Ports that are taken, that of the admin server among them, give way to free ones. Stop it with Ctrl-C.";
+Ports that are taken, that of the admin server among them, give way to free ones. Stop it with Ctrl-C; it ends with its \
+terminal too.";
 
 /// Run a shop of three services in a mesh behind a gateway, to look around
 #[derive(Debug, clap::Args)]
@@ -97,6 +98,7 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
         setup: Setup { trust_domain: TrustDomain::new("transept.local")?, leaf_life: LEAF_LIFE },
         identity: None,
         report_interval: REPORTS,
+        ends_with_terminal: true,
     };
     let shop = Shop {
         gateway: (Ipv4Addr::LOCALHOST, port).into(),

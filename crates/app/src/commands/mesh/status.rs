@@ -27,8 +27,8 @@ A verdict is healthy, degraded (from 1 % of errors, or an instance is not well),
 instance is well) or unknown (nobody calls it, and no instance is registered). It becomes worse after two windows of \
 10 s, and better after three.
 
-Exit codes: 0 fine, 1 a service is failing, a proxy refuses a resource, an endpoint may not be called, expiries are \
-frozen or the state cannot be stored, 3 no control plane answers.";
+Exit codes: 0 fine, 1 the last reload was refused, a service is failing, a proxy refuses a resource, an endpoint may \
+not be called, expiries are frozen or the state cannot be stored, 3 no control plane answers.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -61,18 +61,40 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
     let failing = services.any(|service| service["verdict"] == "failing");
     let left_out = shown["leftOut"].as_array().is_some_and(|all| !all.is_empty());
     let unwell = shown["frozen"] == Value::Bool(true) || shown["stored"] == Value::Bool(false);
-    Ok(if failing || refused || left_out || unwell { Exit::Findings } else { Exit::Fine })
+    let wrong = failing || refused || left_out || unwell || refused_reload(&shown).is_some();
+    Ok(if wrong { Exit::Findings } else { Exit::Fine })
 }
 
-/// Prints the objects; a finding when a proxy refuses one.
+/// That the files of now are not those in force, and the first reason; nothing when they are.
+fn refused_reload(shown: &Value) -> Option<String> {
+    let reload = &shown["lastReload"];
+    if reload["ok"] != Value::Bool(false) {
+        return None;
+    }
+    let at = reload["at"].as_i64().and_then(|at| jiff::Timestamp::from_second(at).ok());
+    let at = at.map(|at| format!(", {at},")).unwrap_or_default();
+    let errors: Vec<&str> = reload["errors"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let first = errors.first().copied().unwrap_or_default();
+    let more = match errors.len() {
+        0 | 1 => String::new(),
+        count => format!("\nand {} more; the log of the control plane has all", count - 1),
+    };
+    Some(format!("{RED}the last reload{at} was refused; the configuration before it stays:{PLAIN}\n{first}{more}\n"))
+}
+
+/// Prints the objects, which are those in force; a finding when a proxy refuses one, or when the files of now are not in force.
 fn show_objects(args: &Args) -> Result<Exit> {
+    let refused = refused_reload(&question(&args.state, &Question::Status)?);
+    if let Some(refused) = &refused {
+        console::tell(refused.trim_end());
+    }
     let objects = question(&args.state, &Question::Objects)?;
     if args.json {
         console::print_json(&objects)?;
     } else {
         console::print(&render_objects(objects.as_array().map_or(&[][..], Vec::as_slice)))?;
     }
-    Ok(if is_refused(&objects) { Exit::Findings } else { Exit::Fine })
+    Ok(if refused.is_some() || is_refused(&objects) { Exit::Findings } else { Exit::Fine })
 }
 
 /// How the instances of services are, by name: what is not well in one of several is what matters.
@@ -137,7 +159,8 @@ fn render_workload(one: &Value, health: &HashMap<String, &str>) -> Vec<String> {
 fn render(shown: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let list = |name: &str| shown[name].as_array().cloned().unwrap_or_default();
-    let mut out = render_services(&list("services"));
+    let mut out = refused_reload(shown).map(|refused| format!("{refused}\n")).unwrap_or_default();
+    out.push_str(&render_services(&list("services")));
     let members: Vec<Vec<String>> = list("members")
         .iter()
         .map(|one| {
@@ -249,6 +272,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_refused_reload_comes_first() {
+        assert!(!render(&json!({"lastReload": {"ok": true}})).contains("reload"));
+        let text = render(&json!({"lastReload": {"ok": false, "at": 0, "errors": ["shop.yaml:1:1: bad", "b", "c"]}}));
+        let first = format!(
+            "{RED}the last reload, 1970-01-01T00:00:00Z, was refused; the configuration before it stays:{PLAIN}"
+        );
+        assert!(text.starts_with(&format!("{first}\nshop.yaml:1:1: bad\nand 2 more")), "{text}");
+    }
 
     #[test]
     fn a_refusal_is_shown_with_its_proxy_and_its_reason() {

@@ -41,6 +41,8 @@ impl Plane {
             lacks: BTreeSet::new(),
             missing: BTreeSet::new(),
         });
+        // A stream tells of what it misses when that is not nothing.
+        member.missing.clear();
         member.instance = instance;
         member.leaf = leaf.clone();
         member.root = root;

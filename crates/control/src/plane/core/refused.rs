@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 use transept_identity::SpiffeId;
@@ -71,6 +72,19 @@ impl Plane {
     /// Notes the configuration that was made of the files, whose status is shown with what proxies say of it.
     pub fn note_loaded(&self, loaded: Arc<Loaded>) {
         self.lock().loaded = Some(loaded);
+    }
+
+    /// Notes what an attempt to load files came to: why it was refused, and when, or nothing.
+    pub(crate) fn note_reload(&self, refused: Option<(Arc<crate::load::Refused>, SystemTime)>) {
+        self.lock().reload = refused;
+    }
+
+    /// The latest attempt to load files, for people.
+    pub(super) fn show_reload(inner: &Inner) -> Value {
+        let Some((refused, at)) = &inner.reload else { return json!({"ok": true}) };
+        let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let errors: Vec<String> = refused.invalid.iter().map(ToString::to_string).collect();
+        json!({"ok": false, "at": seconds, "errors": errors})
     }
 
     /// Notes what a proxy made of resources.

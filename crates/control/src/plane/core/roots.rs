@@ -3,13 +3,14 @@
 //! Called by `core` for every certificate, every sign of life and every second. The stages and when one may be left are those of
 //! `transept_identity::rotation`; here they meet the store, the authorities and the proxies.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::{Value, json};
 use transept_identity::authority::Issued;
-use transept_identity::rotation::{Advance, Stage, is_due};
+use transept_identity::rotation::{Advance, Holder, Stage, is_due};
 use transept_identity::{Accept, Bundle, Fingerprint, LiveBundles, PeerVerifier, Purpose, Rotation, SpiffeId};
 use transept_xds::mesh::{Answer, Beat};
 
@@ -18,7 +19,7 @@ use super::super::registry::HEARTBEAT;
 use super::super::store::Write;
 use super::clock::SETTLING;
 use super::resident::RESIDENT;
-use super::{Inner, NotDone, Plane, now};
+use super::{Inherited, Inner, NotDone, Plane, now};
 
 /// The fewest digits of a fingerprint that name a root: as many as are shown.
 const SHORTEST: usize = 8;
@@ -293,6 +294,21 @@ fn has_good_holder(rotation: &Rotation, now: UnixTime) -> bool {
 /// Whether a holder is no member, but stands for those that nobody knows of.
 fn is_unknown(name: &str) -> bool {
     [BEFORE, SINCE].iter().any(|unknown| name.ends_with(unknown))
+}
+
+/// Whether that is a member that is known.
+fn is_member(name: &str) -> bool {
+    name != RESIDENT && !is_unknown(name)
+}
+
+/// The members that a state knows, whether their leaves have ended or not.
+pub(super) fn inherited(rotation: &Rotation) -> BTreeMap<String, Inherited> {
+    let members = rotation.holders(UnixTime::since_unix_epoch(Duration::ZERO)).filter(|holder| is_member(holder.proxy));
+    let member = |holder: Holder<'_>| {
+        let inherited = Inherited { name: holder.name.to_owned(), until: holder.until, refused: holder.refused };
+        (holder.proxy.to_owned(), inherited)
+    };
+    members.map(member).collect()
 }
 
 /// Whether there was an authority before the state was opened.

@@ -10,7 +10,7 @@ use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
 use transept_identity::Fingerprint;
 use transept_identity::renew::Remaining;
-use transept_identity::rotation::Stage;
+use transept_identity::rotation::{Holder, Stage};
 use transept_model::suggest::nearest;
 
 use super::super::registry::learned;
@@ -18,7 +18,7 @@ use super::super::strict::Strict;
 use super::clock::SETTLING;
 use super::resident::RESIDENT;
 use super::roots::RETURN;
-use super::{Inner, Plane, now};
+use super::{FORGET, Inner, Plane, now};
 
 /// Instances that are named when a rotation waits for them.
 const SHOWN: usize = 20;
@@ -104,14 +104,24 @@ impl Plane {
         })
     }
 
-    /// The certificates of proxies that were not here since the start: the store knows them.
+    /// The certificates of proxies that were not here since the start: the store knows them, or did when it was opened. Whose leaf has ended
+    /// meanwhile is cut off.
     fn certificates_of_others(&self, inner: &Inner) -> Vec<Value> {
         let mut known: BTreeSet<&str> = inner.members.keys().map(String::as_str).collect();
         // Those that are known by another name than their own are here too.
         let here: BTreeSet<String> =
             inner.members.values().map(|member| format!("{} {}", member.identity, member.instance)).collect();
+        let now = now();
+        let holders: Vec<Holder<'_>> = inner.rotation.holders(now).filter(|holder| holder.proxy != RESIDENT).collect();
+        let held: BTreeSet<&str> = holders.iter().map(|holder| holder.proxy).collect();
+        let is_listed = self.began.elapsed() < FORGET;
+        let ended = inner
+            .inherited
+            .iter()
+            .filter(|(proxy, one)| is_listed && one.until < now && !held.contains(proxy.as_str()));
+        let ended = ended.map(|(proxy, one)| Holder { proxy, name: &one.name, until: one.until, refused: one.refused });
         let mut all = Vec::new();
-        for holder in inner.rotation.holders(now()).filter(|holder| holder.proxy != RESIDENT) {
+        for holder in holders.iter().cloned().chain(ended) {
             let id = holder.proxy.split(' ').next().unwrap_or_default();
             let name = if holder.name.is_empty() { holder.proxy } else { holder.name };
             // Of one that never said what it is called only the identity is known, which it may share.
@@ -171,6 +181,7 @@ impl Plane {
             "trustDomain": self.trust_domain().as_str(),
             "revision": revision,
             "resources": resources,
+            "lastReload": Self::show_reload(&inner),
             "frozen": inner.registry.is_frozen(),
             "stored": self.store.is_sound(),
             "members": members,
