@@ -29,8 +29,9 @@ Examples:
   transept status
   transept status --admin http://127.0.0.1:9908 --json
 
-Exit codes: 0 fine, 1 the last reload failed, an object has a problem, a proxy of the mesh refuses one or a listener \
-is not open, 3 nobody answers.";
+Exit codes: 0 fine, 1 the last reload was refused, an object has a problem, a proxy of the mesh refuses one, a listener \
+is not open, somebody whom policies ask does not answer, or no traffic is to come: it is not ready, the program of a \
+sidecar is not well or its registration is refused; 3 nobody answers.";
 
 /// Show how a running instance is
 #[derive(Debug, clap::Args)]
@@ -130,21 +131,35 @@ async fn fetch(authority: &str, request: Builder, body: Bytes) -> Result<Value> 
     serde_json::from_slice(&body).context("its answer is not JSON")
 }
 
-/// 1 when the running configuration is not the one on disk, an object has a problem, a listener is not open, or no traffic is to come: also because
-/// the program beside a sidecar is not well.
+/// 1 when anything is found.
 fn judge(status: &Value) -> Exit {
-    let reload_failed = status["lastReload"]["ok"] == Value::Bool(false);
     let problems = status["problems"].as_array().is_some_and(|all| !all.is_empty());
-    let open = |listener: &Value| listener["error"].is_null();
-    let closed = status["listeners"].as_array().is_some_and(|all| !all.iter().all(open));
-    let is_wrong = reload_failed || problems || closed || is_out(status) || is_refused(&status["objects"]);
-    if is_wrong { Exit::Findings } else { Exit::Fine }
+    if problems || !findings(status).is_empty() { Exit::Findings } else { Exit::Fine }
+}
+
+/// What is wrong beside the problems of objects, in one line each; where it is shown says more.
+fn findings(status: &Value) -> Vec<&'static str> {
+    let is_closed = |listener: &Value| !listener["error"].is_null();
+    let all = [
+        (status["lastReload"]["ok"] == Value::Bool(false), "the last reload was refused; see above"),
+        (is_refused(&status["objects"]), "proxies of the mesh refuse objects; see `Programmed` above"),
+        (misses_helpers(status), "somebody whom policies ask does not answer; see above"),
+        (
+            status["listeners"].as_array().is_some_and(|all| all.iter().any(is_closed)),
+            "not every listener is open; see above",
+        ),
+        (is_out(status), "no traffic is to come here; see above"),
+    ];
+    all.into_iter().filter(|(is_so, _)| *is_so).map(|(_, what)| what).collect()
 }
 
 /// Whether no traffic is to come.
 fn is_out(status: &Value) -> bool {
     let is_ready = status["readiness"].as_str().is_none_or(|readiness| readiness == "ready");
-    !is_ready || status["mesh"]["health"] == "Unhealthy"
+    let member = &status["mesh"];
+    // One that waits for the control plane is called by who knows of it from before.
+    let is_refused = member["registered"] != Value::Bool(true) && member["refused"].is_string();
+    !is_ready || member["health"] == "Unhealthy" || is_refused
 }
 
 /// Whether a proxy of the mesh refuses one of these objects.
@@ -365,15 +380,11 @@ fn render_findings(status: &Value) -> String {
     let (empty, mut out) = (Vec::new(), String::new());
     let list = |value: &Value| value.as_array().unwrap_or(&empty).clone();
     let problems = list(&status["problems"]);
-    if is_refused(&status["objects"]) {
-        out.push_str(&format!("\n{YELLOW}proxies of the mesh refuse objects; see `Programmed` above{PLAIN}\n"));
-    } else if problems.is_empty() && misses_helpers(status) {
-        out.push_str(&format!("\n{YELLOW}somebody whom policies ask does not answer; see above{PLAIN}\n"));
-    } else if problems.is_empty() && list(&status["listeners"]).iter().any(|one| !one["error"].is_null()) {
-        out.push_str(&format!("\n{YELLOW}not every listener is open; see above{PLAIN}\n"));
-    } else if problems.is_empty() && is_out(status) {
-        out.push_str(&format!("\n{YELLOW}no traffic is to come here; see above{PLAIN}\n"));
-    } else if problems.is_empty() {
+    let findings = findings(status);
+    for finding in &findings {
+        out.push_str(&format!("\n{YELLOW}{finding}{PLAIN}\n"));
+    }
+    if findings.is_empty() && problems.is_empty() {
         out.push_str(&format!("\n{GREEN}no problem{PLAIN}\n"));
     }
     if !problems.is_empty() {
@@ -464,11 +475,34 @@ mod tests {
         });
         assert_eq!(judge(&status), Exit::Findings);
         let shown = render(&status);
-        assert!(shown.contains("shop.yaml:1:1: bad"));
+        assert!(shown.contains("shop.yaml:1:1: bad") && !shown.contains("no problem"), "{shown}");
         assert!(shown.contains("127.0.0.1:8080  HTTP      listening"));
         assert!(shown.contains("a.test  default/a  10.0.0.1, 10.0.0.2\n"), "{shown}");
         assert!(shown.contains("default/db/outbound-3306  tcp-server-first  instances\n"), "{shown}");
         assert!(shown.contains("10.0.0.3, from before: it does not resolve (there is no such name)"), "{shown}");
+    }
+
+    #[test]
+    fn a_sidecar_that_may_not_register_has_a_problem() {
+        let status = |refused: Value, registered: bool| {
+            json!({"readiness": "ready", "problems": [], "mesh": {"identity": "spiffe://a/b", "service": "cart", "health": "Healthy",
+                "tunnels": "10.0.0.7:15008", "registered": registered, "refused": refused}})
+        };
+        let taken = status("another instance of this name is there".into(), false);
+        assert_eq!(judge(&taken), Exit::Findings);
+        let shown = render(&taken);
+        assert!(shown.contains("no traffic is to come here") && !shown.contains("no problem"), "{shown}");
+        // It has no control plane now.
+        assert_eq!(judge(&status(Value::Null, false)), Exit::Fine);
+    }
+
+    #[test]
+    fn somebody_whom_policies_ask_and_who_is_away_is_a_finding() {
+        let status =
+            json!({"readiness": "ready", "problems": [], "stores": [{"store": "10.0.0.1:6379", "state": "away"}]});
+        assert_eq!(judge(&status), Exit::Findings);
+        let shown = render(&status);
+        assert!(shown.contains("does not answer; see above") && !shown.contains("no problem"), "{shown}");
     }
 
     #[test]
