@@ -9,16 +9,18 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use hyper::http::uri::PathAndQuery;
 use transept_identity::Ticket;
 use transept_proxy::capture::IpNet;
 
 use super::Exit;
 use super::control::default_state;
 use crate::access_log::Target;
+use crate::admin::Address;
 use crate::gateway::ServeArgs;
 use crate::sidecar::{
-    self, AppPort, FreePorts, Listen, Place, Plan, Question, TOKEN, Transparent, Upstream, check_locals, check_ports,
-    is_label, parse_local,
+    self, AppPort, FreePorts, Listen, Place, Plan, Question, TOKEN, Transparent, Upstream, check_admin, check_locals,
+    check_ports, is_label, parse_local,
 };
 use crate::{duration, logging};
 
@@ -112,7 +114,7 @@ pub(crate) struct Args {
     instances_in: Vec<Ranges>,
 
     /// Path that answers 2xx or 3xx when the program is well [default: an open port is enough]
-    #[arg(long, env = "TRANSEPT_HEALTH_PATH", value_name = "PATH")]
+    #[arg(long, env = "TRANSEPT_HEALTH_PATH", value_name = "PATH", value_parser = parse_path)]
     health_path: Option<String>,
 
     /// How often the program is asked whether it is well
@@ -174,6 +176,9 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
     }
     check_ports(&args.port)?;
     check_locals(&args.upstream, args.http_proxy, &args.port)?;
+    if let Address::At(admin) = args.serve.admin.admin {
+        check_admin(admin, &args.port)?;
+    }
     let mut free = FreePorts::default();
     let mut listen = args.listen.unwrap_or(Listen { ip: None, port: TUNNEL_PORT });
     if listen.port == 0 {
@@ -243,6 +248,14 @@ fn parse_listen(text: &str) -> Result<Listen, String> {
     let address: Result<SocketAddr, _> = text.parse();
     let wrong = |_| format!("`{text}` is not an address and a port, such as 10.0.0.7:15008");
     address.map(|address| Listen { ip: Some(address.ip()), port: address.port() }).map_err(wrong)
+}
+
+/// What can be asked for.
+fn parse_path(text: &str) -> Result<String, String> {
+    match text.parse::<PathAndQuery>() {
+        Ok(path) if text.starts_with('/') => Ok(path.to_string()),
+        _ => Err(format!("`{text}` is not a path, such as /healthz: it begins with `/` and has no spaces")),
+    }
 }
 
 /// The address of a control plane, of which nobody looks at the name before it is needed.
@@ -325,6 +338,14 @@ mod tests {
         assert_eq!(parse_listen(":15008"), Ok(Listen { ip: None, port: 15008 }));
         assert_eq!(parse_listen("127.0.0.2:0"), Ok(Listen { ip: Some([127, 0, 0, 2].into()), port: 0 }));
         assert!(parse_listen("here").is_err_and(|why| why.contains("10.0.0.7:15008")));
+    }
+
+    #[test]
+    fn what_is_asked_for_is_a_path() {
+        assert_eq!(parse_path("/healthz?deep=1"), Ok("/healthz?deep=1".to_owned()));
+        for bad in ["healthz", "", "http://cart/healthz", "/health z"] {
+            assert!(parse_path(bad).is_err_and(|why| why.contains("/healthz")), "{bad}");
+        }
     }
 
     #[test]

@@ -49,7 +49,7 @@ use crate::gateway::{Retry, Standing};
 use crate::logging::Format;
 
 pub(crate) use free_ports::FreePorts;
-pub(crate) use places::{AppPort, Listen, Upstream, check_locals, check_ports, is_label, parse_local};
+pub(crate) use places::{AppPort, Listen, Upstream, check_admin, check_locals, check_ports, is_label, parse_local};
 pub(crate) use plan::Plan;
 pub(crate) use probe::Question;
 pub(crate) use program::TOKEN;

@@ -92,6 +92,22 @@ pub(crate) fn check_tunnels(inbound: SocketAddr, ports: &[AppPort]) -> Checked<(
     Ok(())
 }
 
+/// Refuses a place for the admin server that is the program's own: who calls the program would be shown what only this machine is to see, and
+/// the program would be found well for as long as the sidecar is.
+///
+/// # Errors
+/// It is that of one of these ports.
+pub(crate) fn check_admin(admin: SocketAddr, ports: &[AppPort]) -> Checked<()> {
+    if let Some(port) = ports.iter().find(|port| overlap(SocketAddr::new(HOME, port.target), admin)) {
+        bail!(
+            "the admin server of the sidecar is to be at {admin}, and --port {} says that the program listens there itself; choose \
+             another port with --admin, such as --admin 127.0.0.1:0, which is any free one",
+            port.target
+        );
+    }
+    Ok(())
+}
+
 /// Refuses local addresses at which one would answer for another: what the program asks of one would come to the other.
 ///
 /// # Errors
@@ -277,6 +293,18 @@ mod tests {
         assert_eq!(port("50051/grpc").protocol.as_deref(), Some("kubernetes.io/h2c"));
         for wrong in ["", "0", "80:", "x", "80/", "80/smtp", "1:2:3", "70000"] {
             assert!(wrong.parse::<AppPort>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_admin_server_is_not_where_the_program_listens() {
+        let ports = ["80:8080".parse::<AppPort>().expect("a port")];
+        let check = |at: &str| check_admin(at.parse().expect("an address"), &ports);
+        for taken in ["127.0.0.1:8080", "0.0.0.0:8080", "[::]:8080"] {
+            assert!(check(taken).is_err_and(|why| why.to_string().contains("--port 8080")), "{taken}");
+        }
+        for free in ["127.0.0.1:80", "127.0.0.2:8080", "127.0.0.1:0"] {
+            assert!(check(free).is_ok(), "{free}");
         }
     }
 

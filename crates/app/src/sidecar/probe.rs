@@ -3,11 +3,12 @@
 //! Run by `sidecar`; what it finds goes up with the registration, so that nobody else has to ask. What a result means and when to
 //! ask again is the engine's [`transept_engine::health`], the same as for the health checks of gateways.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use http_body_util::Empty;
@@ -25,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const IMPATIENCE: Duration = Duration::from_millis(100);
 /// Questions without an answer, in a row, that make a program unwell.
 const SILENCES: u32 = 2;
+/// How soon a reason is told again that was told before another one.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// What is asked of the program, and how often.
 #[derive(Debug, Clone)]
@@ -54,10 +57,12 @@ impl Question {
         Question { address, check }
     }
 
-    /// Asks for ever. `tell` hears every change, the first verdict included, and why it is not well.
+    /// Asks for ever. `tell` hears every change, the first verdict included, and why it is not well; also when that is for another reason
+    /// than before.
     pub(crate) async fn ask(&self, mut tell: impl FnMut(Verdict, Option<String>)) -> Infallible {
         let mut state = State::default();
         let random = RandomState::new();
+        let (mut reasons, mut unwell) = (Reasons::default(), false);
         for number in 0_u64.. {
             let answer = tokio::time::timeout(self.check.timeout, self.ask_once()).await;
             let (outcome, why) = match answer {
@@ -68,7 +73,14 @@ impl Question {
             };
             let change = state.note(&self.check, outcome);
             if let Change::Flipped(verdict) = change {
+                unwell = verdict == Verdict::Unhealthy;
+                reasons = Reasons::default();
+                if let Some(why) = &why {
+                    reasons.is_news(why, Instant::now());
+                }
                 tell(verdict, why);
+            } else if let Some(why) = why.filter(|why| unwell && reasons.is_news(why, Instant::now())) {
+                tell(Verdict::Unhealthy, Some(why));
             }
             tokio::time::sleep(state.wait(&self.check, change, random.hash_one(number))).await;
         }
@@ -87,6 +99,30 @@ impl Question {
         let mut driving = JoinSet::new();
         driving.spawn(connection);
         Ok(Some(sender.send_request(request).await?.status().as_u16()))
+    }
+}
+
+/// Why a program is not well, as far as it was told since it was well last.
+#[derive(Default)]
+struct Reasons {
+    told: BTreeSet<String>,
+    /// The last of them, and when.
+    last: Option<(String, Instant)>,
+}
+
+impl Reasons {
+    /// Whether a reason is to be told: one that takes turns with others is told the first time, and from then on once in [`AGAIN`].
+    fn is_news(&mut self, why: &str, now: Instant) -> bool {
+        let is_news = match &self.last {
+            Some((last, _)) if last == why => false,
+            Some((_, at)) if self.told.contains(why) => now.duration_since(*at) >= AGAIN,
+            _ => true,
+        };
+        if is_news {
+            self.told.insert(why.to_owned());
+            self.last = Some((why.to_owned(), now));
+        }
+        is_news
     }
 }
 
@@ -154,6 +190,36 @@ mod tests {
         drop(beside);
         let (_, why) = listen(Question::new(address, None, OFTEN)).recv().await.expect("a verdict");
         assert!(why.is_some_and(|why| why.contains(&format!("{address} is asked"))));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_starts_and_then_answers_wrongly_is_told_of_with_both_reasons() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        drop(listener);
+        let mut told = listen(Question::new(address, Some("/nope"), OFTEN));
+        let (_, why) = told.recv().await.expect("a verdict");
+        assert!(why.is_some_and(|why| why.contains("refused")));
+        let listener = TcpListener::bind(address).await.expect("the same port");
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("a question");
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
+                let _ = stream.shutdown().await;
+            }
+        });
+        assert_eq!(told.recv().await, Some((Verdict::Unhealthy, Some("it answers 404".to_owned()))));
+    }
+
+    #[test]
+    fn reasons_that_take_turns_are_told_seldom() {
+        let (mut reasons, now) = (Reasons::default(), Instant::now());
+        assert!(reasons.is_news("refused", now) && !reasons.is_news("refused", now));
+        assert!(reasons.is_news("it answers 503", now));
+        assert!(!reasons.is_news("refused", now) && !reasons.is_news("it answers 503", now));
+        assert!(reasons.is_news("refused", now + AGAIN));
+        assert!(!reasons.is_news("it answers 503", now + AGAIN));
     }
 
     #[tokio::test]
