@@ -4,7 +4,6 @@
 //! when that is asked for, so that a mistake in the directory makes no second mesh.
 
 use std::io::ErrorKind;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
@@ -102,7 +101,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         Action::Create(create) => {
             let uses = if create.reusable { Uses::Many } else { Uses::Once };
             check_state(&create.state, create.init)?;
-            if !is_there(&create.state.directory()) {
+            if !is_there(&create.state)? {
                 // Nothing is made for a token that cannot be.
                 check_first_token(&create.namespace, &create.service, create.ttl).map_err(|why| anyhow!("{why}"))?;
             }
@@ -133,9 +132,9 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
 
 /// Whether the state that is named is there, unless it may be made.
 fn check_state(state: &StateArgs, may_make: bool) -> Result<()> {
-    let directory = state.directory();
-    let shown = directory.display();
-    if !may_make && !is_there(&directory) {
+    if !may_make && !is_there(state)? {
+        let directory = state.directory();
+        let shown = directory.display();
         bail!(
             "there is no control plane's state in {shown}: start `transept control --state {shown}` first, correct --state, or say \
              `transept token create --init` to make a new mesh there"
@@ -144,9 +143,20 @@ fn check_state(state: &StateArgs, may_make: bool) -> Result<()> {
     Ok(())
 }
 
-/// Whether a directory holds the state of a control plane, or a part of it.
-fn is_there(directory: &Path) -> bool {
-    directory.join("ca.pem").exists() || directory.join("state.redb").exists()
+/// Whether the directory that is named holds the state of a control plane, or a part of it.
+///
+/// # Errors
+/// It cannot be seen, because it is another user's.
+fn is_there(state: &StateArgs) -> Result<bool> {
+    let directory = state.directory();
+    let holds = |file: &str| match directory.join(file).try_exists() {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Err(unanswered(error, state, &Question::ListTokens))
+        }
+        // What is wrong with it besides is told when it is opened.
+        found => Ok(found.unwrap_or(false)),
+    };
+    Ok(holds("ca.pem")? || holds("state.redb")?)
 }
 
 /// Asks the control plane that runs, or answers from its state when none does.
