@@ -14,6 +14,10 @@ use crate::tls::in_words;
 const MOST_LINE: usize = 4_096;
 const MOST_TEXT: usize = 65_536;
 const MOST_ITEMS: usize = 64;
+/// How much of what a server says of an error is told.
+const MOST_TOLD: usize = 160;
+/// How much of a secret in a text keeps the text from being told: a server that quotes a command may cut it.
+const GIVEAWAY: usize = 6;
 
 /// What a server says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +73,7 @@ impl fmt::Display for Trouble {
 }
 
 /// What an error of the server means for whoever has written the configuration.
-fn explained(word: &str) -> String {
+fn explained(word: &str, text: Option<String>) -> String {
     let remedy = match word {
         "WRONGPASS" => {
             "user and password are not valid there: mend `username` or the Secret that `passwordSecret` names"
@@ -78,7 +82,10 @@ fn explained(word: &str) -> String {
         "NOPERM" => {
             "the user may not do this: allow it AUTH, SELECT, SCRIPT, EVALSHA, TIME, GET and SET on keys `transept:*`"
         }
-        _ => return format!("the server says {word}"),
+        _ => {
+            let text = text.map(|text| format!(": {text}")).unwrap_or_default();
+            return format!("the server says {word}{text}");
+        }
     };
     format!("the server says {word}, {remedy}")
 }
@@ -90,11 +97,13 @@ pub(super) struct Client<S> {
     inbox: Vec<u8>,
     /// How much of `inbox` has been read.
     read: usize,
+    /// The password that was sent.
+    secret: Vec<u8>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub(super) fn new(stream: S) -> Self {
-        Client { stream, out: Vec::new(), inbox: Vec::new(), read: 0 }
+        Client { stream, out: Vec::new(), inbox: Vec::new(), read: 0, secret: Vec::new() }
     }
 
     /// Sends a command and waits for its reply.
@@ -106,6 +115,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
     /// Adds a command to those that are sent next.
     pub(super) fn add(&mut self, words: &[&[u8]]) {
+        if let [b"AUTH", .., secret] = words {
+            self.secret = secret.to_vec();
+        }
         self.out.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
         for word in words {
             self.out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
@@ -122,7 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Ok(())
     }
 
-    /// The next reply. An error that the server reports is trouble, without what it quotes of the command.
+    /// The next reply. An error that the server reports is trouble, in its words as far as they quote no command.
     pub(super) async fn reply(&mut self) -> Result<Reply, Trouble> {
         let line = self.line().await?;
         let [kind, rest @ ..] = &line[..] else {
@@ -152,7 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             b':' => Ok(Reply::Number(number(rest)?)),
             b'-' => match &*first_word(rest) {
                 "NOSCRIPT" => Err(Trouble::NoScript),
-                word => Err(Trouble::Answer(explained(word))),
+                word => Err(Trouble::Answer(explained(word, self.tellable(rest)))),
             },
             b'$' => {
                 let Some(count) = length(rest, MOST_TEXT)? else { return Ok(Reply::Nothing) };
@@ -165,6 +177,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             }
             _ => Err(wrong("something that is no reply")),
         }
+    }
+
+    /// What follows the code of an error, bounded; nothing where it may quote the command that held the password.
+    fn tellable(&self, error: &[u8]) -> Option<String> {
+        let start = self.secret.get(..GIVEAWAY).unwrap_or(&self.secret);
+        let quotes = |words: &[u8]| !words.is_empty() && error.windows(words.len()).any(|part| part == words);
+        if quotes(start) || quotes(b"args") {
+            return None;
+        }
+        let (_, text) = std::str::from_utf8(error).ok()?.split_once(' ')?;
+        let is_plain = |one: &char| one.is_ascii_graphic() || *one == ' ';
+        Some(text.chars().filter(is_plain).take(MOST_TOLD).collect())
     }
 
     /// The next line, without its end.
@@ -273,14 +297,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_is_told_by_its_code_only() {
-        let trouble = replies(b"-LOADING of 'hunter2'\r\n", 1).await.expect_err("trouble");
-        assert_eq!(trouble.to_string(), "the server says LOADING");
-        let trouble = replies(b"-WRONGPASS invalid password 'hunter2'\r\n", 1).await.expect_err("trouble");
-        assert!(
-            trouble.to_string().starts_with("the server says WRONGPASS, user and password are not valid there"),
-            "{trouble}"
+    async fn an_error_is_told_in_the_words_of_the_server_without_a_password() {
+        let told = |answer: &'static [u8]| async move {
+            let (mut far, near) = tokio::io::duplex(1024);
+            far.write_all(answer).await.expect("sent");
+            let answered = Client::new(near).ask(&[b"AUTH", b"shop", b"hunter2hunter2"]).await;
+            let why = answered.expect_err("trouble").to_string();
+            assert!(!why.contains("hunt"), "{why}");
+            why
+        };
+        let without = b"-ERR AUTH <password> called without any password configured for the default user.\r\n";
+        assert_eq!(
+            told(without).await,
+            "the server says ERR: AUTH <password> called without any password configured for the default user."
         );
-        assert!(!trouble.to_string().contains("hunter2"));
+        assert_eq!(told(b"-LOADING of 'hunter2' and more\r\n").await, "the server says LOADING");
+        let unknown = b"-ERR unknown command 'AUTH', with args beginning with: 'shop' 'hun...' \r\n";
+        assert_eq!(told(unknown).await, "the server says ERR");
+        let refused = told(b"-WRONGPASS invalid password 'hunter2'\r\n").await;
+        assert!(refused.starts_with("the server says WRONGPASS, user and password are not valid there"), "{refused}");
     }
 }
