@@ -267,6 +267,19 @@ fn keys_of_a_file_that_is_not_there_are_not_none() {
 }
 
 #[test]
+fn a_key_under_a_pepper_is_followed_by_one_under_a_pepper() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (file, pepper) = (path("keys.yaml"), path("pepper"));
+    std::fs::write(&pepper, "0123456789abcdef0123456789abcdef").expect("written");
+    let making = ["key", "create", "--consumer", "mobile", "--file", &file, "--pepper-file", &pepper];
+    assert_eq!(run(&making).0, Some(0));
+    let (code, out, err) = run(&["key", "rotate", "mobile-1", "--file", &file]);
+    assert!(code == Some(1) && out.is_empty() && err.contains("--pepper-file"), "{err}");
+    assert_eq!(run(&["key", "rotate", "mobile-1", "--file", &file, "--pepper-file", &pepper]).0, Some(0));
+}
+
+#[test]
 fn an_address_that_a_proxy_cannot_listen_on_is_blamed_on_its_flag() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = taken.local_addr().map(|at| (at.to_string(), taken)).expect("bound");

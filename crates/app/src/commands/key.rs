@@ -297,6 +297,13 @@ fn run_rotate(rotate: &Rotate) -> Result<Saved> {
             rotate.name
         );
     }
+    let has_pepper = old.object["spec"]["hash"].as_str().is_some_and(|hash| hash.starts_with("hmac-sha256:"));
+    if has_pepper && rotate.making.pepper_file.is_none() {
+        bail!(
+            "key {namespace}/{} is hashed under a pepper: name its file, `--pepper-file`; a key without one is made by `transept key create`",
+            rotate.name
+        );
+    }
     set_end(&mut spec, rotate.ttl)?;
     let stem = match rotate.name.rsplit_once('-') {
         Some((stem, number)) if number.parse::<u32>().is_ok() => stem,

@@ -48,12 +48,12 @@ object! {
         /// Its name in logs and explanations.
         name: Option<Text> => Limit::Length(1, 63);
         /// Who it is about.
-        from: Vec<AccessSource> => Limit::MaxItems(64);
+        from: Vec<AccessSource> => Limit::NotEmpty, Limit::MaxItems(64);
         /// What it is about.
-        to: Vec<AccessOperation> => Limit::MaxItems(64);
+        to: Vec<AccessOperation> => Limit::NotEmpty, Limit::MaxItems(64);
         /// Expressions (CEL) that must all hold. One that has no value for a request, because it asks for a header that is not there
         /// for example, holds in a deny rule and does not in an allow rule.
-        when: Vec<Condition> => Limit::MaxItems(16);
+        when: Vec<Condition> => Limit::NotEmpty, Limit::MaxItems(16);
     }
 }
 
@@ -87,23 +87,23 @@ object! {
     /// Who: everything that is written must hold, of each list one; of `claims` all.
     pub struct AccessSource {
         /// What the principal is.
-        kinds: Vec<WhoCalls> => Limit::MaxItems(4), Limit::Unique;
+        kinds: Vec<WhoCalls> => Limit::NotEmpty, Limit::MaxItems(4), Limit::Unique;
         /// Names of principals: of a Consumer, the `sub` of a token, a SPIFFE id. A `*` at the end stands for anything; alone it is
         /// whoever is not anonymous.
-        principals: Vec<NamePattern> => Limit::MaxItems(256);
+        principals: Vec<NamePattern> => Limit::NotEmpty, Limit::MaxItems(256);
         /// Groups that the principal belongs to.
-        groups: Vec<NamePattern> => Limit::MaxItems(256);
+        groups: Vec<NamePattern> => Limit::NotEmpty, Limit::MaxItems(256);
         /// What the principal's credential is good for.
-        scopes: Vec<NamePattern> => Limit::MaxItems(256);
+        scopes: Vec<NamePattern> => Limit::NotEmpty, Limit::MaxItems(256);
         /// What the principal's token says.
-        claims: Vec<AccessClaim> => Limit::MaxItems(16);
+        claims: Vec<AccessClaim> => Limit::NotEmpty, Limit::MaxItems(16);
         /// Verified identities: `spiffe://transept.local/ns/shop/sa/cart`, or `shop/cart` for any trust domain that is
         /// trusted. A `*` at the end stands for anything; alone it is whoever has an identity.
-        identities: Vec<IdentityPattern> => Limit::MaxItems(256);
+        identities: Vec<IdentityPattern> => Limit::NotEmpty, Limit::MaxItems(256);
         /// Namespaces of verified identities.
-        namespaces: Vec<Text> => Limit::MaxItems(256);
+        namespaces: Vec<Text> => Limit::NotEmpty, Limit::MaxItems(256);
         /// Networks of clients.
-        addresses: Vec<Network> => Limit::MaxItems(1024);
+        addresses: Vec<Network> => Limit::NotEmpty, Limit::MaxItems(1024);
         /// Principals that are not meant; whoever is anonymous is none of them.
         not_principals: Vec<NamePattern> => Limit::MaxItems(256);
         /// Groups whose members are not meant.
@@ -122,7 +122,7 @@ object! {
         /// Its name, or a path to it: `realm_access.roles`. A claim whose own name has the dots comes first.
         path: Text => Limit::Length(1, 256);
         /// What it may be; a `*` at the end stands for anything. Without it, the claim must be there.
-        values: Vec<NamePattern> => Limit::MaxItems(256);
+        values: Vec<NamePattern> => Limit::NotEmpty, Limit::MaxItems(256);
     }
 }
 
@@ -131,15 +131,15 @@ object! {
     pub struct AccessOperation {
         /// Ports: of the listener, or behind a Service those of the program. The port of a Service stands for the one of the program that it
         /// leads to.
-        ports: Vec<u16> => Limit::MaxItems(256), Limit::Range(1, 65535);
+        ports: Vec<u16> => Limit::NotEmpty, Limit::MaxItems(256), Limit::Range(1, 65535);
         /// Methods of HTTP. A deny rule means them in any case, an allow rule as they are written.
-        methods: Vec<Text> => Limit::MaxItems(32), Limit::Length(1, 64);
+        methods: Vec<Text> => Limit::NotEmpty, Limit::MaxItems(32), Limit::Length(1, 64);
         /// Paths: `/cart`, or `/cart/*` for `/cart` and everything below it.
-        paths: Vec<PathPattern> => Limit::MaxItems(256);
+        paths: Vec<PathPattern> => Limit::NotEmpty, Limit::MaxItems(256);
         /// Hosts: `shop.test`, or `*.shop.test` for every name below it.
-        hosts: Vec<HostPattern> => Limit::MaxItems(256);
+        hosts: Vec<HostPattern> => Limit::NotEmpty, Limit::MaxItems(256);
         /// Header fields.
-        headers: Vec<AccessHeader> => Limit::MaxItems(16);
+        headers: Vec<AccessHeader> => Limit::NotEmpty, Limit::MaxItems(16);
         /// Methods that are not meant.
         not_methods: Vec<Text> => Limit::MaxItems(32), Limit::Length(1, 64);
         /// Paths that are not meant.
@@ -156,7 +156,7 @@ object! {
         /// Its name.
         name: Text => Limit::Is(&HEADER_NAME);
         /// What it may be, without spaces at the ends; a `*` at the end stands for anything. Without it, the field must be there.
-        values: Vec<NamePattern> => Limit::MaxItems(256);
+        values: Vec<NamePattern> => Limit::NotEmpty, Limit::MaxItems(256);
     }
     check check_header;
 }

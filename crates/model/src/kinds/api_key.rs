@@ -32,10 +32,10 @@ crate::object! {
         /// When it ends: it is good strictly before this.
         expires: Option<Moment>;
         /// Networks of the clients that may use it. Without any, all may.
-        addresses: Vec<ClientNetwork> => Rule::MaxItems(256);
+        addresses: Vec<ClientNetwork> => Rule::NotEmpty, Rule::MaxItems(256);
         /// Origins of the pages that may use it, such as `https://app.shop.test`: browsers say which in `Origin`, and a request that says none, or
         /// another, is refused. Programs can say what they like. Without any, all may.
-        origins: Vec<Text> => Rule::MaxItems(256), Rule::Length(1, 512), Rule::Unique;
+        origins: Vec<Text> => Rule::NotEmpty, Rule::MaxItems(256), Rule::Length(1, 512), Rule::Unique;
         /// True when it is not good at present.
         disabled: bool = false;
     }
@@ -331,6 +331,10 @@ mod tests {
     fn networks_and_moments_are_checked() {
         assert!(read(&format!("{{consumer: c, hash: '{HASH}', addresses: [192.0.2.7, '2001:db8::/32']}}")).is_ok());
         assert!(read(&format!("{{consumer: c, hash: '{HASH}', addresses: [192.0.2.7/24]}}")).is_err());
+        for none in ["addresses", "origins"] {
+            let why = read(&format!("{{consumer: c, hash: '{HASH}', {none}: []}}")).expect_err("all may");
+            assert!(why.contains("asks for nothing"), "{why}");
+        }
         let turned = "notBefore: '2027-01-02T00:00:00Z', expires: '2027-01-01T00:00:00Z'";
         assert_eq!(
             read(&format!("{{consumer: c, hash: '{HASH}', {turned}}}")),

@@ -15,6 +15,9 @@ use crate::value::{Node, Value, quote};
 pub enum Rule {
     /// A list has at least this many items.
     MinItems(usize),
+    /// A list that is written has an item. For lists of which one must hold: without the field everything does, and a list that somebody else fills in
+    /// must not come to mean that by being empty.
+    NotEmpty,
     /// A list has at most this many items.
     MaxItems(usize),
     /// A mapping has at most this many entries.
@@ -45,6 +48,10 @@ impl Rule {
             (Rule::MinItems(least), Node::List(items)) if items.len() < *least => {
                 let why = format!("needs at least {}, has {}", count(*least), items.len());
                 cx.refuse(value.at, why);
+            }
+            (Rule::NotEmpty, Node::List(items)) if items.is_empty() => {
+                cx.refuse(value.at, "an empty list asks for nothing, as if the field were not there")
+                    .remedy("leave the field out where anything will do, or write what will");
             }
             (Rule::MaxItems(most), Node::List(items)) if items.len() > *most => {
                 let at = items.get(*most).map_or(value.at, |item| item.at);

@@ -210,7 +210,13 @@ impl UnionShape {
 fn is_of_list(rule: &Rule) -> bool {
     matches!(
         rule,
-        Rule::MinItems(_) | Rule::MaxItems(_) | Rule::MaxEntries(_) | Rule::Unique | Rule::UniqueBy(_) | Rule::Keys(_)
+        Rule::MinItems(_)
+            | Rule::NotEmpty
+            | Rule::MaxItems(_)
+            | Rule::MaxEntries(_)
+            | Rule::Unique
+            | Rule::UniqueBy(_)
+            | Rule::Keys(_)
     )
 }
 
@@ -218,6 +224,7 @@ fn apply(rules: &[Rule], schema: &mut Json) {
     for rule in rules {
         match rule {
             Rule::MinItems(least) => schema["minItems"] = json!(least),
+            Rule::NotEmpty => schema["minItems"] = json!(1),
             Rule::MaxItems(most) => schema["maxItems"] = json!(most),
             Rule::MaxEntries(most) => schema["maxProperties"] = json!(most),
             Rule::Length(least, most) => {

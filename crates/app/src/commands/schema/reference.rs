@@ -185,6 +185,7 @@ fn describe(rule: &Rule) -> Option<String> {
     match rule {
         Rule::MinItems(0) | Rule::Is(_) | Rule::Keys(_) => None,
         Rule::MinItems(least) => Some(format!("At least {least}.")),
+        Rule::NotEmpty => Some("Not empty.".to_owned()),
         Rule::MaxItems(most) | Rule::MaxEntries(most) => Some(format!("At most {most}.")),
         Rule::Length(0, most) => Some(format!("At most {most} characters.")),
         Rule::Length(least, most) => Some(format!("{least} to {most} characters.")),

@@ -57,7 +57,7 @@ object! {
         name: CertificateName = CertificateName::CommonName;
         /// Whose certificates these are. Without it, whoever has a certificate is called by its name: `cn:NAME`, `dns:NAME`,
         /// `uri:NAME`, `email:NAME`.
-        consumers: Vec<CertificateConsumer> => Rule::MaxItems(1024);
+        consumers: Vec<CertificateConsumer> => Rule::NotEmpty, Rule::MaxItems(1024);
     }
     check check_consumers;
 }

@@ -37,8 +37,8 @@ use crate::redact::CredentialPlaces;
 
 mod keys;
 
-pub(super) use keys::provider;
 use keys::{Keys, compile_keys};
+pub(super) use keys::{is_key_of_a_pair, provider};
 
 object! {
     /// Signed tokens (JWT) of one issuer, as bearer tokens.
@@ -52,7 +52,7 @@ object! {
         /// Where the keys are. Without it, where the issuer says: at ISSUER`/.well-known/openid-configuration`.
         keys: Option<KeysSpec>;
         /// The algorithms that the issuer signs by. Without it all with a public key; with `sharedSecret`, HS256.
-        algorithms: Vec<AlgorithmName> => Rule::MaxItems(16), Rule::Unique;
+        algorithms: Vec<AlgorithmName> => Rule::NotEmpty, Rule::MaxItems(16), Rule::Unique;
         /// How far clocks may be apart.
         leeway: Duration = Duration::from_secs(30);
         /// How long ago a token may have been issued (its `iat`; any time).
@@ -61,9 +61,9 @@ object! {
         expiry: bool = true;
         /// The kinds of token that are taken, by the `typ` of their header, such as `at+jwt`. Without it `JWT`, `at+jwt`, and those that
         /// say nothing.
-        types: Vec<Text> => Rule::MaxItems(8), Rule::Length(1, 128);
+        types: Vec<Text> => Rule::NotEmpty, Rule::MaxItems(8), Rule::Length(1, 128);
         /// The clients that the tokens must have been issued to: one of these is in their `azp`.
-        authorized_parties: Vec<Text> => Rule::MaxItems(64), Rule::Length(1, 1024);
+        authorized_parties: Vec<Text> => Rule::NotEmpty, Rule::MaxItems(64), Rule::Length(1, 1024);
         /// What else tokens must say.
         required_claims: Vec<RequiredClaim> => Rule::MaxItems(32);
         /// The header field that holds the token: `Authorization` as `Bearer TOKEN`, others as it is.
@@ -119,7 +119,7 @@ object! {
         /// Its name; inside another it is written with a dot.
         name: Text => Rule::Length(1, 256);
         /// It, or an item of it, must be one of these. Without them it must be there.
-        values: Vec<Text> => Rule::MaxItems(256);
+        values: Vec<Text> => Rule::NotEmpty, Rule::MaxItems(256);
     }
 }
 

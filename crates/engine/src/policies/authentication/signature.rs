@@ -34,6 +34,7 @@ use crate::redact::CredentialPlaces;
 use crate::signature::structured::{Bare, Item, Member, Parameters, dictionary};
 use crate::signature::{base, covers, is_digest_of};
 
+use super::jwt::is_key_of_a_pair;
 use super::nonces::{Nonces, Refused, share};
 
 choice! {
@@ -265,9 +266,9 @@ type BadKey = (&'static str, &'static str);
 
 /// The bytes of a secret for HMAC, as it stands in an entry of a Secret.
 pub(super) fn shared_secret(secret: &[u8]) -> Result<&[u8], BadKey> {
-    if secret.windows(10).any(|at| at == b"-----BEGIN") {
+    if is_key_of_a_pair(secret) {
         return Err((
-            "a key in PEM is no secret for HMAC: whoever knows it could sign",
+            "a key of a pair, or a certificate, is no secret for HMAC: whoever knows it could sign",
             "name the algorithm of the key, or write a secret from a random generator",
         ));
     }

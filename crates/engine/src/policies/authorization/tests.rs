@@ -200,6 +200,27 @@ fn what_would_never_match_is_refused() {
 }
 
 #[test]
+fn an_empty_list_is_refused_where_it_would_hold_for_all() {
+    let source = |field: &str| format!("from: [{{{field}: []}}]");
+    let operation = |field: &str| format!("to: [{{{field}: []}}]");
+    let sources = ["kinds", "principals", "groups", "scopes", "claims", "identities", "namespaces", "addresses"];
+    let mut rules: Vec<String> = sources.into_iter().map(source).collect();
+    rules.extend(["ports", "methods", "paths", "hosts", "headers"].into_iter().map(operation));
+    rules.extend(["from: []", "to: []", "when: []"].map(str::to_owned));
+    rules.push("from: [{claims: [{path: role, values: []}]}]".to_owned());
+    rules.push("to: [{headers: [{name: X-Role, values: []}]}]".to_owned());
+    for rule in rules {
+        for list in ["allow", "deny"] {
+            let found = refusals::<AuthorizationPolicy>(&format!("{list}: [{{{rule}}}]\n"));
+            assert_eq!(found.len(), 1, "{list} {rule}: {found:?}");
+            assert!(found[0].why.contains("an empty list asks for nothing"), "{rule}: {found:?}");
+        }
+    }
+    // Nobody is taken away, which is what it says.
+    compile::<AuthorizationPolicy>("deny: []\nallow: [{from: [{notGroups: [], notPrincipals: []}]}]\n");
+}
+
+#[test]
 fn rules_ask_who_calls() {
     for yes in [
         "{principals: [ann]}",

@@ -103,18 +103,24 @@ fn shared(at: Spot, secret: &[u8], cx: &mut CompileCx<'_>) -> Option<Keys> {
     Some(Keys::Fixed(keys))
 }
 
+/// What stands in keys that are written as text: in PEM, also behind other lines; in what `openssl` prints; in a JWK; in keys of SSH.
+const WORDS: &[&str] =
+    &["-----BEGIN", "-----END", "Public-Key:", "Modulus", "\"kty\"", "ssh-rsa ", "ssh-ed25519 ", "ecdsa-sha2-"];
+
 /// Whether a secret is what others publish: whoever has it could sign (RFC 8725 section 2.1). In PEM, as a JWK, or as DER (SubjectPublicKeyInfo, RFC 5280 section
 /// 4.1; certificates; PKCS #1), also where only the lines around it are missing.
-fn is_key_of_a_pair(secret: &[u8]) -> bool {
-    let start = secret.trim_ascii_start();
-    if start.starts_with(b"-----BEGIN") || start.starts_with(b"{") || is_der(secret) {
+pub(in super::super) fn is_key_of_a_pair(secret: &[u8]) -> bool {
+    let holds = |text: &[u8], word: &[u8]| text.windows(word.len()).any(|at| at == word);
+    let is_text = |text: &[u8]| WORDS.iter().any(|word| holds(text, word.as_bytes()));
+    let begin = secret.strip_prefix(b"\xef\xbb\xbf").unwrap_or(secret).trim_ascii_start();
+    if is_text(secret) || begin.starts_with(b"{") || is_der(secret) {
         return true;
     }
     let text: Vec<u8> = secret.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let digits =
         text.trim_ascii_end().strip_suffix(b"=").map_or(&*text, |rest| rest.strip_suffix(b"=").unwrap_or(rest));
     let forms = [&HEXLOWER_PERMISSIVE, &BASE64_NOPAD, &BASE64URL_NOPAD];
-    forms.iter().any(|form| form.decode(digits).is_ok_and(|bytes| is_der(&bytes)))
+    forms.iter().any(|form| form.decode(digits).is_ok_and(|bytes| is_der(&bytes) || is_text(&bytes)))
 }
 
 /// Whether bytes are one SEQUENCE that begins with another one or a number, and nothing else. Random bytes are so once in many millions.
@@ -182,7 +188,9 @@ mod tests {
             let (plain, url) = (BASE64.encode(&key), BASE64URL_NOPAD.encode(&key));
             let lines = format!("{}\n", BASE64_MIME.encode(&key));
             let pem = format!("-----BEGIN PUBLIC KEY-----\n{plain}\n-----END PUBLIC KEY-----\n");
-            for form in [plain, url, lines, pem, HEXLOWER.encode(&key)] {
+            let around = format!("# the key of the issuer\n{pem}");
+            let encoded = BASE64.encode(pem.as_bytes());
+            for form in [plain, url, lines, format!("\u{feff}{pem}"), pem, around, encoded, HEXLOWER.encode(&key)] {
                 assert!(is_key_of_a_pair(form.as_bytes()), "{form}");
             }
             assert!(is_key_of_a_pair(&key));
