@@ -31,7 +31,7 @@ impl End {
     fn new(choice: u8, packet: usize) -> End {
         let config = Config {
             stream_window: if choice & 2 == 0 { 65_535 } else { 300 },
-            growth: Growth { largest: if choice & 8 == 0 { 0 } else { 100_000 }, together: 150_000 },
+            growth: Growth { largest: if choice & 8 == 0 { 0 } else { 100_000 }, each: 80_000, together: 150_000 },
             connection_window: if choice & 4 == 0 { 1 << 20 } else { 65_535 },
             data_frame: if choice & 1 == 0 { LARGEST_FRAME } else { 1 << 20 },
             max_streams: 8,
@@ -154,7 +154,7 @@ impl End {
                 connection.release(key);
                 keys.swap_remove(at);
             }
-            _ => connection.took(key, amount),
+            _ => connection.took(key, amount, amount % 2 == 1),
         }
     }
 }

@@ -264,7 +264,9 @@ fn verify_handshake(listener: &Listener, arrival: &Arrival<'_>, now: Now) -> Res
         return Err(again("The client's certificate has ended. Open a new connection.").into());
     }
     let is_good = match (listener.tls.as_ref(), arrival.handshake) {
-        (Some(now), Some(then)) => now.client_validation.is_none() || now.client_validation == then.client_validation,
+        (Some(now), Some(then)) => {
+            Arc::ptr_eq(now, then) || now.client_validation.is_none() || now.client_validation == then.client_validation
+        }
         (Some(_), None) => false,
         (None, _) => true,
     };

@@ -81,6 +81,7 @@ impl Repeats {
         take: impl FnOnce() -> Taken,
     ) -> Option<Taken> {
         let mut all = self.lock();
+        all.age(now);
         if let Some(counted) = all.find(request) {
             counted.under_way += 1;
             return None;
@@ -134,11 +135,23 @@ impl Generations {
     }
 
     fn insert(&mut self, request: Repeatable, counted: Counted, now: Duration) {
-        if self.young.len() >= MOST || now.saturating_sub(self.since) >= SPAN {
+        if self.young.len() >= MOST {
             self.old = std::mem::take(&mut self.young);
             self.since = now;
         }
         self.young.insert(request, counted);
+    }
+
+    /// Forgets what is old, also where nothing new comes.
+    fn age(&mut self, now: Duration) {
+        let age = now.saturating_sub(self.since);
+        if age >= SPAN {
+            self.old = std::mem::take(&mut self.young);
+            self.since = now;
+        }
+        if age >= SPAN * 2 {
+            self.old.clear();
+        }
     }
 }
 
@@ -162,6 +175,9 @@ mod tests {
         assert!(counts(&repeats, 3, 1_300), "a generation begins");
         assert!(!counts(&repeats, 1, 1_599));
         assert!(counts(&repeats, 4, 1_600) && counts(&repeats, 1, 1_600));
+        // Also where nothing else comes.
+        assert!(!counts(&repeats, 1, 1_899) && !counts(&repeats, 1, 2_000) && counts(&repeats, 1, 2_300));
+        assert!(counts(&repeats, 1, 9_000));
     }
 
     #[test]

@@ -80,6 +80,11 @@ pub(super) struct WaitingHead {
 pub(super) struct Seat {
     /// Body bytes that have come and have not been taken.
     pub inbox: Vec<u8>,
+    /// Bytes that were handed over, and of which the peer is told when more are asked for: then they are used up.
+    pub handed: usize,
+    /// Whether those had to be waited for, and whether somebody waits now.
+    pub was_awaited: bool,
+    pub waits: bool,
     pub heads: VecDeque<WaitingHead>,
     pub trailers: Option<Fields>,
     /// The peer's half is complete.

@@ -18,8 +18,9 @@ pub(crate) use stream::{More, Stream};
 /// clients do not.
 pub(crate) const TUNNEL_WINDOW: u32 = 64 * 1024;
 
-/// What that grows to.
-pub(crate) const TUNNEL_GROWTH: Growth = Growth { largest: 4 * 1024 * 1024, together: 16 * 1024 * 1024 };
+/// What that grows to. Tunnels that are idle keep what they have grown by: so each may have enough for a network at hand, whatever others have.
+pub(crate) const TUNNEL_GROWTH: Growth =
+    Growth { largest: 4 * 1024 * 1024, each: 512 * 1024, together: 16 * 1024 * 1024 };
 
 #[cfg(test)]
 mod tests;

@@ -87,11 +87,21 @@ impl Stream {
     pub(crate) fn poll_body(&self, cx: &Context<'_>, buffer: &mut Vec<u8>) -> Poll<Result<More, Cut>> {
         let mut inner = self.link.inner.borrow_mut();
         let Some(seat) = inner.seat(self.key) else { return Poll::Ready(Err(inner.lost())) };
+        let (handed, was_awaited) = (std::mem::take(&mut seat.handed), seat.was_awaited);
+        if handed > 0 {
+            let before = inner.wire.pending();
+            inner.wire.took(self.key, handed, was_awaited);
+            if inner.wire.pending() > before {
+                self.link.kick();
+            }
+        }
+        let Some(seat) = inner.seat(self.key) else { return Poll::Ready(Err(inner.lost())) };
         if seat.inbox.is_empty() {
             return match &seat.cut {
                 _ if seat.ended => Poll::Ready(Ok(More::End)),
                 Some(cut) => Poll::Ready(Err(cut.clone())),
                 None => {
+                    seat.waits = true;
                     seat.meet(cx);
                     Poll::Pending
                 }
@@ -102,13 +112,7 @@ impl Stream {
         if seat.ended {
             buffer::give_back_vec(std::mem::take(&mut seat.inbox));
         }
-        let before = inner.wire.pending();
-        inner.wire.took(self.key, buffer.len());
-        let wrote = inner.wire.pending() > before;
-        drop(inner);
-        if wrote {
-            self.link.kick();
-        }
+        (seat.handed, seat.was_awaited) = (buffer.len(), std::mem::take(&mut seat.waits));
         Poll::Ready(Ok(More::Data))
     }
 

@@ -80,7 +80,7 @@ fn listen(wire: &mut Connection, key: Key, input: &mut Vec<u8>, answer: &mut Ans
             Some(Event::Data { stream, range, end }) if stream == key => {
                 let piece = input.get(range).unwrap_or_default();
                 answer.content.extend_from_slice(piece);
-                wire.took(key, piece.len());
+                wire.took(key, piece.len(), false);
                 // The status is known; the rest would change nothing.
                 let enough = end || answer.content.len() > MOST;
                 progress = if enough { Progress::Whole } else { Progress::Partial };

@@ -174,6 +174,8 @@ impl<'e> Entrance<'e> {
         }
         if let Err(cause) = judged {
             standing.end(cause);
+        } else if lasts.is_some_and(|lasts| lasts.is_zero()) {
+            standing.end(Cause::Outlived);
         }
         if let Some(backend) = self.in_clear_to {
             standing.note_without_tunnel(&snapshot, backend);

@@ -42,19 +42,27 @@ pub struct Config {
     pub heads: HeadLimits,
 }
 
-/// How far windows of streams may grow. Each time half a window was taken, and little of it lies here, it is made twice as large: so a stream that is read
-/// is as fast as with a large window from the beginning, and one that nobody reads holds a small one.
+/// How far windows of streams may grow. Each time half a window was taken, and most of that was waited for by who took it, it is made twice as large: so a
+/// stream that is read as fast as it comes is as fast as with a large window from the beginning, and one that is read slowly, or not at all, holds a small
+/// one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Growth {
     /// The largest that one comes to, in bytes.
     pub largest: u32,
-    /// Bytes by which all that are open may have grown together.
+    /// To how much each may grow, whatever others have.
+    pub each: u32,
+    /// Bytes by which all that are open may have grown beyond that together.
     pub together: u32,
 }
 
 impl Growth {
     /// Windows stay as they are.
-    pub const NONE: Growth = Growth { largest: 0, together: 0 };
+    pub const NONE: Growth = Growth { largest: 0, each: 0, together: 0 };
+
+    /// How much of a window counts for what they have together.
+    pub(super) fn beyond(&self, window: u32) -> u32 {
+        if self.largest == 0 { 0 } else { window.saturating_sub(self.each) }
+    }
 }
 
 /// The header table that we announce: the default (RFC 9113 section 6.5.2).
@@ -110,7 +118,7 @@ pub struct Connection {
     pub(super) next_stream: u32,
     pub(super) send_window: i64,
     pub(super) credit: i64,
-    /// Bytes by which windows of the streams have grown.
+    /// Bytes by which windows of the streams have grown beyond what each may.
     pub(super) grown: u32,
     /// Received bytes of the connection's window that the peer has not been told about.
     pub(super) owed: u32,

@@ -349,6 +349,8 @@ impl Connection {
             credit: self.first_credit(),
             owed: 0,
             grown: 0,
+            counted: 0,
+            awaited: 0,
             left,
             asked: Asked::Usual,
             last_data: None,

@@ -109,7 +109,7 @@ impl Connection {
             self.change(key, |stream| stream.receiving = Receiving::Done);
         } else if whole > length {
             // Padding is taken as soon as it comes.
-            self.took(key, whole - length);
+            self.took(key, whole - length, false);
         }
         Ok(())
     }

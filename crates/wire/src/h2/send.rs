@@ -50,6 +50,8 @@ impl Connection {
             credit: self.first_credit(),
             owed: 0,
             grown: 0,
+            counted: 0,
+            awaited: 0,
             left: None,
             asked: match request.method {
                 Method::Head => Asked::Head,
@@ -133,27 +135,31 @@ impl Connection {
         Ok(())
     }
 
-    /// Tells that the user has taken `count` bytes of the stream's body, so that the peer may send as much again.
-    pub fn took(&mut self, key: Key, count: usize) {
+    /// Tells that the user has taken `count` bytes of the stream's body, so that the peer may send as much again; and whether he had to wait for them.
+    pub fn took(&mut self, key: Key, count: usize, was_awaited: bool) {
         let Some(stream) = self.streams.find_mut(key) else { return };
-        stream.owed = stream.owed.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        stream.owed = stream.owed.saturating_add(count);
+        stream.awaited = stream.awaited.saturating_add(if was_awaited { count } else { 0 });
         let window = self.config.stream_window.saturating_add(stream.grown);
         if stream.receiving != Receiving::Body || stream.owed < window / 2 {
             return;
         }
         let growth = self.config.growth;
-        // What neither may be sent nor was taken lies here, or is on its way to whoever takes it.
-        let lying = i64::from(window) - stream.credit - i64::from(stream.owed);
-        let more = match lying <= i64::from(window / 4) {
-            true => window.min(growth.largest.saturating_sub(window)).min(growth.together.saturating_sub(self.grown)),
+        let left = growth.together.saturating_sub(self.grown);
+        let most = window.saturating_mul(2).min(growth.largest).min(window.max(growth.each).saturating_add(left));
+        let more = match stream.awaited > stream.owed / 2 {
+            true => most.saturating_sub(window),
             false => 0,
         };
-        let given = stream.owed + more;
+        let given = stream.owed.saturating_add(more);
         frame::write_window_update(&mut self.out, key.id(), given);
         stream.credit += i64::from(given);
         stream.grown += more;
-        stream.owed = 0;
-        self.grown += more;
+        (stream.owed, stream.awaited) = (0, 0);
+        let counted = growth.beyond(window.saturating_add(more)).saturating_sub(growth.beyond(window));
+        stream.counted += counted;
+        self.grown += counted;
     }
 
     /// Breaks the stream off.
@@ -175,7 +181,7 @@ impl Connection {
         let complete = self.role == Role::Server && self.streams.find(key).is_some_and(|stream| !stream.sending);
         self.reset(key, if complete { Code::NO_ERROR } else { Code::CANCEL });
         let gone = self.streams.remove(key);
-        self.grown -= gone.map_or(0, |stream| stream.grown);
+        self.grown -= gone.map_or(0, |stream| stream.counted);
     }
 
     fn sending(&self, key: Key) -> Result<&Stream, Gone> {

@@ -66,6 +66,10 @@ pub(super) struct Stream {
     pub owed: u32,
     /// Bytes by which its window has grown.
     pub grown: u32,
+    /// As many of them as count for what all windows have together.
+    pub counted: u32,
+    /// Bytes among those owed that were waited for by who took them.
+    pub awaited: u32,
     /// Bytes that `Content-Length` promises and that have not come.
     pub left: Option<u64>,
     pub asked: Asked,
@@ -183,6 +187,8 @@ mod tests {
             credit: 0,
             owed: 0,
             grown: 0,
+            counted: 0,
+            awaited: 0,
             left: None,
             asked: Asked::Usual,
             last_data: None,

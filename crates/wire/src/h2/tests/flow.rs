@@ -104,7 +104,7 @@ fn what_was_taken_is_given_back_in_halves() {
     let mut given = 0;
     for round in 1..=20 {
         feed(&mut end, &data(1, 0, &[0; 10_000]));
-        end.took(key, 10_000);
+        end.took(key, 10_000, false);
         given += updates(&sent(&mut end), 1);
         // The peer has always more than a part of the window.
         assert!(65_535 + given >= 10_000 * round + 32_767, "{round}: {given}");
@@ -115,36 +115,32 @@ fn what_was_taken_is_given_back_in_halves() {
 
 /// The window of a stream that is read grows until it is large, and that of one that is read slowly stays as it was.
 #[test]
-fn a_window_grows_as_it_is_read_and_no_further_than_all_may() {
-    let growth = Growth { largest: 4 * 65_536, together: 5 * 65_536 };
+fn a_window_grows_as_it_is_read_and_not_far_where_others_have_grown() {
+    let growth = Growth { largest: 8 * 65_536, each: 2 * 65_536, together: 7 * 65_536 };
     let mut end = server_with(Config { stream_window: 65_536, growth, ..CONFIG });
-    for id in [1, 3, 5] {
+    for id in [1, 3, 5, 7] {
         feed(&mut end, &headers(id, flag::END_HEADERS, &post(&[])));
     }
-    let keys = [1, 3, 5].map(|id| key_of(&end, id));
-    assert_eq!(window_of(&mut end, keys[0], 1), 4 * 65_536);
-    assert_eq!(window_of(&mut end, keys[1], 1), 3 * 65_536, "all together have no more");
-    assert_eq!(window_of(&mut end, keys[2], 1), 65_536);
-    assert_eq!(end.grown, 5 * 65_536);
-    end.release(keys[0]);
-    assert_eq!(end.grown, 2 * 65_536);
-    assert_eq!(window_of(&mut end, keys[2], 8), 65_536, "it is read slowly");
+    let keys = [1, 3, 5, 7].map(|id| key_of(&end, id));
+    assert_eq!(window_of(&mut end, keys[0], true), 8 * 65_536);
+    assert_eq!(window_of(&mut end, keys[1], true), 3 * 65_536, "all together have no more");
+    assert_eq!(window_of(&mut end, keys[2], true), 2 * 65_536, "what each may have");
+    assert_eq!(window_of(&mut end, keys[3], false), 65_536, "it is read slowly");
+    assert_eq!(end.grown, 7 * 65_536);
+    keys.into_iter().for_each(|key| end.release(key));
+    assert_eq!(end.grown, 0);
 }
 
-/// How much of a stream may lie here when nobody reads any more, after a while in which one of so many bytes that lay here was read at a time.
-fn window_of(end: &mut Connection, key: Key, part: i64) -> i64 {
-    let (mut window, mut held) = (end.streams.find(key).expect("open").credit, 0);
+/// How much of a stream may lie here when nobody reads any more, after a while in which it was read as it came, or when much of it lay here.
+fn window_of(end: &mut Connection, key: Key, is_awaited: bool) -> i64 {
+    let mut window = end.streams.find(key).expect("open").credit;
     for _ in 0..200 {
         let size = window.min(16_384);
-        if size > 0 {
-            feed(end, &data(key.id(), 0, &vec![0; size as usize]));
-        }
-        let taken = (held + size) / part;
-        end.took(key, taken as usize);
-        held += size - taken;
+        feed(end, &data(key.id(), 0, &vec![0; size as usize]));
+        end.took(key, size as usize, is_awaited);
         window += updates(&sent(end), key.id()) as i64 - size;
     }
-    window + held + i64::from(end.streams.find(key).expect("open").owed)
+    window + i64::from(end.streams.find(key).expect("open").owed)
 }
 
 /// The window of the connection is given back whoever gets the bytes: nobody's stall is everybody's.
@@ -203,7 +199,7 @@ fn padding_is_given_back() {
     for round in 1..=900_u64 {
         // One byte of content, so that it is no flood.
         feed(&mut end, &data(1, flag::PADDED, &[&[250, 1][..], &[0; 250]].concat()));
-        end.took(key, 1);
+        end.took(key, 1, false);
         given += updates(&sent(&mut end), 1);
         assert!(65_535 + given > 252 * round, "{round}: {given}");
     }
@@ -233,7 +229,7 @@ fn a_small_window_holds_once_it_is_acknowledged() {
     // From now on the window is -4,000, and an empty frame needs none.
     assert_eq!(feed(&mut end, &data(1, 0, &[])), []);
     let key = key_of(&end, 1);
-    end.took(key, 5000);
+    end.took(key, 5000, false);
     sent(&mut end);
     assert_eq!(feed(&mut end, &data(1, 0, &[0; 1000])).len(), 1);
     assert_eq!(feed(&mut end, &data(1, 0, &[0; 1])), [Seen::Broken(1)]);
