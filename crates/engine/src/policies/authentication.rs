@@ -52,6 +52,7 @@ mod jwt;
 mod login;
 mod nonces;
 mod probe;
+mod published;
 mod recheck;
 mod requirement;
 mod resource;

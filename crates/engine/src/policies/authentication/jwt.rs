@@ -38,7 +38,7 @@ use crate::redact::CredentialPlaces;
 mod keys;
 
 use keys::{Keys, compile_keys};
-pub(super) use keys::{is_key_of_a_pair, provider};
+pub(super) use keys::provider;
 
 object! {
     /// Signed tokens (JWT) of one issuer, as bearer tokens.

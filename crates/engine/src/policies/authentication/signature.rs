@@ -34,8 +34,8 @@ use crate::redact::CredentialPlaces;
 use crate::signature::structured::{Bare, Item, Member, Parameters, dictionary};
 use crate::signature::{base, covers, is_digest_of};
 
-use super::jwt::is_key_of_a_pair;
 use super::nonces::{Nonces, Refused, share};
+use super::published::is_key_of_a_pair;
 
 choice! {
     /// An algorithm of RFC 9421 section 3.3.

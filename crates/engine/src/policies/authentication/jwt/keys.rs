@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use data_encoding::{BASE64_NOPAD, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use transept_model::kinds::BackendObjectReference;
 use transept_model::place::Spot;
 use transept_model::schema::Text;
 
 use super::super::super::{CompileCx, Origin, PlainHttp, Url, parse_url};
+use super::super::published::is_key_of_a_pair;
 use super::{JwtSpec, KeysSpec};
 use crate::document::{Document, Source, SourceKind};
 use crate::jose::KeySet;
@@ -90,7 +90,7 @@ fn fixed(at: Spot, bytes: &[u8], cx: &mut CompileCx<'_>) -> Option<Keys> {
 
 fn shared(at: Spot, secret: &[u8], cx: &mut CompileCx<'_>) -> Option<Keys> {
     if is_key_of_a_pair(secret) {
-        cx.refuse(at, "the shared secret is a key in PEM or JSON, or in DER, which somebody else may know")
+        cx.refuse(at, "the shared secret is a key of a pair, or a certificate, which somebody else may know")
             .remedy("with a public key use `keys.inline` and RS256 or ES256; a shared secret is random bytes");
         return None;
     }
@@ -101,44 +101,6 @@ fn shared(at: Spot, secret: &[u8], cx: &mut CompileCx<'_>) -> Option<Keys> {
         return None;
     }
     Some(Keys::Fixed(keys))
-}
-
-/// What stands in keys that are written as text: in PEM, also behind other lines; in what `openssl` prints; in a JWK; in keys of SSH.
-const WORDS: &[&str] =
-    &["-----BEGIN", "-----END", "Public-Key:", "Modulus", "\"kty\"", "ssh-rsa ", "ssh-ed25519 ", "ecdsa-sha2-"];
-
-/// Whether a secret is what others publish: whoever has it could sign (RFC 8725 section 2.1). In PEM, as a JWK, or as DER (SubjectPublicKeyInfo, RFC 5280 section
-/// 4.1; certificates; PKCS #1), also where only the lines around it are missing.
-pub(in super::super) fn is_key_of_a_pair(secret: &[u8]) -> bool {
-    let holds = |text: &[u8], word: &[u8]| text.windows(word.len()).any(|at| at == word);
-    let is_text = |text: &[u8]| WORDS.iter().any(|word| holds(text, word.as_bytes()));
-    let begin = secret.strip_prefix(b"\xef\xbb\xbf").unwrap_or(secret).trim_ascii_start();
-    if is_text(secret) || begin.starts_with(b"{") || is_der(secret) {
-        return true;
-    }
-    let text: Vec<u8> = secret.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    let digits =
-        text.trim_ascii_end().strip_suffix(b"=").map_or(&*text, |rest| rest.strip_suffix(b"=").unwrap_or(rest));
-    let forms = [&HEXLOWER_PERMISSIVE, &BASE64_NOPAD, &BASE64URL_NOPAD];
-    forms.iter().any(|form| form.decode(digits).is_ok_and(|bytes| is_der(&bytes) || is_text(&bytes)))
-}
-
-/// Whether bytes are one SEQUENCE that begins with another one or a number, and nothing else. Random bytes are so once in many millions.
-fn is_der(bytes: &[u8]) -> bool {
-    let Some((&[0x30, length], rest)) = bytes.split_first_chunk() else { return false };
-    let (length, content) = match length {
-        0..=0x7f => (usize::from(length), rest),
-        0x81 => match rest.split_first() {
-            Some((length, content)) => (usize::from(*length), content),
-            None => return false,
-        },
-        0x82 => match rest.split_first_chunk() {
-            Some((length, content)) => (usize::from(u16::from_be_bytes(*length)), content),
-            None => return false,
-        },
-        _ => return false,
-    };
-    content.len() == length && matches!(content.first(), Some(0x30 | 0x02))
 }
 
 /// Keys where the provider says they are.
@@ -170,34 +132,4 @@ pub(in super::super) fn provider(
     let part = format!("provider {issuer} {text} {} {listed:?}", asked(keys, cx));
     let kind = SourceKind::Provider { issuer: (&**issuer).into(), origins };
     Some(cx.document(&part, label(&text), Source { url, kind }))
-}
-
-#[cfg(test)]
-mod tests {
-    use data_encoding::{BASE64, BASE64_MIME, HEXLOWER};
-
-    use super::*;
-
-    #[test]
-    fn a_public_key_is_no_shared_secret_in_any_form() {
-        let head = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-        let key = [&head[..], &[7; 32]].concat();
-        // An RSA key of 2,048 bits, by its lengths.
-        let rsa = [&[0x30, 0x82, 0x01, 0x22, 0x30, 0x0d][..], &[1; 0x120]].concat();
-        for key in [key, rsa] {
-            let (plain, url) = (BASE64.encode(&key), BASE64URL_NOPAD.encode(&key));
-            let lines = format!("{}\n", BASE64_MIME.encode(&key));
-            let pem = format!("-----BEGIN PUBLIC KEY-----\n{plain}\n-----END PUBLIC KEY-----\n");
-            let around = format!("# the key of the issuer\n{pem}");
-            let encoded = BASE64.encode(pem.as_bytes());
-            for form in [plain, url, lines, format!("\u{feff}{pem}"), pem, around, encoded, HEXLOWER.encode(&key)] {
-                assert!(is_key_of_a_pair(form.as_bytes()), "{form}");
-            }
-            assert!(is_key_of_a_pair(&key));
-        }
-        for secret in [&b"0123456789abcdef0123456789abcdef0123456789abcdef"[..], b"MCowBQYDK2VwAyEA", &[0x30; 64], b""]
-        {
-            assert!(!is_key_of_a_pair(secret), "{secret:?}");
-        }
-    }
 }

@@ -1,0 +1,220 @@
+//! Whether what should be a secret is a key of a pair, or a certificate: somebody else may know it, and whoever does could sign (RFC 8725 section 2.1).
+//!
+//! Asked of every secret for HMAC that a configuration names. It comes in the forms in which people keep keys, with text around them, and encoded once
+//! more. What is as short and as random as a secret, such as the 32 bytes of an Ed25519 key alone, cannot be told from one.
+
+use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
+
+/// No key is longer.
+const LONGEST: usize = 64 * 1024;
+/// No key, and no certificate, has less in it, however it is written.
+const SHORTEST: usize = 32;
+/// How often something may have been encoded: an entry of a Secret by hand, and the PEM in it.
+const DEEPEST: usize = 3;
+/// Words of which one stands in every key that is written as text, or beside it: in PEM, in what `openssl -text` and `-modulus` print, in a JWK, in keys
+/// of SSH. In lower case.
+const WORDS: &[&str] = &[
+    "-----begin",
+    "-----end",
+    "public key",
+    "public-key",
+    "private key",
+    "private-key",
+    "modulus",
+    "\"kty\"",
+    "ssh-rsa",
+    "ssh-ed25519",
+    "ecdsa-sha2",
+];
+
+/// Whether a secret is a key of a pair or a certificate.
+pub(super) fn is_key_of_a_pair(secret: &[u8]) -> bool {
+    is_key(secret.get(..LONGEST).unwrap_or(secret), DEEPEST)
+}
+
+fn is_key(bytes: &[u8], deeper: usize) -> bool {
+    if is_der(bytes) || is_modulus(bytes) {
+        return true;
+    }
+    // UTF-16 is text with zeros between.
+    let bytes: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != 0).collect();
+    let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
+    let inner = text.trim_matches(is_blank);
+    let is_json = inner.starts_with(['{', '[']) && !inner.contains(|char: char| char.is_control() && !is_blank(char));
+    if is_json && !inner.contains('\u{fffd}') || WORDS.iter().any(|word| text.contains(word)) {
+        return true;
+    }
+    let Some(deeper) = deeper.checked_sub(1) else { return false };
+    // Something may stand before it, and what is encoded may begin with each word that DER begins with when it is encoded.
+    let starts = (1..bytes.len()).filter(|at| {
+        let is_first = at.checked_sub(1).and_then(|before| bytes.get(before)).is_some_and(|byte| !is_digit(*byte));
+        is_first && matches!(bytes.get(*at..), Some([b'M', b'A'..=b'P', ..] | [b'3', b'0', ..]))
+    });
+    std::iter::once(0)
+        .chain(starts.take(64))
+        .filter_map(|at| decoded(bytes.get(at..)?))
+        .any(|inner| inner.len() >= SHORTEST && is_key(&inner, deeper))
+}
+
+/// What text may have at its ends beside white space.
+fn is_blank(char: char) -> bool {
+    char.is_whitespace() || matches!(char, '\u{feff}' | '\u{fffd}' | '"' | '\'')
+}
+
+/// Whether a byte may stand in base64 of either kind, and so in hexadecimal digits.
+fn is_digit(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_')
+}
+
+/// What text stands for in hexadecimal digits, or else in base64 of either kind, to the first character that does not belong there. What
+/// stands between digits where people break them into lines, quote and list them does not count.
+fn decoded(text: &[u8]) -> Option<Vec<u8>> {
+    let is_between = |byte: u8| byte.is_ascii_whitespace() || !byte.is_ascii() || b"\"':,;\\".contains(&byte);
+    let text: Vec<u8> = text.iter().copied().filter(|byte| !is_between(*byte)).collect();
+    let text = String::from_utf8(text).ok()?.replace("0x", "");
+    if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
+    }
+    let digits = text.bytes().take_while(|byte| is_digit(*byte)).map(|byte| match byte {
+        b'-' => b'+',
+        b'_' => b'/',
+        byte => byte,
+    });
+    let mut digits: Vec<u8> = digits.collect();
+    let length = digits.len() * 3 / 4;
+    digits.resize(digits.len().next_multiple_of(4), b'A');
+    let mut bytes = BASE64.decode(&digits).ok()?;
+    bytes.truncate(length);
+    Some(bytes)
+}
+
+/// The tag, the content and the rest of a value in DER (X.690 section 8.1).
+fn value(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&[tag, length], rest) = bytes.split_first_chunk()?;
+    let (length, rest) = match length {
+        0..=0x7f => (usize::from(length), rest),
+        0x81..=0x83 => {
+            let (digits, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
+            (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)
+        }
+        _ => return None,
+    };
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((tag, content, rest))
+}
+
+/// Whether bytes begin with a key or a certificate in DER: SubjectPublicKeyInfo and certificates (RFC 5280 section 4.1), PKCS #1, PKCS #8.
+/// Random bytes do once in many millions.
+fn is_der(bytes: &[u8]) -> bool {
+    let Some((0x30, content, _)) = value(bytes) else { return false };
+    if content.len() < SHORTEST {
+        return false;
+    }
+    match value(content) {
+        // The name of an algorithm; or a version or a number first, as certificates have it.
+        Some((0x30, inner, _)) => matches!(value(inner), Some((0x06 | 0x02 | 0xa0, _, _))),
+        // A modulus, or the version of a private key.
+        Some((0x02, number, _)) => number.len() == 1 || number.len() >= 64,
+        _ => false,
+    }
+}
+
+/// Whether bytes are of the size and kind of the modulus of an RSA key, as it stands alone in a JWK. A quarter of all secrets of these lengths
+/// are so, too, which are longer than any need be.
+fn is_modulus(bytes: &[u8]) -> bool {
+    let bytes = bytes.strip_prefix(&[0]).unwrap_or(bytes);
+    matches!(bytes.len(), 256 | 384 | 512)
+        && bytes.first().is_some_and(|first| *first >= 0x80)
+        && bytes.last().is_some_and(|last| last % 2 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use data_encoding::{BASE64_MIME, BASE64URL_NOPAD, HEXLOWER, HEXUPPER};
+
+    use super::*;
+
+    /// An Ed25519 key, and an RSA key of 2,048 bits by its shape.
+    fn keys() -> [Vec<u8>; 2] {
+        let small = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+        let large =
+            [0x30, 0x82, 0x01, 0x22, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+        [[&small[..], &[7; 32]].concat(), [&large[..], &[9; 0x126 - 17]].concat()]
+    }
+
+    #[test]
+    fn a_key_is_told_in_any_form() {
+        for key in keys() {
+            let (plain, url) = (BASE64.encode(&key), BASE64URL_NOPAD.encode(&key));
+            let lines = BASE64_MIME.encode(&key);
+            let pem = format!("-----BEGIN PUBLIC KEY-----\n{plain}\n-----END PUBLIC KEY-----\n");
+            let pairs = HEXUPPER.encode(&key).into_bytes();
+            let pairs: Vec<_> = pairs.chunks(2).map(|pair| String::from_utf8_lossy(pair).into_owned()).collect();
+            let forms = [
+                format!("# the key of the issuer\n{pem}"),
+                format!("Bag Attributes\n    localKeyID: 01\n{pem}"),
+                format!("\u{feff}{pem}"),
+                BASE64.encode(pem.as_bytes()),
+                BASE64.encode(BASE64_MIME.encode(pem.as_bytes()).as_bytes()),
+                format!("\"{}\"", pem.replace('\n', "\\n")),
+                pem.replace("-----BEGIN PUBLIC KEY-----\n", ""),
+                format!("# the key of the issuer\n{lines}"),
+                format!("key: {plain} # of the issuer\n"),
+                format!("'{}'", lines.replace("\r\n", "\\n")),
+                HEXLOWER.encode(&key),
+                pairs.join(":"),
+                pairs.join(" "),
+                format!("0x{}", pairs.concat()),
+                pairs.iter().map(|pair| format!("0x{pair}, ")).collect(),
+                format!("{plain}\n"),
+                pem,
+                lines,
+                url,
+            ];
+            for form in forms {
+                assert!(is_key_of_a_pair(form.as_bytes()), "{form}");
+                let wide: Vec<u8> = form.encode_utf16().flat_map(u16::to_le_bytes).collect();
+                assert!(is_key_of_a_pair(&wide), "{form}");
+            }
+            assert!(is_key_of_a_pair(&key));
+        }
+        let modulus = [&[0xc1][..], &[0x55; 255]].concat();
+        for form in [
+            " {\"kty\": \"RSA\", \"n\": \"wQ\", \"e\": \"AQAB\"}".to_owned(),
+            "[{\"kty\": \"RSA\"}]".to_owned(),
+            "keys: {\"kty\": \"EC\"}".to_owned(),
+            "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABgQ me@here".to_owned(),
+            "AAAAB3NzaC1yc2EAAAADAQABAAABgQDBAAAAAAAAAAAAAAAAAAAAAAAA".to_owned(),
+            "Public-Key: (2048 bit)\nModulus:\n    00:c1".to_owned(),
+            BASE64URL_NOPAD.encode(&modulus),
+            HEXLOWER.encode(&modulus),
+        ] {
+            assert!(is_key_of_a_pair(form.as_bytes()), "{form}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_none() {
+        for secret in [
+            &b"0123456789abcdef0123456789abcdef0123456789abcdef"[..],
+            b"30123456789abcdef0123456789abcdef0123456789abcdef",
+            b"MCowBQYDK2VwAyEA",
+            b"a long sentence, My own, that is 30 years old and nobody knows",
+            &[0x30; 64],
+            &[0xff; 64],
+            b"",
+        ] {
+            assert!(!is_key_of_a_pair(secret), "{secret:?}");
+        }
+    }
+
+    #[test]
+    fn random_bytes_are_none_in_any_form() {
+        for seed in 0..20_000_u32 {
+            let bytes = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA512, &seed.to_le_bytes());
+            let bytes = bytes.as_ref();
+            let forms = [bytes, HEXLOWER.encode(bytes).as_bytes(), BASE64.encode(bytes).as_bytes()].map(<[u8]>::to_vec);
+            assert!(forms.iter().all(|form| !is_key_of_a_pair(form)), "{seed}");
+        }
+    }
+}
