@@ -326,7 +326,7 @@ fn a_shared_secret_signs_and_nothing_else_does() {
     assert!(policy.is_some(), "{problems:?}");
     for (entry, more, why) in [
         ("short", "", "fewer than 32 bytes"),
-        ("pem", "", "a key in PEM"),
+        ("pem", "", "a key of a pair"),
         ("missing", "", "not have the entry that `key` names"),
         ("key", ", algorithms: [RS256]", "does not go with keys of this kind"),
     ] {
@@ -352,6 +352,13 @@ fn common_mistakes_are_told_with_a_remedy() {
         ("issuer: 'https://a.test', audiences: [a], algorithms: [HS256]".to_owned(), "HS256 does not go"),
         ("issuer: 'https://a.test', audiences: [a], leeway: 301s".to_owned(), "above 300s"),
         ("issuer: 'https://a.test', audiences: [a], algorithms: [none]".to_owned(), "none"),
+        ("issuer: 'https://a.test', audiences: [a], algorithms: []".to_owned(), "asks for nothing"),
+        ("issuer: 'https://a.test', audiences: [a], types: []".to_owned(), "asks for nothing"),
+        ("issuer: 'https://a.test', audiences: [a], authorizedParties: []".to_owned(), "asks for nothing"),
+        (
+            "issuer: 'https://a.test', audiences: [a], requiredClaims: [{name: role, values: []}]".to_owned(),
+            "asks for nothing",
+        ),
         (format!("issuer: i, audiences: [a], keys: {{inline: '{}'}}", keys_of(&[private])), "private half"),
         (
             format!("issuer: i, audiences: [a], keys: {{inline: '{}'}}", keys_of(&[json!({"kty": "oct", "k": "AA"})])),
