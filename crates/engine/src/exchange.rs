@@ -167,6 +167,16 @@ impl Exchange<'_> {
         }
     }
 
+    /// `https` or `http`: by which the client has called, as far as is known. Who takes a request writes into it what its connection says, and then what a
+    /// trusted proxy in front says ([`crate::forwarded::told_scheme`]).
+    pub(crate) fn scheme(&self) -> &'static str {
+        match self.request.scheme() {
+            b"https" => "https",
+            b"http" => "http",
+            _ => self.connection.scheme(),
+        }
+    }
+
     /// The verified SPIFFE id of the peer. By a certificate that was shown to a listener it is one until that ends; connections of the mesh are ended
     /// with theirs.
     pub(crate) fn identity(&self) -> Option<&Arc<str>> {

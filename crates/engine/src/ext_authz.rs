@@ -76,7 +76,7 @@ fn address(peer: &mut Writer, ip: std::net::IpAddr, port: u16) {
 
 fn write_http(http: &mut Writer, x: &Exchange<'_>, told: &Told<'_>) {
     let request = &*x.request;
-    let scheme = x.connection.scheme().as_bytes();
+    let scheme = x.scheme().as_bytes();
     let id = request.fields.first(FieldId::X_REQUEST_ID).unwrap_or_default();
     http.bytes(1, String::from_utf8_lossy(id).as_bytes());
     http.bytes(2, request.method.as_bytes());

@@ -70,6 +70,18 @@ pub fn derive(connection: &Connection, fields: &Fields, settings: &Settings) -> 
     Client { address, peer: Peer::Trusted }
 }
 
+/// The scheme by which the client has called, where a trusted proxy says so: it may have ended TLS. Several values, and words that are none, say nothing.
+pub fn told_scheme(fields: &Fields, client: &Client) -> Option<&'static str> {
+    if client.peer == Peer::Untrusted {
+        return None;
+    }
+    let mut lines = fields.all(FieldId::X_FORWARDED_PROTO);
+    let (Some(word), None) = (lines.next(), lines.next()) else { return None };
+    // Some proxies tell WebSockets apart.
+    let is = |known: &[&[u8]]| known.iter().any(|known| known.eq_ignore_ascii_case(word));
+    if is(&[b"https", b"wss"]) { Some("https") } else { is(&[b"http", b"ws"]).then_some("http") }
+}
+
 /// An address, with a port or brackets perhaps, as proxies write it.
 fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(hop).ok()?;

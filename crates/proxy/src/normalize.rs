@@ -5,7 +5,7 @@
 //! [`transept_wire::normalize`] and [`transept_engine::forwarded`].
 
 use transept_engine::exchange::Connection;
-use transept_engine::forwarded::{announce, derive, is_relayed};
+use transept_engine::forwarded::{announce, derive, is_relayed, told_scheme};
 use transept_engine::hops;
 use transept_engine::reason::Reason;
 use transept_engine::settings::Settings;
@@ -54,6 +54,10 @@ pub(crate) fn introduce(worker: &Worker, connection: &Connection, settings: &Set
     }
     let client = derive(connection, &trip.request.fields, settings);
     trip.client = client.address;
+    if let Some(scheme) = told_scheme(&trip.request.fields, &client) {
+        // Either is a valid scheme.
+        let _ = trip.request.set_scheme(scheme.as_bytes());
+    }
     let now = trip.now();
     let correlation = correlate(&mut trip.request.fields, client.peer, settings.trace, now, trip.random);
     if worker.edges.is_some() || worker.spans.is_some() {

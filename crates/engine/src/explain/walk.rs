@@ -174,6 +174,9 @@ fn walk(bind: &Bind, ask: &Ask, found: &mut Explanation) {
     let settings = &listener.settings;
     let client = forwarded::derive(&connection, &request.fields, settings);
     found.client = Some(client);
+    let scheme = forwarded::told_scheme(&request.fields, &client).unwrap_or(connection.scheme());
+    // Either is a valid scheme.
+    let _ = request.set_scheme(scheme.as_bytes());
     let correlation = trace::correlate(&mut request.fields, client.peer, settings.trace, ask.now, ask.random);
     forwarded::announce(&mut request, &connection, &client, settings, listener.port);
 

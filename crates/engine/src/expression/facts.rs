@@ -67,7 +67,7 @@ impl<'x> Facts<'x> {
             Fact::Method => borrowed(request.method.as_str()),
             Fact::Path => text(request.path(), "the path")?,
             Fact::Host => host(request.authority())?,
-            Fact::Scheme => borrowed(x.connection.scheme()),
+            Fact::Scheme => borrowed(x.scheme()),
             Fact::Protocol => borrowed(match request.version {
                 Version::Http10 => "HTTP/1.0",
                 Version::Http11 => "HTTP/1.1",

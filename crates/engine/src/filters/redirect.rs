@@ -2,7 +2,7 @@
 //!
 //! Called by `Filters`. The rules for scheme and port are those of the standard (`HTTPRequestRedirectFilter.port`): a port that is
 //! written wins, else the well-known port of a scheme that is written, else the port of the listener; 80 on http and 443 on https are
-//! left out. The query is kept.
+//! left out. Behind a proxy that ends TLS the client knows nothing of that port, and the one of its scheme counts. The query is kept.
 
 use std::io::Write;
 
@@ -33,12 +33,13 @@ pub struct Redirect {
 impl Redirect {
     /// The answer to a request.
     pub(crate) fn reply(&self, x: &Exchange<'_>, prefix: usize) -> Reply {
-        let asked_scheme = x.connection.scheme();
+        let asked_scheme = x.scheme();
         let scheme = self.scheme.as_deref().unwrap_or(asked_scheme);
-        let port = match (self.port, &self.scheme) {
-            (Some(port), _) => port,
-            (None, Some(scheme)) => well_known(scheme).unwrap_or(x.listener_port),
-            (None, None) => x.listener_port,
+        let is_listeners = self.scheme.is_none() && asked_scheme == x.connection.scheme();
+        let port = match self.port {
+            Some(port) => port,
+            None if is_listeners => x.listener_port,
+            None => well_known(scheme).unwrap_or(x.listener_port),
         };
         let mut location = Vec::with_capacity(128);
         location.extend_from_slice(scheme.as_bytes());
@@ -90,7 +91,11 @@ mod tests {
     use transept_wire::head::Request;
 
     fn location(redirect: &Redirect, port: u16, tls: bool, target: &str) -> String {
-        let mut request = Request::build("GET", "http", "example.org:9999", target).expect("a request");
+        location_of(redirect, port, tls, if tls { "https" } else { "http" }, target)
+    }
+
+    fn location_of(redirect: &Redirect, port: u16, tls: bool, scheme: &str, target: &str) -> String {
+        let mut request = Request::build("GET", scheme, "example.org:9999", target).expect("a request");
         let address = format!("127.0.0.1:{port}").parse().expect("an address");
         let connection = Connection::new(address, address, tls.then(TlsFacts::default));
         let x = Exchange {
@@ -130,6 +135,15 @@ mod tests {
         ] {
             assert_eq!(location(&to(scheme, port), listener, tls, "/p"), expected);
         }
+    }
+
+    #[test]
+    fn behind_a_proxy_that_ends_tls_the_scheme_and_its_port_are_the_clients() {
+        let kept = plain();
+        assert_eq!(location_of(&kept, 8080, false, "https", "/p"), "https://example.org/p");
+        assert_eq!(location_of(&kept, 8443, true, "http", "/p"), "http://example.org/p");
+        let written = Redirect { port: Some(8443), ..plain() };
+        assert_eq!(location_of(&written, 8080, false, "https", "/p"), "https://example.org:8443/p");
     }
 
     #[test]

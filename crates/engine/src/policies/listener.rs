@@ -73,7 +73,8 @@ object! {
 object! {
     /// Where the client's address comes from.
     pub struct ClientAddress {
-        /// Proxies whose `X-Forwarded-For` is believed. Without any, the client is whoever connected.
+        /// Proxies whose `X-Forwarded-For` is believed, and `X-Forwarded-Proto`, which is the scheme of the request then: for `request.scheme`,
+        /// redirects, proofs and signatures, and services that are asked. Without any, the client is whoever connected.
         trusted_proxies: Vec<Network> => Rule::MaxItems(1024);
     }
 }

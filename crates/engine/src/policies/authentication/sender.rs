@@ -304,7 +304,7 @@ fn is_of(url: &str, x: &Exchange<'_>) -> bool {
     let url = url.split(['?', '#']).next().unwrap_or_default();
     let Ok((origin, _, target)) = parse_url(url, PlainHttp::Anywhere) else { return false };
     let Ok(ours) = normalize::authority(x.request.authority()) else { return false };
-    let tls = x.connection.scheme() == "https";
+    let tls = x.scheme() == "https";
     let port = ours.port.unwrap_or(if tls { 443 } else { 80 });
     let host = String::from_utf8_lossy(ours.host).to_ascii_lowercase();
     let path = if x.request.path().is_empty() { b"/" } else { x.request.path() };

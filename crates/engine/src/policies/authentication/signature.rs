@@ -349,7 +349,7 @@ impl SignatureScheme {
         if let Some(missing) = self.required.iter().find(|name| !covers(items, name)) {
             return Err(format!("it does not cover {missing}"));
         }
-        let base = base(x.request, x.connection.scheme(), items, parameters)?;
+        let base = base(x.request, x.scheme(), items, parameters)?;
         if !known.key.is_good(&base, signature) {
             return Err("the signature is wrong".into());
         }

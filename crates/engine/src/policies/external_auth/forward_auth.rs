@@ -69,7 +69,7 @@ impl Settings {
         let client = x.client.to_canonical().to_string();
         for (name, value) in [
             ("X-Forwarded-Method", from.method.as_bytes()),
-            ("X-Forwarded-Proto", x.connection.scheme().as_bytes()),
+            ("X-Forwarded-Proto", x.scheme().as_bytes()),
             ("X-Forwarded-Host", from.authority()),
             ("X-Forwarded-Uri", from.target()),
             ("X-Forwarded-For", client.as_bytes()),
