@@ -9,7 +9,8 @@
 //! - A fetch at a time. Fetches that fail are tried again after 5 s, doubling up to 5 min.
 //! - A token that names an unknown key causes one fetch, at least 30 s after the one before that was so caused; a name that was not found then
 //!   causes none until the document changes, or ten minutes are over. A token whose signature is wrong does, too, with the same pause, where it or
-//!   a key has no name.
+//!   a key has no name. Until the pause is over nobody can tell whether there is a new key ([`Sought::Later`]): names that come meanwhile are noted, and
+//!   are not there once a fetch that has begun since has not brought them.
 //! - What was good stays in use for 24 h after it should have been refreshed. Then nobody can tell whether a key still is one.
 
 mod fetch;
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use crate::jose::KeySet;
+use crate::jose::{Key, KeySet};
 use crate::keep::Keep;
 use crate::policies::{Origin, Url};
 
@@ -121,7 +122,15 @@ struct State {
     fetched: u64,
     failed: u64,
     error: Option<Box<str>>,
+    /// When the fetch has begun that is under way, or was last.
+    begun: Duration,
+    /// When the last one that went well had begun.
+    good_since: Option<Duration>,
     absent: Vec<(Box<str>, Duration)>,
+    /// Names of keys that were asked for while no fetch could be caused.
+    awaited: Vec<(Box<str>, Duration)>,
+    /// Names of keys that the last change has taken out.
+    gone: Vec<Box<str>>,
     digest: Option<[u8; 32]>,
     remarks: Vec<String>,
 }
@@ -135,6 +144,24 @@ pub enum Occasion {
     UnknownKey(Box<str>),
     /// No key fits a token, and either it or a key has no name by which that could be told for certain.
     NamelessKey,
+}
+
+/// What can be said of a key that is not among those that are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sought {
+    /// A fetch may bring it, and is worth waiting for.
+    Fetch,
+    /// It is not there: that was looked up since somebody has asked for it.
+    Absent,
+    /// The last fetch failed, for this reason.
+    Failed(Box<str>),
+    /// Nobody can tell for so long.
+    Later {
+        /// Until a fetch may be caused again.
+        wait: Duration,
+        /// Whether it was asked for before, by its name, so that this is no guess at another one.
+        is_awaited: bool,
+    },
 }
 
 /// How a document is, for people and metrics.
@@ -209,13 +236,41 @@ impl Document {
         match occasion {
             // Who has just failed is not asked again for every request.
             Occasion::Due => self.is_flying() || state.failures_in_a_row == 0 || state.due <= now,
-            Occasion::UnknownKey(kid) => {
-                let known_absent =
-                    state.absent.iter().any(|(one, since)| one == kid && now.saturating_sub(*since) < ABSENT);
-                !known_absent && (self.is_flying() || state.may_seek(now))
-            }
+            Occasion::UnknownKey(kid) => !state.is_absent(kid, now) && (self.is_flying() || state.may_seek(now)),
             Occasion::NamelessKey => self.is_flying() || state.may_seek(now),
         }
+    }
+
+    /// What can be said of a key that a policy has met `occasion` with, and for which it has had a fetch at `asked`.
+    pub fn seek(&self, occasion: &Occasion, asked: Option<Duration>, now: Duration) -> Sought {
+        if asked.is_none() && self.may_help(occasion, now) {
+            return Sought::Fetch;
+        }
+        let mut state = self.state();
+        if let Some(why) = &state.error {
+            return Sought::Failed(why.clone());
+        }
+        let kid = match occasion {
+            Occasion::UnknownKey(kid) => Some(kid),
+            Occasion::Due | Occasion::NamelessKey => None,
+        };
+        // A fetch that was under way already when it was asked for may have missed it.
+        let was_looked_up = asked.is_some_and(|asked| state.good_since >= Some(asked));
+        if let Some(kid) = kid.filter(|_| was_looked_up) {
+            note(&mut state.absent, kid, now);
+        }
+        if was_looked_up || kid.is_some_and(|kid| state.is_absent(kid, now) || state.gone.contains(kid)) {
+            return Sought::Absent;
+        }
+        let over = state.sought.map_or(now, |sought| sought + GAP);
+        let is_awaited = kid.is_some_and(|kid| {
+            let is_awaited = state.awaited.iter().any(|(one, _)| one == kid);
+            if !is_awaited {
+                note(&mut state.awaited, kid, now);
+            }
+            is_awaited
+        });
+        Sought::Later { wait: over.saturating_sub(now), is_awaited }
     }
 
     /// Begins a fetch, unless one is under way or there is no reason for one.
@@ -228,6 +283,7 @@ impl Document {
         if !is_due || self.flying.swap(true, Ordering::AcqRel) {
             return None;
         }
+        state.begun = now;
         if *occasion != Occasion::Due {
             state.sought = Some(now);
         }
@@ -243,20 +299,6 @@ impl Document {
     /// When the next fetch is due, on the monotonic clock.
     pub fn due(&self) -> Duration {
         self.state().due
-    }
-
-    /// Notes that a key was not found by who has asked for it at `asked`; if what was fetched since was fetched for the sake of such a key. A
-    /// fetch that was under way already may have missed it.
-    pub fn note_absent(&self, kid: &str, asked: Duration, now: Duration) {
-        let mut state = self.state();
-        if state.error.is_some() || state.sought.is_none_or(|sought| sought < asked) {
-            return;
-        }
-        state.absent.retain(|(one, since)| **one != *kid && now.saturating_sub(*since) < ABSENT);
-        if state.absent.len() >= MOST_ABSENT {
-            state.absent.remove(0);
-        }
-        state.absent.push((kid.into(), now));
     }
 
     /// Why the last fetch failed.
@@ -285,8 +327,20 @@ impl Document {
         let before = self.content.load_full();
         let changed = state.digest != Some(digest);
         let version = before.as_ref().map_or(1, |before| before.version + u64::from(changed));
+        let is_there = |kid: &str| keys.keys().iter().any(|key| key.kid() == Some(kid));
         if changed {
             state.absent.clear();
+            let known = before.iter().flat_map(|before| before.keys.keys()).filter_map(Key::kid);
+            state.gone = known.filter(|kid| !is_there(kid)).map(Box::from).collect();
+        }
+        let begun = state.begun;
+        state.good_since = Some(begun);
+        for (kid, since) in std::mem::take(&mut state.awaited) {
+            if since > begun {
+                state.awaited.push((kid, since));
+            } else if !is_there(&kid) {
+                note(&mut state.absent, &kid, now);
+            }
         }
         state.digest = Some(digest);
         state.remarks.clone_from(&keys.remarks);
@@ -321,7 +375,20 @@ impl Document {
     }
 }
 
+/// Notes the name of a key, in the place of the oldest where there are too many.
+fn note(names: &mut Vec<(Box<str>, Duration)>, kid: &str, now: Duration) {
+    names.retain(|(one, since)| **one != *kid && now.saturating_sub(*since) < ABSENT);
+    if names.len() >= MOST_ABSENT {
+        names.remove(0);
+    }
+    names.push((kid.into(), now));
+}
+
 impl State {
+    fn is_absent(&self, kid: &str, now: Duration) -> bool {
+        self.absent.iter().any(|(one, since)| **one == *kid && now.saturating_sub(*since) < ABSENT)
+    }
+
     fn may_seek(&self, now: Duration) -> bool {
         self.sought.is_none_or(|sought| now.saturating_sub(sought) >= GAP)
     }

@@ -131,19 +131,31 @@ fn unknown_keys_cause_a_fetch_each_30_seconds_at_most() {
     assert!(document.may_help(&unknown("c"), at(11)), "others wait for the one under way");
     seeking.first();
     assert!(matches!(seeking.take(answer(KEYS, ""), at(12)), Step::Over(Ok(()))));
-    document.note_absent("c", at(11), at(12));
-    document.note_absent("b", at(10), at(12));
+    let later = |seconds, is_awaited| Sought::Later { wait: Duration::from_secs(seconds), is_awaited };
+    assert_eq!(document.seek(&unknown("c"), Some(at(11)), at(12)), later(28, false), "it may have missed it");
+    assert_eq!(document.seek(&unknown("c"), None, at(13)), later(27, true));
+    assert_eq!(document.seek(&unknown("b"), Some(at(10)), at(12)), Sought::Absent);
+    assert_eq!(document.seek(&unknown("b"), None, at(12)), Sought::Absent);
+    assert_eq!(document.seek(&Occasion::NamelessKey, None, at(12)), later(28, false));
     assert!(!document.may_help(&unknown("c"), at(39)));
     assert!(document.begin(&unknown("c"), at(39)).is_none());
     assert!(document.may_help(&unknown("c"), at(40)));
     assert!(!document.may_help(&unknown("b"), at(40)), "it was not there");
     assert!(document.may_help(&unknown("b"), at(612)), "but that was long ago");
     for number in 0..1000 {
-        document.note_absent(&number.to_string(), at(10), at(20));
+        document.seek(&unknown(&number.to_string()), None, at(20));
     }
-    assert_eq!(document.state().absent.len(), MOST_ABSENT);
+    assert_eq!(document.state().awaited.len(), MOST_ABSENT);
+    let mut seeking = document.begin(&unknown("999"), at(40)).expect("a fetch");
+    seeking.first();
+    document.seek(&unknown("late"), Some(at(40)), at(41));
+    assert!(matches!(seeking.take(answer(KEYS, ""), at(42)), Step::Over(Ok(()))));
+    assert_eq!(document.state().absent.len(), MOST_ABSENT, "all that were asked for before it began");
+    assert_eq!(document.seek(&unknown("998"), None, at(43)), Sought::Absent);
+    assert_eq!(document.seek(&unknown("late"), None, at(43)), later(27, true));
     fetch(&document, OTHER, "", at(700)).expect("a good fetch");
-    assert!(document.state().absent.is_empty(), "other keys, other names");
+    let absent: Vec<_> = document.state().absent.iter().map(|(kid, _)| kid.to_string()).collect();
+    assert_eq!(absent, ["late"], "other keys, other names");
 }
 
 #[test]

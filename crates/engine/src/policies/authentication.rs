@@ -70,7 +70,7 @@ use forward::{ClaimField, Forward, IdentityField};
 use login::LoginSpec;
 use requirement::{Alternative, Requirement};
 use resource::{Metadata, ProtectedResource};
-use scheme::{AnyScheme, Fault, Proof, SchemeSpec};
+use scheme::{AnyScheme, Fault, Later, Proof, SchemeSpec};
 
 object! {
     /// Who may come in, by credentials. Later policies, the log and the backend learn who it is.
@@ -168,7 +168,7 @@ type Outcomes = SmallVec<[Option<Outcome>; 2]>;
 enum Outcome {
     Absent,
     Invalid(Box<str>, Counted),
-    Unavailable(Box<str>),
+    Unavailable(Box<str>, Option<Later>),
     Valid(Arc<Principal>),
 }
 
@@ -323,7 +323,8 @@ impl AuthenticationPolicy {
         let outcome = match proof {
             Proof::Absent => Outcome::Absent,
             Proof::Invalid(why) => Outcome::Invalid(why, counted),
-            Proof::Unavailable(why) => Outcome::Unavailable(why),
+            Proof::Unavailable(why) => Outcome::Unavailable(why, None),
+            Proof::Later(why, later) => Outcome::Unavailable(why, Some(later)),
             Proof::Valid(principal) => Outcome::Valid(principal),
             Proof::Answer(reply) => return Err(Verdict::Respond(reply)),
             Proof::Refused(reply) => {
@@ -346,7 +347,7 @@ impl AuthenticationPolicy {
         x.tell(|| match &outcome {
             Outcome::Absent => format!("scheme {name}: no credentials"),
             Outcome::Invalid(why, _) => format!("scheme {name}: {why}"),
-            Outcome::Unavailable(why) => format!("scheme {name}: cannot tell, {why}"),
+            Outcome::Unavailable(why, _) => format!("scheme {name}: cannot tell, {why}"),
             Outcome::Valid(principal) => format!("scheme {name}: {}", describe(principal)),
         });
         if let Some(place) = outcomes.get_mut(index) {
@@ -444,16 +445,26 @@ impl AuthenticationPolicy {
         lacking: Option<(usize, &[Text])>,
         x: &mut Exchange<'_>,
     ) -> Verdict {
+        // A token that is no good for one scheme may be meant for another, which cannot tell.
+        let is_shared = |index: usize| self.schemes.get(index).is_some_and(|named| named.scheme.is_shared());
+        let cannot_tell = |(index, outcome): (usize, &Option<Outcome>)| {
+            is_shared(index) && matches!(outcome, Some(Outcome::Unavailable(..)))
+        };
+        let is_doubtful = outcomes.iter().enumerate().any(cannot_tell);
         for (index, outcome) in outcomes.iter().enumerate() {
             let name = self.schemes.get(index).map_or("", |named| &named.name);
             match outcome {
+                Some(Outcome::Invalid(..)) if is_doubtful && is_shared(index) => {}
                 Some(Outcome::Invalid(why, counted)) => {
                     self.note_failure(*counted, x);
                     let reply = Reply::new(Reason::CredentialsInvalid).because(format!("scheme {name}: {why}"));
                     return self.refuse(reply, |other| if other == index { Fault::Invalid } else { Fault::Missing });
                 }
-                Some(Outcome::Unavailable(why)) => {
-                    return self.unavailable(index, why);
+                Some(Outcome::Unavailable(why, later)) => {
+                    if later.is_some_and(|later| later.is_guess) {
+                        self.note_failure(Counted::No, x);
+                    }
+                    return self.unavailable(index, why, *later);
                 }
                 _ => {}
             }
@@ -503,16 +514,20 @@ impl AuthenticationPolicy {
         })?;
         match self.settle(scheme, proof, Counted::No, outcomes.clone(), x) {
             Ok(outcomes) => match outcomes.get(scheme) {
-                Some(Some(Outcome::Unavailable(why))) => Some(self.unavailable(scheme, why)),
+                Some(Some(Outcome::Unavailable(why, later))) => Some(self.unavailable(scheme, why, *later)),
                 _ => None,
             },
             Err(verdict) => Some(verdict),
         }
     }
 
-    fn unavailable(&self, scheme: usize, why: &str) -> Verdict {
+    fn unavailable(&self, scheme: usize, why: &str, later: Option<Later>) -> Verdict {
         let name = self.schemes.get(scheme).map_or("", |named| &named.name);
-        Reply::new(Reason::AuthenticationUnavailable).because(format!("scheme {name}: {why}")).into()
+        let mut reply = Reply::new(Reason::AuthenticationUnavailable).because(format!("scheme {name}: {why}"));
+        if let Some(later) = later {
+            reply = reply.with_field(FieldName::known(FieldId::RETRY_AFTER), seconds(later.wait));
+        }
+        reply.into()
     }
 
     fn note_failure(&self, counted: Counted, x: &Exchange<'_>) {
@@ -582,10 +597,14 @@ fn describe(principal: &Principal) -> String {
     }
 }
 
-/// The client has failed too often. RFC 9110 section 10.2.3: whole seconds, so that it is not asked back too early.
+/// The client has failed too often.
 fn limited(wait: Duration) -> Verdict {
-    let seconds = wait.as_millis().div_ceil(1000).max(1).to_string();
-    Reply::new(Reason::AuthenticationLimited).with_field(FieldName::known(FieldId::RETRY_AFTER), seconds).into()
+    Reply::new(Reason::AuthenticationLimited).with_field(FieldName::known(FieldId::RETRY_AFTER), seconds(wait)).into()
+}
+
+/// RFC 9110 section 10.2.3: whole seconds, so that nobody is asked back too early.
+fn seconds(wait: Duration) -> String {
+    wait.as_millis().div_ceil(1000).max(1).to_string()
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 //! (`verified`), under the version of the keys, so that nothing is good by a key that is gone. Whether a token is shown by whom it was given
 //! to (`sender`), and for the first time where that matters, is looked at for each request.
 //!
-//! Nobody can tell without keys: then the request gets 503, not 401, because the client is not to blame and may come again. A key that
+//! Nobody can tell without keys: then the request gets 503, not 401, because the client is not to blame and may come again. So it does while the
+//! provider was asked a moment ago and is not asked again yet; who shows one unknown key after the other fails all the same, and is limited. A key that
 //! the provider does not have even when it is asked again is the token's fault: 401.
 
 use std::any::Any;
@@ -24,12 +25,12 @@ use super::super::CompileCx;
 use super::api_key::{bearer_token, is_alike};
 use super::claims::{ClaimNames, TokenOwner, principal};
 use super::nonces::{Nonces, Refused};
-use super::scheme::{Fault, Proof, Scheme, challenge};
+use super::scheme::{Fault, Later, Proof, Scheme, challenge};
 use super::secret::SecretEntry;
 use super::sender::{Sender, SenderConstraint, Word, ending};
 use super::verified::{self, Verified};
 use crate::callout::{Callout, CalloutResult};
-use crate::document::{Document, Occasion};
+use crate::document::{Document, Occasion, Sought};
 use crate::exchange::Exchange;
 use crate::jose::{Algorithm, Algorithms, Claims, Expectations, Expiry, Key, KeySet, Refusal, Token, WantedClaim};
 use crate::principal::{Principal, StoredMark};
@@ -368,7 +369,10 @@ impl JwtScheme {
                     document = content;
                     (&document.keys, document.version)
                 }
-                None => return self.without_keys(source, token, x.now.monotonic, asked),
+                None => {
+                    let proof = self.without_keys(source, token, x.now.monotonic, asked);
+                    return self.unless_newer(source, 0, proof, x, asked);
+                }
             },
         };
         let hash = verified::hash(token);
@@ -384,17 +388,26 @@ impl JwtScheme {
             Err((refusal, Some(occasion))) => match &self.keys {
                 Keys::Fixed(_) => Proof::invalid(refusal.why()),
                 Keys::Fetched(document) => {
-                    let sought = seek(document, &refusal, occasion, x.now.monotonic, asked);
-                    // A fetch for somebody else may have come to its end between the look at the keys and the question whether one would help.
-                    let is_newer = document.content(x.now.monotonic).is_some_and(|content| content.version != version);
-                    if is_newer && !matches!(sought, Proof::Ask(..)) {
-                        return self.judge(x, asked);
-                    }
-                    sought
+                    let proof = seek(document, &refusal, occasion, x.now.monotonic, asked);
+                    self.unless_newer(document, version, proof, x, asked)
                 }
             },
             Err((refusal, None)) => Proof::invalid(refusal.why()),
         }
+    }
+
+    /// What was found by keys of this version (zero for none), unless there are others by now: a fetch for somebody else may have come to its end between the
+    /// look at the keys and the question whether one would help.
+    fn unless_newer(
+        &self,
+        document: &Document,
+        version: u64,
+        proof: Proof,
+        x: &mut Exchange<'_>,
+        asked: Option<&Asked>,
+    ) -> Proof {
+        let is_newer = document.content(x.now.monotonic).is_some_and(|content| content.version != version);
+        if is_newer && !matches!(proof, Proof::Ask(..)) { self.judge(x, asked) } else { proof }
     }
 
     /// A genuine token is good for whom it was given to, and once where that is said.
@@ -507,17 +520,16 @@ fn seek(
     now: Duration,
     asked: Option<&Asked>,
 ) -> Proof {
-    if asked.is_none() && document.may_help(&occasion, now) {
-        return ask(document, occasion, now);
-    }
-    if let Some(why) = document.error() {
+    match document.seek(&occasion, asked.map(|asked| asked.at), now) {
+        Sought::Fetch => ask(document, occasion, now),
+        Sought::Absent => Proof::invalid(refusal.why()),
         // Nobody can tell whether it is a new one.
-        return Proof::Unavailable(format!("newer keys at {}: {why}", document.label).into());
+        Sought::Failed(why) => Proof::Unavailable(format!("newer keys at {}: {why}", document.label).into()),
+        Sought::Later { wait, is_awaited } => {
+            let why = format!("{}, and {} is asked again in {wait:?} at the soonest", refusal.why(), document.label);
+            Proof::Later(why.into(), Later { wait, is_guess: !is_awaited })
+        }
     }
-    if let (Some(asked), Occasion::UnknownKey(kid)) = (asked, &occasion) {
-        document.note_absent(kid, asked.at, now);
-    }
-    Proof::invalid(refusal.why())
 }
 
 /// Tokens in the header field that is meant for them. API keys as bearer tokens belong to the scheme for them.

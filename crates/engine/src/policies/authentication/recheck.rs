@@ -63,7 +63,7 @@ impl AuthenticationPolicy {
                     return Verdict::Call(callout);
                 }
                 Proof::Invalid(why) => return refuse(&one.scheme, format!("scheme {}: {why}", named.name)),
-                Proof::Unavailable(why) => {
+                Proof::Unavailable(why) | Proof::Later(why, _) => {
                     let cause = format!("scheme {}: {why}", named.name);
                     return Reply::new(Reason::AuthenticationUnavailable).because(cause).into();
                 }

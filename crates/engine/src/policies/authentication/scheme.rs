@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use transept_model::object;
 use transept_model::schema::{Decoder, Rule, SECTION_NAME, Schema, Text};
@@ -29,6 +30,8 @@ pub(super) enum Proof {
     Invalid(Box<str>),
     /// There is one, and nobody can tell at present. The request is refused.
     Unavailable(Box<str>),
+    /// The same, and it can be told after a while.
+    Later(Box<str>, Later),
     /// It is good, and this is who shows it.
     Valid(Arc<Principal>),
     /// Nobody is let in: this is the answer, as of a page that belongs to the scheme.
@@ -37,6 +40,15 @@ pub(super) enum Proof {
     Refused(Box<Reply>),
     /// Something has to be done first; the scheme goes on with what it remembers and what came of it ([`Scheme::resume`]).
     Ask(Box<Callout>, Box<dyn Any + Send>),
+}
+
+/// When it can be told whether a credential is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Later {
+    /// After so long.
+    pub(super) wait: Duration,
+    /// Whether it counts as a failure all the same: it may be one of many guesses.
+    pub(super) is_guess: bool,
 }
 
 impl Proof {

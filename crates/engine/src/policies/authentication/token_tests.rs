@@ -236,10 +236,11 @@ fn keys_come_when_the_first_token_does_and_new_ones_when_it_names_one() {
     let (verdict, _, fetches) = desk.ask_with_keys(&token(&new, "e2", json!({})), &both);
     assert!(verdict.goes_on() && fetches == 1, "{verdict:?}");
     // A made-up name costs the issuer nothing for half a minute, and no more after it was not found.
-    for (second, expected) in [(1, 0), (29, 0), (30, 1), (61, 0)] {
+    use Reason::{AuthenticationUnavailable as Unknown, CredentialsInvalid as Wrong};
+    for (second, found, expected) in [(1, Unknown, 0), (29, Unknown, 0), (30, Wrong, 1), (61, Wrong, 0)] {
         desk.now = NOW + second;
         let (verdict, _, fetches) = desk.ask_with_keys(&token(&new, "made-up", json!({})), &both);
-        assert_eq!((reason(&verdict).0, fetches), (Reason::CredentialsInvalid, expected), "at {second}");
+        assert_eq!((reason(&verdict).0, fetches), (found, expected), "at {second}");
     }
     // A key that is taken out is gone for tokens that were good before, too.
     assert!(desk.ask(&token(&old, "e", json!({}))).0.goes_on());
@@ -252,6 +253,37 @@ fn keys_come_when_the_first_token_does_and_new_ones_when_it_names_one() {
     assert!(matches!(fetch.take(answer(200, &keys_of(&[rotated])), desk.monotonic()), Step::Over(Ok(()))));
     let (verdict, _, _) = desk.ask_with_keys(&good, &both);
     assert!(verdict.goes_on(), "the issuer has it again: {verdict:?}");
+}
+
+/// Somebody's junk has spent the fetch of this half minute, and the issuer has a new key.
+#[test]
+fn who_shows_a_new_key_too_early_comes_again_and_is_not_blamed_but_who_guesses_is() {
+    let (old, new) = (Issuer::new(), Issuer::new());
+    let mut desk = Desk::new(FETCHED);
+    let keys = keys_of(&[old.ec_jwk()]);
+    assert!(desk.ask_with_keys(&token(&old, "e", json!({})), &keys).0.goes_on());
+    let (verdict, _, fetches) = desk.ask_with_keys(&token(&new, "junk", json!({})), &keys);
+    assert_eq!((reason(&verdict).0, fetches), (Reason::CredentialsInvalid, 1));
+    let mut rotated = new.ec_jwk();
+    rotated["kid"] = json!("e2");
+    let both = keys_of(&[old.ec_jwk(), rotated]);
+    desk.now = NOW + 10;
+    for _ in 0..200 {
+        let (verdict, _, _) = desk.ask_with_keys(&token(&new, "e2", json!({})), &both);
+        let Verdict::Respond(reply) = &verdict else { panic!("{verdict:?}") };
+        assert_eq!(reply.reason, Reason::AuthenticationUnavailable);
+        assert_eq!(reply.fields.iter().map(|(_, value)| &**value).collect::<Vec<_>>(), [b"20"]);
+    }
+    assert!(desk.ask(&token(&old, "e", json!({}))).0.goes_on(), "the address is not locked out");
+    desk.now = NOW + 30;
+    assert!(desk.ask_with_keys(&token(&new, "e2", json!({})), &both).0.goes_on());
+    // Names that nobody has shown before are guesses.
+    let mut limited = 0;
+    for number in 0..80 {
+        let verdict = desk.ask(&token(&new, &format!("guess-{number}"), json!({}))).0;
+        limited += usize::from(reason(&verdict).0 == Reason::AuthenticationLimited);
+    }
+    assert!((19..=22).contains(&limited), "{limited}");
 }
 
 #[test]
@@ -271,10 +303,11 @@ fn a_signature_by_a_key_without_a_name_causes_a_fetch_each_half_minute_at_most()
     // The issuer has a new key: the token of it names none, or a name that no key has.
     let (verdict, _, fetches) = desk.ask_with_keys(&unnamed(&new), &nameless(&new));
     assert!(verdict.goes_on() && fetches == 1, "{verdict:?}");
-    for (second, expected) in [(1, 0), (29, 0), (30, 1), (31, 0)] {
+    use Reason::{AuthenticationUnavailable as Unknown, CredentialsInvalid as Wrong};
+    for (second, found, expected) in [(1, Unknown, 0), (29, Unknown, 0), (30, Wrong, 1), (31, Unknown, 0)] {
         desk.now = NOW + second;
         let (verdict, _, fetches) = desk.ask_with_keys(&token(&old, "e", json!({})), &nameless(&new));
-        assert_eq!((reason(&verdict).0, fetches), (Reason::CredentialsInvalid, expected), "at {second}");
+        assert_eq!((reason(&verdict).0, fetches), (found, expected), "at {second}");
     }
     // Where all have names, a wrong signature is a wrong signature.
     desk.now = NOW + 700;
