@@ -38,13 +38,29 @@ impl PrincipalKind {
     }
 }
 
+/// Who vouches for the name of a principal. Names are unique for each of them only: an issuer may call somebody what another calls somebody else
+/// (RFC 7519 section 4.1.2), or as a Consumer is called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Voucher {
+    /// The scheme by which it was recognised.
+    #[default]
+    Scheme,
+    /// We do: it is a Consumer.
+    Consumer,
+    /// The issuer of a token.
+    Issuer(Box<str>),
+}
+
 /// Who makes a request.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Principal {
     /// What it is.
     pub kind: PrincipalKind,
-    /// Its name, unique among those of its kind: the name of a Consumer, the `sub` of a token, a SPIFFE id. Empty for anonymous.
+    /// Its name, unique among those of its kind for whom the same one vouches: the name of a Consumer, the `sub` of a token, a SPIFFE id. Empty for
+    /// anonymous.
     pub id: Box<str>,
+    /// Who vouches for its name.
+    pub voucher: Voucher,
     /// The groups that it belongs to.
     pub groups: Vec<Box<str>>,
     /// What its credential is good for (RFC 6749 section 3.3).

@@ -16,7 +16,7 @@ use twox_hash::XxHash3_128;
 use crate::exchange::Exchange;
 use crate::expression::TextExpression;
 use crate::policies::{Caution, CompileCx, Identified, Known, Phase, kind};
-use crate::principal::PrincipalKind;
+use crate::principal::{Principal, PrincipalKind, Voucher};
 
 object! {
     /// A part of a key. One of `from`, `header`, `claim` and `expression`.
@@ -40,7 +40,7 @@ object! {
 choice! {
     /// What is known about a request.
     pub enum KeySource {
-        /// Who makes it: a user, an app or a workload.
+        /// Who makes it: a user, an app or a workload. Users of two issuers are two, also under one name.
         Principal = "Principal",
         /// Which app makes it. Users and workloads have none.
         App = "App",
@@ -337,6 +337,7 @@ impl Part {
                 (Some(one), _) if one.kind != PrincipalKind::Anonymous => {
                     out.push(one.kind as u8);
                     text(one.id.as_bytes(), out);
+                    voucher(one, out);
                 }
                 (None, Some(identity)) => {
                     out.push(PrincipalKind::Workload as u8);
@@ -344,10 +345,15 @@ impl Part {
                 }
                 _ => return None,
             },
-            Part::App => text(principal.filter(|one| one.kind == PrincipalKind::App)?.id.as_bytes(), out),
+            Part::App => {
+                let app = principal.filter(|one| one.kind == PrincipalKind::App)?;
+                text(app.id.as_bytes(), out);
+                voucher(app, out);
+            }
             Part::Credential => {
                 let principal = principal?;
                 text(principal.scheme.as_bytes(), out);
+                voucher(principal, out);
                 text(principal.credential.as_deref()?.as_bytes(), out);
             }
             Part::Claim(path) => match principal?.claim(path)? {
@@ -391,6 +397,21 @@ impl Part {
     }
 }
 
+/// Who vouches for the name of a principal: the same name is somebody else elsewhere.
+fn voucher(principal: &Principal, out: &mut KeyBytes) {
+    match &principal.voucher {
+        Voucher::Consumer => out.push(0),
+        Voucher::Issuer(issuer) => {
+            out.push(1);
+            text(issuer.as_bytes(), out);
+        }
+        Voucher::Scheme => {
+            out.push(2);
+            text(principal.scheme.as_bytes(), out);
+        }
+    }
+}
+
 fn text(value: &[u8], out: &mut KeyBytes) {
     out.extend_from_slice(&(value.len() as u64).to_le_bytes());
     out.extend_from_slice(value);
@@ -429,6 +450,55 @@ mod tests {
         assert_eq!(of("::ffff:192.0.2.77"), "192.0.2.0");
         assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
         assert_eq!(masked_address("192.0.2.77".parse().expect("an address"), 32, 64).to_string(), "192.0.2.77");
+    }
+
+    /// The key of a principal by one part.
+    fn key_of(part: &Part, principal: Principal) -> KeyBytes {
+        let address = "192.0.2.1:80".parse().expect("an address");
+        let mut request = transept_wire::head::Request::build("GET", "http", "a.test", "/").expect("a request");
+        let mut notes = crate::exchange::Notes::new();
+        notes.principal = Some(std::sync::Arc::new(principal));
+        let x = Exchange {
+            now: crate::exchange::Now { monotonic: std::time::Duration::ZERO, unix: std::time::Duration::ZERO },
+            random: 0,
+            connection: &crate::exchange::Connection::new(address, address, None),
+            client: address.ip(),
+            listener_port: 80,
+            request: &mut request,
+            notes: &mut notes,
+        };
+        let mut out = KeyBytes::new();
+        part.write(&x, &mut out).expect("a key");
+        out
+    }
+
+    #[test]
+    fn one_name_is_as_many_as_vouch_for_it() {
+        let by = |voucher: Voucher, scheme: &str| Principal {
+            kind: PrincipalKind::App,
+            id: "default/mob".into(),
+            voucher,
+            scheme: scheme.into(),
+            credential: Some("1".into()),
+            ..Principal::default()
+        };
+        let issuer = |name: &str| Voucher::Issuer(name.into());
+        for part in [Part::Principal, Part::App, Part::Credential] {
+            let all = [
+                by(Voucher::Consumer, "token"),
+                by(issuer("https://one.test"), "token"),
+                by(issuer("https://two.test"), "token"),
+                by(Voucher::Scheme, "token"),
+                by(Voucher::Scheme, "users"),
+            ];
+            let keys: std::collections::HashSet<_> = all.into_iter().map(|one| key_of(&part, one)).collect();
+            assert_eq!(keys.len(), 5, "{part:?}");
+        }
+        // Of one issuer it is one, by whichever scheme, and of a Consumer by whichever of its keys.
+        for voucher in [issuer("https://one.test"), Voucher::Consumer] {
+            let keys = ["here", "there"].map(|scheme| key_of(&Part::Principal, by(voucher.clone(), scheme)));
+            assert_eq!(keys[0], keys[1]);
+        }
     }
 
     #[test]

@@ -89,8 +89,11 @@ object! {
         /// What the principal is.
         kinds: Vec<WhoCalls> => Limit::NotEmpty, Limit::MaxItems(4), Limit::Unique;
         /// Names of principals: of a Consumer, the `sub` of a token, a SPIFFE id. A `*` at the end stands for anything; alone it is
-        /// whoever is not anonymous.
+        /// whoever is not anonymous. The name of a Consumer that exists means that Consumer, and a SPIFFE id a workload, and no token that says
+        /// the same. Any issuer may have a `sub` in its tokens: where there are several, write `schemes`, too.
         principals: Vec<NamePattern> => Limit::NotEmpty, Limit::MaxItems(256);
+        /// Names of the schemes of an AuthenticationPolicy by which the principal is recognised; where several are required together, the first.
+        schemes: Vec<Text> => Limit::NotEmpty, Limit::MaxItems(16);
         /// Groups that the principal belongs to.
         groups: Vec<NamePattern> => Limit::NotEmpty, Limit::MaxItems(256);
         /// What the principal's credential is good for.
@@ -179,6 +182,7 @@ fn check_spec(spec: &AuthorizationPolicySpec, value: &transept_model::value::Val
 fn check_source(source: &AccessSource, value: &transept_model::value::Value, cx: &mut Decoder) {
     let named = [
         ("principals", !source.principals.is_empty()),
+        ("schemes", !source.schemes.is_empty()),
         ("groups", !source.groups.is_empty()),
         ("scopes", !source.scopes.is_empty()),
         ("claims", !source.claims.is_empty()),

@@ -21,17 +21,29 @@ fn value(yaml: &str) -> Value {
 }
 
 fn attempt<P: Policy>(yaml: &str) -> (Option<P>, Vec<Invalid>) {
+    attempt_among(yaml, &World::default())
+}
+
+fn attempt_among<P: Policy>(yaml: &str, world: &World) -> (Option<P>, Vec<Invalid>) {
     let mut cx = Decoder::new("test.yaml".into());
     let name = ObjectName { kind: P::KIND.into(), namespace: "default".into(), name: "test".into() };
-    let (world, keep, mut needs) = (World::default(), Keep::default(), Needs::default());
+    let (keep, mut needs) = (Keep::default(), Needs::default());
     let spec = P::Spec::decode(&value(yaml), &mut cx);
-    let policy =
-        spec.and_then(|spec| P::compile(&spec, &mut CompileCx::new(&mut cx, &world, &name, &keep, &mut needs)));
+    let policy = spec.and_then(|spec| P::compile(&spec, &mut CompileCx::new(&mut cx, world, &name, &keep, &mut needs)));
     (policy, cx.into_problems())
 }
 
 pub(super) fn compile<P: Policy>(yaml: &str) -> P {
     let (policy, problems) = attempt(yaml);
+    assert!(problems.is_empty(), "{problems:?}");
+    policy.expect("a policy without problems")
+}
+
+/// A policy where there are these objects, too.
+pub(super) fn compile_among<P: Policy>(yaml: &str, objects: &str) -> P {
+    let loaded = transept_model::load(&[SourceText::new("world.yaml", objects)], MODEL_KINDS);
+    assert!(loaded.invalid.is_empty(), "{:?}", loaded.invalid);
+    let (policy, problems) = attempt_among(yaml, &loaded.world);
     assert!(problems.is_empty(), "{problems:?}");
     policy.expect("a policy without problems")
 }

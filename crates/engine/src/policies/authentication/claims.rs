@@ -7,7 +7,7 @@ use transept_model::schema::{Rule, Text};
 use transept_model::{choice, object};
 
 use crate::jose::{Claims, names};
-use crate::principal::{Principal, PrincipalKind, claim};
+use crate::principal::{Principal, PrincipalKind, Voucher, claim};
 
 object! {
     /// Which claim says what. A claim inside another is written with a dot, such as `realm_access.roles`.
@@ -82,6 +82,7 @@ pub(super) fn principal(
     Ok(Principal {
         kind,
         id: id.into(),
+        voucher: text("iss").map_or(Voucher::Scheme, |issuer| Voucher::Issuer(issuer.into())),
         groups: names(&claims, &wanted.groups),
         scopes: wanted.scopes.iter().flat_map(|path| names(&claims, path)).collect(),
         plan: wanted.plan.as_deref().and_then(text).map(Into::into),

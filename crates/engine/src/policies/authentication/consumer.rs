@@ -8,7 +8,7 @@ use transept_model::schema::Text;
 use transept_model::secrecy::may_be_credential;
 
 use super::super::CompileCx;
-use crate::principal::{Principal, PrincipalKind, StoredMark};
+use crate::principal::{Principal, PrincipalKind, StoredMark, Voucher};
 
 /// A credential of a Consumer, and whether it may be used at all.
 #[derive(Debug)]
@@ -93,6 +93,7 @@ pub(super) fn principal(namespace: &str, name: &str, consumer: Option<&ConsumerS
     Principal {
         kind: PrincipalKind::App,
         id: format!("{namespace}/{name}").into(),
+        voucher: Voucher::Consumer,
         groups: consumer.map_or_else(Vec::new, |consumer| consumer.groups.iter().map(boxed).collect()),
         plan: consumer.and_then(|consumer| consumer.plan.as_ref()).map(boxed),
         tenant: consumer.and_then(|consumer| consumer.tenant.as_ref()).map(boxed),

@@ -15,7 +15,7 @@ use super::super::{CompileCx, Network};
 use super::{AccessHeader, AccessOperation, AccessRule, AccessSource};
 use crate::exchange::Exchange;
 use crate::expression::{Condition, Fault};
-use crate::principal::{Principal, PrincipalKind};
+use crate::principal::{Principal, PrincipalKind, Voucher};
 use crate::redact::is_alike;
 
 /// A compiled rule.
@@ -25,6 +25,8 @@ pub(super) struct Access {
     pub(super) label: Box<str>,
     side: Side,
     from: Vec<AccessSource>,
+    /// Names in `from` that are those of Consumers, and are nobody else's.
+    consumers: Vec<Box<str>>,
     to: Vec<Operation>,
     when: Vec<Condition>,
 }
@@ -143,7 +145,12 @@ impl Access {
             None => format!("{list}[{index}]"),
         };
         let to = spec.to.iter().map(|operation| Operation::compile(operation, cx)).collect();
-        Access { label: label.into(), side, to, from: spec.from.clone(), when: spec.when.clone() }
+        let names = spec.from.iter().flat_map(|source| source.principals.iter().chain(&source.not_principals));
+        let is_consumer = |name: &&str| {
+            name.split_once('/').is_some_and(|(namespace, name)| cx.world.consumer(namespace, name).is_some())
+        };
+        let consumers = names.filter_map(NamePattern::exact).filter(is_consumer).map(Box::from).collect();
+        Access { label: label.into(), side, to, from: spec.from.clone(), consumers, when: spec.when.clone() }
     }
 
     /// The ports that it names, and those that they lead to.
@@ -177,7 +184,8 @@ impl Access {
         let matched = Matched { from: None, to: None, conditions: 0, fault: None };
         self.conditions(subject, Unseen::Fails, matched).ok()?;
         let lacking = self.from.iter().find(|source| {
-            source.misses(subject, Unseen::Fails) == Some("scopes") && source.has_claims(Some(principal))
+            source.misses(subject, Unseen::Fails, &self.consumers) == Some("scopes")
+                && source.has_claims(Some(principal))
         });
         lacking.map(|source| &*source.scopes)
     }
@@ -187,11 +195,13 @@ impl Access {
         let mut matched = Matched { from: None, to: None, conditions: self.when.len(), fault: None };
         if !self.from.is_empty() {
             let mut missed = "";
-            let found = self.from.iter().enumerate().find(|(_, source)| match source.misses(subject, unseen) {
-                None => true,
-                Some(field) => {
-                    missed = field;
-                    false
+            let found = self.from.iter().enumerate().find(|(_, source)| {
+                match source.misses(subject, unseen, &self.consumers) {
+                    None => true,
+                    Some(field) => {
+                        missed = field;
+                        false
+                    }
                 }
             });
             matched.from = Some(found.ok_or(Missed::From(self.from.len() - 1, missed))?);
@@ -246,6 +256,7 @@ impl AccessSource {
     fn asks_principal(&self) -> bool {
         !(self.kinds.is_empty()
             && self.principals.is_empty()
+            && self.schemes.is_empty()
             && self.groups.is_empty()
             && self.scopes.is_empty()
             && self.claims.is_empty()
@@ -258,6 +269,7 @@ impl AccessSource {
         let fields = [
             ("kinds", self.kinds.is_empty()),
             ("principals", self.principals.is_empty()),
+            ("schemes", self.schemes.is_empty()),
             ("groups", self.groups.is_empty()),
             ("scopes", self.scopes.is_empty()),
             ("claims", self.claims.is_empty()),
@@ -273,7 +285,7 @@ impl AccessSource {
     }
 
     /// The field that does not hold, if there is one.
-    fn misses(&self, subject: &Subject<'_>, unseen: Unseen) -> Option<&'static str> {
+    fn misses(&self, subject: &Subject<'_>, unseen: Unseen, consumers: &[Box<str>]) -> Option<&'static str> {
         let identity = subject.identity;
         let is = |pattern: &IdentityPattern| identity.is_some_and(|identity| pattern.matches(identity));
         if !one_of(&self.identities, is) {
@@ -292,7 +304,7 @@ impl AccessSource {
             return None;
         }
         match (&subject.http, unseen) {
-            (Some(http), _) => self.misses_principal(http.principal),
+            (Some(http), _) => self.misses_principal(http.principal, consumers),
             (None, Unseen::Holds) => None,
             (None, Unseen::Fails) => Some("principals"),
         }
@@ -313,18 +325,21 @@ impl AccessSource {
         self.not_addresses.iter().any(contains).then_some("notAddresses")
     }
 
-    fn misses_principal(&self, principal: Option<&Principal>) -> Option<&'static str> {
+    fn misses_principal(&self, principal: Option<&Principal>, consumers: &[Box<str>]) -> Option<&'static str> {
         let kind = principal.map_or(PrincipalKind::Anonymous, |principal| principal.kind);
         if !one_of(&self.kinds, |wanted| wanted.is(kind)) {
             return Some("kinds");
         }
         let principal = principal.filter(|principal| principal.kind != PrincipalKind::Anonymous);
-        let is = |pattern: &NamePattern| principal.is_some_and(|principal| pattern.matches(&principal.id));
+        let is = |pattern: &NamePattern| principal.is_some_and(|principal| is_called(principal, pattern, consumers));
         if !one_of(&self.principals, is) {
             return Some("principals");
         }
         if self.not_principals.iter().any(is) {
             return Some("notPrincipals");
+        }
+        if !one_of(&self.schemes, |scheme| principal.is_some_and(|principal| *principal.scheme == **scheme)) {
+            return Some("schemes");
         }
         let groups = principal.map_or(&[][..], |principal| &principal.groups);
         let member = |pattern: &NamePattern| groups.iter().any(|group| pattern.matches(group));
@@ -351,10 +366,19 @@ impl AccessSource {
     /// Whether it asks for what only a credential says, and no certificate of the mesh.
     fn asks_credential(&self) -> bool {
         !self.groups.is_empty()
+            || !self.schemes.is_empty()
             || !self.scopes.is_empty()
             || !self.claims.is_empty()
             || self.principals.iter().any(|name| !name.is_of_the_mesh() && name.exact().is_some())
     }
+}
+
+/// Whether a principal has such a name. Names of workloads, and those that are Consumers', are not for others to say.
+fn is_called(principal: &Principal, pattern: &NamePattern, consumers: &[Box<str>]) -> bool {
+    let is_consumers = || consumers.iter().any(|name| **name == *pattern.as_str());
+    pattern.matches(&principal.id)
+        && (principal.kind == PrincipalKind::Workload || !pattern.is_of_the_mesh())
+        && (principal.voucher == Voucher::Consumer || !is_consumers())
 }
 
 /// Whether a claim, or an item of a list in it, fits.

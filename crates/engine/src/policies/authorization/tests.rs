@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use transept_wire::head::Request;
 
-use super::super::tests::{compile, refusals};
+use super::super::tests::{compile, compile_among, refusals};
 use super::*;
 use crate::exchange::{Connection, Notes, Now};
-use crate::principal::Principal;
+use crate::principal::{Principal, Voucher};
 use crate::rule::Site;
 
 const CART: &str = "spiffe://transept.local/ns/shop/sa/cart";
@@ -84,6 +84,7 @@ fn ann() -> Principal {
     Principal {
         kind: PrincipalKind::User,
         id: "ann".into(),
+        scheme: "staff".into(),
         groups: vec!["staff".into()],
         scopes: vec!["orders:read".into()],
         claims,
@@ -203,7 +204,8 @@ fn what_would_never_match_is_refused() {
 fn an_empty_list_is_refused_where_it_would_hold_for_all() {
     let source = |field: &str| format!("from: [{{{field}: []}}]");
     let operation = |field: &str| format!("to: [{{{field}: []}}]");
-    let sources = ["kinds", "principals", "groups", "scopes", "claims", "identities", "namespaces", "addresses"];
+    let sources =
+        ["kinds", "principals", "schemes", "groups", "scopes", "claims", "identities", "namespaces", "addresses"];
     let mut rules: Vec<String> = sources.into_iter().map(source).collect();
     rules.extend(["ports", "methods", "paths", "hosts", "headers"].into_iter().map(operation));
     rules.extend(["from: []", "to: []", "when: []"].map(str::to_owned));
@@ -229,6 +231,7 @@ fn rules_ask_who_calls() {
         "{scopes: ['orders:*']}",
         "{claims: [{path: realm_access.roles, values: [clerk]}, {path: level, values: ['3']}, {path: verified, values: ['true']}]}",
         "{claims: [{path: level}]}",
+        "{principals: [ann], schemes: [staff, desk]}",
         "{notPrincipals: [bob], notGroups: [root], notAddresses: [10.0.0.0/8], notIdentities: ['*']}",
     ] {
         let policy = compile::<AuthorizationPolicy>(&format!("allow: [{{from: [{yes}]}}]\n"));
@@ -238,6 +241,7 @@ fn rules_ask_who_calls() {
         "{principals: [bob]}",
         "{kinds: [workload]}",
         "{kinds: [anonymous]}",
+        "{principals: [ann], schemes: [desk]}",
         "{groups: [root]}",
         "{scopes: ['orders:write']}",
         "{claims: [{path: realm_access.roles, values: [chief]}]}",
@@ -251,6 +255,23 @@ fn rules_ask_who_calls() {
         let policy = compile::<AuthorizationPolicy>(&format!("allow: [{{from: [{no}]}}]\n"));
         assert!(!is_let_in(&policy, Some(ann())), "{no}");
     }
+}
+
+#[test]
+fn no_token_says_that_its_holder_is_a_workload_or_a_consumer() {
+    let named = |id: &str| Principal { id: id.into(), voucher: Voucher::Issuer("https://two.test".into()), ..ann() };
+    for pattern in [CART, "spiffe://transept.local/*"] {
+        let policy = compile::<AuthorizationPolicy>(&format!("allow: [{{from: [{{principals: ['{pattern}']}}]}}]\n"));
+        assert!(is_let_in(&policy, Some(Principal::workload(CART))), "{pattern}");
+        assert!(!is_let_in(&policy, Some(named(CART))), "{pattern}");
+    }
+    let rule = "allow: [{from: [{principals: [default/mob]}]}]\n";
+    let consumer = "{apiVersion: transept.dev/v1alpha1, kind: Consumer, metadata: {name: mob}, spec: {}}\n";
+    let policy = compile_among::<AuthorizationPolicy>(rule, consumer);
+    assert!(is_let_in(&policy, Some(Principal { voucher: Voucher::Consumer, ..named("default/mob") })));
+    assert!(!is_let_in(&policy, Some(named("default/mob"))));
+    let policy = compile::<AuthorizationPolicy>(rule);
+    assert!(is_let_in(&policy, Some(named("default/mob"))), "there is no such Consumer");
 }
 
 #[test]
