@@ -125,7 +125,7 @@ impl Parser {
             Token::End => "the end".to_owned(),
             Token::Name(name) => ticked(name),
             Token::Sign(sign) => format!("`{sign}`"),
-            Token::Int(_) | Token::Double(_) => "a number".to_owned(),
+            Token::Int(_) | Token::Least | Token::Double(_) => "a number".to_owned(),
             Token::Text(_) => "a text".to_owned(),
         };
         Flaw::new(self.at(), format!("expected {wanted}, found {found}"))
@@ -218,6 +218,10 @@ impl Parser {
             return Ok(Tree { at, form: Form::Not(Box::new(inner)) });
         }
         if self.take("-") {
+            if self.peek() == &Token::Least {
+                self.next += 1;
+                return Ok(Tree { at, form: Form::Int(i64::MIN) });
+            }
             let inner = self.deeper(Self::unary)?;
             return Ok(Tree { at, form: Form::Negate(Box::new(inner)) });
         }
@@ -258,6 +262,7 @@ impl Parser {
         self.next += 1;
         let form = match token {
             Token::Int(value) => Form::Int(value),
+            Token::Least => return Err(Flaw::new(at, "this is not a number of 64 bits, but with a minus before it")),
             Token::Double(value) => Form::Double(value),
             Token::Text(value) => Form::Text(value),
             Token::Name(name) => match &*name {

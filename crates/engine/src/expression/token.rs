@@ -9,6 +9,8 @@ use super::Flaw;
 pub(super) enum Token {
     Name(String),
     Int(i64),
+    /// The number that is one only with a minus before it: 9223372036854775808.
+    Least,
     Double(f64),
     Text(String),
     Sign(&'static str),
@@ -20,6 +22,9 @@ const SIGNS: &[&str] = &[
     "&&", "||", "==", "!=", "<=", ">=", "<", ">", "!", "+", "-", "*", "/", "%", "?", ":", ".", ",", "(", ")", "[", "]",
     "{", "}",
 ];
+
+/// How far below zero whole numbers go.
+const LEAST: u64 = i64::MIN.unsigned_abs();
 
 /// Words that mean something in CEL or will, and can be no names.
 const RESERVED: &[&str] = &[
@@ -105,6 +110,7 @@ fn number(rest: &str, at: usize) -> Result<(Token, usize), Flaw> {
         let value = i64::from_str_radix(&digits[..length], 16);
         return match value {
             Ok(value) => Ok((Token::Int(value), length + 2)),
+            Err(_) if u64::from_str_radix(&digits[..length], 16) == Ok(LEAST) => Ok((Token::Least, length + 2)),
             Err(_) => Err(Flaw::new(at, format!("`{}` is not a number", &rest[..length + 2]))),
         };
     }
@@ -134,7 +140,9 @@ fn number(rest: &str, at: usize) -> Result<(Token, usize), Flaw> {
             flaw
         });
     }
-    let token = if whole { word.parse().ok().map(Token::Int) } else { word.parse().ok().map(Token::Double) };
+    let is_least = || (word.parse() == Ok(LEAST)).then_some(Token::Least);
+    let token =
+        if whole { word.parse().ok().map(Token::Int).or_else(is_least) } else { word.parse().ok().map(Token::Double) };
     match token {
         Some(token) => Ok((token, length)),
         None => Err(Flaw::new(at, format!("`{word}` is not a number of 64 bits"))),
