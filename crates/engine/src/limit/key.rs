@@ -21,7 +21,7 @@ use crate::principal::{Principal, PrincipalKind, Voucher};
 object! {
     /// A part of a key. One of `from`, `header`, `claim` and `expression`.
     pub struct KeyPartSpec {
-        /// Something that is known about a request.
+        /// Something that is known about a request. Users of two issuers are two, also under one name.
         from: Option<KeySource>;
         /// The value of this header field; of several lines the first.
         header: Option<Text> => Rule::Is(&HEADER_NAME);
@@ -40,7 +40,7 @@ object! {
 choice! {
     /// What is known about a request.
     pub enum KeySource {
-        /// Who makes it: a user, an app or a workload. Users of two issuers are two, also under one name.
+        /// Who makes it: a user, an app or a workload.
         Principal = "Principal",
         /// Which app makes it. Users and workloads have none.
         App = "App",

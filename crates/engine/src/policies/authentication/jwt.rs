@@ -38,8 +38,8 @@ use crate::redact::CredentialPlaces;
 
 mod keys;
 
-use keys::{Keys, compile_keys};
 pub(super) use keys::provider;
+use keys::{Keys, compile_keys};
 
 object! {
     /// Signed tokens (JWT) of one issuer, as bearer tokens.
