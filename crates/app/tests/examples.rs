@@ -309,6 +309,19 @@ fn a_workload_is_asked_on_both_sides() {
 }
 
 #[test]
+fn a_namespace_is_closed_but_for_what_a_service_adds() {
+    let at = |service: &str, identity: &str| {
+        let (url, at) = (format!("http://{service}/"), format!("shop/{service}"));
+        explain("43-namespace.yaml", &["GET", &url, "--at", &at, "--identity", identity])["reply"]["cause"].clone()
+    };
+    assert!(at("cart", "shop/bank").is_null() && at("cart", "default/web").is_null());
+    assert_eq!(at("cart", "till/desk"), "AuthorizationPolicy shop/closed, no rule allows it");
+    assert!(at("bank", "till/desk").is_null() && at("bank", "shop/cart").is_null());
+    let refused = at("bank", "till/other");
+    assert!(refused.as_str().is_some_and(|cause| cause.contains("no rule allows it")), "{refused}");
+}
+
+#[test]
 fn a_connection_goes_by_the_weights_of_its_route() {
     let decision = explain("17-tcp-route.yaml", &["tcp://localhost:5432"]);
     assert_eq!(decision["isStream"], true, "{decision:#}");

@@ -5,7 +5,7 @@
 //! file is a valid configuration and would take every route, and every policy, away for a moment. A writer that never closes its file is
 //! awaited for [`STALLED`] after it has written last.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,8 @@ pub(crate) enum Change {
 /// The burst that is going on.
 #[derive(Debug, Default)]
 pub(crate) struct Settle {
-    writing: BTreeSet<PathBuf>,
+    /// Files that are written to, and when each was last.
+    writing: BTreeMap<PathBuf, Instant>,
     vanished: BTreeSet<PathBuf>,
     quiet: Duration,
     first: Option<Instant>,
@@ -63,7 +64,7 @@ impl Settle {
         match change {
             Change::Writing(path) => {
                 self.vanished.remove(&path);
-                self.writing.insert(path);
+                self.writing.insert(path, now);
             }
             Change::Complete(path) => {
                 self.vanished.remove(&path);
@@ -74,15 +75,12 @@ impl Settle {
                 self.vanished.insert(path);
             }
         }
-        let (wait, longest) = if !self.writing.is_empty() {
-            (STALLED, LONGEST)
-        } else if !self.vanished.is_empty() {
-            (VANISHED.max(self.quiet), PATIENCE)
-        } else {
-            (self.quiet, PATIENCE)
-        };
         let first = *self.first.get_or_insert(now);
-        self.due = Some((now + wait).min(first + longest));
+        let quiet = if self.vanished.is_empty() { self.quiet } else { VANISHED.max(self.quiet) };
+        let soon = (now + quiet).min(first + PATIENCE);
+        // A file that rests is not awaited for longer because another one is written to.
+        let stalled = self.writing.values().max().map(|latest| (*latest + STALLED).min(first + LONGEST));
+        self.due = Some(stalled.map_or(soon, |stalled| stalled.max(soon)));
     }
 
     /// When the sources should be read, if anything happened.
@@ -105,7 +103,7 @@ impl Settle {
 
     /// A file that somebody has written to and not closed.
     pub(crate) fn open(&self) -> Option<&Path> {
-        self.writing.first().map(PathBuf::as_path)
+        self.writing.keys().next().map(PathBuf::as_path)
     }
 
     /// Forgets the burst: the sources are being read now.
@@ -192,6 +190,18 @@ mod tests {
         settle.note(Change::Complete(path()), QUIET, end);
         assert!(settle.due().is_some_and(|due| due <= end + QUIET));
         assert_eq!(settle.open(), None);
+    }
+
+    #[test]
+    fn a_file_that_rests_is_awaited_no_longer_for_what_others_do() {
+        let start = Instant::now();
+        let mut settle = Settle::default();
+        settle.note(Change::Writing(path()), QUIET, start);
+        for second in 1..=9 {
+            let now = start + Duration::from_secs(second);
+            settle.note(Change::Complete(PathBuf::from("/etc/transept/other.yaml")), QUIET, now);
+        }
+        assert_eq!(settle.due(), Some(start + STALLED));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Called by the proxy when a request has come in, before each try, and when a response that was tried for again goes out. Without the first, each layer of proxies
 //! multiplies the tries of the next; without the second, work goes on that nobody waits for. `x-transept-attempt` counts tries from 1 and stands on
-//! requests from the second on, and on responses that a layer has tried again for: the layers before it leave those alone.
+//! requests from the second on, and on responses that a layer has tried again for, or that are its last word: the layers before it leave those alone.
 //! `x-transept-timeout` has the form of `grpc-timeout` (gRPC over HTTP/2, "Requests"), which takes its place for gRPC. Who is believed is settled by
 //! [`announce`](crate::forwarded::announce), which removes the word of strangers; anybody may give a gRPC request less time than it has.
 //! `x-transept-client` is who the client of a gateway is, for the proxies of the mesh that take its word (`forwardedFrom`).
@@ -34,7 +34,7 @@ pub fn attempt(request: &Request) -> u32 {
     number(&request.fields).unwrap_or(1).max(1)
 }
 
-/// Whether a layer behind has tried for this response more than once: it is not tried for again.
+/// Whether a layer behind has tried for this response more than once, or says that it is its last word: it is not tried for again.
 pub fn was_retried(response: &Response) -> bool {
     number(&response.fields).is_some_and(|attempt| attempt > 1)
 }

@@ -1,6 +1,6 @@
 //! Services that policies ask about requests: whether they answer, what is news of that, and what has come of asking.
 //!
-//! Kept by all workers, over reloads. Asked by `policies/external_auth.rs` and `policies/rate_limit_service.rs`. Nothing is sent from here, and
+//! Kept by all workers, over reloads. Asked by `policies/external_auth.rs`, `policies/rate_limit_service.rs` and the scheme `introspection`. Nothing is sent from here, and
 //! nothing logged: who records an exchange finds in its notes what is to be told ([`ServiceTurn`]).
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -27,13 +27,15 @@ pub enum ServiceRole {
     Authorizer,
     /// Whether there is room for it: a rate limit service.
     RateLimit,
+    /// Whether a token is good: an introspection endpoint (RFC 7662).
+    Introspection,
 }
 
 /// A service, and whether it answers, as all workers have found.
 #[derive(Debug)]
 pub struct AskedService {
     role: ServiceRole,
-    /// The policy that asks it: `RateLimitServicePolicy shop/limits`.
+    /// The policy that asks it, and its scheme where it may have several: `RateLimitServicePolicy shop/limits`.
     policy: Box<str>,
     /// Held so that the list lives as long as what is in it.
     _services: Arc<Services>,

@@ -82,13 +82,17 @@ pub enum Refusal {
         id: SpiffeId,
     },
     /// The bundle of the trust domain is empty, or all its roots have expired.
-    #[error("there is no valid root for the trust domain of `{id}`")]
+    #[error(
+        "there is no root for the trust domain of `{id}` that is valid by the clock of this machine; is that right?"
+    )]
     NoRoots {
         /// What the leaf claims.
         id: SpiffeId,
     },
     /// A certificate of the chain has ended.
-    #[error("the certificate of `{id}`, or one that vouches for it, has expired: it ended {ago} s ago")]
+    #[error(
+        "the certificate of `{id}`, or one that vouches for it, has expired: it ended {ago} s ago by the clock of this machine"
+    )]
     Expired {
         /// What the leaf claims.
         id: SpiffeId,

@@ -28,6 +28,8 @@ pub enum Target {
     Backend,
     /// A workload of the mesh.
     Workload,
+    /// A Namespace: every Service in it.
+    Namespace,
 }
 
 impl Target {
@@ -42,6 +44,7 @@ impl Target {
             Target::Service => "Service",
             Target::Backend => "Backend",
             Target::Workload => "workload",
+            Target::Namespace => "Namespace",
         }
     }
 
@@ -55,6 +58,7 @@ impl Target {
             (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute") => Some(Target::Route),
             (GATEWAY_GROUP, "TCPRoute") => Some(Target::TcpRoute),
             ("", "Service") => Some(Target::Service),
+            ("", "Namespace") => Some(Target::Namespace),
             (TRANSEPT_GROUP, "Backend") => Some(Target::Backend),
             _ => None,
         }
@@ -209,7 +213,13 @@ pub(crate) fn article(kind: &str) -> &'static str {
 
 fn check_target(kind: &PolicyKind, reference: &PolicyTargetReference, at: Spot, cx: &mut Decoder) {
     let target = Target::of(reference);
-    if target.is_some_and(|target| kind.targets.contains(&target)) {
+    let is_part_of_nothing = target == Some(Target::Namespace) && reference.section_name.is_some();
+    if target.is_some_and(|target| kind.targets.contains(&target)) && !is_part_of_nothing {
+        return;
+    }
+    if target == Some(Target::Namespace) && kind.targets.contains(&Target::Namespace) {
+        // A policy on what is not there would be on nothing.
+        cx.refuse(at, "a Namespace has no parts").remedy("leave `sectionName` away");
         return;
     }
     let what = match target {
@@ -241,8 +251,12 @@ mod tests {
         }
     }
 
-    const KINDS: &[PolicyKind] =
-        &[PolicyKind::of::<spec::TestSpec>("TestPolicy", "For tests.", &[Target::Service], Merge::None)];
+    const KINDS: &[PolicyKind] = &[PolicyKind::of::<spec::TestSpec>(
+        "TestPolicy",
+        "For tests.",
+        &[Target::Service, Target::Namespace],
+        Merge::None,
+    )];
 
     fn policy(spec: &str) -> SourceText {
         let text =
@@ -259,6 +273,7 @@ mod tests {
             (format!("{{targetRefs: [{targets}], count: many}}"), "number", Some("http")),
             ("{targetRefs: [{group: '', kind: Service, name: cart, sectionName: 7, part: x}]}".into(), "part", None),
             ("{targetRefs: [{group: '', kind: Gateway, name: cart}]}".into(), "Gateway", None),
+            ("{targetRefs: [{group: '', kind: Namespace, name: cart, sectionName: x}]}".into(), "no parts", Some("x")),
         ] {
             let text = [policy(&spec)];
             assert!(!Loader::new(KINDS).load(&text).invalid.is_empty(), "{spec}");

@@ -41,8 +41,10 @@ pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
         if unreached && listener.settings.role == Role::Inbound && journey.trip.relayed {
             hops::tell_unreached(&mut journey.trip.response);
         }
-        // Beside a program it is the word of one instance, and another one may do better.
-        if reply.status == 503 && listener.settings.role == Role::Gateway && journey.trip.relayed {
+        // Beside a program it is the word of one instance, and another one may do better. Of a try that broke off, the number of tries says
+        // whether it is left to a proxy in front.
+        let is_last = reply.status == 503 && reply.reason != Reason::UpstreamReset;
+        if is_last && listener.settings.role == Role::Gateway && journey.trip.relayed {
             hops::tell_last_word(&mut journey.trip.response);
         }
     }

@@ -70,7 +70,7 @@ pub(crate) fn write_backends(backends: &[BackendState], ejections: &BTreeMap<Arc
     }
 }
 
-/// Writes whether rate limit services answer that have been asked.
+/// Writes whether services answer that have been asked about requests.
 pub(crate) fn write_services(services: &[ServiceStanding], out: &mut String) {
     for (role, name, help) in [
         (
@@ -82,6 +82,11 @@ pub(crate) fn write_services(services: &[ServiceStanding], out: &mut String) {
             ServiceRole::RateLimit,
             "transept_rate_limit_service_up",
             "Whether the service that a RateLimitServicePolicy asks answers.",
+        ),
+        (
+            ServiceRole::Introspection,
+            "transept_introspection_up",
+            "Whether the endpoint that a scheme asks about tokens answers.",
         ),
     ] {
         let mut of_role = services.iter().filter(|service| service.role == role).peekable();

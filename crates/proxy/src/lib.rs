@@ -86,7 +86,7 @@ use transept_engine::limit::book::{BOOK, Book};
 use transept_engine::limit::inquiry::answer;
 use transept_engine::limit::store::{STORES, Stores};
 use transept_engine::login::ended::{ENDED, Ended};
-use transept_engine::services::{SERVICES, Services};
+use transept_engine::services::{SERVICES, ServiceStanding, Services};
 use transept_engine::snapshot::Snapshot;
 
 use access_log::Sink;
@@ -312,11 +312,11 @@ impl Proxy {
         resolve::write_metrics(&names, lookups, out);
         documents::write_metrics(&self.documents(), out);
         stores::write_metrics(&self.stores(), out);
-        if let Some(services) = self.shared.snapshot.load().keep.known::<Services>(SERVICES) {
-            exposition::write_services(&services.standing(), out);
-        }
+        exposition::write_services(&self.services(), out);
         let book = self.shared.snapshot.load().keep.known::<Book>(BOOK);
-        quotas::write_metrics(&book.map(|book| book.forgotten()).unwrap_or_default(), out);
+        if let Some(book) = book {
+            quotas::write_metrics(&book.forgotten(), !book.is_failing(), out);
+        }
     }
 
     /// The stores of shared limits, without passwords, and whether they answer; none before that is known.
@@ -328,6 +328,17 @@ impl Proxy {
         all.sort();
         all.dedup_by(|next, one| next.0 == one.0);
         all
+    }
+
+    /// The services that policies have asked about requests, and whether they answer.
+    pub fn services(&self) -> Vec<ServiceStanding> {
+        let services = self.shared.snapshot.load().keep.known::<Services>(SERVICES);
+        services.map(|services| services.standing()).unwrap_or_default()
+    }
+
+    /// Whether what is used of quotas cannot be written: who has not been counted before is not let in, or not counted, as each policy says.
+    pub fn loses_quotas(&self) -> bool {
+        self.shared.snapshot.load().keep.known::<Book>(BOOK).is_some_and(|book| book.is_failing())
     }
 
     /// Whether nobody knows which sessions have ended, because the file that says so cannot be read: those of before count as ended.

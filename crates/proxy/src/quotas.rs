@@ -317,7 +317,14 @@ fn seconds_now() -> u64 {
 }
 
 /// Appends how many keys of quotas were forgotten, in the Prometheus text format.
-pub(crate) fn write_metrics(forgotten: &[(String, u64)], out: &mut String) {
+pub(crate) fn write_metrics(forgotten: &[(String, u64)], is_written: bool, out: &mut String) {
+    // Writing to a String cannot fail.
+    let _ = write!(
+        out,
+        "# HELP transept_quotas_written Whether what is used of quotas can be written to the disk.\n\
+         # TYPE transept_quotas_written gauge\ntransept_quotas_written {}\n",
+        u8::from(is_written)
+    );
     if forgotten.is_empty() {
         return;
     }

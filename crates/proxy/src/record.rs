@@ -66,6 +66,7 @@ fn tell(ServiceTurn { role, policy, now }: &ServiceTurn) {
     let service = match role {
         ServiceRole::Authorizer => "the service that decides on requests",
         ServiceRole::RateLimit => "the rate limit service",
+        ServiceRole::Introspection => "the introspection endpoint",
     };
     match now {
         ServiceState::Away { why, meanwhile } => {

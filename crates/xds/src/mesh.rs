@@ -34,10 +34,22 @@ pub fn address_key(address: IpAddr) -> Key {
     Key::new(&address_type(), &address.to_canonical().to_string())
 }
 
-/// The key of what guards the instances of a Service. No resource has it, and nobody asks for it: policies join it, and Workloads bring it,
-/// so that the policies on all Services of an instance come along with it, whichever of them a proxy has asked for.
+/// The type of what stands for policies that belong together. No resource has it: the answer to who asks is that there is none, and the
+/// policies come along.
+pub fn guard_type() -> TypeUrl {
+    TypeUrl::of("transept.dev", "v1alpha1", "Guard")
+}
+
+/// The key of what guards the instances of a Service. Nobody asks for it: policies join it, and Workloads bring it, so that the policies on all
+/// Services of an instance come along with it, whichever of them a proxy has asked for.
 pub fn guard_key(namespace: &str, service: &str) -> Key {
-    Key::new(&TypeUrl::of("transept.dev", "v1alpha1", "Guard"), &format!("{namespace}/{service}"))
+    Key::new(&guard_type(), &format!("{namespace}/{service}"))
+}
+
+/// The key of what holds for every Service of a namespace: policies on the Namespace join it, Services and Workloads bring it. A proxy asks for
+/// that of the Services that it asks for, which may not be there yet.
+pub fn namespace_guard_key(namespace: &str) -> Key {
+    Key::new(&guard_type(), namespace)
 }
 
 /// A token for a certificate.

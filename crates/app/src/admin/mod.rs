@@ -56,11 +56,14 @@ pub(crate) trait Subject: Send + Sync + 'static {
     fn limits(&self, questions: &Value) -> Option<Value>;
 }
 
+/// Where the admin server is, if nobody says otherwise.
+pub(crate) const ADMIN: &str = "127.0.0.1:9908";
+
 /// Flags of the admin server.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct AdminArgs {
     /// Address of the admin server (/livez, /readyz, /metrics, /status), or `off`; it has no authentication: keep it on loopback
-    #[arg(long, env = "TRANSEPT_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9908")]
+    #[arg(long, env = "TRANSEPT_ADMIN", value_name = "ADDR", default_value = ADMIN)]
     pub(crate) admin: Address,
 
     /// Host name under which the admin server may be asked, besides localhost and addresses; may be repeated
@@ -98,7 +101,10 @@ impl std::str::FromStr for Address {
         if text == "off" {
             return Ok(Address::Off);
         }
-        text.parse()
+        // As the commands that ask it take it, of which some read the same variable.
+        let address = text.strip_prefix("http://").map_or(text, |rest| rest.trim_end_matches('/'));
+        address
+            .parse()
             .map(Address::At)
             .map_err(|_| format!("`{text}` is not an address and a port, such as 127.0.0.1:9908, nor `off`"))
     }
@@ -131,16 +137,16 @@ impl Admin {
         Ok(Some(Admin { listener, address, names: args.admin_host.clone().into() }))
     }
 
-    /// The same, on any free port when the wanted one is taken: of sidecars there are many on one machine.
+    /// The same, on any free port when it is the `usual` one and taken: of sidecars there are many on one machine.
     ///
     /// # Errors
-    /// The address is not allowed.
-    pub(crate) async fn bind_beside_others(args: &AdminArgs, format: Format) -> Result<Option<Admin>> {
+    /// The address is not allowed, or taken and not the usual one.
+    pub(crate) async fn bind_beside_others(args: &AdminArgs, usual: &str, format: Format) -> Result<Option<Admin>> {
         let taken = |error: &anyhow::Error| {
             error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
         };
         match (Admin::bind(args, format).await, args.admin) {
-            (Err(error), Address::At(address)) if taken(&error) => {
+            (Err(error), Address::At(address)) if taken(&error) && address.to_string() == usual => {
                 let elsewhere = Address::At(SocketAddr::new(address.ip(), 0));
                 Admin::bind(&AdminArgs { admin: elsewhere, ..args.clone() }, format).await
             }
@@ -265,7 +271,10 @@ mod tests {
         let mut elsewhere = args.clone();
         elsewhere.give_way();
         assert_eq!(elsewhere.admin, Address::At(SocketAddr::new(address.ip(), 0)));
-        let beside = Admin::bind_beside_others(&args, Format::Text).await.expect("another port").expect("a server");
+        let usual = address.to_string();
+        let beside = Admin::bind_beside_others(&args, &usual, Format::Text).await;
+        let beside = beside.expect("another port").expect("a server");
+        assert!(Admin::bind_beside_others(&args, ADMIN, Format::Text).await.is_err(), "somebody asked for this port");
         assert!(beside.address() != address && beside.address().ip() == address.ip());
     }
 

@@ -151,6 +151,9 @@ fn render(shown: &Value) -> String {
     for one in late {
         let id = one["id"].as_str().unwrap_or_default();
         let warning = match (one["kind"].as_str(), one["remaining"].as_str()) {
+            (Some("root"), Some("not_yet")) if one["signs"] == Value::Bool(false) => {
+                "this root is not valid yet by the clock of this machine; it will not sign until it is".to_owned()
+            }
             (Some("root"), Some("not_yet")) => {
                 "the root is not valid yet by the clock of this machine: nothing can be signed until it is".to_owned()
             }

@@ -259,7 +259,7 @@ async fn attend(
     let address = listener.local_addr()?;
     let admin = Admin::bind(&directory).with_context(|| format!("the admin socket in {}", directory.display()))?;
     let api = args.api.bind(format).await?;
-    let watched = admin::Admin::bind_beside_others(&args.admin, format).await?;
+    let watched = admin::Admin::bind_beside_others(&args.admin, ADMIN, format).await?;
     let capacity = Capacity::within(raise_descriptor_limit());
     tokio::spawn(plane.clone().attend());
     if let Some(api) = api {

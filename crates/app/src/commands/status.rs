@@ -30,8 +30,9 @@ Examples:
   transept status --admin http://127.0.0.1:9908 --json
 
 Exit codes: 0 fine, 1 the last reload was refused, an object has a problem, a proxy of the mesh refuses one, a listener \
-is not open, somebody whom policies ask does not answer, or no traffic is to come: it is not ready, the program of a \
-sidecar is not well or its registration is refused; 3 nobody answers.";
+is not open or its certificate has ended, somebody whom policies ask does not answer, a backend has nobody who serves, the \
+control plane of a member does not take it, or no traffic is to come: it is not ready, the program of a sidecar is not well or \
+its registration is refused; 3 nobody answers.";
 
 /// Show how a running instance is
 #[derive(Debug, clap::Args)]
@@ -144,6 +145,9 @@ fn findings(status: &Value) -> Vec<&'static str> {
         (status["lastReload"]["ok"] == Value::Bool(false), "the last reload was refused; see above"),
         (is_refused(&status["objects"]), "proxies of the mesh refuse objects; see `Programmed` above"),
         (misses_helpers(status), "somebody whom policies ask does not answer; see above"),
+        (misses_backends(status), "a backend has nobody who serves; see above"),
+        (has_ended_certificate(status), "a certificate has ended; see above"),
+        (is_not_taken(&status["mesh"]), "the control plane does not take this member as it is; see above"),
         (
             status["listeners"].as_array().is_some_and(|all| all.iter().any(is_closed)),
             "not every listener is open; see above",
@@ -151,6 +155,34 @@ fn findings(status: &Value) -> Vec<&'static str> {
         (is_out(status), "no traffic is to come here; see above"),
     ];
     all.into_iter().filter(|(is_so, _)| *is_so).map(|(_, what)| what).collect()
+}
+
+/// Whether nobody is left of a backend: none of its endpoints serves, or its name has never had an address.
+fn misses_backends(status: &Value) -> bool {
+    let all = |list: &str| status[list].as_array().cloned().unwrap_or_default();
+    let is_deserted = |backend: &Value| {
+        let endpoints = backend["endpoints"].as_array().map_or(&[][..], Vec::as_slice);
+        !endpoints.is_empty() && endpoints.iter().all(|one| one["state"] != "serving")
+    };
+    let is_unknown =
+        |name: &Value| name["error"].is_string() && name["addresses"].as_array().is_none_or(|known| known.is_empty());
+    all("backends").iter().any(is_deserted) || all("names").iter().any(is_unknown)
+}
+
+/// Whether a certificate of a listener has ended.
+fn has_ended_certificate(status: &Value) -> bool {
+    status["certificates"].as_array().is_some_and(|all| all.iter().any(has_ended))
+}
+
+fn has_ended(certificate: &Value) -> bool {
+    let end = certificate["notAfter"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    end.is_some_and(|end| end <= jiff::Timestamp::now())
+}
+
+/// Whether a member and its control plane do not get on: one does not take the certificate of the other, or none comes that can be kept.
+fn is_not_taken(member: &Value) -> bool {
+    let is_told = member["connected"] == Value::Bool(true) && member["failure"].is_string();
+    is_told || member["unbelieved"] == Value::Bool(true) || member["unkept"].is_string()
 }
 
 /// Whether no traffic is to come.
@@ -232,7 +264,7 @@ fn render_backend(backend: &Value) -> Vec<String> {
     vec![text(&backend["name"]), format!("{} of {}", serving.len(), endpoints.len()), others]
 }
 
-/// Tables of those on whom decisions about requests depend: stores of limits, and documents of identity providers.
+/// Tables of those on whom decisions about requests depend: stores of limits, services that are asked, and documents of identity providers.
 fn render_helpers(status: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let empty = Vec::new();
@@ -244,6 +276,14 @@ fn render_helpers(status: &Value) -> String {
     if !stores.is_empty() {
         out.push('\n');
         out.push_str(&table::lay_out(&["STORE OF LIMITS", "STATE"], &stores));
+    }
+    let services = rows("services", &|one| vec![text(&one["policy"]), text(&one["state"])]);
+    if !services.is_empty() {
+        out.push('\n');
+        out.push_str(&table::lay_out(&["ASKED BY", "STATE"], &services));
+    }
+    if status["quotas"] == "unwritten" {
+        out.push_str("\nWhat is used of quotas cannot be written to the disk. The log says why.\n");
     }
     if status["logouts"] == "unread" {
         out.push_str(
@@ -268,7 +308,9 @@ fn misses_helpers(status: &Value) -> bool {
         status[list].as_array().is_some_and(|all| all.iter().any(is_away))
     };
     any("stores", &|one| one["state"] == "away")
+        || any("services", &|one| one["state"] == "away")
         || status["logouts"] == "unread"
+        || status["quotas"] == "unwritten"
         || any("documents", &|one| one["error"].is_string())
 }
 
@@ -285,7 +327,8 @@ fn render_member(member: &Value) -> String {
         );
     }
     let control = match (member["connected"].as_bool(), member["failure"].as_str()) {
-        (Some(true), _) => format!("{GREEN}connected{PLAIN}"),
+        (Some(true), None) => format!("{GREEN}connected{PLAIN}"),
+        (Some(true), Some(why)) => format!("{YELLOW}connected{PLAIN}, but {why}"),
         (_, Some(why)) if member["unbelieved"] == Value::Bool(true) => {
             format!("{RED}cut off{PLAIN} ({why}); what it said last is in force")
         }
@@ -296,7 +339,8 @@ fn render_member(member: &Value) -> String {
         (None, _, _) => "not registered, because nobody can call it".to_owned(),
         (Some(at), Some(true), _) => format!("registered as {}, tunnels come in on {at}", text(&member["instance"])),
         (Some(_), _, Some(why)) => format!("{RED}not registered{PLAIN}: {why}"),
-        (Some(_), _, None) => "not registered yet".to_owned(),
+        (Some(_), _, None) if member["connected"] == Value::Bool(true) => "not registered yet".to_owned(),
+        (Some(_), _, None) => "not registered now; that follows when the control plane is back".to_owned(),
     };
     // A gateway registers nothing.
     let registered = if member["service"].is_null() { String::new() } else { format!("{registered}\n") };
@@ -305,7 +349,11 @@ fn render_member(member: &Value) -> String {
         Some("Draining") => "stopping: nobody is to call the program any more\n".to_owned(),
         _ => String::new(),
     };
-    format!("{identity}, certificate until {ends}\ncontrol plane {control}\n{registered}{health}")
+    let unkept = member["unkept"].as_str().map(|why| {
+        format!("{YELLOW}the certificate cannot be written to the disk{PLAIN}: {why}; a restart would begin with an older one\n")
+    });
+    let unkept = unkept.unwrap_or_default();
+    format!("{identity}, certificate until {ends}\ncontrol plane {control}\n{unkept}{registered}{health}")
 }
 
 fn render(status: &Value) -> String {
@@ -360,15 +408,22 @@ fn render(status: &Value) -> String {
     out.push_str(&render_helpers(status));
     let certificates: Vec<Vec<String>> = list(&status["certificates"])
         .iter()
-        .map(|one| vec![text(&one["name"]), text(&one["listener"]), text(&one["notAfter"])])
+        .map(|one| {
+            let end = text(&one["notAfter"]);
+            let end = if has_ended(one) { format!("{end}, which is over") } else { end };
+            vec![text(&one["name"]), text(&one["listener"]), end]
+        })
         .collect();
     if !certificates.is_empty() {
         out.push('\n');
         let heads = ["CERTIFICATE", "LISTENER", "UNTIL"];
         out.push_str(&table::lay_out(&heads, &certificates));
     }
-    out.push('\n');
-    out.push_str(&super::check::render_objects(&list(&status["objects"])));
+    let objects = list(&status["objects"]);
+    if !objects.is_empty() || status["mesh"]["service"].is_null() {
+        out.push('\n');
+        out.push_str(&super::check::render_objects(&objects));
+    }
 
     out.push_str(&render_findings(status));
     out
@@ -503,6 +558,52 @@ mod tests {
         assert_eq!(judge(&status), Exit::Findings);
         let shown = render(&status);
         assert!(shown.contains("does not answer; see above") && !shown.contains("no problem"), "{shown}");
+    }
+
+    #[test]
+    fn a_member_that_its_control_plane_does_not_take_is_a_finding() {
+        let status = |member: Value| json!({"readiness": "ready", "problems": [], "mesh": member});
+        let member = |more: &str, value: Value| {
+            let mut member = json!({"identity": "spiffe://a/b", "connected": true, "certificateEnds": "then"});
+            member[more] = value;
+            member
+        };
+        assert_eq!(judge(&status(member("connected", true.into()))), Exit::Fine);
+        for (member, shown_as) in [
+            (member("failure", "it is valid only in 3600 s".into()), "connected, but it is valid only"),
+            (member("unkept", "no space left".into()), "cannot be written to the disk: no space left"),
+            (json!({"identity": "a", "connected": false, "unbelieved": true, "failure": "why"}), "cut off (why)"),
+        ] {
+            let status = status(member);
+            assert_eq!(judge(&status), Exit::Findings, "{status}");
+            let shown = anstream::adapter::strip_str(&render(&status)).to_string();
+            assert!(shown.contains(shown_as) && !shown.contains("no problem"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn whatever_keeps_requests_from_being_answered_is_a_finding() {
+        let backend = |state: &str| json!({"name": "b", "endpoints": [{"address": "10.0.0.1:80", "state": state}]});
+        let name = |known: Value| json!({"name": "n", "backend": "b", "addresses": known, "error": "no such name"});
+        for (list, good, bad, shown_as) in [
+            ("backends", backend("serving"), backend("unwell"), "0 of 1"),
+            ("names", name(json!(["10.0.0.1"])), name(json!([])), "does not resolve"),
+            (
+                "certificates",
+                json!({"notAfter": "2199-01-01T00:00:00Z"}),
+                json!({"notAfter": "2020-01-01T00:00:00Z"}),
+                "which is over",
+            ),
+            ("services", json!({"policy": "p", "state": "answers"}), json!({"policy": "p", "state": "away"}), "away"),
+        ] {
+            let status = |one: Value| json!({"readiness": "ready", "problems": [], list: [one]});
+            assert_eq!(judge(&status(good)), Exit::Fine, "{list}");
+            let bad = status(bad);
+            assert_eq!(judge(&bad), Exit::Findings, "{list}");
+            let shown = render(&bad);
+            assert!(shown.contains(shown_as) && !shown.contains("no problem"), "{shown}");
+        }
+        assert_eq!(judge(&json!({"readiness": "ready", "quotas": "unwritten"})), Exit::Findings);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use transept_control::plane::Plane;
 use transept_engine::document::DocumentState;
 use transept_engine::keep::Keep;
 use transept_engine::key::LastUses;
+use transept_engine::services::ServiceStanding;
 use transept_engine::snapshot::{Secure, Speaks};
 use transept_model::schema::Moment;
 use transept_proxy::{BackendState, BindOutcome, EndpointState, LearnedPort, Proxy, Reading, ResolvedName};
@@ -215,6 +216,8 @@ impl Subject for Standing {
             "listeners": listeners(&now),
             "names": self.proxy.names().iter().map(name_to_json).collect::<Value>(),
             "stores": self.proxy.stores().iter().map(store_to_json).collect::<Value>(),
+            "services": self.proxy.services().iter().map(service_to_json).collect::<Value>(),
+            "quotas": self.proxy.loses_quotas().then_some("unwritten"),
             "logouts": self.proxy.misses_logouts().then_some("unread"),
             "documents": self.proxy.documents().iter().map(document_to_json).collect::<Value>(),
             "learned": self.proxy.learned().iter().map(learned_to_json).collect::<Value>(),
@@ -261,6 +264,10 @@ fn store_to_json((store, answers): &(String, Option<bool>)) -> Value {
         Some(false) => "away",
     };
     json!({"store": store, "state": state})
+}
+
+fn service_to_json(service: &ServiceStanding) -> Value {
+    json!({"policy": service.policy, "state": if service.is_up { "answers" } else { "away" }})
 }
 
 fn document_to_json(document: &DocumentState) -> Value {

@@ -42,7 +42,7 @@ use self::leftover::Left;
 use self::news::{News, Sources};
 use self::program::{Ambient, End, Mail, Program, Terminal, code_of, name_of};
 use self::station::Stationing;
-use crate::admin::Admin;
+use crate::admin::{ADMIN, Admin};
 use crate::commands::Exit;
 use crate::gateway::announce::{self, Next};
 use crate::gateway::{Retry, Standing};
@@ -278,7 +278,7 @@ impl Sidecar {
     async fn begin(&mut self, first: &Received) -> Result<InForce> {
         let identity = self.feed.svid().load().id().to_string();
         let format = self.plan.serve.log.log.settle();
-        let admin = Admin::bind_beside_others(&self.plan.serve.admin, format).await?;
+        let admin = Admin::bind_beside_others(&self.plan.serve.admin, ADMIN, format).await?;
         let mut stationing = Stationing::new(self.plan.place.clone(), identity.clone());
         stationing.take_plaintext(self.transparent.as_ref().and_then(Transparent::plaintext));
         self.follow_membership(first);

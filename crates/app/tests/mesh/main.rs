@@ -15,6 +15,7 @@ mod learned;
 mod life;
 mod machines;
 mod mixed;
+mod namespaces;
 mod outages;
 mod partition;
 mod plaintext;

@@ -45,6 +45,18 @@ async fn a_layer_behind_leaves_it_to_the_one_that_has_begun() {
 }
 
 #[tokio::test]
+async fn a_connection_that_breaks_off_behind_is_tried_again_in_front() {
+    let mut backend = Backend::start(Up::Http1).await;
+    let inner = inner(&backend, RETRY).await;
+    let mut caller = Caller::http11(inner.address).await;
+    let mut call = caller.ask(Ask::get("/").with(ATTEMPT, "2")).await;
+    backend.next().await.reset();
+    let (status, problem) = soon(call.answer()).await;
+    assert!(status == 503 && problem.contains("upstream.reset"), "{status} {problem}");
+    assert_eq!(call.field(ATTEMPT), None, "whoever is in front has begun to try again, and goes on");
+}
+
+#[tokio::test]
 async fn what_a_gateway_behind_says_of_itself_is_not_asked_for_again() {
     let policy = "clientAddress: {trustedProxies: [127.0.0.0/8]}";
     let limits = "\
@@ -67,8 +79,9 @@ spec:
     assert!(status == 503 && problem.contains("limit.concurrency_exceeded"), "{status} {problem}");
     assert_eq!(call.field(ATTEMPT), None, "it is between proxies");
     let metrics = inner.running.metrics().await.expect("metrics");
-    let refused: Vec<_> = metrics.lines().filter(|line| line.contains("limit.concurrency_exceeded")).collect();
-    assert!(refused.iter().any(|line| line.ends_with(" 1")), "{metrics}");
+    let counts = metrics.lines().filter(|line| line.contains("_count{") && line.contains("limit.concurrency_exceeded"));
+    let counts: Vec<_> = counts.filter_map(|line| line.rsplit(' ').next()).collect();
+    assert_eq!(counts, ["1"], "{metrics}");
     served.answer(200, "yes").await;
     assert_eq!(soon(held.answer()).await.0, 200);
 }

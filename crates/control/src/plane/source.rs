@@ -14,7 +14,7 @@ use transept_model::kinds::Scope;
 use transept_model::load::{DEFAULT_NAMESPACE, FROM_ENV, FROM_FILE, Outside, ValueFrom, Wanted};
 use transept_model::value::Budget;
 use transept_model::{ObjectName, Place, SourceText};
-use transept_xds::mesh::{address_key, address_type, guard_key};
+use transept_xds::mesh::{address_key, address_type, guard_key, guard_type, namespace_guard_key};
 use transept_xds::{Key, Resource, TypeUrl};
 
 use super::registry::Name;
@@ -49,8 +49,8 @@ impl Kinds {
         };
         let mut kinds: Vec<&KindDescription> = self.kinds.iter().collect();
         kinds.sort_by_key(|kind| (rank(kind.kind), kind.kind));
-        // Last, so that whoever asks about an address has the answer before that says that it is complete.
-        kinds.into_iter().map(type_url).chain([address_type()]).collect()
+        // Last, so that whoever asks about an address or a namespace has the answer before that says that it is complete.
+        kinds.into_iter().map(type_url).chain([address_type(), guard_type()]).collect()
     }
 
     /// The type of a kind by group and name, as references give them.
@@ -81,6 +81,11 @@ impl Kinds {
         let services = targets.iter().filter(|one| one.kind == "Service" && one.group.is_empty());
         let guards = services.map(|service| guard_key(&service.namespace, &service.name));
         let kind = object["kind"].as_str().unwrap_or_default();
+        if matches!(kind, "Service" | "Workload") {
+            brings.insert(namespace_guard_key(namespace_of(object)));
+        }
+        let namespaces = targets.iter().filter(|one| one.kind == "Namespace" && one.group.is_empty());
+        joins.extend(namespaces.map(|namespace| namespace_guard_key(&namespace.name)));
         if kind == "Workload" {
             // Who asks whose an address is, is told.
             joins.extend(object["spec"]["address"].as_str().and_then(|text| text.parse().ok()).map(address_key));
@@ -363,6 +368,22 @@ metadata: {name: x}
         let resource = Kinds::default().resource(&object).expect("a resource");
         let joins: Vec<String> = resource.joins().iter().map(ToString::to_string).collect();
         assert_eq!(joins, ["core/v1/Service shop/cart", "transept.dev/v1alpha1/Address 10.0.0.7"]);
+    }
+
+    #[test]
+    fn what_holds_for_a_namespace_comes_along_with_its_services_and_instances() {
+        let resource = |kind: &str, api: &str, spec: Value| {
+            let object = json!({"apiVersion": api, "kind": kind, "metadata": {"name": "all", "namespace": "shop"}, "spec": spec});
+            Kinds::default().resource(&object).expect("a resource")
+        };
+        let target = json!({"targetRefs": [{"group": "", "kind": "Namespace", "name": "shop"}]});
+        let guard = namespace_guard_key("shop");
+        for kind in ["AuthorizationPolicy", "MeshPolicy", "TrafficPolicy"] {
+            assert!(resource(kind, "transept.dev/v1alpha1", target.clone()).joins().contains(&guard), "{kind}");
+        }
+        assert!(resource("Service", "v1", json!({"ports": [{"port": 80}]})).brings().contains(&guard));
+        let workload = json!({"services": ["cart"], "address": "10.0.0.7", "ports": [{"port": 80}]});
+        assert!(resource("Workload", "transept.dev/v1alpha1", workload).brings().contains(&guard));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Endpoints that nobody calls, because they have no tunnel and a policy wants one.
 //!
 //! Asked by `core` when people ask how the mesh is; who calls decides it again for itself (`compile_station`, `compile`), by the same rules. Of
-//! the files only what matters here is kept: policies that may say so, the Services that they are on, and the endpoints of those.
+//! the files only what matters here is kept: policies that may say so, the Services and Namespaces that they are on, and the endpoints of those.
 
 use std::collections::BTreeSet;
 
@@ -20,6 +20,8 @@ use super::source::name_of_object;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Strict {
     services: BTreeSet<Name>,
+    /// Namespaces that a policy is on, with every Service in them.
+    namespaces: BTreeSet<String>,
     texts: Vec<SourceText>,
 }
 
@@ -29,15 +31,20 @@ impl Strict {
         let mut strict = Self::default();
         for object in objects {
             let kind = object["kind"].as_str().and_then(policies::kind);
-            let targets: BTreeSet<Name> = targets(object).collect();
-            if kind.is_some_and(|kind| kind.phase == Phase::Settle) && !targets.is_empty() {
-                strict.services.extend(targets);
+            if kind.is_none_or(|kind| kind.phase != Phase::Settle) {
+                continue;
+            }
+            let services: BTreeSet<Name> = targets(object, "Service").collect();
+            let namespaces: BTreeSet<String> = targets(object, "Namespace").map(|(_, name)| name).collect();
+            if !services.is_empty() || !namespaces.is_empty() {
+                strict.services.extend(services);
+                strict.namespaces.extend(namespaces);
                 strict.add(object);
             }
         }
         for object in objects {
             let is_theirs = match object["kind"].as_str() {
-                Some("Service") => name_of_object(object).is_some_and(|name| strict.services.contains(&name)),
+                Some("Service") => name_of_object(object).is_some_and(|name| strict.has_service(&name)),
                 Some("EndpointSlice") => strict.is_of(object, &object["metadata"]["labels"][SLICE_LABEL]),
                 Some("Workload") => strict.has_workload(object),
                 _ => false,
@@ -51,13 +58,13 @@ impl Strict {
 
     /// Every port of a Service of which endpoints are left out; `registered` are the objects of registrations.
     pub(super) fn show(&self, registered: &[Value]) -> Vec<Value> {
-        if self.services.is_empty() {
+        if self.texts.is_empty() {
             return Vec::new();
         }
         let mut texts = self.texts.clone();
         let known: BTreeSet<String> = texts.iter().map(|text| text.name.to_string()).collect();
         let theirs = registered.iter().filter(|object| match object["kind"].as_str() {
-            Some("Service") => name_of_object(object).is_some_and(|name| self.services.contains(&name)),
+            Some("Service") => name_of_object(object).is_some_and(|name| self.has_service(&name)),
             _ => self.has_workload(object),
         });
         texts.extend(theirs.map(text_of).filter(|text| !known.contains(&*text.name)));
@@ -85,15 +92,19 @@ impl Strict {
 
     fn is_of(&self, object: &Value, service: &Value) -> bool {
         let name = |service: &str| (namespace_of(object).to_owned(), service.to_owned());
-        service.as_str().is_some_and(|service| self.services.contains(&name(service)))
+        service.as_str().is_some_and(|service| self.has_service(&name(service)))
+    }
+
+    fn has_service(&self, name: &Name) -> bool {
+        self.services.contains(name) || self.namespaces.contains(&name.0)
     }
 }
 
-/// The Services that a policy is on.
-fn targets(policy: &Value) -> impl Iterator<Item = Name> {
+/// The objects of a kind that a policy is on.
+fn targets(policy: &Value, kind: &str) -> impl Iterator<Item = Name> {
     let all = policy["spec"]["targetRefs"].as_array().into_iter().flatten();
-    let services = all.filter(|target| target["kind"] == "Service");
-    services.filter_map(|target| Some((namespace_of(policy).to_owned(), target["name"].as_str()?.to_owned())))
+    let named = all.filter(move |target| target["kind"] == kind);
+    named.filter_map(|target| Some((namespace_of(policy).to_owned(), target["name"].as_str()?.to_owned())))
 }
 
 /// Named by the object, so that a registration does not repeat what a file says.
@@ -140,6 +151,10 @@ spec: {targetRefs: [{group: '', kind: Service, name: cart}]}
         let member = "{apiVersion: transept.dev/v1alpha1, kind: Workload, metadata: {name: cart-1}, spec: {services: [cart], address: \
                       10.0.0.7, ports: [{port: 80, targetPort: 8080}], tunnel: {}}}";
         assert_eq!(strict.show(&objects(member)), [json!(null); 0]);
+        let everywhere = FILES.replace("kind: Service, name: cart}]}", "kind: Namespace, name: default}]}");
+        let everywhere = Strict::of(&objects(&everywhere));
+        assert_eq!(everywhere.texts.len(), 4, "both Services are in the namespace");
+        assert_eq!(json!(everywhere.show(&[])), expected);
         let open = Strict::of(&objects(&FILES.replace("name: cart}]}", "name: cart}], mode: Permissive}")));
         assert_eq!(open.show(&[]), [json!(null); 0]);
     }

@@ -62,6 +62,8 @@ pub(super) struct Backends<'w> {
     world: &'w World,
     policies: &'w Policies<'w>,
     zone: Option<&'w Arc<str>>,
+    /// The other zones of its region.
+    near: Vec<Arc<str>>,
     /// What workers know together, kept for as long as the backend is there.
     ledger: HashMap<BackendId, Arc<Ledger>>,
 }
@@ -84,6 +86,7 @@ impl<'w> Backends<'w> {
             world,
             policies,
             zone,
+            near: zone.map(|zone| world.zones_near(zone).into_iter().map(Arc::from).collect()).unwrap_or_default(),
             ledger: previous.iter().map(|backend| (backend.id.clone(), Arc::clone(&backend.ledger))).collect(),
         }
     }
@@ -321,8 +324,8 @@ impl<'w> Backends<'w> {
         let Some(mut traffic) = found else {
             return Ok(None);
         };
-        if let (Some(locality), Some(zone)) = (&mut traffic.locality, self.zone) {
-            locality.near = self.world.zones_near(zone).into_iter().map(Arc::from).collect();
+        if let Some(locality) = &mut traffic.locality {
+            locality.near = self.near.clone();
         }
         Ok(Some(match before.and_then(|before| before.traffic.as_ref()) {
             Some(old) if **old == traffic => Arc::clone(old),

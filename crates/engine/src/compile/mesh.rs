@@ -340,7 +340,7 @@ impl<'w> Sides<'_, 'w> {
 
     /// The policies on the Services that a port of the program serves, and what they settle.
     fn guard(&self, app: &AppPort) -> (Chain, Arc<Settings>, Vec<Arc<Step>>) {
-        let mut effective = Effective::default();
+        let mut effective = self.policies.on_namespace(&Text::from(self.station.namespace.as_str()));
         let mut settled = Vec::new();
         for service in &self.station.services {
             let (namespace, name) = (Text::from(self.station.namespace.as_str()), Text::from(service.as_str()));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 use transept_model::attach::{PolicyAttachment, PolicyTarget};
+use transept_model::kinds::{Object, WorkloadSpec};
 use transept_model::place::{Invalid, Note, ObjectName, Place, Spot};
 use transept_model::policy::{Merge, Policy};
 use transept_model::schema::{Decoder, Text};
@@ -412,10 +413,15 @@ impl<'w> Policies<'w> {
         (settings, settled_by)
     }
 
+    /// The policies in force on every Service of a namespace.
+    pub(super) fn on_namespace(&self, name: &Text) -> Effective {
+        self.lay_over(&Effective::default(), &PolicyTarget::Namespace { name: name.clone() })
+    }
+
     /// The policies in force on a port of a Service, which may have a name.
     pub(super) fn on_service(&self, namespace: &Text, name: &Text, port: Option<Text>) -> Effective {
         let target = |port| PolicyTarget::Service { namespace: namespace.clone(), name: name.clone(), port };
-        let effective = self.lay_over(&Effective::default(), &target(None));
+        let effective = self.lay_over(&self.on_namespace(namespace), &target(None));
         match port {
             Some(port) => self.lay_over(&effective, &target(Some(port))),
             None => effective,
@@ -508,8 +514,16 @@ impl<'w> Policies<'w> {
 pub(super) fn tell_where_they_stand(world: &World, attachments: &[PolicyAttachment]) -> Vec<(ObjectName, Condition)> {
     let mut told = Vec::new();
     for attachment in attachments {
-        let PolicyTarget::Service { namespace, name, .. } = &attachment.target else {
-            continue;
+        let is_member = |one: &&Arc<Object<WorkloadSpec>>| one.spec.tunnel.is_some();
+        let (members, whose) = match &attachment.target {
+            PolicyTarget::Service { namespace, name, .. } => {
+                (world.workloads_of(namespace, name).iter().filter(is_member).count(), "Service")
+            }
+            PolicyTarget::Namespace { name } => {
+                let here = world.workloads().iter().filter(|one| one.meta.namespace == *name);
+                (here.filter(is_member).count(), "Namespace")
+            }
+            _ => continue,
         };
         let policy = &attachment.policy;
         let asked_there =
@@ -518,9 +532,8 @@ pub(super) fn tell_where_they_stand(world: &World, attachments: &[PolicyAttachme
         if !asked_there || policy.target_refs.len() != 1 {
             continue;
         }
-        let members = world.workloads_of(namespace, name).iter().filter(|one| one.spec.tunnel.is_some()).count();
         let message = format!(
-            "The policy is attached. It stands at those workloads of the Service that are members of the mesh (known: {members})."
+            "The policy is attached. It stands at those workloads of the {whose} that are members of the mesh (known: {members})."
         );
         told.push((policy.meta.object_name(), Condition::new("Accepted", Truth::True, "Accepted", message)));
     }
@@ -588,5 +601,6 @@ fn describe(target: &PolicyTarget) -> String {
         PolicyTarget::Backend { namespace, name } => {
             format!("Backend {}/{}", &**namespace, &**name)
         }
+        PolicyTarget::Namespace { name } => format!("Namespace {}", &**name),
     }
 }

@@ -135,6 +135,11 @@ impl Book {
         }
     }
 
+    /// Whether nothing can be written.
+    pub fn is_failing(&self) -> bool {
+        self.state.load(Ordering::Acquire) == FAILED
+    }
+
     /// Takes the list of what has changed; with no count what has given way.
     pub fn take_changed(&self) -> Vec<(u128, Option<Count>)> {
         let changed = std::mem::take(&mut *lock(&self.changed));

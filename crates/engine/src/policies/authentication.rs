@@ -12,11 +12,8 @@
 //! Where several schemes hold together, the first that is named says who calls and what it is good for; the others add the claims that it does
 //! not have, and the credential that ends first ends all. Whether a connection that lives on is still let in is asked again (`recheck`).
 
-use std::any::Any;
 use std::sync::Arc;
-use std::time::Duration;
 
-use smallvec::SmallVec;
 use transept_model::object;
 use transept_model::policy::Target;
 use transept_model::schema::{Decoder, Rule, Text};
@@ -29,9 +26,8 @@ use crate::exchange::Exchange;
 use crate::forwarded;
 use crate::login::Written;
 use crate::principal::Principal;
-use crate::reason::Reason;
 use crate::redact::CredentialPlaces;
-use crate::verdict::{Reply, Verdict};
+use crate::verdict::Verdict;
 
 mod api_key;
 mod basic;
@@ -42,6 +38,7 @@ mod client;
 mod client_certificate;
 mod consumer;
 mod content;
+mod decide;
 mod failures;
 mod flights;
 mod forward;
@@ -65,12 +62,13 @@ mod verified;
 #[doc(hidden)]
 pub use probe::probe_credentials;
 
-use failures::{FailureLimit, Failures, Hold};
+use decide::{Counted, Outcomes, Waiting, limited};
+use failures::{FailureLimit, Failures};
 use forward::{ClaimField, Forward, IdentityField};
 use login::LoginSpec;
 use requirement::{Alternative, Requirement};
 use resource::{Metadata, ProtectedResource};
-use scheme::{AnyScheme, Fault, Later, Proof, SchemeSpec};
+use scheme::{AnyScheme, Proof, SchemeSpec};
 
 object! {
     /// Who may come in, by credentials. Later policies, the log and the backend learn who it is.
@@ -158,34 +156,6 @@ enum Anonymous {
 enum Credentials {
     Removed,
     Kept,
-}
-
-/// What is known of each scheme of a request so far.
-type Outcomes = SmallVec<[Option<Outcome>; 2]>;
-
-/// What a scheme has found.
-#[derive(Clone, Debug)]
-enum Outcome {
-    Absent,
-    Invalid(Box<str>, Counted),
-    Unavailable(Box<str>, Option<Later>),
-    Valid(Arc<Principal>),
-}
-
-/// Whether a failure has been counted already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Counted {
-    Yes,
-    No,
-}
-
-/// What is remembered while a scheme waits for what it has asked for.
-struct Waiting {
-    outcomes: Outcomes,
-    scheme: usize,
-    between: Box<dyn Any + Send>,
-    /// The failure that was counted ahead.
-    hold: Option<Hold>,
 }
 
 impl Policy for AuthenticationPolicy {
@@ -307,304 +277,6 @@ impl Policy for AuthenticationPolicy {
     fn on_recheck(&self, x: &mut Exchange<'_>) -> Verdict {
         self.recheck(x)
     }
-}
-
-impl AuthenticationPolicy {
-    /// Notes what a scheme has found; the verdict by which it asks for something is the error.
-    fn settle(
-        &self,
-        index: usize,
-        proof: Proof,
-        counted: Counted,
-        mut outcomes: Outcomes,
-        x: &mut Exchange<'_>,
-    ) -> Result<Outcomes, Verdict> {
-        let name = self.schemes.get(index).map_or("", |named| &named.name);
-        let outcome = match proof {
-            Proof::Absent => Outcome::Absent,
-            Proof::Invalid(why) => Outcome::Invalid(why, counted),
-            Proof::Unavailable(why) => Outcome::Unavailable(why, None),
-            Proof::Later(why, later) => Outcome::Unavailable(why, Some(later)),
-            Proof::Valid(principal) => Outcome::Valid(principal),
-            Proof::Answer(reply) => return Err(Verdict::Respond(reply)),
-            Proof::Refused(reply) => {
-                self.note_failure(counted, x);
-                return Err(Verdict::Respond(reply));
-            }
-            Proof::Ask(callout, between) => {
-                let is_try = self.schemes.get(index).is_some_and(|named| named.scheme.is_try(&callout, x));
-                let hold = match is_try {
-                    true => {
-                        let hold = self.failures.hold(&self.limit, x.client, x.now.monotonic, x.random);
-                        Some(hold.map_err(limited)?)
-                    }
-                    false => None,
-                };
-                x.notes.between = Some(Box::new(Waiting { outcomes, scheme: index, between, hold }));
-                return Err(Verdict::Call(callout));
-            }
-        };
-        x.tell(|| match &outcome {
-            Outcome::Absent => format!("scheme {name}: no credentials"),
-            Outcome::Invalid(why, _) => format!("scheme {name}: {why}"),
-            Outcome::Unavailable(why, _) => format!("scheme {name}: cannot tell, {why}"),
-            Outcome::Valid(principal) => format!("scheme {name}: {}", describe(principal)),
-        });
-        if let Some(place) = outcomes.get_mut(index) {
-            *place = Some(outcome);
-        }
-        Ok(outcomes)
-    }
-
-    /// Whether all that a request shows is known to be good already.
-    fn shows_only_what_is_known(&self, x: &Exchange<'_>) -> bool {
-        let mut shown = self.schemes.iter().filter(|named| named.scheme.presents(x));
-        shown.all(|named| named.scheme.is_known(x))
-    }
-
-    /// Tries the alternatives with what is known, and asks the schemes that have not been asked.
-    fn decide(&self, mut outcomes: Outcomes, x: &mut Exchange<'_>) -> Verdict {
-        let mut lacking: Option<(usize, &[Text])> = None;
-        for alternative in &self.alternatives {
-            let mut holds = true;
-            for need in &alternative.needs {
-                if outcomes.get(need.scheme).is_some_and(Option::is_none) {
-                    let Some(named) = self.schemes.get(need.scheme) else { continue };
-                    let proof = named.scheme.authenticate(x);
-                    outcomes = match self.settle(need.scheme, proof, Counted::No, outcomes, x) {
-                        Ok(outcomes) => outcomes,
-                        Err(call) => return call,
-                    };
-                }
-                let principal = match outcomes.get(need.scheme) {
-                    Some(Some(Outcome::Valid(principal))) => principal,
-                    _ => {
-                        holds = false;
-                        break;
-                    }
-                };
-                if !need.scopes.iter().all(|scope| principal.has_scope(scope)) {
-                    lacking.get_or_insert((need.scheme, &need.scopes));
-                    holds = false;
-                    break;
-                }
-            }
-            if holds {
-                let principals = alternative.needs.iter().filter_map(|need| valid(&outcomes, need.scheme));
-                if let Some(principal) = combined(principals) {
-                    // Else whoever has one good credential could try out as many others as he likes.
-                    outcomes = match self.ask_the_rest(outcomes, |index| self.is_meant_for(index), x) {
-                        Ok(outcomes) => outcomes,
-                        Err(call) => return call,
-                    };
-                    let is_bad = |(index, outcome): (usize, &Option<Outcome>)| {
-                        matches!(outcome, Some(Outcome::Invalid(..))) && self.is_meant_for(index)
-                    };
-                    if outcomes.iter().enumerate().any(is_bad) {
-                        break;
-                    }
-                    return self.let_in(principal, x);
-                }
-            }
-        }
-        // Whoever shows credentials means them, also where none are required.
-        match self.ask_the_rest(outcomes, |_| true, x) {
-            Ok(outcomes) => self.without_alternative(&outcomes, lacking, x),
-            Err(call) => call,
-        }
-    }
-
-    /// Whether what a scheme finds can be meant for no other.
-    fn is_meant_for(&self, index: usize) -> bool {
-        let Some(named) = self.schemes.get(index) else { return false };
-        let kind = std::mem::discriminant(&named.scheme);
-        let of_the_kind = self.schemes.iter().filter(|other| std::mem::discriminant(&other.scheme) == kind);
-        !named.scheme.is_shared() && of_the_kind.count() == 1
-    }
-
-    /// Asks schemes that have not been asked although the request shows a credential of theirs.
-    fn ask_the_rest(
-        &self,
-        mut outcomes: Outcomes,
-        counts: impl Fn(usize) -> bool,
-        x: &mut Exchange<'_>,
-    ) -> Result<Outcomes, Verdict> {
-        for (index, named) in self.schemes.iter().enumerate() {
-            if outcomes.get(index).is_some_and(Option::is_none) && counts(index) && named.scheme.presents(x) {
-                let proof = named.scheme.authenticate(x);
-                outcomes = self.settle(index, proof, Counted::No, outcomes, x)?;
-            }
-        }
-        Ok(outcomes)
-    }
-
-    /// What becomes of a request for which no alternative holds.
-    fn without_alternative(
-        &self,
-        outcomes: &Outcomes,
-        lacking: Option<(usize, &[Text])>,
-        x: &mut Exchange<'_>,
-    ) -> Verdict {
-        // A token that is no good for one scheme may be meant for another, which cannot tell.
-        let is_shared = |index: usize| self.schemes.get(index).is_some_and(|named| named.scheme.is_shared());
-        let cannot_tell = |(index, outcome): (usize, &Option<Outcome>)| {
-            is_shared(index) && matches!(outcome, Some(Outcome::Unavailable(..)))
-        };
-        let is_doubtful = outcomes.iter().enumerate().any(cannot_tell);
-        for (index, outcome) in outcomes.iter().enumerate() {
-            let name = self.schemes.get(index).map_or("", |named| &named.name);
-            match outcome {
-                Some(Outcome::Invalid(..)) if is_doubtful && is_shared(index) => {}
-                Some(Outcome::Invalid(why, counted)) => {
-                    self.note_failure(*counted, x);
-                    let reply = Reply::new(Reason::CredentialsInvalid).because(format!("scheme {name}: {why}"));
-                    return self.refuse(reply, |other| if other == index { Fault::Invalid } else { Fault::Missing });
-                }
-                Some(Outcome::Unavailable(why, later)) => {
-                    if later.is_some_and(|later| later.is_guess) {
-                        self.note_failure(Counted::No, x);
-                    }
-                    return self.unavailable(index, why, *later);
-                }
-                _ => {}
-            }
-        }
-        let known = (0..outcomes.len()).find_map(|index| valid(outcomes, index));
-        match (self.anonymous, known, lacking) {
-            (Anonymous::Allowed, Some(principal), _) => self.let_in(Arc::clone(principal), x),
-            (Anonymous::Allowed, None, _) => {
-                self.strip(x);
-                self.forward.tell_backend(&Principal::default(), x.request);
-                Verdict::Continue
-            }
-            (Anonymous::Refused, _, Some((scheme, scopes))) => {
-                let words: Vec<&str> = scopes.iter().map(|scope| &**scope).collect();
-                let who = known.map(|principal| principal.describe()).unwrap_or_default();
-                let mut reply = Reply::new(Reason::ScopeInsufficient)
-                    .because(format!("{who} needs the scopes {}", words.join(" ")));
-                let challenge = self.schemes.get(scheme).map(|named| self.challenge(named, &Fault::Scopes(&words)));
-                if let Some(challenge) = challenge {
-                    reply = reply.with_field(FieldName::known(FieldId::WWW_AUTHENTICATE), challenge);
-                }
-                reply.into()
-            }
-            (Anonymous::Refused, _, None) => {
-                if let Some(verdict) = self.invite(outcomes, x) {
-                    return verdict;
-                }
-                if let Some(wait) = self.failures.wait(&self.limit, x.client, x.now.monotonic) {
-                    return limited(wait);
-                }
-                // A page of somebody else can make a browser come without what it would show.
-                if !self.schemes.iter().any(|named| named.scheme.is_ambient()) {
-                    self.note_failure(Counted::No, x);
-                }
-                self.refuse(Reply::new(Reason::CredentialsMissing), |_| Fault::Missing)
-            }
-        }
-    }
-
-    /// What a scheme that is required does for a client that has shown nothing.
-    fn invite(&self, outcomes: &Outcomes, x: &mut Exchange<'_>) -> Option<Verdict> {
-        let mut needs = self.alternatives.iter().flat_map(|alternative| &alternative.needs);
-        let (scheme, proof) = needs.find_map(|need| {
-            let is_absent = matches!(outcomes.get(need.scheme), Some(None | Some(Outcome::Absent)));
-            let named = self.schemes.get(need.scheme).filter(|_| is_absent)?;
-            Some((need.scheme, named.scheme.invite(x)?))
-        })?;
-        match self.settle(scheme, proof, Counted::No, outcomes.clone(), x) {
-            Ok(outcomes) => match outcomes.get(scheme) {
-                Some(Some(Outcome::Unavailable(why, later))) => Some(self.unavailable(scheme, why, *later)),
-                _ => None,
-            },
-            Err(verdict) => Some(verdict),
-        }
-    }
-
-    fn unavailable(&self, scheme: usize, why: &str, later: Option<Later>) -> Verdict {
-        let name = self.schemes.get(scheme).map_or("", |named| &named.name);
-        let mut reply = Reply::new(Reason::AuthenticationUnavailable).because(format!("scheme {name}: {why}"));
-        if let Some(later) = later {
-            reply = reply.with_field(FieldName::known(FieldId::RETRY_AFTER), seconds(later.wait));
-        }
-        reply.into()
-    }
-
-    fn note_failure(&self, counted: Counted, x: &Exchange<'_>) {
-        if counted == Counted::No {
-            self.failures.count(&self.limit, x.client, x.now.monotonic, x.random);
-        }
-    }
-
-    fn strip(&self, x: &mut Exchange<'_>) {
-        if self.credentials == Credentials::Removed {
-            for named in &self.schemes {
-                named.scheme.strip(x.request);
-            }
-        }
-    }
-
-    fn let_in(&self, principal: Arc<Principal>, x: &mut Exchange<'_>) -> Verdict {
-        self.strip(x);
-        let together = principal.together.iter().map(|one| &one.scheme);
-        for scheme in std::iter::once(&principal.scheme).chain(together) {
-            if let Some(named) = self.schemes.iter().find(|named| named.name == *scheme) {
-                named.scheme.hand_on(x);
-            }
-        }
-        self.forward.tell_backend(&principal, x.request);
-        x.notes.principal = Some(principal);
-        Verdict::Continue
-    }
-}
-
-fn valid(outcomes: &Outcomes, scheme: usize) -> Option<&Arc<Principal>> {
-    match outcomes.get(scheme) {
-        Some(Some(Outcome::Valid(principal))) => Some(principal),
-        _ => None,
-    }
-}
-
-/// Several principals as one: the first, with the claims of the others that it does not have, until the first of their ends.
-fn combined<'p>(mut principals: impl Iterator<Item = &'p Arc<Principal>>) -> Option<Arc<Principal>> {
-    let first = principals.next()?;
-    let mut whole: Option<Principal> = None;
-    for other in principals {
-        let whole =
-            whole.get_or_insert_with(|| Principal { together: vec![Arc::clone(first)], ..Principal::clone(first) });
-        for (name, value) in &other.claims {
-            whole.claims.entry(name).or_insert_with(|| value.clone());
-        }
-        whole.until = first_of(whole.until, other.until);
-        whole.asked = first_of(whole.asked, other.asked);
-        whole.together.push(Arc::clone(other));
-    }
-    Some(whole.map_or_else(|| Arc::clone(first), Arc::new))
-}
-
-fn first_of(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    }
-}
-
-/// `app default/mobile, credential mobile-1`.
-fn describe(principal: &Principal) -> String {
-    match &principal.credential {
-        Some(credential) => format!("{}, credential {credential}", principal.describe()),
-        None => principal.describe(),
-    }
-}
-
-/// The client has failed too often.
-fn limited(wait: Duration) -> Verdict {
-    Reply::new(Reason::AuthenticationLimited).with_field(FieldName::known(FieldId::RETRY_AFTER), seconds(wait)).into()
-}
-
-/// RFC 9110 section 10.2.3: whole seconds, so that nobody is asked back too early.
-fn seconds(wait: Duration) -> String {
-    wait.as_millis().div_ceil(1000).max(1).to_string()
 }
 
 #[cfg(test)]

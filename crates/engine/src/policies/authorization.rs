@@ -13,6 +13,7 @@ use std::sync::Arc;
 use transept_model::place::Spot;
 use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, HEADER_NAME, Rule as Limit, Text};
+use transept_model::value::quote;
 use transept_model::{choice, object};
 use transept_wire::head::{FieldId, FieldName, Request};
 use transept_wire::normalize::{self, Form, Normal, PathRules};
@@ -89,8 +90,8 @@ object! {
         /// What the principal is.
         kinds: Vec<WhoCalls> => Limit::NotEmpty, Limit::MaxItems(4), Limit::Unique;
         /// Names of principals: of a Consumer, the `sub` of a token, a SPIFFE id. A `*` at the end stands for anything; alone it is
-        /// whoever is not anonymous. The name of a Consumer that exists means that Consumer, and a SPIFFE id a workload, and no token that says
-        /// the same. Any issuer may have a `sub` in its tokens: where there are several, write `schemes`, too.
+        /// whoever is not anonymous. NAMESPACE/NAME is let in as a Consumer only, or by the schemes that `schemes` names; a SPIFFE id as a workload only, and by
+        /// no token that says the same. Any issuer may have a `sub` in its tokens: where there are several, write `schemes`, too.
         principals: Vec<NamePattern> => Limit::NotEmpty, Limit::MaxItems(256);
         /// Names of the schemes of an AuthenticationPolicy by which the principal is recognised; where several are required together, the first.
         schemes: Vec<Text> => Limit::NotEmpty, Limit::MaxItems(16);
@@ -209,6 +210,8 @@ pub(crate) struct AuthorizationPolicy {
     asks_credential: Option<Spot>,
     /// Where some rule asks for an identity.
     asks_identity: Option<Spot>,
+    /// A name that only a Consumer has, and where it is written, while there is no such Consumer.
+    missing: Option<(Box<str>, Spot)>,
 }
 
 /// One object's rules with its name; no name before they are joined.
@@ -338,8 +341,15 @@ impl Policy for AuthorizationPolicy {
         "Says who may do what, by principal, identity, address, port, method, path, header and expression.";
     const PHASE: Phase = Phase::Authorize;
     const MERGE: Merge = Merge::Together;
-    const TARGETS: &'static [Target] =
-        &[Target::Gateway, Target::Listener, Target::Route, Target::Rule, Target::TcpRoute, Target::Service];
+    const TARGETS: &'static [Target] = &[
+        Target::Gateway,
+        Target::Listener,
+        Target::Route,
+        Target::Rule,
+        Target::TcpRoute,
+        Target::Service,
+        Target::Namespace,
+    ];
     type Spec = AuthorizationPolicySpec;
 
     fn compile(spec: &AuthorizationPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {
@@ -353,8 +363,12 @@ impl Policy for AuthorizationPolicy {
         let rules = || deny.iter().chain(allow.iter().flatten());
         let asks_credential = rules().find_map(Access::asks_credential);
         let asks_identity = rules().find_map(Access::asks_identity);
+        let is_missing = |(name, _): &(&str, Spot)| {
+            name.split_once('/').is_some_and(|(namespace, name)| cx.world.consumer(namespace, name).is_none())
+        };
+        let missing = rules().flat_map(Access::consumers).find(is_missing).map(|(name, at)| (name.into(), at));
         let parts = vec![Part { name: None, rules: Arc::new(Rules { deny, allow }) }];
-        Some(AuthorizationPolicy { parts, asks_principal, asks_credential, asks_identity })
+        Some(AuthorizationPolicy { parts, asks_principal, asks_credential, asks_identity, missing })
     }
 
     fn join(all: &[(&Arc<PolicyName>, &Self)]) -> Option<Self> {
@@ -371,6 +385,7 @@ impl Policy for AuthorizationPolicy {
             asks_principal: all.iter().any(|(_, policy)| policy.asks_principal),
             asks_credential: all.iter().find_map(|(_, policy)| policy.asks_credential),
             asks_identity: all.iter().find_map(|(_, policy)| policy.asks_identity),
+            missing: None,
         })
     }
 
@@ -399,7 +414,15 @@ impl Policy for AuthorizationPolicy {
             let remedy = "write `tls.frontend.default.validation.caCertificateRefs` into the Gateway, or attach the policy to a Service of the mesh";
             Caution { at, what: format!("{what}; {remedy}") }
         });
-        credential.into_iter().chain(identity).collect()
+        let missing = self.missing.as_ref().map(|(name, at)| {
+            let what = format!(
+                "{} has the form of a Consumer's name, and there is no such Consumer: no token that says so is meant",
+                quote(name)
+            );
+            let remedy = "correct the name, or write `schemes` beside it, by whose tokens it may be said";
+            Caution { at: *at, what: format!("{what}; {remedy}") }
+        });
+        credential.into_iter().chain(identity).chain(missing).collect()
     }
 
     fn on_connect(&self, x: &Arrival<'_>) -> Verdict {

@@ -119,6 +119,11 @@ impl<'c> CompileCx<'c> {
         self.keep_for_all(SERVICES, Services::default).open(role, self.name.to_string())
     }
 
+    /// The same of one of its schemes.
+    pub(crate) fn service_of_scheme(&self, role: ServiceRole, scheme: &str) -> Arc<AskedService> {
+        self.keep_for_all(SERVICES, Services::default).open(role, format!("{}, scheme {scheme}", self.name))
+    }
+
     /// Among how many proxies the policy's limits are divided, as far as it was told.
     pub(crate) fn proxies(&mut self, at: Spot) -> Option<u32> {
         let policy = self.world.policies().iter().find(|policy| policy.meta.object_name() == *self.name);

@@ -44,9 +44,10 @@ pub(crate) struct MeshPolicy {
 
 impl Policy for MeshPolicy {
     const KIND: &'static str = "MeshPolicy";
-    const ABOUT: &'static str = "How workloads of a Service are reached: in the mesh only, or also without it.";
+    const ABOUT: &'static str =
+        "How workloads of a Service, or of a whole Namespace, are reached: in the mesh only, or also without it.";
     const PHASE: Phase = Phase::Settle;
-    const TARGETS: &'static [Target] = &[Target::Service];
+    const TARGETS: &'static [Target] = &[Target::Service, Target::Namespace];
     type Spec = MeshPolicySpec;
 
     fn compile(spec: &MeshPolicySpec, _: &mut CompileCx<'_>) -> Option<Self> {

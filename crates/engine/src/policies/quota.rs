@@ -283,13 +283,14 @@ impl Quota {
         }
     }
 
-    /// Gives back what a request has taken that comes to nothing. How much is used then, if that has changed.
+    /// Gives back what a request has taken that comes to nothing. How much is used then, if that has changed in its own period.
     fn undo(&self, charge: Charge) -> Option<u64> {
         let paid = match charge.request {
             None => Paid { period: charge.period, cost: charge.cost },
             Some(request) => self.account.ledger.repeats.fail(request)?,
         };
-        Some(self.book.give_back(&self.account, charge.hash, paid.period, u64::from(paid.cost)))
+        let used = self.book.give_back(&self.account, charge.hash, paid.period, u64::from(paid.cost));
+        (paid.period == charge.period).then_some(used)
     }
 
     /// Notes that the bodies of an exchange will cost something.

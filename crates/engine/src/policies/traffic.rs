@@ -276,7 +276,7 @@ impl Policy for TrafficPolicy {
     const ABOUT: &'static str =
         "Spreads requests over the endpoints of a backend, retries and limits them, and watches the endpoints.";
     const PHASE: Phase = Phase::Pick;
-    const TARGETS: &'static [Target] = &[Target::Service, Target::Backend];
+    const TARGETS: &'static [Target] = &[Target::Service, Target::Backend, Target::Namespace];
     type Spec = TrafficPolicySpec;
 
     fn compile(spec: &TrafficPolicySpec, cx: &mut CompileCx<'_>) -> Option<Self> {

@@ -85,6 +85,11 @@ pub enum PolicyTarget {
         /// Its name.
         name: Text,
     },
+    /// A Namespace: every Service in it.
+    Namespace {
+        /// Its name.
+        name: Text,
+    },
 }
 
 /// Attaches every policy to the targets that exist and writes its status.
@@ -245,6 +250,11 @@ fn find_target(world: &World, policy: &Policy, reference: &PolicyTargetReference
     let name = reference.name.clone();
     let (kind, section) = (reference.kind.as_str(), reference.section_name.clone());
     let missing = || {
+        if Target::of(reference) == Some(Target::Namespace) {
+            let why = format!("Namespace {name} is not the one that this {} is in, which is {namespace}", policy.kind);
+            let remedy = "a policy reaches only its own namespace: correct the name, or move the policy";
+            return Objection::new("TargetNotFound", why, remedy);
+        }
         let mut why = match &reference.section_name {
             Some(section) => {
                 format!("there is no {kind} {namespace}/{name} with a part named {section}")
@@ -296,6 +306,8 @@ fn find_target(world: &World, policy: &Policy, reference: &PolicyTargetReference
         Some(Target::Backend) => world
             .backend(&namespace, &name)
             .map(|_| PolicyTarget::Backend { namespace: namespace.clone(), name: name.clone() }),
+        // It is there: the policy is in it.
+        Some(Target::Namespace) => (name == namespace).then(|| PolicyTarget::Namespace { name: name.clone() }),
         Some(Target::Workload) | None => None,
     };
     found.ok_or_else(missing)

@@ -27,7 +27,7 @@ use transept_identity::renew::Renewal;
 use transept_identity::{Bundle, Fingerprint, LiveBundles, LiveSvid, Svid};
 use transept_model::load::Past;
 use transept_xds::client::{Client, Settings};
-use transept_xds::mesh::{Answer, Workload, address_type};
+use transept_xds::mesh::{Answer, Workload, address_type, guard_type};
 use transept_xds::messages::{DeltaDiscoveryResponse, INSTANCE, Node};
 use transept_xds::{Key, TypeUrl};
 
@@ -142,7 +142,7 @@ impl Member {
         let kinds = objects::kinds();
         let client = Client::new(Settings {
             node: describe(&options.node, &nonce),
-            types: kinds.iter().map(|kind| kind.type_url.clone()).chain([address_type()]).collect(),
+            types: kinds.iter().map(|kind| kind.type_url.clone()).chain([address_type(), guard_type()]).collect(),
             servers: options.control.len(),
             ..Settings::default()
         });

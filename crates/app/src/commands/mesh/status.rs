@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
-use serde_json::Value;
+use serde_json::{Value, json};
 use transept_control::plane::Question;
 
 use super::{coloured, latency, rate, share};
@@ -27,8 +27,9 @@ A verdict is healthy, degraded (from 1 % of errors, or an instance is not well),
 instance is well) or unknown (nobody calls it, and no instance is registered). It becomes worse after two windows of \
 10 s, and better after three.
 
-Exit codes: 0 fine, 1 the last reload was refused, a service is failing, a proxy refuses a resource, an endpoint may \
-not be called, expiries are frozen or the state cannot be stored, 3 no control plane answers.";
+Exit codes: 0 fine, 1 the last reload was refused, a service is failing, an object of the files does not work out (a policy \
+whose target is not there), a proxy asks for a service that never was there, a proxy refuses a resource, an endpoint may not be called, expiries \
+are frozen or the state cannot be stored, 3 no control plane answers.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -50,7 +51,10 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
     if args.objects {
         return show_objects(args);
     }
-    let shown = question(&args.state, &Question::Status)?;
+    let mut shown = question(&args.state, &Question::Status)?;
+    let problems = find_problems(&question(&args.state, &Question::Objects)?);
+    let has_problems = !problems.is_empty();
+    shown["problems"] = problems.into();
     if args.json {
         console::print_json(&shown)?;
     } else {
@@ -61,7 +65,9 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
     let failing = services.any(|service| service["verdict"] == "failing");
     let left_out = shown["leftOut"].as_array().is_some_and(|all| !all.is_empty());
     let unwell = shown["frozen"] == Value::Bool(true) || shown["stored"] == Value::Bool(false);
-    let wrong = failing || refused || left_out || unwell || refused_reload(&shown).is_some();
+    let misspelled = missing(&shown["members"]).any(|(_, one)| one["wasThere"] != Value::Bool(true));
+    let wrong =
+        failing || refused || left_out || unwell || has_problems || misspelled || refused_reload(&shown).is_some();
     Ok(if wrong { Exit::Findings } else { Exit::Fine })
 }
 
@@ -82,7 +88,36 @@ fn refused_reload(shown: &Value) -> Option<String> {
     Some(format!("{RED}the last reload{at} was refused; the configuration before it stays:{PLAIN}\n{first}{more}\n"))
 }
 
-/// Prints the objects, which are those in force; a finding when a proxy refuses one, or when the files of now are not in force.
+/// What of the objects is not in force because something that they name is not there, or they cannot be used.
+fn find_problems(objects: &Value) -> Vec<Value> {
+    let mut problems = Vec::new();
+    for object in objects.as_array().into_iter().flatten() {
+        let (kind, meta) = (&object["kind"], &object["metadata"]);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let name = format!("{} {}/{}", text(kind), text(&meta["namespace"]), text(&meta["name"]));
+        let mut waiting = vec![&object["status"]];
+        while let Some(value) = waiting.pop() {
+            match value {
+                Value::Array(items) => waiting.extend(items),
+                Value::Object(fields)
+                    if (value["type"] == "Accepted" || value["type"] == "ResolvedRefs")
+                        && value["status"] == "False" =>
+                {
+                    let problem =
+                        json!({"object": name, "reason": fields.get("reason"), "message": fields.get("message")});
+                    if !problems.contains(&problem) {
+                        problems.push(problem);
+                    }
+                }
+                Value::Object(fields) => waiting.extend(fields.values()),
+                _ => {}
+            }
+        }
+    }
+    problems
+}
+
+/// Prints the objects, which are those in force; a finding when one does not work out, a proxy refuses one, or the files of now are not in force.
 fn show_objects(args: &Args) -> Result<Exit> {
     let refused = refused_reload(&question(&args.state, &Question::Status)?);
     if let Some(refused) = &refused {
@@ -94,7 +129,8 @@ fn show_objects(args: &Args) -> Result<Exit> {
     } else {
         console::print(&render_objects(objects.as_array().map_or(&[][..], Vec::as_slice)))?;
     }
-    Ok(if refused.is_some() || is_refused(&objects) { Exit::Findings } else { Exit::Fine })
+    let wrong = refused.is_some() || is_refused(&objects) || !find_problems(&objects).is_empty();
+    Ok(if wrong { Exit::Findings } else { Exit::Fine })
 }
 
 /// How the instances of services are, by name: what is not well in one of several is what matters.
@@ -186,7 +222,14 @@ fn render(shown: &Value) -> String {
             "\n{RED}the state cannot be stored{PLAIN}: nobody can join, register or renew a certificate until it can; the log of the control plane says why\n"
         ));
     }
-    out.push_str(&render_missing(&list("members")));
+    for one in &list("problems") {
+        out.push_str(&format!(
+            "\n{YELLOW}{}{PLAIN} is not in force: {}\n",
+            text(&one["object"]),
+            text(&one["message"])
+        ));
+    }
+    out.push_str(&render_missing(&shown["members"]));
     for one in &list("leftOut") {
         let endpoints: Vec<String> = one["endpoints"].as_array().into_iter().flatten().map(text).collect();
         let service = format!("{}:{}", text(&one["service"]), one["port"]);
@@ -213,22 +256,28 @@ fn render(shown: &Value) -> String {
     out
 }
 
-/// The services that proxies ask for and that are not there.
-fn render_missing(members: &[Value]) -> String {
+/// The services that connected proxies ask for and that are not there, each with its proxy.
+fn missing(members: &Value) -> impl Iterator<Item = (&Value, &Value)> {
+    let connected = members.as_array().into_iter().flatten().filter(|one| one["connected"] == Value::Bool(true));
+    connected.flat_map(|member| {
+        let all = member["missing"].as_array().into_iter().flatten();
+        all.map(move |one| (&member["proxy"], one))
+    })
+}
+
+fn render_missing(members: &Value) -> String {
     let mut out = String::new();
-    for member in members.iter().filter(|member| member["connected"] == Value::Bool(true)) {
-        for one in member["missing"].as_array().into_iter().flatten() {
-            let service = one["service"].as_str().unwrap_or_default();
-            let proxy = member["proxy"].as_str().unwrap_or_default();
-            let near = one["near"].as_str().map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-            if one["wasThere"] == Value::Bool(true) {
-                out.push_str(&format!(
-                    "\n{YELLOW}the service {service} has gone{PLAIN} with its last instance, and {proxy} asks for it\n"
-                ));
-                continue;
-            }
-            out.push_str(&format!("\n{YELLOW}there is no service {service}{PLAIN}, which {proxy} asks for{near}\n"));
+    for (proxy, one) in missing(members) {
+        let service = one["service"].as_str().unwrap_or_default();
+        let proxy = proxy.as_str().unwrap_or_default();
+        let near = one["near"].as_str().map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+        if one["wasThere"] == Value::Bool(true) {
+            out.push_str(&format!(
+                "\n{YELLOW}the service {service} has gone{PLAIN} with its last instance, and {proxy} asks for it\n"
+            ));
+            continue;
         }
+        out.push_str(&format!("\n{YELLOW}there is no service {service}{PLAIN}, which {proxy} asks for{near}\n"));
     }
     out
 }
@@ -269,8 +318,6 @@ fn render_services(services: &[Value]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -281,6 +328,24 @@ mod tests {
             "{RED}the last reload, 1970-01-01T00:00:00Z, was refused; the configuration before it stays:{PLAIN}"
         );
         assert!(text.starts_with(&format!("{first}\nshop.yaml:1:1: bad\nand 2 more")), "{text}");
+    }
+
+    #[test]
+    fn an_object_whose_target_is_not_there_is_a_problem() {
+        let object = |status: &str, reason: &str| {
+            let conditions =
+                json!([{"type": "Accepted", "status": status, "reason": reason, "message": "there is no Service a/b"}]);
+            let ancestors =
+                json!([{"ancestorRef": {}, "conditions": conditions}, {"ancestorRef": {}, "conditions": conditions}]);
+            let meta = json!({"name": "guard", "namespace": "a"});
+            json!([{"kind": "AuthorizationPolicy", "metadata": meta, "status": {"ancestors": ancestors}}])
+        };
+        assert_eq!(find_problems(&object("True", "Accepted")), [Value::Null; 0]);
+        let problems = find_problems(&object("False", "TargetNotFound"));
+        assert_eq!((problems.len(), &problems[0]["reason"]), (1, &"TargetNotFound".into()));
+        let text = render(&json!({"problems": problems}));
+        assert!(text.contains("AuthorizationPolicy a/guard"), "{text}");
+        assert!(text.contains("is not in force: there is no Service a/b"), "{text}");
     }
 
     #[test]

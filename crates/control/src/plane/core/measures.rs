@@ -59,7 +59,7 @@ impl Plane {
     }
 }
 
-/// What callers see of each service, and who serves it. Names of services are names of Kubernetes, and need no escapes.
+/// What callers see of each service, and who serves it.
 fn write_services(services: &[Value], out: &mut String) {
     let of_each =
         |of: fn(&Value) -> Option<f64>| services.iter().map(move |one| (label(one), of(one))).collect::<Vec<_>>();
@@ -92,8 +92,10 @@ fn write_services(services: &[Value], out: &mut String) {
     }
 }
 
+/// The name of a service as a label, escaped as the format demands: members tell of services that they call by any name.
 fn label(service: &Value) -> String {
-    format!("service=\"{}\"", service["service"].as_str().unwrap_or_default())
+    let name = service["service"].as_str().unwrap_or_default();
+    format!("service=\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "nobody has so many")]
@@ -131,18 +133,20 @@ mod tests {
                 "instances": [{"name": "a", "state": "healthy"}, {"name": "b", "state": "silent"}, {"name": "c", "state": "healthy"}],
             }),
         );
-        write_services(&[service], &mut out);
+        let strange = json!({"service": "a\"} 1\n", "verdict": "unknown", "instances": []});
+        write_services(&[service, strange], &mut out);
         for line in [
             "transept_mesh_service_verdict{service=\"shop/cart\",verdict=\"degraded\"} 1",
             "transept_mesh_service_verdict{service=\"shop/cart\",verdict=\"healthy\"} 0",
             "transept_mesh_service_instances{service=\"shop/cart\",state=\"healthy\"} 2",
             "transept_mesh_service_instances{service=\"shop/cart\",state=\"silent\"} 1",
             "transept_mesh_service_requests_per_second{service=\"shop/cart\"} 2.5",
+            "transept_mesh_service_verdict{service=\"a\\\"} 1\\n\",verdict=\"unknown\"} 1",
             "transept_mesh_service_latency_p99_seconds{service=\"shop/cart\"} 0.0125",
         ] {
             assert!(out.lines().any(|one| one == line), "{line}:\n{out}");
         }
         assert!(!out.contains("transept_mesh_service_error_ratio{"), "{out}");
-        assert_eq!(out.matches("} 1\n").count(), 2, "{out}");
+        assert_eq!(out.matches("} 1\n").count(), 3, "{out}");
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use transept_identity::SpiffeId;
 use transept_model::ObjectName;
 use transept_model::status::{RefusedBy, RefusedObjects, Status};
-use transept_xds::mesh::address_type;
+use transept_xds::mesh::{address_type, guard_type};
 use transept_xds::server::Fact;
 use transept_xds::{Key, Resource, TypeUrl, Version};
 
@@ -97,8 +97,8 @@ impl Plane {
 
     /// Notes which types a proxy understands; none is a proxy that did not say.
     pub(in crate::plane) fn note_kinds(&self, proxy: &str, announced: &BTreeSet<TypeUrl>) {
-        // Whose an address is, is not an object that somebody wrote.
-        let ours = self.kinds.order().into_iter().filter(|kind| *kind != address_type());
+        // Whose an address is, and what holds together, are no objects that somebody wrote.
+        let ours = self.kinds.order().into_iter().filter(|kind| ![address_type(), guard_type()].contains(kind));
         let lacks: BTreeSet<TypeUrl> = ours.filter(|kind| !announced.is_empty() && !announced.contains(kind)).collect();
         if !lacks.is_empty() {
             let kinds: Vec<&str> = lacks.iter().map(TypeUrl::as_str).collect();

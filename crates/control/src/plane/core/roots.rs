@@ -104,8 +104,12 @@ impl Plane {
 
     /// Begins to replace the root: a new one is made and announced to every proxy.
     pub(in crate::plane) fn rotate(&self) -> Result<Value, NotDone> {
-        let mut inner = self.lock();
         let wrong = |why: String| NotDone::Wrong(why);
+        if self.clock_has_jumped() {
+            let why = "the clock of this machine has jumped in the last ten minutes: a root that is made now may begin, or end, at a wrong time";
+            return Err(wrong(format!("{why}; see to the clock, and try again then")));
+        }
+        let mut inner = self.lock();
         if !matches!(inner.rotation.stage(), Stage::Steady { .. }) {
             return Err(wrong("a rotation is under way already; `transept certs` shows what it waits for".into()));
         }

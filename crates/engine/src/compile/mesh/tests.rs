@@ -268,6 +268,26 @@ fn strangers_are_let_in_where_every_port_that_may_be_meant_is_permissive() {
 }
 
 #[test]
+fn what_holds_for_a_namespace_holds_for_its_services_unless_they_say_otherwise() {
+    let on_namespace =
+        |mode: &str| mesh_policy("every", "", mode).replace("kind: Service, name: cart", "kind: Namespace, name: shop");
+    assert_eq!(stranger(&on_namespace("Permissive")), None);
+    assert_eq!(stranger(&on_namespace("Strict")).as_deref(), Some("MeshPolicy shop/every, mode Strict"));
+    assert_eq!(stranger(&(on_namespace("Strict") + &mesh_policy("all", "", "Permissive"))), None);
+    assert!(stranger(&(on_namespace("Permissive") + &mesh_policy("all", "", "Strict"))).is_some());
+
+    let world = WORLD.replace("kind: Service, name: cart}], limits", "kind: Namespace, name: shop}], limits");
+    assert_ne!(world, WORLD);
+    let limit = |world: &str| {
+        let snapshot = compiled(world, &station(), None).install();
+        let listener = bind(&snapshot, 9001).callee(None).expect("the cart").clone();
+        let backend = listener.stream.as_ref().expect("a rule").backends.first().expect("a backend");
+        backend.target.as_ref().ok().and_then(|backend| backend.traffic.as_ref()?.limits.requests)
+    };
+    assert_eq!((limit(&world), limit(WORLD)), (Some(5), Some(5)));
+}
+
+#[test]
 fn a_port_with_a_tcp_route_alone_is_not_looked_at() {
     let with = |app_protocol: &str, http_route: bool| {
         let http = "

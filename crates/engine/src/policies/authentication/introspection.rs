@@ -33,6 +33,7 @@ use crate::jose::{Claims, Expectations, Expiry, MOST_TOKEN, parse_json};
 use crate::judge::Repeat;
 use crate::principal::{Principal, PrincipalKind, StoredMark};
 use crate::redact::CredentialPlaces;
+use crate::services::{AskedService, ServiceRole};
 
 object! {
     /// Tokens that are looked up at their issuer (OAuth 2.0 token introspection).
@@ -118,6 +119,7 @@ pub(super) struct IntrospectionScheme {
     sender: Sender,
     /// Whom is asked, and as whom.
     vouches: StoredMark,
+    asked: Arc<AskedService>,
 }
 
 #[derive(Debug)]
@@ -180,6 +182,7 @@ impl Scheme for IntrospectionScheme {
             memory,
             sender: Sender::compile(spec.sender, spec.proof_nonces.as_ref(), cx)?,
             vouches: StoredMark::of(&[spec.url.as_bytes(), spec.client_id.as_bytes()]),
+            asked: cx.service_of_scheme(ServiceRole::Introspection, name),
         })
     }
 
@@ -256,9 +259,14 @@ impl Scheme for IntrospectionScheme {
             }
             _ => return self.authenticate(x),
         };
-        // Those who wait find the answer, or are told that there is none.
-        if let (Asking::Flying(_, flight), Proof::Unavailable(why)) = (*asking, &proof) {
-            flight.fail(why);
+        match (*asking, &proof) {
+            // Those who wait find the answer, or are told that there is none.
+            (Asking::Flying(_, flight), Proof::Unavailable(why)) => {
+                flight.fail(why);
+                self.asked.failed(why, "tokens that are not remembered get 503", x);
+            }
+            (Asking::Flying(..), _) => self.asked.answered(x),
+            _ => {}
         }
         proof
     }

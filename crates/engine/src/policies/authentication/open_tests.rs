@@ -1,10 +1,13 @@
 //! Tokens by which something was let in that is still under way: what ends it, and what a policy that comes later has to say to their bearers.
 
+use std::time::Duration;
+
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 use transept_wire::head::{Request, Response};
 
+use super::scheme::Fault;
 use super::token_tests::{
     Desk, FETCHED, INTROSPECTION, NOW, Visit, answer, compile, inline, keys_of, looked_up, reason, token,
 };

@@ -12,6 +12,8 @@ const LONGEST: usize = 64 * 1024;
 const SHORTEST: usize = 32;
 /// How often something may have been encoded: an entry of a Secret by hand, and the PEM in it.
 const DEEPEST: usize = 3;
+/// In how many places of a secret, and of what is encoded in it, a key is looked for.
+const MOST_PLACES: usize = 256;
 /// Words of which one stands in every key that is written as text, or beside it: in PEM, in what `openssl -text` and `-modulus` print, in a JWK, in keys
 /// of SSH. In lower case.
 const WORDS: &[&str] = &[
@@ -30,10 +32,10 @@ const WORDS: &[&str] = &[
 
 /// Whether a secret is a key of a pair or a certificate.
 pub(super) fn is_key_of_a_pair(secret: &[u8]) -> bool {
-    is_key(secret.get(..LONGEST).unwrap_or(secret), DEEPEST)
+    is_key(secret.get(..LONGEST).unwrap_or(secret), DEEPEST, &mut MOST_PLACES.clone())
 }
 
-fn is_key(bytes: &[u8], deeper: usize) -> bool {
+fn is_key(bytes: &[u8], deeper: usize, places: &mut usize) -> bool {
     if is_der(bytes) {
         return true;
     }
@@ -51,10 +53,15 @@ fn is_key(bytes: &[u8], deeper: usize) -> bool {
         let is_first = at.checked_sub(1).and_then(|before| bytes.get(before)).is_some_and(|byte| !is_digit(*byte));
         is_first && matches!(bytes.get(*at..), Some([b'M', b'A'..=b'P', ..] | [b'3', b'0', ..]))
     });
-    std::iter::once(0)
-        .chain(starts.take(64))
-        .filter_map(|at| decoded(bytes.get(at..)?))
-        .any(|inner| inner.len() >= SHORTEST && is_key(&inner, deeper))
+    for at in std::iter::once(0).chain(starts.take(64)) {
+        let Some(left) = places.checked_sub(1) else { return false };
+        *places = left;
+        let inner = bytes.get(at..).and_then(decoded).filter(|inner| inner.len() >= SHORTEST);
+        if inner.is_some_and(|inner| is_key(&inner, deeper, places)) {
+            return true;
+        }
+    }
+    false
 }
 
 /// What text may have at its ends beside white space.
@@ -72,9 +79,11 @@ fn is_digit(byte: u8) -> bool {
 fn decoded(text: &[u8]) -> Option<Vec<u8>> {
     let is_between = |byte: u8| byte.is_ascii_whitespace() || !byte.is_ascii() || b"\"':,;\\".contains(&byte);
     let text: Vec<u8> = text.iter().copied().filter(|byte| !is_between(*byte)).collect();
-    let text = String::from_utf8(text).ok()?.replace("0x", "");
-    if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
+    let text = String::from_utf8(text).ok()?;
+    // In base64 the same two characters may be part of the key.
+    let hexadecimal = text.replace("0x", "");
+    if hexadecimal.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return HEXLOWER_PERMISSIVE.decode(hexadecimal.as_bytes()).ok();
     }
     let digits = text.bytes().take_while(|byte| is_digit(*byte)).map(|byte| match byte {
         b'-' => b'+',
@@ -126,12 +135,17 @@ mod tests {
 
     use super::*;
 
-    /// An Ed25519 key, and an RSA key of 2,048 bits by its shape.
-    fn keys() -> [Vec<u8>; 2] {
+    /// An Ed25519 key, and RSA keys of 2,048 bits by their shape, one of which has `0x` in it wherever its base64 begins.
+    fn keys() -> [Vec<u8>; 3] {
         let small = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
         let large =
             [0x30, 0x82, 0x01, 0x22, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
-        [[&small[..], &[7; 32]].concat(), [&large[..], &[9; 0x126 - 17]].concat()]
+        let marks = [0xd3, 0x1d, 0x31].repeat(92);
+        [
+            [&small[..], &[7; 32]].concat(),
+            [&large[..], &[9; 0x126 - 17]].concat(),
+            [&large[..], &[0], &marks, &[9]].concat(),
+        ]
     }
 
     #[test]
@@ -180,6 +194,15 @@ mod tests {
         ] {
             assert!(is_key_of_a_pair(form.as_bytes()), "{form}");
         }
+    }
+
+    #[test]
+    fn a_text_full_of_beginnings_is_looked_through_in_bounded_time() {
+        let mut text = "MA MA ".repeat(LONGEST / 6);
+        for _ in 0..DEEPEST {
+            text = BASE64.encode(text.as_bytes());
+        }
+        assert!(!is_key_of_a_pair(text.as_bytes()));
     }
 
     #[test]

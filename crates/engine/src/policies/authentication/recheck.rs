@@ -7,9 +7,10 @@
 use std::any::Any;
 use std::slice;
 
+use super::decide::{Outcome, Outcomes, combined, valid};
 use super::requirement::{Alternative, Need};
 use super::scheme::{Fault, Proof};
-use super::{Anonymous, AuthenticationPolicy, Outcome, Outcomes, combined, valid};
+use super::{Anonymous, AuthenticationPolicy};
 use crate::exchange::Exchange;
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};

@@ -1,5 +1,7 @@
 //! AuthenticationPolicy with keys of one namespace: what is let in, what is refused and how, and what the backend is told.
 
+use std::time::Duration;
+
 use std::net::SocketAddr;
 
 use transept_model::place::{Invalid, ObjectName, SourceText};
@@ -14,6 +16,8 @@ use super::*;
 use crate::exchange::{Connection, Notes, Now};
 use crate::keep::Keep;
 use crate::key;
+use crate::reason::Reason;
+use crate::verdict::Reply;
 
 /// A key that is one for certain, made of a number instead of chance.
 pub(super) fn key(number: u8) -> String {

@@ -1,5 +1,7 @@
 //! The schemes that read tokens, in a whole policy: documents and answers of the issuer are played, and so is the time.
 
+use std::time::Duration;
+
 use std::net::SocketAddr;
 
 use serde_json::json;
@@ -17,6 +19,7 @@ use crate::document::{Documents, Occasion, Step};
 use crate::exchange::{Connection, Notes, Now};
 use crate::jose::tests::Issuer;
 use crate::keep::Keep;
+use crate::reason::Reason;
 use crate::snapshot::{Backend, Endpoint, EndpointSet};
 
 pub(super) const NOW: u64 = 1_800_000_000;

@@ -25,8 +25,6 @@ pub(super) struct Access {
     pub(super) label: Box<str>,
     side: Side,
     from: Vec<AccessSource>,
-    /// Names in `from` that are those of Consumers, and are nobody else's.
-    consumers: Vec<Box<str>>,
     to: Vec<Operation>,
     when: Vec<Condition>,
 }
@@ -145,12 +143,7 @@ impl Access {
             None => format!("{list}[{index}]"),
         };
         let to = spec.to.iter().map(|operation| Operation::compile(operation, cx)).collect();
-        let names = spec.from.iter().flat_map(|source| source.principals.iter().chain(&source.not_principals));
-        let is_consumer = |name: &&str| {
-            name.split_once('/').is_some_and(|(namespace, name)| cx.world.consumer(namespace, name).is_some())
-        };
-        let consumers = names.filter_map(NamePattern::exact).filter(is_consumer).map(Box::from).collect();
-        Access { label: label.into(), side, to, from: spec.from.clone(), consumers, when: spec.when.clone() }
+        Access { label: label.into(), side, to, from: spec.from.clone(), when: spec.when.clone() }
     }
 
     /// The ports that it names, and those that they lead to.
@@ -166,6 +159,11 @@ impl Access {
     /// Where it asks for what only a credential says.
     pub(super) fn asks_credential(&self) -> Option<Spot> {
         self.from.iter().find(|source| source.asks_credential()).map(|source| source.at)
+    }
+
+    /// The names that only Consumers have, and where each is written.
+    pub(super) fn consumers(&self) -> impl Iterator<Item = (&str, Spot)> {
+        self.from.iter().flat_map(|source| source.consumers().map(|name| (name, source.at)))
     }
 
     /// Where it asks for an identity, so that it matches nobody who has none.
@@ -184,8 +182,7 @@ impl Access {
         let matched = Matched { from: None, to: None, conditions: 0, fault: None };
         self.conditions(subject, Unseen::Fails, matched).ok()?;
         let lacking = self.from.iter().find(|source| {
-            source.misses(subject, Unseen::Fails, &self.consumers) == Some("scopes")
-                && source.has_claims(Some(principal))
+            source.misses(subject, Unseen::Fails, self.side) == Some("scopes") && source.has_claims(Some(principal))
         });
         lacking.map(|source| &*source.scopes)
     }
@@ -195,15 +192,14 @@ impl Access {
         let mut matched = Matched { from: None, to: None, conditions: self.when.len(), fault: None };
         if !self.from.is_empty() {
             let mut missed = "";
-            let found = self.from.iter().enumerate().find(|(_, source)| {
-                match source.misses(subject, unseen, &self.consumers) {
+            let found =
+                self.from.iter().enumerate().find(|(_, source)| match source.misses(subject, unseen, self.side) {
                     None => true,
                     Some(field) => {
                         missed = field;
                         false
                     }
-                }
-            });
+                });
             matched.from = Some(found.ok_or(Missed::From(self.from.len() - 1, missed))?);
         }
         if !self.to.is_empty() {
@@ -285,7 +281,7 @@ impl AccessSource {
     }
 
     /// The field that does not hold, if there is one.
-    fn misses(&self, subject: &Subject<'_>, unseen: Unseen, consumers: &[Box<str>]) -> Option<&'static str> {
+    fn misses(&self, subject: &Subject<'_>, unseen: Unseen, side: Side) -> Option<&'static str> {
         let identity = subject.identity;
         let is = |pattern: &IdentityPattern| identity.is_some_and(|identity| pattern.matches(identity));
         if !one_of(&self.identities, is) {
@@ -304,7 +300,7 @@ impl AccessSource {
             return None;
         }
         match (&subject.http, unseen) {
-            (Some(http), _) => self.misses_principal(http.principal, consumers),
+            (Some(http), _) => self.misses_principal(http.principal, side),
             (None, Unseen::Holds) => None,
             (None, Unseen::Fails) => Some("principals"),
         }
@@ -325,17 +321,22 @@ impl AccessSource {
         self.not_addresses.iter().any(contains).then_some("notAddresses")
     }
 
-    fn misses_principal(&self, principal: Option<&Principal>, consumers: &[Box<str>]) -> Option<&'static str> {
+    fn misses_principal(&self, principal: Option<&Principal>, side: Side) -> Option<&'static str> {
         let kind = principal.map_or(PrincipalKind::Anonymous, |principal| principal.kind);
         if !one_of(&self.kinds, |wanted| wanted.is(kind)) {
             return Some("kinds");
         }
         let principal = principal.filter(|principal| principal.kind != PrincipalKind::Anonymous);
-        let is = |pattern: &NamePattern| principal.is_some_and(|principal| is_called(principal, pattern, consumers));
-        if !one_of(&self.principals, is) {
+        // Whom a name helps must have it from whoever may give it; whom it harms may have it from anybody.
+        let is = |pattern: &NamePattern, helps: bool| {
+            principal.is_some_and(|one| {
+                pattern.matches(&one.id) && !(helps && pattern.as_str() != "*" && self.is_pretended(one))
+            })
+        };
+        if !one_of(&self.principals, |pattern| is(pattern, side == Side::Allow)) {
             return Some("principals");
         }
-        if self.not_principals.iter().any(is) {
+        if self.not_principals.iter().any(|pattern| is(pattern, side == Side::Deny)) {
             return Some("notPrincipals");
         }
         if !one_of(&self.schemes, |scheme| principal.is_some_and(|principal| *principal.scheme == **scheme)) {
@@ -363,6 +364,20 @@ impl AccessSource {
         })
     }
 
+    /// Whether a principal has a name that is not for those to give who vouch for it: a workload's, or a Consumer's where no scheme is named
+    /// whose word is to count.
+    fn is_pretended(&self, principal: &Principal) -> bool {
+        let is_foreign = principal.voucher != Voucher::Consumer && self.schemes.is_empty();
+        (principal.kind != PrincipalKind::Workload && principal.id.starts_with("spiffe:"))
+            || (is_foreign && is_of_consumers(&principal.id))
+    }
+
+    /// The names in it that only a Consumer has.
+    fn consumers(&self) -> impl Iterator<Item = &str> {
+        let names = self.principals.iter().filter(|_| self.schemes.is_empty()).filter_map(NamePattern::exact);
+        names.filter(|name| is_of_consumers(name))
+    }
+
     /// Whether it asks for what only a credential says, and no certificate of the mesh.
     fn asks_credential(&self) -> bool {
         !self.groups.is_empty()
@@ -373,12 +388,14 @@ impl AccessSource {
     }
 }
 
-/// Whether a principal has such a name. Names of workloads, and those that are Consumers', are not for others to say.
-fn is_called(principal: &Principal, pattern: &NamePattern, consumers: &[Box<str>]) -> bool {
-    let is_consumers = || consumers.iter().any(|name| **name == *pattern.as_str());
-    pattern.matches(&principal.id)
-        && (principal.kind == PrincipalKind::Workload || !pattern.is_of_the_mesh())
-        && (principal.voucher == Voucher::Consumer || !is_consumers())
+/// Whether a name has the form that Consumers' have: NAMESPACE/NAME, both as Kubernetes takes them.
+pub(super) fn is_of_consumers(name: &str) -> bool {
+    let is_part = |part: &str| {
+        let ends = [part.bytes().next(), part.bytes().last()];
+        let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        ends.iter().all(|end| end.is_some_and(inside)) && part.bytes().all(|byte| inside(byte) || b"-.".contains(&byte))
+    };
+    name.split_once('/').is_some_and(|(namespace, name)| is_part(namespace) && is_part(name))
 }
 
 /// Whether a claim, or an item of a list in it, fits.

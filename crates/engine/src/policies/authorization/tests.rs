@@ -265,13 +265,46 @@ fn no_token_says_that_its_holder_is_a_workload_or_a_consumer() {
         assert!(is_let_in(&policy, Some(Principal::workload(CART))), "{pattern}");
         assert!(!is_let_in(&policy, Some(named(CART))), "{pattern}");
     }
-    let rule = "allow: [{from: [{principals: [default/mob]}]}]\n";
+    let consumer = Principal { voucher: Voucher::Consumer, ..named("default/mob") };
+    for (rule, is_token_let_in) in [
+        ("allow: [{from: [{principals: [default/mob]}]}]", false),
+        ("allow: [{from: [{principals: ['default/*']}]}]", false),
+        ("allow: [{from: [{principals: ['*']}]}]", true),
+        ("allow: [{from: [{principals: [default/mob], schemes: [staff]}]}]", true),
+        // Whom a name harms has it from anybody.
+        ("deny: [{from: [{principals: ['*'], notPrincipals: [default/mob]}]}]", false),
+    ] {
+        let policy = compile::<AuthorizationPolicy>(&format!("{rule}\n"));
+        assert!(is_let_in(&policy, Some(consumer.clone())), "{rule}");
+        assert_eq!(is_let_in(&policy, Some(named("default/mob"))), is_token_let_in, "{rule}");
+    }
+    for rule in ["deny: [{from: [{principals: [default/mob]}]}]", "allow: [{from: [{notPrincipals: [default/mob]}]}]"] {
+        let policy = compile::<AuthorizationPolicy>(&format!("{rule}\n"));
+        assert!(
+            !is_let_in(&policy, Some(consumer.clone())) && !is_let_in(&policy, Some(named("default/mob"))),
+            "{rule}"
+        );
+    }
+    for other in ["ann", "org/Ann", "a/b/c", "auth0|7", "/x", "x/"] {
+        let policy = compile::<AuthorizationPolicy>(&format!("allow: [{{from: [{{principals: ['{other}']}}]}}]\n"));
+        assert!(is_let_in(&policy, Some(named(other))), "{other}");
+    }
+}
+
+#[test]
+fn a_name_that_only_a_consumer_has_is_told_of_while_there_is_none() {
+    let told = |rule: &str, objects: &str| {
+        let policy = compile_among::<AuthorizationPolicy>(&format!("allow: [{{from: [{rule}]}}]\n"), objects);
+        let everywhere = Identified::Everywhere;
+        let known = Known { identified: everywhere, proven: everywhere, named: everywhere, forwarded: everywhere };
+        policy.cautions(known).into_iter().map(|caution| caution.what).collect::<Vec<_>>().join("; ")
+    };
     let consumer = "{apiVersion: transept.dev/v1alpha1, kind: Consumer, metadata: {name: mob}, spec: {}}\n";
-    let policy = compile_among::<AuthorizationPolicy>(rule, consumer);
-    assert!(is_let_in(&policy, Some(Principal { voucher: Voucher::Consumer, ..named("default/mob") })));
-    assert!(!is_let_in(&policy, Some(named("default/mob"))));
-    let policy = compile::<AuthorizationPolicy>(rule);
-    assert!(is_let_in(&policy, Some(named("default/mob"))), "there is no such Consumer");
+    let missing = told("{principals: [ann, default/mob]}", "");
+    assert!(missing.starts_with("\"default/mob\" has the form of a Consumer's name"), "{missing}");
+    assert_eq!(told("{principals: [default/mob]}", consumer), "");
+    assert_eq!(told("{principals: [default/mob], schemes: [staff]}", ""), "");
+    assert_eq!(told("{principals: ['default/*', ann]}", ""), "");
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use transept_xds::client::Settled;
-use transept_xds::mesh::address_key;
+use transept_xds::client::{Change, Settled};
+use transept_xds::mesh::{address_key, namespace_guard_key};
 use transept_xds::messages::DeltaDiscoveryResponse;
 use transept_xds::{Key, TypeUrl};
 
@@ -58,6 +58,7 @@ impl Member {
             let _ = self.client.subscribe_all(&kind.type_url);
         }
         for service in services {
+            let _ = self.client.subscribe(&namespace_guard_key(&service.0));
             let _ = self.client.subscribe(&self.key(&service));
         }
     }
@@ -86,7 +87,9 @@ impl Member {
         if self.options.interest != Interest::Everything {
             self.older.hold(&batch, &refusals, &mut self.client, &own);
         }
-        let count = u64::try_from(batch.changes().len().saturating_sub(refusals.len())).unwrap_or(0);
+        // The word that there is nothing of a name is no resource.
+        let sent = batch.changes().iter().filter(|change| matches!(change, Change::Put { .. })).count();
+        let count = u64::try_from(sent.saturating_sub(refusals.len())).unwrap_or(0);
         let settled = self.client.settle(self.began.elapsed(), batch, refusals);
         self.broken.take(broken, &self.client);
         self.older.release(&mut self.client, &own);

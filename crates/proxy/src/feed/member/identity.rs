@@ -152,7 +152,10 @@ impl Member {
             "default" => format!(" --service {}", workload.service_account()),
             namespace => format!(" --service {} --namespace {namespace}", workload.service_account()),
         });
-        format!("start it again with a new token: `transept token create{}`", workload.unwrap_or_default())
+        format!(
+            "if the clocks of both machines are right, start it again with a new token: `transept token create{}`",
+            workload.unwrap_or_default()
+        )
     }
 
     fn join_again(&mut self) {
