@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use transept_engine::Snapshot;
 use transept_engine::compile::{Compiled, compile};
 use transept_engine::policies;
-use transept_model::attach::{Attached, Settled, Surroundings, attach};
+use transept_model::attach::{Attached, Locale, Settled, Surroundings, attach};
 use transept_model::kinds::{ApiKeySpec, Object};
 use transept_model::load::{Cache, Past};
 use transept_model::schema::Moment;
@@ -99,7 +99,7 @@ pub struct Loader {
     /// The addresses that Gateways ask for, and those of them that this machine does not have.
     wished: Vec<IpAddr>,
     unusable: BTreeMap<IpAddr, String>,
-    zone: Option<Arc<str>>,
+    locale: Locale,
     /// The only Gateway that is served.
     gateway: Option<(Arc<str>, Arc<str>)>,
     /// What the files hold, where it is kept.
@@ -128,14 +128,14 @@ impl Loader {
 
     fn new(purpose: Purpose) -> Self {
         let (wished, unusable) = (Vec::new(), BTreeMap::new());
-        let (zone, gateway, cache) = (None, None, None);
-        Loader { purpose, previous: None, shelf: Shelf::default(), wished, unusable, zone, gateway, cache }
+        let (locale, gateway, cache) = (Locale::default(), None, None);
+        Loader { purpose, previous: None, shelf: Shelf::default(), wished, unusable, locale, gateway, cache }
     }
 
-    /// The same for a machine in this zone.
+    /// The same for a machine that is there.
     #[must_use]
-    pub fn in_zone(mut self, zone: Option<&str>) -> Self {
-        self.zone = zone.map(Arc::from);
+    pub fn at(mut self, locale: Locale) -> Self {
+        self.locale = locale;
         self
     }
 
@@ -202,7 +202,7 @@ impl Loader {
         self.unusable = self.find_unusable();
         let surroundings = Surroundings {
             unusable: self.unusable.clone(),
-            zone: self.zone.clone(),
+            locale: self.locale.clone(),
             gateway: self.gateway.clone(),
             ..Surroundings::default()
         };

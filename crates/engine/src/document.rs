@@ -17,6 +17,7 @@ mod fetch;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::jose::{Key, KeySet};
 use crate::keep::Keep;
+use crate::limit::key::hash;
 use crate::policies::{Origin, Url};
 
 use fetch::reached;
@@ -40,8 +42,8 @@ const STALE: Duration = Duration::from_secs(86_400);
 const GAP: Duration = Duration::from_secs(30);
 /// How long the name of a key that was not found is remembered.
 const ABSENT: Duration = Duration::from_secs(600);
-/// Names of keys that were not found and are remembered.
-const MOST_ABSENT: usize = 64;
+/// So many names of keys that were not found, or could not be looked for, are remembered: only many clients together can make up more in that time.
+const MOST_NAMES: usize = 4096;
 /// After the first failed fetch.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -126,9 +128,9 @@ struct State {
     begun: Duration,
     /// When the last one that went well had begun.
     good_since: Option<Duration>,
-    absent: Vec<(Box<str>, Duration)>,
+    absent: Names,
     /// Names of keys that were asked for while no fetch could be caused.
-    awaited: Vec<(Box<str>, Duration)>,
+    awaited: Names,
     /// Names of keys that the last change has taken out.
     gone: Vec<Box<str>>,
     digest: Option<[u8; 32]>,
@@ -257,16 +259,16 @@ impl Document {
         // A fetch that was under way already when it was asked for may have missed it.
         let was_looked_up = asked.is_some_and(|asked| state.good_since >= Some(asked));
         if let Some(kid) = kid.filter(|_| was_looked_up) {
-            note(&mut state.absent, kid, now);
+            note(&mut state.absent, name_of(kid), now);
         }
         if was_looked_up || kid.is_some_and(|kid| state.is_absent(kid, now) || state.gone.contains(kid)) {
             return Sought::Absent;
         }
         let over = state.sought.map_or(now, |sought| sought + GAP);
         let is_awaited = kid.is_some_and(|kid| {
-            let is_awaited = state.awaited.iter().any(|(one, _)| one == kid);
+            let is_awaited = state.awaited.iter().any(|(one, _)| *one == name_of(kid));
             if !is_awaited {
-                note(&mut state.awaited, kid, now);
+                note(&mut state.awaited, name_of(kid), now);
             }
             is_awaited
         });
@@ -335,11 +337,12 @@ impl Document {
         }
         let begun = state.begun;
         state.good_since = Some(begun);
-        for (kid, since) in std::mem::take(&mut state.awaited) {
+        let known: HashSet<u64> = keys.keys().iter().filter_map(Key::kid).map(name_of).collect();
+        for (name, since) in std::mem::take(&mut state.awaited) {
             if since > begun {
-                state.awaited.push((kid, since));
-            } else if !is_there(&kid) {
-                note(&mut state.absent, &kid, now);
+                state.awaited.push_back((name, since));
+            } else if !known.contains(&name) {
+                note(&mut state.absent, name, now);
             }
         }
         state.digest = Some(digest);
@@ -375,18 +378,27 @@ impl Document {
     }
 }
 
+/// Names of keys, as [`name_of`] makes them, and since when.
+type Names = VecDeque<(u64, Duration)>;
+
+/// What stands for the name of a key, which a client may have made long.
+fn name_of(kid: &str) -> u64 {
+    hash(0, kid.as_bytes())
+}
+
 /// Notes the name of a key, in the place of the oldest where there are too many.
-fn note(names: &mut Vec<(Box<str>, Duration)>, kid: &str, now: Duration) {
-    names.retain(|(one, since)| **one != *kid && now.saturating_sub(*since) < ABSENT);
-    if names.len() >= MOST_ABSENT {
-        names.remove(0);
+fn note(names: &mut Names, name: u64, now: Duration) {
+    names.retain(|(one, since)| *one != name && now.saturating_sub(*since) < ABSENT);
+    if names.len() >= MOST_NAMES {
+        names.pop_front();
     }
-    names.push((kid.into(), now));
+    names.push_back((name, now));
 }
 
 impl State {
     fn is_absent(&self, kid: &str, now: Duration) -> bool {
-        self.absent.iter().any(|(one, since)| **one == *kid && now.saturating_sub(*since) < ABSENT)
+        let name = name_of(kid);
+        self.absent.iter().any(|(one, since)| *one == name && now.saturating_sub(*since) < ABSENT)
     }
 
     fn may_seek(&self, now: Duration) -> bool {

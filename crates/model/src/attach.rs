@@ -38,6 +38,22 @@ use crate::references::References;
 use crate::status::Status;
 use crate::world::World;
 
+/// Where a machine is, as far as it is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Locale {
+    /// Its zone.
+    pub zone: Option<Arc<str>>,
+    /// The region of that zone; without it the Workloads of the zone may say it.
+    pub region: Option<Arc<str>>,
+}
+
+impl Locale {
+    /// A machine in this zone of this region.
+    pub fn new(zone: Option<&str>, region: Option<&str>) -> Self {
+        Self { zone: zone.map(Arc::from), region: region.map(Arc::from) }
+    }
+}
+
 /// What the world cannot know about the machine it runs on.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
@@ -45,8 +61,8 @@ pub struct Surroundings {
     pub unusable: BTreeMap<IpAddr, String>,
     /// The address of a Gateway that asks for none.
     pub default_address: IpAddr,
-    /// The zone of the machine, if it is known.
-    pub zone: Option<Arc<str>>,
+    /// Where the machine is.
+    pub locale: Locale,
     /// How much of what there is the world holds.
     pub extent: Extent,
     /// The only Gateway that is served here, by namespace and name, but for the one that nobody wrote; none is every one.
@@ -84,7 +100,7 @@ impl Default for Surroundings {
         Self {
             unusable: BTreeMap::new(),
             default_address: Ipv4Addr::UNSPECIFIED.into(),
-            zone: None,
+            locale: Locale::default(),
             extent: Extent::Whole,
             gateway: None,
         }
@@ -104,8 +120,8 @@ pub struct Attached {
     pub status: Status,
     /// Everything the status complains about, with its place: what `check` prints.
     pub problems: Vec<Invalid>,
-    /// The zone of the machine, if it is known.
-    pub zone: Option<Arc<str>>,
+    /// Where the machine is.
+    pub locale: Locale,
 }
 
 impl Attached {
@@ -239,7 +255,7 @@ pub fn attach(world: &World, surroundings: &Surroundings) -> Attached {
         policies,
         status,
         problems: findings.into_problems(world),
-        zone: surroundings.zone.clone(),
+        locale: surroundings.locale.clone(),
     }
 }
 

@@ -273,6 +273,7 @@ mod tests {
             (format!("{{targetRefs: [{targets}], count: many}}"), "number", Some("http")),
             ("{targetRefs: [{group: '', kind: Service, name: cart, sectionName: 7, part: x}]}".into(), "part", None),
             ("{targetRefs: [{group: '', kind: Gateway, name: cart}]}".into(), "Gateway", None),
+            (format!("{{targetRefs: [{targets}], count: }}"), "`count` has no value", Some("http")),
             ("{targetRefs: [{group: '', kind: Namespace, name: cart, sectionName: x}]}".into(), "no parts", Some("x")),
         ] {
             let text = [policy(&spec)];

@@ -197,12 +197,14 @@ impl World {
         self.slices_of.get(namespace).and_then(|slices| slices.0.get(service)).map_or(&[], Vec::as_slice)
     }
 
-    /// The zones in the region of this one, without it, as Workloads tell of zones and regions; in order.
-    pub fn zones_near<'w>(&'w self, zone: &str) -> BTreeSet<&'w str> {
+    /// The zones in the region of this one, without it, as Workloads tell of zones and regions; in order. In which region the zone is,
+    /// Workloads in it say where it is not known.
+    pub fn zones_near<'w>(&'w self, zone: &str, region: Option<&'w str>) -> BTreeSet<&'w str> {
         let placed = || {
             self.workloads.all().iter().filter_map(|one| Some((one.spec.zone.as_deref()?, one.spec.region.as_deref()?)))
         };
-        let Some((_, here)) = placed().find(|(other, _)| *other == zone) else { return BTreeSet::new() };
+        let here = region.or_else(|| Some(placed().find(|(other, _)| *other == zone)?.1));
+        let Some(here) = here else { return BTreeSet::new() };
         placed().filter(|(other, region)| *region == here && *other != zone).map(|(other, _)| other).collect()
     }
 

@@ -125,14 +125,25 @@ struct Carrier {
     bell: Arc<Notify>,
 }
 
+/// What the log says of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Answers,
+    /// It does not answer, or it refuses us: somebody has to do something else then.
+    Away {
+        refuses: bool,
+    },
+}
+
 impl Carrier {
     async fn carry(self, shared: Arc<Shared>) {
         let mut pause = SOONEST;
-        let mut told = None;
+        let mut told = Told::Nothing;
         while self.store.strong_count() > 0 {
             let trouble = match self.open_in_time(&shared).await {
                 Ok(link) => {
-                    if told.is_none() {
+                    if told == Told::Nothing {
                         self.tell_that_it_answers(&mut told);
                     }
                     self.note_health(true);
@@ -146,8 +157,12 @@ impl Carrier {
                 }
                 Err(trouble) => trouble,
             };
+            if matches!(trouble, Trouble::Unused) {
+                return;
+            }
             self.note_health(false);
-            if told.replace(false) != Some(false) {
+            let away = Told::Away { refuses: matches!(trouble, Trouble::Answer(_)) };
+            if std::mem::replace(&mut told, away) != away {
                 tracing::warn!(store = %self.address, why = %trouble, "the store of shared limits does not answer");
             }
             tokio::time::sleep(pause).await;
@@ -155,8 +170,8 @@ impl Carrier {
         }
     }
 
-    fn tell_that_it_answers(&self, told: &mut Option<bool>) {
-        if told.replace(true) != Some(true) {
+    fn tell_that_it_answers(&self, told: &mut Told) {
+        if std::mem::replace(told, Told::Answers) != Told::Answers {
             tracing::info!(store = %self.address, "the store of shared limits answers");
         }
     }
@@ -200,9 +215,8 @@ impl Carrier {
         Ok(Link { client, script, is_open: true, opened: Instant::now(), has_strangers: false })
     }
 
-    /// Carries orders until something goes wrong. `told` is whether the log says that the server answers; where it says that it does not, the server has to do so
-    /// for a while.
-    async fn serve(&self, mut link: Link, shared: &Shared, told: &mut Option<bool>) -> Trouble {
+    /// Carries orders until something goes wrong. Where the log says that the server does not answer, it has to do so for a while before that is taken back.
+    async fn serve(&self, mut link: Link, shared: &Shared, told: &mut Told) -> Trouble {
         let since = Instant::now();
         loop {
             let Some(store) = self.store.upgrade() else { return Trouble::Unused };

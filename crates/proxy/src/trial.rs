@@ -79,11 +79,15 @@ impl<'t> Trial<'t> {
 
     /// The client is waited for, which has sent so many bytes, and not the endpoint; but in a dialogue the next word may be the endpoint's.
     pub(crate) fn await_client(&self, sent: u64) {
-        if self.is_dialogue && sent > 0 || self.limits == (None, None) {
+        if self.limits == (None, None) {
             return;
         }
+        let now = self.worker.clock.now().monotonic;
         if let Some(since) = self.turn.take() {
-            self.had.set(self.had.get() + self.worker.clock.now().monotonic.saturating_sub(since));
+            self.had.set(self.had.get() + now.saturating_sub(since));
+        }
+        if self.is_dialogue && sent > 0 {
+            self.turn.set(Some(now));
         }
     }
 

@@ -19,7 +19,7 @@ use transept_engine::limit::inquiry::Inquiry;
 use transept_engine::policies::MODEL_KINDS;
 use transept_identity::{SpiffeId, TrustDomain, WorkloadName};
 use transept_model::SourceText;
-use transept_model::attach::{Surroundings, attach};
+use transept_model::attach::{Locale, Surroundings, attach};
 use transept_model::kinds::DEFAULT_TRUST_DOMAIN;
 
 use super::Exit;
@@ -86,6 +86,10 @@ pub(crate) struct Args {
     #[arg(long, env = "TRANSEPT_ZONE", value_name = "ZONE")]
     zone: Option<String>,
 
+    /// Region of that zone
+    #[arg(long, env = "TRANSEPT_REGION", value_name = "REGION", requires = "zone")]
+    region: Option<String>,
+
     /// Ask a gateway or sidecar that runs with these files how much is left of each limit, and how the endpoints stand; the URL is that of
     /// its admin server
     #[arg(long, value_name = "URL", num_args = 0..=1, require_equals = true, default_missing_value = "http://127.0.0.1:9908")]
@@ -94,6 +98,13 @@ pub(crate) struct Args {
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
+}
+
+impl Args {
+    /// Where the proxy is that is asked about.
+    fn locale(&self) -> Locale {
+        Locale::new(self.zone.as_deref(), self.region.as_deref())
+    }
 }
 
 /// The SPIFFE id that is meant. NAMESPACE/SERVICE is that workload in the usual trust domain; policies that name it so mean it in any.
@@ -128,7 +139,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
             return Ok(Exit::Findings);
         }
     };
-    let loaded = match Loader::for_checking().in_zone(args.zone.as_deref()).load(reading) {
+    let loaded = match Loader::for_checking().at(args.locale()).load(reading) {
         Outcome::Loaded(loaded) => loaded,
         Outcome::Refused(refused) => {
             for invalid in &refused.invalid {
@@ -197,8 +208,7 @@ fn beside(service: &str, texts: &[SourceText], args: &Args) -> Result<Arc<Snapsh
     let (namespace, name) = service.split_once('/').unwrap_or(("default", service));
     // What is wrong with the objects has been said already.
     let world = transept_model::Loader::new(MODEL_KINDS).load(texts).world;
-    let attached =
-        attach(&world, &Surroundings { zone: args.zone.as_deref().map(Into::into), ..Surroundings::default() });
+    let attached = attach(&world, &Surroundings { locale: args.locale(), ..Surroundings::default() });
     let station = match Station::beside(&world, namespace, name) {
         Some(station) => station,
         None if args.identity.is_some() => {

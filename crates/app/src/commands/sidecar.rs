@@ -221,7 +221,7 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
             ports: args.port,
             upstreams: args.upstream,
             http_proxy: args.http_proxy.map(|at| free.settle(at)).transpose().context("--http-proxy")?,
-            zone: args.serve.zone().map(Into::into),
+            locale: args.serve.locale(),
         },
         free,
         transparent: args.transparent,

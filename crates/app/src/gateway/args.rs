@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use transept_model::attach::Locale;
 use transept_proxy::{Options, SpanTarget};
 
 use crate::access_log::AccessLogArgs;
@@ -42,6 +43,10 @@ pub(crate) struct ServeArgs {
     /// for the hints of EndpointSlices
     #[arg(long, env = "TRANSEPT_ZONE", value_name = "ZONE")]
     zone: Option<String>,
+
+    /// Region of that zone [default: as Workloads in the zone say]
+    #[arg(long, env = "TRANSEPT_REGION", value_name = "REGION", requires = "zone")]
+    region: Option<String>,
 
     /// File that outlives the process: what QuotaPolicies have counted, and which sessions providers have ended (`backChannelLogoutPath`); made
     /// when the configuration has one of these [default:
@@ -89,9 +94,10 @@ impl ServeArgs {
         }
     }
 
-    /// The zone of this machine.
-    pub(crate) fn zone(&self) -> Option<&str> {
-        self.zone.as_deref().filter(|zone| !zone.is_empty())
+    /// Where this machine is.
+    pub(crate) fn locale(&self) -> Locale {
+        let written = |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(Into::into);
+        Locale { zone: written(&self.zone), region: written(&self.region) }
     }
 
     /// How long connections are still accepted after SIGTERM.

@@ -72,7 +72,7 @@ pub(crate) fn serve_with_mesh(
     let plane = Plane::open(&plan.directory, plan.setup.clone())?;
     plane.report_every(plan.report_interval);
     let format = args.log.log.settle();
-    let loader = Loader::for_serving().in_zone(args.zone());
+    let loader = Loader::for_serving().at(args.locale());
     let Some((trigger, feed)) = begun(follow_joined(sources, loader, plane.clone()), format)? else {
         return Ok(Exit::Findings);
     };

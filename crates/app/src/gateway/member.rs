@@ -38,7 +38,7 @@ pub(crate) fn serve_member(options: FeedOptions, args: &ServeArgs) -> Result<Exi
     let id = feed.svid().load().id().clone();
     let own = id.workload();
     let own = own.as_ref().map(|own| (own.namespace(), own.service_account()));
-    let mut loader = Loader::for_serving().in_zone(args.zone()).of_gateway(own);
+    let mut loader = Loader::for_serving().at(args.locale()).of_gateway(own);
     let (updates, receiver) = watch::channel(update(&mut loader, &first));
     let received = feed.received();
     runtime.spawn(follow(received, first.number, loader, updates));

@@ -43,7 +43,7 @@ pub(crate) use standing::{Readiness, Standing, write_plane_metrics, write_update
 /// The admin server or the proxy cannot start.
 pub(crate) fn serve(sources: Sources, args: &ServeArgs, opened: impl FnOnce(Option<SocketAddr>)) -> Result<Exit> {
     let format = args.log.log.settle();
-    let Some((trigger, feed)) = begun(follow(sources, Loader::for_serving().in_zone(args.zone())), format)? else {
+    let Some((trigger, feed)) = begun(follow(sources, Loader::for_serving().at(args.locale())), format)? else {
         return Ok(Exit::Findings);
     };
     let proxy = Arc::new(Proxy::start(&args.options()).context("the data plane cannot start")?);

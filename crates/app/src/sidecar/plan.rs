@@ -159,8 +159,8 @@ impl Plan {
             address: address.to_string(),
             ports: self.place.ports.iter().map(port).collect(),
             tunnel_port: inbound.port().into(),
-            zone: self.place.zone.as_deref().unwrap_or_default().to_owned(),
-            region: String::new(),
+            zone: self.place.locale.zone.as_deref().unwrap_or_default().to_owned(),
+            region: self.place.locale.region.as_deref().unwrap_or_default().to_owned(),
             weight: 1,
             condition: condition.into(),
         })

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use transept_control::{Loaded, Update};
 use transept_engine::compile::mesh::{self, AppProtocol, Inbound, Outbound, Station, compile_station};
-use transept_model::attach::{Extent, Surroundings, attach};
+use transept_model::attach::{Extent, Locale, Surroundings, attach};
 use transept_model::{Invalid, World, place, suggest};
 use transept_proxy::feed::ServiceName;
 
@@ -38,8 +38,8 @@ pub(crate) struct Place {
     pub(crate) upstreams: Vec<Upstream>,
     /// Where programs with an HTTP proxy come, port 0 settled.
     pub(crate) http_proxy: Option<SocketAddr>,
-    /// The zone of this machine.
-    pub(crate) zone: Option<Arc<str>>,
+    /// Where this machine is.
+    pub(crate) locale: Locale,
 }
 
 impl Place {
@@ -183,7 +183,7 @@ impl Stationing {
         let started = Instant::now();
         // A sidecar holds the Services that it talks to, and policies that are for others too.
         let surroundings =
-            Surroundings { zone: self.place.zone.clone(), extent: Extent::Part, ..Surroundings::default() };
+            Surroundings { locale: self.place.locale.clone(), extent: Extent::Part, ..Surroundings::default() };
         let mut attached = attach(world, &surroundings);
         let generation = self.previous.as_ref().map_or(1, |previous| previous.generation + 1);
         let before = self.previous.as_ref().map(|previous| &*previous.snapshot);
@@ -248,7 +248,7 @@ spec: {services: [catalog], address: 10.0.0.9, ports: [{port: 9000, targetPort: 
             ports: vec!["80:8080".parse().expect("a port")],
             upstreams: vec!["catalog=9001".parse().expect("an upstream")],
             http_proxy: None,
-            zone: None,
+            locale: Locale::default(),
         }
     }
 

@@ -388,6 +388,7 @@ fn keep(path: &Path, addresses: &Assigned) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use transept_engine::policies::MODEL_KINDS;
+    use transept_model::attach::Locale;
     use transept_model::{Loader, SourceText};
 
     use super::*;
@@ -412,7 +413,7 @@ mod tests {
             ports: Vec::new(),
             upstreams: Vec::new(),
             http_proxy: None,
-            zone: None,
+            locale: Locale::default(),
         }
     }
 

@@ -137,3 +137,22 @@ async fn an_upload_that_is_cut_is_told_why() {
         drop(served);
     }
 }
+
+/// An upload that the backend has whole: what is said of the token while it works does not undo its answer.
+#[tokio::test]
+async fn what_a_backend_works_on_is_not_undone() {
+    let (mut issuer, mut backend) = (Backend::start(Up::Http1).await, Backend::start(Up::Http1).await);
+    let gateway = stage(&issuer, &backend).await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(Ask::post("/", Framed::Open).with("authorization", "Bearer opaque")).await;
+    say(&mut issuer, 200, ACTIVE).await;
+    let mut served = backend.next().await;
+    call.send(b"a piece").await;
+    say(&mut issuer, 200, ACTIVE).await;
+    call.end(&[]).await;
+    assert_eq!(served.whole().await.content, b"a piece");
+    say(&mut issuer, 500, "").await;
+    gateway.tells("transept_introspection_up{policy=\"AuthenticationPolicy default/guard, scheme token\"} 0\n").await;
+    served.answer(200, "done").await;
+    assert_eq!(soon(call.answer()).await, (200, "done".to_owned()));
+}

@@ -16,7 +16,7 @@ use transept_engine::compile::mesh::{AppPort, AppProtocol, Inbound, Outbound, St
 use transept_engine::compile::{Compiled, compile};
 use transept_engine::policies::MODEL_KINDS;
 use transept_engine::traffic::Permit;
-use transept_model::attach::{Surroundings, attach};
+use transept_model::attach::{Locale, Surroundings, attach};
 use transept_model::catalogue::catalogue;
 use transept_model::load::{Broken, Past};
 use transept_model::{Loader, SourceText, World};
@@ -318,7 +318,7 @@ fn find_guards(batch: &Batch, refusals: &[Refusal]) -> Vec<(Key, Bytes)> {
 
 /// Compiles a world for a place.
 pub(crate) fn compile_for(role: &Role, world: &World, previous: Option<&Snapshot>, generation: u64) -> Compiled {
-    let surroundings = Surroundings { zone: Some("a".into()), ..Surroundings::default() };
+    let surroundings = Surroundings { locale: Locale::new(Some("a"), None), ..Surroundings::default() };
     let attached = attach(world, &surroundings);
     let local = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let (own, http_proxy) = match role {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use foldhash::fast::FixedState;
-use transept_model::attach::PolicyTarget;
+use transept_model::attach::{Locale, PolicyTarget};
 use transept_model::kinds::TRANSEPT_GROUP;
 use transept_model::place::{Invalid, ObjectName};
 use transept_model::references::{
@@ -73,8 +73,10 @@ impl<'w> Backends<'w> {
         world: &'w World,
         previous: Option<&'w Snapshot>,
         policies: &'w Policies<'w>,
-        zone: Option<&'w Arc<str>>,
+        locale: &'w Locale,
     ) -> Backends<'w> {
+        let (zone, region) = (locale.zone.as_ref(), locale.region.as_deref());
+        let near = zone.map(|zone| world.zones_near(zone, region).into_iter().map(Arc::from).collect());
         let previous = previous.map_or(&[][..], |snapshot| &snapshot.backends);
         Backends {
             references: References::new(world),
@@ -86,7 +88,7 @@ impl<'w> Backends<'w> {
             world,
             policies,
             zone,
-            near: zone.map(|zone| world.zones_near(zone).into_iter().map(Arc::from).collect()).unwrap_or_default(),
+            near: near.unwrap_or_default(),
             ledger: previous.iter().map(|backend| (backend.id.clone(), Arc::clone(&backend.ledger))).collect(),
         }
     }

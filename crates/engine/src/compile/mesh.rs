@@ -164,7 +164,7 @@ pub fn compile_station(
     let attachments = find_attachments(world, attached, station);
     let keep = previous.map(|snapshot| Arc::clone(&snapshot.keep)).unwrap_or_default();
     let policies = Policies::new(&attachments, world, &keep, ports::led_to(world, station));
-    let mut backends = Backends::new(world, previous, &policies, attached.zone.as_ref());
+    let mut backends = Backends::new(world, previous, &policies, &attached.locale);
     let mut conditions = backends.settle_wanted(&policies.needs.wanted, &mut problems);
     let mut compiler = RouteCompiler { backends: &mut backends, problems: &mut problems, single: HashMap::new() };
     let mut routes = HashMap::new();

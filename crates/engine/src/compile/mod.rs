@@ -104,7 +104,7 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
     let mut problems = Vec::new();
     let keep = previous.map(|snapshot| Arc::clone(&snapshot.keep)).unwrap_or_default();
     let policies = Policies::new(&attached.policies, world, &keep, BTreeMap::new());
-    let mut backends = Backends::new(world, previous, &policies, attached.zone.as_ref());
+    let mut backends = Backends::new(world, previous, &policies, &attached.locale);
     let unresolved = backends.settle_wanted(&policies.needs.wanted, &mut problems);
     let routes = compile_routes(attached, &mut backends, &mut problems);
     let mut nothing_left = find_nothing_left(&routes);
@@ -167,7 +167,7 @@ fn judge_mesh_routes(
     if here.peek().is_none() {
         return HashSet::new();
     }
-    let mut backends = Backends::new(world, None, policies, attached.zone.as_ref());
+    let mut backends = Backends::new(world, None, policies, &attached.locale);
     let mut compiler = RouteCompiler { backends: &mut backends, problems, single: HashMap::new() };
     let mut routes = HashMap::new();
     for route in here.filter(|route| !known.contains_key(&key_of(&route.route))) {

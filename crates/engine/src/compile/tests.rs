@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use transept_model::attach::{Surroundings, attach};
+use transept_model::attach::{Locale, Surroundings, attach};
 use transept_model::load;
 use transept_model::place::SourceText;
 
@@ -242,7 +242,7 @@ fn zones_need_to_know_where_they_are_seen_from() {
         traffic.locality.clone().and_then(|locality| locality.here)
     };
     assert_eq!(here(unplaced), None);
-    let surroundings = Surroundings { zone: Some("a".into()), ..Surroundings::default() };
+    let surroundings = Surroundings { locale: Locale::new(Some("a"), None), ..Surroundings::default() };
     let (placed, status) = compiled_in(&yaml, None, &surroundings);
     assert_eq!(programmed(&status).1, "The policy is in force.");
     assert_eq!(here(placed).as_deref(), Some("a"));
@@ -260,15 +260,17 @@ fn zones_of_the_same_region_are_known_from_workloads() {
         + &workload("one", "a", "east")
         + &workload("two", "c", "east")
         + &workload("three", "d", "west");
-    let near = |zone: &str| {
-        let surroundings = Surroundings { zone: Some(zone.into()), ..Surroundings::default() };
+    let near_in = |zone: &str, region: Option<&str>| {
+        let surroundings = Surroundings { locale: Locale::new(Some(zone), region), ..Surroundings::default() };
         let snapshot = compiled_in(&yaml, None, &surroundings).0.install();
         let traffic = snapshot.backends[0].traffic.clone().expect("a policy");
         let locality = traffic.locality.clone().expect("zones");
         locality.near.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
+    let near = |zone: &str| near_in(zone, None);
     assert_eq!(near("a"), ["c"]);
     assert!(near("d").is_empty() && near("x").is_empty());
+    assert_eq!(near_in("x", Some("east")), ["a", "c"], "where nobody of the own zone is left, too");
 }
 
 #[test]

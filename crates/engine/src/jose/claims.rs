@@ -125,7 +125,7 @@ impl Expectations {
             (Some(expires), _) => Some(expires.saturating_add(self.leeway)),
         };
         if until.is_some_and(|until| now >= until) {
-            return refuse("the token has expired (`exp`)");
+            return Err(Refusal::Expired);
         }
         let soon = now.saturating_add(self.leeway);
         if begins.is_some_and(|begins| soon < begins) {

@@ -140,6 +140,8 @@ pub enum Refusal {
     Signature,
     /// It is genuine, and not for us, or not now.
     Claims(Cow<'static, str>),
+    /// It is genuine, and has expired.
+    Expired,
 }
 
 impl Refusal {
@@ -147,6 +149,7 @@ impl Refusal {
     pub fn why(&self) -> Cow<'static, str> {
         match self {
             Refusal::Malformed(why) | Refusal::Claims(why) => why.clone(),
+            Refusal::Expired => "the token has expired (`exp`)".into(),
             Refusal::Algorithm => "the token is signed by an algorithm that is not allowed".into(),
             Refusal::UnknownKey => "the token is signed by an unknown key".into(),
             Refusal::NoKey => "no key of the issuer fits the algorithm of the token".into(),

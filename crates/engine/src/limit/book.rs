@@ -230,13 +230,6 @@ impl Book {
         used.unwrap_or_default()
     }
 
-    /// The period in which a key of this quota is counted: this one, or a later one that had begun when the clock was set back.
-    pub(crate) fn counted_in(&self, account: &Account, hash: u128, period: Period) -> Period {
-        let shelf = account.ledger.shelf(key(hash));
-        let known = shelf.entry(key(hash)).map(|entry| entry.count.period);
-        known.filter(|known| known.begin > period.begin).unwrap_or(period)
-    }
-
     /// Counts a request under a key of this quota.
     pub(crate) fn take(
         &self,
@@ -270,10 +263,14 @@ impl Book {
             }
             return Taken::Counted(cost);
         };
-        // A clock that was set back does not begin an old period anew.
         if entry.count.period.begin < period.begin {
             entry.count = Count { period, used: 0 };
             entry.written = 0;
+        }
+        // A clock that was set back does not begin an old period anew, and one that was ahead for a moment locks nobody out until then: what was
+        // counted in a period to come counts in this one.
+        if entry.count.period.begin > now {
+            entry.count.period = period;
         }
         let after = entry.count.used.saturating_add(cost);
         if allowance.most.is_some_and(|most| after > most) {
@@ -496,9 +493,15 @@ mod tests {
         assert_eq!(take(&book, 1, next, 1_000, 4, ten(10)), Taken::Counted(4));
         assert_eq!(take(&book, 1, PERIOD, 999, 1, ten(10)), Taken::Counted(5));
         assert_eq!(take(&book, 1, PERIOD, 999, 6, ten(10)), Taken::Full(5));
-        let counted_in = |hash, period| book.counted_in(&account(&book, 1), hash, period);
-        assert_eq!((counted_in(1, PERIOD), counted_in(1, next), counted_in(2, PERIOD)), (next, next, PERIOD));
         assert_eq!(book.give_back(&account(&book, 1), 1, next, 5), 0);
+        // One that was ahead for a moment locks nobody out.
+        let far = Period { begin: 90_000, end: 91_000 };
+        assert_eq!(take(&book, 2, far, 90_001, 4, ten(10)), Taken::Counted(4));
+        assert_eq!(take(&book, 2, PERIOD, 999, 1, ten(10)), Taken::Counted(5));
+        assert_eq!(take(&book, 2, next, 1_000, 1, ten(10)), Taken::Counted(1));
+        // What a response has cost that began in the period before is no clock that goes back.
+        assert_eq!(take(&book, 2, PERIOD, 1_001, 1, ten(10)), Taken::Counted(2));
+        assert_eq!(take(&book, 2, next, 1_002, 1, ten(10)), Taken::Counted(3));
     }
 
     #[test]

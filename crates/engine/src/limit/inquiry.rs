@@ -81,7 +81,7 @@ impl Inquiry {
             }
             Asked::Quota(most, period) => {
                 let (Some(used), Some(begin)) = (number("used"), number("begin")) else { return unknown() };
-                let used = if begin == period.begin { used } else { 0 };
+                let used = if begin >= period.begin { used } else { 0 };
                 format!("{} of {most} left", i128::from(most) - i128::from(used))
             }
             Asked::Places(most) => match number("taken") {

@@ -4,6 +4,7 @@
 //! becomes of requests while the store does not answer.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -256,6 +257,7 @@ impl Shared {
             least,
             leases: Arc::clone(&self.leases),
             hash,
+            is_open: AtomicBool::new(least.is_some()),
         });
     }
 }

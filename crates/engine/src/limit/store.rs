@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -87,6 +87,8 @@ pub struct Order {
     pub least: Option<u32>,
     pub(crate) leases: Arc<Leases>,
     pub(crate) hash: u64,
+    /// Whether somebody waits for what comes of it.
+    pub(crate) is_open: AtomicBool,
 }
 
 /// What a store says to an order.
@@ -149,9 +151,7 @@ impl Store {
     pub fn note_health(&self, is_up: bool) {
         self.state.store(if is_up { UP } else { DOWN }, Ordering::Release);
         if !is_up {
-            for order in self.take_orders() {
-                order.leases.give_up(order.hash);
-            }
+            drop(self.take_orders());
             self.wake();
         }
     }
@@ -198,17 +198,28 @@ impl Store {
 impl Order {
     /// Hands over what the store says. `now` is in nanoseconds of the clock of the requests.
     pub fn deliver(&self, grant: Grant, now: u64) {
+        self.is_open.store(false, Ordering::Relaxed);
         self.leases.deliver(self.hash, self.least, grant, now);
     }
 
     /// Says that nothing will come.
     pub fn give_up(&self) {
-        self.leases.give_up(self.hash);
+        if self.is_open.swap(false, Ordering::Relaxed) {
+            self.leases.give_up(self.hash);
+        }
     }
 
     /// Says that the store cannot say anything about this key, which says nothing about others. `now` as for [`Order::deliver`].
     pub fn silence(&self, now: u64) {
+        self.is_open.store(false, Ordering::Relaxed);
         self.leases.silence(self.hash, now);
+    }
+}
+
+impl Drop for Order {
+    /// One that is lost on its way, such as with a store that no policy uses any more, is given up: its key would wait for ever.
+    fn drop(&mut self) {
+        self.give_up();
     }
 }
 
@@ -231,4 +242,41 @@ impl Future for Answered {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::lease::Drawn;
+
+    fn order(leases: &Arc<Leases>, least: Option<u32>) -> Order {
+        let (key, leases) = ("a".to_owned(), Arc::clone(leases));
+        Order {
+            key,
+            interval: 1.0,
+            burst: 9,
+            want: 1,
+            least,
+            leases,
+            hash: 7,
+            is_open: AtomicBool::new(least.is_some()),
+        }
+    }
+
+    #[test]
+    fn an_order_that_is_lost_on_its_way_keeps_nobody_waiting() {
+        let leases = Arc::new(Leases::new(9));
+        assert!(matches!(leases.draw(7, 1, 1), Drawn::None(Some(_))));
+        let (lost, debit) = (order(&leases, Some(1)), order(&leases, None));
+        drop(debit);
+        assert!(leases.is_asked(7), "what a response has cost is no order for requests");
+        drop(lost);
+        assert!(!leases.is_asked(7));
+        // One that was answered says nothing of the next.
+        let first = order(&leases, Some(1));
+        first.give_up();
+        assert!(matches!(leases.draw(7, 1, 2), Drawn::None(Some(_))));
+        drop(first);
+        assert!(leases.is_asked(7));
+    }
 }

@@ -246,7 +246,7 @@ impl Policy for AuthenticationPolicy {
         let proof = named.scheme.resume(x, between, result);
         let counted = match (&proof, hold) {
             (_, None) => Counted::No,
-            (Proof::Invalid(_) | Proof::Refused(_), Some(_)) => Counted::Yes,
+            (Proof::Invalid(_) | Proof::Over(_) | Proof::Refused(_), Some(_)) => Counted::Yes,
             (_, Some(hold)) => {
                 self.failures.release(&hold, x.client, x.now.monotonic);
                 Counted::No

@@ -7,17 +7,20 @@
 //! allow rules as not matching. The refusal names policy and rule in its cause, for logs and explanations; the caller is told nothing
 //! but 403, and by a challenge which scope it is that its credential lacks, if it lacks nothing else. The spec is here, rules are matched in `rules`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use transept_model::place::Spot;
 use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, HEADER_NAME, Rule as Limit, Text};
-use transept_model::value::quote;
+use transept_model::value::{Value, quote};
+use transept_model::world::World;
 use transept_model::{choice, object};
 use transept_wire::head::{FieldId, FieldName, Request};
 use transept_wire::normalize::{self, Form, Normal, PathRules};
 
+use super::authentication::AuthenticationPolicy;
 use super::patterns::{HostPattern, IdentityPattern, NamePattern, PathPattern};
 use super::{Arrival, Carried, Caution, CompileCx, Identified, Known, Network, Phase, Policy, PolicyName};
 use crate::exchange::Exchange;
@@ -90,8 +93,8 @@ object! {
         /// What the principal is.
         kinds: Vec<WhoCalls> => Limit::NotEmpty, Limit::MaxItems(4), Limit::Unique;
         /// Names of principals: of a Consumer, the `sub` of a token, a SPIFFE id. A `*` at the end stands for anything; alone it is
-        /// whoever is not anonymous. NAMESPACE/NAME is let in as a Consumer only, or by the schemes that `schemes` names; a SPIFFE id as a workload only, and by
-        /// no token that says the same. Any issuer may have a `sub` in its tokens: where there are several, write `schemes`, too.
+        /// whoever is not anonymous. NAMESPACE/NAME is let in as a Consumer only, and a SPIFFE id as a workload only, unless
+        /// `schemes` names the schemes whose word counts. Any issuer may have a `sub` in its tokens: where there are several, write `schemes`, too.
         principals: Vec<NamePattern> => Limit::NotEmpty, Limit::MaxItems(256);
         /// Names of the schemes of an AuthenticationPolicy by which the principal is recognised; where several are required together, the first.
         schemes: Vec<Text> => Limit::NotEmpty, Limit::MaxItems(16);
@@ -212,6 +215,8 @@ pub(crate) struct AuthorizationPolicy {
     asks_identity: Option<Spot>,
     /// A name that only a Consumer has, and where it is written, while there is no such Consumer.
     missing: Option<(Box<str>, Spot)>,
+    /// A scheme that no AuthenticationPolicy has, and where it is written.
+    unknown: Option<(Box<str>, Spot)>,
 }
 
 /// One object's rules with its name; no name before they are joined.
@@ -367,8 +372,11 @@ impl Policy for AuthorizationPolicy {
             name.split_once('/').is_some_and(|(namespace, name)| cx.world.consumer(namespace, name).is_none())
         };
         let missing = rules().flat_map(Access::consumers).find(is_missing).map(|(name, at)| (name.into(), at));
+        let schemes: BTreeSet<&str> = schemes_of(cx.world).collect();
+        let is_unknown = |(name, _): &(&str, Spot)| !schemes.contains(name);
+        let unknown = rules().flat_map(Access::schemes).find(is_unknown).map(|(name, at)| (name.into(), at));
         let parts = vec![Part { name: None, rules: Arc::new(Rules { deny, allow }) }];
-        Some(AuthorizationPolicy { parts, asks_principal, asks_credential, asks_identity, missing })
+        Some(AuthorizationPolicy { parts, asks_principal, asks_credential, asks_identity, missing, unknown })
     }
 
     fn join(all: &[(&Arc<PolicyName>, &Self)]) -> Option<Self> {
@@ -386,6 +394,7 @@ impl Policy for AuthorizationPolicy {
             asks_credential: all.iter().find_map(|(_, policy)| policy.asks_credential),
             asks_identity: all.iter().find_map(|(_, policy)| policy.asks_identity),
             missing: None,
+            unknown: None,
         })
     }
 
@@ -422,7 +431,14 @@ impl Policy for AuthorizationPolicy {
             let remedy = "correct the name, or write `schemes` beside it, by whose tokens it may be said";
             Caution { at: *at, what: format!("{what}; {remedy}") }
         });
-        credential.into_iter().chain(identity).chain(missing).collect()
+        let unknown = self.unknown.as_ref().map(|(name, at)| Caution {
+            at: *at,
+            what: format!(
+                "no AuthenticationPolicy has a scheme {}, so it matches nobody; correct the name",
+                quote(name)
+            ),
+        });
+        credential.into_iter().chain(identity).chain(missing).chain(unknown).collect()
     }
 
     fn on_connect(&self, x: &Arrival<'_>) -> Verdict {
@@ -470,6 +486,13 @@ impl Policy for AuthorizationPolicy {
             None => Verdict::Continue,
         }
     }
+}
+
+/// The schemes of all AuthenticationPolicies.
+fn schemes_of(world: &World) -> impl Iterator<Item = &str> {
+    let policies = world.policies().iter().filter(|policy| policy.kind == AuthenticationPolicy::KIND);
+    let schemes = policies.filter_map(|policy| policy.spec.field("schemes")).flat_map(Value::items);
+    schemes.filter_map(|scheme| scheme.field("name")?.text())
 }
 
 /// The request with its path in normal form, where the listener leaves paths as they are and this one is not normal.

@@ -245,7 +245,7 @@ impl Quota {
                 Ok(Some((charge, self.standing(used, period, x.now.unix))))
             }
             Taken::Full(_) => {
-                let wait = self.book.counted_in(&self.account, hash, period).rest(x.now.unix);
+                let wait = period.rest(x.now.unix);
                 let detail = format!("There is room again in {} s.", crate::limit::seconds(wait).max(1));
                 let reply = refusal(Reason::QuotaExceeded, &[&self.label.name], wait, detail.into());
                 Err(Stop::Refuse(reply.into(), String::new()))

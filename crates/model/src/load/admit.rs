@@ -4,7 +4,7 @@
 //! the kind's type read the contents.
 
 use crate::kinds::metadata::MetadataFields;
-use crate::kinds::{self as k, Age, Body, Kind, Metadata, Object, Scope};
+use crate::kinds::{self as k, Age, Body, Kind, Metadata, Object, Scope, TRANSEPT_GROUP};
 use crate::load::Broken;
 use crate::load::draft::{Draft, UNNUMBERED};
 use crate::load::outside::{self, FROM_ENV, FROM_FILE};
@@ -191,6 +191,10 @@ impl Draft<'_> {
             }
             Body::Spec => {
                 let contents = take_spec(envelope.rest, at, &mut cx);
+                // Of the standard's own kinds Kubernetes drops such fields, too.
+                if S::GROUP == TRANSEPT_GROUP {
+                    cx.refuse_nothing();
+                }
                 contents.and_then(|spec| cx.within("spec", |cx| S::decode(&spec, cx)))
             }
         };
@@ -204,6 +208,7 @@ impl Draft<'_> {
         let meta = read_metadata(&envelope, kind.kind, Scope::Namespaced, &mut cx);
         let spec = take_spec(envelope.rest, envelope.at.spot(), &mut cx);
         let kept = spec.as_ref().filter(|_| self.broken == Broken::Kept).cloned();
+        cx.refuse_nothing();
         let mut read = spec.and_then(|spec| cx.within("spec", |cx| policy::read(kind, spec, cx)));
         let mut problems = cx.into_problems();
         let mut broken = None;

@@ -55,12 +55,14 @@ pub struct Decoder {
     problems: Vec<Invalid>,
     /// How many errors were found when there was no more room.
     further: usize,
+    /// Whether a field without a value is an error.
+    refuses_nothing: bool,
 }
 
 impl Decoder {
     /// A decoder for (a part of) `file`.
     pub fn new(file: Arc<str>) -> Self {
-        Self { file, object: None, path: Vec::new(), problems: Vec::new(), further: 0 }
+        Self { file, object: None, path: Vec::new(), problems: Vec::new(), further: 0, refuses_nothing: false }
     }
 
     /// Names the object that the following errors belong to.
@@ -194,15 +196,30 @@ impl Decoder {
             return None;
         };
         for entry in entries {
-            if let Some(index) = names.iter().position(|name| **name == *entry.key) {
+            if let Some((index, name)) = names.iter().enumerate().find(|(_, name)| ***name == *entry.key) {
                 if !entry.value.is_null() {
                     found[index] = Some(&entry.value);
+                } else if self.refuses_nothing {
+                    self.has_no_value(name, entry.at);
                 }
             } else if !ignored.contains(&&*entry.key) && !ignored.contains(&"*") {
                 self.unknown(&entry.key, entry.at, names);
             }
         }
         Some(found)
+    }
+
+    /// From here on a field that is written without a value is an error. What a template leaves behind (`groups:`) would be taken as not written, which
+    /// mostly means everybody.
+    pub fn refuse_nothing(&mut self) {
+        self.refuses_nothing = true;
+    }
+
+    fn has_no_value(&mut self, name: &'static str, at: Spot) {
+        self.within(name, |cx| {
+            cx.refuse(at, format!("`{name}` has no value"))
+                .remedy("write one, such as `[]` or `{}` where that is meant, or leave the field away");
+        });
     }
 
     /// Writes that there is no field `key` here.

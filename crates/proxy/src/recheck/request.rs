@@ -211,13 +211,17 @@ impl<'e> Entrance<'e> {
                     return Poll::Pending;
                 }
             }
-            let listed = standing.get_or_insert_with(|| self.stand(let_in));
-            ready!(listed.poll_ended(cx));
-            if !listed.has_outlived() || !self.whole.is_some_and(Cell::get) {
-                return Poll::Ready(Err(self.failure_of(listed)));
+            // The backend works on it: a credential that ends, or of which is said that it has ended, does not undo the answer.
+            let ends = if self.whole.is_some_and(Cell::get) { Ends::WithPolicy } else { self.ends };
+            loop {
+                let stand = || (Entrance { ends, ..*self }.stand(let_in), ends);
+                let (listed, listed_for) = standing.get_or_insert_with(stand);
+                ready!(listed.poll_ended(cx));
+                if *listed_for == ends {
+                    return Poll::Ready(Err(self.failure_of(listed)));
+                }
+                standing = None;
             }
-            let listed = standing.insert(Entrance { ends: Ends::WithPolicy, ..*self }.stand(let_in));
-            listed.poll_ended(cx).map(|()| Err(self.failure_of(listed)))
         })
         .await
     }

@@ -27,6 +27,8 @@ pub(super) type Outcomes = SmallVec<[Option<Outcome>; 2]>;
 pub(super) enum Outcome {
     Absent,
     Invalid(Box<str>, Counted),
+    /// It is genuine, and over.
+    Over(Box<str>),
     Unavailable(Box<str>, Option<Later>),
     Valid(Arc<Principal>),
 }
@@ -61,6 +63,7 @@ impl AuthenticationPolicy {
         let outcome = match proof {
             Proof::Absent => Outcome::Absent,
             Proof::Invalid(why) => Outcome::Invalid(why, counted),
+            Proof::Over(why) => Outcome::Over(why),
             Proof::Unavailable(why) => Outcome::Unavailable(why, None),
             Proof::Later(why, later) => Outcome::Unavailable(why, Some(later)),
             Proof::Valid(principal) => Outcome::Valid(principal),
@@ -84,7 +87,7 @@ impl AuthenticationPolicy {
         };
         x.tell(|| match &outcome {
             Outcome::Absent => format!("scheme {name}: no credentials"),
-            Outcome::Invalid(why, _) => format!("scheme {name}: {why}"),
+            Outcome::Invalid(why, _) | Outcome::Over(why) => format!("scheme {name}: {why}"),
             Outcome::Unavailable(why, _) => format!("scheme {name}: cannot tell, {why}"),
             Outcome::Valid(principal) => format!("scheme {name}: {}", describe(principal)),
         });
@@ -136,7 +139,7 @@ impl AuthenticationPolicy {
                         Err(call) => return call,
                     };
                     let is_bad = |(index, outcome): (usize, &Option<Outcome>)| {
-                        matches!(outcome, Some(Outcome::Invalid(..))) && self.is_meant_for(index)
+                        matches!(outcome, Some(Outcome::Invalid(..) | Outcome::Over(_))) && self.is_meant_for(index)
                     };
                     if outcomes.iter().enumerate().any(is_bad) {
                         break;
@@ -189,12 +192,20 @@ impl AuthenticationPolicy {
             is_shared(index) && matches!(outcome, Some(Outcome::Unavailable(..)))
         };
         let is_doubtful = outcomes.iter().enumerate().any(cannot_tell);
-        for (index, outcome) in outcomes.iter().enumerate() {
+        // One that was recognised and is over is not.
+        let is_over = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Over(_)));
+        let first = outcomes.iter().position(is_over);
+        let order = first.into_iter().chain((0..outcomes.len()).filter(|index| Some(*index) != first));
+        for (index, outcome) in order.filter_map(|index| Some((index, outcomes.get(index)?))) {
             let name = self.schemes.get(index).map_or("", |named| &named.name);
+            let counted = match outcome {
+                Some(Outcome::Invalid(_, counted)) => *counted,
+                _ => Counted::No,
+            };
             match outcome {
                 Some(Outcome::Invalid(..)) if is_doubtful && is_shared(index) => {}
-                Some(Outcome::Invalid(why, counted)) => {
-                    self.note_failure(*counted, x);
+                Some(Outcome::Invalid(why, _) | Outcome::Over(why)) => {
+                    self.note_failure(counted, x);
                     let reply = Reply::new(Reason::CredentialsInvalid).because(format!("scheme {name}: {why}"));
                     return self.refuse(reply, |other| if other == index { Fault::Invalid } else { Fault::Missing });
                 }

@@ -50,7 +50,7 @@ object! {
         /// The algorithms that are taken. They all go with any secret.
         algorithms: Vec<HmacAlgorithm> = all() => Rule::MinItems(1), Rule::Unique;
         /// What must be signed beside the time (`date` or `x-date`): `@request-target` or `request-line`, and names of fields.
-        required: Vec<Text> = usual() => Rule::MaxItems(32), Rule::Length(1, 128), Rule::Unique;
+        required: Vec<Text> = usual() => Rule::NotEmpty, Rule::MaxItems(32), Rule::Length(1, 128), Rule::Unique;
         /// How far the time that is signed may be from ours, before and after.
         clock_skew: Duration = Duration::from_secs(300);
         /// True when a signature is good once. Then a client must not send the same request twice in a second.

@@ -392,6 +392,7 @@ impl JwtScheme {
                     self.unless_newer(document, version, proof, x, asked)
                 }
             },
+            Err((Refusal::Expired, None)) => Proof::Over(Refusal::Expired.why().into()),
             Err((refusal, None)) => Proof::invalid(refusal.why()),
         }
     }
@@ -512,6 +513,11 @@ fn ask(document: &Arc<Document>, occasion: Occasion, now: Duration) -> Proof {
     Proof::Ask(Box::new(callout), Box::new(Asked { at: now }))
 }
 
+/// Why nobody can tell whether a key is a new one.
+pub(super) fn not_yet(refusal: &Refusal, document: &Document, wait: Duration) -> String {
+    format!("{}, and {} is asked again in {wait:?} at the soonest", refusal.why(), document.label)
+}
+
 /// The key is not among those that are known, as far as can be told: perhaps the issuer has new ones.
 fn seek(
     document: &Arc<Document>,
@@ -526,8 +532,7 @@ fn seek(
         // Nobody can tell whether it is a new one.
         Sought::Failed(why) => Proof::Unavailable(format!("newer keys at {}: {why}", document.label).into()),
         Sought::Later { wait, is_awaited } => {
-            let why = format!("{}, and {} is asked again in {wait:?} at the soonest", refusal.why(), document.label);
-            Proof::Later(why.into(), Later { wait, is_guess: !is_awaited })
+            Proof::Later(not_yet(refusal, document, wait).into(), Later { wait, is_guess: !is_awaited })
         }
     }
 }

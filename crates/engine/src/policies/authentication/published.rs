@@ -30,6 +30,12 @@ const WORDS: &[&str] = &[
     "ecdsa-sha2",
 ];
 
+/// How what DER begins with, and PEM, begins when it is encoded, once and twice.
+const STARTS: &[&[u8]] = &[
+    b"MA", b"MB", b"MC", b"MD", b"ME", b"MF", b"MG", b"MH", b"MI", b"MJ", b"MK", b"ML", b"MM", b"MN", b"MO", b"MP",
+    b"30", b"TU", b"LS0t", b"TFMw",
+];
+
 /// Whether a secret is a key of a pair or a certificate.
 pub(super) fn is_key_of_a_pair(secret: &[u8]) -> bool {
     is_key(secret.get(..LONGEST).unwrap_or(secret), DEEPEST, &mut MOST_PLACES.clone())
@@ -51,7 +57,7 @@ fn is_key(bytes: &[u8], deeper: usize, places: &mut usize) -> bool {
     // Something may stand before it, and what is encoded may begin with each word that DER begins with when it is encoded.
     let starts = (1..bytes.len()).filter(|at| {
         let is_first = at.checked_sub(1).and_then(|before| bytes.get(before)).is_some_and(|byte| !is_digit(*byte));
-        is_first && matches!(bytes.get(*at..), Some([b'M', b'A'..=b'P', ..] | [b'3', b'0', ..]))
+        is_first && bytes.get(*at..).is_some_and(|rest| STARTS.iter().any(|start| rest.starts_with(start)))
     });
     for at in std::iter::once(0).chain(starts.take(64)) {
         let Some(left) = places.checked_sub(1) else { return false };
@@ -165,6 +171,8 @@ mod tests {
                 format!("\"{}\"", pem.replace('\n', "\\n")),
                 pem.replace("-----BEGIN PUBLIC KEY-----\n", ""),
                 format!("# the key of the issuer\n{lines}"),
+                format!("tls.crt: {}", BASE64.encode(pem.as_bytes())),
+                format!("key: {}", BASE64.encode(BASE64.encode(pem.as_bytes()).as_bytes())),
                 format!("key: {plain} # of the issuer\n"),
                 format!("'{}'", lines.replace("\r\n", "\\n")),
                 HEXLOWER.encode(&key),

@@ -63,7 +63,9 @@ impl AuthenticationPolicy {
                     x.notes.between = Some(Box::new(Asking { outcomes, index, between }));
                     return Verdict::Call(callout);
                 }
-                Proof::Invalid(why) => return refuse(&one.scheme, format!("scheme {}: {why}", named.name)),
+                Proof::Invalid(why) | Proof::Over(why) => {
+                    return refuse(&one.scheme, format!("scheme {}: {why}", named.name));
+                }
                 Proof::Unavailable(why) | Proof::Later(why, _) => {
                     let cause = format!("scheme {}: {why}", named.name);
                     return Reply::new(Reason::AuthenticationUnavailable).because(cause).into();

@@ -28,6 +28,8 @@ pub(super) enum Proof {
     Absent,
     /// There is one, and it is no good. The sentence is for logs and explanations: `the key is not known`.
     Invalid(Box<str>),
+    /// There is one, it is genuine, and its time is over: it is no good for anybody else either.
+    Over(Box<str>),
     /// There is one, and nobody can tell at present. The request is refused.
     Unavailable(Box<str>),
     /// The same, and it can be told after a while.

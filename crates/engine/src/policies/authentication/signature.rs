@@ -61,7 +61,7 @@ object! {
         /// The keys.
         keys: Vec<SignatureKey> => Rule::MinItems(1), Rule::MaxItems(256), Rule::UniqueBy("id");
         /// What a signature must cover, by names of components. `@target-uri` covers `@authority`, `@path` and `@query`, too.
-        required: Vec<Text> = usual() => Rule::MaxItems(32), Rule::Unique;
+        required: Vec<Text> = usual() => Rule::NotEmpty, Rule::MaxItems(32), Rule::Unique;
         /// How long a signature is good after it was made.
         max_age: Duration = Duration::from_secs(300);
         /// The `tag` that a signature must have, for applications that tell signatures apart by it.

@@ -161,6 +161,11 @@ impl Access {
         self.from.iter().find(|source| source.asks_credential()).map(|source| source.at)
     }
 
+    /// The schemes that it names, and where each is written.
+    pub(super) fn schemes(&self) -> impl Iterator<Item = (&str, Spot)> {
+        self.from.iter().flat_map(|source| source.schemes.iter().map(|name| (&**name, source.at)))
+    }
+
     /// The names that only Consumers have, and where each is written.
     pub(super) fn consumers(&self) -> impl Iterator<Item = (&str, Spot)> {
         self.from.iter().flat_map(|source| source.consumers().map(|name| (name, source.at)))
@@ -364,12 +369,12 @@ impl AccessSource {
         })
     }
 
-    /// Whether a principal has a name that is not for those to give who vouch for it: a workload's, or a Consumer's where no scheme is named
-    /// whose word is to count.
+    /// Whether a principal has a name that is not for those to give who vouch for it: a workload's or a Consumer's, where no scheme is named whose
+    /// word is to count.
     fn is_pretended(&self, principal: &Principal) -> bool {
-        let is_foreign = principal.voucher != Voucher::Consumer && self.schemes.is_empty();
-        (principal.kind != PrincipalKind::Workload && principal.id.starts_with("spiffe:"))
-            || (is_foreign && is_of_consumers(&principal.id))
+        self.schemes.is_empty()
+            && (principal.kind != PrincipalKind::Workload && principal.id.starts_with("spiffe:")
+                || principal.voucher != Voucher::Consumer && is_of_consumers(&principal.id))
     }
 
     /// The names in it that only a Consumer has.

@@ -292,7 +292,7 @@ fn no_token_says_that_its_holder_is_a_workload_or_a_consumer() {
 }
 
 #[test]
-fn a_name_that_only_a_consumer_has_is_told_of_while_there_is_none() {
+fn names_of_consumers_and_schemes_that_are_not_there_are_told() {
     let told = |rule: &str, objects: &str| {
         let policy = compile_among::<AuthorizationPolicy>(&format!("allow: [{{from: [{rule}]}}]\n"), objects);
         let everywhere = Identified::Everywhere;
@@ -303,8 +303,12 @@ fn a_name_that_only_a_consumer_has_is_told_of_while_there_is_none() {
     let missing = told("{principals: [ann, default/mob]}", "");
     assert!(missing.starts_with("\"default/mob\" has the form of a Consumer's name"), "{missing}");
     assert_eq!(told("{principals: [default/mob]}", consumer), "");
-    assert_eq!(told("{principals: [default/mob], schemes: [staff]}", ""), "");
     assert_eq!(told("{principals: ['default/*', ann]}", ""), "");
+    let schemes = "{principals: [default/mob], schemes: [staff]}";
+    assert!(told(schemes, "").starts_with("no AuthenticationPolicy has a scheme \"staff\""));
+    let policy = "{apiVersion: transept.dev/v1alpha1, kind: AuthenticationPolicy, metadata: {name: who}, spec: {targetRefs: \
+                  [{group: gateway.networking.k8s.io, kind: Gateway, name: web}], schemes: [{name: staff, apiKey: {}}]}}\n";
+    assert_eq!(told(schemes, policy), "");
 }
 
 #[test]

@@ -11,11 +11,12 @@ use std::time::Duration;
 use serde_json::Value;
 use transept_wire::head::{FieldId, FieldName};
 
-use super::super::scheme::Proof;
+use super::super::jwt::not_yet;
+use super::super::scheme::{Later, Proof};
 use super::super::verified::{Hash, hash};
 use super::{LoginScheme, failed, fruitless};
 use crate::callout::{Callout, CalloutResult, Wait};
-use crate::document::Occasion;
+use crate::document::{Occasion, Sought};
 use crate::exchange::Exchange;
 use crate::form;
 use crate::jose::{Claims, Expectations, Expiry, KeySet, Refusal, Token};
@@ -47,7 +48,7 @@ pub(super) struct Message {
     /// Whether the description of the provider was asked for, for its sake.
     described: bool,
     /// Whether its keys were.
-    sought: bool,
+    sought: Option<Duration>,
     /// What it says is known, and is being stored.
     storing: Option<Ticket>,
 }
@@ -106,11 +107,18 @@ impl LoginScheme {
             }
             Err((refusal, Some(kid))) => {
                 let occasion = Occasion::UnknownKey(kid);
-                if !message.sought && self.provider.may_help(&occasion, x.now.monotonic) {
-                    message.sought = true;
-                    return self.wait_for_keys(message, occasion);
+                match self.provider.seek(&occasion, message.sought, x.now.monotonic) {
+                    Sought::Fetch => {
+                        message.sought = Some(x.now.monotonic);
+                        self.wait_for_keys(message, occasion)
+                    }
+                    Sought::Absent => no_good(&refusal.why()),
+                    Sought::Failed(why) => Proof::Unavailable(format!("newer keys of the provider: {why}").into()),
+                    // The provider says it again, and whoever has made it up has shown nothing of a client's.
+                    Sought::Later { wait, .. } => {
+                        Proof::Later(not_yet(&refusal, &self.provider, wait).into(), Later { wait, is_guess: false })
+                    }
                 }
-                no_good(&refusal.why())
             }
             Err((refusal, None)) => no_good(&refusal.why()),
         }

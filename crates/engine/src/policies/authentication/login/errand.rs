@@ -6,14 +6,16 @@ use std::time::Duration;
 use super::super::super::{PlainHttp, parse_url};
 use super::super::client::Ask;
 use super::super::flights::Flight;
-use super::super::scheme::Proof;
+use super::super::jwt::not_yet;
+use super::super::scheme::{Later, Proof};
 use super::super::verified::{self, Hash};
 use super::grant::{Asked, Trouble};
 use super::{LoginScheme, Opened, PATIENCE, Renewal, away, failed};
 use crate::callout::{Answer, Callout, CalloutResult, HttpCall, Receiver, Wait};
-use crate::document::{Content, Occasion};
+use crate::document::{Content, Occasion, Sought};
 use crate::exchange::Exchange;
 use crate::form;
+use crate::jose::Refusal;
 use crate::judge::Repeat;
 use crate::login::{FLOW_RANDOM, Flow, NONCE, Purpose, SESSION_NAME, Session, Written, challenge};
 use crate::reason::Reason;
@@ -85,14 +87,14 @@ pub(super) struct Progress {
     /// Whether the description of the provider was asked for, for the sake of this request.
     described: bool,
     /// Whether its keys were.
-    sought: bool,
+    sought: Option<Duration>,
     /// Whether its answer was waited for.
     awaited: bool,
 }
 
 impl Progress {
     pub(super) fn new(errand: Errand) -> Progress {
-        Progress { errand, drawn: None, described: false, sought: false, awaited: false }
+        Progress { errand, drawn: None, described: false, sought: None, awaited: false }
     }
 }
 
@@ -136,11 +138,26 @@ impl LoginScheme {
             }
             Err(Trouble::UnknownKey(kid)) => {
                 let occasion = Occasion::UnknownKey(kid);
-                if !progress.sought && self.provider.may_help(&occasion, x.now.monotonic) {
-                    progress.sought = true;
-                    return self.refresh(progress, occasion);
+                match self.provider.seek(&occasion, progress.sought, x.now.monotonic) {
+                    Sought::Fetch => {
+                        progress.sought = Some(x.now.monotonic);
+                        self.refresh(progress, occasion)
+                    }
+                    Sought::Absent => {
+                        let why = "the ID token is signed by a key that the provider does not show";
+                        self.give_up(&progress.errand, why, x)
+                    }
+                    Sought::Failed(why) => {
+                        self.give_up(&progress.errand, &format!("newer keys of the provider: {why}"), x)
+                    }
+                    Sought::Later { wait, .. } => {
+                        let why = not_yet(&Refusal::UnknownKey, &self.provider, wait);
+                        match self.give_up(&progress.errand, &why, x) {
+                            Proof::Unavailable(why) => Proof::Later(why, Later { wait, is_guess: false }),
+                            other => other,
+                        }
+                    }
                 }
-                self.give_up(&progress.errand, "the ID token is signed by a key that the provider does not show", x)
             }
             Err(Trouble::Unavailable(why)) => self.give_up(&progress.errand, &why, x),
             Err(Trouble::Refused(why)) => self.refused(&progress.errand, &why, x),
