@@ -4,11 +4,21 @@
 //! it. Kept by the name of the policy and of the part, for as long as some snapshot uses it: a reload forgets no counter.
 
 use std::any::{Any, TypeId};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 type Entry = Weak<dyn Any + Send + Sync>;
+
+/// Memories that are held and not used.
+#[derive(Default)]
+pub(crate) struct Idle(Vec<Arc<dyn Any + Send + Sync>>);
+
+impl fmt::Debug for Idle {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Idle({})", self.0.len())
+    }
+}
 
 /// The memories of all policies of one process.
 #[derive(Default)]
@@ -33,6 +43,18 @@ impl Keep {
 }
 
 impl Keep {
+    /// The memories of these policies (`RateLimitPolicy shop/a`), to be held while the policies cannot be used: what was counted is counted still when
+    /// they can again.
+    pub(crate) fn of_policies(&self, owners: &BTreeSet<String>) -> Idle {
+        let is_theirs = |name: &str| {
+            let end = name.match_indices(' ').nth(1).map_or(name.len(), |(at, _)| at);
+            name.get(..end).is_some_and(|owner| owners.contains(owner))
+        };
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let theirs = entries.iter().filter(|((_, name), _)| is_theirs(name));
+        Idle(theirs.filter_map(|(_, entry)| entry.upgrade()).collect())
+    }
+
     /// The memory with this name, if some snapshot uses it.
     pub fn known<T: Send + Sync + 'static>(&self, name: &str) -> Option<Arc<T>> {
         let key = (TypeId::of::<T>(), Box::from(name));
@@ -50,6 +72,18 @@ impl fmt::Debug for Keep {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memories_of_a_policy_are_found_by_its_name() {
+        let keep = Keep::default();
+        let (one, _other): (Arc<u32>, Arc<u32>) =
+            (keep.of("RateLimitPolicy shop/a limit", || 1), keep.of("RateLimitPolicy shop/ab limit", || 2));
+        let held = keep.of_policies(&BTreeSet::from(["RateLimitPolicy shop/a".to_owned()]));
+        drop(one);
+        assert_eq!((held.0.len(), *keep.of("RateLimitPolicy shop/a limit", || 3u32)), (1, 1));
+        drop(held);
+        assert_eq!(*keep.of("RateLimitPolicy shop/a limit", || 3u32), 3);
+    }
 
     #[test]
     fn a_memory_is_shared_by_name_and_type_while_it_is_used() {

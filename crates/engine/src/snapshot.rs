@@ -16,7 +16,7 @@ pub use transept_model::references::BackendId;
 
 use crate::balance::Table;
 use crate::document::{Document, Source};
-use crate::keep::Keep;
+use crate::keep::{Idle, Keep};
 use crate::learned::{Known, Learned};
 use crate::policies::{Chain, Step};
 use crate::redact::CredentialPlaces;
@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub credentials: CredentialPlaces,
     /// The documents that policies read, each with where it is fetched.
     pub(crate) documents: Vec<(Arc<Document>, Source)>,
+    /// Held and not used: what policies remember that cannot be used in this configuration.
+    pub(crate) _idle: Idle,
 }
 
 impl Snapshot {

@@ -204,8 +204,8 @@ impl Carrier {
         let mut client = Client::new(stream);
         if let Some(password) = &address.password {
             match &address.username {
-                Some(user) => client.ask(&[b"AUTH", user.as_bytes(), password.as_bytes()]).await?,
-                None => client.ask(&[b"AUTH", password.as_bytes()]).await?,
+                Some(user) => client.authenticate(&[b"AUTH", user.as_bytes(), password.as_bytes()]).await?,
+                None => client.authenticate(&[b"AUTH", password.as_bytes()]).await?,
             };
         }
         if address.database != 0 {

@@ -189,6 +189,7 @@ pub fn compile_station(
     let nothing_left = find_nothing_left(&routes);
     let (backends, changes) = backends.finish();
     conditions.extend(policies.conditions());
+    let idle = policies.idle_memories(world, &keep);
     problems.extend(policies.problems);
     for problem in &mut problems {
         world.complete(problem);
@@ -202,6 +203,7 @@ pub fn compile_station(
             keep,
             credentials: policies.credentials,
             documents: policies.needs.documents,
+            _idle: idle,
         }),
         changes,
         problems,

@@ -130,6 +130,7 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
     conditions.extend(policies.conditions());
     conditions.extend(unresolved);
     let mut notes = policies.notes();
+    let idle = policies.idle_memories(world, &keep);
     notes.extend(ports::notes(world, &attached.policies, &policies));
     problems.extend(policies.problems);
     keys::judge(world, &mut problems);
@@ -145,6 +146,7 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
             keep,
             credentials: policies.credentials,
             documents: policies.needs.documents,
+            _idle: idle,
         }),
         changes,
         problems,

@@ -5,7 +5,7 @@
 //! policy that others replace everywhere is `Overridden`.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -18,7 +18,7 @@ use transept_model::status::{Condition, Truth};
 use transept_model::world::World;
 use transept_wire::normalize::Form;
 
-use crate::keep::Keep;
+use crate::keep::{Idle, Keep};
 use crate::policies::{
     Age, AnyPolicy, Caution, Chain, CompileCx, Force, Identified, KINDS, KindFacts, Known, Needs, Phase, PolicyName,
     Reach, Step, kind,
@@ -210,6 +210,15 @@ impl<'w> Policies<'w> {
             meets_raw_paths: Cell::new(false),
         });
         (self.verdicts.len() - 1, compiled)
+    }
+
+    /// What those policies remember that cannot be used now: they are not valid, or what they are to be on is not there.
+    pub(super) fn idle_memories(&self, world: &World, keep: &Keep) -> Idle {
+        let in_use: HashSet<&ObjectName> =
+            self.verdicts.iter().filter(|one| one.policy.is_some()).map(|one| &one.name).collect();
+        let names = world.policies().iter().map(|policy| policy.meta.object_name());
+        let idle: BTreeSet<String> = names.filter(|name| !in_use.contains(name)).map(|name| name.to_string()).collect();
+        if idle.is_empty() { Idle::default() } else { keep.of_policies(&idle) }
     }
 
     /// Whether there is no policy at all.

@@ -110,6 +110,26 @@ fn reason(status: &mut Status, kind: &str, name: &str, condition: &str) -> Optio
 }
 
 #[test]
+fn what_a_policy_has_counted_is_held_while_it_cannot_be_used() {
+    let with = |target: &str, limits: &str| {
+        site("10.0.0.1", "HTTP", "a")
+            + &policy("RateLimitPolicy", "limit", &format!("kind: HTTPRoute, name: {target}"), limits)
+    };
+    let limits = "limits: [{name: a, requests: 5, per: 1m, key: []}]";
+    let before = compiled(&with("site", limits), None).0.install();
+    let held = |snapshot: &Snapshot| format!("{:?}", snapshot._idle);
+    assert_eq!(held(&before), "Idle(0)");
+    let elsewhere = compiled(&with("sight", limits), Some(&before)).0.install();
+    drop(before);
+    assert_ne!(held(&elsewhere), "Idle(0)", "its target is not there");
+    let again = compiled(&with("site", limits), Some(&elsewhere)).0.install();
+    assert_eq!(held(&again), "Idle(0)");
+    let unusable = limits.replace('}', "}, {name: b, requests: 1, per: 1m}");
+    let broken = compiled(&with("site", &unusable), Some(&again)).0.install();
+    assert_ne!(held(&broken), "Idle(0)", "another limit of it is not valid");
+}
+
+#[test]
 fn policies_are_told_whether_they_are_in_force() {
     let stamp = "request: {set: [{name: X-B, value: b}]}";
     let mut yaml = site("10.0.0.1", "HTTP", "a");

@@ -356,17 +356,21 @@ impl Part {
                 voucher(principal, out);
                 text(principal.credential.as_deref()?.as_bytes(), out);
             }
-            Part::Claim(path) => match principal?.claim(path)? {
-                serde_json::Value::String(value) => {
-                    out.push(0);
-                    text(value.as_bytes(), out);
+            Part::Claim(path) => {
+                let principal = principal?;
+                match principal.claim(path)? {
+                    serde_json::Value::String(value) => {
+                        out.push(0);
+                        text(value.as_bytes(), out);
+                    }
+                    value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => {
+                        out.push(1);
+                        text(value.to_string().as_bytes(), out);
+                    }
+                    _ => return None,
                 }
-                value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => {
-                    out.push(1);
-                    text(value.to_string().as_bytes(), out);
-                }
-                _ => return None,
-            },
+                voucher(principal, out);
+            }
             // Names that nobody has are empty in expressions, and would be one key that nobody has asked for.
             Part::Expression(expression) => {
                 let written = |value: &str| (!value.is_empty()).then(|| text(value.as_bytes(), out));

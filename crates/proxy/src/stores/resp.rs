@@ -99,11 +99,21 @@ pub(super) struct Client<S> {
     read: usize,
     /// The password that was sent.
     secret: Vec<u8>,
+    /// Whether the command that is answered has it.
+    is_secret: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub(super) fn new(stream: S) -> Self {
-        Client { stream, out: Vec::new(), inbox: Vec::new(), read: 0, secret: Vec::new() }
+        Client { stream, out: Vec::new(), inbox: Vec::new(), read: 0, secret: Vec::new(), is_secret: false }
+    }
+
+    /// Says who we are. Of an error nothing is told but its code: the server may quote what it was told, in any form.
+    pub(super) async fn authenticate(&mut self, words: &[&[u8]]) -> Result<Reply, Trouble> {
+        self.is_secret = true;
+        let reply = self.ask(words).await;
+        self.is_secret = false;
+        reply
     }
 
     /// Sends a command and waits for its reply.
@@ -183,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     fn tellable(&self, error: &[u8]) -> Option<String> {
         let start = self.secret.get(..GIVEAWAY).unwrap_or(&self.secret);
         let quotes = |words: &[u8]| !words.is_empty() && error.windows(words.len()).any(|part| part == words);
-        if quotes(start) || quotes(b"args") {
+        if self.is_secret || quotes(start) || quotes(b"args") {
             return None;
         }
         let (_, text) = std::str::from_utf8(error).ok()?.split_once(' ')?;
