@@ -105,6 +105,36 @@ fn way_back(id: &str) -> String {
     format!("start its proxy again with a new token: `transept token create{workload}`")
 }
 
+/// What is wrong with a certificate that is late, and what to do about it.
+fn what_to_do(one: &Value, shown: &Value) -> String {
+    let id = one["id"].as_str().unwrap_or_default();
+    match (one["kind"].as_str(), one["remaining"].as_str()) {
+        (Some("root"), Some("not_yet")) if one["signs"] == Value::Bool(false) => {
+            "this root is not valid yet by the clock of this machine; it will not sign until it is".to_owned()
+        }
+        (Some("root"), Some("not_yet")) => {
+            "the root is not valid yet by the clock of this machine: nothing can be signed until it is".to_owned()
+        }
+        (Some("root"), _) => "the root has little of its life left; a new one is needed before it ends".to_owned(),
+        // It renews itself, and nobody could send it a token.
+        (_, Some("not_yet")) if one["holder"] == "control plane" => {
+            "is not valid yet by the clock of this machine; another is made once that is right, or the root is valid by it".to_owned()
+        }
+        _ if one["holder"] == "control plane" => {
+            "the control plane cannot renew its own certificate; its log says why".to_owned()
+        }
+        _ if is_refused(one) => format!("is refused, because its root is not trusted any more; {}", way_back(id)),
+        (_, Some("not_yet")) => {
+            "is not valid yet by the clock of this machine; its holder asks for another".to_owned()
+        }
+        (_, Some("ended")) if shown["clockInDoubt"] == Value::Bool(true) => {
+            format!("has ended by the clock of this machine, which may be wrong; if it is right, {}", way_back(id))
+        }
+        (_, Some("ended")) => format!("has ended; {}", way_back(id)),
+        _ => "is not being renewed: can its holder reach the control plane?".to_owned(),
+    }
+}
+
 fn render(shown: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let rows: Vec<Vec<String>> = shown["certificates"]
@@ -149,32 +179,7 @@ fn render(shown: &Value) -> String {
         out.push_str(&format!("\n{GREEN}all of them are renewed in time{PLAIN}\n"));
     }
     for one in late {
-        let id = one["id"].as_str().unwrap_or_default();
-        let warning = match (one["kind"].as_str(), one["remaining"].as_str()) {
-            (Some("root"), Some("not_yet")) if one["signs"] == Value::Bool(false) => {
-                "this root is not valid yet by the clock of this machine; it will not sign until it is".to_owned()
-            }
-            (Some("root"), Some("not_yet")) => {
-                "the root is not valid yet by the clock of this machine: nothing can be signed until it is".to_owned()
-            }
-            (Some("root"), _) => "the root has little of its life left; a new one is needed before it ends".to_owned(),
-            // It renews itself, and nobody could send it a token.
-            (_, Some("not_yet")) if one["holder"] == "control plane" => {
-                "is not valid yet by the clock of this machine; another is made once that is right, or the root is valid by it".to_owned()
-            }
-            _ if one["holder"] == "control plane" => {
-                "the control plane cannot renew its own certificate; its log says why".to_owned()
-            }
-            _ if is_refused(one) => format!("is refused, because its root is not trusted any more; {}", way_back(id)),
-            (_, Some("not_yet")) => {
-                "is not valid yet by the clock of this machine; its holder asks for another".to_owned()
-            }
-            (_, Some("ended")) if shown["clockInDoubt"] == Value::Bool(true) => {
-                format!("has ended by the clock of this machine, which may be wrong; if it is right, {}", way_back(id))
-            }
-            (_, Some("ended")) => format!("has ended; {}", way_back(id)),
-            _ => "is not being renewed: can its holder reach the control plane?".to_owned(),
-        };
+        let warning = what_to_do(one, shown);
         out.push_str(&format!("\n{YELLOW}{}{PLAIN} {}: {warning}\n", text(&one["holder"]), text(&one["id"])));
     }
     out

@@ -93,15 +93,11 @@ pub(crate) fn serve_with_mesh(
     let member = describe(plane.clone(), svid, address);
     let endpoints = Box::new(proxy.endpoints());
     let gateway = Gateway {
-        proxy,
-        feed,
         trigger: Some(trigger),
-        args,
-        format,
         member: Some(Box::new(member)),
         plane: Some(plane.clone()),
-        refusals: 0,
         ends_with_terminal: plan.ends_with_terminal,
+        ..Gateway::new(proxy, feed, args, format)
     };
     let exit = gateway.run(|admin| opened(Opened { admin, control: address, plane: plane.clone(), endpoints }));
     control.block_on(say_farewell(&plane));

@@ -43,17 +43,8 @@ pub(crate) fn serve_member(options: FeedOptions, args: &ServeArgs) -> Result<Exi
     let received = feed.received();
     runtime.spawn(follow(received, first.number, loader, updates));
     let format = args.log.log.settle();
-    let gateway = Gateway {
-        proxy: proxy.clone(),
-        feed: receiver,
-        trigger: None,
-        args,
-        format,
-        member: Some(Box::new(describe(&feed))),
-        plane: None,
-        refusals: 0,
-        ends_with_terminal: false,
-    };
+    let gateway =
+        Gateway { member: Some(Box::new(describe(&feed))), ..Gateway::new(proxy.clone(), receiver, args, format) };
     let exit = runtime.block_on(gateway.attend(|_| {}));
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     drop((proxy, feed));

@@ -47,17 +47,7 @@ pub(crate) fn serve(sources: Sources, args: &ServeArgs, opened: impl FnOnce(Opti
         return Ok(Exit::Findings);
     };
     let proxy = Arc::new(Proxy::start(&args.options()).context("the data plane cannot start")?);
-    let gateway = Gateway {
-        proxy,
-        feed,
-        trigger: Some(trigger),
-        args,
-        format,
-        member: None,
-        plane: None,
-        refusals: 0,
-        ends_with_terminal: false,
-    };
+    let gateway = Gateway { trigger: Some(trigger), ..Gateway::new(proxy, feed, args, format) };
     gateway.run(opened)
 }
 
@@ -94,7 +84,13 @@ struct Gateway<'a> {
     ends_with_terminal: bool,
 }
 
-impl Gateway<'_> {
+impl<'a> Gateway<'a> {
+    /// One without a mesh, which nothing loads again.
+    fn new(proxy: Arc<Proxy>, feed: watch::Receiver<Arc<Update>>, args: &'a ServeArgs, format: Format) -> Gateway<'a> {
+        let (trigger, member, plane) = (None, None, None);
+        Gateway { proxy, feed, trigger, args, format, member, plane, refusals: 0, ends_with_terminal: false }
+    }
+
     /// Runs it on threads of its own until a signal ends it.
     fn run(self, opened: impl FnOnce(Option<SocketAddr>)) -> Result<Exit> {
         // Two threads, so that a long answer of the admin server does not hold up a reload; no data thread does either.

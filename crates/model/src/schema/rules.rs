@@ -1,9 +1,11 @@
 //! The rules that a single field can carry: lengths, ranges, formats, uniqueness.
 //!
-//! Called by the decoder before a field is read, on the raw value, so that a rule is the same for every type. Rules between
+//! Called by the decoder before a field is read, on the raw value, so that a rule is the same for every type, and by what writes schemas. Rules between
 //! fields are functions beside the types they concern.
 
 use std::collections::HashMap;
+
+use serde_json::{Value as Json, json};
 
 use crate::place::Spot;
 use crate::schema::{Decoder, Format};
@@ -36,10 +38,70 @@ pub enum Rule {
     UniqueBy(&'static str),
 }
 
+/// What kind of schema a rule is written into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// JSON Schema.
+    Json,
+    /// The structural schemas of a CustomResourceDefinition.
+    Structural,
+}
+
 impl Rule {
     /// True when the rule is broken by a field that is not written at all.
     pub(crate) fn needs_something(&self) -> bool {
         matches!(self, Rule::MinItems(1..))
+    }
+
+    /// Whether it is about a list or a mapping as a whole, and not about what is in it.
+    pub(super) fn is_of_collection(&self) -> bool {
+        matches!(
+            self,
+            Rule::MinItems(_)
+                | Rule::NotEmpty
+                | Rule::MaxItems(_)
+                | Rule::MaxEntries(_)
+                | Rule::Unique
+                | Rule::UniqueBy(_)
+                | Rule::Keys(_)
+        )
+    }
+
+    /// Writes it into a schema, as far as a schema can say it; the decoder holds it in any case.
+    pub(super) fn write(&self, dialect: Dialect, schema: &mut Json) {
+        match self {
+            Rule::MinItems(least) => schema["minItems"] = json!(least),
+            Rule::NotEmpty => schema["minItems"] = json!(1),
+            Rule::MaxItems(most) => schema["maxItems"] = json!(most),
+            Rule::MaxEntries(most) => schema["maxProperties"] = json!(most),
+            Rule::Length(least, most) => {
+                schema["minLength"] = json!(least);
+                schema["maxLength"] = json!(most);
+            }
+            Rule::Range(least, most) => {
+                schema["minimum"] = json!(least);
+                if *most != i64::MAX {
+                    schema["maximum"] = json!(most);
+                }
+            }
+            Rule::Is(format) => {
+                if format.least > 0 {
+                    schema["minLength"] = json!(format.least);
+                }
+                schema["maxLength"] = json!(format.most);
+                // `(?i)` is not a JSON Schema regular expression.
+                let is_known = dialect == Dialect::Structural || !format.pattern.contains("(?i)");
+                if !format.pattern.is_empty() && is_known {
+                    schema["pattern"] = json!(format.pattern);
+                }
+            }
+            // In a CustomResourceDefinition lists tell it by their type; the keys of a mapping would cost a CEL rule per key.
+            Rule::Unique if dialect == Dialect::Json => schema["uniqueItems"] = json!(true),
+            Rule::Keys(format) if dialect == Dialect::Json => {
+                schema["propertyNames"] = json!({"pattern": format.pattern})
+            }
+            Rule::Unique | Rule::Keys(_) | Rule::UniqueBy(_) => {}
+        }
     }
 
     /// Writes into `cx` how `value` breaks the rule.

@@ -5,6 +5,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use crate::schema::Rule;
+use crate::schema::rules::Dialect;
 
 /// The description of a type.
 #[derive(Clone, Debug)]
@@ -131,13 +132,13 @@ impl Shape {
             }
             Shape::Numbers(numbers) => json!({"type": "integer", "enum": numbers}),
             Shape::List(item) => {
-                let (own, inner): (Vec<Rule>, Vec<Rule>) = rules.iter().copied().partition(is_of_list);
+                let (own, inner): (Vec<Rule>, Vec<Rule>) = rules.iter().copied().partition(Rule::is_of_collection);
                 let mut schema = json!({"type": "array", "items": item.to_json_schema(&inner)});
                 apply(&own, &mut schema);
                 return schema;
             }
             Shape::Map(item) => {
-                let (own, inner): (Vec<Rule>, Vec<Rule>) = rules.iter().copied().partition(is_of_list);
+                let (own, inner): (Vec<Rule>, Vec<Rule>) = rules.iter().copied().partition(Rule::is_of_collection);
                 let mut schema = json!({"type": "object", "additionalProperties": item.to_json_schema(&inner)});
                 apply(&own, &mut schema);
                 return schema;
@@ -207,51 +208,8 @@ impl UnionShape {
     }
 }
 
-fn is_of_list(rule: &Rule) -> bool {
-    matches!(
-        rule,
-        Rule::MinItems(_)
-            | Rule::NotEmpty
-            | Rule::MaxItems(_)
-            | Rule::MaxEntries(_)
-            | Rule::Unique
-            | Rule::UniqueBy(_)
-            | Rule::Keys(_)
-    )
-}
-
 fn apply(rules: &[Rule], schema: &mut Json) {
-    for rule in rules {
-        match rule {
-            Rule::MinItems(least) => schema["minItems"] = json!(least),
-            Rule::NotEmpty => schema["minItems"] = json!(1),
-            Rule::MaxItems(most) => schema["maxItems"] = json!(most),
-            Rule::MaxEntries(most) => schema["maxProperties"] = json!(most),
-            Rule::Length(least, most) => {
-                schema["minLength"] = json!(least);
-                schema["maxLength"] = json!(most);
-            }
-            Rule::Range(least, most) => {
-                schema["minimum"] = json!(least);
-                if *most != i64::MAX {
-                    schema["maximum"] = json!(most);
-                }
-            }
-            Rule::Is(format) => {
-                if format.least > 0 {
-                    schema["minLength"] = json!(format.least);
-                }
-                schema["maxLength"] = json!(format.most);
-                // `(?i)` is not a JSON Schema regular expression; the decoder still holds the rule.
-                if !format.pattern.is_empty() && !format.pattern.contains("(?i)") {
-                    schema["pattern"] = json!(format.pattern);
-                }
-            }
-            Rule::Unique => schema["uniqueItems"] = json!(true),
-            Rule::Keys(format) => schema["propertyNames"] = json!({"pattern": format.pattern}),
-            Rule::UniqueBy(_) => {}
-        }
-    }
+    rules.iter().for_each(|rule| rule.write(Dialect::Json, schema));
 }
 
 /// Documentation without the blanks that its lines begin with.

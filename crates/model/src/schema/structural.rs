@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
+use crate::schema::rules::Dialect;
 use crate::schema::shape::tidy;
 use crate::schema::{ObjectShape, Rule, Shape, UnionShape};
 
@@ -29,7 +30,7 @@ impl Shape {
             Shape::Numbers(numbers) => json!({"type": "integer", "format": "int64", "enum": numbers}),
             Shape::List(item) => return list(item, rules),
             Shape::Map(item) => {
-                let (own, inner): (Vec<Rule>, Vec<Rule>) = rules.iter().copied().partition(is_of_collection);
+                let (own, inner): (Vec<Rule>, Vec<Rule>) = rules.iter().copied().partition(Rule::is_of_collection);
                 let mut schema = json!({"type": "object", "additionalProperties": item.to_structural_schema(&inner)});
                 apply(&own, &mut schema);
                 return schema;
@@ -55,7 +56,7 @@ fn integer(least: i64, most: i64) -> Json {
 
 /// A list, and by what its items are told apart when two people apply parts of it.
 fn list(item: &Shape, rules: &[Rule]) -> Json {
-    let (own, inner): (Vec<Rule>, Vec<Rule>) = rules.iter().copied().partition(is_of_collection);
+    let (own, inner): (Vec<Rule>, Vec<Rule>) = rules.iter().copied().partition(Rule::is_of_collection);
     let mut schema = json!({"type": "array", "items": item.to_structural_schema(&inner)});
     apply(&own, &mut schema);
     let key = own.iter().find_map(|rule| match rule {
@@ -156,49 +157,8 @@ fn default_of(default: &Option<Json>) -> Option<&Json> {
     })
 }
 
-fn is_of_collection(rule: &Rule) -> bool {
-    matches!(
-        rule,
-        Rule::MinItems(_)
-            | Rule::NotEmpty
-            | Rule::MaxItems(_)
-            | Rule::MaxEntries(_)
-            | Rule::Unique
-            | Rule::UniqueBy(_)
-            | Rule::Keys(_)
-    )
-}
-
 fn apply(rules: &[Rule], schema: &mut Json) {
-    for rule in rules {
-        match rule {
-            Rule::MinItems(least) => schema["minItems"] = json!(least),
-            Rule::NotEmpty => schema["minItems"] = json!(1),
-            Rule::MaxItems(most) => schema["maxItems"] = json!(most),
-            Rule::MaxEntries(most) => schema["maxProperties"] = json!(most),
-            Rule::Length(least, most) => {
-                schema["minLength"] = json!(least);
-                schema["maxLength"] = json!(most);
-            }
-            Rule::Range(least, most) => {
-                schema["minimum"] = json!(least);
-                if *most != i64::MAX {
-                    schema["maximum"] = json!(most);
-                }
-            }
-            Rule::Is(format) => {
-                if format.least > 0 {
-                    schema["minLength"] = json!(format.least);
-                }
-                schema["maxLength"] = json!(format.most);
-                if !format.pattern.is_empty() {
-                    schema["pattern"] = json!(format.pattern);
-                }
-            }
-            // Lists tell it by their type; the keys of a mapping would cost a CEL rule per key.
-            Rule::Unique | Rule::UniqueBy(_) | Rule::Keys(_) => {}
-        }
-    }
+    rules.iter().for_each(|rule| rule.write(Dialect::Structural, schema));
 }
 
 // The macro makes what it declares public.
