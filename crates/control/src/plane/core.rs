@@ -15,6 +15,7 @@ mod roots;
 mod share;
 mod show;
 mod sight;
+mod sweep;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -485,45 +486,6 @@ impl Plane {
         }
         self.stale.notify_one();
         Ok(())
-    }
-
-    /// Looks who has been silent for too long at `moment`, counted from the start.
-    fn sweep(&self, moment: Duration) {
-        let mut inner = self.lock();
-        let was_frozen = inner.registry.is_frozen();
-        let files = inner.files.clone();
-        let changed = inner.registry.sweep(moment, &files.members);
-        if inner.registry.is_frozen() && !was_frozen {
-            tracing::warn!("most workloads fell silent at once: nobody is taken out until they return");
-        }
-        for name in changed {
-            let state = match inner.registry.entry(&name).map(|entry| entry.lapsed) {
-                Some(true) => "unhealthy",
-                Some(false) => "kept, because nobody who is heard serves what it serves, or a part of it",
-                None => "removed",
-            };
-            if inner.registry.entry(&name).is_none() {
-                inner.leases.end(&name, now().as_secs());
-            }
-            tracing::warn!(workload = format!("{}/{}", name.0, name.1), "silent for too long: {state}");
-            inner.unsaved.insert(name);
-        }
-        let left = inner.registry.forget_left(moment, &files.members);
-        inner.unsaved.extend(left);
-        if !self.doubts_clock(&inner.rotation) {
-            inner.leases.forget(now().as_secs());
-        }
-        if inner.sharing.sweep(moment) {
-            self.stale.notify_one();
-        }
-        if !self.store.is_sound() && self.store.commit(&[]).is_ok() {
-            tracing::info!("the state can be stored again");
-        }
-        // A failure is in the log, and the next sweep tries again.
-        let _ = self.save(&mut inner).and_then(|()| self.turn(&mut inner, moment));
-        if let Err(error) = self.tend_resident(&mut inner) {
-            tracing::error!(%error, "the certificate of the gateway in this process cannot be looked after");
-        }
     }
 
     fn renew_own(&self) {

@@ -8,6 +8,7 @@
 //! register what is decided here as well; that the identity is proven is the transport's work.
 
 mod check;
+mod held;
 mod objects;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -17,13 +18,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 use transept_identity::SpiffeId;
-use transept_model::kinds::workload::{SILENT, UNPROVEN};
-use transept_xds::mesh::{Condition, Port, Workload};
+use transept_xds::mesh::{Port, Workload};
 
 use self::check::{check, check_object};
-use self::objects::{MOST_SERVICES, join, service_object};
+use self::held::{Held, comes_to};
+use self::objects::{MOST_SERVICES, service_object};
 pub(super) use self::objects::{learned, workload_object};
-use super::members::{Members, target_of};
+use super::members::Members;
 
 /// How long an instance counts as alive after a sign of life.
 pub const LEASE: Duration = Duration::from_secs(30);
@@ -97,6 +98,16 @@ pub struct Entry {
     /// Whether it has said that it ends.
     #[prost(bool, tag = "6")]
     pub left: bool,
+    /// Whether it came to where another one was and is alive: the place is the other one's.
+    #[prost(bool, tag = "7")]
+    pub guest: bool,
+}
+
+impl Entry {
+    /// Whether it is known to be at the address that it registered.
+    pub fn is_proven(&self) -> bool {
+        self.at_home && !self.guest
+    }
 }
 
 /// Where a registration came from.
@@ -106,152 +117,6 @@ pub enum Origin {
     Home,
     /// Another one, as through a translation of addresses.
     Elsewhere,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Held {
-    entry: Entry,
-    seen: Duration,
-    /// Silent for longer than a lease, as of the last sweep: another instance of the identity may take the name.
-    overdue: bool,
-    /// Nothing ends for it, as of the last sweep.
-    kept: bool,
-    /// Another one has registered from where it is, and it has not been heard since.
-    displaced: bool,
-    /// Since when it is not kept any more, of those whose lease had not ended until then.
-    spared: Option<Duration>,
-    /// The Services that others serve, while it is kept for one that nobody else does.
-    silent_for: BTreeSet<String>,
-    /// Whether slices of its own Service have named it.
-    was_named: bool,
-}
-
-impl Held {
-    fn new(entry: Entry, seen: Duration) -> Held {
-        let silent_for = BTreeSet::new();
-        Held { entry, seen, overdue: false, kept: false, displaced: false, spared: None, silent_for, was_named: false }
-    }
-
-    /// Has it called again as long as nobody else serves what it serves, but for Services that others do. While everything stays as it is, it is called for
-    /// no fewer of them than before. True when that is news.
-    fn keep_but_for(&mut self, mut others: BTreeSet<String>, is_frozen: bool) -> bool {
-        if is_frozen {
-            others.retain(|service| self.silent_for.contains(service));
-        }
-        let differs = self.silent_for != others;
-        self.silent_for = others;
-        std::mem::take(&mut self.entry.lapsed) || differs
-    }
-
-    /// Nothing keeps it any more: it may be on its way. It has that time once, unless it is a network that comes back: another instance that comes and
-    /// goes does not keep it for ever. After that it is unhealthy at once, and still there for whom it is the last one next time.
-    fn spare(&mut self, now: Duration, is_patient: bool, was_frozen: bool) {
-        if was_frozen || self.spared.is_none() {
-            self.spared = (is_patient && !self.entry.lapsed).then_some(now);
-        } else if is_patient {
-            let over = LEASE - SILENCE + Duration::from_secs(1);
-            self.spared = Some(now.saturating_sub(over));
-        }
-    }
-
-    /// For how long nothing was heard of it.
-    fn silence(&self, now: Duration) -> Duration {
-        now.saturating_sub(self.seen)
-    }
-
-    /// The silence that counts against it. Those who were cut off together come back one after the other: who has not been heard yet
-    /// when nothing is kept any more is on his way.
-    fn counted(&self, now: Duration) -> Duration {
-        let silence = self.silence(now);
-        self.spared.map_or(silence, |spared| silence.min(now.saturating_sub(spared) + SILENCE))
-    }
-
-    /// Whether it is heard.
-    fn lives(&self, now: Duration) -> bool {
-        self.silence(now) <= LEASE && !self.entry.lapsed
-    }
-
-    /// The Services that it is an instance of: those that it registered for, and those whose slices name it.
-    fn services<'h>(&'h self, members: &'h Members) -> impl Iterator<Item = (&'h str, &'h str)> {
-        let namespace = self.entry.workload.namespace.as_str();
-        self.own_services().chain(self.sliced(members).map(move |service| (namespace, service)))
-    }
-
-    /// Those that it registered for.
-    fn own_services(&self) -> impl Iterator<Item = (&str, &str)> {
-        let workload = &self.entry.workload;
-        workload.services.iter().map(|service| (workload.namespace.as_str(), service.as_str()))
-    }
-
-    /// The Services whose slices name it, and of which it is an instance for that: those of others only where it proves that it is there. They
-    /// would go on to name its address if it were taken out.
-    fn sliced<'h>(&'h self, members: &'h Members) -> impl Iterator<Item = &'h str> {
-        members.services_of(&self.entry.workload).filter(|service| self.entry.at_home || self.is_own(service))
-    }
-
-    /// Whether it registered for a Service.
-    fn is_own(&self, service: &str) -> bool {
-        self.entry.workload.services.iter().any(|own| own == service)
-    }
-
-    /// Whether slices of a Service that it registered for name it.
-    fn is_named(&self, members: &Members) -> bool {
-        members.services_of(&self.entry.workload).any(|service| self.is_own(service))
-    }
-
-    /// Where it is: one that is there has taken the place of whoever was there before. Only what one identity says of itself is compared. Ports
-    /// behind tunnels may be alike at one address, as of containers.
-    fn places(&self) -> impl Iterator<Item = (&str, &str, u32)> {
-        let workload = &self.entry.workload;
-        let open = workload.ports.iter().map(target_of).filter(|_| workload.tunnel_port == 0);
-        let ports = open.chain([workload.tunnel_port]).filter(|port| *port != 0);
-        ports.map(|port| (self.entry.identity.as_str(), workload.address.as_str(), port))
-    }
-}
-
-impl Held {
-    /// Whether it is where another one at its address was: with the same tunnel, or without any at a port of the same program, which it says for
-    /// its own address alone.
-    fn replaces(&self, other: &Held) -> bool {
-        let (own, before) = (&self.entry.workload, &other.entry.workload);
-        match own.tunnel_port {
-            0 => share_a_program(own, before),
-            tunnel => tunnel == before.tunnel_port && self.entry.identity == other.entry.identity,
-        }
-    }
-
-    /// Whether it is called, as far as is known.
-    fn is_well(&self) -> bool {
-        self.entry.workload.condition() == Condition::Healthy && !self.displaced
-    }
-
-    /// The object that stands for it.
-    fn object(&self, members: &Members) -> Value {
-        let workload = &self.entry.workload;
-        let mut object = workload_object(&self.entry);
-        if self.entry.at_home {
-            join(&mut object, workload, members);
-        }
-        if self.displaced {
-            object["spec"]["health"] = Condition::Unhealthy.as_str().into();
-        } else if self.entry.lapsed && self.is_well() {
-            let services = object["spec"]["services"].as_array().into_iter().flatten();
-            let names: Vec<&str> = services.filter_map(Value::as_str).collect();
-            object["metadata"]["annotations"][SILENT] = names.join(",").into();
-        } else if !self.silent_for.is_empty() {
-            let names: Vec<&str> = self.silent_for.iter().map(String::as_str).collect();
-            object["metadata"]["annotations"][SILENT] = names.join(",").into();
-        }
-        if self.displaced || !(self.entry.at_home || self.is_named(members)) {
-            object["metadata"]["annotations"][UNPROVEN] = "true".into();
-        }
-        object
-    }
-}
-
-/// Whether two workloads have a port of their programs in common.
-fn share_a_program(one: &Workload, other: &Workload) -> bool {
-    one.ports.iter().any(|port| other.ports.iter().any(|another| target_of(another) == target_of(port)))
 }
 
 /// For whom a name is kept whose instance has ended.
@@ -307,17 +172,17 @@ impl Registry {
         origin: Origin,
         now: Duration,
     ) -> Result<bool, Refused> {
-        let entry = self.admit(workload, identity, (nonce, nonce), origin)?;
-        let changed = self.is_news(&entry);
+        let entry = self.admit(workload, identity, (nonce, nonce), origin, now)?;
+        let changed = self.is_news(&entry, now);
         self.insert(entry, now);
         Ok(changed)
     }
 
     /// Whether what was admitted changes anything that others are told.
-    pub fn is_news(&self, entry: &Entry) -> bool {
+    pub fn is_news(&self, entry: &Entry, now: Duration) -> bool {
         let held = self.held.get(&name_of(&entry.workload));
         held.is_none_or(|held| held.entry != *entry || !held.silent_for.is_empty() || held.displaced)
-            || self.held.values().any(|other| !other.displaced && displaces(entry, other))
+            || self.held.values().any(|other| !other.displaced && !other.is_alive(now) && comes_to(entry, other))
     }
 
     /// What would be stored about an instance with the first nonce, which may take the place of one with the second.
@@ -330,6 +195,7 @@ impl Registry {
         identity: &SpiffeId,
         (nonce, before): (&[u8], &[u8]),
         origin: Origin,
+        now: Duration,
     ) -> Result<Entry, Refused> {
         check(&workload, identity)?;
         if nonce.is_empty() || nonce.len() > 128 {
@@ -344,7 +210,7 @@ impl Registry {
         let is_heir_of = |entry: &Entry| is_heir(&entry.identity, &entry.workload.address);
         if let Some(held) = self.held.get(&name) {
             let is_it = held.entry.identity == identity.as_str() && held.entry.nonce == before;
-            let has_ended = held.entry.lapsed || held.overdue || held.displaced;
+            let has_ended = held.entry.lapsed || held.overdue;
             if !(is_it || has_ended && is_heir_of(&held.entry)) {
                 return Err(if has_ended { Refused::Kept } else { Refused::Taken });
             }
@@ -359,16 +225,27 @@ impl Registry {
         if !self.held.contains_key(&name) && own().count() >= MOST_INSTANCES {
             return Err(Refused::NotAllowed(format!("`{identity}` has registered {MOST_INSTANCES} instances already")));
         }
-        let entry = Entry {
+        let mut entry = Entry {
             workload,
             identity: identity.as_str().to_owned(),
             nonce: nonce.to_vec(),
             lapsed: false,
             at_home: origin == Origin::Home,
             left: false,
+            guest: false,
         };
+        entry.guest = self.is_guest(&entry, now);
         check_object(&entry)?;
         Ok(entry)
+    }
+
+    /// Whether an instance would come to where another one is known to be that is alive, and that did not come to it.
+    fn is_guest(&self, entry: &Entry, now: Duration) -> bool {
+        let is_host = |held: &Held| held.entry.is_proven() && held.is_alive(now) && !held.displaced;
+        let own = self.held.get(&name_of(&entry.workload));
+        let own = own.filter(|own| is_host(own) && own.entry.identity == entry.identity);
+        let was_there = |other: &Held| own.is_some_and(|own| comes_to(&own.entry, other));
+        self.held.values().any(|other| is_host(other) && comes_to(entry, other) && !was_there(other))
     }
 
     /// Takes in what was admitted.
@@ -376,9 +253,7 @@ impl Registry {
         let name = name_of(&entry.workload);
         self.left.remove(&name);
         self.names.remove(&name);
-        for other in self.held.values_mut() {
-            other.displaced |= displaces(&entry, other);
-        }
+        self.held.values_mut().filter(|other| comes_to(&entry, other)).for_each(|other| other.meet(&name, now));
         let is_same =
             |before: &Entry| before.identity == entry.identity && before.workload.address == entry.workload.address;
         let was_named = self.held.get(&name).is_some_and(|before| before.was_named && is_same(&before.entry));
@@ -391,6 +266,7 @@ impl Registry {
         let held = self.held.get_mut(name).filter(|held| held.entry.nonce == nonce)?;
         (held.seen, held.overdue, held.kept, held.spared) = (now, false, false, None);
         let was_silent = !std::mem::take(&mut held.silent_for).is_empty();
+        held.rival = None;
         let was_displaced = std::mem::take(&mut held.displaced);
         Some(std::mem::take(&mut held.entry.lapsed) || was_silent || was_displaced)
     }
@@ -447,8 +323,9 @@ impl Registry {
         let silent = self.held.values().filter(|held| held.silence(now) > SILENCE).count();
         let was_frozen = std::mem::replace(&mut self.frozen, silent >= MASS && silent * 2 > self.held.len());
         self.held.values_mut().for_each(|held| held.was_named = held.was_named || held.is_named(members));
+        let mut changed = self.settle_places(now);
         let mut endings = self.endings(now, members);
-        let (mut changed, mut gone) = (Vec::new(), Vec::new());
+        let mut gone = Vec::new();
         self.held.retain(|name, held| {
             held.overdue = held.silence(now) > LEASE;
             let ending = if held.overdue { endings.remove(name) } else { None };
@@ -482,6 +359,40 @@ impl Registry {
             true
         });
         gone.iter().for_each(|(name, entry)| self.keep_name(name, entry, now));
+        changed
+    }
+
+    /// Puts out who has missed a beat since another one came to his place, and gives guests the place of whoever is there no more. Names whom
+    /// that changes.
+    fn settle_places(&mut self, now: Duration) -> Vec<Name> {
+        let mut changed = Vec::new();
+        for (name, held) in &mut self.held {
+            if held.rival.is_some() && !held.displaced && !held.is_alive(now) {
+                held.displaced = true;
+                changed.push(name.clone());
+            }
+        }
+        if self.held.values().all(|held| !held.entry.guest) {
+            return changed;
+        }
+        // Who was heard beside a guest keeps the place for as long as others keep theirs.
+        let is_host = |held: &&Held| held.entry.is_proven() && held.lives(now) && !held.displaced;
+        let mut hosts: HashMap<&str, Vec<&Held>> = HashMap::new();
+        for host in self.held.values().filter(is_host) {
+            hosts.entry(host.entry.workload.address.as_str()).or_default().push(host);
+        }
+        let is_over = |guest: &Entry| {
+            let here = hosts.get(guest.workload.address.as_str());
+            here.is_none_or(|here| here.iter().all(|host| !comes_to(guest, host)))
+        };
+        let guests = self.held.iter().filter(|(_, held)| held.entry.guest);
+        let over: Vec<Name> = guests.filter(|(_, held)| is_over(&held.entry)).map(|(name, _)| name.clone()).collect();
+        for name in over {
+            if let Some(held) = self.held.get_mut(&name) {
+                held.entry.guest = false;
+            }
+            changed.push(name);
+        }
         changed
     }
 
@@ -532,6 +443,11 @@ impl Registry {
     /// Whether an instance is kept, and not for this Service, which others serve; or whether another one has come to where it is.
     pub fn is_silent_for(&self, name: &Name, service: &str) -> bool {
         self.held.get(name).is_some_and(|held| held.displaced || held.silent_for.contains(service))
+    }
+
+    /// Who is at the place of an instance that has missed a beat since.
+    pub fn replaced_by(&self, name: &Name) -> Option<&Name> {
+        self.held.get(name).filter(|held| held.displaced)?.rival.as_ref()
     }
 
     /// What is to be stored under a name: an instance, or one that has left.
@@ -589,19 +505,6 @@ impl Registry {
 /// The name under which a workload is registered.
 pub fn name_of(workload: &Workload) -> Name {
     (workload.namespace.clone(), workload.name.clone())
-}
-
-/// Whether one that registers has come where another one is that is registered: it is there, and so the other one is not any more, unless it is heard again.
-/// A program behind a tunnel may have the same port as one beside it, as in a container: there it is silent for longer than a lease, too.
-fn displaces(entry: &Entry, other: &Held) -> bool {
-    let (own, before) = (&entry.workload, &other.entry.workload);
-    let is_there = || match (own.tunnel_port, before.tunnel_port) {
-        (0, 0) => share_a_program(own, before),
-        (0, _) | (_, 0) => (other.overdue || other.entry.lapsed) && share_a_program(own, before),
-        (tunnel, other) => tunnel == other,
-    };
-    let is_another = (&own.namespace, &own.name) != (&before.namespace, &before.name);
-    entry.at_home && own.address == before.address && is_another && is_there()
 }
 
 /// Whether a workload may be at the address that it names when it calls from `from`, and whether that is the same. With a tunnel it may be anywhere, since

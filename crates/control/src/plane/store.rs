@@ -320,7 +320,15 @@ mod tests {
 
     fn entry(name: &str) -> Entry {
         let workload = Workload { namespace: "default".into(), name: name.into(), ..Workload::default() };
-        Entry { workload, identity: "spiffe://a/b".into(), nonce: vec![1], lapsed: false, at_home: true, left: false }
+        Entry {
+            workload,
+            identity: "spiffe://a/b".into(),
+            nonce: vec![1],
+            lapsed: false,
+            at_home: true,
+            left: false,
+            guest: false,
+        }
     }
 
     fn lease() -> Lease {

@@ -307,10 +307,13 @@ impl Run {
         };
         let member = &self.members[called];
         let tunnel = chosen.tunnel.as_ref().ok_or_else(|| format!("{label}: no tunnel leads to {}", chosen.address))?;
-        if *tunnel.identity != *identity(member.service) || !member.is_at(tunnel.address) {
+        // Somebody of another service may have registered there: whoever answers is not him.
+        let (service, is_it) = (label.trim_start_matches("Service/"), *tunnel.identity == *identity(member.service));
+        let is_stranger = service != member.service && *tunnel.identity == *identity(service);
+        if !member.is_at(tunnel.address) || !(is_it || is_stranger) {
             return Err(format!("{label}: the tunnel to {} leads to {tunnel:?}", chosen.address));
         }
-        if !member.is_running() {
+        if !member.is_running() || !is_it {
             return Ok(Outcome::Unreachable);
         }
         let from = identity(service_of(

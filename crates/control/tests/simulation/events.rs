@@ -182,11 +182,12 @@ impl Run {
         Ok(())
     }
 
-    /// Somebody registers what belongs to another: the name with another nonce, or a service with a foreign identity.
+    /// Somebody registers what belongs to another: the name with another nonce, a service with a foreign identity, or a service of its own where another
+    /// one is.
     fn intrude(&mut self) -> Result<(), String> {
         let index = self.dice.below(self.members.len());
         let plane = self.dice.below(2);
-        let Some(workload) = self.members[index].workload.clone() else { return Ok(()) };
+        let Some(mut workload) = self.members[index].workload.clone() else { return Ok(()) };
         if self.sites[plane].state != State::Running {
             return Ok(());
         }
@@ -194,6 +195,10 @@ impl Run {
         let service = if foreign { SERVICES.iter().find(|one| **one != workload.services[0]) } else { None };
         let who = identity(service.copied().unwrap_or(&workload.services[0]));
         let who = SpiffeId::parse(&who).map_err(|error| error.to_string())?;
+        if let Some(own) = service.filter(|_| self.dice.chance(50)) {
+            workload.name = format!("{own}-{}", 90 + index);
+            (workload.services, workload.service_account) = (vec![(*own).to_owned()], (*own).to_owned());
+        }
         self.note(format!("{who} registers {} at plane {plane}", workload.name));
         let from = self.members[index].address.into();
         let beat = Beat { workload: Some(workload), nonce: b"another".as_slice().into(), ..Beat::default() };

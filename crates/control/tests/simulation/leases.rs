@@ -3,7 +3,7 @@
 //! Asked by `plane` around every call of the registry. `docs/mesh.md`, "Registration": 30 s of silence make an instance unhealthy, 60 s
 //! more take it out; when more than half of all, and at least three, fall silent together, nobody ends for an hour, nor does anybody of a service
 //! of which nobody is heard who is well; and when that is over, who has not come back yet has half a lease left. Whoever comes where a silent one of its
-//! service was takes its place.
+//! service was takes its place. Whoever comes to where another one is puts that out once it has missed a beat since, and not before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,6 +20,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 struct Lease {
     nonce: Vec<u8>,
     address: String,
+    tunnel: u32,
+    /// Whether another one has come to where it is since it was heard.
+    met: bool,
+    /// Whether it has missed a beat since.
+    out: bool,
     /// Whether it says that it is well.
     well: bool,
     heard: Duration,
@@ -36,11 +41,14 @@ struct Lease {
 
 impl Lease {
     fn begin(nonce: &[u8], workload: &Workload, heard: Duration) -> Lease {
-        let (nonce, address) = (nonce.to_vec(), workload.address.clone());
+        let (nonce, address, tunnel) = (nonce.to_vec(), workload.address.clone(), workload.tunnel_port);
         let well = workload.condition() == Condition::Healthy;
         Lease {
             nonce,
             address,
+            tunnel,
+            met: false,
+            out: false,
             well,
             heard,
             lapsed: false,
@@ -66,9 +74,9 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    /// Whether an instance was well when it was heard last.
+    /// Whether an instance was well when it was heard last, and nobody is in its place.
     pub(crate) fn is_well(&self, name: &Name) -> bool {
-        self.all.get(name).is_some_and(|lease| lease.well)
+        self.all.get(name).is_some_and(|lease| lease.well && !lease.out)
     }
 
     /// Every lease begins anew.
@@ -76,7 +84,7 @@ impl Leases {
         self.mass = false;
         for lease in self.all.values_mut() {
             (lease.heard, lease.overdue, lease.kept, lease.until) = (now, false, false, Duration::ZERO);
-            lease.had = false;
+            (lease.had, lease.met, lease.out) = (false, false, false);
         }
     }
 
@@ -95,6 +103,12 @@ impl Leases {
             return Err(format!("a registration of {name:?} {who}"));
         }
         if done {
+            let place = (&workload.address, workload.tunnel_port);
+            let others = self.all.iter_mut().filter(|(other, _)| *other != name);
+            for (_, other) in others.filter(|(_, other)| (&other.address, other.tunnel) == place) {
+                other.met = true;
+                other.out |= other.lapsed || now.saturating_sub(other.heard) > MISSED;
+            }
             self.all.insert(name.clone(), Lease::begin(nonce, workload, now));
         }
         Ok(())
@@ -105,6 +119,7 @@ impl Leases {
             Some(lease) if known => {
                 (lease.heard, lease.lapsed, lease.overdue) = (now, false, false);
                 (lease.kept, lease.until, lease.had) = (false, Duration::ZERO, false);
+                (lease.met, lease.out) = (false, false);
             }
             None if !known => {}
             _ => return Err(format!("a beat of {name:?} is known: {known}")),
@@ -121,18 +136,24 @@ impl Leases {
     /// Time has passed, and the registry has looked who is silent.
     pub(crate) fn swept(&mut self, now: Duration) {
         let silence = |lease: &Lease| now.saturating_sub(lease.heard);
+        for lease in self.all.values_mut() {
+            lease.out |= lease.met && (lease.lapsed || silence(lease) > MISSED);
+        }
         let silent = self.all.values().filter(|lease| silence(lease) > MISSED).count();
         let mass = silent >= 3 && silent * 2 > self.all.len();
         let was_mass = std::mem::replace(&mut self.mass, mass);
         let heard = || self.all.iter().filter(|(_, lease)| silence(lease) <= LEASE && !lease.lapsed);
-        let heard_of: BTreeSet<String> =
-            heard().filter(|(_, lease)| lease.well).map(|(name, _)| service_of(name).to_owned()).collect();
+        let heard_of: BTreeSet<String> = heard()
+            .filter(|(_, lease)| lease.well && !lease.out)
+            .map(|(name, _)| service_of(name).to_owned())
+            .collect();
         let heard_at: BTreeSet<(String, String)> =
             heard().map(|(name, lease)| (service_of(name).to_owned(), lease.address.clone())).collect();
         self.all.retain(|name, lease| {
             let silence = silence(lease);
             lease.overdue = silence > LEASE;
-            if lease.overdue && heard_at.contains(&(service_of(name).to_owned(), lease.address.clone())) {
+            let here = (service_of(name).to_owned(), lease.address.clone());
+            if lease.overdue && (lease.out || heard_at.contains(&here)) {
                 return false;
             }
             let is_last = lease.overdue && !heard_of.contains(service_of(name));

@@ -19,8 +19,8 @@ pub const LEARNED: &str = "transept.dev/learned";
 /// The annotation that names the Services, with commas between them, for which a Workload takes requests only where nobody else does: it was well when
 /// it was heard last, and is silent. An annotation and no field, so that who does not know of it takes the object all the same.
 pub const SILENT: &str = "transept.dev/silent";
-/// The annotation of a Workload that is not known to be at its address: it did not register from there, or another one has since. Calls of its Services are
-/// led to it, since whoever answers must prove who it is; calls of the address are not, whose would it be. An annotation and no field, so that who does not know of it
+/// The annotation of a Workload that is not known to be at its address: it did not register from there, another one was there before and is alive, or another one
+/// has come since and it has not been heard. Calls of its Services are led to it, since whoever answers must prove who it is; calls of the address are not, whose would it be. An annotation and no field, so that who does not know of it
 /// takes the object all the same.
 pub const UNPROVEN: &str = "transept.dev/unproven";
 /// Where HBONE listens unless told otherwise.

@@ -155,6 +155,9 @@ fn state_of(workload: &Value, seen: Option<&str>) -> String {
     if workload["left"] == Value::Bool(true) {
         return "left, not called in clear text".to_owned();
     }
+    if let Some(other) = workload["replacedBy"].as_str() {
+        return format!("replaced by {other} at its address");
+    }
     match (&workload["lapsed"], workload["silentFor"].as_u64(), workload["health"].as_str()) {
         (Value::Bool(true), ..) => return "silent".to_owned(),
         (_, Some(seconds), None | Some("Healthy")) => {
@@ -361,7 +364,8 @@ mod tests {
                           {"namespace": "default", "name": "c", "services": ["cart"], "address": "10.0.0.3", "lapsed": false},
                           {"namespace": "default", "name": "d", "services": ["cart"], "address": "10.0.0.4", "lapsed": false},
                           {"namespace": "default", "name": "e", "services": ["cart"], "address": "10.0.0.5", "lapsed": false, "silentFor": 9, "health": "Draining"},
-                          {"namespace": "default", "name": "f", "services": ["cart"], "address": "10.0.0.6", "lapsed": true, "left": true}],
+                          {"namespace": "default", "name": "f", "services": ["cart"], "address": "10.0.0.6", "lapsed": true, "left": true},
+                          {"namespace": "default", "name": "h", "services": ["cart"], "address": "10.0.0.8", "lapsed": false, "replacedBy": "default/bank-1"}],
             "refused": [{"type": "core/v1/Service", "name": "default/cart", "proxies": {"default/cart/a": "no port"}}],
             "frozen": true,
             "stored": false,
@@ -384,6 +388,7 @@ mod tests {
             "default/d  cart      10.0.0.4  registered",
             "default/e  cart      10.0.0.5  silent for 9 s, not called: draining",
             "default/f  cart      10.0.0.6  left, not called in clear text",
+            "default/h  cart      10.0.0.8  replaced by default/bank-1 at its address",
             &format!("the service default/reg has gone{PLAIN} with its last instance, and default/cart/a asks for it"),
             "fell silent at once",
             "the state cannot be stored",

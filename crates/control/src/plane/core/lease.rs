@@ -112,14 +112,15 @@ impl Plane {
         let (before, made) = repeated.map_or((hash, now.as_secs()), |lease| (lease.hash, lease.made));
         // What cannot be registered leaves the token as it is.
         let nonces = (hash.as_bytes().as_slice(), before.as_bytes().as_slice());
-        let entry = inner.registry.admit(workload, &id, nonces, origin).map_err(Denied::Refused)?;
+        let moment = self.began.elapsed();
+        let entry = inner.registry.admit(workload, &id, nonces, origin, moment).map_err(Denied::Refused)?;
         let is_new = inner.registry.entry(&name).is_none();
         let lease = Lease { hash, identity: id.as_str().to_owned(), claim, made, ended: None };
         let writes = [Write::Tokens(&tokens), Write::Workload(&name, Some(&entry)), Write::Lease(&name, Some(&lease))];
         self.store(&writes).map_err(|_| Denied::Store)?;
         inner.tokens = tokens;
         inner.unsaved.remove(&name);
-        inner.registry.insert(entry.clone(), self.began.elapsed());
+        inner.registry.insert(entry.clone(), moment);
         inner.leases.put(name, lease);
         self.stale.notify_one();
         tracing::info!(%id, token = %grant.token, first = grant.first, instance = entry.workload.name, "a workload has registered itself");
@@ -141,12 +142,12 @@ impl Plane {
             return Err(Denied::Lease);
         }
         let is_new = inner.registry.entry(&name).is_none();
-        let nonce = claim.hash.as_bytes().as_slice();
-        let entry = inner.registry.admit(workload, &id, (nonce, nonce), origin).map_err(Denied::Refused)?;
-        if inner.registry.is_news(&entry) {
+        let (nonce, moment) = (claim.hash.as_bytes().as_slice(), self.began.elapsed());
+        let entry = inner.registry.admit(workload, &id, (nonce, nonce), origin, moment).map_err(Denied::Refused)?;
+        if inner.registry.is_news(&entry, moment) {
             inner.unsaved.insert(name.clone());
         }
-        inner.registry.insert(entry.clone(), self.began.elapsed());
+        inner.registry.insert(entry.clone(), moment);
         inner.leases.resume(&name);
         self.save(&mut inner).map_err(|_| Denied::Store)?;
         Ok(Registered { entry, is_new, lease: None })

@@ -172,6 +172,7 @@ impl Plane {
                     "namespace": namespace, "name": name, "services": entry.workload.services,
                     "address": entry.workload.address, "lapsed": entry.lapsed, "left": entry.left,
                     "silentFor": silence.map(|silence| silence.as_secs()), "notCalledFor": not_called_for,
+                    "replacedBy": inner.registry.replaced_by(place).map(|(namespace, name)| format!("{namespace}/{name}")),
                     "health": entry.workload.condition().as_str(),
                     "learned": learned(&entry.workload),
                 })

@@ -103,7 +103,7 @@ fn known(inner: &Inner, now: Duration) -> Known {
         let instance = instance(entry, inner.registry.kept_silence(place, now));
         let own = &entry.workload.services;
         // As in the object that stands for the registration.
-        let others = inner.files.members.services_of(&entry.workload).filter(|_| entry.at_home);
+        let others = inner.files.members.services_of(&entry.workload).filter(|_| entry.is_proven());
         let others = others.filter(|service| !own.iter().any(|one| one == service)).map(|service| service.to_string());
         for service in own.iter().cloned().chain(others) {
             let mut instance = instance.clone();

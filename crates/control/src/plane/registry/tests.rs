@@ -1,6 +1,8 @@
 //! Leases, lapses and replacements, moment by moment.
 
 use serde_json::json;
+use transept_model::kinds::workload::{SILENT, UNPROVEN};
+use transept_xds::mesh::Condition;
 
 use super::*;
 
@@ -225,38 +227,91 @@ fn who_comes_to_an_address_puts_another_service_out_of_it() {
         objects.take(2).map(|one| (one["spec"]["health"].clone(), annotations(&one))).collect::<Vec<_>>()
     };
     let out = (json!("Unhealthy"), json!({UNPROVEN: "true"}));
-    for (comes, heard) in [(&other, 0), (&other, 100), (&plain, 0)] {
+    let (well, guest) = ((json!("Healthy"), Value::Null), (json!("Healthy"), json!({UNPROVEN: "true"})));
+    for (comes, heard) in [(&other, 0), (&other, 84), (&plain, 0)] {
         let mut registry = registry(1);
         registry.beat(&name("a"), b"a", at(heard));
         registry.sweep(at(100), &none);
         assert_eq!(registry.register(comes.clone(), &bank, b"z", Origin::Home, at(100)), Ok(true));
-        assert_eq!(shown(&registry), [out.clone(), (json!("Healthy"), Value::Null)], "at once");
-        // After a restart it says the same as before, and that is news for that alone. A tunnel and none may be beside each other.
+        assert_eq!(shown(&registry), [out.clone(), well.clone()], "at once");
+        assert_eq!(registry.replaced_by(&name("a")), Some(&name("z")));
+        // After a restart it has a beat to say that it lives. A tunnel and none may be beside each other.
         let entries: Vec<Entry> = registry.iter().map(|(_, entry)| entry.clone()).collect();
         let mut again = Registry::restore(entries, at(0));
         let has_tunnel = comes.tunnel_port != 0;
-        assert_eq!(again.register(comes.clone(), &bank, b"z", Origin::Home, at(1)), Ok(has_tunnel));
-        assert_eq!(again.register(comes.clone(), &bank, b"z", Origin::Home, at(2)), Ok(false));
+        assert_eq!(again.register(comes.clone(), &bank, b"z", Origin::Home, at(1)), Ok(false));
+        assert_eq!(again.sweep(at(15), &none), []);
+        again.beat(&name("z"), b"z", at(16));
+        assert_eq!(again.sweep(at(16), &none).len(), usize::from(has_tunnel));
         assert_eq!(shown(&again) == shown(&registry), has_tunnel);
         // It is heard, so it lives, whatever that means; else it is gone with its lease, though it is the last one.
         let mut heard_again = registry.clone();
         assert_eq!(heard_again.beat(&name("a"), b"a", at(101)), Some(true));
-        assert_eq!(shown(&heard_again)[0], (json!("Healthy"), Value::Null));
+        assert_eq!(shown(&heard_again)[0], well);
         registry.beat(&name("z"), b"z", at(131));
         assert_eq!(registry.sweep(at(131), &none), [name("a")]);
     }
     // Who only says that he is there puts nobody out, and takes no calls of the address unless slices of his own Service say so, too.
     let mut registry = registry(1);
     assert_eq!(registry.register(other.clone(), &bank, b"z", Origin::Elsewhere, at(1)), Ok(true));
-    let claimed = (json!("Healthy"), json!({UNPROVEN: "true"}));
-    assert_eq!(shown(&registry), [(json!("Healthy"), Value::Null), claimed]);
+    assert_eq!(shown(&registry), [well.clone(), guest]);
     let named = Members::of(&[slice("bank", &address_of("a"))]);
     let objects = registry.objects(&BTreeSet::new(), &named);
     assert_eq!(objects[1]["metadata"]["annotations"], Value::Null);
     // Another tunnel at the same address is another machine behind it.
     let beside = Workload { tunnel_port: 15009, ..other };
     assert_eq!(registry.register(beside, &bank, b"z", Origin::Home, at(2)), Ok(true));
-    assert_eq!(shown(&registry), [(json!("Healthy"), Value::Null), (json!("Healthy"), Value::Null)]);
+    assert_eq!(shown(&registry), [well.clone(), well]);
+}
+
+#[test]
+fn nobody_puts_out_who_is_alive_nor_takes_its_name_or_its_place() {
+    let none = Members::default();
+    let bank = SpiffeId::parse("spiffe://transept.local/ns/default/sa/bank").expect("an id");
+    let other = |name: &str, tunnel_port: u32| Workload {
+        services: vec!["bank".into()],
+        service_account: "bank".into(),
+        address: address_of("a"),
+        tunnel_port,
+        ..workload(name)
+    };
+    let shown = |registry: &Registry| {
+        let objects = registry.objects(&BTreeSet::new(), &none).into_iter();
+        let annotated = |object: &Value| object["metadata"]["annotations"].get(UNPROVEN).is_some();
+        objects.take(2).map(|one| (one["spec"]["health"] == "Healthy", annotated(&one))).collect::<Vec<_>>()
+    };
+    // With a tunnel; without, as one program that is registered for two services.
+    for tunnel_port in [15008, 0] {
+        let mut registry = Registry::default();
+        let first = Workload { tunnel_port, ..workload("a") };
+        assert_eq!(registry.register(first.clone(), &cart(), b"a", Origin::Home, at(0)), Ok(true));
+        for second in 1..100 {
+            if second % 10 == 0 {
+                registry.beat(&name("a"), b"a", at(second));
+            }
+            let comes = registry.register(other("z", tunnel_port), &bank, b"z", Origin::Home, at(second));
+            assert_eq!(comes, Ok(second == 1), "at {second}");
+            let named = registry.clone().register(other("a", tunnel_port), &bank, b"z", Origin::Home, at(second));
+            assert_eq!(named, Err(Refused::Taken), "at {second}");
+            assert_eq!(registry.sweep(at(second), &none), []);
+            assert_eq!(shown(&registry), [(true, false), (true, true)], "at {second}");
+        }
+        // What it says of itself changes nothing about who was there first.
+        assert_eq!(registry.register(first, &cart(), b"a", Origin::Home, at(99)), Ok(false));
+        // Both give signs of life, and one of them ends: the other one is there.
+        let mut ended = registry.clone();
+        assert!(ended.leave(&name("a"), b"a", at(100)));
+        assert_eq!(ended.sweep(at(100), &none), [name("z")]);
+        assert_eq!(ended.entry(&name("z")).map(Entry::is_proven), Some(true));
+        // It registers once more, and the first one is not heard any more: it is out as soon as it has missed a beat, and keeps its name for its lease.
+        assert_eq!(registry.register(other("z", tunnel_port), &bank, b"z", Origin::Home, at(100)), Ok(false));
+        assert_eq!(registry.sweep(at(114), &none), []);
+        registry.beat(&name("z"), b"z", at(115));
+        assert_eq!(registry.sweep(at(115), &none), [name("a"), name("z")]);
+        assert_eq!(shown(&registry), [(false, true), (true, false)]);
+        let named = registry.register(other("a", tunnel_port), &bank, b"n", Origin::Home, at(115));
+        assert_eq!(named, Err(Refused::Taken));
+    }
 }
 
 #[test]
