@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::joined::{Joined, Registrations};
 use crate::load::{Loaded, Loader, Outcome, Refused};
 use crate::plane::Plane;
-use crate::settle::{PAIR, QUIET, STALLED, Settle};
+use crate::settle::{LONGEST, PAIR, PATIENCE, QUIET, STALLED, Settle, VANISHED};
 use crate::sources::{Reading, Sources};
 use crate::trace::Interest;
 use crate::watch::{Watch, read_event};
@@ -142,6 +142,8 @@ fn begin(
         beside: Interest::default(),
         watch: None,
         settle: Settle::default(),
+        asked: Asked::Nothing,
+        in_vain: None,
     };
     let sink = nudge.clone();
     std::thread::Builder::new()
@@ -162,6 +164,20 @@ struct Follower {
     beside: Interest,
     watch: Option<Watch>,
     settle: Settle,
+    asked: Asked,
+    /// Since when what was read has been thrown away, because it may have been half.
+    in_vain: Option<Instant>,
+}
+
+/// What is to be done as soon as every file that somebody writes to is closed, though no file has changed by what is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Asked {
+    #[default]
+    Nothing,
+    /// To look at the files.
+    Look,
+    /// To load them, also when they are the same as before.
+    Load,
 }
 
 impl Follower {
@@ -176,7 +192,7 @@ impl Follower {
             .ok();
             self.watch_sources();
             // What changed between the first load and the first watch was reported to nobody.
-            self.load_if_changed();
+            self.asked = Asked::Look;
         }
         let mut looked = Instant::now();
         while !self.feed.is_closed() {
@@ -184,26 +200,30 @@ impl Follower {
                 Some(_) => POLL,
                 None => POLL_UNWATCHED,
             };
-            let due = self.settle.due().unwrap_or(looked + poll);
             let now = Instant::now();
+            let idle = if self.asked == Asked::Nothing { looked + poll } else { now };
+            let due = self.settle.due().unwrap_or(idle);
             self.tell_whom_it_awaits(now);
             if due <= now {
                 // First: registrations that come all the time must not keep files from being looked at.
                 looked = now;
-                self.load_if_changed();
+                self.look(nudges);
                 continue;
             }
             let wake = self.settle.tell_at().map_or(due, |at| at.min(due));
             match nudges.recv_timeout(wake - now) {
-                Ok(Nudge::Event(event)) => self.note(&event),
-                Ok(Nudge::Reload) => {
-                    let reading = self.sources.read();
-                    self.load(reading);
-                }
-                Ok(Nudge::Registrations) => self.load_registrations(),
+                Ok(nudge) => self.take(nudge),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+        }
+    }
+
+    fn take(&mut self, nudge: Nudge) {
+        match nudge {
+            Nudge::Event(event) => self.note(&event),
+            Nudge::Reload => self.asked = Asked::Load,
+            Nudge::Registrations => self.load_registrations(),
         }
     }
 
@@ -223,7 +243,7 @@ impl Follower {
     /// Takes a file event into account.
     fn note(&mut self, event: &notify::Event) {
         if event.need_rescan() {
-            self.load_if_changed();
+            self.asked = self.asked.max(Asked::Look);
             return;
         }
         let changes = read_event(event, &self.interest);
@@ -240,19 +260,48 @@ impl Follower {
         }
     }
 
-    fn load_if_changed(&mut self) {
+    /// Reads the files, and loads them when they have changed or somebody has asked for it.
+    fn look(&mut self, nudges: &mpsc::Receiver<Nudge>) {
+        let asked = std::mem::take(&mut self.asked);
         self.settle.clear();
         let reading = self.sources.read();
-        if reading.digest != self.digest || self.loader.surroundings_changed() {
-            self.load(reading);
-        } else {
+        if asked < Asked::Load && reading.digest == self.digest && !self.loader.surroundings_changed() {
+            self.in_vain = None;
             self.watch_sources();
+        } else if self.may_be_half(&reading, nudges) {
+            self.asked = self.asked.max(asked);
+        } else {
+            self.load(reading);
         }
+    }
+
+    /// Whether somebody has begun to write to a file while it was read, so that what was read is not to be used: events of that are on their way for
+    /// a moment. A file with nothing in it is what a writer leaves that has just begun, so they are awaited for longer.
+    fn may_be_half(&mut self, reading: &Reading, nudges: &mpsc::Receiver<Nudge>) -> bool {
+        if self.watch.is_none() {
+            return false;
+        }
+        let is_empty = reading.texts.iter().any(|text| text.text.is_empty());
+        let now = Instant::now();
+        let until = now + if is_empty { VANISHED } else { QUIET };
+        // What has been reported is looked at however late it is by then.
+        while Instant::now() < until + PATIENCE
+            && let Ok(nudge) = nudges.recv_timeout(until.saturating_duration_since(Instant::now()))
+        {
+            self.take(nudge);
+        }
+        if !self.settle.was_half() {
+            self.in_vain = None;
+            return false;
+        }
+        // Who never stops is not awaited for ever.
+        let is_patient = now - *self.in_vain.get_or_insert(now) < LONGEST;
+        self.in_vain = self.in_vain.filter(|_| is_patient);
+        is_patient
     }
 
     fn load(&mut self, reading: Reading) {
         let started = Instant::now();
-        self.settle.clear();
         self.digest = reading.digest;
         let outcome = load(&mut self.loader, &mut self.joined, reading);
         self.watch_sources();
@@ -326,4 +375,84 @@ fn load(loader: &mut Loader, joined: &mut Option<Joined>, mut reading: Reading) 
         joined.hold(draft, loaded.clone());
     }
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use notify::event::{AccessKind, AccessMode, DataChange, EventKind, ModifyKind};
+
+    use super::*;
+
+    const GATEWAY: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: edge}, spec: {gatewayClassName: transept, listeners: [{name: a, port: 8000, protocol: HTTP}]}}";
+
+    fn follower(file: &Path) -> Follower {
+        let mut sources = Sources::new();
+        sources.add_path(file).expect("a path");
+        let mut loader = Loader::for_checking();
+        let reading = sources.read();
+        let digest = reading.digest;
+        let Outcome::Loaded(loaded) = loader.load(reading) else { panic!("it is good") };
+        let now = SystemTime::now();
+        let update =
+            Update { loaded, refused: None, at: now, loaded_at: now, took: Duration::ZERO, succeeded: 1, failed: 0 };
+        let mut interest = Interest::default();
+        interest.add_file(file);
+        Follower {
+            sources,
+            loader,
+            joined: None,
+            digest,
+            feed: watch::channel(Arc::new(update)).0,
+            interest,
+            beside: Interest::default(),
+            watch: Some(Watch::start(|_| ()).expect("a watcher")),
+            settle: Settle::default(),
+            asked: Asked::Nothing,
+            in_vain: None,
+        }
+    }
+
+    #[test]
+    fn what_was_read_while_a_file_was_opened_is_not_used() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let file = directory.path().canonicalize().expect("a real path").join("shop.yaml");
+        std::fs::write(&file, GATEWAY).expect("written");
+        let mut follower = follower(&file);
+        let (sink, nudges) = mpsc::channel();
+        let event = |kind: EventKind| Nudge::Event(notify::Event::new(kind).add_path(file.clone()));
+        let opens = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        let closes = EventKind::Access(AccessKind::Close(AccessMode::Write));
+
+        // It is truncated while it is read, which is reported a moment later; then somebody asks to load.
+        std::fs::write(&file, "").expect("written");
+        sink.send(event(opens)).expect("sent");
+        sink.send(Nudge::Reload).expect("sent");
+        follower.look(&nudges);
+        assert_eq!(follower.feed.borrow().succeeded, 1);
+        assert_eq!((follower.asked, follower.settle.open()), (Asked::Load, Some(&*file)));
+
+        // Its end is one that counts.
+        std::fs::write(&file, GATEWAY.replace("8000", "8001")).expect("written");
+        follower.take(event(closes));
+        assert!(follower.settle.due().is_some_and(|due| due <= Instant::now() + QUIET));
+        follower.look(&nudges);
+        let port = |follower: &Follower| follower.feed.borrow().loaded.snapshot.binds[0].address.port();
+        assert_eq!((follower.feed.borrow().succeeded, port(&follower)), (2, 8001));
+
+        // What is renamed into place was whole before and is after.
+        std::fs::write(&file, GATEWAY.replace("8000", "8002")).expect("written");
+        sink.send(event(closes)).expect("sent");
+        follower.look(&nudges);
+        assert_eq!(port(&follower), 8002);
+        assert!(follower.settle.due().is_some(), "it is looked at once more");
+
+        // Not for ever.
+        std::fs::write(&file, GATEWAY.replace("8000", "8003")).expect("written");
+        follower.in_vain = Instant::now().checked_sub(LONGEST);
+        sink.send(event(opens)).expect("sent");
+        follower.look(&nudges);
+        assert_eq!(port(&follower), 8003);
+    }
 }

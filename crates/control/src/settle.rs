@@ -3,7 +3,8 @@
 //! Called by `follow` with the events that `watch` let through. Pure: the caller brings the time. An editor that renames a
 //! finished file into place costs [`QUIET`]; one that truncates and writes is awaited until it closes the file, because an empty
 //! file is a valid configuration and would take every route, and every policy, away for a moment. A writer that never closes its file is
-//! awaited for [`STALLED`] after it has written last.
+//! awaited for [`STALLED`] after it has written last. Files that are written one after the other are one burst: whatever its age, no file is
+//! read within [`QUIET`] of the close of another, and what was read while one was opened is read again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ pub(crate) const VANISHED: Duration = Duration::from_millis(50);
 /// How long to wait after the last write to a file that its writer does not close: what computes long before it writes has truncated its
 /// file before.
 pub(crate) const STALLED: Duration = Duration::from_secs(10);
-/// The longest that files which are not closed may put off reading.
+/// The longest that files which are not closed may put off reading, and that it is repeated because of them.
 pub(crate) const LONGEST: Duration = Duration::from_secs(60);
 /// The longest that a steady stream of events may put off reading while every file is closed; who waits longer is told why.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
@@ -43,7 +44,14 @@ pub(crate) struct Settle {
     vanished: BTreeSet<PathBuf>,
     quiet: Duration,
     first: Option<Instant>,
+    /// Since when there has been no moment at which every file was closed.
+    busy: Option<Instant>,
+    /// Since when every file has been closed, and for how long they were before.
+    calm: Option<Instant>,
+    waited: Duration,
     due: Option<Instant>,
+    /// Whether there was a moment in the burst at which something was not whole.
+    half: bool,
     /// Whether it was told whose end is awaited.
     told: bool,
 }
@@ -61,6 +69,7 @@ impl Settle {
     /// Takes a change into account; `quiet` is [`QUIET`] or [`PAIR`].
     pub(crate) fn note(&mut self, change: Change, quiet: Duration, now: Instant) {
         self.quiet = self.quiet.max(quiet);
+        self.half |= quiet > QUIET || !matches!(change, Change::Complete(_));
         match change {
             Change::Writing(path) => {
                 self.vanished.remove(&path);
@@ -75,12 +84,22 @@ impl Settle {
                 self.vanished.insert(path);
             }
         }
-        let first = *self.first.get_or_insert(now);
+        self.first.get_or_insert(now);
+        self.due = Some(self.count(now));
+    }
+
+    /// When the sources should be read, by what is known at this moment. Only time in which every file is closed counts as waiting for them.
+    fn count(&mut self, now: Instant) -> Instant {
+        self.waited += self.calm.take().map_or(Duration::ZERO, |calm| now - calm);
         let quiet = if self.vanished.is_empty() { self.quiet } else { VANISHED.max(self.quiet) };
-        let soon = (now + quiet).min(first + PATIENCE);
+        let soon = now + quiet.min(PATIENCE.saturating_sub(self.waited));
+        let Some(latest) = self.writing.values().max() else {
+            (self.busy, self.calm) = (None, Some(now));
+            return soon;
+        };
         // A file that rests is not awaited for longer because another one is written to.
-        let stalled = self.writing.values().max().map(|latest| (*latest + STALLED).min(first + LONGEST));
-        self.due = Some(stalled.map_or(soon, |stalled| stalled.max(soon)));
+        let longest = *self.busy.get_or_insert(now) + LONGEST;
+        (*latest + STALLED).max(soon).min(longest)
     }
 
     /// When the sources should be read, if anything happened.
@@ -104,6 +123,11 @@ impl Settle {
     /// A file that somebody has written to and not closed.
     pub(crate) fn open(&self) -> Option<&Path> {
         self.writing.keys().next().map(PathBuf::as_path)
+    }
+
+    /// Whether there was a moment in the burst at which who reads could have met a file, or a pair of them, that was not whole.
+    pub(crate) fn was_half(&self) -> bool {
+        self.half
     }
 
     /// Forgets the burst: the sources are being read now.
@@ -165,12 +189,47 @@ mod tests {
     fn patience_ends_even_when_the_changes_do_not() {
         let start = Instant::now();
         let mut settle = Settle::default();
-        for step in 0..1000 {
+        for step in 0..500 {
             settle.note(Change::Complete(path()), QUIET, start + Duration::from_millis(2 * step));
         }
         assert_eq!(settle.due(), Some(start + PATIENCE));
         settle.clear();
         assert_eq!(settle.due(), None);
+    }
+
+    #[test]
+    fn files_that_are_written_one_after_the_other_are_awaited_each() {
+        let start = Instant::now();
+        let mut settle = Settle::default();
+        let mut now = start;
+        for file in 0..200 {
+            let file = PathBuf::from(format!("/etc/transept/{file}.yaml"));
+            settle.note(Change::Writing(file.clone()), QUIET, now);
+            now += Duration::from_millis(400);
+            assert!(settle.due().is_some_and(|due| due > now), "after {:?}", now - start);
+            settle.note(Change::Complete(file), QUIET, now);
+            assert_eq!(settle.due(), Some(now + QUIET), "after {:?}", now - start);
+            now += Duration::from_millis(2);
+        }
+        // Those that follow each other all the time are not awaited for ever.
+        settle.note(Change::Complete(path()), QUIET, now + PATIENCE);
+        assert_eq!(settle.due(), Some(now + PATIENCE));
+    }
+
+    #[test]
+    fn what_is_complete_at_once_was_never_half() {
+        let now = Instant::now();
+        for (change, quiet, half) in [
+            (Change::Complete(path()), QUIET, false),
+            (Change::Complete(path()), PAIR, true),
+            (Change::Vanished(path()), QUIET, true),
+            (Change::Writing(path()), QUIET, true),
+        ] {
+            let mut settle = Settle::default();
+            settle.note(change, quiet, now);
+            settle.note(Change::Complete(path()), QUIET, now);
+            assert_eq!(settle.was_half(), half);
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Following real files: what becomes of a change, of a mistake, of a link that moves, of a key file beside the configuration.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,6 +110,23 @@ async fn a_trigger_loads_though_nothing_changed() {
     feed.borrow_and_update();
     trigger.reload();
     assert_eq!(next(&mut feed).await.loaded.generation, 2);
+}
+
+#[tokio::test]
+async fn who_asks_to_load_waits_for_whoever_writes_to_a_file() {
+    let (_keep, file) = stage(ROUTE);
+    let (trigger, mut feed) = start(&file);
+    // Once it has loaded again it watches.
+    trigger.reload();
+    next(&mut feed).await;
+    let mut writer = std::fs::File::create(&file).expect("truncated");
+    trigger.reload();
+    let soon = tokio::time::timeout(Duration::from_millis(300), feed.changed()).await;
+    assert!(soon.is_err(), "an empty file was read");
+    writer.write_all(ROUTE.replace("3000", "3001").as_bytes()).expect("written");
+    drop(writer);
+    let update = next(&mut feed).await;
+    assert_eq!((update.succeeded, port(&update)), (3, 8080));
 }
 
 #[tokio::test]
