@@ -72,6 +72,9 @@ struct Member {
     /// What people call it; empty when that was never told.
     #[serde(default)]
     name: String,
+    /// Whether it has said that it ends, and was not heard since.
+    #[serde(default)]
+    left: bool,
 }
 
 /// A proxy that has no leaf but one of a root that was distrusted.
@@ -93,6 +96,8 @@ pub struct Holder<'r> {
     pub until: UnixTime,
     /// Whether it has none but of a root that was distrusted.
     pub refused: bool,
+    /// Whether it has said that it ends, and was not heard since.
+    pub left: bool,
 }
 
 /// A root that was replaced in order: it counts for connections that were made under it, and for nothing else.
@@ -298,8 +303,9 @@ impl Rotation {
     /// earlier leaves of the proxy still count.
     pub fn note_issued(&mut self, proxy: &str, root: Fingerprint, not_after: UnixTime) {
         self.cut_off.remove(proxy);
-        let leaves = &mut self.proxies.entry(proxy.to_owned()).or_default().leaves;
-        let until = leaves.entry(root).or_default();
+        let member = self.proxies.entry(proxy.to_owned()).or_default();
+        member.left = false;
+        let until = member.leaves.entry(root).or_default();
         *until = (*until).max(not_after.as_secs());
     }
 
@@ -321,6 +327,18 @@ impl Rotation {
         if let Some(member) = self.proxies.get_mut(proxy).filter(|member| !name.is_empty() && member.name != name) {
             name.clone_into(&mut member.name);
         }
+    }
+
+    /// Notes whether a proxy that is known has said that it ends. Its leaf is good for whoever starts again with it, and counts until it ends.
+    pub fn note_left(&mut self, proxy: &str, left: bool) {
+        if let Some(member) = self.proxies.get_mut(proxy) {
+            member.left = left;
+        }
+    }
+
+    /// Whether a proxy has said that it ends, and was not heard since.
+    pub fn has_left(&self, proxy: &str) -> bool {
+        self.proxies.get(proxy).is_some_and(|member| member.left)
     }
 
     /// Forgets a proxy whose process is known to have ended. One that was only lost from sight may still be serving and
@@ -487,12 +505,14 @@ impl Rotation {
             name: &member.name,
             until: moment(member.leaves.values().copied().max().unwrap_or(0)),
             refused: false,
+            left: member.left,
         });
         let cut_off = self.cut_off.iter().map(|(proxy, one)| Holder {
             proxy,
             name: &one.name,
             until: moment(one.until),
             refused: true,
+            left: false,
         });
         members.chain(cut_off).filter(move |holder| holder.until.as_secs() >= now.as_secs())
     }

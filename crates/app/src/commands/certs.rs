@@ -83,6 +83,7 @@ fn late(shown: &Value) -> Vec<&Value> {
     let has_holder =
         |one: &&Value| one["kind"] == "root" || one["id"].as_str().is_some_and(|id| id.matches('/').count() > 2);
     all.filter(has_holder)
+        .filter(|one| !has_left(one))
         .filter(|one| {
             is_refused(one) || matches!(one["remaining"].as_str(), Some("quarter" | "tenth" | "ended" | "not_yet"))
         })
@@ -92,6 +93,11 @@ fn late(shown: &Value) -> Vec<&Value> {
 /// Whether nobody takes a certificate any more, however long it lives.
 fn is_refused(one: &Value) -> bool {
     one["refused"] == Value::Bool(true)
+}
+
+/// Whether the holder has said that it ends, so that nobody waits for it.
+fn has_left(one: &Value) -> bool {
+    one["left"] == Value::Bool(true)
 }
 
 /// What brings the holder of a certificate back.
@@ -135,30 +141,31 @@ fn what_to_do(one: &Value, shown: &Value) -> String {
     }
 }
 
+/// A row for a certificate.
+fn row(one: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let until = jiff::Timestamp::from_second(one["notAfter"].as_i64().unwrap_or_default());
+    let mut left = in_words(one["secondsLeft"].as_u64().unwrap_or_default());
+    if is_refused(one) {
+        left = "refused".to_owned();
+    } else if has_left(one) {
+        left.push_str(", stopped");
+    } else if one["connected"] == Value::Bool(false) {
+        left.push_str(", away");
+    }
+    vec![
+        text(&one["kind"]),
+        text(&one["holder"]),
+        text(&one["id"]),
+        until.map(|at| at.to_string()).unwrap_or_default(),
+        left,
+        one["fingerprint"].as_str().map(|root| short(root).to_owned()).unwrap_or_default(),
+    ]
+}
+
 fn render(shown: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    let rows: Vec<Vec<String>> = shown["certificates"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|one| {
-            let until = jiff::Timestamp::from_second(one["notAfter"].as_i64().unwrap_or_default());
-            let mut left = in_words(one["secondsLeft"].as_u64().unwrap_or_default());
-            if is_refused(one) {
-                left = "refused".to_owned();
-            } else if one["connected"] == Value::Bool(false) {
-                left.push_str(", away");
-            }
-            vec![
-                text(&one["kind"]),
-                text(&one["holder"]),
-                text(&one["id"]),
-                until.map(|at| at.to_string()).unwrap_or_default(),
-                left,
-                one["fingerprint"].as_str().map(|root| short(root).to_owned()).unwrap_or_default(),
-            ]
-        })
-        .collect();
+    let rows: Vec<Vec<String>> = shown["certificates"].as_array().into_iter().flatten().map(row).collect();
     let mut out = table::lay_out(&["KIND", "HOLDER", "IDENTITY", "UNTIL", "LEFT", "FINGERPRINT"], &rows);
     match shown["stage"].as_str() {
         Some("announced") => out.push_str("\na new root is announced; it signs once every proxy knows it\n"),
@@ -234,6 +241,17 @@ mod tests {
         assert!(text.contains("`transept token create --service web`"), "{text}");
         let away = json!({"certificates": [leaf(cart, false)]});
         assert!(late(&away).is_empty() && render(&away).contains("23h 53m, away"), "{}", render(&away));
+    }
+
+    #[test]
+    fn who_has_stopped_in_order_is_no_finding() {
+        let leaf = |left: bool| {
+            json!({"kind": "leaf", "holder": "shop/cart/a", "id": "spiffe://a/ns/shop/sa/cart", "notAfter": 0, "secondsLeft": 90,
+                "remaining": "tenth", "connected": false, "left": left})
+        };
+        let stopped = json!({"certificates": [leaf(true)]});
+        assert!(late(&stopped).is_empty() && render(&stopped).contains("1m 30s, stopped"), "{}", render(&stopped));
+        assert_eq!(late(&json!({"certificates": [leaf(false)]})).len(), 1);
     }
 
     #[test]

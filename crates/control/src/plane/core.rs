@@ -178,10 +178,24 @@ struct Member {
     root: Option<Fingerprint>,
     streams: usize,
     seen: Instant,
+    /// Whether it has said that it ends, and has not come back.
+    left: bool,
     /// Types of this control plane that the proxy does not understand.
     lacks: BTreeSet<TypeUrl>,
     /// Services that the proxy asked for and that are not there.
     missing: BTreeSet<String>,
+}
+
+impl Member {
+    /// Whether it is the proxy that is noted so.
+    fn is(&self, noted: &str) -> bool {
+        noted.split_once(' ').is_some_and(|(identity, instance)| identity == self.identity && instance == self.instance)
+    }
+
+    /// Whether it has ended as it said, so that nobody misses it.
+    fn has_left(&self) -> bool {
+        self.left && self.streams == 0
+    }
 }
 
 /// What proxies may see: the resources, and who is a gateway.

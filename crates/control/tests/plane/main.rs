@@ -101,22 +101,41 @@ async fn a_member_hears_that_the_control_plane_is_stopped() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_lost_its_certificate_while_no_control_plane_ran_is_shown() {
+    let certificates = known_later(false).await;
+    eventually(|| certificates().is_some_and(|cart| cart["remaining"] == "ended")).await;
+    assert_eq!(certificates().expect("cart")["connected"], false);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_stopped_in_order_is_not_shown_as_one_whose_certificate_has_ended() {
+    let certificates = known_later(true).await;
+    assert!(certificates().is_none_or(|cart| cart["left"] == true));
+    eventually(|| certificates().is_none()).await;
+}
+
+/// What a control plane says of the certificate of a member of the one before, which has said that it ends or was lost.
+async fn known_later(leaves: bool) -> impl Fn() -> Option<Value> {
     let (state, later) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let short = Duration::from_secs(2);
     let control = Control::serve(Plane::open(state.path(), setup(short)).expect("a plane"), Capacity::WHOLE).await;
-    let _ = control.join("cart").await;
+    let svid = control.join("cart").await;
+    if leaves {
+        let mut call = control.connect(Some(svid)).await.call(REGISTER).await;
+        let beat = Beat { nonce: "nonce".into(), leaves, ..Beat::default() };
+        call.send.send_data(frame(&beat), false).expect("sent");
+        let _: Answer = call.next().await.expect("an answer").expect("a message");
+    }
     // As it is left by a control plane that is killed.
     for file in ["ca.key", "ca.pem", "state.redb"] {
         std::fs::copy(state.path().join(file), later.path().join(file)).expect("copied");
     }
     let plane = Plane::open(later.path(), setup(short)).expect("a plane");
-    let certificates = || plane.answer(&Question::Certificates).expect("certificates")["certificates"].clone();
-    let of_cart = |shown: &Value| {
-        let mut all = shown.as_array().expect("a list").iter();
+    move || {
+        let _ = &later;
+        let shown = plane.answer(&Question::Certificates).expect("certificates");
+        let mut all = shown["certificates"].as_array().expect("a list").iter();
         all.find(|one| one["id"].as_str().is_some_and(|id| id.ends_with("/sa/cart"))).cloned()
-    };
-    eventually(|| of_cart(&certificates()).is_some_and(|cart| cart["remaining"] == "ended")).await;
-    assert_eq!(of_cart(&certificates()).expect("cart")["connected"], false);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

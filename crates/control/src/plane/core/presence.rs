@@ -38,6 +38,7 @@ impl Plane {
             root,
             streams: 0,
             seen: Instant::now(),
+            left: false,
             lacks: BTreeSet::new(),
             missing: BTreeSet::new(),
         });
@@ -48,6 +49,7 @@ impl Plane {
         member.root = root;
         member.address = from;
         member.streams += 1;
+        member.left = false;
         member.seen = Instant::now();
         proxy
     }

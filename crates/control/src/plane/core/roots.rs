@@ -19,7 +19,7 @@ use super::super::registry::HEARTBEAT;
 use super::super::store::Write;
 use super::clock::SETTLING;
 use super::resident::RESIDENT;
-use super::{Inherited, Inner, NotDone, Plane, now};
+use super::{Inherited, Inner, Member, NotDone, Plane, now};
 
 /// The fewest digits of a fingerprint that name a root: as many as are shown.
 const SHORTEST: usize = 8;
@@ -66,8 +66,13 @@ impl Plane {
         chain: &[CertificateDer<'static>],
     ) -> Result<(), NotDone> {
         let instance = instance(id, &beat.nonce);
+        if beat.leaves {
+            let is_it = |member: &&mut Member| member.is(&instance);
+            inner.members.values_mut().filter(is_it).for_each(|member| member.left = true);
+        }
         // A proxy that is not known has joined before the state was lost, or after the copy was made that took its place.
-        if matches!(inner.rotation.stage(), Stage::Steady { .. }) && inner.rotation.knows(&instance) {
+        let is_known = inner.rotation.knows(&instance) && inner.rotation.has_left(&instance) == beat.leaves;
+        if matches!(inner.rotation.stage(), Stage::Steady { .. }) && is_known {
             return Ok(());
         }
         let (Some(root), Some(leaf)) = (self.root_of(&inner.rotation, chain), chain.first()) else { return Ok(()) };
@@ -77,6 +82,7 @@ impl Plane {
         if !beat.proxy.is_empty() {
             rotation.note_name(&instance, &name_of_proxy(id, &beat.proxy));
         }
+        rotation.note_left(&instance, beat.leaves);
         if rotation != inner.rotation {
             self.store(&[Write::Rotation(&rotation)])?;
             inner.rotation = rotation;
@@ -305,9 +311,10 @@ fn is_member(name: &str) -> bool {
     name != RESIDENT && !is_unknown(name)
 }
 
-/// The members that a state knows, whether their leaves have ended or not.
+/// The members that a state knows and that have not left, whether their leaves have ended or not.
 pub(super) fn inherited(rotation: &Rotation) -> BTreeMap<String, Inherited> {
-    let members = rotation.holders(UnixTime::since_unix_epoch(Duration::ZERO)).filter(|holder| is_member(holder.proxy));
+    let members = rotation.holders(UnixTime::since_unix_epoch(Duration::ZERO));
+    let members = members.filter(|holder| is_member(holder.proxy) && !holder.left);
     let member = |holder: Holder<'_>| {
         let inherited = Inherited { name: holder.name.to_owned(), until: holder.until, refused: holder.refused };
         (holder.proxy.to_owned(), inherited)

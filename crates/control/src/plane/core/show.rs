@@ -18,7 +18,7 @@ use super::super::strict::Strict;
 use super::clock::SETTLING;
 use super::resident::RESIDENT;
 use super::roots::RETURN;
-use super::{FORGET, Inner, Plane, now};
+use super::{FORGET, Inner, Member, Plane, now};
 
 /// Instances that are named when a rotation waits for them.
 const SHOWN: usize = 20;
@@ -64,11 +64,14 @@ impl Plane {
             all.push(shown);
         }
         let trusted = inner.rotation.trusted();
-        for (proxy, member) in &inner.members {
+        // Nobody waits for a certificate of whoever has stopped in order.
+        let is_over = |member: &Member| member.has_left() && member.leaf.not_after < now();
+        for (proxy, member) in inner.members.iter().filter(|(_, member)| !is_over(member)) {
             let leaf = &member.leaf;
             let mut shown = certificate("leaf", proxy, leaf.id.as_str(), leaf.not_before, leaf.not_after);
             shown["connected"] = (member.streams > 0).into();
             shown["refused"] = member.root.is_none_or(|root| !trusted.contains(&root)).into();
+            shown["left"] = member.has_left().into();
             all.push(shown);
         }
         all.extend(self.certificates_of_others(&inner));
@@ -119,7 +122,13 @@ impl Plane {
             .inherited
             .iter()
             .filter(|(proxy, one)| is_listed && one.until < now && !held.contains(proxy.as_str()));
-        let ended = ended.map(|(proxy, one)| Holder { proxy, name: &one.name, until: one.until, refused: one.refused });
+        let ended = ended.map(|(proxy, one)| Holder {
+            proxy,
+            name: &one.name,
+            until: one.until,
+            refused: one.refused,
+            left: false,
+        });
         let mut all = Vec::new();
         for holder in holders.iter().cloned().chain(ended) {
             let id = holder.proxy.split(' ').next().unwrap_or_default();
@@ -134,6 +143,7 @@ impl Plane {
             let mut shown = certificate("leaf", name, id, begin, holder.until);
             shown["connected"] = false.into();
             shown["refused"] = holder.refused.into();
+            shown["left"] = holder.left.into();
             all.push(shown);
         }
         all
