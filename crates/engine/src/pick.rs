@@ -31,11 +31,14 @@ pub struct Chosen {
     pub tunnel: Option<Arc<Tunnel>>,
     /// Whether the request finds out if an ejected endpoint is well again.
     pub probe: Probe,
+    /// Whether it is one that is silent, chosen because nobody else is left.
+    pub silent: bool,
 }
 
 impl Chosen {
     pub(crate) fn of(endpoint: &Endpoint, probe: Probe) -> Chosen {
-        Chosen { address: endpoint.address, host: endpoint.host.clone(), tunnel: endpoint.tunnel.clone(), probe }
+        let (host, tunnel) = (endpoint.host.clone(), endpoint.tunnel.clone());
+        Chosen { address: endpoint.address, host, tunnel, probe, silent: false }
     }
 }
 
@@ -59,6 +62,8 @@ pub struct Call<'c> {
     pub hash: Option<u64>,
     /// Endpoints that were tried already.
     pub tried: &'c [SocketAddr],
+    /// Whether one of these has answered that is not silent: so somebody is there, whatever the answer.
+    pub answered: bool,
 }
 
 /// The hash by which a backend's balancer finds the endpoint of a request; none when it does not go by a hash, or the request has
@@ -107,7 +112,8 @@ pub fn target(backend: &WeightedBackend) -> Result<&Arc<Backend>, Box<Reply>> {
 }
 
 /// Chooses an endpoint as the backend's balancer does, by default of two drawn by weight the one with fewer requests outstanding.
-/// None of those that were tried, if possible, and none that is ejected or unwell; where none is left but such, one that is silent.
+/// None of those that were tried, if possible, and none that is ejected or unwell; where none is left but such, one that is silent, unless somebody
+/// else has answered.
 ///
 /// # Errors
 /// A reply when no endpoint can be used.
@@ -135,10 +141,12 @@ fn nobody(backend: &Backend) -> Reply {
     }
 }
 
-/// How many endpoints of a backend have not been tried.
-pub fn alternatives(backend: &Backend, tried: &[SocketAddr]) -> usize {
+/// How many endpoints of a backend have not been tried. Those that are silent count as long as nobody else has answered.
+pub fn alternatives(backend: &Backend, tried: &[SocketAddr], answered: bool) -> usize {
     let set = backend.endpoints.load();
-    set.all().filter(|endpoint| !tried.contains(&endpoint.address)).count()
+    let silent = set.silent().filter(|_| !answered).map_or(&[][..], |silent| silent.endpoints());
+    let all = set.endpoints().iter().chain(silent);
+    all.filter(|endpoint| !tried.contains(&endpoint.address)).count()
 }
 
 #[cfg(test)]
@@ -149,8 +157,13 @@ mod tests {
     use crate::snapshot::EndpointSet;
     use std::time::Duration;
 
-    const CALL: Call<'_> =
-        Call { now: Now { monotonic: Duration::ZERO, unix: Duration::ZERO }, random: 3, hash: None, tried: &[] };
+    const CALL: Call<'_> = Call {
+        now: Now { monotonic: Duration::ZERO, unix: Duration::ZERO },
+        random: 3,
+        hash: None,
+        tried: &[],
+        answered: false,
+    };
 
     fn backend(endpoints: &[u8]) -> Arc<Backend> {
         let endpoints = endpoints.iter().map(|last| Endpoint::at(([10, 0, 0, *last], 80).into()));
@@ -191,13 +204,13 @@ mod tests {
         let backend = backend(&[1, 2]);
         let mut tried = Vec::new();
         for left in [2, 1] {
-            assert_eq!(alternatives(&backend, &tried), left);
+            assert_eq!(alternatives(&backend, &tried, false), left);
             let chosen =
                 pick_endpoint(&backend, &mut Turns::new(), &Call { tried: &tried, ..CALL }).expect("an endpoint");
             assert!(!tried.contains(&chosen.address));
             tried.push(chosen.address);
         }
-        assert_eq!(alternatives(&backend, &tried), 0);
+        assert_eq!(alternatives(&backend, &tried, false), 0);
         // Then in turns, not to the one that has just failed.
         for _ in 0..4 {
             let call = Call { random: tried.len() as u64, tried: &tried, ..CALL };

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 use transept_engine::hops;
-use transept_engine::judge::{self, Judgement, Resend, Terms};
+use transept_engine::judge::{self, Judgement, Outcome, Resend, Terms};
 use transept_engine::pick::{self, Call, Chosen, pick_endpoint};
 use transept_engine::reason::Reason;
 use transept_engine::rule::Rule;
@@ -98,6 +98,16 @@ pub(crate) struct Tries {
     pub replacing: Replacing,
     /// How often the request has waited for room in the budget since the last of them.
     pub waits: u32,
+    /// Whether the last of them is silent, and whether one before it has answered that is not.
+    pub silent: bool,
+    pub answered: bool,
+}
+
+impl Tries {
+    /// Whether somebody who is not silent has answered, when this became of the last try.
+    pub(crate) fn is_answered(&self, outcome: Outcome) -> bool {
+        self.answered || !self.silent && matches!(outcome, Outcome::Status(_))
+    }
 }
 
 /// Runs `future`, for at most `limit`. None when the time is over. Takes a pinned reference, because an async function
@@ -136,17 +146,22 @@ pub(crate) async fn cross(crossing: Crossing<'_>, journey: &mut Journey<'_, '_, 
         });
         unless_gone(waiting, journey.replier).await?;
     }
-    let mut tries = Tries { endpoints: SmallVec::new(), replacing: Replacing::default(), waits: 0 };
+    let (endpoints, replacing) = (SmallVec::new(), Replacing::default());
+    let mut tries = Tries { endpoints, replacing, waits: 0, silent: false, answered: false };
     loop {
         let now = journey.worker.clock.now().into();
-        let call = Call { now, random: journey.trip.random, hash, tried: &tries.endpoints };
+        let call = Call { now, random: journey.trip.random, hash, tried: &tries.endpoints, answered: tries.answered };
         let chosen = choose(crossing, &call, journey)?;
         tries.endpoints.push(chosen.address);
+        tries.silent = chosen.silent;
         let trial = Trial::new(journey.worker.clone(), crossing, &chosen, journey.trip, now);
         let crossing = Crossing { trial: Some(&trial), ..crossing };
         let pause = match try_once(crossing, &chosen, &tries, content, journey).await {
             Ok(Tried::Delivered) => return Ok(()),
-            Ok(Tried::Again(after)) => after,
+            Ok(Tried::Again(after)) => {
+                tries.answered |= !chosen.silent;
+                after
+            }
             Err(Failed { failure, .. }) if journey.replier.begun() => {
                 trial.failed(&failure);
                 return Err(failure.into());

@@ -246,6 +246,7 @@ async fn exchange(
         random: worker.random(),
         hash: pick::hash(backend, &call.request, own),
         tried: &[],
+        answered: false,
     };
     let chosen = pick_endpoint(backend, &mut worker.turns.borrow_mut(), &when).map_err(|_| Trouble::Nobody)?;
     // What becomes of a callout is no verdict on the endpoint for those who forward requests there.

@@ -100,7 +100,7 @@ fn ask(
         outcome,
         repeat: terms.repeat(&trip.request),
         resend,
-        alternatives: alternatives(backend, &tries.endpoints),
+        alternatives: alternatives(backend, &tries.endpoints, tries.is_answered(outcome)),
         hope: outcome == Outcome::Unreachable && turns.has_hope(backend, &tries.endpoints, now),
         waits: tries.waits,
         left: crossing.due.map(|due| due.saturating_sub(now.monotonic)),

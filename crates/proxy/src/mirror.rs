@@ -137,6 +137,7 @@ async fn exchange(worker: &Rc<Worker>, copy: &Copy) -> Result<(), Failure> {
         random: copy.random,
         hash: pick::hash(&copy.backend, &copy.request, copy.client),
         tried: &[],
+        answered: false,
     };
     let chosen = pick_endpoint(&copy.backend, &mut worker.turns.borrow_mut(), &call);
     let Ok(chosen) = chosen else { return Ok(()) };

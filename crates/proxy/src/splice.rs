@@ -94,7 +94,7 @@ pub(crate) async fn land(
     loop {
         let chosen = {
             let now = worker.clock.now().into();
-            let call = Call { now, random: trip.random, hash, tried: &tried };
+            let call = Call { now, random: trip.random, hash, tried: &tried, answered: false };
             pick_endpoint(backend, &mut worker.turns.borrow_mut(), &call)
                 .map_err(|reply| advise(worker.shared.mesh.as_ref(), reply))?
         };
@@ -146,7 +146,7 @@ async fn may_try_again(worker: &Worker, backend: &Backend, tried: &[SocketAddr],
                 outcome: Outcome::Unreachable,
                 repeat: Repeatable::Harmless,
                 resend: Resend::Possible,
-                alternatives: pick::alternatives(backend, tried),
+                alternatives: pick::alternatives(backend, tried, false),
                 hope: turns.has_hope(backend, tried, now),
                 waits,
                 left: None,

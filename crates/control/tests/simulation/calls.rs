@@ -181,19 +181,20 @@ impl Run {
             None if wish.method == "POST" => judge::Repeat::Harmful,
             None => judge::Repeat::Harmless,
         };
-        let mut tried = Vec::new();
+        let (mut tried, mut answered) = (Vec::new(), false);
         let last = loop {
-            let call = Call { now, random, hash, tried: &tried };
+            let call = Call { now, random, hash, tried: &tried, answered };
             let Some(chosen) = self.choose(caller, &backend, &label, force, &call)? else { return Ok(()) };
             let outcome = self.contact(caller, &chosen, &label, wish)?;
             self.learn(caller, &backend, &chosen, outcome, now)?;
             tried.push(chosen.address);
+            answered |= !chosen.silent && matches!(outcome, Outcome::Status(_));
             let attempt = Attempt {
                 tries: tried.len() as u32,
                 outcome,
                 repeat,
                 resend: Resend::Possible,
-                alternatives: pick::alternatives(&backend, &tried),
+                alternatives: pick::alternatives(&backend, &tried, answered),
                 hope: false,
                 waits: 0,
                 left: None,
@@ -259,6 +260,9 @@ impl Run {
         }
         if !force.is_heard(label, address.ip()) {
             self.saw.insert("a silent one is called");
+            if call.answered && chosen.silent {
+                return Err(format!("{label}: {address} is silent, and chosen although somebody else has answered"));
+            }
             let is_away = |address: &SocketAddr| away.iter().any(|(one, _)| one == address);
             let heard = set.endpoints().iter().filter(|one| force.is_heard(label, one.address.ip()));
             let mut left = heard
@@ -290,7 +294,8 @@ impl Run {
         }
         if !ruled && health.is_none() {
             let is_away = |address: &SocketAddr| away.iter().any(|(one, _)| one == address);
-            let others = set.all().filter(|one| one.weight > 0 && !call.tried.contains(&one.address));
+            let others = set.all().take(if call.answered { all } else { usize::MAX });
+            let others = others.filter(|one| one.weight > 0 && !call.tried.contains(&one.address));
             let others = others.filter(|one| !is_away(&one.address)).count();
             if others > 0 && is_away(&address) {
                 return Err(format!("{label}: {address} is chosen although it cannot be reached and {others} may be"));
@@ -363,7 +368,7 @@ impl Run {
             proxy.turns.give_up_probe(backend, chosen.address, Duration::ZERO);
             return Ok(());
         }
-        let rules = backend.traffic.as_ref().and_then(|traffic| traffic.outliers);
+        let rules = backend.traffic.as_ref().and_then(|traffic| traffic.outliers).filter(|_| !chosen.silent);
         match (proxy.turns.note(backend, chosen, outcome, now), rules) {
             (Some(Event::Ejected(_)), None) | (Some(Event::Unreachable(_)), Some(_)) => {
                 return Err(format!("{}: {} is left alone by rules that do not hold", backend.label, chosen.address));

@@ -94,7 +94,7 @@ impl Turns {
         if matches!(outcome, Outcome::Status(_)) {
             self.busy.note_reached(&chosen.address);
         }
-        if let Some(rules) = backend.outliers() {
+        if let Some(rules) = backend.outliers().filter(|_| !chosen.silent) {
             return self.backends.get_mut(&backend.key)?.note(rules, chosen.address, outcome, chosen.probe, now);
         }
         match outcome {
@@ -109,7 +109,7 @@ impl Turns {
     /// [`Turns::note_end`], or by [`Turns::note`] if it is not.
     pub fn note_head(&mut self, backend: &Backend, chosen: &Chosen, now: Now) -> Option<Event> {
         self.busy.note_reached(&chosen.address);
-        match backend.outliers() {
+        match backend.outliers().filter(|_| !chosen.silent) {
             Some(_) => self.backends.get_mut(&backend.key)?.note_head(chosen.address, chosen.probe, now),
             None => self.reached(chosen),
         }
@@ -117,7 +117,7 @@ impl Turns {
 
     /// A response with this good head is whole, or as long as anybody wanted it.
     pub fn note_end(&mut self, backend: &Backend, chosen: &Chosen, head: Outcome, now: Now) {
-        if let Some(rules) = backend.outliers()
+        if let Some(rules) = backend.outliers().filter(|_| !chosen.silent)
             && let Some(memory) = self.backends.get_mut(&backend.key)
         {
             memory.note_end(rules, chosen.address, head, now);
@@ -164,9 +164,11 @@ impl Turns {
     pub fn absent(&self, backend: &Backend, now: Now) -> Vec<(SocketAddr, Absence)> {
         let memory = self.backends.get(&backend.key);
         let mut absent: Vec<_> = memory.map(|memory| memory.absent(now.monotonic).collect()).unwrap_or_default();
-        if !self.shunned.is_empty() && backend.outliers().is_none() {
+        if !self.shunned.is_empty() {
             let set = backend.endpoints.load();
-            let shunned = set.all().filter(|one| self.shunned.has(&one.address, now.monotonic));
+            // Those that are silent are never ejected.
+            let ruled = if backend.outliers().is_some() { set.endpoints().len() } else { 0 };
+            let shunned = set.all().skip(ruled).filter(|one| self.shunned.has(&one.address, now.monotonic));
             absent.extend(shunned.map(|one| (one.address, Absence::Unreachable)));
         }
         absent
@@ -217,9 +219,9 @@ impl Turns {
         // With rules about failures those say who cannot be used.
         let is_ruled = backend.outliers().is_some();
         let chosen = self.choose(backend, &set, call);
-        if let Some(silent) = set.silent()
+        if let Some(silent) = set.silent().filter(|_| !call.answered)
             && chosen.as_ref().is_none_or(|chosen| self.is_vain(backend, &set, call, chosen))
-            && let Some(other) = self.draw_silent(silent, call, is_ruled)
+            && let Some(other) = self.draw_silent(silent, call)
         {
             return Some(other);
         }
@@ -251,18 +253,13 @@ impl Turns {
     }
 
     /// One of those that are silent, which was not tried and can be reached as far as is known.
-    fn draw_silent(&mut self, silent: &EndpointSet, call: &Call<'_>, is_ruled: bool) -> Option<Chosen> {
+    fn draw_silent(&mut self, silent: &EndpointSet, call: &Call<'_>) -> Option<Chosen> {
         let now = call.now.monotonic;
-        let mut avoided: SmallVec<[SocketAddr; 8]> = call.tried.iter().copied().collect();
-        if !is_ruled {
-            avoided.extend(self.shunned.all(now));
-        }
+        let avoided: SmallVec<[SocketAddr; 8]> = call.tried.iter().copied().chain(self.shunned.all(now)).collect();
         let position = least_loaded(&Field::Whole(silent), &self.outstanding, call.random, &avoided)?;
         let endpoint = silent.endpoints().get(position).filter(|one| !avoided.contains(&one.address))?;
-        if !is_ruled {
-            self.shunned.begin_probe(&endpoint.address, now);
-        }
-        Some(Chosen::of(endpoint, Probe::No))
+        self.shunned.begin_probe(&endpoint.address, now);
+        Some(Chosen { silent: true, ..Chosen::of(endpoint, Probe::No) })
     }
 
     /// One that was not tried and is not left alone. Where there is none, one that may be well again is better than one that this request has tried.

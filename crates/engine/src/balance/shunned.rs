@@ -1,7 +1,7 @@
 //! Endpoints that could not be reached, or have refused a stream: left alone for a while, also where no policy says so.
 //!
 //! Called by `Turns`. Who refuses streams politely is busy, and for a moment others are better asked: who refuses at once has the fewest requests under way, and
-//! would be asked all the more. Who cannot be reached is left alone by this for backends without `outlierDetection` (with it `memory` decides): what a worker could not connect to a moment ago it is not
+//! would be asked all the more. Who cannot be reached is left alone by this for backends without `outlierDetection` (with it `memory` decides, but about those that are silent): what a worker could not connect to a moment ago it is not
 //! likely to connect to now, and each request that finds out pays for it, with the connect timeout where nobody refuses. So an endpoint is passed over for a
 //! second, then one request is let through to it, and so on, for twice as long each time. Where there is no other endpoint it is used all the same.
 

@@ -50,8 +50,12 @@ impl Stage {
     }
 
     fn pick(&mut self, hash: Option<u64>, tried: &[SocketAddr]) -> Chosen {
+        self.pick_after(hash, tried, false)
+    }
+
+    fn pick_after(&mut self, hash: Option<u64>, tried: &[SocketAddr], answered: bool) -> Chosen {
         self.requests += 1;
-        let call = Call { now: self.now(), random: draw(11, self.requests), hash, tried };
+        let call = Call { now: self.now(), random: draw(11, self.requests), hash, tried, answered };
         pick_endpoint(&self.backend, &mut self.turns, &call).expect("an endpoint")
     }
 
@@ -62,7 +66,7 @@ impl Stage {
 
     /// Requests to an endpoint that all end so.
     fn send_to(&mut self, last: u8, outcome: Outcome, count: usize) -> Vec<Event> {
-        let chosen = Chosen { address: address(last), host: None, tunnel: None, probe: Probe::No };
+        let chosen = Chosen { address: address(last), host: None, tunnel: None, probe: Probe::No, silent: false };
         (0..count).filter_map(|_| self.note(&chosen, outcome)).collect()
     }
 
@@ -361,7 +365,7 @@ fn without_panic_nobody_well_is_nobody() {
     let backend = Backend::for_tests(set(&[1, 1]), Some(traffic));
     backend.ledger.health.store(Some(Arc::default()));
     let now = Now { monotonic: Duration::ZERO, unix: Duration::ZERO };
-    let call = Call { now, random: 1, hash: None, tried: &[] };
+    let call = Call { now, random: 1, hash: None, tried: &[], answered: false };
     let reply = pick_endpoint(&backend, &mut Turns::new(), &call).expect_err("nobody");
     assert_eq!(reply.status, 503);
 }
@@ -421,17 +425,36 @@ fn who_is_silent_is_asked_when_nobody_else_is_left() {
     for traffic in [None, Some(Traffic { panic_threshold: 10, ..Traffic::default() }), Some(ruled())] {
         let silent = [8, 9].map(|last| Endpoint::at(address(last))).to_vec();
         let is_ruled = traffic.as_ref().is_some_and(|traffic| traffic.outliers.is_some());
-        let mut stage = Stage::new(Backend::for_tests(set(&[1, 1]).before_silent(silent), traffic));
+        let backend = || Backend::for_tests(set(&[1, 1]).before_silent(silent.clone()), traffic.clone());
+        let mut stage = Stage::new(backend());
         assert_eq!(stage.spread(100).keys().copied().collect::<Vec<_>>(), [address(0), address(1)]);
         // A request that has tried all others in vain goes on to them, one after the other.
         let mut tried = vec![address(0), address(1)];
-        assert_eq!(crate::pick::alternatives(&stage.backend, &tried), 2);
+        assert_eq!(crate::pick::alternatives(&stage.backend, &tried, false), 2);
+        // An answer of somebody who is there is one, and none of them has a better one.
+        assert_eq!(crate::pick::alternatives(&stage.backend, &tried, true), 0);
+        for _ in 0..10 {
+            let chosen = stage.pick_after(None, &tried, true);
+            assert!(tried.contains(&chosen.address) && !chosen.silent, "{chosen:?}");
+        }
         for _ in 0..2 {
             let chosen = stage.pick(None, &tried).address;
             assert!([address(8), address(9)].contains(&chosen) && !tried.contains(&chosen), "{chosen}");
             tried.push(chosen);
         }
         assert!(tried.contains(&stage.pick(None, &tried).address), "then it begins anew");
+        // One of them that cannot be reached is left alone like any other, whatever rules there are about failures.
+        let mut dark = Stage::new(backend());
+        let first = dark.pick(None, &tried[..2]);
+        assert!(first.silent && dark.note(&first, Outcome::Unreachable).is_some());
+        let others: Vec<SocketAddr> = (0..20).map(|_| dark.pick(None, &tried[..2]).address).collect();
+        assert!(!others.contains(&first.address), "{first:?}");
+        let now = dark.now();
+        assert_eq!(dark.turns.absent(&dark.backend, now), [(first.address, Absence::Unreachable)]);
+        dark.seconds += 1;
+        let others: Vec<SocketAddr> = (0..50).map(|_| dark.pick(None, &tried[..2]).address).collect();
+        assert_eq!(others.iter().filter(|one| **one == first.address).count(), 1, "one request finds out");
+        assert_eq!(dark.note(&first, Outcome::Status(200)), Some(Event::Recovered));
         // Where nobody can be reached others need not find out for themselves.
         if !is_ruled {
             stage.send_to(0, Outcome::Unreachable, 1);
@@ -470,7 +493,7 @@ fn who_cannot_be_reached_is_passed_over_and_asked_by_one_request() {
 fn who_could_not_be_reached_is_back_with_the_head_of_a_response_and_not_with_its_end() {
     for mut stage in heedless() {
         assert_eq!(stage.send_to(0, Outcome::Unreachable, 1).len(), 1);
-        let old = Chosen { address: address(0), host: None, tunnel: None, probe: Probe::No };
+        let old = Chosen { address: address(0), host: None, tunnel: None, probe: Probe::No, silent: false };
         let now = stage.now();
         stage.turns.note_end(&stage.backend, &old, GOOD, now);
         assert_eq!(stage.note(&old, Outcome::Reset), None);
@@ -486,7 +509,8 @@ fn who_could_not_be_reached_is_back_with_the_head_of_a_response_and_not_with_its
 fn the_end_of_what_began_before_the_failures_is_no_success_after_them() {
     let mut stage = Stage::new(backend(&[1, 1], watched()));
     stage.spread(1);
-    let (old, now) = (Chosen { address: address(0), host: None, tunnel: None, probe: Probe::No }, stage.now());
+    let (old, now) =
+        (Chosen { address: address(0), host: None, tunnel: None, probe: Probe::No, silent: false }, stage.now());
     let mut rows = Vec::new();
     for has_begun in [true, false] {
         stage.send_to(0, GOOD, 1);
@@ -508,7 +532,7 @@ fn the_end_of_what_began_before_the_failures_is_no_success_after_them() {
 #[test]
 fn who_has_refused_a_stream_is_passed_over_for_a_moment_and_asked_by_one_request() {
     for mut stage in heedless().into_iter().chain([Stage::new(backend(&[1, 1, 1], watched()))]) {
-        let busy = Chosen { address: address(0), host: None, tunnel: None, probe: Probe::No };
+        let busy = Chosen { address: address(0), host: None, tunnel: None, probe: Probe::No, silent: false };
         let now = stage.now();
         stage.turns.note_refused(&busy, now);
         assert_eq!(stage.spread(100).get(&address(0)), None);

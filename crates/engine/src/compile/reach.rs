@@ -132,7 +132,7 @@ spec: {services: [cart], address: 10.0.0.7, ports: [{port: 80, targetPort: 8080}
     /// What a request gets of a backend: its endpoint, or the reason why there is none with what the log says.
     fn picked(backend: &Backend) -> Result<String, (Reason, String)> {
         let now = Now { monotonic: Duration::ZERO, unix: Duration::ZERO };
-        let call = Call { now, random: 3, hash: None, tried: &[] };
+        let call = Call { now, random: 3, hash: None, tried: &[], answered: false };
         match pick_endpoint(backend, &mut Turns::new(), &call) {
             Ok(chosen) => Ok(chosen.address.to_string()),
             Err(reply) => Err((reply.reason, reply.cause.map(String::from).unwrap_or_default())),

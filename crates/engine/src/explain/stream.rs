@@ -66,7 +66,11 @@ fn pick(rule: &Rule, ask: &Ask, found: &mut Explanation) -> Option<Box<Reply>> {
         return None;
     }
     let hash = pick::hash_stream(target, ask.peer);
-    match pick::pick_endpoint(target, &mut turns, &pick::Call { now: ask.now, random: ask.random, hash, tried: &[] }) {
+    match pick::pick_endpoint(
+        target,
+        &mut turns,
+        &pick::Call { now: ask.now, random: ask.random, hash, tried: &[], answered: false },
+    ) {
         Ok(chosen) => {
             // Without a hash it depends on the moment.
             found.endpoint = hash.map(|_| chosen.address.to_string());

@@ -274,8 +274,13 @@ fn forward<'s>(
     found.backend = Some(target.label.to_string());
     note_endpoints(target, unlisted, found);
     if target.source == EndpointSource::Static && !found.awaits_instances {
-        let call =
-            pick::Call { now: x.now, random: x.random, hash: pick::hash(target, x.request, x.client), tried: &[] };
+        let call = pick::Call {
+            now: x.now,
+            random: x.random,
+            hash: pick::hash(target, x.request, x.client),
+            tried: &[],
+            answered: false,
+        };
         return match pick::pick_endpoint(target, &mut turns, &call) {
             Ok(chosen) => {
                 // Without a hash it depends on the moment.
