@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::joined::{Joined, Registrations};
 use crate::load::{Loaded, Loader, Outcome, Refused};
 use crate::plane::Plane;
-use crate::settle::{LONGEST, PAIR, PATIENCE, QUIET, STALLED, Settle, VANISHED};
+use crate::settle::{LONGEST, PAIR, PATIENCE, QUIET, STALLED, Settle};
 use crate::sources::{Reading, Sources};
 use crate::trace::Interest;
 use crate::watch::{Watch, read_event};
@@ -24,6 +24,8 @@ use crate::watch::{Watch, read_event};
 const POLL: Duration = Duration::from_secs(30);
 /// The same, when the operating system cannot report.
 const POLL_UNWATCHED: Duration = Duration::from_secs(2);
+/// How long an event is awaited that tells that somebody has begun to write, where a file looks like that: on a machine that is busy it may be late.
+const BEGUN: Duration = Duration::from_millis(250);
 
 /// The state of the configuration after an attempt to load it.
 #[derive(Debug, Clone)]
@@ -119,7 +121,7 @@ fn begin(
 ) -> Result<(Trigger, watch::Receiver<Arc<Update>>), StartError> {
     let started = Instant::now();
     let reading = sources.read();
-    let digest = reading.digest;
+    let (digest, empty) = (reading.digest, count_empty(&reading));
     let loaded = match load(&mut loader, &mut joined, reading) {
         Outcome::Loaded(loaded) => loaded,
         Outcome::Refused(refused) => return Err(StartError::Refused(refused)),
@@ -137,6 +139,7 @@ fn begin(
         loader,
         joined,
         digest,
+        empty,
         feed,
         interest: Interest::default(),
         beside: Interest::default(),
@@ -158,6 +161,8 @@ struct Follower {
     loader: Loader,
     joined: Option<Joined>,
     digest: u64,
+    /// How many of the files that were read last have nothing in them.
+    empty: usize,
     feed: watch::Sender<Arc<Update>>,
     interest: Interest,
     /// The part of it that Secrets name.
@@ -276,14 +281,13 @@ impl Follower {
     }
 
     /// Whether somebody has begun to write to a file while it was read, so that what was read is not to be used: events of that are on their way for
-    /// a moment. A file with nothing in it is what a writer leaves that has just begun, so they are awaited for longer.
+    /// a moment. A file that has nothing in it any more is what a writer leaves that has just begun, so they are awaited for longer.
     fn may_be_half(&mut self, reading: &Reading, nudges: &mpsc::Receiver<Nudge>) -> bool {
         if self.watch.is_none() {
             return false;
         }
-        let is_empty = reading.texts.iter().any(|text| text.text.is_empty());
         let now = Instant::now();
-        let until = now + if is_empty { VANISHED } else { QUIET };
+        let until = now + if count_empty(reading) > self.empty { BEGUN } else { QUIET };
         // What has been reported is looked at however late it is by then.
         while Instant::now() < until + PATIENCE
             && let Ok(nudge) = nudges.recv_timeout(until.saturating_duration_since(Instant::now()))
@@ -303,6 +307,7 @@ impl Follower {
     fn load(&mut self, reading: Reading) {
         let started = Instant::now();
         self.digest = reading.digest;
+        self.empty = count_empty(&reading);
         let outcome = load(&mut self.loader, &mut self.joined, reading);
         self.watch_sources();
         let now = SystemTime::now();
@@ -366,6 +371,10 @@ impl Follower {
     }
 }
 
+fn count_empty(reading: &Reading) -> usize {
+    reading.texts.iter().filter(|text| text.text.is_empty()).count()
+}
+
 /// Loads what was read, maybe with the registrations of a plane in the same process, which then hears of it.
 fn load(loader: &mut Loader, joined: &mut Option<Joined>, mut reading: Reading) -> Outcome {
     let Some(joined) = joined else { return loader.load(reading) };
@@ -404,6 +413,7 @@ mod tests {
             loader,
             joined: None,
             digest,
+            empty: 0,
             feed: watch::channel(Arc::new(update)).0,
             interest,
             beside: Interest::default(),
