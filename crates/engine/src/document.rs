@@ -243,8 +243,17 @@ impl Document {
         }
     }
 
-    /// What can be said of a key that a policy has met `occasion` with, and for which it has had a fetch at `asked`.
+    /// What can be said of a key that a policy has met `occasion` with, and for which it has had a fetch at `asked`. Its name is remembered.
     pub fn seek(&self, occasion: &Occasion, asked: Option<Duration>, now: Duration) -> Sought {
+        let sought = self.look(occasion, asked, now);
+        if let (Sought::Later { is_awaited: false, .. }, Occasion::UnknownKey(kid)) = (&sought, occasion) {
+            note(&mut self.state().awaited, name_of(kid), now);
+        }
+        sought
+    }
+
+    /// The same where anybody may have made the name up at no risk, so that it is not remembered.
+    pub fn look(&self, occasion: &Occasion, asked: Option<Duration>, now: Duration) -> Sought {
         if asked.is_none() && self.may_help(occasion, now) {
             return Sought::Fetch;
         }
@@ -265,13 +274,7 @@ impl Document {
             return Sought::Absent;
         }
         let over = state.sought.map_or(now, |sought| sought + GAP);
-        let is_awaited = kid.is_some_and(|kid| {
-            let is_awaited = state.awaited.iter().any(|(one, _)| *one == name_of(kid));
-            if !is_awaited {
-                note(&mut state.awaited, name_of(kid), now);
-            }
-            is_awaited
-        });
+        let is_awaited = kid.is_some_and(|kid| state.awaited.iter().any(|(one, _)| *one == name_of(kid)));
         Sought::Later { wait: over.saturating_sub(now), is_awaited }
     }
 

@@ -40,8 +40,9 @@ pub struct AskedService {
     /// Held so that the list lives as long as what is in it.
     _services: Arc<Services>,
     state: AtomicU8,
-    /// When it has failed last, in microseconds of the clock of the requests.
+    /// When it has failed last, in microseconds of the clock of the requests; and when it has answered last, since then.
     failed: AtomicU64,
+    answered: AtomicU64,
 }
 
 /// All services of a process.
@@ -127,8 +128,12 @@ impl AskedService {
     /// Notes an answer; whether it is news.
     fn is_back(&self, now: Duration) -> bool {
         let state = self.state.load(Ordering::Relaxed);
+        if state == UP {
+            return false;
+        }
+        self.answered.store(micros(now), Ordering::Relaxed);
         let since = micros(now).saturating_sub(self.failed.load(Ordering::Relaxed));
-        if state == UP || (state == AWAY && since < micros(QUIET)) {
+        if state == AWAY && since < micros(QUIET) {
             return false;
         }
         // Of several workers one tells.
@@ -157,6 +162,7 @@ impl Services {
             _services: Arc::clone(self),
             state: AtomicU8::new(UNKNOWN),
             failed: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
         });
         list.push(Arc::downgrade(&made));
         made
@@ -169,7 +175,10 @@ impl Services {
         let known = living.filter_map(|service| match service.state.load(Ordering::Relaxed) {
             UNKNOWN => None,
             state => {
-                Some(ServiceStanding { role: service.role, policy: service.policy.to_string(), is_up: state == UP })
+                // The log waits until it has answered for a while.
+                let has_answered = || service.answered.load(Ordering::Relaxed) > service.failed.load(Ordering::Relaxed);
+                let is_up = state == UP || has_answered();
+                Some(ServiceStanding { role: service.role, policy: service.policy.to_string(), is_up })
             }
         });
         known.collect()
@@ -196,7 +205,10 @@ mod tests {
         assert!(!service.is_back(at(1)), "that it answers is no news");
         assert_eq!([service.is_gone(at(2)), service.is_gone(at(3)), service.is_gone(at(4))], [true, false, false]);
         assert_eq!(standing(), [false]);
-        assert!(!service.is_back(at(5)) && !service.is_gone(at(6)), "it fails now and then");
+        assert!(!service.is_back(at(5)), "it may fail again");
+        assert_eq!(standing(), [true], "but it has answered last");
+        assert!(!service.is_gone(at(6)), "it fails now and then");
+        assert_eq!(standing(), [false]);
         assert_eq!([service.is_back(at(10)), service.is_back(at(11)), service.is_back(at(12))], [false, true, false]);
         assert_eq!(standing(), [true]);
         drop(service);

@@ -87,7 +87,7 @@ pub(crate) struct Args {
     zone: Option<String>,
 
     /// Region of that zone
-    #[arg(long, env = "TRANSEPT_REGION", value_name = "REGION", requires = "zone")]
+    #[arg(long, env = "TRANSEPT_REGION", value_name = "REGION")]
     region: Option<String>,
 
     /// Ask a gateway or sidecar that runs with these files how much is left of each limit, and how the endpoints stand; the URL is that of

@@ -157,16 +157,13 @@ fn findings(status: &Value) -> Vec<&'static str> {
     all.into_iter().filter(|(is_so, _)| *is_so).map(|(_, what)| what).collect()
 }
 
-/// Whether nobody is left of a backend: none of its endpoints serves, or its name has never had an address.
+/// Whether nobody is left of a backend, as far as is known: of one with a policy, or of which an endpoint could not be reached.
 fn misses_backends(status: &Value) -> bool {
-    let all = |list: &str| status[list].as_array().cloned().unwrap_or_default();
     let is_deserted = |backend: &Value| {
         let endpoints = backend["endpoints"].as_array().map_or(&[][..], Vec::as_slice);
-        !endpoints.is_empty() && endpoints.iter().all(|one| one["state"] != "serving")
+        endpoints.iter().all(|one| one["state"] != "serving")
     };
-    let is_unknown =
-        |name: &Value| name["error"].is_string() && name["addresses"].as_array().is_none_or(|known| known.is_empty());
-    all("backends").iter().any(is_deserted) || all("names").iter().any(is_unknown)
+    status["backends"].as_array().is_some_and(|all| all.iter().any(is_deserted))
 }
 
 /// Whether a certificate of a listener has ended.
@@ -584,10 +581,9 @@ mod tests {
     #[test]
     fn whatever_keeps_requests_from_being_answered_is_a_finding() {
         let backend = |state: &str| json!({"name": "b", "endpoints": [{"address": "10.0.0.1:80", "state": state}]});
-        let name = |known: Value| json!({"name": "n", "backend": "b", "addresses": known, "error": "no such name"});
         for (list, good, bad, shown_as) in [
             ("backends", backend("serving"), backend("unwell"), "0 of 1"),
-            ("names", name(json!(["10.0.0.1"])), name(json!([])), "does not resolve"),
+            ("backends", backend("serving"), json!({"name": "b", "endpoints": []}), "0 of 0"),
             (
                 "certificates",
                 json!({"notAfter": "2199-01-01T00:00:00Z"}),

@@ -45,7 +45,7 @@ pub(crate) struct ServeArgs {
     zone: Option<String>,
 
     /// Region of that zone [default: as Workloads in the zone say]
-    #[arg(long, env = "TRANSEPT_REGION", value_name = "REGION", requires = "zone")]
+    #[arg(long, env = "TRANSEPT_REGION", value_name = "REGION")]
     region: Option<String>,
 
     /// File that outlives the process: what QuotaPolicies have counted, and which sessions providers have ended (`backChannelLogoutPath`); made

@@ -161,10 +161,15 @@ impl<'w> Policies<'w> {
         (self.verdicts.len() - 1, compiled)
     }
 
-    /// What those policies remember that cannot be used now: they are not valid, or what they are to be on is not there.
+    /// What those policies remember that are not in force now: they are not valid, or what they are to be on is not there or serves nobody. To be
+    /// asked when all rules are made.
     pub(super) fn idle_memories(&self, world: &World, keep: &Keep) -> Idle {
-        let in_use: HashSet<&ObjectName> =
-            self.verdicts.iter().filter(|one| one.policy.is_some()).map(|one| &one.name).collect();
+        let in_use: HashSet<&ObjectName> = self
+            .verdicts
+            .iter()
+            .filter(|one| one.policy.is_some() && one.in_force.get())
+            .map(|one| &one.name)
+            .collect();
         let names = world.policies().iter().map(|policy| policy.meta.object_name());
         let idle: BTreeSet<String> = names.filter(|name| !in_use.contains(name)).map(|name| name.to_string()).collect();
         if idle.is_empty() { Idle::default() } else { keep.of_policies(&idle) }

@@ -56,11 +56,16 @@ pub struct Book {
     /// What is to be written, or taken from the disk; nothing else, so that it is bounded however long a write takes.
     changed: Mutex<HashSet<u128>>,
     waiting: Mutex<Vec<Waker>>,
+    /// Keys that are counted in an earlier period than before, because the clock was set back, and in which one they were.
+    left: Mutex<HashMap<u128, Period>>,
 }
 
 const MEMORY: u8 = 0;
 const WRITTEN: u8 = 1;
 const FAILED: u8 = 2;
+
+/// So many keys are remembered that were counted in a period to come.
+const MOST_LEFT: usize = 1 << 20;
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +99,7 @@ impl Default for Book {
             bell: Mutex::default(),
             changed: Mutex::default(),
             waiting: Mutex::default(),
+            left: Mutex::default(),
         }
     }
 }
@@ -264,12 +270,16 @@ impl Book {
             return Taken::Counted(cost);
         };
         if entry.count.period.begin < period.begin {
-            entry.count = Count { period, used: 0 };
-            entry.written = 0;
-        }
-        // A clock that was set back does not begin an old period anew, and one that was ahead for a moment locks nobody out until then: what was
-        // counted in a period to come counts in this one.
-        if entry.count.period.begin > now {
+            if self.has_left(hash, period) {
+                entry.count.period = period;
+            } else {
+                entry.count = Count { period, used: 0 };
+                entry.written = 0;
+            }
+        } else if entry.count.period.begin > now {
+            // A clock that was set back does not begin an old period anew, and one that was ahead for a moment locks nobody out until then: what was
+            // counted in a period to come counts in this one, and goes on to count when that one comes again with the clock.
+            self.leave(hash, entry.count.period);
             entry.count.period = period;
         }
         let after = entry.count.used.saturating_add(cost);
@@ -290,6 +300,20 @@ impl Book {
             self.list(hash);
         }
         Taken::Counted(after)
+    }
+
+    /// Notes that a key is counted in an earlier period than this one.
+    fn leave(&self, hash: u128, period: Period) {
+        let mut left = lock(&self.left);
+        if left.len() < MOST_LEFT || left.contains_key(&hash) {
+            left.entry(hash).or_insert(period);
+        }
+    }
+
+    /// Whether this is the period that a key was counted in before a clock was set back. It is asked once.
+    fn has_left(&self, hash: u128, period: Period) -> bool {
+        let mut left = lock(&self.left);
+        !left.is_empty() && left.remove(&hash).is_some_and(|before| before.begin == period.begin)
     }
 
     /// Takes a charge back from a key of this quota.
@@ -493,6 +517,9 @@ mod tests {
         assert_eq!(take(&book, 1, next, 1_000, 4, ten(10)), Taken::Counted(4));
         assert_eq!(take(&book, 1, PERIOD, 999, 1, ten(10)), Taken::Counted(5));
         assert_eq!(take(&book, 1, PERIOD, 999, 6, ten(10)), Taken::Full(5));
+        // The clock is right again: it is the same period.
+        assert_eq!(take(&book, 1, next, 1_000, 6, ten(10)), Taken::Full(5));
+        assert_eq!(take(&book, 1, PERIOD, 999, 1, ten(10)), Taken::Counted(6));
         assert_eq!(book.give_back(&account(&book, 1), 1, next, 5), 0);
         // One that was ahead for a moment locks nobody out.
         let far = Period { begin: 90_000, end: 91_000 };

@@ -51,18 +51,6 @@ impl CostFields<'_> {
             let why = format!("a request that costs {dearest} can never pass, since at most {most} are there at once");
             cx.refuse(self.at, why).remedy("raise `burst` or `requests`, or lower the cost");
         }
-        if let Some(all) = self.costs.iter().find(|cost| cost.methods.is_empty() && cost.paths.is_empty()) {
-            cx.refuse(all.at, "it names no operation, so it is about every request")
-                .remedy("write `methods` or `paths`, or `cost` of the limit for what every other request costs");
-        }
-        let is_said_later = self.response_field.is_some()
-            || self.response_expression.is_some()
-            || self.response_body.is_some()
-            || self.expression.is_some();
-        if dearest == 0 && !is_said_later {
-            cx.refuse(self.at, "nothing costs anything here, so nobody could ever reach it")
-                .remedy("write a `cost` above 0, or say what responses cost (`responseCost`)");
-        }
         if self.expression.is_some() && self.cost != 1 {
             cx.refuse(self.at, "`cost` and `costExpression` both say what a request costs")
                 .remedy("leave one out; of `costs` the first that fits goes before the expression");

@@ -368,8 +368,11 @@ impl Policy for AuthorizationPolicy {
         let rules = || deny.iter().chain(allow.iter().flatten());
         let asks_credential = rules().find_map(Access::asks_credential);
         let asks_identity = rules().find_map(Access::asks_identity);
-        let is_missing = |(name, _): &(&str, Spot)| {
-            name.split_once('/').is_some_and(|(namespace, name)| cx.world.consumer(namespace, name).is_none())
+        let names: Vec<String> =
+            cx.world.consumers().iter().map(|one| format!("{}/{}", one.meta.namespace, one.meta.name)).collect();
+        let is_missing = |(wanted, _): &(&str, Spot)| match wanted.strip_suffix('*') {
+            Some(start) => !names.iter().any(|name| name.starts_with(start)),
+            None => !names.iter().any(|name| name == wanted),
         };
         let missing = rules().flat_map(Access::consumers).find(is_missing).map(|(name, at)| (name.into(), at));
         let schemes: BTreeSet<&str> = schemes_of(cx.world).collect();

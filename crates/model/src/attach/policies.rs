@@ -135,7 +135,7 @@ pub(super) fn attach_all(
         if ancestors.is_empty() {
             ancestors = policy.target_refs.iter().map(target_ref).collect();
         }
-        write_status(policy, ancestors, accept(policy, &refused), status);
+        write_status(policy, ancestors, accept(policy, &refused), lacks(policy, &refused), status);
     }
     // Policies come oldest first, and a stable sort keeps that order on each target.
     attachments.sort_by(|a, b| (a.policy.kind, &a.target).cmp(&(b.policy.kind, &b.target)));
@@ -157,7 +157,20 @@ fn accept(policy: &Policy, refused: &[Objection]) -> Condition {
     }
 }
 
-fn write_status(policy: &Policy, mut ancestors: Vec<StatusRef>, accepted: Condition, status: &mut Status) {
+/// That a policy is in force on some of its targets only.
+fn lacks(policy: &Policy, refused: &[Objection]) -> Option<Condition> {
+    let first = refused.first().filter(|_| refused.len() < policy.target_refs.len())?;
+    let messages: Vec<_> = refused.iter().map(Objection::to_string).collect();
+    Some(Condition::new("ResolvedRefs", Truth::False, first.reason, messages.join(" ")))
+}
+
+fn write_status(
+    policy: &Policy,
+    mut ancestors: Vec<StatusRef>,
+    accepted: Condition,
+    lacks: Option<Condition>,
+    status: &mut Status,
+) {
     let mut seen: Vec<StatusRef> = Vec::new();
     ancestors.retain(|ancestor| {
         let new = !seen.contains(ancestor);
@@ -171,6 +184,7 @@ fn write_status(policy: &Policy, mut ancestors: Vec<StatusRef>, accepted: Condit
     let entries = ancestors.into_iter().map(|ancestor_ref| {
         let mut conditions = Conditions::new(generation);
         conditions.set(accepted.clone());
+        lacks.iter().for_each(|lacks| conditions.set(lacks.clone()));
         AncestorStatus { ancestor_ref, conditions }
     });
     status.insert(

@@ -217,8 +217,7 @@ impl Decoder {
 
     fn has_no_value(&mut self, name: &'static str, at: Spot) {
         self.within(name, |cx| {
-            cx.refuse(at, format!("`{name}` has no value"))
-                .remedy("write one, such as `[]` or `{}` where that is meant, or leave the field away");
+            cx.refuse(at, format!("`{name}` has no value")).remedy("write one, or leave the field away");
         });
     }
 

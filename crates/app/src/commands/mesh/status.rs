@@ -27,9 +27,13 @@ A verdict is healthy, degraded (from 1 % of errors, or an instance is not well),
 instance is well) or unknown (nobody calls it, and no instance is registered). It becomes worse after two windows of \
 10 s, and better after three.
 
-Exit codes: 0 fine, 1 the last reload was refused, a service is failing, an object of the files does not work out (a policy \
-whose target is not there), a proxy asks for a service that never was there, a proxy refuses a resource, an endpoint may not be called, expiries \
+Exit codes: 0 fine, 1 the last reload was refused, a service is failing, an object of the files does not work out (what is only not \
+there yet does not count, unless it looks like a name that is there), a proxy asks for a service whose name looks like another, a proxy refuses a resource, an endpoint may not be called, expiries \
 are frozen or the state cannot be stored, 3 no control plane answers.";
+
+/// How messages of objects begin to say what may have been meant.
+const MAY_BE_MEANT: &str = "which may be meant";
+const DID_YOU_MEAN: &str = "did you mean";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -53,7 +57,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
     }
     let mut shown = question(&args.state, &Question::Status)?;
     let problems = find_problems(&question(&args.state, &Question::Objects)?);
-    let has_problems = !problems.is_empty();
+    let has_problems = problems.iter().any(is_wrong);
     shown["problems"] = problems.into();
     if args.json {
         console::print_json(&shown)?;
@@ -65,7 +69,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
     let failing = services.any(|service| service["verdict"] == "failing");
     let left_out = shown["leftOut"].as_array().is_some_and(|all| !all.is_empty());
     let unwell = shown["frozen"] == Value::Bool(true) || shown["stored"] == Value::Bool(false);
-    let misspelled = missing(&shown["members"]).any(|(_, one)| one["wasThere"] != Value::Bool(true));
+    let misspelled = missing(&shown["members"]).any(|(_, one)| one["near"].is_string());
     let wrong =
         failing || refused || left_out || unwell || has_problems || misspelled || refused_reload(&shown).is_some();
     Ok(if wrong { Exit::Findings } else { Exit::Fine })
@@ -88,7 +92,16 @@ fn refused_reload(shown: &Value) -> Option<String> {
     Some(format!("{RED}the last reload{at} was refused; the configuration before it stays:{PLAIN}\n{first}{more}\n"))
 }
 
-/// What of the objects is not in force because something that they name is not there, or they cannot be used.
+/// Whether a problem is one that does not end by itself. What is not there may come yet, as a Service that only registrations mention does with its first
+/// instance, unless it looks like something that is there.
+fn is_wrong(problem: &Value) -> bool {
+    let may_come =
+        matches!(problem["reason"].as_str(), Some("TargetNotFound" | "NoMatchingParent" | "BackendNotFound"));
+    let message = problem["message"].as_str().unwrap_or_default();
+    !may_come || [MAY_BE_MEANT, DID_YOU_MEAN].iter().any(|words| message.contains(words))
+}
+
+/// What of the objects does not work out because something that they name is not there, or they cannot be used.
 fn find_problems(objects: &Value) -> Vec<Value> {
     let mut problems = Vec::new();
     for object in objects.as_array().into_iter().flatten() {
@@ -129,7 +142,7 @@ fn show_objects(args: &Args) -> Result<Exit> {
     } else {
         console::print(&render_objects(objects.as_array().map_or(&[][..], Vec::as_slice)))?;
     }
-    let wrong = refused.is_some() || is_refused(&objects) || !find_problems(&objects).is_empty();
+    let wrong = refused.is_some() || is_refused(&objects) || find_problems(&objects).iter().any(is_wrong);
     Ok(if wrong { Exit::Findings } else { Exit::Fine })
 }
 
@@ -227,7 +240,7 @@ fn render(shown: &Value) -> String {
     }
     for one in &list("problems") {
         out.push_str(&format!(
-            "\n{YELLOW}{}{PLAIN} is not in force: {}\n",
+            "\n{YELLOW}{}{PLAIN} does not work out: {}\n",
             text(&one["object"]),
             text(&one["message"])
         ));
@@ -348,7 +361,11 @@ mod tests {
         assert_eq!((problems.len(), &problems[0]["reason"]), (1, &"TargetNotFound".into()));
         let text = render(&json!({"problems": problems}));
         assert!(text.contains("AuthorizationPolicy a/guard"), "{text}");
-        assert!(text.contains("is not in force: there is no Service a/b"), "{text}");
+        assert!(text.contains("does not work out: there is no Service a/b"), "{text}");
+        let of = |reason: &str, message: &str| is_wrong(&json!({"reason": reason, "message": message}));
+        assert!(!of("TargetNotFound", "there is no Service a/b"), "it may come");
+        assert!(of("TargetNotFound", "there is no Service a/b; Service a/bb, which may be meant, is without this"));
+        assert!(of("BackendNotFound", "There is no Service a/b (did you mean bb?)") && of("Invalid", "no"));
     }
 
     #[test]

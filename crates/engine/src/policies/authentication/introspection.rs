@@ -103,6 +103,9 @@ fn check_spec(spec: &IntrospectionSpec, value: &Value, cx: &mut Decoder) {
     }
 }
 
+/// What becomes of requests while nobody answers.
+const AWAY: &str = "tokens that are not remembered get 503";
+
 /// The compiled scheme.
 #[derive(Debug)]
 pub(super) struct IntrospectionScheme {
@@ -230,6 +233,15 @@ impl Scheme for IntrospectionScheme {
 
     fn resume(&self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult) -> Proof {
         let Ok(asking) = between.downcast::<Asking>() else { return Proof::Unavailable("it was not asked".into()) };
+        // What it says of one token says nothing of others.
+        match (&result, &*asking) {
+            (CalloutResult::Answered(answer), Asking::Flying(..)) if answer.status < 500 => self.asked.answered(x),
+            (CalloutResult::Answered(answer), Asking::Flying(..)) => {
+                self.asked.failed(&format!("it answers {}", answer.status), AWAY, x)
+            }
+            (CalloutResult::Failed(why), Asking::Flying(..)) => self.asked.failed(why, AWAY, x),
+            _ => {}
+        }
         let proof = match (result, &*asking) {
             (CalloutResult::Answered(answer), Asking::Flying(hash, _)) => {
                 let shown = self.sender.shown(&self.header, x.request).next();
@@ -259,14 +271,9 @@ impl Scheme for IntrospectionScheme {
             }
             _ => return self.authenticate(x),
         };
-        match (*asking, &proof) {
-            // Those who wait find the answer, or are told that there is none.
-            (Asking::Flying(_, flight), Proof::Unavailable(why)) => {
-                flight.fail(why);
-                self.asked.failed(why, "tokens that are not remembered get 503", x);
-            }
-            (Asking::Flying(..), _) => self.asked.answered(x),
-            _ => {}
+        // Those who wait find the answer, or are told that there is none.
+        if let (Asking::Flying(_, flight), Proof::Unavailable(why)) = (*asking, &proof) {
+            flight.fail(why);
         }
         proof
     }

@@ -33,7 +33,7 @@ const WORDS: &[&str] = &[
 /// How what DER begins with, and PEM, begins when it is encoded, once and twice.
 const STARTS: &[&[u8]] = &[
     b"MA", b"MB", b"MC", b"MD", b"ME", b"MF", b"MG", b"MH", b"MI", b"MJ", b"MK", b"ML", b"MM", b"MN", b"MO", b"MP",
-    b"30", b"TU", b"LS0t", b"TFMw",
+    b"30", b"0x30", b"TU", b"LS0t", b"TFMw",
 ];
 
 /// Whether a secret is a key of a pair or a certificate.
@@ -49,8 +49,8 @@ fn is_key(bytes: &[u8], deeper: usize, places: &mut usize) -> bool {
     let bytes: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != 0).collect();
     let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
     let inner = text.trim_matches(is_blank);
-    let is_json = inner.starts_with(['{', '[']) && !inner.contains(|char: char| char.is_control() && !is_blank(char));
-    if is_json && !inner.contains('\u{fffd}') || WORDS.iter().any(|word| text.contains(word)) {
+    let is_json = inner.starts_with(['{', '[']) && serde_json::from_str::<serde_json::Value>(inner).is_ok();
+    if is_json || WORDS.iter().any(|word| text.contains(word)) {
         return true;
     }
     let Some(deeper) = deeper.checked_sub(1) else { return false };
@@ -179,6 +179,7 @@ mod tests {
                 pairs.join(":"),
                 pairs.join(" "),
                 format!("0x{}", pairs.concat()),
+                format!("key: 0x{}", pairs.concat()),
                 pairs.iter().map(|pair| format!("0x{pair}, ")).collect(),
                 format!("{plain}\n"),
                 pem,
@@ -219,6 +220,7 @@ mod tests {
             &b"0123456789abcdef0123456789abcdef0123456789abcdef"[..],
             b"30123456789abcdef0123456789abcdef0123456789abcdef",
             b"MCowBQYDK2VwAyEA",
+            b"{h4rd-to-gu3ss, and printable: it only begins like a key}",
             b"a long sentence, My own, that is 30 years old and nobody knows",
             &[0x30; 64],
             &[0xff; 64],

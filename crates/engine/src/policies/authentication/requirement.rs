@@ -32,7 +32,9 @@ impl Schema for Requirement {
             let step = transept_model::schema::Step::Key(entry.key.clone());
             let scopes = cx.within(step, |cx| {
                 if entry.value.is_null() {
-                    return Some(Vec::new());
+                    cx.refuse(entry.at, "it is not said which scopes are needed")
+                        .remedy("write them, or `[]` for none");
+                    return None;
                 }
                 let scopes = <Vec<Text>>::decode(&entry.value, cx)?;
                 for scope in scopes.iter().filter(|scope| !is_scope(scope)) {

@@ -168,7 +168,7 @@ impl Access {
 
     /// The names that only Consumers have, and where each is written.
     pub(super) fn consumers(&self) -> impl Iterator<Item = (&str, Spot)> {
-        self.from.iter().flat_map(|source| source.consumers().map(|name| (name, source.at)))
+        self.from.iter().flat_map(|source| source.consumers(self.side).map(|name| (name, source.at)))
     }
 
     /// Where it asks for an identity, so that it matches nobody who has none.
@@ -377,10 +377,11 @@ impl AccessSource {
                 || principal.voucher != Voucher::Consumer && is_of_consumers(&principal.id))
     }
 
-    /// The names in it that only a Consumer has.
-    fn consumers(&self) -> impl Iterator<Item = &str> {
-        let names = self.principals.iter().filter(|_| self.schemes.is_empty()).filter_map(NamePattern::exact);
-        names.filter(|name| is_of_consumers(name))
+    /// The names in it that help whoever has them, and that only a Consumer has; a `*` at their end stands for anything.
+    fn consumers(&self, side: Side) -> impl Iterator<Item = &str> {
+        let names = if side == Side::Allow { &self.principals } else { &self.not_principals };
+        let names = names.iter().filter(|_| self.schemes.is_empty()).map(NamePattern::as_str);
+        names.filter(|name| is_of_consumers(&name.replace('*', "x")))
     }
 
     /// Whether it asks for what only a credential says, and no certificate of the mesh.

@@ -303,7 +303,8 @@ fn names_of_consumers_and_schemes_that_are_not_there_are_told() {
     let missing = told("{principals: [ann, default/mob]}", "");
     assert!(missing.starts_with("\"default/mob\" has the form of a Consumer's name"), "{missing}");
     assert_eq!(told("{principals: [default/mob]}", consumer), "");
-    assert_eq!(told("{principals: ['default/*', ann]}", ""), "");
+    assert!(told("{principals: ['default/*', ann]}", "").starts_with("\"default/*\" has the form"));
+    assert_eq!(told("{principals: ['default/*', ann, '*']}", consumer), "");
     let schemes = "{principals: [default/mob], schemes: [staff]}";
     assert!(told(schemes, "").starts_with("no AuthenticationPolicy has a scheme \"staff\""));
     let policy = "{apiVersion: transept.dev/v1alpha1, kind: AuthenticationPolicy, metadata: {name: who}, spec: {targetRefs: \

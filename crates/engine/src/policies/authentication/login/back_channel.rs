@@ -107,7 +107,7 @@ impl LoginScheme {
             }
             Err((refusal, Some(kid))) => {
                 let occasion = Occasion::UnknownKey(kid);
-                match self.provider.seek(&occasion, message.sought, x.now.monotonic) {
+                match self.provider.look(&occasion, message.sought, x.now.monotonic) {
                     Sought::Fetch => {
                         message.sought = Some(x.now.monotonic);
                         self.wait_for_keys(message, occasion)
