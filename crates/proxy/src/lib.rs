@@ -87,7 +87,7 @@ use transept_engine::limit::inquiry::answer;
 use transept_engine::limit::store::{STORES, Stores};
 use transept_engine::login::ended::{ENDED, Ended};
 use transept_engine::services::{SERVICES, ServiceStanding, Services};
-use transept_engine::snapshot::Snapshot;
+use transept_engine::snapshot::{Backend, Snapshot};
 
 use access_log::Sink;
 use health::Watching;
@@ -357,6 +357,15 @@ impl Proxy {
     /// How much is left of limits that somebody asks about, an answer for each ([`transept_engine::limit::inquiry::answer`]).
     pub fn limits(&self, questions: &serde_json::Value) -> serde_json::Value {
         answer(&self.shared.snapshot.load().keep, questions, self.shared.origin.elapsed())
+    }
+
+    /// The backends that have no endpoint at all, by label. Beside a program those belong to them that nothing is known of until it calls.
+    pub fn deserted(&self) -> Vec<Arc<str>> {
+        let snapshot = self.shared.snapshot.load();
+        let is_deserted = |backend: &&Arc<Backend>| backend.endpoints.load().all().next().is_none();
+        let labels: BTreeSet<Arc<str>> =
+            snapshot.backends.iter().filter(is_deserted).map(|one| one.label.clone()).collect();
+        labels.into_iter().collect()
     }
 
     /// The endpoints of every backend with a `TrafficPolicy`, and how they are.

@@ -163,7 +163,14 @@ fn misses_backends(status: &Value) -> bool {
         let endpoints = backend["endpoints"].as_array().map_or(&[][..], Vec::as_slice);
         endpoints.iter().all(|one| one["state"] != "serving")
     };
-    status["backends"].as_array().is_some_and(|all| all.iter().any(is_deserted))
+    status["backends"].as_array().is_some_and(|all| all.iter().any(is_deserted)) || !deserted(status).is_empty()
+}
+
+/// The backends of a gateway without any endpoint. A sidecar knows nothing of most services until its program calls them.
+fn deserted(status: &Value) -> Vec<&str> {
+    let is_gateway = status["mesh"]["service"].is_null();
+    let all = status["deserted"].as_array().into_iter().flatten().filter(|_| is_gateway);
+    all.filter_map(Value::as_str).collect()
 }
 
 /// Whether a certificate of a listener has ended.
@@ -394,6 +401,10 @@ fn render(status: &Value) -> String {
         out.push('\n');
         out.push_str(&table::lay_out(&["BACKEND", "SERVING", "NOT SERVING"], &backends));
     }
+    let deserted = deserted(status);
+    if !deserted.is_empty() {
+        out.push_str(&format!("\n{YELLOW}without any endpoint{PLAIN}: {}\n", deserted.join(", ")));
+    }
     let learned: Vec<Vec<String>> = list(&status["learned"])
         .iter()
         .map(|one| vec![text(&one["listener"]), text(&one["protocol"]), text(&one["by"])])
@@ -600,6 +611,9 @@ mod tests {
             assert!(shown.contains(shown_as) && !shown.contains("no problem"), "{shown}");
         }
         assert_eq!(judge(&json!({"readiness": "ready", "quotas": "unwritten"})), Exit::Findings);
+        let lost = json!({"readiness": "ready", "deserted": ["default/a:80"]});
+        assert!(judge(&lost) == Exit::Findings && render(&lost).contains("without any endpoint"));
+        assert_eq!(judge(&json!({"readiness": "ready", "deserted": ["a"], "mesh": {"service": "cart"}})), Exit::Fine);
     }
 
     #[test]

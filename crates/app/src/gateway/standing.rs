@@ -221,6 +221,7 @@ impl Subject for Standing {
             "logouts": self.proxy.misses_logouts().then_some("unread"),
             "documents": self.proxy.documents().iter().map(document_to_json).collect::<Value>(),
             "learned": self.proxy.learned().iter().map(learned_to_json).collect::<Value>(),
+            "deserted": self.proxy.deserted().iter().map(|label| Value::from(&**label)).collect::<Value>(),
             "backends": backends.iter().map(backend_to_json).collect::<Value>(),
             "keys": keys(&update.loaded.snapshot.keep),
             "certificates": now.certificates.iter().map(Ending::to_json).collect::<Value>(),

@@ -56,16 +56,16 @@ pub struct Book {
     /// What is to be written, or taken from the disk; nothing else, so that it is bounded however long a write takes.
     changed: Mutex<HashSet<u128>>,
     waiting: Mutex<Vec<Waker>>,
-    /// Keys that are counted in an earlier period than before, because the clock was set back, and in which one they were.
-    left: Mutex<HashMap<u128, Period>>,
+    /// What keys have used of periods that are still to come, as it seems since the clock was set back.
+    left: Mutex<HashMap<u128, Count>>,
 }
 
 const MEMORY: u8 = 0;
 const WRITTEN: u8 = 1;
 const FAILED: u8 = 2;
 
-/// So many keys are remembered that were counted in a period to come.
-const MOST_LEFT: usize = 1 << 20;
+/// Of so many keys it is remembered what they have used of a period to come.
+const MOST_LEFT: usize = 1 << 16;
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +188,7 @@ impl Book {
 
     /// Forgets what has been over for a day.
     pub fn clean(&self, now: u64) {
+        lock(&self.left).retain(|_, count| count.period.end > now);
         lock(&self.ledgers).retain(|_, ledger| !ledger.clean(now) || Arc::strong_count(ledger) > 1);
     }
 
@@ -270,16 +271,12 @@ impl Book {
             return Taken::Counted(cost);
         };
         if entry.count.period.begin < period.begin {
-            if self.has_left(hash, period) {
-                entry.count.period = period;
-            } else {
-                entry.count = Count { period, used: 0 };
-                entry.written = 0;
-            }
+            entry.count = Count { period, used: self.used_before(hash, period) };
+            entry.written = 0;
         } else if entry.count.period.begin > now {
             // A clock that was set back does not begin an old period anew, and one that was ahead for a moment locks nobody out until then: what was
-            // counted in a period to come counts in this one, and goes on to count when that one comes again with the clock.
-            self.leave(hash, entry.count.period);
+            // counted in a period to come counts in this one, and is what is used of that one when it comes.
+            self.leave(hash, entry.count);
             entry.count.period = period;
         }
         let after = entry.count.used.saturating_add(cost);
@@ -302,18 +299,22 @@ impl Book {
         Taken::Counted(after)
     }
 
-    /// Notes that a key is counted in an earlier period than this one.
-    fn leave(&self, hash: u128, period: Period) {
+    /// Notes what a key has used of a period that is still to come, as it seems.
+    fn leave(&self, hash: u128, count: Count) {
         let mut left = lock(&self.left);
         if left.len() < MOST_LEFT || left.contains_key(&hash) {
-            left.entry(hash).or_insert(period);
+            left.insert(hash, count);
         }
     }
 
-    /// Whether this is the period that a key was counted in before a clock was set back. It is asked once.
-    fn has_left(&self, hash: u128, period: Period) -> bool {
+    /// What a key has used of a period that begins: nothing, unless a clock has been there before. It is asked once.
+    fn used_before(&self, hash: u128, period: Period) -> u64 {
         let mut left = lock(&self.left);
-        !left.is_empty() && left.remove(&hash).is_some_and(|before| before.begin == period.begin)
+        let Some(before) = left.get(&hash).copied().filter(|before| before.period.begin <= period.begin) else {
+            return 0;
+        };
+        left.remove(&hash);
+        if before.period.begin == period.begin { before.used } else { 0 }
     }
 
     /// Takes a charge back from a key of this quota.
@@ -518,14 +519,24 @@ mod tests {
         assert_eq!(take(&book, 1, PERIOD, 999, 1, ten(10)), Taken::Counted(5));
         assert_eq!(take(&book, 1, PERIOD, 999, 6, ten(10)), Taken::Full(5));
         // The clock is right again: it is the same period.
-        assert_eq!(take(&book, 1, next, 1_000, 6, ten(10)), Taken::Full(5));
-        assert_eq!(take(&book, 1, PERIOD, 999, 1, ten(10)), Taken::Counted(6));
+        assert_eq!(take(&book, 1, next, 1_000, 7, ten(10)), Taken::Full(4));
+        assert_eq!(take(&book, 1, PERIOD, 999, 7, ten(10)), Taken::Full(4));
+        assert_eq!(take(&book, 1, next, 1_000, 6, ten(10)), Taken::Counted(10));
+        assert_eq!(take(&book, 1, PERIOD, 999, 1, ten(10)), Taken::Full(10));
         assert_eq!(book.give_back(&account(&book, 1), 1, next, 5), 0);
-        // One that was ahead for a moment locks nobody out.
+        // One that was ahead for a moment locks nobody out, neither now nor then.
         let far = Period { begin: 90_000, end: 91_000 };
         assert_eq!(take(&book, 2, far, 90_001, 4, ten(10)), Taken::Counted(4));
         assert_eq!(take(&book, 2, PERIOD, 999, 1, ten(10)), Taken::Counted(5));
+        assert_eq!(take(&book, 2, PERIOD, 999, 5, ten(10)), Taken::Counted(10));
         assert_eq!(take(&book, 2, next, 1_000, 1, ten(10)), Taken::Counted(1));
+        assert_eq!(take(&book, 2, far, 90_001, 1, ten(10)), Taken::Counted(5), "what was used of it before");
+        assert_eq!(take(&book, 2, next, 1_000, 0, ten(10)), Taken::Counted(5));
+        book.clean(91_000);
+        assert!(lock(&book.left).is_empty());
+        let far = Period { begin: 95_000, end: 96_000 };
+        assert_eq!(take(&book, 2, far, 95_001, 1, ten(10)), Taken::Counted(1));
+        assert_eq!(take(&book, 2, next, 1_000, 0, ten(10)), Taken::Counted(1));
         // What a response has cost that began in the period before is no clock that goes back.
         assert_eq!(take(&book, 2, PERIOD, 1_001, 1, ten(10)), Taken::Counted(2));
         assert_eq!(take(&book, 2, next, 1_002, 1, ten(10)), Taken::Counted(3));

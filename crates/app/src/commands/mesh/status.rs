@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 use serde_json::{Value, json};
 use transept_control::plane::Question;
+use transept_model::suggest::nearest;
 
 use super::{coloured, latency, rate, share};
 use crate::commands::Exit;
@@ -34,6 +35,8 @@ are frozen or the state cannot be stored, 3 no control plane answers.";
 /// How messages of objects begin to say what may have been meant.
 const MAY_BE_MEANT: &str = "which may be meant";
 const DID_YOU_MEAN: &str = "did you mean";
+/// How they say that a Service is not there, with and without a capital letter.
+const NO_SERVICE: &str = "here is no Service ";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -57,7 +60,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
     }
     let mut shown = question(&args.state, &Question::Status)?;
     let problems = find_problems(&question(&args.state, &Question::Objects)?);
-    let has_problems = problems.iter().any(is_wrong);
+    let has_problems = problems.iter().any(|one| is_wrong(one, &shown["services"]));
     shown["problems"] = problems.into();
     if args.json {
         console::print_json(&shown)?;
@@ -92,13 +95,21 @@ fn refused_reload(shown: &Value) -> Option<String> {
     Some(format!("{RED}the last reload{at} was refused; the configuration before it stays:{PLAIN}\n{first}{more}\n"))
 }
 
-/// Whether a problem is one that does not end by itself. What is not there may come yet, as a Service that only registrations mention does with its first
-/// instance, unless it looks like something that is there.
-fn is_wrong(problem: &Value) -> bool {
-    let may_come =
-        matches!(problem["reason"].as_str(), Some("TargetNotFound" | "NoMatchingParent" | "BackendNotFound"));
+/// Whether a problem is one that does not end by itself. A Service that is not there may come yet with its first instance, unless its name looks like
+/// that of one that is there.
+fn is_wrong(problem: &Value, services: &Value) -> bool {
     let message = problem["message"].as_str().unwrap_or_default();
-    !may_come || [MAY_BE_MEANT, DID_YOU_MEAN].iter().any(|words| message.contains(words))
+    if message.contains("with a part named") || [MAY_BE_MEANT, DID_YOU_MEAN].iter().any(|words| message.contains(words))
+    {
+        return true;
+    }
+    let known = || services.as_array().into_iter().flatten().filter_map(|one| one["service"].as_str()?.split_once('/'));
+    let is_misspelled = |name: &str| {
+        let (namespace, name) = name.trim_end_matches(['.', ';', ',']).split_once('/').unwrap_or_default();
+        nearest(name, known().filter(|(of, _)| *of == namespace).map(|(_, other)| other)).is_some()
+    };
+    let mut missing = message.split(NO_SERVICE).skip(1).filter_map(|rest| rest.split_whitespace().next()).peekable();
+    missing.peek().is_none() || missing.any(is_misspelled)
 }
 
 /// What of the objects does not work out because something that they name is not there, or they cannot be used.
@@ -132,7 +143,8 @@ fn find_problems(objects: &Value) -> Vec<Value> {
 
 /// Prints the objects, which are those in force; a finding when one does not work out, a proxy refuses one, or the files of now are not in force.
 fn show_objects(args: &Args) -> Result<Exit> {
-    let refused = refused_reload(&question(&args.state, &Question::Status)?);
+    let status = question(&args.state, &Question::Status)?;
+    let refused = refused_reload(&status);
     if let Some(refused) = &refused {
         console::tell(refused.trim_end());
     }
@@ -142,7 +154,8 @@ fn show_objects(args: &Args) -> Result<Exit> {
     } else {
         console::print(&render_objects(objects.as_array().map_or(&[][..], Vec::as_slice)))?;
     }
-    let wrong = refused.is_some() || is_refused(&objects) || find_problems(&objects).iter().any(is_wrong);
+    let has_problems = find_problems(&objects).iter().any(|one| is_wrong(one, &status["services"]));
+    let wrong = refused.is_some() || is_refused(&objects) || has_problems;
     Ok(if wrong { Exit::Findings } else { Exit::Fine })
 }
 
@@ -362,10 +375,15 @@ mod tests {
         let text = render(&json!({"problems": problems}));
         assert!(text.contains("AuthorizationPolicy a/guard"), "{text}");
         assert!(text.contains("does not work out: there is no Service a/b"), "{text}");
-        let of = |reason: &str, message: &str| is_wrong(&json!({"reason": reason, "message": message}));
-        assert!(!of("TargetNotFound", "there is no Service a/b"), "it may come");
-        assert!(of("TargetNotFound", "there is no Service a/b; Service a/bb, which may be meant, is without this"));
-        assert!(of("BackendNotFound", "There is no Service a/b (did you mean bb?)") && of("Invalid", "no"));
+        let services = json!([{"service": "a/cart"}, {"service": "b/desk"}]);
+        let of = |message: &str| is_wrong(&json!({"message": message}), &services);
+        assert!(!of("There is no Service a/bank. Add it, or correct the name.") && !of("there is no Service a/desk"));
+        assert!(
+            of("There is no Service a/carrt. Add it, or correct the name.") && of("the Service a/cart has no port 7")
+        );
+        assert!(of("There is no Service a/cart with a part named 81; the whole of it is without this"));
+        assert!(of("there is no Service a/b; Service a/bb, which may be meant, is without this"));
+        assert!(of("Namespace b is not the one that this AuthorizationPolicy is in, which is a"));
     }
 
     #[test]

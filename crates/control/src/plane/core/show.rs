@@ -220,7 +220,11 @@ impl Plane {
 fn missing(name: &str, services: &[Value]) -> Value {
     let known: Vec<&str> = services.iter().filter_map(|service| service["service"].as_str()).collect();
     let was_there = known.contains(&name);
-    let near = if was_there { None } else { nearest(name, known) };
+    // Names of one namespace alone: the longer it is, the more alike whole names are.
+    let (namespace, own) = name.split_once('/').unwrap_or(("", name));
+    let here = known.iter().filter_map(|one| one.split_once('/').filter(|(of, _)| *of == namespace));
+    let near =
+        nearest(own, here.map(|(_, other)| other)).filter(|_| !was_there).map(|near| format!("{namespace}/{near}"));
     json!({"service": name, "near": near, "wasThere": was_there})
 }
 

@@ -233,23 +233,24 @@ impl Scheme for IntrospectionScheme {
 
     fn resume(&self, x: &mut Exchange<'_>, between: Box<dyn Any + Send>, result: CalloutResult) -> Proof {
         let Ok(asking) = between.downcast::<Asking>() else { return Proof::Unavailable("it was not asked".into()) };
-        // What it says of one token says nothing of others.
-        match (&result, &*asking) {
-            (CalloutResult::Answered(answer), Asking::Flying(..)) if answer.status < 500 => self.asked.answered(x),
-            (CalloutResult::Answered(answer), Asking::Flying(..)) => {
-                self.asked.failed(&format!("it answers {}", answer.status), AWAY, x)
-            }
-            (CalloutResult::Failed(why), Asking::Flying(..)) => self.asked.failed(why, AWAY, x),
-            _ => {}
-        }
         let proof = match (result, &*asking) {
             (CalloutResult::Answered(answer), Asking::Flying(hash, _)) => {
+                let judged = self.judge(&answer, *hash, x.now.unix);
+                match &judged {
+                    // What it says of one odd token says nothing of others.
+                    Err(Proof::Unavailable(why)) if answer.status != 400 => self.asked.failed(why, AWAY, x),
+                    _ => self.asked.answered(x),
+                }
                 let shown = self.sender.shown(&self.header, x.request).next();
-                match (self.judge(&answer, *hash, x.now.unix), shown) {
+                match (judged, shown) {
                     (Ok(principal), Some((word, token))) => self.admit(principal, word, token, x),
                     (Ok(_), None) => Proof::Absent,
                     (Err(proof), _) => proof,
                 }
+            }
+            (CalloutResult::Failed(why), Asking::Flying(..)) => {
+                self.asked.failed(&why, AWAY, x);
+                Proof::Unavailable(why)
             }
             (CalloutResult::Failed(why), _) => Proof::Unavailable(why),
             (CalloutResult::Assumed, _) => {

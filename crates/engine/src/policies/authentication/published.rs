@@ -24,7 +24,6 @@ const WORDS: &[&str] = &[
     "private key",
     "private-key",
     "modulus",
-    "\"kty\"",
     "ssh-rsa",
     "ssh-ed25519",
     "ecdsa-sha2",
@@ -50,7 +49,7 @@ fn is_key(bytes: &[u8], deeper: usize, places: &mut usize) -> bool {
     let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
     let inner = text.trim_matches(is_blank);
     let is_json = inner.starts_with(['{', '[']) && serde_json::from_str::<serde_json::Value>(inner).is_ok();
-    if is_json || WORDS.iter().any(|word| text.contains(word)) {
+    if is_json || is_jwk(&text) || WORDS.iter().any(|word| text.contains(word)) {
         return true;
     }
     let Some(deeper) = deeper.checked_sub(1) else { return false };
@@ -68,6 +67,15 @@ fn is_key(bytes: &[u8], deeper: usize, places: &mut usize) -> bool {
         }
     }
     false
+}
+
+/// Whether text has the member `kty` of a JWK in it (RFC 7517 section 4.1), in JSON, escaped JSON, YAML, or as programs print it.
+fn is_jwk(text: &str) -> bool {
+    let is_quote = |char: &char| char.is_whitespace() || matches!(char, '"' | '\'' | '\\');
+    let plain: String = text.chars().filter(|char| !is_quote(char)).collect();
+    plain
+        .match_indices("kty:")
+        .any(|(at, _)| plain.get(..at).is_some_and(|before| before.ends_with(['{', ',', '-']) || before.is_empty()))
 }
 
 /// What text may have at its ends beside white space.
@@ -197,6 +205,10 @@ mod tests {
             " {\"kty\": \"RSA\", \"n\": \"wQ\", \"e\": \"AQAB\"}".to_owned(),
             "[{\"kty\": \"RSA\"}]".to_owned(),
             "keys: {\"kty\": \"EC\"}".to_owned(),
+            "\"{\\\"kty\\\":\\\"RSA\\\",\\\"n\\\":\\\"wQ\\\"}\"".to_owned(),
+            "{'e': 'AQAB', 'kty': 'RSA'}".to_owned(),
+            "{kty: RSA, n: wQ}".to_owned(),
+            "kty: EC\ncrv: P-256\n".to_owned(),
             "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABgQ me@here".to_owned(),
             "AAAAB3NzaC1yc2EAAAADAQABAAABgQDBAAAAAAAAAAAAAAAAAAAAAAAA".to_owned(),
             "Public-Key: (2048 bit)\nModulus:\n    00:c1".to_owned(),
