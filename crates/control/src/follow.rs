@@ -196,8 +196,6 @@ impl Follower {
             })
             .ok();
             self.watch_sources();
-            // What changed between the first load and the first watch was reported to nobody.
-            self.asked = Asked::Look;
         }
         let mut looked = Instant::now();
         while !self.feed.is_closed() {
@@ -228,6 +226,8 @@ impl Follower {
         match nudge {
             Nudge::Event(event) => self.note(&event),
             Nudge::Reload => self.asked = Asked::Load,
+            // Files that Secrets name are read with them.
+            Nudge::Registrations if self.settle.open().is_some() => self.asked = Asked::Load,
             Nudge::Registrations => self.load_registrations(),
         }
     }
@@ -365,7 +365,9 @@ impl Follower {
             interest.add_file(&file);
             beside.add_file(&file);
         }
-        watch.follow(&interest);
+        if watch.follow(&interest) {
+            self.asked = self.asked.max(Asked::Look);
+        }
         self.interest = interest;
         self.beside = beside;
     }

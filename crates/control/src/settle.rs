@@ -34,6 +34,8 @@ pub(crate) enum Change {
     Complete(PathBuf),
     /// It is gone: removed, or renamed away.
     Vanished(PathBuf),
+    /// Its rights, owner or times have changed, which says nothing of whether it is complete.
+    Touched(PathBuf),
 }
 
 /// The burst that is going on.
@@ -60,7 +62,7 @@ impl Change {
     /// The file.
     pub(crate) fn path(&self) -> &Path {
         match self {
-            Change::Writing(path) | Change::Complete(path) | Change::Vanished(path) => path,
+            Change::Writing(path) | Change::Complete(path) | Change::Vanished(path) | Change::Touched(path) => path,
         }
     }
 }
@@ -68,6 +70,12 @@ impl Change {
 impl Settle {
     /// Takes a change into account; `quiet` is [`QUIET`] or [`PAIR`].
     pub(crate) fn note(&mut self, change: Change, quiet: Duration, now: Instant) {
+        let change = match change {
+            // Whoever writes to it may have done so himself.
+            Change::Touched(path) if self.writing.contains_key(&path) => return,
+            Change::Touched(path) => Change::Complete(path),
+            other => other,
+        };
         self.quiet = self.quiet.max(quiet);
         self.half |= quiet > QUIET || !matches!(change, Change::Complete(_));
         match change {
@@ -83,6 +91,8 @@ impl Settle {
                 self.writing.remove(&path);
                 self.vanished.insert(path);
             }
+            // Taken for something else above.
+            Change::Touched(_) => {}
         }
         self.first.get_or_insert(now);
         self.due = Some(self.count(now));
@@ -162,6 +172,18 @@ mod tests {
         let later = now + Duration::from_millis(20);
         settle.note(Change::Complete(path()), QUIET, later);
         assert_eq!(settle.due(), Some(later + QUIET));
+    }
+
+    #[test]
+    fn other_rights_close_no_file() {
+        let now = Instant::now();
+        let mut settle = Settle::default();
+        settle.note(Change::Writing(path()), QUIET, now);
+        settle.note(Change::Touched(path()), QUIET, now);
+        assert_eq!((settle.due(), settle.open()), (Some(now + STALLED), Some(&*path())));
+        settle.clear();
+        settle.note(Change::Touched(path()), QUIET, now);
+        assert_eq!((settle.due(), settle.open()), (Some(now + QUIET), None));
     }
 
     #[test]

@@ -32,8 +32,9 @@ impl Watch {
         Ok(Watch { watcher, directories: BTreeSet::new() })
     }
 
-    /// Watches what `interest` asks for and nothing else.
-    pub(crate) fn follow(&mut self, interest: &Interest) {
+    /// Watches what `interest` asks for and nothing else. True when a directory is among them that was not watched before: what has happened in it
+    /// until now was reported to nobody.
+    pub(crate) fn follow(&mut self, interest: &Interest) -> bool {
         for gone in self.directories.difference(&interest.watch) {
             // A directory that was removed took its watch along; there is nothing to do about the error.
             let _ = self.watcher.unwatch(gone);
@@ -53,7 +54,9 @@ impl Watch {
                 }
             }
         }
+        let is_new = directories.iter().any(|directory| !self.directories.contains(directory));
         self.directories = directories;
+        is_new
     }
 
     /// Forgets directories that were removed, so that a new one of the same name is watched again.
@@ -79,6 +82,7 @@ pub(crate) fn read_event(event: &notify::Event, interest: &Interest) -> Vec<Chan
         EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => Change::Vanished,
         // A rename as a whole (`Both`) names the old path too; `From` and `To` have told of each end already.
         EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => return Vec::new(),
+        EventKind::Modify(ModifyKind::Metadata(_)) => Change::Touched,
         _ => Change::Complete,
     };
     event.paths.iter().filter(|path| interest.concerns(path)).map(|path| change(path.clone())).collect()

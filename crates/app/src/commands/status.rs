@@ -360,6 +360,27 @@ fn render_member(member: &Value) -> String {
     format!("{identity}, certificate until {ends}\ncontrol plane {control}\n{unkept}{registered}{health}")
 }
 
+/// Tables of names of backends and of their endpoints, as far as something is to be said of them.
+fn render_backends(status: &Value) -> String {
+    let (empty, mut out) = (Vec::new(), String::new());
+    let list = |value: &Value| value.as_array().unwrap_or(&empty).clone();
+    let names: Vec<Vec<String>> = list(&status["names"]).iter().map(render_name).collect();
+    if !names.is_empty() {
+        out.push('\n');
+        out.push_str(&table::lay_out(&["NAME", "BACKEND", "ADDRESSES"], &names));
+    }
+    let backends: Vec<Vec<String>> = list(&status["backends"]).iter().map(render_backend).collect();
+    if !backends.is_empty() {
+        out.push('\n');
+        out.push_str(&table::lay_out(&["BACKEND", "SERVING", "NOT SERVING"], &backends));
+    }
+    let deserted = deserted(status);
+    if !deserted.is_empty() {
+        out.push_str(&format!("\n{YELLOW}without any endpoint{PLAIN}: {}\n", deserted.join(", ")));
+    }
+    out
+}
+
 fn render(status: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let mut out = format!(
@@ -391,20 +412,7 @@ fn render(status: &Value) -> String {
             "\n{YELLOW}nothing is listened on: no Gateway has a listener that can be served{PLAIN}\n"
         ));
     }
-    let names: Vec<Vec<String>> = list(&status["names"]).iter().map(render_name).collect();
-    if !names.is_empty() {
-        out.push('\n');
-        out.push_str(&table::lay_out(&["NAME", "BACKEND", "ADDRESSES"], &names));
-    }
-    let backends: Vec<Vec<String>> = list(&status["backends"]).iter().map(render_backend).collect();
-    if !backends.is_empty() {
-        out.push('\n');
-        out.push_str(&table::lay_out(&["BACKEND", "SERVING", "NOT SERVING"], &backends));
-    }
-    let deserted = deserted(status);
-    if !deserted.is_empty() {
-        out.push_str(&format!("\n{YELLOW}without any endpoint{PLAIN}: {}\n", deserted.join(", ")));
-    }
+    out.push_str(&render_backends(status));
     let learned: Vec<Vec<String>> = list(&status["learned"])
         .iter()
         .map(|one| vec![text(&one["listener"]), text(&one["protocol"]), text(&one["by"])])
