@@ -239,6 +239,7 @@ async fn identity(control: &Control, service: &str) -> anyhow::Result<Mesh> {
         ticket: Some(Ticket::read(&control.token(service)?)?),
         node: service.to_owned(),
         interest: Interest::Services([("default".to_owned(), service.to_owned())].into()),
+        address: None,
         workload: None,
     })
     .await?;

@@ -123,6 +123,7 @@ impl Mesh {
             ticket,
             node: node.to_owned(),
             interest: Interest::Services(BTreeSet::from([name("bank")])),
+            address: None,
             workload: None,
         }
     }

@@ -69,6 +69,8 @@ pub struct FeedOptions {
     pub node: String,
     /// What it asks for.
     pub interest: Interest,
+    /// The address of this machine that it will register, which connections come from before that, too.
+    pub address: Option<IpAddr>,
     /// What it registers; nothing for a gateway.
     pub workload: Option<Workload>,
 }

@@ -95,6 +95,7 @@ fn run_member(control: String, args: Args) -> Result<Exit> {
         ticket: read_ticket(args.token_file.as_deref())?,
         node,
         interest: Interest::Everything,
+        address: None,
         workload: None,
     };
     gateway::serve_member(options, &args.serve)

@@ -115,6 +115,7 @@ impl Plan {
             ticket: self.ticket.clone(),
             node: self.place.workload.clone(),
             interest,
+            address: self.address,
             workload: None,
         }
     }

@@ -22,4 +22,9 @@ async fn an_instance_is_called_by_the_address_that_it_announces() {
     answered(web.local[0], 200).await;
     let status = mesh.status().await;
     assert_eq!(status["workloads"][0]["address"], "127.0.0.2", "{status}");
+    // From its first connection on it comes from there where it can, which shows that it is there.
+    let members = status["members"].as_array().into_iter().flatten();
+    let from = members.filter(|one| one["proxy"].as_str().is_some_and(|proxy| proxy.contains("/cart/")));
+    let from: Vec<&str> = from.filter_map(|one| one["address"].as_str()).collect();
+    assert!(matches!(from[..], [one] if one.starts_with("127.0.0.2:")), "{status}");
 }

@@ -10,6 +10,7 @@
 mod check;
 mod held;
 mod objects;
+mod places;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -101,6 +102,9 @@ pub struct Entry {
     /// Whether it came to where another one was and is alive: the place is the other one's.
     #[prost(bool, tag = "7")]
     pub guest: bool,
+    /// How many came there before it, one after the other. Whoever came sooner has the place again when he is heard again.
+    #[prost(uint32, tag = "8")]
+    pub turn: u32,
 }
 
 impl Entry {
@@ -233,19 +237,11 @@ impl Registry {
             at_home: origin == Origin::Home,
             left: false,
             guest: false,
+            turn: 0,
         };
-        entry.guest = self.is_guest(&entry, now);
+        (entry.guest, entry.turn) = self.turn(&entry, before, now);
         check_object(&entry)?;
         Ok(entry)
-    }
-
-    /// Whether an instance would come to where another one is known to be that is alive, and that did not come to it.
-    fn is_guest(&self, entry: &Entry, now: Duration) -> bool {
-        let is_host = |held: &Held| held.entry.is_proven() && held.is_alive(now) && !held.displaced;
-        let own = self.held.get(&name_of(&entry.workload));
-        let own = own.filter(|own| is_host(own) && own.entry.identity == entry.identity);
-        let was_there = |other: &Held| own.is_some_and(|own| comes_to(&own.entry, other));
-        self.held.values().any(|other| is_host(other) && comes_to(entry, other) && !was_there(other))
     }
 
     /// Takes in what was admitted.
@@ -359,40 +355,6 @@ impl Registry {
             true
         });
         gone.iter().for_each(|(name, entry)| self.keep_name(name, entry, now));
-        changed
-    }
-
-    /// Puts out who has missed a beat since another one came to his place, and gives guests the place of whoever is there no more. Names whom
-    /// that changes.
-    fn settle_places(&mut self, now: Duration) -> Vec<Name> {
-        let mut changed = Vec::new();
-        for (name, held) in &mut self.held {
-            if held.rival.is_some() && !held.displaced && !held.is_alive(now) {
-                held.displaced = true;
-                changed.push(name.clone());
-            }
-        }
-        if self.held.values().all(|held| !held.entry.guest) {
-            return changed;
-        }
-        // Who was heard beside a guest keeps the place for as long as others keep theirs.
-        let is_host = |held: &&Held| held.entry.is_proven() && held.lives(now) && !held.displaced;
-        let mut hosts: HashMap<&str, Vec<&Held>> = HashMap::new();
-        for host in self.held.values().filter(is_host) {
-            hosts.entry(host.entry.workload.address.as_str()).or_default().push(host);
-        }
-        let is_over = |guest: &Entry| {
-            let here = hosts.get(guest.workload.address.as_str());
-            here.is_none_or(|here| here.iter().all(|host| !comes_to(guest, host)))
-        };
-        let guests = self.held.iter().filter(|(_, held)| held.entry.guest);
-        let over: Vec<Name> = guests.filter(|(_, held)| is_over(&held.entry)).map(|(name, _)| name.clone()).collect();
-        for name in over {
-            if let Some(held) = self.held.get_mut(&name) {
-                held.entry.guest = false;
-            }
-            changed.push(name);
-        }
         changed
     }
 

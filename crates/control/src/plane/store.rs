@@ -328,6 +328,7 @@ mod tests {
             at_home: true,
             left: false,
             guest: false,
+            turn: 0,
         }
     }
 

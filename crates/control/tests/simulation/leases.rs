@@ -21,8 +21,8 @@ struct Lease {
     nonce: Vec<u8>,
     address: String,
     tunnel: u32,
-    /// Whether another one has come to where it is since it was heard.
-    met: bool,
+    /// The other one that has come to where it is since it was heard.
+    met: Option<Name>,
     /// Whether it has missed a beat since.
     out: bool,
     /// Whether it says that it is well.
@@ -47,7 +47,7 @@ impl Lease {
             nonce,
             address,
             tunnel,
-            met: false,
+            met: None,
             out: false,
             well,
             heard,
@@ -84,7 +84,7 @@ impl Leases {
         self.mass = false;
         for lease in self.all.values_mut() {
             (lease.heard, lease.overdue, lease.kept, lease.until) = (now, false, false, Duration::ZERO);
-            (lease.had, lease.met, lease.out) = (false, false, false);
+            (lease.had, lease.met, lease.out) = (false, None, false);
         }
     }
 
@@ -106,7 +106,7 @@ impl Leases {
             let place = (&workload.address, workload.tunnel_port);
             let others = self.all.iter_mut().filter(|(other, _)| *other != name);
             for (_, other) in others.filter(|(_, other)| (&other.address, other.tunnel) == place) {
-                other.met = true;
+                other.met = Some(name.clone());
                 other.out |= other.lapsed || now.saturating_sub(other.heard) > MISSED;
             }
             self.all.insert(name.clone(), Lease::begin(nonce, workload, now));
@@ -119,7 +119,7 @@ impl Leases {
             Some(lease) if known => {
                 (lease.heard, lease.lapsed, lease.overdue) = (now, false, false);
                 (lease.kept, lease.until, lease.had) = (false, Duration::ZERO, false);
-                (lease.met, lease.out) = (false, false);
+                (lease.met, lease.out) = (None, false);
             }
             None if !known => {}
             _ => return Err(format!("a beat of {name:?} is known: {known}")),
@@ -136,8 +136,10 @@ impl Leases {
     /// Time has passed, and the registry has looked who is silent.
     pub(crate) fn swept(&mut self, now: Duration) {
         let silence = |lease: &Lease| now.saturating_sub(lease.heard);
+        let there: BTreeSet<Name> = self.all.keys().cloned().collect();
         for lease in self.all.values_mut() {
-            lease.out |= lease.met && (lease.lapsed || silence(lease) > MISSED);
+            lease.met.take_if(|rival| !there.contains(rival));
+            lease.out = lease.met.is_some() && (lease.out || lease.lapsed || silence(lease) > MISSED);
         }
         let silent = self.all.values().filter(|lease| silence(lease) > MISSED).count();
         let mass = silent >= 3 && silent * 2 > self.all.len();

@@ -269,7 +269,8 @@ impl Member {
         self.links += 1;
         let (number, reports, tls) = (self.links, self.reports.clone(), self.tls.clone());
         let Some(address) = self.options.control.get(server).cloned() else { return };
-        let here = self.options.workload.as_ref().and_then(|workload| workload.address.parse().ok());
+        let registered = self.options.workload.as_ref().and_then(|workload| workload.address.parse().ok());
+        let here = registered.or(self.options.address);
         tokio::spawn(async move {
             let opened = match Connection::open_from(here, &address, &tls).await {
                 Ok(connection) => Link::open(connection, number, reports.clone()).await,

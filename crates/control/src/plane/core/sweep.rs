@@ -61,6 +61,13 @@ fn tell_of(registry: &Registry, name: &Name, moment: Duration) {
             workload,
             "silent for too long: kept, because nobody who is heard serves what it serves, or a part of it"
         );
+    } else if entry.guest {
+        tracing::info!(
+            workload,
+            "whoever was there before is heard again at its address: the place is not its own any more"
+        );
+    } else if entry.turn == 0 {
+        tracing::info!(workload, "whoever registered from where it is has gone: not replaced any more");
     } else {
         tracing::info!(workload, "whoever was there before is gone from its address: the place is its own");
     }

@@ -314,6 +314,68 @@ fn nobody_puts_out_who_is_alive_nor_takes_its_name_or_its_place() {
     }
 }
 
+/// An instance of another service that says that it is where `a` is.
+fn stranger(name: &str) -> (Workload, SpiffeId) {
+    let (services, service_account) = (vec!["bank".into()], "bank".into());
+    let own = Workload { services, service_account, address: address_of("a"), tunnel_port: 15008, ..workload(name) };
+    (own, SpiffeId::parse("spiffe://transept.local/ns/default/sa/bank").expect("an id"))
+}
+
+#[test]
+fn who_comes_back_has_its_place_again() {
+    let none = Members::default();
+    let (guest, bank) = stranger("z");
+    let mut registry = Registry::default();
+    let first = Workload { tunnel_port: 15008, ..workload("a") };
+    assert_eq!(registry.register(first, &cart(), b"a", Origin::Home, at(0)), Ok(true));
+    assert_eq!(registry.register(guest, &bank, b"z", Origin::Home, at(1)), Ok(true));
+    registry.beat(&name("a"), b"a", at(2));
+    let proven = |registry: &Registry| ["a", "z"].map(|one| registry.entry(&name(one)).is_some_and(Entry::is_proven));
+    for second in 3..=32 {
+        registry.beat(&name("z"), b"z", at(second));
+        registry.sweep(at(second), &none);
+        assert_eq!(proven(&registry), [true, false], "at {second}");
+    }
+    registry.beat(&name("z"), b"z", at(33));
+    registry.sweep(at(33), &none);
+    assert!(proven(&registry)[1], "nobody else is heard there");
+    // With a sign of life, on another connection too, and after a restart of the control plane.
+    let mut again = registry.clone();
+    let entries: Vec<Entry> = registry.iter().map(|(_, entry)| entry.clone()).collect();
+    let mut restored = Registry::restore(entries, at(34));
+    for registry in [&mut registry, &mut restored] {
+        registry.beat(&name("a"), b"a", at(34));
+    }
+    let first = Workload { tunnel_port: 15008, ..workload("a") };
+    assert_eq!(again.register(first, &cart(), b"a", Origin::Home, at(34)), Ok(false));
+    for mut registry in [registry, again, restored] {
+        assert_eq!(registry.sweep(at(34), &none), [name("z")]);
+        assert_eq!(proven(&registry), [true, false]);
+    }
+}
+
+#[test]
+fn nobody_is_put_out_by_who_is_gone_himself() {
+    let none = Members::default();
+    let (rival, bank) = stranger("z");
+    let mut registry = Registry::default();
+    let first = Workload { tunnel_port: 15008, ..workload("a") };
+    assert_eq!(registry.register(first, &cart(), b"a", Origin::Home, at(0)), Ok(true));
+    assert_eq!(registry.register(rival, &bank, b"z", Origin::Home, at(5)), Ok(true));
+    assert_eq!(registry.sweep(at(6), &none), []);
+    let mut left = registry.clone();
+    assert!(left.leave(&name("z"), b"z", at(8)));
+    registry.beat(&name("z"), b"z", at(15));
+    for (registry, replaced) in [(&mut registry, true), (&mut left, false)] {
+        registry.sweep(at(16), &none);
+        assert_eq!(registry.replaced_by(&name("a")).is_some(), replaced);
+    }
+    // It is there once more when that one has gone.
+    assert!(registry.leave(&name("z"), b"z", at(17)));
+    registry.sweep(at(18), &none);
+    assert!(registry.replaced_by(&name("a")).is_none());
+}
+
 #[test]
 fn whom_a_slice_names_is_not_taken_out_by_silence() {
     let slice = json!({
