@@ -31,8 +31,9 @@ const LATEST: Duration = Duration::from_secs(5);
 /// Orders that go out together.
 const AT_ONCE: usize = 256;
 
-/// What the server computes. `KEYS[1]` is the bucket, kept as the moment when it is full, in microseconds of the server's clock, and the time in
-/// which it fills: one that fills in another time now has the same share in it. The arguments are the time of one token, the size of the bucket,
+/// What the server computes. `KEYS[1]` is the bucket, kept as the moment when it is full, in microseconds of the server's clock, the time in
+/// which it fills, and when that was: one that fills in another time now has the same share in it, and where the clock was set back it takes no longer than
+/// before until it is full. The arguments are the time of one token, the size of the bucket,
 /// how many tokens are wanted, and how many it must be at least; -1 takes what is wanted in any case. Gives what was granted, how long to wait,
 /// what is left, and when it is full; nothing where the key holds what is no bucket. Nobody owes more than what ten years pay: the
 /// server takes no numbers without end.
@@ -47,9 +48,9 @@ if kept then
     if string.find(kept.err, 'WRONGTYPE', 1, true) then return false end
     return kept
   end
-  local was_full, filled = string.match(kept, '^(%d+%.?%d*) (%d+%.?%d*)$')
+  local was_full, filled, then_was = string.match(kept, '^(%d+%.?%d*) (%d+%.?%d*) ?(%d*)$')
   if not was_full then return false end
-  full = math.max(tonumber(was_full), now)
+  full = math.max(tonumber(was_full) - math.max((tonumber(then_was) or 0) - now, 0), now)
   if math.abs(tonumber(filled) - fills) > 1000 then full = now + (full - now) * fills / tonumber(filled) end
   full = math.min(full, latest)
 end
@@ -60,7 +61,7 @@ if least >= 0 and granted < least then
   return {0, math.ceil(full + (least - burst) * interval - now), room, math.ceil(full - now)}
 end
 full = math.min(full + granted * interval, latest)
-redis.call('SET', KEYS[1], string.format('%.3f %.3f', full, fills), 'PX', math.ceil((full - now) / 1000) + 1000)
+redis.call('SET', KEYS[1], string.format('%.3f %.3f %.0f', full, fills, now), 'PX', math.ceil((full - now) / 1000) + 1000)
 return {granted, 0, room - granted, math.ceil(full - now)}
 ";
 

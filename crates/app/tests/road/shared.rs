@@ -290,6 +290,28 @@ async fn a_bucket_that_is_empty_is_empty_in_another_size_too() {
 }
 
 #[tokio::test]
+async fn a_clock_of_the_server_that_is_set_back_holds_nobody_up() {
+    for program in installed().await {
+        let redis = Redis::start(program, unused_port()).await;
+        let store = format!("url: 'redis://127.0.0.1:{}', passwordSecret: store, onUnavailable: Deny", redis.port);
+        let limit = "{name: all, requests: 2, per: 1h, key: []}";
+        let (gateway, _answering) = with_limit(&store, limit, PASSWORD, None).await;
+        assert_eq!([status(&gateway).await, status(&gateway).await], [200, 200]);
+        // As if all of it had been ten days later.
+        let later = "for _, key in ipairs(redis.call('KEYS', '*')) do \
+                     local full, filled, at = string.match(redis.call('GET', key), '^(%S+) (%S+) (%S+)$') \
+                     redis.call('SET', key, string.format('%.3f %s %.0f', full + 864000000000, filled, at + 864000000000)) end return 1";
+        redis.ask(&format!("EVAL \"{later}\" 0")).await;
+        let (other, _other_answering) = with_limit(&store, limit, PASSWORD, None).await;
+        let mut caller = Caller::connect(&Down::Http11, other.address).await;
+        let mut call = caller.ask(Ask::get("/")).await;
+        assert_eq!(call.answer().await.0, 429);
+        let wait = call.field("retry-after").and_then(|text| text.parse::<u64>().ok());
+        assert!(wait.is_some_and(|wait| (1_700..=1_800).contains(&wait)), "{wait:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_debt_that_nobody_lives_to_pay_is_told_and_does_no_harm() {
     for program in installed().await {
         let redis = Redis::start(program, unused_port()).await;

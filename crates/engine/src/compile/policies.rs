@@ -6,7 +6,7 @@
 
 mod verdicts;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -25,12 +25,13 @@ use crate::settings::Settings;
 use crate::traffic::Traffic;
 
 pub(super) use self::verdicts::tell_where_they_stand;
-use self::verdicts::{Spread, Verdicts};
+use self::verdicts::{Company, Spread, Verdicts};
 
 /// All policies of one compile.
 pub(super) struct Policies<'w> {
     on: HashMap<&'w PolicyTarget, Vec<Placed>>,
     verdicts: Vec<Verdicts>,
+    company: RefCell<Company>,
     pub(super) problems: Vec<Invalid>,
     /// What policies need from outside.
     pub(super) needs: Needs,
@@ -87,6 +88,7 @@ impl<'w> Policies<'w> {
         let mut policies = Policies {
             on: HashMap::new(),
             verdicts: Vec::new(),
+            company: RefCell::default(),
             problems: Vec::new(),
             needs: Needs { programs, ..Needs::default() },
             credentials: CredentialPlaces::default(),

@@ -445,11 +445,15 @@ fn a_limit_that_another_policy_always_reaches_first_is_told_so() {
     for policies in [
         [policy("a", "ROUTE", few), policy("b", "ROUTE", many)],
         [policy("b", "ROUTE", many), policy("a", "ROUTE, GATEWAY", few)],
+        [policy("b", "ROUTE", many), policy("a", "GATEWAY", few)],
     ] {
         let found = notes(policies);
         let said = "limit `many` is never reached, because `few` of RateLimitPolicy default/a";
         assert!(found.len() == 1 && found[0].contains(said), "{found:?}");
     }
+    let elsewhere = "---\n{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: other}, spec: {parentRefs: [{name: default}]}}\n";
+    let found = notes([policy("a", "ROUTE", few), policy("b", "GATEWAY", few) + elsewhere]);
+    assert!(found.len() == 1 && found[0].contains("RateLimitPolicy default/a"), "the one of the route: {found:?}");
     let found = notes([policy("a", "ROUTE", few), policy("b", "ROUTE", few)]);
     assert!(found.len() == 1 && found[0].contains("RateLimitPolicy default/b"), "the younger one: {found:?}");
     for policies in [
@@ -460,6 +464,34 @@ fn a_limit_that_another_policy_always_reaches_first_is_told_so() {
     ] {
         assert_eq!(notes(policies), Vec::<String>::new());
     }
+}
+
+#[test]
+fn a_plan_that_looks_misspelled_is_told() {
+    let notes = |plans: &str| {
+        let consumer =
+            "---\n{apiVersion: transept.dev/v1alpha1, kind: Consumer, metadata: {name: shop}, spec: {plan: gold}}\n";
+        let policy = |kind: &str, list: &str, rest: &str| {
+            let targets = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: default}]";
+            let limit = format!("{{name: a, requests: 5, {rest}key: [], plans: [{plans}]}}");
+            format!(
+                "---\n{{apiVersion: transept.dev/v1alpha1, kind: {kind}, metadata: {{name: p}}, spec: {{{targets}, {list}: [{limit}]}}}}\n"
+            )
+        };
+        let all = [
+            policy("RateLimitPolicy", "limits", "per: 1m, "),
+            policy("QuotaPolicy", "quotas", "per: Day, "),
+            policy("ConcurrencyPolicy", "limits", ""),
+        ];
+        let yaml = format!("{}{consumer}{}", site("10.0.0.1", "HTTP", "a"), all.concat());
+        let notes = compiled(&yaml, None).0.notes.iter().map(ToString::to_string).collect::<Vec<_>>();
+        notes.into_iter().filter(|note| note.contains("is for plan")).collect::<Vec<_>>()
+    };
+    let found = notes("silver, glod");
+    let said = |note: &String| note.contains("for plan `glod`, which no Consumer has; did you mean `gold`?");
+    assert!(found.len() == 3 && found.iter().all(said), "{found:?}");
+    // Others may be told of by tokens.
+    assert_eq!(notes("gold, silver"), Vec::<String>::new());
 }
 
 /// The line that a note points at.

@@ -14,7 +14,8 @@ use transept_wire::head::Response;
 use super::cost::{Costs, Unpriced};
 use super::fields::{Label, Shown};
 use super::inquiry::{Asked, Inquiry};
-use super::key::{Found, Key, KeyBytes, hash, is_on_plan};
+use super::key::{Found, Key, KeyBytes, hash};
+use super::plans::Plans;
 use super::shared::{Draw, Shared, StoreName, Without};
 use super::table::{Held, Table, Terms};
 use super::touched::Touch;
@@ -44,8 +45,8 @@ pub(crate) struct Limit {
     /// What a request may cost at most: all that there ever is, at all proxies together.
     pub(crate) most: u32,
     pub(crate) key: Key,
-    /// Only for principals on one of these plans; for all when there are none.
-    pub(crate) plans: Vec<Box<str>>,
+    /// Only for principals on one of these plans.
+    pub(crate) plans: Plans,
     pub(crate) costs: Costs,
     pub(crate) count: Count,
     pub(crate) statuses: Vec<Statuses>,
@@ -257,7 +258,7 @@ impl Candidate<'_> {
 impl Limit {
     /// The hash of the request's key. None when the limit does not hold for it.
     fn find(&self, x: &mut Exchange<'_>, key: &mut KeyBytes) -> Result<Option<u64>, String> {
-        if !is_on_plan(&self.plans, x) {
+        if !self.plans.include(x) {
             return Ok(None);
         }
         match self.key.write(x, key) {

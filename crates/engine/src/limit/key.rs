@@ -13,6 +13,7 @@ use transept_model::{choice, object};
 use transept_wire::head::FieldName;
 use twox_hash::XxHash3_128;
 
+use super::plans::Plans;
 use crate::exchange::Exchange;
 use crate::expression::TextExpression;
 use crate::policies::{Caution, CompileCx, Identified, Known, Phase, kind};
@@ -189,16 +190,14 @@ impl Key {
     }
 }
 
-/// What the owner of limits should know where nobody finds out who makes a request: each with its name, its key and its plans.
-pub(crate) fn cautions<'l>(
-    limits: impl Iterator<Item = (&'l str, &'l Key, &'l [Box<str>])>,
-    known: Known,
-) -> Vec<Caution> {
+/// What the owner of limits should know where nobody finds out who makes a request, and of plans that look misspelled: each with its name, its key
+/// and its plans.
+pub(crate) fn cautions<'l>(limits: impl Iterator<Item = (&'l str, &'l Key, &'l Plans)>, known: Known) -> Vec<Caution> {
     let remedy = "attach an AuthenticationPolicy to the same targets, or count by something else";
-    let say = |(name, key, plans): (&str, &Key, &[Box<str>])| {
-        let (place, what) = match plans {
-            [] => key.unknown(known)?,
-            _ => (known.identified, "is for some plans only, and anonymous requests are on none".to_owned()),
+    let say = |name: &str, key: &Key, plans: &Plans| {
+        let (place, what) = match plans.is_everybody() {
+            true => key.unknown(known)?,
+            false => (known.identified, "is for some plans only, and anonymous requests are on none".to_owned()),
         };
         let place = match place {
             Identified::Everywhere => return None,
@@ -209,13 +208,8 @@ pub(crate) fn cautions<'l>(
         let what = format!("nobody finds out who makes requests {place}: limit `{name}` {what}; {remedy}");
         Some(Caution { at: key.at, what })
     };
-    limits.filter_map(say).collect()
-}
-
-/// Whether the principal is on one of these plans; everybody is when there are none.
-pub(crate) fn is_on_plan(plans: &[Box<str>], x: &Exchange<'_>) -> bool {
-    let plan = || x.notes.principal.as_ref().and_then(|principal| principal.plan.as_deref());
-    plans.is_empty() || plan().is_some_and(|plan| plans.iter().any(|one| **one == *plan))
+    let all = limits.flat_map(|(name, key, plans)| [say(name, key, plans), plans.caution(name, key.at)]);
+    all.flatten().collect()
 }
 
 /// A part of a key as text, for a service that is asked by text.

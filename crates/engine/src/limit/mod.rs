@@ -15,6 +15,7 @@ pub(crate) mod lease;
 pub(crate) mod ledger;
 pub(crate) mod period;
 pub(crate) mod places;
+pub(crate) mod plans;
 pub(crate) mod repeats;
 pub(crate) mod scan;
 pub(crate) mod service;

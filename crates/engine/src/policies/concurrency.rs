@@ -17,8 +17,9 @@ use crate::callout::{Callout, CalloutResult, Wait};
 use crate::exchange::Exchange;
 use crate::limit::fields::{Label, LimitHeaders, Shown, refusal, show};
 use crate::limit::inquiry::{Asked, Inquiry};
-use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, cautions, hash, is_on_plan};
+use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, cautions, hash};
 use crate::limit::places::{Places, Taken, Turn};
+use crate::limit::plans::Plans;
 use crate::limit::touched::{Touch, address};
 use crate::limit::{Stage, Standing};
 use crate::reason::Reason;
@@ -117,7 +118,7 @@ struct Limit {
     label: Label,
     most: u32,
     key: Key,
-    plans: Vec<Box<str>>,
+    plans: Plans,
     status: u16,
     /// How many may wait, and how long.
     queue: Option<(u32, Duration)>,
@@ -148,7 +149,7 @@ impl ConcurrencyPolicy {
     /// Places in all limits from this one on.
     fn admit(&self, from: usize, before: usize, x: &mut Exchange<'_>) -> Verdict {
         for (index, limit) in self.limits.iter().enumerate().skip(from) {
-            if !is_on_plan(&limit.plans, x) {
+            if !limit.plans.include(x) {
                 continue;
             }
             let mut key = KeyBytes::new();
@@ -254,7 +255,7 @@ impl Policy for ConcurrencyPolicy {
                 label: Label::new(&limit.name, limit.requests, None, Some("concurrent-requests"), limit.headers),
                 most: limit.requests,
                 key,
-                plans: limit.plans.iter().map(|plan| (&**plan).into()).collect(),
+                plans: Plans::compile(&limit.plans, cx),
                 status: limit.status,
                 queue: limit.queue.as_ref().map(|queue| (queue.requests, queue.wait)),
                 places: cx.keep(&kept_as(&limit.name), Places::default),
@@ -280,7 +281,7 @@ impl Policy for ConcurrencyPolicy {
     }
 
     fn cautions(&self, known: Known) -> Vec<Caution> {
-        cautions(self.limits.iter().map(|one| (&*one.label.name, &one.key, &*one.plans)), known)
+        cautions(self.limits.iter().map(|one| (&*one.label.name, &one.key, &one.plans)), known)
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {

@@ -26,9 +26,10 @@ use crate::limit::book::{Allowance, BOOK, Book, Taken};
 use crate::limit::cost::{CostFields, CostSpec, Costs};
 use crate::limit::fields::{Label, LimitHeaders, Shown, refusal, show};
 use crate::limit::inquiry::{Asked, Inquiry};
-use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, cautions, is_on_plan};
+use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, cautions};
 use crate::limit::ledger::Account;
 use crate::limit::period::{Period, PeriodLength, Periods, day, zone};
+use crate::limit::plans::Plans;
 use crate::limit::repeats::{Paid, Repeatable};
 use crate::limit::touched::{Touch, address};
 use crate::reason::Reason;
@@ -135,7 +136,7 @@ struct Quota {
     most: u64,
     periods: Periods,
     key: Key,
-    plans: Vec<Box<str>>,
+    plans: Plans,
     costs: Costs,
     repeats: Repeats,
     soft: bool,
@@ -190,7 +191,7 @@ impl Quota {
 
     /// Counts a request. None when the quota does not hold for it.
     fn take(&self, written: Written, x: &mut Exchange<'_>) -> Result<Option<(Charge, Standing)>, Stop> {
-        if !is_on_plan(&self.plans, x) {
+        if !self.plans.include(x) {
             return Ok(None);
         }
         let mut key = KeyBytes::from_slice(&self.prefix);
@@ -461,7 +462,7 @@ impl Policy for QuotaPolicy {
                 most: u64::from(quota.requests),
                 periods: Periods::new(length, zone, start),
                 key,
-                plans: quota.plans.iter().map(|plan| (&**plan).into()).collect(),
+                plans: Plans::compile(&quota.plans, cx),
                 costs,
                 repeats: quota.repeats,
                 soft: quota.soft,
@@ -495,7 +496,7 @@ impl Policy for QuotaPolicy {
                 one.label.name
             ),
         });
-        let keys = cautions(self.quotas.iter().map(|one| (&*one.label.name, &one.key, &*one.plans)), known);
+        let keys = cautions(self.quotas.iter().map(|one| (&*one.label.name, &one.key, &one.plans)), known);
         keys.into_iter().chain(unspared).collect()
     }
 

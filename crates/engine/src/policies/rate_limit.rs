@@ -24,6 +24,7 @@ use crate::limit::charge::{Count, Limit, Partition, Refused, Statuses, admit};
 use crate::limit::cost::{CostFields, CostSpec, Costs};
 use crate::limit::fields::{Label, LimitHeaders, refusal, show};
 use crate::limit::key::{Key, KeyPartSpec, Missing, cautions};
+use crate::limit::plans::Plans;
 use crate::limit::shared::{StoreSpec, Without, share};
 use crate::limit::store::Store;
 use crate::limit::table::Table;
@@ -321,7 +322,7 @@ impl Policy for RateLimitPolicy {
     }
 
     fn cautions(&self, known: Known) -> Vec<Caution> {
-        cautions(self.limits.iter().map(|one| (&*one.label.name, &one.key, &*one.plans)), known)
+        cautions(self.limits.iter().map(|one| (&*one.label.name, &one.key, &one.plans)), known)
     }
 
     fn beside(&self, other: &Self, name: &ObjectName, age: Age) -> Vec<Caution> {
@@ -467,7 +468,7 @@ fn compile_limit(
         terms: table.terms(algorithm, keys),
         most,
         key,
-        plans: spec.plans.iter().map(|plan| (&**plan).into()).collect(),
+        plans: Plans::compile(&spec.plans, cx),
         costs,
         count: spec.count,
         statuses: spec.statuses.iter().filter_map(|status| Statuses::parse(status)).collect(),

@@ -68,6 +68,32 @@ impl Spread {
     }
 }
 
+/// At how many rules policies stand, and at how many beside another one of their kind, by their positions.
+#[derive(Default)]
+pub(super) struct Company {
+    rules: BTreeMap<usize, usize>,
+    shared: BTreeMap<(usize, usize), usize>,
+}
+
+impl Company {
+    fn meet(&mut self, effective: &Effective) {
+        for slot in effective.by_kind.iter().filter(|slot| slot.len() > 1) {
+            for (_, one) in slot {
+                let others = slot.iter().filter(|(_, other)| other != one);
+                others.for_each(|(_, other)| *self.shared.entry((*one, *other)).or_default() += 1);
+            }
+        }
+        effective.all().for_each(|(_, one)| *self.rules.entry(*one).or_default() += 1);
+    }
+
+    /// Pairs of which the first stands nowhere without the second, and whether that one stands elsewhere, too.
+    fn pairs(&self) -> impl Iterator<Item = ((usize, usize), bool)> {
+        let rules = |one: &usize| self.rules.get(one).copied().unwrap_or(0);
+        let everywhere = self.shared.iter().filter(move |((one, _), count)| rules(one) == **count);
+        everywhere.map(move |(pair, count)| (*pair, rules(&pair.1) > *count))
+    }
+}
+
 impl Policies<'_> {
     /// Takes note of what stands above connections that nobody looks into.
     pub(in crate::compile) fn meet_connections(&self, effective: &Effective) {
@@ -89,6 +115,7 @@ impl Policies<'_> {
 
     /// Takes note of what stands together at a rule.
     pub(in crate::compile) fn meet(&self, effective: &Effective) {
+        self.company.borrow_mut().meet(effective);
         let mut steps = effective.all().map(|(step, _)| step.phase);
         let is_identified = steps.any(|phase| phase == Phase::Authenticate);
         let settings = settings_of(effective);
@@ -162,10 +189,14 @@ impl Policies<'_> {
                 }
             }
         }
-        let all = |pair: &(usize, usize), count: usize| targets.get(&pair.0) == Some(&count);
-        let pairs = shared.into_iter().filter(|(pair, count)| all(pair, *count));
-        let cautions = pairs.filter_map(|((one, other), _)| {
-            let age = if one < other { Age::Older } else { Age::Younger };
+        let on_the_same = shared.into_iter().filter(|(pair, count)| targets.get(&pair.0) == Some(count));
+        let mut pairs: BTreeMap<(usize, usize), bool> = on_the_same.map(|(pair, _)| (pair, false)).collect();
+        // What stands above a route stands at each of its rules. Above other routes may come.
+        let is_of_routes = |one: usize| self.verdicts.get(one).is_some_and(|verdicts| !verdicts.is_above_routes.get());
+        pairs.extend(self.company.borrow().pairs().filter(|((one, _), _)| is_of_routes(*one)));
+        let cautions = pairs.into_iter().filter_map(|((one, other), is_elsewhere)| {
+            // Others use up as well what is counted elsewhere, too.
+            let age = if one < other && !is_elsewhere { Age::Older } else { Age::Younger };
             let (one, other) = (self.verdicts.get(one)?, self.verdicts.get(other)?);
             let cautions = one.policy.as_ref()?.beside(other.policy.as_ref()?, &other.name, age);
             Some(cautions.into_iter().map(move |caution| (one, caution)))
