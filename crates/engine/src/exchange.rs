@@ -112,6 +112,12 @@ impl Connection {
         }
     }
 
+    /// The verified SPIFFE id of its peer at a time since the Unix epoch: by a certificate that was shown to a listener it is one until that ends.
+    pub fn identity_at(&self, unix: Duration) -> Option<&Arc<str>> {
+        let is_over = self.tls.as_ref().is_some_and(|tls| tls.has_outlived_certificate(unix));
+        self.identity.as_ref().filter(|_| !is_over)
+    }
+
     /// The same connection with the verified SPIFFE id of its peer.
     pub fn with_identity(mut self, identity: impl Into<Arc<str>>) -> Connection {
         self.identity = Some(identity.into());
@@ -177,10 +183,9 @@ impl Exchange<'_> {
         }
     }
 
-    /// The verified SPIFFE id of the peer. By a certificate that was shown to a listener it is one until that ends; connections of the mesh are ended
-    /// with theirs.
+    /// The verified SPIFFE id of the peer. Connections of the mesh are ended with their certificates.
     pub(crate) fn identity(&self) -> Option<&Arc<str>> {
-        self.connection.identity.as_ref().filter(|_| self.client_certificate().is_ok())
+        self.connection.identity_at(self.now.unix)
     }
 
     /// Whether somebody listens to [`Exchange::tell`].

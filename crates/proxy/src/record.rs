@@ -9,7 +9,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use transept_engine::exchange::Connection;
+use transept_engine::principal::PrincipalKind;
 use transept_engine::reason::Reason;
+use transept_engine::role::Role;
 use transept_engine::services::{ServiceRole, ServiceState, ServiceTurn};
 use transept_wire::head::FieldId;
 
@@ -90,6 +92,17 @@ struct Line<'l> {
 }
 
 impl Line<'_> {
+    /// Who made the request, and by which credential: whom a policy has recognised, or else the workload that has called. Out of a workload only itself
+    /// calls.
+    fn principal(&self) -> Option<(PrincipalKind, &str, Option<&str>)> {
+        if let Some(principal) = &self.trip.notes.principal {
+            return Some((principal.kind, &principal.id, principal.credential.as_deref()));
+        }
+        let is_own = self.marks.listener.is_some_and(|listener| listener.settings.role == Role::Outbound);
+        let identity = self.connection.identity_at(self.trip.started.unix).filter(|_| !is_own)?;
+        Some((PrincipalKind::Workload, identity, None))
+    }
+
     fn write_json(&self, out: &mut Vec<u8>) {
         let Line { trip, marks, connection, took } = self;
         let facts = &trip.facts;
@@ -119,10 +132,10 @@ impl Line<'_> {
         if let Some(why) = unasked(trip) {
             text(out, "unasked", why.as_bytes());
         }
-        if let Some(principal) = &trip.notes.principal {
-            text(out, "principal", principal.kind.as_str().as_bytes());
-            text(out, "principal_id", principal.id.as_bytes());
-            if let Some(credential) = &principal.credential {
+        if let Some((kind, id, credential)) = self.principal() {
+            text(out, "principal", kind.as_str().as_bytes());
+            text(out, "principal_id", id.as_bytes());
+            if let Some(credential) = credential {
                 text(out, "credential", credential.as_bytes());
             }
         }
@@ -191,11 +204,11 @@ impl Line<'_> {
             escape(out, why.as_bytes());
             out.push(b'"');
         }
-        if let Some(principal) = &trip.notes.principal {
+        if let Some((kind, id, _)) = self.principal() {
             out.extend_from_slice(b" principal=");
-            escape(out, principal.kind.as_str().as_bytes());
+            escape(out, kind.as_str().as_bytes());
             out.push(b'/');
-            escape(out, principal.id.as_bytes());
+            escape(out, id.as_bytes());
         }
         out.push(b' ');
         escape(out, &facts.request_id);

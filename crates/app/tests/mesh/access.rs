@@ -32,6 +32,8 @@ async fn a_refusal_names_policy_and_rule_in_the_access_log() {
         .expect("an answer");
     let line = soon(pair.cart.log_line_with("\"status\":403")).await;
     assert!(line.contains("AuthorizationPolicy default/guard, rule no-deletes"), "{line}");
+    let who = "\"principal\":\"workload\",\"principal_id\":\"spiffe://transept.local/ns/default/sa/web\"";
+    assert!(line.contains(who), "{line}");
     answered(pair.local(), 200).await;
 
     // Who is allowed is named by identity; everybody else is not.

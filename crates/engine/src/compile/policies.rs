@@ -157,6 +157,7 @@ impl<'w> Policies<'w> {
             replaced: Cell::new(false),
             without: Cell::new(""),
             passes_by: Cell::new(false),
+            meets_connections: Cell::new(false),
             is_above_routes: Cell::new(false),
             meets_raw_paths: Cell::new(false),
         });

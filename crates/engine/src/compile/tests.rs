@@ -694,4 +694,24 @@ fn what_judges_requests_is_not_attached_to_connections() {
             notes.iter().any(|note| note.to_string().contains("takes connections without looking into them"));
         assert_eq!(passes_by, !is_taken, "{kind}: {notes:?}");
     }
+    // What rules ask for that connections do not have is told of those that are judged, too.
+    let told = |spec: &str, target: &str| {
+        let notes = compiled(&policy("AuthorizationPolicy", spec, target), None).0.notes;
+        notes.iter().map(ToString::to_string).filter(|note| note.contains("only requests have")).collect::<Vec<_>>()
+    };
+    for target in ["kind: TCPRoute, name: db", "kind: Gateway, name: edge"] {
+        let refused = told("deny: [{to: [{ports: [1]}, {paths: [/admin]}]}]", target);
+        assert!(refused.len() == 1 && refused[0].contains("it refuses connections whatever they carry"), "{refused:?}");
+        for rule in ["{to: [{paths: [/x]}]}", "{from: [{groups: [x]}]}", "{when: ['request.path == \"/\"']}"] {
+            let none = told(&format!("allow: [{rule}]"), target);
+            assert!(
+                none.len() == 1 && none[0].contains("rule allow[0] ") && none[0].contains("lets no connection in"),
+                "{none:?}"
+            );
+        }
+        for fine in [connections, "allow: [{to: [{ports: [1]}, {paths: [/x]}]}]", "deny: [{from: [{namespaces: [x]}]}]"]
+        {
+            assert_eq!(told(fine, target), Vec::<String>::new(), "{fine}");
+        }
+    }
 }

@@ -409,6 +409,22 @@ impl Policy for AuthorizationPolicy {
         self.parts.iter().flat_map(rules).collect()
     }
 
+    fn of_connections(&self) -> Vec<Caution> {
+        let rules = self.parts.iter().flat_map(|part| part.rules.deny.iter().chain(part.rules.allow.iter().flatten()));
+        let say = |(label, at, side): (&str, Spot, rules::Side)| {
+            let what = match side {
+                rules::Side::Deny => "it refuses connections whatever they carry",
+                rules::Side::Allow => "it lets no connection in",
+            };
+            let what = format!(
+                "rule {label} asks for what only requests have, and a listener of TCP below its target takes connections without looking into \
+                 them: {what}; for those ask for identities, namespaces, addresses or ports, in a policy of their own"
+            );
+            Caution { at, what }
+        };
+        rules.filter_map(|rule| rule.asks_request().map(|(at, side)| (&*rule.label, at, side))).map(say).collect()
+    }
+
     fn cautions(&self, known: Known) -> Vec<Caution> {
         let place = match known.identified {
             Identified::Nowhere => Some("where it is in force"),

@@ -174,6 +174,11 @@ pub trait Policy: Sized + Send + Sync + fmt::Debug + 'static {
         Vec::new()
     }
 
+    /// What its owner should know where it judges connections that nobody looks into.
+    fn of_connections(&self) -> Vec<Caution> {
+        Vec::new()
+    }
+
     /// What its owner should know because another policy of the kind, of this name, stands on all of its targets, too, and they act together.
     fn beside(&self, other: &Self, name: &ObjectName, age: Age) -> Vec<Caution> {
         let _ = (other, name, age);
@@ -403,6 +408,10 @@ macro_rules! policies {
 
             pub(crate) fn cautions(&self, known: Known) -> Vec<Caution> {
                 match self { $( AnyPolicy::$variant(policy) => policy.cautions(known), )* }
+            }
+
+            pub(crate) fn of_connections(&self) -> Vec<Caution> {
+                match self { $( AnyPolicy::$variant(policy) => policy.of_connections(), )* }
             }
 
             pub(crate) fn beside(&self, other: &AnyPolicy, name: &ObjectName, age: Age) -> Vec<Caution> {

@@ -35,6 +35,8 @@ pub(super) struct Verdicts {
     pub(super) forwarded: Spread,
     /// Whether it is also above connections that nobody looks into, of which it knows nothing.
     pub(super) passes_by: Cell<bool>,
+    /// Whether it judges such connections.
+    pub(super) meets_connections: Cell<bool>,
     pub(super) invalid: Option<String>,
     pub(super) in_force: Cell<bool>,
     pub(super) replaced: Cell<bool>,
@@ -99,8 +101,8 @@ impl Policies<'_> {
     pub(in crate::compile) fn meet_connections(&self, effective: &Effective) {
         for (step, policy) in effective.all() {
             let judges_requests = KINDS.iter().any(|facts| facts.kind == step.name.kind && facts.passes_connections_by);
-            if let Some(verdicts) = self.verdicts.get(*policy).filter(|_| judges_requests) {
-                verdicts.passes_by.set(true);
+            if let Some(verdicts) = self.verdicts.get(*policy) {
+                if judges_requests { verdicts.passes_by.set(true) } else { verdicts.meets_connections.set(true) }
             }
         }
         self.meet_clients(effective);
@@ -157,7 +159,10 @@ impl Policies<'_> {
                 named: verdicts.named.place(),
                 forwarded: verdicts.forwarded.place(),
             };
-            let all = verdicts.policy.as_ref().map(|policy| policy.cautions(known)).unwrap_or_default();
+            let mut all = verdicts.policy.as_ref().map(|policy| policy.cautions(known)).unwrap_or_default();
+            if let Some(policy) = verdicts.policy.as_ref().filter(|_| verdicts.meets_connections.get()) {
+                all.extend(policy.of_connections());
+            }
             all.into_iter().map(move |caution| note(verdicts, caution.at, caution.what))
         });
         let passes_by = self.verdicts.iter().filter(|verdicts| verdicts.passes_by.get()).map(|verdicts| {

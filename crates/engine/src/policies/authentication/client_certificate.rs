@@ -369,6 +369,7 @@ wEPYRkSYfvpWKwnhaSkeABpcOsn0
                 notes: &mut Notes::new(),
             };
             assert_eq!((x.identity().is_some(), x.principal().is_some()), (known, known));
+            assert_eq!(x.connection.identity_at(unix).is_some(), known);
         }
     }
 

@@ -223,7 +223,9 @@ impl AuthenticationPolicy {
             (Anonymous::Allowed, Some(principal), _) => self.let_in(Arc::clone(principal), x),
             (Anonymous::Allowed, None, _) => {
                 self.strip(x);
-                self.forward.tell_backend(&Principal::default(), x.request);
+                // By its certificate it is a workload all the same.
+                let principal = x.principal().unwrap_or_default();
+                self.forward.tell_backend(&principal, x.request);
                 Verdict::Continue
             }
             (Anonymous::Refused, _, Some((scheme, scopes))) => {

@@ -12,7 +12,7 @@ use data_encoding::BASE64URL_NOPAD;
 use serde_json::Value;
 use transept_model::choice;
 use transept_wire::head::{FieldId, FieldName, Request};
-use transept_wire::normalize;
+use transept_wire::normalize::{self, Form, Normal, PathRules};
 
 use super::super::{CompileCx, PlainHttp, parse_url};
 use super::jwt::tokens;
@@ -309,7 +309,15 @@ fn is_of(url: &str, x: &Exchange<'_>) -> bool {
     let host = String::from_utf8_lossy(ours.host).to_ascii_lowercase();
     let path = if x.request.path().is_empty() { b"/" } else { x.request.path() };
     let same_server = origin.tls == tls && origin.port == port && *origin.host == *host.trim_matches(['[', ']']);
-    same_server && target.as_bytes() == path
+    same_server && (target.as_bytes() == path || is_spelling_of(target.as_bytes(), path, x.notes.paths))
+}
+
+/// Whether the path of a request, which is in the form that its listener gives to paths, came from such a spelling (RFC 9449 section 4.3: RFC 3986 section 6).
+fn is_spelling_of(spelling: &[u8], path: &[u8], rules: PathRules) -> bool {
+    let mut normal = Vec::new();
+    rules.form == Form::Normalize
+        && normalize::path(spelling, &rules, &mut normal) == Ok(Normal::Rewritten)
+        && normal == path
 }
 
 #[cfg(test)]

@@ -177,6 +177,22 @@ impl Access {
         self.from.iter().find(asks).map(|source| source.at)
     }
 
+    /// Where it asks for what only requests have, so that connections of which nobody sees any are all refused by it, or none is let in.
+    pub(super) fn asks_request(&self) -> Option<(Spot, Side)> {
+        let asks = |source: &&AccessSource| source.asks_principal();
+        let needs = |operation: &&Operation| operation.needs_http();
+        let (from, to) = match self.side {
+            Side::Deny => (self.from.iter().find(asks), self.to.iter().find(needs)),
+            Side::Allow => (
+                self.from.first().filter(|_| self.from.iter().all(|source| asks(&source))),
+                self.to.first().filter(|_| self.to.iter().all(|operation| needs(&operation))),
+            ),
+        };
+        let condition = self.when.first().map(|_| Spot::default());
+        let at = from.map(|source| source.at).or(to.map(|operation| operation.at)).or(condition)?;
+        Some((at, self.side))
+    }
+
     /// The scopes of which one is all that a known principal lacks for this rule to match.
     pub(super) fn lacks_scopes(&self, subject: &Subject<'_>) -> Option<&[NamePattern]> {
         let principal = subject.http.as_ref()?.principal.filter(|one| one.kind != PrincipalKind::Anonymous)?;
@@ -334,9 +350,8 @@ impl AccessSource {
         let principal = principal.filter(|principal| principal.kind != PrincipalKind::Anonymous);
         // Whom a name helps must have it from whoever may give it; whom it harms may have it from anybody.
         let is = |pattern: &NamePattern, helps: bool| {
-            principal.is_some_and(|one| {
-                pattern.matches(&one.id) && !(helps && pattern.as_str() != "*" && self.is_pretended(one))
-            })
+            principal
+                .is_some_and(|one| pattern.matches(&one.id) && !(helps && self.is_pretended(one, pattern.as_str())))
         };
         if !one_of(&self.principals, |pattern| is(pattern, side == Side::Allow)) {
             return Some("principals");
@@ -369,19 +384,21 @@ impl AccessSource {
         })
     }
 
-    /// Whether a principal has a name that is not for those to give who vouch for it: a workload's or a Consumer's, where no scheme is named whose
-    /// word is to count.
-    fn is_pretended(&self, principal: &Principal) -> bool {
+    /// Whether a principal fits by a name that is not for those to give who vouch for it: a workload's or a Consumer's, where no scheme is named whose
+    /// word is to count. What is asked for may be Consumers, and their names in any form.
+    fn is_pretended(&self, principal: &Principal, pattern: &str) -> bool {
+        let is_of_consumer = || is_of_consumers(&principal.id) || are_of_consumers(pattern);
         self.schemes.is_empty()
+            && pattern != "*"
             && (principal.kind != PrincipalKind::Workload && principal.id.starts_with("spiffe:")
-                || principal.voucher != Voucher::Consumer && is_of_consumers(&principal.id))
+                || principal.voucher != Voucher::Consumer && is_of_consumer())
     }
 
     /// The names in it that help whoever has them, and that only a Consumer has; a `*` at their end stands for anything.
     fn consumers(&self, side: Side) -> impl Iterator<Item = &str> {
         let names = if side == Side::Allow { &self.principals } else { &self.not_principals };
         let names = names.iter().filter(|_| self.schemes.is_empty()).map(NamePattern::as_str);
-        names.filter(|name| is_of_consumers(&name.replace('*', "x")))
+        names.filter(|name| are_of_consumers(name))
     }
 
     /// Whether it asks for what only a credential says, and no certificate of the mesh.
@@ -402,6 +419,11 @@ pub(super) fn is_of_consumers(name: &str) -> bool {
         ends.iter().all(|end| end.is_some_and(inside)) && part.bytes().all(|byte| inside(byte) || b"-.".contains(&byte))
     };
     name.split_once('/').is_some_and(|(namespace, name)| is_part(namespace) && is_part(name))
+}
+
+/// Whether a pattern, whose last character may stand for anything, asks for such names.
+fn are_of_consumers(pattern: &str) -> bool {
+    is_of_consumers(&pattern.replace('*', "x"))
 }
 
 /// Whether a claim, or an item of a list in it, fits.

@@ -285,6 +285,18 @@ fn no_token_says_that_its_holder_is_a_workload_or_a_consumer() {
             "{rule}"
         );
     }
+    // Who asks for Consumers means no names that no Consumer can have.
+    for id in ["default/Mob", "default/mob ", "default/a_b", "default/a/b", "default/"] {
+        for (rule, is_let) in [
+            ("allow: [{from: [{principals: ['default/*']}]}]", false),
+            ("allow: [{from: [{principals: ['default/*'], schemes: [staff]}]}]", true),
+            ("deny: [{from: [{principals: ['*'], notPrincipals: ['default/*']}]}]", false),
+            ("deny: [{from: [{principals: ['default/*']}]}]", false),
+        ] {
+            let policy = compile::<AuthorizationPolicy>(&format!("{rule}\n"));
+            assert_eq!(is_let_in(&policy, Some(named(id))), is_let, "{id} {rule}");
+        }
+    }
     for other in ["ann", "org/Ann", "a/b/c", "auth0|7", "/x", "x/"] {
         let policy = compile::<AuthorizationPolicy>(&format!("allow: [{{from: [{{principals: ['{other}']}}]}}]\n"));
         assert!(is_let_in(&policy, Some(named(other))), "{other}");

@@ -140,6 +140,11 @@ fn a_token_that_is_bound_to_a_key_is_good_with_a_proof_of_it_and_each_proof_once
     assert!(stage.show("DPoP", &token, &[&another]).is_err());
     let another = stage.proof(&token, &json!({"jti": "p2", "htu": "https://A.test:443/x?q=2#f"}));
     assert_eq!(stage.show("dpop", &token, &[&another]), Ok(()));
+    // RFC 9449 section 4.3: as RFC 3986 compares URLs.
+    for (number, spelling) in ["https://a.test/%78", "https://a.test/y/../x", "https://a.test/./x"].iter().enumerate() {
+        let another = stage.proof(&token, &json!({"jti": format!("s{number}"), "htu": spelling}));
+        assert_eq!(stage.show("DPoP", &token, &[&another]), Ok(()), "{spelling}");
+    }
     assert_eq!(stage.show("Bearer", &stage.token(&Value::Null), &[]), Ok(()), "another is a bearer token");
 }
 
